@@ -1,0 +1,4 @@
+//! Turns task messages from RabbitMQ into wolkvox CRM tasks.
+
+pub mod duration;
+pub mod nearest;
