@@ -1,0 +1,246 @@
+//! What is meant: the configuration after defaults, file and environment are put together and checked.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use secrecy::SecretString;
+use url::Url;
+
+/// Everything that the worker can be told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[broker]`
+    pub broker: Broker,
+    /// `[crm]`
+    pub crm: Crm,
+    /// `[task]`
+    pub task: Task,
+    /// `[retry]`
+    pub retry: Retry,
+    /// `[gate]`
+    pub gate: Gate,
+    /// `[ledger]`
+    pub ledger: Ledger,
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[shutdown]`
+    pub shutdown: Shutdown,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// Where the messages come from.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    /// One or more nodes, tried in turn; never empty.
+    pub urls: Vec<BrokerUrl>,
+    /// The work queue.
+    pub queue: String,
+    /// Where goes what cannot be done.
+    pub dead_letter_queue: String,
+    /// Whether the worker declares its queues or only looks at them.
+    pub topology: TopologyMode,
+    /// Whether one consumer at a time is given messages, the others being standbys.
+    pub single_active_consumer: bool,
+    /// PEM file with further root certificates for `amqps`.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with the client's certificate chain.
+    pub client_cert_file: Option<PathBuf>,
+    /// PEM file with the client's PKCS #8 key.
+    pub client_key_file: Option<PathBuf>,
+}
+
+/// An AMQP address whose user and password cannot be printed.
+#[derive(Clone, Debug)]
+pub struct BrokerUrl {
+    /// The whole address, with user and password.
+    pub secret: SecretString,
+    /// The same without user, password and query, for people: `amqp://host:5672/%2f`.
+    pub shown: String,
+}
+
+/// See [`Broker::topology`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopologyMode {
+    /// Declare the queues.
+    Declare,
+    /// Look passively whether they exist: others own the topology.
+    Verify,
+}
+
+/// Where the tasks go.
+#[derive(Clone, Debug)]
+pub struct Crm {
+    /// Scheme, host and port of the CRM, without a path; none where the command did not demand it.
+    pub server: Option<Url>,
+    /// The CRM's name for the account; none where the command did not demand it.
+    pub operation: Option<String>,
+    /// API tokens; empty where the command did not demand them.
+    pub tokens: Vec<SecretString>,
+    /// The file that the tokens came from, to be read again when it changes.
+    pub tokens_file: Option<PathBuf>,
+    /// Requests at a time on one token.
+    pub max_in_flight_per_token: usize,
+    /// Requests a second of this process, all tokens together.
+    pub requests_per_second: Option<f64>,
+    /// Longest wait for name, connection and TLS.
+    pub connect_timeout: Duration,
+    /// Longest wait for a whole attempt, the connection included.
+    pub request_timeout: Duration,
+    /// The account's zone.
+    pub timezone: TimeZone,
+}
+
+/// What is sent where a message leaves a field out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// Default of `status`.
+    pub status: String,
+    /// Default of `priority`.
+    pub priority: Priority,
+    /// Default of `remember`.
+    pub remember: bool,
+    /// Default of `name_module`.
+    pub name_module: Option<String>,
+    /// Default of `wolkvox_owner`.
+    pub wolkvox_owner: Option<String>,
+    /// Default of `description`.
+    pub description: Option<String>,
+    /// What becomes of a message with a field that is not known.
+    pub unknown_fields: UnknownFields,
+    /// Age from which on a message is dead-lettered as `expired`.
+    pub max_age: Option<Duration>,
+}
+
+/// The priorities that the CRM knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// `high`
+    High,
+    /// `normal`
+    Normal,
+    /// `low`
+    Low,
+}
+
+/// See [`Task::unknown_fields`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownFields {
+    /// The message is refused, with the nearest known name.
+    Reject,
+    /// The field is left out.
+    Ignore,
+}
+
+/// When an attempt is made again.
+#[derive(Clone, Debug)]
+pub struct Retry {
+    /// Posts in a round, the first included; at least 1.
+    pub immediate_attempts: u32,
+    /// Wait before a round's second post.
+    pub immediate_initial: Duration,
+    /// Longest wait between two posts of a round.
+    pub immediate_max: Duration,
+    /// Wait before each further round; empty for none.
+    pub delays: Vec<Duration>,
+    /// The longest `Retry-After` that is honoured.
+    pub retry_after_max: Duration,
+    /// What follows an attempt of which nobody knows whether it made a task.
+    pub on_unknown: OnUnknown,
+}
+
+/// See [`Retry::on_unknown`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnknown {
+    /// Try again; a second task is possible.
+    Retry,
+    /// Never risk a double.
+    DeadLetter,
+}
+
+/// When requests are held back.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    /// Failures in a row that close the gate; at least 1.
+    pub failures: u32,
+    /// First wait between probes.
+    pub probe_initial: Duration,
+    /// Longest wait between probes.
+    pub probe_max: Duration,
+    /// How often a parked or quarantined token is tried all the same.
+    pub recheck: Duration,
+    /// How long a message is held, counted from its delivery.
+    pub hold: Duration,
+}
+
+/// Where intents and outcomes are remembered.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    /// Which store.
+    pub store: LedgerStore,
+    /// How long an outcome is remembered.
+    pub retention: Duration,
+    /// How many entries are kept at most.
+    pub max_entries: u64,
+}
+
+/// See [`Ledger::store`].
+#[derive(Clone, Debug)]
+pub enum LedgerStore {
+    /// `memory:`, forgotten at exit.
+    Memory,
+    /// `file:PATH`
+    File(PathBuf),
+    /// `redis://…` or `rediss://…`, shared by replicas.
+    Redis(SecretString),
+}
+
+/// Where the worker answers its operators.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Address of `/livez`, `/readyz`, `/metrics` and `/status`.
+    pub listen: SocketAddr,
+}
+
+/// How the worker stops.
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    /// How long what is in flight may take to finish.
+    pub grace: Duration,
+}
+
+/// What the worker says.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// Text or JSON.
+    pub format: LogFormat,
+    /// The least level that is logged.
+    pub level: LogLevel,
+}
+
+/// See [`Log::format`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// See [`Log::level`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Failures only.
+    Error,
+    /// And what an operator should look at.
+    Warn,
+    /// And each settled message.
+    Info,
+    /// And each attempt.
+    Debug,
+    /// And what the libraries do.
+    Trace,
+}
