@@ -126,6 +126,19 @@ pub enum Priority {
     Low,
 }
 
+impl Priority {
+    /// The priority of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "high" => Some(Self::High),
+            "normal" => Some(Self::Normal),
+            "low" => Some(Self::Low),
+            _ => None,
+        }
+    }
+}
+
 /// See [`Task::unknown_fields`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownFields {
