@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
-use super::keys::{KEYS, Key, Preset, find};
+use super::keys::{KEYS, Key, Preset};
 use super::problem::Problem;
 
 mod environment;
@@ -109,10 +109,9 @@ impl Raw {
         self.values.get(name).map(Option::as_ref)
     }
 
+    /// Sets the text of a key.
     pub(super) fn insert(&mut self, key: &Key, written: Option<Written>) {
-        if let Some(key) = find(key.name) {
-            self.values.insert(key.name, written);
-        }
+        self.values.insert(key.name, written);
     }
 }
 
