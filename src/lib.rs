@@ -55,6 +55,10 @@ pub mod app;
 
 pub mod lifecycle;
 
+pub mod export;
+
+pub mod sandbox;
+
 pub mod config;
 
 pub mod admin;
