@@ -1,5 +1,7 @@
 //! The command line: one file a command.
 
+pub mod sandbox;
+
 use std::fmt;
 use std::process::ExitCode;
 
