@@ -104,3 +104,76 @@ fn token(text: &str) -> Result<String, &'static str> {
         Err("must be one or more visible ASCII characters")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(args: &[&str]) -> Result<Args, clap::Error> {
+        Cli::try_parse_from([&["sandbox"], args].concat()).map(|cli| cli.args)
+    }
+
+    #[test]
+    fn has_the_defaults_of_the_demo() {
+        let args = parse(&[]).unwrap();
+        assert_eq!(args.listen.to_string(), "127.0.0.1:8089");
+        assert_eq!(args.tokens, ["demo-token"]);
+        assert_eq!(args.operation, "demo");
+        assert_eq!(args.latency, Duration::from_millis(50));
+        assert_eq!(args.max_simultaneous.get(), 2);
+        assert_eq!(args.daily_limit, 4800);
+        assert_eq!((args.faults, args.seed), (None, None));
+        assert_eq!(
+            parse(&["--token", "a", "--token=b"]).unwrap().tokens,
+            ["a", "b"]
+        );
+    }
+
+    #[test]
+    fn refuses_what_cannot_work() {
+        for args in [
+            ["--listen", "8089"],
+            ["--token", ""],
+            ["--token", "a b"],
+            ["--latency", "5"],
+            ["--max-simultaneous", "0"],
+            ["--daily-limit", "-1"],
+        ] {
+            assert!(parse(&args).is_err(), "{args:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn says_which_rule_of_the_file_is_wrong() {
+        let file = std::env::temp_dir().join(format!("wtw-faults-{}.json", std::process::id()));
+        std::fs::write(&file, r#"[{"action": "hagn"}]"#).unwrap();
+        let args = parse(&[
+            "--listen",
+            "127.0.0.1:0",
+            "--faults",
+            file.to_str().unwrap(),
+        ])
+        .unwrap();
+        let wrong = run(args, CancellationToken::new()).await.unwrap_err();
+        std::fs::remove_file(&file).unwrap();
+        let args = parse(&["--faults", file.to_str().unwrap()]).unwrap();
+        let missing = run(args, CancellationToken::new()).await.unwrap_err();
+        for (error, said) in [(wrong, "rule 1: unknown action"), (missing, "No such file")] {
+            assert_eq!(error.exit, INVALID_CONFIGURATION);
+            assert!(error.message.contains(said), "{}", error.message);
+            assert!(
+                error
+                    .message
+                    .starts_with(&format!("--faults {}: ", file.display()))
+            );
+        }
+    }
+}

@@ -268,6 +268,9 @@ fn as_text<S: Serializer>(value: impl Display, serializer: S) -> Result<S::Ok, S
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -280,5 +283,27 @@ mod tests {
         ] {
             assert_eq!(day(now.parse().unwrap()), expected, "{now}");
         }
+    }
+
+    #[test]
+    fn refuses_a_task_when_its_memory_is_full() {
+        let state = State::new(Options {
+            listen: ([127, 0, 0, 1], 0).into(),
+            tokens: vec!["one".to_owned()],
+            operation: String::new(),
+            latency: Duration::ZERO,
+            max_simultaneous: NonZeroUsize::MIN,
+            daily_limit: 0,
+            faults: Vec::new(),
+            seed: None,
+        });
+        let create = || {
+            let payload = RawValue::from_string("{}".to_owned()).unwrap();
+            state.create(payload, Arc::from("one"), 1)
+        };
+        state.lock().remembered = MAX_REMEMBERED - TASK_OVERHEAD - 2;
+        assert_eq!((create(), create()), (Ok(()), Err(Refusal::Full)));
+        state.forget();
+        assert_eq!(create(), Ok(()));
     }
 }
