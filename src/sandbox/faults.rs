@@ -323,81 +323,84 @@ mod tests {
         }
     }
 
+    /// Rules, and how what is said of them begins.
+    const WRONG: &[(&str, &str)] = &[
+        ("nonsense", "the rules are not JSON: "),
+        ("{}", "the rules must be a JSON array"),
+        ("[1]", "rule 1: must be an object"),
+        (
+            r#"[{"action":"hang"},{}]"#,
+            "rule 2: \"action\" is missing; allowed are status, ",
+        ),
+        (
+            r#"[{"actoin":"hang"}]"#,
+            "rule 1: unknown key \"actoin\", did you mean \"action\"?",
+        ),
+        (
+            r#"[{"action":7}]"#,
+            "rule 1: \"action\" is 7 and must be a string",
+        ),
+        (
+            r#"[{"action":"hung"}]"#,
+            "rule 1: unknown action \"hung\", did you mean \"hang\"?",
+        ),
+        (
+            r#"[{"action":"hang:5s"}]"#,
+            "rule 1: \"hang\" takes nothing after it",
+        ),
+        (
+            r#"[{"action":"status"}]"#,
+            "rule 1: \"status\" must be written status:CODE",
+        ),
+        (
+            r#"[{"action":"status:99"}]"#,
+            "rule 1: the code \"99\" must be a number from 200",
+        ),
+        (
+            r#"[{"action":"status:x"}]"#,
+            "rule 1: the code \"x\" must be a number from 200",
+        ),
+        (
+            r#"[{"action":"code:400"}]"#,
+            "rule 1: a verdict must be written code:CODE:TEXT",
+        ),
+        (
+            r#"[{"action":"api:200:OK"}]"#,
+            "rule 1: the verdict 200 means created",
+        ),
+        (
+            r#"[{"action":"delay:5"}]"#,
+            "rule 1: the delay \"5\" must be a whole number with ms",
+        ),
+        (
+            r#"[{"action":"bom","times":0}]"#,
+            "rule 1: \"times\" is 0 and must be",
+        ),
+        (
+            r#"[{"action":"bom","times":1.5}]"#,
+            "rule 1: \"times\" is 1.5 and must be",
+        ),
+        (
+            r#"[{"action":"bom","probability":1.1}]"#,
+            "rule 1: \"probability\" is 1.1",
+        ),
+        (
+            r#"[{"action":"bom","name_contains":1}]"#,
+            "rule 1: \"name_contains\" is 1",
+        ),
+        (
+            r#"[{"action":"bom","retry_after":-1}]"#,
+            "rule 1: \"retry_after\" is -1",
+        ),
+        (
+            r#"[{"action":"drop","retry_after":1}]"#,
+            "rule 1: \"retry_after\" needs an answer",
+        ),
+    ];
+
     #[test]
     fn says_what_is_wrong_with_a_rule() {
-        for (rules, said) in [
-            ("nonsense", "the rules are not JSON: "),
-            ("{}", "the rules must be a JSON array"),
-            ("[1]", "rule 1: must be an object"),
-            (
-                r#"[{"action":"hang"},{}]"#,
-                "rule 2: \"action\" is missing; allowed are status, ",
-            ),
-            (
-                r#"[{"actoin":"hang"}]"#,
-                "rule 1: unknown key \"actoin\", did you mean \"action\"?",
-            ),
-            (
-                r#"[{"action":7}]"#,
-                "rule 1: \"action\" is 7 and must be a string",
-            ),
-            (
-                r#"[{"action":"hung"}]"#,
-                "rule 1: unknown action \"hung\", did you mean \"hang\"?",
-            ),
-            (
-                r#"[{"action":"hang:5s"}]"#,
-                "rule 1: \"hang\" takes nothing after it",
-            ),
-            (
-                r#"[{"action":"status"}]"#,
-                "rule 1: \"status\" must be written status:CODE",
-            ),
-            (
-                r#"[{"action":"status:99"}]"#,
-                "rule 1: the code \"99\" must be a number from 200",
-            ),
-            (
-                r#"[{"action":"status:x"}]"#,
-                "rule 1: the code \"x\" must be a number from 200",
-            ),
-            (
-                r#"[{"action":"code:400"}]"#,
-                "rule 1: a verdict must be written code:CODE:TEXT",
-            ),
-            (
-                r#"[{"action":"api:200:OK"}]"#,
-                "rule 1: the verdict 200 means created",
-            ),
-            (
-                r#"[{"action":"delay:5"}]"#,
-                "rule 1: the delay \"5\" must be a whole number with ms",
-            ),
-            (
-                r#"[{"action":"bom","times":0}]"#,
-                "rule 1: \"times\" is 0 and must be",
-            ),
-            (
-                r#"[{"action":"bom","times":1.5}]"#,
-                "rule 1: \"times\" is 1.5 and must be",
-            ),
-            (
-                r#"[{"action":"bom","probability":1.1}]"#,
-                "rule 1: \"probability\" is 1.1",
-            ),
-            (
-                r#"[{"action":"bom","name_contains":1}]"#,
-                "rule 1: \"name_contains\" is 1",
-            ),
-            (
-                r#"[{"action":"bom","retry_after":-1}]"#,
-                "rule 1: \"retry_after\" is -1",
-            ),
-            (
-                r#"[{"action":"drop","retry_after":1}]"#,
-                "rule 1: \"retry_after\" needs an answer",
-            ),
-        ] {
+        for (rules, said) in WRONG {
             let error = parse(rules.as_bytes()).unwrap_err().to_string();
             assert!(error.starts_with(said), "{rules}: {error}");
         }

@@ -1,4 +1,5 @@
 //! The sandbox CRM over real sockets.
+#![cfg(test)]
 
 use std::future::Future;
 use std::io::ErrorKind;
@@ -256,96 +257,71 @@ async fn numbers_connections_not_requests() {
     assert_eq!(tasks[1]["connection"], 1);
 }
 
+/// Sends the request and compares the code, its name and the text.
+async fn refused(request: RequestBuilder, code: u16, error: &str, msg: &str) {
+    let reply = send(request).await.unwrap();
+    assert_eq!(reply.verdict(), (code, msg.to_owned()));
+    assert_eq!(reply.json()["error"], error, "{msg}");
+}
+
 #[tokio::test]
-async fn refuses_in_the_vendors_words() {
+async fn refuses_other_paths_and_methods() {
     let crm = Crm::start(options()).await;
-    let post = |path: &str| crm.request(Method::POST, path);
-    let mut elsewhere = task("x");
-    elsewhere["operation"] = json!("other");
-    let asking = |query: &str| crm.request(Method::GET, &format!("{TOKEN_INFORMATION}{query}"));
-    for (request, error, said) in [
-        (
-            post("/server/API/v2/custom/insert"),
+    for path in ["/server/API/v2/custom/insert", "/server/API"] {
+        let request = crm.request(Method::POST, path);
+        refused(
+            request,
+            400,
             "BAD REQUEST",
             "THE API YOU WANT TO CONSULT DOES NOT EXIST",
-        ),
-        (
-            post("/server/API"),
-            "BAD REQUEST",
-            "THE API YOU WANT TO CONSULT DOES NOT EXIST",
-        ),
-        (
-            crm.request(Method::GET, INSERT),
-            "METHOD NOT ALLOWED",
-            "ONLY POST IS ALLOWED",
-        ),
-        (
-            post(TOKEN_INFORMATION),
-            "METHOD NOT ALLOWED",
-            "ONLY GET IS ALLOWED",
-        ),
-        (
-            post(INSERT).body("not JSON"),
-            "UNAUTHORIZED",
-            "PLEASE ENTER THE WOLKVOX-TOKEN",
-        ),
-        (
-            crm.insert_request("", &task("x")),
-            "UNAUTHORIZED",
-            "PLEASE ENTER THE WOLKVOX-TOKEN",
-        ),
-        (
-            asking("?operation=demo"),
-            "UNAUTHORIZED",
-            "PLEASE ENTER THE WOLKVOX-TOKEN",
-        ),
-        (
-            crm.insert_request("three", &task("x")),
-            "FORBIDDEN",
-            "PLEASE VALIDATE TOKEN",
-        ),
-        (
-            crm.insert_request("one", &elsewhere),
-            "FORBIDDEN",
-            "PLEASE VALIDATE TOKEN",
-        ),
-        (
-            asking("?operation=other").header("Wolkvox-Token", "one"),
-            "FORBIDDEN",
-            "PLEASE VALIDATE TOKEN",
-        ),
-        (
-            asking("").header("Wolkvox-Token", "one"),
-            "BAD REQUEST",
-            "SOME PARAMETERS ARE REQUIRED: operation",
-        ),
-        (
-            post(INSERT)
-                .header("Wolkvox-Token", "one")
-                .body(task("x").to_string()),
-            "BAD REQUEST",
-            "SOME PARAMETERS ARE REQUIRED: the header Content-Type (must be application/json)",
-        ),
-    ] {
-        let reply = send(request).await.unwrap();
-        let (code, msg) = reply.verdict();
-        assert_eq!(msg, said);
-        assert_eq!(reply.json()["error"], error, "{said}");
-        let codes = [
-            ("BAD REQUEST", 400),
-            ("UNAUTHORIZED", 401),
-            ("FORBIDDEN", 403),
-            ("METHOD NOT ALLOWED", 405),
-        ];
-        assert!(codes.contains(&(error, code)), "{said}");
+        )
+        .await;
     }
-    assert_eq!(
-        crm.get("/sandbox/stats").await["requests"],
-        json!({"misconfigured": 4, "unauthorized": 6, "rejected": 2})
-    );
+    for (path, method, msg) in [
+        (INSERT, Method::GET, "ONLY POST IS ALLOWED"),
+        (TOKEN_INFORMATION, Method::POST, "ONLY GET IS ALLOWED"),
+    ] {
+        refused(crm.request(method, path), 405, "METHOD NOT ALLOWED", msg).await;
+    }
+    assert_eq!(crm.requests("misconfigured").await, 4);
     let page = send(crm.request(Method::GET, "/")).await.unwrap();
     assert_eq!(page.status, 404);
     assert!(page.text().starts_with("<html>"));
+}
+
+#[tokio::test]
+async fn refuses_tokens_in_the_vendors_words() {
+    let crm = Crm::start(options()).await;
+    let mut elsewhere = task("x");
+    elsewhere["operation"] = json!("other");
+    let asking = |query: &str| crm.request(Method::GET, &format!("{TOKEN_INFORMATION}{query}"));
+    let with_token = |query: &str| asking(query).header("Wolkvox-Token", "one");
+    for request in [
+        crm.request(Method::POST, INSERT).body("not JSON"),
+        crm.insert_request("", &task("x")),
+        asking("?operation=demo"),
+    ] {
+        refused(
+            request,
+            401,
+            "UNAUTHORIZED",
+            "PLEASE ENTER THE WOLKVOX-TOKEN",
+        )
+        .await;
+    }
+    for request in [
+        crm.insert_request("three", &task("x")),
+        crm.insert_request("one", &elsewhere),
+        with_token("?operation=other"),
+    ] {
+        refused(request, 403, "FORBIDDEN", "PLEASE VALIDATE TOKEN").await;
+    }
+    let missing = "SOME PARAMETERS ARE REQUIRED: operation";
+    refused(with_token(""), 400, "BAD REQUEST", missing).await;
+    assert_eq!(
+        crm.get("/sandbox/stats").await["requests"],
+        json!({"unauthorized": 6, "rejected": 1})
+    );
 }
 
 #[tokio::test]
@@ -365,6 +341,12 @@ async fn refuses_a_task_with_anything_missing_or_wrong() {
             (400, format!("SOME PARAMETERS ARE REQUIRED: {path}"))
         );
     }
+    let untyped = crm
+        .request(Method::POST, INSERT)
+        .header("Wolkvox-Token", "one");
+    let missing =
+        "SOME PARAMETERS ARE REQUIRED: the header Content-Type (must be application/json)";
+    refused(untyped.body(whole.to_string()), 400, "BAD REQUEST", missing).await;
     let body = |body: Vec<u8>| crm.insert_request("one", &Value::Null).body(body);
     for bad in [
         b"".to_vec(),
@@ -447,6 +429,8 @@ async fn gives_up_on_a_task_whose_client_leaves_during_the_latency() {
     })
     .await;
     assert_eq!(crm.created().await, 0);
+    send(crm.request(Method::DELETE, "/sandbox")).await.unwrap();
+    assert_eq!(crm.peak("one").await, 0, "its slot is free");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -455,7 +439,9 @@ async fn frees_the_slot_before_the_answer_is_written() {
         max_simultaneous: 1.try_into().unwrap(),
         ..options()
     };
-    let crm = Crm::start(options).await;
+    let mut crm = Crm::start(options).await;
+    // Connections that stay open: were one closed, its slot would be free whatever the answer did.
+    crm.client = Client::builder().timeout(BOUND).build().unwrap();
     for _ in 0..300 {
         crm.insert("x").await.assert_created();
     }
