@@ -12,8 +12,6 @@ pub mod sandbox;
 pub mod schema;
 pub mod topology;
 
-pub mod sandbox;
-
 use std::fmt;
 use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};

@@ -169,6 +169,13 @@ fn with_heartbeat(url: &BrokerUrl) -> String {
     address.into()
 }
 
+/// The virtual host that an address names.
+#[must_use]
+pub fn vhost(url: &BrokerUrl) -> String {
+    let parsed: Result<lapin::uri::AMQPUri, _> = url.secret.expose_secret().parse();
+    parsed.map_or_else(|_| "/".to_owned(), |uri| uri.vhost)
+}
+
 /// Opens a channel.
 pub(crate) async fn open_channel(connection: &Connection) -> Result<Channel, BrokerError> {
     bounded("open a channel", connection.create_channel()).await

@@ -36,7 +36,8 @@ pub async fn run(command: &Command, sources: &Sources) -> Result<ExitCode, Error
     let config = load(sources, &[])?;
     let queue = config.broker.dead_letter_queue.clone();
     let mut letters = Vec::new();
-    let looked = look(&Connector::new(config.broker), &queue, args.limit, |message| letters.push(DeadLetter::read(message)));
+    let connector = Connector::new(config.broker);
+    let looked = look(&connector, &queue, args.limit, |message| letters.push(DeadLetter::read(message)));
     looked.await.map_err(Error::failed)?;
     if args.json {
         print(&serde_json::to_string_pretty(&letters).map_err(Error::failed)?)?;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::broker::connect::Connector;
+use crate::broker::connect::{Connector, vhost};
 use crate::broker::topology::{Topology, TopologyError, apply_once};
 use crate::cli::{Error, load, print};
 use crate::config::Sources;
@@ -29,7 +29,7 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
             TopologyError::Differs(text) => Error::failed(text),
         })?;
     }
-    let vhost = config.broker.urls.first().map_or_else(|| "/".to_owned(), |url| url.vhost());
+    let vhost = config.broker.urls.first().map_or_else(|| "/".to_owned(), vhost);
     let definitions = topology.definitions(&vhost);
     print(&serde_json::to_string_pretty(&definitions).map_err(Error::failed)?)?;
     Ok(ExitCode::SUCCESS)
