@@ -37,7 +37,9 @@ pub async fn run(command: &Command, sources: &Sources) -> Result<ExitCode, Error
     let queue = config.broker.dead_letter_queue.clone();
     let mut letters = Vec::new();
     let connector = Connector::new(config.broker);
-    let looked = look(&connector, &queue, args.limit, |message| letters.push(DeadLetter::read(message)));
+    let looked = look(&connector, &queue, args.limit, |message| {
+        letters.push(DeadLetter::read(message))
+    });
     looked.await.map_err(Error::failed)?;
     if args.json {
         print(&serde_json::to_string_pretty(&letters).map_err(Error::failed)?)?;
@@ -51,12 +53,20 @@ pub async fn run(command: &Command, sources: &Sources) -> Result<ExitCode, Error
 #[must_use]
 pub fn table(letters: &[DeadLetter]) -> String {
     let row = |id: &str, kind: &str, attempts: &str, reason: &str| {
-        format!("{:<24}  {kind:<15}  {attempts:>8}  {reason}", shorten(id, 24))
+        format!(
+            "{:<24}  {kind:<15}  {attempts:>8}  {reason}",
+            shorten(id, 24)
+        )
     };
     let mut rows = vec![row("message id", "kind", "attempts", "reason")];
     rows.extend(letters.iter().map(|letter| {
         let id = letter.message_id.as_deref().unwrap_or("-");
-        row(id, &letter.kind, &letter.attempts.to_string(), &one_line(&letter.message))
+        row(
+            id,
+            &letter.kind,
+            &letter.attempts.to_string(),
+            &one_line(&letter.message),
+        )
     }));
     rows.push(format!("{} dead letters", letters.len()));
     rows.join("\n")
@@ -64,6 +74,9 @@ pub fn table(letters: &[DeadLetter]) -> String {
 
 /// Text for one line of a terminal: control characters of whoever wrote it stay out.
 fn one_line(text: &str) -> String {
-    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let clean: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     shorten(&clean, 120)
 }

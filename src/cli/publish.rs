@@ -31,18 +31,32 @@ pub struct Args {
 ///
 /// # Errors
 /// The place of the first bad input, or what the broker said, with how many were published.
-pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Result<ExitCode, Error> {
+pub async fn run(
+    args: &Args,
+    sources: &Sources,
+    stop: &CancellationToken,
+) -> Result<ExitCode, Error> {
     let config = load(sources, &[])?;
     let queue = config.broker.queue.clone();
     let input = Input::new(open(args.file.as_deref())?);
-    let publisher = Publisher::new(Arc::new(Connector::new(config.broker)), "publish", TaskTracker::new());
+    let publisher = Publisher::new(
+        Arc::new(Connector::new(config.broker)),
+        "publish",
+        TaskTracker::new(),
+    );
     let bar = progress();
     let sent = publish_all(input, &publisher, &queue, &bar, stop).await;
     bar.finish_and_clear();
     publisher.close().await;
     let published = bar.position();
-    sent.map_err(|why| Error::failed(format!("{why}\n{published} messages were published and confirmed before that")))?;
-    print(&format!("{published} messages published to {queue}, each confirmed"))?;
+    sent.map_err(|why| {
+        Error::failed(format!(
+            "{why}\n{published} messages were published and confirmed before that"
+        ))
+    })?;
+    print(&format!(
+        "{published} messages published to {queue}, each confirmed"
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -56,7 +70,11 @@ async fn publish_all(
     let messages = futures_util::stream::iter(input);
     let mut confirms = messages
         .map(|message| async move {
-            let Outgoing { body, properties, place } = message?;
+            let Outgoing {
+                body,
+                properties,
+                place,
+            } = message?;
             let properties: Properties = properties;
             let sent = publisher.publish(queue, &body, properties).await;
             sent.map_err(|error| format!("message {place}: {error}"))
@@ -78,7 +96,9 @@ async fn publish_all(
 /// A progress bar, drawn on a terminal only.
 fn progress() -> ProgressBar {
     let bar = ProgressBar::no_length();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} published, {per_sec}, {elapsed}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{spinner} {pos} published, {per_sec}, {elapsed}")
+    {
         bar.set_style(style);
     }
     bar.enable_steady_tick(Duration::from_millis(100));

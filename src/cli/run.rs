@@ -14,7 +14,8 @@ use crate::telemetry;
 /// # Errors
 /// An invalid configuration, an admin address that is taken, a queue that exists with other arguments, the grace exceeded.
 pub async fn run(sources: &Sources, stop: CancellationToken) -> Result<ExitCode, Error> {
-    let Loaded { config, warnings } = Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
+    let Loaded { config, warnings } =
+        Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
     telemetry::start(&config.log);
     for warning in warnings {
         tracing::warn!("{warning}");
