@@ -1,2 +1,5 @@
 //! The whole worker against real parts: one binary, so that it is linked once and shares one broker.
-#![expect(missing_docs, reason = "tests are read by their names")]
+#![expect(clippy::expect_used, reason = "what fails in a helper fails its test")]
+
+mod brokers;
+mod support;
