@@ -1,4 +1,7 @@
 //! The whole worker against real parts: one binary, so that it is linked once and shares one broker.
+#![cfg(test)]
 
+mod brokers;
 mod deploy;
 mod sandbox;
+mod support;

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Builds the worker's image, wolkvox-task-worker:<version> and :latest. Docker's cache makes it quick when nothing changed.
+# BUILD_IMAGE and RUNTIME_IMAGE name other base images than the Dockerfile's.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+here=$(cd "$(dirname "$0")" && pwd)
+top=$(cd "$here/../.." && pwd)
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$top/Cargo.toml" | head -n 1)
+roots=$here/ca/machine.crt
+log=$(mktemp)
+trap 'rm -f "$log" "$roots"' EXIT
+
+build() {
+    timeout 3600 docker build "$@" >"$log" 2>&1 || {
+        tail -n 30 "$log" >&2
+        die "docker build failed"
+    }
+}
+
+# Prints the name of an image with cargo and a C compiler.
+build_image() {
+    local official=rust:1-slim-trixie own sysroot
+    own=wolkvox-task-worker-build:$(rustc --version 2>/dev/null | cut -d ' ' -f 2 || true)
+    if present "$official"; then echo "$official"; return; fi
+    if [ "$own" != wolkvox-task-worker-build: ] && present "$own"; then echo "$own"; return; fi
+    if pull "$official"; then echo "$official"; return; fi
+
+    sysroot=$(rustc --print sysroot 2>/dev/null) || die "$official can not be pulled, and there is no Rust here to build with"
+    # A distribution's Rust shares /usr with everything else and cannot be taken along.
+    if [ "$sysroot" = /usr ] || [ ! -x "$sysroot/bin/cargo" ]; then
+        die "$official can not be pulled, and the Rust here is not one of rustup's: see https://rustup.rs"
+    fi
+    "$here/base-image.sh" debian:trixie-slim
+    say "building $own from Debian and the Rust of this machine"
+    tar -c --exclude=lib/rustlib/src -C "$here" build.Dockerfile -C "$sysroot" bin/cargo bin/rustc lib |
+        build --tag "$own" --file build.Dockerfile -
+    echo "$own"
+}
+
+need_docker
+lock image
+if [ -z "${BUILD_IMAGE:-}" ]; then BUILD_IMAGE=$(build_image); fi
+if [ -z "${RUNTIME_IMAGE:-}" ]; then
+    RUNTIME_IMAGE=debian:trixie-slim
+    "$here/base-image.sh" "$RUNTIME_IMAGE"
+fi
+bundle=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
+if [ -r "$bundle" ]; then cp "$bundle" "$roots"; fi
+
+before=$(docker image inspect --format '{{.Id}}' "wolkvox-task-worker:$version" 2>/dev/null || true)
+say "building wolkvox-task-worker:$version on $BUILD_IMAGE"
+build --build-arg "BUILD_IMAGE=$BUILD_IMAGE" --build-arg "RUNTIME_IMAGE=$RUNTIME_IMAGE" --build-arg "VERSION=$version" \
+    --build-arg "REVISION=$(git -C "$top" rev-parse HEAD 2>/dev/null || echo unknown)" \
+    --tag "wolkvox-task-worker:$version" --tag wolkvox-task-worker:latest --file "$top/deploy/Dockerfile" "$top"
+after=$(docker image inspect --format '{{.Id}}' "wolkvox-task-worker:$version")
+if [ "$before" = "$after" ]; then say "up to date"; fi
+docker image inspect --format '{{.Size}}' "$after" | awk '{ printf "wolkvox-task-worker: %.0f MB\n", $1 / 1e6 }' >&2

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Makes sure that this machine has what the build needs (`setup.sh`), and what `make check` needs beside (`setup.sh check`).
+# Installs through apt only what is missing, as root or with a sudo that asks nothing; otherwise says what to install.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=docker/lib.sh
+. "$(dirname "$0")/docker/lib.sh"
+
+top=$(cd "$(dirname "$0")/.." && pwd)
+wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$top/Cargo.toml")
+
+# new_enough VERSION
+new_enough() { [ "$(printf '%s\n%s\n' "$wanted" "$1" | sort -V | head -n 1)" = "$wanted" ]; }
+
+has_apt() { command -v apt-get >/dev/null && can_be_root; }
+
+apt_update() {
+    # A list that cannot be fetched, of a third party perhaps, need not matter.
+    as_root timeout 300 apt-get update -qq >/dev/null 2>&1 || true
+}
+
+missing=()
+# needs COMMAND PACKAGE...
+needs() {
+    local command=$1
+    shift
+    command -v "$command" >/dev/null || missing+=("$@")
+}
+
+needs make make
+needs cc gcc libc6-dev
+needs curl curl
+if [ -e /etc/debian_version ] && [ ! -s /etc/ssl/certs/ca-certificates.crt ]; then missing+=(ca-certificates); fi
+if [ "${1:-}" = check ]; then
+    needs shellcheck shellcheck
+    needs git git
+fi
+if [ "${#missing[@]}" -gt 0 ]; then
+    has_apt || die "please install: ${missing[*]}"
+    say "installing ${missing[*]}"
+    apt_update
+    as_root env DEBIAN_FRONTEND=noninteractive timeout 900 \
+        apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
+        die "apt-get could not install: ${missing[*]}"
+fi
+
+if ! command -v cargo >/dev/null; then
+    packaged=
+    if has_apt; then
+        apt_update
+        packaged=$(apt-cache policy cargo 2>/dev/null | sed -n 's/^ *Candidate: \([0-9.]*\).*/\1/p')
+    fi
+    if [ -z "$packaged" ] || ! new_enough "$packaged"; then
+        die "Rust $wanted or later is needed; see https://rustup.rs"
+    fi
+    say "installing Rust $packaged"
+    as_root env DEBIAN_FRONTEND=noninteractive timeout 900 \
+        apt-get install -qq -y --no-install-recommends cargo rustc rust-clippy rustfmt >/dev/null 2>&1 ||
+        die "apt-get could not install cargo; see https://rustup.rs"
+fi
+have=$(cargo --version | cut -d ' ' -f 2)
+new_enough "$have" || die "Rust $wanted or later is needed, and this is $have; \`rustup update\` brings it up to date"

@@ -1,0 +1,66 @@
+//! RabbitMQ in a container.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use testcontainers::bollard::models::PortBinding;
+use testcontainers::runners::AsyncRunner;
+use testcontainers::{GenericImage, ImageExt};
+use tokio::time::timeout;
+
+use super::{Broker, Owned, Reaper, START, answers, free_port, install, shell, unique};
+
+pub(super) async fn start() -> Result<Broker, String> {
+    shell("docker version", Duration::from_secs(20))
+        .await
+        .map_err(|_| "not installed, or its daemon does not answer")?;
+    install("deploy/docker/rabbitmq-image.sh").await?;
+    // Between the choice of a port and its use another process may take it.
+    let mut last = String::new();
+    for _ in 0..3 {
+        match container().await {
+            Ok(broker) => return Ok(broker),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn container() -> Result<Broker, String> {
+    let name = unique("wolkvox-task-worker-rabbitmq");
+    let reaper = Reaper::new(format!("timeout 60 docker rm -fv {name}"))?;
+    // Fixed ports, since Docker gives new ones on every start where it is left to choose; and on loopback only.
+    let (amqp, management) = (free_port()?, free_port()?);
+    let bindings = HashMap::from([binding(5672, amqp), binding(15672, management)]);
+    let request = GenericImage::new("rabbitmq", "4-management")
+        .with_container_name(&name)
+        .with_host_config_modifier(move |host| {
+            host.publish_all_ports = Some(false);
+            host.port_bindings = Some(bindings.clone());
+        });
+    let container = timeout(START, request.start()).await;
+    let container =
+        container.map_err(|_| format!("the container did not start within {START:?}"))?;
+    let container = container.map_err(|error| format!("the container did not start: {error}"))?;
+    // The reaper removes it, whatever becomes of this runtime and of this process.
+    std::mem::forget(container);
+    let url = format!("amqp://guest:guest@127.0.0.1:{amqp}/%2f");
+    answers(&url, START).await?;
+    Ok(Broker {
+        url,
+        management_url: Some(format!("http://127.0.0.1:{management}")),
+        owned: Some(Owned {
+            control: |action, name| format!("docker {action} {name}"),
+            name,
+            reaper,
+        }),
+    })
+}
+
+fn binding(inside: u16, outside: u16) -> (String, Option<Vec<PortBinding>>) {
+    let binding = PortBinding {
+        host_ip: Some("127.0.0.1".to_owned()),
+        host_port: Some(outside.to_string()),
+    };
+    (format!("{inside}/tcp"), Some(vec![binding]))
+}
