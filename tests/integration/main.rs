@@ -1,7 +1,13 @@
 //! The whole worker against real parts: one binary, so that it is linked once and shares one broker.
 #![cfg(test)]
 
+mod bad_input;
 mod brokers;
+mod commands;
 mod deploy;
+mod outages;
+mod path;
 mod sandbox;
+mod shutdown;
 mod support;
+mod topology;

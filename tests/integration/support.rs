@@ -1,3 +1,32 @@
 //! What the tests share.
 
+pub(crate) mod amqp;
 pub(crate) mod broker;
+pub(crate) mod http;
+pub(crate) mod process;
+pub(crate) mod rig;
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+/// The bound of a wait. Generous: machines that build and test at once are slow, and a wait that holds ends at once.
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` has a value, asking again and again up to [`BOUND`].
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) -> T {
+    let deadline = Instant::now() + BOUND;
+    loop {
+        if let Some(value) = timeout(BOUND, condition())
+            .await
+            .unwrap_or_else(|_| panic!("no answer: {what}"))
+        {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not within {BOUND:?}: {what}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}

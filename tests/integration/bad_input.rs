@@ -1,0 +1,421 @@
+//! Whatever a publisher sends: one dead letter with a readable reason or a created task, the rest of the queue unharmed,
+//! and the body byte for byte what was published.
+
+use std::collections::BTreeMap;
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable};
+use serde_json::json;
+
+use crate::support::amqp::{header, number, text};
+use crate::support::rig::{Rig, properties, task, task_with};
+
+/// Publishes each body between two good ones and expects it on the dead-letter queue, of this kind, its reason saying this.
+async fn refused(name: &str, cases: Vec<(&str, Vec<u8>, &str, &str)>) {
+    let rig = Rig::new(name).await;
+    let _worker = rig.worker(&[]).await;
+    rig.publish("first", &task("first")).await;
+    for (id, body, kind, reason) in &cases {
+        rig.publish(id, body).await;
+        let letter = rig.dead_letter().await;
+        assert!(letter.data == *body, "{id}: byte for byte");
+        assert_eq!(
+            letter
+                .properties
+                .message_id()
+                .as_ref()
+                .map(|id| id.as_str()),
+            Some(*id)
+        );
+        assert_eq!(text(&letter, "x-error-kind"), *kind, "{id}");
+        let said = text(&letter, "x-error-message");
+        assert!(said.contains(reason), "{id}: {said}");
+        assert_eq!(
+            number(&letter, "x-attempts"),
+            Some(0),
+            "{id}: nothing was sent"
+        );
+    }
+    rig.publish("last", &task("last")).await;
+    rig.crm.created(2).await;
+    rig.queues_are_empty().await;
+}
+
+#[tokio::test]
+async fn what_is_no_task_message() {
+    let deep = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();
+    let deep_field = [br#"{"description":"#.to_vec(), deep.clone(), b"}".to_vec()].concat();
+    let large = task_with("large", json!({ "description": "x".repeat(300 * 1024) }));
+    refused(
+        "bad.message",
+        vec![
+            (
+                "not-json",
+                b"Call Ana".to_vec(),
+                "invalid_message",
+                "JSON object",
+            ),
+            ("empty", Vec::new(), "invalid_message", "empty"),
+            (
+                "array",
+                b"[1, 2]".to_vec(),
+                "invalid_message",
+                "JSON object",
+            ),
+            (
+                "string",
+                b"\"name\"".to_vec(),
+                "invalid_message",
+                "JSON object",
+            ),
+            ("number", b"7".to_vec(), "invalid_message", "JSON object"),
+            ("null", b"null".to_vec(), "invalid_message", "JSON object"),
+            ("two", b"{} {}".to_vec(), "invalid_message", "trailing"),
+            (
+                "truncated",
+                b"{\"name\": \"x".to_vec(),
+                "invalid_message",
+                "EOF",
+            ),
+            (
+                "not-utf8",
+                b"{\"name\": \"\xff\xfe\"}".to_vec(),
+                "invalid_message",
+                "UTF-8",
+            ),
+            ("deep", deep, "invalid_message", "JSON object"),
+            (
+                "deep-field",
+                deep_field,
+                "invalid_message",
+                "recursion limit",
+            ),
+            ("large", large, "too_large", "262144"),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn what_has_bad_fields() {
+    let mut cases = vec![
+        (
+            "near-miss",
+            task_with("x", json!({ "complete_date": "2026-12-01 10:00:00" })),
+            "did you mean completion_date?",
+        ),
+        (
+            "unknown",
+            task_with("x", json!({ "zzz": 1 })),
+            "zzz: is not a known field",
+        ),
+        (
+            "day",
+            task_with("x", json!({ "completion_date": "2026-02-30 10:00:00" })),
+            "not a date that exists",
+        ),
+        (
+            "hour",
+            task_with("x", json!({ "completion_date": "2026-02-20 24:00:00" })),
+            "not a date that exists",
+        ),
+        (
+            "shape",
+            task_with("x", json!({ "completion_date": "20260220 100000" })),
+            "YYYY-MM-DD HH:MM:SS",
+        ),
+        (
+            "reminder",
+            task_with("x", json!({ "reminder_date": "2026-12-02 10:00:00" })),
+            "must not be after",
+        ),
+        (
+            "remember",
+            task_with("x", json!({ "remember": true })),
+            "required when remember is true",
+        ),
+        (
+            "priority",
+            task_with("x", json!({ "priority": "urgent" })),
+            "high, normal or low",
+        ),
+        (
+            "twice",
+            br#"{"name":"a","name":"b"}"#.to_vec(),
+            "name: given twice",
+        ),
+    ];
+    let fields = [
+        "name",
+        "name_module",
+        "completion_date",
+        "id_record",
+        "wolkvox_owner",
+    ];
+    for field in fields {
+        let mut missing: serde_json::Value = serde_json::from_slice(&task("x")).expect("JSON");
+        missing.as_object_mut().expect("an object").remove(field);
+        let named = format!("{field}: is ");
+        let named: &str = Box::leak(named.into_boxed_str());
+        cases.push((field, missing.to_string().into_bytes(), named));
+        for value in [
+            json!(null),
+            json!(7),
+            json!(["x"]),
+            json!({ "a": 1 }),
+            json!(true),
+            json!(""),
+        ] {
+            cases.push((field, task_with("x", json!({ field: value })), named));
+        }
+    }
+    for field in ["status", "priority", "reminder_date"] {
+        let named: &str = Box::leak(format!("{field}: is ").into_boxed_str());
+        for value in [json!(7), json!("")] {
+            cases.push((field, task_with("x", json!({ field: value })), named));
+        }
+    }
+    cases.push((
+        "remember-text",
+        task_with("x", json!({ "remember": "true" })),
+        "true or false",
+    ));
+    let cases = cases
+        .into_iter()
+        .map(|(id, body, reason)| (id, body, "invalid_task", reason))
+        .collect();
+    refused("bad.fields", cases).await;
+}
+
+#[tokio::test]
+async fn every_problem_is_in_one_report() {
+    let rig = Rig::new("bad.report").await;
+    let _worker = rig.worker(&[]).await;
+    rig.publish(
+        "m-1",
+        br#"{"name":7,"nam":"x","completion_date":"tomorrow","remember":"yes"}"#,
+    )
+    .await;
+    let said = text(&rig.dead_letter().await, "x-error-message");
+    for field in [
+        "name: ",
+        "nam: ",
+        "completion_date: ",
+        "remember: ",
+        "name_module: ",
+        "id_record: ",
+        "wolkvox_owner: ",
+    ] {
+        assert!(said.contains(field), "{field} is not in {said}");
+    }
+}
+
+#[tokio::test]
+async fn ids_of_any_length_and_none() {
+    let rig = Rig::new("bad.ids").await;
+    let worker = rig.worker(&[]).await;
+    let long = "i".repeat(255);
+    rig.publish_with(&task("without"), BasicProperties::default())
+        .await;
+    rig.publish(&long, &task("long")).await;
+    rig.publish(&long, b"no task").await;
+    assert_eq!(
+        rig.dead_letter()
+            .await
+            .properties
+            .message_id()
+            .as_ref()
+            .map(|id| id.as_str()),
+        Some(long.as_str())
+    );
+    rig.publish_with(b"no task", BasicProperties::default())
+        .await;
+    assert_eq!(*rig.dead_letter().await.properties.message_id(), None);
+    rig.crm.created(2).await;
+    worker.reaches("wtw_messages_without_id_total", 2.0).await;
+}
+
+/// One header of each type that AMQP has in RabbitMQ.
+fn every_type() -> FieldTable {
+    let nested = FieldTable::from(BTreeMap::from([(
+        "inner".into(),
+        AMQPValue::Boolean(false),
+    )]));
+    FieldTable::from(BTreeMap::from([
+        ("a-bool".into(), AMQPValue::Boolean(true)),
+        ("b-i8".into(), AMQPValue::ShortShortInt(-8)),
+        ("c-u8".into(), AMQPValue::ShortShortUInt(8)),
+        ("d-i16".into(), AMQPValue::ShortInt(-16)),
+        ("e-u16".into(), AMQPValue::ShortUInt(16)),
+        ("f-i32".into(), AMQPValue::LongInt(-32)),
+        ("g-u32".into(), AMQPValue::LongUInt(32)),
+        ("h-i64".into(), AMQPValue::LongLongInt(-64)),
+        ("i-f32".into(), AMQPValue::Float(1.5)),
+        ("j-f64".into(), AMQPValue::Double(2.5)),
+        (
+            "k-decimal".into(),
+            AMQPValue::DecimalValue(DecimalValue {
+                scale: 2,
+                value: 314,
+            }),
+        ),
+        ("l-text".into(), AMQPValue::LongString("ñ".into())),
+        (
+            "m-bytes".into(),
+            AMQPValue::ByteArray(ByteArray::from(vec![0, 255])),
+        ),
+        ("n-time".into(), AMQPValue::Timestamp(1_700_000_000)),
+        ("o-void".into(), AMQPValue::Void),
+        (
+            "p-array".into(),
+            AMQPValue::FieldArray(FieldArray::from(vec![
+                AMQPValue::LongInt(1),
+                AMQPValue::Void,
+            ])),
+        ),
+        ("q-table".into(), AMQPValue::FieldTable(nested)),
+    ]))
+}
+
+#[tokio::test]
+async fn headers_of_every_type_are_copied_as_they_are() {
+    let rig = Rig::new("bad.types").await;
+    rig.crm
+        .faults(json!([{ "action": "status:503", "name_contains": "copied" }]))
+        .await;
+    let _worker = rig
+        .worker(&[
+            ("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1"),
+            ("WTW_GATE_FAILURES", "1000"),
+        ])
+        .await;
+    // Through both retry queues and onto the dead-letter queue.
+    rig.publish_with(
+        &task("copied"),
+        properties("m-1").with_headers(every_type()),
+    )
+    .await;
+    let letter = rig.dead_letter().await;
+    assert_eq!(number(&letter, "x-attempts"), Some(3));
+    for (name, value) in every_type().inner() {
+        assert_eq!(
+            header(&letter, name.as_str()).as_ref(),
+            Some(value),
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_only_the_broker_may_set_is_left_out_of_copies() {
+    let rig = Rig::new("bad.brokers").await;
+    let _worker = rig.worker(&[]).await;
+    let elsewhere = AMQPValue::FieldArray(FieldArray::from(vec![AMQPValue::LongString(
+        "nowhere".into(),
+    )]));
+    let death = FieldTable::from(BTreeMap::from([(
+        "reason".into(),
+        AMQPValue::LongString("expired".into()),
+    )]));
+    let headers = FieldTable::from(BTreeMap::from([
+        ("CC".into(), elsewhere),
+        (
+            "x-death".into(),
+            AMQPValue::FieldArray(FieldArray::from(vec![AMQPValue::FieldTable(death)])),
+        ),
+        ("kept".into(), AMQPValue::Boolean(true)),
+    ]));
+    let set = properties("m-1")
+        .with_headers(headers)
+        .with_expiration("60000".into())
+        .with_user_id("guest".into())
+        .with_correlation_id("c".into())
+        .with_type("t".into());
+    rig.publish_with(b"no task", set).await;
+    let letter = rig.dead_letter().await;
+    for name in [
+        "CC",
+        "BCC",
+        "x-death",
+        "x-first-death-reason",
+        "x-delivery-count",
+    ] {
+        assert_eq!(header(&letter, name), None, "{name}");
+    }
+    assert_eq!(
+        (letter.properties.expiration(), letter.properties.user_id()),
+        (&None, &None)
+    );
+    assert_eq!(header(&letter, "kept"), Some(AMQPValue::Boolean(true)));
+    assert_eq!(
+        letter
+            .properties
+            .correlation_id()
+            .as_ref()
+            .map(|id| id.as_str()),
+        Some("c")
+    );
+    assert_eq!(
+        letter.properties.kind().as_ref().map(|kind| kind.as_str()),
+        Some("t")
+    );
+}
+
+#[tokio::test]
+async fn headers_of_ours_that_are_ill_typed_or_too_long_are_ignored() {
+    let rig = Rig::new("bad.ours").await;
+    let worker = rig.worker(&[]).await;
+    let headers = FieldTable::from(BTreeMap::from([
+        ("x-attempts".into(), AMQPValue::LongString("many".into())),
+        (
+            "x-attempt-history".into(),
+            AMQPValue::LongString("{".into()),
+        ),
+        ("x-first-attempt-at".into(), AMQPValue::Boolean(true)),
+        (
+            "x-original-exchange".into(),
+            AMQPValue::LongString("e".repeat(300).into()),
+        ),
+    ]));
+    rig.publish_with(b"no task", properties("m-1").with_headers(headers))
+        .await;
+    let letter = rig.dead_letter().await;
+    assert_eq!(number(&letter, "x-attempts"), Some(0));
+    assert_eq!(text(&letter, "x-original-exchange"), "");
+    assert_eq!(worker.metric("wtw_ill_typed_headers_total").await, 4.0);
+    let warned = worker
+        .process
+        .lines()
+        .into_iter()
+        .find(|line| line.contains("ill-typed"))
+        .expect("a warning");
+    for name in [
+        "x-attempts",
+        "x-attempt-history",
+        "x-first-attempt-at",
+        "x-original-exchange",
+    ] {
+        assert!(warned.contains(name), "{warned}");
+    }
+}
+
+#[tokio::test]
+async fn publishers_headers_that_leave_no_room_give_way() {
+    let rig = Rig::new("bad.room").await;
+    let _worker = rig.worker(&[]).await;
+    // Nearly a whole frame of 128 KiB.
+    let filler = |size: usize| AMQPValue::LongString("f".repeat(size).into());
+    let headers = FieldTable::from(BTreeMap::from([
+        ("large".into(), filler(90_000)),
+        ("medium".into(), filler(40_000)),
+        ("small".into(), filler(500)),
+    ]));
+    rig.publish_with(b"no task", properties("m-1").with_headers(headers))
+        .await;
+    let letter = rig.dead_letter().await;
+    assert_eq!(text(&letter, "x-error-kind"), "invalid_message");
+    assert_eq!(text(&letter, "x-dropped-headers"), "large");
+    assert_eq!(text(&letter, "medium").len(), 40_000);
+    assert_eq!(text(&letter, "small").len(), 500);
+    assert_eq!(header(&letter, "large"), None);
+}

@@ -1,0 +1,146 @@
+//! A publisher and reader of the tests' own, apart from the worker's code.
+
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use tokio::time::timeout;
+
+use super::{BOUND, eventually};
+
+/// A connection with a channel that confirms.
+pub(crate) struct Amqp {
+    _connection: Connection,
+    channel: Channel,
+    url: String,
+}
+
+impl Amqp {
+    pub(crate) async fn connect(url: &str) -> Self {
+        let connection = eventually("a connection", || async {
+            Connection::connect(url, ConnectionProperties::default())
+                .await
+                .ok()
+        })
+        .await;
+        let channel = connection.create_channel().await.expect("a channel");
+        channel
+            .confirm_select(ConfirmSelectOptions::default())
+            .await
+            .expect("confirms");
+        Self {
+            _connection: connection,
+            channel,
+            url: url.to_owned(),
+        }
+    }
+
+    /// Publishes as a user's system would: to the work queue through the default exchange.
+    pub(crate) async fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) {
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
+        let publish = async {
+            let confirm = self
+                .channel
+                .basic_publish("".into(), queue.into(), options, body, properties)
+                .await?;
+            confirm.await
+        };
+        let confirmed = timeout(BOUND, publish)
+            .await
+            .expect("in time")
+            .expect("published");
+        assert_eq!(confirmed, Confirmation::Ack(None), "{queue}");
+    }
+
+    /// Takes the next message of a queue, once there is one.
+    pub(crate) async fn take(&self, queue: &str) -> Delivery {
+        let what = format!("a message on {queue}");
+        let delivery = eventually(&what, || self.try_take(queue)).await;
+        delivery
+            .ack(BasicAckOptions::default())
+            .await
+            .expect("acked");
+        delivery
+    }
+
+    async fn try_take(&self, queue: &str) -> Option<Delivery> {
+        let got = self
+            .channel
+            .basic_get(queue.into(), BasicGetOptions::default())
+            .await;
+        got.expect("a queue").map(|got| got.delivery)
+    }
+
+    /// How many messages are ready on a queue; none where there is no such queue.
+    pub(crate) async fn count(&self, queue: &str) -> Option<u32> {
+        // A missing queue closes the channel.
+        let channel = self._connection.create_channel().await.ok()?;
+        let declared = channel
+            .queue_declare(queue.into(), passive(), FieldTable::default())
+            .await
+            .ok()?;
+        let _ = channel.close(200, "".into()).await;
+        Some(declared.message_count())
+    }
+
+    /// Declares a queue as somebody else would.
+    pub(crate) async fn declare(&self, queue: &str, arguments: FieldTable) {
+        self.channel
+            .queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments)
+            .await
+            .expect("declared");
+    }
+
+    pub(crate) async fn delete(&self, queue: &str) {
+        let _ = self
+            .channel
+            .queue_delete(queue.into(), QueueDeleteOptions::default())
+            .await;
+    }
+
+    /// The same broker, from a thread that has no runtime.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+/// A header of a delivery.
+pub(crate) fn header(delivery: &Delivery, name: &str) -> Option<AMQPValue> {
+    delivery
+        .properties
+        .headers()
+        .as_ref()?
+        .inner()
+        .get(name)
+        .cloned()
+}
+
+/// A text header of a delivery; empty where there is none.
+pub(crate) fn text(delivery: &Delivery, name: &str) -> String {
+    match header(delivery, name) {
+        Some(AMQPValue::LongString(text)) => text.to_string(),
+        None => String::new(),
+        Some(other) => panic!("{name} is {other:?}"),
+    }
+}
+
+/// A number header of a delivery.
+pub(crate) fn number(delivery: &Delivery, name: &str) -> Option<i64> {
+    match header(delivery, name)? {
+        AMQPValue::LongLongInt(number) => Some(number),
+        other => panic!("{name} is {other:?}"),
+    }
+}
+
+fn passive() -> QueueDeclareOptions {
+    QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    }
+}

@@ -1,0 +1,25 @@
+//! Plain HTTP to pages on loopback.
+
+use reqwest::{Client, StatusCode};
+use serde_json::Value;
+
+use super::BOUND;
+
+/// A client; the TLS library wants its provider even where only plain HTTP is spoken.
+pub(crate) fn client() -> Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder().timeout(BOUND).build().expect("a client")
+}
+
+/// Status and body of a page; none while nothing answers.
+pub(crate) async fn get(url: &str) -> Option<(StatusCode, String)> {
+    let response = client().get(url).send().await.ok()?;
+    Some((response.status(), response.text().await.ok()?))
+}
+
+/// A page's JSON.
+pub(crate) async fn json(url: &str) -> Value {
+    let (status, body) = get(url).await.expect("an answer");
+    assert!(status.is_success(), "{url}: {status} {body}");
+    serde_json::from_str(&body).expect("JSON")
+}

@@ -1,0 +1,117 @@
+//! The program as a real process.
+
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::BOUND;
+
+/// The environment of a run: nothing of the tests' own environment reaches the program.
+pub(crate) type Env = Vec<(String, String)>;
+
+/// A running program; killed when dropped.
+pub(crate) struct Process {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+/// What a finished program left.
+pub(crate) struct Finished {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+fn command(args: &[&str], env: &Env) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wolkvox-task-worker"));
+    command
+        .args(args)
+        .env_clear()
+        .envs(env.iter().cloned())
+        .kill_on_drop(true);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Runs a command to its end.
+pub(crate) async fn run(args: &[&str], env: &Env, input: &[u8]) -> Finished {
+    let mut child = command(args, env)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("spawned");
+    let mut stdin = child.stdin.take().expect("stdin");
+    // One that does not read its input closes it early.
+    let _ = stdin.write_all(input).await;
+    drop(stdin);
+    let output = timeout(BOUND, child.wait_with_output())
+        .await
+        .expect("ended in time")
+        .expect("output");
+    Finished {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).expect("text"),
+        stderr: String::from_utf8(output.stderr).expect("text"),
+    }
+}
+
+impl Process {
+    pub(crate) fn start(args: &[&str], env: &Env) -> Self {
+        let mut child = command(args, env).spawn().expect("spawned");
+        let lines = Arc::default();
+        collect(child.stdout.take().expect("stdout"), &lines);
+        collect(child.stderr.take().expect("stderr"), &lines);
+        Self { child, lines }
+    }
+
+    /// Everything that it has said so far.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.lines.lock().expect("no panic").clone()
+    }
+
+    /// Sends a signal, such as `TERM`.
+    pub(crate) async fn signal(&self, name: &str) {
+        let id = self.child.id().expect("running").to_string();
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &id])
+            .status()
+            .await
+            .expect("kill");
+        assert!(sent.success(), "kill -{name}");
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        match timeout(BOUND, self.child.wait()).await {
+            Ok(status) => status.expect("a status"),
+            Err(_) => panic!("still running:\n{}", self.lines().join("\n")),
+        }
+    }
+
+    /// Stops it in good order.
+    pub(crate) async fn stop(mut self) -> Vec<String> {
+        self.signal("TERM").await;
+        let status = self.ended().await;
+        assert_eq!(status.code(), Some(0), "{}", self.lines().join("\n"));
+        self.lines()
+    }
+}
+
+fn collect(from: impl AsyncRead + Unpin + Send + 'static, lines: &Arc<Mutex<Vec<String>>>) {
+    let lines = Arc::clone(lines);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "ends with the process that it listens to"
+    )]
+    tokio::spawn(async move {
+        let mut from = BufReader::new(from).lines();
+        while let Ok(Some(line)) = from.next_line().await {
+            lines.lock().expect("no panic").push(line);
+        }
+    });
+}

@@ -1,0 +1,303 @@
+//! Broker, sandbox and worker of one test, with queues of its own names.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use wolkvox_task_worker::sandbox::{Options, Sandbox};
+
+use super::amqp::Amqp;
+use super::broker::{Broker, unique};
+use super::process::{self, Env, Process};
+use super::{eventually, http};
+
+/// Everything that a message meets.
+pub(crate) struct Rig {
+    pub(crate) amqp: Amqp,
+    pub(crate) queue: String,
+    pub(crate) crm: Crm,
+    broker_url: String,
+    delays: Vec<String>,
+}
+
+/// A sandbox that ends with the test.
+pub(crate) struct Crm {
+    pub(crate) url: String,
+    _served: JoinHandle<()>,
+    _ends: DropGuard,
+}
+
+/// A running worker.
+pub(crate) struct Worker {
+    pub(crate) process: Process,
+    pub(crate) admin: String,
+}
+
+impl Crm {
+    pub(crate) async fn start(options: Options) -> Self {
+        let sandbox = Sandbox::bind(options).await.expect("a port");
+        let url = format!("http://{}", sandbox.local_addr());
+        let shutdown = CancellationToken::new();
+        let served = TaskTracker::new().spawn(sandbox.serve(shutdown.clone()));
+        Self {
+            url,
+            _served: served,
+            _ends: shutdown.drop_guard(),
+        }
+    }
+
+    /// One token, `demo-token`, and no latency.
+    pub(crate) fn options() -> Options {
+        Options {
+            listen: ([127, 0, 0, 1], 0).into(),
+            tokens: vec!["demo-token".to_owned()],
+            operation: "demo".to_owned(),
+            latency: Duration::ZERO,
+            max_simultaneous: 2.try_into().expect("not zero"),
+            daily_limit: 1_000_000,
+            faults: Vec::new(),
+            seed: Some(1),
+        }
+    }
+
+    pub(crate) async fn faults(&self, rules: Value) {
+        let url = format!("{}/sandbox/faults", self.url);
+        let put = http::client()
+            .put(url)
+            .body(rules.to_string())
+            .send()
+            .await
+            .expect("an answer");
+        assert!(
+            put.status().is_success(),
+            "{}",
+            put.text().await.unwrap_or_default()
+        );
+    }
+
+    pub(crate) async fn stats(&self) -> Value {
+        http::json(&format!("{}/sandbox/stats", self.url)).await
+    }
+
+    /// The `fields` of the tasks that were created, in order.
+    pub(crate) async fn tasks(&self) -> Vec<Value> {
+        let tasks = http::json(&format!("{}/sandbox/tasks", self.url)).await;
+        let tasks = tasks.as_array().expect("an array").iter();
+        tasks
+            .map(|task| task["payload"]["fields"].clone())
+            .collect()
+    }
+
+    /// Waits for so many tasks.
+    pub(crate) async fn created(&self, count: u64) {
+        eventually(&format!("{count} tasks"), || async {
+            (self.stats().await["created"] == count).then_some(())
+        })
+        .await;
+    }
+
+    /// How many requests met an outcome.
+    pub(crate) async fn requests(&self, outcome: &str) -> u64 {
+        self.stats().await["requests"][outcome]
+            .as_u64()
+            .unwrap_or(0)
+    }
+}
+
+impl Rig {
+    /// On the tests' common broker.
+    pub(crate) async fn new(name: &str) -> Self {
+        Self::with(name, &Broker::shared().await.url, Crm::options()).await
+    }
+
+    /// On a broker and a sandbox of the test's choice.
+    pub(crate) async fn with(name: &str, broker_url: &str, options: Options) -> Self {
+        Self {
+            amqp: Amqp::connect(broker_url).await,
+            queue: unique(name),
+            crm: Crm::start(options).await,
+            broker_url: broker_url.to_owned(),
+            delays: ["200ms", "400ms"].map(ToOwned::to_owned).into(),
+        }
+    }
+
+    /// Declares the queues as `topology --apply` does.
+    pub(crate) async fn declare_topology(&self) {
+        let applied = process::run(&["topology", "--apply"], &self.env(&[]), b"").await;
+        assert_eq!(applied.code, Some(0), "{}", applied.stderr);
+    }
+
+    pub(crate) fn dead_letter_queue(&self) -> String {
+        format!("{}.dead", self.queue)
+    }
+
+    /// The configuration of this rig, with short waits; `more` comes last and wins.
+    pub(crate) fn env(&self, more: &[(&str, &str)]) -> Env {
+        let admin = TcpListener::bind("127.0.0.1:0")
+            .and_then(|free| free.local_addr())
+            .expect("a free port");
+        let rig = [
+            ("WTW_BROKER_URLS", self.broker_url.as_str()),
+            ("WTW_BROKER_QUEUE", &self.queue),
+            ("WTW_CRM_SERVER", &self.crm.url),
+            ("WTW_CRM_OPERATION", "demo"),
+            ("WTW_CRM_TOKENS", "demo-token"),
+            ("WTW_RETRY_IMMEDIATE_INITIAL", "10ms"),
+            ("WTW_RETRY_DELAYS", &self.delays.join(",")),
+            ("WTW_GATE_PROBE_INITIAL", "50ms"),
+            ("WTW_GATE_PROBE_MAX", "200ms"),
+            ("WTW_LEDGER_URL", "memory:"),
+            ("WTW_ADMIN_LISTEN", &admin.to_string()),
+            ("WTW_LOG_LEVEL", "debug"),
+        ];
+        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        rig.iter().chain(more).map(own).collect()
+    }
+
+    /// Starts a worker and waits until it is ready.
+    pub(crate) async fn worker(&self, more: &[(&str, &str)]) -> Worker {
+        let worker = self.unready_worker(more);
+        worker.ready().await;
+        worker
+    }
+
+    /// Starts a worker.
+    pub(crate) fn unready_worker(&self, more: &[(&str, &str)]) -> Worker {
+        let env = self.env(more);
+        let admin = env
+            .iter()
+            .rev()
+            .find(|(key, _)| key == "WTW_ADMIN_LISTEN")
+            .map(|(_, value)| format!("http://{value}"));
+        Worker {
+            process: Process::start(&["run"], &env),
+            admin: admin.expect("an address"),
+        }
+    }
+
+    /// Publishes a task with an id.
+    pub(crate) async fn publish(&self, id: &str, body: &[u8]) {
+        self.publish_with(body, properties(id)).await;
+    }
+
+    pub(crate) async fn publish_with(&self, body: &[u8], properties: BasicProperties) {
+        self.amqp.publish(&self.queue, body, properties).await;
+    }
+
+    /// Takes the next dead letter.
+    pub(crate) async fn dead_letter(&self) -> Delivery {
+        self.amqp.take(&self.dead_letter_queue()).await
+    }
+
+    /// Asserts that no queue holds a message that is ready.
+    pub(crate) async fn queues_are_empty(&self) {
+        for queue in self.queues() {
+            assert_eq!(self.amqp.count(&queue).await.unwrap_or(0), 0, "{queue}");
+        }
+    }
+
+    fn queues(&self) -> Vec<String> {
+        let retry = self
+            .delays
+            .iter()
+            .map(String::as_str)
+            .chain(["hold"])
+            .map(|delay| format!("{}.retry.{delay}", self.queue));
+        [self.queue.clone(), self.dead_letter_queue()]
+            .into_iter()
+            .chain(retry)
+            .collect()
+    }
+}
+
+impl Drop for Rig {
+    /// Deletes the queues, on a thread of its own since dropping cannot wait.
+    fn drop(&mut self) {
+        let (url, queues) = (self.amqp.url().to_owned(), self.queues());
+        let delete = async move {
+            let amqp = Amqp::connect(&url).await;
+            for queue in queues {
+                amqp.delete(&queue).await;
+            }
+        };
+        let delete = async { tokio::time::timeout(Duration::from_secs(5), delete).await };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let _ = std::thread::spawn(move || runtime.block_on(delete)).join();
+    }
+}
+
+impl Worker {
+    pub(crate) async fn ready(&self) {
+        let url = format!("{}/readyz", self.admin);
+        let what = format!("ready:\n{}", self.process.lines().join("\n"));
+        eventually(&what, || async {
+            http::get(&url)
+                .await
+                .filter(|(status, _)| status.is_success())
+        })
+        .await;
+    }
+
+    /// One metric's value, its labels included in the name; 0 where it is not there yet.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let (_, page) = http::get(&format!("{}/metrics", self.admin))
+            .await
+            .expect("metrics");
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
+    /// Waits until a metric has a value.
+    pub(crate) async fn reaches(&self, name: &str, value: f64) {
+        let what = format!("{name} {value}");
+        eventually(&what, || async {
+            (self.metric(name).await >= value).then_some(())
+        })
+        .await;
+    }
+
+    /// What it logged as settled, by message id.
+    pub(crate) fn settled(&self) -> Vec<Value> {
+        let lines = self.process.lines();
+        let events = lines
+            .iter()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events
+            .filter(|event| event["message"] == "settled")
+            .collect()
+    }
+}
+
+/// Properties with a message id.
+pub(crate) fn properties(id: &str) -> BasicProperties {
+    BasicProperties::default()
+        .with_message_id(id.into())
+        .with_delivery_mode(2)
+}
+
+/// A task that the CRM takes.
+pub(crate) fn task(name: &str) -> Vec<u8> {
+    task_with(name, json!({}))
+}
+
+/// The same with other fields.
+pub(crate) fn task_with(name: &str, fields: Value) -> Vec<u8> {
+    let mut task = json!({
+        "name": name, "name_module": "cases", "completion_date": "2026-12-01 10:00:00", "id_record": name,
+        "wolkvox_owner": "ADMIN_@demo",
+    });
+    for (field, value) in fields.as_object().expect("an object") {
+        task[field] = value.clone();
+    }
+    task.to_string().into_bytes()
+}
