@@ -1,7 +1,26 @@
 //! The command line: one file a command.
+//!
+//! Results go to standard output, everything else to standard error.
+
+pub mod check;
+pub mod dead_letters;
+pub mod healthcheck;
+pub mod map;
+pub mod publish;
+pub mod run;
+pub mod sandbox;
+pub mod schema;
+pub mod topology;
 
 use std::fmt;
+use std::io::{Read, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Loaded, Sources};
 
 /// Exit code of a command that failed.
 pub const FAILED: u8 = 1;
@@ -27,8 +46,88 @@ impl Error {
     }
 }
 
-impl From<Error> for ExitCode {
-    fn from(error: Error) -> Self {
-        Self::from(error.exit)
+/// Turns task messages from RabbitMQ into wolkvox CRM tasks: nothing lost, nothing doubled unknowingly.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Cli {
+    /// TOML file with the configuration; environment variables override it [env: WTW_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take messages and make tasks, until SIGTERM or SIGINT
+    Run,
+    /// Find every problem of the configuration
+    Check(check::Args),
+    /// Show the exact insert.php body of a task message, or every problem of it
+    Map(map::Args),
+    /// Publish task messages, each persistent, with a message id, and confirmed
+    Publish(publish::Args),
+    /// Look into the dead-letter queue
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
+    /// Print the queues that the worker declares, as RabbitMQ definitions
+    Topology(topology::Args),
+    /// Print the JSON Schema of a task message
+    Schema,
+    /// Serve a stand-in for the CRM, with its limits and with faults on demand
+    Sandbox(sandbox::Args),
+    /// Succeed when the worker that runs with this configuration is ready
+    Healthcheck,
+}
+
+impl Cli {
+    /// Runs the command; the first signal asks it to stop.
+    ///
+    /// # Errors
+    /// Why it could not do its work.
+    pub async fn run(self) -> Result<ExitCode, Error> {
+        let stop = CancellationToken::new();
+        crate::lifecycle::listen(stop.clone()).map_err(Error::failed)?;
+        let sources = Sources::of_process(self.config);
+        match self.command {
+            Command::Run => run::run(&sources, stop).await,
+            Command::Check(args) => check::run(&args, &sources),
+            Command::Map(args) => map::run(&args, &sources),
+            Command::Publish(args) => publish::run(&args, &sources, &stop).await,
+            Command::DeadLetters(command) => dead_letters::run(&command, &sources).await,
+            Command::Topology(args) => topology::run(&args, &sources).await,
+            Command::Schema => schema::run(),
+            Command::Sandbox(args) => sandbox::run(args, stop).await,
+            Command::Healthcheck => healthcheck::run(&sources).await,
+        }
+    }
+}
+
+/// Loads the configuration and tells its warnings.
+fn load(sources: &Sources, required: &[&str]) -> Result<Config, Error> {
+    let Loaded { config, warnings } = Config::load(sources, required)?;
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+    Ok(config)
+}
+
+/// Writes a result, with a line's end; a reader that has gone away is no failure.
+fn print(text: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::failed(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Opens a file, or standard input for none and for `-`.
+fn open(file: Option<&Path>) -> Result<Box<dyn Read + Send>, Error> {
+    match file.filter(|path| *path != Path::new("-")) {
+        None => Ok(Box::new(std::io::stdin())),
+        Some(path) => match std::fs::File::open(path) {
+            Ok(file) => Ok(Box::new(file)),
+            Err(error) => Err(Error::failed(format!("{}: {error}", path.display()))),
+        },
     }
 }

@@ -8,6 +8,21 @@ use jiff::tz::TimeZone;
 use secrecy::SecretString;
 use url::Url;
 
+mod address;
+mod keys;
+mod load;
+mod problem;
+mod raw;
+mod read;
+mod sections;
+#[cfg(test)]
+mod tests;
+
+pub use keys::{KEYS, Key, Kind, Preset, markdown_table, variable};
+pub use load::{Loaded, read_tokens};
+pub use problem::{Problem, Problems};
+pub use raw::Sources;
+
 /// Everything that the worker can be told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -124,6 +139,19 @@ pub enum Priority {
     Normal,
     /// `low`
     Low,
+}
+
+impl Priority {
+    /// The priority of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "high" => Some(Self::High),
+            "normal" => Some(Self::Normal),
+            "low" => Some(Self::Low),
+            _ => None,
+        }
+    }
 }
 
 /// See [`Task::unknown_fields`].

@@ -1,3 +1,31 @@
 //! The program: parse, dispatch, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use wolkvox_task_worker::cli::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // The TLS libraries share one provider of cryptography; a second installation would change nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let done = match runtime {
+        Ok(runtime) => {
+            let done = runtime.block_on(cli.run());
+            // Blocking reads, such as of standard input, must not hold up the exit.
+            runtime.shutdown_background();
+            done
+        }
+        Err(error) => {
+            eprintln!("error: the runtime cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {}", error.message);
+        ExitCode::from(error.exit)
+    })
+}

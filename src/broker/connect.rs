@@ -1,0 +1,188 @@
+//! Connections: nodes tried in turn, a limit to every wait.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
+use lapin::{Channel, Connection, ConnectionProperties};
+use secrecy::ExposeSecret;
+use tokio::time::timeout;
+use url::Url;
+
+use crate::config::{self, BrokerUrl};
+
+/// The longest wait for any one answer of the broker.
+pub const WAIT: Duration = Duration::from_secs(10);
+/// Seconds between heartbeats; a dead peer is noticed after twice as long.
+const HEARTBEAT: &str = "15";
+
+/// Why an operation on the broker failed.
+#[derive(Clone, Debug)]
+pub struct BrokerError {
+    /// One readable sentence.
+    pub message: String,
+    /// The AMQP reply code, where the broker gave one.
+    pub code: Option<u16>,
+}
+
+impl BrokerError {
+    /// The broker's word for a queue that exists with other arguments.
+    pub const PRECONDITION_FAILED: u16 = 406;
+    /// The broker's word for a queue that does not exist.
+    pub const NOT_FOUND: u16 = 404;
+}
+
+impl std::fmt::Display for BrokerError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// Awaits one operation of the broker, at most [`WAIT`].
+pub(crate) async fn bounded<T>(
+    what: &str,
+    operation: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, BrokerError> {
+    match timeout(WAIT, operation).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(described(what, &error)),
+        Err(_) => Err(BrokerError {
+            message: format!("{what}: no answer within {} s", WAIT.as_secs()),
+            code: None,
+        }),
+    }
+}
+
+fn described(what: &str, error: &lapin::Error) -> BrokerError {
+    let (message, code) = match error.kind() {
+        lapin::ErrorKind::ProtocolError(refusal) => {
+            (refusal.get_message().to_string(), Some(refusal.get_id()))
+        }
+        _ => (error.to_string(), None),
+    };
+    BrokerError {
+        message: format!("{what}: {message}"),
+        code,
+    }
+}
+
+/// Where and how to connect; remembers which node's turn it is.
+#[derive(Debug)]
+pub struct Connector {
+    config: config::Broker,
+    turn: AtomicUsize,
+}
+
+impl Connector {
+    /// A connector that begins with the first node.
+    #[must_use]
+    pub fn new(config: config::Broker) -> Self {
+        Self {
+            config,
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// What it was made with.
+    #[must_use]
+    pub fn config(&self) -> &config::Broker {
+        &self.config
+    }
+
+    /// Connects to the node whose turn it is; after a failure it is the next one's turn.
+    ///
+    /// # Errors
+    /// Names the node and what went wrong.
+    pub async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
+        let urls = &self.config.urls;
+        let turn = self.turn.load(Ordering::Relaxed) % urls.len().max(1);
+        let Some(url) = urls.get(turn) else {
+            return Err(BrokerError {
+                message: "broker.urls is empty".to_owned(),
+                code: None,
+            });
+        };
+        let connected = self.connect_to(url, purpose).await;
+        if connected.is_err() {
+            self.turn.store(turn + 1, Ordering::Relaxed);
+        }
+        connected
+    }
+
+    async fn connect_to(&self, url: &BrokerUrl, purpose: &str) -> Result<Connection, BrokerError> {
+        let what = format!("connect to {}", url.shown);
+        let fail = |message: String| BrokerError {
+            message: format!("{what}: {message}"),
+            code: None,
+        };
+        let tls = self.tls().await.map_err(fail)?;
+        let runtime = lapin::runtime::default_runtime().map_err(|e| described(&what, &e))?;
+        let name = format!("{} {purpose}", crate::worker_name());
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let address = with_heartbeat(url);
+        bounded(
+            &what,
+            Connection::connect_with_config(&address, properties, tls, runtime),
+        )
+        .await
+    }
+
+    async fn tls(&self) -> Result<OwnedTLSConfig, String> {
+        let read = async |path: &std::path::Path| {
+            tokio::fs::read(path)
+                .await
+                .map_err(|e| format!("{}: {e}", path.display()))
+        };
+        let cert_chain = match &self.config.ca_file {
+            Some(path) => Some(
+                String::from_utf8(read(path).await?)
+                    .map_err(|_| format!("{}: not a PEM file", path.display()))?,
+            ),
+            None => None,
+        };
+        let identity = match (&self.config.client_cert_file, &self.config.client_key_file) {
+            (Some(cert), Some(key)) => Some(OwnedIdentity::PKCS8 {
+                pem: read(cert).await?,
+                key: read(key).await?,
+            }),
+            _ => None,
+        };
+        Ok(OwnedTLSConfig {
+            identity,
+            cert_chain,
+        })
+    }
+}
+
+/// The address with a heartbeat, unless it names one.
+fn with_heartbeat(url: &BrokerUrl) -> String {
+    let secret = url.secret.expose_secret();
+    let Ok(mut address) = Url::parse(secret) else {
+        return secret.to_owned();
+    };
+    if !address.query_pairs().any(|(key, _)| key == "heartbeat") {
+        address
+            .query_pairs_mut()
+            .append_pair("heartbeat", HEARTBEAT);
+    }
+    address.into()
+}
+
+/// The virtual host that an address names.
+#[must_use]
+pub fn vhost(url: &BrokerUrl) -> String {
+    let parsed: Result<lapin::uri::AMQPUri, _> = url.secret.expose_secret().parse();
+    parsed.map_or_else(|_| "/".to_owned(), |uri| uri.vhost)
+}
+
+/// Opens a channel.
+pub(crate) async fn open_channel(connection: &Connection) -> Result<Channel, BrokerError> {
+    bounded("open a channel", connection.create_channel()).await
+}
+
+/// Closes a connection; what was written before is with the broker when this returns in time.
+pub(crate) async fn close(connection: &Connection) {
+    // A connection that is gone already is as good as closed.
+    let _ = bounded("close the connection", connection.close(200, "OK".into())).await;
+}

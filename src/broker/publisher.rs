@@ -1,0 +1,282 @@
+//! Publishing with confirms, on a connection of its own: while the broker has a connection blocked, nothing is written on
+//! it, acks included.
+//!
+//! One publish at a time on each channel: lapin hands a returned message to whichever confirm resolves next, so with more
+//! than one under way an unroutable message could look confirmed.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{Channel, Confirmation, Connection, Event};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::connect::{Connector, WAIT, bounded, close, open_channel};
+use crate::broker::topology::{self, Topology, short};
+use crate::broker::{Properties, Publish, PublishError};
+use crate::config::TopologyMode;
+
+/// Publishes under way at a time, each on a channel of its own.
+const CHANNELS: usize = 16;
+/// The frame size that RabbitMQ negotiates by default.
+const DEFAULT_FRAME_MAX: usize = 131_072;
+/// Persistent, as the AMQP specification numbers it.
+const PERSISTENT: u8 = 2;
+
+/// A pool of confirm channels on one connection, opened when first needed and opened anew when it broke.
+pub struct Publisher {
+    connector: Arc<Connector>,
+    purpose: &'static str,
+    link: tokio::sync::Mutex<Option<Link>>,
+    places: Semaphore,
+    frame_max: AtomicUsize,
+    tasks: TaskTracker,
+    /// Declared when a message is returned: a queue was deleted.
+    topology: Option<Topology>,
+}
+
+/// A connection with its idle channels.
+#[derive(Clone)]
+struct Link {
+    connection: Arc<Connection>,
+    idle: Arc<Mutex<Vec<Channel>>>,
+    /// Why the broker accepts nothing now.
+    blocked: Arc<Mutex<Option<String>>>,
+    _watch: Arc<AbortOnDrop>,
+}
+
+/// Ends the task that follows a connection's events when the connection is given up.
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Publisher {
+    /// A publisher that connects when first used. `tasks` waits for what it leaves running.
+    #[must_use]
+    pub fn new(connector: Arc<Connector>, purpose: &'static str, tasks: TaskTracker) -> Self {
+        Self {
+            connector,
+            purpose,
+            link: tokio::sync::Mutex::new(None),
+            places: Semaphore::new(CHANNELS),
+            frame_max: AtomicUsize::new(DEFAULT_FRAME_MAX),
+            tasks,
+            topology: None,
+        }
+    }
+
+    /// The same, which declares its queues again when one of them is gone, unless others own them.
+    #[must_use]
+    pub fn declaring(mut self, topology: &Topology) -> Self {
+        let ours = self.connector.config().topology == TopologyMode::Declare;
+        self.topology = ours.then(|| topology.clone());
+        self
+    }
+
+    /// Closes the connection.
+    pub async fn close(&self) {
+        if let Some(link) = self.link.lock().await.take() {
+            close(&link.connection).await;
+        }
+    }
+
+    async fn send(
+        &self,
+        queue: &str,
+        body: &[u8],
+        properties: Properties,
+    ) -> Result<(), PublishError> {
+        let unconnected =
+            |error: crate::broker::connect::BrokerError| PublishError::Unconnected(error.message);
+        let name = short(queue).map_err(unconnected)?;
+        let Ok(_place) = self.places.acquire().await else {
+            return Err(PublishError::Unconnected(
+                "the publisher is closed".to_owned(),
+            ));
+        };
+        let link = self.link().await?;
+        if let Some(reason) = link.blocked() {
+            return Err(PublishError::Blocked(reason));
+        }
+        let channel = link.channel().await.map_err(unconnected)?;
+        let confirmed = confirm(&channel, name, body, properties).await;
+        if matches!(
+            confirmed,
+            Ok(()) | Err(PublishError::Refused | PublishError::Returned(_))
+        ) {
+            link.idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(channel);
+        } else if let Some(reason) = link.blocked() {
+            // What waits in the client would be sent once the broker unblocks: give it up with the connection.
+            self.forget(&link).await;
+            return Err(PublishError::Blocked(reason));
+        }
+        if let (Err(PublishError::Returned(_)), Some(topology)) = (&confirmed, &self.topology) {
+            // The next try tells whether it helped.
+            let _ = topology::apply(&link.connection, topology, TopologyMode::Declare).await;
+        }
+        confirmed
+    }
+
+    /// The present connection, or a new one.
+    async fn link(&self) -> Result<Link, PublishError> {
+        let mut current = self.link.lock().await;
+        if let Some(link) = current
+            .as_ref()
+            .filter(|link| link.connection.status().connected())
+        {
+            return Ok(link.clone());
+        }
+        let connected = self.connector.connect(self.purpose).await;
+        let connection =
+            Arc::new(connected.map_err(|error| PublishError::Unconnected(error.message))?);
+        let frame_max =
+            usize::try_from(connection.configuration().frame_max()).unwrap_or(DEFAULT_FRAME_MAX);
+        // AMQP 0-9-1: zero means that no limit was agreed upon.
+        self.frame_max.store(
+            if frame_max == 0 {
+                DEFAULT_FRAME_MAX
+            } else {
+                frame_max
+            },
+            Ordering::Relaxed,
+        );
+        let blocked = Arc::default();
+        let watch = self
+            .tasks
+            .spawn(watch(connection.events_listener(), Arc::clone(&blocked)));
+        let link = Link {
+            connection,
+            idle: Arc::default(),
+            blocked,
+            _watch: Arc::new(AbortOnDrop(watch.abort_handle())),
+        };
+        *current = Some(link.clone());
+        Ok(link)
+    }
+
+    async fn forget(&self, link: &Link) {
+        let mut current = self.link.lock().await;
+        if current
+            .as_ref()
+            .is_some_and(|present| Arc::ptr_eq(&present.connection, &link.connection))
+        {
+            *current = None;
+        }
+    }
+}
+
+impl Publish for Publisher {
+    fn publish<'a>(
+        &'a self,
+        queue: &'a str,
+        body: &'a [u8],
+        properties: Properties,
+    ) -> BoxFuture<'a, Result<(), PublishError>> {
+        Box::pin(self.send(queue, body, properties))
+    }
+
+    fn frame_max(&self) -> usize {
+        self.frame_max.load(Ordering::Relaxed)
+    }
+}
+
+impl Link {
+    fn blocked(&self) -> Option<String> {
+        self.blocked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    async fn channel(&self) -> Result<Channel, crate::broker::connect::BrokerError> {
+        let idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        if let Some(channel) = idle.filter(|channel| channel.status().connected()) {
+            return Ok(channel);
+        }
+        let channel = open_channel(&self.connection).await?;
+        bounded(
+            "ask for confirms",
+            channel.confirm_select(ConfirmSelectOptions::default()),
+        )
+        .await?;
+        Ok(channel)
+    }
+}
+
+async fn confirm(
+    channel: &Channel,
+    queue: lapin::types::ShortString,
+    body: &[u8],
+    properties: Properties,
+) -> Result<(), PublishError> {
+    let options = BasicPublishOptions {
+        mandatory: true,
+        ..BasicPublishOptions::default()
+    };
+    let shown = queue.to_string();
+    let publish = async {
+        channel
+            .basic_publish(
+                "".into(),
+                queue,
+                options,
+                body,
+                properties.with_delivery_mode(PERSISTENT),
+            )
+            .await?
+            .await
+    };
+    match timeout(WAIT, publish).await {
+        Ok(Ok(Confirmation::Ack(None))) => Ok(()),
+        Ok(Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)))) => Err(
+            PublishError::Returned(format!("{} ({shown})", returned.reply_text)),
+        ),
+        Ok(Ok(Confirmation::Nack(None))) => Err(PublishError::Refused),
+        Ok(Ok(Confirmation::NotRequested)) => Err(PublishError::Unconfirmed(
+            "confirms are off on this channel".to_owned(),
+        )),
+        Ok(Err(error)) => Err(PublishError::Unconfirmed(error.to_string())),
+        Err(_) => Err(PublishError::Unconfirmed(format!(
+            "no confirm within {} s",
+            WAIT.as_secs()
+        ))),
+    }
+}
+
+/// Follows what the broker says of its resources, until the connection ends.
+async fn watch(
+    events: impl futures_util::Stream<Item = Event>,
+    blocked: Arc<Mutex<Option<String>>>,
+) {
+    let set = |reason| *blocked.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    let mut events = std::pin::pin!(events);
+    while let Some(event) = events.next().await {
+        match event {
+            Event::ConnectionBlocked(reason) => {
+                tracing::warn!(reason, "the broker has blocked publishing");
+                set(Some(reason));
+            }
+            Event::ConnectionUnblocked => {
+                tracing::info!("the broker takes messages again");
+                set(None);
+            }
+            Event::Error(_) => return,
+            _ => {}
+        }
+    }
+}

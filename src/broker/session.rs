@@ -1,0 +1,231 @@
+//! Consuming: one connection, supervised. When it breaks, everything is built anew after a jittered, growing wait; nothing
+//! is acked that was not settled, so the broker delivers it again.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use lapin::message::Delivery as LapinDelivery;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+};
+use lapin::{Acker, Connection, Consumer};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::connect::{BrokerError, Connector, WAIT, bounded, close, open_channel};
+use crate::broker::topology::{self, Topology, TopologyError, short};
+use crate::broker::{Delivery, Headers, Message, Receipt, Stale};
+use crate::retry::{Pauses, jittered};
+
+/// First and longest wait before another attempt to connect.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
+
+/// What happens to the consuming connection.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// It consumes, or stands by behind another consumer.
+    Connected,
+    /// It is gone, or could not be made, for this reason; the next attempt follows.
+    Lost(String),
+}
+
+/// Told of every [`Change`].
+pub type OnChange = Arc<dyn Fn(Change) + Send + Sync>;
+
+/// Consumes the work queue.
+pub struct Session {
+    /// Where and how to connect.
+    pub connector: Arc<Connector>,
+    /// The queues to declare first.
+    pub topology: Topology,
+    /// Deliveries unsettled at a time.
+    pub prefetch: u16,
+    /// Told of every change.
+    pub on_change: OnChange,
+}
+
+impl Session {
+    /// Consumes until `stop`, then returns what was not handed over, and keeps the connection for what is still to be
+    /// settled until `drained`.
+    ///
+    /// # Errors
+    /// A queue that exists with other arguments, in words for an operator.
+    pub async fn run(
+        &self,
+        deliveries: &mpsc::Sender<Delivery>,
+        stop: &CancellationToken,
+        drained: &CancellationToken,
+    ) -> Result<(), String> {
+        let mut pauses = Pauses::new(RECONNECT.0, RECONNECT.1);
+        while !stop.is_cancelled() {
+            match self.consume(deliveries, stop, drained, &mut pauses).await {
+                Ok(()) => return Ok(()),
+                Err(TopologyError::Differs(text)) => return Err(text),
+                Err(TopologyError::Broker(error)) => (self.on_change)(Change::Lost(error.message)),
+            }
+            let wait = jittered(pauses.next(), fastrand::f64());
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// One connection's life.
+    async fn consume(
+        &self,
+        deliveries: &mpsc::Sender<Delivery>,
+        stop: &CancellationToken,
+        drained: &CancellationToken,
+        pauses: &mut Pauses,
+    ) -> Result<(), TopologyError> {
+        let opened = tokio::select! {
+            opened = self.open() => opened?,
+            () = stop.cancelled() => return Ok(()),
+        };
+        let (connection, channel, consumer) = opened;
+        pauses.reset();
+        (self.on_change)(Change::Connected);
+        let ended = hand_over(consumer, &channel, deliveries, stop).await;
+        if ended.is_ok() {
+            // The settled deliveries' acks travel on this connection.
+            drained.cancelled().await;
+        }
+        close(&connection).await;
+        ended.map_err(TopologyError::Broker)
+    }
+
+    async fn open(&self) -> Result<(Connection, lapin::Channel, Consumer), TopologyError> {
+        let connection = self
+            .connector
+            .connect("consumer")
+            .await
+            .map_err(TopologyError::Broker)?;
+        let config = self.connector.config();
+        topology::apply(&connection, &self.topology, config.topology).await?;
+        let subscribed = subscribe(&connection, &config.queue, self.prefetch).await;
+        let (channel, consumer) = subscribed.map_err(TopologyError::Broker)?;
+        Ok((connection, channel, consumer))
+    }
+}
+
+async fn subscribe(
+    connection: &Connection,
+    queue: &str,
+    prefetch: u16,
+) -> Result<(lapin::Channel, Consumer), BrokerError> {
+    let channel = open_channel(connection).await?;
+    // Before consuming: it is the only bound on the client's buffer.
+    bounded(
+        "set the prefetch",
+        channel.basic_qos(prefetch, BasicQosOptions::default()),
+    )
+    .await?;
+    let consume = channel.basic_consume(
+        short(queue)?,
+        "".into(),
+        BasicConsumeOptions::default(),
+        Headers::default(),
+    );
+    let consumer = bounded(&format!("consume {queue}"), consume).await?;
+    Ok((channel, consumer))
+}
+
+/// Hands deliveries over until `stop` (then `Ok`) or until the stream ends, whose first error or end is final.
+async fn hand_over(
+    mut consumer: Consumer,
+    channel: &lapin::Channel,
+    deliveries: &mpsc::Sender<Delivery>,
+    stop: &CancellationToken,
+) -> Result<(), BrokerError> {
+    let lost = |message: String| {
+        Err(BrokerError {
+            message,
+            code: None,
+        })
+    };
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = stop.cancelled() => return drain(consumer, channel).await,
+            next = consumer.next() => next,
+        };
+        match next {
+            Some(Ok(delivery)) => {
+                if let Err(unsent) = deliveries.send(receive(delivery)).await {
+                    // Nobody takes deliveries any more: the worker is stopping.
+                    let _ = unsent.0.receipt.give_back().await;
+                }
+            }
+            Some(Err(error)) => return lost(format!("consuming: {error}")),
+            None => return lost("the broker has ended the consumer; was the queue deleted, or did a delivery take too long?".to_owned()),
+        }
+    }
+}
+
+/// Ends the consumer and returns what it had not handed over.
+async fn drain(mut consumer: Consumer, channel: &lapin::Channel) -> Result<(), BrokerError> {
+    let tag = consumer.tag();
+    bounded(
+        "cancel the consumer",
+        channel.basic_cancel(tag, BasicCancelOptions::default()),
+    )
+    .await?;
+    while let Ok(Some(Ok(delivery))) = timeout(WAIT, consumer.next()).await {
+        let _ = Box::new(AckerReceipt(delivery.acker)).give_back().await;
+    }
+    Ok(())
+}
+
+fn receive(delivery: LapinDelivery) -> Delivery {
+    Delivery {
+        message: Message {
+            body: delivery.data,
+            properties: delivery.properties,
+            exchange: delivery.exchange.to_string(),
+            routing_key: delivery.routing_key.to_string(),
+        },
+        receipt: Box::new(AckerReceipt(delivery.acker)),
+    }
+}
+
+struct AckerReceipt(Acker);
+
+impl fmt::Debug for AckerReceipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AckerReceipt")
+    }
+}
+
+impl Receipt for AckerReceipt {
+    fn usable(&self) -> bool {
+        self.0.usable()
+    }
+
+    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
+        Box::pin(
+            async move { settled(timeout(WAIT, self.0.ack(BasicAckOptions::default())).await) },
+        )
+    }
+
+    fn give_back(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
+        let options = BasicNackOptions {
+            requeue: true,
+            multiple: false,
+        };
+        Box::pin(async move { settled(timeout(WAIT, self.0.nack(options)).await) })
+    }
+}
+
+/// `Ok(true)` alone means that the broker was told.
+fn settled(result: Result<lapin::Result<bool>, tokio::time::error::Elapsed>) -> Result<(), Stale> {
+    match result {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false) | Err(_)) | Err(_) => Err(Stale),
+    }
+}

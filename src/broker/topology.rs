@@ -1,0 +1,245 @@
+//! The queues: what the worker declares, and the same as RabbitMQ definitions.
+//!
+//! All are quorum queues. What the broker itself gives up goes to the dead-letter queue, at least once: a limit without a
+//! dead-letter target would drop it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lapin::options::QueueDeclareOptions;
+use lapin::{Connection, types};
+use serde_json::{Value, json};
+
+use crate::broker::connect::{BrokerError, bounded, close, open_channel};
+use crate::broker::{HeaderValue, Headers, ShortString};
+use crate::config::{self, TopologyMode};
+use crate::duration;
+
+/// How often a message of the work queue may come back before the broker gives it up.
+const WORK_DELIVERY_LIMIT: i64 = 100;
+/// The same for all other queues: as good as never, but a number, since RabbitMQ 4 takes 20 where none is given.
+const OTHER_DELIVERY_LIMIT: i64 = 1_000_000;
+/// Messages that a queue with at-least-once dead-lettering takes before it refuses more; refused ones are published again.
+const MAX_LENGTH: i64 = 10_000_000;
+/// How long a held message stays away.
+pub const HOLD: Duration = Duration::from_secs(10);
+
+/// One queue and its arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Its name.
+    pub name: String,
+    /// Its arguments, `x-queue-type` included.
+    pub arguments: BTreeMap<&'static str, Argument>,
+}
+
+/// The value of a queue argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// A text.
+    Text(String),
+    /// A number.
+    Number(i64),
+    /// A switch.
+    Switch(bool),
+}
+
+/// Every queue that the worker uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// The queues, the work queue first.
+    pub queues: Vec<Queue>,
+}
+
+/// Name of the retry queue of a delay: equal delays share one.
+#[must_use]
+pub fn retry_queue(queue: &str, delay: Duration) -> String {
+    format!("{queue}.retry.{}", duration::format(delay))
+}
+
+/// Name of the queue that takes held messages.
+#[must_use]
+pub fn hold_queue(queue: &str) -> String {
+    format!("{queue}.retry.hold")
+}
+
+impl Topology {
+    /// The queues of a configuration.
+    #[must_use]
+    pub fn new(broker: &config::Broker, delays: &[Duration]) -> Self {
+        let mut queues = vec![
+            work(broker),
+            dead_letter(broker),
+            waiting(broker, hold_queue(&broker.queue), HOLD),
+        ];
+        for delay in delays {
+            let name = retry_queue(&broker.queue, *delay);
+            if !queues.iter().any(|queue| queue.name == name) {
+                queues.push(waiting(broker, name, *delay));
+            }
+        }
+        Self { queues }
+    }
+
+    /// The same as RabbitMQ definitions, for `rabbitmqadmin definitions import`.
+    #[must_use]
+    pub fn definitions(&self, vhost: &str) -> Value {
+        let queues: Vec<Value> = self
+            .queues
+            .iter()
+            .map(|queue| {
+                let arguments: BTreeMap<_, _> = queue.arguments.iter().map(|(key, value)| (*key, value.json())).collect();
+                json!({
+                    "name": queue.name, "vhost": vhost, "durable": true, "auto_delete": false, "arguments": arguments,
+                })
+            })
+            .collect();
+        json!({ "queues": queues })
+    }
+}
+
+fn work(broker: &config::Broker) -> Queue {
+    let mut arguments = dead_lettering_to(&broker.dead_letter_queue);
+    arguments.insert("x-delivery-limit", Argument::Number(WORK_DELIVERY_LIMIT));
+    if broker.single_active_consumer {
+        arguments.insert("x-single-active-consumer", Argument::Switch(true));
+    }
+    Queue {
+        name: broker.queue.clone(),
+        arguments,
+    }
+}
+
+fn dead_letter(broker: &config::Broker) -> Queue {
+    Queue {
+        name: broker.dead_letter_queue.clone(),
+        arguments: quorum(),
+    }
+}
+
+fn waiting(broker: &config::Broker, name: String, delay: Duration) -> Queue {
+    let mut arguments = dead_lettering_to(&broker.queue);
+    let millis = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+    arguments.insert("x-message-ttl", Argument::Number(millis));
+    Queue { name, arguments }
+}
+
+fn quorum() -> BTreeMap<&'static str, Argument> {
+    BTreeMap::from([
+        ("x-queue-type", Argument::Text("quorum".to_owned())),
+        ("x-delivery-limit", Argument::Number(OTHER_DELIVERY_LIMIT)),
+    ])
+}
+
+fn dead_lettering_to(queue: &str) -> BTreeMap<&'static str, Argument> {
+    let text = |text: &str| Argument::Text(text.to_owned());
+    let mut arguments = quorum();
+    arguments.extend([
+        ("x-dead-letter-exchange", text("")),
+        ("x-dead-letter-routing-key", text(queue)),
+        ("x-dead-letter-strategy", text("at-least-once")),
+        ("x-overflow", text("reject-publish")),
+        ("x-max-length", Argument::Number(MAX_LENGTH)),
+    ]);
+    arguments
+}
+
+impl Argument {
+    fn json(&self) -> Value {
+        match self {
+            Self::Text(text) => json!(text),
+            Self::Number(number) => json!(number),
+            Self::Switch(on) => json!(on),
+        }
+    }
+
+    fn amqp(&self) -> HeaderValue {
+        match self {
+            Self::Text(text) => HeaderValue::LongString(text.as_str().into()),
+            Self::Number(number) => HeaderValue::LongLongInt(*number),
+            Self::Switch(on) => HeaderValue::Boolean(*on),
+        }
+    }
+}
+
+/// Why the queues are not as they have to be.
+#[derive(Clone, Debug)]
+pub enum TopologyError {
+    /// The broker did not do it; it may later.
+    Broker(BrokerError),
+    /// A queue exists with other arguments; a person has to decide.
+    Differs(String),
+}
+
+/// Declares every queue, or with [`TopologyMode::Verify`] looks whether it is there, on a channel that is thrown away.
+///
+/// # Errors
+/// [`TopologyError`]
+pub async fn apply(
+    connection: &Connection,
+    topology: &Topology,
+    mode: TopologyMode,
+) -> Result<(), TopologyError> {
+    let channel = open_channel(connection)
+        .await
+        .map_err(TopologyError::Broker)?;
+    for queue in &topology.queues {
+        let name = short(&queue.name).map_err(TopologyError::Broker)?;
+        let options = QueueDeclareOptions {
+            durable: true,
+            passive: mode == TopologyMode::Verify,
+            ..QueueDeclareOptions::default()
+        };
+        let what = format!("declare the queue {}", queue.name);
+        let declared = bounded(&what, channel.queue_declare(name, options, table(queue))).await;
+        declared.map_err(|error| explain(error, &queue.name))?;
+    }
+    // The queues stand; a channel that does not close properly is no reason to doubt it.
+    let _ = bounded("close the channel", channel.close(200, "OK".into())).await;
+    Ok(())
+}
+
+/// Connects only to declare.
+///
+/// # Errors
+/// [`TopologyError`]
+pub async fn apply_once(
+    connector: &crate::broker::connect::Connector,
+    topology: &Topology,
+) -> Result<(), TopologyError> {
+    let connection = connector
+        .connect("topology")
+        .await
+        .map_err(TopologyError::Broker)?;
+    let applied = apply(&connection, topology, TopologyMode::Declare).await;
+    close(&connection).await;
+    applied
+}
+
+fn table(queue: &Queue) -> Headers {
+    let mut table = types::FieldTable::default();
+    for (key, value) in &queue.arguments {
+        table.insert((*key).into(), value.amqp());
+    }
+    table
+}
+
+/// A name for the wire.
+pub(crate) fn short(text: &str) -> Result<ShortString, BrokerError> {
+    ShortString::try_new(text).map_err(|_| BrokerError {
+        message: format!("the name {text:?} has more than 255 bytes"),
+        code: None,
+    })
+}
+
+fn explain(error: BrokerError, queue: &str) -> TopologyError {
+    if error.code != Some(BrokerError::PRECONDITION_FAILED) {
+        return TopologyError::Broker(error);
+    }
+    TopologyError::Differs(format!(
+        "the queue {queue} exists with other arguments and is left alone: {}\n\
+         Ways out: delete the queue once it is empty and let the worker declare it; or name another queue in broker.queue; \
+         or, where others own the queues, set broker.topology = \"verify\". `topology` prints what the worker declares.",
+        error.message
+    ))
+}

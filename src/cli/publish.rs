@@ -1,0 +1,106 @@
+//! `publish`: task messages to the work queue.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::connect::Connector;
+use crate::broker::publisher::Publisher;
+use crate::broker::{Properties, Publish as _};
+use crate::cli::{Error, load, open, print};
+use crate::config::Sources;
+use crate::export::{Input, Outgoing};
+
+/// Publishes under way at a time.
+const AT_A_TIME: usize = 16;
+
+/// Arguments of `publish`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// File with a JSON object, an array of them, JSON lines, or an export; standard input when left out or -
+    file: Option<PathBuf>,
+}
+
+/// Publishes everything that the input holds, in no particular order.
+///
+/// # Errors
+/// The place of the first bad input, or what the broker said, with how many were published.
+pub async fn run(
+    args: &Args,
+    sources: &Sources,
+    stop: &CancellationToken,
+) -> Result<ExitCode, Error> {
+    let config = load(sources, &[])?;
+    let queue = config.broker.queue.clone();
+    let input = Input::new(open(args.file.as_deref())?);
+    let publisher = Publisher::new(
+        Arc::new(Connector::new(config.broker)),
+        "publish",
+        TaskTracker::new(),
+    );
+    let bar = progress();
+    let sent = publish_all(input, &publisher, &queue, &bar, stop).await;
+    bar.finish_and_clear();
+    publisher.close().await;
+    let published = bar.position();
+    sent.map_err(|why| {
+        Error::failed(format!(
+            "{why}\n{published} messages were published and confirmed before that"
+        ))
+    })?;
+    print(&format!(
+        "{published} messages published to {queue}, each confirmed"
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn publish_all(
+    input: Input,
+    publisher: &Publisher,
+    queue: &str,
+    bar: &ProgressBar,
+    stop: &CancellationToken,
+) -> Result<(), String> {
+    let messages = futures_util::stream::iter(input);
+    let mut confirms = messages
+        .map(|message| async move {
+            let Outgoing {
+                body,
+                properties,
+                place,
+            } = message?;
+            let properties: Properties = properties;
+            let sent = publisher.publish(queue, &body, properties).await;
+            sent.map_err(|error| format!("message {place}: {error}"))
+        })
+        .buffer_unordered(AT_A_TIME);
+    loop {
+        let next = tokio::select! {
+            next = confirms.next() => next,
+            () = stop.cancelled() => return Err("interrupted".to_owned()),
+        };
+        match next {
+            Some(sent) => sent?,
+            None => return Ok(()),
+        }
+        bar.inc(1);
+    }
+}
+
+/// A progress bar, drawn on a terminal only.
+fn progress() -> ProgressBar {
+    let bar = ProgressBar::no_length();
+    if let Ok(style) =
+        ProgressStyle::with_template("{spinner} {pos} published, {per_sec}, {elapsed}")
+    {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}

@@ -1,0 +1,30 @@
+//! `run`: the worker.
+
+use std::process::ExitCode;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::cli::Error;
+use crate::config::{Config, Loaded, Sources};
+use crate::telemetry;
+
+/// Works until `stop`.
+///
+/// # Errors
+/// An invalid configuration, an admin address that is taken, a queue that exists with other arguments, the grace exceeded.
+pub async fn run(sources: &Sources, stop: CancellationToken) -> Result<ExitCode, Error> {
+    let Loaded { config, warnings } =
+        Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
+    telemetry::start(&config.log);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let app = App::new(config).await.map_err(Error::failed)?;
+    app.run(stop).await.map_err(|text| {
+        tracing::error!("{text}");
+        Error::failed(text)
+    })?;
+    tracing::info!("stopped: nothing in flight is left");
+    Ok(ExitCode::SUCCESS)
+}

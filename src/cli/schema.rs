@@ -1,0 +1,54 @@
+//! `schema`: the JSON Schema of a task message.
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::cli::{Error, print};
+use crate::payload::REQUIRED;
+
+/// Prints the schema.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn run() -> Result<ExitCode, Error> {
+    print(&serde_json::to_string_pretty(&schema()).map_err(Error::failed)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The schema of a message that relies on no default of the worker's configuration.
+///
+/// That a date exists, that the reminder is not after the completion, and that no key is given twice are beyond what a
+/// schema says; the worker checks them all the same.
+#[must_use]
+pub fn schema() -> Value {
+    const DATE: &str = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])( ([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]|\
+        [Tt ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9]))$";
+    let text = |description: &str| json!({ "type": ["string", "null"], "minLength": 1, "description": description });
+    let required_text =
+        |description: &str| json!({ "type": "string", "minLength": 1, "description": description });
+    let date = |kinds: Value, description: &str| json!({ "type": kinds, "pattern": DATE, "description": description });
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Task message",
+        "description": "A wolkvox CRM task; at most 256 KiB of UTF-8 JSON. Dates are YYYY-MM-DD HH:MM:SS in the \
+                        account's wall clock, or RFC 3339 with an offset.",
+        "type": "object",
+        "properties": {
+            "name": required_text("Name of the activity."),
+            "name_module": required_text("Module of the record, such as cases."),
+            "completion_date": date(json!("string"), "When it is due."),
+            "id_record": required_text("The record in that module."),
+            "wolkvox_owner": required_text("The user that owns the activity."),
+            "description": { "type": ["string", "null"], "description": "Free text, may be empty." },
+            "status": text("Status of the activity."),
+            "priority": { "enum": ["high", "normal", "low", null], "description": "Priority of the activity." },
+            "remember": { "type": ["boolean", "null"], "description": "Whether the CRM reminds." },
+            "reminder_date": date(json!(["string", "null"]), "When the CRM reminds; not after completion_date."),
+        },
+        "required": REQUIRED,
+        "if": { "properties": { "remember": { "const": true } }, "required": ["remember"] },
+        "then": { "properties": { "reminder_date": { "type": "string" } }, "required": ["reminder_date"] },
+        "additionalProperties": false,
+    })
+}

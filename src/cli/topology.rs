@@ -1,0 +1,40 @@
+//! `topology`: what the worker declares.
+
+use std::process::ExitCode;
+
+use crate::broker::connect::{Connector, vhost};
+use crate::broker::topology::{Topology, TopologyError, apply_once};
+use crate::cli::{Error, load, print};
+use crate::config::Sources;
+
+/// Arguments of `topology`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Declare the queues on the broker as well
+    #[arg(long)]
+    apply: bool,
+}
+
+/// Prints the definitions, and declares them where asked to.
+///
+/// # Errors
+/// What the broker said.
+pub async fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
+    let config = load(sources, &[])?;
+    let topology = Topology::new(&config.broker, &config.retry.delays);
+    if args.apply {
+        let applied = apply_once(&Connector::new(config.broker.clone()), &topology).await;
+        applied.map_err(|error| match error {
+            TopologyError::Broker(error) => Error::failed(error),
+            TopologyError::Differs(text) => Error::failed(text),
+        })?;
+    }
+    let vhost = config
+        .broker
+        .urls
+        .first()
+        .map_or_else(|| "/".to_owned(), vhost);
+    let definitions = topology.definitions(&vhost);
+    print(&serde_json::to_string_pretty(&definitions).map_err(Error::failed)?)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,205 @@
+//! Every key that the configuration knows: the one table behind loading, messages and the README.
+
+use std::fmt::Write as _;
+
+use crate::duration;
+
+mod table;
+
+pub use table::KEYS;
+
+/// One row of the configuration's table.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Section and key: `crm.server`.
+    pub name: &'static str,
+    /// What holds where nothing is written.
+    pub preset: Preset,
+    /// What may be written.
+    pub kind: Kind,
+    /// What it is for, in one line.
+    pub meaning: &'static str,
+    /// Whether it takes several entries.
+    pub list: bool,
+    /// Whether it is never shown, and may be given as `<key>_file`.
+    pub secret: bool,
+}
+
+/// See [`Key::preset`].
+#[derive(Clone, Copy, Debug)]
+pub enum Preset {
+    /// This text.
+    Text(&'static str),
+    /// Something that depends on other values, described here.
+    Derived(&'static str),
+    /// Nothing: a command that uses the key demands it.
+    Required,
+    /// Nothing, and that is fine.
+    Absent,
+}
+
+/// See [`Key::kind`].
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// What these words say.
+    Like(&'static str),
+    /// One of these.
+    Choice(&'static [&'static str]),
+    /// A duration from the first to the second.
+    Duration(&'static str, &'static str),
+    /// A whole number from the first to the second.
+    Count(u64, u64),
+    /// A queue's name of at most so many bytes.
+    Queue(usize),
+}
+
+/// The most API tokens: with the most requests a token they stay below what a prefetch count holds.
+pub(super) const MOST_TOKENS: usize = 64;
+/// The most delayed rounds.
+pub(super) const MOST_DELAYS: usize = 20;
+/// A queue's name in AMQP.
+const QUEUE_BYTES: usize = 255;
+/// What the work queue's name leaves free for its longest companion's.
+const SUFFIX_BYTES: usize = ".retry.86399999ms".len();
+
+const fn key(name: &'static str, preset: Preset, kind: Kind, meaning: &'static str) -> Key {
+    Key {
+        name,
+        preset,
+        kind,
+        meaning,
+        list: false,
+        secret: false,
+    }
+}
+
+impl Key {
+    const fn list(mut self) -> Self {
+        self.list = true;
+        self
+    }
+
+    const fn secret(mut self) -> Self {
+        self.secret = true;
+        self
+    }
+
+    /// What may be written, in words.
+    #[must_use]
+    pub fn allowed(&self) -> String {
+        match self.kind {
+            Kind::Duration(least, most) => {
+                format!("{}, from {least} to {most}", duration::ALLOWED)
+            }
+            Kind::Like(_) | Kind::Choice(_) | Kind::Count(..) | Kind::Queue(_) => self.brief(),
+        }
+    }
+
+    /// The same for the README, which says once what a duration is.
+    fn brief(&self) -> String {
+        match self.kind {
+            Kind::Like(words) => words.to_owned(),
+            Kind::Choice(names) => names.join(" or "),
+            Kind::Duration(least, most) => format!("{least} to {most}"),
+            Kind::Count(least, most) => format!("a whole number from {least} to {most}"),
+            Kind::Queue(most) => {
+                format!("1 to {most} bytes without control characters, not beginning with amq.")
+            }
+        }
+    }
+
+    /// The names under which it may be written: itself, and for a secret also `<key>_file`.
+    pub(super) fn slots(&self) -> impl Iterator<Item = String> {
+        let file = self.secret.then(|| format!("{}_file", self.name));
+        std::iter::once(self.name.to_owned()).chain(file)
+    }
+
+    /// The environment variables under which it may be written.
+    pub(super) fn variables(&self) -> Vec<String> {
+        self.slots().map(|slot| variable(&slot)).collect()
+    }
+}
+
+/// The environment variable of a key: `crm.server` is `WTW_CRM_SERVER`.
+#[must_use]
+pub fn variable(name: &str) -> String {
+    format!("WTW_{}", name.replace('.', "_").to_uppercase())
+}
+
+/// The row of a key.
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The table of every key, as the README has it.
+#[must_use]
+pub fn markdown_table() -> String {
+    let mut table = "| key | environment variable | default | allowed; meaning |\n\
+                     | --- | --- | --- | --- |\n"
+        .to_owned();
+    for key in KEYS {
+        let default = match key.preset {
+            Preset::Text(text) | Preset::Derived(text) => format!("`{text}`"),
+            Preset::Required => "required".to_owned(),
+            Preset::Absent => "–".to_owned(),
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            table,
+            "| `{}` | `{}` | {default} | {}; {} |",
+            key.name,
+            key.variables().join("` or `"),
+            key.brief(),
+            key.meaning,
+        );
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_name_has_a_section_and_a_variable_of_its_own() {
+        let names: Vec<String> = KEYS.iter().flat_map(Key::slots).collect();
+        let variables: HashSet<String> = names.iter().map(|name| variable(name)).collect();
+        assert_eq!(variables.len(), names.len());
+        assert!(names.iter().all(|name| name.matches('.').count() == 1));
+        assert_eq!(variable("crm.server"), "WTW_CRM_SERVER");
+        assert!(!variables.contains("WTW_CONFIG"));
+    }
+
+    #[test]
+    fn the_table_has_a_row_of_four_cells_for_every_key() {
+        let table = markdown_table();
+        assert_eq!(table.lines().count(), KEYS.len() + 2);
+        for line in table.lines() {
+            assert_eq!(line.matches('|').count(), 5, "{line}");
+        }
+        assert!(
+            table.contains(
+                "| `crm.connect_timeout` | `WTW_CRM_CONNECT_TIMEOUT` | `5s` | 1ms to 10m; "
+            )
+        );
+        assert!(table.contains("| `ledger.url` | `WTW_LEDGER_URL` or `WTW_LEDGER_URL_FILE` |"));
+    }
+
+    #[test]
+    fn the_bounds_in_words_are_the_bounds_in_code() {
+        assert!(
+            find("crm.tokens")
+                .unwrap()
+                .allowed()
+                .contains(&MOST_TOKENS.to_string())
+        );
+        assert!(
+            find("retry.delays")
+                .unwrap()
+                .allowed()
+                .contains(&MOST_DELAYS.to_string())
+        );
+    }
+}

@@ -1,0 +1,234 @@
+//! What was written: every key's text from the highest layer that has it, not yet understood.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+
+use super::keys::{KEYS, Key, Preset};
+use super::problem::Problem;
+
+mod environment;
+mod file;
+
+/// Where a configuration is looked for. Holds secrets, hence cannot be printed.
+#[derive(Default)]
+pub struct Sources {
+    /// The TOML file that the command line named; `WTW_CONFIG` counts where it named none.
+    pub file: Option<PathBuf>,
+    /// The process's environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Whether the log goes to a terminal.
+    pub terminal: bool,
+}
+
+impl Sources {
+    /// The sources of this process.
+    #[must_use]
+    pub fn of_process(file: Option<PathBuf>) -> Self {
+        Self {
+            file,
+            environment: std::env::vars_os().collect(),
+            terminal: std::io::stderr().is_terminal(),
+        }
+    }
+}
+
+/// The text of one key. May be a secret, hence cannot be printed.
+pub(super) struct Written {
+    /// One entry, or several for a list; trimmed, never empty.
+    pub(super) entries: Vec<String>,
+    /// Where it was found, for people.
+    pub(super) source: String,
+    /// The secret's file that it was read from.
+    pub(super) file: Option<PathBuf>,
+}
+
+/// The text of every key that has one.
+#[derive(Default)]
+pub(super) struct Raw {
+    /// None where what was written was so wrong that it has been reported already.
+    values: HashMap<&'static str, Option<Written>>,
+    /// Whether a whole layer could not be read, so that what is absent may well have been written.
+    pub(super) incomplete: bool,
+}
+
+/// What one layer has under one name.
+struct Given {
+    /// None when it has been reported already.
+    value: Option<Value>,
+    source: String,
+}
+
+/// A value as its layer spells it.
+enum Value {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// One layer, by the names of [`Key::slots`].
+type Layer = HashMap<String, Given>;
+
+impl Raw {
+    /// Reads all layers; what is wrong with them is added to the problems.
+    pub(super) fn read(sources: &Sources, problems: &mut Vec<Problem>) -> Self {
+        let (environment, named) = environment::layer(&sources.environment, problems);
+        let path = sources
+            .file
+            .clone()
+            .map(|path| (path, "--config".to_owned()));
+        let file = path
+            .or(named)
+            .map(|(path, source)| file::layer(&path, &source, problems));
+        let mut raw = Self {
+            incomplete: matches!(file, Some(None)),
+            ..Self::default()
+        };
+        let layers = [Some(environment), file.flatten()];
+        for key in KEYS {
+            // Both layers are looked at, since a conflict in the lower one is an error too.
+            let written: Vec<_> = layers
+                .iter()
+                .flatten()
+                .filter_map(|layer| pick(key, layer, problems))
+                .collect();
+            match (written.into_iter().next(), key.preset) {
+                (Some(choice), _) => raw.insert(key, choice.resolve(key, problems)),
+                (None, Preset::Text(text)) => {
+                    let value = Value::One(text.to_owned());
+                    raw.insert(key, Some(value.written(key, "default".to_owned())));
+                }
+                (None, Preset::Derived(_) | Preset::Required | Preset::Absent) => {}
+            }
+        }
+        raw
+    }
+
+    /// The text of a key: nothing when unset, nothing inside when it has been reported already.
+    pub(super) fn get(&self, name: &str) -> Option<Option<&Written>> {
+        self.values.get(name).map(Option::as_ref)
+    }
+
+    /// Sets the text of a key.
+    pub(super) fn insert(&mut self, key: &Key, written: Option<Written>) {
+        self.values.insert(key.name, written);
+    }
+}
+
+/// Which of a layer's spellings of a key counts.
+enum Choice<'a> {
+    Value(&'a Value, &'a str),
+    File(PathBuf, &'a str),
+    Reported,
+}
+
+fn pick<'a>(key: &Key, layer: &'a Layer, problems: &mut Vec<Problem>) -> Option<Choice<'a>> {
+    let [value, file] = [key.name.to_owned(), format!("{}_file", key.name)]
+        .map(|slot| layer.get(&slot))
+        .map(|given| given.map(|given| (given.value.as_ref(), given.source.as_str())));
+    // Only a secret's file stands for the key; `broker.ca_file` and its like are keys themselves.
+    match (value, file.filter(|_| key.secret)) {
+        (None, None) => None,
+        (Some((_, source)), Some((_, other))) => {
+            let message = format!("is given both as a value and as a file, by {other}");
+            problems.push(Problem::new(key.name, source, message).allowed("one of the two"));
+            Some(Choice::Reported)
+        }
+        (Some((Some(value), source)), None) => Some(Choice::Value(value, source)),
+        (None, Some((Some(Value::One(path)), source))) => {
+            Some(Choice::File(PathBuf::from(path), source))
+        }
+        (Some((None, _)), None) | (None, Some((None | Some(Value::Many(_)), _))) => {
+            Some(Choice::Reported)
+        }
+    }
+}
+
+impl Choice<'_> {
+    fn resolve(self, key: &Key, problems: &mut Vec<Problem>) -> Option<Written> {
+        match self {
+            Self::Value(value, source) => Some(value.written(key, source.to_owned())),
+            Self::File(path, source) => match read_secret(key, &path) {
+                Ok(written) => Some(written),
+                Err(message) => {
+                    let source = match path.is_absolute() || path.exists() {
+                        true => format!("file {}, named by {source}", path.display()),
+                        // Perhaps the secret itself, put where its file's path belongs.
+                        false => format!("file named by {source}"),
+                    };
+                    problems.push(Problem::new(key.name, source, message).allowed(key.allowed()));
+                    None
+                }
+            },
+            Self::Reported => None,
+        }
+    }
+}
+
+impl Value {
+    fn written(&self, key: &Key, source: String) -> Written {
+        let entries = match self {
+            Self::One(text) if key.list => entries(text),
+            Self::One(text) => vec![text.clone()],
+            Self::Many(texts) => texts.clone(),
+        };
+        Written {
+            entries,
+            source,
+            file: None,
+        }
+    }
+}
+
+/// The entries of a list in one text: separated by commas or line ends, blanks aside.
+fn entries(text: &str) -> Vec<String> {
+    text.split([',', '\n'])
+        .map(str::trim)
+        .filter(|entry| !entry.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Reads a secret's file.
+///
+/// # Errors
+/// What is wrong with the file, as the rest of a sentence; never its content.
+pub(super) fn read_secret(key: &Key, path: &Path) -> Result<Written, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let entries = match text.trim() {
+        text if key.list => entries(text),
+        "" => Vec::new(),
+        text if text.contains('\n') => return Err("has more than one line".to_owned()),
+        text => vec![text.to_owned()],
+    };
+    // Unset would mean the default here, which nobody who names a file has in mind.
+    if entries.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    Ok(Written {
+        entries,
+        source: format!("file {}", path.display()),
+        file: Some(path.to_owned()),
+    })
+}
+
+/// Whether a text amounts to nothing, which means unset.
+fn is_unset(key: &Key, text: &str) -> bool {
+    match key.list {
+        true => entries(text).is_empty(),
+        false => text.trim().is_empty(),
+    }
+}
+
+/// The key that is written under a name of [`Key::slots`].
+fn slot(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.slots().any(|slot| slot == name))
+}
+
+/// The end of a sentence about a name that is not known.
+fn did_you_mean(name: Option<String>) -> String {
+    match name {
+        Some(name) => format!("is not known; did you mean {name}?"),
+        None => "is not known".to_owned(),
+    }
+}

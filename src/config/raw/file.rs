@@ -1,0 +1,145 @@
+//! The TOML file's layer.
+
+use std::path::Path;
+
+use toml::{Table, Value as Toml};
+
+use super::{Given, Layer, Value, did_you_mean, is_unset, slot};
+use crate::config::keys::{KEYS, Key};
+use crate::config::problem::Problem;
+use crate::nearest::nearest;
+
+/// The layer as far as it has been read.
+struct Reading<'a> {
+    source: String,
+    layer: Layer,
+    problems: &'a mut Vec<Problem>,
+}
+
+/// Reads the layer, or nothing when the file as a whole cannot be read.
+pub(super) fn layer(path: &Path, named_by: &str, problems: &mut Vec<Problem>) -> Option<Layer> {
+    let table = match read(path, named_by) {
+        Ok(table) => table,
+        Err(problem) => {
+            problems.push(problem);
+            return None;
+        }
+    };
+    let mut reading = Reading {
+        source: path.display().to_string(),
+        layer: Layer::new(),
+        problems,
+    };
+    for (name, value) in table {
+        reading.section(&name, value);
+    }
+    Some(reading.layer)
+}
+
+fn read(path: &Path, named_by: &str) -> Result<Table, Problem> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let message = format!("{} cannot be read: {error}", path.display());
+        Problem::new("configuration file", named_by, message)
+    })?;
+    // The library's own text would quote the line, which may hold a secret.
+    text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let place = before.map(place).unwrap_or_default();
+        let message = format!("is not TOML: {place}{}", error.message());
+        Problem::new("configuration file", path.display().to_string(), message)
+    })
+}
+
+/// The place after a text, as people count.
+fn place(before: &str) -> String {
+    let line = before.matches('\n').count() + 1;
+    let column = before
+        .rsplit('\n')
+        .next()
+        .map_or(0, |last| last.chars().count())
+        + 1;
+    format!("line {line}, column {column}: ")
+}
+
+impl Reading<'_> {
+    fn section(&mut self, name: &str, value: Toml) {
+        let sections = KEYS.iter().filter_map(|key| key.name.split('.').next());
+        let known = sections.clone().any(|section| section == name);
+        match (known, value) {
+            (true, Toml::Table(table)) => {
+                for (leaf, value) in table {
+                    self.entry(name, &leaf, value);
+                }
+            }
+            (true, other) => self.problem(name, format!("is a section, not {}", article(&other))),
+            (false, _) => {
+                let meant = nearest(name, sections).map(|section| format!("[{section}]"));
+                self.problem(name, did_you_mean(meant));
+            }
+        }
+    }
+
+    fn entry(&mut self, section: &str, leaf: &str, value: Toml) {
+        let name = format!("{section}.{leaf}");
+        let Some(key) = slot(&name) else {
+            let slots: Vec<String> = KEYS.iter().flat_map(Key::slots).collect();
+            let leaves = slots.iter().filter_map(|slot| {
+                let (other, leaf) = slot.split_once('.')?;
+                (other == section).then_some(leaf)
+            });
+            let meant = nearest(leaf, leaves).map(|leaf| format!("{section}.{leaf}"));
+            return self.problem(&name, did_you_mean(meant));
+        };
+        // A secret's file is one path, even where the secret is a list.
+        let list = key.list && name == key.name;
+        let value = match text(&value, key, list) {
+            Ok(None) => return,
+            Ok(value) => value,
+            Err(message) => {
+                let problem = Problem::new(&name, &self.source, message);
+                self.problems.push(problem.allowed(key.allowed()));
+                None
+            }
+        };
+        let source = self.source.clone();
+        self.layer.insert(name, Given { value, source });
+    }
+
+    fn problem(&mut self, name: &str, message: String) {
+        self.problems
+            .push(Problem::new(name, &self.source, message));
+    }
+}
+
+/// A value's text: nothing when empty, or why it cannot be one.
+fn text(value: &Toml, key: &Key, list: bool) -> Result<Option<Value>, String> {
+    if let (Toml::Array(values), true) = (value, list) {
+        let texts: Option<Vec<String>> = values.iter().map(scalar).collect();
+        let mut texts = texts.ok_or("has an entry that is no text, number or boolean")?;
+        texts.retain(|text| !text.is_empty());
+        // Unset would mean the default here, the opposite of what an empty list says.
+        return match texts.is_empty() {
+            true => Err("is an empty list; leave the key out for its default".to_owned()),
+            false => Ok(Some(Value::Many(texts))),
+        };
+    }
+    let text = scalar(value).ok_or_else(|| format!("is {}", article(value)))?;
+    Ok((!is_unset(key, &text)).then_some(Value::One(text)))
+}
+
+fn scalar(value: &Toml) -> Option<String> {
+    match value {
+        Toml::String(text) => Some(text.trim().to_owned()),
+        Toml::Integer(number) => Some(number.to_string()),
+        Toml::Float(number) => Some(number.to_string()),
+        Toml::Boolean(flag) => Some(flag.to_string()),
+        Toml::Datetime(_) | Toml::Array(_) | Toml::Table(_) => None,
+    }
+}
+
+fn article(value: &Toml) -> String {
+    match value.type_str() {
+        name @ ("array" | "integer") => format!("an {name}"),
+        name => format!("a {name}"),
+    }
+}

@@ -1,0 +1,386 @@
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+use crate::cli;
+use secrecy::ExposeSecret as _;
+
+mod checks;
+mod layers;
+
+const RUN: [&str; 3] = ["crm.server", "crm.operation", "crm.tokens"];
+
+/// A file that goes when the test does.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new(text: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("wtw-config-{}-{count}.toml", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, text).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    let pairs = variables.iter();
+    pairs
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect()
+}
+
+fn load_env(variables: &[(&str, &str)]) -> Result<Loaded, Problems> {
+    let environment = environment(variables);
+    Config::load(
+        &Sources {
+            environment,
+            ..Sources::default()
+        },
+        &[],
+    )
+}
+
+fn load_toml(text: &str) -> Result<Loaded, Problems> {
+    load_both(text, &[])
+}
+
+fn load_both(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Problems> {
+    let file = Temporary::new(text);
+    let sources = Sources {
+        file: Some(file.0.clone()),
+        environment: environment(variables),
+        terminal: false,
+    };
+    Config::load(&sources, &[])
+}
+
+/// One key of the configuration, as text.
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn field(config: &Config, name: &str) -> String {
+    let Config {
+        broker,
+        crm,
+        task,
+        retry,
+        gate,
+        ledger,
+        admin,
+        shutdown,
+        log,
+    } = config;
+    let duration = crate::duration::format;
+    match name {
+        "broker.urls" => broker
+            .urls
+            .iter()
+            .map(|url| url.secret.expose_secret())
+            .collect(),
+        "broker.queue" => broker.queue.clone(),
+        "broker.dead_letter_queue" => broker.dead_letter_queue.clone(),
+        "broker.topology" => format!("{:?}", broker.topology),
+        "broker.single_active_consumer" => broker.single_active_consumer.to_string(),
+        "broker.ca_file" => format!("{:?}", broker.ca_file),
+        "broker.client_cert_file" => format!("{:?}", broker.client_cert_file),
+        "broker.client_key_file" => format!("{:?}", broker.client_key_file),
+        "crm.server" => format!("{:?}", crm.server.as_ref().map(Url::as_str)),
+        "crm.operation" => format!("{:?}", crm.operation),
+        "crm.tokens" => {
+            let tokens: Vec<_> = crm
+                .tokens
+                .iter()
+                .map(|token| token.expose_secret())
+                .collect();
+            tokens.join("+")
+        }
+        "crm.max_in_flight_per_token" => crm.max_in_flight_per_token.to_string(),
+        "crm.requests_per_second" => format!("{:?}", crm.requests_per_second),
+        "crm.connect_timeout" => duration(crm.connect_timeout),
+        "crm.request_timeout" => duration(crm.request_timeout),
+        "crm.timezone" => crm.timezone.iana_name().unwrap().to_owned(),
+        "task.status" => task.status.clone(),
+        "task.priority" => format!("{:?}", task.priority),
+        "task.remember" => task.remember.to_string(),
+        "task.name_module" => format!("{:?}", task.name_module),
+        "task.wolkvox_owner" => format!("{:?}", task.wolkvox_owner),
+        "task.description" => format!("{:?}", task.description),
+        "task.unknown_fields" => format!("{:?}", task.unknown_fields),
+        "task.max_age" => format!("{:?}", task.max_age.map(duration)),
+        "retry.immediate_attempts" => retry.immediate_attempts.to_string(),
+        "retry.immediate_initial" => duration(retry.immediate_initial),
+        "retry.immediate_max" => duration(retry.immediate_max),
+        "retry.delays" => {
+            let delays: Vec<_> = retry.delays.iter().map(|delay| duration(*delay)).collect();
+            delays.join("+")
+        }
+        "retry.retry_after_max" => duration(retry.retry_after_max),
+        "retry.on_unknown" => format!("{:?}", retry.on_unknown),
+        "gate.failures" => gate.failures.to_string(),
+        "gate.probe_initial" => duration(gate.probe_initial),
+        "gate.probe_max" => duration(gate.probe_max),
+        "gate.recheck" => duration(gate.recheck),
+        "gate.hold" => duration(gate.hold),
+        "ledger.url" => match &ledger.store {
+            LedgerStore::Memory => "memory".to_owned(),
+            LedgerStore::File(path) => format!("file {}", path.display()),
+            LedgerStore::Redis(url) => format!("redis {}", url.expose_secret()),
+        },
+        "ledger.retention" => duration(ledger.retention),
+        "ledger.max_entries" => ledger.max_entries.to_string(),
+        "admin.listen" => admin.listen.to_string(),
+        "shutdown.grace" => duration(shutdown.grace),
+        "log.format" => format!("{:?}", log.format),
+        "log.level" => format!("{:?}", log.level),
+        other => panic!("{other} is in KEYS and not in this list"),
+    }
+}
+
+/// Every key: what the contract has as its default, something else that may be written, and what that means.
+#[rustfmt::skip]
+const EVERY: &[(&str, &str, &str, &str)] = &[
+    ("broker.urls", "amqp://guest:guest@127.0.0.1:5672/%2f", "amqp://u:p@rabbit/%2f", "amqp://u:p@rabbit/%2f"),
+    ("broker.queue", "wolkvox.tasks", "tasks", "tasks"),
+    ("broker.dead_letter_queue", "wolkvox.tasks.dead", "graves", "graves"),
+    ("broker.topology", "Declare", "verify", "Verify"),
+    ("broker.single_active_consumer", "true", "false", "false"),
+    ("broker.ca_file", "None", "/ca.pem", r#"Some("/ca.pem")"#),
+    ("broker.client_cert_file", "None", "c.pem", r#"Some("c.pem")"#),
+    ("broker.client_key_file", "None", "k.pem", r#"Some("k.pem")"#),
+    ("crm.server", "None", "crm0001.wolkvox.com", r#"Some("https://crm0001.wolkvox.com/")"#),
+    ("crm.operation", "None", "demo", r#"Some("demo")"#),
+    ("crm.tokens", "", " one, two,", "one+two"),
+    ("crm.max_in_flight_per_token", "2", "1", "1"),
+    ("crm.requests_per_second", "None", "0.5", "Some(0.5)"),
+    ("crm.connect_timeout", "5s", "1s", "1s"),
+    ("crm.request_timeout", "20s", "10s", "10s"),
+    ("crm.timezone", "UTC", "America/Bogota", "America/Bogota"),
+    ("task.status", "created", "open", "open"),
+    ("task.priority", "Normal", "high", "High"),
+    ("task.remember", "false", "true", "true"),
+    ("task.name_module", "None", "cases", r#"Some("cases")"#),
+    ("task.wolkvox_owner", "None", "ADMIN_@m", r#"Some("ADMIN_@m")"#),
+    ("task.description", "None", "a, b", r#"Some("a, b")"#),
+    ("task.unknown_fields", "Reject", "ignore", "Ignore"),
+    ("task.max_age", "None", "2d", r#"Some("2d")"#),
+    ("retry.immediate_attempts", "3", "1", "1"),
+    ("retry.immediate_initial", "200ms", "1ms", "1ms"),
+    ("retry.immediate_max", "5s", "200ms", "200ms"),
+    ("retry.delays", "10s+1m+5m+30m", "1s,60s", "1s+1m"),
+    ("retry.retry_after_max", "5m", "1h", "1h"),
+    ("retry.on_unknown", "Retry", "dead-letter", "DeadLetter"),
+    ("gate.failures", "5", "1", "1"),
+    ("gate.probe_initial", "1s", "1m", "1m"),
+    ("gate.probe_max", "1m", "1s", "1s"),
+    ("gate.recheck", "15m", "1m", "1m"),
+    ("gate.hold", "10m", "1s", "1s"),
+    ("ledger.url", "file wolkvox-task-worker.redb", "memory:", "memory"),
+    ("ledger.retention", "7d", "1d", "1d"),
+    ("ledger.max_entries", "1000000", "10", "10"),
+    ("admin.listen", "127.0.0.1:9464", "[::]:0", "[::]:0"),
+    ("shutdown.grace", "25s", "1m", "1m"),
+    ("log.format", "Json", "text", "Text"),
+    ("log.level", "Info", "trace", "Trace"),
+];
+
+/// The other half of a pair that only goes together.
+fn companion(name: &str) -> Option<&'static str> {
+    match name {
+        "broker.client_cert_file" => Some("broker.client_key_file"),
+        "broker.client_key_file" => Some("broker.client_cert_file"),
+        _ => None,
+    }
+}
+
+#[test]
+fn the_list_of_this_test_is_the_list_of_keys() {
+    let names: Vec<&str> = EVERY.iter().map(|(name, ..)| *name).collect();
+    let keys: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+    assert_eq!(names, keys);
+}
+
+#[test]
+fn every_default_is_the_contracts() {
+    let loaded = load_env(&[]).unwrap();
+    for (name, default, ..) in EVERY {
+        assert_eq!(field(&loaded.config, name), *default, "{name}");
+    }
+    assert_eq!(loaded.warnings, []);
+}
+
+#[test]
+fn every_key_is_read_from_the_environment() {
+    for (name, _, text, meant) in EVERY {
+        let mut variables = vec![(variable(name), *text)];
+        variables.extend(companion(name).map(|other| (variable(other), "x")));
+        let variables: Vec<_> = variables
+            .iter()
+            .map(|(name, text)| (name.as_str(), *text))
+            .collect();
+        let config = load_env(&variables).unwrap().config;
+        assert_eq!(field(&config, name), *meant, "{name}");
+    }
+}
+
+#[test]
+fn every_key_is_read_from_toml() {
+    for (name, _, text, meant) in EVERY {
+        let line = |name: &str, text: &str| {
+            let (section, leaf) = name.split_once('.').unwrap();
+            format!("{section}.{leaf} = {text:?}\n")
+        };
+        let mut toml = line(name, text);
+        toml.extend(companion(name).map(|other| line(other, "x")));
+        let config = load_toml(&toml).unwrap().config;
+        assert_eq!(field(&config, name), *meant, "{name}");
+    }
+}
+
+#[test]
+fn every_problem_names_key_source_value_and_what_is_allowed() {
+    let free = [
+        "task.description",
+        "broker.ca_file",
+        "broker.client_cert_file",
+        "broker.client_key_file",
+    ];
+    for key in KEYS.iter().filter(|key| !free.contains(&key.name)) {
+        let bad = "\u{1}é?bad";
+        let problems = load_env(&[(&variable(key.name), bad)]).unwrap_err();
+        let [problem] = &problems.0[..] else {
+            panic!("{problems}");
+        };
+        assert_eq!(problem.key, key.name);
+        assert_eq!(
+            problem.source,
+            format!("environment variable {}", variable(key.name))
+        );
+        assert_eq!(problem.allowed, Some(key.allowed()), "{}", key.name);
+        assert!(problem.message.starts_with("the value "), "{problem}");
+    }
+    assert_eq!(
+        load_env(&[("WTW_CRM_REQUEST_TIMEOUT", "20")])
+            .unwrap_err()
+            .to_string(),
+        "the configuration has 1 problem:\n  \
+         crm.request_timeout (environment variable WTW_CRM_REQUEST_TIMEOUT): \"20\" is not a duration; \
+         allowed: a whole number with ms, s, m, h or d, such as 250ms or 5m, from 1ms to 10m"
+    );
+}
+
+#[test]
+fn all_problems_come_together_on_a_line_each_with_exit_code_78() {
+    let toml = "[broker]\ntopology = 'x'\nqueu = 'y'\n[crm]\ntokens = ['a b']\nrequest_timeout = '30s'\n[gte]\n";
+    let variables = [
+        ("WTW_LOG_LEVEL", "loud"),
+        ("WTW_CRM_SERVR", "x"),
+        ("WTW_GATE_FAILURES", "0"),
+    ];
+    let problems = load_both(toml, &variables).unwrap_err();
+    let keys: Vec<&str> = problems
+        .iter()
+        .map(|problem| problem.key.as_str())
+        .collect();
+    let expected = [
+        "WTW_CRM_SERVR",
+        "broker.queu",
+        "gte",
+        "shutdown.grace",
+        "broker.topology",
+        "crm.tokens",
+        "gate.failures",
+        "log.level",
+    ];
+    assert_eq!(keys, expected, "{problems}");
+    assert_eq!(problems.to_string().lines().count(), expected.len() + 1);
+    let error = cli::Error::from(problems.clone());
+    assert_eq!((error.exit, error.message), (78, problems.to_string()));
+}
+
+#[test]
+fn only_what_the_command_demands_is_required() {
+    let environment = environment(&[("WTW_CRM_OPERATION", "demo"), ("WTW_CRM_SERVER", " ")]);
+    let sources = Sources {
+        environment,
+        ..Sources::default()
+    };
+    assert!(Config::load(&sources, &["crm.operation"]).is_ok());
+    let problems = Config::load(&sources, &RUN).unwrap_err();
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(lines.len(), 2);
+    assert!(lines[0].starts_with(
+        "crm.server (not set): is required; set it in the TOML file or as WTW_CRM_SERVER; allowed: host"
+    ));
+    assert!(lines[1].contains("WTW_CRM_TOKENS or WTW_CRM_TOKENS_FILE"));
+}
+
+#[test]
+fn no_secret_is_ever_printed() {
+    const SECRET: &str = "hunter2";
+    let good = [
+        (
+            "WTW_BROKER_URLS",
+            "amqp://hunter2:hunter2@host/v?heartbeat=15,amqp://hunter2@b.example.com",
+        ),
+        ("WTW_CRM_TOKENS", "hunter2,hunter2x"),
+        ("WTW_LEDGER_URL", "redis://:hunter2@cache.example.com"),
+        ("WTW_CRM_SERVER", "http://sv0001.crmvox.com"),
+    ];
+    let loaded = load_env(&good).unwrap();
+    assert_eq!(loaded.warnings.len(), 4);
+    let said = format!(
+        "{loaded:?} {} {:#?}",
+        loaded.config.summary(),
+        loaded.config
+    );
+    assert!(!said.contains(SECRET), "{said}");
+    assert!(
+        said.contains("queue wolkvox.tasks at amqp://host:5672/v, amqp://b.example.com:5672/%2f;")
+    );
+
+    for (name, bad) in [
+        ("WTW_BROKER_URLS", "amqp://hunter2:hunter2@[::1]/v"),
+        ("WTW_BROKER_URLS", "amqp://u:hunter2/x@h/v"),
+        ("WTW_BROKER_URLS", "amqp://h/v?hunter2=1"),
+        ("WTW_BROKER_URLS", "amqp://h/v?heartbeat=hunter2"),
+        ("WTW_CRM_TOKENS", "hunter2,hunter2"),
+        ("WTW_CRM_TOKENS", "a,hunter2 hunter2"),
+        ("WTW_CRM_TOKENS_FILE", "hunter2"),
+        ("WTW_LEDGER_URL", "hunter2"),
+        ("WTW_LEDGER_URL", "redis://:hunter2@h:x"),
+        ("WTW_CRM_SERVER", "https://u:hunter2@h"),
+        (
+            "WTW_CRM_SERVER",
+            "https://https://u:hunter2@h/?token=hunter2",
+        ),
+        ("WTW_CRM_SERVER", "h/?token=hunter2"),
+    ] {
+        let problems = load_env(&[(name, bad)]).unwrap_err();
+        assert!(
+            !format!("{problems} {problems:?}").contains(SECRET),
+            "{problems}"
+        );
+    }
+    for toml in [
+        "crm.tokens = 'hunter2",
+        "[crm]\ntokens = { hunter2 = 1 }",
+        "crm.tokens = [['hunter2']]",
+    ] {
+        let problems = load_toml(toml).unwrap_err();
+        assert!(
+            !format!("{problems} {problems:?}").contains(SECRET),
+            "{problems}"
+        );
+    }
+}

@@ -1,0 +1,165 @@
+//! One attempt over HTTP: the only code that names reqwest.
+//!
+//! The client never retries and never follows a redirect: the call is not idempotent. Idle connections are dropped after
+//! [`IDLE`], before the server drops them, since a request on a connection that the server is closing may get no answer.
+
+pub mod classify;
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use crate::config;
+use crate::crm::classify::{Answer, Reply};
+
+/// Path of the call that makes a task (vendor's page "Insert task-type activity").
+pub const INSERT_PATH: &str = "/server/API/v2/custom/insert.php";
+/// Path of the call that tells a token's use; it spends one call of the quota itself.
+pub const TOKEN_INFORMATION_PATH: &str = "/server/API/v2/token/tokenInformation.php";
+/// Header that carries the token.
+pub const TOKEN_HEADER: &str = "wolkvox-token";
+/// How long an unused connection is kept.
+const IDLE: Duration = Duration::from_secs(4);
+/// The most that is read of an answer, in bytes.
+const MAX_REPLY: usize = 1 << 20;
+
+/// The CRM as the worker sees it.
+pub trait Crm: Send + Sync {
+    /// Posts one insert.php body with a token.
+    fn insert<'a>(&'a self, token: &'a SecretString, body: Bytes) -> BoxFuture<'a, Answer>;
+
+    /// Asks tokenInformation.php about a token.
+    fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, Answer>;
+}
+
+/// The CRM over one pooled HTTP client.
+#[derive(Debug)]
+pub struct HttpCrm {
+    client: reqwest::Client,
+    insert: Url,
+    token_information: Url,
+}
+
+impl HttpCrm {
+    /// Makes the client. It connects when the first request is sent.
+    ///
+    /// # Errors
+    /// When the configuration lacks server or operation, or the TLS library cannot be set up.
+    pub fn new(config: &config::Crm) -> Result<Arc<Self>, String> {
+        let server = config.server.as_ref().ok_or("crm.server is not set")?;
+        let operation = config
+            .operation
+            .as_ref()
+            .ok_or("crm.operation is not set")?;
+        let address = |path: &str| server.join(path).map_err(|e| format!("crm.server: {e}"));
+        let mut token_information = address(TOKEN_INFORMATION_PATH)?;
+        token_information
+            .query_pairs_mut()
+            .append_pair("operation", operation);
+        let client = reqwest::Client::builder()
+            .connect_timeout(config.connect_timeout)
+            .timeout(config.request_timeout)
+            .pool_idle_timeout(IDLE)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .tcp_nodelay(true)
+            .user_agent(concat!(
+                env!("CARGO_PKG_NAME"),
+                "/",
+                env!("CARGO_PKG_VERSION")
+            ))
+            .build()
+            .map_err(|e| format!("the HTTP client cannot be set up: {}", causes(&e)))?;
+        Ok(Arc::new(Self {
+            client,
+            insert: address(INSERT_PATH)?,
+            token_information,
+        }))
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder, token: &SecretString) -> Answer {
+        let Ok(mut token) = HeaderValue::from_str(token.expose_secret()) else {
+            return Answer::NotSent(
+                "the token holds characters that an HTTP header cannot carry".to_owned(),
+            );
+        };
+        token.set_sensitive(true);
+        let request = request
+            .header(TOKEN_HEADER, token)
+            .header(CONTENT_TYPE, "application/json");
+        match request.send().await {
+            Ok(response) => read(response).await,
+            Err(error) if error.is_connect() || error.is_builder() => {
+                Answer::NotSent(causes(&error))
+            }
+            Err(error) => Answer::NoAnswer(causes(&error)),
+        }
+    }
+}
+
+impl Crm for HttpCrm {
+    fn insert<'a>(&'a self, token: &'a SecretString, body: Bytes) -> BoxFuture<'a, Answer> {
+        Box::pin(self.send(self.client.post(self.insert.clone()).body(body), token))
+    }
+
+    fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, Answer> {
+        Box::pin(self.send(self.client.get(self.token_information.clone()), token))
+    }
+}
+
+/// Reads an answer up to [`MAX_REPLY`]; what is behind it is left, and the connection with it.
+async fn read(mut response: reqwest::Response) -> Answer {
+    let retry_after = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .map(ToOwned::to_owned);
+    let status = response.status().as_u16();
+    let mut body = Vec::new();
+    while body.len() < MAX_REPLY {
+        match response.chunk().await {
+            Ok(Some(chunk)) => body.extend(chunk.iter().take(MAX_REPLY - body.len())),
+            Ok(None) => break,
+            Err(error) => {
+                // A verdict that arrived before the connection broke is a verdict all the same.
+                if body.is_empty() {
+                    return Answer::NoAnswer(causes(&error));
+                }
+                break;
+            }
+        }
+    }
+    Answer::Reply(Reply {
+        status,
+        retry_after,
+        body,
+    })
+}
+
+/// An error with what caused it, without the address: its query names the account.
+fn causes(error: &reqwest::Error) -> String {
+    let mut text = String::new();
+    if error.is_timeout() {
+        text.push_str("timed out");
+    }
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    if text.is_empty() {
+        "no further details".to_owned()
+    } else {
+        text
+    }
+}

@@ -1,0 +1,356 @@
+//! Classify: what the CRM answered becomes an [`Outcome`]. Pure.
+//!
+//! Codes and texts are those of the vendor's page of API response codes. The verdict is the body's `code`, whatever the
+//! HTTP status says; a body is searched tolerantly for it, because a PHP service behind a proxy also answers with a
+//! byte-order mark, with warnings before the JSON and with HTML.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use crate::failure::shorten;
+
+/// What became of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The CRM made the task.
+    Created,
+    /// The CRM refused this task.
+    Rejected,
+    /// Too many requests at a time on the token.
+    Throttled,
+    /// The token's daily quota is used up.
+    QuotaExhausted,
+    /// The token is not accepted.
+    Unauthorized,
+    /// The endpoint is wrong, no message is.
+    Misconfigured,
+    /// The CRM was not reached, or said that it could not.
+    Unavailable,
+    /// The request may have made a task; nobody knows.
+    Unknown,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of the documentation.
+    pub const ALL: [Self; 8] = [
+        Self::Created,
+        Self::Rejected,
+        Self::Throttled,
+        Self::QuotaExhausted,
+        Self::Unauthorized,
+        Self::Misconfigured,
+        Self::Unavailable,
+        Self::Unknown,
+    ];
+
+    /// The name in headers, metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Rejected => "rejected",
+            Self::Throttled => "throttled",
+            Self::QuotaExhausted => "quota_exhausted",
+            Self::Unauthorized => "unauthorized",
+            Self::Misconfigured => "misconfigured",
+            Self::Unavailable => "unavailable",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether an attempt that ended so counts against the message's limit.
+    #[must_use]
+    pub fn spends_attempt(self) -> bool {
+        match self {
+            Self::Created | Self::Rejected | Self::Unavailable | Self::Unknown => true,
+            Self::Throttled | Self::QuotaExhausted | Self::Unauthorized | Self::Misconfigured => {
+                false
+            }
+        }
+    }
+
+    /// When it is given and what follows, as the README's table has it.
+    #[must_use]
+    pub fn meaning(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Created => ("`code` 200", "ack"),
+            Self::Rejected => (
+                "any other verdict of the API about this request; HTTP 413, 414",
+                "dead-letter at once",
+            ),
+            Self::Throttled => (
+                "403 \"simultaneous\"; 429",
+                "that token waits (`Retry-After`, else growing jittered waits)",
+            ),
+            Self::QuotaExhausted => (
+                "403 \"token limit\"",
+                "that token is parked until its reset; the others carry on",
+            ),
+            Self::Unauthorized => (
+                "401; 403 \"validate token\"; a 403 with another text, unless `tokenInformation.php` then accepts the token, which makes it `rejected`",
+                "that token is quarantined",
+            ),
+            Self::Misconfigured => (
+                "404 or 405 without a `code`, the 400 \"API … does not exist\", a redirect",
+                "the gate closes; an operator is needed",
+            ),
+            Self::Unavailable => (
+                "not sent: DNS, connect, TLS; 503; 401 or 403 without a `code`; `code` 5xx",
+                "next attempt",
+            ),
+            Self::Unknown => (
+                "sent and no verdict: timeout, reset, a 200 that cannot be read, every status not listed",
+                "as `retry.on_unknown` says",
+            ),
+        }
+    }
+}
+
+/// What came back from one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The request did not leave: DNS, connect, TLS. The text says why.
+    NotSent(String),
+    /// The request left and no whole answer came. The text says why.
+    NoAnswer(String),
+    /// An answer.
+    Reply(Reply),
+}
+
+/// An HTTP answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// The `Retry-After` header as it stood.
+    pub retry_after: Option<String>,
+    /// The body, as far as it was read.
+    pub body: Vec<u8>,
+}
+
+/// An [`Outcome`] with what led to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// What became of the attempt.
+    pub outcome: Outcome,
+    /// One readable sentence.
+    pub reason: String,
+    /// HTTP status, where there was an answer.
+    pub http_status: Option<u16>,
+    /// The CRM's `code`, where it gave one.
+    pub code: Option<i64>,
+    /// The CRM's `msg` or `error`, where it gave one.
+    pub message: Option<String>,
+    /// How long the CRM asks to wait, not yet capped.
+    pub retry_after: Option<Duration>,
+    /// The 403's text is not known: whether the token or the task is at fault is for tokenInformation.php to say.
+    pub ask_token: bool,
+}
+
+impl Judgement {
+    /// Removes a secret that the CRM repeated in its words.
+    pub fn hide(&mut self, secret: &str) {
+        let hidden = |text: &str| text.replace(secret, "[token]");
+        self.reason = hidden(&self.reason);
+        self.message = self.message.as_deref().map(hidden);
+    }
+}
+
+/// Longest text of the CRM that is kept, in bytes.
+const MAX_TEXT: usize = 1_024;
+
+/// Judges what came back. `now` is for a `Retry-After` that names a date.
+#[must_use]
+pub fn classify(answer: &Answer, now: Timestamp) -> Judgement {
+    match answer {
+        Answer::NotSent(why) => silent(
+            Outcome::Unavailable,
+            format!("the CRM could not be reached: {why}"),
+        ),
+        Answer::NoAnswer(why) => silent(
+            Outcome::Unknown,
+            format!("the request was sent and no answer came, so the task may exist: {why}"),
+        ),
+        Answer::Reply(reply) => {
+            let mut judgement = match find_verdict(&reply.body) {
+                Some(verdict) => by_code(reply.status, &verdict),
+                None => by_status(reply.status),
+            };
+            judgement.retry_after = reply
+                .retry_after
+                .as_deref()
+                .and_then(|text| parse_retry_after(text, now));
+            judgement
+        }
+    }
+}
+
+fn silent(outcome: Outcome, reason: String) -> Judgement {
+    Judgement {
+        outcome,
+        reason,
+        http_status: None,
+        code: None,
+        message: None,
+        retry_after: None,
+        ask_token: false,
+    }
+}
+
+/// The API's own words, found in a body.
+struct Verdict {
+    code: i64,
+    /// `error` and `msg`, for comparing.
+    words: String,
+    /// The one of them that says more.
+    text: Option<String>,
+}
+
+fn by_code(status: u16, verdict: &Verdict) -> Judgement {
+    let (outcome, ask_token) = judge_code(verdict.code, &verdict.words);
+    let said = verdict
+        .text
+        .as_deref()
+        .map(|text| format!(": {text}"))
+        .unwrap_or_default();
+    Judgement {
+        reason: format!("the CRM answered code {}{said}", verdict.code),
+        http_status: Some(status),
+        code: Some(verdict.code),
+        message: verdict.text.clone(),
+        ask_token,
+        ..silent(outcome, String::new())
+    }
+}
+
+/// The outcome of a code, and whether the token has to be asked about.
+fn judge_code(code: i64, words: &str) -> (Outcome, bool) {
+    let says = |distinctive: &str| words.contains(distinctive);
+    let outcome = match code {
+        200 => Outcome::Created,
+        400 if says("api") && says("not exist") => Outcome::Misconfigured,
+        401 => Outcome::Unauthorized,
+        403 if says("simultaneous") => Outcome::Throttled,
+        403 if says("token limit") => Outcome::QuotaExhausted,
+        403 => return (Outcome::Unauthorized, !says("validate token")),
+        429 => Outcome::Throttled,
+        500..=599 => Outcome::Unavailable,
+        _ => Outcome::Rejected,
+    };
+    (outcome, false)
+}
+
+fn by_status(status: u16) -> Judgement {
+    let (outcome, reason) = match status {
+        413 | 414 => (Outcome::Rejected, "the request is too large for the CRM"),
+        429 => (Outcome::Throttled, "too many requests"),
+        404 | 405 => (
+            Outcome::Misconfigured,
+            "no API is at this address; check crm.server",
+        ),
+        300..=399 => (
+            Outcome::Misconfigured,
+            "a redirect, which is not followed; check crm.server",
+        ),
+        401 | 403 => (
+            Outcome::Unavailable,
+            "refused by something in front of the API",
+        ),
+        503 => (Outcome::Unavailable, "service unavailable"),
+        _ => (
+            Outcome::Unknown,
+            "no readable verdict, so the task may exist",
+        ),
+    };
+    Judgement {
+        http_status: Some(status),
+        ..silent(
+            outcome,
+            format!("the CRM answered HTTP {status} without a code: {reason}"),
+        )
+    }
+}
+
+/// The first JSON object in a body that bears a readable `code`.
+///
+/// An object that is cut off ends the search: a `code` inside it could belong to a part of it.
+fn find_verdict(body: &[u8]) -> Option<Verdict> {
+    /// Braces tried before a page is taken for no verdict at all.
+    const MOST: usize = 64;
+    let text = String::from_utf8_lossy(body);
+    let mut rest: &str = &text;
+    for _ in 0..MOST {
+        rest = rest.get(rest.find('{')?..)?;
+        let mut objects =
+            serde_json::Deserializer::from_str(rest).into_iter::<Map<String, Value>>();
+        match objects.next()? {
+            Ok(object) => {
+                if let Some(verdict) = read_verdict(&object) {
+                    return Some(verdict);
+                }
+                rest = rest.get(objects.byte_offset()..)?;
+            }
+            Err(error) if error.is_eof() => return None,
+            Err(_) => rest = rest.get(1..)?,
+        }
+    }
+    None
+}
+
+fn read_verdict(object: &Map<String, Value>) -> Option<Verdict> {
+    let code = numeric(object.get("code")?)?;
+    let text = |key: &str| {
+        let text = object.get(key)?.as_str()?.trim();
+        // The vendor writes the word null, in quotes, for no error.
+        (!text.is_empty() && text != "null").then(|| shorten(text, MAX_TEXT))
+    };
+    let (error, msg) = (text("error"), text("msg"));
+    let words = [error.as_deref(), msg.as_deref()]
+        .map(Option::unwrap_or_default)
+        .join(" ")
+        .to_lowercase();
+    Some(Verdict {
+        code,
+        words,
+        text: msg.or(error),
+    })
+}
+
+/// A number, or a number in a string: other calls of the same API write `"200"`.
+fn numeric(value: &Value) -> Option<i64> {
+    match value {
+        Value::Number(number) => number.as_i64().or_else(|| whole(number.as_f64()?)),
+        Value::String(text) => text.trim().parse().ok(),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the range is checked")]
+fn whole(number: f64) -> Option<i64> {
+    (number.fract() == 0.0 && number.abs() < 1e9).then_some(number as i64)
+}
+
+/// Seconds, or an HTTP date (RFC 9110, 10.2.3).
+fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+}
+
+/// Whether a tokenInformation.php answer accepts the token: none when it says neither yes nor no.
+#[must_use]
+pub fn token_accepted(answer: &Answer) -> Option<bool> {
+    let Answer::Reply(reply) = answer else {
+        return None;
+    };
+    match find_verdict(&reply.body)?.code {
+        200 => Some(true),
+        401 | 403 => Some(false),
+        _ => None,
+    }
+}

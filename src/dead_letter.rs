@@ -1,0 +1,119 @@
+//! The dead letter: a failure and a message's way, to headers and back. Pure.
+
+use jiff::Timestamp;
+
+use crate::broker::{HeaderValue, Message, Properties};
+use crate::clock::rfc3339;
+use crate::failure::{Failure, shorten};
+use crate::journey::{self, Journey, copy_properties, integer, number, string, text};
+
+/// The version of these headers.
+pub const SCHEMA_VERSION: i64 = 1;
+/// Longest `x-error-message`, in bytes.
+const MAX_MESSAGE: usize = 4_096;
+
+/// The properties of a dead letter, within a frame of `frame_max` bytes.
+#[must_use]
+pub fn properties(
+    message: &Message,
+    journey: &Journey,
+    failure: &Failure,
+    worker: &str,
+    at: Timestamp,
+    frame_max: usize,
+) -> Properties {
+    // Brokers may be set to frames as small as 4 KiB.
+    let longest = MAX_MESSAGE.min(frame_max / 8);
+    let mut headers = vec![
+        (journey::SCHEMA, number(SCHEMA_VERSION)),
+        ("x-error-stage", text(failure.stage.as_str())),
+        ("x-error-kind", text(failure.kind.as_str())),
+        ("x-error-message", text(&shorten(&failure.message, longest))),
+        ("x-failed-at", text(&rfc3339(at))),
+        ("x-worker", text(&shorten(worker, 255))),
+    ];
+    if let Some(code) = failure.crm_code {
+        headers.push(("x-crm-code", number(code)));
+    }
+    if let Some(said) = &failure.crm_message {
+        headers.push(("x-crm-message", text(&shorten(said, longest / 2))));
+    }
+    if let Some(status) = failure.http_status {
+        headers.push(("x-http-status", number(status)));
+    }
+    copy_properties(message, journey, headers, frame_max)
+}
+
+/// What a message on the dead-letter queue tells of itself.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct DeadLetter {
+    /// The message's identity, where it has one.
+    pub message_id: Option<String>,
+    /// The kind of failure; for what the broker gave up itself, its reason.
+    pub kind: String,
+    /// The stage, where the worker gave it up.
+    pub stage: Option<String>,
+    /// One readable sentence.
+    pub message: String,
+    /// The CRM's code.
+    pub crm_code: Option<i64>,
+    /// The CRM's text.
+    pub crm_message: Option<String>,
+    /// HTTP status.
+    pub http_status: Option<i64>,
+    /// Attempts spent.
+    pub attempts: i64,
+    /// Whether an attempt may have made a task.
+    pub possibly_created: bool,
+    /// When it was given up.
+    pub failed_at: Option<String>,
+    /// How often it came back from the dead-letter queue before.
+    pub replay_count: i64,
+}
+
+impl DeadLetter {
+    /// Reads a message of the dead-letter queue.
+    #[must_use]
+    pub fn read(message: &Message) -> Self {
+        let get_text = |name: &str| message.header(name).and_then(string);
+        let get_number = |name: &str| message.header(name).and_then(integer);
+        let by_worker = message.header(journey::SCHEMA).is_some();
+        let given_up = (!by_worker).then(|| brokers_reason(message)).flatten();
+        let kind = get_text("x-error-kind").filter(|_| by_worker);
+        let unexplained = || match &given_up {
+            Some(reason) => format!("the broker gave it up: {reason}"),
+            None => "no reason is given in its headers".to_owned(),
+        };
+        Self {
+            message_id: message.id().map(ToOwned::to_owned),
+            message: get_text("x-error-message")
+                .filter(|_| by_worker)
+                .unwrap_or_else(unexplained),
+            kind: kind
+                .or(given_up.clone())
+                .unwrap_or_else(|| "unexplained".to_owned()),
+            stage: get_text("x-error-stage"),
+            crm_code: get_number("x-crm-code"),
+            crm_message: get_text("x-crm-message"),
+            http_status: get_number("x-http-status"),
+            attempts: get_number(journey::ATTEMPTS).unwrap_or(0),
+            possibly_created: matches!(
+                message.header(journey::POSSIBLY_CREATED),
+                Some(HeaderValue::Boolean(true))
+            ),
+            failed_at: get_text("x-failed-at"),
+            replay_count: get_number(journey::REPLAY_COUNT).unwrap_or(0),
+        }
+    }
+}
+
+/// The newest entry of `x-death`, which the broker writes.
+fn brokers_reason(message: &Message) -> Option<String> {
+    let Some(HeaderValue::FieldArray(deaths)) = message.header("x-death") else {
+        return None;
+    };
+    match deaths.as_slice().first()? {
+        HeaderValue::FieldTable(death) => death.inner().get("reason").and_then(string),
+        _ => None,
+    }
+}

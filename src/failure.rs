@@ -1,0 +1,158 @@
+//! What a dead letter says: where a message stopped, of what kind the failure is, and why.
+
+use std::fmt;
+
+/// The stage at which a message stopped (`x-error-stage`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Bytes and properties could not be read as a task message.
+    Decode,
+    /// The task message could not become an insert.php body.
+    Map,
+    /// The request was not made, or did not create a task.
+    Send,
+}
+
+impl Stage {
+    /// The name in headers, metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Map => "map",
+            Self::Send => "send",
+        }
+    }
+}
+
+/// The kind of failure (`x-error-kind`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The body is not a JSON object.
+    InvalidMessage,
+    /// The task has bad fields.
+    InvalidTask,
+    /// The id stands in the ledger for another body.
+    IdConflict,
+    /// The CRM refused this task.
+    Rejected,
+    /// The CRM could not be reached, or said that it could not, in every attempt.
+    Unavailable,
+    /// Nobody knows whether the CRM made a task.
+    Unknown,
+    /// Older than `task.max_age`.
+    Expired,
+    /// Processing it has crashed the worker.
+    Poison,
+    /// The body is larger than a task message may be.
+    TooLarge,
+}
+
+impl Kind {
+    /// Every kind, in the order of the documentation.
+    pub const ALL: [Self; 9] = [
+        Self::InvalidMessage,
+        Self::InvalidTask,
+        Self::IdConflict,
+        Self::Rejected,
+        Self::Unavailable,
+        Self::Unknown,
+        Self::Expired,
+        Self::Poison,
+        Self::TooLarge,
+    ];
+
+    /// The name in headers, metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidMessage => "invalid_message",
+            Self::InvalidTask => "invalid_task",
+            Self::IdConflict => "id_conflict",
+            Self::Rejected => "rejected",
+            Self::Unavailable => "unavailable",
+            Self::Unknown => "unknown",
+            Self::Expired => "expired",
+            Self::Poison => "poison",
+            Self::TooLarge => "too_large",
+        }
+    }
+
+    /// What it means for an operator, as the README's table has it.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::InvalidMessage => "the body is not a JSON object",
+            Self::InvalidTask => "fields are missing, unknown or wrong; each is named",
+            Self::IdConflict => "the message id was used before for another body",
+            Self::Rejected => "the CRM refused this task; its words are quoted",
+            Self::Unavailable => "no attempt reached a working CRM",
+            Self::Unknown => "an attempt got no readable answer; the task may exist",
+            Self::Expired => "older than `task.max_age`",
+            Self::Poison => "processing it crashed the worker",
+            Self::TooLarge => "the body is larger than 256 KiB",
+        }
+    }
+}
+
+/// Why a message was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Where it stopped.
+    pub stage: Stage,
+    /// Of what kind it is.
+    pub kind: Kind,
+    /// One readable sentence.
+    pub message: String,
+    /// The CRM's `code`, where it gave one.
+    pub crm_code: Option<i64>,
+    /// The CRM's text, where it gave one.
+    pub crm_message: Option<String>,
+    /// The HTTP status, where there was an answer.
+    pub http_status: Option<u16>,
+}
+
+impl Failure {
+    /// A failure without an answer of the CRM.
+    pub fn new(stage: Stage, kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            stage,
+            kind,
+            message: message.into(),
+            crm_code: None,
+            crm_message: None,
+            http_status: None,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// At most `limit` bytes of `text`, cut at a character and marked with `…`.
+#[must_use]
+pub fn shorten(text: &str, limit: usize) -> String {
+    const MARK: char = '…';
+    if text.len() <= limit {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(limit.saturating_sub(MARK.len_utf8()));
+    let mut short = text.get(..end).unwrap_or_default().to_owned();
+    short.push(MARK);
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shortens_at_a_character() {
+        assert_eq!(shorten("añadir", 10), "añadir");
+        assert_eq!(shorten("ñññññ", 8), "ññ…");
+        assert!(shorten(&"€".repeat(100), 50).len() <= 50);
+    }
+}

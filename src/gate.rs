@@ -1,0 +1,448 @@
+//! The gate: may a request leave now, and on which token?
+//!
+//! A message first *passes* (the breaker is open, or it is the one probe; some token is usable), then takes a *slot* of a
+//! token. Both queues are first come, first served, so that while the gate is closed the waiting messages probe in turn.
+
+pub mod breaker;
+pub mod tokens;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
+use secrecy::SecretString;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config;
+use crate::crm::classify::{Judgement, Outcome};
+use crate::gate::breaker::{Breaker, Cause};
+use crate::gate::tokens::{Parked, Tokens};
+
+/// Why no request leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Closed {
+    /// Failures in a row; probes go out.
+    Outage,
+    /// The endpoint is wrong; probes go out, an operator is needed.
+    Misconfigured,
+    /// Every token is out of use, at least one of them for its quota.
+    Quota,
+    /// Every token is refused by the CRM; an operator is needed.
+    Unauthorized,
+}
+
+impl Closed {
+    /// Every reason, in the order of the documentation.
+    pub const ALL: [Self; 4] = [
+        Self::Outage,
+        Self::Misconfigured,
+        Self::Quota,
+        Self::Unauthorized,
+    ];
+
+    /// The name in metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Outage => "outage",
+            Self::Misconfigured => "misconfigured",
+            Self::Quota => "quota",
+            Self::Unauthorized => "unauthorized",
+        }
+    }
+}
+
+impl Closed {
+    /// What an operator should know or do.
+    #[must_use]
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::Outage => {
+                "the CRM fails; it is probed until it answers, nothing is lost meanwhile"
+            }
+            Self::Misconfigured => "the CRM's address is wrong: check crm.server",
+            Self::Quota => {
+                "the daily quota of every usable token is used up; they are tried again after their reset"
+            }
+            Self::Unauthorized => {
+                "the CRM accepts none of the tokens: check crm.tokens and crm.operation"
+            }
+        }
+    }
+}
+
+/// The message waited as long as it may be held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held;
+
+/// Why a message that passed got no slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoSlot {
+    /// The gate closed meanwhile.
+    Closed,
+    /// The message waited as long as it may be held.
+    Held,
+}
+
+/// Told when the gate closes (with the reason) and opens (none).
+pub type OnChange = Box<dyn Fn(Option<Closed>) + Send + Sync>;
+
+/// See the module's documentation.
+pub struct Gate {
+    state: Mutex<State>,
+    /// Wakes [`Gate::run`] when the next event may have changed.
+    changed: Notify,
+    clock: Clock,
+    timezone: TimeZone,
+    retry_after_max: Duration,
+    spacing: Duration,
+    on_change: OnChange,
+}
+
+struct State {
+    breaker: Breaker,
+    tokens: Tokens,
+    passing: VecDeque<oneshot::Sender<Pass>>,
+    slotting: VecDeque<oneshot::Sender<Slot>>,
+    /// A probe's place at the head: it is not turned away while the gate is closed.
+    probe_slot: Option<oneshot::Sender<Slot>>,
+    /// The earliest moment for another request, by `crm.requests_per_second`.
+    next_request: Option<Instant>,
+    told: Option<Closed>,
+    planned: Option<Instant>,
+}
+
+/// Leave to ask for a slot.
+pub struct Pass {
+    gate: Arc<Gate>,
+    probe: bool,
+}
+
+/// Leave to send one request. Dropping it without [`Slot::report`] frees the slot and tells the gate nothing.
+pub struct Slot {
+    gate: Arc<Gate>,
+    secret: Arc<SecretString>,
+    probe: bool,
+    /// Whether dropping it has to give the slot back.
+    held: bool,
+}
+
+impl State {
+    fn closed(&self, now: Instant) -> Option<Closed> {
+        match self.breaker.cause() {
+            Some(Cause::Outage) => Some(Closed::Outage),
+            Some(Cause::Misconfigured) => Some(Closed::Misconfigured),
+            None if self.tokens.any_usable(now) => None,
+            None if self
+                .tokens
+                .list()
+                .iter()
+                .any(|token| token.parked() == Some(Parked::Quota)) =>
+            {
+                Some(Closed::Quota)
+            }
+            None => Some(Closed::Unauthorized),
+        }
+    }
+
+    fn drop_departed(&mut self) {
+        self.passing.retain(|waiting| !waiting.is_closed());
+        self.slotting.retain(|waiting| !waiting.is_closed());
+        self.probe_slot = self
+            .probe_slot
+            .take()
+            .filter(|waiting| !waiting.is_closed());
+    }
+
+    fn someone_wants_a_slot(&self) -> bool {
+        self.probe_slot.is_some() || !self.slotting.is_empty()
+    }
+
+    fn probe_due(&self, now: Instant) -> bool {
+        self.tokens.any_usable(now) && self.breaker.next_probe().is_some_and(|at| at <= now)
+    }
+
+    fn next_event(&self, now: Instant) -> Option<Instant> {
+        let spaced = self.next_request.filter(|at| *at > now);
+        let probe = self.breaker.next_probe().filter(|at| *at > now);
+        [spaced, probe, self.tokens.next_event(now)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
+
+impl Slot {
+    /// The token to send with.
+    #[must_use]
+    pub fn token(&self) -> &SecretString {
+        &self.secret
+    }
+
+    /// Whether it is the one request that tries whether a closed gate may open.
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
+        self.probe
+    }
+
+    /// Frees the slot and tells the gate what became of the request.
+    pub fn report(mut self, judgement: &Judgement) {
+        self.held = false;
+        let (gate, secret, probe) = (&self.gate, &self.secret, self.probe);
+        let hint = judgement
+            .retry_after
+            .map(|hint| hint.min(gate.retry_after_max));
+        gate.update(|state, now| {
+            let chance = fastrand::f64();
+            state.tokens.release(secret);
+            state.breaker.report(judgement.outcome, probe, now, chance);
+            match judgement.outcome {
+                Outcome::Created | Outcome::Rejected => state.tokens.accepted(secret),
+                Outcome::Throttled => state.tokens.throttle(secret, hint, now, chance),
+                Outcome::QuotaExhausted => {
+                    state
+                        .tokens
+                        .park(secret, Parked::Quota, Some(gate.until_midnight()), now);
+                }
+                Outcome::Unauthorized => state.tokens.park(secret, Parked::Quarantine, None, now),
+                Outcome::Misconfigured | Outcome::Unavailable | Outcome::Unknown => {}
+            }
+        });
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if self.held {
+            self.gate.update(|state, _| {
+                state.tokens.release(&self.secret);
+                if self.probe {
+                    state.breaker.abandon_probe();
+                }
+            });
+        }
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if self.probe {
+            self.gate.update(|state, _| state.breaker.abandon_probe());
+        }
+    }
+}
+
+impl Gate {
+    /// An open gate.
+    #[must_use]
+    pub fn new(
+        gate: &config::Gate,
+        crm: &config::Crm,
+        retry_after_max: Duration,
+        clock: Clock,
+        on_change: OnChange,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                breaker: Breaker::new(gate),
+                tokens: Tokens::new(
+                    crm.tokens.clone(),
+                    crm.max_in_flight_per_token,
+                    gate.recheck,
+                ),
+                passing: VecDeque::new(),
+                slotting: VecDeque::new(),
+                probe_slot: None,
+                next_request: None,
+                told: None,
+                planned: None,
+            }),
+            changed: Notify::new(),
+            clock,
+            timezone: crm.timezone.clone(),
+            retry_after_max,
+            spacing: crm
+                .requests_per_second
+                .map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate)),
+            on_change,
+        })
+    }
+
+    /// Lets time do its part, until `stop`: resets, rechecks and probes that fall due.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            let next = self.update(|state, now| state.next_event(now));
+            let due = async {
+                match next {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = due => {}
+                () = self.changed.notified() => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Waits until the gate lets a message through, at most until `until`.
+    ///
+    /// # Errors
+    /// [`Held`] at `until`.
+    pub async fn pass(self: &Arc<Self>, until: Instant) -> Result<Pass, Held> {
+        let (granted, pass) = oneshot::channel();
+        self.update(|state, _| state.passing.push_back(granted));
+        match timeout_at(until, pass).await {
+            Ok(Ok(pass)) => Ok(pass),
+            Ok(Err(_)) | Err(_) => Err(Held),
+        }
+    }
+
+    /// Waits for a free slot on a usable token, at most until `until`.
+    ///
+    /// # Errors
+    /// [`NoSlot`] when the gate closed meanwhile, or at `until`.
+    pub async fn slot(self: &Arc<Self>, pass: &mut Pass, until: Instant) -> Result<Slot, NoSlot> {
+        let (granted, slot) = oneshot::channel();
+        let probe = pass.probe;
+        self.update(|state, _| {
+            if probe {
+                state.probe_slot = Some(granted);
+            } else {
+                state.slotting.push_back(granted);
+            }
+        });
+        match timeout_at(until, slot).await {
+            Ok(Ok(slot)) => {
+                // From here on the slot answers for the probe.
+                pass.probe = false;
+                Ok(slot)
+            }
+            Ok(Err(_)) => Err(NoSlot::Closed),
+            Err(_) => Err(NoSlot::Held),
+        }
+    }
+
+    /// Takes over a new list of tokens.
+    pub fn replace_tokens(self: &Arc<Self>, secrets: Vec<SecretString>) {
+        self.update(|state, _| state.tokens.replace(secrets));
+    }
+
+    /// Why it is closed, if it is.
+    pub fn closed(self: &Arc<Self>) -> Option<Closed> {
+        self.update(|state, now| state.closed(now))
+    }
+
+    /// What each token is doing, in the order of the configuration: requests out, why it is out of use, for how long.
+    pub fn token_states(self: &Arc<Self>) -> Vec<(usize, Option<Parked>, Option<Duration>)> {
+        self.update(|state, now| {
+            state
+                .tokens
+                .list()
+                .iter()
+                .map(|token| (token.in_use, token.parked(), token.waits(now)))
+                .collect()
+        })
+    }
+
+    /// Changes the state, then lets through whoever may go, and tells of a change.
+    fn update<T>(self: &Arc<Self>, change: impl FnOnce(&mut State, Instant) -> T) -> T {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let result = change(&mut state, now);
+        state.tokens.refresh(now);
+        self.let_through(&mut state, now);
+        let closed = state.closed(now);
+        let news = (closed != state.told).then_some(closed);
+        state.told = closed;
+        let next = state.next_event(now);
+        if next != state.planned {
+            state.planned = next;
+            self.changed.notify_one();
+        }
+        drop(state);
+        if let Some(closed) = news {
+            (self.on_change)(closed);
+        }
+        result
+    }
+
+    fn let_through(self: &Arc<Self>, state: &mut State, now: Instant) {
+        state.drop_departed();
+        if state.breaker.cause().is_some() || !state.tokens.any_usable(now) {
+            // Their senders' end tells the waiting that the gate closed.
+            state.slotting.clear();
+        }
+        if state.breaker.cause().is_none() && state.tokens.any_usable(now) {
+            while let Some(waiting) = state.passing.pop_front() {
+                let _ = waiting.send(self.new_pass(false));
+            }
+        } else if state.probe_due(now) {
+            self.send_probe(state);
+        }
+        while state.someone_wants_a_slot() && state.next_request.is_none_or(|at| at <= now) {
+            let Some(secret) = state.tokens.take(now) else {
+                break;
+            };
+            state.next_request = (!self.spacing.is_zero()).then(|| now + self.spacing);
+            self.grant_slot(state, secret);
+        }
+    }
+
+    fn send_probe(self: &Arc<Self>, state: &mut State) {
+        while let Some(waiting) = state.passing.pop_front() {
+            match waiting.send(self.new_pass(true)) {
+                Ok(()) => return state.breaker.start_probe(),
+                // Dropped here under the lock, it must not report back.
+                Err(mut pass) => pass.probe = false,
+            }
+        }
+    }
+
+    fn grant_slot(self: &Arc<Self>, state: &mut State, secret: Arc<SecretString>) {
+        let (waiting, probe) = match state.probe_slot.take() {
+            Some(waiting) => (Some(waiting), true),
+            None => (state.slotting.pop_front(), false),
+        };
+        let slot = Slot {
+            gate: Arc::clone(self),
+            secret,
+            probe,
+            held: true,
+        };
+        if let Some(Err(mut slot)) = waiting.map(|waiting| waiting.send(slot)) {
+            // Dropped here under the lock, it must not report back.
+            slot.held = false;
+            state.tokens.release(&slot.secret);
+        }
+    }
+
+    fn new_pass(self: &Arc<Self>, probe: bool) -> Pass {
+        Pass {
+            gate: Arc::clone(self),
+            probe,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn until_midnight(&self) -> Duration {
+        until_next_midnight(self.clock.now(), &self.timezone)
+    }
+}
+
+/// The vendor's quota is daily; its reset is taken to be midnight in the account's zone.
+fn until_next_midnight(now: Timestamp, timezone: &TimeZone) -> Duration {
+    let day = now.to_zoned_datetime(timezone.clone());
+    let midnight = day.tomorrow().and_then(|next| next.start_of_day());
+    let reset = midnight.map_or_else(|_| now + 24.hours(), |at| at.timestamp());
+    Duration::try_from(reset.duration_since(now)).unwrap_or_default()
+}

@@ -1,0 +1,326 @@
+//! The tokens: slots, throttling, quota and quarantine of each. Pure: the time is a parameter.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+
+use crate::retry::{Pauses, jittered};
+
+/// First and longest wait of a throttled token that was not told how long to wait.
+const THROTTLED: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// Why a token is out of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Parked {
+    /// Its daily quota is used up.
+    Quota,
+    /// The CRM does not accept it.
+    Quarantine,
+}
+
+/// One API token.
+#[derive(Debug)]
+pub struct Token {
+    /// The text; never printed.
+    pub secret: Arc<SecretString>,
+    /// Requests out now.
+    pub in_use: usize,
+    throttled_until: Option<Instant>,
+    parked: Option<Parking>,
+    pauses: Pauses,
+}
+
+#[derive(Debug)]
+struct Parking {
+    reason: Parked,
+    /// When it is over by itself.
+    until: Option<Instant>,
+    /// When one request tries the token all the same.
+    next_try: Instant,
+}
+
+/// All tokens, in the order of the configuration.
+#[derive(Debug)]
+pub struct Tokens {
+    list: Vec<Token>,
+    slots: usize,
+    recheck: Duration,
+    /// Where the search for a free slot begins, so that all tokens are used alike.
+    turn: usize,
+}
+
+impl Tokens {
+    /// Tokens with `slots` requests at a time on each; a parked one is tried every `recheck`.
+    #[must_use]
+    pub fn new(secrets: Vec<SecretString>, slots: usize, recheck: Duration) -> Self {
+        let mut tokens = Self {
+            list: Vec::new(),
+            slots,
+            recheck,
+            turn: 0,
+        };
+        tokens.replace(secrets);
+        tokens
+    }
+
+    /// Takes over a new list; a token that was known keeps its state.
+    pub fn replace(&mut self, secrets: Vec<SecretString>) {
+        let mut old = std::mem::take(&mut self.list);
+        self.list = secrets
+            .into_iter()
+            .map(|secret| {
+                let known = old
+                    .iter()
+                    .position(|token| token.secret.expose_secret() == secret.expose_secret());
+                known.map_or_else(|| Token::new(secret), |at| old.swap_remove(at))
+            })
+            .collect();
+    }
+
+    /// The tokens, in the order of the configuration.
+    #[must_use]
+    pub fn list(&self) -> &[Token] {
+        &self.list
+    }
+
+    /// Ends what has run out by `now`.
+    pub fn refresh(&mut self, now: Instant) {
+        for token in &mut self.list {
+            token.throttled_until = token.throttled_until.filter(|until| *until > now);
+            let over = token
+                .parked
+                .as_ref()
+                .and_then(|parking| parking.until)
+                .is_some_and(|until| until <= now);
+            if over {
+                token.parked = None;
+            }
+        }
+    }
+
+    /// Whether any token may be used, be it after a wait for its slot.
+    #[must_use]
+    pub fn any_usable(&self, now: Instant) -> bool {
+        self.list.iter().any(|token| token.usable(now))
+    }
+
+    /// Takes a free slot.
+    pub fn take(&mut self, now: Instant) -> Option<Arc<SecretString>> {
+        let count = self.list.len();
+        let (slots, recheck) = (self.slots, self.recheck);
+        for step in 0..count {
+            let at = (self.turn + step) % count;
+            let Some(token) = self
+                .list
+                .get_mut(at)
+                .filter(|token| token.has_slot(slots, now))
+            else {
+                continue;
+            };
+            token.in_use += 1;
+            if let Some(parking) = &mut token.parked {
+                parking.next_try = now + recheck;
+            }
+            self.turn = at + 1;
+            return Some(Arc::clone(&token.secret));
+        }
+        None
+    }
+
+    /// Gives a slot back.
+    pub fn release(&mut self, secret: &SecretString) {
+        if let Some(token) = self.find(secret) {
+            token.in_use = token.in_use.saturating_sub(1);
+        }
+    }
+
+    /// The CRM accepted the token.
+    pub fn accepted(&mut self, secret: &SecretString) {
+        if let Some(token) = self.find(secret) {
+            token.parked = None;
+            token.throttled_until = None;
+            token.pauses.reset();
+        }
+    }
+
+    /// Too many at a time: the token waits for `hint`, or else for a growing time.
+    pub fn throttle(
+        &mut self,
+        secret: &SecretString,
+        hint: Option<Duration>,
+        now: Instant,
+        chance: f64,
+    ) {
+        if let Some(token) = self.find(secret) {
+            let wait = hint.unwrap_or_else(|| token.pauses.next());
+            let until = now + jittered(wait, chance);
+            token.throttled_until = token.throttled_until.max(Some(until));
+            token.parked = None;
+        }
+    }
+
+    /// Takes a token out of use, for `lasts` where that is known.
+    pub fn park(
+        &mut self,
+        secret: &SecretString,
+        reason: Parked,
+        lasts: Option<Duration>,
+        now: Instant,
+    ) {
+        let next_try = now + self.recheck;
+        if let Some(token) = self.find(secret) {
+            token.parked = Some(Parking {
+                reason,
+                until: lasts.map(|lasts| now + lasts),
+                next_try,
+            });
+        }
+    }
+
+    /// The next moment at which a token may become usable by itself.
+    #[must_use]
+    pub fn next_event(&self, now: Instant) -> Option<Instant> {
+        let events = self.list.iter().flat_map(|token| {
+            let parking = token.parked.as_ref();
+            [
+                token.throttled_until,
+                parking.and_then(|p| p.until),
+                parking.map(|p| p.next_try),
+            ]
+        });
+        events.flatten().filter(|at| *at > now).min()
+    }
+
+    fn find(&mut self, secret: &SecretString) -> Option<&mut Token> {
+        self.list
+            .iter_mut()
+            .find(|token| token.secret.expose_secret() == secret.expose_secret())
+    }
+}
+
+impl Token {
+    fn new(secret: SecretString) -> Self {
+        Self {
+            secret: Arc::new(secret),
+            in_use: 0,
+            throttled_until: None,
+            parked: None,
+            pauses: Pauses::new(THROTTLED.0, THROTTLED.1),
+        }
+    }
+
+    /// Why it is out of use, if it is.
+    #[must_use]
+    pub fn parked(&self) -> Option<Parked> {
+        self.parked.as_ref().map(|parking| parking.reason)
+    }
+
+    /// How long it stays unused from `now` on, unless its reset comes earlier.
+    #[must_use]
+    pub fn waits(&self, now: Instant) -> Option<Duration> {
+        let parked = self.parked.as_ref().map(|parking| {
+            parking
+                .until
+                .map_or(parking.next_try, |until| until.min(parking.next_try))
+        });
+        parked
+            .max(self.throttled_until)
+            .map(|until| until.saturating_duration_since(now))
+    }
+
+    fn usable(&self, now: Instant) -> bool {
+        self.parked
+            .as_ref()
+            .is_none_or(|parking| parking.next_try <= now)
+    }
+
+    fn has_slot(&self, slots: usize, now: Instant) -> bool {
+        let slots = if self.parked.is_some() { 1 } else { slots };
+        self.usable(now)
+            && self.in_use < slots
+            && self.throttled_until.is_none_or(|until| until <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECHECK: Duration = Duration::from_secs(900);
+
+    fn tokens(names: &[&str]) -> Tokens {
+        Tokens::new(
+            names.iter().map(|name| SecretString::from(*name)).collect(),
+            2,
+            RECHECK,
+        )
+    }
+
+    fn take(tokens: &mut Tokens, now: Instant) -> Option<String> {
+        tokens
+            .take(now)
+            .map(|secret| secret.expose_secret().to_owned())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_at_a_time_on_each_in_turn() {
+        let mut tokens = tokens(&["a", "b"]);
+        let now = Instant::now();
+        let taken: Vec<_> = (0..5).map(|_| take(&mut tokens, now)).collect();
+        assert_eq!(
+            taken,
+            ["a", "b", "a", "b"]
+                .map(|n| Some(n.to_owned()))
+                .into_iter()
+                .chain([None])
+                .collect::<Vec<_>>()
+        );
+        tokens.release(&SecretString::from("b"));
+        assert_eq!(take(&mut tokens, now).as_deref(), Some("b"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_throttled_token_waits_longer_each_time() {
+        let mut tokens = tokens(&["a"]);
+        let (now, secret) = (Instant::now(), SecretString::from("a"));
+        tokens.throttle(&secret, None, now, 0.0);
+        assert_eq!(take(&mut tokens, now), None);
+        assert_eq!(tokens.next_event(now), Some(now + THROTTLED.0));
+        tokens.throttle(&secret, None, now, 0.0);
+        assert_eq!(tokens.next_event(now), Some(now + THROTTLED.0 * 2));
+        tokens.throttle(&secret, Some(Duration::from_secs(7)), now, 0.0);
+        assert_eq!(tokens.next_event(now), Some(now + Duration::from_secs(7)));
+        assert!(take(&mut tokens, now + Duration::from_secs(7)).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_parked_token_is_tried_once_a_recheck_and_back_after_its_reset() {
+        let mut tokens = tokens(&["a"]);
+        let (now, secret) = (Instant::now(), SecretString::from("a"));
+        tokens.park(&secret, Parked::Quota, Some(RECHECK * 3), now);
+        assert!(!tokens.any_usable(now));
+        let later = now + RECHECK;
+        assert!(tokens.any_usable(later));
+        assert!(take(&mut tokens, later).is_some());
+        assert_eq!(take(&mut tokens, later), None, "one trial");
+        tokens.release(&secret);
+        let reset = now + RECHECK * 3;
+        tokens.refresh(reset);
+        assert!(take(&mut tokens, reset).is_some() && take(&mut tokens, reset).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_list_keeps_what_is_known() {
+        let mut tokens = tokens(&["a", "b"]);
+        let now = Instant::now();
+        tokens.park(&SecretString::from("b"), Parked::Quarantine, None, now);
+        tokens.replace(["b", "c"].map(SecretString::from).into());
+        assert_eq!(
+            tokens.list().iter().map(Token::parked).collect::<Vec<_>>(),
+            [Some(Parked::Quarantine), None]
+        );
+        tokens.release(&SecretString::from("a"));
+    }
+}

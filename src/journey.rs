@@ -1,0 +1,412 @@
+//! A message's way so far, as it travels in our headers: read from a delivery, written to a copy. Pure.
+//!
+//! The count of attempts lives here because the broker's own counters differ by version and can be reset.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::broker::{HeaderValue, Headers, Message, Properties, ShortString};
+use crate::clock::rfc3339;
+use crate::crm::classify::Judgement;
+use crate::failure::shorten;
+
+/// Our headers together stay under this, in bytes.
+pub const MAX_OURS: usize = 16_384;
+/// Longest text that an attempt's history entry quotes, in bytes.
+const MAX_HISTORY_TEXT: usize = 300;
+
+pub(crate) const ATTEMPTS: &str = "x-attempts";
+pub(crate) const ROUND: &str = "x-retry-round";
+pub(crate) const HISTORY: &str = "x-attempt-history";
+pub(crate) const POSSIBLY_CREATED: &str = "x-possibly-created";
+pub(crate) const FIRST_ATTEMPT_AT: &str = "x-first-attempt-at";
+pub(crate) const ORIGINAL_EXCHANGE: &str = "x-original-exchange";
+pub(crate) const ORIGINAL_ROUTING_KEY: &str = "x-original-routing-key";
+pub(crate) const SCHEMA: &str = "x-dead-letter-schema";
+pub(crate) const REPLAY_COUNT: &str = "x-replay-count";
+pub(crate) const DROPPED: &str = "x-dropped-headers";
+
+/// Headers that are ours: they are read, and never copied from what arrived.
+const OURS: [&str; 18] = [
+    ATTEMPTS,
+    ROUND,
+    HISTORY,
+    POSSIBLY_CREATED,
+    FIRST_ATTEMPT_AT,
+    ORIGINAL_EXCHANGE,
+    ORIGINAL_ROUTING_KEY,
+    SCHEMA,
+    REPLAY_COUNT,
+    DROPPED,
+    "x-error-stage",
+    "x-error-kind",
+    "x-error-message",
+    "x-crm-code",
+    "x-crm-message",
+    "x-http-status",
+    "x-failed-at",
+    "x-worker",
+];
+
+/// Headers of the broker, and those that would route a copy elsewhere: a copy must not carry them. A message that returns
+/// by expiry with its `x-death` is dropped as a cycle by older brokers.
+const BROKERS: [&str; 5] = [
+    "x-death",
+    "x-delivery-count",
+    "x-acquired-count",
+    "CC",
+    "BCC",
+];
+const BROKERS_PREFIXES: [&str; 2] = ["x-first-death-", "x-last-death-"];
+
+/// One spent attempt, as `x-attempt-history` has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// When it was sent, RFC 3339.
+    pub at: String,
+    /// Its outcome.
+    pub outcome: String,
+    /// HTTP status, where there was an answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_status: Option<u16>,
+    /// The CRM's code, where it gave one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<i64>,
+    /// What was said, shortened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// From sending to the verdict, in milliseconds.
+    pub duration_ms: u64,
+}
+
+impl Attempt {
+    /// The entry of an attempt.
+    #[must_use]
+    pub fn new(at: Timestamp, judgement: &Judgement, duration: std::time::Duration) -> Self {
+        let text = judgement.message.as_deref().unwrap_or(&judgement.reason);
+        Self {
+            at: rfc3339(at),
+            outcome: judgement.outcome.as_str().to_owned(),
+            http_status: judgement.http_status,
+            code: judgement.code,
+            message: Some(shorten(text, MAX_HISTORY_TEXT)),
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// What is known of a message's way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Journey {
+    /// Attempts spent.
+    pub attempts: u32,
+    /// The round that it is in, from 0.
+    pub round: u32,
+    /// The spent attempts, the oldest first.
+    pub history: Vec<Attempt>,
+    /// An attempt may have made a task.
+    pub possibly_created: bool,
+    /// When the first attempt was made.
+    pub first_attempt_at: Option<Timestamp>,
+    /// The exchange that the publisher used.
+    pub exchange: String,
+    /// The routing key that the publisher used.
+    pub routing_key: String,
+    /// How often it came back from the dead-letter queue.
+    pub replays: u32,
+}
+
+impl Journey {
+    /// Reads a delivery's headers. What is ill-typed is ignored and named in the second part.
+    #[must_use]
+    pub fn read(message: &Message) -> (Self, Vec<&'static str>) {
+        let mut reader = Reader {
+            message,
+            ill: Vec::new(),
+        };
+        let replay = message.header(SCHEMA).is_some();
+        let replays = reader.count(REPLAY_COUNT).unwrap_or(0);
+        let journey = Self {
+            attempts: reader.count(ATTEMPTS).filter(|_| !replay).unwrap_or(0),
+            round: reader.count(ROUND).filter(|_| !replay).unwrap_or(0),
+            history: reader.history(),
+            possibly_created: reader.switch(POSSIBLY_CREATED),
+            first_attempt_at: reader.time(FIRST_ATTEMPT_AT),
+            exchange: reader
+                .text(ORIGINAL_EXCHANGE)
+                .unwrap_or_else(|| message.exchange.clone()),
+            routing_key: reader
+                .text(ORIGINAL_ROUTING_KEY)
+                .unwrap_or_else(|| message.routing_key.clone()),
+            replays: replays.saturating_add(u32::from(replay)),
+        };
+        (journey, reader.ill)
+    }
+
+    /// Adds a spent attempt.
+    pub fn spend(&mut self, attempt: Attempt, at: Timestamp, unknown: bool) {
+        self.attempts = self.attempts.saturating_add(1);
+        self.possibly_created |= unknown;
+        self.first_attempt_at.get_or_insert(at);
+        self.history.push(attempt);
+    }
+
+    fn headers(&self) -> BTreeMap<&'static str, HeaderValue> {
+        let mut headers = BTreeMap::from([
+            (ATTEMPTS, number(self.attempts)),
+            (ROUND, number(self.round)),
+            (ORIGINAL_EXCHANGE, text(&self.exchange)),
+            (ORIGINAL_ROUTING_KEY, text(&self.routing_key)),
+        ]);
+        if self.possibly_created {
+            headers.insert(POSSIBLY_CREATED, HeaderValue::Boolean(true));
+        }
+        if let Some(at) = self.first_attempt_at {
+            headers.insert(FIRST_ATTEMPT_AT, text(&rfc3339(at)));
+        }
+        if self.replays > 0 {
+            headers.insert(REPLAY_COUNT, number(self.replays));
+        }
+        headers
+    }
+
+    /// The history as JSON within `budget` bytes, the oldest attempts left out first.
+    fn history(&self, budget: usize) -> Option<String> {
+        (0..self.history.len()).find_map(|skipped| {
+            let json = serde_json::to_string(self.history.get(skipped..)?).ok()?;
+            (json.len() <= budget).then_some(json)
+        })
+    }
+}
+
+/// The properties of a copy: the publisher's without those of the broker, our headers with `more` among them, all of it
+/// within a frame of `frame_max` bytes. Should it not fit, the history goes first, then the publisher's largest headers,
+/// which are then named in `x-dropped-headers`.
+#[must_use]
+pub fn copy_properties(
+    message: &Message,
+    journey: &Journey,
+    more: Vec<(&'static str, HeaderValue)>,
+    frame_max: usize,
+) -> Properties {
+    /// Frame header and end, and the fixed part of a content header (AMQP 0-9-1, 4.2.3 and 4.2.6.1).
+    const FRAME_OVERHEAD: usize = 8 + 14;
+    let properties = without_brokers(&message.properties);
+    let mut ours = journey.headers();
+    ours.extend(more);
+    let room = frame_max.saturating_sub(FRAME_OVERHEAD + properties_size(&properties) + 4);
+    let our_size = |ours: &BTreeMap<&str, HeaderValue>| {
+        ours.iter()
+            .map(|(key, value)| entry_size(key, value))
+            .sum::<usize>()
+    };
+    let fixed = our_size(&ours);
+    let mut theirs = publishers_headers(&message.properties);
+    let their_size: usize = theirs
+        .iter()
+        .map(|(key, value)| entry_size(key.as_str(), value))
+        .sum();
+    let budget = MAX_OURS
+        .min(room.saturating_sub(their_size))
+        .saturating_sub(fixed + entry_size(HISTORY, &text("")));
+    if let Some(history) = journey.history(budget) {
+        ours.insert(HISTORY, text(&history));
+    }
+    let dropped = drop_largest(&mut theirs, room.saturating_sub(fixed));
+    if !dropped.is_empty() {
+        ours.insert(DROPPED, text(&shorten(&dropped.join(","), MAX_DROPPED)));
+    }
+    let ours = ours
+        .into_iter()
+        .filter_map(|(key, value)| Some((ShortString::try_new(key).ok()?, value)));
+    theirs.extend(ours);
+    properties.with_headers(Headers::from(theirs))
+}
+
+/// Longest list of dropped headers, in bytes.
+const MAX_DROPPED: usize = 1_024;
+
+/// Drops the largest headers until the rest fits `room`, with room for the list of their names where it is needed.
+fn drop_largest(theirs: &mut BTreeMap<ShortString, HeaderValue>, room: usize) -> Vec<String> {
+    let mut size: usize = theirs
+        .iter()
+        .map(|(key, value)| entry_size(key.as_str(), value))
+        .sum();
+    let mut dropped = Vec::new();
+    let mut allowed = room;
+    while size > allowed {
+        allowed = room.saturating_sub(MAX_DROPPED + DROPPED.len() + 6);
+        let largest = theirs
+            .iter()
+            .max_by_key(|(key, value)| entry_size(key.as_str(), value))
+            .map(|(key, _)| key.clone());
+        let Some(value) = largest.as_ref().and_then(|key| theirs.remove(key)) else {
+            break;
+        };
+        let name = largest.unwrap_or_default().to_string();
+        size -= entry_size(&name, &value);
+        dropped.push(name);
+    }
+    dropped
+}
+
+fn publishers_headers(properties: &Properties) -> BTreeMap<ShortString, HeaderValue> {
+    let Some(headers) = properties.headers() else {
+        return BTreeMap::new();
+    };
+    let theirs = headers.inner().iter().filter(|(key, _)| {
+        let key = key.as_str();
+        let brokers = BROKERS.contains(&key)
+            || BROKERS_PREFIXES
+                .iter()
+                .any(|prefix| key.starts_with(prefix));
+        !brokers && !OURS.contains(&key)
+    });
+    theirs
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+/// The publisher's properties without headers, `expiration` and `user_id`: a copy with a foreign user is refused.
+fn without_brokers(from: &Properties) -> Properties {
+    let mut to = Properties::default();
+    macro_rules! copy {
+        ($($get:ident $set:ident),*) => { $(if let Some(value) = from.$get().clone() { to = to.$set(value); })* };
+    }
+    copy!(
+        content_type with_content_type, content_encoding with_content_encoding, priority with_priority,
+        correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
+        timestamp with_timestamp, kind with_type, app_id with_app_id, cluster_id with_cluster_id
+    );
+    to
+}
+
+struct Reader<'a> {
+    message: &'a Message,
+    ill: Vec<&'static str>,
+}
+
+impl Reader<'_> {
+    /// A header read by `read`; one that is there and cannot be read is noted.
+    fn get<T>(
+        &mut self,
+        name: &'static str,
+        read: impl FnOnce(&HeaderValue) -> Option<T>,
+    ) -> Option<T> {
+        let value = self.message.header(name)?;
+        let read = read(value);
+        if read.is_none() {
+            self.ill.push(name);
+        }
+        read
+    }
+
+    fn count(&mut self, name: &'static str) -> Option<u32> {
+        self.get(name, |value| u32::try_from(integer(value)?).ok())
+    }
+
+    fn switch(&mut self, name: &'static str) -> bool {
+        self.get(name, |value| match value {
+            HeaderValue::Boolean(on) => Some(*on),
+            _ => None,
+        })
+        .unwrap_or(false)
+    }
+
+    fn text(&mut self, name: &'static str) -> Option<String> {
+        self.get(name, |value| string(value).filter(|text| text.len() <= 255))
+    }
+
+    fn time(&mut self, name: &'static str) -> Option<Timestamp> {
+        self.get(name, |value| string(value)?.parse().ok())
+    }
+
+    fn history(&mut self) -> Vec<Attempt> {
+        self.get(HISTORY, |value| serde_json::from_str(&string(value)?).ok())
+            .unwrap_or_default()
+    }
+}
+
+/// A whole number of whichever type the header has.
+pub(crate) fn integer(value: &HeaderValue) -> Option<i64> {
+    match value {
+        HeaderValue::ShortShortInt(n) => Some((*n).into()),
+        HeaderValue::ShortShortUInt(n) => Some((*n).into()),
+        HeaderValue::ShortInt(n) => Some((*n).into()),
+        HeaderValue::ShortUInt(n) => Some((*n).into()),
+        HeaderValue::LongInt(n) => Some((*n).into()),
+        HeaderValue::LongUInt(n) => Some((*n).into()),
+        HeaderValue::LongLongInt(n) => Some(*n),
+        _ => None,
+    }
+}
+
+/// A text header.
+pub(crate) fn string(value: &HeaderValue) -> Option<String> {
+    match value {
+        HeaderValue::LongString(text) => String::from_utf8(text.as_bytes().to_vec()).ok(),
+        HeaderValue::ShortString(text) => Some(text.to_string()),
+        _ => None,
+    }
+}
+
+pub(crate) fn text(value: &str) -> HeaderValue {
+    HeaderValue::LongString(value.into())
+}
+
+pub(crate) fn number(value: impl Into<i64>) -> HeaderValue {
+    HeaderValue::LongLongInt(value.into())
+}
+
+fn properties_size(properties: &Properties) -> usize {
+    let short = [
+        properties.content_type(),
+        properties.content_encoding(),
+        properties.correlation_id(),
+        properties.reply_to(),
+        properties.message_id(),
+        properties.kind(),
+        properties.app_id(),
+        properties.cluster_id(),
+    ];
+    let texts: usize = short
+        .into_iter()
+        .flatten()
+        .map(|text| 1 + text.as_str().len())
+        .sum();
+    // Delivery mode, priority and timestamp.
+    texts + 1 + 1 + 8
+}
+
+fn entry_size(key: &str, value: &HeaderValue) -> usize {
+    1 + key.len() + value_size(value)
+}
+
+/// Bytes of a value on the wire, its type's letter included (RabbitMQ's table of AMQP 0-9-1 field types).
+fn value_size(value: &HeaderValue) -> usize {
+    1 + match value {
+        HeaderValue::Void => 0,
+        HeaderValue::Boolean(_)
+        | HeaderValue::ShortShortInt(_)
+        | HeaderValue::ShortShortUInt(_) => 1,
+        HeaderValue::ShortInt(_) | HeaderValue::ShortUInt(_) => 2,
+        HeaderValue::LongInt(_) | HeaderValue::LongUInt(_) | HeaderValue::Float(_) => 4,
+        HeaderValue::DecimalValue(_) => 5,
+        HeaderValue::LongLongInt(_) | HeaderValue::Double(_) | HeaderValue::Timestamp(_) => 8,
+        HeaderValue::ShortString(text) => 1 + text.as_str().len(),
+        HeaderValue::LongString(text) => 4 + text.len(),
+        HeaderValue::ByteArray(bytes) => 4 + bytes.len(),
+        HeaderValue::FieldArray(values) => {
+            4 + values.as_slice().iter().map(value_size).sum::<usize>()
+        }
+        HeaderValue::FieldTable(table) => {
+            4 + table
+                .inner()
+                .iter()
+                .map(|(key, value)| entry_size(key.as_str(), value))
+                .sum::<usize>()
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The schedule: when an attempt is made again, immediately or delayed, and when all are spent. Pure; the only file that
+//! names `backoff`.
+
+use std::time::Duration;
+
+use backoff::ExponentialBackoff;
+use backoff::backoff::Backoff as _;
+
+use crate::config;
+
+/// How much longer a wait may become by chance: only ever added, so that no hint is undercut.
+pub const JITTER: f64 = 0.1;
+
+/// The configured schedule.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    immediate_attempts: u32,
+    immediate_initial: Duration,
+    immediate_max: Duration,
+    delays: Vec<Duration>,
+    retry_after_max: Duration,
+}
+
+/// What follows a spent attempt that created nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Another post in this round, after a wait.
+    Again,
+    /// Another round, after this delay.
+    Later(Duration),
+    /// None: the limit is reached.
+    Spent,
+}
+
+impl From<&config::Retry> for Schedule {
+    fn from(retry: &config::Retry) -> Self {
+        Self {
+            immediate_attempts: retry.immediate_attempts,
+            immediate_initial: retry.immediate_initial,
+            immediate_max: retry.immediate_max,
+            delays: retry.delays.clone(),
+            retry_after_max: retry.retry_after_max,
+        }
+    }
+}
+
+impl Schedule {
+    /// The most attempts that one message gets: rounds (one plus the number of delays) times posts a round.
+    #[must_use]
+    pub fn limit(&self) -> u32 {
+        let rounds = u32::try_from(self.delays.len())
+            .unwrap_or(u32::MAX)
+            .saturating_add(1);
+        rounds.saturating_mul(self.immediate_attempts)
+    }
+
+    /// What follows, after `attempts` in all, `in_round` of them in round number `round` (from 0), when the CRM asked to
+    /// wait for `hint`.
+    #[must_use]
+    pub fn next(&self, attempts: u32, in_round: u32, round: u32, hint: Duration) -> Next {
+        if attempts >= self.limit() {
+            Next::Spent
+        } else if in_round < self.immediate_attempts {
+            Next::Again
+        } else {
+            self.delay(round)
+                .map_or(Next::Spent, |delay| Next::Later(self.at_least(delay, hint)))
+        }
+    }
+
+    /// The delay, or the shortest one that is as long as the hint, or the longest there is.
+    fn at_least(&self, delay: Duration, hint: Duration) -> Duration {
+        if delay >= hint {
+            return delay;
+        }
+        let long_enough = self.delays.iter().filter(|delay| **delay >= hint).min();
+        long_enough
+            .or(self.delays.iter().max())
+            .copied()
+            .unwrap_or(delay)
+    }
+
+    /// Posts already made in round number `round` when a message arrives with `attempts`: a message held in the middle of
+    /// its round goes on where it was.
+    #[must_use]
+    pub fn posts_in_round(&self, attempts: u32, round: u32) -> u32 {
+        let posts = attempts.saturating_sub(round.saturating_mul(self.immediate_attempts));
+        if posts < self.immediate_attempts {
+            posts
+        } else {
+            0
+        }
+    }
+
+    /// The last round's delay; none without delayed rounds.
+    #[must_use]
+    pub fn last_delay(&self) -> Option<Duration> {
+        self.delays.last().copied()
+    }
+
+    /// The delay that ends round number `round`; none after the last.
+    #[must_use]
+    pub fn delay(&self, round: u32) -> Option<Duration> {
+        self.delays.get(usize::try_from(round).ok()?).copied()
+    }
+
+    /// The waits between the posts of one round.
+    #[must_use]
+    pub fn pauses(&self) -> Pauses {
+        Pauses(exponential(self.immediate_initial, self.immediate_max))
+    }
+
+    /// A `Retry-After` as far as it is honoured.
+    #[must_use]
+    pub fn honoured(&self, hint: Option<Duration>) -> Duration {
+        hint.unwrap_or_default().min(self.retry_after_max)
+    }
+
+    /// The longest time from the first post to the last, were every wait as long as it can be and each post to take
+    /// `request_timeout`. Time spent waiting behind a closed gate comes on top.
+    #[must_use]
+    pub fn worst_case(&self, request_timeout: Duration) -> Duration {
+        let mut pauses = self.pauses();
+        let waits: Duration = (1..self.immediate_attempts)
+            .map(|_| pauses.next().max(self.retry_after_max))
+            .sum();
+        let round = waits.mul_f64(1.0 + JITTER) + request_timeout * self.immediate_attempts;
+        let rounds = u32::try_from(self.delays.len())
+            .unwrap_or(u32::MAX)
+            .saturating_add(1);
+        round.saturating_mul(rounds) + self.delays.iter().sum::<Duration>()
+    }
+}
+
+/// Exponentially growing waits.
+#[derive(Debug)]
+pub struct Pauses(ExponentialBackoff);
+
+impl Pauses {
+    /// Waits from `initial`, doubling up to `max`.
+    #[must_use]
+    pub fn new(initial: Duration, max: Duration) -> Self {
+        Self(exponential(initial, max))
+    }
+
+    /// The next wait, without jitter.
+    pub fn next(&mut self) -> Duration {
+        self.0.next_backoff().unwrap_or(self.0.max_interval)
+    }
+
+    /// Begins anew with the first wait.
+    pub fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
+/// `backoff` spreads its jitter to both sides and ends after a time; ours is only added, and ends by attempts.
+fn exponential(initial: Duration, max: Duration) -> ExponentialBackoff {
+    ExponentialBackoff {
+        current_interval: initial,
+        initial_interval: initial,
+        randomization_factor: 0.0,
+        multiplier: 2.0,
+        max_interval: max,
+        max_elapsed_time: None,
+        ..ExponentialBackoff::default()
+    }
+}
+
+/// `wait` with jitter, `chance` being from 0 to 1.
+#[must_use]
+pub fn jittered(wait: Duration, chance: f64) -> Duration {
+    wait.mul_f64(1.0 + JITTER * chance.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(immediate_attempts: u32, delays: &[u64]) -> Schedule {
+        Schedule {
+            immediate_attempts,
+            immediate_initial: Duration::from_millis(200),
+            immediate_max: Duration::from_secs(5),
+            delays: delays.iter().copied().map(Duration::from_secs).collect(),
+            retry_after_max: Duration::from_secs(300),
+        }
+    }
+
+    #[test]
+    fn walks_through_rounds_to_the_limit() {
+        let schedule = schedule(2, &[10, 60]);
+        assert_eq!(schedule.limit(), 6);
+        for (attempts, in_round, round, next) in [
+            (1, 1, 0, Next::Again),
+            (2, 2, 0, Next::Later(Duration::from_secs(10))),
+            (4, 2, 1, Next::Later(Duration::from_secs(60))),
+            (5, 1, 2, Next::Again),
+            (6, 2, 2, Next::Spent),
+            (6, 1, 2, Next::Spent),
+            (99, 1, 0, Next::Spent),
+        ] {
+            assert_eq!(
+                schedule.next(attempts, in_round, round, Duration::ZERO),
+                next,
+                "{attempts} {in_round} {round}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_round_without_delays() {
+        let schedule = schedule(3, &[]);
+        assert_eq!(schedule.limit(), 3);
+        assert_eq!(schedule.next(2, 2, 0, Duration::ZERO), Next::Again);
+        assert_eq!(schedule.next(3, 3, 0, Duration::ZERO), Next::Spent);
+    }
+
+    #[test]
+    fn a_hint_chooses_a_longer_delay() {
+        let schedule = schedule(1, &[10, 60, 300]);
+        for (hint, delay) in [(5, 10), (11, 60), (61, 300), (301, 300)] {
+            let next = schedule.next(1, 1, 0, Duration::from_secs(hint));
+            assert_eq!(next, Next::Later(Duration::from_secs(delay)), "{hint}");
+        }
+    }
+
+    #[test]
+    fn a_held_round_goes_on_where_it_was() {
+        let schedule = schedule(3, &[10, 60]);
+        for (attempts, round, posts) in [
+            (0, 0, 0),
+            (2, 0, 2),
+            (3, 1, 0),
+            (4, 1, 1),
+            (1, 1, 0),
+            (9, 1, 0),
+        ] {
+            assert_eq!(
+                schedule.posts_in_round(attempts, round),
+                posts,
+                "{attempts} {round}"
+            );
+        }
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let mut pauses = schedule(9, &[]).pauses();
+        let waits: Vec<u128> = (0..7).map(|_| pauses.next().as_millis()).collect();
+        assert_eq!(waits, [200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
+    }
+
+    #[test]
+    fn jitter_is_only_added_and_hints_are_capped() {
+        let wait = Duration::from_secs(10);
+        assert_eq!(jittered(wait, 0.0), wait);
+        assert_eq!(jittered(wait, 1.0), Duration::from_secs(11));
+        assert_eq!(jittered(wait, 7.0), Duration::from_secs(11));
+        let schedule = schedule(1, &[]);
+        assert_eq!(schedule.honoured(None), Duration::ZERO);
+        assert_eq!(
+            schedule.honoured(Some(Duration::from_secs(7))),
+            Duration::from_secs(7)
+        );
+        assert_eq!(
+            schedule.honoured(Some(Duration::from_secs(7_000))),
+            Duration::from_secs(300)
+        );
+    }
+
+    #[test]
+    fn the_worst_case_counts_every_wait() {
+        let worst = schedule(2, &[10]).worst_case(Duration::from_secs(20));
+        assert_eq!(worst, Duration::from_secs(2 * (330 + 40) + 10));
+    }
+}

@@ -1,0 +1,177 @@
+//! The accept loop and the routes. The loop is our own so that a fault can reset a TCP connection.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State as Shared};
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put};
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::answer::{self, Refusal};
+use super::state::State;
+use super::{control, insert, token};
+
+/// Bytes of a request's body, beyond which it is answered 413.
+pub(super) const MAX_BODY: usize = 1024 * 1024;
+/// Connections at once; further ones wait to be accepted. Each takes two file descriptors.
+const MAX_CONNECTIONS: usize = 256;
+/// How long requests under way may last after the shutdown has begun.
+const GRACE: Duration = Duration::from_secs(1);
+/// Until the next try when a connection could not be accepted, for want of file descriptors most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The connection that a request came on.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    /// Counted from 1.
+    pub(super) number: u64,
+    /// The same socket, to ask whether the client is still there.
+    pub(super) socket: Arc<std::net::TcpStream>,
+    /// Resets the connection.
+    pub(super) abort: CancellationToken,
+}
+
+/// Accepts connections until `shutdown`, then lets what is under way finish for [`GRACE`].
+pub(super) async fn serve(listener: TcpListener, state: Arc<State>, shutdown: CancellationToken) {
+    let routes = routes(state);
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = TaskTracker::new();
+    let end = CancellationToken::new();
+    let _end_when_dropped = end.clone().drop_guard();
+    let mut number = 0;
+    while let Some((stream, place)) = shutdown
+        .run_until_cancelled(accept(&listener, &places))
+        .await
+    {
+        number += 1;
+        let routes = routes.clone();
+        let (shutdown, end) = (shutdown.clone(), end.clone());
+        connections.spawn(async move {
+            let _place = place;
+            if let Err(error) = connection(stream, number, routes, shutdown, end).await {
+                tracing::debug!(connection = number, %error, "a connection ended badly");
+            }
+        });
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(GRACE, connections.wait())
+        .await
+        .is_err()
+    {
+        end.cancel();
+        connections.wait().await;
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+    // The semaphore is never closed, so there is always a permit.
+    let place = Arc::clone(places).acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, place),
+            Err(error) => {
+                tracing::warn!(%error, "the sandbox could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves one connection to its end, which is a reset when a fault wants it.
+async fn connection(
+    stream: TcpStream,
+    number: u64,
+    routes: Router,
+    shutdown: CancellationToken,
+    end: CancellationToken,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let stream = stream.into_std()?;
+    let abort = CancellationToken::new();
+    let client = Client {
+        number,
+        socket: Arc::new(stream.try_clone()?),
+        abort: abort.clone(),
+    };
+    let routes = TowerToHyperService::new(routes);
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(client.clone());
+        routes.call(request)
+    });
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(TcpStream::from_std(stream)?), service);
+    tokio::select! {
+        ended = &mut connection => return ended.map_err(io::Error::other),
+        () = abort.cancelled() => return reset(connection.into_parts().io.into_inner()),
+        () = shutdown.cancelled() => std::pin::Pin::new(&mut connection).graceful_shutdown(),
+    }
+    tokio::select! {
+        ended = &mut connection => ended.map_err(io::Error::other),
+        () = abort.cancelled() => reset(connection.into_parts().io.into_inner()),
+        () = end.cancelled() => Ok(()),
+    }
+}
+
+/// With no time to linger, closing sends RST in the place of FIN.
+fn reset(stream: TcpStream) -> io::Result<()> {
+    stream.set_zero_linger()
+}
+
+fn routes(state: Arc<State>) -> Router {
+    Router::new()
+        .route(
+            "/server/API/v2/custom/insert.php",
+            post(insert::insert).fallback(only_post),
+        )
+        .route(
+            "/server/API/v2/token/tokenInformation.php",
+            get(token::information).fallback(only_get),
+        )
+        .route("/sandbox/tasks", get(control::tasks))
+        .route("/sandbox/stats", get(control::stats))
+        .route("/sandbox/faults", put(control::faults))
+        .route("/sandbox", delete(control::forget))
+        .fallback(elsewhere)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(state)
+}
+
+async fn only_post(Shared(state): Shared<Arc<State>>) -> Response {
+    refuse(&state, Refusal::WrongMethod("POST"))
+}
+
+async fn only_get(Shared(state): Shared<Arc<State>>) -> Response {
+    refuse(&state, Refusal::WrongMethod("GET"))
+}
+
+/// The vendor's API answers for what is under its path, the web server for the rest.
+async fn elsewhere(Shared(state): Shared<Arc<State>>, uri: Uri) -> Response {
+    let under_api = uri.path().strip_prefix("/server/API");
+    if under_api.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        refuse(&state, Refusal::NoSuchApi)
+    } else {
+        answer::html_answer(StatusCode::NOT_FOUND)
+    }
+}
+
+/// Counts a refusal and answers with it.
+pub(super) fn refuse(state: &State, refusal: Refusal) -> Response {
+    state.count(refusal.outcome());
+    refusal.into_response()
+}

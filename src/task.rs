@@ -1,0 +1,248 @@
+//! Decode: a message's bytes become a [`Task`], or a [`Failure`]. Pure.
+
+use std::fmt;
+
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+
+use crate::config::{Priority, UnknownFields};
+use crate::failure::{Failure, Kind, Stage, shorten};
+use crate::nearest::nearest;
+
+/// The largest body of a task message, in bytes (256 KiB).
+pub const MAX_BODY: usize = 262_144;
+
+/// The fields of a task message, in the order of the CRM's page.
+pub const FIELDS: [&str; 10] = [
+    "name",
+    "name_module",
+    "completion_date",
+    "id_record",
+    "wolkvox_owner",
+    "description",
+    "status",
+    "priority",
+    "remember",
+    "reminder_date",
+];
+
+/// A task message as its publisher wrote it: absent fields are not yet filled in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Task {
+    /// Name of the activity.
+    pub name: Option<String>,
+    /// Module of the record, such as `cases`.
+    pub name_module: Option<String>,
+    /// When it is due, as written.
+    pub completion_date: Option<String>,
+    /// The record in that module.
+    pub id_record: Option<String>,
+    /// The user that owns the activity.
+    pub wolkvox_owner: Option<String>,
+    /// Free text, may be empty.
+    pub description: Option<String>,
+    /// Status of the activity.
+    pub status: Option<String>,
+    /// Priority of the activity.
+    pub priority: Option<Priority>,
+    /// Whether the CRM reminds.
+    pub remember: Option<bool>,
+    /// When the CRM reminds, as written.
+    pub reminder_date: Option<String>,
+}
+
+/// A bad field: which, and what was wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The field's name as the message has it.
+    pub field: String,
+    /// What it held and what is allowed.
+    pub text: String,
+}
+
+impl Problem {
+    /// A problem of `field`.
+    pub fn new(field: impl Into<String>, text: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            text: text.into(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.text)
+    }
+}
+
+/// What could be read of a message, with every bad field found so far; mapping adds its own and refuses them together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decoded {
+    /// The good fields.
+    pub task: Task,
+    /// The bad ones.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads a task message.
+///
+/// # Errors
+/// `too_large` for a body over [`MAX_BODY`], `invalid_message` for what is not one JSON object.
+pub fn decode(body: &[u8], unknown: UnknownFields) -> Result<Decoded, Failure> {
+    if body.len() > MAX_BODY {
+        let text = format!(
+            "the body has {} bytes; at most {MAX_BODY} are allowed",
+            body.len()
+        );
+        return Err(Failure::new(Stage::Decode, Kind::TooLarge, text));
+    }
+    let text = std::str::from_utf8(body).map_err(|e| {
+        invalid(&format!(
+            "the body is not UTF-8 text from byte {}",
+            e.valid_up_to()
+        ))
+    })?;
+    let Entries(entries) = serde_json::from_str(text).map_err(|e| not_an_object(text, &e))?;
+    let mut decoded = Decoded::default();
+    let mut seen: Vec<&str> = Vec::with_capacity(entries.len());
+    for (field, value) in &entries {
+        if seen.contains(&field.as_str()) {
+            decoded.problem(field, "given twice; give it once");
+            continue;
+        }
+        seen.push(field);
+        decoded.take(field, value, unknown);
+    }
+    Ok(decoded)
+}
+
+fn invalid(text: &str) -> Failure {
+    Failure::new(Stage::Decode, Kind::InvalidMessage, text)
+}
+
+fn not_an_object(text: &str, error: &serde_json::Error) -> Failure {
+    if text.trim().is_empty() {
+        return invalid("the body is empty; a task message is a JSON object");
+    }
+    invalid(&format!(
+        "the body is not a task message, a JSON object: {error}"
+    ))
+}
+
+impl Decoded {
+    fn problem(&mut self, field: &str, text: impl Into<String>) {
+        self.problems.push(Problem::new(shorten(field, 64), text));
+    }
+
+    fn take(&mut self, field: &str, value: &Value, unknown: UnknownFields) {
+        match field {
+            "name" => self.task.name = self.text(field, value),
+            "name_module" => self.task.name_module = self.text(field, value),
+            "completion_date" => self.task.completion_date = self.text(field, value),
+            "id_record" => self.task.id_record = self.text(field, value),
+            "wolkvox_owner" => self.task.wolkvox_owner = self.text(field, value),
+            "description" => self.task.description = self.string(field, value),
+            "status" => self.task.status = self.text(field, value),
+            "priority" => self.task.priority = self.priority(field, value),
+            "remember" => self.task.remember = self.boolean(field, value),
+            "reminder_date" => self.task.reminder_date = self.text(field, value),
+            _ => self.unknown(field, unknown),
+        }
+    }
+
+    fn string(&mut self, field: &str, value: &Value) -> Option<String> {
+        match value {
+            Value::Null => None,
+            Value::String(text) => Some(text.clone()),
+            Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                self.problem(field, format!("is {}; a string is allowed", shown(value)));
+                None
+            }
+        }
+    }
+
+    fn text(&mut self, field: &str, value: &Value) -> Option<String> {
+        let text = self.string(field, value)?;
+        if text.is_empty() {
+            self.problem(field, "is empty; a text is required, or leave the field out where a default is configured");
+            return None;
+        }
+        Some(text)
+    }
+
+    fn boolean(&mut self, field: &str, value: &Value) -> Option<bool> {
+        match value {
+            Value::Null => None,
+            Value::Bool(given) => Some(*given),
+            Value::String(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                self.problem(
+                    field,
+                    format!(
+                        "is {}; true or false is allowed, without quotes",
+                        shown(value)
+                    ),
+                );
+                None
+            }
+        }
+    }
+
+    fn priority(&mut self, field: &str, value: &Value) -> Option<Priority> {
+        let text = self.text(field, value)?;
+        let priority = Priority::from_name(&text);
+        if priority.is_none() {
+            self.problem(
+                field,
+                format!("is {}; high, normal or low is allowed", shown(value)),
+            );
+        }
+        priority
+    }
+
+    fn unknown(&mut self, field: &str, unknown: UnknownFields) {
+        if unknown == UnknownFields::Ignore {
+            return;
+        }
+        let hint = nearest(field, FIELDS).map_or_else(
+            || format!("the known ones are {}", FIELDS.join(", ")),
+            |known| format!("did you mean {known}?"),
+        );
+        self.problem(field, format!("is not a known field; {hint}"));
+    }
+}
+
+/// A value as a problem report quotes it.
+pub(crate) fn shown(value: &Value) -> String {
+    shorten(&value.to_string(), 60)
+}
+
+/// The members of a JSON object in order, doubles included.
+struct Entries(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+                /// More members than this are no task message, and comparing them for doubles would take long.
+                const MOST: usize = 1_000;
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    if entries.len() == MOST {
+                        return Err(de::Error::custom("it has more than 1000 fields"));
+                    }
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
