@@ -5,6 +5,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 DOCKER := $(shell timeout 20 docker version >/dev/null 2>&1 && echo yes)
 SCRIPTS := .ci/run $(shell find deploy tests -name '*.sh')
+DENY := $(or $(shell command -v cargo-deny),target/tools/bin/cargo-deny)
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || command -v docker-compose)
 
 .PHONY: help demo test check image image-test fmt fmt-check lint lint-scripts deny compose-check setup setup-check
@@ -43,9 +44,13 @@ lint: setup ## clippy, warnings as errors
 lint-scripts: setup-check ## shellcheck
 	shellcheck -x $(SCRIPTS)
 
-deny: setup ## licences, sources, bans and advisories of the dependencies, where cargo-deny is installed
-	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check; \
-	else echo "no cargo-deny here: dependencies are not judged (cargo install cargo-deny --locked)" >&2; fi
+deny: $(DENY) ## licences, sources and bans of the dependencies; advisories where their database can be fetched
+	$(DENY) --locked --log-level error check bans licenses sources
+	@if timeout 120 $(DENY) --locked fetch db >/dev/null 2>&1; then $(DENY) --locked --log-level error check advisories; \
+	else echo "the advisory database cannot be fetched: advisories are not checked" >&2; fi
+
+target/tools/bin/cargo-deny: | setup
+	cargo install --locked --quiet --root target/tools --version 0.20.2 cargo-deny
 
 compose-check: ## deploy/compose.yaml is one that compose takes
 ifneq ($(COMPOSE),)
