@@ -1,11 +1,12 @@
 //! Config → App → run: the one place that knows everybody.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -15,7 +16,7 @@ use crate::broker::publisher::Publisher;
 use crate::broker::session::{Change, Session};
 use crate::broker::topology::Topology;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::crm::{Crm, HttpCrm};
 use crate::duration;
 use crate::events::Events;
@@ -30,6 +31,8 @@ use crate::worker::{Rules, Worker};
 const PREFETCH_PER_SLOT: usize = 8;
 /// RabbitMQ caps the prefetch of a quorum queue here.
 const MAX_PREFETCH: usize = 2_000;
+/// How often the tokens' file is looked at.
+const REREAD: Duration = Duration::from_secs(5);
 /// How long the connections may take to close once everything is settled.
 const CLOSING: Duration = Duration::from_secs(5);
 
@@ -156,6 +159,13 @@ impl App {
         );
         let worker = self.worker(schedule, Arc::clone(&publisher), stop.clone())?;
         services.spawn(Arc::clone(&self.status.gate).run(drained.clone()));
+        if let Some(path) = self.config.crm.tokens_file.clone() {
+            services.spawn(reread_tokens(
+                path,
+                Arc::clone(&self.status),
+                drained.clone(),
+            ));
+        }
         services.spawn(admin::serve(
             self.listener,
             Arc::clone(&self.status),
@@ -238,6 +248,40 @@ impl App {
             stop,
         })
     }
+}
+
+/// Reads the tokens' file again when it changes, such as after a rotation; what cannot be read changes nothing.
+async fn reread_tokens(path: PathBuf, status: Arc<Status>, stop: CancellationToken) {
+    let mut modified = modification(&path).await;
+    loop {
+        tokio::select! {
+            () = sleep(REREAD) => {}
+            () = stop.cancelled() => return,
+        }
+        let now = modification(&path).await;
+        if now == modified {
+            continue;
+        }
+        match config::read_tokens(&path) {
+            Ok(tokens) => {
+                modified = now;
+                tracing::info!(
+                    tokens = tokens.len(),
+                    "the tokens' file changed and was read again"
+                );
+                status.gate.replace_tokens(tokens);
+            }
+            Err(problems) => {
+                tracing::warn!(%problems, "the tokens' file changed and cannot be read; the former tokens stay")
+            }
+        }
+    }
+}
+
+/// What changes when a file is replaced; Kubernetes replaces mounted secrets through a link.
+async fn modification(path: &Path) -> Option<(SystemTime, u64)> {
+    let file = tokio::fs::metadata(path).await.ok()?;
+    Some((file.modified().ok()?, file.len()))
 }
 
 fn prefetch(config: &Config) -> u16 {

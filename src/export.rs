@@ -59,10 +59,12 @@ struct ExportedProperties {
     app_id: Option<String>,
 }
 
+type Source = IoRead<BufReader<Take<Box<dyn Read + Send>>>>;
+type Values = StreamDeserializer<'static, Source, Box<RawValue>>;
+
 /// The messages of an input, read as they are asked for.
 pub struct Input {
-    values:
-        StreamDeserializer<'static, IoRead<BufReader<Take<Box<dyn Read + Send>>>>, Box<RawValue>>,
+    values: Values,
     /// The rest of an array.
     elements: std::vec::IntoIter<Box<RawValue>>,
     place: usize,

@@ -9,7 +9,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Log, LogFormat, LogLevel};
 
-/// Begins to log. Libraries are heard at `warn`, at `trace` with everything they say.
+/// Begins to log. Libraries are heard at `warn`, at `trace` with everything they say; lapin at `trace` only, since what it
+/// reports comes back as an error that is logged where it is handled.
 ///
 /// A panic becomes a log line too, so that collectors see one form only.
 pub fn start(log: &Log) {
@@ -25,8 +26,14 @@ pub fn start(log: &Log) {
     } else {
         level.min(LevelFilter::WARN)
     };
+    let lapin = if log.level == LogLevel::Trace {
+        level
+    } else {
+        LevelFilter::OFF
+    };
     let filter = Targets::new()
         .with_default(libraries)
+        .with_target("lapin", lapin)
         .with_target(env!("CARGO_CRATE_NAME"), level);
     let registry = tracing_subscriber::registry().with(filter);
     // A second start, as in tests, keeps the first one's form.

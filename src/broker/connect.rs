@@ -55,11 +55,10 @@ pub(crate) async fn bounded<T>(
 }
 
 fn described(what: &str, error: &lapin::Error) -> BrokerError {
-    let (message, code) = match error.kind() {
-        lapin::ErrorKind::ProtocolError(refusal) => {
-            (refusal.get_message().to_string(), Some(refusal.get_id()))
-        }
-        _ => (error.to_string(), None),
+    let (message, code) = if let lapin::ErrorKind::ProtocolError(refusal) = error.kind() {
+        (refusal.get_message().to_string(), Some(refusal.get_id()))
+    } else {
+        (error.to_string(), None)
     };
     BrokerError {
         message: format!("{what}: {message}"),

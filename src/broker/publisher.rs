@@ -266,17 +266,12 @@ async fn watch(
     let set = |reason| *blocked.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
-        match event {
-            Event::ConnectionBlocked(reason) => {
-                tracing::warn!(reason, "the broker has blocked publishing");
-                set(Some(reason));
-            }
-            Event::ConnectionUnblocked => {
-                tracing::info!("the broker takes messages again");
-                set(None);
-            }
-            Event::Error(_) => return,
-            _ => {}
+        if let Event::ConnectionBlocked(reason) = event {
+            tracing::warn!(reason, "the broker has blocked publishing");
+            set(Some(reason));
+        } else if let Event::ConnectionUnblocked = event {
+            tracing::info!("the broker takes messages again");
+            set(None);
         }
     }
 }

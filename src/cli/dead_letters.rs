@@ -41,6 +41,8 @@ pub async fn run(command: &Command, sources: &Sources) -> Result<ExitCode, Error
         letters.push(DeadLetter::read(message))
     });
     looked.await.map_err(Error::failed)?;
+    // Messages that were looked at before come back in no certain order.
+    letters.sort_by(|a, b| a.failed_at.cmp(&b.failed_at));
     if args.json {
         print(&serde_json::to_string_pretty(&letters).map_err(Error::failed)?)?;
     } else {

@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use crate::cli::Error;
+use crate::cli::{Error, FAILED};
 use crate::config::{Config, Loaded, Sources};
 use crate::telemetry;
 
 /// Works until `stop`.
 ///
 /// # Errors
-/// An invalid configuration, an admin address that is taken, a queue that exists with other arguments, the grace exceeded.
+/// An invalid configuration, an admin address that is taken. What ends a running worker is logged, with exit code 1.
 pub async fn run(sources: &Sources, stop: CancellationToken) -> Result<ExitCode, Error> {
     let Loaded { config, warnings } =
         Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
@@ -21,10 +21,10 @@ pub async fn run(sources: &Sources, stop: CancellationToken) -> Result<ExitCode,
         tracing::warn!("{warning}");
     }
     let app = App::new(config).await.map_err(Error::failed)?;
-    app.run(stop).await.map_err(|text| {
+    if let Err(text) = app.run(stop).await {
         tracing::error!("{text}");
-        Error::failed(text)
-    })?;
+        return Ok(ExitCode::from(FAILED));
+    }
     tracing::info!("stopped: nothing in flight is left");
     Ok(ExitCode::SUCCESS)
 }

@@ -115,7 +115,7 @@ impl Key {
     }
 
     /// The environment variables under which it may be written.
-    pub(super) fn variables(&self) -> Vec<String> {
+    pub fn variables(&self) -> Vec<String> {
         self.slots().map(|slot| variable(&slot)).collect()
     }
 }

@@ -7,6 +7,9 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable};
 use serde_json::json;
 
+use wolkvox_task_worker::payload::REQUIRED;
+use wolkvox_task_worker::task::FIELDS;
+
 use crate::support::amqp::{header, number, text};
 use crate::support::rig::{Rig, properties, task, task_with};
 
@@ -145,46 +148,51 @@ async fn what_has_bad_fields() {
             "name: given twice",
         ),
     ];
-    let fields = [
-        "name",
-        "name_module",
-        "completion_date",
-        "id_record",
-        "wolkvox_owner",
-    ];
-    for field in fields {
-        let mut missing: serde_json::Value = serde_json::from_slice(&task("x")).expect("JSON");
-        missing.as_object_mut().expect("an object").remove(field);
-        let named = format!("{field}: is ");
-        let named: &str = Box::leak(named.into_boxed_str());
-        cases.push((field, missing.to_string().into_bytes(), named));
-        for value in [
-            json!(null),
-            json!(7),
-            json!(["x"]),
-            json!({ "a": 1 }),
-            json!(true),
-            json!(""),
-        ] {
-            cases.push((field, task_with("x", json!({ field: value })), named));
-        }
-    }
-    for field in ["status", "priority", "reminder_date"] {
+    for (id, body, field) in each_field_spoilt() {
         let named: &str = Box::leak(format!("{field}: is ").into_boxed_str());
-        for value in [json!(7), json!("")] {
-            cases.push((field, task_with("x", json!({ field: value })), named));
-        }
+        cases.push((id, body, named));
     }
-    cases.push((
-        "remember-text",
-        task_with("x", json!({ "remember": "true" })),
-        "true or false",
-    ));
     let cases = cases
         .into_iter()
         .map(|(id, body, reason)| (id, body, "invalid_task", reason))
         .collect();
     refused("bad.fields", cases).await;
+}
+
+/// Each field missing, null, of each wrong type, and empty.
+fn each_field_spoilt() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+    let wrong = [
+        json!(7),
+        json!(["x"]),
+        json!({ "a": 1 }),
+        json!(true),
+        json!(""),
+    ];
+    let mut cases = Vec::new();
+    for field in REQUIRED {
+        let mut missing: serde_json::Value = serde_json::from_slice(&task("x")).expect("JSON");
+        missing.as_object_mut().expect("an object").remove(field);
+        cases.push(("missing", missing.to_string().into_bytes(), field));
+        cases.push(("null", task_with("x", json!({ field: null })), field));
+    }
+    for field in FIELDS {
+        // Empty is allowed of a description, true of the switch.
+        let allowed = if field == "description" {
+            json!("")
+        } else {
+            json!(true)
+        };
+        let spoils = |value: &&serde_json::Value| {
+            !["description", "remember"].contains(&field) || **value != allowed
+        };
+        cases.extend(
+            wrong
+                .iter()
+                .filter(spoils)
+                .map(|value| ("wrong", task_with("x", json!({ field: value })), field)),
+        );
+    }
+    cases
 }
 
 #[tokio::test]
@@ -406,7 +414,7 @@ async fn publishers_headers_that_leave_no_room_give_way() {
     // Nearly a whole frame of 128 KiB.
     let filler = |size: usize| AMQPValue::LongString("f".repeat(size).into());
     let headers = FieldTable::from(BTreeMap::from([
-        ("large".into(), filler(90_000)),
+        ("large".into(), filler(90_400)),
         ("medium".into(), filler(40_000)),
         ("small".into(), filler(500)),
     ]));

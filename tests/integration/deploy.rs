@@ -1,10 +1,4 @@
 //! The manifests render, are what Kubernetes accepts, and agree with the code and with each other.
-#![expect(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    reason = "a test's helpers fail the test"
-)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,33 +12,12 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
+use wolkvox_task_worker::config::KEYS;
 
 /// Configuration keys, as in `broker.urls`.
-fn keys() -> Vec<&'static str> {
-    "broker.urls broker.queue broker.dead_letter_queue broker.topology broker.single_active_consumer broker.ca_file \
-     broker.client_cert_file broker.client_key_file crm.server crm.operation crm.tokens crm.max_in_flight_per_token \
-     crm.requests_per_second crm.connect_timeout crm.request_timeout crm.timezone task.status task.priority \
-     task.remember task.name_module task.wolkvox_owner task.description task.unknown_fields task.max_age \
-     retry.immediate_attempts retry.immediate_initial retry.immediate_max retry.delays retry.retry_after_max \
-     retry.on_unknown gate.failures gate.probe_initial gate.probe_max gate.recheck gate.hold ledger.url \
-     ledger.retention ledger.max_entries admin.listen shutdown.grace log.format log.level"
-        .split_whitespace()
-        .collect()
-}
-
-const SECRETS: [&str; 3] = ["broker.urls", "crm.tokens", "ledger.url"];
-
-fn variable(key: &str) -> String {
-    format!("WTW_{}", key.replace('.', "_").to_uppercase())
-}
-
 fn known_variables() -> BTreeSet<String> {
-    keys()
-        .into_iter()
-        .map(variable)
-        .chain(SECRETS.map(|key| variable(key) + "_FILE"))
-        .chain(["WTW_CONFIG".to_owned()])
-        .collect()
+    let variables = KEYS.iter().flat_map(|key| key.variables());
+    variables.chain(["WTW_CONFIG".to_owned()]).collect()
 }
 
 fn deploy() -> PathBuf {

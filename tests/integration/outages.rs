@@ -100,6 +100,25 @@ async fn a_refused_token_is_quarantined_and_no_message_is_at_fault() {
 }
 
 #[tokio::test]
+async fn a_rotated_token_is_read_from_its_file() {
+    let rig = Rig::new("outage.rotated").await;
+    let file = std::env::temp_dir().join(&rig.queue);
+    std::fs::write(&file, "outdated\n").expect("written");
+    let path = file.to_str().expect("text");
+    let worker = rig
+        .worker(&[("WTW_CRM_TOKENS", ""), ("WTW_CRM_TOKENS_FILE", path)])
+        .await;
+    rig.publish("m-1", &task("rotated")).await;
+    worker
+        .reaches("wtw_gate_closed{reason=\"unauthorized\"}", 1.0)
+        .await;
+    std::fs::write(&file, "demo-token\n").expect("written");
+    rig.crm.created(1).await;
+    worker.process.stop().await;
+    std::fs::remove_file(&file).expect("removed");
+}
+
+#[tokio::test]
 async fn a_held_message_goes_to_the_hold_queue_with_nothing_spent() {
     let rig = Rig::new("outage.hold").await;
     rig.crm

@@ -39,7 +39,7 @@ fn amqp(value: &Value) -> AMQPValue {
         Value::String(text) => AMQPValue::LongString(text.as_str().into()),
         Value::Number(number) => AMQPValue::LongLongInt(number.as_i64().expect("whole")),
         Value::Bool(on) => AMQPValue::Boolean(*on),
-        other => panic!("{other}"),
+        Value::Null | Value::Array(_) | Value::Object(_) => panic!("{value}"),
     }
 }
 
@@ -53,7 +53,7 @@ async fn a_queue_with_other_arguments_is_left_alone_and_the_difference_is_named(
     let said = worker.process.lines().join("\n");
     for part in [
         rig.queue.as_str(),
-        "x-queue-type",
+        "x-dead-letter-exchange",
         "Ways out",
         "broker.topology",
     ] {
@@ -94,14 +94,20 @@ async fn deleted_queues_are_declared_again() {
     rig.amqp.delete(&format!("{}.retry.200ms", rig.queue)).await;
     rig.publish("m-1", &task("retried")).await;
     rig.crm.created(1).await;
+    let dead = rig.dead_letter_queue();
+    rig.amqp.delete(&dead).await;
+    rig.publish("m-2", b"no task").await;
+    eventually("the dead letter", || async {
+        (rig.amqp.count(&dead).await == Some(1)).then_some(())
+    })
+    .await;
     rig.amqp.delete(&rig.queue).await;
-    rig.amqp.delete(&rig.dead_letter_queue()).await;
     worker
         .reaches("wtw_broker_connections_lost_total", 1.0)
         .await;
     eventually("the work queue", || rig.amqp.count(&rig.queue)).await;
-    rig.publish("m-2", b"no task").await;
-    rig.dead_letter().await;
+    rig.publish("m-3", &task("anew")).await;
+    rig.crm.created(2).await;
 }
 
 #[tokio::test]

@@ -123,19 +123,22 @@ pub(crate) fn header(delivery: &Delivery, name: &str) -> Option<AMQPValue> {
 
 /// A text header of a delivery; empty where there is none.
 pub(crate) fn text(delivery: &Delivery, name: &str) -> String {
-    match header(delivery, name) {
-        Some(AMQPValue::LongString(text)) => text.to_string(),
-        None => String::new(),
-        Some(other) => panic!("{name} is {other:?}"),
-    }
+    let Some(value) = header(delivery, name) else {
+        return String::new();
+    };
+    let AMQPValue::LongString(text) = value else {
+        panic!("{name} is {value:?}")
+    };
+    text.to_string()
 }
 
 /// A number header of a delivery.
 pub(crate) fn number(delivery: &Delivery, name: &str) -> Option<i64> {
-    match header(delivery, name)? {
-        AMQPValue::LongLongInt(number) => Some(number),
-        other => panic!("{name} is {other:?}"),
-    }
+    let value = header(delivery, name)?;
+    let AMQPValue::LongLongInt(number) = value else {
+        panic!("{name} is {value:?}")
+    };
+    Some(number)
 }
 
 fn passive() -> QueueDeclareOptions {
