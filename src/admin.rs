@@ -1,11 +1,4 @@
-//! The pages for operators, on `admin.listen`:
-//!
-//! | path | answers |
-//! | --- | --- |
-//! | `/livez` | 200 while the process runs |
-//! | `/readyz` | 200 when connected and consuming or standing by, else 503 with the reason |
-//! | `/metrics` | OpenMetrics text |
-//! | `/status` | the same for people, as JSON |
+//! The pages for operators, on `admin.listen`: see [`PAGES`].
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,8 +20,13 @@ use crate::app::Status;
 use crate::gate::Closed;
 use crate::gate::tokens::Parked;
 
-/// The routes, for the documentation's test.
-pub const PATHS: [&str; 4] = ["/livez", "/readyz", "/metrics", "/status"];
+/// The pages and what they answer, as the README's table has it.
+pub const PAGES: [(&str, &str); 4] = [
+    ("/livez", "200 while the process runs"),
+    ("/readyz", "200 when connected and consuming or standing by, else 503 with the reason; throttling, quota and an outage of the CRM are no reason"),
+    ("/metrics", "OpenMetrics text"),
+    ("/status", "the same for people, as JSON: the gate with its reason, each token by its position"),
+];
 
 /// How long [`probe`] waits for an answer.
 const PROBE: Duration = Duration::from_secs(3);

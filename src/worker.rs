@@ -89,6 +89,8 @@ struct Spent {
 struct Round {
     posts: u32,
     pauses: Pauses,
+    /// Attempts that the message arrived with.
+    arrived_with: u32,
 }
 
 impl Worker {
@@ -151,6 +153,7 @@ impl Worker {
                 .schedule
                 .posts_in_round(journey.attempts, journey.round),
             pauses: self.schedule.pauses(),
+            arrived_with: journey.attempts,
         };
         loop {
             if let Err(failure) = self.may_try(message, journey) {
@@ -315,7 +318,7 @@ impl Worker {
 
     /// A round that shutdown ends early goes on in the next one, on a retry queue; one that was not begun is returned.
     fn cut_short(&self, journey: &mut Journey, round: &Round) -> Verdict {
-        if round.posts == 0 {
+        if journey.attempts == round.arrived_with {
             return Verdict::Return;
         }
         match self.schedule.delay(journey.round) {

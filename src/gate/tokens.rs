@@ -145,7 +145,7 @@ impl Tokens {
         }
     }
 
-    /// Too many at a time: the token waits for `hint`, or else for a growing time.
+    /// Too many at a time: the token waits for a growing time, at least for `hint`.
     pub fn throttle(
         &mut self,
         secret: &SecretString,
@@ -154,7 +154,7 @@ impl Tokens {
         chance: f64,
     ) {
         if let Some(token) = self.find(secret) {
-            let wait = hint.unwrap_or_else(|| token.pauses.next());
+            let wait = token.pauses.next().max(hint.unwrap_or_default());
             let until = now + jittered(wait, chance);
             token.throttled_until = token.throttled_until.max(Some(until));
             token.parked = None;

@@ -1,0 +1,157 @@
+//! The README's tables are what the code says. `UPDATE_DOCS=1` writes them.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+
+use clap::CommandFactory as _;
+use wolkvox_task_worker::cli::Cli;
+use wolkvox_task_worker::crm::classify::Outcome;
+use wolkvox_task_worker::failure::Kind;
+use wolkvox_task_worker::gate::Closed;
+use wolkvox_task_worker::payload::REQUIRED;
+use wolkvox_task_worker::task::FIELDS;
+use wolkvox_task_worker::{admin, config, journey};
+
+/// Each marked part of the README and what the code says there.
+fn parts() -> Vec<(&'static str, String)> {
+    vec![
+        ("commands", commands()),
+        ("configuration", config::markdown_table()),
+        ("fields", fields()),
+        ("outcomes", outcomes()),
+        ("gate", gate()),
+        ("kinds", kinds()),
+        ("headers", headers()),
+        ("pages", pages()),
+    ]
+}
+
+fn commands() -> String {
+    let mut table = "| command | does |\n| --- | --- |\n".to_owned();
+    for command in Cli::command().get_subcommands() {
+        let inner = command.get_subcommands().map(clap::Command::get_name).collect::<Vec<_>>().join("\\|");
+        let name = format!("{} {inner}", command.get_name());
+        let about = command.get_about().map(ToString::to_string).expect("every command says what it does");
+        writeln!(table, "| `{}` | {about} |", name.trim_end()).expect("a string");
+    }
+    table
+}
+
+fn fields() -> String {
+    let mut table = "| field | required | allowed |\n| --- | --- | --- |\n".to_owned();
+    for field in FIELDS {
+        let configurable = config::KEYS.iter().any(|key| key.name == format!("task.{field}"));
+        let required = match (field, REQUIRED.contains(&field), configurable) {
+            ("reminder_date", ..) => "when `remember` is true".to_owned(),
+            (_, true, true) => format!("unless `task.{field}` is configured"),
+            (_, true, false) => "yes".to_owned(),
+            (_, false, true) => format!("no; `task.{field}` is sent"),
+            (_, false, false) => "no".to_owned(),
+        };
+        writeln!(table, "| `{field}` | {required} | {} |", allowed(field)).expect("a string");
+    }
+    table
+}
+
+fn allowed(field: &str) -> &'static str {
+    match field {
+        "remember" => "`true` or `false`",
+        "priority" => "`high`, `normal` or `low`",
+        "description" => "any text, also an empty one",
+        "completion_date" => "`YYYY-MM-DD HH:MM:SS` in the account's wall clock, or RFC 3339 with an offset",
+        "reminder_date" => "likewise; not after `completion_date`, which is sent where it is left out",
+        _ => "any text that is not empty",
+    }
+}
+
+fn outcomes() -> String {
+    let mut table = "| outcome | when | spends an attempt | then |\n| --- | --- | --- | --- |\n".to_owned();
+    for outcome in Outcome::ALL {
+        let (when, then) = outcome.meaning();
+        let spends = if outcome.spends_attempt() { "yes" } else { "no" };
+        writeln!(table, "| `{}` | {when} | {spends} | {then} |", outcome.as_str()).expect("a string");
+    }
+    table
+}
+
+fn gate() -> String {
+    let mut table = "| reason | |\n| --- | --- |\n".to_owned();
+    for reason in Closed::ALL {
+        writeln!(table, "| `{}` | {} |", reason.as_str(), reason.advice()).expect("a string");
+    }
+    table
+}
+
+fn kinds() -> String {
+    let mut table = "| `x-error-kind` | means |\n| --- | --- |\n".to_owned();
+    for kind in Kind::ALL {
+        writeln!(table, "| `{}` | {} |", kind.as_str(), kind.meaning()).expect("a string");
+    }
+    table
+}
+
+fn headers() -> String {
+    let mut table = "| header | type | on | |\n| --- | --- | --- | --- |\n".to_owned();
+    for header in journey::HEADERS {
+        let on = if header.on_retry { "retry copy, dead letter" } else { "dead letter" };
+        writeln!(table, "| `{}` | {} | {on} | {} |", header.name, header.kind, header.meaning).expect("a string");
+    }
+    table
+}
+
+fn pages() -> String {
+    let mut table = "| path | answers |\n| --- | --- |\n".to_owned();
+    for (path, answers) in admin::PAGES {
+        writeln!(table, "| `{path}` | {answers} |").expect("a string");
+    }
+    table
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "how tests are run is no configuration of the worker")]
+fn the_readmes_tables_are_what_the_code_says() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let written = fs::read_to_string(&path).expect("README.md");
+    let mut meant = written.clone();
+    for (name, table) in parts() {
+        let (begin, end) = (format!("<!-- {name}: from the code -->\n"), format!("<!-- {name}: end -->"));
+        let from = meant.find(&begin).unwrap_or_else(|| panic!("no {begin}")) + begin.len();
+        let to = from + meant[from..].find(&end).unwrap_or_else(|| panic!("no {end}"));
+        meant.replace_range(from..to, &table);
+    }
+    if std::env::var("UPDATE_DOCS").is_ok() {
+        fs::write(&path, &meant).expect("written");
+    } else {
+        assert!(meant == written, "README.md is not what the code says; `make docs` writes its tables");
+    }
+}
+
+/// Every test that the README names as keeping a promise exists.
+#[test]
+fn the_readmes_guarantees_name_tests_that_exist() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).expect("README.md");
+    let promises = readme.split("## Guarantees").nth(1).expect("a section").split("\n## ").next().expect("a text");
+    let mut sources = String::new();
+    for folder in ["src", "tests"] {
+        read_all(&root.join(folder), &mut sources);
+    }
+    let named: Vec<&str> = promises.split('`').skip(1).step_by(2).filter(|code| code.contains("::")).collect();
+    assert!(named.len() >= 10, "{named:?}");
+    for test in named {
+        let function = test.rsplit("::").next().expect("a name");
+        assert!(sources.contains(&format!("fn {function}(")), "{test} is no test");
+    }
+}
+
+fn read_all(folder: &std::path::Path, into: &mut String) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            read_all(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push_str(&fs::read_to_string(&path).expect("text"));
+        }
+    }
+}
