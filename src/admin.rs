@@ -23,9 +23,15 @@ use crate::gate::tokens::Parked;
 /// The pages and what they answer, as the README's table has it.
 pub const PAGES: [(&str, &str); 4] = [
     ("/livez", "200 while the process runs"),
-    ("/readyz", "200 when connected and consuming or standing by, else 503 with the reason; throttling, quota and an outage of the CRM are no reason"),
+    (
+        "/readyz",
+        "200 when connected and consuming or standing by, else 503 with the reason; throttling, quota and an outage of the CRM are no reason",
+    ),
     ("/metrics", "OpenMetrics text"),
-    ("/status", "the same for people, as JSON: the gate with its reason, each token by its position"),
+    (
+        "/status",
+        "the same for people, as JSON: the gate with its reason, each token by its position",
+    ),
 ];
 
 /// How long [`probe`] waits for an answer.

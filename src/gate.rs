@@ -446,3 +446,6 @@ fn until_next_midnight(now: Timestamp, timezone: &TimeZone) -> Duration {
     let reset = midnight.map_or_else(|_| now + 24.hours(), |at| at.timestamp());
     Duration::try_from(reset.duration_since(now)).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,242 @@
+//! The gate under paused time.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use secrecy::ExposeSecret as _;
+use tokio_util::task::TaskTracker;
+
+use super::*;
+use crate::config::{Config, Sources};
+
+const SOON: Duration = Duration::from_secs(600);
+
+fn gate(more: &[(&str, &str)]) -> (Arc<Gate>, Arc<Mutex<Vec<Option<Closed>>>>) {
+    let given = [("WTW_CRM_TOKENS", "a"), ("WTW_GATE_FAILURES", "3")];
+    // The last one given of a name counts.
+    let given: HashMap<_, _> = given.iter().chain(more).copied().collect();
+    let environment = given
+        .into_iter()
+        .map(|(key, value)| (key.into(), value.into()))
+        .collect();
+    let sources = Sources {
+        environment,
+        ..Sources::default()
+    };
+    let config = Config::load(&sources, &[]).unwrap().config;
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let on_change = {
+        let told = Arc::clone(&told);
+        Box::new(move |closed| told.lock().unwrap().push(closed))
+    };
+    // 22:00 in Bogota, two hours before the quota's reset.
+    let clock = Clock::new(|| "2026-03-02T03:00:00Z".parse().unwrap());
+    let gate = Gate::new(
+        &config.gate,
+        &config.crm,
+        config.retry.retry_after_max,
+        clock,
+        on_change,
+    );
+    (gate, told)
+}
+
+/// The gate with its timer running.
+fn running(more: &[(&str, &str)]) -> (Arc<Gate>, Arc<Mutex<Vec<Option<Closed>>>>) {
+    let (gate, told) = gate(more);
+    TaskTracker::new().spawn(Arc::clone(&gate).run(CancellationToken::new()));
+    (gate, told)
+}
+
+async fn slot(gate: &Arc<Gate>) -> Slot {
+    let until = Instant::now() + SOON;
+    loop {
+        let mut pass = gate.pass(until).await.unwrap();
+        if let Ok(slot) = gate.slot(&mut pass, until).await {
+            return slot;
+        }
+    }
+}
+
+fn judged(outcome: Outcome) -> Judgement {
+    Judgement {
+        outcome,
+        reason: String::new(),
+        http_status: None,
+        code: None,
+        message: None,
+        retry_after: None,
+        ask_token: false,
+    }
+}
+
+async fn fail(gate: &Arc<Gate>, times: usize) {
+    for _ in 0..times {
+        slot(gate).await.report(&judged(Outcome::Unavailable));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_third_request_waits_for_a_slot_and_a_dropped_one_frees_it() {
+    let (gate, _) = running(&[]);
+    let (first, second) = (slot(&gate).await, slot(&gate).await);
+    let until = Instant::now() + Duration::from_secs(1);
+    let mut pass = gate.pass(until).await.unwrap();
+    assert!(matches!(
+        gate.slot(&mut pass, until).await,
+        Err(NoSlot::Held)
+    ));
+    drop(first);
+    let third = gate.slot(&mut pass, Instant::now() + SOON).await;
+    assert!(third.is_ok());
+    second.report(&judged(Outcome::Created));
+    slot(&gate).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_closed_one_probe_at_a_time_leaves_and_waiting_messages_take_turns() {
+    let (gate, told) = running(&[
+        ("WTW_GATE_PROBE_INITIAL", "1s"),
+        ("WTW_GATE_PROBE_MAX", "1s"),
+    ]);
+    fail(&gate, 3).await;
+    assert_eq!(gate.closed(), Some(Closed::Outage));
+    let (probes, order) = (
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(Mutex::new(Vec::new())),
+    );
+    let tasks = TaskTracker::new();
+    for name in 0..3 {
+        let (gate, probes, order) = (Arc::clone(&gate), Arc::clone(&probes), Arc::clone(&order));
+        tasks.spawn(async move {
+            for _ in 0..2 {
+                let slot = slot(&gate).await;
+                assert!(slot.is_probe());
+                assert_eq!(probes.fetch_add(1, Ordering::SeqCst), 0, "one at a time");
+                order.lock().unwrap().push(name);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                probes.fetch_sub(1, Ordering::SeqCst);
+                slot.report(&judged(Outcome::Unavailable));
+            }
+        });
+    }
+    tasks.close();
+    tasks.wait().await;
+    assert_eq!(*order.lock().unwrap(), [0, 1, 2, 0, 1, 2]);
+    assert_eq!(*told.lock().unwrap(), [Some(Closed::Outage)], "told once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verdict_opens_for_everybody() {
+    let (gate, told) = running(&[]);
+    fail(&gate, 3).await;
+    let probe = slot(&gate).await;
+    let waiting = {
+        let gate = Arc::clone(&gate);
+        TaskTracker::new().spawn(async move { slot(&gate).await.is_probe() })
+    };
+    probe.report(&judged(Outcome::Rejected));
+    assert!(!waiting.await.unwrap());
+    assert_eq!(*told.lock().unwrap(), [Some(Closed::Outage), None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abandoned_probe_lets_the_next_one_go() {
+    let (gate, _) = running(&[]);
+    fail(&gate, 3).await;
+    let until = Instant::now() + SOON;
+    let pass = gate.pass(until).await.unwrap();
+    drop(pass);
+    let probe = slot(&gate).await;
+    assert!(probe.is_probe());
+    drop(probe);
+    assert!(slot(&gate).await.is_probe());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_slot_is_turned_back_when_the_gate_closes() {
+    let (gate, _) = running(&[("WTW_GATE_FAILURES", "1")]);
+    let (first, second) = (slot(&gate).await, slot(&gate).await);
+    let until = Instant::now() + SOON;
+    let mut pass = gate.pass(until).await.unwrap();
+    let waiting = {
+        let gate = Arc::clone(&gate);
+        TaskTracker::new().spawn(async move { gate.slot(&mut pass, until).await.err() })
+    };
+    tokio::task::yield_now().await;
+    first.report(&judged(Outcome::Unavailable));
+    assert_eq!(waiting.await.unwrap(), Some(NoSlot::Closed));
+    drop(second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_is_held_no_longer_than_it_may() {
+    let (gate, _) = running(&[("WTW_GATE_FAILURES", "1"), ("WTW_GATE_PROBE_INITIAL", "1m")]);
+    fail(&gate, 1).await;
+    let began = Instant::now();
+    assert_eq!(
+        gate.pass(began + Duration::from_secs(5)).await.err(),
+        Some(Held)
+    );
+    assert_eq!(began.elapsed(), Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_used_up_token_rests_until_midnight_in_the_accounts_zone() {
+    let (gate, told) = running(&[
+        ("WTW_CRM_TIMEZONE", "America/Bogota"),
+        ("WTW_GATE_RECHECK", "24h"),
+    ]);
+    let began = Instant::now();
+    slot(&gate).await.report(&judged(Outcome::QuotaExhausted));
+    assert_eq!(gate.closed(), Some(Closed::Quota));
+    let pass = gate.pass(began + Duration::from_secs(86_400)).await;
+    assert!(pass.is_ok());
+    assert_eq!(began.elapsed().as_secs(), 7_200);
+    assert_eq!(*told.lock().unwrap(), [Some(Closed::Quota), None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_tried_again_at_each_recheck_by_one_request() {
+    let (gate, _) = running(&[("WTW_GATE_RECHECK", "10m"), ("WTW_CRM_TOKENS", "a,b")]);
+    let refused = slot(&gate).await;
+    let name = refused.token().expose_secret().to_owned();
+    refused.report(&judged(Outcome::Unauthorized));
+    let (one, two) = (slot(&gate).await, slot(&gate).await);
+    assert!(one.token().expose_secret() != name && two.token().expose_secret() != name);
+    tokio::time::advance(Duration::from_secs(601)).await;
+    let trial = slot(&gate).await;
+    assert_eq!(trial.token().expose_secret(), name);
+    trial.report(&judged(Outcome::Created));
+    assert_eq!(
+        gate.token_states()
+            .iter()
+            .filter(|(_, parked, _)| parked.is_some())
+            .count(),
+        0
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_keep_the_configured_distance() {
+    let (gate, _) = running(&[
+        ("WTW_CRM_REQUESTS_PER_SECOND", "10"),
+        ("WTW_CRM_MAX_IN_FLIGHT_PER_TOKEN", "50"),
+    ]);
+    let began = Instant::now();
+    let mut slots = Vec::new();
+    for _ in 0..11 {
+        slots.push(slot(&gate).await);
+    }
+    assert_eq!(began.elapsed().as_millis(), 1_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_token_is_no_reason_to_close() {
+    let (gate, told) = running(&[]);
+    let began = Instant::now();
+    slot(&gate).await.report(&judged(Outcome::Throttled));
+    slot(&gate).await.report(&judged(Outcome::Created));
+    assert!(began.elapsed() >= Duration::from_millis(200), "it waited");
+    assert!(told.lock().unwrap().is_empty());
+}
