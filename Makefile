@@ -8,7 +8,7 @@ SCRIPTS := .ci/run $(shell find deploy tests -name '*.sh')
 DENY := $(or $(shell command -v cargo-deny),target/tools/bin/cargo-deny)
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || command -v docker-compose)
 
-.PHONY: help demo test check image image-test fmt fmt-check lint lint-scripts deny compose-check setup setup-check
+.PHONY: help demo docs test check image image-test fmt fmt-check lint lint-scripts deny compose-check setup setup-test setup-check
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -16,7 +16,7 @@ help: ## list these targets
 demo: setup ## broker, sandbox and worker at work on 300 tasks; KEEP=1 leaves them running
 	@KEEP=$(KEEP) cargo run --locked --quiet --example demo
 
-test: setup ## all tests, on a real RabbitMQ (TEST_BROKER_URL, Docker, or a private node)
+test: setup-test ## all tests, on a real RabbitMQ (TEST_BROKER_URL, Docker, or a private node)
 	cargo test --locked
 
 check: fmt-check lint lint-scripts deny compose-check test ## what CI runs
@@ -31,6 +31,9 @@ image: ## the container image, wolkvox-task-worker:latest
 
 image-test: image ## the image at work with a real broker and the sandbox
 	deploy/docker/image-test.sh
+
+docs: setup ## the README's tables, written from the code
+	UPDATE_DOCS=1 cargo test --locked --test integration docs::
 
 fmt: setup ## format the code
 	cargo fmt
@@ -61,6 +64,9 @@ endif
 
 setup:
 	@deploy/setup.sh
+
+setup-test:
+	@deploy/setup.sh test
 
 setup-check:
 	@deploy/setup.sh check

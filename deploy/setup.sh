@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that this machine has what the build needs (`setup.sh`), and what `make check` needs beside (`setup.sh check`).
+# Makes sure that this machine has what the build needs (`setup.sh`), what the tests need beside (`setup.sh test`), and what
+# `make check` needs beside that (`setup.sh check`).
 # Installs through apt only what is missing, as root or with a sudo that asks nothing; otherwise says what to install.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=docker/lib.sh
@@ -30,6 +31,11 @@ needs make make
 needs cc gcc libc6-dev
 needs curl curl
 if [ -e /etc/debian_version ] && [ ! -s /etc/ssl/certs/ca-certificates.crt ]; then missing+=(ca-certificates); fi
+if [ "${1:-}" = test ] || [ "${1:-}" = check ]; then
+    needs kubectl kubernetes-client
+    needs python3 python3
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+fi
 if [ "${1:-}" = check ]; then
     needs shellcheck shellcheck
     needs git git
