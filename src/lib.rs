@@ -34,6 +34,8 @@ pub mod payload;
 
 pub mod gate;
 
+pub mod ledger;
+
 pub mod crm;
 
 pub mod retry;

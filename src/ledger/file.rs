@@ -1,0 +1,187 @@
+//! The ledger in a file, for one worker at a time.
+//!
+//! Two threads do the blocking work. One writes: whatever was asked of it while it made the previous commit durable goes
+//! into the next one, so that many messages share one wait for the disk. The other looks entries up, which waits for no
+//! commit. Both end when the ledger is dropped, after what they were asked is done.
+
+mod store;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use self::store::{Store, Write};
+use super::doubts::Doubts;
+use super::{Digest, Entry, Key, Ledger, LedgerError, Limits, Record};
+use crate::clock::Clock;
+
+/// How many records, and how many look-ups, may wait; more wait outside.
+const QUEUE: usize = 1024;
+/// How many records share a commit at most: an abrupt end makes them all wait for the next start.
+const BATCH: usize = 1024;
+/// How long the disk may take. A file on a network may otherwise be waited for without end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// See the module's documentation.
+pub struct FileLedger {
+    store: Arc<Store>,
+    writes: Option<mpsc::Sender<Write>>,
+    looks: Option<mpsc::Sender<Look>>,
+    threads: Vec<JoinHandle<()>>,
+    limits: Limits,
+    clock: Clock,
+}
+
+struct Look {
+    key: Key,
+    reply: oneshot::Sender<Found>,
+}
+
+type Found = Result<super::history::History, LedgerError>;
+
+impl FileLedger {
+    /// Opens the file, or makes it for its owner alone to read; the folder must be there. After a crash the whole file is
+    /// read once.
+    ///
+    /// # Errors
+    /// When another process has the file open, it is damaged or of another version, or its folder is missing.
+    pub async fn open(path: &Path, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
+        Self::start(Store::new(path, limits), clock).await
+    }
+
+    async fn start(store: Store, clock: Clock) -> Result<Self, LedgerError> {
+        let limits = store.limits;
+        let store = Arc::new(store);
+        let opened = Arc::clone(&store);
+        let opening = tokio::task::spawn_blocking(move || opened.count());
+        opening.await.map_err(|_| store.stopped())??;
+        let (writes, to_write) = mpsc::channel(QUEUE);
+        let (looks, to_look) = mpsc::channel(QUEUE);
+        let mut ledger = Self {
+            store,
+            writes: Some(writes),
+            looks: Some(looks),
+            threads: Vec::new(),
+            limits,
+            clock,
+        };
+        ledger.spawn("ledger-write", move |store| write_all(to_write, store))?;
+        ledger.spawn("ledger-look", move |store| look_all(to_look, store))?;
+        Ok(ledger)
+    }
+
+    fn spawn(
+        &mut self,
+        name: &str,
+        work: impl FnOnce(&Store) + Send + 'static,
+    ) -> Result<(), LedgerError> {
+        let store = Arc::clone(&self.store);
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        let thread = thread.spawn(move || work(&store));
+        self.threads
+            .push(thread.map_err(|error| self.store.explain(&error.into()))?);
+        Ok(())
+    }
+
+    /// How many commits were made: fewer than records where these came together.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.store.commits()
+    }
+
+    async fn ask<Ask, Answer>(
+        &self,
+        queue: Option<&mpsc::Sender<Ask>>,
+        ask: Ask,
+        answer: oneshot::Receiver<Result<Answer, LedgerError>>,
+    ) -> Result<Answer, LedgerError> {
+        let asked = async {
+            queue?.send(ask).await.ok()?;
+            answer.await.ok()
+        };
+        match timeout(PATIENCE, asked).await {
+            Ok(Some(answer)) => answer,
+            Ok(None) => Err(self.store.stopped()),
+            Err(_) => Err(self.store.slow(PATIENCE)),
+        }
+    }
+}
+
+fn write_all(mut queue: mpsc::Receiver<Write>, store: &Store) {
+    let mut doubts = Doubts::default();
+    while let Some(first) = queue.blocking_recv() {
+        let mut batch = vec![first];
+        while batch.len() < BATCH
+            && let Ok(next) = queue.try_recv()
+        {
+            batch.push(next);
+        }
+        let result = store.write(&batch, &mut doubts);
+        for write in batch {
+            let _ = write.reply.send(result.clone());
+        }
+    }
+}
+
+fn look_all(mut queue: mpsc::Receiver<Look>, store: &Store) {
+    while let Some(look) = queue.blocking_recv() {
+        let _ = look.reply.send(store.look(&look.key));
+    }
+}
+
+impl Ledger for FileLedger {
+    fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+        async move {
+            let (reply, answer) = oneshot::channel();
+            let key = key.clone();
+            let look = Look { key, reply };
+            let history = self.ask(self.looks.as_ref(), look, answer).await?;
+            let known = history.unless_expired(self.clock.now(), self.limits.retention);
+            Ok(known.entry())
+        }
+        .boxed()
+    }
+
+    fn record<'a>(
+        &'a self,
+        key: &'a Key,
+        digest: Digest,
+        record: Record,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Result<(), LedgerError>> {
+        async move {
+            let (reply, answer) = oneshot::channel();
+            let write = Write {
+                key: key.clone(),
+                digest,
+                record,
+                now,
+                reply,
+            };
+            self.ask(self.writes.as_ref(), write, answer).await
+        }
+        .boxed()
+    }
+
+    fn len(&self) -> u64 {
+        self.store.len()
+    }
+}
+
+impl Drop for FileLedger {
+    fn drop(&mut self) {
+        // The threads end when nobody can ask them any more; the file is free for the next one when they have.
+        self.writes = None;
+        self.looks = None;
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}

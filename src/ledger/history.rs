@@ -1,0 +1,166 @@
+//! What is remembered of one message, and what a record does to it: the one place that decides it, for every store.
+//!
+//! A history is a pile of layers: at most one outcome, at the bottom, and on it the intents that are open. An intent adds a
+//! layer and its withdrawal takes it off again, so that what was there before needs no reconstruction.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{Digest, Entry, Record, State};
+
+/// Bytes of a layer as the stores keep it: digest, state, attempts, milliseconds.
+const LAYER: usize = 32 + 1 + 4 + 8;
+/// A message with more open intents than this has been left alone long before; the count stays.
+const MOST_LAYERS: usize = 64;
+/// How many outcomes a record sweeps at most, because of their age or of their number.
+pub(super) const SWEEP: usize = 16;
+
+/// See the module's documentation. Empty where nothing is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct History(Vec<Layer>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Layer {
+    digest: Digest,
+    state: State,
+    attempts: u32,
+    /// Milliseconds since 1970: all stores keep the same precision, and Redis' scores hold it exactly.
+    at: i64,
+}
+
+impl History {
+    /// What the history says to those who ask.
+    pub(super) fn entry(&self) -> Option<Entry> {
+        let top = self.0.last()?;
+        let open = self.0.iter().filter(|layer| layer.state == State::Open);
+        Some(Entry {
+            digest: top.digest,
+            state: top.state,
+            attempts: top.attempts,
+            open_intents: u32::try_from(open.count()).unwrap_or(u32::MAX),
+            at: Timestamp::from_millisecond(top.at).unwrap_or(Timestamp::MAX),
+        })
+    }
+
+    /// The history after `record`.
+    pub(super) fn after(mut self, digest: Digest, record: Record, now: Timestamp) -> Self {
+        let top = self.0.last().map(|layer| layer.state);
+        if top == Some(State::Created) {
+            return self;
+        }
+        let layer = |state, attempts| Layer {
+            digest,
+            state,
+            attempts,
+            at: now.as_millisecond(),
+        };
+        match record {
+            Record::Intend { attempts } => {
+                if self.0.len() >= MOST_LAYERS {
+                    self.0.remove(0);
+                }
+                self.0.push(layer(State::Open, attempts));
+            }
+            Record::Withdraw if top == Some(State::Open) => drop(self.0.pop()),
+            Record::Withdraw => {}
+            Record::Close { created, attempts } => {
+                let state = if created {
+                    State::Created
+                } else {
+                    State::Closed
+                };
+                self.0 = vec![layer(state, attempts)];
+            }
+            Record::Forget => self.0.clear(),
+        }
+        self
+    }
+
+    /// The history, or none where it ends in an outcome that is past its retention.
+    pub(super) fn unless_expired(self, now: Timestamp, retention: Duration) -> Self {
+        match self.outcome_at() {
+            Some(at) if at <= horizon(now, retention) => Self::default(),
+            _ => self,
+        }
+    }
+
+    /// The moment of the outcome that the history ends in, by which it is swept; none where an intent is open.
+    pub(super) fn outcome_at(&self) -> Option<i64> {
+        self.0
+            .last()
+            .filter(|layer| layer.state != State::Open)
+            .map(|layer| layer.at)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether both say the same, the moment of the latest record apart.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        match (self.0.split_last(), other.0.split_last()) {
+            (Some((top, below)), Some((other_top, other_below))) => {
+                below == other_below
+                    && Layer {
+                        at: other_top.at,
+                        ..*top
+                    } == *other_top
+            }
+            (top, other_top) => top.is_none() && other_top.is_none(),
+        }
+    }
+
+    /// The bytes that the stores keep: the layers one after the other, numbers in big endian.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.0.len() * LAYER);
+        for layer in &self.0 {
+            bytes.extend_from_slice(&layer.digest.0);
+            bytes.push(match layer.state {
+                State::Open => b'o',
+                State::Closed => b'-',
+                State::Created => b'c',
+            });
+            bytes.extend_from_slice(&layer.attempts.to_be_bytes());
+            bytes.extend_from_slice(&layer.at.to_be_bytes());
+        }
+        bytes
+    }
+
+    /// The inverse of [`History::to_bytes`]; none for anything else.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (layers, []) = bytes.as_chunks::<LAYER>() else {
+            return None;
+        };
+        layers
+            .iter()
+            .map(Layer::from_bytes)
+            .collect::<Option<_>>()
+            .map(Self)
+    }
+}
+
+impl Layer {
+    fn from_bytes(bytes: &[u8; LAYER]) -> Option<Self> {
+        let (digest, rest) = bytes.split_first_chunk()?;
+        let ([state], rest) = rest.split_first_chunk()?;
+        let (attempts, at) = rest.split_first_chunk()?;
+        Some(Self {
+            digest: Digest(*digest),
+            state: match state {
+                b'o' => State::Open,
+                b'-' => State::Closed,
+                b'c' => State::Created,
+                _ => return None,
+            },
+            attempts: u32::from_be_bytes(*attempts),
+            at: i64::from_be_bytes(at.try_into().ok()?),
+        })
+    }
+}
+
+/// The moment, in milliseconds, up to which outcomes are past their retention.
+pub(super) fn horizon(now: Timestamp, retention: Duration) -> i64 {
+    let retention = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
+    now.as_millisecond().saturating_sub(retention)
+}

@@ -1,0 +1,200 @@
+//! One connection for all tasks, made anew after it failed; and what went wrong with it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, RedisResult};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::timeout;
+use url::Url;
+
+use crate::ledger::LedgerError;
+
+/// Longest wait for name, connection, TLS and login.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Longest wait for an answer.
+const RESPONSE: Duration = Duration::from_secs(2);
+/// How many requests may be on their way; more wait outside.
+const PIPELINE: usize = 256;
+
+pub(super) struct Connection {
+    client: Client,
+    /// Scheme, host, port and database, without user and password.
+    place: String,
+    /// The connection in use, none after a failure.
+    current: Mutex<Option<Shared>>,
+    /// Held by who makes a connection, while the others wait for it.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+/// A connection that many use at a time.
+type Shared = Arc<MultiplexedConnection>;
+
+impl Connection {
+    /// Connects to nothing yet.
+    pub(super) fn new(url: &SecretString) -> Result<Self, LedgerError> {
+        let place = place(url);
+        // The library's own words may repeat the address.
+        let client = Client::open(url.expose_secret()).map_err(|_| {
+            LedgerError::new(
+                &place,
+                "the address is none that Redis' library understands",
+                "correct ledger.url, as in redis://user:password@host:6379/0",
+            )
+        })?;
+        Ok(Self {
+            client,
+            place,
+            current: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Asks once: whether a request that failed was carried out is for the caller to find out.
+    pub(super) async fn ask<T: FromRedisValue>(
+        &self,
+        question: &Question<'_>,
+    ) -> Result<T, LedgerError> {
+        let answer = self.ask_once(question).await?;
+        answer.map_err(|error| self.explain(&error))
+    }
+
+    /// Asks what changes nothing: once more on a new connection where the old one turns out to be gone, as idle ones are.
+    pub(super) async fn read<T: FromRedisValue>(
+        &self,
+        question: &Question<'_>,
+    ) -> Result<T, LedgerError> {
+        match self.ask_once(question).await? {
+            Err(error) if error.is_connection_dropped() => self.ask(question).await,
+            answer => answer.map_err(|error| self.explain(&error)),
+        }
+    }
+
+    async fn ask_once<T: FromRedisValue>(
+        &self,
+        question: &Question<'_>,
+    ) -> Result<RedisResult<T>, LedgerError> {
+        let shared = self.connected().await?;
+        let mut connection = MultiplexedConnection::clone(&shared);
+        let answer = match question {
+            Question::Command(command) => command.query_async(&mut connection).await,
+            Question::Commands(commands) => commands.query_async(&mut connection).await,
+            Question::Script(call) => call.invoke_async(&mut connection).await,
+        };
+        if answer.is_err() {
+            // Also after a refusal: a server that has become a replica is left by connecting anew.
+            let mut current = self.current();
+            if current
+                .as_ref()
+                .is_some_and(|used| Arc::ptr_eq(used, &shared))
+            {
+                *current = None;
+            }
+        }
+        Ok(answer)
+    }
+
+    async fn connected(&self) -> Result<Shared, LedgerError> {
+        if let Some(shared) = self.current().clone() {
+            return Ok(shared);
+        }
+        let connecting = async {
+            let _alone = self.connecting.lock().await;
+            if let Some(shared) = self.current().clone() {
+                return Ok(shared);
+            }
+            let config = AsyncConnectionConfig::new()
+                .set_connection_timeout(Some(CONNECT))
+                .set_response_timeout(Some(RESPONSE))
+                .set_pipeline_buffer_size(PIPELINE);
+            let made = self
+                .client
+                .get_multiplexed_async_connection_with_config(&config);
+            let shared = Arc::new(made.await?);
+            *self.current() = Some(Arc::clone(&shared));
+            Ok(shared)
+        };
+        match timeout(CONNECT, connecting).await {
+            Ok(made) => made.map_err(|error: RedisError| self.explain(&error)),
+            Err(_) => Err(self.error(
+                format_args!("no connection within {CONNECT:?}"),
+                UNREACHABLE,
+            )),
+        }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<Shared>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What Redis is asked.
+pub(super) enum Question<'a> {
+    Command(redis::Cmd),
+    Commands(redis::Pipeline),
+    Script(redis::ScriptInvocation<'a>),
+}
+
+const UNREACHABLE: &str = "start Redis, or correct host and port in ledger.url";
+
+/// What went wrong, and what to do.
+impl Connection {
+    fn error(&self, problem: impl fmt::Display, advice: &'static str) -> LedgerError {
+        LedgerError::new(&self.place, problem, advice)
+    }
+
+    fn explain(&self, error: &RedisError) -> LedgerError {
+        let code = error.code().unwrap_or_default();
+        let advice = match (error.kind(), code) {
+            (ErrorKind::AuthenticationFailed, _) | (_, "NOAUTH" | "WRONGPASS" | "NOPERM") => {
+                "check user and password in ledger.url, and what the user may do"
+            }
+            (_, "OOM") => "give Redis more memory, or lower ledger.max_entries",
+            (_, "READONLY" | "MASTERDOWN") => "name the master in ledger.url",
+            (_, "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN") => {
+                "name a Redis that is no cluster in ledger.url"
+            }
+            (_, "MISCONF") => "make room on Redis' disk",
+            _ if error.is_timeout() => "look at Redis' load and at the network",
+            (ErrorKind::Io, _) => UNREACHABLE,
+            _ => "look at Redis' log",
+        };
+        self.error(error, advice)
+    }
+
+    pub(super) fn foreign(&self, found: &str, known: &str) -> LedgerError {
+        self.error(
+            format_args!("it has format {found:?}, and this version knows format {known}"),
+            "run the version that wrote it, or name another database in ledger.url",
+        )
+    }
+
+    pub(super) fn garbled(&self) -> LedgerError {
+        self.error(
+            "an entry cannot be read",
+            "name a database in ledger.url that only the workers write",
+        )
+    }
+
+    pub(super) fn contended(&self) -> LedgerError {
+        self.error(
+            "others change the same entry all the time",
+            "look for workers that are given one message at the same time",
+        )
+    }
+}
+
+fn place(url: &SecretString) -> String {
+    let Ok(url) = Url::parse(url.expose_secret()) else {
+        return "redis".to_owned();
+    };
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port().unwrap_or(6379);
+    let database = match url.path().trim_matches('/') {
+        "" => "0",
+        database => database,
+    };
+    format!("{}://{host}:{port}/{database}", url.scheme())
+}
