@@ -28,15 +28,18 @@ pub fn properties(
         (journey::SCHEMA, number(SCHEMA_VERSION)),
         ("x-error-stage", text(failure.stage.as_str())),
         ("x-error-kind", text(failure.kind.as_str())),
-        ("x-error-message", text(&shorten(&failure.message, longest))),
+        (
+            journey::ERROR_MESSAGE,
+            text(&shorten(&failure.message, longest)),
+        ),
         ("x-failed-at", text(&rfc3339(at))),
-        ("x-worker", text(&shorten(worker, 255))),
+        (journey::WORKER, text(&shorten(worker, 255))),
     ];
     if let Some(code) = failure.crm_code {
         headers.push(("x-crm-code", number(code)));
     }
     if let Some(said) = &failure.crm_message {
-        headers.push(("x-crm-message", text(&shorten(said, longest / 2))));
+        headers.push((journey::CRM_MESSAGE, text(&shorten(said, longest / 2))));
     }
     if let Some(status) = failure.http_status {
         headers.push(("x-http-status", number(status)));
@@ -77,31 +80,31 @@ impl DeadLetter {
     pub fn read(message: &Message) -> Self {
         let get_text = |name: &str| message.header(name).and_then(string);
         let get_number = |name: &str| message.header(name).and_then(integer);
-        let by_worker = message.header(journey::SCHEMA).is_some();
-        let given_up = (!by_worker).then(|| brokers_reason(message)).flatten();
-        let kind = get_text("x-error-kind").filter(|_| by_worker);
+        // Our copies carry no x-death: where there is one, the broker gave the message up after us.
+        let given_up = brokers_reason(message);
+        let by_worker = given_up.is_none() && message.header(journey::SCHEMA).is_some();
+        let text_of = |name: &str| get_text(name).filter(|_| by_worker);
+        let number_of = |name: &str| get_number(name).filter(|_| by_worker);
         let unexplained = || match &given_up {
             Some(reason) => format!("the broker gave it up: {reason}"),
             None => "no reason is given in its headers".to_owned(),
         };
         Self {
             message_id: message.id().map(ToOwned::to_owned),
-            message: get_text("x-error-message")
-                .filter(|_| by_worker)
-                .unwrap_or_else(unexplained),
-            kind: kind
+            message: text_of(journey::ERROR_MESSAGE).unwrap_or_else(unexplained),
+            kind: text_of("x-error-kind")
                 .or(given_up.clone())
                 .unwrap_or_else(|| "unexplained".to_owned()),
-            stage: get_text("x-error-stage"),
-            crm_code: get_number("x-crm-code"),
-            crm_message: get_text("x-crm-message"),
-            http_status: get_number("x-http-status"),
+            stage: text_of("x-error-stage"),
+            crm_code: number_of("x-crm-code"),
+            crm_message: text_of(journey::CRM_MESSAGE),
+            http_status: number_of("x-http-status"),
             attempts: get_number(journey::ATTEMPTS).unwrap_or(0),
             possibly_created: matches!(
                 message.header(journey::POSSIBLY_CREATED),
                 Some(HeaderValue::Boolean(true))
             ),
-            failed_at: get_text("x-failed-at"),
+            failed_at: text_of("x-failed-at"),
             replay_count: get_number(journey::REPLAY_COUNT).unwrap_or(0),
         }
     }
@@ -112,8 +115,11 @@ fn brokers_reason(message: &Message) -> Option<String> {
     let Some(HeaderValue::FieldArray(deaths)) = message.header("x-death") else {
         return None;
     };
-    match deaths.as_slice().first()? {
-        HeaderValue::FieldTable(death) => death.inner().get("reason").and_then(string),
-        _ => None,
-    }
+    let HeaderValue::FieldTable(death) = deaths.as_slice().first()? else {
+        return None;
+    };
+    death.inner().get("reason").and_then(string)
 }
+
+#[cfg(test)]
+mod tests;

@@ -132,14 +132,17 @@ impl fmt::Display for Failure {
     }
 }
 
-/// At most `limit` bytes of `text`, cut at a character and marked with `…`.
+/// At most `limit` bytes of `text`, cut at a character and marked with `…` where that fits.
 #[must_use]
 pub fn shorten(text: &str, limit: usize) -> String {
     const MARK: char = '…';
     if text.len() <= limit {
         return text.to_owned();
     }
-    let end = text.floor_char_boundary(limit.saturating_sub(MARK.len_utf8()));
+    let Some(kept) = limit.checked_sub(MARK.len_utf8()) else {
+        return String::new();
+    };
+    let end = text.floor_char_boundary(kept);
     let mut short = text.get(..end).unwrap_or_default().to_owned();
     short.push(MARK);
     short
@@ -153,6 +156,10 @@ mod tests {
     fn shortens_at_a_character() {
         assert_eq!(shorten("añadir", 10), "añadir");
         assert_eq!(shorten("ñññññ", 8), "ññ…");
-        assert!(shorten(&"€".repeat(100), 50).len() <= 50);
+        for limit in 0..60 {
+            let short = shorten(&"€".repeat(100), limit);
+            assert!(short.len() <= limit, "{limit}");
+            assert_eq!(short.ends_with('…'), limit >= 3, "{limit}");
+        }
     }
 }

@@ -14,6 +14,8 @@ use crate::failure::shorten;
 
 /// Our headers together stay under this, in bytes.
 pub const MAX_OURS: usize = 16_384;
+/// Longest list of dropped headers, in bytes.
+const MAX_DROPPED: usize = 1_024;
 /// Longest text that an attempt's history entry quotes, in bytes.
 const MAX_HISTORY_TEXT: usize = 300;
 
@@ -27,6 +29,9 @@ pub(crate) const ORIGINAL_ROUTING_KEY: &str = "x-original-routing-key";
 pub(crate) const SCHEMA: &str = "x-dead-letter-schema";
 pub(crate) const REPLAY_COUNT: &str = "x-replay-count";
 pub(crate) const DROPPED: &str = "x-dropped-headers";
+pub(crate) const ERROR_MESSAGE: &str = "x-error-message";
+pub(crate) const CRM_MESSAGE: &str = "x-crm-message";
+pub(crate) const WORKER: &str = "x-worker";
 
 /// Headers that are ours: they are read, and never copied from what arrived.
 const OURS: [&str; 18] = [
@@ -42,12 +47,12 @@ const OURS: [&str; 18] = [
     DROPPED,
     "x-error-stage",
     "x-error-kind",
-    "x-error-message",
+    ERROR_MESSAGE,
     "x-crm-code",
-    "x-crm-message",
+    CRM_MESSAGE,
     "x-http-status",
     "x-failed-at",
-    "x-worker",
+    WORKER,
 ];
 
 /// Headers of the broker, and those that would route a copy elsewhere: a copy must not carry them. A message that returns
@@ -116,6 +121,8 @@ pub struct Journey {
     pub routing_key: String,
     /// How often it came back from the dead-letter queue.
     pub replays: u32,
+    /// The publisher's headers that an earlier copy had no room for, with commas between them.
+    pub dropped: String,
 }
 
 impl Journey {
@@ -141,6 +148,7 @@ impl Journey {
                 .text(ORIGINAL_ROUTING_KEY)
                 .unwrap_or_else(|| message.routing_key.clone()),
             replays: replays.saturating_add(u32::from(replay)),
+            dropped: reader.get(DROPPED, string).unwrap_or_default(),
         };
         (journey, reader.ill)
     }
@@ -169,15 +177,24 @@ impl Journey {
         if self.replays > 0 {
             headers.insert(REPLAY_COUNT, number(self.replays));
         }
+        if !self.dropped.is_empty() {
+            headers.insert(DROPPED, text(&shorten(&self.dropped, MAX_DROPPED)));
+        }
         headers
     }
 
-    /// The history as JSON within `budget` bytes, the oldest attempts left out first.
+    /// The history as JSON under `budget` bytes, the oldest attempts left out first.
     fn history(&self, budget: usize) -> Option<String> {
-        (0..self.history.len()).find_map(|skipped| {
-            let json = serde_json::to_string(self.history.get(skipped..)?).ok()?;
-            (json.len() <= budget).then_some(json)
-        })
+        // The list's brackets; each entry has one comma, the first in place of none.
+        let mut size = 1;
+        let newest = self.history.iter().rev().map_while(|attempt| {
+            let json = serde_json::to_string(attempt).ok()?;
+            size += json.len() + 1;
+            (size < budget).then_some(json)
+        });
+        let mut kept: Vec<String> = newest.collect();
+        kept.reverse();
+        (!kept.is_empty()).then(|| format!("[{}]", kept.join(",")))
     }
 }
 
@@ -193,30 +210,32 @@ pub fn copy_properties(
 ) -> Properties {
     /// Frame header and end, and the fixed part of a content header (AMQP 0-9-1, 4.2.3 and 4.2.6.1).
     const FRAME_OVERHEAD: usize = 8 + 14;
+    /// What the broker itself adds before it delivers the copy (`x-death` and its kin): a client closes a connection on
+    /// which a larger frame than agreed arrives, so that such a copy could never be consumed.
+    const BROKERS_SHARE: usize = 2_048;
     let properties = without_brokers(&message.properties);
+    let taken =
+        FRAME_OVERHEAD + properties_size(&properties) + 4 + BROKERS_SHARE.min(frame_max / 8);
+    let room = frame_max.saturating_sub(taken);
+    let longest_list = MAX_DROPPED.min(frame_max / 16);
+    let list_room = entry_size(DROPPED, &text("")) + longest_list;
     let mut ours = journey.headers();
     ours.extend(more);
-    let room = frame_max.saturating_sub(FRAME_OVERHEAD + properties_size(&properties) + 4);
-    let our_size = |ours: &BTreeMap<&str, HeaderValue>| {
-        ours.iter()
-            .map(|(key, value)| entry_size(key, value))
-            .sum::<usize>()
-    };
-    let fixed = our_size(&ours);
+    cut_texts(&mut ours, room.saturating_sub(list_room));
+    let fixed = table_size(&ours);
     let mut theirs = publishers_headers(&message.properties);
-    let their_size: usize = theirs
-        .iter()
-        .map(|(key, value)| entry_size(key.as_str(), value))
-        .sum();
     let budget = MAX_OURS
-        .min(room.saturating_sub(their_size))
+        .min(room.saturating_sub(table_size(&theirs)))
         .saturating_sub(fixed + entry_size(HISTORY, &text("")));
     if let Some(history) = journey.history(budget) {
         ours.insert(HISTORY, text(&history));
     }
-    let dropped = drop_largest(&mut theirs, room.saturating_sub(fixed));
+    let mut dropped = drop_largest(&mut theirs, room.saturating_sub(fixed), list_room);
     if !dropped.is_empty() {
-        ours.insert(DROPPED, text(&shorten(&dropped.join(","), MAX_DROPPED)));
+        if !journey.dropped.is_empty() {
+            dropped.insert(0, journey.dropped.clone());
+        }
+        ours.insert(DROPPED, text(&shorten(&dropped.join(","), longest_list)));
     }
     let ours = ours
         .into_iter()
@@ -225,19 +244,40 @@ pub fn copy_properties(
     properties.with_headers(Headers::from(theirs))
 }
 
-/// Longest list of dropped headers, in bytes.
-const MAX_DROPPED: usize = 1_024;
+/// Cuts our texts, those that are missed least first, until our headers fit `room`.
+fn cut_texts(ours: &mut BTreeMap<&'static str, HeaderValue>, room: usize) {
+    for name in [DROPPED, CRM_MESSAGE, WORKER, ERROR_MESSAGE] {
+        let excess = table_size(ours).saturating_sub(room);
+        if excess == 0 {
+            return;
+        }
+        if let Some(held) = ours.get_mut(name)
+            && let Some(long) = string(held)
+        {
+            *held = text(&shorten(&long, long.len().saturating_sub(excess)));
+        }
+    }
+}
 
-/// Drops the largest headers until the rest fits `room`, with room for the list of their names where it is needed.
-fn drop_largest(theirs: &mut BTreeMap<ShortString, HeaderValue>, room: usize) -> Vec<String> {
-    let mut size: usize = theirs
+/// Bytes of a table's entries on the wire.
+fn table_size<K: std::borrow::Borrow<str>>(entries: &BTreeMap<K, HeaderValue>) -> usize {
+    entries
         .iter()
-        .map(|(key, value)| entry_size(key.as_str(), value))
-        .sum();
+        .map(|(key, value)| entry_size(key.borrow(), value))
+        .sum()
+}
+
+/// Drops the largest headers until the rest fits `room`, less `list_room` for their names where that is needed.
+fn drop_largest(
+    theirs: &mut BTreeMap<ShortString, HeaderValue>,
+    room: usize,
+    list_room: usize,
+) -> Vec<String> {
+    let mut size = table_size(theirs);
     let mut dropped = Vec::new();
     let mut allowed = room;
     while size > allowed {
-        allowed = room.saturating_sub(MAX_DROPPED + DROPPED.len() + 6);
+        allowed = room.saturating_sub(list_room);
         let largest = theirs
             .iter()
             .max_by_key(|(key, value)| entry_size(key.as_str(), value))
@@ -308,9 +348,11 @@ impl Reader<'_> {
     }
 
     fn switch(&mut self, name: &'static str) -> bool {
-        self.get(name, |value| match value {
-            HeaderValue::Boolean(on) => Some(*on),
-            _ => None,
+        self.get(name, |value| {
+            let HeaderValue::Boolean(on) = value else {
+                return None;
+            };
+            Some(*on)
         })
         .unwrap_or(false)
     }
@@ -330,6 +372,10 @@ impl Reader<'_> {
 }
 
 /// A whole number of whichever type the header has.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "all others are no whole numbers"
+)]
 pub(crate) fn integer(value: &HeaderValue) -> Option<i64> {
     match value {
         HeaderValue::ShortShortInt(n) => Some((*n).into()),
@@ -344,6 +390,7 @@ pub(crate) fn integer(value: &HeaderValue) -> Option<i64> {
 }
 
 /// A text header.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all others are no texts")]
 pub(crate) fn string(value: &HeaderValue) -> Option<String> {
     match value {
         HeaderValue::LongString(text) => String::from_utf8(text.as_bytes().to_vec()).ok(),
@@ -410,3 +457,6 @@ fn value_size(value: &HeaderValue) -> usize {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -146,7 +146,8 @@ impl Mapping {
             ));
         }
         let remember = task.remember.unwrap_or(self.defaults.remember);
-        if remember && reminder.is_none() && !bad("reminder_date", problems) {
+        let is_asked = remember && !bad("remember", problems);
+        if is_asked && reminder.is_none() && !bad("reminder_date", problems) {
             problems.push(Problem::new(
                 "reminder_date",
                 "is missing; it is required when remember is true",
@@ -198,7 +199,12 @@ fn wall_clock(date: DateTime) -> String {
 }
 
 /// Reads `YYYY-MM-DD HH:MM:SS` as it is, or RFC 3339 with an offset converted to `zone`, its fraction of a second dropped.
+/// The calendar has no year 0.
 fn parse_date(text: &str, zone: &TimeZone) -> Option<DateTime> {
+    read_date(text, zone).filter(|date| date.year() >= 1)
+}
+
+fn read_date(text: &str, zone: &TimeZone) -> Option<DateTime> {
     let local = parse_wall_clock(text.get(..19)?)?;
     let rest = text.get(19..)?;
     let separator = text.as_bytes().get(10)?;
@@ -254,6 +260,7 @@ fn is_fraction_and_offset(text: &str) -> bool {
     let bytes = offset.as_bytes();
     bytes.len() == 6
         && matches!(bytes.first(), Some(b'+' | b'-'))
+        && offset.get(1..3).is_some_and(|hours| hours <= "23")
         && bytes.iter().skip(1).enumerate().all(|(at, byte)| {
             if at == 2 {
                 *byte == b':'
@@ -262,3 +269,6 @@ fn is_fraction_and_offset(text: &str) -> bool {
             }
         })
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -144,6 +144,10 @@ impl Pauses {
     }
 
     /// The next wait, without jitter.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "waits have no end, an iterator's items do"
+    )]
     pub fn next(&mut self) -> Duration {
         self.0.next_backoff().unwrap_or(self.0.max_interval)
     }
@@ -175,6 +179,8 @@ pub fn jittered(wait: Duration, chance: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn schedule(immediate_attempts: u32, delays: &[u64]) -> Schedule {
@@ -273,5 +279,85 @@ mod tests {
     fn the_worst_case_counts_every_wait() {
         let worst = schedule(2, &[10]).worst_case(Duration::from_secs(20));
         assert_eq!(worst, Duration::from_secs(2 * (330 + 40) + 10));
+    }
+
+    /// What may befall a message after a post, or before one.
+    #[derive(Clone, Copy, Debug)]
+    enum Event {
+        /// A post that counts, with what the CRM asked to wait.
+        Spent(u64),
+        /// A shutdown in the middle of a round.
+        CutShort,
+        /// A gate closed for too long, a crash, or a probe that does not count.
+        Arrives,
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let event = prop_oneof![
+            6 => (0..2_000_u64).prop_map(Event::Spent),
+            1 => Just(Event::CutShort),
+            1 => Just(Event::Arrives),
+        ];
+        prop::collection::vec(event, 0..200)
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_leads_beyond_the_limit(
+            immediate in 1..6_u32,
+            delays in prop::collection::vec(1..2_000_u64, 0..6),
+            start in (0..40_u32, 0..8_u32),
+            events in events(),
+        ) {
+            let schedule = schedule(immediate, &delays);
+            let (mut attempts, mut round) = (start.0 % schedule.limit(), start.1);
+            let mut posts = schedule.posts_in_round(attempts, round);
+            for event in events {
+                prop_assert!(posts < immediate);
+                match event {
+                    Event::Spent(hint) => {
+                        (attempts, posts) = (attempts + 1, posts + 1);
+                        match schedule.next(attempts, posts, round, Duration::from_secs(hint)) {
+                            Next::Again => prop_assert!(attempts < schedule.limit()),
+                            Next::Later(delay) => {
+                                prop_assert!(attempts < schedule.limit());
+                                prop_assert!(schedule.delays.contains(&delay));
+                                round += 1;
+                                posts = schedule.posts_in_round(attempts, round);
+                            }
+                            Next::Spent => break,
+                        }
+                    }
+                    Event::CutShort if posts > 0 => {
+                        round += u32::from(schedule.delay(round).is_some());
+                        posts = schedule.posts_in_round(attempts, round);
+                    }
+                    Event::CutShort | Event::Arrives => posts = schedule.posts_in_round(attempts, round),
+                }
+            }
+            prop_assert!(attempts <= schedule.limit());
+        }
+
+        #[test]
+        fn without_interruption_every_attempt_is_made(
+            immediate in 1..6_u32, delays in prop::collection::vec(1..2_000_u64, 0..6), hint in 0..2_000_u64,
+        ) {
+            let schedule = schedule(immediate, &delays);
+            let (mut attempts, mut posts, mut round) = (0, 0, 0);
+            loop {
+                (attempts, posts) = (attempts + 1, posts + 1);
+                match schedule.next(attempts, posts, round, Duration::from_secs(hint)) {
+                    Next::Again => {}
+                    Next::Later(delay) => {
+                        let asked = Duration::from_secs(hint).min(*schedule.delays.iter().max().unwrap());
+                        prop_assert!(delay >= asked && delay >= schedule.delay(round).unwrap());
+                        (posts, round) = (0, round + 1);
+                        prop_assert_eq!(schedule.posts_in_round(attempts, round), 0);
+                    }
+                    Next::Spent => break,
+                }
+            }
+            prop_assert_eq!(attempts, schedule.limit());
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::config::{Priority, UnknownFields};
 use crate::failure::{Failure, Kind, Stage, shorten};
@@ -11,6 +12,8 @@ use crate::nearest::nearest;
 
 /// The largest body of a task message, in bytes (256 KiB).
 pub const MAX_BODY: usize = 262_144;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The fields of a task message, in the order of the CRM's page.
 pub const FIELDS: [&str; 10] = [
@@ -97,6 +100,11 @@ pub fn decode(body: &[u8], unknown: UnknownFields) -> Result<Decoded, Failure> {
         );
         return Err(Failure::new(Stage::Decode, Kind::TooLarge, text));
     }
+    if body.starts_with(BYTE_ORDER_MARK) {
+        let text =
+            "the body begins with a byte-order mark; a task message is a JSON object without one";
+        return Err(invalid(text));
+    }
     let text = std::str::from_utf8(body).map_err(|e| {
         invalid(&format!(
             "the body is not UTF-8 text from byte {}",
@@ -106,13 +114,15 @@ pub fn decode(body: &[u8], unknown: UnknownFields) -> Result<Decoded, Failure> {
     let Entries(entries) = serde_json::from_str(text).map_err(|e| not_an_object(text, &e))?;
     let mut decoded = Decoded::default();
     let mut seen: Vec<&str> = Vec::with_capacity(entries.len());
+    let mut twice: Vec<&str> = Vec::new();
     for (field, value) in &entries {
-        if seen.contains(&field.as_str()) {
-            decoded.problem(field, "given twice; give it once");
-            continue;
+        if !seen.contains(&field.as_str()) {
+            seen.push(field);
+            decoded.take(field, value, unknown);
+        } else if !twice.contains(&field.as_str()) {
+            twice.push(field);
+            decoded.problem(field, "is given more than once; give it once");
         }
-        seen.push(field);
-        decoded.take(field, value, unknown);
     }
     Ok(decoded)
 }
@@ -125,17 +135,51 @@ fn not_an_object(text: &str, error: &serde_json::Error) -> Failure {
     if text.trim().is_empty() {
         return invalid("the body is empty; a task message is a JSON object");
     }
+    // The error would quote the whole of a text.
+    let found = match text.trim_start().bytes().next() {
+        Some(b'[') => "it is an array",
+        Some(b'"') => "it is a string",
+        Some(b'-' | b'0'..=b'9') => "it is a number",
+        Some(b't' | b'f') => "it is a boolean",
+        Some(b'n') => "it is null",
+        _ => "",
+    };
+    let reason = match error.is_data() && !found.is_empty() {
+        true => found.to_owned(),
+        false => error.to_string(),
+    };
     invalid(&format!(
-        "the body is not a task message, a JSON object: {error}"
+        "the body is not a task message, a JSON object: {reason}"
     ))
 }
 
 impl Decoded {
     fn problem(&mut self, field: &str, text: impl Into<String>) {
-        self.problems.push(Problem::new(shorten(field, 64), text));
+        self.problems.push(Problem::new(named(field), text));
     }
 
-    fn take(&mut self, field: &str, value: &Value, unknown: UnknownFields) {
+    fn take(&mut self, field: &str, value: &RawValue, unknown: UnknownFields) {
+        if !FIELDS.contains(&field) {
+            return self.unknown(field, unknown);
+        }
+        match serde_json::from_str(value.get()) {
+            Ok(value) => self.known(field, &value),
+            // Well-formed JSON all the same: half a surrogate pair, a number beyond all bounds, brackets in brackets.
+            Err(error) => {
+                let held = shorten(value.get(), MAX_SHOWN);
+                let allowed = match field {
+                    "priority" => "high, normal or low",
+                    "remember" => "true or false",
+                    _ => "a string",
+                };
+                let text =
+                    format!("is {held}, which cannot be read: {error}; {allowed} is allowed");
+                self.problem(field, text);
+            }
+        }
+    }
+
+    fn known(&mut self, field: &str, value: &Value) {
         match field {
             "name" => self.task.name = self.text(field, value),
             "name_module" => self.task.name_module = self.text(field, value),
@@ -147,7 +191,7 @@ impl Decoded {
             "priority" => self.task.priority = self.priority(field, value),
             "remember" => self.task.remember = self.boolean(field, value),
             "reminder_date" => self.task.reminder_date = self.text(field, value),
-            _ => self.unknown(field, unknown),
+            _ => {}
         }
     }
 
@@ -212,25 +256,40 @@ impl Decoded {
     }
 }
 
+/// Longest value that a problem report quotes, in bytes.
+const MAX_SHOWN: usize = 60;
+
 /// A value as a problem report quotes it.
-pub(crate) fn shown(value: &Value) -> String {
-    shorten(&value.to_string(), 60)
+fn shown(value: &Value) -> String {
+    shorten(&value.to_string(), MAX_SHOWN)
 }
 
-/// The members of a JSON object in order, doubles included.
-struct Entries(Vec<(String, Value)>);
+/// A field's name as a problem report has it: quoted where it would not read as a name.
+fn named(field: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let short = shorten(field, 64);
+    if !field.is_empty() && field.chars().all(is_plain) {
+        short
+    } else {
+        format!("{short:?}")
+    }
+}
 
-impl<'de> Deserialize<'de> for Entries {
+/// The members of a JSON object in order, doubles included. Values are read later, each on its own, so that a problem of
+/// one is told with its name.
+struct Entries<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Entries<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Members;
         impl<'de> Visitor<'de> for Members {
-            type Value = Entries;
+            type Value = Entries<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a JSON object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<'de>, A::Error> {
                 /// More members than this are no task message, and comparing them for doubles would take long.
                 const MOST: usize = 1_000;
                 let mut entries = Vec::new();

@@ -243,3 +243,6 @@ fn explain(error: BrokerError, queue: &str) -> TopologyError {
         error.message
     ))
 }
+
+#[cfg(test)]
+mod tests;

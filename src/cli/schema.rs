@@ -52,3 +52,6 @@ pub fn schema() -> Value {
         "additionalProperties": false,
     })
 }
+
+#[cfg(test)]
+mod tests;

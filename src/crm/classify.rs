@@ -4,10 +4,12 @@
 //! HTTP status says; a body is searched tolerantly for it, because a PHP service behind a proxy also answers with a
 //! byte-order mark, with warnings before the JSON and with HTML.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::failure::shorten;
 
@@ -152,10 +154,28 @@ pub struct Judgement {
 impl Judgement {
     /// Removes a secret that the CRM repeated in its words.
     pub fn hide(&mut self, secret: &str) {
-        let hidden = |text: &str| text.replace(secret, "[token]");
-        self.reason = hidden(&self.reason);
-        self.message = self.message.as_deref().map(hidden);
+        for text in std::iter::once(&mut self.reason).chain(&mut self.message) {
+            *text = without_piece(text.replace(secret, HIDDEN), secret);
+        }
     }
+}
+
+/// What stands in place of a token.
+const HIDDEN: &str = "[token]";
+
+/// Removes the beginning of a secret at which a text was cut.
+fn without_piece(text: String, secret: &str) -> String {
+    let Some(whole) = text.strip_suffix('…') else {
+        return text;
+    };
+    let pieces = secret
+        .char_indices()
+        .rev()
+        .filter_map(|(end, _)| secret.get(..end));
+    let cut = pieces
+        .filter(|piece| !piece.is_empty())
+        .find_map(|piece| whole.strip_suffix(piece));
+    cut.map(|rest| format!("{rest}{HIDDEN}…")).unwrap_or(text)
 }
 
 /// Longest text of the CRM that is kept, in bytes.
@@ -230,7 +250,7 @@ fn judge_code(code: i64, words: &str) -> (Outcome, bool) {
     let says = |distinctive: &str| words.contains(distinctive);
     let outcome = match code {
         200 => Outcome::Created,
-        400 if says("api") && says("not exist") => Outcome::Misconfigured,
+        400 if names_api(words) && says("not exist") => Outcome::Misconfigured,
         401 => Outcome::Unauthorized,
         403 if says("simultaneous") => Outcome::Throttled,
         403 if says("token limit") => Outcome::QuotaExhausted,
@@ -240,6 +260,13 @@ fn judge_code(code: i64, words: &str) -> (Outcome, bool) {
         _ => Outcome::Rejected,
     };
     (outcome, false)
+}
+
+/// The word, not a part of another: a task's own words may be quoted, and must not close the gate.
+fn names_api(words: &str) -> bool {
+    words
+        .split(|c: char| !c.is_alphanumeric())
+        .any(|word| word == "api")
 }
 
 fn by_status(status: u16) -> Judgement {
@@ -275,34 +302,43 @@ fn by_status(status: u16) -> Judgement {
 
 /// The first JSON object in a body that bears a readable `code`.
 ///
-/// An object that is cut off ends the search: a `code` inside it could belong to a part of it.
+/// An object that is cut off or broken ends the search, and what stands within open braces is passed over: a `code` inside
+/// could belong to a part of it. To miss a verdict is an `unknown`; to see one that is not there would lose a task.
 fn find_verdict(body: &[u8]) -> Option<Verdict> {
-    /// Braces tried before a page is taken for no verdict at all.
-    const MOST: usize = 64;
     let text = String::from_utf8_lossy(body);
     let mut rest: &str = &text;
-    for _ in 0..MOST {
-        rest = rest.get(rest.find('{')?..)?;
-        let mut objects =
-            serde_json::Deserializer::from_str(rest).into_iter::<Map<String, Value>>();
-        match objects.next()? {
-            Ok(object) => {
-                if let Some(verdict) = read_verdict(&object) {
-                    return Some(verdict);
-                }
-                rest = rest.get(objects.byte_offset()..)?;
+    let mut open = 0_usize;
+    loop {
+        rest = rest.get(rest.find(['{', '}'])?..)?;
+        let inside = rest.strip_prefix('{');
+        let is_object = inside.is_some_and(|inside| inside.trim_start().starts_with('"'));
+        if open == 0 && is_object {
+            let mut objects = serde_json::Deserializer::from_str(rest).into_iter::<Members<'_>>();
+            let object = objects.next()?.ok()?;
+            if let Some(verdict) = read_verdict(&object) {
+                return Some(verdict);
             }
-            Err(error) if error.is_eof() => return None,
-            Err(_) => rest = rest.get(1..)?,
+            rest = rest.get(objects.byte_offset()..)?;
+        } else {
+            open = match inside {
+                Some(_) => open.saturating_add(1),
+                None => open.saturating_sub(1),
+            };
+            rest = rest.get(1..)?;
         }
     }
-    None
 }
 
-fn read_verdict(object: &Map<String, Value>) -> Option<Verdict> {
-    let code = numeric(object.get("code")?)?;
+/// Members as they stand: one that cannot be read must not hide the `code`.
+type Members<'a> = BTreeMap<String, &'a RawValue>;
+
+fn read_verdict(object: &Members<'_>) -> Option<Verdict> {
+    let code = numeric(&serde_json::from_str(object.get("code")?.get()).ok()?)?;
     let text = |key: &str| {
-        let text = object.get(key)?.as_str()?.trim();
+        let raw = object.get(key)?.get();
+        let quoted = raw.strip_prefix('"')?.strip_suffix('"')?;
+        let text: String = serde_json::from_str(raw).unwrap_or_else(|_| quoted.to_owned());
+        let text = text.trim();
         // The vendor writes the word null, in quotes, for no error.
         (!text.is_empty() && text != "null").then(|| shorten(text, MAX_TEXT))
     };
@@ -335,8 +371,9 @@ fn whole(number: f64) -> Option<i64> {
 /// Seconds, or an HTTP date (RFC 9110, 10.2.3).
 fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let text = text.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More seconds than fit are as good as the most that do.
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
     let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
     Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
@@ -354,3 +391,6 @@ pub fn token_accepted(answer: &Answer) -> Option<bool> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,112 @@
+use jsonschema::Validator;
+use proptest::prelude::*;
+
+use super::*;
+use crate::failure::Stage;
+use crate::payload::tests::dates::{NO_DATES, NO_FORMS};
+use crate::payload::tests::{
+    has_the_vendors_form, least, map, mapping, messages, refused, with, wrong_fields,
+};
+
+fn validator() -> Validator {
+    jsonschema::validator_for(&schema()).unwrap()
+}
+
+#[test]
+fn the_schema_is_one() {
+    assert!(jsonschema::meta::is_valid(&schema()));
+    let properties = schema()["properties"].as_object().unwrap().clone();
+    let mut names: Vec<&String> = properties.keys().collect();
+    let mut known = crate::task::FIELDS;
+    names.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(names, known);
+}
+
+#[test]
+fn what_is_refused_is_refused_by_the_schema_unless_beyond_it() {
+    let validator = validator();
+    for case in refused() {
+        // A parser that cannot read it refuses it as well.
+        let Ok(message) = serde_json::from_str::<Value>(&case.text()) else {
+            continue;
+        };
+        assert_eq!(
+            validator.is_valid(&message),
+            case.beyond_schema.is_some(),
+            "{}",
+            case.case
+        );
+    }
+    for (field, value) in wrong_fields() {
+        assert!(
+            !validator.is_valid(&with(&json!({field: value}))),
+            "{field} {value}"
+        );
+    }
+    for field in REQUIRED {
+        let mut missing = least();
+        missing.remove(field);
+        assert!(!validator.is_valid(&Value::Object(missing)), "{field}");
+        assert!(!validator.is_valid(&with(&json!({field: null}))), "{field}");
+    }
+}
+
+#[test]
+fn a_pattern_tells_dates_by_their_form() {
+    let validator = validator();
+    let accepts = |text: &str| validator.is_valid(&with(&json!({"completion_date": text})));
+    for text in NO_FORMS {
+        assert!(!accepts(text), "{text}");
+    }
+    // Those with a month, an hour or a second that no day has; the rest is for the calendar to say.
+    let beyond: Vec<&str> = NO_DATES.into_iter().filter(|text| accepts(text)).collect();
+    assert_eq!(
+        beyond,
+        [
+            "2026-02-29 00:00:00",
+            "2026-02-30 00:00:00",
+            "1900-02-29 00:00:00",
+            "2026-04-31 00:00:00",
+            "2026-02-30T00:00:00Z",
+            "0000-01-01 00:00:00",
+            "0001-01-01T00:00:00+14:00",
+        ]
+    );
+}
+
+#[test]
+fn optional_fields_may_be_null_or_left_out() {
+    let validator = validator();
+    assert!(validator.is_valid(&Value::Object(least())));
+    for field in [
+        "description",
+        "status",
+        "priority",
+        "remember",
+        "reminder_date",
+    ] {
+        assert!(validator.is_valid(&with(&json!({field: null}))), "{field}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_024))]
+
+    #[test]
+    fn what_the_schema_accepts_maps(text in messages()) {
+        let Ok(message) = serde_json::from_str::<Value>(&text) else { return Ok(()) };
+        let mapped = map(&mapping("UTC"), message.to_string().as_bytes());
+        match (validator().is_valid(&message), mapped) {
+            (true, Ok(fields)) => has_the_vendors_form(&fields),
+            (true, Err(failure)) => {
+                let beyond = ["not a date that exists", "must not be after completion_date"];
+                prop_assert!(beyond.iter().any(|words| failure.message.contains(words)), "{}", failure);
+                prop_assert!(failure.message.starts_with("completion_date: ") || failure.message.starts_with("reminder_date: "));
+                prop_assert_eq!(failure.stage, Stage::Map);
+            }
+            (false, Ok(_)) => prop_assert!(false, "{text} maps"),
+            (false, Err(_)) => {}
+        }
+    }
+}

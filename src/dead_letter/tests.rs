@@ -1,0 +1,182 @@
+use lapin::types::FieldArray;
+
+use super::*;
+use crate::broker::{Headers, ShortString};
+use crate::failure::{Kind, Stage};
+use crate::journey::tests::{arrived, message};
+
+const FRAME: usize = 131_072;
+
+fn failure() -> Failure {
+    Failure {
+        crm_code: Some(400),
+        crm_message: Some("SOME PARAMETERS ARE REQUIRED".to_owned()),
+        http_status: Some(200),
+        ..Failure::new(Stage::Send, Kind::Rejected, "the CRM answered code 400")
+    }
+}
+
+fn written(failure: &Failure) -> Message {
+    let mut message = message(&[]);
+    message.properties = message.properties.with_message_id("m-1".into());
+    let journey = Journey {
+        attempts: 1,
+        possibly_created: true,
+        ..Journey::read(&message).0
+    };
+    let at = Timestamp::UNIX_EPOCH;
+    let properties = properties(&message, &journey, failure, "worker/1@host", at, FRAME);
+    arrived(properties, "wolkvox.tasks.dead")
+}
+
+#[test]
+fn headers_have_the_contracts_names_and_types() {
+    let letter = written(&failure());
+    for (name, value) in [
+        ("x-dead-letter-schema", number(1)),
+        ("x-error-stage", text("send")),
+        ("x-error-kind", text("rejected")),
+        ("x-error-message", text("the CRM answered code 400")),
+        ("x-crm-code", number(400)),
+        ("x-crm-message", text("SOME PARAMETERS ARE REQUIRED")),
+        ("x-http-status", number(200)),
+        ("x-failed-at", text("1970-01-01T00:00:00.000Z")),
+        ("x-worker", text("worker/1@host")),
+        ("x-attempts", number(1)),
+        ("x-retry-round", number(0)),
+        ("x-possibly-created", HeaderValue::Boolean(true)),
+        ("x-original-exchange", text("tasks")),
+        ("x-original-routing-key", text("new")),
+    ] {
+        assert_eq!(letter.header(name), Some(&value), "{name}");
+    }
+    let bare = written(&Failure::new(
+        Stage::Map,
+        Kind::InvalidTask,
+        "name: is missing",
+    ));
+    for name in [
+        "x-crm-code",
+        "x-crm-message",
+        "x-http-status",
+        "x-replay-count",
+        "x-attempt-history",
+    ] {
+        assert_eq!(bare.header(name), None, "{name}");
+    }
+}
+
+#[test]
+fn every_kind_and_stage_is_written_and_read_again() {
+    for kind in Kind::ALL {
+        for stage in [Stage::Decode, Stage::Map, Stage::Send] {
+            let read = DeadLetter::read(&written(&Failure::new(stage, kind, "why")));
+            assert_eq!(read.kind, kind.as_str());
+            assert_eq!(read.stage.as_deref(), Some(stage.as_str()));
+        }
+    }
+    let expected = DeadLetter {
+        message_id: Some("m-1".to_owned()),
+        kind: "rejected".to_owned(),
+        stage: Some("send".to_owned()),
+        message: "the CRM answered code 400".to_owned(),
+        crm_code: Some(400),
+        crm_message: Some("SOME PARAMETERS ARE REQUIRED".to_owned()),
+        http_status: Some(200),
+        attempts: 1,
+        possibly_created: true,
+        failed_at: Some("1970-01-01T00:00:00.000Z".to_owned()),
+        replay_count: 0,
+    };
+    assert_eq!(DeadLetter::read(&written(&failure())), expected);
+}
+
+/// `x-death` as RabbitMQ writes it, the newest first.
+fn deaths(reasons: &[&str]) -> HeaderValue {
+    let death = |reason: &&str| {
+        let table = [
+            ("count", number(1)),
+            ("reason", text(reason)),
+            ("queue", text("wolkvox.tasks")),
+            ("time", HeaderValue::Timestamp(1)),
+            ("exchange", text("")),
+            (
+                "routing-keys",
+                HeaderValue::FieldArray(FieldArray::from(vec![text("wolkvox.tasks")])),
+            ),
+        ];
+        let entries = table.map(|(key, value)| (ShortString::from(key), value));
+        HeaderValue::FieldTable(Headers::from(std::collections::BTreeMap::from(entries)))
+    };
+    HeaderValue::FieldArray(FieldArray::from(
+        reasons.iter().map(death).collect::<Vec<_>>(),
+    ))
+}
+
+#[test]
+fn what_the_broker_gave_up_shows_its_newest_reason() {
+    for (reasons, kind) in [
+        (&["expired"][..], "expired"),
+        (&["delivery_limit", "expired"], "delivery_limit"),
+        (&["maxlen"], "maxlen"),
+        (&["rejected"], "rejected"),
+    ] {
+        let read = DeadLetter::read(&message(&[
+            ("x-death", deaths(reasons)),
+            ("x-attempts", number(4)),
+        ]));
+        assert_eq!(read.kind, kind);
+        assert_eq!(read.message, format!("the broker gave it up: {kind}"));
+        assert_eq!((read.stage, read.attempts), (None, 4));
+    }
+}
+
+#[test]
+fn a_replay_that_the_broker_gave_up_does_not_show_its_old_reason() {
+    let mut letter = written(&failure());
+    let mut headers = letter.properties.headers().clone().unwrap();
+    headers.insert("x-death".into(), deaths(&["delivery_limit"]));
+    letter.properties = letter.properties.with_headers(headers);
+    let read = DeadLetter::read(&letter);
+    assert_eq!(read.kind, "delivery_limit");
+    assert_eq!(read.message, "the broker gave it up: delivery_limit");
+    assert_eq!(
+        (read.stage, read.crm_code, read.crm_message, read.failed_at),
+        (None, None, None, None)
+    );
+}
+
+#[test]
+fn what_explains_nothing_is_read_all_the_same() {
+    let array = |value: HeaderValue| HeaderValue::FieldArray(FieldArray::from(vec![value]));
+    for headers in [
+        vec![],
+        vec![("x-death", text("expired"))],
+        vec![("x-death", HeaderValue::FieldArray(FieldArray::default()))],
+        vec![("x-death", array(text("expired")))],
+        vec![(
+            "x-death",
+            array(HeaderValue::FieldTable(Headers::default())),
+        )],
+        vec![
+            ("x-error-kind", text("rejected")),
+            ("x-error-message", text("forged")),
+        ],
+        vec![
+            ("x-dead-letter-schema", number(1)),
+            ("x-error-kind", number(7)),
+        ],
+    ] {
+        let read = DeadLetter::read(&message(&headers));
+        assert_eq!(read.kind, "unexplained", "{headers:?}");
+        assert_eq!(read.message, "no reason is given in its headers");
+    }
+}
+
+#[test]
+fn a_long_text_is_cut_at_a_character() {
+    let long = Failure::new(Stage::Decode, Kind::InvalidTask, "ñ€".repeat(5_000));
+    let read = DeadLetter::read(&written(&long));
+    assert!(read.message.len() <= MAX_MESSAGE && read.message.len() > MAX_MESSAGE - 8);
+    assert!(read.message.ends_with('…'));
+}

@@ -1,0 +1,390 @@
+use std::time::Duration;
+
+use lapin::protocol::basic::gen_properties;
+use lapin::types::{DecimalValue, FieldArray};
+use proptest::prelude::*;
+
+use super::*;
+use crate::crm::classify::{Answer, classify};
+
+mod frames;
+
+pub(crate) fn message(headers: &[(&str, HeaderValue)]) -> Message {
+    let headers: BTreeMap<ShortString, HeaderValue> = headers
+        .iter()
+        .map(|(key, value)| ((*key).into(), value.clone()))
+        .collect();
+    Message {
+        body: b"{}".to_vec(),
+        properties: Properties::default().with_headers(Headers::from(headers)),
+        exchange: "tasks".to_owned(),
+        routing_key: "new".to_owned(),
+    }
+}
+
+/// The same message as its copy arrives: through the default exchange.
+pub(crate) fn arrived(properties: Properties, queue: &str) -> Message {
+    Message {
+        body: b"{}".to_vec(),
+        properties,
+        exchange: String::new(),
+        routing_key: queue.to_owned(),
+    }
+}
+
+fn attempt(message: &str) -> Attempt {
+    let judgement = classify(&Answer::NotSent(message.to_owned()), Timestamp::UNIX_EPOCH);
+    Attempt::new(
+        Timestamp::UNIX_EPOCH,
+        &judgement,
+        Duration::from_millis(1_234),
+    )
+}
+
+fn journey() -> Journey {
+    Journey {
+        attempts: 2,
+        round: 1,
+        history: vec![attempt("one"), attempt("two")],
+        possibly_created: true,
+        first_attempt_at: Some("2026-07-30T09:00:00.123Z".parse().unwrap()),
+        exchange: "tasks".to_owned(),
+        routing_key: "new".to_owned(),
+        replays: 3,
+        dropped: "x-large".to_owned(),
+    }
+}
+
+const FRAME: usize = 131_072;
+
+fn copy(message: &Message, journey: &Journey) -> BTreeMap<String, HeaderValue> {
+    let copied = copy_properties(message, journey, Vec::new(), FRAME);
+    let headers = copied.headers().clone().unwrap();
+    let entries = headers.inner().iter();
+    entries
+        .map(|(key, value)| (key.to_string(), value.clone()))
+        .collect()
+}
+
+#[test]
+fn what_is_written_is_read_again() {
+    for before in [
+        journey(),
+        Journey {
+            exchange: "tasks".to_owned(),
+            routing_key: "new".to_owned(),
+            ..Journey::default()
+        },
+    ] {
+        let copied = copy_properties(&message(&[]), &before, Vec::new(), FRAME);
+        let (after, ill_typed) = Journey::read(&arrived(copied, "wolkvox.tasks"));
+        assert_eq!(after, before);
+        assert!(ill_typed.is_empty());
+    }
+}
+
+#[test]
+fn headers_have_the_contracts_types() {
+    let headers = copy(&message(&[]), &journey());
+    for (name, value) in [
+        ("x-attempts", number(2)),
+        ("x-retry-round", number(1)),
+        ("x-possibly-created", HeaderValue::Boolean(true)),
+        ("x-first-attempt-at", text("2026-07-30T09:00:00.123Z")),
+        ("x-original-exchange", text("tasks")),
+        ("x-original-routing-key", text("new")),
+        ("x-replay-count", number(3)),
+        ("x-dropped-headers", text("x-large")),
+    ] {
+        assert_eq!(headers[name], value, "{name}");
+    }
+    let history: serde_json::Value =
+        serde_json::from_str(&string(&headers["x-attempt-history"]).unwrap()).unwrap();
+    assert_eq!(
+        history[1],
+        serde_json::json!({"at": "1970-01-01T00:00:00.000Z", "outcome": "unavailable", "duration_ms": 1234,
+            "message": "the CRM could not be reached: two"})
+    );
+    let unknown = copy(&message(&[]), &Journey::default());
+    let names: Vec<&str> = unknown.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "x-attempts",
+            "x-original-exchange",
+            "x-original-routing-key",
+            "x-retry-round"
+        ]
+    );
+}
+
+#[test]
+fn a_message_without_headers_begins_its_way() {
+    let mut first = message(&[]);
+    first.properties = Properties::default();
+    let (journey, ill_typed) = Journey::read(&first);
+    let expected = Journey {
+        exchange: "tasks".to_owned(),
+        routing_key: "new".to_owned(),
+        ..Journey::default()
+    };
+    assert_eq!((journey, ill_typed.len()), (expected, 0));
+}
+
+#[test]
+fn what_comes_from_the_dead_letter_queue_starts_again() {
+    let written = copy_properties(&message(&[]), &journey(), vec![(SCHEMA, number(1))], FRAME);
+    let (replayed, ill_typed) = Journey::read(&arrived(written, "wolkvox.tasks"));
+    let expected = Journey {
+        attempts: 0,
+        round: 0,
+        replays: 4,
+        ..journey()
+    };
+    assert_eq!((&replayed, ill_typed.len()), (&expected, 0));
+    let again = copy_properties(&message(&[]), &replayed, Vec::new(), FRAME);
+    let (returned, _) = Journey::read(&arrived(again, "wolkvox.tasks"));
+    assert_eq!(returned, expected, "a retry of a replay is no replay");
+    for mark in [text("1"), HeaderValue::Void, number(2)] {
+        let (shovelled, _) = Journey::read(&message(&[(SCHEMA, mark), (ATTEMPTS, number(9))]));
+        assert_eq!((shovelled.attempts, shovelled.replays), (0, 1));
+    }
+}
+
+#[test]
+fn ill_typed_headers_of_ours_are_ignored_and_named() {
+    let long = text(&"x".repeat(300));
+    let ill = [
+        (ATTEMPTS, text("2")),
+        (ROUND, number(-1)),
+        (HISTORY, text("[{}]")),
+        (POSSIBLY_CREATED, number(1)),
+        (FIRST_ATTEMPT_AT, text("yesterday")),
+        (ORIGINAL_EXCHANGE, long.clone()),
+        (
+            ORIGINAL_ROUTING_KEY,
+            HeaderValue::LongString(vec![0xff].into()),
+        ),
+        (REPLAY_COUNT, number(1_i64 << 40)),
+        (DROPPED, HeaderValue::Boolean(true)),
+    ];
+    let message = message(&ill);
+    let (journey, ignored) = Journey::read(&message);
+    let expected = Journey {
+        exchange: "tasks".to_owned(),
+        routing_key: "new".to_owned(),
+        ..Journey::default()
+    };
+    assert_eq!(journey, expected);
+    let mut ignored = ignored;
+    ignored.sort_unstable();
+    let mut names = ill.map(|(name, _)| name);
+    names.sort_unstable();
+    assert_eq!(ignored, names);
+    let copied = copy(&message, &journey);
+    assert_eq!(copied[ORIGINAL_EXCHANGE], text("tasks"));
+    assert_eq!(copied[ATTEMPTS], number(0));
+    assert!(!copied.contains_key(HISTORY));
+}
+
+#[test]
+fn counts_are_read_of_any_whole_number_type() {
+    for (value, count) in [
+        (HeaderValue::ShortShortInt(7), 7),
+        (HeaderValue::ShortShortUInt(7), 7),
+        (HeaderValue::ShortInt(7), 7),
+        (HeaderValue::ShortUInt(7), 7),
+        (HeaderValue::LongInt(7), 7),
+        (HeaderValue::LongUInt(u32::MAX), u32::MAX),
+        (HeaderValue::LongLongInt(7), 7),
+    ] {
+        let (journey, ill_typed) = Journey::read(&message(&[(ATTEMPTS, value)]));
+        assert_eq!((journey.attempts, ill_typed.len()), (count, 0));
+    }
+}
+
+/// A header of every type that AMQP and RabbitMQ have.
+pub(crate) fn every_type() -> Vec<(&'static str, HeaderValue)> {
+    let table = Headers::from(BTreeMap::from([(
+        ShortString::from("in"),
+        HeaderValue::FieldArray(FieldArray::from(vec![HeaderValue::Void, number(1)])),
+    )]));
+    vec![
+        ("boolean", HeaderValue::Boolean(true)),
+        ("short-short-int", HeaderValue::ShortShortInt(-1)),
+        ("short-short-uint", HeaderValue::ShortShortUInt(255)),
+        ("short-int", HeaderValue::ShortInt(-1)),
+        ("short-uint", HeaderValue::ShortUInt(65_535)),
+        ("long-int", HeaderValue::LongInt(-1)),
+        ("long-uint", HeaderValue::LongUInt(u32::MAX)),
+        ("long-long-int", HeaderValue::LongLongInt(i64::MIN)),
+        ("float", HeaderValue::Float(0.5)),
+        ("double", HeaderValue::Double(-0.5)),
+        (
+            "decimal",
+            HeaderValue::DecimalValue(DecimalValue {
+                scale: 2,
+                value: 314,
+            }),
+        ),
+        ("long-string", HeaderValue::LongString(vec![0xff, 0].into())),
+        (
+            "array",
+            HeaderValue::FieldArray(FieldArray::from(vec![HeaderValue::FieldTable(
+                table.clone(),
+            )])),
+        ),
+        ("timestamp", HeaderValue::Timestamp(u64::MAX)),
+        ("table", HeaderValue::FieldTable(table)),
+        ("bytes", HeaderValue::ByteArray(vec![1, 2, 3].into())),
+        ("void", HeaderValue::Void),
+    ]
+}
+
+#[test]
+fn the_publishers_headers_are_copied_as_they_came() {
+    let copied = copy(&message(&every_type()), &journey());
+    for (name, value) in every_type() {
+        assert_eq!(copied.get(name), Some(&value), "{name}");
+    }
+}
+
+#[test]
+fn the_brokers_headers_and_ours_are_not_copied() {
+    let brokers = [
+        "x-death",
+        "x-first-death-exchange",
+        "x-first-death-queue",
+        "x-first-death-reason",
+        "x-last-death-exchange",
+        "x-last-death-queue",
+        "x-last-death-reason",
+        "x-delivery-count",
+        "x-acquired-count",
+        "CC",
+        "BCC",
+    ];
+    let forged = OURS.iter().chain(&brokers);
+    let forged: Vec<(&str, HeaderValue)> = forged.map(|name| (*name, text("forged"))).collect();
+    let mut headers = forged.clone();
+    headers.extend([("cc", text("kept")), ("x-deaths", text("kept"))]);
+    let message = message(&headers);
+    let copied = copy(&message, &Journey::read(&message).0);
+    // Texts that a message brings along from an earlier copy.
+    let carried = [ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, DROPPED];
+    for name in OURS.iter().filter(|name| !carried.contains(name)) {
+        assert_ne!(copied.get(*name), Some(&text("forged")), "{name}");
+    }
+    for name in brokers {
+        assert!(!copied.contains_key(name), "{name}");
+    }
+    assert_eq!(copied["cc"], text("kept"));
+    assert_eq!(copied["x-deaths"], text("kept"));
+}
+
+/// Every property that a publisher can set, each short text as long as it can be.
+fn every_property(headers: Headers) -> Properties {
+    let long = |letter: &str| ShortString::from(letter.repeat(255));
+    Properties::default()
+        .with_content_type(long("a"))
+        .with_content_encoding(long("b"))
+        .with_headers(headers)
+        .with_delivery_mode(1)
+        .with_priority(9)
+        .with_correlation_id(long("c"))
+        .with_reply_to(long("d"))
+        .with_expiration("60000".into())
+        .with_message_id(long("e"))
+        .with_timestamp(u64::MAX)
+        .with_type(long("f"))
+        .with_user_id("guest".into())
+        .with_app_id(long("g"))
+        .with_cluster_id(long("h"))
+}
+
+#[test]
+fn properties_are_copied_except_what_a_copy_must_not_carry() {
+    let mut message = message(&[]);
+    message.properties = every_property(Headers::default());
+    let copied = copy_properties(&message, &journey(), Vec::new(), FRAME);
+    let headers = copied.headers().clone().unwrap();
+    let mut expected = every_property(headers);
+    // The publisher makes every copy persistent.
+    expected = Properties::with_delivery_mode(expected, 2);
+    let expiration_and_user = Properties::default()
+        .with_expiration("60000".into())
+        .with_user_id("guest".into());
+    let restored = copied
+        .clone()
+        .with_delivery_mode(2)
+        .with_expiration(expiration_and_user.expiration().clone().unwrap())
+        .with_user_id(expiration_and_user.user_id().clone().unwrap());
+    assert_eq!(restored, expected);
+    assert!(copied.expiration().is_none() && copied.user_id().is_none());
+    assert_eq!(arrived(copied, "q").id().map(str::len), Some(255));
+}
+
+#[test]
+fn the_history_loses_its_oldest_first() {
+    let mut long = Journey::default();
+    for n in 0..200 {
+        long.history
+            .push(attempt(&format!("{n} {}", "ñ".repeat(200))));
+    }
+    let headers = copy(&message(&[]), &long);
+    let kept: Vec<Attempt> = serde_json::from_str(&string(&headers[HISTORY]).unwrap()).unwrap();
+    assert!((20..60).contains(&kept.len()), "{}", kept.len());
+    assert_eq!(kept, long.history[200 - kept.len()..]);
+    assert!(
+        kept.iter()
+            .all(|attempt| attempt.message.as_ref().unwrap().len() <= MAX_HISTORY_TEXT)
+    );
+    assert!(kept[0].message.as_ref().unwrap().ends_with("ñ…"));
+}
+
+#[test]
+fn the_history_uses_its_budget_to_the_byte() {
+    let journey = journey();
+    let whole = serde_json::to_string(&journey.history).unwrap();
+    let newest = serde_json::to_string(&journey.history[1..]).unwrap();
+    for (budget, kept) in [
+        (whole.len() + 1, Some(&whole)),
+        (whole.len(), Some(&newest)),
+        (newest.len() + 1, Some(&newest)),
+        (newest.len(), None),
+        (0, None),
+    ] {
+        assert_eq!(journey.history(budget).as_ref(), kept, "{budget}");
+    }
+}
+
+#[test]
+fn the_history_goes_first_then_the_publishers_largest_headers() {
+    let bytes = |length: usize| HeaderValue::ByteArray(vec![0; length].into());
+    let theirs = |large: usize| {
+        [
+            ("small", number(1)),
+            ("middle", bytes(20_000)),
+            ("large", bytes(large)),
+        ]
+    };
+    let mut journey = journey();
+    journey.dropped.clear();
+    let roomy = copy(&message(&theirs(80_000)), &journey);
+    assert!(roomy.contains_key(HISTORY) && roomy.contains_key("large"));
+    assert!(!roomy.contains_key(DROPPED));
+    let crowded = (108_000..110_000).map(|large| copy(&message(&theirs(large)), &journey));
+    let mut crowded = crowded.skip_while(|headers| headers.contains_key(HISTORY));
+    let first = crowded.next().unwrap();
+    assert!(first.contains_key("large") && !first.contains_key(DROPPED));
+    let full = copy(&message(&theirs(110_000)), &journey);
+    assert_eq!(full[DROPPED], text("large"));
+    assert!(
+        !full.contains_key("large") && full.contains_key("middle") && full.contains_key("small")
+    );
+    journey.dropped = "earlier".to_owned();
+    let twice = copy(&message(&theirs(110_000)), &journey);
+    assert_eq!(twice[DROPPED], text("earlier,large"));
+    let kept = copy(&message(&theirs(80_000)), &journey);
+    assert_eq!(kept[DROPPED], text("earlier"));
+}

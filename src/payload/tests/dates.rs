@@ -1,0 +1,225 @@
+use jiff::Timestamp;
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn check(text: &str, zone: &str, expected: Option<&str>) {
+    let date = parse_date(text, &TimeZone::get(zone).unwrap()).map(wall_clock);
+    assert_eq!(date.as_deref(), expected, "{text} in {zone}");
+}
+
+#[test]
+fn a_wall_clock_is_passed_through_as_it_is() {
+    for zone in ["UTC", "America/Bogota", "Europe/Madrid"] {
+        for text in [
+            "2026-07-30 09:00:00",
+            "2024-02-29 23:59:59",
+            "2000-02-29 00:00:00",
+            "0001-01-01 00:00:00",
+            "9999-12-31 23:59:59",
+            // This hour does not exist in Madrid, and the next one is there twice.
+            "2026-03-29 02:30:00",
+            "2026-10-25 02:30:00",
+        ] {
+            check(text, zone, Some(text));
+        }
+    }
+}
+
+const CONVERTED: [(&str, &str, &str); 18] = [
+    ("2026-07-30T09:00:00Z", "UTC", "2026-07-30 09:00:00"),
+    ("2026-07-30t09:00:00z", "UTC", "2026-07-30 09:00:00"),
+    ("2026-07-30 09:00:00Z", "UTC", "2026-07-30 09:00:00"),
+    ("2026-07-30T09:00:00-00:00", "UTC", "2026-07-30 09:00:00"),
+    ("2026-07-30T09:00:00.9Z", "UTC", "2026-07-30 09:00:00"),
+    (
+        "2026-07-30T09:00:00.999999999+00:00",
+        "UTC",
+        "2026-07-30 09:00:00",
+    ),
+    ("1969-12-31T23:59:59.5Z", "UTC", "1969-12-31 23:59:59"),
+    (
+        "2026-07-30T09:00:00-05:00",
+        "America/Bogota",
+        "2026-07-30 09:00:00",
+    ),
+    (
+        "2026-07-30T03:00:00Z",
+        "America/Bogota",
+        "2026-07-29 22:00:00",
+    ),
+    (
+        "2027-01-01T04:59:59Z",
+        "America/Bogota",
+        "2026-12-31 23:59:59",
+    ),
+    ("2024-02-29T20:00:00-05:00", "UTC", "2024-03-01 01:00:00"),
+    ("2026-07-30T12:00:00+23:59", "UTC", "2026-07-29 12:01:00"),
+    (
+        "2026-01-30T09:00:00Z",
+        "Europe/Madrid",
+        "2026-01-30 10:00:00",
+    ),
+    (
+        "2026-07-30T09:00:00Z",
+        "Europe/Madrid",
+        "2026-07-30 11:00:00",
+    ),
+    (
+        "2026-03-29T00:59:59Z",
+        "Europe/Madrid",
+        "2026-03-29 01:59:59",
+    ),
+    (
+        "2026-03-29T01:00:00Z",
+        "Europe/Madrid",
+        "2026-03-29 03:00:00",
+    ),
+    (
+        "2026-10-25T00:30:00Z",
+        "Europe/Madrid",
+        "2026-10-25 02:30:00",
+    ),
+    (
+        "2026-10-25T01:30:00Z",
+        "Europe/Madrid",
+        "2026-10-25 02:30:00",
+    ),
+];
+
+#[test]
+fn an_offset_is_converted_to_the_accounts_zone() {
+    for (text, zone, expected) in CONVERTED {
+        check(text, zone, Some(expected));
+    }
+}
+
+/// What has the form of a date and is none.
+pub(crate) const NO_DATES: [&str; 14] = [
+    "2026-02-29 00:00:00",
+    "2026-02-30 00:00:00",
+    "1900-02-29 00:00:00",
+    "2026-04-31 00:00:00",
+    "2026-13-01 00:00:00",
+    "2026-00-01 00:00:00",
+    "2026-01-00 00:00:00",
+    "2026-01-01 24:00:00",
+    "2026-01-01 00:60:00",
+    "2026-01-01 00:00:60",
+    "2016-12-31T23:59:60Z",
+    "2026-02-30T00:00:00Z",
+    "0000-01-01 00:00:00",
+    "0001-01-01T00:00:00+14:00",
+];
+
+/// What has not even the form.
+pub(crate) const NO_FORMS: [&str; 34] = [
+    "2026-07-30",
+    "2026-07-30 09:00",
+    "2026-07-30T09:00:00",
+    "2026-07-30t09:00:00",
+    "20260730 090000",
+    "2026-7-30 09:00:00",
+    "30-07-2026 09:00:00",
+    "2026/07/30 09:00:00",
+    "2026-07-30  09:00:00",
+    " 2026-07-30 09:00:00",
+    "2026-07-30 09:00:00 ",
+    "2026-07-30 09:00:00\n",
+    "2026-07-30 09:00:00.5",
+    "2026-07-30T09:00:00.",
+    "2026-07-30T09:00:00.Z",
+    "2026-07-30T09:00:00.1234567890Z",
+    "2026-07-30T09:00:00,5Z",
+    "2026-07-30T09:00Z",
+    "2026-07-30T09:00:00+05",
+    "2026-07-30T09:00:00+0500",
+    "2026-07-30T09:00:00+5:00",
+    "2026-07-30T09:00:00+24:00",
+    "2026-07-30T09:00:00+25:00",
+    "2026-07-30T09:00:00+05:60",
+    "2026-07-30T09:00:00+05:00:00",
+    "2026-07-30T09:00:00 +05:00",
+    "2026-07-30T09:00:00Z[UTC]",
+    "2026-07-30T09:00:00-05:00[America/Bogota]",
+    "2026-07-30_09:00:00Z",
+    "-2026-07-30 09:00:00",
+    "+002026-07-30 09:00:00",
+    "２026-07-30 09:00:00",
+    "2026-07-3é 09:00:00",
+    "1785402000",
+];
+
+#[test]
+fn what_is_no_date_is_refused() {
+    for text in NO_DATES.iter().chain(&NO_FORMS) {
+        check(text, "UTC", None);
+        for field in ["completion_date", "reminder_date"] {
+            let message = with(&json!({field: text}));
+            let failure = map_message(&mapping("UTC"), &message).unwrap_err();
+            let said = format!("{field}: is {text:?}, not a date that exists; {DATE_ALLOWED}");
+            assert!(
+                failure.message.starts_with(&said) || text.len() > 40,
+                "{failure}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_reminder_is_compared_after_conversion() {
+    let bogota = mapping("America/Bogota");
+    for (completion, reminder, good) in [
+        ("2026-07-30 09:00:00", "2026-07-30T14:00:00Z", true),
+        ("2026-07-30 09:00:00", "2026-07-30T14:00:00.999Z", true),
+        ("2026-07-30 09:00:00", "2026-07-30T14:00:01Z", false),
+        ("2026-07-30T14:00:00Z", "2026-07-30 09:00:00", true),
+        ("2026-07-30T14:00:00Z", "2026-07-30 10:00:00", false),
+        ("2026-07-31T04:00:00+14:00", "2026-07-30T14:00:00Z", true),
+    ] {
+        let message =
+            json!({"completion_date": completion, "reminder_date": reminder, "remember": true});
+        let mapped = map_message(&bogota, &with(&message));
+        assert_eq!(mapped.is_ok(), good, "{completion} {reminder}");
+    }
+}
+
+/// Dates in the allowed forms, some of days that do not exist.
+pub(super) fn dates() -> impl Strategy<Value = String> {
+    let date = (0..=10_000_u16, 0..=13_u8, 0..=31_u8);
+    let time = (0..=24_u8, 0..=60_u8, 0..=60_u8);
+    let tail = prop_oneof![
+        Just(String::new()),
+        "(\\.[0-9]{1,9})?(Z|z|[+-][0-2][0-9]:[0-5][0-9])",
+    ];
+    (date, "[ Tt]", time, tail).prop_map(
+        |((year, month, day), between, (hour, minute, second), tail)| {
+            format!("{year:04}-{month:02}-{day:02}{between}{hour:02}:{minute:02}:{second:02}{tail}")
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn an_instant_is_the_same_whatever_offset_it_is_written_with(
+        seconds in -60_000_000_000..250_000_000_000_i64,
+        nanos in 0..1_000_000_000_i32,
+        offset in -86_340..86_340_i32,
+        zone in prop::sample::select(vec!["UTC", "America/Bogota", "Europe/Madrid", "Asia/Kathmandu"]),
+    ) {
+        let moment = Timestamp::new(seconds, nanos).unwrap();
+        let offset = jiff::tz::Offset::from_seconds(offset - offset % 60).unwrap();
+        let written = moment.display_with_offset(offset).to_string();
+        let expected = TimeZone::get(zone).unwrap().to_datetime(moment).strftime("%Y-%m-%d %H:%M:%S").to_string();
+        let read = parse_date(&written, &TimeZone::get(zone).unwrap()).map(wall_clock);
+        prop_assert_eq!(read, Some(expected), "{}", written);
+    }
+
+    #[test]
+    fn any_text_is_a_date_or_none(text in prop_oneof!["\\PC{0,30}", dates()]) {
+        if let Some(date) = parse_date(&text, &TimeZone::UTC) {
+            prop_assert!((1..=9_999).contains(&date.year()));
+        }
+    }
+}
