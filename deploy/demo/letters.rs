@@ -29,7 +29,7 @@ pub(crate) fn table(letters: &[Letter]) -> Vec<String> {
         let count = reasons.values().map(Vec::len).sum::<usize>().to_string();
         let mut heading = (kind, count.as_str());
         for (reason, letters) in reasons {
-            let (kind, count) = std::mem::replace(&mut heading, ("", ""));
+            let (kind, count) = std::mem::take(&mut heading);
             lines.push(line(kind, count, reason, &letters));
         }
     }

@@ -14,7 +14,7 @@ use crate::messages::{self, Message};
 use crate::queues;
 use crate::screen::{Screen, print};
 use crate::stage::{Running, Settings, Stage};
-use crate::watch::{Addresses, Seen, Watch};
+use crate::watch::{Addresses, Watch};
 
 /// Variable with the address of a broker to use.
 const GIVEN: &str = "WTW_BROKER_URLS";
@@ -287,9 +287,9 @@ fn report(evidence: &Evidence, took: Duration) -> bool {
     for line in entries.iter().flat_map(|entry| entry.lines()) {
         print(&line);
     }
-    let Seen {
-        attempts, retried, ..
-    } = &evidence.seen;
+    let retried = evidence.seen.retried;
+    let mut attempts = evidence.seen.attempts.clone();
+    attempts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     let requests: u64 = attempts.iter().map(|(_, count)| count).sum();
     let outcomes: Vec<String> = attempts
         .iter()
