@@ -14,7 +14,8 @@ help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
 
 demo: setup ## broker, sandbox and worker at work on 300 tasks; KEEP=1 leaves them running
-	@KEEP=$(KEEP) cargo run --locked --quiet --example demo
+	@cargo build --locked --bin wolkvox-task-worker --example demo
+	@cargo run --locked --quiet --example demo -- $(if $(KEEP),--keep)
 
 test: setup-test ## all tests, on a real RabbitMQ (TEST_BROKER_URL, Docker, or a private node)
 	cargo test --locked

@@ -1,0 +1,68 @@
+//! The dead letters, as `dead-letters list --json` tells them, in a table.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// Longest reason in the table, in characters.
+const REASON: usize = 76;
+
+/// One dead letter.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Letter {
+    pub(crate) message_id: Option<String>,
+    pub(crate) kind: String,
+    pub(crate) message: String,
+    pub(crate) attempts: i64,
+    pub(crate) possibly_created: bool,
+}
+
+/// The letters by kind, those with the same reason in one line.
+pub(crate) fn table(letters: &[Letter]) -> Vec<String> {
+    let mut kinds: BTreeMap<&str, BTreeMap<&str, Vec<&Letter>>> = BTreeMap::new();
+    for letter in letters {
+        let reasons = kinds.entry(&letter.kind).or_default();
+        reasons.entry(&letter.message).or_default().push(letter);
+    }
+    let mut lines = vec![row("kind", "", "message", "attempts", "reason")];
+    for (kind, reasons) in kinds {
+        let count = reasons.values().map(Vec::len).sum::<usize>().to_string();
+        let mut heading = (kind, count.as_str());
+        for (reason, letters) in reasons {
+            let (kind, count) = std::mem::take(&mut heading);
+            lines.push(line(kind, count, reason, &letters));
+        }
+    }
+    lines
+}
+
+fn line(kind: &str, count: &str, reason: &str, letters: &[&Letter]) -> String {
+    let ids: Vec<&str> = letters
+        .iter()
+        .filter_map(|letter| letter.message_id.as_deref())
+        .collect();
+    let ids = match ids.as_slice() {
+        [first, second] => format!("{first}, {second}"),
+        [first, _, rest @ ..] => format!("{first} and {} more", rest.len() + 1),
+        ids => ids.concat(),
+    };
+    let attempts = letters.iter().map(|letter| letter.attempts).max();
+    let attempts = attempts.map(|count| count.to_string()).unwrap_or_default();
+    row(kind, count, &ids, &attempts, &shortened(reason))
+}
+
+fn row(kind: &str, count: &str, ids: &str, attempts: &str, reason: &str) -> String {
+    format!("  {kind:<15} {count:>3}  {ids:<18}  {attempts:>8}  {reason}")
+}
+
+/// A reason for one line of a terminal.
+fn shortened(reason: &str) -> String {
+    let clean: String = reason
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if clean.chars().count() <= REASON {
+        return clean;
+    }
+    clean.chars().take(REASON - 1).chain(['…']).collect()
+}

@@ -1,0 +1,233 @@
+//! What the demo runs: the real program's processes, and a folder for what they read and write.
+//!
+//! However the demo ends, its reaper ends the processes: they are in groups of their own, out of a terminal's reach.
+
+#[path = "../../tests/integration/support/broker/reaper.rs"]
+#[expect(
+    clippy::duplicate_mod,
+    reason = "the broker's own is private to it, and that is right for the tests"
+)]
+mod reaper;
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+use self::reaper::Reaper;
+use crate::broker::{Broker, unique};
+use crate::http::Http;
+
+const STOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/demo/stop.sh");
+/// How long a process may take until it works.
+const START: Duration = Duration::from_secs(60);
+/// How long a command that does its work and ends may take.
+const COMMAND: Duration = Duration::from_secs(120);
+/// Longer than the worker's grace.
+const END: Duration = Duration::from_secs(40);
+/// Lines of a log that a failure shows.
+const LAST_LINES: usize = 15;
+
+/// Settings of the program, as environment variables.
+pub(crate) type Settings = Vec<(&'static str, String)>;
+
+/// The folder and the processes; all gone when dropped.
+pub(crate) struct Stage {
+    pub(crate) folder: PathBuf,
+    program: PathBuf,
+    reaper: Reaper,
+}
+
+/// A process of the stage.
+pub(crate) struct Running {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Stage {
+    pub(crate) fn new() -> Result<Self, String> {
+        let folder = std::env::temp_dir().join(unique("wolkvox-task-worker-demo"));
+        fs::create_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        Ok(Self {
+            reaper: Reaper::new(stop_command(&folder))?,
+            program: program()?,
+            folder,
+        })
+    }
+
+    /// Puts a file into the folder.
+    pub(crate) fn write(&self, name: &str, content: &str) -> Result<PathBuf, String> {
+        let path = self.folder.join(name);
+        fs::write(&path, content).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(path)
+    }
+
+    fn command(&self, settings: &Settings, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        // The settings of whoever calls the demo are meant for another worker.
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"WTW_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args(arguments)
+            .envs(settings.iter().map(|(name, value)| (name, value)))
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .process_group(0);
+        command
+    }
+
+    /// Runs a command of the program to its end and returns what it printed.
+    pub(crate) async fn run(
+        &self,
+        settings: &Settings,
+        arguments: &[&str],
+    ) -> Result<String, String> {
+        let what = arguments.join(" ");
+        let output = self
+            .command(settings, arguments)
+            .kill_on_drop(true)
+            .output();
+        let output = timeout(COMMAND, output).await;
+        let output = output.map_err(|_| format!("`{what}` took longer than {COMMAND:?}"))?;
+        let output = output.map_err(|error| format!("`{what}`: {error}"))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("`{what}`: {}: {}", output.status, said.trim()));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Starts a process of the program, which logs to a file of its name.
+    pub(crate) fn start(
+        &self,
+        name: &'static str,
+        settings: &Settings,
+        arguments: &[&str],
+    ) -> Result<Running, String> {
+        let failed = |error: std::io::Error| format!("{name}: {error}");
+        let log = self.folder.join(format!("{name}.log"));
+        let child = self
+            .command(settings, arguments)
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log).map_err(failed)?)
+            .spawn()
+            .map_err(failed)?;
+        let mut pids = File::options()
+            .append(true)
+            .create(true)
+            .open(self.folder.join("pids"))
+            .map_err(failed)?;
+        if let Some(pid) = child.id() {
+            writeln!(pids, "{pid}").map_err(failed)?;
+        }
+        Ok(Running { name, child, log })
+    }
+
+    /// Leaves everything running and returns the command that ends it.
+    pub(crate) fn keep(self, broker: Broker) -> Result<String, String> {
+        if let Some(remove) = broker.keep() {
+            self.write("broker", &remove)?;
+        }
+        Ok(self.reaper.keep())
+    }
+
+    /// Leaves the logs where they are when the rest goes.
+    pub(crate) fn leave_logs(&self) {
+        let _ = self.write("failed", "");
+    }
+}
+
+impl Running {
+    /// The first line on its standard output.
+    pub(crate) async fn first_line(&mut self) -> Result<String, String> {
+        let Some(stdout) = self.child.stdout.take() else {
+            return Err(format!("the {} has no output", self.name));
+        };
+        let mut line = String::new();
+        let read = timeout(START, BufReader::new(stdout).read_line(&mut line)).await;
+        match read {
+            Ok(Ok(1..)) => Ok(line),
+            Ok(_) | Err(_) => Err(self.failure("does not start")),
+        }
+    }
+
+    /// Waits until a page of it answers 200.
+    pub(crate) async fn answers(&mut self, http: &Http, url: &str) -> Result<(), String> {
+        let mut last = String::new();
+        let asking = async {
+            while let Err(why) = http.text(url).await {
+                last = why;
+                if self.has_ended() {
+                    return Err(());
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+            Ok(())
+        };
+        match timeout(START, asking).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(())) | Err(_) => Err(self.failure(&format!("does not become ready: {last}"))),
+        }
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Asks it to end, as an operator would, and waits until it has.
+    pub(crate) async fn stop(&mut self) -> Result<(), String> {
+        if let Some(pid) = self.child.id() {
+            let mut kill = Command::new("kill");
+            let _ = kill.args(["-TERM", &pid.to_string()]).status().await;
+        }
+        match timeout(END, self.child.wait()).await {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) => Err(format!("the {} ended with {status}", self.name)),
+            Ok(Err(error)) => Err(format!("the {}: {error}", self.name)),
+            Err(_) => Err(format!(
+                "the {} did not end within {END:?} of SIGTERM",
+                self.name
+            )),
+        }
+    }
+
+    /// What went wrong, with the last lines of the log.
+    pub(crate) fn failure(&self, what: &str) -> String {
+        format!("the {} {what}\n{}", self.name, self.last_lines())
+    }
+
+    pub(crate) fn last_lines(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let last = lines.len().saturating_sub(LAST_LINES);
+        let last = lines.get(last..).unwrap_or_default().join("\n");
+        format!("the end of {}:\n{last}", self.log.display())
+    }
+}
+
+fn stop_command(folder: &Path) -> String {
+    format!("'{STOP}' '{}'", folder.display())
+}
+
+/// The program that was built along with this one.
+fn program() -> Result<PathBuf, String> {
+    let name = env!("CARGO_PKG_NAME");
+    let here = std::env::current_exe().map_err(|error| error.to_string())?;
+    let program = here.ancestors().nth(2).map(|folder| folder.join(name));
+    program
+        .filter(|path| path.is_file())
+        .ok_or_else(|| format!("{name} is not built; `make demo` builds it"))
+}

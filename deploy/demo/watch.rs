@@ -1,0 +1,178 @@
+//! Follows the worker until every message is settled, with an outage of the CRM on the way.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::http::Http;
+use crate::screen::Screen;
+use crate::stage::Running;
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(100);
+/// The longest that all of it may take.
+const LIMIT: Duration = Duration::from_secs(150);
+/// The shortest outage; it lasts until the gate is seen closed.
+const OUTAGE: Duration = Duration::from_millis(1_500);
+
+/// What the worker tells of itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) created: u64,
+    pub(crate) dead_lettered: u64,
+    /// Times that a message was sent to a retry queue.
+    pub(crate) retried: u64,
+    /// Requests to the CRM by outcome, those that there were.
+    pub(crate) attempts: Vec<(String, u64)>,
+    /// Messages taken and not yet settled.
+    pub(crate) in_flight: u64,
+    /// Why the gate is closed, if it is.
+    pub(crate) gate: Option<String>,
+}
+
+/// How far the outage is.
+enum Outage {
+    Ahead,
+    Began { at: Instant, gate_closed: bool },
+    Over { gate_opened: bool },
+}
+
+/// Where sandbox and worker are.
+#[derive(Clone, Debug)]
+pub(crate) struct Addresses {
+    pub(crate) sandbox: String,
+    pub(crate) admin: String,
+}
+
+/// One demo under way.
+pub(crate) struct Watch<'a> {
+    pub(crate) http: &'a Http,
+    pub(crate) at: &'a Addresses,
+    pub(crate) worker: &'a mut Running,
+    /// The sandbox's rules outside the outage.
+    pub(crate) faults: Vec<Value>,
+    pub(crate) total: u64,
+}
+
+impl Seen {
+    pub(crate) fn settled(&self) -> u64 {
+        self.created + self.dead_lettered
+    }
+
+    /// Reads the worker's pages.
+    pub(crate) async fn look(http: &Http, admin: &str) -> Result<Self, String> {
+        let metrics = http.text(&format!("{admin}/metrics")).await?;
+        let status = http.json(&format!("{admin}/status")).await?;
+        let mut seen = Self {
+            gate: status
+                .pointer("/gate/reason")
+                .and_then(Value::as_str)
+                .map(ToOwned::to_owned),
+            ..Self::default()
+        };
+        for line in metrics.lines() {
+            seen.read(line);
+        }
+        Ok(seen)
+    }
+
+    /// A line of metrics, such as `wtw_attempts_total{outcome="created"} 7`.
+    fn read(&mut self, line: &str) {
+        let Some((name, count)) = line.rsplit_once(' ') else {
+            return;
+        };
+        let Ok(count) = count.parse::<u64>() else {
+            return;
+        };
+        let outcome = name
+            .split_once("outcome=\"")
+            .and_then(|(_, rest)| rest.split_once('"'))
+            .map(|(outcome, _)| outcome);
+        if name == "wtw_messages_in_flight" {
+            self.in_flight = count;
+        } else if name.starts_with("wtw_settled_messages_total") {
+            match outcome {
+                Some("created") => self.created += count,
+                Some("dead_lettered") => self.dead_lettered += count,
+                Some("retried") => self.retried += count,
+                _ => {}
+            }
+        } else if let Some(outcome) = outcome.filter(|_| count > 0)
+            && name.starts_with("wtw_attempts_total")
+        {
+            self.attempts.push((outcome.to_owned(), count));
+        }
+    }
+}
+
+impl Watch<'_> {
+    /// Watches until everything is settled; tells what it saw last.
+    pub(crate) async fn until_settled(self, screen: &mut Screen) -> Result<Seen, String> {
+        let began = Instant::now();
+        let mut outage = Outage::Ahead;
+        loop {
+            let seen = match Seen::look(self.http, &self.at.admin).await {
+                Ok(seen) => seen,
+                Err(why) => return Err(self.worker.failure(&format!("does not answer: {why}"))),
+            };
+            screen.show(&seen);
+            self.advance(&mut outage, &seen, screen).await?;
+            let over = matches!(outage, Outage::Over { gate_opened: true });
+            if over && seen.settled() >= self.total && seen.in_flight == 0 {
+                return Ok(seen);
+            }
+            if began.elapsed() > LIMIT || self.worker.has_ended() {
+                let what = format!("settled only {} of {}", seen.settled(), self.total);
+                return Err(self.worker.failure(&what));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    async fn advance(
+        &self,
+        outage: &mut Outage,
+        seen: &Seen,
+        screen: &Screen,
+    ) -> Result<(), String> {
+        match outage {
+            // After two fifths, so that there is enough to do after it.
+            Outage::Ahead if seen.settled() * 5 >= self.total * 2 => {
+                screen.say("the CRM goes down: every request is answered 503");
+                let mut faults = vec![json!({"action": "status:503"})];
+                faults.extend_from_slice(&self.faults);
+                self.set(&faults).await?;
+                *outage = Outage::Began {
+                    at: Instant::now(),
+                    gate_closed: false,
+                };
+            }
+            Outage::Began { gate_closed, .. } if !*gate_closed && seen.gate.is_some() => {
+                screen.say(
+                    "the worker closes its gate: one probe at a time, and no message is given up",
+                );
+                *gate_closed = true;
+            }
+            Outage::Began {
+                at,
+                gate_closed: true,
+            } if at.elapsed() >= OUTAGE => {
+                screen.say("the CRM is back");
+                self.set(&self.faults).await?;
+                *outage = Outage::Over { gate_opened: false };
+            }
+            Outage::Over { gate_opened } if !*gate_opened && seen.gate.is_none() => {
+                screen.say("a probe succeeds: the gate is open again");
+                *gate_opened = true;
+            }
+            Outage::Ahead | Outage::Began { .. } | Outage::Over { .. } => {}
+        }
+        Ok(())
+    }
+
+    async fn set(&self, faults: &[Value]) -> Result<(), String> {
+        let url = format!("{}/sandbox/faults", self.at.sandbox);
+        self.http.put(&url, faults).await
+    }
+}
