@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,16 +22,21 @@ use crate::crm::{Crm, HttpCrm};
 use crate::duration;
 use crate::events::Events;
 use crate::gate::{Closed, Gate};
+use crate::ledger::{self, Ledger};
 use crate::payload::Mapping;
-use crate::retry::Schedule;
+use crate::retry::{Pauses, Schedule, jittered};
 use crate::settle::Settler;
-use crate::worker::{Rules, Worker};
+use crate::worker::{Rules, Running, Worker};
 
 /// Deliveries unsettled at a time, for each slot: enough that a slot finds its next message waiting even while others of
 /// them wait for another attempt, few enough that a second consumer finds work too.
 const PREFETCH_PER_SLOT: usize = 8;
 /// RabbitMQ caps the prefetch of a quorum queue here.
 const MAX_PREFETCH: usize = 2_000;
+/// How much longer than `crm.request_timeout` another worker's request is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// First and longest wait before another attempt to open the ledger.
+const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// How often the tokens' file is looked at.
 const REREAD: Duration = Duration::from_secs(5);
 /// How long the connections may take to close once everything is settled.
@@ -43,7 +49,6 @@ pub struct App {
     crm: Arc<dyn Crm>,
     /// What the admin pages read.
     status: Arc<Status>,
-    tasks: TaskTracker,
 }
 
 /// What the worker knows of itself.
@@ -54,26 +59,36 @@ pub struct Status {
     pub gate: Arc<Gate>,
     /// Why the broker is not connected; none while it is.
     pub unconnected: Mutex<Option<String>>,
+    /// Why the ledger is not open; none once it is.
+    pub no_ledger: Mutex<Option<String>>,
 }
 
 impl Status {
     /// Why the worker is not ready; none when it is.
     #[must_use]
     pub fn unready(&self) -> Option<String> {
-        let unconnected = self
-            .unconnected
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        if let Some(reason) = unconnected {
-            return Some(format!("not connected to the broker: {reason}"));
+        let reason = |held: &Mutex<Option<String>>| {
+            held.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        };
+        if let Some(why) = reason(&self.no_ledger) {
+            return Some(format!("the ledger is not open: {why}"));
+        }
+        if let Some(why) = reason(&self.unconnected) {
+            return Some(format!("not connected to the broker: {why}"));
         }
         match self.gate.closed() {
-            Some(reason @ (Closed::Misconfigured | Closed::Unauthorized)) => {
+            Some(reason @ (Closed::Misconfigured | Closed::Unauthorized | Closed::Ledger)) => {
                 Some(reason.advice().to_owned())
             }
             Some(Closed::Outage | Closed::Quota) | None => None,
         }
+    }
+
+    fn ledger(&self, missing: Option<String>) {
+        *self
+            .no_ledger
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = missing;
     }
 
     fn connection(&self, change: &Change) {
@@ -124,13 +139,13 @@ impl App {
             events,
             gate,
             unconnected: Mutex::new(Some("connecting".to_owned())),
+            no_ledger: Mutex::new(Some("opening".to_owned())),
         });
         Ok(Self {
             config,
             listener,
             crm,
             status,
-            tasks: TaskTracker::new(),
         })
     }
 
@@ -147,106 +162,167 @@ impl App {
     /// # Errors
     /// A queue that exists with other arguments, or messages unsettled when `shutdown.grace` ended.
     pub async fn run(self, stop: CancellationToken) -> Result<(), String> {
-        let schedule = Schedule::from(&self.config.retry);
-        announce(&self.config, &schedule);
+        let Self {
+            config,
+            listener,
+            crm,
+            status,
+        } = self;
+        let schedule = Schedule::from(&config.retry);
+        announce(&config, &schedule);
         // What serves the messages in flight goes on until they are settled.
         let (services, drained) = (TaskTracker::new(), CancellationToken::new());
-        let connector = Arc::new(Connector::new(self.config.broker.clone()));
-        let topology = Topology::new(&self.config.broker, &self.config.retry.delays);
-        let publisher = Arc::new(
-            Publisher::new(Arc::clone(&connector), "publisher", services.clone())
-                .declaring(&topology),
-        );
-        let worker = self.worker(schedule, Arc::clone(&publisher), stop.clone())?;
-        services.spawn(Arc::clone(&self.status.gate).run(drained.clone()));
-        if let Some(path) = self.config.crm.tokens_file.clone() {
-            services.spawn(reread_tokens(
-                path,
-                Arc::clone(&self.status),
-                drained.clone(),
-            ));
+        services.spawn(admin::serve(listener, Arc::clone(&status), drained.clone()));
+        services.spawn(Arc::clone(&status.gate).run(drained.clone()));
+        if let Some(path) = config.crm.tokens_file.clone() {
+            services.spawn(reread_tokens(path, Arc::clone(&status), drained.clone()));
         }
-        services.spawn(admin::serve(
-            self.listener,
-            Arc::clone(&self.status),
-            drained.clone(),
-        ));
-
-        let prefetch = prefetch(&self.config);
-        let (sender, receiver) = mpsc::channel(prefetch.into());
-        let working = services.spawn(Arc::new(worker).run(receiver, self.tasks.clone()));
-        let on_change = {
-            let status = Arc::clone(&self.status);
-            Arc::new(move |change| status.connection(&change))
+        let ended = match open_ledger(&config, &status, &stop).await {
+            Some(ledger) => {
+                let parts = Parts {
+                    crm,
+                    ledger,
+                    schedule,
+                    stop,
+                };
+                work(&config, &status, parts, &services, &drained).await
+            }
+            None => Ok(()),
         };
-        let session = Session {
-            connector,
-            topology,
-            prefetch,
-            on_change,
-        };
-        let consuming = {
-            let (stop, drained) = (stop.clone(), drained.clone());
-            async move { session.run(&sender, &stop, &drained).await }
-        };
-        let mut consuming = services.spawn(consuming);
-
-        let refused = tokio::select! {
-            ended = &mut consuming => ended.map_err(|e| e.to_string()).and_then(|ended| ended).err(),
-            () = stop.cancelled() => None,
-        };
-        stop.cancel();
-        let grace = self.config.shutdown.grace;
-        self.tasks.close();
-        let settled = timeout(grace, async { (working.await, self.tasks.wait().await) }).await;
-        let unsettled = self.tasks.len();
         drained.cancel();
         services.close();
-        let closing = async {
-            publisher.close().await;
-            services.wait().await;
-        };
         // What does not close in time is closed by the end of the process.
-        let _ = timeout(CLOSING, closing).await;
-        match (refused, settled) {
-            (Some(text), _) => Err(text),
-            (None, Ok(_)) => Ok(()),
-            (None, Err(_)) => Err(format!(
-                "{unsettled} messages were not settled within shutdown.grace ({}); the broker delivers them anew",
-                duration::format(grace)
-            )),
-        }
+        let _ = timeout(CLOSING, services.wait()).await;
+        ended
     }
+}
 
-    fn worker(
-        &self,
-        schedule: Schedule,
-        publisher: Arc<Publisher>,
-        stop: CancellationToken,
-    ) -> Result<Worker, String> {
-        let config = &self.config;
-        Ok(Worker {
-            crm: Arc::clone(&self.crm),
-            gate: Arc::clone(&self.status.gate),
-            schedule,
-            mapping: Mapping::new(config)?,
-            rules: Rules {
-                unknown_fields: config.task.unknown_fields,
-                max_age: config.task.max_age,
-                on_unknown: config.retry.on_unknown,
-                hold: config.gate.hold,
-            },
-            settler: Settler {
-                publisher,
-                queue: config.broker.queue.clone(),
-                dead_letter_queue: config.broker.dead_letter_queue.clone(),
-                clock: Clock::system(),
-                events: Arc::clone(&self.status.events),
-            },
-            events: Arc::clone(&self.status.events),
+/// What a worker is made of besides the configuration.
+struct Parts {
+    crm: Arc<dyn Crm>,
+    ledger: Arc<dyn Ledger>,
+    schedule: Schedule,
+    stop: CancellationToken,
+}
+
+/// Consumes and processes until it is to stop, then settles what is in flight.
+async fn work(
+    config: &Config,
+    status: &Arc<Status>,
+    parts: Parts,
+    services: &TaskTracker,
+    drained: &CancellationToken,
+) -> Result<(), String> {
+    let connector = Arc::new(Connector::new(config.broker.clone()));
+    let topology = Topology::new(&config.broker, &config.retry.delays);
+    let publisher = Publisher::new(Arc::clone(&connector), "publisher", services.clone());
+    let publisher = Arc::new(publisher.declaring(&topology));
+    let stop = parts.stop.clone();
+    let worker = Arc::new(worker(config, status, parts, Arc::clone(&publisher))?);
+    let (tasks, prefetch) = (TaskTracker::new(), prefetch(config));
+    let (sender, receiver) = mpsc::channel(prefetch.into());
+    let working = services.spawn(worker.run(receiver, tasks.clone()));
+    let told = Arc::clone(status);
+    let session = Session {
+        connector,
+        topology,
+        prefetch,
+        on_change: Arc::new(move |change| told.connection(&change)),
+    };
+    let consuming = {
+        let (stop, drained) = (stop.clone(), drained.clone());
+        async move { session.run(&sender, &stop, &drained).await }
+    };
+    let mut consuming = services.spawn(consuming);
+
+    let refused = tokio::select! {
+        ended = &mut consuming => ended.map_err(|e| e.to_string()).and_then(|ended| ended).err(),
+        () = stop.cancelled() => None,
+    };
+    stop.cancel();
+    let settled = settle(config, working, &tasks).await;
+    drained.cancel();
+    // A consumer whose connection does not close in time is closed by the end of the process.
+    let _ = timeout(CLOSING, async {
+        (publisher.close().await, consuming.await.is_ok())
+    })
+    .await;
+    refused.map_or(settled, Err)
+}
+
+/// Waits until what is in flight is settled, as long as may be.
+async fn settle(
+    config: &Config,
+    working: JoinHandle<()>,
+    tasks: &TaskTracker,
+) -> Result<(), String> {
+    let grace = config.shutdown.grace;
+    let settled = async {
+        // It ends once it has returned what was not begun; only then is the number of tasks final.
+        let _ = working.await;
+        tasks.close();
+        tasks.wait().await;
+    };
+    timeout(grace, settled).await.map_err(|_| {
+        let (unsettled, grace) = (tasks.len(), duration::format(grace));
+        format!("{unsettled} messages were not settled within shutdown.grace ({grace}); the broker delivers them anew")
+    })
+}
+
+fn worker(
+    config: &Config,
+    status: &Arc<Status>,
+    parts: Parts,
+    publisher: Arc<Publisher>,
+) -> Result<Worker, String> {
+    Ok(Worker {
+        crm: parts.crm,
+        gate: Arc::clone(&status.gate),
+        schedule: parts.schedule,
+        mapping: Mapping::new(config)?,
+        rules: Rules {
+            unknown_fields: config.task.unknown_fields,
+            max_age: config.task.max_age,
+            on_unknown: config.retry.on_unknown,
+            hold: config.gate.hold,
+            patience: config.crm.request_timeout + PATIENCE,
+        },
+        settler: Settler {
+            publisher,
+            queue: config.broker.queue.clone(),
+            dead_letter_queue: config.broker.dead_letter_queue.clone(),
             clock: Clock::system(),
-            stop,
-        })
+            events: Arc::clone(&status.events),
+        },
+        ledger: parts.ledger,
+        running: Running::default(),
+        events: Arc::clone(&status.events),
+        clock: Clock::system(),
+        stop: parts.stop,
+    })
+}
+
+/// Opens the ledger, as often as it takes; none when it is to stop before that.
+async fn open_ledger(
+    config: &Config,
+    status: &Arc<Status>,
+    stop: &CancellationToken,
+) -> Option<Arc<dyn Ledger>> {
+    let mut pauses = Pauses::new(REOPEN.0, REOPEN.1);
+    loop {
+        let error = match ledger::open(&config.ledger, Clock::system()).await {
+            Ok(ledger) => {
+                status.ledger(None);
+                return Some(ledger);
+            }
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(reason = error, "the ledger cannot be opened, trying again");
+        status.ledger(Some(error));
+        tokio::select! {
+            () = sleep(jittered(pauses.next(), fastrand::f64())) => {}
+            () = stop.cancelled() => return None,
+        }
     }
 }
 

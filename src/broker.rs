@@ -24,6 +24,8 @@ pub struct Message {
     pub exchange: String,
     /// The routing key that it was delivered with.
     pub routing_key: String,
+    /// Whether the broker delivered it before and heard nothing.
+    pub redelivered: bool,
 }
 
 impl Message {

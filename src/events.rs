@@ -16,6 +16,7 @@ use crate::broker::PublishError;
 use crate::broker::session::Change;
 use crate::crm::classify::Outcome;
 use crate::gate::Closed;
+use crate::ledger::LedgerError;
 use crate::verdict::Verdict;
 
 /// Upper bounds of an attempt's duration, in seconds: `crm.request_timeout` is 20 s by default.
@@ -66,6 +67,9 @@ pub struct Events {
     without_id: Counter,
     ill_typed: Counter,
     stale: Counter,
+    ledger_failures: Counter,
+    created_unrecorded: Counter,
+    ledger_entries: Gauge,
     /// Queues that cannot be published to now, so that the log says it once.
     failing: Mutex<HashSet<String>>,
 }
@@ -93,6 +97,9 @@ impl Events {
             without_id: Counter::default(),
             ill_typed: Counter::default(),
             stale: Counter::default(),
+            ledger_failures: Counter::default(),
+            created_unrecorded: Counter::default(),
+            ledger_entries: Gauge::default(),
             failing: Mutex::default(),
         };
         for outcome in Outcome::ALL {
@@ -166,6 +173,21 @@ impl Events {
             "Messages whose connection was gone when they were settled",
             self.stale.clone(),
         );
+        registry.register(
+            "ledger_failures",
+            "Times that the ledger could not be read or written",
+            self.ledger_failures.clone(),
+        );
+        registry.register(
+            "created_unrecorded",
+            "Created tasks that the ledger could not take; acked all the same",
+            self.created_unrecorded.clone(),
+        );
+        registry.register(
+            "ledger_entries",
+            "Messages that the ledger remembers",
+            self.ledger_entries.clone(),
+        );
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The running program", build);
         self
@@ -222,7 +244,11 @@ impl Events {
         }
         let kind = match settled.verdict {
             Verdict::DeadLetter(failure) => failure.kind.as_str(),
-            Verdict::Ack | Verdict::Retry(_) | Verdict::Park | Verdict::Return => "",
+            Verdict::Ack
+            | Verdict::AckKnown
+            | Verdict::Retry(_)
+            | Verdict::Park
+            | Verdict::Return => "",
         };
         self.settled
             .get_or_create(&SettledLabels { outcome, kind })
@@ -270,6 +296,23 @@ impl Events {
         if failing.remove(queue) {
             tracing::info!(queue, "copies are published again");
         }
+    }
+
+    /// The ledger could not be read or written.
+    pub fn ledger_failed(&self) {
+        self.ledger_failures.inc();
+    }
+
+    /// How many messages the ledger remembers.
+    pub fn ledger_entries(&self, count: u64) {
+        self.ledger_entries
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A created task could not be recorded. It is acked all the same: better than a second post.
+    pub fn created_unrecorded(&self, message_id: Option<&str>, error: &LedgerError) {
+        self.created_unrecorded.inc();
+        tracing::error!(message_id = message_id.unwrap_or("-"), %error, "a created task could not be recorded; it is acked all the same");
     }
 
     /// The gate closed for a reason, or opened.

@@ -34,15 +34,18 @@ pub enum Closed {
     Quota,
     /// Every token is refused by the CRM; an operator is needed.
     Unauthorized,
+    /// The ledger cannot be read or written.
+    Ledger,
 }
 
 impl Closed {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Outage,
         Self::Misconfigured,
         Self::Quota,
         Self::Unauthorized,
+        Self::Ledger,
     ];
 
     /// The name in metrics and logs.
@@ -53,6 +56,7 @@ impl Closed {
             Self::Misconfigured => "misconfigured",
             Self::Quota => "quota",
             Self::Unauthorized => "unauthorized",
+            Self::Ledger => "ledger",
         }
     }
 }
@@ -71,6 +75,9 @@ impl Closed {
             }
             Self::Unauthorized => {
                 "the CRM accepts none of the tokens: check crm.tokens and crm.operation"
+            }
+            Self::Ledger => {
+                "the ledger cannot be read or written: check ledger.url, its disk or its server"
             }
         }
     }
@@ -113,6 +120,8 @@ struct State {
     probe_slot: Option<oneshot::Sender<Slot>>,
     /// The earliest moment for another request, by `crm.requests_per_second`.
     next_request: Option<Instant>,
+    /// Whether the ledger is out of order: without an intent no request leaves.
+    ledger_down: bool,
     told: Option<Closed>,
     planned: Option<Instant>,
 }
@@ -135,6 +144,7 @@ pub struct Slot {
 impl State {
     fn closed(&self, now: Instant) -> Option<Closed> {
         match self.breaker.cause() {
+            _ if self.ledger_down => Some(Closed::Ledger),
             Some(Cause::Outage) => Some(Closed::Outage),
             Some(Cause::Misconfigured) => Some(Closed::Misconfigured),
             None if self.tokens.any_usable(now) => None,
@@ -259,6 +269,7 @@ impl Gate {
                 slotting: VecDeque::new(),
                 probe_slot: None,
                 next_request: None,
+                ledger_down: false,
                 told: None,
                 planned: None,
             }),
@@ -327,6 +338,11 @@ impl Gate {
             Ok(Err(_)) => Err(NoSlot::Closed),
             Err(_) => Err(NoSlot::Held),
         }
+    }
+
+    /// Closes for want of a ledger, or ends that.
+    pub fn ledger_works(self: &Arc<Self>, works: bool) {
+        self.update(|state, _| state.ledger_down = !works);
     }
 
     /// Takes over a new list of tokens.

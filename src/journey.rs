@@ -33,26 +33,83 @@ pub(crate) const ERROR_MESSAGE: &str = "x-error-message";
 pub(crate) const CRM_MESSAGE: &str = "x-crm-message";
 pub(crate) const WORKER: &str = "x-worker";
 
+/// A header of ours, as the README's table has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: &'static str,
+    /// Whether a retry copy carries it, and not a dead letter alone.
+    pub on_retry: bool,
+    /// What it says.
+    pub meaning: &'static str,
+}
+
+const fn retried(name: &'static str, kind: &'static str, meaning: &'static str) -> Header {
+    Header {
+        name,
+        kind,
+        on_retry: true,
+        meaning,
+    }
+}
+
+const fn dead(name: &'static str, kind: &'static str, meaning: &'static str) -> Header {
+    Header {
+        on_retry: false,
+        ..retried(name, kind, meaning)
+    }
+}
+
 /// Headers that are ours: they are read, and never copied from what arrived.
-const OURS: [&str; 18] = [
-    ATTEMPTS,
-    ROUND,
-    HISTORY,
-    POSSIBLY_CREATED,
-    FIRST_ATTEMPT_AT,
-    ORIGINAL_EXCHANGE,
-    ORIGINAL_ROUTING_KEY,
-    SCHEMA,
-    REPLAY_COUNT,
-    DROPPED,
-    "x-error-stage",
-    "x-error-kind",
-    ERROR_MESSAGE,
-    "x-crm-code",
-    CRM_MESSAGE,
-    "x-http-status",
-    "x-failed-at",
-    WORKER,
+pub const HEADERS: [Header; 18] = [
+    retried(ATTEMPTS, "number", "attempts spent"),
+    retried(ROUND, "number", "the round that it is in, from 0"),
+    retried(
+        HISTORY,
+        "text",
+        "JSON array of the spent attempts, the oldest dropped first: `at`, `outcome`, `http_status`, `code`, `message`, `duration_ms`",
+    ),
+    retried(
+        POSSIBLY_CREATED,
+        "switch",
+        "an attempt was `unknown`: the task may exist",
+    ),
+    retried(FIRST_ATTEMPT_AT, "time", "when the first attempt was made"),
+    retried(
+        ORIGINAL_EXCHANGE,
+        "text",
+        "the exchange that the publisher used",
+    ),
+    retried(
+        ORIGINAL_ROUTING_KEY,
+        "text",
+        "the routing key that the publisher used",
+    ),
+    retried(
+        REPLAY_COUNT,
+        "number",
+        "how often it came back from the dead-letter queue",
+    ),
+    retried(
+        DROPPED,
+        "text",
+        "names of the publisher's headers that had no room",
+    ),
+    dead(SCHEMA, "number", "version of these headers, 1"),
+    dead(
+        "x-error-stage",
+        "text",
+        "where it stopped: `decode`, `map` or `send`",
+    ),
+    dead("x-error-kind", "text", "see above"),
+    dead(ERROR_MESSAGE, "text", "one readable sentence"),
+    dead("x-crm-code", "number", "the CRM's `code`"),
+    dead(CRM_MESSAGE, "text", "the CRM's words"),
+    dead("x-http-status", "number", "the HTTP status"),
+    dead("x-failed-at", "time", "when it was given up"),
+    dead(WORKER, "text", "`name/version@host` of the worker"),
 ];
 
 /// Headers of the broker, and those that would route a copy elsewhere: a copy must not carry them. A message that returns
@@ -302,7 +359,7 @@ fn publishers_headers(properties: &Properties) -> BTreeMap<ShortString, HeaderVa
             || BROKERS_PREFIXES
                 .iter()
                 .any(|prefix| key.starts_with(prefix));
-        !brokers && !OURS.contains(&key)
+        !brokers && !HEADERS.iter().any(|header| header.name == key)
     });
     theirs
         .map(|(key, value)| (key.clone(), value.clone()))

@@ -4,11 +4,11 @@
 //! and whoever is given the message next finds it. What a record does to an entry is decided in one place, `history`,
 //! whatever the store:
 //!
-//! | record | on nothing or `Closed` | on `Open` | on `Created` |
+//! | record | on nothing or an outcome | on `Open` | on `Created` |
 //! | --- | --- | --- | --- |
 //! | [`Record::Intend`] | `Open`, the first of its row | `Open`, one more in the row: a crash left the others | nothing |
 //! | [`Record::Withdraw`] | nothing | what was there before the latest intent | nothing |
-//! | [`Record::Close`] | `Created` or `Closed` | `Created` or `Closed`, the row is over | nothing |
+//! | [`Record::Close`] | `Created`, `Closed` or `Unknown` | likewise, the row is over; `Unknown` also where earlier requests leave a doubt | nothing |
 //! | [`Record::Forget`] | gone | gone | nothing |
 //!
 //! Outcomes are forgotten when they are older than `ledger.retention`, and the oldest of them when there are more entries
@@ -96,8 +96,10 @@ impl fmt::Debug for Digest {
 pub enum State {
     /// An intent whose result nobody recorded.
     Open,
-    /// The last request's result was seen, and it made no task that we know of.
+    /// The last request's result was seen, and no request made a task.
     Closed,
+    /// Some request may have made the task; nobody knows.
+    Unknown,
     /// The CRM said that it made the task. Nothing but time takes this back.
     Created,
 }
@@ -114,8 +116,21 @@ pub struct Entry {
     /// How many intents in a row were left open, the latest included; none unless `state` is [`State::Open`]. Each but
     /// perhaps the latest is a worker that died: five are a message that kills workers. Never shown above 64.
     pub open_intents: u32,
+    /// Whether the result of an earlier request was unknown; a later request that made no task does not change that.
+    pub possibly_created: bool,
     /// When the latest record was made, in whole milliseconds.
     pub at: Timestamp,
+}
+
+/// What a request came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// The CRM said that it made the task.
+    Created,
+    /// It made no task.
+    NotCreated,
+    /// It may have made the task; nobody knows.
+    Unknown,
 }
 
 /// A fact to remember.
@@ -131,8 +146,8 @@ pub enum Record {
     Withdraw,
     /// The request's result is known, `unknown` included.
     Close {
-        /// Whether the CRM said that it made the task.
-        created: bool,
+        /// What it was.
+        result: Closing,
         /// Spent so far.
         attempts: u32,
     },

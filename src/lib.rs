@@ -8,15 +8,14 @@
 //!                                                                                                                   a copy, then ack
 //! ```
 //!
-//! The ledger's two places, `known?` and `intent`, are not built yet.
-//!
 //! # Invariants
 //! 1. Between receiving and settling nothing returns early: [`worker`]'s `process` is total and ends in a [`verdict`]; a
 //!    delivery is settled exactly once, by value.
-//! 2. An ack follows a success, a confirmed retry copy or a confirmed dead letter; nothing else.
+//! 2. An ack follows a success, recorded before it unless the ledger is out of order, a confirmed retry copy or a confirmed
+//!    dead letter; nothing else.
 //! 3. Pure stages do no I/O and read no clock and no random source: those are parameters.
-//! 4. Each outside library has one room: lapin in [`broker`], reqwest in [`crm`], the web server in [`admin`] and
-//!    [`sandbox`], `backoff` in [`retry`].
+//! 4. Each outside library has one room: lapin in [`broker`], reqwest in [`crm`], the stores in [`ledger`], the web server in
+//!    [`admin`] and [`sandbox`], `backoff` in [`retry`].
 //! 5. Whether to try again is decided where the knowledge is ([`crm::classify`]), and the reason travels with the decision.
 //! 6. Every wait on the network has a timeout, every queue a bound, every task a tracker that shutdown waits for. The HTTP
 //!    client never retries by itself, and drops idle connections before the server does.
@@ -27,6 +26,8 @@
 
 // The walk of a message.
 pub mod worker;
+
+pub mod known;
 
 pub mod task;
 

@@ -47,7 +47,7 @@ impl Settler {
         verdict: &Verdict,
     ) -> Result<(), Stale> {
         let copied = match verdict {
-            Verdict::Ack => Ok(()),
+            Verdict::Ack | Verdict::AckKnown => Ok(()),
             Verdict::Return => return receipt.give_back().await,
             Verdict::Retry(delay) => {
                 self.copy(

@@ -9,6 +9,8 @@ use crate::failure::Failure;
 pub enum Verdict {
     /// The CRM made the task.
     Ack,
+    /// The ledger knows that the CRM made the task before.
+    AckKnown,
     /// Another round, after this delay.
     Retry(Duration),
     /// The gate stayed closed for as long as a message is held: off to the hold queue, nothing spent.
@@ -25,6 +27,7 @@ impl Verdict {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Ack => "created",
+            Self::AckKnown => "already_created",
             Self::Retry(_) => "retried",
             Self::Park => "held",
             Self::DeadLetter(_) => "dead_lettered",

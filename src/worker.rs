@@ -2,6 +2,9 @@
 //!
 //! Between receiving and settling nothing returns early: `process` is total and ends in a verdict, a panic included.
 
+mod attempt;
+mod recall;
+
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -10,7 +13,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
-use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -20,16 +22,20 @@ use crate::broker::{Delivery, Message};
 use crate::clock::Clock;
 use crate::config::{OnUnknown, UnknownFields};
 use crate::crm::Crm;
-use crate::crm::classify::{Judgement, Outcome, classify, token_accepted};
+use crate::crm::classify::{Judgement, Outcome};
 use crate::events::{Events, Settled};
 use crate::failure::{Failure, Kind, Stage};
-use crate::gate::{Gate, Held, NoSlot, Slot};
+use crate::gate::Gate;
 use crate::journey::{Attempt, Journey};
+use crate::ledger::{Closing, Ledger};
 use crate::payload::Mapping;
 use crate::retry::{Next, Pauses, Schedule, jittered};
 use crate::settle::Settler;
 use crate::task;
 use crate::verdict::Verdict;
+use crate::worker::attempt::Sent;
+pub use crate::worker::recall::Running;
+use crate::worker::recall::{Alone, Case};
 
 /// How messages are processed.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +48,8 @@ pub struct Rules {
     pub on_unknown: OnUnknown,
     /// How long a message is held while the gate is closed, counted from its delivery.
     pub hold: Duration,
+    /// How long a request of another worker can take.
+    pub patience: Duration,
 }
 
 /// Everything that processing needs.
@@ -58,31 +66,16 @@ pub struct Worker {
     pub rules: Rules,
     /// Carries verdicts out.
     pub settler: Settler,
+    /// Intents and outcomes.
+    pub ledger: Arc<dyn Ledger>,
+    /// The ids that are being processed.
+    pub running: Running,
     /// Told of what happens.
     pub events: Arc<Events>,
     /// The time of day.
     pub clock: Clock,
     /// Once cancelled, nothing new begins.
     pub stop: CancellationToken,
-}
-
-/// What one try to send came to.
-enum Sent {
-    /// The CRM was asked.
-    Judged(Spent),
-    /// The gate stayed closed for as long as a message is held.
-    Held,
-    /// The worker is stopping.
-    Stopped,
-}
-
-/// An attempt and what it cost.
-struct Spent {
-    judgement: Judgement,
-    at: Timestamp,
-    duration: Duration,
-    /// Whether it counts against the message's limit.
-    counts: bool,
 }
 
 /// The posts of one round.
@@ -125,14 +118,25 @@ impl Worker {
         if !ill_typed.is_empty() {
             self.events.ill_typed_headers(message.id(), &ill_typed);
         }
-        let processed = AssertUnwindSafe(self.process(&message, &mut journey))
+        let case = Case::new(&message, self.identify(&message), began + self.rules.hold);
+        let processed = AssertUnwindSafe(self.process(&case, &mut journey))
             .catch_unwind()
             .await;
-        let verdict = processed.unwrap_or_else(|panic| Verdict::DeadLetter(poison(&*panic)));
+        let (verdict, alone) = match processed {
+            Ok(done) => done,
+            Err(panic) => {
+                let failure = poison(&*panic);
+                // As after a worker's death, nobody knows what its request came to.
+                self.close(&case, Closing::Unknown, journey.attempts).await;
+                (Verdict::DeadLetter(failure), None)
+            }
+        };
         let settled = self
             .settler
             .settle(receipt, &message, &journey, &verdict)
             .await;
+        // Until here no other delivery of the same id begins: it would not find what this one did.
+        drop(alone);
         self.events.settled(&Settled {
             message_id: message.id(),
             verdict: &verdict,
@@ -142,12 +146,27 @@ impl Worker {
         });
     }
 
-    async fn process(&self, message: &Message, journey: &mut Journey) -> Verdict {
-        let until = Instant::now() + self.rules.hold;
-        let body = match self.prepare(message) {
-            Ok(body) => body,
-            Err(failure) => return Verdict::DeadLetter(failure),
+    /// The message's verdict, with the place that keeps other deliveries of its id away until it is settled.
+    async fn process(&self, case: &Case<'_>, journey: &mut Journey) -> (Verdict, Option<Alone>) {
+        let alone = match self.wait_alone(case).await {
+            Ok(alone) => alone,
+            Err(verdict) => return (verdict, None),
         };
+        let verdict = match self.prepare(case, journey).await {
+            Ok((body, round)) => self.send_until_decided(case, journey, body, round).await,
+            Err(verdict) => verdict,
+        };
+        (verdict, alone)
+    }
+
+    /// Known?, decode and map: the body to send, or the verdict that they already lead to.
+    async fn prepare(
+        &self,
+        case: &Case<'_>,
+        journey: &mut Journey,
+    ) -> Result<(Bytes, Round), Verdict> {
+        let left_open = self.recall(case, journey).await?;
+        let body = self.body(case.message).map_err(Verdict::DeadLetter)?;
         let mut round = Round {
             posts: self
                 .schedule
@@ -155,11 +174,32 @@ impl Worker {
             pauses: self.schedule.pauses(),
             arrived_with: journey.attempts,
         };
+        if let Some(judgement) = left_open {
+            journey.spend(
+                Attempt::new(self.clock.now(), &judgement, Duration::ZERO),
+                self.clock.now(),
+                true,
+            );
+            round.posts += 1;
+            if let Some(verdict) = self.decide(&judgement, journey, &mut round).await {
+                return Err(verdict);
+            }
+        }
+        Ok((body, round))
+    }
+
+    async fn send_until_decided(
+        &self,
+        case: &Case<'_>,
+        journey: &mut Journey,
+        body: Bytes,
+        mut round: Round,
+    ) -> Verdict {
         loop {
-            if let Err(failure) = self.may_try(message, journey) {
+            if let Err(failure) = self.may_try(case.message, journey) {
                 return Verdict::DeadLetter(failure);
             }
-            let sent = match self.send(&body, until).await {
+            let sent = match self.send(case, &body, journey.attempts).await {
                 Sent::Held => return Verdict::Park,
                 Sent::Stopped => return self.cut_short(journey, &round),
                 Sent::Judged(sent) => sent,
@@ -181,7 +221,7 @@ impl Worker {
     }
 
     /// The insert.php body of a message.
-    fn prepare(&self, message: &Message) -> Result<Bytes, Failure> {
+    fn body(&self, message: &Message) -> Result<Bytes, Failure> {
         let decoded = task::decode(&message.body, self.rules.unknown_fields)?;
         let payload = self.mapping.map(decoded)?;
         let json = serde_json::to_vec(&payload);
@@ -219,59 +259,6 @@ impl Worker {
             return Err(Failure::new(Stage::Send, Kind::Unavailable, text));
         }
         Ok(())
-    }
-
-    /// Waits for the gate and a slot, and sends one request.
-    async fn send(&self, body: &Bytes, until: Instant) -> Sent {
-        let slot = tokio::select! {
-            biased;
-            slot = self.slot(until) => match slot {
-                Ok(slot) => slot,
-                Err(Held) => return Sent::Held,
-            },
-            () = self.stop.cancelled() => return Sent::Stopped,
-        };
-        Sent::Judged(self.attempt(slot, body).await)
-    }
-
-    async fn slot(&self, until: Instant) -> Result<Slot, Held> {
-        loop {
-            let mut pass = self.gate.pass(until).await?;
-            match self.gate.slot(&mut pass, until).await {
-                Ok(slot) => return Ok(slot),
-                Err(NoSlot::Closed) => {}
-                Err(NoSlot::Held) => return Err(Held),
-            }
-        }
-    }
-
-    async fn attempt(&self, slot: Slot, body: &Bytes) -> Spent {
-        let (at, began) = (self.clock.now(), Instant::now());
-        let probe = slot.is_probe();
-        let judgement = self.ask(slot.token(), body).await;
-        slot.report(&judgement);
-        let duration = began.elapsed();
-        self.events.attempted(judgement.outcome, duration);
-        let counts = judgement.outcome.spends_attempt()
-            && !(probe && judgement.outcome == Outcome::Unavailable);
-        Spent {
-            judgement,
-            at,
-            duration,
-            counts,
-        }
-    }
-
-    async fn ask(&self, token: &SecretString, body: &Bytes) -> Judgement {
-        let answer = self.crm.insert(token, body.clone()).await;
-        let mut judgement = classify(&answer, self.clock.now());
-        if judgement.ask_token
-            && token_accepted(&self.crm.token_information(token).await) == Some(true)
-        {
-            judgement.outcome = Outcome::Rejected;
-        }
-        judgement.hide(token.expose_secret());
-        judgement
     }
 
     /// The verdict that a spent attempt leads to; none when another post of this round follows, its wait being over.

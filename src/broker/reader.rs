@@ -33,6 +33,7 @@ pub async fn look(
             properties: got.delivery.properties,
             exchange: got.delivery.exchange.to_string(),
             routing_key: got.delivery.routing_key.to_string(),
+            redelivered: got.delivery.redelivered,
         });
     }
     close(&connection).await;

@@ -189,6 +189,7 @@ fn receive(delivery: LapinDelivery) -> Delivery {
             properties: delivery.properties,
             exchange: delivery.exchange.to_string(),
             routing_key: delivery.routing_key.to_string(),
+            redelivered: delivery.redelivered,
         },
         receipt: Box::new(AckerReceipt(delivery.acker)),
     }

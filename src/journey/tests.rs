@@ -19,6 +19,7 @@ pub(crate) fn message(headers: &[(&str, HeaderValue)]) -> Message {
         properties: Properties::default().with_headers(Headers::from(headers)),
         exchange: "tasks".to_owned(),
         routing_key: "new".to_owned(),
+        redelivered: false,
     }
 }
 
@@ -29,6 +30,7 @@ pub(crate) fn arrived(properties: Properties, queue: &str) -> Message {
         properties,
         exchange: String::new(),
         routing_key: queue.to_owned(),
+        redelivered: false,
     }
 }
 
@@ -50,6 +52,7 @@ fn journey() -> Journey {
         first_attempt_at: Some("2026-07-30T09:00:00.123Z".parse().unwrap()),
         exchange: "tasks".to_owned(),
         routing_key: "new".to_owned(),
+        redelivered: false,
         replays: 3,
         dropped: "x-large".to_owned(),
     }
@@ -73,6 +76,7 @@ fn what_is_written_is_read_again() {
         Journey {
             exchange: "tasks".to_owned(),
             routing_key: "new".to_owned(),
+            redelivered: false,
             ..Journey::default()
         },
     ] {
@@ -126,6 +130,7 @@ fn a_message_without_headers_begins_its_way() {
     let expected = Journey {
         exchange: "tasks".to_owned(),
         routing_key: "new".to_owned(),
+        redelivered: false,
         ..Journey::default()
     };
     assert_eq!((journey, ill_typed.len()), (expected, 0));
@@ -173,6 +178,7 @@ fn ill_typed_headers_of_ours_are_ignored_and_named() {
     let expected = Journey {
         exchange: "tasks".to_owned(),
         routing_key: "new".to_owned(),
+        redelivered: false,
         ..Journey::default()
     };
     assert_eq!(journey, expected);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Digest, Entry, Record, State};
+use super::{Closing, Digest, Entry, Record, State};
 
 /// Bytes of a layer as the stores keep it: digest, state, attempts, milliseconds.
 const LAYER: usize = 32 + 1 + 4 + 8;
@@ -39,6 +39,7 @@ impl History {
             state: top.state,
             attempts: top.attempts,
             open_intents: u32::try_from(open.count()).unwrap_or(u32::MAX),
+            possibly_created: self.0.iter().any(|layer| layer.state == State::Unknown),
             at: Timestamp::from_millisecond(top.at).unwrap_or(Timestamp::MAX),
         })
     }
@@ -64,17 +65,27 @@ impl History {
             }
             Record::Withdraw if top == Some(State::Open) => drop(self.0.pop()),
             Record::Withdraw => {}
-            Record::Close { created, attempts } => {
-                let state = if created {
-                    State::Created
-                } else {
-                    State::Closed
+            Record::Close { result, attempts } => {
+                let state = match result {
+                    Closing::Created => State::Created,
+                    Closing::NotCreated if !self.leaves_a_doubt() => State::Closed,
+                    Closing::NotCreated | Closing::Unknown => State::Unknown,
                 };
                 self.0 = vec![layer(state, attempts)];
             }
             Record::Forget => self.0.clear(),
         }
         self
+    }
+
+    /// Whether a request before the latest intent may have made the task: its result was unknown, or its worker died.
+    fn leaves_a_doubt(&self) -> bool {
+        let earlier = match self.0.split_last() {
+            Some((top, below)) if top.state == State::Open => below,
+            _ => self.0.as_slice(),
+        };
+        let doubtful = |layer: &Layer| matches!(layer.state, State::Open | State::Unknown);
+        earlier.iter().any(doubtful)
     }
 
     /// The history, or none where it ends in an outcome that is past its retention.
@@ -119,6 +130,7 @@ impl History {
             bytes.push(match layer.state {
                 State::Open => b'o',
                 State::Closed => b'-',
+                State::Unknown => b'?',
                 State::Created => b'c',
             });
             bytes.extend_from_slice(&layer.attempts.to_be_bytes());
@@ -150,6 +162,7 @@ impl Layer {
             state: match state {
                 b'o' => State::Open,
                 b'-' => State::Closed,
+                b'?' => State::Unknown,
                 b'c' => State::Created,
                 _ => return None,
             },

@@ -61,14 +61,14 @@ pub(super) const fn intend(attempts: u32) -> Record {
 
 pub(super) const fn created(attempts: u32) -> Record {
     Record::Close {
-        created: true,
+        result: Closing::Created,
         attempts,
     }
 }
 
 pub(super) const fn closed(attempts: u32) -> Record {
     Record::Close {
-        created: false,
+        result: Closing::NotCreated,
         attempts,
     }
 }

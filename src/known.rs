@@ -1,0 +1,86 @@
+//! Known?: what the ledger says of a delivery, before anything else happens to it. Pure.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::ledger::{Digest, Entry, State};
+
+/// Intents found open at which a message is taken to crash the worker.
+pub const POISON: u32 = 5;
+
+/// What follows from the ledger's entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing stands in the way; so many attempts are spent already.
+    Fresh(u32),
+    /// Its task was created: it is acked without a post.
+    Created,
+    /// The id was used for another body.
+    Conflict,
+    /// Another worker may still be sending it: look again after this long.
+    Wait(Duration),
+    /// A worker died between sending and recording; so many attempts are spent, that one included.
+    LeftOpen(u32),
+    /// So many intents were left open that the message is taken to crash the worker.
+    Poison(u32),
+    /// An earlier attempt may have made the task.
+    PossiblyCreated(u32),
+}
+
+/// The delivery that is asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Digest of its body.
+    pub digest: Digest,
+    /// Attempts that its headers tell of.
+    pub attempts: u32,
+    /// Whether it comes back from the dead-letter queue: an operator decided anew.
+    pub replay: bool,
+    /// Whether the broker delivered it before: the same message, not another one with its id.
+    pub redelivered: bool,
+    /// The time of day.
+    pub now: Timestamp,
+    /// How long another worker's request can take.
+    pub patience: Duration,
+}
+
+/// Judges an entry. See the contract's chapter on the ledger.
+#[must_use]
+pub fn judge(entry: Option<&Entry>, asked: &Asked) -> Known {
+    let Some(entry) = entry else {
+        return Known::Fresh(asked.attempts);
+    };
+    if entry.state == State::Created {
+        return if entry.digest == asked.digest {
+            Known::Created
+        } else {
+            Known::Conflict
+        };
+    }
+    if asked.replay {
+        return Known::Fresh(asked.attempts);
+    }
+    // An intent that the headers count already was found open by an earlier delivery.
+    let uncounted = entry.state == State::Open && entry.attempts > asked.attempts;
+    if uncounted {
+        let age = Duration::try_from(asked.now.duration_since(entry.at)).unwrap_or_default();
+        if age < asked.patience {
+            return Known::Wait(asked.patience - age);
+        }
+    }
+    if entry.open_intents >= POISON {
+        return Known::Poison(entry.open_intents);
+    }
+    // What an earlier delivery of this very message spent; another message with the same id starts afresh.
+    let spent = if asked.redelivered || uncounted {
+        entry.attempts.max(asked.attempts)
+    } else {
+        asked.attempts
+    };
+    match (uncounted, entry.possibly_created) {
+        (true, _) => Known::LeftOpen(spent),
+        (false, true) => Known::PossiblyCreated(spent),
+        (false, false) => Known::Fresh(spent),
+    }
+}

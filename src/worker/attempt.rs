@@ -1,0 +1,111 @@
+//! One attempt: gate, intent, slot, send, classify.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::time::Instant;
+
+use super::Worker;
+use super::recall::Case;
+use crate::crm::classify::{Judgement, Outcome, classify, token_accepted};
+use crate::gate::{Held, NoSlot, Slot};
+use crate::ledger::Closing;
+
+/// What one try to send came to.
+pub(super) enum Sent {
+    /// The CRM was asked.
+    Judged(Attempted),
+    /// The gate stayed closed for as long as a message is held.
+    Held,
+    /// The worker is stopping.
+    Stopped,
+}
+
+/// An attempt and what it cost.
+pub(super) struct Attempted {
+    pub(super) judgement: Judgement,
+    pub(super) at: Timestamp,
+    pub(super) duration: Duration,
+    /// Whether it counts against the message's limit.
+    pub(super) counts: bool,
+}
+
+impl Worker {
+    /// Waits for the gate, records the intent, waits for a slot, and sends one request.
+    pub(super) async fn send(&self, case: &Case<'_>, body: &Bytes, attempts: u32) -> Sent {
+        loop {
+            let mut pass = tokio::select! {
+                biased;
+                pass = self.gate.pass(case.until) => match pass {
+                    Ok(pass) => pass,
+                    Err(Held) => return Sent::Held,
+                },
+                () = self.stop.cancelled() => return Sent::Stopped,
+            };
+            // Not to be interrupted: an intent that nobody knows of could not be withdrawn.
+            if let Err(no_intent) = self.intend(case, attempts + 1).await {
+                return no_intent;
+            }
+            let slot = tokio::select! {
+                biased;
+                slot = self.gate.slot(&mut pass, case.until) => slot.map_err(|none| match none {
+                    NoSlot::Closed => None,
+                    NoSlot::Held => Some(Sent::Held),
+                }),
+                () = self.stop.cancelled() => Err(Some(Sent::Stopped)),
+            };
+            match slot {
+                Ok(slot) => return Sent::Judged(self.attempt(case, slot, body, attempts).await),
+                Err(end) => {
+                    self.withdraw(case).await;
+                    if let Some(end) = end {
+                        return end;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn attempt(&self, case: &Case<'_>, slot: Slot, body: &Bytes, attempts: u32) -> Attempted {
+        let (at, began) = (self.clock.now(), Instant::now());
+        let probe = slot.is_probe();
+        let judgement = self.ask(slot.token(), body).await;
+        slot.report(&judgement);
+        let duration = began.elapsed();
+        self.events.attempted(judgement.outcome, duration);
+        let counts = judgement.outcome.spends_attempt()
+            && !(probe && judgement.outcome == Outcome::Unavailable);
+        let closing = match judgement.outcome {
+            Outcome::Created => Closing::Created,
+            Outcome::Unknown => Closing::Unknown,
+            Outcome::Rejected
+            | Outcome::Throttled
+            | Outcome::QuotaExhausted
+            | Outcome::Unauthorized
+            | Outcome::Misconfigured
+            | Outcome::Unavailable => Closing::NotCreated,
+        };
+        self.close(case, closing, attempts + u32::from(counts))
+            .await;
+        Attempted {
+            judgement,
+            at,
+            duration,
+            counts,
+        }
+    }
+
+    async fn ask(&self, token: &SecretString, body: &Bytes) -> Judgement {
+        let answer = self.crm.insert(token, body.clone()).await;
+        let mut judgement = classify(&answer, self.clock.now());
+        if judgement.ask_token
+            && token_accepted(&self.crm.token_information(token).await) == Some(true)
+        {
+            judgement.outcome = Outcome::Rejected;
+        }
+        judgement.hide(token.expose_secret());
+        judgement
+    }
+}
