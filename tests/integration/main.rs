@@ -5,6 +5,7 @@ mod bad_input;
 mod brokers;
 mod commands;
 mod deploy;
+mod docs;
 mod outages;
 mod path;
 mod sandbox;
