@@ -61,8 +61,8 @@ impl Screen {
         let (created, dead) = (seen.created, seen.dead_lettered);
         let counts = format!("{created} created, {dead} dead-lettered, {gate}");
         if let Some(bar) = &self.bar {
-            bar.set_position(seen.settled());
             bar.set_message(counts);
+            bar.set_position(seen.settled());
         } else if self.began.elapsed() >= self.next_line {
             self.next_line += EVERY;
             self.say(&format!("{:>3} settled: {counts}", seen.settled()));

@@ -235,16 +235,24 @@ impl Show {
         print(&format!(
             "  worker      {admin}/status, {admin}/readyz, {admin}/metrics"
         ));
-        let Some(broker) = &self.broker else { return };
-        if let Some(management) = &broker.management_url {
-            print(&format!(
-                "  management  {management}   user guest, password guest"
+        let (Some(stage), Some(broker)) = (&self.stage, &self.broker) else {
+            return;
+        };
+        let amqp = without_password(broker);
+        print(&format!("  AMQP        {amqp}"));
+        let Some(management) = &broker.management_url else {
+            let queues = self.queues.join(", ");
+            return print(&format!(
+                "  its queues  {queues}, which stay until you delete them"
             ));
-        }
-        print(&format!("  AMQP        {}", without_password(broker)));
-        if !is_own(broker) {
-            print(&format!("  its queues  {}", self.queues.join(", ")));
-        }
+        };
+        print(&format!(
+            "  management  {management}   user guest, password guest"
+        ));
+        let program = stage.program.display();
+        print(&format!(
+            "More to do for it:\n  WTW_BROKER_URLS='{amqp}' '{program}' publish FILE"
+        ));
     }
 
     /// Leaves the logs of a failure to be read.

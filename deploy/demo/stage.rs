@@ -38,8 +38,8 @@ pub(crate) type Settings = Vec<(&'static str, String)>;
 
 /// The folder and the processes; all gone when dropped.
 pub(crate) struct Stage {
-    pub(crate) folder: PathBuf,
-    program: PathBuf,
+    folder: PathBuf,
+    pub(crate) program: PathBuf,
     reaper: Reaper,
 }
 

@@ -23,6 +23,6 @@ for signal in TERM KILL; do
         sleep 0.1
     done
 done
-if [ -e "$folder/broker" ]; then sh "$folder/broker"; fi
+if [ -e "$folder/broker" ]; then sh "$folder/broker" >/dev/null; fi
 # The logs of a failed run are left to be read.
 if [ -e "$folder/failed" ]; then rm -f "$folder/pids"; else rm -rf "$folder"; fi
