@@ -242,11 +242,14 @@ async fn work(
     stop.cancel();
     let settled = settle(config, working, &tasks).await;
     drained.cancel();
-    // A consumer whose connection does not close in time is closed by the end of the process.
-    let _ = timeout(CLOSING, async {
-        (publisher.close().await, consuming.await.is_ok())
-    })
-    .await;
+    let closing = async {
+        publisher.close().await;
+        if !consuming.is_finished() {
+            let _ = consuming.await;
+        }
+    };
+    // A connection that does not close in time is closed by the end of the process.
+    let _ = timeout(CLOSING, closing).await;
     refused.map_or(settled, Err)
 }
 

@@ -143,23 +143,20 @@ async fn read(mut response: reqwest::Response) -> Answer {
     })
 }
 
-/// An error with what caused it, without the address: its query names the account.
+/// What caused an error, without the address: its query names the account.
 fn causes(error: &reqwest::Error) -> String {
-    let mut text = String::new();
-    if error.is_timeout() {
-        text.push_str("timed out");
-    }
-    let mut cause = error.source();
+    let mut cause: Option<&dyn std::error::Error> = error.source();
+    let mut innermost = None;
     while let Some(error) = cause {
-        if !text.is_empty() {
-            text.push_str(": ");
-        }
-        text.push_str(&error.to_string());
+        innermost = Some(error.to_string());
         cause = error.source();
     }
-    if text.is_empty() {
-        "no further details".to_owned()
-    } else {
-        text
+    match innermost {
+        Some(said) if error.is_timeout() && !said.contains("timed out") => {
+            format!("timed out: {said}")
+        }
+        Some(said) => said,
+        None if error.is_timeout() => "timed out".to_owned(),
+        None => "no further details".to_owned(),
     }
 }

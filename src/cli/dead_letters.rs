@@ -37,16 +37,25 @@ pub async fn run(command: &Command, sources: &Sources) -> Result<ExitCode, Error
     let queue = config.broker.dead_letter_queue.clone();
     let mut letters = Vec::new();
     let connector = Connector::new(config.broker);
-    let looked = look(&connector, &queue, args.limit, |message| {
-        letters.push(DeadLetter::read(message))
-    });
+    // One more tells whether there are more.
+    let looked = look(
+        &connector,
+        &queue,
+        args.limit.saturating_add(1),
+        |message| letters.push(DeadLetter::read(message)),
+    );
     looked.await.map_err(Error::failed)?;
+    let more = letters.len() > args.limit;
+    letters.truncate(args.limit);
     // Messages that were looked at before come back in no certain order.
     letters.sort_by(|a, b| a.failed_at.cmp(&b.failed_at));
     if args.json {
         print(&serde_json::to_string_pretty(&letters).map_err(Error::failed)?)?;
     } else {
         print(&table(&letters))?;
+    }
+    if more {
+        eprintln!("there are more; --limit says how many are listed");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -70,7 +79,7 @@ pub fn table(letters: &[DeadLetter]) -> String {
             &one_line(&letter.message),
         )
     }));
-    rows.push(format!("{} dead letters", letters.len()));
+    rows.push(format!("dead letters: {}", letters.len()));
     rows.join("\n")
 }
 

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::broker::Publish as _;
 use crate::broker::connect::Connector;
 use crate::broker::publisher::Publisher;
-use crate::broker::{Properties, Publish as _};
 use crate::cli::{Error, load, open, print};
 use crate::config::Sources;
 use crate::export::{Input, Outgoing};
@@ -38,7 +39,7 @@ pub async fn run(
 ) -> Result<ExitCode, Error> {
     let config = load(sources, &[])?;
     let queue = config.broker.queue.clone();
-    let input = Input::new(open(args.file.as_deref())?);
+    let input = read(Input::new(open(args.file.as_deref())?));
     let publisher = Publisher::new(
         Arc::new(Connector::new(config.broker)),
         "publish",
@@ -51,39 +52,37 @@ pub async fn run(
     let published = bar.position();
     sent.map_err(|why| {
         Error::failed(format!(
-            "{why}\n{published} messages were published and confirmed before that"
+            "{why}\npublished and confirmed before that: {published}"
         ))
     })?;
     print(&format!(
-        "{published} messages published to {queue}, each confirmed"
+        "published to {queue}, each confirmed: {published}"
     ))?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn publish_all(
-    input: Input,
+    input: mpsc::Receiver<Result<Outgoing, String>>,
     publisher: &Publisher,
     queue: &str,
     bar: &ProgressBar,
     stop: &CancellationToken,
 ) -> Result<(), String> {
-    let messages = futures_util::stream::iter(input);
-    let mut confirms = messages
-        .map(|message| async move {
-            let Outgoing {
-                body,
-                properties,
-                place,
-            } = message?;
-            let properties: Properties = properties;
-            let sent = publisher.publish(queue, &body, properties).await;
-            sent.map_err(|error| format!("message {place}: {error}"))
-        })
-        .buffer_unordered(AT_A_TIME);
+    let messages =
+        futures_util::stream::unfold(input, async |mut input| Some((input.recv().await?, input)));
+    let confirms = messages.map(|message| async move {
+        let message = message?;
+        let sent = publisher
+            .publish(queue, &message.body, message.properties)
+            .await;
+        sent.map_err(|error| format!("message {}: {error}", message.place))
+    });
+    let mut confirms = std::pin::pin!(confirms.buffer_unordered(AT_A_TIME));
     loop {
         let next = tokio::select! {
-            next = confirms.next() => next,
+            biased;
             () = stop.cancelled() => return Err("interrupted".to_owned()),
+            next = confirms.next() => next,
         };
         match next {
             Some(sent) => sent?,
@@ -91,6 +90,21 @@ async fn publish_all(
         }
         bar.inc(1);
     }
+}
+
+/// Reads the input on a thread of its own: a pipe may keep it waiting.
+fn read(input: Input) -> mpsc::Receiver<Result<Outgoing, String>> {
+    let (sender, receiver) = mpsc::channel(AT_A_TIME);
+    std::thread::spawn(move || {
+        for message in input {
+            // What is behind a bad message may be misread.
+            let bad = message.is_err();
+            if sender.blocking_send(message).is_err() || bad {
+                break;
+            }
+        }
+    });
+    receiver
 }
 
 /// A progress bar, drawn on a terminal only.

@@ -87,12 +87,7 @@ async fn what_is_no_task_message() {
                 "UTF-8",
             ),
             ("deep", deep, "invalid_message", "JSON object"),
-            (
-                "deep-field",
-                deep_field,
-                "invalid_message",
-                "recursion limit",
-            ),
+            ("deep-field", deep_field, "invalid_task", "description: is "),
             ("large", large, "too_large", "262144"),
         ],
     )
@@ -145,7 +140,7 @@ async fn what_has_bad_fields() {
         (
             "twice",
             br#"{"name":"a","name":"b"}"#.to_vec(),
-            "name: given twice",
+            "name: is given more than once",
         ),
     ];
     for (id, body, field) in each_field_spoilt() {
