@@ -88,9 +88,8 @@ impl Desk {
     }
 
     async fn record_body(&self, id: &str, digest: Digest, record: Record) {
-        let recorded = self
-            .ledger
-            .record(&key(id), digest, record, self.hands.now());
+        let key = key(id);
+        let recorded = self.ledger.record(&key, digest, record, self.hands.now());
         recorded.await.unwrap();
     }
 }
@@ -359,6 +358,7 @@ pub(super) async fn all(ledger: &dyn Ledger) -> (Vec<Option<Entry>>, u64) {
 }
 
 pub(super) async fn take(ledger: &dyn Ledger, step: &Step, now: Timestamp) {
-    let recorded = ledger.record(&key([step.id]), digest(step.body), step.record, now);
+    let key = key([step.id]);
+    let recorded = ledger.record(&key, digest(step.body), step.record, now);
     recorded.await.unwrap();
 }
