@@ -3,5 +3,6 @@
 
 mod brokers;
 mod deploy;
+mod ledger;
 mod sandbox;
 mod support;

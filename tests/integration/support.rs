@@ -1,3 +1,4 @@
 //! What the tests share.
 
 pub(crate) mod broker;
+pub(crate) mod redis;
