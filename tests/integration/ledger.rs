@@ -1,5 +1,4 @@
 //! The ledger in a real Redis.
-#![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{Folder, open, prefix, put};
 use crate::ledger::Ledger;
@@ -25,7 +25,12 @@ async fn child() {
     let Ok(path) = std::env::var(PATH) else {
         return;
     };
-    let ledger = open(Path::new(&path)).await;
+    // Nobody is left waiting for a child that has nothing to say.
+    let _ = timeout(Duration::from_secs(30), write(Path::new(&path))).await;
+}
+
+async fn write(path: &Path) {
+    let ledger = open(path).await;
     let from = u32::try_from(ledger.len()).unwrap();
     for first in (from..).step_by(TOGETHER as usize) {
         join_all((first..first + TOGETHER).map(async |id| {
