@@ -24,23 +24,6 @@ can_be_root || die "there is no rabbitmq-server on this machine; install the pac
 lock rabbitmq-server
 find_server && exit
 
-# What packages ask before they start a service. The machine's own answer, should it have one, comes back afterwards.
-policy=/usr/sbin/policy-rc.d
-restore() {
-    as_root rm -f "$policy"
-    if [ -e "$policy.before-rabbitmq" ]; then as_root mv "$policy.before-rabbitmq" "$policy"; fi
-}
-if [ -e "$policy" ]; then as_root mv "$policy" "$policy.before-rabbitmq"; fi
-trap restore EXIT
-trap 'exit 1' HUP INT TERM
-printf '#!/bin/sh\nexit 101\n' | as_root install -m 755 /dev/stdin "$policy"
-
-say "installing rabbitmq-server (without its system service)"
-as_root timeout 300 apt-get update -qq >/dev/null 2>&1 || true
-as_root env DEBIAN_FRONTEND=noninteractive timeout 600 \
-    apt-get install -qq -y --no-install-recommends rabbitmq-server >/dev/null 2>&1 9>&- ||
+install_without_service rabbitmq-server ||
     die "the package rabbitmq-server can not be installed; install RabbitMQ 3.10 or later, or Docker"
-if command -v systemctl >/dev/null; then
-    as_root timeout 60 systemctl disable --quiet rabbitmq-server.service >/dev/null 2>&1 || true
-fi
 find_server || die "the package rabbitmq-server brought no rabbitmq-server"

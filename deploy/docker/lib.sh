@@ -26,3 +26,51 @@ lock() {
 can_be_root() { [ "$UID" = 0 ] || sudo -n true 2>/dev/null; }
 
 as_root() { if [ "$UID" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
+
+# image_from_debian TAG PACKAGE DOCKERFILE: present, pulled, or built from Debian's package under that tag.
+image_from_debian() {
+    local tag=$1 package=$2 dockerfile=$3 log
+    need_docker
+    if present "$tag"; then return; fi
+    lock "$package-image"
+    if present "$tag" || pull "$tag"; then return; fi
+
+    "$(dirname "$dockerfile")/base-image.sh" debian:trixie-slim
+    say "building $tag from Debian's $package"
+    log=$(mktemp)
+    # The Dockerfile comes through standard input: there is nothing to send as context.
+    if ! timeout 900 docker build --quiet --tag "$tag" - <"$dockerfile" >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        rm -f "$log"
+        die "$tag can be neither pulled nor built"
+    fi
+    rm -f "$log"
+    say "built $tag"
+}
+
+# install_without_service PACKAGE: a server's package whose system service is neither started nor enabled.
+install_without_service() (
+    package=$1
+    # What packages ask before they start a service. The machine's own answer, should it have one, comes back afterwards.
+    policy=/usr/sbin/policy-rc.d
+    # shellcheck disable=SC2317 # the trap calls it
+    restore() {
+        as_root rm -f "$policy"
+        if [ -e "$policy.before-$package" ]; then as_root mv "$policy.before-$package" "$policy"; fi
+    }
+    # Two packages at a time would restore each other's answer.
+    exec 8>>"${TMPDIR:-/tmp}/wolkvox-task-worker-$UID-policy.lock"
+    flock --wait 1800 8 || return 1
+    if [ -e "$policy" ]; then as_root mv "$policy" "$policy.before-$package"; fi
+    trap restore EXIT
+    trap 'exit 1' HUP INT TERM
+    printf '#!/bin/sh\nexit 101\n' | as_root install -m 755 /dev/stdin "$policy" || return 1
+
+    say "installing $package (without its system service)"
+    as_root timeout 300 apt-get update -qq >/dev/null 2>&1 || true
+    as_root env DEBIAN_FRONTEND=noninteractive timeout 600 \
+        apt-get install -qq -y --no-install-recommends "$package" >/dev/null 2>&1 8>&- 9>&- || return 1
+    if command -v systemctl >/dev/null; then
+        as_root timeout 60 systemctl disable --quiet "$package.service" >/dev/null 2>&1 || true
+    fi
+)

@@ -5,6 +5,8 @@
 //! commit. Both end when the ledger is dropped, after what they were asked is done.
 
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 use std::sync::Arc;

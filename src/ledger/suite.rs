@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use proptest::prelude::*;
 
-use super::{Clock, Digest, Entry, Key, Ledger, Limits, Record, State};
+use super::{Clock, Closing, Digest, Entry, Key, Ledger, Limits, Record, State};
 
 pub(super) const SECOND: i64 = 1000;
 const START: i64 = 1_700_000_000_000;
@@ -88,9 +88,8 @@ impl Desk {
     }
 
     async fn record_body(&self, id: &str, digest: Digest, record: Record) {
-        let recorded = self
-            .ledger
-            .record(&key(id), digest, record, self.hands.now());
+        let key = key(id);
+        let recorded = self.ledger.record(&key, digest, record, self.hands.now());
         recorded.await.unwrap();
     }
 }
@@ -136,6 +135,7 @@ async fn a_message_that_is_created_stays_so(desk: &Desk) {
         digest: digest(0),
         state: State::Created,
         attempts: 1,
+        possibly_created: false,
         open_intents: 0,
         at: desk.hands.now(),
     };
@@ -359,6 +359,7 @@ pub(super) async fn all(ledger: &dyn Ledger) -> (Vec<Option<Entry>>, u64) {
 }
 
 pub(super) async fn take(ledger: &dyn Ledger, step: &Step, now: Timestamp) {
-    let recorded = ledger.record(&key([step.id]), digest(step.body), step.record, now);
+    let key = key([step.id]);
+    let recorded = ledger.record(&key, digest(step.body), step.record, now);
     recorded.await.unwrap();
 }

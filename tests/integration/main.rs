@@ -6,6 +6,7 @@ mod brokers;
 mod commands;
 mod deploy;
 mod docs;
+mod ledger;
 mod outages;
 mod path;
 mod sandbox;

@@ -100,7 +100,7 @@ fn fits(properties: &Properties, frame_max: usize) {
         "{size} of {frame_max}"
     );
     let ours = ours_size(properties);
-    assert!(ours < MAX_HEADERS, "{ours}");
+    assert!(ours < MAX_OURS, "{ours}");
 }
 
 /// Whether a publisher's header is there still, or named as dropped.

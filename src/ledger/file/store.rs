@@ -135,10 +135,16 @@ impl Store {
         };
         drop(database);
         result.map_err(|error| {
-            *self
+            let mut database = self
                 .database
                 .write()
-                .unwrap_or_else(PoisonError::into_inner) = None;
+                .unwrap_or_else(PoisonError::into_inner);
+            let failed = database.take();
+            // Closing it may panic as using it did.
+            let _ = caught(|| {
+                drop(failed);
+                Ok(())
+            });
             self.explain(&error)
         })
     }

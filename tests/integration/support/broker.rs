@@ -21,7 +21,7 @@ use tokio::process::Command;
 use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout};
 
-use self::reaper::Reaper;
+pub(crate) use self::reaper::Reaper;
 
 /// How long a broker may take until it answers. Alone on a machine it takes some five seconds.
 const START: Duration = Duration::from_secs(90);
@@ -142,7 +142,7 @@ pub(crate) fn unique(name: &str) -> String {
     clippy::disallowed_methods,
     reason = "how tests are run is no configuration of the worker"
 )]
-fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
@@ -173,7 +173,7 @@ async fn answers(url: &str, limit: Duration) -> Result<(), String> {
 }
 
 /// A shell command, whose errors become ours.
-async fn shell(script: &str, limit: Duration) -> Result<(), String> {
+pub(crate) async fn shell(script: &str, limit: Duration) -> Result<(), String> {
     let mut command = Command::new("sh");
     command
         .args(["-c", script])
@@ -193,7 +193,7 @@ async fn shell(script: &str, limit: Duration) -> Result<(), String> {
 }
 
 /// A script of this repository that may install things: its progress is shown, what it prints is returned.
-async fn install(script: &str) -> Result<String, String> {
+pub(crate) async fn install(script: &str) -> Result<String, String> {
     let path = format!("{}/{script}", env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(&path);
     command
@@ -211,7 +211,7 @@ async fn install(script: &str) -> Result<String, String> {
 
 /// A port on loopback that nothing uses, below those that the system gives to outgoing connections: while its broker is
 /// stopped, none of these may take it.
-fn free_port() -> Result<u16, String> {
+pub(crate) fn free_port() -> Result<u16, String> {
     (0..1000)
         .map(|_| fastrand::u16(20_000..32_000))
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())

@@ -1,4 +1,4 @@
-//! The end of brokers.
+//! The end of brokers and other servers.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -8,14 +8,14 @@ use std::process::{Child, Command, Stdio};
 ///
 /// It waits for the end of a pipe that only we hold, which the system closes however we die, and it is out of reach of what
 /// a terminal sends. Dropping the reaper has it do its work and waits for that.
-pub(super) struct Reaper {
+pub(crate) struct Reaper {
     child: Child,
     remove: String,
 }
 
 impl Reaper {
     /// Starts the process; `remove` is a shell command that takes a bounded time and may find nothing to remove.
-    pub(super) fn new(remove: String) -> Result<Self, String> {
+    pub(crate) fn new(remove: String) -> Result<Self, String> {
         // Where no word came we died, perhaps with a request on its way that is carried out all the same: look twice.
         let script = format!(
             r#"trap "" HUP INT TERM
@@ -39,7 +39,7 @@ impl Reaper {
     }
 
     /// Gives up the removal and returns its command.
-    pub(super) fn keep(mut self) -> String {
+    pub(crate) fn keep(mut self) -> String {
         self.say("keep");
         std::mem::take(&mut self.remove)
     }

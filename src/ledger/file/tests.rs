@@ -1,0 +1,325 @@
+//! The store in a file: on a real disk, on one that fails at every moment, and in processes that are killed.
+
+mod disk;
+mod process;
+
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use proptest::prelude::*;
+use redb::{Database, TableDefinition};
+
+use super::FileLedger;
+use crate::clock::Clock;
+use crate::ledger::suite::{
+    Desk, Hands, ROOMY, TIGHT, all, created, digest, intend, key, steps, suite, take,
+};
+use crate::ledger::tests::{Model, block_on};
+use crate::ledger::{Ledger, Limits, State};
+
+/// A folder that is gone when it is dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let name = format!("ledger-{:x}-{:016x}", std::process::id(), fastrand::u64(..));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn open(path: &std::path::Path) -> FileLedger {
+    let opened = FileLedger::open(path, ROOMY, Clock::system()).await;
+    opened.unwrap_or_else(|error| panic!("{error}"))
+}
+
+async fn refused(path: &std::path::Path) -> String {
+    let opened = FileLedger::open(path, ROOMY, Clock::system()).await;
+    opened.err().expect("refused").to_string()
+}
+
+/// How many of the entries `0..` there are without a gap; none may come after one.
+async fn prefix(ledger: &dyn Ledger, most: u32) -> u32 {
+    let mut found = Vec::new();
+    for id in 0..most {
+        found.push(ledger.look(&key(id.to_be_bytes())).await.unwrap());
+    }
+    let length = found.iter().take_while(|entry| entry.is_some()).count();
+    assert!(
+        found[length..].iter().all(Option::is_none),
+        "a gap after {length}"
+    );
+    assert!(
+        found[..length]
+            .iter()
+            .flatten()
+            .all(|entry| entry.state == State::Open)
+    );
+    u32::try_from(length).unwrap()
+}
+
+async fn put(ledger: &dyn Ledger, id: u32) -> Result<(), crate::ledger::LedgerError> {
+    let key = key(id.to_be_bytes());
+    ledger
+        .record(&key, digest(0), intend(id), Hands::new().now())
+        .await
+}
+
+#[tokio::test]
+async fn file_does_what_every_store_does() {
+    let folder = Folder::new();
+    suite(async |limits, clock| {
+        let path = folder.file(&fastrand::u64(..).to_string());
+        Arc::new(FileLedger::open(&path, limits, clock).await.unwrap()) as _
+    })
+    .await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn file_is_like_the_model_however_often_it_is_opened(steps in steps()) {
+        block_on(async {
+            let (folder, hands, mut model) = (Folder::new(), Hands::new(), Model::default());
+            let path = folder.file("ledger");
+            let open = async || FileLedger::open(&path, TIGHT, hands.clock()).await.unwrap();
+            let mut ledger = open().await;
+            for step in &steps {
+                if step.reopen {
+                    drop(ledger);
+                    ledger = open().await;
+                }
+                hands.forward(step.milliseconds);
+                model.take(step, TIGHT, &hands);
+                take(&ledger, step, hands.now()).await;
+                assert_eq!(all(&ledger).await, model.all(TIGHT, &hands), "after {step:?}");
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_closed_file_is_there_again_for_its_owner_only() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    let hands = Hands::new();
+    let desk = async || Desk {
+        ledger: Arc::new(FileLedger::open(&path, ROOMY, hands.clock()).await.unwrap()),
+        hands: hands.clone(),
+    };
+    let first = desk().await;
+    first.record("a", created(1)).await;
+    first.record("b", intend(2)).await;
+    let before = (first.look("a").await, first.look("b").await);
+    drop(first);
+    let second = desk().await;
+    assert_eq!((second.look("a").await, second.look("b").await), before);
+    assert_eq!(second.ledger.len(), 2);
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+}
+
+#[tokio::test]
+async fn what_was_asked_is_done_when_the_ledger_is_dropped() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    let ledger = open(&path).await;
+    let (first, second) = (key("a"), key("b"));
+    let now = Hands::new().now();
+    let mut asked = [&first, &second].map(|key| ledger.record(key, digest(0), intend(1), now));
+    for asked in &mut asked {
+        // Once, which sends it off.
+        assert!(futures_util::poll!(asked).is_pending());
+    }
+    drop(asked);
+    drop(ledger);
+    assert_eq!(open(&path).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_second_opener_is_told_who_is_in_its_way() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    let ledger = open(&path).await;
+    let said = refused(&path).await;
+    let expected = format!(
+        "ledger file {}: another process has it open; stop that one, give each worker a file of its own, or share a \
+         ledger in Redis",
+        path.display()
+    );
+    assert_eq!(said, expected);
+    put(&ledger, 0).await.unwrap();
+    drop(ledger);
+    assert_eq!(open(&path).await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_opened_says_why() {
+    let folder = Folder::new();
+    let said = refused(&folder.file("missing/ledger")).await;
+    assert!(
+        said.contains("its folder does not exist; create the folder"),
+        "{said}"
+    );
+    let said = refused(&folder.0).await;
+    assert!(
+        said.contains("is a directory") || said.contains("Is a directory"),
+        "{said}"
+    );
+
+    let path = folder.file("text");
+    fs::write(&path, "not a ledger ".repeat(1000)).unwrap();
+    let said = refused(&path).await;
+    assert!(
+        said.contains("no ledger, or damaged") && said.contains("move it away"),
+        "{said}"
+    );
+
+    let path = folder.file("newer");
+    drop(open(&path).await);
+    let database = Database::open(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let about: TableDefinition<&str, u64> = TableDefinition::new("about");
+    transaction
+        .open_table(about)
+        .unwrap()
+        .insert("format", 2)
+        .unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let said = refused(&path).await;
+    assert!(
+        said.contains("it has format 2, and this version knows format 1; run the version"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn damaged_copies_open_with_a_prefix_or_say_so() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    let ledger = open(&path).await;
+    let mut copies = Vec::new();
+    for id in 0..40 {
+        put(&ledger, id).await.unwrap();
+        // As a backup takes it that knows nothing of databases: while it is open, and after a commit.
+        if id % 8 == 7 {
+            copies.push((id + 1, fs::read(&path).unwrap()));
+        }
+    }
+    drop(ledger);
+    let whole = fs::read(&path).unwrap();
+    let copy = folder.file("copy");
+    for (recorded, bytes) in copies {
+        fs::write(&copy, bytes).unwrap();
+        assert_eq!(prefix(&open(&copy).await, 40).await, recorded);
+    }
+    let mut outcomes = (0, 0);
+    for _ in 0..60 {
+        fs::write(&copy, &whole).unwrap();
+        let file = fs::OpenOptions::new().write(true).open(&copy).unwrap();
+        let place = fastrand::u64(1..whole.len() as u64);
+        if fastrand::bool() {
+            file.set_len(place).unwrap();
+        } else {
+            file.write_at(&[fastrand::u8(..); 512], place).unwrap();
+        }
+        match FileLedger::open(&copy, ROOMY, Clock::system()).await {
+            Ok(ledger) => {
+                prefix(&ledger, 40).await;
+                outcomes.0 += 1;
+            }
+            Err(error) => {
+                assert!(error.to_string().contains("move it away"), "{error}");
+                outcomes.1 += 1;
+            }
+        }
+    }
+    println!(
+        "damaged copies: {} opened, {} refused",
+        outcomes.0, outcomes.1
+    );
+}
+
+#[tokio::test]
+async fn records_that_come_together_share_commits() {
+    let folder = Folder::new();
+    for (writers, each) in [(1, 200), (16, 100), (64, 100)] {
+        let ledger = open(&folder.file(&writers.to_string())).await;
+        let started = tokio::time::Instant::now();
+        join_all((0..writers).map(async |writer| {
+            for id in 0..each {
+                put(&ledger, writer * each + id).await.unwrap();
+            }
+        }))
+        .await;
+        let (records, seconds) = (writers * each, started.elapsed().as_secs_f64());
+        println!(
+            "{writers:>2} writers: {:>6.0} records/s, {} commits for {records} records",
+            f64::from(records) / seconds,
+            ledger.commits()
+        );
+        assert_eq!(ledger.len(), u64::from(records));
+        if writers == 64 {
+            assert!(
+                ledger.commits() < u64::from(records) / 8,
+                "{}",
+                ledger.commits()
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_ledger_sweeps_its_oldest_in_the_file_too() {
+    let folder = Folder::new();
+    let limits = Limits {
+        max_entries: 2_000,
+        ..ROOMY
+    };
+    let path = folder.file("ledger");
+    let hands = Hands::new();
+    let ledger = FileLedger::open(&path, limits, hands.clock())
+        .await
+        .unwrap();
+    for batch in 0..6_u32 {
+        let keys: Vec<_> = (0..500_u32)
+            .map(|id| key((batch * 500 + id).to_be_bytes()))
+            .collect();
+        hands.forward(1);
+        let records = keys
+            .iter()
+            .map(|key| ledger.record(key, digest(0), created(1), hands.now()));
+        assert!(join_all(records).await.iter().all(Result::is_ok));
+    }
+    assert_eq!(ledger.len(), 2_000);
+    // The oldest are gone, the latest are there.
+    assert_eq!(
+        ledger.look(&key(999_u32.to_be_bytes())).await.unwrap(),
+        None
+    );
+    assert!(
+        ledger
+            .look(&key(1_000_u32.to_be_bytes()))
+            .await
+            .unwrap()
+            .is_some()
+    );
+}

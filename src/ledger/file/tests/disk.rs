@@ -1,0 +1,214 @@
+//! A disk whose power fails at every moment, and one that is full.
+
+use std::io::{self, ErrorKind};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use redb::StorageBackend;
+
+use super::{prefix, put};
+use crate::clock::Clock;
+use crate::ledger::file::FileLedger;
+use crate::ledger::file::store::{Store, database};
+use crate::ledger::suite::{ROOMY, digest, intend, key};
+use crate::ledger::{Digest, Ledger, Record};
+
+/// A file in memory that knows what it was told and in which order.
+#[derive(Clone, Debug, Default)]
+struct Disk(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    bytes: Vec<u8>,
+    told: Vec<Told>,
+    /// How many bytes there is room for.
+    room: Option<usize>,
+}
+
+#[derive(Clone, Debug)]
+enum Told {
+    Length(usize),
+    Write(usize, Vec<u8>),
+    Sync,
+}
+
+impl Disk {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap()
+    }
+
+    async fn ledger(&self) -> Result<FileLedger, crate::ledger::LedgerError> {
+        let disk = self.clone();
+        let open = Box::new(move || database(disk.clone()));
+        let store = Store::with_opener("test".to_owned(), ROOMY, open);
+        FileLedger::start(store, Clock::system()).await
+    }
+
+    /// What is left when the power fails after `moment` things were told: all before the last sync, and of what came
+    /// after it some of it, perhaps in part.
+    fn after_power_failure(&self, moment: usize) -> Self {
+        let told = self.inner().told[..moment].to_vec();
+        let synced = told
+            .iter()
+            .rposition(|told| matches!(told, Told::Sync))
+            .unwrap_or(0);
+        let mut bytes = Vec::new();
+        for (place, told) in told.into_iter().enumerate() {
+            match told {
+                Told::Sync => {}
+                _ if place > synced && fastrand::bool() => {}
+                Told::Length(length) => bytes.resize(length, 0),
+                Told::Write(start, data) => {
+                    let torn = place > synced && fastrand::bool();
+                    let length = if torn {
+                        fastrand::usize(..data.len())
+                    } else {
+                        data.len()
+                    };
+                    if bytes.len() < start + length {
+                        bytes.resize(start + length, 0);
+                    }
+                    bytes[start..start + length].copy_from_slice(&data[..length]);
+                }
+            }
+        }
+        let inner = Inner {
+            bytes,
+            ..Inner::default()
+        };
+        Self(Arc::new(Mutex::new(inner)))
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.inner().bytes.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).unwrap();
+        let inner = self.inner();
+        let bytes = inner.bytes.get(start..start + out.len());
+        out.copy_from_slice(bytes.ok_or(ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut inner = self.inner();
+        let len = usize::try_from(len).unwrap();
+        if inner.room.is_some_and(|room| len > room) {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        inner.bytes.resize(len, 0);
+        inner.told.push(Told::Length(len));
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.inner().told.push(Told::Sync);
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut inner = self.inner();
+        let start = usize::try_from(offset).unwrap();
+        if inner.room == Some(0) {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        inner.bytes[start..start + data.len()].copy_from_slice(data);
+        inner.told.push(Told::Write(start, data.to_vec()));
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn whatever_was_recorded_survives_a_power_failure_at_any_moment() {
+    const RECORDS: u32 = 60;
+    let disk = Disk::default();
+    let ledger = disk.ledger().await.unwrap();
+    let start = disk.inner().told.len();
+    // How much the disk had been told when each record was said to be durable.
+    let mut durable = Vec::new();
+    for id in 0..RECORDS {
+        put(&ledger, id).await.unwrap();
+        durable.push(disk.inner().told.len());
+    }
+    let end = disk.inner().told.len();
+    let moments = durable
+        .iter()
+        .copied()
+        .chain((0..400).map(|_| fastrand::usize(start..=end)));
+    for moment in moments {
+        let left = disk.after_power_failure(moment);
+        let recorded = durable.iter().filter(|told| **told <= moment).count();
+        let reopened = left
+            .ledger()
+            .await
+            .unwrap_or_else(|error| panic!("at {moment}: {error}"));
+        let kept = prefix(&reopened, RECORDS).await as usize;
+        assert!(kept >= recorded, "at {moment}: {kept} of {recorded}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_and_forgotten_when_there_is_room() {
+    for nothing_at_all in [false, true] {
+        let disk = Disk::default();
+        let ledger = disk.ledger().await.unwrap();
+        put(&ledger, 0).await.unwrap();
+        let room = if nothing_at_all {
+            0
+        } else {
+            disk.inner().bytes.len()
+        };
+        disk.inner().room = Some(room);
+        let mut id = 1;
+        let error = loop {
+            match put(&ledger, id).await {
+                Ok(()) => id += 1,
+                Err(error) => break error.to_string(),
+            }
+            assert!(id < 3_000, "never full");
+        };
+        assert!(error.contains("make room on its disk"), "{error}");
+        put(&ledger, id).await.expect_err("still full");
+        disk.inner().room = None;
+        put(&ledger, id).await.unwrap();
+        assert_eq!(prefix(&ledger, id + 1).await, id + 1);
+        let entry = ledger.look(&key(id.to_be_bytes())).await.unwrap().unwrap();
+        assert_eq!(entry.open_intents, 1, "what failed counts once");
+        drop(ledger);
+        assert_eq!(prefix(&disk.ledger().await.unwrap(), id + 1).await, id + 1);
+    }
+}
+
+#[tokio::test]
+async fn look_ups_bring_a_failed_file_back() {
+    let disk = Disk::default();
+    let ledger = disk.ledger().await.unwrap();
+    put(&ledger, 0).await.unwrap();
+    disk.inner().room = Some(0);
+    put(&ledger, 1).await.expect_err("full");
+    disk.inner().room = None;
+    assert_eq!(prefix(&ledger, 1).await, 1);
+}
+
+#[tokio::test]
+async fn a_panic_of_the_database_is_an_error() {
+    let disk = Disk::default();
+    let ledger = disk.ledger().await.unwrap();
+    put(&ledger, 0).await.unwrap();
+    // The lock is poisoned, so that every later use panics.
+    let poisoned = disk.clone();
+    let _ = std::thread::spawn(move || {
+        let _guard = poisoned.inner();
+        panic!("on purpose");
+    })
+    .join();
+    let (key, digest): (_, Digest) = (key("a"), digest(0));
+    for _ in 0..2 {
+        let record: Record = intend(1);
+        let recorded = ledger.record(&key, digest, record, jiff::Timestamp::UNIX_EPOCH);
+        let error = recorded.await.unwrap_err().to_string();
+        assert!(error.contains("the database panicked"), "{error}");
+    }
+}

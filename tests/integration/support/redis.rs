@@ -1,0 +1,175 @@
+//! One way to get a Redis for the tests: a given address; Docker; a private one of the `redis-server` on this machine,
+//! which is installed where that is possible.
+//!
+//! `TEST_REDIS=docker` or `TEST_REDIS=node` insists on one of the latter two. Nothing is left running, however the process
+//! ends: see [`Reaper`].
+
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+use tokio::time::{sleep, timeout};
+
+use super::broker::{Reaper, free_port, install, shell, unique, variable};
+
+/// How long a server may take until it answers. Alone on a machine it takes less than one second.
+const START: Duration = Duration::from_secs(60);
+/// How long it may take to stop, pause or go on.
+const CONTROL: Duration = Duration::from_secs(60);
+/// Every write is on the disk before it is answered, so that a killed server forgets nothing.
+const DURABLE: &str = "--save '' --appendonly yes --appendfsync always";
+
+/// A running Redis; gone when dropped, unless it was given by address.
+pub(crate) struct Redis {
+    /// Its address.
+    pub(crate) url: String,
+    owned: Option<Owned>,
+}
+
+struct Owned {
+    /// The shell command for one of the actions below.
+    control: Box<dyn Fn(&str) -> String + Send + Sync>,
+    /// Removes it when it is dropped.
+    _reaper: Reaper,
+}
+
+impl Redis {
+    /// The one server of this process, from `TEST_REDIS_URL` or of its own.
+    pub(crate) async fn shared() -> &'static Self {
+        static SHARED: OnceCell<Result<Redis, String>> = OnceCell::const_new();
+        let start = async || match variable("TEST_REDIS_URL") {
+            Some(url) => Ok(Self { url, owned: None }),
+            None => Self::own()
+                .await
+                .map_err(|why| format!("{why}\nOr give the address of one in TEST_REDIS_URL.")),
+        };
+        match SHARED.get_or_init(start).await {
+            Ok(redis) => redis,
+            Err(why) => panic!("{why}"),
+        }
+    }
+
+    /// A new server of the caller's own, which may be killed and paused.
+    pub(crate) async fn own() -> Result<Self, String> {
+        match variable("TEST_REDIS").as_deref() {
+            Some("docker") => docker().await,
+            Some("node") => node().await,
+            Some(other) => Err(format!(
+                "TEST_REDIS is {other:?}; allowed are \"docker\" and \"node\""
+            )),
+            None => match docker().await {
+                Ok(redis) => Ok(redis),
+                Err(docker) => node().await.map_err(|node| {
+                    format!("no Redis to be had.\nDocker: {docker}\nWithout: {node}")
+                }),
+            },
+        }
+    }
+
+    /// Ends it at once, as a crash would; its data stays.
+    pub(crate) async fn kill(&self) -> Result<(), String> {
+        self.control("kill").await
+    }
+
+    /// Starts it again with its data and under the same address, and waits until it answers.
+    pub(crate) async fn restart(&self) -> Result<(), String> {
+        self.control("start").await?;
+        answers(&self.url).await
+    }
+
+    /// Freezes it: connections stay open and nothing answers.
+    pub(crate) async fn pause(&self) -> Result<(), String> {
+        self.control("pause").await
+    }
+
+    /// Lets it go on.
+    pub(crate) async fn unpause(&self) -> Result<(), String> {
+        self.control("unpause").await
+    }
+
+    async fn control(&self, action: &str) -> Result<(), String> {
+        let Some(owned) = &self.owned else {
+            return Err(format!(
+                "cannot {action} a Redis that was given by its address"
+            ));
+        };
+        shell(&(owned.control)(action), CONTROL).await
+    }
+}
+
+async fn docker() -> Result<Redis, String> {
+    shell("docker version", Duration::from_secs(20))
+        .await
+        .map_err(|_| "not installed, or its daemon does not answer")?;
+    install("deploy/docker/redis-image.sh").await?;
+    let name = unique("wolkvox-task-worker-redis");
+    let reaper = Reaper::new(format!("timeout 60 docker rm -fv {name}"))?;
+    let port = free_port()?;
+    let run = format!(
+        "docker run --detach --name {name} --publish 127.0.0.1:{port}:6379 redis:8 \
+         redis-server --protected-mode no {DURABLE}"
+    );
+    shell(&run, START).await?;
+    let control = Box::new(move |action: &str| format!("docker {action} {name}"));
+    started(port, control, reaper).await
+}
+
+async fn node() -> Result<Redis, String> {
+    let server = install("deploy/redis-server.sh").await?;
+    let folder = format!("/tmp/{}", unique("wolkvox-task-worker-redis"));
+    let kill = format!(
+        "pid=$(cat {folder}/pid) && kill -KILL $pid && while kill -0 $pid 2>/dev/null; do sleep 0.05; done"
+    );
+    let reaper = Reaper::new(format!("{{ {kill}; }}; rm -rf {folder}"))?;
+    let port = free_port()?;
+    let start = format!(
+        "'{server}' --bind 127.0.0.1 --port {port} --dir {folder} --pidfile {folder}/pid --logfile {folder}/log \
+         --daemonize yes {DURABLE}"
+    );
+    shell(&format!("mkdir -m 700 {folder} && {start}"), START).await?;
+    let control = Box::new(move |action: &str| match action {
+        "kill" => kill.clone(),
+        "pause" => format!("kill -STOP $(cat {folder}/pid)"),
+        "unpause" => format!("kill -CONT $(cat {folder}/pid)"),
+        _ => start.clone(),
+    });
+    started(port, control, reaper).await
+}
+
+async fn started(
+    port: u16,
+    control: Box<dyn Fn(&str) -> String + Send + Sync>,
+    reaper: Reaper,
+) -> Result<Redis, String> {
+    let url = format!("redis://127.0.0.1:{port}/0");
+    answers(&url).await?;
+    Ok(Redis {
+        url,
+        owned: Some(Owned {
+            control,
+            _reaper: reaper,
+        }),
+    })
+}
+
+/// Waits until a PING is answered; a server that is still loading its data refuses it.
+async fn answers(url: &str) -> Result<(), String> {
+    let client = redis::Client::open(url).map_err(|error| error.to_string())?;
+    let mut last = String::from("nothing answers");
+    let ping = async {
+        loop {
+            let pong = async {
+                let mut connection = client.get_multiplexed_async_connection().await?;
+                redis::cmd("PING")
+                    .query_async::<String>(&mut connection)
+                    .await
+            };
+            match pong.await {
+                Ok(_) => return,
+                Err(error) => last = error.to_string(),
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let answered = timeout(START, ping).await;
+    answered.map_err(|_| format!("no answer within {START:?}: {last}"))
+}
