@@ -28,10 +28,7 @@ pub const PAGES: [(&str, &str); 4] = [
         "200 when connected and consuming or standing by, else 503 with the reason; throttling, quota and an outage of the CRM are no reason",
     ),
     ("/metrics", "OpenMetrics text"),
-    (
-        "/status",
-        "the same for people, as JSON: the gate with its reason, each token by its position",
-    ),
+    ("/status", "the same for people, as JSON: the gate with its reason, each token by its position"),
 ];
 
 /// How long [`probe`] waits for an answer.
@@ -45,9 +42,7 @@ pub async fn serve(listener: TcpListener, status: Arc<Status>, stop: Cancellatio
         .route("/metrics", get(metrics))
         .route("/status", get(page))
         .with_state(status);
-    let served = axum::serve(listener, routes)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await;
+    let served = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(%error, "the admin pages ended");
     }
@@ -98,9 +93,7 @@ async fn page(State(status): State<Arc<Status>>) -> Json<Value> {
 /// What it answered instead, or why it could not be asked.
 pub async fn probe(address: SocketAddr) -> Result<(), String> {
     let asked = timeout(PROBE, ask(address)).await;
-    let answer = asked
-        .map_err(|_| "no answer".to_owned())
-        .and_then(|asked| asked.map_err(|e| e.to_string()));
+    let answer = asked.map_err(|_| "no answer".to_owned()).and_then(|asked| asked.map_err(|e| e.to_string()));
     let answer = answer.map_err(|why| format!("no worker answers on {address}: {why}"))?;
     if answer.starts_with("HTTP/1.1 200") {
         return Ok(());
@@ -113,9 +106,7 @@ async fn ask(address: SocketAddr) -> std::io::Result<String> {
     /// More than the page has.
     const MOST: u64 = 64 * 1024;
     let mut stream = TcpStream::connect(reachable(address)).await?;
-    stream
-        .write_all(b"GET /readyz HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n")
-        .await?;
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n").await?;
     let mut answer = String::new();
     stream.take(MOST).read_to_string(&mut answer).await?;
     Ok(answer)

@@ -67,9 +67,7 @@ impl Status {
     /// Why the worker is not ready; none when it is.
     #[must_use]
     pub fn unready(&self) -> Option<String> {
-        let reason = |held: &Mutex<Option<String>>| {
-            held.lock().unwrap_or_else(PoisonError::into_inner).clone()
-        };
+        let reason = |held: &Mutex<Option<String>>| held.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(why) = reason(&self.no_ledger) {
             return Some(format!("the ledger is not open: {why}"));
         }
@@ -85,18 +83,12 @@ impl Status {
     }
 
     fn ledger(&self, missing: Option<String>) {
-        *self
-            .no_ledger
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = missing;
+        *self.no_ledger.lock().unwrap_or_else(PoisonError::into_inner) = missing;
     }
 
     fn connection(&self, change: &Change) {
         self.events.connection(change);
-        let mut unconnected = self
-            .unconnected
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut unconnected = self.unconnected.lock().unwrap_or_else(PoisonError::into_inner);
         *unconnected = match change {
             Change::Connected => None,
             Change::Lost(reason) => Some(reason.clone()),
@@ -120,33 +112,21 @@ impl App {
     /// When the admin address cannot be bound.
     pub async fn with_crm(config: Config, crm: Arc<dyn Crm>) -> Result<Self, String> {
         let listen = config.admin.listen;
-        let listener = TcpListener::bind(listen)
-            .await
-            .map_err(|e| format!("admin.listen: cannot listen on {listen}: {e}"))?;
+        let listener =
+            TcpListener::bind(listen).await.map_err(|e| format!("admin.listen: cannot listen on {listen}: {e}"))?;
         let events = Arc::new(Events::new());
         let on_change = {
             let events = Arc::clone(&events);
             Box::new(move |closed| events.gate(closed))
         };
-        let gate = Gate::new(
-            &config.gate,
-            &config.crm,
-            config.retry.retry_after_max,
-            Clock::system(),
-            on_change,
-        );
+        let gate = Gate::new(&config.gate, &config.crm, config.retry.retry_after_max, Clock::system(), on_change);
         let status = Arc::new(Status {
             events,
             gate,
             unconnected: Mutex::new(Some("connecting".to_owned())),
             no_ledger: Mutex::new(Some("opening".to_owned())),
         });
-        Ok(Self {
-            config,
-            listener,
-            crm,
-            status,
-        })
+        Ok(Self { config, listener, crm, status })
     }
 
     /// The address that the admin pages are served on.
@@ -162,12 +142,7 @@ impl App {
     /// # Errors
     /// A queue that exists with other arguments, or messages unsettled when `shutdown.grace` ended.
     pub async fn run(self, stop: CancellationToken) -> Result<(), String> {
-        let Self {
-            config,
-            listener,
-            crm,
-            status,
-        } = self;
+        let Self { config, listener, crm, status } = self;
         let schedule = Schedule::from(&config.retry);
         announce(&config, &schedule);
         // What serves the messages in flight goes on until they are settled.
@@ -179,12 +154,7 @@ impl App {
         }
         let ended = match open_ledger(&config, &status, &stop).await {
             Some(ledger) => {
-                let parts = Parts {
-                    crm,
-                    ledger,
-                    schedule,
-                    stop,
-                };
+                let parts = Parts { crm, ledger, schedule, stop };
                 work(&config, &status, parts, &services, &drained).await
             }
             None => Ok(()),
@@ -223,12 +193,8 @@ async fn work(
     let (sender, receiver) = mpsc::channel(prefetch.into());
     let working = services.spawn(worker.run(receiver, tasks.clone()));
     let told = Arc::clone(status);
-    let session = Session {
-        connector,
-        topology,
-        prefetch,
-        on_change: Arc::new(move |change| told.connection(&change)),
-    };
+    let session =
+        Session { connector, topology, prefetch, on_change: Arc::new(move |change| told.connection(&change)) };
     let consuming = {
         let (stop, drained) = (stop.clone(), drained.clone());
         async move { session.run(&sender, &stop, &drained).await }
@@ -254,11 +220,7 @@ async fn work(
 }
 
 /// Waits until what is in flight is settled, as long as may be.
-async fn settle(
-    config: &Config,
-    working: JoinHandle<()>,
-    tasks: &TaskTracker,
-) -> Result<(), String> {
+async fn settle(config: &Config, working: JoinHandle<()>, tasks: &TaskTracker) -> Result<(), String> {
     let grace = config.shutdown.grace;
     let settled = async {
         // It ends once it has returned what was not begun; only then is the number of tasks final.
@@ -272,12 +234,7 @@ async fn settle(
     })
 }
 
-fn worker(
-    config: &Config,
-    status: &Arc<Status>,
-    parts: Parts,
-    publisher: Arc<Publisher>,
-) -> Result<Worker, String> {
+fn worker(config: &Config, status: &Arc<Status>, parts: Parts, publisher: Arc<Publisher>) -> Result<Worker, String> {
     Ok(Worker {
         crm: parts.crm,
         gate: Arc::clone(&status.gate),
@@ -306,11 +263,7 @@ fn worker(
 }
 
 /// Opens the ledger, as often as it takes; none when it is to stop before that.
-async fn open_ledger(
-    config: &Config,
-    status: &Arc<Status>,
-    stop: &CancellationToken,
-) -> Option<Arc<dyn Ledger>> {
+async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationToken) -> Option<Arc<dyn Ledger>> {
     let mut pauses = Pauses::new(REOPEN.0, REOPEN.1);
     loop {
         let error = match ledger::open(&config.ledger, Clock::system()).await {
@@ -344,10 +297,7 @@ async fn reread_tokens(path: PathBuf, status: Arc<Status>, stop: CancellationTok
         match config::read_tokens(&path) {
             Ok(tokens) => {
                 modified = now;
-                tracing::info!(
-                    tokens = tokens.len(),
-                    "the tokens' file changed and was read again"
-                );
+                tracing::info!(tokens = tokens.len(), "the tokens' file changed and was read again");
                 status.gate.replace_tokens(tokens);
             }
             Err(problems) => {
@@ -370,13 +320,7 @@ fn prefetch(config: &Config) -> u16 {
 
 /// Says what this configuration amounts to.
 fn announce(config: &Config, schedule: &Schedule) {
-    let delays: Vec<String> = config
-        .retry
-        .delays
-        .iter()
-        .copied()
-        .map(duration::format)
-        .collect();
+    let delays: Vec<String> = config.retry.delays.iter().copied().map(duration::format).collect();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         queue = config.broker.queue,

@@ -32,11 +32,7 @@ impl Message {
     /// The message's identity.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
-        self.properties
-            .message_id()
-            .as_ref()
-            .map(ShortString::as_str)
-            .filter(|id| !id.is_empty())
+        self.properties.message_id().as_ref().map(ShortString::as_str).filter(|id| !id.is_empty())
     }
 
     /// A header.

@@ -39,10 +39,7 @@ pub struct Error {
 impl Error {
     /// A failure with exit code 1.
     pub fn failed(message: impl fmt::Display) -> Self {
-        Self {
-            exit: FAILED,
-            message: message.to_string(),
-        }
+        Self { exit: FAILED, message: message.to_string() }
     }
 }
 

@@ -53,15 +53,10 @@ impl HttpCrm {
     /// When the configuration lacks server or operation, or the TLS library cannot be set up.
     pub fn new(config: &config::Crm) -> Result<Arc<Self>, String> {
         let server = config.server.as_ref().ok_or("crm.server is not set")?;
-        let operation = config
-            .operation
-            .as_ref()
-            .ok_or("crm.operation is not set")?;
+        let operation = config.operation.as_ref().ok_or("crm.operation is not set")?;
         let address = |path: &str| server.join(path).map_err(|e| format!("crm.server: {e}"));
         let mut token_information = address(TOKEN_INFORMATION_PATH)?;
-        token_information
-            .query_pairs_mut()
-            .append_pair("operation", operation);
+        token_information.query_pairs_mut().append_pair("operation", operation);
         let client = reqwest::Client::builder()
             .connect_timeout(config.connect_timeout)
             .timeout(config.request_timeout)
@@ -70,35 +65,21 @@ impl HttpCrm {
             .retry(reqwest::retry::never())
             .referer(false)
             .tcp_nodelay(true)
-            .user_agent(concat!(
-                env!("CARGO_PKG_NAME"),
-                "/",
-                env!("CARGO_PKG_VERSION")
-            ))
+            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| format!("the HTTP client cannot be set up: {}", causes(&e)))?;
-        Ok(Arc::new(Self {
-            client,
-            insert: address(INSERT_PATH)?,
-            token_information,
-        }))
+        Ok(Arc::new(Self { client, insert: address(INSERT_PATH)?, token_information }))
     }
 
     async fn send(&self, request: reqwest::RequestBuilder, token: &SecretString) -> Answer {
         let Ok(mut token) = HeaderValue::from_str(token.expose_secret()) else {
-            return Answer::NotSent(
-                "the token holds characters that an HTTP header cannot carry".to_owned(),
-            );
+            return Answer::NotSent("the token holds characters that an HTTP header cannot carry".to_owned());
         };
         token.set_sensitive(true);
-        let request = request
-            .header(TOKEN_HEADER, token)
-            .header(CONTENT_TYPE, "application/json");
+        let request = request.header(TOKEN_HEADER, token).header(CONTENT_TYPE, "application/json");
         match request.send().await {
             Ok(response) => read(response).await,
-            Err(error) if error.is_connect() || error.is_builder() => {
-                Answer::NotSent(causes(&error))
-            }
+            Err(error) if error.is_connect() || error.is_builder() => Answer::NotSent(causes(&error)),
             Err(error) => Answer::NoAnswer(causes(&error)),
         }
     }
@@ -116,11 +97,7 @@ impl Crm for HttpCrm {
 
 /// Reads an answer up to [`MAX_REPLY`]; what is behind it is left, and the connection with it.
 async fn read(mut response: reqwest::Response) -> Answer {
-    let retry_after = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok())
-        .map(ToOwned::to_owned);
+    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
     let status = response.status().as_u16();
     let mut body = Vec::new();
     while body.len() < MAX_REPLY {
@@ -136,11 +113,7 @@ async fn read(mut response: reqwest::Response) -> Answer {
             }
         }
     }
-    Answer::Reply(Reply {
-        status,
-        retry_after,
-        body,
-    })
+    Answer::Reply(Reply { status, retry_after, body })
 }
 
 /// What caused an error, without the address: its query names the account.

@@ -28,10 +28,7 @@ pub fn properties(
         (journey::SCHEMA, number(SCHEMA_VERSION)),
         ("x-error-stage", text(failure.stage.as_str())),
         ("x-error-kind", text(failure.kind.as_str())),
-        (
-            journey::ERROR_MESSAGE,
-            text(&shorten(&failure.message, longest)),
-        ),
+        (journey::ERROR_MESSAGE, text(&shorten(&failure.message, longest))),
         ("x-failed-at", text(&rfc3339(at))),
         (journey::WORKER, text(&shorten(worker, 255))),
     ];
@@ -92,18 +89,13 @@ impl DeadLetter {
         Self {
             message_id: message.id().map(ToOwned::to_owned),
             message: text_of(journey::ERROR_MESSAGE).unwrap_or_else(unexplained),
-            kind: text_of("x-error-kind")
-                .or(given_up.clone())
-                .unwrap_or_else(|| "unexplained".to_owned()),
+            kind: text_of("x-error-kind").or(given_up.clone()).unwrap_or_else(|| "unexplained".to_owned()),
             stage: text_of("x-error-stage"),
             crm_code: number_of("x-crm-code"),
             crm_message: text_of(journey::CRM_MESSAGE),
             http_status: number_of("x-http-status"),
             attempts: get_number(journey::ATTEMPTS).unwrap_or(0),
-            possibly_created: matches!(
-                message.header(journey::POSSIBLY_CREATED),
-                Some(HeaderValue::Boolean(true))
-            ),
+            possibly_created: matches!(message.header(journey::POSSIBLY_CREATED), Some(HeaderValue::Boolean(true))),
             failed_at: text_of("x-failed-at"),
             replay_count: get_number(journey::REPLAY_COUNT).unwrap_or(0),
         }

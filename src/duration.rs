@@ -5,13 +5,7 @@ use std::time::Duration;
 /// What [`parse`] accepts, for error messages.
 pub const ALLOWED: &str = "a whole number with ms, s, m, h or d, such as 250ms or 5m";
 
-const UNITS: [(&str, u64); 5] = [
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1_000),
-    ("ms", 1),
-];
+const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// Reads a duration such as `250ms` or `5m`.
 ///
@@ -37,10 +31,7 @@ pub fn format(duration: Duration) -> String {
     UNITS
         .iter()
         .find(|(_, unit)| millis % unit == 0)
-        .map_or_else(
-            || format!("{millis}ms"),
-            |(name, unit)| format!("{}{name}", millis / unit),
-        )
+        .map_or_else(|| format!("{millis}ms"), |(name, unit)| format!("{}{name}", millis / unit))
 }
 
 #[cfg(test)]
@@ -49,41 +40,19 @@ mod tests {
 
     #[test]
     fn reads_every_unit_and_nothing_else() {
-        for (text, millis) in [
-            ("0s", 0),
-            ("250ms", 250),
-            ("5s", 5_000),
-            ("1m", 60_000),
-            ("2h", 7_200_000),
-            ("7d", 604_800_000),
-        ] {
+        for (text, millis) in
+            [("0s", 0), ("250ms", 250), ("5s", 5_000), ("1m", 60_000), ("2h", 7_200_000), ("7d", 604_800_000)]
+        {
             assert_eq!(parse(text), Some(Duration::from_millis(millis)), "{text}");
         }
-        for text in [
-            "",
-            "5",
-            "s",
-            "-5s",
-            "1.5s",
-            "5 s",
-            "5w",
-            "5S",
-            "99999999999999999999s",
-            "18446744073709551615d",
-        ] {
+        for text in ["", "5", "s", "-5s", "1.5s", "5 s", "5w", "5S", "99999999999999999999s", "18446744073709551615d"] {
             assert_eq!(parse(text), None, "{text}");
         }
     }
 
     #[test]
     fn writes_the_largest_exact_unit() {
-        for (text, written) in [
-            ("60s", "1m"),
-            ("90s", "90s"),
-            ("1440m", "1d"),
-            ("1500ms", "1500ms"),
-            ("0ms", "0s"),
-        ] {
+        for (text, written) in [("60s", "1m"), ("90s", "90s"), ("1440m", "1d"), ("1500ms", "1500ms"), ("0ms", "0s")] {
             assert_eq!(format(parse(text).unwrap()), written, "{text}");
         }
     }

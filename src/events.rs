@@ -103,71 +103,35 @@ impl Events {
             failing: Mutex::default(),
         };
         for outcome in Outcome::ALL {
-            drop(events.attempts.get_or_create(&OutcomeLabels {
-                outcome: outcome.as_str(),
-            }));
+            drop(events.attempts.get_or_create(&OutcomeLabels { outcome: outcome.as_str() }));
         }
         for reason in Closed::ALL {
-            drop(events.gate_closed.get_or_create(&ReasonLabels {
-                reason: reason.as_str(),
-            }));
+            drop(events.gate_closed.get_or_create(&ReasonLabels { reason: reason.as_str() }));
         }
         events.registered()
     }
 
     fn registered(mut self) -> Self {
         let registry = &mut self.registry;
-        registry.register(
-            "settled_messages",
-            "Messages settled, by what became of them",
-            self.settled.clone(),
-        );
-        registry.register(
-            "attempts",
-            "Requests to the CRM, by outcome",
-            self.attempts.clone(),
-        );
+        registry.register("settled_messages", "Messages settled, by what became of them", self.settled.clone());
+        registry.register("attempts", "Requests to the CRM, by outcome", self.attempts.clone());
         registry.register_with_unit(
             "attempt_duration",
             "From sending a request to its verdict",
             Unit::Seconds,
             self.attempt_seconds.clone(),
         );
-        registry.register(
-            "messages_in_flight",
-            "Messages taken and not yet settled",
-            self.in_flight.clone(),
-        );
-        registry.register(
-            "gate_closed",
-            "1 while no request leaves, by reason",
-            self.gate_closed.clone(),
-        );
-        registry.register(
-            "broker_connected",
-            "1 while consuming or standing by",
-            self.connected.clone(),
-        );
+        registry.register("messages_in_flight", "Messages taken and not yet settled", self.in_flight.clone());
+        registry.register("gate_closed", "1 while no request leaves, by reason", self.gate_closed.clone());
+        registry.register("broker_connected", "1 while consuming or standing by", self.connected.clone());
         registry.register(
             "broker_connections_lost",
             "Consuming connections lost or refused",
             self.connections_lost.clone(),
         );
-        registry.register(
-            "publish_failures",
-            "Copies that were not confirmed at once",
-            self.publish_failures.clone(),
-        );
-        registry.register(
-            "messages_without_id",
-            "Messages taken without a message id",
-            self.without_id.clone(),
-        );
-        registry.register(
-            "ill_typed_headers",
-            "Headers of ours that arrived ill-typed",
-            self.ill_typed.clone(),
-        );
+        registry.register("publish_failures", "Copies that were not confirmed at once", self.publish_failures.clone());
+        registry.register("messages_without_id", "Messages taken without a message id", self.without_id.clone());
+        registry.register("ill_typed_headers", "Headers of ours that arrived ill-typed", self.ill_typed.clone());
         registry.register(
             "stale_deliveries",
             "Messages whose connection was gone when they were settled",
@@ -183,11 +147,7 @@ impl Events {
             "Created tasks that the ledger could not take; acked all the same",
             self.created_unrecorded.clone(),
         );
-        registry.register(
-            "ledger_entries",
-            "Messages that the ledger remembers",
-            self.ledger_entries.clone(),
-        );
+        registry.register("ledger_entries", "Messages that the ledger remembers", self.ledger_entries.clone());
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The running program", build);
         self
@@ -209,11 +169,7 @@ impl Events {
 
     /// A request was answered, or was not.
     pub fn attempted(&self, outcome: Outcome, duration: Duration) {
-        self.attempts
-            .get_or_create(&OutcomeLabels {
-                outcome: outcome.as_str(),
-            })
-            .inc();
+        self.attempts.get_or_create(&OutcomeLabels { outcome: outcome.as_str() }).inc();
         self.attempt_seconds.observe(duration.as_secs_f64());
         let duration_ms = millis(duration);
         tracing::debug!(outcome = outcome.as_str(), duration_ms, "attempt");
@@ -223,11 +179,8 @@ impl Events {
     pub fn settled(&self, settled: &Settled<'_>) {
         self.in_flight.dec();
         let outcome = settled.verdict.as_str();
-        let (message_id, attempts, duration_ms) = (
-            settled.message_id.unwrap_or("-"),
-            settled.attempts,
-            millis(settled.duration),
-        );
+        let (message_id, attempts, duration_ms) =
+            (settled.message_id.unwrap_or("-"), settled.attempts, millis(settled.duration));
         if settled.message_id.is_none() {
             self.without_id.inc();
         }
@@ -244,27 +197,12 @@ impl Events {
         }
         let kind = match settled.verdict {
             Verdict::DeadLetter(failure) => failure.kind.as_str(),
-            Verdict::Ack
-            | Verdict::AckKnown
-            | Verdict::Retry(_)
-            | Verdict::Park
-            | Verdict::Return => "",
+            Verdict::Ack | Verdict::AckKnown | Verdict::Retry(_) | Verdict::Park | Verdict::Return => "",
         };
-        self.settled
-            .get_or_create(&SettledLabels { outcome, kind })
-            .inc();
+        self.settled.get_or_create(&SettledLabels { outcome, kind }).inc();
         if let Verdict::DeadLetter(failure) = settled.verdict {
             let (stage, code) = (failure.stage.as_str(), failure.crm_code);
-            tracing::warn!(
-                message_id,
-                outcome,
-                kind,
-                stage,
-                code,
-                attempts,
-                duration_ms,
-                "settled"
-            );
+            tracing::warn!(message_id, outcome, kind, stage, code, attempts, duration_ms, "settled");
         } else {
             tracing::info!(message_id, outcome, attempts, duration_ms, "settled");
         }
@@ -272,8 +210,7 @@ impl Events {
 
     /// Headers of ours arrived ill-typed and are ignored.
     pub fn ill_typed_headers(&self, message_id: Option<&str>, headers: &[&str]) {
-        self.ill_typed
-            .inc_by(u64::try_from(headers.len()).unwrap_or(u64::MAX));
+        self.ill_typed.inc_by(u64::try_from(headers.len()).unwrap_or(u64::MAX));
         tracing::warn!(
             message_id = message_id.unwrap_or("-"),
             headers = headers.join(","),
@@ -305,8 +242,7 @@ impl Events {
 
     /// How many messages the ledger remembers.
     pub fn ledger_entries(&self, count: u64) {
-        self.ledger_entries
-            .set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.ledger_entries.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A created task could not be recorded. It is acked all the same: better than a second post.
@@ -318,19 +254,13 @@ impl Events {
     /// The gate closed for a reason, or opened.
     pub fn gate(&self, closed: Option<Closed>) {
         for reason in Closed::ALL {
-            let labels = ReasonLabels {
-                reason: reason.as_str(),
-            };
-            self.gate_closed
-                .get_or_create(&labels)
-                .set((closed == Some(reason)).into());
+            let labels = ReasonLabels { reason: reason.as_str() };
+            self.gate_closed.get_or_create(&labels).set((closed == Some(reason)).into());
         }
         match closed {
-            Some(reason) => tracing::warn!(
-                reason = reason.as_str(),
-                advice = reason.advice(),
-                "gate closed: no request leaves"
-            ),
+            Some(reason) => {
+                tracing::warn!(reason = reason.as_str(), advice = reason.advice(), "gate closed: no request leaves")
+            }
             None => tracing::info!("gate open"),
         }
     }

@@ -110,9 +110,7 @@ impl Iterator for Input {
         self.place += 1;
         let place = self.place;
         let value = value.map_err(|error| format!("message {place} is not JSON: {error}"));
-        Some(value.and_then(|value| {
-            outgoing(value.get(), place).map_err(|why| format!("message {place}: {why}"))
-        }))
+        Some(value.and_then(|value| outgoing(value.get(), place).map_err(|why| format!("message {place}: {why}"))))
     }
 }
 
@@ -123,36 +121,23 @@ fn outgoing(json: &str, place: usize) -> Result<Outgoing, String> {
     if !is_export(json) {
         return Ok(Outgoing {
             body: json.as_bytes().to_vec(),
-            properties: with_id(
-                Properties::default().with_content_type("application/json".into()),
-                None,
-            )?,
+            properties: with_id(Properties::default().with_content_type("application/json".into()), None)?,
             place,
         });
     }
-    let export: Export =
-        serde_json::from_str(json).map_err(|error| format!("not a readable export: {error}"))?;
+    let export: Export = serde_json::from_str(json).map_err(|error| format!("not a readable export: {error}"))?;
     if export.wtw_export != 1 {
         return Err(format!("wtw_export is {}; 1 is known", export.wtw_export));
     }
     let body = match (export.body, export.body_base64) {
         (Some(text), None) => text.into_bytes(),
-        (None, Some(encoded)) => STANDARD
-            .decode(encoded)
-            .map_err(|error| format!("body_base64: {error}"))?,
+        (None, Some(encoded)) => STANDARD.decode(encoded).map_err(|error| format!("body_base64: {error}"))?,
         (Some(_), Some(_)) | (None, None) => {
             return Err("an export has either body or body_base64".to_owned());
         }
     };
-    let properties = export
-        .properties
-        .amqp()?
-        .with_headers(table(export.headers)?);
-    Ok(Outgoing {
-        body,
-        properties: with_id(properties, export.message_id)?,
-        place,
-    })
+    let properties = export.properties.amqp()?.with_headers(table(export.headers)?);
+    Ok(Outgoing { body, properties: with_id(properties, export.message_id)?, place })
 }
 
 fn is_export(json: &str) -> bool {
@@ -193,17 +178,12 @@ impl ExportedProperties {
 }
 
 fn short(name: &str, text: String) -> Result<ShortString, String> {
-    ShortString::try_new(text)
-        .map_err(|_| format!("{name} has more than 255 bytes, which AMQP does not allow"))
+    ShortString::try_new(text).map_err(|_| format!("{name} has more than 255 bytes, which AMQP does not allow"))
 }
 
 fn table(values: impl IntoIterator<Item = (String, Value)>) -> Result<Headers, String> {
-    let entries = values
-        .into_iter()
-        .map(|(name, value)| Ok((short("a header's name", name)?, header(value)?)));
-    Ok(Headers::from(
-        entries.collect::<Result<BTreeMap<_, _>, String>>()?,
-    ))
+    let entries = values.into_iter().map(|(name, value)| Ok((short("a header's name", name)?, header(value)?)));
+    Ok(Headers::from(entries.collect::<Result<BTreeMap<_, _>, String>>()?))
 }
 
 fn header(value: Value) -> Result<HeaderValue, String> {
@@ -215,13 +195,9 @@ fn header(value: Value) -> Result<HeaderValue, String> {
             None => HeaderValue::Double(number.as_f64().unwrap_or(f64::NAN)),
         },
         Value::String(text) => HeaderValue::LongString(text.into()),
-        Value::Array(values) => HeaderValue::FieldArray(
-            values
-                .into_iter()
-                .map(header)
-                .collect::<Result<Vec<_>, _>>()?
-                .into(),
-        ),
+        Value::Array(values) => {
+            HeaderValue::FieldArray(values.into_iter().map(header).collect::<Result<Vec<_>, _>>()?.into())
+        }
         Value::Object(values) => HeaderValue::FieldTable(table(values)?),
     })
 }
@@ -235,43 +211,22 @@ mod tests {
     }
 
     fn bodies(text: &'static str) -> Vec<String> {
-        read(text)
-            .into_iter()
-            .map(|message| String::from_utf8(message.unwrap().body).unwrap())
-            .collect()
+        read(text).into_iter().map(|message| String::from_utf8(message.unwrap().body).unwrap()).collect()
     }
 
     #[test]
     fn reads_every_form_byte_for_byte() {
         assert_eq!(bodies(r#" {"name" : "ñ"} "#), [r#"{"name" : "ñ"}"#]);
-        assert_eq!(
-            bodies(r#"[{"a":1}, {"b" :2}]"#),
-            [r#"{"a":1}"#, r#"{"b" :2}"#]
-        );
-        assert_eq!(
-            bodies("{\"a\":1}\n\n{\"b\":2}\n"),
-            [r#"{"a":1}"#, r#"{"b":2}"#]
-        );
-        assert_eq!(
-            bodies(r#"{"wtw_export":1,"message_id":"x","body":"not json"}"#),
-            ["not json"]
-        );
+        assert_eq!(bodies(r#"[{"a":1}, {"b" :2}]"#), [r#"{"a":1}"#, r#"{"b" :2}"#]);
+        assert_eq!(bodies("{\"a\":1}\n\n{\"b\":2}\n"), [r#"{"a":1}"#, r#"{"b":2}"#]);
+        assert_eq!(bodies(r#"{"wtw_export":1,"message_id":"x","body":"not json"}"#), ["not json"]);
         assert_eq!(bodies(r#"{"wtw_export":1,"body_base64":"aGk="}"#), ["hi"]);
         assert!(bodies("").is_empty());
     }
 
     #[test]
     fn gives_an_id_and_keeps_one() {
-        let id = |text| {
-            read(text)
-                .remove(0)
-                .unwrap()
-                .properties
-                .message_id()
-                .as_ref()
-                .unwrap()
-                .to_string()
-        };
+        let id = |text| read(text).remove(0).unwrap().properties.message_id().as_ref().unwrap().to_string();
         assert_eq!(id(r#"{"wtw_export":1,"message_id":"x","body":""}"#), "x");
         assert_eq!(Uuid::parse_str(&id("{}")).unwrap().get_version_num(), 7);
     }
@@ -288,30 +243,17 @@ mod tests {
             (r#"{"wtw_export":1,"body_base64":"?"}"#, 1, "body_base64"),
         ] {
             let error = read(text).into_iter().find_map(Result::err).unwrap();
-            assert!(
-                error.contains(&format!("message {place}")) && error.contains(why),
-                "{text}: {error}"
-            );
+            assert!(error.contains(&format!("message {place}")) && error.contains(why), "{text}: {error}");
         }
     }
 
     #[test]
     fn headers_keep_their_types() {
-        let text =
-            r#"{"wtw_export":1,"body":"","headers":{"a":1,"b":"t","c":[true,null],"d":{"e":1.5}}}"#;
-        let headers = read(text)
-            .remove(0)
-            .unwrap()
-            .properties
-            .headers()
-            .clone()
-            .unwrap();
+        let text = r#"{"wtw_export":1,"body":"","headers":{"a":1,"b":"t","c":[true,null],"d":{"e":1.5}}}"#;
+        let headers = read(text).remove(0).unwrap().properties.headers().clone().unwrap();
         let get = |name: &str| headers.inner().get(name).unwrap().clone();
         assert_eq!(get("a"), HeaderValue::LongLongInt(1));
         assert_eq!(get("b"), HeaderValue::LongString("t".into()));
-        assert_eq!(
-            get("c"),
-            HeaderValue::FieldArray(vec![HeaderValue::Boolean(true), HeaderValue::Void].into())
-        );
+        assert_eq!(get("c"), HeaderValue::FieldArray(vec![HeaderValue::Boolean(true), HeaderValue::Void].into()));
     }
 }

@@ -115,14 +115,7 @@ pub struct Failure {
 impl Failure {
     /// A failure without an answer of the CRM.
     pub fn new(stage: Stage, kind: Kind, message: impl Into<String>) -> Self {
-        Self {
-            stage,
-            kind,
-            message: message.into(),
-            crm_code: None,
-            crm_message: None,
-            http_status: None,
-        }
+        Self { stage, kind, message: message.into(), crm_code: None, crm_message: None, http_status: None }
     }
 }
 

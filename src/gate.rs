@@ -40,13 +40,7 @@ pub enum Closed {
 
 impl Closed {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 5] = [
-        Self::Outage,
-        Self::Misconfigured,
-        Self::Quota,
-        Self::Unauthorized,
-        Self::Ledger,
-    ];
+    pub const ALL: [Self; 5] = [Self::Outage, Self::Misconfigured, Self::Quota, Self::Unauthorized, Self::Ledger];
 
     /// The name in metrics and logs.
     #[must_use]
@@ -66,19 +60,11 @@ impl Closed {
     #[must_use]
     pub fn advice(self) -> &'static str {
         match self {
-            Self::Outage => {
-                "the CRM fails; it is probed until it answers, nothing is lost meanwhile"
-            }
+            Self::Outage => "the CRM fails; it is probed until it answers, nothing is lost meanwhile",
             Self::Misconfigured => "the CRM's address is wrong: check crm.server",
-            Self::Quota => {
-                "the daily quota of every usable token is used up; they are tried again after their reset"
-            }
-            Self::Unauthorized => {
-                "the CRM accepts none of the tokens: check crm.tokens and crm.operation"
-            }
-            Self::Ledger => {
-                "the ledger cannot be read or written: check ledger.url, its disk or its server"
-            }
+            Self::Quota => "the daily quota of every usable token is used up; they are tried again after their reset",
+            Self::Unauthorized => "the CRM accepts none of the tokens: check crm.tokens and crm.operation",
+            Self::Ledger => "the ledger cannot be read or written: check ledger.url, its disk or its server",
         }
     }
 }
@@ -148,14 +134,7 @@ impl State {
             Some(Cause::Outage) => Some(Closed::Outage),
             Some(Cause::Misconfigured) => Some(Closed::Misconfigured),
             None if self.tokens.any_usable(now) => None,
-            None if self
-                .tokens
-                .list()
-                .iter()
-                .any(|token| token.parked() == Some(Parked::Quota)) =>
-            {
-                Some(Closed::Quota)
-            }
+            None if self.tokens.list().iter().any(|token| token.parked() == Some(Parked::Quota)) => Some(Closed::Quota),
             None => Some(Closed::Unauthorized),
         }
     }
@@ -163,10 +142,7 @@ impl State {
     fn drop_departed(&mut self) {
         self.passing.retain(|waiting| !waiting.is_closed());
         self.slotting.retain(|waiting| !waiting.is_closed());
-        self.probe_slot = self
-            .probe_slot
-            .take()
-            .filter(|waiting| !waiting.is_closed());
+        self.probe_slot = self.probe_slot.take().filter(|waiting| !waiting.is_closed());
     }
 
     fn someone_wants_a_slot(&self) -> bool {
@@ -180,10 +156,7 @@ impl State {
     fn next_event(&self, now: Instant) -> Option<Instant> {
         let spaced = self.next_request.filter(|at| *at > now);
         let probe = self.breaker.next_probe().filter(|at| *at > now);
-        [spaced, probe, self.tokens.next_event(now)]
-            .into_iter()
-            .flatten()
-            .min()
+        [spaced, probe, self.tokens.next_event(now)].into_iter().flatten().min()
     }
 }
 
@@ -204,9 +177,7 @@ impl Slot {
     pub fn report(mut self, judgement: &Judgement) {
         self.held = false;
         let (gate, secret, probe) = (&self.gate, &self.secret, self.probe);
-        let hint = judgement
-            .retry_after
-            .map(|hint| hint.min(gate.retry_after_max));
+        let hint = judgement.retry_after.map(|hint| hint.min(gate.retry_after_max));
         gate.update(|state, now| {
             let chance = fastrand::f64();
             state.tokens.release(secret);
@@ -215,9 +186,7 @@ impl Slot {
                 Outcome::Created | Outcome::Rejected => state.tokens.accepted(secret),
                 Outcome::Throttled => state.tokens.throttle(secret, hint, now, chance),
                 Outcome::QuotaExhausted => {
-                    state
-                        .tokens
-                        .park(secret, Parked::Quota, Some(gate.until_midnight()), now);
+                    state.tokens.park(secret, Parked::Quota, Some(gate.until_midnight()), now);
                 }
                 Outcome::Unauthorized => state.tokens.park(secret, Parked::Quarantine, None, now),
                 Outcome::Misconfigured | Outcome::Unavailable | Outcome::Unknown => {}
@@ -260,11 +229,7 @@ impl Gate {
         Arc::new(Self {
             state: Mutex::new(State {
                 breaker: Breaker::new(gate),
-                tokens: Tokens::new(
-                    crm.tokens.clone(),
-                    crm.max_in_flight_per_token,
-                    gate.recheck,
-                ),
+                tokens: Tokens::new(crm.tokens.clone(), crm.max_in_flight_per_token, gate.recheck),
                 passing: VecDeque::new(),
                 slotting: VecDeque::new(),
                 probe_slot: None,
@@ -277,9 +242,7 @@ impl Gate {
             clock,
             timezone: crm.timezone.clone(),
             retry_after_max,
-            spacing: crm
-                .requests_per_second
-                .map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate)),
+            spacing: crm.requests_per_second.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate)),
             on_change,
         })
     }
@@ -358,12 +321,7 @@ impl Gate {
     /// What each token is doing, in the order of the configuration: requests out, why it is out of use, for how long.
     pub fn token_states(self: &Arc<Self>) -> Vec<(usize, Option<Parked>, Option<Duration>)> {
         self.update(|state, now| {
-            state
-                .tokens
-                .list()
-                .iter()
-                .map(|token| (token.in_use, token.parked(), token.waits(now)))
-                .collect()
+            state.tokens.list().iter().map(|token| (token.in_use, token.parked(), token.waits(now))).collect()
         })
     }
 
@@ -426,12 +384,7 @@ impl Gate {
             Some(waiting) => (Some(waiting), true),
             None => (state.slotting.pop_front(), false),
         };
-        let slot = Slot {
-            gate: Arc::clone(self),
-            secret,
-            probe,
-            held: true,
-        };
+        let slot = Slot { gate: Arc::clone(self), secret, probe, held: true };
         if let Some(Err(mut slot)) = waiting.map(|waiting| waiting.send(slot)) {
             // Dropped here under the lock, it must not report back.
             slot.held = false;
@@ -440,10 +393,7 @@ impl Gate {
     }
 
     fn new_pass(self: &Arc<Self>, probe: bool) -> Pass {
-        Pass {
-            gate: Arc::clone(self),
-            probe,
-        }
+        Pass { gate: Arc::clone(self), probe }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -47,19 +47,11 @@ pub struct Header {
 }
 
 const fn retried(name: &'static str, kind: &'static str, meaning: &'static str) -> Header {
-    Header {
-        name,
-        kind,
-        on_retry: true,
-        meaning,
-    }
+    Header { name, kind, on_retry: true, meaning }
 }
 
 const fn dead(name: &'static str, kind: &'static str, meaning: &'static str) -> Header {
-    Header {
-        on_retry: false,
-        ..retried(name, kind, meaning)
-    }
+    Header { on_retry: false, ..retried(name, kind, meaning) }
 }
 
 /// Headers that are ours: they are read, and never copied from what arrived.
@@ -71,38 +63,14 @@ pub const HEADERS: [Header; 18] = [
         "text",
         "JSON array of the spent attempts, the oldest dropped first: `at`, `outcome`, `http_status`, `code`, `message`, `duration_ms`",
     ),
-    retried(
-        POSSIBLY_CREATED,
-        "switch",
-        "an attempt was `unknown`: the task may exist",
-    ),
+    retried(POSSIBLY_CREATED, "switch", "an attempt was `unknown`: the task may exist"),
     retried(FIRST_ATTEMPT_AT, "time", "when the first attempt was made"),
-    retried(
-        ORIGINAL_EXCHANGE,
-        "text",
-        "the exchange that the publisher used",
-    ),
-    retried(
-        ORIGINAL_ROUTING_KEY,
-        "text",
-        "the routing key that the publisher used",
-    ),
-    retried(
-        REPLAY_COUNT,
-        "number",
-        "how often it came back from the dead-letter queue",
-    ),
-    retried(
-        DROPPED,
-        "text",
-        "names of the publisher's headers that had no room",
-    ),
+    retried(ORIGINAL_EXCHANGE, "text", "the exchange that the publisher used"),
+    retried(ORIGINAL_ROUTING_KEY, "text", "the routing key that the publisher used"),
+    retried(REPLAY_COUNT, "number", "how often it came back from the dead-letter queue"),
+    retried(DROPPED, "text", "names of the publisher's headers that had no room"),
     dead(SCHEMA, "number", "version of these headers, 1"),
-    dead(
-        "x-error-stage",
-        "text",
-        "where it stopped: `decode`, `map` or `send`",
-    ),
+    dead("x-error-stage", "text", "where it stopped: `decode`, `map` or `send`"),
     dead("x-error-kind", "text", "see above"),
     dead(ERROR_MESSAGE, "text", "one readable sentence"),
     dead("x-crm-code", "number", "the CRM's `code`"),
@@ -114,13 +82,7 @@ pub const HEADERS: [Header; 18] = [
 
 /// Headers of the broker, and those that would route a copy elsewhere: a copy must not carry them. A message that returns
 /// by expiry with its `x-death` is dropped as a cycle by older brokers.
-const BROKERS: [&str; 5] = [
-    "x-death",
-    "x-delivery-count",
-    "x-acquired-count",
-    "CC",
-    "BCC",
-];
+const BROKERS: [&str; 5] = ["x-death", "x-delivery-count", "x-acquired-count", "CC", "BCC"];
 const BROKERS_PREFIXES: [&str; 2] = ["x-first-death-", "x-last-death-"];
 
 /// One spent attempt, as `x-attempt-history` has it.
@@ -186,10 +148,7 @@ impl Journey {
     /// Reads a delivery's headers. What is ill-typed is ignored and named in the second part.
     #[must_use]
     pub fn read(message: &Message) -> (Self, Vec<&'static str>) {
-        let mut reader = Reader {
-            message,
-            ill: Vec::new(),
-        };
+        let mut reader = Reader { message, ill: Vec::new() };
         let replay = message.header(SCHEMA).is_some();
         let replays = reader.count(REPLAY_COUNT).unwrap_or(0);
         let journey = Self {
@@ -198,12 +157,8 @@ impl Journey {
             history: reader.history(),
             possibly_created: reader.switch(POSSIBLY_CREATED),
             first_attempt_at: reader.time(FIRST_ATTEMPT_AT),
-            exchange: reader
-                .text(ORIGINAL_EXCHANGE)
-                .unwrap_or_else(|| message.exchange.clone()),
-            routing_key: reader
-                .text(ORIGINAL_ROUTING_KEY)
-                .unwrap_or_else(|| message.routing_key.clone()),
+            exchange: reader.text(ORIGINAL_EXCHANGE).unwrap_or_else(|| message.exchange.clone()),
+            routing_key: reader.text(ORIGINAL_ROUTING_KEY).unwrap_or_else(|| message.routing_key.clone()),
             replays: replays.saturating_add(u32::from(replay)),
             dropped: reader.get(DROPPED, string).unwrap_or_default(),
         };
@@ -271,8 +226,7 @@ pub fn copy_properties(
     /// which a larger frame than agreed arrives, so that such a copy could never be consumed.
     const BROKERS_SHARE: usize = 2_048;
     let properties = without_brokers(&message.properties);
-    let taken =
-        FRAME_OVERHEAD + properties_size(&properties) + 4 + BROKERS_SHARE.min(frame_max / 8);
+    let taken = FRAME_OVERHEAD + properties_size(&properties) + 4 + BROKERS_SHARE.min(frame_max / 8);
     let room = frame_max.saturating_sub(taken);
     let longest_list = MAX_DROPPED.min(frame_max / 16);
     let list_room = entry_size(DROPPED, &text("")) + longest_list;
@@ -281,9 +235,8 @@ pub fn copy_properties(
     cut_texts(&mut ours, room.saturating_sub(list_room));
     let fixed = table_size(&ours);
     let mut theirs = publishers_headers(&message.properties);
-    let budget = MAX_OURS
-        .min(room.saturating_sub(table_size(&theirs)))
-        .saturating_sub(fixed + entry_size(HISTORY, &text("")));
+    let budget =
+        MAX_OURS.min(room.saturating_sub(table_size(&theirs))).saturating_sub(fixed + entry_size(HISTORY, &text("")));
     if let Some(history) = journey.history(budget) {
         ours.insert(HISTORY, text(&history));
     }
@@ -294,9 +247,7 @@ pub fn copy_properties(
         }
         ours.insert(DROPPED, text(&shorten(&dropped.join(","), longest_list)));
     }
-    let ours = ours
-        .into_iter()
-        .filter_map(|(key, value)| Some((ShortString::try_new(key).ok()?, value)));
+    let ours = ours.into_iter().filter_map(|(key, value)| Some((ShortString::try_new(key).ok()?, value)));
     theirs.extend(ours);
     properties.with_headers(Headers::from(theirs))
 }
@@ -318,27 +269,18 @@ fn cut_texts(ours: &mut BTreeMap<&'static str, HeaderValue>, room: usize) {
 
 /// Bytes of a table's entries on the wire.
 fn table_size<K: std::borrow::Borrow<str>>(entries: &BTreeMap<K, HeaderValue>) -> usize {
-    entries
-        .iter()
-        .map(|(key, value)| entry_size(key.borrow(), value))
-        .sum()
+    entries.iter().map(|(key, value)| entry_size(key.borrow(), value)).sum()
 }
 
 /// Drops the largest headers until the rest fits `room`, less `list_room` for their names where that is needed.
-fn drop_largest(
-    theirs: &mut BTreeMap<ShortString, HeaderValue>,
-    room: usize,
-    list_room: usize,
-) -> Vec<String> {
+fn drop_largest(theirs: &mut BTreeMap<ShortString, HeaderValue>, room: usize, list_room: usize) -> Vec<String> {
     let mut size = table_size(theirs);
     let mut dropped = Vec::new();
     let mut allowed = room;
     while size > allowed {
         allowed = room.saturating_sub(list_room);
-        let largest = theirs
-            .iter()
-            .max_by_key(|(key, value)| entry_size(key.as_str(), value))
-            .map(|(key, _)| key.clone());
+        let largest =
+            theirs.iter().max_by_key(|(key, value)| entry_size(key.as_str(), value)).map(|(key, _)| key.clone());
         let Some(value) = largest.as_ref().and_then(|key| theirs.remove(key)) else {
             break;
         };
@@ -355,15 +297,10 @@ fn publishers_headers(properties: &Properties) -> BTreeMap<ShortString, HeaderVa
     };
     let theirs = headers.inner().iter().filter(|(key, _)| {
         let key = key.as_str();
-        let brokers = BROKERS.contains(&key)
-            || BROKERS_PREFIXES
-                .iter()
-                .any(|prefix| key.starts_with(prefix));
+        let brokers = BROKERS.contains(&key) || BROKERS_PREFIXES.iter().any(|prefix| key.starts_with(prefix));
         !brokers && !HEADERS.iter().any(|header| header.name == key)
     });
-    theirs
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect()
+    theirs.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// The publisher's properties without headers, `expiration` and `user_id`: a copy with a foreign user is refused.
@@ -387,11 +324,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// A header read by `read`; one that is there and cannot be read is noted.
-    fn get<T>(
-        &mut self,
-        name: &'static str,
-        read: impl FnOnce(&HeaderValue) -> Option<T>,
-    ) -> Option<T> {
+    fn get<T>(&mut self, name: &'static str, read: impl FnOnce(&HeaderValue) -> Option<T>) -> Option<T> {
         let value = self.message.header(name)?;
         let read = read(value);
         if read.is_none() {
@@ -423,16 +356,12 @@ impl Reader<'_> {
     }
 
     fn history(&mut self) -> Vec<Attempt> {
-        self.get(HISTORY, |value| serde_json::from_str(&string(value)?).ok())
-            .unwrap_or_default()
+        self.get(HISTORY, |value| serde_json::from_str(&string(value)?).ok()).unwrap_or_default()
     }
 }
 
 /// A whole number of whichever type the header has.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "all others are no whole numbers"
-)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "all others are no whole numbers")]
 pub(crate) fn integer(value: &HeaderValue) -> Option<i64> {
     match value {
         HeaderValue::ShortShortInt(n) => Some((*n).into()),
@@ -475,11 +404,7 @@ fn properties_size(properties: &Properties) -> usize {
         properties.app_id(),
         properties.cluster_id(),
     ];
-    let texts: usize = short
-        .into_iter()
-        .flatten()
-        .map(|text| 1 + text.as_str().len())
-        .sum();
+    let texts: usize = short.into_iter().flatten().map(|text| 1 + text.as_str().len()).sum();
     // Delivery mode, priority and timestamp.
     texts + 1 + 1 + 8
 }
@@ -492,9 +417,7 @@ fn entry_size(key: &str, value: &HeaderValue) -> usize {
 fn value_size(value: &HeaderValue) -> usize {
     1 + match value {
         HeaderValue::Void => 0,
-        HeaderValue::Boolean(_)
-        | HeaderValue::ShortShortInt(_)
-        | HeaderValue::ShortShortUInt(_) => 1,
+        HeaderValue::Boolean(_) | HeaderValue::ShortShortInt(_) | HeaderValue::ShortShortUInt(_) => 1,
         HeaderValue::ShortInt(_) | HeaderValue::ShortUInt(_) => 2,
         HeaderValue::LongInt(_) | HeaderValue::LongUInt(_) | HeaderValue::Float(_) => 4,
         HeaderValue::DecimalValue(_) => 5,
@@ -502,15 +425,9 @@ fn value_size(value: &HeaderValue) -> usize {
         HeaderValue::ShortString(text) => 1 + text.as_str().len(),
         HeaderValue::LongString(text) => 4 + text.len(),
         HeaderValue::ByteArray(bytes) => 4 + bytes.len(),
-        HeaderValue::FieldArray(values) => {
-            4 + values.as_slice().iter().map(value_size).sum::<usize>()
-        }
+        HeaderValue::FieldArray(values) => 4 + values.as_slice().iter().map(value_size).sum::<usize>(),
         HeaderValue::FieldTable(table) => {
-            4 + table
-                .inner()
-                .iter()
-                .map(|(key, value)| entry_size(key.as_str(), value))
-                .sum::<usize>()
+            4 + table.inner().iter().map(|(key, value)| entry_size(key.as_str(), value)).sum::<usize>()
         }
     }
 }

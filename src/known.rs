@@ -52,11 +52,7 @@ pub fn judge(entry: Option<&Entry>, asked: &Asked) -> Known {
         return Known::Fresh(asked.attempts);
     };
     if entry.state == State::Created {
-        return if entry.digest == asked.digest {
-            Known::Created
-        } else {
-            Known::Conflict
-        };
+        return if entry.digest == asked.digest { Known::Created } else { Known::Conflict };
     }
     if asked.replay {
         return Known::Fresh(asked.attempts);
@@ -73,11 +69,7 @@ pub fn judge(entry: Option<&Entry>, asked: &Asked) -> Known {
         return Known::Poison(entry.open_intents);
     }
     // What an earlier delivery of this very message spent; another message with the same id starts afresh.
-    let spent = if asked.redelivered || uncounted {
-        entry.attempts.max(asked.attempts)
-    } else {
-        asked.attempts
-    };
+    let spent = if asked.redelivered || uncounted { entry.attempts.max(asked.attempts) } else { asked.attempts };
     match (uncounted, entry.possibly_created) {
         (true, _) => Known::LeftOpen(spent),
         (false, true) => Known::PossiblyCreated(spent),

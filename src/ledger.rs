@@ -201,17 +201,10 @@ pub struct Limits {
 /// When the file is locked, damaged or of another version, its folder missing, or Redis away; the error says what to do,
 /// and it may be tried again.
 pub async fn open(config: &config::Ledger, clock: Clock) -> Result<Arc<dyn Ledger>, LedgerError> {
-    let limits = Limits {
-        retention: config.retention,
-        max_entries: config.max_entries,
-    };
+    let limits = Limits { retention: config.retention, max_entries: config.max_entries };
     Ok(match &config.store {
         config::LedgerStore::Memory => Arc::new(memory::MemoryLedger::new(limits, clock)),
-        config::LedgerStore::File(path) => {
-            Arc::new(file::FileLedger::open(path, limits, clock).await?)
-        }
-        config::LedgerStore::Redis(url) => {
-            Arc::new(redis::RedisLedger::open(url, redis::PREFIX, limits, clock).await?)
-        }
+        config::LedgerStore::File(path) => Arc::new(file::FileLedger::open(path, limits, clock).await?),
+        config::LedgerStore::Redis(url) => Arc::new(redis::RedisLedger::open(url, redis::PREFIX, limits, clock).await?),
     })
 }

@@ -87,15 +87,7 @@ pub fn worker_name() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
     NAME.get_or_init(|| {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let host = if host.trim().is_empty() {
-            "unknown"
-        } else {
-            host.trim()
-        };
-        format!(
-            "{}/{}@{host}",
-            env!("CARGO_PKG_NAME"),
-            env!("CARGO_PKG_VERSION")
-        )
+        let host = if host.trim().is_empty() { "unknown" } else { host.trim() };
+        format!("{}/{}@{host}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
     })
 }

@@ -14,10 +14,7 @@ use crate::cli::FAILED;
 pub fn listen(stop: CancellationToken) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "it lives as long as the process; shutdown must not wait for it"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "it lives as long as the process; shutdown must not wait for it")]
     tokio::spawn(async move {
         either(&mut terminate, &mut interrupt).await;
         tracing::info!("stopping; a second signal leaves at once");

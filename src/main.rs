@@ -9,9 +9,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     // The TLS libraries share one provider of cryptography; a second installation would change nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => {
             let done = runtime.block_on(cli.run());

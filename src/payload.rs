@@ -12,13 +12,7 @@ use crate::failure::{Failure, Kind, Stage, shorten};
 use crate::task::{Decoded, Problem, Task};
 
 /// The fields that a message must have unless the configuration supplies them.
-pub const REQUIRED: [&str; 5] = [
-    "name",
-    "name_module",
-    "completion_date",
-    "id_record",
-    "wolkvox_owner",
-];
+pub const REQUIRED: [&str; 5] = ["name", "name_module", "completion_date", "id_record", "wolkvox_owner"];
 
 /// The body of one insert.php call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -61,11 +55,7 @@ impl Mapping {
     /// When `crm.operation` is not set.
     pub fn new(config: &config::Config) -> Result<Self, String> {
         Ok(Self {
-            operation: config
-                .crm
-                .operation
-                .clone()
-                .ok_or("crm.operation is not set")?,
+            operation: config.crm.operation.clone().ok_or("crm.operation is not set")?,
             defaults: config.task.clone(),
             timezone: config.crm.timezone.clone(),
         })
@@ -76,20 +66,13 @@ impl Mapping {
     /// # Errors
     /// `invalid_task` naming every bad field, those that decoding found included.
     pub fn map(&self, decoded: Decoded) -> Result<Payload<'_>, Failure> {
-        let stage = if decoded.problems.is_empty() {
-            Stage::Map
-        } else {
-            Stage::Decode
-        };
+        let stage = if decoded.problems.is_empty() { Stage::Map } else { Stage::Decode };
         let mut problems = decoded.problems;
         let fields = self.fields(decoded.task, &mut problems);
         match fields {
-            Some(fields) if problems.is_empty() => Ok(Payload {
-                operation: &self.operation,
-                module: "wolkvox_activities",
-                r#type: "task",
-                fields,
-            }),
+            Some(fields) if problems.is_empty() => {
+                Ok(Payload { operation: &self.operation, module: "wolkvox_activities", r#type: "task", fields })
+            }
             Some(_) | None => Err(Failure::new(stage, Kind::InvalidTask, report(&problems))),
         }
     }
@@ -105,17 +88,9 @@ impl Mapping {
             value
         };
         let name = required("name", task.name, None);
-        let name_module = required(
-            "name_module",
-            task.name_module,
-            defaults.name_module.as_ref(),
-        );
+        let name_module = required("name_module", task.name_module, defaults.name_module.as_ref());
         let id_record = required("id_record", task.id_record, None);
-        let wolkvox_owner = required(
-            "wolkvox_owner",
-            task.wolkvox_owner,
-            defaults.wolkvox_owner.as_ref(),
-        );
+        let wolkvox_owner = required("wolkvox_owner", task.wolkvox_owner, defaults.wolkvox_owner.as_ref());
         let (completion_date, reminder_date) = dates?;
         Some(Fields {
             status: task.status.unwrap_or_else(|| defaults.status.clone()),
@@ -125,10 +100,7 @@ impl Mapping {
             completion_date,
             remember: task.remember.unwrap_or(defaults.remember),
             reminder_date,
-            description: task
-                .description
-                .or_else(|| defaults.description.clone())
-                .unwrap_or_default(),
+            description: task.description.or_else(|| defaults.description.clone()).unwrap_or_default(),
             id_record: id_record?,
             wolkvox_owner: wolkvox_owner?,
         })
@@ -140,18 +112,12 @@ impl Mapping {
         let completion = self.date("completion_date", task.completion_date.as_deref(), problems);
         let reminder = self.date("reminder_date", task.reminder_date.as_deref(), problems);
         if completion.is_none() && !bad("completion_date", problems) {
-            problems.push(Problem::new(
-                "completion_date",
-                format!("is missing; {DATE_ALLOWED}"),
-            ));
+            problems.push(Problem::new("completion_date", format!("is missing; {DATE_ALLOWED}")));
         }
         let remember = task.remember.unwrap_or(self.defaults.remember);
         let is_asked = remember && !bad("remember", problems);
         if is_asked && reminder.is_none() && !bad("reminder_date", problems) {
-            problems.push(Problem::new(
-                "reminder_date",
-                "is missing; it is required when remember is true",
-            ));
+            problems.push(Problem::new("reminder_date", "is missing; it is required when remember is true"));
         }
         let completion = completion?;
         let reminder = reminder.unwrap_or(completion);
@@ -166,20 +132,12 @@ impl Mapping {
         Some((wall_clock(completion), wall_clock(reminder)))
     }
 
-    fn date(
-        &self,
-        field: &str,
-        given: Option<&str>,
-        problems: &mut Vec<Problem>,
-    ) -> Option<DateTime> {
+    fn date(&self, field: &str, given: Option<&str>, problems: &mut Vec<Problem>) -> Option<DateTime> {
         let text = given?;
         let date = parse_date(text, &self.timezone);
         if date.is_none() {
             let held = shorten(text, 40);
-            problems.push(Problem::new(
-                field,
-                format!("is {held:?}, not a date that exists; {DATE_ALLOWED}"),
-            ));
+            problems.push(Problem::new(field, format!("is {held:?}, not a date that exists; {DATE_ALLOWED}")));
         }
         date
     }
@@ -230,16 +188,7 @@ fn parse_wall_clock(text: &str) -> Option<DateTime> {
     if !shape_holds {
         return None;
     }
-    DateTime::new(
-        number(0, 4)?,
-        small(5, 7)?,
-        small(8, 10)?,
-        small(11, 13)?,
-        small(14, 16)?,
-        small(17, 19)?,
-        0,
-    )
-    .ok()
+    DateTime::new(number(0, 4)?, small(5, 7)?, small(8, 10)?, small(11, 13)?, small(14, 16)?, small(17, 19)?, 0).ok()
 }
 
 /// What RFC 3339 allows behind the seconds: a fraction, then `Z` or `±HH:MM`.
@@ -261,13 +210,11 @@ fn is_fraction_and_offset(text: &str) -> bool {
     bytes.len() == 6
         && matches!(bytes.first(), Some(b'+' | b'-'))
         && offset.get(1..3).is_some_and(|hours| hours <= "23")
-        && bytes.iter().skip(1).enumerate().all(|(at, byte)| {
-            if at == 2 {
-                *byte == b':'
-            } else {
-                byte.is_ascii_digit()
-            }
-        })
+        && bytes.iter().skip(1).enumerate().all(
+            |(at, byte)| {
+                if at == 2 { *byte == b':' } else { byte.is_ascii_digit() }
+            },
+        )
 }
 
 #[cfg(test)]

@@ -48,9 +48,7 @@ impl Schedule {
     /// The most attempts that one message gets: rounds (one plus the number of delays) times posts a round.
     #[must_use]
     pub fn limit(&self) -> u32 {
-        let rounds = u32::try_from(self.delays.len())
-            .unwrap_or(u32::MAX)
-            .saturating_add(1);
+        let rounds = u32::try_from(self.delays.len()).unwrap_or(u32::MAX).saturating_add(1);
         rounds.saturating_mul(self.immediate_attempts)
     }
 
@@ -63,8 +61,7 @@ impl Schedule {
         } else if in_round < self.immediate_attempts {
             Next::Again
         } else {
-            self.delay(round)
-                .map_or(Next::Spent, |delay| Next::Later(self.at_least(delay, hint)))
+            self.delay(round).map_or(Next::Spent, |delay| Next::Later(self.at_least(delay, hint)))
         }
     }
 
@@ -74,10 +71,7 @@ impl Schedule {
             return delay;
         }
         let long_enough = self.delays.iter().filter(|delay| **delay >= hint).min();
-        long_enough
-            .or(self.delays.iter().max())
-            .copied()
-            .unwrap_or(delay)
+        long_enough.or(self.delays.iter().max()).copied().unwrap_or(delay)
     }
 
     /// Posts already made in round number `round` when a message arrives with `attempts`: a message held in the middle of
@@ -85,11 +79,7 @@ impl Schedule {
     #[must_use]
     pub fn posts_in_round(&self, attempts: u32, round: u32) -> u32 {
         let posts = attempts.saturating_sub(round.saturating_mul(self.immediate_attempts));
-        if posts < self.immediate_attempts {
-            posts
-        } else {
-            0
-        }
+        if posts < self.immediate_attempts { posts } else { 0 }
     }
 
     /// The last round's delay; none without delayed rounds.
@@ -121,13 +111,9 @@ impl Schedule {
     #[must_use]
     pub fn worst_case(&self, request_timeout: Duration) -> Duration {
         let mut pauses = self.pauses();
-        let waits: Duration = (1..self.immediate_attempts)
-            .map(|_| pauses.next().max(self.retry_after_max))
-            .sum();
+        let waits: Duration = (1..self.immediate_attempts).map(|_| pauses.next().max(self.retry_after_max)).sum();
         let round = waits.mul_f64(1.0 + JITTER) + request_timeout * self.immediate_attempts;
-        let rounds = u32::try_from(self.delays.len())
-            .unwrap_or(u32::MAX)
-            .saturating_add(1);
+        let rounds = u32::try_from(self.delays.len()).unwrap_or(u32::MAX).saturating_add(1);
         round.saturating_mul(rounds) + self.delays.iter().sum::<Duration>()
     }
 }
@@ -144,10 +130,7 @@ impl Pauses {
     }
 
     /// The next wait, without jitter.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "waits have no end, an iterator's items do"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "waits have no end, an iterator's items do")]
     pub fn next(&mut self) -> Duration {
         self.0.next_backoff().unwrap_or(self.0.max_interval)
     }
@@ -206,11 +189,7 @@ mod tests {
             (6, 1, 2, Next::Spent),
             (99, 1, 0, Next::Spent),
         ] {
-            assert_eq!(
-                schedule.next(attempts, in_round, round, Duration::ZERO),
-                next,
-                "{attempts} {in_round} {round}"
-            );
+            assert_eq!(schedule.next(attempts, in_round, round, Duration::ZERO), next, "{attempts} {in_round} {round}");
         }
     }
 
@@ -234,19 +213,8 @@ mod tests {
     #[test]
     fn a_held_round_goes_on_where_it_was() {
         let schedule = schedule(3, &[10, 60]);
-        for (attempts, round, posts) in [
-            (0, 0, 0),
-            (2, 0, 2),
-            (3, 1, 0),
-            (4, 1, 1),
-            (1, 1, 0),
-            (9, 1, 0),
-        ] {
-            assert_eq!(
-                schedule.posts_in_round(attempts, round),
-                posts,
-                "{attempts} {round}"
-            );
+        for (attempts, round, posts) in [(0, 0, 0), (2, 0, 2), (3, 1, 0), (4, 1, 1), (1, 1, 0), (9, 1, 0)] {
+            assert_eq!(schedule.posts_in_round(attempts, round), posts, "{attempts} {round}");
         }
     }
 
@@ -265,14 +233,8 @@ mod tests {
         assert_eq!(jittered(wait, 7.0), Duration::from_secs(11));
         let schedule = schedule(1, &[]);
         assert_eq!(schedule.honoured(None), Duration::ZERO);
-        assert_eq!(
-            schedule.honoured(Some(Duration::from_secs(7))),
-            Duration::from_secs(7)
-        );
-        assert_eq!(
-            schedule.honoured(Some(Duration::from_secs(7_000))),
-            Duration::from_secs(300)
-        );
+        assert_eq!(schedule.honoured(Some(Duration::from_secs(7))), Duration::from_secs(7));
+        assert_eq!(schedule.honoured(Some(Duration::from_secs(7_000))), Duration::from_secs(300));
     }
 
     #[test]

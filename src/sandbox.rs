@@ -68,11 +68,7 @@ impl Sandbox {
     /// When the address cannot be listened on.
     pub async fn bind(options: Options) -> io::Result<Self> {
         let listener = TcpListener::bind(options.listen).await?;
-        Ok(Self {
-            local_addr: listener.local_addr()?,
-            listener,
-            state: Arc::new(State::new(options)),
-        })
+        Ok(Self { local_addr: listener.local_addr()?, listener, state: Arc::new(State::new(options)) })
     }
 
     /// The address that was taken, with its real port.

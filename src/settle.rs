@@ -49,32 +49,13 @@ impl Settler {
         let copied = match verdict {
             Verdict::Ack | Verdict::AckKnown => Ok(()),
             Verdict::Return => return receipt.give_back().await,
-            Verdict::Retry(delay) => {
-                self.copy(
-                    &*receipt,
-                    message,
-                    journey,
-                    &retry_queue(&self.queue, *delay),
-                )
-                .await
-            }
-            Verdict::Park => {
-                self.copy(&*receipt, message, journey, &hold_queue(&self.queue))
-                    .await
-            }
+            Verdict::Retry(delay) => self.copy(&*receipt, message, journey, &retry_queue(&self.queue, *delay)).await,
+            Verdict::Park => self.copy(&*receipt, message, journey, &hold_queue(&self.queue)).await,
             Verdict::DeadLetter(failure) => {
                 let at = self.clock.now();
                 let worker = crate::worker_name();
-                let properties = |frame_max| {
-                    dead_letter::properties(message, journey, failure, worker, at, frame_max)
-                };
-                self.publish(
-                    &*receipt,
-                    &self.dead_letter_queue,
-                    &message.body,
-                    properties,
-                )
-                .await
+                let properties = |frame_max| dead_letter::properties(message, journey, failure, worker, at, frame_max);
+                self.publish(&*receipt, &self.dead_letter_queue, &message.body, properties).await
             }
         };
         copied?;
@@ -89,8 +70,7 @@ impl Settler {
         queue: &str,
     ) -> Result<(), Stale> {
         let properties = |frame_max| copy_properties(message, journey, Vec::new(), frame_max);
-        self.publish(receipt, queue, &message.body, properties)
-            .await
+        self.publish(receipt, queue, &message.body, properties).await
     }
 
     /// Publishes until the broker has confirmed, for as long as the delivery can still be settled.
@@ -103,11 +83,7 @@ impl Settler {
     ) -> Result<(), Stale> {
         let mut pauses = Pauses::new(REPUBLISH.0, REPUBLISH.1);
         while receipt.usable() {
-            match self
-                .publisher
-                .publish(queue, body, properties(self.publisher.frame_max()))
-                .await
-            {
+            match self.publisher.publish(queue, body, properties(self.publisher.frame_max())).await {
                 Ok(()) => {
                     self.events.published(queue);
                     return Ok(());

@@ -66,10 +66,7 @@ pub struct Problem {
 impl Problem {
     /// A problem of `field`.
     pub fn new(field: impl Into<String>, text: impl Into<String>) -> Self {
-        Self {
-            field: field.into(),
-            text: text.into(),
-        }
+        Self { field: field.into(), text: text.into() }
     }
 }
 
@@ -94,23 +91,15 @@ pub struct Decoded {
 /// `too_large` for a body over [`MAX_BODY`], `invalid_message` for what is not one JSON object.
 pub fn decode(body: &[u8], unknown: UnknownFields) -> Result<Decoded, Failure> {
     if body.len() > MAX_BODY {
-        let text = format!(
-            "the body has {} bytes; at most {MAX_BODY} are allowed",
-            body.len()
-        );
+        let text = format!("the body has {} bytes; at most {MAX_BODY} are allowed", body.len());
         return Err(Failure::new(Stage::Decode, Kind::TooLarge, text));
     }
     if body.starts_with(BYTE_ORDER_MARK) {
-        let text =
-            "the body begins with a byte-order mark; a task message is a JSON object without one";
+        let text = "the body begins with a byte-order mark; a task message is a JSON object without one";
         return Err(invalid(text));
     }
-    let text = std::str::from_utf8(body).map_err(|e| {
-        invalid(&format!(
-            "the body is not UTF-8 text from byte {}",
-            e.valid_up_to()
-        ))
-    })?;
+    let text = std::str::from_utf8(body)
+        .map_err(|e| invalid(&format!("the body is not UTF-8 text from byte {}", e.valid_up_to())))?;
     let Entries(entries) = serde_json::from_str(text).map_err(|e| not_an_object(text, &e))?;
     let mut decoded = Decoded::default();
     let mut seen: Vec<&str> = Vec::with_capacity(entries.len());
@@ -148,9 +137,7 @@ fn not_an_object(text: &str, error: &serde_json::Error) -> Failure {
         true => found.to_owned(),
         false => error.to_string(),
     };
-    invalid(&format!(
-        "the body is not a task message, a JSON object: {reason}"
-    ))
+    invalid(&format!("the body is not a task message, a JSON object: {reason}"))
 }
 
 impl Decoded {
@@ -172,8 +159,7 @@ impl Decoded {
                     "remember" => "true or false",
                     _ => "a string",
                 };
-                let text =
-                    format!("is {held}, which cannot be read: {error}; {allowed} is allowed");
+                let text = format!("is {held}, which cannot be read: {error}; {allowed} is allowed");
                 self.problem(field, text);
             }
         }
@@ -220,13 +206,7 @@ impl Decoded {
             Value::Null => None,
             Value::Bool(given) => Some(*given),
             Value::String(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-                self.problem(
-                    field,
-                    format!(
-                        "is {}; true or false is allowed, without quotes",
-                        shown(value)
-                    ),
-                );
+                self.problem(field, format!("is {}; true or false is allowed, without quotes", shown(value)));
                 None
             }
         }
@@ -236,10 +216,7 @@ impl Decoded {
         let text = self.text(field, value)?;
         let priority = Priority::from_name(&text);
         if priority.is_none() {
-            self.problem(
-                field,
-                format!("is {}; high, normal or low is allowed", shown(value)),
-            );
+            self.problem(field, format!("is {}; high, normal or low is allowed", shown(value)));
         }
         priority
     }
@@ -268,11 +245,7 @@ fn shown(value: &Value) -> String {
 fn named(field: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
     let short = shorten(field, 64);
-    if !field.is_empty() && field.chars().all(is_plain) {
-        short
-    } else {
-        format!("{short:?}")
-    }
+    if !field.is_empty() && field.chars().all(is_plain) { short } else { format!("{short:?}") }
 }
 
 /// The members of a JSON object in order, doubles included. Values are read later, each on its own, so that a problem of

@@ -21,50 +21,26 @@ pub fn start(log: &Log) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let libraries = if log.level == LogLevel::Trace {
-        level
-    } else {
-        level.min(LevelFilter::WARN)
-    };
-    let lapin = if log.level == LogLevel::Trace {
-        level
-    } else {
-        LevelFilter::OFF
-    };
-    let filter = Targets::new()
-        .with_default(libraries)
-        .with_target("lapin", lapin)
-        .with_target(env!("CARGO_CRATE_NAME"), level);
+    let libraries = if log.level == LogLevel::Trace { level } else { level.min(LevelFilter::WARN) };
+    let lapin = if log.level == LogLevel::Trace { level } else { LevelFilter::OFF };
+    let filter =
+        Targets::new().with_default(libraries).with_target("lapin", lapin).with_target(env!("CARGO_CRATE_NAME"), level);
     let registry = tracing_subscriber::registry().with(filter);
     // A second start, as in tests, keeps the first one's form.
     let _ = match log.format {
         LogFormat::Text => {
             let ansi = std::io::stderr().is_terminal();
             registry
-                .with(
-                    tracing_subscriber::fmt::layer()
-                        .with_writer(std::io::stderr)
-                        .with_ansi(ansi)
-                        .with_target(false),
-                )
+                .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false))
                 .try_init()
         }
         LogFormat::Json => {
-            let layer = tracing_subscriber::fmt::layer()
-                .json()
-                .flatten_event(true)
-                .with_current_span(false);
-            registry
-                .with(layer.with_span_list(false).with_writer(std::io::stderr))
-                .try_init()
+            let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(false);
+            registry.with(layer.with_span_list(false).with_writer(std::io::stderr)).try_init()
         }
     };
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
-        tracing::error!(
-            place,
-            "a task panicked: {}",
-            panic.payload_as_str().unwrap_or("no message")
-        );
+        tracing::error!(place, "a task panicked: {}", panic.payload_as_str().unwrap_or("no message"));
     }));
 }

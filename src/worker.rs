@@ -89,11 +89,7 @@ struct Round {
 impl Worker {
     /// Processes deliveries until `stop`, then returns what was not begun. Each runs on `tasks`; their number is bounded
     /// by the prefetch.
-    pub async fn run(
-        self: Arc<Self>,
-        mut deliveries: mpsc::Receiver<Delivery>,
-        tasks: TaskTracker,
-    ) {
+    pub async fn run(self: Arc<Self>, mut deliveries: mpsc::Receiver<Delivery>, tasks: TaskTracker) {
         loop {
             let delivery = tokio::select! {
                 biased;
@@ -119,9 +115,7 @@ impl Worker {
             self.events.ill_typed_headers(message.id(), &ill_typed);
         }
         let case = Case::new(&message, self.identify(&message), began + self.rules.hold);
-        let processed = AssertUnwindSafe(self.process(&case, &mut journey))
-            .catch_unwind()
-            .await;
+        let processed = AssertUnwindSafe(self.process(&case, &mut journey)).catch_unwind().await;
         let (verdict, alone) = match processed {
             Ok(done) => done,
             Err(panic) => {
@@ -131,10 +125,7 @@ impl Worker {
                 (Verdict::DeadLetter(failure), None)
             }
         };
-        let settled = self
-            .settler
-            .settle(receipt, &message, &journey, &verdict)
-            .await;
+        let settled = self.settler.settle(receipt, &message, &journey, &verdict).await;
         // Until here no other delivery of the same id begins: it would not find what this one did.
         drop(alone);
         self.events.settled(&Settled {
@@ -160,26 +151,16 @@ impl Worker {
     }
 
     /// Known?, decode and map: the body to send, or the verdict that they already lead to.
-    async fn prepare(
-        &self,
-        case: &Case<'_>,
-        journey: &mut Journey,
-    ) -> Result<(Bytes, Round), Verdict> {
+    async fn prepare(&self, case: &Case<'_>, journey: &mut Journey) -> Result<(Bytes, Round), Verdict> {
         let left_open = self.recall(case, journey).await?;
         let body = self.body(case.message).map_err(Verdict::DeadLetter)?;
         let mut round = Round {
-            posts: self
-                .schedule
-                .posts_in_round(journey.attempts, journey.round),
+            posts: self.schedule.posts_in_round(journey.attempts, journey.round),
             pauses: self.schedule.pauses(),
             arrived_with: journey.attempts,
         };
         if let Some(judgement) = left_open {
-            journey.spend(
-                Attempt::new(self.clock.now(), &judgement, Duration::ZERO),
-                self.clock.now(),
-                true,
-            );
+            journey.spend(Attempt::new(self.clock.now(), &judgement, Duration::ZERO), self.clock.now(), true);
             round.posts += 1;
             if let Some(verdict) = self.decide(&judgement, journey, &mut round).await {
                 return Err(verdict);
@@ -209,11 +190,7 @@ impl Worker {
             }
             round.posts += 1;
             let unknown = sent.judgement.outcome == Outcome::Unknown;
-            journey.spend(
-                Attempt::new(sent.at, &sent.judgement, sent.duration),
-                sent.at,
-                unknown,
-            );
+            journey.spend(Attempt::new(sent.at, &sent.judgement, sent.duration), sent.at, unknown);
             if let Some(verdict) = self.decide(&sent.judgement, journey, &mut round).await {
                 return verdict;
             }
@@ -225,21 +202,14 @@ impl Worker {
         let decoded = task::decode(&message.body, self.rules.unknown_fields)?;
         let payload = self.mapping.map(decoded)?;
         let json = serde_json::to_vec(&payload);
-        json.map(Bytes::from)
-            .map_err(|error| Failure::new(Stage::Map, Kind::InvalidTask, error.to_string()))
+        json.map(Bytes::from).map_err(|error| Failure::new(Stage::Map, Kind::InvalidTask, error.to_string()))
     }
 
     /// Whether another attempt is allowed: the message is not too old, and not out of attempts by an earlier configuration.
     fn may_try(&self, message: &Message, journey: &Journey) -> Result<(), Failure> {
-        let timestamp = message
-            .properties
-            .timestamp()
-            .and_then(|seconds| i64::try_from(seconds).ok());
-        let published = timestamp
-            .and_then(|seconds| Timestamp::from_second(seconds).ok())
-            .or(journey.first_attempt_at);
-        let age =
-            published.and_then(|at| Duration::try_from(self.clock.now().duration_since(at)).ok());
+        let timestamp = message.properties.timestamp().and_then(|seconds| i64::try_from(seconds).ok());
+        let published = timestamp.and_then(|seconds| Timestamp::from_second(seconds).ok()).or(journey.first_attempt_at);
+        let age = published.and_then(|at| Duration::try_from(self.clock.now().duration_since(at)).ok());
         if let (Some(age), Some(max_age)) = (age, self.rules.max_age)
             && age > max_age
         {
@@ -262,12 +232,7 @@ impl Worker {
     }
 
     /// The verdict that a spent attempt leads to; none when another post of this round follows, its wait being over.
-    async fn decide(
-        &self,
-        judgement: &Judgement,
-        journey: &mut Journey,
-        round: &mut Round,
-    ) -> Option<Verdict> {
+    async fn decide(&self, judgement: &Judgement, journey: &mut Journey, round: &mut Round) -> Option<Verdict> {
         let kind = match judgement.outcome {
             Outcome::Created => return Some(Verdict::Ack),
             Outcome::Unknown => Kind::Unknown,
@@ -284,10 +249,7 @@ impl Worker {
             return Some(dead_letter(kind, judgement));
         }
         let hint = self.schedule.honoured(judgement.retry_after);
-        match self
-            .schedule
-            .next(journey.attempts, round.posts, journey.round, hint)
-        {
+        match self.schedule.next(journey.attempts, round.posts, journey.round, hint) {
             Next::Spent => Some(dead_letter(kind, judgement)),
             Next::Later(delay) => {
                 journey.round += 1;
@@ -313,10 +275,7 @@ impl Worker {
                 journey.round += 1;
                 Verdict::Retry(delay)
             }
-            None => self
-                .schedule
-                .last_delay()
-                .map_or(Verdict::Park, Verdict::Retry),
+            None => self.schedule.last_delay().map_or(Verdict::Park, Verdict::Retry),
         }
     }
 }
@@ -333,10 +292,7 @@ fn dead_letter(kind: Kind, judgement: &Judgement) -> Verdict {
 }
 
 fn poison(panic: &(dyn Any + Send)) -> Failure {
-    let said = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     let text = format!("processing it crashed: {}", said.unwrap_or("no message"));
     Failure::new(Stage::Send, Kind::Poison, text)
 }

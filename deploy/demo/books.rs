@@ -64,10 +64,7 @@ struct Accounts<'a> {
 
 impl<'a> Accounts<'a> {
     fn new(evidence: &'a Evidence) -> Self {
-        let mut accounts = Self {
-            tasks: HashMap::new(),
-            letters: HashMap::new(),
-        };
+        let mut accounts = Self { tasks: HashMap::new(), letters: HashMap::new() };
         for task in evidence.tasks.as_array().into_iter().flatten() {
             let text = |pointer: &str| task.pointer(pointer).and_then(Value::as_str);
             let record = text("/payload/fields/id_record").unwrap_or("none");
@@ -82,15 +79,11 @@ impl<'a> Accounts<'a> {
     }
 
     fn tasks(&self, message: &Message) -> &[&'a str] {
-        self.tasks
-            .get(message.task.0.as_str())
-            .map_or(&[], Vec::as_slice)
+        self.tasks.get(message.task.0.as_str()).map_or(&[], Vec::as_slice)
     }
 
     fn letters(&self, message: &Message) -> &[&'a Letter] {
-        self.letters
-            .get(message.id.as_str())
-            .map_or(&[], Vec::as_slice)
+        self.letters.get(message.id.as_str()).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -124,18 +117,12 @@ fn balance(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
         if accounts.letters(message).is_empty() {
             created += usize::from(in_crm);
             if !in_crm {
-                against.push(format!(
-                    "{} is lost: neither in the CRM nor dead-lettered",
-                    message.id
-                ));
+                against.push(format!("{} is lost: neither in the CRM nor dead-lettered", message.id));
             }
         }
     }
     if evidence.confirmed != total {
-        against.push(format!(
-            "{} of {total} were confirmed by the broker",
-            evidence.confirmed
-        ));
+        against.push(format!("{} of {total} were confirmed by the broker", evidence.confirmed));
     }
     if created + dead != total && against.is_empty() {
         against.push(format!("{created} and {dead} are not {total}"));
@@ -143,53 +130,34 @@ fn balance(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
     let counted = [evidence.seen.created, evidence.seen.dead_lettered];
     if counted.map(usize::try_from) != [Ok(created), Ok(dead)] {
         let [created, dead] = counted;
-        against.push(format!(
-            "the worker counted {created} created and {dead} dead-lettered"
-        ));
+        against.push(format!("the worker counted {created} created and {dead} dead-lettered"));
     }
-    Entry {
-        text: format!("{total} published = {created} created + {dead} dead-lettered"),
-        against,
-    }
+    Entry { text: format!("{total} published = {created} created + {dead} dead-lettered"), against }
 }
 
 fn none_twice(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
-    let count = |name: &str| {
-        evidence
-            .stats
-            .get(name)
-            .and_then(Value::as_u64)
-            .unwrap_or_default()
-    };
+    let count = |name: &str| evidence.stats.get(name).and_then(Value::as_u64).unwrap_or_default();
     let (created, distinct) = (count("created"), count("distinct_created"));
     let mut against = Vec::new();
     if created != distinct {
         against.push(format!("{created} tasks, only {distinct} of them distinct"));
     }
-    let published: HashMap<&str, &str> = evidence
-        .messages
-        .iter()
-        .map(|message| (message.task.0.as_str(), message.task.1.as_str()))
-        .collect();
+    let published: HashMap<&str, &str> =
+        evidence.messages.iter().map(|message| (message.task.0.as_str(), message.task.1.as_str())).collect();
     for (record, names) in &accounts.tasks {
         if names.len() > 1 {
             against.push(format!("record {record} was created {} times", names.len()));
         }
         match published.get(record) {
             None => against.push(format!("record {record} was never published")),
-            Some(name) if names.iter().any(|created| created != name) => against.push(format!(
-                "record {record} has another name than was published"
-            )),
+            Some(name) if names.iter().any(|created| created != name) => {
+                against.push(format!("record {record} has another name than was published"))
+            }
             Some(_) => {}
         }
     }
     against.sort();
-    Entry {
-        text: format!(
-            "none created twice: the CRM has {created} tasks, each one published, each once"
-        ),
-        against,
-    }
+    Entry { text: format!("none created twice: the CRM has {created} tasks, each one published, each once"), against }
 }
 
 fn letters_expected(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
@@ -199,11 +167,7 @@ fn letters_expected(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
             Fate::Created => None,
             Fate::DeadLettered { kind, .. } => Some(kind.as_str()),
         };
-        let kinds: Vec<&str> = accounts
-            .letters(message)
-            .iter()
-            .map(|letter| letter.kind.as_str())
-            .collect();
+        let kinds: Vec<&str> = accounts.letters(message).iter().map(|letter| letter.kind.as_str()).collect();
         if !kinds.iter().copied().eq(expected) {
             let said = |kinds: &[&str]| match kinds {
                 [] => "none".to_owned(),
@@ -217,10 +181,7 @@ fn letters_expected(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
             ));
         }
     }
-    let foreign = accounts
-        .letters
-        .keys()
-        .filter(|id| !evidence.messages.iter().any(|message| message.id == **id));
+    let foreign = accounts.letters.keys().filter(|id| !evidence.messages.iter().any(|message| message.id == **id));
     against.extend(foreign.map(|id| format!("{id}: was never published")));
     Entry {
         text: format!(
@@ -240,22 +201,13 @@ fn possibly_created(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
             flagged += usize::from(letter.possibly_created);
             there += usize::from(letter.possibly_created && in_crm);
             if in_crm && !letter.possibly_created {
-                against.push(format!(
-                    "{} is in the CRM, and its dead letter does not say so",
-                    message.id
-                ));
+                against.push(format!("{} is in the CRM, and its dead letter does not say so", message.id));
             }
         }
-        if let Fate::DeadLettered {
-            in_crm: expected, ..
-        } = message.fate
+        if let Fate::DeadLettered { in_crm: expected, .. } = message.fate
             && in_crm != expected
         {
-            against.push(format!(
-                "{} should {}be in the CRM",
-                message.id,
-                if expected { "" } else { "not " }
-            ));
+            against.push(format!("{} should {}be in the CRM", message.id, if expected { "" } else { "not " }));
         }
     }
     Entry {
@@ -275,9 +227,7 @@ fn outage(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
     });
     Entry {
         text: "the outage cost no message: none was given up for it".to_owned(),
-        against: given_up
-            .map(|message| format!("{} was given up", message.id))
-            .collect(),
+        against: given_up.map(|message| format!("{} was given up", message.id)).collect(),
     }
 }
 
@@ -288,28 +238,15 @@ fn nothing_left(evidence: &Evidence) -> Entry {
             "nothing is left in the work queue and the {} retry queues",
             evidence.left.len().saturating_sub(1)
         ),
-        against: left
-            .map(|(queue, count)| format!("{queue} has {count} messages"))
-            .collect(),
+        against: left.map(|(queue, count)| format!("{queue} has {count} messages")).collect(),
     }
 }
 
 fn polite(evidence: &Evidence) -> Entry {
-    let peaks = evidence
-        .stats
-        .get("peak_simultaneous")
-        .and_then(Value::as_object);
-    let peak = peaks
-        .into_iter()
-        .flatten()
-        .filter_map(|(_, peak)| peak.as_u64())
-        .max()
-        .unwrap_or_default();
+    let peaks = evidence.stats.get("peak_simultaneous").and_then(Value::as_object);
+    let peak = peaks.into_iter().flatten().filter_map(|(_, peak)| peak.as_u64()).max().unwrap_or_default();
     Entry {
         text: format!("never more than {AT_A_TIME} requests at a time, the CRM's limit"),
-        against: (peak > AT_A_TIME)
-            .then(|| format!("{peak} arrived at a time"))
-            .into_iter()
-            .collect(),
+        against: (peak > AT_A_TIME).then(|| format!("{peak} arrived at a time")).into_iter().collect(),
     }
 }

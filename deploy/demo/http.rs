@@ -13,10 +13,7 @@ impl Http {
     pub(crate) fn new() -> Result<Self, String> {
         // The HTTP client cannot be made without a provider of cryptography, needed or not; another one serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .timeout(Duration::from_secs(10))
-            .no_proxy()
-            .build();
+        let client = Client::builder().timeout(Duration::from_secs(10)).no_proxy().build();
         Ok(Self(client.map_err(|error| error.to_string())?))
     }
 
@@ -40,9 +37,5 @@ async fn asked(url: &str, request: RequestBuilder) -> Result<String, String> {
     let answer = request.send().await.map_err(failed)?;
     let status = answer.status();
     let text = answer.text().await.map_err(failed)?;
-    if status.is_success() {
-        Ok(text)
-    } else {
-        Err(format!("{url}: HTTP {status}: {}", text.trim()))
-    }
+    if status.is_success() { Ok(text) } else { Err(format!("{url}: HTTP {status}: {}", text.trim())) }
 }

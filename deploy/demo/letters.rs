@@ -37,10 +37,7 @@ pub(crate) fn table(letters: &[Letter]) -> Vec<String> {
 }
 
 fn line(kind: &str, count: &str, reason: &str, letters: &[&Letter]) -> String {
-    let ids: Vec<&str> = letters
-        .iter()
-        .filter_map(|letter| letter.message_id.as_deref())
-        .collect();
+    let ids: Vec<&str> = letters.iter().filter_map(|letter| letter.message_id.as_deref()).collect();
     let ids = match ids.as_slice() {
         [first, second] => format!("{first}, {second}"),
         [first, _, rest @ ..] => format!("{first} and {} more", rest.len() + 1),
@@ -57,10 +54,7 @@ fn row(kind: &str, count: &str, ids: &str, attempts: &str, reason: &str) -> Stri
 
 /// A reason for one line of a terminal.
 fn shortened(reason: &str) -> String {
-    let clean: String = reason
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let clean: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if clean.chars().count() <= REASON {
         return clean;
     }

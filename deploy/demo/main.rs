@@ -62,18 +62,12 @@ async fn main() -> ExitCode {
     } else {
         show.close().await;
     }
-    if balanced {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if balanced { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 async fn interrupted() {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) else {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! {

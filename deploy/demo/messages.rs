@@ -111,18 +111,13 @@ pub(crate) fn all(now: Timestamp) -> Result<Vec<Message>, String> {
 
 /// The messages as `publish` takes them.
 pub(crate) fn export(messages: &[Message]) -> String {
-    let lines = messages
-        .iter()
-        .map(|message| format!("{}\n", message.export));
+    let lines = messages.iter().map(|message| format!("{}\n", message.export));
     lines.collect()
 }
 
 /// The sandbox's rules for all messages.
 pub(crate) fn faults(messages: &[Message]) -> Vec<Value> {
-    messages
-        .iter()
-        .filter_map(|message| message.fault.clone())
-        .collect()
+    messages.iter().filter_map(|message| message.fault.clone()).collect()
 }
 
 fn read<'a, T: Deserialize<'a>>(name: &str, json: &'a str) -> Result<T, String> {
@@ -136,11 +131,7 @@ fn places(specials: &[Special], chance: &mut fastrand::Rng) -> HashMap<usize, Sp
     chance.shuffle(&mut later);
     let mut places = HashMap::new();
     for special in specials {
-        let free = if special.early {
-            &mut early
-        } else {
-            &mut later
-        };
+        let free = if special.early { &mut early } else { &mut later };
         for place in free.drain(..special.count.min(free.len())) {
             places.insert(place, special.clone());
         }
@@ -176,10 +167,7 @@ fn task(
     }
     if let Some(days) = template.remind_days {
         body.insert("remember".to_owned(), json!(true));
-        body.insert(
-            "reminder_date".to_owned(),
-            json!(date(template.days - days)?),
-        );
+        body.insert("reminder_date".to_owned(), json!(date(template.days - days)?));
     }
     Ok(body)
 }
@@ -188,9 +176,7 @@ fn task(
 fn date(now: Timestamp, days: i64, time: (i64, i64), zoned: bool) -> Result<String, String> {
     let today = now.to_zoned_datetime(TimeZone::UTC).date();
     let (hour, minute) = time;
-    let date = today
-        .checked_add(days.days())
-        .map_err(|error| error.to_string())?;
+    let date = today.checked_add(days.days()).map_err(|error| error.to_string())?;
     Ok(if zoned {
         format!("{date}T{hour:02}:{minute:02}:00-05:00")
     } else {
@@ -215,12 +201,9 @@ fn message(
         rule.insert("name_contains".to_owned(), json!(format!("#{record}")));
         Value::Object(rule)
     });
-    let fate = special.as_ref().and_then(|special| {
-        Some(Fate::DeadLettered {
-            kind: special.expect.clone()?,
-            in_crm: special.in_crm,
-        })
-    });
+    let fate = special
+        .as_ref()
+        .and_then(|special| Some(Fate::DeadLettered { kind: special.expect.clone()?, in_crm: special.in_crm }));
     let body = body(task, special.and_then(|special| special.edit))?;
     Ok(Message {
         export: envelope(&id, place, &body, now),
@@ -235,9 +218,7 @@ fn body(mut task: Map<String, Value>, edit: Option<Edit>) -> Result<Vec<u8>, Str
     match edit {
         Some(Edit::Body(text)) => return Ok(text.into_bytes()),
         Some(Edit::BodyBase64(text)) => {
-            return STANDARD
-                .decode(text)
-                .map_err(|error| format!("deploy/demo/data/specials.json: {error}"));
+            return STANDARD.decode(text).map_err(|error| format!("deploy/demo/data/specials.json: {error}"));
         }
         Some(Edit::Cut(length)) => {
             let mut json = Value::Object(task).to_string().into_bytes();

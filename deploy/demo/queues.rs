@@ -14,15 +14,9 @@ pub(crate) async fn waiting(url: &str, names: &[String]) -> Result<Vec<(String, 
     on_a_channel(url, async |channel| {
         let mut counts = Vec::new();
         for name in names {
-            let options = QueueDeclareOptions {
-                passive: true,
-                ..QueueDeclareOptions::default()
-            };
-            let declared =
-                channel.queue_declare(name.as_str().into(), options, FieldTable::default());
-            let queue = declared
-                .await
-                .map_err(|error| format!("the queue {name}: {error}"))?;
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let declared = channel.queue_declare(name.as_str().into(), options, FieldTable::default());
+            let queue = declared.await.map_err(|error| format!("the queue {name}: {error}"))?;
             counts.push((name.clone(), queue.message_count()));
         }
         Ok(counts)
@@ -35,24 +29,17 @@ pub(crate) async fn delete(url: &str, names: &[String]) -> Result<(), String> {
     on_a_channel(url, async |channel| {
         for name in names {
             let deleted = channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default());
-            deleted
-                .await
-                .map_err(|error| format!("the queue {name}: {error}"))?;
+            deleted.await.map_err(|error| format!("the queue {name}: {error}"))?;
         }
         Ok(())
     })
     .await
 }
 
-async fn on_a_channel<T>(
-    url: &str,
-    work: impl AsyncFnOnce(Channel) -> Result<T, String>,
-) -> Result<T, String> {
+async fn on_a_channel<T>(url: &str, work: impl AsyncFnOnce(Channel) -> Result<T, String>) -> Result<T, String> {
     let working = async {
         let broker = |error: lapin::Error| format!("the broker: {error}");
-        let connection = Connection::connect(url, ConnectionProperties::default())
-            .await
-            .map_err(broker)?;
+        let connection = Connection::connect(url, ConnectionProperties::default()).await.map_err(broker)?;
         let channel = connection.create_channel().await.map_err(broker)?;
         let done = work(channel).await;
         let _ = connection.close(200, "".into()).await;

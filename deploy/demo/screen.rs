@@ -36,11 +36,7 @@ impl Screen {
             }
             bar
         });
-        Self {
-            bar,
-            began: Instant::now(),
-            next_line: EVERY,
-        }
+        Self { bar, began: Instant::now(), next_line: EVERY }
     }
 
     /// Tells of something that happened.
@@ -54,10 +50,7 @@ impl Screen {
 
     /// Shows how far it is.
     pub(crate) fn show(&mut self, seen: &Seen) {
-        let gate = seen.gate.as_deref().map_or_else(
-            || "gate open".to_owned(),
-            |why| format!("gate closed: {why}"),
-        );
+        let gate = seen.gate.as_deref().map_or_else(|| "gate open".to_owned(), |why| format!("gate closed: {why}"));
         let (created, dead) = (seen.created, seen.dead_lettered);
         let counts = format!("{created} created, {dead} dead-lettered, {gate}");
         if let Some(bar) = &self.bar {

@@ -43,9 +43,7 @@ impl Show {
         let http = Http::new()?;
         let messages = messages::all(Clock::system().now())?;
         let total = messages.len();
-        print(&format!(
-            "{total} task messages on their way from RabbitMQ through the worker into a sandbox CRM\n"
-        ));
+        print(&format!("{total} task messages on their way from RabbitMQ through the worker into a sandbox CRM\n"));
         self.start_broker().await?;
         let mut cast = self.start_processes(&http, &messages).await?;
         let (mut screen, confirmed) = self.publish(&messages).await?;
@@ -59,19 +57,11 @@ impl Show {
         let seen = watch.until_settled(&mut screen).await?;
         screen.show(&seen);
         let took = screen.finish();
-        let stopped = if keep {
-            None
-        } else {
-            Some(cast.worker.stop().await)
-        };
+        let stopped = if keep { None } else { Some(cast.worker.stop().await) };
         let evidence = Evidence {
             confirmed,
-            tasks: http
-                .json(&format!("{}/sandbox/tasks", cast.at.sandbox))
-                .await?,
-            stats: http
-                .json(&format!("{}/sandbox/stats", cast.at.sandbox))
-                .await?,
+            tasks: http.json(&format!("{}/sandbox/tasks", cast.at.sandbox)).await?,
+            stats: http.json(&format!("{}/sandbox/stats", cast.at.sandbox)).await?,
             letters: self.letters().await?,
             left: self.left().await?,
             messages,
@@ -93,20 +83,13 @@ impl Show {
         let broker = Broker::start(GIVEN).await?;
         let own = is_own(&broker);
         // On a broker with other things on it, these must not be met.
-        let queue = if own {
-            "wolkvox.tasks".to_owned()
-        } else {
-            unique("wolkvox.demo")
-        };
+        let queue = if own { "wolkvox.tasks".to_owned() } else { unique("wolkvox.demo") };
         let how = if own {
             format!("started in {:.1} s", began.elapsed().as_secs_f64())
         } else {
             format!("named by {GIVEN}")
         };
-        print(&format!(
-            "  RabbitMQ   {}   {how}",
-            without_password(&broker)
-        ));
+        print(&format!("  RabbitMQ   {}   {how}", without_password(&broker)));
         self.settings = vec![
             ("WTW_BROKER_URLS", broker.url.clone()),
             ("WTW_BROKER_QUEUE", queue),
@@ -132,24 +115,11 @@ impl Show {
         let faults = messages::faults(messages);
         let file = stage.write("faults.json", &Value::from(faults.as_slice()).to_string())?;
         let (latency, file) = ("40ms", file.display().to_string());
-        let arguments = [
-            "sandbox",
-            "--listen",
-            "127.0.0.1:0",
-            "--latency",
-            latency,
-            "--faults",
-            &file,
-        ];
+        let arguments = ["sandbox", "--listen", "127.0.0.1:0", "--latency", latency, "--faults", &file];
         let mut sandbox = stage.start("sandbox", &Settings::new(), &arguments)?;
         let line = sandbox.first_line().await?;
-        let line: Value =
-            serde_json::from_str(&line).map_err(|error| format!("{line}: {error}"))?;
-        let sandbox = line
-            .get("listening")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
+        let line: Value = serde_json::from_str(&line).map_err(|error| format!("{line}: {error}"))?;
+        let sandbox = line.get("listening").and_then(Value::as_str).unwrap_or_default().to_owned();
         print(&format!(
             "  sandbox    {sandbox}   {latency} a task, two at a time, faults in store for {} of the tasks",
             faults.len()
@@ -161,10 +131,7 @@ impl Show {
         let admin = format!("http://{listen}");
         let mut worker = stage.start("worker", &self.settings, &["run"])?;
         worker.answers(http, &format!("{admin}/readyz")).await?;
-        print(&format!(
-            "  worker     {admin}/status   log: {}",
-            worker.log().display()
-        ));
+        print(&format!("  worker     {admin}/status   log: {}", worker.log().display()));
         let at = Addresses { sandbox, admin };
         Ok(Cast { worker, at })
     }
@@ -174,9 +141,7 @@ impl Show {
         let stage = self.stage()?;
         let file = stage.write("tasks.jsonl", &messages::export(messages))?;
         let screen = Screen::new(messages.len());
-        let said = stage
-            .run(&self.settings, &["publish", &file.display().to_string()])
-            .await?;
+        let said = stage.run(&self.settings, &["publish", &file.display().to_string()]).await?;
         let confirmed = said.split(' ').next().and_then(|count| count.parse().ok());
         screen.say(said.trim());
         Ok((screen, confirmed.unwrap_or_default()))
@@ -184,26 +149,15 @@ impl Show {
 
     async fn letters(&self) -> Result<Vec<Letter>, String> {
         let stage = self.stage()?;
-        let listed = stage
-            .run(&self.settings, &["dead-letters", "list", "--json"])
-            .await?;
+        let listed = stage.run(&self.settings, &["dead-letters", "list", "--json"]).await?;
         serde_json::from_str(&listed).map_err(|error| format!("dead-letters list --json: {error}"))
     }
 
     /// What waits in every queue but the dead letters', once that does not change for the better any more.
     async fn left(&self) -> Result<Vec<(String, u32)>, String> {
         let began = Instant::now();
-        let dead = |name: &str| {
-            self.queues
-                .first()
-                .is_some_and(|work| name == format!("{work}.dead"))
-        };
-        let names: Vec<String> = self
-            .queues
-            .iter()
-            .filter(|name| !dead(name))
-            .cloned()
-            .collect();
+        let dead = |name: &str| self.queues.first().is_some_and(|work| name == format!("{work}.dead"));
+        let names: Vec<String> = self.queues.iter().filter(|name| !dead(name)).cloned().collect();
         let url = &self.broker()?.url;
         loop {
             let left = queues::waiting(url, &names).await?;
@@ -215,26 +169,18 @@ impl Show {
     }
 
     fn stage(&self) -> Result<&Stage, String> {
-        self.stage
-            .as_ref()
-            .ok_or_else(|| "there is no stage yet".to_owned())
+        self.stage.as_ref().ok_or_else(|| "there is no stage yet".to_owned())
     }
 
     fn broker(&self) -> Result<&Broker, String> {
-        self.broker
-            .as_ref()
-            .ok_or_else(|| "there is no broker yet".to_owned())
+        self.broker.as_ref().ok_or_else(|| "there is no broker yet".to_owned())
     }
 
     fn tell_addresses(&self, at: &Addresses) {
         let Addresses { sandbox, admin } = at;
         print("\nStill running:");
-        print(&format!(
-            "  sandbox     {sandbox}/sandbox/stats, {sandbox}/sandbox/tasks"
-        ));
-        print(&format!(
-            "  worker      {admin}/status, {admin}/readyz, {admin}/metrics"
-        ));
+        print(&format!("  sandbox     {sandbox}/sandbox/stats, {sandbox}/sandbox/tasks"));
+        print(&format!("  worker      {admin}/status, {admin}/readyz, {admin}/metrics"));
         let (Some(stage), Some(broker)) = (&self.stage, &self.broker) else {
             return;
         };
@@ -242,17 +188,11 @@ impl Show {
         print(&format!("  AMQP        {amqp}"));
         let Some(management) = &broker.management_url else {
             let queues = self.queues.join(", ");
-            return print(&format!(
-                "  its queues  {queues}, which stay until you delete them"
-            ));
+            return print(&format!("  its queues  {queues}, which stay until you delete them"));
         };
-        print(&format!(
-            "  management  {management}   user guest, password guest"
-        ));
+        print(&format!("  management  {management}   user guest, password guest"));
         let program = stage.program.display();
-        print(&format!(
-            "More to do for it:\n  WTW_BROKER_URLS='{amqp}' '{program}' publish FILE"
-        ));
+        print(&format!("More to do for it:\n  WTW_BROKER_URLS='{amqp}' '{program}' publish FILE"));
     }
 
     /// Leaves the logs of a failure to be read.
@@ -299,24 +239,14 @@ fn report(evidence: &Evidence, took: Duration) -> bool {
     let mut attempts = evidence.seen.attempts.clone();
     attempts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     let requests: u64 = attempts.iter().map(|(_, count)| count).sum();
-    let outcomes: Vec<String> = attempts
-        .iter()
-        .map(|(outcome, count)| format!("{count} {outcome}"))
-        .collect();
+    let outcomes: Vec<String> = attempts.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
     print(&format!(
         "\n  {requests} requests: {}; {retried} times a message waited in a retry queue",
         outcomes.join(", ")
     ));
     let balanced = entries.iter().all(|entry| entry.holds());
-    let verdict = if balanced {
-        "The books balance"
-    } else {
-        "The books do NOT balance"
-    };
-    print(&format!(
-        "  {verdict}. From the first message to the last: {:.1} s",
-        took.as_secs_f64()
-    ));
+    let verdict = if balanced { "The books balance" } else { "The books do NOT balance" };
+    print(&format!("  {verdict}. From the first message to the last: {:.1} s", took.as_secs_f64()));
     balanced
 }
 
@@ -337,13 +267,8 @@ fn without_password(broker: &Broker) -> String {
 }
 
 fn queue_names(definitions: &str) -> Result<Vec<String>, String> {
-    let definitions: Value =
-        serde_json::from_str(definitions).map_err(|error| format!("topology: {error}"))?;
-    let queues = definitions
-        .get("queues")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
+    let definitions: Value = serde_json::from_str(definitions).map_err(|error| format!("topology: {error}"))?;
+    let queues = definitions.get("queues").and_then(Value::as_array).into_iter().flatten();
     let names = queues.filter_map(|queue| queue.get("name").and_then(Value::as_str));
     Ok(names.map(ToOwned::to_owned).collect())
 }

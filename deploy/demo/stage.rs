@@ -3,10 +3,7 @@
 //! However the demo ends, its reaper ends the processes: they are in groups of their own, out of a terminal's reach.
 
 #[path = "../../tests/integration/support/broker/reaper.rs"]
-#[expect(
-    clippy::duplicate_mod,
-    reason = "the broker's own is private to it, and that is right for the tests"
-)]
+#[expect(clippy::duplicate_mod, reason = "the broker's own is private to it, and that is right for the tests")]
 mod reaper;
 
 use std::fs::{self, File};
@@ -54,11 +51,7 @@ impl Stage {
     pub(crate) fn new() -> Result<Self, String> {
         let folder = std::env::temp_dir().join(unique("wolkvox-task-worker-demo"));
         fs::create_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-        Ok(Self {
-            reaper: Reaper::new(stop_command(&folder))?,
-            program: program()?,
-            folder,
-        })
+        Ok(Self { reaper: Reaper::new(stop_command(&folder))?, program: program()?, folder })
     }
 
     /// Puts a file into the folder.
@@ -86,16 +79,9 @@ impl Stage {
     }
 
     /// Runs a command of the program to its end and returns what it printed.
-    pub(crate) async fn run(
-        &self,
-        settings: &Settings,
-        arguments: &[&str],
-    ) -> Result<String, String> {
+    pub(crate) async fn run(&self, settings: &Settings, arguments: &[&str]) -> Result<String, String> {
         let what = arguments.join(" ");
-        let output = self
-            .command(settings, arguments)
-            .kill_on_drop(true)
-            .output();
+        let output = self.command(settings, arguments).kill_on_drop(true).output();
         let output = timeout(COMMAND, output).await;
         let output = output.map_err(|_| format!("`{what}` took longer than {COMMAND:?}"))?;
         let output = output.map_err(|error| format!("`{what}`: {error}"))?;
@@ -107,12 +93,7 @@ impl Stage {
     }
 
     /// Starts a process of the program, which logs to a file of its name.
-    pub(crate) fn start(
-        &self,
-        name: &'static str,
-        settings: &Settings,
-        arguments: &[&str],
-    ) -> Result<Running, String> {
+    pub(crate) fn start(&self, name: &'static str, settings: &Settings, arguments: &[&str]) -> Result<Running, String> {
         let failed = |error: std::io::Error| format!("{name}: {error}");
         let log = self.folder.join(format!("{name}.log"));
         let child = self
@@ -121,11 +102,7 @@ impl Stage {
             .stderr(File::create(&log).map_err(failed)?)
             .spawn()
             .map_err(failed)?;
-        let mut pids = File::options()
-            .append(true)
-            .create(true)
-            .open(self.folder.join("pids"))
-            .map_err(failed)?;
+        let mut pids = File::options().append(true).create(true).open(self.folder.join("pids")).map_err(failed)?;
         if let Some(pid) = child.id() {
             writeln!(pids, "{pid}").map_err(failed)?;
         }
@@ -197,10 +174,7 @@ impl Running {
             Ok(Ok(status)) if status.success() => Ok(()),
             Ok(Ok(status)) => Err(format!("the {} ended with {status}", self.name)),
             Ok(Err(error)) => Err(format!("the {}: {error}", self.name)),
-            Err(_) => Err(format!(
-                "the {} did not end within {END:?} of SIGTERM",
-                self.name
-            )),
+            Err(_) => Err(format!("the {} did not end within {END:?} of SIGTERM", self.name)),
         }
     }
 
@@ -227,7 +201,5 @@ fn program() -> Result<PathBuf, String> {
     let name = env!("CARGO_PKG_NAME");
     let here = std::env::current_exe().map_err(|error| error.to_string())?;
     let program = here.ancestors().nth(2).map(|folder| folder.join(name));
-    program
-        .filter(|path| path.is_file())
-        .ok_or_else(|| format!("{name} is not built; `make demo` builds it"))
+    program.filter(|path| path.is_file()).ok_or_else(|| format!("{name} is not built; `make demo` builds it"))
 }

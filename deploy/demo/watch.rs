@@ -65,10 +65,7 @@ impl Seen {
         let metrics = http.text(&format!("{admin}/metrics")).await?;
         let status = http.json(&format!("{admin}/status")).await?;
         let mut seen = Self {
-            gate: status
-                .pointer("/gate/reason")
-                .and_then(Value::as_str)
-                .map(ToOwned::to_owned),
+            gate: status.pointer("/gate/reason").and_then(Value::as_str).map(ToOwned::to_owned),
             ..Self::default()
         };
         for line in metrics.lines() {
@@ -85,10 +82,8 @@ impl Seen {
         let Ok(count) = count.parse::<u64>() else {
             return;
         };
-        let outcome = name
-            .split_once("outcome=\"")
-            .and_then(|(_, rest)| rest.split_once('"'))
-            .map(|(outcome, _)| outcome);
+        let outcome =
+            name.split_once("outcome=\"").and_then(|(_, rest)| rest.split_once('"')).map(|(outcome, _)| outcome);
         if name == "wtw_messages_in_flight" {
             self.in_flight = count;
         } else if name.starts_with("wtw_settled_messages_total") {
@@ -130,12 +125,7 @@ impl Watch<'_> {
         }
     }
 
-    async fn advance(
-        &self,
-        outage: &mut Outage,
-        seen: &Seen,
-        screen: &Screen,
-    ) -> Result<(), String> {
+    async fn advance(&self, outage: &mut Outage, seen: &Seen, screen: &Screen) -> Result<(), String> {
         match outage {
             // After two fifths, so that there is enough to do after it.
             Outage::Ahead if seen.settled() * 5 >= self.total * 2 => {
@@ -143,21 +133,13 @@ impl Watch<'_> {
                 let mut faults = vec![json!({"action": "status:503"})];
                 faults.extend_from_slice(&self.faults);
                 self.set(&faults).await?;
-                *outage = Outage::Began {
-                    at: Instant::now(),
-                    gate_closed: false,
-                };
+                *outage = Outage::Began { at: Instant::now(), gate_closed: false };
             }
             Outage::Began { gate_closed, .. } if !*gate_closed && seen.gate.is_some() => {
-                screen.say(
-                    "the worker closes its gate: one probe at a time, and no message is given up",
-                );
+                screen.say("the worker closes its gate: one probe at a time, and no message is given up");
                 *gate_closed = true;
             }
-            Outage::Began {
-                at,
-                gate_closed: true,
-            } if at.elapsed() >= OUTAGE => {
+            Outage::Began { at, gate_closed: true } if at.elapsed() >= OUTAGE => {
                 screen.say("the CRM is back");
                 self.set(&self.faults).await?;
                 *outage = Outage::Over { gate_opened: false };

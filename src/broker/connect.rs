@@ -47,10 +47,7 @@ pub(crate) async fn bounded<T>(
     match timeout(WAIT, operation).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(described(what, &error)),
-        Err(_) => Err(BrokerError {
-            message: format!("{what}: no answer within {} s", WAIT.as_secs()),
-            code: None,
-        }),
+        Err(_) => Err(BrokerError { message: format!("{what}: no answer within {} s", WAIT.as_secs()), code: None }),
     }
 }
 
@@ -60,10 +57,7 @@ fn described(what: &str, error: &lapin::Error) -> BrokerError {
     } else {
         (error.to_string(), None)
     };
-    BrokerError {
-        message: format!("{what}: {message}"),
-        code,
-    }
+    BrokerError { message: format!("{what}: {message}"), code }
 }
 
 /// Where and how to connect; remembers which node's turn it is.
@@ -77,10 +71,7 @@ impl Connector {
     /// A connector that begins with the first node.
     #[must_use]
     pub fn new(config: config::Broker) -> Self {
-        Self {
-            config,
-            turn: AtomicUsize::new(0),
-        }
+        Self { config, turn: AtomicUsize::new(0) }
     }
 
     /// What it was made with.
@@ -97,10 +88,7 @@ impl Connector {
         let urls = &self.config.urls;
         let turn = self.turn.load(Ordering::Relaxed) % urls.len().max(1);
         let Some(url) = urls.get(turn) else {
-            return Err(BrokerError {
-                message: "broker.urls is empty".to_owned(),
-                code: None,
-            });
+            return Err(BrokerError { message: "broker.urls is empty".to_owned(), code: None });
         };
         let connected = self.connect_to(url, purpose).await;
         if connected.is_err() {
@@ -111,46 +99,29 @@ impl Connector {
 
     async fn connect_to(&self, url: &BrokerUrl, purpose: &str) -> Result<Connection, BrokerError> {
         let what = format!("connect to {}", url.shown);
-        let fail = |message: String| BrokerError {
-            message: format!("{what}: {message}"),
-            code: None,
-        };
+        let fail = |message: String| BrokerError { message: format!("{what}: {message}"), code: None };
         let tls = self.tls().await.map_err(fail)?;
         let runtime = lapin::runtime::default_runtime().map_err(|e| described(&what, &e))?;
         let name = format!("{} {purpose}", crate::worker_name());
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let address = with_heartbeat(url);
-        bounded(
-            &what,
-            Connection::connect_with_config(&address, properties, tls, runtime),
-        )
-        .await
+        bounded(&what, Connection::connect_with_config(&address, properties, tls, runtime)).await
     }
 
     async fn tls(&self) -> Result<OwnedTLSConfig, String> {
-        let read = async |path: &std::path::Path| {
-            tokio::fs::read(path)
-                .await
-                .map_err(|e| format!("{}: {e}", path.display()))
-        };
+        let read =
+            async |path: &std::path::Path| tokio::fs::read(path).await.map_err(|e| format!("{}: {e}", path.display()));
         let cert_chain = match &self.config.ca_file {
-            Some(path) => Some(
-                String::from_utf8(read(path).await?)
-                    .map_err(|_| format!("{}: not a PEM file", path.display()))?,
-            ),
+            Some(path) => {
+                Some(String::from_utf8(read(path).await?).map_err(|_| format!("{}: not a PEM file", path.display()))?)
+            }
             None => None,
         };
         let identity = match (&self.config.client_cert_file, &self.config.client_key_file) {
-            (Some(cert), Some(key)) => Some(OwnedIdentity::PKCS8 {
-                pem: read(cert).await?,
-                key: read(key).await?,
-            }),
+            (Some(cert), Some(key)) => Some(OwnedIdentity::PKCS8 { pem: read(cert).await?, key: read(key).await? }),
             _ => None,
         };
-        Ok(OwnedTLSConfig {
-            identity,
-            cert_chain,
-        })
+        Ok(OwnedTLSConfig { identity, cert_chain })
     }
 }
 
@@ -161,9 +132,7 @@ fn with_heartbeat(url: &BrokerUrl) -> String {
         return secret.to_owned();
     };
     if !address.query_pairs().any(|(key, _)| key == "heartbeat") {
-        address
-            .query_pairs_mut()
-            .append_pair("heartbeat", HEARTBEAT);
+        address.query_pairs_mut().append_pair("heartbeat", HEARTBEAT);
     }
     address.into()
 }

@@ -88,19 +88,11 @@ impl Publisher {
         }
     }
 
-    async fn send(
-        &self,
-        queue: &str,
-        body: &[u8],
-        properties: Properties,
-    ) -> Result<(), PublishError> {
-        let unconnected =
-            |error: crate::broker::connect::BrokerError| PublishError::Unconnected(error.message);
+    async fn send(&self, queue: &str, body: &[u8], properties: Properties) -> Result<(), PublishError> {
+        let unconnected = |error: crate::broker::connect::BrokerError| PublishError::Unconnected(error.message);
         let name = short(queue).map_err(unconnected)?;
         let Ok(_place) = self.places.acquire().await else {
-            return Err(PublishError::Unconnected(
-                "the publisher is closed".to_owned(),
-            ));
+            return Err(PublishError::Unconnected("the publisher is closed".to_owned()));
         };
         let link = self.link().await?;
         if let Some(reason) = link.blocked() {
@@ -108,14 +100,8 @@ impl Publisher {
         }
         let channel = link.channel().await.map_err(unconnected)?;
         let confirmed = confirm(&channel, name, body, properties).await;
-        if matches!(
-            confirmed,
-            Ok(()) | Err(PublishError::Refused | PublishError::Returned(_))
-        ) {
-            link.idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(channel);
+        if matches!(confirmed, Ok(()) | Err(PublishError::Refused | PublishError::Returned(_))) {
+            link.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
         } else if let Some(reason) = link.blocked() {
             // What waits in the client would be sent once the broker unblocks: give it up with the connection.
             self.forget(&link).await;
@@ -131,46 +117,25 @@ impl Publisher {
     /// The present connection, or a new one.
     async fn link(&self) -> Result<Link, PublishError> {
         let mut current = self.link.lock().await;
-        if let Some(link) = current
-            .as_ref()
-            .filter(|link| link.connection.status().connected())
-        {
+        if let Some(link) = current.as_ref().filter(|link| link.connection.status().connected()) {
             return Ok(link.clone());
         }
         let connected = self.connector.connect(self.purpose).await;
-        let connection =
-            Arc::new(connected.map_err(|error| PublishError::Unconnected(error.message))?);
-        let frame_max =
-            usize::try_from(connection.configuration().frame_max()).unwrap_or(DEFAULT_FRAME_MAX);
+        let connection = Arc::new(connected.map_err(|error| PublishError::Unconnected(error.message))?);
+        let frame_max = usize::try_from(connection.configuration().frame_max()).unwrap_or(DEFAULT_FRAME_MAX);
         // AMQP 0-9-1: zero means that no limit was agreed upon.
-        self.frame_max.store(
-            if frame_max == 0 {
-                DEFAULT_FRAME_MAX
-            } else {
-                frame_max
-            },
-            Ordering::Relaxed,
-        );
+        self.frame_max.store(if frame_max == 0 { DEFAULT_FRAME_MAX } else { frame_max }, Ordering::Relaxed);
         let blocked = Arc::default();
-        let watch = self
-            .tasks
-            .spawn(watch(connection.events_listener(), Arc::clone(&blocked)));
-        let link = Link {
-            connection,
-            idle: Arc::default(),
-            blocked,
-            _watch: Arc::new(AbortOnDrop(watch.abort_handle())),
-        };
+        let watch = self.tasks.spawn(watch(connection.events_listener(), Arc::clone(&blocked)));
+        let link =
+            Link { connection, idle: Arc::default(), blocked, _watch: Arc::new(AbortOnDrop(watch.abort_handle())) };
         *current = Some(link.clone());
         Ok(link)
     }
 
     async fn forget(&self, link: &Link) {
         let mut current = self.link.lock().await;
-        if current
-            .as_ref()
-            .is_some_and(|present| Arc::ptr_eq(&present.connection, &link.connection))
-        {
+        if current.as_ref().is_some_and(|present| Arc::ptr_eq(&present.connection, &link.connection)) {
             *current = None;
         }
     }
@@ -193,27 +158,16 @@ impl Publish for Publisher {
 
 impl Link {
     fn blocked(&self) -> Option<String> {
-        self.blocked
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.blocked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn channel(&self) -> Result<Channel, crate::broker::connect::BrokerError> {
-        let idle = self
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         if let Some(channel) = idle.filter(|channel| channel.status().connected()) {
             return Ok(channel);
         }
         let channel = open_channel(&self.connection).await?;
-        bounded(
-            "ask for confirms",
-            channel.confirm_select(ConfirmSelectOptions::default()),
-        )
-        .await?;
+        bounded("ask for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
         Ok(channel)
     }
 }
@@ -224,45 +178,27 @@ async fn confirm(
     body: &[u8],
     properties: Properties,
 ) -> Result<(), PublishError> {
-    let options = BasicPublishOptions {
-        mandatory: true,
-        ..BasicPublishOptions::default()
-    };
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let shown = queue.to_string();
     let publish = async {
-        channel
-            .basic_publish(
-                "".into(),
-                queue,
-                options,
-                body,
-                properties.with_delivery_mode(PERSISTENT),
-            )
-            .await?
-            .await
+        channel.basic_publish("".into(), queue, options, body, properties.with_delivery_mode(PERSISTENT)).await?.await
     };
     match timeout(WAIT, publish).await {
         Ok(Ok(Confirmation::Ack(None))) => Ok(()),
-        Ok(Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)))) => Err(
-            PublishError::Returned(format!("{} ({shown})", returned.reply_text)),
-        ),
+        Ok(Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)))) => {
+            Err(PublishError::Returned(format!("{} ({shown})", returned.reply_text)))
+        }
         Ok(Ok(Confirmation::Nack(None))) => Err(PublishError::Refused),
-        Ok(Ok(Confirmation::NotRequested)) => Err(PublishError::Unconfirmed(
-            "confirms are off on this channel".to_owned(),
-        )),
+        Ok(Ok(Confirmation::NotRequested)) => {
+            Err(PublishError::Unconfirmed("confirms are off on this channel".to_owned()))
+        }
         Ok(Err(error)) => Err(PublishError::Unconfirmed(error.to_string())),
-        Err(_) => Err(PublishError::Unconfirmed(format!(
-            "no confirm within {} s",
-            WAIT.as_secs()
-        ))),
+        Err(_) => Err(PublishError::Unconfirmed(format!("no confirm within {} s", WAIT.as_secs()))),
     }
 }
 
 /// Follows what the broker says of its resources, until the connection ends.
-async fn watch(
-    events: impl futures_util::Stream<Item = Event>,
-    blocked: Arc<Mutex<Option<String>>>,
-) {
+async fn watch(events: impl futures_util::Stream<Item = Event>, blocked: Arc<Mutex<Option<String>>>) {
     let set = |reason| *blocked.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {

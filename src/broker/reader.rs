@@ -22,11 +22,7 @@ pub async fn look(
     let name = short(queue)?;
     for _ in 0..limit {
         let what = format!("read the queue {queue}");
-        let got = bounded(
-            &what,
-            channel.basic_get(name.clone(), BasicGetOptions::default()),
-        )
-        .await?;
+        let got = bounded(&what, channel.basic_get(name.clone(), BasicGetOptions::default())).await?;
         let Some(got) = got else { break };
         look(&Message {
             body: got.delivery.data,

@@ -8,9 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use lapin::message::Delivery as LapinDelivery;
-use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
-};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::{Acker, Connection, Consumer};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -101,11 +99,7 @@ impl Session {
     }
 
     async fn open(&self) -> Result<(Connection, lapin::Channel, Consumer), TopologyError> {
-        let connection = self
-            .connector
-            .connect("consumer")
-            .await
-            .map_err(TopologyError::Broker)?;
+        let connection = self.connector.connect("consumer").await.map_err(TopologyError::Broker)?;
         let config = self.connector.config();
         topology::apply(&connection, &self.topology, config.topology).await?;
         let subscribed = subscribe(&connection, &config.queue, self.prefetch).await;
@@ -121,17 +115,8 @@ async fn subscribe(
 ) -> Result<(lapin::Channel, Consumer), BrokerError> {
     let channel = open_channel(connection).await?;
     // Before consuming: it is the only bound on the client's buffer.
-    bounded(
-        "set the prefetch",
-        channel.basic_qos(prefetch, BasicQosOptions::default()),
-    )
-    .await?;
-    let consume = channel.basic_consume(
-        short(queue)?,
-        "".into(),
-        BasicConsumeOptions::default(),
-        Headers::default(),
-    );
+    bounded("set the prefetch", channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+    let consume = channel.basic_consume(short(queue)?, "".into(), BasicConsumeOptions::default(), Headers::default());
     let consumer = bounded(&format!("consume {queue}"), consume).await?;
     Ok((channel, consumer))
 }
@@ -143,12 +128,7 @@ async fn hand_over(
     deliveries: &mpsc::Sender<Delivery>,
     stop: &CancellationToken,
 ) -> Result<(), BrokerError> {
-    let lost = |message: String| {
-        Err(BrokerError {
-            message,
-            code: None,
-        })
-    };
+    let lost = |message: String| Err(BrokerError { message, code: None });
     loop {
         let next = tokio::select! {
             biased;
@@ -163,7 +143,12 @@ async fn hand_over(
                 }
             }
             Some(Err(error)) => return lost(format!("consuming: {error}")),
-            None => return lost("the broker has ended the consumer; was the queue deleted, or did a delivery take too long?".to_owned()),
+            None => {
+                return lost(
+                    "the broker has ended the consumer; was the queue deleted, or did a delivery take too long?"
+                        .to_owned(),
+                );
+            }
         }
     }
 }
@@ -171,11 +156,7 @@ async fn hand_over(
 /// Ends the consumer and returns what it had not handed over.
 async fn drain(mut consumer: Consumer, channel: &lapin::Channel) -> Result<(), BrokerError> {
     let tag = consumer.tag();
-    bounded(
-        "cancel the consumer",
-        channel.basic_cancel(tag, BasicCancelOptions::default()),
-    )
-    .await?;
+    bounded("cancel the consumer", channel.basic_cancel(tag, BasicCancelOptions::default())).await?;
     while let Ok(Some(Ok(delivery))) = timeout(WAIT, consumer.next()).await {
         let _ = Box::new(AckerReceipt(delivery.acker)).give_back().await;
     }
@@ -209,16 +190,11 @@ impl Receipt for AckerReceipt {
     }
 
     fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
-        Box::pin(
-            async move { settled(timeout(WAIT, self.0.ack(BasicAckOptions::default())).await) },
-        )
+        Box::pin(async move { settled(timeout(WAIT, self.0.ack(BasicAckOptions::default())).await) })
     }
 
     fn give_back(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
-        let options = BasicNackOptions {
-            requeue: true,
-            multiple: false,
-        };
+        let options = BasicNackOptions { requeue: true, multiple: false };
         Box::pin(async move { settled(timeout(WAIT, self.0.nack(options)).await) })
     }
 }

@@ -67,11 +67,7 @@ impl Topology {
     /// The queues of a configuration.
     #[must_use]
     pub fn new(broker: &config::Broker, delays: &[Duration]) -> Self {
-        let mut queues = vec![
-            work(broker),
-            dead_letter(broker),
-            waiting(broker, hold_queue(&broker.queue), HOLD),
-        ];
+        let mut queues = vec![work(broker), dead_letter(broker), waiting(broker, hold_queue(&broker.queue), HOLD)];
         for delay in delays {
             let name = retry_queue(&broker.queue, *delay);
             if !queues.iter().any(|queue| queue.name == name) {
@@ -88,7 +84,8 @@ impl Topology {
             .queues
             .iter()
             .map(|queue| {
-                let arguments: BTreeMap<_, _> = queue.arguments.iter().map(|(key, value)| (*key, value.json())).collect();
+                let arguments: BTreeMap<_, _> =
+                    queue.arguments.iter().map(|(key, value)| (*key, value.json())).collect();
                 json!({
                     "name": queue.name, "vhost": vhost, "durable": true, "auto_delete": false, "arguments": arguments,
                 })
@@ -104,17 +101,11 @@ fn work(broker: &config::Broker) -> Queue {
     if broker.single_active_consumer {
         arguments.insert("x-single-active-consumer", Argument::Switch(true));
     }
-    Queue {
-        name: broker.queue.clone(),
-        arguments,
-    }
+    Queue { name: broker.queue.clone(), arguments }
 }
 
 fn dead_letter(broker: &config::Broker) -> Queue {
-    Queue {
-        name: broker.dead_letter_queue.clone(),
-        arguments: quorum(),
-    }
+    Queue { name: broker.dead_letter_queue.clone(), arguments: quorum() }
 }
 
 fn waiting(broker: &config::Broker, name: String, delay: Duration) -> Queue {
@@ -175,14 +166,8 @@ pub enum TopologyError {
 ///
 /// # Errors
 /// [`TopologyError`]
-pub async fn apply(
-    connection: &Connection,
-    topology: &Topology,
-    mode: TopologyMode,
-) -> Result<(), TopologyError> {
-    let channel = open_channel(connection)
-        .await
-        .map_err(TopologyError::Broker)?;
+pub async fn apply(connection: &Connection, topology: &Topology, mode: TopologyMode) -> Result<(), TopologyError> {
+    let channel = open_channel(connection).await.map_err(TopologyError::Broker)?;
     for queue in &topology.queues {
         let name = short(&queue.name).map_err(TopologyError::Broker)?;
         let options = QueueDeclareOptions {
@@ -207,10 +192,7 @@ pub async fn apply_once(
     connector: &crate::broker::connect::Connector,
     topology: &Topology,
 ) -> Result<(), TopologyError> {
-    let connection = connector
-        .connect("topology")
-        .await
-        .map_err(TopologyError::Broker)?;
+    let connection = connector.connect("topology").await.map_err(TopologyError::Broker)?;
     let applied = apply(&connection, topology, TopologyMode::Declare).await;
     close(&connection).await;
     applied
@@ -226,10 +208,8 @@ fn table(queue: &Queue) -> Headers {
 
 /// A name for the wire.
 pub(crate) fn short(text: &str) -> Result<ShortString, BrokerError> {
-    ShortString::try_new(text).map_err(|_| BrokerError {
-        message: format!("the name {text:?} has more than 255 bytes"),
-        code: None,
-    })
+    ShortString::try_new(text)
+        .map_err(|_| BrokerError { message: format!("the name {text:?} has more than 255 bytes"), code: None })
 }
 
 fn explain(error: BrokerError, queue: &str) -> TopologyError {

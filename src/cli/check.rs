@@ -18,8 +18,7 @@ pub struct Args {
 /// # Errors
 /// An invalid configuration.
 pub fn run(_: &Args, sources: &Sources) -> Result<ExitCode, Error> {
-    let Loaded { config, warnings } =
-        Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
+    let Loaded { config, warnings } = Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
     for warning in &warnings {
         print(&format!("warning: {warning}"))?;
     }

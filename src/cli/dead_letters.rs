@@ -38,12 +38,8 @@ pub async fn run(command: &Command, sources: &Sources) -> Result<ExitCode, Error
     let mut letters = Vec::new();
     let connector = Connector::new(config.broker);
     // One more tells whether there are more.
-    let looked = look(
-        &connector,
-        &queue,
-        args.limit.saturating_add(1),
-        |message| letters.push(DeadLetter::read(message)),
-    );
+    let looked =
+        look(&connector, &queue, args.limit.saturating_add(1), |message| letters.push(DeadLetter::read(message)));
     looked.await.map_err(Error::failed)?;
     let more = letters.len() > args.limit;
     letters.truncate(args.limit);
@@ -64,20 +60,12 @@ pub async fn run(command: &Command, sources: &Sources) -> Result<ExitCode, Error
 #[must_use]
 pub fn table(letters: &[DeadLetter]) -> String {
     let row = |id: &str, kind: &str, attempts: &str, reason: &str| {
-        format!(
-            "{:<24}  {kind:<15}  {attempts:>8}  {reason}",
-            shorten(id, 24)
-        )
+        format!("{:<24}  {kind:<15}  {attempts:>8}  {reason}", shorten(id, 24))
     };
     let mut rows = vec![row("message id", "kind", "attempts", "reason")];
     rows.extend(letters.iter().map(|letter| {
         let id = letter.message_id.as_deref().unwrap_or("-");
-        row(
-            id,
-            &letter.kind,
-            &letter.attempts.to_string(),
-            &one_line(&letter.message),
-        )
+        row(id, &letter.kind, &letter.attempts.to_string(), &one_line(&letter.message))
     }));
     rows.push(format!("dead letters: {}", letters.len()));
     rows.join("\n")
@@ -85,9 +73,6 @@ pub fn table(letters: &[DeadLetter]) -> String {
 
 /// Text for one line of a terminal: control characters of whoever wrote it stay out.
 fn one_line(text: &str) -> String {
-    let clean: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     shorten(&clean, 120)
 }

@@ -12,8 +12,6 @@ use crate::config::{Config, Sources};
 /// Why it is not ready, or could not be asked.
 pub async fn run(sources: &Sources) -> Result<ExitCode, Error> {
     let loaded = Config::load(sources, &[])?;
-    admin::probe(loaded.config.admin.listen)
-        .await
-        .map_err(Error::failed)?;
+    admin::probe(loaded.config.admin.listen).await.map_err(Error::failed)?;
     Ok(ExitCode::SUCCESS)
 }

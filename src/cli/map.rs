@@ -25,13 +25,8 @@ pub fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     let mapping = Mapping::new(&config).map_err(Error::failed)?;
     let mut body = Vec::new();
     // One byte more than is allowed is enough to refuse it.
-    let limit = u64::try_from(MAX_BODY)
-        .unwrap_or(u64::MAX)
-        .saturating_add(1);
-    open(args.file.as_deref())?
-        .take(limit)
-        .read_to_end(&mut body)
-        .map_err(Error::failed)?;
+    let limit = u64::try_from(MAX_BODY).unwrap_or(u64::MAX).saturating_add(1);
+    open(args.file.as_deref())?.take(limit).read_to_end(&mut body).map_err(Error::failed)?;
     let decoded = decode(&body, config.task.unknown_fields).map_err(Error::failed)?;
     let payload = mapping.map(decoded).map_err(Error::failed)?;
     print(&serde_json::to_string_pretty(&payload).map_err(Error::failed)?)?;

@@ -32,32 +32,18 @@ pub struct Args {
 ///
 /// # Errors
 /// The place of the first bad input, or what the broker said, with how many were published.
-pub async fn run(
-    args: &Args,
-    sources: &Sources,
-    stop: &CancellationToken,
-) -> Result<ExitCode, Error> {
+pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Result<ExitCode, Error> {
     let config = load(sources, &[])?;
     let queue = config.broker.queue.clone();
     let input = read(Input::new(open(args.file.as_deref())?));
-    let publisher = Publisher::new(
-        Arc::new(Connector::new(config.broker)),
-        "publish",
-        TaskTracker::new(),
-    );
+    let publisher = Publisher::new(Arc::new(Connector::new(config.broker)), "publish", TaskTracker::new());
     let bar = progress();
     let sent = publish_all(input, &publisher, &queue, &bar, stop).await;
     bar.finish_and_clear();
     publisher.close().await;
     let published = bar.position();
-    sent.map_err(|why| {
-        Error::failed(format!(
-            "{why}\npublished and confirmed before that: {published}"
-        ))
-    })?;
-    print(&format!(
-        "published to {queue}, each confirmed: {published}"
-    ))?;
+    sent.map_err(|why| Error::failed(format!("{why}\npublished and confirmed before that: {published}")))?;
+    print(&format!("published to {queue}, each confirmed: {published}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -68,13 +54,10 @@ async fn publish_all(
     bar: &ProgressBar,
     stop: &CancellationToken,
 ) -> Result<(), String> {
-    let messages =
-        futures_util::stream::unfold(input, async |mut input| Some((input.recv().await?, input)));
+    let messages = futures_util::stream::unfold(input, async |mut input| Some((input.recv().await?, input)));
     let confirms = messages.map(|message| async move {
         let message = message?;
-        let sent = publisher
-            .publish(queue, &message.body, message.properties)
-            .await;
+        let sent = publisher.publish(queue, &message.body, message.properties).await;
         sent.map_err(|error| format!("message {}: {error}", message.place))
     });
     let mut confirms = std::pin::pin!(confirms.buffer_unordered(AT_A_TIME));
@@ -110,9 +93,7 @@ fn read(input: Input) -> mpsc::Receiver<Result<Outgoing, String>> {
 /// A progress bar, drawn on a terminal only.
 fn progress() -> ProgressBar {
     let bar = ProgressBar::no_length();
-    if let Ok(style) =
-        ProgressStyle::with_template("{spinner} {pos} published, {per_sec}, {elapsed}")
-    {
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} published, {per_sec}, {elapsed}") {
         bar.set_style(style);
     }
     bar.enable_steady_tick(Duration::from_millis(100));

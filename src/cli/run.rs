@@ -14,8 +14,7 @@ use crate::telemetry;
 /// # Errors
 /// An invalid configuration, an admin address that is taken. What ends a running worker is logged, with exit code 1.
 pub async fn run(sources: &Sources, stop: CancellationToken) -> Result<ExitCode, Error> {
-    let Loaded { config, warnings } =
-        Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
+    let Loaded { config, warnings } = Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
     telemetry::start(&config.log);
     for warning in warnings {
         tracing::warn!("{warning}");

@@ -63,9 +63,7 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> Result<ExitCode, Er
         seed: args.seed,
     };
     let sandbox = Sandbox::bind(options).await.map_err(|error| {
-        Error::failed(format!(
-            "cannot listen on {listen}: {error}; choose another address with --listen"
-        ))
+        Error::failed(format!("cannot listen on {listen}: {error}; choose another address with --listen"))
     })?;
     announce(sandbox.local_addr())
         .map_err(|error| Error::failed(format!("cannot write to standard output: {error}")))?;
@@ -75,11 +73,7 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> Result<ExitCode, Er
 
 fn announce(address: SocketAddr) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    writeln!(
-        stdout,
-        "{}",
-        json!({"listening": format!("http://{address}")})
-    )?;
+    writeln!(stdout, "{}", json!({"listening": format!("http://{address}")}))?;
     stdout.flush()
 }
 
@@ -131,10 +125,7 @@ mod tests {
         assert_eq!(args.max_simultaneous.get(), 2);
         assert_eq!(args.daily_limit, 4800);
         assert_eq!((args.faults, args.seed), (None, None));
-        assert_eq!(
-            parse(&["--token", "a", "--token=b"]).unwrap().tokens,
-            ["a", "b"]
-        );
+        assert_eq!(parse(&["--token", "a", "--token=b"]).unwrap().tokens, ["a", "b"]);
     }
 
     #[test]
@@ -155,13 +146,7 @@ mod tests {
     async fn says_which_rule_of_the_file_is_wrong() {
         let file = std::env::temp_dir().join(format!("wtw-faults-{}.json", std::process::id()));
         std::fs::write(&file, r#"[{"action": "hagn"}]"#).unwrap();
-        let args = parse(&[
-            "--listen",
-            "127.0.0.1:0",
-            "--faults",
-            file.to_str().unwrap(),
-        ])
-        .unwrap();
+        let args = parse(&["--listen", "127.0.0.1:0", "--faults", file.to_str().unwrap()]).unwrap();
         let wrong = run(args, CancellationToken::new()).await.unwrap_err();
         std::fs::remove_file(&file).unwrap();
         let args = parse(&["--faults", file.to_str().unwrap()]).unwrap();
@@ -169,11 +154,7 @@ mod tests {
         for (error, said) in [(wrong, "rule 1: unknown action"), (missing, "No such file")] {
             assert_eq!(error.exit, INVALID_CONFIGURATION);
             assert!(error.message.contains(said), "{}", error.message);
-            assert!(
-                error
-                    .message
-                    .starts_with(&format!("--faults {}: ", file.display()))
-            );
+            assert!(error.message.starts_with(&format!("--faults {}: ", file.display())));
         }
     }
 }

@@ -25,8 +25,7 @@ pub fn schema() -> Value {
     const DATE: &str = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])( ([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]|\
         [Tt ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9]))$";
     let text = |description: &str| json!({ "type": ["string", "null"], "minLength": 1, "description": description });
-    let required_text =
-        |description: &str| json!({ "type": "string", "minLength": 1, "description": description });
+    let required_text = |description: &str| json!({ "type": "string", "minLength": 1, "description": description });
     let date = |kinds: Value, description: &str| json!({ "type": kinds, "pattern": DATE, "description": description });
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -29,11 +29,7 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
             TopologyError::Differs(text) => Error::failed(text),
         })?;
     }
-    let vhost = config
-        .broker
-        .urls
-        .first()
-        .map_or_else(|| "/".to_owned(), vhost);
+    let vhost = config.broker.urls.first().map_or_else(|| "/".to_owned(), vhost);
     let definitions = topology.definitions(&vhost);
     print(&serde_json::to_string_pretty(&definitions).map_err(Error::failed)?)?;
     Ok(ExitCode::SUCCESS)

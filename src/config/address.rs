@@ -12,20 +12,8 @@ use super::{BrokerUrl, LedgerStore};
 use crate::nearest::nearest;
 
 /// What lapin understands after a `?`; whatever else is there it leaves out without a word.
-const AMQP_PARAMETERS: [&str; 5] = [
-    "heartbeat",
-    "frame_max",
-    "channel_max",
-    "connection_timeout",
-    "auth_mechanism",
-];
-const AUTH_MECHANISMS: [&str; 5] = [
-    "plain",
-    "external",
-    "amqplain",
-    "anonymous",
-    "rabbit-cr-demo",
-];
+const AMQP_PARAMETERS: [&str; 5] = ["heartbeat", "frame_max", "channel_max", "connection_timeout", "auth_mechanism"];
+const AUTH_MECHANISMS: [&str; 5] = ["plain", "external", "amqplain", "anonymous", "rabbit-cr-demo"];
 
 /// The CRM's scheme, host and port.
 pub(super) fn server(_: &Key, text: &str) -> Parsed<Url> {
@@ -68,10 +56,7 @@ fn bare(text: &str) -> Option<Url> {
         return None;
     }
     let url = Url::parse(text).ok()?;
-    let plausible = |name: &str| {
-        name.chars()
-            .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
-    };
+    let plausible = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
     match url.host()? {
         Host::Domain(name) => plausible(name).then_some(url),
         Host::Ipv4(_) | Host::Ipv6(_) => Some(url),
@@ -84,10 +69,7 @@ fn origin(url: &Url) -> String {
 
 fn superfluous(url: &Url) -> Option<&'static str> {
     [
-        (
-            !url.username().is_empty() || url.password().is_some(),
-            "a user or password",
-        ),
+        (!url.username().is_empty() || url.password().is_some(), "a user or password"),
         (url.path() != "/", "a path"),
         (url.query().is_some(), "a query"),
         (url.fragment().is_some(), "a fragment"),
@@ -109,9 +91,7 @@ pub(super) fn server_warnings(url: &Url) -> Vec<String> {
             Ok(_) => format!("crm{number}.wolkvox.com"),
             Err(_) => "the account's host under wolkvox.com".to_owned(),
         };
-        warnings.push(format!(
-            "{host} was switched off in November 2024; use {new}"
-        ));
+        warnings.push(format!("{host} was switched off in November 2024; use {new}"));
     }
     warnings
 }
@@ -131,42 +111,33 @@ pub(super) fn broker(_: &Key, text: &str) -> Parsed<BrokerUrl> {
     let host = match url.host() {
         None | Some(Host::Domain("")) => return Err("names no host".to_owned()),
         Some(Host::Ipv6(_)) => {
-            return Err(
-                "has an IPv6 address, which the AMQP library would take for localhost; \
+            return Err("has an IPv6 address, which the AMQP library would take for localhost; \
                         write a host name"
-                    .to_owned(),
-            );
+                .to_owned());
         }
         Some(host @ (Host::Domain(_) | Host::Ipv4(_))) => host,
     };
     let vhost = match url.path().strip_prefix('/') {
         None => "%2f",
         Some("") => {
-            return Err(
-                "ends in a slash, which names a virtual host without a name; \
+            return Err("ends in a slash, which names a virtual host without a name; \
                         write /%2f for the default one"
-                    .to_owned(),
-            );
+                .to_owned());
         }
         Some(vhost) => vhost,
     };
-    url.query_pairs()
-        .try_for_each(|(name, value)| parameter(&name, &value))?;
+    url.query_pairs().try_for_each(|(name, value)| parameter(&name, &value))?;
     let default_port = if url.scheme() == "amqps" { 5671 } else { 5672 };
     let port = url.port().unwrap_or(default_port);
-    Ok(BrokerUrl {
-        shown: format!("{}://{host}:{port}/{vhost}", url.scheme()),
-        secret: SecretString::from(text),
-    })
+    Ok(BrokerUrl { shown: format!("{}://{host}:{port}/{vhost}", url.scheme()), secret: SecretString::from(text) })
 }
 
 fn amqp(text: &str) -> Parsed<Url> {
     if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err("has a blank in it".to_owned());
     }
-    let url = Url::parse(text).map_err(|error| {
-        format!("is not a URL ({error}); in user and password write / as %2F, # as %23, @ as %40")
-    })?;
+    let url = Url::parse(text)
+        .map_err(|error| format!("is not a URL ({error}); in user and password write / as %2F, # as %23, @ as %40"))?;
     match url.scheme() {
         "amqp" | "amqps" if url.cannot_be_a_base() => Err("lacks the // of a URL".to_owned()),
         "amqp" | "amqps" if url.fragment().is_some() => Err("has a #; write it as %23".to_owned()),
@@ -229,14 +200,7 @@ fn redis(text: &str) -> Parsed<LedgerStore> {
 /// Whether credentials go unencrypted through what is likely the internet. Clusters' own names and private addresses
 /// are left alone: a warning that everybody has is read by nobody.
 pub(super) fn is_exposed(text: &str) -> bool {
-    const INTERNAL: [&str; 6] = [
-        ".svc",
-        ".local",
-        ".internal",
-        ".localhost",
-        ".lan",
-        ".localdomain",
-    ];
+    const INTERNAL: [&str; 6] = [".svc", ".local", ".internal", ".localhost", ".lan", ".localdomain"];
     let Ok(url) = Url::parse(text) else {
         return false;
     };

@@ -63,14 +63,7 @@ const QUEUE_BYTES: usize = 255;
 const SUFFIX_BYTES: usize = ".retry.86399999ms".len();
 
 const fn key(name: &'static str, preset: Preset, kind: Kind, meaning: &'static str) -> Key {
-    Key {
-        name,
-        preset,
-        kind,
-        meaning,
-        list: false,
-        secret: false,
-    }
+    Key { name, preset, kind, meaning, list: false, secret: false }
 }
 
 impl Key {
@@ -179,27 +172,13 @@ mod tests {
         for line in table.lines() {
             assert_eq!(line.matches('|').count(), 5, "{line}");
         }
-        assert!(
-            table.contains(
-                "| `crm.connect_timeout` | `WTW_CRM_CONNECT_TIMEOUT` | `5s` | 1ms to 10m; "
-            )
-        );
+        assert!(table.contains("| `crm.connect_timeout` | `WTW_CRM_CONNECT_TIMEOUT` | `5s` | 1ms to 10m; "));
         assert!(table.contains("| `ledger.url` | `WTW_LEDGER_URL` or `WTW_LEDGER_URL_FILE` |"));
     }
 
     #[test]
     fn the_bounds_in_words_are_the_bounds_in_code() {
-        assert!(
-            find("crm.tokens")
-                .unwrap()
-                .allowed()
-                .contains(&MOST_TOKENS.to_string())
-        );
-        assert!(
-            find("retry.delays")
-                .unwrap()
-                .allowed()
-                .contains(&MOST_DELAYS.to_string())
-        );
+        assert!(find("crm.tokens").unwrap().allowed().contains(&MOST_TOKENS.to_string()));
+        assert!(find("retry.delays").unwrap().allowed().contains(&MOST_DELAYS.to_string()));
     }
 }

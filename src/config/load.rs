@@ -37,21 +37,14 @@ impl Config {
     pub fn load(sources: &Sources, required: &[&str]) -> Result<Loaded, Problems> {
         let mut problems = Vec::new();
         let raw = Raw::read(sources, &mut problems);
-        let mut reader = Reader {
-            raw: &raw,
-            problems,
-            warnings: Vec::new(),
-        };
+        let mut reader = Reader { raw: &raw, problems, warnings: Vec::new() };
         // What an unreadable file may have held is neither missing nor contradicted.
         if !raw.incomplete {
             demand(&mut reader, required);
             order(&mut reader);
         }
         match sections::config(&mut reader, sources.terminal) {
-            Ok(config) if reader.problems.is_empty() => Ok(Loaded {
-                config,
-                warnings: reader.warnings,
-            }),
+            Ok(config) if reader.problems.is_empty() => Ok(Loaded { config, warnings: reader.warnings }),
             Ok(_) | Err(_) => Err(Problems(reader.problems)),
         }
     }
@@ -59,15 +52,9 @@ impl Config {
     /// What it amounts to, in one line without secrets.
     #[must_use]
     pub fn summary(&self) -> String {
-        let urls: Vec<&str> = self
-            .broker
-            .urls
-            .iter()
-            .map(|url| url.shown.as_str())
-            .collect();
+        let urls: Vec<&str> = self.broker.urls.iter().map(|url| url.shown.as_str()).collect();
         let server = self.crm.server.as_ref().map(|url| url.origin());
-        let server =
-            server.map_or_else(|| "none".to_owned(), |origin| origin.ascii_serialization());
+        let server = server.map_or_else(|| "none".to_owned(), |origin| origin.ascii_serialization());
         let ledger = match &self.ledger.store {
             LedgerStore::Memory => "in memory".to_owned(),
             LedgerStore::File(path) => path.display().to_string(),
@@ -98,11 +85,7 @@ pub fn read_tokens(path: &Path) -> Result<Vec<SecretString>, Problems> {
     })?;
     let mut raw = Raw::default();
     raw.insert(key, Some(written));
-    let mut reader = Reader {
-        raw: &raw,
-        problems: Vec::new(),
-        warnings: Vec::new(),
-    };
+    let mut reader = Reader { raw: &raw, problems: Vec::new(), warnings: Vec::new() };
     sections::tokens(&mut reader).map_err(|_| Problems(reader.problems))
 }
 
@@ -131,12 +114,8 @@ fn order(reader: &mut Reader<'_>) {
             true | false => continue,
         };
         let bound = format!("{relation} {less}");
-        let message = format!(
-            "{:?} is not {bound}, which is {:?} ({})",
-            format(high),
-            format(low),
-            reader.source(less)
-        );
+        let message =
+            format!("{:?} is not {bound}, which is {:?} ({})", format(high), format(low), reader.source(less));
         let problem = Problem::new(more, reader.source(more), message);
         reader.problems.push(problem.allowed(bound));
     }

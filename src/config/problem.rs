@@ -19,17 +19,8 @@ pub struct Problem {
 
 impl Problem {
     /// A problem that no list of allowed values would mend.
-    pub(super) fn new(
-        key: impl Into<String>,
-        source: impl Into<String>,
-        message: impl Into<String>,
-    ) -> Self {
-        Self {
-            key: key.into(),
-            source: source.into(),
-            message: message.into(),
-            allowed: None,
-        }
+    pub(super) fn new(key: impl Into<String>, source: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { key: key.into(), source: source.into(), message: message.into(), allowed: None }
     }
 
     /// Adds what would have been right.
@@ -64,9 +55,7 @@ impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = if self.0.len() == 1 { "" } else { "s" };
         write!(f, "the configuration has {} problem{plural}:", self.0.len())?;
-        self.0
-            .iter()
-            .try_for_each(|problem| write!(f, "\n  {problem}"))
+        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
     }
 }
 
@@ -74,9 +63,6 @@ impl std::error::Error for Problems {}
 
 impl From<Problems> for cli::Error {
     fn from(problems: Problems) -> Self {
-        Self {
-            exit: cli::INVALID_CONFIGURATION,
-            message: problems.to_string(),
-        }
+        Self { exit: cli::INVALID_CONFIGURATION, message: problems.to_string() }
     }
 }

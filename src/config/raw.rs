@@ -26,11 +26,7 @@ impl Sources {
     /// The sources of this process.
     #[must_use]
     pub fn of_process(file: Option<PathBuf>) -> Self {
-        Self {
-            file,
-            environment: std::env::vars_os().collect(),
-            terminal: std::io::stderr().is_terminal(),
-        }
+        Self { file, environment: std::env::vars_os().collect(), terminal: std::io::stderr().is_terminal() }
     }
 }
 
@@ -73,25 +69,13 @@ impl Raw {
     /// Reads all layers; what is wrong with them is added to the problems.
     pub(super) fn read(sources: &Sources, problems: &mut Vec<Problem>) -> Self {
         let (environment, named) = environment::layer(&sources.environment, problems);
-        let path = sources
-            .file
-            .clone()
-            .map(|path| (path, "--config".to_owned()));
-        let file = path
-            .or(named)
-            .map(|(path, source)| file::layer(&path, &source, problems));
-        let mut raw = Self {
-            incomplete: matches!(file, Some(None)),
-            ..Self::default()
-        };
+        let path = sources.file.clone().map(|path| (path, "--config".to_owned()));
+        let file = path.or(named).map(|(path, source)| file::layer(&path, &source, problems));
+        let mut raw = Self { incomplete: matches!(file, Some(None)), ..Self::default() };
         let layers = [Some(environment), file.flatten()];
         for key in KEYS {
             // Both layers are looked at, since a conflict in the lower one is an error too.
-            let written: Vec<_> = layers
-                .iter()
-                .flatten()
-                .filter_map(|layer| pick(key, layer, problems))
-                .collect();
+            let written: Vec<_> = layers.iter().flatten().filter_map(|layer| pick(key, layer, problems)).collect();
             match (written.into_iter().next(), key.preset) {
                 (Some(choice), _) => raw.insert(key, choice.resolve(key, problems)),
                 (None, Preset::Text(text)) => {
@@ -135,12 +119,8 @@ fn pick<'a>(key: &Key, layer: &'a Layer, problems: &mut Vec<Problem>) -> Option<
             Some(Choice::Reported)
         }
         (Some((Some(value), source)), None) => Some(Choice::Value(value, source)),
-        (None, Some((Some(Value::One(path)), source))) => {
-            Some(Choice::File(PathBuf::from(path), source))
-        }
-        (Some((None, _)), None) | (None, Some((None | Some(Value::Many(_)), _))) => {
-            Some(Choice::Reported)
-        }
+        (None, Some((Some(Value::One(path)), source))) => Some(Choice::File(PathBuf::from(path), source)),
+        (Some((None, _)), None) | (None, Some((None | Some(Value::Many(_)), _))) => Some(Choice::Reported),
     }
 }
 
@@ -172,21 +152,13 @@ impl Value {
             Self::One(text) => vec![text.clone()],
             Self::Many(texts) => texts.clone(),
         };
-        Written {
-            entries,
-            source,
-            file: None,
-        }
+        Written { entries, source, file: None }
     }
 }
 
 /// The entries of a list in one text: separated by commas or line ends, blanks aside.
 fn entries(text: &str) -> Vec<String> {
-    text.split([',', '\n'])
-        .map(str::trim)
-        .filter(|entry| !entry.is_empty())
-        .map(str::to_owned)
-        .collect()
+    text.split([',', '\n']).map(str::trim).filter(|entry| !entry.is_empty()).map(str::to_owned).collect()
 }
 
 /// Reads a secret's file.
@@ -205,11 +177,7 @@ pub(super) fn read_secret(key: &Key, path: &Path) -> Result<Written, String> {
     if entries.is_empty() {
         return Err("is empty".to_owned());
     }
-    Ok(Written {
-        entries,
-        source: format!("file {}", path.display()),
-        file: Some(path.to_owned()),
-    })
+    Ok(Written { entries, source: format!("file {}", path.display()), file: Some(path.to_owned()) })
 }
 
 /// Whether a text amounts to nothing, which means unset.

@@ -33,20 +33,12 @@ impl Reader<'_> {
     }
 
     /// A key that has a default.
-    pub(super) fn want<T>(
-        &mut self,
-        name: &str,
-        parse: impl Fn(&Key, &str) -> Parsed<T>,
-    ) -> Result<T, Reported> {
+    pub(super) fn want<T>(&mut self, name: &str, parse: impl Fn(&Key, &str) -> Parsed<T>) -> Result<T, Reported> {
         self.read(name, parse)?.ok_or(Reported)
     }
 
     /// All entries of a key, none when it is unset.
-    pub(super) fn each<T>(
-        &mut self,
-        name: &str,
-        parse: impl Fn(&Key, &str) -> Parsed<T>,
-    ) -> Result<Vec<T>, Reported> {
+    pub(super) fn each<T>(&mut self, name: &str, parse: impl Fn(&Key, &str) -> Parsed<T>) -> Result<Vec<T>, Reported> {
         let key = find(name).ok_or(Reported)?;
         let Some(written) = self.raw.get(name) else {
             return Ok(Vec::new());
@@ -93,10 +85,7 @@ impl Reader<'_> {
 /// What a key held, for people: shortened, and not at all where it may hold a secret.
 fn held(key: &Key, written: &Written, index: usize, entry: &str) -> String {
     const SHORT: usize = 60;
-    match (
-        key.secret || entry.contains(['@', '?']),
-        written.entries.len(),
-    ) {
+    match (key.secret || entry.contains(['@', '?']), written.entries.len()) {
         (true, 1) => "the value".to_owned(),
         (true, _) => format!("entry {}", index + 1),
         (false, _) if entry.chars().count() > SHORT => {
@@ -137,12 +126,10 @@ pub(super) fn choice<T: Copy, const N: usize>(values: [T; N]) -> impl Fn(&Key, &
             return Err("has no choice".to_owned());
         };
         let chosen = names.iter().zip(values).find(|(name, _)| **name == text);
-        chosen
-            .map(|(_, value)| value)
-            .ok_or_else(|| match nearest(text, names.iter().copied()) {
-                Some(name) => format!("is not allowed; did you mean {name}?"),
-                None => "is not allowed".to_owned(),
-            })
+        chosen.map(|(_, value)| value).ok_or_else(|| match nearest(text, names.iter().copied()) {
+            Some(name) => format!("is not allowed; did you mean {name}?"),
+            None => "is not allowed".to_owned(),
+        })
     }
 }
 
@@ -171,9 +158,7 @@ pub(super) fn count<T: TryFrom<u64>>(key: &Key, text: &str) -> Parsed<T> {
     };
     let number: u64 = text.parse().map_err(|_| "is not a whole number")?;
     let within = (least..=most).contains(&number).then_some(number);
-    within
-        .and_then(|number| T::try_from(number).ok())
-        .ok_or_else(|| "is out of bounds".to_owned())
+    within.and_then(|number| T::try_from(number).ok()).ok_or_else(|| "is out of bounds".to_owned())
 }
 
 /// A queue's name.

@@ -9,13 +9,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::address;
 use super::keys::{Key, MOST_DELAYS, MOST_TOKENS};
-use super::read::{
-    Parsed, Reader, Reported, any, choice, count, duration, duration_within, flag, path, queue,
-    text,
-};
+use super::read::{Parsed, Reader, Reported, any, choice, count, duration, duration_within, flag, path, queue, text};
 use super::{
-    Admin, Broker, Config, Crm, Gate, Ledger, LedgerStore, Log, LogFormat, LogLevel, OnUnknown,
-    Priority, Retry, Shutdown, Task, TopologyMode, UnknownFields,
+    Admin, Broker, Config, Crm, Gate, Ledger, LedgerStore, Log, LogFormat, LogLevel, OnUnknown, Priority, Retry,
+    Shutdown, Task, TopologyMode, UnknownFields,
 };
 use crate::nearest::nearest;
 
@@ -60,10 +57,9 @@ fn broker(reader: &mut Reader<'_>) -> Result<Broker, Reported> {
             reader.warn("broker.urls", message);
         }
     }
-    for (one, other) in [
-        ("broker.client_cert_file", "broker.client_key_file"),
-        ("broker.client_key_file", "broker.client_cert_file"),
-    ] {
+    for (one, other) in
+        [("broker.client_cert_file", "broker.client_key_file"), ("broker.client_key_file", "broker.client_cert_file")]
+    {
         if reader.raw.get(one).is_some() && reader.raw.get(other).is_none() {
             reader.problem(other, format!("is missing while {one} is given"));
         }
@@ -158,16 +154,10 @@ fn rate(_: &Key, text: &str) -> Parsed<f64> {
 fn zone(_: &Key, text: &str) -> Parsed<TimeZone> {
     TimeZone::get(text).map_err(|_| {
         // Likeness is measured in lower case; the database takes a name in any case.
-        let names: Vec<String> = jiff::tz::db()
-            .available()
-            .map(|name| name.as_str().to_lowercase())
-            .collect();
+        let names: Vec<String> = jiff::tz::db().available().map(|name| name.as_str().to_lowercase()).collect();
         let meant = nearest(text, names.iter().map(String::as_str));
         match meant.and_then(|name| TimeZone::get(name).ok()) {
-            Some(zone) => format!(
-                "is not known; did you mean {}?",
-                zone.iana_name().unwrap_or_default()
-            ),
+            Some(zone) => format!("is not known; did you mean {}?", zone.iana_name().unwrap_or_default()),
             None => "is not known".to_owned(),
         }
     })
@@ -223,9 +213,7 @@ fn delays(reader: &mut Reader<'_>) -> Result<Vec<Duration>, Reported> {
         }
         Some(_) | None => {}
     }
-    reader.each("retry.delays", |_, text| {
-        duration_within("1ms", "24h", text)
-    })
+    reader.each("retry.delays", |_, text| duration_within("1ms", "24h", text))
 }
 
 fn gate(reader: &mut Reader<'_>) -> Result<Gate, Reported> {
@@ -234,10 +222,7 @@ fn gate(reader: &mut Reader<'_>) -> Result<Gate, Reported> {
     let probe_max = reader.want("gate.probe_max", duration);
     let recheck = reader.want("gate.recheck", duration);
     let hold = reader.want("gate.hold", duration);
-    if hold
-        .as_ref()
-        .is_ok_and(|hold| *hold > Duration::from_secs(25 * 60))
-    {
+    if hold.as_ref().is_ok_and(|hold| *hold > Duration::from_secs(25 * 60)) {
         let message = "comes near the broker's consumer timeout, 30m unless changed there, \
                        after which it takes the messages back";
         reader.warn("gate.hold", message);
@@ -260,34 +245,20 @@ fn ledger(reader: &mut Reader<'_>) -> Result<Ledger, Reported> {
     {
         reader.warn("ledger.url", "is not encrypted; use rediss");
     }
-    Ok(Ledger {
-        store: store?,
-        retention: retention?,
-        max_entries: max_entries?,
-    })
+    Ok(Ledger { store: store?, retention: retention?, max_entries: max_entries? })
 }
 
 fn socket(_: &Key, text: &str) -> Parsed<SocketAddr> {
-    text.parse()
-        .map_err(|_| "is not an IP address with a port".to_owned())
+    text.parse().map_err(|_| "is not an IP address with a port".to_owned())
 }
 
 fn log(reader: &mut Reader<'_>, terminal: bool) -> Result<Log, Reported> {
     let format = reader.read("log.format", choice([LogFormat::Text, LogFormat::Json]));
-    let levels = [
-        LogLevel::Error,
-        LogLevel::Warn,
-        LogLevel::Info,
-        LogLevel::Debug,
-        LogLevel::Trace,
-    ];
+    let levels = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
     let level = reader.want("log.level", choice(levels));
     let usual = match terminal {
         true => LogFormat::Text,
         false => LogFormat::Json,
     };
-    Ok(Log {
-        format: format?.unwrap_or(usual),
-        level: level?,
-    })
+    Ok(Log { format: format?.unwrap_or(usual), level: level? })
 }

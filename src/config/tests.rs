@@ -37,20 +37,12 @@ impl Drop for Temporary {
 
 fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
     let pairs = variables.iter();
-    pairs
-        .map(|(name, value)| (name.into(), value.into()))
-        .collect()
+    pairs.map(|(name, value)| (name.into(), value.into())).collect()
 }
 
 fn load_env(variables: &[(&str, &str)]) -> Result<Loaded, Problems> {
     let environment = environment(variables);
-    Config::load(
-        &Sources {
-            environment,
-            ..Sources::default()
-        },
-        &[],
-    )
+    Config::load(&Sources { environment, ..Sources::default() }, &[])
 }
 
 fn load_toml(text: &str) -> Result<Loaded, Problems> {
@@ -59,35 +51,16 @@ fn load_toml(text: &str) -> Result<Loaded, Problems> {
 
 fn load_both(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Problems> {
     let file = Temporary::new(text);
-    let sources = Sources {
-        file: Some(file.0.clone()),
-        environment: environment(variables),
-        terminal: false,
-    };
+    let sources = Sources { file: Some(file.0.clone()), environment: environment(variables), terminal: false };
     Config::load(&sources, &[])
 }
 
 /// One key of the configuration, as text.
-#[expect(clippy::too_many_lines, reason = "a table")]
 fn field(config: &Config, name: &str) -> String {
-    let Config {
-        broker,
-        crm,
-        task,
-        retry,
-        gate,
-        ledger,
-        admin,
-        shutdown,
-        log,
-    } = config;
+    let Config { broker, crm, task, retry, gate, ledger, admin, shutdown, log } = config;
     let duration = crate::duration::format;
     match name {
-        "broker.urls" => broker
-            .urls
-            .iter()
-            .map(|url| url.secret.expose_secret())
-            .collect(),
+        "broker.urls" => broker.urls.iter().map(|url| url.secret.expose_secret()).collect(),
         "broker.queue" => broker.queue.clone(),
         "broker.dead_letter_queue" => broker.dead_letter_queue.clone(),
         "broker.topology" => format!("{:?}", broker.topology),
@@ -98,11 +71,7 @@ fn field(config: &Config, name: &str) -> String {
         "crm.server" => format!("{:?}", crm.server.as_ref().map(Url::as_str)),
         "crm.operation" => format!("{:?}", crm.operation),
         "crm.tokens" => {
-            let tokens: Vec<_> = crm
-                .tokens
-                .iter()
-                .map(|token| token.expose_secret())
-                .collect();
+            let tokens: Vec<_> = crm.tokens.iter().map(|token| token.expose_secret()).collect();
             tokens.join("+")
         }
         "crm.max_in_flight_per_token" => crm.max_in_flight_per_token.to_string(),
@@ -224,10 +193,7 @@ fn every_key_is_read_from_the_environment() {
     for (name, _, text, meant) in EVERY {
         let mut variables = vec![(variable(name), *text)];
         variables.extend(companion(name).map(|other| (variable(other), "x")));
-        let variables: Vec<_> = variables
-            .iter()
-            .map(|(name, text)| (name.as_str(), *text))
-            .collect();
+        let variables: Vec<_> = variables.iter().map(|(name, text)| (name.as_str(), *text)).collect();
         let config = load_env(&variables).unwrap().config;
         assert_eq!(field(&config, name), *meant, "{name}");
     }
@@ -249,12 +215,7 @@ fn every_key_is_read_from_toml() {
 
 #[test]
 fn every_problem_names_key_source_value_and_what_is_allowed() {
-    let free = [
-        "task.description",
-        "broker.ca_file",
-        "broker.client_cert_file",
-        "broker.client_key_file",
-    ];
+    let free = ["task.description", "broker.ca_file", "broker.client_cert_file", "broker.client_key_file"];
     for key in KEYS.iter().filter(|key| !free.contains(&key.name)) {
         let bad = "\u{1}é?bad";
         let problems = load_env(&[(&variable(key.name), bad)]).unwrap_err();
@@ -262,17 +223,12 @@ fn every_problem_names_key_source_value_and_what_is_allowed() {
             panic!("{problems}");
         };
         assert_eq!(problem.key, key.name);
-        assert_eq!(
-            problem.source,
-            format!("environment variable {}", variable(key.name))
-        );
+        assert_eq!(problem.source, format!("environment variable {}", variable(key.name)));
         assert_eq!(problem.allowed, Some(key.allowed()), "{}", key.name);
         assert!(problem.message.starts_with("the value "), "{problem}");
     }
     assert_eq!(
-        load_env(&[("WTW_CRM_REQUEST_TIMEOUT", "20")])
-            .unwrap_err()
-            .to_string(),
+        load_env(&[("WTW_CRM_REQUEST_TIMEOUT", "20")]).unwrap_err().to_string(),
         "the configuration has 1 problem:\n  \
          crm.request_timeout (environment variable WTW_CRM_REQUEST_TIMEOUT): \"20\" is not a duration; \
          allowed: a whole number with ms, s, m, h or d, such as 250ms or 5m, from 1ms to 10m"
@@ -282,16 +238,9 @@ fn every_problem_names_key_source_value_and_what_is_allowed() {
 #[test]
 fn all_problems_come_together_on_a_line_each_with_exit_code_78() {
     let toml = "[broker]\ntopology = 'x'\nqueu = 'y'\n[crm]\ntokens = ['a b']\nrequest_timeout = '30s'\n[gte]\n";
-    let variables = [
-        ("WTW_LOG_LEVEL", "loud"),
-        ("WTW_CRM_SERVR", "x"),
-        ("WTW_GATE_FAILURES", "0"),
-    ];
+    let variables = [("WTW_LOG_LEVEL", "loud"), ("WTW_CRM_SERVR", "x"), ("WTW_GATE_FAILURES", "0")];
     let problems = load_both(toml, &variables).unwrap_err();
-    let keys: Vec<&str> = problems
-        .iter()
-        .map(|problem| problem.key.as_str())
-        .collect();
+    let keys: Vec<&str> = problems.iter().map(|problem| problem.key.as_str()).collect();
     let expected = [
         "WTW_CRM_SERVR",
         "broker.queu",
@@ -311,17 +260,16 @@ fn all_problems_come_together_on_a_line_each_with_exit_code_78() {
 #[test]
 fn only_what_the_command_demands_is_required() {
     let environment = environment(&[("WTW_CRM_OPERATION", "demo"), ("WTW_CRM_SERVER", " ")]);
-    let sources = Sources {
-        environment,
-        ..Sources::default()
-    };
+    let sources = Sources { environment, ..Sources::default() };
     assert!(Config::load(&sources, &["crm.operation"]).is_ok());
     let problems = Config::load(&sources, &RUN).unwrap_err();
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     assert_eq!(lines.len(), 2);
-    assert!(lines[0].starts_with(
-        "crm.server (not set): is required; set it in the TOML file or as WTW_CRM_SERVER; allowed: host"
-    ));
+    assert!(
+        lines[0].starts_with(
+            "crm.server (not set): is required; set it in the TOML file or as WTW_CRM_SERVER; allowed: host"
+        )
+    );
     assert!(lines[1].contains("WTW_CRM_TOKENS or WTW_CRM_TOKENS_FILE"));
 }
 
@@ -329,25 +277,16 @@ fn only_what_the_command_demands_is_required() {
 fn no_secret_is_ever_printed() {
     const SECRET: &str = "hunter2";
     let good = [
-        (
-            "WTW_BROKER_URLS",
-            "amqp://hunter2:hunter2@host/v?heartbeat=15,amqp://hunter2@b.example.com",
-        ),
+        ("WTW_BROKER_URLS", "amqp://hunter2:hunter2@host/v?heartbeat=15,amqp://hunter2@b.example.com"),
         ("WTW_CRM_TOKENS", "hunter2,hunter2x"),
         ("WTW_LEDGER_URL", "redis://:hunter2@cache.example.com"),
         ("WTW_CRM_SERVER", "http://sv0001.crmvox.com"),
     ];
     let loaded = load_env(&good).unwrap();
     assert_eq!(loaded.warnings.len(), 4);
-    let said = format!(
-        "{loaded:?} {} {:#?}",
-        loaded.config.summary(),
-        loaded.config
-    );
+    let said = format!("{loaded:?} {} {:#?}", loaded.config.summary(), loaded.config);
     assert!(!said.contains(SECRET), "{said}");
-    assert!(
-        said.contains("queue wolkvox.tasks at amqp://host:5672/v, amqp://b.example.com:5672/%2f;")
-    );
+    assert!(said.contains("queue wolkvox.tasks at amqp://host:5672/v, amqp://b.example.com:5672/%2f;"));
 
     for (name, bad) in [
         ("WTW_BROKER_URLS", "amqp://hunter2:hunter2@[::1]/v"),
@@ -360,27 +299,14 @@ fn no_secret_is_ever_printed() {
         ("WTW_LEDGER_URL", "hunter2"),
         ("WTW_LEDGER_URL", "redis://:hunter2@h:x"),
         ("WTW_CRM_SERVER", "https://u:hunter2@h"),
-        (
-            "WTW_CRM_SERVER",
-            "https://https://u:hunter2@h/?token=hunter2",
-        ),
+        ("WTW_CRM_SERVER", "https://https://u:hunter2@h/?token=hunter2"),
         ("WTW_CRM_SERVER", "h/?token=hunter2"),
     ] {
         let problems = load_env(&[(name, bad)]).unwrap_err();
-        assert!(
-            !format!("{problems} {problems:?}").contains(SECRET),
-            "{problems}"
-        );
+        assert!(!format!("{problems} {problems:?}").contains(SECRET), "{problems}");
     }
-    for toml in [
-        "crm.tokens = 'hunter2",
-        "[crm]\ntokens = { hunter2 = 1 }",
-        "crm.tokens = [['hunter2']]",
-    ] {
+    for toml in ["crm.tokens = 'hunter2", "[crm]\ntokens = { hunter2 = 1 }", "crm.tokens = [['hunter2']]"] {
         let problems = load_toml(toml).unwrap_err();
-        assert!(
-            !format!("{problems} {problems:?}").contains(SECRET),
-            "{problems}"
-        );
+        assert!(!format!("{problems} {problems:?}").contains(SECRET), "{problems}");
     }
 }

@@ -67,9 +67,7 @@ impl Outcome {
     pub fn spends_attempt(self) -> bool {
         match self {
             Self::Created | Self::Rejected | Self::Unavailable | Self::Unknown => true,
-            Self::Throttled | Self::QuotaExhausted | Self::Unauthorized | Self::Misconfigured => {
-                false
-            }
+            Self::Throttled | Self::QuotaExhausted | Self::Unauthorized | Self::Misconfigured => false,
         }
     }
 
@@ -78,18 +76,13 @@ impl Outcome {
     pub fn meaning(self) -> (&'static str, &'static str) {
         match self {
             Self::Created => ("`code` 200", "ack"),
-            Self::Rejected => (
-                "any other verdict of the API about this request; HTTP 413, 414",
-                "dead-letter at once",
-            ),
-            Self::Throttled => (
-                "403 \"simultaneous\"; 429",
-                "that token waits (`Retry-After`, else growing jittered waits)",
-            ),
-            Self::QuotaExhausted => (
-                "403 \"token limit\"",
-                "that token is parked until its reset; the others carry on",
-            ),
+            Self::Rejected => ("any other verdict of the API about this request; HTTP 413, 414", "dead-letter at once"),
+            Self::Throttled => {
+                ("403 \"simultaneous\"; 429", "that token waits (`Retry-After`, else growing jittered waits)")
+            }
+            Self::QuotaExhausted => {
+                ("403 \"token limit\"", "that token is parked until its reset; the others carry on")
+            }
             Self::Unauthorized => (
                 "401; 403 \"validate token\"; a 403 with another text, unless `tokenInformation.php` then accepts the token, which makes it `rejected`",
                 "that token is quarantined",
@@ -98,10 +91,9 @@ impl Outcome {
                 "404 or 405 without a `code`, the 400 \"API … does not exist\", a redirect",
                 "the gate closes; an operator is needed",
             ),
-            Self::Unavailable => (
-                "not sent: DNS, connect, TLS; 503; 401 or 403 without a `code`; `code` 5xx",
-                "next attempt",
-            ),
+            Self::Unavailable => {
+                ("not sent: DNS, connect, TLS; 503; 401 or 403 without a `code`; `code` 5xx", "next attempt")
+            }
             Self::Unknown => (
                 "sent and no verdict: timeout, reset, a 200 that cannot be read, every status not listed",
                 "as `retry.on_unknown` says",
@@ -168,13 +160,8 @@ fn without_piece(text: String, secret: &str) -> String {
     let Some(whole) = text.strip_suffix('…') else {
         return text;
     };
-    let pieces = secret
-        .char_indices()
-        .rev()
-        .filter_map(|(end, _)| secret.get(..end));
-    let cut = pieces
-        .filter(|piece| !piece.is_empty())
-        .find_map(|piece| whole.strip_suffix(piece));
+    let pieces = secret.char_indices().rev().filter_map(|(end, _)| secret.get(..end));
+    let cut = pieces.filter(|piece| !piece.is_empty()).find_map(|piece| whole.strip_suffix(piece));
     cut.map(|rest| format!("{rest}{HIDDEN}…")).unwrap_or(text)
 }
 
@@ -185,38 +172,23 @@ const MAX_TEXT: usize = 1_024;
 #[must_use]
 pub fn classify(answer: &Answer, now: Timestamp) -> Judgement {
     match answer {
-        Answer::NotSent(why) => silent(
-            Outcome::Unavailable,
-            format!("the CRM could not be reached: {why}"),
-        ),
-        Answer::NoAnswer(why) => silent(
-            Outcome::Unknown,
-            format!("the request was sent and no answer came, so the task may exist: {why}"),
-        ),
+        Answer::NotSent(why) => silent(Outcome::Unavailable, format!("the CRM could not be reached: {why}")),
+        Answer::NoAnswer(why) => {
+            silent(Outcome::Unknown, format!("the request was sent and no answer came, so the task may exist: {why}"))
+        }
         Answer::Reply(reply) => {
             let mut judgement = match find_verdict(&reply.body) {
                 Some(verdict) => by_code(reply.status, &verdict),
                 None => by_status(reply.status),
             };
-            judgement.retry_after = reply
-                .retry_after
-                .as_deref()
-                .and_then(|text| parse_retry_after(text, now));
+            judgement.retry_after = reply.retry_after.as_deref().and_then(|text| parse_retry_after(text, now));
             judgement
         }
     }
 }
 
 fn silent(outcome: Outcome, reason: String) -> Judgement {
-    Judgement {
-        outcome,
-        reason,
-        http_status: None,
-        code: None,
-        message: None,
-        retry_after: None,
-        ask_token: false,
-    }
+    Judgement { outcome, reason, http_status: None, code: None, message: None, retry_after: None, ask_token: false }
 }
 
 /// The API's own words, found in a body.
@@ -230,11 +202,7 @@ struct Verdict {
 
 fn by_code(status: u16, verdict: &Verdict) -> Judgement {
     let (outcome, ask_token) = judge_code(verdict.code, &verdict.words);
-    let said = verdict
-        .text
-        .as_deref()
-        .map(|text| format!(": {text}"))
-        .unwrap_or_default();
+    let said = verdict.text.as_deref().map(|text| format!(": {text}")).unwrap_or_default();
     Judgement {
         reason: format!("the CRM answered code {}{said}", verdict.code),
         http_status: Some(status),
@@ -264,39 +232,22 @@ fn judge_code(code: i64, words: &str) -> (Outcome, bool) {
 
 /// The word, not a part of another: a task's own words may be quoted, and must not close the gate.
 fn names_api(words: &str) -> bool {
-    words
-        .split(|c: char| !c.is_alphanumeric())
-        .any(|word| word == "api")
+    words.split(|c: char| !c.is_alphanumeric()).any(|word| word == "api")
 }
 
 fn by_status(status: u16) -> Judgement {
     let (outcome, reason) = match status {
         413 | 414 => (Outcome::Rejected, "the request is too large for the CRM"),
         429 => (Outcome::Throttled, "too many requests"),
-        404 | 405 => (
-            Outcome::Misconfigured,
-            "no API is at this address; check crm.server",
-        ),
-        300..=399 => (
-            Outcome::Misconfigured,
-            "a redirect, which is not followed; check crm.server",
-        ),
-        401 | 403 => (
-            Outcome::Unavailable,
-            "refused by something in front of the API",
-        ),
+        404 | 405 => (Outcome::Misconfigured, "no API is at this address; check crm.server"),
+        300..=399 => (Outcome::Misconfigured, "a redirect, which is not followed; check crm.server"),
+        401 | 403 => (Outcome::Unavailable, "refused by something in front of the API"),
         503 => (Outcome::Unavailable, "service unavailable"),
-        _ => (
-            Outcome::Unknown,
-            "no readable verdict, so the task may exist",
-        ),
+        _ => (Outcome::Unknown, "no readable verdict, so the task may exist"),
     };
     Judgement {
         http_status: Some(status),
-        ..silent(
-            outcome,
-            format!("the CRM answered HTTP {status} without a code: {reason}"),
-        )
+        ..silent(outcome, format!("the CRM answered HTTP {status} without a code: {reason}"))
     }
 }
 
@@ -343,15 +294,8 @@ fn read_verdict(object: &Members<'_>) -> Option<Verdict> {
         (!text.is_empty() && text != "null").then(|| shorten(text, MAX_TEXT))
     };
     let (error, msg) = (text("error"), text("msg"));
-    let words = [error.as_deref(), msg.as_deref()]
-        .map(Option::unwrap_or_default)
-        .join(" ")
-        .to_lowercase();
-    Some(Verdict {
-        code,
-        words,
-        text: msg.or(error),
-    })
+    let words = [error.as_deref(), msg.as_deref()].map(Option::unwrap_or_default).join(" ").to_lowercase();
+    Some(Verdict { code, words, text: msg.or(error) })
 }
 
 /// A number, or a number in a string: other calls of the same API write `"200"`.

@@ -19,11 +19,7 @@ fn failure() -> Failure {
 fn written(failure: &Failure) -> Message {
     let mut message = message(&[]);
     message.properties = message.properties.with_message_id("m-1".into());
-    let journey = Journey {
-        attempts: 1,
-        possibly_created: true,
-        ..Journey::read(&message).0
-    };
+    let journey = Journey { attempts: 1, possibly_created: true, ..Journey::read(&message).0 };
     let at = Timestamp::UNIX_EPOCH;
     let properties = properties(&message, &journey, failure, "worker/1@host", at, FRAME);
     arrived(properties, "wolkvox.tasks.dead")
@@ -50,18 +46,8 @@ fn headers_have_the_contracts_names_and_types() {
     ] {
         assert_eq!(letter.header(name), Some(&value), "{name}");
     }
-    let bare = written(&Failure::new(
-        Stage::Map,
-        Kind::InvalidTask,
-        "name: is missing",
-    ));
-    for name in [
-        "x-crm-code",
-        "x-crm-message",
-        "x-http-status",
-        "x-replay-count",
-        "x-attempt-history",
-    ] {
+    let bare = written(&Failure::new(Stage::Map, Kind::InvalidTask, "name: is missing"));
+    for name in ["x-crm-code", "x-crm-message", "x-http-status", "x-replay-count", "x-attempt-history"] {
         assert_eq!(bare.header(name), None, "{name}");
     }
 }
@@ -100,17 +86,12 @@ fn deaths(reasons: &[&str]) -> HeaderValue {
             ("queue", text("wolkvox.tasks")),
             ("time", HeaderValue::Timestamp(1)),
             ("exchange", text("")),
-            (
-                "routing-keys",
-                HeaderValue::FieldArray(FieldArray::from(vec![text("wolkvox.tasks")])),
-            ),
+            ("routing-keys", HeaderValue::FieldArray(FieldArray::from(vec![text("wolkvox.tasks")]))),
         ];
         let entries = table.map(|(key, value)| (ShortString::from(key), value));
         HeaderValue::FieldTable(Headers::from(std::collections::BTreeMap::from(entries)))
     };
-    HeaderValue::FieldArray(FieldArray::from(
-        reasons.iter().map(death).collect::<Vec<_>>(),
-    ))
+    HeaderValue::FieldArray(FieldArray::from(reasons.iter().map(death).collect::<Vec<_>>()))
 }
 
 #[test]
@@ -121,10 +102,7 @@ fn what_the_broker_gave_up_shows_its_newest_reason() {
         (&["maxlen"], "maxlen"),
         (&["rejected"], "rejected"),
     ] {
-        let read = DeadLetter::read(&message(&[
-            ("x-death", deaths(reasons)),
-            ("x-attempts", number(4)),
-        ]));
+        let read = DeadLetter::read(&message(&[("x-death", deaths(reasons)), ("x-attempts", number(4))]));
         assert_eq!(read.kind, kind);
         assert_eq!(read.message, format!("the broker gave it up: {kind}"));
         assert_eq!((read.stage, read.attempts), (None, 4));
@@ -140,10 +118,7 @@ fn a_replay_that_the_broker_gave_up_does_not_show_its_old_reason() {
     let read = DeadLetter::read(&letter);
     assert_eq!(read.kind, "delivery_limit");
     assert_eq!(read.message, "the broker gave it up: delivery_limit");
-    assert_eq!(
-        (read.stage, read.crm_code, read.crm_message, read.failed_at),
-        (None, None, None, None)
-    );
+    assert_eq!((read.stage, read.crm_code, read.crm_message, read.failed_at), (None, None, None, None));
 }
 
 #[test]
@@ -154,18 +129,9 @@ fn what_explains_nothing_is_read_all_the_same() {
         vec![("x-death", text("expired"))],
         vec![("x-death", HeaderValue::FieldArray(FieldArray::default()))],
         vec![("x-death", array(text("expired")))],
-        vec![(
-            "x-death",
-            array(HeaderValue::FieldTable(Headers::default())),
-        )],
-        vec![
-            ("x-error-kind", text("rejected")),
-            ("x-error-message", text("forged")),
-        ],
-        vec![
-            ("x-dead-letter-schema", number(1)),
-            ("x-error-kind", number(7)),
-        ],
+        vec![("x-death", array(HeaderValue::FieldTable(Headers::default())))],
+        vec![("x-error-kind", text("rejected")), ("x-error-message", text("forged"))],
+        vec![("x-dead-letter-schema", number(1)), ("x-error-kind", number(7))],
     ] {
         let read = DeadLetter::read(&message(&headers));
         assert_eq!(read.kind, "unexplained", "{headers:?}");

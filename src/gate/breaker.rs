@@ -54,10 +54,7 @@ impl Breaker {
     /// When the next probe may leave; none while open, and while one is out.
     #[must_use]
     pub fn next_probe(&self) -> Option<Instant> {
-        self.closed
-            .as_ref()
-            .filter(|closed| !closed.probing)
-            .map(|closed| closed.next_probe)
+        self.closed.as_ref().filter(|closed| !closed.probing).map(|closed| closed.next_probe)
     }
 
     /// Marks the one probe as out.
@@ -105,11 +102,7 @@ impl Breaker {
             return;
         }
         let wait: Duration = jittered(self.pauses.next(), chance);
-        self.closed = Some(Closed {
-            cause,
-            next_probe: now + wait,
-            probing: false,
-        });
+        self.closed = Some(Closed { cause, next_probe: now + wait, probing: false });
     }
 }
 
@@ -164,22 +157,10 @@ mod tests {
             breaker.start_probe();
             assert_eq!(breaker.next_probe(), None, "one at a time");
             breaker.report(Outcome::Unavailable, true, now, 0.0);
-            assert_eq!(
-                breaker.next_probe(),
-                Some(now + Duration::from_secs(seconds))
-            );
+            assert_eq!(breaker.next_probe(), Some(now + Duration::from_secs(seconds)));
         }
-        breaker.report(
-            Outcome::Unavailable,
-            false,
-            now + Duration::from_secs(1),
-            0.0,
-        );
-        assert_eq!(
-            breaker.next_probe(),
-            Some(now + Duration::from_secs(4)),
-            "a straggler postpones nothing"
-        );
+        breaker.report(Outcome::Unavailable, false, now + Duration::from_secs(1), 0.0);
+        assert_eq!(breaker.next_probe(), Some(now + Duration::from_secs(4)), "a straggler postpones nothing");
     }
 
     #[tokio::test(start_paused = true)]

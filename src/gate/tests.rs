@@ -9,20 +9,17 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::config::{Config, Sources};
 
+/// What the gate told, in order.
+type Told = Arc<Mutex<Vec<Option<Closed>>>>;
+
 const SOON: Duration = Duration::from_secs(600);
 
-fn gate(more: &[(&str, &str)]) -> (Arc<Gate>, Arc<Mutex<Vec<Option<Closed>>>>) {
+fn gate(more: &[(&str, &str)]) -> (Arc<Gate>, Told) {
     let given = [("WTW_CRM_TOKENS", "a"), ("WTW_GATE_FAILURES", "3")];
     // The last one given of a name counts.
     let given: HashMap<_, _> = given.iter().chain(more).copied().collect();
-    let environment = given
-        .into_iter()
-        .map(|(key, value)| (key.into(), value.into()))
-        .collect();
-    let sources = Sources {
-        environment,
-        ..Sources::default()
-    };
+    let environment = given.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+    let sources = Sources { environment, ..Sources::default() };
     let config = Config::load(&sources, &[]).unwrap().config;
     let told = Arc::new(Mutex::new(Vec::new()));
     let on_change = {
@@ -31,18 +28,12 @@ fn gate(more: &[(&str, &str)]) -> (Arc<Gate>, Arc<Mutex<Vec<Option<Closed>>>>) {
     };
     // 22:00 in Bogota, two hours before the quota's reset.
     let clock = Clock::new(|| "2026-03-02T03:00:00Z".parse().unwrap());
-    let gate = Gate::new(
-        &config.gate,
-        &config.crm,
-        config.retry.retry_after_max,
-        clock,
-        on_change,
-    );
+    let gate = Gate::new(&config.gate, &config.crm, config.retry.retry_after_max, clock, on_change);
     (gate, told)
 }
 
 /// The gate with its timer running.
-fn running(more: &[(&str, &str)]) -> (Arc<Gate>, Arc<Mutex<Vec<Option<Closed>>>>) {
+fn running(more: &[(&str, &str)]) -> (Arc<Gate>, Told) {
     let (gate, told) = gate(more);
     TaskTracker::new().spawn(Arc::clone(&gate).run(CancellationToken::new()));
     (gate, told)
@@ -82,10 +73,7 @@ async fn a_third_request_waits_for_a_slot_and_a_dropped_one_frees_it() {
     let (first, second) = (slot(&gate).await, slot(&gate).await);
     let until = Instant::now() + Duration::from_secs(1);
     let mut pass = gate.pass(until).await.unwrap();
-    assert!(matches!(
-        gate.slot(&mut pass, until).await,
-        Err(NoSlot::Held)
-    ));
+    assert!(matches!(gate.slot(&mut pass, until).await, Err(NoSlot::Held)));
     drop(first);
     let third = gate.slot(&mut pass, Instant::now() + SOON).await;
     assert!(third.is_ok());
@@ -95,16 +83,10 @@ async fn a_third_request_waits_for_a_slot_and_a_dropped_one_frees_it() {
 
 #[tokio::test(start_paused = true)]
 async fn while_closed_one_probe_at_a_time_leaves_and_waiting_messages_take_turns() {
-    let (gate, told) = running(&[
-        ("WTW_GATE_PROBE_INITIAL", "1s"),
-        ("WTW_GATE_PROBE_MAX", "1s"),
-    ]);
+    let (gate, told) = running(&[("WTW_GATE_PROBE_INITIAL", "1s"), ("WTW_GATE_PROBE_MAX", "1s")]);
     fail(&gate, 3).await;
     assert_eq!(gate.closed(), Some(Closed::Outage));
-    let (probes, order) = (
-        Arc::new(AtomicUsize::new(0)),
-        Arc::new(Mutex::new(Vec::new())),
-    );
+    let (probes, order) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
     let tasks = TaskTracker::new();
     for name in 0..3 {
         let (gate, probes, order) = (Arc::clone(&gate), Arc::clone(&probes), Arc::clone(&order));
@@ -174,19 +156,13 @@ async fn a_message_is_held_no_longer_than_it_may() {
     let (gate, _) = running(&[("WTW_GATE_FAILURES", "1"), ("WTW_GATE_PROBE_INITIAL", "1m")]);
     fail(&gate, 1).await;
     let began = Instant::now();
-    assert_eq!(
-        gate.pass(began + Duration::from_secs(5)).await.err(),
-        Some(Held)
-    );
+    assert_eq!(gate.pass(began + Duration::from_secs(5)).await.err(), Some(Held));
     assert_eq!(began.elapsed(), Duration::from_secs(5));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_used_up_token_rests_until_midnight_in_the_accounts_zone() {
-    let (gate, told) = running(&[
-        ("WTW_CRM_TIMEZONE", "America/Bogota"),
-        ("WTW_GATE_RECHECK", "24h"),
-    ]);
+    let (gate, told) = running(&[("WTW_CRM_TIMEZONE", "America/Bogota"), ("WTW_GATE_RECHECK", "24h")]);
     let began = Instant::now();
     slot(&gate).await.report(&judged(Outcome::QuotaExhausted));
     assert_eq!(gate.closed(), Some(Closed::Quota));
@@ -208,21 +184,12 @@ async fn a_refused_token_is_tried_again_at_each_recheck_by_one_request() {
     let trial = slot(&gate).await;
     assert_eq!(trial.token().expose_secret(), name);
     trial.report(&judged(Outcome::Created));
-    assert_eq!(
-        gate.token_states()
-            .iter()
-            .filter(|(_, parked, _)| parked.is_some())
-            .count(),
-        0
-    );
+    assert_eq!(gate.token_states().iter().filter(|(_, parked, _)| parked.is_some()).count(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn requests_keep_the_configured_distance() {
-    let (gate, _) = running(&[
-        ("WTW_CRM_REQUESTS_PER_SECOND", "10"),
-        ("WTW_CRM_MAX_IN_FLIGHT_PER_TOKEN", "50"),
-    ]);
+    let (gate, _) = running(&[("WTW_CRM_REQUESTS_PER_SECOND", "10"), ("WTW_CRM_MAX_IN_FLIGHT_PER_TOKEN", "50")]);
     let began = Instant::now();
     let mut slots = Vec::new();
     for _ in 0..11 {

@@ -55,12 +55,7 @@ impl Tokens {
     /// Tokens with `slots` requests at a time on each; a parked one is tried every `recheck`.
     #[must_use]
     pub fn new(secrets: Vec<SecretString>, slots: usize, recheck: Duration) -> Self {
-        let mut tokens = Self {
-            list: Vec::new(),
-            slots,
-            recheck,
-            turn: 0,
-        };
+        let mut tokens = Self { list: Vec::new(), slots, recheck, turn: 0 };
         tokens.replace(secrets);
         tokens
     }
@@ -71,9 +66,7 @@ impl Tokens {
         self.list = secrets
             .into_iter()
             .map(|secret| {
-                let known = old
-                    .iter()
-                    .position(|token| token.secret.expose_secret() == secret.expose_secret());
+                let known = old.iter().position(|token| token.secret.expose_secret() == secret.expose_secret());
                 known.map_or_else(|| Token::new(secret), |at| old.swap_remove(at))
             })
             .collect();
@@ -89,11 +82,7 @@ impl Tokens {
     pub fn refresh(&mut self, now: Instant) {
         for token in &mut self.list {
             token.throttled_until = token.throttled_until.filter(|until| *until > now);
-            let over = token
-                .parked
-                .as_ref()
-                .and_then(|parking| parking.until)
-                .is_some_and(|until| until <= now);
+            let over = token.parked.as_ref().and_then(|parking| parking.until).is_some_and(|until| until <= now);
             if over {
                 token.parked = None;
             }
@@ -112,11 +101,7 @@ impl Tokens {
         let (slots, recheck) = (self.slots, self.recheck);
         for step in 0..count {
             let at = (self.turn + step) % count;
-            let Some(token) = self
-                .list
-                .get_mut(at)
-                .filter(|token| token.has_slot(slots, now))
-            else {
+            let Some(token) = self.list.get_mut(at).filter(|token| token.has_slot(slots, now)) else {
                 continue;
             };
             token.in_use += 1;
@@ -146,13 +131,7 @@ impl Tokens {
     }
 
     /// Too many at a time: the token waits for a growing time, at least for `hint`.
-    pub fn throttle(
-        &mut self,
-        secret: &SecretString,
-        hint: Option<Duration>,
-        now: Instant,
-        chance: f64,
-    ) {
+    pub fn throttle(&mut self, secret: &SecretString, hint: Option<Duration>, now: Instant, chance: f64) {
         if let Some(token) = self.find(secret) {
             let wait = token.pauses.next().max(hint.unwrap_or_default());
             let until = now + jittered(wait, chance);
@@ -162,20 +141,10 @@ impl Tokens {
     }
 
     /// Takes a token out of use, for `lasts` where that is known.
-    pub fn park(
-        &mut self,
-        secret: &SecretString,
-        reason: Parked,
-        lasts: Option<Duration>,
-        now: Instant,
-    ) {
+    pub fn park(&mut self, secret: &SecretString, reason: Parked, lasts: Option<Duration>, now: Instant) {
         let next_try = now + self.recheck;
         if let Some(token) = self.find(secret) {
-            token.parked = Some(Parking {
-                reason,
-                until: lasts.map(|lasts| now + lasts),
-                next_try,
-            });
+            token.parked = Some(Parking { reason, until: lasts.map(|lasts| now + lasts), next_try });
         }
     }
 
@@ -184,19 +153,13 @@ impl Tokens {
     pub fn next_event(&self, now: Instant) -> Option<Instant> {
         let events = self.list.iter().flat_map(|token| {
             let parking = token.parked.as_ref();
-            [
-                token.throttled_until,
-                parking.and_then(|p| p.until),
-                parking.map(|p| p.next_try),
-            ]
+            [token.throttled_until, parking.and_then(|p| p.until), parking.map(|p| p.next_try)]
         });
         events.flatten().filter(|at| *at > now).min()
     }
 
     fn find(&mut self, secret: &SecretString) -> Option<&mut Token> {
-        self.list
-            .iter_mut()
-            .find(|token| token.secret.expose_secret() == secret.expose_secret())
+        self.list.iter_mut().find(|token| token.secret.expose_secret() == secret.expose_secret())
     }
 }
 
@@ -220,27 +183,20 @@ impl Token {
     /// How long it stays unused from `now` on, unless its reset comes earlier.
     #[must_use]
     pub fn waits(&self, now: Instant) -> Option<Duration> {
-        let parked = self.parked.as_ref().map(|parking| {
-            parking
-                .until
-                .map_or(parking.next_try, |until| until.min(parking.next_try))
-        });
-        parked
-            .max(self.throttled_until)
-            .map(|until| until.saturating_duration_since(now))
+        let parked = self
+            .parked
+            .as_ref()
+            .map(|parking| parking.until.map_or(parking.next_try, |until| until.min(parking.next_try)));
+        parked.max(self.throttled_until).map(|until| until.saturating_duration_since(now))
     }
 
     fn usable(&self, now: Instant) -> bool {
-        self.parked
-            .as_ref()
-            .is_none_or(|parking| parking.next_try <= now)
+        self.parked.as_ref().is_none_or(|parking| parking.next_try <= now)
     }
 
     fn has_slot(&self, slots: usize, now: Instant) -> bool {
         let slots = if self.parked.is_some() { 1 } else { slots };
-        self.usable(now)
-            && self.in_use < slots
-            && self.throttled_until.is_none_or(|until| until <= now)
+        self.usable(now) && self.in_use < slots && self.throttled_until.is_none_or(|until| until <= now)
     }
 }
 
@@ -251,17 +207,11 @@ mod tests {
     const RECHECK: Duration = Duration::from_secs(900);
 
     fn tokens(names: &[&str]) -> Tokens {
-        Tokens::new(
-            names.iter().map(|name| SecretString::from(*name)).collect(),
-            2,
-            RECHECK,
-        )
+        Tokens::new(names.iter().map(|name| SecretString::from(*name)).collect(), 2, RECHECK)
     }
 
     fn take(tokens: &mut Tokens, now: Instant) -> Option<String> {
-        tokens
-            .take(now)
-            .map(|secret| secret.expose_secret().to_owned())
+        tokens.take(now).map(|secret| secret.expose_secret().to_owned())
     }
 
     #[tokio::test(start_paused = true)]
@@ -271,11 +221,7 @@ mod tests {
         let taken: Vec<_> = (0..5).map(|_| take(&mut tokens, now)).collect();
         assert_eq!(
             taken,
-            ["a", "b", "a", "b"]
-                .map(|n| Some(n.to_owned()))
-                .into_iter()
-                .chain([None])
-                .collect::<Vec<_>>()
+            ["a", "b", "a", "b"].map(|n| Some(n.to_owned())).into_iter().chain([None]).collect::<Vec<_>>()
         );
         tokens.release(&SecretString::from("b"));
         assert_eq!(take(&mut tokens, now).as_deref(), Some("b"));
@@ -317,10 +263,7 @@ mod tests {
         let now = Instant::now();
         tokens.park(&SecretString::from("b"), Parked::Quarantine, None, now);
         tokens.replace(["b", "c"].map(SecretString::from).into());
-        assert_eq!(
-            tokens.list().iter().map(Token::parked).collect::<Vec<_>>(),
-            [Some(Parked::Quarantine), None]
-        );
+        assert_eq!(tokens.list().iter().map(Token::parked).collect::<Vec<_>>(), [Some(Parked::Quarantine), None]);
         tokens.release(&SecretString::from("a"));
     }
 }

@@ -10,10 +10,8 @@ use crate::crm::classify::{Answer, classify};
 mod frames;
 
 pub(crate) fn message(headers: &[(&str, HeaderValue)]) -> Message {
-    let headers: BTreeMap<ShortString, HeaderValue> = headers
-        .iter()
-        .map(|(key, value)| ((*key).into(), value.clone()))
-        .collect();
+    let headers: BTreeMap<ShortString, HeaderValue> =
+        headers.iter().map(|(key, value)| ((*key).into(), value.clone())).collect();
     Message {
         body: b"{}".to_vec(),
         properties: Properties::default().with_headers(Headers::from(headers)),
@@ -36,11 +34,7 @@ pub(crate) fn arrived(properties: Properties, queue: &str) -> Message {
 
 fn attempt(message: &str) -> Attempt {
     let judgement = classify(&Answer::NotSent(message.to_owned()), Timestamp::UNIX_EPOCH);
-    Attempt::new(
-        Timestamp::UNIX_EPOCH,
-        &judgement,
-        Duration::from_millis(1_234),
-    )
+    Attempt::new(Timestamp::UNIX_EPOCH, &judgement, Duration::from_millis(1_234))
 }
 
 fn journey() -> Journey {
@@ -63,21 +57,14 @@ fn copy(message: &Message, journey: &Journey) -> BTreeMap<String, HeaderValue> {
     let copied = copy_properties(message, journey, Vec::new(), FRAME);
     let headers = copied.headers().clone().unwrap();
     let entries = headers.inner().iter();
-    entries
-        .map(|(key, value)| (key.to_string(), value.clone()))
-        .collect()
+    entries.map(|(key, value)| (key.to_string(), value.clone())).collect()
 }
 
 #[test]
 fn what_is_written_is_read_again() {
-    for before in [
-        journey(),
-        Journey {
-            exchange: "tasks".to_owned(),
-            routing_key: "new".to_owned(),
-            ..Journey::default()
-        },
-    ] {
+    for before in
+        [journey(), Journey { exchange: "tasks".to_owned(), routing_key: "new".to_owned(), ..Journey::default() }]
+    {
         let copied = copy_properties(&message(&[]), &before, Vec::new(), FRAME);
         let (after, ill_typed) = Journey::read(&arrived(copied, "wolkvox.tasks"));
         assert_eq!(after, before);
@@ -100,8 +87,7 @@ fn headers_have_the_contracts_types() {
     ] {
         assert_eq!(headers[name], value, "{name}");
     }
-    let history: serde_json::Value =
-        serde_json::from_str(&string(&headers["x-attempt-history"]).unwrap()).unwrap();
+    let history: serde_json::Value = serde_json::from_str(&string(&headers["x-attempt-history"]).unwrap()).unwrap();
     assert_eq!(
         history[1],
         serde_json::json!({"at": "1970-01-01T00:00:00.000Z", "outcome": "unavailable", "duration_ms": 1234,
@@ -109,15 +95,7 @@ fn headers_have_the_contracts_types() {
     );
     let unknown = copy(&message(&[]), &Journey::default());
     let names: Vec<&str> = unknown.keys().map(String::as_str).collect();
-    assert_eq!(
-        names,
-        [
-            "x-attempts",
-            "x-original-exchange",
-            "x-original-routing-key",
-            "x-retry-round"
-        ]
-    );
+    assert_eq!(names, ["x-attempts", "x-original-exchange", "x-original-routing-key", "x-retry-round"]);
 }
 
 #[test]
@@ -125,11 +103,7 @@ fn a_message_without_headers_begins_its_way() {
     let mut first = message(&[]);
     first.properties = Properties::default();
     let (journey, ill_typed) = Journey::read(&first);
-    let expected = Journey {
-        exchange: "tasks".to_owned(),
-        routing_key: "new".to_owned(),
-        ..Journey::default()
-    };
+    let expected = Journey { exchange: "tasks".to_owned(), routing_key: "new".to_owned(), ..Journey::default() };
     assert_eq!((journey, ill_typed.len()), (expected, 0));
 }
 
@@ -137,12 +111,7 @@ fn a_message_without_headers_begins_its_way() {
 fn what_comes_from_the_dead_letter_queue_starts_again() {
     let written = copy_properties(&message(&[]), &journey(), vec![(SCHEMA, number(1))], FRAME);
     let (replayed, ill_typed) = Journey::read(&arrived(written, "wolkvox.tasks"));
-    let expected = Journey {
-        attempts: 0,
-        round: 0,
-        replays: 4,
-        ..journey()
-    };
+    let expected = Journey { attempts: 0, round: 0, replays: 4, ..journey() };
     assert_eq!((&replayed, ill_typed.len()), (&expected, 0));
     let again = copy_properties(&message(&[]), &replayed, Vec::new(), FRAME);
     let (returned, _) = Journey::read(&arrived(again, "wolkvox.tasks"));
@@ -163,20 +132,13 @@ fn ill_typed_headers_of_ours_are_ignored_and_named() {
         (POSSIBLY_CREATED, number(1)),
         (FIRST_ATTEMPT_AT, text("yesterday")),
         (ORIGINAL_EXCHANGE, long.clone()),
-        (
-            ORIGINAL_ROUTING_KEY,
-            HeaderValue::LongString(vec![0xff].into()),
-        ),
+        (ORIGINAL_ROUTING_KEY, HeaderValue::LongString(vec![0xff].into())),
         (REPLAY_COUNT, number(1_i64 << 40)),
         (DROPPED, HeaderValue::Boolean(true)),
     ];
     let message = message(&ill);
     let (journey, ignored) = Journey::read(&message);
-    let expected = Journey {
-        exchange: "tasks".to_owned(),
-        routing_key: "new".to_owned(),
-        ..Journey::default()
-    };
+    let expected = Journey { exchange: "tasks".to_owned(), routing_key: "new".to_owned(), ..Journey::default() };
     assert_eq!(journey, expected);
     let mut ignored = ignored;
     ignored.sort_unstable();
@@ -222,20 +184,9 @@ pub(crate) fn every_type() -> Vec<(&'static str, HeaderValue)> {
         ("long-long-int", HeaderValue::LongLongInt(i64::MIN)),
         ("float", HeaderValue::Float(0.5)),
         ("double", HeaderValue::Double(-0.5)),
-        (
-            "decimal",
-            HeaderValue::DecimalValue(DecimalValue {
-                scale: 2,
-                value: 314,
-            }),
-        ),
+        ("decimal", HeaderValue::DecimalValue(DecimalValue { scale: 2, value: 314 })),
         ("long-string", HeaderValue::LongString(vec![0xff, 0].into())),
-        (
-            "array",
-            HeaderValue::FieldArray(FieldArray::from(vec![HeaderValue::FieldTable(
-                table.clone(),
-            )])),
-        ),
+        ("array", HeaderValue::FieldArray(FieldArray::from(vec![HeaderValue::FieldTable(table.clone())]))),
         ("timestamp", HeaderValue::Timestamp(u64::MAX)),
         ("table", HeaderValue::FieldTable(table)),
         ("bytes", HeaderValue::ByteArray(vec![1, 2, 3].into())),
@@ -275,11 +226,7 @@ fn the_brokers_headers_and_ours_are_not_copied() {
     let copied = copy(&message, &Journey::read(&message).0);
     // Texts that a message brings along from an earlier copy.
     let carried = [ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, DROPPED];
-    for name in HEADERS
-        .map(|header| header.name)
-        .iter()
-        .filter(|name| !carried.contains(name))
-    {
+    for name in HEADERS.map(|header| header.name).iter().filter(|name| !carried.contains(name)) {
         assert_ne!(copied.get(*name), Some(&text("forged")), "{name}");
     }
     for name in brokers {
@@ -318,9 +265,7 @@ fn properties_are_copied_except_what_a_copy_must_not_carry() {
     let mut expected = every_property(headers);
     // The publisher makes every copy persistent.
     expected = Properties::with_delivery_mode(expected, 2);
-    let expiration_and_user = Properties::default()
-        .with_expiration("60000".into())
-        .with_user_id("guest".into());
+    let expiration_and_user = Properties::default().with_expiration("60000".into()).with_user_id("guest".into());
     let restored = copied
         .clone()
         .with_delivery_mode(2)
@@ -335,17 +280,13 @@ fn properties_are_copied_except_what_a_copy_must_not_carry() {
 fn the_history_loses_its_oldest_first() {
     let mut long = Journey::default();
     for n in 0..200 {
-        long.history
-            .push(attempt(&format!("{n} {}", "ñ".repeat(200))));
+        long.history.push(attempt(&format!("{n} {}", "ñ".repeat(200))));
     }
     let headers = copy(&message(&[]), &long);
     let kept: Vec<Attempt> = serde_json::from_str(&string(&headers[HISTORY]).unwrap()).unwrap();
     assert!((20..60).contains(&kept.len()), "{}", kept.len());
     assert_eq!(kept, long.history[200 - kept.len()..]);
-    assert!(
-        kept.iter()
-            .all(|attempt| attempt.message.as_ref().unwrap().len() <= MAX_HISTORY_TEXT)
-    );
+    assert!(kept.iter().all(|attempt| attempt.message.as_ref().unwrap().len() <= MAX_HISTORY_TEXT));
     assert!(kept[0].message.as_ref().unwrap().ends_with("ñ…"));
 }
 
@@ -368,13 +309,7 @@ fn the_history_uses_its_budget_to_the_byte() {
 #[test]
 fn the_history_goes_first_then_the_publishers_largest_headers() {
     let bytes = |length: usize| HeaderValue::ByteArray(vec![0; length].into());
-    let theirs = |large: usize| {
-        [
-            ("small", number(1)),
-            ("middle", bytes(20_000)),
-            ("large", bytes(large)),
-        ]
-    };
+    let theirs = |large: usize| [("small", number(1)), ("middle", bytes(20_000)), ("large", bytes(large))];
     let mut journey = journey();
     journey.dropped.clear();
     let roomy = copy(&message(&theirs(80_000)), &journey);
@@ -386,9 +321,7 @@ fn the_history_goes_first_then_the_publishers_largest_headers() {
     assert!(first.contains_key("large") && !first.contains_key(DROPPED));
     let full = copy(&message(&theirs(110_000)), &journey);
     assert_eq!(full[DROPPED], text("large"));
-    assert!(
-        !full.contains_key("large") && full.contains_key("middle") && full.contains_key("small")
-    );
+    assert!(!full.contains_key("large") && full.contains_key("middle") && full.contains_key("small"));
     journey.dropped = "earlier".to_owned();
     let twice = copy(&message(&theirs(110_000)), &journey);
     assert_eq!(twice[DROPPED], text("earlier,large"));

@@ -25,34 +25,19 @@ struct Doubt {
 
 impl Doubts {
     /// What `record` is to be applied to, given what the store has now.
-    pub(super) fn base(
-        &self,
-        key: &Key,
-        digest: Digest,
-        record: Record,
-        now: Timestamp,
-        current: History,
-    ) -> History {
+    pub(super) fn base(&self, key: &Key, digest: Digest, record: Record, now: Timestamp, current: History) -> History {
         let Some(doubt) = self.0.get(key) else {
             return current;
         };
         let repeated = doubt.digest == digest && doubt.record == record;
         let taken = || doubt.before.clone().after(digest, record, now);
-        if repeated && current.is_like(&taken()) {
-            doubt.before.clone()
-        } else {
-            current
-        }
+        if repeated && current.is_like(&taken()) { doubt.before.clone() } else { current }
     }
 
     /// `record`, applied to `before`, failed.
     pub(super) fn add(&mut self, key: Key, digest: Digest, record: Record, before: History) {
         if self.0.len() < MOST || self.0.contains_key(&key) {
-            let doubt = Doubt {
-                before,
-                digest,
-                record,
-            };
+            let doubt = Doubt { before, digest, record };
             self.0.insert(key, doubt);
         }
     }

@@ -12,21 +12,13 @@ pub struct LedgerError {
 
 impl LedgerError {
     pub(super) fn new(place: &str, problem: impl fmt::Display, advice: &'static str) -> Self {
-        Self {
-            place: place.to_owned(),
-            problem: problem.to_string(),
-            advice,
-        }
+        Self { place: place.to_owned(), problem: problem.to_string(), advice }
     }
 }
 
 impl fmt::Display for LedgerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "ledger {}: {}; {}",
-            self.place, self.problem, self.advice
-        )
+        write!(f, "ledger {}: {}; {}", self.place, self.problem, self.advice)
     }
 }
 

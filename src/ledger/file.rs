@@ -66,29 +66,17 @@ impl FileLedger {
         opening.await.map_err(|_| store.stopped())??;
         let (writes, to_write) = mpsc::channel(QUEUE);
         let (looks, to_look) = mpsc::channel(QUEUE);
-        let mut ledger = Self {
-            store,
-            writes: Some(writes),
-            looks: Some(looks),
-            threads: Vec::new(),
-            limits,
-            clock,
-        };
+        let mut ledger = Self { store, writes: Some(writes), looks: Some(looks), threads: Vec::new(), limits, clock };
         ledger.spawn("ledger-write", move |store| write_all(to_write, store))?;
         ledger.spawn("ledger-look", move |store| look_all(to_look, store))?;
         Ok(ledger)
     }
 
-    fn spawn(
-        &mut self,
-        name: &str,
-        work: impl FnOnce(&Store) + Send + 'static,
-    ) -> Result<(), LedgerError> {
+    fn spawn(&mut self, name: &str, work: impl FnOnce(&Store) + Send + 'static) -> Result<(), LedgerError> {
         let store = Arc::clone(&self.store);
         let thread = std::thread::Builder::new().name(name.to_owned());
         let thread = thread.spawn(move || work(&store));
-        self.threads
-            .push(thread.map_err(|error| self.store.explain(&error.into()))?);
+        self.threads.push(thread.map_err(|error| self.store.explain(&error.into()))?);
         Ok(())
     }
 
@@ -160,13 +148,7 @@ impl Ledger for FileLedger {
     ) -> BoxFuture<'a, Result<(), LedgerError>> {
         async move {
             let (reply, answer) = oneshot::channel();
-            let write = Write {
-                key: key.clone(),
-                digest,
-                record,
-                now,
-                reply,
-            };
+            let write = Write { key: key.clone(), digest, record, now, reply };
             self.ask(self.writes.as_ref(), write, answer).await
         }
         .boxed()

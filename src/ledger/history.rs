@@ -50,12 +50,7 @@ impl History {
         if top == Some(State::Created) {
             return self;
         }
-        let layer = |state, attempts| Layer {
-            digest,
-            state,
-            attempts,
-            at: now.as_millisecond(),
-        };
+        let layer = |state, attempts| Layer { digest, state, attempts, at: now.as_millisecond() };
         match record {
             Record::Intend { attempts } => {
                 if self.0.len() >= MOST_LAYERS {
@@ -98,10 +93,7 @@ impl History {
 
     /// The moment of the outcome that the history ends in, by which it is swept; none where an intent is open.
     pub(super) fn outcome_at(&self) -> Option<i64> {
-        self.0
-            .last()
-            .filter(|layer| layer.state != State::Open)
-            .map(|layer| layer.at)
+        self.0.last().filter(|layer| layer.state != State::Open).map(|layer| layer.at)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -112,11 +104,7 @@ impl History {
     pub(super) fn is_like(&self, other: &Self) -> bool {
         match (self.0.split_last(), other.0.split_last()) {
             (Some((top, below)), Some((other_top, other_below))) => {
-                below == other_below
-                    && Layer {
-                        at: other_top.at,
-                        ..*top
-                    } == *other_top
+                below == other_below && Layer { at: other_top.at, ..*top } == *other_top
             }
             (top, other_top) => top.is_none() && other_top.is_none(),
         }
@@ -144,11 +132,7 @@ impl History {
         let (layers, []) = bytes.as_chunks::<LAYER>() else {
             return None;
         };
-        layers
-            .iter()
-            .map(Layer::from_bytes)
-            .collect::<Option<_>>()
-            .map(Self)
+        layers.iter().map(Layer::from_bytes).collect::<Option<_>>().map(Self)
     }
 }
 

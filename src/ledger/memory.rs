@@ -29,11 +29,7 @@ impl MemoryLedger {
     /// A ledger that knows nothing yet.
     #[must_use]
     pub fn new(limits: Limits, clock: Clock) -> Self {
-        Self {
-            kept: Mutex::default(),
-            limits,
-            clock,
-        }
+        Self { kept: Mutex::default(), limits, clock }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -42,14 +38,7 @@ impl MemoryLedger {
 }
 
 impl Kept {
-    fn record(
-        &mut self,
-        limits: Limits,
-        key: &Key,
-        digest: Digest,
-        record: Record,
-        now: Timestamp,
-    ) {
+    fn record(&mut self, limits: Limits, key: &Key, digest: Digest, record: Record, now: Timestamp) {
         let before = self.remove(key).unless_expired(now, limits.retention);
         let after = before.after(digest, record, now);
         let after = after.unless_expired(now, limits.retention);

@@ -60,12 +60,7 @@ impl RedisLedger {
     ///
     /// # Errors
     /// When Redis cannot be reached or refuses, or the format is another.
-    pub async fn open(
-        url: &SecretString,
-        prefix: &str,
-        limits: Limits,
-        clock: Clock,
-    ) -> Result<Self, LedgerError> {
+    pub async fn open(url: &SecretString, prefix: &str, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
         let connection = Connection::new(url)?;
         let format = format!("{prefix}format");
         let mut ensure = redis::pipe();
@@ -110,12 +105,7 @@ impl RedisLedger {
     }
 
     async fn change(&self, change: Change<'_>) -> Result<(), LedgerError> {
-        let Change {
-            key,
-            digest,
-            record,
-            now,
-        } = change;
+        let Change { key, digest, record, now } = change;
         let retention = self.limits.retention;
         let mut seen = self.read(key).await?;
         for _ in 0..TRIES {
@@ -154,11 +144,8 @@ impl RedisLedger {
         call.key(self.entry_key(key)).key(&self.index);
         call.arg(seen).arg(after.to_bytes()).arg(key.as_bytes());
         call.arg(score).arg(ttl.unwrap_or_default()).arg(horizon);
-        call.arg(self.limits.max_entries)
-            .arg(SWEEP)
-            .arg(&self.entries);
-        let (replaced, found, count): (bool, Vec<u8>, u64) =
-            self.connection.ask(&Question::Script(call)).await?;
+        call.arg(self.limits.max_entries).arg(SWEEP).arg(&self.entries);
+        let (replaced, found, count): (bool, Vec<u8>, u64) = self.connection.ask(&Question::Script(call)).await?;
         self.count.store(count, Ordering::Relaxed);
         Ok((!replaced).then_some(found))
     }
@@ -181,13 +168,7 @@ impl Ledger for RedisLedger {
         record: Record,
         now: Timestamp,
     ) -> BoxFuture<'a, Result<(), LedgerError>> {
-        self.change(Change {
-            key,
-            digest,
-            record,
-            now,
-        })
-        .boxed()
+        self.change(Change { key, digest, record, now }).boxed()
     }
 
     fn len(&self) -> u64 {

@@ -13,10 +13,7 @@ use super::{Clock, Closing, Digest, Entry, Key, Ledger, Limits, Record, State};
 
 pub(super) const SECOND: i64 = 1000;
 const START: i64 = 1_700_000_000_000;
-pub(super) const ROOMY: Limits = Limits {
-    retention: Duration::from_secs(7 * 24 * 3600),
-    max_entries: 1_000_000,
-};
+pub(super) const ROOMY: Limits = Limits { retention: Duration::from_secs(7 * 24 * 3600), max_entries: 1_000_000 };
 
 /// A clock that is set by hand.
 #[derive(Clone)]
@@ -60,17 +57,15 @@ pub(super) const fn intend(attempts: u32) -> Record {
 }
 
 pub(super) const fn created(attempts: u32) -> Record {
-    Record::Close {
-        result: Closing::Created,
-        attempts,
-    }
+    Record::Close { result: Closing::Created, attempts }
 }
 
 pub(super) const fn closed(attempts: u32) -> Record {
-    Record::Close {
-        result: Closing::NotCreated,
-        attempts,
-    }
+    Record::Close { result: Closing::NotCreated, attempts }
+}
+
+pub(super) const fn unknown(attempts: u32) -> Record {
+    Record::Close { result: Closing::Unknown, attempts }
 }
 
 impl Desk {
@@ -103,25 +98,17 @@ pub(super) async fn suite(make: impl AsyncFn(Limits, Clock) -> Arc<dyn Ledger>) 
     };
     a_message_that_is_created_stays_so(&desk(ROOMY).await).await;
     crashes_are_counted(&desk(ROOMY).await).await;
+    a_doubt_outlives_what_made_no_task(&desk(ROOMY).await).await;
     a_withdrawal_brings_back_what_was_before(&desk(ROOMY).await).await;
     the_latest_body_counts_until_it_is_created(&desk(ROOMY).await).await;
     keys_are_never_confused(&desk(ROOMY).await).await;
     many_records_at_once_are_all_kept(&desk(ROOMY).await).await;
-    let short = Limits {
-        retention: Duration::from_secs(60),
-        ..ROOMY
-    };
+    let short = Limits { retention: Duration::from_secs(60), ..ROOMY };
     outcomes_are_forgotten_in_time(&desk(short).await).await;
-    let small = Limits {
-        max_entries: 3,
-        ..ROOMY
-    };
+    let small = Limits { max_entries: 3, ..ROOMY };
     the_oldest_outcomes_leave_first(&desk(small).await).await;
     open_intents_never_leave(&desk(small).await).await;
-    let none = Limits {
-        max_entries: 1,
-        ..short
-    };
+    let none = Limits { max_entries: 1, ..short };
     sweeping_is_spread_over_records(&desk(ROOMY).await, &desk(none).await).await;
 }
 
@@ -140,13 +127,7 @@ async fn a_message_that_is_created_stays_so(desk: &Desk) {
         at: desk.hands.now(),
     };
     assert_eq!(desk.look("a").await, Some(was));
-    for record in [
-        intend(2),
-        Record::Withdraw,
-        closed(2),
-        Record::Forget,
-        created(3),
-    ] {
+    for record in [intend(2), Record::Withdraw, closed(2), Record::Forget, created(3)] {
         desk.hands.forward(SECOND);
         desk.record_body("a", digest(1), record).await;
         assert_eq!(desk.look("a").await, Some(was), "after {record:?}");
@@ -163,7 +144,9 @@ async fn crashes_are_counted(desk: &Desk) {
     assert_eq!(desk.state("a").await, Some((State::Open, 4, 4)));
     desk.record("a", intend(5)).await;
     desk.record("a", closed(5)).await;
-    assert_eq!(desk.state("a").await, Some((State::Closed, 5, 0)));
+    // Of the requests whose workers died nobody knows what they came to.
+    assert_eq!(desk.state("a").await, Some((State::Unknown, 5, 0)));
+    assert!(desk.look("a").await.is_some_and(|entry| entry.possibly_created));
     desk.record("a", intend(6)).await;
     assert_eq!(desk.state("a").await, Some((State::Open, 6, 1)));
     desk.record("a", Record::Forget).await;
@@ -172,6 +155,19 @@ async fn crashes_are_counted(desk: &Desk) {
         desk.record("b", intend(1)).await;
     }
     assert_eq!(desk.state("b").await, Some((State::Open, 1, 64)));
+}
+
+async fn a_doubt_outlives_what_made_no_task(desk: &Desk) {
+    desk.record("a", intend(1)).await;
+    desk.record("a", unknown(1)).await;
+    assert_eq!(desk.state("a").await, Some((State::Unknown, 1, 0)));
+    desk.record("a", intend(2)).await;
+    assert!(desk.look("a").await.is_some_and(|entry| entry.possibly_created));
+    desk.record("a", closed(2)).await;
+    assert_eq!(desk.state("a").await, Some((State::Unknown, 2, 0)));
+    desk.record("a", intend(3)).await;
+    desk.record("a", created(3)).await;
+    assert_eq!(desk.state("a").await, Some((State::Created, 3, 0)));
 }
 
 async fn a_withdrawal_brings_back_what_was_before(desk: &Desk) {
@@ -192,12 +188,7 @@ async fn a_withdrawal_brings_back_what_was_before(desk: &Desk) {
 }
 
 async fn the_latest_body_counts_until_it_is_created(desk: &Desk) {
-    for (body, record) in [
-        (1, intend(1)),
-        (2, intend(2)),
-        (3, closed(2)),
-        (4, created(3)),
-    ] {
+    for (body, record) in [(1, intend(1)), (2, intend(2)), (3, closed(2)), (4, created(3))] {
         desk.record_body("a", digest(body), record).await;
         assert_eq!(desk.look("a").await.unwrap().digest, digest(body));
     }
@@ -217,18 +208,12 @@ async fn keys_are_never_confused(desk: &Desk) {
         Key::new("q", "o", []),
     ];
     for (attempts, key) in (1..).zip(&keys) {
-        let recorded = desk
-            .ledger
-            .record(key, digest(0), intend(attempts), desk.hands.now());
+        let recorded = desk.ledger.record(key, digest(0), intend(attempts), desk.hands.now());
         recorded.await.unwrap();
     }
     for (attempts, key) in (1..).zip(&keys) {
         let entry = desk.ledger.look(key).await.unwrap().unwrap();
-        assert_eq!(
-            (entry.attempts, entry.open_intents),
-            (attempts, 1),
-            "{key:?}"
-        );
+        assert_eq!((entry.attempts, entry.open_intents), (attempts, 1), "{key:?}");
     }
 }
 
@@ -325,15 +310,13 @@ pub(super) struct Step {
 }
 
 /// Limits at which [`steps`] meet both of them.
-pub(super) const TIGHT: Limits = Limits {
-    retention: Duration::from_millis(1000),
-    max_entries: 4,
-};
+pub(super) const TIGHT: Limits = Limits { retention: Duration::from_millis(1000), max_entries: 4 };
 
 pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let record = prop_oneof![
         4 => (1..9_u32).prop_map(intend),
         2 => Just(Record::Withdraw),
+        1 => (1..9_u32).prop_map(unknown),
         2 => (1..9_u32).prop_map(created),
         2 => (1..9_u32).prop_map(closed),
         1 => Just(Record::Forget),

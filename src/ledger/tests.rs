@@ -8,9 +8,7 @@ use proptest::prelude::*;
 use super::doubts::Doubts;
 use super::history::{History, SWEEP, horizon};
 use super::memory::MemoryLedger;
-use super::suite::{
-    Hands, Step, TIGHT, all, closed, created, digest, intend, key, steps, suite, take,
-};
+use super::suite::{Hands, Step, TIGHT, all, closed, created, digest, intend, key, steps, suite, take};
 use super::{Entry, Key, Limits, Record};
 
 /// The ledger as the documentation has it, without a thought for its cost.
@@ -30,8 +28,7 @@ impl Model {
         }
         for _ in 0..SWEEP {
             let others = self.0.iter().filter(|(other, _)| **other != key);
-            let outcomes =
-                others.filter_map(|(key, history)| Some((history.outcome_at()?, key.clone())));
+            let outcomes = others.filter_map(|(key, history)| Some((history.outcome_at()?, key.clone())));
             let Some((at, oldest)) = outcomes.min() else {
                 break;
             };
@@ -44,18 +41,14 @@ impl Model {
     pub(super) fn all(&self, limits: Limits, hands: &Hands) -> (Vec<Option<Entry>>, u64) {
         let look = |id: u8| {
             let history = self.0.get(&key([id])).cloned().unwrap_or_default();
-            history
-                .unless_expired(hands.now(), limits.retention)
-                .entry()
+            history.unless_expired(hands.now(), limits.retention).entry()
         };
         ((0..7).map(look).collect(), self.0.len() as u64)
     }
 }
 
 pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.unwrap().block_on(future)
 }
 
@@ -102,34 +95,19 @@ fn a_record_of_which_the_answer_was_lost_counts_once() {
     let (hands, mut doubts) = (Hands::new(), Doubts::default());
     let (key, digest) = (key("a"), digest(0));
     let crashed = History::default().after(digest, intend(1), hands.now());
-    for record in [
-        intend(2),
-        Record::Withdraw,
-        closed(2),
-        created(2),
-        Record::Forget,
-    ] {
+    for record in [intend(2), Record::Withdraw, closed(2), created(2), Record::Forget] {
         let taken = crashed.clone().after(digest, record, hands.now());
         doubts.add(key.clone(), digest, record, crashed.clone());
         hands.forward(5);
         // Taken or not, given again it is applied to the same.
         for current in [taken.clone(), crashed.clone()] {
-            assert_eq!(
-                doubts.base(&key, digest, record, hands.now(), current),
-                crashed
-            );
+            assert_eq!(doubts.base(&key, digest, record, hands.now(), current), crashed);
         }
         // Another record is applied to what is there.
         let other = closed(9);
-        assert_eq!(
-            doubts.base(&key, digest, other, hands.now(), taken.clone()),
-            taken
-        );
+        assert_eq!(doubts.base(&key, digest, other, hands.now(), taken.clone()), taken);
         doubts.settle(&key);
-        assert_eq!(
-            doubts.base(&key, digest, record, hands.now(), taken.clone()),
-            taken
-        );
+        assert_eq!(doubts.base(&key, digest, record, hands.now(), taken.clone()), taken);
     }
 }
 

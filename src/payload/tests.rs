@@ -61,9 +61,7 @@ fn the_body_is_the_vendors_byte_for_byte() {
         "description": "This is an activity description.", "priority": "low", "status": "created"
     }"#;
     let mapping = mapping("UTC");
-    let payload = mapping
-        .map(decode(body, UnknownFields::Reject).unwrap())
-        .unwrap();
+    let payload = mapping.map(decode(body, UnknownFields::Reject).unwrap()).unwrap();
     assert_eq!(
         serde_json::to_string(&payload).unwrap(),
         concat!(
@@ -84,10 +82,7 @@ fn what_is_left_out_is_sent_all_the_same() {
     });
     let nulls = json!({"description": null, "status": null, "priority": null, "remember": null, "reminder_date": null});
     for message in [Value::Object(least()), with(&nulls)] {
-        assert_eq!(
-            map_message(&mapping("UTC"), &message).as_ref(),
-            Ok(&expected)
-        );
+        assert_eq!(map_message(&mapping("UTC"), &message).as_ref(), Ok(&expected));
     }
 }
 
@@ -119,15 +114,9 @@ fn the_configuration_fills_in_what_a_message_leaves_out_and_nothing_else() {
         assert_eq!(filled[field], default, "{field}");
         assert_eq!(kept[field], given, "{field}");
     }
-    assert_eq!(
-        (&filled["remember"], &kept["remember"]),
-        (&json!(true), &json!(false))
-    );
+    assert_eq!((&filled["remember"], &kept["remember"]), (&json!(true), &json!(false)));
     let unasked = map_message(&mapping, &with(&json!({}))).unwrap_err();
-    assert_eq!(
-        unasked.message,
-        "reminder_date: is missing; it is required when remember is true"
-    );
+    assert_eq!(unasked.message, "reminder_date: is missing; it is required when remember is true");
 }
 
 #[test]
@@ -142,18 +131,8 @@ fn text_is_passed_through_unchanged() {
         "</script>&amp;",
         "null",
     ] {
-        let texts = [
-            "name",
-            "name_module",
-            "id_record",
-            "wolkvox_owner",
-            "description",
-            "status",
-        ];
-        let changes: Map<String, Value> = texts
-            .iter()
-            .map(|field| ((*field).to_owned(), json!(text)))
-            .collect();
+        let texts = ["name", "name_module", "id_record", "wolkvox_owner", "description", "status"];
+        let changes: Map<String, Value> = texts.iter().map(|field| ((*field).to_owned(), json!(text))).collect();
         let sent = map_message(&mapping("UTC"), &with(&Value::Object(changes))).unwrap();
         for field in texts {
             assert_eq!(sent[field], text, "{field}");
@@ -161,10 +140,7 @@ fn text_is_passed_through_unchanged() {
     }
     let escaped = br#"{"name": "\ud83d\ude00\u0041\/", "name_module": "cases", "id_record": "1", "wolkvox_owner": "o",
         "completion_date": "2026-07-30 09:00:00"}"#;
-    assert_eq!(
-        map(&mapping("UTC"), escaped).unwrap()["name"],
-        "\u{1f600}A/"
-    );
+    assert_eq!(map(&mapping("UTC"), escaped).unwrap()["name"], "\u{1f600}A/");
 }
 
 #[test]
@@ -178,11 +154,7 @@ fn unknown_fields_can_be_ignored_unless_given_twice() {
     body.truncate(body.len() - 1);
     let ignored = format!("{body}, \"zzz\": {deep}, \"yyy\": 1e999}}");
     assert!(map(&mapping, ignored.as_bytes()).is_ok());
-    let twice = map(
-        &mapping,
-        format!("{body}, \"zzz\": 1, \"zzz\": 1}}").as_bytes(),
-    )
-    .unwrap_err();
+    let twice = map(&mapping, format!("{body}, \"zzz\": 1, \"zzz\": 1}}").as_bytes()).unwrap_err();
     assert_eq!(twice.message, "zzz: is given more than once; give it once");
 }
 
@@ -192,22 +164,12 @@ fn brackets_in_brackets_are_a_problem_of_their_field() {
     let mut body = Value::Object(least()).to_string();
     body.truncate(body.len() - 1);
     for (field, said) in [
-        (
-            "description",
-            "cannot be read: recursion limit exceeded at line 1 column 128; a string is allowed",
-        ),
+        ("description", "cannot be read: recursion limit exceeded at line 1 column 128; a string is allowed"),
         ("zzz", "is not a known field"),
     ] {
-        let failure = map(
-            &mapping("UTC"),
-            format!("{body}, \"{field}\": {deep}}}").as_bytes(),
-        )
-        .unwrap_err();
+        let failure = map(&mapping("UTC"), format!("{body}, \"{field}\": {deep}}}").as_bytes()).unwrap_err();
         assert_eq!(failure.kind, Kind::InvalidTask);
-        assert!(
-            failure.message.starts_with(&format!("{field}: is ")),
-            "{failure}"
-        );
+        assert!(failure.message.starts_with(&format!("{field}: is ")), "{failure}");
         assert!(failure.message.contains(said), "{failure}");
         assert!(failure.message.len() < 300, "{failure}");
     }
@@ -227,44 +189,26 @@ fn a_body_has_a_largest_size() {
     assert_eq!(sent["description"], text);
     let larger = map(&mapping("UTC"), format!("{body} ").as_bytes()).unwrap_err();
     assert_eq!((larger.stage, larger.kind), (Stage::Decode, Kind::TooLarge));
-    assert_eq!(
-        larger.message,
-        "the body has 262145 bytes; at most 262144 are allowed"
-    );
+    assert_eq!(larger.message, "the body has 262145 bytes; at most 262144 are allowed");
 }
 
 #[test]
 fn a_body_is_utf8() {
-    for (body, from) in [
-        (&b"\xff\xfe{\0}\0"[..], 0),
-        (b"{\"name\": \"\xe9\"}", 10),
-        (b"{\"name\": \"\xed\xa0\x80\"}", 10),
-    ] {
+    for (body, from) in
+        [(&b"\xff\xfe{\0}\0"[..], 0), (b"{\"name\": \"\xe9\"}", 10), (b"{\"name\": \"\xed\xa0\x80\"}", 10)]
+    {
         let failure = map(&mapping("UTC"), body).unwrap_err();
-        assert_eq!(
-            (failure.stage, failure.kind),
-            (Stage::Decode, Kind::InvalidMessage)
-        );
-        assert_eq!(
-            failure.message,
-            format!("the body is not UTF-8 text from byte {from}")
-        );
+        assert_eq!((failure.stage, failure.kind), (Stage::Decode, Kind::InvalidMessage));
+        assert_eq!(failure.message, format!("the body is not UTF-8 text from byte {from}"));
     }
 }
 
 #[test]
 fn a_body_of_very_many_fields_is_no_task() {
     let fields: Vec<String> = (0..20_000).map(|n| format!("\"{n}\":1")).collect();
-    let failure = map(
-        &mapping("UTC"),
-        format!("{{{}}}", fields.join(",")).as_bytes(),
-    )
-    .unwrap_err();
+    let failure = map(&mapping("UTC"), format!("{{{}}}", fields.join(",")).as_bytes()).unwrap_err();
     assert_eq!(failure.kind, Kind::InvalidMessage);
-    assert!(
-        failure.message.contains("more than 1000 fields"),
-        "{failure}"
-    );
+    assert!(failure.message.contains("more than 1000 fields"), "{failure}");
 }
 
 /// JSON, more or less, of known and unknown names with good and bad values.
@@ -283,15 +227,9 @@ pub(crate) fn messages() -> impl Strategy<Value = String> {
     let changes = prop::collection::vec((name, value), 0..6);
     (any::<bool>(), changes).prop_map(|(whole, changes)| {
         let changed = |name: &str| changes.iter().any(|(other, _)| other == name);
-        let base = least()
-            .into_iter()
-            .filter(|(name, _)| whole && !changed(name));
-        let members = base
-            .map(|(name, value)| (name, value.to_string()))
-            .chain(changes.clone());
-        let members: Vec<String> = members
-            .map(|(name, value)| format!("{}:{value}", json!(name)))
-            .collect();
+        let base = least().into_iter().filter(|(name, _)| whole && !changed(name));
+        let members = base.map(|(name, value)| (name, value.to_string())).chain(changes.clone());
+        let members: Vec<String> = members.map(|(name, value)| format!("{}:{value}", json!(name))).collect();
         format!("{{{}}}", members.join(","))
     })
 }

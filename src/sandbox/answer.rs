@@ -63,10 +63,7 @@ impl fmt::Display for Refusal {
             Self::InvalidToken => f.write_str("PLEASE VALIDATE TOKEN"),
             Self::NoSuchApi => f.write_str("THE API YOU WANT TO CONSULT DOES NOT EXIST"),
             Self::WrongMethod(allowed) => write!(f, "ONLY {allowed} IS ALLOWED"),
-            Self::TooMany(allowed) => write!(
-                f,
-                "EXCEEDS THE LIMIT OF SIMULTANEOUS REQUESTS PER TOKEN ({allowed})"
-            ),
+            Self::TooMany(allowed) => write!(f, "EXCEEDS THE LIMIT OF SIMULTANEOUS REQUESTS PER TOKEN ({allowed})"),
             Self::QuotaUsedUp => f.write_str("TOKEN LIMIT EXCEEDED"),
             Self::Parameters(which) => write!(f, "SOME PARAMETERS ARE REQUIRED: {which}"),
             Self::TooLarge(limit) => write!(f, "THE BODY EXCEEDS {limit} BYTES"),
@@ -80,9 +77,7 @@ impl IntoResponse for Refusal {
         let status = self.status();
         let mut response = json_answer(status, &verdict(status.as_u16(), &self.to_string()));
         if let Self::WrongMethod(allowed) = self {
-            response
-                .headers_mut()
-                .insert(header::ALLOW, HeaderValue::from_static(allowed));
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
         }
         response
     }
@@ -90,10 +85,7 @@ impl IntoResponse for Refusal {
 
 /// A verdict that is not success: `error` is the code's name in capitals.
 pub(super) fn verdict(code: u16, msg: &str) -> Value {
-    let error = StatusCode::from_u16(code)
-        .ok()
-        .and_then(|status| status.canonical_reason())
-        .unwrap_or("ERROR");
+    let error = StatusCode::from_u16(code).ok().and_then(|status| status.canonical_reason()).unwrap_or("ERROR");
     json!({"code": code, "error": error.to_uppercase(), "msg": msg})
 }
 
@@ -113,11 +105,7 @@ pub(super) fn json_answer(status: StatusCode, body: &Value) -> Response {
 }
 
 /// Any body.
-pub(super) fn raw_answer(
-    status: StatusCode,
-    content_type: &'static str,
-    body: impl Into<Body>,
-) -> Response {
+pub(super) fn raw_answer(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {
     (status, [(header::CONTENT_TYPE, content_type)], body.into()).into_response()
 }
 
@@ -132,9 +120,7 @@ pub(super) fn html_answer(status: StatusCode) -> Response {
 /// Adds `Retry-After` in seconds.
 pub(super) fn with_retry_after(mut response: Response, seconds: Option<u64>) -> Response {
     if let Some(seconds) = seconds {
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

@@ -23,9 +23,7 @@ pub(super) async fn tasks(Shared(state): Shared<Arc<State>>) -> Response {
 /// `GET /sandbox/stats`: each request under `/server/API` once by its outcome, tasks, and the peaks.
 pub(super) async fn stats(Shared(state): Shared<Arc<State>>) -> Response {
     let counts = state.counts();
-    let distinct: HashSet<&str> = (counts.tasks.iter())
-        .map(|task| task.payload.get())
-        .collect();
+    let distinct: HashSet<&str> = (counts.tasks.iter()).map(|task| task.payload.get()).collect();
     let body = json!({
         "requests": counts.requests,
         "created": counts.tasks.len(),
@@ -42,10 +40,7 @@ pub(super) async fn faults(Shared(state): Shared<Arc<State>>, body: Bytes) -> Re
             state.replace_faults(rules);
             StatusCode::NO_CONTENT.into_response()
         }
-        Err(error) => json_answer(
-            StatusCode::BAD_REQUEST,
-            &json!({"error": error.to_string()}),
-        ),
+        Err(error) => json_answer(StatusCode::BAD_REQUEST, &json!({"error": error.to_string()})),
     }
 }
 

@@ -9,33 +9,12 @@ use serde_json::{Map, Value};
 use crate::duration;
 use crate::nearest::nearest;
 
-const KEYS: [&str; 5] = [
-    "action",
-    "times",
-    "probability",
-    "name_contains",
-    "retry_after",
-];
-const ACTIONS: [&str; 11] = [
-    "status",
-    "code",
-    "api",
-    "delay",
-    "hang",
-    "drop",
-    "reset",
-    "garbage",
-    "bom",
-    "warning",
-    "string-code",
-];
+const KEYS: [&str; 5] = ["action", "times", "probability", "name_contains", "retry_after"];
+const ACTIONS: [&str; 11] =
+    ["status", "code", "api", "delay", "hang", "drop", "reset", "garbage", "bom", "warning", "string-code"];
 /// The actions that take an argument, with their whole form.
-const FORMS: [(&str, &str); 4] = [
-    ("status", "status:CODE"),
-    ("code", "code:CODE:TEXT"),
-    ("api", "api:CODE:TEXT"),
-    ("delay", "delay:DURATION"),
-];
+const FORMS: [(&str, &str); 4] =
+    [("status", "status:CODE"), ("code", "code:CODE:TEXT"), ("api", "api:CODE:TEXT"), ("delay", "delay:DURATION")];
 
 /// What goes wrong with an insert.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -122,25 +101,17 @@ impl std::error::Error for Error {}
 /// # Errors
 /// With the first rule that is wrong, counted from 1.
 pub fn parse(json: &[u8]) -> Result<Vec<Rule>, Error> {
-    let rules: Value = serde_json::from_slice(json)
-        .map_err(|error| Error(format!("the rules are not JSON: {error}")))?;
+    let rules: Value =
+        serde_json::from_slice(json).map_err(|error| Error(format!("the rules are not JSON: {error}")))?;
     let Value::Array(rules) = rules else {
-        return Err(Error(
-            "the rules must be a JSON array of objects".to_owned(),
-        ));
+        return Err(Error("the rules must be a JSON array of objects".to_owned()));
     };
     let rules = rules.iter().enumerate();
-    rules
-        .map(|(index, rule)| {
-            parse_rule(rule).map_err(|wrong| Error(format!("rule {}: {wrong}", index + 1)))
-        })
-        .collect()
+    rules.map(|(index, rule)| parse_rule(rule).map_err(|wrong| Error(format!("rule {}: {wrong}", index + 1)))).collect()
 }
 
 fn parse_rule(rule: &Value) -> Result<Rule, String> {
-    let rule = rule
-        .as_object()
-        .ok_or("must be an object such as {\"action\": \"hang\"}")?;
+    let rule = rule.as_object().ok_or("must be an object such as {\"action\": \"hang\"}")?;
     if let Some(unknown) = rule.keys().find(|key| !KEYS.contains(&key.as_str())) {
         return Err(unknown_name("key", unknown, &KEYS));
     }
@@ -148,23 +119,14 @@ fn parse_rule(rule: &Value) -> Result<Rule, String> {
         .ok_or_else(|| format!("\"action\" is missing; allowed are {}", ACTIONS.join(", ")))?;
     let fault = Fault {
         action: parse_action(action)?,
-        retry_after: get(
-            rule,
-            "retry_after",
-            "a whole number of seconds",
-            Value::as_u64,
-        )?,
+        retry_after: get(rule, "retry_after", "a whole number of seconds", Value::as_u64)?,
     };
     if fault.retry_after.is_some() && !fault.action.is_answered() {
-        return Err(format!(
-            "\"retry_after\" needs an answer to go with, and \"{action}\" gives none"
-        ));
+        return Err(format!("\"retry_after\" needs an answer to go with, and \"{action}\" gives none"));
     }
     Ok(Rule {
         fault,
-        times: get(rule, "times", "a whole number from 1", |value| {
-            value.as_u64().filter(|times| *times > 0)
-        })?,
+        times: get(rule, "times", "a whole number from 1", |value| value.as_u64().filter(|times| *times > 0))?,
         probability: get(rule, "probability", "a number from 0 to 1", |value| {
             value.as_f64().filter(|p| (0.0..=1.0).contains(p))
         })?,
@@ -189,8 +151,8 @@ fn get<'a, T>(
 }
 
 fn unknown_name(what: &str, name: &str, known: &[&str]) -> String {
-    let hint = nearest(name, known.iter().copied())
-        .map_or_else(String::new, |known| format!(", did you mean \"{known}\"?"));
+    let hint =
+        nearest(name, known.iter().copied()).map_or_else(String::new, |known| format!(", did you mean \"{known}\"?"));
     let allowed = known.join(", ");
     format!("unknown {what} \"{name}\"{hint} (allowed are {allowed})")
 }
@@ -239,13 +201,9 @@ fn status(code: &str) -> Result<StatusCode, String> {
 
 /// `CODE:TEXT`.
 fn refusal(verdict: &str, form: &str) -> Result<(StatusCode, String), String> {
-    let (code, text) = verdict
-        .split_once(':')
-        .ok_or_else(|| format!("a verdict must be written {form}"))?;
+    let (code, text) = verdict.split_once(':').ok_or_else(|| format!("a verdict must be written {form}"))?;
     match status(code)? {
-        StatusCode::OK => {
-            Err("the verdict 200 means created, and this fault creates nothing".to_owned())
-        }
+        StatusCode::OK => Err("the verdict 200 means created, and this fault creates nothing".to_owned()),
         code => Ok((code, text.to_owned())),
     }
 }
@@ -261,11 +219,7 @@ pub(super) struct Faults {
 impl Faults {
     pub(super) fn new(rules: Vec<Rule>, seed: u64) -> Self {
         let random = fastrand::Rng::with_seed(seed);
-        Self {
-            rules,
-            seed,
-            random,
-        }
+        Self { rules, seed, random }
     }
 
     /// Other rules, and the draws from the seed again.
@@ -299,14 +253,8 @@ mod tests {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         for (text, expected) in [
             ("status:503", Action::Status(unavailable)),
-            (
-                "code:417:NO: REALLY",
-                Action::Code(417, "NO: REALLY".into()),
-            ),
-            (
-                "api:403:",
-                Action::Api(StatusCode::FORBIDDEN, String::new()),
-            ),
+            ("code:417:NO: REALLY", Action::Code(417, "NO: REALLY".into())),
+            ("api:403:", Action::Api(StatusCode::FORBIDDEN, String::new())),
             ("delay:250ms", Action::Delay(Duration::from_millis(250))),
             ("hang", Action::Hang),
             ("drop", Action::Drop),
@@ -328,74 +276,23 @@ mod tests {
         ("nonsense", "the rules are not JSON: "),
         ("{}", "the rules must be a JSON array"),
         ("[1]", "rule 1: must be an object"),
-        (
-            r#"[{"action":"hang"},{}]"#,
-            "rule 2: \"action\" is missing; allowed are status, ",
-        ),
-        (
-            r#"[{"actoin":"hang"}]"#,
-            "rule 1: unknown key \"actoin\", did you mean \"action\"?",
-        ),
-        (
-            r#"[{"action":7}]"#,
-            "rule 1: \"action\" is 7 and must be a string",
-        ),
-        (
-            r#"[{"action":"hung"}]"#,
-            "rule 1: unknown action \"hung\", did you mean \"hang\"?",
-        ),
-        (
-            r#"[{"action":"hang:5s"}]"#,
-            "rule 1: \"hang\" takes nothing after it",
-        ),
-        (
-            r#"[{"action":"status"}]"#,
-            "rule 1: \"status\" must be written status:CODE",
-        ),
-        (
-            r#"[{"action":"status:99"}]"#,
-            "rule 1: the code \"99\" must be a number from 200",
-        ),
-        (
-            r#"[{"action":"status:x"}]"#,
-            "rule 1: the code \"x\" must be a number from 200",
-        ),
-        (
-            r#"[{"action":"code:400"}]"#,
-            "rule 1: a verdict must be written code:CODE:TEXT",
-        ),
-        (
-            r#"[{"action":"api:200:OK"}]"#,
-            "rule 1: the verdict 200 means created",
-        ),
-        (
-            r#"[{"action":"delay:5"}]"#,
-            "rule 1: the delay \"5\" must be a whole number with ms",
-        ),
-        (
-            r#"[{"action":"bom","times":0}]"#,
-            "rule 1: \"times\" is 0 and must be",
-        ),
-        (
-            r#"[{"action":"bom","times":1.5}]"#,
-            "rule 1: \"times\" is 1.5 and must be",
-        ),
-        (
-            r#"[{"action":"bom","probability":1.1}]"#,
-            "rule 1: \"probability\" is 1.1",
-        ),
-        (
-            r#"[{"action":"bom","name_contains":1}]"#,
-            "rule 1: \"name_contains\" is 1",
-        ),
-        (
-            r#"[{"action":"bom","retry_after":-1}]"#,
-            "rule 1: \"retry_after\" is -1",
-        ),
-        (
-            r#"[{"action":"drop","retry_after":1}]"#,
-            "rule 1: \"retry_after\" needs an answer",
-        ),
+        (r#"[{"action":"hang"},{}]"#, "rule 2: \"action\" is missing; allowed are status, "),
+        (r#"[{"actoin":"hang"}]"#, "rule 1: unknown key \"actoin\", did you mean \"action\"?"),
+        (r#"[{"action":7}]"#, "rule 1: \"action\" is 7 and must be a string"),
+        (r#"[{"action":"hung"}]"#, "rule 1: unknown action \"hung\", did you mean \"hang\"?"),
+        (r#"[{"action":"hang:5s"}]"#, "rule 1: \"hang\" takes nothing after it"),
+        (r#"[{"action":"status"}]"#, "rule 1: \"status\" must be written status:CODE"),
+        (r#"[{"action":"status:99"}]"#, "rule 1: the code \"99\" must be a number from 200"),
+        (r#"[{"action":"status:x"}]"#, "rule 1: the code \"x\" must be a number from 200"),
+        (r#"[{"action":"code:400"}]"#, "rule 1: a verdict must be written code:CODE:TEXT"),
+        (r#"[{"action":"api:200:OK"}]"#, "rule 1: the verdict 200 means created"),
+        (r#"[{"action":"delay:5"}]"#, "rule 1: the delay \"5\" must be a whole number with ms"),
+        (r#"[{"action":"bom","times":0}]"#, "rule 1: \"times\" is 0 and must be"),
+        (r#"[{"action":"bom","times":1.5}]"#, "rule 1: \"times\" is 1.5 and must be"),
+        (r#"[{"action":"bom","probability":1.1}]"#, "rule 1: \"probability\" is 1.1"),
+        (r#"[{"action":"bom","name_contains":1}]"#, "rule 1: \"name_contains\" is 1"),
+        (r#"[{"action":"bom","retry_after":-1}]"#, "rule 1: \"retry_after\" is -1"),
+        (r#"[{"action":"drop","retry_after":1}]"#, "rule 1: \"retry_after\" needs an answer"),
     ];
 
     #[test]
@@ -418,9 +315,7 @@ mod tests {
                 {"action":"bom","probability":1,"retry_after":3}]"#,
             1,
         );
-        let mut words = |names: [&str; 4]| {
-            names.map(|name| faults.choose(name).map(|fault| fault.action.outcome()))
-        };
+        let mut words = |names: [&str; 4]| names.map(|name| faults.choose(name).map(|fault| fault.action.outcome()));
         let (hang, bom) = (Some("fault:hang"), Some("fault:bom"));
         assert_eq!(words(["a", "axa", "x", "x"]), [bom, hang, hang, bom]);
         assert_eq!(faults.choose("a").unwrap().retry_after, Some(3));
@@ -429,9 +324,7 @@ mod tests {
     #[test]
     fn draws_the_same_from_the_same_seed() {
         let half = r#"[{"action":"bom","probability":0.5}]"#;
-        let draw = |faults: &mut Faults| -> Vec<bool> {
-            (0..64).map(|_| faults.choose("").is_some()).collect()
-        };
+        let draw = |faults: &mut Faults| -> Vec<bool> { (0..64).map(|_| faults.choose("").is_some()).collect() };
         let mut seven = faults(half, 7);
         let first = draw(&mut seven);
         assert!(first.contains(&true) && first.contains(&false));

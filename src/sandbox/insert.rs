@@ -55,11 +55,7 @@ struct Call {
     document: Result<Value, String>,
 }
 
-async fn admit(
-    state: &Arc<State>,
-    client: &Client,
-    request: Request,
-) -> Result<(Slot, Call), Refusal> {
+async fn admit(state: &Arc<State>, client: &Client, request: Request) -> Result<(Slot, Call), Refusal> {
     let token = authenticate(state, request.headers())?;
     let content_type = content_type(request.headers());
     let body = read(request).await?;
@@ -71,11 +67,7 @@ async fn admit(
         return Err(Refusal::InvalidToken);
     }
     let (slot, _) = state.admit(token, client)?;
-    let call = Call {
-        content_type,
-        body,
-        document,
-    };
+    let call = Call { content_type, body, document };
     Ok((slot, call))
 }
 
@@ -87,9 +79,7 @@ fn content_type(headers: &HeaderMap) -> Option<String> {
 async fn read(request: Request) -> Result<Bytes, Refusal> {
     match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await {
         Ok(Ok(body)) => Ok(body),
-        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            Err(Refusal::TooLarge(MAX_BODY))
-        }
+        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(Refusal::TooLarge(MAX_BODY)),
         Ok(Err(_)) | Err(_) => Err(Refusal::Parameters("the whole body".to_owned())),
     }
 }
@@ -129,26 +119,19 @@ async fn conclude(
     let action = fault.as_ref().map(|fault| &fault.action);
     tokio::time::sleep(state.options.latency.saturating_add(delay(action))).await;
     if creates(action) {
-        let payload: Box<RawValue> = serde_json::from_slice(&call.body)
-            .map_err(|error| Refusal::Parameters(error.to_string()))?;
+        let payload: Box<RawValue> =
+            serde_json::from_slice(&call.body).map_err(|error| Refusal::Parameters(error.to_string()))?;
         state.create(payload, token, client.number)?;
     }
     Ok((action.map_or("created", Action::outcome), ending(fault)))
 }
 
 fn delay(action: Option<&Action>) -> Duration {
-    if let Some(Action::Delay(delay)) = action {
-        *delay
-    } else {
-        Duration::ZERO
-    }
+    if let Some(Action::Delay(delay)) = action { *delay } else { Duration::ZERO }
 }
 
 fn creates(action: Option<&Action>) -> bool {
-    !matches!(
-        action,
-        Some(Action::Status(_) | Action::Code(..) | Action::Api(..) | Action::Drop)
-    )
+    !matches!(action, Some(Action::Status(_) | Action::Code(..) | Action::Api(..) | Action::Drop))
 }
 
 fn ending(fault: Option<Fault>) -> Ending {
@@ -160,9 +143,7 @@ fn ending(fault: Option<Fault>) -> Ending {
         Action::Drop | Action::Reset => return Ending::Reset,
         Action::Status(status) => answer::html_answer(status),
         Action::Code(code, text) => json_ok(&answer::verdict(code, &text)),
-        Action::Api(status, text) => {
-            answer::json_answer(status, &answer::verdict(status.as_u16(), &text))
-        }
+        Action::Api(status, text) => answer::json_answer(status, &answer::verdict(status.as_u16(), &text)),
         Action::Delay(_) => json_ok(&created(200)),
         Action::Garbage => raw_ok("application/json", "{\"code\": 2\u{fffd}".to_owned()),
         Action::Bom => raw_ok("application/json", format!("\u{feff}{}", created(200))),

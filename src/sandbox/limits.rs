@@ -38,12 +38,7 @@ pub(super) struct Use {
 
 impl Use {
     /// Takes a place and spends a call; returns the calls spent today. A refused request spends none.
-    pub(super) fn admit(
-        &mut self,
-        options: &Options,
-        today: i64,
-        holder: Holder,
-    ) -> Result<u64, Refusal> {
+    pub(super) fn admit(&mut self, options: &Options, today: i64, holder: Holder) -> Result<u64, Refusal> {
         let allowed = options.max_simultaneous.get();
         if self.holders.len() >= allowed {
             self.holders.retain(|holder| !holder.has_left());
@@ -133,12 +128,7 @@ mod tests {
         let options = options(2);
         let mut usage = Use::default();
         let (_client, holder) = holder(1);
-        for (day, answer) in [
-            (1, Ok(1)),
-            (1, Ok(2)),
-            (1, Err(Refusal::QuotaUsedUp)),
-            (2, Ok(1)),
-        ] {
+        for (day, answer) in [(1, Ok(1)), (1, Ok(2)), (1, Err(Refusal::QuotaUsedUp)), (2, Ok(1))] {
             let admitted = usage.admit(&options, day, holder.clone());
             assert_eq!(admitted, answer);
             usage.release(1);

@@ -50,10 +50,7 @@ pub(super) async fn serve(listener: TcpListener, state: Arc<State>, shutdown: Ca
     let end = CancellationToken::new();
     let _end_when_dropped = end.clone().drop_guard();
     let mut number = 0;
-    while let Some((stream, place)) = shutdown
-        .run_until_cancelled(accept(&listener, &places))
-        .await
-    {
+    while let Some((stream, place)) = shutdown.run_until_cancelled(accept(&listener, &places)).await {
         number += 1;
         let routes = routes.clone();
         let (shutdown, end) = (shutdown.clone(), end.clone());
@@ -66,19 +63,13 @@ pub(super) async fn serve(listener: TcpListener, state: Arc<State>, shutdown: Ca
     }
     drop(listener);
     connections.close();
-    if tokio::time::timeout(GRACE, connections.wait())
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(GRACE, connections.wait()).await.is_err() {
         end.cancel();
         connections.wait().await;
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
     // The semaphore is never closed, so there is always a permit.
     let place = Arc::clone(places).acquire_owned().await.ok();
     loop {
@@ -103,11 +94,7 @@ async fn connection(
     stream.set_nodelay(true)?;
     let stream = stream.into_std()?;
     let abort = CancellationToken::new();
-    let client = Client {
-        number,
-        socket: Arc::new(stream.try_clone()?),
-        abort: abort.clone(),
-    };
+    let client = Client { number, socket: Arc::new(stream.try_clone()?), abort: abort.clone() };
     let routes = TowerToHyperService::new(routes);
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(client.clone());
@@ -135,14 +122,8 @@ fn reset(stream: TcpStream) -> io::Result<()> {
 
 fn routes(state: Arc<State>) -> Router {
     Router::new()
-        .route(
-            "/server/API/v2/custom/insert.php",
-            post(insert::insert).fallback(only_post),
-        )
-        .route(
-            "/server/API/v2/token/tokenInformation.php",
-            get(token::information).fallback(only_get),
-        )
+        .route("/server/API/v2/custom/insert.php", post(insert::insert).fallback(only_post))
+        .route("/server/API/v2/token/tokenInformation.php", get(token::information).fallback(only_get))
         .route("/sandbox/tasks", get(control::tasks))
         .route("/sandbox/stats", get(control::stats))
         .route("/sandbox/faults", put(control::faults))

@@ -80,59 +80,32 @@ impl State {
             tasks: Vec::new(),
             remembered: 0,
             requests: BTreeMap::new(),
-            tokens: tokens
-                .map(|token| (Arc::from(token.as_str()), Use::default()))
-                .collect(),
+            tokens: tokens.map(|token| (Arc::from(token.as_str()), Use::default())).collect(),
             faults: Faults::new(options.faults.clone(), seed),
             admitted: 0,
         };
-        Self {
-            options,
-            memory: Mutex::new(memory),
-        }
+        Self { options, memory: Mutex::new(memory) }
     }
 
     /// The known token that was given, if it is one.
     pub(super) fn token(&self, given: &[u8]) -> Option<Arc<str>> {
         let memory = self.lock();
-        memory
-            .tokens
-            .keys()
-            .find(|token| token.as_bytes() == given)
-            .cloned()
+        memory.tokens.keys().find(|token| token.as_bytes() == given).cloned()
     }
 
     /// Takes a slot and spends a call of the quota, or says which limit forbids it.
-    pub(super) fn admit(
-        self: &Arc<Self>,
-        token: Arc<str>,
-        client: &Client,
-    ) -> Result<(Slot, Quota), Refusal> {
+    pub(super) fn admit(self: &Arc<Self>, token: Arc<str>, client: &Client) -> Result<(Slot, Quota), Refusal> {
         let now = now();
         let (day, hours_to_restart) = day(now);
         let mut memory = self.lock();
         memory.admitted += 1;
         let id = memory.admitted;
-        let holder = Holder {
-            id,
-            socket: Arc::clone(&client.socket),
-        };
+        let holder = Holder { id, socket: Arc::clone(&client.socket) };
         let usage = memory.tokens.entry(Arc::clone(&token)).or_default();
         let used = usage.admit(&self.options, day, holder)?;
         drop(memory);
-        let slot = Slot {
-            state: Arc::clone(self),
-            token,
-            id,
-            outcome: Some("abandoned"),
-        };
-        Ok((
-            slot,
-            Quota {
-                used,
-                hours_to_restart,
-            },
-        ))
+        let slot = Slot { state: Arc::clone(self), token, id, outcome: Some("abandoned") };
+        Ok((slot, Quota { used, hours_to_restart }))
     }
 
     /// The fault that this insert meets, if any.
@@ -141,24 +114,14 @@ impl State {
     }
 
     /// Remembers a task.
-    pub(super) fn create(
-        &self,
-        payload: Box<RawValue>,
-        token: Arc<str>,
-        connection: u64,
-    ) -> Result<(), Refusal> {
+    pub(super) fn create(&self, payload: Box<RawValue>, token: Arc<str>, connection: u64) -> Result<(), Refusal> {
         let mut memory = self.lock();
         let remembered = memory.remembered + payload.get().len() + TASK_OVERHEAD;
         if remembered > MAX_REMEMBERED {
             return Err(Refusal::Full);
         }
         memory.remembered = remembered;
-        memory.tasks.push(Arc::new(Task {
-            payload,
-            token,
-            at: now(),
-            connection,
-        }));
+        memory.tasks.push(Arc::new(Task { payload, token, at: now(), connection }));
         Ok(())
     }
 
@@ -174,9 +137,7 @@ impl State {
         Counts {
             requests: memory.requests.clone(),
             tasks: memory.tasks.clone(),
-            peaks: peaks
-                .map(|(token, usage)| (token.to_string(), usage.peak()))
-                .collect(),
+            peaks: peaks.map(|(token, usage)| (token.to_string(), usage.peak())).collect(),
         }
     }
 
@@ -246,10 +207,7 @@ impl Drop for Slot {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a server at the edge: its clients live in real time"
-)]
+#[expect(clippy::disallowed_methods, reason = "a server at the edge: its clients live in real time")]
 fn now() -> Timestamp {
     Timestamp::now()
 }

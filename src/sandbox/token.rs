@@ -15,9 +15,7 @@ use super::state::{Quota, State};
 /// The known token of a request.
 pub(super) fn authenticate(state: &State, headers: &HeaderMap) -> Result<Arc<str>, Refusal> {
     match headers.get("wolkvox-token") {
-        Some(given) if !given.is_empty() => {
-            state.token(given.as_bytes()).ok_or(Refusal::InvalidToken)
-        }
+        Some(given) if !given.is_empty() => state.token(given.as_bytes()).ok_or(Refusal::InvalidToken),
         Some(_) | None => Err(Refusal::NoToken),
     }
 }
@@ -35,12 +33,7 @@ pub(super) async fn information(
     }
 }
 
-fn spend(
-    state: &Arc<State>,
-    client: &Client,
-    headers: &HeaderMap,
-    uri: &Uri,
-) -> Result<Quota, Refusal> {
+fn spend(state: &Arc<State>, client: &Client, headers: &HeaderMap, uri: &Uri) -> Result<Quota, Refusal> {
     let token = authenticate(state, headers)?;
     let query = uri.query().unwrap_or_default();
     match form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "operation") {

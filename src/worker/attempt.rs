@@ -75,8 +75,7 @@ impl Worker {
         slot.report(&judgement);
         let duration = began.elapsed();
         self.events.attempted(judgement.outcome, duration);
-        let counts = judgement.outcome.spends_attempt()
-            && !(probe && judgement.outcome == Outcome::Unavailable);
+        let counts = judgement.outcome.spends_attempt() && !(probe && judgement.outcome == Outcome::Unavailable);
         let closing = match judgement.outcome {
             Outcome::Created => Closing::Created,
             Outcome::Unknown => Closing::Unknown,
@@ -87,22 +86,14 @@ impl Worker {
             | Outcome::Misconfigured
             | Outcome::Unavailable => Closing::NotCreated,
         };
-        self.close(case, closing, attempts + u32::from(counts))
-            .await;
-        Attempted {
-            judgement,
-            at,
-            duration,
-            counts,
-        }
+        self.close(case, closing, attempts + u32::from(counts)).await;
+        Attempted { judgement, at, duration, counts }
     }
 
     async fn ask(&self, token: &SecretString, body: &Bytes) -> Judgement {
         let answer = self.crm.insert(token, body.clone()).await;
         let mut judgement = classify(&answer, self.clock.now());
-        if judgement.ask_token
-            && token_accepted(&self.crm.token_information(token).await) == Some(true)
-        {
+        if judgement.ask_token && token_accepted(&self.crm.token_information(token).await) == Some(true) {
             judgement.outcome = Outcome::Rejected;
         }
         judgement.hide(token.expose_secret());

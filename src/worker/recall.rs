@@ -34,12 +34,7 @@ pub(super) struct Case<'a> {
 
 impl<'a> Case<'a> {
     pub(super) fn new(message: &'a Message, key: Option<Key>, until: Instant) -> Self {
-        Self {
-            message,
-            key,
-            digest: Digest::of(&message.body),
-            until,
-        }
+        Self { message, key, digest: Digest::of(&message.body), until }
     }
 }
 
@@ -68,10 +63,7 @@ impl Running {
         loop {
             let left = self.0.left.notified();
             if self.taken().insert(key.clone()) {
-                return Alone {
-                    running: self.clone(),
-                    key: key.clone(),
-                };
+                return Alone { running: self.clone(), key: key.clone() };
             }
             left.await;
         }
@@ -87,11 +79,7 @@ impl Drop for Alone {
 
 impl Worker {
     pub(super) fn identify(&self, message: &Message) -> Option<Key> {
-        Some(Key::new(
-            &self.settler.queue,
-            &self.mapping.operation,
-            message.id()?,
-        ))
+        Some(Key::new(&self.settler.queue, &self.mapping.operation, message.id()?))
     }
 
     /// Waits until no other delivery of the same id is being processed.
@@ -108,11 +96,7 @@ impl Worker {
     }
 
     /// Asks the ledger, and takes over what earlier deliveries spent. Some when a dead worker's attempt is to be counted.
-    pub(super) async fn recall(
-        &self,
-        case: &Case<'_>,
-        journey: &mut Journey,
-    ) -> Result<Option<Judgement>, Verdict> {
+    pub(super) async fn recall(&self, case: &Case<'_>, journey: &mut Journey) -> Result<Option<Judgement>, Verdict> {
         loop {
             let entry = self.look(case).await?;
             let asked = Asked {
@@ -172,11 +156,7 @@ impl Worker {
     /// Records the intent: without it no request leaves.
     pub(super) async fn intend(&self, case: &Case<'_>, attempts: u32) -> Result<(), Sent> {
         let mut pauses = Pauses::new(LEDGER.0, LEDGER.1);
-        while self
-            .record(case, Record::Intend { attempts })
-            .await
-            .is_err()
-        {
+        while self.record(case, Record::Intend { attempts }).await.is_err() {
             tokio::select! {
                 () = sleep(jittered(pauses.next(), fastrand::f64())) => {}
                 () = sleep_until(case.until) => return Err(Sent::Held),
@@ -202,10 +182,7 @@ impl Worker {
 
     async fn record(&self, case: &Case<'_>, record: Record) -> Result<(), LedgerError> {
         let Some(key) = &case.key else { return Ok(()) };
-        let recorded = self
-            .ledger
-            .record(key, case.digest, record, self.clock.now())
-            .await;
+        let recorded = self.ledger.record(key, case.digest, record, self.clock.now()).await;
         match &recorded {
             Ok(()) => {
                 self.gate.ledger_works(true);
@@ -224,8 +201,10 @@ impl Worker {
 }
 
 const ID_CONFLICT: &str = "the message id was used before for a message with another body, whose task was created; give each message an id of its own";
-const POISON: &str = "it was being sent each of the last five times that a worker died; replay it once the cause is known";
-const POSSIBLY_CREATED: &str = "an earlier attempt got no readable answer, so the task may exist; retry.on_unknown does not allow another";
+const POISON: &str =
+    "it was being sent each of the last five times that a worker died; replay it once the cause is known";
+const POSSIBLY_CREATED: &str =
+    "an earlier attempt got no readable answer, so the task may exist; retry.on_unknown does not allow another";
 const LEFT_OPEN: &str = "a worker died between sending and recording, so the task may exist";
 
 fn dead_letter(kind: Kind, text: &str) -> Verdict {

@@ -22,22 +22,11 @@ async fn refused(name: &str, cases: Vec<(&str, Vec<u8>, &str, &str)>) {
         rig.publish(id, body).await;
         let letter = rig.dead_letter().await;
         assert!(letter.data == *body, "{id}: byte for byte");
-        assert_eq!(
-            letter
-                .properties
-                .message_id()
-                .as_ref()
-                .map(|id| id.as_str()),
-            Some(*id)
-        );
+        assert_eq!(letter.properties.message_id().as_ref().map(|id| id.as_str()), Some(*id));
         assert_eq!(text(&letter, "x-error-kind"), *kind, "{id}");
         let said = text(&letter, "x-error-message");
         assert!(said.contains(reason), "{id}: {said}");
-        assert_eq!(
-            number(&letter, "x-attempts"),
-            Some(0),
-            "{id}: nothing was sent"
-        );
+        assert_eq!(number(&letter, "x-attempts"), Some(0), "{id}: nothing was sent");
     }
     rig.publish("last", &task("last")).await;
     rig.crm.created(2).await;
@@ -52,40 +41,15 @@ async fn what_is_no_task_message() {
     refused(
         "bad.message",
         vec![
-            (
-                "not-json",
-                b"Call Ana".to_vec(),
-                "invalid_message",
-                "JSON object",
-            ),
+            ("not-json", b"Call Ana".to_vec(), "invalid_message", "JSON object"),
             ("empty", Vec::new(), "invalid_message", "empty"),
-            (
-                "array",
-                b"[1, 2]".to_vec(),
-                "invalid_message",
-                "JSON object",
-            ),
-            (
-                "string",
-                b"\"name\"".to_vec(),
-                "invalid_message",
-                "JSON object",
-            ),
+            ("array", b"[1, 2]".to_vec(), "invalid_message", "JSON object"),
+            ("string", b"\"name\"".to_vec(), "invalid_message", "JSON object"),
             ("number", b"7".to_vec(), "invalid_message", "JSON object"),
             ("null", b"null".to_vec(), "invalid_message", "JSON object"),
             ("two", b"{} {}".to_vec(), "invalid_message", "trailing"),
-            (
-                "truncated",
-                b"{\"name\": \"x".to_vec(),
-                "invalid_message",
-                "EOF",
-            ),
-            (
-                "not-utf8",
-                b"{\"name\": \"\xff\xfe\"}".to_vec(),
-                "invalid_message",
-                "UTF-8",
-            ),
+            ("truncated", b"{\"name\": \"x".to_vec(), "invalid_message", "EOF"),
+            ("not-utf8", b"{\"name\": \"\xff\xfe\"}".to_vec(), "invalid_message", "UTF-8"),
             ("deep", deep, "invalid_message", "JSON object"),
             ("deep-field", deep_field, "invalid_task", "description: is "),
             ("large", large, "too_large", "262144"),
@@ -102,67 +66,26 @@ async fn what_has_bad_fields() {
             task_with("x", json!({ "complete_date": "2026-12-01 10:00:00" })),
             "did you mean completion_date?",
         ),
-        (
-            "unknown",
-            task_with("x", json!({ "zzz": 1 })),
-            "zzz: is not a known field",
-        ),
-        (
-            "day",
-            task_with("x", json!({ "completion_date": "2026-02-30 10:00:00" })),
-            "not a date that exists",
-        ),
-        (
-            "hour",
-            task_with("x", json!({ "completion_date": "2026-02-20 24:00:00" })),
-            "not a date that exists",
-        ),
-        (
-            "shape",
-            task_with("x", json!({ "completion_date": "20260220 100000" })),
-            "YYYY-MM-DD HH:MM:SS",
-        ),
-        (
-            "reminder",
-            task_with("x", json!({ "reminder_date": "2026-12-02 10:00:00" })),
-            "must not be after",
-        ),
-        (
-            "remember",
-            task_with("x", json!({ "remember": true })),
-            "required when remember is true",
-        ),
-        (
-            "priority",
-            task_with("x", json!({ "priority": "urgent" })),
-            "high, normal or low",
-        ),
-        (
-            "twice",
-            br#"{"name":"a","name":"b"}"#.to_vec(),
-            "name: is given more than once",
-        ),
+        ("unknown", task_with("x", json!({ "zzz": 1 })), "zzz: is not a known field"),
+        ("day", task_with("x", json!({ "completion_date": "2026-02-30 10:00:00" })), "not a date that exists"),
+        ("hour", task_with("x", json!({ "completion_date": "2026-02-20 24:00:00" })), "not a date that exists"),
+        ("shape", task_with("x", json!({ "completion_date": "20260220 100000" })), "YYYY-MM-DD HH:MM:SS"),
+        ("reminder", task_with("x", json!({ "reminder_date": "2026-12-02 10:00:00" })), "must not be after"),
+        ("remember", task_with("x", json!({ "remember": true })), "required when remember is true"),
+        ("priority", task_with("x", json!({ "priority": "urgent" })), "high, normal or low"),
+        ("twice", br#"{"name":"a","name":"b"}"#.to_vec(), "name: is given more than once"),
     ];
     for (id, body, field) in each_field_spoilt() {
         let named: &str = Box::leak(format!("{field}: is ").into_boxed_str());
         cases.push((id, body, named));
     }
-    let cases = cases
-        .into_iter()
-        .map(|(id, body, reason)| (id, body, "invalid_task", reason))
-        .collect();
+    let cases = cases.into_iter().map(|(id, body, reason)| (id, body, "invalid_task", reason)).collect();
     refused("bad.fields", cases).await;
 }
 
 /// Each field missing, null, of each wrong type, and empty.
 fn each_field_spoilt() -> Vec<(&'static str, Vec<u8>, &'static str)> {
-    let wrong = [
-        json!(7),
-        json!(["x"]),
-        json!({ "a": 1 }),
-        json!(true),
-        json!(""),
-    ];
+    let wrong = [json!(7), json!(["x"]), json!({ "a": 1 }), json!(true), json!("")];
     let mut cases = Vec::new();
     for field in REQUIRED {
         let mut missing: serde_json::Value = serde_json::from_slice(&task("x")).expect("JSON");
@@ -172,20 +95,10 @@ fn each_field_spoilt() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     }
     for field in FIELDS {
         // Empty is allowed of a description, true of the switch.
-        let allowed = if field == "description" {
-            json!("")
-        } else {
-            json!(true)
-        };
-        let spoils = |value: &&serde_json::Value| {
-            !["description", "remember"].contains(&field) || **value != allowed
-        };
-        cases.extend(
-            wrong
-                .iter()
-                .filter(spoils)
-                .map(|value| ("wrong", task_with("x", json!({ field: value })), field)),
-        );
+        let allowed = if field == "description" { json!("") } else { json!(true) };
+        let spoils = |value: &&serde_json::Value| !["description", "remember"].contains(&field) || **value != allowed;
+        cases
+            .extend(wrong.iter().filter(spoils).map(|value| ("wrong", task_with("x", json!({ field: value })), field)));
     }
     cases
 }
@@ -194,21 +107,11 @@ fn each_field_spoilt() -> Vec<(&'static str, Vec<u8>, &'static str)> {
 async fn every_problem_is_in_one_report() {
     let rig = Rig::new("bad.report").await;
     let _worker = rig.worker(&[]).await;
-    rig.publish(
-        "m-1",
-        br#"{"name":7,"nam":"x","completion_date":"tomorrow","remember":"yes"}"#,
-    )
-    .await;
+    rig.publish("m-1", br#"{"name":7,"nam":"x","completion_date":"tomorrow","remember":"yes"}"#).await;
     let said = text(&rig.dead_letter().await, "x-error-message");
-    for field in [
-        "name: ",
-        "nam: ",
-        "completion_date: ",
-        "remember: ",
-        "name_module: ",
-        "id_record: ",
-        "wolkvox_owner: ",
-    ] {
+    for field in
+        ["name: ", "nam: ", "completion_date: ", "remember: ", "name_module: ", "id_record: ", "wolkvox_owner: "]
+    {
         assert!(said.contains(field), "{field} is not in {said}");
     }
 }
@@ -218,21 +121,11 @@ async fn ids_of_any_length_and_none() {
     let rig = Rig::new("bad.ids").await;
     let worker = rig.worker(&[]).await;
     let long = "i".repeat(255);
-    rig.publish_with(&task("without"), BasicProperties::default())
-        .await;
+    rig.publish_with(&task("without"), BasicProperties::default()).await;
     rig.publish(&long, &task("long")).await;
     rig.publish(&long, b"no task").await;
-    assert_eq!(
-        rig.dead_letter()
-            .await
-            .properties
-            .message_id()
-            .as_ref()
-            .map(|id| id.as_str()),
-        Some(long.as_str())
-    );
-    rig.publish_with(b"no task", BasicProperties::default())
-        .await;
+    assert_eq!(rig.dead_letter().await.properties.message_id().as_ref().map(|id| id.as_str()), Some(long.as_str()));
+    rig.publish_with(b"no task", BasicProperties::default()).await;
     assert_eq!(*rig.dead_letter().await.properties.message_id(), None);
     rig.crm.created(2).await;
     worker.reaches("wtw_messages_without_id_total", 2.0).await;
@@ -240,10 +133,7 @@ async fn ids_of_any_length_and_none() {
 
 /// One header of each type that AMQP has in RabbitMQ.
 fn every_type() -> FieldTable {
-    let nested = FieldTable::from(BTreeMap::from([(
-        "inner".into(),
-        AMQPValue::Boolean(false),
-    )]));
+    let nested = FieldTable::from(BTreeMap::from([("inner".into(), AMQPValue::Boolean(false))]));
     FieldTable::from(BTreeMap::from([
         ("a-bool".into(), AMQPValue::Boolean(true)),
         ("b-i8".into(), AMQPValue::ShortShortInt(-8)),
@@ -255,27 +145,12 @@ fn every_type() -> FieldTable {
         ("h-i64".into(), AMQPValue::LongLongInt(-64)),
         ("i-f32".into(), AMQPValue::Float(1.5)),
         ("j-f64".into(), AMQPValue::Double(2.5)),
-        (
-            "k-decimal".into(),
-            AMQPValue::DecimalValue(DecimalValue {
-                scale: 2,
-                value: 314,
-            }),
-        ),
+        ("k-decimal".into(), AMQPValue::DecimalValue(DecimalValue { scale: 2, value: 314 })),
         ("l-text".into(), AMQPValue::LongString("ñ".into())),
-        (
-            "m-bytes".into(),
-            AMQPValue::ByteArray(ByteArray::from(vec![0, 255])),
-        ),
+        ("m-bytes".into(), AMQPValue::ByteArray(ByteArray::from(vec![0, 255]))),
         ("n-time".into(), AMQPValue::Timestamp(1_700_000_000)),
         ("o-void".into(), AMQPValue::Void),
-        (
-            "p-array".into(),
-            AMQPValue::FieldArray(FieldArray::from(vec![
-                AMQPValue::LongInt(1),
-                AMQPValue::Void,
-            ])),
-        ),
+        ("p-array".into(), AMQPValue::FieldArray(FieldArray::from(vec![AMQPValue::LongInt(1), AMQPValue::Void]))),
         ("q-table".into(), AMQPValue::FieldTable(nested)),
     ]))
 }
@@ -283,29 +158,14 @@ fn every_type() -> FieldTable {
 #[tokio::test]
 async fn headers_of_every_type_are_copied_as_they_are() {
     let rig = Rig::new("bad.types").await;
-    rig.crm
-        .faults(json!([{ "action": "status:503", "name_contains": "copied" }]))
-        .await;
-    let _worker = rig
-        .worker(&[
-            ("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1"),
-            ("WTW_GATE_FAILURES", "1000"),
-        ])
-        .await;
+    rig.crm.faults(json!([{ "action": "status:503", "name_contains": "copied" }])).await;
+    let _worker = rig.worker(&[("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1"), ("WTW_GATE_FAILURES", "1000")]).await;
     // Through both retry queues and onto the dead-letter queue.
-    rig.publish_with(
-        &task("copied"),
-        properties("m-1").with_headers(every_type()),
-    )
-    .await;
+    rig.publish_with(&task("copied"), properties("m-1").with_headers(every_type())).await;
     let letter = rig.dead_letter().await;
     assert_eq!(number(&letter, "x-attempts"), Some(3));
     for (name, value) in every_type().inner() {
-        assert_eq!(
-            header(&letter, name.as_str()).as_ref(),
-            Some(value),
-            "{name}"
-        );
+        assert_eq!(header(&letter, name.as_str()).as_ref(), Some(value), "{name}");
     }
 }
 
@@ -313,19 +173,11 @@ async fn headers_of_every_type_are_copied_as_they_are() {
 async fn what_only_the_broker_may_set_is_left_out_of_copies() {
     let rig = Rig::new("bad.brokers").await;
     let _worker = rig.worker(&[]).await;
-    let elsewhere = AMQPValue::FieldArray(FieldArray::from(vec![AMQPValue::LongString(
-        "nowhere".into(),
-    )]));
-    let death = FieldTable::from(BTreeMap::from([(
-        "reason".into(),
-        AMQPValue::LongString("expired".into()),
-    )]));
+    let elsewhere = AMQPValue::FieldArray(FieldArray::from(vec![AMQPValue::LongString("nowhere".into())]));
+    let death = FieldTable::from(BTreeMap::from([("reason".into(), AMQPValue::LongString("expired".into()))]));
     let headers = FieldTable::from(BTreeMap::from([
         ("CC".into(), elsewhere),
-        (
-            "x-death".into(),
-            AMQPValue::FieldArray(FieldArray::from(vec![AMQPValue::FieldTable(death)])),
-        ),
+        ("x-death".into(), AMQPValue::FieldArray(FieldArray::from(vec![AMQPValue::FieldTable(death)]))),
         ("kept".into(), AMQPValue::Boolean(true)),
     ]));
     let set = properties("m-1")
@@ -336,32 +188,13 @@ async fn what_only_the_broker_may_set_is_left_out_of_copies() {
         .with_type("t".into());
     rig.publish_with(b"no task", set).await;
     let letter = rig.dead_letter().await;
-    for name in [
-        "CC",
-        "BCC",
-        "x-death",
-        "x-first-death-reason",
-        "x-delivery-count",
-    ] {
+    for name in ["CC", "BCC", "x-death", "x-first-death-reason", "x-delivery-count"] {
         assert_eq!(header(&letter, name), None, "{name}");
     }
-    assert_eq!(
-        (letter.properties.expiration(), letter.properties.user_id()),
-        (&None, &None)
-    );
+    assert_eq!((letter.properties.expiration(), letter.properties.user_id()), (&None, &None));
     assert_eq!(header(&letter, "kept"), Some(AMQPValue::Boolean(true)));
-    assert_eq!(
-        letter
-            .properties
-            .correlation_id()
-            .as_ref()
-            .map(|id| id.as_str()),
-        Some("c")
-    );
-    assert_eq!(
-        letter.properties.kind().as_ref().map(|kind| kind.as_str()),
-        Some("t")
-    );
+    assert_eq!(letter.properties.correlation_id().as_ref().map(|id| id.as_str()), Some("c"));
+    assert_eq!(letter.properties.kind().as_ref().map(|kind| kind.as_str()), Some("t"));
 }
 
 #[tokio::test]
@@ -370,34 +203,17 @@ async fn headers_of_ours_that_are_ill_typed_or_too_long_are_ignored() {
     let worker = rig.worker(&[]).await;
     let headers = FieldTable::from(BTreeMap::from([
         ("x-attempts".into(), AMQPValue::LongString("many".into())),
-        (
-            "x-attempt-history".into(),
-            AMQPValue::LongString("{".into()),
-        ),
+        ("x-attempt-history".into(), AMQPValue::LongString("{".into())),
         ("x-first-attempt-at".into(), AMQPValue::Boolean(true)),
-        (
-            "x-original-exchange".into(),
-            AMQPValue::LongString("e".repeat(300).into()),
-        ),
+        ("x-original-exchange".into(), AMQPValue::LongString("e".repeat(300).into())),
     ]));
-    rig.publish_with(b"no task", properties("m-1").with_headers(headers))
-        .await;
+    rig.publish_with(b"no task", properties("m-1").with_headers(headers)).await;
     let letter = rig.dead_letter().await;
     assert_eq!(number(&letter, "x-attempts"), Some(0));
     assert_eq!(text(&letter, "x-original-exchange"), "");
     assert_eq!(worker.metric("wtw_ill_typed_headers_total").await, 4.0);
-    let warned = worker
-        .process
-        .lines()
-        .into_iter()
-        .find(|line| line.contains("ill-typed"))
-        .expect("a warning");
-    for name in [
-        "x-attempts",
-        "x-attempt-history",
-        "x-first-attempt-at",
-        "x-original-exchange",
-    ] {
+    let warned = worker.process.lines().into_iter().find(|line| line.contains("ill-typed")).expect("a warning");
+    for name in ["x-attempts", "x-attempt-history", "x-first-attempt-at", "x-original-exchange"] {
         assert!(warned.contains(name), "{warned}");
     }
 }
@@ -413,8 +229,7 @@ async fn publishers_headers_that_leave_no_room_give_way() {
         ("medium".into(), filler(40_000)),
         ("small".into(), filler(500)),
     ]));
-    rig.publish_with(b"no task", properties("m-1").with_headers(headers))
-        .await;
+    rig.publish_with(b"no task", properties("m-1").with_headers(headers)).await;
     let letter = rig.dead_letter().await;
     assert_eq!(text(&letter, "x-error-kind"), "invalid_message");
     assert_eq!(text(&letter, "x-dropped-headers"), "large");

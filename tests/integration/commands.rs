@@ -9,18 +9,11 @@ use crate::support::rig::{Rig, task};
 use crate::support::{eventually, http};
 
 fn env(pairs: &[(&str, &str)]) -> Env {
-    pairs
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-        .collect()
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 async fn succeeds(args: &[&str], env: &Env, input: &[u8]) -> String {
-    let Finished {
-        code,
-        stdout,
-        stderr,
-    } = run(args, env, input).await;
+    let Finished { code, stdout, stderr } = run(args, env, input).await;
     assert_eq!(code, Some(0), "{args:?}: {stderr}");
     stdout
 }
@@ -45,11 +38,7 @@ async fn map_prints_the_exact_body_and_nothing_else() {
         assert!(refused.stderr.contains(part), "{}", refused.stderr);
     }
     let refused = run(&["map", "/nowhere.json"], &env, b"").await;
-    assert!(
-        refused.code == Some(1) && refused.stderr.contains("/nowhere.json"),
-        "{}",
-        refused.stderr
-    );
+    assert!(refused.code == Some(1) && refused.stderr.contains("/nowhere.json"), "{}", refused.stderr);
 }
 
 #[tokio::test]
@@ -61,19 +50,9 @@ async fn an_invalid_configuration_is_exit_78_with_every_problem_and_no_secret() 
         ("WTW_CRM_SERVR", "x"),
     ]);
     for args in [&["run"][..], &["check", "--offline"]] {
-        let Finished {
-            code,
-            stdout,
-            stderr,
-        } = run(args, &wrong, b"").await;
+        let Finished { code, stdout, stderr } = run(args, &wrong, b"").await;
         assert_eq!((code, stdout.as_str()), (Some(78), ""), "{stderr}");
-        for part in [
-            "broker.urls",
-            "crm.tokens",
-            "retry.delays",
-            "WTW_CRM_SERVER",
-            "crm.operation",
-        ] {
+        for part in ["broker.urls", "crm.tokens", "retry.delays", "WTW_CRM_SERVER", "crm.operation"] {
             assert!(stderr.contains(part), "{part} is not in {stderr}");
         }
         assert!(!stderr.contains("hunter"), "{stderr}");
@@ -91,9 +70,7 @@ async fn check_offline_says_what_the_configuration_amounts_to() {
     ]);
     let said = succeeds(&["check", "--offline"], &right, b"").await;
     assert!(
-        said.contains("https://crm0001.wolkvox.com")
-            && said.contains("tokens 2")
-            && !said.contains("hunter"),
+        said.contains("https://crm0001.wolkvox.com") && said.contains("tokens 2") && !said.contains("hunter"),
         "{said}"
     );
 }
@@ -105,11 +82,7 @@ async fn commands_demand_only_what_they_use() {
         serde_json::from_str::<Value>(&printed).expect("JSON");
     }
     let missing = run(&["map"], &env(&[]), b"{}").await;
-    assert!(
-        missing.code == Some(78) && missing.stderr.contains("crm.operation"),
-        "{}",
-        missing.stderr
-    );
+    assert!(missing.code == Some(78) && missing.stderr.contains("crm.operation"), "{}", missing.stderr);
     assert!(!missing.stderr.contains("crm.tokens"), "{}", missing.stderr);
 }
 
@@ -119,10 +92,7 @@ async fn publish_takes_every_form_and_confirms_each() {
     // A queue with a single active consumer cannot be read message by message.
     let env = rig.env(&[("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false")]);
     succeeds(&["topology", "--apply"], &env, b"").await;
-    let (one, two) = (
-        String::from_utf8(task("one")).expect("text"),
-        String::from_utf8(task("two")).expect("text"),
-    );
+    let (one, two) = (String::from_utf8(task("one")).expect("text"), String::from_utf8(task("two")).expect("text"));
     let export = json!({ "wtw_export": 1, "message_id": "kept", "headers": { "h": 7 }, "properties": { "app_id": "a" }, "body_base64": "/w==" });
     for (input, count) in [
         (one.clone(), 1),
@@ -132,32 +102,18 @@ async fn publish_takes_every_form_and_confirms_each() {
         (String::new(), 0),
     ] {
         let said = succeeds(&["publish"], &env, input.as_bytes()).await;
-        assert!(
-            said.contains(&rig.queue)
-                && said
-                    .trim_end()
-                    .ends_with(&format!("each confirmed: {count}")),
-            "{said}"
-        );
+        assert!(said.contains(&rig.queue) && said.trim_end().ends_with(&format!("each confirmed: {count}")), "{said}");
     }
     let mut ids = Vec::new();
     for _ in 0..6 {
         let message = rig.amqp.take(&rig.queue).await;
         assert_eq!(*message.properties.delivery_mode(), Some(2), "persistent");
-        let id = message
-            .properties
-            .message_id()
-            .as_ref()
-            .expect("an id")
-            .to_string();
+        let id = message.properties.message_id().as_ref().expect("an id").to_string();
         if id == "kept" {
             assert_eq!(message.data, [0xff]);
             assert_eq!(crate::support::amqp::number(&message, "h"), Some(7));
         } else {
-            assert!(
-                [one.as_bytes(), two.as_bytes()].contains(&message.data.as_slice()),
-                "byte for byte"
-            );
+            assert!([one.as_bytes(), two.as_bytes()].contains(&message.data.as_slice()), "byte for byte");
         }
         ids.push(id);
     }
@@ -173,18 +129,10 @@ async fn publish_says_where_the_input_is_bad_and_when_no_queue_takes_it() {
     assert_eq!(bad.code, Some(1));
     let nowhere = run(&["publish"], &rig.env(&[]), &task("x")).await;
     assert_eq!(nowhere.code, Some(1));
-    assert!(
-        nowhere.stderr.contains("message 1") && nowhere.stderr.contains("NO_ROUTE"),
-        "{}",
-        nowhere.stderr
-    );
+    assert!(nowhere.stderr.contains("message 1") && nowhere.stderr.contains("NO_ROUTE"), "{}", nowhere.stderr);
     rig.declare_topology().await;
     let bad = run(&["publish"], &rig.env(&[]), b"{} 7").await;
-    assert!(
-        bad.code == Some(1) && bad.stderr.contains("message 2: it is not a JSON object"),
-        "{}",
-        bad.stderr
-    );
+    assert!(bad.code == Some(1) && bad.stderr.contains("message 2: it is not a JSON object"), "{}", bad.stderr);
 }
 
 #[tokio::test]
@@ -194,86 +142,46 @@ async fn dead_letters_are_listed_and_stay() {
     rig.publish("m-1", b"no \x1b[31mtask").await;
     rig.publish("m-2", br#"{"name":7}"#).await;
     let dead = rig.dead_letter_queue();
-    eventually("two dead letters", || async {
-        (rig.amqp.count(&dead).await == Some(2)).then_some(())
-    })
-    .await;
+    eventually("two dead letters", || async { (rig.amqp.count(&dead).await == Some(2)).then_some(()) }).await;
     for _ in 0..3 {
         let table = succeeds(&["dead-letters", "list"], &rig.env(&[]), b"").await;
-        for part in [
-            "m-1",
-            "invalid_message",
-            "m-2",
-            "invalid_task",
-            "dead letters: 2",
-        ] {
+        for part in ["m-1", "invalid_message", "m-2", "invalid_task", "dead letters: 2"] {
             assert!(table.contains(part), "{part} is not in {table}");
         }
         assert!(!table.contains('\x1b'), "{table:?}");
     }
-    eventually("both are back", || async {
-        (rig.amqp.count(&dead).await == Some(2)).then_some(())
-    })
-    .await;
+    eventually("both are back", || async { (rig.amqp.count(&dead).await == Some(2)).then_some(()) }).await;
     let listed = succeeds(&["dead-letters", "list", "--json"], &rig.env(&[]), b"").await;
     let letters: Vec<Value> = serde_json::from_str(&listed).expect("JSON");
-    let kinds: BTreeMap<_, _> = letters
-        .iter()
-        .map(|letter| (letter["message_id"].as_str(), letter["kind"].as_str()))
-        .collect();
-    let expected = [("m-1", "invalid_message"), ("m-2", "invalid_task")]
-        .map(|(id, kind)| (Some(id), Some(kind)));
+    let kinds: BTreeMap<_, _> =
+        letters.iter().map(|letter| (letter["message_id"].as_str(), letter["kind"].as_str())).collect();
+    let expected = [("m-1", "invalid_message"), ("m-2", "invalid_task")].map(|(id, kind)| (Some(id), Some(kind)));
     assert_eq!(kinds, BTreeMap::from(expected));
-    assert!(
-        letters.is_sorted_by_key(|letter| letter["failed_at"].as_str()),
-        "the oldest first"
-    );
+    assert!(letters.is_sorted_by_key(|letter| letter["failed_at"].as_str()), "the oldest first");
 }
 
 #[tokio::test]
 async fn healthcheck_tells_whether_the_worker_is_ready() {
     let rig = Rig::new("commands.health").await;
     let mut worker = rig.worker(&[]).await;
-    let env = env(&[(
-        "WTW_ADMIN_LISTEN",
-        worker.admin.strip_prefix("http://").expect("an address"),
-    )]);
+    let env = env(&[("WTW_ADMIN_LISTEN", worker.admin.strip_prefix("http://").expect("an address"))]);
     succeeds(&["healthcheck"], &env, b"").await;
-    for (page, part) in [
-        ("livez", "alive"),
-        ("readyz", "ready"),
-        ("metrics", "# EOF"),
-        ("status", "\"ready\":true"),
-    ] {
-        let (status, body) = http::get(&format!("{}/{page}", worker.admin))
-            .await
-            .expect("an answer");
-        assert!(
-            status == 200 && body.contains(part),
-            "{page}: {status} {body}"
-        );
+    for (page, part) in [("livez", "alive"), ("readyz", "ready"), ("metrics", "# EOF"), ("status", "\"ready\":true")] {
+        let (status, body) = http::get(&format!("{}/{page}", worker.admin)).await.expect("an answer");
+        assert!(status == 200 && body.contains(part), "{page}: {status} {body}");
     }
     worker.process.signal("TERM").await;
     worker.process.ended().await;
     let down = run(&["healthcheck"], &env, b"").await;
-    assert!(
-        down.code == Some(1) && down.stderr.contains("no worker answers"),
-        "{}",
-        down.stderr
-    );
+    assert!(down.code == Some(1) && down.stderr.contains("no worker answers"), "{}", down.stderr);
 }
 
 #[tokio::test]
 async fn the_sandbox_says_where_it_listens_and_ends_on_sigterm() {
     let mut sandbox = Process::start(&["sandbox", "--listen", "127.0.0.1:0"], &env(&[]));
     let url = eventually("its address", || async {
-        let line = sandbox
-            .lines()
-            .into_iter()
-            .find(|line| line.contains("listening"))?;
-        serde_json::from_str::<Value>(&line).ok()?["listening"]
-            .as_str()
-            .map(ToOwned::to_owned)
+        let line = sandbox.lines().into_iter().find(|line| line.contains("listening"))?;
+        serde_json::from_str::<Value>(&line).ok()?["listening"].as_str().map(ToOwned::to_owned)
     })
     .await;
     assert_eq!(http::json(&format!("{url}/sandbox/tasks")).await, json!([]));

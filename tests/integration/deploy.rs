@@ -59,11 +59,7 @@ fn kustomize(folder: &Path) -> String {
 
 fn validate(manifests: &str) -> Result<Vec<Value>, String> {
     let output = run(&deploy().join("k8s/validate.py"), &[], manifests);
-    if output.status.success() {
-        Ok(serde_json::from_slice(&output.stdout).unwrap())
-    } else {
-        Err(complaint(&output))
-    }
+    if output.status.success() { Ok(serde_json::from_slice(&output.stdout).unwrap()) } else { Err(complaint(&output)) }
 }
 
 static YAML: LazyLock<String> = LazyLock::new(|| kustomize(&deploy().join("k8s/base")));
@@ -101,10 +97,7 @@ fn text(value: &Value) -> &str {
 fn environment(manifests: &[Value]) -> BTreeMap<String, String> {
     let container = &of_kind(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0];
     let config = of_kind(manifests, "ConfigMap");
-    assert_eq!(
-        container["envFrom"],
-        json!([{ "configMapRef": { "name": config["metadata"]["name"] } }])
-    );
+    assert_eq!(container["envFrom"], json!([{ "configMapRef": { "name": config["metadata"]["name"] } }]));
     let shared = config["data"].as_object().unwrap().iter();
     let own = array(&container["env"]).iter();
     shared
@@ -121,29 +114,15 @@ fn admin_port() -> u16 {
 
 #[test]
 fn the_base_is_complete_and_valid() {
-    let kinds: BTreeSet<_> = BASE
-        .iter()
-        .map(|manifest| text(&manifest["kind"]))
-        .collect();
-    let expected = [
-        "ConfigMap",
-        "Deployment",
-        "NetworkPolicy",
-        "PodDisruptionBudget",
-        "Secret",
-        "ServiceAccount",
-    ];
+    let kinds: BTreeSet<_> = BASE.iter().map(|manifest| text(&manifest["kind"])).collect();
+    let expected = ["ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Secret", "ServiceAccount"];
     assert_eq!(kinds, BTreeSet::from(expected));
 }
 
 #[test]
 fn the_schema_check_finds_what_is_wrong() {
     for (right, wrong, complaint) in [
-        (
-            "  replicas: 2",
-            "  replicaz: 2",
-            "'replicaz' was unexpected",
-        ),
+        ("  replicas: 2", "  replicaz: 2", "'replicaz' was unexpected"),
         ("  replicas: 2", "  replicas: two", "'two' is not of type"),
         ("policy/v1\n", "policy/v1beta1\n", "policy/v1beta1"),
     ] {
@@ -158,9 +137,7 @@ fn the_schema_check_finds_what_is_wrong() {
 fn every_variable_is_a_known_key() {
     let known = known_variables();
     let files = ["k8s/README.md", "compose.yaml", "Dockerfile"].map(|name| deploy().join(name));
-    let texts = files
-        .iter()
-        .filter_map(|path| fs::read_to_string(path).ok());
+    let texts = files.iter().filter_map(|path| fs::read_to_string(path).ok());
     for text in texts.chain([YAML.clone()]) {
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
         for word in words.filter(|word| word.starts_with("WTW_") && word.len() > 4) {
@@ -174,15 +151,8 @@ fn every_variable_is_a_known_key() {
 
 #[test]
 fn probes_ask_the_admin_port() {
-    assert_eq!(
-        worker()["ports"],
-        json!([{ "name": "admin", "containerPort": admin_port() }])
-    );
-    for (probe, path) in [
-        ("startupProbe", "/livez"),
-        ("livenessProbe", "/livez"),
-        ("readinessProbe", "/readyz"),
-    ] {
+    assert_eq!(worker()["ports"], json!([{ "name": "admin", "containerPort": admin_port() }]));
+    for (probe, path) in [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
         let expected = json!({ "path": path, "port": "admin" });
         assert_eq!(worker()[probe]["httpGet"], expected, "{probe}");
     }
@@ -195,22 +165,13 @@ fn the_network_is_closed_but_for_what_is_needed() {
     assert_eq!(array(&policy["ingress"]).len(), 1);
     let ingress = &policy["ingress"][0];
     assert!(!array(&ingress["from"]).is_empty());
-    assert_eq!(
-        ingress["ports"],
-        json!([{ "port": admin_port(), "protocol": "TCP" }])
-    );
+    assert_eq!(ingress["ports"], json!([{ "port": admin_port(), "protocol": "TCP" }]));
     let egress = array(&policy["egress"]).iter();
     let ports: BTreeSet<_> = egress
         .flat_map(|rule| array(&rule["ports"]))
         .map(|port| (port["port"].as_u64().unwrap(), text(&port["protocol"])))
         .collect();
-    let expected = [
-        (53, "TCP"),
-        (53, "UDP"),
-        (443, "TCP"),
-        (5671, "TCP"),
-        (5672, "TCP"),
-    ];
+    let expected = [(53, "TCP"), (53, "UDP"), (443, "TCP"), (5671, "TCP"), (5672, "TCP")];
     assert_eq!(ports, BTreeSet::from(expected));
 }
 
@@ -223,11 +184,7 @@ fn every_selector_selects_the_pods() {
     let budget = &of_kind(&BASE, "PodDisruptionBudget")["spec"];
     assert_eq!(&budget["selector"]["matchLabels"], labels);
     for manifest in BASE.iter() {
-        assert_eq!(
-            &manifest["metadata"]["labels"], labels,
-            "{}",
-            manifest["kind"]
-        );
+        assert_eq!(&manifest["metadata"]["labels"], labels, "{}", manifest["kind"]);
     }
 }
 
@@ -238,10 +195,7 @@ fn a_standby_is_kept() {
         deployment()["strategy"],
         json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } })
     );
-    assert_eq!(
-        of_kind(&BASE, "PodDisruptionBudget")["spec"]["maxUnavailable"],
-        1
-    );
+    assert_eq!(of_kind(&BASE, "PodDisruptionBudget")["spec"]["maxUnavailable"], 1);
 }
 
 #[test]
@@ -261,10 +215,7 @@ fn every_path_is_mounted() {
     };
     let volume = |name: &str| {
         let volumes = array(&pod()["volumes"]);
-        volumes
-            .iter()
-            .find(|volume| volume["name"] == name)
-            .unwrap()
+        volumes.iter().find(|volume| volume["name"] == name).unwrap()
     };
 
     let ledger = environment["WTW_LEDGER_URL"].strip_prefix("file:").unwrap();
@@ -292,9 +243,7 @@ fn the_image_is_ours() {
     let Ok(dockerfile) = fs::read_to_string(deploy().join("Dockerfile")) else {
         return;
     };
-    let mut users = dockerfile
-        .lines()
-        .filter_map(|line| line.strip_prefix("USER "));
+    let mut users = dockerfile.lines().filter_map(|line| line.strip_prefix("USER "));
     let user = users.next_back().expect("the image names its user").trim();
     let uid = user.split_once(':').map_or(user, |(uid, _)| uid);
     assert_eq!(uid, pod()["securityContext"]["runAsUser"].to_string());
@@ -327,10 +276,7 @@ fn the_pod_may_do_nothing_more_than_it_must() {
     assert_eq!(pod()["enableServiceLinks"], false);
     for kind in ["requests", "limits"] {
         for resource in ["cpu", "memory", "ephemeral-storage"] {
-            assert!(
-                worker()["resources"][kind][resource].is_string(),
-                "{kind} {resource}"
-            );
+            assert!(worker()["resources"][kind][resource].is_string(), "{kind} {resource}");
         }
     }
 }
@@ -342,9 +288,7 @@ fn secrets_are_in_the_secret_alone() {
         assert!(!environment.contains_key(name), "{name}");
     }
     assert!(!environment["WTW_LEDGER_URL"].contains('@'));
-    let (secrets, others): (Vec<_>, Vec<_>) = BASE
-        .iter()
-        .partition(|manifest| manifest["kind"] == "Secret");
+    let (secrets, others): (Vec<_>, Vec<_>) = BASE.iter().partition(|manifest| manifest["kind"] == "Secret");
     let others = serde_json::to_string(&others).unwrap();
     for value in secrets[0]["data"].as_object().unwrap().values() {
         let secret = String::from_utf8(BASE64_STANDARD.decode(text(value)).unwrap()).unwrap();

@@ -30,16 +30,9 @@ fn parts() -> Vec<(&'static str, String)> {
 fn commands() -> String {
     let mut table = "| command | does |\n| --- | --- |\n".to_owned();
     for command in Cli::command().get_subcommands() {
-        let inner = command
-            .get_subcommands()
-            .map(clap::Command::get_name)
-            .collect::<Vec<_>>()
-            .join("\\|");
+        let inner = command.get_subcommands().map(clap::Command::get_name).collect::<Vec<_>>().join("\\|");
         let name = format!("{} {inner}", command.get_name());
-        let about = command
-            .get_about()
-            .map(ToString::to_string)
-            .expect("every command says what it does");
+        let about = command.get_about().map(ToString::to_string).expect("every command says what it does");
         writeln!(table, "| `{}` | {about} |", name.trim_end()).expect("a string");
     }
     table
@@ -48,9 +41,7 @@ fn commands() -> String {
 fn fields() -> String {
     let mut table = "| field | required | allowed |\n| --- | --- | --- |\n".to_owned();
     for field in FIELDS {
-        let configurable = config::KEYS
-            .iter()
-            .any(|key| key.name == format!("task.{field}"));
+        let configurable = config::KEYS.iter().any(|key| key.name == format!("task.{field}"));
         let required = match (field, REQUIRED.contains(&field), configurable) {
             ("reminder_date", ..) => "when `remember` is true".to_owned(),
             (_, true, true) => format!("unless `task.{field}` is configured"),
@@ -68,32 +59,18 @@ fn allowed(field: &str) -> &'static str {
         "remember" => "`true` or `false`",
         "priority" => "`high`, `normal` or `low`",
         "description" => "any text, also an empty one",
-        "completion_date" => {
-            "`YYYY-MM-DD HH:MM:SS` in the account's wall clock, or RFC 3339 with an offset"
-        }
-        "reminder_date" => {
-            "likewise; not after `completion_date`, which is sent where it is left out"
-        }
+        "completion_date" => "`YYYY-MM-DD HH:MM:SS` in the account's wall clock, or RFC 3339 with an offset",
+        "reminder_date" => "likewise; not after `completion_date`, which is sent where it is left out",
         _ => "any text that is not empty",
     }
 }
 
 fn outcomes() -> String {
-    let mut table =
-        "| outcome | when | spends an attempt | then |\n| --- | --- | --- | --- |\n".to_owned();
+    let mut table = "| outcome | when | spends an attempt | then |\n| --- | --- | --- | --- |\n".to_owned();
     for outcome in Outcome::ALL {
         let (when, then) = outcome.meaning();
-        let spends = if outcome.spends_attempt() {
-            "yes"
-        } else {
-            "no"
-        };
-        writeln!(
-            table,
-            "| `{}` | {when} | {spends} | {then} |",
-            outcome.as_str()
-        )
-        .expect("a string");
+        let spends = if outcome.spends_attempt() { "yes" } else { "no" };
+        writeln!(table, "| `{}` | {when} | {spends} | {then} |", outcome.as_str()).expect("a string");
     }
     table
 }
@@ -117,17 +94,8 @@ fn kinds() -> String {
 fn headers() -> String {
     let mut table = "| header | type | on | |\n| --- | --- | --- | --- |\n".to_owned();
     for header in journey::HEADERS {
-        let on = if header.on_retry {
-            "retry copy, dead letter"
-        } else {
-            "dead letter"
-        };
-        writeln!(
-            table,
-            "| `{}` | {} | {on} | {} |",
-            header.name, header.kind, header.meaning
-        )
-        .expect("a string");
+        let on = if header.on_retry { "retry copy, dead letter" } else { "dead letter" };
+        writeln!(table, "| `{}` | {} | {on} | {} |", header.name, header.kind, header.meaning).expect("a string");
     }
     table
 }
@@ -141,33 +109,21 @@ fn pages() -> String {
 }
 
 #[test]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how tests are run is no configuration of the worker"
-)]
+#[expect(clippy::disallowed_methods, reason = "how tests are run is no configuration of the worker")]
 fn the_readmes_tables_are_what_the_code_says() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let written = fs::read_to_string(&path).expect("README.md");
     let mut meant = written.clone();
     for (name, table) in parts() {
-        let (begin, end) = (
-            format!("<!-- {name}: from the code -->\n"),
-            format!("<!-- {name}: end -->"),
-        );
+        let (begin, end) = (format!("<!-- {name}: from the code -->\n"), format!("<!-- {name}: end -->"));
         let from = meant.find(&begin).unwrap_or_else(|| panic!("no {begin}")) + begin.len();
-        let to = from
-            + meant[from..]
-                .find(&end)
-                .unwrap_or_else(|| panic!("no {end}"));
+        let to = from + meant[from..].find(&end).unwrap_or_else(|| panic!("no {end}"));
         meant.replace_range(from..to, &table);
     }
     if std::env::var("UPDATE_DOCS").is_ok() {
         fs::write(&path, &meant).expect("written");
     } else {
-        assert!(
-            meant == written,
-            "README.md is not what the code says; `make docs` writes its tables"
-        );
+        assert!(meant == written, "README.md is not what the code says; `make docs` writes its tables");
     }
 }
 
@@ -176,30 +132,16 @@ fn the_readmes_tables_are_what_the_code_says() {
 fn the_readmes_guarantees_name_tests_that_exist() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let readme = fs::read_to_string(root.join("README.md")).expect("README.md");
-    let promises = readme
-        .split("## Guarantees")
-        .nth(1)
-        .expect("a section")
-        .split("\n## ")
-        .next()
-        .expect("a text");
+    let promises = readme.split("## Guarantees").nth(1).expect("a section").split("\n## ").next().expect("a text");
     let mut sources = String::new();
     for folder in ["src", "tests"] {
         read_all(&root.join(folder), &mut sources);
     }
-    let named: Vec<&str> = promises
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .filter(|code| code.contains("::"))
-        .collect();
+    let named: Vec<&str> = promises.split('`').skip(1).step_by(2).filter(|code| code.contains("::")).collect();
     assert!(named.len() >= 10, "{named:?}");
     for test in named {
         let function = test.rsplit("::").next().expect("a name");
-        assert!(
-            sources.contains(&format!("fn {function}(")),
-            "{test} is no test"
-        );
+        assert!(sources.contains(&format!("fn {function}(")), "{test} is no test");
     }
 }
 

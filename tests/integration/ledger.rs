@@ -18,25 +18,16 @@ use wolkvox_task_worker::clock::Clock;
 use wolkvox_task_worker::config;
 use wolkvox_task_worker::ledger::memory::MemoryLedger;
 use wolkvox_task_worker::ledger::redis::{PREFIX, RedisLedger};
-use wolkvox_task_worker::ledger::{
-    self, Closing, Digest, Entry, Key, Ledger, LedgerError, Limits, Record, State,
-};
+use wolkvox_task_worker::ledger::{self, Closing, Digest, Entry, Key, Ledger, LedgerError, Limits, Record, State};
 
 #[path = "../../src/ledger/suite.rs"]
 mod suite;
 
-use self::suite::{
-    Desk, Hands, ROOMY, TIGHT, all, closed, created, digest, intend, key, steps, suite, take,
-};
+use self::suite::{Desk, Hands, ROOMY, TIGHT, all, closed, created, digest, intend, key, steps, suite, take};
 use crate::support::broker::unique;
 use crate::support::redis::Redis;
 
-async fn open(
-    url: &str,
-    prefix: &str,
-    limits: Limits,
-    clock: Clock,
-) -> Result<RedisLedger, LedgerError> {
+async fn open(url: &str, prefix: &str, limits: Limits, clock: Clock) -> Result<RedisLedger, LedgerError> {
     let url = SecretString::from(url);
     let opened = RedisLedger::open(&url, prefix, limits, clock);
     timeout(Duration::from_secs(20), opened).await.unwrap()
@@ -44,9 +35,7 @@ async fn open(
 
 /// A ledger that no other test has.
 async fn own(redis: &Redis, limits: Limits, clock: Clock) -> RedisLedger {
-    open(&redis.url, &unique("test"), limits, clock)
-        .await
-        .unwrap()
+    open(&redis.url, &unique("test"), limits, clock).await.unwrap()
 }
 
 async fn connect(redis: &Redis) -> MultiplexedConnection {
@@ -75,19 +64,12 @@ async fn redis_is_like_memory_however_often_it_is_opened() {
     let redis = Redis::shared().await;
     let mut runner = TestRunner::default();
     // In seconds instead of milliseconds: by Redis' own clock nothing is to end during the test.
-    let limits = Limits {
-        retention: TIGHT.retention * 1000,
-        ..TIGHT
-    };
+    let limits = Limits { retention: TIGHT.retention * 1000, ..TIGHT };
     for case in 0..48 {
         let steps = steps().new_tree(&mut runner).unwrap().current();
         let (hands, prefix) = (Hands::new(), unique("test"));
         let memory = MemoryLedger::new(limits, hands.clock());
-        let slow = async || {
-            open(&redis.url, &prefix, limits, hands.clock())
-                .await
-                .unwrap()
-        };
+        let slow = async || open(&redis.url, &prefix, limits, hands.clock()).await.unwrap();
         let mut ledger = slow().await;
         for (place, step) in steps.iter().enumerate() {
             if step.reopen {
@@ -107,11 +89,7 @@ async fn replicas_share_what_they_know() {
     let redis = Redis::shared().await;
     let (hands, prefix) = (Hands::new(), unique("test"));
     let desk = async || Desk {
-        ledger: Arc::new(
-            open(&redis.url, &prefix, ROOMY, hands.clock())
-                .await
-                .unwrap(),
-        ),
+        ledger: Arc::new(open(&redis.url, &prefix, ROOMY, hands.clock()).await.unwrap()),
         hands: hands.clone(),
     };
     let (first, second) = (desk().await, desk().await);
@@ -131,26 +109,14 @@ async fn replicas_share_what_they_know() {
 async fn outcomes_end_by_themselves_and_open_intents_do_not() {
     let redis = Redis::shared().await;
     let (hands, prefix) = (Hands::new(), unique("test"));
-    let ledger = Arc::new(
-        open(&redis.url, &prefix, ROOMY, hands.clock())
-            .await
-            .unwrap(),
-    );
+    let ledger = Arc::new(open(&redis.url, &prefix, ROOMY, hands.clock()).await.unwrap());
     let desk = Desk { ledger, hands };
     let mut connection = connect(redis).await;
     let mut ttl = async || -> i64 {
         let pattern = format!("{prefix}entry:*");
-        let keys: Vec<Vec<u8>> = redis::cmd("KEYS")
-            .arg(pattern)
-            .query_async(&mut connection)
-            .await
-            .unwrap();
+        let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg(pattern).query_async(&mut connection).await.unwrap();
         assert_eq!(keys.len(), 1);
-        redis::cmd("PTTL")
-            .arg(&keys[0])
-            .query_async(&mut connection)
-            .await
-            .unwrap()
+        redis::cmd("PTTL").arg(&keys[0]).query_async(&mut connection).await.unwrap()
     };
     let retention = i64::try_from(ROOMY.retention.as_millis()).unwrap();
     desk.record("a", intend(1)).await;
@@ -172,26 +138,15 @@ async fn a_redis_that_hangs_or_dies_is_said_and_comes_back() {
     let redis = Redis::own().await.unwrap();
     let hands = Hands::new();
     let ledger = own(&redis, ROOMY, hands.clock()).await;
-    let desk = Desk {
-        ledger: Arc::new(ledger),
-        hands: hands.clone(),
-    };
+    let desk = Desk { ledger: Arc::new(ledger), hands: hands.clone() };
     desk.record("kept", created(1)).await;
     let key = key("a");
-    let write = async || {
-        desk.ledger
-            .record(&key, digest(0), intend(1), hands.now())
-            .await
-    };
+    let write = async || desk.ledger.record(&key, digest(0), intend(1), hands.now()).await;
 
     redis.pause().await.unwrap();
     let started = Instant::now();
     let errors = join_all((0..20).map(async |_| write().await.unwrap_err().to_string())).await;
-    assert!(
-        started.elapsed() < Duration::from_secs(15),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
     let host = redis.url.trim_start_matches("redis://");
     for error in errors {
         assert!(error.contains(host) && error.contains("; "), "{error}");
@@ -201,17 +156,9 @@ async fn a_redis_that_hangs_or_dies_is_said_and_comes_back() {
 
     redis.kill().await.unwrap();
     let error = write().await.unwrap_err().to_string();
-    assert!(
-        error.contains("start Redis, or correct host and port"),
-        "{error}"
-    );
+    assert!(error.contains("start Redis, or correct host and port"), "{error}");
     redis.restart().await.unwrap();
-    in_time(async || {
-        desk.ledger
-            .record(&key, digest(0), created(1), hands.now())
-            .await
-    })
-    .await;
+    in_time(async || desk.ledger.record(&key, digest(0), created(1), hands.now()).await).await;
     assert_eq!(desk.state("a").await, Some((State::Created, 1, 0)));
     assert_eq!(desk.state("kept").await, Some((State::Created, 1, 0)));
 }
@@ -225,11 +172,7 @@ struct Proxy {
 
 impl Proxy {
     async fn start(redis: &Redis) -> Self {
-        let server = redis
-            .url
-            .trim_start_matches("redis://")
-            .trim_end_matches("/0")
-            .to_owned();
+        let server = redis.url.trim_start_matches("redis://").trim_end_matches("/0").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("redis://{}/0", listener.local_addr().unwrap());
         let mute = Arc::new(AtomicBool::new(false));
@@ -281,7 +224,7 @@ async fn a_record_whose_answer_is_lost_counts_once_when_it_is_given_again() {
     for (record, expected) in [
         (intend(3), Some((State::Open, 3, 3))),
         (Record::Withdraw, Some((State::Open, 2, 2))),
-        (closed(2), Some((State::Closed, 2, 0))),
+        (closed(2), Some((State::Unknown, 2, 0))),
     ] {
         proxy.mute.store(true, Ordering::Relaxed);
         for _ in 0..2 {
@@ -306,11 +249,7 @@ async fn an_idle_connection_that_was_closed_is_no_failure() {
     let desk = Desk { ledger, hands };
     let mut connection = connect(&redis).await;
     let mut kill = redis::cmd("CLIENT");
-    kill.arg("KILL")
-        .arg("TYPE")
-        .arg("normal")
-        .arg("SKIPME")
-        .arg("yes");
+    kill.arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("yes");
     for _ in 0..5 {
         kill.query_async::<i64>(&mut connection).await.unwrap();
         desk.record("a", closed(1)).await;
@@ -331,19 +270,10 @@ async fn what_cannot_be_opened_says_why_and_no_password() {
     };
     let host = redis.url.trim_start_matches("redis://");
     let said = refused(&format!("redis://someone:hunter2@{host}")).await;
-    assert!(
-        said.contains("check user and password in ledger.url"),
-        "{said}"
-    );
-    assert!(
-        said.starts_with(&format!("ledger redis://{host}: ")),
-        "{said}"
-    );
+    assert!(said.contains("check user and password in ledger.url"), "{said}");
+    assert!(said.starts_with(&format!("ledger redis://{host}: ")), "{said}");
     let said = refused("redis://:hunter2@127.0.0.1:1/3").await;
-    assert!(
-        said.contains("redis://127.0.0.1:1/3") && said.contains("start Redis"),
-        "{said}"
-    );
+    assert!(said.contains("redis://127.0.0.1:1/3") && said.contains("start Redis"), "{said}");
     let said = refused(&format!("rediss://:hunter2@{host}")).await;
     assert!(said.contains("rediss://"), "{said}");
     let said = refused(&format!("redis://:hunter2@{host}x")).await;
@@ -354,26 +284,16 @@ async fn what_cannot_be_opened_says_why_and_no_password() {
     let mut set = redis::cmd("SET");
     set.arg(format!("{newer}format")).arg("2");
     set.query_async::<()>(&mut connection).await.unwrap();
-    let error = open(&redis.url, &newer, ROOMY, Clock::system())
-        .await
-        .err()
-        .unwrap();
+    let error = open(&redis.url, &newer, ROOMY, Clock::system()).await.err().unwrap();
     assert!(error.to_string().contains("it has format \"2\""), "{error}");
 }
 
 #[tokio::test]
 async fn the_configured_ledger_is_opened() {
     let redis = Redis::own().await.unwrap();
-    for store in [
-        config::LedgerStore::Memory,
-        config::LedgerStore::Redis(SecretString::from(redis.url.clone())),
-    ] {
+    for store in [config::LedgerStore::Memory, config::LedgerStore::Redis(SecretString::from(redis.url.clone()))] {
         let retention = ROOMY.retention;
-        let config = config::Ledger {
-            store,
-            retention,
-            max_entries: 10,
-        };
+        let config = config::Ledger { store, retention, max_entries: 10 };
         let ledger = ledger::open(&config, Clock::system()).await.unwrap();
         assert_eq!(ledger.look(&key("a")).await.unwrap(), None);
     }

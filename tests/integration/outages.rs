@@ -13,37 +13,18 @@ async fn an_outage_of_the_crm_dead_letters_nothing_and_ends_by_itself() {
     rig.crm.faults(json!([{ "action": "status:503" }])).await;
     let worker = rig.worker(&[("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1")]).await;
     for n in 0..40 {
-        rig.publish(&format!("m-{n}"), &task(&format!("outage {n}")))
-            .await;
+        rig.publish(&format!("m-{n}"), &task(&format!("outage {n}"))).await;
     }
-    worker
-        .reaches("wtw_gate_closed{reason=\"outage\"}", 1.0)
-        .await;
+    worker.reaches("wtw_gate_closed{reason=\"outage\"}", 1.0).await;
     // Many probes long: whoever flushed the queue would have done it by now.
-    eventually("probes", || async {
-        (rig.crm.requests("fault:status").await >= 20).then_some(())
-    })
-    .await;
+    eventually("probes", || async { (rig.crm.requests("fault:status").await >= 20).then_some(()) }).await;
     assert_eq!(rig.amqp.count(&rig.dead_letter_queue()).await, Some(0));
-    let (ready, _) = http::get(&format!("{}/readyz", worker.admin))
-        .await
-        .expect("an answer");
-    assert_eq!(
-        ready, 200,
-        "an outage of the CRM is no reason to restart the worker"
-    );
+    let (ready, _) = http::get(&format!("{}/readyz", worker.admin)).await.expect("an answer");
+    assert_eq!(ready, 200, "an outage of the CRM is no reason to restart the worker");
     rig.crm.faults(json!([])).await;
     rig.crm.created(40).await;
-    worker
-        .reaches(
-            "wtw_settled_messages_total{outcome=\"created\",kind=\"\"}",
-            40.0,
-        )
-        .await;
-    assert_eq!(
-        worker.metric("wtw_gate_closed{reason=\"outage\"}").await,
-        0.0
-    );
+    worker.reaches("wtw_settled_messages_total{outcome=\"created\",kind=\"\"}", 40.0).await;
+    assert_eq!(worker.metric("wtw_gate_closed{reason=\"outage\"}").await, 0.0);
     assert_eq!(rig.amqp.count(&rig.dead_letter_queue()).await, Some(0));
     assert_eq!(rig.crm.stats().await["distinct_created"], 40);
 }
@@ -51,9 +32,7 @@ async fn an_outage_of_the_crm_dead_letters_nothing_and_ends_by_itself() {
 #[tokio::test]
 async fn a_wrong_endpoint_harms_no_message_and_the_worker_says_so() {
     let rig = Rig::new("outage.endpoint").await;
-    rig.crm
-        .faults(json!([{ "action": "api:400:THE API YOU WANT TO CONSULT DOES NOT EXIST" }]))
-        .await;
+    rig.crm.faults(json!([{ "action": "api:400:THE API YOU WANT TO CONSULT DOES NOT EXIST" }])).await;
     let worker = rig.worker(&[]).await;
     rig.publish("m-1", &task("endpoint")).await;
     let url = format!("{}/readyz", worker.admin);
@@ -74,14 +53,10 @@ async fn a_refused_token_is_quarantined_and_no_message_is_at_fault() {
     let rig = Rig::new("outage.token").await;
     let worker = rig.worker(&[("WTW_CRM_TOKENS", "wrong,demo-token")]).await;
     for n in 0..10 {
-        rig.publish(&format!("m-{n}"), &task(&format!("token {n}")))
-            .await;
+        rig.publish(&format!("m-{n}"), &task(&format!("token {n}"))).await;
     }
     rig.crm.created(10).await;
-    assert!(
-        rig.crm.requests("unauthorized").await <= 2,
-        "tried, then left alone"
-    );
+    assert!(rig.crm.requests("unauthorized").await <= 2, "tried, then left alone");
     let status = http::json(&format!("{}/status", worker.admin)).await;
     assert_eq!(status["tokens"][0]["parked"], "quarantine");
     assert_eq!(rig.amqp.count(&rig.dead_letter_queue()).await, Some(0));
@@ -89,12 +64,8 @@ async fn a_refused_token_is_quarantined_and_no_message_is_at_fault() {
 
     let worker = rig.worker(&[("WTW_CRM_TOKENS", "wrong")]).await;
     rig.publish("late", &task("late")).await;
-    worker
-        .reaches("wtw_gate_closed{reason=\"unauthorized\"}", 1.0)
-        .await;
-    let (status, reason) = http::get(&format!("{}/readyz", worker.admin))
-        .await
-        .expect("an answer");
+    worker.reaches("wtw_gate_closed{reason=\"unauthorized\"}", 1.0).await;
+    let (status, reason) = http::get(&format!("{}/readyz", worker.admin)).await.expect("an answer");
     assert_eq!(status, 503, "{reason}");
     assert!(reason.contains("crm.tokens"), "{reason}");
 }
@@ -105,13 +76,9 @@ async fn a_rotated_token_is_read_from_its_file() {
     let file = std::env::temp_dir().join(&rig.queue);
     std::fs::write(&file, "outdated\n").expect("written");
     let path = file.to_str().expect("text");
-    let worker = rig
-        .worker(&[("WTW_CRM_TOKENS", ""), ("WTW_CRM_TOKENS_FILE", path)])
-        .await;
+    let worker = rig.worker(&[("WTW_CRM_TOKENS", ""), ("WTW_CRM_TOKENS_FILE", path)]).await;
     rig.publish("m-1", &task("rotated")).await;
-    worker
-        .reaches("wtw_gate_closed{reason=\"unauthorized\"}", 1.0)
-        .await;
+    worker.reaches("wtw_gate_closed{reason=\"unauthorized\"}", 1.0).await;
     std::fs::write(&file, "demo-token\n").expect("written");
     rig.crm.created(1).await;
     worker.process.stop().await;
@@ -121,23 +88,12 @@ async fn a_rotated_token_is_read_from_its_file() {
 #[tokio::test]
 async fn a_held_message_goes_to_the_hold_queue_with_nothing_spent() {
     let rig = Rig::new("outage.hold").await;
-    rig.crm
-        .faults(json!([{ "action": "api:400:THE API YOU WANT TO CONSULT DOES NOT EXIST" }]))
-        .await;
+    rig.crm.faults(json!([{ "action": "api:400:THE API YOU WANT TO CONSULT DOES NOT EXIST" }])).await;
     let worker = rig
-        .worker(&[
-            ("WTW_GATE_HOLD", "500ms"),
-            ("WTW_GATE_PROBE_INITIAL", "10s"),
-            ("WTW_GATE_PROBE_MAX", "10s"),
-        ])
+        .worker(&[("WTW_GATE_HOLD", "500ms"), ("WTW_GATE_PROBE_INITIAL", "10s"), ("WTW_GATE_PROBE_MAX", "10s")])
         .await;
     rig.publish("m-1", &task("held")).await;
-    worker
-        .reaches(
-            "wtw_settled_messages_total{outcome=\"held\",kind=\"\"}",
-            1.0,
-        )
-        .await;
+    worker.reaches("wtw_settled_messages_total{outcome=\"held\",kind=\"\"}", 1.0).await;
     let copy = rig.amqp.take(&format!("{}.retry.hold", rig.queue)).await;
     assert_eq!(number(&copy, "x-attempts"), Some(0));
     assert_eq!(copy.data, task("held"));
@@ -161,12 +117,9 @@ async fn the_broker_may_be_away_at_start_and_restarted_later() {
 
     rig.amqp = Amqp::connect(&broker.url).await;
     // In flight while the broker goes away: finished, and settled by its redelivery or by its ack.
-    rig.crm
-        .faults(json!([{ "action": "delay:500ms", "times": 2 }]))
-        .await;
+    rig.crm.faults(json!([{ "action": "delay:500ms", "times": 2 }])).await;
     for n in 0..20 {
-        rig.publish(&format!("m-{n}"), &task(&format!("broker {n}")))
-            .await;
+        rig.publish(&format!("m-{n}"), &task(&format!("broker {n}"))).await;
     }
     broker.stop().await.expect("stopped");
     broker.restart().await.expect("started again");

@@ -6,6 +6,7 @@ use wolkvox_task_worker::sandbox::Options;
 
 use crate::support::amqp::{header, number, text};
 use crate::support::rig::{Crm, Rig, task};
+use crate::support::{eventually, http};
 
 /// Ids of dead letters, headers of attempts: what every one that the worker gave up carries.
 fn history(delivery: &lapin::message::Delivery) -> Vec<Value> {
@@ -24,12 +25,7 @@ async fn a_task_message_becomes_a_crm_task() {
         "description": "", "id_record": "Llamar a Núñez ☎", "wolkvox_owner": "ADMIN_@demo",
     });
     assert_eq!(rig.crm.tasks().await, [expected]);
-    worker
-        .reaches(
-            "wtw_settled_messages_total{outcome=\"created\",kind=\"\"}",
-            1.0,
-        )
-        .await;
+    worker.reaches("wtw_settled_messages_total{outcome=\"created\",kind=\"\"}", 1.0).await;
     let settled = worker.settled();
     assert_eq!(settled.len(), 1, "one line for each settled message");
     let line = &settled[0];
@@ -74,22 +70,13 @@ async fn defaults_of_the_configuration_fill_in() {
 #[tokio::test]
 async fn a_refused_task_is_dead_lettered_at_once_with_the_crms_words() {
     let rig = Rig::new("path.refused").await;
-    rig.crm
-        .faults(json!([{ "action": "api:412:OWNER DOES NOT EXIST", "name_contains": "refused" }]))
-        .await;
+    rig.crm.faults(json!([{ "action": "api:412:OWNER DOES NOT EXIST", "name_contains": "refused" }])).await;
     let _worker = rig.worker(&[]).await;
     let body = task("refused");
     rig.publish("m-1", &body).await;
     let letter = rig.dead_letter().await;
     assert_eq!(letter.data, body, "byte for byte");
-    assert_eq!(
-        letter
-            .properties
-            .message_id()
-            .as_ref()
-            .map(|id| id.as_str()),
-        Some("m-1")
-    );
+    assert_eq!(letter.properties.message_id().as_ref().map(|id| id.as_str()), Some("m-1"));
     assert_eq!(*letter.properties.delivery_mode(), Some(2));
     for (name, value) in [
         ("x-error-stage", "send"),
@@ -112,9 +99,7 @@ async fn a_refused_task_is_dead_lettered_at_once_with_the_crms_words() {
     assert!(text(&letter, "x-error-message").contains("OWNER DOES NOT EXIST"));
     assert!(text(&letter, "x-worker").starts_with("wolkvox-task-worker/"));
     for time in ["x-failed-at", "x-first-attempt-at"] {
-        text(&letter, time)
-            .parse::<jiff::Timestamp>()
-            .unwrap_or_else(|e| panic!("{time}: {e}"));
+        text(&letter, time).parse::<jiff::Timestamp>().unwrap_or_else(|e| panic!("{time}: {e}"));
     }
     assert_eq!(header(&letter, "x-possibly-created"), None);
     assert_eq!(history(&letter).len(), 1);
@@ -124,34 +109,19 @@ async fn a_refused_task_is_dead_lettered_at_once_with_the_crms_words() {
 #[tokio::test]
 async fn an_unavailable_crm_is_tried_immediately_then_later_until_the_limit() {
     let rig = Rig::new("path.spent").await;
-    rig.crm
-        .faults(json!([{ "action": "code:500:DATABASE AWAY", "name_contains": "down" }]))
-        .await;
+    rig.crm.faults(json!([{ "action": "code:500:DATABASE AWAY", "name_contains": "down" }])).await;
     // Only the schedule is looked at: the gate stays out of the way.
-    let _worker = rig
-        .worker(&[
-            ("WTW_RETRY_IMMEDIATE_ATTEMPTS", "2"),
-            ("WTW_GATE_FAILURES", "1000"),
-        ])
-        .await;
+    let _worker = rig.worker(&[("WTW_RETRY_IMMEDIATE_ATTEMPTS", "2"), ("WTW_GATE_FAILURES", "1000")]).await;
     rig.publish("m-1", &task("down")).await;
     let letter = rig.dead_letter().await;
     assert_eq!(text(&letter, "x-error-kind"), "unavailable");
-    assert_eq!(
-        number(&letter, "x-attempts"),
-        Some(6),
-        "two posts in each of three rounds"
-    );
+    assert_eq!(number(&letter, "x-attempts"), Some(6), "two posts in each of three rounds");
     assert_eq!(number(&letter, "x-retry-round"), Some(2));
     let history = history(&letter);
     assert_eq!(history.len(), 6);
     for attempt in &history {
         assert_eq!(
-            (
-                &attempt["outcome"],
-                &attempt["code"],
-                &attempt["http_status"]
-            ),
+            (&attempt["outcome"], &attempt["code"], &attempt["http_status"]),
             (&json!("unavailable"), &json!(500), &json!(200))
         );
     }
@@ -161,24 +131,12 @@ async fn an_unavailable_crm_is_tried_immediately_then_later_until_the_limit() {
 #[tokio::test]
 async fn a_passing_fault_is_overcome_and_says_nothing_of_it() {
     let rig = Rig::new("path.passing").await;
-    rig.crm
-        .faults(json!([{ "action": "drop", "times": 1 }, { "action": "status:503", "times": 3 }]))
-        .await;
+    rig.crm.faults(json!([{ "action": "drop", "times": 1 }, { "action": "status:503", "times": 3 }])).await;
     let worker = rig.worker(&[("WTW_GATE_FAILURES", "1000")]).await;
     rig.publish("m-1", &task("passing")).await;
     rig.crm.created(1).await;
-    worker
-        .reaches(
-            "wtw_settled_messages_total{outcome=\"created\",kind=\"\"}",
-            1.0,
-        )
-        .await;
-    assert_eq!(
-        worker
-            .metric("wtw_settled_messages_total{outcome=\"retried\",kind=\"\"}")
-            .await,
-        1.0
-    );
+    worker.reaches("wtw_settled_messages_total{outcome=\"created\",kind=\"\"}", 1.0).await;
+    assert_eq!(worker.metric("wtw_settled_messages_total{outcome=\"retried\",kind=\"\"}").await, 1.0);
     worker.process.stop().await;
     rig.queues_are_empty().await;
 }
@@ -186,26 +144,17 @@ async fn a_passing_fault_is_overcome_and_says_nothing_of_it() {
 #[tokio::test]
 async fn retry_after_is_honoured_and_capped() {
     let rig = Rig::new("path.hint").await;
-    rig.crm
-        .faults(json!([{ "action": "status:503", "times": 1, "retry_after": 1 }]))
-        .await;
+    rig.crm.faults(json!([{ "action": "status:503", "times": 1, "retry_after": 1 }])).await;
     let _worker = rig.worker(&[]).await;
-    let began = std::time::SystemTime::UNIX_EPOCH
-        .elapsed()
-        .expect("a clock");
+    let began = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock");
     rig.publish("m-1", &task("hint")).await;
     rig.crm.created(1).await;
-    let waited = std::time::SystemTime::UNIX_EPOCH
-        .elapsed()
-        .expect("a clock")
-        - began;
+    let waited = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock") - began;
     assert!(waited.as_secs_f64() >= 1.0, "{waited:?}");
     drop(rig);
 
     let rig = Rig::new("path.capped").await;
-    rig.crm
-        .faults(json!([{ "action": "status:503", "times": 1, "retry_after": 3600 }]))
-        .await;
+    rig.crm.faults(json!([{ "action": "status:503", "times": 1, "retry_after": 3600 }])).await;
     let _worker = rig.worker(&[("WTW_RETRY_RETRY_AFTER_MAX", "300ms")]).await;
     rig.publish("m-1", &task("hint")).await;
     rig.crm.created(1).await;
@@ -216,25 +165,13 @@ async fn success_is_told_from_the_body_whatever_surrounds_it() {
     let rig = Rig::new("path.tolerant").await;
     let worker = rig.worker(&[]).await;
     for fault in ["bom", "warning", "string-code"] {
-        rig.crm
-            .faults(json!([{ "action": fault, "times": 1 }]))
-            .await;
+        rig.crm.faults(json!([{ "action": fault, "times": 1 }])).await;
         rig.publish(fault, &task(fault)).await;
         let count = rig.crm.tasks().await.len();
-        worker
-            .reaches(
-                "wtw_settled_messages_total{outcome=\"created\",kind=\"\"}",
-                1.0,
-            )
-            .await;
+        worker.reaches("wtw_settled_messages_total{outcome=\"created\",kind=\"\"}", 1.0).await;
         assert!(count <= 3);
     }
-    worker
-        .reaches(
-            "wtw_settled_messages_total{outcome=\"created\",kind=\"\"}",
-            3.0,
-        )
-        .await;
+    worker.reaches("wtw_settled_messages_total{outcome=\"created\",kind=\"\"}", 3.0).await;
     assert_eq!(rig.crm.stats().await["created"], 3, "each posted once");
 }
 
@@ -249,17 +186,11 @@ async fn an_unknown_outcome_is_never_posted_again_in_strict_mode() {
         ])
         .await;
     for (fault, created) in [("garbage", 1), ("reset", 2), ("hang", 3), ("drop", 3)] {
-        rig.crm
-            .faults(json!([{ "action": fault, "times": 1 }]))
-            .await;
+        rig.crm.faults(json!([{ "action": fault, "times": 1 }])).await;
         rig.publish(fault, &task(fault)).await;
         let letter = rig.dead_letter().await;
         assert_eq!(text(&letter, "x-error-kind"), "unknown", "{fault}");
-        assert_eq!(
-            header(&letter, "x-possibly-created"),
-            Some(AMQPValue::Boolean(true)),
-            "{fault}"
-        );
+        assert_eq!(header(&letter, "x-possibly-created"), Some(AMQPValue::Boolean(true)), "{fault}");
         assert_eq!(number(&letter, "x-attempts"), Some(1), "{fault}");
         assert_eq!(rig.crm.stats().await["created"], created, "{fault}");
     }
@@ -268,18 +199,14 @@ async fn an_unknown_outcome_is_never_posted_again_in_strict_mode() {
 #[tokio::test]
 async fn a_replay_starts_afresh_and_counts_itself() {
     let rig = Rig::new("path.replay").await;
-    rig.crm
-        .faults(json!([{ "action": "api:412:NOT NOW", "times": 2 }]))
-        .await;
+    rig.crm.faults(json!([{ "action": "api:412:NOT NOW", "times": 2 }])).await;
     let _worker = rig.worker(&[]).await;
     rig.publish("m-1", &task("replay")).await;
     for replays in [None, Some(1)] {
         let letter = rig.dead_letter().await;
         assert_eq!(number(&letter, "x-replay-count"), replays);
         assert_eq!(number(&letter, "x-attempts"), Some(1));
-        rig.amqp
-            .publish(&rig.queue, &letter.data, letter.properties.clone())
-            .await;
+        rig.amqp.publish(&rig.queue, &letter.data, letter.properties.clone()).await;
     }
     rig.crm.created(1).await;
 }
@@ -295,47 +222,28 @@ async fn two_at_a_time_on_each_token_and_all_slots_in_use() {
     let rig = Rig::with("path.slots", &broker.url, options).await;
     let _worker = rig.worker(&[("WTW_CRM_TOKENS", "one,two")]).await;
     for n in 0..60 {
-        rig.publish(&format!("m-{n}"), &task(&format!("slots {n}")))
-            .await;
+        rig.publish(&format!("m-{n}"), &task(&format!("slots {n}"))).await;
     }
     rig.crm.created(60).await;
     let stats = rig.crm.stats().await;
-    assert_eq!(
-        stats["peak_simultaneous"],
-        json!({ "one": 2, "two": 2 }),
-        "never more, and no slot idle"
-    );
+    assert_eq!(stats["peak_simultaneous"], json!({ "one": 2, "two": 2 }), "never more, and no slot idle");
     assert_eq!(rig.crm.requests("throttled").await, 0);
     assert_eq!(stats["distinct_created"], 60);
 }
 
 #[tokio::test]
 async fn a_token_that_is_used_up_is_parked_while_the_other_carries_on() {
-    let options = Options {
-        tokens: vec!["one".to_owned(), "two".to_owned()],
-        daily_limit: 4,
-        ..Crm::options()
-    };
+    let options = Options { tokens: vec!["one".to_owned(), "two".to_owned()], daily_limit: 4, ..Crm::options() };
     let broker = crate::support::broker::Broker::shared().await;
     let rig = Rig::with("path.quota", &broker.url, options).await;
     let worker = rig.worker(&[("WTW_CRM_TOKENS", "one,two")]).await;
     for n in 0..10 {
-        rig.publish(&format!("m-{n}"), &task(&format!("quota {n}")))
-            .await;
+        rig.publish(&format!("m-{n}"), &task(&format!("quota {n}"))).await;
     }
     rig.crm.created(8).await;
-    worker
-        .reaches("wtw_gate_closed{reason=\"quota\"}", 1.0)
-        .await;
-    assert!(
-        rig.crm.requests("quota_exhausted").await <= 4,
-        "parked, not asked again and again"
-    );
-    assert_eq!(
-        rig.amqp.count(&rig.dead_letter_queue()).await,
-        Some(0),
-        "nobody's fault"
-    );
+    worker.reaches("wtw_gate_closed{reason=\"quota\"}", 1.0).await;
+    assert!(rig.crm.requests("quota_exhausted").await <= 4, "parked, not asked again and again");
+    assert_eq!(rig.amqp.count(&rig.dead_letter_queue()).await, Some(0), "nobody's fault");
     // The unfinished ones are returned, unspent.
     worker.process.stop().await;
     assert_eq!(rig.amqp.count(&rig.queue).await, Some(2));
@@ -355,10 +263,7 @@ async fn a_panic_costs_its_own_message_only() {
     struct Panicky(std::sync::Arc<HttpCrm>);
     impl CrmEdge for Panicky {
         fn insert<'a>(&'a self, token: &'a SecretString, body: Bytes) -> BoxFuture<'a, Answer> {
-            assert!(
-                !body.windows(5).any(|part| part == b"curse"),
-                "the curse struck"
-            );
+            assert!(!body.windows(5).any(|part| part == b"curse"), "the curse struck");
             self.0.insert(token, body)
         }
 
@@ -368,23 +273,16 @@ async fn a_panic_costs_its_own_message_only() {
     }
 
     let rig = Rig::new("path.panic").await;
-    let environment = rig
-        .env(&[])
-        .into_iter()
-        .map(|(key, value)| (key.into(), value.into()))
-        .collect();
-    let sources = Sources {
-        environment,
-        ..Sources::default()
-    };
+    let environment = rig.env(&[]).into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+    let sources = Sources { environment, ..Sources::default() };
     let config = Config::load(&sources, &[]).expect("a configuration").config;
     let crm = Panicky(HttpCrm::new(&config.crm).expect("a client"));
-    let app = App::with_crm(config, std::sync::Arc::new(crm))
-        .await
-        .expect("an app");
+    let app = App::with_crm(config, std::sync::Arc::new(crm)).await.expect("an app");
+    let address = app.admin_address().expect("an address");
     let stop = CancellationToken::new();
     let running = tokio_util::task::TaskTracker::new().spawn(app.run(stop.clone()));
-    crate::support::eventually("queues", || rig.amqp.count(&rig.queue)).await;
+    let ready = format!("http://{address}/readyz");
+    eventually("ready", || async { http::get(&ready).await.filter(|(status, _)| status.is_success()) }).await;
     for id in ["before", "curse", "after"] {
         rig.publish(id, &task(id)).await;
     }

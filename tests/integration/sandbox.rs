@@ -71,27 +71,17 @@ impl Reply {
     fn verdict(&self) -> (u16, String) {
         let body = self.json();
         assert_eq!(body["code"], self.status.as_u16(), "{body}");
-        (
-            self.status.as_u16(),
-            body["msg"].as_str().unwrap().to_owned(),
-        )
+        (self.status.as_u16(), body["msg"].as_str().unwrap().to_owned())
     }
 
     fn assert_created(&self) {
-        assert_eq!(
-            self.verdict(),
-            (200, "Succesfully create record".to_owned())
-        );
+        assert_eq!(self.verdict(), (200, "Succesfully create record".to_owned()));
     }
 }
 
 async fn send(request: RequestBuilder) -> reqwest::Result<Reply> {
     let response = request.send().await?;
-    Ok(Reply {
-        status: response.status(),
-        headers: response.headers().clone(),
-        body: response.bytes().await?.to_vec(),
-    })
+    Ok(Reply { status: response.status(), headers: response.headers().clone(), body: response.bytes().await?.to_vec() })
 }
 
 impl Crm {
@@ -100,11 +90,7 @@ impl Crm {
         let sandbox = Sandbox::bind(options).await.unwrap();
         let address = sandbox.local_addr().to_string();
         let shutdown = CancellationToken::new();
-        let client = Client::builder()
-            .pool_max_idle_per_host(0)
-            .timeout(BOUND)
-            .build()
-            .unwrap();
+        let client = Client::builder().pool_max_idle_per_host(0).timeout(BOUND).build().unwrap();
         Self {
             address,
             client,
@@ -162,9 +148,7 @@ impl Crm {
     }
 
     async fn created(&self) -> u64 {
-        self.get("/sandbox/stats").await["created"]
-            .as_u64()
-            .unwrap()
+        self.get("/sandbox/stats").await["created"].as_u64().unwrap()
     }
 
     /// Sends an insert whose answer is not waited for.
@@ -202,33 +186,18 @@ async fn creates_a_task_and_tells_of_it() {
         body,
         json!({"code": 200, "error": "null", "msg": "Succesfully create record", "data": {"wolkvox_id": id}})
     );
-    let second = send(crm.insert_request("two", &task("Second")))
-        .await
-        .unwrap();
+    let second = send(crm.insert_request("two", &task("Second"))).await.unwrap();
     assert_ne!(second.json()["data"]["wolkvox_id"], id);
     crm.insert("First").await.assert_created();
 
     let tasks = crm.get("/sandbox/tasks").await;
-    let column = |key: &str| -> Vec<Value> {
-        tasks
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|row| row[key].clone())
-            .collect()
-    };
-    assert_eq!(
-        column("payload"),
-        [task("First"), task("Second"), task("First")]
-    );
+    let column = |key: &str| -> Vec<Value> { tasks.as_array().unwrap().iter().map(|row| row[key].clone()).collect() };
+    assert_eq!(column("payload"), [task("First"), task("Second"), task("First")]);
     assert_eq!(column("token"), ["one", "two", "one"]);
     assert_eq!(column("connection"), [1, 2, 3]);
     for at in column("at") {
         let at = at.as_str().unwrap();
-        assert!(
-            at.ends_with('Z') && at.parse::<jiff::Timestamp>().is_ok(),
-            "{at}"
-        );
+        assert!(at.ends_with('Z') && at.parse::<jiff::Timestamp>().is_ok(), "{at}");
     }
     assert_eq!(
         crm.get("/sandbox/stats").await,
@@ -269,18 +238,11 @@ async fn refuses_other_paths_and_methods() {
     let crm = Crm::start(options()).await;
     for path in ["/server/API/v2/custom/insert", "/server/API"] {
         let request = crm.request(Method::POST, path);
-        refused(
-            request,
-            400,
-            "BAD REQUEST",
-            "THE API YOU WANT TO CONSULT DOES NOT EXIST",
-        )
-        .await;
+        refused(request, 400, "BAD REQUEST", "THE API YOU WANT TO CONSULT DOES NOT EXIST").await;
     }
-    for (path, method, msg) in [
-        (INSERT, Method::GET, "ONLY POST IS ALLOWED"),
-        (TOKEN_INFORMATION, Method::POST, "ONLY GET IS ALLOWED"),
-    ] {
+    for (path, method, msg) in
+        [(INSERT, Method::GET, "ONLY POST IS ALLOWED"), (TOKEN_INFORMATION, Method::POST, "ONLY GET IS ALLOWED")]
+    {
         refused(crm.request(method, path), 405, "METHOD NOT ALLOWED", msg).await;
     }
     assert_eq!(crm.requests("misconfigured").await, 4);
@@ -301,27 +263,16 @@ async fn refuses_tokens_in_the_vendors_words() {
         crm.insert_request("", &task("x")),
         asking("?operation=demo"),
     ] {
-        refused(
-            request,
-            401,
-            "UNAUTHORIZED",
-            "PLEASE ENTER THE WOLKVOX-TOKEN",
-        )
-        .await;
+        refused(request, 401, "UNAUTHORIZED", "PLEASE ENTER THE WOLKVOX-TOKEN").await;
     }
-    for request in [
-        crm.insert_request("three", &task("x")),
-        crm.insert_request("one", &elsewhere),
-        with_token("?operation=other"),
-    ] {
+    for request in
+        [crm.insert_request("three", &task("x")), crm.insert_request("one", &elsewhere), with_token("?operation=other")]
+    {
         refused(request, 403, "FORBIDDEN", "PLEASE VALIDATE TOKEN").await;
     }
     let missing = "SOME PARAMETERS ARE REQUIRED: operation";
     refused(with_token(""), 400, "BAD REQUEST", missing).await;
-    assert_eq!(
-        crm.get("/sandbox/stats").await["requests"],
-        json!({"unauthorized": 6, "rejected": 1})
-    );
+    assert_eq!(crm.get("/sandbox/stats").await["requests"], json!({"unauthorized": 6, "rejected": 1}));
 }
 
 #[tokio::test]
@@ -336,77 +287,45 @@ async fn refuses_a_task_with_anything_missing_or_wrong() {
         members.remove(key);
         let path = format!("{parent}/{key}")[1..].replace('/', ".");
         let reply = send(crm.insert_request("one", &broken)).await.unwrap();
-        assert_eq!(
-            reply.verdict(),
-            (400, format!("SOME PARAMETERS ARE REQUIRED: {path}"))
-        );
+        assert_eq!(reply.verdict(), (400, format!("SOME PARAMETERS ARE REQUIRED: {path}")));
     }
-    let untyped = crm
-        .request(Method::POST, INSERT)
-        .header("Wolkvox-Token", "one");
-    let missing =
-        "SOME PARAMETERS ARE REQUIRED: the header Content-Type (must be application/json)";
+    let untyped = crm.request(Method::POST, INSERT).header("Wolkvox-Token", "one");
+    let missing = "SOME PARAMETERS ARE REQUIRED: the header Content-Type (must be application/json)";
     refused(untyped.body(whole.to_string()), 400, "BAD REQUEST", missing).await;
     let body = |body: Vec<u8>| crm.insert_request("one", &Value::Null).body(body);
-    for bad in [
-        b"".to_vec(),
-        b"{".to_vec(),
-        b"\xff".to_vec(),
-        b"[]".to_vec(),
-        vec![b'['; 9000],
-    ] {
+    for bad in [b"".to_vec(), b"{".to_vec(), b"\xff".to_vec(), b"[]".to_vec(), vec![b'['; 9000]] {
         let (code, msg) = send(body(bad)).await.unwrap().verdict();
         assert_eq!(code, 400);
-        assert!(
-            msg.starts_with("SOME PARAMETERS ARE REQUIRED: a JSON "),
-            "{msg}"
-        );
+        assert!(msg.starts_with("SOME PARAMETERS ARE REQUIRED: a JSON "), "{msg}");
     }
     let large = send(body(vec![b' '; 1024 * 1024 + 1])).await.unwrap();
-    assert_eq!(
-        large.verdict(),
-        (413, "THE BODY EXCEEDS 1048576 BYTES".to_owned())
-    );
+    assert_eq!(large.verdict(), (413, "THE BODY EXCEEDS 1048576 BYTES".to_owned()));
     assert_eq!(crm.created().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn allows_two_at_once_on_a_token() {
     let crm = Crm::start(options()).await;
-    crm.fault(json!([{"action": "hang", "name_contains": "hang"}]))
-        .await;
-    let _held = [
-        crm.begin("one", "hang").await,
-        crm.begin("one", "hang").await,
-    ];
+    crm.fault(json!([{"action": "hang", "name_contains": "hang"}])).await;
+    let _held = [crm.begin("one", "hang").await, crm.begin("one", "hang").await];
     until("two hang", async || crm.requests("fault:hang").await == 2).await;
     assert_eq!(crm.peak("one").await, 2);
     let said = "EXCEEDS THE LIMIT OF SIMULTANEOUS REQUESTS PER TOKEN (2)".to_owned();
     assert_eq!(crm.insert("third").await.verdict(), (403, said.clone()));
     assert_eq!(crm.token_information().await.verdict(), (403, said));
-    send(crm.insert_request("two", &task("x")))
-        .await
-        .unwrap()
-        .assert_created();
+    send(crm.insert_request("two", &task("x"))).await.unwrap().assert_created();
     assert_eq!((crm.peak("one").await, crm.peak("two").await), (3, 1));
     assert_eq!(crm.requests("throttled").await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frees_the_slot_of_a_client_that_leaves_before_its_next_request() {
-    let options = Options {
-        max_simultaneous: 1.try_into().unwrap(),
-        ..options()
-    };
+    let options = Options { max_simultaneous: 1.try_into().unwrap(), ..options() };
     let crm = Crm::start(options).await;
-    crm.fault(json!([{"action": "hang", "name_contains": "hang"}]))
-        .await;
+    crm.fault(json!([{"action": "hang", "name_contains": "hang"}])).await;
     for round in 1..=100 {
         let held = crm.begin("one", "hang").await;
-        until("it hangs", async || {
-            crm.requests("fault:hang").await == round
-        })
-        .await;
+        until("it hangs", async || crm.requests("fault:hang").await == round).await;
         drop(held);
         crm.insert("next").await.assert_created();
     }
@@ -416,18 +335,12 @@ async fn frees_the_slot_of_a_client_that_leaves_before_its_next_request() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gives_up_on_a_task_whose_client_leaves_during_the_latency() {
-    let options = Options {
-        latency: Duration::from_secs(3600),
-        ..options()
-    };
+    let options = Options { latency: Duration::from_secs(3600), ..options() };
     let crm = Crm::start(options).await;
     let held = crm.begin("one", "slow").await;
     until("it has arrived", async || crm.peak("one").await == 1).await;
     drop(held);
-    until("it is given up", async || {
-        crm.requests("abandoned").await == 1
-    })
-    .await;
+    until("it is given up", async || crm.requests("abandoned").await == 1).await;
     assert_eq!(crm.created().await, 0);
     send(crm.request(Method::DELETE, "/sandbox")).await.unwrap();
     assert_eq!(crm.peak("one").await, 0, "its slot is free");
@@ -435,10 +348,7 @@ async fn gives_up_on_a_task_whose_client_leaves_during_the_latency() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frees_the_slot_before_the_answer_is_written() {
-    let options = Options {
-        max_simultaneous: 1.try_into().unwrap(),
-        ..options()
-    };
+    let options = Options { max_simultaneous: 1.try_into().unwrap(), ..options() };
     let mut crm = Crm::start(options).await;
     // Connections that stay open: were one closed, its slot would be free whatever the answer did.
     crm.client = Client::builder().timeout(BOUND).build().unwrap();
@@ -451,11 +361,7 @@ async fn frees_the_slot_before_the_answer_is_written() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn takes_the_latency_with_the_slot_held() {
     let latency = Duration::from_millis(200);
-    let crm = Crm::start(Options {
-        latency,
-        ..options()
-    })
-    .await;
+    let crm = Crm::start(Options { latency, ..options() }).await;
     let started = tokio::time::Instant::now();
     let (a, b) = tokio::join!(crm.insert("a"), crm.insert("b"));
     assert!(started.elapsed() >= latency);
@@ -466,18 +372,11 @@ async fn takes_the_latency_with_the_slot_held() {
 
 #[tokio::test]
 async fn keeps_the_daily_limit_of_each_token() {
-    let crm = Crm::start(Options {
-        daily_limit: 3,
-        ..options()
-    })
-    .await;
+    let crm = Crm::start(Options { daily_limit: 3, ..options() }).await;
     crm.insert("x").await.assert_created();
     let mut bad = task("x");
     bad["type"] = json!("call");
-    assert_eq!(
-        send(crm.insert_request("one", &bad)).await.unwrap().status,
-        400
-    );
+    assert_eq!(send(crm.insert_request("one", &bad)).await.unwrap().status, 400);
     let reply = crm.token_information().await;
     let body = reply.json();
     let hours = body["data"]["hours_to_restart"].as_i64().unwrap();
@@ -495,10 +394,7 @@ async fn keeps_the_daily_limit_of_each_token() {
     let exhausted = (403, "TOKEN LIMIT EXCEEDED".to_owned());
     assert_eq!(crm.insert("x").await.verdict(), exhausted);
     assert_eq!(crm.token_information().await.verdict(), exhausted);
-    send(crm.insert_request("two", &task("x")))
-        .await
-        .unwrap()
-        .assert_created();
+    send(crm.insert_request("two", &task("x"))).await.unwrap().assert_created();
     assert_eq!(
         crm.get("/sandbox/stats").await["requests"],
         json!({"created": 2, "rejected": 1, "token_information": 1, "quota_exhausted": 2})
@@ -506,10 +402,7 @@ async fn keeps_the_daily_limit_of_each_token() {
     let forgotten = send(crm.request(Method::DELETE, "/sandbox")).await.unwrap();
     assert_eq!(forgotten.status, 204);
     crm.insert("x").await.assert_created();
-    assert_eq!(
-        crm.token_information().await.json()["data"]["token_use_today"],
-        2
-    );
+    assert_eq!(crm.token_information().await.json()["data"]["token_use_today"], 2);
 }
 
 #[tokio::test]
@@ -519,20 +412,8 @@ async fn answers_as_a_fault_wants_it() {
     for (action, status, starts, contains, tasks) in [
         ("status:503", 503, "<html>", "503 Service Unavailable", 0),
         ("status:200", 200, "<html>", "200 OK", 0),
-        (
-            "code:417:NO: NEVER",
-            200,
-            "{\"code\":417,\"error\":\"EXPECTATION FAILED\"",
-            "NO: NEVER",
-            0,
-        ),
-        (
-            "api:403:TOKEN LIMIT EXCEEDED",
-            403,
-            "{\"code\":403,\"error\":\"FORBIDDEN\"",
-            "TOKEN LIMIT EXCEEDED",
-            0,
-        ),
+        ("code:417:NO: NEVER", 200, "{\"code\":417,\"error\":\"EXPECTATION FAILED\"", "NO: NEVER", 0),
+        ("api:403:TOKEN LIMIT EXCEEDED", 403, "{\"code\":403,\"error\":\"FORBIDDEN\"", "TOKEN LIMIT EXCEEDED", 0),
         ("delay:1ms", 200, created, "wolkvox_id", 1),
         ("garbage", 200, "{\"code\": 2", "\u{fffd}", 1),
         ("bom", 200, "\u{feff}{\"code\":200,", "wolkvox_id", 1),
@@ -540,8 +421,7 @@ async fn answers_as_a_fault_wants_it() {
         ("string-code", 200, "{\"code\":\"200\",", "wolkvox_id", 1),
     ] {
         send(crm.request(Method::DELETE, "/sandbox")).await.unwrap();
-        crm.fault(json!([{"action": action, "retry_after": 7}]))
-            .await;
+        crm.fault(json!([{"action": action, "retry_after": 7}])).await;
         let reply = crm.insert("x").await;
         assert_eq!(reply.status.as_u16(), status, "{action}");
         assert_eq!(reply.headers["retry-after"], "7", "{action}");
@@ -569,14 +449,8 @@ async fn resets_the_connection_with_and_without_a_task() {
     for (action, tasks) in [("drop", 0), ("reset", 1)] {
         crm.fault(json!([{"action": action, "times": 1}])).await;
         let mut stream = crm.begin("one", "x").await;
-        let read = tokio::time::timeout(BOUND, stream.read(&mut [0]))
-            .await
-            .unwrap();
-        assert_eq!(
-            read.unwrap_err().kind(),
-            ErrorKind::ConnectionReset,
-            "{action}"
-        );
+        let read = tokio::time::timeout(BOUND, stream.read(&mut [0])).await.unwrap();
+        assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset, "{action}");
         assert_eq!(crm.created().await, tasks, "{action}");
         crm.insert("y").await.assert_created();
         send(crm.request(Method::DELETE, "/sandbox")).await.unwrap();
@@ -595,20 +469,14 @@ async fn hangs_with_the_task_created_and_no_answer() {
     crm.shutdown.cancel();
     let Crm { served, .. } = crm;
     tokio::time::timeout(BOUND, served).await.unwrap().unwrap();
-    let read = tokio::time::timeout(BOUND, stream.read(&mut [0]))
-        .await
-        .unwrap();
+    let read = tokio::time::timeout(BOUND, stream.read(&mut [0])).await.unwrap();
     assert_eq!(read.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn finishes_what_is_under_way_when_it_ends() {
     let latency = Duration::from_millis(200);
-    let crm = Crm::start(Options {
-        latency,
-        ..options()
-    })
-    .await;
+    let crm = Crm::start(Options { latency, ..options() }).await;
     let under_way = crm.insert_request("one", &task("x"));
     let (reply, ()) = tokio::join!(send(under_way), async {
         until("it has arrived", async || crm.peak("one").await == 1).await;
@@ -641,18 +509,12 @@ async fn takes_the_first_rule_that_matches_until_it_is_spent() {
 #[tokio::test]
 async fn keeps_its_rules_when_new_ones_are_wrong() {
     let faults = faults::parse(br#"[{"action": "status:500"}]"#).unwrap();
-    let crm = Crm::start(Options {
-        faults,
-        ..options()
-    })
-    .await;
+    let crm = Crm::start(Options { faults, ..options() }).await;
     let reply = crm.put_faults(&json!([{"action": "hagn"}])).await;
     assert_eq!(reply.status, 400);
     let error = reply.json()["error"].as_str().unwrap().to_owned();
     assert!(
-        error.starts_with(
-            "rule 1: unknown action \"hagn\", did you mean \"hang\"? (allowed are status, "
-        ),
+        error.starts_with("rule 1: unknown action \"hagn\", did you mean \"hang\"? (allowed are status, "),
         "{error}"
     );
     assert_eq!(crm.insert("x").await.status, 500);
@@ -681,11 +543,7 @@ async fn repeats_itself_with_the_same_seed() {
     let rules = json!([{"action": "status:500", "probability": 0.5}]);
     let mut runs = Vec::new();
     for seed in [7, 7, 8] {
-        let crm = Crm::start(Options {
-            seed: Some(seed),
-            ..options()
-        })
-        .await;
+        let crm = Crm::start(Options { seed: Some(seed), ..options() }).await;
         for _ in 0..2 {
             crm.fault(rules.clone()).await;
             let mut statuses = Vec::new();

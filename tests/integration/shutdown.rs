@@ -13,30 +13,17 @@ async fn sigterm_finishes_what_is_in_flight_and_returns_the_rest() {
         rig.crm.faults(json!([{ "action": "delay:1s" }])).await;
         let mut worker = rig.worker(&[]).await;
         for n in 0..30 {
-            rig.publish(&format!("m-{n}"), &task(&format!("drain {n}")))
-                .await;
+            rig.publish(&format!("m-{n}"), &task(&format!("drain {n}"))).await;
         }
         eventually("two in flight", || async {
             (rig.crm.stats().await["peak_simultaneous"]["demo-token"] == 2).then_some(())
         })
         .await;
         worker.process.signal(signal).await;
-        assert_eq!(
-            worker.process.ended().await.code(),
-            Some(0),
-            "{}",
-            worker.process.lines().join("\n")
-        );
+        assert_eq!(worker.process.ended().await.code(), Some(0), "{}", worker.process.lines().join("\n"));
         let created = rig.crm.tasks().await.len();
-        assert_eq!(
-            created, 2,
-            "what was in flight is finished, nothing else begun"
-        );
-        assert_eq!(
-            rig.amqp.count(&rig.queue).await,
-            Some(28),
-            "the rest is on the queue"
-        );
+        assert_eq!(created, 2, "what was in flight is finished, nothing else begun");
+        assert_eq!(rig.amqp.count(&rig.queue).await, Some(28), "the rest is on the queue");
     }
 }
 
@@ -52,17 +39,12 @@ async fn a_round_cut_short_goes_to_a_retry_queue() {
         ])
         .await;
     rig.publish("m-1", &task("round")).await;
-    worker
-        .reaches("wtw_attempts_total{outcome=\"unavailable\"}", 1.0)
-        .await;
+    worker.reaches("wtw_attempts_total{outcome=\"unavailable\"}", 1.0).await;
     worker.process.stop().await;
     let retry = format!("{}.retry.1h", rig.queue);
     let copy = rig.amqp.take(&retry).await;
     assert_eq!(copy.data, task("round"));
-    assert_eq!(
-        (number(&copy, "x-attempts"), number(&copy, "x-retry-round")),
-        (Some(1), Some(1))
-    );
+    assert_eq!((number(&copy, "x-attempts"), number(&copy, "x-retry-round")), (Some(1), Some(1)));
     assert_eq!(number(&copy, "x-dead-letter-schema"), None);
     rig.amqp.delete(&retry).await;
 }
@@ -76,20 +58,12 @@ async fn a_second_signal_leaves_at_once_and_the_message_stays() {
     rig.crm.created(1).await;
     worker.process.signal("TERM").await;
     eventually("the first signal is heard", || async {
-        worker
-            .process
-            .lines()
-            .iter()
-            .any(|line| line.contains("stopping"))
-            .then_some(())
+        worker.process.lines().iter().any(|line| line.contains("stopping")).then_some(())
     })
     .await;
     worker.process.signal("TERM").await;
     assert_eq!(worker.process.ended().await.code(), Some(1));
-    eventually("the message is back", || async {
-        (rig.amqp.count(&rig.queue).await == Some(1)).then_some(())
-    })
-    .await;
+    eventually("the message is back", || async { (rig.amqp.count(&rig.queue).await == Some(1)).then_some(()) }).await;
 }
 
 #[tokio::test]
@@ -113,12 +87,6 @@ async fn an_exceeded_grace_is_a_failure_and_the_message_stays() {
     worker.process.signal("TERM").await;
     assert_eq!(worker.process.ended().await.code(), Some(1));
     let said = worker.process.lines().join("\n");
-    assert!(
-        said.contains("1 messages were not settled within shutdown.grace (600ms)"),
-        "{said}"
-    );
-    eventually("the message is back", || async {
-        (rig.amqp.count(&rig.queue).await == Some(1)).then_some(())
-    })
-    .await;
+    assert!(said.contains("1 messages were not settled within shutdown.grace (600ms)"), "{said}");
+    eventually("the message is back", || async { (rig.amqp.count(&rig.queue).await == Some(1)).then_some(()) }).await;
 }

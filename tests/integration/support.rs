@@ -15,16 +15,10 @@ use tokio::time::{Instant, sleep, timeout};
 pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` has a value, asking again and again up to [`BOUND`].
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    mut condition: impl FnMut() -> F,
-) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
     let deadline = Instant::now() + BOUND;
     loop {
-        if let Some(value) = timeout(BOUND, condition())
-            .await
-            .unwrap_or_else(|_| panic!("no answer: {what}"))
-        {
+        if let Some(value) = timeout(BOUND, condition()).await.unwrap_or_else(|_| panic!("no answer: {what}")) {
             return value;
         }
         assert!(Instant::now() < deadline, "not within {BOUND:?}: {what}");

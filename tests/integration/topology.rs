@@ -25,12 +25,7 @@ async fn what_is_printed_is_what_is_declared_and_declaring_again_changes_nothing
         let arguments = queue["arguments"].as_object().expect("arguments").iter();
         let arguments = arguments.map(|(name, value)| (name.as_str().into(), amqp(value)));
         let name = queue["name"].as_str().expect("a name");
-        rig.amqp
-            .declare(
-                name,
-                FieldTable::from(arguments.collect::<BTreeMap<_, _>>()),
-            )
-            .await;
+        rig.amqp.declare(name, FieldTable::from(arguments.collect::<BTreeMap<_, _>>())).await;
     }
 }
 
@@ -51,12 +46,7 @@ async fn a_queue_with_other_arguments_is_left_alone_and_the_difference_is_named(
     let mut worker = rig.unready_worker(&[]);
     assert_eq!(worker.process.ended().await.code(), Some(1));
     let said = worker.process.lines().join("\n");
-    for part in [
-        rig.queue.as_str(),
-        "x-dead-letter-exchange",
-        "Ways out",
-        "broker.topology",
-    ] {
+    for part in [rig.queue.as_str(), "x-dead-letter-exchange", "Ways out", "broker.topology"] {
         assert!(said.contains(part), "{part} is not in {said}");
     }
     assert_eq!(rig.amqp.count(&rig.queue).await, Some(1), "left alone");
@@ -75,11 +65,7 @@ async fn where_others_own_the_topology_missing_queues_are_waited_for() {
             .then_some(())
     })
     .await;
-    assert_eq!(
-        rig.amqp.count(&rig.queue).await,
-        None,
-        "nothing is declared"
-    );
+    assert_eq!(rig.amqp.count(&rig.queue).await, None, "nothing is declared");
     rig.declare_topology().await;
     worker.ready().await;
 }
@@ -87,9 +73,7 @@ async fn where_others_own_the_topology_missing_queues_are_waited_for() {
 #[tokio::test]
 async fn deleted_queues_are_declared_again() {
     let rig = Rig::new("topology.deleted").await;
-    rig.crm
-        .faults(serde_json::json!([{ "action": "drop", "times": 1 }]))
-        .await;
+    rig.crm.faults(serde_json::json!([{ "action": "drop", "times": 1 }])).await;
     let worker = rig.worker(&[("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1")]).await;
     rig.amqp.delete(&format!("{}.retry.200ms", rig.queue)).await;
     rig.publish("m-1", &task("retried")).await;
@@ -97,14 +81,9 @@ async fn deleted_queues_are_declared_again() {
     let dead = rig.dead_letter_queue();
     rig.amqp.delete(&dead).await;
     rig.publish("m-2", b"no task").await;
-    eventually("the dead letter", || async {
-        (rig.amqp.count(&dead).await == Some(1)).then_some(())
-    })
-    .await;
+    eventually("the dead letter", || async { (rig.amqp.count(&dead).await == Some(1)).then_some(()) }).await;
     rig.amqp.delete(&rig.queue).await;
-    worker
-        .reaches("wtw_broker_connections_lost_total", 1.0)
-        .await;
+    worker.reaches("wtw_broker_connections_lost_total", 1.0).await;
     eventually("the work queue", || rig.amqp.count(&rig.queue)).await;
     rig.publish("m-3", &task("anew")).await;
     rig.crm.created(2).await;
@@ -114,8 +93,7 @@ async fn deleted_queues_are_declared_again() {
 async fn what_the_broker_gives_up_reaches_the_dead_letter_queue() {
     let rig = Rig::new("topology.expired").await;
     rig.declare_topology().await;
-    rig.publish_with(&task("old"), properties("m-1").with_expiration("1".into()))
-        .await;
+    rig.publish_with(&task("old"), properties("m-1").with_expiration("1".into())).await;
     let listed = eventually("the expired message", || async {
         let listed = process::run(&["dead-letters", "list", "--json"], &rig.env(&[]), b"").await;
         assert_eq!(listed.code, Some(0), "{}", listed.stderr);
@@ -123,10 +101,7 @@ async fn what_the_broker_gives_up_reaches_the_dead_letter_queue() {
         letters.into_iter().next()
     })
     .await;
-    assert_eq!(
-        (&listed["kind"], &listed["message_id"]),
-        (&"expired".into(), &"m-1".into())
-    );
+    assert_eq!((&listed["kind"], &listed["message_id"]), (&"expired".into(), &"m-1".into()));
     let letter = rig.dead_letter().await;
     assert_eq!(number(&letter, "x-dead-letter-schema"), None);
     assert_eq!(letter.data, task("old"));
@@ -138,17 +113,12 @@ async fn one_worker_is_active_and_the_other_stands_by_until_it_is_needed() {
     let mut first = rig.worker(&[]).await;
     let second = rig.worker(&[]).await;
     for n in 0..20 {
-        rig.publish(&format!("m-{n}"), &task(&format!("standby {n}")))
-            .await;
+        rig.publish(&format!("m-{n}"), &task(&format!("standby {n}"))).await;
     }
     rig.crm.created(20).await;
     let created = "wtw_settled_messages_total{outcome=\"created\",kind=\"\"}";
     first.reaches(created, 20.0).await;
-    assert_eq!(
-        second.metric(created).await,
-        0.0,
-        "both are ready, one is active"
-    );
+    assert_eq!(second.metric(created).await, 0.0, "both are ready, one is active");
     first.process.signal("KILL").await;
     first.process.ended().await;
     rig.publish("late", &task("late")).await;

@@ -21,11 +21,7 @@ fn seconds(delays: &[u64]) -> Vec<Duration> {
 
 fn names(delays: &[u64]) -> Vec<String> {
     let topology = Topology::new(&broker(true), &seconds(delays));
-    topology
-        .queues
-        .into_iter()
-        .map(|queue| queue.name)
-        .collect()
+    topology.queues.into_iter().map(|queue| queue.name).collect()
 }
 
 #[test]
@@ -66,30 +62,16 @@ fn equal_delays_share_a_queue() {
     let fixed = ["tasks", "graveyard", "tasks.retry.hold"];
     for (delays, retry) in [
         (&[][..], &[][..]),
-        (
-            &[10, 60, 300, 1_800],
-            &[
-                "tasks.retry.10s",
-                "tasks.retry.1m",
-                "tasks.retry.5m",
-                "tasks.retry.30m",
-            ],
-        ),
+        (&[10, 60, 300, 1_800], &["tasks.retry.10s", "tasks.retry.1m", "tasks.retry.5m", "tasks.retry.30m"]),
         (&[60, 60, 60], &["tasks.retry.1m"]),
-        (
-            &[90, 3_600, 86_400, 90],
-            &["tasks.retry.90s", "tasks.retry.1h", "tasks.retry.1d"],
-        ),
+        (&[90, 3_600, 86_400, 90], &["tasks.retry.90s", "tasks.retry.1h", "tasks.retry.1d"]),
     ] {
         let expected: Vec<&str> = fixed.iter().chain(retry).copied().collect();
         assert_eq!(names(delays), expected, "{delays:?}");
     }
     let minute = crate::duration::parse("60s").unwrap();
     assert_eq!(retry_queue("q", minute), "q.retry.1m");
-    assert_eq!(
-        retry_queue("q", Duration::from_millis(1_500)),
-        "q.retry.1500ms"
-    );
+    assert_eq!(retry_queue("q", Duration::from_millis(1_500)), "q.retry.1500ms");
 }
 
 #[test]
@@ -125,38 +107,21 @@ fn arguments_have_the_types_that_the_broker_takes() {
 #[test]
 fn a_name_has_at_most_255_bytes() {
     assert!(short(&"ä".repeat(127)).is_ok());
-    assert!(
-        short(&"ä".repeat(128))
-            .unwrap_err()
-            .message
-            .contains("more than 255 bytes")
-    );
+    assert!(short(&"ä".repeat(128)).unwrap_err().message.contains("more than 255 bytes"));
 }
 
 #[test]
 fn a_queue_with_other_arguments_is_explained_and_anything_else_passed_on() {
-    let error = |code| BrokerError {
-        message: "inequivalent arg 'x-max-length'".to_owned(),
-        code,
-    };
+    let error = |code| BrokerError { message: "inequivalent arg 'x-max-length'".to_owned(), code };
     match explain(error(Some(BrokerError::PRECONDITION_FAILED)), "tasks") {
         TopologyError::Differs(said) => {
-            for piece in [
-                "queue tasks exists",
-                "x-max-length",
-                "delete the queue",
-                "broker.queue",
-                "verify",
-            ] {
+            for piece in ["queue tasks exists", "x-max-length", "delete the queue", "broker.queue", "verify"] {
                 assert!(said.contains(piece), "{said}");
             }
         }
         TopologyError::Broker(other) => panic!("{other:?}"),
     }
     for code in [None, Some(404)] {
-        assert!(matches!(
-            explain(error(code), "tasks"),
-            TopologyError::Broker(_)
-        ));
+        assert!(matches!(explain(error(code), "tasks"), TopologyError::Broker(_)));
     }
 }

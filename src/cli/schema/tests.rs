@@ -4,9 +4,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::failure::Stage;
 use crate::payload::tests::dates::{NO_DATES, NO_FORMS};
-use crate::payload::tests::{
-    has_the_vendors_form, least, map, mapping, messages, refused, with, wrong_fields,
-};
+use crate::payload::tests::{has_the_vendors_form, least, map, mapping, messages, refused, with, wrong_fields};
 
 fn validator() -> Validator {
     jsonschema::validator_for(&schema()).unwrap()
@@ -31,18 +29,10 @@ fn what_is_refused_is_refused_by_the_schema_unless_beyond_it() {
         let Ok(message) = serde_json::from_str::<Value>(&case.text()) else {
             continue;
         };
-        assert_eq!(
-            validator.is_valid(&message),
-            case.beyond_schema.is_some(),
-            "{}",
-            case.case
-        );
+        assert_eq!(validator.is_valid(&message), case.beyond_schema.is_some(), "{}", case.case);
     }
     for (field, value) in wrong_fields() {
-        assert!(
-            !validator.is_valid(&with(&json!({field: value}))),
-            "{field} {value}"
-        );
+        assert!(!validator.is_valid(&with(&json!({field: value}))), "{field} {value}");
     }
     for field in REQUIRED {
         let mut missing = least();
@@ -79,13 +69,7 @@ fn a_pattern_tells_dates_by_their_form() {
 fn optional_fields_may_be_null_or_left_out() {
     let validator = validator();
     assert!(validator.is_valid(&Value::Object(least())));
-    for field in [
-        "description",
-        "status",
-        "priority",
-        "remember",
-        "reminder_date",
-    ] {
+    for field in ["description", "status", "priority", "remember", "reminder_date"] {
         assert!(validator.is_valid(&with(&json!({field: null}))), "{field}");
     }
 }

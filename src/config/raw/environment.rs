@@ -16,10 +16,7 @@ const CONFIG: &str = "WTW_CONFIG";
 type Named = (PathBuf, String);
 
 /// Reads the layer, and the configuration file that it names.
-pub(super) fn layer(
-    environment: &[(OsString, OsString)],
-    problems: &mut Vec<Problem>,
-) -> (Layer, Option<Named>) {
+pub(super) fn layer(environment: &[(OsString, OsString)], problems: &mut Vec<Problem>) -> (Layer, Option<Named>) {
     let mut layer = Layer::new();
     let mut named = None;
     let mut ours: Vec<_> = environment
@@ -44,8 +41,7 @@ pub(super) fn layer(
 }
 
 fn known() -> impl Iterator<Item = (String, &'static Key)> {
-    KEYS.iter()
-        .flat_map(|key| key.slots().map(move |slot| (slot, key)))
+    KEYS.iter().flat_map(|key| key.slots().map(move |slot| (slot, key)))
 }
 
 fn source(name: &str) -> String {
@@ -53,12 +49,7 @@ fn source(name: &str) -> String {
 }
 
 /// The value of a variable: nothing when empty, nothing inside when it has been reported.
-fn given(
-    slot: &str,
-    key: &Key,
-    value: &OsStr,
-    problems: &mut Vec<Problem>,
-) -> Option<Option<Value>> {
+fn given(slot: &str, key: &Key, value: &OsStr, problems: &mut Vec<Problem>) -> Option<Option<Value>> {
     let Some(text) = value.to_str() else {
         let problem = Problem::new(slot, source(&variable(slot)), "is not UTF-8");
         problems.push(problem.allowed(key.allowed()));
@@ -70,10 +61,7 @@ fn given(
 fn unknown(name: &str) -> Problem {
     // Compared without the prefix, which would make every name alike.
     let plain = |slot: &str| slot.replace('.', "_");
-    let names: Vec<String> = known()
-        .map(|(slot, _)| plain(&slot))
-        .chain(["config".to_owned()])
-        .collect();
+    let names: Vec<String> = known().map(|(slot, _)| plain(&slot)).chain(["config".to_owned()]).collect();
     let rest = name.trim_start_matches(PREFIX);
     let meant = nearest(rest, names.iter().map(String::as_str)).map(variable);
     Problem::new(name, "environment", did_you_mean(meant))
@@ -82,9 +70,7 @@ fn unknown(name: &str) -> Problem {
 /// Whether Kubernetes made the variable, for a service whose name begins with `wtw`. No key of ours ends so.
 fn is_of_kubernetes(name: &str, value: &OsStr) -> bool {
     let numbered = |part: &str| part.starts_with(|c: char| c.is_ascii_digit());
-    let address = ["tcp://", "udp://", "sctp://"]
-        .iter()
-        .any(|scheme| value.to_string_lossy().starts_with(scheme));
+    let address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.to_string_lossy().starts_with(scheme));
     name.ends_with("_SERVICE_HOST")
         || name.ends_with("_SERVICE_PORT")
         || name.contains("_SERVICE_PORT_")

@@ -25,11 +25,7 @@ pub(super) fn layer(path: &Path, named_by: &str, problems: &mut Vec<Problem>) ->
             return None;
         }
     };
-    let mut reading = Reading {
-        source: path.display().to_string(),
-        layer: Layer::new(),
-        problems,
-    };
+    let mut reading = Reading { source: path.display().to_string(), layer: Layer::new(), problems };
     for (name, value) in table {
         reading.section(&name, value);
     }
@@ -53,11 +49,7 @@ fn read(path: &Path, named_by: &str) -> Result<Table, Problem> {
 /// The place after a text, as people count.
 fn place(before: &str) -> String {
     let line = before.matches('\n').count() + 1;
-    let column = before
-        .rsplit('\n')
-        .next()
-        .map_or(0, |last| last.chars().count())
-        + 1;
+    let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
     format!("line {line}, column {column}: ")
 }
 
@@ -106,8 +98,7 @@ impl Reading<'_> {
     }
 
     fn problem(&mut self, name: &str, message: String) {
-        self.problems
-            .push(Problem::new(name, &self.source, message));
+        self.problems.push(Problem::new(name, &self.source, message));
     }
 }
 

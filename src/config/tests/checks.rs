@@ -5,28 +5,17 @@ use super::*;
 /// The first problem, or the warnings, of one variable.
 fn said(name: &str, text: &str) -> String {
     match load_env(&[(&variable(name), text)]) {
-        Ok(loaded) => loaded
-            .warnings
-            .iter()
-            .map(|warning| warning.message.clone())
-            .collect(),
+        Ok(loaded) => loaded.warnings.iter().map(|warning| warning.message.clone()).collect(),
         Err(problems) => problems.0[0].message.clone(),
     }
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table")]
 fn the_server_is_a_host_or_a_url_and_nothing_more() {
     for (text, meant) in [
         ("crm0001.wolkvox.com", "https://crm0001.wolkvox.com/"),
-        (
-            "CRM0001.wolkvox.com:8443",
-            "https://crm0001.wolkvox.com:8443/",
-        ),
-        (
-            "HTTPS://crm0001.wolkvox.com/",
-            "https://crm0001.wolkvox.com/",
-        ),
+        ("CRM0001.wolkvox.com:8443", "https://crm0001.wolkvox.com:8443/"),
+        ("HTTPS://crm0001.wolkvox.com/", "https://crm0001.wolkvox.com/"),
         ("http://127.0.0.1:8089", "http://127.0.0.1:8089/"),
         ("http://[::1]:8089", "http://[::1]:8089/"),
         ("http://localhost", "http://localhost/"),
@@ -38,50 +27,20 @@ fn the_server_is_a_host_or_a_url_and_nothing_more() {
         assert_eq!(loaded.warnings, [], "{text}");
     }
     for (text, why) in [
-        (
-            "https://https://h.example",
-            r#""https://https://h.example" has its scheme twice; write "https://h.example""#,
-        ),
+        ("https://https://h.example", r#""https://https://h.example" has its scheme twice; write "https://h.example""#),
         (
             "https://http://127.0.0.1:80/x",
             r#""https://http://127.0.0.1:80/x" has its scheme twice; write "http://127.0.0.1""#,
         ),
-        (
-            "https://https//h",
-            r#""https://https//h" has its scheme twice; write "https://h""#,
-        ),
-        (
-            "https//h",
-            r#""https//h" has a misspelt scheme; write "https://h""#,
-        ),
-        (
-            "https:/h",
-            r#""https:/h" has a misspelt scheme; write "https://h""#,
-        ),
-        (
-            "ftp://h",
-            r#""ftp://h" has another scheme than http and https"#,
-        ),
-        (
-            "h/server/API",
-            r#""h/server/API" has a path; write "https://h""#,
-        ),
-        (
-            "https://h:1/?a=b",
-            r#"the value has a query; write "https://h:1""#,
-        ),
-        (
-            "https://h#a",
-            r##""https://h#a" has a fragment; write "https://h""##,
-        ),
-        (
-            "https://u:p@h",
-            r#"the value has a user or password; write "https://h""#,
-        ),
-        (
-            "{{wolkvox_server}}",
-            r#""{{wolkvox_server}}" is not a host or URL"#,
-        ),
+        ("https://https//h", r#""https://https//h" has its scheme twice; write "https://h""#),
+        ("https//h", r#""https//h" has a misspelt scheme; write "https://h""#),
+        ("https:/h", r#""https:/h" has a misspelt scheme; write "https://h""#),
+        ("ftp://h", r#""ftp://h" has another scheme than http and https"#),
+        ("h/server/API", r#""h/server/API" has a path; write "https://h""#),
+        ("https://h:1/?a=b", r#"the value has a query; write "https://h:1""#),
+        ("https://h#a", r##""https://h#a" has a fragment; write "https://h""##),
+        ("https://u:p@h", r#"the value has a user or password; write "https://h""#),
+        ("{{wolkvox_server}}", r#""{{wolkvox_server}}" is not a host or URL"#),
         ("two words", r#""two words" is not a host or URL"#),
         ("https://", r#""https://" is not a host or URL"#),
         ("h:99999", r#""h:99999" is not a host or URL"#),
@@ -93,18 +52,9 @@ fn the_server_is_a_host_or_a_url_and_nothing_more() {
 #[test]
 fn a_server_that_is_allowed_may_be_warned_of() {
     for (text, warning) in [
-        (
-            "http://crm0001.wolkvox.com",
-            "sends tokens unencrypted; write https://crm0001.wolkvox.com",
-        ),
-        (
-            "http://10.0.0.1:80",
-            "sends tokens unencrypted; write https://10.0.0.1",
-        ),
-        (
-            "sv0001.crmvox.com",
-            "sv0001.crmvox.com was switched off in November 2024; use crm0001.wolkvox.com",
-        ),
+        ("http://crm0001.wolkvox.com", "sends tokens unencrypted; write https://crm0001.wolkvox.com"),
+        ("http://10.0.0.1:80", "sends tokens unencrypted; write https://10.0.0.1"),
+        ("sv0001.crmvox.com", "sv0001.crmvox.com was switched off in November 2024; use crm0001.wolkvox.com"),
         (
             "https://acme.crmvox.com",
             "acme.crmvox.com was switched off in November 2024; use the account's host under wolkvox.com",
@@ -115,71 +65,36 @@ fn a_server_that_is_allowed_may_be_warned_of() {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table")]
 fn a_brokers_address_is_shown_without_what_is_secret() {
     for (text, shown) in [
         ("amqp://h", "amqp://h:5672/%2f"),
-        (
-            "amqps://u:p%40@h.example/v?heartbeat=15&auth_mechanism=external",
-            "amqps://h.example:5671/v",
-        ),
+        ("amqps://u:p%40@h.example/v?heartbeat=15&auth_mechanism=external", "amqps://h.example:5671/v"),
         ("amqp://u:p@10.0.0.1:1/a%2Fb", "amqp://10.0.0.1:1/a%2Fb"),
         ("amqp://rabbit.ns.svc/%2f", "amqp://rabbit.ns.svc:5672/%2f"),
     ] {
         let loaded = load_env(&[("WTW_BROKER_URLS", text)]).unwrap();
         let url = &loaded.config.broker.urls[0];
-        assert_eq!(
-            (url.shown.as_str(), url.secret.expose_secret()),
-            (shown, text)
-        );
+        assert_eq!((url.shown.as_str(), url.secret.expose_secret()), (shown, text));
         assert_eq!(loaded.warnings, [], "{text}");
     }
     for (text, why) in [
-        (
-            "http://h/",
-            "the value has another scheme than amqp and amqps",
-        ),
+        ("http://h/", "the value has another scheme than amqp and amqps"),
         ("amqp:h", "the value lacks the // of a URL"),
         ("h", "the value is not a URL (relative URL without a base)"),
-        (
-            "amqp://u:p#1@h/v",
-            "the value is not a URL (invalid port number)",
-        ),
+        ("amqp://u:p#1@h/v", "the value is not a URL (invalid port number)"),
         ("amqp://h/v#1", "the value has a #; write it as %23"),
         ("amqp:///v", "the value names no host"),
-        (
-            "amqp://[::1]/%2f",
-            "the value has an IPv6 address, which the AMQP library would take for localhost",
-        ),
+        ("amqp://[::1]/%2f", "the value has an IPv6 address, which the AMQP library would take for localhost"),
         ("amqp://h/", "the value ends in a slash"),
         ("amqp://h\t/v", "the value has a blank in it"),
-        (
-            "amqp://h/v?heartbeet=1",
-            "the value has a parameter that is not known; did you mean heartbeat?",
-        ),
-        (
-            "amqp://h/v?x=1",
-            "the value has a parameter that is not known; known are heartbeat, frame_max",
-        ),
-        (
-            "amqp://h/v?heartbeat=70000",
-            "the value has a parameter heartbeat that cannot be read",
-        ),
+        ("amqp://h/v?heartbeet=1", "the value has a parameter that is not known; did you mean heartbeat?"),
+        ("amqp://h/v?x=1", "the value has a parameter that is not known; known are heartbeat, frame_max"),
+        ("amqp://h/v?heartbeat=70000", "the value has a parameter heartbeat that cannot be read"),
         ("amqp://h/v,amqp://h/", "entry 2 ends in a slash"),
-        (
-            "amqp://u:p@rabbit.example.com/v",
-            "amqp://rabbit.example.com:5672/v is not encrypted; use amqps",
-        ),
-        (
-            "amqp://u:p@8.8.8.8/v",
-            "amqp://8.8.8.8:5672/v is not encrypted; use amqps",
-        ),
+        ("amqp://u:p@rabbit.example.com/v", "amqp://rabbit.example.com:5672/v is not encrypted; use amqps"),
+        ("amqp://u:p@8.8.8.8/v", "amqp://8.8.8.8:5672/v is not encrypted; use amqps"),
     ] {
-        assert!(
-            said("broker.urls", text).starts_with(why),
-            "{}",
-            said("broker.urls", text)
-        );
+        assert!(said("broker.urls", text).starts_with(why), "{}", said("broker.urls", text));
     }
 }
 
@@ -191,10 +106,7 @@ fn the_ledger_is_memory_a_file_or_redis() {
         ("file:/a", "file /a"),
         ("file:///a", "file /a"),
         ("redis://h", "redis redis://h"),
-        (
-            "rediss://:p@h.example:1/2",
-            "redis rediss://:p@h.example:1/2",
-        ),
+        ("rediss://:p@h.example:1/2", "redis rediss://:p@h.example:1/2"),
     ] {
         let config = load_env(&[("WTW_LEDGER_URL", text)]).unwrap().config;
         assert_eq!(field(&config, "ledger.url"), meant);
@@ -207,43 +119,26 @@ fn the_ledger_is_memory_a_file_or_redis() {
         ("file:", "the value names no file"),
         ("file://h/a", "the value names a host; write file:PATH"),
         ("redis:///1", "the value names no host"),
-        (
-            "redis://u:p@cache.example.com",
-            "is not encrypted; use rediss",
-        ),
+        ("redis://u:p@cache.example.com", "is not encrypted; use rediss"),
     ] {
         assert_eq!(said("ledger.url", text), why);
     }
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table")]
 fn values_have_bounds() {
     let long = "q".repeat(239);
     let longest = &long[..238];
-    let tokens = |count: u32| {
-        (0..count)
-            .map(|n| format!("t{n}"))
-            .collect::<Vec<_>>()
-            .join(",")
-    };
+    let tokens = |count: u32| (0..count).map(|n| format!("t{n}")).collect::<Vec<_>>().join(",");
     let (most, more) = (tokens(64), tokens(65));
     let delays = "1s,".repeat(21);
     for (name, text, why) in [
         ("broker.queue", longest, ""),
         ("broker.queue", long.as_str(), "has 239 bytes"),
-        (
-            "broker.queue",
-            "amq.tasks",
-            "is a name that the broker reserves",
-        ),
+        ("broker.queue", "amq.tasks", "is a name that the broker reserves"),
         ("broker.queue", "a\nb", "has a control character"),
         ("broker.dead_letter_queue", long.as_str(), ""),
-        (
-            "broker.topology",
-            "Verify",
-            "is not allowed; did you mean verify?",
-        ),
+        ("broker.topology", "Verify", "is not allowed; did you mean verify?"),
         ("broker.single_active_consumer", "yes", "is not allowed"),
         ("crm.tokens", most.as_str(), ""),
         ("crm.tokens", more.as_str(), "are 65 tokens"),
@@ -251,21 +146,13 @@ fn values_have_bounds() {
         ("crm.tokens", "a,é", "no HTTP header may carry"),
         ("crm.max_in_flight_per_token", "0", "is out of bounds"),
         ("crm.max_in_flight_per_token", "1001", "is out of bounds"),
-        (
-            "crm.max_in_flight_per_token",
-            "3",
-            "3 requests at a time exceed the vendor's limit of 2",
-        ),
+        ("crm.max_in_flight_per_token", "3", "3 requests at a time exceed the vendor's limit of 2"),
         ("crm.requests_per_second", "0", "is out of bounds"),
         ("crm.requests_per_second", "-1", "is out of bounds"),
         ("crm.requests_per_second", "NaN", "is out of bounds"),
         ("crm.requests_per_second", "inf", "is out of bounds"),
         ("crm.requests_per_second", "two", "is not a number"),
-        (
-            "crm.timezone",
-            "America/Bogotá",
-            "is not known; did you mean America/Bogota?",
-        ),
+        ("crm.timezone", "America/Bogotá", "is not known; did you mean America/Bogota?"),
         ("task.max_age", "0s", "is too short"),
         ("retry.immediate_attempts", "0", "is out of bounds"),
         ("retry.immediate_attempts", "1.5", "is not a whole number"),
@@ -276,17 +163,9 @@ fn values_have_bounds() {
         ("retry.delays", delays.as_str(), "are 21 delays"),
         ("gate.failures", "0", "is out of bounds"),
         ("gate.hold", "25m", ""),
-        (
-            "gate.hold",
-            "26m",
-            "comes near the broker's consumer timeout",
-        ),
+        ("gate.hold", "26m", "comes near the broker's consumer timeout"),
         ("ledger.max_entries", "0", "is out of bounds"),
-        (
-            "admin.listen",
-            "localhost:9464",
-            "is not an IP address with a port",
-        ),
+        ("admin.listen", "localhost:9464", "is not an IP address with a port"),
     ] {
         let said = said(name, text);
         assert_eq!(said.is_empty(), why.is_empty(), "{name}: {said}");
@@ -315,14 +194,8 @@ fn keys_agree_with_each_other() {
             "shutdown.grace (default): \"25s\" is not longer than crm.request_timeout, which is \"25s\" (FILE); \
              allowed: longer than crm.request_timeout",
         ),
-        (
-            "retry.immediate_initial = '6s'",
-            "retry.immediate_max (default): \"5s\" is not at least",
-        ),
-        (
-            "gate.probe_max = '999ms'",
-            "gate.probe_max (FILE): \"999ms\" is not at least gate.probe_initial",
-        ),
+        ("retry.immediate_initial = '6s'", "retry.immediate_max (default): \"5s\" is not at least"),
+        ("gate.probe_max = '999ms'", "gate.probe_max (FILE): \"999ms\" is not at least gate.probe_initial"),
         (
             "broker.client_cert_file = 'x'",
             "broker.client_key_file (not set): is missing while broker.client_cert_file is given",
@@ -335,22 +208,15 @@ fn keys_agree_with_each_other() {
             "broker.dead_letter_queue = 'wolkvox.tasks'",
             "broker.dead_letter_queue (FILE): \"wolkvox.tasks\" is the work queue or",
         ),
-        (
-            "broker.dead_letter_queue = 'wolkvox.tasks.retry.x'",
-            "broker.dead_letter_queue (FILE): ",
-        ),
+        ("broker.dead_letter_queue = 'wolkvox.tasks.retry.x'", "broker.dead_letter_queue (FILE): "),
     ] {
         let file = Temporary::new(toml);
-        let sources = Sources {
-            file: Some(file.0.clone()),
-            ..Sources::default()
-        };
+        let sources = Sources { file: Some(file.0.clone()), ..Sources::default() };
         let problems = Config::load(&sources, &[]).unwrap_err();
         assert_eq!(problems.0.len(), 1, "{problems}");
         let said = problems.0[0].to_string().replace(file.path(), "FILE");
         assert!(said.starts_with(expected), "{said}");
     }
-    let equal =
-        "crm.connect_timeout = '20s'\nretry.immediate_initial = '5s'\ngate.probe_initial = '1m'";
+    let equal = "crm.connect_timeout = '20s'\nretry.immediate_initial = '5s'\ngate.probe_initial = '1m'";
     assert!(load_toml(equal).is_ok());
 }

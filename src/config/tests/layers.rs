@@ -5,11 +5,7 @@ use super::*;
 #[test]
 fn the_environment_goes_before_the_file_and_the_file_before_the_defaults() {
     let toml = "[broker]\nqueue = 'from-file'\nurls = ['amqp://a/%2f', 'amqp://b/%2f']\n[log]\nlevel = 'debug'\n";
-    let variables = [
-        ("WTW_LOG_LEVEL", "warn"),
-        ("WTW_BROKER_QUEUE", ""),
-        ("PATH", "/bin"),
-    ];
+    let variables = [("WTW_LOG_LEVEL", "warn"), ("WTW_BROKER_QUEUE", ""), ("PATH", "/bin")];
     let config = load_both(toml, &variables).unwrap().config;
     assert_eq!(config.broker.queue, "from-file");
     assert_eq!(config.broker.dead_letter_queue, "from-file.dead");
@@ -36,59 +32,22 @@ fn toml_may_be_written_with_its_own_types() {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table")]
 fn a_file_that_does_not_fit_is_a_problem() {
     for (toml, expected) in [
-        (
-            "[crm\n",
-            "configuration file (FILE): is not TOML: line 1, column 5: ",
-        ),
-        (
-            "\n[crm]\nserver = = 1",
-            "configuration file (FILE): is not TOML: line 3, column 1",
-        ),
-        (
-            "[crm]\nservr = 'x'",
-            "crm.servr (FILE): is not known; did you mean crm.server?",
-        ),
-        (
-            "[crm]\ntoken_file = 'x'",
-            "crm.token_file (FILE): is not known; did you mean crm.tokens_file?",
-        ),
-        (
-            "[crm]\nserver_file = 'x'",
-            "crm.server_file (FILE): is not known; did you mean crm.server?",
-        ),
-        (
-            "[brokr]\n",
-            "brokr (FILE): is not known; did you mean [broker]?",
-        ),
+        ("[crm\n", "configuration file (FILE): is not TOML: line 1, column 5: "),
+        ("\n[crm]\nserver = = 1", "configuration file (FILE): is not TOML: line 3, column 1"),
+        ("[crm]\nservr = 'x'", "crm.servr (FILE): is not known; did you mean crm.server?"),
+        ("[crm]\ntoken_file = 'x'", "crm.token_file (FILE): is not known; did you mean crm.tokens_file?"),
+        ("[crm]\nserver_file = 'x'", "crm.server_file (FILE): is not known; did you mean crm.server?"),
+        ("[brokr]\n", "brokr (FILE): is not known; did you mean [broker]?"),
         ("[zzz]\n", "zzz (FILE): is not known\n"),
         ("crm = 5", "crm (FILE): is a section, not an integer\n"),
-        (
-            "crm.server = ['x']",
-            "crm.server (FILE): is an array; allowed: host",
-        ),
-        (
-            "crm.server.x = 'x'",
-            "crm.server (FILE): is a table; allowed: host",
-        ),
-        (
-            "crm.tokens_file = ['x']",
-            "crm.tokens (FILE): is an array; allowed: ",
-        ),
-        (
-            "crm.server = 1979-05-27",
-            "crm.server (FILE): is a datetime; allowed: host",
-        ),
-        (
-            "crm.tokens = [['x']]",
-            "crm.tokens (FILE): has an entry that is no text, number or boolean; ",
-        ),
-        (
-            "retry.delays = []",
-            "retry.delays (FILE): is an empty list; leave the key out for its default; ",
-        ),
+        ("crm.server = ['x']", "crm.server (FILE): is an array; allowed: host"),
+        ("crm.server.x = 'x'", "crm.server (FILE): is a table; allowed: host"),
+        ("crm.tokens_file = ['x']", "crm.tokens (FILE): is an array; allowed: "),
+        ("crm.server = 1979-05-27", "crm.server (FILE): is a datetime; allowed: host"),
+        ("crm.tokens = [['x']]", "crm.tokens (FILE): has an entry that is no text, number or boolean; "),
+        ("retry.delays = []", "retry.delays (FILE): is an empty list; leave the key out for its default; "),
         (
             "crm.tokens = 'a'\ncrm.tokens_file = 'b'",
             "crm.tokens (FILE): is given both as a value and as a file, by FILE",
@@ -96,17 +55,11 @@ fn a_file_that_does_not_fit_is_a_problem() {
     ] {
         let file = Temporary::new(toml);
         let variables = environment(&[("WTW_CONFIG", file.path())]);
-        let sources = Sources {
-            environment: variables,
-            ..Sources::default()
-        };
+        let sources = Sources { environment: variables, ..Sources::default() };
         let problems = Config::load(&sources, &[]).unwrap_err();
         assert_eq!(problems.0.len(), 1, "{problems}");
         let said = format!("{}\n", problems.0[0]).replace(file.path(), "FILE");
-        let expected = expected.replace(
-            "crm.tokens (FILE): is an array",
-            "crm.tokens_file (FILE): is an array",
-        );
+        let expected = expected.replace("crm.tokens (FILE): is an array", "crm.tokens_file (FILE): is an array");
         assert!(said.starts_with(&expected), "{said}");
     }
 }
@@ -117,11 +70,7 @@ fn a_missing_file_is_named_and_nothing_is_said_to_be_missing_from_it() {
         (None, "/none/wtw.toml", "environment variable WTW_CONFIG"),
         (Some("/none/wtw.toml".into()), "/other.toml", "--config"),
     ] {
-        let sources = Sources {
-            file,
-            environment: environment(&[("WTW_CONFIG", variable)]),
-            terminal: false,
-        };
+        let sources = Sources { file, environment: environment(&[("WTW_CONFIG", variable)]), terminal: false };
         let problems = Config::load(&sources, &RUN).unwrap_err();
         let said = problems.to_string();
         let expected = format!(
@@ -134,26 +83,15 @@ fn a_missing_file_is_named_and_nothing_is_said_to_be_missing_from_it() {
 #[test]
 fn unknown_variables_are_problems_unless_kubernetes_makes_them() {
     for (name, value, expected) in [
-        (
-            "WTW_CRM_SERVR",
-            "x",
-            "is not known; did you mean WTW_CRM_SERVER?",
-        ),
-        (
-            "WTW_LEDGER_URL_FIL",
-            "x",
-            "is not known; did you mean WTW_LEDGER_URL_FILE?",
-        ),
+        ("WTW_CRM_SERVR", "x", "is not known; did you mean WTW_CRM_SERVER?"),
+        ("WTW_LEDGER_URL_FIL", "x", "is not known; did you mean WTW_LEDGER_URL_FILE?"),
         ("WTW_CONFG", "x", "is not known; did you mean WTW_CONFIG?"),
         ("WTW_QQQQ", "x", "is not known"),
         ("WTW_ADMIN_PORT", "9464", "is not known"),
     ] {
         let problems = load_env(&[(name, value)]).unwrap_err();
         let said = problems.0[0].to_string();
-        assert!(
-            said.starts_with(&format!("{name} (environment): {expected}")),
-            "{said}"
-        );
+        assert!(said.starts_with(&format!("{name} (environment): {expected}")), "{said}");
     }
     let made = [
         ("WTW_ADMIN_SERVICE_HOST", "10.0.0.1"),
@@ -174,17 +112,13 @@ fn a_secret_comes_from_a_file_as_well_and_the_higher_layer_wins_as_a_whole() {
     let tokens = Temporary::new("one\r\n\n  two , three\n");
     let ledger = Temporary::new("memory:\n");
     let toml = format!("[crm]\ntokens_file = {:?}\n", tokens.path());
-    let config = load_both(&toml, &[("WTW_LEDGER_URL_FILE", ledger.path())])
-        .unwrap()
-        .config;
+    let config = load_both(&toml, &[("WTW_LEDGER_URL_FILE", ledger.path())]).unwrap().config;
     assert_eq!(field(&config, "crm.tokens"), "one+two+three");
     assert_eq!(config.crm.tokens_file.as_deref(), Some(tokens.0.as_path()));
     assert!(matches!(config.ledger.store, LedgerStore::Memory));
     assert_eq!(read_tokens(&tokens.0).unwrap().len(), 3);
 
-    let config = load_both(&toml, &[("WTW_CRM_TOKENS", "four")])
-        .unwrap()
-        .config;
+    let config = load_both(&toml, &[("WTW_CRM_TOKENS", "four")]).unwrap().config;
     assert_eq!(field(&config, "crm.tokens"), "four");
     assert_eq!(config.crm.tokens_file, None);
 }
@@ -195,21 +129,14 @@ fn a_secrets_file_that_does_not_fit_is_a_problem() {
         ("", "is empty; allowed: "),
         (" ,\n", "is empty; allowed: "),
         ("a\nb\na", "entries 1 and 3 are the same; allowed: "),
-        (
-            "a\nb b",
-            "entry 2 has a character that no HTTP header may carry; allowed: ",
-        ),
+        ("a\nb b", "entry 2 has a character that no HTTP header may carry; allowed: "),
     ] {
         let file = Temporary::new(text);
-        for problems in [
-            load_env(&[("WTW_CRM_TOKENS_FILE", file.path())]).unwrap_err(),
-            read_tokens(&file.0).unwrap_err(),
-        ] {
+        for problems in
+            [load_env(&[("WTW_CRM_TOKENS_FILE", file.path())]).unwrap_err(), read_tokens(&file.0).unwrap_err()]
+        {
             let said = problems.to_string();
-            assert!(
-                said.contains(&format!("crm.tokens (file {}", file.path())),
-                "{said}"
-            );
+            assert!(said.contains(&format!("crm.tokens (file {}", file.path())), "{said}");
             assert!(said.contains(expected), "{said}");
         }
     }
@@ -218,17 +145,9 @@ fn a_secrets_file_that_does_not_fit_is_a_problem() {
     let named_by = "named by environment variable WTW_LEDGER_URL_FILE): has more than one line";
     assert!(problems.to_string().contains(named_by), "{problems}");
 
-    let both = [
-        ("WTW_CRM_TOKENS", "a"),
-        ("WTW_CRM_TOKENS_FILE", file.path()),
-    ];
+    let both = [("WTW_CRM_TOKENS", "a"), ("WTW_CRM_TOKENS_FILE", file.path())];
     let problems = load_env(&both).unwrap_err();
-    assert!(
-        problems
-            .to_string()
-            .contains("both as a value and as a file"),
-        "{problems}"
-    );
+    assert!(problems.to_string().contains("both as a value and as a file"), "{problems}");
 }
 
 #[test]
@@ -236,9 +155,6 @@ fn the_logs_format_follows_the_terminal() {
     let mut sources = Sources::default();
     for (terminal, format) in [(true, LogFormat::Text), (false, LogFormat::Json)] {
         sources.terminal = terminal;
-        assert_eq!(
-            Config::load(&sources, &[]).unwrap().config.log.format,
-            format
-        );
+        assert_eq!(Config::load(&sources, &[]).unwrap().config.log.format, format);
     }
 }

@@ -4,21 +4,15 @@ use serde_json::json;
 use super::*;
 
 fn judge(status: u16, body: impl AsRef<[u8]>) -> Judgement {
-    let reply = Reply {
-        status,
-        retry_after: None,
-        body: body.as_ref().to_vec(),
-    };
+    let reply = Reply { status, retry_after: None, body: body.as_ref().to_vec() };
     classify(&Answer::Reply(reply), Timestamp::UNIX_EPOCH)
 }
 
 /// What a body with this code and text comes to, in the vendor's shape.
 fn check(code: i64, msg: &str, outcome: Outcome) {
-    for (status, code_written) in [
-        (u16::try_from(code).unwrap_or(200), json!(code)),
-        (200, json!(code)),
-        (500, json!(code.to_string())),
-    ] {
+    for (status, code_written) in
+        [(u16::try_from(code).unwrap_or(200), json!(code)), (200, json!(code)), (500, json!(code.to_string()))]
+    {
         for msg in [msg.to_owned(), msg.to_lowercase(), format!(" {msg}. ")] {
             let body = json!({"code": code_written, "error": "ERROR", "msg": msg});
             let judgement = judge(status, body.to_string());
@@ -37,32 +31,16 @@ fn every_documented_code_and_text_has_its_outcome() {
     for (code, msg, outcome) in [
         (200, "Succesfully create record", Created),
         (200, "TOKEN LIMIT EXCEEDED", Created),
-        (
-            400,
-            "THE API YOU WANT TO CONSULT DOES NOT EXIST",
-            Misconfigured,
-        ),
+        (400, "THE API YOU WANT TO CONSULT DOES NOT EXIST", Misconfigured),
         (400, "SOME PARAMETERS ARE REQUIRED", Rejected),
-        (
-            400,
-            "THE RECORD RAPID-1 DOES NOT EXIST IN CAPITALS",
-            Rejected,
-        ),
+        (400, "THE RECORD RAPID-1 DOES NOT EXIST IN CAPITALS", Rejected),
         (400, "THE API IS HAPPY", Rejected),
         (401, "PLEASE ENTER THE WOLKVOX-TOKEN", Unauthorized),
         (401, "anything", Unauthorized),
         (403, "PLEASE VALIDATE TOKEN", Unauthorized),
         (403, "TOKEN LIMIT EXCEEDED", QuotaExhausted),
-        (
-            403,
-            "EXCEEDS THE LIMIT OF SIMULTANEOUS REQUESTS PER TOKEN (2)",
-            Throttled,
-        ),
-        (
-            403,
-            "EXCEEDS THE LIMIT OF SIMULTANEOUS REQUESTS PER TOKEN (10)",
-            Throttled,
-        ),
+        (403, "EXCEEDS THE LIMIT OF SIMULTANEOUS REQUESTS PER TOKEN (2)", Throttled),
+        (403, "EXCEEDS THE LIMIT OF SIMULTANEOUS REQUESTS PER TOKEN (10)", Throttled),
         (403, "NOT ALLOWED FOR THIS MODULE", Unauthorized),
         (404, "NOT FOUND", Rejected),
         (404, "THE API YOU WANT TO CONSULT DOES NOT EXIST", Rejected),
@@ -138,40 +116,19 @@ fn a_verdict_is_found_in_what_a_php_service_writes() {
         (OK.replace("200", "\" 200 \""), Some(200)),
         (OK.replace("200", "200.0"), Some(200)),
         (format!("\u{feff}{OK}"), Some(200)),
-        (
-            format!(
-                "<br />\n<b>Warning</b>: Undefined index: {{x}} in <b>/srv/a.php</b><br />\n{OK}"
-            ),
-            Some(200),
-        ),
-        (
-            format!("<style>body {{ margin: 0 }}</style>{{}}\n{OK}"),
-            Some(200),
-        ),
-        (
-            format!("{OK}<br />\n<b>Notice</b>: {{\"code\": 500}}"),
-            Some(200),
-        ),
+        (format!("<br />\n<b>Warning</b>: Undefined index: {{x}} in <b>/srv/a.php</b><br />\n{OK}"), Some(200)),
+        (format!("<style>body {{ margin: 0 }}</style>{{}}\n{OK}"), Some(200)),
+        (format!("{OK}<br />\n<b>Notice</b>: {{\"code\": 500}}"), Some(200)),
         (format!("{{\"debug\": true}}{OK}"), Some(200)),
         (format!("{OK}{big}"), Some(200)),
         (format!("{big}{OK}"), Some(200)),
         (OK.replace("\"1\"", &format!("\"{big}\"")), Some(200)),
-        (
-            OK.replace("\"1\"", &"[".repeat(100_000))
-                .replace("}}", &("]".repeat(100_000) + "}}")),
-            Some(200),
-        ),
+        (OK.replace("\"1\"", &"[".repeat(100_000)).replace("}}", &("]".repeat(100_000) + "}}")), Some(200)),
         (OK.replace("Succesfully", "\\ud83d"), Some(200)),
         (OK.replace("\"1\"", "1e999"), Some(200)),
         (OK.replace("wolkvox_id", "code"), Some(200)),
-        (
-            r#"{"code": 200, "data": {"code": 500}}"#.to_owned(),
-            Some(200),
-        ),
-        (
-            r#"{"data": {"code": 200}, "code": 500}"#.to_owned(),
-            Some(500),
-        ),
+        (r#"{"code": 200, "data": {"code": 500}}"#.to_owned(), Some(200)),
+        (r#"{"data": {"code": 200}, "code": 500}"#.to_owned(), Some(500)),
         (r#"[{"code": 400}]"#.to_owned(), Some(400)),
     ] {
         let shown = shorten(&body, 200);
@@ -229,49 +186,27 @@ fn what_is_no_verdict_creates_nothing() {
 fn what_was_said_is_quoted_as_far_as_it_can_be_read() {
     let long = "ñ".repeat(2_000);
     for (body, message) in [
-        (
-            json!({"code": 400, "error": "BAD REQUEST", "msg": "why"}).to_string(),
-            Some("why"),
-        ),
-        (
-            json!({"code": 400, "error": "BAD REQUEST", "msg": ""}).to_string(),
-            Some("BAD REQUEST"),
-        ),
-        (
-            json!({"code": 400, "error": "null", "msg": "null"}).to_string(),
-            None,
-        ),
-        (
-            json!({"code": 400, "error": ["x"], "msg": null}).to_string(),
-            None,
-        ),
+        (json!({"code": 400, "error": "BAD REQUEST", "msg": "why"}).to_string(), Some("why")),
+        (json!({"code": 400, "error": "BAD REQUEST", "msg": ""}).to_string(), Some("BAD REQUEST")),
+        (json!({"code": 400, "error": "null", "msg": "null"}).to_string(), None),
+        (json!({"code": 400, "error": ["x"], "msg": null}).to_string(), None),
         (json!({"code": 400}).to_string(), None),
-        (
-            "{\"code\": 400, \"msg\": \"a\\ud83d\"}".to_owned(),
-            Some("a\\ud83d"),
-        ),
-        (
-            json!({"code": 400, "msg": long}).to_string(),
-            Some(&*shorten(&long, MAX_TEXT)),
-        ),
+        ("{\"code\": 400, \"msg\": \"a\\ud83d\"}".to_owned(), Some("a\\ud83d")),
+        (json!({"code": 400, "msg": long}).to_string(), Some(&*shorten(&long, MAX_TEXT))),
     ] {
         assert_eq!(judge(400, &body).message.as_deref(), message, "{body}");
     }
     let latin1 = judge(400, b"{\"code\": 403, \"msg\": \"L\xcdMITE: token limit\"}");
     assert_eq!(latin1.outcome, Outcome::QuotaExhausted);
-    assert_eq!(
-        latin1.message.as_deref(),
-        Some("L\u{fffd}MITE: token limit")
-    );
+    assert_eq!(latin1.message.as_deref(), Some("L\u{fffd}MITE: token limit"));
 }
 
 #[test]
 fn without_an_answer_it_matters_whether_the_request_left() {
     let why = "connection refused".to_owned();
-    for (answer, outcome) in [
-        (Answer::NotSent(why.clone()), Outcome::Unavailable),
-        (Answer::NoAnswer(why.clone()), Outcome::Unknown),
-    ] {
+    for (answer, outcome) in
+        [(Answer::NotSent(why.clone()), Outcome::Unavailable), (Answer::NoAnswer(why.clone()), Outcome::Unknown)]
+    {
         let judgement = classify(&answer, Timestamp::UNIX_EPOCH);
         assert_eq!(judgement.outcome, outcome);
         assert!(judgement.reason.ends_with(&why));
@@ -303,11 +238,8 @@ fn retry_after_is_seconds_or_a_date() {
         ("1994-11-06T08:49:37Z", None),
     ] {
         for status in [200, 429, 503] {
-            let reply = Reply {
-                status,
-                retry_after: Some(text.to_owned()),
-                body: OK.replace("200", "403").into_bytes(),
-            };
+            let reply =
+                Reply { status, retry_after: Some(text.to_owned()), body: OK.replace("200", "403").into_bytes() };
             let asked = classify(&Answer::Reply(reply), now).retry_after;
             assert_eq!(asked, seconds.map(Duration::from_secs), "{text}");
         }
@@ -342,24 +274,14 @@ fn a_token_that_the_crm_repeats_is_hidden() {
 #[test]
 fn token_information_accepts_or_not_or_says_nothing() {
     for (body, accepted) in [
-        (
-            r#"{"code": "200", "error": "null", "data": {"token_limit": 4800}}"#,
-            Some(true),
-        ),
+        (r#"{"code": "200", "error": "null", "data": {"token_limit": 4800}}"#, Some(true)),
         (r#"{"code": 401}"#, Some(false)),
-        (
-            r#"{"code": "403", "msg": "PLEASE VALIDATE TOKEN"}"#,
-            Some(false),
-        ),
+        (r#"{"code": "403", "msg": "PLEASE VALIDATE TOKEN"}"#, Some(false)),
         (r#"{"code": 500}"#, None),
         ("<html>", None),
         ("", None),
     ] {
-        let reply = Reply {
-            status: 200,
-            retry_after: None,
-            body: body.into(),
-        };
+        let reply = Reply { status: 200, retry_after: None, body: body.into() };
         assert_eq!(token_accepted(&Answer::Reply(reply)), accepted, "{body}");
     }
     assert_eq!(token_accepted(&Answer::NoAnswer(String::new())), None);

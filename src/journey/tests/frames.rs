@@ -11,13 +11,8 @@ pub(crate) fn frame_size(properties: &Properties) -> usize {
 
 fn ours_size(properties: &Properties) -> usize {
     let headers = properties.headers().clone().unwrap();
-    let ours = headers
-        .inner()
-        .iter()
-        .filter(|(key, _)| HEADERS.iter().any(|header| header.name == key.as_str()));
-    let ours: BTreeMap<ShortString, HeaderValue> = ours
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect();
+    let ours = headers.inner().iter().filter(|(key, _)| HEADERS.iter().any(|header| header.name == key.as_str()));
+    let ours: BTreeMap<ShortString, HeaderValue> = ours.map(|(key, value)| (key.clone(), value.clone())).collect();
     let alone = Properties::default().with_headers(Headers::from(ours));
     frame_size(&alone) - frame_size(&Properties::default().with_headers(Headers::default()))
 }
@@ -31,8 +26,7 @@ fn value() -> impl Strategy<Value = HeaderValue> {
         any::<i64>().prop_map(HeaderValue::LongLongInt),
         any::<u64>().prop_map(HeaderValue::Timestamp),
         any::<f32>().prop_map(HeaderValue::Float),
-        any::<(u8, u32)>()
-            .prop_map(|(scale, value)| HeaderValue::DecimalValue(DecimalValue { scale, value })),
+        any::<(u8, u32)>().prop_map(|(scale, value)| HeaderValue::DecimalValue(DecimalValue { scale, value })),
         prop::sample::select(vec![0, 1, 100, 3_000, 8_000, 70_000, 130_000])
             .prop_map(|length| HeaderValue::ByteArray(vec![7; length].into())),
         "\\PC{0,40}".prop_map(|words| text(&words)),
@@ -40,13 +34,9 @@ fn value() -> impl Strategy<Value = HeaderValue> {
     leaf.prop_recursive(3, 16, 4, |inner| {
         let table = prop::collection::btree_map("[a-z]{0,9}", inner.clone(), 0..4);
         prop_oneof![
-            prop::collection::vec(inner, 0..4)
-                .prop_map(|values| HeaderValue::FieldArray(FieldArray::from(values))),
+            prop::collection::vec(inner, 0..4).prop_map(|values| HeaderValue::FieldArray(FieldArray::from(values))),
             table.prop_map(|entries| HeaderValue::FieldTable(Headers::from(
-                entries
-                    .into_iter()
-                    .map(|(key, value)| (ShortString::from(key), value))
-                    .collect::<BTreeMap<_, _>>()
+                entries.into_iter().map(|(key, value)| (ShortString::from(key), value)).collect::<BTreeMap<_, _>>()
             ))),
         ]
     })
@@ -60,10 +50,7 @@ fn headers() -> impl Strategy<Value = Headers> {
     ];
     prop::collection::btree_map(name, value(), 0..8).prop_map(|entries| {
         Headers::from(
-            entries
-                .into_iter()
-                .map(|(key, value)| (ShortString::from(key), value))
-                .collect::<BTreeMap<_, _>>(),
+            entries.into_iter().map(|(key, value)| (ShortString::from(key), value)).collect::<BTreeMap<_, _>>(),
         )
     })
 }
@@ -74,16 +61,14 @@ fn words() -> impl Strategy<Value = String> {
 
 fn journeys() -> impl Strategy<Value = Journey> {
     let name = "\\PC{0,60}";
-    (0..200_usize, words(), name, name, words()).prop_map(
-        |(attempts, said, exchange, routing_key, dropped)| Journey {
-            attempts: u32::try_from(attempts).unwrap(),
-            history: (0..attempts).map(|_| attempt(&said)).collect(),
-            exchange: shorten(&exchange, 255),
-            routing_key: shorten(&routing_key, 255),
-            dropped,
-            ..journey()
-        },
-    )
+    (0..200_usize, words(), name, name, words()).prop_map(|(attempts, said, exchange, routing_key, dropped)| Journey {
+        attempts: u32::try_from(attempts).unwrap(),
+        history: (0..attempts).map(|_| attempt(&said)).collect(),
+        exchange: shorten(&exchange, 255),
+        routing_key: shorten(&routing_key, 255),
+        dropped,
+        ..journey()
+    })
 }
 
 const FRAMES: [usize; 3] = [4_096, 8_192, 131_072];
@@ -95,10 +80,7 @@ fn brokers_share(frame_max: usize) -> usize {
 
 fn fits(properties: &Properties, frame_max: usize) {
     let size = frame_size(&properties.clone().with_delivery_mode(2));
-    assert!(
-        size <= frame_max - brokers_share(frame_max),
-        "{size} of {frame_max}"
-    );
+    assert!(size <= frame_max - brokers_share(frame_max), "{size} of {frame_max}");
     let ours = ours_size(properties);
     assert!(ours < MAX_OURS, "{ours}");
 }
@@ -106,18 +88,10 @@ fn fits(properties: &Properties, frame_max: usize) {
 /// Whether a publisher's header is there still, or named as dropped.
 fn nothing_goes_unnamed(message: &Message, properties: &Properties, frame_max: usize) {
     let copied = properties.headers().clone().unwrap();
-    let dropped = copied
-        .inner()
-        .get(DROPPED)
-        .and_then(string)
-        .unwrap_or_default();
+    let dropped = copied.inner().get(DROPPED).and_then(string).unwrap_or_default();
     for name in publishers_headers(&message.properties).keys() {
-        let is_named = dropped.contains(name.as_str())
-            || dropped.len() + 300 > MAX_DROPPED.min(frame_max / 16);
-        assert!(
-            copied.contains_key(name.as_str()) || is_named,
-            "{name} {dropped}"
-        );
+        let is_named = dropped.contains(name.as_str()) || dropped.len() + 300 > MAX_DROPPED.min(frame_max / 16);
+        assert!(copied.contains_key(name.as_str()) || is_named, "{name} {dropped}");
     }
 }
 
@@ -169,17 +143,11 @@ proptest! {
 #[test]
 fn the_largest_of_everything_fits_the_smallest_frame() {
     let mut message = message(&[]);
-    let many: BTreeMap<ShortString, HeaderValue> = (0..30)
-        .map(|n| (ShortString::from(format!("{n:0>200}")), number(n)))
-        .collect();
+    let many: BTreeMap<ShortString, HeaderValue> =
+        (0..30).map(|n| (ShortString::from(format!("{n:0>200}")), number(n))).collect();
     message.properties = every_property(Headers::from(many));
     let long = "ñ".repeat(127);
-    let journey = Journey {
-        exchange: long.clone(),
-        routing_key: long,
-        dropped: "x".repeat(5_000),
-        ..journey()
-    };
+    let journey = Journey { exchange: long.clone(), routing_key: long, dropped: "x".repeat(5_000), ..journey() };
     let failure = Failure {
         crm_message: Some("ñ".repeat(9_000)),
         crm_code: Some(i64::MIN),
@@ -188,20 +156,9 @@ fn the_largest_of_everything_fits_the_smallest_frame() {
     };
     for frame_max in FRAMES {
         let at = Timestamp::MAX;
-        let letter = dead_letter::properties(
-            &message,
-            &journey,
-            &failure,
-            &"w".repeat(999),
-            at,
-            frame_max,
-        );
+        let letter = dead_letter::properties(&message, &journey, &failure, &"w".repeat(999), at, frame_max);
         fits(&letter, frame_max);
         let read = dead_letter::DeadLetter::read(&arrived(letter, "dead"));
-        assert!(
-            read.message.starts_with('€') && read.message.ends_with("€…"),
-            "{}",
-            read.message
-        );
+        assert!(read.message.starts_with('€') && read.message.ends_with("€…"), "{}", read.message);
     }
 }

@@ -135,10 +135,7 @@ impl Store {
         };
         drop(database);
         result.map_err(|error| {
-            let mut database = self
-                .database
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
             let failed = database.take();
             // Closing it may panic as using it did.
             let _ = caught(|| {
@@ -154,10 +151,7 @@ impl Store {
         if is_open(&self.database.read().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(());
         }
-        let mut database = self
-            .database
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         if !is_open(&database) {
             let opened = caught(|| (self.open)()).map_err(|error| self.explain(&error))?;
             caught(|| prepare(&opened))
@@ -184,25 +178,16 @@ impl Store {
                 "stop that one, give each worker a file of its own, or share a ledger in Redis",
             ),
             Error::Corrupted(what) => (format!("it is damaged ({what})"), DAMAGED),
-            Error::UpgradeRequired(version) => {
-                (format!("it is a redb file of version {version}"), DAMAGED)
-            }
+            Error::UpgradeRequired(version) => (format!("it is a redb file of version {version}"), DAMAGED),
             Error::Io(error) => match error.kind() {
-                ErrorKind::NotFound => (
-                    "its folder does not exist".to_owned(),
-                    "create the folder, or set ledger.url",
-                ),
-                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => (
-                    error.to_string(),
-                    "let the worker's user read and write the file and its folder",
-                ),
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => (
-                    error.to_string(),
-                    "make room on its disk; what was recorded before is safe",
-                ),
-                ErrorKind::InvalidData => {
-                    (format!("it is no ledger, or damaged ({error})"), DAMAGED)
+                ErrorKind::NotFound => ("its folder does not exist".to_owned(), "create the folder, or set ledger.url"),
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                    (error.to_string(), "let the worker's user read and write the file and its folder")
                 }
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                    (error.to_string(), "make room on its disk; what was recorded before is safe")
+                }
+                ErrorKind::InvalidData => (format!("it is no ledger, or damaged ({error})"), DAMAGED),
                 _ => (error.to_string(), "look at its disk"),
             },
             other => (other.to_string(), "look at the file and its disk"),
@@ -219,11 +204,7 @@ impl Store {
     }
 
     pub(super) fn slow(&self, patience: Duration) -> LedgerError {
-        LedgerError::new(
-            &self.place,
-            format_args!("no answer within {patience:?}"),
-            "look at its disk",
-        )
+        LedgerError::new(&self.place, format_args!("no answer within {patience:?}"), "look at its disk")
     }
 
     pub(super) fn stopped(&self) -> LedgerError {
@@ -233,17 +214,9 @@ impl Store {
 
 /// The file, made for its owner alone where there is none.
 fn file(path: &Path) -> Result<File, Error> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)?;
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     // A new file is there after a power failure only when its folder is on the disk too.
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
     Ok(file)
 }
@@ -282,19 +255,14 @@ fn prepare(database: &Database) -> Result<Result<(), u64>, Error> {
 
 /// A panic of redb, which a damaged file may cause, as an error.
 fn caught<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(Error::Corrupted("the database panicked".to_owned())))
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Error::Corrupted("the database panicked".to_owned())))
 }
 
-fn read(
-    entries: &impl ReadableTable<&'static [u8], &'static [u8]>,
-    key: &Key,
-) -> Result<History, Error> {
+fn read(entries: &impl ReadableTable<&'static [u8], &'static [u8]>, key: &Key) -> Result<History, Error> {
     let Some(bytes) = entries.get(key.as_bytes())? else {
         return Ok(History::default());
     };
-    History::from_bytes(bytes.value())
-        .ok_or_else(|| Error::Corrupted("an entry that cannot be read".to_owned()))
+    History::from_bytes(bytes.value()).ok_or_else(|| Error::Corrupted("an entry that cannot be read".to_owned()))
 }
 
 /// Applies `batch` in order; returns how many entries there are then.
@@ -305,18 +273,9 @@ fn fill(
     doubts: &Doubts,
     bases: &mut Vec<History>,
 ) -> Result<u64, Error> {
-    let mut tables = Tables {
-        entries: transaction.open_table(ENTRIES)?,
-        outcomes: transaction.open_table(OUTCOMES)?,
-    };
+    let mut tables = Tables { entries: transaction.open_table(ENTRIES)?, outcomes: transaction.open_table(OUTCOMES)? };
     for write in batch {
-        let Write {
-            key,
-            digest,
-            record,
-            now,
-            ..
-        } = write;
+        let Write { key, digest, record, now, .. } = write;
         let current = tables.remove(key)?.unless_expired(*now, limits.retention);
         let base = doubts.base(key, *digest, *record, *now, current);
         bases.push(base.clone());
@@ -347,8 +306,7 @@ impl Tables<'_> {
             self.outcomes.insert((at, key.as_bytes()), ())?;
         }
         if !history.is_empty() {
-            self.entries
-                .insert(key.as_bytes(), history.to_bytes().as_slice())?;
+            self.entries.insert(key.as_bytes(), history.to_bytes().as_slice())?;
         }
         Ok(())
     }

@@ -14,9 +14,7 @@ use redb::{Database, TableDefinition};
 
 use super::FileLedger;
 use crate::clock::Clock;
-use crate::ledger::suite::{
-    Desk, Hands, ROOMY, TIGHT, all, created, digest, intend, key, steps, suite, take,
-};
+use crate::ledger::suite::{Desk, Hands, ROOMY, TIGHT, all, created, digest, intend, key, steps, suite, take};
 use crate::ledger::tests::{Model, block_on};
 use crate::ledger::{Ledger, Limits, State};
 
@@ -59,24 +57,14 @@ async fn prefix(ledger: &dyn Ledger, most: u32) -> u32 {
         found.push(ledger.look(&key(id.to_be_bytes())).await.unwrap());
     }
     let length = found.iter().take_while(|entry| entry.is_some()).count();
-    assert!(
-        found[length..].iter().all(Option::is_none),
-        "a gap after {length}"
-    );
-    assert!(
-        found[..length]
-            .iter()
-            .flatten()
-            .all(|entry| entry.state == State::Open)
-    );
+    assert!(found[length..].iter().all(Option::is_none), "a gap after {length}");
+    assert!(found[..length].iter().flatten().all(|entry| entry.state == State::Open));
     u32::try_from(length).unwrap()
 }
 
 async fn put(ledger: &dyn Ledger, id: u32) -> Result<(), crate::ledger::LedgerError> {
     let key = key(id.to_be_bytes());
-    ledger
-        .record(&key, digest(0), intend(id), Hands::new().now())
-        .await
+    ledger.record(&key, digest(0), intend(id), Hands::new().now()).await
 }
 
 #[tokio::test]
@@ -130,10 +118,7 @@ async fn a_closed_file_is_there_again_for_its_owner_only() {
     let second = desk().await;
     assert_eq!((second.look("a").await, second.look("b").await), before);
     assert_eq!(second.ledger.len(), 2);
-    assert_eq!(
-        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[tokio::test]
@@ -174,41 +159,25 @@ async fn a_second_opener_is_told_who_is_in_its_way() {
 async fn what_cannot_be_opened_says_why() {
     let folder = Folder::new();
     let said = refused(&folder.file("missing/ledger")).await;
-    assert!(
-        said.contains("its folder does not exist; create the folder"),
-        "{said}"
-    );
+    assert!(said.contains("its folder does not exist; create the folder"), "{said}");
     let said = refused(&folder.0).await;
-    assert!(
-        said.contains("is a directory") || said.contains("Is a directory"),
-        "{said}"
-    );
+    assert!(said.contains("is a directory") || said.contains("Is a directory"), "{said}");
 
     let path = folder.file("text");
     fs::write(&path, "not a ledger ".repeat(1000)).unwrap();
     let said = refused(&path).await;
-    assert!(
-        said.contains("no ledger, or damaged") && said.contains("move it away"),
-        "{said}"
-    );
+    assert!(said.contains("no ledger, or damaged") && said.contains("move it away"), "{said}");
 
     let path = folder.file("newer");
     drop(open(&path).await);
     let database = Database::open(&path).unwrap();
     let transaction = database.begin_write().unwrap();
     let about: TableDefinition<&str, u64> = TableDefinition::new("about");
-    transaction
-        .open_table(about)
-        .unwrap()
-        .insert("format", 2)
-        .unwrap();
+    transaction.open_table(about).unwrap().insert("format", 2).unwrap();
     transaction.commit().unwrap();
     drop(database);
     let said = refused(&path).await;
-    assert!(
-        said.contains("it has format 2, and this version knows format 1; run the version"),
-        "{said}"
-    );
+    assert!(said.contains("it has format 2, and this version knows format 1; run the version"), "{said}");
 }
 
 #[tokio::test]
@@ -252,10 +221,7 @@ async fn damaged_copies_open_with_a_prefix_or_say_so() {
             }
         }
     }
-    println!(
-        "damaged copies: {} opened, {} refused",
-        outcomes.0, outcomes.1
-    );
+    println!("damaged copies: {} opened, {} refused", outcomes.0, outcomes.1);
 }
 
 #[tokio::test]
@@ -278,11 +244,7 @@ async fn records_that_come_together_share_commits() {
         );
         assert_eq!(ledger.len(), u64::from(records));
         if writers == 64 {
-            assert!(
-                ledger.commits() < u64::from(records) / 8,
-                "{}",
-                ledger.commits()
-            );
+            assert!(ledger.commits() < u64::from(records) / 8, "{}", ledger.commits());
         }
     }
 }
@@ -290,36 +252,18 @@ async fn records_that_come_together_share_commits() {
 #[tokio::test]
 async fn a_full_ledger_sweeps_its_oldest_in_the_file_too() {
     let folder = Folder::new();
-    let limits = Limits {
-        max_entries: 2_000,
-        ..ROOMY
-    };
+    let limits = Limits { max_entries: 2_000, ..ROOMY };
     let path = folder.file("ledger");
     let hands = Hands::new();
-    let ledger = FileLedger::open(&path, limits, hands.clock())
-        .await
-        .unwrap();
+    let ledger = FileLedger::open(&path, limits, hands.clock()).await.unwrap();
     for batch in 0..6_u32 {
-        let keys: Vec<_> = (0..500_u32)
-            .map(|id| key((batch * 500 + id).to_be_bytes()))
-            .collect();
+        let keys: Vec<_> = (0..500_u32).map(|id| key((batch * 500 + id).to_be_bytes())).collect();
         hands.forward(1);
-        let records = keys
-            .iter()
-            .map(|key| ledger.record(key, digest(0), created(1), hands.now()));
+        let records = keys.iter().map(|key| ledger.record(key, digest(0), created(1), hands.now()));
         assert!(join_all(records).await.iter().all(Result::is_ok));
     }
     assert_eq!(ledger.len(), 2_000);
     // The oldest are gone, the latest are there.
-    assert_eq!(
-        ledger.look(&key(999_u32.to_be_bytes())).await.unwrap(),
-        None
-    );
-    assert!(
-        ledger
-            .look(&key(1_000_u32.to_be_bytes()))
-            .await
-            .unwrap()
-            .is_some()
-    );
+    assert_eq!(ledger.look(&key(999_u32.to_be_bytes())).await.unwrap(), None);
+    assert!(ledger.look(&key(1_000_u32.to_be_bytes())).await.unwrap().is_some());
 }

@@ -44,38 +44,24 @@ impl Connection {
                 "correct ledger.url, as in redis://user:password@host:6379/0",
             )
         })?;
-        Ok(Self {
-            client,
-            place,
-            current: Mutex::default(),
-            connecting: tokio::sync::Mutex::default(),
-        })
+        Ok(Self { client, place, current: Mutex::default(), connecting: tokio::sync::Mutex::default() })
     }
 
     /// Asks once: whether a request that failed was carried out is for the caller to find out.
-    pub(super) async fn ask<T: FromRedisValue>(
-        &self,
-        question: &Question<'_>,
-    ) -> Result<T, LedgerError> {
+    pub(super) async fn ask<T: FromRedisValue>(&self, question: &Question<'_>) -> Result<T, LedgerError> {
         let answer = self.ask_once(question).await?;
         answer.map_err(|error| self.explain(&error))
     }
 
     /// Asks what changes nothing: once more on a new connection where the old one turns out to be gone, as idle ones are.
-    pub(super) async fn read<T: FromRedisValue>(
-        &self,
-        question: &Question<'_>,
-    ) -> Result<T, LedgerError> {
+    pub(super) async fn read<T: FromRedisValue>(&self, question: &Question<'_>) -> Result<T, LedgerError> {
         match self.ask_once(question).await? {
             Err(error) if error.is_connection_dropped() => self.ask(question).await,
             answer => answer.map_err(|error| self.explain(&error)),
         }
     }
 
-    async fn ask_once<T: FromRedisValue>(
-        &self,
-        question: &Question<'_>,
-    ) -> Result<RedisResult<T>, LedgerError> {
+    async fn ask_once<T: FromRedisValue>(&self, question: &Question<'_>) -> Result<RedisResult<T>, LedgerError> {
         let shared = self.connected().await?;
         let mut connection = MultiplexedConnection::clone(&shared);
         let answer = match question {
@@ -86,10 +72,7 @@ impl Connection {
         if answer.is_err() {
             // Also after a refusal: a server that has become a replica is left by connecting anew.
             let mut current = self.current();
-            if current
-                .as_ref()
-                .is_some_and(|used| Arc::ptr_eq(used, &shared))
-            {
+            if current.as_ref().is_some_and(|used| Arc::ptr_eq(used, &shared)) {
                 *current = None;
             }
         }
@@ -109,19 +92,14 @@ impl Connection {
                 .set_connection_timeout(Some(CONNECT))
                 .set_response_timeout(Some(RESPONSE))
                 .set_pipeline_buffer_size(PIPELINE);
-            let made = self
-                .client
-                .get_multiplexed_async_connection_with_config(&config);
+            let made = self.client.get_multiplexed_async_connection_with_config(&config);
             let shared = Arc::new(made.await?);
             *self.current() = Some(Arc::clone(&shared));
             Ok(shared)
         };
         match timeout(CONNECT, connecting).await {
             Ok(made) => made.map_err(|error: RedisError| self.explain(&error)),
-            Err(_) => Err(self.error(
-                format_args!("no connection within {CONNECT:?}"),
-                UNREACHABLE,
-            )),
+            Err(_) => Err(self.error(format_args!("no connection within {CONNECT:?}"), UNREACHABLE)),
         }
     }
 
@@ -153,9 +131,7 @@ impl Connection {
             }
             (_, "OOM") => "give Redis more memory, or lower ledger.max_entries",
             (_, "READONLY" | "MASTERDOWN") => "name the master in ledger.url",
-            (_, "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN") => {
-                "name a Redis that is no cluster in ledger.url"
-            }
+            (_, "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN") => "name a Redis that is no cluster in ledger.url",
             (_, "MISCONF") => "make room on Redis' disk",
             _ if error.is_timeout() => "look at Redis' load and at the network",
             (ErrorKind::Io, _) => UNREACHABLE,
@@ -172,10 +148,7 @@ impl Connection {
     }
 
     pub(super) fn garbled(&self) -> LedgerError {
-        self.error(
-            "an entry cannot be read",
-            "name a database in ledger.url that only the workers write",
-        )
+        self.error("an entry cannot be read", "name a database in ledger.url that only the workers write")
     }
 
     pub(super) fn contended(&self) -> LedgerError {

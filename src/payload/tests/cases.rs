@@ -41,10 +41,7 @@ pub(crate) fn refused() -> Vec<Refused> {
 fn refused_messages_say_why() {
     for case in refused() {
         let failure = map(&mapping("UTC"), case.text().as_bytes()).unwrap_err();
-        let says = case
-            .says
-            .replace("{date}", DATE_ALLOWED)
-            .replace("{fields}", &FIELDS.join(", "));
+        let says = case.says.replace("{date}", DATE_ALLOWED).replace("{fields}", &FIELDS.join(", "));
         assert_eq!(failure.message, says, "{}", case.case);
         assert_eq!(failure.kind.as_str(), case.kind, "{}", case.case);
         let stage = match case.kind.as_str() {
@@ -77,20 +74,13 @@ fn a_field_of_a_wrong_type_is_named_with_what_it_held() {
         let failure = map_message(&mapping("UTC"), &with(&json!({field: value}))).unwrap_err();
         let held = match &value {
             Value::String(text) if text.is_empty() && field != "remember" => "empty".to_owned(),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Number(_)
-            | Value::String(_)
-            | Value::Array(_)
-            | Value::Object(_) => value.to_string(),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+                value.to_string()
+            }
         };
         let start = format!("{field}: is {held}; ");
         assert!(failure.message.starts_with(&start), "{failure}");
-        assert_eq!(
-            failure.message.matches(&format!("{field}: ")).count(),
-            1,
-            "{failure}"
-        );
+        assert_eq!(failure.message.matches(&format!("{field}: ")).count(), 1, "{failure}");
         assert_eq!(failure.kind, Kind::InvalidTask);
     }
 }

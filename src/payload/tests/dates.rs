@@ -33,59 +33,19 @@ const CONVERTED: [(&str, &str, &str); 18] = [
     ("2026-07-30 09:00:00Z", "UTC", "2026-07-30 09:00:00"),
     ("2026-07-30T09:00:00-00:00", "UTC", "2026-07-30 09:00:00"),
     ("2026-07-30T09:00:00.9Z", "UTC", "2026-07-30 09:00:00"),
-    (
-        "2026-07-30T09:00:00.999999999+00:00",
-        "UTC",
-        "2026-07-30 09:00:00",
-    ),
+    ("2026-07-30T09:00:00.999999999+00:00", "UTC", "2026-07-30 09:00:00"),
     ("1969-12-31T23:59:59.5Z", "UTC", "1969-12-31 23:59:59"),
-    (
-        "2026-07-30T09:00:00-05:00",
-        "America/Bogota",
-        "2026-07-30 09:00:00",
-    ),
-    (
-        "2026-07-30T03:00:00Z",
-        "America/Bogota",
-        "2026-07-29 22:00:00",
-    ),
-    (
-        "2027-01-01T04:59:59Z",
-        "America/Bogota",
-        "2026-12-31 23:59:59",
-    ),
+    ("2026-07-30T09:00:00-05:00", "America/Bogota", "2026-07-30 09:00:00"),
+    ("2026-07-30T03:00:00Z", "America/Bogota", "2026-07-29 22:00:00"),
+    ("2027-01-01T04:59:59Z", "America/Bogota", "2026-12-31 23:59:59"),
     ("2024-02-29T20:00:00-05:00", "UTC", "2024-03-01 01:00:00"),
     ("2026-07-30T12:00:00+23:59", "UTC", "2026-07-29 12:01:00"),
-    (
-        "2026-01-30T09:00:00Z",
-        "Europe/Madrid",
-        "2026-01-30 10:00:00",
-    ),
-    (
-        "2026-07-30T09:00:00Z",
-        "Europe/Madrid",
-        "2026-07-30 11:00:00",
-    ),
-    (
-        "2026-03-29T00:59:59Z",
-        "Europe/Madrid",
-        "2026-03-29 01:59:59",
-    ),
-    (
-        "2026-03-29T01:00:00Z",
-        "Europe/Madrid",
-        "2026-03-29 03:00:00",
-    ),
-    (
-        "2026-10-25T00:30:00Z",
-        "Europe/Madrid",
-        "2026-10-25 02:30:00",
-    ),
-    (
-        "2026-10-25T01:30:00Z",
-        "Europe/Madrid",
-        "2026-10-25 02:30:00",
-    ),
+    ("2026-01-30T09:00:00Z", "Europe/Madrid", "2026-01-30 10:00:00"),
+    ("2026-07-30T09:00:00Z", "Europe/Madrid", "2026-07-30 11:00:00"),
+    ("2026-03-29T00:59:59Z", "Europe/Madrid", "2026-03-29 01:59:59"),
+    ("2026-03-29T01:00:00Z", "Europe/Madrid", "2026-03-29 03:00:00"),
+    ("2026-10-25T00:30:00Z", "Europe/Madrid", "2026-10-25 02:30:00"),
+    ("2026-10-25T01:30:00Z", "Europe/Madrid", "2026-10-25 02:30:00"),
 ];
 
 #[test]
@@ -159,10 +119,7 @@ fn what_is_no_date_is_refused() {
             let message = with(&json!({field: text}));
             let failure = map_message(&mapping("UTC"), &message).unwrap_err();
             let said = format!("{field}: is {text:?}, not a date that exists; {DATE_ALLOWED}");
-            assert!(
-                failure.message.starts_with(&said) || text.len() > 40,
-                "{failure}"
-            );
+            assert!(failure.message.starts_with(&said) || text.len() > 40, "{failure}");
         }
     }
 }
@@ -178,8 +135,7 @@ fn a_reminder_is_compared_after_conversion() {
         ("2026-07-30T14:00:00Z", "2026-07-30 10:00:00", false),
         ("2026-07-31T04:00:00+14:00", "2026-07-30T14:00:00Z", true),
     ] {
-        let message =
-            json!({"completion_date": completion, "reminder_date": reminder, "remember": true});
+        let message = json!({"completion_date": completion, "reminder_date": reminder, "remember": true});
         let mapped = map_message(&bogota, &with(&message));
         assert_eq!(mapped.is_ok(), good, "{completion} {reminder}");
     }
@@ -189,15 +145,10 @@ fn a_reminder_is_compared_after_conversion() {
 pub(super) fn dates() -> impl Strategy<Value = String> {
     let date = (0..=10_000_u16, 0..=13_u8, 0..=31_u8);
     let time = (0..=24_u8, 0..=60_u8, 0..=60_u8);
-    let tail = prop_oneof![
-        Just(String::new()),
-        "(\\.[0-9]{1,9})?(Z|z|[+-][0-2][0-9]:[0-5][0-9])",
-    ];
-    (date, "[ Tt]", time, tail).prop_map(
-        |((year, month, day), between, (hour, minute, second), tail)| {
-            format!("{year:04}-{month:02}-{day:02}{between}{hour:02}:{minute:02}:{second:02}{tail}")
-        },
-    )
+    let tail = prop_oneof![Just(String::new()), "(\\.[0-9]{1,9})?(Z|z|[+-][0-2][0-9]:[0-5][0-9])",];
+    (date, "[ Tt]", time, tail).prop_map(|((year, month, day), between, (hour, minute, second), tail)| {
+        format!("{year:04}-{month:02}-{day:02}{between}{hour:02}:{minute:02}:{second:02}{tail}")
+    })
 }
 
 proptest! {

@@ -43,11 +43,8 @@ impl Kind {
     }
 }
 
-const PARAMETERS: [(&str, Kind); 3] = [
-    ("operation", Kind::Text),
-    ("module", Kind::Exactly("wolkvox_activities")),
-    ("type", Kind::Exactly("task")),
-];
+const PARAMETERS: [(&str, Kind); 3] =
+    [("operation", Kind::Text), ("module", Kind::Exactly("wolkvox_activities")), ("type", Kind::Exactly("task"))];
 const FIELDS: [(&str, Kind); 10] = [
     ("status", Kind::Text),
     ("name", Kind::Text),
@@ -62,17 +59,12 @@ const FIELDS: [(&str, Kind); 10] = [
 ];
 
 /// The task's name, or everything that is wrong.
-pub(super) fn check<'a>(
-    content_type: Option<&str>,
-    document: &'a Result<Value, String>,
-) -> Result<&'a str, Refusal> {
+pub(super) fn check<'a>(content_type: Option<&str>, document: &'a Result<Value, String>) -> Result<&'a str, Refusal> {
     if !is_json(content_type) {
         let wrong = "the header Content-Type (must be application/json)";
         return Err(Refusal::Parameters(wrong.to_owned()));
     }
-    let document = document
-        .as_ref()
-        .map_err(|error| Refusal::Parameters(format!("a JSON body ({error})")))?;
+    let document = document.as_ref().map_err(|error| Refusal::Parameters(format!("a JSON body ({error})")))?;
     let problems = problems(document);
     let name = document.pointer("/fields/name").and_then(Value::as_str);
     match name {
@@ -116,16 +108,10 @@ fn compare(
             None => problems.push(format!("{prefix}{name}")),
         }
     }
-    let known = || {
-        expected
-            .iter()
-            .map(|(name, _)| *name)
-            .chain(others.iter().copied())
-    };
+    let known = || expected.iter().map(|(name, _)| *name).chain(others.iter().copied());
     for name in members.keys() {
         if known().all(|known| known != name) {
-            let hint = nearest(name, known())
-                .map_or_else(String::new, |near| format!(", did you mean {near}?"));
+            let hint = nearest(name, known()).map_or_else(String::new, |near| format!(", did you mean {near}?"));
             problems.push(format!("{prefix}{name} (unknown{hint})"));
         }
     }
@@ -133,8 +119,7 @@ fn compare(
 
 /// jiff reads more than one form; only what it would write in this one passes.
 fn is_date(text: &str) -> bool {
-    text.parse::<DateTime>()
-        .is_ok_and(|date| date.strftime("%Y-%m-%d %H:%M:%S").to_string() == text)
+    text.parse::<DateTime>().is_ok_and(|date| date.strftime("%Y-%m-%d %H:%M:%S").to_string() == text)
 }
 
 #[cfg(test)]
@@ -161,11 +146,7 @@ mod tests {
 
     #[test]
     fn takes_only_dates_that_exist_in_the_one_form() {
-        for text in [
-            "2026-07-30 00:00:00",
-            "2024-02-29 23:59:59",
-            "0001-01-01 00:00:00",
-        ] {
+        for text in ["2026-07-30 00:00:00", "2024-02-29 23:59:59", "0001-01-01 00:00:00"] {
             assert!(is_date(text), "{text}");
         }
         for text in [
@@ -198,14 +179,8 @@ mod tests {
         for content_type in ["application/json", "Application/JSON; charset=utf-8"] {
             assert_eq!(check(Some(content_type), &Ok(task())), Ok("Call back"));
         }
-        let said =
-            "SOME PARAMETERS ARE REQUIRED: the header Content-Type (must be application/json)";
-        for content_type in [
-            None,
-            Some(""),
-            Some("text/plain"),
-            Some("application/jsonp"),
-        ] {
+        let said = "SOME PARAMETERS ARE REQUIRED: the header Content-Type (must be application/json)";
+        for content_type in [None, Some(""), Some("text/plain"), Some("application/jsonp")] {
             assert_eq!(refused(content_type, Ok(task())), said);
         }
     }
@@ -217,11 +192,7 @@ mod tests {
         for (parent, name) in pointers.chain(fields).chain([("", "fields")]) {
             let mut missing = task();
             let mut null = task();
-            let members = missing
-                .pointer_mut(parent)
-                .unwrap()
-                .as_object_mut()
-                .unwrap();
+            let members = missing.pointer_mut(parent).unwrap().as_object_mut().unwrap();
             members.remove(name);
             *null.pointer_mut(&format!("{parent}/{name}")).unwrap() = Value::Null;
             let path = format!("{parent}/{name}")[1..].replace('/', ".");
@@ -235,48 +206,20 @@ mod tests {
     #[test]
     fn refuses_what_a_field_must_not_hold() {
         for (pointer, value, said) in [
-            (
-                "/module",
-                json!("cases"),
-                "module (must be \"wolkvox_activities\")",
-            ),
+            ("/module", json!("cases"), "module (must be \"wolkvox_activities\")"),
             ("/type", json!("call"), "type (must be \"task\")"),
-            (
-                "/operation",
-                json!(1),
-                "operation (must be a text that is not empty)",
-            ),
+            ("/operation", json!(1), "operation (must be a text that is not empty)"),
             ("/fields", json!([]), "fields (must be an object)"),
-            (
-                "/fields/status",
-                json!(""),
-                "fields.status (must be a text that is not empty)",
-            ),
-            (
-                "/fields/name",
-                json!(7),
-                "fields.name (must be a text that is not empty)",
-            ),
-            (
-                "/fields/priority",
-                json!("High"),
-                "fields.priority (must be high, normal or low)",
-            ),
-            (
-                "/fields/remember",
-                json!("true"),
-                "fields.remember (must be true or false)",
-            ),
+            ("/fields/status", json!(""), "fields.status (must be a text that is not empty)"),
+            ("/fields/name", json!(7), "fields.name (must be a text that is not empty)"),
+            ("/fields/priority", json!("High"), "fields.priority (must be high, normal or low)"),
+            ("/fields/remember", json!("true"), "fields.remember (must be true or false)"),
             (
                 "/fields/reminder_date",
                 json!("2026-02-30 00:00:00"),
                 "fields.reminder_date (must be a date that exists, as YYYY-MM-DD HH:MM:SS)",
             ),
-            (
-                "/fields/description",
-                json!(0),
-                "fields.description (must be a text)",
-            ),
+            ("/fields/description", json!(0), "fields.description (must be a text)"),
         ] {
             let mut task = task();
             *task.pointer_mut(pointer).unwrap() = value;
@@ -296,10 +239,7 @@ mod tests {
             "SOME PARAMETERS ARE REQUIRED: tpye (unknown, did you mean type?), \
              fields.priority (must be high, normal or low), fields.zzz (unknown)"
         );
-        for (document, said) in [
-            (Ok(json!([])), "a JSON object"),
-            (Err("why".to_owned()), "a JSON body (why)"),
-        ] {
+        for (document, said) in [(Ok(json!([])), "a JSON object"), (Err("why".to_owned()), "a JSON body (why)")] {
             let said = format!("SOME PARAMETERS ARE REQUIRED: {said}");
             assert_eq!(refused(Some("application/json"), document), said);
         }

@@ -2,8 +2,8 @@
 
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
-    QueueDeclareOptions, QueueDeleteOptions,
+    BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
@@ -21,40 +21,22 @@ pub(crate) struct Amqp {
 impl Amqp {
     pub(crate) async fn connect(url: &str) -> Self {
         let connection = eventually("a connection", || async {
-            Connection::connect(url, ConnectionProperties::default())
-                .await
-                .ok()
+            Connection::connect(url, ConnectionProperties::default()).await.ok()
         })
         .await;
         let channel = connection.create_channel().await.expect("a channel");
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await
-            .expect("confirms");
-        Self {
-            _connection: connection,
-            channel,
-            url: url.to_owned(),
-        }
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+        Self { _connection: connection, channel, url: url.to_owned() }
     }
 
     /// Publishes as a user's system would: to the work queue through the default exchange.
     pub(crate) async fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) {
-        let options = BasicPublishOptions {
-            mandatory: true,
-            ..BasicPublishOptions::default()
-        };
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let publish = async {
-            let confirm = self
-                .channel
-                .basic_publish("".into(), queue.into(), options, body, properties)
-                .await?;
+            let confirm = self.channel.basic_publish("".into(), queue.into(), options, body, properties).await?;
             confirm.await
         };
-        let confirmed = timeout(BOUND, publish)
-            .await
-            .expect("in time")
-            .expect("published");
+        let confirmed = timeout(BOUND, publish).await.expect("in time").expect("published");
         assert_eq!(confirmed, Confirmation::Ack(None), "{queue}");
     }
 
@@ -62,18 +44,12 @@ impl Amqp {
     pub(crate) async fn take(&self, queue: &str) -> Delivery {
         let what = format!("a message on {queue}");
         let delivery = eventually(&what, || self.try_take(queue)).await;
-        delivery
-            .ack(BasicAckOptions::default())
-            .await
-            .expect("acked");
+        delivery.ack(BasicAckOptions::default()).await.expect("acked");
         delivery
     }
 
     async fn try_take(&self, queue: &str) -> Option<Delivery> {
-        let got = self
-            .channel
-            .basic_get(queue.into(), BasicGetOptions::default())
-            .await;
+        let got = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await;
         got.expect("a queue").map(|got| got.delivery)
     }
 
@@ -81,27 +57,18 @@ impl Amqp {
     pub(crate) async fn count(&self, queue: &str) -> Option<u32> {
         // A missing queue closes the channel.
         let channel = self._connection.create_channel().await.ok()?;
-        let declared = channel
-            .queue_declare(queue.into(), passive(), FieldTable::default())
-            .await
-            .ok()?;
+        let declared = channel.queue_declare(queue.into(), passive(), FieldTable::default()).await.ok()?;
         let _ = channel.close(200, "".into()).await;
         Some(declared.message_count())
     }
 
     /// Declares a queue as somebody else would.
     pub(crate) async fn declare(&self, queue: &str, arguments: FieldTable) {
-        self.channel
-            .queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments)
-            .await
-            .expect("declared");
+        self.channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments).await.expect("declared");
     }
 
     pub(crate) async fn delete(&self, queue: &str) {
-        let _ = self
-            .channel
-            .queue_delete(queue.into(), QueueDeleteOptions::default())
-            .await;
+        let _ = self.channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
     }
 
     /// The same broker, from a thread that has no runtime.
@@ -112,13 +79,7 @@ impl Amqp {
 
 /// A header of a delivery.
 pub(crate) fn header(delivery: &Delivery, name: &str) -> Option<AMQPValue> {
-    delivery
-        .properties
-        .headers()
-        .as_ref()?
-        .inner()
-        .get(name)
-        .cloned()
+    delivery.properties.headers().as_ref()?.inner().get(name).cloned()
 }
 
 /// A text header of a delivery; empty where there is none.
@@ -126,24 +87,17 @@ pub(crate) fn text(delivery: &Delivery, name: &str) -> String {
     let Some(value) = header(delivery, name) else {
         return String::new();
     };
-    let AMQPValue::LongString(text) = value else {
-        panic!("{name} is {value:?}")
-    };
+    let AMQPValue::LongString(text) = value else { panic!("{name} is {value:?}") };
     text.to_string()
 }
 
 /// A number header of a delivery.
 pub(crate) fn number(delivery: &Delivery, name: &str) -> Option<i64> {
     let value = header(delivery, name)?;
-    let AMQPValue::LongLongInt(number) = value else {
-        panic!("{name} is {value:?}")
-    };
+    let AMQPValue::LongLongInt(number) = value else { panic!("{name} is {value:?}") };
     Some(number)
 }
 
 fn passive() -> QueueDeclareOptions {
-    QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    }
+    QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() }
 }

@@ -50,20 +50,14 @@ impl Broker {
     /// The broker whose address the environment variable `var` holds; where it holds none, [`Broker::own`].
     pub(crate) async fn start(var: &str) -> Result<Self, String> {
         let Some(url) = variable(var) else {
-            return Self::own()
-                .await
-                .map_err(|why| format!("{why}\nOr give the address of one in {var}."));
+            return Self::own().await.map_err(|why| format!("{why}\nOr give the address of one in {var}."));
         };
         // Several nodes may be named; the first is as good as any.
         let url = url.split(',').next().unwrap_or_default().trim().to_owned();
         answers(&url, Duration::from_secs(30))
             .await
             .map_err(|why| format!("the broker named in {var} does not answer: {why}"))?;
-        Ok(Self {
-            url,
-            management_url: None,
-            owned: None,
-        })
+        Ok(Self { url, management_url: None, owned: None })
     }
 
     /// A new broker of the caller's own, which may be stopped, killed and paused.
@@ -71,14 +65,12 @@ impl Broker {
         match variable("TEST_BROKER").as_deref() {
             Some("docker") => docker::start().await,
             Some("node") => node::start().await,
-            Some(other) => Err(format!(
-                "TEST_BROKER is {other:?}; allowed are \"docker\" and \"node\""
-            )),
+            Some(other) => Err(format!("TEST_BROKER is {other:?}; allowed are \"docker\" and \"node\"")),
             None => match docker::start().await {
                 Ok(broker) => Ok(broker),
-                Err(docker) => node::start().await.map_err(|node| {
-                    format!("no RabbitMQ to be had.\nDocker: {docker}\nWithout: {node}")
-                }),
+                Err(docker) => node::start()
+                    .await
+                    .map_err(|node| format!("no RabbitMQ to be had.\nDocker: {docker}\nWithout: {node}")),
             },
         }
     }
@@ -125,9 +117,7 @@ impl Broker {
 
     async fn control(&self, action: &str) -> Result<(), String> {
         let Some(owned) = &self.owned else {
-            return Err(format!(
-                "cannot {action} a broker that was given by its address"
-            ));
+            return Err(format!("cannot {action} a broker that was given by its address"));
         };
         shell(&(owned.control)(action, &owned.name), CONTROL).await
     }
@@ -138,10 +128,7 @@ pub(crate) fn unique(name: &str) -> String {
     format!("{name}.{:x}.{:08x}", std::process::id(), fastrand::u32(..))
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how tests are run is no configuration of the worker"
-)]
+#[expect(clippy::disallowed_methods, reason = "how tests are run is no configuration of the worker")]
 pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
@@ -152,12 +139,7 @@ async fn answers(url: &str, limit: Duration) -> Result<(), String> {
     let mut last = String::from("nothing answers");
     let handshake = async {
         loop {
-            match timeout(
-                TRY,
-                Connection::connect(url, ConnectionProperties::default()),
-            )
-            .await
-            {
+            match timeout(TRY, Connection::connect(url, ConnectionProperties::default())).await {
                 Ok(Ok(connection)) => {
                     let _ = timeout(TRY, connection.close(200, "".into())).await;
                     return;
@@ -175,31 +157,21 @@ async fn answers(url: &str, limit: Duration) -> Result<(), String> {
 /// A shell command, whose errors become ours.
 pub(crate) async fn shell(script: &str, limit: Duration) -> Result<(), String> {
     let mut command = Command::new("sh");
-    command
-        .args(["-c", script])
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+    command.args(["-c", script]).stdin(Stdio::null()).kill_on_drop(true);
     let output = timeout(limit, command.output()).await;
     let output = output.map_err(|_| format!("`{script}` took longer than {limit:?}"))?;
     let output = output.map_err(|error| format!("`{script}`: {error}"))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(format!(
-        "`{script}`: {}: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim()
-    ))
+    Err(format!("`{script}`: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()))
 }
 
 /// A script of this repository that may install things: its progress is shown, what it prints is returned.
 pub(crate) async fn install(script: &str) -> Result<String, String> {
     let path = format!("{}/{script}", env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(&path);
-    command
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .kill_on_drop(true);
+    command.stdin(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
     let output = timeout(INSTALL, command.output()).await;
     let output = output.map_err(|_| format!("{script} took longer than {INSTALL:?}"))?;
     let output = output.map_err(|error| format!("{path}: {error}"))?;

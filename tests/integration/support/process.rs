@@ -27,32 +27,19 @@ pub(crate) struct Finished {
 
 fn command(args: &[&str], env: &Env) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wolkvox-task-worker"));
-    command
-        .args(args)
-        .env_clear()
-        .envs(env.iter().cloned())
-        .kill_on_drop(true);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.args(args).env_clear().envs(env.iter().cloned()).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
 /// Runs a command to its end.
 pub(crate) async fn run(args: &[&str], env: &Env, input: &[u8]) -> Finished {
-    let mut child = command(args, env)
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("spawned");
+    let mut child = command(args, env).stdin(Stdio::piped()).spawn().expect("spawned");
     let mut stdin = child.stdin.take().expect("stdin");
     // One that does not read its input closes it early.
     let _ = stdin.write_all(input).await;
     drop(stdin);
-    let output = timeout(BOUND, child.wait_with_output())
-        .await
-        .expect("ended in time")
-        .expect("output");
+    let output = timeout(BOUND, child.wait_with_output()).await.expect("ended in time").expect("output");
     Finished {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).expect("text"),
@@ -77,11 +64,7 @@ impl Process {
     /// Sends a signal, such as `TERM`.
     pub(crate) async fn signal(&self, name: &str) {
         let id = self.child.id().expect("running").to_string();
-        let sent = Command::new("kill")
-            .args([&format!("-{name}"), &id])
-            .status()
-            .await
-            .expect("kill");
+        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status().await.expect("kill");
         assert!(sent.success(), "kill -{name}");
     }
 
@@ -104,10 +87,7 @@ impl Process {
 
 fn collect(from: impl AsyncRead + Unpin + Send + 'static, lines: &Arc<Mutex<Vec<String>>>) {
     let lines = Arc::clone(lines);
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "ends with the process that it listens to"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "ends with the process that it listens to")]
     tokio::spawn(async move {
         let mut from = BufReader::new(from).lines();
         while let Ok(Some(line)) = from.next_line().await {

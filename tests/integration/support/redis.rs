@@ -38,9 +38,7 @@ impl Redis {
         static SHARED: OnceCell<Result<Redis, String>> = OnceCell::const_new();
         let start = async || match variable("TEST_REDIS_URL") {
             Some(url) => Ok(Self { url, owned: None }),
-            None => Self::own()
-                .await
-                .map_err(|why| format!("{why}\nOr give the address of one in TEST_REDIS_URL.")),
+            None => Self::own().await.map_err(|why| format!("{why}\nOr give the address of one in TEST_REDIS_URL.")),
         };
         match SHARED.get_or_init(start).await {
             Ok(redis) => redis,
@@ -53,14 +51,12 @@ impl Redis {
         match variable("TEST_REDIS").as_deref() {
             Some("docker") => docker().await,
             Some("node") => node().await,
-            Some(other) => Err(format!(
-                "TEST_REDIS is {other:?}; allowed are \"docker\" and \"node\""
-            )),
+            Some(other) => Err(format!("TEST_REDIS is {other:?}; allowed are \"docker\" and \"node\"")),
             None => match docker().await {
                 Ok(redis) => Ok(redis),
-                Err(docker) => node().await.map_err(|node| {
-                    format!("no Redis to be had.\nDocker: {docker}\nWithout: {node}")
-                }),
+                Err(docker) => {
+                    node().await.map_err(|node| format!("no Redis to be had.\nDocker: {docker}\nWithout: {node}"))
+                }
             },
         }
     }
@@ -88,9 +84,7 @@ impl Redis {
 
     async fn control(&self, action: &str) -> Result<(), String> {
         let Some(owned) = &self.owned else {
-            return Err(format!(
-                "cannot {action} a Redis that was given by its address"
-            ));
+            return Err(format!("cannot {action} a Redis that was given by its address"));
         };
         shell(&(owned.control)(action), CONTROL).await
     }
@@ -116,9 +110,8 @@ async fn docker() -> Result<Redis, String> {
 async fn node() -> Result<Redis, String> {
     let server = install("deploy/redis-server.sh").await?;
     let folder = format!("/tmp/{}", unique("wolkvox-task-worker-redis"));
-    let kill = format!(
-        "pid=$(cat {folder}/pid) && kill -KILL $pid && while kill -0 $pid 2>/dev/null; do sleep 0.05; done"
-    );
+    let kill =
+        format!("pid=$(cat {folder}/pid) && kill -KILL $pid && while kill -0 $pid 2>/dev/null; do sleep 0.05; done");
     let reaper = Reaper::new(format!("{{ {kill}; }}; rm -rf {folder}"))?;
     let port = free_port()?;
     let start = format!(
@@ -142,13 +135,7 @@ async fn started(
 ) -> Result<Redis, String> {
     let url = format!("redis://127.0.0.1:{port}/0");
     answers(&url).await?;
-    Ok(Redis {
-        url,
-        owned: Some(Owned {
-            control,
-            _reaper: reaper,
-        }),
-    })
+    Ok(Redis { url, owned: Some(Owned { control, _reaper: reaper }) })
 }
 
 /// Waits until a PING is answered; a server that is still loading its data refuses it.
@@ -159,9 +146,7 @@ async fn answers(url: &str) -> Result<(), String> {
         loop {
             let pong = async {
                 let mut connection = client.get_multiplexed_async_connection().await?;
-                redis::cmd("PING")
-                    .query_async::<String>(&mut connection)
-                    .await
+                redis::cmd("PING").query_async::<String>(&mut connection).await
             };
             match pong.await {
                 Ok(_) => return,

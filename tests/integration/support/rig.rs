@@ -44,11 +44,7 @@ impl Crm {
         let url = format!("http://{}", sandbox.local_addr());
         let shutdown = CancellationToken::new();
         let served = TaskTracker::new().spawn(sandbox.serve(shutdown.clone()));
-        Self {
-            url,
-            _served: served,
-            _ends: shutdown.drop_guard(),
-        }
+        Self { url, _served: served, _ends: shutdown.drop_guard() }
     }
 
     /// One token, `demo-token`, and no latency.
@@ -67,17 +63,8 @@ impl Crm {
 
     pub(crate) async fn faults(&self, rules: Value) {
         let url = format!("{}/sandbox/faults", self.url);
-        let put = http::client()
-            .put(url)
-            .body(rules.to_string())
-            .send()
-            .await
-            .expect("an answer");
-        assert!(
-            put.status().is_success(),
-            "{}",
-            put.text().await.unwrap_or_default()
-        );
+        let put = http::client().put(url).body(rules.to_string()).send().await.expect("an answer");
+        assert!(put.status().is_success(), "{}", put.text().await.unwrap_or_default());
     }
 
     pub(crate) async fn stats(&self) -> Value {
@@ -88,24 +75,18 @@ impl Crm {
     pub(crate) async fn tasks(&self) -> Vec<Value> {
         let tasks = http::json(&format!("{}/sandbox/tasks", self.url)).await;
         let tasks = tasks.as_array().expect("an array").iter();
-        tasks
-            .map(|task| task["payload"]["fields"].clone())
-            .collect()
+        tasks.map(|task| task["payload"]["fields"].clone()).collect()
     }
 
     /// Waits for so many tasks.
     pub(crate) async fn created(&self, count: u64) {
-        eventually(&format!("{count} tasks"), || async {
-            (self.stats().await["created"] == count).then_some(())
-        })
-        .await;
+        eventually(&format!("{count} tasks"), || async { (self.stats().await["created"] == count).then_some(()) })
+            .await;
     }
 
     /// How many requests met an outcome.
     pub(crate) async fn requests(&self, outcome: &str) -> u64 {
-        self.stats().await["requests"][outcome]
-            .as_u64()
-            .unwrap_or(0)
+        self.stats().await["requests"][outcome].as_u64().unwrap_or(0)
     }
 }
 
@@ -138,9 +119,7 @@ impl Rig {
 
     /// The configuration of this rig, with short waits; `more` comes last and wins.
     pub(crate) fn env(&self, more: &[(&str, &str)]) -> Env {
-        let admin = TcpListener::bind("127.0.0.1:0")
-            .and_then(|free| free.local_addr())
-            .expect("a free port");
+        let admin = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
         let rig = [
             ("WTW_BROKER_URLS", self.broker_url.as_str()),
             ("WTW_BROKER_QUEUE", &self.queue),
@@ -169,15 +148,9 @@ impl Rig {
     /// Starts a worker.
     pub(crate) fn unready_worker(&self, more: &[(&str, &str)]) -> Worker {
         let env = self.env(more);
-        let admin = env
-            .iter()
-            .rev()
-            .find(|(key, _)| key == "WTW_ADMIN_LISTEN")
-            .map(|(_, value)| format!("http://{value}"));
-        Worker {
-            process: Process::start(&["run"], &env),
-            admin: admin.expect("an address"),
-        }
+        let admin =
+            env.iter().rev().find(|(key, _)| key == "WTW_ADMIN_LISTEN").map(|(_, value)| format!("http://{value}"));
+        Worker { process: Process::start(&["run"], &env), admin: admin.expect("an address") }
     }
 
     /// Publishes a task with an id.
@@ -202,16 +175,9 @@ impl Rig {
     }
 
     fn queues(&self) -> Vec<String> {
-        let retry = self
-            .delays
-            .iter()
-            .map(String::as_str)
-            .chain(["hold"])
-            .map(|delay| format!("{}.retry.{delay}", self.queue));
-        [self.queue.clone(), self.dead_letter_queue()]
-            .into_iter()
-            .chain(retry)
-            .collect()
+        let retry =
+            self.delays.iter().map(String::as_str).chain(["hold"]).map(|delay| format!("{}.retry.{delay}", self.queue));
+        [self.queue.clone(), self.dead_letter_queue()].into_iter().chain(retry).collect()
     }
 }
 
@@ -226,10 +192,7 @@ impl Drop for Rig {
             }
         };
         let delete = async { tokio::time::timeout(Duration::from_secs(5), delete).await };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let _ = std::thread::spawn(move || runtime.block_on(delete)).join();
     }
 }
@@ -238,51 +201,33 @@ impl Worker {
     pub(crate) async fn ready(&self) {
         let url = format!("{}/readyz", self.admin);
         let what = format!("ready:\n{}", self.process.lines().join("\n"));
-        eventually(&what, || async {
-            http::get(&url)
-                .await
-                .filter(|(status, _)| status.is_success())
-        })
-        .await;
+        eventually(&what, || async { http::get(&url).await.filter(|(status, _)| status.is_success()) }).await;
     }
 
     /// One metric's value, its labels included in the name; 0 where it is not there yet.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
-        let (_, page) = http::get(&format!("{}/metrics", self.admin))
-            .await
-            .expect("metrics");
-        let line = page
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let (_, page) = http::get(&format!("{}/metrics", self.admin)).await.expect("metrics");
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.parse().expect("a number"))
     }
 
     /// Waits until a metric has a value.
     pub(crate) async fn reaches(&self, name: &str, value: f64) {
         let what = format!("{name} {value}");
-        eventually(&what, || async {
-            (self.metric(name).await >= value).then_some(())
-        })
-        .await;
+        eventually(&what, || async { (self.metric(name).await >= value).then_some(()) }).await;
     }
 
     /// What it logged as settled, by message id.
     pub(crate) fn settled(&self) -> Vec<Value> {
         let lines = self.process.lines();
-        let events = lines
-            .iter()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        events
-            .filter(|event| event["message"] == "settled")
-            .collect()
+        let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events.filter(|event| event["message"] == "settled").collect()
     }
 }
 
 /// Properties with a message id.
 pub(crate) fn properties(id: &str) -> BasicProperties {
-    BasicProperties::default()
-        .with_message_id(id.into())
-        .with_delivery_mode(2)
+    BasicProperties::default().with_message_id(id.into()).with_delivery_mode(2)
 }
 
 /// A task that the CRM takes.

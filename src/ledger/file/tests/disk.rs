@@ -47,10 +47,7 @@ impl Disk {
     /// after it some of it, perhaps in part.
     fn after_power_failure(&self, moment: usize) -> Self {
         let told = self.inner().told[..moment].to_vec();
-        let synced = told
-            .iter()
-            .rposition(|told| matches!(told, Told::Sync))
-            .unwrap_or(0);
+        let synced = told.iter().rposition(|told| matches!(told, Told::Sync)).unwrap_or(0);
         let mut bytes = Vec::new();
         for (place, told) in told.into_iter().enumerate() {
             match told {
@@ -59,11 +56,7 @@ impl Disk {
                 Told::Length(length) => bytes.resize(length, 0),
                 Told::Write(start, data) => {
                     let torn = place > synced && fastrand::bool();
-                    let length = if torn {
-                        fastrand::usize(..data.len())
-                    } else {
-                        data.len()
-                    };
+                    let length = if torn { fastrand::usize(..data.len()) } else { data.len() };
                     if bytes.len() < start + length {
                         bytes.resize(start + length, 0);
                     }
@@ -71,10 +64,7 @@ impl Disk {
                 }
             }
         }
-        let inner = Inner {
-            bytes,
-            ..Inner::default()
-        };
+        let inner = Inner { bytes, ..Inner::default() };
         Self(Arc::new(Mutex::new(inner)))
     }
 }
@@ -133,17 +123,11 @@ async fn whatever_was_recorded_survives_a_power_failure_at_any_moment() {
         durable.push(disk.inner().told.len());
     }
     let end = disk.inner().told.len();
-    let moments = durable
-        .iter()
-        .copied()
-        .chain((0..400).map(|_| fastrand::usize(start..=end)));
+    let moments = durable.iter().copied().chain((0..400).map(|_| fastrand::usize(start..=end)));
     for moment in moments {
         let left = disk.after_power_failure(moment);
         let recorded = durable.iter().filter(|told| **told <= moment).count();
-        let reopened = left
-            .ledger()
-            .await
-            .unwrap_or_else(|error| panic!("at {moment}: {error}"));
+        let reopened = left.ledger().await.unwrap_or_else(|error| panic!("at {moment}: {error}"));
         let kept = prefix(&reopened, RECORDS).await as usize;
         assert!(kept >= recorded, "at {moment}: {kept} of {recorded}");
     }
@@ -155,11 +139,7 @@ async fn a_full_disk_is_said_and_forgotten_when_there_is_room() {
         let disk = Disk::default();
         let ledger = disk.ledger().await.unwrap();
         put(&ledger, 0).await.unwrap();
-        let room = if nothing_at_all {
-            0
-        } else {
-            disk.inner().bytes.len()
-        };
+        let room = if nothing_at_all { 0 } else { disk.inner().bytes.len() };
         disk.inner().room = Some(room);
         let mut id = 1;
         let error = loop {

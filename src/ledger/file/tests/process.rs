@@ -1,8 +1,5 @@
 //! A process of its own that writes a ledger until it is killed, or may write no more.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the environment says what a child process of a test is to do"
-)]
+#![expect(clippy::disallowed_methods, reason = "the environment says what a child process of a test is to do")]
 
 use std::io::{BufRead, BufReader, Lines};
 use std::path::Path;
@@ -52,10 +49,7 @@ struct Writer {
 impl Writer {
     /// `limit` bytes are what the file may have, as far as the soft limit goes.
     fn start(path: &Path, limit: &str) -> Self {
-        let name = concat!(module_path!(), "::child")
-            .split_once("::")
-            .unwrap()
-            .1;
+        let name = concat!(module_path!(), "::child").split_once("::").unwrap().1;
         // Without the trap the child would be killed by its first byte too many.
         let script = r#"trap "" XFSZ; ulimit -S -f "$1"; exec "$2" "$3" --exact --nocapture"#;
         let mut child = Command::new("sh")
@@ -103,15 +97,8 @@ async fn a_killed_process_leaves_all_it_said_it_kept() {
         let found = u32::try_from(ledger.len()).unwrap();
         // What was recorded together may be there before it was said.
         assert_eq!(prefix(&ledger, found).await, found);
-        assert!(
-            found >= before + u32::try_from(kept.len()).unwrap(),
-            "{found} < {before} + {}",
-            kept.len()
-        );
-        assert!(
-            found >= said && found <= said + 2 * TOGETHER,
-            "{found} for {said}"
-        );
+        assert!(found >= before + u32::try_from(kept.len()).unwrap(), "{found} < {before} + {}", kept.len());
+        assert!(found >= said && found <= said + 2 * TOGETHER, "{found} for {said}");
         before = found;
     }
 }
@@ -124,9 +111,7 @@ async fn a_process_that_may_write_no_more_goes_on_when_it_may() {
     let mut writer = Writer::start(&path, "600");
     let error = writer.hear("failed ").unwrap();
     assert!(error.contains("make room on its disk"), "{error}");
-    let lifted = Command::new("prlimit")
-        .args(["--fsize=unlimited", "--pid", &writer.child.id().to_string()])
-        .status();
+    let lifted = Command::new("prlimit").args(["--fsize=unlimited", "--pid", &writer.child.id().to_string()]).status();
     assert!(lifted.unwrap().success());
     let first = writer.kept().unwrap();
     let mut kept: Vec<u32> = (0..100).map(|_| writer.kept().unwrap()).collect();

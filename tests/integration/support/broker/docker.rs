@@ -32,15 +32,14 @@ async fn container() -> Result<Broker, String> {
     // Fixed ports, since Docker gives new ones on every start where it is left to choose; and on loopback only.
     let (amqp, management) = (free_port()?, free_port()?);
     let bindings = HashMap::from([binding(5672, amqp), binding(15672, management)]);
-    let request = GenericImage::new("rabbitmq", "4-management")
-        .with_container_name(&name)
-        .with_host_config_modifier(move |host| {
+    let request = GenericImage::new("rabbitmq", "4-management").with_container_name(&name).with_host_config_modifier(
+        move |host| {
             host.publish_all_ports = Some(false);
             host.port_bindings = Some(bindings.clone());
-        });
+        },
+    );
     let container = timeout(START, request.start()).await;
-    let container =
-        container.map_err(|_| format!("the container did not start within {START:?}"))?;
+    let container = container.map_err(|_| format!("the container did not start within {START:?}"))?;
     let container = container.map_err(|error| format!("the container did not start: {error}"))?;
     // The reaper removes it, whatever becomes of this runtime and of this process.
     std::mem::forget(container);
@@ -49,18 +48,11 @@ async fn container() -> Result<Broker, String> {
     Ok(Broker {
         url,
         management_url: Some(format!("http://127.0.0.1:{management}")),
-        owned: Some(Owned {
-            control: |action, name| format!("docker {action} {name}"),
-            name,
-            reaper,
-        }),
+        owned: Some(Owned { control: |action, name| format!("docker {action} {name}"), name, reaper }),
     })
 }
 
 fn binding(inside: u16, outside: u16) -> (String, Option<Vec<PortBinding>>) {
-    let binding = PortBinding {
-        host_ip: Some("127.0.0.1".to_owned()),
-        host_port: Some(outside.to_string()),
-    };
+    let binding = PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(outside.to_string()) };
     (format!("{inside}/tcp"), Some(vec![binding]))
 }

@@ -2,39 +2,26 @@
 
 use super::{Broker, CONTROL, Owned, Reaper, START, answers, free_port, install, shell, unique};
 
-const SCRIPT: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/tests/integration/support/broker/node.sh"
-);
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/support/broker/node.sh");
 
 pub(super) async fn start() -> Result<Broker, String> {
     let server = install("deploy/rabbitmq-server.sh").await?;
     // Not the folder that TMPDIR names: Erlang refuses some of the characters that such a path may have.
     let folder = format!("/tmp/{}", unique("wolkvox-task-worker-rabbitmq"));
     let reaper = Reaper::new(control("remove", &folder))?;
-    let (amqp, management, distribution, names) =
-        (free_port()?, free_port()?, free_port()?, free_port()?);
-    let create = format!(
-        "{} '{server}' {amqp} {management} {distribution} {names}",
-        control("create", &folder)
-    );
+    let (amqp, management, distribution, names) = (free_port()?, free_port()?, free_port()?, free_port()?);
+    let create = format!("{} '{server}' {amqp} {management} {distribution} {names}", control("create", &folder));
     shell(&create, CONTROL).await?;
     shell(&control("start", &folder), CONTROL).await?;
     let url = format!("amqp://guest:guest@127.0.0.1:{amqp}/%2f");
     if let Err(why) = answers(&url, START).await {
-        let said = tokio::fs::read_to_string(format!("{folder}/output"))
-            .await
-            .unwrap_or_default();
+        let said = tokio::fs::read_to_string(format!("{folder}/output")).await.unwrap_or_default();
         return Err(format!("{server}: {why}\n{said}"));
     }
     Ok(Broker {
         url,
         management_url: Some(format!("http://127.0.0.1:{management}")),
-        owned: Some(Owned {
-            control,
-            name: folder,
-            reaper,
-        }),
+        owned: Some(Owned { control, name: folder, reaper }),
     })
 }
 
