@@ -16,9 +16,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::Status;
 use crate::gate::Closed;
 use crate::gate::tokens::Parked;
+use crate::status::Status;
 
 /// The pages and what they answer, as the README's table has it.
 pub const PAGES: [(&str, &str); 4] = [

@@ -1,7 +1,7 @@
 //! Config → App → run: the one place that knows everybody.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
@@ -14,18 +14,19 @@ use tokio_util::task::TaskTracker;
 use crate::admin;
 use crate::broker::connect::Connector;
 use crate::broker::publisher::Publisher;
-use crate::broker::session::{Change, Session};
+use crate::broker::session::Session;
 use crate::broker::topology::Topology;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::crm::{Crm, HttpCrm};
 use crate::duration;
 use crate::events::Events;
-use crate::gate::{Closed, Gate};
+use crate::gate::Gate;
 use crate::ledger::{self, Ledger};
 use crate::payload::Mapping;
 use crate::retry::{Pauses, Schedule, jittered};
 use crate::settle::Settler;
+use crate::status::Status;
 use crate::worker::{Rules, Running, Worker};
 
 /// Deliveries unsettled at a time, for each slot: enough that a slot finds its next message waiting even while others of
@@ -49,51 +50,6 @@ pub struct App {
     crm: Arc<dyn Crm>,
     /// What the admin pages read.
     status: Arc<Status>,
-}
-
-/// What the worker knows of itself.
-pub struct Status {
-    /// The metrics.
-    pub events: Arc<Events>,
-    /// The gate.
-    pub gate: Arc<Gate>,
-    /// Why the broker is not connected; none while it is.
-    pub unconnected: Mutex<Option<String>>,
-    /// Why the ledger is not open; none once it is.
-    pub no_ledger: Mutex<Option<String>>,
-}
-
-impl Status {
-    /// Why the worker is not ready; none when it is.
-    #[must_use]
-    pub fn unready(&self) -> Option<String> {
-        let reason = |held: &Mutex<Option<String>>| held.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(why) = reason(&self.no_ledger) {
-            return Some(format!("the ledger is not open: {why}"));
-        }
-        if let Some(why) = reason(&self.unconnected) {
-            return Some(format!("not connected to the broker: {why}"));
-        }
-        match self.gate.closed() {
-            Some(reason @ (Closed::Misconfigured | Closed::Unauthorized | Closed::Ledger)) => {
-                Some(reason.advice().to_owned())
-            }
-            Some(Closed::Outage | Closed::Quota) | None => None,
-        }
-    }
-
-    fn ledger(&self, missing: Option<String>) {
-        *self.no_ledger.lock().unwrap_or_else(PoisonError::into_inner) = missing;
-    }
-
-    fn connection(&self, change: &Change) {
-        self.events.connection(change);
-        let mut unconnected = self.unconnected.lock().unwrap_or_else(PoisonError::into_inner);
-        *unconnected = match change {
-            Change::Connected => None,
-            Change::Lost(reason) => Some(reason.clone()),
-        };
-    }
 }
 
 impl App {
@@ -120,12 +76,7 @@ impl App {
             Box::new(move |closed| events.gate(closed))
         };
         let gate = Gate::new(&config.gate, &config.crm, config.retry.retry_after_max, Clock::system(), on_change);
-        let status = Arc::new(Status {
-            events,
-            gate,
-            unconnected: Mutex::new(Some("connecting".to_owned())),
-            no_ledger: Mutex::new(Some("opening".to_owned())),
-        });
+        let status = Arc::new(Status::new(events, gate));
         Ok(Self { config, listener, crm, status })
     }
 

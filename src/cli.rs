@@ -84,7 +84,7 @@ impl Cli {
     /// Why it could not do its work.
     pub async fn run(self) -> Result<ExitCode, Error> {
         let stop = CancellationToken::new();
-        crate::lifecycle::listen(stop.clone()).map_err(Error::failed)?;
+        crate::lifecycle::listen(stop.clone(), FAILED).map_err(Error::failed)?;
         let sources = Sources::of_process(self.config);
         match self.command {
             Command::Run => run::run(&sources, stop).await,

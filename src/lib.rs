@@ -64,6 +64,8 @@ pub mod sandbox;
 
 pub mod config;
 
+pub mod status;
+
 pub mod admin;
 
 pub mod events;

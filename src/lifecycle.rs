@@ -5,13 +5,11 @@ use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::FAILED;
-
-/// Cancels `stop` on the first signal and ends the process with exit code 1 on the second.
+/// Cancels `stop` on the first signal and ends the process with `exit_code` on the second.
 ///
 /// # Errors
 /// When the signals cannot be listened to.
-pub fn listen(stop: CancellationToken) -> io::Result<()> {
+pub fn listen(stop: CancellationToken, exit_code: u8) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     #[expect(clippy::disallowed_methods, reason = "it lives as long as the process; shutdown must not wait for it")]
@@ -21,7 +19,7 @@ pub fn listen(stop: CancellationToken) -> io::Result<()> {
         stop.cancel();
         either(&mut terminate, &mut interrupt).await;
         tracing::warn!("second signal: leaving at once; what is unsettled is delivered anew");
-        std::process::exit(FAILED.into());
+        std::process::exit(exit_code.into());
     });
     Ok(())
 }

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 
 use super::Worker;
-use super::recall::Case;
+use super::recall::{Case, NoIntent};
 use crate::crm::classify::{Judgement, Outcome, classify, token_accepted};
 use crate::gate::{Held, NoSlot, Slot};
 use crate::ledger::Closing;
@@ -45,8 +45,10 @@ impl Worker {
                 () = self.stop.cancelled() => return Sent::Stopped,
             };
             // Not to be interrupted: an intent that nobody knows of could not be withdrawn.
-            if let Err(no_intent) = self.intend(case, attempts + 1).await {
-                return no_intent;
+            match self.intend(case, attempts + 1).await {
+                Ok(()) => {}
+                Err(NoIntent::Held) => return Sent::Held,
+                Err(NoIntent::Stopped) => return Sent::Stopped,
             }
             let slot = tokio::select! {
                 biased;

@@ -8,7 +8,6 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Worker;
-use super::attempt::Sent;
 use crate::broker::Message;
 use crate::config::OnUnknown;
 use crate::crm::classify::{Judgement, Outcome};
@@ -36,6 +35,14 @@ impl<'a> Case<'a> {
     pub(super) fn new(message: &'a Message, key: Option<Key>, until: Instant) -> Self {
         Self { message, key, digest: Digest::of(&message.body), until }
     }
+}
+
+/// Why no intent could be recorded: the ledger was out of order until then.
+pub(super) enum NoIntent {
+    /// The message waited as long as it may be held.
+    Held,
+    /// The worker is stopping.
+    Stopped,
 }
 
 /// The ids that are being processed, so that deliveries of one id never run together.
@@ -154,13 +161,13 @@ impl Worker {
     }
 
     /// Records the intent: without it no request leaves.
-    pub(super) async fn intend(&self, case: &Case<'_>, attempts: u32) -> Result<(), Sent> {
+    pub(super) async fn intend(&self, case: &Case<'_>, attempts: u32) -> Result<(), NoIntent> {
         let mut pauses = Pauses::new(LEDGER.0, LEDGER.1);
         while self.record(case, Record::Intend { attempts }).await.is_err() {
             tokio::select! {
                 () = sleep(jittered(pauses.next(), fastrand::f64())) => {}
-                () = sleep_until(case.until) => return Err(Sent::Held),
-                () = self.stop.cancelled() => return Err(Sent::Stopped),
+                () = sleep_until(case.until) => return Err(NoIntent::Held),
+                () = self.stop.cancelled() => return Err(NoIntent::Stopped),
             }
         }
         Ok(())
