@@ -1,0 +1,16 @@
+//! Any status, header and body as the CRM's answer: one outcome, and `created` only where the body says 200.
+#![no_main]
+
+use jiff::Timestamp;
+use libfuzzer_sys::fuzz_target;
+use wolkvox_task_worker::crm::classify::{Answer, Outcome, Reply, classify, token_accepted};
+
+fuzz_target!(|input: (u16, Option<String>, Vec<u8>)| {
+    let (status, retry_after, body) = input;
+    let says_200 = body.windows(3).any(|part| part == b"200") || body.contains(&b'.') || body.contains(&b'e');
+    let answer = Answer::Reply(Reply { status, retry_after, body });
+    let judgement = classify(&answer, Timestamp::UNIX_EPOCH);
+    assert!(judgement.outcome != Outcome::Created || (judgement.code == Some(200) && says_200));
+    assert!(!judgement.reason.is_empty());
+    let _ = token_accepted(&answer);
+});
