@@ -200,7 +200,7 @@ impl Store {
                     error.to_string(),
                     "make room on its disk; what was recorded before is safe",
                 ),
-                ErrorKind::InvalidData => {
+                ErrorKind::InvalidData | ErrorKind::UnexpectedEof => {
                     (format!("it is no ledger, or damaged ({error})"), DAMAGED)
                 }
                 _ => (error.to_string(), "look at its disk"),
