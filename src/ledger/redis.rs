@@ -8,7 +8,8 @@
 //! usual `everysec` up to a second when its machine fails, and a failover to a replica what that had not been told. Its
 //! `maxmemory-policy` should be `noeviction`, or a task may be made twice.
 //!
-//! A Redis Cluster is not understood; a single node, or the address of the current master, is.
+//! With `rediss` its certificate has to come from an authority that the system trusts, or that the file in `SSL_CERT_FILE`
+//! holds. A Redis Cluster is not understood; a single node, or the address of the current master, is.
 
 mod connection;
 

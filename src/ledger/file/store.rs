@@ -187,7 +187,9 @@ impl Store {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
                     (error.to_string(), "make room on its disk; what was recorded before is safe")
                 }
-                ErrorKind::InvalidData => (format!("it is no ledger, or damaged ({error})"), DAMAGED),
+                ErrorKind::InvalidData | ErrorKind::UnexpectedEof => {
+                    (format!("it is no ledger, or damaged ({error})"), DAMAGED)
+                }
                 _ => (error.to_string(), "look at its disk"),
             },
             other => (other.to_string(), "look at the file and its disk"),

@@ -134,6 +134,9 @@ impl Connection {
             (_, "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN") => "name a Redis that is no cluster in ledger.url",
             (_, "MISCONF") => "make room on Redis' disk",
             _ if error.is_timeout() => "look at Redis' load and at the network",
+            _ if error.to_string().contains("certificate") => {
+                "have the system trust its authority, or name a file with it in SSL_CERT_FILE"
+            }
             (ErrorKind::Io, _) => UNREACHABLE,
             _ => "look at Redis' log",
         };

@@ -110,8 +110,11 @@ async fn docker() -> Result<Redis, String> {
 async fn node() -> Result<Redis, String> {
     let server = install("deploy/redis-server.sh").await?;
     let folder = format!("/tmp/{}", unique("wolkvox-task-worker-redis"));
-    let kill =
-        format!("pid=$(cat {folder}/pid) && kill -KILL $pid && while kill -0 $pid 2>/dev/null; do sleep 0.05; done");
+    // What has ended has no command line, though its entry may stay where nobody collects it.
+    let kill = format!(
+        "pid=$(cat {folder}/pid) && kill -KILL $pid; \
+         for tick in $(seq 200); do grep -q . /proc/$pid/cmdline 2>/dev/null || break; sleep 0.05; done"
+    );
     let reaper = Reaper::new(format!("{{ {kill}; }}; rm -rf {folder}"))?;
     let port = free_port()?;
     let start = format!(
