@@ -8,7 +8,7 @@ SCRIPTS := .ci/run $(shell find deploy tests -name '*.sh')
 DENY := $(or $(shell command -v cargo-deny),target/tools/bin/cargo-deny)
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || command -v docker-compose)
 
-.PHONY: help demo docs test check image image-test fmt fmt-check lint lint-scripts deny compose-check setup setup-test setup-check
+.PHONY: help demo docs fuzz test check image image-test fmt fmt-check lint lint-scripts deny compose-check setup setup-test setup-check
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -26,6 +26,9 @@ ifdef DOCKER
 else
 	@echo "no Docker here: the image is not tested" >&2
 endif
+
+fuzz: setup ## fuzzing of messages, CRM replies, headers and configuration, SECONDS each (60), where a nightly toolchain is
+	tests/fuzz.sh $(or $(SECONDS),60)
 
 image: ## the container image, wolkvox-task-worker:latest
 	deploy/docker/image.sh

@@ -186,7 +186,8 @@ impl Slot {
                 Outcome::Created | Outcome::Rejected => state.tokens.accepted(secret),
                 Outcome::Throttled => state.tokens.throttle(secret, hint, now, chance),
                 Outcome::QuotaExhausted => {
-                    state.tokens.park(secret, Parked::Quota, Some(gate.until_midnight()), now);
+                    let reset = judgement.retry_after.unwrap_or_else(|| gate.until_midnight());
+                    state.tokens.park(secret, Parked::Quota, Some(reset), now);
                 }
                 Outcome::Unauthorized => state.tokens.park(secret, Parked::Quarantine, None, now),
                 Outcome::Misconfigured | Outcome::Unavailable | Outcome::Unknown => {}

@@ -76,3 +76,62 @@ pub fn judge(entry: Option<&Entry>, asked: &Asked) -> Known {
         (false, false) => Known::Fresh(spent),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(25);
+
+    fn asked(attempts: u32) -> Asked {
+        Asked {
+            digest: Digest::of(b"body"),
+            attempts,
+            replay: false,
+            redelivered: false,
+            now: Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(100),
+            patience: PATIENCE,
+        }
+    }
+
+    fn entry(state: State, attempts: u32) -> Entry {
+        Entry {
+            digest: Digest::of(b"body"),
+            state,
+            attempts,
+            open_intents: u32::from(state == State::Open),
+            possibly_created: state == State::Unknown,
+            at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn what_is_known_decides() {
+        let redelivered = |attempts| Asked { redelivered: true, ..asked(attempts) };
+        let replay = |attempts| Asked { replay: true, ..asked(attempts) };
+        let other = |attempts| Asked { digest: Digest::of(b"other"), ..asked(attempts) };
+        let early = |attempts| Asked { now: Timestamp::UNIX_EPOCH, ..asked(attempts) };
+        let poison = Entry { open_intents: POISON, ..entry(State::Open, 5) };
+        for (entry, asked, known) in [
+            (None, asked(2), Known::Fresh(2)),
+            (Some(entry(State::Created, 1)), asked(0), Known::Created),
+            (Some(entry(State::Created, 1)), replay(0), Known::Created),
+            (Some(entry(State::Created, 1)), other(0), Known::Conflict),
+            (Some(entry(State::Closed, 2)), asked(0), Known::Fresh(0)),
+            (Some(entry(State::Closed, 2)), redelivered(0), Known::Fresh(2)),
+            (Some(entry(State::Closed, 2)), redelivered(3), Known::Fresh(3)),
+            (Some(entry(State::Unknown, 2)), asked(0), Known::PossiblyCreated(0)),
+            (Some(entry(State::Unknown, 2)), redelivered(0), Known::PossiblyCreated(2)),
+            (Some(entry(State::Unknown, 2)), replay(0), Known::Fresh(0)),
+            (Some(entry(State::Open, 1)), early(0), Known::Wait(PATIENCE)),
+            (Some(entry(State::Open, 1)), asked(0), Known::LeftOpen(1)),
+            (Some(entry(State::Open, 3)), redelivered(1), Known::LeftOpen(3)),
+            (Some(entry(State::Open, 1)), replay(0), Known::Fresh(0)),
+            (Some(entry(State::Open, 2)), asked(2), Known::Fresh(2)),
+            (Some(poison), asked(4), Known::Poison(POISON)),
+            (Some(poison), replay(0), Known::Fresh(0)),
+        ] {
+            assert_eq!(judge(entry.as_ref(), &asked), known, "{entry:?} {asked:?}");
+        }
+    }
+}

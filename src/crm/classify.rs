@@ -137,7 +137,7 @@ pub struct Judgement {
     pub code: Option<i64>,
     /// The CRM's `msg` or `error`, where it gave one.
     pub message: Option<String>,
-    /// How long the CRM asks to wait, not yet capped.
+    /// How long the CRM asks to wait, not yet capped; for a used-up quota, until its reset.
     pub retry_after: Option<Duration>,
     /// The 403's text is not known: whether the token or the task is at fault is for tokenInformation.php to say.
     pub ask_token: bool,
@@ -256,6 +256,11 @@ fn by_status(status: u16) -> Judgement {
 /// An object that is cut off or broken ends the search, and what stands within open braces is passed over: a `code` inside
 /// could belong to a part of it. To miss a verdict is an `unknown`; to see one that is not there would lose a task.
 fn find_verdict(body: &[u8]) -> Option<Verdict> {
+    find_object(body, read_verdict)
+}
+
+/// The first JSON object in a body of which `read` makes something.
+fn find_object<T>(body: &[u8], read: impl Fn(&Members<'_>) -> Option<T>) -> Option<T> {
     let text = String::from_utf8_lossy(body);
     let mut rest: &str = &text;
     let mut open = 0_usize;
@@ -266,8 +271,8 @@ fn find_verdict(body: &[u8]) -> Option<Verdict> {
         if open == 0 && is_object {
             let mut objects = serde_json::Deserializer::from_str(rest).into_iter::<Members<'_>>();
             let object = objects.next()?.ok()?;
-            if let Some(verdict) = read_verdict(&object) {
-                return Some(verdict);
+            if let Some(found) = read(&object) {
+                return Some(found);
             }
             rest = rest.get(objects.byte_offset()..)?;
         } else {
@@ -334,6 +339,34 @@ pub fn token_accepted(answer: &Answer) -> Option<bool> {
         401 | 403 => Some(false),
         _ => None,
     }
+}
+
+/// When a token's daily quota is reset, as tokenInformation.php tells it: none where it refuses or is not understood.
+#[must_use]
+pub fn quota_reset(answer: &Answer) -> Option<Duration> {
+    let Answer::Reply(reply) = answer else {
+        return None;
+    };
+    find_object(&reply.body, |object| {
+        let verdict = read_verdict(object)?;
+        let data: BTreeMap<String, Value> = serde_json::from_str(object.get("data")?.get()).ok()?;
+        // The vendor's page cuts the key's name after these letters.
+        let (_, value) = data.iter().find(|(key, _)| key.starts_with("hours_to_re"))?;
+        (verdict.code == 200).then(|| hours(value)).flatten()
+    })
+}
+
+/// A number of hours, or `HH:MM` or `HH:MM:SS`; at most a day, since the quota is daily.
+fn hours(value: &Value) -> Option<Duration> {
+    const DAY: f64 = 24.0 * 3600.0;
+    let text = match value {
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => text.trim().to_owned(),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
+    };
+    let parts: Vec<f64> = text.split(':').map(|part| part.trim().parse().ok()).collect::<Option<_>>()?;
+    let seconds: f64 = parts.iter().zip([3600.0, 60.0, 1.0]).map(|(part, unit)| part * unit).sum();
+    (parts.len() <= 3 && (0.0..=DAY).contains(&seconds)).then(|| Duration::from_secs_f64(seconds))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Worker;
 use super::recall::{Case, NoIntent};
-use crate::crm::classify::{Judgement, Outcome, classify, token_accepted};
+use crate::crm::classify::{Judgement, Outcome, classify, quota_reset, token_accepted};
 use crate::gate::{Held, NoSlot, Slot};
 use crate::ledger::Closing;
 
@@ -97,6 +97,10 @@ impl Worker {
         let mut judgement = classify(&answer, self.clock.now());
         if judgement.ask_token && token_accepted(&self.crm.token_information(token).await) == Some(true) {
             judgement.outcome = Outcome::Rejected;
+        }
+        if judgement.outcome == Outcome::QuotaExhausted {
+            // Once a trial: where the vendor answers it tells when, else the gate goes by midnight.
+            judgement.retry_after = quota_reset(&self.crm.token_information(token).await);
         }
         judgement.hide(token.expose_secret());
         judgement

@@ -358,3 +358,29 @@ proptest! {
         let _ = parse_retry_after(&text, Timestamp::MIN);
     }
 }
+
+#[test]
+fn the_quotas_reset_is_read_in_the_forms_that_it_may_have() {
+    let information = |code: &str, data: &str| {
+        let body = format!(r#"{{"code": {code}, "error": "null", "msg": "…", "data": {data}}}"#).into_bytes();
+        Answer::Reply(Reply { status: 200, retry_after: None, body })
+    };
+    for (data, seconds) in [
+        (r#"{"token_limit": 4800, "hours_to_restart": 3}"#, Some(10_800)),
+        (r#"{"hours_to_rest": "1.5"}"#, Some(5_400)),
+        (r#"{"hours_to_reset_": "02:30"}"#, Some(9_000)),
+        (r#"{"hours_to_restore": "00:00:05"}"#, Some(5)),
+        (r#"{"hours_to_restart": 24}"#, Some(86_400)),
+        (r#"{"hours_to_restart": 25}"#, None),
+        (r#"{"hours_to_restart": -1}"#, None),
+        (r#"{"hours_to_restart": "soon"}"#, None),
+        (r#"{"hours_to_restart": null}"#, None),
+        (r#"{"hours_to_restart": "1:2:3:4"}"#, None),
+        (r#"{"hours": 3}"#, None),
+        ("null", None),
+    ] {
+        assert_eq!(quota_reset(&information("\"200\"", data)), seconds.map(Duration::from_secs), "{data}");
+    }
+    assert_eq!(quota_reset(&information("403", r#"{"hours_to_restart": 3}"#)), None);
+    assert_eq!(quota_reset(&Answer::NoAnswer(String::new())), None);
+}
