@@ -123,6 +123,8 @@ pub struct Slot {
     gate: Arc<Gate>,
     secret: Arc<SecretString>,
     probe: bool,
+    /// Whether it tries a token that is out of use.
+    trial: bool,
     /// Whether dropping it has to give the slot back.
     held: bool,
 }
@@ -176,15 +178,21 @@ impl Slot {
     /// Frees the slot and tells the gate what became of the request.
     pub fn report(mut self, judgement: &Judgement) {
         self.held = false;
-        let (gate, secret, probe) = (&self.gate, &self.secret, self.probe);
+        let (gate, secret, probe, trial) = (&self.gate, &self.secret, self.probe, self.trial);
         let hint = judgement.retry_after.map(|hint| hint.min(gate.retry_after_max));
         gate.update(|state, now| {
             let chance = fastrand::f64();
             state.tokens.release(secret);
             state.breaker.report(judgement.outcome, probe, now, chance);
             match judgement.outcome {
-                Outcome::Created | Outcome::Rejected => state.tokens.accepted(secret),
-                Outcome::Throttled => state.tokens.throttle(secret, hint, now, chance),
+                Outcome::Created | Outcome::Rejected => state.tokens.accepted(secret, trial),
+                Outcome::Throttled => {
+                    if trial {
+                        // Busy is not refused.
+                        state.tokens.accepted(secret, trial);
+                    }
+                    state.tokens.throttle(secret, hint, now, chance);
+                }
                 Outcome::QuotaExhausted => {
                     let reset = judgement.retry_after.unwrap_or_else(|| gate.until_midnight());
                     state.tokens.park(secret, Parked::Quota, Some(reset), now);
@@ -362,11 +370,9 @@ impl Gate {
             self.send_probe(state);
         }
         while state.someone_wants_a_slot() && state.next_request.is_none_or(|at| at <= now) {
-            let Some(secret) = state.tokens.take(now) else {
-                break;
-            };
+            let Some(taken) = state.tokens.take(now) else { break };
             state.next_request = (!self.spacing.is_zero()).then(|| now + self.spacing);
-            self.grant_slot(state, secret);
+            self.grant_slot(state, taken);
         }
     }
 
@@ -380,12 +386,12 @@ impl Gate {
         }
     }
 
-    fn grant_slot(self: &Arc<Self>, state: &mut State, secret: Arc<SecretString>) {
+    fn grant_slot(self: &Arc<Self>, state: &mut State, (secret, trial): (Arc<SecretString>, bool)) {
         let (waiting, probe) = match state.probe_slot.take() {
             Some(waiting) => (Some(waiting), true),
             None => (state.slotting.pop_front(), false),
         };
-        let slot = Slot { gate: Arc::clone(self), secret, probe, held: true };
+        let slot = Slot { gate: Arc::clone(self), secret, probe, trial, held: true };
         if let Some(Err(mut slot)) = waiting.map(|waiting| waiting.send(slot)) {
             // Dropped here under the lock, it must not report back.
             slot.held = false;

@@ -95,8 +95,8 @@ impl Tokens {
         self.list.iter().any(|token| token.usable(now))
     }
 
-    /// Takes a free slot.
-    pub fn take(&mut self, now: Instant) -> Option<Arc<SecretString>> {
+    /// Takes a free slot; with it comes whether the request tries a token that is out of use.
+    pub fn take(&mut self, now: Instant) -> Option<(Arc<SecretString>, bool)> {
         let count = self.list.len();
         let (slots, recheck) = (self.slots, self.recheck);
         for step in 0..count {
@@ -109,7 +109,7 @@ impl Tokens {
                 parking.next_try = now + recheck;
             }
             self.turn = at + 1;
-            return Some(Arc::clone(&token.secret));
+            return Some((Arc::clone(&token.secret), token.parked.is_some()));
         }
         None
     }
@@ -121,10 +121,10 @@ impl Tokens {
         }
     }
 
-    /// The CRM accepted the token.
-    pub fn accepted(&mut self, secret: &SecretString) {
+    /// The CRM accepted the token. Only a trial brings a parked one back: another answer is of a request sent before.
+    pub fn accepted(&mut self, secret: &SecretString, trial: bool) {
         if let Some(token) = self.find(secret) {
-            token.parked = None;
+            token.parked = token.parked.take().filter(|_| !trial);
             token.throttled_until = None;
             token.pauses.reset();
         }
@@ -136,7 +136,6 @@ impl Tokens {
             let wait = token.pauses.next().max(hint.unwrap_or_default());
             let until = now + jittered(wait, chance);
             token.throttled_until = token.throttled_until.max(Some(until));
-            token.parked = None;
         }
     }
 
@@ -211,7 +210,7 @@ mod tests {
     }
 
     fn take(tokens: &mut Tokens, now: Instant) -> Option<String> {
-        tokens.take(now).map(|secret| secret.expose_secret().to_owned())
+        tokens.take(now).map(|(secret, _)| secret.expose_secret().to_owned())
     }
 
     #[tokio::test(start_paused = true)]
@@ -255,6 +254,20 @@ mod tests {
         let reset = now + RECHECK * 3;
         tokens.refresh(reset);
         assert!(take(&mut tokens, reset).is_some() && take(&mut tokens, reset).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_to_an_earlier_request_brings_no_parked_token_back() {
+        let mut tokens = tokens(&["a"]);
+        let (now, secret) = (Instant::now(), SecretString::from("a"));
+        let straggler = tokens.take(now).is_some_and(|(_, trial)| trial);
+        tokens.park(&secret, Parked::Quota, None, now);
+        tokens.accepted(&secret, straggler);
+        assert!(!tokens.any_usable(now));
+        tokens.release(&secret);
+        let trial = tokens.take(now + RECHECK).is_some_and(|(_, trial)| trial);
+        tokens.accepted(&secret, trial);
+        assert!(tokens.any_usable(now));
     }
 
     #[tokio::test(start_paused = true)]
