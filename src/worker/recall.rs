@@ -121,7 +121,10 @@ impl Worker {
                 }
                 Known::Created => return Err(Verdict::AckKnown),
                 Known::Conflict => return Err(dead_letter(Kind::IdConflict, ID_CONFLICT)),
-                Known::Poison(_) => return Err(dead_letter(Kind::Poison, POISON)),
+                Known::Poison(_) => {
+                    journey.possibly_created = true;
+                    return Err(dead_letter(Kind::Poison, POISON));
+                }
                 Known::Wait(wait) => tokio::select! {
                     () = sleep(wait) => {}
                     () = self.stop.cancelled() => return Err(Verdict::Return),

@@ -185,7 +185,6 @@ pub(crate) enum Game {
     Ledger,
     Crash,
     Reconnect,
-    Jitter,
 }
 
 impl Script {
