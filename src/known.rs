@@ -14,6 +14,8 @@ pub const POISON: u32 = 5;
 pub enum Known {
     /// Nothing stands in the way; so many attempts are spent already.
     Fresh(u32),
+    /// An operator decided anew: what the ledger knew before is to be forgotten.
+    Afresh,
     /// Its task was created: it is acked without a post.
     Created,
     /// The id was used for another body.
@@ -37,6 +39,8 @@ pub struct Asked {
     pub attempts: u32,
     /// Whether it comes back from the dead-letter queue: an operator decided anew.
     pub replay: bool,
+    /// When it was given up, for a replay.
+    pub failed_at: Option<Timestamp>,
     /// Whether the broker delivered it before: the same message, not another one with its id.
     pub redelivered: bool,
     /// The time of day.
@@ -54,8 +58,10 @@ pub fn judge(entry: Option<&Entry>, asked: &Asked) -> Known {
     if entry.state == State::Created {
         return if entry.digest == asked.digest { Known::Created } else { Known::Conflict };
     }
-    if asked.replay {
-        return Known::Fresh(asked.attempts);
+    // A replay that was delivered before may have begun anew already: what it came to since then counts.
+    let before = asked.failed_at.is_some_and(|failed_at| entry.at <= failed_at);
+    if asked.replay && (before || !asked.redelivered) {
+        return Known::Afresh;
     }
     // An intent that the headers count already was found open by an earlier delivery.
     let uncounted = entry.state == State::Open && entry.attempts > asked.attempts;
@@ -88,6 +94,7 @@ mod tests {
             digest: Digest::of(b"body"),
             attempts,
             replay: false,
+            failed_at: None,
             redelivered: false,
             now: Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(100),
             patience: PATIENCE,
@@ -109,6 +116,8 @@ mod tests {
     fn what_is_known_decides() {
         let redelivered = |attempts| Asked { redelivered: true, ..asked(attempts) };
         let replay = |attempts| Asked { replay: true, ..asked(attempts) };
+        let again = |failed_at| Asked { replay: true, redelivered: true, failed_at, ..asked(0) };
+        let (earlier, later) = (Timestamp::UNIX_EPOCH - jiff::SignedDuration::from_secs(1), Timestamp::UNIX_EPOCH);
         let other = |attempts| Asked { digest: Digest::of(b"other"), ..asked(attempts) };
         let early = |attempts| Asked { now: Timestamp::UNIX_EPOCH, ..asked(attempts) };
         let poison = Entry { open_intents: POISON, ..entry(State::Open, 5) };
@@ -122,14 +131,18 @@ mod tests {
             (Some(entry(State::Closed, 2)), redelivered(3), Known::Fresh(3)),
             (Some(entry(State::Unknown, 2)), asked(0), Known::PossiblyCreated(0)),
             (Some(entry(State::Unknown, 2)), redelivered(0), Known::PossiblyCreated(2)),
-            (Some(entry(State::Unknown, 2)), replay(0), Known::Fresh(0)),
+            (Some(entry(State::Unknown, 2)), replay(0), Known::Afresh),
+            (Some(entry(State::Unknown, 2)), again(Some(later)), Known::Afresh),
+            (Some(entry(State::Unknown, 2)), again(Some(earlier)), Known::PossiblyCreated(2)),
+            (Some(entry(State::Open, 1)), again(Some(earlier)), Known::LeftOpen(1)),
+            (Some(entry(State::Open, 1)), again(None), Known::LeftOpen(1)),
             (Some(entry(State::Open, 1)), early(0), Known::Wait(PATIENCE)),
             (Some(entry(State::Open, 1)), asked(0), Known::LeftOpen(1)),
             (Some(entry(State::Open, 3)), redelivered(1), Known::LeftOpen(3)),
-            (Some(entry(State::Open, 1)), replay(0), Known::Fresh(0)),
+            (Some(entry(State::Open, 1)), replay(0), Known::Afresh),
             (Some(entry(State::Open, 2)), asked(2), Known::Fresh(2)),
             (Some(poison), asked(4), Known::Poison(POISON)),
-            (Some(poison), replay(0), Known::Fresh(0)),
+            (Some(poison), replay(0), Known::Afresh),
         ] {
             assert_eq!(judge(entry.as_ref(), &asked), known, "{entry:?} {asked:?}");
         }
