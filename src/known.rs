@@ -45,6 +45,8 @@ pub struct Asked {
     pub redelivered: bool,
     /// The time of day.
     pub now: Timestamp,
+    /// How long the latest record has been looked at already: the clock may have been set back since it was made.
+    pub watched: Duration,
     /// How long another worker's request can take.
     pub patience: Duration,
 }
@@ -66,7 +68,7 @@ pub fn judge(entry: Option<&Entry>, asked: &Asked) -> Known {
     // An intent that the headers count already was found open by an earlier delivery.
     let uncounted = entry.state == State::Open && entry.attempts > asked.attempts;
     if uncounted {
-        let age = Duration::try_from(asked.now.duration_since(entry.at)).unwrap_or_default();
+        let age = Duration::try_from(asked.now.duration_since(entry.at)).unwrap_or_default().max(asked.watched);
         if age < asked.patience {
             return Known::Wait(asked.patience - age);
         }
@@ -97,6 +99,7 @@ mod tests {
             failed_at: None,
             redelivered: false,
             now: Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(100),
+            watched: Duration::ZERO,
             patience: PATIENCE,
         }
     }
@@ -137,6 +140,7 @@ mod tests {
             (Some(entry(State::Open, 1)), again(Some(earlier)), Known::LeftOpen(1)),
             (Some(entry(State::Open, 1)), again(None), Known::LeftOpen(1)),
             (Some(entry(State::Open, 1)), early(0), Known::Wait(PATIENCE)),
+            (Some(entry(State::Open, 1)), Asked { watched: PATIENCE, ..early(0) }, Known::LeftOpen(1)),
             (Some(entry(State::Open, 1)), asked(0), Known::LeftOpen(1)),
             (Some(entry(State::Open, 3)), redelivered(1), Known::LeftOpen(3)),
             (Some(entry(State::Open, 1)), replay(0), Known::Afresh),

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -114,8 +115,11 @@ impl Worker {
 
     /// Asks the ledger, and takes over what earlier deliveries spent. Some when a dead worker's attempt is to be counted.
     pub(super) async fn recall(&self, case: &Case<'_>, journey: &mut Journey) -> Result<Option<Judgement>, Verdict> {
+        let mut watched: Option<(Timestamp, Instant)> = None;
         loop {
             let entry = self.look(case).await?;
+            let latest = entry.as_ref().map(|entry| entry.at);
+            watched = watched.filter(|(at, _)| Some(*at) == latest).or(latest.map(|at| (at, Instant::now())));
             let asked = Asked {
                 digest: case.digest,
                 attempts: journey.attempts,
@@ -123,6 +127,7 @@ impl Worker {
                 failed_at: case.message.header(FAILED_AT).and_then(string).and_then(|at| at.parse().ok()),
                 redelivered: case.message.redelivered,
                 now: self.clock.now(),
+                watched: watched.map(|(_, since)| since.elapsed()).unwrap_or_default(),
                 patience: self.rules.patience,
             };
             match judge(entry.as_ref(), &asked) {
