@@ -65,20 +65,21 @@ pub fn judge(entry: Option<&Entry>, asked: &Asked) -> Known {
     if asked.replay && (before || !asked.redelivered) {
         return Known::Afresh;
     }
-    // An intent that the headers count already was found open by an earlier delivery.
-    let uncounted = entry.state == State::Open && entry.attempts > asked.attempts;
-    if uncounted {
+    let open = entry.state == State::Open;
+    if open {
         let age = Duration::try_from(asked.now.duration_since(entry.at)).unwrap_or_default().max(asked.watched);
         if age < asked.patience {
             return Known::Wait(asked.patience - age);
         }
     }
+    // An intent that the headers count already was found open by an earlier delivery.
+    let uncounted = open && entry.attempts > asked.attempts;
     if entry.open_intents >= POISON {
         return Known::Poison(entry.open_intents);
     }
     // What an earlier delivery of this very message spent; another message with the same id starts afresh.
     let spent = if asked.redelivered || uncounted { entry.attempts.max(asked.attempts) } else { asked.attempts };
-    match (uncounted, entry.possibly_created) {
+    match (uncounted, open || entry.possibly_created) {
         (true, _) => Known::LeftOpen(spent),
         (false, true) => Known::PossiblyCreated(spent),
         (false, false) => Known::Fresh(spent),
@@ -144,7 +145,7 @@ mod tests {
             (Some(entry(State::Open, 1)), asked(0), Known::LeftOpen(1)),
             (Some(entry(State::Open, 3)), redelivered(1), Known::LeftOpen(3)),
             (Some(entry(State::Open, 1)), replay(0), Known::Afresh),
-            (Some(entry(State::Open, 2)), asked(2), Known::Fresh(2)),
+            (Some(entry(State::Open, 2)), asked(2), Known::PossiblyCreated(2)),
             (Some(poison), asked(4), Known::Poison(POISON)),
             (Some(poison), replay(0), Known::Afresh),
         ] {
