@@ -60,12 +60,13 @@ pub fn judge(entry: Option<&Entry>, asked: &Asked) -> Known {
     if entry.state == State::Created {
         return if entry.digest == asked.digest { Known::Created } else { Known::Conflict };
     }
-    // A replay that was delivered before may have begun anew already: what it came to since then counts.
-    let before = asked.failed_at.is_some_and(|failed_at| entry.at <= failed_at);
+    let open = entry.state == State::Open;
+    // A replay that was delivered before may have begun anew already: what it came to since then counts, and an open intent
+    // whenever it seems to have been made, since the clock may have been set back.
+    let before = !open && asked.failed_at.is_some_and(|failed_at| entry.at <= failed_at);
     if asked.replay && (before || !asked.redelivered) {
         return Known::Afresh;
     }
-    let open = entry.state == State::Open;
     if open {
         let age = Duration::try_from(asked.now.duration_since(entry.at)).unwrap_or_default().max(asked.watched);
         if age < asked.patience {
@@ -139,6 +140,7 @@ mod tests {
             (Some(entry(State::Unknown, 2)), again(Some(later)), Known::Afresh),
             (Some(entry(State::Unknown, 2)), again(Some(earlier)), Known::PossiblyCreated(2)),
             (Some(entry(State::Open, 1)), again(Some(earlier)), Known::LeftOpen(1)),
+            (Some(entry(State::Open, 1)), again(Some(later)), Known::LeftOpen(1)),
             (Some(entry(State::Open, 1)), again(None), Known::LeftOpen(1)),
             (Some(entry(State::Open, 1)), early(0), Known::Wait(PATIENCE)),
             (Some(entry(State::Open, 1)), Asked { watched: PATIENCE, ..early(0) }, Known::LeftOpen(1)),

@@ -181,7 +181,7 @@ impl Line {
         if life.is_dead() {
             world.book().answered(&post, None);
         } else if nature == Nature::Deadly {
-            world.crash(life.worker, Some(&post));
+            world.kill(life, Some(&post));
             world.book().answered(&post, None);
         } else if nature == Nature::Panics {
             world.book().panicked(&post);

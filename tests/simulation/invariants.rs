@@ -6,6 +6,8 @@
 //!   to. With `on_unknown = "retry"` a second task may then be made.
 //! - *fork*: a copy was stored and the worker never learnt of it, or its ack got lost: the message exists twice, and each
 //!   of the two has its own attempts. The ledger still keeps an id that is known as created from a second post.
+//! - *a clock set back* between a dead letter and its replay: whether what the ledger has was recorded before or after the
+//!   replay began cannot be told when the broker delivers the replay again.
 //! - *split*: the broker gave a delivery to another worker while the first one still lived. Both then work on it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +23,7 @@ use wolkvox_task_worker::journey::HEADERS;
 use wolkvox_task_worker::known::POISON;
 use wolkvox_task_worker::ledger::{Closing, Record};
 
-use crate::schedule::{Letter, Nature, Script};
+use crate::schedule::{Letter, Nature, Script, What};
 
 /// RabbitMQ closes the channel of whoever holds a delivery longer.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(1800);
@@ -119,6 +121,7 @@ pub(crate) struct Book {
     gates: BTreeMap<Life, Gate>,
     on_token: BTreeMap<(Life, usize), usize>,
     dead: BTreeSet<Life>,
+    clock_set_back: bool,
     strict: bool,
     slots: usize,
     limit: u32,
@@ -141,6 +144,7 @@ impl Book {
             gates: BTreeMap::new(),
             on_token: BTreeMap::new(),
             dead: BTreeSet::new(),
+            clock_set_back: script.events.iter().any(|event| matches!(event.what, What::ClockStep(..0))),
             strict: script.setting.strict,
             slots: script.setting.in_flight,
             limit,
@@ -402,7 +406,7 @@ impl Book {
             self.wrong(format!("{on_token} requests of one worker on a token that has {slots} slots"));
         }
         let number = self.account_of_subject[&subject];
-        let (dead, strict, limit) = (self.dead.clone(), self.strict, self.limit);
+        let (dead, strict, limit, clock_set_back) = (self.dead.clone(), self.strict, self.limit, self.clock_set_back);
         let account = &mut self.accounts[number];
         let mut wrong = Vec::new();
         if account.has_id {
@@ -411,7 +415,10 @@ impl Book {
                 wrong.push("while another request with its id was in flight");
             }
             // Each replay is an operator's word that one more may be risked.
-            let risks = account.replays + u32::from(account.published > 0) + account.splits;
+            let mut risks = account.replays + u32::from(account.published > 0) + account.splits;
+            if clock_set_back && account.replays > 0 {
+                risks += account.redeliveries;
+            }
             if strict && account.doubtful >= risks {
                 wrong.push("in strict mode after one that may have made its task");
             }

@@ -70,7 +70,7 @@ async fn publish(world: Arc<World>, began: Instant) {
 
 fn happen(world: &Arc<World>, what: What) {
     match what {
-        What::Crash(worker) => world.crash(worker, None),
+        What::Crash(worker) => world.crash(worker),
         What::Restart(worker) => {
             let world = Arc::clone(world);
             let tasks = world.tasks.clone();

@@ -137,7 +137,11 @@ impl World {
 
     // Workers.
 
+    /// Starts a worker in that place, where there is none.
     pub(crate) fn start(self: &Arc<Self>, worker: usize) {
+        if self.processes()[worker].is_some() {
+            return;
+        }
         let number = self.lives.fetch_add(1, Ordering::Relaxed);
         let life = Arc::new(Life { number, worker, dead: AtomicBool::new(false) });
         let (stop, ended, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
@@ -162,7 +166,7 @@ impl World {
             closing.close();
         });
         let process = Process { life, stop, ended, tasks };
-        self.processes.lock().expect("no panic inside")[worker] = Some(process);
+        self.processes()[worker] = Some(process);
     }
 
     fn worker(self: &Arc<Self>, life: &Arc<Life>, gate: Arc<Gate>, stop: CancellationToken) -> Worker {
@@ -195,21 +199,33 @@ impl World {
         }
     }
 
-    fn take(&self, worker: usize) -> Option<Process> {
-        self.processes.lock().expect("no panic inside")[worker].take()
+    fn processes(&self) -> MutexGuard<'_, Vec<Option<Process>>> {
+        self.processes.lock().expect("no panic inside")
     }
 
-    /// The worker in that place dies now; another follows.
-    pub(crate) fn crash(self: &Arc<Self>, worker: usize, by: Option<&Post>) {
-        let Some(process) = self.take(worker) else { return };
-        process.life.dead.store(true, Ordering::Relaxed);
-        process.ended.cancel();
-        self.book().crashed(process.life.number, by);
+    /// The worker in that place dies now.
+    pub(crate) fn crash(self: &Arc<Self>, worker: usize) {
+        let life = self.processes()[worker].as_ref().map(|process| Arc::clone(&process.life));
+        if let Some(life) = life {
+            self.kill(&life, None);
+        }
+    }
+
+    /// A worker dies now, be it while stopping; another follows.
+    pub(crate) fn kill(self: &Arc<Self>, life: &Life, by: Option<&Post>) {
+        if life.dead.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (number, worker) = (life.number, life.worker);
+        if let Some(process) = self.processes()[worker].take_if(|process| process.life.number == number) {
+            process.ended.cancel();
+        }
+        self.book().crashed(number, by);
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
         let mut dice = self.script.dice(Game::Reconnect, worker, turn);
         let noticed = Duration::from_millis(if dice.bool() { dice.u64(0..20) } else { dice.u64(0..30_000) });
         let back = Duration::from_millis(dice.u64(500..20_000));
-        self.after(noticed, move |world| world.hang_up(process.life.number));
+        self.after(noticed, move |world| world.hang_up(number));
         self.after(back, move |world| world.start(worker));
     }
 
@@ -219,7 +235,7 @@ impl World {
         let mut dice = self.script.dice(Game::Crash, life.worker, turn);
         let unlucky = !self.is_calm() && !life.is_dead() && chance(&mut dice, self.script.setting.crashes);
         if unlucky && self.crashes.fetch_add(1, Ordering::Relaxed) < MOST_CRASHES {
-            self.crash(life.worker, None);
+            self.kill(life, None);
             return true;
         }
         false
@@ -227,16 +243,17 @@ impl World {
 
     /// Stops the worker in that place as a signal does; it is killed when its grace has passed.
     pub(crate) async fn stop(self: &Arc<Self>, worker: usize) {
-        let Some(process) = self.take(worker) else { return };
+        let Some(process) = self.processes()[worker].take() else { return };
         self.cancel_consumer(process.life.number);
         process.stop.cancel();
         let settled = timeout(GRACE, process.tasks.wait()).await.is_ok();
         process.ended.cancel();
-        process.life.dead.store(true, Ordering::Relaxed);
-        if settled {
-            self.book().left(process.life.number);
-        } else {
-            self.book().crashed(process.life.number, None);
+        if !process.life.dead.swap(true, Ordering::Relaxed) {
+            if settled {
+                self.book().left(process.life.number);
+            } else {
+                self.book().crashed(process.life.number, None);
+            }
         }
         self.hang_up(process.life.number);
     }
