@@ -43,6 +43,8 @@ pub struct Asked {
     pub failed_at: Option<Timestamp>,
     /// Whether the broker delivered it before: the same message, not another one with its id.
     pub redelivered: bool,
+    /// Whether it is a copy of ours, held or retried: the same message, too.
+    pub copy: bool,
     /// The time of day.
     pub now: Timestamp,
     /// How long the latest record has been looked at already: the clock may have been set back since it was made.
@@ -79,7 +81,8 @@ pub fn judge(entry: Option<&Entry>, asked: &Asked) -> Known {
         return Known::Poison(entry.open_intents);
     }
     // What an earlier delivery of this very message spent; another message with the same id starts afresh.
-    let spent = if asked.redelivered || uncounted { entry.attempts.max(asked.attempts) } else { asked.attempts };
+    let same = asked.redelivered || asked.copy;
+    let spent = if same || uncounted { entry.attempts.max(asked.attempts) } else { asked.attempts };
     match (uncounted, open || entry.possibly_created) {
         (true, _) => Known::LeftOpen(spent),
         (false, true) => Known::PossiblyCreated(spent),
@@ -100,6 +103,7 @@ mod tests {
             replay: false,
             failed_at: None,
             redelivered: false,
+            copy: false,
             now: Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(100),
             watched: Duration::ZERO,
             patience: PATIENCE,
@@ -134,6 +138,7 @@ mod tests {
             (Some(entry(State::Closed, 2)), asked(0), Known::Fresh(0)),
             (Some(entry(State::Closed, 2)), redelivered(0), Known::Fresh(2)),
             (Some(entry(State::Closed, 2)), redelivered(3), Known::Fresh(3)),
+            (Some(entry(State::Closed, 2)), Asked { copy: true, ..asked(0) }, Known::Fresh(2)),
             (Some(entry(State::Unknown, 2)), asked(0), Known::PossiblyCreated(0)),
             (Some(entry(State::Unknown, 2)), redelivered(0), Known::PossiblyCreated(2)),
             (Some(entry(State::Unknown, 2)), replay(0), Known::Afresh),

@@ -14,7 +14,7 @@ use crate::config::OnUnknown;
 use crate::crm::classify::{Judgement, Outcome};
 use crate::dead_letter::FAILED_AT;
 use crate::failure::{Failure, Kind, Stage};
-use crate::journey::{Journey, SCHEMA, string};
+use crate::journey::{ATTEMPTS, Journey, SCHEMA, string};
 use crate::known::{Asked, Known, judge};
 use crate::ledger::{Closing, Digest, Entry, Key, LedgerError, Record};
 use crate::retry::{Pauses, jittered};
@@ -126,6 +126,7 @@ impl Worker {
                 replay: case.message.header(SCHEMA).is_some(),
                 failed_at: case.message.header(FAILED_AT).and_then(string).and_then(|at| at.parse().ok()),
                 redelivered: case.message.redelivered,
+                copy: case.message.header(ATTEMPTS).is_some(),
                 now: self.clock.now(),
                 watched: watched.map(|(_, since)| since.elapsed()).unwrap_or_default(),
                 patience: self.rules.patience,

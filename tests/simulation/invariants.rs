@@ -299,7 +299,7 @@ impl Book {
         }
         let attempts = DeadLetter::read(message).attempts;
         let (limit, account) = (i64::from(self.limit), self.account(number));
-        let most = account.spent.1 + account.left_open + account.unrecorded + account.brought;
+        let most = account.spent.1 + account.left_open + account.unrecorded + account.splits + account.brought;
         if attempts > limit {
             self.wrong(format!("a copy of letter {number} tells of {attempts} attempts; the limit is {limit}"));
         }
