@@ -9,6 +9,8 @@ use crate::journey::{self, Journey, copy_properties, integer, number, string, te
 
 /// The version of these headers.
 pub const SCHEMA_VERSION: i64 = 1;
+/// When it was given up.
+pub(crate) const FAILED_AT: &str = "x-failed-at";
 /// Longest `x-error-message`, in bytes.
 const MAX_MESSAGE: usize = 4_096;
 
@@ -29,7 +31,7 @@ pub fn properties(
         ("x-error-stage", text(failure.stage.as_str())),
         ("x-error-kind", text(failure.kind.as_str())),
         (journey::ERROR_MESSAGE, text(&shorten(&failure.message, longest))),
-        ("x-failed-at", text(&rfc3339(at))),
+        (FAILED_AT, text(&rfc3339(at))),
         (journey::WORKER, text(&shorten(worker, 255))),
     ];
     if let Some(code) = failure.crm_code {
@@ -96,7 +98,7 @@ impl DeadLetter {
             http_status: number_of("x-http-status"),
             attempts: get_number(journey::ATTEMPTS).unwrap_or(0),
             possibly_created: matches!(message.header(journey::POSSIBLY_CREATED), Some(HeaderValue::Boolean(true))),
-            failed_at: text_of("x-failed-at"),
+            failed_at: text_of(FAILED_AT),
             replay_count: get_number(journey::REPLAY_COUNT).unwrap_or(0),
         }
     }

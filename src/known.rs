@@ -14,6 +14,8 @@ pub const POISON: u32 = 5;
 pub enum Known {
     /// Nothing stands in the way; so many attempts are spent already.
     Fresh(u32),
+    /// An operator decided anew: what the ledger knew before is to be forgotten.
+    Afresh,
     /// Its task was created: it is acked without a post.
     Created,
     /// The id was used for another body.
@@ -37,10 +39,16 @@ pub struct Asked {
     pub attempts: u32,
     /// Whether it comes back from the dead-letter queue: an operator decided anew.
     pub replay: bool,
+    /// When it was given up, for a replay.
+    pub failed_at: Option<Timestamp>,
     /// Whether the broker delivered it before: the same message, not another one with its id.
     pub redelivered: bool,
+    /// Whether it is a copy of ours, held or retried: the same message, too.
+    pub copy: bool,
     /// The time of day.
     pub now: Timestamp,
+    /// How long the latest record has been looked at already: the clock may have been set back since it was made.
+    pub watched: Duration,
     /// How long another worker's request can take.
     pub patience: Duration,
 }
@@ -54,23 +62,28 @@ pub fn judge(entry: Option<&Entry>, asked: &Asked) -> Known {
     if entry.state == State::Created {
         return if entry.digest == asked.digest { Known::Created } else { Known::Conflict };
     }
-    if asked.replay {
-        return Known::Fresh(asked.attempts);
+    let open = entry.state == State::Open;
+    // A replay that was delivered before may have begun anew already: what it came to since then counts, and an open intent
+    // whenever it seems to have been made, since the clock may have been set back.
+    let before = !open && asked.failed_at.is_some_and(|failed_at| entry.at <= failed_at);
+    if asked.replay && (before || !asked.redelivered) {
+        return Known::Afresh;
     }
-    // An intent that the headers count already was found open by an earlier delivery.
-    let uncounted = entry.state == State::Open && entry.attempts > asked.attempts;
-    if uncounted {
-        let age = Duration::try_from(asked.now.duration_since(entry.at)).unwrap_or_default();
+    if open {
+        let age = Duration::try_from(asked.now.duration_since(entry.at)).unwrap_or_default().max(asked.watched);
         if age < asked.patience {
             return Known::Wait(asked.patience - age);
         }
     }
+    // An intent that the headers count already was found open by an earlier delivery.
+    let uncounted = open && entry.attempts > asked.attempts;
     if entry.open_intents >= POISON {
         return Known::Poison(entry.open_intents);
     }
     // What an earlier delivery of this very message spent; another message with the same id starts afresh.
-    let spent = if asked.redelivered || uncounted { entry.attempts.max(asked.attempts) } else { asked.attempts };
-    match (uncounted, entry.possibly_created) {
+    let same = asked.redelivered || asked.copy;
+    let spent = if same || uncounted { entry.attempts.max(asked.attempts) } else { asked.attempts };
+    match (uncounted, open || entry.possibly_created) {
         (true, _) => Known::LeftOpen(spent),
         (false, true) => Known::PossiblyCreated(spent),
         (false, false) => Known::Fresh(spent),
@@ -88,8 +101,11 @@ mod tests {
             digest: Digest::of(b"body"),
             attempts,
             replay: false,
+            failed_at: None,
             redelivered: false,
+            copy: false,
             now: Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(100),
+            watched: Duration::ZERO,
             patience: PATIENCE,
         }
     }
@@ -109,6 +125,8 @@ mod tests {
     fn what_is_known_decides() {
         let redelivered = |attempts| Asked { redelivered: true, ..asked(attempts) };
         let replay = |attempts| Asked { replay: true, ..asked(attempts) };
+        let again = |failed_at| Asked { replay: true, redelivered: true, failed_at, ..asked(0) };
+        let (earlier, later) = (Timestamp::UNIX_EPOCH - jiff::SignedDuration::from_secs(1), Timestamp::UNIX_EPOCH);
         let other = |attempts| Asked { digest: Digest::of(b"other"), ..asked(attempts) };
         let early = |attempts| Asked { now: Timestamp::UNIX_EPOCH, ..asked(attempts) };
         let poison = Entry { open_intents: POISON, ..entry(State::Open, 5) };
@@ -120,16 +138,23 @@ mod tests {
             (Some(entry(State::Closed, 2)), asked(0), Known::Fresh(0)),
             (Some(entry(State::Closed, 2)), redelivered(0), Known::Fresh(2)),
             (Some(entry(State::Closed, 2)), redelivered(3), Known::Fresh(3)),
+            (Some(entry(State::Closed, 2)), Asked { copy: true, ..asked(0) }, Known::Fresh(2)),
             (Some(entry(State::Unknown, 2)), asked(0), Known::PossiblyCreated(0)),
             (Some(entry(State::Unknown, 2)), redelivered(0), Known::PossiblyCreated(2)),
-            (Some(entry(State::Unknown, 2)), replay(0), Known::Fresh(0)),
+            (Some(entry(State::Unknown, 2)), replay(0), Known::Afresh),
+            (Some(entry(State::Unknown, 2)), again(Some(later)), Known::Afresh),
+            (Some(entry(State::Unknown, 2)), again(Some(earlier)), Known::PossiblyCreated(2)),
+            (Some(entry(State::Open, 1)), again(Some(earlier)), Known::LeftOpen(1)),
+            (Some(entry(State::Open, 1)), again(Some(later)), Known::LeftOpen(1)),
+            (Some(entry(State::Open, 1)), again(None), Known::LeftOpen(1)),
             (Some(entry(State::Open, 1)), early(0), Known::Wait(PATIENCE)),
+            (Some(entry(State::Open, 1)), Asked { watched: PATIENCE, ..early(0) }, Known::LeftOpen(1)),
             (Some(entry(State::Open, 1)), asked(0), Known::LeftOpen(1)),
             (Some(entry(State::Open, 3)), redelivered(1), Known::LeftOpen(3)),
-            (Some(entry(State::Open, 1)), replay(0), Known::Fresh(0)),
-            (Some(entry(State::Open, 2)), asked(2), Known::Fresh(2)),
+            (Some(entry(State::Open, 1)), replay(0), Known::Afresh),
+            (Some(entry(State::Open, 2)), asked(2), Known::PossiblyCreated(2)),
             (Some(poison), asked(4), Known::Poison(POISON)),
-            (Some(poison), replay(0), Known::Fresh(0)),
+            (Some(poison), replay(0), Known::Afresh),
         ] {
             assert_eq!(judge(entry.as_ref(), &asked), known, "{entry:?} {asked:?}");
         }

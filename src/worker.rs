@@ -121,6 +121,7 @@ impl Worker {
             Err(panic) => {
                 let failure = poison(&*panic);
                 // As after a worker's death, nobody knows what its request came to.
+                journey.possibly_created = true;
                 self.close(&case, Closing::Unknown, journey.attempts).await;
                 (Verdict::DeadLetter(failure), None)
             }

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 
 use super::Worker;
-use super::recall::{Case, NoIntent};
+use super::recall::{Case, Interrupted};
 use crate::crm::classify::{Judgement, Outcome, classify, quota_reset, token_accepted};
 use crate::gate::{Held, NoSlot, Slot};
 use crate::ledger::Closing;
@@ -47,8 +47,8 @@ impl Worker {
             // Not to be interrupted: an intent that nobody knows of could not be withdrawn.
             match self.intend(case, attempts + 1).await {
                 Ok(()) => {}
-                Err(NoIntent::Held) => return Sent::Held,
-                Err(NoIntent::Stopped) => return Sent::Stopped,
+                Err(Interrupted::Held) => return Sent::Held,
+                Err(Interrupted::Stopped) => return Sent::Stopped,
             }
             let slot = tokio::select! {
                 biased;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -11,8 +12,9 @@ use super::Worker;
 use crate::broker::Message;
 use crate::config::OnUnknown;
 use crate::crm::classify::{Judgement, Outcome};
+use crate::dead_letter::FAILED_AT;
 use crate::failure::{Failure, Kind, Stage};
-use crate::journey::{Journey, SCHEMA};
+use crate::journey::{ATTEMPTS, Journey, SCHEMA, string};
 use crate::known::{Asked, Known, judge};
 use crate::ledger::{Closing, Digest, Entry, Key, LedgerError, Record};
 use crate::retry::{Pauses, jittered};
@@ -37,12 +39,21 @@ impl<'a> Case<'a> {
     }
 }
 
-/// Why no intent could be recorded: the ledger was out of order until then.
-pub(super) enum NoIntent {
+/// Why the ledger could not be asked, or no intent recorded: it was out of order until then.
+pub(super) enum Interrupted {
     /// The message waited as long as it may be held.
     Held,
     /// The worker is stopping.
     Stopped,
+}
+
+impl From<Interrupted> for Verdict {
+    fn from(interrupted: Interrupted) -> Self {
+        match interrupted {
+            Interrupted::Held => Self::Park,
+            Interrupted::Stopped => Self::Return,
+        }
+    }
 }
 
 /// The ids that are being processed, so that deliveries of one id never run together.
@@ -104,14 +115,20 @@ impl Worker {
 
     /// Asks the ledger, and takes over what earlier deliveries spent. Some when a dead worker's attempt is to be counted.
     pub(super) async fn recall(&self, case: &Case<'_>, journey: &mut Journey) -> Result<Option<Judgement>, Verdict> {
+        let mut watched: Option<(Timestamp, Instant)> = None;
         loop {
             let entry = self.look(case).await?;
+            let latest = entry.as_ref().map(|entry| entry.at);
+            watched = watched.filter(|(at, _)| Some(*at) == latest).or(latest.map(|at| (at, Instant::now())));
             let asked = Asked {
                 digest: case.digest,
                 attempts: journey.attempts,
                 replay: case.message.header(SCHEMA).is_some(),
+                failed_at: case.message.header(FAILED_AT).and_then(string).and_then(|at| at.parse().ok()),
                 redelivered: case.message.redelivered,
+                copy: case.message.header(ATTEMPTS).is_some(),
                 now: self.clock.now(),
+                watched: watched.map(|(_, since)| since.elapsed()).unwrap_or_default(),
                 patience: self.rules.patience,
             };
             match judge(entry.as_ref(), &asked) {
@@ -119,9 +136,16 @@ impl Worker {
                     journey.attempts = attempts;
                     return Ok(None);
                 }
+                Known::Afresh => {
+                    self.forget(case).await?;
+                    return Ok(None);
+                }
                 Known::Created => return Err(Verdict::AckKnown),
                 Known::Conflict => return Err(dead_letter(Kind::IdConflict, ID_CONFLICT)),
-                Known::Poison(_) => return Err(dead_letter(Kind::Poison, POISON)),
+                Known::Poison(_) => {
+                    journey.possibly_created = true;
+                    return Err(dead_letter(Kind::Poison, POISON));
+                }
                 Known::Wait(wait) => tokio::select! {
                     () = sleep(wait) => {}
                     () = self.stop.cancelled() => return Err(Verdict::Return),
@@ -152,25 +176,36 @@ impl Worker {
                 Ok(entry) => return Ok(entry),
                 Err(error) => self.ledger_failed(&error),
             }
-            tokio::select! {
-                () = sleep(jittered(pauses.next(), fastrand::f64())) => {}
-                () = sleep_until(case.until) => return Err(Verdict::Park),
-                () = self.stop.cancelled() => return Err(Verdict::Return),
-            }
+            self.pause(case, &mut pauses).await?;
         }
     }
 
-    /// Records the intent: without it no request leaves.
-    pub(super) async fn intend(&self, case: &Case<'_>, attempts: u32) -> Result<(), NoIntent> {
+    /// Forgets what was known before a replay.
+    async fn forget(&self, case: &Case<'_>) -> Result<(), Verdict> {
         let mut pauses = Pauses::new(LEDGER.0, LEDGER.1);
-        while self.record(case, Record::Intend { attempts }).await.is_err() {
-            tokio::select! {
-                () = sleep(jittered(pauses.next(), fastrand::f64())) => {}
-                () = sleep_until(case.until) => return Err(NoIntent::Held),
-                () = self.stop.cancelled() => return Err(NoIntent::Stopped),
-            }
+        while self.record(case, Record::Forget).await.is_err() {
+            self.pause(case, &mut pauses).await?;
         }
         Ok(())
+    }
+
+    /// Records the intent: without it no request leaves.
+    pub(super) async fn intend(&self, case: &Case<'_>, attempts: u32) -> Result<(), Interrupted> {
+        let mut pauses = Pauses::new(LEDGER.0, LEDGER.1);
+        while self.record(case, Record::Intend { attempts }).await.is_err() {
+            self.pause(case, &mut pauses).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits before the ledger is asked again.
+    async fn pause(&self, case: &Case<'_>, pauses: &mut Pauses) -> Result<(), Interrupted> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Interrupted::Stopped),
+            () = sleep_until(case.until) => Err(Interrupted::Held),
+            () = sleep(jittered(pauses.next(), fastrand::f64())) => Ok(()),
+        }
     }
 
     /// Takes the intent back: its request did not leave.

@@ -1,0 +1,567 @@
+//! What must hold, whatever goes wrong. The parts tell the [`Book`] what happens; it knows the truth that the worker cannot
+//! know, and notes what must not be.
+//!
+//! What the contract cannot rule out is allowed for in exactly these words:
+//! - *doubt*: a request's result was unknown, its worker died with the intent open, or the ledger did not take what it came
+//!   to. With `on_unknown = "retry"` a second task may then be made.
+//! - *fork*: a copy was stored and the worker never learnt of it, or its ack got lost: the message exists twice, and each
+//!   of the two has its own attempts. The ledger still keeps an id that is known as created from a second post.
+//! - *a clock set back* between a dead letter and its replay: whether what the ledger has was recorded before or after the
+//!   replay began cannot be told when the broker delivers the replay again.
+//! - *split*: the broker gave a delivery to another worker while the first one still lived. Both then work on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+use wolkvox_task_worker::broker::{HeaderValue, Message};
+use wolkvox_task_worker::crm::classify::Outcome;
+use wolkvox_task_worker::dead_letter::DeadLetter;
+use wolkvox_task_worker::gate::Closed;
+use wolkvox_task_worker::journey::HEADERS;
+use wolkvox_task_worker::known::POISON;
+use wolkvox_task_worker::ledger::{Closing, Record};
+
+use crate::schedule::{Letter, Nature, Script, What};
+
+/// RabbitMQ closes the channel of whoever holds a delivery longer.
+const CONSUMER_TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// Which worker, counted over restarts.
+pub(crate) type Life = u64;
+
+/// What is known of all deliveries with one id, or with one body where there is none.
+#[derive(Default)]
+struct Account {
+    has_id: bool,
+    published: u32,
+    replays: u32,
+    redeliveries: u32,
+    forks: u32,
+    splits: u32,
+    unknowns: u32,
+    left_open: u32,
+    unrecorded: u32,
+    /// Requests that may have made a task, those in flight included.
+    doubtful: u32,
+    in_flight: Vec<Life>,
+    open: BTreeSet<Life>,
+    /// Spent attempts, as few and as many as there can be: whether a request was a probe is not always seen from outside.
+    spent: (u32, u32),
+    brought: u32,
+    created: BTreeMap<usize, u32>,
+    told_created: BTreeMap<Life, Instant>,
+    refused: bool,
+    panics: u32,
+    deaths: u32,
+}
+
+impl Account {
+    fn doubts(&self) -> u32 {
+        self.unknowns + self.left_open + self.unrecorded + self.splits
+    }
+
+    /// How often its attempts may have begun anew.
+    fn lives(&self) -> u32 {
+        let without_memory = if self.has_id { 0 } else { self.redeliveries };
+        self.published + self.replays + self.forks + self.splits + without_memory
+    }
+}
+
+#[derive(Default)]
+struct Progress {
+    confirmed: BTreeMap<Life, Instant>,
+    ended: bool,
+}
+
+/// How a request left, seen from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leave {
+    Open,
+    Probe,
+    Unclear,
+}
+
+/// A request at the CRM.
+pub(crate) struct Post {
+    pub(crate) life: Life,
+    pub(crate) token: usize,
+    pub(crate) subject: usize,
+    account: usize,
+    leave: Leave,
+}
+
+#[derive(Default)]
+struct Gate {
+    closed: Option<Closed>,
+    since: Option<Instant>,
+    /// Whether failures or a wrong endpoint ever closed it.
+    broke: bool,
+    probes: u32,
+}
+
+/// A delivery that is being settled.
+pub(crate) struct Settling {
+    pub(crate) number: usize,
+    pub(crate) life: Life,
+    pub(crate) delivered: Instant,
+    /// Whether publishing failed meanwhile.
+    pub(crate) unpublishable: bool,
+}
+
+/// See the module's documentation.
+pub(crate) struct Book {
+    letters: Vec<Letter>,
+    bodies: BTreeMap<usize, Vec<u8>>,
+    account_of: BTreeMap<usize, usize>,
+    account_of_subject: BTreeMap<usize, usize>,
+    accounts: Vec<Account>,
+    progress: BTreeMap<usize, Progress>,
+    gates: BTreeMap<Life, Gate>,
+    on_token: BTreeMap<(Life, usize), usize>,
+    dead: BTreeSet<Life>,
+    clock_set_back: bool,
+    strict: bool,
+    slots: usize,
+    limit: u32,
+    max_age: Option<Duration>,
+    began: Instant,
+    pub(crate) violations: Vec<String>,
+    /// All that happened.
+    pub(crate) trace: Vec<String>,
+}
+
+impl Book {
+    pub(crate) fn new(script: &Script, bodies: BTreeMap<usize, Vec<u8>>, limit: u32) -> Self {
+        let mut book = Self {
+            letters: script.letters.clone(),
+            bodies,
+            account_of: BTreeMap::new(),
+            account_of_subject: BTreeMap::new(),
+            accounts: Vec::new(),
+            progress: BTreeMap::new(),
+            gates: BTreeMap::new(),
+            on_token: BTreeMap::new(),
+            dead: BTreeSet::new(),
+            clock_set_back: script.events.iter().any(|event| matches!(event.what, What::ClockStep(..0))),
+            strict: script.setting.strict,
+            slots: script.setting.in_flight,
+            limit,
+            max_age: script.setting.max_age,
+            began: Instant::now(),
+            violations: Vec::new(),
+            trace: Vec::new(),
+        };
+        let mut names = BTreeMap::new();
+        for letter in &script.letters {
+            let name = letter.id.clone().unwrap_or_else(|| format!("subject {}", letter.subject));
+            let account = *names.entry(name).or_insert_with(|| {
+                book.accounts.push(Account { has_id: letter.id.is_some(), ..Account::default() });
+                book.accounts.len() - 1
+            });
+            book.account_of.insert(letter.number, account);
+            book.account_of_subject.insert(letter.subject, account);
+        }
+        book
+    }
+
+    fn wrong(&mut self, what: String) {
+        self.note(format!("VIOLATION {what}"));
+        if self.violations.len() < 20 {
+            self.violations.push(what);
+        }
+    }
+
+    fn letter(&self, number: usize) -> Option<&Letter> {
+        self.letters.iter().find(|letter| letter.number == number)
+    }
+
+    fn account(&mut self, number: usize) -> &mut Account {
+        &mut self.accounts[self.account_of[&number]]
+    }
+
+    fn note(&mut self, what: String) {
+        let at = self.began.elapsed().as_secs_f64();
+        self.trace.push(format!("{at:>10.3} {what}"));
+    }
+
+    // Publishing and delivering.
+
+    pub(crate) fn published(&mut self, number: usize) {
+        self.note(format!("letter {number} is published"));
+        let letter = self.letter(number).cloned();
+        let account = self.account(number);
+        if let Some(letter) = letter {
+            account.published += u32::from(!letter.replay);
+            account.replays += u32::from(letter.replay);
+            account.brought = account.brought.max(if letter.replay { 0 } else { letter.attempts });
+        }
+        self.progress.entry(number).or_default();
+    }
+
+    pub(crate) fn replayed(&mut self, number: usize) {
+        self.note(format!("letter {number} is replayed"));
+        self.account(number).replays += 1;
+    }
+
+    /// `before` held it last.
+    pub(crate) fn delivered(&mut self, number: usize, life: Life, before: Option<Life>) {
+        self.note(format!("letter {number} is delivered to worker {life}"));
+        let split = before.is_some_and(|before| before != life && !self.dead.contains(&before));
+        self.account(number).splits += u32::from(split);
+    }
+
+    /// The broker takes a delivery back from whoever held it.
+    pub(crate) fn requeued(&mut self, settling: &Settling) {
+        let Settling { number, life, delivered, .. } = *settling;
+        self.note(format!("letter {number} is requeued"));
+        let copied = self.progress[&number].confirmed.get(&life).is_some_and(|at| *at >= delivered);
+        let account = self.account(number);
+        account.redeliveries += 1;
+        account.forks += u32::from(copied);
+    }
+
+    pub(crate) fn forked(&mut self, number: usize) {
+        self.note(format!("letter {number} exists twice from here on"));
+        self.account(number).forks += 1;
+    }
+
+    // Settling.
+
+    pub(crate) fn confirmed(&mut self, number: usize, life: Life) {
+        self.progress.entry(number).or_default().confirmed.insert(life, Instant::now());
+    }
+
+    /// The broker heard an ack. `recorded`: whether the ledger knows this body as created.
+    pub(crate) fn acked(&mut self, settling: &Settling, recorded: bool) {
+        let Settling { number, life, delivered, .. } = *settling;
+        self.note(format!("letter {number} is acked"));
+        let copied = self.progress[&number].confirmed.get(&life).is_some_and(|at| *at >= delivered);
+        let account = self.account(number);
+        let told = account.told_created.get(&life).is_some_and(|at| *at >= delivered);
+        let excused = !account.has_id || account.unrecorded > 0;
+        if !copied && !recorded && !(told && excused) {
+            self.wrong(format!(
+                "letter {number} was acked (told created: {told}, recorded: {recorded}) without a confirmed copy"
+            ));
+        }
+        if !copied {
+            self.progress.entry(number).or_default().ended = true;
+        }
+        self.in_time(settling);
+    }
+
+    pub(crate) fn given_back(&mut self, settling: &Settling) {
+        self.note(format!("letter {} is given back", settling.number));
+        self.in_time(settling);
+    }
+
+    pub(crate) fn in_time(&mut self, settling: &Settling) {
+        let held = settling.delivered.elapsed();
+        if held > CONSUMER_TIMEOUT && !settling.unpublishable {
+            let number = settling.number;
+            self.wrong(format!("letter {number} stayed unsettled for {held:?}, longer than the consumer timeout"));
+        }
+    }
+
+    pub(crate) fn dropped(&mut self, number: usize) {
+        self.wrong(format!("the delivery of letter {number} was dropped unsettled"));
+    }
+
+    // Copies.
+
+    /// A copy was stored, a retry or a held message.
+    pub(crate) fn copied(&mut self, number: usize, queue: &str, message: &Message) {
+        self.note(format!("a copy of letter {number} is stored in {queue}: {:?}", DeadLetter::read(message).attempts));
+        self.faithful(number, message);
+        if message.header("x-dead-letter-schema").is_some() {
+            self.wrong(format!("a retry copy of letter {number} looks like a dead letter"));
+        }
+    }
+
+    /// What every copy keeps, leaves out and counts.
+    fn faithful(&mut self, number: usize, message: &Message) {
+        let Some(letter) = self.letter(number).cloned() else { return };
+        if message.body != self.bodies[&letter.subject] {
+            self.wrong(format!("a copy of letter {number} has another body"));
+        }
+        if message.id() != letter.id.as_deref() {
+            self.wrong(format!("a copy of letter {number} has the id {:?}", message.id()));
+        }
+        if message.header("x-death").is_some() || message.properties.expiration().is_some() {
+            self.wrong(format!("a copy of letter {number} carries what is the broker's"));
+        }
+        for (name, meant) in [("x-original-exchange", "crm"), ("x-original-routing-key", "task.new")] {
+            if text(message, name).as_deref() != Some(meant) {
+                self.wrong(format!("a copy of letter {number} has {name} {:?}", text(message, name)));
+            }
+        }
+        let attempts = DeadLetter::read(message).attempts;
+        let (limit, account) = (i64::from(self.limit), self.account(number));
+        let most = account.spent.1 + account.left_open + account.unrecorded + account.splits + account.brought;
+        if attempts > limit {
+            self.wrong(format!("a copy of letter {number} tells of {attempts} attempts; the limit is {limit}"));
+        }
+        if attempts > i64::from(most) {
+            self.wrong(format!("a copy of letter {number} tells of {attempts} attempts; at most {most} were spent"));
+        }
+    }
+
+    /// A dead letter was stored.
+    pub(crate) fn died(&mut self, number: usize, message: &Message) {
+        self.faithful(number, message);
+        self.progress.entry(number).or_default().ended = true;
+        let dead = DeadLetter::read(message);
+        self.note(format!("letter {number} dies of {} after {} attempts: {}", dead.kind, dead.attempts, dead.message));
+        for header in HEADERS.iter().filter(|header| !OPTIONAL.contains(&header.name)) {
+            if message.header(header.name).is_none() {
+                self.wrong(format!("the dead letter {number} lacks {}", header.name));
+            }
+        }
+        let failed_at = text(message, "x-failed-at").and_then(|at| at.parse::<Timestamp>().ok());
+        if failed_at.is_none() || text(message, "x-worker").as_deref() != Some(wolkvox_task_worker::worker_name()) {
+            self.wrong(format!("the dead letter {number} does not say when or by whom: {message:?}"));
+        }
+        if let Some(reason) = self.unjustified(number, &dead, message, failed_at.unwrap_or_default()) {
+            self.wrong(format!("letter {number} died of {} although {reason} ({})", dead.kind, dead.message));
+        }
+        self.flagged(number, &dead);
+    }
+
+    /// Why a letter should not have died of that.
+    fn unjustified(&self, number: usize, dead: &DeadLetter, message: &Message, now: Timestamp) -> Option<String> {
+        let letter = self.letter(number)?;
+        let account = &self.accounts[self.account_of[&number]];
+        let spent = dead.attempts >= i64::from(self.limit);
+        let open = account.left_open + account.unrecorded;
+        let just = match dead.kind.as_str() {
+            "invalid_message" => letter.nature == Nature::NoJson,
+            "invalid_task" => letter.nature == Nature::BadTask,
+            "rejected" => account.refused,
+            // While the CRM fails no message dies of it before its own attempts are spent.
+            "unavailable" => spent,
+            "unknown" => account.doubts() > 0 && (self.strict || spent),
+            "id_conflict" => account.created.keys().any(|subject| *subject != letter.subject),
+            "poison" => account.panics > 0 || open >= POISON,
+            "expired" => self.max_age.is_some_and(|max_age| age(message, now).is_some_and(|age| age > max_age)),
+            _ => false,
+        };
+        (!just).then(|| {
+            let (doubts, panics) = (account.doubts(), account.panics);
+            format!("attempts {}, limit {}, doubts {doubts}, panics {panics}, open {open}", dead.attempts, self.limit)
+        })
+    }
+
+    /// What may exist must say so, or an operator would make it twice.
+    fn flagged(&mut self, number: usize, dead: &DeadLetter) {
+        let Some(subject) = self.letter(number).map(|letter| letter.subject) else { return };
+        let account = self.account(number);
+        let exists = account.created.get(&subject).is_some_and(|count| *count > 0);
+        // Another message with its id, or another copy of it, may have made the task beside it.
+        let alone = account.has_id && account.published + account.replays == 1 && account.forks + account.splits == 0;
+        if exists && alone && !dead.possibly_created {
+            self.wrong(format!("letter {number} died of {} without telling that its task may exist", dead.kind));
+        }
+    }
+
+    // The ledger.
+
+    /// A record was made; where it failed, whether it was taken all the same.
+    pub(crate) fn recorded(&mut self, life: Life, letter: usize, record: Record, failed: Option<bool>) {
+        self.note(format!("worker {life} records {record:?} about letter {letter}, failed: {failed:?}"));
+        let account = self.account(letter);
+        let intends = matches!(record, Record::Intend { .. });
+        account.unrecorded += u32::from(failed.is_some_and(|taken| taken || !intends));
+        match record {
+            Record::Intend { .. } if failed == Some(false) => {}
+            Record::Intend { .. } => {
+                account.open.insert(life);
+            }
+            Record::Withdraw
+            | Record::Close { result: Closing::Created | Closing::NotCreated | Closing::Unknown, .. } => {
+                account.open.remove(&life);
+            }
+            Record::Forget => {}
+        }
+    }
+
+    // Requests.
+
+    pub(crate) fn gate(&mut self, life: Life, closed: Option<Closed>) {
+        self.note(format!("worker {life}: gate closed {closed:?}"));
+        let gate = self.gates.entry(life).or_default();
+        gate.broke |= matches!(closed, Some(Closed::Outage | Closed::Misconfigured));
+        (gate.closed, gate.since) = (closed, Some(Instant::now()));
+    }
+
+    /// A request reached the CRM, or tried to.
+    pub(crate) fn arrived(&mut self, life: Life, token: usize, subject: usize) -> Post {
+        let leave = self.leave(life, subject);
+        self.note(format!("worker {life} sends subject {subject} on token {token} ({leave:?})"));
+        let on_token = self.on_token.entry((life, token)).or_default();
+        *on_token += 1;
+        if *on_token > self.slots {
+            let (on_token, slots) = (*on_token, self.slots);
+            self.wrong(format!("{on_token} requests of one worker on a token that has {slots} slots"));
+        }
+        let number = self.account_of_subject[&subject];
+        let (dead, strict, limit, clock_set_back) = (self.dead.clone(), self.strict, self.limit, self.clock_set_back);
+        let account = &mut self.accounts[number];
+        let mut wrong = Vec::new();
+        if account.has_id {
+            let beside = account.in_flight.iter().filter(|other| !dead.contains(other) || **other == life);
+            if beside.clone().any(|other| *other == life) || (beside.count() > 0 && account.splits == 0) {
+                wrong.push("while another request with its id was in flight");
+            }
+            // Each replay is an operator's word that one more may be risked.
+            let mut risks = account.replays + u32::from(account.published > 0) + account.splits;
+            if clock_set_back && account.replays > 0 {
+                risks += account.redeliveries;
+            }
+            if strict && account.doubtful >= risks {
+                wrong.push("in strict mode after one that may have made its task");
+            }
+        }
+        if account.spent.0 >= limit * account.lives() {
+            wrong.push("although its attempts were spent");
+        }
+        account.doubtful += 1;
+        account.in_flight.push(life);
+        for what in wrong {
+            self.wrong(format!("a request about subject {subject} left {what}"));
+        }
+        Post { life, token, subject, account: number, leave }
+    }
+
+    fn leave(&mut self, life: Life, subject: usize) -> Leave {
+        let gate = self.gates.entry(life).or_default();
+        // In the very moment of closing a request may be on its way already.
+        let before = gate.since.is_some_and(|since| since < Instant::now());
+        match gate.closed {
+            Some(Closed::Outage | Closed::Misconfigured) if before => {
+                gate.probes += 1;
+                if gate.probes > 1 {
+                    self.wrong(format!("a second probe, about subject {subject}, left while one was out"));
+                }
+                Leave::Probe
+            }
+            Some(closed @ (Closed::Quota | Closed::Unauthorized)) if before => {
+                self.wrong(format!("a request about subject {subject} left while no token was usable ({closed:?})"));
+                Leave::Unclear
+            }
+            None if !gate.broke => Leave::Open,
+            // What recorded its intent may leave while the ledger is out of order; what is to record one waits.
+            Some(_) | None => Leave::Unclear,
+        }
+    }
+
+    /// The CRM made a task.
+    pub(crate) fn created(&mut self, post: &Post) {
+        self.note(format!("subject {} is made", post.subject));
+        let account = &mut self.accounts[post.account];
+        let before: u32 = account.created.values().sum();
+        *account.created.entry(post.subject).or_default() += 1;
+        let repeated = account.published + account.replays > 1 || account.redeliveries + account.forks > 0;
+        if before > 0 && account.doubts() == 0 && (account.has_id || !repeated) {
+            self.wrong(format!("a second task of subject {} was made without any doubt about the first", post.subject));
+        }
+    }
+
+    /// The request is over; `outcome` is what its worker was told, none if that is dead.
+    pub(crate) fn answered(&mut self, post: &Post, outcome: Option<Outcome>) {
+        self.note(format!("worker {} is told of subject {}: {outcome:?}", post.life, post.subject));
+        if let Some(count) = self.on_token.get_mut(&(post.life, post.token)) {
+            *count -= 1;
+        }
+        if let Some(gate) = self.gates.get_mut(&post.life).filter(|_| post.leave == Leave::Probe) {
+            gate.probes -= 1;
+        }
+        let account = &mut self.accounts[post.account];
+        if let Some(place) = account.in_flight.iter().position(|life| *life == post.life) {
+            account.in_flight.remove(place);
+        }
+        let Some(outcome) = outcome else { return };
+        let (spent, unclear) = match (outcome, post.leave) {
+            (Outcome::Created | Outcome::Rejected | Outcome::Unknown, _) | (Outcome::Unavailable, Leave::Open) => {
+                (1, 1)
+            }
+            (Outcome::Unavailable, Leave::Unclear) => (0, 1),
+            _ => (0, 0),
+        };
+        account.spent = (account.spent.0 + spent, account.spent.1 + unclear);
+        match outcome {
+            Outcome::Created => drop(account.told_created.insert(post.life, Instant::now())),
+            Outcome::Unknown => account.unknowns += 1,
+            _ => account.doubtful -= 1,
+        }
+        account.refused |= outcome == Outcome::Rejected;
+    }
+
+    pub(crate) fn panicked(&mut self, post: &Post) {
+        let account = &mut self.accounts[post.account];
+        account.panics += 1;
+        account.unknowns += 1;
+    }
+
+    // Deaths.
+
+    pub(crate) fn crashed(&mut self, life: Life, by: Option<&Post>) {
+        self.note(format!("worker {life} dies"));
+        self.dead.insert(life);
+        for account in &mut self.accounts {
+            let in_hand = account.open.remove(&life) || account.in_flight.contains(&life);
+            account.left_open += u32::from(in_hand);
+        }
+        if let Some(post) = by {
+            let account = &mut self.accounts[post.account];
+            account.deaths += 1;
+            let (deaths, most) = (account.deaths, POISON * account.lives());
+            if deaths > most {
+                self.wrong(format!("subject {} killed {deaths} workers; {most} were to be enough", post.subject));
+            }
+        }
+    }
+
+    /// A worker left after a signal, everything settled.
+    pub(crate) fn left(&mut self, life: Life) {
+        self.dead.insert(life);
+    }
+
+    /// The end: everything has settled, or time is up with `left_over` still somewhere.
+    pub(crate) fn end(&mut self, left_over: &[String]) {
+        for left in left_over {
+            self.wrong(format!("not settled within the time allowed after the last fault: {left}"));
+        }
+        let lost: Vec<usize> = self.progress.iter().filter(|(_, p)| !p.ended).map(|(number, _)| *number).collect();
+        if left_over.is_empty() && !lost.is_empty() {
+            self.wrong(format!("lost: letters {lost:?}"));
+        }
+    }
+}
+
+/// Headers of a dead letter that say only what is known.
+const OPTIONAL: [&str; 8] = [
+    "x-attempt-history",
+    "x-possibly-created",
+    "x-first-attempt-at",
+    "x-replay-count",
+    "x-dropped-headers",
+    "x-crm-code",
+    "x-crm-message",
+    "x-http-status",
+];
+
+fn text(message: &Message, name: &str) -> Option<String> {
+    match message.header(name)? {
+        HeaderValue::LongString(text) => Some(text.to_string()),
+        _ => None,
+    }
+}
+
+fn age(message: &Message, now: Timestamp) -> Option<Duration> {
+    let dated = message.properties.timestamp().and_then(|at| Timestamp::from_second(at as i64).ok());
+    let began = dated.or_else(|| text(message, "x-first-attempt-at")?.parse().ok())?;
+    // The verdict falls a moment before it is written down, to the millisecond.
+    Duration::try_from(now.duration_since(began)).ok().map(|age| age + Duration::from_secs(1))
+}

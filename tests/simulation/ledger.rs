@@ -1,0 +1,160 @@
+//! A ledger that outlives the workers, is slow, and fails at times, having taken the record or not.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use tokio::time::{Instant, sleep};
+use wolkvox_task_worker::broker::Message;
+use wolkvox_task_worker::clock::Clock;
+use wolkvox_task_worker::config;
+use wolkvox_task_worker::ledger::memory::MemoryLedger;
+use wolkvox_task_worker::ledger::{Digest, Entry, Key, Ledger, LedgerError, Limits, Record, State, open};
+
+use crate::run::{OPERATION, QUEUE};
+use crate::schedule::{Game, Script, chance};
+use crate::world::{Life, World};
+
+/// The store that all workers share.
+pub(crate) struct Vault {
+    inner: MemoryLedger,
+    /// The letters' accounts by their key: one of the letters each.
+    letters: BTreeMap<Key, usize>,
+    state: Mutex<Disorder>,
+}
+
+#[derive(Default)]
+struct Disorder {
+    turns: BTreeMap<usize, u64>,
+    /// Whether failing records are taken, until when.
+    weather: Option<(bool, Instant)>,
+    /// Records whose answer was lost: given again, they count once.
+    taken: BTreeMap<usize, (Digest, Record, Timestamp)>,
+}
+
+impl Vault {
+    pub(crate) fn new(script: &Script, world: Weak<World>) -> Self {
+        let clock = Clock::new(move || world.upgrade().map_or(Timestamp::UNIX_EPOCH, |world| world.wall_time()));
+        let limits = Limits { retention: Duration::from_secs(7 * 86_400), max_entries: 1_000_000 };
+        let letters = script.letters.iter().rev();
+        let keys = letters.filter_map(|letter| Some((Key::new(QUEUE, OPERATION, letter.id.as_ref()?), letter.number)));
+        Self { inner: MemoryLedger::new(limits, clock), letters: keys.collect(), state: Mutex::default() }
+    }
+
+    pub(crate) fn fails(&self, taken: bool, lasts: Duration) {
+        self.state().weather = Some((taken, Instant::now() + lasts));
+    }
+
+    /// Whether it knows that this message's task was made.
+    pub(crate) fn is_created(&self, message: &Message) -> bool {
+        let Some(id) = message.id() else { return false };
+        let key = Key::new(QUEUE, OPERATION, id);
+        let entry = self.inner.look(&key).now_or_never().and_then(Result::ok).flatten();
+        entry.is_some_and(|entry| entry.state == State::Created && entry.digest == Digest::of(&message.body))
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, Disorder> {
+        self.state.lock().expect("no panic inside")
+    }
+
+    /// Applies the record whose answer was lost, unless it is given again.
+    async fn catch_up(&self, key: &Key, letter: usize, given: Option<(Digest, Record)>) {
+        let pending = self.state().taken.remove(&letter);
+        if let Some((digest, record, at)) = pending.filter(|(digest, record, _)| given != Some((*digest, *record))) {
+            let _ = self.inner.record(key, digest, record, at).await;
+        }
+    }
+}
+
+/// The ledger as one worker reaches it.
+pub(crate) struct Desk {
+    pub(crate) world: Arc<World>,
+    pub(crate) life: Arc<Life>,
+}
+
+impl Desk {
+    /// Waits as long as the store takes; some when it fails, with whether it takes the record all the same.
+    async fn ask(&self, letter: usize) -> Option<bool> {
+        let (world, vault) = (&self.world, &self.world.vault);
+        self.life.still().await;
+        let (fault, latency) = {
+            let mut state = vault.state();
+            let turn = state.turns.entry(letter).or_default();
+            *turn += 1;
+            let mut dice = world.script.dice(Game::Ledger, letter, *turn);
+            let unlucky = !world.is_calm() && chance(&mut dice, world.script.setting.ledger_faults);
+            let weather = state.weather.filter(|(_, until)| *until > Instant::now()).map(|(taken, _)| taken);
+            let slow = if chance(&mut dice, 20) { 2_000 } else { 3 };
+            (weather.or_else(|| unlucky.then(|| dice.bool())), dice.u64(0..slow))
+        };
+        if latency > 0 {
+            sleep(Duration::from_millis(latency)).await;
+        }
+        self.life.still().await;
+        fault
+    }
+}
+
+impl Ledger for Desk {
+    fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+        async move {
+            let vault = &self.world.vault;
+            let letter = vault.letters[key];
+            if self.ask(letter).await.is_some() {
+                return Err(failure());
+            }
+            vault.catch_up(key, letter, None).await;
+            vault.inner.look(key).await
+        }
+        .boxed()
+    }
+
+    fn record<'a>(
+        &'a self,
+        key: &'a Key,
+        digest: Digest,
+        record: Record,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Result<(), LedgerError>> {
+        async move {
+            let vault = &self.world.vault;
+            let letter = vault.letters[key];
+            let fault = self.ask(letter).await;
+            if fault == Some(false) {
+                self.world.book().recorded(self.life.number, letter, record, Some(false));
+                return Err(failure());
+            }
+            vault.catch_up(key, letter, Some((digest, record))).await;
+            if fault.is_some() {
+                vault.state().taken.insert(letter, (digest, record, now));
+            } else {
+                vault.inner.record(key, digest, record, now).await?;
+            }
+            self.world.book().recorded(self.life.number, letter, record, fault);
+            self.world.dies(&self.life);
+            self.life.still().await;
+            fault.map_or(Ok(()), |_| Err(failure()))
+        }
+        .boxed()
+    }
+
+    fn len(&self) -> u64 {
+        self.world.vault.inner.len()
+    }
+}
+
+/// A failure as a store that is away has it.
+pub(crate) fn failure() -> LedgerError {
+    static FAILURE: OnceLock<LedgerError> = OnceLock::new();
+    let away = || {
+        let store = config::LedgerStore::File("/nonexistent/ledger.redb".into());
+        let config = config::Ledger { store, retention: Duration::from_secs(1), max_entries: 1 };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let opened = std::thread::spawn(move || runtime.block_on(open(&config, Clock::system())).err());
+        opened.join().expect("no panic").expect("no such folder")
+    };
+    FAILURE.get_or_init(away).clone()
+}

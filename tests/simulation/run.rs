@@ -1,0 +1,260 @@
+//! Runs episodes, many at a time, and shortens one that failed.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tokio::time::{Instant, sleep, sleep_until};
+use wolkvox_task_worker::broker::{HeaderValue, Headers, Message, Properties};
+use wolkvox_task_worker::config::{Config, OnUnknown, Sources};
+use wolkvox_task_worker::retry::Schedule;
+
+use crate::broker::NUMBER;
+use crate::schedule::{Letter, Nature, Script, What, generate};
+use crate::world::World;
+
+/// The work queue.
+pub(crate) const QUEUE: &str = "wolkvox.tasks";
+/// The CRM's operation.
+pub(crate) const OPERATION: &str = "simulated";
+
+/// What an episode came to.
+pub(crate) struct Ended {
+    pub(crate) violations: Vec<String>,
+    pub(crate) trace: Vec<String>,
+    pub(crate) messages: u64,
+}
+
+/// One episode, in simulated time.
+pub(crate) fn episode(script: &Script) -> Ended {
+    fastrand::seed(script.seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.expect("a runtime");
+    let (violations, trace) = runtime.block_on(play(script.clone()));
+    Ended { violations, trace, messages: script.letters.len() as u64 }
+}
+
+async fn play(script: Script) -> (Vec<String>, Vec<String>) {
+    let bodies = script.letters.iter().map(|letter| (letter.subject, body(letter))).collect();
+    let config = configuration(&script);
+    let world = World::new(script, config, bodies);
+    for worker in 0..world.script.setting.workers {
+        world.start(worker);
+    }
+    let began = Instant::now();
+    let publishing = world.tasks.spawn(publish(Arc::clone(&world), began));
+    for event in world.script.events.clone() {
+        sleep_until(began + event.at).await;
+        happen(&world, event.what);
+    }
+    let _ = publishing.await;
+    world.calm_down();
+    let left_over = settle(&world).await;
+    for worker in 0..world.script.setting.workers {
+        world.stop(worker).await;
+    }
+    let mut book = world.book();
+    book.end(&left_over);
+    (std::mem::take(&mut book.violations), std::mem::take(&mut book.trace))
+}
+
+async fn publish(world: Arc<World>, began: Instant) {
+    let mut letters = world.script.letters.clone();
+    letters.sort_by_key(|letter| letter.at);
+    for letter in letters {
+        sleep_until(began + letter.at).await;
+        world.publish(letter.number, message(&world, &letter));
+    }
+}
+
+fn happen(world: &Arc<World>, what: What) {
+    match what {
+        What::Crash(worker) => world.crash(worker),
+        What::Restart(worker) => {
+            let world = Arc::clone(world);
+            let tasks = world.tasks.clone();
+            tasks.spawn(async move {
+                world.stop(worker).await;
+                world.start(worker);
+            });
+        }
+        What::Cut { worker, client, broker } => world.cut(worker, client, broker),
+        What::Outage(fault, lasts) => world.outage(fault, lasts),
+        What::Revoked(token, lasts) => world.revoke(token, lasts),
+        What::Publishing(confirm, lasts) => world.publish_weather(confirm, lasts),
+        What::NoLedger { taken, lasts } => world.vault.fails(taken, lasts),
+        What::ClockStep(seconds) => world.set_clock(seconds),
+        What::Replay => world.replay(),
+    }
+}
+
+/// Waits until everything has come to its end; what has not after the longest that it may take.
+async fn settle(world: &Arc<World>) -> Vec<String> {
+    /// For quotas, quarantines, held messages, deadly letters one after the other, and a clock that was set back.
+    const SLACK: Duration = Duration::from_secs(8 * 3_600);
+    let config = &world.config;
+    let worst = Schedule::from(&config.retry).worst_case(config.crm.request_timeout);
+    let deadline = Instant::now() + worst + SLACK;
+    let mut pause = Duration::from_secs(1);
+    loop {
+        let left_over = world.left_over();
+        if left_over.is_empty() || Instant::now() > deadline || !world.book().violations.is_empty() {
+            return left_over;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(60));
+    }
+}
+
+fn body(letter: &Letter) -> Vec<u8> {
+    let subject = letter.subject;
+    let whole = format!(
+        r#"{{"name": "subject {subject}", "name_module": "cases", "completion_date": "2026-04-01 10:00:00", "id_record": "7", "wolkvox_owner": "ana"}}"#
+    );
+    match letter.nature {
+        Nature::NoJson => format!("no json {subject}").into_bytes(),
+        Nature::BadTask => whole.replace("completion_date", "completion_day").into_bytes(),
+        Nature::Good | Nature::Refused | Nature::Deadly | Nature::Panics => whole.into_bytes(),
+    }
+}
+
+fn message(world: &World, letter: &Letter) -> Message {
+    let mut headers = Headers::default();
+    headers.insert(NUMBER.into(), HeaderValue::LongLongInt(letter.number as i64));
+    if letter.replay {
+        headers.insert("x-dead-letter-schema".into(), HeaderValue::LongLongInt(1));
+    }
+    if letter.attempts > 0 {
+        headers.insert("x-attempts".into(), HeaderValue::LongLongInt(letter.attempts.into()));
+    }
+    let mut properties = Properties::default().with_headers(headers).with_expiration("86400000".into());
+    if let Some(id) = &letter.id {
+        properties = properties.with_message_id(id.as_str().into());
+    }
+    if let Some(before) = letter.dated {
+        let now = world.true_time().as_second() as u64;
+        properties = properties.with_timestamp(now - before);
+    }
+    let (exchange, routing_key) = ("crm".to_owned(), "task.new".to_owned());
+    Message { body: body(letter), properties, exchange, routing_key, redelivered: false }
+}
+
+/// The configuration of a script's setting.
+pub(crate) fn configuration(script: &Script) -> Config {
+    let set = &script.setting;
+    let given =
+        [("WTW_CRM_SERVER", "http://127.0.0.1"), ("WTW_CRM_OPERATION", OPERATION), ("WTW_CRM_TOKENS", "token-0")];
+    let environment = given.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+    let loaded = Config::load(&Sources { environment, ..Sources::default() }, &[]);
+    let mut config = loaded.map_err(|problems| problems.to_string()).expect("a configuration").config;
+    config.crm.tokens = (0..set.tokens).map(|token| SecretString::from(format!("token-{token}"))).collect();
+    config.crm.max_in_flight_per_token = set.in_flight;
+    config.crm.requests_per_second = set.requests_per_second;
+    config.task.max_age = set.max_age;
+    config.retry.immediate_attempts = set.immediate_attempts;
+    config.retry.delays.clone_from(&set.delays);
+    config.retry.retry_after_max = set.retry_after_max;
+    config.retry.on_unknown = if set.strict { OnUnknown::DeadLetter } else { OnUnknown::Retry };
+    config.gate.failures = set.failures;
+    (config.gate.probe_initial, config.gate.probe_max) = set.probe;
+    (config.gate.recheck, config.gate.hold) = (set.recheck, set.hold);
+    config
+}
+
+/// Runs episodes from `seed` on until `messages` are simulated or one fails, on `threads`.
+pub(crate) fn campaign(seed: u64, messages: u64, threads: usize) -> Result<(u64, u64), String> {
+    let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (stop, failed) = (AtomicBool::new(false), Mutex::new(None::<u64>));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) && done.load(Ordering::Relaxed) < messages {
+                    let seed = seed.wrapping_add(next.fetch_add(1, Ordering::Relaxed));
+                    let ended = episode(&generate(seed));
+                    done.fetch_add(ended.messages, Ordering::Relaxed);
+                    if !ended.violations.is_empty() {
+                        stop.store(true, Ordering::Relaxed);
+                        let mut failed = failed.lock().expect("no panic inside");
+                        *failed = Some(failed.map_or(seed, |other| other.min(seed)));
+                    }
+                }
+            });
+        }
+    });
+    match failed.into_inner().expect("no panic inside") {
+        Some(seed) => Err(report(&generate(seed))),
+        None => Ok((done.into_inner(), next.into_inner())),
+    }
+}
+
+/// What went wrong, with the shortest script found that shows it.
+fn report(script: &Script) -> String {
+    let short = shorten(script.clone());
+    let ended = episode(&short);
+    let (violations, trace) = (ended.violations.join("\n  "), ended.trace.join("\n  "));
+    let (seed, count) = (script.seed, script.letters.len());
+    let letters: Vec<String> = short.letters.iter().map(|letter| format!("  {letter:?}")).collect();
+    let events: Vec<String> = short.events.iter().map(|event| format!("  {event:?}")).collect();
+    format!(
+        "seed {seed} fails; again with: make sim MESSAGES=1 SEED={seed}\n{} of its {count} letters are enough, with {} of its {} events:\n  {:?}\n{}\n{}\nwhat happened:\n  {trace}\nviolations:\n  {violations}",
+        short.letters.len(),
+        short.events.len(),
+        script.events.len(),
+        short.setting,
+        letters.join("\n"),
+        events.join("\n"),
+    )
+}
+
+/// Leaves out what is not needed to fail: halves first, then ever smaller pieces.
+fn shorten(mut script: Script) -> Script {
+    const MOST_TRIES: usize = 600;
+    let mut tries = 0;
+    let mut fails = |script: &Script| {
+        tries += 1;
+        tries <= MOST_TRIES && !episode(script).violations.is_empty()
+    };
+    let calmer: [fn(&mut Script); 5] = [
+        |script| script.setting.crm_faults = 0,
+        |script| script.setting.publish_faults = 0,
+        |script| script.setting.ledger_faults = 0,
+        |script| script.setting.crashes = 0,
+        |script| script.setting.workers = 1,
+    ];
+    for calm in calmer {
+        let mut less = script.clone();
+        calm(&mut less);
+        less.events.retain(|event| less.setting.workers == 2 || event.concerns_first());
+        if fails(&less) {
+            script = less;
+        }
+    }
+    loop {
+        let size = script.letters.len() + script.events.len();
+        script.events = fewer(&script.events, |events| fails(&Script { events, ..script.clone() }));
+        script.letters = fewer(&script.letters, |letters| fails(&Script { letters, ..script.clone() }));
+        if script.letters.len() + script.events.len() == size {
+            return script;
+        }
+    }
+}
+
+fn fewer<T: Clone>(items: &[T], mut fails: impl FnMut(Vec<T>) -> bool) -> Vec<T> {
+    let mut items = items.to_vec();
+    let mut piece = items.len();
+    while piece > 0 {
+        let mut from = 0;
+        while from < items.len() {
+            let mut less = items.clone();
+            less.drain(from..(from + piece).min(items.len()));
+            if fails(less.clone()) {
+                items = less;
+            } else {
+                from += piece;
+            }
+        }
+        piece /= 2;
+    }
+    items
+}
