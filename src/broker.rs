@@ -12,6 +12,7 @@ use std::fmt;
 use futures_util::future::BoxFuture;
 pub use lapin::BasicProperties as Properties;
 pub use lapin::types::{AMQPValue as HeaderValue, FieldTable as Headers, ShortString};
+use tokio_util::sync::CancellationToken;
 
 /// A message as it was published.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +49,8 @@ pub struct Delivery {
     pub message: Message,
     /// The means to settle it.
     pub receipt: Box<dyn Receipt>,
+    /// Cancelled when the broker no longer waits for it, since its connection is gone: the message is delivered anew.
+    pub lost: CancellationToken,
 }
 
 /// Settles a delivery: each way consumes it, so that it happens once.

@@ -269,6 +269,6 @@ pub enum LogLevel {
     Info,
     /// And each attempt.
     Debug,
-    /// And what the libraries do.
+    /// Everything that the worker says.
     Trace,
 }

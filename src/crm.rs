@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use secrecy::{ExposeSecret, SecretString};
-use url::Url;
+use url::{Host, Url};
 
 use crate::config;
 use crate::crm::classify::{Answer, Reply};
@@ -57,7 +57,12 @@ impl HttpCrm {
         let address = |path: &str| server.join(path).map_err(|e| format!("crm.server: {e}"));
         let mut token_information = address(TOKEN_INFORMATION_PATH)?;
         token_information.query_pairs_mut().append_pair("operation", operation);
-        let client = reqwest::Client::builder()
+        let mut builder = reqwest::Client::builder();
+        if is_loopback(server) {
+            // A proxy of the environment could not reach it.
+            builder = builder.no_proxy();
+        }
+        let client = builder
             .connect_timeout(config.connect_timeout)
             .timeout(config.request_timeout)
             .pool_idle_timeout(IDLE)
@@ -92,6 +97,15 @@ impl Crm for HttpCrm {
 
     fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, Answer> {
         Box::pin(self.send(self.client.get(self.token_information.clone()), token))
+    }
+}
+
+fn is_loopback(server: &Url) -> bool {
+    match server.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
     }
 }
 

@@ -9,8 +9,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Log, LogFormat, LogLevel};
 
-/// Begins to log. Libraries are heard at `warn`, at `trace` with everything they say; lapin at `trace` only, since what it
-/// reports comes back as an error that is logged where it is handled.
+/// Begins to log. The level is the worker's; libraries are heard at `warn` at most, since their traces hold logins and
+/// bodies, and lapin not at all: what it reports comes back as an error that is logged where it is handled.
 ///
 /// A panic becomes a log line too, so that collectors see one form only.
 pub fn start(log: &Log) {
@@ -21,10 +21,10 @@ pub fn start(log: &Log) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let libraries = if log.level == LogLevel::Trace { level } else { level.min(LevelFilter::WARN) };
-    let lapin = if log.level == LogLevel::Trace { level } else { LevelFilter::OFF };
-    let filter =
-        Targets::new().with_default(libraries).with_target("lapin", lapin).with_target(env!("CARGO_CRATE_NAME"), level);
+    let filter = Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("lapin", LevelFilter::OFF)
+        .with_target(env!("CARGO_CRATE_NAME"), level);
     let registry = tracing_subscriber::registry().with(filter);
     // A second start, as in tests, keeps the first one's form.
     let _ = match log.format {

@@ -107,7 +107,7 @@ impl Worker {
     }
 
     async fn handle(self: Arc<Self>, delivery: Delivery) {
-        let Delivery { message, receipt } = delivery;
+        let Delivery { message, receipt, lost: _ } = delivery;
         let began = Instant::now();
         self.events.taken();
         let (mut journey, ill_typed) = Journey::read(&message);

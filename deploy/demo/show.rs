@@ -142,9 +142,10 @@ impl Show {
         let file = stage.write("tasks.jsonl", &messages::export(messages))?;
         let screen = Screen::new(messages.len());
         let said = stage.run(&self.settings, &["publish", &file.display().to_string()]).await?;
-        let confirmed = said.split(' ').next().and_then(|count| count.parse().ok());
+        let count = said.trim().rsplit(' ').next().and_then(|count| count.parse().ok());
+        let confirmed = count.ok_or_else(|| format!("publish said {said:?}, which names no number"))?;
         screen.say(said.trim());
-        Ok((screen, confirmed.unwrap_or_default()))
+        Ok((screen, confirmed))
     }
 
     async fn letters(&self) -> Result<Vec<Letter>, String> {

@@ -11,7 +11,7 @@ use lapin::message::Delivery as LapinDelivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::{Acker, Connection, Consumer};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::connect::{BrokerError, Connector, WAIT, bounded, close, open_channel};
@@ -21,6 +21,9 @@ use crate::retry::{Pauses, jittered};
 
 /// First and longest wait before another attempt to connect.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
+
+/// A connection that lasted so long was a good one: the next wait is a short one again.
+const HEALTHY: Duration = Duration::from_secs(30);
 
 /// What happens to the consuming connection.
 #[derive(Clone, Debug)]
@@ -60,7 +63,12 @@ impl Session {
     ) -> Result<(), String> {
         let mut pauses = Pauses::new(RECONNECT.0, RECONNECT.1);
         while !stop.is_cancelled() {
-            match self.consume(deliveries, stop, drained, &mut pauses).await {
+            let began = Instant::now();
+            let ended = self.consume(deliveries, stop, drained).await;
+            if began.elapsed() >= HEALTHY {
+                pauses.reset();
+            }
+            match ended {
                 Ok(()) => return Ok(()),
                 Err(TopologyError::Differs(text)) => return Err(text),
                 Err(TopologyError::Broker(error)) => (self.on_change)(Change::Lost(error.message)),
@@ -80,20 +88,20 @@ impl Session {
         deliveries: &mpsc::Sender<Delivery>,
         stop: &CancellationToken,
         drained: &CancellationToken,
-        pauses: &mut Pauses,
     ) -> Result<(), TopologyError> {
         let opened = tokio::select! {
             opened = self.open() => opened?,
             () = stop.cancelled() => return Ok(()),
         };
         let (connection, channel, consumer) = opened;
-        pauses.reset();
         (self.on_change)(Change::Connected);
-        let ended = hand_over(consumer, &channel, deliveries, stop).await;
-        if ended.is_ok() {
+        let lost = CancellationToken::new();
+        let ended = hand_over(consumer, &channel, deliveries, stop, &lost).await;
+        if stop.is_cancelled() {
             // The settled deliveries' acks travel on this connection.
             drained.cancelled().await;
         }
+        lost.cancel();
         close(&connection).await;
         ended.map_err(TopologyError::Broker)
     }
@@ -127,8 +135,9 @@ async fn hand_over(
     channel: &lapin::Channel,
     deliveries: &mpsc::Sender<Delivery>,
     stop: &CancellationToken,
+    lost: &CancellationToken,
 ) -> Result<(), BrokerError> {
-    let lost = |message: String| Err(BrokerError { message, code: None });
+    let ended = |message: String| Err(BrokerError { message, code: None });
     loop {
         let next = tokio::select! {
             biased;
@@ -137,14 +146,14 @@ async fn hand_over(
         };
         match next {
             Some(Ok(delivery)) => {
-                if let Err(unsent) = deliveries.send(receive(delivery)).await {
+                if let Err(unsent) = deliveries.send(receive(delivery, lost)).await {
                     // Nobody takes deliveries any more: the worker is stopping.
                     let _ = unsent.0.receipt.give_back().await;
                 }
             }
-            Some(Err(error)) => return lost(format!("consuming: {error}")),
+            Some(Err(error)) => return ended(format!("consuming: {error}")),
             None => {
-                return lost(
+                return ended(
                     "the broker has ended the consumer; was the queue deleted, or did a delivery take too long?"
                         .to_owned(),
                 );
@@ -163,7 +172,7 @@ async fn drain(mut consumer: Consumer, channel: &lapin::Channel) -> Result<(), B
     Ok(())
 }
 
-fn receive(delivery: LapinDelivery) -> Delivery {
+fn receive(delivery: LapinDelivery, lost: &CancellationToken) -> Delivery {
     Delivery {
         message: Message {
             body: delivery.data,
@@ -173,6 +182,7 @@ fn receive(delivery: LapinDelivery) -> Delivery {
             redelivered: delivery.redelivered,
         },
         receipt: Box::new(AckerReceipt(delivery.acker)),
+        lost: lost.clone(),
     }
 }
 

@@ -81,6 +81,8 @@ impl Breaker {
             }
             Outcome::Unavailable | Outcome::Unknown => {
                 self.failures = self.failures.saturating_add(1);
+                // A probe that outlived its closing is a request like any other.
+                let probe = probe && self.closed.is_some();
                 if self.failures >= self.limit || probe {
                     self.close(Cause::Outage, probe, now, chance);
                 }

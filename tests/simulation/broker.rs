@@ -213,7 +213,7 @@ impl World {
             if let Some(place) = place {
                 let (world, connection, number) = (Arc::clone(self), active.number, stored.number);
                 let receipt = Box::new(Ticket { world, life, connection, tag, number, settled: false });
-                place.send(Delivery { message: stored.message.clone(), receipt });
+                place.send(Delivery { message: stored.message.clone(), receipt, lost: CancellationToken::new() });
             }
             active.unacked.insert(tag, Held { stored, delivered: Instant::now() });
         }
