@@ -49,6 +49,8 @@ pub struct Settled<'a> {
     pub attempts: u32,
     /// From delivery to settling.
     pub duration: Duration,
+    /// An attempt before the last may have made the task, too.
+    pub possibly_doubled: bool,
     /// The broker no longer waited for it, and delivers it anew.
     pub stale: bool,
 }
@@ -69,6 +71,7 @@ pub struct Events {
     stale: Counter,
     ledger_failures: Counter,
     created_unrecorded: Counter,
+    possibly_doubled: Counter,
     ledger_entries: Gauge,
     /// Queues that cannot be published to now, so that the log says it once.
     failing: Mutex<HashSet<String>>,
@@ -99,6 +102,7 @@ impl Events {
             stale: Counter::default(),
             ledger_failures: Counter::default(),
             created_unrecorded: Counter::default(),
+            possibly_doubled: Counter::default(),
             ledger_entries: Gauge::default(),
             failing: Mutex::default(),
         };
@@ -146,6 +150,11 @@ impl Events {
             "created_unrecorded",
             "Created tasks that the ledger could not take; acked all the same",
             self.created_unrecorded.clone(),
+        );
+        registry.register(
+            "possibly_doubled",
+            "Created tasks of which an earlier attempt may have made another",
+            self.possibly_doubled.clone(),
         );
         registry.register("ledger_entries", "Messages that the ledger remembers", self.ledger_entries.clone());
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
@@ -200,6 +209,14 @@ impl Events {
             Verdict::Ack | Verdict::AckKnown | Verdict::Retry(_) | Verdict::Park | Verdict::Return => "",
         };
         self.settled.get_or_create(&SettledLabels { outcome, kind }).inc();
+        if settled.possibly_doubled {
+            self.possibly_doubled.inc();
+            tracing::warn!(
+                message_id,
+                attempts,
+                "an attempt before the last may have made the task, too: there may be two"
+            );
+        }
         if let Verdict::DeadLetter(failure) = settled.verdict {
             let (stage, code) = (failure.stage.as_str(), failure.crm_code);
             tracing::warn!(message_id, outcome, kind, stage, code, attempts, duration_ms, "settled");

@@ -134,6 +134,7 @@ impl Worker {
             verdict: &verdict,
             attempts: journey.attempts,
             duration: began.elapsed(),
+            possibly_doubled: verdict == Verdict::Ack && journey.possibly_created,
             stale: settled.is_err(),
         });
     }
