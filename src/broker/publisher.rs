@@ -99,7 +99,7 @@ impl Publisher {
             return Err(PublishError::Blocked(reason));
         }
         let channel = link.channel().await.map_err(unconnected)?;
-        let confirmed = confirm(&channel, name, body, properties).await;
+        let confirmed = confirm(&link, &channel, name, body, properties).await;
         if matches!(confirmed, Ok(()) | Err(PublishError::Refused | PublishError::Returned(_))) {
             link.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
         } else if let Some(reason) = link.blocked() {
@@ -173,6 +173,7 @@ impl Link {
 }
 
 async fn confirm(
+    link: &Link,
     channel: &Channel,
     queue: lapin::types::ShortString,
     body: &[u8],
@@ -183,7 +184,14 @@ async fn confirm(
     let publish = async {
         channel.basic_publish("".into(), queue, options, body, properties.with_delivery_mode(PERSISTENT)).await?.await
     };
-    match timeout(WAIT, publish).await {
+    let mut publish = std::pin::pin!(publish);
+    let mut confirmed = timeout(WAIT, &mut publish).await;
+    // What was written before the broker blocked is taken once it goes on: another copy would be a second one. The wait
+    // ends with the connection, if not before.
+    while confirmed.is_err() && link.blocked().is_some() && link.connection.status().connected() {
+        confirmed = timeout(WAIT, &mut publish).await;
+    }
+    match confirmed {
         Ok(Ok(Confirmation::Ack(None))) => Ok(()),
         Ok(Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)))) => {
             Err(PublishError::Returned(format!("{} ({shown})", returned.reply_text)))
