@@ -8,7 +8,7 @@ SCRIPTS := .ci/run $(shell find deploy tests -name '*.sh')
 DENY := $(or $(shell command -v cargo-deny),target/tools/bin/cargo-deny)
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || command -v docker-compose)
 
-.PHONY: help demo docs fuzz test check image image-test fmt fmt-check lint lint-scripts deny compose-check setup setup-test setup-check
+.PHONY: help demo docs fuzz sim test check image image-test fmt fmt-check lint lint-scripts deny compose-check setup setup-test setup-check
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -29,6 +29,10 @@ endif
 
 fuzz: setup ## fuzzing of messages, CRM replies, headers and configuration, SECONDS each (60), where a nightly toolchain is
 	tests/fuzz.sh $(or $(SECONDS),60)
+
+sim: setup ## the worker simulated with everything going wrong, MESSAGES of them (1000000), from SEED on (by the clock)
+	SIMULATE_MESSAGES=$(or $(MESSAGES),1000000) SIMULATE_SEED=$(or $(SEED),$(shell date +%s)) \
+	  cargo test --locked --test simulation -- --nocapture nothing_is_lost_doubled_or_flooded
 
 image: ## the container image, wolkvox-task-worker:latest
 	deploy/docker/image.sh

@@ -267,9 +267,10 @@ impl Gate {
                 }
             };
             tokio::select! {
-                () = due => {}
-                () = self.changed.notified() => {}
+                biased;
                 () = stop.cancelled() => return,
+                () = self.changed.notified() => {}
+                () = due => {}
             }
         }
     }

@@ -260,8 +260,9 @@ impl Worker {
             Next::Again => {
                 let wait = jittered(round.pauses.next().max(hint), fastrand::f64());
                 tokio::select! {
-                    () = sleep(wait) => None,
+                    biased;
                     () = self.stop.cancelled() => Some(self.cut_short(journey, round)),
+                    () = sleep(wait) => None,
                 }
             }
         }

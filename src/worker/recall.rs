@@ -147,8 +147,9 @@ impl Worker {
                     return Err(dead_letter(Kind::Poison, POISON));
                 }
                 Known::Wait(wait) => tokio::select! {
-                    () = sleep(wait) => {}
+                    biased;
                     () = self.stop.cancelled() => return Err(Verdict::Return),
+                    () = sleep(wait) => {}
                 },
                 Known::LeftOpen(attempts) => {
                     // Counted by whoever spends it.

@@ -122,6 +122,11 @@ pub(crate) struct Book {
     on_token: BTreeMap<(Life, usize), usize>,
     dead: BTreeSet<Life>,
     clock_set_back: bool,
+    calm_since: Option<Instant>,
+    /// The longest that the last fault can be felt.
+    recovery: Duration,
+    /// Whether messages wait for each other.
+    slow: bool,
     strict: bool,
     slots: usize,
     limit: u32,
@@ -134,6 +139,7 @@ pub(crate) struct Book {
 
 impl Book {
     pub(crate) fn new(script: &Script, bodies: BTreeMap<usize, Vec<u8>>, limit: u32) -> Self {
+        let set = &script.setting;
         let mut book = Self {
             letters: script.letters.clone(),
             bodies,
@@ -145,6 +151,9 @@ impl Book {
             on_token: BTreeMap::new(),
             dead: BTreeSet::new(),
             clock_set_back: script.events.iter().any(|event| matches!(event.what, What::ClockStep(..0))),
+            calm_since: None,
+            recovery: set.recheck + set.retry_after_max.mul_f64(1.1) + set.hold + Duration::from_secs(120),
+            slow: set.requests_per_second.is_some() || script.letters.iter().any(|l| l.nature == Nature::Deadly),
             strict: script.setting.strict,
             slots: script.setting.in_flight,
             limit,
@@ -241,7 +250,8 @@ impl Book {
         let account = self.account(number);
         let told = account.told_created.get(&life).is_some_and(|at| *at >= delivered);
         let excused = !account.has_id || account.unrecorded > 0;
-        if !copied && !recorded && !(told && excused) {
+        let justified = copied || recorded || (told && excused);
+        if !justified {
             self.wrong(format!(
                 "letter {number} was acked (told created: {told}, recorded: {recorded}) without a confirmed copy"
             ));
@@ -275,9 +285,26 @@ impl Book {
     pub(crate) fn copied(&mut self, number: usize, queue: &str, message: &Message) {
         self.note(format!("a copy of letter {number} is stored in {queue}: {:?}", DeadLetter::read(message).attempts));
         self.faithful(number, message);
+        if queue.ends_with(".retry.hold") && self.needlessly(number) {
+            self.wrong(format!("letter {number} was held although nothing stood in its way any more"));
+        }
         if message.header("x-dead-letter-schema").is_some() {
             self.wrong(format!("a retry copy of letter {number} looks like a dead letter"));
         }
+    }
+
+    /// Whether a message is held long after the last fault: the gate forgot to wake it.
+    fn needlessly(&self, number: usize) -> bool {
+        let account = &self.accounts[self.account_of[&number]];
+        // What waits for another one with its id, or behind many with few requests a second, is held rightly.
+        let alone = account.published + account.replays + account.forks == 1;
+        alone && !self.slow && self.calm_since.is_some_and(|since| since.elapsed() > self.recovery)
+    }
+
+    /// From now on nothing goes wrong by chance.
+    pub(crate) fn calm(&mut self) {
+        self.note("calm".to_owned());
+        self.calm_since = Some(Instant::now());
     }
 
     /// What every copy keeps, leaves out and counts.
@@ -493,7 +520,12 @@ impl Book {
         match outcome {
             Outcome::Created => drop(account.told_created.insert(post.life, Instant::now())),
             Outcome::Unknown => account.unknowns += 1,
-            _ => account.doubtful -= 1,
+            Outcome::Rejected
+            | Outcome::Throttled
+            | Outcome::QuotaExhausted
+            | Outcome::Unauthorized
+            | Outcome::Misconfigured
+            | Outcome::Unavailable => account.doubtful -= 1,
         }
         account.refused |= outcome == Outcome::Rejected;
     }
@@ -553,10 +585,8 @@ const OPTIONAL: [&str; 8] = [
 ];
 
 fn text(message: &Message, name: &str) -> Option<String> {
-    match message.header(name)? {
-        HeaderValue::LongString(text) => Some(text.to_string()),
-        _ => None,
-    }
+    let HeaderValue::LongString(text) = message.header(name)? else { return None };
+    Some(text.to_string())
 }
 
 fn age(message: &Message, now: Timestamp) -> Option<Duration> {

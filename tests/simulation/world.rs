@@ -124,6 +124,7 @@ impl World {
     /// From now on nothing goes wrong by chance.
     pub(crate) fn calm_down(&self) {
         self.calm.store(true, Ordering::Relaxed);
+        self.book().calm();
     }
 
     pub(crate) fn is_calm(&self) -> bool {
