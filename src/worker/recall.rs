@@ -142,8 +142,8 @@ impl Worker {
                 }
                 Known::Created => return Err(Verdict::AckKnown),
                 Known::Conflict => return Err(dead_letter(Kind::IdConflict, ID_CONFLICT)),
-                Known::Poison(_) => {
-                    journey.possibly_created = true;
+                Known::Poison(attempts) => {
+                    (journey.attempts, journey.possibly_created) = (attempts, true);
                     return Err(dead_letter(Kind::Poison, POISON));
                 }
                 Known::Wait(wait) => tokio::select! {
