@@ -144,9 +144,15 @@ impl Worker {
             Ok(alone) => alone,
             Err(verdict) => return (verdict, None),
         };
-        let verdict = match self.prepare(case, journey).await {
-            Ok((body, round)) => self.send_until_decided(case, journey, body, round).await,
-            Err(verdict) => verdict,
+        let verdict = loop {
+            match self.prepare(case, journey).await {
+                Ok((body, round)) => {
+                    if let Some(verdict) = self.send_until_decided(case, journey, body, round).await {
+                        break verdict;
+                    }
+                }
+                Err(verdict) => break verdict,
+            }
         };
         (verdict, alone)
     }
@@ -170,20 +176,22 @@ impl Worker {
         Ok((body, round))
     }
 
+    /// None when the ledger has learnt something of the message meanwhile, which has to be looked at first.
     async fn send_until_decided(
         &self,
         case: &Case<'_>,
         journey: &mut Journey,
         body: Bytes,
         mut round: Round,
-    ) -> Verdict {
+    ) -> Option<Verdict> {
         loop {
             if let Err(failure) = self.may_try(case.message, journey) {
-                return Verdict::DeadLetter(failure);
+                return Some(Verdict::DeadLetter(failure));
             }
-            let sent = match self.send(case, &body, journey.attempts).await {
-                Sent::Held => return Verdict::Park,
-                Sent::Stopped => return self.cut_short(journey, &round),
+            let sent = match self.send(case, &body, journey).await {
+                Sent::Held => return Some(Verdict::Park),
+                Sent::Stopped => return Some(self.cut_short(journey, &round)),
+                Sent::Overtaken => return None,
                 Sent::Judged(sent) => sent,
             };
             if !sent.counts {
@@ -193,7 +201,7 @@ impl Worker {
             let unknown = sent.judgement.outcome == Outcome::Unknown;
             journey.spend(Attempt::new(sent.at, &sent.judgement, sent.duration), sent.at, unknown);
             if let Some(verdict) = self.decide(&sent.judgement, journey, &mut round).await {
-                return verdict;
+                return Some(verdict);
             }
         }
     }
