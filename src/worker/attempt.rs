@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::Worker;
 use super::recall::{Case, Interrupted};
@@ -37,8 +37,14 @@ pub(super) struct Attempted {
 
 impl Worker {
     /// Waits for the gate, records the intent, waits for a slot, and sends one request.
-    pub(super) async fn send(&self, case: &Case<'_>, body: &Bytes, journey: &Journey) -> Sent {
+    pub(super) async fn send(&self, case: &Case<'_>, body: &Bytes, journey: &Journey, suspect: bool) -> Sent {
         let attempts = journey.attempts;
+        let _turn = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Sent::Stopped,
+            () = sleep_until(case.until) => return Sent::Held,
+            turn = self.running.turn(suspect) => turn,
+        };
         loop {
             let mut pass = tokio::select! {
                 biased;

@@ -59,6 +59,14 @@ impl From<Interrupted> for Verdict {
     }
 }
 
+/// What the ledger says of a message that may go on.
+pub(super) struct Recalled {
+    /// A dead worker's attempt, to be counted.
+    pub(super) left_open: Option<Judgement>,
+    /// Whether a worker died while it was being sent.
+    pub(super) suspect: bool,
+}
+
 /// The ids that are being processed, so that deliveries of one id never run together.
 #[derive(Clone, Default)]
 pub struct Running(Arc<Places>);
@@ -67,6 +75,7 @@ pub struct Running(Arc<Places>);
 struct Places {
     taken: Mutex<HashSet<Key>>,
     left: Notify,
+    suspects: tokio::sync::Mutex<()>,
 }
 
 /// A place among [`Running`], given back when dropped.
@@ -88,6 +97,13 @@ impl Running {
             }
             left.await;
         }
+    }
+}
+
+impl Running {
+    /// Waits until no other suspect is being sent; who is none waits for nobody.
+    pub(super) async fn turn(&self, suspect: bool) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        if suspect { Some(self.0.suspects.lock().await) } else { None }
     }
 }
 
@@ -116,22 +132,23 @@ impl Worker {
         }
     }
 
-    /// Asks the ledger, and takes over what earlier deliveries spent. Some when a dead worker's attempt is to be counted.
-    pub(super) async fn recall(&self, case: &Case<'_>, journey: &mut Journey) -> Result<Option<Judgement>, Verdict> {
+    /// Asks the ledger, and takes over what earlier deliveries spent.
+    pub(super) async fn recall(&self, case: &Case<'_>, journey: &mut Journey) -> Result<Recalled, Verdict> {
         let mut watched: Option<(Timestamp, Instant)> = None;
         loop {
             let entry = self.look(case).await?;
+            let suspect = entry.is_some_and(|entry| entry.open_intents > 0);
             let latest = entry.as_ref().map(|entry| entry.at);
             watched = watched.filter(|(at, _)| Some(*at) == latest).or(latest.map(|at| (at, Instant::now())));
             let watched = watched.map(|(_, since)| since.elapsed()).unwrap_or_default();
             match judge(entry.as_ref(), &self.asked(case, journey, watched)) {
                 Known::Fresh(attempts) => {
                     journey.attempts = attempts;
-                    return Ok(None);
+                    return Ok(Recalled { left_open: None, suspect });
                 }
                 Known::Afresh => {
                     self.forget(case).await?;
-                    return Ok(None);
+                    return Ok(Recalled { left_open: None, suspect });
                 }
                 Known::Created => return Err(Verdict::AckKnown),
                 Known::Conflict => return Err(dead_letter(Kind::IdConflict, ID_CONFLICT)),
@@ -146,14 +163,14 @@ impl Worker {
                 Known::LeftOpen(attempts) => {
                     // Counted by whoever spends it.
                     journey.attempts = attempts.saturating_sub(1);
-                    return Ok(Some(left_open()));
+                    return Ok(Recalled { left_open: Some(left_open()), suspect });
                 }
                 Known::PossiblyCreated(attempts) => {
                     (journey.attempts, journey.possibly_created) = (attempts, true);
                     if self.rules.on_unknown == OnUnknown::DeadLetter {
                         return Err(dead_letter(Kind::Unknown, POSSIBLY_CREATED));
                     }
-                    return Ok(None);
+                    return Ok(Recalled { left_open: None, suspect });
                 }
             }
         }
