@@ -24,7 +24,7 @@ pub enum Known {
     Wait(Duration),
     /// A worker died between sending and recording; so many attempts are spent, that one included.
     LeftOpen(u32),
-    /// So many intents were left open that the message is taken to crash the worker.
+    /// So many intents were left open that the message is taken to crash the worker; so many attempts are spent.
     Poison(u32),
     /// An earlier attempt may have made the task.
     PossiblyCreated(u32),
@@ -77,12 +77,12 @@ pub fn judge(entry: Option<&Entry>, asked: &Asked) -> Known {
     }
     // An intent that the headers count already was found open by an earlier delivery.
     let uncounted = open && entry.attempts > asked.attempts;
-    if entry.open_intents >= POISON {
-        return Known::Poison(entry.open_intents);
-    }
     // What an earlier delivery of this very message spent; another message with the same id starts afresh.
     let same = asked.redelivered || asked.copy;
     let spent = if same || uncounted { entry.attempts.max(asked.attempts) } else { asked.attempts };
+    if entry.open_intents >= POISON {
+        return Known::Poison(spent);
+    }
     match (uncounted, open || entry.possibly_created) {
         (true, _) => Known::LeftOpen(spent),
         (false, true) => Known::PossiblyCreated(spent),
@@ -129,7 +129,7 @@ mod tests {
         let (earlier, later) = (Timestamp::UNIX_EPOCH - jiff::SignedDuration::from_secs(1), Timestamp::UNIX_EPOCH);
         let other = |attempts| Asked { digest: Digest::of(b"other"), ..asked(attempts) };
         let early = |attempts| Asked { now: Timestamp::UNIX_EPOCH, ..asked(attempts) };
-        let poison = Entry { open_intents: POISON, ..entry(State::Open, 5) };
+        let poison = Entry { open_intents: POISON, ..entry(State::Open, 7) };
         for (entry, asked, known) in [
             (None, asked(2), Known::Fresh(2)),
             (Some(entry(State::Created, 1)), asked(0), Known::Created),
@@ -153,7 +153,7 @@ mod tests {
             (Some(entry(State::Open, 3)), redelivered(1), Known::LeftOpen(3)),
             (Some(entry(State::Open, 1)), replay(0), Known::Afresh),
             (Some(entry(State::Open, 2)), asked(2), Known::PossiblyCreated(2)),
-            (Some(poison), asked(4), Known::Poison(POISON)),
+            (Some(poison), asked(4), Known::Poison(7)),
             (Some(poison), replay(0), Known::Afresh),
         ] {
             assert_eq!(judge(entry.as_ref(), &asked), known, "{entry:?} {asked:?}");

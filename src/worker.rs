@@ -35,7 +35,7 @@ use crate::task;
 use crate::verdict::Verdict;
 use crate::worker::attempt::Sent;
 pub use crate::worker::recall::Running;
-use crate::worker::recall::{Alone, Case};
+use crate::worker::recall::{Alone, Case, Recalled};
 
 /// How messages are processed.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +84,9 @@ struct Round {
     pauses: Pauses,
     /// Attempts that the message arrived with.
     arrived_with: u32,
+    /// Whether a worker died while it was being sent: such ones are sent one at a time, so that no innocent is found
+    /// beside the one that kills workers each time.
+    suspect: bool,
 }
 
 impl Worker {
@@ -145,21 +148,28 @@ impl Worker {
             Ok(alone) => alone,
             Err(verdict) => return (verdict, None),
         };
-        let verdict = match self.prepare(case, journey).await {
-            Ok((body, round)) => self.send_until_decided(case, journey, body, round).await,
-            Err(verdict) => verdict,
+        let verdict = loop {
+            match self.prepare(case, journey).await {
+                Ok((body, round)) => {
+                    if let Some(verdict) = self.send_until_decided(case, journey, body, round).await {
+                        break verdict;
+                    }
+                }
+                Err(verdict) => break verdict,
+            }
         };
         (verdict, alone)
     }
 
     /// Known?, decode and map: the body to send, or the verdict that they already lead to.
     async fn prepare(&self, case: &Case<'_>, journey: &mut Journey) -> Result<(Bytes, Round), Verdict> {
-        let left_open = self.recall(case, journey).await?;
+        let Recalled { left_open, suspect } = self.recall(case, journey).await?;
         let body = self.body(case.message).map_err(Verdict::DeadLetter)?;
         let mut round = Round {
             posts: self.schedule.posts_in_round(journey.attempts, journey.round),
             pauses: self.schedule.pauses(),
             arrived_with: journey.attempts,
+            suspect,
         };
         if let Some(judgement) = left_open {
             journey.spend(Attempt::new(self.clock.now(), &judgement, Duration::ZERO), self.clock.now(), true);
@@ -171,20 +181,22 @@ impl Worker {
         Ok((body, round))
     }
 
+    /// None when the ledger has learnt something of the message meanwhile, which has to be looked at first.
     async fn send_until_decided(
         &self,
         case: &Case<'_>,
         journey: &mut Journey,
         body: Bytes,
         mut round: Round,
-    ) -> Verdict {
+    ) -> Option<Verdict> {
         loop {
             if let Err(failure) = self.may_try(case.message, journey) {
-                return Verdict::DeadLetter(failure);
+                return Some(Verdict::DeadLetter(failure));
             }
-            let sent = match self.send(case, &body, journey.attempts).await {
-                Sent::Held => return Verdict::Park,
-                Sent::Stopped => return self.cut_short(journey, &round),
+            let sent = match self.send(case, &body, journey, round.suspect).await {
+                Sent::Held => return Some(Verdict::Park),
+                Sent::Stopped => return Some(self.cut_short(journey, &round)),
+                Sent::Overtaken => return None,
                 Sent::Judged(sent) => sent,
             };
             if !sent.counts {
@@ -194,7 +206,7 @@ impl Worker {
             let unknown = sent.judgement.outcome == Outcome::Unknown;
             journey.spend(Attempt::new(sent.at, &sent.judgement, sent.duration), sent.at, unknown);
             if let Some(verdict) = self.decide(&sent.judgement, journey, &mut round).await {
-                return verdict;
+                return Some(verdict);
             }
         }
     }

@@ -5,12 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::Worker;
 use super::recall::{Case, Interrupted};
 use crate::crm::classify::{Judgement, Outcome, classify, quota_reset, token_accepted};
 use crate::gate::{Held, NoSlot, Slot};
+use crate::journey::Journey;
 use crate::ledger::Closing;
 
 /// What one try to send came to.
@@ -21,6 +22,8 @@ pub(super) enum Sent {
     Held,
     /// The worker is stopping.
     Stopped,
+    /// The ledger has learnt something of the message since it was asked.
+    Overtaken,
 }
 
 /// An attempt and what it cost.
@@ -34,7 +37,14 @@ pub(super) struct Attempted {
 
 impl Worker {
     /// Waits for the gate, records the intent, waits for a slot, and sends one request.
-    pub(super) async fn send(&self, case: &Case<'_>, body: &Bytes, attempts: u32) -> Sent {
+    pub(super) async fn send(&self, case: &Case<'_>, body: &Bytes, journey: &Journey, suspect: bool) -> Sent {
+        let attempts = journey.attempts;
+        let _turn = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Sent::Stopped,
+            () = sleep_until(case.until) => return Sent::Held,
+            turn = self.running.turn(suspect) => turn,
+        };
         loop {
             let mut pass = tokio::select! {
                 biased;
@@ -44,6 +54,12 @@ impl Worker {
                 },
                 () = self.stop.cancelled() => return Sent::Stopped,
             };
+            match self.overtaken(case, journey).await {
+                Ok(false) => {}
+                Ok(true) => return Sent::Overtaken,
+                Err(Interrupted::Held) => return Sent::Held,
+                Err(Interrupted::Stopped) => return Sent::Stopped,
+            }
             // Not to be interrupted: an intent that nobody knows of could not be withdrawn.
             match self.intend(case, attempts + 1).await {
                 Ok(()) => {}

@@ -1,6 +1,7 @@
 //! The ledger's part in processing: what is known of a message, its intents and their outcomes.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,11 +32,13 @@ pub(super) struct Case<'a> {
     digest: Digest,
     /// Until when it may be held.
     pub(super) until: Instant,
+    /// Whether the latest record of this delivery failed: what the ledger has may be its own, half told.
+    untold: AtomicBool,
 }
 
 impl<'a> Case<'a> {
     pub(super) fn new(message: &'a Message, key: Option<Key>, until: Instant) -> Self {
-        Self { message, key, digest: Digest::of(&message.body), until }
+        Self { message, key, digest: Digest::of(&message.body), until, untold: AtomicBool::new(false) }
     }
 }
 
@@ -56,6 +59,14 @@ impl From<Interrupted> for Verdict {
     }
 }
 
+/// What the ledger says of a message that may go on.
+pub(super) struct Recalled {
+    /// A dead worker's attempt, to be counted.
+    pub(super) left_open: Option<Judgement>,
+    /// Whether a worker died while it was being sent.
+    pub(super) suspect: bool,
+}
+
 /// The ids that are being processed, so that deliveries of one id never run together.
 #[derive(Clone, Default)]
 pub struct Running(Arc<Places>);
@@ -64,6 +75,7 @@ pub struct Running(Arc<Places>);
 struct Places {
     taken: Mutex<HashSet<Key>>,
     left: Notify,
+    suspects: tokio::sync::Mutex<()>,
 }
 
 /// A place among [`Running`], given back when dropped.
@@ -85,6 +97,13 @@ impl Running {
             }
             left.await;
         }
+    }
+}
+
+impl Running {
+    /// Waits until no other suspect is being sent; who is none waits for nobody.
+    pub(super) async fn turn(&self, suspect: bool) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        if suspect { Some(self.0.suspects.lock().await) } else { None }
     }
 }
 
@@ -113,37 +132,28 @@ impl Worker {
         }
     }
 
-    /// Asks the ledger, and takes over what earlier deliveries spent. Some when a dead worker's attempt is to be counted.
-    pub(super) async fn recall(&self, case: &Case<'_>, journey: &mut Journey) -> Result<Option<Judgement>, Verdict> {
+    /// Asks the ledger, and takes over what earlier deliveries spent.
+    pub(super) async fn recall(&self, case: &Case<'_>, journey: &mut Journey) -> Result<Recalled, Verdict> {
         let mut watched: Option<(Timestamp, Instant)> = None;
         loop {
             let entry = self.look(case).await?;
+            let suspect = entry.is_some_and(|entry| entry.open_intents > 0);
             let latest = entry.as_ref().map(|entry| entry.at);
             watched = watched.filter(|(at, _)| Some(*at) == latest).or(latest.map(|at| (at, Instant::now())));
-            let asked = Asked {
-                digest: case.digest,
-                attempts: journey.attempts,
-                replay: case.message.header(SCHEMA).is_some(),
-                failed_at: case.message.header(FAILED_AT).and_then(string).and_then(|at| at.parse().ok()),
-                redelivered: case.message.redelivered,
-                copy: case.message.header(ATTEMPTS).is_some(),
-                now: self.clock.now(),
-                watched: watched.map(|(_, since)| since.elapsed()).unwrap_or_default(),
-                patience: self.rules.patience,
-            };
-            match judge(entry.as_ref(), &asked) {
+            let watched = watched.map(|(_, since)| since.elapsed()).unwrap_or_default();
+            match judge(entry.as_ref(), &self.asked(case, journey, watched)) {
                 Known::Fresh(attempts) => {
                     journey.attempts = attempts;
-                    return Ok(None);
+                    return Ok(Recalled { left_open: None, suspect });
                 }
                 Known::Afresh => {
                     self.forget(case).await?;
-                    return Ok(None);
+                    return Ok(Recalled { left_open: None, suspect });
                 }
                 Known::Created => return Err(Verdict::AckKnown),
                 Known::Conflict => return Err(dead_letter(Kind::IdConflict, ID_CONFLICT)),
-                Known::Poison(_) => {
-                    journey.possibly_created = true;
+                Known::Poison(attempts) => {
+                    (journey.attempts, journey.possibly_created) = (attempts, true);
                     return Err(dead_letter(Kind::Poison, POISON));
                 }
                 Known::Wait(wait) => tokio::select! {
@@ -154,20 +164,48 @@ impl Worker {
                 Known::LeftOpen(attempts) => {
                     // Counted by whoever spends it.
                     journey.attempts = attempts.saturating_sub(1);
-                    return Ok(Some(left_open()));
+                    return Ok(Recalled { left_open: Some(left_open()), suspect });
                 }
                 Known::PossiblyCreated(attempts) => {
                     (journey.attempts, journey.possibly_created) = (attempts, true);
                     if self.rules.on_unknown == OnUnknown::DeadLetter {
                         return Err(dead_letter(Kind::Unknown, POSSIBLY_CREATED));
                     }
-                    return Ok(None);
+                    return Ok(Recalled { left_open: None, suspect });
                 }
             }
         }
     }
 
-    async fn look(&self, case: &Case<'_>) -> Result<Option<Entry>, Verdict> {
+    /// Whether the ledger says something else than when it was asked first: a worker that is cut off from the broker does
+    /// not know that another one was given its messages, which may be done by the time that the gate lets them through.
+    pub(super) async fn overtaken(&self, case: &Case<'_>, journey: &Journey) -> Result<bool, Interrupted> {
+        if case.untold.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let entry = self.look(case).await?;
+        Ok(match judge(entry.as_ref(), &self.asked(case, journey, Duration::ZERO)) {
+            Known::Fresh(_) | Known::Afresh => false,
+            Known::PossiblyCreated(_) => !journey.possibly_created,
+            Known::Created | Known::Conflict | Known::Wait(_) | Known::LeftOpen(_) | Known::Poison(_) => true,
+        })
+    }
+
+    fn asked(&self, case: &Case<'_>, journey: &Journey, watched: Duration) -> Asked {
+        Asked {
+            digest: case.digest,
+            attempts: journey.attempts,
+            replay: case.message.header(SCHEMA).is_some(),
+            failed_at: case.message.header(FAILED_AT).and_then(string).and_then(|at| at.parse().ok()),
+            redelivered: case.message.redelivered,
+            copy: case.message.header(ATTEMPTS).is_some(),
+            now: self.clock.now(),
+            watched,
+            patience: self.rules.patience,
+        }
+    }
+
+    async fn look(&self, case: &Case<'_>) -> Result<Option<Entry>, Interrupted> {
         let Some(key) = &case.key else {
             return Ok(None);
         };
@@ -228,10 +266,14 @@ impl Worker {
         let recorded = self.ledger.record(key, case.digest, record, self.clock.now()).await;
         match &recorded {
             Ok(()) => {
+                case.untold.store(false, Ordering::Relaxed);
                 self.gate.ledger_works(true);
                 self.events.ledger_entries(self.ledger.len());
             }
-            Err(error) => self.ledger_failed(error),
+            Err(error) => {
+                case.untold.store(true, Ordering::Relaxed);
+                self.ledger_failed(error);
+            }
         }
         recorded
     }

@@ -2,10 +2,12 @@
 #![cfg(test)]
 
 mod bad_input;
+mod broker_faults;
 mod brokers;
 mod commands;
 mod deploy;
 mod docs;
+mod guarantees;
 mod ledger;
 mod outages;
 mod path;

@@ -4,6 +4,7 @@ pub(crate) mod amqp;
 pub(crate) mod broker;
 pub(crate) mod http;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod rig;
 

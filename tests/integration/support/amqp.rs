@@ -48,6 +48,16 @@ impl Amqp {
         delivery
     }
 
+    /// Takes every message that is ready on a queue.
+    pub(crate) async fn take_all(&self, queue: &str) -> Vec<Delivery> {
+        let mut taken = Vec::new();
+        while let Some(delivery) = self.try_take(queue).await {
+            delivery.ack(BasicAckOptions::default()).await.expect("acked");
+            taken.push(delivery);
+        }
+        taken
+    }
+
     async fn try_take(&self, queue: &str) -> Option<Delivery> {
         let got = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await;
         got.expect("a queue").map(|got| got.delivery)
@@ -80,6 +90,11 @@ impl Amqp {
 /// A header of a delivery.
 pub(crate) fn header(delivery: &Delivery, name: &str) -> Option<AMQPValue> {
     delivery.properties.headers().as_ref()?.inner().get(name).cloned()
+}
+
+/// The message id of a delivery.
+pub(crate) fn id(delivery: &Delivery) -> String {
+    delivery.properties.message_id().as_ref().expect("an id").to_string()
 }
 
 /// A text header of a delivery; empty where there is none.

@@ -13,6 +13,7 @@ mod node;
 mod reaper;
 
 use std::net::TcpListener;
+use std::ops::Deref;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -110,6 +111,21 @@ impl Broker {
         self.control("unpause").await
     }
 
+    /// The one broker of this process where that is its own, else a new one: [`Broker::ctl`] works on it. Whoever is given
+    /// it may do what touches its own queues, users and virtual hosts only.
+    pub(crate) async fn operated() -> Result<Operated, String> {
+        let shared = Self::shared().await;
+        if shared.owned.is_some() { Ok(Operated::Shared(shared)) } else { Ok(Operated::Own(Self::own().await?)) }
+    }
+
+    /// What an operator does with `rabbitmqctl`; `arguments` are a shell's.
+    pub(crate) async fn ctl(&self, arguments: &str) -> Result<(), String> {
+        let Some(owned) = &self.owned else {
+            return Err("cannot operate a broker that was given by its address".to_owned());
+        };
+        shell(&format!("{} rabbitmqctl --quiet {arguments}", (owned.control)("exec", &owned.name)), CONTROL).await
+    }
+
     /// Leaves it running when this process ends; returns the command that removes it, none where it is not ours.
     pub(crate) fn keep(self) -> Option<String> {
         self.owned.map(|owned| owned.reaper.keep())
@@ -120,6 +136,23 @@ impl Broker {
             return Err(format!("cannot {action} a broker that was given by its address"));
         };
         shell(&(owned.control)(action, &owned.name), CONTROL).await
+    }
+}
+
+/// See [`Broker::operated`].
+pub(crate) enum Operated {
+    Shared(&'static Broker),
+    Own(Broker),
+}
+
+impl Deref for Operated {
+    type Target = Broker;
+
+    fn deref(&self) -> &Broker {
+        match self {
+            Self::Shared(broker) => broker,
+            Self::Own(broker) => broker,
+        }
     }
 }
 

@@ -76,6 +76,12 @@ impl Process {
         }
     }
 
+    /// Ends it as a crash would.
+    pub(crate) async fn kill(mut self) {
+        self.signal("KILL").await;
+        self.ended().await;
+    }
+
     /// Stops it in good order.
     pub(crate) async fn stop(mut self) -> Vec<String> {
         self.signal("TERM").await;

@@ -1,8 +1,11 @@
 //! Broker, sandbox and worker of one test, with queues of its own names.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use serde_json::{Value, json};
@@ -76,6 +79,14 @@ impl Crm {
         let tasks = http::json(&format!("{}/sandbox/tasks", self.url)).await;
         let tasks = tasks.as_array().expect("an array").iter();
         tasks.map(|task| task["payload"]["fields"].clone()).collect()
+    }
+
+    /// The names of the tasks that were created, sorted; one created twice is there twice.
+    pub(crate) async fn names(&self) -> Vec<String> {
+        let tasks = self.tasks().await;
+        let mut names: Vec<String> = tasks.iter().map(|task| task["name"].as_str().expect("text").to_owned()).collect();
+        names.sort_unstable();
+        names
     }
 
     /// Waits for so many tasks.
@@ -158,6 +169,13 @@ impl Rig {
         self.publish_with(body, properties(id)).await;
     }
 
+    /// Publishes so many tasks, whose names are their ids: `PREFIX-0` and so on.
+    pub(crate) async fn publish_many(&self, prefix: &str, count: usize) -> BTreeSet<String> {
+        let ids: BTreeSet<String> = (0..count).map(|n| format!("{prefix}-{n}")).collect();
+        join_all(ids.iter().map(async |id| self.publish(id, &task(id)).await)).await;
+        ids
+    }
+
     pub(crate) async fn publish_with(&self, body: &[u8], properties: BasicProperties) {
         self.amqp.publish(&self.queue, body, properties).await;
     }
@@ -172,6 +190,15 @@ impl Rig {
         for queue in self.queues() {
             assert_eq!(self.amqp.count(&queue).await.unwrap_or(0), 0, "{queue}");
         }
+    }
+
+    /// How many messages are ready on the work queue, and on the retry queues until they come back.
+    pub(crate) async fn waiting(&self) -> u32 {
+        let mut waiting = 0;
+        for queue in self.queues().iter().filter(|queue| **queue != self.dead_letter_queue()) {
+            waiting += self.amqp.count(queue).await.unwrap_or(0);
+        }
+        waiting
     }
 
     fn queues(&self) -> Vec<String> {
@@ -217,11 +244,67 @@ impl Worker {
         eventually(&what, || async { (self.metric(name).await >= value).then_some(()) }).await;
     }
 
+    /// Waits until it is not ready for a reason that contains `part`; the whole reason.
+    pub(crate) async fn unready_for(&self, part: &str) -> String {
+        let url = format!("{}/readyz", self.admin);
+        eventually(&format!("not ready for {part}"), || async {
+            let (status, reason) = http::get(&url).await?;
+            (status == 503 && reason.contains(part)).then_some(reason)
+        })
+        .await
+    }
+
+    /// Waits until a line that it said contains `part`.
+    pub(crate) async fn says(&self, part: &str) {
+        let said = || async { self.process.lines().iter().any(|line| line.contains(part)).then_some(()) };
+        eventually(&format!("it says {part}"), said).await;
+    }
+
     /// What it logged as settled, by message id.
     pub(crate) fn settled(&self) -> Vec<Value> {
         let lines = self.process.lines();
         let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         events.filter(|event| event["message"] == "settled").collect()
+    }
+}
+
+/// The metric of the settled messages with an outcome.
+pub(crate) fn settled(outcome: &str) -> String {
+    settled_as(outcome, "")
+}
+
+/// The metric of the messages dead-lettered for a reason.
+pub(crate) fn dead_lettered(kind: &str) -> String {
+    settled_as("dead_lettered", kind)
+}
+
+fn settled_as(outcome: &str, kind: &str) -> String {
+    format!("wtw_settled_messages_total{{outcome=\"{outcome}\",kind=\"{kind}\"}}")
+}
+
+/// A file for a ledger, in a folder that is gone when dropped.
+pub(crate) struct LedgerFile(PathBuf);
+
+impl LedgerFile {
+    pub(crate) fn new() -> Self {
+        let folder = std::env::temp_dir().join(unique("wolkvox-task-worker-ledger"));
+        std::fs::create_dir(&folder).expect("a folder");
+        Self(folder)
+    }
+
+    /// For `ledger.url`.
+    pub(crate) fn url(&self) -> String {
+        format!("file:{}", self.0.join("ledger.redb").display())
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for LedgerFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A private RabbitMQ node, with everything it has in one folder and every port on loopback.
 # Usage: node.sh create FOLDER SERVER AMQP_PORT MANAGEMENT_PORT DISTRIBUTION_PORT EPMD_PORT
+#        node.sh exec FOLDER PROGRAM ARGUMENT...
 #        node.sh start|stop|kill|pause|unpause|remove FOLDER
 set -euo pipefail
 
@@ -66,6 +67,11 @@ case $action in
         settings
         # shellcheck disable=SC2016 # expanded by the inner shell
         setsid sh -c 'echo $$ >group; "$1" </dev/null >>output 2>&1 &' sh "$server"
+        ;;
+    exec)
+        settings
+        shift 2
+        PATH=$(dirname "$server"):$PATH exec "$@"
         ;;
     stop)
         signal TERM || true

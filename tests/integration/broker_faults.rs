@@ -1,0 +1,202 @@
+//! Faults of the broker, and what its operators do to it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::net::TcpListener;
+use wolkvox_task_worker::sandbox::Options;
+
+use crate::support::amqp::{Amqp, id};
+use crate::support::broker::{Broker, free_port, unique};
+use crate::support::eventually;
+use crate::support::rig::{Crm, LedgerFile, Rig, dead_lettered, settled, task};
+
+const IN_FLIGHT: &str = "wtw_messages_in_flight";
+const PUBLISH_FAILURES: &str = "wtw_publish_failures_total";
+
+async fn ctl(broker: &Broker, arguments: &str) {
+    broker.ctl(arguments).await.expect("done");
+}
+
+#[tokio::test]
+async fn a_broker_restarted_under_load_loses_nothing_and_nothing_is_made_twice() {
+    let broker = Broker::own().await.expect("a broker");
+    let options = Options { latency: Duration::from_millis(10), ..Crm::options() };
+    let mut rig = Rig::with("faults.restart", &broker.url, options).await;
+    let file = LedgerFile::new();
+    let worker = rig.worker(&[("WTW_LEDGER_URL", &file.url())]).await;
+    let published = rig.publish_many("restart", 200).await;
+    eventually("some are made", || async { (rig.crm.stats().await["created"].as_u64() >= Some(20)).then_some(()) })
+        .await;
+    broker.stop().await.expect("stopped");
+    broker.restart().await.expect("started again");
+    rig.amqp = Amqp::connect(&broker.url).await;
+    eventually("all are made", || async {
+        (rig.crm.stats().await["distinct_created"].as_u64() == Some(200)).then_some(())
+    })
+    .await;
+    eventually("all at rest", || async {
+        (worker.metric(IN_FLIGHT).await == 0.0 && rig.waiting().await == 0).then_some(())
+    })
+    .await;
+    worker.process.stop().await;
+    assert_eq!(rig.crm.names().await, Vec::from_iter(published), "one task each");
+    rig.queues_are_empty().await;
+}
+
+#[tokio::test]
+async fn while_the_broker_is_blocked_copies_are_held_and_nothing_else() {
+    let broker = Broker::own().await.expect("a broker");
+    let rig = Rig::with("faults.blocked", &broker.url, Crm::options()).await;
+    rig.crm
+        .faults(json!([
+            { "action": "api:412:NOT THIS ONE", "name_contains": "dead" },
+            { "action": "status:503", "name_contains": "retry", "times": 1 },
+            { "action": "delay:12s", "name_contains": "late" },
+        ]))
+        .await;
+    let worker = rig.worker(&[("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1")]).await;
+    // The copies' connection is there before the alarm, as in a worker that has run for long.
+    rig.publish("dead-0", &task("dead-0")).await;
+    worker.reaches(&dead_lettered("rejected"), 1.0).await;
+    worker.process.signal("STOP").await;
+    for name in ["dead-1", "dead-2", "retry", "made", "late"] {
+        rig.publish(name, &task(name)).await;
+    }
+    ctl(&broker, "set_vm_memory_high_watermark absolute 1MB").await;
+    worker.process.signal("CONT").await;
+    worker.says("the broker has blocked publishing").await;
+    // Later than any confirm is waited for where nothing is blocked.
+    worker.reaches(&settled("created"), 2.0).await;
+    assert_eq!(worker.metric(IN_FLIGHT).await, 3.0, "neither lost nor acked");
+    assert_eq!(worker.metric(&settled("retried")).await, 0.0);
+    assert_eq!(worker.metric(&dead_lettered("rejected")).await, 1.0);
+    ctl(&broker, "set_vm_memory_high_watermark 0.6").await;
+    worker.reaches(&dead_lettered("rejected"), 3.0).await;
+    worker.reaches(&settled("created"), 3.0).await;
+    worker.process.stop().await;
+    assert_eq!(rig.crm.names().await, ["late", "made", "retry"], "one task each");
+    let amqp = Amqp::connect(&broker.url).await;
+    let letters = amqp.take_all(&rig.dead_letter_queue()).await;
+    let mut letters: Vec<String> = letters.iter().map(id).collect();
+    letters.sort_unstable();
+    assert_eq!(letters, ["dead-0", "dead-1", "dead-2"], "none twice");
+}
+
+#[tokio::test]
+async fn a_full_dead_letter_queue_keeps_its_messages_unsettled_until_there_is_room() {
+    let broker = Broker::operated().await.expect("a broker");
+    let rig = Rig::with("faults.full", &broker.url, Crm::options()).await;
+    let dead = rig.dead_letter_queue();
+    let policy = unique("full");
+    let definition = r#"{"max-length":1,"overflow":"reject-publish"}"#;
+    ctl(&broker, &format!("set_policy --apply-to queues {policy} '^{}$' '{definition}'", dead.replace('.', "\\.")))
+        .await;
+    let worker = rig.worker(&[]).await;
+    let published: BTreeSet<String> = (0..8).map(|n| format!("m-{n}")).collect();
+    for id in &published {
+        rig.publish(id, b"no task").await;
+    }
+    // Refused more than once each: they are tried again and again.
+    worker.reaches(PUBLISH_FAILURES, 20.0).await;
+    let (settled, unsettled) = (worker.metric(&dead_lettered("invalid_message")).await, worker.metric(IN_FLIGHT).await);
+    assert!(unsettled > 0.0, "some are refused");
+    assert!(settled + unsettled >= 8.0, "{settled} + {unsettled}");
+    rig.publish("fine", &task("fine")).await;
+    rig.crm.created(1).await;
+    ctl(&broker, &format!("clear_policy {policy}")).await;
+    worker.reaches(&dead_lettered("invalid_message"), 8.0).await;
+    worker.process.stop().await;
+    let letters: Vec<String> = rig.amqp.take_all(&dead).await.iter().map(id).collect();
+    assert_eq!(letters.len(), 8, "{letters:?}");
+    assert_eq!(BTreeSet::from_iter(letters), published);
+    rig.queues_are_empty().await;
+}
+
+/// A virtual host of its own on a broker: its address.
+async fn virtual_host(broker: &Broker, name: &str) -> String {
+    ctl(broker, &format!("add_vhost {name}")).await;
+    ctl(broker, &format!("set_permissions -p {name} guest '.*' '.*' '.*'")).await;
+    broker.url.replace("%2f", name)
+}
+
+#[tokio::test]
+async fn connections_and_channels_that_an_operator_ends_lose_nothing() {
+    let broker = Broker::operated().await.expect("a broker");
+    let name = unique("faults");
+    let url = virtual_host(&broker, &name).await;
+    let options = Options { latency: Duration::from_millis(40), ..Crm::options() };
+    let mut rig = Rig::with("faults.closed", &url, options).await;
+    rig.crm
+        .faults(json!([
+            { "action": "api:412:NOT THIS ONE", "name_contains": "5" },
+            { "action": "status:503", "name_contains": "7", "probability": 0.3 },
+        ]))
+        .await;
+    let worker = rig.worker(&[("WTW_GATE_FAILURES", "1000")]).await;
+    let published = rig.publish_many("closed", 150).await;
+    let kill_channels = format!(
+        "eval 'lists:foreach(fun(P) -> case rabbit_channel:info(P, [vhost]) of [{{vhost, <<\"{name}\">>}}] -> \
+         exit(P, kill); _ -> ok end end, rabbit_channel:list_local()).'"
+    );
+    let close_connections = format!("close_all_connections --vhost {name} maintenance");
+    for (lost, action) in [(1.0, &close_connections), (2.0, &kill_channels)] {
+        ctl(&broker, action).await;
+        worker.reaches("wtw_broker_connections_lost_total", lost).await;
+        worker.ready().await;
+    }
+    rig.amqp = Amqp::connect(&url).await;
+    eventually("all at rest", || async {
+        (worker.metric(IN_FLIGHT).await == 0.0 && rig.waiting().await == 0).then_some(())
+    })
+    .await;
+    worker.process.stop().await;
+    let (dead, made): (BTreeSet<String>, BTreeSet<String>) = published.into_iter().partition(|id| id.contains('5'));
+    assert_eq!(rig.crm.names().await, Vec::from_iter(made), "one task each");
+    let letters: BTreeSet<String> = rig.amqp.take_all(&rig.dead_letter_queue()).await.iter().map(id).collect();
+    assert_eq!(letters, dead);
+    drop(rig);
+    ctl(&broker, &format!("delete_vhost {name}")).await;
+}
+
+#[tokio::test]
+async fn nodes_that_are_dead_or_silent_are_passed_over() {
+    let rig = Rig::new("faults.nodes").await;
+    // Connections are made by the system, and nobody ever answers.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let silent = listener.local_addr().expect("an address");
+    let dead = free_port().expect("a port");
+    let urls = format!("amqp://127.0.0.1:{dead}/%2f,amqp://{silent}/%2f,{}", Broker::shared().await.url);
+    let worker = rig.unready_worker(&[("WTW_BROKER_URLS", &urls)]);
+    worker.unready_for("not connected to the broker").await;
+    worker.says(&format!("connect to amqp://127.0.0.1:{dead}")).await;
+    worker.says("no answer within 10 s").await;
+    worker.ready().await;
+    rig.publish("m-1", &task("third")).await;
+    worker.reaches(&settled("created"), 1.0).await;
+    rig.publish("m-2", b"no task").await;
+    worker.reaches(&dead_lettered("invalid_message"), 1.0).await;
+}
+
+#[tokio::test]
+async fn a_password_that_comes_right_later_is_used_and_never_told() {
+    let broker = Broker::operated().await.expect("a broker");
+    let rig = Rig::with("faults.password", &broker.url, Crm::options()).await;
+    let user = unique("user");
+    ctl(&broker, &format!("add_user {user} outdated")).await;
+    ctl(&broker, &format!("set_permissions {user} '.*' '.*' '.*'")).await;
+    let url = broker.url.replace("guest:guest", &format!("{user}:s3cret-enough"));
+    let worker = rig.unready_worker(&[("WTW_BROKER_URLS", &url)]);
+    let reason = worker.unready_for("ACCESS_REFUSED").await;
+    assert!(!reason.contains("s3cret"), "{reason}");
+    ctl(&broker, &format!("change_password {user} s3cret-enough")).await;
+    worker.ready().await;
+    rig.publish("m-1", &task("rotated")).await;
+    rig.publish("m-2", b"no task").await;
+    worker.reaches(&settled("created"), 1.0).await;
+    worker.reaches(&dead_lettered("invalid_message"), 1.0).await;
+    let said = worker.process.stop().await;
+    assert!(!said.iter().any(|line| line.contains("s3cret")), "{}", said.join("\n"));
+    ctl(&broker, &format!("delete_user {user}")).await;
+}
