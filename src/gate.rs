@@ -69,6 +69,15 @@ impl Closed {
     }
 }
 
+/// What was done with the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// It was asked.
+    Read,
+    /// It was told.
+    Write,
+}
+
 /// The message waited as long as it may be held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held;
@@ -106,8 +115,8 @@ struct State {
     probe_slot: Option<oneshot::Sender<Slot>>,
     /// The earliest moment for another request, by `crm.requests_per_second`.
     next_request: Option<Instant>,
-    /// Whether the ledger is out of order: without an intent no request leaves.
-    ledger_down: bool,
+    /// What the ledger fails at: without an intent no request leaves.
+    ledger_down: Option<Access>,
     told: Option<Closed>,
     planned: Option<Instant>,
 }
@@ -132,7 +141,7 @@ pub struct Slot {
 impl State {
     fn closed(&self, now: Instant) -> Option<Closed> {
         match self.breaker.cause() {
-            _ if self.ledger_down => Some(Closed::Ledger),
+            _ if self.ledger_down.is_some() => Some(Closed::Ledger),
             Some(Cause::Outage) => Some(Closed::Outage),
             Some(Cause::Misconfigured) => Some(Closed::Misconfigured),
             None if self.tokens.any_usable(now) => None,
@@ -243,7 +252,7 @@ impl Gate {
                 slotting: VecDeque::new(),
                 probe_slot: None,
                 next_request: None,
-                ledger_down: false,
+                ledger_down: None,
                 told: None,
                 planned: None,
             }),
@@ -313,9 +322,14 @@ impl Gate {
         }
     }
 
-    /// Closes for want of a ledger, or ends that.
-    pub fn ledger_works(self: &Arc<Self>, works: bool) {
-        self.update(|state, _| state.ledger_down = !works);
+    /// Closes for want of a ledger.
+    pub fn ledger_failed(self: &Arc<Self>, access: Access) {
+        self.update(|state, _| state.ledger_down = state.ledger_down.max(Some(access)));
+    }
+
+    /// Ends that. A ledger that can be read may still refuse to be written.
+    pub fn ledger_worked(self: &Arc<Self>, access: Access) {
+        self.update(|state, _| state.ledger_down = state.ledger_down.filter(|down| *down > access));
     }
 
     /// Takes over a new list of tokens.

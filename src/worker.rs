@@ -35,7 +35,7 @@ use crate::task;
 use crate::verdict::Verdict;
 use crate::worker::attempt::Sent;
 pub use crate::worker::recall::Running;
-use crate::worker::recall::{Alone, Case, Recalled};
+use crate::worker::recall::{Case, Recalled};
 
 /// How messages are processed.
 #[derive(Clone, Copy, Debug)]
@@ -110,27 +110,21 @@ impl Worker {
     }
 
     async fn handle(self: Arc<Self>, delivery: Delivery) {
-        let Delivery { message, receipt, lost: _ } = delivery;
+        let Delivery { message, receipt, lost } = delivery;
         let began = Instant::now();
         self.events.taken();
         let (mut journey, ill_typed) = Journey::read(&message);
         if !ill_typed.is_empty() {
             self.events.ill_typed_headers(message.id(), &ill_typed);
         }
-        let case = Case::new(&message, self.identify(&message), began + self.rules.hold);
-        let processed = AssertUnwindSafe(self.process(&case, &mut journey)).catch_unwind().await;
-        let (verdict, alone) = match processed {
-            Ok(done) => done,
-            Err(panic) => {
-                let failure = poison(&*panic);
-                // As after a worker's death, nobody knows what its request came to.
-                journey.possibly_created = true;
-                self.close(&case, Closing::Unknown, journey.attempts).await;
-                (Verdict::DeadLetter(failure), None)
-            }
+        let case = Case::new(&message, self.identify(&message), began + self.rules.hold, lost);
+        // Until it is settled no other delivery of the same id begins: it would not find what this one did.
+        let alone = self.wait_alone(&case).await;
+        let verdict = match &alone {
+            Ok(_) => self.process_guarded(&case, &mut journey).await,
+            Err(verdict) => verdict.clone(),
         };
         let settled = self.settler.settle(receipt, &message, &journey, &verdict).await;
-        // Until here no other delivery of the same id begins: it would not find what this one did.
         drop(alone);
         self.events.settled(&Settled {
             message_id: message.id(),
@@ -142,23 +136,29 @@ impl Worker {
         });
     }
 
-    /// The message's verdict, with the place that keeps other deliveries of its id away until it is settled.
-    async fn process(&self, case: &Case<'_>, journey: &mut Journey) -> (Verdict, Option<Alone>) {
-        let alone = match self.wait_alone(case).await {
-            Ok(alone) => alone,
-            Err(verdict) => return (verdict, None),
+    /// The message's verdict; a panic on the way is one, too.
+    async fn process_guarded(&self, case: &Case<'_>, journey: &mut Journey) -> Verdict {
+        let processed = AssertUnwindSafe(self.process(case, journey)).catch_unwind().await;
+        let failure = match processed {
+            Ok(verdict) => return verdict,
+            Err(panic) => poison(&*panic),
         };
-        let verdict = loop {
-            match self.prepare(case, journey).await {
-                Ok((body, round)) => {
-                    if let Some(verdict) = self.send_until_decided(case, journey, body, round).await {
-                        break verdict;
-                    }
-                }
-                Err(verdict) => break verdict,
+        // As after a worker's death, nobody knows what its request came to.
+        journey.possibly_created = true;
+        self.close(case, Closing::Unknown, journey.attempts).await;
+        Verdict::DeadLetter(failure)
+    }
+
+    async fn process(&self, case: &Case<'_>, journey: &mut Journey) -> Verdict {
+        loop {
+            let (body, round) = match self.prepare(case, journey).await {
+                Ok(prepared) => prepared,
+                Err(verdict) => return verdict,
+            };
+            if let Some(verdict) = self.send_until_decided(case, journey, body, round).await {
+                return verdict;
             }
-        };
-        (verdict, alone)
+        }
     }
 
     /// Known?, decode and map: the body to send, or the verdict that they already lead to.
@@ -174,7 +174,7 @@ impl Worker {
         if let Some(judgement) = left_open {
             journey.spend(Attempt::new(self.clock.now(), &judgement, Duration::ZERO), self.clock.now(), true);
             round.posts += 1;
-            if let Some(verdict) = self.decide(&judgement, journey, &mut round).await {
+            if let Some(verdict) = self.decide(case, &judgement, journey, &mut round).await {
                 return Err(verdict);
             }
         }
@@ -205,7 +205,7 @@ impl Worker {
             round.posts += 1;
             let unknown = sent.judgement.outcome == Outcome::Unknown;
             journey.spend(Attempt::new(sent.at, &sent.judgement, sent.duration), sent.at, unknown);
-            if let Some(verdict) = self.decide(&sent.judgement, journey, &mut round).await {
+            if let Some(verdict) = self.decide(case, &sent.judgement, journey, &mut round).await {
                 return Some(verdict);
             }
         }
@@ -246,17 +246,21 @@ impl Worker {
     }
 
     /// The verdict that a spent attempt leads to; none when another post of this round follows, its wait being over.
-    async fn decide(&self, judgement: &Judgement, journey: &mut Journey, round: &mut Round) -> Option<Verdict> {
+    async fn decide(
+        &self,
+        case: &Case<'_>,
+        judgement: &Judgement,
+        journey: &mut Journey,
+        round: &mut Round,
+    ) -> Option<Verdict> {
         let kind = match judgement.outcome {
             Outcome::Created => return Some(Verdict::Ack),
             Outcome::Unknown => Kind::Unknown,
             Outcome::Unavailable => Kind::Unavailable,
-            Outcome::Rejected
-            | Outcome::Throttled
-            | Outcome::QuotaExhausted
-            | Outcome::Unauthorized
-            | Outcome::Misconfigured => {
-                return Some(dead_letter(Kind::Rejected, judgement));
+            Outcome::Rejected => return Some(dead_letter(Kind::Rejected, judgement)),
+            // No message's fault, and not counted: the gate knows what to do.
+            Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized | Outcome::Misconfigured => {
+                return None;
             }
         };
         if kind == Kind::Unknown && self.rules.on_unknown == OnUnknown::DeadLetter {
@@ -273,7 +277,7 @@ impl Worker {
                 let wait = jittered(round.pauses.next().max(hint), fastrand::f64());
                 tokio::select! {
                     biased;
-                    () = self.stop.cancelled() => Some(self.cut_short(journey, round)),
+                    () = self.interrupted(case) => Some(self.cut_short(journey, round)),
                     () = sleep(wait) => None,
                 }
             }

@@ -5,14 +5,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Worker;
 use super::recall::{Case, Interrupted};
-use crate::crm::classify::{Judgement, Outcome, classify, quota_reset, token_accepted};
+use crate::crm::classify::{Answer, Judgement, Outcome, classify, quota_reset, token_accepted};
 use crate::gate::{Held, NoSlot, Slot};
 use crate::journey::Journey;
 use crate::ledger::Closing;
+
+/// How long the question about a token may take beside the request itself: together they stay within what another worker
+/// waits for, and within the default grace.
+const TOKEN_INFORMATION: Duration = Duration::from_secs(4);
 
 /// What one try to send came to.
 pub(super) enum Sent {
@@ -41,18 +45,18 @@ impl Worker {
         let attempts = journey.attempts;
         let _turn = tokio::select! {
             biased;
-            () = self.stop.cancelled() => return Sent::Stopped,
+            () = self.interrupted(case) => return Sent::Stopped,
             () = sleep_until(case.until) => return Sent::Held,
             turn = self.running.turn(suspect) => turn,
         };
         loop {
             let mut pass = tokio::select! {
                 biased;
+                () = self.interrupted(case) => return Sent::Stopped,
                 pass = self.gate.pass(case.until) => match pass {
                     Ok(pass) => pass,
                     Err(Held) => return Sent::Held,
                 },
-                () = self.stop.cancelled() => return Sent::Stopped,
             };
             match self.overtaken(case, journey).await {
                 Ok(false) => {}
@@ -68,11 +72,11 @@ impl Worker {
             }
             let slot = tokio::select! {
                 biased;
+                () = self.interrupted(case) => Err(Some(Sent::Stopped)),
                 slot = self.gate.slot(&mut pass, case.until) => slot.map_err(|none| match none {
                     NoSlot::Closed => None,
                     NoSlot::Held => Some(Sent::Held),
                 }),
-                () = self.stop.cancelled() => Err(Some(Sent::Stopped)),
             };
             match slot {
                 Ok(slot) => return Sent::Judged(self.attempt(case, slot, body, attempts).await),
@@ -111,12 +115,15 @@ impl Worker {
     async fn ask(&self, token: &SecretString, body: &Bytes) -> Judgement {
         let answer = self.crm.insert(token, body.clone()).await;
         let mut judgement = classify(&answer, self.clock.now());
-        if judgement.ask_token && token_accepted(&self.crm.token_information(token).await) == Some(true) {
-            judgement.outcome = Outcome::Rejected;
-        }
-        if judgement.outcome == Outcome::QuotaExhausted {
-            // Once a trial: where the vendor answers it tells when, else the gate goes by midnight.
-            judgement.retry_after = quota_reset(&self.crm.token_information(token).await);
+        if judgement.ask_token || judgement.outcome == Outcome::QuotaExhausted {
+            let asked = timeout(TOKEN_INFORMATION, self.crm.token_information(token)).await;
+            let answer = asked.unwrap_or_else(|_| Answer::NoAnswer("timed out".to_owned()));
+            if judgement.outcome == Outcome::QuotaExhausted {
+                // Where the vendor does not tell, the gate goes by midnight.
+                judgement.retry_after = quota_reset(&answer);
+            } else if token_accepted(&answer) == Some(true) {
+                judgement.outcome = Outcome::Rejected;
+            }
         }
         judgement.hide(token.expose_secret());
         judgement

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::Worker;
 use crate::broker::Message;
@@ -15,6 +16,7 @@ use crate::config::OnUnknown;
 use crate::crm::classify::{Judgement, Outcome};
 use crate::dead_letter::FAILED_AT;
 use crate::failure::{Failure, Kind, Stage};
+use crate::gate::Access;
 use crate::journey::{ATTEMPTS, Journey, SCHEMA, string};
 use crate::known::{Asked, Known, judge};
 use crate::ledger::{Closing, Digest, Entry, Key, LedgerError, Record};
@@ -32,13 +34,25 @@ pub(super) struct Case<'a> {
     digest: Digest,
     /// Until when it may be held.
     pub(super) until: Instant,
+    /// Cancelled when the broker no longer waits for it.
+    lost: CancellationToken,
     /// Whether the latest record of this delivery failed: what the ledger has may be its own, half told.
     untold: AtomicBool,
+    /// When the record was made that was waited for long enough, should it still be the latest.
+    waited_for: Mutex<Option<Timestamp>>,
 }
 
 impl<'a> Case<'a> {
-    pub(super) fn new(message: &'a Message, key: Option<Key>, until: Instant) -> Self {
-        Self { message, key, digest: Digest::of(&message.body), until, untold: AtomicBool::new(false) }
+    pub(super) fn new(message: &'a Message, key: Option<Key>, until: Instant, lost: CancellationToken) -> Self {
+        Self {
+            message,
+            key,
+            digest: Digest::of(&message.body),
+            until,
+            lost,
+            untold: AtomicBool::new(false),
+            waited_for: Mutex::default(),
+        }
     }
 }
 
@@ -119,6 +133,15 @@ impl Worker {
         Some(Key::new(&self.settler.queue, &self.mapping.operation, message.id()?))
     }
 
+    /// Ends when nothing more is to begin for this delivery: the worker stops, or the broker no longer waits for it and
+    /// delivers the message anew.
+    pub(super) async fn interrupted(&self, case: &Case<'_>) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = case.lost.cancelled() => {}
+        }
+    }
+
     /// Waits until no other delivery of the same id is being processed.
     pub(super) async fn wait_alone(&self, case: &Case<'_>) -> Result<Option<Alone>, Verdict> {
         let Some(key) = &case.key else {
@@ -126,9 +149,9 @@ impl Worker {
         };
         tokio::select! {
             biased;
+            () = self.interrupted(case) => Err(Verdict::Return),
             alone = self.running.enter(key) => Ok(Some(alone)),
             () = sleep_until(case.until) => Err(Verdict::Park),
-            () = self.stop.cancelled() => Err(Verdict::Return),
         }
     }
 
@@ -141,6 +164,7 @@ impl Worker {
             let latest = entry.as_ref().map(|entry| entry.at);
             watched = watched.filter(|(at, _)| Some(*at) == latest).or(latest.map(|at| (at, Instant::now())));
             let watched = watched.map(|(_, since)| since.elapsed()).unwrap_or_default();
+            *case.waited_for.lock().unwrap_or_else(PoisonError::into_inner) = latest;
             match judge(entry.as_ref(), &self.asked(case, journey, watched)) {
                 Known::Fresh(attempts) => {
                     journey.attempts = attempts;
@@ -158,7 +182,7 @@ impl Worker {
                 }
                 Known::Wait(wait) => tokio::select! {
                     biased;
-                    () = self.stop.cancelled() => return Err(Verdict::Return),
+                    () = self.interrupted(case) => return Err(Verdict::Return),
                     () = sleep(wait) => {}
                 },
                 Known::LeftOpen(attempts) => {
@@ -184,7 +208,10 @@ impl Worker {
             return Ok(false);
         }
         let entry = self.look(case).await?;
-        Ok(match judge(entry.as_ref(), &self.asked(case, journey, Duration::ZERO)) {
+        let waited_for = *case.waited_for.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = entry.is_some_and(|entry| Some(entry.at) == waited_for);
+        let watched = if same { self.rules.patience } else { Duration::ZERO };
+        Ok(match judge(entry.as_ref(), &self.asked(case, journey, watched)) {
             Known::Fresh(_) | Known::Afresh => false,
             Known::PossiblyCreated(_) => !journey.possibly_created,
             Known::Created | Known::Conflict | Known::Wait(_) | Known::LeftOpen(_) | Known::Poison(_) => true,
@@ -212,8 +239,11 @@ impl Worker {
         let mut pauses = Pauses::new(LEDGER.0, LEDGER.1);
         loop {
             match self.ledger.look(key).await {
-                Ok(entry) => return Ok(entry),
-                Err(error) => self.ledger_failed(&error),
+                Ok(entry) => {
+                    self.gate.ledger_worked(Access::Read);
+                    return Ok(entry);
+                }
+                Err(error) => self.ledger_failed(Access::Read, &error),
             }
             self.pause(case, &mut pauses).await?;
         }
@@ -241,7 +271,7 @@ impl Worker {
     async fn pause(&self, case: &Case<'_>, pauses: &mut Pauses) -> Result<(), Interrupted> {
         tokio::select! {
             biased;
-            () = self.stop.cancelled() => Err(Interrupted::Stopped),
+            () = self.interrupted(case) => Err(Interrupted::Stopped),
             () = sleep_until(case.until) => Err(Interrupted::Held),
             () = sleep(jittered(pauses.next(), fastrand::f64())) => Ok(()),
         }
@@ -267,21 +297,21 @@ impl Worker {
         match &recorded {
             Ok(()) => {
                 case.untold.store(false, Ordering::Relaxed);
-                self.gate.ledger_works(true);
+                self.gate.ledger_worked(Access::Write);
                 self.events.ledger_entries(self.ledger.len());
             }
             Err(error) => {
                 case.untold.store(true, Ordering::Relaxed);
-                self.ledger_failed(error);
+                self.ledger_failed(Access::Write, error);
             }
         }
         recorded
     }
 
-    fn ledger_failed(&self, error: &LedgerError) {
+    fn ledger_failed(&self, access: Access, error: &LedgerError) {
         self.events.ledger_failed();
         tracing::debug!(%error, "ledger");
-        self.gate.ledger_works(false);
+        self.gate.ledger_failed(access);
     }
 }
 
