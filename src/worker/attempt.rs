@@ -13,6 +13,10 @@ use crate::crm::classify::{Judgement, Outcome, classify, quota_reset, token_acce
 use crate::gate::{Held, NoSlot, Slot};
 use crate::ledger::Closing;
 
+/// The longest wait for a slot with an intent open, shorter than what [`super::Rules::patience`] adds to a request's time:
+/// another worker takes an older intent for a dead worker's.
+const SLOT: Duration = Duration::from_secs(4);
+
 /// What one try to send came to.
 pub(super) enum Sent {
     /// The CRM was asked.
@@ -50,11 +54,12 @@ impl Worker {
                 Err(Interrupted::Held) => return Sent::Held,
                 Err(Interrupted::Stopped) => return Sent::Stopped,
             }
+            let until = case.until.min(Instant::now() + SLOT);
             let slot = tokio::select! {
                 biased;
-                slot = self.gate.slot(&mut pass, case.until) => slot.map_err(|none| match none {
-                    NoSlot::Closed => None,
-                    NoSlot::Held => Some(Sent::Held),
+                slot = self.gate.slot(&mut pass, until) => slot.map_err(|none| match none {
+                    NoSlot::Held if until == case.until => Some(Sent::Held),
+                    NoSlot::Held | NoSlot::Closed => None,
                 }),
                 () = self.stop.cancelled() => Err(Some(Sent::Stopped)),
             };
