@@ -114,7 +114,7 @@ impl Worker {
         if !ill_typed.is_empty() {
             self.events.ill_typed_headers(message.id(), &ill_typed);
         }
-        let case = Case::new(&message, self.identify(&message), began + self.rules.hold);
+        let case = Case::new(&message, &*receipt, self.identify(&message), began + self.rules.hold);
         let processed = AssertUnwindSafe(self.process(&case, &mut journey)).catch_unwind().await;
         let (verdict, alone) = match processed {
             Ok(done) => done,
@@ -184,6 +184,7 @@ impl Worker {
             let sent = match self.send(case, &body, journey.attempts).await {
                 Sent::Held => return Verdict::Park,
                 Sent::Stopped => return self.cut_short(journey, &round),
+                Sent::Stale => return Verdict::Return,
                 Sent::Judged(sent) => sent,
             };
             if !sent.counts {

@@ -25,6 +25,8 @@ pub(super) enum Sent {
     Held,
     /// The worker is stopping.
     Stopped,
+    /// The broker delivers the message anew, perhaps to another worker.
+    Stale,
 }
 
 /// An attempt and what it cost.
@@ -48,6 +50,9 @@ impl Worker {
                 },
                 () = self.stop.cancelled() => return Sent::Stopped,
             };
+            if !case.receipt.usable() {
+                return Sent::Stale;
+            }
             // Not to be interrupted: an intent that nobody knows of could not be withdrawn.
             match self.intend(case, attempts + 1).await {
                 Ok(()) => {}

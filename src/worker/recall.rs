@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Worker;
-use crate::broker::Message;
+use crate::broker::{Message, Receipt};
 use crate::config::OnUnknown;
 use crate::crm::classify::{Judgement, Outcome};
 use crate::dead_letter::FAILED_AT;
@@ -31,11 +31,13 @@ pub(super) struct Case<'a> {
     digest: Digest,
     /// Until when it may be held.
     pub(super) until: Instant,
+    /// Whether the broker still waits for it.
+    pub(super) receipt: &'a dyn Receipt,
 }
 
 impl<'a> Case<'a> {
-    pub(super) fn new(message: &'a Message, key: Option<Key>, until: Instant) -> Self {
-        Self { message, key, digest: Digest::of(&message.body), until }
+    pub(super) fn new(message: &'a Message, receipt: &'a dyn Receipt, key: Option<Key>, until: Instant) -> Self {
+        Self { message, key, digest: Digest::of(&message.body), until, receipt }
     }
 }
 
