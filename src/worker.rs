@@ -117,7 +117,7 @@ impl Worker {
         if !ill_typed.is_empty() {
             self.events.ill_typed_headers(message.id(), &ill_typed);
         }
-        let case = Case::new(&message, self.identify(&message), began + self.rules.hold, lost);
+        let case = Case::new(&message, &*receipt, lost, self.identify(&message), began + self.rules.hold);
         // Until it is settled no other delivery of the same id begins: it would not find what this one did.
         let alone = self.wait_alone(&case).await;
         let verdict = match &alone {

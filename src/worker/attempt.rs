@@ -18,13 +18,17 @@ use crate::ledger::Closing;
 /// waits for, and within the default grace.
 const TOKEN_INFORMATION: Duration = Duration::from_secs(4);
 
+/// The longest wait for a slot with an intent open, shorter than what [`super::Rules::patience`] adds to a request's time:
+/// another worker takes an older intent for a dead worker's.
+const SLOT: Duration = Duration::from_secs(4);
+
 /// What one try to send came to.
 pub(super) enum Sent {
     /// The CRM was asked.
     Judged(Attempted),
     /// The gate stayed closed for as long as a message is held.
     Held,
-    /// The worker is stopping.
+    /// The worker is stopping, or the broker delivers the message anew, perhaps to another worker.
     Stopped,
     /// The ledger has learnt something of the message since it was asked.
     Overtaken,
@@ -64,18 +68,22 @@ impl Worker {
                 Err(Interrupted::Held) => return Sent::Held,
                 Err(Interrupted::Stopped) => return Sent::Stopped,
             }
+            if !case.receipt.usable() {
+                return Sent::Stopped;
+            }
             // Not to be interrupted: an intent that nobody knows of could not be withdrawn.
             match self.intend(case, attempts + 1).await {
                 Ok(()) => {}
                 Err(Interrupted::Held) => return Sent::Held,
                 Err(Interrupted::Stopped) => return Sent::Stopped,
             }
+            let until = case.until.min(Instant::now() + SLOT);
             let slot = tokio::select! {
                 biased;
                 () = self.interrupted(case) => Err(Some(Sent::Stopped)),
-                slot = self.gate.slot(&mut pass, case.until) => slot.map_err(|none| match none {
-                    NoSlot::Closed => None,
-                    NoSlot::Held => Some(Sent::Held),
+                slot = self.gate.slot(&mut pass, until) => slot.map_err(|none| match none {
+                    NoSlot::Held if until == case.until => Some(Sent::Held),
+                    NoSlot::Held | NoSlot::Closed => None,
                 }),
             };
             match slot {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Worker;
-use crate::broker::Message;
+use crate::broker::{Message, Receipt};
 use crate::config::OnUnknown;
 use crate::crm::classify::{Judgement, Outcome};
 use crate::dead_letter::FAILED_AT;
@@ -34,7 +34,9 @@ pub(super) struct Case<'a> {
     digest: Digest,
     /// Until when it may be held.
     pub(super) until: Instant,
-    /// Cancelled when the broker no longer waits for it.
+    /// Whether the broker still waits for it,
+    pub(super) receipt: &'a dyn Receipt,
+    /// and cancelled when it no longer does.
     lost: CancellationToken,
     /// Whether the latest record of this delivery failed: what the ledger has may be its own, half told.
     untold: AtomicBool,
@@ -43,12 +45,19 @@ pub(super) struct Case<'a> {
 }
 
 impl<'a> Case<'a> {
-    pub(super) fn new(message: &'a Message, key: Option<Key>, until: Instant, lost: CancellationToken) -> Self {
+    pub(super) fn new(
+        message: &'a Message,
+        receipt: &'a dyn Receipt,
+        lost: CancellationToken,
+        key: Option<Key>,
+        until: Instant,
+    ) -> Self {
         Self {
             message,
             key,
             digest: Digest::of(&message.body),
             until,
+            receipt,
             lost,
             untold: AtomicBool::new(false),
             waited_for: Mutex::default(),
