@@ -21,6 +21,7 @@ test: setup-test ## all tests, on a real RabbitMQ (TEST_BROKER_URL, Docker, or a
 	cargo test --locked
 
 check: fmt-check lint lint-scripts deny compose-check test ## what CI runs
+	$(MAKE) demo
 ifdef DOCKER
 	$(MAKE) image-test
 else
