@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use lapin::BasicProperties;
 use serde_json::json;
 use tokio::net::TcpListener;
 use wolkvox_task_worker::sandbox::Options;
@@ -156,6 +157,37 @@ async fn connections_and_channels_that_an_operator_ends_lose_nothing() {
     assert_eq!(rig.crm.names().await, Vec::from_iter(made), "one task each");
     let letters: BTreeSet<String> = rig.amqp.take_all(&rig.dead_letter_queue()).await.iter().map(id).collect();
     assert_eq!(letters, dead);
+    drop(rig);
+    ctl(&broker, &format!("delete_vhost {name}")).await;
+}
+
+#[tokio::test]
+async fn what_the_broker_took_back_is_not_posted_beside_its_redelivery() {
+    let broker = Broker::operated().await.expect("a broker");
+    let name = unique("faults.taken");
+    let url = virtual_host(&broker, &name).await;
+    let options = Options { latency: Duration::from_millis(400), ..Crm::options() };
+    let mut rig = Rig::with("faults.taken", &url, options).await;
+    let worker = rig.worker(&[]).await;
+    // Without an id no ledger protects them.
+    for n in 0..16 {
+        rig.publish_with(&task(&format!("taken {n}")), BasicProperties::default().with_delivery_mode(2)).await;
+    }
+    eventually("two in flight", || async {
+        (rig.crm.stats().await["peak_simultaneous"]["demo-token"] == 2).then_some(())
+    })
+    .await;
+    ctl(&broker, &format!("close_all_connections --vhost {name} maintenance")).await;
+    worker.reaches("wtw_broker_connections_lost_total", 1.0).await;
+    rig.amqp = Amqp::connect(&url).await;
+    eventually("all at rest", || async {
+        let stats = rig.crm.stats().await;
+        (stats["distinct_created"] == 16 && worker.metric(IN_FLIGHT).await == 0.0).then_some(())
+    })
+    .await;
+    let created = rig.crm.stats().await["created"].as_u64().expect("a number");
+    assert!(created <= 18, "only the two in flight may be made twice: {created}");
+    worker.process.stop().await;
     drop(rig);
     ctl(&broker, &format!("delete_vhost {name}")).await;
 }
