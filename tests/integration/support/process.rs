@@ -91,6 +91,15 @@ impl Process {
     }
 }
 
+impl Drop for Process {
+    /// Shows what it said where a test fails.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{}", self.lines().join("\n"));
+        }
+    }
+}
+
 fn collect(from: impl AsyncRead + Unpin + Send + 'static, lines: &Arc<Mutex<Vec<String>>>) {
     let lines = Arc::clone(lines);
     #[expect(clippy::disallowed_methods, reason = "ends with the process that it listens to")]
