@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes sure that this machine has what the build needs (`setup.sh`), what the tests need beside (`setup.sh test`), and what
-# `make check` needs beside that (`setup.sh check`).
+# Makes sure that this machine has what the build needs (`setup.sh`), what the tests need beside (`setup.sh test`), what
+# `make check` needs beside that (`setup.sh check`), what `make bench` compares the worker with (`setup.sh bench`), and what
+# counts instructions (`setup.sh micro`).
 # Installs through apt only what is missing, as root or with a sudo that asks nothing; otherwise says what to install.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=docker/lib.sh
@@ -33,9 +34,18 @@ needs curl curl
 if [ -e /etc/debian_version ] && [ ! -s /etc/ssl/certs/ca-certificates.crt ]; then missing+=(ca-certificates); fi
 if [ "${1:-}" = test ] || [ "${1:-}" = check ]; then
     needs kubectl kubernetes-client
+    needs mandoc mandoc
+fi
+case ${1:-} in test | check | bench)
     needs python3 python3
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+    ;;
+esac
+if [ "${1:-}" = bench ]; then
+    needs amqp-consume amqp-tools
+    needs setpriv util-linux
 fi
+if [ "${1:-}" = micro ]; then needs valgrind valgrind; fi
 if [ "${1:-}" = check ]; then
     needs shellcheck shellcheck
     needs git git
@@ -65,3 +75,7 @@ if ! command -v cargo >/dev/null; then
 fi
 have=$(cargo --version | cut -d ' ' -f 2)
 new_enough "$have" || die "Rust $wanted or later is needed, and this is $have; \`rustup update\` brings it up to date"
+
+if [ "${1:-}" = test ] || [ "${1:-}" = check ]; then
+    "$(dirname "$0")/prometheus.sh" >/dev/null
+fi

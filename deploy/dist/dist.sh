@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Makes dist/<name>-<version>-<target>.tar.gz and dist/SHA256SUMS: the same bytes wherever and whenever the same commit is
+# built with the same toolchain and C library. CYCLONEDX names the tool that writes the bill of materials.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=../docker/lib.sh
+. "$(dirname "$0")/../docker/lib.sh"
+
+top=$(cd "$(dirname "$0")/../.." && pwd -P)
+cd "$top"
+program=wolkvox-task-worker
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+host=$(rustc -vV | sed -n 's/^host: //p')
+sysroot=$(rustc --print sysroot)
+cargo_home=$(cd "${CARGO_HOME:-$HOME/.cargo}" && pwd -P)
+mkdir -p "${CARGO_TARGET_DIR:-target}/dist"
+target=$(cd "${CARGO_TARGET_DIR:-target}/dist" && pwd -P)
+# Of the commit; without one, such as in an unpacked archive, of nothing.
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
+export SOURCE_DATE_EPOCH
+
+# Where this machine keeps things is nobody's business and would differ from one to the next. Where several fit, rustc takes
+# the last. Flags that a machine has of its own are not used.
+remap=(
+    "--remap-path-prefix=$cargo_home=/cargo"
+    "--remap-path-prefix=$sysroot=/rust"
+    "--remap-path-prefix=$top=/src"
+    "--remap-path-prefix=$target=/target"
+)
+flags=$(printf '%s\037' "${remap[@]}")
+say "building $program $version for $host"
+# The target is named so that build scripts and macros are not built with these flags.
+CARGO_ENCODED_RUSTFLAGS=${flags%$'\037'} CFLAGS="-ffile-prefix-map=$cargo_home=/cargo -ffile-prefix-map=$target=/target" \
+    cargo build --locked --quiet --release --target "$host" --target-dir "$target" --bin "$program"
+cargo build --locked --quiet --example dist
+beside() { cargo run --locked --quiet --example dist -- "$@"; }
+
+name=$program-$version-$host
+stage=$(mktemp -d)
+trap 'rm -rf "$stage"' EXIT
+folder=$stage/$name
+mkdir "$folder"
+cp "$target/$host/release/$program" README.md CHANGELOG.md SECURITY.md LICENSE-APACHE LICENSE-MIT "$folder/"
+beside pages "$folder" "$(date --utc --date "@$SOURCE_DATE_EPOCH" +%F)"
+
+# It writes beside Cargo.toml, and nowhere else.
+mkdir "$stage/source"
+cp -r Cargo.toml Cargo.lock src deploy tests "$stage/source/"
+(cd "$stage/source" && "${CYCLONEDX:-cargo-cyclonedx}" cyclonedx --quiet --format json --spec-version 1.5 --target "$host" \
+    --override-filename all)
+cargo tree --locked --edges normal,build --target "$host" --prefix none --format '{p}' |
+    sed 's/^\([^ ]*\) v\([^ ]*\).*/\1@\2/' | sort -u >"$stage/tree"
+beside sbom "$stage/source/all.json" "$stage/tree" | sed "s|file://$stage/source|file:///src|g" >"$folder/sbom.cdx.json"
+
+# What the archive promises.
+if [ "$("$folder/$program" --version)" != "$program $version" ]; then die "the program does not run"; fi
+if nm "$folder/$program" 2>/dev/null | grep -q .; then die "the program is not stripped"; fi
+for place in "$HOME" "$top" "$target" "$cargo_home" "$sysroot" "$stage"; do
+    if grep -rqaF "$place/" "$folder"; then die "a path of this machine is in the archive: $place"; fi
+done
+
+mkdir -p dist
+tar -C "$stage" --format=gnu --sort=name --owner=0 --group=0 --numeric-owner --mode=u+rwX,go+rX,go-w \
+    --mtime="@$SOURCE_DATE_EPOCH" -c "$name" | gzip -9n >"dist/$name.tar.gz"
+cd dist
+sha256sum "$name.tar.gz" >SHA256SUMS
+stat --format '%s %n' "$name.tar.gz" "$folder/$program" |
+    awk '{ sub(".*/", "", $2); printf "%s: %.1f MB\n", $2, $1 / 1e6 }' >&2
