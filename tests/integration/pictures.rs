@@ -1,0 +1,260 @@
+//! The alert rules, the runbook and the dashboard: true to each other, and to what a real Prometheus sees of a real worker.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Parser as _;
+use lapin::BasicProperties;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+use wolkvox_task_worker::cli::Cli;
+use wolkvox_task_worker::failure::Kind;
+
+use crate::support::broker::Broker;
+use crate::support::prometheus::{Prometheus, promtool};
+use crate::support::rig::{Crm, LedgerFile, Rig, Worker, task};
+use crate::support::{BOUND, eventually, http};
+
+/// Expressions that have no data in a worker that is well.
+const RIGHTLY_EMPTY: [&str; 1] = [r#"ALERTS{alertname=~"Wolkvox.*",alertstate="firing"}"#];
+
+fn read(file: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)).expect(file)
+}
+
+fn dashboard() -> Value {
+    serde_json::from_str(&read("grafana/dashboard.json")).expect("JSON")
+}
+
+/// The members of an array.
+fn each(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().expect("an array").iter()
+}
+
+fn string(value: &Value) -> &str {
+    value.as_str().expect("text")
+}
+
+#[tokio::test]
+async fn the_rules_fire_when_they_should_and_not_otherwise() {
+    promtool(&["check", "config", "prometheus.yaml"], None).await;
+    promtool(&["test", "rules", "rules.test.yaml"], None).await;
+}
+
+#[test]
+fn every_alert_is_seen_to_fire_and_has_an_entry_in_the_runbook() {
+    let (rules, tests, runbook) =
+        (read("prometheus/rules.yaml"), read("prometheus/rules.test.yaml"), read("runbook.md"));
+    let alerts: BTreeSet<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    let expected = tests.split("{alertname=\"").skip(1).filter_map(|rest| rest.split('"').next());
+    assert_eq!(expected.collect::<BTreeSet<_>>(), alerts, "in the rules' tests");
+    let entries: Vec<&str> = runbook.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    assert_eq!(entries.iter().copied().collect::<BTreeSet<_>>(), alerts, "in the runbook");
+    assert_eq!(entries.len(), alerts.len(), "each once");
+}
+
+#[test]
+fn every_command_of_the_runbook_is_one_that_the_program_takes() {
+    let runbook = read("runbook.md");
+    let (shown, quoted) = (runbook.lines().filter_map(|line| line.strip_prefix("$ ")), runbook.split('`'));
+    let commands = shown.map(|line| line.split('#').next().expect("a part")).chain(quoted);
+    let program = "wolkvox-task-worker";
+    let mut count = 0;
+    for command in commands.map(str::trim).filter(|text| !text.contains('\n')) {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let words = match words[..] {
+            // `check` without `--offline` is not there yet.
+            [_, "check", ..] => continue,
+            [first, ref rest @ ..] if first == program && !rest.is_empty() => rest.to_vec(),
+            ["dead-letters", ..] => words,
+            _ => continue,
+        };
+        count += 1;
+        if let Err(error) = Cli::try_parse_from([program].into_iter().chain(words)) {
+            panic!("{command}: {error}");
+        }
+    }
+    assert!(count > 10, "{count}");
+}
+
+#[test]
+fn the_dashboard_asks_four_questions_and_explains_itself() {
+    let dashboard = dashboard();
+    let (rows, panels): (Vec<_>, Vec<_>) = each(&dashboard["panels"]).partition(|panel| panel["type"] == "row");
+    let questions: Vec<&str> = rows.iter().map(|row| string(&row["title"])).collect();
+    assert_eq!(questions, ["Is it working?", "Is it keeping up?", "Why not?", "What is lost?"]);
+    for panel in &panels {
+        assert!(!string(&panel["description"]).is_empty(), "{panel}");
+        assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{panel}");
+    }
+    let mut ids = BTreeSet::new();
+    let mut taken = BTreeSet::new();
+    for panel in each(&dashboard["panels"]) {
+        assert!(ids.insert(panel["id"].as_u64().expect("a number")), "{panel}");
+        let [x, y, w, h] = ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().expect("a number"));
+        assert!(w > 0 && h > 0 && x + w <= 24, "{panel}");
+        for (column, line) in (x..x + w).flat_map(|column| (y..y + h).map(move |line| (column, line))) {
+            assert!(taken.insert((column, line)), "something else is where this is: {panel}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_real_prometheus_has_data_for_every_rule_and_every_panel() {
+    let broker = Broker::operated().await.expect("a broker");
+    let tokens = vec!["demo-token".to_owned()];
+    let rig =
+        Rig::with("pictures", &broker.url, wolkvox_task_worker::sandbox::Options { tokens, ..Crm::options() }).await;
+    let ledger = LedgerFile::new();
+    // The second token is refused: one of the pictures is of tokens that are out of use.
+    let worker = rig.worker(&[("WTW_LEDGER_URL", &ledger.url()), ("WTW_CRM_TOKENS", "demo-token,refused")]).await;
+    let metrics = broker.metrics.as_deref().expect("a broker with metrics");
+    let prometheus = Prometheus::watching(worker.admin.trim_start_matches("http://"), metrics).await;
+    // What happened before Prometheus first looked is no increase.
+    have_data(&prometheus, ["min(up) == 1", "wtw_build_info"]).await;
+    some_traffic(&rig).await;
+
+    rules_have_data(&prometheus).await;
+    dashboard_has_data(&prometheus, &rig.queue).await;
+    page_is_well_formed(&worker, ledger.folder()).await;
+}
+
+/// A message of every kind that a worker meets in an ordinary week.
+async fn some_traffic(rig: &Rig) {
+    rig.crm
+        .faults(json!([
+            { "action": "api:412:THE RECORD DOES NOT EXIST", "name_contains": "refused" },
+            { "action": "status:503", "name_contains": "later", "times": 4 },
+            // It makes the worker ask about its token, and learn the quota.
+            { "action": "api:403:NOT LIKE THIS", "name_contains": "odd" },
+        ]))
+        .await;
+    rig.publish_many("made", 12).await;
+    rig.publish("refused", &task("refused")).await;
+    rig.publish("later", &task("later")).await;
+    rig.publish("odd", &task("odd")).await;
+    rig.publish("invalid", b"{}").await;
+    rig.publish_with(&task("nameless"), BasicProperties::default()).await;
+    rig.crm.created(14).await;
+}
+
+/// Waits until every one of the expressions has data.
+async fn have_data(prometheus: &Prometheus, expressions: impl IntoIterator<Item = impl Into<String>>) {
+    let mut missing: BTreeSet<String> = expressions.into_iter().map(Into::into).collect();
+    let deadline = Instant::now() + BOUND;
+    loop {
+        for expression in missing.clone() {
+            if prometheus.numbers(&expression).await > 0 {
+                missing.remove(&expression);
+            }
+        }
+        if missing.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "no data within {BOUND:?}: {missing:#?}");
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Every rule is evaluated without an error, every selector in it finds something, every alert says what it must.
+async fn rules_have_data(prometheus: &Prometheus) {
+    let rules = eventually("evaluated rules", || async {
+        let groups = prometheus.api("rules", &[]).await["groups"].take();
+        let rules: Vec<Value> = each(&groups).flat_map(|group| each(&group["rules"]).cloned()).collect();
+        rules.iter().all(|rule| rule["health"] == "ok").then_some(rules)
+    })
+    .await;
+    assert!(rules.len() > 20, "{rules:?}");
+    let queries: Vec<&str> = rules.iter().map(|rule| string(&rule["query"])).collect();
+    have_data(prometheus, queries.iter().flat_map(|query| selectors(query))).await;
+    for kind in Kind::ALL {
+        assert!(queries.iter().any(|query| query.contains("{kind=") && query.contains(kind.as_str())), "{kind:?}");
+    }
+    for alert in rules.iter().filter(|rule| rule["type"] == "alerting") {
+        let name = string(&alert["name"]);
+        assert!(["page", "ticket"].contains(&string(&alert["labels"]["severity"])), "{alert}");
+        let annotations = &alert["annotations"];
+        assert!(annotations["summary"].is_string() && annotations["description"].is_string(), "{alert}");
+        assert_eq!(annotations["runbook"], format!("deploy/runbook.md#{}", name.to_lowercase()));
+    }
+}
+
+/// The selectors of an expression, each with its labels.
+fn selectors(query: &str) -> Vec<&str> {
+    let word = |letter: char| letter.is_ascii_alphanumeric() || "_:".contains(letter);
+    let starts = ["wtw_", "wolkvox:", "{__name__"].map(|start| query.match_indices(start));
+    let found = starts.into_iter().flatten().map(|(at, _)| {
+        let rest = &query[at..];
+        let name = rest.find(|letter| !word(letter)).unwrap_or(rest.len());
+        let labels = if rest[name..].starts_with('{') { rest[name..].find('}').expect("an end") + 1 } else { 0 };
+        &rest[..name + labels]
+    });
+    found.collect()
+}
+
+/// Every panel, annotation and variable has data.
+async fn dashboard_has_data(prometheus: &Prometheus, queue: &str) {
+    let dashboard = dashboard();
+    for variable in each(&dashboard["templating"]["list"]).filter(|variable| variable["type"] == "query") {
+        let query = substituted(string(&variable["query"]["query"]), queue);
+        let inner = query.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(")"));
+        let (selector, label) = inner.and_then(|inner| inner.rsplit_once(", ")).expect("label_values");
+        let values = prometheus.api(&format!("label/{label}/values"), &[("match[]", selector)]).await;
+        assert_ne!(values, json!([]), "{query}");
+    }
+    let targets = each(&dashboard["panels"]).filter_map(|panel| panel["targets"].as_array()).flatten();
+    let asked: Vec<&Value> = targets.chain(each(&dashboard["annotations"]["list"])).collect();
+    assert!(asked.len() > 30, "{asked:?}");
+    let expressions = asked.iter().map(|asked| substituted(string(&asked["expr"]), queue));
+    let (empty, full): (Vec<_>, Vec<_>) = expressions.partition(|whole| RIGHTLY_EMPTY.contains(&whole.as_str()));
+    for expression in empty {
+        prometheus.numbers(&expression).await;
+    }
+    have_data(prometheus, full).await;
+}
+
+/// An expression as Grafana sends it.
+fn substituted(expression: &str, queue: &str) -> String {
+    let variables = [
+        ("$__rate_interval", "1m"),
+        ("$__range", "5m"),
+        ("$namespace", "crm"),
+        ("$job", "wolkvox-task-worker"),
+        ("$pod", "worker-0"),
+        ("$queue", queue),
+    ];
+    let whole = variables.iter().fold(expression.to_owned(), |text, (name, value)| text.replace(name, value));
+    assert!(!whole.contains('$'), "{whole}");
+    whole
+}
+
+/// What promtool finds fault with in the worker's own page. It reads the older text form alone, in which a counter's family
+/// bears the name of its samples and `info` is a gauge.
+async fn page_is_well_formed(worker: &Worker, scratch: &Path) {
+    let (_, page) = http::get(&format!("{}/metrics", worker.admin)).await.expect("metrics");
+    let suffix = |family: &str| {
+        let kind = page.lines().find_map(|line| line.strip_prefix(&format!("# TYPE {family} ")));
+        match kind.expect("a type") {
+            "counter" => "_total",
+            "info" => "_info",
+            _ => "",
+        }
+    };
+    let mut older = String::new();
+    for line in page.lines().filter(|line| !line.starts_with("# UNIT") && *line != "# EOF") {
+        let parts: Vec<&str> = line.splitn(4, ' ').collect();
+        let written = match parts[..] {
+            ["#", word, family, rest] => {
+                writeln!(older, "# {word} {family}{} {}", suffix(family), rest.replace("info", "gauge"))
+            }
+            _ => writeln!(older, "{line}"),
+        };
+        written.expect("a string");
+    }
+    let file = scratch.join("metrics");
+    fs::write(&file, older).expect("written");
+    promtool(&["check", "metrics"], Some(&file)).await;
+}
