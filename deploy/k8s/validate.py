@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Checks manifests on standard input against Kubernetes' own schemas: `kubectl kustomize base | ./validate.py`.
+"""Checks manifests on standard input against Kubernetes' own schemas: `kubectl kustomize base | ./validate.py [CRDS]`.
 
-Unknown fields and kinds without a schema are problems too. Prints the documents as a JSON array when all is well.
+CRDS is a folder of custom resource definitions, for kinds that are not Kubernetes' own; where it is not there, those kinds are
+named on standard error as not checked. Unknown fields and kinds without a schema are problems too. Prints the documents as a
+JSON array when all is well.
 """
 
 import json
@@ -40,6 +42,53 @@ def create_venv():
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def closed(schema):
+    """A CRD's schema in the words of JSON Schema: what it does not know is pruned by Kubernetes, and a problem here."""
+    schema = dict(schema)
+    if schema.pop("nullable", False) and "type" in schema:
+        schema["type"] = [schema["type"], "null"]
+    if "properties" in schema:
+        schema["properties"] = {name: closed(part) for name, part in schema["properties"].items()}
+        if not schema.get("x-kubernetes-preserve-unknown-fields"):
+            schema.setdefault("additionalProperties", False)
+    for word in ("items", "additionalProperties"):
+        if isinstance(schema.get(word), dict):
+            schema[word] = closed(schema[word])
+    return schema
+
+
+def custom_schemas(folder):
+    """Schemas by API version and kind."""
+    import yaml
+
+    definitions = [yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yaml"))]
+    return {
+        (f"{definition['spec']['group']}/{version['name']}", definition["spec"]["names"]["kind"]):
+            closed(version["schema"]["openAPIV3Schema"])
+        for definition in definitions
+        for version in definition["spec"]["versions"]
+        if version["served"]
+    }
+
+
+def custom_problem(document, schema):
+    import jsonschema
+
+    for error in jsonschema.Draft4Validator(schema).iter_errors(document):
+        return f"{name(document)}: {'.'.join(map(str, error.path))}: {error.message}"
+    return None
+
+
+def name(document):
+    return f"{document['apiVersion']} {document['kind']} {document['metadata']['name']}"
+
+
+def is_custom(document):
+    """Kubernetes' own groups have no dot in them, or end in k8s.io."""
+    group = document["apiVersion"].rpartition("/")[0]
+    return "." in group and not group.endswith(".k8s.io")
+
+
 def problem(document, kubernetes):
     from kubernetes_validate import utils
 
@@ -56,21 +105,34 @@ def main():
     import yaml
 
     documents = [document for document in yaml.safe_load_all(sys.stdin) if document]
+    folder = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+    schemas = custom_schemas(folder) if folder and folder.is_dir() else {}
+    custom = {True: [], False: []}
+    for document in documents:
+        custom[is_custom(document)].append(document)
     problems = [
         f"Kubernetes {kubernetes}: {text}"
         for kubernetes in KUBERNETES
-        for document in documents
+        for document in custom[False]
         if (text := problem(document, kubernetes))
     ]
+    for document in custom[True]:
+        schema = schemas.get((document["apiVersion"], document["kind"]))
+        if schema:
+            problems += filter(None, [custom_problem(document, schema)])
+        elif folder and not folder.is_dir():
+            print(f"not checked, for there is no {folder}: {name(document)}", file=sys.stderr)
+        else:
+            problems.append(f"{name(document)}: no schema")
     if problems or not documents:
         sys.exit("\n".join(problems) or "no manifest on standard input")
     json.dump(documents, sys.stdout)
 
 
-if "--in-venv" in sys.argv:
+if sys.argv[1:2] == ["--in-venv"]:
     main()
 else:
     if not VENV.exists():
         create_venv()
     python = str(VENV / "bin/python")
-    os.execv(python, [python, __file__, "--in-venv"])
+    os.execv(python, [python, __file__, "--in-venv", *sys.argv[1:]])
