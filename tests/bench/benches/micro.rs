@@ -1,0 +1,122 @@
+//! Instructions of single stages, counted by Valgrind: the same on a busy machine as on a quiet one, so that a regression
+//! shows. `make bench-micro` prints them with the difference to the last time.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gungraun::{library_benchmark, library_benchmark_group, main};
+use jiff::Timestamp;
+use tokio::runtime::{Builder, Runtime};
+use wolkvox_task_worker::clock::Clock;
+use wolkvox_task_worker::config::{Config, Sources, UnknownFields};
+use wolkvox_task_worker::crm::classify::{Answer, Judgement, Reply, classify};
+use wolkvox_task_worker::ledger::file::FileLedger;
+use wolkvox_task_worker::ledger::memory::MemoryLedger;
+use wolkvox_task_worker::ledger::{Closing, Digest, Key, Ledger, Limits, Record};
+use wolkvox_task_worker::payload::Mapping;
+use wolkvox_task_worker::task::{Decoded, decode};
+
+const BODY: &[u8] =
+    br#"{"name":"Call back about order 4711","name_module":"cases","completion_date":"2030-03-01 10:00:00",
+"id_record":"4711","wolkvox_owner":"agent@example.com","description":"The customer asked on the phone for a call back.",
+"status":"created","priority":"high","remember":true,"reminder_date":"2030-03-01T09:00:00-05:00"}"#;
+
+#[library_benchmark]
+fn digest_of_a_body() -> Digest {
+    Digest::of(black_box(BODY))
+}
+
+#[library_benchmark]
+fn decode_a_task() -> Decoded {
+    decode(black_box(BODY), UnknownFields::Reject).expect("a task")
+}
+
+fn decoded() -> (Mapping, Decoded) {
+    let settings = [("WTW_CRM_OPERATION", "bench"), ("WTW_CRM_TIMEZONE", "America/Bogota")];
+    let environment = settings.map(|(name, value)| (name.into(), value.into())).into();
+    let sources = Sources { environment, ..Sources::default() };
+    let config = Config::load(&sources, &["crm.operation"]).expect("a configuration").config;
+    (Mapping::new(&config).expect("a mapping"), decode(BODY, UnknownFields::Reject).expect("a task"))
+}
+
+#[library_benchmark]
+#[bench::usual(decoded())]
+fn map_a_task((mapping, decoded): (Mapping, Decoded)) -> Vec<u8> {
+    serde_json::to_vec(&mapping.map(black_box(decoded)).expect("a payload")).expect("JSON")
+}
+
+fn reply(status: u16, body: &str) -> Answer {
+    Answer::Reply(Reply { status, retry_after: None, body: body.as_bytes().to_vec() })
+}
+
+#[library_benchmark]
+#[bench::created(reply(200, r#"{"code":"200","error":"","msg":"Task created","data":{"id":"4711"}}"#))]
+#[bench::rejected(reply(412, r#"{"code":412,"error":"THE RECORD DOES NOT EXIST IN THE MODULE","data":[]}"#))]
+#[bench::a_page(reply(502, &"<p>Bad gateway</p>".repeat(100)))]
+fn classify_a_reply(answer: Answer) -> Judgement {
+    classify(black_box(&answer), Timestamp::UNIX_EPOCH)
+}
+
+/// Messages that are recorded together.
+const TOGETHER: usize = 64;
+
+/// A ledger, ready.
+struct Books {
+    runtime: Runtime,
+    ledger: Arc<dyn Ledger>,
+    keys: Vec<Key>,
+    file: Option<std::path::PathBuf>,
+}
+
+impl Drop for Books {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+fn books(ledger: impl Ledger + 'static, runtime: Runtime, file: Option<std::path::PathBuf>) -> Books {
+    let keys = (0..TOGETHER).map(|number| Key::new("queue", "operation", format!("message-{number}"))).collect();
+    Books { runtime, ledger: Arc::new(ledger), keys, file }
+}
+
+const LIMITS: Limits = Limits { retention: Duration::from_secs(604_800), max_entries: 1_000_000 };
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+fn memory() -> Books {
+    books(MemoryLedger::new(LIMITS, Clock::system()), runtime(), None)
+}
+
+fn file() -> Books {
+    let (runtime, path) = (runtime(), std::env::temp_dir().join(format!("bench.{}.redb", std::process::id())));
+    let ledger = runtime.block_on(FileLedger::open(&path, LIMITS, Clock::system())).expect("a file");
+    books(ledger, runtime, Some(path))
+}
+
+// What the worker asks and tells of each message that succeeds.
+#[library_benchmark]
+#[bench::memory(memory())]
+#[bench::file(file())]
+fn ledger_of_64_messages(books: Books) -> Books {
+    let one = async |key: &Key| {
+        let (digest, now) = (Digest([7; 32]), Timestamp::UNIX_EPOCH);
+        books.ledger.look(key).await.expect("read");
+        books.ledger.record(key, digest, Record::Intend { attempts: 1 }, now).await.expect("written");
+        let close = Record::Close { result: Closing::Created, attempts: 1 };
+        books.ledger.record(key, digest, close, now).await.expect("written");
+    };
+    books.runtime.block_on(futures_util::future::join_all(books.keys.iter().map(one)));
+    books
+}
+
+library_benchmark_group!(
+    name = stages,
+    benchmarks = [digest_of_a_body, decode_a_task, map_a_task, classify_a_reply, ledger_of_64_messages]
+);
+
+main!(library_benchmark_groups = stages);

@@ -1,0 +1,50 @@
+//! The bare loop: lapin and reqwest, and nothing else. No validation, no ledger, no metrics, no retries; a message that fails
+//! stays unacked. What a task worker on these libraries can reach at most, for `make bench`.
+//!
+//! `bare-loop AMQP_URL QUEUE POST_URL IN_FLIGHT PREFETCH`
+
+use std::error::Error;
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Connection, ConnectionProperties};
+use reqwest::Client;
+use tokio::sync::Semaphore;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [amqp, queue, post, in_flight, prefetch] = arguments.as_slice() else {
+        return Err("bare-loop AMQP_URL QUEUE POST_URL IN_FLIGHT PREFETCH".into());
+    };
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = Client::builder().no_proxy().build()?;
+    let connection = Connection::connect(amqp, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel.basic_qos(prefetch.parse()?, BasicQosOptions::default()).await?;
+    let consume =
+        channel.basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+    let mut deliveries = consume.await?;
+    let places = Arc::new(Semaphore::new(in_flight.parse()?));
+    while let Some(delivery) = deliveries.next().await {
+        let delivery = delivery?;
+        let place = Arc::clone(&places).acquire_owned().await?;
+        let request = client.post(post.as_str());
+        tokio::spawn(async move {
+            let body = [PREFIX, &delivery.data, b"}"].concat();
+            let request = request.header("wolkvox-token", "bench").header("content-type", "application/json");
+            let answer = request.body(body).send().await?.error_for_status()?.bytes().await?;
+            drop(place);
+            if answer.starts_with(br#"{"code":"200""#) {
+                delivery.acker.ack(BasicAckOptions::default()).await?;
+            }
+            Ok::<_, Box<dyn Error + Send + Sync>>(())
+        });
+    }
+    Ok(())
+}
+
+/// What insert.php wants around a task's fields.
+const PREFIX: &[u8] = br#"{"operation":"bench","module":"wolkvox_activities","type":"task","fields":"#;

@@ -1,0 +1,224 @@
+//! The broker: a private node of this machine's `rabbitmq-server`, or one that is given; and the messages.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueuePurgeOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+use crate::clock;
+use crate::reaper::Reaper;
+
+/// The queue of all contenders.
+pub const QUEUE: &str = "bench";
+/// How long the broker may take to start, and for any one answer when a million messages wait.
+const START: Duration = Duration::from_secs(120);
+/// Publishes that wait for their confirms at a time.
+const PIPELINE: usize = 1_000;
+const PERSISTENT: u8 = 2;
+
+/// A running broker; gone when dropped, unless it was given by address.
+pub struct Broker {
+    /// Its address.
+    pub url: String,
+    node: Option<Node>,
+}
+
+struct Node {
+    script: String,
+    folder: String,
+    _reaper: Reaper,
+}
+
+impl Broker {
+    /// The broker at `BENCH_BROKER_URL`, else a private node whose data is in a folder of its own under `folder`.
+    pub async fn start(top: &Path) -> Result<Self, String> {
+        if let Ok(url) = std::env::var("BENCH_BROKER_URL") {
+            answers(&url).await?;
+            return Ok(Self { url, node: None });
+        }
+        let server = output(Command::new(top.join("deploy/rabbitmq-server.sh")))?;
+        let script = top.join("tests/integration/support/broker/node.sh").display().to_string();
+        // Not the folder that TMPDIR names: Erlang refuses some of the characters that such a path may have.
+        let folder = format!("/tmp/wolkvox-task-worker-bench.{:x}.{:08x}", std::process::id(), fastrand::u32(..));
+        let reaper = Reaper::new(format!("'{script}' remove '{folder}'"))?;
+        let ports: Vec<String> = (0..5).map(|_| free_port().map(|port| port.to_string())).collect::<Result<_, _>>()?;
+        let mut create = Command::new(&script);
+        output_of(create.args(["create", &folder, &server]).args(&ports))?;
+        let [amqp, ..] = ports.as_slice() else { return Err("no port".to_owned()) };
+        let url = format!("amqp://guest:guest@127.0.0.1:{amqp}/%2f");
+        let broker = Self { url, node: Some(Node { script, folder, _reaper: reaper }) };
+        broker.up().await?;
+        Ok(broker)
+    }
+
+    /// Whether it can be stopped and started.
+    pub fn is_ours(&self) -> bool {
+        self.node.is_some()
+    }
+
+    /// Starts it and waits until it answers.
+    pub async fn up(&self) -> Result<(), String> {
+        self.control("start")?;
+        answers(&self.url).await
+    }
+
+    /// Stops it in good order; its data stays.
+    pub fn down(&self) -> Result<(), String> {
+        self.control("stop")
+    }
+
+    fn control(&self, action: &str) -> Result<(), String> {
+        let node = self.node.as_ref().ok_or("a broker that was given by its address cannot be stopped")?;
+        output_of(Command::new(&node.script).args([action, &node.folder])).map(drop)
+    }
+
+    /// A channel that confirms.
+    pub async fn line(&self) -> Result<Line, String> {
+        let connection = Connection::connect(&self.url, ConnectionProperties::default()).await.map_err(text)?;
+        let channel = connection.create_channel().await.map_err(text)?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(text)?;
+        Ok(Line { connection, channel })
+    }
+
+    /// Its version, where it is ours.
+    pub fn version(&self) -> Option<String> {
+        let node = self.node.as_ref()?;
+        let mut ask = Command::new(&node.script);
+        output_of(ask.args(["exec", &node.folder, "rabbitmqctl", "version"])).ok()
+    }
+}
+
+/// A connection of the benchmark's own.
+pub struct Line {
+    connection: Connection,
+    channel: Channel,
+}
+
+impl Line {
+    /// Empties the queue.
+    pub async fn purge(&self) -> Result<(), String> {
+        loop {
+            self.channel.queue_purge(QUEUE.into(), QueuePurgeOptions::default()).await.map_err(text)?;
+            if self.waiting().await? == 0 {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Messages that wait in the queue.
+    pub async fn waiting(&self) -> Result<u32, String> {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let queue = self.channel.queue_declare(QUEUE.into(), options, FieldTable::default()).await.map_err(text)?;
+        Ok(queue.message_count())
+    }
+
+    /// Publishes `count` tasks, each confirmed.
+    pub async fn fill(&self, count: usize) -> Result<(), String> {
+        let mut number = 0;
+        while number < count {
+            let end = count.min(number + PIPELINE);
+            let mut confirms = Vec::with_capacity(end - number);
+            for number in number..end {
+                confirms.push(self.send(&task(number, DESCRIPTION)).await?);
+            }
+            for confirm in try_join_all(confirms).await.map_err(text)? {
+                taken(&confirm)?;
+            }
+            number = end;
+        }
+        Ok(())
+    }
+
+    /// Publishes one task that carries the moment.
+    pub async fn stamped(&self, number: usize) -> Result<(), String> {
+        let body = task(number, &clock::stamp());
+        taken(&self.send(&body).await?.await.map_err(text)?)
+    }
+
+    async fn send(&self, body: &str) -> Result<lapin::PublisherConfirm, String> {
+        let id = Uuid::now_v7().to_string();
+        let properties = BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_delivery_mode(PERSISTENT)
+            .with_message_id(id.into());
+        let options = BasicPublishOptions::default();
+        let publish = self.channel.basic_publish("".into(), QUEUE.into(), options, body.as_bytes(), properties);
+        publish.await.map_err(text)
+    }
+
+    /// Ends the connection.
+    pub async fn close(self) {
+        let _ = self.connection.close(200, "".into()).await;
+    }
+}
+
+const DESCRIPTION: &str = "The customer asked on the phone for a call back about the delivery, in the morning if possible; \
+                           see the case's notes of last week.";
+
+/// A task as a publisher writes it, of some 400 bytes.
+fn task(number: usize, description: &str) -> String {
+    format!(
+        r#"{{"name":"Call back about order {number}","name_module":"cases","completion_date":"2030-03-01 10:00:00","#
+    ) + &format!(r#""id_record":"{number}","wolkvox_owner":"agent@example.com","description":"{description}","#)
+        + r#""status":"created","priority":"high","remember":true,"reminder_date":"2030-03-01 09:00:00"}"#
+}
+
+fn taken(confirm: &Confirmation) -> Result<(), String> {
+    match confirm {
+        Confirmation::Ack(None) => Ok(()),
+        other => Err(format!("a message was not taken: {other:?}")),
+    }
+}
+
+/// Waits until an AMQP handshake succeeds.
+pub async fn answers(url: &str) -> Result<(), String> {
+    let began = Instant::now();
+    loop {
+        let handshake = Connection::connect(url, ConnectionProperties::default());
+        let why = match timeout(Duration::from_secs(5), handshake).await {
+            Ok(Ok(connection)) => {
+                let _ = connection.close(200, "".into()).await;
+                return Ok(());
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no handshake within 5 s".to_owned(),
+        };
+        if began.elapsed() > START {
+            return Err(format!("the broker does not answer within {START:?}: {why}"));
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A port on loopback that nothing uses, below those that the system gives to outgoing connections.
+pub fn free_port() -> Result<u16, String> {
+    (0..1_000)
+        .map(|_| fastrand::u16(20_000..32_000))
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .ok_or_else(|| "no free port on 127.0.0.1".to_owned())
+}
+
+/// Runs a command to its end; what it printed, without the last line break.
+pub fn output(mut command: Command) -> Result<String, String> {
+    output_of(&mut command)
+}
+
+fn output_of(command: &mut Command) -> Result<String, String> {
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = output.map_err(|error| format!("{command:?}: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("{command:?}: {}", output.status));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn text(error: lapin::Error) -> String {
+    format!("the broker: {error}")
+}

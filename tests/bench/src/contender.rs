@@ -1,0 +1,169 @@
+//! Those who are compared, and how each is started. All have the same prefetch: eight messages a place, as the worker has.
+
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use crate::broker::QUEUE;
+use crate::process;
+use crate::site::{Server, Site};
+
+/// Where the worker keeps its ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ledger {
+    /// In a file, as by default.
+    File,
+    /// In memory.
+    Memory,
+    /// In Redis, which syncs every write.
+    Redis,
+}
+
+/// One of those who are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Contender {
+    /// This worker, everything on.
+    Worker(Ledger),
+    /// lapin and reqwest, nothing else.
+    BareLoop,
+    /// aio-pika and aiohttp on uvloop.
+    Python,
+    /// `amqp-consume` with curl: one process for each message in flight.
+    AmqpConsume,
+}
+
+impl Contender {
+    /// All, in the order of the table.
+    pub const ALL: [Self; 6] = [
+        Self::Worker(Ledger::File),
+        Self::Worker(Ledger::Redis),
+        Self::Worker(Ledger::Memory),
+        Self::BareLoop,
+        Self::Python,
+        Self::AmqpConsume,
+    ];
+
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Worker(Ledger::File) => "worker, file ledger",
+            Self::Worker(Ledger::Redis) => "worker, Redis ledger",
+            Self::Worker(Ledger::Memory) => "worker, memory ledger",
+            Self::BareLoop => "bare loop (lapin, reqwest)",
+            Self::Python => "aio-pika, aiohttp, uvloop",
+            Self::AmqpConsume => "amqp-consume, curl",
+        }
+    }
+
+    /// Starts it with so many requests in flight; the ledger is empty.
+    pub fn start(self, site: &Site, in_flight: usize) -> Result<Running, String> {
+        self.start_with(site, in_flight, &[])
+    }
+
+    /// Starts it with further settings, which only the worker reads.
+    pub fn start_with(self, site: &Site, in_flight: usize, settings: &[(&str, String)]) -> Result<Running, String> {
+        let prefetch = (in_flight * 8).min(2_000).to_string();
+        let mut command = match self {
+            Self::Worker(ledger) => worker(site, ledger, in_flight)?,
+            Self::BareLoop => loop_of(Command::new(site.bare_loop()?), site, in_flight, &prefetch),
+            Self::Python => {
+                let mut python = Command::new(site.folder.join("venv/bin/python"));
+                python.arg(site.top.join("tests/bench/worker.py"));
+                loop_of(python, site, in_flight, &prefetch)
+            }
+            Self::AmqpConsume => amqp_consume(site),
+        };
+        command.current_dir(&site.folder).envs(settings.iter().map(|(name, value)| (name, value)));
+        let processes = if self == Self::AmqpConsume { in_flight } else { 1 };
+        let servers = (0..processes).map(|_| Server::start(&command)).collect::<Result<_, _>>()?;
+        Ok(Running { servers })
+    }
+}
+
+fn worker(site: &Site, ledger: Ledger, in_flight: usize) -> Result<Command, String> {
+    let file = site.folder.join("ledger.redb");
+    let _ = std::fs::remove_file(&file);
+    if ledger == Ledger::Redis {
+        flush(&site.redis)?;
+    }
+    let mut worker = Command::new(site.worker());
+    worker.arg("run").envs(site.broker_settings()).envs([
+        ("WTW_CRM_SERVER", site.crm.clone()),
+        ("WTW_CRM_OPERATION", "bench".to_owned()),
+        ("WTW_CRM_TOKENS", "bench".to_owned()),
+        ("WTW_CRM_MAX_IN_FLIGHT_PER_TOKEN", in_flight.to_string()),
+        ("WTW_ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
+        (
+            "WTW_LEDGER_URL",
+            match ledger {
+                Ledger::File => format!("file:{}", file.display()),
+                Ledger::Memory => "memory:".to_owned(),
+                Ledger::Redis => site.redis.clone(),
+            },
+        ),
+    ]);
+    Ok(worker)
+}
+
+/// What bare loop and Python worker are told.
+fn loop_of(mut command: Command, site: &Site, in_flight: usize, prefetch: &str) -> Command {
+    command.args([&site.broker.url, QUEUE, &site.post_url(), &in_flight.to_string(), prefetch]);
+    command
+}
+
+fn amqp_consume(site: &Site) -> Command {
+    let mut command = Command::new("amqp-consume");
+    command.args([&format!("--url={}", site.broker.url), "--queue", QUEUE, "--prefetch-count", "8", "--", "curl"]);
+    command.args(["--silent", "--fail", "--max-time", "20", "--output", "/dev/null", "--noproxy", "*"]);
+    command.args(["--header", "wolkvox-token: bench", "--header", "content-type: application/json"]);
+    command.args(["--data-binary", "@-", &site.post_url()]);
+    command
+}
+
+/// Empties Redis, in its own words.
+fn flush(url: &str) -> Result<(), String> {
+    use std::io::{Read as _, Write as _};
+    let address = url.trim_start_matches("redis://").trim_end_matches("/0");
+    let flushed = std::net::TcpStream::connect(address).and_then(|mut stream| {
+        stream.write_all(b"FLUSHALL\r\n")?;
+        stream.read_exact(&mut [0; 5])
+    });
+    flushed.map_err(|error| format!("Redis: {error}"))
+}
+
+/// A contender at work.
+pub struct Running {
+    servers: Vec<Server>,
+}
+
+impl Running {
+    fn sum(&self, of: impl Fn(u32) -> u64) -> u64 {
+        self.servers.iter().map(|server| of(server.0.id())).sum()
+    }
+
+    /// Processor time so far, in microseconds.
+    pub fn cpu_us(&self) -> u64 {
+        self.sum(|pid| u64::try_from(process::cpu(pid).as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// What is resident now, in bytes.
+    pub fn resident(&self) -> u64 {
+        self.sum(|pid| process::memory(pid, "VmRSS"))
+    }
+
+    /// The most that was resident, in bytes.
+    pub fn peak(&self) -> u64 {
+        self.sum(|pid| process::memory(pid, "VmHWM"))
+    }
+
+    /// Ends it.
+    pub async fn stop(self) -> Result<(), String> {
+        let pids = self.servers.iter().map(|server| server.0.id().to_string());
+        let _ = Command::new("kill").arg("-TERM").args(pids).stderr(Stdio::null()).status();
+        for server in self.servers {
+            // Those that know no good order are killed.
+            let _ = server.stop().await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,90 @@
+//! The goals, each with what was measured and whether it is met.
+
+use crate::contender::{Contender, Ledger};
+use crate::results::Results;
+
+const FILE: Contender = Contender::Worker(Ledger::File);
+
+/// One goal.
+pub struct Goal {
+    /// In words.
+    pub goal: &'static str,
+    /// What was measured, in words.
+    pub measured: String,
+    /// Whether it is met.
+    pub met: bool,
+}
+
+/// The goals of what was measured.
+pub fn all(results: &Results) -> Vec<Goal> {
+    let mut goals = Vec::new();
+    compared(results, &mut goals);
+    waiting(results, &mut goals);
+    memory(results, &mut goals);
+    if let Some(sizes) = &results.sizes {
+        let mb = sizes.binary as f64 / 1e6;
+        goals.push(goal("the stripped binary under 15 MB", format!("{mb:.1} MB"), mb < 15.0));
+    }
+    if let Some(worst) = results.ceilings.iter().map(|at| at.rate / at.allowed()).min_by(f64::total_cmp) {
+        goals.push(goal(
+            "at least 98 % of what the CRM's limits allow, one to eight tokens",
+            format!("{:.1} % at worst", 100.0 * worst),
+            worst >= 0.98,
+        ));
+    }
+    goals
+}
+
+fn goal(goal: &'static str, measured: String, met: bool) -> Goal {
+    Goal { goal, measured, met }
+}
+
+fn compared(results: &Results, goals: &mut Vec<Goal>) {
+    let Some(worker) = results.of(FILE, 64) else { return };
+    if let Some(bare) = results.of(Contender::BareLoop, 64) {
+        let (rate, cpu) = (worker.rate.median() / bare.rate.median(), worker.cpu_us.median() / bare.cpu_us.median());
+        goals.push(goal("at least 0.95 of the bare loop's rate, 64 in flight", format!("{rate:.2}"), rate >= 0.95));
+        goals.push(goal("at most 1.15 of its processor time a message", format!("{cpu:.2}"), cpu <= 1.15));
+    }
+    if let Some(python) = results.of(Contender::Python, 64) {
+        let times = worker.rate.median() / python.rate.median();
+        goals.push(goal("at least 5 times the Python worker's rate", format!("{times:.1} times"), times >= 5.0));
+    }
+}
+
+fn waiting(results: &Results, goals: &mut Vec<Goal>) {
+    if let Some(way) = results.ways.iter().find(|way| way.contender == FILE) {
+        let p99 = way.ms.quantile(0.99);
+        goals.push(goal("from publish to request under 5 ms, p99, idle", format!("{p99:.1} ms"), p99 < 5.0));
+    }
+    if let Some(start) = results.starts.iter().find(|start| start.contender == FILE) {
+        let ms = start.ms.median();
+        goals.push(goal("the first request within 300 ms of the start", format!("{ms:.0} ms"), ms < 300.0));
+    }
+}
+
+fn memory(results: &Results, goals: &mut Vec<Goal>) {
+    if let Some(idle) = results.idle_mib {
+        goals.push(goal("under 25 MiB resident, idle", format!("{idle:.1} MiB"), idle < 25.0));
+    }
+    if let Some(busy) = results.of(FILE, 256) {
+        let peak = busy.peak_mib.spread().1;
+        goals.push(goal("under 64 MiB resident with 256 in flight", format!("{peak:.1} MiB at most"), peak < 64.0));
+    }
+    let (few, many) = match results.backlogs.as_slice() {
+        // The smallest is over before everything has warmed up.
+        [_, few, .., many] => (few, many),
+        [few, many] => (few, many),
+        _ => return,
+    };
+    goals.push(goal(
+        "no more memory on the largest backlog than on the one before it (10 % apart)",
+        format!("{:.1} MiB after {:.1} MiB", many.peak_mib, few.peak_mib),
+        many.peak_mib <= few.peak_mib * 1.1 && many.peak_mib < 64.0,
+    ));
+    goals.push(goal(
+        "no less speed on it (10 % apart)",
+        format!("{:.0} after {:.0} messages/s", many.rate, few.rate),
+        many.rate >= few.rate * 0.9,
+    ));
+}

@@ -1,0 +1,162 @@
+//! `make bench`: the worker on this machine against what a user would write or pick instead, side by side, in one run.
+//!
+//! Figures go to standard output as one report and to `target/bench/results.json`; a full run also writes the README's
+//! tables and its chart. `bench crm` is the stand-in CRM, a process of its own.
+
+mod broker;
+mod chart;
+mod clock;
+mod contender;
+mod crm;
+mod goals;
+mod machine;
+mod measure;
+mod plan;
+mod process;
+#[path = "../../integration/support/broker/reaper.rs"]
+#[expect(dead_code, reason = "the tests also keep what they started")]
+mod reaper;
+mod report;
+mod results;
+mod site;
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+
+use crate::machine::Machine;
+use crate::plan::Plan;
+use crate::results::Results;
+use crate::site::Site;
+
+/// The chart, from the top of the repository.
+const CHART: &str = "tests/bench/speed.svg";
+
+/// Measures the worker against what a user would write or pick instead
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[arg(value_enum, default_value = "all")]
+    what: What,
+    /// Little of everything, to see that it works; the README stays as it is
+    #[arg(long)]
+    quick: bool,
+    /// Only some of it; the README stays as it is
+    #[arg(long, value_enum, value_delimiter = ',')]
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Measure
+    All,
+    /// Be the stand-in CRM
+    Crm,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Throughput,
+    Backlogs,
+    Ways,
+    Starts,
+    Restarts,
+    Ceilings,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.what {
+        What::Crm => crm::serve().await,
+        What::All => tokio::select! {
+            done = all(&arguments) => done,
+            _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
+        },
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("error: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn all(arguments: &Arguments) -> Result<(), String> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let top = top.canonicalize().map_err(|error| format!("{}: {error}", top.display()))?;
+    same_libraries(&top)?;
+    let plan = if arguments.quick { Plan::quick() } else { Plan::full() };
+    let site = Site::open(&top).await?;
+    let mut results = Results { machine: Machine::here(&site)?, ..Results::default() };
+    let wanted = |part| arguments.parts.is_empty() || arguments.parts.contains(&part);
+    measure::sizes(&site, &mut results)?;
+    if wanted(Part::Starts) {
+        measure::starts(&site, &plan, &mut results).await?;
+    }
+    if wanted(Part::Ways) {
+        measure::ways(&site, &plan, &mut results).await?;
+    }
+    if wanted(Part::Throughput) {
+        measure::throughput(&site, &plan, &mut results).await?;
+    }
+    if wanted(Part::Ceilings) {
+        measure::ceilings(&site, &plan, &mut results).await?;
+    }
+    if wanted(Part::Backlogs) {
+        measure::backlogs(&site, &plan, &mut results).await?;
+    }
+    if wanted(Part::Restarts) {
+        measure::restarts(&site, &plan, &mut results).await?;
+    }
+    write(&top, &results, !arguments.quick && arguments.parts.is_empty())
+}
+
+/// Keeps and shows the results; a full run's are also those of the README.
+fn write(top: &Path, results: &Results, full: bool) -> Result<(), String> {
+    let put =
+        |path: &str, content: &str| fs::write(top.join(path), content).map_err(|error| format!("{path}: {error}"));
+    let json = serde_json::to_string_pretty(results).map_err(|error| error.to_string())?;
+    put("target/bench/results.json", &json)?;
+    if !results.throughput.is_empty() {
+        put("target/bench/speed.svg", &chart::svg(results))?;
+    }
+    let tables = report::markdown(results);
+    println!("{tables}");
+    if !full {
+        eprintln!("not a full run: README.md and its chart stay as they are; target/bench has what was measured");
+        return Ok(());
+    }
+    put(CHART, &chart::svg(results))?;
+    let readme = fs::read_to_string(top.join("README.md")).map_err(|error| format!("README.md: {error}"))?;
+    let chart = format!("![Messages a second, by requests in flight]({CHART})\n\n");
+    put("README.md", &report::into_readme(&readme, &(chart + &tables))?)
+}
+
+/// The bare loop is to have the worker's libraries: what both lock files name has the same version in both.
+fn same_libraries(top: &Path) -> Result<(), String> {
+    let versions = |path: &str| -> Result<Vec<(String, String)>, String> {
+        let lock = fs::read_to_string(top.join(path)).map_err(|error| format!("{path}: {error}"))?;
+        let value = |line: &str, key: &str| line.strip_prefix(key).map(|rest| rest.trim_matches('"').to_owned());
+        let lines: Vec<&str> = lock.lines().collect();
+        let pairs = lines.windows(2).filter_map(|pair| match pair {
+            [name, version] => Some((value(name, "name = ")?, value(version, "version = ")?)),
+            _ => None,
+        });
+        Ok(pairs.collect())
+    };
+    let (worker, bench) = (versions("Cargo.lock")?, versions("tests/bench/Cargo.lock")?);
+    let differs = bench.iter().find(|(name, _)| {
+        let of = |all: &[(String, String)]| all.iter().filter(|(other, _)| other == name).cloned().collect::<Vec<_>>();
+        let (worker, bench) = (of(&worker), of(&bench));
+        ["lapin", "reqwest", "tokio", "hyper", "hyper-util", "redb", "redis"].contains(&name.as_str())
+            && worker != bench
+    });
+    differs.map_or(Ok(()), |(name, _)| {
+        Err(format!(
+            "{name} has another version in tests/bench/Cargo.lock: copy Cargo.lock over it and build once more"
+        ))
+    })
+}

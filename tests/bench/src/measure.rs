@@ -1,0 +1,287 @@
+//! The measurements, one function each.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::broker::{Line, output};
+use crate::clock;
+use crate::contender::{Contender, Ledger};
+use crate::plan::Plan;
+use crate::results::{Backlog, Ceiling, Restart, Results, Series, Sizes, Start, Throughput, Way};
+use crate::site::{Server, Site};
+
+const MIB: f64 = (1_u64 << 20) as f64;
+const FILE: Contender = Contender::Worker(Ledger::File);
+
+/// One run of a contender on a backlog.
+struct Run {
+    rate: f64,
+    cpu_us: f64,
+    peak_mib: f64,
+}
+
+/// Measures from the first `warm` messages on, so that no start is counted.
+async fn run(site: &Site, who: Contender, in_flight: usize, warm: usize, messages: usize) -> Result<Run, String> {
+    let line = site.broker.line().await?;
+    line.purge().await?;
+    line.fill(warm + messages).await?;
+    site.reset(false).await?;
+    let running = who.start(site, in_flight)?;
+    let began = site.reached(warm).await?;
+    let cpu_before = running.cpu_us();
+    let ended = site.reached(warm + messages).await?;
+    let cpu_us = running.cpu_us().saturating_sub(cpu_before) as f64 / messages as f64;
+    let peak_mib = running.peak() as f64 / MIB;
+    running.stop().await?;
+    line.close().await;
+    Ok(Run { rate: rate(messages, began, ended), cpu_us, peak_mib })
+}
+
+fn rate(messages: usize, began_ns: u64, ended_ns: u64) -> f64 {
+    messages as f64 / (ended_ns.saturating_sub(began_ns).max(1) as f64 / 1e9)
+}
+
+/// Rate, processor time and memory of each contender, alternating: whatever the machine does meanwhile meets all alike.
+pub async fn throughput(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
+    for &in_flight in &plan.in_flight {
+        let mut sizes = Vec::new();
+        for who in Contender::ALL {
+            // A first run, not counted, tells how many messages take as long as a run is to last.
+            let few = plan.first.max(4 * in_flight);
+            let tried = run(site, who, in_flight, 2 * in_flight, few).await?;
+            let messages = (tried.rate * plan.seconds) as usize;
+            sizes.push(messages.clamp(few, plan.most));
+        }
+        let from = results.throughput.len();
+        results.throughput.extend(Contender::ALL.iter().zip(&sizes).map(|(&contender, &messages)| Throughput {
+            contender,
+            in_flight,
+            messages,
+            rate: Series::default(),
+            cpu_us: Series::default(),
+            peak_mib: Series::default(),
+        }));
+        for round in 0..plan.rounds {
+            for turn in 0..Contender::ALL.len() {
+                let Some(at) = results.throughput.get_mut(from + (turn + round) % Contender::ALL.len()) else {
+                    continue;
+                };
+                let warm = (at.messages / 5).max(2 * in_flight);
+                let run = run(site, at.contender, in_flight, warm, at.messages).await?;
+                at.rate.0.push(run.rate);
+                at.cpu_us.0.push(run.cpu_us);
+                at.peak_mib.0.push(run.peak_mib);
+                let (who, left) = (at.contender.name(), plan.rounds - round - 1);
+                eprintln!(
+                    "{in_flight:>4} in flight  {who:<28} {:>8.0} messages/s {:>6.0} µs {:>5.0} MiB   {left} to go",
+                    run.rate, run.cpu_us, run.peak_mib
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The worker on growing backlogs.
+pub async fn backlogs(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
+    for &messages in &plan.backlogs {
+        let warm = messages / 5;
+        let run = run(site, FILE, 256, warm, messages - warm).await?;
+        eprintln!("backlog of {messages:>9}  {:>8.0} messages/s {:>5.0} MiB", run.rate, run.peak_mib);
+        results.backlogs.push(Backlog { messages, rate: run.rate, peak_mib: run.peak_mib });
+    }
+    Ok(())
+}
+
+/// From publish to request, on idle contenders with two in flight.
+pub async fn ways(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
+    for contender in [FILE, Contender::Worker(Ledger::Memory), Contender::BareLoop, Contender::Python] {
+        let line = site.broker.line().await?;
+        line.purge().await?;
+        site.reset(true).await?;
+        let running = contender.start(site, 2)?;
+        let warm = plan.singles / 10 + 1;
+        for number in 0..warm + plan.singles {
+            line.stamped(number).await?;
+            site.reached(number + 1).await?;
+            // At no fixed beat, and long enough that it is idle again.
+            sleep(Duration::from_millis(fastrand::u64(4..12))).await;
+        }
+        let ways = site.report().await?.ways_ns;
+        running.stop().await?;
+        line.close().await;
+        let ms = Series(ways.iter().skip(warm).map(|ns| *ns as f64 / 1e6).collect());
+        eprintln!(
+            "publish to request  {:<28} p50 {:.2} ms  p99 {:.2} ms",
+            contender.name(),
+            ms.median(),
+            ms.quantile(0.99)
+        );
+        results.ways.push(Way { contender, ms });
+    }
+    Ok(())
+}
+
+/// From the start of the process to the first request, and what is resident without messages.
+pub async fn starts(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
+    for contender in [FILE, Contender::BareLoop, Contender::Python] {
+        let mut ms = Series::default();
+        for _ in 0..plan.starts {
+            let line = site.broker.line().await?;
+            line.purge().await?;
+            line.fill(10).await?;
+            line.close().await;
+            site.reset(false).await?;
+            let began = clock::now_ns();
+            let running = contender.start(site, 2)?;
+            site.reached(1).await?;
+            ms.0.push(site.report().await?.first_ns.saturating_sub(began) as f64 / 1e6);
+            site.reached(10).await?;
+            running.stop().await?;
+        }
+        eprintln!("start to first request  {:<28} {:.0} ms", contender.name(), ms.median());
+        results.starts.push(Start { contender, ms });
+    }
+    let line = site.broker.line().await?;
+    line.purge().await?;
+    let running = FILE.start(site, 2)?;
+    // Long enough that everything which a start needs is done.
+    sleep(Duration::from_secs(3)).await;
+    let idle = running.resident() as f64 / MIB;
+    running.stop().await?;
+    line.close().await;
+    eprintln!("resident without messages  {idle:.1} MiB");
+    results.idle_mib = Some(idle);
+    Ok(())
+}
+
+/// The broker stops and starts while the worker is at work, at a pace that leaves it messages throughout.
+pub async fn restarts(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
+    const PACE: usize = 100;
+    if !site.broker.is_ours() {
+        eprintln!("the broker was given by its address: it is not restarted");
+        return Ok(());
+    }
+    for _ in 0..plan.restarts {
+        let line = site.broker.line().await?;
+        line.purge().await?;
+        line.fill(120 * PACE).await?;
+        line.close().await;
+        site.reset(false).await?;
+        let running = FILE.start_with(site, 2, &[("WTW_CRM_REQUESTS_PER_SECOND", PACE.to_string())])?;
+        site.reached(2 * PACE).await?;
+        let stopped = Instant::now();
+        site.broker.down()?;
+        site.broker.up().await?;
+        let (answered, away) = (clock::now_ns(), stopped.elapsed());
+        // What it had in hand may be sent without the broker; the pause is over when a hundred more have come.
+        let count = usize::try_from(site.report().await?.count).unwrap_or_default();
+        site.reached(count + PACE).await?;
+        let report = site.report().await?;
+        running.stop().await?;
+        let restart = Restart {
+            broker_away_s: away.as_secs_f64(),
+            pause_s: report.longest_gap_ns as f64 / 1e9,
+            after_s: report.gap_end_ns.saturating_sub(answered) as f64 / 1e9,
+        };
+        eprintln!(
+            "broker away for {:.1} s: a pause of {:.1} s, of which {:.1} s after it answered",
+            restart.broker_away_s, restart.pause_s, restart.after_s
+        );
+        results.restarts.push(restart);
+    }
+    Ok(())
+}
+
+/// The worker against the real sandbox with the CRM's limits.
+pub async fn ceilings(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
+    for tokens in [1, 2, 4, 8] {
+        let names: Vec<String> = (0..tokens).map(|number| format!("bench-{number}")).collect();
+        let mut command = Command::new(site.worker());
+        command.args(["sandbox", "--listen", "127.0.0.1:0", "--operation", "bench", "--latency", "40ms"]);
+        command.args(["--daily-limit", "100000000"]);
+        command.args(names.iter().flat_map(|name| ["--token", name]));
+        let (sandbox, said) = Server::start_talking(&command)?;
+        let said: Value = serde_json::from_str(&said).map_err(|error| format!("the sandbox: {error}"))?;
+        let address = said.get("listening").and_then(Value::as_str).ok_or("the sandbox does not say its address")?;
+        let direct = direct(site, address, &names, plan.ceiling_seconds).await?;
+        let line = site.broker.line().await?;
+        let rate = limited(site, &line, address, &names, plan.ceiling_seconds).await?;
+        line.close().await;
+        sandbox.stop().await?;
+        let ceiling = Ceiling { tokens, rate, direct };
+        let share = 100.0 * rate / ceiling.allowed();
+        eprintln!(
+            "{tokens} tokens: {rate:.1} tasks/s, {share:.1} % of {:.0}; a client alone {direct:.1}",
+            ceiling.allowed()
+        );
+        results.ceilings.push(ceiling);
+    }
+    Ok(())
+}
+
+async fn limited(site: &Site, line: &Line, address: &str, tokens: &[String], seconds: f64) -> Result<f64, String> {
+    line.purge().await?;
+    // Half as much again as the limits let through.
+    line.fill((tokens.len() as f64 * 50.0 * (seconds + 1.0) * 1.5) as usize).await?;
+    let settings = [("WTW_CRM_SERVER", address.to_owned()), ("WTW_CRM_TOKENS", tokens.join(","))];
+    let running = FILE.start_with(site, 2, &settings)?;
+    let rate = created(site, address, seconds).await?;
+    running.stop().await?;
+    Ok(rate)
+}
+
+/// Two loops a token that post without a pause.
+async fn direct(site: &Site, address: &str, tokens: &[String], seconds: f64) -> Result<f64, String> {
+    const BODY: &str = r#"{"operation":"bench","module":"wolkvox_activities","type":"task","fields":{"status":"created",
+        "name":"a","priority":"high","name_module":"cases","completion_date":"2030-03-01 10:00:00","remember":false,
+        "reminder_date":"2030-03-01 10:00:00","description":"","id_record":"1","wolkvox_owner":"agent@example.com"}}"#;
+    let post = format!("{address}{}", wolkvox_task_worker::crm::INSERT_PATH);
+    let loops: Vec<_> = tokens
+        .iter()
+        .chain(tokens)
+        .map(|token| {
+            let request =
+                site.client().post(&post).header("wolkvox-token", token).header("content-type", "application/json");
+            tokio::spawn(async move {
+                while let Some(request) = request.try_clone() {
+                    let Ok(answer) = request.body(BODY).send().await else { break };
+                    let _ = answer.bytes().await;
+                }
+            })
+        })
+        .collect();
+    let rate = created(site, address, seconds).await;
+    loops.iter().for_each(tokio::task::JoinHandle::abort);
+    rate
+}
+
+/// Tasks a second that the sandbox made, by its own books, once it has been at it for a second; forgets them afterwards.
+async fn created(site: &Site, address: &str, seconds: f64) -> Result<f64, String> {
+    let failed = |error: reqwest::Error| format!("the sandbox: {error}");
+    sleep(Duration::from_secs_f64(seconds + 1.0)).await;
+    let tasks = site.client().get(format!("{address}/sandbox/tasks")).send().await.map_err(failed)?;
+    let tasks: Vec<Value> = serde_json::from_str(&tasks.text().await.map_err(failed)?).map_err(|e| e.to_string())?;
+    site.client().delete(format!("{address}/sandbox")).send().await.map_err(failed)?;
+    let at = |task: &Value| task.get("at")?.as_str()?.parse::<jiff::Timestamp>().ok().map(|at| at.as_millisecond());
+    let moments: Vec<i64> = tasks.iter().filter_map(at).collect();
+    let begin = moments.first().ok_or("the sandbox made no task")? + 1_000;
+    let counted: Vec<i64> = moments.into_iter().filter(|at| *at >= begin).collect();
+    let (Some(first), Some(last)) = (counted.first(), counted.last()) else {
+        return Err("the sandbox made too few tasks".to_owned());
+    };
+    Ok((counted.len() - 1) as f64 / ((last - first).max(1) as f64 / 1e3))
+}
+
+/// Sizes of what is shipped.
+pub fn sizes(site: &Site, results: &mut Results) -> Result<(), String> {
+    let binary = std::fs::metadata(site.worker()).map_err(|error| error.to_string())?.len();
+    let mut inspect = Command::new("sh");
+    inspect.args(["-c", "docker image inspect --format '{{.Size}}' wolkvox-task-worker:latest 2>/dev/null"]);
+    let image = output(inspect).ok().and_then(|size| size.parse().ok());
+    results.sizes = Some(Sizes { binary, image });
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! How much is measured.
+
+/// See the module's documentation.
+pub struct Plan {
+    /// Requests at a time.
+    pub in_flight: Vec<usize>,
+    /// Runs of which the median counts.
+    pub rounds: usize,
+    /// How long a run is to last.
+    pub seconds: f64,
+    /// Messages of the first run, by which the others are sized.
+    pub first: usize,
+    /// Most messages of a run.
+    pub most: usize,
+    /// Backlogs.
+    pub backlogs: Vec<usize>,
+    /// Single messages to an idle worker.
+    pub singles: usize,
+    /// Starts.
+    pub starts: usize,
+    /// Restarts of the broker.
+    pub restarts: usize,
+    /// How long the CRM's limits are kept to.
+    pub ceiling_seconds: f64,
+}
+
+impl Plan {
+    /// What stands in the README.
+    pub fn full() -> Self {
+        Self {
+            in_flight: vec![1, 2, 16, 64, 256],
+            rounds: 5,
+            seconds: 3.0,
+            first: 300,
+            most: 60_000,
+            backlogs: vec![1_000, 100_000, 1_000_000],
+            singles: 2_000,
+            starts: 11,
+            restarts: 3,
+            ceiling_seconds: 10.0,
+        }
+    }
+
+    /// Everything once, with little: it shows that the benchmark works, and figures that are good for nothing else.
+    pub fn quick() -> Self {
+        Self {
+            in_flight: vec![2, 64],
+            rounds: 1,
+            seconds: 0.5,
+            first: 100,
+            most: 5_000,
+            backlogs: vec![1_000, 10_000],
+            singles: 100,
+            starts: 3,
+            restarts: 1,
+            ceiling_seconds: 2.0,
+        }
+    }
+}

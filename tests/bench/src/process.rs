@@ -1,0 +1,25 @@
+//! What the kernel says of a process.
+
+use std::fs;
+use std::time::Duration;
+
+/// Ticks of `/proc/PID/stat`; 100 on every Linux (`getconf CLK_TCK`).
+const TICKS_PER_SECOND: u64 = 100;
+
+/// Processor time, user and system, of a process and of its children that have ended.
+pub fn cpu(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, which may hold anything, is in parentheses. utime, stime, cutime and cstime are fields 14 to 17 (proc(5)).
+    let behind_name = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
+    let ticks: u64 =
+        behind_name.split_whitespace().skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND)
+}
+
+/// A line of `/proc/PID/status` that is given in kB, such as `VmHWM` (the peak of what is resident) or `VmRSS`; in bytes.
+pub fn memory(pid: u32, line: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let found = status.lines().find_map(|at| at.strip_prefix(line)?.strip_prefix(':'));
+    let kilobytes = found.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    kilobytes.unwrap_or_default() * 1_024
+}

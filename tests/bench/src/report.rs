@@ -1,0 +1,120 @@
+//! The tables, as Markdown, which reads well in a terminal too.
+
+use std::fmt::Write as _;
+
+use crate::contender::Contender;
+use crate::goals;
+use crate::results::{Results, Series};
+
+/// Thousands apart, three figures that matter.
+fn number(value: f64) -> String {
+    if value < 100.0 {
+        return format!("{value:.1}");
+    }
+    let digits = format!("{value:.0}");
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
+    groups.join(",")
+}
+
+fn with_spread(series: &Series) -> String {
+    let (least, most) = series.spread();
+    match series.0.len() {
+        0 => "–".to_owned(),
+        1 => number(series.median()),
+        _ => format!("{} ({}–{})", number(series.median()), number(least), number(most)),
+    }
+}
+
+/// Everything that was measured.
+pub fn markdown(results: &Results) -> String {
+    let mut text = format!("Measured on {}: {}.\n\n", results.machine.day, results.machine.sentence());
+    throughput(results, &mut text);
+    let goals = goals::all(results);
+    if !goals.is_empty() {
+        text += "\n| goal | measured | |\n| --- | --- | --- |\n";
+    }
+    for goal in goals {
+        let _ = writeln!(text, "| {} | {} | {} |", goal.goal, goal.measured, if goal.met { "✓" } else { "✗ missed" });
+    }
+    text += "\n| also measured | |\n| --- | --- |\n";
+    for (what, figure) in others(results) {
+        let _ = writeln!(text, "| {what} | {figure} |");
+    }
+    text
+}
+
+fn throughput(results: &Results, text: &mut String) {
+    let mut in_flight: Vec<usize> = results.throughput.iter().map(|at| at.in_flight).collect();
+    in_flight.dedup();
+    let (Some(least), Some(most)) = (in_flight.first(), in_flight.last()) else { return };
+    let runs = results.throughput.first().map_or(0, |at| at.rate.0.len());
+    let busy = if in_flight.contains(&64) { 64 } else { *least };
+    let _ = write!(text, "| messages a second, median of {runs} (least–most), in flight: |");
+    for count in &in_flight {
+        let _ = write!(text, " {count} |");
+    }
+    let _ = writeln!(text, " CPU µs a message, {busy} | peak MiB, {most} |");
+    let _ = writeln!(text, "|{}", " --- |".repeat(in_flight.len() + 3));
+    for contender in Contender::ALL {
+        let _ = write!(text, "| {} |", contender.name());
+        for count in &in_flight {
+            let rate = results.of(contender, *count).map_or_else(String::new, |at| with_spread(&at.rate));
+            let _ = write!(text, " {rate} |");
+        }
+        let cpu = results.of(contender, busy).map_or_else(String::new, |at| with_spread(&at.cpu_us));
+        let peak = results.of(contender, *most).map_or_else(String::new, |at| number(at.peak_mib.median()));
+        let _ = writeln!(text, " {cpu} | {peak} |");
+    }
+}
+
+fn others(results: &Results) -> Vec<(String, String)> {
+    let mut others = Vec::new();
+    for at in &results.backlogs {
+        let what = format!("a backlog of {}, 256 in flight, file ledger", number(at.messages as f64));
+        others.push((what, format!("{} messages/s, peak {:.1} MiB", number(at.rate), at.peak_mib)));
+    }
+    for at in &results.ways {
+        let what = format!("publish to request, idle: {}", at.contender.name());
+        others.push((what, format!("p50 {:.2} ms, p99 {:.2} ms", at.ms.median(), at.ms.quantile(0.99))));
+    }
+    for at in &results.starts {
+        let what = format!("start to first request: {}", at.contender.name());
+        others.push((what, format!("{} ms", with_spread(&at.ms))));
+    }
+    let worst = results.restarts.iter().max_by(|a, b| a.pause_s.total_cmp(&b.pause_s));
+    if let Some(at) = worst {
+        others.push((
+            format!("longest pause, {} restarts of the broker", results.restarts.len()),
+            format!(
+                "{:.1} s while the broker was away for {:.1} s; {:.1} s of it after its first answer",
+                at.pause_s, at.broker_away_s, at.after_s
+            ),
+        ));
+    }
+    for at in &results.ceilings {
+        let what = format!("two at a time, 40 ms, tokens: {}", at.tokens);
+        let (share, direct) = (100.0 * at.rate / at.allowed(), 100.0 * at.direct / at.allowed());
+        let figure =
+            format!("{:.1} tasks/s, {share:.1} % of what is allowed; a client without a broker {direct:.1} %", at.rate);
+        others.push((what, figure));
+    }
+    if let Some(sizes) = &results.sizes {
+        let image =
+            sizes.image.map_or_else(|| "not built here".to_owned(), |size| format!("{:.0} MB", size as f64 / 1e6));
+        others.push(("binary, image".to_owned(), format!("{:.1} MB, {image}", sizes.binary as f64 / 1e6)));
+    }
+    others
+}
+
+/// The README with the tables between its marks.
+///
+/// # Errors
+/// When the marks are not there.
+pub fn into_readme(readme: &str, tables: &str) -> Result<String, String> {
+    const MARKS: (&str, &str) = ("<!-- speed: from `make bench` -->\n", "<!-- speed: end -->");
+    let missing = || format!("README.md has no {}", MARKS.0.trim());
+    let (before, rest) = readme.split_once(MARKS.0).ok_or_else(missing)?;
+    let (_, after) = rest.split_once(MARKS.1).ok_or_else(missing)?;
+    Ok(format!("{before}{}{tables}{}{after}", MARKS.0, MARKS.1))
+}

@@ -1,0 +1,149 @@
+//! What was measured, as it is kept in `target/bench/results.json`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::contender::Contender;
+use crate::machine::Machine;
+
+/// Several measurements of one thing.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Series(pub Vec<f64>);
+
+impl Series {
+    fn sorted(&self) -> Vec<f64> {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted
+    }
+
+    /// The value under which `share` of them are.
+    pub fn quantile(&self, share: f64) -> f64 {
+        let sorted = self.sorted();
+        let last = sorted.len().saturating_sub(1);
+        sorted.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
+    }
+
+    /// The one in the middle.
+    pub fn median(&self) -> f64 {
+        self.quantile(0.5)
+    }
+
+    /// The least and the largest.
+    pub fn spread(&self) -> (f64, f64) {
+        (self.quantile(0.0), self.quantile(1.0))
+    }
+}
+
+/// A contender with so many in flight.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Throughput {
+    /// Who.
+    pub contender: Contender,
+    /// Requests at a time.
+    pub in_flight: usize,
+    /// Messages a run.
+    pub messages: usize,
+    /// Messages a second.
+    pub rate: Series,
+    /// Processor time a message, in microseconds.
+    pub cpu_us: Series,
+    /// Most that was resident, in MiB.
+    pub peak_mib: Series,
+}
+
+/// The worker with the file ledger on a backlog.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Backlog {
+    /// Messages that waited.
+    pub messages: usize,
+    /// Messages a second.
+    pub rate: f64,
+    /// Most that was resident, in MiB.
+    pub peak_mib: f64,
+}
+
+/// A contender that waits for single messages.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Way {
+    /// Who.
+    pub contender: Contender,
+    /// From each message's publish to its request, in milliseconds.
+    pub ms: Series,
+}
+
+/// How long a contender takes from its start to the first request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Start {
+    /// Who.
+    pub contender: Contender,
+    /// In milliseconds.
+    pub ms: Series,
+}
+
+/// A broker that is stopped and started under a worker at work.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Restart {
+    /// From the order to stop until the broker answered a handshake again, in seconds.
+    pub broker_away_s: f64,
+    /// The longest time without a request, in seconds.
+    pub pause_s: f64,
+    /// How much of it was after the broker's first answer, in seconds.
+    pub after_s: f64,
+}
+
+/// The worker under the CRM's own limits.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ceiling {
+    /// API tokens, each with two requests at a time of 40 ms each.
+    pub tokens: usize,
+    /// Tasks a second.
+    pub rate: f64,
+    /// What a client without a broker reaches, two loops a token.
+    pub direct: f64,
+}
+
+impl Ceiling {
+    /// What the limits allow, in tasks a second.
+    pub fn allowed(&self) -> f64 {
+        self.tokens as f64 * 2.0 / 0.040
+    }
+}
+
+/// Sizes of what is shipped.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Sizes {
+    /// The stripped binary, in bytes.
+    pub binary: u64,
+    /// The container image, in bytes; none where it is not on this machine.
+    pub image: Option<u64>,
+}
+
+/// Everything.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Results {
+    /// Where it was measured.
+    pub machine: Machine,
+    /// Rate, processor time and memory.
+    pub throughput: Vec<Throughput>,
+    /// On growing backlogs, 256 in flight.
+    pub backlogs: Vec<Backlog>,
+    /// On an idle worker.
+    pub ways: Vec<Way>,
+    /// From the start.
+    pub starts: Vec<Start>,
+    /// Resident without messages, in MiB, with the file ledger.
+    pub idle_mib: Option<f64>,
+    /// The broker's restarts.
+    pub restarts: Vec<Restart>,
+    /// The CRM's limits.
+    pub ceilings: Vec<Ceiling>,
+    /// Sizes.
+    pub sizes: Option<Sizes>,
+}
+
+impl Results {
+    /// A contender's figures.
+    pub fn of(&self, contender: Contender, in_flight: usize) -> Option<&Throughput> {
+        self.throughput.iter().find(|at| at.contender == contender && at.in_flight == in_flight)
+    }
+}

@@ -1,0 +1,187 @@
+//! Everything that a run needs besides the contender: broker, Redis, stand-in CRM, programs, a folder.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use tokio::time::{sleep, timeout};
+
+use crate::broker::{Broker, QUEUE, free_port, output};
+use crate::crm::Report;
+
+/// The longest wait for anything that is measured.
+const PATIENCE: Duration = Duration::from_secs(1_800);
+
+/// See the module's documentation. All of it is gone when dropped.
+pub struct Site {
+    /// The repository.
+    pub top: PathBuf,
+    /// Where logs and ledgers are.
+    pub folder: PathBuf,
+    /// The broker.
+    pub broker: Broker,
+    /// Redis' address.
+    pub redis: String,
+    /// Address of the stand-in CRM, `http://host:port`.
+    pub crm: String,
+    client: reqwest::Client,
+    _servers: Vec<Server>,
+}
+
+/// A process that ends when dropped, and with the benchmark however that ends.
+pub struct Server(pub Child);
+
+impl Server {
+    /// Starts a command whose output nobody reads. What it logs is in `log` in its folder, if it has one of its own.
+    pub fn start(command: &Command) -> Result<Self, String> {
+        Self::spawn(command, Stdio::null())
+    }
+
+    /// Starts a command and returns the first line that it prints, too.
+    pub fn start_talking(command: &Command) -> Result<(Self, String), String> {
+        let mut server = Self::spawn(command, Stdio::piped())?;
+        let stdout = server.0.stdout.as_mut().ok_or("no output")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).map_err(|error| error.to_string())?;
+        Ok((server, line.trim().to_owned()))
+    }
+
+    fn spawn(command: &Command, stdout: Stdio) -> Result<Self, String> {
+        let mut leashed = Command::new("setpriv");
+        leashed.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => leashed.env(name, value),
+                None => leashed.env_remove(name),
+            };
+        }
+        leashed.stdin(Stdio::null()).stdout(stdout);
+        let log = command.get_current_dir().map(|folder| folder.join("log")).unwrap_or_else(|| "/dev/null".into());
+        let log = fs::File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+        let child = leashed.stderr(log).spawn();
+        child.map(Self).map_err(|error| format!("{:?}: {error}", command.get_program()))
+    }
+
+    /// Ends it in good order, or after ten seconds by force.
+    pub async fn stop(mut self) -> Result<(), String> {
+        let pid = self.0.id().to_string();
+        let _ = Command::new("kill").args(["-TERM", &pid]).stderr(Stdio::null()).status();
+        let ended = timeout(Duration::from_secs(10), async {
+            while matches!(self.0.try_wait(), Ok(None)) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        });
+        ended.await.map_err(|_| "a process did not end on SIGTERM within 10 s and was killed".to_owned())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Site {
+    /// Starts everything.
+    pub async fn open(top: &Path) -> Result<Self, String> {
+        let folder = top.join("target/bench");
+        fs::create_dir_all(folder.join("redis")).map_err(|error| error.to_string())?;
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder().no_proxy().build().map_err(|error| error.to_string())?;
+        let (crm, address) = Server::start_talking(Command::new(own_program()?).arg("crm"))?;
+        let broker = Broker::start(top).await?;
+        let (redis_server, redis) = start_redis(top, &folder)?;
+        let servers = vec![crm, redis_server];
+        let site = Self {
+            top: top.to_owned(),
+            folder,
+            broker,
+            redis,
+            crm: format!("http://{address}"),
+            client,
+            _servers: servers,
+        };
+        site.declare()?;
+        Ok(site)
+    }
+
+    /// The worker, as it is shipped.
+    pub fn worker(&self) -> PathBuf {
+        self.top.join("target/release/wolkvox-task-worker")
+    }
+
+    /// The bare loop.
+    pub fn bare_loop(&self) -> Result<PathBuf, String> {
+        Ok(own_program()?.with_file_name("bare-loop"))
+    }
+
+    /// Where tasks are posted.
+    pub fn post_url(&self) -> String {
+        format!("{}{}", self.crm, wolkvox_task_worker::crm::INSERT_PATH)
+    }
+
+    /// The worker's own quorum queue, with the arguments that it declares in production, for all contenders.
+    fn declare(&self) -> Result<(), String> {
+        let mut topology = Command::new(self.worker());
+        topology.args(["topology", "--apply"]).envs(self.broker_settings());
+        output(topology).map(drop)
+    }
+
+    /// What tells the worker its broker and queue; several consumers at a time are allowed for those who need them.
+    pub fn broker_settings(&self) -> [(&'static str, String); 3] {
+        [
+            ("WTW_BROKER_URLS", self.broker.url.clone()),
+            ("WTW_BROKER_QUEUE", QUEUE.to_owned()),
+            ("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false".to_owned()),
+        ]
+    }
+
+    /// Has the stand-in CRM forget what came.
+    pub async fn reset(&self, stamps: bool) -> Result<(), String> {
+        let path = if stamps { "/reset/stamps" } else { "/reset" };
+        self.ask::<Report>(path).await.map(drop)
+    }
+
+    /// Waits until so many requests have come; the moment.
+    pub async fn reached(&self, count: usize) -> Result<u64, String> {
+        let asked = timeout(PATIENCE, self.ask(&format!("/wait/{count}"))).await;
+        asked.map_err(|_| format!("not within {PATIENCE:?}: {count} requests"))?
+    }
+
+    /// What came.
+    pub async fn report(&self) -> Result<Report, String> {
+        self.ask("/report").await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, String> {
+        let failed = |error: reqwest::Error| format!("the stand-in CRM: {error}");
+        let answer = self.client.get(format!("{}{path}", self.crm)).send().await.map_err(failed)?;
+        let text = answer.text().await.map_err(failed)?;
+        serde_json::from_str(&text).map_err(|error| format!("the stand-in CRM: {error}: {text}"))
+    }
+
+    /// An HTTP client for pages.
+    pub fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+}
+
+fn own_program() -> Result<PathBuf, String> {
+    std::env::current_exe().map_err(|error| error.to_string())
+}
+
+/// A Redis that is as durable as the ledger's file: every write is on the disk before it is answered.
+fn start_redis(top: &Path, folder: &Path) -> Result<(Server, String), String> {
+    let program = output(Command::new(top.join("deploy/redis-server.sh")))?;
+    let port = free_port()?.to_string();
+    let data = folder.join("redis");
+    let _ = fs::remove_dir_all(data.join("appendonlydir"));
+    let mut redis = Command::new(program);
+    redis.args(["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "yes"]);
+    redis.args(["--appendfsync", "always", "--dir"]).arg(&data).current_dir(&data);
+    Ok((Server::start(&redis)?, format!("redis://127.0.0.1:{port}/0")))
+}
