@@ -1,27 +1,76 @@
-//! `check --offline`: every problem of the configuration, without a network.
+//! `check`: would a worker with this configuration work?
 
 use std::process::ExitCode;
 
-use crate::cli::{Error, print};
-use crate::config::{Config, Loaded, Sources};
+use tokio_util::sync::CancellationToken;
+
+use crate::check::{self, Finding, Outcome, Scope};
+use crate::cli::{Error, FAILED, print};
+use crate::config::{Config, Sources};
 
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Look at the configuration only, without a network
-    #[arg(long, required = true)]
+    #[arg(long)]
     offline: bool,
+    /// Leave the CRM out: asking it about a token costs one call of that token's quota
+    #[arg(long)]
+    no_crm: bool,
+    /// Print a JSON array instead of lines: check, result, message, advice
+    #[arg(long)]
+    json: bool,
 }
 
-/// Prints what the configuration amounts to, or all of its problems.
+/// Prints what was found; 1 where there is a problem.
 ///
 /// # Errors
-/// An invalid configuration.
-pub fn run(_: &Args, sources: &Sources) -> Result<ExitCode, Error> {
-    let Loaded { config, warnings } = Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
-    for warning in &warnings {
-        print(&format!("warning: {warning}"))?;
+/// An invalid configuration, or an interruption.
+pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Result<ExitCode, Error> {
+    let loaded = match Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"]) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            if args.json {
+                print(&json(&check::invalid(problems.iter()))?)?;
+            }
+            return Err(problems.into());
+        }
+    };
+    let scope = Scope {
+        network: !args.offline,
+        crm: !args.offline && !args.no_crm,
+        kubernetes: sources.environment.iter().any(|(name, _)| name == "KUBERNETES_SERVICE_HOST"),
+    };
+    if scope.crm {
+        let tokens = loaded.config.crm.tokens.len();
+        eprintln!(
+            "asking the CRM about {tokens} tokens, which costs one call of each one's quota (--no-crm leaves it out)"
+        );
     }
-    print(&format!("ok: {}", config.summary()))?;
-    Ok(ExitCode::SUCCESS)
+    let checking = stop.run_until_cancelled(check::run(&loaded, scope)).await;
+    let findings = checking.ok_or_else(|| Error::failed("interrupted"))?;
+    print(&if args.json { json(&findings)? } else { text(&findings) })?;
+    let bad = count(&findings, Outcome::Problem) > 0;
+    Ok(if bad { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+}
+
+fn json(findings: &[Finding]) -> Result<String, Error> {
+    serde_json::to_string_pretty(findings).map_err(Error::failed)
+}
+
+fn text(findings: &[Finding]) -> String {
+    let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or_default();
+    let line = |finding: &Finding| {
+        let advice = finding.advice.as_ref().map_or_else(String::new, |advice| format!(" → {advice}"));
+        format!("{:<7}  {:<width$}  {}{advice}", finding.result.as_str(), finding.check, finding.message)
+    };
+    let mut lines: Vec<String> = findings.iter().map(line).collect();
+    let [ok, warnings, problems] =
+        [Outcome::Ok, Outcome::Warning, Outcome::Problem].map(|outcome| count(findings, outcome));
+    lines.push(format!("ok: {ok}, warnings: {warnings}, problems: {problems}"));
+    lines.join("\n")
+}
+
+fn count(findings: &[Finding], outcome: Outcome) -> usize {
+    findings.iter().filter(|finding| finding.result == outcome).count()
 }

@@ -1,0 +1,257 @@
+//! Looking at a broker without changing it: each question is one that the broker answers by its refusal, on a channel of
+//! its own, since a refusal closes the channel.
+//!
+//! What permissions a user has, AMQP does not tell. RabbitMQ looks at them before it looks at anything else
+//! (`rabbit_channel`: `check_configure_permitted`, `check_read_permitted`, `check_write_permitted`), so that a request that
+//! it must refuse for another reason tells whether it would have been allowed.
+
+use std::collections::BTreeMap;
+
+use lapin::options::{
+    BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection};
+
+use crate::broker::connect::{BrokerError, Connector, bounded, close, open_channel};
+use crate::broker::topology::{Argument, Queue, short};
+use crate::broker::{HeaderValue, Properties};
+use crate::config::{self, BrokerUrl};
+
+/// More arguments than any queue has.
+const MOST_DIFFERENCES: usize = 32;
+
+/// A connection that changes nothing.
+pub struct Inspection {
+    connection: Connection,
+}
+
+/// A queue that exists.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Messages that are ready.
+    pub messages: u32,
+    /// Consumers that are given messages: the standbys of a single active consumer are not counted.
+    pub consumers: u32,
+}
+
+/// An argument of a queue that is not what the worker declares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Its name, such as `x-delivery-limit`.
+    pub argument: String,
+    /// What the worker declares; none for an argument that it leaves out.
+    pub wanted: Option<String>,
+    /// What the queue has.
+    pub actual: Option<String>,
+}
+
+impl Inspection {
+    /// Connects to one node.
+    ///
+    /// # Errors
+    /// Names the node and what went wrong.
+    pub async fn connect(broker: &config::Broker, url: &BrokerUrl) -> Result<Self, BrokerError> {
+        let connection = Connector::new(broker.clone()).connect_to(url, "check").await?;
+        Ok(Self { connection })
+    }
+
+    /// The agreed frame size in bytes; none where no limit was agreed upon.
+    #[must_use]
+    pub fn frame_max(&self) -> Option<u32> {
+        Some(self.connection.configuration().frame_max()).filter(|bytes| *bytes > 0)
+    }
+
+    /// Whether a queue exists.
+    ///
+    /// # Errors
+    /// What else the broker said.
+    pub async fn find(&self, queue: &str) -> Result<Option<Found>, BrokerError> {
+        let channel = self.channel().await?;
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let declare = channel.queue_declare(short(queue)?, options, FieldTable::default());
+        match bounded(&format!("look for the queue {queue}"), declare).await {
+            Ok(found) => {
+                discard(&channel).await;
+                Ok(Some(Found { messages: found.message_count(), consumers: found.consumer_count() }))
+            }
+            Err(error) if error.code == Some(BrokerError::NOT_FOUND) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How the arguments of a queue that exists differ from what the worker declares. Declaring what exists changes
+    /// nothing: it succeeds when all arguments are equal, else the broker names the first difference, which is adopted
+    /// for the next question. Only for a queue that [`Inspection::find`] has just found.
+    ///
+    /// # Errors
+    /// What else the broker said; [`BrokerError::ACCESS_REFUSED`] without the permission to configure the queue.
+    pub async fn differences(&self, queue: &Queue) -> Result<Vec<Difference>, BrokerError> {
+        let wanted = |name: &str| queue.arguments.get(name);
+        let mut asked: BTreeMap<String, Argument> =
+            queue.arguments.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let mut differences: Vec<Difference> = Vec::new();
+        while differences.len() < MOST_DIFFERENCES {
+            let table = asked.iter().map(|(name, value)| (name.as_str().into(), value.amqp()));
+            let table = FieldTable::from(table.collect::<BTreeMap<_, _>>());
+            let refusal = match self.declare(&queue.name, table).await {
+                Ok(()) => break,
+                Err(error) if error.code == Some(BrokerError::PRECONDITION_FAILED) => error,
+                Err(error) => return Err(error),
+            };
+            let Some((argument, actual)) = read_difference(&refusal.message) else {
+                if differences.is_empty() {
+                    return Err(refusal);
+                }
+                break;
+            };
+            if differences.iter().any(|known| known.argument == argument) {
+                break;
+            }
+            match &actual {
+                Some(text) => asked.insert(argument.clone(), like(text, wanted(&argument))),
+                None => asked.remove(&argument),
+            };
+            differences.push(Difference { wanted: wanted(&argument).map(Argument::text), argument, actual });
+        }
+        Ok(differences)
+    }
+
+    /// Whether the queue may be declared: asked with an argument of a type that no queue can have, so that it never is.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn may_configure(&self, queue: &str) -> Result<(), BrokerError> {
+        let impossible = [("x-dead-letter-exchange", 7), ("x-message-ttl", -1)];
+        let impossible = impossible.map(|(name, value)| (name.into(), HeaderValue::LongLongInt(value)));
+        permitted(self.declare(queue, FieldTable::from(BTreeMap::from(impossible))).await)
+    }
+
+    /// Whether the queue may be consumed: asked with a priority that is no number, so that no consumer begins.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn may_consume(&self, queue: &str) -> Result<(), BrokerError> {
+        let channel = self.channel().await?;
+        // Should a broker take it all the same, one message at most is held for a moment.
+        bounded("set the prefetch", channel.basic_qos(1, BasicQosOptions::default())).await?;
+        let priority = HeaderValue::LongString("none".into());
+        let impossible = FieldTable::from(BTreeMap::from([("x-priority".into(), priority)]));
+        let consume = channel.basic_consume(short(queue)?, "".into(), BasicConsumeOptions::default(), impossible);
+        let consumed = bounded(&format!("consume the queue {queue}"), consume).await;
+        permitted(match consumed {
+            Ok(consumer) => {
+                let _ = bounded("cancel", channel.basic_cancel(consumer.tag(), BasicCancelOptions::default())).await;
+                discard(&channel).await;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        })
+    }
+
+    /// Whether copies may be published: asked with an empty message to a queue that does not exist, which is returned.
+    ///
+    /// # Errors
+    /// Why not; a broker that has blocked publishing is one reason.
+    pub async fn may_publish(&self) -> Result<(), BrokerError> {
+        let channel = self.channel().await?;
+        bounded("ask for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
+        let nowhere = short(&format!("{}.check.{}", env!("CARGO_PKG_NAME"), uuid::Uuid::now_v7()))?;
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let publish =
+            async { channel.basic_publish("".into(), nowhere, options, b"", Properties::default()).await?.await };
+        let published = bounded("publish", publish).await;
+        if published.is_err() && self.connection.status().blocked() {
+            let message = "the broker has blocked publishing for want of memory or disk".to_owned();
+            return Err(BrokerError { message, code: None });
+        }
+        published.map(drop)
+    }
+
+    /// Ends the connection.
+    pub async fn close(self) {
+        close(&self.connection).await;
+    }
+
+    async fn channel(&self) -> Result<Channel, BrokerError> {
+        open_channel(&self.connection).await
+    }
+
+    async fn declare(&self, queue: &str, arguments: FieldTable) -> Result<(), BrokerError> {
+        let channel = self.channel().await?;
+        let declare = channel.queue_declare(short(queue)?, QueueDeclareOptions::durable(), arguments);
+        bounded(&format!("compare the queue {queue}"), declare).await?;
+        discard(&channel).await;
+        Ok(())
+    }
+}
+
+/// A refusal for the impossible argument, or for a queue that does not exist, comes after the look at permissions.
+fn permitted(answer: Result<(), BrokerError>) -> Result<(), BrokerError> {
+    match answer {
+        Err(BrokerError { code: Some(BrokerError::PRECONDITION_FAILED | BrokerError::NOT_FOUND), .. }) => Ok(()),
+        answer => answer,
+    }
+}
+
+/// Closes a channel that is not needed any more; should it not close, the connection's end does it.
+async fn discard(channel: &Channel) {
+    let _ = bounded("close the channel", channel.close(200, "OK".into())).await;
+}
+
+/// The argument and what the queue has there, from RabbitMQ's `inequivalent arg 'NAME' for queue … but current is …`
+/// (`rabbit_misc:assert_args_equivalence1`), where `…` is `none`, `'VALUE'` or `the value 'VALUE' of type 'TYPE'`.
+fn read_difference(refusal: &str) -> Option<(String, Option<String>)> {
+    let (_, rest) = refusal.split_once("inequivalent arg '")?;
+    let (argument, rest) = rest.split_once('\'')?;
+    let (_, current) = rest.rsplit_once("but current is ")?;
+    if current.trim() == "none" {
+        return Some((argument.to_owned(), None));
+    }
+    let (_, quoted) = current.split_once('\'')?;
+    let value = quoted.split_once("' of type ").map(|(value, _)| value).or_else(|| quoted.trim().strip_suffix('\''))?;
+    Some((argument.to_owned(), Some(value.to_owned())))
+}
+
+/// A value of the kind that the argument has with us, or else that it looks like.
+fn like(text: &str, wanted: Option<&Argument>) -> Argument {
+    match (wanted, text.parse(), text.parse()) {
+        (Some(Argument::Text(_)), ..) => Argument::Text(text.to_owned()),
+        (_, Ok(number), _) => Argument::Number(number),
+        (_, _, Ok(on)) => Argument::Switch(on),
+        _ => Argument::Text(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_every_form_of_a_difference() {
+        for (said, argument, actual) in [
+            (
+                "compare: PRECONDITION_FAILED - inequivalent arg 'x-delivery-limit' for queue 'but current is 'q'' in \
+                 vhost '/': received '5' but current is '100'",
+                "x-delivery-limit",
+                Some("100"),
+            ),
+            (
+                "inequivalent arg 'x-overflow' for queue 'q' in vhost '/': received the value 'reject-publish' of type \
+                 'longstr' but current is none",
+                "x-overflow",
+                None,
+            ),
+            (
+                "inequivalent arg 'x-dead-letter-exchange' for queue 'q' in vhost '/': received none but current is the \
+                 value '' of type 'longstr'",
+                "x-dead-letter-exchange",
+                Some(""),
+            ),
+        ] {
+            assert_eq!(read_difference(said), Some((argument.to_owned(), actual.map(str::to_owned))), "{said}");
+        }
+        assert_eq!(read_difference("PRECONDITION_FAILED - something else"), None);
+    }
+}

@@ -1,0 +1,122 @@
+//! The start-up checks behind `check`: whether a worker with this configuration would work, and what an operator should
+//! know before it does. Nothing is changed, declared or created; one call of each token's quota is spent, unless the CRM is
+//! left out.
+//!
+//! Every step has a limit, and goes on as far as it can after another one failed.
+
+mod audit;
+mod broker;
+mod crm;
+mod ledger;
+mod net;
+
+use crate::config::{Loaded, Problem};
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// As it has to be.
+    Ok,
+    /// It works; an operator should look at it.
+    Warning,
+    /// It does not work, or loses what it should not.
+    Problem,
+}
+
+impl Outcome {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Problem => "problem",
+        }
+    }
+}
+
+/// What one check found.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Finding {
+    /// The stable name of the check, such as `broker.login`.
+    pub check: &'static str,
+    /// How it came out.
+    pub result: Outcome,
+    /// What it is about and what was found, in one line; never a secret.
+    pub message: String,
+    /// What to do.
+    pub advice: Option<String>,
+}
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope {
+    /// Anything beyond the configuration.
+    pub network: bool,
+    /// The CRM, which costs one call of each token's quota.
+    pub crm: bool,
+    /// Whether this process runs in Kubernetes.
+    pub kubernetes: bool,
+}
+
+/// Findings in the order in which they were made.
+#[derive(Debug, Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn ok(&mut self, check: &'static str, message: impl AsRef<str>) {
+        self.add(check, Outcome::Ok, message.as_ref(), None);
+    }
+
+    fn warning(&mut self, check: &'static str, message: impl AsRef<str>, advice: impl AsRef<str>) {
+        self.add(check, Outcome::Warning, message.as_ref(), Some(advice.as_ref()));
+    }
+
+    fn problem(&mut self, check: &'static str, message: impl AsRef<str>, advice: impl AsRef<str>) {
+        self.add(check, Outcome::Problem, message.as_ref(), Some(advice.as_ref()));
+    }
+
+    fn add(&mut self, check: &'static str, result: Outcome, message: &str, advice: Option<&str>) {
+        let advice = advice.filter(|advice| !advice.is_empty()).map(one_line);
+        self.0.push(Finding { check, result, message: one_line(message), advice });
+    }
+}
+
+/// Text for one line of a terminal: control characters of whoever wrote it stay out.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Makes every check of the scope.
+pub async fn run(loaded: &Loaded, scope: Scope) -> Vec<Finding> {
+    let config = &loaded.config;
+    let mut findings = Findings::default();
+    findings.ok("configuration", config.summary());
+    for warning in &loaded.warnings {
+        let said = warning.to_string();
+        let (message, advice) = said.split_once("; ").unwrap_or((&said, ""));
+        findings.warning("configuration", message, advice);
+    }
+    let mut consumers = None;
+    if scope.network {
+        let (broker, ledger, crm) =
+            tokio::join!(broker::check(config), ledger::check(&config.ledger), crm::check(&config.crm, scope.crm));
+        consumers = broker.consumers;
+        findings.0.extend([broker.findings, ledger, crm].into_iter().flat_map(|part| part.0));
+    }
+    audit::check(config, scope.kubernetes, consumers, &mut findings);
+    findings.0
+}
+
+/// The problems of a configuration that cannot be loaded, as findings.
+#[must_use]
+pub fn invalid<'a>(problems: impl Iterator<Item = &'a Problem>) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    for problem in problems {
+        let advice = problem.allowed.as_ref().map_or_else(String::new, |allowed| format!("allowed: {allowed}"));
+        let said = format!("{} ({}): {}", problem.key, problem.source, problem.message);
+        findings.problem("configuration", said, advice);
+    }
+    findings.0
+}

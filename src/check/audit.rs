@@ -1,0 +1,140 @@
+//! What the configuration amounts to over time: values that are each allowed and do not go together.
+
+use std::time::Duration;
+
+use super::Findings;
+use crate::app::CLOSING;
+use crate::config::{Config, LedgerStore};
+use crate::duration::format;
+use crate::retry::{JITTER, Schedule};
+use crate::worker::TOKEN_INFORMATION;
+
+/// RabbitMQ's default `consumer_timeout`; AMQP does not tell the real one.
+const CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// Kubernetes' default `terminationGracePeriodSeconds`.
+const KUBERNETES_GRACE: Duration = Duration::from_secs(30);
+
+/// `consumers` are those of the work queue, where that is known.
+pub(super) fn check(config: &Config, kubernetes: bool, consumers: Option<u32>, findings: &mut Findings) {
+    retries(config, findings);
+    hold(config, findings);
+    shutdown(config, kubernetes, findings);
+    replicas(config, consumers, findings);
+}
+
+fn retries(config: &Config, findings: &mut Findings) {
+    let check = "audit.retry";
+    let schedule = Schedule::from(&config.retry);
+    let worst = schedule.worst_case(config.crm.request_timeout);
+    let (attempts, shown) = (schedule.limit(), seconds(worst));
+    findings.ok(
+        check,
+        format!("a message is given up after {attempts} attempts, {shown} at most and waits behind a closed gate not counted"),
+    );
+    if config.ledger.retention < worst {
+        let message = format!(
+            "ledger.retention ({}) ends before the last attempt ({shown}): what an earlier one may have created is \
+             forgotten by then",
+            format(config.ledger.retention)
+        );
+        findings.warning(check, message, "raise ledger.retention, or shorten retry.delays");
+    }
+    let planned: Duration = config.retry.delays.iter().sum();
+    if let Some(age) = config.task.max_age.filter(|age| *age < planned) {
+        let message =
+            format!("task.max_age ({}) ends before the last of retry.delays ({})", format(age), seconds(planned));
+        findings.warning(check, message, "raise task.max_age, or shorten retry.delays: the last rounds never come");
+    }
+}
+
+/// A delivery is unsettled for `gate.hold`, and then for the attempt that began just before and the wait after it.
+fn hold(config: &Config, findings: &mut Findings) {
+    let pause = match config.retry.immediate_attempts {
+        0 | 1 => Duration::ZERO,
+        _ => config.retry.immediate_max.max(config.retry.retry_after_max).mul_f64(1.0 + JITTER),
+    };
+    let longest = config.gate.hold + config.crm.request_timeout + TOKEN_INFORMATION + pause;
+    let message = format!(
+        "a delivery may stay unsettled for {}; the broker takes it back after its consumer timeout, which AMQP does not \
+         tell and which is {} unless changed",
+        seconds(longest),
+        format(CONSUMER_TIMEOUT)
+    );
+    match longest < CONSUMER_TIMEOUT {
+        true => findings.ok("audit.consumer_timeout", message),
+        false => findings.warning(
+            "audit.consumer_timeout",
+            message,
+            "shorten gate.hold or retry.retry_after_max, or raise consumer_timeout on the broker",
+        ),
+    }
+}
+
+fn shutdown(config: &Config, kubernetes: bool, findings: &mut Findings) {
+    let check = "audit.shutdown";
+    let grace = config.shutdown.grace;
+    let whole = grace + CLOSING;
+    let (grace, request) = (format(grace), format(config.crm.request_timeout));
+    findings.ok(
+        check,
+        format!(
+            "a request ({request}) ends within shutdown.grace ({grace}); whoever stops the worker has to wait {}",
+            seconds(whole)
+        ),
+    );
+    if kubernetes {
+        let usual = if whole > KUBERNETES_GRACE { "is too short" } else { "is just enough" };
+        findings.ok(
+            check,
+            format!(
+                "terminationGracePeriodSeconds has to be {} at least; a pod cannot see its own, and Kubernetes' default \
+                 of {} {usual}",
+                whole.as_secs_f64().ceil(),
+                KUBERNETES_GRACE.as_secs()
+            ),
+        );
+    }
+}
+
+fn replicas(config: &Config, consumers: Option<u32>, findings: &mut Findings) {
+    let check = "audit.replicas";
+    let several = consumers.filter(|consumers| *consumers > 1);
+    let shared = matches!(config.ledger.store, LedgerStore::Redis(_));
+    if config.broker.single_active_consumer {
+        let knows =
+            if shared { "" } else { "; one that takes over knows what was created only from a ledger in Redis" };
+        findings.ok(check, format!("one replica works, others stand by, since the CRM's limit is per token{knows}"));
+    } else {
+        let each = config.crm.max_in_flight_per_token;
+        let message = match several {
+            Some(count) => format!(
+                "{count} workers consume the queue side by side, each with {each} requests at a time on each token: the \
+                 CRM's limit counts them together"
+            ),
+            None => {
+                "without a single active consumer a second replica works beside the first, with requests of its own \
+                     on each token: the CRM's limit counts them together"
+                    .to_owned()
+            }
+        };
+        let advice = "run one replica, or give each tokens of its own, or set broker.single_active_consumer = true";
+        findings.warning(check, message, advice);
+    }
+    if let (Some(count), false) = (several, shared) {
+        let message = format!(
+            "{count} workers consume the queue, and each has a ledger of its own: one that takes over does not \
+                     know what the other created"
+        );
+        findings.warning(check, message, "share a ledger: set ledger.url to redis://…");
+    }
+}
+
+/// A duration for people: whole seconds are precise enough.
+fn seconds(duration: Duration) -> String {
+    let total = duration.as_secs_f64().ceil();
+    let whole = Duration::try_from_secs_f64(total).unwrap_or(duration);
+    let (hours, minutes, rest) = (whole.as_secs() / 3600, whole.as_secs() / 60 % 60, whole.as_secs() % 60);
+    let parts = [(hours, "h"), (minutes, "min"), (rest, "s")];
+    let said: Vec<String> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, unit)| format!("{n} {unit}")).collect();
+    if said.is_empty() { "0 s".to_owned() } else { said.join(" ") }
+}

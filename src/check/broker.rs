@@ -1,0 +1,297 @@
+//! The broker: each address, then on the first one that lets us in permissions, queues and the frame size.
+
+use url::Host;
+
+use super::net::{Unreachable, reach, shown};
+use super::{Findings, Outcome};
+use crate::broker::connect::{BrokerError, authority, user, vhost};
+use crate::broker::inspect::{Difference, Inspection};
+use crate::broker::topology::{Queue, Topology, WAYS_OUT};
+use crate::config::{self, BrokerUrl, Config, TopologyMode};
+use crate::journey::MAX_OURS;
+
+/// Frames that have less room than this for our headers and as much for the publisher's are warned of.
+const FRAME: usize = 2 * MAX_OURS;
+
+pub(super) struct Checked {
+    pub(super) findings: Findings,
+    /// Consumers of the work queue, where that is known.
+    pub(super) consumers: Option<u32>,
+}
+
+pub(super) async fn check(config: &Config) -> Checked {
+    let mut findings = Findings::default();
+    let mut inspection = None;
+    for url in &config.broker.urls {
+        let entered = enter(&config.broker, url, &mut findings).await;
+        match (entered, &inspection) {
+            (Some(first), None) => inspection = Some(first),
+            (Some(further), Some(_)) => further.close().await,
+            (None, _) => {}
+        }
+    }
+    let mut vhosts: Vec<String> = config.broker.urls.iter().map(vhost).collect();
+    vhosts.dedup();
+    if vhosts.len() > 1 {
+        let message = format!("broker.urls name different virtual hosts: {}", vhosts.join(", "));
+        findings.warning("broker.urls", message, "name nodes of one cluster, with the same virtual host");
+    }
+    let Some(inspection) = inspection else {
+        findings.warning(
+            "broker.queues",
+            "permissions and queues: not looked at",
+            "check again when the broker lets us in",
+        );
+        return Checked { findings, consumers: None };
+    };
+    frames(&inspection, &mut findings);
+    let topology = Topology::new(&config.broker, &config.retry.delays);
+    permissions(&inspection, config, &topology, &mut findings).await;
+    let consumers = queues(&inspection, config, &topology, &mut findings).await;
+    inspection.close().await;
+    Checked { findings, consumers }
+}
+
+/// Name, port, encryption and login of one address.
+async fn enter(broker: &config::Broker, url: &BrokerUrl, findings: &mut Findings) -> Option<Inspection> {
+    let place = &url.shown;
+    let (host, port) = authority(url)?;
+    match reach(&host, port).await {
+        Ok(addresses) => findings.ok("broker.connect", format!("{host}:{port} is reached at {}", shown(&addresses))),
+        Err(Unreachable::Name(said)) => {
+            findings.problem("broker.dns", said, "check the host in broker.urls, and this machine's DNS");
+            return None;
+        }
+        Err(Unreachable::Port(said)) => {
+            let advice = "start the broker, or check host and port in broker.urls and the firewalls on the way";
+            findings.problem("broker.connect", said, advice);
+            return None;
+        }
+    }
+    match Inspection::connect(broker, url).await {
+        Ok(inspection) => {
+            let encrypted = if place.starts_with("amqps:") { "TLS and login" } else { "login" };
+            findings.ok("broker.login", format!("{place}: {encrypted} accepted"));
+            if user(url) == "guest" && !is_loopback(&host) {
+                let message = format!("{place} lets the user guest in from afar");
+                findings.warning("broker.login", message, "give the worker a user of its own, and remove guest");
+            }
+            Some(inspection)
+        }
+        Err(error) => {
+            let (check, advice) = refusal(&error, url);
+            findings.problem(check, error.message, advice);
+            None
+        }
+    }
+}
+
+fn refusal(error: &BrokerError, url: &BrokerUrl) -> (&'static str, &'static str) {
+    match error.code {
+        Some(BrokerError::ACCESS_REFUSED) => (
+            "broker.login",
+            "check user and password in broker.urls, with / written as %2F; guest may log in from the broker's machine only",
+        ),
+        Some(BrokerError::NOT_ALLOWED) => (
+            "broker.vhost",
+            "check the virtual host in broker.urls, and the user's permissions there: rabbitmqctl list_vhosts, \
+             list_permissions",
+        ),
+        _ if url.shown.starts_with("amqps:") => (
+            "broker.tls",
+            "check that this port speaks TLS, that broker.ca_file holds the authority of its certificate, and that the \
+             certificate names this host",
+        ),
+        _ => ("broker.login", "check that this port speaks AMQP; one for TLS wants amqps"),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    match Host::parse(host) {
+        Ok(Host::Ipv4(address)) => address.is_loopback(),
+        Ok(Host::Ipv6(address)) => address.is_loopback(),
+        Ok(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Err(_) => false,
+    }
+}
+
+fn frames(inspection: &Inspection, findings: &mut Findings) {
+    let ours = MAX_OURS / 1024;
+    match inspection.frame_max() {
+        Some(bytes) if (bytes as usize) < FRAME => {
+            let message = format!(
+                "frames of {bytes} bytes: {ours} KiB of history and reason and the publisher's headers \
+                                   do not fit, and are cut"
+            );
+            findings.warning("broker.frame", message, "set frame_max to 131072 in broker and broker.urls");
+        }
+        Some(bytes) => {
+            findings.ok(
+                "broker.frame",
+                format!("frames of {bytes} bytes hold {ours} KiB of our headers and the publisher's"),
+            );
+        }
+        None => findings.ok("broker.frame", "frames of any size"),
+    }
+}
+
+/// Write on the default exchange; read on what is consumed; configure on what is declared.
+async fn permissions(inspection: &Inspection, config: &Config, topology: &Topology, findings: &mut Findings) {
+    let check = "broker.permissions";
+    let broker = &config.broker;
+    let declares = broker.topology == TopologyMode::Declare;
+    let mut refused = 0_usize;
+    let mut note = |outcome: Outcome, error: BrokerError, advice: &str| {
+        refused += 1;
+        findings.add(check, outcome, &error.message, Some(advice));
+    };
+    if let Err(error) = inspection.may_publish().await {
+        let advice = match error.code {
+            Some(BrokerError::ACCESS_REFUSED) => "permit the user to write to amq.default: copies are published there",
+            _ => "look at the broker's alarms: rabbitmqctl list_alarms, or rabbitmq-diagnostics alarms",
+        };
+        note(Outcome::Problem, error, advice);
+    }
+    for queue in &topology.queues {
+        let name = &queue.name;
+        if let Err(error) = inspection.may_consume(name).await {
+            // A queue that dead-letters cannot be declared without it.
+            let needed = *name == broker.queue || (declares && *name != broker.dead_letter_queue);
+            let (outcome, advice) = match needed {
+                true => (Outcome::Problem, format!("permit the user to read {name}")),
+                false if *name == broker.dead_letter_queue => {
+                    (Outcome::Warning, format!("permit the user to read {name}, or use another one for dead-letters"))
+                }
+                false => continue,
+            };
+            note(outcome, error, &advice);
+        }
+        if !declares {
+            continue;
+        }
+        if let Err(error) = inspection.may_configure(name).await {
+            let advice = format!("permit the user to configure {name}, or set broker.topology = \"verify\"");
+            note(Outcome::Problem, error, &advice);
+        }
+    }
+    if refused == 0 {
+        let declaring = if declares { ", and declare its queues" } else { "" };
+        findings.ok(check, format!("the user may consume {}, publish copies{declaring}", broker.queue));
+    }
+}
+
+/// Each queue and its arguments; how many consume the work queue.
+async fn queues(inspection: &Inspection, config: &Config, topology: &Topology, findings: &mut Findings) -> Option<u32> {
+    let check = "broker.queue";
+    let mut consumers = None;
+    for queue in &topology.queues {
+        let name = &queue.name;
+        let found = match inspection.find(name).await {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                absent(name, config.broker.topology, findings);
+                continue;
+            }
+            Err(error) => {
+                let advice = match error.code {
+                    Some(BrokerError::ACCESS_REFUSED) => {
+                        "permit the user to configure it: this broker wants that for a look"
+                    }
+                    _ => "look at the broker's log; this queue cannot be used",
+                };
+                findings.problem(check, error.message, advice);
+                continue;
+            }
+        };
+        if *name == config.broker.queue {
+            consumers = Some(found.consumers);
+        }
+        let holds = format!("{name}: messages {}, consumers {}", found.messages, found.consumers);
+        match inspection.differences(queue).await {
+            Ok(differences) if differences.is_empty() => {
+                findings.ok(check, format!("{holds}; {}", as_declared(queue)));
+            }
+            Ok(differences) => differ(queue, &differences, config, findings),
+            Err(error) if error.code == Some(BrokerError::ACCESS_REFUSED) => {
+                findings
+                    .ok(check, format!("{holds}; without permission to configure its arguments cannot be looked at"));
+            }
+            Err(error) => findings.problem(check, format!("{holds}; {}", error.message), WAYS_OUT),
+        }
+    }
+    findings.ok(
+        "broker.policies",
+        "AMQP does not show them: `rabbitmqctl list_policies` and `list_operator_policies` tell whether one lowers a \
+         delivery limit, a TTL or a length of these queues",
+    );
+    consumers
+}
+
+fn absent(name: &str, mode: TopologyMode, findings: &mut Findings) {
+    match mode {
+        TopologyMode::Declare => findings.ok("broker.queue", format!("{name}: not there yet; `run` declares it")),
+        TopologyMode::Verify => findings.problem(
+            "broker.queue",
+            format!("{name}: not there"),
+            "have its owner declare it as `topology` prints it, or set broker.topology = \"declare\"",
+        ),
+    }
+}
+
+fn as_declared(queue: &Queue) -> String {
+    let value = |name: &str| queue.arguments.get(name).map(crate::broker::topology::Argument::text).unwrap_or_default();
+    let limit = value("x-delivery-limit");
+    match queue.arguments.contains_key("x-dead-letter-exchange") {
+        true => format!("delivery limit {limit}, dead-letters to {}", value("x-dead-letter-routing-key")),
+        false => format!("delivery limit {limit}"),
+    }
+}
+
+/// Where the worker declares, any difference ends it; where others do, it depends on what differs.
+fn differ(queue: &Queue, differences: &[Difference], config: &Config, findings: &mut Findings) {
+    let or_none =
+        |value: &Option<String>| value.as_ref().map_or_else(|| "none".to_owned(), |value| format!("{value:?}"));
+    let mut worst = Outcome::Warning;
+    let mut said = Vec::new();
+    for difference in differences {
+        let (outcome, meaning) = meaning(&queue.name, difference, &config.broker);
+        if outcome == Outcome::Problem {
+            worst = outcome;
+        }
+        let (actual, wanted) = (or_none(&difference.actual), or_none(&difference.wanted));
+        said.push(format!("{} is {actual}, not {wanted}{meaning}", difference.argument));
+    }
+    let message = format!("{}: {}", queue.name, said.join("; "));
+    match (config.broker.topology, worst) {
+        (TopologyMode::Declare, _) => findings.problem("broker.queue", message, WAYS_OUT),
+        (TopologyMode::Verify, Outcome::Problem) => {
+            findings.problem("broker.queue", message, "have its owner declare it as `topology` prints it");
+        }
+        (TopologyMode::Verify, _) => {
+            findings.warning(
+                "broker.queue",
+                message,
+                "have its owner look at it; `topology` prints what the worker declares",
+            );
+        }
+    }
+}
+
+/// What a difference leads to, as the rest of a sentence.
+fn meaning(queue: &str, difference: &Difference, broker: &config::Broker) -> (Outcome, &'static str) {
+    let absent = difference.actual.is_none();
+    let (work, dead) = (queue == broker.queue, queue == broker.dead_letter_queue);
+    match difference.argument.as_str() {
+        "x-dead-letter-exchange" if work && absent => (Outcome::Problem, " (what the broker gives up is lost)"),
+        "x-dead-letter-exchange" | "x-dead-letter-routing-key" | "x-message-ttl" if !work && !dead => {
+            (Outcome::Problem, " (what waits here does not come back as it has to)")
+        }
+        "x-delivery-limit" if dead => {
+            (Outcome::Warning, " (each look at a dead letter may count as a delivery: looking wears it out)")
+        }
+        "x-delivery-limit" if work && absent => (Outcome::Warning, " (that is 20 from RabbitMQ 4.0 on)"),
+        "x-single-active-consumer" => (Outcome::Warning, " (whether replicas stand by or work side by side)"),
+        "x-dead-letter-strategy" => (Outcome::Warning, " (what the broker moves can be lost on the way)"),
+        _ => (Outcome::Warning, ""),
+    }
+}

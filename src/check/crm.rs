@@ -1,0 +1,140 @@
+//! The CRM: is it there, and does it accept the tokens? `insert.php` is never called; `tokenInformation.php` is, once for
+//! each token.
+
+use secrecy::ExposeSecret as _;
+use url::Url;
+
+use super::Findings;
+use super::net::{Unreachable, reach};
+use crate::clock::Clock;
+use crate::config;
+use crate::crm::classify::{Answer, Judgement, Outcome, classify, quota, quota_reset};
+use crate::crm::{Crm as _, HttpCrm};
+use crate::duration;
+
+/// A quota of which less than this part is left is warned of, in per cent.
+const NEARLY_USED_UP: u64 = 10;
+
+pub(super) async fn check(config: &config::Crm, wanted: bool) -> Findings {
+    let mut findings = Findings::default();
+    let (Some(server), true) = (&config.server, wanted) else {
+        findings.ok("crm", "not looked at");
+        return findings;
+    };
+    let crm = match HttpCrm::new(config) {
+        Ok(crm) => crm,
+        Err(why) => {
+            findings.problem("crm.endpoint", why, "");
+            return findings;
+        }
+    };
+    let mut tokens = Findings::default();
+    let mut answered = true;
+    for (position, token) in (1..).zip(&config.tokens) {
+        let answer = crm.token_information(token).await;
+        let mut judgement = classify(&answer, Clock::system().now());
+        judgement.hide(token.expose_secret());
+        if let Some(failed) = endpoint(server, &answer, &judgement).await {
+            findings.0.extend(failed.0);
+            answered = false;
+            break;
+        }
+        self::token(position, &answer, &judgement, &mut tokens);
+    }
+    let told = tokens.0.len();
+    if answered {
+        findings.ok("crm.endpoint", format!("{} answers", shown(server)));
+    } else if told < config.tokens.len() {
+        let (first, last) = (told + 1, config.tokens.len());
+        tokens.warning("crm.token", format!("tokens {first} to {last}: not known"), "check again when the CRM answers");
+    }
+    findings.0.extend(tokens.0);
+    findings
+}
+
+fn shown(server: &Url) -> String {
+    server.origin().ascii_serialization()
+}
+
+/// What is wrong with the endpoint, none when it spoke about the token.
+async fn endpoint(server: &Url, answer: &Answer, judgement: &Judgement) -> Option<Findings> {
+    let mut findings = Findings::default();
+    let place = shown(server);
+    match answer {
+        Answer::NotSent(why) => {
+            let host = server.host_str().unwrap_or_default().trim_matches(['[', ']']);
+            match reach(host, server.port_or_known_default().unwrap_or(443)).await {
+                Err(Unreachable::Name(said)) => {
+                    findings.problem("crm.dns", said, "check crm.server, and the DNS or proxy of this machine");
+                }
+                Err(Unreachable::Port(said)) => {
+                    findings.problem("crm.connect", said, "check crm.server, and the firewalls and proxies on the way");
+                }
+                Ok(_) => {
+                    let advice = "check that crm.server has the right scheme and port, and that this machine trusts its \
+                                  certificate";
+                    findings.problem("crm.tls", format!("{place}: {why}"), advice);
+                }
+            }
+        }
+        Answer::NoAnswer(why) => {
+            let advice = "look at the CRM's state, and at crm.request_timeout";
+            findings.problem("crm.endpoint", format!("{place} took the request and did not answer: {why}"), advice);
+        }
+        Answer::Reply(_) => {
+            let advice = match judgement.outcome {
+                Outcome::Misconfigured => "check crm.server: no such API is there",
+                Outcome::Unavailable | Outcome::Unknown => "look at the CRM's state, and at what stands before it",
+                Outcome::Created
+                | Outcome::Rejected
+                | Outcome::Throttled
+                | Outcome::QuotaExhausted
+                | Outcome::Unauthorized => return None,
+            };
+            findings.problem("crm.endpoint", format!("{place}: {}", judgement.reason), advice);
+        }
+    }
+    Some(findings)
+}
+
+/// What the CRM said of one token, which is named by its position.
+fn token(position: usize, answer: &Answer, judgement: &Judgement, findings: &mut Findings) {
+    let check = "crm.token";
+    match judgement.outcome {
+        Outcome::Created => match quota(answer) {
+            Some((_, 0)) => used_up(position, answer, findings),
+            Some((limit, left)) => {
+                let message =
+                    format!("token {position}: accepted, {left} of {limit} calls left today (this one cost one)");
+                match left.saturating_mul(100) < limit.saturating_mul(NEARLY_USED_UP) {
+                    true => findings.warning(check, message, "add a token, or have the quota raised"),
+                    false => findings.ok(check, message),
+                }
+            }
+            None => findings.ok(check, format!("token {position}: accepted (asking cost one call)")),
+        },
+        Outcome::QuotaExhausted => used_up(position, answer, findings),
+        Outcome::Throttled => {
+            findings.ok(
+                check,
+                format!("token {position}: in use by as many requests as it may have; nothing more is told"),
+            );
+        }
+        Outcome::Unauthorized => {
+            let advice = "check this token, and crm.operation: a wrong one is refused in the same way";
+            findings.problem(check, format!("token {position}: refused: {}", judgement.reason), advice);
+        }
+        Outcome::Rejected | Outcome::Misconfigured | Outcome::Unavailable | Outcome::Unknown => {
+            findings.problem(check, format!("token {position}: {}", judgement.reason), "check crm.operation");
+        }
+    }
+}
+
+fn used_up(position: usize, answer: &Answer, findings: &mut Findings) {
+    let reset = quota_reset(answer).map_or_else(String::new, |reset| {
+        let minutes = std::time::Duration::from_secs(reset.as_secs().div_ceil(60) * 60);
+        format!(", {} until its reset", duration::format(minutes))
+    });
+    let message = format!("token {position}: its daily quota is used up{reset}; tasks wait, none is lost");
+    findings.warning("crm.token", message, "add a token, or have the quota raised");
+}

@@ -1,0 +1,109 @@
+//! The ledger: can a worker open it, and will it keep what it is told?
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::Findings;
+use crate::config::{self, LedgerStore};
+use crate::ledger::{LedgerError, Limits, file, redis};
+
+/// How long the disk may take.
+const DISK: Duration = Duration::from_secs(30);
+/// From which part of its memory on Redis is called nearly full, in per cent.
+const NEARLY_FULL: u64 = 90;
+
+pub(super) async fn check(config: &config::Ledger) -> Findings {
+    let mut findings = Findings::default();
+    match &config.store {
+        LedgerStore::Memory => findings.warning(
+            "ledger",
+            "in memory: a restart forgets what was created, and a redelivery may create it again",
+            "set ledger.url to file:PATH, or to redis://… for replicas",
+        ),
+        LedgerStore::File(path) => {
+            let limits = Limits { retention: config.retention, max_entries: config.max_entries };
+            in_file(path, limits, &mut findings).await;
+        }
+        LedgerStore::Redis(url) => match redis::inspect::inspect(url).await {
+            Ok(found) => in_redis(&found, &mut findings),
+            Err(error) => refused(&error, &mut findings),
+        },
+    }
+    findings
+}
+
+fn refused(error: &LedgerError, findings: &mut Findings) {
+    findings.problem("ledger", error.problem(), error.advice());
+}
+
+async fn in_file(path: &Path, limits: Limits, findings: &mut Findings) {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let shown = format!("file {}", path.display());
+    let looking = tokio::task::spawn_blocking(move || file::inspect::inspect(&path, limits));
+    let message = match timeout(DISK, looking).await {
+        Ok(Ok(Ok(found))) => match found {
+            file::inspect::Found::Nothing => "is not there yet; its folder can be written",
+            file::inspect::Found::Unclosed => "was not closed well; the worker repairs it when it starts",
+            file::inspect::Found::Held => "is held by a running worker, or another process",
+            file::inspect::Found::Ledger(entries) => {
+                findings.ok("ledger", format!("{shown}: can be read and written, {entries} entries"));
+                return;
+            }
+        },
+        Ok(Ok(Err(error))) => return refused(&error, findings),
+        Ok(Err(_)) | Err(_) => {
+            let message = format!("{shown}: no answer within {} s", DISK.as_secs());
+            return findings.problem("ledger", message, "look at its disk");
+        }
+    };
+    findings.ok("ledger", format!("{shown}: {message}"));
+}
+
+fn in_redis(found: &redis::inspect::Found, findings: &mut Findings) {
+    let place = &found.place;
+    let version = found.version.as_ref().map_or_else(String::new, |version| format!(" version {version},"));
+    findings.ok("ledger", format!("{place}:{version} can be read and written, {} entries", found.entries));
+    if found.cluster == Some(true) {
+        let message = format!("{place} is part of a Redis Cluster, which the worker does not understand");
+        findings.problem("ledger.cluster", message, "name a Redis that is no cluster in ledger.url");
+    }
+    eviction(found, findings);
+    match found.append_only {
+        Some(true) => findings.ok("ledger.persistence", format!("{place} keeps an append-only file")),
+        Some(false) => findings.warning(
+            "ledger.persistence",
+            format!("{place} keeps no append-only file: what it was told since its last snapshot is lost when it ends"),
+            "set appendonly yes in Redis",
+        ),
+        None => untold("ledger.persistence", place, findings),
+    }
+}
+
+fn eviction(found: &redis::inspect::Found, findings: &mut Findings) {
+    let (place, check) = (&found.place, "ledger.memory");
+    let Some(policy) = &found.policy else {
+        return untold(check, place, findings);
+    };
+    let limit = found.memory_limit.unwrap_or_default();
+    let used = found.memory_used.unwrap_or_default();
+    if policy != "noeviction" {
+        let message = format!("{place} has maxmemory-policy {policy}: what it evicts may be created a second time");
+        let advice = "set maxmemory-policy noeviction in Redis";
+        return match limit {
+            0 => findings.warning(check, format!("{message}, once it has a maxmemory"), advice),
+            _ => findings.problem(check, message, advice),
+        };
+    }
+    if limit > 0 && used.saturating_mul(100) >= limit.saturating_mul(NEARLY_FULL) {
+        let message = format!("{place} uses {used} of {limit} bytes; when it is full no request leaves");
+        return findings.warning(check, message, "give Redis more memory, or lower ledger.max_entries");
+    }
+    findings.ok(check, format!("{place} evicts nothing"));
+}
+
+fn untold(check: &'static str, place: &str, findings: &mut Findings) {
+    let advice = "allow the user INFO, or look with CONFIG GET: maxmemory-policy noeviction, appendonly yes";
+    findings.warning(check, format!("{place} does not tell this user"), advice);
+}

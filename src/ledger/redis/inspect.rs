@@ -1,0 +1,67 @@
+//! Looking at Redis without leaving anything in it.
+
+use std::collections::HashMap;
+
+use secrecy::SecretString;
+
+use super::connection::{Connection, Question};
+use super::{FORMAT, PREFIX};
+use crate::ledger::LedgerError;
+
+/// Writes a key and removes it in one step, as a record is written: by a script.
+const TRIAL: &str = "redis.call('SET', KEYS[1], '1', 'PX', '10000') return redis.call('DEL', KEYS[1])";
+
+/// What Redis says of itself in `INFO`, each none where it does not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Scheme, host, port and database, without user and password.
+    pub place: String,
+    /// Its version.
+    pub version: Option<String>,
+    /// What it does when its memory is full, such as `noeviction`.
+    pub policy: Option<String>,
+    /// Bytes that it may use; 0 for as many as there are.
+    pub memory_limit: Option<u64>,
+    /// Bytes that it uses.
+    pub memory_used: Option<u64>,
+    /// Whether it keeps an append-only file.
+    pub append_only: Option<bool>,
+    /// Whether it is part of a cluster.
+    pub cluster: Option<bool>,
+    /// Entries of the ledger.
+    pub entries: u64,
+}
+
+/// Connects, looks, and writes a key that it removes again.
+///
+/// # Errors
+/// What would keep a worker from using it.
+pub async fn inspect(url: &SecretString) -> Result<Found, LedgerError> {
+    let connection = Connection::new(url)?;
+    let mut look = redis::pipe();
+    look.cmd("GET").arg(format!("{PREFIX}format"));
+    look.cmd("ZCARD").arg(format!("{PREFIX}index"));
+    let (format, entries): (Option<String>, u64) = connection.read(&Question::Commands(look)).await?;
+    if let Some(other) = format.filter(|format| format != FORMAT) {
+        return Err(connection.foreign(&other, FORMAT));
+    }
+    let mut trial = redis::cmd("EVAL");
+    trial.arg(TRIAL).arg(1).arg(format!("{PREFIX}check:{}", uuid::Uuid::now_v7()));
+    let _: i64 = connection.ask(&Question::Command(trial)).await?;
+    // A user who may not ask can work all the same.
+    let info: String = connection.read(&Question::Command(redis::cmd("INFO"))).await.unwrap_or_default();
+    let said: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim().split_once(':')).collect();
+    let text = |name: &str| said.get(name).map(|value| (*value).to_owned());
+    let number = |name: &str| said.get(name).and_then(|value| value.parse().ok());
+    let switch = |name: &str| said.get(name).map(|value| *value == "1");
+    Ok(Found {
+        place: connection.place().to_owned(),
+        version: text("redis_version"),
+        policy: text("maxmemory_policy"),
+        memory_limit: number("maxmemory"),
+        memory_used: number("used_memory"),
+        append_only: switch("aof_enabled"),
+        cluster: switch("cluster_enabled"),
+        entries,
+    })
+}

@@ -1,0 +1,359 @@
+//! `check`: what it finds on real parts, and that it leaves them as they were.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+
+use lapin::types::{AMQPValue, FieldTable};
+use serde_json::Value;
+use wolkvox_task_worker::sandbox::Options;
+
+use crate::support::broker::{Broker, unique};
+use crate::support::process::{Env, run};
+use crate::support::redis::Redis;
+use crate::support::rig::{Crm, LedgerFile, Rig, properties, task};
+
+/// What `check` printed.
+struct Checked {
+    code: Option<i32>,
+    findings: Vec<Value>,
+    said: String,
+}
+
+async fn check(args: &[&str], env: &Env) -> Checked {
+    let args: Vec<&str> = ["check", "--json"].into_iter().chain(args.iter().copied()).collect();
+    let done = run(&args, env, b"").await;
+    let findings = serde_json::from_str(&done.stdout).unwrap_or_else(|_| panic!("{}{}", done.stdout, done.stderr));
+    Checked { code: done.code, findings, said: done.stdout + &done.stderr }
+}
+
+impl Checked {
+    /// The message and advice of the finding of that name and result that contains `part`.
+    fn has(&self, check: &str, result: &str, part: &str) -> String {
+        let text = |finding: &Value| {
+            format!("{} → {}", finding["message"].as_str().expect("text"), finding["advice"].as_str().unwrap_or(""))
+        };
+        let of_name = self.findings.iter().filter(|finding| finding["check"] == check && finding["result"] == result);
+        let found = of_name.map(text).find(|text| text.contains(part));
+        found.unwrap_or_else(|| panic!("no {result} of {check} with {part:?} in\n{}", self.said))
+    }
+
+    fn of(&self, result: &str) -> Vec<&Value> {
+        self.findings.iter().filter(|finding| finding["result"] == result).collect()
+    }
+}
+
+fn names(rig: &Rig) -> Vec<String> {
+    let retry = ["200ms", "400ms", "hold"].map(|delay| format!("{}.retry.{delay}", rig.queue));
+    [rig.queue.clone(), rig.dead_letter_queue()].into_iter().chain(retry).collect()
+}
+
+/// A port on loopback where nothing listens.
+fn closed_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port()
+}
+
+#[tokio::test]
+async fn what_is_in_order_is_ok_line_by_line() {
+    let rig = Rig::new("check.healthy").await;
+    rig.declare_topology().await;
+    let ledger = LedgerFile::new();
+    let env = rig.env(&[("WTW_LEDGER_URL", &ledger.url())]);
+    let checked = check(&[], &env).await;
+    assert_eq!((checked.code, checked.of("ok").len()), (Some(0), checked.findings.len()), "{}", checked.said);
+    for name in names(&rig) {
+        checked.has("broker.queue", "ok", &format!("{name}: messages 0, consumers 0; delivery limit"));
+    }
+    checked.has("crm.token", "ok", "token 1: accepted, 999999 of 1000000 calls left today");
+    checked.has("ledger", "ok", "is not there yet; its folder can be written");
+    checked.has("broker.policies", "ok", "AMQP does not show them");
+    assert_eq!(std::fs::read_dir(ledger.folder()).expect("the folder").count(), 0, "nothing is left in it");
+    let printed = run(&["check"], &env, b"").await;
+    let lines: Vec<&str> = printed.stdout.lines().collect();
+    assert_eq!(lines.len(), checked.findings.len() + 1, "{}", printed.stdout);
+    assert!(lines.iter().all(|line| line.starts_with("ok")), "{}", printed.stdout);
+}
+
+#[tokio::test]
+async fn nothing_is_changed_and_each_token_pays_one_call() {
+    let tokens = ["one", "two"].map(str::to_owned);
+    let rig =
+        Rig::with("check.changes", &Broker::shared().await.url, Options { tokens: tokens.into(), ..Crm::options() });
+    let rig = rig.await;
+    let env = rig.env(&[("WTW_CRM_TOKENS", "one,two")]);
+    let checked = check(&["--no-crm"], &env).await;
+    assert_eq!(checked.code, Some(0), "{}", checked.said);
+    checked.has("crm", "ok", "not looked at");
+    assert_eq!(rig.crm.stats().await["requests"], serde_json::json!({}), "no call without the CRM");
+    for name in names(&rig) {
+        checked.has("broker.queue", "ok", &format!("{name}: not there yet; `run` declares it"));
+        assert_eq!(rig.amqp.count(&name).await, None, "{name} is still absent");
+    }
+    let checked = check(&[], &env).await;
+    assert_eq!(checked.code, Some(0), "{}", checked.said);
+    assert_eq!(rig.crm.stats().await["requests"], serde_json::json!({ "token_information": 2 }));
+    assert_eq!(rig.crm.tasks().await.len(), 0);
+
+    // A message that waits is not touched either; without a single active consumer it could be.
+    let env = rig.env(&[("WTW_CRM_TOKENS", "one,two"), ("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false")]);
+    let applied = run(&["topology", "--apply"], &env, b"").await;
+    assert_eq!(applied.code, Some(0), "{}", applied.stderr);
+    rig.publish_with(&task("waits"), properties("m-1")).await;
+    check(&[], &env).await.has("broker.queue", "ok", &format!("{}: messages 1, consumers 0", rig.queue));
+    let message = rig.amqp.take(&rig.queue).await;
+    assert!(!message.redelivered, "delivered for the first time");
+}
+
+#[tokio::test]
+async fn each_address_of_the_broker_is_checked_and_the_rest_goes_on() {
+    let rig = Rig::new("check.addresses").await;
+    let good = &Broker::shared().await.url;
+    let (_, at) = good.rsplit_once('@').expect("an address");
+    let place = at.strip_suffix("/%2f").expect("the default virtual host");
+    let urls = [
+        format!("amqp://guest:hunter2@{at}"),
+        format!("amqp://guest:guest@{place}/nowhere"),
+        format!("amqps://guest:guest@{at}"),
+        format!("amqp://guest:guest@127.0.0.1:{}/%2f", closed_port()),
+        "amqp://guest:guest@broker.invalid/%2f".to_owned(),
+        format!("{good}?frame_max=8192"),
+    ];
+    let checked = check(&[], &rig.env(&[("WTW_BROKER_URLS", &urls.join(","))])).await;
+    assert_eq!(checked.code, Some(1), "{}", checked.said);
+    checked.has("broker.login", "problem", "→ check user and password");
+    checked.has("broker.vhost", "problem", "nowhere");
+    checked.has("broker.tls", "problem", "→ check that this port speaks TLS");
+    checked.has("broker.connect", "problem", "refused");
+    checked.has("broker.dns", "problem", "broker.invalid is not known");
+    checked.has("broker.frame", "warning", "frames of 8192 bytes");
+    checked.has("broker.permissions", "ok", &rig.queue);
+    checked.has("crm.token", "ok", "token 1: accepted");
+    assert!(!checked.said.contains("hunter"), "{}", checked.said);
+
+    let away = format!("amqp://guest:guest@127.0.0.1:{}/%2f", closed_port());
+    let checked = check(&[], &rig.env(&[("WTW_BROKER_URLS", &away)])).await;
+    checked.has("broker.queues", "warning", "not looked at");
+    checked.has("crm.token", "ok", "token 1: accepted");
+    checked.has("ledger", "warning", "in memory");
+}
+
+#[tokio::test]
+async fn each_missing_permission_is_named() {
+    let broker = Broker::operated().await.expect("a broker");
+    let rig = Rig::with("check.permissions", &broker.url, Crm::options()).await;
+    let user = unique("check").replace('.', "-");
+    broker.ctl(&format!("add_user {user} hunter2")).await.expect("a user");
+    let (_, at) = broker.url.rsplit_once('@').expect("an address");
+    let url = format!("amqp://{user}:hunter2@{at}");
+    let env =
+        |mode| rig.env(&[("WTW_BROKER_URLS", &url), ("WTW_BROKER_TOPOLOGY", mode), ("WTW_LEDGER_URL", "memory:")]);
+
+    let checked = check(&[], &env("declare")).await;
+    checked.has("broker.vhost", "problem", "refused");
+    for (permissions, parts) in [
+        (r"'^$' '.*' '.*'", &["configure access"][..]),
+        (r"'.*' '^$' '.*'", &["write access"]),
+        (r"'.*' '.*' '^$'", &["read access"]),
+        (r"'^$' '^$' '^$'", &["configure access", "write access", "read access"]),
+    ] {
+        broker.ctl(&format!("set_permissions {user} {permissions}")).await.expect("permissions");
+        let checked = check(&[], &env("declare")).await;
+        assert_eq!(checked.code, Some(1), "{}", checked.said);
+        for part in ["configure access", "write access", "read access"] {
+            let refused = checked.of("problem").iter().any(|one| one["message"].as_str().expect("text").contains(part));
+            assert_eq!(refused, parts.contains(&part), "{permissions}: {part}: {}", checked.said);
+        }
+        assert_eq!(rig.amqp.count(&rig.queue).await, None);
+    }
+    // Where others own the queues, looking at them is enough.
+    rig.declare_topology().await;
+    broker.ctl(&format!("set_permissions {user} '^$' '^amq.default$' '.*'")).await.expect("permissions");
+    let checked = check(&[], &env("verify")).await;
+    assert_eq!(checked.code, Some(0), "{}", checked.said);
+    checked.has("broker.queue", "ok", "without permission to configure its arguments cannot be looked at");
+    assert!(!checked.said.contains("hunter"), "{}", checked.said);
+    broker.ctl(&format!("delete_user {user}")).await.expect("deleted");
+}
+
+#[tokio::test]
+async fn queues_with_other_arguments_are_compared_argument_by_argument() {
+    let rig = Rig::new("check.queues").await;
+    let quorum = |more: &[(&str, AMQPValue)]| {
+        let kind = ("x-queue-type", AMQPValue::LongString("quorum".into()));
+        let all = [&[kind][..], more].concat();
+        FieldTable::from(all.into_iter().map(|(name, value)| (name.into(), value)).collect::<BTreeMap<_, _>>())
+    };
+    rig.amqp.declare(&rig.queue, quorum(&[("x-delivery-limit", AMQPValue::LongLongInt(5))])).await;
+    rig.amqp.declare(&rig.dead_letter_queue(), quorum(&[("x-delivery-limit", AMQPValue::LongLongInt(3))])).await;
+    let checked = check(&[], &rig.env(&[])).await;
+    assert_eq!(checked.code, Some(1));
+    let said = checked.has("broker.queue", "problem", &format!("{}: ", rig.queue));
+    for part in [
+        "x-delivery-limit is \"5\", not \"100\"",
+        "x-dead-letter-exchange is none, not \"\" (what the broker gives up is lost)",
+        "x-single-active-consumer is none, not \"true\"",
+        "→ delete the queue once it is empty",
+    ] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    checked.has("broker.queue", "problem", "x-delivery-limit is \"3\", not \"1000000\" (each look");
+
+    let checked = check(&[], &rig.env(&[("WTW_BROKER_TOPOLOGY", "verify")])).await;
+    checked.has("broker.queue", "problem", "what the broker gives up is lost");
+    checked.has("broker.queue", "warning", "looking wears it out");
+    checked.has("broker.queue", "problem", ".retry.hold: not there");
+    assert_eq!(rig.amqp.count(&format!("{}.retry.hold", rig.queue)).await, None);
+}
+
+#[tokio::test]
+async fn the_crm_and_each_token_are_told_apart() {
+    let options =
+        Options { tokens: vec!["hunter2".to_owned(), "hunter3".to_owned()], daily_limit: 2, ..Crm::options() };
+    let rig = Rig::with("check.crm", &Broker::shared().await.url, options).await;
+    let of = async |server: &str, operation: &str, tokens: &str| {
+        let pairs = [("WTW_CRM_SERVER", server), ("WTW_CRM_OPERATION", operation), ("WTW_CRM_TOKENS", tokens)];
+        let checked = check(&[], &rig.env(&pairs)).await;
+        assert!(!checked.said.contains("hunter"), "{}", checked.said);
+        checked
+    };
+    let checked = of(&rig.crm.url, "demo", "hunter2,hunter4").await;
+    assert_eq!(checked.code, Some(1), "{}", checked.said);
+    checked.has("crm.token", "ok", "token 1: accepted, 1 of 2 calls left");
+    checked.has("crm.token", "problem", "token 2: refused: the CRM answered code 403: PLEASE VALIDATE TOKEN");
+    let checked = of(&rig.crm.url, "other", "hunter3").await;
+    checked.has("crm.token", "problem", "crm.operation");
+    of(&rig.crm.url, "demo", "hunter3").await;
+    let last = of(&rig.crm.url, "demo", "hunter3").await;
+    last.has("crm.token", "warning", "token 1: its daily quota is used up");
+    let checked = of(&rig.crm.url, "demo", "hunter3").await;
+    assert_eq!(checked.code, Some(0), "{}", checked.said);
+    checked.has("crm.token", "warning", "used up");
+
+    let closed = format!("http://127.0.0.1:{}", closed_port());
+    for (server, check, part) in [
+        (closed.as_str(), "crm.connect", "refused"),
+        (&rig.crm.url.replace("http:", "https:"), "crm.tls", "InvalidContentType"),
+        ("http://crm.invalid", "crm.dns", "crm.invalid is not known"),
+        (&not_found().await, "crm.endpoint", "404"),
+    ] {
+        let checked = of(server, "demo", "hunter2,hunter3").await;
+        assert_eq!(checked.code, Some(1), "{}", checked.said);
+        checked.has(check, "problem", part);
+        checked.has("crm.token", "warning", "tokens 1 to 2: not known");
+        checked.has("broker.permissions", "ok", &rig.queue);
+    }
+}
+
+/// A web server that is no CRM; it ends with the test's runtime.
+async fn not_found() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio_util::task::TaskTracker::new().spawn(async { axum::serve(listener, axum::Router::new()).await });
+    url
+}
+
+#[tokio::test]
+async fn a_ledger_that_a_worker_holds_is_in_order_and_one_that_is_none_is_not() {
+    let rig = Rig::new("check.ledger").await;
+    let ledger = LedgerFile::new();
+    let url = ledger.url();
+    let beside = ("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false");
+    let env = rig.env(&[("WTW_LEDGER_URL", &url), beside]);
+    let first = rig.worker(&[("WTW_LEDGER_URL", &url), beside]).await;
+    let second = rig.worker(&[beside]).await;
+    let checked = check(&["--no-crm"], &env).await;
+    assert_eq!(checked.code, Some(0), "{}", checked.said);
+    checked.has("ledger", "ok", "is held by a running worker");
+    checked.has("audit.replicas", "warning", "2 workers consume the queue side by side");
+    checked.has("audit.replicas", "warning", "2 workers consume the queue, and each has a ledger of its own");
+    drop(second);
+    rig.publish("m-1", &task("one")).await;
+    rig.crm.created(1).await;
+    first.process.stop().await;
+    check(&["--no-crm"], &env).await.has("ledger", "ok", "can be read and written, 1 entries");
+
+    let path = ledger.folder().join("ledger.redb");
+    std::fs::write(&path, [7; 9_000]).expect("written");
+    let checked = check(&["--no-crm"], &env).await;
+    assert_eq!(checked.code, Some(1), "{}", checked.said);
+    checked.has("ledger", "problem", "no ledger, or damaged");
+    assert_eq!(std::fs::read(&path).expect("read"), [7; 9_000], "left alone");
+    let elsewhere = rig.env(&[("WTW_LEDGER_URL", "file:/nowhere/ledger.redb")]);
+    check(&["--no-crm"], &elsewhere).await.has("ledger", "problem", "its folder does not exist");
+}
+
+#[tokio::test]
+async fn a_redis_that_would_forget_is_a_problem() {
+    let rig = Rig::new("check.redis").await;
+    let redis = Redis::own().await.expect("a Redis");
+    let client = redis::Client::open(redis.url.as_str()).expect("an address");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("a connection");
+    let env = rig.env(&[("WTW_LEDGER_URL", &redis.url)]);
+    let checked = check(&["--no-crm"], &env).await;
+    assert_eq!(checked.code, Some(0), "{}", checked.said);
+    for (name, part) in [("ledger", "can be read and written"), ("ledger.memory", ""), ("ledger.persistence", "")] {
+        checked.has(name, "ok", part);
+    }
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.expect("keys");
+    assert_eq!(keys, Vec::<String>::new(), "nothing is left in it");
+
+    for (key, value) in [("maxmemory", "100mb"), ("maxmemory-policy", "allkeys-lru"), ("appendonly", "no")] {
+        let set = redis::cmd("CONFIG").arg("SET").arg(key).arg(value).query_async::<()>(&mut connection).await;
+        set.expect("set");
+    }
+    let checked = check(&["--no-crm"], &env).await;
+    assert_eq!(checked.code, Some(1), "{}", checked.said);
+    checked.has("ledger.memory", "problem", "allkeys-lru");
+    checked.has("ledger.persistence", "warning", "set appendonly yes");
+
+    let login = redis.url.replace("redis://", "redis://somebody:hunter2@");
+    let away = format!("redis://127.0.0.1:{}/0", closed_port());
+    for (url, advice) in [(login.as_str(), "check user and password"), (&away, "start Redis")] {
+        let checked = check(&["--no-crm"], &rig.env(&[("WTW_LEDGER_URL", url)])).await;
+        assert_eq!(checked.code, Some(1), "{}", checked.said);
+        checked.has("ledger", "problem", advice);
+        assert!(!checked.said.contains("hunter"), "{}", checked.said);
+    }
+}
+
+#[tokio::test]
+async fn offline_tells_what_does_not_go_together() {
+    let own = |pairs: &[(&str, &str)]| -> Env {
+        let right = [
+            ("WTW_CRM_SERVER", "sv0007.crmvox.com"),
+            ("WTW_CRM_OPERATION", "demo"),
+            ("WTW_CRM_TOKENS", "hunter2"),
+            ("WTW_BROKER_URLS", "amqp://broker.invalid/%2f"),
+        ];
+        right.iter().chain(pairs).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    };
+    let checked = check(&["--offline"], &own(&[])).await;
+    assert_eq!((checked.code, checked.of("warning").len()), (Some(0), 2), "{}", checked.said);
+    checked.has("configuration", "warning", "→ use crm0007.wolkvox.com");
+    checked.has("audit.retry", "ok", "after 15 attempts, 1 h 36 min 10 s at most");
+    checked.has("audit.consumer_timeout", "ok", "30m unless changed");
+    checked.has("audit.replicas", "ok", "others stand by");
+    assert!(!checked.said.contains("terminationGracePeriodSeconds"));
+
+    let checked = check(
+        &["--offline"],
+        &own(&[
+            ("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false"),
+            ("WTW_LEDGER_RETENTION", "30m"),
+            ("WTW_TASK_MAX_AGE", "20m"),
+            ("WTW_GATE_HOLD", "25m"),
+            ("WTW_SHUTDOWN_GRACE", "1m"),
+            ("KUBERNETES_SERVICE_HOST", "10.0.0.1"),
+        ]),
+    )
+    .await;
+    assert_eq!(checked.code, Some(0), "{}", checked.said);
+    checked.has("audit.replicas", "warning", "without a single active consumer");
+    checked.has("audit.retry", "warning", "ledger.retention (30m) ends before");
+    checked.has("audit.retry", "warning", "task.max_age (20m) ends before");
+    checked.has("audit.consumer_timeout", "warning", "shorten gate.hold");
+    checked.has("audit.shutdown", "ok", "terminationGracePeriodSeconds has to be 65 at least");
+
+    let checked = check(&["--offline"], &own(&[("WTW_RETRY_DELAYS", "soon"), ("WTW_GATE_HOLD", "x")])).await;
+    assert_eq!((checked.code, checked.of("problem").len()), (Some(78), 2), "{}", checked.said);
+    checked.has("configuration", "problem", "retry.delays");
+}
