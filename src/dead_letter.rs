@@ -1,8 +1,10 @@
 //! The dead letter: a failure and a message's way, to headers and back. Pure.
 
+pub mod replay;
+
 use jiff::Timestamp;
 
-use crate::broker::{HeaderValue, Message, Properties};
+use crate::broker::{HeaderValue, Headers, Message, Properties};
 use crate::clock::rfc3339;
 use crate::failure::{Failure, shorten};
 use crate::journey::{self, Journey, copy_properties, integer, number, string, text};
@@ -71,6 +73,8 @@ pub struct DeadLetter {
     pub failed_at: Option<String>,
     /// How often it came back from the dead-letter queue before.
     pub replay_count: i64,
+    /// The id that a replay gives it, where it has none.
+    pub derived_id: Option<String>,
 }
 
 impl DeadLetter {
@@ -98,21 +102,42 @@ impl DeadLetter {
             http_status: number_of("x-http-status"),
             attempts: get_number(journey::ATTEMPTS).unwrap_or(0),
             possibly_created: matches!(message.header(journey::POSSIBLY_CREATED), Some(HeaderValue::Boolean(true))),
-            failed_at: text_of(FAILED_AT),
+            failed_at: failed_at(message).map(rfc3339).or_else(|| text_of(FAILED_AT)),
             replay_count: get_number(journey::REPLAY_COUNT).unwrap_or(0),
+            derived_id: message.id().is_none().then(|| replay::derived_id(message)),
         }
+    }
+
+    /// What it goes by: its id, or the one that a replay gives it.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.message_id.as_deref().or(self.derived_id.as_deref()).unwrap_or_default()
     }
 }
 
-/// The newest entry of `x-death`, which the broker writes.
+/// When a message was given up, by the worker or after it by the broker.
+#[must_use]
+pub fn failed_at(message: &Message) -> Option<Timestamp> {
+    match brokers_death(message).map(|death| death.inner().get("time")) {
+        Some(Some(HeaderValue::Timestamp(seconds))) => Timestamp::from_second(i64::try_from(*seconds).ok()?).ok(),
+        Some(_) => None,
+        None => message.header(FAILED_AT).and_then(string)?.parse().ok(),
+    }
+}
+
 fn brokers_reason(message: &Message) -> Option<String> {
+    brokers_death(message)?.inner().get("reason").and_then(string)
+}
+
+/// The newest entry of `x-death`, which the broker writes.
+fn brokers_death(message: &Message) -> Option<&Headers> {
     let Some(HeaderValue::FieldArray(deaths)) = message.header("x-death") else {
         return None;
     };
     let HeaderValue::FieldTable(death) = deaths.as_slice().first()? else {
         return None;
     };
-    death.inner().get("reason").and_then(string)
+    Some(death)
 }
 
 #[cfg(test)]

@@ -1,20 +1,25 @@
 //! Messages as JSON: what `publish` takes, exports included.
 //!
 //! An export is one JSON object a message, `{"wtw_export": 1, "message_id", "properties", "headers", "body"}`, with
-//! `body_base64` in place of `body` where the body is not UTF-8 text.
+//! `body_base64` in place of `body` where the body is not UTF-8 text. A header of a type that JSON does not have is an object
+//! such as `{"$timestamp": 1767225600}`.
+
+mod values;
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Take};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::de::IoRead;
 use serde_json::value::RawValue;
 use serde_json::{StreamDeserializer, Value};
 use uuid::Uuid;
 
-use crate::broker::{HeaderValue, Headers, Properties, ShortString};
+use crate::broker::{Message, Properties, ShortString};
+use crate::export::values::{table, values};
+use crate::journey::is_brokers;
 
 /// The most that one input may hold, in bytes.
 const MAX_INPUT: u64 = 1 << 30;
@@ -30,8 +35,11 @@ pub struct Outgoing {
     pub place: usize,
 }
 
+/// The version of an export.
+const VERSION: u32 = 1;
+
 /// One line of an export.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Export {
     wtw_export: u32,
@@ -40,23 +48,37 @@ struct Export {
     properties: ExportedProperties,
     #[serde(default)]
     headers: BTreeMap<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     body_base64: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 struct ExportedProperties {
+    #[serde(skip_serializing_if = "Option::is_none")]
     content_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     content_encoding: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     correlation_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     reply_to: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     expiration: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     timestamp: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     r#type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     user_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     app_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster_id: Option<String>,
 }
 
 type Source = IoRead<BufReader<Take<Box<dyn Read + Send>>>>;
@@ -126,8 +148,8 @@ fn outgoing(json: &str, place: usize) -> Result<Outgoing, String> {
         });
     }
     let export: Export = serde_json::from_str(json).map_err(|error| format!("not a readable export: {error}"))?;
-    if export.wtw_export != 1 {
-        return Err(format!("wtw_export is {}; 1 is known", export.wtw_export));
+    if export.wtw_export != VERSION {
+        return Err(format!("wtw_export is {}; {VERSION} is known", export.wtw_export));
     }
     let body = match (export.body, export.body_base64) {
         (Some(text), None) => text.into_bytes(),
@@ -136,8 +158,35 @@ fn outgoing(json: &str, place: usize) -> Result<Outgoing, String> {
             return Err("an export has either body or body_base64".to_owned());
         }
     };
-    let properties = export.properties.amqp()?.with_headers(table(export.headers)?);
+    // What the broker wrote into a message that it gave up would make it drop or multiply the new one.
+    let headers = export.headers.into_iter().filter(|(name, _)| !is_brokers(name));
+    let properties = export.properties.amqp()?.with_headers(table(headers)?);
     Ok(Outgoing { body, properties: with_id(properties, export.message_id)?, place })
+}
+
+/// Headers in which the broker counts: they are no part of the message.
+const COUNTERS: [&str; 2] = ["x-delivery-count", "x-acquired-count"];
+
+/// A message as one line of an export, the same whenever it is read. `expiration` and `user_id` are left out, which no copy
+/// may carry.
+#[must_use]
+pub fn line(message: &Message) -> String {
+    let (body, body_base64) = match std::str::from_utf8(&message.body) {
+        Ok(text) => (Some(text.to_owned()), None),
+        Err(_) => (None, Some(STANDARD.encode(&message.body))),
+    };
+    let mut headers = message.properties.headers().as_ref().map(values).unwrap_or_default();
+    headers.retain(|name, _| !COUNTERS.contains(&name.as_str()));
+    let export = Export {
+        wtw_export: VERSION,
+        message_id: message.properties.message_id().as_ref().map(ToString::to_string),
+        properties: ExportedProperties::of(&message.properties),
+        headers,
+        body,
+        body_base64,
+    };
+    // Texts, numbers and maps of them with texts as keys always are JSON.
+    serde_json::to_string(&export).unwrap_or_default()
 }
 
 fn is_export(json: &str) -> bool {
@@ -156,6 +205,23 @@ fn with_id(properties: Properties, id: Option<String>) -> Result<Properties, Str
 }
 
 impl ExportedProperties {
+    fn of(properties: &Properties) -> Self {
+        let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
+        Self {
+            content_type: text(properties.content_type()),
+            content_encoding: text(properties.content_encoding()),
+            priority: *properties.priority(),
+            correlation_id: text(properties.correlation_id()),
+            reply_to: text(properties.reply_to()),
+            expiration: None,
+            timestamp: *properties.timestamp(),
+            r#type: text(properties.kind()),
+            user_id: None,
+            app_id: text(properties.app_id()),
+            cluster_id: text(properties.cluster_id()),
+        }
+    }
+
     fn amqp(self) -> Result<Properties, String> {
         let mut properties = Properties::default();
         macro_rules! texts {
@@ -165,7 +231,8 @@ impl ExportedProperties {
         }
         texts!(
             content_type with_content_type, content_encoding with_content_encoding, correlation_id with_correlation_id,
-            reply_to with_reply_to, expiration with_expiration, r#type with_type, user_id with_user_id, app_id with_app_id
+            reply_to with_reply_to, expiration with_expiration, r#type with_type, user_id with_user_id, app_id with_app_id,
+            cluster_id with_cluster_id
         );
         if let Some(priority) = self.priority {
             properties = properties.with_priority(priority);
@@ -181,30 +248,10 @@ fn short(name: &str, text: String) -> Result<ShortString, String> {
     ShortString::try_new(text).map_err(|_| format!("{name} has more than 255 bytes, which AMQP does not allow"))
 }
 
-fn table(values: impl IntoIterator<Item = (String, Value)>) -> Result<Headers, String> {
-    let entries = values.into_iter().map(|(name, value)| Ok((short("a header's name", name)?, header(value)?)));
-    Ok(Headers::from(entries.collect::<Result<BTreeMap<_, _>, String>>()?))
-}
-
-fn header(value: Value) -> Result<HeaderValue, String> {
-    Ok(match value {
-        Value::Null => HeaderValue::Void,
-        Value::Bool(on) => HeaderValue::Boolean(on),
-        Value::Number(number) => match number.as_i64() {
-            Some(whole) => HeaderValue::LongLongInt(whole),
-            None => HeaderValue::Double(number.as_f64().unwrap_or(f64::NAN)),
-        },
-        Value::String(text) => HeaderValue::LongString(text.into()),
-        Value::Array(values) => {
-            HeaderValue::FieldArray(values.into_iter().map(header).collect::<Result<Vec<_>, _>>()?.into())
-        }
-        Value::Object(values) => HeaderValue::FieldTable(table(values)?),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::{HeaderValue, Headers};
 
     fn read(text: &'static str) -> Vec<Result<Outgoing, String>> {
         Input::new(Box::new(text.as_bytes())).take(10).collect()
@@ -255,5 +302,32 @@ mod tests {
         assert_eq!(get("a"), HeaderValue::LongLongInt(1));
         assert_eq!(get("b"), HeaderValue::LongString("t".into()));
         assert_eq!(get("c"), HeaderValue::FieldArray(vec![HeaderValue::Boolean(true), HeaderValue::Void].into()));
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_byte_for_byte() {
+        let properties = Properties::default()
+            .with_message_id("m".into())
+            .with_content_type("text/plain".into())
+            .with_priority(3)
+            .with_timestamp(7)
+            .with_type("t".into())
+            .with_cluster_id("c".into())
+            .with_headers(Headers::from(BTreeMap::from([("h".into(), HeaderValue::Timestamp(5))])));
+        for body in [&b"{\"a\": 1}"[..], b"", b"\xff\x00", "\u{0}\"ñ\u{2028}\r\n".as_bytes()] {
+            let message = Message { body: body.to_vec(), properties: properties.clone(), ..Message::default() };
+            let line = line(&message);
+            assert!(!line.contains('\n'), "{line}");
+            let read = Input::new(Box::new(std::io::Cursor::new(line))).next().unwrap().unwrap();
+            assert_eq!((read.body, read.properties), (body.to_vec(), properties.clone()));
+        }
+    }
+
+    #[test]
+    fn what_the_broker_wrote_is_not_published() {
+        let text =
+            r#"{"wtw_export":1,"body":"","headers":{"x-death":[],"x-first-death-queue":"q","CC":["a"],"kept":1}}"#;
+        let headers = read(text).remove(0).unwrap().properties.headers().clone().unwrap();
+        assert_eq!(headers.inner().keys().map(ShortString::as_str).collect::<Vec<_>>(), ["kept"]);
     }
 }

@@ -1,4 +1,4 @@
-//! The dead letters, as `dead-letters list --json` tells them, in a table.
+//! The dead letters, as `dead-letters list --each --json` tells them, in a table.
 
 use std::collections::BTreeMap;
 

@@ -150,8 +150,8 @@ impl Show {
 
     async fn letters(&self) -> Result<Vec<Letter>, String> {
         let stage = self.stage()?;
-        let listed = stage.run(&self.settings, &["dead-letters", "list", "--json"]).await?;
-        serde_json::from_str(&listed).map_err(|error| format!("dead-letters list --json: {error}"))
+        let listed = stage.run(&self.settings, &["dead-letters", "list", "--each", "--json"]).await?;
+        serde_json::from_str(&listed).map_err(|error| format!("dead-letters list --each --json: {error}"))
     }
 
     /// What waits in every queue but the dead letters', once that does not change for the better any more.

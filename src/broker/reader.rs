@@ -1,37 +1,204 @@
-//! Looking at a queue without taking from it.
+//! A walk through a queue, from its head to what was its end when the walk began.
+//!
+//! What is not settled stays unacknowledged until the walk ends, so that nothing is met twice, and then goes back to its
+//! place; of it only the broker keeps anything. It goes back by `basic.nack`, which is no failed delivery for RabbitMQ 4.3
+//! and later; older brokers count every return, whichever way. A consumer on a quorum queue is given 2000 unacknowledged
+//! messages at most, so the walk goes in windows, a consumer each.
 
-use lapin::options::BasicGetOptions;
+use std::time::Duration;
 
-use crate::broker::Message;
+use futures_util::StreamExt as _;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions};
+use lapin::{Channel, Connection, Consumer};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
 use crate::broker::connect::{BrokerError, Connector, bounded, close, open_channel};
+use crate::broker::session::receive;
 use crate::broker::topology::short;
+use crate::broker::{Delivery, Headers, Message, ShortString};
+use crate::journey::integer;
 
-/// Shows each message of a queue to `look`, the oldest first, at most `limit`. They are unacknowledged meanwhile and go
-/// back to their place when the connection closes, unchanged but for the broker's count of deliveries.
-///
-/// # Errors
-/// What the broker said, such as a queue that does not exist.
-pub async fn look(
-    connector: &Connector,
-    queue: &str,
-    limit: usize,
-    mut look: impl FnMut(&Message),
-) -> Result<(), BrokerError> {
-    let connection = connector.connect("reader").await?;
-    let channel = open_channel(&connection).await?;
-    let name = short(queue)?;
-    for _ in 0..limit {
-        let what = format!("read the queue {queue}");
-        let got = bounded(&what, channel.basic_get(name.clone(), BasicGetOptions::default())).await?;
-        let Some(got) = got else { break };
-        look(&Message {
-            body: got.delivery.data,
-            properties: got.delivery.properties,
-            exchange: got.delivery.exchange.to_string(),
-            routing_key: got.delivery.routing_key.to_string(),
-            redelivered: got.delivery.redelivered,
-        });
+/// Messages on their way to the client at a time, at most.
+pub const WINDOW: u16 = 256;
+/// Bytes on their way to the client at a time, judged by the largest message so far.
+const WINDOW_BYTES: usize = 16 << 20;
+/// How long nothing has to come before the broker is asked whether there is more.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// A walk under way.
+pub struct Walk {
+    connection: Connection,
+    channel: Channel,
+    queue: ShortString,
+    consumer: Option<(Consumer, u16)>,
+    /// Read already, to learn how many there are.
+    first: Option<Delivery>,
+    lost: CancellationToken,
+    window: u16,
+    largest: usize,
+    /// How many there were at the beginning.
+    expected: u64,
+    met: u64,
+    deliveries: i64,
+    until: Instant,
+}
+
+impl Walk {
+    /// Begins a walk. At most `window` messages are on their way at a time, and none is held longer than `hold`.
+    ///
+    /// # Errors
+    /// What the broker said, such as a queue that does not exist.
+    pub async fn begin(connector: &Connector, queue: &str, window: u16, hold: Duration) -> Result<Self, BrokerError> {
+        let connection = connector.connect("reader").await?;
+        let channel = open_channel(&connection).await?;
+        let mut walk = Self {
+            connection,
+            channel,
+            queue: short(queue)?,
+            consumer: None,
+            first: None,
+            lost: CancellationToken::new(),
+            window: window.clamp(1, WINDOW),
+            largest: 1,
+            expected: 0,
+            met: 0,
+            deliveries: 0,
+            until: Instant::now() + hold,
+        };
+        if let Some((first, behind)) = walk.get().await? {
+            walk.first = Some(first);
+            walk.expected = u64::from(behind) + 1;
+        }
+        Ok(walk)
     }
-    close(&connection).await;
-    Ok(())
+
+    /// How many messages there were when the walk began; those that somebody else held are not among them.
+    #[must_use]
+    pub fn expected(&self) -> u64 {
+        self.expected
+    }
+
+    /// The most deliveries that the broker has counted for a message of this walk.
+    #[must_use]
+    pub fn deliveries(&self) -> i64 {
+        self.deliveries
+    }
+
+    /// Until when it may hold what it holds.
+    #[must_use]
+    pub fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// Whether the walk ends before its end, since what it holds has to go back.
+    #[must_use]
+    pub fn is_overdue(&self) -> bool {
+        Instant::now() >= self.until
+    }
+
+    /// The next message; none at the end, and when the walk is overdue.
+    ///
+    /// # Errors
+    /// What the broker said; what was held goes back to the queue.
+    pub async fn next(&mut self) -> Result<Option<Delivery>, BrokerError> {
+        if self.met >= self.expected || self.is_overdue() {
+            return Ok(None);
+        }
+        let delivery = match self.first.take() {
+            Some(first) => Some(first),
+            None => self.receive().await?,
+        };
+        if let Some(delivery) = &delivery {
+            self.met += 1;
+            self.largest = self.largest.max(delivery.message.body.len());
+            self.deliveries = self.deliveries.max(deliveries(&delivery.message));
+        }
+        Ok(delivery)
+    }
+
+    /// Ends the walk: what was not settled goes back to the queue. When this returns, the broker has taken what was settled.
+    ///
+    /// # Errors
+    /// What the broker said. What was not settled goes back all the same; what was settled last may be there again.
+    pub async fn end(mut self) -> Result<(), BrokerError> {
+        let ended = self.give_back().await;
+        self.lost.cancel();
+        close(&self.connection).await;
+        ended
+    }
+
+    async fn give_back(&mut self) -> Result<(), BrokerError> {
+        // Consumers that are still there would be given at once what goes back.
+        if let Some((consumer, _)) = self.consumer.take() {
+            let cancel = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+            bounded("cancel the consumer", cancel).await?;
+        }
+        if self.met > 0 || self.first.is_some() {
+            // Number 0 stands for all that were delivered (AMQP 0-9-1).
+            let all = self.channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true });
+            bounded("return messages", all).await?;
+        }
+        bounded("close the channel", self.channel.close(200, "OK".into())).await
+    }
+
+    async fn receive(&mut self) -> Result<Option<Delivery>, BrokerError> {
+        if self.consumer.as_ref().is_none_or(|(_, left)| *left == 0) {
+            self.open_window().await?;
+        }
+        if let Some(delivery) = self.consumed().await? {
+            return Ok(Some(delivery));
+        }
+        // Somebody else took what was there, or the broker is slow.
+        if let Some((delivery, _)) = self.get().await? {
+            return Ok(Some(delivery));
+        }
+        self.consumed().await
+    }
+
+    /// What the consumer is given before a while of silence.
+    async fn consumed(&mut self) -> Result<Option<Delivery>, BrokerError> {
+        let Some((consumer, left)) = &mut self.consumer else {
+            return Ok(None);
+        };
+        let ended = |why: String| BrokerError { message: format!("reading the queue: {why}"), code: None };
+        match timeout(SILENCE, consumer.next()).await {
+            Ok(Some(Ok(delivery))) => {
+                *left = left.saturating_sub(1);
+                Ok(Some(receive(delivery, &self.lost)))
+            }
+            Ok(Some(Err(error))) => Err(ended(error.to_string())),
+            Ok(None) => Err(ended("the broker has ended the consumer; was the queue deleted?".to_owned())),
+            Err(_) => Ok(None),
+        }
+    }
+
+    async fn open_window(&mut self) -> Result<(), BrokerError> {
+        if let Some((full, _)) = self.consumer.take() {
+            let options = BasicCancelOptions { nowait: true };
+            bounded("cancel the consumer", self.channel.basic_cancel(full.tag(), options)).await?;
+        }
+        let room = (WINDOW_BYTES / self.largest).max(1);
+        let rest = usize::try_from(self.expected - self.met).unwrap_or(usize::MAX);
+        let size = u16::try_from(room.min(rest)).unwrap_or(u16::MAX).min(self.window);
+        bounded("set the prefetch", self.channel.basic_qos(size, BasicQosOptions::default())).await?;
+        let options = BasicConsumeOptions::default();
+        let consume = self.channel.basic_consume(self.queue.clone(), "".into(), options, Headers::default());
+        let consumer = bounded(&format!("read the queue {}", self.queue), consume).await?;
+        self.consumer = Some((consumer, size));
+        Ok(())
+    }
+
+    /// The queue's first message, and how many are behind it.
+    async fn get(&self) -> Result<Option<(Delivery, u32)>, BrokerError> {
+        let what = format!("read the queue {}", self.queue);
+        let got = bounded(&what, self.channel.basic_get(self.queue.clone(), BasicGetOptions::default())).await?;
+        Ok(got.map(|got| (receive(got.delivery, &self.lost), got.message_count)))
+    }
+}
+
+/// How often the broker has delivered a message before, as far as it says.
+fn deliveries(message: &Message) -> i64 {
+    let count = |name| message.header(name).and_then(integer).unwrap_or(0);
+    count("x-delivery-count").max(count("x-acquired-count"))
 }

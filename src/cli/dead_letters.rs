@@ -1,78 +1,166 @@
-//! `dead-letters`: looks into the dead-letter queue.
+//! `dead-letters`: the dead-letter queue's tool.
+//!
+//! Looking is a walk through the queue that holds what it has seen until its end, so that nothing is seen twice, and then
+//! gives all of it back. Only what a replay published and the broker confirmed, or what was discarded, is acked.
 
+mod choice;
+mod discard;
+pub mod edit;
+mod export;
+pub mod filter;
+pub mod list;
+mod pass;
+mod replay;
+mod show;
+
+use std::ops::ControlFlow;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::broker::connect::Connector;
-use crate::broker::reader::look;
-use crate::cli::{Error, load, print};
-use crate::config::Sources;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::Message;
+use crate::broker::connect::{BrokerError, Connector};
+use crate::broker::reader::{WINDOW, Walk};
+use crate::cli::{Error, load};
+use crate::clock::Clock;
+use crate::config::{Config, Sources, TopologyMode};
 use crate::dead_letter::DeadLetter;
 use crate::failure::shorten;
+
+/// How long letters are held at most: brokers end consumers that hold one for thirty minutes.
+const HOLD: Duration = Duration::from_secs(300);
+/// Deliveries that the broker has counted for a letter from which on the operator is warned, where the queue's delivery
+/// limit is not known: RabbitMQ 4 takes 20 where none is set.
+const WORN: i64 = 10;
+/// The same where the worker declares the queue, with a limit of 1,000,000.
+const WORN_OURS: i64 = 900_000;
 
 /// What to do with dead letters.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// List dead letters with their reasons, the oldest first; they stay where they are
-    List(List),
-}
-
-/// Arguments of `dead-letters list`.
-#[derive(Debug, clap::Args)]
-pub struct List {
-    /// Print a JSON array instead of a table
-    #[arg(long)]
-    json: bool,
-    /// The most dead letters to list
-    #[arg(long, value_name = "N", default_value_t = 1_000)]
-    limit: usize,
+    /// Count dead letters by kind and reason, or list each; they stay where they are
+    List(list::Args),
+    /// Show one with its reason, its history, its body, and what a replay would send
+    Show(show::Args),
+    /// Send letters through the work queue again, each on an operator's word
+    Replay(replay::Args),
+    /// Throw letters away for a reason; export them first if they may be wanted again
+    Discard(discard::Args),
+    /// Write letters as JSON lines that `publish` takes back; they stay where they are
+    Export(export::Args),
 }
 
 /// Runs a command on dead letters.
 ///
 /// # Errors
 /// What the broker said.
-pub async fn run(command: &Command, sources: &Sources) -> Result<ExitCode, Error> {
-    let Command::List(args) = command;
+pub async fn run(command: &Command, sources: &Sources, stop: &CancellationToken) -> Result<ExitCode, Error> {
     let config = load(sources, &[])?;
-    let queue = config.broker.dead_letter_queue.clone();
-    let mut letters = Vec::new();
-    let connector = Connector::new(config.broker);
-    // One more tells whether there are more.
-    let looked =
-        look(&connector, &queue, args.limit.saturating_add(1), |message| letters.push(DeadLetter::read(message)));
-    looked.await.map_err(Error::failed)?;
-    let more = letters.len() > args.limit;
-    letters.truncate(args.limit);
-    // Messages that were looked at before come back in no certain order.
-    letters.sort_by(|a, b| a.failed_at.cmp(&b.failed_at));
-    if args.json {
-        print(&serde_json::to_string_pretty(&letters).map_err(Error::failed)?)?;
-    } else {
-        print(&table(&letters))?;
+    let desk = Desk::new(config, stop.clone());
+    match command {
+        Command::List(args) => list::run(&desk, args).await,
+        Command::Show(args) => show::run(&desk, args).await,
+        Command::Replay(args) => replay::run(&desk, args, sources).await,
+        Command::Discard(args) => discard::run(&desk, args).await,
+        Command::Export(args) => export::run(&desk, args).await,
     }
-    if more {
-        eprintln!("there are more; --limit says how many are listed");
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
-/// Dead letters as a table for people.
-#[must_use]
-pub fn table(letters: &[DeadLetter]) -> String {
-    let row = |id: &str, kind: &str, attempts: &str, reason: &str| {
-        format!("{:<24}  {kind:<15}  {attempts:>8}  {reason}", shorten(id, 24))
-    };
-    let mut rows = vec![row("message id", "kind", "attempts", "reason")];
-    rows.extend(letters.iter().map(|letter| {
-        let id = letter.message_id.as_deref().unwrap_or("-");
-        row(id, &letter.kind, &letter.attempts.to_string(), &one_line(&letter.message))
-    }));
-    rows.push(format!("dead letters: {}", letters.len()));
-    rows.join("\n")
+/// Where dead letters are looked at.
+struct Desk {
+    config: Config,
+    connector: Arc<Connector>,
+    /// Cancelled when the command is to end early.
+    stop: CancellationToken,
+    /// When the command began: the age of a letter is counted to here, so that what is meant does not change on the way.
+    now: Timestamp,
+}
+
+/// How far a look went.
+#[derive(Clone, Copy, Debug)]
+struct Looked {
+    seen: u64,
+    expected: u64,
+    /// Whether it ended because what it held had to go back.
+    overdue: bool,
+    deliveries: i64,
+    worn: i64,
+}
+
+impl Desk {
+    fn new(config: Config, stop: CancellationToken) -> Self {
+        let connector = Arc::new(Connector::new(config.broker.clone()));
+        Self { config, connector, stop, now: Clock::system().now() }
+    }
+
+    fn place(&self) -> &str {
+        &self.config.broker.dead_letter_queue
+    }
+
+    /// Shows each letter to `visit`, until it breaks off; all of them go back to the queue.
+    async fn look(
+        &self,
+        mut visit: impl AsyncFnMut(&Message, &DeadLetter) -> Result<ControlFlow<()>, Error>,
+    ) -> Result<Looked, Error> {
+        let mut walk = Walk::begin(&self.connector, self.place(), WINDOW, HOLD).await.map_err(broker)?;
+        let mut seen = 0;
+        let walked = loop {
+            let next = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break Err(Error::failed("interrupted; nothing was changed")),
+                next = walk.next() => next,
+            };
+            let delivery = match next {
+                Ok(Some(delivery)) => delivery,
+                Ok(None) => break Ok(walk.is_overdue()),
+                Err(error) => break Err(broker(error)),
+            };
+            seen += 1;
+            match visit(&delivery.message, &DeadLetter::read(&delivery.message)).await {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => break Ok(false),
+                Err(error) => break Err(error),
+            }
+        };
+        let (expected, deliveries) = (walk.expected(), walk.deliveries());
+        // What could not be given back goes back by itself when the connection is gone.
+        let _ = walk.end().await;
+        let ours = self.config.broker.topology == TopologyMode::Declare;
+        let worn = if ours { WORN_OURS } else { WORN };
+        Ok(Looked { seen, expected, overdue: walked?, deliveries, worn })
+    }
+}
+
+impl Looked {
+    /// Tells what an operator has to know of the look itself.
+    fn warn(&self) {
+        if self.overdue {
+            eprintln!("warning: {} of {} letters were seen before they had to go back", self.seen, self.expected);
+        }
+        if self.deliveries >= self.worn {
+            eprintln!(
+                "warning: some letters were delivered {} times already, and this broker counts each look; beyond the \
+                 queue's delivery limit (20 unless set) it drops them: set a high one with a policy, or export them",
+                self.deliveries
+            );
+        }
+    }
+}
+
+fn broker(error: BrokerError) -> Error {
+    Error::failed(error)
 }
 
 /// Text for one line of a terminal: control characters of whoever wrote it stay out.
 fn one_line(text: &str) -> String {
     let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     shorten(&clean, 120)
+}
+
+/// Text for a terminal, lines kept: control characters of whoever wrote it stay out.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { ' ' } else { c }).collect()
 }

@@ -72,6 +72,7 @@ fn every_kind_and_stage_is_written_and_read_again() {
         attempts: 1,
         possibly_created: true,
         failed_at: Some("1970-01-01T00:00:00.000Z".to_owned()),
+        derived_id: None,
         replay_count: 0,
     };
     assert_eq!(DeadLetter::read(&written(&failure())), expected);
@@ -118,7 +119,8 @@ fn a_replay_that_the_broker_gave_up_does_not_show_its_old_reason() {
     let read = DeadLetter::read(&letter);
     assert_eq!(read.kind, "delivery_limit");
     assert_eq!(read.message, "the broker gave it up: delivery_limit");
-    assert_eq!((read.stage, read.crm_code, read.crm_message, read.failed_at), (None, None, None, None));
+    assert_eq!((read.stage, read.crm_code, read.crm_message), (None, None, None));
+    assert_eq!(read.failed_at.as_deref(), Some("1970-01-01T00:00:01.000Z"), "when the broker did");
 }
 
 #[test]

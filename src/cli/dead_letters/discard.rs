@@ -1,0 +1,102 @@
+//! `dead-letters discard`: letters thrown away, each told with the reason.
+
+use std::io::Write as _;
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::choice::{Choice, Chosen};
+use super::pass::{Broken, Passed};
+use super::{Desk, one_line};
+use crate::broker::Message;
+use crate::cli::Error;
+use crate::dead_letter::DeadLetter;
+use crate::dead_letter::replay::fingerprint;
+
+/// Arguments of `dead-letters discard`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    choice: Choice,
+    /// Why; it is printed with each letter
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Print each discarded letter as one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Discarded<'a> {
+    discarded_because: &'a str,
+    #[serde(flatten)]
+    letter: DeadLetter,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What the broker said, with how many were discarded.
+pub(super) async fn run(desk: &Desk, args: &Args) -> Result<ExitCode, Error> {
+    let filter = args.choice.filter()?;
+    if args.reason.trim().is_empty() {
+        return Err(Error::failed("--reason is empty: say why, for those who miss the letters; nothing was done"));
+    }
+    let mut chosen = Chosen::default();
+    let looked = desk
+        .look(async |message, letter| {
+            match filter.takes(message, letter, desk.now) {
+                true => chosen.add(fingerprint(message), letter),
+                false => chosen.others += 1,
+            }
+            Ok(ControlFlow::Continue(()))
+        })
+        .await?;
+    looked.warn();
+    if chosen.count == 0 {
+        eprintln!("no such letter among the {} of {}", looked.seen, desk.place());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Chosen { count, possibly_created, .. } = chosen;
+    eprintln!("{count} of {} letters in {} will be thrown away; nothing brings them back", looked.seen, desk.place());
+    eprintln!("  {possibly_created} of them may have made their task");
+    eprintln!("  to keep a copy, export the same letters first: dead-letters export --output FILE");
+    desk.spare(&chosen, &args.choice, looked.deliveries)?;
+    args.choice.confirm(desk, &format!("Discard {count} letters?")).await?;
+    let act = async |message: &Message| tell(args, message);
+    match desk.settle(&chosen, &args.choice, "discarding", act).await {
+        Ok(passed) => finish(passed, count),
+        Err(Broken { error, passed: Passed { settled, .. } }) => {
+            Err(Error { message: format!("{}\ndiscarded before that: {settled}", error.message), ..error })
+        }
+    }
+}
+
+/// Before it is gone: what cannot be told is not discarded.
+fn tell(args: &Args, message: &Message) -> Result<(), Error> {
+    let letter = DeadLetter::read(message);
+    let line = if args.json {
+        serde_json::to_string(&Discarded { discarded_because: &args.reason, letter }).map_err(Error::failed)?
+    } else {
+        let (id, kind, why) = (one_line(letter.id()), &letter.kind, one_line(&letter.message));
+        format!("discarded {id}  {kind}  {why}  because: {}", one_line(&args.reason))
+    };
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .map_err(|error| Error::failed(format!("standard output: {error}")))
+}
+
+fn finish(passed: Passed, count: u64) -> Result<ExitCode, Error> {
+    let Passed { settled, unheard, interrupted } = passed;
+    eprintln!("discarded: {settled}");
+    if interrupted {
+        return Err(Error::failed("interrupted; the other letters are where they were"));
+    }
+    let rest = count.saturating_sub(settled);
+    if rest > 0 || unheard > 0 {
+        eprintln!("{rest} were no longer there, or are held by another instance of this tool");
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,129 @@
+//! Changes of a letter's body: single fields on the command line, or the whole of it in an editor.
+
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::{Map, Value};
+
+use crate::config::Sources;
+use crate::nearest::nearest;
+use crate::task::FIELDS;
+
+/// One field and what it is set to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    field: String,
+    value: Value,
+}
+
+impl Setting {
+    /// Reads `field=value`.
+    ///
+    /// # Errors
+    /// A field that no task has, or `remember` set to something else than true or false.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (field, value) = text.split_once('=').ok_or("is not field=value")?;
+        if !FIELDS.contains(&field) {
+            let meant = nearest(field, FIELDS).map(|field| format!("; did you mean {field}?")).unwrap_or_default();
+            return Err(format!("{field:?} is no field of a task{meant}"));
+        }
+        let value = match (field, value) {
+            ("remember", "true") => Value::Bool(true),
+            ("remember", "false") => Value::Bool(false),
+            ("remember", _) => return Err("remember is true or false".to_owned()),
+            _ => Value::String(value.to_owned()),
+        };
+        Ok(Self { field: field.to_owned(), value })
+    }
+}
+
+/// A body with fields set. The rest keeps its values; the fields may change places.
+///
+/// # Errors
+/// When the body is no JSON object.
+pub fn set(body: &[u8], settings: &[Setting]) -> Result<Vec<u8>, String> {
+    let mut object: Map<String, Value> =
+        serde_json::from_slice(body).map_err(|error| format!("the body is not a JSON object: {error}"))?;
+    for Setting { field, value } in settings {
+        object.insert(field.clone(), value.clone());
+    }
+    serde_json::to_vec(&object).map_err(|error| error.to_string())
+}
+
+/// A body in a file that its owner alone can read.
+pub(super) struct Draft(PathBuf);
+
+impl Draft {
+    /// Writes the body down.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(super) fn new(body: &[u8]) -> Result<Self, String> {
+        let path = std::env::temp_dir().join(format!("dead-letter-{}.json", uuid::Uuid::now_v7()));
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        file.and_then(|mut file| file.write_all(body)).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// Opens it in an editor, until that is closed; what it holds then.
+    ///
+    /// # Errors
+    /// When the editor cannot be started, or ends with an error.
+    pub(super) fn edit(&self, editor: &OsString) -> Result<Vec<u8>, String> {
+        // Through a shell, as others do: the variable may hold arguments.
+        let mut line = editor.clone();
+        line.push(" \"$@\"");
+        let status = Command::new("sh").arg("-c").arg(line).arg("sh").arg(&self.0).status();
+        let status = status.map_err(|error| format!("the editor cannot be started: {error}"))?;
+        if !status.success() {
+            return Err(format!("the editor {} ended with {status}", editor.display()));
+        }
+        std::fs::read(&self.0).map_err(|error| self.kept(&error.to_string()))
+    }
+
+    /// Why nothing came of it, with the place where the text is kept.
+    pub(super) fn kept(&self, why: &str) -> String {
+        format!("{why}\nthe edited body is kept in {}; the letter is where it was", self.0.display())
+    }
+
+    /// Throws it away.
+    pub(super) fn done(self) {
+        // A file that stays is no reason to fail.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The editor that the operator prefers.
+pub(super) fn editor(sources: &Sources) -> OsString {
+    let preferred = sources.variable("VISUAL").or_else(|| sources.variable("EDITOR"));
+    preferred.map_or_else(|| "vi".into(), ToOwned::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(body: &str, settings: &[&str]) -> Result<String, String> {
+        let settings = settings.iter().map(|text| Setting::parse(text)).collect::<Result<Vec<_>, _>>()?;
+        set(body.as_bytes(), &settings).map(|body| String::from_utf8(body).unwrap())
+    }
+
+    #[test]
+    fn fields_are_set_and_the_rest_is_kept() {
+        let set = change(r#"{"name":"a","id_record":7}"#, &["name=b=c", "remember=true", "description="]);
+        assert_eq!(set.as_deref(), Ok(r#"{"description":"","id_record":7,"name":"b=c","remember":true}"#));
+        for (body, setting, why) in [
+            ("{}", "name", "not field=value"),
+            ("{}", "nam=x", "did you mean name?"),
+            ("{}", "remember=yes", "true or false"),
+            ("[]", "name=x", "not a JSON object"),
+            ("\u{ff}", "name=x", "not a JSON object"),
+        ] {
+            assert!(change(body, &[setting]).unwrap_err().contains(why), "{body} {setting}");
+        }
+    }
+}

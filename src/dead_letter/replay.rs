@@ -1,0 +1,145 @@
+//! What a replay sends, and what a dead letter is known by over several readings. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest as _, Sha256};
+
+use super::{FAILED_AT, SCHEMA_VERSION, failed_at};
+use crate::broker::{HeaderValue, Headers, Message, Properties, ShortString};
+use crate::clock::rfc3339;
+use crate::export;
+use crate::journey::{self, is_brokers, number, table_size, text, without_brokers};
+
+/// The queue that a copy comes from.
+pub const REPLAYED_FROM: &str = "x-replayed-from";
+/// When it was replayed.
+pub const REPLAYED_AT: &str = "x-replayed-at";
+/// What tells a letter from all others, over any number of readings: the beginning of a SHA-256 of all that it holds but
+/// the broker's counts. A letter that fails again has another one, since the time is part of it.
+#[must_use]
+pub fn fingerprint(message: &Message) -> u128 {
+    let digest: [u8; 32] = Sha256::digest(export::line(message)).into();
+    digest.iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte))
+}
+
+/// The id of a letter that has none: always the same, so that a copy of it that was published twice is known for one.
+#[must_use]
+pub fn derived_id(message: &Message) -> String {
+    let mut id = "replay-".to_owned();
+    // Writing to a text cannot fail.
+    let _ = write!(id, "{:032x}", fingerprint(message));
+    id
+}
+
+/// The properties of a letter's copy for the work queue: all that the letter has but the broker's own, marked as a replay
+/// of `from`. The history of its attempts stays behind where the copy would not fit a frame of `frame_max` bytes.
+#[must_use]
+pub fn properties(message: &Message, from: &str, at: Timestamp, frame_max: usize) -> Properties {
+    let mut properties = without_brokers(&message.properties);
+    if message.id().is_none()
+        && let Ok(id) = ShortString::try_new(derived_id(message))
+    {
+        properties = properties.with_message_id(id);
+    }
+    let mut headers: BTreeMap<ShortString, HeaderValue> = BTreeMap::new();
+    if let Some(theirs) = message.properties.headers() {
+        let kept = theirs.inner().iter().filter(|(name, _)| !is_brokers(name.as_str()));
+        headers.extend(kept.map(|(name, value)| (name.clone(), value.clone())));
+    }
+    let mut put = |name: &str, value| {
+        if let Ok(name) = ShortString::try_new(name) {
+            headers.insert(name, value);
+        }
+    };
+    put(journey::SCHEMA, number(SCHEMA_VERSION));
+    put(REPLAYED_FROM, text(from));
+    put(REPLAYED_AT, text(&rfc3339(at)));
+    if let (true, Some(at)) = (message.header("x-death").is_some(), failed_at(message)) {
+        // The broker tells seconds: whatever was recorded within this one was recorded before.
+        put(FAILED_AT, text(&rfc3339(at + SignedDuration::from_millis(999))));
+    }
+    if table_size(&headers) > journey::room(&properties, frame_max) {
+        headers.retain(|name, _| name.as_str() != journey::HISTORY);
+    }
+    properties.with_headers(Headers::from(headers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journey::string;
+
+    fn message(id: Option<&str>, headers: &[(&str, HeaderValue)]) -> Message {
+        let headers = headers.iter().map(|(name, value)| ((*name).into(), value.clone())).collect::<BTreeMap<_, _>>();
+        let mut properties = Properties::default().with_headers(Headers::from(headers));
+        if let Some(id) = id {
+            properties = properties.with_message_id(id.into());
+        }
+        Message { body: b"{}".to_vec(), properties, ..Message::default() }
+    }
+
+    fn header(properties: &Properties, name: &str) -> Option<HeaderValue> {
+        properties.headers().as_ref().unwrap().inner().get(name).cloned()
+    }
+
+    fn death(seconds: u64) -> HeaderValue {
+        let death = BTreeMap::from([
+            ("reason".into(), text("delivery_limit")),
+            ("time".into(), HeaderValue::Timestamp(seconds)),
+        ]);
+        HeaderValue::FieldArray(vec![HeaderValue::FieldTable(Headers::from(death))].into())
+    }
+
+    #[test]
+    fn an_id_is_derived_from_all_but_what_a_reading_changes() {
+        let failed = |at: &str| (FAILED_AT, text(at));
+        let once = derived_id(&message(None, &[failed("2026-01-01T00:00:00.000Z")]));
+        let mut again = message(
+            None,
+            &[failed("2026-01-01T00:00:00.000Z"), ("x-delivery-count", number(3)), ("x-acquired-count", number(4))],
+        );
+        again.redelivered = true;
+        assert_eq!(derived_id(&again), once);
+        assert_ne!(derived_id(&message(None, &[failed("2026-01-01T00:00:00.001Z")])), once);
+        again.body = b"{ }".to_vec();
+        assert_ne!(derived_id(&again), once);
+        assert!(once.starts_with("replay-") && once.len() == 39, "{once}");
+    }
+
+    #[test]
+    fn a_copy_keeps_all_but_what_is_the_brokers_and_says_whence_it_comes() {
+        let letter = message(
+            Some("m"),
+            &[
+                ("theirs", number(1)),
+                ("x-error-kind", text("rejected")),
+                ("CC", text("q")),
+                ("x-delivery-count", number(3)),
+            ],
+        );
+        let copy = properties(&letter, "q.dead", Timestamp::UNIX_EPOCH, 131_072);
+        let names: Vec<String> = copy.headers().as_ref().unwrap().inner().keys().map(ToString::to_string).collect();
+        assert_eq!(names, ["theirs", "x-dead-letter-schema", "x-error-kind", REPLAYED_AT, REPLAYED_FROM]);
+        assert_eq!(copy.message_id().as_ref().unwrap().as_str(), "m");
+        assert_eq!(string(&header(&copy, REPLAYED_FROM).unwrap()).unwrap(), "q.dead");
+    }
+
+    #[test]
+    fn what_the_broker_gave_up_becomes_a_replay_too_with_an_id_of_its_own() {
+        let letter = message(None, &[("x-death", death(1_767_225_600)), (journey::ATTEMPTS, number(2))]);
+        let copy = properties(&letter, "q.dead", Timestamp::UNIX_EPOCH, 131_072);
+        assert_eq!(copy.message_id().as_ref().unwrap().as_str(), derived_id(&letter));
+        assert_eq!(header(&copy, journey::SCHEMA), Some(number(1)));
+        assert_eq!(header(&copy, "x-death"), None);
+        assert_eq!(string(&header(&copy, FAILED_AT).unwrap()).unwrap(), "2026-01-01T00:00:00.999Z");
+    }
+
+    #[test]
+    fn a_copy_that_fits_no_frame_goes_without_its_history() {
+        let letter = message(Some("m"), &[(journey::HISTORY, text(&"h".repeat(4_000)))]);
+        assert_eq!(header(&properties(&letter, "q", Timestamp::UNIX_EPOCH, 4_096), journey::HISTORY), None);
+        assert!(header(&properties(&letter, "q", Timestamp::UNIX_EPOCH, 8_192), journey::HISTORY).is_some());
+    }
+}

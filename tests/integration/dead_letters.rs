@@ -1,0 +1,53 @@
+//! The dead-letter queue's tool, on a real broker: looking changes nothing, and nothing is lost or doubled by a replay.
+
+mod looking;
+mod many;
+mod replaying;
+
+use std::collections::BTreeMap;
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+use crate::support::process::{Env, Finished, run};
+use crate::support::rig::{Rig, properties};
+
+/// Runs the tool, which has to succeed; its standard output.
+async fn succeeds(env: &Env, args: &[&str]) -> String {
+    let finished = tool(env, args).await;
+    assert_eq!(finished.code, Some(0), "{args:?}: {}", finished.stderr);
+    finished.stdout
+}
+
+async fn tool(env: &Env, args: &[&str]) -> Finished {
+    run(&[&["dead-letters"], args].concat(), env, b"").await
+}
+
+/// Properties of a letter as the worker writes it.
+fn letter(id: Option<&str>, kind: &str, reason: &str, more: &[(&str, AMQPValue)]) -> BasicProperties {
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let ours = [
+        ("x-dead-letter-schema", AMQPValue::LongLongInt(1)),
+        ("x-error-stage", text("send")),
+        ("x-error-kind", text(kind)),
+        ("x-error-message", text(reason)),
+        ("x-failed-at", text("2026-01-01T00:00:00.000Z")),
+    ];
+    let headers = ours.iter().chain(more).map(|(name, value)| (ShortString::from(*name), value.clone()));
+    let properties = id.map_or_else(|| BasicProperties::default().with_delivery_mode(2), properties);
+    properties.with_headers(FieldTable::from(headers.collect::<BTreeMap<_, _>>()))
+}
+
+impl Rig {
+    /// Puts a letter into the dead-letter queue.
+    async fn put_letter(&self, body: &[u8], properties: BasicProperties) {
+        self.amqp.publish(&self.dead_letter_queue(), body, properties).await;
+    }
+
+    /// Waits until so many letters are ready on the dead-letter queue.
+    async fn letters(&self, count: u32) {
+        let dead = self.dead_letter_queue();
+        let ready = async || (self.amqp.count(&dead).await == Some(count)).then_some(());
+        crate::support::eventually(&format!("{count} letters"), ready).await;
+    }
+}

@@ -1,0 +1,170 @@
+//! `list`, `show` and `export`.
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+use serde_json::{Value, json};
+
+use super::{letter, succeeds, tool};
+use crate::support::process::{Process, run};
+use crate::support::rig::{Rig, task};
+
+fn parse(text: &str) -> Value {
+    serde_json::from_str(text).expect("JSON")
+}
+
+#[tokio::test]
+async fn letters_are_counted_by_kind_and_reason_and_found_by_every_filter() {
+    let rig = Rig::new("letters.list").await;
+    rig.declare_topology().await;
+    let env = rig.env(&[]);
+    assert_eq!(parse(&succeeds(&env, &["list", "--json"]).await), json!([]));
+    let maybe = [("x-possibly-created", AMQPValue::Boolean(true))];
+    rig.put_letter(&task("one"), letter(Some("m-1"), "rejected", "no \x1b[31mowner", &[])).await;
+    rig.put_letter(&task("two"), letter(Some("m-2"), "rejected", "no \x1b[31mowner", &[])).await;
+    rig.put_letter(&task("three"), letter(None, "unknown", "timeout", &maybe)).await;
+    let table = succeeds(&env, &["list"]).await;
+    assert!(table.contains("dead letters: 3") && !table.contains('\x1b'), "{table:?}");
+    let groups = parse(&succeeds(&env, &["list", "--json"]).await);
+    let told: Vec<_> = groups.as_array().expect("an array").iter().map(|g| (&g["kind"], &g["count"])).collect();
+    assert_eq!(told, [(&json!("rejected"), &json!(2)), (&json!("unknown"), &json!(1))]);
+    assert_eq!((&groups[1]["possibly_created"], &groups[1]["oldest"]), (&json!(1), &json!("2026-01-01T00:00:00.000Z")));
+    let derived = groups[1]["ids"][0].as_str().expect("an id").to_owned();
+    assert!(derived.starts_with("replay-"), "{derived}");
+    for (filter, found) in [
+        (&["--kind", "rejected"][..], vec!["m-1", "m-2"]),
+        (&["--id", "m-2"], vec!["m-2"]),
+        (&["--id", &derived], vec![""]),
+        (&["--text", "[31mOWNER"], vec!["m-1", "m-2"]),
+        (&["--text", "three"], vec![""]),
+        (&["--older-than", "1d"], vec!["", "m-1", "m-2"]),
+        (&["--newer-than", "1d"], vec![]),
+    ] {
+        let listed = parse(&succeeds(&env, &[&["list", "--each", "--json"], filter].concat()).await);
+        let listed = listed.as_array().expect("an array").iter();
+        let mut ids: Vec<_> = listed.map(|letter| letter["message_id"].as_str().unwrap_or("")).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, found, "{filter:?}");
+    }
+    let wrong = tool(&env, &["list", "--kind", "rejectd"]).await;
+    assert!(wrong.code == Some(2) && wrong.stderr.contains("did you mean rejected?"), "{}", wrong.stderr);
+    let limited = tool(&env, &["list", "--each", "--limit", "1"]).await;
+    assert!(limited.stdout.contains("dead letters: 1") && limited.stderr.contains("there are more"));
+}
+
+#[tokio::test]
+async fn show_tells_everything_of_a_letter_and_what_a_replay_would_send() {
+    let rig = Rig::new("letters.show").await;
+    let _worker = rig.worker(&[]).await;
+    rig.crm.faults(json!([{ "action": "code:412:THE RECORD DOES NOT EXIST", "name_contains": "lost" }])).await;
+    rig.publish("m-1", &task("lost")).await;
+    rig.publish("m-2", b"\xff\x1b").await;
+    rig.letters(2).await;
+    let env = rig.env(&[]);
+    let shown = succeeds(&env, &["show", "m-1"]).await;
+    for part in [
+        "m-1",
+        "rejected",
+        "THE RECORD DOES NOT EXIST",
+        "412",
+        "attempts          1",
+        "rejected",
+        "a replay would send",
+    ] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    let shown = parse(&succeeds(&env, &["show", "m-1", "--json"]).await);
+    let letter = &shown[0];
+    assert_eq!((&letter["kind"], &letter["history"][0]["outcome"]), (&json!("rejected"), &json!("rejected")));
+    assert_eq!(
+        (&letter["published_to"], &letter["body"]),
+        (&json!(rig.queue), &json!(String::from_utf8(task("lost")).unwrap()))
+    );
+    assert_eq!(letter["replay"]["payload"]["fields"]["name"], "lost");
+    let shown = succeeds(&env, &["show", "m-2"]).await;
+    assert!(shown.contains("/xs=") && shown.contains("would be refused again") && !shown.contains('\x1b'), "{shown:?}");
+    // Neither CRM nor operation is needed to look.
+    let bare: Vec<_> = env.iter().filter(|(key, _)| key.starts_with("WTW_BROKER")).cloned().collect();
+    assert!(succeeds(&bare, &["show", "m-1"]).await.contains("cannot be told: crm.operation is not set"));
+    let none = tool(&env, &["show", "m-3"]).await;
+    assert!(none.code == Some(1) && none.stderr.contains("m-3"), "{}", none.stderr);
+}
+
+#[tokio::test]
+async fn what_is_exported_is_published_back_byte_for_byte() {
+    let rig = Rig::new("letters.export").await;
+    // A queue with a single active consumer cannot be read message by message.
+    let env = rig.env(&[("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false")]);
+    let applied = run(&["topology", "--apply"], &env, b"").await;
+    assert_eq!(applied.code, Some(0), "{}", applied.stderr);
+    let more = [
+        ("h-timestamp", AMQPValue::Timestamp(7)),
+        ("h-int", AMQPValue::LongInt(-7)),
+        ("h-table", AMQPValue::FieldTable(FieldTable::default())),
+    ];
+    let properties = letter(Some("m-1"), "unknown", "timeout", &more).with_content_type("x/y".into()).with_priority(4);
+    rig.put_letter(b"\xff\x00\x1b", properties.clone()).await;
+    rig.put_letter(&task("two"), letter(Some("m-2"), "rejected", "no", &[])).await;
+    let folder = crate::support::rig::LedgerFile::new();
+    let file = folder.folder().join("letters.jsonl");
+    let file = file.to_str().expect("a path");
+    succeeds(&env, &["export", "--output", file, "--kind", "unknown"]).await;
+    let exported = std::fs::read_to_string(file).expect("the file");
+    assert_eq!(exported.lines().count(), 1, "{exported}");
+    assert_eq!(succeeds(&env, &["export", "--kind", "unknown"]).await, exported);
+    rig.letters(2).await;
+    let published = run(&["publish", file], &env, b"").await;
+    assert_eq!(published.code, Some(0), "{}", published.stderr);
+    let back = rig.amqp.take(&rig.queue).await;
+    assert_eq!(back.data, b"\xff\x00\x1b");
+    assert_eq!(back.properties, properties);
+    let nowhere = tool(&env, &["export", "--output", "/nowhere/letters"]).await;
+    assert!(nowhere.code == Some(1) && nowhere.stderr.contains("/nowhere/letters"), "{}", nowhere.stderr);
+}
+
+/// All that the queue holds, the broker's counts apart.
+async fn content(rig: &Rig) -> Vec<(Vec<u8>, BasicProperties)> {
+    let mut content = Vec::new();
+    for taken in rig.amqp.take_all(&rig.dead_letter_queue()).await {
+        let mut headers = taken.properties.headers().clone().unwrap_or_default().inner().clone();
+        headers.remove("x-delivery-count");
+        headers.remove("x-acquired-count");
+        content.push((taken.data, taken.properties.with_headers(headers.into())));
+    }
+    sorted(content)
+}
+
+/// What goes back to a queue while others read it may change places.
+fn sorted(mut content: Vec<(Vec<u8>, BasicProperties)>) -> Vec<(Vec<u8>, BasicProperties)> {
+    content.sort_by(|a, b| a.0.cmp(&b.0));
+    content
+}
+
+#[tokio::test]
+async fn looking_leaves_the_queue_as_it_was_also_when_it_is_killed_or_not_alone() {
+    let rig = Rig::new("letters.looking").await;
+    rig.declare_topology().await;
+    let mut put = Vec::new();
+    for n in 0..600 {
+        let properties = letter(Some(&format!("m-{n}")), "rejected", "no", &[]);
+        rig.put_letter(&task(&n.to_string()), properties.clone()).await;
+        put.push((task(&n.to_string()), properties));
+    }
+    let env = rig.env(&[]);
+    for _ in 0..3 {
+        assert!(succeeds(&env, &["list"]).await.contains("dead letters: 600"));
+        rig.letters(600).await;
+        succeeds(&env, &["show", "m-599"]).await;
+        rig.letters(600).await;
+    }
+    // Two at once share what is there, and neither fails.
+    let (one, other) = tokio::join!(succeeds(&env, &["list"]), succeeds(&env, &["export"]));
+    assert!(one.contains("dead letters: "), "{one} {other}");
+    rig.letters(600).await;
+    for _ in 0..5 {
+        let looking = Process::start(&["dead-letters", "export"], &env);
+        crate::support::eventually("it looks", || async { (looking.lines().len() > 50).then_some(()) }).await;
+        looking.kill().await;
+    }
+    rig.letters(600).await;
+    assert!(content(&rig).await == sorted(put), "another content");
+}

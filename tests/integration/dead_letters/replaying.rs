@@ -1,0 +1,250 @@
+//! `replay`: nothing lost, nothing doubled, nothing without an operator's word.
+
+use std::collections::BTreeSet;
+
+use lapin::types::AMQPValue;
+use serde_json::json;
+
+use super::{letter, succeeds, tool};
+use crate::support::process::Process;
+use crate::support::rig::{LedgerFile, Rig, task, task_with};
+
+const MAYBE: [(&str, AMQPValue); 1] = [("x-possibly-created", AMQPValue::Boolean(true))];
+
+#[tokio::test]
+async fn nothing_is_replayed_or_discarded_without_a_word() {
+    let rig = Rig::new("letters.word").await;
+    rig.declare_topology().await;
+    rig.put_letter(&task("one"), letter(Some("m-1"), "rejected", "no", &[])).await;
+    let env = rig.env(&[]);
+    for (args, code, says) in [
+        (&["replay"][..], 2, "say which letters"),
+        (&["replay", "--all", "--kind", "rejected"], 2, "--all means every letter"),
+        (&["replay", "--all"], 1, "there is no terminal"),
+        (&["discard", "--all", "--reason", "test"], 1, "there is no terminal"),
+        (&["discard", "--all", "--yes", "--reason", " "], 1, "--reason is empty"),
+        (&["discard", "--all", "--yes"], 2, "--reason"),
+        (&["replay", "--all", "--set", "nam=x", "--yes"], 2, "did you mean name?"),
+    ] {
+        let refused = tool(&env, args).await;
+        assert_eq!(refused.code, Some(code), "{args:?}: {}", refused.stderr);
+        assert!(refused.stderr.contains(says), "{args:?}: {}", refused.stderr);
+        rig.letters(1).await;
+    }
+    assert_eq!(rig.waiting().await, 0);
+}
+
+#[tokio::test]
+async fn a_replay_says_what_it_will_do_and_takes_only_what_it_may() {
+    let rig = Rig::new("letters.replay").await;
+    let _worker = rig.worker(&[]).await;
+    rig.put_letter(&task("plain"), letter(Some("m-1"), "rejected", "no", &[])).await;
+    let replayed = [("x-replay-count", AMQPValue::LongLongInt(2))];
+    rig.put_letter(&task("again"), letter(Some("m-2"), "rejected", "no", &replayed)).await;
+    rig.put_letter(&task("nameless"), letter(None, "rejected", "no", &[])).await;
+    rig.put_letter(&task("maybe"), letter(Some("m-4"), "unknown", "timeout", &MAYBE)).await;
+    rig.put_letter(b"no task", letter(Some("m-5"), "invalid_message", "no", &[])).await;
+    let env = rig.env(&[]);
+    let done = tool(&env, &["replay", "--yes", "--all"]).await;
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    for part in [
+        "4 of 5 letters",
+        "4 calls of the CRM's daily quota at least",
+        "1 of them were replayed before",
+        "1 of them have no id",
+        "1 of them would be refused again",
+        "1 others may have made their task already and stay",
+        "in the worker's memory",
+    ] {
+        assert!(done.stderr.contains(part), "{part} is not in {}", done.stderr);
+    }
+    assert!(done.stdout.contains("each confirmed: 4"), "{}", done.stdout);
+    rig.crm.created(3).await;
+    assert_eq!(rig.crm.names().await, ["again", "nameless", "plain"]);
+    // The one that is refused again comes back, counted; the other is still there.
+    rig.letters(2).await;
+    let shown = succeeds(&env, &["show", "m-5"]).await;
+    assert!(shown.contains("replayed before   1"), "{shown}");
+    let done = succeeds(&env, &["replay", "--yes", "--include-unknown", "m-4"]).await;
+    assert!(done.contains("each confirmed: 1"), "{done}");
+    rig.crm.created(4).await;
+    rig.letters(1).await;
+}
+
+#[tokio::test]
+async fn a_copy_keeps_what_it_is_and_says_whence_it_came() {
+    let rig = Rig::new("letters.copy").await;
+    let env = rig.env(&[("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false")]);
+    let applied = crate::support::process::run(&["topology", "--apply"], &env, b"").await;
+    assert_eq!(applied.code, Some(0), "{}", applied.stderr);
+    let theirs = [("theirs", AMQPValue::Timestamp(7))];
+    let properties =
+        letter(Some("m-1"), "rejected", "no", &theirs).with_app_id("a".into()).with_expiration("1000000".into());
+    rig.put_letter(b"\xff\x00", properties).await;
+    succeeds(&env, &["replay", "--yes", "m-1"]).await;
+    let copy = rig.amqp.take(&rig.queue).await;
+    assert_eq!((copy.data.as_slice(), crate::support::amqp::id(&copy)), (&b"\xff\x00"[..], "m-1".to_owned()));
+    let kept = &copy.properties;
+    assert_eq!((kept.app_id().as_ref().map(|a| a.as_str()), *kept.delivery_mode()), (Some("a"), Some(2)));
+    assert_eq!(*kept.expiration(), None);
+    assert_eq!(crate::support::amqp::header(&copy, "theirs"), Some(AMQPValue::Timestamp(7)));
+    assert_eq!(crate::support::amqp::text(&copy, "x-replayed-from"), rig.dead_letter_queue());
+    assert!(crate::support::amqp::text(&copy, "x-replayed-at").ends_with('Z'));
+    rig.queues_are_empty().await;
+}
+
+#[tokio::test]
+async fn what_the_ledger_knows_as_created_is_not_made_again_and_the_tool_says_so() {
+    let rig = Rig::new("letters.created").await;
+    let file = LedgerFile::new();
+    let ledger = file.url();
+    let settings = [("WTW_LEDGER_URL", ledger.as_str())];
+    let worker = rig.worker(&settings).await;
+    rig.publish("m-1", &task("one")).await;
+    rig.crm.created(1).await;
+    worker.reaches(&crate::support::rig::settled("created"), 1.0).await;
+    rig.put_letter(&task("one"), letter(Some("m-1"), "unknown", "timeout", &MAYBE)).await;
+    rig.put_letter(&task("other"), letter(Some("m-1"), "id_conflict", "another body", &[])).await;
+    rig.put_letter(&task("two"), letter(Some("m-2"), "rejected", "no", &[])).await;
+    let env = rig.env(&settings);
+    // While the worker holds it, and when nobody does.
+    let done = tool(&env, &["replay", "--yes", "--include-unknown", "m-1"]).await;
+    let told = |said: &str| {
+        said.contains("1 others stay, as the ledger knows that their task was created: m-1")
+            && said.contains("1 others stay, as their id made the task of another message (id_conflict): m-1")
+    };
+    assert!(done.code == Some(0) && told(&done.stderr), "{}", done.stderr);
+    worker.process.stop().await;
+    let done = tool(&env, &["replay", "--yes", "--include-unknown", "--all"]).await;
+    assert!(done.code == Some(0) && told(&done.stderr), "{}", done.stderr);
+    assert!(done.stdout.contains("each confirmed: 1"), "{}", done.stdout);
+    // Where it cannot be asked, the tool says that, and the worker knows.
+    let elsewhere = rig.env(&[("WTW_LEDGER_URL", "file:/nowhere/ledger.redb")]);
+    let done = tool(&elsewhere, &["replay", "--yes", "--include-unknown", "--all"]).await;
+    assert!(done.code == Some(0) && done.stderr.contains("could not be looked into"), "{}", done.stderr);
+    let worker = rig.worker(&settings).await;
+    worker.reaches(&crate::support::rig::dead_lettered("id_conflict"), 1.0).await;
+    rig.crm.created(2).await;
+    eventually_quiet(&rig).await;
+    assert_eq!(rig.crm.names().await, ["one", "two"]);
+}
+
+/// Waits until nothing is left to be done.
+async fn eventually_quiet(rig: &Rig) {
+    crate::support::eventually("nothing waits", || async { (rig.waiting().await == 0).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_body_is_changed_by_field_or_in_an_editor_and_a_bad_change_loses_nothing() {
+    let rig = Rig::new("letters.edit").await;
+    let ledger = LedgerFile::new();
+    let _worker = rig.worker(&[("WTW_LEDGER_URL", &ledger.url())]).await;
+    // The ledger knows these ids with their old bodies, of which nothing was created.
+    rig.crm.faults(json!([{ "action": "code:412:NO SUCH RECORD", "name_contains": "old" }])).await;
+    for n in 1..=2 {
+        rig.publish(&format!("m-{n}"), &task_with("old", json!({ "id_record": n.to_string() }))).await;
+    }
+    rig.letters(2).await;
+    let env = |editor: &str| rig.env(&[("EDITOR", editor), ("TMPDIR", ledger.folder().to_str().expect("a path"))]);
+    let bad = tool(&env(""), &["replay", "--yes", "m-1", "--set", "completion_date=soon"]).await;
+    assert!(bad.code == Some(0) && bad.stderr.contains("would be refused all the same"), "{}", bad.stderr);
+    succeeds(&env(""), &["replay", "--yes", "m-1", "--set", "name=new", "--set", "remember=false"]).await;
+    rig.crm.created(1).await;
+    for (editor, says) in [
+        ("false", "ended with"),
+        ("true", "the body is as it was"),
+        ("sed -i 's/old/new/;s/10:00/99:00/'", "would be refused"),
+        ("truncate -s 0", "the edited body is kept in"),
+    ] {
+        let kept = tool(&env(editor), &["replay", "--yes", "--edit", "m-2"]).await;
+        assert!(kept.code == Some(1) && kept.stderr.contains(says), "{editor}: {}", kept.stderr);
+        rig.letters(1).await;
+    }
+    let done = succeeds(&env("sed -i s/old/newer/"), &["replay", "--yes", "--edit", "m-2"]).await;
+    assert!(done.contains("each confirmed: 1"), "{done}");
+    rig.crm.created(2).await;
+    assert_eq!(rig.crm.names().await, ["new", "newer"]);
+    rig.letters(0).await;
+}
+
+/// One replay after the other is killed, then one goes to its end; beside a worker that makes the tasks.
+#[tokio::test]
+async fn a_replay_that_is_killed_again_and_again_makes_each_task_once() {
+    const COUNT: usize = 400;
+    let rig = Rig::new("letters.killed").await;
+    let ledger = LedgerFile::new();
+    let settings = [("WTW_LEDGER_URL", ledger.url()), ("WTW_RETRY_ON_UNKNOWN", "dead-letter".to_owned())];
+    let settings = settings.each_ref().map(|(key, value)| (*key, value.as_str()));
+    let worker = rig.worker(&settings).await;
+    let mut names = BTreeSet::new();
+    for n in 0..COUNT {
+        let name = format!("n-{n}");
+        // Half of them have no id.
+        let id = (n % 2 == 0).then(|| format!("m-{n}"));
+        rig.put_letter(&task(&name), letter(id.as_deref(), "rejected", "no", &[])).await;
+        names.insert(name);
+    }
+    let env = rig.env(&settings);
+    for n in 0..12 {
+        let replay = Process::start(&["dead-letters", "replay", "--yes", "--all"], &env);
+        let before = rig.crm.requests("created").await;
+        let under_way = || async { (rig.crm.requests("created").await > before + n).then_some(()) };
+        let _ = tokio::time::timeout(
+            std::time::Duration::from_secs(3),
+            crate::support::eventually("it replays", under_way),
+        )
+        .await;
+        replay.kill().await;
+    }
+    let last = tool(&env, &["replay", "--yes", "--all"]).await;
+    assert_eq!(last.code, Some(0), "{}", last.stderr);
+    eventually_quiet(&rig).await;
+    rig.crm.created(COUNT as u64).await;
+    let made = rig.crm.names().await;
+    assert_eq!(made.len(), COUNT, "none twice");
+    assert_eq!(made.into_iter().collect::<BTreeSet<_>>(), names, "none lost");
+    worker.process.stop().await;
+}
+
+#[tokio::test]
+async fn an_interrupted_slow_replay_goes_on_where_it_was_and_holds_nothing_for_long() {
+    let rig = Rig::new("letters.slow").await;
+    let _worker = rig.worker(&[]).await;
+    for n in 0..30 {
+        rig.put_letter(&task(&format!("n-{n}")), letter(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
+        rig.put_letter(b"no task", letter(Some(&format!("bad-{n}")), "invalid_message", "no", &[])).await;
+    }
+    let env = rig.env(&[]);
+    let slowly = |rate| ["dead-letters", "replay", "--yes", "--kind", "rejected", "--hold", "200ms", "--rate", rate];
+    let mut replay = Process::start(&slowly("2"), &env);
+    rig.crm.created(3).await;
+    replay.signal("INT").await;
+    assert_eq!(replay.ended().await.code(), Some(1));
+    assert!(replay.lines().join("\n").contains("goes on with the rest"), "{:?}", replay.lines());
+    let began = tokio::time::Instant::now();
+    succeeds(&env, &slowly("20")[1..]).await;
+    assert!(began.elapsed().as_secs_f64() > 0.2, "slowly");
+    rig.crm.created(30).await;
+    rig.letters(30).await;
+    assert_eq!(rig.crm.names().await.len(), 30);
+}
+
+#[tokio::test]
+async fn what_is_discarded_is_told_with_the_reason_and_gone() {
+    let rig = Rig::new("letters.discard").await;
+    rig.declare_topology().await;
+    for n in 0..5 {
+        rig.put_letter(&task("x"), letter(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
+    }
+    let env = rig.env(&[]);
+    let done = succeeds(&env, &["discard", "--yes", "m-1", "m-3", "--reason", "made by\nhand", "--json"]).await;
+    let lines: Vec<serde_json::Value> = done.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let told: BTreeSet<_> =
+        lines.iter().map(|line| (line["message_id"].as_str(), line["discarded_because"].as_str())).collect();
+    assert_eq!(told, BTreeSet::from([(Some("m-1"), Some("made by\nhand")), (Some("m-3"), Some("made by\nhand"))]));
+    rig.letters(3).await;
+    let done = succeeds(&env, &["discard", "--yes", "--all", "--reason", "a test"]).await;
+    assert!(done.contains("discarded m-2  rejected  no  because: a test"), "{done}");
+    rig.letters(0).await;
+    assert_eq!(succeeds(&env, &["discard", "--yes", "--all", "--reason", "a test"]).await, "");
+}
