@@ -10,25 +10,23 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Json};
 use axum::routing::get;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::gate::Closed;
-use crate::gate::tokens::Parked;
 use crate::status::Status;
 
 /// The pages and what they answer, as the README's table has it.
 pub const PAGES: [(&str, &str); 4] = [
-    ("/livez", "200 while the process runs"),
+    ("/livez", "200 while the process answers at all"),
     (
         "/readyz",
         "200 when connected and consuming or standing by, else 503 with the reason; throttling, quota and an outage of the CRM are no reason",
     ),
-    ("/metrics", "OpenMetrics text"),
-    ("/status", "the same for people, as JSON: the gate with its reason, each token by its position"),
+    ("/metrics", "OpenMetrics text, see below"),
+    ("/status", "the same for people, as JSON, see below"),
 ];
 
 /// How long [`probe`] waits for an answer.
@@ -56,35 +54,12 @@ async fn readyz(State(status): State<Arc<Status>>) -> impl IntoResponse {
 }
 
 async fn metrics(State(status): State<Arc<Status>>) -> impl IntoResponse {
-    // The gate tells of time's part, such as a token's reset, when it is asked.
-    status.gate.closed();
     let form = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(CONTENT_TYPE, form)], status.events.encode())
+    ([(CONTENT_TYPE, form)], status.metrics())
 }
 
 async fn page(State(status): State<Arc<Status>>) -> Json<Value> {
-    let unready = status.unready();
-    let closed = status.gate.closed();
-    let tokens: Vec<Value> = status
-        .gate
-        .token_states()
-        .into_iter()
-        .enumerate()
-        .map(|(position, (in_use, parked, waits))| {
-            let parked = parked.map(|reason| match reason {
-                Parked::Quota => "quota",
-                Parked::Quarantine => "quarantine",
-            });
-            json!({ "token": position, "in_use": in_use, "parked": parked, "waits_s": waits.map(|wait| wait.as_secs()) })
-        })
-        .collect();
-    Json(json!({
-        "worker": crate::worker_name(),
-        "ready": unready.is_none(),
-        "reason": unready,
-        "gate": { "open": closed.is_none(), "reason": closed.map(Closed::as_str), "advice": closed.map(Closed::advice) },
-        "tokens": tokens,
-    }))
+    Json(status.page())
 }
 
 /// Asks a running worker whether it is ready.

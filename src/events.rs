@@ -1,42 +1,25 @@
-//! One event is one log line, one metric, or both. Labels take few values.
+//! One event is one log line, one metric, or both.
+
+mod metrics;
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, text};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
+use jiff::Timestamp;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 
 use crate::broker::PublishError;
 use crate::broker::session::Change;
+use crate::config::Problems;
 use crate::crm::classify::Outcome;
+pub use crate::events::metrics::Counts;
+use crate::events::metrics::Metrics;
 use crate::gate::Closed;
+use crate::gate::tokens::TokenState;
 use crate::ledger::LedgerError;
 use crate::verdict::Verdict;
-
-/// Upper bounds of an attempt's duration, in seconds: `crm.request_timeout` is 20 s by default.
-const ATTEMPT_SECONDS: [f64; 11] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0];
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct SettledLabels {
-    outcome: &'static str,
-    kind: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OutcomeLabels {
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ReasonLabels {
-    reason: &'static str,
-}
 
 /// A delivery at its end.
 #[derive(Clone, Copy, Debug)]
@@ -53,28 +36,39 @@ pub struct Settled<'a> {
     pub possibly_doubled: bool,
     /// The broker no longer waited for it, and delivers it anew.
     pub stale: bool,
+    /// Now.
+    pub at: Timestamp,
+    /// When it was published, where that is known.
+    pub published: Option<Timestamp>,
 }
 
 /// The metrics, and the words for the log.
 pub struct Events {
+    metrics: Metrics,
     registry: Registry,
-    settled: Family<SettledLabels, Counter>,
-    attempts: Family<OutcomeLabels, Counter>,
-    attempt_seconds: Histogram,
-    in_flight: Gauge,
-    gate_closed: Family<ReasonLabels, Gauge>,
-    connected: Gauge,
-    connections_lost: Counter,
-    publish_failures: Counter,
-    without_id: Counter,
-    ill_typed: Counter,
-    stale: Counter,
-    ledger_failures: Counter,
-    created_unrecorded: Counter,
-    possibly_doubled: Counter,
-    ledger_entries: Gauge,
     /// Queues that cannot be published to now, so that the log says it once.
     failing: Mutex<HashSet<String>>,
+    last: Mutex<Last>,
+}
+
+/// What happened last, for people.
+#[derive(Clone, Debug, Default)]
+pub struct Last {
+    /// When a task was created.
+    pub created: Option<Timestamp>,
+    /// What the ledger failed at.
+    pub ledger_failure: Option<String>,
+    /// Whether there was a connection before.
+    connected: bool,
+}
+
+/// A copy that the broker has not confirmed yet.
+pub struct Unconfirmed(Gauge);
+
+impl Drop for Unconfirmed {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Default for Events {
@@ -87,114 +81,57 @@ impl Events {
     /// Metrics at zero.
     #[must_use]
     pub fn new() -> Self {
-        let events = Self {
-            registry: Registry::with_prefix("wtw"),
-            settled: Family::default(),
-            attempts: Family::default(),
-            attempt_seconds: Histogram::new(ATTEMPT_SECONDS),
-            in_flight: Gauge::default(),
-            gate_closed: Family::default(),
-            connected: Gauge::default(),
-            connections_lost: Counter::default(),
-            publish_failures: Counter::default(),
-            without_id: Counter::default(),
-            ill_typed: Counter::default(),
-            stale: Counter::default(),
-            ledger_failures: Counter::default(),
-            created_unrecorded: Counter::default(),
-            possibly_doubled: Counter::default(),
-            ledger_entries: Gauge::default(),
-            failing: Mutex::default(),
-        };
-        for outcome in Outcome::ALL {
-            drop(events.attempts.get_or_create(&OutcomeLabels { outcome: outcome.as_str() }));
-        }
-        for reason in Closed::ALL {
-            drop(events.gate_closed.get_or_create(&ReasonLabels { reason: reason.as_str() }));
-        }
-        events.registered()
+        let metrics = Metrics::new();
+        let registry = metrics.registry();
+        Self { metrics, registry, failing: Mutex::default(), last: Mutex::default() }
     }
 
-    fn registered(mut self) -> Self {
-        let registry = &mut self.registry;
-        registry.register("settled_messages", "Messages settled, by what became of them", self.settled.clone());
-        registry.register("attempts", "Requests to the CRM, by outcome", self.attempts.clone());
-        registry.register_with_unit(
-            "attempt_duration",
-            "From sending a request to its verdict",
-            Unit::Seconds,
-            self.attempt_seconds.clone(),
-        );
-        registry.register("messages_in_flight", "Messages taken and not yet settled", self.in_flight.clone());
-        registry.register("gate_closed", "1 while no request leaves, by reason", self.gate_closed.clone());
-        registry.register("broker_connected", "1 while consuming or standing by", self.connected.clone());
-        registry.register(
-            "broker_connections_lost",
-            "Consuming connections lost or refused",
-            self.connections_lost.clone(),
-        );
-        registry.register("publish_failures", "Copies that were not confirmed at once", self.publish_failures.clone());
-        registry.register("messages_without_id", "Messages taken without a message id", self.without_id.clone());
-        registry.register("ill_typed_headers", "Headers of ours that arrived ill-typed", self.ill_typed.clone());
-        registry.register(
-            "stale_deliveries",
-            "Messages whose connection was gone when they were settled",
-            self.stale.clone(),
-        );
-        registry.register(
-            "ledger_failures",
-            "Times that the ledger could not be read or written",
-            self.ledger_failures.clone(),
-        );
-        registry.register(
-            "created_unrecorded",
-            "Created tasks that the ledger could not take; acked all the same",
-            self.created_unrecorded.clone(),
-        );
-        registry.register(
-            "possibly_doubled",
-            "Created tasks of which an earlier attempt may have made another",
-            self.possibly_doubled.clone(),
-        );
-        registry.register("ledger_entries", "Messages that the ledger remembers", self.ledger_entries.clone());
-        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "The running program", build);
-        self
-    }
-
-    /// The metrics as OpenMetrics text.
+    /// The metrics as OpenMetrics text, those of the tokens included.
     #[must_use]
-    pub fn encode(&self) -> String {
-        let mut page = String::new();
-        // Writing to a string does not fail.
-        let _ = text::encode(&mut page, &self.registry);
-        page
+    pub fn encode(&self, tokens: &[TokenState]) -> String {
+        metrics::encode(&self.registry, tokens)
+    }
+
+    /// What has been counted.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.metrics.counts()
+    }
+
+    /// What happened last.
+    #[must_use]
+    pub fn last(&self) -> Last {
+        self.lock_last().clone()
+    }
+
+    fn lock_last(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A message was taken.
     pub fn taken(&self) {
-        self.in_flight.inc();
+        self.metrics.in_flight.inc();
     }
 
     /// A request was answered, or was not.
     pub fn attempted(&self, outcome: Outcome, duration: Duration) {
-        self.attempts.get_or_create(&OutcomeLabels { outcome: outcome.as_str() }).inc();
-        self.attempt_seconds.observe(duration.as_secs_f64());
+        self.metrics.attempts(outcome).inc();
+        self.metrics.attempt_seconds.observe(duration.as_secs_f64());
         let duration_ms = millis(duration);
         tracing::debug!(outcome = outcome.as_str(), duration_ms, "attempt");
     }
 
     /// A message was settled.
     pub fn settled(&self, settled: &Settled<'_>) {
-        self.in_flight.dec();
+        self.metrics.in_flight.dec();
         let outcome = settled.verdict.as_str();
         let (message_id, attempts, duration_ms) =
             (settled.message_id.unwrap_or("-"), settled.attempts, millis(settled.duration));
         if settled.message_id.is_none() {
-            self.without_id.inc();
+            self.metrics.without_id.inc();
         }
         if settled.stale {
-            self.stale.inc();
+            self.metrics.stale.inc();
             tracing::warn!(
                 message_id,
                 outcome,
@@ -208,9 +145,10 @@ impl Events {
             Verdict::DeadLetter(failure) => failure.kind.as_str(),
             Verdict::Ack | Verdict::AckKnown | Verdict::Retry(_) | Verdict::Park | Verdict::Return => "",
         };
-        self.settled.get_or_create(&SettledLabels { outcome, kind }).inc();
+        self.metrics.settled(outcome, kind).inc();
+        self.aged(settled);
         if settled.possibly_doubled {
-            self.possibly_doubled.inc();
+            self.metrics.possibly_doubled.inc();
             tracing::warn!(
                 message_id,
                 attempts,
@@ -225,9 +163,22 @@ impl Events {
         }
     }
 
+    /// How old a message was when it was done for good.
+    fn aged(&self, settled: &Settled<'_>) {
+        if settled.verdict == &Verdict::Ack {
+            self.lock_last().created = Some(settled.at);
+        }
+        let done = matches!(settled.verdict, Verdict::Ack | Verdict::AckKnown | Verdict::DeadLetter(_));
+        if let Some(published) = settled.published.filter(|_| done) {
+            // A publisher's clock may be ahead.
+            let age = Duration::try_from(settled.at.duration_since(published)).unwrap_or_default();
+            self.metrics.age_seconds.observe(age.as_secs_f64());
+        }
+    }
+
     /// Headers of ours arrived ill-typed and are ignored.
     pub fn ill_typed_headers(&self, message_id: Option<&str>, headers: &[&str]) {
-        self.ill_typed.inc_by(u64::try_from(headers.len()).unwrap_or(u64::MAX));
+        self.metrics.ill_typed.inc_by(u64::try_from(headers.len()).unwrap_or(u64::MAX));
         tracing::warn!(
             message_id = message_id.unwrap_or("-"),
             headers = headers.join(","),
@@ -235,9 +186,15 @@ impl Events {
         );
     }
 
+    /// A copy is to be published; it counts as unconfirmed until the answer is dropped.
+    pub fn publishing(&self) -> Unconfirmed {
+        self.metrics.unconfirmed.inc();
+        Unconfirmed(self.metrics.unconfirmed.clone())
+    }
+
     /// A copy was not confirmed.
     pub fn publish_failed(&self, queue: &str, error: &PublishError) {
-        self.publish_failures.inc();
+        self.metrics.publish_failures.inc();
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         if failing.insert(queue.to_owned()) {
             tracing::warn!(queue, %error, "a copy could not be published, trying again; its message stays unsettled");
@@ -253,27 +210,33 @@ impl Events {
     }
 
     /// The ledger could not be read or written.
-    pub fn ledger_failed(&self) {
-        self.ledger_failures.inc();
+    pub fn ledger_failed(&self, error: &LedgerError) {
+        self.metrics.ledger_failures.inc();
+        tracing::debug!(%error, "ledger");
+        self.lock_last().ledger_failure = Some(error.to_string());
+    }
+
+    /// The ledger was told something, or could not be, which took so long.
+    pub fn ledger_wrote(&self, duration: Duration, entries: u64) {
+        self.metrics.ledger_write_seconds.observe(duration.as_secs_f64());
+        self.ledger_has(entries);
     }
 
     /// How many messages the ledger remembers.
-    pub fn ledger_entries(&self, count: u64) {
-        self.ledger_entries.set(i64::try_from(count).unwrap_or(i64::MAX));
+    pub fn ledger_has(&self, entries: u64) {
+        self.metrics.ledger_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
     }
 
     /// A created task could not be recorded. It is acked all the same: better than a second post.
     pub fn created_unrecorded(&self, message_id: Option<&str>, error: &LedgerError) {
-        self.created_unrecorded.inc();
+        self.metrics.created_unrecorded.inc();
         tracing::error!(message_id = message_id.unwrap_or("-"), %error, "a created task could not be recorded; it is acked all the same");
     }
 
     /// The gate closed for a reason, or opened.
     pub fn gate(&self, closed: Option<Closed>) {
-        for reason in Closed::ALL {
-            let labels = ReasonLabels { reason: reason.as_str() };
-            self.gate_closed.get_or_create(&labels).set((closed == Some(reason)).into());
-        }
+        self.metrics.gate(closed);
+        self.metrics.gate_changes(closed).inc();
         match closed {
             Some(reason) => {
                 tracing::warn!(reason = reason.as_str(), advice = reason.advice(), "gate closed: no request leaves")
@@ -286,13 +249,32 @@ impl Events {
     pub fn connection(&self, change: &Change) {
         match change {
             Change::Connected => {
-                self.connected.set(1);
+                self.metrics.connected.set(1);
+                if std::mem::replace(&mut self.lock_last().connected, true) {
+                    self.metrics.reconnects.inc();
+                }
                 tracing::info!("connected to the broker: consuming, or standing by");
             }
             Change::Lost(reason) => {
-                self.connected.set(0);
-                self.connections_lost.inc();
+                self.metrics.connected.set(0);
+                self.metrics.connections_lost.inc();
                 tracing::warn!(reason, "not connected to the broker, trying again");
+            }
+        }
+    }
+
+    /// The broker takes no messages now, for this reason, or takes them again.
+    pub fn blocked(&self, reason: Option<&str>) {
+        self.metrics.blocked.set(reason.is_some().into());
+    }
+
+    /// The tokens' file changed and was read again; so many tokens are in it.
+    pub fn tokens_reread(&self, read: &Result<usize, Problems>) {
+        self.metrics.reloads(read.is_ok()).inc();
+        match read {
+            Ok(tokens) => tracing::info!(tokens, "the tokens' file changed and was read again"),
+            Err(problems) => {
+                tracing::warn!(%problems, "the tokens' file changed and cannot be read; the former tokens stay")
             }
         }
     }

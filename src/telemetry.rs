@@ -1,4 +1,6 @@
-//! Logs: text for people, JSON for collectors, both on standard error.
+//! Logs: text for people, JSON for collectors, both on standard error. Traces: see [`traces`].
+
+pub mod traces;
 
 use std::io::IsTerminal as _;
 

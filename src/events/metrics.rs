@@ -1,0 +1,328 @@
+//! The metrics. Every label has few values, tokens have their position, and
+//! every series whose labels are known is there from the start, so that its first event is seen as an increase.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::crm::classify::Outcome;
+use crate::failure::Kind;
+use crate::gate::Closed;
+use crate::gate::tokens::{Parked, TokenState};
+use crate::verdict::Verdict;
+
+/// Upper bounds of an attempt's duration, in seconds: `crm.request_timeout` is 20 s by default.
+const ATTEMPT_SECONDS: [f64; 11] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0];
+/// Of a message's age: from one done at once to one that went through every delayed round, or waited out a quota.
+const AGE_SECONDS: [f64; 13] =
+    [1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0];
+/// Of a record in the ledger.
+const WRITE_SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+/// How the gate's opening stands in `wtw_gate_changes_total`.
+const OPEN: &str = "open";
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct SettledLabels {
+    outcome: &'static str,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TokenLabels {
+    token: usize,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ParkedLabels {
+    token: usize,
+    reason: &'static str,
+}
+
+/// What has been counted, for people.
+#[derive(Clone, Debug)]
+pub struct Counts {
+    /// Messages taken and not yet settled.
+    pub in_flight: i64,
+    /// What became of messages, dead letters left out.
+    pub settled: BTreeMap<&'static str, u64>,
+    /// Dead letters by kind.
+    pub dead_lettered: BTreeMap<&'static str, u64>,
+    /// Requests to the CRM by outcome.
+    pub attempts: BTreeMap<&'static str, u64>,
+    /// Consuming connections made after the first.
+    pub reconnects: u64,
+    /// Copies that the broker has not confirmed yet.
+    pub unconfirmed: i64,
+    /// Messages that the ledger remembers.
+    pub ledger_entries: i64,
+}
+
+/// What has been counted.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    settled: Family<SettledLabels, Counter>,
+    attempts: Family<OutcomeLabels, Counter>,
+    pub(super) attempt_seconds: Histogram,
+    pub(super) age_seconds: Histogram,
+    pub(super) in_flight: Gauge,
+    gate_closed: Family<ReasonLabels, Gauge>,
+    gate_changes: Family<ReasonLabels, Counter>,
+    pub(super) connected: Gauge,
+    pub(super) connections_lost: Counter,
+    pub(super) reconnects: Counter,
+    pub(super) blocked: Gauge,
+    pub(super) unconfirmed: Gauge,
+    pub(super) publish_failures: Counter,
+    pub(super) without_id: Counter,
+    pub(super) ill_typed: Counter,
+    pub(super) stale: Counter,
+    pub(super) ledger_failures: Counter,
+    pub(super) created_unrecorded: Counter,
+    pub(super) possibly_doubled: Counter,
+    pub(super) ledger_entries: Gauge,
+    pub(super) ledger_write_seconds: Histogram,
+    reloads: Family<OutcomeLabels, Counter>,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub(super) fn new() -> Self {
+        let metrics = Self {
+            settled: Family::default(),
+            attempts: Family::default(),
+            attempt_seconds: Histogram::new(ATTEMPT_SECONDS),
+            age_seconds: Histogram::new(AGE_SECONDS),
+            in_flight: Gauge::default(),
+            gate_closed: Family::default(),
+            gate_changes: Family::default(),
+            connected: Gauge::default(),
+            connections_lost: Counter::default(),
+            reconnects: Counter::default(),
+            blocked: Gauge::default(),
+            unconfirmed: Gauge::default(),
+            publish_failures: Counter::default(),
+            without_id: Counter::default(),
+            ill_typed: Counter::default(),
+            stale: Counter::default(),
+            ledger_failures: Counter::default(),
+            created_unrecorded: Counter::default(),
+            possibly_doubled: Counter::default(),
+            ledger_entries: Gauge::default(),
+            ledger_write_seconds: Histogram::new(WRITE_SECONDS),
+            reloads: Family::default(),
+        };
+        for (outcome, kind) in ends() {
+            metrics.settled(outcome, kind);
+        }
+        for outcome in Outcome::ALL {
+            metrics.attempts(outcome);
+        }
+        metrics.gate(None);
+        for closed in Closed::ALL.map(Some).into_iter().chain([None]) {
+            metrics.gate_changes(closed);
+        }
+        for succeeded in [true, false] {
+            metrics.reloads(succeeded);
+        }
+        metrics
+    }
+
+    pub(super) fn settled(&self, outcome: &'static str, kind: &'static str) -> Counter {
+        self.settled.get_or_create_owned(&SettledLabels { outcome, kind })
+    }
+
+    pub(super) fn attempts(&self, outcome: Outcome) -> Counter {
+        self.attempts.get_or_create_owned(&OutcomeLabels { outcome: outcome.as_str() })
+    }
+
+    pub(super) fn gate(&self, closed: Option<Closed>) {
+        for reason in Closed::ALL {
+            let labels = ReasonLabels { reason: reason.as_str() };
+            self.gate_closed.get_or_create(&labels).set((closed == Some(reason)).into());
+        }
+    }
+
+    pub(super) fn gate_changes(&self, closed: Option<Closed>) -> Counter {
+        self.gate_changes.get_or_create_owned(&ReasonLabels { reason: closed.map_or(OPEN, Closed::as_str) })
+    }
+
+    pub(super) fn reloads(&self, succeeded: bool) -> Counter {
+        let outcome = if succeeded { "success" } else { "failure" };
+        self.reloads.get_or_create_owned(&OutcomeLabels { outcome })
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        let settled = |kept: fn(&str) -> bool, named: fn((&'static str, &'static str)) -> &'static str| {
+            ends().filter(|(_, kind)| kept(kind)).map(|end| (named(end), self.settled(end.0, end.1).get())).collect()
+        };
+        Counts {
+            in_flight: self.in_flight.get(),
+            settled: settled(str::is_empty, |(outcome, _)| outcome),
+            dead_lettered: settled(|kind| !kind.is_empty(), |(_, kind)| kind),
+            attempts: Outcome::ALL.map(|outcome| (outcome.as_str(), self.attempts(outcome).get())).into(),
+            reconnects: self.reconnects.get(),
+            unconfirmed: self.unconfirmed.get(),
+            ledger_entries: self.ledger_entries.get(),
+        }
+    }
+
+    pub(super) fn registry(&self) -> Registry {
+        let mut registry = Registry::with_prefix("wtw");
+        self.register_messages(&mut registry);
+        self.register_surroundings(&mut registry);
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The running program", build);
+        registry
+    }
+
+    fn register_messages(&self, to: &mut Registry) {
+        to.register("settled_messages", "Messages settled, by what became of them", self.settled.clone());
+        to.register("attempts", "Requests to the CRM, by outcome", self.attempts.clone());
+        seconds(to, "attempt_duration", "From sending a request to its verdict", &self.attempt_seconds);
+        seconds(
+            to,
+            "message_age",
+            "From a message's timestamp, else its first attempt, to its being acked or dead-lettered; replays and what has neither are left out",
+            &self.age_seconds,
+        );
+        to.register("messages_in_flight", "Messages taken and not yet settled", self.in_flight.clone());
+        to.register("messages_without_id", "Messages taken without a message id", self.without_id.clone());
+        to.register("ill_typed_headers", "Headers of ours that arrived ill-typed", self.ill_typed.clone());
+        to.register(
+            "stale_deliveries",
+            "Messages whose connection was gone when they were settled",
+            self.stale.clone(),
+        );
+        to.register(
+            "created_unrecorded",
+            "Created tasks that the ledger could not take; acked all the same",
+            self.created_unrecorded.clone(),
+        );
+        to.register(
+            "possibly_doubled",
+            "Created tasks of which an earlier attempt may have made another",
+            self.possibly_doubled.clone(),
+        );
+    }
+
+    fn register_surroundings(&self, to: &mut Registry) {
+        to.register("gate_closed", "1 while no request leaves, by reason", self.gate_closed.clone());
+        to.register(
+            "gate_changes",
+            "Times that the gate closed for a reason, or opened (`open`)",
+            self.gate_changes.clone(),
+        );
+        to.register("broker_connected", "1 while consuming or standing by", self.connected.clone());
+        to.register("broker_connections_lost", "Consuming connections lost or refused", self.connections_lost.clone());
+        to.register("broker_reconnects", "Consuming connections made after the first", self.reconnects.clone());
+        to.register(
+            "broker_blocked",
+            "1 while the broker takes no messages of this worker, for want of memory or disk",
+            self.blocked.clone(),
+        );
+        to.register(
+            "publishes_unconfirmed",
+            "Retry copies and dead letters that the broker has not confirmed yet",
+            self.unconfirmed.clone(),
+        );
+        to.register("publish_failures", "Copies that were not confirmed at once", self.publish_failures.clone());
+        to.register(
+            "ledger_failures",
+            "Times that the ledger could not be read or written",
+            self.ledger_failures.clone(),
+        );
+        to.register("ledger_entries", "Messages that the ledger remembers", self.ledger_entries.clone());
+        seconds(
+            to,
+            "ledger_write_duration",
+            "From telling the ledger to its having it, or failing",
+            &self.ledger_write_seconds,
+        );
+        to.register("config_reloads", "Times that the tokens' file was read again", self.reloads.clone());
+    }
+}
+
+/// Every way in which a message ends, with every kind of dead letter.
+fn ends() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let plain = Verdict::NAMES.into_iter().filter(|name| *name != Verdict::DEAD_LETTERED).map(|name| (name, ""));
+    plain.chain(Kind::ALL.map(|kind| (Verdict::DEAD_LETTERED, kind.as_str())))
+}
+
+fn seconds(to: &mut Registry, name: &str, help: &str, histogram: &Histogram) {
+    to.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+}
+
+/// What was counted and what the tokens do, as OpenMetrics text.
+pub(super) fn encode(registry: &Registry, tokens: &[TokenState]) -> String {
+    let mut page = String::new();
+    // Writing to a string does not fail.
+    let _ = text::encode_registry(&mut page, registry);
+    let _ = text::encode(&mut page, &tokens_registry(tokens));
+    page
+}
+
+/// Made anew for each page: a list of tokens that became shorter leaves no series behind.
+fn tokens_registry(tokens: &[TokenState]) -> Registry {
+    let mut registry = Registry::with_prefix("wtw");
+    let [in_use, slots, until, limit, left] = [(); 5].map(|()| Family::<TokenLabels, Gauge>::default());
+    let parked = Family::<ParkedLabels, Gauge>::default();
+    for (token, state) in tokens.iter().enumerate() {
+        let labels = TokenLabels { token };
+        let set = |family: &Family<TokenLabels, Gauge>, value| {
+            family.get_or_create(&labels).set(value);
+        };
+        set(&in_use, count(state.in_use));
+        set(&slots, count(state.slots));
+        set(&until, state.until.map_or(0, Timestamp::as_second));
+        for reason in Parked::ALL {
+            let labels = ParkedLabels { token, reason: reason.as_str() };
+            parked.get_or_create(&labels).set((state.parked == Some(reason)).into());
+        }
+        if let Some(calls) = state.quota_limit {
+            set(&limit, count(calls));
+        }
+        if let Some(calls) = state.quota_left {
+            set(&left, count(calls));
+        }
+    }
+    let mut register =
+        |name: &str, help: &str, metric: Family<TokenLabels, Gauge>| registry.register(name, help, metric);
+    register("token_slots_in_use", "Requests under way on a token", in_use);
+    register("token_slots", "Requests that a token may have under way at a time", slots);
+    register("token_quota_limit", "Calls a day on a token; absent until the CRM told it", limit);
+    register(
+        "token_quota_left",
+        "Calls left today on a token: what the CRM told last, less the requests since; absent where it told nothing today",
+        left,
+    );
+    registry.register("token_parked", "1 while a token is out of use, by reason", parked);
+    registry.register_with_unit(
+        "token_parked_until_timestamp",
+        "When a token that is out of use is tried again; 0 for one in use",
+        Unit::Seconds,
+        until,
+    );
+    registry
+}
+
+fn count(number: impl TryInto<i64>) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
+}

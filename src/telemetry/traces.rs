@@ -1,0 +1,282 @@
+//! Traces, sent to an OpenTelemetry collector where the environment names one; the only code that names `opentelemetry`.
+//!
+//! Names and attributes are those of OpenTelemetry's semantic conventions for messaging (RabbitMQ) and HTTP. A span never
+//! holds a token, a query string or anything of a message's body.
+//!
+//! A collector that is slow or away costs spans, never messages: finished spans go into a bounded queue
+//! (`OTEL_BSP_MAX_QUEUE_SIZE`, 2048) that a thread of its own empties; what finds no room is dropped. Where no collector is
+//! named, nothing is made and nothing is sent.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use opentelemetry::propagation::TextMapPropagator as _;
+use opentelemetry::trace::{FutureExt as _, SpanBuilder, SpanKind, Status, TraceContextExt as _, Tracer as _};
+use opentelemetry::trace::{Link, TracerProvider as _};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_otlp::{Protocol, SpanExporter as OtlpExporter, WithExportConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::resource::EnvResourceDetector;
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanData, SpanExporter};
+use url::Url;
+
+use crate::broker::Message;
+use crate::config::Sources;
+use crate::journey::string;
+use crate::verdict::Verdict;
+
+/// How long the last spans may take to leave when the worker stops.
+const FLUSH: Duration = Duration::from_secs(3);
+/// The headers of W3C Trace Context, in a message as in a request.
+const HEADERS: [&str; 2] = ["traceparent", "tracestate"];
+/// The longest of them that is passed on, in bytes: what W3C Trace Context has everybody take.
+const LONGEST: usize = 512;
+
+static EXPORTING: OnceLock<(SdkTracerProvider, SdkTracer)> = OnceLock::new();
+
+/// Begins to send traces where the environment names a collector. What is wrong with it is logged: it stops no worker.
+pub fn start(sources: &Sources) {
+    let set = |name: &str| sources.variable(name).and_then(|value| value.to_str());
+    let named = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"].into_iter().find_map(set);
+    let off = set("OTEL_TRACES_EXPORTER").is_some_and(|exporter| exporter == "none")
+        || set("OTEL_SDK_DISABLED").is_some_and(|disabled| disabled.eq_ignore_ascii_case("true"));
+    if named.is_none() || off {
+        return;
+    }
+    let protocols = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+    if let Some(protocol) = protocols.into_iter().find_map(set).filter(|protocol| *protocol != "http/protobuf") {
+        tracing::warn!(protocol, "traces are sent as http/protobuf only; a collector listens for it on port 4318");
+    }
+    match OtlpExporter::builder().with_http().with_protocol(Protocol::HttpBinary).build() {
+        Ok(exporter) => {
+            let exporter = Telling { exporter, failing: AtomicBool::new(false) };
+            let provider =
+                SdkTracerProvider::builder().with_resource(resource(set)).with_batch_exporter(exporter).build();
+            let tracer = provider.tracer(env!("CARGO_PKG_NAME"));
+            // A second start, as in tests, changes nothing.
+            let _ = EXPORTING.set((provider, tracer));
+        }
+        // Its words could quote an address with a password.
+        Err(_) => tracing::warn!("no traces are sent: check OTEL_EXPORTER_OTLP_ENDPOINT and the other OTEL_ variables"),
+    }
+}
+
+/// Who sends them: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` have the last word.
+fn resource<'a>(set: impl Fn(&str) -> Option<&'a str>) -> Resource {
+    let ours = [
+        KeyValue::new("service.name", env!("CARGO_PKG_NAME")),
+        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+        KeyValue::new("service.instance.id", crate::worker_name()),
+    ];
+    let given = Resource::builder_empty().with_attributes(ours).with_detector(Box::new(EnvResourceDetector::new()));
+    match set("OTEL_SERVICE_NAME") {
+        Some(name) => given.with_service_name(name.to_owned()).build(),
+        None => given.build(),
+    }
+}
+
+/// Sends what is still to be sent, for at most [`FLUSH`].
+pub async fn finish() {
+    if let Some((provider, _)) = EXPORTING.get() {
+        // It waits for its thread; what did not leave in time is lost.
+        let _ = tokio::task::spawn_blocking(|| provider.shutdown_with_timeout(FLUSH)).await;
+    }
+}
+
+/// An exporter that says once when it fails, and once when it works again.
+#[derive(Debug)]
+struct Telling {
+    exporter: OtlpExporter,
+    failing: AtomicBool,
+}
+
+impl SpanExporter for Telling {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let exported = self.exporter.export(batch).await;
+        let failed_before = self.failing.swap(exported.is_err(), Ordering::Relaxed);
+        match &exported {
+            Err(error) if !failed_before => {
+                tracing::warn!(%error, "traces cannot be sent and are dropped; check OTEL_EXPORTER_OTLP_ENDPOINT");
+            }
+            Ok(()) if failed_before => tracing::info!("traces are sent again"),
+            Ok(()) | Err(_) => {}
+        }
+        exported
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+/// Something that takes its time; it ends when dropped. Nothing where no traces are sent.
+pub struct Span(Option<Context>);
+
+impl Span {
+    fn begin(builder: impl FnOnce() -> SpanBuilder, parent: impl FnOnce() -> Context) -> Self {
+        Self(EXPORTING.get().map(|(_, tracer)| {
+            let parent = parent();
+            let span = tracer.build_with_context(builder(), &parent);
+            parent.with_span(span)
+        }))
+    }
+
+    /// The processing of a message from `queue`, as a part of its publisher's trace where it names one.
+    #[must_use]
+    pub fn processing(message: &Message, queue: &str) -> Self {
+        if EXPORTING.get().is_none() {
+            return Self(None);
+        }
+        let publisher = publisher(message);
+        let created = publisher.span().span_context().clone();
+        let links = created.is_valid().then(|| Link::with_context(created)).into_iter().collect();
+        let destination = destination(message, queue);
+        let builder = || {
+            let mut attributes = messaging("process", "process", &destination);
+            attributes.push(KeyValue::new("messaging.rabbitmq.destination.routing_key", message.routing_key.clone()));
+            attributes.push(KeyValue::new("messaging.message.body.size", number(message.body.len())));
+            attributes.extend(message.id().map(|id| KeyValue::new("messaging.message.id", id.to_owned())));
+            SpanBuilder::from_name(format!("process {destination}"))
+                .with_kind(SpanKind::Consumer)
+                .with_attributes(attributes)
+                .with_links(links)
+        };
+        Self::begin(builder, || publisher)
+    }
+
+    /// The publishing of a copy to `queue`, as a part of what goes on.
+    #[must_use]
+    pub fn publishing(queue: &str) -> Self {
+        let builder = || {
+            SpanBuilder::from_name(format!("publish {queue}"))
+                .with_kind(SpanKind::Producer)
+                .with_attributes(messaging("publish", "send", queue))
+        };
+        Self::begin(builder, Context::current)
+    }
+
+    /// A request to `url`, as a part of what goes on.
+    #[must_use]
+    pub fn request(method: &'static str, url: &Url) -> Self {
+        let builder = || {
+            let mut shown = url.clone();
+            // It names the account.
+            shown.set_query(None);
+            let attributes = [
+                KeyValue::new("http.request.method", method),
+                KeyValue::new("url.full", String::from(shown)),
+                KeyValue::new("server.address", url.host_str().unwrap_or_default().to_owned()),
+                KeyValue::new("server.port", i64::from(url.port_or_known_default().unwrap_or_default())),
+            ];
+            SpanBuilder::from_name(method).with_kind(SpanKind::Client).with_attributes(attributes)
+        };
+        Self::begin(builder, Context::current)
+    }
+
+    /// Does `work` as a part of this.
+    pub async fn around<T>(&self, work: impl Future<Output = T>) -> T {
+        match &self.0 {
+            Some(context) => work.with_context(context.clone()).await,
+            None => work.await,
+        }
+    }
+
+    /// The headers by which whoever is asked goes on with the trace.
+    #[must_use]
+    pub fn headers(&self) -> HashMap<String, String> {
+        let mut headers = HashMap::new();
+        if let Some(context) = &self.0 {
+            TraceContextPropagator::new().inject_context(context, &mut headers);
+            // A publisher's oddities must cost no request.
+            headers.retain(|_, value: &mut String| {
+                (1..=LONGEST).contains(&value.len()) && value.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+            });
+        }
+        headers
+    }
+
+    /// What became of a message.
+    pub fn settled(&self, verdict: &Verdict, attempts: u32, stale: bool) {
+        let Some(context) = &self.0 else { return };
+        context.span().set_attribute(KeyValue::new("wtw.outcome", verdict.as_str()));
+        context.span().set_attribute(KeyValue::new("wtw.attempts", i64::from(attempts)));
+        match verdict {
+            _ if stale => self.failed("stale"),
+            Verdict::DeadLetter(failure) => self.failed(failure.kind.as_str()),
+            Verdict::Ack | Verdict::AckKnown | Verdict::Retry(_) | Verdict::Park | Verdict::Return => {}
+        }
+    }
+
+    /// The status of an answer.
+    pub fn answered(&self, status: u16) {
+        let Some(context) = &self.0 else { return };
+        context.span().set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));
+        if status >= 400 {
+            self.failed(status.to_string());
+        }
+    }
+
+    /// It failed, for a reason of which there are few.
+    pub fn failed(&self, kind: impl Into<Cow<'static, str>>) {
+        let Some(context) = &self.0 else { return };
+        context.span().set_attribute(KeyValue::new("error.type", kind.into()));
+        context.span().set_status(Status::error(""));
+    }
+}
+
+/// The trace that a message's publisher began, if it did.
+fn publisher(message: &Message) -> Context {
+    let header = |name: &str| Some((name.to_owned(), message.header(name).and_then(string)?));
+    let headers: HashMap<String, String> = HEADERS.into_iter().filter_map(header).collect();
+    TraceContextPropagator::new().extract_with_context(&Context::new(), &headers)
+}
+
+/// Exchange, routing key and queue as far as they tell apart, as the conventions for RabbitMQ have it.
+fn destination(message: &Message, queue: &str) -> String {
+    let routing_key = Some(message.routing_key.as_str()).filter(|key| *key != queue);
+    let parts = [Some(message.exchange.as_str()), routing_key, Some(queue)];
+    parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(":")
+}
+
+fn messaging(name: &'static str, kind: &'static str, destination: &str) -> Vec<KeyValue> {
+    vec![
+        KeyValue::new("messaging.system", "rabbitmq"),
+        KeyValue::new("messaging.operation.name", name),
+        KeyValue::new("messaging.operation.type", kind),
+        KeyValue::new("messaging.destination.name", destination.to_owned()),
+    ]
+}
+
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_names_what_tells_apart() {
+        let through = |exchange: &str, routing_key: &str| {
+            let (exchange, routing_key) = (exchange.to_owned(), routing_key.to_owned());
+            destination(&Message { exchange, routing_key, ..Message::default() }, "tasks")
+        };
+        assert_eq!(through("", "tasks"), "tasks");
+        assert_eq!(through("crm", "tasks"), "crm:tasks");
+        assert_eq!(through("crm", "new"), "crm:new:tasks");
+        assert_eq!(through("crm", ""), "crm:tasks");
+    }
+}

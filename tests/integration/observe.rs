@@ -1,0 +1,115 @@
+//! What the worker tells of itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::{Value, json};
+use wolkvox_task_worker::clock::Clock;
+use wolkvox_task_worker::sandbox::Options;
+
+use crate::support::broker::Broker;
+use crate::support::http;
+use crate::support::rig::{Crm, Rig, dead_lettered, properties, settled, task};
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    Clock::system().now().as_second().unsigned_abs()
+}
+
+/// What a page of metrics has, by name and labels.
+async fn samples(admin: &str) -> BTreeMap<String, f64> {
+    let (_, page) = http::get(&format!("{admin}/metrics")).await.expect("metrics");
+    let lines = page.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .filter_map(|line| line.rsplit_once(' '))
+        .map(|(name, value)| (name.to_owned(), value.parse().expect("a number")))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_parked_token_shows_its_quota_and_its_return() {
+    let broker = Broker::shared().await;
+    let rig = Rig::with("observe.quota", &broker.url, Options { daily_limit: 5, ..Crm::options() }).await;
+    // It makes the worker ask about the token, which costs a call beside the one that is refused.
+    rig.crm.faults(json!([{ "action": "api:403:NOT LIKE THIS", "times": 1 }])).await;
+    let worker = rig.worker(&[]).await;
+    let fresh = samples(&worker.admin).await;
+    assert_eq!(fresh["wtw_token_slots{token=\"0\"}"], 2.0);
+    assert_eq!(fresh["wtw_token_parked_until_timestamp_seconds{token=\"0\"}"], 0.0);
+    assert!(!fresh.keys().any(|name| name.starts_with("wtw_token_quota")), "nobody asked for it");
+    rig.publish("refused", &task("refused")).await;
+    worker.reaches(&dead_lettered("rejected"), 1.0).await;
+    let told = samples(&worker.admin).await;
+    assert_eq!(told["wtw_token_quota_limit{token=\"0\"}"], 5.0);
+    assert_eq!(told["wtw_token_quota_left{token=\"0\"}"], 3.0);
+    rig.publish_many("m", 4).await;
+    worker.reaches("wtw_token_parked{token=\"0\",reason=\"quota\"}", 1.0).await;
+    let parked = samples(&worker.admin).await;
+    assert_eq!(parked["wtw_token_parked{token=\"0\",reason=\"quarantine\"}"], 0.0);
+    assert_eq!(parked["wtw_token_quota_left{token=\"0\"}"], 0.0);
+    assert!(parked["wtw_token_parked_until_timestamp_seconds{token=\"0\"}"] > now() as f64);
+    assert_eq!(parked["wtw_gate_changes_total{reason=\"quota\"}"], 1.0);
+    let status = worker.status().await;
+    assert_eq!((&status["ready"], &status["gate"]["open"]), (&json!(true), &json!(false)));
+    assert_eq!(status["tokens"][0]["parked"], "quota");
+    assert_eq!(status["tokens"][0]["quota_left"], 0);
+    worker.process.stop().await;
+}
+
+#[tokio::test]
+async fn a_messages_age_counts_from_its_publishing_once_it_is_done() {
+    let rig = Rig::new("observe.age").await;
+    rig.crm.faults(json!([{ "action": "status:503", "name_contains": "later", "times": 3 }])).await;
+    let worker = rig.worker(&[]).await;
+    let before = samples(&worker.admin).await;
+    let an_hour_ago = now() - 3_700;
+    for name in ["at once", "later", "bad"] {
+        let body = if name == "bad" { b"{}".to_vec() } else { task(name) };
+        rig.publish_with(&body, properties(name).with_timestamp(an_hour_ago)).await;
+    }
+    // It has neither a timestamp nor an attempt.
+    rig.publish("ageless", b"{}").await;
+    worker.reaches(&settled("created"), 2.0).await;
+    worker.reaches(&dead_lettered("invalid_task"), 2.0).await;
+    let after = samples(&worker.admin).await;
+    assert_eq!(after["wtw_message_age_seconds_count"], 3.0, "the retry copy is not done");
+    assert_eq!(after["wtw_message_age_seconds_bucket{le=\"3600.0\"}"], 0.0);
+    assert_eq!(after["wtw_message_age_seconds_bucket{le=\"14400.0\"}"], 3.0);
+    assert!(after["wtw_ledger_write_duration_seconds_count"] >= 4.0, "an intent and its end, twice");
+    let names = |samples: &BTreeMap<String, f64>| samples.keys().cloned().collect::<BTreeSet<_>>();
+    assert_eq!(names(&before), names(&after), "every series is there from the start");
+    worker.process.stop().await;
+}
+
+#[tokio::test]
+async fn the_status_page_is_as_the_readme_shows_it() {
+    let rig = Rig::new("observe.status").await;
+    let worker = rig.worker(&[]).await;
+    rig.publish("m-0", &task("m-0")).await;
+    worker.reaches(&settled("created"), 1.0).await;
+    let status = worker.status().await;
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(readme).expect("README.md");
+    let shown = readme.split("```json\n").find(|part| part.contains("\"uptime_s\"")).expect("a page");
+    let shown: Value = serde_json::from_str(shown.split("```").next().expect("a page")).expect("JSON");
+    assert_eq!(keys(&status), keys(&shown));
+    assert_eq!(status["messages"]["settled"]["created"], 1);
+    assert_eq!(status["attempts"]["created"], 1);
+    assert!(status["messages"]["last_created_at"].is_string());
+    assert_eq!(status["ledger"], json!({ "kind": "memory", "entries": 1, "healthy": true, "reason": null }));
+    worker.process.stop().await;
+}
+
+/// The keys of a page, with those of the objects in it; of an array, those of its first item.
+fn keys(page: &Value) -> BTreeSet<String> {
+    let inner: Vec<(String, &Value)> = match page {
+        Value::Object(members) => members.iter().map(|(key, value)| (key.clone(), value)).collect(),
+        Value::Array(items) => items.first().map(|item| ("0".to_owned(), item)).into_iter().collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Vec::new(),
+    };
+    let below = |(key, value): (String, &Value)| {
+        let below = keys(value).into_iter().map(|inner| format!("{key}.{inner}")).collect::<Vec<_>>();
+        [key].into_iter().chain(below)
+    };
+    inner.into_iter().flat_map(below).collect()
+}
