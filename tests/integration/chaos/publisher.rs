@@ -1,0 +1,77 @@
+//! A user's system: publishes steadily, and each message again until the broker has confirmed it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{Channel, Confirmation, Connection, ConnectionProperties};
+use tokio::task::JoinHandle;
+use tokio::time::{interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::support::rig::{properties, task};
+
+/// Between two messages: a third of what the CRM can take.
+const EVERY: Duration = Duration::from_millis(30);
+/// How long the broker may take for one.
+const CONFIRM: Duration = Duration::from_secs(5);
+
+pub(super) struct Publisher {
+    stop: CancellationToken,
+    published: JoinHandle<BTreeSet<String>>,
+}
+
+impl Publisher {
+    pub(super) fn start(urls: Vec<String>, queue: String) -> Self {
+        let stop = CancellationToken::new();
+        let published = TaskTracker::new().spawn(publish(urls, queue, stop.clone()));
+        Self { stop, published }
+    }
+
+    /// The ids of what was confirmed, which is all that was begun.
+    pub(super) async fn stop(self) -> BTreeSet<String> {
+        self.stop.cancel();
+        timeout(crate::support::BOUND, self.published).await.expect("in time").expect("no panic")
+    }
+}
+
+async fn publish(urls: Vec<String>, queue: String, stop: CancellationToken) -> BTreeSet<String> {
+    let mut published = BTreeSet::new();
+    let mut urls = urls.iter().cycle();
+    let mut line: Option<(Connection, Channel)> = None;
+    let mut tick = interval(EVERY);
+    while !stop.is_cancelled() {
+        tick.tick().await;
+        let id = format!("chaos-{}", published.len());
+        loop {
+            if line.is_none() {
+                let url = urls.next().expect("one at least");
+                line = timeout(CONFIRM, connect(url)).await.ok().flatten();
+            }
+            if let Some((_, channel)) = &line
+                && timeout(CONFIRM, confirmed(channel, &queue, &id)).await.ok() == Some(true)
+            {
+                break;
+            }
+            line = None;
+            sleep(Duration::from_millis(100)).await;
+        }
+        published.insert(id);
+    }
+    published
+}
+
+async fn connect(url: &str) -> Option<(Connection, Channel)> {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await.ok()?;
+    let channel = connection.create_channel().await.ok()?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await.ok()?;
+    Some((connection, channel))
+}
+
+async fn confirmed(channel: &Channel, queue: &str, id: &str) -> bool {
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let sent = channel.basic_publish("".into(), queue.into(), options, &task(id), properties(id)).await;
+    let Ok(confirm) = sent else { return false };
+    confirm.await.is_ok_and(|confirmation| confirmation == Confirmation::Ack(None))
+}
