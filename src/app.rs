@@ -41,7 +41,7 @@ const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 /// How often the tokens' file is looked at.
 const REREAD: Duration = Duration::from_secs(5);
 /// How long the connections may take to close once everything is settled.
-const CLOSING: Duration = Duration::from_secs(5);
+pub(crate) const CLOSING: Duration = Duration::from_secs(5);
 
 /// A worker ready to run.
 pub struct App {
@@ -76,7 +76,7 @@ impl App {
             Box::new(move |closed| events.gate(closed))
         };
         let gate = Gate::new(&config.gate, &config.crm, config.retry.retry_after_max, Clock::system(), on_change);
-        let status = Arc::new(Status::new(events, gate));
+        let status = Arc::new(Status::new(events, gate, config.ledger.store.as_str()));
         Ok(Self { config, listener, crm, status })
     }
 
@@ -137,7 +137,9 @@ async fn work(
     let connector = Arc::new(Connector::new(config.broker.clone()));
     let topology = Topology::new(&config.broker, &config.retry.delays);
     let publisher = Publisher::new(Arc::clone(&connector), "publisher", services.clone());
-    let publisher = Arc::new(publisher.declaring(&topology));
+    let told = Arc::clone(status);
+    let publisher = publisher.declaring(&topology).telling(Arc::new(move |reason| told.blocked(reason)));
+    let publisher = Arc::new(publisher);
     let stop = parts.stop.clone();
     let worker = Arc::new(worker(config, status, parts, Arc::clone(&publisher))?);
     let (tasks, prefetch) = (TaskTracker::new(), prefetch(config));
@@ -219,6 +221,7 @@ async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationT
     loop {
         let error = match ledger::open(&config.ledger, Clock::system()).await {
             Ok(ledger) => {
+                status.events.ledger_has(ledger.len());
                 status.ledger(None);
                 return Some(ledger);
             }
@@ -245,16 +248,13 @@ async fn reread_tokens(path: PathBuf, status: Arc<Status>, stop: CancellationTok
         if now == modified {
             continue;
         }
-        match config::read_tokens(&path) {
-            Ok(tokens) => {
-                modified = now;
-                tracing::info!(tokens = tokens.len(), "the tokens' file changed and was read again");
-                status.gate.replace_tokens(tokens);
-            }
-            Err(problems) => {
-                tracing::warn!(%problems, "the tokens' file changed and cannot be read; the former tokens stay")
-            }
-        }
+        let read = config::read_tokens(&path).map(|tokens| {
+            let count = tokens.len();
+            modified = now;
+            status.gate.replace_tokens(tokens);
+            count
+        });
+        status.events.tokens_reread(&read);
     }
 }
 

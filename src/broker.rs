@@ -2,6 +2,7 @@
 //! are the vocabulary's own, so that every AMQP type is copied as it came.
 
 pub mod connect;
+pub mod inspect;
 pub mod publisher;
 pub mod reader;
 pub mod session;
@@ -11,7 +12,7 @@ use std::fmt;
 
 use futures_util::future::BoxFuture;
 pub use lapin::BasicProperties as Properties;
-pub use lapin::types::{AMQPValue as HeaderValue, FieldTable as Headers, ShortString};
+pub use lapin::types::{AMQPValue as HeaderValue, DecimalValue, FieldTable as Headers, ShortString};
 use tokio_util::sync::CancellationToken;
 
 /// A message as it was published.

@@ -58,7 +58,7 @@ pub struct Cli {
 enum Command {
     /// Take messages and make tasks, until SIGTERM or SIGINT
     Run,
-    /// Find every problem of the configuration
+    /// Find every problem of configuration, broker, ledger and CRM, changing nothing
     Check(check::Args),
     /// Show the exact insert.php body of a task message, or every problem of it
     Map(map::Args),
@@ -88,10 +88,10 @@ impl Cli {
         let sources = Sources::of_process(self.config);
         match self.command {
             Command::Run => run::run(&sources, stop).await,
-            Command::Check(args) => check::run(&args, &sources),
+            Command::Check(args) => check::run(&args, &sources, &stop).await,
             Command::Map(args) => map::run(&args, &sources),
             Command::Publish(args) => publish::run(&args, &sources, &stop).await,
-            Command::DeadLetters(command) => dead_letters::run(&command, &sources).await,
+            Command::DeadLetters(command) => dead_letters::run(&command, &sources, &stop).await,
             Command::Topology(args) => topology::run(&args, &sources).await,
             Command::Schema => schema::run(),
             Command::Sandbox(args) => sandbox::run(args, stop).await,

@@ -226,6 +226,18 @@ pub enum LedgerStore {
     Redis(SecretString),
 }
 
+impl LedgerStore {
+    /// Its name in pages.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::File(_) => "file",
+            Self::Redis(_) => "redis",
+        }
+    }
+}
+
 /// Where the worker answers its operators.
 #[derive(Clone, Debug)]
 pub struct Admin {

@@ -17,6 +17,7 @@ use url::{Host, Url};
 
 use crate::config;
 use crate::crm::classify::{Answer, Reply};
+use crate::telemetry::traces::Span;
 
 /// Path of the call that makes a task (vendor's page "Insert task-type activity").
 pub const INSERT_PATH: &str = "/server/API/v2/custom/insert.php";
@@ -76,27 +77,40 @@ impl HttpCrm {
         Ok(Arc::new(Self { client, insert: address(INSERT_PATH)?, token_information }))
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder, token: &SecretString) -> Answer {
+    async fn send(&self, request: reqwest::RequestBuilder, span: Span, token: &SecretString) -> Answer {
         let Ok(mut token) = HeaderValue::from_str(token.expose_secret()) else {
             return Answer::NotSent("the token holds characters that an HTTP header cannot carry".to_owned());
         };
         token.set_sensitive(true);
         let request = request.header(TOKEN_HEADER, token).header(CONTENT_TYPE, "application/json");
-        match request.send().await {
+        let request = span.headers().into_iter().fold(request, |request, (name, value)| request.header(name, value));
+        let answer = match request.send().await {
             Ok(response) => read(response).await,
             Err(error) if error.is_connect() || error.is_builder() => Answer::NotSent(causes(&error)),
             Err(error) => Answer::NoAnswer(causes(&error)),
+        };
+        match &answer {
+            Answer::Reply(reply) => span.answered(reply.status),
+            Answer::NotSent(_) => span.failed("not_sent"),
+            Answer::NoAnswer(_) => span.failed("no_answer"),
         }
+        answer
     }
 }
 
 impl Crm for HttpCrm {
     fn insert<'a>(&'a self, token: &'a SecretString, body: Bytes) -> BoxFuture<'a, Answer> {
-        Box::pin(self.send(self.client.post(self.insert.clone()).body(body), token))
+        Box::pin(async {
+            let span = Span::request("POST", &self.insert);
+            self.send(self.client.post(self.insert.clone()).body(body), span, token).await
+        })
     }
 
     fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, Answer> {
-        Box::pin(self.send(self.client.get(self.token_information.clone()), token))
+        Box::pin(async {
+            let span = Span::request("GET", &self.token_information);
+            self.send(self.client.get(self.token_information.clone()), span, token).await
+        })
     }
 }
 

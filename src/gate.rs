@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::crm::classify::{Judgement, Outcome};
 use crate::gate::breaker::{Breaker, Cause};
-use crate::gate::tokens::{Parked, Tokens};
+use crate::gate::tokens::{Parked, TokenState, Tokens};
 
 /// Why no request leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -118,6 +118,8 @@ struct State {
     /// What the ledger fails at: without an intent no request leaves.
     ledger_down: Option<Access>,
     told: Option<Closed>,
+    /// When that was told.
+    since: Timestamp,
     planned: Option<Instant>,
 }
 
@@ -176,6 +178,12 @@ impl Slot {
     #[must_use]
     pub fn token(&self) -> &SecretString {
         &self.secret
+    }
+
+    /// The CRM told how many calls a day the token has, and how many are left until its reset, where it told that.
+    pub fn quota(&self, limit: u64, left: u64, reset: Option<Duration>) {
+        let reset = reset.unwrap_or_else(|| self.gate.until_midnight());
+        self.gate.update(|state, now| state.tokens.quota(&self.secret, limit, left, now + reset));
     }
 
     /// Whether it is the one request that tries whether a closed gate may open.
@@ -244,6 +252,7 @@ impl Gate {
         clock: Clock,
         on_change: OnChange,
     ) -> Arc<Self> {
+        let since = clock.now();
         Arc::new(Self {
             state: Mutex::new(State {
                 breaker: Breaker::new(gate),
@@ -254,6 +263,7 @@ impl Gate {
                 next_request: None,
                 ledger_down: None,
                 told: None,
+                since,
                 planned: None,
             }),
             changed: Notify::new(),
@@ -297,7 +307,7 @@ impl Gate {
         }
     }
 
-    /// Waits for a free slot on a usable token, at most until `until`.
+    /// Waits for a free slot on a usable token, at most until `until`; none is given after it.
     ///
     /// # Errors
     /// [`NoSlot`] when the gate closed meanwhile, or at `until`.
@@ -315,7 +325,8 @@ impl Gate {
             Ok(Ok(slot)) => {
                 // From here on the slot answers for the probe.
                 pass.probe = false;
-                Ok(slot)
+                // Granted in time, but the process stood still since, its machine perhaps.
+                if Instant::now() > until { Err(NoSlot::Held) } else { Ok(slot) }
             }
             Ok(Err(_)) => Err(NoSlot::Closed),
             Err(_) => Err(NoSlot::Held),
@@ -342,10 +353,17 @@ impl Gate {
         self.update(|state, now| state.closed(now))
     }
 
-    /// What each token is doing, in the order of the configuration: requests out, why it is out of use, for how long.
-    pub fn token_states(self: &Arc<Self>) -> Vec<(usize, Option<Parked>, Option<Duration>)> {
+    /// When it closed for the present reason, or opened.
+    pub fn since(&self) -> Timestamp {
+        self.lock().since
+    }
+
+    /// What each token is doing, in the order of the configuration.
+    pub fn token_states(self: &Arc<Self>) -> Vec<TokenState> {
+        let today = self.clock.now();
         self.update(|state, now| {
-            state.tokens.list().iter().map(|token| (token.in_use, token.parked(), token.waits(now))).collect()
+            state.tokens.refresh(now);
+            state.tokens.states(now, today)
         })
     }
 
@@ -358,7 +376,9 @@ impl Gate {
         self.let_through(&mut state, now);
         let closed = state.closed(now);
         let news = (closed != state.told).then_some(closed);
-        state.told = closed;
+        if news.is_some() {
+            (state.told, state.since) = (closed, self.clock.now());
+        }
         let next = state.next_event(now);
         if next != state.planned {
             state.planned = next;

@@ -85,6 +85,11 @@ pub const HEADERS: [Header; 18] = [
 const BROKERS: [&str; 5] = ["x-death", "x-delivery-count", "x-acquired-count", "CC", "BCC"];
 const BROKERS_PREFIXES: [&str; 2] = ["x-first-death-", "x-last-death-"];
 
+/// Whether a header is the broker's, or would route a copy elsewhere.
+pub(crate) fn is_brokers(name: &str) -> bool {
+    BROKERS.contains(&name) || BROKERS_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// One spent attempt, as `x-attempt-history` has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
@@ -220,14 +225,8 @@ pub fn copy_properties(
     more: Vec<(&'static str, HeaderValue)>,
     frame_max: usize,
 ) -> Properties {
-    /// Frame header and end, and the fixed part of a content header (AMQP 0-9-1, 4.2.3 and 4.2.6.1).
-    const FRAME_OVERHEAD: usize = 8 + 14;
-    /// What the broker itself adds before it delivers the copy (`x-death` and its kin): a client closes a connection on
-    /// which a larger frame than agreed arrives, so that such a copy could never be consumed.
-    const BROKERS_SHARE: usize = 2_048;
     let properties = without_brokers(&message.properties);
-    let taken = FRAME_OVERHEAD + properties_size(&properties) + 4 + BROKERS_SHARE.min(frame_max / 8);
-    let room = frame_max.saturating_sub(taken);
+    let room = room(&properties, frame_max);
     let longest_list = MAX_DROPPED.min(frame_max / 16);
     let list_room = entry_size(DROPPED, &text("")) + longest_list;
     let mut ours = journey.headers();
@@ -252,6 +251,17 @@ pub fn copy_properties(
     properties.with_headers(Headers::from(theirs))
 }
 
+/// Bytes that a copy's headers may take beside its other properties.
+pub(crate) fn room(properties: &Properties, frame_max: usize) -> usize {
+    /// Frame header and end, and the fixed part of a content header (AMQP 0-9-1, 4.2.3 and 4.2.6.1).
+    const FRAME_OVERHEAD: usize = 8 + 14;
+    /// What the broker itself adds before it delivers the copy (`x-death` and its kin): a client closes a connection on
+    /// which a larger frame than agreed arrives, so that such a copy could never be consumed.
+    const BROKERS_SHARE: usize = 2_048;
+    let taken = FRAME_OVERHEAD + properties_size(properties) + 4 + BROKERS_SHARE.min(frame_max / 8);
+    frame_max.saturating_sub(taken)
+}
+
 /// Cuts our texts, those that are missed least first, until our headers fit `room`.
 fn cut_texts(ours: &mut BTreeMap<&'static str, HeaderValue>, room: usize) {
     for name in [DROPPED, CRM_MESSAGE, WORKER, ERROR_MESSAGE] {
@@ -268,7 +278,7 @@ fn cut_texts(ours: &mut BTreeMap<&'static str, HeaderValue>, room: usize) {
 }
 
 /// Bytes of a table's entries on the wire.
-fn table_size<K: std::borrow::Borrow<str>>(entries: &BTreeMap<K, HeaderValue>) -> usize {
+pub(crate) fn table_size<K: std::borrow::Borrow<str>>(entries: &BTreeMap<K, HeaderValue>) -> usize {
     entries.iter().map(|(key, value)| entry_size(key.borrow(), value)).sum()
 }
 
@@ -297,14 +307,13 @@ fn publishers_headers(properties: &Properties) -> BTreeMap<ShortString, HeaderVa
     };
     let theirs = headers.inner().iter().filter(|(key, _)| {
         let key = key.as_str();
-        let brokers = BROKERS.contains(&key) || BROKERS_PREFIXES.iter().any(|prefix| key.starts_with(prefix));
-        !brokers && !HEADERS.iter().any(|header| header.name == key)
+        !is_brokers(key) && !HEADERS.iter().any(|header| header.name == key)
     });
     theirs.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// The publisher's properties without headers, `expiration` and `user_id`: a copy with a foreign user is refused.
-fn without_brokers(from: &Properties) -> Properties {
+pub(crate) fn without_brokers(from: &Properties) -> Properties {
     let mut to = Properties::default();
     macro_rules! copy {
         ($($get:ident $set:ident),*) => { $(if let Some(value) = from.$get().clone() { to = to.$set(value); })* };

@@ -63,10 +63,13 @@ pub fn judge(entry: Option<&Entry>, asked: &Asked) -> Known {
         return if entry.digest == asked.digest { Known::Created } else { Known::Conflict };
     }
     let open = entry.state == State::Open;
-    // A replay that was delivered before may have begun anew already: what it came to since then counts, and an open intent
-    // whenever it seems to have been made, since the clock may have been set back.
-    let before = !open && asked.failed_at.is_some_and(|failed_at| entry.at <= failed_at);
-    if asked.replay && (before || !asked.redelivered) {
+    // The operator decided about what the dead letter tells. What came after it counts: a replay that was cut off between
+    // its copy's confirm and the letter's ack is there twice, and its twin may have begun already.
+    let before = asked.failed_at.map(|failed_at| entry.at <= failed_at);
+    // A replay that was delivered before may have begun anew itself, and an open intent be its own whenever it seems to have
+    // been made, since the clock may have been set back.
+    let afresh = if asked.redelivered { !open && before == Some(true) } else { before != Some(false) };
+    if asked.replay && afresh {
         return Known::Afresh;
     }
     if open {
@@ -126,6 +129,7 @@ mod tests {
         let redelivered = |attempts| Asked { redelivered: true, ..asked(attempts) };
         let replay = |attempts| Asked { replay: true, ..asked(attempts) };
         let again = |failed_at| Asked { replay: true, redelivered: true, failed_at, ..asked(0) };
+        let first = |failed_at| Asked { failed_at: Some(failed_at), ..replay(0) };
         let (earlier, later) = (Timestamp::UNIX_EPOCH - jiff::SignedDuration::from_secs(1), Timestamp::UNIX_EPOCH);
         let other = |attempts| Asked { digest: Digest::of(b"other"), ..asked(attempts) };
         let early = |attempts| Asked { now: Timestamp::UNIX_EPOCH, ..asked(attempts) };
@@ -152,6 +156,10 @@ mod tests {
             (Some(entry(State::Open, 1)), asked(0), Known::LeftOpen(1)),
             (Some(entry(State::Open, 3)), redelivered(1), Known::LeftOpen(3)),
             (Some(entry(State::Open, 1)), replay(0), Known::Afresh),
+            (Some(entry(State::Open, 1)), first(later), Known::Afresh),
+            (Some(entry(State::Open, 1)), first(earlier), Known::LeftOpen(1)),
+            (Some(entry(State::Unknown, 2)), first(later), Known::Afresh),
+            (Some(entry(State::Unknown, 2)), first(earlier), Known::PossiblyCreated(0)),
             (Some(entry(State::Open, 2)), asked(2), Known::PossiblyCreated(2)),
             (Some(poison), asked(4), Known::Poison(7)),
             (Some(poison), replay(0), Known::Afresh),

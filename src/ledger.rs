@@ -21,6 +21,7 @@ mod error;
 pub mod file;
 mod history;
 pub mod memory;
+pub mod peek;
 pub mod redis;
 #[cfg(test)]
 mod suite;
@@ -116,7 +117,8 @@ pub struct Entry {
     /// How many intents in a row were left open, the latest included; none unless `state` is [`State::Open`]. Each but
     /// perhaps the latest is a worker that died: five are a message that kills workers. Never shown above 64.
     pub open_intents: u32,
-    /// Whether the result of an earlier request was unknown; a later request that made no task does not change that.
+    /// Whether the result of an earlier request was unknown; a later request that made no task does not change that. With
+    /// [`State::Created`]: there may be two tasks.
     pub possibly_created: bool,
     /// When the latest record was made, in whole milliseconds.
     pub at: Timestamp,

@@ -15,7 +15,7 @@
 //!    dead letter; nothing else.
 //! 3. Pure stages do no I/O and read no clock and no random source: those are parameters.
 //! 4. Each outside library has one room: lapin in [`broker`], reqwest in [`crm`], the stores in [`ledger`], the web server in
-//!    [`admin`] and [`sandbox`], `backoff` in [`retry`].
+//!    [`admin`] and [`sandbox`], `backoff` in [`retry`], OpenTelemetry in [`telemetry`].
 //! 5. Whether to try again is decided where the knowledge is ([`crm::classify`]), and the reason travels with the decision.
 //! 6. Every wait on the network has a timeout, every queue a bound, every task a tracker that shutdown waits for. The HTTP
 //!    client never retries by itself, and drops idle connections before the server does.
@@ -63,6 +63,8 @@ pub mod export;
 pub mod sandbox;
 
 pub mod config;
+
+pub mod check;
 
 pub mod status;
 

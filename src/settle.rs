@@ -15,6 +15,7 @@ use crate::dead_letter;
 use crate::events::Events;
 use crate::journey::{Journey, copy_properties};
 use crate::retry::{Pauses, jittered};
+use crate::telemetry::traces::Span;
 use crate::verdict::Verdict;
 
 /// First and longest wait before a copy is published again.
@@ -82,6 +83,7 @@ impl Settler {
         properties: impl Fn(usize) -> Properties,
     ) -> Result<(), Stale> {
         let mut pauses = Pauses::new(REPUBLISH.0, REPUBLISH.1);
+        let (_unconfirmed, span) = (self.events.publishing(), Span::publishing(queue));
         while receipt.usable() {
             match self.publisher.publish(queue, body, properties(self.publisher.frame_max())).await {
                 Ok(()) => {
@@ -92,6 +94,7 @@ impl Settler {
             }
             sleep(jittered(pauses.next(), fastrand::f64())).await;
         }
+        span.failed("stale");
         Err(Stale)
     }
 }

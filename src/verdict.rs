@@ -22,6 +22,11 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// The name of those that go to the dead-letter queue.
+    pub const DEAD_LETTERED: &str = "dead_lettered";
+    /// Every name, in the order above.
+    pub const NAMES: [&str; 6] = ["created", "already_created", "retried", "held", Self::DEAD_LETTERED, "returned"];
+
     /// The name in metrics and logs.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
@@ -30,8 +35,22 @@ impl Verdict {
             Self::AckKnown => "already_created",
             Self::Retry(_) => "retried",
             Self::Park => "held",
-            Self::DeadLetter(_) => "dead_lettered",
+            Self::DeadLetter(_) => Self::DEAD_LETTERED,
             Self::Return => "returned",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::{Kind, Stage};
+
+    #[test]
+    fn every_verdict_has_its_name() {
+        let failure = Failure::new(Stage::Send, Kind::Unknown, "");
+        let (dead, later) = (Verdict::DeadLetter(failure), Verdict::Retry(Duration::ZERO));
+        let all = [Verdict::Ack, Verdict::AckKnown, later, Verdict::Park, dead, Verdict::Return];
+        assert_eq!(all.each_ref().map(Verdict::as_str), Verdict::NAMES);
     }
 }

@@ -32,8 +32,10 @@ use crate::payload::Mapping;
 use crate::retry::{Next, Pauses, Schedule, jittered};
 use crate::settle::Settler;
 use crate::task;
+use crate::telemetry::traces::Span;
 use crate::verdict::Verdict;
 use crate::worker::attempt::Sent;
+pub(crate) use crate::worker::attempt::TOKEN_INFORMATION;
 pub use crate::worker::recall::Running;
 use crate::worker::recall::{Case, Recalled};
 
@@ -110,6 +112,11 @@ impl Worker {
     }
 
     async fn handle(self: Arc<Self>, delivery: Delivery) {
+        let span = Span::processing(&delivery.message, &self.settler.queue);
+        span.around(self.handle_within(delivery, &span)).await;
+    }
+
+    async fn handle_within(&self, delivery: Delivery, span: &Span) {
         let Delivery { message, receipt, lost } = delivery;
         let began = Instant::now();
         self.events.taken();
@@ -126,13 +133,17 @@ impl Worker {
         };
         let settled = self.settler.settle(receipt, &message, &journey, &verdict).await;
         drop(alone);
+        span.settled(&verdict, journey.attempts, settled.is_err());
         self.events.settled(&Settled {
             message_id: message.id(),
             verdict: &verdict,
             attempts: journey.attempts,
             duration: began.elapsed(),
-            possibly_doubled: verdict == Verdict::Ack && journey.possibly_created,
+            possibly_doubled: matches!(verdict, Verdict::Ack | Verdict::AckKnown) && journey.possibly_created,
             stale: settled.is_err(),
+            at: self.clock.now(),
+            // A replay waited for an operator, not for the worker.
+            published: published(&message, &journey).filter(|_| journey.replays == 0),
         });
     }
 
@@ -221,9 +232,8 @@ impl Worker {
 
     /// Whether another attempt is allowed: the message is not too old, and not out of attempts by an earlier configuration.
     fn may_try(&self, message: &Message, journey: &Journey) -> Result<(), Failure> {
-        let timestamp = message.properties.timestamp().and_then(|seconds| i64::try_from(seconds).ok());
-        let published = timestamp.and_then(|seconds| Timestamp::from_second(seconds).ok()).or(journey.first_attempt_at);
-        let age = published.and_then(|at| Duration::try_from(self.clock.now().duration_since(at)).ok());
+        let age =
+            published(message, journey).and_then(|at| Duration::try_from(self.clock.now().duration_since(at)).ok());
         if let (Some(age), Some(max_age)) = (age, self.rules.max_age)
             && age > max_age
         {
@@ -297,6 +307,12 @@ impl Worker {
             None => self.schedule.last_delay().map_or(Verdict::Park, Verdict::Retry),
         }
     }
+}
+
+/// When a message was published, as far as it tells: its timestamp, else its first attempt.
+fn published(message: &Message, journey: &Journey) -> Option<Timestamp> {
+    let timestamp = message.properties.timestamp().and_then(|seconds| i64::try_from(seconds).ok());
+    timestamp.and_then(|seconds| Timestamp::from_second(seconds).ok()).or(journey.first_attempt_at)
 }
 
 fn dead_letter(kind: Kind, judgement: &Judgement) -> Verdict {

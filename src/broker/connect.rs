@@ -27,6 +27,10 @@ pub struct BrokerError {
 }
 
 impl BrokerError {
+    /// The broker's word for a login or a permission that it refuses.
+    pub const ACCESS_REFUSED: u16 = 403;
+    /// The broker's word for a virtual host that does not exist or that the user may not enter.
+    pub const NOT_ALLOWED: u16 = 530;
     /// The broker's word for a queue that exists with other arguments.
     pub const PRECONDITION_FAILED: u16 = 406;
     /// The broker's word for a queue that does not exist.
@@ -97,7 +101,8 @@ impl Connector {
         connected
     }
 
-    async fn connect_to(&self, url: &BrokerUrl, purpose: &str) -> Result<Connection, BrokerError> {
+    /// Connects to one node.
+    pub(crate) async fn connect_to(&self, url: &BrokerUrl, purpose: &str) -> Result<Connection, BrokerError> {
         let what = format!("connect to {}", url.shown);
         let fail = |message: String| BrokerError { message: format!("{what}: {message}"), code: None };
         let tls = self.tls().await.map_err(fail)?;
@@ -142,6 +147,21 @@ fn with_heartbeat(url: &BrokerUrl) -> String {
 pub fn vhost(url: &BrokerUrl) -> String {
     let parsed: Result<lapin::uri::AMQPUri, _> = url.secret.expose_secret().parse();
     parsed.map_or_else(|_| "/".to_owned(), |uri| uri.vhost)
+}
+
+/// Host and port of an address, as a resolver takes them.
+#[must_use]
+pub fn authority(url: &BrokerUrl) -> Option<(String, u16)> {
+    let url = Url::parse(url.secret.expose_secret()).ok()?;
+    let usual = if url.scheme() == "amqps" { 5671 } else { 5672 };
+    Some((url.host_str()?.to_owned(), url.port().unwrap_or(usual)))
+}
+
+/// The user that an address logs in as; `guest` where it names none.
+#[must_use]
+pub fn user(url: &BrokerUrl) -> String {
+    let parsed: Result<lapin::uri::AMQPUri, _> = url.secret.expose_secret().parse();
+    parsed.map_or_else(|_| String::new(), |uri| uri.authority.userinfo.username)
 }
 
 /// Opens a channel.

@@ -27,6 +27,10 @@ const DEFAULT_FRAME_MAX: usize = 131_072;
 /// Persistent, as the AMQP specification numbers it.
 const PERSISTENT: u8 = 2;
 
+/// Told when the broker takes no messages, for this reason, and when it does again, or when the connection is gone that said
+/// so.
+pub type OnBlocked = Arc<dyn Fn(Option<&str>) + Send + Sync>;
+
 /// A pool of confirm channels on one connection, opened when first needed and opened anew when it broke.
 pub struct Publisher {
     connector: Arc<Connector>,
@@ -37,6 +41,7 @@ pub struct Publisher {
     tasks: TaskTracker,
     /// Declared when a message is returned: a queue was deleted.
     topology: Option<Topology>,
+    on_blocked: OnBlocked,
 }
 
 /// A connection with its idle channels.
@@ -70,7 +75,15 @@ impl Publisher {
             frame_max: AtomicUsize::new(DEFAULT_FRAME_MAX),
             tasks,
             topology: None,
+            on_blocked: Arc::new(|_| {}),
         }
+    }
+
+    /// The same, which tells when the broker takes no messages.
+    #[must_use]
+    pub fn telling(mut self, on_blocked: OnBlocked) -> Self {
+        self.on_blocked = on_blocked;
+        self
     }
 
     /// The same, which declares its queues again when one of them is gone, unless others own them.
@@ -126,7 +139,9 @@ impl Publisher {
         // AMQP 0-9-1: zero means that no limit was agreed upon.
         self.frame_max.store(if frame_max == 0 { DEFAULT_FRAME_MAX } else { frame_max }, Ordering::Relaxed);
         let blocked = Arc::default();
-        let watch = self.tasks.spawn(watch(connection.events_listener(), Arc::clone(&blocked)));
+        (self.on_blocked)(None);
+        let watching = watch(connection.events_listener(), Arc::clone(&blocked), Arc::clone(&self.on_blocked));
+        let watch = self.tasks.spawn(watching);
         let link =
             Link { connection, idle: Arc::default(), blocked, _watch: Arc::new(AbortOnDrop(watch.abort_handle())) };
         *current = Some(link.clone());
@@ -137,6 +152,7 @@ impl Publisher {
         let mut current = self.link.lock().await;
         if current.as_ref().is_some_and(|present| Arc::ptr_eq(&present.connection, &link.connection)) {
             *current = None;
+            (self.on_blocked)(None);
         }
     }
 }
@@ -206,8 +222,15 @@ async fn confirm(
 }
 
 /// Follows what the broker says of its resources, until the connection ends.
-async fn watch(events: impl futures_util::Stream<Item = Event>, blocked: Arc<Mutex<Option<String>>>) {
-    let set = |reason| *blocked.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+async fn watch(
+    events: impl futures_util::Stream<Item = Event>,
+    blocked: Arc<Mutex<Option<String>>>,
+    on_blocked: OnBlocked,
+) {
+    let set = |reason: Option<String>| {
+        on_blocked(reason.as_deref());
+        *blocked.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    };
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         if let Event::ConnectionBlocked(reason) = event {
@@ -218,4 +241,5 @@ async fn watch(events: impl futures_util::Stream<Item = Event>, blocked: Arc<Mut
             set(None);
         }
     }
+    on_blocked(None);
 }

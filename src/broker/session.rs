@@ -172,7 +172,7 @@ async fn drain(mut consumer: Consumer, channel: &lapin::Channel) -> Result<(), B
     Ok(())
 }
 
-fn receive(delivery: LapinDelivery, lost: &CancellationToken) -> Delivery {
+pub(super) fn receive(delivery: LapinDelivery, lost: &CancellationToken) -> Delivery {
     Delivery {
         message: Message {
             body: delivery.data,

@@ -21,6 +21,10 @@ const WORK_DELIVERY_LIMIT: i64 = 100;
 const OTHER_DELIVERY_LIMIT: i64 = 1_000_000;
 /// Messages that a queue with at-least-once dead-lettering takes before it refuses more; refused ones are published again.
 const MAX_LENGTH: i64 = 10_000_000;
+/// What to do about a queue that exists with other arguments.
+pub const WAYS_OUT: &str = "delete the queue once it is empty and let the worker declare it; or name another queue in \
+                            broker.queue; or, where others own the queues, set broker.topology = \"verify\"; `topology` \
+                            prints what the worker declares";
 /// How long a held message stays away.
 pub const HOLD: Duration = Duration::from_secs(10);
 
@@ -144,7 +148,17 @@ impl Argument {
         }
     }
 
-    fn amqp(&self) -> HeaderValue {
+    /// The same as people write it.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Number(number) => number.to_string(),
+            Self::Switch(on) => on.to_string(),
+        }
+    }
+
+    pub(super) fn amqp(&self) -> HeaderValue {
         match self {
             Self::Text(text) => HeaderValue::LongString(text.as_str().into()),
             Self::Number(number) => HeaderValue::LongLongInt(*number),
@@ -218,8 +232,7 @@ fn explain(error: BrokerError, queue: &str) -> TopologyError {
     }
     TopologyError::Differs(format!(
         "the queue {queue} exists with other arguments and is left alone: {}\n\
-         Ways out: delete the queue once it is empty and let the worker declare it; or name another queue in broker.queue; \
-         or, where others own the queues, set broker.topology = \"verify\". `topology` prints what the worker declares.",
+         Ways out: {WAYS_OUT}.",
         error.message
     ))
 }

@@ -16,11 +16,14 @@ use crate::telemetry;
 pub async fn run(sources: &Sources, stop: CancellationToken) -> Result<ExitCode, Error> {
     let Loaded { config, warnings } = Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
     telemetry::start(&config.log);
+    telemetry::traces::start(sources);
     for warning in warnings {
         tracing::warn!("{warning}");
     }
     let app = App::new(config).await.map_err(Error::failed)?;
-    if let Err(text) = app.run(stop).await {
+    let ended = app.run(stop).await;
+    telemetry::traces::finish().await;
+    if let Err(text) = ended {
         tracing::error!("{text}");
         return Ok(ExitCode::from(FAILED));
     }

@@ -1,7 +1,7 @@
 //! What was written: every key's text from the highest layer that has it, not yet understood.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +27,13 @@ impl Sources {
     #[must_use]
     pub fn of_process(file: Option<PathBuf>) -> Self {
         Self { file, environment: std::env::vars_os().collect(), terminal: std::io::stderr().is_terminal() }
+    }
+
+    /// A variable of the environment that is no configuration of the worker; none where it is empty.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
+        let found = self.environment.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_os_str()).filter(|value| !value.is_empty())
     }
 }
 

@@ -356,6 +356,21 @@ pub fn quota_reset(answer: &Answer) -> Option<Duration> {
     })
 }
 
+/// How many calls a day a token has and how many are left, as tokenInformation.php tells it: none where it refuses or is not
+/// understood.
+#[must_use]
+pub fn quota(answer: &Answer) -> Option<(u64, u64)> {
+    let Answer::Reply(reply) = answer else {
+        return None;
+    };
+    find_object(&reply.body, |object| {
+        let verdict = read_verdict(object)?;
+        let data: BTreeMap<String, Value> = serde_json::from_str(object.get("data")?.get()).ok()?;
+        let calls = |key: &str| numeric(data.get(key)?).and_then(|calls| u64::try_from(calls).ok());
+        (verdict.code == 200).then_some((calls("token_limit")?, calls("available_consumition_options")?))
+    })
+}
+
 /// A number of hours, or `HH:MM` or `HH:MM:SS`; at most a day, since the quota is daily.
 fn hours(value: &Value) -> Option<Duration> {
     const DAY: f64 = 24.0 * 3600.0;

@@ -184,7 +184,7 @@ async fn a_refused_token_is_tried_again_at_each_recheck_by_one_request() {
     let trial = slot(&gate).await;
     assert_eq!(trial.token().expose_secret(), name);
     trial.report(&judged(Outcome::Created));
-    assert_eq!(gate.token_states().iter().filter(|(_, parked, _)| parked.is_some()).count(), 0);
+    assert_eq!(gate.token_states().iter().filter(|token| token.parked.is_some()).count(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -206,4 +206,19 @@ async fn a_throttled_token_is_no_reason_to_close() {
     slot(&gate).await.report(&judged(Outcome::Created));
     assert!(began.elapsed() >= Duration::from_millis(200), "it waited");
     assert!(told.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_that_was_granted_in_time_is_not_used_after_it() {
+    let (gate, _) = gate(&[("WTW_CRM_MAX_IN_FLIGHT_PER_TOKEN", "1")]);
+    let in_use = slot(&gate).await;
+    let until = Instant::now() + Duration::from_secs(4);
+    let mut pass = gate.pass(until).await.unwrap();
+    let mut waiting = Box::pin(gate.slot(&mut pass, until));
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    in_use.report(&judged(Outcome::Created));
+    // As for a process that was stopped and goes on.
+    tokio::time::advance(Duration::from_secs(5)).await;
+    assert_eq!(waiting.await.err(), Some(NoSlot::Held));
+    assert!(!slot(&gate).await.is_probe(), "it is free for another");
 }

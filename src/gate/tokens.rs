@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
@@ -18,6 +19,40 @@ pub enum Parked {
     Quota,
     /// The CRM does not accept it.
     Quarantine,
+    /// Too many requests at a time: a short wait.
+    Throttled,
+}
+
+impl Parked {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::Quota, Self::Quarantine, Self::Throttled];
+
+    /// The name in metrics and pages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quota => "quota",
+            Self::Quarantine => "quarantine",
+            Self::Throttled => "throttled",
+        }
+    }
+}
+
+/// What a token does, for metrics and pages.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TokenState {
+    /// Requests out now.
+    pub in_use: usize,
+    /// Requests that it may have out at a time.
+    pub slots: usize,
+    /// Why it is out of use.
+    pub parked: Option<Parked>,
+    /// When it is tried again, where it is out of use.
+    pub until: Option<Timestamp>,
+    /// Calls a day, once the CRM told them.
+    pub quota_limit: Option<u64>,
+    /// Calls left today: what the CRM told last, less the requests since.
+    pub quota_left: Option<u64>,
 }
 
 /// One API token.
@@ -30,6 +65,9 @@ pub struct Token {
     throttled_until: Option<Instant>,
     parked: Option<Parking>,
     pauses: Pauses,
+    quota_limit: Option<u64>,
+    /// Calls left, and until when that is of use.
+    quota_left: Option<(u64, Instant)>,
 }
 
 #[derive(Debug)]
@@ -78,10 +116,25 @@ impl Tokens {
         &self.list
     }
 
+    /// What each token does at `now`, whose time of day is `today`.
+    #[must_use]
+    pub fn states(&self, now: Instant, today: Timestamp) -> Vec<TokenState> {
+        let state = |token: &Token| TokenState {
+            in_use: token.in_use,
+            slots: self.slots,
+            parked: token.parked().or(token.throttled_until.map(|_| Parked::Throttled)),
+            until: token.waits(now).and_then(|wait| today.checked_add(wait).ok()),
+            quota_limit: token.quota_limit,
+            quota_left: token.quota_left.map(|(left, _)| left),
+        };
+        self.list.iter().map(state).collect()
+    }
+
     /// Ends what has run out by `now`.
     pub fn refresh(&mut self, now: Instant) {
         for token in &mut self.list {
             token.throttled_until = token.throttled_until.filter(|until| *until > now);
+            token.quota_left = token.quota_left.filter(|(_, until)| *until > now);
             let over = token.parked.as_ref().and_then(|parking| parking.until).is_some_and(|until| until <= now);
             if over {
                 token.parked = None;
@@ -105,6 +158,9 @@ impl Tokens {
                 continue;
             };
             token.in_use += 1;
+            if let Some((left, _)) = &mut token.quota_left {
+                *left = left.saturating_sub(1);
+            }
             if let Some(parking) = &mut token.parked {
                 parking.next_try = now + recheck;
             }
@@ -124,6 +180,9 @@ impl Tokens {
     /// The CRM accepted the token. Only a trial brings a parked one back: another answer is of a request sent before.
     pub fn accepted(&mut self, secret: &SecretString, trial: bool) {
         if let Some(token) = self.find(secret) {
+            if token.parked().filter(|_| trial) == Some(Parked::Quota) {
+                token.quota_left = None;
+            }
             token.parked = token.parked.take().filter(|_| !trial);
             token.throttled_until = None;
             token.pauses.reset();
@@ -143,7 +202,18 @@ impl Tokens {
     pub fn park(&mut self, secret: &SecretString, reason: Parked, lasts: Option<Duration>, now: Instant) {
         let next_try = now + self.recheck;
         if let Some(token) = self.find(secret) {
-            token.parked = Some(Parking { reason, until: lasts.map(|lasts| now + lasts), next_try });
+            let until = lasts.map(|lasts| now + lasts);
+            if reason == Parked::Quota {
+                token.quota_left = until.map(|reset| (0, reset));
+            }
+            token.parked = Some(Parking { reason, until, next_try });
+        }
+    }
+
+    /// The CRM told how many calls a day the token has, and how many are left until `reset`.
+    pub fn quota(&mut self, secret: &SecretString, limit: u64, left: u64, reset: Instant) {
+        if let Some(token) = self.find(secret) {
+            (token.quota_limit, token.quota_left) = (Some(limit), Some((left, reset)));
         }
     }
 
@@ -170,6 +240,8 @@ impl Token {
             throttled_until: None,
             parked: None,
             pauses: Pauses::new(THROTTLED.0, THROTTLED.1),
+            quota_limit: None,
+            quota_left: None,
         }
     }
 
@@ -268,6 +340,29 @@ mod tests {
         let trial = tokens.take(now + RECHECK).is_some_and(|(_, trial)| trial);
         tokens.accepted(&secret, trial);
         assert!(tokens.any_usable(now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_tells_what_it_does_and_what_is_left_of_its_day() {
+        let mut tokens = tokens(&["a", "b"]);
+        let (now, today, secret) = (Instant::now(), Timestamp::UNIX_EPOCH, SecretString::from("a"));
+        tokens.quota(&secret, 4_800, 2, now + RECHECK * 3);
+        assert!(tokens.take(now).is_some());
+        tokens.release(&secret);
+        assert_eq!(tokens.states(now, today)[0].quota_left, Some(1));
+        tokens.park(&secret, Parked::Quota, Some(RECHECK * 3), now);
+        tokens.throttle(&SecretString::from("b"), None, now, 0.0);
+        let [a, b] = tokens.states(now, today)[..] else { panic!("two") };
+        assert_eq!((a.slots, a.in_use, a.parked), (2, 0, Some(Parked::Quota)));
+        assert_eq!((a.quota_limit, a.quota_left), (Some(4_800), Some(0)), "whatever was told before");
+        assert_eq!(a.until, Some(today + RECHECK));
+        assert_eq!((b.parked, b.until), (Some(Parked::Throttled), Some(today + THROTTLED.0)));
+        assert_eq!((b.quota_limit, b.quota_left), (None, None));
+        let tomorrow = now + RECHECK * 3;
+        tokens.refresh(tomorrow);
+        let [a, b] = tokens.states(tomorrow, today)[..] else { panic!("two") };
+        assert_eq!((a.quota_limit, a.quota_left), (Some(4_800), None), "the day is over");
+        assert_eq!((b.parked, b.until), (None, None));
     }
 
     #[tokio::test(start_paused = true)]

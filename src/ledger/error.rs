@@ -14,6 +14,18 @@ impl LedgerError {
     pub(super) fn new(place: &str, problem: impl fmt::Display, advice: &'static str) -> Self {
         Self { place: place.to_owned(), problem: problem.to_string(), advice }
     }
+
+    /// What was wrong and where.
+    #[must_use]
+    pub fn problem(&self) -> String {
+        format!("{}: {}", self.place, self.problem)
+    }
+
+    /// What to do.
+    #[must_use]
+    pub fn advice(&self) -> &'static str {
+        self.advice
+    }
 }
 
 impl fmt::Display for LedgerError {

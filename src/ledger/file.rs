@@ -6,6 +6,8 @@
 //!
 //! The file takes about half a kilobyte an entry and does not shrink; entries that are forgotten make room for others.
 
+pub mod inspect;
+mod reader;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -21,6 +23,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+pub(crate) use self::reader::Reader;
 use self::store::{Store, Write};
 use super::doubts::Doubts;
 use super::{Digest, Entry, Key, Ledger, LedgerError, Limits, Record};

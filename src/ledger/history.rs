@@ -1,7 +1,8 @@
 //! What is remembered of one message, and what a record does to it: the one place that decides it, for every store.
 //!
-//! A history is a pile of layers: at most one outcome, at the bottom, and on it the intents that are open. An intent adds a
-//! layer and its withdrawal takes it off again, so that what was there before needs no reconstruction.
+//! A history is a pile of layers: at most one outcome, at the bottom, and on it the intents that are open, or the task that
+//! was created in spite of a doubt. An intent adds a layer and its withdrawal takes it off again, so that what was there
+//! before needs no reconstruction.
 
 use std::time::Duration;
 
@@ -61,12 +62,13 @@ impl History {
             Record::Withdraw if top == Some(State::Open) => drop(self.0.pop()),
             Record::Withdraw => {}
             Record::Close { result, attempts } => {
-                let state = match result {
-                    Closing::Created => State::Created,
-                    Closing::NotCreated if !self.leaves_a_doubt() => State::Closed,
-                    Closing::NotCreated | Closing::Unknown => State::Unknown,
+                self.0 = match (result, self.leaves_a_doubt()) {
+                    (Closing::Created, false) => vec![layer(State::Created, attempts)],
+                    // There may be two: whoever finds it tells so, should the one that recorded it have had no time to.
+                    (Closing::Created, true) => vec![layer(State::Unknown, attempts), layer(State::Created, attempts)],
+                    (Closing::NotCreated, false) => vec![layer(State::Closed, attempts)],
+                    (Closing::NotCreated, true) | (Closing::Unknown, _) => vec![layer(State::Unknown, attempts)],
                 };
-                self.0 = vec![layer(state, attempts)];
             }
             Record::Forget => self.0.clear(),
         }

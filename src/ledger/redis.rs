@@ -12,6 +12,7 @@
 //! holds. A Redis Cluster is not understood; a single node, or the address of the current master, is.
 
 mod connection;
+pub mod inspect;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -62,15 +63,37 @@ impl RedisLedger {
     /// # Errors
     /// When Redis cannot be reached or refuses, or the format is another.
     pub async fn open(url: &SecretString, prefix: &str, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
-        let connection = Connection::new(url)?;
-        let format = format!("{prefix}format");
         let mut ensure = redis::pipe();
-        ensure.cmd("SETNX").arg(&format).arg(FORMAT).ignore();
-        ensure.cmd("GET").arg(&format);
+        ensure.cmd("SETNX").arg(format_key(prefix)).arg(FORMAT).ignore();
+        Self::connect(url, prefix, limits, clock, ensure).await
+    }
+
+    /// Likewise, and writes nothing.
+    ///
+    /// # Errors
+    /// As [`RedisLedger::open`].
+    pub async fn open_to_read(
+        url: &SecretString,
+        prefix: &str,
+        limits: Limits,
+        clock: Clock,
+    ) -> Result<Self, LedgerError> {
+        Self::connect(url, prefix, limits, clock, redis::pipe()).await
+    }
+
+    async fn connect(
+        url: &SecretString,
+        prefix: &str,
+        limits: Limits,
+        clock: Clock,
+        mut first: redis::Pipeline,
+    ) -> Result<Self, LedgerError> {
+        let connection = Connection::new(url)?;
+        first.cmd("GET").arg(format_key(prefix));
         let index = format!("{prefix}index").into_bytes();
-        ensure.cmd("ZCARD").arg(&index);
-        let (found, count): (String, u64) = connection.read(&Question::Commands(ensure)).await?;
-        if found != FORMAT {
+        first.cmd("ZCARD").arg(&index);
+        let (found, count): (Option<String>, u64) = connection.read(&Question::Commands(first)).await?;
+        if let Some(found) = found.filter(|found| found != FORMAT) {
             return Err(connection.foreign(&found, FORMAT));
         }
         Ok(Self {
@@ -150,6 +173,10 @@ impl RedisLedger {
         self.count.store(count, Ordering::Relaxed);
         Ok((!replaced).then_some(found))
     }
+}
+
+fn format_key(prefix: &str) -> String {
+    format!("{prefix}format")
 }
 
 impl Ledger for RedisLedger {

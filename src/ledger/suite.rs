@@ -168,6 +168,11 @@ async fn a_doubt_outlives_what_made_no_task(desk: &Desk) {
     desk.record("a", intend(3)).await;
     desk.record("a", created(3)).await;
     assert_eq!(desk.state("a").await, Some((State::Created, 3, 0)));
+    assert!(desk.look("a").await.is_some_and(|entry| entry.possibly_created), "there may be two");
+    desk.record("b", intend(1)).await;
+    desk.record("b", intend(2)).await;
+    desk.record("b", created(2)).await;
+    assert!(desk.look("b").await.is_some_and(|entry| entry.possibly_created), "a worker died with the first");
 }
 
 async fn a_withdrawal_brings_back_what_was_before(desk: &Desk) {

@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::ExposeSecret as _;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Worker;
 use super::recall::{Case, Interrupted};
-use crate::crm::classify::{Answer, Judgement, Outcome, classify, quota_reset, token_accepted};
+use crate::crm::classify::{Answer, Judgement, Outcome, classify, quota, quota_reset, token_accepted};
 use crate::gate::{Held, NoSlot, Slot};
 use crate::journey::Journey;
 use crate::ledger::Closing;
 
 /// How long the question about a token may take beside the request itself: together they stay within what another worker
 /// waits for, and within the default grace.
-const TOKEN_INFORMATION: Duration = Duration::from_secs(4);
+pub(crate) const TOKEN_INFORMATION: Duration = Duration::from_secs(4);
 
 /// The longest wait for a slot with an intent open, shorter than what [`super::Rules::patience`] adds to a request's time:
 /// another worker takes an older intent for a dead worker's.
@@ -72,12 +72,12 @@ impl Worker {
                 return Sent::Stopped;
             }
             // Not to be interrupted: an intent that nobody knows of could not be withdrawn.
-            match self.intend(case, attempts + 1).await {
-                Ok(()) => {}
+            let intended = match self.intend(case, attempts + 1).await {
+                Ok(intended) => intended,
                 Err(Interrupted::Held) => return Sent::Held,
                 Err(Interrupted::Stopped) => return Sent::Stopped,
-            }
-            let until = case.until.min(Instant::now() + SLOT);
+            };
+            let until = case.until.min(intended + SLOT);
             let slot = tokio::select! {
                 biased;
                 () = self.interrupted(case) => Err(Some(Sent::Stopped)),
@@ -101,7 +101,7 @@ impl Worker {
     async fn attempt(&self, case: &Case<'_>, slot: Slot, body: &Bytes, attempts: u32) -> Attempted {
         let (at, began) = (self.clock.now(), Instant::now());
         let probe = slot.is_probe();
-        let judgement = self.ask(slot.token(), body).await;
+        let judgement = self.ask(&slot, body).await;
         slot.report(&judgement);
         let duration = began.elapsed();
         self.events.attempted(judgement.outcome, duration);
@@ -120,12 +120,16 @@ impl Worker {
         Attempted { judgement, at, duration, counts }
     }
 
-    async fn ask(&self, token: &SecretString, body: &Bytes) -> Judgement {
+    async fn ask(&self, slot: &Slot, body: &Bytes) -> Judgement {
+        let token = slot.token();
         let answer = self.crm.insert(token, body.clone()).await;
         let mut judgement = classify(&answer, self.clock.now());
         if judgement.ask_token || judgement.outcome == Outcome::QuotaExhausted {
             let asked = timeout(TOKEN_INFORMATION, self.crm.token_information(token)).await;
             let answer = asked.unwrap_or_else(|_| Answer::NoAnswer("timed out".to_owned()));
+            if let Some((limit, left)) = quota(&answer) {
+                slot.quota(limit, left, quota_reset(&answer));
+            }
             if judgement.outcome == Outcome::QuotaExhausted {
                 // Where the vendor does not tell, the gate goes by midnight.
                 judgement.retry_after = quota_reset(&answer);

@@ -183,7 +183,12 @@ impl Worker {
                     self.forget(case).await?;
                     return Ok(Recalled { left_open: None, suspect });
                 }
-                Known::Created => return Err(Verdict::AckKnown),
+                Known::Created => {
+                    // Whoever made it may have died, or lost its connection, before it could tell that there may be two.
+                    let same = case.message.redelivered || case.message.header(ATTEMPTS).is_some();
+                    journey.possibly_created |= same && entry.is_some_and(|entry| entry.possibly_created);
+                    return Err(Verdict::AckKnown);
+                }
                 Known::Conflict => return Err(dead_letter(Kind::IdConflict, ID_CONFLICT)),
                 Known::Poison(attempts) => {
                     (journey.attempts, journey.possibly_created) = (attempts, true);
@@ -267,13 +272,16 @@ impl Worker {
         Ok(())
     }
 
-    /// Records the intent: without it no request leaves.
-    pub(super) async fn intend(&self, case: &Case<'_>, attempts: u32) -> Result<(), Interrupted> {
+    /// Records the intent: without it no request leaves. Its age counts from the moment that is returned.
+    pub(super) async fn intend(&self, case: &Case<'_>, attempts: u32) -> Result<Instant, Interrupted> {
         let mut pauses = Pauses::new(LEDGER.0, LEDGER.1);
-        while self.record(case, Record::Intend { attempts }).await.is_err() {
-            self.pause(case, &mut pauses).await?;
+        loop {
+            let began = Instant::now();
+            match self.record(case, Record::Intend { attempts }).await {
+                Ok(()) => return Ok(began),
+                Err(_) => self.pause(case, &mut pauses).await?,
+            }
         }
-        Ok(())
     }
 
     /// Waits before the ledger is asked again.
@@ -302,12 +310,13 @@ impl Worker {
 
     async fn record(&self, case: &Case<'_>, record: Record) -> Result<(), LedgerError> {
         let Some(key) = &case.key else { return Ok(()) };
+        let began = Instant::now();
         let recorded = self.ledger.record(key, case.digest, record, self.clock.now()).await;
+        self.events.ledger_wrote(began.elapsed(), self.ledger.len());
         match &recorded {
             Ok(()) => {
                 case.untold.store(false, Ordering::Relaxed);
                 self.gate.ledger_worked(Access::Write);
-                self.events.ledger_entries(self.ledger.len());
             }
             Err(error) => {
                 case.untold.store(true, Ordering::Relaxed);
@@ -318,8 +327,7 @@ impl Worker {
     }
 
     fn ledger_failed(&self, access: Access, error: &LedgerError) {
-        self.events.ledger_failed();
-        tracing::debug!(%error, "ledger");
+        self.events.ledger_failed(error);
         self.gate.ledger_failed(access);
     }
 }

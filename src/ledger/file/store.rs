@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use redb::backends::FileBackend;
-use redb::{Database, Error, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table};
+use redb::{ConcurrencyMode, Database, Error, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table};
 use redb::{StorageBackend, TableDefinition, WriteTransaction};
 use tokio::sync::oneshot;
 
@@ -23,14 +23,14 @@ use crate::ledger::history::{History, SWEEP, horizon};
 use crate::ledger::{Digest, Key, LedgerError, Limits, Record};
 
 /// The layout that this code reads and writes.
-const FORMAT: u64 = 1;
+pub(super) const FORMAT: u64 = 1;
 /// Bytes of memory that redb may use for pages; beyond it the system's own cache serves.
-const CACHE: usize = 8 << 20;
+pub(super) const CACHE: usize = 8 << 20;
 
 /// `format` → [`FORMAT`].
-const ABOUT: TableDefinition<&str, u64> = TableDefinition::new("about");
+pub(super) const ABOUT: TableDefinition<&str, u64> = TableDefinition::new("about");
 /// Key → history.
-const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("entries");
+pub(super) const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("entries");
 /// The entries that are outcomes, the oldest first: (milliseconds, key).
 const OUTCOMES: TableDefinition<(i64, &[u8]), ()> = TableDefinition::new("outcomes");
 
@@ -197,12 +197,20 @@ impl Store {
         LedgerError::new(&self.place, problem, advice)
     }
 
-    fn foreign(&self, format: u64) -> LedgerError {
+    pub(super) fn foreign(&self, format: u64) -> LedgerError {
         LedgerError::new(
             &self.place,
             format_args!("it has format {format}, and this version knows format {FORMAT}"),
             "run the version that wrote it, or set ledger.url to another file",
         )
+    }
+
+    pub(super) fn missing(&self) -> LedgerError {
+        LedgerError::new(&self.place, "it is not there", "set ledger.url as the worker has it")
+    }
+
+    pub(super) fn unrepaired(&self) -> LedgerError {
+        LedgerError::new(&self.place, "its worker did not end in good order", "start the worker, which puts it right")
     }
 
     pub(super) fn slow(&self, patience: Duration) -> LedgerError {
@@ -223,11 +231,11 @@ fn file(path: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Opens a database, all of which is read and checked: redb trusts a file that was closed well, and may panic on one that
-/// was damaged since.
+/// Opens a database for this process alone to write; others may read it meanwhile, as the dead letters' tool does. All of it
+/// is read and checked: redb trusts a file that was closed well, and may panic on one that was damaged since.
 pub(super) fn database(backend: impl StorageBackend) -> Result<Database, Error> {
     let mut builder = Database::builder();
-    builder.set_cache_size(CACHE);
+    builder.set_cache_size(CACHE).set_concurrency_mode(ConcurrencyMode::SingleWriter);
     builder.set_check_integrity_on_open(true);
     Ok(builder.create_with_backend(backend)?)
 }
@@ -256,11 +264,11 @@ fn prepare(database: &Database) -> Result<Result<(), u64>, Error> {
 }
 
 /// A panic of redb, which a damaged file may cause, as an error.
-fn caught<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+pub(super) fn caught<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Error::Corrupted("the database panicked".to_owned())))
 }
 
-fn read(entries: &impl ReadableTable<&'static [u8], &'static [u8]>, key: &Key) -> Result<History, Error> {
+pub(super) fn read(entries: &impl ReadableTable<&'static [u8], &'static [u8]>, key: &Key) -> Result<History, Error> {
     let Some(bytes) = entries.get(key.as_bytes())? else {
         return Ok(History::default());
     };

@@ -47,6 +47,11 @@ impl Connection {
         Ok(Self { client, place, current: Mutex::default(), connecting: tokio::sync::Mutex::default() })
     }
 
+    /// Scheme, host, port and database, without user and password.
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
     /// Asks once: whether a request that failed was carried out is for the caller to find out.
     pub(super) async fn ask<T: FromRedisValue>(&self, question: &Question<'_>) -> Result<T, LedgerError> {
         let answer = self.ask_once(question).await?;

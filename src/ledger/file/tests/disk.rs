@@ -1,9 +1,10 @@
 //! A disk whose power fails at every moment, and one that is full.
 
 use std::io::{self, ErrorKind};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use redb::StorageBackend;
+use redb::{BackendError, StorageBackend};
 
 use super::{prefix, put};
 use crate::clock::Clock;
@@ -107,6 +108,31 @@ impl StorageBackend for Disk {
         inner.bytes[start..start + data.len()].copy_from_slice(data);
         inner.told.push(Told::Write(start, data.to_vec()));
         Ok(())
+    }
+
+    // Nobody else has this disk.
+    fn try_lock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<bool, BackendError> {
+        Ok(true)
+    }
+
+    fn try_lock_shared_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<bool, BackendError> {
+        Ok(true)
+    }
+
+    fn lock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn lock_shared_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn unlock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn query_lock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<bool, BackendError> {
+        Ok(false)
     }
 }
 
