@@ -5,10 +5,11 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 DOCKER := $(shell timeout 20 docker version >/dev/null 2>&1 && echo yes)
 SCRIPTS := .ci/run $(shell find deploy tests -name '*.sh')
+CYCLONEDX := $(or $(shell command -v cargo-cyclonedx),$(CURDIR)/target/tools/bin/cargo-cyclonedx)
 DENY := $(or $(shell command -v cargo-deny),target/tools/bin/cargo-deny)
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || command -v docker-compose)
 
-.PHONY: help demo docs fuzz sim test check image image-test fmt fmt-check lint lint-scripts deny compose-check setup setup-test setup-check
+.PHONY: help bench bench-micro chaos demo docs fuzz sim test check dist image image-test fmt fmt-check lint lint-scripts deny compose-check setup setup-test setup-check
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -35,23 +36,39 @@ sim: setup ## the worker simulated with everything going wrong, MESSAGES of them
 	SIMULATE_MESSAGES=$(or $(MESSAGES),1000000) SIMULATE_SEED=$(or $(SEED),$(shell date +%s)) \
 	  cargo test --locked --test simulation -- --nocapture nothing_is_lost_doubled_or_flooded
 
+dist: setup $(CYCLONEDX) ## dist/*.tar.gz of a release: program, completions, manual pages, bill of materials; and checksums
+	CYCLONEDX=$(CYCLONEDX) deploy/dist/dist.sh
+
+chaos: setup-test ## broker, cluster, network, workers and ledger broken by chance, SECONDS each (60), the same for the same SEED (by the clock)
+	CHAOS_SECONDS=$(or $(SECONDS),60) CHAOS_SEED=$(or $(SEED),$(shell date +%s)) \
+	  cargo test --locked --test integration -- --nocapture --test-threads=1 chaos::
+
+bench: ## the worker measured beside what else one could use, written into the README; QUICK=1 only shows that it works
+	tests/bench.sh $(if $(QUICK),--quick)
+
+bench-micro: ## instructions of single stages, and the difference to the last time
+	tests/bench.sh micro
+
 image: ## the container image, wolkvox-task-worker:latest
 	deploy/docker/image.sh
 
 image-test: image ## the image at work with a real broker and the sandbox
 	deploy/docker/image-test.sh
 
-docs: setup ## the README's tables, written from the code
-	UPDATE_DOCS=1 cargo test --locked --test integration docs::
+docs: setup ## the README's tables, and what else is written from the code or from another file
+	UPDATE_DOCS=1 cargo test --locked --test integration -- docs:: the_rule_resource
 
 fmt: setup ## format the code
 	cargo fmt
+	cargo fmt --manifest-path tests/bench/Cargo.toml
 
 fmt-check: setup-check
 	cargo fmt --check
+	cargo fmt --check --manifest-path tests/bench/Cargo.toml
 
 lint: setup ## clippy, warnings as errors
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --manifest-path tests/bench/Cargo.toml --target-dir target --all-targets -- -D warnings
 
 lint-scripts: setup-check ## shellcheck
 	shellcheck -x $(SCRIPTS)
@@ -63,6 +80,9 @@ deny: $(DENY) ## licences, sources and bans of the dependencies; advisories wher
 
 target/tools/bin/cargo-deny: | setup
 	cargo install --locked --quiet --root target/tools --version 0.20.2 cargo-deny
+
+$(CURDIR)/target/tools/bin/cargo-cyclonedx: | setup
+	cargo install --locked --quiet --root target/tools --version 0.5.9 cargo-cyclonedx
 
 compose-check: ## deploy/compose.yaml is one that compose takes
 ifneq ($(COMPOSE),)

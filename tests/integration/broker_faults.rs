@@ -73,11 +73,16 @@ async fn while_the_broker_is_blocked_copies_are_held_and_nothing_else() {
     // Later than any confirm is waited for where nothing is blocked.
     worker.reaches(&settled("created"), 2.0).await;
     assert_eq!(worker.metric(IN_FLIGHT).await, 3.0, "neither lost nor acked");
+    assert_eq!(worker.metric("wtw_broker_blocked").await, 1.0);
+    assert_eq!(worker.metric("wtw_publishes_unconfirmed").await, 3.0);
+    assert!(worker.status().await["broker"]["blocked"].is_string());
     assert_eq!(worker.metric(&settled("retried")).await, 0.0);
     assert_eq!(worker.metric(&dead_lettered("rejected")).await, 1.0);
     ctl(&broker, "set_vm_memory_high_watermark 0.6").await;
     worker.reaches(&dead_lettered("rejected"), 3.0).await;
     worker.reaches(&settled("created"), 3.0).await;
+    assert_eq!(worker.metric("wtw_broker_blocked").await, 0.0);
+    assert_eq!(worker.metric("wtw_publishes_unconfirmed").await, 0.0);
     worker.process.stop().await;
     assert_eq!(rig.crm.names().await, ["late", "made", "retry"], "one task each");
     let amqp = Amqp::connect(&broker.url).await;

@@ -144,14 +144,14 @@ async fn dead_letters_are_listed_and_stay() {
     let dead = rig.dead_letter_queue();
     eventually("two dead letters", || async { (rig.amqp.count(&dead).await == Some(2)).then_some(()) }).await;
     for _ in 0..3 {
-        let table = succeeds(&["dead-letters", "list"], &rig.env(&[]), b"").await;
+        let table = succeeds(&["dead-letters", "list", "--each"], &rig.env(&[]), b"").await;
         for part in ["m-1", "invalid_message", "m-2", "invalid_task", "dead letters: 2"] {
             assert!(table.contains(part), "{part} is not in {table}");
         }
         assert!(!table.contains('\x1b'), "{table:?}");
     }
     eventually("both are back", || async { (rig.amqp.count(&dead).await == Some(2)).then_some(()) }).await;
-    let listed = succeeds(&["dead-letters", "list", "--json"], &rig.env(&[]), b"").await;
+    let listed = succeeds(&["dead-letters", "list", "--each", "--json"], &rig.env(&[]), b"").await;
     let letters: Vec<Value> = serde_json::from_str(&listed).expect("JSON");
     let kinds: BTreeMap<_, _> =
         letters.iter().map(|letter| (letter["message_id"].as_str(), letter["kind"].as_str())).collect();

@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use clap::CommandFactory as _;
 use wolkvox_task_worker::cli::Cli;
 use wolkvox_task_worker::crm::classify::Outcome;
+use wolkvox_task_worker::events::Events;
 use wolkvox_task_worker::failure::Kind;
 use wolkvox_task_worker::gate::Closed;
+use wolkvox_task_worker::gate::tokens::TokenState;
 use wolkvox_task_worker::payload::REQUIRED;
 use wolkvox_task_worker::task::FIELDS;
 use wolkvox_task_worker::{admin, config, journey};
@@ -24,6 +26,7 @@ fn parts() -> Vec<(&'static str, String)> {
         ("kinds", kinds()),
         ("headers", headers()),
         ("pages", pages()),
+        ("metrics", metrics()),
     ]
 }
 
@@ -106,6 +109,57 @@ fn pages() -> String {
         writeln!(table, "| `{path}` | {answers} |").expect("a string");
     }
     table
+}
+
+/// The table is read from a page of metrics, on which every series is.
+fn metrics() -> String {
+    let parked = TokenState { quota_limit: Some(0), quota_left: Some(0), ..TokenState::default() };
+    let page = Events::new().encode(&[parked]);
+    let mut table = "| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n".to_owned();
+    for family in page.split("# HELP ").skip(1) {
+        let mut lines = family.lines();
+        let (name, help) = lines.next().and_then(|line| line.split_once(' ')).expect("a name");
+        let kind = lines.next().and_then(|line| line.rsplit(' ').next()).expect("a type");
+        let samples: Vec<&str> = lines.filter(|line| !line.starts_with('#')).collect();
+        let name = match kind {
+            "counter" => format!("{name}_total"),
+            "info" => format!("{name}_info"),
+            _ => name.to_owned(),
+        };
+        assert!(!samples.is_empty() && samples.iter().all(|sample| sample.starts_with(&name)), "{name}: {samples:?}");
+        writeln!(table, "| `{name}` | {kind} | {} | {} |", labels(&samples), help.trim_end_matches('.'))
+            .expect("a string");
+    }
+    table
+}
+
+/// The labels of these samples with the values that they take.
+fn labels(samples: &[&str]) -> String {
+    let mut labels: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (name, value) in
+        samples.iter().filter_map(|sample| sample.split_once('{')?.1.split_once('}')).flat_map(|(set, _)| {
+            set.split(',')
+                .filter_map(|label| label.split_once('='))
+                .map(|(name, value)| (name, value.trim_matches('"')))
+        })
+    {
+        let known = labels.iter().position(|(known, _)| *known == name);
+        let at = known.unwrap_or_else(|| {
+            labels.push((name, Vec::new()));
+            labels.len() - 1
+        });
+        if !value.is_empty() && !labels[at].1.contains(&value) {
+            labels[at].1.push(value);
+        }
+    }
+    labels.iter_mut().for_each(|(_, values)| values.sort_unstable());
+    let shown = labels.iter().map(|(name, values)| match *name {
+        "le" => "`le`: an upper bound in seconds".to_owned(),
+        "token" => "`token`: its position, from 0".to_owned(),
+        "version" => "`version`".to_owned(),
+        _ => format!("`{name}`: {}", values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ")),
+    });
+    shown.collect::<Vec<_>>().join("; ")
 }
 
 #[test]

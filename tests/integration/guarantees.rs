@@ -163,6 +163,25 @@ async fn a_task_made_before_the_broker_went_away_is_acked_by_the_ledger() {
     rig.queues_are_empty().await;
 }
 
+#[tokio::test]
+async fn a_possible_double_is_told_of_also_when_its_worker_could_not() {
+    let rig = Rig::new("guarantees.told").await;
+    let proxy = Proxy::start(&Broker::shared().await.url).await;
+    rig.crm.faults(json!([{ "action": "garbage", "times": 1 }, { "action": "delay:1s" }])).await;
+    let worker = rig.worker(&[("WTW_BROKER_URLS", &proxy.url)]).await;
+    rig.publish("m-1", &task("told")).await;
+    // The connection breaks while the second request is on its way.
+    rig.crm.created(1).await;
+    proxy.cut();
+    rig.crm.created(2).await;
+    worker.reaches("wtw_stale_deliveries_total", 1.0).await;
+    proxy.open();
+    worker.reaches(&settled("already_created"), 1.0).await;
+    worker.reaches("wtw_possibly_doubled_total", 1.0).await;
+    worker.process.stop().await;
+    rig.queues_are_empty().await;
+}
+
 /// What a fault rule draws for each request.
 fn weather() -> Value {
     json!([

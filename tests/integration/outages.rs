@@ -57,7 +57,7 @@ async fn a_refused_token_is_quarantined_and_no_message_is_at_fault() {
     }
     rig.crm.created(10).await;
     assert!(rig.crm.requests("unauthorized").await <= 2, "tried, then left alone");
-    let status = http::json(&format!("{}/status", worker.admin)).await;
+    let status = worker.status().await;
     assert_eq!(status["tokens"][0]["parked"], "quarantine");
     assert_eq!(rig.amqp.count(&rig.dead_letter_queue()).await, Some(0));
     worker.process.stop().await;
@@ -124,6 +124,7 @@ async fn the_broker_may_be_away_at_start_and_restarted_later() {
     broker.stop().await.expect("stopped");
     broker.restart().await.expect("started again");
     worker.ready().await;
+    worker.reaches("wtw_broker_reconnects_total", 1.0).await;
     eventually("all tasks", || async {
         (rig.crm.stats().await["distinct_created"].as_u64() >= Some(20)).then_some(())
     })

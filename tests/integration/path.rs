@@ -273,6 +273,7 @@ async fn a_panic_costs_its_own_message_only() {
         }
     }
 
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let rig = Rig::new("path.panic").await;
     let environment = rig.env(&[]).into_iter().map(|(key, value)| (key.into(), value.into())).collect();
     let sources = Sources { environment, ..Sources::default() };

@@ -2,8 +2,10 @@
 
 pub(crate) mod amqp;
 pub(crate) mod broker;
+pub(crate) mod collector;
 pub(crate) mod http;
 pub(crate) mod process;
+pub(crate) mod prometheus;
 pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod rig;

@@ -95,7 +95,7 @@ async fn what_the_broker_gives_up_reaches_the_dead_letter_queue() {
     rig.declare_topology().await;
     rig.publish_with(&task("old"), properties("m-1").with_expiration("1".into())).await;
     let listed = eventually("the expired message", || async {
-        let listed = process::run(&["dead-letters", "list", "--json"], &rig.env(&[]), b"").await;
+        let listed = process::run(&["dead-letters", "list", "--each", "--json"], &rig.env(&[]), b"").await;
         assert_eq!(listed.code, Some(0), "{}", listed.stderr);
         let letters: Vec<Value> = serde_json::from_str(&listed.stdout).expect("JSON");
         letters.into_iter().next()

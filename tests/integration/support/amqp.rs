@@ -40,6 +40,22 @@ impl Amqp {
         assert_eq!(confirmed, Confirmation::Ack(None), "{queue}");
     }
 
+    /// Publishes many at once and waits for all confirms.
+    pub(crate) async fn flood(&self, queue: &str, messages: impl Iterator<Item = (Vec<u8>, BasicProperties)>) {
+        let options = BasicPublishOptions::default();
+        for (body, properties) in messages {
+            // Each confirm is waited for below.
+            drop(
+                self.channel
+                    .basic_publish("".into(), queue.into(), options, &body, properties)
+                    .await
+                    .expect("published"),
+            );
+        }
+        let returned = timeout(BOUND, self.channel.wait_for_confirms()).await.expect("in time").expect("confirms");
+        assert!(returned.is_empty(), "{queue}");
+    }
+
     /// Takes the next message of a queue, once there is one.
     pub(crate) async fn take(&self, queue: &str) -> Delivery {
         let what = format!("a message on {queue}");

@@ -37,6 +37,8 @@ pub(crate) struct Broker {
     pub(crate) url: String,
     /// Address of the management interface, without user and password, which are those of `url`.
     pub(crate) management_url: Option<String>,
+    /// Host and port of its metrics for Prometheus.
+    pub(crate) metrics: Option<String>,
     owned: Option<Owned>,
 }
 
@@ -58,7 +60,7 @@ impl Broker {
         answers(&url, Duration::from_secs(30))
             .await
             .map_err(|why| format!("the broker named in {var} does not answer: {why}"))?;
-        Ok(Self { url, management_url: None, owned: None })
+        Ok(Self { url, management_url: None, metrics: None, owned: None })
     }
 
     /// A new broker of the caller's own, which may be stopped, killed and paused.
@@ -167,7 +169,7 @@ pub(crate) fn variable(name: &str) -> Option<String> {
 }
 
 /// Waits until an AMQP handshake succeeds: the one sign of life that every RabbitMQ gives.
-async fn answers(url: &str, limit: Duration) -> Result<(), String> {
+pub(crate) async fn answers(url: &str, limit: Duration) -> Result<(), String> {
     const TRY: Duration = Duration::from_secs(5);
     let mut last = String::from("nothing answers");
     let handshake = async {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::BOUND;
@@ -16,6 +17,7 @@ pub(crate) type Env = Vec<(String, String)>;
 pub(crate) struct Process {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
+    readers: JoinSet<()>,
 }
 
 /// What a finished program left.
@@ -51,9 +53,10 @@ impl Process {
     pub(crate) fn start(args: &[&str], env: &Env) -> Self {
         let mut child = command(args, env).spawn().expect("spawned");
         let lines = Arc::default();
-        collect(child.stdout.take().expect("stdout"), &lines);
-        collect(child.stderr.take().expect("stderr"), &lines);
-        Self { child, lines }
+        let mut readers = JoinSet::new();
+        readers.spawn(collect(child.stdout.take().expect("stdout"), Arc::clone(&lines)));
+        readers.spawn(collect(child.stderr.take().expect("stderr"), Arc::clone(&lines)));
+        Self { child, lines, readers }
     }
 
     /// Everything that it has said so far.
@@ -61,19 +64,35 @@ impl Process {
         self.lines.lock().expect("no panic").clone()
     }
 
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().expect("running")
+    }
+
     /// Sends a signal, such as `TERM`.
     pub(crate) async fn signal(&self, name: &str) {
-        let id = self.child.id().expect("running").to_string();
+        let id = self.id().to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &id]).status().await.expect("kill");
         assert!(sent.success(), "kill -{name}");
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for everything that it said.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        match timeout(BOUND, self.child.wait()).await {
+        let ended = async {
+            let status = self.child.wait().await;
+            while self.readers.join_next().await.is_some() {}
+            status
+        };
+        match timeout(BOUND, ended).await {
             Ok(status) => status.expect("a status"),
             Err(_) => panic!("still running:\n{}", self.lines().join("\n")),
         }
+    }
+
+    /// Waits until it has ended well; may be waited for again.
+    pub(crate) async fn succeeds(&mut self) {
+        let status = self.child.wait().await.expect("a status");
+        assert_eq!(status.code(), Some(0), "{}", self.lines().join("\n"));
     }
 
     /// Ends it as a crash would.
@@ -100,13 +119,9 @@ impl Drop for Process {
     }
 }
 
-fn collect(from: impl AsyncRead + Unpin + Send + 'static, lines: &Arc<Mutex<Vec<String>>>) {
-    let lines = Arc::clone(lines);
-    #[expect(clippy::disallowed_methods, reason = "ends with the process that it listens to")]
-    tokio::spawn(async move {
-        let mut from = BufReader::new(from).lines();
-        while let Ok(Some(line)) = from.next_line().await {
-            lines.lock().expect("no panic").push(line);
-        }
-    });
+async fn collect(from: impl AsyncRead + Unpin, lines: Arc<Mutex<Vec<String>>>) {
+    let mut from = BufReader::new(from).lines();
+    while let Ok(Some(line)) = from.next_line().await {
+        lines.lock().expect("no panic").push(line);
+    }
 }

@@ -244,6 +244,11 @@ impl Worker {
         eventually(&what, || async { (self.metric(name).await >= value).then_some(()) }).await;
     }
 
+    /// What `/status` shows.
+    pub(crate) async fn status(&self) -> Value {
+        http::json(&format!("{}/status", self.admin)).await
+    }
+
     /// Waits until it is not ready for a reason that contains `part`; the whole reason.
     pub(crate) async fn unready_for(&self, part: &str) -> String {
         let url = format!("{}/readyz", self.admin);

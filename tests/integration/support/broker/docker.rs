@@ -30,8 +30,8 @@ async fn container() -> Result<Broker, String> {
     let name = unique("wolkvox-task-worker-rabbitmq");
     let reaper = Reaper::new(format!("timeout 60 docker rm -fv {name}"))?;
     // Fixed ports, since Docker gives new ones on every start where it is left to choose; and on loopback only.
-    let (amqp, management) = (free_port()?, free_port()?);
-    let bindings = HashMap::from([binding(5672, amqp), binding(15672, management)]);
+    let (amqp, management, metrics) = (free_port()?, free_port()?, free_port()?);
+    let bindings = HashMap::from([binding(5672, amqp), binding(15672, management), binding(15692, metrics)]);
     let request = GenericImage::new("rabbitmq", "4-management").with_container_name(&name).with_host_config_modifier(
         move |host| {
             host.publish_all_ports = Some(false);
@@ -48,6 +48,7 @@ async fn container() -> Result<Broker, String> {
     Ok(Broker {
         url,
         management_url: Some(format!("http://127.0.0.1:{management}")),
+        metrics: Some(format!("127.0.0.1:{metrics}")),
         owned: Some(Owned { control: |action, name| format!("docker {action} {name}"), name, reaper }),
     })
 }

@@ -9,8 +9,10 @@ pub(super) async fn start() -> Result<Broker, String> {
     // Not the folder that TMPDIR names: Erlang refuses some of the characters that such a path may have.
     let folder = format!("/tmp/{}", unique("wolkvox-task-worker-rabbitmq"));
     let reaper = Reaper::new(control("remove", &folder))?;
-    let (amqp, management, distribution, names) = (free_port()?, free_port()?, free_port()?, free_port()?);
-    let create = format!("{} '{server}' {amqp} {management} {distribution} {names}", control("create", &folder));
+    let (amqp, management, metrics) = (free_port()?, free_port()?, free_port()?);
+    let (distribution, names) = (free_port()?, free_port()?);
+    let ports = format!("{amqp} {management} {distribution} {names} {metrics}");
+    let create = format!("{} '{server}' {ports}", control("create", &folder));
     shell(&create, CONTROL).await?;
     shell(&control("start", &folder), CONTROL).await?;
     let url = format!("amqp://guest:guest@127.0.0.1:{amqp}/%2f");
@@ -21,6 +23,7 @@ pub(super) async fn start() -> Result<Broker, String> {
     Ok(Broker {
         url,
         management_url: Some(format!("http://127.0.0.1:{management}")),
+        metrics: Some(format!("127.0.0.1:{metrics}")),
         owned: Some(Owned { control, name: folder, reaper }),
     })
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A private RabbitMQ node, with everything it has in one folder and every port on loopback.
-# Usage: node.sh create FOLDER SERVER AMQP_PORT MANAGEMENT_PORT DISTRIBUTION_PORT EPMD_PORT
+# Usage: node.sh create FOLDER SERVER AMQP_PORT MANAGEMENT_PORT DISTRIBUTION_PORT EPMD_PORT METRICS_PORT
 #        node.sh exec FOLDER PROGRAM ARGUMENT...
 #        node.sh start|stop|kill|pause|unpause|remove FOLDER
 set -euo pipefail
@@ -9,11 +9,13 @@ action=$1 folder=$2
 
 create() {
     mkdir -m 700 "$folder"
-    echo '[rabbitmq_management].' >"$folder/enabled_plugins"
+    echo '[rabbitmq_management,rabbitmq_prometheus].' >"$folder/enabled_plugins"
     cat >"$folder/rabbitmq.conf" <<END
 listeners.tcp.1 = 127.0.0.1:$4
 management.tcp.ip = 127.0.0.1
 management.tcp.port = $5
+prometheus.tcp.ip = 127.0.0.1
+prometheus.tcp.port = $8
 END
     # Every path that has a default elsewhere is named, so that a system's own RabbitMQ is neither read nor touched.
     cat >"$folder/settings" <<END
