@@ -22,6 +22,7 @@ test: setup-test ## all tests, on a real RabbitMQ (TEST_BROKER_URL, Docker, or a
 	cargo test --locked
 
 check: fmt-check lint lint-scripts deny compose-check test ## what CI runs
+	tests/fuzz.sh 5
 	$(MAKE) demo
 ifdef DOCKER
 	$(MAKE) image-test
@@ -29,7 +30,7 @@ else
 	@echo "no Docker here: the image is not tested" >&2
 endif
 
-fuzz: setup ## fuzzing of messages, CRM replies, headers and configuration, SECONDS each (60), where a nightly toolchain is
+fuzz: setup-check ## fuzzing of messages, CRM replies, headers and configuration, SECONDS each (60)
 	tests/fuzz.sh $(or $(SECONDS),60)
 
 sim: setup ## the worker simulated with everything going wrong, MESSAGES of them (1000000), from SEED on (by the clock)

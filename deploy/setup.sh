@@ -49,6 +49,8 @@ if [ "${1:-}" = micro ]; then needs valgrind valgrind; fi
 if [ "${1:-}" = check ]; then
     needs shellcheck shellcheck
     needs git git
+    # libFuzzer is built from its source.
+    needs c++ g++
 fi
 if [ "${#missing[@]}" -gt 0 ]; then
     has_apt || die "please install: ${missing[*]}"
