@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use secrecy::SecretString;
 use url::Url;
 
-mod address;
+pub(crate) mod address;
 mod keys;
 mod load;
 mod problem;

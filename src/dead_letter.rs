@@ -125,6 +125,27 @@ pub fn failed_at(message: &Message) -> Option<Timestamp> {
     }
 }
 
+/// Where the publisher published it, as far as a copy of ours or the broker tells.
+#[must_use]
+pub fn published_to(message: &Message) -> (String, String) {
+    let first = match message.header("x-death") {
+        Some(HeaderValue::FieldArray(deaths)) => deaths.as_slice().last(),
+        _ => None,
+    };
+    let (journey, _) = Journey::read(message);
+    match (message.header(journey::ORIGINAL_EXCHANGE), first) {
+        (None, Some(HeaderValue::FieldTable(death))) => {
+            let key = match death.inner().get("routing-keys") {
+                Some(HeaderValue::FieldArray(keys)) => keys.as_slice().first().and_then(string),
+                _ => None,
+            };
+            let exchange = death.inner().get("exchange").and_then(string);
+            (exchange.unwrap_or_default(), key.unwrap_or_default())
+        }
+        _ => (journey.exchange, journey.routing_key),
+    }
+}
+
 fn brokers_reason(message: &Message) -> Option<String> {
     brokers_death(message)?.inner().get("reason").and_then(string)
 }

@@ -18,6 +18,7 @@ use serde_json::{StreamDeserializer, Value};
 use uuid::Uuid;
 
 use crate::broker::{Message, Properties, ShortString};
+use crate::dead_letter::replay;
 use crate::export::values::{table, values};
 use crate::journey::is_brokers;
 
@@ -161,7 +162,12 @@ fn outgoing(json: &str, place: usize) -> Result<Outgoing, String> {
     // What the broker wrote into a message that it gave up would make it drop or multiply the new one.
     let headers = export.headers.into_iter().filter(|(name, _)| !is_brokers(name));
     let properties = export.properties.amqp()?.with_headers(table(headers)?);
-    Ok(Outgoing { body, properties: with_id(properties, export.message_id)?, place })
+    let id = match export.message_id {
+        Some(id) => id,
+        // Always the same, so that an export that is published twice makes each task once.
+        None => replay::id_of(json),
+    };
+    Ok(Outgoing { body, properties: with_id(properties, Some(id))?, place })
 }
 
 /// Headers in which the broker counts: they are no part of the message.
@@ -276,6 +282,9 @@ mod tests {
         let id = |text| read(text).remove(0).unwrap().properties.message_id().as_ref().unwrap().to_string();
         assert_eq!(id(r#"{"wtw_export":1,"message_id":"x","body":""}"#), "x");
         assert_eq!(Uuid::parse_str(&id("{}")).unwrap().get_version_num(), 7);
+        let letter = r#"{"wtw_export":1,"body":"x"}"#;
+        assert!(id(letter).starts_with("replay-") && id(letter) == id(letter), "{}", id(letter));
+        assert_ne!(id(letter), id(r#"{"wtw_export":1,"body":"y"}"#));
     }
 
     #[test]

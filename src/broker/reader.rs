@@ -8,9 +8,11 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions};
+use lapin::options::{
+    BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions, QueueDeclareOptions,
+};
 use lapin::{Channel, Connection, Consumer};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::connect::{BrokerError, Connector, bounded, close, open_channel};
@@ -25,6 +27,10 @@ pub const WINDOW: u16 = 256;
 const WINDOW_BYTES: usize = 16 << 20;
 /// How long nothing has to come before the broker is asked whether there is more.
 const SILENCE: Duration = Duration::from_millis(500);
+/// How long nothing has to come back to a queue before it is taken to be all: others may have taken some.
+const NOTHING_COMES_BACK: Duration = Duration::from_secs(2);
+/// Between two looks at how many have come back.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A walk under way.
 pub struct Walk {
@@ -117,15 +123,39 @@ impl Walk {
         Ok(delivery)
     }
 
-    /// Ends the walk: what was not settled goes back to the queue. When this returns, the broker has taken what was settled.
+    /// Ends the walk: what was not settled goes back to the queue. When this returns, the broker has taken the `settled`
+    /// that were acked, and has put the others back, as far as nobody else took them.
     ///
     /// # Errors
     /// What the broker said. What was not settled goes back all the same; what was settled last may be there again.
-    pub async fn end(mut self) -> Result<(), BrokerError> {
+    pub async fn end(mut self, settled: u64) -> Result<(), BrokerError> {
         let ended = self.give_back().await;
+        if ended.is_ok() {
+            // Some brokers let only those count that may configure the queue.
+            let _ = self.wait_until_back(self.expected.saturating_sub(settled)).await;
+        }
         self.lost.cancel();
         close(&self.connection).await;
         ended
+    }
+
+    /// A queue takes its time to put back thousands, and a walk that began meanwhile would not meet them.
+    async fn wait_until_back(&self, count: u64) -> Result<(), BrokerError> {
+        let channel = open_channel(&self.connection).await?;
+        let (mut most, mut since) = (0, Instant::now());
+        while since.elapsed() < NOTHING_COMES_BACK {
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let declare = channel.queue_declare(self.queue.clone(), passive, Headers::default());
+            let ready = u64::from(bounded("count the messages", declare).await?.message_count());
+            if ready >= count {
+                break;
+            }
+            if ready > most {
+                (most, since) = (ready, Instant::now());
+            }
+            sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     async fn give_back(&mut self) -> Result<(), BrokerError> {

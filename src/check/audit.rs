@@ -83,16 +83,21 @@ fn shutdown(config: &Config, kubernetes: bool, findings: &mut Findings) {
         ),
     );
     if kubernetes {
-        let usual = if whole > KUBERNETES_GRACE { "is too short" } else { "is just enough" };
-        findings.ok(
-            check,
-            format!(
-                "terminationGracePeriodSeconds has to be {} at least; a pod cannot see its own, and Kubernetes' default \
-                 of {} {usual}",
-                whole.as_secs_f64().ceil(),
-                KUBERNETES_GRACE.as_secs()
-            ),
+        let (least, usual) = (whole.as_secs_f64().ceil(), KUBERNETES_GRACE.as_secs());
+        let message = format!(
+            "terminationGracePeriodSeconds has to be {least} at least; a pod cannot see its own, and Kubernetes' default is \
+             {usual}"
         );
+        match whole > KUBERNETES_GRACE {
+            true => findings.warning(
+                check,
+                format!("{message}, which is too short"),
+                format!(
+                    "see that the pod has terminationGracePeriodSeconds: {least} or more, or shorten shutdown.grace"
+                ),
+            ),
+            false => findings.ok(check, message),
+        }
     }
 }
 

@@ -80,7 +80,12 @@ async fn enter(broker: &config::Broker, url: &BrokerUrl, findings: &mut Findings
         }
         Err(error) => {
             let (check, advice) = refusal(&error, url);
-            findings.problem(check, error.message, advice);
+            // The parser's own words help nobody.
+            let message = match error.message.contains("ParserErrors") {
+                true => format!("{place}: what answers there does not speak AMQP"),
+                false => error.message,
+            };
+            findings.problem(check, message, advice);
             None
         }
     }
@@ -243,7 +248,7 @@ fn as_declared(queue: &Queue) -> String {
     let limit = value("x-delivery-limit");
     match queue.arguments.contains_key("x-dead-letter-exchange") {
         true => format!("delivery limit {limit}, dead-letters to {}", value("x-dead-letter-routing-key")),
-        false => format!("delivery limit {limit}"),
+        false => format!("delivery limit {limit}, unless a policy sets a lower one"),
     }
 }
 
@@ -282,7 +287,9 @@ fn meaning(queue: &str, difference: &Difference, broker: &config::Broker) -> (Ou
     let absent = difference.actual.is_none();
     let (work, dead) = (queue == broker.queue, queue == broker.dead_letter_queue);
     match difference.argument.as_str() {
-        "x-dead-letter-exchange" if work && absent => (Outcome::Problem, " (what the broker gives up is lost)"),
+        "x-dead-letter-exchange" if work && absent => {
+            (Outcome::Problem, " (what the broker gives up is lost, unless a policy says where it goes)")
+        }
         "x-dead-letter-exchange" | "x-dead-letter-routing-key" | "x-message-ttl" if !work && !dead => {
             (Outcome::Problem, " (what waits here does not come back as it has to)")
         }

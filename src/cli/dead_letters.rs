@@ -26,17 +26,15 @@ use crate::broker::connect::{BrokerError, Connector};
 use crate::broker::reader::{WINDOW, Walk};
 use crate::cli::{Error, load};
 use crate::clock::Clock;
-use crate::config::{Config, Sources, TopologyMode};
+use crate::config::{Config, Sources};
 use crate::dead_letter::DeadLetter;
 use crate::failure::shorten;
 
 /// How long letters are held at most: brokers end consumers that hold one for thirty minutes.
 const HOLD: Duration = Duration::from_secs(300);
-/// Deliveries that the broker has counted for a letter from which on the operator is warned, where the queue's delivery
-/// limit is not known: RabbitMQ 4 takes 20 where none is set.
-const WORN: i64 = 10;
-/// The same where the worker declares the queue, with a limit of 1,000,000.
-const WORN_OURS: i64 = 900_000;
+/// Deliveries that the broker has counted for a letter from which on the operator is warned. No client can see how many it
+/// allows: a policy goes before what the queue was declared with, and RabbitMQ 4 takes 20 where nothing is set.
+const WORN: i64 = 3;
 
 /// What to do with dead letters.
 #[derive(Debug, clap::Subcommand)]
@@ -87,7 +85,6 @@ struct Looked {
     /// Whether it ended because what it held had to go back.
     overdue: bool,
     deliveries: i64,
-    worn: i64,
 }
 
 impl Desk {
@@ -127,10 +124,8 @@ impl Desk {
         };
         let (expected, deliveries) = (walk.expected(), walk.deliveries());
         // What could not be given back goes back by itself when the connection is gone.
-        let _ = walk.end().await;
-        let ours = self.config.broker.topology == TopologyMode::Declare;
-        let worn = if ours { WORN_OURS } else { WORN };
-        Ok(Looked { seen, expected, overdue: walked?, deliveries, worn })
+        let _ = walk.end(0).await;
+        Ok(Looked { seen, expected, overdue: walked?, deliveries })
     }
 }
 
@@ -140,10 +135,11 @@ impl Looked {
         if self.overdue {
             eprintln!("warning: {} of {} letters were seen before they had to go back", self.seen, self.expected);
         }
-        if self.deliveries >= self.worn {
+        if self.deliveries >= WORN {
             eprintln!(
-                "warning: some letters were delivered {} times already, and this broker counts each look; beyond the \
-                 queue's delivery limit (20 unless set) it drops them: set a high one with a policy, or export them",
+                "warning: this broker counts each look, {} so far for some letters, and drops a letter beyond the queue's \
+                 delivery limit: 1000000 as the worker declares it, 20 where nobody set one, or what a policy says \
+                 (rabbitmqctl list_policies); export what you cannot lose",
                 self.deliveries
             );
         }

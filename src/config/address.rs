@@ -78,6 +78,9 @@ fn superfluous(url: &Url) -> Option<&'static str> {
     .find_map(|(there, part)| there.then_some(part))
 }
 
+/// The domain of the hosts that the vendor has switched off.
+pub(crate) const RETIRED: &str = ".crmvox.com";
+
 /// What an operator should know about a server that is allowed.
 pub(super) fn server_warnings(url: &Url) -> Vec<String> {
     let host = url.host_str().unwrap_or_default();
@@ -85,7 +88,7 @@ pub(super) fn server_warnings(url: &Url) -> Vec<String> {
     if url.scheme() == "http" && !is_loopback(url) {
         warnings.push(format!("sends tokens unencrypted; write https://{host}"));
     }
-    if let Some(account) = host.strip_suffix(".crmvox.com") {
+    if let Some(account) = host.strip_suffix(RETIRED) {
         let number = account.strip_prefix("sv").unwrap_or_default();
         let new = match number.parse::<u32>() {
             Ok(_) => format!("crm{number}.wolkvox.com"),

@@ -20,16 +20,26 @@ pub const REPLAYED_AT: &str = "x-replayed-at";
 /// the broker's counts. A letter that fails again has another one, since the time is part of it.
 #[must_use]
 pub fn fingerprint(message: &Message) -> u128 {
-    let digest: [u8; 32] = Sha256::digest(export::line(message)).into();
+    print_of(&export::line(message))
+}
+
+fn print_of(line: &str) -> u128 {
+    let digest: [u8; 32] = Sha256::digest(line).into();
     digest.iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte))
 }
 
 /// The id of a letter that has none: always the same, so that a copy of it that was published twice is known for one.
 #[must_use]
 pub fn derived_id(message: &Message) -> String {
+    id_of(&export::line(message))
+}
+
+/// The same of a letter as it was exported.
+#[must_use]
+pub fn id_of(line: &str) -> String {
     let mut id = "replay-".to_owned();
     // Writing to a text cannot fail.
-    let _ = write!(id, "{:032x}", fingerprint(message));
+    let _ = write!(id, "{:032x}", print_of(line));
     id
 }
 
@@ -103,6 +113,7 @@ mod tests {
         again.redelivered = true;
         assert_eq!(derived_id(&again), once);
         assert_ne!(derived_id(&message(None, &[failed("2026-01-01T00:00:00.001Z")])), once);
+        assert_eq!(id_of(&export::line(&again)), once, "also by way of an export");
         again.body = b"{ }".to_vec();
         assert_ne!(derived_id(&again), once);
         assert!(once.starts_with("replay-") && once.len() == 39, "{once}");

@@ -19,7 +19,7 @@ use crate::failure::{Failure, Kind, Stage};
 use crate::gate::Access;
 use crate::journey::{ATTEMPTS, Journey, SCHEMA, string};
 use crate::known::{Asked, Known, judge};
-use crate::ledger::{Closing, Digest, Entry, Key, LedgerError, Record};
+use crate::ledger::{Closing, Digest, Entry, Key, LedgerError, Record, State};
 use crate::retry::{Pauses, jittered};
 use crate::verdict::Verdict;
 
@@ -181,6 +181,9 @@ impl Worker {
                 }
                 Known::Afresh => {
                     self.forget(case).await?;
+                    // What the broker gave up does not tell it.
+                    journey.possibly_created |=
+                        entry.is_some_and(|entry| entry.state == State::Open || entry.possibly_created);
                     return Ok(Recalled { left_open: None, suspect });
                 }
                 Known::Created => {

@@ -184,8 +184,11 @@ async fn a_collector_that_hangs_or_is_away_costs_no_message_and_no_time() {
         env.extend([("OTEL_BSP_MAX_QUEUE_SIZE", "8"), ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4")]);
         let worker = rig.worker(&env).await;
         rig.publish("bad", b"{}").await;
+        let began = Instant::now();
         rig.publish_many("m", 100).await;
         worker.reaches(&settled("created"), 100.0).await;
+        // The exporter takes ten seconds to give up four spans; there are two hundred.
+        assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
         worker.reaches(&dead_lettered("invalid_task"), 1.0).await;
         let (_, page) = crate::support::http::get(&format!("{}/livez", worker.admin)).await.expect("an answer");
         assert_eq!(page, "alive\n");

@@ -56,6 +56,7 @@ pub(super) async fn run(desk: &Desk, args: &Args) -> Result<ExitCode, Error> {
     looked.warn();
     if chosen.count == 0 {
         eprintln!("no such letter among the {} of {}", looked.seen, desk.place());
+        filter.finds(false)?;
         return Ok(ExitCode::SUCCESS);
     }
     let Chosen { count, possibly_created, .. } = chosen;
@@ -79,7 +80,7 @@ fn tell(args: &Args, message: &Message) -> Result<(), Error> {
     let line = if args.json {
         serde_json::to_string(&Discarded { discarded_because: &args.reason, letter }).map_err(Error::failed)?
     } else {
-        let (id, kind, why) = (one_line(letter.id()), &letter.kind, one_line(&letter.message));
+        let (id, kind, why) = (one_line(letter.id()), one_line(&letter.kind), one_line(&letter.message));
         format!("discarded {id}  {kind}  {why}  because: {}", one_line(&args.reason))
     };
     let mut out = std::io::stdout().lock();

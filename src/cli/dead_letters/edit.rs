@@ -55,7 +55,10 @@ pub fn set(body: &[u8], settings: &[Setting]) -> Result<Vec<u8>, String> {
 }
 
 /// A body in a file that its owner alone can read.
-pub(super) struct Draft(PathBuf);
+pub(super) struct Draft {
+    path: PathBuf,
+    original: Vec<u8>,
+}
 
 impl Draft {
     /// Writes the body down.
@@ -66,7 +69,7 @@ impl Draft {
         let path = std::env::temp_dir().join(format!("dead-letter-{}.json", uuid::Uuid::now_v7()));
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         file.and_then(|mut file| file.write_all(body)).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(Self(path))
+        Ok(Self { path, original: body.to_vec() })
     }
 
     /// Opens it in an editor, until that is closed; what it holds then.
@@ -77,23 +80,31 @@ impl Draft {
         // Through a shell, as others do: the variable may hold arguments.
         let mut line = editor.clone();
         line.push(" \"$@\"");
-        let status = Command::new("sh").arg("-c").arg(line).arg("sh").arg(&self.0).status();
+        let status = Command::new("sh").arg("-c").arg(line).arg("sh").arg(&self.path).status();
         let status = status.map_err(|error| format!("the editor cannot be started: {error}"))?;
         if !status.success() {
             return Err(format!("the editor {} ended with {status}", editor.display()));
         }
-        std::fs::read(&self.0).map_err(|error| self.kept(&error.to_string()))
+        std::fs::read(&self.path).map_err(|error| self.kept(&error.to_string()))
     }
 
     /// Why nothing came of it, with the place where the text is kept.
     pub(super) fn kept(&self, why: &str) -> String {
-        format!("{why}\nthe edited body is kept in {}; the letter is where it was", self.0.display())
+        if std::fs::read(&self.path).is_ok_and(|body| body == self.original) {
+            self.remove();
+            return format!("{why}\nnothing was edited; the letter is where it was");
+        }
+        format!("{why}\nthe edited body is kept in {}; the letter is where it was", self.path.display())
     }
 
     /// Throws it away.
     pub(super) fn done(self) {
+        self.remove();
+    }
+
+    fn remove(&self) {
         // A file that stays is no reason to fail.
-        let _ = std::fs::remove_file(&self.0);
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 

@@ -156,7 +156,7 @@ fn group_table(groups: &[Group]) -> String {
     rows.extend(groups.iter().map(|group| {
         let (oldest, newest) = (seconds(group.oldest.as_deref()), seconds(group.newest.as_deref()));
         let maybe = group.possibly_created.to_string();
-        row(&group.kind, &group.count.to_string(), &maybe, &oldest, &newest, &one_line(&group.message))
+        row(&one_line(&group.kind), &group.count.to_string(), &maybe, &oldest, &newest, &one_line(&group.message))
     }));
     rows.push(format!("dead letters: {}", groups.iter().map(|group| group.count).sum::<u64>()));
     rows.join("\n")
@@ -178,7 +178,7 @@ fn table(letters: &[DeadLetter]) -> String {
     rows.extend(letters.iter().map(|letter| {
         let attempts = letter.attempts.to_string();
         let failed_at = seconds(letter.failed_at.as_deref());
-        row(&one_line(letter.id()), &letter.kind, &attempts, &failed_at, &one_line(&letter.message))
+        row(&one_line(letter.id()), &one_line(&letter.kind), &attempts, &failed_at, &one_line(&letter.message))
     }));
     rows.push(format!("dead letters: {}", letters.len()));
     rows.join("\n")

@@ -9,11 +9,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::choice::{Choice, Chosen};
-use super::{Desk, WORN, broker};
+use super::{Desk, broker};
 use crate::broker::reader::{WINDOW, Walk};
 use crate::broker::{Delivery, Message};
 use crate::cli::Error;
 use crate::config::TopologyMode;
+
+/// Deliveries that a queue of somebody else's may be expected to allow: half of what RabbitMQ 4 takes where nobody set a limit.
+const USUAL: i32 = 10;
 
 /// Letters acted upon at a time, at most.
 const AT_A_TIME: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
@@ -27,6 +30,12 @@ pub(super) struct Passed {
     pub(super) unheard: u64,
     /// Whether a signal ended it.
     pub(super) interrupted: bool,
+}
+
+impl Passed {
+    fn done(self) -> u64 {
+        self.settled + self.unheard
+    }
 }
 
 /// Why a pass ended early, and how far it came.
@@ -109,10 +118,13 @@ impl Desk {
         let a_minute = choice.rate.map_or(f64::from(WINDOW), |rate| (rate * 60.0).ceil());
         let window = (1..=WINDOW).rev().find(|window| f64::from(*window) <= a_minute).unwrap_or(1);
         let result = loop {
+            let before = passed.done();
             match self.walk_once(chosen, (&mut pace, window, choice.hold), &mut passed, &bar, &act).await {
-                Ok(overdue) if !overdue || passed.interrupted => break Ok(()),
-                Ok(_) => {}
                 Err(error) => break Err(error),
+                Ok(_) if passed.interrupted || passed.done() >= chosen.count => break Ok(()),
+                Ok(overdue) if overdue || passed.done() > before => {}
+                // The rest is not there.
+                Ok(_) => break Ok(()),
             }
         };
         bar.finish_and_clear();
@@ -133,7 +145,7 @@ impl Desk {
     ) -> Result<bool, Error> {
         let mut walk = Walk::begin(&self.connector, self.place(), window, hold).await.map_err(broker)?;
         let failed = std::sync::atomic::AtomicBool::new(false);
-        let mut problem = None;
+        let (mut problem, before) = (None, passed.settled);
         {
             let round = Round { desk: self, walk: &mut walk, pace, chosen, failed: &failed };
             let letters = futures_util::stream::unfold(round, async |mut round| Some((round.next().await?, round)));
@@ -160,7 +172,7 @@ impl Desk {
         }
         passed.interrupted = self.stop.is_cancelled();
         let overdue = walk.is_overdue();
-        let ended = walk.end().await;
+        let ended = walk.end(passed.settled - before).await;
         match problem {
             Some(error) => Err(error),
             None => ended.map(|()| overdue).map_err(broker),
@@ -175,9 +187,7 @@ impl Desk {
         };
         let count = u32::try_from(chosen.count).unwrap_or(u32::MAX);
         let walks = (f64::from(count) / rate / choice.hold.as_secs_f64()).ceil();
-        if walks + f64::from(i32::try_from(deliveries).unwrap_or(i32::MAX))
-            <= f64::from(i32::try_from(WORN).unwrap_or(0))
-        {
+        if walks + f64::from(i32::try_from(deliveries).unwrap_or(i32::MAX)) <= f64::from(USUAL) {
             return Ok(());
         }
         Err(Error::failed(format!(

@@ -20,7 +20,7 @@ use crate::config::Sources;
 use crate::dead_letter::DeadLetter;
 use crate::dead_letter::replay::{fingerprint, properties};
 use crate::ledger::peek::Peek;
-use crate::ledger::{Digest, Key, State};
+use crate::ledger::{Digest, Entry, Key, State};
 use crate::payload::Mapping;
 
 /// Arguments of `dead-letters replay`.
@@ -59,6 +59,13 @@ struct Survey {
     only: Option<Message>,
 }
 
+impl Survey {
+    /// How many were meant, and are left for a reason.
+    fn left(&self) -> u64 {
+        self.maybe + self.created.0 + self.taken.0 + self.still_bad.0
+    }
+}
+
 /// What decides about a letter.
 struct Judge<'a> {
     args: &'a Args,
@@ -90,6 +97,7 @@ pub(super) async fn run(desk: &Desk, args: &Args, sources: &Sources) -> Result<E
     looked.warn();
     eprintln!("{}", told(desk, args, &survey, looked));
     if survey.chosen.count == 0 {
+        judge.filter.finds(survey.left() > 0)?;
         return Ok(ExitCode::SUCCESS);
     }
     let edited = if args.edit { Some(edit(&judge, &mut survey, sources).await?) } else { None };
@@ -127,7 +135,8 @@ fn changed(body: &[u8], settings: &[Setting]) -> Result<Vec<u8>, String> {
 impl Judge<'_> {
     /// Counts a letter, as chosen or as left for a reason.
     async fn consider(&mut self, message: &Message, letter: &DeadLetter, survey: &mut Survey) {
-        if !self.filter.takes(message, letter, self.desk.now) || !self.may_go(message, letter, survey).await {
+        let mut letter = letter.clone();
+        if !self.filter.takes(message, &letter, self.desk.now) || !self.may_go(message, &mut letter, survey).await {
             survey.chosen.others += 1;
             return;
         }
@@ -143,22 +152,23 @@ impl Judge<'_> {
             }
             Err(_) => survey.refused_again += 1,
         }
-        survey.chosen.add(fingerprint(message), letter);
+        survey.chosen.add(fingerprint(message), &letter);
         survey.only = (survey.chosen.count == 1).then(|| message.clone());
     }
 
-    /// Whether it is not to be left for what became of it.
-    async fn may_go(&mut self, message: &Message, letter: &DeadLetter, survey: &mut Survey) -> bool {
+    /// Whether it is not to be left for what became of it. What the ledger knows goes into the letter: the broker, which may
+    /// have given it up, does not.
+    async fn may_go(&mut self, message: &Message, letter: &mut DeadLetter, survey: &mut Survey) -> bool {
         /// Ids that are named.
         const NAMED: usize = 5;
-        if letter.possibly_created && !self.args.include_unknown {
-            survey.maybe += 1;
-            return false;
-        }
-        let Some(digest) = self.created(letter.id(), survey).await else {
-            return true;
+        let entry = self.known(letter.id(), survey).await;
+        letter.possibly_created |= entry.is_some_and(|entry| entry.state == State::Open || entry.possibly_created);
+        let Some(created) = entry.filter(|entry| entry.state == State::Created) else {
+            let left = letter.possibly_created && !self.args.include_unknown;
+            survey.maybe += u64::from(left);
+            return !left;
         };
-        let same = digest == Digest::of(&message.body);
+        let same = created.digest == Digest::of(&message.body);
         let (count, ids) = if same { &mut survey.created } else { &mut survey.taken };
         *count += 1;
         if ids.len() < NAMED {
@@ -167,11 +177,11 @@ impl Judge<'_> {
         false
     }
 
-    /// The digest of the message whose task was created under an id, as far as the ledger can be asked.
-    async fn created(&mut self, id: &str, survey: &mut Survey) -> Option<Digest> {
+    /// What the ledger knows of an id, as far as it can be asked.
+    async fn known(&mut self, id: &str, survey: &mut Survey) -> Option<Entry> {
         let key = Key::new(&self.desk.config.broker.queue, &self.mapping.operation, id);
         match self.ledger.as_ref()?.look(&key).await {
-            Ok(entry) => entry.filter(|entry| entry.state == State::Created).map(|entry| entry.digest),
+            Ok(entry) => entry,
             Err(error) => {
                 // Once is enough: the worker asks it again.
                 survey.unasked = Some(error.to_string());

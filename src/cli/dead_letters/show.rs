@@ -13,7 +13,7 @@ use super::{Desk, clean};
 use crate::broker::Message;
 use crate::cli::{Error, print};
 use crate::config::UnknownFields;
-use crate::dead_letter::DeadLetter;
+use crate::dead_letter::{DeadLetter, published_to};
 use crate::journey::{Attempt, Journey};
 use crate::payload::Mapping;
 use crate::task::decode;
@@ -96,9 +96,9 @@ fn shown(desk: &Desk, message: &Message, letter: &DeadLetter) -> Shown {
     Shown {
         letter: letter.clone(),
         history: journey.history,
-        published_to: match journey.exchange.as_str() {
-            "" => journey.routing_key,
-            exchange => format!("{exchange} with {}", journey.routing_key),
+        published_to: match published_to(message) {
+            (exchange, key) if exchange.is_empty() => key,
+            (exchange, key) => format!("{exchange} with {key}"),
         },
         body,
         body_base64,
@@ -124,7 +124,7 @@ fn text(shown: &Shown) -> String {
     let mut lines = Vec::new();
     let mut line = |name: &str, value: Option<String>| {
         if let Some(value) = value {
-            lines.push(format!("{name:<16}  {}", clean(&value)));
+            lines.push(format!("{name:<16}  {}", clean(&value.replace('\n', " "))));
         }
     };
     line("message id", letter.message_id.clone());
@@ -138,7 +138,13 @@ fn text(shown: &Shown) -> String {
     line("given up", letter.failed_at.clone());
     line("published to", Some(shown.published_to.clone()));
     line("replayed before", Some(letter.replay_count.to_string()));
-    line("task may exist", Some(if letter.possibly_created { "yes" } else { "no" }.to_owned()));
+    let exists = match (letter.possibly_created, &letter.stage) {
+        (true, _) => "yes",
+        (false, Some(_)) => "no",
+        // The broker does not know what the worker was at.
+        (false, None) => "not told; `replay` asks the ledger",
+    };
+    line("task may exist", Some(exists.to_owned()));
     line("attempts", Some(letter.attempts.to_string()));
     for attempt in &shown.history {
         let Attempt { at, outcome, message, duration_ms, .. } = attempt;

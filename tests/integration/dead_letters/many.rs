@@ -50,4 +50,11 @@ async fn a_long_queue_is_handled_in_bounded_memory() {
     assert!(peak > 1_000 && peak < MOST, "{peak} KiB");
     assert!(said.contains(&format!("dead letters: {count}")), "{said}");
     rig.letters(count).await;
+
+    // With nobody's question in between: the broker has to have put all of them back before they are gone through again.
+    let (peak, said) = measured(&["dead-letters", "replay", "--all", "--yes"], &env).await;
+    assert!(peak > 1_000 && peak < MOST, "{peak} KiB");
+    assert!(said.contains(&format!("each confirmed: {count}")), "{said}");
+    rig.letters(0).await;
+    assert_eq!(rig.amqp.count(&rig.queue).await, Some(count), "no copy more, and none less");
 }

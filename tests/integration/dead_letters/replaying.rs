@@ -1,13 +1,13 @@
 //! `replay`: nothing lost, nothing doubled, nothing without an operator's word.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use lapin::types::AMQPValue;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde_json::json;
 
 use super::{letter, succeeds, tool};
 use crate::support::process::Process;
-use crate::support::rig::{LedgerFile, Rig, task, task_with};
+use crate::support::rig::{LedgerFile, Rig, properties, task, task_with};
 
 const MAYBE: [(&str, AMQPValue); 1] = [("x-possibly-created", AMQPValue::Boolean(true))];
 
@@ -129,6 +129,47 @@ async fn what_the_ledger_knows_as_created_is_not_made_again_and_the_tool_says_so
     assert_eq!(rig.crm.names().await, ["one", "two"]);
 }
 
+/// The broker gives up what a dead worker was at, and does not tell that the task may exist; the ledger does.
+#[tokio::test]
+async fn what_the_ledger_has_open_is_left_or_counted_as_a_possible_double() {
+    let rig = Rig::new("letters.open").await;
+    let ledger = LedgerFile::new();
+    let settings = [("WTW_LEDGER_URL", &*ledger.url())];
+    let worker = rig.worker(&settings).await;
+    rig.crm.faults(json!([{ "action": "hang", "times": 1 }])).await;
+    let body = task("one");
+    rig.publish("m-1", &body).await;
+    rig.crm.created(1).await;
+    worker.process.kill().await;
+    rig.amqp.delete(&rig.queue).await;
+    let worker = rig.worker(&settings).await;
+    let now = wolkvox_task_worker::clock::Clock::system().now().as_second();
+    let death = [
+        ("reason", AMQPValue::LongString("expired".into())),
+        ("time", AMQPValue::Timestamp(u64::try_from(now).expect("after 1970"))),
+        ("exchange", AMQPValue::LongString("tasks".into())),
+        ("routing-keys", AMQPValue::FieldArray(vec![AMQPValue::LongString("follow-up".into())].into())),
+    ];
+    let death: BTreeMap<ShortString, AMQPValue> =
+        death.into_iter().map(|(name, value)| (ShortString::from(name), value)).collect();
+    let deaths = AMQPValue::FieldArray(vec![AMQPValue::FieldTable(FieldTable::from(death))].into());
+    let headers = FieldTable::from(BTreeMap::from([(ShortString::from("x-death"), deaths)]));
+    rig.put_letter(&body, properties("m-1").with_headers(headers)).await;
+
+    let env = rig.env(&settings);
+    let shown = succeeds(&env, &["show", "m-1"]).await;
+    for part in ["published to      tasks with follow-up", "task may exist    not told"] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    let left = tool(&env, &["replay", "--yes", "m-1"]).await;
+    assert!(left.stderr.contains("1 others may have made their task already and stay"), "{}", left.stderr);
+    rig.letters(1).await;
+    let done = tool(&env, &["replay", "--yes", "--include-unknown", "m-1"]).await;
+    assert!(done.stderr.contains("1 of them may have made their task already"), "{}", done.stderr);
+    rig.crm.created(2).await;
+    worker.reaches("wtw_possibly_doubled_total", 1.0).await;
+}
+
 /// Waits until nothing is left to be done.
 async fn eventually_quiet(rig: &Rig) {
     crate::support::eventually("nothing waits", || async { (rig.waiting().await == 0).then_some(()) }).await;
@@ -151,7 +192,7 @@ async fn a_body_is_changed_by_field_or_in_an_editor_and_a_bad_change_loses_nothi
     succeeds(&env(""), &["replay", "--yes", "m-1", "--set", "name=new", "--set", "remember=false"]).await;
     rig.crm.created(1).await;
     for (editor, says) in [
-        ("false", "ended with"),
+        ("false", "nothing was edited"),
         ("true", "the body is as it was"),
         ("sed -i 's/old/new/;s/10:00/99:00/'", "would be refused"),
         ("truncate -s 0", "the edited body is kept in"),
