@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 use wolkvox_task_worker::broker::topology::{HOLD, hold_queue, retry_queue};
 use wolkvox_task_worker::broker::{
     Delivery, HeaderValue, Headers, Message, Properties, Publish, PublishError, Receipt, Stale,
 };
 
+use crate::coverage::{Case, Met};
 use crate::invariants::{Life as LifeNumber, Settling};
 use crate::schedule::{Confirm, Game, chance, random_confirm};
 use crate::world::{Life, World};
@@ -44,8 +45,8 @@ struct Connection {
     unacked: BTreeMap<u64, Held>,
     /// Nothing arrives any more, in neither direction.
     cut: bool,
-    /// The client knows.
-    given_up: bool,
+    /// Cancelled when the client knows. The broker may know earlier, or later.
+    lost: CancellationToken,
     cancelled: bool,
 }
 
@@ -123,7 +124,7 @@ impl World {
             sender,
             unacked: BTreeMap::new(),
             cut: false,
-            given_up: false,
+            lost: CancellationToken::new(),
             cancelled: false,
         });
         drop(queues);
@@ -155,14 +156,17 @@ impl World {
         let Some(connection) = queues.connections.iter_mut().find(of_worker) else { return };
         connection.cut = true;
         let (number, life, sender) = (connection.number, Arc::clone(&connection.life), connection.sender.clone());
+        let lost = connection.lost.clone();
         drop(queues);
         self.after(broker, move |world| world.requeue(number));
         let mut dice = self.script.dice(Game::Reconnect, worker, number);
         let again = client + Duration::from_millis(dice.u64(200..1_000));
+        let of_life = life.number;
         self.after(client, move |world| {
-            if let Some(connection) = world.queues().connections.iter_mut().find(|c| c.number == number) {
-                connection.given_up = true;
+            if world.book().has_requests_out(of_life) {
+                world.book().met(Met::Case(Case::LostInFlight));
             }
+            lost.cancel();
         });
         self.after(again, move |world| {
             if !life.is_dead() && !sender.is_closed() {
@@ -210,11 +214,20 @@ impl World {
                 return;
             }
             self.book().delivered(stored.number, life.number, stored.holder);
+            let id = stored.message.id();
+            if id.is_some() && active.unacked.values().any(|held| held.stored.message.id() == id) {
+                self.book().met(Met::Case(Case::Twins));
+            }
+            if stored.message.header("x-dead-letter-schema").is_some() {
+                let created = self.vault.is_created(&stored.message);
+                self.book().met(Met::Case(if created { Case::ReplayOfCreated } else { Case::Replay }));
+            }
             stored.holder = Some(life.number);
             if let Some(place) = place {
                 let (world, connection, number) = (Arc::clone(self), active.number, stored.number);
-                let receipt = Box::new(Ticket { world, life, connection, tag, number, settled: false });
-                place.send(Delivery { message: stored.message.clone(), receipt, lost: CancellationToken::new() });
+                let lost = active.lost.clone();
+                let receipt = Ticket { world, life, connection, lost: lost.clone(), tag, number, settled: false };
+                place.send(Delivery { message: stored.message.clone(), receipt: Box::new(receipt), lost });
             }
             active.unacked.insert(tag, Held { stored, delivered: Instant::now() });
         }
@@ -223,17 +236,19 @@ impl World {
     /// Ends a delivery; none when nobody waits for it.
     fn settle(self: &Arc<Self>, ticket: &Ticket, give_back: bool) -> Result<(), Stale> {
         let mut queues = self.queues();
-        let connection = queues.connections.iter_mut().find(|c| c.number == ticket.connection);
-        let Some(connection) = connection.filter(|connection| !connection.given_up) else {
+        if ticket.lost.is_cancelled() {
+            self.book().met(Met::Case(Case::AckStale));
             // Its copy, if there is one, is there all the same.
             self.book().forked(ticket.number);
             return Err(Stale);
-        };
-        if connection.cut {
-            // Written, and never read: the broker will deliver it anew.
+        }
+        let connection = queues.connections.iter_mut().find(|c| c.number == ticket.connection);
+        let Some(connection) = connection.filter(|connection| !connection.cut) else {
+            // Written, and never read: the broker delivers it anew, or has done so.
+            self.book().met(Met::Case(Case::AckLost));
             self.book().forked(ticket.number);
             return Ok(());
-        }
+        };
         let Some(held) = connection.unacked.remove(&ticket.tag) else { return Err(Stale) };
         let last_failure = queues.last_failure;
         let settling = Settling {
@@ -268,7 +283,8 @@ impl World {
         let unlucky = !self.is_calm() && chance(&mut dice, self.script.setting.publish_faults);
         let weather = queues.weather.filter(|(_, until)| *until > Instant::now()).map(|(confirm, _)| confirm);
         let fault = weather.or_else(|| unlucky.then(|| random_confirm(&mut dice)));
-        if fault.is_some() {
+        if let Some(fault) = fault {
+            self.book().met(Met::Publish(fault));
             queues.last_failure = Some(Instant::now());
         }
         (fault, latency)
@@ -316,6 +332,7 @@ struct Ticket {
     world: Arc<World>,
     life: Arc<Life>,
     connection: u64,
+    lost: CancellationToken,
     tag: u64,
     number: usize,
     settled: bool,
@@ -323,7 +340,7 @@ struct Ticket {
 
 impl Receipt for Ticket {
     fn usable(&self) -> bool {
-        self.world.queues().connections.iter().any(|c| c.number == self.connection && !c.given_up)
+        !self.lost.is_cancelled()
     }
 
     fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {

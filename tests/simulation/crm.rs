@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use wolkvox_task_worker::crm::Crm;
 use wolkvox_task_worker::crm::classify::{Answer, Outcome, Reply};
 
+use crate::coverage::{Case, Met};
 use crate::invariants::Post;
 use crate::schedule::{Fault, Game, Nature, chance, random_fault};
 use crate::world::{Life, World};
@@ -76,12 +77,15 @@ impl World {
         let used = office.used.entry(day).or_default();
         *used += 1;
         if !self.is_calm() && self.script.setting.quota.is_some_and(|quota| *used > quota) {
+            self.book().met(Met::Case(Case::QuotaUsedUp));
             return (verdict(Outcome::QuotaExhausted, 403, "TOKEN LIMIT EXCEEDED"), dice);
         }
         if office.revoked.get(&token).is_some_and(|until| *until > now) {
+            self.book().met(Met::Case(Case::TokenRevoked));
             return (verdict(Outcome::Unauthorized, 403, "PLEASE VALIDATE TOKEN"), dice);
         }
         if office.on_token.get(&token).is_some_and(|count| *count > SIMULTANEOUS) {
+            self.book().met(Met::Case(Case::TooManyAtATime));
             return (verdict(Outcome::Throttled, 403, "TOO MANY SIMULTANEOUS CONNECTIONS"), dice);
         }
         let fault = outage.or_else(|| unlucky.then(|| random_fault(&mut dice)));
@@ -100,6 +104,7 @@ impl World {
 
     fn faulty(&self, fault: Fault, token: usize, dice: &mut Rng) -> Plan {
         let plan = |outcome, makes, answer| Plan { makes, outcome, answer, hangs: false };
+        self.book().met(Met::Fault(fault));
         let lost = |why: &str| Answer::NoAnswer(why.to_owned());
         match fault {
             Fault::NotSent => plan(Outcome::Unavailable, false, Answer::NotSent("connection refused".to_owned())),
@@ -110,7 +115,13 @@ impl World {
             Fault::Hangs => Plan { hangs: true, ..plan(Outcome::Unknown, dice.bool(), lost("timed out")) },
             Fault::Garbage => plan(Outcome::Unknown, false, page(200)),
             Fault::GarbageCreated => plan(Outcome::Unknown, true, page(200)),
-            Fault::Throttled429 => throttled(dice),
+            Fault::Throttled429 => {
+                let hint = dice.bool().then(|| dice.u32(0..400));
+                if hint.is_some() {
+                    self.book().met(Met::Case(Case::RetryAfter));
+                }
+                throttled(hint)
+            }
             Fault::Rejected412 => verdict(Outcome::Rejected, 412, "BAD ID_RECORD"),
             Fault::Strange403 => {
                 let outcome = if self.vouches(token) { Outcome::Rejected } else { Outcome::Unauthorized };
@@ -139,12 +150,10 @@ fn page(status: u16) -> Answer {
     Answer::Reply(Reply { status, retry_after: None, body })
 }
 
-fn throttled(dice: &mut Rng) -> Plan {
+fn throttled(hint: Option<u32>) -> Plan {
     let mut plan = verdict(Outcome::Throttled, 429, "TOO MANY REQUESTS");
-    if let Answer::Reply(reply) = &mut plan.answer
-        && dice.bool()
-    {
-        reply.retry_after = Some(dice.u32(0..400).to_string());
+    if let Answer::Reply(reply) = &mut plan.answer {
+        reply.retry_after = hint.map(|seconds| seconds.to_string());
     }
     plan
 }
@@ -188,6 +197,7 @@ impl Line {
             world.book().answered(&post, None);
             std::panic::panic_any(PANIC);
         } else if world.dies(life) {
+            world.book().met(Met::Case(Case::DeathBeforeRecord));
             world.book().answered(&post, None);
         } else {
             world.book().answered(&post, Some(plan.outcome));

@@ -18,11 +18,13 @@ use tokio::time::Instant;
 use wolkvox_task_worker::broker::{HeaderValue, Message};
 use wolkvox_task_worker::crm::classify::Outcome;
 use wolkvox_task_worker::dead_letter::DeadLetter;
+use wolkvox_task_worker::failure::Kind;
 use wolkvox_task_worker::gate::Closed;
 use wolkvox_task_worker::journey::HEADERS;
 use wolkvox_task_worker::known::POISON;
 use wolkvox_task_worker::ledger::{Closing, Record};
 
+use crate::coverage::{Case, Coverage, Met};
 use crate::schedule::{Letter, Nature, Script, What};
 
 /// RabbitMQ closes the channel of whoever holds a delivery longer.
@@ -76,8 +78,8 @@ struct Progress {
 }
 
 /// How a request left, seen from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leave {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Leave {
     Open,
     Probe,
     Unclear,
@@ -90,6 +92,7 @@ pub(crate) struct Post {
     pub(crate) subject: usize,
     account: usize,
     leave: Leave,
+    closing: u32,
 }
 
 #[derive(Default)]
@@ -99,6 +102,8 @@ struct Gate {
     /// Whether failures or a wrong endpoint ever closed it.
     broke: bool,
     probes: u32,
+    /// Told apart: a probe that outlives its closing is a request like any other.
+    closing: u32,
 }
 
 /// A delivery that is being settled.
@@ -135,6 +140,7 @@ pub(crate) struct Book {
     pub(crate) violations: Vec<String>,
     /// All that happened.
     pub(crate) trace: Vec<String>,
+    pub(crate) met: Coverage,
 }
 
 impl Book {
@@ -161,6 +167,7 @@ impl Book {
             began: Instant::now(),
             violations: Vec::new(),
             trace: Vec::new(),
+            met: Coverage::default(),
         };
         let mut names = BTreeMap::new();
         for letter in &script.letters {
@@ -195,13 +202,18 @@ impl Book {
         self.trace.push(format!("{at:>10.3} {what}"));
     }
 
+    pub(crate) fn met(&mut self, met: Met) {
+        self.met.note(met);
+    }
+
     // Publishing and delivering.
 
     pub(crate) fn published(&mut self, number: usize) {
         self.note(format!("letter {number} is published"));
         let letter = self.letter(number).cloned();
-        let account = self.account(number);
         if let Some(letter) = letter {
+            self.met.note(Met::Nature(letter.nature));
+            let account = &mut self.accounts[self.account_of[&number]];
             account.published += u32::from(!letter.replay);
             account.replays += u32::from(letter.replay);
             account.brought = account.brought.max(if letter.replay { 0 } else { letter.attempts });
@@ -219,16 +231,24 @@ impl Book {
         self.note(format!("letter {number} is delivered to worker {life}"));
         let split = before.is_some_and(|before| before != life && !self.dead.contains(&before));
         self.account(number).splits += u32::from(split);
+        if split {
+            self.met(Met::Case(Case::Split));
+        }
     }
 
     /// The broker takes a delivery back from whoever held it.
     pub(crate) fn requeued(&mut self, settling: &Settling) {
         let Settling { number, life, delivered, .. } = *settling;
         self.note(format!("letter {number} is requeued"));
+        self.met(Met::Case(Case::Redelivered));
         let copied = self.progress[&number].confirmed.get(&life).is_some_and(|at| *at >= delivered);
+        let dead = self.dead.contains(&life);
         let account = self.account(number);
         account.redeliveries += 1;
         account.forks += u32::from(copied);
+        if copied && dead {
+            self.met(Met::Case(Case::DeathBeforeAck));
+        }
     }
 
     pub(crate) fn forked(&mut self, number: usize) {
@@ -258,12 +278,14 @@ impl Book {
         }
         if !copied {
             self.progress.entry(number).or_default().ended = true;
+            self.met(Met::Settled(if told { "created" } else { "already_created" }));
         }
         self.in_time(settling);
     }
 
     pub(crate) fn given_back(&mut self, settling: &Settling) {
         self.note(format!("letter {} is given back", settling.number));
+        self.met(Met::Settled("returned"));
         self.in_time(settling);
     }
 
@@ -285,7 +307,9 @@ impl Book {
     pub(crate) fn copied(&mut self, number: usize, queue: &str, message: &Message) {
         self.note(format!("a copy of letter {number} is stored in {queue}: {:?}", DeadLetter::read(message).attempts));
         self.faithful(number, message);
-        if queue.ends_with(".retry.hold") && self.needlessly(number) {
+        let held = queue.ends_with(".retry.hold");
+        self.met(Met::Settled(if held { "held" } else { "retried" }));
+        if held && self.needlessly(number) {
             self.wrong(format!("letter {number} was held although nothing stood in its way any more"));
         }
         if message.header("x-dead-letter-schema").is_some() {
@@ -341,6 +365,9 @@ impl Book {
         self.progress.entry(number).or_default().ended = true;
         let dead = DeadLetter::read(message);
         self.note(format!("letter {number} dies of {} after {} attempts: {}", dead.kind, dead.attempts, dead.message));
+        if let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.as_str() == dead.kind) {
+            self.met(Met::Died(kind.as_str()));
+        }
         for header in HEADERS.iter().filter(|header| !OPTIONAL.contains(&header.name)) {
             if message.header(header.name).is_none() {
                 self.wrong(format!("the dead letter {number} lacks {}", header.name));
@@ -364,6 +391,7 @@ impl Book {
         let open = account.left_open + account.unrecorded;
         let just = match dead.kind.as_str() {
             "invalid_message" => letter.nature == Nature::NoJson,
+            "too_large" => letter.nature == Nature::TooLarge,
             "invalid_task" => letter.nature == Nature::BadTask,
             "rejected" => account.refused,
             // While the CRM fails no message dies of it before its own attempts are spent.
@@ -397,6 +425,18 @@ impl Book {
     /// A record was made; where it failed, whether it was taken all the same.
     pub(crate) fn recorded(&mut self, life: Life, letter: usize, record: Record, failed: Option<bool>) {
         self.note(format!("worker {life} records {record:?} about letter {letter}, failed: {failed:?}"));
+        let name = match record {
+            Record::Intend { .. } => "intend",
+            Record::Withdraw => "withdraw",
+            Record::Close { result: Closing::Created, .. } => "created",
+            Record::Close { result: Closing::NotCreated, .. } => "not created",
+            Record::Close { result: Closing::Unknown, .. } => "unknown",
+            Record::Forget => "forget",
+        };
+        self.met(Met::Record(name, failed));
+        if name == "created" && failed == Some(false) {
+            self.met(Met::Case(Case::CreatedUnrecorded));
+        }
         let account = self.account(letter);
         let intends = matches!(record, Record::Intend { .. });
         account.unrecorded += u32::from(failed.is_some_and(|taken| taken || !intends));
@@ -418,7 +458,16 @@ impl Book {
     pub(crate) fn gate(&mut self, life: Life, closed: Option<Closed>) {
         self.note(format!("worker {life}: gate closed {closed:?}"));
         let gate = self.gates.entry(life).or_default();
-        gate.broke |= matches!(closed, Some(Closed::Outage | Closed::Misconfigured));
+        match (gate.closed, closed) {
+            (_, Some(closed)) => self.met.note(Met::Closed(closed)),
+            (Some(closed), None) => self.met.note(Met::Opened(closed)),
+            (None, None) => {}
+        }
+        if matches!(closed, Some(Closed::Outage | Closed::Misconfigured)) {
+            gate.broke = true;
+        } else {
+            (gate.probes, gate.closing) = (0, gate.closing + 1);
+        }
         (gate.closed, gate.since) = (closed, Some(Instant::now()));
     }
 
@@ -436,6 +485,12 @@ impl Book {
         let (dead, strict, limit, clock_set_back) = (self.dead.clone(), self.strict, self.limit, self.clock_set_back);
         let account = &mut self.accounts[number];
         let mut wrong = Vec::new();
+        if !account.has_id {
+            self.met.note(Met::Case(Case::NoId));
+        }
+        if strict {
+            self.met.note(Met::Case(Case::Strict));
+        }
         if account.has_id {
             let beside = account.in_flight.iter().filter(|other| !dead.contains(other) || **other == life);
             if beside.clone().any(|other| *other == life) || (beside.count() > 0 && account.splits == 0) {
@@ -458,7 +513,8 @@ impl Book {
         for what in wrong {
             self.wrong(format!("a request about subject {subject} left {what}"));
         }
-        Post { life, token, subject, account: number, leave }
+        let closing = self.gates.get(&life).map_or(0, |gate| gate.closing);
+        Post { life, token, subject, account: number, leave, closing }
     }
 
     fn leave(&mut self, life: Life, subject: usize) -> Leave {
@@ -486,6 +542,9 @@ impl Book {
     /// The CRM made a task.
     pub(crate) fn created(&mut self, post: &Post) {
         self.note(format!("subject {} is made", post.subject));
+        if self.dead.contains(&post.life) {
+            self.met(Met::Case(Case::MadeForTheDead));
+        }
         let account = &mut self.accounts[post.account];
         let before: u32 = account.created.values().sum();
         *account.created.entry(post.subject).or_default() += 1;
@@ -501,7 +560,8 @@ impl Book {
         if let Some(count) = self.on_token.get_mut(&(post.life, post.token)) {
             *count -= 1;
         }
-        if let Some(gate) = self.gates.get_mut(&post.life).filter(|_| post.leave == Leave::Probe) {
+        let gate = self.gates.get_mut(&post.life).filter(|gate| gate.closing == post.closing);
+        if let Some(gate) = gate.filter(|_| post.leave == Leave::Probe) {
             gate.probes -= 1;
         }
         let account = &mut self.accounts[post.account];
@@ -509,6 +569,7 @@ impl Book {
             account.in_flight.remove(place);
         }
         let Some(outcome) = outcome else { return };
+        self.met.note(Met::Told(outcome, post.leave));
         let (spent, unclear) = match (outcome, post.leave) {
             (Outcome::Created | Outcome::Rejected | Outcome::Unknown, _) | (Outcome::Unavailable, Leave::Open) => {
                 (1, 1)
@@ -530,6 +591,10 @@ impl Book {
         account.refused |= outcome == Outcome::Rejected;
     }
 
+    pub(crate) fn has_requests_out(&self, life: Life) -> bool {
+        self.on_token.iter().any(|((of, _), count)| *of == life && *count > 0)
+    }
+
     pub(crate) fn panicked(&mut self, post: &Post) {
         let account = &mut self.accounts[post.account];
         account.panics += 1;
@@ -542,7 +607,14 @@ impl Book {
         self.note(format!("worker {life} dies"));
         self.dead.insert(life);
         for account in &mut self.accounts {
-            let in_hand = account.open.remove(&life) || account.in_flight.contains(&life);
+            let (open, in_flight) = (account.open.remove(&life), account.in_flight.contains(&life));
+            let in_hand = open || in_flight;
+            if open {
+                self.met.note(Met::Case(Case::DeathWithIntent));
+            }
+            if in_flight {
+                self.met.note(Met::Case(Case::DeathWithRequest));
+            }
             account.left_open += u32::from(in_hand);
         }
         if let Some(post) = by {

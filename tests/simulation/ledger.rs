@@ -11,9 +11,11 @@ use tokio::time::{Instant, sleep};
 use wolkvox_task_worker::broker::Message;
 use wolkvox_task_worker::clock::Clock;
 use wolkvox_task_worker::config;
+use wolkvox_task_worker::known::POISON;
 use wolkvox_task_worker::ledger::memory::MemoryLedger;
 use wolkvox_task_worker::ledger::{Digest, Entry, Key, Ledger, LedgerError, Limits, Record, State, open};
 
+use crate::coverage::{Case, Met};
 use crate::run::{OPERATION, QUEUE};
 use crate::schedule::{Game, Script, chance};
 use crate::world::{Life, World};
@@ -96,6 +98,34 @@ impl Desk {
         self.life.still().await;
         fault
     }
+
+    fn note(&self, found: Option<&Entry>) {
+        let world = &self.world;
+        let mut book = world.book();
+        book.met(Met::Found(match found.map(|entry| entry.state) {
+            None => "nothing",
+            Some(State::Open) => "open",
+            Some(State::Closed) => "closed",
+            Some(State::Unknown) => "unknown",
+            Some(State::Created) => "created",
+        }));
+        let Some(entry) = found else { return };
+        if entry.open_intents >= POISON {
+            book.met(Met::Found("poison"));
+        }
+        if entry.state == State::Open {
+            let age = world.wall_time().duration_since(entry.at);
+            let patience = world.config.crm.request_timeout;
+            let case = if age.is_negative() {
+                Case::IntentOfTheFuture
+            } else if age.unsigned_abs() < patience {
+                Case::YoungIntent
+            } else {
+                Case::OldIntent
+            };
+            book.met(Met::Case(case));
+        }
+    }
 }
 
 impl Ledger for Desk {
@@ -104,10 +134,15 @@ impl Ledger for Desk {
             let vault = &self.world.vault;
             let letter = vault.letters[key];
             if self.ask(letter).await.is_some() {
+                self.world.book().met(Met::Found("failure"));
                 return Err(failure());
             }
             vault.catch_up(key, letter, None).await;
-            vault.inner.look(key).await
+            let found = vault.inner.look(key).await;
+            if let Ok(found) = &found {
+                self.note(found.as_ref());
+            }
+            found
         }
         .boxed()
     }

@@ -5,6 +5,7 @@
 #![cfg(test)]
 
 mod broker;
+mod coverage;
 mod crm;
 mod invariants;
 mod ledger;
@@ -14,7 +15,7 @@ mod world;
 
 use std::sync::Once;
 
-use crate::run::{campaign, episode};
+use crate::run::{Campaign, campaign, episode};
 use crate::schedule::generate;
 
 /// What `make test` simulates at least.
@@ -46,7 +47,14 @@ fn nothing_is_lost_doubled_or_flooded() {
     let seed = asked("SIMULATE_SEED").unwrap_or(SEED);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     match campaign(seed, messages, threads) {
-        Ok((messages, episodes)) => println!("{messages} messages in {episodes} episodes from seed {seed}"),
+        Ok(Campaign { messages, episodes, met }) => {
+            println!(
+                "{messages} messages in {episodes} episodes from seed {seed}, which met\n{}",
+                met.lines().join("\n")
+            );
+            let missing = met.missing();
+            assert!(messages < MESSAGES || missing.is_empty(), "never met: {missing:?}");
+        }
         Err(report) => panic!("{report}"),
     }
 }

@@ -9,8 +9,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use wolkvox_task_worker::broker::{HeaderValue, Headers, Message, Properties};
 use wolkvox_task_worker::config::{Config, OnUnknown, Sources};
 use wolkvox_task_worker::retry::Schedule;
+use wolkvox_task_worker::task::MAX_BODY;
 
 use crate::broker::NUMBER;
+use crate::coverage::{Coverage, Met};
 use crate::schedule::{Letter, Nature, Script, What, generate};
 use crate::world::World;
 
@@ -24,6 +26,7 @@ pub(crate) struct Ended {
     pub(crate) violations: Vec<String>,
     pub(crate) trace: Vec<String>,
     pub(crate) messages: u64,
+    pub(crate) met: Coverage,
 }
 
 /// One episode, in simulated time.
@@ -31,11 +34,11 @@ pub(crate) fn episode(script: &Script) -> Ended {
     fastrand::seed(script.seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime");
-    let (violations, trace) = runtime.block_on(play(script.clone()));
-    Ended { violations, trace, messages: script.letters.len() as u64 }
+    runtime.block_on(play(script.clone()))
 }
 
-async fn play(script: Script) -> (Vec<String>, Vec<String>) {
+async fn play(script: Script) -> Ended {
+    let messages = script.letters.len() as u64;
     let bodies = script.letters.iter().map(|letter| (letter.subject, body(letter))).collect();
     let config = configuration(&script);
     let world = World::new(script, config, bodies);
@@ -56,7 +59,8 @@ async fn play(script: Script) -> (Vec<String>, Vec<String>) {
     }
     let mut book = world.book();
     book.end(&left_over);
-    (std::mem::take(&mut book.violations), std::mem::take(&mut book.trace))
+    let (violations, trace) = (std::mem::take(&mut book.violations), std::mem::take(&mut book.trace));
+    Ended { violations, trace, messages, met: std::mem::take(&mut book.met) }
 }
 
 async fn publish(world: Arc<World>, began: Instant) {
@@ -69,6 +73,7 @@ async fn publish(world: Arc<World>, began: Instant) {
 }
 
 fn happen(world: &Arc<World>, what: What) {
+    world.book().met(Met::Event(what.name()));
     match what {
         What::Crash(worker) => world.crash(worker),
         What::Restart(worker) => {
@@ -115,6 +120,7 @@ fn body(letter: &Letter) -> Vec<u8> {
     match letter.nature {
         Nature::NoJson => format!("no json {subject}").into_bytes(),
         Nature::BadTask => whole.replace("completion_date", "completion_day").into_bytes(),
+        Nature::TooLarge => vec![b' '; MAX_BODY + 1],
         Nature::Good | Nature::Refused | Nature::Deadly | Nature::Panics => whole.into_bytes(),
     }
 }
@@ -162,9 +168,17 @@ pub(crate) fn configuration(script: &Script) -> Config {
     config
 }
 
+/// What a campaign came to.
+pub(crate) struct Campaign {
+    pub(crate) messages: u64,
+    pub(crate) episodes: u64,
+    pub(crate) met: Coverage,
+}
+
 /// Runs episodes from `seed` on until `messages` are simulated or one fails, on `threads`.
-pub(crate) fn campaign(seed: u64, messages: u64, threads: usize) -> Result<(u64, u64), String> {
+pub(crate) fn campaign(seed: u64, messages: u64, threads: usize) -> Result<Campaign, String> {
     let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
+    let met = Mutex::new(Coverage::default());
     let (stop, failed) = (AtomicBool::new(false), Mutex::new(None::<u64>));
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -173,6 +187,7 @@ pub(crate) fn campaign(seed: u64, messages: u64, threads: usize) -> Result<(u64,
                     let seed = seed.wrapping_add(next.fetch_add(1, Ordering::Relaxed));
                     let ended = episode(&generate(seed));
                     done.fetch_add(ended.messages, Ordering::Relaxed);
+                    met.lock().expect("no panic inside").add(ended.met);
                     if !ended.violations.is_empty() {
                         stop.store(true, Ordering::Relaxed);
                         let mut failed = failed.lock().expect("no panic inside");
@@ -184,7 +199,11 @@ pub(crate) fn campaign(seed: u64, messages: u64, threads: usize) -> Result<(u64,
     });
     match failed.into_inner().expect("no panic inside") {
         Some(seed) => Err(report(&generate(seed))),
-        None => Ok((done.into_inner(), next.into_inner())),
+        None => Ok(Campaign {
+            messages: done.into_inner(),
+            episodes: next.into_inner(),
+            met: met.into_inner().expect("no panic inside"),
+        }),
     }
 }
 

@@ -61,7 +61,7 @@ pub(crate) struct Letter {
 }
 
 /// What there is to a subject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Nature {
     Good,
     /// The CRM refuses it.
@@ -72,7 +72,11 @@ pub(crate) enum Nature {
     Deadly,
     /// Processing it panics.
     Panics,
+    TooLarge,
 }
+
+pub(crate) const NATURES: [Nature; 7] =
+    [Nature::Good, Nature::Refused, Nature::NoJson, Nature::BadTask, Nature::Deadly, Nature::Panics, Nature::TooLarge];
 
 /// Something that happens to the parts.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +107,38 @@ pub(crate) enum What {
     Replay,
 }
 
+impl What {
+    pub(crate) const NAMES: [&str; 11] = [
+        "crash",
+        "restart",
+        "cut",
+        "outage",
+        "revoked token",
+        "failing publishes",
+        "failing ledger",
+        "ledger that takes and fails",
+        "clock set back",
+        "clock set forward",
+        "replay",
+    ];
+
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Crash(_) => "crash",
+            Self::Restart(_) => "restart",
+            Self::Cut { .. } => "cut",
+            Self::Outage(..) => "outage",
+            Self::Revoked(..) => "revoked token",
+            Self::Publishing(..) => "failing publishes",
+            Self::NoLedger { taken: false, .. } => "failing ledger",
+            Self::NoLedger { taken: true, .. } => "ledger that takes and fails",
+            Self::ClockStep(..0) => "clock set back",
+            Self::ClockStep(_) => "clock set forward",
+            Self::Replay => "replay",
+        }
+    }
+}
+
 impl Event {
     /// Whether it can happen where there is one worker.
     pub(crate) fn concerns_first(&self) -> bool {
@@ -119,7 +155,7 @@ impl Event {
 }
 
 /// How a request ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Fault {
     NotSent,
     Unavailable503,
@@ -138,7 +174,7 @@ pub(crate) enum Fault {
     Forbidden,
 }
 
-const FAULTS: [Fault; 15] = [
+pub(crate) const FAULTS: [Fault; 15] = [
     Fault::NotSent,
     Fault::Unavailable503,
     Fault::Code500,
@@ -157,7 +193,7 @@ const FAULTS: [Fault; 15] = [
 ];
 
 /// How a publish ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Confirm {
     Refused,
     Returned,
@@ -168,7 +204,7 @@ pub(crate) enum Confirm {
     UnconfirmedLost,
 }
 
-const CONFIRMS: [Confirm; 6] = [
+pub(crate) const CONFIRMS: [Confirm; 6] = [
     Confirm::Refused,
     Confirm::Returned,
     Confirm::Blocked,
@@ -300,9 +336,9 @@ fn nature(rng: &mut Rng, bad: u32) -> Nature {
         return Nature::Good;
     }
     // The more frequent ones first, as Zipf has it.
-    let kinds = [Nature::Refused, Nature::BadTask, Nature::NoJson, Nature::Panics, Nature::Deadly];
-    let weights = [60, 30, 20, 15, 12];
-    let mut left = rng.u32(0..137);
+    let kinds = [Nature::Refused, Nature::BadTask, Nature::NoJson, Nature::Panics, Nature::Deadly, Nature::TooLarge];
+    let weights = [60, 30, 20, 15, 12, 2];
+    let mut left = rng.u32(0..weights.iter().sum());
     for (kind, weight) in kinds.into_iter().zip(weights) {
         if left < weight {
             return kind;
@@ -338,6 +374,7 @@ fn what(rng: &mut Rng, setting: &Setting) -> What {
         65..72 => What::Revoked(rng.usize(0..setting.tokens), lasts),
         72..82 => What::Publishing(random_confirm(rng), lasts),
         82..92 => What::NoLedger { taken: rng.bool(), lasts },
+        92..95 => What::Replay,
         _ => What::ClockStep(pick(rng, &[-7200, -600, -30, -1, 1, 20, 600, 7200])),
     }
 }

@@ -20,6 +20,7 @@ use wolkvox_task_worker::settle::Settler;
 use wolkvox_task_worker::worker::{Rules, Running, Worker};
 
 use crate::broker::{Edge, Queues};
+use crate::coverage::{Case, Met};
 use crate::crm::Office;
 use crate::invariants::{Book, Post};
 use crate::ledger::{Desk, Vault};
@@ -253,6 +254,7 @@ impl World {
             if settled {
                 self.book().left(process.life.number);
             } else {
+                self.book().met(Met::Case(Case::DeathAtStop));
                 self.book().crashed(process.life.number, None);
             }
         }
