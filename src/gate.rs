@@ -112,7 +112,7 @@ struct State {
     passing: VecDeque<oneshot::Sender<Pass>>,
     slotting: VecDeque<oneshot::Sender<Slot>>,
     /// A probe's place at the head: it is not turned away while the gate is closed.
-    probe_slot: Option<oneshot::Sender<Slot>>,
+    probe_slot: Option<(Probe, oneshot::Sender<Slot>)>,
     /// The earliest moment for another request, by `crm.requests_per_second`.
     next_request: Option<Instant>,
     /// What the ledger fails at: without an intent no request leaves.
@@ -126,14 +126,18 @@ struct State {
 /// Leave to ask for a slot.
 pub struct Pass {
     gate: Arc<Gate>,
-    probe: bool,
+    probe: Option<Probe>,
 }
+
+/// The one request that tries whether a closed gate may open, with the closing that it is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Probe(u64);
 
 /// Leave to send one request. Dropping it without [`Slot::report`] frees the slot and tells the gate nothing.
 pub struct Slot {
     gate: Arc<Gate>,
     secret: Arc<SecretString>,
-    probe: bool,
+    probe: Option<Probe>,
     /// Whether it tries a token that is out of use.
     trial: bool,
     /// Whether dropping it has to give the slot back.
@@ -155,7 +159,18 @@ impl State {
     fn drop_departed(&mut self) {
         self.passing.retain(|waiting| !waiting.is_closed());
         self.slotting.retain(|waiting| !waiting.is_closed());
-        self.probe_slot = self.probe_slot.take().filter(|waiting| !waiting.is_closed());
+        self.probe_slot = self.probe_slot.take().filter(|(_, waiting)| !waiting.is_closed());
+    }
+
+    /// The present probe: the gate has not opened since that was sent.
+    fn probe(&self) -> Probe {
+        Probe(self.breaker.closing())
+    }
+
+    fn abandon(&mut self, probe: Option<Probe>) {
+        if probe == Some(self.probe()) {
+            self.breaker.abandon_probe();
+        }
     }
 
     fn someone_wants_a_slot(&self) -> bool {
@@ -189,7 +204,7 @@ impl Slot {
     /// Whether it is the one request that tries whether a closed gate may open.
     #[must_use]
     pub fn is_probe(&self) -> bool {
-        self.probe
+        self.probe.is_some()
     }
 
     /// Frees the slot and tells the gate what became of the request.
@@ -200,6 +215,7 @@ impl Slot {
         gate.update(|state, now| {
             let chance = fastrand::f64();
             state.tokens.release(secret);
+            let probe = probe == Some(state.probe());
             state.breaker.report(judgement.outcome, probe, now, chance);
             match judgement.outcome {
                 Outcome::Created | Outcome::Rejected => state.tokens.accepted(secret, trial),
@@ -226,9 +242,7 @@ impl Drop for Slot {
         if self.held {
             self.gate.update(|state, _| {
                 state.tokens.release(&self.secret);
-                if self.probe {
-                    state.breaker.abandon_probe();
-                }
+                state.abandon(self.probe);
             });
         }
     }
@@ -236,8 +250,8 @@ impl Drop for Slot {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        if self.probe {
-            self.gate.update(|state, _| state.breaker.abandon_probe());
+        if self.probe.is_some() {
+            self.gate.update(|state, _| state.abandon(self.probe));
         }
     }
 }
@@ -314,17 +328,14 @@ impl Gate {
     pub async fn slot(self: &Arc<Self>, pass: &mut Pass, until: Instant) -> Result<Slot, NoSlot> {
         let (granted, slot) = oneshot::channel();
         let probe = pass.probe;
-        self.update(|state, _| {
-            if probe {
-                state.probe_slot = Some(granted);
-            } else {
-                state.slotting.push_back(granted);
-            }
+        self.update(|state, _| match probe.filter(|probe| *probe == state.probe()) {
+            Some(probe) => state.probe_slot = Some((probe, granted)),
+            None => state.slotting.push_back(granted),
         });
         match timeout_at(until, slot).await {
             Ok(Ok(slot)) => {
                 // From here on the slot answers for the probe.
-                pass.probe = false;
+                pass.probe = None;
                 // Granted in time, but the process stood still since, its machine perhaps.
                 if Instant::now() > until { Err(NoSlot::Held) } else { Ok(slot) }
             }
@@ -399,7 +410,7 @@ impl Gate {
         }
         if state.breaker.cause().is_none() && state.tokens.any_usable(now) {
             while let Some(waiting) = state.passing.pop_front() {
-                let _ = waiting.send(self.new_pass(false));
+                let _ = waiting.send(self.new_pass(None));
             }
         } else if state.probe_due(now) {
             self.send_probe(state);
@@ -413,18 +424,18 @@ impl Gate {
 
     fn send_probe(self: &Arc<Self>, state: &mut State) {
         while let Some(waiting) = state.passing.pop_front() {
-            match waiting.send(self.new_pass(true)) {
+            match waiting.send(self.new_pass(Some(state.probe()))) {
                 Ok(()) => return state.breaker.start_probe(),
                 // Dropped here under the lock, it must not report back.
-                Err(mut pass) => pass.probe = false,
+                Err(mut pass) => pass.probe = None,
             }
         }
     }
 
     fn grant_slot(self: &Arc<Self>, state: &mut State, (secret, trial): (Arc<SecretString>, bool)) {
         let (waiting, probe) = match state.probe_slot.take() {
-            Some(waiting) => (Some(waiting), true),
-            None => (state.slotting.pop_front(), false),
+            Some((probe, waiting)) => (Some(waiting), Some(probe)),
+            None => (state.slotting.pop_front(), None),
         };
         let slot = Slot { gate: Arc::clone(self), secret, probe, trial, held: true };
         if let Some(Err(mut slot)) = waiting.map(|waiting| waiting.send(slot)) {
@@ -434,7 +445,7 @@ impl Gate {
         }
     }
 
-    fn new_pass(self: &Arc<Self>, probe: bool) -> Pass {
+    fn new_pass(self: &Arc<Self>, probe: Option<Probe>) -> Pass {
         Pass { gate: Arc::clone(self), probe }
     }
 

@@ -23,6 +23,8 @@ pub struct Breaker {
     limit: u32,
     failures: u32,
     closed: Option<Closed>,
+    /// How often it has closed.
+    closings: u64,
     pauses: Pauses,
 }
 
@@ -41,6 +43,7 @@ impl Breaker {
             limit: config.failures,
             failures: 0,
             closed: None,
+            closings: 0,
             pauses: Pauses::new(config.probe_initial, config.probe_max),
         }
     }
@@ -49,6 +52,12 @@ impl Breaker {
     #[must_use]
     pub fn cause(&self) -> Option<Cause> {
         self.closed.as_ref().map(|closed| closed.cause)
+    }
+
+    /// Tells the latest closing from earlier ones: a probe that outlived its own is a request like any other.
+    #[must_use]
+    pub fn closing(&self) -> u64 {
+        self.closings
     }
 
     /// When the next probe may leave; none while open, and while one is out.
@@ -103,6 +112,7 @@ impl Breaker {
         if self.closed.is_some() && !probe {
             return;
         }
+        self.closings += u64::from(self.closed.is_none());
         let wait: Duration = jittered(self.pauses.next(), chance);
         self.closed = Some(Closed { cause, next_probe: now + wait, probing: false });
     }
