@@ -184,8 +184,10 @@ impl Tokens {
                 token.quota_left = None;
             }
             token.parked = token.parked.take().filter(|_| !trial);
-            token.throttled_until = None;
-            token.pauses.reset();
+            // While it waits only an earlier request is answered, which says nothing about the wait.
+            if token.throttled_until.is_none() {
+                token.pauses.reset();
+            }
         }
     }
 
@@ -309,6 +311,17 @@ mod tests {
         assert_eq!(tokens.next_event(now), Some(now + THROTTLED.0 * 2));
         tokens.throttle(&secret, Some(Duration::from_secs(7)), now, 0.0);
         assert_eq!(tokens.next_event(now), Some(now + Duration::from_secs(7)));
+        assert!(take(&mut tokens, now + Duration::from_secs(7)).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_to_an_earlier_request_ends_no_wait() {
+        let mut tokens = tokens(&["a"]);
+        let (now, secret) = (Instant::now(), SecretString::from("a"));
+        tokens.throttle(&secret, Some(Duration::from_secs(7)), now, 0.0);
+        tokens.accepted(&secret, false);
+        assert_eq!(take(&mut tokens, now), None);
+        tokens.refresh(now + Duration::from_secs(7));
         assert!(take(&mut tokens, now + Duration::from_secs(7)).is_some());
     }
 
