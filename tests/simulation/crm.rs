@@ -23,6 +23,8 @@ use crate::world::{Life, World};
 
 /// Requests at a time that the CRM takes on a token.
 const SIMULTANEOUS: usize = 2;
+/// What tokenInformation.php tells a token that it knows of its reset, 0.25 hours.
+const RESTART: Duration = Duration::from_secs(900);
 /// The panic that a panicking letter causes.
 pub(crate) const PANIC: &str = "simulated panic";
 
@@ -201,9 +203,29 @@ impl Line {
             world.book().answered(&post, None);
         } else {
             world.book().answered(&post, Some(plan.outcome));
+            if let Some(rest) = self.rest(post.token, &plan) {
+                world.book().rests(&post, plan.outcome, rest);
+            }
         }
         life.still().await;
         plan.answer
+    }
+
+    /// For how long the worker is to leave the token alone.
+    fn rest(&self, token: usize, plan: &Plan) -> Option<Duration> {
+        let (world, config) = (&self.world, &self.world.config);
+        match (plan.outcome, &plan.answer) {
+            (Outcome::Throttled, Answer::Reply(reply)) => {
+                let hint = reply.retry_after.as_ref()?.parse().ok()?;
+                Some(Duration::from_secs(hint).min(config.retry.retry_after_max))
+            }
+            (Outcome::QuotaExhausted, _) => {
+                let reset = if world.vouches(token) { RESTART } else { world.until_midnight() };
+                Some(reset.min(config.gate.recheck))
+            }
+            (Outcome::Unauthorized, _) => Some(config.gate.recheck),
+            _ => None,
+        }
     }
 }
 
@@ -227,6 +249,7 @@ impl Crm for Line {
             self.life.still().await;
             sleep(Duration::from_millis(20)).await;
             self.life.still().await;
+            self.world.book().vouched(self.life.number);
             let (code, hours) = if self.world.vouches(token_number(token)) { (200, "0.25") } else { (403, "null") };
             let body = format!(r#"{{"code": "{code}", "msg": "", "data": {{"hours_to_restart": {hours}}}}}"#);
             Answer::Reply(Reply { status: code, retry_after: None, body: body.into_bytes() })

@@ -30,6 +30,9 @@ use crate::schedule::{Letter, Nature, Script, What};
 /// RabbitMQ closes the channel of whoever holds a delivery longer.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(1800);
 
+/// Longer than it takes to ask the CRM about a token, before which the gate does not hear of the answer.
+const ASKING: Duration = Duration::from_millis(50);
+
 /// Which worker, counted over restarts.
 pub(crate) type Life = u64;
 
@@ -104,6 +107,16 @@ struct Gate {
     probes: u32,
     /// Told apart: a probe that outlives its closing is a request like any other.
     closing: u32,
+    /// Failures in a row, and since when as many.
+    row: u32,
+    row_since: Option<Instant>,
+}
+
+/// Until when a token is to rest, and since when.
+#[derive(Clone, Copy)]
+struct Rest {
+    told: Instant,
+    until: Instant,
 }
 
 /// A delivery that is being settled.
@@ -125,6 +138,9 @@ pub(crate) struct Book {
     progress: BTreeMap<usize, Progress>,
     gates: BTreeMap<Life, Gate>,
     on_token: BTreeMap<(Life, usize), usize>,
+    /// Tokens that were throttled, and those that were used up or refused.
+    throttled: BTreeMap<(Life, usize), Rest>,
+    parked: BTreeMap<(Life, usize), Rest>,
     dead: BTreeSet<Life>,
     clock_set_back: bool,
     calm_since: Option<Instant>,
@@ -135,6 +151,7 @@ pub(crate) struct Book {
     strict: bool,
     slots: usize,
     limit: u32,
+    failures: u32,
     max_age: Option<Duration>,
     began: Instant,
     pub(crate) violations: Vec<String>,
@@ -155,6 +172,8 @@ impl Book {
             progress: BTreeMap::new(),
             gates: BTreeMap::new(),
             on_token: BTreeMap::new(),
+            throttled: BTreeMap::new(),
+            parked: BTreeMap::new(),
             dead: BTreeSet::new(),
             clock_set_back: script.events.iter().any(|event| matches!(event.what, What::ClockStep(..0))),
             calm_since: None,
@@ -163,6 +182,7 @@ impl Book {
             strict: script.setting.strict,
             slots: script.setting.in_flight,
             limit,
+            failures: script.setting.failures,
             max_age: script.setting.max_age,
             began: Instant::now(),
             violations: Vec::new(),
@@ -469,6 +489,46 @@ impl Book {
             (gate.probes, gate.closing) = (0, gate.closing + 1);
         }
         (gate.closed, gate.since) = (closed, Some(Instant::now()));
+        if closed.is_none() {
+            gate.row = 0;
+        }
+    }
+
+    /// The CRM accepts a token that a strange 403 came for: that was a verdict about the message.
+    pub(crate) fn vouched(&mut self, life: Life) {
+        self.gates.entry(life).or_default().row = 0;
+    }
+
+    /// A worker is told that a token is of no use for so long.
+    pub(crate) fn rests(&mut self, post: &Post, outcome: Outcome, rest: Duration) {
+        let told = Instant::now();
+        let place = (post.life, post.token);
+        let rest = Rest { told, until: told + rest };
+        if outcome == Outcome::Throttled {
+            let until = self.throttled.get(&place).map_or(rest.until, |before| before.until.max(rest.until));
+            self.throttled.insert(place, Rest { told, until });
+        } else {
+            // Which of two that are told at a time is heard last cannot be seen.
+            let before = self.parked.get(&place).filter(|before| before.told + ASKING >= told);
+            let until = before.map_or(rest.until, |before| before.until.min(rest.until));
+            self.parked.insert(place, Rest { told, until });
+        }
+    }
+
+    /// Whether a request should have waited for its token, or for the gate.
+    fn impatient(&self, life: Life, token: usize, leave: Leave) -> Option<&'static str> {
+        let (now, place) = (Instant::now(), (life, token));
+        let gate = self.gates.get(&life)?;
+        let failed = gate.row >= self.failures && gate.row_since.is_some_and(|since| since < now);
+        if self.throttled.get(&place).is_some_and(|rest| rest.told < now && now < rest.until) {
+            Some("on a throttled token before its time")
+        } else if self.parked.get(&place).is_some_and(|rest| rest.told + ASKING < now && now < rest.until) {
+            Some("on a parked token before its time")
+        } else if failed && leave == Leave::Open {
+            Some("through an open gate after too many failures in a row")
+        } else {
+            None
+        }
     }
 
     /// A request reached the CRM, or tried to.
@@ -480,6 +540,9 @@ impl Book {
         if *on_token > self.slots {
             let (on_token, slots) = (*on_token, self.slots);
             self.wrong(format!("{on_token} requests of one worker on a token that has {slots} slots"));
+        }
+        if let Some(how) = self.impatient(life, token, leave) {
+            self.wrong(format!("a request about subject {subject} left {how}"));
         }
         let number = self.account_of_subject[&subject];
         let (dead, strict, limit, clock_set_back) = (self.dead.clone(), self.strict, self.limit, self.clock_set_back);
@@ -570,6 +633,14 @@ impl Book {
         }
         let Some(outcome) = outcome else { return };
         self.met.note(Met::Told(outcome, post.leave));
+        let gate = self.gates.entry(post.life).or_default();
+        match outcome {
+            Outcome::Created | Outcome::Rejected => gate.row = 0,
+            Outcome::Unavailable | Outcome::Unknown => {
+                (gate.row, gate.row_since) = (gate.row + 1, Some(Instant::now()));
+            }
+            Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized | Outcome::Misconfigured => {}
+        }
         let (spent, unclear) = match (outcome, post.leave) {
             (Outcome::Created | Outcome::Rejected | Outcome::Unknown, _) | (Outcome::Unavailable, Leave::Open) => {
                 (1, 1)

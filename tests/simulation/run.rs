@@ -58,7 +58,9 @@ async fn play(script: Script) -> Ended {
         world.stop(worker).await;
     }
     let mut book = world.book();
-    book.end(&left_over);
+    if book.violations.is_empty() {
+        book.end(&left_over);
+    }
     let (violations, trace) = (std::mem::take(&mut book.violations), std::mem::take(&mut book.trace));
     Ended { violations, trace, messages, met: std::mem::take(&mut book.met) }
 }

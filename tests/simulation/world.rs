@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -116,6 +117,13 @@ impl World {
     /// The workers' time of day.
     pub(crate) fn wall_time(&self) -> Timestamp {
         self.true_time() + SignedDuration::from_secs(self.step.load(Ordering::Relaxed))
+    }
+
+    /// From the workers' time of day on.
+    pub(crate) fn until_midnight(&self) -> Duration {
+        let now = self.wall_time().to_zoned_datetime(TimeZone::UTC);
+        let midnight = now.tomorrow().and_then(|day| day.start_of_day()).expect("a day");
+        Duration::try_from(midnight.timestamp().duration_since(now.timestamp())).unwrap_or_default()
     }
 
     pub(crate) fn set_clock(&self, seconds: i64) {
