@@ -18,6 +18,7 @@ mod outages;
 mod path;
 mod pictures;
 mod sandbox;
+mod secrets;
 mod shutdown;
 mod support;
 mod topology;

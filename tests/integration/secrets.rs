@@ -1,0 +1,200 @@
+//! Nothing that the worker tells holds a token, a password or a part of a body: neither at the lowest level nor when it
+//! fails, be the CRM as talkative as it likes.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{get, post};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use wolkvox_task_worker::crm::classify::Outcome;
+
+use crate::support::collector::Collector;
+use crate::support::eventually;
+use crate::support::http;
+use crate::support::process::{Process, run};
+use crate::support::redis::Redis;
+use crate::support::rig::{LedgerFile, Rig, task};
+
+const TOKENS: [&str; 2] = ["4f7c-first-token", "a51e-second-token"];
+/// What each kind of login uses as its password; no two parts of a message are like it.
+const PASSWORDS: [&str; 4] = ["broker-hunter2", "redis-hunter2", "proxy-hunter2", "otlp-hunter2"];
+/// A part of each body.
+const CONFIDENTIAL: &str = "confidential-body";
+
+/// What the CRM answers one after the other, a status and a body in which `TOKEN` is the request's; then it makes tasks.
+const ANSWERS: [(u16, &str); 17] = [
+    (403, r#"{"code":"403","error":"SIMULTANEOUS REQUESTS OF TOKEN"}"#),
+    (429, r#"{"code":"429","error":"slow down TOKEN"}"#),
+    (401, r#"{"code":"401","error":"who is TOKEN?"}"#),
+    (403, r#"{"code":"403","error":"PLEASE VALIDATE TOKEN TOKEN"}"#),
+    (403, r#"{"code":"403","error":"WHAT IS TOKEN"}"#),
+    (403, r#"{"code":"403","error":"TOKEN LIMIT of TOKEN"}"#),
+    (404, "no TOKEN here"),
+    (302, "go to TOKEN"),
+    (400, r#"{"code":"400","error":"API TOKEN does not exist"}"#),
+    (503, "no room for TOKEN"),
+    (500, r#"{"code":"500","error":"TOKEN"}"#),
+    (502, "TOKEN"),
+    (200, "unreadable TOKEN"),
+    (200, r#"{"code":"200","error":"cut off at TOKEN"#),
+    (0, "nothing"),
+    (412, r#"{"code":"412","error":"NO RECORD OF TOKEN"}"#),
+    (413, "TOKEN"),
+];
+
+type Answers = Arc<Mutex<VecDeque<(u16, &'static str)>>>;
+
+/// A CRM that quotes the token in all that it says.
+async fn insert(
+    State(answers): State<Answers>,
+    headers: HeaderMap,
+) -> (StatusCode, [(&'static str, String); 1], String) {
+    let next = answers.lock().expect("no panic").pop_front();
+    let (status, body) = next.unwrap_or((200, r#"{"code":"200","msg":"made by TOKEN"}"#));
+    if status == 0 {
+        std::future::pending::<()>().await;
+    }
+    let token = headers["wolkvox-token"].to_str().expect("text");
+    let place = [("location", format!("http://127.0.0.1/{token}"))];
+    (StatusCode::from_u16(status).expect("a status"), place, body.replace("TOKEN", token))
+}
+
+async fn talkative_crm(served: &mut JoinSet<()>) -> (String, Answers) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let answers: Answers = Arc::new(Mutex::new(ANSWERS.into()));
+    let accepts = |headers: HeaderMap| async move {
+        let token = headers["wolkvox-token"].to_str().expect("text").to_owned();
+        format!(r#"{{"code":"200","msg":"{token}","data":[]}}"#)
+    };
+    let routes = Router::new()
+        .route(wolkvox_task_worker::crm::INSERT_PATH, post(insert))
+        .route(wolkvox_task_worker::crm::TOKEN_INFORMATION_PATH, get(accepts))
+        .with_state(Arc::clone(&answers));
+    served.spawn(async move { axum::serve(listener, routes).await.expect("served") });
+    (url, answers)
+}
+
+/// The forms in which a library may print a secret.
+fn forms(secret: &str) -> [String; 4] {
+    let numbers = |format: fn(&u8) -> String| secret.as_bytes()[..6].iter().map(format).collect::<Vec<_>>();
+    let (decimal, hex) = (numbers(u8::to_string).join(", "), numbers(|byte| format!("{byte:02x}")).concat());
+    [secret.to_owned(), STANDARD.encode(secret), decimal, hex]
+}
+
+fn assert_untold(told: &str) {
+    for secret in TOKENS.iter().chain(&PASSWORDS).chain(&[CONFIDENTIAL]) {
+        for form in forms(secret) {
+            let at = told.find(&form);
+            assert!(
+                at.is_none(),
+                "{form} is in {}",
+                at.map(|at| &told[at.saturating_sub(300)..at + form.len()]).unwrap()
+            );
+        }
+    }
+    // The login of every broker connection, as libraries print texts and bytes.
+    for login in ["guest:guest", "guest\\0guest", "\\u{0}guest\\u{0}guest", "0, 103, 117, 101, 115, 116"] {
+        assert!(!told.contains(login), "{login} is told");
+    }
+}
+
+#[tokio::test]
+async fn no_token_password_or_body_is_told_at_the_lowest_level() {
+    let rig = Rig::new("secrets.told").await;
+    let (mut served, collector, ledger) = (JoinSet::new(), Collector::start().await, LedgerFile::new());
+    let (crm, answers) = talkative_crm(&mut served).await;
+    let (tokens, otlp) = (TOKENS.join(","), format!("authorization=Bearer {}", PASSWORDS[3]));
+    let worker = rig
+        .worker(&[
+            ("WTW_CRM_SERVER", &crm),
+            ("WTW_CRM_TOKENS", &tokens),
+            ("WTW_CRM_REQUEST_TIMEOUT", "1s"),
+            ("WTW_CRM_CONNECT_TIMEOUT", "1s"),
+            ("WTW_GATE_RECHECK", "50ms"),
+            ("WTW_LEDGER_URL", &ledger.url()),
+            ("WTW_LOG_LEVEL", "trace"),
+            ("RUST_LOG", "trace"),
+            ("RUST_BACKTRACE", "full"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url),
+            ("OTEL_EXPORTER_OTLP_HEADERS", &otlp),
+            ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+        ])
+        .await;
+    rig.publish("bad", format!(r#"{{"name": 7, "description": "{CONFIDENTIAL}"}}"#).as_bytes()).await;
+    rig.publish("worse", CONFIDENTIAL.as_bytes()).await;
+    // One for each answer, those that come again included, and one for the task that is made.
+    for n in 0..ANSWERS.len() {
+        rig.publish(&format!("m-{n}"), &task(CONFIDENTIAL)).await;
+    }
+    for outcome in Outcome::ALL {
+        worker.reaches(&format!("wtw_attempts_total{{outcome=\"{}\"}}", outcome.as_str()), 1.0).await;
+    }
+    let mut told = String::new();
+    for page in ["metrics", "status", "readyz", "livez"] {
+        told += &http::get(&format!("{}/{page}", worker.admin)).await.expect("an answer").1;
+    }
+    for _ in 0..4 {
+        let letter = rig.dead_letter().await;
+        told += &format!("{:?}", letter.properties);
+    }
+    assert!(collector.all().len() > ANSWERS.len(), "its spans are searched too");
+    // A crash: it is aborted at work.
+    answers.lock().expect("no panic").push_back((0, ""));
+    rig.publish("last", &task(CONFIDENTIAL)).await;
+    eventually("the last request", async || answers.lock().expect("no panic").is_empty().then_some(())).await;
+    let mut process = worker.process;
+    process.signal("ABRT").await;
+    process.ended().await;
+    told += &process.lines().join("\n");
+    told += &format!("{:?}", collector.all());
+    assert!(told.contains("TRACE") || told.contains("DEBUG"), "the lowest level is on");
+    assert_untold(&told);
+}
+
+/// Logins that are refused, addresses that are wrong, files that are damaged: each tells what is wrong, none with what.
+#[tokio::test]
+async fn no_password_is_told_by_what_fails() {
+    let rig = Rig::new("secrets.refused").await;
+    rig.declare_topology().await;
+    let redis = Redis::shared().await;
+    let broker = rig.amqp.url().replace("guest:guest@", &format!("somebody:{}@", PASSWORDS[0]));
+    let redis = redis.url.replace("redis://", &format!("redis://somebody:{}@", PASSWORDS[1]));
+    let proxy = format!("http://somebody:{}@127.0.0.1:1", PASSWORDS[2]);
+    let tokens = TOKENS.join(",");
+    let damaged = LedgerFile::new();
+    std::fs::write(damaged.folder().join("ledger.redb"), vec![7; 1 << 16]).expect("written");
+    let damaged = damaged.url();
+    for (key, value, says) in [
+        ("WTW_BROKER_URLS", broker.as_str(), "ACCESS_REFUSED"),
+        ("WTW_LEDGER_URL", &redis, "ledger"),
+        ("WTW_LEDGER_URL", &damaged, "ledger"),
+        ("HTTPS_PROXY", &proxy, "unavailable"),
+    ] {
+        let server = if key == "HTTPS_PROXY" { "https://crm.invalid" } else { &rig.crm.url };
+        let lowest = [("WTW_LOG_LEVEL", "trace"), ("RUST_LOG", "trace"), ("RUST_BACKTRACE", "full")];
+        let own = [(key, value), ("WTW_CRM_SERVER", server), ("WTW_CRM_TOKENS", &tokens)];
+        let env = rig.env(&[own.as_slice(), &lowest].concat());
+        let process = Process::start(&["run"], &env);
+        rig.publish("m-1", &task(CONFIDENTIAL)).await;
+        eventually(says, async || process.lines().iter().any(|line| line.contains(says)).then_some(())).await;
+        let mut told = process.stop().await.join("\n");
+        for args in [&["check"][..], &["check", "--json"], &["dead-letters", "list"], &["topology"]] {
+            let finished = run(args, &env, b"").await;
+            told += &(finished.stdout + &finished.stderr);
+        }
+        assert_untold(&told);
+    }
+    // What is not even configuration.
+    let bad = format!("amqp://u:{}@ho st/%2f", PASSWORDS[0]);
+    let env = rig.env(&[("WTW_BROKER_URLS", &bad), ("WTW_CRM_TOKENS", "4f7c-first-token,4f7c-first-token")]);
+    let finished = run(&["run"], &env, b"").await;
+    assert_eq!(finished.code, Some(78), "{}", finished.stderr);
+    assert_untold(&finished.stderr);
+}
