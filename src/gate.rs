@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config;
 use crate::crm::classify::{Judgement, Outcome};
-use crate::gate::breaker::{Breaker, Cause};
+use crate::gate::breaker::{Breaker, Cause, Probe};
 use crate::gate::tokens::{Parked, TokenState, Tokens};
 
 /// Why no request leaves.
@@ -129,10 +129,6 @@ pub struct Pass {
     probe: Option<Probe>,
 }
 
-/// The one request that tries whether a closed gate may open, with the closing that it is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Probe(u64);
-
 /// Leave to send one request. Dropping it without [`Slot::report`] frees the slot and tells the gate nothing.
 pub struct Slot {
     gate: Arc<Gate>,
@@ -160,17 +156,6 @@ impl State {
         self.passing.retain(|waiting| !waiting.is_closed());
         self.slotting.retain(|waiting| !waiting.is_closed());
         self.probe_slot = self.probe_slot.take().filter(|(_, waiting)| !waiting.is_closed());
-    }
-
-    /// The present probe: the gate has not opened since that was sent.
-    fn probe(&self) -> Probe {
-        Probe(self.breaker.closing())
-    }
-
-    fn abandon(&mut self, probe: Option<Probe>) {
-        if probe == Some(self.probe()) {
-            self.breaker.abandon_probe();
-        }
     }
 
     fn someone_wants_a_slot(&self) -> bool {
@@ -215,7 +200,6 @@ impl Slot {
         gate.update(|state, now| {
             let chance = fastrand::f64();
             state.tokens.release(secret);
-            let probe = probe == Some(state.probe());
             state.breaker.report(judgement.outcome, probe, now, chance);
             match judgement.outcome {
                 Outcome::Created | Outcome::Rejected => state.tokens.accepted(secret, trial),
@@ -242,7 +226,9 @@ impl Drop for Slot {
         if self.held {
             self.gate.update(|state, _| {
                 state.tokens.release(&self.secret);
-                state.abandon(self.probe);
+                if let Some(probe) = self.probe {
+                    state.breaker.abandon_probe(probe);
+                }
             });
         }
     }
@@ -250,8 +236,8 @@ impl Drop for Slot {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        if self.probe.is_some() {
-            self.gate.update(|state, _| state.abandon(self.probe));
+        if let Some(probe) = self.probe {
+            self.gate.update(|state, _| state.breaker.abandon_probe(probe));
         }
     }
 }
@@ -327,8 +313,7 @@ impl Gate {
     /// [`NoSlot`] when the gate closed meanwhile, or at `until`.
     pub async fn slot(self: &Arc<Self>, pass: &mut Pass, until: Instant) -> Result<Slot, NoSlot> {
         let (granted, slot) = oneshot::channel();
-        let probe = pass.probe;
-        self.update(|state, _| match probe.filter(|probe| *probe == state.probe()) {
+        self.update(|state, _| match pass.probe.filter(|probe| state.breaker.is_out(*probe)) {
             Some(probe) => state.probe_slot = Some((probe, granted)),
             None => state.slotting.push_back(granted),
         });
@@ -407,6 +392,7 @@ impl Gate {
         if state.breaker.cause().is_some() || !state.tokens.any_usable(now) {
             // Their senders' end tells the waiting that the gate closed.
             state.slotting.clear();
+            state.probe_slot = state.probe_slot.take().filter(|(probe, _)| state.breaker.is_out(*probe));
         }
         if state.breaker.cause().is_none() && state.tokens.any_usable(now) {
             while let Some(waiting) = state.passing.pop_front() {
@@ -423,9 +409,10 @@ impl Gate {
     }
 
     fn send_probe(self: &Arc<Self>, state: &mut State) {
+        let probe = state.breaker.new_probe();
         while let Some(waiting) = state.passing.pop_front() {
-            match waiting.send(self.new_pass(Some(state.probe()))) {
-                Ok(()) => return state.breaker.start_probe(),
+            match waiting.send(self.new_pass(Some(probe))) {
+                Ok(()) => return state.breaker.start_probe(probe),
                 // Dropped here under the lock, it must not report back.
                 Err(mut pass) => pass.probe = None,
             }
@@ -434,7 +421,7 @@ impl Gate {
 
     fn grant_slot(self: &Arc<Self>, state: &mut State, (secret, trial): (Arc<SecretString>, bool)) {
         let (waiting, probe) = match state.probe_slot.take() {
-            Some((probe, waiting)) => (Some(waiting), Some(probe)),
+            Some((probe, waiting)) => (Some(waiting), Some(probe).filter(|probe| state.breaker.is_out(*probe))),
             None => (state.slotting.pop_front(), None),
         };
         let slot = Slot { gate: Arc::clone(self), secret, probe, trial, held: true };

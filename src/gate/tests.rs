@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::FutureExt as _;
 use secrecy::ExposeSecret as _;
 use tokio_util::task::TaskTracker;
 
@@ -133,6 +134,75 @@ async fn an_abandoned_probe_lets_the_next_one_go() {
     assert!(probe.is_probe());
     drop(probe);
     assert!(slot(&gate).await.is_probe());
+}
+
+/// Whether a message that asks now has to wait.
+fn closed_to_another(gate: &Arc<Gate>) -> bool {
+    let mut asking = Box::pin(gate.pass(Instant::now() + SOON));
+    asking.as_mut().now_or_never().is_none()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_outlived_its_closing_ends_no_newer_one() {
+    for abandoned in [false, true] {
+        let (gate, _) = gate(&[("WTW_GATE_FAILURES", "1"), ("WTW_CRM_MAX_IN_FLIGHT_PER_TOKEN", "5")]);
+        let (straggler, failing) = (slot(&gate).await, slot(&gate).await);
+        fail(&gate, 1).await;
+        tokio::time::advance(SOON).await;
+        let late = slot(&gate).await;
+        straggler.report(&judged(Outcome::Created));
+        failing.report(&judged(Outcome::Unavailable));
+        tokio::time::advance(SOON).await;
+        let newer = slot(&gate).await;
+        assert!(late.is_probe() && newer.is_probe());
+        if abandoned {
+            drop(late);
+        } else {
+            late.report(&judged(Outcome::Unavailable));
+        }
+        tokio::time::advance(SOON).await;
+        assert!(closed_to_another(&gate), "one at a time");
+        drop(newer);
+        assert!(slot(&gate).await.is_probe());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_given_up_twice_ends_no_newer_one() {
+    let one_each = [("WTW_GATE_FAILURES", "1"), ("WTW_CRM_TOKENS", "a,b"), ("WTW_CRM_MAX_IN_FLIGHT_PER_TOKEN", "1")];
+    let (gate, _) = gate(&one_each);
+    let (in_use, failing) = (slot(&gate).await, slot(&gate).await);
+    failing.report(&judged(Outcome::Unavailable));
+    gate.replace_tokens(vec![in_use.token().expose_secret().into()]);
+    tokio::time::advance(SOON).await;
+    let until = Instant::now() + SOON;
+    let mut pass = gate.pass(until).await.unwrap();
+    let mut waiting = Box::pin(gate.slot(&mut pass, until));
+    assert!(futures_util::poll!(&mut waiting).is_pending(), "no slot is free");
+    drop(in_use);
+    // Its slot was granted and is not seen: both that and the pass give the probe up.
+    drop(waiting);
+    let newer = gate.pass(until).await.unwrap();
+    drop(pass);
+    assert!(closed_to_another(&gate), "one at a time");
+    drop(newer);
+    assert!(!closed_to_another(&gate));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_got_no_slot_before_the_next_closing_is_no_probe_any_more() {
+    let (gate, _) = gate(&[("WTW_GATE_FAILURES", "1"), ("WTW_CRM_MAX_IN_FLIGHT_PER_TOKEN", "3")]);
+    let (straggler, failing) = (slot(&gate).await, slot(&gate).await);
+    fail(&gate, 1).await;
+    tokio::time::advance(SOON).await;
+    let until = Instant::now() + SOON * 2;
+    let mut late = gate.pass(until).await.unwrap();
+    straggler.report(&judged(Outcome::Created));
+    failing.report(&judged(Outcome::Unavailable));
+    tokio::time::advance(SOON).await;
+    let mut newer = gate.pass(until).await.unwrap();
+    assert_eq!(gate.slot(&mut late, until).await.err(), Some(NoSlot::Closed));
+    assert!(gate.slot(&mut newer, until).await.is_ok_and(|slot| slot.is_probe()));
 }
 
 #[tokio::test(start_paused = true)]
