@@ -1,6 +1,10 @@
 //! What a dead letter says: where a message stopped, of what kind the failure is, and why.
 
+use std::any::Any;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt as _;
 
 /// The stage at which a message stopped (`x-error-stage`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +121,20 @@ impl Failure {
     pub fn new(stage: Stage, kind: Kind, message: impl Into<String>) -> Self {
         Self { stage, kind, message: message.into(), crm_code: None, crm_message: None, http_status: None }
     }
+}
+
+/// Does `work` on a message. A panic of it is no end of the task: it is the message's failure.
+///
+/// # Errors
+/// The failure, of kind [`Kind::Poison`].
+pub(crate) async fn guarded<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| poison(&*panic))
+}
+
+fn poison(panic: &(dyn Any + Send)) -> Failure {
+    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text = format!("processing it crashed: {}", said.unwrap_or("no message"));
+    Failure::new(Stage::Send, Kind::Poison, text)
 }
 
 impl fmt::Display for Failure {

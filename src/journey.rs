@@ -150,6 +150,13 @@ pub struct Journey {
 }
 
 impl Journey {
+    /// The way of a message of whose headers nothing is known.
+    #[must_use]
+    pub fn new(message: &Message) -> Self {
+        let (exchange, routing_key) = (message.exchange.clone(), message.routing_key.clone());
+        Self { exchange, routing_key, ..Self::default() }
+    }
+
     /// Reads a delivery's headers. What is ill-typed is ignored and named in the second part.
     #[must_use]
     pub fn read(message: &Message) -> (Self, Vec<&'static str>) {

@@ -9,11 +9,12 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::broker::topology::{hold_queue, retry_queue};
-use crate::broker::{Message, Properties, Publish, Receipt, Stale};
+use crate::broker::{Message, Properties, Publish, PublishError, Receipt, Stale};
 use crate::clock::Clock;
 use crate::dead_letter;
 use crate::events::Events;
-use crate::journey::{Journey, copy_properties};
+use crate::failure::guarded;
+use crate::journey::{Journey, copy_properties, without_brokers};
 use crate::retry::{Pauses, jittered};
 use crate::telemetry::traces::Span;
 use crate::verdict::Verdict;
@@ -36,7 +37,8 @@ pub struct Settler {
 }
 
 impl Settler {
-    /// Carries a verdict out.
+    /// Carries a verdict out. Should the copy that it asks for crash, the message is dead-lettered as poison instead: then
+    /// `verdict` is replaced.
     ///
     /// # Errors
     /// [`Stale`] when the broker no longer waited for the delivery; it delivers the message anew.
@@ -45,33 +47,44 @@ impl Settler {
         receipt: Box<dyn Receipt>,
         message: &Message,
         journey: &Journey,
-        verdict: &Verdict,
+        verdict: &mut Verdict,
     ) -> Result<(), Stale> {
-        let copied = match verdict {
-            Verdict::Ack | Verdict::AckKnown => Ok(()),
-            Verdict::Return => return receipt.give_back().await,
-            Verdict::Retry(delay) => self.copy(&*receipt, message, journey, &retry_queue(&self.queue, *delay)).await,
-            Verdict::Park => self.copy(&*receipt, message, journey, &hold_queue(&self.queue)).await,
-            Verdict::DeadLetter(failure) => {
-                let at = self.clock.now();
-                let worker = crate::worker_name();
-                let properties = |frame_max| dead_letter::properties(message, journey, failure, worker, at, frame_max);
-                self.publish(&*receipt, &self.dead_letter_queue, &message.body, properties).await
+        // What cannot be copied with its headers goes without them.
+        for strip in [false, false, true] {
+            let stripped = strip.then(|| without_headers(message, journey));
+            let (copied, journey) =
+                stripped.as_ref().map_or((message, journey), |(message, journey)| (message, journey));
+            let queue = match verdict {
+                Verdict::Ack | Verdict::AckKnown => return receipt.ack().await,
+                Verdict::Return => return receipt.give_back().await,
+                Verdict::Retry(delay) => retry_queue(&self.queue, *delay),
+                Verdict::Park => hold_queue(&self.queue),
+                Verdict::DeadLetter(_) => self.dead_letter_queue.clone(),
+            };
+            let properties = |frame_max| self.properties(copied, journey, verdict, frame_max);
+            match guarded(self.publish(&*receipt, &queue, &message.body, properties)).await {
+                Ok(published) => {
+                    published?;
+                    self.events.published(&queue);
+                    return receipt.ack().await;
+                }
+                Err(failure) => *verdict = Verdict::DeadLetter(failure),
             }
-        };
-        copied?;
-        receipt.ack().await
+        }
+        *verdict = Verdict::Return;
+        receipt.give_back().await
     }
 
-    async fn copy(
-        &self,
-        receipt: &dyn Receipt,
-        message: &Message,
-        journey: &Journey,
-        queue: &str,
-    ) -> Result<(), Stale> {
-        let properties = |frame_max| copy_properties(message, journey, Vec::new(), frame_max);
-        self.publish(receipt, queue, &message.body, properties).await
+    fn properties(&self, message: &Message, journey: &Journey, verdict: &Verdict, frame_max: usize) -> Properties {
+        match verdict {
+            Verdict::DeadLetter(failure) => {
+                let (at, worker) = (self.clock.now(), crate::worker_name());
+                dead_letter::properties(message, journey, failure, worker, at, frame_max)
+            }
+            Verdict::Retry(_) | Verdict::Park | Verdict::Ack | Verdict::AckKnown | Verdict::Return => {
+                copy_properties(message, journey, Vec::new(), frame_max)
+            }
+        }
     }
 
     /// Publishes until the broker has confirmed, for as long as the delivery can still be settled.
@@ -85,11 +98,11 @@ impl Settler {
         let mut pauses = Pauses::new(REPUBLISH.0, REPUBLISH.1);
         let (_unconfirmed, span) = (self.events.publishing(), Span::publishing(queue));
         while receipt.usable() {
-            match self.publisher.publish(queue, body, properties(self.publisher.frame_max())).await {
-                Ok(()) => {
-                    self.events.published(queue);
-                    return Ok(());
-                }
+            let properties = properties(self.publisher.frame_max());
+            // Of a publish that crashed nobody knows whether the message arrived.
+            let published = guarded(async { self.publisher.publish(queue, body, properties).await }).await;
+            match published.unwrap_or_else(|crash| Err(PublishError::Unconfirmed(crash.message))) {
+                Ok(()) => return Ok(()),
                 Err(error) => self.events.publish_failed(queue, &error),
             }
             sleep(jittered(pauses.next(), fastrand::f64())).await;
@@ -97,4 +110,10 @@ impl Settler {
         span.failed("stale");
         Err(Stale)
     }
+}
+
+/// A message with nothing but its properties, and of its way what is short.
+fn without_headers(message: &Message, journey: &Journey) -> (Message, Journey) {
+    let bare = Message { properties: without_brokers(&message.properties), ..Message::default() };
+    (bare, Journey { history: Vec::new(), dropped: String::new(), ..journey.clone() })
 }

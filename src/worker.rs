@@ -1,30 +1,28 @@
 //! The loop: take a delivery, process it, settle it.
 //!
-//! Between receiving and settling nothing returns early: `process` is total and ends in a verdict, a panic included.
+//! Between receiving and settling nothing returns early: `process` is total and ends in a verdict. A panic anywhere is a
+//! verdict, too, while the headers are read and while it is settled included.
 
 mod attempt;
 mod recall;
 
-use std::any::Any;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{Delivery, Message};
+use crate::broker::{Delivery, Message, Receipt, Stale};
 use crate::clock::Clock;
 use crate::config::{OnUnknown, UnknownFields};
 use crate::crm::Crm;
 use crate::crm::classify::{Judgement, Outcome};
 use crate::events::{Events, Settled};
-use crate::failure::{Failure, Kind, Stage};
+use crate::failure::{Failure, Kind, Stage, guarded};
 use crate::gate::Gate;
 use crate::journey::{Attempt, Journey};
 use crate::ledger::{Closing, Ledger};
@@ -37,7 +35,7 @@ use crate::verdict::Verdict;
 use crate::worker::attempt::Sent;
 pub(crate) use crate::worker::attempt::TOKEN_INFORMATION;
 pub use crate::worker::recall::Running;
-use crate::worker::recall::{Case, Recalled};
+use crate::worker::recall::{Alone, Case, Recalled};
 
 /// How messages are processed.
 #[derive(Clone, Copy, Debug)]
@@ -112,7 +110,8 @@ impl Worker {
     }
 
     async fn handle(self: Arc<Self>, delivery: Delivery) {
-        let span = Span::processing(&delivery.message, &self.settler.queue);
+        let span = guarded(async { Span::processing(&delivery.message, &self.settler.queue) }).await;
+        let span = span.unwrap_or_else(|_| Span::none());
         span.around(self.handle_within(delivery, &span)).await;
     }
 
@@ -120,18 +119,22 @@ impl Worker {
         let Delivery { message, receipt, lost } = delivery;
         let began = Instant::now();
         self.events.taken();
-        let (mut journey, ill_typed) = Journey::read(&message);
-        if !ill_typed.is_empty() {
-            self.events.ill_typed_headers(message.id(), &ill_typed);
-        }
-        let case = Case::new(&message, &*receipt, lost, self.identify(&message), began + self.rules.hold);
-        // Until it is settled no other delivery of the same id begins: it would not find what this one did.
-        let alone = self.wait_alone(&case).await;
-        let verdict = match &alone {
-            Ok(_) => self.process_guarded(&case, &mut journey).await,
-            Err(verdict) => verdict.clone(),
+        let until = began + self.rules.hold;
+        let (mut journey, case) = match guarded(async { self.read(&message, &*receipt, lost, until) }).await {
+            Ok((journey, case)) => (journey, Ok(case)),
+            // Unread, they tell nothing: not even that there was no attempt.
+            Err(failure) => (Journey { possibly_created: true, ..Journey::new(&message) }, Err(failure)),
         };
-        let settled = self.settler.settle(receipt, &message, &journey, &verdict).await;
+        // Until it is settled no other delivery of the same id begins: it would not find what this one did.
+        let mut alone = None;
+        let mut verdict = match &case {
+            Ok(case) => self.process_guarded(case, &mut journey, &mut alone).await,
+            Err(failure) => Verdict::DeadLetter(failure.clone()),
+        };
+        drop(case);
+        // A receipt that crashed is gone with it, and no one knows what the broker heard.
+        let settled = guarded(self.settler.settle(receipt, &message, &journey, &mut verdict)).await;
+        let settled = settled.unwrap_or(Err(Stale));
         drop(alone);
         span.settled(&verdict, journey.attempts, settled.is_err());
         self.events.settled(&Settled {
@@ -147,16 +150,38 @@ impl Worker {
         });
     }
 
+    /// What the headers tell of a message's way, and what the ledger knows it by.
+    fn read<'a>(
+        &self,
+        message: &'a Message,
+        receipt: &'a dyn Receipt,
+        lost: CancellationToken,
+        until: Instant,
+    ) -> (Journey, Case<'a>) {
+        let (journey, ill_typed) = Journey::read(message);
+        if !ill_typed.is_empty() {
+            self.events.ill_typed_headers(message.id(), &ill_typed);
+        }
+        (journey, Case::new(message, receipt, lost, self.identify(message), until))
+    }
+
     /// The message's verdict; a panic on the way is one, too.
-    async fn process_guarded(&self, case: &Case<'_>, journey: &mut Journey) -> Verdict {
-        let processed = AssertUnwindSafe(self.process(case, journey)).catch_unwind().await;
-        let failure = match processed {
+    async fn process_guarded(&self, case: &Case<'_>, journey: &mut Journey, alone: &mut Option<Alone>) -> Verdict {
+        let processed = guarded(async {
+            match self.wait_alone(case).await {
+                Ok(entered) => *alone = entered,
+                Err(verdict) => return verdict,
+            }
+            self.process(case, journey).await
+        });
+        let failure = match processed.await {
             Ok(verdict) => return verdict,
-            Err(panic) => poison(&*panic),
+            Err(failure) => failure,
         };
         // As after a worker's death, nobody knows what its request came to.
         journey.possibly_created = true;
-        self.close(case, Closing::Unknown, journey.attempts).await;
+        // Should that panic too, the intent stays open, which tells the same.
+        let _ = guarded(self.close(case, Closing::Unknown, journey.attempts)).await;
         Verdict::DeadLetter(failure)
     }
 
@@ -326,8 +351,5 @@ fn dead_letter(kind: Kind, judgement: &Judgement) -> Verdict {
     })
 }
 
-fn poison(panic: &(dyn Any + Send)) -> Failure {
-    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    let text = format!("processing it crashed: {}", said.unwrap_or("no message"));
-    Failure::new(Stage::Send, Kind::Poison, text)
-}
+#[cfg(test)]
+mod tests;
