@@ -22,7 +22,7 @@ const HEARTBEAT: &str = "15";
 pub struct BrokerError {
     /// One readable sentence.
     pub message: String,
-    /// The AMQP reply code, where the broker gave one.
+    /// The AMQP reply code, where the broker gave one, or where the client has to.
     pub code: Option<u16>,
 }
 
@@ -35,6 +35,16 @@ impl BrokerError {
     pub const PRECONDITION_FAILED: u16 = 406;
     /// The broker's word for a queue that does not exist.
     pub const NOT_FOUND: u16 = 404;
+    /// A frame larger than agreed, as that of a message with headers which the broker has added to.
+    const FRAME_ERROR: u16 = 501;
+    /// A frame that cannot be read, as that of a message with a property which is not UTF-8.
+    const SYNTAX_ERROR: u16 = 502;
+
+    /// Whether what the broker sent cannot be read: it ends the connection, and so will the next delivery of that message.
+    #[must_use]
+    pub fn unreadable(&self) -> bool {
+        matches!(self.code, Some(Self::FRAME_ERROR | Self::SYNTAX_ERROR))
+    }
 }
 
 impl std::fmt::Display for BrokerError {
@@ -55,11 +65,16 @@ pub(crate) async fn bounded<T>(
     }
 }
 
-fn described(what: &str, error: &lapin::Error) -> BrokerError {
-    let (message, code) = if let lapin::ErrorKind::ProtocolError(refusal) = error.kind() {
-        (refusal.get_message().to_string(), Some(refusal.get_id()))
-    } else {
-        (error.to_string(), None)
+#[expect(clippy::wildcard_enum_match_arm, reason = "all others are the client's own, in words that will do")]
+pub(super) fn described(what: &str, error: &lapin::Error) -> BrokerError {
+    let (message, code) = match error.kind() {
+        lapin::ErrorKind::ProtocolError(refusal) => (refusal.get_message().to_string(), Some(refusal.get_id())),
+        // Its own words are the parser's, and quote what could not be read.
+        lapin::ErrorKind::ParsingError(_) => {
+            let text = "the broker sent what cannot be read, such as a message with a property that is not UTF-8";
+            (text.to_owned(), Some(BrokerError::SYNTAX_ERROR))
+        }
+        _ => (error.to_string(), None),
     };
     BrokerError { message: format!("{what}: {message}"), code }
 }

@@ -1,5 +1,9 @@
 //! Consuming: one connection, supervised. When it breaks, everything is built anew after a jittered, growing wait; nothing
 //! is acked that was not settled, so the broker delivers it again.
+//!
+//! A message that cannot be read ends the connection each time that it is delivered, and the broker counts that against every
+//! message which is in hand then. So after such an end messages are taken one at a time, until as many have come as could have
+//! been in hand: what it counts is the unreadable one's alone, which it dead-letters at the queue's `x-delivery-limit`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::connect::{BrokerError, Connector, WAIT, bounded, close, open_channel};
+use crate::broker::connect::{BrokerError, Connector, WAIT, bounded, close, described, open_channel};
 use crate::broker::topology::{self, Topology, TopologyError, short};
 use crate::broker::{Delivery, Headers, Message, Receipt, Stale};
 use crate::retry::{Pauses, jittered};
@@ -24,6 +28,9 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::f
 
 /// A connection that lasted so long was a good one: the next wait is a short one again.
 const HEALTHY: Duration = Duration::from_secs(30);
+
+/// The wait after an unreadable message, which does not grow: what is behind that message waits until the broker gives it up.
+const UNREADABLE: Duration = Duration::from_millis(100);
 
 /// What happens to the consuming connection.
 #[derive(Clone, Debug)]
@@ -62,18 +69,24 @@ impl Session {
         drained: &CancellationToken,
     ) -> Result<(), String> {
         let mut pauses = Pauses::new(RECONNECT.0, RECONNECT.1);
+        let mut singly = 0;
         while !stop.is_cancelled() {
             let began = Instant::now();
-            let ended = self.consume(deliveries, stop, drained).await;
+            let ended = self.consume(deliveries, stop, drained, &mut singly).await;
             if began.elapsed() >= HEALTHY {
                 pauses.reset();
             }
-            match ended {
+            let error = match ended {
                 Ok(()) => return Ok(()),
                 Err(TopologyError::Differs(text)) => return Err(text),
-                Err(TopologyError::Broker(error)) => (self.on_change)(Change::Lost(error.message)),
+                Err(TopologyError::Broker(error)) => error,
+            };
+            let unreadable = error.unreadable();
+            if unreadable || singly > 0 {
+                singly = self.prefetch;
             }
-            let wait = jittered(pauses.next(), fastrand::f64());
+            (self.on_change)(Change::Lost(error.message));
+            let wait = jittered(if unreadable { UNREADABLE } else { pauses.next() }, fastrand::f64());
             tokio::select! {
                 () = sleep(wait) => {}
                 () = stop.cancelled() => {}
@@ -82,21 +95,22 @@ impl Session {
         Ok(())
     }
 
-    /// One connection's life.
+    /// One connection's life. The next `singly` messages are taken one at a time.
     async fn consume(
         &self,
         deliveries: &mpsc::Sender<Delivery>,
         stop: &CancellationToken,
         drained: &CancellationToken,
+        singly: &mut u16,
     ) -> Result<(), TopologyError> {
         let opened = tokio::select! {
-            opened = self.open() => opened?,
+            opened = self.open(self.prefetch_for(*singly)) => opened?,
             () = stop.cancelled() => return Ok(()),
         };
-        let (connection, channel, consumer) = opened;
+        let (connection, subscription) = opened;
         (self.on_change)(Change::Connected);
         let lost = CancellationToken::new();
-        let ended = hand_over(consumer, &channel, deliveries, stop, &lost).await;
+        let ended = self.hand_over(&connection, subscription, deliveries, stop, &lost, singly).await;
         if stop.is_cancelled() {
             // The settled deliveries' acks travel on this connection.
             drained.cancelled().await;
@@ -106,21 +120,47 @@ impl Session {
         ended.map_err(TopologyError::Broker)
     }
 
-    async fn open(&self) -> Result<(Connection, lapin::Channel, Consumer), TopologyError> {
+    fn prefetch_for(&self, singly: u16) -> u16 {
+        if singly > 0 { 1 } else { self.prefetch }
+    }
+
+    async fn open(&self, prefetch: u16) -> Result<(Connection, Subscription), TopologyError> {
         let connection = self.connector.connect("consumer").await.map_err(TopologyError::Broker)?;
         let config = self.connector.config();
         topology::apply(&connection, &self.topology, config.topology).await?;
-        let subscribed = subscribe(&connection, &config.queue, self.prefetch).await;
-        let (channel, consumer) = subscribed.map_err(TopologyError::Broker)?;
-        Ok((connection, channel, consumer))
+        let subscribed = subscribe(&connection, &config.queue, prefetch).await;
+        Ok((connection, subscribed.map_err(TopologyError::Broker)?))
+    }
+
+    /// Hands deliveries over until `stop` (then `Ok`) or until the stream ends, whose first error or end is final.
+    async fn hand_over(
+        &self,
+        connection: &Connection,
+        mut subscription: Subscription,
+        deliveries: &mpsc::Sender<Delivery>,
+        stop: &CancellationToken,
+        lost: &CancellationToken,
+        singly: &mut u16,
+    ) -> Result<(), BrokerError> {
+        // What is in hand is settled on the channel that it came on.
+        let mut former = Vec::new();
+        loop {
+            let stopped = take(&mut subscription.1, deliveries, stop, lost, singly).await?;
+            let (channel, consumer) = subscription;
+            drain(consumer, &channel).await?;
+            if stopped {
+                return Ok(());
+            }
+            former.push(channel);
+            let queue = &self.connector.config().queue;
+            subscription = subscribe(connection, queue, self.prefetch_for(*singly)).await?;
+        }
     }
 }
 
-async fn subscribe(
-    connection: &Connection,
-    queue: &str,
-    prefetch: u16,
-) -> Result<(lapin::Channel, Consumer), BrokerError> {
+type Subscription = (lapin::Channel, Consumer);
+
+async fn subscribe(connection: &Connection, queue: &str, prefetch: u16) -> Result<Subscription, BrokerError> {
     let channel = open_channel(connection).await?;
     // Before consuming: it is the only bound on the client's buffer.
     bounded("set the prefetch", channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
@@ -129,19 +169,18 @@ async fn subscribe(
     Ok((channel, consumer))
 }
 
-/// Hands deliveries over until `stop` (then `Ok`) or until the stream ends, whose first error or end is final.
-async fn hand_over(
-    mut consumer: Consumer,
-    channel: &lapin::Channel,
+/// Hands deliveries over until `stop` (then true), or until the last of `singly` many (then false).
+async fn take(
+    consumer: &mut Consumer,
     deliveries: &mpsc::Sender<Delivery>,
     stop: &CancellationToken,
     lost: &CancellationToken,
-) -> Result<(), BrokerError> {
-    let ended = |message: String| Err(BrokerError { message, code: None });
+    singly: &mut u16,
+) -> Result<bool, BrokerError> {
     loop {
         let next = tokio::select! {
             biased;
-            () = stop.cancelled() => return drain(consumer, channel).await,
+            () = stop.cancelled() => return Ok(true),
             next = consumer.next() => next,
         };
         match next {
@@ -151,12 +190,18 @@ async fn hand_over(
                     let _ = unsent.0.receipt.give_back().await;
                 }
             }
-            Some(Err(error)) => return ended(format!("consuming: {error}")),
+            Some(Err(error)) => return Err(described("consuming", &error)),
             None => {
-                return ended(
+                let message =
                     "the broker has ended the consumer; was the queue deleted, or did a delivery take too long?"
-                        .to_owned(),
-                );
+                        .to_owned();
+                return Err(BrokerError { message, code: None });
+            }
+        }
+        if *singly > 0 {
+            *singly -= 1;
+            if *singly == 0 {
+                return Ok(false);
             }
         }
     }

@@ -23,3 +23,4 @@ mod shutdown;
 mod support;
 mod topology;
 mod traces;
+mod unreadable;

@@ -1,0 +1,199 @@
+//! A message that the worker's client cannot read: a short string of its properties is not UTF-8.
+
+use std::time::Duration;
+
+use lapin::types::{AMQPValue, FieldTable};
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use url::Url;
+use wolkvox_task_worker::sandbox::Options;
+
+use crate::support::BOUND;
+use crate::support::broker::Broker;
+use crate::support::eventually;
+use crate::support::rig::{Crm, LedgerFile, Rig, task};
+
+/// What the broker takes before it gives the unreadable message up; small, so that the innocent would be met by it, too.
+const DELIVERY_LIMIT: i64 = 4;
+const NOT_UTF8: &[u8] = b"caf\xe9";
+
+const CONNECTION: u16 = 10;
+const CHANNEL: u16 = 20;
+const BASIC: u16 = 60;
+const CONFIRM: u16 = 85;
+
+/// As much of AMQP 0-9-1 as it takes to write and read any bytes.
+struct Raw(TcpStream);
+
+/// Arguments of a method.
+#[derive(Default)]
+struct Arguments(Vec<u8>);
+
+impl Arguments {
+    fn new() -> Self {
+        Self::default()
+    }
+
+    fn bytes(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    fn short(self, text: &[u8]) -> Self {
+        self.bytes(&[u8::try_from(text.len()).expect("short")]).bytes(text)
+    }
+
+    fn long(self, text: &[u8]) -> Self {
+        self.bytes(&u32::try_from(text.len()).expect("a length").to_be_bytes()).bytes(text)
+    }
+}
+
+impl Raw {
+    async fn connect(url: &str) -> Self {
+        let url = Url::parse(url).expect("an address");
+        let host = url.host_str().expect("a host");
+        let mut raw = Self(TcpStream::connect((host, url.port().unwrap_or(5672))).await.expect("a connection"));
+        raw.0.write_all(b"AMQP\x00\x00\x09\x01").await.expect("written");
+        raw.expect(CONNECTION, 10).await;
+        let login = format!("\0{}\0{}", url.username(), url.password().unwrap_or_default());
+        let start = Arguments::new().long(b"").short(b"PLAIN").long(login.as_bytes()).short(b"en_US");
+        raw.call(0, CONNECTION, 11, start).await;
+        raw.expect(CONNECTION, 30).await;
+        let tuned = Arguments::new().bytes(&2_047_u16.to_be_bytes()).bytes(&131_072_u32.to_be_bytes()).bytes(&[0, 0]);
+        raw.call(0, CONNECTION, 31, tuned).await;
+        let vhost = url.path().trim_start_matches('/').replace("%2f", "/");
+        let vhost = if vhost.is_empty() { "/" } else { &vhost };
+        raw.call(0, CONNECTION, 40, Arguments::new().short(vhost.as_bytes()).short(b"").bytes(&[0])).await;
+        raw.expect(CONNECTION, 41).await;
+        raw.call(1, CHANNEL, 10, Arguments::new().short(b"")).await;
+        raw.expect(CHANNEL, 11).await;
+        raw
+    }
+
+    async fn frame(&mut self, kind: u8, channel: u16, payload: &[u8]) {
+        let size = u32::try_from(payload.len()).expect("a size").to_be_bytes();
+        let frame = [&[kind], &channel.to_be_bytes()[..], &size, payload, &[0xce]].concat();
+        self.0.write_all(&frame).await.expect("written");
+    }
+
+    async fn call(&mut self, channel: u16, class: u16, method: u16, arguments: Arguments) {
+        let payload = [&class.to_be_bytes()[..], &method.to_be_bytes(), &arguments.0].concat();
+        self.frame(1, channel, &payload).await;
+    }
+
+    /// The next frame that is no heartbeat.
+    async fn next(&mut self) -> (u8, Vec<u8>) {
+        loop {
+            let mut head = [0; 7];
+            timeout(BOUND, self.0.read_exact(&mut head)).await.expect("in time").expect("a frame");
+            let [kind, _, _, size @ ..] = head;
+            let mut payload = vec![0; usize::try_from(u32::from_be_bytes(size)).expect("a size") + 1];
+            self.0.read_exact(&mut payload).await.expect("a payload");
+            payload.pop();
+            if kind != 8 {
+                return (kind, payload);
+            }
+        }
+    }
+
+    async fn expect(&mut self, class: u16, method: u16) {
+        let (kind, payload) = self.next().await;
+        let expected = [class.to_be_bytes(), method.to_be_bytes()].concat();
+        assert!(kind == 1 && payload.starts_with(&expected), "{}", String::from_utf8_lossy(&payload));
+    }
+
+    /// Publishes a persistent message with a message id and a correlation id, and waits for its confirm.
+    async fn publish(&mut self, queue: &str, body: &[u8], message_id: &[u8], correlation_id: &[u8]) {
+        const DELIVERY_MODE: u16 = 1 << 12;
+        const CORRELATION_ID: u16 = 1 << 10;
+        const MESSAGE_ID: u16 = 1 << 7;
+        self.call(1, CONFIRM, 10, Arguments::new().bytes(&[0])).await;
+        self.expect(CONFIRM, 11).await;
+        let publish = Arguments::new().bytes(&[0, 0]).short(b"").short(queue.as_bytes()).bytes(&[0]);
+        self.call(1, BASIC, 40, publish).await;
+        let header = Arguments::new()
+            .bytes(&BASIC.to_be_bytes())
+            .bytes(&[0, 0])
+            .bytes(&(body.len() as u64).to_be_bytes())
+            .bytes(&(DELIVERY_MODE | CORRELATION_ID | MESSAGE_ID).to_be_bytes())
+            .bytes(&[2])
+            .short(correlation_id)
+            .short(message_id);
+        self.frame(2, 1, &header.0).await;
+        self.frame(3, 1, body).await;
+        self.expect(BASIC, 80).await;
+    }
+
+    /// Takes the next message of a queue: its properties as they are on the wire, and its body.
+    async fn take(&mut self, queue: &str) -> (Vec<u8>, Vec<u8>) {
+        let get = Arguments::new().bytes(&[0, 0]).short(queue.as_bytes()).bytes(&[1]);
+        self.call(1, BASIC, 70, get).await;
+        self.expect(BASIC, 71).await;
+        let (_, properties) = self.next().await;
+        let (_, body) = self.next().await;
+        (properties, body)
+    }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+/// The work queue as the worker would declare it, but for the limit.
+async fn declare_impatient(rig: &Rig) {
+    rig.declare_topology().await;
+    rig.amqp.delete(&rig.queue).await;
+    let mut arguments = FieldTable::default();
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    for (name, value) in [
+        ("x-queue-type", text("quorum")),
+        ("x-delivery-limit", AMQPValue::LongLongInt(DELIVERY_LIMIT)),
+        ("x-single-active-consumer", AMQPValue::Boolean(true)),
+        ("x-dead-letter-exchange", text("")),
+        ("x-dead-letter-routing-key", text(&rig.dead_letter_queue())),
+        ("x-dead-letter-strategy", text("at-least-once")),
+        ("x-overflow", text("reject-publish")),
+    ] {
+        arguments.insert(name.into(), value);
+    }
+    rig.amqp.declare(&rig.queue, arguments).await;
+}
+
+#[tokio::test]
+async fn an_unreadable_message_is_given_up_by_the_broker_and_the_innocent_beside_it_are_made_once() {
+    let broker = Broker::shared().await;
+    let options = Options { latency: Duration::from_millis(20), ..Crm::options() };
+    let rig = Rig::with("unreadable", &broker.url, options).await;
+    declare_impatient(&rig).await;
+    let mut raw = Raw::connect(&broker.url).await;
+    let mut published = Vec::new();
+    for round in 0..3 {
+        published.extend(rig.publish_many(&format!("innocent-{round}"), 15).await);
+        let body = task(&format!("unreadable-{round}"));
+        raw.publish(&rig.queue, &body, b"unreadable", NOT_UTF8).await;
+    }
+    published.extend(rig.publish_many("innocent-last", 15).await);
+    let file = LedgerFile::new();
+    let worker = rig.unready_worker(&[("WTW_LEDGER_URL", &file.url()), ("WTW_BROKER_TOPOLOGY", "verify")]);
+    rig.crm.created(60).await;
+    let given_up = || async { (rig.amqp.count(&rig.dead_letter_queue()).await? == 3).then_some(()) };
+    eventually("the unreadable ones are dead letters", given_up).await;
+    worker.says("a property that is not UTF-8").await;
+    let mut bodies = Vec::new();
+    for _ in 0..3 {
+        let (properties, body) = raw.take(&rig.dead_letter_queue()).await;
+        assert!(contains(&properties, b"delivery_limit") && contains(&properties, NOT_UTF8));
+        bodies.push(body);
+    }
+    bodies.sort();
+    assert_eq!(bodies, [0, 1, 2].map(|round| task(&format!("unreadable-{round}"))));
+    published.sort();
+    assert_eq!(rig.crm.names().await, published, "one task each");
+    // All at a time again.
+    rig.crm.faults(json!([{ "action": "delay:2s" }])).await;
+    rig.publish_many("later", 8).await;
+    worker.reaches("wtw_messages_in_flight", 4.0).await;
+    worker.process.stop().await;
+}
