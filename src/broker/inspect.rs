@@ -6,6 +6,7 @@
 //! it must refuse for another reason tells whether it would have been allowed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use lapin::options::{
     BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
@@ -13,12 +14,16 @@ use lapin::options::{
 };
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
+use tokio::time::{sleep, timeout};
 
 use crate::broker::connect::{BrokerError, Connector, bounded, close, open_channel};
 use crate::broker::topology::{Argument, Queue, short};
 use crate::broker::{HeaderValue, Properties};
 use crate::config::{self, BrokerUrl};
 
+/// How long a broker with an alarm may take to say that it blocks publishing, and between two looks whether it did.
+const BLOCKED: Duration = Duration::from_millis(300);
+const LOOK: Duration = Duration::from_millis(10);
 /// More arguments than any queue has.
 const MOST_DIFFERENCES: usize = 32;
 
@@ -162,7 +167,13 @@ impl Inspection {
         let publish =
             async { channel.basic_publish("".into(), nowhere, options, b"", Properties::default()).await?.await };
         let published = bounded("publish", publish).await;
-        if published.is_err() && self.connection.status().blocked() {
+        // It may have taken the message, and say only behind that that it takes no more.
+        let blocked = async {
+            while !self.connection.status().blocked() {
+                sleep(LOOK).await;
+            }
+        };
+        if timeout(BLOCKED, blocked).await.is_ok() {
             let message = "the broker has blocked publishing for want of memory or disk".to_owned();
             return Err(BrokerError { message, code: None });
         }

@@ -5,14 +5,13 @@
 //! and later; older brokers count every return, whichever way. A consumer on a quorum queue is given 2000 unacknowledged
 //! messages at most, so the walk goes in windows, a consumer each.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use lapin::options::{
-    BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions};
 use lapin::{Channel, Connection, Consumer};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::connect::{BrokerError, Connector, bounded, close, open_channel};
@@ -27,11 +26,6 @@ pub const WINDOW: u16 = 256;
 const WINDOW_BYTES: usize = 16 << 20;
 /// How long nothing has to come before the broker is asked whether there is more.
 const SILENCE: Duration = Duration::from_millis(500);
-/// How long nothing has to come back to a queue before it is taken to be all: others may have taken some.
-const NOTHING_COMES_BACK: Duration = Duration::from_secs(2);
-/// Between two looks at how many have come back.
-const LOOK: Duration = Duration::from_millis(20);
-
 /// A walk under way.
 pub struct Walk {
     connection: Connection,
@@ -40,6 +34,8 @@ pub struct Walk {
     consumer: Option<(Consumer, u16)>,
     /// Read already, to learn how many there are.
     first: Option<Delivery>,
+    /// Given to a consumer beyond its window, since acks made room for more.
+    surplus: VecDeque<Delivery>,
     lost: CancellationToken,
     window: u16,
     largest: usize,
@@ -64,6 +60,7 @@ impl Walk {
             queue: short(queue)?,
             consumer: None,
             first: None,
+            surplus: VecDeque::new(),
             lost: CancellationToken::new(),
             window: window.clamp(1, WINDOW),
             largest: 1,
@@ -123,39 +120,15 @@ impl Walk {
         Ok(delivery)
     }
 
-    /// Ends the walk: what was not settled goes back to the queue. When this returns, the broker has taken the `settled`
-    /// that were acked, and has put the others back, as far as nobody else took them.
+    /// Ends the walk: what was not settled goes back to the queue. When this returns, the broker has taken what was settled.
     ///
     /// # Errors
     /// What the broker said. What was not settled goes back all the same; what was settled last may be there again.
-    pub async fn end(mut self, settled: u64) -> Result<(), BrokerError> {
+    pub async fn end(mut self) -> Result<(), BrokerError> {
         let ended = self.give_back().await;
-        if ended.is_ok() {
-            // Some brokers let only those count that may configure the queue.
-            let _ = self.wait_until_back(self.expected.saturating_sub(settled)).await;
-        }
         self.lost.cancel();
         close(&self.connection).await;
         ended
-    }
-
-    /// A queue takes its time to put back thousands, and a walk that began meanwhile would not meet them.
-    async fn wait_until_back(&self, count: u64) -> Result<(), BrokerError> {
-        let channel = open_channel(&self.connection).await?;
-        let (mut most, mut since) = (0, Instant::now());
-        while since.elapsed() < NOTHING_COMES_BACK {
-            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-            let declare = channel.queue_declare(self.queue.clone(), passive, Headers::default());
-            let ready = u64::from(bounded("count the messages", declare).await?.message_count());
-            if ready >= count {
-                break;
-            }
-            if ready > most {
-                (most, since) = (ready, Instant::now());
-            }
-            sleep(LOOK).await;
-        }
-        Ok(())
     }
 
     async fn give_back(&mut self) -> Result<(), BrokerError> {
@@ -173,8 +146,14 @@ impl Walk {
     }
 
     async fn receive(&mut self) -> Result<Option<Delivery>, BrokerError> {
+        if let Some(delivery) = self.surplus.pop_front() {
+            return Ok(Some(delivery));
+        }
         if self.consumer.as_ref().is_none_or(|(_, left)| *left == 0) {
             self.open_window().await?;
+            if let Some(delivery) = self.surplus.pop_front() {
+                return Ok(Some(delivery));
+            }
         }
         if let Some(delivery) = self.consumed().await? {
             return Ok(Some(delivery));
@@ -204,9 +183,13 @@ impl Walk {
     }
 
     async fn open_window(&mut self) -> Result<(), BrokerError> {
-        if let Some((full, _)) = self.consumer.take() {
-            let options = BasicCancelOptions { nowait: true };
+        if let Some((mut full, _)) = self.consumer.take() {
+            let options = BasicCancelOptions::default();
             bounded("cancel the consumer", self.channel.basic_cancel(full.tag(), options)).await?;
+            // It ends behind the broker's word that it is cancelled.
+            while let Ok(Some(Ok(delivery))) = timeout(SILENCE, full.next()).await {
+                self.surplus.push_back(receive(delivery, &self.lost));
+            }
         }
         let room = (WINDOW_BYTES / self.largest).max(1);
         let rest = usize::try_from(self.expected - self.met).unwrap_or(usize::MAX);

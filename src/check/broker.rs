@@ -46,9 +46,12 @@ pub(super) async fn check(config: &Config) -> Checked {
     };
     frames(&inspection, &mut findings);
     let topology = Topology::new(&config.broker, &config.retry.delays);
-    permissions(&inspection, config, &topology, &mut findings).await;
-    let consumers = queues(&inspection, config, &topology, &mut findings).await;
+    let (permitted, (found, consumers)) =
+        tokio::join!(permissions(&inspection, config, &topology), queues(&inspection, config, &topology));
+    // The last question: a broker with an alarm answers nothing more where somebody published.
+    let published = publishing(&inspection).await;
     inspection.close().await;
+    findings.0.extend([permitted, published, found].into_iter().flat_map(|part| part.0));
     Checked { findings, consumers }
 }
 
@@ -140,9 +143,29 @@ fn frames(inspection: &Inspection, findings: &mut Findings) {
     }
 }
 
-/// Write on the default exchange; read on what is consumed; configure on what is declared.
-async fn permissions(inspection: &Inspection, config: &Config, topology: &Topology, findings: &mut Findings) {
+/// Write on the default exchange, and whether the broker takes messages at all.
+async fn publishing(inspection: &Inspection) -> Findings {
+    let mut findings = Findings::default();
+    match inspection.may_publish().await {
+        Ok(()) => findings.ok("broker.publish", "the user may publish copies, and the broker takes them"),
+        Err(error) if error.code == Some(BrokerError::ACCESS_REFUSED) => findings.problem(
+            "broker.publish",
+            error.message,
+            "permit the user to write to amq.default: copies are published there",
+        ),
+        Err(error) => findings.problem(
+            "broker.publish",
+            error.message,
+            "look at the broker's alarms: rabbitmq-diagnostics alarms; it wants memory or disk",
+        ),
+    }
+    findings
+}
+
+/// Read on what is consumed; configure on what is declared.
+async fn permissions(inspection: &Inspection, config: &Config, topology: &Topology) -> Findings {
     let check = "broker.permissions";
+    let mut findings = Findings::default();
     let broker = &config.broker;
     let declares = broker.topology == TopologyMode::Declare;
     let mut refused = 0_usize;
@@ -150,13 +173,6 @@ async fn permissions(inspection: &Inspection, config: &Config, topology: &Topolo
         refused += 1;
         findings.add(check, outcome, &error.message, Some(advice));
     };
-    if let Err(error) = inspection.may_publish().await {
-        let advice = match error.code {
-            Some(BrokerError::ACCESS_REFUSED) => "permit the user to write to amq.default: copies are published there",
-            _ => "look at the broker's alarms: rabbitmqctl list_alarms, or rabbitmq-diagnostics alarms",
-        };
-        note(Outcome::Problem, error, advice);
-    }
     for queue in &topology.queues {
         let name = &queue.name;
         if let Err(error) = inspection.may_consume(name).await {
@@ -181,20 +197,22 @@ async fn permissions(inspection: &Inspection, config: &Config, topology: &Topolo
     }
     if refused == 0 {
         let declaring = if declares { ", and declare its queues" } else { "" };
-        findings.ok(check, format!("the user may consume {}, publish copies{declaring}", broker.queue));
+        findings.ok(check, format!("the user may consume {}{declaring}", broker.queue));
     }
+    findings
 }
 
 /// Each queue and its arguments; how many consume the work queue.
-async fn queues(inspection: &Inspection, config: &Config, topology: &Topology, findings: &mut Findings) -> Option<u32> {
+async fn queues(inspection: &Inspection, config: &Config, topology: &Topology) -> (Findings, Option<u32>) {
     let check = "broker.queue";
+    let mut findings = Findings::default();
     let mut consumers = None;
     for queue in &topology.queues {
         let name = &queue.name;
         let found = match inspection.find(name).await {
             Ok(Some(found)) => found,
             Ok(None) => {
-                absent(name, config.broker.topology, findings);
+                absent(name, config.broker.topology, &mut findings);
                 continue;
             }
             Err(error) => {
@@ -216,7 +234,7 @@ async fn queues(inspection: &Inspection, config: &Config, topology: &Topology, f
             Ok(differences) if differences.is_empty() => {
                 findings.ok(check, format!("{holds}; {}", as_declared(queue)));
             }
-            Ok(differences) => differ(queue, &differences, config, findings),
+            Ok(differences) => differ(queue, &differences, config, &mut findings),
             Err(error) if error.code == Some(BrokerError::ACCESS_REFUSED) => {
                 findings
                     .ok(check, format!("{holds}; without permission to configure its arguments cannot be looked at"));
@@ -229,7 +247,7 @@ async fn queues(inspection: &Inspection, config: &Config, topology: &Topology, f
         "AMQP does not show them: `rabbitmqctl list_policies` and `list_operator_policies` tell whether one lowers a \
          delivery limit, a TTL or a length of these queues",
     );
-    consumers
+    (findings, consumers)
 }
 
 fn absent(name: &str, mode: TopologyMode, findings: &mut Findings) {

@@ -32,6 +32,8 @@ use crate::failure::shorten;
 
 /// How long letters are held at most: brokers end consumers that hold one for thirty minutes.
 const HOLD: Duration = Duration::from_secs(300);
+/// How long what is under way may take to finish after an interruption: a broker that blocks publishing confirms nothing.
+const FINISH: Duration = Duration::from_secs(5);
 /// Deliveries that the broker has counted for a letter from which on the operator is warned. No client can see how many it
 /// allows: a policy goes before what the queue was declared with, and RabbitMQ 4 takes 20 where nothing is set.
 const WORN: i64 = 3;
@@ -97,6 +99,12 @@ impl Desk {
         &self.config.broker.dead_letter_queue
     }
 
+    /// Ends when what is under way has had its time to finish after an interruption.
+    async fn given_up(&self) {
+        self.stop.cancelled().await;
+        tokio::time::sleep(FINISH).await;
+    }
+
     /// Shows each letter to `visit`, until it breaks off; all of them go back to the queue.
     async fn look(
         &self,
@@ -124,7 +132,7 @@ impl Desk {
         };
         let (expected, deliveries) = (walk.expected(), walk.deliveries());
         // What could not be given back goes back by itself when the connection is gone.
-        let _ = walk.end(0).await;
+        let _ = walk.end().await;
         Ok(Looked { seen, expected, overdue: walked?, deliveries })
     }
 }

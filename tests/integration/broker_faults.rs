@@ -11,6 +11,7 @@ use wolkvox_task_worker::sandbox::Options;
 use crate::support::amqp::{Amqp, id};
 use crate::support::broker::{Broker, free_port, unique};
 use crate::support::eventually;
+use crate::support::process::run;
 use crate::support::rig::{Crm, LedgerFile, Rig, dead_lettered, settled, task};
 
 const IN_FLIGHT: &str = "wtw_messages_in_flight";
@@ -78,6 +79,10 @@ async fn while_the_broker_is_blocked_copies_are_held_and_nothing_else() {
     assert!(worker.status().await["broker"]["blocked"].is_string());
     assert_eq!(worker.metric(&settled("retried")).await, 0.0);
     assert_eq!(worker.metric(&dead_lettered("rejected")).await, 1.0);
+    let checked = run(&["check", "--no-crm"], &rig.env(&[]), b"").await;
+    let problems: Vec<&str> = checked.stdout.lines().filter(|line| line.starts_with("problem")).collect();
+    let [blocked] = problems[..] else { panic!("not one problem: {}", checked.stdout) };
+    assert!(blocked.contains("broker.publish") && blocked.contains("has blocked publishing"), "{blocked}");
     ctl(&broker, "set_vm_memory_high_watermark 0.6").await;
     worker.reaches(&dead_lettered("rejected"), 3.0).await;
     worker.reaches(&settled("created"), 3.0).await;

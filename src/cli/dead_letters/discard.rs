@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::choice::{Choice, Chosen};
-use super::pass::{Broken, Passed};
+use super::pass::{Broken, Passed, all_met};
 use super::{Desk, one_line};
 use crate::broker::Message;
 use crate::cli::Error;
@@ -95,9 +95,5 @@ fn finish(passed: Passed, count: u64) -> Result<ExitCode, Error> {
     if interrupted {
         return Err(Error::failed("interrupted; the other letters are where they were"));
     }
-    let rest = count.saturating_sub(settled);
-    if rest > 0 || unheard > 0 {
-        eprintln!("{rest} were no longer there, or are held by another instance of this tool");
-    }
-    Ok(ExitCode::SUCCESS)
+    all_met(count, settled + unheard)
 }

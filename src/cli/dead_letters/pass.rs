@@ -2,6 +2,7 @@
 //! it holds has been held long enough.
 
 use std::num::NonZeroUsize;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -145,7 +146,7 @@ impl Desk {
     ) -> Result<bool, Error> {
         let mut walk = Walk::begin(&self.connector, self.place(), window, hold).await.map_err(broker)?;
         let failed = std::sync::atomic::AtomicBool::new(false);
-        let (mut problem, before) = (None, passed.settled);
+        let mut problem = None;
         {
             let round = Round { desk: self, walk: &mut walk, pace, chosen, failed: &failed };
             let letters = futures_util::stream::unfold(round, async |mut round| Some((round.next().await?, round)));
@@ -172,7 +173,7 @@ impl Desk {
         }
         passed.interrupted = self.stop.is_cancelled();
         let overdue = walk.is_overdue();
-        let ended = walk.end(passed.settled - before).await;
+        let ended = walk.end().await;
         match problem {
             Some(error) => Err(error),
             None => ended.map(|()| overdue).map_err(broker),
@@ -195,6 +196,14 @@ impl Desk {
              limit of 20 may drop them: take a higher --rate, fewer letters at a time, or --all; nothing was done",
             chosen.others
         )))
+    }
+}
+
+/// Refuses to take letters that were chosen and not met for done.
+pub(super) fn all_met(count: u64, done: u64) -> Result<ExitCode, Error> {
+    match count.saturating_sub(done) {
+        0 => Ok(ExitCode::SUCCESS),
+        rest => Err(Error::failed(format!("{rest} are no longer there, or are held by another instance of this tool"))),
     }
 }
 

@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::choice::{Choice, Chosen};
 use super::edit::{Draft, Setting, editor, set};
 use super::filter::Filter;
-use super::pass::{Broken, Passed};
+use super::pass::{Broken, Passed, all_met};
 use super::show::payload;
 use super::{Desk, Looked, clean};
 use crate::broker::publisher::Publisher;
@@ -103,14 +103,26 @@ pub(super) async fn run(desk: &Desk, args: &Args, sources: &Sources) -> Result<E
     let edited = if args.edit { Some(edit(&judge, &mut survey, sources).await?) } else { None };
     desk.spare(&survey.chosen, &args.choice, looked.deliveries)?;
     args.choice.confirm(desk, &format!("Replay {} letters?", survey.chosen.count)).await?;
-    let publisher = Publisher::new(Arc::clone(&desk.connector), "replay", TaskTracker::new());
+    let publisher =
+        Publisher::new(Arc::clone(&desk.connector), "replay", TaskTracker::new()).telling(Arc::new(|why| {
+            if let Some(why) = why {
+                eprintln!("the broker takes no messages ({}); waiting until it does again", clean(why));
+            }
+        }));
     let replayed = desk
         .settle(&survey.chosen, &args.choice, "replaying", async |message| {
             let body = match &edited {
                 Some(body) => body.clone(),
                 None => changed(&message.body, &args.set).map_err(Error::failed)?,
             };
-            send(desk, &publisher, message, &body).await
+            tokio::select! {
+                sent = send(desk, &publisher, message, &body) => sent,
+                () = desk.given_up() => Err(Error::failed(format!(
+                    "{}: the broker did not confirm its copy; the letter is where it was, and its id keeps a second replay \
+                     from a second task",
+                    clean(DeadLetter::read(message).id())
+                ))),
+            }
         })
         .await;
     publisher.close().await;
@@ -282,12 +294,6 @@ fn finish(desk: &Desk, replayed: Result<Passed, Broken>, count: u64) -> Result<E
             Err(Error { message: format!("{}\nthe same command goes on with the rest", error.message), ..error })
         }
         None if interrupted => Err(Error::failed("interrupted; the same command goes on with the rest")),
-        None => {
-            if settled + unheard < count {
-                let rest = count - settled - unheard;
-                eprintln!("{rest} were no longer there, or are held by another instance of this tool");
-            }
-            Ok(ExitCode::SUCCESS)
-        }
+        None => all_met(count, settled + unheard),
     }
 }
