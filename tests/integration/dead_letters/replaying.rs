@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{letter, succeeds, tool};
 use crate::support::process::Process;
+use crate::support::redis::Redis;
 use crate::support::rig::{LedgerFile, Rig, properties, task, task_with};
 
 const MAYBE: [(&str, AMQPValue); 1] = [("x-possibly-created", AMQPValue::Boolean(true))];
@@ -95,10 +96,18 @@ async fn a_copy_keeps_what_it_is_and_says_whence_it_came() {
 
 #[tokio::test]
 async fn what_the_ledger_knows_as_created_is_not_made_again_and_the_tool_says_so() {
-    let rig = Rig::new("letters.created").await;
     let file = LedgerFile::new();
-    let ledger = file.url();
-    let settings = [("WTW_LEDGER_URL", ledger.as_str())];
+    created_is_not_made_again("letters.created", &file.url()).await;
+}
+
+#[tokio::test]
+async fn what_a_shared_ledger_knows_as_created_is_not_made_again_either() {
+    created_is_not_made_again("letters.shared", &Redis::shared().await.url).await;
+}
+
+async fn created_is_not_made_again(name: &str, ledger: &str) {
+    let rig = Rig::new(name).await;
+    let settings = [("WTW_LEDGER_URL", ledger)];
     let worker = rig.worker(&settings).await;
     rig.publish("m-1", &task("one")).await;
     rig.crm.created(1).await;
