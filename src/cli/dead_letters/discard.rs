@@ -8,11 +8,14 @@ use serde::Serialize;
 
 use super::choice::{Choice, Chosen};
 use super::pass::{Broken, Passed, all_met};
-use super::{Desk, one_line};
+use super::{Desk, clean, one_line};
 use crate::broker::Message;
 use crate::cli::Error;
+use crate::clock::Clock;
 use crate::dead_letter::DeadLetter;
 use crate::dead_letter::replay::fingerprint;
+use crate::ledger::peek::Peek;
+use crate::ledger::{Digest, Key, State};
 
 /// Arguments of `dead-letters discard`.
 #[derive(Debug, clap::Args)]
@@ -22,6 +25,9 @@ pub struct Args {
     /// Why; it is printed with each letter
     #[arg(long, value_name = "TEXT")]
     reason: String,
+    /// Of these only the ones whose task was created, as the ledger knows: what a replay that was cut off left behind
+    #[arg(long)]
+    created: bool,
     /// Print each discarded letter as one line of JSON
     #[arg(long)]
     json: bool,
@@ -34,6 +40,32 @@ struct Discarded<'a> {
     letter: DeadLetter,
 }
 
+/// What the ledger knows.
+struct Known<'a> {
+    desk: &'a Desk,
+    operation: &'a str,
+    ledger: Peek,
+}
+
+impl<'a> Known<'a> {
+    async fn open(desk: &'a Desk) -> Result<Self, Error> {
+        let operation = desk.config.crm.operation.as_deref();
+        let operation = operation
+            .ok_or_else(|| Error::failed("--created has to know crm.operation, to ask the ledger; nothing was done"))?;
+        let ledger = Peek::open(&desk.config.ledger, Clock::system()).await.map_err(|why| {
+            Error::failed(format!("--created: the ledger could not be looked into ({}); nothing was done", clean(&why)))
+        })?;
+        Ok(Self { desk, operation, ledger })
+    }
+
+    /// Whether the task of this very message was created.
+    async fn created(&self, id: &str, message: &Message) -> Result<bool, Error> {
+        let entry = self.ledger.look(&Key::new(&self.desk.config.broker.queue, self.operation, id)).await;
+        let entry = entry.map_err(|error| Error::failed(format!("{error}; nothing was done")))?;
+        Ok(entry.is_some_and(|entry| entry.state == State::Created && entry.digest == Digest::of(&message.body)))
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -43,10 +75,16 @@ pub(super) async fn run(desk: &Desk, args: &Args) -> Result<ExitCode, Error> {
     if args.reason.trim().is_empty() {
         return Err(Error::failed("--reason is empty: say why, for those who miss the letters; nothing was done"));
     }
+    let ledger = if args.created { Some(Known::open(desk).await?) } else { None };
     let mut chosen = Chosen::default();
     let looked = desk
         .look(async |message, letter| {
-            match filter.takes(message, letter, desk.now) {
+            let meant = filter.takes(message, letter, desk.now)
+                && match &ledger {
+                    Some(ledger) => ledger.created(letter.id(), message).await?,
+                    None => true,
+                };
+            match meant {
                 true => chosen.add(fingerprint(message), letter),
                 false => chosen.others += 1,
             }

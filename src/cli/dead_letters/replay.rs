@@ -226,7 +226,13 @@ fn told(desk: &Desk, args: &Args, survey: &Survey, looked: Looked) -> String {
     line(*refused_again, "of them would be refused again as they are; `show` says why");
     line(*maybe, "others may have made their task already and stay; --include-unknown takes them too");
     let named = |ids: &[String]| clean(&ids.join(", "));
-    line(created.0, &format!("others stay, as the ledger knows that their task was created: {}", named(&created.1)));
+    line(
+        created.0,
+        &format!(
+            "others stay, as the ledger knows that their task was created (`discard --created` clears them): {}",
+            named(&created.1)
+        ),
+    );
     line(
         taken.0,
         &format!("others stay, as their id made the task of another message (id_conflict): {}", named(&taken.1)),

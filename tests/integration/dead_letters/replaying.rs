@@ -119,14 +119,18 @@ async fn created_is_not_made_again(name: &str, ledger: &str) {
     // While the worker holds it, and when nobody does.
     let done = tool(&env, &["replay", "--yes", "--include-unknown", "m-1"]).await;
     let told = |said: &str| {
-        said.contains("1 others stay, as the ledger knows that their task was created: m-1")
-            && said.contains("1 others stay, as their id made the task of another message (id_conflict): m-1")
+        said.contains(
+            "1 others stay, as the ledger knows that their task was created (`discard --created` clears them): m-1",
+        ) && said.contains("1 others stay, as their id made the task of another message (id_conflict): m-1")
     };
     assert!(done.code == Some(0) && told(&done.stderr), "{}", done.stderr);
     worker.process.stop().await;
     let done = tool(&env, &["replay", "--yes", "--include-unknown", "--all"]).await;
     assert!(done.code == Some(0) && told(&done.stderr), "{}", done.stderr);
     assert!(done.stdout.contains("each confirmed: 1"), "{}", done.stdout);
+    // That letter was made; the other one with its id was not.
+    let cleared = succeeds(&env, &["discard", "--yes", "--all", "--created", "--reason", "made"]).await;
+    assert!(cleared.starts_with("discarded m-1") && cleared.lines().count() == 1, "{cleared}");
     // Where it cannot be asked, the tool says that, and the worker knows.
     let elsewhere = rig.env(&[("WTW_LEDGER_URL", "file:/nowhere/ledger.redb")]);
     let done = tool(&elsewhere, &["replay", "--yes", "--include-unknown", "--all"]).await;
@@ -136,6 +140,24 @@ async fn created_is_not_made_again(name: &str, ledger: &str) {
     rig.crm.created(2).await;
     eventually_quiet(&rig).await;
     assert_eq!(rig.crm.names().await, ["one", "two"]);
+}
+
+#[tokio::test]
+async fn what_the_broker_gave_up_is_told_and_replayed() {
+    let rig = Rig::new("letters.expired").await;
+    rig.declare_topology().await;
+    rig.publish_with(&task("late"), properties("m-1").with_expiration("1".into())).await;
+    rig.letters(1).await;
+    let env = rig.env(&[]);
+    let listed = succeeds(&env, &["list", "--kind", "expired"]).await;
+    assert!(listed.contains("the broker gave it up: expired") && listed.contains("dead letters: 1"), "{listed}");
+    let shown = succeeds(&env, &["show", "m-1"]).await;
+    assert!(shown.contains(&format!("published to      {}\n", rig.queue)), "{shown}");
+    succeeds(&env, &["replay", "--yes", "--kind", "expired"]).await;
+    let worker = rig.worker(&[]).await;
+    worker.reaches(&crate::support::rig::settled("created"), 1.0).await;
+    rig.letters(0).await;
+    assert_eq!(rig.crm.names().await, ["late"], "it does not expire again");
 }
 
 /// The broker gives up what a dead worker was at, and does not tell that the task may exist; the ledger does.
