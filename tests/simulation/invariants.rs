@@ -27,8 +27,9 @@ use wolkvox_task_worker::ledger::{Closing, Record};
 use crate::coverage::{Case, Coverage, Met};
 use crate::schedule::{Letter, Nature, Script, What};
 
-/// RabbitMQ closes the channel of whoever holds a delivery longer.
-const CONSUMER_TIMEOUT: Duration = Duration::from_secs(1800);
+/// What a delivery may take beyond `gate.hold`: a request with the question about its token, the pause after it, the wait
+/// for another worker's intent, and a slow ledger. RabbitMQ closes the channel of whoever holds a delivery for too long.
+const BEYOND_HOLD: Duration = Duration::from_secs(90);
 
 /// Longer than it takes to ask the CRM about a token, before which the gate does not hear of the answer.
 const ASKING: Duration = Duration::from_millis(50);
@@ -152,6 +153,7 @@ pub(crate) struct Book {
     slots: usize,
     limit: u32,
     failures: u32,
+    hold: Duration,
     max_age: Option<Duration>,
     began: Instant,
     pub(crate) violations: Vec<String>,
@@ -183,6 +185,7 @@ impl Book {
             slots: script.setting.in_flight,
             limit,
             failures: script.setting.failures,
+            hold: script.setting.hold,
             max_age: script.setting.max_age,
             began: Instant::now(),
             violations: Vec::new(),
@@ -311,9 +314,9 @@ impl Book {
 
     pub(crate) fn in_time(&mut self, settling: &Settling) {
         let held = settling.delivered.elapsed();
-        if held > CONSUMER_TIMEOUT && !settling.unpublishable {
+        if held > self.hold + BEYOND_HOLD && !settling.unpublishable {
             let number = settling.number;
-            self.wrong(format!("letter {number} stayed unsettled for {held:?}, longer than the consumer timeout"));
+            self.wrong(format!("letter {number} stayed unsettled for {held:?}, far longer than it may be held"));
         }
     }
 
