@@ -206,22 +206,6 @@ async fn a_probe_that_got_no_slot_before_the_next_closing_is_no_probe_any_more()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_outlived_its_closing_makes_no_room_for_another() {
-    let (gate, _) = running(&[("WTW_GATE_PROBE_INITIAL", "1s"), ("WTW_GATE_PROBE_MAX", "1s")]);
-    let straggler = slot(&gate).await;
-    fail(&gate, 3).await;
-    let old = slot(&gate).await;
-    straggler.report(&judged(Outcome::Created));
-    slot(&gate).await.report(&judged(Outcome::Misconfigured));
-    let probe = slot(&gate).await;
-    assert!(old.is_probe() && probe.is_probe());
-    old.report(&judged(Outcome::Unavailable));
-    assert!(gate.pass(Instant::now() + SOON).await.is_err(), "one probe is out");
-    probe.report(&judged(Outcome::Unavailable));
-    assert!(slot(&gate).await.is_probe());
-}
-
-#[tokio::test(start_paused = true)]
 async fn who_waits_for_a_slot_is_turned_back_when_the_gate_closes() {
     let (gate, _) = running(&[("WTW_GATE_FAILURES", "1")]);
     let (first, second) = (slot(&gate).await, slot(&gate).await);
