@@ -133,6 +133,9 @@ mod tests {
         let (earlier, later) = (Timestamp::UNIX_EPOCH - jiff::SignedDuration::from_secs(1), Timestamp::UNIX_EPOCH);
         let other = |attempts| Asked { digest: Digest::of(b"other"), ..asked(attempts) };
         let early = |attempts| Asked { now: Timestamp::UNIX_EPOCH, ..asked(attempts) };
+        // The clock was set back since.
+        let future =
+            Entry { at: Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(7_200), ..entry(State::Open, 1) };
         let poison = Entry { open_intents: POISON, ..entry(State::Open, 7) };
         for (entry, asked, known) in [
             (None, asked(2), Known::Fresh(2)),
@@ -153,6 +156,8 @@ mod tests {
             (Some(entry(State::Open, 1)), again(None), Known::LeftOpen(1)),
             (Some(entry(State::Open, 1)), early(0), Known::Wait(PATIENCE)),
             (Some(entry(State::Open, 1)), Asked { watched: PATIENCE, ..early(0) }, Known::LeftOpen(1)),
+            (Some(future), asked(0), Known::Wait(PATIENCE)),
+            (Some(future), Asked { watched: PATIENCE, ..asked(0) }, Known::LeftOpen(1)),
             (Some(entry(State::Open, 1)), asked(0), Known::LeftOpen(1)),
             (Some(entry(State::Open, 3)), redelivered(1), Known::LeftOpen(3)),
             (Some(entry(State::Open, 1)), replay(0), Known::Afresh),

@@ -41,6 +41,8 @@ pub(crate) type Life = u64;
 #[derive(Default)]
 struct Account {
     has_id: bool,
+    letters: u32,
+    /// Those of them that did not arrive as from the dead-letter queue.
     published: u32,
     replays: u32,
     redeliveries: u32,
@@ -61,6 +63,8 @@ struct Account {
     refused: bool,
     panics: u32,
     deaths: u32,
+    /// Its only message was replayed, and nothing became of that yet.
+    replayed: bool,
 }
 
 impl Account {
@@ -237,6 +241,8 @@ impl Book {
         if let Some(letter) = letter {
             self.met.note(Met::Nature(letter.nature));
             let account = &mut self.accounts[self.account_of[&number]];
+            account.letters += 1;
+            account.replayed = letter.replay && account.letters == 1;
             account.published += u32::from(!letter.replay);
             account.replays += u32::from(letter.replay);
             account.brought = account.brought.max(if letter.replay { 0 } else { letter.attempts });
@@ -246,7 +252,9 @@ impl Book {
 
     pub(crate) fn replayed(&mut self, number: usize) {
         self.note(format!("letter {number} is replayed"));
-        self.account(number).replays += 1;
+        let account = self.account(number);
+        account.replays += 1;
+        account.replayed = account.letters == 1 && account.forks + account.splits == 0;
     }
 
     /// `before` held it last.
@@ -269,6 +277,7 @@ impl Book {
         let account = self.account(number);
         account.redeliveries += 1;
         account.forks += u32::from(copied);
+        account.replayed = false;
         if copied && dead {
             self.met(Met::Case(Case::DeathBeforeAck));
         }
@@ -276,7 +285,9 @@ impl Book {
 
     pub(crate) fn forked(&mut self, number: usize) {
         self.note(format!("letter {number} exists twice from here on"));
-        self.account(number).forks += 1;
+        let account = self.account(number);
+        account.forks += 1;
+        account.replayed = false;
     }
 
     // Settling.
@@ -330,6 +341,7 @@ impl Book {
     pub(crate) fn copied(&mut self, number: usize, queue: &str, message: &Message) {
         self.note(format!("a copy of letter {number} is stored in {queue}: {:?}", DeadLetter::read(message).attempts));
         self.faithful(number, message);
+        self.account(number).replayed = false;
         let held = queue.ends_with(".retry.hold");
         self.met(Met::Settled(if held { "held" } else { "retried" }));
         if held && self.needlessly(number) {
@@ -402,6 +414,9 @@ impl Book {
         }
         if let Some(reason) = self.unjustified(number, &dead, message, failed_at.unwrap_or_default()) {
             self.wrong(format!("letter {number} died of {} although {reason} ({})", dead.kind, dead.message));
+        }
+        if self.account(number).replayed && !self.clock_set_back && matches!(&*dead.kind, "unavailable" | "unknown") {
+            self.wrong(format!("letter {number} was replayed and died of what was known before ({})", dead.message));
         }
         self.flagged(number, &dead);
     }
@@ -575,6 +590,7 @@ impl Book {
             wrong.push("although its attempts were spent");
         }
         account.doubtful += 1;
+        account.replayed = false;
         account.in_flight.push(life);
         for what in wrong {
             self.wrong(format!("a request about subject {subject} left {what}"));
