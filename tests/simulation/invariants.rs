@@ -375,7 +375,9 @@ impl Book {
         if message.id() != letter.id.as_deref() {
             self.wrong(format!("a copy of letter {number} has the id {:?}", message.id()));
         }
-        if message.header("x-death").is_some() || message.properties.expiration().is_some() {
+        let properties = &message.properties;
+        let brokers = ["x-death", "CC", "BCC"].into_iter().any(|name| message.header(name).is_some());
+        if brokers || properties.expiration().is_some() || properties.user_id().is_some() {
             self.wrong(format!("a copy of letter {number} carries what is the broker's"));
         }
         for (name, meant) in [("x-original-exchange", "crm"), ("x-original-routing-key", "task.new")] {

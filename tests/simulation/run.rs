@@ -130,13 +130,17 @@ fn body(letter: &Letter) -> Vec<u8> {
 fn message(world: &World, letter: &Letter) -> Message {
     let mut headers = Headers::default();
     headers.insert(NUMBER.into(), HeaderValue::LongLongInt(letter.number as i64));
+    for elsewhere in ["CC", "BCC"] {
+        headers.insert(elsewhere.into(), HeaderValue::LongString("elsewhere".into()));
+    }
     if letter.replay {
         headers.insert("x-dead-letter-schema".into(), HeaderValue::LongLongInt(1));
     }
     if letter.attempts > 0 {
         headers.insert("x-attempts".into(), HeaderValue::LongLongInt(letter.attempts.into()));
     }
-    let mut properties = Properties::default().with_headers(headers).with_expiration("86400000".into());
+    let mut properties =
+        Properties::default().with_headers(headers).with_expiration("86400000".into()).with_user_id("crm".into());
     if let Some(id) = &letter.id {
         properties = properties.with_message_id(id.as_str().into());
     }
