@@ -166,6 +166,7 @@ impl World {
             if world.book().has_requests_out(of_life) {
                 world.book().met(Met::Case(Case::LostInFlight));
             }
+            world.book().knows_lost(number);
             lost.cancel();
         });
         self.after(again, move |world| {
@@ -226,6 +227,7 @@ impl World {
             if let Some(place) = place {
                 let (world, connection, number) = (Arc::clone(self), active.number, stored.number);
                 let lost = active.lost.clone();
+                self.book().taken(number, life.number, tag, connection);
                 let receipt = Ticket { world, life, connection, lost: lost.clone(), tag, number, settled: false };
                 place.send(Delivery { message: stored.message.clone(), receipt: Box::new(receipt), lost });
             }
@@ -361,6 +363,7 @@ impl Ticket {
                 self.life.still().await;
             }
             let world = Arc::clone(&self.world);
+            world.book().let_go(self.number, self.life.number, self.tag);
             world.settle(&self, give_back)
         }
         .boxed()

@@ -34,6 +34,9 @@ const BEYOND_HOLD: Duration = Duration::from_secs(90);
 /// Longer than it takes to ask the CRM about a token, before which the gate does not hear of the answer.
 const ASKING: Duration = Duration::from_millis(50);
 
+/// Between the last question to the ledger and the request: an intent on a slow ledger, and the wait for a slot.
+const OVERTAKEN: Duration = Duration::from_secs(10);
+
 /// Which worker, counted over restarts.
 pub(crate) type Life = u64;
 
@@ -60,6 +63,10 @@ struct Account {
     brought: u32,
     created: BTreeMap<usize, u32>,
     told_created: BTreeMap<Life, Instant>,
+    /// Since when the ledger has it as created.
+    recorded: Option<Instant>,
+    /// Deliveries in hand, with the connection that each is of.
+    hands: BTreeMap<Life, BTreeMap<u64, u64>>,
     refused: bool,
     panics: u32,
     deaths: u32,
@@ -146,6 +153,8 @@ pub(crate) struct Book {
     /// Tokens that were throttled, and those that were used up or refused.
     throttled: BTreeMap<(Life, usize), Rest>,
     parked: BTreeMap<(Life, usize), Rest>,
+    /// Connections that their workers know as lost.
+    lost: BTreeMap<u64, Instant>,
     dead: BTreeSet<Life>,
     clock_set_back: bool,
     calm_since: Option<Instant>,
@@ -180,6 +189,7 @@ impl Book {
             on_token: BTreeMap::new(),
             throttled: BTreeMap::new(),
             parked: BTreeMap::new(),
+            lost: BTreeMap::new(),
             dead: BTreeSet::new(),
             clock_set_back: script.events.iter().any(|event| matches!(event.what, What::ClockStep(..0))),
             calm_since: None,
@@ -265,6 +275,23 @@ impl Book {
         if split {
             self.met(Met::Case(Case::Split));
         }
+    }
+
+    /// A worker has a delivery in hand.
+    pub(crate) fn taken(&mut self, number: usize, life: Life, tag: u64, connection: u64) {
+        self.account(number).hands.entry(life).or_default().insert(tag, connection);
+    }
+
+    /// A worker has settled a delivery, or tried to.
+    pub(crate) fn let_go(&mut self, number: usize, life: Life, tag: u64) {
+        if let Some(hands) = self.account(number).hands.get_mut(&life) {
+            hands.remove(&tag);
+        }
+    }
+
+    /// A worker knows that a connection is lost.
+    pub(crate) fn knows_lost(&mut self, connection: u64) {
+        self.lost.insert(connection, Instant::now());
     }
 
     /// The broker takes a delivery back from whoever held it.
@@ -480,6 +507,9 @@ impl Book {
         let account = self.account(letter);
         let intends = matches!(record, Record::Intend { .. });
         account.unrecorded += u32::from(failed.is_some_and(|taken| taken || !intends));
+        if name == "created" && failed.is_none() {
+            account.recorded.get_or_insert_with(Instant::now);
+        }
         match record {
             Record::Intend { .. } if failed == Some(false) => {}
             Record::Intend { .. } => {
@@ -568,6 +598,13 @@ impl Book {
         let (dead, strict, limit, clock_set_back) = (self.dead.clone(), self.strict, self.limit, self.clock_set_back);
         let account = &mut self.accounts[number];
         let mut wrong = Vec::new();
+        let lost = |connection: &u64| self.lost.get(connection).is_some_and(|at| *at < Instant::now());
+        if account.hands.get(&life).is_some_and(|hands| !hands.is_empty() && hands.values().all(lost)) {
+            wrong.push("for a delivery that is known as lost");
+        }
+        if account.recorded.is_some_and(|at| at.elapsed() > OVERTAKEN) {
+            wrong.push("although the ledger has long had its id as created");
+        }
         if !account.has_id {
             self.met.note(Met::Case(Case::NoId));
         }
