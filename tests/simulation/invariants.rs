@@ -160,7 +160,7 @@ pub(crate) struct Book {
     calm_since: Option<Instant>,
     /// The longest that the last fault can be felt.
     recovery: Duration,
-    /// Whether messages wait for each other.
+    /// Whether messages wait for each other, or for a clock that was set back further than they are held.
     slow: bool,
     strict: bool,
     slots: usize,
@@ -178,6 +178,8 @@ pub(crate) struct Book {
 impl Book {
     pub(crate) fn new(script: &Script, bodies: BTreeMap<usize, Vec<u8>>, limit: u32) -> Self {
         let set = &script.setting;
+        let clock_set_back = script.events.iter().any(|event| matches!(event.what, What::ClockStep(..0)));
+        let deadly = script.letters.iter().any(|letter| letter.nature == Nature::Deadly);
         let mut book = Self {
             letters: script.letters.clone(),
             bodies,
@@ -191,10 +193,10 @@ impl Book {
             parked: BTreeMap::new(),
             lost: BTreeMap::new(),
             dead: BTreeSet::new(),
-            clock_set_back: script.events.iter().any(|event| matches!(event.what, What::ClockStep(..0))),
+            clock_set_back,
             calm_since: None,
             recovery: set.recheck + set.retry_after_max.mul_f64(1.1) + set.hold + Duration::from_secs(120),
-            slow: set.requests_per_second.is_some() || script.letters.iter().any(|l| l.nature == Nature::Deadly),
+            slow: set.requests_per_second.is_some() || deadly || (clock_set_back && set.hold < BEYOND_HOLD),
             strict: script.setting.strict,
             slots: script.setting.in_flight,
             limit,
@@ -466,7 +468,10 @@ impl Book {
             "unknown" => account.doubts() > 0 && (self.strict || spent),
             "id_conflict" => account.created.keys().any(|subject| *subject != letter.subject),
             "poison" => account.panics > 0 || open >= POISON,
-            "expired" => self.max_age.is_some_and(|max_age| age(message, now).is_some_and(|age| age > max_age)),
+            "expired" => self.max_age.is_some_and(|max_age| {
+                // The verdict may have fallen long before it could be written down.
+                self.clock_set_back || age(message, now).is_some_and(|age| age > max_age)
+            }),
             _ => false,
         };
         (!just).then(|| {
@@ -507,6 +512,7 @@ impl Book {
         let account = self.account(letter);
         let intends = matches!(record, Record::Intend { .. });
         account.unrecorded += u32::from(failed.is_some_and(|taken| taken || !intends));
+        account.replayed &= failed.is_none();
         if name == "created" && failed.is_none() {
             account.recorded.get_or_insert_with(Instant::now);
         }
