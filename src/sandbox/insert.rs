@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::answer::{self, Refusal};
@@ -49,6 +50,8 @@ pub(super) async fn insert(
 
 /// A call that has its slot.
 struct Call {
+    /// Since when.
+    admitted: Instant,
     content_type: Option<String>,
     body: Bytes,
     /// The body as JSON, or why it is none.
@@ -67,7 +70,7 @@ async fn admit(state: &Arc<State>, client: &Client, request: Request) -> Result<
         return Err(Refusal::InvalidToken);
     }
     let (slot, _) = state.admit(token, client)?;
-    let call = Call { content_type, body, document };
+    let call = Call { admitted: Instant::now(), content_type, body, document };
     Ok((slot, call))
 }
 
@@ -117,13 +120,32 @@ async fn conclude(
     let name = check::check(call.content_type.as_deref(), &call.document)?;
     let fault = state.fault(name);
     let action = fault.as_ref().map(|fault| &fault.action);
-    tokio::time::sleep(state.options.latency.saturating_add(delay(action))).await;
+    // What takes its time is done meanwhile, not after it.
+    let payload: Box<RawValue> =
+        serde_json::from_slice(&call.body).map_err(|error| Refusal::Parameters(error.to_string()))?;
+    wait_until(call.admitted, state.options.latency.saturating_add(delay(action))).await;
     if creates(action) {
-        let payload: Box<RawValue> =
-            serde_json::from_slice(&call.body).map_err(|error| Refusal::Parameters(error.to_string()))?;
         state.create(payload, token, client.number)?;
     }
     Ok((action.map_or("created", Action::outcome), ending(fault)))
+}
+
+/// Waits until `wait` after `since`, to some microseconds: tokio's timer rounds up to whole milliseconds, and waking takes a
+/// while, of which a slot that is held for tens of milliseconds would lose a noticeable part of its calls.
+async fn wait_until(since: Instant, wait: Duration) {
+    const ROUNDING: Duration = Duration::from_millis(2);
+    const WAKING: Duration = Duration::from_micros(300);
+    let left = |reserve: Duration| wait.checked_sub(since.elapsed() + reserve);
+    if let Some(left) = left(ROUNDING) {
+        tokio::time::sleep(left).await;
+    }
+    if let Some(left) = left(WAKING) {
+        // Should it not be waited for, the rest is waited for below.
+        let _ = tokio::task::spawn_blocking(move || std::thread::sleep(left)).await;
+    }
+    while since.elapsed() < wait {
+        tokio::task::yield_now().await;
+    }
 }
 
 fn delay(action: Option<&Action>) -> Duration {
