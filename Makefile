@@ -9,7 +9,7 @@ CYCLONEDX := $(or $(shell command -v cargo-cyclonedx),$(CURDIR)/target/tools/bin
 DENY := $(or $(shell command -v cargo-deny),target/tools/bin/cargo-deny)
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || command -v docker-compose)
 
-.PHONY: help bench bench-micro chaos demo docs fuzz sim test check dist image image-test fmt fmt-check lint lint-scripts deny compose-check setup setup-test setup-check
+.PHONY: help bench bench-micro chaos demo docs fuzz sim test throughput check dist image image-test fmt fmt-check lint lint-scripts deny compose-check setup setup-test setup-check
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -43,6 +43,9 @@ dist: setup $(CYCLONEDX) ## dist/*.tar.gz of a release: program, completions, ma
 chaos: setup-test ## broker, cluster, network, workers and ledger broken by chance, SECONDS each (60), the same for the same SEED (by the clock)
 	CHAOS_SECONDS=$(or $(SECONDS),60) CHAOS_SEED=$(or $(SEED),$(shell date +%s)) \
 	  cargo test --locked --test integration -- --nocapture --test-threads=1 chaos::
+
+throughput: setup-test ## that an optimized worker keeps the CRM's slots 98 % in use, on an otherwise idle machine
+	cargo test --locked --release --test throughput -- --nocapture
 
 bench: ## the worker measured beside what else one could use, written into the README; QUICK=1 only shows that it works
 	tests/bench.sh $(if $(QUICK),--quick)
