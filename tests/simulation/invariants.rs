@@ -157,6 +157,8 @@ pub(crate) struct Book {
     lost: BTreeMap<u64, Instant>,
     dead: BTreeSet<Life>,
     clock_set_back: bool,
+    restarts: bool,
+    last_round: i64,
     calm_since: Option<Instant>,
     /// The longest that the last fault can be felt.
     recovery: Duration,
@@ -194,6 +196,8 @@ impl Book {
             lost: BTreeMap::new(),
             dead: BTreeSet::new(),
             clock_set_back,
+            restarts: script.events.iter().any(|event| matches!(event.what, What::Restart(_))),
+            last_round: set.delays.len() as i64,
             calm_since: None,
             recovery: set.recheck + set.retry_after_max.mul_f64(1.1) + set.hold + Duration::from_secs(120),
             slow: set.requests_per_second.is_some() || deadly || (clock_set_back && set.hold < BEYOND_HOLD),
@@ -456,7 +460,10 @@ impl Book {
     fn unjustified(&self, number: usize, dead: &DeadLetter, message: &Message, now: Timestamp) -> Option<String> {
         let letter = self.letter(number)?;
         let account = &self.accounts[self.account_of[&number]];
-        let spent = dead.attempts >= i64::from(self.limit);
+        // A round that a stop cut short is a round all the same.
+        let last =
+            matches!(message.header("x-retry-round"), Some(HeaderValue::LongLongInt(n)) if *n >= self.last_round);
+        let spent = dead.attempts >= i64::from(self.limit) || (self.restarts && last);
         let open = account.left_open + account.unrecorded;
         let just = match dead.kind.as_str() {
             "invalid_message" => letter.nature == Nature::NoJson,
