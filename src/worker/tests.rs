@@ -197,6 +197,8 @@ impl Subscriber for Log {
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_while_the_headers_are_read_is_poison() {
+    // With one subscriber alone, a thread without any that comes to the event first would turn it off for all.
+    let _second = tracing::Dispatch::new(Log);
     let _log = subscriber::set_default(Log);
     let letter = dead_letter(Crashes::default(), b"no task").await;
     assert_poison(&letter, b"no task");
