@@ -117,7 +117,7 @@ impl Session {
         }
         lost.cancel();
         close(&connection).await;
-        ended.map_err(TopologyError::Broker)
+        ended.map(drop).map_err(TopologyError::Broker)
     }
 
     fn prefetch_for(&self, singly: u16) -> u16 {
@@ -132,7 +132,8 @@ impl Session {
         Ok((connection, subscribed.map_err(TopologyError::Broker)?))
     }
 
-    /// Hands deliveries over until `stop` (then `Ok`) or until the stream ends, whose first error or end is final.
+    /// Hands deliveries over until `stop`, or until the stream ends, whose first error or end is final. What is in hand is
+    /// settled on the channel that it came on, and a channel that nobody holds closes: they are given back to be held until then.
     async fn hand_over(
         &self,
         connection: &Connection,
@@ -141,17 +142,16 @@ impl Session {
         stop: &CancellationToken,
         lost: &CancellationToken,
         singly: &mut u16,
-    ) -> Result<(), BrokerError> {
-        // What is in hand is settled on the channel that it came on.
-        let mut former = Vec::new();
+    ) -> Result<Vec<lapin::Channel>, BrokerError> {
+        let mut channels = Vec::new();
         loop {
             let stopped = take(&mut subscription.1, deliveries, stop, lost, singly).await?;
             let (channel, consumer) = subscription;
             drain(consumer, &channel).await?;
+            channels.push(channel);
             if stopped {
-                return Ok(());
+                return Ok(channels);
             }
-            former.push(channel);
             let queue = &self.connector.config().queue;
             subscription = subscribe(connection, queue, self.prefetch_for(*singly)).await?;
         }
