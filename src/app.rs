@@ -32,6 +32,9 @@ use crate::worker::{Rules, Running, Worker};
 /// Deliveries unsettled at a time, for each slot: enough that a slot finds its next message waiting even while others of
 /// them wait for another attempt, few enough that a second consumer finds work too.
 const PREFETCH_PER_SLOT: usize = 8;
+/// How many of them are enough beside two for each slot: where slots are many, they do not all wait for others at once, and
+/// each message in hand takes memory.
+const PREFETCH_BESIDE: usize = 96;
 /// RabbitMQ caps the prefetch of a quorum queue here.
 const MAX_PREFETCH: usize = 2_000;
 /// How much longer than `crm.request_timeout` another worker's request is waited for.
@@ -146,8 +149,13 @@ async fn work(
     let (sender, receiver) = mpsc::channel(prefetch.into());
     let working = services.spawn(worker.run(receiver, tasks.clone()));
     let told = Arc::clone(status);
-    let session =
-        Session { connector, topology, prefetch, on_change: Arc::new(move |change| told.connection(&change)) };
+    let session = Session {
+        connector,
+        topology,
+        prefetch,
+        on_change: Arc::new(move |change| told.connection(&change)),
+        services: services.clone(),
+    };
     let consuming = {
         let (stop, drained) = (stop.clone(), drained.clone());
         async move { session.run(&sender, &stop, &drained).await }
@@ -266,7 +274,8 @@ async fn modification(path: &Path) -> Option<(SystemTime, u64)> {
 
 fn prefetch(config: &Config) -> u16 {
     let slots = config.crm.tokens.len() * config.crm.max_in_flight_per_token;
-    u16::try_from((slots * PREFETCH_PER_SLOT).clamp(1, MAX_PREFETCH)).unwrap_or(u16::MAX)
+    let enough = (slots * PREFETCH_PER_SLOT).min(slots * 2 + PREFETCH_BESIDE);
+    u16::try_from(enough.clamp(1, MAX_PREFETCH)).unwrap_or(u16::MAX)
 }
 
 /// Says what this configuration amounts to.

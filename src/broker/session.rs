@@ -5,22 +5,22 @@
 //! message which is in hand then. So after such an end messages are taken one at a time, until as many have come as could have
 //! been in hand: what it counts is the unreadable one's alone, which it dead-letters at the queue's `x-delivery-limit`.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::future::BoxFuture;
 use lapin::message::Delivery as LapinDelivery;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
-use lapin::{Acker, Connection, Consumer};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::{Connection, Consumer};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::broker::acks::{Acks, AtOnce, give_back};
 use crate::broker::connect::{BrokerError, Connector, WAIT, bounded, close, described, open_channel};
 use crate::broker::topology::{self, Topology, TopologyError, short};
-use crate::broker::{Delivery, Headers, Message, Receipt, Stale};
+use crate::broker::{Delivery, Headers, Message, Receipt};
 use crate::retry::{Pauses, jittered};
 
 /// First and longest wait before another attempt to connect.
@@ -54,6 +54,8 @@ pub struct Session {
     pub prefetch: u16,
     /// Told of every change.
     pub on_change: OnChange,
+    /// What tells the broker of acks.
+    pub services: TaskTracker,
 }
 
 impl Session {
@@ -145,7 +147,8 @@ impl Session {
     ) -> Result<Vec<lapin::Channel>, BrokerError> {
         let mut channels = Vec::new();
         loop {
-            let stopped = take(&mut subscription.1, deliveries, stop, lost, singly).await?;
+            let acks = Acks::start(self.prefetch_for(*singly), lost.clone(), &self.services);
+            let stopped = take(&mut subscription.1, &acks, deliveries, stop, lost, singly).await?;
             let (channel, consumer) = subscription;
             drain(consumer, &channel).await?;
             channels.push(channel);
@@ -172,6 +175,7 @@ async fn subscribe(connection: &Connection, queue: &str, prefetch: u16) -> Resul
 /// Hands deliveries over until `stop` (then true), or until the last of `singly` many (then false).
 async fn take(
     consumer: &mut Consumer,
+    acks: &Arc<Acks>,
     deliveries: &mpsc::Sender<Delivery>,
     stop: &CancellationToken,
     lost: &CancellationToken,
@@ -185,7 +189,8 @@ async fn take(
         };
         match next {
             Some(Ok(delivery)) => {
-                if let Err(unsent) = deliveries.send(receive(delivery, lost)).await {
+                let receipt = acks.receipt(&delivery);
+                if let Err(unsent) = deliveries.send(with_receipt(delivery, receipt, lost)).await {
                     // Nobody takes deliveries any more: the worker is stopping.
                     let _ = unsent.0.receipt.give_back().await;
                 }
@@ -212,52 +217,27 @@ async fn drain(mut consumer: Consumer, channel: &lapin::Channel) -> Result<(), B
     let tag = consumer.tag();
     bounded("cancel the consumer", channel.basic_cancel(tag, BasicCancelOptions::default())).await?;
     while let Ok(Some(Ok(delivery))) = timeout(WAIT, consumer.next()).await {
-        let _ = Box::new(AckerReceipt(delivery.acker)).give_back().await;
+        let _ = give_back(&delivery.acker).await;
     }
     Ok(())
 }
 
-pub(super) fn receive(delivery: LapinDelivery, lost: &CancellationToken) -> Delivery {
+/// A delivery that is settled by a frame of its own.
+pub(super) fn receive(received: LapinDelivery, lost: &CancellationToken) -> Delivery {
+    let receipt = Box::new(AtOnce(received.acker.clone()));
+    with_receipt(received, receipt, lost)
+}
+
+fn with_receipt(received: LapinDelivery, receipt: Box<dyn Receipt>, lost: &CancellationToken) -> Delivery {
     Delivery {
         message: Message {
-            body: delivery.data,
-            properties: delivery.properties,
-            exchange: delivery.exchange.to_string(),
-            routing_key: delivery.routing_key.to_string(),
-            redelivered: delivery.redelivered,
+            body: received.data,
+            properties: received.properties,
+            exchange: received.exchange.to_string(),
+            routing_key: received.routing_key.to_string(),
+            redelivered: received.redelivered,
         },
-        receipt: Box::new(AckerReceipt(delivery.acker)),
+        receipt,
         lost: lost.clone(),
-    }
-}
-
-struct AckerReceipt(Acker);
-
-impl fmt::Debug for AckerReceipt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AckerReceipt")
-    }
-}
-
-impl Receipt for AckerReceipt {
-    fn usable(&self) -> bool {
-        self.0.usable()
-    }
-
-    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
-        Box::pin(async move { settled(timeout(WAIT, self.0.ack(BasicAckOptions::default())).await) })
-    }
-
-    fn give_back(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
-        let options = BasicNackOptions { requeue: true, multiple: false };
-        Box::pin(async move { settled(timeout(WAIT, self.0.nack(options)).await) })
-    }
-}
-
-/// `Ok(true)` alone means that the broker was told.
-fn settled(result: Result<lapin::Result<bool>, tokio::time::error::Elapsed>) -> Result<(), Stale> {
-    match result {
-        Ok(Ok(true)) => Ok(()),
-        Ok(Ok(false) | Err(_)) | Err(_) => Err(Stale),
     }
 }

@@ -1,4 +1,5 @@
-//! Those who are compared, and how each is started. All have the same prefetch: eight messages a place, as the worker has.
+//! Those who are compared, and how each is started. Each has eight messages in hand for a request in flight; where those are
+//! many, the worker contents itself with fewer.
 
 use std::process::{Command, Stdio};
 

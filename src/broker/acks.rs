@@ -1,0 +1,284 @@
+//! The acks of one channel, gathered: while a backlog is worked off, one frame tells the broker of many.
+//!
+//! An ack of `multiple` settles every delivery up to its own (AMQP 0-9-1, `basic.ack`), so it goes no further than the first
+//! delivery of the channel that is not settled yet; what was acked behind that one is told by a frame of its own. A returned
+//! delivery counts as unsettled until the broker was told, so that no ack can overtake it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, join_all};
+use lapin::Acker;
+use lapin::message::Delivery as LapinDelivery;
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use lapin::types::DeliveryTag;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::connect::WAIT;
+use crate::broker::{Receipt, Stale};
+
+/// How long acks are gathered after some were told: an ack on an idle worker is told at once.
+const LINGER: Duration = Duration::from_millis(1);
+
+/// The acks of one channel.
+pub(super) struct Acks {
+    books: Mutex<Books<Gathered>>,
+    /// Some were acked since none was.
+    some: Notify,
+    /// So many were acked that the rest of the prefetch may not last until the linger is over.
+    enough: Notify,
+    prefetch: usize,
+}
+
+/// An acked delivery that the broker has not been told of.
+struct Gathered {
+    acker: Acker,
+    told: oneshot::Sender<Result<(), Stale>>,
+}
+
+impl Gathered {
+    fn answer(self, told: Result<(), Stale>) {
+        // Who no longer waits wants no answer.
+        let _ = self.told.send(told);
+    }
+}
+
+/// Which deliveries of a channel are settled.
+struct Books<T> {
+    unsettled: BTreeSet<DeliveryTag>,
+    acked: BTreeMap<DeliveryTag, T>,
+    /// Nobody tells the broker any more.
+    closed: bool,
+}
+
+impl<T> Books<T> {
+    fn new() -> Self {
+        Self { unsettled: BTreeSet::new(), acked: BTreeMap::new(), closed: false }
+    }
+
+    fn acked(&mut self, tag: DeliveryTag, ack: T) {
+        self.unsettled.remove(&tag);
+        self.acked.insert(tag, ack);
+    }
+
+    /// What was acked since: up to the first unsettled delivery, in order, and behind it.
+    fn take(&mut self) -> (Vec<T>, Vec<T>) {
+        let behind = self.unsettled.first().map(|first| self.acked.split_off(first)).unwrap_or_default();
+        let before = std::mem::take(&mut self.acked);
+        (before.into_values().collect(), behind.into_values().collect())
+    }
+}
+
+impl Acks {
+    /// Tells the broker of what is acked, on a task of `services`, until `lost`.
+    pub(super) fn start(prefetch: u16, lost: CancellationToken, services: &TaskTracker) -> Arc<Self> {
+        let books = Mutex::new(Books::new());
+        let acks = Self { books, some: Notify::new(), enough: Notify::new(), prefetch: prefetch.into() };
+        let acks = Arc::new(acks);
+        services.spawn(Arc::clone(&acks).run(lost));
+        acks
+    }
+
+    /// The means to settle a delivery, which the channel's later acks wait for from here on.
+    pub(super) fn receipt(self: &Arc<Self>, delivery: &LapinDelivery) -> Box<dyn Receipt> {
+        self.lock().unsettled.insert(delivery.delivery_tag);
+        let acker = delivery.acker.clone();
+        Box::new(AckReceipt { acks: Arc::clone(self), tag: delivery.delivery_tag, acker })
+    }
+
+    async fn run(self: Arc<Self>, lost: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = lost.cancelled() => break,
+                () = self.some.notified() => {}
+            }
+            while self.tell().await {
+                // Fewer frames for the rest of a burst; whichever comes first.
+                let _ = timeout(LINGER, self.enough.notified()).await;
+            }
+        }
+        let mut books = self.lock();
+        books.closed = true;
+        // Their senders' end tells those who wait.
+        books.acked.clear();
+    }
+
+    /// Tells what was acked; whether there was any.
+    async fn tell(&self) -> bool {
+        let (before, behind) = self.lock().take();
+        let any = !before.is_empty() || !behind.is_empty();
+        if let Some(last) = before.last() {
+            let told = ack(&last.acker, before.len() > 1).await;
+            before.into_iter().for_each(|gathered| gathered.answer(told));
+        }
+        let behind = behind.into_iter().map(async |gathered| {
+            let told = ack(&gathered.acker, false).await;
+            gathered.answer(told);
+        });
+        join_all(behind).await;
+        any
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Books<Gathered>> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct AckReceipt {
+    acks: Arc<Acks>,
+    tag: DeliveryTag,
+    acker: Acker,
+}
+
+impl Receipt for AckReceipt {
+    fn usable(&self) -> bool {
+        self.acker.usable()
+    }
+
+    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
+        Box::pin(async move {
+            let Self { acks, tag, acker } = *self;
+            let (told, answer) = oneshot::channel();
+            let gathered = {
+                let mut books = acks.lock();
+                if books.closed {
+                    return Err(Stale);
+                }
+                books.acked(tag, Gathered { acker, told });
+                books.acked.len()
+            };
+            if gathered == 1 {
+                acks.some.notify_one();
+            }
+            if gathered * 4 >= acks.prefetch {
+                acks.enough.notify_one();
+            }
+            answer.await.unwrap_or(Err(Stale))
+        })
+    }
+
+    fn give_back(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
+        Box::pin(async move {
+            let returned = give_back(&self.acker).await;
+            if returned.is_ok() {
+                self.acks.lock().unsettled.remove(&self.tag);
+            }
+            returned
+        })
+    }
+}
+
+/// Settles a delivery by a frame of its own.
+pub(super) struct AtOnce(pub(super) Acker);
+
+impl Receipt for AtOnce {
+    fn usable(&self) -> bool {
+        self.0.usable()
+    }
+
+    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
+        Box::pin(async move { ack(&self.0, false).await })
+    }
+
+    fn give_back(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
+        Box::pin(async move { give_back(&self.0).await })
+    }
+}
+
+/// Tells the broker that a delivery is done, and with `multiple` all before it.
+async fn ack(acker: &Acker, multiple: bool) -> Result<(), Stale> {
+    settled(timeout(WAIT, acker.ack(BasicAckOptions { multiple })).await)
+}
+
+/// Returns a delivery to its queue.
+pub(super) async fn give_back(acker: &Acker) -> Result<(), Stale> {
+    settled(timeout(WAIT, acker.nack(BasicNackOptions { requeue: true, multiple: false })).await)
+}
+
+/// `Ok(true)` alone means that the broker was told.
+fn settled(result: Result<lapin::Result<bool>, tokio::time::error::Elapsed>) -> Result<(), Stale> {
+    match result {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false) | Err(_)) | Err(_) => Err(Stale),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Deliver,
+        Ack(usize),
+        Return(usize),
+        Tell,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            3 => Just(Step::Deliver),
+            3 => any::<usize>().prop_map(Step::Ack),
+            1 => any::<usize>().prop_map(Step::Return),
+            2 => Just(Step::Tell),
+        ];
+        proptest::collection::vec(step, 0..200)
+    }
+
+    fn pick(from: &mut Vec<DeliveryTag>, which: usize) -> Option<DeliveryTag> {
+        (!from.is_empty()).then(|| from.remove(which % from.len()))
+    }
+
+    proptest! {
+        /// The broker takes an ack of `multiple` for all that it has not heard of: nothing else may be among them.
+        #[test]
+        fn an_ack_of_many_settles_what_was_acked_and_nothing_else(steps in steps()) {
+            let mut books = Books::new();
+            let (mut last, mut in_hand) = (0, Vec::new());
+            // What the broker waits to hear about, and whether it was acked.
+            let mut outstanding = BTreeMap::new();
+            for step in steps.into_iter().chain([Step::Tell]) {
+                match step {
+                    Step::Deliver => {
+                        last += 1;
+                        books.unsettled.insert(last);
+                        in_hand.push(last);
+                        outstanding.insert(last, false);
+                    }
+                    Step::Ack(which) => {
+                        if let Some(tag) = pick(&mut in_hand, which) {
+                            books.acked(tag, tag);
+                            outstanding.insert(tag, true);
+                        }
+                    }
+                    Step::Return(which) => {
+                        if let Some(tag) = pick(&mut in_hand, which) {
+                            outstanding.remove(&tag);
+                            books.unsettled.remove(&tag);
+                        }
+                    }
+                    Step::Tell => {
+                        let (before, behind) = books.take();
+                        if let Some(last) = before.last() {
+                            prop_assert!(outstanding.contains_key(last), "{last} was told before");
+                            let rest = outstanding.split_off(&(last + 1));
+                            let told: Vec<_> = std::mem::replace(&mut outstanding, rest).into_iter().collect();
+                            prop_assert_eq!(told, before.iter().map(|tag| (*tag, true)).collect::<Vec<_>>());
+                        }
+                        for tag in behind {
+                            prop_assert_eq!(outstanding.remove(&tag), Some(true));
+                        }
+                    }
+                }
+            }
+            prop_assert!(outstanding.values().all(|acked| !acked), "everything that was acked is told");
+        }
+    }
+}
