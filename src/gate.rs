@@ -336,6 +336,10 @@ impl Gate {
 
     /// Ends that. A ledger that can be read may still refuse to be written.
     pub fn ledger_worked(self: &Arc<Self>, access: Access) {
+        // As nearly always; it is told several times a message.
+        if self.lock().ledger_down.is_none() {
+            return;
+        }
         self.update(|state, _| state.ledger_down = state.ledger_down.filter(|down| *down > access));
     }
 

@@ -62,7 +62,7 @@ impl Settler {
                 Verdict::DeadLetter(_) => self.dead_letter_queue.clone(),
             };
             let properties = |frame_max| self.properties(copied, journey, verdict, frame_max);
-            match guarded(self.publish(&*receipt, &queue, &message.body, properties)).await {
+            match guarded(Box::pin(self.publish(&*receipt, &queue, &message.body, properties))).await {
                 Ok(published) => {
                     published?;
                     self.events.published(&queue);

@@ -112,7 +112,8 @@ impl Worker {
     async fn handle(self: Arc<Self>, delivery: Delivery) {
         let span = guarded(async { Span::processing(&delivery.message, &self.settler.queue) }).await;
         let span = span.unwrap_or_else(|_| Span::none());
-        span.around(self.handle_within(delivery, &span)).await;
+        // In one place of its own: it is moved often until it runs.
+        span.around(Box::pin(self.handle_within(delivery, &span))).await;
     }
 
     async fn handle_within(&self, delivery: Delivery, span: &Span) {
