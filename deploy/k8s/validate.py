@@ -2,8 +2,8 @@
 """Checks manifests on standard input against Kubernetes' own schemas: `kubectl kustomize base | ./validate.py [CRDS]`.
 
 CRDS is a folder of custom resource definitions, for kinds that are not Kubernetes' own; where it is not there, those kinds are
-named on standard error as not checked. Unknown fields and kinds without a schema are problems too. Prints the documents as a
-JSON array when all is well.
+named on standard error as not checked. Unknown fields and kinds without a schema are problems too, and so is what a patch
+easily leaves behind, which fits the schemas and is refused all the same. Prints the documents as a JSON array when all is well.
 """
 
 import json
@@ -101,6 +101,19 @@ def problem(document, kubernetes):
     return None
 
 
+def refused(document):
+    """What Kubernetes' API server refuses although it fits the schemas."""
+    spec = document.get("spec") or {}
+    strategy = spec.get("strategy") or {}
+    if document["kind"] == "Deployment" and strategy.get("type") == "Recreate" and "rollingUpdate" in strategy:
+        yield f"{name(document)}: spec.strategy: rollingUpdate beside the type Recreate"
+    pod = spec if document["kind"] == "Pod" else (spec.get("template") or {}).get("spec") or {}
+    for volume in pod.get("volumes") or []:
+        sources = sorted(volume.keys() - {"name"})
+        if len(sources) > 1:
+            yield f"{name(document)}: volume {volume['name']}: more than one source: {', '.join(sources)}"
+
+
 def main():
     import yaml
 
@@ -116,6 +129,8 @@ def main():
         for document in custom[False]
         if (text := problem(document, kubernetes))
     ]
+    for document in custom[False]:
+        problems += refused(document)
     for document in custom[True]:
         schema = schemas.get((document["apiVersion"], document["kind"]))
         if schema:

@@ -12,7 +12,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
-use wolkvox_task_worker::config::KEYS;
+use wolkvox_task_worker::config::{KEYS, Preset};
 
 mod overlays;
 mod permissions;
@@ -144,6 +144,13 @@ fn the_schema_check_finds_what_is_wrong() {
         ("  replicas: 2", "  replicaz: 2", "'replicaz' was unexpected"),
         ("  replicas: 2", "  replicas: two", "'two' is not of type"),
         ("policy/v1\n", "policy/v1beta1\n", "policy/v1beta1"),
+        // These fit the schemas.
+        ("    type: RollingUpdate\n", "    type: Recreate\n", "rollingUpdate beside the type Recreate"),
+        (
+            "          sizeLimit: 1Gi\n",
+            "          sizeLimit: 1Gi\n        persistentVolumeClaim:\n          claimName: ledger\n",
+            "volume ledger: more than one source: emptyDir, persistentVolumeClaim",
+        ),
     ] {
         assert!(YAML.contains(right), "{right}");
         let problems = validate(&YAML.replace(right, wrong)).unwrap_err();
@@ -222,7 +229,19 @@ fn the_pod_outlives_the_grace() {
     let grace = &environment(&BASE)["WTW_SHUTDOWN_GRACE"];
     let grace = wolkvox_task_worker::duration::parse(grace).unwrap();
     let killed_after = pod()["terminationGracePeriodSeconds"].as_u64().unwrap();
-    assert!(Duration::from_secs(killed_after) >= grace + Duration::from_secs(10));
+    // Connections that close (5 s, twice) and the last traces (3 s) come after it.
+    assert!(Duration::from_secs(killed_after) >= grace + Duration::from_secs(13));
+}
+
+/// Compose's worker has the same grace, which is the default.
+#[test]
+fn compose_waits_as_long_as_kubernetes() {
+    let grace = KEYS.iter().find(|key| key.name == "shutdown.grace").unwrap();
+    assert!(matches!(grace.preset, Preset::Text(preset) if preset == environment(&BASE)["WTW_SHUTDOWN_GRACE"]));
+    let compose = fs::read_to_string(deploy().join("compose.yaml")).unwrap();
+    assert!(!compose.contains("WTW_SHUTDOWN_GRACE"));
+    let waits = compose.lines().find_map(|line| line.trim().strip_prefix("stop_grace_period: ")).unwrap();
+    assert_eq!(waits, format!("{}s", pod()["terminationGracePeriodSeconds"]));
 }
 
 #[test]

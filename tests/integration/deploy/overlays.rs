@@ -14,22 +14,41 @@ use url::Url;
 use super::{array, deploy, environment, kustomize, named, of_kind, text, validate_with};
 use crate::support::process;
 
-const NAMES: [&str; 6] =
-    ["everything", "keda", "keda-standby", "prometheus-operator", "redis-ledger", "topology-operator"];
+/// Overlays; of one with several workers, each worker with what is its own or everybody's.
+const NAMES: [&str; 9] = [
+    "everything",
+    "keda",
+    "keda-standby",
+    "many/a",
+    "many/b",
+    "one",
+    "prometheus-operator",
+    "redis-ledger",
+    "topology-operator",
+];
 
 /// Those with a Redis of their own.
-const SHARED_LEDGER: [&str; 4] = ["everything", "keda", "keda-standby", "redis-ledger"];
+const SHARED_LEDGER: [&str; 6] = ["everything", "keda", "keda-standby", "many/a", "many/b", "redis-ledger"];
 
 /// Every overlay's manifests, checked against the schemas of Kubernetes, and against those of the operators where they are.
 static OVERLAYS: LazyLock<BTreeMap<&str, Vec<Value>>> = LazyLock::new(|| {
     let schemas = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/schemas/crds");
     let rendered = NAMES.map(|name| {
-        let yaml = kustomize(&deploy().join("k8s/overlays").join(name));
+        let (folder, set) = name.split_once('/').unwrap_or((name, ""));
+        let yaml = kustomize(&deploy().join("k8s/overlays").join(folder));
         let checked = validate_with(&[schemas.to_str().unwrap()], &yaml);
-        (name, checked.unwrap_or_else(|problems| panic!("{name}: {problems}")))
+        let mut manifests = checked.unwrap_or_else(|problems| panic!("{name}: {problems}"));
+        manifests.retain(|manifest| {
+            let of = text(&manifest["metadata"]["labels"][INSTANCE]).strip_prefix("wolkvox-task-worker").unwrap();
+            of.is_empty() || set.is_empty() || of.strip_prefix('-') == Some(set)
+        });
+        (name, manifests)
     });
     rendered.into()
 });
+
+/// The label by which two workers in one namespace are told apart.
+const INSTANCE: &str = "app.kubernetes.io/instance";
 
 pub(super) fn overlay(name: &str) -> &'static [Value] {
     &OVERLAYS[name]
@@ -62,9 +81,12 @@ fn every_overlay_is_tested_and_in_the_readme() {
     let found: BTreeSet<String> = ours.map(|entry| entry.file_name().into_string().unwrap()).collect();
     let readme = fs::read_to_string(deploy().join("k8s/README.md")).unwrap();
     for name in NAMES {
-        assert!(found.contains(name), "{name} is gone");
-        assert!(readme.contains(&format!("`overlays/{name}`")), "{name} is not in the README");
         assert!(!overlay(name).is_empty());
+    }
+    let names = NAMES.map(|name| name.split_once('/').map_or(name, |(folder, _)| folder).to_owned());
+    for name in BTreeSet::from(names) {
+        assert!(found.contains(&name), "{name} is gone");
+        assert!(readme.contains(&format!("`overlays/{name}`")), "{name} is not in the README");
     }
 }
 
@@ -119,7 +141,7 @@ fn every_pod_outlives_its_grace() {
     for name in NAMES {
         let grace = wolkvox_task_worker::duration::parse(&environment(overlay(name))["WTW_SHUTDOWN_GRACE"]).unwrap();
         let killed_after = pod(overlay(name), "Deployment")["terminationGracePeriodSeconds"].as_u64().unwrap();
-        assert!(Duration::from_secs(killed_after) >= grace + Duration::from_secs(10), "{name}");
+        assert!(Duration::from_secs(killed_after) >= grace + Duration::from_secs(13), "{name}");
     }
 }
 
@@ -154,9 +176,9 @@ fn every_pod_is_restricted_and_bounded() {
 
 /// The ports that the policies of some pods let out, or in.
 fn open(manifests: &[Value], labels: &Value, direction: &str) -> BTreeSet<u64> {
-    let policies = manifests.iter().filter(|manifest| {
-        manifest["kind"] == "NetworkPolicy" && &manifest["spec"]["podSelector"]["matchLabels"] == labels
-    });
+    let policies = manifests
+        .iter()
+        .filter(|manifest| manifest["kind"] == "NetworkPolicy" && selects(&manifest["spec"]["podSelector"], labels));
     let rules = policies.filter_map(|policy| policy["spec"][direction].as_array()).flatten();
     let ports = rules.flat_map(|rule| array(&rule["ports"])).filter(|port| port["protocol"] == "TCP");
     ports.map(|port| port["port"].as_u64().unwrap()).collect()
@@ -183,12 +205,20 @@ fn the_network_is_open_where_the_worker_has_to_go_and_nowhere_else() {
     }
 }
 
-/// Whether a policy's peer selects pods with these labels.
-fn selects(peer: &Value, labels: &Value) -> bool {
-    array(&peer["podSelector"]["matchExpressions"]).iter().all(|expression| {
-        assert_eq!(expression["operator"], "In");
-        array(&expression["values"]).contains(&labels[text(&expression["key"])])
-    })
+/// Whether a selector selects pods with these labels.
+fn selects(selector: &Value, labels: &Value) -> bool {
+    let exactly = selector["matchLabels"].as_object();
+    let one_of = selector["matchExpressions"].as_array();
+    assert!(exactly.is_some() || one_of.is_some(), "it selects everything: {selector}");
+    exactly.into_iter().flatten().all(|(key, value)| &labels[key] == value)
+        && one_of.into_iter().flatten().all(|expression| {
+            assert_eq!(expression["operator"], "In");
+            array(&expression["values"]).contains(&labels[text(&expression["key"])])
+        })
+}
+
+fn hears(peer: &Value, labels: &Value) -> bool {
+    selects(&peer["podSelector"], labels)
 }
 
 #[test]
@@ -201,13 +231,14 @@ fn redis_and_the_workers_hear_each_other_and_nobody_else() {
         assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
         assert!(policy["spec"]["egress"].is_null(), "it calls nobody");
         let from = array(&policy["spec"]["ingress"][0]["from"]);
-        assert!(from.iter().all(|peer| selects(peer, worker) && !selects(peer, redis)));
+        assert!(from.iter().all(|peer| hears(peer, worker) && !hears(peer, redis)));
         assert_eq!(open(manifests, redis, "ingress"), BTreeSet::from([6379]));
 
         let policy = named(manifests, "NetworkPolicy", &json!("wolkvox-task-worker-ledger"));
-        assert_eq!(&policy["spec"]["podSelector"]["matchLabels"], worker);
+        let pods = &policy["spec"]["podSelector"];
+        assert!(selects(pods, worker) && !selects(pods, redis), "{name}");
         let to = array(&policy["spec"]["egress"][0]["to"]);
-        assert!(to.iter().all(|peer| selects(peer, redis) && !selects(peer, worker)));
+        assert!(to.iter().all(|peer| hears(peer, redis) && !hears(peer, worker)));
         assert_eq!(&of_kind(manifests, "Service")["spec"]["selector"], redis);
     }
 }
@@ -244,6 +275,52 @@ fn a_shared_ledger_forgets_nothing_and_outlives_every_pod() {
     assert_eq!(failover["spec"]["replicas"], 2);
     assert!(!failover["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"].is_null());
     assert_eq!(of_kind(overlay("redis-ledger"), "PodDisruptionBudget")["spec"]["maxUnavailable"], 1);
+}
+
+/// What Kubernetes refuses otherwise, and what a ledger's file needs: it outlives the pod and is one process's at a time.
+#[test]
+fn a_single_worker_keeps_its_ledger_on_a_volume_of_its_own() {
+    let manifests = overlay("one");
+    let deployment = &of_kind(manifests, "Deployment")["spec"];
+    assert_eq!((&deployment["replicas"], &deployment["strategy"]), (&json!(1), &json!({ "type": "Recreate" })));
+    let claim = &of_kind(manifests, "PersistentVolumeClaim")["metadata"]["name"];
+    let expected = json!({ "name": "ledger", "persistentVolumeClaim": { "claimName": claim } });
+    assert!(array(&pod(manifests, "Deployment")["volumes"]).contains(&expected));
+    let mounts = array(&pod(manifests, "Deployment")["containers"][0]["volumeMounts"]);
+    let mount = mounts.iter().find(|mount| mount["name"] == "ledger").unwrap();
+    assert!(environment(manifests)["WTW_LEDGER_URL"].starts_with(&format!("file:{}/", text(&mount["mountPath"]))));
+}
+
+#[test]
+fn sets_at_work_share_one_ledger_and_nothing_else() {
+    let sets = ["many/a", "many/b"].map(overlay);
+    for (ours, theirs) in [(sets[0], sets[1]), (sets[1], sets[0])] {
+        let pods = labels(ours, "Deployment");
+        assert_eq!(&of_kind(ours, "Deployment")["spec"]["selector"]["matchLabels"], pods);
+        let spread = &pod(ours, "Deployment")["affinity"]["podAntiAffinity"];
+        let terms = array(&spread["preferredDuringSchedulingIgnoredDuringExecution"]).iter();
+        let selectors = terms.map(|term| &term["podAffinityTerm"]["labelSelector"]).chain([
+            &of_kind(ours, "Deployment")["spec"]["selector"],
+            &of_kind(ours, "PodDisruptionBudget")["spec"]["selector"],
+            &named(ours, "NetworkPolicy", &of_kind(ours, "Deployment")["metadata"]["name"])["spec"]["podSelector"],
+        ]);
+        for selector in selectors {
+            assert!(selects(selector, pods), "{selector}");
+            assert!(!selects(selector, labels(theirs, "Deployment")), "it finds the other set's pods too: {selector}");
+        }
+        let own = |manifest: &&Value| manifest["metadata"]["labels"][INSTANCE] != "wolkvox-task-worker";
+        let key = |manifest: &Value| (manifest["kind"].to_string(), manifest["metadata"]["name"].to_string());
+        let names = |manifests: &[Value]| manifests.iter().filter(own).map(key).collect::<BTreeSet<_>>();
+        assert!(names(ours).is_disjoint(&names(theirs)), "{:?}", names(ours));
+        // Two of them with one instance's tokens would exceed the CRM's limit, also during a rollout.
+        let deployment = &of_kind(ours, "Deployment")["spec"];
+        assert_eq!((&deployment["replicas"], &deployment["strategy"]), (&json!(1), &json!({ "type": "Recreate" })));
+        assert_eq!(environment(ours)["WTW_BROKER_SINGLE_ACTIVE_CONSUMER"], "false");
+        assert_eq!(mounted(ours)["ledger-url"], mounted(theirs)["ledger-url"]);
+        assert_ne!(mounted(ours)["crm-tokens"], mounted(theirs)["crm-tokens"]);
+        assert_eq!(of_kind(ours, "StatefulSet"), of_kind(theirs, "StatefulSet"), "one Redis");
+        assert_eq!(of_kind(ours, "Service"), of_kind(theirs, "Service"));
+    }
 }
 
 #[test]
@@ -319,7 +396,7 @@ fn the_operator_knows_the_user_that_the_worker_is() {
 fn prometheus_is_let_in_and_finds_the_page() {
     for name in ["prometheus-operator", "everything"] {
         let monitor = &of_kind(overlay(name), "PodMonitor")["spec"];
-        assert_eq!(&monitor["selector"]["matchLabels"], labels(overlay(name), "Deployment"));
+        assert!(selects(&monitor["selector"], labels(overlay(name), "Deployment")), "{name}");
         let endpoint = &monitor["podMetricsEndpoints"][0];
         assert_eq!(endpoint["path"], "/metrics");
         let ports = array(&pod(overlay(name), "Deployment")["containers"][0]["ports"]);
