@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
-use crate::broker::connect::Connector;
+use crate::broker::connect::{Connector, vhost};
 use crate::broker::publisher::Publisher;
 use crate::broker::session::Session;
 use crate::broker::topology::Topology;
@@ -73,7 +73,8 @@ impl App {
         let listen = config.admin.listen;
         let listener =
             TcpListener::bind(listen).await.map_err(|e| format!("admin.listen: cannot listen on {listen}: {e}"))?;
-        let events = Arc::new(Events::new());
+        let vhost = config.broker.urls.first().map_or_else(|| "/".to_owned(), vhost);
+        let events = Arc::new(Events::new(&vhost, &config.broker.queue, Clock::system().now()));
         let on_change = {
             let events = Arc::clone(&events);
             Box::new(move |closed| events.gate(closed))

@@ -71,18 +71,12 @@ impl Drop for Unconfirmed {
     }
 }
 
-impl Default for Events {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Events {
-    /// Metrics at zero.
+    /// Metrics at zero, of a process that `started` then and consumes `queue` of `vhost`.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(vhost: &str, queue: &str, started: Timestamp) -> Self {
         let metrics = Metrics::new();
-        let registry = metrics.registry();
+        let registry = metrics.registry(vhost, queue, started);
         Self { metrics, registry, failing: Mutex::default(), last: Mutex::default() }
     }
 

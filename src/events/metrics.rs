@@ -184,13 +184,20 @@ impl Metrics {
         }
     }
 
-    pub(super) fn registry(&self) -> Registry {
-        let mut registry = Registry::with_prefix("wtw");
-        self.register_messages(&mut registry);
-        self.register_surroundings(&mut registry);
-        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "The running program", build);
-        registry
+    pub(super) fn registry(&self, vhost: &str, queue: &str, started: Timestamp) -> Registry {
+        let mut whole = Registry::default();
+        let start = Gauge::<i64>::default();
+        start.set(started.as_second());
+        // Under the name that everybody's dashboards know.
+        whole.register_with_unit("process_start_time", "When the process started, since 1970", Unit::Seconds, start);
+        let ours = whole.sub_registry_with_prefix("wtw");
+        self.register_messages(ours);
+        self.register_surroundings(ours);
+        // By its queue an alert tells one installation from another.
+        let about = [("version", env!("CARGO_PKG_VERSION")), ("vhost", vhost), ("queue", queue)];
+        let build = Info::new(about.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec());
+        ours.register("build", "The running program, and the queue that it consumes", build);
+        whole
     }
 
     fn register_messages(&self, to: &mut Registry) {

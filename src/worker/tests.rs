@@ -100,7 +100,7 @@ fn worker(crashes: Crashes, outcome: &Arc<Outcome>) -> Arc<Worker> {
     let given = [("WTW_CRM_SERVER", "crm.test"), ("WTW_CRM_OPERATION", "demo"), ("WTW_CRM_TOKENS", "a")];
     let environment = given.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
     let config = Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config;
-    let events = Arc::new(Events::new());
+    let events = Arc::new(Events::new("/", "wolkvox.tasks", Timestamp::UNIX_EPOCH));
     let limits = Limits { retention: config.ledger.retention, max_entries: config.ledger.max_entries };
     Arc::new(Worker {
         crm: Arc::new(Office),

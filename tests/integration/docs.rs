@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::CommandFactory as _;
+use jiff::Timestamp;
 use wolkvox_task_worker::cli::Cli;
 use wolkvox_task_worker::crm::classify::Outcome;
 use wolkvox_task_worker::events::Events;
@@ -114,7 +115,7 @@ fn pages() -> String {
 /// The table is read from a page of metrics, on which every series is.
 fn metrics() -> String {
     let parked = TokenState { quota_limit: Some(0), quota_left: Some(0), ..TokenState::default() };
-    let page = Events::new().encode(&[parked]);
+    let page = Events::new("/", "wolkvox.tasks", Timestamp::UNIX_EPOCH).encode(&[parked]);
     let mut table = "| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n".to_owned();
     for family in page.split("# HELP ").skip(1) {
         let mut lines = family.lines();
@@ -156,7 +157,7 @@ fn labels(samples: &[&str]) -> String {
     let shown = labels.iter().map(|(name, values)| match *name {
         "le" => "`le`: an upper bound in seconds".to_owned(),
         "token" => "`token`: its position, from 0".to_owned(),
-        "version" => "`version`".to_owned(),
+        "version" | "vhost" | "queue" => format!("`{name}`"),
         _ => format!("`{name}`: {}", values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ")),
     });
     shown.collect::<Vec<_>>().join("; ")

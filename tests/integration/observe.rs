@@ -35,6 +35,10 @@ async fn a_parked_token_shows_its_quota_and_its_return() {
     let worker = rig.worker(&[]).await;
     let fresh = samples(&worker.admin).await;
     assert_eq!(fresh["wtw_token_slots{token=\"0\"}"], 2.0);
+    let queue = format!("vhost=\"/\",queue=\"{}\"", rig.queue);
+    assert!(fresh.keys().any(|name| name.starts_with("wtw_build_info{") && name.contains(&queue)), "{fresh:?}");
+    let started = fresh["process_start_time_seconds"];
+    assert!((now() as f64 - 600.0..=now() as f64).contains(&started), "{started}");
     assert_eq!(fresh["wtw_token_parked_until_timestamp_seconds{token=\"0\"}"], 0.0);
     assert!(!fresh.keys().any(|name| name.starts_with("wtw_token_quota")), "nobody asked for it");
     rig.publish("refused", &task("refused")).await;

@@ -181,7 +181,7 @@ impl World {
 
     fn worker(self: &Arc<Self>, life: &Arc<Life>, gate: Arc<Gate>, stop: CancellationToken) -> Worker {
         let config = &self.config;
-        let events = Arc::new(Events::new());
+        let events = Arc::new(Events::new("/", &config.broker.queue, Timestamp::UNIX_EPOCH));
         Worker {
             crm: Arc::new(crate::crm::Line { world: Arc::clone(self), life: Arc::clone(life) }),
             gate,
