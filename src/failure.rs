@@ -1,6 +1,6 @@
 //! What a dead letter says: where a message stopped, of what kind the failure is, and why.
 
-use std::any::Any;
+use std::cell::Cell;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 
@@ -128,12 +128,24 @@ impl Failure {
 /// # Errors
 /// The failure, of kind [`Kind::Poison`].
 pub(crate) async fn guarded<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
-    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| poison(&*panic))
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|_| poison())
 }
 
-fn poison(panic: &(dyn Any + Send)) -> Failure {
-    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    let text = format!("processing it crashed: {}", said.unwrap_or("no message"));
+thread_local! {
+    /// Where this thread panicked last.
+    static CRASHED_AT: Cell<Option<String>> = const { Cell::new(None) };
+}
+
+/// Keeps where this thread panics, for the failure that comes of it.
+pub(crate) fn crashes_at(place: Option<String>) {
+    // A thread that is at its end has no room for it any more.
+    let _ = CRASHED_AT.try_with(|last| last.set(place));
+}
+
+/// A panic's place says what to look for. Its words are told nowhere: they may quote anything, a body or a token too.
+fn poison() -> Failure {
+    let place = CRASHED_AT.take().map(|place| format!(" at {place}"));
+    let text = format!("processing it crashed{}", place.unwrap_or_default());
     Failure::new(Stage::Send, Kind::Poison, text)
 }
 

@@ -10,11 +10,12 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Log, LogFormat, LogLevel};
+use crate::failure::crashes_at;
 
 /// Begins to log. The level is the worker's; libraries are heard at `warn` at most, since their traces hold logins and
 /// bodies, and lapin not at all: what it reports comes back as an error that is logged where it is handled.
 ///
-/// A panic becomes a log line too, so that collectors see one form only.
+/// A panic becomes a log line too, so that collectors see one form only; of what it says only the place is told.
 pub fn start(log: &Log) {
     let level = match log.level {
         LogLevel::Error => LevelFilter::ERROR,
@@ -43,6 +44,7 @@ pub fn start(log: &Log) {
     };
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
-        tracing::error!(place, "a task panicked: {}", panic.payload_as_str().unwrap_or("no message"));
+        tracing::error!(place, "a task panicked");
+        crashes_at(place);
     }));
 }

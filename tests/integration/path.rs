@@ -290,7 +290,7 @@ async fn a_panic_costs_its_own_message_only() {
     }
     let letter = rig.dead_letter().await;
     assert_eq!(text(&letter, "x-error-kind"), "poison");
-    assert!(text(&letter, "x-error-message").contains("the curse struck"));
+    assert_eq!(text(&letter, "x-error-message"), "processing it crashed", "its words could be anything");
     assert_eq!(letter.data, task("curse"));
     rig.crm.created(2).await;
     stop.cancel();

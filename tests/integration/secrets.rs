@@ -10,10 +10,19 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use wolkvox_task_worker::crm::classify::Outcome;
+use tokio_util::sync::CancellationToken;
+use wolkvox_task_worker::app::App;
+use wolkvox_task_worker::config::{Config, Sources};
+use wolkvox_task_worker::crm::Crm;
+use wolkvox_task_worker::crm::classify::{Answer, Outcome};
+use wolkvox_task_worker::telemetry;
 
+use crate::support::amqp::text;
 use crate::support::collector::Collector;
 use crate::support::eventually;
 use crate::support::http;
@@ -155,6 +164,92 @@ async fn no_token_password_or_body_is_told_at_the_lowest_level() {
     told += &process.lines().join("\n");
     told += &format!("{:?}", collector.all());
     assert!(told.contains("TRACE") || told.contains("DEBUG"), "the lowest level is on");
+    assert_untold(&told);
+}
+
+/// A copy's history quotes what the CRM said.
+#[tokio::test]
+async fn no_token_or_body_is_in_the_headers_of_a_retry_copy() {
+    let rig = Rig::new("secrets.copies").await;
+    let mut served = JoinSet::new();
+    let (crm, answers) = talkative_crm(&mut served).await;
+    let retried: VecDeque<_> =
+        ANSWERS.into_iter().filter(|(status, _)| [200, 500, 502, 503].contains(status)).collect();
+    let count = retried.len();
+    *answers.lock().expect("no panic") = retried;
+    let tokens = TOKENS.join(",");
+    let worker = rig
+        .worker(&[
+            ("WTW_CRM_SERVER", &crm),
+            ("WTW_CRM_TOKENS", &tokens),
+            ("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1"),
+            // They stay where they are.
+            ("WTW_RETRY_DELAYS", "1h"),
+            ("WTW_GATE_FAILURES", "1000"),
+        ])
+        .await;
+    let copies = format!("{}.retry.1h", rig.queue);
+    for n in 0..count {
+        rig.publish(&format!("m-{n}"), &task(CONFIDENTIAL)).await;
+    }
+    let mut told = String::new();
+    for _ in 0..count {
+        let copy = rig.amqp.take(&copies).await;
+        told += &text(&copy, "x-attempt-history");
+        told += &format!("{:?}", copy.properties);
+    }
+    assert!(told.contains("no room for") && told.contains("\"code\":500"), "what the CRM said is there: {told}");
+    assert_untold(&told);
+    worker.process.stop().await;
+    rig.amqp.delete(&copies).await;
+}
+
+/// A CRM client with a bug, whose words quote all that it has in hand.
+struct Quoting;
+
+impl Crm for Quoting {
+    fn insert<'a>(&'a self, token: &'a SecretString, body: Bytes) -> BoxFuture<'a, Answer> {
+        panic!("{} must not be {}", token.expose_secret(), String::from_utf8_lossy(&body))
+    }
+
+    fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, Answer> {
+        panic!("{} is not asked about", token.expose_secret())
+    }
+}
+
+/// Says to the test below that it is the worker.
+const IS_WORKER: &str = "PANICKING_WORKER";
+
+async fn panicking_worker() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let sources = Sources { environment: std::env::vars_os().collect(), ..Sources::default() };
+    let config = Config::load(&sources, &[]).expect("a configuration").config;
+    telemetry::start(&config.log);
+    let app = App::with_crm(config, Arc::new(Quoting)).await.expect("an app");
+    app.run(CancellationToken::new()).await.expect("a good end");
+}
+
+#[tokio::test]
+async fn a_panic_is_told_by_its_place_and_not_in_its_words() {
+    if std::env::var_os(IS_WORKER).is_some() {
+        return panicking_worker().await;
+    }
+    let rig = Rig::new("secrets.panic").await;
+    let (tokens, name) = (TOKENS.join(","), "secrets::a_panic_is_told_by_its_place_and_not_in_its_words");
+    let env = rig.env(&[("WTW_CRM_TOKENS", &tokens), ("WTW_LOG_LEVEL", "trace"), (IS_WORKER, "1")]);
+    rig.declare_topology().await;
+    rig.publish("m-1", &task(CONFIDENTIAL)).await;
+    let worker = Process::start_test(name, &env);
+    let letter = rig.dead_letter().await;
+    let reason = text(&letter, "x-error-message");
+    let place = reason.strip_prefix("processing it crashed at ").expect("its place");
+    assert!(place.starts_with(file!()), "{place}");
+    let logged = |line: &String| line.contains("a task panicked") && line.contains(place);
+    eventually("a line in the log", async || worker.lines().iter().any(logged).then_some(())).await;
+    let settled = |line: &String| line.contains("\"settled\"") && line.contains("m-1");
+    eventually("another", async || worker.lines().iter().any(settled).then_some(())).await;
+    let told = worker.lines().join("\n") + &format!("{:?}", letter.properties);
+    worker.kill().await;
     assert_untold(&told);
 }
 

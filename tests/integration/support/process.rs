@@ -1,5 +1,6 @@
 //! The program as a real process.
 
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -28,7 +29,11 @@ pub(crate) struct Finished {
 }
 
 fn command(args: &[&str], env: &Env) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wolkvox-task-worker"));
+    command_of(Path::new(env!("CARGO_BIN_EXE_wolkvox-task-worker")), args, env)
+}
+
+fn command_of(program: &Path, args: &[&str], env: &Env) -> Command {
+    let mut command = Command::new(program);
     command.args(args).env_clear().envs(env.iter().cloned()).kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -51,7 +56,17 @@ pub(crate) async fn run(args: &[&str], env: &Env, input: &[u8]) -> Finished {
 
 impl Process {
     pub(crate) fn start(args: &[&str], env: &Env) -> Self {
-        let mut child = command(args, env).spawn().expect("spawned");
+        Self::spawn(command(args, env))
+    }
+
+    /// Starts this very program of tests, with a single test, which knows by its environment that it is the process.
+    pub(crate) fn start_test(name: &str, env: &Env) -> Self {
+        let program = std::env::current_exe().expect("a path");
+        Self::spawn(command_of(&program, &["--exact", name, "--nocapture"], env))
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("spawned");
         let lines = Arc::default();
         let mut readers = JoinSet::new();
         readers.spawn(collect(child.stdout.take().expect("stdout"), Arc::clone(&lines)));
