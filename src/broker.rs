@@ -29,6 +29,8 @@ pub struct Message {
     pub routing_key: String,
     /// Whether the broker delivered it before and heard nothing.
     pub redelivered: bool,
+    /// The number of its delivery on the channel that it came on; 0 for one that was not delivered.
+    pub delivery_tag: u64,
 }
 
 impl Message {

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use crate::config::{self, BrokerUrl};
+use crate::telemetry::traces;
 
 /// The longest wait for any one answer of the broker.
 pub const WAIT: Duration = Duration::from_secs(10);
@@ -110,8 +111,9 @@ impl Connector {
             return Err(BrokerError { message: "broker.urls is empty".to_owned(), code: None });
         };
         let connected = self.connect_to(url, purpose).await;
-        if connected.is_err() {
-            self.turn.store(turn + 1, Ordering::Relaxed);
+        match connected {
+            Ok(_) => traces::connected(authority(url)),
+            Err(_) => self.turn.store(turn + 1, Ordering::Relaxed),
         }
         connected
     }

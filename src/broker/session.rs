@@ -236,6 +236,7 @@ fn with_receipt(received: LapinDelivery, receipt: Box<dyn Receipt>, lost: &Cance
             exchange: received.exchange.to_string(),
             routing_key: received.routing_key.to_string(),
             redelivered: received.redelivered,
+            delivery_tag: received.delivery_tag,
         },
         receipt,
         lost: lost.clone(),

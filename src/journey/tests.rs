@@ -17,7 +17,7 @@ pub(crate) fn message(headers: &[(&str, HeaderValue)]) -> Message {
         properties: Properties::default().with_headers(Headers::from(headers)),
         exchange: "tasks".to_owned(),
         routing_key: "new".to_owned(),
-        redelivered: false,
+        ..Message::default()
     }
 }
 
@@ -28,7 +28,7 @@ pub(crate) fn arrived(properties: Properties, queue: &str) -> Message {
         properties,
         exchange: String::new(),
         routing_key: queue.to_owned(),
-        redelivered: false,
+        ..Message::default()
     }
 }
 

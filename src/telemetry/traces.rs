@@ -1,7 +1,7 @@
 //! Traces, sent to an OpenTelemetry collector where the environment names one; the only code that names `opentelemetry`.
 //!
-//! Names and attributes are those of OpenTelemetry's semantic conventions for messaging (RabbitMQ) and HTTP. A span never
-//! holds a token, a query string or anything of a message's body.
+//! Names and attributes are those of OpenTelemetry's semantic conventions for messaging (RabbitMQ) and HTTP, 1.30. A span
+//! never holds a token, a query string or anything of a message's body.
 //!
 //! A collector that is slow or away costs spans, never messages: finished spans go into a bounded queue
 //! (`OTEL_BSP_MAX_QUEUE_SIZE`, 2048) that a thread of its own empties; what finds no room is dropped. Where no collector is
@@ -9,8 +9,8 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use opentelemetry::propagation::TextMapPropagator as _;
@@ -38,6 +38,13 @@ const HEADERS: [&str; 2] = ["traceparent", "tracestate"];
 const LONGEST: usize = 512;
 
 static EXPORTING: OnceLock<(SdkTracerProvider, SdkTracer)> = OnceLock::new();
+/// Host and port of the broker's node.
+static BROKER: Mutex<Option<(String, u16)>> = Mutex::new(None);
+
+/// The node of the broker that this process connected to last: messages come from there and go there.
+pub fn connected(node: Option<(String, u16)>) {
+    *BROKER.lock().unwrap_or_else(PoisonError::into_inner) = node;
+}
 
 /// Begins to send traces where the environment names a collector. What is wrong with it is logged: it stops no worker.
 pub fn start(sources: &Sources) {
@@ -151,8 +158,8 @@ impl Span {
         let links = created.is_valid().then(|| Link::with_context(created)).into_iter().collect();
         let destination = destination(message, queue);
         let builder = || {
-            let mut attributes = messaging("process", "process", &destination);
-            attributes.push(KeyValue::new("messaging.rabbitmq.destination.routing_key", message.routing_key.clone()));
+            let mut attributes = messaging("process", "process", &destination, &message.routing_key);
+            attributes.push(KeyValue::new("messaging.rabbitmq.message.delivery_tag", number(message.delivery_tag)));
             attributes.push(KeyValue::new("messaging.message.body.size", number(message.body.len())));
             attributes.extend(message.id().map(|id| KeyValue::new("messaging.message.id", id.to_owned())));
             SpanBuilder::from_name(format!("process {destination}"))
@@ -169,7 +176,7 @@ impl Span {
         let builder = || {
             SpanBuilder::from_name(format!("publish {queue}"))
                 .with_kind(SpanKind::Producer)
-                .with_attributes(messaging("publish", "send", queue))
+                .with_attributes(messaging("publish", "send", queue, queue))
         };
         Self::begin(builder, Context::current)
     }
@@ -257,17 +264,25 @@ fn destination(message: &Message, queue: &str) -> String {
     parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(":")
 }
 
-fn messaging(name: &'static str, kind: &'static str, destination: &str) -> Vec<KeyValue> {
-    vec![
+fn messaging(name: &'static str, kind: &'static str, destination: &str, routing_key: &str) -> Vec<KeyValue> {
+    let mut attributes = vec![
         KeyValue::new("messaging.system", "rabbitmq"),
         KeyValue::new("messaging.operation.name", name),
         KeyValue::new("messaging.operation.type", kind),
         KeyValue::new("messaging.destination.name", destination.to_owned()),
-    ]
+    ];
+    if !routing_key.is_empty() {
+        attributes.push(KeyValue::new("messaging.rabbitmq.destination.routing_key", routing_key.to_owned()));
+    }
+    if let Some((host, port)) = BROKER.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+        attributes.push(KeyValue::new("server.address", host));
+        attributes.push(KeyValue::new("server.port", i64::from(port)));
+    }
+    attributes
 }
 
-fn number(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
+fn number(count: impl TryInto<i64>) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -284,5 +299,14 @@ mod tests {
         assert_eq!(through("crm", "tasks"), "crm:tasks");
         assert_eq!(through("crm", "new"), "crm:new:tasks");
         assert_eq!(through("crm", ""), "crm:tasks");
+    }
+
+    #[test]
+    fn an_empty_routing_key_is_left_out() {
+        let named = |routing_key| {
+            let attributes = messaging("process", "process", "crm:tasks", routing_key);
+            attributes.iter().any(|attribute| attribute.key.as_str() == "messaging.rabbitmq.destination.routing_key")
+        };
+        assert!(named("new") && !named(""));
     }
 }

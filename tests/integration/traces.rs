@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use url::Url;
 
 use crate::support::collector::{Collector, Span};
 use crate::support::rig::{Rig, dead_lettered, properties, settled, task};
@@ -41,17 +42,29 @@ fn attributes<const N: usize>(expected: [(&str, &str); N]) -> BTreeMap<String, S
 }
 
 /// What the processing of a message of [`task`] bears.
-fn of_message(rig: &Rig, id: &str, outcome: &str, attempts: &str) -> BTreeMap<String, String> {
-    attributes([
-        ("messaging.system", "rabbitmq"),
+fn of_message(rig: &Rig, id: &str, tag: &str, outcome: &str, attempts: &str) -> BTreeMap<String, String> {
+    let mut attributes = attributes([
+        ("messaging.rabbitmq.message.delivery_tag", tag),
         ("messaging.operation.name", "process"),
         ("messaging.operation.type", "process"),
         ("messaging.destination.name", &rig.queue),
-        ("messaging.rabbitmq.destination.routing_key", &rig.queue),
         ("messaging.message.id", id),
         ("messaging.message.body.size", &task(id).len().to_string()),
         ("wtw.outcome", outcome),
         ("wtw.attempts", attempts),
+    ]);
+    attributes.extend(of_broker(rig, &rig.queue));
+    attributes
+}
+
+/// What everything that has to do with the broker bears.
+fn of_broker(rig: &Rig, routing_key: &str) -> BTreeMap<String, String> {
+    let broker = Url::parse(rig.amqp.url()).expect("an address");
+    attributes([
+        ("messaging.system", "rabbitmq"),
+        ("messaging.rabbitmq.destination.routing_key", routing_key),
+        ("server.address", broker.host_str().expect("a host")),
+        ("server.port", &broker.port().unwrap_or(5672).to_string()),
     ])
 }
 
@@ -97,10 +110,10 @@ async fn a_publishers_trace_goes_on_through_attempts_copies_and_the_dead_letter(
         assert_eq!((span.links.as_slice(), span.kind), ([PUBLISHER.to_owned()].as_slice(), SpanKind::Consumer));
         assert_eq!(span.resource["service.name"], "tasks-of-sales");
     }
-    let of = |id: &str, outcome: &str, attempts: &str| of_message(&rig, id, outcome, attempts);
-    assert_eq!((&retried.attributes, retried.failed), (&of("later", "retried", "3"), false));
-    assert_eq!((&created.attributes, created.failed), (&of("later", "created", "4"), false));
-    let mut of_dead = of("dead", "dead_lettered", "1");
+    let of = |id: &str, tag: &str, outcome: &str, attempts: &str| of_message(&rig, id, tag, outcome, attempts);
+    assert_eq!((&retried.attributes, retried.failed), (&of("later", "1", "retried", "3"), false));
+    assert_eq!((&created.attributes, created.failed), (&of("later", "2", "created", "4"), false));
+    let mut of_dead = of("dead", "3", "dead_lettered", "1");
     of_dead.insert("error.type".to_owned(), "rejected".to_owned());
     assert_eq!((&dead.attributes, dead.failed), (&of_dead, true));
 
@@ -113,6 +126,13 @@ async fn a_publishers_trace_goes_on_through_attempts_copies_and_the_dead_letter(
 
     let copy = collector.spans(&format!("publish {}", rig.dead_letter_queue()), 1).await;
     assert_eq!((&copy[0].parent, copy[0].kind), (&dead.id, SpanKind::Producer));
+    let mut of_copy = of_broker(&rig, &rig.dead_letter_queue());
+    of_copy.extend(attributes([
+        ("messaging.operation.name", "publish"),
+        ("messaging.operation.type", "send"),
+        ("messaging.destination.name", &rig.dead_letter_queue()),
+    ]));
+    assert_eq!(copy[0].attributes, of_copy);
     let headers = letter.properties.headers().as_ref().expect("headers").inner();
     let kept = headers.get("traceparent").and_then(AMQPValue::as_long_string).map(ToString::to_string);
     assert_eq!(kept, Some(format!("00-{TRACE}-{PUBLISHER}-01")), "the dead letter keeps the publisher's");

@@ -149,7 +149,7 @@ fn message(world: &World, letter: &Letter) -> Message {
         properties = properties.with_timestamp(now - before);
     }
     let (exchange, routing_key) = ("crm".to_owned(), "task.new".to_owned());
-    Message { body: body(letter), properties, exchange, routing_key, redelivered: false }
+    Message { body: body(letter), properties, exchange, routing_key, ..Message::default() }
 }
 
 /// The configuration of a script's setting.
