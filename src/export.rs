@@ -162,7 +162,7 @@ fn outgoing(json: &str, place: usize) -> Result<Outgoing, String> {
     // What the broker wrote into a message that it gave up would make it drop or multiply the new one.
     let headers = export.headers.into_iter().filter(|(name, _)| !is_brokers(name));
     let properties = export.properties.amqp()?.with_headers(table(headers)?);
-    let id = match export.message_id {
+    let id = match export.message_id.filter(|id| !id.is_empty()) {
         Some(id) => id,
         // Always the same, so that an export that is published twice makes each task once.
         None => replay::id_of(json),
@@ -285,6 +285,10 @@ mod tests {
         let letter = r#"{"wtw_export":1,"body":"x"}"#;
         assert!(id(letter).starts_with("replay-") && id(letter) == id(letter), "{}", id(letter));
         assert_ne!(id(letter), id(r#"{"wtw_export":1,"body":"y"}"#));
+        let empty = Message { properties: Properties::default().with_message_id("".into()), ..Message::default() };
+        let read = Input::new(Box::new(std::io::Cursor::new(line(&empty)))).next().unwrap().unwrap();
+        let given = read.properties.message_id().as_ref().map(ToString::to_string);
+        assert_eq!(given, Some(replay::derived_id(&empty)), "an empty one is none, as for a replay");
     }
 
     #[test]
