@@ -13,7 +13,7 @@ mod net;
 use crate::config::{Loaded, Problem, address};
 
 /// How a check came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// As it has to be.

@@ -82,7 +82,7 @@ async fn enter(broker: &config::Broker, url: &BrokerUrl, findings: &mut Findings
             Some(inspection)
         }
         Err(error) => {
-            let (check, advice) = refusal(&error, url);
+            let (check, advice) = refusal(&error, broker, url);
             // The parser's own words help nobody.
             let message = match error.message.contains("ParserErrors") {
                 true => format!("{place}: what answers there does not speak AMQP"),
@@ -94,7 +94,14 @@ async fn enter(broker: &config::Broker, url: &BrokerUrl, findings: &mut Findings
     }
 }
 
-fn refusal(error: &BrokerError, url: &BrokerUrl) -> (&'static str, &'static str) {
+fn refusal(error: &BrokerError, broker: &config::Broker, url: &BrokerUrl) -> (&'static str, &'static str) {
+    let files = [&broker.ca_file, &broker.client_cert_file, &broker.client_key_file];
+    if files.into_iter().flatten().any(|file| error.message.contains(&*file.to_string_lossy())) {
+        return (
+            "broker.tls",
+            "see that broker.ca_file, client_cert_file and client_key_file are there and can be read, or leave them out",
+        );
+    }
     match error.code {
         Some(BrokerError::ACCESS_REFUSED) => (
             "broker.login",
@@ -274,13 +281,11 @@ fn as_declared(queue: &Queue) -> String {
 fn differ(queue: &Queue, differences: &[Difference], config: &Config, findings: &mut Findings) {
     let or_none =
         |value: &Option<String>| value.as_ref().map_or_else(|| "none".to_owned(), |value| format!("{value:?}"));
-    let mut worst = Outcome::Warning;
+    let mut worst = Outcome::Ok;
     let mut said = Vec::new();
     for difference in differences {
-        let (outcome, meaning) = meaning(&queue.name, difference, &config.broker);
-        if outcome == Outcome::Problem {
-            worst = outcome;
-        }
+        let (outcome, meaning) = meaning(&queue.name, difference, differences, &config.broker);
+        worst = worst.max(outcome);
         let (actual, wanted) = (or_none(&difference.actual), or_none(&difference.wanted));
         said.push(format!("{} is {actual}, not {wanted}{meaning}", difference.argument));
     }
@@ -290,7 +295,8 @@ fn differ(queue: &Queue, differences: &[Difference], config: &Config, findings: 
         (TopologyMode::Verify, Outcome::Problem) => {
             findings.problem("broker.queue", message, "have its owner declare it as `topology` prints it");
         }
-        (TopologyMode::Verify, _) => {
+        (TopologyMode::Verify, Outcome::Ok) => findings.ok("broker.queue", message),
+        (TopologyMode::Verify, Outcome::Warning) => {
             findings.warning(
                 "broker.queue",
                 message,
@@ -301,10 +307,33 @@ fn differ(queue: &Queue, differences: &[Difference], config: &Config, findings: 
 }
 
 /// What a difference leads to, as the rest of a sentence.
-fn meaning(queue: &str, difference: &Difference, broker: &config::Broker) -> (Outcome, &'static str) {
+fn meaning(
+    queue: &str,
+    difference: &Difference,
+    others: &[Difference],
+    broker: &config::Broker,
+) -> (Outcome, &'static str) {
     let absent = difference.actual.is_none();
     let (work, dead) = (queue == broker.queue, queue == broker.dead_letter_queue);
+    let number = |value: &Option<String>| value.as_ref().and_then(|value| value.parse::<i64>().ok());
     match difference.argument.as_str() {
+        "x-queue-type" if difference.actual.as_deref() == Some("stream") => {
+            (Outcome::Problem, " (nothing can be taken out of a stream, which drops what is old)")
+        }
+        "x-max-length" | "x-max-length-bytes" if dead && refuses(others) => {
+            (Outcome::Warning, " (once it is full, what would be given up stays where it is)")
+        }
+        "x-message-ttl" | "x-expires" | "x-max-length" | "x-max-length-bytes" if dead => {
+            (Outcome::Problem, " (dead letters are thrown away)")
+        }
+        // A negative one is none at all.
+        "x-delivery-limit"
+            if !work
+                && (number(&difference.actual) >= number(&difference.wanted)
+                    || number(&difference.actual).is_some_and(i64::is_negative)) =>
+        {
+            (Outcome::Ok, " (more is as good)")
+        }
         "x-dead-letter-exchange" if work && absent => {
             (Outcome::Problem, " (what the broker gives up is lost, unless a policy says where it goes)")
         }
@@ -319,4 +348,9 @@ fn meaning(queue: &str, difference: &Difference, broker: &config::Broker) -> (Ou
         "x-dead-letter-strategy" => (Outcome::Warning, " (what the broker moves can be lost on the way)"),
         _ => (Outcome::Warning, ""),
     }
+}
+
+/// Whether a queue that is full takes no more, rather than drop what it holds.
+fn refuses(differences: &[Difference]) -> bool {
+    differences.iter().any(|one| one.argument == "x-overflow" && one.actual.as_deref() == Some("reject-publish"))
 }

@@ -30,7 +30,7 @@ pub(super) async fn check(config: &config::Crm, wanted: bool) -> Findings {
     };
     let mut tokens = Findings::default();
     let mut answered = true;
-    for (position, token) in (1..).zip(&config.tokens) {
+    for (position, token) in config.tokens.iter().enumerate() {
         let answer = crm.token_information(token).await;
         let mut judgement = classify(&answer, Clock::system().now());
         judgement.hide(token.expose_secret());
@@ -45,7 +45,7 @@ pub(super) async fn check(config: &config::Crm, wanted: bool) -> Findings {
     if answered {
         findings.ok("crm.endpoint", format!("{} answers", shown(server)));
     } else if told < config.tokens.len() {
-        let (first, last) = (told + 1, config.tokens.len());
+        let (first, last) = (told, config.tokens.len() - 1);
         tokens.warning("crm.token", format!("tokens {first} to {last}: not known"), "check again when the CRM answers");
     }
     findings.0.extend(tokens.0);
@@ -97,7 +97,7 @@ async fn endpoint(server: &Url, answer: &Answer, judgement: &Judgement) -> Optio
     Some(findings)
 }
 
-/// What the CRM said of one token, which is named by its position.
+/// What the CRM said of one token, which is named by its position, as in metrics and on `/status`.
 fn token(position: usize, answer: &Answer, judgement: &Judgement, findings: &mut Findings) {
     let check = "crm.token";
     match judgement.outcome {

@@ -63,7 +63,7 @@ async fn what_is_in_order_is_ok_line_by_line() {
     for name in names(&rig) {
         checked.has("broker.queue", "ok", &format!("{name}: messages 0, consumers 0; delivery limit"));
     }
-    checked.has("crm.token", "ok", "token 1: accepted, 999999 of 1000000 calls left today");
+    checked.has("crm.token", "ok", "token 0: accepted, 999999 of 1000000 calls left today");
     checked.has("ledger", "ok", "is not there yet; its folder can be written");
     checked.has("broker.policies", "ok", "AMQP does not show them");
     assert_eq!(std::fs::read_dir(ledger.folder()).expect("the folder").count(), 0, "nothing is left in it");
@@ -126,13 +126,16 @@ async fn each_address_of_the_broker_is_checked_and_the_rest_goes_on() {
     checked.has("broker.dns", "problem", "broker.invalid is not known");
     checked.has("broker.frame", "warning", "frames of 8192 bytes");
     checked.has("broker.permissions", "ok", &rig.queue);
-    checked.has("crm.token", "ok", "token 1: accepted");
+    checked.has("crm.token", "ok", "token 0: accepted");
     assert!(!checked.said.contains("hunter"), "{}", checked.said);
+
+    let checked = check(&["--no-crm"], &rig.env(&[("WTW_BROKER_CA_FILE", "/nowhere/ca.pem")])).await;
+    assert!(checked.has("broker.tls", "problem", "/nowhere/ca.pem").contains("→ see that broker.ca_file"));
 
     let away = format!("amqp://guest:guest@127.0.0.1:{}/%2f", closed_port());
     let checked = check(&[], &rig.env(&[("WTW_BROKER_URLS", &away)])).await;
     checked.has("broker.queues", "warning", "not looked at");
-    checked.has("crm.token", "ok", "token 1: accepted");
+    checked.has("crm.token", "ok", "token 0: accepted");
     checked.has("ledger", "warning", "in memory");
 }
 
@@ -201,6 +204,24 @@ async fn queues_with_other_arguments_are_compared_argument_by_argument() {
     checked.has("broker.queue", "problem", "what the broker gives up is lost");
     checked.has("broker.queue", "warning", "looking wears it out");
     checked.has("broker.queue", "problem", ".retry.hold: not there");
+    let number = |name, value| (name, AMQPValue::LongLongInt(value));
+    let limit = number("x-delivery-limit", 1_000_000);
+    let refusing = ("x-overflow", AMQPValue::LongString("reject-publish".into()));
+    for (arguments, result, part) in [
+        (quorum(&[limit.clone(), number("x-message-ttl", 60_000)]), "problem", "dead letters are thrown away"),
+        (quorum(&[limit.clone(), number("x-expires", 600_000)]), "problem", "dead letters are thrown away"),
+        (quorum(&[limit.clone(), number("x-max-length", 5)]), "problem", "dead letters are thrown away"),
+        (quorum(&[limit.clone(), number("x-max-length", 5), refusing]), "warning", "stays where it is"),
+        (quorum(&[number("x-delivery-limit", 2_000_000)]), "ok", "more is as good"),
+        (quorum(&[]), "warning", "looking wears it out"),
+        (stream(), "problem", "nothing can be taken out of a stream"),
+    ] {
+        rig.amqp.delete(&rig.dead_letter_queue()).await;
+        rig.amqp.declare(&rig.dead_letter_queue(), arguments).await;
+        let checked = check(&["--no-crm"], &rig.env(&[("WTW_BROKER_TOPOLOGY", "verify")])).await;
+        let said = checked.has("broker.queue", result, part);
+        assert!(said.starts_with(&rig.dead_letter_queue()), "{said}");
+    }
     assert_eq!(rig.amqp.count(&format!("{}.retry.hold", rig.queue)).await, None);
 }
 
@@ -217,13 +238,13 @@ async fn the_crm_and_each_token_are_told_apart() {
     };
     let checked = of(&rig.crm.url, "demo", "hunter2,hunter4").await;
     assert_eq!(checked.code, Some(1), "{}", checked.said);
-    checked.has("crm.token", "ok", "token 1: accepted, 1 of 2 calls left");
-    checked.has("crm.token", "problem", "token 2: refused: the CRM answered code 403: PLEASE VALIDATE TOKEN");
+    checked.has("crm.token", "ok", "token 0: accepted, 1 of 2 calls left");
+    checked.has("crm.token", "problem", "token 1: refused: the CRM answered code 403: PLEASE VALIDATE TOKEN");
     let checked = of(&rig.crm.url, "other", "hunter3").await;
     checked.has("crm.token", "problem", "crm.operation");
     of(&rig.crm.url, "demo", "hunter3").await;
     let last = of(&rig.crm.url, "demo", "hunter3").await;
-    last.has("crm.token", "warning", "token 1: its daily quota is used up");
+    last.has("crm.token", "warning", "token 0: its daily quota is used up");
     let checked = of(&rig.crm.url, "demo", "hunter3").await;
     assert_eq!(checked.code, Some(0), "{}", checked.said);
     checked.has("crm.token", "warning", "used up");
@@ -238,9 +259,13 @@ async fn the_crm_and_each_token_are_told_apart() {
         let checked = of(server, "demo", "hunter2,hunter3").await;
         assert_eq!(checked.code, Some(1), "{}", checked.said);
         checked.has(check, "problem", part);
-        checked.has("crm.token", "warning", "tokens 1 to 2: not known");
+        checked.has("crm.token", "warning", "tokens 0 to 1: not known");
         checked.has("broker.permissions", "ok", &rig.queue);
     }
+}
+
+fn stream() -> FieldTable {
+    FieldTable::from(BTreeMap::from([("x-queue-type".into(), AMQPValue::LongString("stream".into()))]))
 }
 
 /// A web server that is no CRM; it ends with the test's runtime.
