@@ -9,12 +9,13 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions};
-use lapin::{Channel, Connection, Consumer};
+use lapin::{Channel, Connection, Consumer, Event};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::connect::{BrokerError, Connector, bounded, close, open_channel};
+use crate::broker::connect::{BrokerError, Connector, bounded, close, described, open_channel};
 use crate::broker::session::receive;
 use crate::broker::topology::short;
 use crate::broker::{Delivery, Headers, Message, ShortString};
@@ -22,6 +23,9 @@ use crate::journey::integer;
 
 /// Messages on their way to the client at a time, at most.
 pub const WINDOW: u16 = 256;
+/// The same of the first window; each further one is twice as large, since nobody knows how large messages are before some
+/// were met.
+const FIRST_WINDOW: u16 = 4;
 /// Bytes on their way to the client at a time, judged by the largest message so far.
 const WINDOW_BYTES: usize = 16 << 20;
 /// How long nothing has to come before the broker is asked whether there is more.
@@ -29,6 +33,8 @@ const SILENCE: Duration = Duration::from_millis(500);
 /// A walk under way.
 pub struct Walk {
     connection: Connection,
+    /// What becomes of the connection: a read that waits for the rest of a message is not told.
+    events: BoxStream<'static, Event>,
     channel: Channel,
     queue: ShortString,
     consumer: Option<(Consumer, u16)>,
@@ -38,6 +44,8 @@ pub struct Walk {
     surplus: VecDeque<Delivery>,
     lost: CancellationToken,
     window: u16,
+    /// What the next window may be, as far as it is known.
+    grown: u16,
     largest: usize,
     /// How many there were at the beginning.
     expected: u64,
@@ -53,9 +61,11 @@ impl Walk {
     /// What the broker said, such as a queue that does not exist.
     pub async fn begin(connector: &Connector, queue: &str, window: u16, hold: Duration) -> Result<Self, BrokerError> {
         let connection = connector.connect("reader").await?;
+        let events = connection.events_listener().boxed();
         let channel = open_channel(&connection).await?;
         let mut walk = Self {
             connection,
+            events,
             channel,
             queue: short(queue)?,
             consumer: None,
@@ -63,13 +73,14 @@ impl Walk {
             surplus: VecDeque::new(),
             lost: CancellationToken::new(),
             window: window.clamp(1, WINDOW),
+            grown: FIRST_WINDOW,
             largest: 1,
             expected: 0,
             met: 0,
             deliveries: 0,
             until: Instant::now() + hold,
         };
-        if let Some((first, behind)) = walk.get().await? {
+        if let Some((first, behind)) = walk.get().await.map_err(|error| walk.placed(error))? {
             walk.first = Some(first);
             walk.expected = u64::from(behind) + 1;
         }
@@ -110,7 +121,7 @@ impl Walk {
         }
         let delivery = match self.first.take() {
             Some(first) => Some(first),
-            None => self.receive().await?,
+            None => self.receive().await.map_err(|error| self.placed(error))?,
         };
         if let Some(delivery) = &delivery {
             self.met += 1;
@@ -145,6 +156,16 @@ impl Walk {
         bounded("close the channel", self.channel.close(200, "OK".into())).await
     }
 
+    /// An error with the place of the message that cannot be read, which no other way tells.
+    fn placed(&self, error: BrokerError) -> BrokerError {
+        match error.unreadable() {
+            true => {
+                BrokerError { message: format!("{}; messages read before it: {}", error.message, self.met), ..error }
+            }
+            false => error,
+        }
+    }
+
     async fn receive(&mut self) -> Result<Option<Delivery>, BrokerError> {
         if let Some(delivery) = self.surplus.pop_front() {
             return Ok(Some(delivery));
@@ -170,14 +191,17 @@ impl Walk {
         let Some((consumer, left)) = &mut self.consumer else {
             return Ok(None);
         };
-        let ended = |why: String| BrokerError { message: format!("reading the queue: {why}"), code: None };
+        let what = format!("read the queue {}", self.queue);
         match timeout(SILENCE, consumer.next()).await {
             Ok(Some(Ok(delivery))) => {
                 *left = left.saturating_sub(1);
                 Ok(Some(receive(delivery, &self.lost)))
             }
-            Ok(Some(Err(error))) => Err(ended(error.to_string())),
-            Ok(None) => Err(ended("the broker has ended the consumer; was the queue deleted?".to_owned())),
+            Ok(Some(Err(error))) => Err(described(&what, &error)),
+            Ok(None) => {
+                let message = format!("{what}: the broker has ended the consumer; was the queue deleted?");
+                Err(BrokerError { message, code: None })
+            }
             Err(_) => Ok(None),
         }
     }
@@ -193,7 +217,8 @@ impl Walk {
         }
         let room = (WINDOW_BYTES / self.largest).max(1);
         let rest = usize::try_from(self.expected - self.met).unwrap_or(usize::MAX);
-        let size = u16::try_from(room.min(rest)).unwrap_or(u16::MAX).min(self.window);
+        let size = u16::try_from(room.min(rest)).unwrap_or(u16::MAX).min(self.window).min(self.grown);
+        self.grown = self.grown.saturating_mul(2);
         bounded("set the prefetch", self.channel.basic_qos(size, BasicQosOptions::default())).await?;
         let options = BasicConsumeOptions::default();
         let consume = self.channel.basic_consume(self.queue.clone(), "".into(), options, Headers::default());
@@ -203,11 +228,26 @@ impl Walk {
     }
 
     /// The queue's first message, and how many are behind it.
-    async fn get(&self) -> Result<Option<(Delivery, u32)>, BrokerError> {
+    async fn get(&mut self) -> Result<Option<(Delivery, u32)>, BrokerError> {
         let what = format!("read the queue {}", self.queue);
-        let got = bounded(&what, self.channel.basic_get(self.queue.clone(), BasicGetOptions::default())).await?;
+        let get = self.channel.basic_get(self.queue.clone(), BasicGetOptions::default());
+        let got = tokio::select! {
+            biased;
+            got = bounded(&what, get) => got?,
+            error = failure(&mut self.events) => return Err(described(&what, &error)),
+        };
         Ok(got.map(|got| (receive(got.delivery, &self.lost), got.message_count)))
     }
+}
+
+/// Why the connection fails, once it does.
+async fn failure(events: &mut BoxStream<'static, Event>) -> lapin::Error {
+    while let Some(event) = events.next().await {
+        if let Event::Error(error) = event {
+            return error;
+        }
+    }
+    std::future::pending().await
 }
 
 /// How often the broker has delivered a message before, as far as it says.
