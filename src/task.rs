@@ -250,7 +250,7 @@ fn named(field: &str) -> String {
 
 /// The members of a JSON object in order, doubles included. Values are read later, each on its own, so that a problem of
 /// one is told with its name.
-struct Entries<'a>(Vec<(String, &'a RawValue)>);
+pub(crate) struct Entries<'a>(pub(crate) Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Entries<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -13,12 +13,14 @@ mod pass;
 mod replay;
 mod show;
 
+use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Message;
@@ -87,6 +89,7 @@ struct Looked {
     /// Whether it ended because what it held had to go back.
     overdue: bool,
     deliveries: i64,
+    took: Duration,
 }
 
 impl Desk {
@@ -111,6 +114,7 @@ impl Desk {
         mut visit: impl AsyncFnMut(&Message, &DeadLetter) -> Result<ControlFlow<()>, Error>,
     ) -> Result<Looked, Error> {
         let mut walk = Walk::begin(&self.connector, self.place(), WINDOW, HOLD).await.map_err(broker)?;
+        let began = Instant::now();
         let mut seen = 0;
         let walked = loop {
             let next = tokio::select! {
@@ -130,10 +134,10 @@ impl Desk {
                 Err(error) => break Err(error),
             }
         };
-        let (expected, deliveries) = (walk.expected(), walk.deliveries());
+        let (expected, deliveries, took) = (walk.expected(), walk.deliveries(), began.elapsed());
         // What could not be given back goes back by itself when the connection is gone.
         let _ = walk.end().await;
-        Ok(Looked { seen, expected, overdue: walked?, deliveries })
+        Ok(Looked { seen, expected, overdue: walked?, deliveries, took })
     }
 }
 
@@ -155,7 +159,25 @@ impl Looked {
 }
 
 fn broker(error: BrokerError) -> Error {
-    Error::failed(error)
+    match error.unreadable() {
+        true => Error::failed(format!(
+            "{error}\nno command gets past that letter; take it out in the management interface (Queues, then Get messages), \
+             and then go on"
+        )),
+        false => Error::failed(error),
+    }
+}
+
+/// Writes a line of the result: what is done next relies on its having arrived.
+fn put(line: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    let written = writeln!(out, "{line}").and_then(|()| out.flush());
+    written.map_err(|error| Error::failed(format!("standard output: {error}")))
+}
+
+/// So many of something, in words.
+fn counted(count: u64, one: &str) -> String {
+    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Text for one line of a terminal: control characters of whoever wrote it stay out.

@@ -13,6 +13,7 @@ use wolkvox_task_worker::sandbox::Options;
 use crate::support::BOUND;
 use crate::support::broker::Broker;
 use crate::support::eventually;
+use crate::support::process::run;
 use crate::support::rig::{Crm, LedgerFile, Rig, task};
 
 /// What the broker takes before it gives the unreadable message up; small, so that the innocent would be met by it, too.
@@ -196,4 +197,44 @@ async fn an_unreadable_message_is_given_up_by_the_broker_and_the_innocent_beside
     rig.publish_many("later", 8).await;
     worker.reaches("wtw_messages_in_flight", 4.0).await;
     worker.process.stop().await;
+}
+
+/// Nothing can go by it, since it ends the connection: so it is told at once which one it is, and what to do.
+#[tokio::test]
+async fn an_unreadable_letter_is_named_by_its_place_and_once_it_is_taken_out_all_goes_on() {
+    let rig = Rig::new("unreadable.letter").await;
+    rig.declare_topology().await;
+    let (env, dead) = (rig.env(&[]), rig.dead_letter_queue());
+    let mut raw = Raw::connect(rig.amqp.url()).await;
+    let ready = async |count: u32| {
+        let ready = || async { (rig.amqp.count(&dead).await == Some(count)).then_some(()) };
+        eventually(&format!("{count} letters"), ready).await;
+    };
+    for before in 0..3 {
+        for _ in 0..before {
+            raw.publish(&dead, &task("good"), b"good", b"correlated").await;
+        }
+        raw.publish(&dead, &task("unreadable"), b"unreadable", NOT_UTF8).await;
+        raw.publish(&dead, &task("good"), b"good", b"correlated").await;
+        ready(before + 2).await;
+        for args in [&["list"][..], &["replay", "--all", "--yes"], &["discard", "--all", "--yes", "--reason", "test"]] {
+            let failed = run(&[&["dead-letters"], args].concat(), &env, b"").await;
+            assert_eq!(failed.code, Some(1), "{}", failed.stderr);
+            // They come back in another order; one that was the first of all stays that.
+            let place =
+                if args == ["list"] || before == 0 { format!("read before it: {before}\n") } else { String::new() };
+            for part in ["a property that is not UTF-8", &place, "take it out in the management interface"] {
+                assert!(failed.stderr.contains(part), "{args:?}: {part} is not in {}", failed.stderr);
+            }
+            // Nothing was settled, and nothing is held.
+            ready(before + 2).await;
+        }
+        let mut left = before + 1;
+        while raw.take(&dead).await.1 != task("unreadable") {
+            left -= 1;
+        }
+        let discarded = run(&["dead-letters", "discard", "--all", "--yes", "--reason", "test"], &env, b"").await;
+        assert_eq!(discarded.code, Some(0), "{}", discarded.stderr);
+        assert_eq!(discarded.stdout.lines().count(), left as usize, "{}", discarded.stdout);
+    }
 }

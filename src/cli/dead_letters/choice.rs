@@ -1,12 +1,12 @@
 //! Which letters a command settles: counted first, confirmed by an operator, and then known by what they are, so that no
 //! letter that arrived since is settled with them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::{BufRead as _, IsTerminal as _};
 use std::time::Duration;
 
 use super::filter::{Filter, age};
-use super::{Desk, HOLD};
+use super::{Desk, HOLD, one_line};
 use crate::broker::Message;
 use crate::cli::Error;
 use crate::dead_letter::DeadLetter;
@@ -15,6 +15,8 @@ use crate::dead_letter::DeadLetter;
 const USAGE: u8 = 2;
 /// The longest that letters may be held: brokers end consumers that hold one for thirty minutes.
 const MOST_HOLD: Duration = Duration::from_secs(20 * 60);
+/// The shortest: what is chosen has to be reached within it.
+const LEAST_HOLD: Duration = Duration::from_secs(1);
 
 /// Which letters are settled, and how.
 #[derive(Debug, clap::Args)]
@@ -75,8 +77,8 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 fn hold(text: &str) -> Result<Duration, String> {
-    let allowed = Duration::from_millis(1)..=MOST_HOLD;
-    Some(age(text)?).filter(|hold| allowed.contains(hold)).ok_or_else(|| "allowed is 1ms to 20m".to_owned())
+    let allowed = LEAST_HOLD..=MOST_HOLD;
+    Some(age(text)?).filter(|hold| allowed.contains(hold)).ok_or_else(|| "allowed is 1s to 20m".to_owned())
 }
 
 impl Desk {
@@ -112,22 +114,54 @@ impl Desk {
 #[derive(Debug, Default)]
 pub(super) struct Chosen {
     prints: HashSet<u128>,
+    /// Those of several letters that nothing tells apart, not even an id.
+    twins: HashSet<u128>,
+    /// Ids that were named and that no letter has.
+    missing: BTreeSet<String>,
     /// How many letters that is: some may be alike.
     pub(super) count: u64,
     pub(super) possibly_created: u64,
     pub(super) replayed_before: u64,
     pub(super) without_id: u64,
+    /// How many are twins: whatever their number, those of one kind are given one id and make one task.
+    pub(super) alike: u64,
     /// Letters that are there and were not chosen: each pass holds them.
     pub(super) others: u64,
 }
 
 impl Chosen {
+    /// None yet, of those that a filter names.
+    pub(super) fn of(filter: &Filter) -> Self {
+        Self { missing: filter.id.iter().cloned().collect(), ..Self::default() }
+    }
+
+    /// Notes that a letter is there which is meant, be it chosen or not.
+    pub(super) fn found(&mut self, letter: &DeadLetter) {
+        self.missing.remove(letter.id());
+    }
+
     pub(super) fn add(&mut self, print: u128, letter: &DeadLetter) {
-        self.prints.insert(print);
+        let first = self.prints.insert(print);
+        if !first && letter.message_id.is_none() {
+            self.alike += if self.twins.insert(print) { 2 } else { 1 };
+        }
         self.count += 1;
         self.possibly_created += u64::from(letter.possibly_created);
         self.replayed_before += u64::from(letter.replay_count > 0);
         self.without_id += u64::from(letter.message_id.is_none());
+    }
+
+    /// How many tasks they make at most.
+    pub(super) fn tasks(&self) -> u64 {
+        self.count - self.alike + self.twins.len() as u64
+    }
+
+    /// Which of the ids that were named no letter has.
+    pub(super) fn missing(&self) -> Option<String> {
+        let ids: Vec<&str> = self.missing.iter().map(String::as_str).collect();
+        let text =
+            || format!("no such letter: {}; another instance of this tool may hold it", one_line(&ids.join(", ")));
+        (!ids.is_empty()).then(text)
     }
 
     pub(super) fn contains(&self, message: &Message) -> bool {
@@ -137,3 +171,22 @@ impl Chosen {
 
 /// The hold that looking takes is one that [`Choice`] allows.
 const _: () = assert!(HOLD.as_secs() <= MOST_HOLD.as_secs());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dead_letter::replay::fingerprint;
+
+    #[test]
+    fn letters_that_nothing_tells_apart_make_one_task() {
+        let mut chosen = Chosen::default();
+        for (body, id) in [("a", None), ("b", None), ("a", None), ("a", None), ("c", Some("c")), ("c", Some("c"))] {
+            let mut message = Message { body: body.into(), ..Message::default() };
+            if let Some(id) = id {
+                message.properties = message.properties.with_message_id(id.into());
+            }
+            chosen.add(fingerprint(&message), &DeadLetter::read(&message));
+        }
+        assert_eq!((chosen.count, chosen.without_id, chosen.alike, chosen.tasks()), (6, 4, 3, 4));
+    }
+}

@@ -1,21 +1,21 @@
 //! `dead-letters discard`: letters thrown away, each told with the reason.
 
-use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use serde::Serialize;
 
 use super::choice::{Choice, Chosen};
+use super::edit::{Setting, is_of};
 use super::pass::{Broken, Passed, all_met};
-use super::{Desk, clean, one_line};
+use super::{Desk, Looked, clean, counted, one_line, put};
 use crate::broker::Message;
 use crate::cli::Error;
 use crate::clock::Clock;
 use crate::dead_letter::DeadLetter;
 use crate::dead_letter::replay::fingerprint;
 use crate::ledger::peek::Peek;
-use crate::ledger::{Digest, Key, State};
+use crate::ledger::{Key, State};
 
 /// Arguments of `dead-letters discard`.
 #[derive(Debug, clap::Args)]
@@ -28,6 +28,9 @@ pub struct Args {
     /// Of these only the ones whose task was created, as the ledger knows: what a replay that was cut off left behind
     #[arg(long)]
     created: bool,
+    /// A field that the replay had set: the ledger knows the task by the body that was sent; may be given again
+    #[arg(long, value_name = "FIELD=VALUE", value_parser = Setting::parse, requires = "created")]
+    set: Vec<Setting>,
     /// Print each discarded letter as one line of JSON
     #[arg(long)]
     json: bool,
@@ -58,11 +61,11 @@ impl<'a> Known<'a> {
         Ok(Self { desk, operation, ledger })
     }
 
-    /// Whether the task of this very message was created.
-    async fn created(&self, id: &str, message: &Message) -> Result<bool, Error> {
+    /// Whether the task of this very message was created, as it is or as it was changed for a replay.
+    async fn created(&self, id: &str, message: &Message, set: &[Setting]) -> Result<bool, Error> {
         let entry = self.ledger.look(&Key::new(&self.desk.config.broker.queue, self.operation, id)).await;
         let entry = entry.map_err(|error| Error::failed(format!("{error}; nothing was done")))?;
-        Ok(entry.is_some_and(|entry| entry.state == State::Created && entry.digest == Digest::of(&message.body)))
+        Ok(entry.is_some_and(|entry| entry.state == State::Created && is_of(&entry.digest, &message.body, set)))
     }
 }
 
@@ -76,16 +79,19 @@ pub(super) async fn run(desk: &Desk, args: &Args) -> Result<ExitCode, Error> {
         return Err(Error::failed("--reason is empty: say why, for those who miss the letters; nothing was done"));
     }
     let ledger = if args.created { Some(Known::open(desk).await?) } else { None };
-    let mut chosen = Chosen::default();
+    let mut chosen = Chosen::of(&filter);
     let looked = desk
         .look(async |message, letter| {
             let meant = filter.takes(message, letter, desk.now)
                 && match &ledger {
-                    Some(ledger) => ledger.created(letter.id(), message).await?,
+                    Some(ledger) => ledger.created(letter.id(), message, &args.set).await?,
                     None => true,
                 };
             match meant {
-                true => chosen.add(fingerprint(message), letter),
+                true => {
+                    chosen.found(letter);
+                    chosen.add(fingerprint(message), letter);
+                }
                 false => chosen.others += 1,
             }
             Ok(ControlFlow::Continue(()))
@@ -94,18 +100,20 @@ pub(super) async fn run(desk: &Desk, args: &Args) -> Result<ExitCode, Error> {
     looked.warn();
     if chosen.count == 0 {
         eprintln!("no such letter among the {} of {}", looked.seen, desk.place());
-        filter.finds(false)?;
-        return Ok(ExitCode::SUCCESS);
+        return all_met(&chosen, looked, 0);
     }
     let Chosen { count, possibly_created, .. } = chosen;
     eprintln!("{count} of {} letters in {} will be thrown away; nothing brings them back", looked.seen, desk.place());
     eprintln!("  {possibly_created} of them may have made their task");
     eprintln!("  to keep a copy, export the same letters first: dead-letters export --output FILE");
-    desk.spare(&chosen, &args.choice, looked.deliveries)?;
-    args.choice.confirm(desk, &format!("Discard {count} letters?")).await?;
+    if let Some(missing) = chosen.missing() {
+        eprintln!("  {missing}");
+    }
+    desk.spare(&chosen, &args.choice, looked)?;
+    args.choice.confirm(desk, &format!("Discard {}?", counted(count, "letter"))).await?;
     let act = async |message: &Message| tell(args, message);
-    match desk.settle(&chosen, &args.choice, "discarding", act).await {
-        Ok(passed) => finish(passed, count),
+    match desk.settle(&chosen, &args.choice, looked, "discarding", act).await {
+        Ok(passed) => finish(&chosen, looked, passed),
         Err(Broken { error, passed: Passed { settled, .. } }) => {
             Err(Error { message: format!("{}\ndiscarded before that: {settled}", error.message), ..error })
         }
@@ -121,17 +129,14 @@ fn tell(args: &Args, message: &Message) -> Result<(), Error> {
         let (id, kind, why) = (one_line(letter.id()), one_line(&letter.kind), one_line(&letter.message));
         format!("discarded {id}  {kind}  {why}  because: {}", one_line(&args.reason))
     };
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}")
-        .and_then(|()| out.flush())
-        .map_err(|error| Error::failed(format!("standard output: {error}")))
+    put(&line)
 }
 
-fn finish(passed: Passed, count: u64) -> Result<ExitCode, Error> {
+fn finish(chosen: &Chosen, looked: Looked, passed: Passed) -> Result<ExitCode, Error> {
     let Passed { settled, unheard, interrupted } = passed;
     eprintln!("discarded: {settled}");
     if interrupted {
         return Err(Error::failed("interrupted; the other letters are where they were"));
     }
-    all_met(count, settled + unheard)
+    all_met(chosen, looked, settled + unheard)
 }

@@ -1,5 +1,6 @@
 //! Changes of a letter's body: single fields on the command line, or the whole of it in an editor.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -7,11 +8,13 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::config::Sources;
+use crate::ledger::Digest;
 use crate::nearest::nearest;
-use crate::task::FIELDS;
+use crate::task::{Entries, FIELDS};
 
 /// One field and what it is set to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,14 +47,31 @@ impl Setting {
 /// A body with fields set. The rest keeps its values; the fields may change places.
 ///
 /// # Errors
-/// When the body is no JSON object.
+/// When the body is no JSON object, or gives a field more than once that is not set.
 pub fn set(body: &[u8], settings: &[Setting]) -> Result<Vec<u8>, String> {
-    let mut object: Map<String, Value> =
+    let Entries(entries) =
         serde_json::from_slice(body).map_err(|error| format!("the body is not a JSON object: {error}"))?;
+    let mut object: BTreeMap<String, Box<RawValue>> = BTreeMap::new();
+    for (field, value) in entries {
+        let is_set = settings.iter().any(|setting| setting.field == field);
+        if object.insert(field.clone(), value.to_owned()).is_some() && !is_set {
+            return Err(format!("the body gives {field:?} more than once: set that field too, or use --edit"));
+        }
+    }
     for Setting { field, value } in settings {
-        object.insert(field.clone(), value.clone());
+        object.insert(field.clone(), to_raw_value(value).map_err(|error| error.to_string())?);
     }
     serde_json::to_vec(&object).map_err(|error| error.to_string())
+}
+
+/// The body as it would be sent.
+pub(super) fn changed(body: &[u8], settings: &[Setting]) -> Result<Vec<u8>, String> {
+    if settings.is_empty() { Ok(body.to_vec()) } else { set(body, settings) }
+}
+
+/// Whether a digest is that of a body, as it is or as it would be sent.
+pub(super) fn is_of(digest: &Digest, body: &[u8], settings: &[Setting]) -> bool {
+    *digest == Digest::of(body) || changed(body, settings).is_ok_and(|changed| *digest == Digest::of(&changed))
 }
 
 /// A body in a file that its owner alone can read.
@@ -94,7 +114,12 @@ impl Draft {
             self.remove();
             return format!("{why}\nnothing was edited; the letter is where it was");
         }
-        format!("{why}\nthe edited body is kept in {}; the letter is where it was", self.path.display())
+        format!("{why}\n{}; the letter is where it was", self.place())
+    }
+
+    /// Where the text is.
+    pub(super) fn place(&self) -> String {
+        format!("the edited body is kept in {}", self.path.display())
     }
 
     /// Throws it away.
@@ -127,12 +152,14 @@ mod tests {
     fn fields_are_set_and_the_rest_is_kept() {
         let set = change(r#"{"name":"a","id_record":7}"#, &["name=b=c", "remember=true", "description="]);
         assert_eq!(set.as_deref(), Ok(r#"{"description":"","id_record":7,"name":"b=c","remember":true}"#));
+        assert_eq!(change(r#"{"name":"a","name":"b"}"#, &["name=c"]).as_deref(), Ok(r#"{"name":"c"}"#));
         for (body, setting, why) in [
             ("{}", "name", "not field=value"),
             ("{}", "nam=x", "did you mean name?"),
             ("{}", "remember=yes", "true or false"),
             ("[]", "name=x", "not a JSON object"),
             ("\u{ff}", "name=x", "not a JSON object"),
+            (r#"{"name":"a","name":"b"}"#, "priority=high", "\"name\" more than once"),
         ] {
             assert!(change(body, &[setting]).unwrap_err().contains(why), "{body} {setting}");
         }

@@ -6,9 +6,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::Desk;
 use super::filter::Filter;
-use crate::cli::{Error, print};
+use super::{Desk, put};
+use crate::cli::Error;
 use crate::export::line;
 
 /// Arguments of `dead-letters export`.
@@ -30,8 +30,8 @@ pub(super) async fn run(desk: &Desk, args: &Args) -> Result<ExitCode, Error> {
     let looked = match &args.output {
         None => desk.look(async |message, letter| {
             if args.filter.takes(message, letter, desk.now) {
+                put(&line(message)).map_err(|error| Error::failed(format!("{}\n{NOT_WHOLE}", error.message)))?;
                 written += 1;
-                print(&line(message))?;
             }
             Ok(ControlFlow::Continue(()))
         }),
@@ -70,10 +70,12 @@ async fn to_file(desk: &Desk, filter: &Filter, path: &Path) -> Result<ExitCode, 
     finish(looked.overdue)
 }
 
+const NOT_WHOLE: &str = "the export is not whole";
+
 /// An export that lacks letters must not be taken for a whole one.
 fn finish(overdue: bool) -> Result<ExitCode, Error> {
     match overdue {
-        true => Err(Error::failed("the export is not whole; take fewer letters at a time, with a filter")),
+        true => Err(Error::failed(format!("{NOT_WHOLE}; take fewer letters at a time, with a filter"))),
         false => Ok(ExitCode::SUCCESS),
     }
 }

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::one_line;
 use crate::broker::Message;
-use crate::cli::Error;
 use crate::dead_letter::{DeadLetter, failed_at};
 use crate::duration;
 use crate::failure::Kind;
@@ -41,20 +39,6 @@ impl Filter {
     pub fn is_given(&self) -> bool {
         let Self { kind, older_than, newer_than, text, id } = self;
         !kind.is_empty() || older_than.is_some() || newer_than.is_some() || text.is_some() || !id.is_empty()
-    }
-
-    /// Refuses to take ids that no letter has for done.
-    ///
-    /// # Errors
-    /// When ids are named and nothing was found by them.
-    pub(super) fn finds(&self, found: bool) -> Result<(), Error> {
-        if found || self.id.is_empty() {
-            return Ok(());
-        }
-        let ids = one_line(&self.id.join(", "));
-        Err(Error::failed(format!(
-            "no such letter: {ids}; another instance of this tool may hold it; nothing was done"
-        )))
     }
 
     /// Whether it means this letter, at `now`.

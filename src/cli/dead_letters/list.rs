@@ -24,13 +24,13 @@ const EXAMPLES: usize = 3;
 pub struct Args {
     #[command(flatten)]
     filter: Filter,
-    /// List each letter, the oldest first, instead of groups
+    /// List each letter instead of groups, sorted by when it was given up
     #[arg(long)]
     each: bool,
     /// Print a JSON array instead of a table
     #[arg(long)]
     json: bool,
-    /// The most letters that --each lists
+    /// The most letters that --each lists: those that are met first, which need not be the oldest
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     limit: usize,
 }
@@ -138,7 +138,7 @@ async fn each(desk: &Desk, args: &Args) -> Result<ExitCode, Error> {
     letters.sort_by(|a, b| a.failed_at.cmp(&b.failed_at));
     print(&if args.json { json(&letters)? } else { table(&letters) })?;
     if more {
-        eprintln!("there are more; --limit says how many are listed");
+        eprintln!("there are more than these, which were met first; --limit says how many are listed");
     }
     looked.warn();
     Ok(ExitCode::SUCCESS)

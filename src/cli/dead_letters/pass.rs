@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 
 use super::choice::{Choice, Chosen};
-use super::{Desk, broker};
+use super::{Desk, Looked, broker};
 use crate::broker::reader::{WINDOW, Walk};
 use crate::broker::{Delivery, Message};
 use crate::cli::Error;
 use crate::config::TopologyMode;
+use crate::duration;
 
 /// Deliveries that a queue of somebody else's may be expected to allow: half of what RabbitMQ 4 takes where nobody set a limit.
-const USUAL: i32 = 10;
+const USUAL: f64 = 10.0;
 
 /// Letters acted upon at a time, at most.
 const AT_A_TIME: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
@@ -45,21 +46,44 @@ pub(super) struct Broken {
     pub(super) passed: Passed,
 }
 
-/// Limits how fast letters are acted upon.
-struct Pace(Option<Interval>);
+/// Limits how fast letters are acted upon: the time between two, and when the next one may be.
+struct Pace(Option<(Duration, Instant)>);
 
 impl Pace {
     fn new(rate: Option<f64>) -> Self {
-        Self(rate.map(|rate| {
-            let mut ticks = interval(Duration::from_secs_f64(1.0 / rate));
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            ticks
-        }))
+        Self(rate.map(|rate| (Duration::from_secs_f64(1.0 / rate), Instant::now())))
     }
 
-    async fn wait(&mut self) {
-        if let Some(ticks) = &mut self.0 {
-            ticks.tick().await;
+    async fn due(&self) {
+        if let Some((_, next)) = self.0 {
+            sleep_until(next).await;
+        }
+    }
+
+    fn taken(&mut self) {
+        if let Some((period, next)) = &mut self.0 {
+            *next = Instant::now() + *period;
+        }
+    }
+}
+
+/// What follows a walk that left letters over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Another one: this one came forward.
+    Walk,
+    /// Nothing: what is left is not there.
+    End,
+    /// Nothing: another one would not come farther, and would let everything go back once more.
+    Unreached,
+}
+
+impl Next {
+    fn after(overdue: bool, came_forward: bool) -> Self {
+        match (came_forward, overdue) {
+            (true, _) => Self::Walk,
+            (false, true) => Self::Unreached,
+            (false, false) => Self::End,
         }
     }
 }
@@ -90,8 +114,11 @@ impl Round<'_> {
                     return tokio::select! {
                         biased;
                         () = over(self.desk) => None,
-                        () = self.pace.wait() => Some(Ok(delivery)),
-                        () = tokio::time::sleep_until(until) => None,
+                        () = self.pace.due() => {
+                            self.pace.taken();
+                            Some(Ok(delivery))
+                        }
+                        () = sleep_until(until) => None,
                     };
                 }
                 Ok(Some(_)) => {}
@@ -109,6 +136,7 @@ impl Desk {
         &self,
         chosen: &Chosen,
         choice: &Choice,
+        looked: Looked,
         verb: &'static str,
         act: impl AsyncFn(&Message) -> Result<(), Error>,
     ) -> Result<Passed, Broken> {
@@ -118,14 +146,32 @@ impl Desk {
         // No more on their way than a minute takes: they wait here meanwhile.
         let a_minute = choice.rate.map_or(f64::from(WINDOW), |rate| (rate * 60.0).ceil());
         let window = (1..=WINDOW).rev().find(|window| f64::from(*window) <= a_minute).unwrap_or(1);
+        let mut walks = 0.0;
         let result = loop {
             let before = passed.done();
-            match self.walk_once(chosen, (&mut pace, window, choice.hold), &mut passed, &bar, &act).await {
+            let walked = self.walk_once(chosen, (&mut pace, window, choice.hold), &mut passed, &bar, &act).await;
+            let overdue = match walked {
                 Err(error) => break Err(error),
                 Ok(_) if passed.interrupted || passed.done() >= chosen.count => break Ok(()),
-                Ok(overdue) if overdue || passed.done() > before => {}
-                // The rest is not there.
-                Ok(_) => break Ok(()),
+                Ok(overdue) => overdue,
+            };
+            match Next::after(overdue, passed.done() > before) {
+                Next::Walk => {}
+                Next::End => break Ok(()),
+                Next::Unreached => break Err(unreached(choice.hold)),
+            }
+            walks += 1.0;
+            if self.wears_out(chosen, looked, walks + 1.0) {
+                break Err(worn(chosen, walks));
+            }
+            // With nothing in hand: each walk that begins finds that its first letter is due.
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {
+                    passed.interrupted = true;
+                    break Ok(());
+                }
+                () = pace.due() => {}
             }
         };
         bar.finish_and_clear();
@@ -135,7 +181,7 @@ impl Desk {
         }
     }
 
-    /// One walk; whether another one has to follow.
+    /// One walk; whether it ended before the queue's end, since what it held had to go back.
     async fn walk_once(
         &self,
         chosen: &Chosen,
@@ -151,9 +197,11 @@ impl Desk {
             let round = Round { desk: self, walk: &mut walk, pace, chosen, failed: &failed };
             let letters = futures_util::stream::unfold(round, async |mut round| Some((round.next().await?, round)));
             let settling = letters.map(async |letter: Result<Delivery, Error>| {
-                let letter = letter?;
-                act(&letter.message).await?;
-                Ok(letter.receipt.ack().await.is_ok())
+                let Delivery { message, receipt, .. } = letter?;
+                act(&message).await?;
+                // Some are large, and the broker may take its time.
+                drop(message);
+                Ok(receipt.ack().await.is_ok())
             });
             let mut settling = std::pin::pin!(settling.buffer_unordered(AT_A_TIME.get()));
             // What is under way is finished even when something went wrong: its letter would else be met twice.
@@ -181,30 +229,56 @@ impl Desk {
     }
 
     /// Refuses what would let others' letters go back so often that a low delivery limit could drop them.
-    pub(super) fn spare(&self, chosen: &Chosen, choice: &Choice, deliveries: i64) -> Result<(), Error> {
-        let ours = self.config.broker.topology == TopologyMode::Declare;
-        let Some(rate) = choice.rate.filter(|_| !ours && chosen.others > 0) else {
-            return Ok(());
-        };
-        let count = u32::try_from(chosen.count).unwrap_or(u32::MAX);
-        let walks = (f64::from(count) / rate / choice.hold.as_secs_f64()).ceil();
-        if walks + f64::from(i32::try_from(deliveries).unwrap_or(i32::MAX)) <= f64::from(USUAL) {
-            return Ok(());
+    pub(super) fn spare(&self, chosen: &Chosen, choice: &Choice, looked: Looked) -> Result<(), Error> {
+        let walks = walks(chosen.count, choice, looked.took);
+        match self.wears_out(chosen, looked, walks) {
+            true => Err(Error::failed(format!("{}; nothing was done", worn(chosen, walks).message))),
+            false => Ok(()),
         }
-        Err(Error::failed(format!(
-            "at this rate the {} other letters would go back to the queue {walks} times, and a broker with the usual delivery \
-             limit of 20 may drop them: take a higher --rate, fewer letters at a time, or --all; nothing was done",
-            chosen.others
-        )))
+    }
+
+    /// Whether so many walks are too many for the letters that are there and not chosen, on a queue of somebody else's.
+    fn wears_out(&self, chosen: &Chosen, looked: Looked, walks: f64) -> bool {
+        let theirs = self.config.broker.topology == TopologyMode::Verify && chosen.others > 0;
+        let before = f64::from(i32::try_from(looked.deliveries).unwrap_or(i32::MAX));
+        theirs && walks > 1.0 && walks + before > USUAL
     }
 }
 
-/// Refuses to take letters that were chosen and not met for done.
-pub(super) fn all_met(count: u64, done: u64) -> Result<ExitCode, Error> {
-    match count.saturating_sub(done) {
-        0 => Ok(ExitCode::SUCCESS),
-        rest => Err(Error::failed(format!("{rest} are no longer there, or are held by another instance of this tool"))),
-    }
+/// How many walks it takes, at least: by the rate, of which each lets one letter through, and by how long a look took.
+fn walks(count: u64, choice: &Choice, look: Duration) -> f64 {
+    let count = f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    let hold = choice.hold.as_secs_f64();
+    let paced = choice.rate.map_or(0.0, |rate| (count / rate / hold).ceil().min(count));
+    paced.max((look.as_secs_f64() / hold).ceil())
+}
+
+fn worn(chosen: &Chosen, walks: f64) -> Error {
+    Error::failed(format!(
+        "with this --hold and --rate the {} other letters would go back to the queue {walks} times or more, and a broker with \
+         the usual delivery limit of 20 may drop them: raise --hold or --rate, take fewer letters at a time, or --all",
+        chosen.others
+    ))
+}
+
+fn unreached(hold: Duration) -> Error {
+    Error::failed(format!(
+        "none of the letters that are left was reached within --hold ({}): raise it, unless another instance of this tool \
+         holds them",
+        duration::format(hold)
+    ))
+}
+
+/// Refuses to take for done what was not: letters that were chosen and not met, named and not there, or not looked at.
+pub(super) fn all_met(chosen: &Chosen, looked: Looked, done: u64) -> Result<ExitCode, Error> {
+    let gone = match chosen.count.saturating_sub(done) {
+        0 => None,
+        rest => Some(format!("{rest} are no longer there, or are held by another instance of this tool")),
+    };
+    let unseen =
+        looked.overdue.then(|| "some letters were not looked at; the same command goes on with them".to_owned());
+    let left: Vec<String> = [gone, chosen.missing(), unseen].into_iter().flatten().collect();
+    if left.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(Error::failed(left.join("\n"))) }
 }
 
 /// A progress bar, drawn on a terminal only.
@@ -216,4 +290,58 @@ fn progress(count: u64, verb: &'static str) -> ProgressBar {
     bar.set_message(verb);
     bar.enable_steady_tick(Duration::from_millis(100));
     bar
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        choice: Choice,
+    }
+
+    fn choice(args: &[&str]) -> Choice {
+        Line::try_parse_from([&["line", "--all"], args].concat()).unwrap().choice
+    }
+
+    #[test]
+    fn a_walk_that_did_not_come_forward_is_the_last() {
+        assert_eq!(Next::after(true, true), Next::Walk);
+        assert_eq!(Next::after(false, true), Next::Walk, "for what came back late");
+        assert_eq!(Next::after(true, false), Next::Unreached);
+        assert_eq!(Next::after(false, false), Next::End);
+    }
+
+    #[test]
+    fn walks_are_counted_by_rate_and_by_how_long_a_look_takes() {
+        let second = Duration::from_secs(1);
+        for (args, took, expected) in [
+            (&["--hold", "1s"][..], second / 2, 1.0),
+            (&["--hold", "1s"], second * 12, 12.0),
+            (&["--hold", "1s", "--rate", "10"], second / 2, 3.0),
+            (&["--hold", "1s", "--rate", "10"], second * 12, 12.0),
+            (&["--hold", "1s", "--rate", "0.01"], second / 2, 30.0),
+            (&[], second * 12, 1.0),
+        ] {
+            assert!((walks(30, &choice(args), took) - expected).abs() < 0.5, "{args:?} {took:?}");
+        }
+        assert!(Line::try_parse_from(["line", "--hold", "1ms"]).is_err(), "nothing is reached within that");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pace_is_due_at_once_and_then_when_its_time_has_passed() {
+        let began = Instant::now();
+        let mut pace = Pace::new(Some(2.0));
+        for halves in 0..4 {
+            pace.due().await;
+            // Asking does not spend it.
+            pace.due().await;
+            pace.taken();
+            assert_eq!(began.elapsed().as_millis() / 100, halves * 5);
+        }
+    }
 }

@@ -7,20 +7,20 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use super::choice::{Choice, Chosen};
-use super::edit::{Draft, Setting, editor, set};
+use super::edit::{Draft, Setting, changed, editor, is_of};
 use super::filter::Filter;
 use super::pass::{Broken, Passed, all_met};
 use super::show::payload;
-use super::{Desk, Looked, clean};
+use super::{Desk, Looked, clean, counted};
 use crate::broker::publisher::Publisher;
 use crate::broker::{Message, Publish as _};
 use crate::cli::{Error, print};
 use crate::clock::Clock;
-use crate::config::Sources;
+use crate::config::{LedgerStore, Sources};
 use crate::dead_letter::DeadLetter;
 use crate::dead_letter::replay::{fingerprint, properties};
 use crate::ledger::peek::Peek;
-use crate::ledger::{Digest, Entry, Key, State};
+use crate::ledger::{Entry, Key, State};
 use crate::payload::Mapping;
 
 /// Arguments of `dead-letters replay`.
@@ -47,7 +47,7 @@ struct Survey {
     maybe: u64,
     /// Left, since their task exists: the ids of some.
     created: (u64, Vec<String>),
-    /// Left, since their id belongs to another message whose task exists.
+    /// Left, since their id made the task of another body.
     taken: (u64, Vec<String>),
     /// Left, since the change does not make them good: the first reason.
     still_bad: (u64, Option<String>),
@@ -57,13 +57,6 @@ struct Survey {
     unasked: Option<String>,
     /// The letter, while it is the only one.
     only: Option<Message>,
-}
-
-impl Survey {
-    /// How many were meant, and are left for a reason.
-    fn left(&self) -> u64 {
-        self.maybe + self.created.0 + self.taken.0 + self.still_bad.0
-    }
 }
 
 /// What decides about a letter.
@@ -84,7 +77,7 @@ pub(super) async fn run(desk: &Desk, args: &Args, sources: &Sources) -> Result<E
     let mapping = Mapping::new(&desk.config).map_err(|why| {
         Error::failed(format!("{why}: a replay has to know it, to ask the ledger what was created; nothing was done"))
     })?;
-    let mut survey = Survey::default();
+    let mut survey = Survey { chosen: Chosen::of(&filter), ..Survey::default() };
     let ledger = Peek::open(&desk.config.ledger, Clock::system()).await;
     let ledger = ledger.map_err(|why| survey.unasked = Some(why)).ok();
     let mut judge = Judge { args, filter, mapping, desk, ledger };
@@ -97,12 +90,33 @@ pub(super) async fn run(desk: &Desk, args: &Args, sources: &Sources) -> Result<E
     looked.warn();
     eprintln!("{}", told(desk, args, &survey, looked));
     if survey.chosen.count == 0 {
-        judge.filter.finds(survey.left() > 0)?;
-        return Ok(ExitCode::SUCCESS);
+        return all_met(&survey.chosen, looked, 0);
     }
-    let edited = if args.edit { Some(edit(&judge, &mut survey, sources).await?) } else { None };
-    desk.spare(&survey.chosen, &args.choice, looked.deliveries)?;
-    args.choice.confirm(desk, &format!("Replay {} letters?", survey.chosen.count)).await?;
+    let chosen = &survey.chosen;
+    let edited = if args.edit { Some(edit(&judge, survey.only.as_ref(), sources).await?) } else { None };
+    let sure = match desk.spare(chosen, &args.choice, looked) {
+        Ok(()) => args.choice.confirm(desk, &format!("Replay {}?", counted(chosen.count, "letter"))).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = sure {
+        return Err(match &edited {
+            Some((draft, _)) => Error { message: draft.kept(&error.message), ..error },
+            None => error,
+        });
+    }
+    let body = edited.as_ref().map(|(_, body)| body.as_slice());
+    let replayed = replay(desk, args, chosen, looked, body).await;
+    finish(desk, replayed, chosen, looked, edited.map(|(draft, _)| draft))
+}
+
+/// Sends the letters, each with the edited body or as the settings change it.
+async fn replay(
+    desk: &Desk,
+    args: &Args,
+    chosen: &Chosen,
+    looked: Looked,
+    edited: Option<&[u8]>,
+) -> Result<Passed, Broken> {
     let publisher =
         Publisher::new(Arc::clone(&desk.connector), "replay", TaskTracker::new()).telling(Arc::new(|why| {
             if let Some(why) = why {
@@ -110,9 +124,9 @@ pub(super) async fn run(desk: &Desk, args: &Args, sources: &Sources) -> Result<E
             }
         }));
     let replayed = desk
-        .settle(&survey.chosen, &args.choice, "replaying", async |message| {
-            let body = match &edited {
-                Some(body) => body.clone(),
+        .settle(chosen, &args.choice, looked, "replaying", async |message| {
+            let body = match edited {
+                Some(body) => body.to_vec(),
                 None => changed(&message.body, &args.set).map_err(Error::failed)?,
             };
             tokio::select! {
@@ -126,7 +140,7 @@ pub(super) async fn run(desk: &Desk, args: &Args, sources: &Sources) -> Result<E
         })
         .await;
     publisher.close().await;
-    finish(desk, replayed, survey.chosen.count)
+    replayed
 }
 
 /// The copy's way to the work queue: when this is well, the broker has it.
@@ -139,16 +153,15 @@ async fn send(desk: &Desk, publisher: &Publisher, message: &Message, body: &[u8]
     })
 }
 
-/// The body as it would be sent.
-fn changed(body: &[u8], settings: &[Setting]) -> Result<Vec<u8>, String> {
-    if settings.is_empty() { Ok(body.to_vec()) } else { set(body, settings) }
-}
-
 impl Judge<'_> {
     /// Counts a letter, as chosen or as left for a reason.
     async fn consider(&mut self, message: &Message, letter: &DeadLetter, survey: &mut Survey) {
         let mut letter = letter.clone();
-        if !self.filter.takes(message, &letter, self.desk.now) || !self.may_go(message, &mut letter, survey).await {
+        let meant = self.filter.takes(message, &letter, self.desk.now);
+        if meant {
+            survey.chosen.found(&letter);
+        }
+        if !meant || !self.may_go(message, &mut letter, survey).await {
             survey.chosen.others += 1;
             return;
         }
@@ -180,7 +193,7 @@ impl Judge<'_> {
             survey.maybe += u64::from(left);
             return !left;
         };
-        let same = created.digest == Digest::of(&message.body);
+        let same = is_of(&created.digest, &message.body, &self.args.set);
         let (count, ids) = if same { &mut survey.created } else { &mut survey.taken };
         *count += 1;
         if ids.len() < NAMED {
@@ -208,44 +221,51 @@ impl Judge<'_> {
 fn told(desk: &Desk, args: &Args, survey: &Survey, looked: Looked) -> String {
     let Survey { chosen, maybe, created, taken, still_bad, refused_again, unasked, .. } = survey;
     let work = &desk.config.broker.queue;
-    let mut lines = vec![format!("{} of {} letters in {} will go to {work}", chosen.count, looked.seen, desk.place())];
+    let mut lines =
+        vec![format!("{} of {} in {} will go to {work}", chosen.count, counted(looked.seen, "letter"), desk.place())];
     let mut line = |count: u64, text: &str| {
         if count > 0 {
             lines.push(format!("  {count} {text}"));
         }
     };
-    if chosen.count > 0 {
-        line(
-            chosen.count,
-            "calls of the CRM's daily quota at least, one for each; more where it has to be tried again",
-        );
-    }
+    let calls = if chosen.tasks() == 1 { "call" } else { "calls" };
+    line(
+        chosen.tasks(),
+        &format!("{calls} of the CRM's daily quota at least, one for each; more where it has to be tried again"),
+    );
     line(chosen.possibly_created, "of them may have made their task already, and may make a second one");
     line(chosen.replayed_before, "of them were replayed before");
     line(chosen.without_id, "of them have no id and are given one derived from what they hold");
+    line(
+        chosen.alike,
+        "of them have no id and are exactly like another one: those that are alike make one task together",
+    );
     line(*refused_again, "of them would be refused again as they are; `show` says why");
     line(*maybe, "others may have made their task already and stay; --include-unknown takes them too");
     let named = |ids: &[String]| clean(&ids.join(", "));
+    let same = if args.set.is_empty() { "" } else { " with the same --set" };
     line(
         created.0,
         &format!(
-            "others stay, as the ledger knows that their task was created (`discard --created` clears them): {}",
+            "others stay, as the ledger knows that their task was created (`discard --created`{same} clears them): {}",
             named(&created.1)
         ),
     );
     line(
         taken.0,
-        &format!("others stay, as their id made the task of another message (id_conflict): {}", named(&taken.1)),
+        &format!(
+            "others stay, as their id made the task of another body, another message's or their own as a replay changed it: {}",
+            named(&taken.1)
+        ),
     );
     if let (count, Some(why)) = still_bad {
         line(*count, &format!("others stay, as they would be refused all the same: {}", clean(why)));
     }
+    if let Some(missing) = chosen.missing() {
+        lines.push(format!("  {missing}"));
+    }
     if let Some(why) = unasked.as_ref().filter(|_| chosen.count > 0) {
-        lines.push(format!(
-            "  the ledger could not be looked into ({}); the worker asks it before it posts, so that nothing created is \
-             made again",
-            clean(why)
-        ));
+        lines.push(unknown(why, &desk.config.ledger.store));
     }
     if args.choice.rate.is_none() && chosen.count > 1 {
         lines.push("  as fast as the broker takes them; --rate slows that down".to_owned());
@@ -253,9 +273,20 @@ fn told(desk: &Desk, args: &Args, survey: &Survey, looked: Looked) -> String {
     lines.join("\n")
 }
 
-/// The body of the only letter, edited until it is good.
-async fn edit(judge: &Judge<'_>, survey: &mut Survey, sources: &Sources) -> Result<Vec<u8>, Error> {
-    let Some(message) = survey.only.take() else {
+/// What follows from a ledger that could not be looked into.
+fn unknown(why: &str, store: &LedgerStore) -> String {
+    let knows = match store {
+        LedgerStore::Memory => "the worker asks it, but knows nothing from before its last start: that is made again",
+        LedgerStore::File(_) | LedgerStore::Redis(_) => {
+            "the worker asks it before it posts, so that nothing created is made again"
+        }
+    };
+    format!("  the ledger could not be looked into ({}); {knows}", clean(why))
+}
+
+/// The body of the only letter, edited until it is good, and the draft that holds it until it is replayed.
+async fn edit(judge: &Judge<'_>, only: Option<&Message>, sources: &Sources) -> Result<(Draft, Vec<u8>), Error> {
+    let Some(message) = only else {
         return Err(Error::failed("--edit is for one letter at a time: name its id; nothing was done"));
     };
     let draft = Draft::new(&message.body).map_err(Error::failed)?;
@@ -271,8 +302,7 @@ async fn edit(judge: &Judge<'_>, survey: &mut Survey, sources: &Sources) -> Resu
             ));
         }
         let Err(problems) = payload(&judge.mapping, unknown, &body) else {
-            draft.done();
-            return Ok(body);
+            return Ok((draft, body));
         };
         eprintln!("this would be refused: {}", clean(&problems));
         match judge.desk.ask("Edit it again? [y/N] ").await {
@@ -283,7 +313,13 @@ async fn edit(judge: &Judge<'_>, survey: &mut Survey, sources: &Sources) -> Resu
     }
 }
 
-fn finish(desk: &Desk, replayed: Result<Passed, Broken>, count: u64) -> Result<ExitCode, Error> {
+fn finish(
+    desk: &Desk,
+    replayed: Result<Passed, Broken>,
+    chosen: &Chosen,
+    looked: Looked,
+    draft: Option<Draft>,
+) -> Result<ExitCode, Error> {
     let (passed, error) = match replayed {
         Ok(passed) => (passed, None),
         Err(Broken { error, passed }) => (passed, Some(error)),
@@ -295,11 +331,16 @@ fn finish(desk: &Desk, replayed: Result<Passed, Broken>, count: u64) -> Result<E
             "{unheard} more were confirmed, but are still there: their ids keep a second replay from a second task"
         );
     }
+    match draft {
+        Some(draft) if settled == 1 => draft.done(),
+        Some(draft) => eprintln!("{}", draft.place()),
+        None => {}
+    }
     match error {
         Some(error) => {
             Err(Error { message: format!("{}\nthe same command goes on with the rest", error.message), ..error })
         }
         None if interrupted => Err(Error::failed("interrupted; the same command goes on with the rest")),
-        None => all_met(count, settled + unheard),
+        None => all_met(chosen, looked, settled + unheard),
     }
 }

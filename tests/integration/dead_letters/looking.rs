@@ -1,5 +1,7 @@
 //! `list`, `show` and `export`.
 
+use std::process::Stdio;
+
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
@@ -117,6 +119,14 @@ async fn what_is_exported_is_published_back_byte_for_byte() {
     let back = rig.amqp.take(&rig.queue).await;
     assert_eq!(back.data, b"\xff\x00\x1b");
     assert_eq!(back.properties, properties);
+    let mut unread = tokio::process::Command::new(env!("CARGO_BIN_EXE_wolkvox-task-worker"));
+    unread.args(["dead-letters", "export"]).env_clear().envs(env.iter().cloned());
+    let mut unread =
+        unread.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("spawned");
+    drop(unread.stdout.take());
+    let ended = unread.wait_with_output().await.expect("its end");
+    let said = String::from_utf8(ended.stderr).expect("text");
+    assert!(ended.status.code() == Some(1) && said.contains("the export is not whole"), "{said}");
     let nowhere = tool(&env, &["export", "--output", "/nowhere/letters"]).await;
     assert!(nowhere.code == Some(1) && nowhere.stderr.contains("/nowhere/letters"), "{}", nowhere.stderr);
 }

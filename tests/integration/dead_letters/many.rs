@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::letter;
+use super::{letter, succeeds};
 use crate::support::eventually;
 use crate::support::process::{Env, Process};
-use crate::support::rig::{Rig, task_with};
+use crate::support::rig::{LedgerFile, Rig, task, task_with};
 
 /// Of memory that the tool may take at its height, in KiB.
 const MOST: u64 = 64 << 10;
@@ -57,4 +57,61 @@ async fn a_long_queue_is_handled_in_bounded_memory() {
     assert!(said.contains(&format!("each confirmed: {count}")), "{said}");
     rig.letters(0).await;
     assert_eq!(rig.amqp.count(&rig.queue).await, Some(count), "no copy more, and none less");
+}
+
+/// Of memory that the tool may take at its height where letters are large, in KiB.
+const MOST_OF_LARGE: u64 = 150 << 10;
+const LARGE: u32 = 60;
+
+/// A small letter, and then large ones that together are more than the tool may take.
+async fn large_behind_small(rig: &Rig) {
+    rig.declare_topology().await;
+    rig.put_letter(&task("small"), letter(Some("small"), "rejected", "no", &[])).await;
+    let large = vec![0xff; 4 << 20];
+    let letters = (0..LARGE).map(|n| (large.clone(), letter(Some(&format!("m-{n}")), "too_large", "no", &[])));
+    rig.amqp.flood(&rig.dead_letter_queue(), letters).await;
+}
+
+#[tokio::test]
+async fn large_letters_behind_a_small_one_are_handled_in_bounded_memory() {
+    let rig = Rig::new("letters.large").await;
+    large_behind_small(&rig).await;
+    let (env, folder) = (rig.env(&[]), LedgerFile::new());
+    let file = folder.folder().join("letters.jsonl");
+    for (args, says) in [
+        (&["list"][..], "dead letters: 61"),
+        (&["export", "--output", file.to_str().expect("a path")], ": 61"),
+        (&["discard", "--all", "--yes", "--reason", "test"], "discarded: 61"),
+    ] {
+        rig.letters(LARGE + 1).await;
+        let (peak, said) = measured(&[&["dead-letters"], args].concat(), &env).await;
+        assert!(peak > 1_000 && peak < MOST_OF_LARGE, "{args:?}: {peak} KiB");
+        assert!(said.contains(says), "{args:?}: {said}");
+    }
+    rig.letters(0).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_reached_within_the_hold_ends_the_command() {
+    let rig = Rig::new("letters.unreached").await;
+    large_behind_small(&rig).await;
+    let folder = LedgerFile::new();
+    let path = |name: &str| folder.folder().join(name).to_str().expect("a path").to_owned();
+    let (begun, go, hook) = (path("begun"), path("go"), path("hook"));
+    let script = format!("sed -i s/small/edited/ \"$1\"; touch {begun}; until test -e {go}; do sleep 0.1; done");
+    std::fs::write(&hook, script).expect("written");
+    let env = rig.env(&[("EDITOR", &format!("sh {hook}")), ("TMPDIR", &path(""))]);
+    let args = ["dead-letters", "replay", "small", "--edit", "--yes", "--hold", "1s"];
+    let mut replay = Process::start(&args, &env);
+    eventually("it edits", || async { std::fs::exists(&begun).expect("looked").then_some(()) }).await;
+    // Gone since it was seen: to learn that, the whole queue has to be read, which takes longer than a second.
+    succeeds(&env, &["discard", "small", "--yes", "--reason", "test"]).await;
+    rig.letters(LARGE).await;
+    std::fs::write(&go, "").expect("written");
+    assert_eq!(replay.ended().await.code(), Some(1));
+    let said = replay.lines().join("\n");
+    for part in ["each confirmed: 0", "was reached within --hold (1s): raise it", "the edited body is kept in"] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    rig.letters(LARGE).await;
 }

@@ -50,6 +50,7 @@ async fn a_replay_says_what_it_will_do_and_takes_only_what_it_may() {
     assert_eq!(done.code, Some(0), "{}", done.stderr);
     for part in [
         "4 of 5 letters",
+        "4 of 5 letters in",
         "4 calls of the CRM's daily quota at least",
         "1 of them were replayed before",
         "1 of them have no id",
@@ -121,7 +122,10 @@ async fn created_is_not_made_again(name: &str, ledger: &str) {
     let told = |said: &str| {
         said.contains(
             "1 others stay, as the ledger knows that their task was created (`discard --created` clears them): m-1",
-        ) && said.contains("1 others stay, as their id made the task of another message (id_conflict): m-1")
+        ) && said.contains(
+            "1 others stay, as their id made the task of another body, another message's or their own as a replay changed \
+             it: m-1",
+        )
     };
     assert!(done.code == Some(0) && told(&done.stderr), "{}", done.stderr);
     worker.process.stop().await;
@@ -232,7 +236,30 @@ async fn a_body_is_changed_by_field_or_in_an_editor_and_a_bad_change_loses_nothi
         assert!(kept.code == Some(1) && kept.stderr.contains(says), "{editor}: {}", kept.stderr);
         rig.letters(1).await;
     }
+    // What was written is there until it is sent: when nobody says yes, and when the broker does not take it.
+    let drafts = || std::fs::read_dir(ledger.folder()).expect("the folder").filter_map(Result::ok);
+    let kept = || drafts().filter(|file| std::fs::read(file.path()).is_ok_and(|body| body.starts_with(b"{")));
+    let before = kept().count();
+    let lost = format!("{}.lost", rig.queue);
+    let nowhere = [
+        env("sed -i s/old/newest/"),
+        vec![
+            ("WTW_BROKER_DEAD_LETTER_QUEUE".to_owned(), rig.dead_letter_queue()),
+            ("WTW_BROKER_QUEUE".to_owned(), lost),
+        ],
+    ];
+    for (count, args, env) in [
+        (1, &["replay", "--edit", "m-2"][..], env("sed -i s/old/newest/")),
+        (2, &["replay", "--edit", "--yes", "m-2"], nowhere.concat()),
+    ] {
+        let refused = tool(&env, args).await;
+        assert!(refused.code == Some(1), "{}", refused.stderr);
+        assert!(refused.stderr.contains("the edited body is kept in"), "{}", refused.stderr);
+        assert_eq!(kept().count(), before + count, "{}", refused.stderr);
+        rig.letters(1).await;
+    }
     let done = succeeds(&env("sed -i s/old/newer/"), &["replay", "--yes", "--edit", "m-2"]).await;
+    assert_eq!(kept().count(), before + 2, "no third: what was sent is thrown away");
     assert!(done.contains("each confirmed: 1"), "{done}");
     rig.crm.created(2).await;
     assert_eq!(rig.crm.names().await, ["new", "newer"]);
@@ -287,15 +314,15 @@ async fn an_interrupted_slow_replay_goes_on_where_it_was_and_holds_nothing_for_l
         rig.put_letter(b"no task", letter(Some(&format!("bad-{n}")), "invalid_message", "no", &[])).await;
     }
     let env = rig.env(&[]);
-    let slowly = |rate| ["dead-letters", "replay", "--yes", "--kind", "rejected", "--hold", "200ms", "--rate", rate];
+    let slowly = |rate| ["dead-letters", "replay", "--yes", "--kind", "rejected", "--hold", "1s", "--rate", rate];
     let mut replay = Process::start(&slowly("2"), &env);
     rig.crm.created(3).await;
     replay.signal("INT").await;
     assert_eq!(replay.ended().await.code(), Some(1));
     assert!(replay.lines().join("\n").contains("goes on with the rest"), "{:?}", replay.lines());
     let began = tokio::time::Instant::now();
-    succeeds(&env, &slowly("20")[1..]).await;
-    assert!(began.elapsed().as_secs_f64() > 0.2, "slowly");
+    succeeds(&env, &slowly("10")[1..]).await;
+    assert!(began.elapsed().as_secs_f64() > 1.0, "slowly, and longer than it may hold anything");
     rig.crm.created(30).await;
     rig.letters(30).await;
     assert_eq!(rig.crm.names().await.len(), 30);
@@ -319,4 +346,105 @@ async fn what_is_discarded_is_told_with_the_reason_and_gone() {
     assert!(done.contains("discarded m-2  rejected  no  because: a test"), "{done}");
     rig.letters(0).await;
     assert_eq!(succeeds(&env, &["discard", "--yes", "--all", "--reason", "a test"]).await, "");
+}
+
+#[tokio::test]
+async fn ids_that_no_letter_has_are_named_and_not_taken_for_done() {
+    let rig = Rig::new("letters.missing").await;
+    rig.declare_topology().await;
+    for n in 1..=3 {
+        rig.put_letter(&task("x"), letter(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
+    }
+    let env = rig.env(&[]);
+    for (args, left, told) in [
+        (&["replay", "--yes", "m-1", "m-typo"][..], 2, "each confirmed: 1"),
+        (&["discard", "--yes", "m-2", "m-typo", "--reason", "test"], 1, "discarded m-2"),
+        (&["replay", "--yes", "m-typo"], 1, ""),
+        (&["discard", "--yes", "m-typo", "--reason", "test"], 1, ""),
+        (&["replay", "--yes", "m-3", "--kind", "expired"], 1, ""),
+    ] {
+        let done = tool(&env, args).await;
+        assert_eq!(done.code, Some(1), "{args:?}: {}", done.stderr);
+        assert!(done.stderr.contains("no such letter: m-"), "{args:?}: {}", done.stderr);
+        assert!(done.stdout.contains(told), "{args:?}: {}", done.stdout);
+        rig.letters(left).await;
+    }
+}
+
+#[tokio::test]
+async fn letters_that_nothing_tells_apart_make_one_task_and_the_tool_says_so() {
+    let rig = Rig::new("letters.alike").await;
+    let worker = rig.worker(&[]).await;
+    for _ in 0..2 {
+        rig.put_letter(&task("twin"), letter(None, "rejected", "no", &[])).await;
+    }
+    let done = tool(&rig.env(&[]), &["replay", "--yes", "--all"]).await;
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    for part in ["2 of 2 letters", "1 call of the CRM's daily quota", "2 of them have no id and are exactly like"] {
+        assert!(done.stderr.contains(part), "{part} is not in {}", done.stderr);
+    }
+    worker.reaches(&crate::support::rig::settled("already_created"), 1.0).await;
+    rig.letters(0).await;
+    assert_eq!(rig.crm.names().await, ["twin"]);
+}
+
+#[tokio::test]
+async fn what_a_changed_replay_left_behind_is_known_by_the_same_change() {
+    let rig = Rig::new("letters.changed").await;
+    let ledger = LedgerFile::new();
+    let settings = [("WTW_LEDGER_URL", &*ledger.url())];
+    let worker = rig.worker(&settings).await;
+    let env = rig.env(&settings);
+    let left_behind = async || rig.put_letter(&task("old"), letter(Some("m-1"), "rejected", "no", &[])).await;
+    left_behind().await;
+    succeeds(&env, &["replay", "--yes", "m-1", "--set", "name=new"]).await;
+    worker.reaches(&crate::support::rig::settled("created"), 1.0).await;
+    left_behind().await;
+    for (more, says) in [
+        (&["--set", "name=new"][..], "(`discard --created` with the same --set clears them): m-1"),
+        (&["--set", "name=newer"], "another message's or their own as a replay changed it: m-1"),
+        (&[], "another message's or their own as a replay changed it: m-1"),
+    ] {
+        let done = tool(&env, &[&["replay", "--yes", "m-1"], more].concat()).await;
+        assert!(done.code == Some(0) && done.stderr.contains(says), "{more:?}: {}", done.stderr);
+    }
+    let discard = ["discard", "--yes", "--all", "--created", "--reason", "made"];
+    assert_eq!(succeeds(&env, &discard).await, "", "as far as it knows, another message's");
+    let cleared = succeeds(&env, &[&discard[..], &["--set", "name=new"]].concat()).await;
+    assert!(cleared.starts_with("discarded m-1"), "{cleared}");
+    rig.letters(0).await;
+    assert_eq!(rig.crm.names().await, ["new"]);
+}
+
+#[tokio::test]
+async fn a_field_that_is_there_twice_is_not_chosen_in_silence() {
+    let rig = Rig::new("letters.twice").await;
+    rig.declare_topology().await;
+    let body = String::from_utf8(task("first")).expect("text").replacen('{', r#"{"name":"second","#, 1);
+    rig.put_letter(body.as_bytes(), letter(Some("m-1"), "invalid_task", "no", &[])).await;
+    let env = rig.env(&[]);
+    let done = tool(&env, &["replay", "--yes", "m-1", "--set", "priority=high"]).await;
+    assert!(done.stderr.contains("gives \"name\" more than once"), "{}", done.stderr);
+    rig.letters(1).await;
+    let done = succeeds(&env, &["replay", "--yes", "m-1", "--set", "name=third"]).await;
+    assert!(done.contains("each confirmed: 1"), "{done}");
+}
+
+/// On a queue of somebody else's nobody knows how often a letter may go back before it is dropped.
+#[tokio::test]
+async fn others_letters_are_spared_of_going_back_many_times() {
+    let rig = Rig::new("letters.spared").await;
+    rig.declare_topology().await;
+    for n in 0..12 {
+        rig.put_letter(&task("x"), letter(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
+    }
+    rig.put_letter(&task("other"), letter(Some("other"), "unknown", "timeout", &[])).await;
+    let env = rig.env(&[("WTW_BROKER_TOPOLOGY", "verify")]);
+    let slowly = ["replay", "--yes", "--kind", "rejected", "--hold", "1s", "--rate", "1"];
+    let refused = tool(&env, &slowly).await;
+    assert_eq!(refused.code, Some(1), "{}", refused.stdout);
+    assert!(refused.stderr.contains("the 1 other letters would go back to the queue 12 times"), "{}", refused.stderr);
+    rig.letters(13).await;
+    succeeds(&env, &slowly[..4]).await;
+    rig.letters(1).await;
 }
