@@ -19,7 +19,7 @@ mod sections;
 mod tests;
 
 pub use keys::{KEYS, Key, Kind, Preset, markdown_table, variable};
-pub use load::{Loaded, read_tokens};
+pub use load::{Loaded, read_tokens, read_urls};
 pub use problem::{Problem, Problems};
 pub use raw::Sources;
 
@@ -51,6 +51,8 @@ pub struct Config {
 pub struct Broker {
     /// One or more nodes, tried in turn; never empty.
     pub urls: Vec<BrokerUrl>,
+    /// The file that they came from, to be read again when a login is refused.
+    pub urls_file: Option<PathBuf>,
     /// The work queue.
     pub queue: String,
     /// Where goes what cannot be done.

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
@@ -84,14 +85,20 @@ pub(super) fn described(what: &str, error: &lapin::Error) -> BrokerError {
 #[derive(Debug)]
 pub struct Connector {
     config: config::Broker,
+    /// Those of `config`, or what their file held when a login was refused.
+    urls: Mutex<Vec<BrokerUrl>>,
     turn: AtomicUsize,
 }
+
+/// Whose turn it was when a connection was made, so that what goes wrong on it passes over that node only.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn(usize);
 
 impl Connector {
     /// A connector that begins with the first node.
     #[must_use]
     pub fn new(config: config::Broker) -> Self {
-        Self { config, turn: AtomicUsize::new(0) }
+        Self { urls: Mutex::new(config.urls.clone()), config, turn: AtomicUsize::new(0) }
     }
 
     /// What it was made with.
@@ -105,17 +112,52 @@ impl Connector {
     /// # Errors
     /// Names the node and what went wrong.
     pub async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
-        let urls = &self.config.urls;
-        let turn = self.turn.load(Ordering::Relaxed) % urls.len().max(1);
-        let Some(url) = urls.get(turn) else {
+        self.connect_in_turn(purpose).await.map(|(connection, _)| connection)
+    }
+
+    /// The same, with what [`Self::pass_over`] wants to know: a node may take connections and do nothing else, such as one
+    /// that is cut off from the others.
+    pub(super) async fn connect_in_turn(&self, purpose: &str) -> Result<(Connection, Turn), BrokerError> {
+        let turn = Turn(self.turn.load(Ordering::Relaxed));
+        let Some(url) = self.url(turn) else {
             return Err(BrokerError { message: "broker.urls is empty".to_owned(), code: None });
         };
-        let connected = self.connect_to(url, purpose).await;
-        match connected {
-            Ok(_) => traces::connected(authority(url)),
-            Err(_) => self.turn.store(turn + 1, Ordering::Relaxed),
+        let connected = self.connect_to(&url, purpose).await;
+        match &connected {
+            Ok(_) => traces::connected(authority(&url)),
+            Err(error) => {
+                self.pass_over(turn);
+                if error.code == Some(BrokerError::ACCESS_REFUSED) {
+                    self.reread().await;
+                }
+            }
         }
-        connected
+        connected.map(|connection| (connection, turn))
+    }
+
+    /// Makes it the next node's turn, unless it is already.
+    pub(super) fn pass_over(&self, turn: Turn) {
+        let next = turn.0.wrapping_add(1);
+        let _ = self.turn.compare_exchange(turn.0, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn url(&self, turn: Turn) -> Option<BrokerUrl> {
+        let urls = self.urls.lock().unwrap_or_else(PoisonError::into_inner);
+        urls.get(turn.0.checked_rem(urls.len())?).cloned()
+    }
+
+    /// Reads the addresses' file again, after a login was refused: the password may have been rotated. What cannot be read
+    /// changes nothing.
+    async fn reread(&self) {
+        let Some(path) = self.config.urls_file.clone() else { return };
+        let read = tokio::task::spawn_blocking(move || config::read_urls(&path)).await;
+        match read {
+            Ok(Ok(urls)) => *self.urls.lock().unwrap_or_else(PoisonError::into_inner) = urls,
+            Ok(Err(problems)) => {
+                tracing::warn!(%problems, "the broker's addresses cannot be read again; the former stay")
+            }
+            Err(_) => {}
+        }
     }
 
     /// Connects to one node.

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::connect::{Connector, WAIT, bounded, close, open_channel};
+use crate::broker::connect::{Connector, Turn, WAIT, bounded, close, open_channel};
 use crate::broker::topology::{self, Topology, short};
 use crate::broker::{Properties, Publish, PublishError};
 use crate::config::TopologyMode;
@@ -48,6 +48,7 @@ pub struct Publisher {
 #[derive(Clone)]
 struct Link {
     connection: Arc<Connection>,
+    turn: Turn,
     idle: Arc<Mutex<Vec<Channel>>>,
     /// Why the broker accepts nothing now.
     blocked: Arc<Mutex<Option<String>>>,
@@ -111,7 +112,13 @@ impl Publisher {
         if let Some(reason) = link.blocked() {
             return Err(PublishError::Blocked(reason));
         }
-        let channel = link.channel().await.map_err(unconnected)?;
+        let channel = match link.channel().await {
+            Ok(channel) => channel,
+            Err(error) => {
+                self.pass_over(&link).await;
+                return Err(unconnected(error));
+            }
+        };
         let confirmed = confirm(&link, &channel, name, body, properties).await;
         if matches!(confirmed, Ok(()) | Err(PublishError::Refused | PublishError::Returned(_))) {
             link.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
@@ -119,6 +126,8 @@ impl Publisher {
             // What waits in the client would be sent once the broker unblocks: give it up with the connection.
             self.forget(&link).await;
             return Err(PublishError::Blocked(reason));
+        } else {
+            self.pass_over(&link).await;
         }
         if let (Err(PublishError::Returned(_)), Some(topology)) = (&confirmed, &self.topology) {
             // The next try tells whether it helped.
@@ -133,8 +142,9 @@ impl Publisher {
         if let Some(link) = current.as_ref().filter(|link| link.connection.status().connected()) {
             return Ok(link.clone());
         }
-        let connected = self.connector.connect(self.purpose).await;
-        let connection = Arc::new(connected.map_err(|error| PublishError::Unconnected(error.message))?);
+        let connected = self.connector.connect_in_turn(self.purpose).await;
+        let (connection, turn) = connected.map_err(|error| PublishError::Unconnected(error.message))?;
+        let connection = Arc::new(connection);
         let frame_max = usize::try_from(connection.configuration().frame_max()).unwrap_or(DEFAULT_FRAME_MAX);
         // AMQP 0-9-1: zero means that no limit was agreed upon.
         self.frame_max.store(if frame_max == 0 { DEFAULT_FRAME_MAX } else { frame_max }, Ordering::Relaxed);
@@ -142,10 +152,16 @@ impl Publisher {
         (self.on_blocked)(None);
         let watching = watch(connection.events_listener(), Arc::clone(&blocked), Arc::clone(&self.on_blocked));
         let watch = self.tasks.spawn(watching);
-        let link =
-            Link { connection, idle: Arc::default(), blocked, _watch: Arc::new(AbortOnDrop(watch.abort_handle())) };
+        let _watch = Arc::new(AbortOnDrop(watch.abort_handle()));
+        let link = Link { connection, turn, idle: Arc::default(), blocked, _watch };
         *current = Some(link.clone());
         Ok(link)
+    }
+
+    /// Gives up a connection on which nothing is done, though it stays: that of a node without the others, perhaps.
+    async fn pass_over(&self, link: &Link) {
+        self.connector.pass_over(link.turn);
+        self.forget(link).await;
     }
 
     async fn forget(&self, link: &Link) {

@@ -126,12 +126,23 @@ impl Session {
         if singly > 0 { 1 } else { self.prefetch }
     }
 
+    /// Connects and subscribes. A node on which either fails is passed over.
     async fn open(&self, prefetch: u16) -> Result<(Connection, Subscription), TopologyError> {
-        let connection = self.connector.connect("consumer").await.map_err(TopologyError::Broker)?;
+        let connected = self.connector.connect_in_turn("consumer").await;
+        let (connection, turn) = connected.map_err(TopologyError::Broker)?;
+        match self.subscribe(&connection, prefetch).await {
+            Ok(subscription) => Ok((connection, subscription)),
+            Err(error) => {
+                self.connector.pass_over(turn);
+                Err(error)
+            }
+        }
+    }
+
+    async fn subscribe(&self, connection: &Connection, prefetch: u16) -> Result<Subscription, TopologyError> {
         let config = self.connector.config();
-        topology::apply(&connection, &self.topology, config.topology).await?;
-        let subscribed = subscribe(&connection, &config.queue, prefetch).await;
-        Ok((connection, subscribed.map_err(TopologyError::Broker)?))
+        topology::apply(connection, &self.topology, config.topology).await?;
+        subscribe(connection, &config.queue, prefetch).await.map_err(TopologyError::Broker)
     }
 
     /// Hands deliveries over until `stop`, or until the stream ends, whose first error or end is final. What is in hand is

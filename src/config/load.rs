@@ -7,8 +7,8 @@ use secrecy::SecretString;
 use super::keys::{find, variable};
 use super::problem::{Problem, Problems};
 use super::raw::{Raw, Sources, read_secret};
-use super::read::{Reader, duration};
-use super::{Config, LedgerStore, sections};
+use super::read::{Reader, Reported, duration};
+use super::{BrokerUrl, Config, LedgerStore, address, sections};
 use crate::duration::format;
 
 /// Pairs of durations of which the first must not exceed the second; with true it must be shorter.
@@ -75,7 +75,24 @@ impl Config {
 /// # Errors
 /// Everything that is wrong with the file; what was read before still stands.
 pub fn read_tokens(path: &Path) -> Result<Vec<SecretString>, Problems> {
-    let Some(key) = find("crm.tokens") else {
+    reread("crm.tokens", path, sections::tokens)
+}
+
+/// Reads the file of the broker's addresses again.
+///
+/// # Errors
+/// Everything that is wrong with the file; what was read before still stands.
+pub fn read_urls(path: &Path) -> Result<Vec<BrokerUrl>, Problems> {
+    reread("broker.urls", path, |reader| reader.each("broker.urls", address::broker))
+}
+
+/// Reads a secret's file again, as it was read with everything else.
+fn reread<T>(
+    name: &str,
+    path: &Path,
+    read: impl FnOnce(&mut Reader<'_>) -> Result<Vec<T>, Reported>,
+) -> Result<Vec<T>, Problems> {
+    let Some(key) = find(name) else {
         return Ok(Vec::new());
     };
     let written = read_secret(key, path).map_err(|message| {
@@ -86,7 +103,7 @@ pub fn read_tokens(path: &Path) -> Result<Vec<SecretString>, Problems> {
     let mut raw = Raw::default();
     raw.insert(key, Some(written));
     let mut reader = Reader { raw: &raw, problems: Vec::new(), warnings: Vec::new() };
-    sections::tokens(&mut reader).map_err(|_| Problems(reader.problems))
+    read(&mut reader).map_err(|_| Problems(reader.problems))
 }
 
 fn demand(reader: &mut Reader<'_>, required: &[&str]) {

@@ -64,6 +64,7 @@ fn broker(reader: &mut Reader<'_>) -> Result<Broker, Reported> {
             reader.problem(other, format!("is missing while {one} is given"));
         }
     }
+    let urls_file = reader.raw.get("broker.urls").flatten().and_then(|written| written.file.clone());
     let queue = queue_name?;
     let dead_letter_queue = dead_letter_queue?.unwrap_or_else(|| format!("{queue}.dead"));
     if dead_letter_queue == queue || dead_letter_queue.starts_with(&format!("{queue}.retry.")) {
@@ -72,6 +73,7 @@ fn broker(reader: &mut Reader<'_>) -> Result<Broker, Reported> {
     }
     Ok(Broker {
         urls: urls?,
+        urls_file,
         queue,
         dead_letter_queue,
         topology: topology?,

@@ -12,6 +12,7 @@ use crate::support::amqp::{Amqp, id};
 use crate::support::broker::{Broker, free_port, unique};
 use crate::support::eventually;
 use crate::support::process::run;
+use crate::support::proxy::Proxy;
 use crate::support::rig::{Crm, LedgerFile, Rig, dead_lettered, settled, task};
 
 const IN_FLIGHT: &str = "wtw_messages_in_flight";
@@ -233,6 +234,69 @@ async fn nodes_that_are_dead_or_silent_are_passed_over() {
     worker.reaches(&settled("created"), 1.0).await;
     rig.publish("m-2", b"no task").await;
     worker.reaches(&dead_lettered("invalid_message"), 1.0).await;
+}
+
+#[tokio::test]
+async fn a_node_that_takes_connections_and_does_nothing_is_passed_over() {
+    let sound = &Broker::shared().await.url;
+    let rig = Rig::new("faults.deaf").await;
+    let node = Proxy::start(sound).await;
+    node.deafen();
+    let urls = format!("{},{sound}", node.url);
+    let worker = rig.unready_worker(&[("WTW_BROKER_URLS", &urls)]);
+    worker.unready_for(&format!("declare the queue {}: no answer within 10 s", rig.queue)).await;
+    worker.ready().await;
+    rig.publish("m-1", &task("second")).await;
+    worker.reaches(&settled("created"), 1.0).await;
+    rig.publish("m-2", b"no task").await;
+    worker.reaches(&dead_lettered("invalid_message"), 1.0).await;
+}
+
+#[tokio::test]
+async fn a_node_that_confirms_nothing_any_more_is_passed_over_by_copies() {
+    let sound = &Broker::shared().await.url;
+    let rig = Rig::new("faults.unconfirmed").await;
+    let node = Proxy::start(sound).await;
+    let urls = format!("{},{sound}", node.url);
+    let worker = rig.worker(&[("WTW_BROKER_URLS", &urls)]).await;
+    rig.publish("m-1", b"no task").await;
+    worker.reaches(&dead_lettered("invalid_message"), 1.0).await;
+    node.deafen();
+    for id in ["m-2", "m-3"] {
+        rig.publish(id, b"no task").await;
+    }
+    worker.says("no confirm within 10 s").await;
+    worker.reaches(&dead_lettered("invalid_message"), 3.0).await;
+    assert_eq!(worker.metric("wtw_broker_connections_lost_total").await, 0.0, "it stays connected all the while");
+    let letters: BTreeSet<String> = rig.amqp.take_all(&rig.dead_letter_queue()).await.iter().map(id).collect();
+    assert_eq!(letters, ["m-1", "m-2", "m-3"].map(ToOwned::to_owned).into());
+}
+
+#[tokio::test]
+async fn a_password_that_is_rotated_in_its_file_is_read_when_the_old_one_is_refused() {
+    let broker = Broker::operated().await.expect("a broker");
+    let rig = Rig::with("faults.rotated", &broker.url, Crm::options()).await;
+    let user = unique("rotated");
+    ctl(&broker, &format!("add_user {user} s3cret-before")).await;
+    ctl(&broker, &format!("set_permissions {user} '.*' '.*' '.*'")).await;
+    let url = |password: &str| broker.url.replace("guest:guest", &format!("{user}:{password}"));
+    let file = std::env::temp_dir().join(&user);
+    std::fs::write(&file, url("s3cret-before")).expect("written");
+    let path = file.to_str().expect("text");
+    let worker = rig.worker(&[("WTW_BROKER_URLS", ""), ("WTW_BROKER_URLS_FILE", path)]).await;
+    ctl(&broker, &format!("change_password {user} s3cret-after")).await;
+    ctl(&broker, &format!("close_all_user_connections {user} rotated")).await;
+    worker.unready_for("ACCESS_REFUSED").await;
+    std::fs::write(&file, url("s3cret-after")).expect("written");
+    worker.ready().await;
+    rig.publish("m-1", &task("rotated")).await;
+    rig.publish("m-2", b"no task").await;
+    worker.reaches(&settled("created"), 1.0).await;
+    worker.reaches(&dead_lettered("invalid_message"), 1.0).await;
+    let said = worker.process.stop().await;
+    assert!(!said.iter().any(|line| line.contains("s3cret")), "{}", said.join("\n"));
+    std::fs::remove_file(&file).expect("removed");
+    ctl(&broker, &format!("delete_user {user}")).await;
 }
 
 #[tokio::test]

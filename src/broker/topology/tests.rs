@@ -5,6 +5,7 @@ use super::*;
 fn broker(single_active_consumer: bool) -> config::Broker {
     config::Broker {
         urls: Vec::new(),
+        urls_file: None,
         queue: "tasks".to_owned(),
         dead_letter_queue: "graveyard".to_owned(),
         topology: TopologyMode::Declare,
