@@ -71,6 +71,15 @@ impl Outcome {
         }
     }
 
+    /// Whether the request failed for no fault of its message, and not for being one of too many.
+    #[must_use]
+    pub fn is_failure(self) -> bool {
+        match self {
+            Self::Created | Self::Rejected | Self::Throttled => false,
+            Self::QuotaExhausted | Self::Unauthorized | Self::Misconfigured | Self::Unavailable | Self::Unknown => true,
+        }
+    }
+
     /// When it is given and what follows, as the README's table has it.
     #[must_use]
     pub fn meaning(self) -> (&'static str, &'static str) {
@@ -341,7 +350,8 @@ pub fn token_accepted(answer: &Answer) -> Option<bool> {
     }
 }
 
-/// When a token's daily quota is reset, as tokenInformation.php tells it: none where it refuses or is not understood.
+/// When a token's daily quota is reset, as tokenInformation.php tells it: none where it refuses or is not understood, or where
+/// it tells 0. That is what whole hours come to in the last one of the day, and would mean a used-up token that never rests.
 #[must_use]
 pub fn quota_reset(answer: &Answer) -> Option<Duration> {
     let Answer::Reply(reply) = answer else {
@@ -371,8 +381,9 @@ pub fn quota(answer: &Answer) -> Option<(u64, u64)> {
     })
 }
 
-/// A number of hours, or `HH:MM` or `HH:MM:SS`; at most a day, since the quota is daily.
+/// A number of hours, or `HH:MM` or `HH:MM:SS`; at most a day, since the quota is daily, and no less than a second.
 fn hours(value: &Value) -> Option<Duration> {
+    const SECOND: f64 = 1.0;
     const DAY: f64 = 24.0 * 3600.0;
     let text = match value {
         Value::Number(number) => number.to_string(),
@@ -381,7 +392,7 @@ fn hours(value: &Value) -> Option<Duration> {
     };
     let parts: Vec<f64> = text.split(':').map(|part| part.trim().parse().ok()).collect::<Option<_>>()?;
     let seconds: f64 = parts.iter().zip([3600.0, 60.0, 1.0]).map(|(part, unit)| part * unit).sum();
-    (parts.len() <= 3 && (0.0..=DAY).contains(&seconds)).then(|| Duration::from_secs_f64(seconds))
+    (parts.len() <= 3 && (SECOND..=DAY).contains(&seconds)).then(|| Duration::from_secs_f64(seconds))
 }
 
 #[cfg(test)]

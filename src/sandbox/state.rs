@@ -67,7 +67,7 @@ pub(super) struct Counts {
 pub(super) struct Quota {
     /// Calls today, this one included.
     pub(super) used: u64,
-    /// Whole hours until it starts again, rounded up.
+    /// Whole hours until it starts again, rounded down: of what the vendor may mean, the hardest to bear.
     pub(super) hours_to_restart: i64,
 }
 
@@ -212,12 +212,12 @@ fn now() -> Timestamp {
     Timestamp::now()
 }
 
-/// The day in UTC, counted from 1970, and the whole hours until it ends, rounded up.
+/// The day in UTC, counted from 1970, and the whole hours until it ends, rounded down.
 fn day(now: Timestamp) -> (i64, i64) {
     const DAY: i64 = 24 * 60 * 60;
     let now = now.as_second();
     let left = DAY - now.rem_euclid(DAY);
-    (now.div_euclid(DAY), (left + 3599) / 3600)
+    (now.div_euclid(DAY), left / 3600)
 }
 
 fn as_text<S: Serializer>(value: impl Display, serializer: S) -> Result<S::Ok, S::Error> {
@@ -232,12 +232,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ends_the_day_at_midnight_utc_and_counts_the_hours_up() {
+    fn ends_the_day_at_midnight_utc_and_counts_the_hours_down() {
         for (now, expected) in [
             ("1970-01-01T00:00:00Z", (0, 24)),
-            ("1970-01-02T00:00:01Z", (1, 24)),
+            ("1970-01-02T00:00:01Z", (1, 23)),
             ("1970-01-02T22:00:00Z", (1, 2)),
-            ("1970-12-31T23:59:59Z", (364, 1)),
+            ("1970-12-31T23:59:59Z", (364, 0)),
         ] {
             assert_eq!(day(now.parse().unwrap()), expected, "{now}");
         }
