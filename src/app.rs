@@ -77,7 +77,7 @@ impl App {
         let events = Arc::new(Events::new(&vhost, &config.broker.queue, Clock::system().now()));
         let on_change = {
             let events = Arc::clone(&events);
-            Box::new(move |closed| events.gate(closed))
+            Box::new(move |closed, failure: Option<&str>| events.gate(closed, failure))
         };
         let gate = Gate::new(&config.gate, &config.crm, config.retry.retry_after_max, Clock::system(), on_change);
         let status = Arc::new(Status::new(events, gate, config.ledger.store.as_str()));

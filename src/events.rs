@@ -58,6 +58,10 @@ pub struct Last {
     pub created: Option<Timestamp>,
     /// What the ledger failed at.
     pub ledger_failure: Option<String>,
+    /// Whether the ledger fails now, so that the log says it once.
+    ledger_failing: bool,
+    /// Why the tokens' file could not be read the last time, so that the log says it once.
+    tokens_failure: Option<String>,
     /// Whether there was a connection before.
     connected: bool,
 }
@@ -207,7 +211,11 @@ impl Events {
     pub fn ledger_failed(&self, error: &LedgerError) {
         self.metrics.ledger_failures.inc();
         tracing::debug!(%error, "ledger");
-        self.lock_last().ledger_failure = Some(error.to_string());
+        let mut last = self.lock_last();
+        if !std::mem::replace(&mut last.ledger_failing, true) {
+            tracing::warn!(%error, "the ledger cannot be read or written, trying again; no request leaves meanwhile");
+        }
+        last.ledger_failure = Some(error.to_string());
     }
 
     /// The ledger was told something, or could not be, which took so long.
@@ -227,13 +235,19 @@ impl Events {
         tracing::error!(message_id = message_id.unwrap_or("-"), %error, "a created task could not be recorded; it is acked all the same");
     }
 
-    /// The gate closed for a reason, or opened.
-    pub fn gate(&self, closed: Option<Closed>) {
+    /// The gate closed for a reason, or opened; `failure` is why the latest request failed.
+    pub fn gate(&self, closed: Option<Closed>, failure: Option<&str>) {
         self.metrics.gate(closed);
         self.metrics.gate_changes(closed).inc();
+        let mut last = self.lock_last();
+        if closed != Some(Closed::Ledger) && std::mem::take(&mut last.ledger_failing) {
+            tracing::info!("the ledger can be read and written again");
+        }
         match closed {
             Some(reason) => {
-                tracing::warn!(reason = reason.as_str(), advice = reason.advice(), "gate closed: no request leaves")
+                let failure = if reason == Closed::Ledger { last.ledger_failure.as_deref() } else { failure };
+                let (reason, advice) = (reason.as_str(), reason.advice());
+                tracing::warn!(reason, failure, advice, "gate closed: no request leaves");
             }
             None => tracing::info!("gate open"),
         }
@@ -265,11 +279,14 @@ impl Events {
     /// The tokens' file changed and was read again; so many tokens are in it.
     pub fn tokens_reread(&self, read: &Result<usize, Problems>) {
         self.metrics.reloads(read.is_ok()).inc();
+        let failure = read.as_ref().err().map(ToString::to_string);
+        let former = std::mem::replace(&mut self.lock_last().tokens_failure, failure.clone());
         match read {
             Ok(tokens) => tracing::info!(tokens, "the tokens' file changed and was read again"),
-            Err(problems) => {
+            Err(problems) if failure != former => {
                 tracing::warn!(%problems, "the tokens' file changed and cannot be read; the former tokens stay")
             }
+            Err(_) => {}
         }
     }
 }

@@ -5,8 +5,8 @@
 
 pub mod breaker;
 pub mod tokens;
+mod waiting;
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use crate::config;
 use crate::crm::classify::{Judgement, Outcome};
 use crate::gate::breaker::{Breaker, Cause, Probe};
 use crate::gate::tokens::{Parked, TokenState, Tokens};
+use crate::gate::waiting::Waiting;
 
 /// Why no request leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,8 +92,17 @@ pub enum NoSlot {
     Held,
 }
 
-/// Told when the gate closes (with the reason) and opens (none).
-pub type OnChange = Box<dyn Fn(Option<Closed>) + Send + Sync>;
+/// A request that failed for no fault of its message.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    /// When that was known.
+    pub at: Timestamp,
+    /// Why, in the CRM's words where there are any.
+    pub reason: String,
+}
+
+/// Told when the gate closes (with the reason, and with why the latest request failed) and opens (none).
+pub type OnChange = Box<dyn Fn(Option<Closed>, Option<&str>) + Send + Sync>;
 
 /// See the module's documentation.
 pub struct Gate {
@@ -109,10 +119,13 @@ pub struct Gate {
 struct State {
     breaker: Breaker,
     tokens: Tokens,
-    passing: VecDeque<oneshot::Sender<Pass>>,
-    slotting: VecDeque<oneshot::Sender<Slot>>,
+    passing: Waiting<Pass>,
+    slotting: Waiting<Slot>,
     /// A probe's place at the head: it is not turned away while the gate is closed.
     probe_slot: Option<(Probe, oneshot::Sender<Slot>)>,
+    /// The one that is out to try a token while none is in use: a probe, too, though not the breaker's.
+    recheck: Option<Probe>,
+    last_failure: Option<Failed>,
     /// The earliest moment for another request, by `crm.requests_per_second`.
     next_request: Option<Instant>,
     /// What the ledger fails at: without an intent no request leaves.
@@ -141,29 +154,47 @@ pub struct Slot {
 }
 
 impl State {
-    fn closed(&self, now: Instant) -> Option<Closed> {
+    fn closed(&self) -> Option<Closed> {
         match self.breaker.cause() {
             _ if self.ledger_down.is_some() => Some(Closed::Ledger),
             Some(Cause::Outage) => Some(Closed::Outage),
             Some(Cause::Misconfigured) => Some(Closed::Misconfigured),
-            None if self.tokens.any_usable(now) => None,
+            None if !self.tokens.all_parked() => None,
             None if self.tokens.list().iter().any(|token| token.parked() == Some(Parked::Quota)) => Some(Closed::Quota),
             None => Some(Closed::Unauthorized),
         }
     }
 
-    fn drop_departed(&mut self) {
-        self.passing.retain(|waiting| !waiting.is_closed());
-        self.slotting.retain(|waiting| !waiting.is_closed());
-        self.probe_slot = self.probe_slot.take().filter(|(_, waiting)| !waiting.is_closed());
+    /// Whether who passes may go without being a probe.
+    fn is_open(&self) -> bool {
+        self.breaker.cause().is_none() && !self.tokens.all_parked()
     }
 
-    fn someone_wants_a_slot(&self) -> bool {
+    /// Who has left wants nothing: no token is taken for it.
+    fn someone_wants_a_slot(&mut self) -> bool {
+        self.probe_slot = self.probe_slot.take().filter(|(_, waiting)| !waiting.is_closed());
         self.probe_slot.is_some() || !self.slotting.is_empty()
     }
 
     fn probe_due(&self, now: Instant) -> bool {
-        self.tokens.any_usable(now) && self.breaker.next_probe().is_some_and(|at| at <= now)
+        let due = self.breaker.next_probe().is_some_and(|at| at <= now);
+        due && self.recheck.is_none() && self.tokens.any_usable(now)
+    }
+
+    fn recheck_due(&self, now: Instant) -> bool {
+        self.breaker.cause().is_none() && self.recheck.is_none() && self.tokens.recheck_due(now)
+    }
+
+    /// Whether a probe is the one that is out: nothing has opened the gate meanwhile, or closed it for another reason.
+    fn is_out(&self, probe: Probe) -> bool {
+        let rechecks = self.recheck == Some(probe) && self.breaker.cause().is_none() && self.tokens.all_parked();
+        rechecks || self.breaker.is_out(probe)
+    }
+
+    /// It is out no more, whatever it came to.
+    fn probe_ended(&mut self, probe: Probe) {
+        self.breaker.abandon_probe(probe);
+        self.recheck = self.recheck.filter(|out| *out != probe);
     }
 
     fn next_event(&self, now: Instant) -> Option<Instant> {
@@ -201,6 +232,12 @@ impl Slot {
             let chance = fastrand::f64();
             state.tokens.release(secret);
             state.breaker.report(judgement.outcome, probe, now, chance);
+            if let Some(probe) = probe {
+                state.probe_ended(probe);
+            }
+            if judgement.outcome.is_failure() {
+                state.last_failure = Some(Failed { at: gate.clock.now(), reason: judgement.reason.clone() });
+            }
             match judgement.outcome {
                 Outcome::Created | Outcome::Rejected => state.tokens.accepted(secret, trial),
                 Outcome::Throttled => {
@@ -227,7 +264,7 @@ impl Drop for Slot {
             self.gate.update(|state, _| {
                 state.tokens.release(&self.secret);
                 if let Some(probe) = self.probe {
-                    state.breaker.abandon_probe(probe);
+                    state.probe_ended(probe);
                 }
             });
         }
@@ -237,7 +274,7 @@ impl Drop for Slot {
 impl Drop for Pass {
     fn drop(&mut self) {
         if let Some(probe) = self.probe {
-            self.gate.update(|state, _| state.breaker.abandon_probe(probe));
+            self.gate.update(|state, _| state.probe_ended(probe));
         }
     }
 }
@@ -257,9 +294,11 @@ impl Gate {
             state: Mutex::new(State {
                 breaker: Breaker::new(gate),
                 tokens: Tokens::new(crm.tokens.clone(), crm.max_in_flight_per_token, gate.recheck),
-                passing: VecDeque::new(),
-                slotting: VecDeque::new(),
+                passing: Waiting::default(),
+                slotting: Waiting::default(),
                 probe_slot: None,
+                recheck: None,
+                last_failure: None,
                 next_request: None,
                 ledger_down: None,
                 told: None,
@@ -300,7 +339,7 @@ impl Gate {
     /// [`Held`] at `until`.
     pub async fn pass(self: &Arc<Self>, until: Instant) -> Result<Pass, Held> {
         let (granted, pass) = oneshot::channel();
-        self.update(|state, _| state.passing.push_back(granted));
+        self.update(|state, _| state.passing.push(granted));
         match timeout_at(until, pass).await {
             Ok(Ok(pass)) => Ok(pass),
             Ok(Err(_)) | Err(_) => Err(Held),
@@ -313,9 +352,9 @@ impl Gate {
     /// [`NoSlot`] when the gate closed meanwhile, or at `until`.
     pub async fn slot(self: &Arc<Self>, pass: &mut Pass, until: Instant) -> Result<Slot, NoSlot> {
         let (granted, slot) = oneshot::channel();
-        self.update(|state, _| match pass.probe.filter(|probe| state.breaker.is_out(*probe)) {
+        self.update(|state, _| match pass.probe.filter(|probe| state.is_out(*probe)) {
             Some(probe) => state.probe_slot = Some((probe, granted)),
-            None => state.slotting.push_back(granted),
+            None => state.slotting.push(granted),
         });
         match timeout_at(until, slot).await {
             Ok(Ok(slot)) => {
@@ -350,12 +389,20 @@ impl Gate {
 
     /// Why it is closed, if it is.
     pub fn closed(self: &Arc<Self>) -> Option<Closed> {
-        self.update(|state, now| state.closed(now))
+        self.update(|state, now| {
+            state.tokens.refresh(now);
+            state.closed()
+        })
     }
 
     /// When it closed for the present reason, or opened.
     pub fn since(&self) -> Timestamp {
         self.lock().since
+    }
+
+    /// The latest request that failed for no fault of its message.
+    pub fn last_failure(&self) -> Option<Failed> {
+        self.lock().last_failure.clone()
     }
 
     /// What each token is doing, in the order of the configuration.
@@ -374,36 +421,40 @@ impl Gate {
         let result = change(&mut state, now);
         state.tokens.refresh(now);
         self.let_through(&mut state, now);
-        let closed = state.closed(now);
-        let news = (closed != state.told).then_some(closed);
-        if news.is_some() {
+        let closed = state.closed();
+        let news = (closed != state.told).then(|| {
             (state.told, state.since) = (closed, self.clock.now());
-        }
+            closed.and(state.last_failure.clone())
+        });
         let next = state.next_event(now);
         if next != state.planned {
             state.planned = next;
             self.changed.notify_one();
         }
         drop(state);
-        if let Some(closed) = news {
-            (self.on_change)(closed);
+        if let Some(failed) = news {
+            (self.on_change)(closed, failed.as_ref().map(|failed| failed.reason.as_str()));
         }
         result
     }
 
     fn let_through(self: &Arc<Self>, state: &mut State, now: Instant) {
-        state.drop_departed();
-        if state.breaker.cause().is_some() || !state.tokens.any_usable(now) {
-            // Their senders' end tells the waiting that the gate closed.
-            state.slotting.clear();
-            state.probe_slot = state.probe_slot.take().filter(|(probe, _)| state.breaker.is_out(*probe));
-        }
-        if state.breaker.cause().is_none() && state.tokens.any_usable(now) {
-            while let Some(waiting) = state.passing.pop_front() {
+        if state.is_open() {
+            while let Some(waiting) = state.passing.next() {
                 let _ = waiting.send(self.new_pass(None));
             }
-        } else if state.probe_due(now) {
-            self.send_probe(state);
+        } else {
+            // Their senders' end tells the waiting that the gate closed.
+            state.slotting.clear();
+            let probe_slot = state.probe_slot.take();
+            state.probe_slot = probe_slot.filter(|(probe, _)| state.is_out(*probe));
+            if state.probe_due(now) {
+                if let Some(probe) = self.send_probe(state) {
+                    state.breaker.start_probe(probe);
+                }
+            } else if state.recheck_due(now) {
+                state.recheck = self.send_probe(state);
+            }
         }
         while state.someone_wants_a_slot() && state.next_request.is_none_or(|at| at <= now) {
             let Some(taken) = state.tokens.take(now) else { break };
@@ -412,21 +463,23 @@ impl Gate {
         }
     }
 
-    fn send_probe(self: &Arc<Self>, state: &mut State) {
+    /// Lets the next one through as a probe; none where nobody waits.
+    fn send_probe(self: &Arc<Self>, state: &mut State) -> Option<Probe> {
         let probe = state.breaker.new_probe();
-        while let Some(waiting) = state.passing.pop_front() {
+        while let Some(waiting) = state.passing.next() {
             match waiting.send(self.new_pass(Some(probe))) {
-                Ok(()) => return state.breaker.start_probe(probe),
+                Ok(()) => return Some(probe),
                 // Dropped here under the lock, it must not report back.
                 Err(mut pass) => pass.probe = None,
             }
         }
+        None
     }
 
     fn grant_slot(self: &Arc<Self>, state: &mut State, (secret, trial): (Arc<SecretString>, bool)) {
         let (waiting, probe) = match state.probe_slot.take() {
-            Some((probe, waiting)) => (Some(waiting), Some(probe).filter(|probe| state.breaker.is_out(*probe))),
-            None => (state.slotting.pop_front(), None),
+            Some((probe, waiting)) => (Some(waiting), Some(probe).filter(|probe| state.is_out(*probe))),
+            None => (state.slotting.next(), None),
         };
         let slot = Slot { gate: Arc::clone(self), secret, probe, trial, held: true };
         if let Some(Err(mut slot)) = waiting.map(|waiting| waiting.send(slot)) {

@@ -100,7 +100,7 @@ impl Status {
     #[must_use]
     pub fn page(&self) -> Value {
         let (unready, unconnected) = (self.unready(), held(&self.unconnected));
-        let closed = self.gate.closed();
+        let (closed, failed) = (self.gate.closed(), self.gate.last_failure());
         let tokens: Vec<Value> = self.gate.token_states().iter().enumerate().map(token).collect();
         let (counts, last) = (self.events.counts(), self.events.last());
         json!({
@@ -121,6 +121,8 @@ impl Status {
                 "reason": closed.map(Closed::as_str),
                 "advice": closed.map(Closed::advice),
                 "since": rfc3339(self.gate.since()),
+                "last_failure": failed.as_ref().map(|failed| &failed.reason),
+                "last_failure_at": failed.as_ref().map(|failed| rfc3339(failed.at)),
             },
             "tokens": tokens,
             "ledger": self.ledger_page(closed, counts.ledger_entries, last.ledger_failure),

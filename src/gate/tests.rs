@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt as _;
 use secrecy::ExposeSecret as _;
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::config::{Config, Sources};
+use crate::crm::classify::{Answer, Reply, quota_reset};
 
 /// What the gate told, in order.
 type Told = Arc<Mutex<Vec<Option<Closed>>>>;
@@ -25,7 +27,7 @@ fn gate(more: &[(&str, &str)]) -> (Arc<Gate>, Told) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let on_change = {
         let told = Arc::clone(&told);
-        Box::new(move |closed| told.lock().unwrap().push(closed))
+        Box::new(move |closed, _: Option<&str>| told.lock().unwrap().push(closed))
     };
     // 22:00 in Bogota, two hours before the quota's reset.
     let clock = Clock::new(|| "2026-03-02T03:00:00Z".parse().unwrap());
@@ -240,6 +242,105 @@ async fn a_used_up_token_rests_until_midnight_in_the_accounts_zone() {
     assert!(pass.is_ok());
     assert_eq!(began.elapsed().as_secs(), 7_200);
     assert_eq!(*told.lock().unwrap(), [Some(Closed::Quota), None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_used_up_token_that_is_said_to_be_reset_in_no_hours_rests_until_the_recheck() {
+    let (gate, told) = running(&[("WTW_GATE_RECHECK", "5m")]);
+    let body = br#"{"code": "200", "msg": "", "data": {"hours_to_restart": 0}}"#.to_vec();
+    let information = Answer::Reply(Reply { status: 200, retry_after: None, body });
+    let began = Instant::now();
+    for posts in 0..3 {
+        let slot = slot(&gate).await;
+        assert_eq!(began.elapsed(), Duration::from_secs(posts * 300));
+        slot.report(&Judgement { retry_after: quota_reset(&information), ..judged(Outcome::QuotaExhausted) });
+    }
+    assert_eq!(*told.lock().unwrap(), [Some(Closed::Quota)], "told once");
+}
+
+/// Those who ask at once, each of whom tells its number once it has a slot, keeps it for a second, and reports `outcome`.
+fn crowd(gate: &Arc<Gate>, outcome: Outcome) -> Arc<Mutex<Vec<(usize, bool)>>> {
+    let served = Arc::new(Mutex::new(Vec::new()));
+    for number in 0..5 {
+        let (gate, served) = (Arc::clone(gate), Arc::clone(&served));
+        TaskTracker::new().spawn(async move {
+            let slot = slot(&gate).await;
+            served.lock().unwrap().push((number, slot.is_probe()));
+            sleep(Duration::from_secs(1)).await;
+            slot.report(&judged(outcome));
+        });
+    }
+    served
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_every_token_is_refused_the_gate_stays_closed_and_a_recheck_is_of_one_message() {
+    let (gate, told) = running(&[("WTW_GATE_RECHECK", "5m"), ("WTW_CRM_TOKENS", "a,b")]);
+    for _ in 0..2 {
+        slot(&gate).await.report(&judged(Outcome::Unauthorized));
+    }
+    // Nobody asks, and nothing is better for it.
+    sleep(Duration::from_secs(301)).await;
+    assert_eq!(gate.closed(), Some(Closed::Unauthorized));
+    let served = crowd(&gate, Outcome::Unauthorized);
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(*served.lock().unwrap(), [(0, true)], "one at a time");
+    sleep(Duration::from_secs(100)).await;
+    assert_eq!(*served.lock().unwrap(), [(0, true), (1, true)], "one on each token");
+    assert_eq!(*told.lock().unwrap(), [Some(Closed::Unauthorized)], "told once");
+    assert_eq!(gate.closed(), Some(Closed::Unauthorized));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recheck_that_succeeds_opens_for_everybody_and_one_that_is_given_up_lets_the_next_one_go() {
+    let (gate, told) = running(&[("WTW_GATE_RECHECK", "5m")]);
+    slot(&gate).await.report(&judged(Outcome::Unauthorized));
+    let until = Instant::now() + SOON;
+    let given_up = gate.pass(until).await.unwrap();
+    assert!(closed_to_another(&gate), "one at a time");
+    drop(given_up);
+    let served = crowd(&gate, Outcome::Created);
+    sleep(Duration::from_millis(1_500)).await;
+    let served = served.lock().unwrap().clone();
+    assert_eq!(served, [(0, true), (1, false), (2, false)], "the first opened it for the others");
+    assert_eq!(*told.lock().unwrap(), [Some(Closed::Unauthorized), None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recheck_and_a_probe_are_one_at_a_time() {
+    let (gate, told) = running(&[("WTW_GATE_RECHECK", "5m"), ("WTW_GATE_FAILURES", "1")]);
+    let straggler = slot(&gate).await;
+    slot(&gate).await.report(&judged(Outcome::Unauthorized));
+    drop(straggler);
+    sleep(Duration::from_secs(301)).await;
+    let recheck = slot(&gate).await;
+    assert!(recheck.is_probe());
+    gate.update(|state, now| state.breaker.report(Outcome::Unavailable, None, now, 0.0));
+    assert_eq!(gate.closed(), Some(Closed::Outage));
+    sleep(SOON).await;
+    assert!(closed_to_another(&gate), "the recheck is out");
+    recheck.report(&judged(Outcome::Created));
+    assert!(!closed_to_another(&gate));
+    assert_eq!(*told.lock().unwrap(), [Some(Closed::Unauthorized), Some(Closed::Outage), None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn why_the_latest_request_failed_is_kept_and_told_when_the_gate_closes() {
+    let (mut gate, _) = gate(&[("WTW_GATE_FAILURES", "2")]);
+    let reasons = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&reasons);
+    let on_change = move |closed, reason: Option<&str>| told.lock().unwrap().push((closed, reason.map(str::to_owned)));
+    Arc::get_mut(&mut gate).unwrap().on_change = Box::new(on_change);
+    let because = |outcome, reason: &str| Judgement { reason: reason.to_owned(), ..judged(outcome) };
+    let probe = [(Outcome::Unavailable, "first"), (Outcome::Throttled, "busy"), (Outcome::Unavailable, "second")];
+    for (outcome, reason) in probe {
+        slot(&gate).await.report(&because(outcome, reason));
+        tokio::time::advance(SOON).await;
+    }
+    assert_eq!(gate.last_failure().unwrap().reason, "second");
+    slot(&gate).await.report(&because(Outcome::Created, "made"));
+    assert_eq!(*reasons.lock().unwrap(), [(Some(Closed::Outage), Some("second".to_owned())), (None, None)]);
+    assert_eq!(gate.last_failure().unwrap().reason, "second", "to be looked at afterwards");
 }
 
 #[tokio::test(start_paused = true)]

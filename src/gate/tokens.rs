@@ -83,6 +83,8 @@ struct Parking {
 #[derive(Debug)]
 pub struct Tokens {
     list: Vec<Token>,
+    /// Those that were taken off the list and still have requests out: should one come back, these count.
+    departed: Vec<Token>,
     slots: usize,
     recheck: Duration,
     /// Where the search for a free slot begins, so that all tokens are used alike.
@@ -93,7 +95,7 @@ impl Tokens {
     /// Tokens with `slots` requests at a time on each; a parked one is tried every `recheck`.
     #[must_use]
     pub fn new(secrets: Vec<SecretString>, slots: usize, recheck: Duration) -> Self {
-        let mut tokens = Self { list: Vec::new(), slots, recheck, turn: 0 };
+        let mut tokens = Self { list: Vec::new(), departed: Vec::new(), slots, recheck, turn: 0 };
         tokens.replace(secrets);
         tokens
     }
@@ -101,6 +103,7 @@ impl Tokens {
     /// Takes over a new list; a token that was known keeps its state.
     pub fn replace(&mut self, secrets: Vec<SecretString>) {
         let mut old = std::mem::take(&mut self.list);
+        old.append(&mut self.departed);
         self.list = secrets
             .into_iter()
             .map(|secret| {
@@ -108,6 +111,7 @@ impl Tokens {
                 known.map_or_else(|| Token::new(secret), |at| old.swap_remove(at))
             })
             .collect();
+        self.departed = old;
     }
 
     /// The tokens, in the order of the configuration.
@@ -132,6 +136,7 @@ impl Tokens {
 
     /// Ends what has run out by `now`.
     pub fn refresh(&mut self, now: Instant) {
+        self.departed.retain(|token| token.in_use > 0);
         for token in &mut self.list {
             token.throttled_until = token.throttled_until.filter(|until| *until > now);
             token.quota_left = token.quota_left.filter(|(_, until)| *until > now);
@@ -142,7 +147,19 @@ impl Tokens {
         }
     }
 
-    /// Whether any token may be used, be it after a wait for its slot.
+    /// Whether each token is out of use, be it due to be tried.
+    #[must_use]
+    pub fn all_parked(&self) -> bool {
+        self.list.iter().all(|token| token.parked.is_some())
+    }
+
+    /// Whether a token that is out of use is to be tried now.
+    #[must_use]
+    pub fn recheck_due(&self, now: Instant) -> bool {
+        self.list.iter().any(|token| token.parked.is_some() && token.has_slot(self.slots, now))
+    }
+
+    /// Whether any token may be used, be it as a trial, or after a wait for its slot.
     #[must_use]
     pub fn any_usable(&self, now: Instant) -> bool {
         self.list.iter().any(|token| token.usable(now))
@@ -230,7 +247,8 @@ impl Tokens {
     }
 
     fn find(&mut self, secret: &SecretString) -> Option<&mut Token> {
-        self.list.iter_mut().find(|token| token.secret.expose_secret() == secret.expose_secret())
+        let mut all = self.list.iter_mut().chain(&mut self.departed);
+        all.find(|token| token.secret.expose_secret() == secret.expose_secret())
     }
 }
 
@@ -386,5 +404,21 @@ mod tests {
         tokens.replace(["b", "c"].map(SecretString::from).into());
         assert_eq!(tokens.list().iter().map(Token::parked).collect::<Vec<_>>(), [Some(Parked::Quarantine), None]);
         tokens.release(&SecretString::from("a"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_comes_back_has_no_more_slots_than_its_requests_leave() {
+        let mut tokens = tokens(&["a"]);
+        let (now, a) = (Instant::now(), SecretString::from("a"));
+        assert!(take(&mut tokens, now).is_some() && take(&mut tokens, now).is_some());
+        tokens.replace(vec!["b".into()]);
+        tokens.refresh(now);
+        assert_eq!(take(&mut tokens, now).as_deref(), Some("b"), "nothing leaves on one that is off the list");
+        tokens.release(&a);
+        tokens.replace(vec!["a".into()]);
+        assert_eq!(take(&mut tokens, now).as_deref(), Some("a"));
+        assert_eq!(take(&mut tokens, now), None, "an earlier request is still out");
+        tokens.release(&a);
+        assert!(take(&mut tokens, now).is_some());
     }
 }

@@ -104,7 +104,7 @@ fn worker(crashes: Crashes, outcome: &Arc<Outcome>) -> Arc<Worker> {
     let limits = Limits { retention: config.ledger.retention, max_entries: config.ledger.max_entries };
     Arc::new(Worker {
         crm: Arc::new(Office),
-        gate: Gate::new(&config.gate, &config.crm, config.retry.retry_after_max, clock(0), Box::new(|_| {})),
+        gate: Gate::new(&config.gate, &config.crm, config.retry.retry_after_max, clock(0), Box::new(|_, _| {})),
         schedule: Schedule::from(&config.retry),
         mapping: Mapping::new(&config).unwrap(),
         rules: Rules {

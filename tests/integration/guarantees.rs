@@ -351,11 +351,14 @@ async fn nothing_is_posted_while_the_ledger_is_away() {
     worker.reaches("wtw_gate_closed{reason=\"ledger\"}", 1.0).await;
     worker.unready_for("ledger.url").await;
     worker.reaches("wtw_ledger_failures_total", 20.0).await;
+    let said = |text: &str| worker.process.lines().iter().filter(|line| line.contains(text)).count();
+    assert_eq!(said("the ledger cannot be read or written, trying again"), 1, "once, however often it fails");
     assert_eq!(rig.crm.stats().await["created"], 1, "nothing is posted");
     assert_eq!(worker.metric(IN_FLIGHT).await, 5.0, "and nothing settled");
     redis.restart().await.expect("started again");
     worker.reaches(&settled("created"), 6.0).await;
     worker.ready().await;
+    worker.says("the ledger can be read and written again").await;
     assert_eq!(worker.metric("wtw_gate_closed{reason=\"ledger\"}").await, 0.0);
     rig.publish("before", &task("before")).await;
     worker.reaches(&settled("already_created"), 1.0).await;

@@ -42,6 +42,12 @@ async fn a_wrong_endpoint_harms_no_message_and_the_worker_says_so() {
     })
     .await;
     assert!(reason.contains("crm.server"), "{reason}");
+    let status = worker.status().await;
+    let failure = status["gate"]["last_failure"].as_str().expect("a reason");
+    assert!(failure.contains("THE API YOU WANT TO CONSULT DOES NOT EXIST"), "{failure}");
+    assert!(status["gate"]["last_failure_at"].is_string());
+    let said = |line: &String| line.contains("gate closed") && line.contains("DOES NOT EXIST");
+    assert!(worker.process.lines().iter().any(said), "the log says why");
     rig.crm.faults(json!([])).await;
     rig.crm.created(1).await;
     worker.ready().await;
@@ -79,6 +85,10 @@ async fn a_rotated_token_is_read_from_its_file() {
     let worker = rig.worker(&[("WTW_CRM_TOKENS", ""), ("WTW_CRM_TOKENS_FILE", path)]).await;
     rig.publish("m-1", &task("rotated")).await;
     worker.reaches("wtw_gate_closed{reason=\"unauthorized\"}", 1.0).await;
+    std::fs::write(&file, "no token\n").expect("written");
+    worker.reaches("wtw_config_reloads_total{outcome=\"failure\"}", 2.0).await;
+    let said = worker.process.lines().iter().filter(|line| line.contains("the former tokens stay")).count();
+    assert_eq!(said, 1, "once, however often it is looked at");
     std::fs::write(&file, "demo-token\n").expect("written");
     rig.crm.created(1).await;
     worker.process.stop().await;

@@ -656,16 +656,13 @@ impl Book {
         // In the very moment of closing a request may be on its way already.
         let before = gate.since.is_some_and(|since| since < Instant::now());
         match gate.closed {
-            Some(Closed::Outage | Closed::Misconfigured) if before => {
+            // While no token is in use those that try one are probes, too.
+            Some(Closed::Outage | Closed::Misconfigured | Closed::Quota | Closed::Unauthorized) if before => {
                 gate.probes += 1;
                 if gate.probes > 1 {
                     self.wrong(format!("a second probe, about subject {subject}, left while one was out"));
                 }
                 Leave::Probe
-            }
-            Some(closed @ (Closed::Quota | Closed::Unauthorized)) if before => {
-                self.wrong(format!("a request about subject {subject} left while no token was usable ({closed:?})"));
-                Leave::Unclear
             }
             None if !gate.broke => Leave::Open,
             // What recorded its intent may leave while the ledger is out of order; what is to record one waits.

@@ -158,7 +158,7 @@ impl World {
         let deliveries = self.connect_life(&life);
         let gate = {
             let told = Arc::downgrade(self);
-            let on_change = Box::new(move |closed| {
+            let on_change = Box::new(move |closed, _: Option<&str>| {
                 if let Some(world) = told.upgrade() {
                     world.book().gate(number, closed);
                 }
