@@ -27,6 +27,7 @@ use crate::payload::Mapping;
 use crate::retry::{Pauses, Schedule, jittered};
 use crate::settle::Settler;
 use crate::status::Status;
+use crate::telemetry::traces::FLUSH;
 use crate::worker::{Rules, Running, Worker};
 
 /// Deliveries unsettled at a time, for each slot: enough that a slot finds its next message waiting even while others of
@@ -43,8 +44,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// How often the tokens' file is looked at.
 const REREAD: Duration = Duration::from_secs(5);
-/// How long the connections may take to close once everything is settled.
-pub(crate) const CLOSING: Duration = Duration::from_secs(5);
+/// How long the broker's connections may take to close once everything is settled, and then the rest.
+const CLOSING: Duration = Duration::from_secs(5);
+/// The longest that a worker goes on once `shutdown.grace` is over.
+pub(crate) const AFTER_GRACE: Duration = CLOSING.saturating_mul(2).saturating_add(FLUSH);
 
 /// A worker ready to run.
 pub struct App {
@@ -281,13 +284,17 @@ fn prefetch(config: &Config) -> u16 {
 
 /// Says what this configuration amounts to.
 fn announce(config: &Config, schedule: &Schedule) {
-    let delays: Vec<String> = config.retry.delays.iter().copied().map(duration::format).collect();
+    let listed = |waits: &[Duration]| waits.iter().copied().map(duration::format).collect::<Vec<_>>().join(",");
+    let mut pauses = schedule.pauses();
+    let immediate_waits: Vec<Duration> = (1..config.retry.immediate_attempts).map(|_| pauses.next()).collect();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         queue = config.broker.queue,
         tokens = config.crm.tokens.len(),
         attempts = schedule.limit(),
-        delays = delays.join(","),
+        immediate_attempts = config.retry.immediate_attempts,
+        immediate_waits = listed(&immediate_waits),
+        delays = listed(&config.retry.delays),
         worst_case_s = schedule.worst_case(config.crm.request_timeout).as_secs(),
         "starting"
     );

@@ -114,7 +114,8 @@ impl Schedule {
         let waits: Duration = (1..self.immediate_attempts).map(|_| pauses.next().max(self.retry_after_max)).sum();
         let round = waits.mul_f64(1.0 + JITTER) + request_timeout * self.immediate_attempts;
         let rounds = u32::try_from(self.delays.len()).unwrap_or(u32::MAX).saturating_add(1);
-        round.saturating_mul(rounds) + self.delays.iter().sum::<Duration>()
+        let delays: Duration = self.delays.iter().map(|delay| self.at_least(*delay, self.retry_after_max)).sum();
+        round.saturating_mul(rounds) + delays
     }
 }
 
@@ -241,6 +242,33 @@ mod tests {
     fn the_worst_case_counts_every_wait() {
         let worst = schedule(2, &[10]).worst_case(Duration::from_secs(20));
         assert_eq!(worst, Duration::from_secs(2 * (330 + 40) + 10));
+    }
+
+    #[test]
+    fn no_hint_makes_it_longer_than_the_worst_case() {
+        let request = Duration::from_secs(20);
+        for delays in [&[10, 60, 300, 1_800][..], &[1_800, 10], &[10], &[]] {
+            for seconds in [0, 5, 61, 300, 9_999] {
+                let schedule = schedule(3, delays);
+                let hint = schedule.honoured(Some(Duration::from_secs(seconds)));
+                let (mut attempts, mut posts, mut round, mut total) = (0, 0, 0, Duration::ZERO);
+                let mut pauses = schedule.pauses();
+                loop {
+                    (attempts, posts, total) = (attempts + 1, posts + 1, total + request);
+                    match schedule.next(attempts, posts, round, hint) {
+                        Next::Again => total += jittered(pauses.next().max(hint), 1.0),
+                        Next::Later(delay) => {
+                            (posts, round, total, pauses) = (0, round + 1, total + delay, schedule.pauses());
+                        }
+                        Next::Spent => break,
+                    }
+                }
+                assert_eq!(attempts, schedule.limit());
+                let worst = schedule.worst_case(request);
+                assert!(total <= worst, "{delays:?} {seconds}: {total:?} > {worst:?}");
+                assert!(seconds < 300 || total == worst, "{delays:?} {seconds}: {total:?} < {worst:?}");
+            }
+        }
     }
 
     /// What may befall a message after a post, or before one.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Findings;
-use crate::app::CLOSING;
+use crate::app::AFTER_GRACE;
 use crate::config::{Config, LedgerStore};
 use crate::duration::format;
 use crate::retry::{JITTER, Schedule};
@@ -73,7 +73,7 @@ fn hold(config: &Config, findings: &mut Findings) {
 fn shutdown(config: &Config, kubernetes: bool, findings: &mut Findings) {
     let check = "audit.shutdown";
     let grace = config.shutdown.grace;
-    let whole = grace + CLOSING;
+    let whole = grace + AFTER_GRACE;
     let (grace, request) = (format(grace), format(config.crm.request_timeout));
     findings.ok(
         check,

@@ -31,7 +31,7 @@ use crate::journey::string;
 use crate::verdict::Verdict;
 
 /// How long the last spans may take to leave when the worker stops.
-const FLUSH: Duration = Duration::from_secs(3);
+pub(crate) const FLUSH: Duration = Duration::from_secs(3);
 /// The headers of W3C Trace Context, in a message as in a request.
 const HEADERS: [&str; 2] = ["traceparent", "tracestate"];
 /// The longest of them that is passed on, in bytes: what W3C Trace Context has everybody take.

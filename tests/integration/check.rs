@@ -354,7 +354,7 @@ async fn offline_tells_what_does_not_go_together() {
     let checked = check(&["--offline"], &own(&[])).await;
     assert_eq!((checked.code, checked.of("warning").len()), (Some(1), 1), "{}", checked.said);
     checked.has("configuration", "problem", "→ use crm0007.wolkvox.com");
-    checked.has("audit.retry", "ok", "after 15 attempts, 1 h 36 min 10 s at most");
+    checked.has("audit.retry", "ok", "after 15 attempts, 1 h 45 min at most");
     checked.has("audit.consumer_timeout", "ok", "30m unless changed");
     checked.has("audit.replicas", "ok", "others stand by");
     assert!(!checked.said.contains("terminationGracePeriodSeconds"));
@@ -376,7 +376,7 @@ async fn offline_tells_what_does_not_go_together() {
     checked.has("audit.retry", "warning", "ledger.retention (30m) ends before");
     checked.has("audit.retry", "warning", "task.max_age (20m) ends before");
     checked.has("audit.consumer_timeout", "warning", "shorten gate.hold");
-    checked.has("audit.shutdown", "warning", "terminationGracePeriodSeconds: 65 or more");
+    checked.has("audit.shutdown", "warning", "terminationGracePeriodSeconds: 73 or more");
 
     let checked = check(&["--offline"], &own(&[("WTW_RETRY_DELAYS", "soon"), ("WTW_GATE_HOLD", "x")])).await;
     assert_eq!((checked.code, checked.of("problem").len()), (Some(78), 2), "{}", checked.said);
