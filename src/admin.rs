@@ -10,12 +10,17 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Json};
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::accept::Accepting;
 use crate::status::Status;
 
 /// The pages and what they answer, as the README's table has it.
@@ -31,19 +36,40 @@ pub const PAGES: [(&str, &str); 4] = [
 
 /// How long [`probe`] waits for an answer.
 const PROBE: Duration = Duration::from_secs(3);
+/// How long a connection may take, from its first byte to the last: it is for one request.
+const EXCHANGE: Duration = Duration::from_secs(5);
+/// How long what is under way may take once the pages end.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Serves the pages until `stop`.
 pub async fn serve(listener: TcpListener, status: Arc<Status>, stop: CancellationToken) {
-    let routes = Router::new()
+    let routes = TowerToHyperService::new(routes(status));
+    let (accepting, connections) = (Accepting::new(listener, "admin.listen"), TaskTracker::new());
+    while let Some((stream, place)) = stop.run_until_cancelled(accepting.next()).await {
+        let mut http = http1::Builder::new();
+        let served =
+            http.timer(TokioTimer::new()).keep_alive(false).serve_connection(TokioIo::new(stream), routes.clone());
+        let stop = stop.clone();
+        connections.spawn(async move {
+            let _place = place;
+            tokio::select! {
+                // Who asks badly, or too slowly, gets no answer.
+                _ = timeout(EXCHANGE, served) => {}
+                () = async { stop.cancelled().await; sleep(GRACE).await } => {}
+            }
+        });
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+fn routes(status: Arc<Status>) -> Router {
+    Router::new()
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/status", get(page))
-        .with_state(status);
-    let served = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the admin pages ended");
-    }
+        .with_state(status)
 }
 
 async fn readyz(State(status): State<Arc<Status>>) -> impl IntoResponse {

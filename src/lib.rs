@@ -70,6 +70,8 @@ pub mod status;
 
 pub mod admin;
 
+mod accept;
+
 pub mod events;
 
 pub mod telemetry;

@@ -1,4 +1,4 @@
-//! The accept loop and the routes. The loop is our own so that a fault can reset a TCP connection.
+//! The connections and the routes. The loop is our own so that a fault can reset a TCP connection.
 
 use std::io;
 use std::sync::Arc;
@@ -14,22 +14,18 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answer::{self, Refusal};
 use super::state::State;
 use super::{control, insert, token};
+use crate::accept::Accepting;
 
 /// Bytes of a request's body, beyond which it is answered 413.
 pub(super) const MAX_BODY: usize = 1024 * 1024;
-/// Connections at once; further ones wait to be accepted. Each takes two file descriptors.
-const MAX_CONNECTIONS: usize = 256;
 /// How long requests under way may last after the shutdown has begun.
 const GRACE: Duration = Duration::from_secs(1);
-/// Until the next try when a connection could not be accepted, for want of file descriptors most likely.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The connection that a request came on.
 #[derive(Clone, Debug)]
@@ -45,12 +41,12 @@ pub(super) struct Client {
 /// Accepts connections until `shutdown`, then lets what is under way finish for [`GRACE`].
 pub(super) async fn serve(listener: TcpListener, state: Arc<State>, shutdown: CancellationToken) {
     let routes = routes(state);
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let accepting = Accepting::new(listener, "the sandbox");
     let connections = TaskTracker::new();
     let end = CancellationToken::new();
     let _end_when_dropped = end.clone().drop_guard();
     let mut number = 0;
-    while let Some((stream, place)) = shutdown.run_until_cancelled(accept(&listener, &places)).await {
+    while let Some((stream, place)) = shutdown.run_until_cancelled(accepting.next()).await {
         number += 1;
         let routes = routes.clone();
         let (shutdown, end) = (shutdown.clone(), end.clone());
@@ -61,25 +57,11 @@ pub(super) async fn serve(listener: TcpListener, state: Arc<State>, shutdown: Ca
             }
         });
     }
-    drop(listener);
+    drop(accepting);
     connections.close();
     if tokio::time::timeout(GRACE, connections.wait()).await.is_err() {
         end.cancel();
         connections.wait().await;
-    }
-}
-
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
-    // The semaphore is never closed, so there is always a permit.
-    let place = Arc::clone(places).acquire_owned().await.ok();
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, place),
-            Err(error) => {
-                tracing::warn!(%error, "the sandbox could not accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
     }
 }
 

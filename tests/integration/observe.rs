@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use wolkvox_task_worker::clock::Clock;
 use wolkvox_task_worker::sandbox::Options;
 
 use crate::support::broker::Broker;
-use crate::support::http;
 use crate::support::rig::{Crm, Rig, dead_lettered, properties, settled, task};
+use crate::support::{eventually, http};
 
 /// Seconds since 1970.
 fn now() -> u64 {
@@ -82,6 +84,20 @@ async fn a_messages_age_counts_from_its_publishing_once_it_is_done() {
     assert!(after["wtw_ledger_write_duration_seconds_count"] >= 4.0, "an intent and its end, twice");
     let names = |samples: &BTreeMap<String, f64>| samples.keys().cloned().collect::<BTreeSet<_>>();
     assert_eq!(names(&before), names(&after), "every series is there from the start");
+    worker.process.stop().await;
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_are_bounded_and_end() {
+    let rig = Rig::new("observe.silent").await;
+    let worker = rig.worker(&[]).await;
+    let address = worker.admin.trim_start_matches("http://");
+    let silent = join_all((0..256).map(async |_| TcpStream::connect(address).await.expect("a connection"))).await;
+    let ended = || silent.iter().filter(|connection| matches!(connection.try_read(&mut [0]), Ok(0))).count();
+    let (alive, _) = http::get(&format!("{}/livez", worker.admin)).await.expect("an answer");
+    assert_eq!(alive, 200);
+    assert!(ended() > 0, "one more waits for the place of another");
+    eventually("all of them ended", || async { (ended() == silent.len()).then_some(()) }).await;
     worker.process.stop().await;
 }
 
