@@ -231,7 +231,13 @@ fn worker(config: &Config, status: &Arc<Status>, parts: Parts, publisher: Arc<Pu
 async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationToken) -> Option<Arc<dyn Ledger>> {
     let mut pauses = Pauses::new(REOPEN.0, REOPEN.1);
     loop {
-        let error = match ledger::open(&config.ledger, Clock::system()).await {
+        let opened = tokio::select! {
+            biased;
+            // A file on a network may be waited for without end.
+            () = stop.cancelled() => return None,
+            opened = ledger::open(&config.ledger, Clock::system()) => opened,
+        };
+        let error = match opened {
             Ok(ledger) => {
                 status.events.ledger_has(ledger.len());
                 status.ledger(None);
@@ -298,4 +304,37 @@ fn announce(config: &Config, schedule: &Schedule) {
         worst_case_s = schedule.worst_case(config.crm.request_timeout).as_secs(),
         "starting"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::config::Sources;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_is_heard_while_the_ledger_is_being_opened() {
+        // Takes connections and never says a word.
+        let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("redis://{}/0", mute.local_addr().unwrap());
+        let given = [
+            ("WTW_CRM_SERVER", "crm.test"),
+            ("WTW_CRM_OPERATION", "demo"),
+            ("WTW_CRM_TOKENS", "a"),
+            ("WTW_LEDGER_URL", &url),
+        ];
+        let environment = given.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        let config = Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config;
+        let gate = Gate::new(&config.gate, &config.crm, Duration::ZERO, Clock::system(), Box::new(|_| {}));
+        let status = Arc::new(Status::new(Arc::new(Events::new()), gate, config.ledger.store.as_str()));
+        let (stop, began) = (CancellationToken::new(), Instant::now());
+        let stopping = async {
+            sleep(Duration::from_secs(1)).await;
+            stop.cancel();
+        };
+        let (opened, ()) = tokio::join!(open_ledger(&config, &status, &stop), stopping);
+        assert!(opened.is_none());
+        assert_eq!(began.elapsed(), Duration::from_secs(1));
+    }
 }
