@@ -165,19 +165,21 @@ pub trait Ledger: Send + Sync {
     /// When the store cannot be read; it may be tried again.
     fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>>;
 
-    /// Remembers `record`, made at `now` about a body of that `digest`. Done once it is durable, and visible to
-    /// [`Ledger::look`] from then on at the latest. When the future is dropped, it may be carried out all the same.
+    /// Remembers `record`, made at `now` about a body of that `digest`, and tells what was known before it: no other
+    /// record came between the two. Done once it is durable, and visible to [`Ledger::look`] from then on at the latest.
+    /// When the future is dropped, it may be carried out all the same.
     ///
     /// # Errors
     /// When the store cannot be written. Whether the record was taken is then not known; the same record may be given
-    /// again and counts once.
+    /// again and counts once, and what it tells is what was known before the first time. An intent may be withdrawn
+    /// instead, which leaves those of others alone where it was not taken.
     fn record<'a>(
         &'a self,
         key: &'a Key,
         digest: Digest,
         record: Record,
         now: Timestamp,
-    ) -> BoxFuture<'a, Result<(), LedgerError>>;
+    ) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>>;
 
     /// How many entries there were after the latest record of this process; costs nothing.
     fn len(&self) -> u64;

@@ -32,8 +32,8 @@ use crate::settle::Settler;
 use crate::task;
 use crate::telemetry::traces::Span;
 use crate::verdict::Verdict;
-use crate::worker::attempt::Sent;
 pub(crate) use crate::worker::attempt::TOKEN_INFORMATION;
+use crate::worker::attempt::Unsent;
 pub use crate::worker::recall::Running;
 use crate::worker::recall::{Alone, Case, Recalled};
 
@@ -231,10 +231,10 @@ impl Worker {
                 return Some(Verdict::DeadLetter(failure));
             }
             let sent = match self.send(case, &body, journey, round.suspect).await {
-                Sent::Held => return Some(Verdict::Park),
-                Sent::Stopped => return Some(self.cut_short(journey, &round)),
-                Sent::Overtaken => return None,
-                Sent::Judged(sent) => sent,
+                Ok(sent) => sent,
+                Err(Unsent::Held) => return Some(Verdict::Park),
+                Err(Unsent::Stopped) => return Some(self.cut_short(journey, &round)),
+                Err(Unsent::Overtaken) => return None,
             };
             if !sent.counts {
                 continue;

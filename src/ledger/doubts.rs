@@ -1,7 +1,8 @@
 //! Records that failed without our knowing whether the store took them all the same.
 //!
 //! An intent of which only the answer was lost would, given again, look like one that a crash left, and a few lost answers
-//! like a message that kills workers. So a repeated record is applied to what was there before the first.
+//! like a message that kills workers. So a repeated record is applied to what was there before the first. And where an
+//! intent that failed is withdrawn, only its own is.
 
 use std::collections::HashMap;
 
@@ -24,14 +25,27 @@ struct Doubt {
 }
 
 impl Doubts {
-    /// What `record` is to be applied to, given what the store has now.
-    pub(super) fn base(&self, key: &Key, digest: Digest, record: Record, now: Timestamp, current: History) -> History {
-        let Some(doubt) = self.0.get(key) else {
-            return current;
+    /// What `record` is applied to, given what the store has now, and what comes of it.
+    pub(super) fn apply(
+        &self,
+        key: &Key,
+        digest: Digest,
+        record: Record,
+        now: Timestamp,
+        current: History,
+    ) -> (History, History) {
+        let doubt = self.0.get(key).filter(|doubt| doubt.digest == digest);
+        let taken = doubt.is_some_and(|doubt| current.is_like(&doubt.before.clone().after(digest, doubt.record, now)));
+        let base = match doubt {
+            Some(doubt) if doubt.record == record && taken => doubt.before.clone(),
+            // There is no such intent: one that is there is another's.
+            Some(Doubt { record: Record::Intend { .. }, .. }) if record == Record::Withdraw && !taken => {
+                return (current.clone(), current);
+            }
+            Some(_) | None => current,
         };
-        let repeated = doubt.digest == digest && doubt.record == record;
-        let taken = || doubt.before.clone().after(digest, record, now);
-        if repeated && current.is_like(&taken()) { doubt.before.clone() } else { current }
+        let after = base.clone().after(digest, record, now);
+        (base, after)
     }
 
     /// `record`, applied to `before`, failed.

@@ -26,6 +26,7 @@ use tokio::time::timeout;
 pub(crate) use self::reader::Reader;
 use self::store::{Store, Write};
 use super::doubts::Doubts;
+use super::history::History;
 use super::{Digest, Entry, Key, Ledger, LedgerError, Limits, Record};
 use crate::clock::Clock;
 
@@ -51,7 +52,7 @@ struct Look {
     reply: oneshot::Sender<Found>,
 }
 
-type Found = Result<super::history::History, LedgerError>;
+type Found = Result<History, LedgerError>;
 
 impl FileLedger {
     /// Opens the file, or makes it for its owner alone to read; the folder must be there. The whole file is read and
@@ -118,10 +119,20 @@ fn write_all(mut queue: mpsc::Receiver<Write>, store: &Store) {
         {
             batch.push(next);
         }
-        let result = store.write(&batch, &mut doubts);
-        for write in batch {
-            let _ = write.reply.send(result.clone());
+        match store.write(&batch, &mut doubts) {
+            Ok(bases) => batch.into_iter().zip(bases).for_each(|(write, base)| answer(write, base, &mut doubts)),
+            Err(error) => batch.into_iter().for_each(|write| drop(write.reply.send(Err(error.clone())))),
         }
+    }
+}
+
+/// Tells of a record that is durable. To whoever no longer waits it failed: given again it must not count twice.
+fn answer(write: Write, base: History, doubts: &mut Doubts) {
+    let Write { key, digest, record, reply, .. } = write;
+    if reply.send(Ok(base.entry())).is_ok() {
+        doubts.settle(&key);
+    } else {
+        doubts.add(key, digest, record, base);
     }
 }
 
@@ -150,7 +161,7 @@ impl Ledger for FileLedger {
         digest: Digest,
         record: Record,
         now: Timestamp,
-    ) -> BoxFuture<'a, Result<(), LedgerError>> {
+    ) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
         async move {
             let (reply, answer) = oneshot::channel();
             let write = Write { key: key.clone(), digest, record, now, reply };

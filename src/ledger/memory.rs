@@ -38,8 +38,9 @@ impl MemoryLedger {
 }
 
 impl Kept {
-    fn record(&mut self, limits: Limits, key: &Key, digest: Digest, record: Record, now: Timestamp) {
+    fn record(&mut self, limits: Limits, key: &Key, digest: Digest, record: Record, now: Timestamp) -> Option<Entry> {
         let before = self.remove(key).unless_expired(now, limits.retention);
+        let known = before.entry();
         let after = before.after(digest, record, now);
         let after = after.unless_expired(now, limits.retention);
         if let Some(at) = after.outcome_at() {
@@ -49,6 +50,7 @@ impl Kept {
             self.entries.insert(key.clone(), after);
         }
         self.sweep(limits, now, key);
+        known
     }
 
     fn remove(&mut self, key: &Key) -> History {
@@ -93,12 +95,8 @@ impl Ledger for MemoryLedger {
         digest: Digest,
         record: Record,
         now: Timestamp,
-    ) -> BoxFuture<'a, Result<(), LedgerError>> {
-        async move {
-            self.kept().record(self.limits, key, digest, record, now);
-            Ok(())
-        }
-        .boxed()
+    ) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+        async move { Ok(self.kept().record(self.limits, key, digest, record, now)) }.boxed()
     }
 
     fn len(&self) -> u64 {

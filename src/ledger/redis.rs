@@ -128,19 +128,18 @@ impl RedisLedger {
         History::from_bytes(bytes).ok_or_else(|| self.connection.garbled())
     }
 
-    async fn change(&self, change: Change<'_>) -> Result<(), LedgerError> {
+    async fn change(&self, change: Change<'_>) -> Result<Option<Entry>, LedgerError> {
         let Change { key, digest, record, now } = change;
         let retention = self.limits.retention;
         let mut seen = self.read(key).await?;
         for _ in 0..TRIES {
             let current = self.decode(&seen)?.unless_expired(now, retention);
-            let base = self.doubts().base(key, digest, record, now, current);
-            let after = base.clone().after(digest, record, now);
+            let (base, after) = self.doubts().apply(key, digest, record, now, current);
             let after = after.unless_expired(now, retention);
             match self.replace(key, &seen, &after, now).await {
                 Ok(None) => {
                     self.doubts().settle(key);
-                    return Ok(());
+                    return Ok(base.entry());
                 }
                 Ok(Some(found)) => seen = found,
                 Err(error) => {
@@ -195,7 +194,7 @@ impl Ledger for RedisLedger {
         digest: Digest,
         record: Record,
         now: Timestamp,
-    ) -> BoxFuture<'a, Result<(), LedgerError>> {
+    ) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
         self.change(Change { key, digest, record, now }).boxed()
     }
 

@@ -82,10 +82,10 @@ impl Desk {
         self.record_body(id, digest(0), record).await;
     }
 
-    async fn record_body(&self, id: &str, digest: Digest, record: Record) {
+    async fn record_body(&self, id: &str, digest: Digest, record: Record) -> Option<Entry> {
         let key = key(id);
         let recorded = self.ledger.record(&key, digest, record, self.hands.now());
-        recorded.await.unwrap();
+        recorded.await.unwrap()
     }
 }
 
@@ -103,6 +103,7 @@ pub(super) async fn suite(make: impl AsyncFn(Limits, Clock) -> Arc<dyn Ledger>) 
     the_latest_body_counts_until_it_is_created(&desk(ROOMY).await).await;
     keys_are_never_confused(&desk(ROOMY).await).await;
     many_records_at_once_are_all_kept(&desk(ROOMY).await).await;
+    a_record_tells_what_was_known_before_it(&desk(ROOMY).await).await;
     let short = Limits { retention: Duration::from_secs(60), ..ROOMY };
     outcomes_are_forgotten_in_time(&desk(short).await).await;
     let small = Limits { max_entries: 3, ..ROOMY };
@@ -236,6 +237,23 @@ async fn many_records_at_once_are_all_kept(desk: &Desk) {
     assert_eq!(desk.state("one").await, Some((State::Open, 1, 40)));
 }
 
+async fn a_record_tells_what_was_known_before_it(desk: &Desk) {
+    let mut known = None;
+    let records =
+        [intend(1), intend(2), Record::Withdraw, closed(1), intend(2), created(2), intend(3), Record::Withdraw];
+    for record in records {
+        desk.hands.forward(SECOND);
+        assert_eq!(desk.record_body("a", digest(0), record).await, known, "{record:?}");
+        known = desk.look("a").await;
+    }
+    assert_eq!(known.map(|entry| (entry.state, entry.attempts)), Some((State::Created, 2)));
+    // None of two that come at a time is told that it was the first.
+    let told = join_all((0..40).map(|_| desk.record_body("b", digest(0), intend(1)))).await;
+    let mut open: Vec<u32> = told.iter().map(|entry| entry.map_or(0, |entry| entry.open_intents)).collect();
+    open.sort_unstable();
+    assert_eq!(open, Vec::from_iter(0..40));
+}
+
 async fn outcomes_are_forgotten_in_time(desk: &Desk) {
     desk.record("created", created(1)).await;
     desk.record("closed", closed(1)).await;
@@ -248,6 +266,8 @@ async fn outcomes_are_forgotten_in_time(desk: &Desk) {
     desk.hands.forward(1);
     assert_eq!(desk.look("created").await, None);
     assert_eq!(desk.look("closed").await, None);
+    assert_eq!(desk.record_body("closed", digest(0), intend(1)).await, None);
+    desk.record("closed", Record::Withdraw).await;
     desk.record("withdrawn", Record::Withdraw).await;
     assert_eq!(desk.look("withdrawn").await, None);
     desk.hands.forward(1_000_000 * SECOND);

@@ -101,13 +101,28 @@ fn a_record_of_which_the_answer_was_lost_counts_once() {
         hands.forward(5);
         // Taken or not, given again it is applied to the same.
         for current in [taken.clone(), crashed.clone()] {
-            assert_eq!(doubts.base(&key, digest, record, hands.now(), current), crashed);
+            assert_eq!(doubts.apply(&key, digest, record, hands.now(), current).0, crashed);
         }
         // Another record is applied to what is there.
         let other = closed(9);
-        assert_eq!(doubts.base(&key, digest, other, hands.now(), taken.clone()), taken);
+        assert_eq!(doubts.apply(&key, digest, other, hands.now(), taken.clone()).0, taken);
         doubts.settle(&key);
-        assert_eq!(doubts.base(&key, digest, record, hands.now(), taken.clone()), taken);
+        assert_eq!(doubts.apply(&key, digest, record, hands.now(), taken.clone()).0, taken);
+    }
+}
+
+#[test]
+fn an_intent_that_failed_is_withdrawn_and_no_other() {
+    let (hands, mut doubts) = (Hands::new(), Doubts::default());
+    let (key, digest) = (key("a"), digest(0));
+    let crashed = History::default().after(digest, intend(1), hands.now());
+    doubts.add(key.clone(), digest, intend(2), crashed.clone());
+    hands.forward(5);
+    let taken = crashed.clone().after(digest, intend(2), hands.now());
+    let others = crashed.clone().after(digest, intend(7), hands.now());
+    for (current, left) in [(taken, crashed.clone()), (crashed.clone(), crashed), (others.clone(), others)] {
+        let (base, after) = doubts.apply(&key, digest, Record::Withdraw, hands.now(), current.clone());
+        assert_eq!((base, after), (current, left));
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::Worker;
 use super::recall::{Case, Interrupted};
 use crate::crm::classify::{Answer, Judgement, Outcome, classify, quota, quota_reset, token_accepted};
-use crate::gate::{Held, NoSlot, Slot};
+use crate::gate::{NoSlot, Slot};
 use crate::journey::Journey;
 use crate::ledger::Closing;
 
@@ -22,16 +22,23 @@ pub(crate) const TOKEN_INFORMATION: Duration = Duration::from_secs(4);
 /// another worker takes an older intent for a dead worker's.
 const SLOT: Duration = Duration::from_secs(4);
 
-/// What one try to send came to.
-pub(super) enum Sent {
-    /// The CRM was asked.
-    Judged(Attempted),
+/// Why no request left.
+pub(super) enum Unsent {
     /// The gate stayed closed for as long as a message is held.
     Held,
     /// The worker is stopping, or the broker delivers the message anew, perhaps to another worker.
     Stopped,
     /// The ledger has learnt something of the message since it was asked.
     Overtaken,
+}
+
+impl From<Interrupted> for Unsent {
+    fn from(interrupted: Interrupted) -> Self {
+        match interrupted {
+            Interrupted::Held => Self::Held,
+            Interrupted::Stopped => Self::Stopped,
+        }
+    }
 }
 
 /// An attempt and what it cost.
@@ -45,55 +52,51 @@ pub(super) struct Attempted {
 
 impl Worker {
     /// Waits for the gate, records the intent, waits for a slot, and sends one request.
-    pub(super) async fn send(&self, case: &Case<'_>, body: &Bytes, journey: &Journey, suspect: bool) -> Sent {
-        let attempts = journey.attempts;
+    pub(super) async fn send(
+        &self,
+        case: &Case<'_>,
+        body: &Bytes,
+        journey: &Journey,
+        suspect: bool,
+    ) -> Result<Attempted, Unsent> {
         let _turn = tokio::select! {
             biased;
-            () = self.interrupted(case) => return Sent::Stopped,
-            () = sleep_until(case.until) => return Sent::Held,
+            () = self.interrupted(case) => return Err(Unsent::Stopped),
+            () = sleep_until(case.until) => return Err(Unsent::Held),
             turn = self.running.turn(suspect) => turn,
         };
         loop {
-            let mut pass = tokio::select! {
-                biased;
-                () = self.interrupted(case) => return Sent::Stopped,
-                pass = self.gate.pass(case.until) => match pass {
-                    Ok(pass) => pass,
-                    Err(Held) => return Sent::Held,
-                },
-            };
-            match self.overtaken(case, journey).await {
-                Ok(false) => {}
-                Ok(true) => return Sent::Overtaken,
-                Err(Interrupted::Held) => return Sent::Held,
-                Err(Interrupted::Stopped) => return Sent::Stopped,
+            if let Some(slot) = self.admit(case, journey).await? {
+                return Ok(self.attempt(case, slot, body, journey.attempts).await);
             }
-            if !case.receipt.usable() {
-                return Sent::Stopped;
-            }
-            // Not to be interrupted: an intent that nobody knows of could not be withdrawn.
-            let intended = match self.intend(case, attempts + 1).await {
-                Ok(intended) => intended,
-                Err(Interrupted::Held) => return Sent::Held,
-                Err(Interrupted::Stopped) => return Sent::Stopped,
-            };
-            let until = case.until.min(intended + SLOT);
-            let slot = tokio::select! {
-                biased;
-                () = self.interrupted(case) => Err(Some(Sent::Stopped)),
-                slot = self.gate.slot(&mut pass, until) => slot.map_err(|none| match none {
-                    NoSlot::Held if until == case.until => Some(Sent::Held),
-                    NoSlot::Held | NoSlot::Closed => None,
-                }),
-            };
-            match slot {
-                Ok(slot) => return Sent::Judged(self.attempt(case, slot, body, attempts).await),
-                Err(end) => {
-                    self.withdraw(case).await;
-                    if let Some(end) = end {
-                        return end;
-                    }
-                }
+        }
+    }
+
+    /// A slot to send in, with the intent recorded; none when the gate closed meanwhile.
+    async fn admit(&self, case: &Case<'_>, journey: &Journey) -> Result<Option<Slot>, Unsent> {
+        let mut pass = self.pass(case).await?;
+        if self.overtaken(case, journey).await? {
+            return Err(Unsent::Overtaken);
+        }
+        if !case.receipt.usable() {
+            return Err(Unsent::Stopped);
+        }
+        // Not to be interrupted: an intent that nobody knows of could not be withdrawn.
+        let intended = self.intend(case, journey).await?;
+        let until = case.until.min(intended + SLOT);
+        let slot = tokio::select! {
+            biased;
+            () = self.interrupted(case) => Err(Some(Unsent::Stopped)),
+            slot = self.gate.slot(&mut pass, until) => slot.map_err(|none| match none {
+                NoSlot::Held if until == case.until => Some(Unsent::Held),
+                NoSlot::Held | NoSlot::Closed => None,
+            }),
+        };
+        match slot {
+            Ok(slot) => Ok(Some(slot)),
+            Err(end) => {
+                self.withdraw(case).await;
+                end.map_or(Ok(None), Err)
             }
         }
     }

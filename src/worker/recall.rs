@@ -1,7 +1,6 @@
 //! The ledger's part in processing: what is known of a message, its intents and their outcomes.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,12 +10,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Worker;
+use super::attempt::Unsent;
 use crate::broker::{Message, Receipt};
 use crate::config::OnUnknown;
 use crate::crm::classify::{Judgement, Outcome};
 use crate::dead_letter::FAILED_AT;
 use crate::failure::{Failure, Kind, Stage};
-use crate::gate::Access;
+use crate::gate::{Access, Held, Pass};
 use crate::journey::{ATTEMPTS, Journey, SCHEMA, string};
 use crate::known::{Asked, Known, judge};
 use crate::ledger::{Closing, Digest, Entry, Key, LedgerError, Record, State};
@@ -38,8 +38,9 @@ pub(super) struct Case<'a> {
     pub(super) receipt: &'a dyn Receipt,
     /// and cancelled when it no longer does.
     lost: CancellationToken,
-    /// Whether the latest record of this delivery failed: what the ledger has may be its own, half told.
-    untold: AtomicBool,
+    /// When this delivery's latest intent was recorded: one that is open since then is its own, should telling the
+    /// ledger of its end have failed.
+    intended: Mutex<Option<Timestamp>>,
     /// When the record was made that was waited for long enough, should it still be the latest.
     waited_for: Mutex<Option<Timestamp>>,
 }
@@ -59,7 +60,7 @@ impl<'a> Case<'a> {
             until,
             receipt,
             lost,
-            untold: AtomicBool::new(false),
+            intended: Mutex::default(),
             waited_for: Mutex::default(),
         }
     }
@@ -221,18 +222,25 @@ impl Worker {
     /// Whether the ledger says something else than when it was asked first: a worker that is cut off from the broker does
     /// not know that another one was given its messages, which may be done by the time that the gate lets them through.
     pub(super) async fn overtaken(&self, case: &Case<'_>, journey: &Journey) -> Result<bool, Interrupted> {
-        if case.untold.load(Ordering::Relaxed) {
-            return Ok(false);
-        }
         let entry = self.look(case).await?;
-        let waited_for = *case.waited_for.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = entry.is_some_and(|entry| Some(entry.at) == waited_for);
-        let watched = if same { self.rules.patience } else { Duration::ZERO };
-        Ok(match judge(entry.as_ref(), &self.asked(case, journey, watched)) {
+        Ok(self.is_news(case, journey, entry.as_ref()))
+    }
+
+    /// Whether an entry says something else than the one that the message was sent on with.
+    fn is_news(&self, case: &Case<'_>, journey: &Journey, entry: Option<&Entry>) -> bool {
+        let known = |moment: &Mutex<Option<Timestamp>>| {
+            let moment = moment.lock().unwrap_or_else(PoisonError::into_inner).map(Timestamp::as_millisecond);
+            entry.is_some_and(|entry| Some(entry.at.as_millisecond()) == moment)
+        };
+        if known(&case.intended) && entry.is_some_and(|entry| entry.state == State::Open) {
+            return false;
+        }
+        let watched = if known(&case.waited_for) { self.rules.patience } else { Duration::ZERO };
+        match judge(entry, &self.asked(case, journey, watched)) {
             Known::Fresh(_) | Known::Afresh => false,
             Known::PossiblyCreated(_) => !journey.possibly_created,
             Known::Created | Known::Conflict | Known::Wait(_) | Known::LeftOpen(_) | Known::Poison(_) => true,
-        })
+        }
     }
 
     fn asked(&self, case: &Case<'_>, journey: &Journey, watched: Duration) -> Asked {
@@ -269,21 +277,43 @@ impl Worker {
     /// Forgets what was known before a replay.
     async fn forget(&self, case: &Case<'_>) -> Result<(), Verdict> {
         let mut pauses = Pauses::new(LEDGER.0, LEDGER.1);
-        while self.record(case, Record::Forget).await.is_err() {
+        while self.record(case, Record::Forget, self.clock.now()).await.is_err() {
             self.pause(case, &mut pauses).await?;
         }
         Ok(())
     }
 
-    /// Records the intent: without it no request leaves. Its age counts from the moment that is returned.
-    pub(super) async fn intend(&self, case: &Case<'_>, attempts: u32) -> Result<Instant, Interrupted> {
+    /// Records the intent: without it no request leaves. Its age counts from the moment that is returned. What the ledger
+    /// knew before it is looked at once more: another worker may have had the message since it was asked, while this one
+    /// waited for the ledger or stood still.
+    pub(super) async fn intend(&self, case: &Case<'_>, journey: &Journey) -> Result<Instant, Unsent> {
+        let record = Record::Intend { attempts: journey.attempts + 1 };
         let mut pauses = Pauses::new(LEDGER.0, LEDGER.1);
         loop {
-            let began = Instant::now();
-            match self.record(case, Record::Intend { attempts }).await {
-                Ok(()) => return Ok(began),
-                Err(_) => self.pause(case, &mut pauses).await?,
-            }
+            let (began, now) = (Instant::now(), self.clock.now());
+            let unsent = match self.record(case, record, now).await {
+                Ok(before) if self.is_news(case, journey, before.as_ref()) => Unsent::Overtaken,
+                Ok(_) => {
+                    *case.intended.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+                    return Ok(began);
+                }
+                Err(_) => match self.pause(case, &mut pauses).await {
+                    Ok(()) => continue,
+                    // It may have been taken, and its answer lost.
+                    Err(interrupted) => interrupted.into(),
+                },
+            };
+            self.withdraw(case).await;
+            return Err(unsent);
+        }
+    }
+
+    /// Waits until the gate lets it through.
+    pub(super) async fn pass(&self, case: &Case<'_>) -> Result<Pass, Interrupted> {
+        tokio::select! {
+            biased;
+            () = self.interrupted(case) => Err(Interrupted::Stopped),
+            pass = self.gate.pass(case.until) => pass.map_err(|Held| Interrupted::Held),
         }
     }
 
@@ -300,31 +330,43 @@ impl Worker {
     /// Takes the intent back: its request did not leave.
     pub(super) async fn withdraw(&self, case: &Case<'_>) {
         // An intent that stays is found open later and counted, which is safe.
-        let _ = self.record(case, Record::Withdraw).await;
+        let _ = self.record(case, Record::Withdraw, self.clock.now()).await;
     }
 
     /// Records what became of the request.
     pub(super) async fn close(&self, case: &Case<'_>, result: Closing, attempts: u32) {
-        let recorded = self.record(case, Record::Close { result, attempts }).await;
+        let record = Record::Close { result, attempts };
+        let mut recorded = self.record(case, record, self.clock.now()).await;
+        if recorded.is_err() {
+            // A connection that broke, perhaps. Untold, what is known would be found as unknown.
+            recorded = self.record(case, record, self.clock.now()).await;
+        }
         if let (Err(error), Closing::Created) = (recorded, result) {
             self.events.created_unrecorded(case.message.id(), &error);
         }
     }
 
-    async fn record(&self, case: &Case<'_>, record: Record) -> Result<(), LedgerError> {
-        let Some(key) = &case.key else { return Ok(()) };
+    /// Tells the ledger, and what it knew before.
+    async fn record(&self, case: &Case<'_>, record: Record, now: Timestamp) -> Result<Option<Entry>, LedgerError> {
+        match &case.key {
+            Some(key) => self.tell(key, case.digest, record, now).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn tell(
+        &self,
+        key: &Key,
+        digest: Digest,
+        record: Record,
+        now: Timestamp,
+    ) -> Result<Option<Entry>, LedgerError> {
         let began = Instant::now();
-        let recorded = self.ledger.record(key, case.digest, record, self.clock.now()).await;
+        let recorded = self.ledger.record(key, digest, record, now).await;
         self.events.ledger_wrote(began.elapsed(), self.ledger.len());
         match &recorded {
-            Ok(()) => {
-                case.untold.store(false, Ordering::Relaxed);
-                self.gate.ledger_worked(Access::Write);
-            }
-            Err(error) => {
-                case.untold.store(true, Ordering::Relaxed);
-                self.ledger_failed(Access::Write, error);
-            }
+            Ok(_) => self.gate.ledger_worked(Access::Write),
+            Err(error) => self.ledger_failed(Access::Write, error),
         }
         recorded
     }

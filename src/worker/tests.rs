@@ -1,5 +1,7 @@
 //! Panics on the way of a message: whatever crashes, its delivery is settled, and settled once.
 
+mod ledger;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -96,10 +98,14 @@ impl Receipt for Ticket {
     }
 }
 
-fn worker(crashes: Crashes, outcome: &Arc<Outcome>) -> Arc<Worker> {
+fn sources() -> Sources {
     let given = [("WTW_CRM_SERVER", "crm.test"), ("WTW_CRM_OPERATION", "demo"), ("WTW_CRM_TOKENS", "a")];
     let environment = given.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
-    let config = Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config;
+    Sources { environment, ..Sources::default() }
+}
+
+fn worker(crashes: Crashes, outcome: &Arc<Outcome>) -> Arc<Worker> {
+    let config = Config::load(&sources(), &[]).unwrap().config;
     let events = Arc::new(Events::new("/", "wolkvox.tasks", Timestamp::UNIX_EPOCH));
     let limits = Limits { retention: config.ledger.retention, max_entries: config.ledger.max_entries };
     Arc::new(Worker {

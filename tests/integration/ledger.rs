@@ -141,7 +141,7 @@ async fn a_redis_that_hangs_or_dies_is_said_and_comes_back() {
     let desk = Desk { ledger: Arc::new(ledger), hands: hands.clone() };
     desk.record("kept", created(1)).await;
     let key = key("a");
-    let write = async || desk.ledger.record(&key, digest(0), intend(1), hands.now()).await;
+    let write = async || desk.ledger.record(&key, digest(0), intend(1), hands.now()).await.map(drop);
 
     redis.pause().await.unwrap();
     let started = Instant::now();
@@ -158,7 +158,7 @@ async fn a_redis_that_hangs_or_dies_is_said_and_comes_back() {
     let error = write().await.unwrap_err().to_string();
     assert!(error.contains("start Redis, or correct host and port"), "{error}");
     redis.restart().await.unwrap();
-    in_time(async || desk.ledger.record(&key, digest(0), created(1), hands.now()).await).await;
+    in_time(async || desk.ledger.record(&key, digest(0), created(1), hands.now()).await.map(drop)).await;
     assert_eq!(desk.state("a").await, Some((State::Created, 1, 0)));
     assert_eq!(desk.state("kept").await, Some((State::Created, 1, 0)));
 }

@@ -16,6 +16,7 @@ use wolkvox_task_worker::ledger::memory::MemoryLedger;
 use wolkvox_task_worker::ledger::{Digest, Entry, Key, Ledger, LedgerError, Limits, Record, State, open};
 
 use crate::coverage::{Case, Met};
+use crate::invariants::Life as LifeNumber;
 use crate::run::{OPERATION, QUEUE};
 use crate::schedule::{Game, Script, chance};
 use crate::world::{Life, World};
@@ -31,10 +32,12 @@ pub(crate) struct Vault {
 #[derive(Default)]
 struct Disorder {
     turns: BTreeMap<usize, u64>,
-    /// Whether failing records are taken, until when.
-    weather: Option<(bool, Instant)>,
+    /// Whether failing records are taken, until when; of one worker, which can look all the same, or of all.
+    weather: BTreeMap<Option<usize>, (bool, Instant)>,
     /// Records whose answer was lost: given again, they count once.
     taken: BTreeMap<usize, (Digest, Record, Timestamp)>,
+    /// When a worker's latest intent about a letter was made, where that failed: withdrawn, no other one is.
+    failed: BTreeMap<(LifeNumber, usize), Timestamp>,
 }
 
 impl Vault {
@@ -46,8 +49,14 @@ impl Vault {
         Self { inner: MemoryLedger::new(limits, clock), letters: keys.collect(), state: Mutex::default() }
     }
 
-    pub(crate) fn fails(&self, taken: bool, lasts: Duration) {
-        self.state().weather = Some((taken, Instant::now() + lasts));
+    /// Fails for one worker, or for all.
+    pub(crate) fn fails(&self, worker: Option<usize>, taken: bool, lasts: Duration) {
+        self.state().weather.insert(worker, (taken, Instant::now() + lasts));
+    }
+
+    /// The letter that an entry is about; none for the one with which a worker tries whether the store works.
+    fn letter(&self, key: &Key) -> Option<usize> {
+        self.letters.get(key).copied()
     }
 
     /// Whether it knows that this message's task was made.
@@ -60,6 +69,14 @@ impl Vault {
 
     fn state(&self) -> std::sync::MutexGuard<'_, Disorder> {
         self.state.lock().expect("no panic inside")
+    }
+
+    /// Whether a worker withdraws an intent that is not there.
+    async fn withdraws_nothing(&self, life: LifeNumber, key: &Key, letter: usize, record: Record) -> bool {
+        let Some(at) = self.state().failed.get(&(life, letter)).copied() else { return false };
+        let found = self.inner.look(key).await.ok().flatten();
+        let there = found.is_some_and(|entry| entry.at.as_millisecond() == at.as_millisecond());
+        record == Record::Withdraw && !there
     }
 
     /// Applies the record whose answer was lost, unless it is given again.
@@ -79,7 +96,7 @@ pub(crate) struct Desk {
 
 impl Desk {
     /// Waits as long as the store takes; some when it fails, with whether it takes the record all the same.
-    async fn ask(&self, letter: usize) -> Option<bool> {
+    async fn ask(&self, letter: usize, writes: bool) -> Option<bool> {
         let (world, vault) = (&self.world, &self.world.vault);
         self.life.still().await;
         let (fault, latency) = {
@@ -88,7 +105,9 @@ impl Desk {
             *turn += 1;
             let mut dice = world.script.dice(Game::Ledger, letter, *turn);
             let unlucky = !world.is_calm() && chance(&mut dice, world.script.setting.ledger_faults);
-            let weather = state.weather.filter(|(_, until)| *until > Instant::now()).map(|(taken, _)| taken);
+            let places = [Some(None), writes.then_some(Some(self.life.worker))];
+            let mut weather = places.into_iter().flatten().filter_map(|place| state.weather.get(&place));
+            let weather = weather.find(|(_, until)| *until > Instant::now()).map(|(taken, _)| *taken);
             let slow = if chance(&mut dice, 20) { 2_000 } else { 3 };
             (weather.or_else(|| unlucky.then(|| dice.bool())), dice.u64(0..slow))
         };
@@ -133,7 +152,7 @@ impl Ledger for Desk {
         async move {
             let vault = &self.world.vault;
             let letter = vault.letters[key];
-            if self.ask(letter).await.is_some() {
+            if self.ask(letter, false).await.is_some() {
                 self.world.book().met(Met::Found("failure"));
                 return Err(failure());
             }
@@ -153,25 +172,41 @@ impl Ledger for Desk {
         digest: Digest,
         record: Record,
         now: Timestamp,
-    ) -> BoxFuture<'a, Result<(), LedgerError>> {
+    ) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
         async move {
             let vault = &self.world.vault;
-            let letter = vault.letters[key];
-            let fault = self.ask(letter).await;
+            let Some(letter) = vault.letter(key) else {
+                return self.ask(usize::MAX, true).await.map_or(Ok(None), |_| Err(failure()));
+            };
+            let fault = self.ask(letter, true).await;
+            let life = self.life.number;
+            let intends = matches!(record, Record::Intend { .. });
             if fault == Some(false) {
-                self.world.book().recorded(self.life.number, letter, record, Some(false));
+                if intends {
+                    vault.state().failed.insert((life, letter), now);
+                }
+                self.world.book().recorded(life, letter, record, Some(false));
                 return Err(failure());
             }
             vault.catch_up(key, letter, Some((digest, record))).await;
-            if fault.is_some() {
+            let nothing = vault.withdraws_nothing(life, key, letter, record).await;
+            let before = if nothing {
+                None
+            } else if fault.is_some() {
                 vault.state().taken.insert(letter, (digest, record, now));
+                None
             } else {
-                vault.inner.record(key, digest, record, now).await?;
+                vault.inner.record(key, digest, record, now).await?
+            };
+            if fault.is_some() && intends {
+                vault.state().failed.insert((life, letter), now);
+            } else if fault.is_none() {
+                vault.state().failed.remove(&(life, letter));
             }
-            self.world.book().recorded(self.life.number, letter, record, fault);
+            self.world.book().recorded(life, letter, record, fault);
             self.world.dies(&self.life);
             self.life.still().await;
-            fault.map_or(Ok(()), |_| Err(failure()))
+            fault.map_or(Ok(before), |_| Err(failure()))
         }
         .boxed()
     }

@@ -90,7 +90,12 @@ fn happen(world: &Arc<World>, what: What) {
         What::Outage(fault, lasts) => world.outage(fault, lasts),
         What::Revoked(token, lasts) => world.revoke(token, lasts),
         What::Publishing(confirm, lasts) => world.publish_weather(confirm, lasts),
-        What::NoLedger { taken, lasts } => world.vault.fails(taken, lasts),
+        What::CutOff { worker, client, broker, ledger } => {
+            world.vault.fails(Some(worker), false, ledger);
+            // Messages wait for their intents by then.
+            world.after(ledger / 4, move |world| world.cut(worker, client, broker));
+        }
+        What::NoLedger { taken, lasts } => world.vault.fails(None, taken, lasts),
         What::ClockStep(seconds) => world.set_clock(seconds),
         What::Replay => world.replay(),
     }

@@ -93,6 +93,9 @@ pub(crate) enum What {
     Restart(usize),
     /// The consuming connection breaks: the worker and the broker notice after these times, until when acks are lost.
     Cut { worker: usize, client: Duration, broker: Duration },
+    /// For so long the ledger answers a worker and takes nothing from it, and its connection breaks meanwhile; the CRM it
+    /// reaches.
+    CutOff { worker: usize, client: Duration, broker: Duration, ledger: Duration },
     /// All requests to the CRM end so.
     Outage(Fault, Duration),
     /// A token is refused.
@@ -108,10 +111,11 @@ pub(crate) enum What {
 }
 
 impl What {
-    pub(crate) const NAMES: [&str; 11] = [
+    pub(crate) const NAMES: [&str; 12] = [
         "crash",
         "restart",
         "cut",
+        "cut off from ledger and broker",
         "outage",
         "revoked token",
         "failing publishes",
@@ -127,6 +131,7 @@ impl What {
             Self::Crash(_) => "crash",
             Self::Restart(_) => "restart",
             Self::Cut { .. } => "cut",
+            Self::CutOff { .. } => "cut off from ledger and broker",
             Self::Outage(..) => "outage",
             Self::Revoked(..) => "revoked token",
             Self::Publishing(..) => "failing publishes",
@@ -143,7 +148,9 @@ impl Event {
     /// Whether it can happen where there is one worker.
     pub(crate) fn concerns_first(&self) -> bool {
         match self.what {
-            What::Crash(worker) | What::Restart(worker) | What::Cut { worker, .. } => worker == 0,
+            What::Crash(worker) | What::Restart(worker) | What::Cut { worker, .. } | What::CutOff { worker, .. } => {
+                worker == 0
+            }
             What::Outage(..)
             | What::Revoked(..)
             | What::Publishing(..)
@@ -369,7 +376,11 @@ fn what(rng: &mut Rng, setting: &Setting) -> What {
     match rng.u32(0..100) {
         0..15 => What::Crash(worker),
         15..25 => What::Restart(worker),
-        25..45 => What::Cut { worker, client: seconds(rng, 0, 30), broker: seconds(rng, 0, 30) },
+        25..37 => What::Cut { worker, client: seconds(rng, 0, 30), broker: seconds(rng, 0, 30) },
+        37..45 => {
+            let (client, broker) = (seconds(rng, 0, 60), seconds(rng, 0, 5));
+            What::CutOff { worker, client, broker, ledger: seconds(rng, 4, 40) }
+        }
         45..65 => What::Outage(random_fault(rng), lasts),
         65..72 => What::Revoked(rng.usize(0..setting.tokens), lasts),
         72..82 => What::Publishing(random_confirm(rng), lasts),

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::ledger::doubts::Doubts;
 use crate::ledger::history::{History, SWEEP, horizon};
-use crate::ledger::{Digest, Key, LedgerError, Limits, Record};
+use crate::ledger::{Digest, Entry, Key, LedgerError, Limits, Record};
 
 /// The layout that this code reads and writes.
 pub(super) const FORMAT: u64 = 1;
@@ -40,7 +40,7 @@ pub(super) struct Write {
     pub(super) digest: Digest,
     pub(super) record: Record,
     pub(super) now: Timestamp,
-    pub(super) reply: oneshot::Sender<Result<(), LedgerError>>,
+    pub(super) reply: oneshot::Sender<Result<Option<Entry>, LedgerError>>,
 }
 
 type Opener = Box<dyn Fn() -> Result<Database, Error> + Send + Sync>;
@@ -100,9 +100,8 @@ impl Store {
         })
     }
 
-    /// Puts all of `batch` into one commit; durable when it returns.
-    pub(super) fn write(&self, batch: &[Write], doubts: &mut Doubts) -> Result<(), LedgerError> {
-        // What each record was applied to.
+    /// Puts all of `batch` into one commit; durable when it returns what each record was applied to.
+    pub(super) fn write(&self, batch: &[Write], doubts: &mut Doubts) -> Result<Vec<History>, LedgerError> {
         let mut bases = Vec::with_capacity(batch.len());
         let result = self.with(|database| {
             let transaction = database.begin_write()?;
@@ -114,8 +113,7 @@ impl Store {
             Ok(entries) => {
                 self.entries.store(entries, Ordering::Relaxed);
                 self.commits.fetch_add(1, Ordering::Relaxed);
-                batch.iter().for_each(|write| doubts.settle(&write.key));
-                Ok(())
+                Ok(bases)
             }
             Err(error) => {
                 for (write, base) in batch.iter().zip(bases) {
@@ -280,16 +278,19 @@ fn fill(
     transaction: &WriteTransaction,
     batch: &[Write],
     limits: Limits,
-    doubts: &Doubts,
+    doubts: &mut Doubts,
     bases: &mut Vec<History>,
 ) -> Result<u64, Error> {
     let mut tables = Tables { entries: transaction.open_table(ENTRIES)?, outcomes: transaction.open_table(OUTCOMES)? };
     for write in batch {
-        let Write { key, digest, record, now, .. } = write;
+        let Write { key, digest, record, now, reply } = write;
         let current = tables.remove(key)?.unless_expired(*now, limits.retention);
-        let base = doubts.base(key, *digest, *record, *now, current);
-        bases.push(base.clone());
-        let after = base.after(*digest, *record, *now);
+        let (base, after) = doubts.apply(key, *digest, *record, *now, current);
+        // Who no longer waits may have given it again already, and this very batch hold that one, too.
+        if reply.is_closed() {
+            doubts.add(key.clone(), *digest, *record, base.clone());
+        }
+        bases.push(base);
         tables.insert(key, &after.unless_expired(*now, limits.retention))?;
         tables.sweep(limits, *now, key)?;
     }

@@ -64,7 +64,7 @@ async fn prefix(ledger: &dyn Ledger, most: u32) -> u32 {
 
 async fn put(ledger: &dyn Ledger, id: u32) -> Result<(), crate::ledger::LedgerError> {
     let key = key(id.to_be_bytes());
-    ledger.record(&key, digest(0), intend(id), Hands::new().now()).await
+    ledger.record(&key, digest(0), intend(id), Hands::new().now()).await.map(drop)
 }
 
 #[tokio::test]

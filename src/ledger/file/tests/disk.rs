@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use redb::{BackendError, StorageBackend};
 
@@ -196,6 +196,97 @@ async fn look_ups_bring_a_failed_file_back() {
     put(&ledger, 1).await.expect_err("full");
     disk.inner().room = None;
     assert_eq!(prefix(&ledger, 1).await, 1);
+}
+
+/// A disk that stands still when it is told to.
+#[derive(Clone, Debug, Default)]
+struct Stalling {
+    disk: Disk,
+    still: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Stalling {
+    fn stand_still(&self, still: bool) {
+        *self.still.0.lock().unwrap() = still;
+        self.still.1.notify_all();
+    }
+}
+
+impl StorageBackend for Stalling {
+    fn len(&self) -> io::Result<u64> {
+        self.disk.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.disk.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.disk.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let still = self.still.0.lock().unwrap();
+        drop(self.still.1.wait_while(still, |still| *still).unwrap());
+        self.disk.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.disk.write(offset, data)
+    }
+
+    fn try_lock_range(&self, from: Bound<u64>, to: Bound<u64>) -> Result<bool, BackendError> {
+        self.disk.try_lock_range(from, to)
+    }
+
+    fn try_lock_shared_range(&self, from: Bound<u64>, to: Bound<u64>) -> Result<bool, BackendError> {
+        self.disk.try_lock_shared_range(from, to)
+    }
+
+    fn lock_range(&self, from: Bound<u64>, to: Bound<u64>) -> Result<(), BackendError> {
+        self.disk.lock_range(from, to)
+    }
+
+    fn lock_shared_range(&self, from: Bound<u64>, to: Bound<u64>) -> Result<(), BackendError> {
+        self.disk.lock_shared_range(from, to)
+    }
+
+    fn unlock_range(&self, from: Bound<u64>, to: Bound<u64>) -> Result<(), BackendError> {
+        self.disk.unlock_range(from, to)
+    }
+
+    fn query_lock_range(&self, from: Bound<u64>, to: Bound<u64>) -> Result<bool, BackendError> {
+        self.disk.query_lock_range(from, to)
+    }
+}
+
+#[tokio::test]
+async fn an_intent_that_is_given_again_while_the_disk_stands_still_counts_once() {
+    let disk = Stalling::default();
+    let opened = disk.clone();
+    let store = Store::with_opener("test".to_owned(), ROOMY, Box::new(move || database(opened.clone())));
+    let ledger = FileLedger::start(store, Clock::system()).await.unwrap();
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    for (first, withdrawn) in [("a", "b"), ("c", "a")] {
+        let (again, withdrawn) = (key(first), key(withdrawn));
+        disk.stand_still(true);
+        tokio::time::pause();
+        // The disk stands still under one of them, and the others wait together.
+        for key in [&again, &withdrawn, &again, &withdrawn, &again, &again] {
+            let error = ledger.record(key, digest(0), intend(1), now).await.unwrap_err().to_string();
+            assert!(error.contains("no answer within 30s"), "{error}");
+        }
+        tokio::time::resume();
+        disk.stand_still(false);
+        ledger.record(&withdrawn, digest(0), Record::Withdraw, now).await.unwrap();
+        assert_eq!(ledger.record(&again, digest(0), intend(1), now).await.unwrap(), None);
+        let entry = ledger.look(&again).await.unwrap();
+        assert_eq!(entry.map(|entry| entry.open_intents), Some(1));
+    }
+    // What was open before stays so.
+    let entry = ledger.look(&key("a")).await.unwrap();
+    assert_eq!(entry.map(|entry| entry.open_intents), Some(1));
+    assert_eq!(ledger.look(&key("b")).await.unwrap(), None);
 }
 
 #[tokio::test]

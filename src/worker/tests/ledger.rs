@@ -1,0 +1,253 @@
+//! A ledger that fails while a message is sent, and what another worker records meanwhile.
+
+use std::collections::VecDeque;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+use futures_util::FutureExt as _;
+
+use super::*;
+use crate::config;
+use crate::crm::classify::Reply;
+use crate::ledger::{Digest, Entry, Key, LedgerError, Record, State, open};
+
+/// A CRM that gives these answers, and then makes every task.
+#[derive(Default)]
+struct Desk {
+    posts: AtomicUsize,
+    answers: Mutex<VecDeque<Answer>>,
+}
+
+impl Desk {
+    fn posts(&self) -> usize {
+        self.posts.load(Ordering::SeqCst)
+    }
+}
+
+impl Crm for Desk {
+    fn insert<'a>(&'a self, _: &'a SecretString, _: Bytes) -> BoxFuture<'a, Answer> {
+        self.posts.fetch_add(1, Ordering::SeqCst);
+        let next = self.answers.lock().unwrap().pop_front();
+        Box::pin(ready(next.unwrap_or_else(|| said(200, "SUCCESS"))))
+    }
+
+    fn token_information<'a>(&'a self, _: &'a SecretString) -> BoxFuture<'a, Answer> {
+        Box::pin(ready(Answer::NoAnswer("no one there".to_owned())))
+    }
+}
+
+fn said(code: u16, message: &str) -> Answer {
+    let body = format!(r#"{{"code":"{code}","error":"null","msg":"{message}"}}"#);
+    Answer::Reply(Reply { status: code, retry_after: None, body: body.into_bytes() })
+}
+
+/// What happens as a record is made.
+#[derive(Clone, Copy, Default)]
+struct Turn {
+    /// What another worker records before it,
+    before: &'static [Record],
+    /// whether it is taken then,
+    lost: bool,
+    /// whether it fails,
+    fails: bool,
+    /// and what another worker records before the worker hears of that.
+    after: &'static [Record],
+}
+
+/// A ledger shared with another worker, as this one reaches it.
+#[derive(Clone)]
+struct Line {
+    shared: Arc<MemoryLedger>,
+    turns: Arc<Mutex<VecDeque<Turn>>>,
+    down: Arc<AtomicBool>,
+}
+
+impl Line {
+    fn new(turns: impl IntoIterator<Item = Turn>) -> Self {
+        let limits = Limits { retention: Duration::from_secs(86_400), max_entries: 1_000 };
+        Self {
+            shared: Arc::new(MemoryLedger::new(limits, clock(0))),
+            turns: Arc::new(Mutex::new(turns.into_iter().collect())),
+            down: Arc::default(),
+        }
+    }
+
+    async fn entry(&self) -> Option<Entry> {
+        self.shared.look(&Key::new("wolkvox.tasks", "demo", "m-1")).await.unwrap()
+    }
+}
+
+impl Ledger for Line {
+    fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+        if self.down.load(Ordering::SeqCst) { Box::pin(ready(Err(failure()))) } else { self.shared.look(key) }
+    }
+
+    fn record<'a>(
+        &'a self,
+        key: &'a Key,
+        digest: Digest,
+        record: Record,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+        async move {
+            if self.down.load(Ordering::SeqCst) {
+                return Err(failure());
+            }
+            let turn = self.turns.lock().unwrap().pop_front().unwrap_or_default();
+            for other in turn.before {
+                self.shared.record(key, digest, *other, now).await?;
+            }
+            let mut answer = Err(failure());
+            if !turn.fails || turn.lost {
+                answer = self.shared.record(key, digest, record, now).await;
+            }
+            for other in turn.after {
+                self.shared.record(key, digest, *other, now).await?;
+            }
+            if turn.fails { Err(failure()) } else { answer }
+        }
+        .boxed()
+    }
+
+    fn len(&self) -> u64 {
+        self.shared.len()
+    }
+}
+
+fn failure() -> LedgerError {
+    static FAILURE: LazyLock<LedgerError> = LazyLock::new(|| {
+        let store = config::LedgerStore::File("/nonexistent/ledger.redb".into());
+        let config = config::Ledger { store, retention: Duration::from_secs(1), max_entries: 1 };
+        let opening = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(open(&config, Clock::system())).err()
+        });
+        opening.join().unwrap().unwrap()
+    });
+    FAILURE.clone()
+}
+
+const INTEND: Record = Record::Intend { attempts: 1 };
+const CREATED: Record = Record::Close { result: Closing::Created, attempts: 1 };
+const FAILS: Turn = Turn { before: &[], lost: false, fails: true, after: &[] };
+
+/// A worker at that ledger, which allows one attempt.
+struct Post {
+    worker: Arc<Worker>,
+    crm: Arc<Desk>,
+    outcome: Arc<Outcome>,
+}
+
+impl Post {
+    fn new(ledger: &Line, change: impl FnOnce(&mut Worker)) -> Self {
+        let (outcome, crm) = (Arc::new(Outcome::default()), Arc::new(Desk::default()));
+        let mut made = Arc::into_inner(worker(Crashes::default(), &outcome)).unwrap();
+        made.crm = Arc::clone(&crm) as _;
+        made.ledger = Arc::new(ledger.clone());
+        let mut retry = Config::load(&sources(), &[]).unwrap().config.retry;
+        (retry.immediate_attempts, retry.delays) = (1, Vec::new());
+        made.schedule = Schedule::from(&retry);
+        change(&mut made);
+        Self { worker: Arc::new(made), crm, outcome }
+    }
+
+    fn strict(ledger: &Line) -> Self {
+        Self::new(ledger, |worker| worker.rules.on_unknown = OnUnknown::DeadLetter)
+    }
+
+    fn answering(self, answer: Answer) -> Self {
+        self.crm.answers.lock().unwrap().push_back(answer);
+        self
+    }
+
+    async fn takes(&self, id: Option<&str>, redelivered: bool) {
+        let mut properties = Properties::default().with_timestamp(0);
+        if let Some(id) = id {
+            properties = properties.with_message_id(id.into());
+        }
+        let routing_key = "wolkvox.tasks".to_owned();
+        let message = Message { body: TASK.to_vec(), properties, routing_key, redelivered, ..Message::default() };
+        let receipt = Box::new(Ticket(Arc::clone(&self.outcome)));
+        let delivery = Delivery { message, receipt, lost: CancellationToken::new() };
+        Arc::clone(&self.worker).handle(delivery).await;
+    }
+
+    /// How the deliveries were settled, and where the copies went, with the kind and the sentence of dead letters.
+    fn came_to(&self) -> (Vec<&'static str>, Vec<[String; 3]>) {
+        let copies = self.outcome.copies.lock().unwrap();
+        let told = copies.iter().map(|(queue, _, properties)| {
+            let message = Message { properties: properties.clone(), ..Message::default() };
+            let said = |name| message.header(name).and_then(string).unwrap_or_default();
+            [queue.clone(), said("x-error-kind"), said(ERROR_MESSAGE)]
+        });
+        (self.outcome.settled.lock().unwrap().clone(), told.collect())
+    }
+
+    #[track_caller]
+    fn died_of(&self, kind: &str) -> String {
+        let (settled, mut copies) = self.came_to();
+        assert_eq!((settled.as_slice(), copies.len()), (&["acked"][..], 1), "{copies:?}");
+        let [queue, found, sentence] = copies.remove(0);
+        assert_eq!((queue.as_str(), found.as_str()), ("wolkvox.tasks.dead", kind));
+        sentence
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_made_while_the_intent_was_recorded_is_not_sent() {
+    let made = &[INTEND, CREATED];
+    for turns in [
+        // It stood still between its last look and its intent,
+        vec![Turn { before: made, ..Turn::default() }],
+        // or was cut off from the ledger, which took its first intent or not.
+        vec![Turn { after: made, ..FAILS }],
+        vec![FAILS, FAILS, Turn { before: made, ..Turn::default() }],
+        vec![Turn { lost: true, after: made, ..FAILS }],
+    ] {
+        let ledger = Line::new(turns);
+        let post = Post::strict(&ledger);
+        post.takes(Some("m-1"), false).await;
+        assert_eq!((post.crm.posts(), post.came_to()), (0, (vec!["acked"], vec![])));
+        assert_eq!(ledger.entry().await.map(|entry| entry.state), Some(State::Created));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_is_sending_when_the_intent_is_recorded_is_not_sent() {
+    for turn in [Turn { before: &[INTEND], ..Turn::default() }, Turn { after: &[INTEND], ..FAILS }] {
+        let ledger = Line::new([turn]);
+        let post = Post::strict(&ledger);
+        post.takes(Some("m-1"), false).await;
+        assert_eq!(post.crm.posts(), 0);
+        // The other one was heard of no more.
+        post.died_of("unknown");
+        assert_eq!(ledger.entry().await.map(|entry| entry.open_intents), Some(1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_intent_that_may_have_been_recorded_is_withdrawn_when_its_message_is_returned() {
+    let ledger = Line::new([Turn { lost: true, ..FAILS }]);
+    let post = Post::strict(&ledger);
+    let stopping = async {
+        while post.worker.gate.closed().is_none() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        post.worker.stop.cancel();
+    };
+    tokio::join!(post.takes(Some("m-1"), false), stopping);
+    assert_eq!((post.crm.posts(), post.came_to()), (0, (vec!["returned"], vec![])));
+    assert_eq!(ledger.entry().await, None);
+    let next = Post::strict(&ledger);
+    next.takes(Some("m-1"), true).await;
+    assert_eq!((next.crm.posts(), next.came_to()), (1, (vec!["acked"], vec![])));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_the_ledger_did_not_take_is_told_again() {
+    let ledger = Line::new([Turn::default(), FAILS]);
+    let post = Post::strict(&ledger).answering(said(503, "LATER"));
+    post.takes(Some("m-1"), false).await;
+    post.died_of("unavailable");
+    assert_eq!(ledger.entry().await.map(|entry| entry.state), Some(State::Closed));
+}
