@@ -151,6 +151,7 @@ async fn work(
     let worker = Arc::new(worker(config, status, parts, Arc::clone(&publisher))?);
     let (tasks, prefetch) = (TaskTracker::new(), prefetch(config));
     let (sender, receiver) = mpsc::channel(prefetch.into());
+    services.spawn(Arc::clone(&worker).watch_ledger(drained.clone()));
     let working = services.spawn(worker.run(receiver, tasks.clone()));
     let told = Arc::clone(status);
     let session = Session {

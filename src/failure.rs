@@ -90,7 +90,7 @@ impl Kind {
             Self::InvalidTask => "fields are missing, unknown or wrong; each is named",
             Self::IdConflict => "the message id was used before for another body",
             Self::Rejected => "the CRM refused this task; its words are quoted",
-            Self::Unavailable => "no attempt reached a working CRM",
+            Self::Unavailable => "no attempt reached a working CRM, as far as is known",
             Self::Unknown => "an attempt got no readable answer; the task may exist",
             Self::Expired => "older than `task.max_age`",
             Self::Poison => "processing it crashed the worker",

@@ -209,6 +209,8 @@ impl Worker {
             suspect,
         };
         if let Some(judgement) = left_open {
+            // What follows may be a dead letter, of which there is none while the gate is closed.
+            self.pass(case).await?;
             journey.spend(Attempt::new(self.clock.now(), &judgement, Duration::ZERO), self.clock.now(), true);
             round.posts += 1;
             if let Some(verdict) = self.decide(case, &judgement, journey, &mut round).await {
@@ -227,14 +229,12 @@ impl Worker {
         mut round: Round,
     ) -> Option<Verdict> {
         loop {
-            if let Err(failure) = self.may_try(case.message, journey) {
-                return Some(Verdict::DeadLetter(failure));
-            }
             let sent = match self.send(case, &body, journey, round.suspect).await {
                 Ok(sent) => sent,
                 Err(Unsent::Held) => return Some(Verdict::Park),
                 Err(Unsent::Stopped) => return Some(self.cut_short(journey, &round)),
                 Err(Unsent::Overtaken) => return None,
+                Err(Unsent::GivenUp(failure)) => return Some(Verdict::DeadLetter(failure)),
             };
             if !sent.counts {
                 continue;
@@ -271,12 +271,15 @@ impl Worker {
             return Err(Failure::new(Stage::Send, Kind::Expired, text));
         }
         if journey.attempts >= self.schedule.limit() {
-            let text = format!(
-                "its {} attempts are spent; the configuration allows {}",
-                journey.attempts,
-                self.schedule.limit()
-            );
-            return Err(Failure::new(Stage::Send, Kind::Unavailable, text));
+            // What the last one came to, its delivery may not have lived to tell.
+            let (kind, made) = if journey.possibly_created {
+                (Kind::Unknown, "one of them may have made its task")
+            } else {
+                (Kind::Unavailable, "none of them made its task")
+            };
+            let (spent, limit) = (journey.attempts, self.schedule.limit());
+            let text = format!("its attempts are spent ({spent}, and the configuration allows {limit}); {made}");
+            return Err(Failure::new(Stage::Send, kind, text));
         }
         Ok(())
     }

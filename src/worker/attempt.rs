@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::Worker;
 use super::recall::{Case, Interrupted};
 use crate::crm::classify::{Answer, Judgement, Outcome, classify, quota, quota_reset, token_accepted};
+use crate::failure::Failure;
 use crate::gate::{NoSlot, Slot};
 use crate::journey::Journey;
 use crate::ledger::Closing;
@@ -30,6 +31,8 @@ pub(super) enum Unsent {
     Stopped,
     /// The ledger has learnt something of the message since it was asked.
     Overtaken,
+    /// Another attempt is not allowed.
+    GivenUp(Failure),
 }
 
 impl From<Interrupted> for Unsent {
@@ -75,6 +78,8 @@ impl Worker {
     /// A slot to send in, with the intent recorded; none when the gate closed meanwhile.
     async fn admit(&self, case: &Case<'_>, journey: &Journey) -> Result<Option<Slot>, Unsent> {
         let mut pass = self.pass(case).await?;
+        // Not before: while the gate is closed nothing is given up.
+        self.may_try(case.message, journey).map_err(Unsent::GivenUp)?;
         if self.overtaken(case, journey).await? {
             return Err(Unsent::Overtaken);
         }

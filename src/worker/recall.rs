@@ -16,7 +16,7 @@ use crate::config::OnUnknown;
 use crate::crm::classify::{Judgement, Outcome};
 use crate::dead_letter::FAILED_AT;
 use crate::failure::{Failure, Kind, Stage};
-use crate::gate::{Access, Held, Pass};
+use crate::gate::{Access, Closed, Held, Pass};
 use crate::journey::{ATTEMPTS, Journey, SCHEMA, string};
 use crate::known::{Asked, Known, judge};
 use crate::ledger::{Closing, Digest, Entry, Key, LedgerError, Record, State};
@@ -25,6 +25,8 @@ use crate::verdict::Verdict;
 
 /// First and longest wait before the ledger is asked again.
 const LEDGER: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// The same where no message asks it.
+const UNASKED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
 
 /// A message with what the ledger knows it by.
 pub(super) struct Case<'a> {
@@ -211,6 +213,7 @@ impl Worker {
                 Known::PossiblyCreated(attempts) => {
                     (journey.attempts, journey.possibly_created) = (attempts, true);
                     if self.rules.on_unknown == OnUnknown::DeadLetter {
+                        self.pass(case).await?;
                         return Err(dead_letter(Kind::Unknown, POSSIBLY_CREATED));
                     }
                     return Ok(Recalled { left_open: None, suspect });
@@ -308,13 +311,19 @@ impl Worker {
         }
     }
 
-    /// Waits until the gate lets it through.
+    /// Waits until the gate lets it through and the ledger, as far as is known, can be written: without one no request
+    /// leaves, not even one that it is not told of.
     pub(super) async fn pass(&self, case: &Case<'_>) -> Result<Pass, Interrupted> {
-        tokio::select! {
+        let pass = tokio::select! {
             biased;
-            () = self.interrupted(case) => Err(Interrupted::Stopped),
-            pass = self.gate.pass(case.until) => pass.map_err(|Held| Interrupted::Held),
+            () = self.interrupted(case) => return Err(Interrupted::Stopped),
+            pass = self.gate.pass(case.until) => pass.map_err(|Held| Interrupted::Held)?,
+        };
+        let mut pauses = Pauses::new(LEDGER.0, LEDGER.1);
+        while self.gate.closed() == Some(Closed::Ledger) {
+            self.pause(case, &mut pauses).await?;
         }
+        Ok(pass)
     }
 
     /// Waits before the ledger is asked again.
@@ -369,6 +378,36 @@ impl Worker {
             Err(error) => self.ledger_failed(Access::Write, error),
         }
         recorded
+    }
+
+    /// Tries a ledger that is out of order, until `stop`: an idle worker, or one whose messages all wait, would not learn
+    /// that it works again.
+    pub async fn watch_ledger(self: Arc<Self>, stop: CancellationToken) {
+        let watching = async {
+            let mut pauses = Pauses::new(UNASKED.0, UNASKED.1);
+            loop {
+                sleep(jittered(pauses.next(), fastrand::f64())).await;
+                if self.gate.closed() == Some(Closed::Ledger) {
+                    self.try_ledger().await;
+                } else {
+                    pauses.reset();
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = watching => {}
+        }
+    }
+
+    /// Writes an entry that is no message's, and takes it away again.
+    async fn try_ledger(&self) {
+        let (key, digest) = (Key::new("", "", ""), Digest::of(b""));
+        for record in [Record::Intend { attempts: 0 }, Record::Forget] {
+            if self.tell(&key, digest, record, self.clock.now()).await.is_err() {
+                return;
+            }
+        }
     }
 
     fn ledger_failed(&self, access: Access, error: &LedgerError) {

@@ -166,9 +166,10 @@ impl World {
             let (gate, crm) = (&self.config.gate, &self.config.crm);
             Gate::new(gate, crm, self.config.retry.retry_after_max, self.clock(), on_change)
         };
-        let made = self.worker(&life, Arc::clone(&gate), stop.clone());
+        let made = Arc::new(self.worker(&life, Arc::clone(&gate), stop.clone()));
         self.tasks.spawn(gate.run(ended.clone()));
-        let running = self.tasks.spawn(Arc::new(made).run(deliveries, tasks.clone()));
+        self.tasks.spawn(Arc::clone(&made).watch_ledger(ended.clone()));
+        let running = self.tasks.spawn(made.run(deliveries, tasks.clone()));
         // It ends once it has returned what was not begun.
         let closing = tasks.clone();
         self.tasks.spawn(async move {

@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use super::*;
 use crate::config;
 use crate::crm::classify::Reply;
+use crate::gate::{Access, Closed};
 use crate::ledger::{Digest, Entry, Key, LedgerError, Record, State, open};
 
 /// A CRM that gives these answers, and then makes every task.
@@ -72,6 +73,10 @@ impl Line {
         }
     }
 
+    fn is_down(&self, down: bool) {
+        self.down.store(down, Ordering::SeqCst);
+    }
+
     async fn entry(&self) -> Option<Entry> {
         self.shared.look(&Key::new("wolkvox.tasks", "demo", "m-1")).await.unwrap()
     }
@@ -128,6 +133,8 @@ fn failure() -> LedgerError {
 }
 
 const INTEND: Record = Record::Intend { attempts: 1 };
+const UNKNOWN: Record = Record::Close { result: Closing::Unknown, attempts: 1 };
+const FAILED: Record = Record::Close { result: Closing::NotCreated, attempts: 1 };
 const CREATED: Record = Record::Close { result: Closing::Created, attempts: 1 };
 const FAILS: Turn = Turn { before: &[], lost: false, fails: true, after: &[] };
 
@@ -191,6 +198,13 @@ impl Post {
         assert_eq!((queue.as_str(), found.as_str()), ("wolkvox.tasks.dead", kind));
         sentence
     }
+
+    #[track_caller]
+    fn was_held(&self) {
+        let (settled, copies) = self.came_to();
+        assert_eq!((settled.as_slice(), copies.len()), (&["acked"][..], 1), "{copies:?}");
+        assert_eq!(copies[0][0], "wolkvox.tasks.retry.hold");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -250,4 +264,83 @@ async fn a_result_that_the_ledger_did_not_take_is_told_again() {
     post.takes(Some("m-1"), false).await;
     post.died_of("unavailable");
     assert_eq!(ledger.entry().await.map(|entry| entry.state), Some(State::Closed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_redelivery_after_the_last_attempt_dies_of_what_is_known_of_it() {
+    let unknown = || Answer::NoAnswer("reset".to_owned());
+    let refused = || said(412, "NOT THIS ONE");
+    for (answer, first, second, sentence) in [
+        (unknown(), "unknown", "unknown", "one of them may have made its task"),
+        (refused(), "rejected", "unavailable", "none of them made its task"),
+    ] {
+        let ledger = Line::new([]);
+        let post = Post::new(&ledger, |_| {}).answering(answer);
+        post.takes(Some("m-1"), false).await;
+        post.died_of(first);
+        // Nobody heard of its dead letter.
+        let post = Post::new(&ledger, |_| {});
+        post.takes(Some("m-1"), true).await;
+        assert_eq!(post.crm.posts(), 0);
+        let said = post.died_of(second);
+        assert_eq!(said, format!("its attempts are spent (1, and the configuration allows 1); {sentence}"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_id_nothing_leaves_while_the_ledger_is_out_of_order() {
+    let post = Post::strict(&Line::new([]));
+    post.worker.gate.ledger_failed(Access::Write);
+    post.takes(None, false).await;
+    post.was_held();
+    assert_eq!(post.crm.posts(), 0);
+    post.worker.gate.ledger_worked(Access::Write);
+    post.takes(None, false).await;
+    assert_eq!(post.crm.posts(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_given_up_while_the_gate_is_closed() {
+    let expires = |worker: &mut Worker| worker.rules.max_age = Some(Duration::from_secs(1));
+    let strict = |worker: &mut Worker| worker.rules.on_unknown = OnUnknown::DeadLetter;
+    let known = |records: &'static [Record]| async move {
+        let ledger = Line::new([Turn { before: records, ..Turn::default() }]);
+        let key = Key::new("wolkvox.tasks", "demo", "m-1");
+        ledger.record(&key, Digest::of(TASK), Record::Withdraw, clock(0).now()).await.unwrap();
+        ledger
+    };
+    for (ledger, change, kind) in [
+        (known(&[]).await, &expires as &dyn Fn(&mut Worker), "expired"),
+        (known(&[FAILED]).await, &|_: &mut Worker| {}, "unavailable"),
+        (known(&[UNKNOWN]).await, &strict, "unknown"),
+        // The first of them is withdrawn.
+        (known(&[INTEND, INTEND]).await, &strict, "unknown"),
+    ] {
+        let post = Post::new(&ledger, change);
+        post.worker.gate.ledger_failed(Access::Write);
+        post.takes(Some("m-1"), true).await;
+        post.was_held();
+        let post = Post::new(&ledger, change);
+        post.takes(Some("m-1"), true).await;
+        post.died_of(kind);
+        assert_eq!(post.crm.posts(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_works_again_is_noticed_without_a_message() {
+    let ledger = Line::new([]);
+    let worker = Post::strict(&ledger).worker;
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    tasks.spawn(Arc::clone(&worker).watch_ledger(stop.clone()));
+    ledger.is_down(true);
+    worker.gate.ledger_failed(Access::Read);
+    sleep(Duration::from_secs(3_600)).await;
+    assert_eq!(worker.gate.closed(), Some(Closed::Ledger));
+    ledger.is_down(false);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!((worker.gate.closed(), ledger.len()), (None, 0));
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
 }
