@@ -327,8 +327,12 @@ mod tests {
         ];
         let environment = given.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
         let config = Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config;
-        let gate = Gate::new(&config.gate, &config.crm, Duration::ZERO, Clock::system(), Box::new(|_| {}));
-        let status = Arc::new(Status::new(Arc::new(Events::new()), gate, config.ledger.store.as_str()));
+        let gate = Gate::new(&config.gate, &config.crm, Duration::ZERO, Clock::system(), Box::new(|_, _| {}));
+        let status = Arc::new(Status::new(
+            Arc::new(Events::new("/", "wolkvox.tasks", jiff::Timestamp::UNIX_EPOCH)),
+            gate,
+            config.ledger.store.as_str(),
+        ));
         let (stop, began) = (CancellationToken::new(), Instant::now());
         let stopping = async {
             sleep(Duration::from_secs(1)).await;

@@ -112,13 +112,7 @@ impl FileLedger {
 
 fn write_all(mut queue: mpsc::Receiver<Write>, store: &Store) {
     let mut doubts = Doubts::default();
-    while let Some(first) = queue.blocking_recv() {
-        let mut batch = vec![first];
-        while batch.len() < BATCH
-            && let Ok(next) = queue.try_recv()
-        {
-            batch.push(next);
-        }
+    while let Some(batch) = next_batch(&mut queue) {
         match store.write(&batch, &mut doubts) {
             Ok(bases) => batch.into_iter().zip(bases).for_each(|(write, base)| answer(write, base, &mut doubts)),
             Err(error) => batch.into_iter().for_each(|write| drop(write.reply.send(Err(error.clone())))),
@@ -137,9 +131,23 @@ fn answer(write: Write, base: History, doubts: &mut Doubts) {
 }
 
 fn look_all(mut queue: mpsc::Receiver<Look>, store: &Store) {
-    while let Some(look) = queue.blocking_recv() {
-        let _ = look.reply.send(store.look(&look.key));
+    while let Some(batch) = next_batch(&mut queue) {
+        match store.look(batch.iter().map(|look| &look.key)) {
+            Ok(found) => batch.into_iter().zip(found).for_each(|(look, found)| drop(look.reply.send(Ok(found)))),
+            Err(error) => batch.into_iter().for_each(|look| drop(look.reply.send(Err(error.clone())))),
+        }
     }
+}
+
+/// Waits for something to do, and takes what else was asked meanwhile; none once nobody can ask any more.
+fn next_batch<T>(queue: &mut mpsc::Receiver<T>) -> Option<Vec<T>> {
+    let mut batch = vec![queue.blocking_recv()?];
+    while batch.len() < BATCH
+        && let Ok(next) = queue.try_recv()
+    {
+        batch.push(next);
+    }
+    Some(batch)
 }
 
 impl Ledger for FileLedger {

@@ -92,11 +92,12 @@ impl Store {
         Ok(())
     }
 
-    pub(super) fn look(&self, key: &Key) -> Result<History, LedgerError> {
+    /// What is known of each of `keys` at one moment.
+    pub(super) fn look<'k>(&self, keys: impl Iterator<Item = &'k Key>) -> Result<Vec<History>, LedgerError> {
         self.with(|database| {
             let transaction = database.begin_read()?;
             let entries = transaction.open_table(ENTRIES)?;
-            read(&entries, key)
+            keys.map(|key| read(&entries, key)).collect()
         })
     }
 
@@ -284,16 +285,17 @@ fn fill(
     let mut tables = Tables { entries: transaction.open_table(ENTRIES)?, outcomes: transaction.open_table(OUTCOMES)? };
     for write in batch {
         let Write { key, digest, record, now, reply } = write;
-        let current = tables.remove(key)?.unless_expired(*now, limits.retention);
+        let before = read(&tables.entries, key)?;
+        let current = before.clone().unless_expired(*now, limits.retention);
         let (base, after) = doubts.apply(key, *digest, *record, *now, current);
         // Who no longer waits may have given it again already, and this very batch hold that one, too.
         if reply.is_closed() {
             doubts.add(key.clone(), *digest, *record, base.clone());
         }
         bases.push(base);
-        tables.insert(key, &after.unless_expired(*now, limits.retention))?;
-        tables.sweep(limits, *now, key)?;
+        tables.replace(key, &before, &after.unless_expired(*now, limits.retention))?;
     }
+    tables.sweep(limits, batch)?;
     Ok(tables.entries.len()?)
 }
 
@@ -303,43 +305,41 @@ struct Tables<'t> {
 }
 
 impl Tables<'_> {
-    fn remove(&mut self, key: &Key) -> Result<History, Error> {
-        let history = read(&self.entries, key)?;
-        self.entries.remove(key.as_bytes())?;
-        if let Some(at) = history.outcome_at() {
+    /// Puts `after` in the place of `before`.
+    fn replace(&mut self, key: &Key, before: &History, after: &History) -> Result<(), Error> {
+        if let Some(at) = before.outcome_at().filter(|at| after.outcome_at() != Some(*at)) {
             self.outcomes.remove((at, key.as_bytes()))?;
         }
-        Ok(history)
-    }
-
-    fn insert(&mut self, key: &Key, history: &History) -> Result<(), Error> {
-        if let Some(at) = history.outcome_at() {
+        if let Some(at) = after.outcome_at() {
             self.outcomes.insert((at, key.as_bytes()), ())?;
         }
-        if !history.is_empty() {
-            self.entries.insert(key.as_bytes(), history.to_bytes().as_slice())?;
+        if after.is_empty() {
+            self.entries.remove(key.as_bytes())?;
+        } else {
+            self.entries.insert(key.as_bytes(), after.to_bytes().as_slice())?;
         }
         Ok(())
     }
 
-    /// Forgets what has to be, sparing `recorded`.
-    fn sweep(&mut self, limits: Limits, now: Timestamp, recorded: &Key) -> Result<(), Error> {
-        let horizon = horizon(now, limits.retention);
+    /// Forgets what has to be, sparing what was just recorded.
+    fn sweep(&mut self, limits: Limits, recorded: &[Write]) -> Result<(), Error> {
+        let Some(now) = recorded.iter().map(|write| write.now).max() else { return Ok(()) };
+        let (horizon, most) = (horizon(now, limits.retention), SWEEP * recorded.len());
         let excess = self.entries.len()?.saturating_sub(limits.max_entries);
         let mut swept = Vec::new();
-        for outcome in self.outcomes.iter()?.take(SWEEP + 1) {
+        for outcome in self.outcomes.iter()? {
             let (outcome, ()) = outcome.map(|(outcome, nothing)| (outcome, nothing.value()))?;
             let (at, key) = outcome.value();
-            if key == recorded.as_bytes() {
-                continue;
-            }
-            if swept.len() == SWEEP || (swept.len() as u64 >= excess && at > horizon) {
+            if swept.len() == most || (swept.len() as u64 >= excess && at > horizon) {
                 break;
             }
-            swept.push(Key::from_bytes(key));
+            if !recorded.iter().any(|write| write.key.as_bytes() == key) {
+                swept.push((at, Key::from_bytes(key)));
+            }
         }
-        for key in &swept {
-            self.remove(key)?;
+        for (at, key) in &swept {
+            self.outcomes.remove((*at, key.as_bytes()))?;
+            self.entries.remove(key.as_bytes())?;
         }
         Ok(())
     }
