@@ -198,7 +198,7 @@ async fn no_token_or_body_is_in_the_headers_of_a_retry_copy() {
         told += &text(&copy, "x-attempt-history");
         told += &format!("{:?}", copy.properties);
     }
-    assert!(told.contains("no room for") && told.contains("\"code\":500"), "what the CRM said is there: {told}");
+    assert!(told.contains("[token]"), "what the CRM said is there: {told}");
     assert_untold(&told);
     worker.process.stop().await;
     rig.amqp.delete(&copies).await;

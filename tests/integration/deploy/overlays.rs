@@ -132,7 +132,10 @@ async fn the_worker_accepts_every_overlays_configuration() {
         env.insert("WTW_CRM_OPERATION".into(), "my-operation".into());
         let checked = process::run(&["check", "--offline"], &env.into_iter().collect(), b"").await;
         assert_eq!(checked.code, Some(0), "{name}: {}{}", checked.stdout, checked.stderr);
-        assert!(!checked.stdout.lines().any(|line| line.starts_with("warning")), "{name}: {}", checked.stdout);
+        // That a second replica would use the same tokens is why each set has one.
+        let known = |line: &str| name.starts_with("many/") && line.contains("audit.replicas");
+        let warned = checked.stdout.lines().any(|line| line.starts_with("warning") && !known(line));
+        assert!(!warned, "{name}: {}", checked.stdout);
     }
 }
 
