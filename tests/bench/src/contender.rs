@@ -1,6 +1,7 @@
 //! Those who are compared, and how each is started. Each has eight messages in hand for a request in flight; where those are
 //! many, the worker contents itself with fewer.
 
+use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
@@ -145,6 +146,15 @@ impl Running {
     /// Processor time so far, in microseconds.
     pub fn cpu_us(&self) -> u64 {
         self.sum(|pid| u64::try_from(process::cpu(pid).as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// The same by the names of its threads, in nanoseconds.
+    pub fn threads(&self) -> BTreeMap<String, u64> {
+        let mut threads = BTreeMap::new();
+        for (name, ran) in self.servers.iter().flat_map(|server| process::threads(server.0.id())) {
+            *threads.entry(name).or_default() += ran;
+        }
+        threads
     }
 
     /// What is resident now, in bytes.

@@ -1,5 +1,6 @@
 //! The measurements, one function each.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ const FILE: Contender = Contender::Worker(Ledger::File);
 struct Run {
     rate: f64,
     cpu_us: f64,
+    threads_us: BTreeMap<String, f64>,
     peak_mib: f64,
 }
 
@@ -31,13 +33,18 @@ async fn run(site: &Site, who: Contender, in_flight: usize, warm: usize, message
     site.reset(false).await?;
     let running = who.start(site, in_flight)?;
     let began = site.reached(warm).await?;
-    let cpu_before = running.cpu_us();
+    let (cpu_before, threads_before) = (running.cpu_us(), running.threads());
     let ended = site.reached(warm + messages).await?;
     let cpu_us = running.cpu_us().saturating_sub(cpu_before) as f64 / messages as f64;
+    let a_message = |(name, ran): (String, u64)| {
+        let before = threads_before.get(&name).copied().unwrap_or_default();
+        (name, ran.saturating_sub(before) as f64 / 1e3 / messages as f64)
+    };
+    let threads_us = running.threads().into_iter().map(a_message).collect();
     let peak_mib = running.peak() as f64 / MIB;
     running.stop().await?;
     line.close().await;
-    Ok(Run { rate: rate(messages, began, ended), cpu_us, peak_mib })
+    Ok(Run { rate: rate(messages, began, ended), cpu_us, threads_us, peak_mib })
 }
 
 fn rate(messages: usize, began_ns: u64, ended_ns: u64) -> f64 {
@@ -62,6 +69,7 @@ pub async fn throughput(site: &Site, plan: &Plan, results: &mut Results) -> Resu
             messages,
             rate: Series::default(),
             cpu_us: Series::default(),
+            threads_us: BTreeMap::new(),
             peak_mib: Series::default(),
         }));
         for round in 0..plan.rounds {
@@ -73,6 +81,9 @@ pub async fn throughput(site: &Site, plan: &Plan, results: &mut Results) -> Resu
                 let run = run(site, at.contender, in_flight, warm, at.messages).await?;
                 at.rate.0.push(run.rate);
                 at.cpu_us.0.push(run.cpu_us);
+                for (name, us) in run.threads_us {
+                    at.threads_us.entry(name).or_default().0.push(us);
+                }
                 at.peak_mib.0.push(run.peak_mib);
                 let (who, left) = (at.contender.name(), plan.rounds - round - 1);
                 eprintln!(

@@ -30,7 +30,7 @@ impl Plan {
         Self {
             in_flight: vec![1, 2, 16, 64, 256],
             rounds: 5,
-            seconds: 3.0,
+            seconds: 2.0,
             first: 300,
             most: 60_000,
             backlogs: vec![1_000, 100_000, 1_000_000],

@@ -1,5 +1,6 @@
 //! What the kernel says of a process.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
@@ -22,4 +23,15 @@ pub fn memory(pid: u32, line: &str) -> u64 {
     let found = status.lines().find_map(|at| at.strip_prefix(line)?.strip_prefix(':'));
     let kilobytes = found.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
     kilobytes.unwrap_or_default() * 1_024
+}
+
+/// Processor time of a process so far, in nanoseconds, by the names of its threads (`/proc/PID/task/TID/schedstat`).
+pub fn threads(pid: u32) -> BTreeMap<String, u64> {
+    let mut threads = BTreeMap::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let read = |file: &str| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        let ran = read("schedstat").split_whitespace().next().and_then(|ran| ran.parse().ok()).unwrap_or(0_u64);
+        *threads.entry(read("comm").trim().to_owned()).or_default() += ran;
+    }
+    threads
 }

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::contender::Contender;
+use crate::contender::{Contender, Ledger};
 use crate::goals;
-use crate::results::{Results, Series};
+use crate::results::{Results, Series, Throughput};
 
 /// Thousands apart, three figures that matter.
 fn number(value: f64) -> String {
@@ -30,6 +30,7 @@ fn with_spread(series: &Series) -> String {
 pub fn markdown(results: &Results) -> String {
     let mut text = format!("Measured on {}: {}.\n\n", results.machine.day, results.machine.sentence());
     throughput(results, &mut text);
+    threads(results, &mut text);
     let goals = goals::all(results);
     if !goals.is_empty() {
         text += "\n| goal | measured | |\n| --- | --- | --- |\n";
@@ -65,6 +66,39 @@ fn throughput(results: &Results, text: &mut String) {
         let cpu = results.of(contender, busy).map_or_else(String::new, |at| with_spread(&at.cpu_us));
         let peak = results.of(contender, *most).map_or_else(String::new, |at| number(at.peak_mib.median()));
         let _ = writeln!(text, " {cpu} | {peak} |");
+    }
+}
+
+/// Where the time of the busiest usual run goes: what the bare loop does not pay is what the worker does beside it.
+fn threads(results: &Results, text: &mut String) {
+    const IN_FLIGHT: usize = 64;
+    const COMPARED: [Contender; 4] = [
+        Contender::Worker(Ledger::File),
+        Contender::Worker(Ledger::Redis),
+        Contender::Worker(Ledger::Memory),
+        Contender::BareLoop,
+    ];
+    let compared: Vec<_> = COMPARED.iter().filter_map(|contender| results.of(*contender, IN_FLIGHT)).collect();
+    let spent = |at: &Throughput, name: &str| at.threads_us.get(name).map_or(0.0, Series::median);
+    let mut names: Vec<&String> = compared.iter().flat_map(|at| at.threads_us.keys()).collect();
+    names.sort();
+    names.dedup();
+    // What rounds to nothing is nobody's question.
+    names.retain(|name| compared.iter().any(|at| spent(at, name) >= 0.5));
+    if names.is_empty() {
+        return;
+    }
+    let _ = write!(text, "\n| CPU µs a message by thread, median, {IN_FLIGHT} in flight |");
+    for name in &names {
+        let _ = write!(text, " `{name}` |");
+    }
+    let _ = writeln!(text, "\n|{}", " --- |".repeat(names.len() + 1));
+    for at in compared {
+        let _ = write!(text, "| {} |", at.contender.name());
+        for name in &names {
+            let _ = write!(text, " {} |", number(spent(at, name)));
+        }
+        let _ = writeln!(text);
     }
 }
 

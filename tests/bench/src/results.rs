@@ -1,5 +1,7 @@
 //! What was measured, as it is kept in `target/bench/results.json`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::contender::Contender;
@@ -47,6 +49,8 @@ pub struct Throughput {
     pub rate: Series,
     /// Processor time a message, in microseconds.
     pub cpu_us: Series,
+    /// The same by the names of its threads.
+    pub threads_us: BTreeMap<String, Series>,
     /// Most that was resident, in MiB.
     pub peak_mib: Series,
 }
