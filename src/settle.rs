@@ -117,3 +117,66 @@ fn without_headers(message: &Message, journey: &Journey) -> (Message, Journey) {
     let bare = Message { properties: without_brokers(&message.properties), ..Message::default() };
     (bare, Journey { history: Vec::new(), dropped: String::new(), ..journey.clone() })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use futures_util::future::{BoxFuture, ready};
+    use jiff::Timestamp;
+
+    use super::*;
+
+    /// The broker waits for it until it was asked about so often.
+    struct Ticket(AtomicU32);
+
+    impl Receipt for Ticket {
+        fn usable(&self) -> bool {
+            self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+        }
+
+        fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
+            Box::pin(ready(Ok(())))
+        }
+
+        fn give_back(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
+            Box::pin(ready(Ok(())))
+        }
+    }
+
+    /// Takes what it refused so often before.
+    struct Full {
+        refuses: u32,
+        asked: AtomicU32,
+    }
+
+    impl Publish for Full {
+        fn publish<'a>(&'a self, _: &'a str, _: &'a [u8], _: Properties) -> BoxFuture<'a, Result<(), PublishError>> {
+            let before = self.asked.fetch_add(1, Ordering::SeqCst);
+            Box::pin(ready(if before < self.refuses { Err(PublishError::Refused) } else { Ok(()) }))
+        }
+
+        fn frame_max(&self) -> usize {
+            131_072
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_copy_of_a_delivery_that_is_known_as_stale_is_published() {
+        for (usable, settled) in [(0, Err(Stale)), (1, Err(Stale)), (3, Err(Stale)), (4, Ok(()))] {
+            let publisher = Arc::new(Full { refuses: 3, asked: AtomicU32::new(0) });
+            let settler = Settler {
+                publisher: publisher.clone(),
+                queue: "tasks".to_owned(),
+                dead_letter_queue: "tasks.dead".to_owned(),
+                clock: Clock::new(|| Timestamp::UNIX_EPOCH),
+                events: Arc::new(Events::new("/", "tasks", Timestamp::UNIX_EPOCH)),
+            };
+            let (message, mut verdict) = (Message::default(), Verdict::Park);
+            let receipt = Box::new(Ticket(AtomicU32::new(usable)));
+            let came_to = settler.settle(receipt, &message, &Journey::new(&message), &mut verdict).await;
+            assert_eq!((came_to, publisher.asked.load(Ordering::SeqCst)), (settled, usable));
+            assert_eq!(settler.events.counts().unconfirmed, 0);
+        }
+    }
+}
