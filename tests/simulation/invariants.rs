@@ -3,13 +3,14 @@
 //!
 //! What the contract cannot rule out is allowed for in exactly these words:
 //! - *doubt*: a request's result was unknown, its worker died with the intent open, or the ledger did not take what it came
-//!   to. With `on_unknown = "retry"` a second task may then be made.
+//!   to. With `on_unknown = "retry"` one task more may then be made for each.
 //! - *fork*: a copy was stored and the worker never learnt of it, or its ack got lost: the message exists twice, and each
 //!   of the two has its own attempts. The ledger still keeps an id that is known as created from a second post.
 //! - *a clock set back* between a dead letter and its replay: whether what the ledger has was recorded before or after the
 //!   replay began cannot be told when the broker delivers the replay again.
-//! - *split*: the broker gave a delivery to another worker while the first one still lived. Both then work on it; in strict
-//!   mode what one of them has begun keeps the other one back all the same.
+//! - *split*: the broker gave a delivery to another worker while the first one still lived. Both then work on it; what one of
+//!   them has begun keeps the other one back all the same, in strict mode also where the ledger failed or a clock was set back.
+//! - *an undated replay*, which does not tell when it was given up: its worker takes what the ledger has for older than that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -38,6 +39,9 @@ const ASKING: Duration = Duration::from_millis(50);
 /// Between the intent, which tells what the ledger knew before it, and the request: the wait for a slot.
 const OVERTAKEN: Duration = Duration::from_secs(4);
 
+/// A delivery that is held for ten minutes, and is the probe once a second, turns to the ledger less often than this.
+const ASKED: u32 = 5_000;
+
 /// Which worker, counted over restarts.
 pub(crate) type Life = u64;
 
@@ -54,6 +58,8 @@ struct Account {
     splits: u32,
     unknowns: u32,
     left_open: u32,
+    /// Of the deaths that left it open, those that another message caused.
+    beside_deadly: u32,
     unrecorded: u32,
     /// Requests that may have made a task, those in flight included.
     doubtful: u32,
@@ -68,11 +74,15 @@ struct Account {
     recorded: Option<Instant>,
     /// Deliveries in hand, with the connection that each is of.
     hands: BTreeMap<Life, BTreeMap<u64, u64>>,
+    /// How often a worker turned to the ledger about it since it was delivered.
+    asked: BTreeMap<Life, u32>,
     refused: bool,
     panics: u32,
     deaths: u32,
     /// Its only message was replayed, and nothing became of that yet.
     replayed: bool,
+    /// A message of it arrived as from the dead-letter queue, and did not tell when it got there.
+    undated: bool,
 }
 
 impl Account {
@@ -115,14 +125,15 @@ pub(crate) struct Post {
 struct Gate {
     closed: Option<Closed>,
     since: Option<Instant>,
-    /// Whether failures or a wrong endpoint ever closed it.
-    broke: bool,
     probes: u32,
     /// Told apart: a probe that outlives its closing is a request like any other.
     closing: u32,
     /// Failures in a row, and since when as many.
     row: u32,
     row_since: Option<Instant>,
+    /// Failures since a task was made, and since when none: no fewer than the gate can have counted in a row.
+    failures: u32,
+    made: Option<Instant>,
 }
 
 /// Until when a token is to rest, and since when.
@@ -158,6 +169,8 @@ pub(crate) struct Book {
     lost: BTreeMap<u64, Instant>,
     dead: BTreeSet<Life>,
     clock_set_back: bool,
+    /// Whether a delivery had no end.
+    endless: bool,
     restarts: bool,
     last_round: i64,
     calm_since: Option<Instant>,
@@ -197,6 +210,7 @@ impl Book {
             lost: BTreeMap::new(),
             dead: BTreeSet::new(),
             clock_set_back,
+            endless: false,
             restarts: script.events.iter().any(|event| matches!(event.what, What::Restart(_))),
             last_round: set.delays.len() as i64,
             calm_since: None,
@@ -262,6 +276,7 @@ impl Book {
             account.replayed = letter.replay && account.letters == 1;
             account.published += u32::from(!letter.replay);
             account.replays += u32::from(letter.replay);
+            account.undated |= letter.replay;
             account.brought = account.brought.max(if letter.replay { 0 } else { letter.attempts });
         }
         self.progress.entry(number).or_default();
@@ -286,7 +301,9 @@ impl Book {
 
     /// A worker has a delivery in hand.
     pub(crate) fn taken(&mut self, number: usize, life: Life, tag: u64, connection: u64) {
-        self.account(number).hands.entry(life).or_default().insert(tag, connection);
+        let account = self.account(number);
+        account.hands.entry(life).or_default().insert(tag, connection);
+        account.asked.remove(&life);
     }
 
     /// A worker has settled a delivery, or tried to.
@@ -475,7 +492,7 @@ impl Book {
             "unavailable" => spent,
             "unknown" => account.doubts() > 0 && (self.strict || spent),
             "id_conflict" => account.created.keys().any(|subject| *subject != letter.subject),
-            "poison" => account.panics > 0 || open >= POISON,
+            "poison" => account.panics > 0 || self.suspected(account) >= POISON,
             "expired" => self.max_age.is_some_and(|max_age| {
                 // The verdict may have fallen long before it could be written down.
                 self.clock_set_back || age(message, now).is_some_and(|age| age > max_age)
@@ -486,6 +503,19 @@ impl Book {
             let (doubts, panics) = (account.doubts(), account.panics);
             format!("attempts {}, limit {}, doubts {doubts}, panics {panics}, open {open}", dead.attempts, self.limit)
         })
+    }
+
+    /// How many deaths in a row a message may be blamed for. Who was beside a deadly one is sent apart from it afterwards.
+    fn suspected(&self, account: &Account) -> u32 {
+        let open = account.left_open + account.unrecorded;
+        if account.deaths > 0 {
+            return open;
+        }
+        let deadly = self.letters.iter().filter(|letter| letter.nature == Nature::Deadly);
+        let deadly: BTreeSet<usize> = deadly.map(|letter| self.account_of[&letter.number]).collect();
+        // A replay of it is not suspect from the start.
+        let most = deadly.into_iter().map(|number| 1 + self.accounts[number].replays).sum();
+        open - account.beside_deadly + account.beside_deadly.min(most)
     }
 
     /// What may exist must say so, or an operator would make it twice.
@@ -501,6 +531,19 @@ impl Book {
     }
 
     // The ledger.
+
+    /// A worker turns to the ledger; whether one did so endlessly, and all are to be stopped.
+    pub(crate) fn asks(&mut self, life: Life, letter: usize) -> bool {
+        let asked = self.account(letter).asked.entry(life).or_default();
+        *asked += 1;
+        if *asked > ASKED && !self.endless {
+            self.endless = true;
+            self.wrong(format!(
+                "worker {life} turned to the ledger {ASKED} times about one delivery of letter {letter}"
+            ));
+        }
+        self.endless
+    }
 
     /// A record was made; where it failed, whether it was taken all the same.
     pub(crate) fn recorded(&mut self, life: Life, letter: usize, record: Record, failed: Option<bool>) {
@@ -541,20 +584,23 @@ impl Book {
 
     pub(crate) fn gate(&mut self, life: Life, closed: Option<Closed>) {
         self.note(format!("worker {life}: gate closed {closed:?}"));
-        let gate = self.gates.entry(life).or_default();
+        let (now, gate) = (Instant::now(), self.gates.entry(life).or_default());
+        let failures = gate.failures;
+        let early = closed == Some(Closed::Outage) && failures < self.failures && gate.made.is_none_or(|at| at < now);
         match (gate.closed, closed) {
             (_, Some(closed)) => self.met.note(Met::Closed(closed)),
             (Some(closed), None) => self.met.note(Met::Opened(closed)),
             (None, None) => {}
         }
-        if matches!(closed, Some(Closed::Outage | Closed::Misconfigured)) {
-            gate.broke = true;
-        } else {
+        if !matches!(closed, Some(Closed::Outage | Closed::Misconfigured)) {
             (gate.probes, gate.closing) = (0, gate.closing + 1);
         }
-        (gate.closed, gate.since) = (closed, Some(Instant::now()));
+        (gate.closed, gate.since) = (closed, Some(now));
         if closed.is_none() {
             gate.row = 0;
+        }
+        if early {
+            self.wrong(format!("the gate of worker {life} closed after {failures} failures in a row"));
         }
     }
 
@@ -628,8 +674,14 @@ impl Book {
             self.met.note(Met::Case(Case::Strict));
         }
         if account.has_id {
+            if !account.open.contains(&life) {
+                wrong.push("without an intent");
+            }
             let beside = account.in_flight.iter().filter(|other| !dead.contains(other) || **other == life);
-            if beside.clone().any(|other| *other == life) || (beside.count() > 0 && (strict || account.splits == 0)) {
+            // Only then may the one worker take the other one's intent for one of long ago, or not see it.
+            let unseen = account.unrecorded > 0 || clock_set_back || account.undated;
+            let unseen = unseen && !strict && account.splits > 0;
+            if beside.clone().any(|other| *other == life) || (beside.count() > 0 && !unseen) {
                 wrong.push("while another request with its id was in flight");
             }
             // Each replay is an operator's word that one more may be risked.
@@ -656,8 +708,8 @@ impl Book {
 
     fn leave(&mut self, life: Life, subject: usize) -> Leave {
         let gate = self.gates.entry(life).or_default();
-        // In the very moment of closing a request may be on its way already.
-        let before = gate.since.is_some_and(|since| since < Instant::now());
+        // In the very moment of closing or opening a request may be on its way already.
+        let before = gate.since.is_none_or(|since| since < Instant::now());
         match gate.closed {
             // While no token is in use those that try one are probes, too.
             Some(Closed::Outage | Closed::Misconfigured | Closed::Quota | Closed::Unauthorized) if before => {
@@ -667,7 +719,7 @@ impl Book {
                 }
                 Leave::Probe
             }
-            None if !gate.broke => Leave::Open,
+            None if before => Leave::Open,
             // What recorded its intent may leave while the ledger is out of order; what is to record one waits.
             Some(_) | None => Leave::Unclear,
         }
@@ -683,8 +735,10 @@ impl Book {
         let before: u32 = account.created.values().sum();
         *account.created.entry(post.subject).or_default() += 1;
         let repeated = account.published + account.replays > 1 || account.redeliveries + account.forks > 0;
-        if before > 0 && account.doubts() == 0 && (account.has_id || !repeated) {
-            self.wrong(format!("a second task of subject {} was made without any doubt about the first", post.subject));
+        let doubts = account.doubts();
+        let doubted = if account.has_id { before <= doubts } else { before == 0 || doubts > 0 || repeated };
+        if !doubted {
+            self.wrong(format!("task {} of subject {} was made, with {doubts} doubts", before + 1, post.subject));
         }
     }
 
@@ -706,11 +760,15 @@ impl Book {
         self.met.note(Met::Told(outcome, post.leave));
         let gate = self.gates.entry(post.life).or_default();
         match outcome {
-            Outcome::Created | Outcome::Rejected => gate.row = 0,
+            Outcome::Created => (gate.row, gate.failures, gate.made) = (0, 0, Some(Instant::now())),
+            Outcome::Rejected => gate.row = 0,
             Outcome::Unavailable | Outcome::Unknown => {
                 (gate.row, gate.row_since) = (gate.row + 1, Some(Instant::now()));
+                gate.failures += 1;
             }
-            Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized | Outcome::Misconfigured => {}
+            // One is enough, and a probe that fails afterwards has it closed for that instead.
+            Outcome::Misconfigured => gate.failures = self.failures,
+            Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized => {}
         }
         let (spent, unclear) = match (outcome, post.leave) {
             (Outcome::Created | Outcome::Rejected | Outcome::Unknown, _) | (Outcome::Unavailable, Leave::Open) => {
@@ -758,6 +816,7 @@ impl Book {
                 self.met.note(Met::Case(Case::DeathWithRequest));
             }
             account.left_open += u32::from(in_hand);
+            account.beside_deadly += u32::from(in_hand && by.is_some());
         }
         if let Some(post) = by {
             let account = &mut self.accounts[post.account];

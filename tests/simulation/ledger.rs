@@ -1,6 +1,7 @@
 //! A ledger that outlives the workers, is slow, and fails at times, having taken the record or not.
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ use crate::invariants::Life as LifeNumber;
 use crate::run::{OPERATION, QUEUE};
 use crate::schedule::{Game, Script, chance};
 use crate::world::{Life, World};
+
+/// No letter: what a worker asks of itself.
+const UNASKED: usize = usize::MAX;
 
 /// The store that all workers share.
 pub(crate) struct Vault {
@@ -99,6 +103,9 @@ impl Desk {
     async fn ask(&self, letter: usize, writes: bool) -> Option<bool> {
         let (world, vault) = (&self.world, &self.world.vault);
         self.life.still().await;
+        if letter != UNASKED && world.book().asks(self.life.number, letter) {
+            pending::<()>().await;
+        }
         let (fault, latency) = {
             let mut state = vault.state();
             let turn = state.turns.entry(letter).or_default();
@@ -176,7 +183,7 @@ impl Ledger for Desk {
         async move {
             let vault = &self.world.vault;
             let Some(letter) = vault.letter(key) else {
-                return self.ask(usize::MAX, true).await.map_or(Ok(None), |_| Err(failure()));
+                return self.ask(UNASKED, true).await.map_or(Ok(None), |_| Err(failure()));
             };
             let fault = self.ask(letter, true).await;
             let life = self.life.number;

@@ -240,10 +240,12 @@ fn report(script: &Script) -> String {
 /// Leaves out what is not needed to fail: halves first, then ever smaller pieces.
 fn shorten(mut script: Script) -> Script {
     const MOST_TRIES: usize = 600;
-    let mut tries = 0;
+    // Who waits for the seed should not wait for an endless episode to be repeated.
+    const LONGEST: Duration = Duration::from_secs(60);
+    let (mut tries, began) = (0, Instant::now());
     let mut fails = |script: &Script| {
         tries += 1;
-        tries <= MOST_TRIES && !episode(script).violations.is_empty()
+        tries <= MOST_TRIES && began.elapsed() < LONGEST && !episode(script).violations.is_empty()
     };
     let calmer: [fn(&mut Script); 5] = [
         |script| script.setting.crm_faults = 0,
