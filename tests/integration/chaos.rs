@@ -35,7 +35,7 @@ async fn run(kind: Kind, nodes: Nodes, ledger: Ledger) {
     println!("{kind:?}: seed {seed}");
     let began = Instant::now();
     let site = Site::open(kind, nodes, ledger).await;
-    site.calm(plan.weather).await;
+    site.weather(plan.weather).await;
     let publisher = Publisher::start(site.urls(), site.queue());
     join_all(plan.lanes.iter().map(|lane| site.follow(lane))).await;
     let published = publisher.stop().await;
@@ -67,7 +67,7 @@ async fn a_cluster_that_loses_each_node_in_turn_and_is_partitioned() {
         }
         Err(why) => {
             assert!(variable("TEST_BROKER").is_none_or(|broker| broker != "docker"), "{why}");
-            println!("SKIPPED, a cluster wants Docker: {why}");
+            eprintln!("SKIPPED, a cluster wants Docker: {why}");
         }
     }
 }

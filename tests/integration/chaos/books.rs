@@ -41,6 +41,8 @@ pub(super) struct Books {
     told: BTreeSet<String>,
     /// Requests of which no worker knows what they came to.
     unknown: usize,
+    /// Tasks of which the connection ended before the answer.
+    unanswered: u64,
     /// The most requests at once on the one token, refused ones included.
     peak: u64,
     /// Longest time without a task, and when it began.
@@ -75,6 +77,7 @@ impl Books {
             letters,
             told: doubts.map(|event| event["message_id"].as_str().expect("an id").to_owned()).collect(),
             unknown: said.iter().filter(|event| event["message"] == "attempt" && event["outcome"] == "unknown").count(),
+            unanswered: stats["requests"]["fault:reset"].as_u64().unwrap_or_default(),
             peak: stats["peak_simultaneous"]["demo-token"].as_u64().expect("a number"),
             pause: pauses.max().unwrap_or_default(),
         }
@@ -108,6 +111,10 @@ impl Books {
         claim("dead-lettered as not created, and created", silent.map(|letter| letter.id.clone()).collect());
         let kinds = self.letters.iter().filter(|letter| !["unknown", "rejected"].contains(&letter.kind.as_str()));
         claim("dead-lettered for no good reason", kinds.map(|letter| format!("{letter:?}")).collect());
+        claim(
+            "tasks made of which the answer was lost",
+            Vec::from_iter((self.unanswered == 0).then(|| "none".to_owned())),
+        );
         // Another worker begins while what the first one sent is on its way still.
         let most = 2 * u64::try_from(self.kind.workers()).expect("few");
         claim("requests at once on one token", Vec::from_iter((self.peak > most).then(|| self.peak.to_string())));
@@ -134,7 +141,7 @@ impl fmt::Display for Books {
         writeln!(f, "  distinct: {}", self.created.len())?;
         writeln!(f, "  dead-lettered: {} ({})", self.letters.len(), kinds.join(", "))?;
         writeln!(f, "  doubles: {doubles}; of {} ids a worker said that there may be two", self.told.len())?;
-        writeln!(f, "  unknown: {} requests", self.unknown)?;
+        writeln!(f, "  unknown: {} requests; of {} tasks the answer was lost", self.unknown, self.unanswered)?;
         write!(f, "  longest pause: {:.1} s without a task", self.pause.0.as_secs_f64())
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use serde_json::{Value, json};
 
 /// Which parts there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +63,8 @@ pub(super) struct Step {
 /// A run: each lane breaks one part again and again, all of them at the same time.
 pub(super) struct Plan {
     pub(super) lanes: Vec<Vec<Step>>,
-    /// What the CRM does of itself, with what probability.
-    pub(super) weather: [(&'static str, f64); 6],
+    /// What the CRM does of itself, as the sandbox's rules.
+    pub(super) weather: Value,
 }
 
 impl Plan {
@@ -103,6 +104,9 @@ impl Plan {
             ("status:503", 0.03),
             ("api:412:NOT THIS ONE", 0.02),
         ];
+        let rules = weather.map(|(action, probability)| json!({ "action": action, "probability": probability }));
+        // However short the run and whatever the dice say, one task is made of which the answer is lost.
+        let weather = [json!({ "action": "reset", "times": 1 })].into_iter().chain(rules).collect();
         Self { lanes, weather }
     }
 }

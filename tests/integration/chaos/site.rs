@@ -85,10 +85,7 @@ impl Site {
     }
 
     /// What the CRM does of itself from now on.
-    pub(super) async fn calm(&self, weather: impl IntoIterator<Item = (&'static str, f64)>) {
-        let rules =
-            weather.into_iter().map(|(action, probability)| json!({ "action": action, "probability": probability }));
-        let rules = Value::from_iter(rules);
+    pub(super) async fn weather(&self, rules: Value) {
         self.rig.crm.faults(rules.clone()).await;
         *self.weather.lock().expect("no panic") = rules;
     }
@@ -193,7 +190,7 @@ impl Site {
     /// Waits until every message has come to its end; the books, and what happened when.
     pub(super) async fn close(mut self, published: &BTreeSet<String>) -> (Books, String) {
         self.say("all is healed".to_owned());
-        self.calm([]).await;
+        self.weather(json!([])).await;
         self.rig.amqp = Amqp::connect(&self.urls()[0]).await;
         let deadline = Instant::now() + DRAIN;
         let mut letters = Vec::new();
