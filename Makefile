@@ -20,6 +20,9 @@ demo: setup ## broker, sandbox and worker at work on 300 tasks; KEEP=1 leaves th
 
 test: setup-test ## all tests, on a real RabbitMQ (TEST_BROKER_URL, Docker, or a private node)
 	cargo test --locked
+ifndef DOCKER
+	@echo "no Docker here: a cluster of brokers is not tested" >&2
+endif
 
 check: fmt-check lint lint-scripts deny compose-check test ## what CI runs
 	tests/fuzz.sh 5
@@ -72,6 +75,8 @@ fmt-check: setup-check
 
 lint: setup ## clippy, warnings as errors
 	cargo clippy --locked --all-targets -- -D warnings
+	@# Left out of all targets, since it is no test for every day.
+	cargo clippy --locked --test throughput -- -D warnings
 	cargo clippy --locked --manifest-path tests/bench/Cargo.toml --target-dir target --all-targets -- -D warnings
 
 lint-scripts: setup-check ## shellcheck
