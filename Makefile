@@ -18,6 +18,8 @@ demo: setup ## broker, sandbox and worker at work on 300 tasks; KEEP=1 leaves th
 	@cargo build --locked --bin wolkvox-task-worker --example demo
 	@cargo run --locked --quiet --example demo -- $(if $(KEEP),--keep)
 
+# They wait for brokers and processes more than they compute.
+test: export RUST_TEST_THREADS ?= $(shell expr 2 '*' "$$(nproc)")
 test: setup-test ## all tests, on a real RabbitMQ (TEST_BROKER_URL, Docker, or a private node)
 	cargo test --locked
 ifndef DOCKER
