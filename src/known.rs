@@ -63,6 +63,12 @@ pub fn judge(entry: Option<&Entry>, asked: &Asked) -> Known {
         return if entry.digest == asked.digest { Known::Created } else { Known::Conflict };
     }
     let open = entry.state == State::Open;
+    if open {
+        let age = Duration::try_from(asked.now.duration_since(entry.at)).unwrap_or_default().max(asked.watched);
+        if age < asked.patience {
+            return Known::Wait(asked.patience - age);
+        }
+    }
     // The operator decided about what the dead letter tells. What came after it counts: a replay that was cut off between
     // its copy's confirm and the letter's ack is there twice, and its twin may have begun already.
     let before = asked.failed_at.map(|failed_at| entry.at <= failed_at);
@@ -71,12 +77,6 @@ pub fn judge(entry: Option<&Entry>, asked: &Asked) -> Known {
     let afresh = if asked.redelivered { !open && before == Some(true) } else { before != Some(false) };
     if asked.replay && afresh {
         return Known::Afresh;
-    }
-    if open {
-        let age = Duration::try_from(asked.now.duration_since(entry.at)).unwrap_or_default().max(asked.watched);
-        if age < asked.patience {
-            return Known::Wait(asked.patience - age);
-        }
     }
     // An intent that the headers count already was found open by an earlier delivery.
     let uncounted = open && entry.attempts > asked.attempts;
@@ -161,6 +161,7 @@ mod tests {
             (Some(entry(State::Open, 1)), asked(0), Known::LeftOpen(1)),
             (Some(entry(State::Open, 3)), redelivered(1), Known::LeftOpen(3)),
             (Some(entry(State::Open, 1)), replay(0), Known::Afresh),
+            (Some(entry(State::Open, 1)), Asked { replay: true, ..early(0) }, Known::Wait(PATIENCE)),
             (Some(entry(State::Open, 1)), first(later), Known::Afresh),
             (Some(entry(State::Open, 1)), first(earlier), Known::LeftOpen(1)),
             (Some(entry(State::Unknown, 2)), first(later), Known::Afresh),

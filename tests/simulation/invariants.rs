@@ -10,7 +10,6 @@
 //!   replay began cannot be told when the broker delivers the replay again.
 //! - *split*: the broker gave a delivery to another worker while the first one still lived. Both then work on it; what one of
 //!   them has begun keeps the other one back all the same, in strict mode also where the ledger failed or a clock was set back.
-//! - *an undated replay*, which does not tell when it was given up: its worker takes what the ledger has for older than that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -81,8 +80,6 @@ struct Account {
     deaths: u32,
     /// Its only message was replayed, and nothing became of that yet.
     replayed: bool,
-    /// A message of it arrived as from the dead-letter queue, and did not tell when it got there.
-    undated: bool,
 }
 
 impl Account {
@@ -276,7 +273,6 @@ impl Book {
             account.replayed = letter.replay && account.letters == 1;
             account.published += u32::from(!letter.replay);
             account.replays += u32::from(letter.replay);
-            account.undated |= letter.replay;
             account.brought = account.brought.max(if letter.replay { 0 } else { letter.attempts });
         }
         self.progress.entry(number).or_default();
@@ -679,7 +675,7 @@ impl Book {
             }
             let beside = account.in_flight.iter().filter(|other| !dead.contains(other) || **other == life);
             // Only then may the one worker take the other one's intent for one of long ago, or not see it.
-            let unseen = account.unrecorded > 0 || clock_set_back || account.undated;
+            let unseen = account.unrecorded > 0 || clock_set_back;
             let unseen = unseen && !strict && account.splits > 0;
             if beside.clone().any(|other| *other == life) || (beside.count() > 0 && !unseen) {
                 wrong.push("while another request with its id was in flight");
