@@ -13,7 +13,7 @@ use crate::support::broker::{Broker, free_port, unique};
 use crate::support::eventually;
 use crate::support::process::run;
 use crate::support::proxy::Proxy;
-use crate::support::rig::{Crm, LedgerFile, Rig, dead_lettered, settled, task};
+use crate::support::rig::{Crm, LedgerFile, Rig, Worker, dead_lettered, settled, task};
 
 const IN_FLIGHT: &str = "wtw_messages_in_flight";
 const PUBLISH_FAILURES: &str = "wtw_publish_failures_total";
@@ -218,6 +218,14 @@ async fn what_the_broker_took_back_is_not_posted_beside_its_redelivery() {
     ctl(&broker, &format!("delete_vhost {name}")).await;
 }
 
+/// One message is created, which consuming is enough for, and one dead-lettered, which a copy has to be published for.
+async fn consumes_and_publishes(rig: &Rig, worker: &Worker, name: &str) {
+    rig.publish("m-1", &task(name)).await;
+    worker.reaches(&settled("created"), 1.0).await;
+    rig.publish("m-2", b"no task").await;
+    worker.reaches(&dead_lettered("invalid_message"), 1.0).await;
+}
+
 #[tokio::test]
 async fn nodes_that_are_dead_or_silent_are_passed_over() {
     let rig = Rig::new("faults.nodes").await;
@@ -231,10 +239,7 @@ async fn nodes_that_are_dead_or_silent_are_passed_over() {
     worker.says(&format!("connect to amqp://127.0.0.1:{dead}")).await;
     worker.says("no answer within 10 s").await;
     worker.ready().await;
-    rig.publish("m-1", &task("third")).await;
-    worker.reaches(&settled("created"), 1.0).await;
-    rig.publish("m-2", b"no task").await;
-    worker.reaches(&dead_lettered("invalid_message"), 1.0).await;
+    consumes_and_publishes(&rig, &worker, "third").await;
 }
 
 #[tokio::test]
@@ -247,10 +252,7 @@ async fn a_node_that_takes_connections_and_does_nothing_is_passed_over() {
     let worker = rig.unready_worker(&[("WTW_BROKER_URLS", &urls)]);
     worker.unready_for(&format!("declare the queue {}: no answer within 10 s", rig.queue)).await;
     worker.ready().await;
-    rig.publish("m-1", &task("second")).await;
-    worker.reaches(&settled("created"), 1.0).await;
-    rig.publish("m-2", b"no task").await;
-    worker.reaches(&dead_lettered("invalid_message"), 1.0).await;
+    consumes_and_publishes(&rig, &worker, "second").await;
 }
 
 #[tokio::test]
