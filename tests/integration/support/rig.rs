@@ -227,8 +227,7 @@ impl Drop for Rig {
 impl Worker {
     pub(crate) async fn ready(&self) {
         let url = format!("{}/readyz", self.admin);
-        let what = format!("ready:\n{}", self.process.lines().join("\n"));
-        eventually(&what, || async { http::get(&url).await.filter(|(status, _)| status.is_success()) }).await;
+        eventually("ready", || async { http::get(&url).await.filter(|(status, _)| status.is_success()) }).await;
     }
 
     /// One metric's value, its labels included in the name; 0 where it is not there yet.
