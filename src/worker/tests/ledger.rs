@@ -258,6 +258,31 @@ async fn an_intent_that_may_have_been_recorded_is_withdrawn_when_its_message_is_
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_intent_that_waits_for_a_slot_stays_younger_than_another_worker_waits_for_it() {
+    let ledger = Line::new([]);
+    let began = Instant::now();
+    let now = move || Timestamp::UNIX_EPOCH + began.elapsed();
+    let post = Post::new(&ledger, |worker| worker.clock = Clock::new(now));
+    let (gate, much_later) = (&post.worker.gate, began + Duration::from_secs(3_600));
+    let mut taken = Vec::new();
+    for _ in 0..2 {
+        let mut pass = gate.pass(much_later).await.ok().unwrap();
+        taken.push(gate.slot(&mut pass, much_later).await.ok().unwrap());
+    }
+    let watching = async {
+        for _ in 0..200 {
+            sleep(Duration::from_millis(100)).await;
+            let intent = ledger.entry().await.unwrap();
+            let age = now().duration_since(intent.at).as_millis();
+            assert!(intent.state == State::Open && age < 5_000, "{age} ms old");
+        }
+        taken.clear();
+    };
+    tokio::join!(post.takes(Some("m-1"), false), watching);
+    assert_eq!((post.crm.posts(), post.came_to()), (1, (vec!["acked"], vec![])));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_result_that_the_ledger_did_not_take_is_told_again() {
     let ledger = Line::new([Turn::default(), FAILS]);
     let post = Post::strict(&ledger).answering(said(503, "LATER"));
