@@ -24,7 +24,7 @@ use crate::broker::{Delivery, Headers, Message, Receipt};
 use crate::retry::{Pauses, jittered};
 
 /// First and longest wait before another attempt to connect.
-const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// A connection that lasted so long was a good one: the next wait is a short one again.
 const HEALTHY: Duration = Duration::from_secs(30);
