@@ -1,12 +1,14 @@
 //! The ledger in a file, for one worker at a time.
 //!
-//! Two threads do the blocking work. One writes: whatever was asked of it while it made the previous commit durable goes
+//! Two threads do the blocking work. One writes: whatever was asked of it while it made the previous batch durable goes
 //! into the next one, so that many messages share one wait for the disk. The other looks entries up, which waits for no
-//! commit. Both end when the ledger is dropped, after what they were asked is done.
+//! batch. Both end when the ledger is dropped, after what they were asked is done.
 //!
-//! The file takes about half a kilobyte an entry and does not shrink; entries that are forgotten make room for others.
+//! The file takes about half a kilobyte an entry and does not shrink; entries that are forgotten make room for others. What
+//! it has not taken yet is in a journal beside it, of about a megabyte; after a good end the file is whole by itself.
 
 pub mod inspect;
+mod journal;
 mod reader;
 mod store;
 #[cfg(test)]
@@ -32,7 +34,7 @@ use crate::clock::Clock;
 
 /// How many records, and how many look-ups, may wait; more wait outside.
 const QUEUE: usize = 1024;
-/// How many records share a commit at most: an abrupt end makes them all wait for the next start.
+/// How many records share a batch at most: an abrupt end makes them all wait for the next start.
 const BATCH: usize = 1024;
 /// How long the disk may take. A file on a network may otherwise be waited for without end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -68,7 +70,7 @@ impl FileLedger {
         let limits = store.limits;
         let store = Arc::new(store);
         let opened = Arc::clone(&store);
-        let opening = tokio::task::spawn_blocking(move || opened.count());
+        let opening = tokio::task::spawn_blocking(move || opened.begin());
         opening.await.map_err(|_| store.stopped())??;
         let (writes, to_write) = mpsc::channel(QUEUE);
         let (looks, to_look) = mpsc::channel(QUEUE);
@@ -86,10 +88,10 @@ impl FileLedger {
         Ok(())
     }
 
-    /// How many commits were made: fewer than records where these came together.
+    /// How many batches were made durable: fewer than records where these came together.
     #[must_use]
-    pub fn commits(&self) -> u64 {
-        self.store.commits()
+    pub fn batches(&self) -> u64 {
+        self.store.batches()
     }
 
     async fn ask<Ask, Answer>(
@@ -118,6 +120,7 @@ fn write_all(mut queue: mpsc::Receiver<Write>, store: &Store) {
             Err(error) => batch.into_iter().for_each(|write| drop(write.reply.send(Err(error.clone())))),
         }
     }
+    store.end();
 }
 
 /// Tells of a record that is durable. To whoever no longer waits it failed: given again it must not count twice.

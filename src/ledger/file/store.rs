@@ -1,23 +1,28 @@
-//! The file itself: what is in its tables, one batch of records in one commit, and what went wrong.
+//! The file itself: what is in its tables, many batches of records in one commit, and what went wrong.
+//!
+//! A batch goes to the journal, which makes it durable, and is kept in memory until the file takes it: a commit costs far
+//! more than a frame, since it writes whole pages and waits for the disk twice.
 //!
 //! redb refuses everything after an error of the disk until the file is opened anew, so each failure closes it and the
 //! next use opens it.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use redb::backends::FileBackend;
-use redb::{ConcurrencyMode, Database, Error, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table};
-use redb::{StorageBackend, TableDefinition, WriteTransaction};
+use redb::{ConcurrencyMode, Database, Error, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
+use redb::{ReadableTableMetadata, StorageBackend, Table, TableDefinition, WriteTransaction};
 use tokio::sync::oneshot;
 
+use super::journal::{Journal, Storage};
 use crate::ledger::doubts::Doubts;
 use crate::ledger::history::{History, SWEEP, horizon};
 use crate::ledger::{Digest, Entry, Key, LedgerError, Limits, Record};
@@ -27,7 +32,10 @@ pub(super) const FORMAT: u64 = 1;
 /// Bytes of memory that redb may use for pages; beyond it the system's own cache serves.
 pub(super) const CACHE: usize = 8 << 20;
 
-/// `format` → [`FORMAT`].
+/// How many histories the file takes in one commit, where the ledger may have a thousand times as many.
+const AHEAD: u64 = 1_000;
+
+/// `format` → [`FORMAT`]; `applied` → the number of the latest frame of the journal that the file has taken.
 pub(super) const ABOUT: TableDefinition<&str, u64> = TableDefinition::new("about");
 /// Key → history.
 pub(super) const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("entries");
@@ -43,22 +51,35 @@ pub(super) struct Write {
     pub(super) reply: oneshot::Sender<Result<Option<Entry>, LedgerError>>,
 }
 
-type Opener = Box<dyn Fn() -> Result<Database, Error> + Send + Sync>;
+type Opener = Box<dyn Fn() -> Result<(Database, Storage), Error> + Send + Sync>;
 
 pub(super) struct Store {
     place: String,
     open: Opener,
     /// None until it is used, and after a failure.
-    database: RwLock<Option<Database>>,
+    opened: RwLock<Option<Opened>>,
     pub(super) limits: Limits,
+    /// How many histories may be ahead of the file.
+    pub(super) ahead: usize,
     entries: AtomicU64,
-    commits: AtomicU64,
+    batches: AtomicU64,
+}
+
+struct Opened {
+    database: Database,
+    /// What the journal has and the file has not: empty histories are those that the file has to forget.
+    recent: RwLock<HashMap<Key, History>>,
+    journal: Mutex<Journal>,
 }
 
 impl Store {
     pub(super) fn new(path: &Path, limits: Limits) -> Self {
         let owned = path.to_owned();
-        let open = move || database(FileBackend::new(file(&owned)?)?);
+        let open = move || {
+            let database = database(FileBackend::new(file(&owned)?)?)?;
+            // Only then: the lock on the one is the lock on both.
+            Ok((database, Box::new(FileBackend::new(file(&journal_of(&owned))?)?) as Storage))
+        };
         Self::with_opener(path.display().to_string(), limits, Box::new(open))
     }
 
@@ -66,54 +87,55 @@ impl Store {
         Self {
             place: format!("file {place}"),
             open,
-            database: RwLock::default(),
+            opened: RwLock::default(),
             limits,
+            ahead: usize::try_from((limits.max_entries / AHEAD).clamp(1, AHEAD)).unwrap_or(1),
             entries: AtomicU64::default(),
-            commits: AtomicU64::default(),
+            batches: AtomicU64::default(),
         }
     }
 
-    /// How many entries there were after the latest commit.
+    /// How many entries there were after the latest record.
     pub(super) fn len(&self) -> u64 {
         self.entries.load(Ordering::Relaxed)
     }
 
-    pub(super) fn commits(&self) -> u64 {
-        self.commits.load(Ordering::Relaxed)
+    pub(super) fn batches(&self) -> u64 {
+        self.batches.load(Ordering::Relaxed)
     }
 
-    /// Counts the entries, which opens the file.
-    pub(super) fn count(&self) -> Result<(), LedgerError> {
-        let entries = self.with(|database| {
-            let transaction = database.begin_read()?;
-            Ok(transaction.open_table(ENTRIES)?.len()?)
-        })?;
-        self.entries.store(entries, Ordering::Relaxed);
-        Ok(())
+    /// Opens the file, and counts the entries.
+    pub(super) fn begin(&self) -> Result<(), LedgerError> {
+        self.with(|_| Ok(()))
     }
 
-    /// What is known of each of `keys` at one moment.
+    /// What is known of each of `keys`.
     pub(super) fn look<'k>(&self, keys: impl Iterator<Item = &'k Key>) -> Result<Vec<History>, LedgerError> {
-        self.with(|database| {
-            let transaction = database.begin_read()?;
-            let entries = transaction.open_table(ENTRIES)?;
-            keys.map(|key| read(&entries, key)).collect()
+        self.with(|opened| {
+            let mut known = Known::new(opened);
+            // In this order: what leaves memory is in the file by then.
+            let recent = opened.recent.read().unwrap_or_else(PoisonError::into_inner);
+            let found: Vec<_> = keys.map(|key| recent.get(key).cloned().ok_or(key)).collect();
+            drop(recent);
+            found.into_iter().map(|found| found.or_else(|key| known.in_file(key))).collect()
         })
     }
 
-    /// Puts all of `batch` into one commit; durable when it returns what each record was applied to.
+    /// Makes all of `batch` durable at once; returns what each record was applied to.
     pub(super) fn write(&self, batch: &[Write], doubts: &mut Doubts) -> Result<Vec<History>, LedgerError> {
         let mut bases = Vec::with_capacity(batch.len());
-        let result = self.with(|database| {
-            let transaction = database.begin_write()?;
-            let entries = fill(&transaction, batch, self.limits, doubts, &mut bases)?;
-            transaction.commit()?;
-            Ok(entries)
+        let result = self.with(|opened| {
+            let more = opened.record(batch, self.limits, doubts, &mut bases)?;
+            let _ = self.entries.fetch_add(more.cast_unsigned(), Ordering::Relaxed);
+            let now = batch.iter().map(|write| write.now).max();
+            if opened.is_far_ahead(self.ahead) {
+                self.entries.store(opened.apply(self.limits, now)?, Ordering::Relaxed);
+            }
+            Ok(())
         });
         match result {
-            Ok(entries) => {
-                self.entries.store(entries, Ordering::Relaxed);
-                self.commits.fetch_add(1, Ordering::Relaxed);
+            Ok(()) => {
+                self.batches.fetch_add(1, Ordering::Relaxed);
                 Ok(bases)
             }
             Err(error) => {
@@ -125,17 +147,25 @@ impl Store {
         }
     }
 
-    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, Error>) -> Result<T, LedgerError> {
+    /// Has the file take everything, so that it is whole without its journal. Nothing is lost where that fails.
+    pub(super) fn end(&self) {
+        let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opened) = opened.as_ref() {
+            let _ = caught(|| opened.apply(self.limits, None));
+        }
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Opened) -> Result<T, Error>) -> Result<T, LedgerError> {
         self.open_if_closed()?;
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let result = match database.as_ref() {
-            Some(database) => caught(|| work(database)),
+        let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
+        let result = match opened.as_ref() {
+            Some(opened) => caught(|| work(opened)),
             None => Err(Error::DatabaseClosed),
         };
-        drop(database);
+        drop(opened);
         result.map_err(|error| {
-            let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-            let failed = database.take();
+            let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
+            let failed = opened.take();
             // Closing it may panic as using it did.
             let _ = caught(|| {
                 drop(failed);
@@ -146,19 +176,119 @@ impl Store {
     }
 
     fn open_if_closed(&self) -> Result<(), LedgerError> {
-        let is_open = |database: &Option<Database>| database.is_some();
-        if is_open(&self.database.read().unwrap_or_else(PoisonError::into_inner)) {
+        let is_open = |opened: &Option<Opened>| opened.is_some();
+        if is_open(&self.opened.read().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(());
         }
-        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        if !is_open(&database) {
-            let opened = caught(|| (self.open)()).map_err(|error| self.explain(&error))?;
-            caught(|| prepare(&opened))
+        let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
+        if !is_open(&opened) {
+            let (database, storage) = caught(|| (self.open)()).map_err(|error| self.explain(&error))?;
+            caught(|| prepare(&database))
                 .map_err(|error| self.explain(&error))?
                 .map_err(|format| self.foreign(format))?;
-            *database = Some(opened);
+            let (now_open, entries) =
+                caught(|| Opened::new(database, storage)).map_err(|error| self.explain(&error))?;
+            self.entries.store(entries, Ordering::Relaxed);
+            *opened = Some(now_open);
         }
         Ok(())
+    }
+}
+
+impl Opened {
+    /// With what the journal has; how many entries there are, too.
+    fn new(database: Database, storage: Storage) -> Result<(Self, u64), Error> {
+        let mut recent = HashMap::new();
+        let transaction = database.begin_read()?;
+        let applied = applied(&transaction)?;
+        let journal = Journal::open(storage, applied, |key, history| drop(recent.insert(key, history)))?;
+        let table = transaction.open_table(ENTRIES)?;
+        let mut entries = table.len()?;
+        for (key, history) in &recent {
+            let in_file = table.get(key.as_bytes())?.is_some();
+            entries = entries + u64::from(!history.is_empty()) - u64::from(in_file);
+        }
+        drop(table);
+        Ok((Self { database, recent: RwLock::new(recent), journal: Mutex::new(journal) }, entries))
+    }
+
+    /// Puts all of `batch` into one frame of the journal; returns how many entries more there are then.
+    fn record(
+        &self,
+        batch: &[Write],
+        limits: Limits,
+        doubts: &mut Doubts,
+        bases: &mut Vec<History>,
+    ) -> Result<i64, Error> {
+        let mut after: HashMap<Key, History> = HashMap::with_capacity(batch.len());
+        let mut known = Known::new(self);
+        let mut more = 0;
+        for write in batch {
+            let Write { key, digest, record, now, reply } = write;
+            let before = match after.get(key) {
+                Some(history) => history.clone(),
+                None => known.look(key)?,
+            };
+            let was_there = !before.is_empty();
+            let current = before.unless_expired(*now, limits.retention);
+            let (base, then) = doubts.apply(key, *digest, *record, *now, current);
+            // Who no longer waits may have given it again already, and this very batch hold that one, too.
+            if reply.is_closed() {
+                doubts.add(key.clone(), *digest, *record, base.clone());
+            }
+            bases.push(base);
+            let then = then.unless_expired(*now, limits.retention);
+            more += i64::from(!then.is_empty()) - i64::from(was_there);
+            after.insert(key.clone(), then);
+        }
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).append(after.iter())?;
+        self.recent.write().unwrap_or_else(PoisonError::into_inner).extend(after);
+        Ok(more)
+    }
+
+    fn is_far_ahead(&self, most: usize) -> bool {
+        self.recent.read().unwrap_or_else(PoisonError::into_inner).len() >= most
+            || self.journal.lock().unwrap_or_else(PoisonError::into_inner).is_full()
+    }
+
+    /// Has the file take what the journal has, and forget what has to be, where `now` is given; returns how many entries
+    /// there are then.
+    fn apply(&self, limits: Limits, now: Option<Timestamp>) -> Result<u64, Error> {
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = self.recent.read().unwrap_or_else(PoisonError::into_inner);
+        let transaction = self.database.begin_write()?;
+        transaction.open_table(ABOUT)?.insert("applied", journal.number())?;
+        let entries = fill(&transaction, &recent, limits, now)?;
+        transaction.commit()?;
+        drop(recent);
+        journal.restart();
+        self.recent.write().unwrap_or_else(PoisonError::into_inner).clear();
+        Ok(entries)
+    }
+}
+
+/// What is known at a moment; the file is looked into only where that is needed.
+struct Known<'o> {
+    opened: &'o Opened,
+    table: Option<ReadOnlyTable<&'static [u8], &'static [u8]>>,
+}
+
+impl<'o> Known<'o> {
+    fn new(opened: &'o Opened) -> Self {
+        Self { opened, table: None }
+    }
+
+    fn look(&mut self, key: &Key) -> Result<History, Error> {
+        let recent = self.opened.recent.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
+        recent.map_or_else(|| self.in_file(key), Ok)
+    }
+
+    fn in_file(&mut self, key: &Key) -> Result<History, Error> {
+        let table = match self.table.take() {
+            Some(table) => table,
+            None => self.opened.database.begin_read()?.open_table(ENTRIES)?,
+        };
+        read(self.table.insert(table), key)
     }
 }
 
@@ -221,6 +351,13 @@ impl Store {
     }
 }
 
+/// The journal of a file, which stands beside it.
+pub(super) fn journal_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".journal");
+    name.into()
+}
+
 /// The file, made for its owner alone where there is none.
 fn file(path: &Path) -> Result<File, Error> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
@@ -271,31 +408,35 @@ pub(super) fn read(entries: &impl ReadableTable<&'static [u8], &'static [u8]>, k
     let Some(bytes) = entries.get(key.as_bytes())? else {
         return Ok(History::default());
     };
-    History::from_bytes(bytes.value()).ok_or_else(|| Error::Corrupted("an entry that cannot be read".to_owned()))
+    History::from_bytes(bytes.value()).ok_or_else(unreadable)
 }
 
-/// Applies `batch` in order; returns how many entries there are then.
+fn unreadable() -> Error {
+    Error::Corrupted("an entry that cannot be read".to_owned())
+}
+
+/// The number of the journal's latest frame that the file has taken.
+pub(super) fn applied(transaction: &ReadTransaction) -> Result<u64, Error> {
+    Ok(transaction.open_table(ABOUT)?.get("applied")?.map_or(0, |number| number.value()))
+}
+
+/// Puts `recent` into the tables; returns how many entries there are then.
 fn fill(
     transaction: &WriteTransaction,
-    batch: &[Write],
+    recent: &HashMap<Key, History>,
     limits: Limits,
-    doubts: &mut Doubts,
-    bases: &mut Vec<History>,
+    now: Option<Timestamp>,
 ) -> Result<u64, Error> {
     let mut tables = Tables { entries: transaction.open_table(ENTRIES)?, outcomes: transaction.open_table(OUTCOMES)? };
-    for write in batch {
-        let Write { key, digest, record, now, reply } = write;
-        let before = read(&tables.entries, key)?;
-        let current = before.clone().unless_expired(*now, limits.retention);
-        let (base, after) = doubts.apply(key, *digest, *record, *now, current);
-        // Who no longer waits may have given it again already, and this very batch hold that one, too.
-        if reply.is_closed() {
-            doubts.add(key.clone(), *digest, *record, base.clone());
-        }
-        bases.push(base);
-        tables.replace(key, &before, &after.unless_expired(*now, limits.retention))?;
+    // In the order of the file's pages.
+    let mut sorted: Vec<_> = recent.iter().collect();
+    sorted.sort_unstable_by_key(|(key, _)| *key);
+    for (key, history) in sorted {
+        tables.put(key, history)?;
     }
-    tables.sweep(limits, batch)?;
+    if let Some(now) = now {
+        tables.sweep(limits, now, recent)?;
+    }
     Ok(tables.entries.len()?)
 }
 
@@ -305,26 +446,28 @@ struct Tables<'t> {
 }
 
 impl Tables<'_> {
-    /// Puts `after` in the place of `before`.
-    fn replace(&mut self, key: &Key, before: &History, after: &History) -> Result<(), Error> {
-        if let Some(at) = before.outcome_at().filter(|at| after.outcome_at() != Some(*at)) {
+    /// Puts `history` in the place of what is there.
+    fn put(&mut self, key: &Key, history: &History) -> Result<(), Error> {
+        let before = if history.is_empty() {
+            self.entries.remove(key.as_bytes())?.map(|before| History::from_bytes(before.value()))
+        } else {
+            let before = self.entries.insert(key.as_bytes(), history.to_bytes().as_slice())?;
+            before.map(|before| History::from_bytes(before.value()))
+        };
+        let before = before.map(|before| before.ok_or_else(unreadable)).transpose()?;
+        let (before, after) = (before.as_ref().and_then(History::outcome_at), history.outcome_at());
+        if let Some(at) = before.filter(|at| after != Some(*at)) {
             self.outcomes.remove((at, key.as_bytes()))?;
         }
-        if let Some(at) = after.outcome_at() {
+        if let Some(at) = after {
             self.outcomes.insert((at, key.as_bytes()), ())?;
-        }
-        if after.is_empty() {
-            self.entries.remove(key.as_bytes())?;
-        } else {
-            self.entries.insert(key.as_bytes(), after.to_bytes().as_slice())?;
         }
         Ok(())
     }
 
     /// Forgets what has to be, sparing what was just recorded.
-    fn sweep(&mut self, limits: Limits, recorded: &[Write]) -> Result<(), Error> {
-        let Some(now) = recorded.iter().map(|write| write.now).max() else { return Ok(()) };
-        let (horizon, most) = (horizon(now, limits.retention), SWEEP * recorded.len());
+    fn sweep(&mut self, limits: Limits, now: Timestamp, recent: &HashMap<Key, History>) -> Result<(), Error> {
+        let (horizon, most) = (horizon(now, limits.retention), SWEEP * recent.len());
         let excess = self.entries.len()?.saturating_sub(limits.max_entries);
         let mut swept = Vec::new();
         for outcome in self.outcomes.iter()? {
@@ -333,8 +476,9 @@ impl Tables<'_> {
             if swept.len() == most || (swept.len() as u64 >= excess && at > horizon) {
                 break;
             }
-            if !recorded.iter().any(|write| write.key.as_bytes() == key) {
-                swept.push((at, Key::from_bytes(key)));
+            let key = Key::from_bytes(key);
+            if !recent.contains_key(&key) {
+                swept.push((at, key));
             }
         }
         for (at, key) in &swept {

@@ -5,14 +5,16 @@ mod process;
 
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::future::join_all;
 use proptest::prelude::*;
 use redb::{Database, TableDefinition};
 
-use super::FileLedger;
+use super::store::{Store, journal_of};
+use super::{FileLedger, Reader};
 use crate::clock::Clock;
 use crate::ledger::suite::{Desk, Hands, ROOMY, TIGHT, all, created, digest, intend, key, steps, suite, take};
 use crate::ledger::tests::{Model, block_on};
@@ -40,12 +42,12 @@ impl Drop for Folder {
     }
 }
 
-async fn open(path: &std::path::Path) -> FileLedger {
+async fn open(path: &Path) -> FileLedger {
     let opened = FileLedger::open(path, ROOMY, Clock::system()).await;
     opened.unwrap_or_else(|error| panic!("{error}"))
 }
 
-async fn refused(path: &std::path::Path) -> String {
+async fn refused(path: &Path) -> String {
     let opened = FileLedger::open(path, ROOMY, Clock::system()).await;
     opened.err().expect("refused").to_string()
 }
@@ -77,25 +79,40 @@ async fn file_does_what_every_store_does() {
     .await;
 }
 
+/// Files as a power failure leaves them, in the place of those of `ledger`.
+fn crash(ledger: FileLedger, path: &Path) {
+    let files = [path.to_owned(), journal_of(path)].map(|path| (fs::read(&path).unwrap(), path));
+    drop(ledger);
+    for (bytes, path) in files {
+        fs::write(path, bytes).unwrap();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn file_is_like_the_model_however_often_it_is_opened(steps in steps()) {
+    fn file_is_like_the_model_however_often_it_is_opened(steps in steps(), ahead in 0..12_usize) {
         block_on(async {
             let (folder, hands, mut model) = (Folder::new(), Hands::new(), Model::default());
             let path = folder.file("ledger");
-            let open = async || FileLedger::open(&path, TIGHT, hands.clock()).await.unwrap();
+            // Where the file is behind, nothing is to be swept: that it does with the next batch it takes.
+            let limits = if ahead == 0 { TIGHT } else { ROOMY };
+            let open = async || {
+                let mut store = Store::new(&path, limits);
+                store.ahead = store.ahead.min(ahead.max(1));
+                FileLedger::start(store, hands.clock()).await.unwrap()
+            };
             let mut ledger = open().await;
             for step in &steps {
                 if step.reopen {
-                    drop(ledger);
+                    if step.body == 0 { drop(ledger) } else { crash(ledger, &path) }
                     ledger = open().await;
                 }
                 hands.forward(step.milliseconds);
-                model.take(step, TIGHT, &hands);
+                model.take(step, limits, &hands);
                 take(&ledger, step, hands.now()).await;
-                assert_eq!(all(&ledger).await, model.all(TIGHT, &hands), "after {step:?}");
+                assert_eq!(all(&ledger).await, model.all(limits, &hands), "after {step:?}");
             }
         });
     }
@@ -190,18 +207,20 @@ async fn damaged_copies_open_with_a_prefix_or_say_so() {
         put(&ledger, id).await.unwrap();
         // As a backup takes it that knows nothing of databases: while it is open, and after a commit.
         if id % 8 == 7 {
-            copies.push((id + 1, fs::read(&path).unwrap()));
+            copies.push((id + 1, fs::read(&path).unwrap(), fs::read(journal_of(&path)).unwrap()));
         }
     }
     drop(ledger);
     let whole = fs::read(&path).unwrap();
     let copy = folder.file("copy");
-    for (recorded, bytes) in copies {
+    for (recorded, bytes, journal) in copies {
         fs::write(&copy, bytes).unwrap();
+        fs::write(journal_of(&copy), journal).unwrap();
         assert_eq!(prefix(&open(&copy).await, 40).await, recorded);
     }
     let mut outcomes = (0, 0);
     for _ in 0..60 {
+        let _ = fs::remove_file(journal_of(&copy));
         fs::write(&copy, &whole).unwrap();
         let file = fs::OpenOptions::new().write(true).open(&copy).unwrap();
         let place = fastrand::u64(1..whole.len() as u64);
@@ -225,7 +244,64 @@ async fn damaged_copies_open_with_a_prefix_or_say_so() {
 }
 
 #[tokio::test]
-async fn records_that_come_together_share_commits() {
+async fn a_damaged_journal_is_said_and_a_torn_end_is_none() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    let ledger = open(&path).await;
+    let mut ends = vec![0];
+    for id in 0..10 {
+        put(&ledger, id).await.unwrap();
+        let journal = fs::read(journal_of(&path)).unwrap();
+        ends.push(journal.iter().rposition(|byte| *byte != 0).unwrap() + 1);
+    }
+    crash(ledger, &path);
+    let whole = [&path, &journal_of(&path)].map(|path| (fs::read(path).unwrap(), path.clone()));
+    for (frame, from) in ends[..10].iter().enumerate() {
+        whole.iter().for_each(|(bytes, path)| fs::write(path, bytes).unwrap());
+        let file = fs::OpenOptions::new().write(true).open(journal_of(&path)).unwrap();
+        // Behind its length.
+        file.write_at(&[0xff; 8], *from as u64 + 20).unwrap();
+        if frame == 9 {
+            assert_eq!(prefix(&open(&path).await, 10).await, 9);
+        } else {
+            let said = refused(&path).await;
+            assert!(said.contains("its journal has a record in the middle") && said.contains("move it away"), "{said}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_beside_the_worker_sees_whatever_is_durable() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    let mut store = Store::new(&path, ROOMY);
+    store.ahead = 5;
+    let ledger = FileLedger::start(store, Clock::system()).await.unwrap();
+    let reader = Reader::open(&path, ROOMY, Clock::system()).unwrap();
+    let durable = Arc::new(AtomicU32::new(0));
+    let latest = Arc::clone(&durable);
+    let looks = tokio::task::spawn_blocking(move || {
+        let mut looks = 0;
+        loop {
+            let known = latest.load(Ordering::SeqCst);
+            for id in known.saturating_sub(12)..known {
+                assert!(reader.look(&key(id.to_be_bytes())).unwrap().is_some(), "{id} of {known}");
+                looks += 1;
+            }
+            if known == 400 {
+                return looks;
+            }
+        }
+    });
+    for id in 0..400 {
+        put(&ledger, id).await.unwrap();
+        durable.store(id + 1, Ordering::SeqCst);
+    }
+    assert!(looks.await.unwrap() > 400);
+}
+
+#[tokio::test]
+async fn records_that_come_together_share_a_wait_for_the_disk() {
     let folder = Folder::new();
     for (writers, each) in [(1, 200), (16, 100), (64, 100)] {
         let ledger = open(&folder.file(&writers.to_string())).await;
@@ -238,13 +314,13 @@ async fn records_that_come_together_share_commits() {
         .await;
         let (records, seconds) = (writers * each, started.elapsed().as_secs_f64());
         println!(
-            "{writers:>2} writers: {:>6.0} records/s, {} commits for {records} records",
+            "{writers:>2} writers: {:>6.0} records/s, {} batches for {records} records",
             f64::from(records) / seconds,
-            ledger.commits()
+            ledger.batches()
         );
         assert_eq!(ledger.len(), u64::from(records));
         if writers == 64 {
-            assert!(ledger.commits() < u64::from(records) / 8, "{}", ledger.commits());
+            assert!(ledger.batches() < u64::from(records) / 8, "{}", ledger.batches());
         }
     }
 }

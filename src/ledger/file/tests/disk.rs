@@ -9,38 +9,57 @@ use redb::{BackendError, StorageBackend};
 use super::{prefix, put};
 use crate::clock::Clock;
 use crate::ledger::file::FileLedger;
+use crate::ledger::file::journal::Storage;
 use crate::ledger::file::store::{Store, database};
 use crate::ledger::suite::{ROOMY, digest, intend, key};
 use crate::ledger::{Digest, Ledger, Record};
 
-/// A file in memory that knows what it was told and in which order.
+/// A file in memory and its journal, which know what they were told and in which order.
 #[derive(Clone, Debug, Default)]
-struct Disk(Arc<Mutex<Inner>>);
+struct Disk {
+    inner: Arc<Mutex<Inner>>,
+    /// 0 is the file, 1 its journal.
+    file: usize,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
-    bytes: Vec<u8>,
-    told: Vec<Told>,
-    /// How many bytes there is room for.
+    bytes: [Vec<u8>; 2],
+    told: Vec<(usize, Told)>,
+    /// How many bytes the file has room for; the journal has none more where that is none.
     room: Option<usize>,
+    /// Whether syncs fail. What was written since the last one is read back all the same, but not on the disk, nor put
+    /// there by a later sync.
+    broken: bool,
 }
 
 #[derive(Clone, Debug)]
 enum Told {
     Length(usize),
     Write(usize, Vec<u8>),
+    Lost,
     Sync,
 }
 
 impl Disk {
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap()
+        self.inner.lock().unwrap()
+    }
+
+    fn journal(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), file: 1 }
     }
 
     async fn ledger(&self) -> Result<FileLedger, crate::ledger::LedgerError> {
+        self.ledger_ahead(1_000).await
+    }
+
+    /// One whose file takes so many histories at once.
+    async fn ledger_ahead(&self, ahead: usize) -> Result<FileLedger, crate::ledger::LedgerError> {
         let disk = self.clone();
-        let open = Box::new(move || database(disk.clone()));
-        let store = Store::with_opener("test".to_owned(), ROOMY, open);
+        let open = Box::new(move || Ok((database(disk.clone())?, Box::new(disk.journal()) as Storage)));
+        let mut store = Store::with_opener("test".to_owned(), ROOMY, open);
+        store.ahead = ahead;
         FileLedger::start(store, Clock::system()).await
     }
 
@@ -48,11 +67,14 @@ impl Disk {
     /// after it some of it, perhaps in part.
     fn after_power_failure(&self, moment: usize) -> Self {
         let told = self.inner().told[..moment].to_vec();
-        let synced = told.iter().rposition(|told| matches!(told, Told::Sync)).unwrap_or(0);
-        let mut bytes = Vec::new();
-        for (place, told) in told.into_iter().enumerate() {
+        let synced = [0, 1].map(|file| {
+            told.iter().rposition(|(which, told)| *which == file && matches!(told, Told::Sync)).unwrap_or(0)
+        });
+        let mut files = [Vec::new(), Vec::new()];
+        for (place, (file, told)) in told.into_iter().enumerate() {
+            let (bytes, synced) = (&mut files[file], synced[file]);
             match told {
-                Told::Sync => {}
+                Told::Sync | Told::Lost => {}
                 _ if place > synced && fastrand::bool() => {}
                 Told::Length(length) => bytes.resize(length, 0),
                 Told::Write(start, data) => {
@@ -65,20 +87,20 @@ impl Disk {
                 }
             }
         }
-        let inner = Inner { bytes, ..Inner::default() };
-        Self(Arc::new(Mutex::new(inner)))
+        let inner = Inner { bytes: files, ..Inner::default() };
+        Self { inner: Arc::new(Mutex::new(inner)), file: 0 }
     }
 }
 
 impl StorageBackend for Disk {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.inner().bytes.len() as u64)
+        Ok(self.inner().bytes[self.file].len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let start = usize::try_from(offset).unwrap();
         let inner = self.inner();
-        let bytes = inner.bytes.get(start..start + out.len());
+        let bytes = inner.bytes[self.file].get(start..start + out.len());
         out.copy_from_slice(bytes.ok_or(ErrorKind::UnexpectedEof)?);
         Ok(())
     }
@@ -86,16 +108,24 @@ impl StorageBackend for Disk {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut inner = self.inner();
         let len = usize::try_from(len).unwrap();
-        if inner.room.is_some_and(|room| len > room) {
+        if inner.room.is_some_and(|room| len > room && self.file == 0 || room == 0) {
             return Err(ErrorKind::StorageFull.into());
         }
-        inner.bytes.resize(len, 0);
-        inner.told.push(Told::Length(len));
+        inner.bytes[self.file].resize(len, 0);
+        inner.told.push((self.file, Told::Length(len)));
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.inner().told.push(Told::Sync);
+        let mut inner = self.inner();
+        if inner.broken {
+            let unsynced = inner.told.iter_mut().filter(|(file, _)| *file == self.file).rev();
+            for (_, told) in unsynced.take_while(|(_, told)| !matches!(told, Told::Sync)) {
+                *told = Told::Lost;
+            }
+            return Err(io::Error::other("on purpose"));
+        }
+        inner.told.push((self.file, Told::Sync));
         Ok(())
     }
 
@@ -105,8 +135,8 @@ impl StorageBackend for Disk {
         if inner.room == Some(0) {
             return Err(ErrorKind::StorageFull.into());
         }
-        inner.bytes[start..start + data.len()].copy_from_slice(data);
-        inner.told.push(Told::Write(start, data.to_vec()));
+        inner.bytes[self.file][start..start + data.len()].copy_from_slice(data);
+        inner.told.push((self.file, Told::Write(start, data.to_vec())));
         Ok(())
     }
 
@@ -138,24 +168,47 @@ impl StorageBackend for Disk {
 
 #[tokio::test]
 async fn whatever_was_recorded_survives_a_power_failure_at_any_moment() {
-    const RECORDS: u32 = 60;
+    for ahead in [1, 7, 1_000] {
+        survives_power_failures(60, ahead).await;
+    }
+}
+
+async fn survives_power_failures(records: u32, ahead: usize) {
     let disk = Disk::default();
-    let ledger = disk.ledger().await.unwrap();
+    let ledger = disk.ledger_ahead(ahead).await.unwrap();
     let start = disk.inner().told.len();
     // How much the disk had been told when each record was said to be durable.
     let mut durable = Vec::new();
-    for id in 0..RECORDS {
+    for id in 0..records {
         put(&ledger, id).await.unwrap();
         durable.push(disk.inner().told.len());
     }
     let end = disk.inner().told.len();
-    let moments = durable.iter().copied().chain((0..400).map(|_| fastrand::usize(start..=end)));
+    let moments = durable.iter().copied().chain((0..150).map(|_| fastrand::usize(start..=end)));
     for moment in moments {
         let left = disk.after_power_failure(moment);
         let recorded = durable.iter().filter(|told| **told <= moment).count();
         let reopened = left.ledger().await.unwrap_or_else(|error| panic!("at {moment}: {error}"));
-        let kept = prefix(&reopened, RECORDS).await as usize;
+        let kept = prefix(&reopened, records).await as usize;
         assert!(kept >= recorded, "at {moment}: {kept} of {recorded}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_failed_sync_left_behind_does_not_take_later_records_with_it() {
+    let disk = Disk::default();
+    let ledger = disk.ledger().await.unwrap();
+    put(&ledger, 0).await.unwrap();
+    disk.inner().broken = true;
+    let error = put(&ledger, 1).await.unwrap_err().to_string();
+    assert!(error.contains("look at its disk"), "{error}");
+    disk.inner().broken = false;
+    for id in 1..5 {
+        put(&ledger, id).await.unwrap();
+    }
+    let end = disk.inner().told.len();
+    for _ in 0..20 {
+        assert_eq!(prefix(&disk.after_power_failure(end).ledger().await.unwrap(), 5).await, 5);
     }
 }
 
@@ -165,7 +218,7 @@ async fn a_full_disk_is_said_and_forgotten_when_there_is_room() {
         let disk = Disk::default();
         let ledger = disk.ledger().await.unwrap();
         put(&ledger, 0).await.unwrap();
-        let room = if nothing_at_all { 0 } else { disk.inner().bytes.len() };
+        let room = if nothing_at_all { 0 } else { disk.inner().bytes[0].len() };
         disk.inner().room = Some(room);
         let mut id = 1;
         let error = loop {
@@ -264,7 +317,11 @@ impl StorageBackend for Stalling {
 async fn an_intent_that_is_given_again_while_the_disk_stands_still_counts_once() {
     let disk = Stalling::default();
     let opened = disk.clone();
-    let store = Store::with_opener("test".to_owned(), ROOMY, Box::new(move || database(opened.clone())));
+    let open = move || {
+        let journal = Stalling { disk: opened.disk.journal(), still: Arc::clone(&opened.still) };
+        Ok((database(opened.clone())?, Box::new(journal) as Storage))
+    };
+    let store = Store::with_opener("test".to_owned(), ROOMY, Box::new(open));
     let ledger = FileLedger::start(store, Clock::system()).await.unwrap();
     let now = jiff::Timestamp::UNIX_EPOCH;
     for (first, withdrawn) in [("a", "b"), ("c", "a")] {

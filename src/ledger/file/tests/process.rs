@@ -107,8 +107,8 @@ async fn a_killed_process_leaves_all_it_said_it_kept() {
 async fn a_process_that_may_write_no_more_goes_on_when_it_may() {
     let folder = Folder::new();
     let path = folder.file("ledger");
-    // In units of 512 or 1024 bytes, whichever the shell has.
-    let mut writer = Writer::start(&path, "600");
+    // In units of 512 or 1024 bytes, whichever the shell has; the journal alone takes 1 MiB.
+    let mut writer = Writer::start(&path, "2100");
     let error = writer.hear("failed ").unwrap();
     assert!(error.contains("make room on its disk"), "{error}");
     let lifted = Command::new("prlimit").args(["--fsize=unlimited", "--pid", &writer.child.id().to_string()]).status();
