@@ -30,11 +30,8 @@ use crate::status::Status;
 use crate::telemetry::traces::FLUSH;
 use crate::worker::{Rules, Running, Worker};
 
-/// Deliveries unsettled at a time, for each slot: enough that a slot finds its next message waiting even while others of
-/// them wait for another attempt, few enough that a second consumer finds work too.
-const PREFETCH_PER_SLOT: usize = 8;
-/// How many of them are enough beside two for each slot: where slots are many, they do not all wait for others at once, and
-/// each message in hand takes memory.
+/// Deliveries unsettled at a time beside two for each slot: enough that a slot finds its next message ready while others
+/// wait for the ledger, the broker or another attempt, and few enough for memory.
 const PREFETCH_BESIDE: usize = 96;
 /// RabbitMQ caps the prefetch of a quorum queue here.
 const MAX_PREFETCH: usize = 2_000;
@@ -285,8 +282,7 @@ async fn modification(path: &Path) -> Option<(SystemTime, u64)> {
 
 fn prefetch(config: &Config) -> u16 {
     let slots = config.crm.tokens.len() * config.crm.max_in_flight_per_token;
-    let enough = (slots * PREFETCH_PER_SLOT).min(slots * 2 + PREFETCH_BESIDE);
-    u16::try_from(enough.clamp(1, MAX_PREFETCH)).unwrap_or(u16::MAX)
+    u16::try_from((slots * 2 + PREFETCH_BESIDE).min(MAX_PREFETCH)).unwrap_or(u16::MAX)
 }
 
 /// Says what this configuration amounts to.

@@ -2,6 +2,9 @@
 //!
 //! A message first *passes* (the breaker is open, or it is the one probe; some token is usable), then takes a *slot* of a
 //! token. Both queues are first come, first served, so that while the gate is closed the waiting messages probe in turn.
+//!
+//! Between the two a message records its intent, which a crash leaves open though no request left. So only so many pass as
+//! will have their slots about when their intents are recorded.
 
 pub mod breaker;
 pub mod tokens;
@@ -23,6 +26,9 @@ use crate::crm::classify::{Judgement, Outcome};
 use crate::gate::breaker::{Breaker, Cause, Probe};
 use crate::gate::tokens::{Parked, TokenState, Tokens};
 use crate::gate::waiting::Waiting;
+
+/// How long before its slot a message passes, about: what recording an intent may take on a slow disk.
+const AHEAD: Duration = Duration::from_millis(50);
 
 /// Why no request leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -121,6 +127,10 @@ struct State {
     tokens: Tokens,
     passing: Waiting<Pass>,
     slotting: Waiting<Slot>,
+    /// How many have passed and have no slot yet, probes apart.
+    ahead: usize,
+    /// How long a slot is taken, on average over the latest requests.
+    taken_for: Duration,
     /// A probe's place at the head: it is not turned away while the gate is closed.
     probe_slot: Option<(Probe, oneshot::Sender<Slot>)>,
     /// The one that is out to try a token while none is in use: a probe, too, though not the breaker's.
@@ -140,6 +150,8 @@ struct State {
 pub struct Pass {
     gate: Arc<Gate>,
     probe: Option<Probe>,
+    /// Whether it counts as one who has no slot yet.
+    ahead: bool,
 }
 
 /// Leave to send one request. Dropping it without [`Slot::report`] frees the slot and tells the gate nothing.
@@ -149,6 +161,7 @@ pub struct Slot {
     probe: Option<Probe>,
     /// Whether it tries a token that is out of use.
     trial: bool,
+    since: Instant,
     /// Whether dropping it has to give the slot back.
     held: bool,
 }
@@ -168,6 +181,14 @@ impl State {
     /// Whether who passes may go without being a probe.
     fn is_open(&self) -> bool {
         self.breaker.cause().is_none() && !self.tokens.all_parked()
+    }
+
+    /// How many may have passed without a slot.
+    fn most_ahead(&self, spacing: Duration) -> usize {
+        let slots = self.tokens.slots().max(1);
+        let apart = self.taken_for.max(spacing * u32::try_from(slots).unwrap_or(u32::MAX));
+        let turns = AHEAD.as_micros().div_ceil(apart.as_micros().max(1));
+        slots.saturating_mul(usize::try_from(turns).unwrap_or(usize::MAX))
     }
 
     /// Who has left wants nothing: no token is taken for it.
@@ -231,6 +252,7 @@ impl Slot {
         gate.update(|state, now| {
             let chance = fastrand::f64();
             state.tokens.release(secret);
+            state.taken_for = (state.taken_for * 7 + (now - self.since)) / 8;
             state.breaker.report(judgement.outcome, probe, now, chance);
             if let Some(probe) = probe {
                 state.probe_ended(probe);
@@ -273,8 +295,13 @@ impl Drop for Slot {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        if let Some(probe) = self.probe {
-            self.gate.update(|state, _| state.probe_ended(probe));
+        if self.ahead || self.probe.is_some() {
+            self.gate.update(|state, _| {
+                state.ahead -= usize::from(self.ahead);
+                if let Some(probe) = self.probe {
+                    state.probe_ended(probe);
+                }
+            });
         }
     }
 }
@@ -296,6 +323,8 @@ impl Gate {
                 tokens: Tokens::new(crm.tokens.clone(), crm.max_in_flight_per_token, gate.recheck),
                 passing: Waiting::default(),
                 slotting: Waiting::default(),
+                ahead: 0,
+                taken_for: AHEAD,
                 probe_slot: None,
                 recheck: None,
                 last_failure: None,
@@ -360,6 +389,8 @@ impl Gate {
             Ok(Ok(slot)) => {
                 // From here on the slot answers for the probe.
                 pass.probe = None;
+                // The next one passes with the next change, when the slot is given back at the latest.
+                self.lock().ahead -= usize::from(std::mem::take(&mut pass.ahead));
                 // Granted in time, but the process stood still since, its machine perhaps.
                 if Instant::now() > until { Err(NoSlot::Held) } else { Ok(slot) }
             }
@@ -385,6 +416,11 @@ impl Gate {
     /// Takes over a new list of tokens.
     pub fn replace_tokens(self: &Arc<Self>, secrets: Vec<SecretString>) {
         self.update(|state, _| state.tokens.replace(secrets));
+    }
+
+    /// Whether it is closed for want of a ledger.
+    pub fn wants_ledger(&self) -> bool {
+        self.lock().ledger_down.is_some()
     }
 
     /// Why it is closed, if it is.
@@ -440,8 +476,15 @@ impl Gate {
 
     fn let_through(self: &Arc<Self>, state: &mut State, now: Instant) {
         if state.is_open() {
-            while let Some(waiting) = state.passing.next() {
-                let _ = waiting.send(self.new_pass(None));
+            let most = state.most_ahead(self.spacing);
+            while state.ahead < most
+                && let Some(waiting) = state.passing.next()
+            {
+                match waiting.send(self.new_pass(None)) {
+                    Ok(()) => state.ahead += 1,
+                    // Dropped here under the lock, it must not report back.
+                    Err(mut pass) => pass.ahead = false,
+                }
             }
         } else {
             // Their senders' end tells the waiting that the gate closed.
@@ -481,7 +524,7 @@ impl Gate {
             Some((probe, waiting)) => (Some(waiting), Some(probe).filter(|probe| state.is_out(*probe))),
             None => (state.slotting.next(), None),
         };
-        let slot = Slot { gate: Arc::clone(self), secret, probe, trial, held: true };
+        let slot = Slot { gate: Arc::clone(self), secret, probe, trial, since: Instant::now(), held: true };
         if let Some(Err(mut slot)) = waiting.map(|waiting| waiting.send(slot)) {
             // Dropped here under the lock, it must not report back.
             slot.held = false;
@@ -490,7 +533,7 @@ impl Gate {
     }
 
     fn new_pass(self: &Arc<Self>, probe: Option<Probe>) -> Pass {
-        Pass { gate: Arc::clone(self), probe }
+        Pass { gate: Arc::clone(self), probe, ahead: probe.is_none() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -84,6 +84,51 @@ async fn a_third_request_waits_for_a_slot_and_a_dropped_one_frees_it() {
     slot(&gate).await;
 }
 
+/// How many pass now, of many.
+async fn passing(gate: &Arc<Gate>) -> Vec<Pass> {
+    let mut passed = Vec::new();
+    while let Ok(pass) = gate.pass(Instant::now()).await {
+        passed.push(pass);
+        assert!(passed.len() < 1_000, "no bound");
+    }
+    passed
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_many_pass_as_have_their_slots_soon() {
+    let (gate, _) = running(&[]);
+    let passed = passing(&gate).await;
+    assert_eq!(passed.len(), 2, "one for each slot, before any request took its time");
+    drop(passed);
+    for (takes, most) in [(Duration::from_millis(1), 100), (Duration::from_millis(20), 6), (Duration::from_secs(1), 2)]
+    {
+        for _ in 0..100 {
+            let slot = slot(&gate).await;
+            sleep(takes).await;
+            slot.report(&judged(Outcome::Created));
+        }
+        let mut passed = passing(&gate).await;
+        assert_eq!(passed.len(), most, "{takes:?}");
+        // Who takes a slot makes room, and who leaves.
+        let slot = gate.slot(&mut passed[0], Instant::now() + SOON).await.unwrap();
+        sleep(takes).await;
+        slot.report(&judged(Outcome::Created));
+        let more = passing(&gate).await;
+        assert_eq!(more.len(), 1);
+        drop(more);
+        assert_eq!(passing(&gate).await.len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn few_pass_where_requests_are_spaced_out() {
+    let (gate, _) = running(&[("WTW_CRM_REQUESTS_PER_SECOND", "2")]);
+    for _ in 0..50 {
+        slot(&gate).await.report(&judged(Outcome::Created));
+    }
+    assert_eq!(passing(&gate).await.len(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn while_closed_one_probe_at_a_time_leaves_and_waiting_messages_take_turns() {
     let (gate, told) = running(&[("WTW_GATE_PROBE_INITIAL", "1s"), ("WTW_GATE_PROBE_MAX", "1s")]);

@@ -147,6 +147,12 @@ impl Tokens {
         }
     }
 
+    /// How many requests the tokens in use allow at a time.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.list.iter().filter(|token| token.parked.is_none()).count() * self.slots
+    }
+
     /// Whether each token is out of use, be it due to be tried.
     #[must_use]
     pub fn all_parked(&self) -> bool {

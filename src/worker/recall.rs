@@ -16,7 +16,7 @@ use crate::config::OnUnknown;
 use crate::crm::classify::{Judgement, Outcome};
 use crate::dead_letter::FAILED_AT;
 use crate::failure::{Failure, Kind, Stage};
-use crate::gate::{Access, Closed, Held, Pass};
+use crate::gate::{Access, Held, Pass};
 use crate::journey::{ATTEMPTS, Journey, SCHEMA, string};
 use crate::known::{Asked, Known, judge};
 use crate::ledger::{Closing, Digest, Entry, Key, LedgerError, Record, State};
@@ -45,6 +45,8 @@ pub(super) struct Case<'a> {
     intended: Mutex<Option<Timestamp>>,
     /// When the record was made that was waited for long enough, should it still be the latest.
     waited_for: Mutex<Option<Timestamp>>,
+    /// When the ledger was last asked about it.
+    looked: Mutex<Option<Instant>>,
 }
 
 impl<'a> Case<'a> {
@@ -64,9 +66,13 @@ impl<'a> Case<'a> {
             lost,
             intended: Mutex::default(),
             waited_for: Mutex::default(),
+            looked: Mutex::default(),
         }
     }
 }
+
+/// How long what the ledger said is as good as new.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// Why the ledger could not be asked, or no intent recorded: it was out of order until then.
 pub(super) enum Interrupted {
@@ -223,8 +229,13 @@ impl Worker {
     }
 
     /// Whether the ledger says something else than when it was asked first: a worker that is cut off from the broker does
-    /// not know that another one was given its messages, which may be done by the time that the gate lets them through.
+    /// not know that another one was given its messages, which may be done by the time that the gate lets them through. Where
+    /// that took no time, the intent tells it soon enough.
     pub(super) async fn overtaken(&self, case: &Case<'_>, journey: &Journey) -> Result<bool, Interrupted> {
+        let looked = *case.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.is_some_and(|at| at.elapsed() < FRESH) {
+            return Ok(false);
+        }
         let entry = self.look(case).await?;
         Ok(self.is_news(case, journey, entry.as_ref()))
     }
@@ -269,6 +280,7 @@ impl Worker {
             match self.ledger.look(key).await {
                 Ok(entry) => {
                     self.gate.ledger_worked(Access::Read);
+                    *case.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
                     return Ok(entry);
                 }
                 Err(error) => self.ledger_failed(Access::Read, &error),
@@ -320,7 +332,7 @@ impl Worker {
             pass = self.gate.pass(case.until) => pass.map_err(|Held| Interrupted::Held)?,
         };
         let mut pauses = Pauses::new(LEDGER.0, LEDGER.1);
-        while self.gate.closed() == Some(Closed::Ledger) {
+        while self.gate.wants_ledger() {
             self.pause(case, &mut pauses).await?;
         }
         Ok(pass)
@@ -387,7 +399,7 @@ impl Worker {
             let mut pauses = Pauses::new(UNASKED.0, UNASKED.1);
             loop {
                 sleep(jittered(pauses.next(), fastrand::f64())).await;
-                if self.gate.closed() == Some(Closed::Ledger) {
+                if self.gate.wants_ledger() {
                     self.try_ledger().await;
                 } else {
                     pauses.reset();
