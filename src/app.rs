@@ -30,8 +30,12 @@ use crate::status::Status;
 use crate::telemetry::traces::FLUSH;
 use crate::worker::{Rules, Running, Worker};
 
-/// Deliveries unsettled at a time beside two for each slot: enough that a slot finds its next message ready while others
-/// wait for the ledger, the broker or another attempt, and few enough for memory.
+/// Deliveries unsettled at a time, for each slot: enough that a slot finds its next message ready while others wait for the
+/// ledger, the broker or another attempt, and few enough that the last of them has its turn before it would be held, even
+/// where each request takes as long as it may.
+const PREFETCH_PER_SLOT: usize = 24;
+/// How many of them are enough beside two for each slot: where slots are many, they do not all wait for others at once, and
+/// each message in hand takes memory.
 const PREFETCH_BESIDE: usize = 96;
 /// RabbitMQ caps the prefetch of a quorum queue here.
 const MAX_PREFETCH: usize = 2_000;
@@ -282,7 +286,8 @@ async fn modification(path: &Path) -> Option<(SystemTime, u64)> {
 
 fn prefetch(config: &Config) -> u16 {
     let slots = config.crm.tokens.len() * config.crm.max_in_flight_per_token;
-    u16::try_from((slots * 2 + PREFETCH_BESIDE).min(MAX_PREFETCH)).unwrap_or(u16::MAX)
+    let enough = (slots * PREFETCH_PER_SLOT).min(slots * 2 + PREFETCH_BESIDE);
+    u16::try_from(enough.clamp(1, MAX_PREFETCH)).unwrap_or(u16::MAX)
 }
 
 /// Says what this configuration amounts to.

@@ -389,8 +389,9 @@ impl Gate {
             Ok(Ok(slot)) => {
                 // From here on the slot answers for the probe.
                 pass.probe = None;
-                // The next one passes with the next change, when the slot is given back at the latest.
-                self.lock().ahead -= usize::from(std::mem::take(&mut pass.ahead));
+                if std::mem::take(&mut pass.ahead) {
+                    self.update(|state, _| state.ahead -= 1);
+                }
                 // Granted in time, but the process stood still since, its machine perhaps.
                 if Instant::now() > until { Err(NoSlot::Held) } else { Ok(slot) }
             }
@@ -524,8 +525,13 @@ impl Gate {
             Some((probe, waiting)) => (Some(waiting), Some(probe).filter(|probe| state.is_out(*probe))),
             None => (state.slotting.next(), None),
         };
+        let Some(waiting) = waiting else {
+            // Whoever wanted it has left since that was asked.
+            state.tokens.release(&secret);
+            return;
+        };
         let slot = Slot { gate: Arc::clone(self), secret, probe, trial, since: Instant::now(), held: true };
-        if let Some(Err(mut slot)) = waiting.map(|waiting| waiting.send(slot)) {
+        if let Err(mut slot) = waiting.send(slot) {
             // Dropped here under the lock, it must not report back.
             slot.held = false;
             state.tokens.release(&slot.secret);

@@ -84,6 +84,22 @@ async fn a_third_request_waits_for_a_slot_and_a_dropped_one_frees_it() {
     slot(&gate).await;
 }
 
+#[tokio::test]
+async fn a_slot_that_nobody_waits_for_any_more_is_free_again() {
+    let (gate, _) = gate(&[]);
+    let (done, ends) = std::sync::mpsc::channel();
+    let other = Arc::clone(&gate);
+    std::thread::spawn(move || {
+        let mut state = other.lock();
+        // The only one who waited has left between the question and this.
+        let taken = state.tokens.take(Instant::now()).unwrap();
+        other.grant_slot(&mut state, taken);
+        done.send(()).unwrap();
+    });
+    ends.recv_timeout(Duration::from_secs(60)).expect("no deadlock");
+    let (_first, _second) = (slot(&gate).await, slot(&gate).await);
+}
+
 /// How many pass now, of many.
 async fn passing(gate: &Arc<Gate>) -> Vec<Pass> {
     let mut passed = Vec::new();

@@ -72,7 +72,7 @@ impl<'a> Case<'a> {
 }
 
 /// How long what the ledger said is as good as new.
-const FRESH: Duration = Duration::from_secs(1);
+const FRESH: Duration = Duration::from_millis(100);
 
 /// Why the ledger could not be asked, or no intent recorded: it was out of order until then.
 pub(super) enum Interrupted {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use redb::{Database, Error, ReadableDatabase, ReadableTableMetadata, TableError};
 
-use super::store::{ABOUT, CACHE, ENTRIES, FORMAT, Store, caught};
+use super::store::{ABOUT, CACHE, ENTRIES, FORMAT, Store, WITHOUT_JOURNAL, caught, journal_of};
 use crate::ledger::{LedgerError, Limits};
 
 /// What there is at a ledger's path.
@@ -40,8 +40,13 @@ pub fn inspect(path: &Path, limits: Limits) -> Result<Found, LedgerError> {
     if length == 0 {
         return Ok(Found::Nothing);
     }
+    let journal = caught(|| Ok(OpenOptions::new().read(true).write(true).open(journal_of(path)?)?));
+    match journal {
+        Err(Error::Io(error)) if error.kind() == ErrorKind::NotFound => {}
+        journal => drop(journal.map_err(|error| explained(&error))?),
+    }
     match caught(|| read(path)) {
-        Ok((FORMAT, entries)) => Ok(Found::Ledger(entries)),
+        Ok((FORMAT | WITHOUT_JOURNAL, entries)) => Ok(Found::Ledger(entries)),
         Ok((other, _)) => Err(store.foreign(other)),
         Err(Error::DatabaseAlreadyOpen) => Ok(Found::Held),
         Err(Error::RepairAborted) => Ok(Found::Unclosed),
@@ -58,7 +63,7 @@ fn read(path: &Path) -> Result<(u64, u64), Error> {
         about => about?,
     };
     let format = about.get("format")?.map_or(FORMAT, |format| format.value());
-    let entries = if format == FORMAT { transaction.open_table(ENTRIES)?.len()? } else { 0 };
+    let entries = if matches!(format, FORMAT | WITHOUT_JOURNAL) { transaction.open_table(ENTRIES)?.len()? } else { 0 };
     Ok((format, entries))
 }
 

@@ -3,8 +3,9 @@
 //!
 //! It is a row of frames: the length of the content, its checksum, and the content, which is the frame's number and the
 //! histories that its batch led to. Numbers go up by one from what the file has taken (`applied`), so what an earlier use
-//! left behind the latest frame is told from what follows it. Each frame is on the disk before the next one is begun:
-//! only the last can be torn, and then nobody was told that it is durable.
+//! left behind the latest frame is told from what follows it; the file's own `id` is part of the checksum, so what belongs
+//! to another file is none. Each frame is on the disk before the next one is begun: only the last can be torn, and then
+//! nobody was told that it is durable.
 
 use redb::{Error, StorageBackend};
 use sha2::{Digest as _, Sha256};
@@ -30,6 +31,8 @@ pub(super) struct Journal {
 /// Between two frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
+    /// Of the file.
+    id: u64,
     end: u64,
     /// Of the frame before it.
     number: u64,
@@ -37,64 +40,72 @@ pub(super) struct Place {
 
 impl Place {
     /// The beginning of a journal whose file has taken everything up to `applied`.
-    pub(super) const fn after(applied: u64) -> Self {
-        Self { end: 0, number: applied }
+    pub(super) const fn after(id: u64, applied: u64) -> Self {
+        Self { id, end: 0, number: applied }
     }
 
-    /// Takes what there is from here on, and moves behind it.
+    /// Takes the frames from here on, and moves behind them.
     ///
     /// # Errors
-    /// When it cannot be read, or a frame before the last one is damaged.
+    /// When they cannot be read.
     pub(super) fn read(
         &mut self,
         storage: &dyn StorageBackend,
         mut take: impl FnMut(Key, History),
     ) -> Result<(), Error> {
-        loop {
-            match frame(storage, *self)? {
-                Frame::Whole(content, next) => {
-                    histories(&content, &mut take).ok_or_else(|| damaged("a record that cannot be read"))?;
-                    *self = next;
-                }
-                Frame::Torn(next) if matches!(frame(storage, next)?, Frame::Whole(..)) => {
-                    return Err(damaged("a record in the middle"));
-                }
-                Frame::Torn(_) | Frame::None => return Ok(()),
+        while let Some((number, content, end)) = frame(storage, self.id, self.end)? {
+            if number != self.number + 1 {
+                break;
             }
+            histories(&content, &mut take).ok_or_else(|| damaged("a record that cannot be read"))?;
+            (self.number, self.end) = (number, end);
         }
+        Ok(())
     }
 }
 
-enum Frame {
-    /// The content without its number, and the place behind it.
-    Whole(Vec<u8>, Place),
-    /// Something of a possible length, and the place behind it.
-    Torn(Place),
-    None,
-}
-
-/// The frame at a place.
-fn frame(storage: &dyn StorageBackend, place: Place) -> Result<Frame, Error> {
-    let (length, start) = (storage.len()?, place.end + HEAD);
+/// The whole frame at a place, if there is one: its number, the rest of its content, and where it ends.
+fn frame(storage: &dyn StorageBackend, id: u64, at: u64) -> Result<Option<(u64, Vec<u8>, u64)>, Error> {
+    let (length, start) = (storage.len()?, at + HEAD);
     if start > length {
-        return Ok(Frame::None);
+        return Ok(None);
     }
     let (mut size, mut sum) = ([0; 4], [0; 8]);
-    storage.read(place.end, &mut size)?;
-    storage.read(place.end + 4, &mut sum)?;
+    storage.read(at, &mut size)?;
+    storage.read(at + 4, &mut sum)?;
     let size = u32::from_be_bytes(size);
-    let next = Place { end: start + u64::from(size), number: place.number + 1 };
-    if size < 8 || next.end > length {
-        return Ok(Frame::None);
+    let end = start + u64::from(size);
+    if end > length {
+        return Ok(None);
     }
     let mut content = vec![0; size as usize];
     storage.read(start, &mut content)?;
-    let whole = checksum(&content) == sum && content.starts_with(&next.number.to_be_bytes());
-    Ok(if whole { Frame::Whole(content.split_off(8), next) } else { Frame::Torn(next) })
+    let Some((number, rest)) = content.split_first_chunk().filter(|_| checksum(id, &content) == sum) else {
+        return Ok(None);
+    };
+    Ok(Some((u64::from_be_bytes(*number), rest.to_vec(), end)))
 }
 
-fn checksum(content: &[u8]) -> [u8; 8] {
-    let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(Sha256::digest(content));
+/// Whether there is a frame behind a place that was written after what is before it. All of those are smaller whose numbers
+/// the journal had before it began at its start again.
+fn has_later(storage: &dyn StorageBackend, place: Place) -> Result<bool, Error> {
+    let mut bytes = vec![0; usize::try_from(storage.len()?.saturating_sub(place.end)).unwrap_or_default()];
+    storage.read(place.end, &mut bytes)?;
+    let numbers = bytes.get(usize::try_from(HEAD).unwrap_or_default()..).unwrap_or_default().windows(8);
+    for (at, number) in (place.end..).zip(numbers) {
+        let number = <[u8; 8]>::try_from(number).map_or(0, u64::from_be_bytes);
+        // Nearly all bytes are ruled out by this, and need no checksum.
+        let possible = number > place.number && number - place.number <= ROOM as u64;
+        if possible && frame(storage, place.id, at)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn checksum(id: u64, content: &[u8]) -> [u8; 8] {
+    let sum = Sha256::new().chain_update(id.to_be_bytes()).chain_update(content).finalize();
+    let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(sum);
     [a, b, c, d, e, f, g, h]
 }
 
@@ -128,12 +139,29 @@ fn too_long() -> Error {
     Error::ValueTooLarge(u32::MAX as usize)
 }
 
+/// Writes once more what is read up to `end`, and waits until it is on the disk. Where a sync failed, what was written since the
+/// one before it is read back all the same, and no later sync puts it on the disk.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub(super) fn rewrite(storage: &dyn StorageBackend, end: u64) -> Result<(), Error> {
+    let mut at = 0;
+    while at < end {
+        let size = (end - at).min(ROOM as u64);
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
+        storage.read(at, &mut bytes)?;
+        storage.write(at, &bytes)?;
+        at += size;
+    }
+    Ok(storage.sync_data()?)
+}
+
 impl Journal {
     /// Opens it, and takes what the file has not taken yet.
     ///
     /// # Errors
-    /// When it cannot be read or written, or is damaged.
-    pub(super) fn open(storage: Storage, applied: u64, take: impl FnMut(Key, History)) -> Result<Self, Error> {
+    /// When it cannot be read or written, or does not follow what is before it.
+    pub(super) fn open(storage: Storage, mut place: Place, take: impl FnMut(Key, History)) -> Result<Self, Error> {
         if storage.len()? < ROOM as u64 {
             let length = storage.len()?;
             storage.set_len(ROOM as u64)?;
@@ -141,14 +169,12 @@ impl Journal {
             storage.write(length, &vec![0; missing])?;
             storage.sync_data()?;
         }
-        let mut place = Place::after(applied);
         place.read(&*storage, take)?;
+        if has_later(&*storage, place)? {
+            return Err(damaged("records that do not follow what is before them"));
+        }
         if place.end > 0 {
-            // What was read need not be on the disk, where writing it had failed.
-            let mut bytes = vec![0; usize::try_from(place.end).unwrap_or_default()];
-            storage.read(0, &mut bytes)?;
-            storage.write(0, &bytes)?;
-            storage.sync_data()?;
+            rewrite(&*storage, place.end)?;
         }
         Ok(Self { storage, place })
     }
@@ -165,14 +191,14 @@ impl Journal {
             put(&mut content, &history.to_bytes())?;
         }
         let size = u32::try_from(content.len()).map_err(|_| too_long())?;
-        let bytes = [&size.to_be_bytes()[..], &checksum(&content), &content].concat();
+        let bytes = [&size.to_be_bytes()[..], &checksum(self.place.id, &content), &content].concat();
         let end = self.place.end + bytes.len() as u64;
         if end > self.storage.len()? {
             self.storage.set_len(end)?;
         }
         self.storage.write(self.place.end, &bytes)?;
         self.storage.sync_data()?;
-        self.place = Place { end, number };
+        (self.place.end, self.place.number) = (end, number);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use redb::backends::FileBackend;
 use redb::{Builder, ConcurrencyMode, Error, ReadOnlyDatabase, ReadableDatabase as _};
 
 use super::journal::{Place, Storage};
-use super::store::{CACHE, ENTRIES, Store, applied, caught, journal_of, read};
+use super::store::{self, CACHE, ENTRIES, Store, caught, journal_of, read};
 use crate::clock::Clock;
 use crate::ledger::history::History;
 use crate::ledger::{Entry, Key, LedgerError, Limits};
@@ -30,11 +30,13 @@ struct Files {
     ahead: Mutex<Ahead>,
 }
 
-/// What the journal has beyond what the file had taken when `applied` was its number.
+/// What the journal has beyond what the file had taken when it began.
 struct Ahead {
     /// None while there is none.
     journal: Option<Storage>,
-    applied: u64,
+    /// Where it began,
+    from: Place,
+    /// and how far it was read.
     place: Place,
     recent: HashMap<Key, History>,
 }
@@ -69,8 +71,9 @@ impl Files {
         let mut builder = Builder::new();
         builder.set_cache_size(CACHE).set_concurrency_mode(ConcurrencyMode::SingleWriter);
         let database = builder.open_read_only_with_backend(FileBackend::new(File::open(path)?)?)?;
-        let ahead = Ahead { journal: None, applied: 0, place: Place::after(0), recent: HashMap::new() };
-        Ok(Self { database, journal: journal_of(path), ahead: Mutex::new(ahead) })
+        let from = Place::after(0, 0);
+        let ahead = Ahead { journal: None, from, place: from, recent: HashMap::new() };
+        Ok(Self { database, journal: journal_of(path)?, ahead: Mutex::new(ahead) })
     }
 
     fn open_journal(&self) -> Result<Option<Storage>, Error> {
@@ -85,22 +88,22 @@ impl Files {
     /// counts only where the file has taken nothing meanwhile.
     fn look(&self, key: &Key) -> Result<History, Error> {
         let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
-        let Ahead { journal, applied: latest, place, recent } = &mut *ahead;
+        let Ahead { journal, from, place, recent } = &mut *ahead;
         if journal.is_none() {
             *journal = self.open_journal()?;
         }
         loop {
             let transaction = self.database.begin_read()?;
-            let before = applied(&transaction)?;
-            if *latest != before {
-                (*latest, *place) = (before, Place::after(before));
+            let start = store::place(&transaction)?;
+            if *from != start {
+                (*from, *place) = (start, start);
                 recent.clear();
             }
             let taken = match journal {
                 Some(journal) => place.read(&**journal, |key, history| drop(recent.insert(key, history))),
                 None => Ok(()),
             };
-            if applied(&self.database.begin_read()?)? != before {
+            if store::place(&self.database.begin_read()?)? != start {
                 continue;
             }
             taken?;

@@ -12,7 +12,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -22,20 +22,23 @@ use redb::{ConcurrencyMode, Database, Error, ReadOnlyTable, ReadTransaction, Rea
 use redb::{ReadableTableMetadata, StorageBackend, Table, TableDefinition, WriteTransaction};
 use tokio::sync::oneshot;
 
-use super::journal::{Journal, Storage};
+use super::journal::{Journal, Place, Storage, rewrite};
 use crate::ledger::doubts::Doubts;
 use crate::ledger::history::{History, SWEEP, horizon};
 use crate::ledger::{Digest, Entry, Key, LedgerError, Limits, Record};
 
 /// The layout that this code reads and writes.
-pub(super) const FORMAT: u64 = 1;
+pub(super) const FORMAT: u64 = 2;
+/// The one before it, which had no journal.
+pub(super) const WITHOUT_JOURNAL: u64 = 1;
 /// Bytes of memory that redb may use for pages; beyond it the system's own cache serves.
 pub(super) const CACHE: usize = 8 << 20;
 
 /// How many histories the file takes in one commit, where the ledger may have a thousand times as many.
 const AHEAD: u64 = 1_000;
 
-/// `format` → [`FORMAT`]; `applied` → the number of the latest frame of the journal that the file has taken.
+/// `format` → [`FORMAT`]; `id` → what tells the file's journal from others; `applied` → the number of the latest frame of the
+/// journal that the file has taken.
 pub(super) const ABOUT: TableDefinition<&str, u64> = TableDefinition::new("about");
 /// Key → history.
 pub(super) const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("entries");
@@ -51,7 +54,15 @@ pub(super) struct Write {
     pub(super) reply: oneshot::Sender<Result<Option<Entry>, LedgerError>>,
 }
 
-type Opener = Box<dyn Fn() -> Result<(Database, Storage), Error> + Send + Sync>;
+type Opener = Box<dyn Fn() -> Result<Files, Error> + Send + Sync>;
+
+/// What a ledger is kept in.
+pub(super) struct Files {
+    pub(super) database: Database,
+    pub(super) journal: Storage,
+    /// The database's file once more, under the lock that the database holds.
+    pub(super) file: Storage,
+}
 
 pub(super) struct Store {
     place: String,
@@ -61,6 +72,8 @@ pub(super) struct Store {
     pub(super) limits: Limits,
     /// How many histories may be ahead of the file.
     pub(super) ahead: usize,
+    /// Whether the disk failed, so that not all of what is read from the file need be on it.
+    failed: AtomicBool,
     entries: AtomicU64,
     batches: AtomicU64,
 }
@@ -78,7 +91,8 @@ impl Store {
         let open = move || {
             let database = database(FileBackend::new(file(&owned)?)?)?;
             // Only then: the lock on the one is the lock on both.
-            Ok((database, Box::new(FileBackend::new(file(&journal_of(&owned))?)?) as Storage))
+            let journal = Box::new(FileBackend::new(file(&journal_of(&owned)?)?)?);
+            Ok(Files { database, journal, file: Box::new(FileBackend::new(file(&owned)?)?) })
         };
         Self::with_opener(path.display().to_string(), limits, Box::new(open))
     }
@@ -90,6 +104,7 @@ impl Store {
             opened: RwLock::default(),
             limits,
             ahead: usize::try_from((limits.max_entries / AHEAD).clamp(1, AHEAD)).unwrap_or(1),
+            failed: AtomicBool::default(),
             entries: AtomicU64::default(),
             batches: AtomicU64::default(),
         }
@@ -124,18 +139,19 @@ impl Store {
     /// Makes all of `batch` durable at once; returns what each record was applied to.
     pub(super) fn write(&self, batch: &[Write], doubts: &mut Doubts) -> Result<Vec<History>, LedgerError> {
         let mut bases = Vec::with_capacity(batch.len());
+        let now = batch.iter().map(|write| write.now).max();
         let result = self.with(|opened| {
+            // Where that failed before.
+            self.catch_up(opened, now)?;
             let more = opened.record(batch, self.limits, doubts, &mut bases)?;
             let _ = self.entries.fetch_add(more.cast_unsigned(), Ordering::Relaxed);
-            let now = batch.iter().map(|write| write.now).max();
-            if opened.is_far_ahead(self.ahead) {
-                self.entries.store(opened.apply(self.limits, now)?, Ordering::Relaxed);
-            }
             Ok(())
         });
         match result {
             Ok(()) => {
                 self.batches.fetch_add(1, Ordering::Relaxed);
+                // The batch is durable, whatever comes of this.
+                let _ = self.with(|opened| self.catch_up(opened, now));
                 Ok(bases)
             }
             Err(error) => {
@@ -145,6 +161,14 @@ impl Store {
                 Err(error)
             }
         }
+    }
+
+    /// Has the file take what the journal has where that is much.
+    fn catch_up(&self, opened: &Opened, now: Option<Timestamp>) -> Result<(), Error> {
+        if opened.is_far_ahead(self.ahead) {
+            self.entries.store(opened.apply(self.limits, now)?, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Has the file take everything, so that it is whole without its journal. Nothing is lost where that fails.
@@ -164,6 +188,10 @@ impl Store {
         };
         drop(opened);
         result.map_err(|error| {
+            // A full disk is told before anything is written.
+            if !is_full(&error) {
+                self.failed.store(true, Ordering::Relaxed);
+            }
             let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
             let failed = opened.take();
             // Closing it may panic as using it did.
@@ -182,12 +210,16 @@ impl Store {
         }
         let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
         if !is_open(&opened) {
-            let (database, storage) = caught(|| (self.open)()).map_err(|error| self.explain(&error))?;
-            caught(|| prepare(&database))
+            let files = caught(|| (self.open)()).map_err(|error| self.explain(&error))?;
+            if self.failed.load(Ordering::Relaxed) {
+                let rewritten = caught(|| rewrite(&*files.file, files.file.len()?));
+                rewritten.map_err(|error| self.explain(&error))?;
+                self.failed.store(false, Ordering::Relaxed);
+            }
+            caught(|| prepare(&files.database))
                 .map_err(|error| self.explain(&error))?
                 .map_err(|format| self.foreign(format))?;
-            let (now_open, entries) =
-                caught(|| Opened::new(database, storage)).map_err(|error| self.explain(&error))?;
+            let (now_open, entries) = caught(|| Opened::new(files)).map_err(|error| self.explain(&error))?;
             self.entries.store(entries, Ordering::Relaxed);
             *opened = Some(now_open);
         }
@@ -197,11 +229,12 @@ impl Store {
 
 impl Opened {
     /// With what the journal has; how many entries there are, too.
-    fn new(database: Database, storage: Storage) -> Result<(Self, u64), Error> {
+    fn new(files: Files) -> Result<(Self, u64), Error> {
+        let Files { database, journal, .. } = files;
         let mut recent = HashMap::new();
         let transaction = database.begin_read()?;
-        let applied = applied(&transaction)?;
-        let journal = Journal::open(storage, applied, |key, history| drop(recent.insert(key, history)))?;
+        let place = place(&transaction)?;
+        let journal = Journal::open(journal, place, |key, history| drop(recent.insert(key, history)))?;
         let table = transaction.open_table(ENTRIES)?;
         let mut entries = table.len()?;
         for (key, history) in &recent {
@@ -351,11 +384,11 @@ impl Store {
     }
 }
 
-/// The journal of a file, which stands beside it.
-pub(super) fn journal_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
+/// The journal of a file, which stands beside it, wherever links lead.
+pub(super) fn journal_of(path: &Path) -> Result<PathBuf, Error> {
+    let mut name = path.canonicalize()?.into_os_string();
     name.push(".journal");
-    name.into()
+    Ok(name.into())
 }
 
 /// The file, made for its owner alone where there is none.
@@ -376,25 +409,25 @@ pub(super) fn database(backend: impl StorageBackend) -> Result<Database, Error> 
     Ok(builder.create_with_backend(backend)?)
 }
 
-/// Makes the tables of a new file; the format of one that this code does not know.
+/// Makes the tables of a new file, and what the one of an earlier format lacks; the format of one that this code does not
+/// know.
 fn prepare(database: &Database) -> Result<Result<(), u64>, Error> {
     let transaction = database.begin_write()?;
-    let known = {
-        let mut about = transaction.open_table(ABOUT)?;
-        let format = about.get("format")?.map(|format| format.value());
-        if format.is_none() {
+    let format = transaction.open_table(ABOUT)?.get("format")?.map(|format| format.value());
+    match format {
+        None | Some(WITHOUT_JOURNAL) => {
+            let mut about = transaction.open_table(ABOUT)?;
             about.insert("format", FORMAT)?;
+            about.insert("id", fastrand::u64(..))?;
+            drop(about);
             transaction.open_table(ENTRIES)?;
             transaction.open_table(OUTCOMES)?;
+            transaction.commit()?;
         }
-        format
-    };
-    match known {
-        None => transaction.commit()?,
         Some(_) => transaction.abort()?,
     }
-    Ok(match known {
-        None | Some(FORMAT) => Ok(()),
+    Ok(match format {
+        None | Some(WITHOUT_JOURNAL | FORMAT) => Ok(()),
         Some(other) => Err(other),
     })
 }
@@ -415,9 +448,16 @@ fn unreadable() -> Error {
     Error::Corrupted("an entry that cannot be read".to_owned())
 }
 
-/// The number of the journal's latest frame that the file has taken.
-pub(super) fn applied(transaction: &ReadTransaction) -> Result<u64, Error> {
-    Ok(transaction.open_table(ABOUT)?.get("applied")?.map_or(0, |number| number.value()))
+/// Where the journal begins, as the file has it.
+pub(super) fn place(transaction: &ReadTransaction) -> Result<Place, Error> {
+    let about = transaction.open_table(ABOUT)?;
+    let [id, applied] = ["id", "applied"].map(|name| about.get(name));
+    Ok(Place::after(id?.map_or(0, |id| id.value()), applied?.map_or(0, |number| number.value())))
+}
+
+fn is_full(error: &Error) -> bool {
+    let full = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge];
+    matches!(error, Error::Io(error) if full.contains(&error.kind()))
 }
 
 /// Puts `recent` into the tables; returns how many entries there are then.

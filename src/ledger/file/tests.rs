@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 use proptest::prelude::*;
 use redb::{Database, TableDefinition};
 
+use super::inspect::{Found, inspect};
 use super::store::{Store, journal_of};
 use super::{FileLedger, Reader};
 use crate::clock::Clock;
@@ -81,7 +82,7 @@ async fn file_does_what_every_store_does() {
 
 /// Files as a power failure leaves them, in the place of those of `ledger`.
 fn crash(ledger: FileLedger, path: &Path) {
-    let files = [path.to_owned(), journal_of(path)].map(|path| (fs::read(&path).unwrap(), path));
+    let files = [path.to_owned(), journal_of(path).unwrap()].map(|path| (fs::read(&path).unwrap(), path));
     drop(ledger);
     for (bytes, path) in files {
         fs::write(path, bytes).unwrap();
@@ -190,11 +191,11 @@ async fn what_cannot_be_opened_says_why() {
     let database = Database::open(&path).unwrap();
     let transaction = database.begin_write().unwrap();
     let about: TableDefinition<&str, u64> = TableDefinition::new("about");
-    transaction.open_table(about).unwrap().insert("format", 2).unwrap();
+    transaction.open_table(about).unwrap().insert("format", 3).unwrap();
     transaction.commit().unwrap();
     drop(database);
     let said = refused(&path).await;
-    assert!(said.contains("it has format 2, and this version knows format 1; run the version"), "{said}");
+    assert!(said.contains("it has format 3, and this version knows format 2; run the version"), "{said}");
 }
 
 #[tokio::test]
@@ -207,7 +208,7 @@ async fn damaged_copies_open_with_a_prefix_or_say_so() {
         put(&ledger, id).await.unwrap();
         // As a backup takes it that knows nothing of databases: while it is open, and after a commit.
         if id % 8 == 7 {
-            copies.push((id + 1, fs::read(&path).unwrap(), fs::read(journal_of(&path)).unwrap()));
+            copies.push((id + 1, fs::read(&path).unwrap(), fs::read(journal_of(&path).unwrap()).unwrap()));
         }
     }
     drop(ledger);
@@ -215,13 +216,13 @@ async fn damaged_copies_open_with_a_prefix_or_say_so() {
     let copy = folder.file("copy");
     for (recorded, bytes, journal) in copies {
         fs::write(&copy, bytes).unwrap();
-        fs::write(journal_of(&copy), journal).unwrap();
+        fs::write(journal_of(&copy).unwrap(), journal).unwrap();
         assert_eq!(prefix(&open(&copy).await, 40).await, recorded);
     }
     let mut outcomes = (0, 0);
     for _ in 0..60 {
-        let _ = fs::remove_file(journal_of(&copy));
         fs::write(&copy, &whole).unwrap();
+        let _ = fs::remove_file(journal_of(&copy).unwrap());
         let file = fs::OpenOptions::new().write(true).open(&copy).unwrap();
         let place = fastrand::u64(1..whole.len() as u64);
         if fastrand::bool() {
@@ -251,23 +252,89 @@ async fn a_damaged_journal_is_said_and_a_torn_end_is_none() {
     let mut ends = vec![0];
     for id in 0..10 {
         put(&ledger, id).await.unwrap();
-        let journal = fs::read(journal_of(&path)).unwrap();
+        let journal = fs::read(journal_of(&path).unwrap()).unwrap();
         ends.push(journal.iter().rposition(|byte| *byte != 0).unwrap() + 1);
     }
     crash(ledger, &path);
-    let whole = [&path, &journal_of(&path)].map(|path| (fs::read(path).unwrap(), path.clone()));
-    for (frame, from) in ends[..10].iter().enumerate() {
+    let whole = [&path, &journal_of(&path).unwrap()].map(|path| (fs::read(path).unwrap(), path.clone()));
+    for (frame, from) in ends[..10].iter().enumerate().chain(ends[..10].iter().enumerate()) {
         whole.iter().for_each(|(bytes, path)| fs::write(path, bytes).unwrap());
-        let file = fs::OpenOptions::new().write(true).open(journal_of(&path)).unwrap();
-        // Behind its length.
-        file.write_at(&[0xff; 8], *from as u64 + 20).unwrap();
+        let file = fs::OpenOptions::new().write(true).open(journal_of(&path).unwrap()).unwrap();
+        // Its length, or what is behind that; a frame begins at most a byte behind the last that is not zero.
+        let length = [0xff; 3];
+        if fastrand::bool() {
+            file.write_at(&length, *from as u64 + u64::from(frame > 0)).unwrap();
+        } else {
+            file.write_at(&[0xff; 8], *from as u64 + 20).unwrap();
+        }
         if frame == 9 {
             assert_eq!(prefix(&open(&path).await, 10).await, 9);
         } else {
             let said = refused(&path).await;
-            assert!(said.contains("its journal has a record in the middle") && said.contains("move it away"), "{said}");
+            assert!(
+                said.contains("its journal has records that do not follow") && said.contains("move it away"),
+                "{said}"
+            );
         }
     }
+}
+
+#[tokio::test]
+async fn what_belongs_to_another_file_or_an_earlier_one_is_not_taken() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    let journal = || journal_of(&path).unwrap();
+    let mut ledger = open(&path).await;
+    put(&ledger, 0).await.unwrap();
+    crash(ledger, &path);
+    let (earlier, begun) = (fs::read(&path).unwrap(), fs::read(journal()).unwrap());
+    // The file was moved away and its journal was not.
+    fs::remove_file(&path).unwrap();
+    ledger = open(&path).await;
+    assert_eq!(ledger.len(), 0);
+    put(&ledger, 1).await.unwrap();
+    crash(ledger, &path);
+    assert_eq!(open(&path).await.len(), 1);
+    // The file was put back from a backup and its journal was not: there is a gap between them.
+    fs::write(&path, &earlier).unwrap();
+    fs::write(journal(), begun).unwrap();
+    let mut store = Store::new(&path, ROOMY);
+    store.ahead = 1;
+    ledger = FileLedger::start(store, Clock::system()).await.unwrap();
+    put(&ledger, 1).await.unwrap();
+    drop(ledger);
+    ledger = open(&path).await;
+    put(&ledger, 2).await.unwrap();
+    crash(ledger, &path);
+    fs::write(&path, &earlier).unwrap();
+    let said = refused(&path).await;
+    assert!(said.contains("its journal has records that do not follow"), "{said}");
+}
+
+#[tokio::test]
+async fn a_file_without_a_journal_gets_one() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    let ledger = open(&path).await;
+    put(&ledger, 0).await.unwrap();
+    drop(ledger);
+    // As the format before had it.
+    fs::remove_file(journal_of(&path).unwrap()).unwrap();
+    let database = Database::open(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let mut about = transaction.open_table(TableDefinition::<&str, u64>::new("about")).unwrap();
+        about.insert("format", 1).unwrap();
+        about.remove("id").unwrap();
+        about.remove("applied").unwrap();
+    }
+    transaction.commit().unwrap();
+    drop(database);
+    assert_eq!(inspect(&path, ROOMY).unwrap(), Found::Ledger(1));
+    let ledger = open(&path).await;
+    put(&ledger, 1).await.unwrap();
+    crash(ledger, &path);
+    assert_eq!(prefix(&open(&path).await, 3).await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

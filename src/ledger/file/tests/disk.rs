@@ -9,8 +9,7 @@ use redb::{BackendError, StorageBackend};
 use super::{prefix, put};
 use crate::clock::Clock;
 use crate::ledger::file::FileLedger;
-use crate::ledger::file::journal::Storage;
-use crate::ledger::file::store::{Store, database};
+use crate::ledger::file::store::{Files, Store, database};
 use crate::ledger::suite::{ROOMY, digest, intend, key};
 use crate::ledger::{Digest, Ledger, Record};
 
@@ -28,9 +27,9 @@ struct Inner {
     told: Vec<(usize, Told)>,
     /// How many bytes the file has room for; the journal has none more where that is none.
     room: Option<usize>,
-    /// Whether syncs fail. What was written since the last one is read back all the same, but not on the disk, nor put
-    /// there by a later sync.
-    broken: bool,
+    /// The file whose syncs fail. What was written since the last one is read back all the same, but not on the disk, nor
+    /// put there by a later sync.
+    broken: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -57,7 +56,10 @@ impl Disk {
     /// One whose file takes so many histories at once.
     async fn ledger_ahead(&self, ahead: usize) -> Result<FileLedger, crate::ledger::LedgerError> {
         let disk = self.clone();
-        let open = Box::new(move || Ok((database(disk.clone())?, Box::new(disk.journal()) as Storage)));
+        let open = Box::new(move || {
+            let (journal, file) = (Box::new(disk.journal()), Box::new(disk.clone()));
+            Ok(Files { database: database(disk.clone())?, journal, file })
+        });
         let mut store = Store::with_opener("test".to_owned(), ROOMY, open);
         store.ahead = ahead;
         FileLedger::start(store, Clock::system()).await
@@ -118,7 +120,7 @@ impl StorageBackend for Disk {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut inner = self.inner();
-        if inner.broken {
+        if inner.broken == Some(self.file) {
             let unsynced = inner.told.iter_mut().filter(|(file, _)| *file == self.file).rev();
             for (_, told) in unsynced.take_while(|(_, told)| !matches!(told, Told::Sync)) {
                 *told = Told::Lost;
@@ -195,20 +197,41 @@ async fn survives_power_failures(records: u32, ahead: usize) {
 }
 
 #[tokio::test]
-async fn what_a_failed_sync_left_behind_does_not_take_later_records_with_it() {
+async fn what_a_failed_sync_left_behind_does_not_take_other_records_with_it() {
     let disk = Disk::default();
     let ledger = disk.ledger().await.unwrap();
     put(&ledger, 0).await.unwrap();
-    disk.inner().broken = true;
+    disk.inner().broken = Some(1);
     let error = put(&ledger, 1).await.unwrap_err().to_string();
     assert!(error.contains("look at its disk"), "{error}");
-    disk.inner().broken = false;
+    disk.inner().broken = None;
     for id in 1..5 {
         put(&ledger, id).await.unwrap();
     }
+    all_are_there(&disk, 5).await;
+
+    // Where the file cannot take them, they are durable all the same, and the next ones are refused.
+    let disk = Disk::default();
+    let ledger = disk.ledger_ahead(4).await.unwrap();
+    for id in 0..7 {
+        put(&ledger, id).await.unwrap();
+    }
+    disk.inner().broken = Some(0);
+    put(&ledger, 7).await.unwrap();
+    put(&ledger, 8).await.expect_err("the file has to take the others first");
+    disk.inner().broken = None;
+    for id in 8..15 {
+        put(&ledger, id).await.unwrap();
+    }
+    all_are_there(&disk, 15).await;
+}
+
+/// Whatever the disk makes of what was not synced.
+async fn all_are_there(disk: &Disk, records: u32) {
     let end = disk.inner().told.len();
     for _ in 0..20 {
-        assert_eq!(prefix(&disk.after_power_failure(end).ledger().await.unwrap(), 5).await, 5);
+        let reopened = disk.after_power_failure(end).ledger().await.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(prefix(&reopened, records).await, records);
     }
 }
 
@@ -319,7 +342,7 @@ async fn an_intent_that_is_given_again_while_the_disk_stands_still_counts_once()
     let opened = disk.clone();
     let open = move || {
         let journal = Stalling { disk: opened.disk.journal(), still: Arc::clone(&opened.still) };
-        Ok((database(opened.clone())?, Box::new(journal) as Storage))
+        Ok(Files { database: database(opened.clone())?, journal: Box::new(journal), file: Box::new(opened.clone()) })
     };
     let store = Store::with_opener("test".to_owned(), ROOMY, Box::new(open));
     let ledger = FileLedger::start(store, Clock::system()).await.unwrap();
