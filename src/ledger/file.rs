@@ -17,13 +17,13 @@ mod tests;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 pub(crate) use self::reader::Reader;
 use self::store::{Store, Write};
@@ -37,7 +37,7 @@ const QUEUE: usize = 1024;
 /// How many records share a batch at most: an abrupt end makes them all wait for the next start.
 const BATCH: usize = 1024;
 /// How far apart batches begin at least: each wait for the disk costs the processor, too. Who comes alone does not wait.
-const PACE: Duration = Duration::from_micros(500);
+const APART: Duration = Duration::from_micros(500);
 /// How long the disk may take. A file on a network may otherwise be waited for without end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -116,8 +116,9 @@ impl FileLedger {
 
 fn write_all(mut queue: mpsc::Receiver<Write>, store: &Store) {
     let mut doubts = Doubts::default();
-    let mut pace = Pace::new(PACE);
-    while let Some(batch) = next_batch(&mut queue, &mut pace) {
+    let mut not_before = None;
+    while let Some(batch) = next_batch(&mut queue, not_before) {
+        not_before = Some(Instant::now() + APART);
         match store.write(&batch, &mut doubts) {
             Ok(bases) => batch.into_iter().zip(bases).for_each(|(write, base)| answer(write, base, &mut doubts)),
             Err(error) => batch.into_iter().for_each(|write| drop(write.reply.send(Err(error.clone())))),
@@ -137,8 +138,7 @@ fn answer(write: Write, base: History, doubts: &mut Doubts) {
 }
 
 fn look_all(mut queue: mpsc::Receiver<Look>, store: &Store) {
-    let mut pace = Pace::new(Duration::ZERO);
-    while let Some(batch) = next_batch(&mut queue, &mut pace) {
+    while let Some(batch) = next_batch(&mut queue, None) {
         match store.look(batch.iter().map(|look| &look.key)) {
             Ok(found) => batch.into_iter().zip(found).for_each(|(look, found)| drop(look.reply.send(Ok(found)))),
             Err(error) => batch.into_iter().for_each(|look| drop(look.reply.send(Err(error.clone())))),
@@ -146,33 +146,18 @@ fn look_all(mut queue: mpsc::Receiver<Look>, store: &Store) {
     }
 }
 
-/// Waits for something to do, and takes what else was asked meanwhile; none once nobody can ask any more.
-fn next_batch<T>(queue: &mut mpsc::Receiver<T>, pace: &mut Pace) -> Option<Vec<T>> {
+/// Waits for something to do, and until a moment, and takes what else was asked meanwhile; none once nobody can ask any more.
+fn next_batch<T>(queue: &mut mpsc::Receiver<T>, not_before: Option<Instant>) -> Option<Vec<T>> {
     let mut batch = vec![queue.blocking_recv()?];
-    pace.wait();
+    if let Some(moment) = not_before {
+        std::thread::sleep(moment.saturating_duration_since(Instant::now()));
+    }
     while batch.len() < BATCH
         && let Ok(next) = queue.try_recv()
     {
         batch.push(next);
     }
     Some(batch)
-}
-
-/// Keeps batches apart, so that those who come close together share one.
-struct Pace {
-    apart: Duration,
-    next: Instant,
-}
-
-impl Pace {
-    fn new(apart: Duration) -> Self {
-        Self { apart, next: Instant::now() }
-    }
-
-    fn wait(&mut self) {
-        std::thread::sleep(self.next.saturating_duration_since(Instant::now()));
-        self.next = Instant::now() + self.apart;
-    }
 }
 
 impl Ledger for FileLedger {

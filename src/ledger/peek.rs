@@ -9,7 +9,7 @@ use crate::ledger::Ledger as _;
 pub struct Peek(Place);
 
 enum Place {
-    File(file::Reader),
+    File(Box<file::Reader>),
     Redis(Box<redis::RedisLedger>),
 }
 
@@ -22,7 +22,9 @@ impl Peek {
         let limits = Limits { retention: config.retention, max_entries: config.max_entries };
         let opened = match &config.store {
             config::LedgerStore::Memory => return Err("it is in the worker's memory".to_owned()),
-            config::LedgerStore::File(path) => file::Reader::open(path, limits, clock).map(Place::File),
+            config::LedgerStore::File(path) => {
+                file::Reader::open(path, limits, clock).map(|reader| Place::File(Box::new(reader)))
+            }
             config::LedgerStore::Redis(url) => {
                 let opened = redis::RedisLedger::open_to_read(url, redis::PREFIX, limits, clock).await;
                 opened.map(|ledger| Place::Redis(Box::new(ledger)))

@@ -91,7 +91,11 @@ fn frame(storage: &dyn StorageBackend, id: u64, at: u64) -> Result<Option<(u64, 
 fn has_later(storage: &dyn StorageBackend, place: Place) -> Result<bool, Error> {
     let mut bytes = vec![0; usize::try_from(storage.len()?.saturating_sub(place.end)).unwrap_or_default()];
     storage.read(place.end, &mut bytes)?;
-    let numbers = bytes.get(usize::try_from(HEAD).unwrap_or_default()..).unwrap_or_default().windows(8);
+    let mut used = bytes.as_slice();
+    while let Some(shorter) = used.strip_suffix(&[0; 4096]) {
+        used = shorter;
+    }
+    let numbers = used.get(usize::try_from(HEAD).unwrap_or_default()..).unwrap_or_default().windows(8);
     for (at, number) in (place.end..).zip(numbers) {
         let number = <[u8; 8]>::try_from(number).map_or(0, u64::from_be_bytes);
         // Nearly all bytes are ruled out by this, and need no checksum.
@@ -139,23 +143,6 @@ fn too_long() -> Error {
     Error::ValueTooLarge(u32::MAX as usize)
 }
 
-/// Writes once more what is read up to `end`, and waits until it is on the disk. Where a sync failed, what was written since the
-/// one before it is read back all the same, and no later sync puts it on the disk.
-///
-/// # Errors
-/// When it cannot be read or written.
-pub(super) fn rewrite(storage: &dyn StorageBackend, end: u64) -> Result<(), Error> {
-    let mut at = 0;
-    while at < end {
-        let size = (end - at).min(ROOM as u64);
-        let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
-        storage.read(at, &mut bytes)?;
-        storage.write(at, &bytes)?;
-        at += size;
-    }
-    Ok(storage.sync_data()?)
-}
-
 impl Journal {
     /// Opens it, and takes what the file has not taken yet.
     ///
@@ -174,7 +161,12 @@ impl Journal {
             return Err(damaged("records that do not follow what is before them"));
         }
         if place.end > 0 {
-            rewrite(&*storage, place.end)?;
+            // Where a sync failed, what was written is read back all the same, and no later sync puts it on the disk. The file
+            // needs no such care: it waits for its pages before the header names them, and writes that when it is opened.
+            let mut bytes = vec![0; usize::try_from(place.end).unwrap_or_default()];
+            storage.read(0, &mut bytes)?;
+            storage.write(0, &bytes)?;
+            storage.sync_data()?;
         }
         Ok(Self { storage, place })
     }

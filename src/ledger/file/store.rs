@@ -12,7 +12,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use redb::{ConcurrencyMode, Database, Error, ReadOnlyTable, ReadTransaction, Rea
 use redb::{ReadableTableMetadata, StorageBackend, Table, TableDefinition, WriteTransaction};
 use tokio::sync::oneshot;
 
-use super::journal::{Journal, Place, Storage, rewrite};
+use super::journal::{Journal, Place, Storage};
 use crate::ledger::doubts::Doubts;
 use crate::ledger::history::{History, SWEEP, horizon};
 use crate::ledger::{Digest, Entry, Key, LedgerError, Limits, Record};
@@ -60,8 +60,6 @@ type Opener = Box<dyn Fn() -> Result<Files, Error> + Send + Sync>;
 pub(super) struct Files {
     pub(super) database: Database,
     pub(super) journal: Storage,
-    /// The database's file once more, under the lock that the database holds.
-    pub(super) file: Storage,
 }
 
 pub(super) struct Store {
@@ -72,8 +70,6 @@ pub(super) struct Store {
     pub(super) limits: Limits,
     /// How many histories may be ahead of the file.
     pub(super) ahead: usize,
-    /// Whether the disk failed, so that not all of what is read from the file need be on it.
-    failed: AtomicBool,
     entries: AtomicU64,
     batches: AtomicU64,
 }
@@ -91,8 +87,7 @@ impl Store {
         let open = move || {
             let database = database(FileBackend::new(file(&owned)?)?)?;
             // Only then: the lock on the one is the lock on both.
-            let journal = Box::new(FileBackend::new(file(&journal_of(&owned)?)?)?);
-            Ok(Files { database, journal, file: Box::new(FileBackend::new(file(&owned)?)?) })
+            Ok(Files { database, journal: Box::new(FileBackend::new(file(&journal_of(&owned)?)?)?) })
         };
         Self::with_opener(path.display().to_string(), limits, Box::new(open))
     }
@@ -104,7 +99,6 @@ impl Store {
             opened: RwLock::default(),
             limits,
             ahead: usize::try_from((limits.max_entries / AHEAD).clamp(1, AHEAD)).unwrap_or(1),
-            failed: AtomicBool::default(),
             entries: AtomicU64::default(),
             batches: AtomicU64::default(),
         }
@@ -188,10 +182,6 @@ impl Store {
         };
         drop(opened);
         result.map_err(|error| {
-            // A full disk is told before anything is written.
-            if !is_full(&error) {
-                self.failed.store(true, Ordering::Relaxed);
-            }
             let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
             let failed = opened.take();
             // Closing it may panic as using it did.
@@ -211,11 +201,6 @@ impl Store {
         let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
         if !is_open(&opened) {
             let files = caught(|| (self.open)()).map_err(|error| self.explain(&error))?;
-            if self.failed.load(Ordering::Relaxed) {
-                let rewritten = caught(|| rewrite(&*files.file, files.file.len()?));
-                rewritten.map_err(|error| self.explain(&error))?;
-                self.failed.store(false, Ordering::Relaxed);
-            }
             caught(|| prepare(&files.database))
                 .map_err(|error| self.explain(&error))?
                 .map_err(|format| self.foreign(format))?;
@@ -230,7 +215,7 @@ impl Store {
 impl Opened {
     /// With what the journal has; how many entries there are, too.
     fn new(files: Files) -> Result<(Self, u64), Error> {
-        let Files { database, journal, .. } = files;
+        let Files { database, journal } = files;
         let mut recent = HashMap::new();
         let transaction = database.begin_read()?;
         let place = place(&transaction)?;
@@ -453,11 +438,6 @@ pub(super) fn place(transaction: &ReadTransaction) -> Result<Place, Error> {
     let about = transaction.open_table(ABOUT)?;
     let [id, applied] = ["id", "applied"].map(|name| about.get(name));
     Ok(Place::after(id?.map_or(0, |id| id.value()), applied?.map_or(0, |number| number.value())))
-}
-
-fn is_full(error: &Error) -> bool {
-    let full = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge];
-    matches!(error, Error::Io(error) if full.contains(&error.kind()))
 }
 
 /// Puts `recent` into the tables; returns how many entries there are then.

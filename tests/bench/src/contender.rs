@@ -1,5 +1,5 @@
-//! Those who are compared, and how each is started. Each has eight messages in hand for a request in flight; where those are
-//! many, the worker contents itself with fewer.
+//! Those who are compared, and how each is started. Each has eight messages in hand for a request in flight, and the worker as
+//! many as it thinks fit.
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
@@ -84,7 +84,9 @@ impl Contender {
 
 fn worker(site: &Site, ledger: Ledger, in_flight: usize) -> Result<Command, String> {
     let file = site.folder.join("ledger.redb");
-    let _ = std::fs::remove_file(&file);
+    for part in ["ledger.redb", "ledger.redb.journal"] {
+        let _ = std::fs::remove_file(site.folder.join(part));
+    }
     if ledger == Ledger::Redis {
         flush(&site.redis)?;
     }
