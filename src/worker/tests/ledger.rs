@@ -240,6 +240,29 @@ async fn what_another_is_sending_when_the_intent_is_recorded_is_not_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_another_began_while_a_message_waited_is_not_disturbed_by_an_intent() {
+    // An intent on the other's would leave a doubt when that one ends.
+    let ledger = Line::new([Turn { after: &[FAILED], ..Turn::default() }]);
+    let post = Post::strict(&ledger);
+    post.worker.gate.ledger_failed(Access::Write);
+    let other = async {
+        let record = async |record| {
+            sleep(Duration::from_secs(1)).await;
+            let key = Key::new("wolkvox.tasks", "demo", "m-1");
+            ledger.shared.record(&key, Digest::of(TASK), record, clock(0).now()).await.unwrap();
+        };
+        record(INTEND).await;
+        post.worker.gate.ledger_worked(Access::Write);
+        sleep(Duration::from_secs(15)).await;
+        record(FAILED).await;
+    };
+    tokio::join!(post.takes(Some("m-1"), false), other);
+    // The other's made no task, and nobody doubts it.
+    assert_eq!((post.crm.posts(), post.came_to()), (1, (vec!["acked"], vec![])));
+    assert_eq!(ledger.entry().await.map(|entry| (entry.state, entry.possibly_created)), Some((State::Created, false)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_intent_that_may_have_been_recorded_is_withdrawn_when_its_message_is_returned() {
     let ledger = Line::new([Turn { lost: true, ..FAILS }]);
     let post = Post::strict(&ledger);
