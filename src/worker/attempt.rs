@@ -97,6 +97,8 @@ impl Worker {
                 NoSlot::Held | NoSlot::Closed => None,
             }),
         };
+        // It waited, and the broker may have taken it back.
+        let slot = slot.and_then(|slot| if case.receipt.usable() { Ok(slot) } else { Err(Some(Unsent::Stopped)) });
         match slot {
             Ok(slot) => Ok(Some(slot)),
             Err(end) => {

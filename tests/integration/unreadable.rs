@@ -175,10 +175,11 @@ async fn an_unreadable_message_is_given_up_by_the_broker_and_the_innocent_beside
         let body = task(&format!("unreadable-{round}"));
         raw.publish(&rig.queue, &body, b"unreadable", NOT_UTF8).await;
     }
-    published.extend(rig.publish_many("innocent-last", 15).await);
+    // As many as are taken one at a time before it is over, the prefetch of two slots.
+    published.extend(rig.publish_many("innocent-last", 48).await);
     let file = LedgerFile::new();
     let worker = rig.unready_worker(&[("WTW_LEDGER_URL", &file.url()), ("WTW_BROKER_TOPOLOGY", "verify")]);
-    rig.crm.created(60).await;
+    rig.crm.created(93).await;
     let given_up = || async { (rig.amqp.count(&rig.dead_letter_queue()).await? == 3).then_some(()) };
     eventually("the unreadable ones are dead letters", given_up).await;
     worker.says("a property that is not UTF-8").await;

@@ -29,15 +29,17 @@ impl Amqp {
         Self { _connection: connection, channel, url: url.to_owned() }
     }
 
-    /// Publishes as a user's system would: to the work queue through the default exchange.
+    /// Publishes as a user's system would: to the work queue through the default exchange, and again where that refuses it,
+    /// as a quorum queue may that was only just declared.
     pub(crate) async fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let publish = async {
-            let confirm = self.channel.basic_publish("".into(), queue.into(), options, body, properties).await?;
-            confirm.await
-        };
-        let confirmed = timeout(BOUND, publish).await.expect("in time").expect("published");
-        assert_eq!(confirmed, Confirmation::Ack(None), "{queue}");
+        eventually("the broker takes a message", || async {
+            let publish = self.channel.basic_publish("".into(), queue.into(), options, body, properties.clone()).await;
+            let confirmed = publish.expect("published").await.expect("confirmed");
+            assert!(matches!(confirmed, Confirmation::Ack(None) | Confirmation::Nack(None)), "{queue}: {confirmed:?}");
+            (confirmed == Confirmation::Ack(None)).then_some(())
+        })
+        .await;
     }
 
     /// Publishes many at once and waits for all confirms.
