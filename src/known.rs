@@ -73,8 +73,9 @@ pub fn judge(entry: Option<&Entry>, asked: &Asked) -> Known {
     // its copy's confirm and the letter's ack is there twice, and its twin may have begun already.
     let before = asked.failed_at.map(|failed_at| entry.at <= failed_at);
     // A replay that was delivered before may have begun anew itself, and an open intent be its own whenever it seems to have
-    // been made, since the clock may have been set back.
-    let afresh = if asked.redelivered { !open && before == Some(true) } else { before != Some(false) };
+    // been made, since the clock may have been set back. Where it is seen that it was, nothing tells what came after.
+    let set_back = asked.failed_at.is_some_and(|failed_at| asked.now < failed_at);
+    let afresh = if asked.redelivered { !open && !set_back && before == Some(true) } else { before != Some(false) };
     if asked.replay && afresh {
         return Known::Afresh;
     }
@@ -151,6 +152,8 @@ mod tests {
             (Some(entry(State::Unknown, 2)), replay(0), Known::Afresh),
             (Some(entry(State::Unknown, 2)), again(Some(later)), Known::Afresh),
             (Some(entry(State::Unknown, 2)), again(Some(earlier)), Known::PossiblyCreated(2)),
+            // Given up at a time that has not come again: the clock was set back, and what is known may be its own.
+            (Some(entry(State::Closed, 2)), again(Some(future.at)), Known::Fresh(2)),
             (Some(entry(State::Open, 1)), again(Some(earlier)), Known::LeftOpen(1)),
             (Some(entry(State::Open, 1)), again(Some(later)), Known::LeftOpen(1)),
             (Some(entry(State::Open, 1)), again(None), Known::LeftOpen(1)),

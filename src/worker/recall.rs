@@ -1,6 +1,7 @@
 //! The ledger's part in processing: what is known of a message, its intents and their outcomes.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub(super) struct Case<'a> {
     waited_for: Mutex<Option<Timestamp>>,
     /// When the ledger was last asked about it.
     looked: Mutex<Option<Instant>>,
+    /// Whether it was sent on: what an operator decided is done, and what the ledger learns from then on counts.
+    begun: AtomicBool,
 }
 
 impl<'a> Case<'a> {
@@ -67,6 +70,7 @@ impl<'a> Case<'a> {
             intended: Mutex::default(),
             waited_for: Mutex::default(),
             looked: Mutex::default(),
+            begun: AtomicBool::default(),
         }
     }
 }
@@ -175,6 +179,12 @@ impl Worker {
 
     /// Asks the ledger, and takes over what earlier deliveries spent.
     pub(super) async fn recall(&self, case: &Case<'_>, journey: &mut Journey) -> Result<Recalled, Verdict> {
+        let recalled = self.recall_anew(case, journey).await?;
+        case.begun.store(true, Ordering::Relaxed);
+        Ok(recalled)
+    }
+
+    async fn recall_anew(&self, case: &Case<'_>, journey: &mut Journey) -> Result<Recalled, Verdict> {
         let mut watched: Option<(Timestamp, Instant)> = None;
         loop {
             let entry = self.look(case).await?;
@@ -263,7 +273,7 @@ impl Worker {
             attempts: journey.attempts,
             replay: case.message.header(SCHEMA).is_some(),
             failed_at: case.message.header(FAILED_AT).and_then(string).and_then(|at| at.parse().ok()),
-            redelivered: case.message.redelivered,
+            redelivered: case.message.redelivered || case.begun.load(Ordering::Relaxed),
             copy: case.message.header(ATTEMPTS).is_some(),
             now: self.clock.now(),
             watched,

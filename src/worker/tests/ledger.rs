@@ -10,6 +10,7 @@ use super::*;
 use crate::config;
 use crate::crm::classify::Reply;
 use crate::gate::{Access, Closed};
+use crate::journey::SCHEMA;
 use crate::ledger::{Digest, Entry, Key, LedgerError, Record, State, open};
 
 /// A CRM that gives these answers, and then makes every task.
@@ -172,6 +173,10 @@ impl Post {
         if let Some(id) = id {
             properties = properties.with_message_id(id.into());
         }
+        self.takes_with(properties, redelivered).await;
+    }
+
+    async fn takes_with(&self, properties: Properties, redelivered: bool) {
         let routing_key = "wolkvox.tasks".to_owned();
         let message = Message { body: TASK.to_vec(), properties, routing_key, redelivered, ..Message::default() };
         let receipt = Box::new(Ticket(Arc::clone(&self.outcome)));
@@ -227,6 +232,17 @@ async fn what_another_made_while_the_intent_was_recorded_is_not_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_replay_that_does_not_tell_when_it_failed_is_not_sent_beside_another_worker_either() {
+    let ledger = Line::new([Turn { before: &[INTEND, UNKNOWN], ..Turn::default() }]);
+    let post = Post::strict(&ledger);
+    let mut headers = Headers::default();
+    headers.insert(SCHEMA.into(), HeaderValue::LongLongInt(1));
+    post.takes_with(Properties::default().with_message_id("m-1".into()).with_headers(headers), false).await;
+    assert_eq!(post.crm.posts(), 0);
+    post.died_of("unknown");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_another_is_sending_when_the_intent_is_recorded_is_not_sent() {
     for turn in [Turn { before: &[INTEND], ..Turn::default() }, Turn { after: &[INTEND], ..FAILS }] {
         let ledger = Line::new([turn]);
@@ -257,9 +273,9 @@ async fn what_another_began_while_a_message_waited_is_not_disturbed_by_an_intent
         record(FAILED).await;
     };
     tokio::join!(post.takes(Some("m-1"), false), other);
-    // The other's made no task, and nobody doubts it.
-    assert_eq!((post.crm.posts(), post.came_to()), (1, (vec!["acked"], vec![])));
-    assert_eq!(ledger.entry().await.map(|entry| (entry.state, entry.possibly_created)), Some((State::Created, false)));
+    // The other's was the one attempt, it made no task, and nobody doubts it.
+    assert_eq!(post.crm.posts(), 0);
+    post.died_of("unavailable");
 }
 
 #[tokio::test(start_paused = true)]
