@@ -161,6 +161,7 @@ pub struct Slot {
     probe: Option<Probe>,
     /// Whether it tries a token that is out of use.
     trial: bool,
+    /// When it was granted.
     since: Instant,
     /// Whether dropping it has to give the slot back.
     held: bool,

@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::future::join_all;
 use proptest::prelude::*;
-use redb::{Database, TableDefinition};
+use redb::{Database, Table};
 
 use super::inspect::{Found, inspect};
-use super::store::{Store, journal_of};
+use super::store::{ABOUT, Store, journal_of};
 use super::{FileLedger, Reader};
 use crate::clock::Clock;
 use crate::ledger::suite::{Desk, Hands, ROOMY, TIGHT, all, created, digest, intend, key, steps, suite, take};
@@ -46,6 +46,21 @@ impl Drop for Folder {
 async fn open(path: &Path) -> FileLedger {
     let opened = FileLedger::open(path, ROOMY, Clock::system()).await;
     opened.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// One whose file takes so many histories at once.
+async fn open_ahead(path: &Path, ahead: usize) -> FileLedger {
+    let mut store = Store::new(path, ROOMY);
+    store.ahead = ahead;
+    FileLedger::start(store, Clock::system()).await.unwrap()
+}
+
+/// Changes what a closed file says of itself.
+fn change_about(path: &Path, change: impl FnOnce(&mut Table<'_, &'static str, u64>)) {
+    let database = Database::open(path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    change(&mut transaction.open_table(ABOUT).unwrap());
+    transaction.commit().unwrap();
 }
 
 async fn refused(path: &Path) -> String {
@@ -188,12 +203,7 @@ async fn what_cannot_be_opened_says_why() {
 
     let path = folder.file("newer");
     drop(open(&path).await);
-    let database = Database::open(&path).unwrap();
-    let transaction = database.begin_write().unwrap();
-    let about: TableDefinition<&str, u64> = TableDefinition::new("about");
-    transaction.open_table(about).unwrap().insert("format", 3).unwrap();
-    transaction.commit().unwrap();
-    drop(database);
+    change_about(&path, |about| drop(about.insert("format", 3).unwrap()));
     let said = refused(&path).await;
     assert!(said.contains("it has format 3, and this version knows format 2; run the version"), "{said}");
 }
@@ -298,9 +308,7 @@ async fn what_belongs_to_another_file_or_an_earlier_one_is_not_taken() {
     // The file was put back from a backup and its journal was not: there is a gap between them.
     fs::write(&path, &earlier).unwrap();
     fs::write(journal(), begun).unwrap();
-    let mut store = Store::new(&path, ROOMY);
-    store.ahead = 1;
-    ledger = FileLedger::start(store, Clock::system()).await.unwrap();
+    ledger = open_ahead(&path, 1).await;
     put(&ledger, 1).await.unwrap();
     drop(ledger);
     ledger = open(&path).await;
@@ -320,16 +328,11 @@ async fn a_file_without_a_journal_gets_one() {
     drop(ledger);
     // As the format before had it.
     fs::remove_file(journal_of(&path).unwrap()).unwrap();
-    let database = Database::open(&path).unwrap();
-    let transaction = database.begin_write().unwrap();
-    {
-        let mut about = transaction.open_table(TableDefinition::<&str, u64>::new("about")).unwrap();
+    change_about(&path, |about| {
         about.insert("format", 1).unwrap();
         about.remove("id").unwrap();
         about.remove("applied").unwrap();
-    }
-    transaction.commit().unwrap();
-    drop(database);
+    });
     assert_eq!(inspect(&path, ROOMY).unwrap(), Found::Ledger(1));
     let ledger = open(&path).await;
     put(&ledger, 1).await.unwrap();
@@ -341,9 +344,7 @@ async fn a_file_without_a_journal_gets_one() {
 async fn who_reads_beside_the_worker_sees_whatever_is_durable() {
     let folder = Folder::new();
     let path = folder.file("ledger");
-    let mut store = Store::new(&path, ROOMY);
-    store.ahead = 5;
-    let ledger = FileLedger::start(store, Clock::system()).await.unwrap();
+    let ledger = open_ahead(&path, 5).await;
     let reader = Reader::open(&path, ROOMY, Clock::system()).unwrap();
     let durable = Arc::new(AtomicU32::new(0));
     let latest = Arc::clone(&durable);
