@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use wolkvox_task_worker::cli::Cli;
 
+/// A message's memory is mostly freed by another thread than the one that allocated it, for which glibc's threads wait.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // The TLS libraries share one provider of cryptography; a second installation would change nothing.
