@@ -420,6 +420,11 @@ impl Gate {
         self.update(|state, _| state.tokens.replace(secrets));
     }
 
+    /// Whether messages pass without waiting, slots apart.
+    pub fn is_open(&self) -> bool {
+        self.lock().told.is_none()
+    }
+
     /// Whether it is closed for want of a ledger.
     pub fn wants_ledger(&self) -> bool {
         self.lock().ledger_down.is_some()

@@ -7,6 +7,7 @@
 //! | record | on nothing or an outcome | on `Open` | on `Created` |
 //! | --- | --- | --- | --- |
 //! | [`Record::Intend`] | `Open`, the first of its row | `Open`, one more in the row: a crash left the others | nothing |
+//! | [`Record::Begin`] | on nothing as `Intend`, on an outcome nothing | nothing | nothing |
 //! | [`Record::Withdraw`] | nothing | what was there before the latest intent | nothing |
 //! | [`Record::Close`] | `Created`, `Closed` or `Unknown` | likewise, the row is over; `Unknown` also where earlier requests leave a doubt | nothing |
 //! | [`Record::Forget`] | gone | gone | nothing |
@@ -140,6 +141,12 @@ pub enum Closing {
 pub enum Record {
     /// A request is about to leave; `attempts` counts it.
     Intend {
+        /// Spent so far, this one included.
+        attempts: u32,
+    },
+    /// Likewise, of a message that nobody is thought to have had before: where anything is known it is told, and nothing
+    /// recorded, so that the intent of another worker stays as it is.
+    Begin {
         /// Spent so far, this one included.
         attempts: u32,
     },

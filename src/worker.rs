@@ -188,12 +188,15 @@ impl Worker {
 
     async fn process(&self, case: &Case<'_>, journey: &mut Journey) -> Verdict {
         loop {
-            let (body, round) = match self.prepare(case, journey).await {
-                Ok(prepared) => prepared,
-                Err(verdict) => return verdict,
+            let verdict = match self.prepare(case, journey).await {
+                Ok((body, round)) => self.send_until_decided(case, journey, body, round).await,
+                Err(verdict) => Some(verdict),
             };
-            if let Some(verdict) = self.send_until_decided(case, journey, body, round).await {
-                return verdict;
+            match verdict {
+                // Of what would be given up without an attempt the ledger may know that its task is there.
+                Some(Verdict::DeadLetter(_)) if case.is_untold() => {}
+                Some(verdict) => return verdict,
+                None => {}
             }
         }
     }

@@ -35,11 +35,15 @@ impl Doubts {
         current: History,
     ) -> (History, History) {
         let doubt = self.0.get(key).filter(|doubt| doubt.digest == digest);
-        let taken = doubt.is_some_and(|doubt| current.is_like(&doubt.before.clone().after(digest, doubt.record, now)));
+        let after = |doubt: &Doubt| doubt.before.clone().after(digest, doubt.record, now);
+        let taken = doubt.is_some_and(|doubt| current.is_like(&after(doubt)));
+        let added = doubt.is_some_and(|doubt| taken && after(doubt) != doubt.before);
         let base = match doubt {
             Some(doubt) if doubt.record == record && taken => doubt.before.clone(),
             // There is no such intent: one that is there is another's.
-            Some(Doubt { record: Record::Intend { .. }, .. }) if record == Record::Withdraw && !taken => {
+            Some(Doubt { record: Record::Intend { .. } | Record::Begin { .. }, .. })
+                if record == Record::Withdraw && !added =>
+            {
                 return (current.clone(), current);
             }
             Some(_) | None => current,

@@ -53,7 +53,8 @@ impl History {
         }
         let layer = |state, attempts| Layer { digest, state, attempts, at: now.as_millisecond() };
         match record {
-            Record::Intend { attempts } => {
+            Record::Begin { .. } if top.is_some() => {}
+            Record::Intend { attempts } | Record::Begin { attempts } => {
                 if self.0.len() >= MOST_LAYERS {
                     self.0.remove(0);
                 }

@@ -56,6 +56,10 @@ pub(super) const fn intend(attempts: u32) -> Record {
     Record::Intend { attempts }
 }
 
+pub(super) const fn begin(attempts: u32) -> Record {
+    Record::Begin { attempts }
+}
+
 pub(super) const fn created(attempts: u32) -> Record {
     Record::Close { result: Closing::Created, attempts }
 }
@@ -100,6 +104,7 @@ pub(super) async fn suite(make: impl AsyncFn(Limits, Clock) -> Arc<dyn Ledger>) 
     crashes_are_counted(&desk(ROOMY).await).await;
     a_doubt_outlives_what_made_no_task(&desk(ROOMY).await).await;
     a_withdrawal_brings_back_what_was_before(&desk(ROOMY).await).await;
+    a_beginning_changes_nothing_that_is_known(&desk(ROOMY).await).await;
     the_latest_body_counts_until_it_is_created(&desk(ROOMY).await).await;
     keys_are_never_confused(&desk(ROOMY).await).await;
     many_records_at_once_are_all_kept(&desk(ROOMY).await).await;
@@ -223,6 +228,23 @@ async fn keys_are_never_confused(desk: &Desk) {
     }
 }
 
+async fn a_beginning_changes_nothing_that_is_known(desk: &Desk) {
+    assert_eq!(desk.record_body("a", digest(0), begin(1)).await, None);
+    assert_eq!(desk.state("a").await, Some((State::Open, 1, 1)));
+    for record in [intend(2), closed(2), unknown(2), created(2)] {
+        desk.hands.forward(SECOND);
+        desk.record("a", record).await;
+        let known = desk.look("a").await;
+        desk.hands.forward(SECOND);
+        assert_eq!(desk.record_body("a", digest(1), begin(1)).await, known, "after {record:?}");
+        assert_eq!(desk.look("a").await, known, "after {record:?}");
+    }
+    // Of two that come at a time, one begins.
+    let told = join_all((0..40).map(|_| desk.record_body("b", digest(0), begin(1)))).await;
+    assert_eq!(told.iter().filter(|entry| entry.is_none()).count(), 1);
+    assert_eq!(desk.state("b").await, Some((State::Open, 1, 1)));
+}
+
 async fn many_records_at_once_are_all_kept(desk: &Desk) {
     let ids: Vec<String> = (0..200).map(|id| id.to_string()).collect();
     let lives = ids.iter().map(async |id| {
@@ -340,6 +362,7 @@ pub(super) const TIGHT: Limits = Limits { retention: Duration::from_millis(1000)
 pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let record = prop_oneof![
         4 => (1..9_u32).prop_map(intend),
+        2 => (1..9_u32).prop_map(begin),
         2 => Just(Record::Withdraw),
         1 => (1..9_u32).prop_map(unknown),
         2 => (1..9_u32).prop_map(created),

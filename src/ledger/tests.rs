@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::doubts::Doubts;
 use super::history::{History, SWEEP, horizon};
 use super::memory::MemoryLedger;
-use super::suite::{Hands, Step, TIGHT, all, closed, created, digest, intend, key, steps, suite, take};
+use super::suite::{Hands, Step, TIGHT, all, begin, closed, created, digest, intend, key, steps, suite, take};
 use super::{Entry, Key, Limits, Record};
 
 /// The ledger as the documentation has it, without a thought for its cost.
@@ -95,7 +95,7 @@ fn a_record_of_which_the_answer_was_lost_counts_once() {
     let (hands, mut doubts) = (Hands::new(), Doubts::default());
     let (key, digest) = (key("a"), digest(0));
     let crashed = History::default().after(digest, intend(1), hands.now());
-    for record in [intend(2), Record::Withdraw, closed(2), created(2), Record::Forget] {
+    for record in [intend(2), begin(2), Record::Withdraw, closed(2), created(2), Record::Forget] {
         let taken = crashed.clone().after(digest, record, hands.now());
         doubts.add(key.clone(), digest, record, crashed.clone());
         hands.forward(5);
@@ -123,6 +123,24 @@ fn an_intent_that_failed_is_withdrawn_and_no_other() {
     for (current, left) in [(taken, crashed.clone()), (crashed.clone(), crashed), (others.clone(), others)] {
         let (base, after) = doubts.apply(&key, digest, Record::Withdraw, hands.now(), current.clone());
         assert_eq!((base, after), (current, left));
+    }
+}
+
+#[test]
+fn a_beginning_that_failed_is_withdrawn_and_no_intent_that_it_found() {
+    let (hands, mut doubts) = (Hands::new(), Doubts::default());
+    let (key, digest) = (key("a"), digest(0));
+    let nothing = History::default();
+    let others = nothing.clone().after(digest, intend(1), hands.now());
+    for (before, current, left) in [
+        (&nothing, &nothing.clone().after(digest, begin(1), hands.now()), &nothing),
+        (&nothing, &nothing, &nothing),
+        (&others, &others, &others),
+    ] {
+        doubts.add(key.clone(), digest, begin(1), before.clone());
+        hands.forward(5);
+        let (base, after) = doubts.apply(&key, digest, Record::Withdraw, hands.now(), current.clone());
+        assert_eq!((&base, &after), (current, left));
     }
 }
 

@@ -46,8 +46,12 @@ pub(super) struct Case<'a> {
     intended: Mutex<Option<Timestamp>>,
     /// When the record was made that was waited for long enough, should it still be the latest.
     waited_for: Mutex<Option<Timestamp>>,
-    /// When the ledger was last asked about it.
-    looked: Mutex<Option<Instant>>,
+    /// When it was taken.
+    since: Instant,
+    /// Whether the broker's word that nobody had it before was taken for the ledger's.
+    trusted: AtomicBool,
+    /// When the ledger last told of it.
+    told: Mutex<Option<Instant>>,
     /// Whether it was sent on: what an operator decided is done, and what the ledger learns from then on counts.
     begun: AtomicBool,
 }
@@ -69,9 +73,29 @@ impl<'a> Case<'a> {
             lost,
             intended: Mutex::default(),
             waited_for: Mutex::default(),
-            looked: Mutex::default(),
+            since: Instant::now(),
+            trusted: AtomicBool::default(),
+            told: Mutex::default(),
             begun: AtomicBool::default(),
         }
+    }
+
+    /// Whether the broker says that nobody had the message before, and nothing in it tells otherwise.
+    fn is_first(&self) -> bool {
+        !self.message.redelivered && [ATTEMPTS, SCHEMA].iter().all(|name| self.message.header(name).is_none())
+    }
+
+    /// Whether the ledger has told nothing of it yet, and could have.
+    pub(super) fn is_untold(&self) -> bool {
+        self.key.is_some() && self.told().is_none()
+    }
+
+    fn told(&self) -> Option<Instant> {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 }
 
@@ -177,8 +201,12 @@ impl Worker {
         }
     }
 
-    /// Asks the ledger, and takes over what earlier deliveries spent.
+    /// Asks the ledger, and takes over what earlier deliveries spent. What was delivered for the first time is asked about
+    /// with its intent, which is soon to be recorded where the gate is open; nearly always there is nothing to tell.
     pub(super) async fn recall(&self, case: &Case<'_>, journey: &mut Journey) -> Result<Recalled, Verdict> {
+        if case.is_untold() && case.is_first() && self.gate.is_open() && !case.trusted.swap(true, Ordering::Relaxed) {
+            return Ok(Recalled { left_open: None, suspect: false });
+        }
         let recalled = self.recall_anew(case, journey).await?;
         case.begun.store(true, Ordering::Relaxed);
         Ok(recalled)
@@ -242,8 +270,7 @@ impl Worker {
     /// not know that another one was given its messages, which may be done by the time that the gate lets them through. Where
     /// that took no time, the intent tells it soon enough.
     pub(super) async fn overtaken(&self, case: &Case<'_>, journey: &Journey) -> Result<bool, Interrupted> {
-        let looked = *case.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        if looked.is_some_and(|at| at.elapsed() < FRESH) {
+        if case.told().unwrap_or(case.since).elapsed() < FRESH {
             return Ok(false);
         }
         let entry = self.look(case).await?;
@@ -290,7 +317,7 @@ impl Worker {
             match self.ledger.look(key).await {
                 Ok(entry) => {
                     self.gate.ledger_worked(Access::Read);
-                    *case.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                    case.tell();
                     return Ok(entry);
                 }
                 Err(error) => self.ledger_failed(Access::Read, &error),
@@ -312,13 +339,18 @@ impl Worker {
     /// knew before it is looked at once more: another worker may have had the message since it was asked, while this one
     /// waited for the ledger or stood still.
     pub(super) async fn intend(&self, case: &Case<'_>, journey: &Journey) -> Result<Instant, Unsent> {
-        let record = Record::Intend { attempts: journey.attempts + 1 };
+        let (attempts, untold) = (journey.attempts + 1, case.is_untold());
+        let record = if untold { Record::Begin { attempts } } else { Record::Intend { attempts } };
         let mut pauses = Pauses::new(LEDGER.0, LEDGER.1);
         loop {
             let (began, now) = (Instant::now(), self.clock.now());
             let unsent = match self.record(case, record, now).await {
+                // Nothing was recorded.
+                Ok(Some(_)) if untold => return Err(Unsent::Overtaken),
                 Ok(before) if self.is_news(case, journey, before.as_ref()) => Unsent::Overtaken,
                 Ok(_) => {
+                    case.tell();
+                    case.begun.store(true, Ordering::Relaxed);
                     *case.intended.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
                     return Ok(began);
                 }

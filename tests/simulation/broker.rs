@@ -261,10 +261,11 @@ impl World {
         };
         if give_back {
             let mut stored = held.stored;
+            let open = self.vault.is_open(&stored.message);
             stored.message.redelivered = true;
             queues.work.push_front(stored);
             drop(queues);
-            self.book().given_back(&settling);
+            self.book().given_back(&settling, open);
         } else {
             drop(queues);
             let recorded = self.vault.is_created(&held.stored.message);

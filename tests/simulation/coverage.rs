@@ -151,7 +151,7 @@ impl Coverage {
 /// All that is to be met.
 fn all() -> impl Iterator<Item = Met> {
     let told = Outcome::ALL.into_iter().flat_map(|outcome| LEAVES.map(|leave| Met::Told(outcome, leave)));
-    let records = ["intend", "withdraw", "created", "not created", "unknown", "forget"];
+    let records = ["begin", "intend", "withdraw", "created", "not created", "unknown", "forget"];
     let records =
         records.into_iter().flat_map(|record| [None, Some(false), Some(true)].map(|f| Met::Record(record, f)));
     (What::NAMES.into_iter().map(Met::Event))

@@ -364,8 +364,10 @@ impl Book {
         self.in_time(settling);
     }
 
-    pub(crate) fn given_back(&mut self, settling: &Settling) {
+    /// `open`: whether the ledger has an intent of it, which may be this delivery's for all that the next one knows.
+    pub(crate) fn given_back(&mut self, settling: &Settling, open: bool) {
         self.note(format!("letter {} is given back", settling.number));
+        self.account(settling.number).replayed &= !open;
         self.met(Met::Settled("returned"));
         self.in_time(settling);
     }
@@ -546,6 +548,7 @@ impl Book {
         self.note(format!("worker {life} records {record:?} about letter {letter}, failed: {failed:?}"));
         let name = match record {
             Record::Intend { .. } => "intend",
+            Record::Begin { .. } => "begin",
             Record::Withdraw => "withdraw",
             Record::Close { result: Closing::Created, .. } => "created",
             Record::Close { result: Closing::NotCreated, .. } => "not created",
@@ -557,15 +560,15 @@ impl Book {
             self.met(Met::Case(Case::CreatedUnrecorded));
         }
         let account = self.account(letter);
-        let intends = matches!(record, Record::Intend { .. });
+        let intends = matches!(record, Record::Intend { .. } | Record::Begin { .. });
         account.unrecorded += u32::from(failed.is_some_and(|taken| taken || !intends));
         account.replayed &= failed.is_none();
         if name == "created" && failed.is_none() {
             account.recorded.get_or_insert_with(Instant::now);
         }
         match record {
-            Record::Intend { .. } if failed == Some(false) => {}
-            Record::Intend { .. } => {
+            Record::Intend { .. } | Record::Begin { .. } if failed == Some(false) => {}
+            Record::Intend { .. } | Record::Begin { .. } => {
                 account.open.insert(life);
             }
             Record::Withdraw

@@ -65,10 +65,18 @@ impl Vault {
 
     /// Whether it knows that this message's task was made.
     pub(crate) fn is_created(&self, message: &Message) -> bool {
-        let Some(id) = message.id() else { return false };
-        let key = Key::new(QUEUE, OPERATION, id);
-        let entry = self.inner.look(&key).now_or_never().and_then(Result::ok).flatten();
+        let entry = self.entry(message);
         entry.is_some_and(|entry| entry.state == State::Created && entry.digest == Digest::of(&message.body))
+    }
+
+    /// Whether it has an open intent of this message.
+    pub(crate) fn is_open(&self, message: &Message) -> bool {
+        self.entry(message).is_some_and(|entry| entry.state == State::Open)
+    }
+
+    fn entry(&self, message: &Message) -> Option<Entry> {
+        let key = Key::new(QUEUE, OPERATION, message.id()?);
+        self.inner.look(&key).now_or_never().and_then(Result::ok).flatten()
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, Disorder> {
@@ -187,7 +195,7 @@ impl Ledger for Desk {
             };
             let fault = self.ask(letter, true).await;
             let life = self.life.number;
-            let intends = matches!(record, Record::Intend { .. });
+            let intends = matches!(record, Record::Intend { .. } | Record::Begin { .. });
             if fault == Some(false) {
                 if intends {
                     vault.state().failed.insert((life, letter), now);

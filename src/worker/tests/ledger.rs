@@ -62,6 +62,8 @@ struct Line {
     shared: Arc<MemoryLedger>,
     turns: Arc<Mutex<VecDeque<Turn>>>,
     down: Arc<AtomicBool>,
+    /// How often it was looked into.
+    looks: Arc<AtomicU32>,
 }
 
 impl Line {
@@ -71,6 +73,7 @@ impl Line {
             shared: Arc::new(MemoryLedger::new(limits, clock(0))),
             turns: Arc::new(Mutex::new(turns.into_iter().collect())),
             down: Arc::default(),
+            looks: Arc::default(),
         }
     }
 
@@ -85,6 +88,7 @@ impl Line {
 
 impl Ledger for Line {
     fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+        self.looks.fetch_add(1, Ordering::SeqCst);
         if self.down.load(Ordering::SeqCst) { Box::pin(ready(Err(failure()))) } else { self.shared.look(key) }
     }
 
@@ -177,8 +181,11 @@ impl Post {
     }
 
     async fn takes_with(&self, properties: Properties, redelivered: bool) {
-        let routing_key = "wolkvox.tasks".to_owned();
-        let message = Message { body: TASK.to_vec(), properties, routing_key, redelivered, ..Message::default() };
+        self.takes_message(Message { body: TASK.to_vec(), properties, redelivered, ..Message::default() }).await;
+    }
+
+    async fn takes_message(&self, message: Message) {
+        let message = Message { routing_key: "wolkvox.tasks".to_owned(), ..message };
         let receipt = Box::new(Ticket(Arc::clone(&self.outcome)));
         let delivery = Delivery { message, receipt, lost: CancellationToken::new() };
         Arc::clone(&self.worker).handle(delivery).await;
@@ -229,6 +236,61 @@ async fn what_another_made_while_the_intent_was_recorded_is_not_sent() {
         assert_eq!((post.crm.posts(), post.came_to()), (0, (vec!["acked"], vec![])));
         assert_eq!(ledger.entry().await.map(|entry| entry.state), Some(State::Created));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_delivery_is_asked_about_with_its_intent_and_another_before_it() {
+    for (redelivered, looks) in [(false, 0), (true, 1)] {
+        let ledger = Line::new([]);
+        let post = Post::strict(&ledger);
+        post.takes(Some("m-1"), redelivered).await;
+        assert_eq!((post.crm.posts(), post.came_to()), (1, (vec!["acked"], vec![])));
+        assert_eq!(ledger.looks.load(Ordering::SeqCst), looks);
+        assert_eq!(ledger.entry().await.map(|entry| entry.state), Some(State::Created));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_delivery_leaves_what_is_known_as_it_is() {
+    for (known, kind) in [(INTEND, Some("unknown")), (UNKNOWN, Some("unknown")), (CREATED, None)] {
+        let ledger = Line::new([]);
+        let key = Key::new("wolkvox.tasks", "demo", "m-1");
+        ledger.shared.record(&key, Digest::of(TASK), known, clock(0).now()).await.unwrap();
+        let before = ledger.entry().await;
+        let post = Post::strict(&ledger);
+        post.takes(Some("m-1"), false).await;
+        assert_eq!((post.crm.posts(), ledger.entry().await), (0, before));
+        match kind {
+            Some(kind) => drop(post.died_of(kind)),
+            None => assert_eq!(post.came_to(), (vec!["acked"], vec![])),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_given_up_before_the_ledger_was_asked() {
+    let expires = |worker: &mut Worker| worker.rules.max_age = Some(Duration::from_secs(1));
+    let ledger = Line::new([]);
+    let key = Key::new("wolkvox.tasks", "demo", "m-1");
+    ledger.shared.record(&key, Digest::of(TASK), CREATED, clock(0).now()).await.unwrap();
+    let post = Post::new(&ledger, expires);
+    post.takes(Some("m-1"), false).await;
+    assert_eq!((post.crm.posts(), post.came_to()), (0, (vec!["acked"], vec![])));
+    let post = Post::new(&ledger, |_| {});
+    let properties = Properties::default().with_message_id("m-1".into());
+    post.takes_message(Message { body: b"no task".to_vec(), properties, ..Message::default() }).await;
+    post.died_of("id_conflict");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_created_is_acked_while_the_gate_is_closed() {
+    let ledger = Line::new([]);
+    let key = Key::new("wolkvox.tasks", "demo", "m-1");
+    ledger.shared.record(&key, Digest::of(TASK), CREATED, clock(0).now()).await.unwrap();
+    let post = Post::strict(&ledger);
+    post.worker.gate.ledger_failed(Access::Write);
+    post.takes(Some("m-1"), false).await;
+    assert_eq!((post.crm.posts(), post.came_to()), (0, (vec!["acked"], vec![])));
 }
 
 #[tokio::test(start_paused = true)]
