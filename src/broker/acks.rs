@@ -1,8 +1,8 @@
 //! The acks of one channel, gathered: while a backlog is worked off, one frame tells the broker of many.
 //!
 //! An ack of `multiple` settles every delivery up to its own (AMQP 0-9-1, `basic.ack`), so it goes no further than the first
-//! delivery of the channel that is not settled yet; what was acked behind that one is told by a frame of its own. A returned
-//! delivery counts as unsettled until the broker was told, so that no ack can overtake it.
+//! delivery of the channel that is not settled yet. What was acked behind that one waits a moment for it, and is told by a
+//! frame of its own then. A returned delivery counts as unsettled until the broker was told, so that no ack can overtake it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +23,9 @@ use crate::broker::{Receipt, Stale};
 
 /// How long acks are gathered after some were told: an ack on an idle worker is told at once.
 const LINGER: Duration = Duration::from_millis(1);
+/// For how many times that others are told an ack waits for those before it: requests that began together end a few
+/// milliseconds apart.
+const ROUNDS: u32 = 4;
 
 /// The acks of one channel.
 pub(super) struct Acks {
@@ -50,26 +53,42 @@ impl Gathered {
 /// Which deliveries of a channel are settled.
 struct Books<T> {
     unsettled: BTreeSet<DeliveryTag>,
-    acked: BTreeMap<DeliveryTag, T>,
+    acked: BTreeMap<DeliveryTag, Acked<T>>,
+    /// How many were acked since some were told.
+    fresh: usize,
     /// Nobody tells the broker any more.
     closed: bool,
 }
 
+struct Acked<T> {
+    ack: T,
+    /// How often others were told while it waited.
+    rounds: u32,
+}
+
 impl<T> Books<T> {
     fn new() -> Self {
-        Self { unsettled: BTreeSet::new(), acked: BTreeMap::new(), closed: false }
+        Self { unsettled: BTreeSet::new(), acked: BTreeMap::new(), fresh: 0, closed: false }
     }
 
     fn acked(&mut self, tag: DeliveryTag, ack: T) {
         self.unsettled.remove(&tag);
-        self.acked.insert(tag, ack);
+        self.acked.insert(tag, Acked { ack, rounds: 0 });
+        self.fresh += 1;
     }
 
-    /// What was acked since: up to the first unsettled delivery, in order, and behind it.
+    /// What the broker is to be told: all that was acked up to the first unsettled delivery, in order, and what has waited
+    /// long enough behind it.
     fn take(&mut self) -> (Vec<T>, Vec<T>) {
         let behind = self.unsettled.first().map(|first| self.acked.split_off(first)).unwrap_or_default();
-        let before = std::mem::take(&mut self.acked);
-        (before.into_values().collect(), behind.into_values().collect())
+        let before = std::mem::replace(&mut self.acked, behind);
+        self.fresh = 0;
+        let waited = self.acked.extract_if(.., |_, acked| {
+            acked.rounds += 1;
+            acked.rounds > ROUNDS
+        });
+        let late = waited.map(|(_, acked)| acked.ack).collect();
+        (before.into_values().map(|acked| acked.ack).collect(), late)
     }
 }
 
@@ -108,19 +127,21 @@ impl Acks {
         books.acked.clear();
     }
 
-    /// Tells what was acked; whether there was any.
+    /// Tells what was acked; whether there was any, to be told or to wait.
     async fn tell(&self) -> bool {
-        let (before, behind) = self.lock().take();
-        let any = !before.is_empty() || !behind.is_empty();
+        let (any, (before, late)) = {
+            let mut books = self.lock();
+            (!books.acked.is_empty(), books.take())
+        };
         if let Some(last) = before.last() {
             let told = ack(&last.acker, before.len() > 1).await;
             before.into_iter().for_each(|gathered| gathered.answer(told));
         }
-        let behind = behind.into_iter().map(async |gathered| {
+        let late = late.into_iter().map(async |gathered| {
             let told = ack(&gathered.acker, false).await;
             gathered.answer(told);
         });
-        join_all(behind).await;
+        join_all(late).await;
         any
     }
 
@@ -144,18 +165,18 @@ impl Receipt for AckReceipt {
         Box::pin(async move {
             let Self { acks, tag, acker } = *self;
             let (told, answer) = oneshot::channel();
-            let gathered = {
+            let (gathered, fresh) = {
                 let mut books = acks.lock();
                 if books.closed {
                     return Err(Stale);
                 }
                 books.acked(tag, Gathered { acker, told });
-                books.acked.len()
+                (books.acked.len(), books.fresh)
             };
             if gathered == 1 {
                 acks.some.notify_one();
             }
-            if gathered * 4 >= acks.prefetch {
+            if fresh * 4 >= acks.prefetch {
                 acks.enough.notify_one();
             }
             answer.await.unwrap_or(Err(Stale))
@@ -244,7 +265,7 @@ mod tests {
             let (mut last, mut in_hand) = (0, Vec::new());
             // What the broker waits to hear about, and whether it was acked.
             let mut outstanding = BTreeMap::new();
-            for step in steps.into_iter().chain([Step::Tell]) {
+            for step in steps.into_iter().chain([Step::Tell; 1 + ROUNDS as usize]) {
                 match step {
                     Step::Deliver => {
                         last += 1;
@@ -265,14 +286,14 @@ mod tests {
                         }
                     }
                     Step::Tell => {
-                        let (before, behind) = books.take();
+                        let (before, late) = books.take();
                         if let Some(last) = before.last() {
                             prop_assert!(outstanding.contains_key(last), "{last} was told before");
                             let rest = outstanding.split_off(&(last + 1));
                             let told: Vec<_> = std::mem::replace(&mut outstanding, rest).into_iter().collect();
                             prop_assert_eq!(told, before.iter().map(|tag| (*tag, true)).collect::<Vec<_>>());
                         }
-                        for tag in behind {
+                        for tag in late {
                             prop_assert_eq!(outstanding.remove(&tag), Some(true));
                         }
                     }
