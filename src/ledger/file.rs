@@ -36,8 +36,11 @@ use crate::clock::Clock;
 const QUEUE: usize = 1024;
 /// How many records share a batch at most: an abrupt end makes them all wait for the next start.
 const BATCH: usize = 1024;
-/// How far apart batches begin at least: each wait for the disk costs the processor, too. Who comes alone does not wait.
+/// How far apart batches begin at least: each wait for the disk costs the processor, too. Who comes alone does not wait,
 const APART: Duration = Duration::from_micros(500);
+/// and who comes after this many at once waits longer.
+const MANY: usize = 16;
+const FURTHER_APART: Duration = Duration::from_millis(2);
 /// How long the disk may take. A file on a network may otherwise be waited for without end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -118,7 +121,7 @@ fn write_all(mut queue: mpsc::Receiver<Write>, store: &Store) {
     let mut doubts = Doubts::default();
     let mut not_before = None;
     while let Some(batch) = next_batch(&mut queue, not_before) {
-        not_before = Some(Instant::now() + APART);
+        not_before = Some(Instant::now() + if batch.len() < MANY { APART } else { FURTHER_APART });
         match store.write(&batch, &mut doubts) {
             Ok(bases) => batch.into_iter().zip(bases).for_each(|(write, base)| answer(write, base, &mut doubts)),
             Err(error) => batch.into_iter().for_each(|write| drop(write.reply.send(Err(error.clone())))),
