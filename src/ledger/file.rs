@@ -36,7 +36,8 @@ use crate::clock::Clock;
 const QUEUE: usize = 1024;
 /// How many records share a batch at most: an abrupt end makes them all wait for the next start.
 const BATCH: usize = 1024;
-/// How far apart batches begin at least: each wait for the disk costs the processor, too. Who comes alone does not wait,
+/// How far apart batches begin at least: each wait for the disk costs the processor, too. A record after a while
+/// of none does not wait,
 const APART: Duration = Duration::from_micros(500);
 /// and who comes after this many at once waits longer.
 const MANY: usize = 16;
@@ -132,11 +133,11 @@ fn write_all(mut queue: mpsc::Receiver<Write>, store: &Store) {
 
 /// Tells of a record that is durable. To whoever no longer waits it failed: given again it must not count twice.
 fn answer(write: Write, base: History, doubts: &mut Doubts) {
-    let Write { key, digest, record, reply, .. } = write;
+    let Write { key, digest, record, now, reply } = write;
     if reply.send(Ok(base.entry())).is_ok() {
         doubts.settle(&key);
     } else {
-        doubts.add(key, digest, record, base);
+        doubts.add(key, digest, record, now, base);
     }
 }
 

@@ -103,16 +103,6 @@ impl History {
         self.0.is_empty()
     }
 
-    /// Whether both say the same, the moment of the latest record apart.
-    pub(super) fn is_like(&self, other: &Self) -> bool {
-        match (self.0.split_last(), other.0.split_last()) {
-            (Some((top, below)), Some((other_top, other_below))) => {
-                below == other_below && Layer { at: other_top.at, ..*top } == *other_top
-            }
-            (top, other_top) => top.is_none() && other_top.is_none(),
-        }
-    }
-
     /// The bytes that the stores keep: the layers one after the other, numbers in big endian.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.0.len() * LAYER);

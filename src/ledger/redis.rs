@@ -143,7 +143,7 @@ impl RedisLedger {
                 }
                 Ok(Some(found)) => seen = found,
                 Err(error) => {
-                    self.doubts().add(key.clone(), digest, record, base);
+                    self.doubts().add(key.clone(), digest, record, now, base);
                     return Err(error);
                 }
             }

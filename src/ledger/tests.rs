@@ -97,7 +97,7 @@ fn a_record_of_which_the_answer_was_lost_counts_once() {
     let crashed = History::default().after(digest, intend(1), hands.now());
     for record in [intend(2), begin(2), Record::Withdraw, closed(2), created(2), Record::Forget] {
         let taken = crashed.clone().after(digest, record, hands.now());
-        doubts.add(key.clone(), digest, record, crashed.clone());
+        doubts.add(key.clone(), digest, record, hands.now(), crashed.clone());
         hands.forward(5);
         // Taken or not, given again it is applied to the same.
         for current in [taken.clone(), crashed.clone()] {
@@ -116,9 +116,9 @@ fn an_intent_that_failed_is_withdrawn_and_no_other() {
     let (hands, mut doubts) = (Hands::new(), Doubts::default());
     let (key, digest) = (key("a"), digest(0));
     let crashed = History::default().after(digest, intend(1), hands.now());
-    doubts.add(key.clone(), digest, intend(2), crashed.clone());
-    hands.forward(5);
+    doubts.add(key.clone(), digest, intend(2), hands.now(), crashed.clone());
     let taken = crashed.clone().after(digest, intend(2), hands.now());
+    hands.forward(5);
     let others = crashed.clone().after(digest, intend(7), hands.now());
     for (current, left) in [(taken, crashed.clone()), (crashed.clone(), crashed), (others.clone(), others)] {
         let (base, after) = doubts.apply(&key, digest, Record::Withdraw, hands.now(), current.clone());
@@ -131,16 +131,35 @@ fn a_beginning_that_failed_is_withdrawn_and_no_intent_that_it_found() {
     let (hands, mut doubts) = (Hands::new(), Doubts::default());
     let (key, digest) = (key("a"), digest(0));
     let nothing = History::default();
+    let at = hands.now();
+    let begun = nothing.clone().after(digest, begin(1), at);
+    hands.forward(1);
     let others = nothing.clone().after(digest, intend(1), hands.now());
     for (before, current, left) in [
-        (&nothing, &nothing.clone().after(digest, begin(1), hands.now()), &nothing),
+        (&nothing, &begun, &nothing),
         (&nothing, &nothing, &nothing),
+        (&nothing, &others, &others),
         (&others, &others, &others),
     ] {
-        doubts.add(key.clone(), digest, begin(1), before.clone());
+        doubts.add(key.clone(), digest, begin(1), at, before.clone());
         hands.forward(5);
         let (base, after) = doubts.apply(&key, digest, Record::Withdraw, hands.now(), current.clone());
         assert_eq!((&base, &after), (current, left));
+    }
+}
+
+#[test]
+fn a_record_of_another_worker_is_not_taken_for_a_failed_one() {
+    let (hands, mut doubts) = (Hands::new(), Doubts::default());
+    let (key, digest) = (key("a"), digest(0));
+    for record in [begin(1), intend(1)] {
+        for _ in 0..2 {
+            doubts.add(key.clone(), digest, record, hands.now(), History::default());
+            hands.forward(1);
+        }
+        let others = History::default().after(digest, intend(1), hands.now());
+        hands.forward(1);
+        assert_eq!(doubts.apply(&key, digest, record, hands.now(), others.clone()).0, others);
     }
 }
 

@@ -150,7 +150,7 @@ impl Store {
             }
             Err(error) => {
                 for (write, base) in batch.iter().zip(bases) {
-                    doubts.add(write.key.clone(), write.digest, write.record, base);
+                    doubts.add(write.key.clone(), write.digest, write.record, write.now, base);
                 }
                 Err(error)
             }
@@ -252,7 +252,7 @@ impl Opened {
             let (base, then) = doubts.apply(key, *digest, *record, *now, current);
             // Who no longer waits may have given it again already, and this very batch hold that one, too.
             if reply.is_closed() {
-                doubts.add(key.clone(), *digest, *record, base.clone());
+                doubts.add(key.clone(), *digest, *record, *now, base.clone());
             }
             bases.push(base);
             let then = then.unless_expired(*now, limits.retention);
