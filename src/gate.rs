@@ -420,9 +420,10 @@ impl Gate {
         self.update(|state, _| state.tokens.replace(secrets));
     }
 
-    /// Whether messages pass without waiting, slots apart.
-    pub fn is_open(&self) -> bool {
-        self.lock().told.is_none()
+    /// Whether a message that came now would pass at once; it may still have to wait for a slot.
+    pub fn passes_at_once(&self) -> bool {
+        let mut state = self.lock();
+        state.closed().is_none() && state.passing.is_empty() && state.ahead < state.most_ahead(self.spacing)
     }
 
     /// Whether it is closed for want of a ledger.

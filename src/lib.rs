@@ -8,6 +8,8 @@
 //!                                                                                                                   a copy, then ack
 //! ```
 //!
+//! What the broker delivers for the first time is known with its intent, where the gate lets it through at once.
+//!
 //! # Invariants
 //! 1. Between receiving and settling nothing returns early: [`worker`]'s `process` is total and ends in a [`verdict`]; a
 //!    delivery is settled exactly once, by value.

@@ -179,6 +179,11 @@ impl Worker {
             Ok(verdict) => return verdict,
             Err(failure) => failure,
         };
+        if case.is_untold()
+            && let Ok(Err(verdict)) = guarded(self.recall(case, journey)).await
+        {
+            return verdict;
+        }
         // As after a worker's death, nobody knows what its request came to.
         journey.possibly_created = true;
         // Should that panic too, the intent stays open, which tells the same.
@@ -201,7 +206,8 @@ impl Worker {
         }
     }
 
-    /// Known?, decode and map: the body to send, or the verdict that they already lead to.
+    /// Known?, decode and map: the body to send, or the verdict that they already lead to. Of a first delivery the ledger may
+    /// not have been asked by then.
     async fn prepare(&self, case: &Case<'_>, journey: &mut Journey) -> Result<(Bytes, Round), Verdict> {
         let Recalled { left_open, suspect } = self.recall(case, journey).await?;
         let body = self.body(case.message).map_err(Verdict::DeadLetter)?;

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::broker::connect::WAIT;
 use crate::broker::{Receipt, Stale};
 
-/// How long acks are gathered after some were told: an ack on an idle worker is told at once.
+/// How long acks are gathered after some were told: an ack on a worker that has nothing else in hand is told at once.
 const LINGER: Duration = Duration::from_millis(1);
 /// For how many times that others are told an ack waits for those before it: requests that began together end a few
 /// milliseconds apart.

@@ -149,7 +149,7 @@ impl Running {
         self.0.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn enter(&self, key: &Key) -> Alone {
+    pub(super) async fn enter(&self, key: &Key) -> Alone {
         loop {
             let left = self.0.left.notified();
             if self.taken().insert(key.clone()) {
@@ -201,10 +201,14 @@ impl Worker {
         }
     }
 
-    /// Asks the ledger, and takes over what earlier deliveries spent. What was delivered for the first time is asked about
-    /// with its intent, which is soon to be recorded where the gate is open; nearly always there is nothing to tell.
+    /// Asks the ledger, and takes over what earlier deliveries spent. What was delivered for the first time, and need not
+    /// wait at the gate, is asked about with its intent, which follows at once; nearly always there is nothing to tell.
     pub(super) async fn recall(&self, case: &Case<'_>, journey: &mut Journey) -> Result<Recalled, Verdict> {
-        if case.is_untold() && case.is_first() && self.gate.is_open() && !case.trusted.swap(true, Ordering::Relaxed) {
+        if case.is_untold()
+            && case.is_first()
+            && self.gate.passes_at_once()
+            && !case.trusted.swap(true, Ordering::Relaxed)
+        {
             return Ok(Recalled { left_open: None, suspect: false });
         }
         let recalled = self.recall_anew(case, journey).await?;
@@ -273,8 +277,9 @@ impl Worker {
         if case.told().unwrap_or(case.since).elapsed() < FRESH {
             return Ok(false);
         }
+        let untold = case.is_untold();
         let entry = self.look(case).await?;
-        Ok(self.is_news(case, journey, entry.as_ref()))
+        Ok((untold && entry.is_some()) || self.is_news(case, journey, entry.as_ref()))
     }
 
     /// Whether an entry says something else than the one that the message was sent on with.

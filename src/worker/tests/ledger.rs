@@ -294,6 +294,36 @@ async fn what_is_created_is_acked_while_the_gate_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_first_delivery_says_of_itself_hides_nothing_that_is_known() {
+    let ledger = Line::new([]);
+    let key = Key::new("wolkvox.tasks", "demo", "m-1");
+    let post = Post::strict(&ledger);
+    let place = post.worker.running.enter(&key).await;
+    let other = async {
+        // Longer than what the broker says counts as new.
+        sleep(Duration::from_secs(1)).await;
+        ledger.shared.record(&key, Digest::of(TASK), UNKNOWN, clock(0).now()).await.unwrap();
+        drop(place);
+    };
+    let mut headers = Headers::default();
+    headers.insert(POSSIBLY_CREATED.into(), HeaderValue::Boolean(true));
+    let properties = Properties::default().with_message_id("m-1".into()).with_headers(headers);
+    tokio::join!(post.takes_with(properties, false), other);
+    assert_eq!(post.crm.posts(), 0);
+    post.died_of("unknown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_created_is_acked_though_processing_it_crashes() {
+    let ledger = Line::new([]);
+    let key = Key::new("wolkvox.tasks", "demo", "m-1");
+    ledger.shared.record(&key, Digest::of(TASK), CREATED, clock(0).now()).await.unwrap();
+    let post = Post::new(&ledger, |worker| worker.clock = clock(1));
+    post.takes(Some("m-1"), false).await;
+    assert_eq!((post.crm.posts(), post.came_to()), (0, (vec!["acked"], vec![])));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_replay_that_does_not_tell_when_it_failed_is_not_sent_beside_another_worker_either() {
     let ledger = Line::new([Turn { before: &[INTEND, UNKNOWN], ..Turn::default() }]);
     let post = Post::strict(&ledger);
