@@ -36,12 +36,11 @@ use crate::clock::Clock;
 const QUEUE: usize = 1024;
 /// How many records share a batch at most: an abrupt end makes them all wait for the next start.
 const BATCH: usize = 1024;
-/// How far apart batches begin at least: each wait for the disk costs the processor, too. A record after a while
-/// of none does not wait,
-const APART: Duration = Duration::from_micros(500);
-/// and who comes after this many at once waits longer.
-const MANY: usize = 16;
-const FURTHER_APART: Duration = Duration::from_millis(2);
+/// How far apart batches begin at least, for each record of the latest one, since each wait for the disk costs the processor,
+/// too;
+const A_RECORD: Duration = Duration::from_micros(50);
+/// and at least and at most. A record after a while of none does not wait.
+const APART: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(2));
 /// How long the disk may take. A file on a network may otherwise be waited for without end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -122,7 +121,8 @@ fn write_all(mut queue: mpsc::Receiver<Write>, store: &Store) {
     let mut doubts = Doubts::default();
     let mut not_before = None;
     while let Some(batch) = next_batch(&mut queue, not_before) {
-        not_before = Some(Instant::now() + if batch.len() < MANY { APART } else { FURTHER_APART });
+        let apart = A_RECORD * u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        not_before = Some(Instant::now() + apart.clamp(APART.0, APART.1));
         match store.write(&batch, &mut doubts) {
             Ok(bases) => batch.into_iter().zip(bases).for_each(|(write, base)| answer(write, base, &mut doubts)),
             Err(error) => batch.into_iter().for_each(|write| drop(write.reply.send(Err(error.clone())))),
