@@ -56,6 +56,11 @@ struct Turn {
     after: &'static [Record],
 }
 
+/// Of the one message that these tests are about.
+fn key() -> Key {
+    Key::new("wolkvox.tasks", "demo", "m-1")
+}
+
 /// A ledger shared with another worker, as this one reaches it.
 #[derive(Clone)]
 struct Line {
@@ -82,7 +87,12 @@ impl Line {
     }
 
     async fn entry(&self) -> Option<Entry> {
-        self.shared.look(&Key::new("wolkvox.tasks", "demo", "m-1")).await.unwrap()
+        self.shared.look(&key()).await.unwrap()
+    }
+
+    /// Another worker records something.
+    async fn learns(&self, record: Record) {
+        self.shared.record(&key(), Digest::of(TASK), record, clock(0).now()).await.unwrap();
     }
 }
 
@@ -254,8 +264,7 @@ async fn a_first_delivery_is_asked_about_with_its_intent_and_another_before_it()
 async fn a_first_delivery_leaves_what_is_known_as_it_is() {
     for (known, kind) in [(INTEND, Some("unknown")), (UNKNOWN, Some("unknown")), (CREATED, None)] {
         let ledger = Line::new([]);
-        let key = Key::new("wolkvox.tasks", "demo", "m-1");
-        ledger.shared.record(&key, Digest::of(TASK), known, clock(0).now()).await.unwrap();
+        ledger.learns(known).await;
         let before = ledger.entry().await;
         let post = Post::strict(&ledger);
         post.takes(Some("m-1"), false).await;
@@ -271,8 +280,7 @@ async fn a_first_delivery_leaves_what_is_known_as_it_is() {
 async fn nothing_is_given_up_before_the_ledger_was_asked() {
     let expires = |worker: &mut Worker| worker.rules.max_age = Some(Duration::from_secs(1));
     let ledger = Line::new([]);
-    let key = Key::new("wolkvox.tasks", "demo", "m-1");
-    ledger.shared.record(&key, Digest::of(TASK), CREATED, clock(0).now()).await.unwrap();
+    ledger.learns(CREATED).await;
     let post = Post::new(&ledger, expires);
     post.takes(Some("m-1"), false).await;
     assert_eq!((post.crm.posts(), post.came_to()), (0, (vec!["acked"], vec![])));
@@ -285,8 +293,7 @@ async fn nothing_is_given_up_before_the_ledger_was_asked() {
 #[tokio::test(start_paused = true)]
 async fn what_is_created_is_acked_while_the_gate_is_closed() {
     let ledger = Line::new([]);
-    let key = Key::new("wolkvox.tasks", "demo", "m-1");
-    ledger.shared.record(&key, Digest::of(TASK), CREATED, clock(0).now()).await.unwrap();
+    ledger.learns(CREATED).await;
     let post = Post::strict(&ledger);
     post.worker.gate.ledger_failed(Access::Write);
     post.takes(Some("m-1"), false).await;
@@ -296,13 +303,12 @@ async fn what_is_created_is_acked_while_the_gate_is_closed() {
 #[tokio::test(start_paused = true)]
 async fn what_a_first_delivery_says_of_itself_hides_nothing_that_is_known() {
     let ledger = Line::new([]);
-    let key = Key::new("wolkvox.tasks", "demo", "m-1");
     let post = Post::strict(&ledger);
-    let place = post.worker.running.enter(&key).await;
+    let place = post.worker.running.enter(&key()).await;
     let other = async {
         // Longer than what the broker says counts as new.
         sleep(Duration::from_secs(1)).await;
-        ledger.shared.record(&key, Digest::of(TASK), UNKNOWN, clock(0).now()).await.unwrap();
+        ledger.learns(UNKNOWN).await;
         drop(place);
     };
     let mut headers = Headers::default();
@@ -316,8 +322,7 @@ async fn what_a_first_delivery_says_of_itself_hides_nothing_that_is_known() {
 #[tokio::test(start_paused = true)]
 async fn what_is_created_is_acked_though_processing_it_crashes() {
     let ledger = Line::new([]);
-    let key = Key::new("wolkvox.tasks", "demo", "m-1");
-    ledger.shared.record(&key, Digest::of(TASK), CREATED, clock(0).now()).await.unwrap();
+    ledger.learns(CREATED).await;
     let post = Post::new(&ledger, |worker| worker.clock = clock(1));
     post.takes(Some("m-1"), false).await;
     assert_eq!((post.crm.posts(), post.came_to()), (0, (vec!["acked"], vec![])));
@@ -356,8 +361,7 @@ async fn what_another_began_while_a_message_waited_is_not_disturbed_by_an_intent
     let other = async {
         let record = async |record| {
             sleep(Duration::from_secs(1)).await;
-            let key = Key::new("wolkvox.tasks", "demo", "m-1");
-            ledger.shared.record(&key, Digest::of(TASK), record, clock(0).now()).await.unwrap();
+            ledger.learns(record).await;
         };
         record(INTEND).await;
         post.worker.gate.ledger_worked(Access::Write);
@@ -461,8 +465,7 @@ async fn nothing_is_given_up_while_the_gate_is_closed() {
     let strict = |worker: &mut Worker| worker.rules.on_unknown = OnUnknown::DeadLetter;
     let known = |records: &'static [Record]| async move {
         let ledger = Line::new([Turn { before: records, ..Turn::default() }]);
-        let key = Key::new("wolkvox.tasks", "demo", "m-1");
-        ledger.record(&key, Digest::of(TASK), Record::Withdraw, clock(0).now()).await.unwrap();
+        ledger.record(&key(), Digest::of(TASK), Record::Withdraw, clock(0).now()).await.unwrap();
         ledger
     };
     for (ledger, change, kind) in [
