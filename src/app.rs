@@ -34,9 +34,9 @@ use crate::worker::{Rules, Running, Worker};
 /// ledger, the broker or another attempt, and few enough that the last of them has its turn before it would be held, even
 /// where each request takes as long as it may.
 const PREFETCH_PER_SLOT: usize = 24;
-/// How many of them are enough beside two for each slot: where slots are many, they do not all wait for others at once, and
-/// each message in hand takes memory.
-const PREFETCH_BESIDE: usize = 96;
+/// How many of them are enough beside one for each slot: those that wait for others share what they wait for, and each
+/// message in hand takes memory.
+const PREFETCH_BESIDE: usize = 448;
 /// RabbitMQ caps the prefetch of a quorum queue here.
 const MAX_PREFETCH: usize = 2_000;
 /// How much longer than `crm.request_timeout` another worker's request is waited for.
@@ -286,7 +286,7 @@ async fn modification(path: &Path) -> Option<(SystemTime, u64)> {
 
 fn prefetch(config: &Config) -> u16 {
     let slots = config.crm.tokens.len() * config.crm.max_in_flight_per_token;
-    let enough = (slots * PREFETCH_PER_SLOT).min(slots * 2 + PREFETCH_BESIDE);
+    let enough = (slots * PREFETCH_PER_SLOT).min(slots + PREFETCH_BESIDE);
     u16::try_from(enough.clamp(1, MAX_PREFETCH)).unwrap_or(u16::MAX)
 }
 
