@@ -1,7 +1,7 @@
 //! The goals, each with what was measured and whether it is met.
 
 use crate::contender::{Contender, Ledger};
-use crate::results::Results;
+use crate::results::{Ceiling, Results};
 
 const FILE: Contender = Contender::Worker(Ledger::File);
 
@@ -25,7 +25,7 @@ pub fn all(results: &Results) -> Vec<Goal> {
         let mb = sizes.binary as f64 / 1e6;
         goals.push(goal("the stripped binary under 15 MB", format!("{mb:.1} MB"), mb < 15.0));
     }
-    if let Some(worst) = results.ceilings.iter().map(|at| at.rate / at.allowed()).min_by(f64::total_cmp) {
+    if let Some(worst) = results.ceilings.iter().map(Ceiling::share).min_by(f64::total_cmp) {
         goals.push(goal(
             "at least 98 % of what the CRM's limits allow, one to eight tokens",
             format!("{:.1} % at worst", 100.0 * worst),

@@ -207,31 +207,43 @@ pub async fn restarts(site: &Site, plan: &Plan, results: &mut Results) -> Result
     Ok(())
 }
 
-/// The worker against the real sandbox with the CRM's limits.
+/// The worker against the real sandbox with the CRM's limits, and a client alone beside it.
 pub async fn ceilings(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
-    for tokens in [1, 2, 4, 8] {
-        let names: Vec<String> = (0..tokens).map(|number| format!("bench-{number}")).collect();
-        let mut command = Command::new(site.worker());
-        command.args(["sandbox", "--listen", "127.0.0.1:0", "--operation", "bench", "--latency", "40ms"]);
-        command.args(["--daily-limit", "100000000"]);
-        command.args(names.iter().flat_map(|name| ["--token", name]));
-        let (sandbox, said) = Server::start_talking(&command)?;
-        let said: Value = serde_json::from_str(&said).map_err(|error| format!("the sandbox: {error}"))?;
-        let address = said.get("listening").and_then(Value::as_str).ok_or("the sandbox does not say its address")?;
-        let direct = direct(site, address, &names, plan.ceiling_seconds).await?;
-        let line = site.broker.line().await?;
-        let rate = limited(site, &line, address, &names, plan.ceiling_seconds).await?;
-        line.close().await;
-        sandbox.stop().await?;
-        let ceiling = Ceiling { tokens, rate, direct };
-        let share = 100.0 * rate / ceiling.allowed();
-        eprintln!(
-            "{tokens} tokens: {rate:.1} tasks/s, {share:.1} % of {:.0}; a client alone {direct:.1}",
-            ceiling.allowed()
-        );
-        results.ceilings.push(ceiling);
+    let unmeasured = |tokens| Ceiling { tokens, rate: Series::default(), direct: Series::default() };
+    let mut ceilings = [1, 2, 4, 8].map(unmeasured);
+    for round in 0..plan.rounds {
+        for at in &mut ceilings {
+            let (rate, direct) = ceiling(site, at.tokens, plan.ceiling_seconds).await?;
+            at.rate.0.push(rate);
+            at.direct.0.push(direct);
+            let (share, left) = (100.0 * rate / at.allowed(), plan.rounds - round - 1);
+            eprintln!(
+                "{} tokens: {rate:.1} tasks/s, {share:.1} % of {:.0}; a client alone {direct:.1}   {left} to go",
+                at.tokens,
+                at.allowed()
+            );
+        }
     }
+    results.ceilings.extend(ceilings);
     Ok(())
+}
+
+/// Tasks a second of the worker, and of a client alone.
+async fn ceiling(site: &Site, tokens: usize, seconds: f64) -> Result<(f64, f64), String> {
+    let names: Vec<String> = (0..tokens).map(|number| format!("bench-{number}")).collect();
+    let mut command = Command::new(site.worker());
+    command.args(["sandbox", "--listen", "127.0.0.1:0", "--operation", "bench", "--latency", "40ms"]);
+    command.args(["--daily-limit", "100000000"]);
+    command.args(names.iter().flat_map(|name| ["--token", name]));
+    let (sandbox, said) = Server::start_talking(&command)?;
+    let said: Value = serde_json::from_str(&said).map_err(|error| format!("the sandbox: {error}"))?;
+    let address = said.get("listening").and_then(Value::as_str).ok_or("the sandbox does not say its address")?;
+    let direct = direct(site, address, &names, seconds).await?;
+    let line = site.broker.line().await?;
+    let rate = limited(site, &line, address, &names, seconds).await?;
+    line.close().await;
+    sandbox.stop().await?;
+    Ok((rate, direct))
 }
 
 async fn limited(site: &Site, line: &Line, address: &str, tokens: &[String], seconds: f64) -> Result<f64, String> {
@@ -240,7 +252,7 @@ async fn limited(site: &Site, line: &Line, address: &str, tokens: &[String], sec
     line.fill((tokens.len() as f64 * 50.0 * (seconds + 1.0) * 1.5) as usize).await?;
     let settings = [("WTW_CRM_SERVER", address.to_owned()), ("WTW_CRM_TOKENS", tokens.join(","))];
     let running = FILE.start_with(site, 2, &settings)?;
-    let rate = created(site, address, seconds).await?;
+    let rate = created(site, address, 2 * tokens.len(), seconds).await?;
     running.stop().await?;
     Ok(rate)
 }
@@ -265,26 +277,29 @@ async fn direct(site: &Site, address: &str, tokens: &[String], seconds: f64) -> 
             })
         })
         .collect();
-    let rate = created(site, address, seconds).await;
+    let rate = created(site, address, 2 * tokens.len(), seconds).await;
     loops.iter().for_each(tokio::task::JoinHandle::abort);
     rate
 }
 
 /// Tasks a second that the sandbox made, by its own books, once it has been at it for a second; forgets them afterwards.
-async fn created(site: &Site, address: &str, seconds: f64) -> Result<f64, String> {
+/// Slots that answer at the same time would count once too often at the ends: what is averaged is how long it takes until as
+/// many more tasks are made as there are slots.
+async fn created(site: &Site, address: &str, slots: usize, seconds: f64) -> Result<f64, String> {
     let failed = |error: reqwest::Error| format!("the sandbox: {error}");
     sleep(Duration::from_secs_f64(seconds + 1.0)).await;
     let tasks = site.client().get(format!("{address}/sandbox/tasks")).send().await.map_err(failed)?;
     let tasks: Vec<Value> = serde_json::from_str(&tasks.text().await.map_err(failed)?).map_err(|e| e.to_string())?;
     site.client().delete(format!("{address}/sandbox")).send().await.map_err(failed)?;
-    let at = |task: &Value| task.get("at")?.as_str()?.parse::<jiff::Timestamp>().ok().map(|at| at.as_millisecond());
+    let at = |task: &Value| task.get("at")?.as_str()?.parse::<jiff::Timestamp>().ok().map(|at| at.as_microsecond());
     let moments: Vec<i64> = tasks.iter().filter_map(at).collect();
-    let begin = moments.first().ok_or("the sandbox made no task")? + 1_000;
+    let begin = moments.first().ok_or("the sandbox made no task")? + 1_000_000;
     let counted: Vec<i64> = moments.into_iter().filter(|at| *at >= begin).collect();
-    let (Some(first), Some(last)) = (counted.first(), counted.last()) else {
+    let turns: Vec<i64> = counted.iter().zip(counted.iter().skip(slots)).map(|(one, next)| next - one).collect();
+    if turns.is_empty() {
         return Err("the sandbox made too few tasks".to_owned());
-    };
-    Ok((counted.len() - 1) as f64 / ((last - first).max(1) as f64 / 1e3))
+    }
+    Ok(slots as f64 * turns.len() as f64 / (turns.iter().sum::<i64>() as f64 / 1e6))
 }
 
 /// Sizes of what is shipped.

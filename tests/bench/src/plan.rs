@@ -20,7 +20,7 @@ pub struct Plan {
     pub starts: usize,
     /// Restarts of the broker.
     pub restarts: usize,
-    /// How long the CRM's limits are kept to.
+    /// How long the CRM's limits are kept to, each time.
     pub ceiling_seconds: f64,
 }
 
@@ -37,7 +37,7 @@ impl Plan {
             singles: 2_000,
             starts: 11,
             restarts: 3,
-            ceiling_seconds: 10.0,
+            ceiling_seconds: 5.0,
         }
     }
 

@@ -128,9 +128,11 @@ fn others(results: &Results) -> Vec<(String, String)> {
     }
     for at in &results.ceilings {
         let what = format!("two at a time, 40 ms, tokens: {}", at.tokens);
-        let (share, direct) = (100.0 * at.rate / at.allowed(), 100.0 * at.direct / at.allowed());
-        let figure =
-            format!("{:.1} tasks/s, {share:.1} % of what is allowed; a client without a broker {direct:.1} %", at.rate);
+        let (share, direct) = (100.0 * at.share(), 100.0 * at.direct.median() / at.allowed());
+        let figure = format!(
+            "{} tasks/s, {share:.1} % of what is allowed; a client without a broker {direct:.1} %",
+            with_spread(&at.rate)
+        );
         others.push((what, figure));
     }
     if let Some(sizes) = &results.sizes {

@@ -101,15 +101,20 @@ pub struct Ceiling {
     /// API tokens, each with two requests at a time of 40 ms each.
     pub tokens: usize,
     /// Tasks a second.
-    pub rate: f64,
+    pub rate: Series,
     /// What a client without a broker reaches, two loops a token.
-    pub direct: f64,
+    pub direct: Series,
 }
 
 impl Ceiling {
     /// What the limits allow, in tasks a second.
     pub fn allowed(&self) -> f64 {
         self.tokens as f64 * 2.0 / 0.040
+    }
+
+    /// How much of it the worker reaches.
+    pub fn share(&self) -> f64 {
+        self.rate.median() / self.allowed()
     }
 }
 
