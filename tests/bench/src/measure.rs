@@ -96,14 +96,31 @@ pub async fn throughput(site: &Site, plan: &Plan, results: &mut Results) -> Resu
     Ok(())
 }
 
-/// The worker on growing backlogs.
+/// Growing backlogs, alternating. The bare loop shows how much of a difference is the broker's.
 pub async fn backlogs(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
-    for &messages in &plan.backlogs {
-        let warm = messages / 5;
-        let run = run(site, FILE, 256, warm, messages - warm).await?;
-        eprintln!("backlog of {messages:>9}  {:>8.0} messages/s {:>5.0} MiB", run.rate, run.peak_mib);
-        results.backlogs.push(Backlog { messages, rate: run.rate, peak_mib: run.peak_mib });
+    let unmeasured = |messages| {
+        [FILE, Contender::BareLoop].map(|contender| Backlog {
+            contender,
+            messages,
+            rate: Series::default(),
+            peak_mib: Series::default(),
+        })
+    };
+    let mut backlogs: Vec<Backlog> = plan.backlogs.iter().copied().flat_map(unmeasured).collect();
+    for round in 0..plan.backlog_rounds {
+        for at in &mut backlogs {
+            let warm = at.messages / 5;
+            let run = run(site, at.contender, 256, warm, at.messages - warm).await?;
+            let (who, left) = (at.contender.name(), plan.backlog_rounds - round - 1);
+            eprintln!(
+                "backlog of {:>9}  {who:<28} {:>8.0} messages/s {:>5.0} MiB   {left} to go",
+                at.messages, run.rate, run.peak_mib
+            );
+            at.rate.0.push(run.rate);
+            at.peak_mib.0.push(run.peak_mib);
+        }
     }
+    results.backlogs.extend(backlogs);
     Ok(())
 }
 

@@ -14,6 +14,8 @@ pub struct Plan {
     pub most: usize,
     /// Backlogs.
     pub backlogs: Vec<usize>,
+    /// Runs on each, of which the median counts.
+    pub backlog_rounds: usize,
     /// Single messages to an idle worker.
     pub singles: usize,
     /// Starts.
@@ -34,6 +36,7 @@ impl Plan {
             first: 300,
             most: 60_000,
             backlogs: vec![1_000, 100_000, 1_000_000],
+            backlog_rounds: 3,
             singles: 2_000,
             starts: 11,
             restarts: 3,
@@ -50,6 +53,7 @@ impl Plan {
             first: 100,
             most: 5_000,
             backlogs: vec![1_000, 10_000],
+            backlog_rounds: 1,
             singles: 100,
             starts: 3,
             restarts: 1,

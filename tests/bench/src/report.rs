@@ -105,8 +105,9 @@ fn threads(results: &Results, text: &mut String) {
 fn others(results: &Results) -> Vec<(String, String)> {
     let mut others = Vec::new();
     for at in &results.backlogs {
-        let what = format!("a backlog of {}, 256 in flight, file ledger", number(at.messages as f64));
-        others.push((what, format!("{} messages/s, peak {:.1} MiB", number(at.rate), at.peak_mib)));
+        let what = format!("a backlog of {}, 256 in flight: {}", number(at.messages as f64), at.contender.name());
+        let peak = at.peak_mib.spread().1;
+        others.push((what, format!("{} messages/s, peak {peak:.1} MiB", with_spread(&at.rate))));
     }
     for at in &results.ways {
         let what = format!("publish to request, idle: {}", at.contender.name());

@@ -55,15 +55,17 @@ pub struct Throughput {
     pub peak_mib: Series,
 }
 
-/// The worker with the file ledger on a backlog.
+/// A contender on a backlog.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Backlog {
+    /// Who.
+    pub contender: Contender,
     /// Messages that waited.
     pub messages: usize,
     /// Messages a second.
-    pub rate: f64,
+    pub rate: Series,
     /// Most that was resident, in MiB.
-    pub peak_mib: f64,
+    pub peak_mib: Series,
 }
 
 /// A contender that waits for single messages.
