@@ -31,8 +31,8 @@ use crate::telemetry::traces::FLUSH;
 use crate::worker::{Rules, Running, Worker};
 
 /// Deliveries unsettled at a time, for each slot: enough that a slot finds its next message ready while others wait for the
-/// ledger, the broker or another attempt, and few enough that the last of them has its turn before it would be held, even
-/// where each request takes as long as it may.
+/// ledger, the broker or another attempt, and few enough that the last of them has its turn before it would be held, by
+/// default even where each request takes as long as it may.
 const PREFETCH_PER_SLOT: usize = 24;
 /// How many of them are enough beside one for each slot: those that wait for others share what they wait for, and each
 /// message in hand takes memory.

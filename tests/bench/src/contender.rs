@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::QUEUE;
@@ -173,10 +174,8 @@ impl Running {
     pub async fn stop(self) -> Result<(), String> {
         let pids = self.servers.iter().map(|server| server.0.id().to_string());
         let _ = Command::new("kill").arg("-TERM").args(pids).stderr(Stdio::null()).status();
-        for server in self.servers {
-            // Those that know no good order are killed.
-            let _ = server.stop().await;
-        }
+        // Those that know no good order are killed.
+        join_all(self.servers.into_iter().map(Server::stop)).await;
         Ok(())
     }
 }

@@ -108,7 +108,9 @@ pub async fn backlogs(site: &Site, plan: &Plan, results: &mut Results) -> Result
     };
     let mut backlogs: Vec<Backlog> = plan.backlogs.iter().copied().flat_map(unmeasured).collect();
     for round in 0..plan.backlog_rounds {
-        for at in &mut backlogs {
+        for turn in 0..backlogs.len() {
+            let count = backlogs.len();
+            let Some(at) = backlogs.get_mut((turn + round) % count) else { continue };
             let warm = at.messages / 5;
             let run = run(site, at.contender, 256, warm, at.messages - warm).await?;
             let (who, left) = (at.contender.name(), plan.backlog_rounds - round - 1);
@@ -296,10 +298,11 @@ async fn direct(site: &Site, address: &str, tokens: &[String], seconds: f64) -> 
         .collect();
     let rate = created(site, address, 2 * tokens.len(), seconds).await;
     loops.iter().for_each(tokio::task::JoinHandle::abort);
+    forget(site, address).await?;
     rate
 }
 
-/// Tasks a second that the sandbox made, by its own books, once it has been at it for a second; forgets them afterwards.
+/// Tasks a second that the sandbox made, by its own books, once it has been at it for a second.
 /// Slots that answer at the same time would count once too often at the ends: what is averaged is how long it takes until as
 /// many more tasks are made as there are slots.
 async fn created(site: &Site, address: &str, slots: usize, seconds: f64) -> Result<f64, String> {
@@ -307,7 +310,6 @@ async fn created(site: &Site, address: &str, slots: usize, seconds: f64) -> Resu
     sleep(Duration::from_secs_f64(seconds + 1.0)).await;
     let tasks = site.client().get(format!("{address}/sandbox/tasks")).send().await.map_err(failed)?;
     let tasks: Vec<Value> = serde_json::from_str(&tasks.text().await.map_err(failed)?).map_err(|e| e.to_string())?;
-    site.client().delete(format!("{address}/sandbox")).send().await.map_err(failed)?;
     let at = |task: &Value| task.get("at")?.as_str()?.parse::<jiff::Timestamp>().ok().map(|at| at.as_microsecond());
     let moments: Vec<i64> = tasks.iter().filter_map(at).collect();
     let begin = moments.first().ok_or("the sandbox made no task")? + 1_000_000;
@@ -316,7 +318,13 @@ async fn created(site: &Site, address: &str, slots: usize, seconds: f64) -> Resu
     if turns.is_empty() {
         return Err("the sandbox made too few tasks".to_owned());
     }
-    Ok(slots as f64 * turns.len() as f64 / (turns.iter().sum::<i64>() as f64 / 1e6))
+    Ok(slots as f64 * turns.len() as f64 / (turns.iter().sum::<i64>().max(1) as f64 / 1e6))
+}
+
+/// Has the sandbox forget its tasks.
+async fn forget(site: &Site, address: &str) -> Result<(), String> {
+    let forgotten = site.client().delete(format!("{address}/sandbox")).send().await;
+    forgotten.map(drop).map_err(|error| format!("the sandbox: {error}"))
 }
 
 /// Sizes of what is shipped.

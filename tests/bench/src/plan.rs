@@ -14,7 +14,7 @@ pub struct Plan {
     pub most: usize,
     /// Backlogs.
     pub backlogs: Vec<usize>,
-    /// Runs on each, of which the median counts.
+    /// Runs on each: the median of their rates counts, and the largest of their peaks.
     pub backlog_rounds: usize,
     /// Single messages to an idle worker.
     pub singles: usize,

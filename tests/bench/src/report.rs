@@ -107,7 +107,7 @@ fn others(results: &Results) -> Vec<(String, String)> {
     for at in &results.backlogs {
         let what = format!("a backlog of {}, 256 in flight: {}", number(at.messages as f64), at.contender.name());
         let peak = at.peak_mib.spread().1;
-        others.push((what, format!("{} messages/s, peak {peak:.1} MiB", with_spread(&at.rate))));
+        others.push((what, format!("{} messages/s, peak {peak:.1} MiB at most", with_spread(&at.rate))));
     }
     for at in &results.ways {
         let what = format!("publish to request, idle: {}", at.contender.name());
