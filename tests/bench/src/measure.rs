@@ -107,9 +107,9 @@ pub async fn backlogs(site: &Site, plan: &Plan, results: &mut Results) -> Result
         })
     };
     let mut backlogs: Vec<Backlog> = plan.backlogs.iter().copied().flat_map(unmeasured).collect();
+    let count = backlogs.len();
     for round in 0..plan.backlog_rounds {
-        for turn in 0..backlogs.len() {
-            let count = backlogs.len();
+        for turn in 0..count {
             let Some(at) = backlogs.get_mut((turn + round) % count) else { continue };
             let warm = at.messages / 5;
             let run = run(site, at.contender, 256, warm, at.messages - warm).await?;
