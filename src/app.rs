@@ -150,7 +150,8 @@ async fn work(
     let publisher = Arc::new(publisher);
     let stop = parts.stop.clone();
     let worker = Arc::new(worker(config, status, parts, Arc::clone(&publisher))?);
-    let (tasks, prefetch) = (TaskTracker::new(), prefetch(config));
+    let slots = config.crm.tokens.len() * config.crm.max_in_flight_per_token;
+    let (tasks, prefetch) = (TaskTracker::new(), prefetch(slots));
     let (sender, receiver) = mpsc::channel(prefetch.into());
     services.spawn(Arc::clone(&worker).watch_ledger(drained.clone()));
     let working = services.spawn(worker.run(receiver, tasks.clone()));
@@ -284,8 +285,7 @@ async fn modification(path: &Path) -> Option<(SystemTime, u64)> {
     Some((file.modified().ok()?, file.len()))
 }
 
-fn prefetch(config: &Config) -> u16 {
-    let slots = config.crm.tokens.len() * config.crm.max_in_flight_per_token;
+fn prefetch(slots: usize) -> u16 {
     let enough = (slots * PREFETCH_PER_SLOT).min(slots + PREFETCH_BESIDE);
     u16::try_from(enough.clamp(1, MAX_PREFETCH)).unwrap_or(u16::MAX)
 }
@@ -314,6 +314,21 @@ mod tests {
 
     use super::*;
     use crate::config::Sources;
+
+    #[test]
+    fn no_slot_waits_for_the_broker_and_the_pod_has_room_for_what_is_in_hand() {
+        // As the Kubernetes README has it, in KiB: the pod's limit, what else there is, and a largest message with the CRM's body.
+        const ROOM: usize = (512 - 60) << 10;
+        const MESSAGE: usize = 512;
+        for slots in 1..=MAX_PREFETCH {
+            let in_hand = usize::from(prefetch(slots));
+            assert!(in_hand > slots || in_hand == MAX_PREFETCH, "{slots} slots: {in_hand}");
+            assert!(in_hand <= 24 * slots, "{slots} slots: {in_hand}");
+            assert!(in_hand * MESSAGE <= ROOM || slots > 450, "{slots} slots: {in_hand}");
+        }
+        assert_eq!(prefetch(2), 48);
+        assert_eq!(usize::from(prefetch(MAX_PREFETCH + 1)), MAX_PREFETCH);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_stop_is_heard_while_the_ledger_is_being_opened() {
