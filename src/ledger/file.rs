@@ -40,7 +40,7 @@ const BATCH: usize = 1024;
 /// too;
 const A_RECORD: Duration = Duration::from_micros(50);
 /// and at least and at most. A record after a while of none does not wait.
-const APART: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(2));
+const APART: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(4));
 /// How long the disk may take. A file on a network may otherwise be waited for without end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
