@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
@@ -82,7 +82,9 @@ impl HttpCrm {
             return Answer::NotSent("the token holds characters that an HTTP header cannot carry".to_owned());
         };
         token.set_sensitive(true);
-        let request = request.header(TOKEN_HEADER, token).header(CONTENT_TYPE, "application/json");
+        let request = request
+            .header(HeaderName::from_static(TOKEN_HEADER), token)
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let request = span.headers().into_iter().fold(request, |request, (name, value)| request.header(name, value));
         let answer = match request.send().await {
             Ok(response) => read(response).await,

@@ -3,13 +3,14 @@
 //! The count of attempts lives here because the broker's own counters differ by version and can be reset.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::{HeaderValue, Headers, Message, Properties, ShortString};
 use crate::clock::rfc3339;
-use crate::crm::classify::Judgement;
+use crate::crm::classify::{Judgement, Outcome};
 use crate::failure::shorten;
 
 /// Our headers together stay under this, in bytes.
@@ -113,7 +114,7 @@ pub struct Attempt {
 impl Attempt {
     /// The entry of an attempt.
     #[must_use]
-    pub fn new(at: Timestamp, judgement: &Judgement, duration: std::time::Duration) -> Self {
+    pub fn new(at: Timestamp, judgement: &Judgement, duration: Duration) -> Self {
         let text = judgement.message.as_deref().unwrap_or(&judgement.reason);
         Self {
             at: rfc3339(at),
@@ -177,12 +178,15 @@ impl Journey {
         (journey, reader.ill)
     }
 
-    /// Adds a spent attempt.
-    pub fn spend(&mut self, attempt: Attempt, at: Timestamp, unknown: bool) {
+    /// Adds a spent attempt that was sent `at` a moment.
+    pub fn spend(&mut self, at: Timestamp, judgement: &Judgement, duration: Duration) {
         self.attempts = self.attempts.saturating_add(1);
-        self.possibly_created |= unknown;
+        self.possibly_created |= judgement.outcome == Outcome::Unknown;
         self.first_attempt_at.get_or_insert(at);
-        self.history.push(attempt);
+        // No copy follows the attempt that made the task.
+        if judgement.outcome != Outcome::Created {
+            self.history.push(Attempt::new(at, judgement, duration));
+        }
     }
 
     fn headers(&self) -> BTreeMap<&'static str, HeaderValue> {

@@ -6,6 +6,7 @@
 mod attempt;
 mod recall;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use crate::crm::classify::{Judgement, Outcome};
 use crate::events::{Events, Settled};
 use crate::failure::{Failure, Kind, Stage, guarded};
 use crate::gate::Gate;
-use crate::journey::{Attempt, Journey};
+use crate::journey::Journey;
 use crate::ledger::{Closing, Ledger};
 use crate::payload::Mapping;
 use crate::retry::{Next, Pauses, Schedule, jittered};
@@ -36,6 +37,9 @@ pub(crate) use crate::worker::attempt::TOKEN_INFORMATION;
 use crate::worker::attempt::Unsent;
 pub use crate::worker::recall::Running;
 use crate::worker::recall::{Alone, Case, Recalled};
+
+/// What the CRM's body has around what a message says, in bytes, about.
+const AROUND: usize = 256;
 
 /// How messages are processed.
 #[derive(Clone, Copy, Debug)]
@@ -93,10 +97,11 @@ impl Worker {
     /// Processes deliveries until `stop`, then returns what was not begun. Each runs on `tasks`; their number is bounded
     /// by the prefetch.
     pub async fn run(self: Arc<Self>, mut deliveries: mpsc::Receiver<Delivery>, tasks: TaskTracker) {
+        let mut stopped = pin!(self.stop.cancelled());
         loop {
             let delivery = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => break,
+                () = &mut stopped => break,
                 delivery = deliveries.recv() => delivery,
             };
             let Some(delivery) = delivery else { return };
@@ -220,7 +225,7 @@ impl Worker {
         if let Some(judgement) = left_open {
             // What follows may be a dead letter, of which there is none while the gate is closed.
             self.pass(case).await?;
-            journey.spend(Attempt::new(self.clock.now(), &judgement, Duration::ZERO), self.clock.now(), true);
+            journey.spend(self.clock.now(), &judgement, Duration::ZERO);
             round.posts += 1;
             if let Some(verdict) = self.decide(case, &judgement, journey, &mut round).await {
                 return Err(verdict);
@@ -249,8 +254,7 @@ impl Worker {
                 continue;
             }
             round.posts += 1;
-            let unknown = sent.judgement.outcome == Outcome::Unknown;
-            journey.spend(Attempt::new(sent.at, &sent.judgement, sent.duration), sent.at, unknown);
+            journey.spend(sent.at, &sent.judgement, sent.duration);
             if let Some(verdict) = self.decide(case, &sent.judgement, journey, &mut round).await {
                 return Some(verdict);
             }
@@ -261,8 +265,10 @@ impl Worker {
     fn body(&self, message: &Message) -> Result<Bytes, Failure> {
         let decoded = task::decode(&message.body, self.rules.unknown_fields)?;
         let payload = self.mapping.map(decoded)?;
-        let json = serde_json::to_vec(&payload);
-        json.map(Bytes::from).map_err(|error| Failure::new(Stage::Map, Kind::InvalidTask, error.to_string()))
+        let mut json = Vec::with_capacity(message.body.len() + AROUND);
+        serde_json::to_writer(&mut json, &payload)
+            .map_err(|error| Failure::new(Stage::Map, Kind::InvalidTask, error.to_string()))?;
+        Ok(json.into())
     }
 
     /// Whether another attempt is allowed: the message is not too old, and not out of attempts by an earlier configuration.

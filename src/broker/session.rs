@@ -5,6 +5,7 @@
 //! message which is in hand then. So after such an end messages are taken one at a time, until as many have come as could have
 //! been in hand: what it counts is the unreadable one's alone, which it dead-letters at the queue's `x-delivery-limit`.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -192,10 +193,11 @@ async fn take(
     lost: &CancellationToken,
     singly: &mut u16,
 ) -> Result<bool, BrokerError> {
+    let mut stopped = pin!(stop.cancelled());
     loop {
         let next = tokio::select! {
             biased;
-            () = stop.cancelled() => return Ok(true),
+            () = &mut stopped => return Ok(true),
             next = consumer.next() => next,
         };
         match next {

@@ -156,22 +156,26 @@ impl Judgement {
     /// Removes a secret that the CRM repeated in its words.
     pub fn hide(&mut self, secret: &str) {
         for text in std::iter::once(&mut self.reason).chain(&mut self.message) {
-            *text = without_piece(text.replace(secret, HIDDEN), secret);
+            if text.contains(secret) || text.ends_with(CUT) {
+                *text = without_piece(text.replace(secret, HIDDEN), secret);
+            }
         }
     }
 }
 
 /// What stands in place of a token.
 const HIDDEN: &str = "[token]";
+/// What [`shorten`] leaves where it cut.
+const CUT: char = '…';
 
 /// Removes the beginning of a secret at which a text was cut.
 fn without_piece(text: String, secret: &str) -> String {
-    let Some(whole) = text.strip_suffix('…') else {
+    let Some(whole) = text.strip_suffix(CUT) else {
         return text;
     };
     let pieces = secret.char_indices().rev().filter_map(|(end, _)| secret.get(..end));
     let cut = pieces.filter(|piece| !piece.is_empty()).find_map(|piece| whole.strip_suffix(piece));
-    cut.map(|rest| format!("{rest}{HIDDEN}…")).unwrap_or(text)
+    cut.map(|rest| format!("{rest}{HIDDEN}{CUT}")).unwrap_or(text)
 }
 
 /// Longest text of the CRM that is kept, in bytes.

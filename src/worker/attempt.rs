@@ -62,11 +62,14 @@ impl Worker {
         journey: &Journey,
         suspect: bool,
     ) -> Result<Attempted, Unsent> {
-        let _turn = tokio::select! {
-            biased;
-            () = self.interrupted(case) => return Err(Unsent::Stopped),
-            () = sleep_until(case.until) => return Err(Unsent::Held),
-            turn = self.running.turn(suspect) => turn,
+        let _turn = match suspect {
+            false => None,
+            true => tokio::select! {
+                biased;
+                () = self.interrupted(case) => return Err(Unsent::Stopped),
+                () = sleep_until(case.until) => return Err(Unsent::Held),
+                turn = self.running.turn() => Some(turn),
+            },
         };
         loop {
             if let Some(slot) = self.admit(case, journey).await? {

@@ -149,21 +149,23 @@ impl Running {
         self.0.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn try_enter(&self, key: &Key) -> Option<Alone> {
+        self.taken().insert(key.clone()).then(|| Alone { running: self.clone(), key: key.clone() })
+    }
+
     pub(super) async fn enter(&self, key: &Key) -> Alone {
         loop {
             let left = self.0.left.notified();
-            if self.taken().insert(key.clone()) {
-                return Alone { running: self.clone(), key: key.clone() };
+            if let Some(alone) = self.try_enter(key) {
+                return alone;
             }
             left.await;
         }
     }
-}
 
-impl Running {
-    /// Waits until no other suspect is being sent; who is none waits for nobody.
-    pub(super) async fn turn(&self, suspect: bool) -> Option<tokio::sync::MutexGuard<'_, ()>> {
-        if suspect { Some(self.0.suspects.lock().await) } else { None }
+    /// Waits until no other suspect is being sent.
+    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.suspects.lock().await
     }
 }
 
@@ -193,6 +195,9 @@ impl Worker {
         let Some(key) = &case.key else {
             return Ok(None);
         };
+        if let Some(alone) = self.running.try_enter(key) {
+            return Ok(Some(alone));
+        }
         tokio::select! {
             biased;
             () = self.interrupted(case) => Err(Verdict::Return),
