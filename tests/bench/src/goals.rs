@@ -1,6 +1,7 @@
 //! The goals, each with what was measured and whether it is met.
 
 use crate::contender::{Contender, Ledger};
+use crate::report::number;
 use crate::results::{Backlog, Ceiling, Results};
 
 const FILE: Contender = Contender::Worker(Ledger::File);
@@ -87,7 +88,7 @@ fn memory(results: &Results, goals: &mut Vec<Goal>) {
     let (few_rate, many_rate) = (few.rate.median(), many.rate.median());
     goals.push(goal(
         "no less speed on it (10 % apart)",
-        format!("{many_rate:.0} after {few_rate:.0} messages/s"),
+        format!("{} after {} messages/s", number(many_rate), number(few_rate)),
         many_rate >= few_rate * 0.9,
     ));
 }

@@ -7,7 +7,7 @@ use crate::goals;
 use crate::results::{Results, Series, Throughput};
 
 /// Thousands apart, three figures that matter.
-fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     if value < 100.0 {
         return format!("{value:.1}");
     }
