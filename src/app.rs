@@ -151,7 +151,7 @@ async fn work(
     let stop = parts.stop.clone();
     let worker = Arc::new(worker(config, status, parts, Arc::clone(&publisher))?);
     let slots = config.crm.tokens.len() * config.crm.max_in_flight_per_token;
-    let prefetch = prefetch(slots, config.crm.requests_per_second, config.gate.hold);
+    let prefetch = prefetch(slots, &config.crm, config.gate.hold);
     let tasks = TaskTracker::new();
     let (sender, receiver) = mpsc::channel(prefetch.into());
     services.spawn(Arc::clone(&worker).watch_ledger(drained.clone()));
@@ -286,15 +286,19 @@ async fn modification(path: &Path) -> Option<(SystemTime, u64)> {
     Some((file.modified().ok()?, file.len()))
 }
 
-/// Deliveries unsettled at a time: enough for the slots, and no more than have their turn in half the time that they may be
-/// held.
-fn prefetch(slots: usize, requests_per_second: Option<f64>, hold: Duration) -> u16 {
+/// Deliveries unsettled at a time: enough for the slots. Where `crm.requests_per_second` is set, no more than it gives their
+/// turn in half the time that they may be held, and no fewer than it needs under way.
+fn prefetch(slots: usize, crm: &config::Crm, hold: Duration) -> u16 {
     let enough = (slots * PREFETCH_PER_SLOT).min(slots + PREFETCH_BESIDE);
-    let in_time = requests_per_second.map_or(usize::MAX, |rate| {
-        let apart = Duration::from_secs_f64(1.0 / rate).as_nanos().max(1);
-        usize::try_from(hold.as_nanos() / 2 / apart).unwrap_or(usize::MAX)
-    });
-    u16::try_from(enough.min(in_time).clamp(1, MAX_PREFETCH)).unwrap_or(u16::MAX)
+    let turns = |time: Duration| {
+        crm.requests_per_second.map_or(usize::MAX, |rate| {
+            let apart = Duration::from_secs_f64(1.0 / rate).as_nanos().max(1);
+            usize::try_from(time.as_nanos() / apart).unwrap_or(usize::MAX)
+        })
+    };
+    let under_way = turns(crm.request_timeout).saturating_add(1).min(slots);
+    let enough = enough.min(turns(hold / 2).max(under_way));
+    u16::try_from(enough.clamp(1, MAX_PREFETCH)).unwrap_or(u16::MAX)
 }
 
 /// Says what this configuration amounts to.
@@ -327,18 +331,30 @@ mod tests {
         // As the Kubernetes README has it, in KiB: the pod's limit, what else there is, and a largest message with the CRM's body.
         const ROOM: usize = (512 - 60) << 10;
         const MESSAGE: usize = 512;
-        const HOLD: Duration = Duration::from_secs(600);
-        let prefetch = |slots, rate| usize::from(prefetch(slots, rate, HOLD));
+        let crm = configured().crm;
+        let prefetch = |slots, rate, hold| {
+            let crm = config::Crm { requests_per_second: rate, ..crm.clone() };
+            usize::from(prefetch(slots, &crm, Duration::from_secs(hold)))
+        };
         for slots in 1..=MAX_PREFETCH {
-            let in_hand = prefetch(slots, None);
+            let in_hand = prefetch(slots, None, 600);
             assert!(in_hand > slots || in_hand == MAX_PREFETCH, "{slots} slots: {in_hand}");
             assert!(in_hand <= 24 * slots, "{slots} slots: {in_hand}");
             assert!(in_hand * MESSAGE <= ROOM || slots > 450, "{slots} slots: {in_hand}");
         }
-        assert_eq!(prefetch(2, None), 48);
-        assert_eq!(prefetch(MAX_PREFETCH + 1, None), MAX_PREFETCH);
+        assert_eq!(prefetch(2, None, 600), 48);
+        assert_eq!(prefetch(MAX_PREFETCH + 1, None, 600), MAX_PREFETCH);
         // One every ten seconds: the last of them would otherwise have its turn long after it is held.
-        assert_eq!([0.001, 0.1, 1.0, 100.0].map(|rate| prefetch(64, Some(rate))), [1, 30, 300, 512]);
+        assert_eq!([0.001, 0.1, 1.0, 100.0].map(|rate| prefetch(64, Some(rate), 600)), [1, 30, 300, 512]);
+        // Requests that take 20 s each: 41 of them are under way at two a second.
+        assert_eq!([2.0, 100.0].map(|rate| prefetch(64, Some(rate), 10)), [41, 500]);
+    }
+
+    /// With nothing set but what has to be.
+    fn configured() -> Config {
+        let given = [("WTW_CRM_SERVER", "crm.test"), ("WTW_CRM_OPERATION", "demo"), ("WTW_CRM_TOKENS", "a")];
+        let environment = given.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config
     }
 
     #[tokio::test(start_paused = true)]

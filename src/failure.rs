@@ -155,19 +155,21 @@ impl fmt::Display for Failure {
     }
 }
 
+/// What [`shorten`] puts where it cut.
+pub(crate) const CUT: char = '…';
+
 /// At most `limit` bytes of `text`, cut at a character and marked with `…` where that fits.
 #[must_use]
 pub fn shorten(text: &str, limit: usize) -> String {
-    const MARK: char = '…';
     if text.len() <= limit {
         return text.to_owned();
     }
-    let Some(kept) = limit.checked_sub(MARK.len_utf8()) else {
+    let Some(kept) = limit.checked_sub(CUT.len_utf8()) else {
         return String::new();
     };
     let end = text.floor_char_boundary(kept);
     let mut short = text.get(..end).unwrap_or_default().to_owned();
-    short.push(MARK);
+    short.push(CUT);
     short
 }
 

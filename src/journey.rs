@@ -178,12 +178,12 @@ impl Journey {
         (journey, reader.ill)
     }
 
-    /// Adds a spent attempt that was sent `at` a moment.
+    /// Counts a spent attempt, known of since `at`. One that made no task goes into the history, too.
     pub fn spend(&mut self, at: Timestamp, judgement: &Judgement, duration: Duration) {
         self.attempts = self.attempts.saturating_add(1);
         self.possibly_created |= judgement.outcome == Outcome::Unknown;
         self.first_attempt_at.get_or_insert(at);
-        // No copy follows the attempt that made the task.
+        // What made the task is followed by no copy that would tell of it.
         if judgement.outcome != Outcome::Created {
             self.history.push(Attempt::new(at, judgement, duration));
         }

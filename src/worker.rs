@@ -38,8 +38,8 @@ use crate::worker::attempt::Unsent;
 pub use crate::worker::recall::Running;
 use crate::worker::recall::{Alone, Case, Recalled};
 
-/// What the CRM's body has around what a message says, in bytes, about.
-const AROUND: usize = 256;
+/// How many bytes the CRM's body has beside the message's own, about.
+const BESIDE_MESSAGE: usize = 256;
 
 /// How messages are processed.
 #[derive(Clone, Copy, Debug)]
@@ -265,7 +265,7 @@ impl Worker {
     fn body(&self, message: &Message) -> Result<Bytes, Failure> {
         let decoded = task::decode(&message.body, self.rules.unknown_fields)?;
         let payload = self.mapping.map(decoded)?;
-        let mut json = Vec::with_capacity(message.body.len() + AROUND);
+        let mut json = Vec::with_capacity(message.body.len() + BESIDE_MESSAGE);
         serde_json::to_writer(&mut json, &payload)
             .map_err(|error| Failure::new(Stage::Map, Kind::InvalidTask, error.to_string()))?;
         Ok(json.into())

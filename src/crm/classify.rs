@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::failure::shorten;
+use crate::failure::{CUT, shorten};
 
 /// What became of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -165,8 +165,6 @@ impl Judgement {
 
 /// What stands in place of a token.
 const HIDDEN: &str = "[token]";
-/// What [`shorten`] leaves where it cut.
-const CUT: char = '…';
 
 /// Removes the beginning of a secret at which a text was cut.
 fn without_piece(text: String, secret: &str) -> String {

@@ -62,14 +62,17 @@ impl Worker {
         journey: &Journey,
         suspect: bool,
     ) -> Result<Attempted, Unsent> {
-        let _turn = match suspect {
-            false => None,
-            true => tokio::select! {
+        let _turn = if suspect {
+            tokio::select! {
                 biased;
                 () = self.interrupted(case) => return Err(Unsent::Stopped),
                 () = sleep_until(case.until) => return Err(Unsent::Held),
                 turn = self.running.turn() => Some(turn),
-            },
+            }
+        } else if Instant::now() >= case.until {
+            return Err(Unsent::Held);
+        } else {
+            None
         };
         loop {
             if let Some(slot) = self.admit(case, journey).await? {

@@ -195,7 +195,10 @@ impl Worker {
         let Some(key) = &case.key else {
             return Ok(None);
         };
-        if let Some(alone) = self.running.try_enter(key) {
+        if !self.stop.is_cancelled()
+            && !case.lost.is_cancelled()
+            && let Some(alone) = self.running.try_enter(key)
+        {
             return Ok(Some(alone));
         }
         tokio::select! {
@@ -236,6 +239,10 @@ impl Worker {
                     return Ok(Recalled { left_open: None, suspect });
                 }
                 Known::Afresh => {
+                    // Another worker may have it by now, and what that one records is not to be forgotten.
+                    if !case.receipt.usable() {
+                        return Err(Verdict::Return);
+                    }
                     self.forget(case).await?;
                     // What the broker gave up does not tell it.
                     journey.possibly_created |=
