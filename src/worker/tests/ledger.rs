@@ -339,6 +339,48 @@ async fn a_replay_that_does_not_tell_when_it_failed_is_not_sent_beside_another_w
     post.died_of("unknown");
 }
 
+/// Of a delivery that the broker no longer waits for.
+struct Gone;
+
+impl Receipt for Gone {
+    fn usable(&self) -> bool {
+        false
+    }
+
+    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
+        Box::pin(ready(Err(Stale)))
+    }
+
+    fn give_back(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
+        Box::pin(ready(Err(Stale)))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_that_is_stopped_lost_or_stale_before_it_begins_has_nothing_forgotten() {
+    for which in ["stopped", "lost", "stale"] {
+        let ledger = Line::new([]);
+        ledger.learns(UNKNOWN).await;
+        let post = Post::strict(&ledger);
+        let mut headers = Headers::default();
+        headers.insert(SCHEMA.into(), HeaderValue::LongLongInt(1));
+        let properties = Properties::default().with_message_id("m-1".into()).with_headers(headers);
+        let message = Message { body: TASK.to_vec(), properties, ..Message::default() };
+        let receipt: Box<dyn Receipt> =
+            if which == "stale" { Box::new(Gone) } else { Box::new(Ticket(Arc::clone(&post.outcome))) };
+        let lost = CancellationToken::new();
+        match which {
+            "stopped" => post.worker.stop.cancel(),
+            "lost" => lost.cancel(),
+            _ => {}
+        }
+        Arc::clone(&post.worker).handle(Delivery { message, receipt, lost }).await;
+        let returned = if which == "stale" { vec![] } else { vec!["returned"] };
+        assert_eq!((post.crm.posts(), post.came_to()), (0, (returned, vec![])), "{which}");
+        assert_eq!(ledger.entry().await.map(|entry| entry.state), Some(State::Unknown), "{which}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_another_is_sending_when_the_intent_is_recorded_is_not_sent() {
     for turn in [Turn { before: &[INTEND], ..Turn::default() }, Turn { after: &[INTEND], ..FAILS }] {
