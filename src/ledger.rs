@@ -50,13 +50,10 @@ impl Key {
     #[must_use]
     pub fn new(queue: &str, operation: &str, message_id: impl AsRef<[u8]>) -> Self {
         // Each part but the last is preceded by its length, so that no two triples run into the same bytes.
-        let mut bytes = Vec::new();
-        for part in [queue, operation] {
-            bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
-            bytes.extend_from_slice(part.as_bytes());
-        }
-        bytes.extend_from_slice(message_id.as_ref());
-        Self(bytes.into())
+        let length = |part: &str| (part.len() as u64).to_be_bytes();
+        let (queue_length, operation_length) = (length(queue), length(operation));
+        let parts = [&queue_length, queue.as_bytes(), &operation_length, operation.as_bytes(), message_id.as_ref()];
+        Self(parts.concat().into())
     }
 
     fn from_bytes(bytes: &[u8]) -> Self {

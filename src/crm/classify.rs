@@ -189,7 +189,7 @@ pub fn classify(answer: &Answer, now: Timestamp) -> Judgement {
         }
         Answer::Reply(reply) => {
             let mut judgement = match find_verdict(&reply.body) {
-                Some(verdict) => by_code(reply.status, &verdict),
+                Some(verdict) => by_code(reply.status, verdict),
                 None => by_status(reply.status),
             };
             judgement.retry_after = reply.retry_after.as_deref().and_then(|text| parse_retry_after(text, now));
@@ -205,31 +205,35 @@ fn silent(outcome: Outcome, reason: String) -> Judgement {
 /// The API's own words, found in a body.
 struct Verdict {
     code: i64,
-    /// `error` and `msg`, for comparing.
-    words: String,
-    /// The one of them that says more.
-    text: Option<String>,
+    error: Option<String>,
+    msg: Option<String>,
 }
 
-fn by_code(status: u16, verdict: &Verdict) -> Judgement {
-    let (outcome, ask_token) = judge_code(verdict.code, &verdict.words);
-    let said = verdict.text.as_deref().map(|text| format!(": {text}")).unwrap_or_default();
-    Judgement {
-        reason: format!("the CRM answered code {}{said}", verdict.code),
-        http_status: Some(status),
-        code: Some(verdict.code),
-        message: verdict.text.clone(),
-        ask_token,
-        ..silent(outcome, String::new())
+impl Verdict {
+    /// `error` and `msg`, for comparing.
+    fn words(&self) -> String {
+        [&self.error, &self.msg].map(|text| text.as_deref().unwrap_or_default()).join(" ").to_lowercase()
     }
 }
 
+fn by_code(status: u16, verdict: Verdict) -> Judgement {
+    let (outcome, ask_token) = judge_code(&verdict);
+    let Verdict { code, error, msg } = verdict;
+    // The one that says more.
+    let text = msg.or(error);
+    let reason = match &text {
+        Some(text) => format!("the CRM answered code {code}: {text}"),
+        None => format!("the CRM answered code {code}"),
+    };
+    Judgement { http_status: Some(status), code: Some(code), message: text, ask_token, ..silent(outcome, reason) }
+}
+
 /// The outcome of a code, and whether the token has to be asked about.
-fn judge_code(code: i64, words: &str) -> (Outcome, bool) {
-    let says = |distinctive: &str| words.contains(distinctive);
-    let outcome = match code {
+fn judge_code(verdict: &Verdict) -> (Outcome, bool) {
+    let says = |distinctive: &str| verdict.words().contains(distinctive);
+    let outcome = match verdict.code {
         200 => Outcome::Created,
-        400 if names_api(words) && says("not exist") => Outcome::Misconfigured,
+        400 if names_api(&verdict.words()) && says("not exist") => Outcome::Misconfigured,
         401 => Outcome::Unauthorized,
         403 if says("simultaneous") => Outcome::Throttled,
         403 if says("token limit") => Outcome::QuotaExhausted,
@@ -309,9 +313,7 @@ fn read_verdict(object: &Members<'_>) -> Option<Verdict> {
         // The vendor writes the word null, in quotes, for no error.
         (!text.is_empty() && text != "null").then(|| shorten(text, MAX_TEXT))
     };
-    let (error, msg) = (text("error"), text("msg"));
-    let words = [error.as_deref(), msg.as_deref()].map(Option::unwrap_or_default).join(" ").to_lowercase();
-    Some(Verdict { code, words, text: msg.or(error) })
+    Some(Verdict { code, error: text("error"), msg: text("msg") })
 }
 
 /// A number, or a number in a string: other calls of the same API write `"200"`.
