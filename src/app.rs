@@ -291,10 +291,8 @@ async fn modification(path: &Path) -> Option<(SystemTime, u64)> {
 fn prefetch(slots: usize, crm: &config::Crm, hold: Duration) -> u16 {
     let enough = (slots * PREFETCH_PER_SLOT).min(slots + PREFETCH_BESIDE);
     let turns = |time: Duration| {
-        crm.requests_per_second.map_or(usize::MAX, |rate| {
-            let apart = Duration::from_secs_f64(1.0 / rate).as_nanos().max(1);
-            usize::try_from(time.as_nanos() / apart).unwrap_or(usize::MAX)
-        })
+        let turns = time.as_nanos().checked_div(crm.spacing().as_nanos());
+        turns.and_then(|turns| usize::try_from(turns).ok()).unwrap_or(usize::MAX)
     };
     let under_way = turns(crm.request_timeout).saturating_add(1).min(slots);
     let enough = enough.min(turns(hold / 2).max(under_way));
@@ -331,7 +329,7 @@ mod tests {
         // As the Kubernetes README has it, in KiB: the pod's limit, what else there is, and a largest message with the CRM's body.
         const ROOM: usize = (512 - 60) << 10;
         const MESSAGE: usize = 512;
-        let crm = configured().crm;
+        let crm = configured("memory:").crm;
         let prefetch = |slots, rate, hold| {
             let crm = config::Crm { requests_per_second: rate, ..crm.clone() };
             usize::from(prefetch(slots, &crm, Duration::from_secs(hold)))
@@ -350,9 +348,13 @@ mod tests {
         assert_eq!([2.0, 100.0].map(|rate| prefetch(64, Some(rate), 10)), [41, 500]);
     }
 
-    /// With nothing set but what has to be.
-    fn configured() -> Config {
-        let given = [("WTW_CRM_SERVER", "crm.test"), ("WTW_CRM_OPERATION", "demo"), ("WTW_CRM_TOKENS", "a")];
+    fn configured(ledger: &str) -> Config {
+        let given = [
+            ("WTW_CRM_SERVER", "crm.test"),
+            ("WTW_CRM_OPERATION", "demo"),
+            ("WTW_CRM_TOKENS", "a"),
+            ("WTW_LEDGER_URL", ledger),
+        ];
         let environment = given.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
         Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config
     }
@@ -362,14 +364,7 @@ mod tests {
         // Takes connections and never says a word.
         let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("redis://{}/0", mute.local_addr().unwrap());
-        let given = [
-            ("WTW_CRM_SERVER", "crm.test"),
-            ("WTW_CRM_OPERATION", "demo"),
-            ("WTW_CRM_TOKENS", "a"),
-            ("WTW_LEDGER_URL", &url),
-        ];
-        let environment = given.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
-        let config = Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config;
+        let config = configured(&url);
         let gate = Gate::new(&config.gate, &config.crm, Duration::ZERO, Clock::system(), Box::new(|_, _| {}));
         let status = Arc::new(Status::new(
             Arc::new(Events::new("/", "wolkvox.tasks", jiff::Timestamp::UNIX_EPOCH)),

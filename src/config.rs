@@ -110,6 +110,14 @@ pub struct Crm {
     pub timezone: TimeZone,
 }
 
+impl Crm {
+    /// How far apart requests leave at least: no time where `crm.requests_per_second` is not set.
+    #[must_use]
+    pub fn spacing(&self) -> Duration {
+        self.requests_per_second.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate))
+    }
+}
+
 /// What is sent where a message leaves a field out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {

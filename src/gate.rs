@@ -339,7 +339,7 @@ impl Gate {
             clock,
             timezone: crm.timezone.clone(),
             retry_after_max,
-            spacing: crm.requests_per_second.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate)),
+            spacing: crm.spacing(),
             on_change,
         })
     }
