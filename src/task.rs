@@ -150,7 +150,7 @@ impl Decoded {
             return self.unknown(field, unknown);
         }
         match serde_json::from_str(value.get()) {
-            Ok(value) => self.known(field, &value),
+            Ok(value) => self.known(field, value),
             // Well-formed JSON all the same: half a surrogate pair, a number beyond all bounds, brackets in brackets.
             Err(error) => {
                 let held = shorten(value.get(), MAX_SHOWN);
@@ -165,7 +165,7 @@ impl Decoded {
         }
     }
 
-    fn known(&mut self, field: &str, value: &Value) {
+    fn known(&mut self, field: &str, value: Value) {
         match field {
             "name" => self.task.name = self.text(field, value),
             "name_module" => self.task.name_module = self.text(field, value),
@@ -181,18 +181,18 @@ impl Decoded {
         }
     }
 
-    fn string(&mut self, field: &str, value: &Value) -> Option<String> {
+    fn string(&mut self, field: &str, value: Value) -> Option<String> {
         match value {
             Value::Null => None,
-            Value::String(text) => Some(text.clone()),
+            Value::String(text) => Some(text),
             Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-                self.problem(field, format!("is {}; a string is allowed", shown(value)));
+                self.problem(field, format!("is {}; a string is allowed", shown(&value)));
                 None
             }
         }
     }
 
-    fn text(&mut self, field: &str, value: &Value) -> Option<String> {
+    fn text(&mut self, field: &str, value: Value) -> Option<String> {
         let text = self.string(field, value)?;
         if text.is_empty() {
             self.problem(field, "is empty; a text is required, or leave the field out where a default is configured");
@@ -201,22 +201,22 @@ impl Decoded {
         Some(text)
     }
 
-    fn boolean(&mut self, field: &str, value: &Value) -> Option<bool> {
+    fn boolean(&mut self, field: &str, value: Value) -> Option<bool> {
         match value {
             Value::Null => None,
-            Value::Bool(given) => Some(*given),
+            Value::Bool(given) => Some(given),
             Value::String(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-                self.problem(field, format!("is {}; true or false is allowed, without quotes", shown(value)));
+                self.problem(field, format!("is {}; true or false is allowed, without quotes", shown(&value)));
                 None
             }
         }
     }
 
-    fn priority(&mut self, field: &str, value: &Value) -> Option<Priority> {
+    fn priority(&mut self, field: &str, value: Value) -> Option<Priority> {
         let text = self.text(field, value)?;
         let priority = Priority::from_name(&text);
         if priority.is_none() {
-            self.problem(field, format!("is {}; high, normal or low is allowed", shown(value)));
+            self.problem(field, format!("is {}; high, normal or low is allowed", shown(&Value::String(text))));
         }
         priority
     }

@@ -2,13 +2,21 @@
 
 pub mod traces;
 
+use std::fmt;
 use std::io::IsTerminal as _;
 
+use serde::ser::{SerializeMap as _, Serializer as _};
 use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber};
+use tracing_serde::SerdeMapVisitor;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::clock::Clock;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::failure::crashes_at;
 
@@ -38,8 +46,8 @@ pub fn start(log: &Log) {
                 .try_init()
         }
         LogFormat::Json => {
-            let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(false);
-            registry.with(layer.with_span_list(false).with_writer(std::io::stderr)).try_init()
+            let layer = tracing_subscriber::fmt::layer().event_format(JsonLines(Clock::system()));
+            registry.with(layer.with_writer(std::io::stderr)).try_init()
         }
     };
     std::panic::set_hook(Box::new(|panic| {
@@ -47,4 +55,65 @@ pub fn start(log: &Log) {
         tracing::error!(place, "a task panicked");
         crashes_at(place);
     }));
+}
+
+/// One JSON object a line, what was said and its fields side by side. tracing-subscriber's own form makes a hundred small writes
+/// of a line and checks each for UTF-8, which would be a tenth of the instructions that a message takes.
+struct JsonLines(Clock);
+
+impl JsonLines {
+    fn line(&self, event: &Event<'_>) -> Result<Vec<u8>, serde_json::Error> {
+        let about = event.metadata();
+        let mut line = Vec::with_capacity(512);
+        let mut serializer = serde_json::Serializer::new(&mut line);
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("timestamp", &format_args!("{:.6}", self.0.now()))?;
+        map.serialize_entry("level", about.level().as_str())?;
+        let mut fields = SerdeMapVisitor::new(map);
+        event.record(&mut fields);
+        let mut map = fields.take_serializer()?;
+        map.serialize_entry("target", about.target())?;
+        map.end()?;
+        line.push(b'\n');
+        Ok(line)
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for JsonLines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let line = self.line(event).map_err(|_| fmt::Error)?;
+        writer.write_str(std::str::from_utf8(&line).map_err(|_| fmt::Error)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_object_whatever_is_said() {
+        let clock = Clock::new(|| "2026-03-01T10:00:00.0000015Z".parse().unwrap());
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let layer = tracing_subscriber::fmt::layer().event_format(JsonLines(clock)).with_writer(Arc::new(writer));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            let (error, none) = (fmt::Error, None::<u64>);
+            tracing::warn!(id = "\"a\"\n\u{1}ñ", %error, ?none, code = 403_u64, open = true, "was {}", "settled");
+        });
+        let expected = concat!(
+            r#"{"timestamp":"2026-03-01T10:00:00.000001Z","level":"WARN","message":"was settled","id":"\"a\"\n\u0001ñ","#,
+            r#""error":"an error occurred when formatting an argument","none":"None","code":403,"open":true,"#,
+            r#""target":"wolkvox_task_worker::telemetry::tests"}"#,
+            "\n"
+        );
+        let mut written = String::new();
+        reader.read_to_string(&mut written).unwrap();
+        assert_eq!(written, expected);
+    }
 }
