@@ -108,12 +108,12 @@ pub async fn backlogs(site: &Site, plan: &Plan, results: &mut Results) -> Result
     };
     let mut backlogs: Vec<Backlog> = plan.backlogs.iter().copied().flat_map(unmeasured).collect();
     let count = backlogs.len();
-    for round in 0..plan.backlog_rounds {
+    for round in 0..plan.rounds {
         for turn in 0..count {
             let Some(at) = backlogs.get_mut((turn + round) % count) else { continue };
             let warm = at.messages / 5;
             let run = run(site, at.contender, 256, warm, at.messages - warm).await?;
-            let (who, left) = (at.contender.name(), plan.backlog_rounds - round - 1);
+            let (who, left) = (at.contender.name(), plan.rounds - round - 1);
             eprintln!(
                 "backlog of {:>9}  {who:<28} {:>8.0} messages/s {:>5.0} MiB   {left} to go",
                 at.messages, run.rate, run.peak_mib
@@ -128,53 +128,76 @@ pub async fn backlogs(site: &Site, plan: &Plan, results: &mut Results) -> Result
 
 /// From publish to request, on idle contenders with two in flight.
 pub async fn ways(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
-    for contender in [FILE, Contender::Worker(Ledger::Memory), Contender::BareLoop, Contender::Python] {
-        let line = site.broker.line().await?;
-        line.purge().await?;
-        site.reset(true).await?;
-        let running = contender.start(site, 2)?;
-        let warm = plan.singles / 10 + 1;
-        for number in 0..warm + plan.singles {
-            line.stamped(number).await?;
-            site.reached(number + 1).await?;
-            // At no fixed beat, and long enough that it is idle again.
-            sleep(Duration::from_millis(fastrand::u64(4..12))).await;
+    let unmeasured = |contender| Way { contender, p50_ms: Series::default(), p99_ms: Series::default() };
+    let mut ways = [FILE, Contender::Worker(Ledger::Memory), Contender::BareLoop, Contender::Python].map(unmeasured);
+    for _ in 0..plan.rounds {
+        for at in &mut ways {
+            let ms = way(site, at.contender, plan.singles).await?;
+            let (p50, p99) = (ms.median(), ms.quantile(0.99));
+            eprintln!("publish to request  {:<28} p50 {p50:.2} ms  p99 {p99:.2} ms", at.contender.name());
+            at.p50_ms.0.push(p50);
+            at.p99_ms.0.push(p99);
         }
-        let ways = site.report().await?.ways_ns;
-        running.stop().await?;
-        line.close().await;
-        let ms = Series(ways.iter().skip(warm).map(|ns| *ns as f64 / 1e6).collect());
-        eprintln!(
-            "publish to request  {:<28} p50 {:.2} ms  p99 {:.2} ms",
-            contender.name(),
-            ms.median(),
-            ms.quantile(0.99)
-        );
-        results.ways.push(Way { contender, ms });
     }
+    results.ways.extend(ways);
     Ok(())
+}
+
+/// How long each of so many messages took, in milliseconds.
+async fn way(site: &Site, contender: Contender, singles: usize) -> Result<Series, String> {
+    let line = site.broker.line().await?;
+    line.purge().await?;
+    site.reset(true).await?;
+    let running = contender.start(site, 2)?;
+    let warm = singles / 10 + 1;
+    for number in 0..warm + singles {
+        line.stamped(number).await?;
+        site.reached(number + 1).await?;
+        // At no fixed beat, and long enough that it is idle again.
+        sleep(Duration::from_millis(fastrand::u64(4..12))).await;
+    }
+    let ways = site.report().await?.ways_ns;
+    running.stop().await?;
+    line.close().await;
+    Ok(Series(ways.iter().skip(warm).map(|ns| *ns as f64 / 1e6).collect()))
 }
 
 /// From the start of the process to the first request, and what is resident without messages.
 pub async fn starts(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
-    for contender in [FILE, Contender::BareLoop, Contender::Python] {
-        let mut ms = Series::default();
-        for _ in 0..plan.starts {
-            let line = site.broker.line().await?;
-            line.purge().await?;
-            line.fill(10).await?;
-            line.close().await;
-            site.reset(false).await?;
-            let began = clock::now_ns();
-            let running = contender.start(site, 2)?;
-            site.reached(1).await?;
-            ms.0.push(site.report().await?.first_ns.saturating_sub(began) as f64 / 1e6);
-            site.reached(10).await?;
-            running.stop().await?;
+    let unmeasured = |contender| Start { contender, ms: Series::default() };
+    let mut starts = [FILE, Contender::BareLoop, Contender::Python].map(unmeasured);
+    for _ in 0..plan.rounds {
+        for at in &mut starts {
+            let ms = start(site, at.contender).await?;
+            eprintln!("start to first request  {:<28} {ms:.0} ms", at.contender.name());
+            at.ms.0.push(ms);
         }
-        eprintln!("start to first request  {:<28} {:.0} ms", contender.name(), ms.median());
-        results.starts.push(Start { contender, ms });
+        let idle = idle(site).await?;
+        eprintln!("resident without messages  {idle:.1} MiB");
+        results.idle_mib.0.push(idle);
     }
+    results.starts.extend(starts);
+    Ok(())
+}
+
+/// From a start of the process to the first request, in milliseconds.
+async fn start(site: &Site, contender: Contender) -> Result<f64, String> {
+    let line = site.broker.line().await?;
+    line.purge().await?;
+    line.fill(10).await?;
+    line.close().await;
+    site.reset(false).await?;
+    let began = clock::now_ns();
+    let running = contender.start(site, 2)?;
+    site.reached(1).await?;
+    let first_ns = site.report().await?.first_ns;
+    site.reached(10).await?;
+    running.stop().await?;
+    Ok(first_ns.saturating_sub(began) as f64 / 1e6)
+}
+
+/// What is resident without messages, in MiB.
+async fn idle(site: &Site) -> Result<f64, String> {
     let line = site.broker.line().await?;
     line.purge().await?;
     let running = FILE.start(site, 2)?;
@@ -183,9 +206,7 @@ pub async fn starts(site: &Site, plan: &Plan, results: &mut Results) -> Result<(
     let idle = running.resident() as f64 / MIB;
     running.stop().await?;
     line.close().await;
-    eprintln!("resident without messages  {idle:.1} MiB");
-    results.idle_mib = Some(idle);
-    Ok(())
+    Ok(idle)
 }
 
 /// The broker stops and starts while the worker is at work, at a pace that leaves it messages throughout.
@@ -195,7 +216,7 @@ pub async fn restarts(site: &Site, plan: &Plan, results: &mut Results) -> Result
         eprintln!("the broker was given by its address: it is not restarted");
         return Ok(());
     }
-    for _ in 0..plan.restarts {
+    for _ in 0..plan.rounds {
         let line = site.broker.line().await?;
         line.purge().await?;
         line.fill(120 * PACE).await?;

@@ -4,7 +4,7 @@
 pub struct Plan {
     /// Requests at a time.
     pub in_flight: Vec<usize>,
-    /// Runs of which the median counts.
+    /// Runs of everything, alternating, of which the median counts.
     pub rounds: usize,
     /// How long a run is to last.
     pub seconds: f64,
@@ -14,14 +14,8 @@ pub struct Plan {
     pub most: usize,
     /// Backlogs.
     pub backlogs: Vec<usize>,
-    /// Runs on each: the median of their rates counts, and the largest of their peaks.
-    pub backlog_rounds: usize,
-    /// Single messages to an idle worker.
+    /// Single messages to an idle worker, each time.
     pub singles: usize,
-    /// Starts.
-    pub starts: usize,
-    /// Restarts of the broker.
-    pub restarts: usize,
     /// How long the CRM's limits are kept to, each time.
     pub ceiling_seconds: f64,
 }
@@ -36,10 +30,7 @@ impl Plan {
             first: 300,
             most: 60_000,
             backlogs: vec![1_000, 100_000, 1_000_000],
-            backlog_rounds: 3,
-            singles: 2_000,
-            starts: 11,
-            restarts: 3,
+            singles: 1_000,
             ceiling_seconds: 5.0,
         }
     }
@@ -53,10 +44,7 @@ impl Plan {
             first: 100,
             most: 5_000,
             backlogs: vec![1_000, 10_000],
-            backlog_rounds: 1,
             singles: 100,
-            starts: 3,
-            restarts: 1,
             ceiling_seconds: 2.0,
         }
     }

@@ -111,7 +111,7 @@ fn others(results: &Results) -> Vec<(String, String)> {
     }
     for at in &results.ways {
         let what = format!("publish to request, idle: {}", at.contender.name());
-        others.push((what, format!("p50 {:.2} ms, p99 {:.2} ms", at.ms.median(), at.ms.quantile(0.99))));
+        others.push((what, format!("p50 {} ms, p99 {} ms", with_spread(&at.p50_ms), with_spread(&at.p99_ms))));
     }
     for at in &results.starts {
         let what = format!("start to first request: {}", at.contender.name());

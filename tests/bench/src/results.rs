@@ -73,8 +73,10 @@ pub struct Backlog {
 pub struct Way {
     /// Who.
     pub contender: Contender,
-    /// From each message's publish to its request, in milliseconds.
-    pub ms: Series,
+    /// From a message's publish to its request, in milliseconds: each run's median.
+    pub p50_ms: Series,
+    /// What all but a hundredth of each run's are under.
+    pub p99_ms: Series,
 }
 
 /// How long a contender takes from its start to the first request.
@@ -143,7 +145,7 @@ pub struct Results {
     /// From the start.
     pub starts: Vec<Start>,
     /// Resident without messages, in MiB, with the file ledger.
-    pub idle_mib: Option<f64>,
+    pub idle_mib: Series,
     /// The broker's restarts.
     pub restarts: Vec<Restart>,
     /// The CRM's limits.
