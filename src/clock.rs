@@ -35,7 +35,7 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// RFC 3339 in UTC with milliseconds, as headers, logs and pages have it.
+/// RFC 3339 in UTC with milliseconds, as headers and pages have it.
 #[must_use]
 pub fn rfc3339(at: Timestamp) -> String {
     format!("{at:.3}")

@@ -2,7 +2,7 @@
 //! shipped sandbox checks, remembers and limits, and would be the slowest part.
 //!
 //! `POST /reset` forgets; `POST /reset/stamps` forgets and has it measure each message's way from here on;
-//! `GET /wait/N` is answered once N requests have come, with the moment; `GET /report` says what came.
+//! `GET /wait/N` is answered once N requests have come, with the Nth one's moment; `GET /report` says what came.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -43,7 +43,9 @@ pub struct Report {
 struct Books {
     report: Report,
     stamps: bool,
-    waiting: Vec<(u64, oneshot::Sender<u64>)>,
+    /// When each came: whoever asks late is told the same.
+    moments: Vec<u64>,
+    waiting: Vec<(usize, oneshot::Sender<u64>)>,
 }
 
 impl Books {
@@ -57,7 +59,8 @@ impl Books {
             report.gap_end_ns = now;
         }
         report.last_ns = now;
-        let count = report.count;
+        self.moments.push(now);
+        let count = self.moments.len();
         for (_, waiting) in self.waiting.extract_if(.., |(wanted, _)| *wanted <= count) {
             let _ = waiting.send(now);
         }
@@ -111,11 +114,11 @@ async fn control(path: &str, books: &Shared) -> String {
     serde_json::to_string(&locked(books).report).unwrap_or_default()
 }
 
-async fn wait(wanted: u64, books: &Shared) -> u64 {
+async fn wait(wanted: usize, books: &Shared) -> u64 {
     let reached = {
         let mut books = locked(books);
-        if books.report.count >= wanted {
-            return books.report.last_ns;
+        if let Some(moment) = books.moments.get(wanted.saturating_sub(1)) {
+            return *moment;
         }
         let (sender, reached) = oneshot::channel();
         books.waiting.push((wanted, sender));

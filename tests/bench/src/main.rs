@@ -21,7 +21,7 @@ mod results;
 mod site;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
@@ -31,7 +31,9 @@ use crate::plan::Plan;
 use crate::results::Results;
 use crate::site::Site;
 
-/// The chart, from the top of the repository.
+/// What was measured last, from the top of the repository.
+const RESULTS: &str = "target/bench/results.json";
+/// The chart.
 const CHART: &str = "tests/bench/speed.svg";
 
 /// Measures the worker against what a user would write or pick instead
@@ -51,6 +53,8 @@ struct Arguments {
 enum What {
     /// Measure
     All,
+    /// Write the README's tables and chart of the last full run again
+    Report,
     /// Be the stand-in CRM
     Crm,
 }
@@ -70,6 +74,7 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.what {
         What::Crm => crm::serve().await,
+        What::Report => again(),
         What::All => tokio::select! {
             done = all(&arguments) => done,
             _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
@@ -85,12 +90,12 @@ async fn main() -> ExitCode {
 }
 
 async fn all(arguments: &Arguments) -> Result<(), String> {
-    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let top = top.canonicalize().map_err(|error| format!("{}: {error}", top.display()))?;
+    let top = top()?;
     same_libraries(&top)?;
     let plan = if arguments.quick { Plan::quick() } else { Plan::full() };
     let site = Site::open(&top).await?;
-    let mut results = Results { machine: Machine::here(&site)?, ..Results::default() };
+    let full = !arguments.quick && arguments.parts.is_empty();
+    let mut results = Results { full, machine: Machine::here(&site)?, ..Results::default() };
     let wanted = |part| arguments.parts.is_empty() || arguments.parts.contains(&part);
     measure::sizes(&site, &mut results)?;
     if wanted(Part::Starts) {
@@ -111,28 +116,45 @@ async fn all(arguments: &Arguments) -> Result<(), String> {
     if wanted(Part::Restarts) {
         measure::restarts(&site, &plan, &mut results).await?;
     }
-    write(&top, &results, !arguments.quick && arguments.parts.is_empty())
+    let json = serde_json::to_string_pretty(&results).map_err(|error| error.to_string())?;
+    put(&top, RESULTS, &json)?;
+    show(&top, &results)
 }
 
-/// Keeps and shows the results; a full run's are also those of the README.
-fn write(top: &Path, results: &Results, full: bool) -> Result<(), String> {
-    let put =
-        |path: &str, content: &str| fs::write(top.join(path), content).map_err(|error| format!("{path}: {error}"));
-    let json = serde_json::to_string_pretty(results).map_err(|error| error.to_string())?;
-    put("target/bench/results.json", &json)?;
+/// The repository.
+fn top() -> Result<PathBuf, String> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    top.canonicalize().map_err(|error| format!("{}: {error}", top.display()))
+}
+
+/// Writes what was measured last in today's form.
+fn again() -> Result<(), String> {
+    let top = top()?;
+    let json =
+        fs::read_to_string(top.join(RESULTS)).map_err(|error| format!("{RESULTS}: {error}; run `make bench`"))?;
+    let results: Results = serde_json::from_str(&json).map_err(|error| format!("{RESULTS}: {error}"))?;
+    show(&top, &results)
+}
+
+fn put(top: &Path, path: &str, content: &str) -> Result<(), String> {
+    fs::write(top.join(path), content).map_err(|error| format!("{path}: {error}"))
+}
+
+/// Shows the results; a full run's are also those of the README.
+fn show(top: &Path, results: &Results) -> Result<(), String> {
     if !results.throughput.is_empty() {
-        put("target/bench/speed.svg", &chart::svg(results))?;
+        put(top, "target/bench/speed.svg", &chart::svg(results))?;
     }
     let tables = report::markdown(results);
     println!("{tables}");
-    if !full {
+    if !results.full {
         eprintln!("not a full run: README.md and its chart stay as they are; target/bench has what was measured");
         return Ok(());
     }
-    put(CHART, &chart::svg(results))?;
+    put(top, CHART, &chart::svg(results))?;
     let readme = fs::read_to_string(top.join("README.md")).map_err(|error| format!("README.md: {error}"))?;
     let chart = format!("![Messages a second, by requests in flight]({CHART})\n\n");
-    put("README.md", &report::into_readme(&readme, &(chart + &tables))?)
+    put(top, "README.md", &report::into_readme(&readme, &(chart + &tables))?)
 }
 
 /// The bare loop is to have the worker's libraries: what both lock files name has the same version in both.

@@ -51,6 +51,11 @@ fn rate(messages: usize, began_ns: u64, ended_ns: u64) -> f64 {
     messages as f64 / (ended_ns.saturating_sub(began_ns).max(1) as f64 / 1e9)
 }
 
+/// Whose turn it is in a round: each round begins with another one, so that nobody always comes after the same.
+fn turns(round: usize, count: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |turn| (turn + round) % count)
+}
+
 /// Rate, processor time and memory of each contender, alternating: whatever the machine does meanwhile meets all alike.
 pub async fn throughput(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
     for &in_flight in &plan.in_flight {
@@ -73,10 +78,8 @@ pub async fn throughput(site: &Site, plan: &Plan, results: &mut Results) -> Resu
             peak_mib: Series::default(),
         }));
         for round in 0..plan.rounds {
-            for turn in 0..Contender::ALL.len() {
-                let Some(at) = results.throughput.get_mut(from + (turn + round) % Contender::ALL.len()) else {
-                    continue;
-                };
+            for turn in turns(round, Contender::ALL.len()) {
+                let Some(at) = results.throughput.get_mut(from + turn) else { continue };
                 let warm = (at.messages / 5).max(2 * in_flight);
                 let run = run(site, at.contender, in_flight, warm, at.messages).await?;
                 at.rate.0.push(run.rate);
@@ -109,8 +112,8 @@ pub async fn backlogs(site: &Site, plan: &Plan, results: &mut Results) -> Result
     let mut backlogs: Vec<Backlog> = plan.backlogs.iter().copied().flat_map(unmeasured).collect();
     let count = backlogs.len();
     for round in 0..plan.rounds {
-        for turn in 0..count {
-            let Some(at) = backlogs.get_mut((turn + round) % count) else { continue };
+        for turn in turns(round, count) {
+            let Some(at) = backlogs.get_mut(turn) else { continue };
             let warm = at.messages / 5;
             let run = run(site, at.contender, 256, warm, at.messages - warm).await?;
             let (who, left) = (at.contender.name(), plan.rounds - round - 1);
@@ -130,8 +133,9 @@ pub async fn backlogs(site: &Site, plan: &Plan, results: &mut Results) -> Result
 pub async fn ways(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
     let unmeasured = |contender| Way { contender, p50_ms: Series::default(), p99_ms: Series::default() };
     let mut ways = [FILE, Contender::Worker(Ledger::Memory), Contender::BareLoop, Contender::Python].map(unmeasured);
-    for _ in 0..plan.rounds {
-        for at in &mut ways {
+    for round in 0..plan.rounds {
+        for turn in turns(round, ways.len()) {
+            let Some(at) = ways.get_mut(turn) else { continue };
             let ms = way(site, at.contender, plan.singles).await?;
             let (p50, p99) = (ms.median(), ms.quantile(0.99));
             eprintln!("publish to request  {:<28} p50 {p50:.2} ms  p99 {p99:.2} ms", at.contender.name());
@@ -166,8 +170,9 @@ async fn way(site: &Site, contender: Contender, singles: usize) -> Result<Series
 pub async fn starts(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
     let unmeasured = |contender| Start { contender, ms: Series::default() };
     let mut starts = [FILE, Contender::BareLoop, Contender::Python].map(unmeasured);
-    for _ in 0..plan.rounds {
-        for at in &mut starts {
+    for round in 0..plan.rounds {
+        for turn in turns(round, starts.len()) {
+            let Some(at) = starts.get_mut(turn) else { continue };
             let ms = start(site, at.contender).await?;
             eprintln!("start to first request  {:<28} {ms:.0} ms", at.contender.name());
             at.ms.0.push(ms);
@@ -252,7 +257,8 @@ pub async fn ceilings(site: &Site, plan: &Plan, results: &mut Results) -> Result
     let unmeasured = |tokens| Ceiling { tokens, rate: Series::default(), direct: Series::default() };
     let mut ceilings = [1, 2, 4, 8].map(unmeasured);
     for round in 0..plan.rounds {
-        for at in &mut ceilings {
+        for turn in turns(round, ceilings.len()) {
+            let Some(at) = ceilings.get_mut(turn) else { continue };
             let (rate, direct) = ceiling(site, at.tokens, plan.ceiling_seconds).await?;
             at.rate.0.push(rate);
             at.direct.0.push(direct);

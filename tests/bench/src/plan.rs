@@ -4,7 +4,7 @@
 pub struct Plan {
     /// Requests at a time.
     pub in_flight: Vec<usize>,
-    /// Runs of everything, alternating, of which the median counts.
+    /// Runs of everything, alternating. The median counts; of memory the largest, since it has a limit.
     pub rounds: usize,
     /// How long a run is to last.
     pub seconds: f64,

@@ -4,10 +4,13 @@ use std::fmt::Write as _;
 
 use crate::contender::{Contender, Ledger};
 use crate::goals;
-use crate::results::{Results, Series, Throughput};
+use crate::results::{Restart, Results, Series, Throughput};
 
 /// Thousands apart, three figures that matter.
 pub fn number(value: f64) -> String {
+    if value < 10.0 {
+        return format!("{value:.2}");
+    }
     if value < 100.0 {
         return format!("{value:.1}");
     }
@@ -17,7 +20,8 @@ pub fn number(value: f64) -> String {
     groups.join(",")
 }
 
-fn with_spread(series: &Series) -> String {
+/// The median, and the least and the largest.
+pub fn with_spread(series: &Series) -> String {
     let (least, most) = series.spread();
     match series.0.len() {
         0 => "–".to_owned(),
@@ -48,25 +52,30 @@ pub fn markdown(results: &Results) -> String {
 fn throughput(results: &Results, text: &mut String) {
     let mut in_flight: Vec<usize> = results.throughput.iter().map(|at| at.in_flight).collect();
     in_flight.dedup();
-    let (Some(least), Some(most)) = (in_flight.first(), in_flight.last()) else { return };
-    let runs = results.throughput.first().map_or(0, |at| at.rate.0.len());
-    let busy = if in_flight.contains(&64) { 64 } else { *least };
-    let _ = write!(text, "| messages a second, median of {runs} (least–most), in flight: |");
-    for count in &in_flight {
+    if in_flight.is_empty() {
+        return;
+    }
+    grid(results, &in_flight, "messages a second", |at| &at.rate, text);
+    grid(results, &in_flight, "CPU µs a message", |at| &at.cpu_us, text);
+    grid(results, &in_flight, "peak MiB", |at| &at.peak_mib, text);
+}
+
+fn grid(results: &Results, in_flight: &[usize], what: &str, of: fn(&Throughput) -> &Series, text: &mut String) {
+    let runs = results.throughput.first().map_or(0, |at| of(at).0.len());
+    let _ = write!(text, "| {what}, median of {runs} (least–most), in flight: |");
+    for count in in_flight {
         let _ = write!(text, " {count} |");
     }
-    let _ = writeln!(text, " CPU µs a message, {busy} | peak MiB, {most} |");
-    let _ = writeln!(text, "|{}", " --- |".repeat(in_flight.len() + 3));
+    let _ = writeln!(text, "\n|{}", " --- |".repeat(in_flight.len() + 1));
     for contender in Contender::ALL {
         let _ = write!(text, "| {} |", contender.name());
-        for count in &in_flight {
-            let rate = results.of(contender, *count).map_or_else(String::new, |at| with_spread(&at.rate));
-            let _ = write!(text, " {rate} |");
+        for count in in_flight {
+            let figure = results.of(contender, *count).map_or_else(String::new, |at| with_spread(of(at)));
+            let _ = write!(text, " {figure} |");
         }
-        let cpu = results.of(contender, busy).map_or_else(String::new, |at| with_spread(&at.cpu_us));
-        let peak = results.of(contender, *most).map_or_else(String::new, |at| number(at.peak_mib.median()));
-        let _ = writeln!(text, " {cpu} | {peak} |");
+        let _ = writeln!(text);
     }
+    let _ = writeln!(text);
 }
 
 /// Where the time of the busiest usual run goes: what the bare loop does not pay is what the worker does beside it.
@@ -88,7 +97,7 @@ fn threads(results: &Results, text: &mut String) {
     if names.is_empty() {
         return;
     }
-    let _ = write!(text, "\n| CPU µs a message by thread, median, {IN_FLIGHT} in flight |");
+    let _ = write!(text, "| CPU µs a message by thread, median, {IN_FLIGHT} in flight |");
     for name in &names {
         let _ = write!(text, " `{name}` |");
     }
@@ -117,22 +126,25 @@ fn others(results: &Results) -> Vec<(String, String)> {
         let what = format!("start to first request: {}", at.contender.name());
         others.push((what, format!("{} ms", with_spread(&at.ms))));
     }
-    let worst = results.restarts.iter().max_by(|a, b| a.pause_s.total_cmp(&b.pause_s));
-    if let Some(at) = worst {
+    if !results.idle_mib.0.is_empty() {
+        let idle = format!("{} MiB", with_spread(&results.idle_mib));
+        others.push(("resident without messages: worker, file ledger".to_owned(), idle));
+    }
+    if !results.restarts.is_empty() {
+        let of = |value: fn(&Restart) -> f64| with_spread(&Series(results.restarts.iter().map(value).collect()));
+        let (away, pause, after) = (of(|at| at.broker_away_s), of(|at| at.pause_s), of(|at| at.after_s));
         others.push((
-            format!("longest pause, {} restarts of the broker", results.restarts.len()),
-            format!(
-                "{:.1} s while the broker was away for {:.1} s; {:.1} s of it after its first answer",
-                at.pause_s, at.broker_away_s, at.after_s
-            ),
+            "longest pause, the broker restarted".to_owned(),
+            format!("{pause} s while the broker was away for {away} s; {after} s of it after its first answer"),
         ));
     }
     for at in &results.ceilings {
         let what = format!("two at a time, 40 ms, tokens: {}", at.tokens);
         let (share, direct) = (100.0 * at.share(), 100.0 * at.direct.median() / at.allowed());
         let figure = format!(
-            "{} tasks/s, {share:.1} % of what is allowed; a client without a broker {direct:.1} %",
-            with_spread(&at.rate)
+            "{} tasks/s, {share:.1} % of what is allowed; a client without a broker {} tasks/s, {direct:.1} %",
+            with_spread(&at.rate),
+            with_spread(&at.direct)
         );
         others.push((what, figure));
     }

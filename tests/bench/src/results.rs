@@ -30,6 +30,11 @@ impl Series {
         self.quantile(0.5)
     }
 
+    /// What it is to another, run by run: what the machine did to both of a round is not counted.
+    pub fn to(&self, other: &Self) -> Self {
+        Self(self.0.iter().zip(&other.0).map(|(one, other)| one / other).collect())
+    }
+
     /// The least and the largest.
     pub fn spread(&self) -> (f64, f64) {
         (self.quantile(0.0), self.quantile(1.0))
@@ -134,6 +139,8 @@ pub struct Sizes {
 /// Everything.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Results {
+    /// Whether it is a full run's.
+    pub full: bool,
     /// Where it was measured.
     pub machine: Machine,
     /// Rate, processor time and memory.
