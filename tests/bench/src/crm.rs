@@ -29,8 +29,6 @@ pub struct Report {
     pub count: u64,
     /// When the first came, in nanoseconds since 1970, as all moments here.
     pub first_ns: u64,
-    /// When the latest came.
-    pub last_ns: u64,
     /// The longest time between two of them.
     pub longest_gap_ns: u64,
     /// When that ended.
@@ -52,13 +50,11 @@ impl Books {
     fn count(&mut self, now: u64) {
         let report = &mut self.report;
         report.count += 1;
-        if report.first_ns == 0 {
-            report.first_ns = now;
-        } else if now.saturating_sub(report.last_ns) > report.longest_gap_ns {
-            report.longest_gap_ns = now - report.last_ns;
-            report.gap_end_ns = now;
+        match self.moments.last().map(|last| now.saturating_sub(*last)) {
+            None => report.first_ns = now,
+            Some(gap) if gap > report.longest_gap_ns => (report.longest_gap_ns, report.gap_end_ns) = (gap, now),
+            Some(_) => {}
         }
-        report.last_ns = now;
         self.moments.push(now);
         let count = self.moments.len();
         for (_, waiting) in self.waiting.extract_if(.., |(wanted, _)| *wanted <= count) {

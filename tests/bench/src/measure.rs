@@ -52,8 +52,9 @@ fn rate(messages: usize, began_ns: u64, ended_ns: u64) -> f64 {
 }
 
 /// Whose turn it is in a round: each round begins with another one, so that nobody always comes after the same.
-fn turns(round: usize, count: usize) -> impl Iterator<Item = usize> {
-    (0..count).map(move |turn| (turn + round) % count)
+fn turns<T>(round: usize, all: &mut [T]) -> impl Iterator<Item = &mut T> {
+    let (last, first) = all.split_at_mut(round % all.len().max(1));
+    first.iter_mut().chain(last)
 }
 
 /// Rate, processor time and memory of each contender, alternating: whatever the machine does meanwhile meets all alike.
@@ -67,8 +68,7 @@ pub async fn throughput(site: &Site, plan: &Plan, results: &mut Results) -> Resu
             let messages = (tried.rate * plan.seconds) as usize;
             sizes.push(messages.clamp(few, plan.most));
         }
-        let from = results.throughput.len();
-        results.throughput.extend(Contender::ALL.iter().zip(&sizes).map(|(&contender, &messages)| Throughput {
+        let unmeasured = |(contender, messages)| Throughput {
             contender,
             in_flight,
             messages,
@@ -76,10 +76,10 @@ pub async fn throughput(site: &Site, plan: &Plan, results: &mut Results) -> Resu
             cpu_us: Series::default(),
             threads_us: BTreeMap::new(),
             peak_mib: Series::default(),
-        }));
+        };
+        let mut measured: Vec<Throughput> = Contender::ALL.into_iter().zip(sizes).map(unmeasured).collect();
         for round in 0..plan.rounds {
-            for turn in turns(round, Contender::ALL.len()) {
-                let Some(at) = results.throughput.get_mut(from + turn) else { continue };
+            for at in turns(round, &mut measured) {
                 let warm = (at.messages / 5).max(2 * in_flight);
                 let run = run(site, at.contender, in_flight, warm, at.messages).await?;
                 at.rate.0.push(run.rate);
@@ -95,6 +95,7 @@ pub async fn throughput(site: &Site, plan: &Plan, results: &mut Results) -> Resu
                 );
             }
         }
+        results.throughput.extend(measured);
     }
     Ok(())
 }
@@ -110,10 +111,8 @@ pub async fn backlogs(site: &Site, plan: &Plan, results: &mut Results) -> Result
         })
     };
     let mut backlogs: Vec<Backlog> = plan.backlogs.iter().copied().flat_map(unmeasured).collect();
-    let count = backlogs.len();
     for round in 0..plan.rounds {
-        for turn in turns(round, count) {
-            let Some(at) = backlogs.get_mut(turn) else { continue };
+        for at in turns(round, &mut backlogs) {
             let warm = at.messages / 5;
             let run = run(site, at.contender, 256, warm, at.messages - warm).await?;
             let (who, left) = (at.contender.name(), plan.rounds - round - 1);
@@ -134,8 +133,7 @@ pub async fn ways(site: &Site, plan: &Plan, results: &mut Results) -> Result<(),
     let unmeasured = |contender| Way { contender, p50_ms: Series::default(), p99_ms: Series::default() };
     let mut ways = [FILE, Contender::Worker(Ledger::Memory), Contender::BareLoop, Contender::Python].map(unmeasured);
     for round in 0..plan.rounds {
-        for turn in turns(round, ways.len()) {
-            let Some(at) = ways.get_mut(turn) else { continue };
+        for at in turns(round, &mut ways) {
             let ms = way(site, at.contender, plan.singles).await?;
             let (p50, p99) = (ms.median(), ms.quantile(0.99));
             eprintln!("publish to request  {:<28} p50 {p50:.2} ms  p99 {p99:.2} ms", at.contender.name());
@@ -171,8 +169,7 @@ pub async fn starts(site: &Site, plan: &Plan, results: &mut Results) -> Result<(
     let unmeasured = |contender| Start { contender, ms: Series::default() };
     let mut starts = [FILE, Contender::BareLoop, Contender::Python].map(unmeasured);
     for round in 0..plan.rounds {
-        for turn in turns(round, starts.len()) {
-            let Some(at) = starts.get_mut(turn) else { continue };
+        for at in turns(round, &mut starts) {
             let ms = start(site, at.contender).await?;
             eprintln!("start to first request  {:<28} {ms:.0} ms", at.contender.name());
             at.ms.0.push(ms);
@@ -257,8 +254,7 @@ pub async fn ceilings(site: &Site, plan: &Plan, results: &mut Results) -> Result
     let unmeasured = |tokens| Ceiling { tokens, rate: Series::default(), direct: Series::default() };
     let mut ceilings = [1, 2, 4, 8].map(unmeasured);
     for round in 0..plan.rounds {
-        for turn in turns(round, ceilings.len()) {
-            let Some(at) = ceilings.get_mut(turn) else { continue };
+        for at in turns(round, &mut ceilings) {
             let (rate, direct) = ceiling(site, at.tokens, plan.ceiling_seconds).await?;
             at.rate.0.push(rate);
             at.direct.0.push(direct);

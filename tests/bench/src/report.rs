@@ -140,7 +140,7 @@ fn others(results: &Results) -> Vec<(String, String)> {
     }
     for at in &results.ceilings {
         let what = format!("two at a time, 40 ms, tokens: {}", at.tokens);
-        let (share, direct) = (100.0 * at.share(), 100.0 * at.direct.median() / at.allowed());
+        let (share, direct) = (100.0 * at.share(), 100.0 * at.direct_share());
         let figure = format!(
             "{} tasks/s, {share:.1} % of what is allowed; a client without a broker {} tasks/s, {direct:.1} %",
             with_spread(&at.rate),

@@ -125,6 +125,11 @@ impl Ceiling {
     pub fn share(&self) -> f64 {
         self.rate.median() / self.allowed()
     }
+
+    /// How much of it a client without a broker reaches.
+    pub fn direct_share(&self) -> f64 {
+        self.direct.median() / self.allowed()
+    }
 }
 
 /// Sizes of what is shipped.
