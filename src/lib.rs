@@ -85,6 +85,8 @@ pub mod clock;
 
 pub mod duration;
 
+mod members;
+
 pub mod nearest;
 
 use std::sync::OnceLock;

@@ -3,6 +3,8 @@
 //! The body's form is the vendor's page "Insert task-type activity"; where that page contradicts itself (dates, quoting,
 //! the reminder), the forms of its table are sent.
 
+use std::borrow::Cow;
+
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::Serialize;
@@ -20,21 +22,21 @@ pub struct Payload<'a> {
     operation: &'a str,
     module: &'static str,
     r#type: &'static str,
-    fields: Fields,
+    fields: Fields<'a>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Fields {
-    status: String,
-    name: String,
+struct Fields<'a> {
+    status: Cow<'a, str>,
+    name: Cow<'a, str>,
     priority: Priority,
-    name_module: String,
-    completion_date: String,
+    name_module: Cow<'a, str>,
+    completion_date: Cow<'a, str>,
     remember: bool,
-    reminder_date: String,
-    description: String,
-    id_record: String,
-    wolkvox_owner: String,
+    reminder_date: Cow<'a, str>,
+    description: Cow<'a, str>,
+    id_record: Cow<'a, str>,
+    wolkvox_owner: Cow<'a, str>,
 }
 
 /// What mapping needs besides the message.
@@ -65,7 +67,7 @@ impl Mapping {
     ///
     /// # Errors
     /// `invalid_task` naming every bad field, those that decoding found included.
-    pub fn map(&self, decoded: Decoded) -> Result<Payload<'_>, Failure> {
+    pub fn map<'a>(&'a self, decoded: Decoded<'a>) -> Result<Payload<'a>, Failure> {
         let stage = if decoded.problems.is_empty() { Stage::Map } else { Stage::Decode };
         let mut problems = decoded.problems;
         let fields = self.fields(decoded.task, &mut problems);
@@ -77,11 +79,12 @@ impl Mapping {
         }
     }
 
-    fn fields(&self, task: Task, problems: &mut Vec<Problem>) -> Option<Fields> {
+    fn fields<'a>(&'a self, task: Task<'a>, problems: &mut Vec<Problem>) -> Option<Fields<'a>> {
         let defaults = &self.defaults;
-        let dates = self.dates(&task, problems);
-        let mut required = |field: &str, given: Option<String>, default: Option<&String>| {
-            let value = given.or_else(|| default.cloned());
+        let remember = task.remember.unwrap_or(defaults.remember);
+        let dates = self.dates(remember, task.completion_date, task.reminder_date, problems);
+        let mut required = |field: &str, given: Option<Cow<'a, str>>, default: Option<&'a String>| {
+            let value = given.or(default.map(Cow::from));
             if value.is_none() && !problems.iter().any(|p| p.field == field) {
                 problems.push(Problem::new(field, "is missing; a text is required"));
             }
@@ -93,53 +96,65 @@ impl Mapping {
         let wolkvox_owner = required("wolkvox_owner", task.wolkvox_owner, defaults.wolkvox_owner.as_ref());
         let (completion_date, reminder_date) = dates?;
         Some(Fields {
-            status: task.status.unwrap_or_else(|| defaults.status.clone()),
+            status: task.status.unwrap_or(Cow::from(&defaults.status)),
             name: name?,
             priority: task.priority.unwrap_or(defaults.priority),
             name_module: name_module?,
             completion_date,
-            remember: task.remember.unwrap_or(defaults.remember),
+            remember,
             reminder_date,
-            description: task.description.or_else(|| defaults.description.clone()).unwrap_or_default(),
+            description: task.description.or(defaults.description.as_ref().map(Cow::from)).unwrap_or_default(),
             id_record: id_record?,
             wolkvox_owner: wolkvox_owner?,
         })
     }
 
     /// The completion and the reminder date, in the account's wall clock.
-    fn dates(&self, task: &Task, problems: &mut Vec<Problem>) -> Option<(String, String)> {
+    fn dates<'a>(
+        &self,
+        remember: bool,
+        completion: Option<Cow<'a, str>>,
+        reminder: Option<Cow<'a, str>>,
+        problems: &mut Vec<Problem>,
+    ) -> Option<(Cow<'a, str>, Cow<'a, str>)> {
         let bad = |field: &str, problems: &[Problem]| problems.iter().any(|p| p.field == field);
-        let completion = self.date("completion_date", task.completion_date.as_deref(), problems);
-        let reminder = self.date("reminder_date", task.reminder_date.as_deref(), problems);
+        let completion = self.date("completion_date", completion, problems);
+        let reminder = self.date("reminder_date", reminder, problems);
         if completion.is_none() && !bad("completion_date", problems) {
             problems.push(Problem::new("completion_date", format!("is missing; {DATE_ALLOWED}")));
         }
-        let remember = task.remember.unwrap_or(self.defaults.remember);
         let is_asked = remember && !bad("remember", problems);
         if is_asked && reminder.is_none() && !bad("reminder_date", problems) {
             problems.push(Problem::new("reminder_date", "is missing; it is required when remember is true"));
         }
-        let completion = completion?;
-        let reminder = reminder.unwrap_or(completion);
+        let (completion, completion_text) = completion?;
+        let Some((reminder, reminder_text)) = reminder else {
+            return Some((completion_text.clone(), completion_text));
+        };
         if reminder > completion {
             let text = format!(
-                "is {} in the account's time zone; it must not be after completion_date, {}",
-                wall_clock(reminder),
-                wall_clock(completion)
+                "is {reminder_text} in the account's time zone; it must not be after completion_date, {completion_text}"
             );
             problems.push(Problem::new("reminder_date", text));
         }
-        Some((wall_clock(completion), wall_clock(reminder)))
+        Some((completion_text, reminder_text))
     }
 
-    fn date(&self, field: &str, given: Option<&str>, problems: &mut Vec<Problem>) -> Option<DateTime> {
+    /// A date in the account's wall clock, and as the vendor's table writes it.
+    fn date<'a>(
+        &self,
+        field: &str,
+        given: Option<Cow<'a, str>>,
+        problems: &mut Vec<Problem>,
+    ) -> Option<(DateTime, Cow<'a, str>)> {
         let text = given?;
-        let date = parse_date(text, &self.timezone);
-        if date.is_none() {
-            let held = shorten(text, 40);
+        let Some(date) = parse_date(&text, &self.timezone) else {
+            let held = shorten(&text, 40);
             problems.push(Problem::new(field, format!("is {held:?}, not a date that exists; {DATE_ALLOWED}")));
-        }
-        date
+            return None;
+        };
+        let text = if text.len() == WALL_CLOCK { text } else { Cow::from(wall_clock(date)) };
+        Some((date, text))
     }
 }
 
@@ -150,6 +165,9 @@ fn report(problems: &[Problem]) -> String {
     let listed: Vec<String> = problems.iter().map(ToString::to_string).collect();
     listed.join("; ")
 }
+
+/// Bytes of `YYYY-MM-DD HH:MM:SS`; no date of another form that is allowed has as few.
+const WALL_CLOCK: usize = 19;
 
 /// The form of a date that the vendor's table shows.
 fn wall_clock(date: DateTime) -> String {
@@ -163,8 +181,8 @@ fn parse_date(text: &str, zone: &TimeZone) -> Option<DateTime> {
 }
 
 fn read_date(text: &str, zone: &TimeZone) -> Option<DateTime> {
-    let local = parse_wall_clock(text.get(..19)?)?;
-    let rest = text.get(19..)?;
+    let local = parse_wall_clock(text.get(..WALL_CLOCK)?)?;
+    let rest = text.get(WALL_CLOCK..)?;
     let separator = text.as_bytes().get(10)?;
     if rest.is_empty() {
         return (*separator == b' ').then_some(local);

@@ -1,17 +1,21 @@
 //! Decode: a message's bytes become a [`Task`], or a [`Failure`]. Pure.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::config::{Priority, UnknownFields};
 use crate::failure::{Failure, Kind, Stage, shorten};
+use crate::members::{self, Members};
 use crate::nearest::nearest;
 
 /// The largest body of a task message, in bytes (256 KiB).
 pub const MAX_BODY: usize = 262_144;
+
+/// More fields than this are no task message, and comparing them for doubles would take long.
+const MOST_FIELDS: usize = 1_000;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -29,29 +33,29 @@ pub const FIELDS: [&str; 10] = [
     "reminder_date",
 ];
 
-/// A task message as its publisher wrote it: absent fields are not yet filled in.
+/// A task message as its publisher wrote it: absent fields are not yet filled in. Texts stay in the message where they can.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Task {
+pub struct Task<'a> {
     /// Name of the activity.
-    pub name: Option<String>,
+    pub name: Option<Cow<'a, str>>,
     /// Module of the record, such as `cases`.
-    pub name_module: Option<String>,
+    pub name_module: Option<Cow<'a, str>>,
     /// When it is due, as written.
-    pub completion_date: Option<String>,
+    pub completion_date: Option<Cow<'a, str>>,
     /// The record in that module.
-    pub id_record: Option<String>,
+    pub id_record: Option<Cow<'a, str>>,
     /// The user that owns the activity.
-    pub wolkvox_owner: Option<String>,
+    pub wolkvox_owner: Option<Cow<'a, str>>,
     /// Free text, may be empty.
-    pub description: Option<String>,
+    pub description: Option<Cow<'a, str>>,
     /// Status of the activity.
-    pub status: Option<String>,
+    pub status: Option<Cow<'a, str>>,
     /// Priority of the activity.
     pub priority: Option<Priority>,
     /// Whether the CRM reminds.
     pub remember: Option<bool>,
     /// When the CRM reminds, as written.
-    pub reminder_date: Option<String>,
+    pub reminder_date: Option<Cow<'a, str>>,
 }
 
 /// A bad field: which, and what was wrong with it.
@@ -78,9 +82,9 @@ impl fmt::Display for Problem {
 
 /// What could be read of a message, with every bad field found so far; mapping adds its own and refuses them together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Decoded {
+pub struct Decoded<'a> {
     /// The good fields.
-    pub task: Task,
+    pub task: Task<'a>,
     /// The bad ones.
     pub problems: Vec<Problem>,
 }
@@ -89,7 +93,7 @@ pub struct Decoded {
 ///
 /// # Errors
 /// `too_large` for a body over [`MAX_BODY`], `invalid_message` for what is not one JSON object.
-pub fn decode(body: &[u8], unknown: UnknownFields) -> Result<Decoded, Failure> {
+pub fn decode(body: &[u8], unknown: UnknownFields) -> Result<Decoded<'_>, Failure> {
     if body.len() > MAX_BODY {
         let text = format!("the body has {} bytes; at most {MAX_BODY} are allowed", body.len());
         return Err(Failure::new(Stage::Decode, Kind::TooLarge, text));
@@ -100,15 +104,21 @@ pub fn decode(body: &[u8], unknown: UnknownFields) -> Result<Decoded, Failure> {
     }
     let text = std::str::from_utf8(body)
         .map_err(|e| invalid(&format!("the body is not UTF-8 text from byte {}", e.valid_up_to())))?;
-    let Entries(entries) = serde_json::from_str(text).map_err(|e| not_an_object(text, &e))?;
+    let Members(members) = serde_json::from_str(text).map_err(|e| not_an_object(text, &e))?;
+    if members.len() > MOST_FIELDS {
+        return Err(invalid(&format!(
+            "the body has more than {MOST_FIELDS} fields; a task message has {}",
+            FIELDS.len()
+        )));
+    }
     let mut decoded = Decoded::default();
-    let mut seen: Vec<&str> = Vec::with_capacity(entries.len());
+    let mut seen: Vec<&str> = Vec::with_capacity(members.len());
     let mut twice: Vec<&str> = Vec::new();
-    for (field, value) in &entries {
-        if !seen.contains(&field.as_str()) {
+    for (field, value) in &members {
+        if !seen.contains(&&**field) {
             seen.push(field);
             decoded.take(field, value, unknown);
-        } else if !twice.contains(&field.as_str()) {
+        } else if !twice.contains(&&**field) {
             twice.push(field);
             decoded.problem(field, "is given more than once; give it once");
         }
@@ -140,16 +150,32 @@ fn not_an_object(text: &str, error: &serde_json::Error) -> Failure {
     invalid(&format!("the body is not a task message, a JSON object: {reason}"))
 }
 
-impl Decoded {
+/// What a field holds.
+enum Given<'a> {
+    Text(Cow<'a, str>),
+    /// Never a string.
+    Other(Value),
+}
+
+impl<'a> Given<'a> {
+    fn read(value: &'a RawValue) -> serde_json::Result<Self> {
+        match members::text(value) {
+            Some(text) => Ok(Self::Text(text)),
+            None => serde_json::from_str(value.get()).map(Self::Other),
+        }
+    }
+}
+
+impl<'a> Decoded<'a> {
     fn problem(&mut self, field: &str, text: impl Into<String>) {
         self.problems.push(Problem::new(named(field), text));
     }
 
-    fn take(&mut self, field: &str, value: &RawValue, unknown: UnknownFields) {
+    fn take(&mut self, field: &str, value: &'a RawValue, unknown: UnknownFields) {
         if !FIELDS.contains(&field) {
             return self.unknown(field, unknown);
         }
-        match serde_json::from_str(value.get()) {
+        match Given::read(value) {
             Ok(value) => self.known(field, value),
             // Well-formed JSON all the same: half a surrogate pair, a number beyond all bounds, brackets in brackets.
             Err(error) => {
@@ -165,7 +191,7 @@ impl Decoded {
         }
     }
 
-    fn known(&mut self, field: &str, value: Value) {
+    fn known(&mut self, field: &str, value: Given<'a>) {
         match field {
             "name" => self.task.name = self.text(field, value),
             "name_module" => self.task.name_module = self.text(field, value),
@@ -181,18 +207,18 @@ impl Decoded {
         }
     }
 
-    fn string(&mut self, field: &str, value: Value) -> Option<String> {
+    fn string(&mut self, field: &str, value: Given<'a>) -> Option<Cow<'a, str>> {
         match value {
-            Value::Null => None,
-            Value::String(text) => Some(text),
-            Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            Given::Text(text) => Some(text),
+            Given::Other(Value::Null) => None,
+            Given::Other(value) => {
                 self.problem(field, format!("is {}; a string is allowed", shown(&value)));
                 None
             }
         }
     }
 
-    fn text(&mut self, field: &str, value: Value) -> Option<String> {
+    fn text(&mut self, field: &str, value: Given<'a>) -> Option<Cow<'a, str>> {
         let text = self.string(field, value)?;
         if text.is_empty() {
             self.problem(field, "is empty; a text is required, or leave the field out where a default is configured");
@@ -201,22 +227,22 @@ impl Decoded {
         Some(text)
     }
 
-    fn boolean(&mut self, field: &str, value: Value) -> Option<bool> {
-        match value {
-            Value::Null => None,
-            Value::Bool(given) => Some(given),
-            Value::String(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-                self.problem(field, format!("is {}; true or false is allowed, without quotes", shown(&value)));
-                None
-            }
-        }
+    fn boolean(&mut self, field: &str, value: Given<'a>) -> Option<bool> {
+        let value = match value {
+            Given::Other(Value::Null) => return None,
+            Given::Other(Value::Bool(given)) => return Some(given),
+            Given::Other(value) => value,
+            Given::Text(text) => Value::from(text),
+        };
+        self.problem(field, format!("is {}; true or false is allowed, without quotes", shown(&value)));
+        None
     }
 
-    fn priority(&mut self, field: &str, value: Value) -> Option<Priority> {
+    fn priority(&mut self, field: &str, value: Given<'a>) -> Option<Priority> {
         let text = self.text(field, value)?;
         let priority = Priority::from_name(&text);
         if priority.is_none() {
-            self.problem(field, format!("is {}; high, normal or low is allowed", shown(&Value::String(text))));
+            self.problem(field, format!("is {}; high, normal or low is allowed", shown(&Value::from(text))));
         }
         priority
     }
@@ -246,35 +272,4 @@ fn named(field: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
     let short = shorten(field, 64);
     if !field.is_empty() && field.chars().all(is_plain) { short } else { format!("{short:?}") }
-}
-
-/// The members of a JSON object in order, doubles included. Values are read later, each on its own, so that a problem of
-/// one is told with its name.
-pub(crate) struct Entries<'a>(pub(crate) Vec<(String, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Entries<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = Entries<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<'de>, A::Error> {
-                /// More members than this are no task message, and comparing them for doubles would take long.
-                const MOST: usize = 1_000;
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    if entries.len() == MOST {
-                        return Err(de::Error::custom("it has more than 1000 fields"));
-                    }
-                    entries.push(entry);
-                }
-                Ok(Entries(entries))
-            }
-        }
-        deserializer.deserialize_map(Members)
-    }
 }

@@ -4,14 +4,15 @@
 //! HTTP status says; a body is searched tolerantly for it, because a PHP service behind a proxy also answers with a
 //! byte-order mark, with warnings before the JSON and with HTML.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 use crate::failure::{CUT, shorten};
+use crate::members::{self, Members};
 
 /// What became of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -300,15 +301,12 @@ fn find_object<T>(body: &[u8], read: impl Fn(&Members<'_>) -> Option<T>) -> Opti
     }
 }
 
-/// Members as they stand: one that cannot be read must not hide the `code`.
-type Members<'a> = BTreeMap<String, &'a RawValue>;
-
 fn read_verdict(object: &Members<'_>) -> Option<Verdict> {
     let code = numeric(&serde_json::from_str(object.get("code")?.get()).ok()?)?;
     let text = |key: &str| {
-        let raw = object.get(key)?.get();
-        let quoted = raw.strip_prefix('"')?.strip_suffix('"')?;
-        let text: String = serde_json::from_str(raw).unwrap_or_else(|_| quoted.to_owned());
+        let value = object.get(key)?;
+        let quoted = || value.get().strip_prefix('"')?.strip_suffix('"').map(Cow::from);
+        let text = members::text(value).or_else(quoted)?;
         let text = text.trim();
         // The vendor writes the word null, in quotes, for no error.
         (!text.is_empty() && text != "null").then(|| shorten(text, MAX_TEXT))

@@ -1,5 +1,6 @@
 //! Changes of a letter's body: single fields on the command line, or the whole of it in an editor.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -13,8 +14,9 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use crate::config::Sources;
 use crate::ledger::Digest;
+use crate::members::Members;
 use crate::nearest::nearest;
-use crate::task::{Entries, FIELDS};
+use crate::task::FIELDS;
 
 /// One field and what it is set to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,17 +51,17 @@ impl Setting {
 /// # Errors
 /// When the body is no JSON object, or gives a field more than once that is not set.
 pub fn set(body: &[u8], settings: &[Setting]) -> Result<Vec<u8>, String> {
-    let Entries(entries) =
+    let Members(members) =
         serde_json::from_slice(body).map_err(|error| format!("the body is not a JSON object: {error}"))?;
-    let mut object: BTreeMap<String, Box<RawValue>> = BTreeMap::new();
-    for (field, value) in entries {
+    let mut object: BTreeMap<Cow<str>, Box<RawValue>> = BTreeMap::new();
+    for (field, value) in members {
         let is_set = settings.iter().any(|setting| setting.field == field);
         if object.insert(field.clone(), value.to_owned()).is_some() && !is_set {
             return Err(format!("the body gives {field:?} more than once: set that field too, or use --edit"));
         }
     }
     for Setting { field, value } in settings {
-        object.insert(field.clone(), to_raw_value(value).map_err(|error| error.to_string())?);
+        object.insert(Cow::Borrowed(field), to_raw_value(value).map_err(|error| error.to_string())?);
     }
     serde_json::to_vec(&object).map_err(|error| error.to_string())
 }
