@@ -192,6 +192,10 @@ impl State {
         slots.saturating_mul(usize::try_from(turns).unwrap_or(usize::MAX))
     }
 
+    fn passes_at_once(&mut self, spacing: Duration) -> bool {
+        self.closed().is_none() && self.passing.is_empty() && self.ahead < self.most_ahead(spacing)
+    }
+
     /// Who has left wants nothing: no token is taken for it.
     fn someone_wants_a_slot(&mut self) -> bool {
         self.probe_slot = self.probe_slot.take().filter(|(_, waiting)| !waiting.is_closed());
@@ -363,6 +367,14 @@ impl Gate {
         }
     }
 
+    /// Lets a message through that need not wait; none where it has to.
+    pub fn pass_at_once(self: &Arc<Self>) -> Option<Pass> {
+        let mut state = self.lock();
+        let passes = state.passes_at_once(self.spacing);
+        state.ahead += usize::from(passes);
+        passes.then(|| self.new_pass(None))
+    }
+
     /// Waits until the gate lets a message through, at most until `until`.
     ///
     /// # Errors
@@ -422,8 +434,7 @@ impl Gate {
 
     /// Whether a message that came now would pass at once; it may still have to wait for a slot.
     pub fn passes_at_once(&self) -> bool {
-        let mut state = self.lock();
-        state.closed().is_none() && state.passing.is_empty() && state.ahead < state.most_ahead(self.spacing)
+        self.lock().passes_at_once(self.spacing)
     }
 
     /// Whether it is closed for want of a ledger.
@@ -510,7 +521,7 @@ impl Gate {
         while state.someone_wants_a_slot() && state.next_request.is_none_or(|at| at <= now) {
             let Some(taken) = state.tokens.take(now) else { break };
             state.next_request = (!self.spacing.is_zero()).then(|| now + self.spacing);
-            self.grant_slot(state, taken);
+            self.grant_slot(state, taken, now);
         }
     }
 
@@ -527,7 +538,7 @@ impl Gate {
         None
     }
 
-    fn grant_slot(self: &Arc<Self>, state: &mut State, (secret, trial): (Arc<SecretString>, bool)) {
+    fn grant_slot(self: &Arc<Self>, state: &mut State, (secret, trial): (Arc<SecretString>, bool), now: Instant) {
         let (waiting, probe) = match state.probe_slot.take() {
             Some((probe, waiting)) => (Some(waiting), Some(probe).filter(|probe| state.is_out(*probe))),
             None => (state.slotting.next(), None),
@@ -537,7 +548,7 @@ impl Gate {
             state.tokens.release(&secret);
             return;
         };
-        let slot = Slot { gate: Arc::clone(self), secret, probe, trial, since: Instant::now(), held: true };
+        let slot = Slot { gate: Arc::clone(self), secret, probe, trial, since: now, held: true };
         if let Err(mut slot) = waiting.send(slot) {
             // Dropped here under the lock, it must not report back.
             slot.held = false;

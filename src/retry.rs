@@ -97,7 +97,7 @@ impl Schedule {
     /// The waits between the posts of one round.
     #[must_use]
     pub fn pauses(&self) -> Pauses {
-        Pauses(exponential(self.immediate_initial, self.immediate_max))
+        Pauses::new(self.immediate_initial, self.immediate_max)
     }
 
     /// A `Retry-After` as far as it is honoured.
@@ -119,26 +119,31 @@ impl Schedule {
     }
 }
 
-/// Exponentially growing waits.
+/// Exponentially growing waits. Every message has some at hand and nearly none waits, so they cost nothing until then.
 #[derive(Debug)]
-pub struct Pauses(ExponentialBackoff);
+pub struct Pauses {
+    initial: Duration,
+    max: Duration,
+    begun: Option<Box<ExponentialBackoff>>,
+}
 
 impl Pauses {
     /// Waits from `initial`, doubling up to `max`.
     #[must_use]
     pub fn new(initial: Duration, max: Duration) -> Self {
-        Self(exponential(initial, max))
+        Self { initial, max, begun: None }
     }
 
     /// The next wait, without jitter.
     #[expect(clippy::should_implement_trait, reason = "waits have no end, an iterator's items do")]
     pub fn next(&mut self) -> Duration {
-        self.0.next_backoff().unwrap_or(self.0.max_interval)
+        let begun = self.begun.get_or_insert_with(|| Box::new(exponential(self.initial, self.max)));
+        begun.next_backoff().unwrap_or(self.max)
     }
 
     /// Begins anew with the first wait.
     pub fn reset(&mut self) {
-        self.0.reset();
+        self.begun = None;
     }
 }
 
