@@ -49,8 +49,8 @@ impl Message {
 
 /// A message that the broker waits to hear about.
 pub struct Delivery {
-    /// The message.
-    pub message: Message,
+    /// The message, in one place: a delivery is handed on often.
+    pub message: Box<Message>,
     /// The means to settle it.
     pub receipt: Box<dyn Receipt>,
     /// Cancelled when the broker no longer waits for it, since its connection is gone: the message is delivered anew.

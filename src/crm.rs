@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::{Body, Method, Request};
 use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
@@ -77,16 +78,23 @@ impl HttpCrm {
         Ok(Arc::new(Self { client, insert: address(INSERT_PATH)?, token_information }))
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder, span: Span, token: &SecretString) -> Answer {
+    async fn send(&self, method: Method, url: &Url, body: Option<Bytes>, token: &SecretString) -> Answer {
         let Ok(mut token) = HeaderValue::from_str(token.expose_secret()) else {
             return Answer::NotSent("the token holds characters that an HTTP header cannot carry".to_owned());
         };
         token.set_sensitive(true);
-        let request = request
-            .header(HeaderName::from_static(TOKEN_HEADER), token)
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let request = span.headers().into_iter().fold(request, |request, (name, value)| request.header(name, value));
-        let answer = match request.send().await {
+        let span = Span::request(method.as_str(), url);
+        let mut request = Request::new(method, url.clone());
+        *request.body_mut() = body.map(Body::from);
+        let headers = request.headers_mut();
+        headers.insert(HeaderName::from_static(TOKEN_HEADER), token);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        for (name, value) in span.headers() {
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+                headers.insert(name, value);
+            }
+        }
+        let answer = match self.client.execute(request).await {
             Ok(response) => read(response).await,
             Err(error) if error.is_connect() || error.is_builder() => Answer::NotSent(causes(&error)),
             Err(error) => Answer::NoAnswer(causes(&error)),
@@ -102,17 +110,11 @@ impl HttpCrm {
 
 impl Crm for HttpCrm {
     fn insert<'a>(&'a self, token: &'a SecretString, body: Bytes) -> BoxFuture<'a, Answer> {
-        Box::pin(async {
-            let span = Span::request("POST", &self.insert);
-            self.send(self.client.post(self.insert.clone()).body(body), span, token).await
-        })
+        Box::pin(self.send(Method::POST, &self.insert, Some(body), token))
     }
 
     fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, Answer> {
-        Box::pin(async {
-            let span = Span::request("GET", &self.token_information);
-            self.send(self.client.get(self.token_information.clone()), span, token).await
-        })
+        Box::pin(self.send(Method::GET, &self.token_information, None, token))
     }
 }
 
@@ -132,7 +134,7 @@ async fn read(mut response: reqwest::Response) -> Answer {
     let mut body = Vec::new();
     while body.len() < MAX_REPLY {
         match response.chunk().await {
-            Ok(Some(chunk)) => body.extend(chunk.iter().take(MAX_REPLY - body.len())),
+            Ok(Some(chunk)) => body.extend_from_slice(chunk.get(..MAX_REPLY - body.len()).unwrap_or(&chunk)),
             Ok(None) => break,
             Err(error) => {
                 // A verdict that arrived before the connection broke is a verdict all the same.

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, TryFutureExt as _};
 
 /// The stage at which a message stopped (`x-error-stage`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,8 +127,9 @@ impl Failure {
 ///
 /// # Errors
 /// The failure, of kind [`Kind::Poison`].
-pub(crate) async fn guarded<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
-    AssertUnwindSafe(work).catch_unwind().await.map_err(|_| poison())
+pub(crate) fn guarded<T>(work: impl Future<Output = T>) -> impl Future<Output = Result<T, Failure>> {
+    // Not an `async fn`, whose future has room for its argument twice.
+    AssertUnwindSafe(work).catch_unwind().map_err(|_| poison())
 }
 
 thread_local! {

@@ -51,9 +51,9 @@ impl Settler {
     ) -> Result<(), Stale> {
         // What cannot be copied with its headers goes without them.
         for strip in [false, false, true] {
-            let stripped = strip.then(|| without_headers(message, journey));
+            let stripped = strip.then(|| Box::new(without_headers(message, journey)));
             let (copied, journey) =
-                stripped.as_ref().map_or((message, journey), |(message, journey)| (message, journey));
+                stripped.as_deref().map_or((message, journey), |(message, journey)| (message, journey));
             let queue = match verdict {
                 Verdict::Ack | Verdict::AckKnown => return receipt.ack().await,
                 Verdict::Return => return receipt.give_back().await,

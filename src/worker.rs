@@ -36,7 +36,7 @@ use crate::verdict::Verdict;
 pub(crate) use crate::worker::attempt::TOKEN_INFORMATION;
 use crate::worker::attempt::Unsent;
 pub use crate::worker::recall::Running;
-use crate::worker::recall::{Alone, Case, Recalled};
+use crate::worker::recall::{Alone, Case, Recalled, rarely};
 
 /// How many bytes the CRM's body has beside the message's own, about.
 const BESIDE_MESSAGE: usize = 256;
@@ -125,8 +125,7 @@ impl Worker {
         let Delivery { message, receipt, lost } = delivery;
         let began = Instant::now();
         self.events.taken();
-        let until = began + self.rules.hold;
-        let (mut journey, case) = match guarded(async { self.read(&message, &*receipt, lost, until) }).await {
+        let (mut journey, case) = match guarded(async { self.read(&message, &*receipt, lost, began) }).await {
             Ok((journey, case)) => (journey, Ok(case)),
             // Unread, they tell nothing: not even that there was no attempt.
             Err(failure) => (Journey { possibly_created: true, ..Journey::new(&message) }, Err(failure)),
@@ -162,13 +161,13 @@ impl Worker {
         message: &'a Message,
         receipt: &'a dyn Receipt,
         lost: CancellationToken,
-        until: Instant,
+        since: Instant,
     ) -> (Journey, Case<'a>) {
         let (journey, ill_typed) = Journey::read(message);
         if !ill_typed.is_empty() {
             self.events.ill_typed_headers(message.id(), &ill_typed);
         }
-        (journey, Case::new(message, receipt, lost, self.identify(message), until))
+        (journey, Case::new(message, receipt, lost, self.identify(message), (since, since + self.rules.hold)))
     }
 
     /// The message's verdict; a panic on the way is one, too.
@@ -185,14 +184,14 @@ impl Worker {
             Err(failure) => failure,
         };
         if case.is_untold()
-            && let Ok(Err(verdict)) = guarded(self.recall(case, journey)).await
+            && let Ok(Err(verdict)) = guarded(rarely(self.recall(case, journey))).await
         {
             return verdict;
         }
         // As after a worker's death, nobody knows what its request came to.
         journey.possibly_created = true;
         // Should that panic too, the intent stays open, which tells the same.
-        let _ = guarded(self.close(case, Closing::Unknown, journey.attempts)).await;
+        let _ = guarded(rarely(self.close(case, Closing::Unknown, journey.attempts))).await;
         Verdict::DeadLetter(failure)
     }
 
@@ -224,10 +223,10 @@ impl Worker {
         };
         if let Some(judgement) = left_open {
             // What follows may be a dead letter, of which there is none while the gate is closed.
-            self.pass(case).await?;
+            rarely(self.pass(case)).await?;
             journey.spend(self.clock.now(), &judgement, Duration::ZERO);
             round.posts += 1;
-            if let Some(verdict) = self.decide(case, &judgement, journey, &mut round).await {
+            if let Some(verdict) = rarely(self.decide(case, &judgement, journey, &mut round)).await {
                 return Err(verdict);
             }
         }
@@ -273,9 +272,9 @@ impl Worker {
 
     /// Whether another attempt is allowed: the message is not too old, and not out of attempts by an earlier configuration.
     fn may_try(&self, message: &Message, journey: &Journey) -> Result<(), Failure> {
-        let age =
-            published(message, journey).and_then(|at| Duration::try_from(self.clock.now().duration_since(at)).ok());
-        if let (Some(age), Some(max_age)) = (age, self.rules.max_age)
+        let age = |at: Timestamp| Duration::try_from(self.clock.now().duration_since(at)).ok();
+        if let Some(max_age) = self.rules.max_age
+            && let Some(age) = published(message, journey).and_then(age)
             && age > max_age
         {
             let text = format!(
@@ -329,11 +328,15 @@ impl Worker {
             }
             Next::Again => {
                 let wait = jittered(round.pauses.next().max(hint), fastrand::f64());
-                tokio::select! {
-                    biased;
-                    () = self.interrupted(case) => Some(self.cut_short(journey, round)),
-                    () = sleep(wait) => None,
-                }
+                let waiting = async {
+                    tokio::select! {
+                        biased;
+                        () = self.interrupted(case) => false,
+                        () = sleep(wait) => true,
+                    }
+                };
+                let waited = rarely(waiting).await;
+                (!waited).then(|| self.cut_short(journey, round))
             }
         }
     }

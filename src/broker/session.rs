@@ -243,14 +243,14 @@ pub(super) fn receive(received: LapinDelivery, lost: &CancellationToken) -> Deli
 
 fn with_receipt(received: LapinDelivery, receipt: Box<dyn Receipt>, lost: &CancellationToken) -> Delivery {
     Delivery {
-        message: Message {
+        message: Box::new(Message {
             body: received.data,
             properties: received.properties,
             exchange: received.exchange.to_string(),
             routing_key: received.routing_key.to_string(),
             redelivered: received.redelivered,
             delivery_tag: received.delivery_tag,
-        },
+        }),
         receipt,
         lost: lost.clone(),
     }

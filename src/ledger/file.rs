@@ -22,6 +22,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
@@ -99,20 +100,29 @@ impl FileLedger {
         self.store.batches()
     }
 
-    async fn ask<Ask, Answer>(
+    fn ask<Ask, Answer>(
         &self,
         queue: Option<&mpsc::Sender<Ask>>,
         ask: Ask,
         answer: oneshot::Receiver<Result<Answer, LedgerError>>,
-    ) -> Result<Answer, LedgerError> {
-        let asked = async {
-            queue?.send(ask).await.ok()?;
-            answer.await.ok()
+    ) -> impl Future<Output = Result<Answer, LedgerError>> {
+        // Nearly always there is room. What finds the queue closed is dropped, and with it the sender of its answer.
+        let full = match queue.map(|queue| (queue, queue.try_send(ask))) {
+            Some((queue, Err(TrySendError::Full(ask)))) => Some(Box::pin(queue.send(ask))),
+            Some((_, Ok(()) | Err(TrySendError::Closed(_)))) | None => None,
         };
-        match timeout(PATIENCE, asked).await {
-            Ok(Some(answer)) => answer,
-            Ok(None) => Err(self.store.stopped()),
-            Err(_) => Err(self.store.slow(PATIENCE)),
+        async move {
+            let asked = async {
+                if let Some(sending) = full {
+                    let _ = sending.await;
+                }
+                answer.await
+            };
+            match timeout(PATIENCE, asked).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => Err(self.store.stopped()),
+                Err(_) => Err(self.store.slow(PATIENCE)),
+            }
         }
     }
 }

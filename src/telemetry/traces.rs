@@ -183,18 +183,18 @@ impl Span {
 
     /// A request to `url`, as a part of what goes on.
     #[must_use]
-    pub fn request(method: &'static str, url: &Url) -> Self {
+    pub fn request(method: &str, url: &Url) -> Self {
         let builder = || {
             let mut shown = url.clone();
             // It names the account.
             shown.set_query(None);
             let attributes = [
-                KeyValue::new("http.request.method", method),
+                KeyValue::new("http.request.method", method.to_owned()),
                 KeyValue::new("url.full", String::from(shown)),
                 KeyValue::new("server.address", url.host_str().unwrap_or_default().to_owned()),
                 KeyValue::new("server.port", i64::from(url.port_or_known_default().unwrap_or_default())),
             ];
-            SpanBuilder::from_name(method).with_kind(SpanKind::Client).with_attributes(attributes)
+            SpanBuilder::from_name(method.to_owned()).with_kind(SpanKind::Client).with_attributes(attributes)
         };
         Self::begin(builder, Context::current)
     }

@@ -1,6 +1,7 @@
 //! The ledger's part in processing: what is known of a message, its intents and their outcomes.
 
 use std::collections::HashSet;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -62,7 +63,7 @@ impl<'a> Case<'a> {
         receipt: &'a dyn Receipt,
         lost: CancellationToken,
         key: Option<Key>,
-        until: Instant,
+        (since, until): (Instant, Instant),
     ) -> Self {
         Self {
             message,
@@ -73,7 +74,7 @@ impl<'a> Case<'a> {
             lost,
             intended: Mutex::default(),
             waited_for: Mutex::default(),
-            since: Instant::now(),
+            since,
             trusted: AtomicBool::default(),
             told: Mutex::default(),
             begun: AtomicBool::default(),
@@ -190,23 +191,29 @@ impl Worker {
         }
     }
 
+    fn is_interrupted(&self, case: &Case<'_>) -> bool {
+        self.stop.is_cancelled() || case.lost.is_cancelled()
+    }
+
     /// Waits until no other delivery of the same id is being processed.
     pub(super) async fn wait_alone(&self, case: &Case<'_>) -> Result<Option<Alone>, Verdict> {
         let Some(key) = &case.key else {
             return Ok(None);
         };
-        if !self.stop.is_cancelled()
-            && !case.lost.is_cancelled()
+        if !self.is_interrupted(case)
             && let Some(alone) = self.running.try_enter(key)
         {
             return Ok(Some(alone));
         }
-        tokio::select! {
-            biased;
-            () = self.interrupted(case) => Err(Verdict::Return),
-            alone = self.running.enter(key) => Ok(Some(alone)),
-            () = sleep_until(case.until) => Err(Verdict::Park),
-        }
+        let waiting = async {
+            tokio::select! {
+                biased;
+                () = self.interrupted(case) => Err(Verdict::Return),
+                alone = self.running.enter(key) => Ok(Some(alone)),
+                () = sleep_until(case.until) => Err(Verdict::Park),
+            }
+        };
+        rarely(waiting).await
     }
 
     /// Asks the ledger, and takes over what earlier deliveries spent. What was delivered for the first time, and need not
@@ -219,7 +226,7 @@ impl Worker {
         {
             return Ok(Recalled { left_open: None, suspect: false });
         }
-        let recalled = self.recall_anew(case, journey).await?;
+        let recalled = rarely(self.recall_anew(case, journey)).await?;
         case.begun.store(true, Ordering::Relaxed);
         Ok(recalled)
     }
@@ -290,7 +297,7 @@ impl Worker {
             return Ok(false);
         }
         let untold = case.is_untold();
-        let entry = self.look(case).await?;
+        let entry = rarely(self.look(case)).await?;
         Ok((untold && entry.is_some()) || self.is_news(case, journey, entry.as_ref()))
     }
 
@@ -339,7 +346,7 @@ impl Worker {
                 }
                 Err(error) => self.ledger_failed(Access::Read, &error),
             }
-            self.pause(case, &mut pauses).await?;
+            rarely(self.pause(case, &mut pauses)).await?;
         }
     }
 
@@ -347,7 +354,7 @@ impl Worker {
     async fn forget(&self, case: &Case<'_>) -> Result<(), Verdict> {
         let mut pauses = Pauses::new(LEDGER.0, LEDGER.1);
         while self.record(case, Record::Forget, self.clock.now()).await.is_err() {
-            self.pause(case, &mut pauses).await?;
+            rarely(self.pause(case, &mut pauses)).await?;
         }
         Ok(())
     }
@@ -371,7 +378,7 @@ impl Worker {
                     *case.intended.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
                     return Ok(began);
                 }
-                Err(_) => match self.pause(case, &mut pauses).await {
+                Err(_) => match rarely(self.pause(case, &mut pauses)).await {
                     Ok(()) => continue,
                     // It may have been taken, and its answer lost.
                     Err(interrupted) => interrupted.into(),
@@ -385,16 +392,23 @@ impl Worker {
     /// Waits until the gate lets it through and the ledger, as far as is known, can be written: without one no request
     /// leaves, not even one that it is not told of.
     pub(super) async fn pass(&self, case: &Case<'_>) -> Result<Pass, Interrupted> {
-        let pass = tokio::select! {
-            biased;
-            () = self.interrupted(case) => return Err(Interrupted::Stopped),
-            pass = self.gate.pass(case.until) => pass.map_err(|Held| Interrupted::Held)?,
+        let pass = match self.gate.pass_at_once().filter(|_| !self.is_interrupted(case)) {
+            Some(pass) => pass,
+            None => rarely(self.wait_at_gate(case)).await?,
         };
         let mut pauses = Pauses::new(LEDGER.0, LEDGER.1);
         while self.gate.wants_ledger() {
-            self.pause(case, &mut pauses).await?;
+            rarely(self.pause(case, &mut pauses)).await?;
         }
         Ok(pass)
+    }
+
+    async fn wait_at_gate(&self, case: &Case<'_>) -> Result<Pass, Interrupted> {
+        tokio::select! {
+            biased;
+            () = self.interrupted(case) => Err(Interrupted::Stopped),
+            pass = self.gate.pass(case.until) => pass.map_err(|Held| Interrupted::Held),
+        }
     }
 
     /// Waits before the ledger is asked again.
@@ -485,6 +499,12 @@ impl Worker {
         self.events.ledger_failed(error);
         self.gate.ledger_failed(access);
     }
+}
+
+/// In a place of its own, so that a message's task has room only for what nearly every message does: a worker has hundreds
+/// of them in hand, and their memory is what its processor waits for.
+pub(super) fn rarely<T>(work: impl Future<Output = T>) -> Pin<Box<impl Future<Output = T>>> {
+    Box::pin(work)
 }
 
 const ID_CONFLICT: &str = "the message id was used before for a message with another body, whose task was created; give each message an id of its own";

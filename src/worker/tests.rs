@@ -149,7 +149,7 @@ async fn dead_letter(crashes: Crashes, body: &[u8]) -> Message {
     let outcome = Arc::new(Outcome::default());
     let worker = worker(crashes, &outcome);
     let delivery = Delivery {
-        message: message(body),
+        message: Box::new(message(body)),
         receipt: Box::new(Ticket(Arc::clone(&outcome))),
         lost: CancellationToken::new(),
     };
@@ -242,7 +242,7 @@ async fn a_publisher_that_panics_is_asked_again() {
 async fn what_cannot_be_settled_at_all_is_returned() {
     let outcome = Arc::new(Outcome::default());
     let receipt = Box::new(Ticket(Arc::clone(&outcome)));
-    let delivery = Delivery { message: message(b"no task"), receipt, lost: CancellationToken::new() };
+    let delivery = Delivery { message: Box::new(message(b"no task")), receipt, lost: CancellationToken::new() };
     worker(Crashes { settling: 3, ..Crashes::default() }, &outcome).handle(delivery).await;
     assert_eq!(*outcome.settled.lock().unwrap(), ["returned"]);
     assert!(outcome.copies.lock().unwrap().is_empty());

@@ -229,7 +229,7 @@ impl World {
                 let lost = active.lost.clone();
                 self.book().taken(number, life.number, tag, connection);
                 let receipt = Ticket { world, life, connection, lost: lost.clone(), tag, number, settled: false };
-                place.send(Delivery { message: stored.message.clone(), receipt: Box::new(receipt), lost });
+                place.send(Delivery { message: Box::new(stored.message.clone()), receipt: Box::new(receipt), lost });
             }
             active.unacked.insert(tag, Held { stored, delivered: Instant::now() });
         }

@@ -197,7 +197,7 @@ impl Post {
     async fn takes_message(&self, message: Message) {
         let message = Message { routing_key: "wolkvox.tasks".to_owned(), ..message };
         let receipt = Box::new(Ticket(Arc::clone(&self.outcome)));
-        let delivery = Delivery { message, receipt, lost: CancellationToken::new() };
+        let delivery = Delivery { message: Box::new(message), receipt, lost: CancellationToken::new() };
         Arc::clone(&self.worker).handle(delivery).await;
     }
 
@@ -374,7 +374,7 @@ async fn a_replay_that_is_stopped_lost_or_stale_before_it_begins_has_nothing_for
             "lost" => lost.cancel(),
             _ => {}
         }
-        Arc::clone(&post.worker).handle(Delivery { message, receipt, lost }).await;
+        Arc::clone(&post.worker).handle(Delivery { message: Box::new(message), receipt, lost }).await;
         let returned = if which == "stale" { vec![] } else { vec!["returned"] };
         assert_eq!((post.crm.posts(), post.came_to()), (0, (returned, vec![])), "{which}");
         assert_eq!(ledger.entry().await.map(|entry| entry.state), Some(State::Unknown), "{which}");
