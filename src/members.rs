@@ -57,3 +57,21 @@ pub(crate) fn text(value: &RawValue) -> Option<Cow<'_, str>> {
         Some(Cow::Borrowed(inner))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_texts_stay_where_they_are_unless_they_have_escapes() {
+        let object =
+            r#"{ "plain" : "añadir" , "es\u0063aped": "a\tb\"c\\" , "half": "\ud83d", "number": 7, "number": 8 }"#;
+        let members: Members<'_> = serde_json::from_str(object).unwrap();
+        let text = |name| members.get(name).and_then(text);
+        assert!(matches!(text("plain"), Some(Cow::Borrowed("añadir"))));
+        assert_eq!(text("escaped").as_deref(), Some("a\tb\"c\\"));
+        assert_eq!((text("half"), text("number"), text("none")), (None, None, None));
+        assert_eq!(members.get("number").map(RawValue::get), Some("8"), "the last one counts");
+        assert!(matches!(members.0.first(), Some((Cow::Borrowed("plain"), _))));
+    }
+}
