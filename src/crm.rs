@@ -26,6 +26,8 @@ pub const INSERT_PATH: &str = "/server/API/v2/custom/insert.php";
 pub const TOKEN_INFORMATION_PATH: &str = "/server/API/v2/token/tokenInformation.php";
 /// Header that carries the token.
 pub const TOKEN_HEADER: &str = "wolkvox-token";
+static TOKEN: HeaderName = HeaderName::from_static(TOKEN_HEADER);
+static JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// How long an unused connection is kept.
 const IDLE: Duration = Duration::from_secs(4);
 /// The most that is read of an answer, in bytes.
@@ -87,8 +89,8 @@ impl HttpCrm {
         let mut request = Request::new(method, url.clone());
         *request.body_mut() = body.map(Body::from);
         let headers = request.headers_mut();
-        headers.insert(HeaderName::from_static(TOKEN_HEADER), token);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(TOKEN.clone(), token);
+        headers.insert(CONTENT_TYPE, JSON.clone());
         for (name, value) in span.headers() {
             if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
                 headers.insert(name, value);

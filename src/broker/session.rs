@@ -246,8 +246,8 @@ fn with_receipt(received: LapinDelivery, receipt: Box<dyn Receipt>, lost: &Cance
         message: Box::new(Message {
             body: received.data,
             properties: received.properties,
-            exchange: received.exchange.to_string(),
-            routing_key: received.routing_key.to_string(),
+            exchange: received.exchange.as_str().to_owned(),
+            routing_key: received.routing_key.as_str().to_owned(),
             redelivered: received.redelivered,
             delivery_tag: received.delivery_tag,
         }),

@@ -58,6 +58,8 @@ impl History {
                 if self.0.len() >= MOST_LAYERS {
                     self.0.remove(0);
                 }
+                // Nearly always it is the only one.
+                self.0.reserve_exact(1);
                 self.0.push(layer(State::Open, attempts));
             }
             Record::Withdraw if top == Some(State::Open) => drop(self.0.pop()),

@@ -19,6 +19,9 @@ const ROOM: usize = 1 << 20;
 /// The length of the content in four bytes, its checksum in eight.
 const HEAD: u64 = 4 + 8;
 
+/// Bytes of a history with its key, about; more need more room.
+const USUAL: usize = 160;
+
 /// Where it is kept.
 pub(super) type Storage = Box<dyn StorageBackend>;
 
@@ -177,7 +180,8 @@ impl Journal {
     /// When it cannot be written; whether it is there then is not known, and the journal has to be opened anew.
     pub(super) fn append<'h>(&mut self, histories: impl Iterator<Item = (&'h Key, &'h History)>) -> Result<(), Error> {
         let number = self.place.number + 1;
-        let mut content = number.to_be_bytes().to_vec();
+        let mut content = Vec::with_capacity(histories.size_hint().0 * USUAL);
+        content.extend_from_slice(&number.to_be_bytes());
         for (key, history) in histories {
             put(&mut content, key.as_bytes())?;
             put(&mut content, &history.to_bytes())?;
