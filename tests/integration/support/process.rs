@@ -104,9 +104,10 @@ impl Process {
         }
     }
 
-    /// Waits until it has ended well; may be waited for again.
+    /// Waits until it has ended well and all that it said was read; may be waited for again.
     pub(crate) async fn succeeds(&mut self) {
         let status = self.child.wait().await.expect("a status");
+        while self.readers.join_next().await.is_some() {}
         assert_eq!(status.code(), Some(0), "{}", self.lines().join("\n"));
     }
 
