@@ -28,11 +28,11 @@ fn digest_of_a_body() -> Digest {
 }
 
 #[library_benchmark]
-fn decode_a_task() -> Decoded {
+fn decode_a_task() -> Decoded<'static> {
     decode(black_box(BODY), UnknownFields::Reject).expect("a task")
 }
 
-fn decoded() -> (Mapping, Decoded) {
+fn decoded() -> (Mapping, Decoded<'static>) {
     let settings = [("WTW_CRM_OPERATION", "bench"), ("WTW_CRM_TIMEZONE", "America/Bogota")];
     let environment = settings.map(|(name, value)| (name.into(), value.into())).into();
     let sources = Sources { environment, ..Sources::default() };
@@ -42,7 +42,7 @@ fn decoded() -> (Mapping, Decoded) {
 
 #[library_benchmark]
 #[bench::usual(decoded())]
-fn map_a_task((mapping, decoded): (Mapping, Decoded)) -> Vec<u8> {
+fn map_a_task((mapping, decoded): (Mapping, Decoded<'static>)) -> Vec<u8> {
     serde_json::to_vec(&mapping.map(black_box(decoded)).expect("a payload")).expect("JSON")
 }
 
