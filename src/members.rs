@@ -4,9 +4,11 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+/// More than this are neither a task message nor a verdict, and comparing them for doubles would take long.
+const MOST: usize = 1_000;
 /// As many as a task message has; more need more room.
 const USUAL: usize = 10;
 
@@ -38,6 +40,9 @@ impl<'de> Deserialize<'de> for Members<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
                 let mut members = Vec::with_capacity(USUAL);
                 while let Some((Name(name), value)) = map.next_entry()? {
+                    if members.len() == MOST {
+                        return Err(de::Error::custom(format_args!("it has more than {MOST} fields")));
+                    }
                     members.push((name, value));
                 }
                 Ok(Members(members))
@@ -73,5 +78,8 @@ mod tests {
         assert_eq!((text("half"), text("number"), text("none")), (None, None, None));
         assert_eq!(members.get("number").map(RawValue::get), Some("8"), "the last one counts");
         assert!(matches!(members.0.first(), Some((Cow::Borrowed("plain"), _))));
+        let many = |count| format!("{{{}}}", vec!["\"a\":1"; count].join(","));
+        assert!(serde_json::from_str::<Members<'_>>(&many(MOST)).is_ok());
+        assert!(serde_json::from_str::<Members<'_>>(&many(MOST + 1)).is_err());
     }
 }

@@ -14,9 +14,6 @@ use crate::nearest::nearest;
 /// The largest body of a task message, in bytes (256 KiB).
 pub const MAX_BODY: usize = 262_144;
 
-/// More fields than this are no task message, and comparing them for doubles would take long.
-const MOST_FIELDS: usize = 1_000;
-
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The fields of a task message, in the order of the CRM's page.
@@ -105,12 +102,6 @@ pub fn decode(body: &[u8], unknown: UnknownFields) -> Result<Decoded<'_>, Failur
     let text = std::str::from_utf8(body)
         .map_err(|e| invalid(&format!("the body is not UTF-8 text from byte {}", e.valid_up_to())))?;
     let Members(members) = serde_json::from_str(text).map_err(|e| not_an_object(text, &e))?;
-    if members.len() > MOST_FIELDS {
-        return Err(invalid(&format!(
-            "the body has more than {MOST_FIELDS} fields; a task message has {}",
-            FIELDS.len()
-        )));
-    }
     let mut decoded = Decoded::default();
     let mut seen: Vec<&str> = Vec::with_capacity(members.len());
     let mut twice: Vec<&str> = Vec::new();
