@@ -49,7 +49,7 @@ impl Message {
 
 /// A message that the broker waits to hear about.
 pub struct Delivery {
-    /// The message, in one place: a delivery is handed on often.
+    /// The message, boxed: a delivery is moved often on its way.
     pub message: Box<Message>,
     /// The means to settle it.
     pub receipt: Box<dyn Receipt>,

@@ -26,8 +26,8 @@ pub const INSERT_PATH: &str = "/server/API/v2/custom/insert.php";
 pub const TOKEN_INFORMATION_PATH: &str = "/server/API/v2/token/tokenInformation.php";
 /// Header that carries the token.
 pub const TOKEN_HEADER: &str = "wolkvox-token";
-static TOKEN: HeaderName = HeaderName::from_static(TOKEN_HEADER);
-static JSON: HeaderValue = HeaderValue::from_static("application/json");
+static WOLKVOX_TOKEN: HeaderName = HeaderName::from_static(TOKEN_HEADER);
+static APPLICATION_JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// How long an unused connection is kept.
 const IDLE: Duration = Duration::from_secs(4);
 /// The most that is read of an answer, in bytes.
@@ -86,11 +86,12 @@ impl HttpCrm {
         };
         token.set_sensitive(true);
         let span = Span::request(method.as_str(), url);
+        // A builder would be moved with each header; that the address has neither user nor password, the configuration has seen to.
         let mut request = Request::new(method, url.clone());
         *request.body_mut() = body.map(Body::from);
         let headers = request.headers_mut();
-        headers.insert(TOKEN.clone(), token);
-        headers.insert(CONTENT_TYPE, JSON.clone());
+        headers.insert(WOLKVOX_TOKEN.clone(), token);
+        headers.insert(CONTENT_TYPE, APPLICATION_JSON.clone());
         for (name, value) in span.headers() {
             if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
                 headers.insert(name, value);

@@ -368,7 +368,7 @@ impl Gate {
     }
 
     /// Lets a message through that need not wait; none where it has to.
-    pub fn pass_at_once(self: &Arc<Self>) -> Option<Pass> {
+    pub fn try_pass(self: &Arc<Self>) -> Option<Pass> {
         let mut state = self.lock();
         let passes = state.passes_at_once(self.spacing);
         state.ahead += usize::from(passes);

@@ -6,7 +6,7 @@
 mod attempt;
 mod recall;
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ use crate::verdict::Verdict;
 pub(crate) use crate::worker::attempt::TOKEN_INFORMATION;
 use crate::worker::attempt::Unsent;
 pub use crate::worker::recall::Running;
-use crate::worker::recall::{Alone, Case, Recalled, rarely};
+use crate::worker::recall::{Alone, Case, Recalled};
 
 /// How many bytes the CRM's body has beside the message's own, about.
 const BESIDE_MESSAGE: usize = 256;
@@ -167,7 +167,7 @@ impl Worker {
         if !ill_typed.is_empty() {
             self.events.ill_typed_headers(message.id(), &ill_typed);
         }
-        (journey, Case::new(message, receipt, lost, self.identify(message), (since, since + self.rules.hold)))
+        (journey, Case::new(message, receipt, lost, self.identify(message), since, since + self.rules.hold))
     }
 
     /// The message's verdict; a panic on the way is one, too.
@@ -184,14 +184,14 @@ impl Worker {
             Err(failure) => failure,
         };
         if case.is_untold()
-            && let Ok(Err(verdict)) = guarded(rarely(self.recall(case, journey))).await
+            && let Ok(Err(verdict)) = guarded(apart(self.recall(case, journey))).await
         {
             return verdict;
         }
         // As after a worker's death, nobody knows what its request came to.
         journey.possibly_created = true;
         // Should that panic too, the intent stays open, which tells the same.
-        let _ = guarded(rarely(self.close(case, Closing::Unknown, journey.attempts))).await;
+        let _ = guarded(apart(self.close(case, Closing::Unknown, journey.attempts))).await;
         Verdict::DeadLetter(failure)
     }
 
@@ -223,10 +223,10 @@ impl Worker {
         };
         if let Some(judgement) = left_open {
             // What follows may be a dead letter, of which there is none while the gate is closed.
-            rarely(self.pass(case)).await?;
+            apart(self.pass(case)).await?;
             journey.spend(self.clock.now(), &judgement, Duration::ZERO);
             round.posts += 1;
-            if let Some(verdict) = rarely(self.decide(case, &judgement, journey, &mut round)).await {
+            if let Some(verdict) = apart(self.decide(case, &judgement, journey, &mut round)).await {
                 return Err(verdict);
             }
         }
@@ -335,7 +335,7 @@ impl Worker {
                         () = sleep(wait) => true,
                     }
                 };
-                let waited = rarely(waiting).await;
+                let waited = apart(waiting).await;
                 (!waited).then(|| self.cut_short(journey, round))
             }
         }
@@ -354,6 +354,12 @@ impl Worker {
             None => self.schedule.last_delay().map_or(Verdict::Park, Verdict::Retry),
         }
     }
+}
+
+/// Work in a place of its own: a message's task has room then only for what each does that need not wait. A worker has hundreds
+/// of them in hand, and their memory is what its processor waits for.
+fn apart<T>(work: impl Future<Output = T>) -> Pin<Box<impl Future<Output = T>>> {
+    Box::pin(work)
 }
 
 /// When a message was published, as far as it tells: its timestamp, else its first attempt.

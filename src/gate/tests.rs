@@ -139,22 +139,22 @@ async fn so_many_pass_as_have_their_slots_soon() {
 #[tokio::test(start_paused = true)]
 async fn only_who_would_not_have_waited_passes_at_once() {
     let (gate, _) = running(&[]);
-    let at_once = |gate: &Arc<Gate>| std::iter::from_fn(|| gate.pass_at_once()).take(1_000).collect::<Vec<_>>();
+    let at_once = |gate: &Arc<Gate>| std::iter::from_fn(|| gate.try_pass()).take(1_000).collect::<Vec<_>>();
     let mut passed = at_once(&gate);
     assert_eq!(passed.len(), 2, "as many as pass when they may wait");
     let mut waiting = std::pin::pin!(gate.pass(Instant::now() + SOON));
     assert!((&mut waiting).now_or_never().is_none());
     // The room is for who waits.
     drop(passed.pop());
-    assert!(gate.pass_at_once().is_none());
+    assert!(gate.try_pass().is_none());
     passed.push((&mut waiting).now_or_never().unwrap().unwrap());
     drop(passed);
     assert_eq!(at_once(&gate).len(), 2, "who leaves makes room");
     gate.ledger_failed(Access::Write);
-    assert!(gate.pass_at_once().is_none(), "closed for want of a ledger");
+    assert!(gate.try_pass().is_none(), "closed for want of a ledger");
     gate.ledger_worked(Access::Write);
     fail(&gate, 3).await;
-    assert!(gate.pass_at_once().is_none(), "closed by an outage");
+    assert!(gate.try_pass().is_none(), "closed by an outage");
 }
 
 #[tokio::test(start_paused = true)]

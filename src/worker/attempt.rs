@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::Worker;
-use super::recall::{Case, Interrupted, rarely};
+use super::recall::{Case, Interrupted};
+use super::{Worker, apart};
 use crate::crm::classify::{Answer, Judgement, Outcome, classify, quota, quota_reset, token_accepted};
 use crate::failure::Failure;
 use crate::gate::{NoSlot, Slot};
@@ -71,7 +71,7 @@ impl Worker {
                     turn = self.running.turn() => Ok(turn),
                 }
             };
-            Some(rarely(waiting).await?)
+            Some(apart(waiting).await?)
         } else if Instant::now() >= case.until {
             return Err(Unsent::Held);
         } else {
@@ -144,7 +144,7 @@ impl Worker {
         let answer = self.crm.insert(token, body.clone()).await;
         let mut judgement = classify(&answer, self.clock.now());
         if judgement.ask_token || judgement.outcome == Outcome::QuotaExhausted {
-            let asked = rarely(timeout(TOKEN_INFORMATION, self.crm.token_information(token))).await;
+            let asked = apart(timeout(TOKEN_INFORMATION, self.crm.token_information(token))).await;
             let answer = asked.unwrap_or_else(|_| Answer::NoAnswer("timed out".to_owned()));
             if let Some((limit, left)) = quota(&answer) {
                 slot.quota(limit, left, quota_reset(&answer));

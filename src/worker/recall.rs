@@ -1,7 +1,6 @@
 //! The ledger's part in processing: what is known of a message, its intents and their outcomes.
 
 use std::collections::HashSet;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,8 +10,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::Worker;
 use super::attempt::Unsent;
+use super::{Worker, apart};
 use crate::broker::{Message, Receipt};
 use crate::config::OnUnknown;
 use crate::crm::classify::{Judgement, Outcome};
@@ -63,7 +62,8 @@ impl<'a> Case<'a> {
         receipt: &'a dyn Receipt,
         lost: CancellationToken,
         key: Option<Key>,
-        (since, until): (Instant, Instant),
+        since: Instant,
+        until: Instant,
     ) -> Self {
         Self {
             message,
@@ -213,7 +213,7 @@ impl Worker {
                 () = sleep_until(case.until) => Err(Verdict::Park),
             }
         };
-        rarely(waiting).await
+        apart(waiting).await
     }
 
     /// Asks the ledger, and takes over what earlier deliveries spent. What was delivered for the first time, and need not
@@ -226,7 +226,7 @@ impl Worker {
         {
             return Ok(Recalled { left_open: None, suspect: false });
         }
-        let recalled = rarely(self.recall_anew(case, journey)).await?;
+        let recalled = apart(self.recall_anew(case, journey)).await?;
         case.begun.store(true, Ordering::Relaxed);
         Ok(recalled)
     }
@@ -297,7 +297,7 @@ impl Worker {
             return Ok(false);
         }
         let untold = case.is_untold();
-        let entry = rarely(self.look(case)).await?;
+        let entry = apart(self.look(case)).await?;
         Ok((untold && entry.is_some()) || self.is_news(case, journey, entry.as_ref()))
     }
 
@@ -346,7 +346,7 @@ impl Worker {
                 }
                 Err(error) => self.ledger_failed(Access::Read, &error),
             }
-            rarely(self.pause(case, &mut pauses)).await?;
+            apart(self.pause(case, &mut pauses)).await?;
         }
     }
 
@@ -354,7 +354,7 @@ impl Worker {
     async fn forget(&self, case: &Case<'_>) -> Result<(), Verdict> {
         let mut pauses = Pauses::new(LEDGER.0, LEDGER.1);
         while self.record(case, Record::Forget, self.clock.now()).await.is_err() {
-            rarely(self.pause(case, &mut pauses)).await?;
+            apart(self.pause(case, &mut pauses)).await?;
         }
         Ok(())
     }
@@ -378,7 +378,7 @@ impl Worker {
                     *case.intended.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
                     return Ok(began);
                 }
-                Err(_) => match rarely(self.pause(case, &mut pauses)).await {
+                Err(_) => match apart(self.pause(case, &mut pauses)).await {
                     Ok(()) => continue,
                     // It may have been taken, and its answer lost.
                     Err(interrupted) => interrupted.into(),
@@ -392,13 +392,14 @@ impl Worker {
     /// Waits until the gate lets it through and the ledger, as far as is known, can be written: without one no request
     /// leaves, not even one that it is not told of.
     pub(super) async fn pass(&self, case: &Case<'_>) -> Result<Pass, Interrupted> {
-        let pass = match self.gate.pass_at_once().filter(|_| !self.is_interrupted(case)) {
+        let passed = if self.is_interrupted(case) { None } else { self.gate.try_pass() };
+        let pass = match passed {
             Some(pass) => pass,
-            None => rarely(self.wait_at_gate(case)).await?,
+            None => apart(self.wait_at_gate(case)).await?,
         };
         let mut pauses = Pauses::new(LEDGER.0, LEDGER.1);
         while self.gate.wants_ledger() {
-            rarely(self.pause(case, &mut pauses)).await?;
+            apart(self.pause(case, &mut pauses)).await?;
         }
         Ok(pass)
     }
@@ -499,12 +500,6 @@ impl Worker {
         self.events.ledger_failed(error);
         self.gate.ledger_failed(access);
     }
-}
-
-/// In a place of its own, so that a message's task has room only for what nearly every message does: a worker has hundreds
-/// of them in hand, and their memory is what its processor waits for.
-pub(super) fn rarely<T>(work: impl Future<Output = T>) -> Pin<Box<impl Future<Output = T>>> {
-    Box::pin(work)
 }
 
 const ID_CONFLICT: &str = "the message id was used before for a message with another body, whose task was created; give each message an id of its own";

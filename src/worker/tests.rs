@@ -1,4 +1,4 @@
-//! Panics on the way of a message: whatever crashes, its delivery is settled, and settled once.
+//! A message's task: what it takes, and panics on the way. Whatever crashes, its delivery is settled, and settled once.
 
 mod ledger;
 
@@ -246,4 +246,18 @@ async fn what_cannot_be_settled_at_all_is_returned() {
     worker(Crashes { settling: 3, ..Crashes::default() }, &outcome).handle(delivery).await;
     assert_eq!(*outcome.settled.lock().unwrap(), ["returned"]);
     assert!(outcome.copies.lock().unwrap().is_empty());
+}
+
+/// Hundreds of messages are in hand, and what they take together is to stay near the processor.
+#[tokio::test]
+async fn a_messages_task_is_small() {
+    let outcome = Arc::new(Outcome::default());
+    let worker = worker(Crashes::default(), &outcome);
+    let receipt = Box::new(Ticket(Arc::clone(&outcome)));
+    let delivery = Delivery { message: Box::new(message(b"")), receipt, lost: CancellationToken::new() };
+    let outer = size_of_val(&Arc::clone(&worker).handle(delivery));
+    let receipt = Box::new(Ticket(outcome));
+    let delivery = Delivery { message: Box::new(message(b"")), receipt, lost: CancellationToken::new() };
+    let inner = size_of_val(&worker.handle_within(delivery, &Span::none()));
+    assert!(outer <= 192 && inner <= 2_048, "{outer} and {inner} bytes");
 }

@@ -67,8 +67,12 @@ struct Line {
     shared: Arc<MemoryLedger>,
     turns: Arc<Mutex<VecDeque<Turn>>>,
     down: Arc<AtomicBool>,
-    /// How often it was looked into.
+    /// How often it was looked into,
     looks: Arc<AtomicU32>,
+    /// and told something.
+    records: Arc<AtomicU32>,
+    /// Cancelled when it is looked into.
+    at_look: CancellationToken,
 }
 
 impl Line {
@@ -79,6 +83,8 @@ impl Line {
             turns: Arc::new(Mutex::new(turns.into_iter().collect())),
             down: Arc::default(),
             looks: Arc::default(),
+            records: Arc::default(),
+            at_look: CancellationToken::new(),
         }
     }
 
@@ -99,6 +105,7 @@ impl Line {
 impl Ledger for Line {
     fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
         self.looks.fetch_add(1, Ordering::SeqCst);
+        self.at_look.cancel();
         if self.down.load(Ordering::SeqCst) { Box::pin(ready(Err(failure()))) } else { self.shared.look(key) }
     }
 
@@ -109,6 +116,7 @@ impl Ledger for Line {
         record: Record,
         now: Timestamp,
     ) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+        self.records.fetch_add(1, Ordering::SeqCst);
         async move {
             if self.down.load(Ordering::SeqCst) {
                 return Err(failure());
@@ -378,6 +386,25 @@ async fn a_replay_that_is_stopped_lost_or_stale_before_it_begins_has_nothing_for
         let returned = if which == "stale" { vec![] } else { vec!["returned"] };
         assert_eq!((post.crm.posts(), post.came_to()), (0, (returned, vec![])), "{which}");
         assert_eq!(ledger.entry().await.map(|entry| entry.state), Some(State::Unknown), "{which}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_stopped_or_lost_while_the_ledger_is_asked_leaves_no_trace_in_it() {
+    for which in ["stopped", "lost"] {
+        let ledger = Line::new([]);
+        let mut lost = CancellationToken::new();
+        let post = Post::new(&ledger, |worker| match which {
+            "stopped" => worker.stop = ledger.at_look.clone(),
+            _ => lost = ledger.at_look.clone(),
+        });
+        let properties = Properties::default().with_message_id("m-1".into());
+        let message = Message { body: TASK.to_vec(), properties, redelivered: true, ..Message::default() };
+        let receipt = Box::new(Ticket(Arc::clone(&post.outcome)));
+        Arc::clone(&post.worker).handle(Delivery { message: Box::new(message), receipt, lost }).await;
+        assert_eq!((post.crm.posts(), post.came_to()), (0, (vec!["returned"], vec![])), "{which}");
+        let (looks, records) = (ledger.looks.load(Ordering::SeqCst), ledger.records.load(Ordering::SeqCst));
+        assert_eq!((looks, records), (1, 0), "{which}");
     }
 }
 

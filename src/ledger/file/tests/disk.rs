@@ -4,12 +4,14 @@ use std::io::{self, ErrorKind};
 use std::ops::Bound;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use redb::{BackendError, StorageBackend};
 
 use super::{prefix, put};
 use crate::clock::Clock;
-use crate::ledger::file::FileLedger;
 use crate::ledger::file::store::{Files, Store, database};
+use crate::ledger::file::{FileLedger, QUEUE};
 use crate::ledger::suite::{ROOMY, digest, intend, key};
 use crate::ledger::{Digest, Ledger, Record};
 
@@ -293,6 +295,16 @@ impl Stalling {
         *self.still.0.lock().unwrap() = still;
         self.still.1.notify_all();
     }
+
+    async fn ledger(&self) -> FileLedger {
+        let opened = self.clone();
+        let open = move || {
+            let journal = Self { disk: opened.disk.journal(), still: Arc::clone(&opened.still) };
+            Ok(Files { database: database(opened.clone())?, journal: Box::new(journal) })
+        };
+        let store = Store::with_opener("test".to_owned(), ROOMY, Box::new(open));
+        FileLedger::start(store, Clock::system()).await.unwrap()
+    }
 }
 
 impl StorageBackend for Stalling {
@@ -346,13 +358,7 @@ impl StorageBackend for Stalling {
 #[tokio::test]
 async fn an_intent_that_is_given_again_while_the_disk_stands_still_counts_once() {
     let disk = Stalling::default();
-    let opened = disk.clone();
-    let open = move || {
-        let journal = Stalling { disk: opened.disk.journal(), still: Arc::clone(&opened.still) };
-        Ok(Files { database: database(opened.clone())?, journal: Box::new(journal) })
-    };
-    let store = Store::with_opener("test".to_owned(), ROOMY, Box::new(open));
-    let ledger = FileLedger::start(store, Clock::system()).await.unwrap();
+    let ledger = disk.ledger().await;
     let now = jiff::Timestamp::UNIX_EPOCH;
     for (first, withdrawn) in [("a", "b"), ("c", "a")] {
         let (again, withdrawn) = (key(first), key(withdrawn));
@@ -374,6 +380,20 @@ async fn an_intent_that_is_given_again_while_the_disk_stands_still_counts_once()
     let entry = ledger.look(&key("a")).await.unwrap();
     assert_eq!(entry.map(|entry| entry.open_intents), Some(1));
     assert_eq!(ledger.look(&key("b")).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn more_records_than_may_wait_wait_outside() {
+    let disk = Stalling::default();
+    let ledger = disk.ledger().await;
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    disk.stand_still(true);
+    let keys: Vec<_> = (0..QUEUE * 3).map(|number| key(number.to_string())).collect();
+    let mut records = std::pin::pin!(join_all(keys.iter().map(|key| ledger.record(key, digest(0), intend(1), now))));
+    assert!((&mut records).now_or_never().is_none());
+    disk.stand_still(false);
+    assert!(records.await.into_iter().all(|recorded| recorded == Ok(None)));
+    assert_eq!(ledger.len(), keys.len() as u64);
 }
 
 #[tokio::test]
