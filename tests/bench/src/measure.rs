@@ -20,7 +20,8 @@ const FILE: Contender = Contender::Worker(Ledger::File);
 /// One run of a contender on a backlog.
 struct Run {
     rate: f64,
-    cpu_us: f64,
+    /// None where it was read too late: a start that outlasts the first messages leaves too few to count.
+    cpu_us: Option<f64>,
     threads_us: BTreeMap<String, f64>,
     peak_mib: f64,
 }
@@ -34,8 +35,10 @@ async fn run(site: &Site, who: Contender, in_flight: usize, warm: usize, message
     let running = who.start(site, in_flight)?;
     let began = site.reached(warm).await?;
     let (cpu_before, threads_before) = (running.cpu_us(), running.threads());
+    let read_late = clock::now_ns().saturating_sub(began);
     let ended = site.reached(warm + messages).await?;
     let cpu_us = running.cpu_us().saturating_sub(cpu_before) as f64 / messages as f64;
+    let cpu_us = Some(cpu_us).filter(|_| read_late < ended.saturating_sub(began) / 20);
     let a_message = |(name, ran): (String, u64)| {
         let before = threads_before.get(&name).copied().unwrap_or_default();
         (name, ran.saturating_sub(before) as f64 / 1e3 / messages as f64)
@@ -83,7 +86,7 @@ pub async fn throughput(site: &Site, plan: &Plan, results: &mut Results) -> Resu
                 let warm = (at.messages / 5).max(2 * in_flight);
                 let run = run(site, at.contender, in_flight, warm, at.messages).await?;
                 at.rate.0.push(run.rate);
-                at.cpu_us.0.push(run.cpu_us);
+                at.cpu_us.0.extend(run.cpu_us);
                 for (name, us) in run.threads_us {
                     at.threads_us.entry(name).or_default().0.push(us);
                 }
@@ -91,7 +94,9 @@ pub async fn throughput(site: &Site, plan: &Plan, results: &mut Results) -> Resu
                 let (who, left) = (at.contender.name(), plan.rounds - round - 1);
                 eprintln!(
                     "{in_flight:>4} in flight  {who:<28} {:>8.0} messages/s {:>6.0} µs {:>5.0} MiB   {left} to go",
-                    run.rate, run.cpu_us, run.peak_mib
+                    run.rate,
+                    run.cpu_us.unwrap_or(f64::NAN),
+                    run.peak_mib
                 );
             }
         }

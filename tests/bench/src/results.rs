@@ -30,8 +30,12 @@ impl Series {
         self.quantile(0.5)
     }
 
-    /// What it is to another, run by run: what the machine did to both of a round is not counted.
+    /// What it is to another, run by run: what the machine did to both of a round is not counted. Nothing where one of them
+    /// lacks a run.
     pub fn to(&self, other: &Self) -> Self {
+        if self.0.len() != other.0.len() {
+            return Self::default();
+        }
         Self(self.0.iter().zip(&other.0).map(|(one, other)| one / other).collect())
     }
 
