@@ -444,6 +444,25 @@ async fn what_another_began_while_a_message_waited_is_not_disturbed_by_an_intent
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_held_long_enough_before_its_turn_came_records_no_intent() {
+    let ledger = Line::new([]);
+    ledger.learns(INTEND).await;
+    let post = Post::new(&ledger, |worker| {
+        let mut retry = Config::load(&sources(), &[]).unwrap().config.retry;
+        retry.immediate_attempts = 2;
+        worker.schedule = Schedule::from(&retry);
+        worker.rules.hold = Duration::from_secs(10);
+    });
+    let other = async {
+        sleep(Duration::from_secs(15)).await;
+        ledger.learns(FAILED).await;
+    };
+    tokio::join!(post.takes(Some("m-1"), true), other);
+    post.was_held();
+    assert_eq!((post.crm.posts(), ledger.records.load(Ordering::SeqCst)), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_intent_that_may_have_been_recorded_is_withdrawn_when_its_message_is_returned() {
     let ledger = Line::new([Turn { lost: true, ..FAILS }]);
     let post = Post::strict(&ledger);
