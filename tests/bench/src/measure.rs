@@ -30,9 +30,16 @@ struct Run {
 async fn run(site: &Site, who: Contender, in_flight: usize, warm: usize, messages: usize) -> Result<Run, String> {
     let line = site.broker.line().await?;
     line.purge().await?;
-    line.fill(warm + messages).await?;
     site.reset(false).await?;
-    let running = who.start(site, in_flight)?;
+    let running = if who == Contender::AmqpConsume {
+        // With a process for each message in flight, a short backlog would be done before all of them are started.
+        let running = who.start(site, in_flight)?;
+        line.fill(warm + messages).await?;
+        running
+    } else {
+        line.fill(warm + messages).await?;
+        who.start(site, in_flight)?
+    };
     let began = site.reached(warm).await?;
     let (cpu_before, threads_before) = (running.cpu_us(), running.threads());
     let read_late = clock::now_ns().saturating_sub(began);

@@ -70,7 +70,9 @@ fn grid(results: &Results, in_flight: &[usize], what: &str, of: fn(&Throughput) 
     for contender in Contender::ALL {
         let _ = write!(text, "| {} |", contender.name());
         for count in in_flight {
-            let figure = results.of(contender, *count).map_or_else(String::new, |at| with_spread(of(at)));
+            // A median of fewer runs than the heading says is not one of the table's.
+            let series = results.of(contender, *count).map(of).filter(|series| series.0.len() == runs);
+            let figure = series.map_or_else(|| "–".to_owned(), with_spread);
             let _ = write!(text, " {figure} |");
         }
         let _ = writeln!(text);
