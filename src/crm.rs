@@ -71,7 +71,8 @@ impl HttpCrm {
             .timeout(config.request_timeout)
             .pool_idle_timeout(IDLE)
             .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
+            // With none allowed, no copy of a request is kept for one either.
+            .retry(reqwest::retry::never().max_retries_per_request(0))
             .referer(false)
             .tcp_nodelay(true)
             .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
