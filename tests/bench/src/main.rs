@@ -47,6 +47,9 @@ struct Arguments {
     /// Only some of it; the README stays as it is
     #[arg(long, value_enum, value_delimiter = ',')]
     parts: Vec<Part>,
+    /// Throughput only with so many requests in flight; the README stays as it is
+    #[arg(long, value_delimiter = ',')]
+    in_flight: Vec<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -92,9 +95,12 @@ async fn main() -> ExitCode {
 async fn all(arguments: &Arguments) -> Result<(), String> {
     let top = top()?;
     same_libraries(&top)?;
-    let plan = if arguments.quick { Plan::quick() } else { Plan::full() };
+    let mut plan = if arguments.quick { Plan::quick() } else { Plan::full() };
+    if !arguments.in_flight.is_empty() {
+        plan.in_flight.clone_from(&arguments.in_flight);
+    }
     let site = Site::open(&top).await?;
-    let full = !arguments.quick && arguments.parts.is_empty();
+    let full = !arguments.quick && arguments.parts.is_empty() && arguments.in_flight.is_empty();
     let mut results = Results { full, machine: Machine::here(&site)?, ..Results::default() };
     let wanted = |part| arguments.parts.is_empty() || arguments.parts.contains(&part);
     measure::sizes(&site, &mut results)?;

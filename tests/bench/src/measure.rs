@@ -20,7 +20,7 @@ const FILE: Contender = Contender::Worker(Ledger::File);
 /// One run of a contender on a backlog.
 struct Run {
     rate: f64,
-    /// None where it was read too late: a start that outlasts the first messages leaves too few to count.
+    /// None where more than half of the messages were done before it was read first.
     cpu_us: Option<f64>,
     threads_us: BTreeMap<String, f64>,
     peak_mib: f64,
@@ -41,16 +41,19 @@ async fn run(site: &Site, who: Contender, in_flight: usize, warm: usize, message
         who.start(site, in_flight)?
     };
     let began = site.reached(warm).await?;
+    let done = site.report().await?.count;
     let (cpu_before, threads_before) = (running.cpu_us(), running.threads());
-    let read_late = clock::now_ns().saturating_sub(began);
+    // Reading it of many processes takes a while.
+    let done = done.midpoint(site.report().await?.count) as usize;
     let ended = site.reached(warm + messages).await?;
-    let cpu_us = running.cpu_us().saturating_sub(cpu_before) as f64 / messages as f64;
-    let cpu_us = Some(cpu_us).filter(|_| read_late < ended.saturating_sub(began) / 20);
+    let (cpu_after, threads_after) = (running.cpu_us(), running.threads());
+    let left = (warm + messages).saturating_sub(done);
+    let cpu_us = (left > messages / 2).then(|| cpu_after.saturating_sub(cpu_before) as f64 / left as f64);
     let a_message = |(name, ran): (String, u64)| {
         let before = threads_before.get(&name).copied().unwrap_or_default();
-        (name, ran.saturating_sub(before) as f64 / 1e3 / messages as f64)
+        (name, ran.saturating_sub(before) as f64 / 1e3 / left.max(1) as f64)
     };
-    let threads_us = running.threads().into_iter().map(a_message).collect();
+    let threads_us = threads_after.into_iter().map(a_message).collect();
     let peak_mib = running.peak() as f64 / MIB;
     running.stop().await?;
     line.close().await;
