@@ -107,7 +107,18 @@ impl History {
 
     /// The bytes that the stores keep: the layers one after the other, numbers in big endian.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.0.len() * LAYER);
+        let mut bytes = Vec::with_capacity(self.size());
+        self.put(&mut bytes);
+        bytes
+    }
+
+    /// How many bytes that are.
+    pub(super) const fn size(&self) -> usize {
+        self.0.len() * LAYER
+    }
+
+    /// Adds them to others.
+    pub(super) fn put(&self, bytes: &mut Vec<u8>) {
         for layer in &self.0 {
             bytes.extend_from_slice(&layer.digest.0);
             bytes.push(match layer.state {
@@ -119,7 +130,6 @@ impl History {
             bytes.extend_from_slice(&layer.attempts.to_be_bytes());
             bytes.extend_from_slice(&layer.at.to_be_bytes());
         }
-        bytes
     }
 
     /// The inverse of [`History::to_bytes`]; none for anything else.

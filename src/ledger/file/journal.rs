@@ -17,7 +17,7 @@ use crate::ledger::history::History;
 /// journal has to be applied.
 const ROOM: usize = 1 << 20;
 /// The length of the content in four bytes, its checksum in eight.
-const HEAD: u64 = 4 + 8;
+const HEAD: usize = 4 + 8;
 
 /// Bytes of a history with its key, about; more need more room.
 const USUAL: usize = 160;
@@ -69,7 +69,7 @@ impl Place {
 
 /// The whole frame at a place, if there is one: its number, the rest of its content, and where it ends.
 fn frame(storage: &dyn StorageBackend, id: u64, at: u64) -> Result<Option<(u64, Vec<u8>, u64)>, Error> {
-    let (length, start) = (storage.len()?, at + HEAD);
+    let (length, start) = (storage.len()?, at + HEAD as u64);
     if start > length {
         return Ok(None);
     }
@@ -98,7 +98,7 @@ fn has_later(storage: &dyn StorageBackend, place: Place) -> Result<bool, Error> 
     while let Some(shorter) = used.strip_suffix(&[0; 4096]) {
         used = shorter;
     }
-    let numbers = used.get(usize::try_from(HEAD).unwrap_or_default()..).unwrap_or_default().windows(8);
+    let numbers = used.get(HEAD..).unwrap_or_default().windows(8);
     for (at, number) in (place.end..).zip(numbers) {
         let number = <[u8; 8]>::try_from(number).map_or(0, u64::from_be_bytes);
         // Nearly all bytes are ruled out by this, and need no checksum.
@@ -128,7 +128,6 @@ fn histories(mut content: &[u8], take: &mut impl FnMut(Key, History)) -> Option<
     Some(())
 }
 
-/// Takes what was put by [`put`].
 fn sized<'c>(content: &mut &'c [u8]) -> Option<&'c [u8]> {
     let (size, rest) = content.split_first_chunk()?;
     let (bytes, rest) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*size)).ok()?)?;
@@ -136,14 +135,17 @@ fn sized<'c>(content: &mut &'c [u8]) -> Option<&'c [u8]> {
     Some(bytes)
 }
 
-fn put(content: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Error> {
-    content.extend_from_slice(&u32::try_from(bytes.len()).map_err(|_| too_long())?.to_be_bytes());
-    content.extend_from_slice(bytes);
+/// The inverse of [`histories`].
+fn put(content: &mut Vec<u8>, key: &Key, history: &History) -> Result<(), Error> {
+    content.extend_from_slice(&size(key.as_bytes().len())?);
+    content.extend_from_slice(key.as_bytes());
+    content.extend_from_slice(&size(history.size())?);
+    history.put(content);
     Ok(())
 }
 
-fn too_long() -> Error {
-    Error::ValueTooLarge(u32::MAX as usize)
+fn size(length: usize) -> Result<[u8; 4], Error> {
+    u32::try_from(length).map(u32::to_be_bytes).map_err(|_| Error::ValueTooLarge(length))
 }
 
 impl Journal {
@@ -180,19 +182,22 @@ impl Journal {
     /// When it cannot be written; whether it is there then is not known, and the journal has to be opened anew.
     pub(super) fn append<'h>(&mut self, histories: impl Iterator<Item = (&'h Key, &'h History)>) -> Result<(), Error> {
         let number = self.place.number + 1;
-        let mut content = Vec::with_capacity(histories.size_hint().0 * USUAL);
-        content.extend_from_slice(&number.to_be_bytes());
+        let mut frame = Vec::with_capacity(HEAD + size_of_val(&number) + histories.size_hint().0 * USUAL);
+        frame.extend_from_slice(&[0; HEAD]);
+        frame.extend_from_slice(&number.to_be_bytes());
         for (key, history) in histories {
-            put(&mut content, key.as_bytes())?;
-            put(&mut content, &history.to_bytes())?;
+            put(&mut frame, key, history)?;
         }
-        let size = u32::try_from(content.len()).map_err(|_| too_long())?;
-        let bytes = [&size.to_be_bytes()[..], &checksum(self.place.id, &content), &content].concat();
-        let end = self.place.end + bytes.len() as u64;
+        if let Some((head, content)) = frame.split_first_chunk_mut::<HEAD>() {
+            let (length, sum) = head.split_at_mut(4);
+            length.copy_from_slice(&size(content.len())?);
+            sum.copy_from_slice(&checksum(self.place.id, content));
+        }
+        let end = self.place.end + frame.len() as u64;
         if end > self.storage.len()? {
             self.storage.set_len(end)?;
         }
-        self.storage.write(self.place.end, &bytes)?;
+        self.storage.write(self.place.end, &frame)?;
         self.storage.sync_data()?;
         (self.place.end, self.place.number) = (end, number);
         Ok(())

@@ -34,8 +34,12 @@ pub(super) const WITHOUT_JOURNAL: u64 = 1;
 /// Bytes of memory that redb may use for pages; beyond it the system's own cache serves.
 pub(super) const CACHE: usize = 8 << 20;
 
-/// How many histories the file takes in one commit, where the ledger may have a thousand times as many.
-const AHEAD: u64 = 1_000;
+/// How many histories the file takes in one commit, where the ledger may have [`TIMES`] as many,
+const AHEAD: u64 = 4_000;
+/// so that a small one is not exceeded by much.
+const TIMES: u64 = 250;
+/// How many outcomes one commit forgets at most: records wait for it.
+const MOST_SWEPT: usize = 16_000;
 
 /// `format` → [`FORMAT`]; `id` → what tells the file's journal from others; `applied` → the number of the latest frame of the
 /// journal that the file has taken.
@@ -98,7 +102,7 @@ impl Store {
             open,
             opened: RwLock::default(),
             limits,
-            ahead: usize::try_from((limits.max_entries / AHEAD).clamp(1, AHEAD)).unwrap_or(1),
+            ahead: usize::try_from((limits.max_entries / TIMES).clamp(1, AHEAD)).unwrap_or(1),
             entries: AtomicU64::default(),
             batches: AtomicU64::default(),
         }
@@ -487,7 +491,7 @@ impl Tables<'_> {
 
     /// Forgets what has to be, sparing what was just recorded.
     fn sweep(&mut self, limits: Limits, now: Timestamp, recent: &HashMap<Key, History>) -> Result<(), Error> {
-        let (horizon, most) = (horizon(now, limits.retention), SWEEP * recent.len());
+        let (horizon, most) = (horizon(now, limits.retention), MOST_SWEPT.min(SWEEP * recent.len()));
         let excess = self.entries.len()?.saturating_sub(limits.max_entries);
         let mut swept = Vec::new();
         for outcome in self.outcomes.iter()? {

@@ -411,3 +411,30 @@ async fn a_full_ledger_sweeps_its_oldest_in_the_file_too() {
     assert_eq!(ledger.look(&key(999_u32.to_be_bytes())).await.unwrap(), None);
     assert!(ledger.look(&key(1_000_u32.to_be_bytes())).await.unwrap().is_some());
 }
+
+#[tokio::test]
+async fn what_expires_at_once_is_forgotten_in_several_commits() {
+    let folder = Folder::new();
+    let hands = Hands::new();
+    let mut store = Store::new(&folder.file("ledger"), ROOMY);
+    store.ahead = 2_000;
+    let ledger = FileLedger::start(store, hands.clock()).await.unwrap();
+    let record = async |ids: std::ops::Range<u32>| {
+        let keys: Vec<_> = ids.map(|id| key(id.to_be_bytes())).collect();
+        let records = keys.iter().map(|key| ledger.record(key, digest(0), created(1), hands.now()));
+        assert!(join_all(records).await.iter().all(Result::is_ok));
+    };
+    let mut recorded = 0;
+    while recorded < 20_000 {
+        record(recorded..recorded + 1_000).await;
+        recorded += 1_000;
+    }
+    hands.forward(i64::try_from(ROOMY.retention.as_millis()).unwrap() + 1);
+    let mut known = ledger.len();
+    while known == u64::from(recorded) {
+        record(recorded..recorded + 500).await;
+        recorded += 500;
+        known = ledger.len();
+    }
+    assert_eq!(u64::from(recorded) - known, 16_000);
+}
