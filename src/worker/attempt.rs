@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::recall::{Case, Interrupted};
@@ -121,8 +122,10 @@ impl Worker {
         let (at, began) = (self.clock.now(), Instant::now());
         let probe = slot.is_probe();
         let judgement = self.ask(&slot, body).await;
-        slot.report(&judgement);
         let duration = began.elapsed();
+        slot.report(&judgement);
+        // Whoever waits for the slot goes first: the CRM allows few, and a moment in which one is not used is lost.
+        yield_now().await;
         self.events.attempted(judgement.outcome, duration);
         let counts = judgement.outcome.spends_attempt() && !(probe && judgement.outcome == Outcome::Unavailable);
         let closing = match judgement.outcome {

@@ -505,6 +505,45 @@ async fn an_intent_that_waits_for_a_slot_stays_younger_than_another_worker_waits
     assert_eq!((post.crm.posts(), post.came_to()), (1, (vec!["acked"], vec![])));
 }
 
+/// A CRM that takes a second, and sees how many records there are at each request.
+struct Witness {
+    ledger: Line,
+    seen: Mutex<Vec<u32>>,
+}
+
+impl Crm for Witness {
+    fn insert<'a>(&'a self, _: &'a SecretString, _: Bytes) -> BoxFuture<'a, Answer> {
+        self.seen.lock().unwrap().push(self.ledger.records.load(Ordering::SeqCst));
+        sleep(Duration::from_secs(1)).map(|()| said(200, "SUCCESS")).boxed()
+    }
+
+    fn token_information<'a>(&'a self, _: &'a SecretString) -> BoxFuture<'a, Answer> {
+        panic!("nobody asks")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_slot_goes_before_the_end_of_the_message_that_had_it() {
+    let ledger = Line::new([]);
+    let witness = Arc::new(Witness { ledger: ledger.clone(), seen: Mutex::default() });
+    let post = Post::new(&ledger, |worker| {
+        let mut config = Config::load(&sources(), &[]).unwrap().config;
+        config.crm.max_in_flight_per_token = 1;
+        worker.gate = Gate::new(&config.gate, &config.crm, config.retry.retry_after_max, clock(0), Box::new(|_, _| {}));
+        worker.crm = Arc::clone(&witness) as _;
+    });
+    let post = Arc::new(post);
+    let tasks = ["m-1", "m-2"].map(|id| {
+        let post = Arc::clone(&post);
+        tokio::spawn(async move { post.takes(Some(id), false).await })
+    });
+    for task in tasks {
+        task.await.unwrap();
+    }
+    // Their two intents: the result of the first is not told yet when the second is sent.
+    assert_eq!((&*witness.seen.lock().unwrap(), ledger.records.load(Ordering::SeqCst)), (&vec![1, 2], 4));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_result_that_the_ledger_did_not_take_is_told_again() {
     let ledger = Line::new([Turn::default(), FAILS]);
