@@ -532,14 +532,13 @@ async fn whoever_waits_for_a_slot_goes_before_the_end_of_the_message_that_had_it
         worker.gate = Gate::new(&config.gate, &config.crm, config.retry.retry_after_max, clock(0), Box::new(|_, _| {}));
         worker.crm = Arc::clone(&witness) as _;
     });
-    let post = Arc::new(post);
-    let tasks = ["m-1", "m-2"].map(|id| {
+    let (post, tasks) = (Arc::new(post), TaskTracker::new());
+    for id in ["m-1", "m-2"] {
         let post = Arc::clone(&post);
-        tokio::spawn(async move { post.takes(Some(id), false).await })
-    });
-    for task in tasks {
-        task.await.unwrap();
+        tasks.spawn(async move { post.takes(Some(id), false).await });
     }
+    tasks.close();
+    tasks.wait().await;
     // Their two intents: the result of the first is not told yet when the second is sent.
     assert_eq!((&*witness.seen.lock().unwrap(), ledger.records.load(Ordering::SeqCst)), (&vec![1, 2], 4));
 }
