@@ -50,8 +50,8 @@ pub(super) async fn insert(
 
 /// A call that has its slot.
 struct Call {
-    /// Since when.
-    admitted: Instant,
+    /// When all of it was there.
+    arrived: Instant,
     content_type: Option<String>,
     body: Bytes,
     /// The body as JSON, or why it is none.
@@ -62,6 +62,7 @@ async fn admit(state: &Arc<State>, client: &Client, request: Request) -> Result<
     let token = authenticate(state, request.headers())?;
     let content_type = content_type(request.headers());
     let body = read(request).await?;
+    let arrived = Instant::now();
     let document = serde_json::from_slice(&body).map_err(|error| error.to_string());
     if let Ok(Value::Object(members)) = &document
         && let Some(Value::String(operation)) = members.get("operation")
@@ -70,7 +71,7 @@ async fn admit(state: &Arc<State>, client: &Client, request: Request) -> Result<
         return Err(Refusal::InvalidToken);
     }
     let (slot, _) = state.admit(token, client)?;
-    let call = Call { admitted: Instant::now(), content_type, body, document };
+    let call = Call { arrived, content_type, body, document };
     Ok((slot, call))
 }
 
@@ -120,14 +121,17 @@ async fn conclude(
     let name = check::check(call.content_type.as_deref(), &call.document)?;
     let fault = state.fault(name);
     let action = fault.as_ref().map(|fault| &fault.action);
+    let (outcome, creates) = (action.map_or("created", Action::outcome), creates(action));
+    let latency = state.options.latency.saturating_add(delay(action));
     // What takes its time is done meanwhile, not after it.
     let payload: Box<RawValue> =
         serde_json::from_slice(&call.body).map_err(|error| Refusal::Parameters(error.to_string()))?;
-    wait_until(call.admitted, state.options.latency.saturating_add(delay(action))).await;
-    if creates(action) {
+    let ending = ending(fault);
+    wait_until(call.arrived, latency).await;
+    if creates {
         state.create(payload, token, client.number)?;
     }
-    Ok((action.map_or("created", Action::outcome), ending(fault)))
+    Ok((outcome, ending))
 }
 
 /// Waits until `wait` after `since`, to some microseconds: tokio's timer rounds up to whole milliseconds, and waking takes a
