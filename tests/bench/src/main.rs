@@ -24,6 +24,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Parser, ValueEnum};
 
 use crate::machine::Machine;
@@ -47,8 +48,8 @@ struct Arguments {
     /// Only some of it; the README stays as it is
     #[arg(long, value_enum, value_delimiter = ',')]
     parts: Vec<Part>,
-    /// Throughput only with so many requests in flight; the README stays as it is
-    #[arg(long, value_delimiter = ',')]
+    /// Numbers of requests in flight to measure the throughput with, from 1 to 1000; the README stays as it is
+    #[arg(long, value_delimiter = ',', value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000))]
     in_flight: Vec<usize>,
 }
 

@@ -20,7 +20,7 @@ const FILE: Contender = Contender::Worker(Ledger::File);
 /// One run of a contender on a backlog.
 struct Run {
     rate: f64,
-    /// None where more than half of the messages were done before it was read first.
+    /// None where half of the messages were done before it was read first.
     cpu_us: Option<f64>,
     threads_us: BTreeMap<String, f64>,
     peak_mib: f64,
@@ -42,9 +42,10 @@ async fn run(site: &Site, who: Contender, in_flight: usize, warm: usize, message
     };
     let began = site.reached(warm).await?;
     let done = site.report().await?.count;
-    let (cpu_before, threads_before) = (running.cpu_us(), running.threads());
+    let cpu_before = running.cpu_us();
     // Reading it of many processes takes a while.
     let done = done.midpoint(site.report().await?.count) as usize;
+    let threads_before = running.threads();
     let ended = site.reached(warm + messages).await?;
     let (cpu_after, threads_after) = (running.cpu_us(), running.threads());
     let left = (warm + messages).saturating_sub(done);
@@ -53,7 +54,7 @@ async fn run(site: &Site, who: Contender, in_flight: usize, warm: usize, message
         let before = threads_before.get(&name).copied().unwrap_or_default();
         (name, ran.saturating_sub(before) as f64 / 1e3 / left.max(1) as f64)
     };
-    let threads_us = threads_after.into_iter().map(a_message).collect();
+    let threads_us = threads_after.into_iter().filter(|_| cpu_us.is_some()).map(a_message).collect();
     let peak_mib = running.peak() as f64 / MIB;
     running.stop().await?;
     line.close().await;
@@ -80,7 +81,7 @@ pub async fn throughput(site: &Site, plan: &Plan, results: &mut Results) -> Resu
             let few = plan.first.max(in_flight * if who == Contender::AmqpConsume { 16 } else { 4 });
             let tried = run(site, who, in_flight, 2 * in_flight, few).await?;
             let messages = (tried.rate * plan.seconds) as usize;
-            sizes.push(messages.clamp(few, plan.most));
+            sizes.push(messages.min(plan.most).max(few));
         }
         let unmeasured = |(contender, messages)| Throughput {
             contender,

@@ -61,7 +61,7 @@ fn throughput(results: &Results, text: &mut String) {
 }
 
 fn grid(results: &Results, in_flight: &[usize], what: &str, of: fn(&Throughput) -> &Series, text: &mut String) {
-    let runs = results.throughput.first().map_or(0, |at| of(at).0.len());
+    let runs = results.throughput.iter().map(|at| of(at).0.len()).max().unwrap_or_default();
     let _ = write!(text, "| {what}, median of {runs} (least–most), in flight: |");
     for count in in_flight {
         let _ = write!(text, " {count} |");
