@@ -112,7 +112,7 @@ impl History {
         bytes
     }
 
-    /// How many bytes that are.
+    /// How many bytes those are.
     pub(super) const fn size(&self) -> usize {
         self.0.len() * LAYER
     }

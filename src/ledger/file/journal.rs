@@ -128,6 +128,7 @@ fn histories(mut content: &[u8], take: &mut impl FnMut(Key, History)) -> Option<
     Some(())
 }
 
+/// Takes bytes that are preceded by their length.
 fn sized<'c>(content: &mut &'c [u8]) -> Option<&'c [u8]> {
     let (size, rest) = content.split_first_chunk()?;
     let (bytes, rest) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*size)).ok()?)?;
@@ -135,7 +136,7 @@ fn sized<'c>(content: &mut &'c [u8]) -> Option<&'c [u8]> {
     Some(bytes)
 }
 
-/// The inverse of [`histories`].
+/// Adds what [`histories`] reads.
 fn put(content: &mut Vec<u8>, key: &Key, history: &History) -> Result<(), Error> {
     content.extend_from_slice(&size(key.as_bytes().len())?);
     content.extend_from_slice(key.as_bytes());

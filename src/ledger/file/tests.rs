@@ -399,7 +399,9 @@ async fn a_full_ledger_sweeps_its_oldest_in_the_file_too() {
     let limits = Limits { max_entries: 2_000, ..ROOMY };
     let path = folder.file("ledger");
     let hands = Hands::new();
-    let ledger = FileLedger::open(&path, limits, hands.clock()).await.unwrap();
+    let mut store = Store::new(&path, limits);
+    store.ahead = 1;
+    let ledger = FileLedger::start(store, hands.clock()).await.unwrap();
     for batch in 0..6_u32 {
         let keys: Vec<_> = (0..500_u32).map(|id| key((batch * 500 + id).to_be_bytes())).collect();
         hands.forward(1);
@@ -413,7 +415,7 @@ async fn a_full_ledger_sweeps_its_oldest_in_the_file_too() {
 }
 
 #[tokio::test]
-async fn what_expires_at_once_is_forgotten_in_several_commits() {
+async fn of_what_expires_at_once_a_commit_forgets_a_part() {
     let folder = Folder::new();
     let hands = Hands::new();
     let mut store = Store::new(&folder.file("ledger"), ROOMY);
@@ -431,7 +433,7 @@ async fn what_expires_at_once_is_forgotten_in_several_commits() {
     }
     hands.forward(i64::try_from(ROOMY.retention.as_millis()).unwrap() + 1);
     let mut known = ledger.len();
-    while known == u64::from(recorded) {
+    while known == u64::from(recorded) && recorded < 25_000 {
         record(recorded..recorded + 500).await;
         recorded += 500;
         known = ledger.len();
