@@ -105,8 +105,9 @@ impl Publisher {
     async fn send(&self, queue: &str, body: &[u8], properties: Properties) -> Result<(), PublishError> {
         let unconnected = |error: crate::broker::connect::BrokerError| PublishError::Unconnected(error.message);
         let name = short(queue).map_err(unconnected)?;
-        let Ok(_place) = self.places.acquire().await else {
-            return Err(PublishError::Unconnected("the publisher is closed".to_owned()));
+        // Those that have a place may wait for their confirms as long as the broker is blocked.
+        let Ok(Ok(_place)) = timeout(WAIT, self.places.acquire()).await else {
+            return Err(PublishError::Unconfirmed(format!("{CHANNELS} before it wait for their confirms")));
         };
         let link = self.link().await?;
         if let Some(reason) = link.blocked() {
@@ -258,4 +259,23 @@ async fn watch(
         }
     }
     on_blocked(None);
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::config::{Config, Sources};
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_no_place_is_told_so_in_time() {
+        let config = Config::load(&Sources::default(), &["broker.queue"]).unwrap().config;
+        let publisher = Publisher::new(Arc::new(Connector::new(config.broker)), "test", TaskTracker::new());
+        let _taken = publisher.places.acquire_many(CHANNELS as u32).await.unwrap();
+        let began = Instant::now();
+        let told = timeout(WAIT * 2, publisher.publish("queue", b"", Properties::default())).await;
+        let text = told.expect("an answer").unwrap_err().to_string();
+        assert_eq!((text.contains("16 before it"), began.elapsed().as_secs()), (true, WAIT.as_secs()), "{text}");
+    }
 }
