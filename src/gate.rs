@@ -257,7 +257,10 @@ impl Slot {
         gate.update(|state, now| {
             let chance = fastrand::f64();
             state.tokens.release(secret);
-            state.taken_for = (state.taken_for * 7 + (now - self.since)) / 8;
+            // One that never left tells nothing of how long the CRM takes.
+            if judgement.outcome != Outcome::Unavailable || judgement.http_status.is_some() {
+                state.taken_for = (state.taken_for * 7 + (now - self.since)) / 8;
+            }
             state.breaker.report(judgement.outcome, probe, now, chance);
             if let Some(probe) = probe {
                 state.probe_ended(probe);
