@@ -20,7 +20,7 @@
 //!    [`admin`] and [`sandbox`], `backoff` in [`retry`], OpenTelemetry in [`telemetry`].
 //! 5. Whether to try again is decided where the knowledge is ([`crm::classify`]), and the reason travels with the decision.
 //! 6. Every wait on the network has a timeout, every queue a bound, every task a tracker that shutdown waits for. The HTTP
-//!    client never retries by itself, and drops idle connections before the server does.
+//!    client never sends again what may have left, and drops idle connections before the server does.
 //! 7. A stage has one name, the same in file, metric label and dead-letter header.
 //! 8. A secret is of a type that cannot be printed.
 //!
