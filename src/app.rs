@@ -28,7 +28,7 @@ use crate::retry::{Pauses, Schedule, jittered};
 use crate::settle::Settler;
 use crate::status::Status;
 use crate::telemetry::traces::FLUSH;
-use crate::worker::{Rules, Running, Worker};
+use crate::worker::{BESIDE_REQUEST, Rules, Running, Worker};
 
 /// Deliveries unsettled at a time, for each slot: enough that a slot finds its next message ready while others wait for the
 /// ledger, the broker or another attempt, and few enough that the last of them has its turn before it would be held, by
@@ -39,8 +39,6 @@ const PREFETCH_PER_SLOT: usize = 24;
 const PREFETCH_BESIDE: usize = 448;
 /// RabbitMQ caps the prefetch of a quorum queue here.
 const MAX_PREFETCH: usize = 2_000;
-/// How much longer than `crm.request_timeout` another worker's request is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// First and longest wait before another attempt to open the ledger.
 const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// How often the tokens' file is looked at.
@@ -214,7 +212,7 @@ fn worker(config: &Config, status: &Arc<Status>, parts: Parts, publisher: Arc<Pu
             max_age: config.task.max_age,
             on_unknown: config.retry.on_unknown,
             hold: config.gate.hold,
-            patience: config.crm.request_timeout + PATIENCE,
+            patience: config.crm.request_timeout + BESIDE_REQUEST,
         },
         settler: Settler {
             publisher,

@@ -66,7 +66,8 @@ impl Schedule {
     }
 
     /// The delay, or the shortest one that is as long as the hint, or the longest there is.
-    fn at_least(&self, delay: Duration, hint: Duration) -> Duration {
+    #[must_use]
+    pub fn at_least(&self, delay: Duration, hint: Duration) -> Duration {
         if delay >= hint {
             return delay;
         }

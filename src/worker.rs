@@ -33,8 +33,8 @@ use crate::settle::Settler;
 use crate::task;
 use crate::telemetry::traces::Span;
 use crate::verdict::Verdict;
-pub(crate) use crate::worker::attempt::TOKEN_INFORMATION;
 use crate::worker::attempt::Unsent;
+pub(crate) use crate::worker::attempt::{BESIDE_REQUEST, TOKEN_INFORMATION};
 pub use crate::worker::recall::Running;
 use crate::worker::recall::{Alone, Case, Recalled};
 
@@ -52,7 +52,7 @@ pub struct Rules {
     pub on_unknown: OnUnknown,
     /// How long a message is held while the gate is closed, counted from its delivery.
     pub hold: Duration,
-    /// How long a request of another worker can take.
+    /// How long another worker's intent can be open.
     pub patience: Duration,
 }
 
@@ -215,6 +215,9 @@ impl Worker {
     async fn prepare(&self, case: &Case<'_>, journey: &mut Journey) -> Result<(Bytes, Round), Verdict> {
         let Recalled { left_open, suspect } = self.recall(case, journey).await?;
         let body = self.body(case.message).map_err(Verdict::DeadLetter)?;
+        // Nothing is remembered of it: whoever had it before, with an attempt left, may have made its task.
+        let may_be_made = journey.attempts < self.schedule.limit() && case.message.redelivered;
+        journey.possibly_created |= case.is_nameless() && may_be_made;
         let mut round = Round {
             posts: self.schedule.posts_in_round(journey.attempts, journey.round),
             pauses: self.schedule.pauses(),
@@ -245,7 +248,7 @@ impl Worker {
             let sent = match self.send(case, &body, journey, round.suspect).await {
                 Ok(sent) => sent,
                 Err(Unsent::Held) => return Some(Verdict::Park),
-                Err(Unsent::Stopped) => return Some(self.cut_short(journey, &round)),
+                Err(Unsent::Stopped) => return Some(self.cut_short(journey, &round, Duration::ZERO)),
                 Err(Unsent::Overtaken) => return None,
                 Err(Unsent::GivenUp(failure)) => return Some(Verdict::DeadLetter(failure)),
             };
@@ -328,6 +331,10 @@ impl Worker {
             }
             Next::Again => {
                 let wait = jittered(round.pauses.next().max(hint), fastrand::f64());
+                if Instant::now() + wait > case.until {
+                    // The broker would not wait for it that long.
+                    return Some(self.cut_short(journey, round, hint));
+                }
                 let waiting = async {
                     tokio::select! {
                         biased;
@@ -336,23 +343,21 @@ impl Worker {
                     }
                 };
                 let waited = apart(waiting).await;
-                (!waited).then(|| self.cut_short(journey, round))
+                (!waited).then(|| self.cut_short(journey, round, hint))
             }
         }
     }
 
-    /// A round that shutdown ends early goes on in the next one, on a retry queue; one that was not begun is returned.
-    fn cut_short(&self, journey: &mut Journey, round: &Round) -> Verdict {
+    /// A round that ends early goes on in the next one, on a retry queue whose delay is as long as the CRM asked for; one that
+    /// was not begun is returned.
+    fn cut_short(&self, journey: &mut Journey, round: &Round, hint: Duration) -> Verdict {
         if journey.attempts == round.arrived_with {
             return Verdict::Return;
         }
-        match self.schedule.delay(journey.round) {
-            Some(delay) => {
-                journey.round += 1;
-                Verdict::Retry(delay)
-            }
-            None => self.schedule.last_delay().map_or(Verdict::Park, Verdict::Retry),
-        }
+        let next = self.schedule.delay(journey.round);
+        journey.round += u32::from(next.is_some());
+        let delay = next.or_else(|| self.schedule.last_delay());
+        delay.map_or(Verdict::Park, |delay| Verdict::Retry(self.schedule.at_least(delay, hint)))
     }
 }
 

@@ -16,13 +16,14 @@ use crate::gate::{NoSlot, Slot};
 use crate::journey::Journey;
 use crate::ledger::Closing;
 
-/// How long the question about a token may take beside the request itself: together they stay within what another worker
-/// waits for, and within the default grace.
+/// How long the question about a token may take beside the request itself: together they stay within the default grace.
 pub(crate) const TOKEN_INFORMATION: Duration = Duration::from_secs(4);
-
-/// The longest wait for a slot with an intent open, shorter than what [`super::Rules::patience`] adds to a request's time:
-/// another worker takes an older intent for a dead worker's.
+/// The longest wait for a slot with an intent open.
 const SLOT: Duration = Duration::from_secs(4);
+/// How much longer than a request an intent may be open, the records themselves included. Another worker takes an older one
+/// for a dead worker's.
+pub(crate) const BESIDE_REQUEST: Duration =
+    Duration::from_secs(1).saturating_add(SLOT).saturating_add(TOKEN_INFORMATION);
 
 /// Why no request left.
 pub(super) enum Unsent {

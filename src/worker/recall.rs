@@ -86,6 +86,11 @@ impl<'a> Case<'a> {
         !self.message.redelivered && [ATTEMPTS, SCHEMA].iter().all(|name| self.message.header(name).is_none())
     }
 
+    /// Whether nothing is remembered of it.
+    pub(super) const fn is_nameless(&self) -> bool {
+        self.key.is_none()
+    }
+
     /// Whether the ledger has told nothing of it yet, and could have.
     pub(super) fn is_untold(&self) -> bool {
         self.key.is_some() && self.told().is_none()
@@ -270,6 +275,7 @@ impl Worker {
                 Known::Wait(wait) => tokio::select! {
                     biased;
                     () = self.interrupted(case) => return Err(Verdict::Return),
+                    () = sleep_until(case.until + self.rules.patience) => return Err(Verdict::Park),
                     () = sleep(wait) => {}
                 },
                 Known::LeftOpen(attempts) => {

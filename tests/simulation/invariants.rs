@@ -87,10 +87,14 @@ impl Account {
         self.unknowns + self.left_open + self.unrecorded + self.splits
     }
 
+    /// Deliveries of which nothing is remembered.
+    fn forgotten(&self) -> u32 {
+        if self.has_id { 0 } else { self.redeliveries }
+    }
+
     /// How often its attempts may have begun anew.
     fn lives(&self) -> u32 {
-        let without_memory = if self.has_id { 0 } else { self.redeliveries };
-        self.published + self.replays + self.forks + self.splits + without_memory
+        self.published + self.replays + self.forks + self.splits + self.forgotten()
     }
 }
 
@@ -488,7 +492,7 @@ impl Book {
             "rejected" => account.refused,
             // While the CRM fails no message dies of it before its own attempts are spent.
             "unavailable" => spent,
-            "unknown" => account.doubts() > 0 && (self.strict || spent),
+            "unknown" => account.doubts() + account.forgotten() > 0 && (self.strict || spent),
             "id_conflict" => account.created.keys().any(|subject| *subject != letter.subject),
             "poison" => account.panics > 0 || self.suspected(account) >= POISON,
             "expired" => self.max_age.is_some_and(|max_age| {

@@ -505,6 +505,63 @@ async fn an_intent_that_waits_for_a_slot_stays_younger_than_another_worker_waits
     assert_eq!((post.crm.posts(), post.came_to()), (1, (vec!["acked"], vec![])));
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_another_worker_begins_again_and_again_is_held_no_longer_than_anything_else() {
+    let ledger = Line::new([]);
+    ledger.learns(INTEND).await;
+    let began = Instant::now();
+    let now = move || Timestamp::UNIX_EPOCH + began.elapsed();
+    let post = Post::new(&ledger, |worker| {
+        worker.clock = Clock::new(now);
+        worker.rules.hold = Duration::from_secs(60);
+    });
+    let other = async {
+        for _ in 0..30 {
+            ledger.shared.record(&key(), Digest::of(TASK), INTEND, now()).await.unwrap();
+            sleep(Duration::from_secs(20)).await;
+        }
+    };
+    tokio::select! {
+        () = post.takes(Some("m-1"), true) => {}
+        () = other => panic!("it still waits"),
+    }
+    post.was_held();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_the_crm_asks_for_is_spent_on_a_queue_where_it_is_longer_than_a_message_may_be_held() {
+    let reply = |seconds: u32| Reply {
+        status: 503,
+        retry_after: Some(seconds.to_string()),
+        body: br#"{"code":"503","error":"maintenance","msg":""}"#.to_vec(),
+    };
+    for (seconds, settled) in [(50, 0), (120, 1)] {
+        let post = Post::new(&Line::new([]), |worker| {
+            worker.schedule = Schedule::from(&Config::load(&sources(), &[]).unwrap().config.retry);
+            worker.rules.hold = Duration::from_secs(60);
+        });
+        let (post, began) = (post.answering(Answer::Reply(reply(seconds))), Instant::now());
+        post.takes(Some("m-1"), false).await;
+        let (_, copies) = post.came_to();
+        assert_eq!((copies.len(), post.crm.posts()), (settled, 2 - settled), "{seconds}: {copies:?}");
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+        if let Some([queue, ..]) = copies.first() {
+            assert_eq!(queue, "wolkvox.tasks.retry.5m");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_id_a_task_of_a_redelivered_message_may_be_its_second() {
+    for (id, redelivered, told) in [(None, true, "1"), (None, false, "0"), (Some("m-1"), true, "0")] {
+        let post = Post::new(&Line::new([]), |_| {});
+        post.takes(id, redelivered).await;
+        let metrics = post.worker.events.encode(&[]);
+        let doubled = metrics.lines().find_map(|line| line.strip_prefix("wtw_possibly_doubled_total ")).unwrap();
+        assert_eq!((post.crm.posts(), doubled), (1, told), "{id:?} {redelivered}");
+    }
+}
+
 /// A CRM that takes a second, and sees how many records there are at each request.
 struct Witness {
     ledger: Line,
