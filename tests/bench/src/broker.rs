@@ -1,4 +1,4 @@
-//! The broker: a private node of this machine's `rabbitmq-server`, or one that is given; and the messages.
+//! The broker, a private node of this machine's `rabbitmq-server`; and the messages.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::try_join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Queue};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -17,31 +17,24 @@ use crate::reaper::Reaper;
 /// The queue of all contenders.
 pub const QUEUE: &str = "bench";
 /// How long the broker may take to start, and for any one answer when a million messages wait.
-const START: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Publishes that wait for their confirms at a time.
 const PIPELINE: usize = 1_000;
 const PERSISTENT: u8 = 2;
 
-/// A running broker; gone when dropped, unless it was given by address.
+/// A running broker; gone when dropped.
 pub struct Broker {
     /// Its address.
     pub url: String,
-    node: Option<Node>,
-}
-
-struct Node {
+    /// Where its data is.
+    pub folder: String,
     script: String,
-    folder: String,
     _reaper: Reaper,
 }
 
 impl Broker {
-    /// The broker at `BENCH_BROKER_URL`, else a private node whose data is in a folder of its own under `folder`.
+    /// Starts one.
     pub async fn start(top: &Path) -> Result<Self, String> {
-        if let Ok(url) = std::env::var("BENCH_BROKER_URL") {
-            answers(&url).await?;
-            return Ok(Self { url, node: None });
-        }
         let server = output(Command::new(top.join("deploy/rabbitmq-server.sh")))?;
         let script = top.join("tests/integration/support/broker/node.sh").display().to_string();
         // Not the folder that TMPDIR names: Erlang refuses some of the characters that such a path may have.
@@ -52,14 +45,9 @@ impl Broker {
         output_of(create.args(["create", &folder, &server]).args(&ports))?;
         let [amqp, ..] = ports.as_slice() else { return Err("no port".to_owned()) };
         let url = format!("amqp://guest:guest@127.0.0.1:{amqp}/%2f");
-        let broker = Self { url, node: Some(Node { script, folder, _reaper: reaper }) };
+        let broker = Self { url, folder, script, _reaper: reaper };
         broker.up().await?;
         Ok(broker)
-    }
-
-    /// Whether it can be stopped and started.
-    pub fn is_ours(&self) -> bool {
-        self.node.is_some()
     }
 
     /// Starts it and waits until it answers.
@@ -74,23 +62,24 @@ impl Broker {
     }
 
     fn control(&self, action: &str) -> Result<(), String> {
-        let node = self.node.as_ref().ok_or("a broker that was given by its address cannot be stopped")?;
-        output_of(Command::new(&node.script).args([action, &node.folder])).map(drop)
+        output_of(Command::new(&self.script).args([action, &self.folder])).map(drop)
     }
 
     /// A channel that confirms.
     pub async fn line(&self) -> Result<Line, String> {
-        let connection = Connection::connect(&self.url, ConnectionProperties::default()).await.map_err(text)?;
-        let channel = connection.create_channel().await.map_err(text)?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(text)?;
-        Ok(Line { connection, channel })
+        within(async {
+            let connection = Connection::connect(&self.url, ConnectionProperties::default()).await?;
+            let channel = connection.create_channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            Ok(Line { connection, channel })
+        })
+        .await
     }
 
-    /// Its version, where it is ours.
-    pub fn version(&self) -> Option<String> {
-        let node = self.node.as_ref()?;
-        let mut ask = Command::new(&node.script);
-        output_of(ask.args(["exec", &node.folder, "rabbitmqctl", "version"])).ok()
+    /// Its version.
+    pub fn version(&self) -> Result<String, String> {
+        let mut ask = Command::new(&self.script);
+        output_of(ask.args(["exec", &self.folder, "rabbitmqctl", "version"]))
     }
 }
 
@@ -104,19 +93,29 @@ impl Line {
     /// Empties the queue.
     pub async fn purge(&self) -> Result<(), String> {
         loop {
-            self.channel.queue_purge(QUEUE.into(), QueuePurgeOptions::default()).await.map_err(text)?;
-            if self.waiting().await? == 0 {
+            within(self.channel.queue_purge(QUEUE.into(), QueuePurgeOptions::default())).await?;
+            if self.queue().await?.message_count() == 0 {
                 return Ok(());
             }
             sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// Messages that wait in the queue.
-    pub async fn waiting(&self) -> Result<u32, String> {
+    /// Waits until the queue has so many consumers.
+    pub async fn consumers(&self, count: usize) -> Result<(), String> {
+        let began = Instant::now();
+        while (self.queue().await?.consumer_count() as usize) < count {
+            if began.elapsed() > PATIENCE {
+                return Err(format!("the queue does not have {count} consumers within {PATIENCE:?}"));
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    async fn queue(&self) -> Result<Queue, String> {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let queue = self.channel.queue_declare(QUEUE.into(), options, FieldTable::default()).await.map_err(text)?;
-        Ok(queue.message_count())
+        within(self.channel.queue_declare(QUEUE.into(), options, FieldTable::default())).await
     }
 
     /// Publishes `count` tasks, each confirmed.
@@ -128,7 +127,7 @@ impl Line {
             for number in number..end {
                 confirms.push(self.send(&task(number, DESCRIPTION)).await?);
             }
-            for confirm in try_join_all(confirms).await.map_err(text)? {
+            for confirm in within(try_join_all(confirms)).await? {
                 taken(&confirm)?;
             }
             number = end;
@@ -139,7 +138,7 @@ impl Line {
     /// Publishes one task that carries the moment.
     pub async fn stamped(&self, number: usize) -> Result<(), String> {
         let body = task(number, &clock::stamp());
-        taken(&self.send(&body).await?.await.map_err(text)?)
+        taken(&within(self.send(&body).await?).await?)
     }
 
     async fn send(&self, body: &str) -> Result<lapin::PublisherConfirm, String> {
@@ -150,7 +149,7 @@ impl Line {
             .with_message_id(id.into());
         let options = BasicPublishOptions::default();
         let publish = self.channel.basic_publish("".into(), QUEUE.into(), options, body.as_bytes(), properties);
-        publish.await.map_err(text)
+        within(publish).await
     }
 
     /// Ends the connection.
@@ -178,7 +177,7 @@ fn taken(confirm: &Confirmation) -> Result<(), String> {
 }
 
 /// Waits until an AMQP handshake succeeds.
-pub async fn answers(url: &str) -> Result<(), String> {
+async fn answers(url: &str) -> Result<(), String> {
     let began = Instant::now();
     loop {
         let handshake = Connection::connect(url, ConnectionProperties::default());
@@ -190,8 +189,8 @@ pub async fn answers(url: &str) -> Result<(), String> {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no handshake within 5 s".to_owned(),
         };
-        if began.elapsed() > START {
-            return Err(format!("the broker does not answer within {START:?}: {why}"));
+        if began.elapsed() > PATIENCE {
+            return Err(format!("the broker does not answer within {PATIENCE:?}: {why}"));
         }
         sleep(Duration::from_millis(20)).await;
     }
@@ -212,13 +211,18 @@ pub fn output(mut command: Command) -> Result<String, String> {
 
 fn output_of(command: &mut Command) -> Result<String, String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-    let output = output.map_err(|error| format!("{command:?}: {error}"))?;
+    let program = command.get_program().display();
+    let output = output.map_err(|error| format!("{program}: {error}"))?;
     if !output.status.success() {
-        return Err(format!("{command:?}: {}", output.status));
+        return Err(format!("{program}: {}", output.status));
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-fn text(error: lapin::Error) -> String {
-    format!("the broker: {error}")
+/// What the broker answers, if it does in time: one without room on its disk, say, takes messages and confirms none.
+async fn within<T>(answer: impl Future<Output = lapin::Result<T>>) -> Result<T, String> {
+    match timeout(PATIENCE, answer).await {
+        Ok(answered) => answered.map_err(|error| format!("the broker: {error}")),
+        Err(_) => Err(format!("the broker does not answer within {PATIENCE:?}: is there room on its disk?")),
+    }
 }

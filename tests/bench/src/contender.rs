@@ -91,7 +91,7 @@ fn worker(site: &Site, ledger: Ledger, in_flight: usize) -> Result<Command, Stri
     if ledger == Ledger::Redis {
         flush(&site.redis)?;
     }
-    let mut worker = Command::new(site.worker());
+    let mut worker = site.worker();
     worker.arg("run").envs(site.broker_settings()).envs([
         ("WTW_CRM_SERVER", site.crm.clone()),
         ("WTW_CRM_OPERATION", "bench".to_owned()),
@@ -136,23 +136,60 @@ fn flush(url: &str) -> Result<(), String> {
     flushed.map_err(|error| format!("Redis: {error}"))
 }
 
+/// Processor time of a contender.
+pub struct Spent {
+    done: usize,
+    cpu_us: u64,
+    threads_ns: BTreeMap<String, u64>,
+}
+
+impl Spent {
+    fn messages_until(&self, after: &Self) -> f64 {
+        after.done.saturating_sub(self.done).max(1) as f64
+    }
+
+    /// From here on, in microseconds a message.
+    pub fn a_message_until(&self, after: &Self) -> f64 {
+        after.cpu_us.saturating_sub(self.cpu_us) as f64 / self.messages_until(after)
+    }
+
+    /// The same by the names of its threads.
+    pub fn threads_a_message_until(&self, after: &Self) -> BTreeMap<String, f64> {
+        let a_message = |(name, ran): (&String, &u64)| {
+            let before = self.threads_ns.get(name).copied().unwrap_or_default();
+            (name.clone(), ran.saturating_sub(before) as f64 / 1e3 / self.messages_until(after))
+        };
+        after.threads_ns.iter().map(a_message).collect()
+    }
+}
+
 /// A contender at work.
 pub struct Running {
     servers: Vec<Server>,
 }
 
 impl Running {
-    fn sum(&self, of: impl Fn(u32) -> u64) -> u64 {
+    fn sum(&self, of: impl Fn(u32) -> Result<u64, String>) -> Result<u64, String> {
         self.servers.iter().map(|server| of(server.0.id())).sum()
     }
 
-    /// Processor time so far, in microseconds.
-    pub fn cpu_us(&self) -> u64 {
-        self.sum(|pid| u64::try_from(process::cpu(pid).as_micros()).unwrap_or(u64::MAX))
+    /// # Errors
+    /// When one of its processes has ended.
+    pub fn is_alive(&mut self) -> Result<(), String> {
+        let ended = self.servers.iter_mut().find_map(|server| server.0.try_wait().ok().flatten());
+        ended.map_or(Ok(()), |status| Err(format!("a contender has ended, {status}: target/bench/log says why")))
     }
 
-    /// The same by the names of its threads, in nanoseconds.
-    pub fn threads(&self) -> BTreeMap<String, u64> {
+    /// What it has spent so far, when so many messages were done.
+    pub fn spent(&self, done: usize) -> Result<Spent, String> {
+        Ok(Spent { done, cpu_us: self.cpu_us()?, threads_ns: self.threads() })
+    }
+
+    fn cpu_us(&self) -> Result<u64, String> {
+        self.sum(|pid| Ok(u64::try_from(process::cpu(pid)?.as_micros()).unwrap_or(u64::MAX)))
+    }
+
+    fn threads(&self) -> BTreeMap<String, u64> {
         let mut threads = BTreeMap::new();
         for (name, ran) in self.servers.iter().flat_map(|server| process::threads(server.0.id())) {
             *threads.entry(name).or_default() += ran;
@@ -161,12 +198,12 @@ impl Running {
     }
 
     /// What is resident now, in bytes.
-    pub fn resident(&self) -> u64 {
+    pub fn resident(&self) -> Result<u64, String> {
         self.sum(|pid| process::memory(pid, "VmRSS"))
     }
 
     /// The most that was resident, in bytes.
-    pub fn peak(&self) -> u64 {
+    pub fn peak(&self) -> Result<u64, String> {
         self.sum(|pid| process::memory(pid, "VmHWM"))
     }
 

@@ -1,6 +1,7 @@
 //! The machine that it ran on.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,10 @@ pub struct Machine {
     pub cores: usize,
     /// Memory in bytes.
     pub memory: u64,
-    /// Median time of one small synchronous write where the ledger's file is, in milliseconds.
+    /// Median time of one small synchronous write where the ledger's file is, in milliseconds,
     pub sync_ms: f64,
+    /// and where the broker's data is.
+    pub broker_sync_ms: f64,
     /// Kernel, compiler, broker and so on, with their versions.
     pub versions: Vec<String>,
 }
@@ -36,7 +39,7 @@ impl Machine {
         let versions = [
             Some(format!("Linux {}", fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim())),
             run("rustc", "--version").map(|line| words(&line, 2)),
-            site.broker.version().map(|version| format!("RabbitMQ {version}")),
+            site.broker.version().ok().map(|version| format!("RabbitMQ {version}")),
             run("redis-server", "--version").and_then(|line| {
                 line.split_whitespace()
                     .find_map(|word| word.strip_prefix("v="))
@@ -51,6 +54,7 @@ impl Machine {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             memory: kilobytes.and_then(|number| number.parse::<u64>().ok()).unwrap_or_default() * 1_024,
             sync_ms: sync_ms(&site.folder.join("sync"))?,
+            broker_sync_ms: sync_ms(&Path::new(&site.broker.folder).join("sync"))?,
             versions: versions.into_iter().flatten().collect(),
         })
     }
@@ -58,11 +62,12 @@ impl Machine {
     /// In one sentence.
     pub fn sentence(&self) -> String {
         format!(
-            "{}, {} cores, {:.0} GiB, a synchronous write takes {:.1} ms; {}",
+            "{}, {} cores, {:.0} GiB, a synchronous write takes {:.2} ms (the broker's {:.2} ms); {}",
             self.processor,
             self.cores,
             self.memory as f64 / f64::from(1 << 30),
             self.sync_ms,
+            self.broker_sync_ms,
             self.versions.join(", ")
         )
     }
@@ -78,7 +83,7 @@ fn words(line: &str, count: usize) -> String {
     line.split_whitespace().take(count).collect::<Vec<_>>().join(" ")
 }
 
-fn sync_ms(path: &std::path::Path) -> Result<f64, String> {
+fn sync_ms(path: &Path) -> Result<f64, String> {
     use std::io::Write as _;
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     let mut file = fs::File::create(path).map_err(failed)?;

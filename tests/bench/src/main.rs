@@ -1,7 +1,7 @@
 //! `make bench`: the worker on this machine against what a user would write or pick instead, side by side, in one run.
 //!
-//! Figures go to standard output as one report and to `target/bench/results.json`; a full run also writes the README's
-//! tables and its chart. `bench crm` is the stand-in CRM, a process of its own.
+//! Figures go to standard output as one report and to `target/bench/results.json`; those of a full run to
+//! `tests/bench/speed.json`, with the README's tables and its chart. `bench crm` is the stand-in CRM, a process of its own.
 
 mod broker;
 mod chart;
@@ -34,7 +34,9 @@ use crate::site::Site;
 
 /// What was measured last, from the top of the repository.
 const RESULTS: &str = "target/bench/results.json";
-/// The chart.
+/// What the last full run measured,
+const SPEED: &str = "tests/bench/speed.json";
+/// and as a chart.
 const CHART: &str = "tests/bench/speed.svg";
 
 /// Measures the worker against what a user would write or pick instead
@@ -123,8 +125,8 @@ async fn all(arguments: &Arguments) -> Result<(), String> {
     if wanted(Part::Restarts) {
         measure::restarts(&site, &plan, &mut results).await?;
     }
-    let json = serde_json::to_string_pretty(&results).map_err(|error| error.to_string())?;
-    put(&top, RESULTS, &json)?;
+    let json = serde_json::to_string(&results).map_err(|error| error.to_string())? + "\n";
+    put(&top, if full { SPEED } else { RESULTS }, &json)?;
     show(&top, &results)
 }
 
@@ -137,9 +139,8 @@ fn top() -> Result<PathBuf, String> {
 /// Writes what was measured last in today's form.
 fn again() -> Result<(), String> {
     let top = top()?;
-    let json =
-        fs::read_to_string(top.join(RESULTS)).map_err(|error| format!("{RESULTS}: {error}; run `make bench`"))?;
-    let results: Results = serde_json::from_str(&json).map_err(|error| format!("{RESULTS}: {error}"))?;
+    let json = fs::read_to_string(top.join(SPEED)).map_err(|error| format!("{SPEED}: {error}; run `make bench`"))?;
+    let results: Results = serde_json::from_str(&json).map_err(|error| format!("{SPEED}: {error}"))?;
     show(&top, &results)
 }
 

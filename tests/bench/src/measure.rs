@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::time::sleep;
 
-use crate::broker::{Line, output};
+use crate::broker::output;
 use crate::clock;
 use crate::contender::{Contender, Ledger};
 use crate::plan::Plan;
@@ -20,8 +20,7 @@ const FILE: Contender = Contender::Worker(Ledger::File);
 /// One run of a contender on a backlog.
 struct Run {
     rate: f64,
-    /// None where half of the messages were done before it was read first.
-    cpu_us: Option<f64>,
+    cpu_us: f64,
     threads_us: BTreeMap<String, f64>,
     peak_mib: f64,
 }
@@ -31,31 +30,28 @@ async fn run(site: &Site, who: Contender, in_flight: usize, warm: usize, message
     let line = site.broker.line().await?;
     line.purge().await?;
     site.reset(false).await?;
-    let running = if who == Contender::AmqpConsume {
-        // With a process for each message in flight, a short backlog would be done before all of them are started.
-        let running = who.start(site, in_flight)?;
+    let (mut running, before, began) = if who == Contender::AmqpConsume {
+        // With a process for each message in flight, a backlog would be half done before all of them are started, and again
+        // before the processor time of all is read.
+        let mut running = who.start(site, in_flight)?;
+        line.consumers(in_flight).await?;
+        let before = running.spent(0)?;
         line.fill(warm + messages).await?;
-        running
+        let began = site.reached(&mut running, warm).await?;
+        (running, before, began)
     } else {
         line.fill(warm + messages).await?;
-        who.start(site, in_flight)?
+        let mut running = who.start(site, in_flight)?;
+        let began = site.reached(&mut running, warm).await?;
+        let done = site.report().await?.count as usize;
+        let before = running.spent(done)?;
+        (running, before, began)
     };
-    let began = site.reached(warm).await?;
-    let done = site.report().await?.count;
-    let cpu_before = running.cpu_us();
-    // Reading it of many processes takes a while.
-    let done = done.midpoint(site.report().await?.count) as usize;
-    let threads_before = running.threads();
-    let ended = site.reached(warm + messages).await?;
-    let (cpu_after, threads_after) = (running.cpu_us(), running.threads());
-    let left = (warm + messages).saturating_sub(done);
-    let cpu_us = (left > messages / 2).then(|| cpu_after.saturating_sub(cpu_before) as f64 / left as f64);
-    let a_message = |(name, ran): (String, u64)| {
-        let before = threads_before.get(&name).copied().unwrap_or_default();
-        (name, ran.saturating_sub(before) as f64 / 1e3 / left.max(1) as f64)
-    };
-    let threads_us = threads_after.into_iter().filter(|_| cpu_us.is_some()).map(a_message).collect();
-    let peak_mib = running.peak() as f64 / MIB;
+    let ended = site.reached(&mut running, warm + messages).await?;
+    let after = running.spent(warm + messages)?;
+    let cpu_us = before.a_message_until(&after);
+    let threads_us = before.threads_a_message_until(&after);
+    let peak_mib = running.peak()? as f64 / MIB;
     running.stop().await?;
     line.close().await;
     Ok(Run { rate: rate(messages, began, ended), cpu_us, threads_us, peak_mib })
@@ -65,10 +61,14 @@ fn rate(messages: usize, began_ns: u64, ended_ns: u64) -> f64 {
     messages as f64 / (ended_ns.saturating_sub(began_ns).max(1) as f64 / 1e9)
 }
 
-/// Whose turn it is in a round: each round begins with another one, so that nobody always comes after the same.
-fn turns<T>(round: usize, all: &mut [T]) -> impl Iterator<Item = &mut T> {
-    let (last, first) = all.split_at_mut(round % all.len().max(1));
-    first.iter_mut().chain(last)
+/// Whose turn it is in a round, by a Williams square: of an even number nobody comes after the same one twice in as many
+/// rounds.
+fn turns<T>(round: usize, all: &mut [T]) -> Vec<&mut T> {
+    let count = all.len();
+    let mut all: Vec<Option<&mut T>> = all.iter_mut().map(Some).collect();
+    // 0, 1, -1, 2, -2 and so on, each round one further.
+    let steps = (0..count).map(|turn| if turn % 2 == 1 { turn.div_ceil(2) } else { count - turn / 2 });
+    steps.filter_map(|step| all.get_mut((step + round) % count)?.take()).collect()
 }
 
 /// Rate, processor time and memory of each contender, alternating: whatever the machine does meanwhile meets all alike.
@@ -77,10 +77,10 @@ pub async fn throughput(site: &Site, plan: &Plan, results: &mut Results) -> Resu
         let mut sizes = Vec::new();
         for who in Contender::ALL {
             // A first run, not counted, tells how many messages take as long as a run is to last.
-            // Many processes leave little to whoever reads their processor time, which takes so much longer.
+            // Many processes go on with what they had in hand for a while when the others have nothing left.
             let few = plan.first.max(in_flight * if who == Contender::AmqpConsume { 16 } else { 4 });
             let tried = run(site, who, in_flight, 2 * in_flight, few).await?;
-            let messages = (tried.rate * plan.seconds) as usize;
+            let messages = (tried.rate * plan.seconds(in_flight)) as usize;
             sizes.push(messages.min(plan.most).max(few));
         }
         let unmeasured = |(contender, messages)| Throughput {
@@ -98,7 +98,7 @@ pub async fn throughput(site: &Site, plan: &Plan, results: &mut Results) -> Resu
                 let warm = (at.messages / 5).max(2 * in_flight);
                 let run = run(site, at.contender, in_flight, warm, at.messages).await?;
                 at.rate.0.push(run.rate);
-                at.cpu_us.0.extend(run.cpu_us);
+                at.cpu_us.0.push(run.cpu_us);
                 for (name, us) in run.threads_us {
                     at.threads_us.entry(name).or_default().0.push(us);
                 }
@@ -106,9 +106,7 @@ pub async fn throughput(site: &Site, plan: &Plan, results: &mut Results) -> Resu
                 let (who, left) = (at.contender.name(), plan.rounds - round - 1);
                 eprintln!(
                     "{in_flight:>4} in flight  {who:<28} {:>8.0} messages/s {:>6.0} µs {:>5.0} MiB   {left} to go",
-                    run.rate,
-                    run.cpu_us.unwrap_or(f64::NAN),
-                    run.peak_mib
+                    run.rate, run.cpu_us, run.peak_mib
                 );
             }
         }
@@ -147,11 +145,15 @@ pub async fn backlogs(site: &Site, plan: &Plan, results: &mut Results) -> Result
 
 /// From publish to request, on idle contenders with two in flight.
 pub async fn ways(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
+    /// More than the worker leaves a connection to the CRM open for without a request.
+    const REST: Duration = Duration::from_secs(5);
     let unmeasured = |contender| Way { contender, p50_ms: Series::default(), p99_ms: Series::default() };
     let mut ways = [FILE, Contender::Worker(Ledger::Memory), Contender::BareLoop, Contender::Python].map(unmeasured);
     for round in 0..plan.rounds {
         for at in turns(round, &mut ways) {
-            let ms = way(site, at.contender, plan.singles).await?;
+            // At no fixed beat, and long enough that it is idle again.
+            let pause = || Duration::from_millis(fastrand::u64(4..12));
+            let ms = way(site, at.contender, plan.singles, pause).await?;
             let (p50, p99) = (ms.median(), ms.quantile(0.99));
             eprintln!("publish to request  {:<28} p50 {p50:.2} ms  p99 {p99:.2} ms", at.contender.name());
             at.p50_ms.0.push(p50);
@@ -159,21 +161,26 @@ pub async fn ways(site: &Site, plan: &Plan, results: &mut Results) -> Result<(),
         }
     }
     results.ways.extend(ways);
+    results.rested_ms = way(site, FILE, plan.rested, || REST).await?;
     Ok(())
 }
 
 /// How long each of so many messages took, in milliseconds.
-async fn way(site: &Site, contender: Contender, singles: usize) -> Result<Series, String> {
+async fn way(
+    site: &Site,
+    contender: Contender,
+    singles: usize,
+    pause: impl Fn() -> Duration,
+) -> Result<Series, String> {
     let line = site.broker.line().await?;
     line.purge().await?;
     site.reset(true).await?;
-    let running = contender.start(site, 2)?;
+    let mut running = contender.start(site, 2)?;
     let warm = singles / 10 + 1;
     for number in 0..warm + singles {
         line.stamped(number).await?;
-        site.reached(number + 1).await?;
-        // At no fixed beat, and long enough that it is idle again.
-        sleep(Duration::from_millis(fastrand::u64(4..12))).await;
+        site.reached(&mut running, number + 1).await?;
+        sleep(pause()).await;
     }
     let ways = site.report().await?.ways_ns;
     running.stop().await?;
@@ -191,9 +198,10 @@ pub async fn starts(site: &Site, plan: &Plan, results: &mut Results) -> Result<(
             eprintln!("start to first request  {:<28} {ms:.0} ms", at.contender.name());
             at.ms.0.push(ms);
         }
-        let idle = idle(site).await?;
-        eprintln!("resident without messages  {idle:.1} MiB");
+        let (idle, again) = idle(site, plan.most).await?;
+        eprintln!("resident without messages  {idle:.1} MiB, and after many {again:.1} MiB");
         results.idle_mib.0.push(idle);
+        results.idle_again_mib.0.push(again);
     }
     results.starts.extend(starts);
     Ok(())
@@ -207,49 +215,51 @@ async fn start(site: &Site, contender: Contender) -> Result<f64, String> {
     line.close().await;
     site.reset(false).await?;
     let began = clock::now_ns();
-    let running = contender.start(site, 2)?;
-    site.reached(1).await?;
+    let mut running = contender.start(site, 2)?;
+    site.reached(&mut running, 1).await?;
     let first_ns = site.report().await?.first_ns;
-    site.reached(10).await?;
+    site.reached(&mut running, 10).await?;
     running.stop().await?;
     Ok(first_ns.saturating_sub(began) as f64 / 1e6)
 }
 
-/// What is resident without messages, in MiB.
-async fn idle(site: &Site) -> Result<f64, String> {
+/// What is resident without messages, in MiB: of a worker that has had none yet, and once it has done many.
+async fn idle(site: &Site, many: usize) -> Result<(f64, f64), String> {
+    // Long enough that everything which a start or a message needs is done.
+    const REST: Duration = Duration::from_secs(3);
     let line = site.broker.line().await?;
     line.purge().await?;
-    let running = FILE.start(site, 2)?;
-    // Long enough that everything which a start needs is done.
-    sleep(Duration::from_secs(3)).await;
-    let idle = running.resident() as f64 / MIB;
+    site.reset(false).await?;
+    let mut running = FILE.start(site, 256)?;
+    sleep(REST).await;
+    let idle = running.resident()? as f64 / MIB;
+    line.fill(many).await?;
+    site.reached(&mut running, many).await?;
+    sleep(REST).await;
+    let again = running.resident()? as f64 / MIB;
     running.stop().await?;
     line.close().await;
-    Ok(idle)
+    Ok((idle, again))
 }
 
 /// The broker stops and starts while the worker is at work, at a pace that leaves it messages throughout.
 pub async fn restarts(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
     const PACE: usize = 100;
-    if !site.broker.is_ours() {
-        eprintln!("the broker was given by its address: it is not restarted");
-        return Ok(());
-    }
     for _ in 0..plan.rounds {
         let line = site.broker.line().await?;
         line.purge().await?;
         line.fill(120 * PACE).await?;
         line.close().await;
         site.reset(false).await?;
-        let running = FILE.start_with(site, 2, &[("WTW_CRM_REQUESTS_PER_SECOND", PACE.to_string())])?;
-        site.reached(2 * PACE).await?;
+        let mut running = FILE.start_with(site, 2, &[("WTW_CRM_REQUESTS_PER_SECOND", PACE.to_string())])?;
+        site.reached(&mut running, 2 * PACE).await?;
         let stopped = Instant::now();
         site.broker.down()?;
         site.broker.up().await?;
         let (answered, away) = (clock::now_ns(), stopped.elapsed());
         // What it had in hand may be sent without the broker; the pause is over when a hundred more have come.
         let count = usize::try_from(site.report().await?.count).unwrap_or_default();
-        site.reached(count + PACE).await?;
+        site.reached(&mut running, count + PACE).await?;
         let report = site.report().await?;
         running.stop().await?;
         let restart = Restart {
@@ -272,7 +282,7 @@ pub async fn ceilings(site: &Site, plan: &Plan, results: &mut Results) -> Result
     let mut ceilings = [1, 2, 4, 8].map(unmeasured);
     for round in 0..plan.rounds {
         for at in turns(round, &mut ceilings) {
-            let (rate, direct) = ceiling(site, at.tokens, plan.ceiling_seconds).await?;
+            let (rate, direct) = ceiling(site, at.tokens, plan.ceiling_seconds, round % 2 == 1).await?;
             at.rate.0.push(rate);
             at.direct.0.push(direct);
             let (share, left) = (100.0 * rate / at.allowed(), plan.rounds - round - 1);
@@ -287,25 +297,29 @@ pub async fn ceilings(site: &Site, plan: &Plan, results: &mut Results) -> Result
     Ok(())
 }
 
-/// Tasks a second of the worker, and of a client alone.
-async fn ceiling(site: &Site, tokens: usize, seconds: f64) -> Result<(f64, f64), String> {
+/// Tasks a second of the worker, which may begin, and of a client alone.
+async fn ceiling(site: &Site, tokens: usize, seconds: f64, worker_first: bool) -> Result<(f64, f64), String> {
     let names: Vec<String> = (0..tokens).map(|number| format!("bench-{number}")).collect();
-    let mut command = Command::new(site.worker());
+    let mut command = site.worker();
     command.args(["sandbox", "--listen", "127.0.0.1:0", "--operation", "bench", "--latency", "40ms"]);
     command.args(["--daily-limit", "100000000"]);
     command.args(names.iter().flat_map(|name| ["--token", name]));
     let (sandbox, said) = Server::start_talking(&command)?;
     let said: Value = serde_json::from_str(&said).map_err(|error| format!("the sandbox: {error}"))?;
     let address = said.get("listening").and_then(Value::as_str).ok_or("the sandbox does not say its address")?;
-    let direct = direct(site, address, &names, seconds).await?;
-    let line = site.broker.line().await?;
-    let rate = limited(site, &line, address, &names, seconds).await?;
-    line.close().await;
+    let rates = if worker_first {
+        let rate = limited(site, address, &names, seconds).await?;
+        (rate, direct(site, address, &names, seconds).await?)
+    } else {
+        let direct = direct(site, address, &names, seconds).await?;
+        (limited(site, address, &names, seconds).await?, direct)
+    };
     sandbox.stop().await?;
-    Ok((rate, direct))
+    Ok(rates)
 }
 
-async fn limited(site: &Site, line: &Line, address: &str, tokens: &[String], seconds: f64) -> Result<f64, String> {
+async fn limited(site: &Site, address: &str, tokens: &[String], seconds: f64) -> Result<f64, String> {
+    let line = site.broker.line().await?;
     line.purge().await?;
     // Half as much again as the limits let through.
     line.fill((tokens.len() as f64 * 50.0 * (seconds + 1.0) * 1.5) as usize).await?;
@@ -313,6 +327,8 @@ async fn limited(site: &Site, line: &Line, address: &str, tokens: &[String], sec
     let running = FILE.start_with(site, 2, &settings)?;
     let rate = created(site, address, 2 * tokens.len(), seconds).await?;
     running.stop().await?;
+    line.close().await;
+    forget(site, address).await?;
     Ok(rate)
 }
 
@@ -369,9 +385,9 @@ async fn forget(site: &Site, address: &str) -> Result<(), String> {
 
 /// Sizes of what is shipped.
 pub fn sizes(site: &Site, results: &mut Results) -> Result<(), String> {
-    let binary = std::fs::metadata(site.worker()).map_err(|error| error.to_string())?.len();
+    let binary = std::fs::metadata(site.worker().get_program()).map_err(|error| error.to_string())?.len();
     let mut inspect = Command::new("sh");
-    inspect.args(["-c", "docker image inspect --format '{{.Size}}' wolkvox-task-worker:latest 2>/dev/null"]);
+    inspect.args(["-c", "timeout 20 docker image inspect --format '{{.Size}}' wolkvox-task-worker:latest 2>/dev/null"]);
     let image = output(inspect).ok().and_then(|size| size.parse().ok());
     results.sizes = Some(Sizes { binary, image });
     Ok(())

@@ -8,21 +8,32 @@ use std::time::Duration;
 const TICKS_PER_SECOND: u64 = 100;
 
 /// Processor time, user and system, of a process and of its children that have ended.
-pub fn cpu(pid: u32) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+///
+/// # Errors
+/// When there is no such process.
+pub fn cpu(pid: u32) -> Result<Duration, String> {
+    let stat = read(&format!("/proc/{pid}/stat"))?;
     // The name, which may hold anything, is in parentheses. utime, stime, cutime and cstime are fields 14 to 17 (proc(5)).
     let behind_name = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
     let ticks: u64 =
         behind_name.split_whitespace().skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum();
-    Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND)
+    Ok(Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND))
 }
 
 /// A line of `/proc/PID/status` that is given in kB, such as `VmHWM` (the peak of what is resident) or `VmRSS`; in bytes.
-pub fn memory(pid: u32, line: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+///
+/// # Errors
+/// When the process has ended.
+pub fn memory(pid: u32, line: &str) -> Result<u64, String> {
+    let path = format!("/proc/{pid}/status");
+    let status = read(&path)?;
     let found = status.lines().find_map(|at| at.strip_prefix(line)?.strip_prefix(':'));
     let kilobytes = found.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    kilobytes.unwrap_or_default() * 1_024
+    kilobytes.map(|count| count * 1_024).ok_or_else(|| format!("{path} has no {line}: the process has ended"))
+}
+
+fn read(path: &str) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))
 }
 
 /// Processor time of a process so far, in nanoseconds, by the names of its threads (`/proc/PID/task/TID/schedstat`).

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::contender::{Contender, Ledger};
 use crate::goals;
+use crate::plan::IN_FLIGHT_OF_GOALS;
 use crate::results::{Restart, Results, Series, Throughput};
 
 /// Thousands apart, three figures that matter.
@@ -58,22 +59,44 @@ fn throughput(results: &Results, text: &mut String) {
     grid(results, &in_flight, "messages a second", |at| &at.rate, text);
     grid(results, &in_flight, "CPU µs a message", |at| &at.cpu_us, text);
     grid(results, &in_flight, "peak MiB", |at| &at.peak_mib, text);
+    ratios(results, &in_flight, text);
 }
 
-fn grid(results: &Results, in_flight: &[usize], what: &str, of: fn(&Throughput) -> &Series, text: &mut String) {
-    let runs = results.throughput.iter().map(|at| of(at).0.len()).max().unwrap_or_default();
+/// The worker beside the bare loop: the goals are judged by these, since what the machine did to both of a round is not in
+/// them.
+fn ratios(results: &Results, in_flight: &[usize], text: &mut String) {
+    heading("worker, file ledger, to the bare loop of the same round", results, in_flight, text);
+    ratio("messages a second", |at| &at.rate, results, in_flight, text);
+    ratio("CPU a message", |at| &at.cpu_us, results, in_flight, text);
+    let _ = writeln!(text);
+}
+
+fn ratio(what: &str, of: fn(&Throughput) -> &Series, results: &Results, in_flight: &[usize], text: &mut String) {
+    let _ = write!(text, "| {what} |");
+    for count in in_flight {
+        let [worker, bare] = [Contender::Worker(Ledger::File), Contender::BareLoop].map(|who| results.of(who, *count));
+        let ratio = worker.zip(bare).map(|(worker, bare)| of(worker).to(of(bare)));
+        let _ = write!(text, " {} |", with_spread(&ratio.unwrap_or_default()));
+    }
+    let _ = writeln!(text);
+}
+
+fn heading(what: &str, results: &Results, in_flight: &[usize], text: &mut String) {
+    let runs = results.throughput.iter().map(|at| at.rate.0.len()).max().unwrap_or_default();
     let _ = write!(text, "| {what}, median of {runs} (least–most), in flight: |");
     for count in in_flight {
         let _ = write!(text, " {count} |");
     }
     let _ = writeln!(text, "\n|{}", " --- |".repeat(in_flight.len() + 1));
+}
+
+fn grid(results: &Results, in_flight: &[usize], what: &str, of: fn(&Throughput) -> &Series, text: &mut String) {
+    heading(what, results, in_flight, text);
     for contender in Contender::ALL {
         let _ = write!(text, "| {} |", contender.name());
         for count in in_flight {
-            // A median of fewer runs than the heading says is not one of the table's.
-            let series = results.of(contender, *count).map(of).filter(|series| series.0.len() == runs);
-            let figure = series.map_or_else(|| "–".to_owned(), with_spread);
-            let _ = write!(text, " {figure} |");
+            let series = results.of(contender, *count).map(of).cloned().unwrap_or_default();
+            let _ = write!(text, " {} |", with_spread(&series));
         }
         let _ = writeln!(text);
     }
@@ -82,14 +105,13 @@ fn grid(results: &Results, in_flight: &[usize], what: &str, of: fn(&Throughput) 
 
 /// Where the time of the busiest usual run goes: what the bare loop does not pay is what the worker does beside it.
 fn threads(results: &Results, text: &mut String) {
-    const IN_FLIGHT: usize = 64;
     const COMPARED: [Contender; 4] = [
         Contender::Worker(Ledger::File),
         Contender::Worker(Ledger::Redis),
         Contender::Worker(Ledger::Memory),
         Contender::BareLoop,
     ];
-    let compared: Vec<_> = COMPARED.iter().filter_map(|contender| results.of(*contender, IN_FLIGHT)).collect();
+    let compared: Vec<_> = COMPARED.iter().filter_map(|contender| results.of(*contender, IN_FLIGHT_OF_GOALS)).collect();
     let spent = |at: &Throughput, name: &str| at.threads_us.get(name).map_or(0.0, Series::median);
     let mut names: Vec<&String> = compared.iter().flat_map(|at| at.threads_us.keys()).collect();
     names.sort();
@@ -99,7 +121,7 @@ fn threads(results: &Results, text: &mut String) {
     if names.is_empty() {
         return;
     }
-    let _ = write!(text, "| CPU µs a message by thread, median, {IN_FLIGHT} in flight |");
+    let _ = write!(text, "| CPU µs a message by thread, median, {IN_FLIGHT_OF_GOALS} in flight |");
     for name in &names {
         let _ = write!(text, " `{name}` |");
     }
@@ -121,16 +143,21 @@ fn others(results: &Results) -> Vec<(String, String)> {
         others.push((what, format!("{} messages/s, peak {peak:.1} MiB at most", with_spread(&at.rate))));
     }
     for at in &results.ways {
-        let what = format!("publish to request, idle: {}", at.contender.name());
+        let what = format!("publish to request, a message each 4 to 12 ms: {}", at.contender.name());
         others.push((what, format!("p50 {} ms, p99 {} ms", with_spread(&at.p50_ms), with_spread(&at.p99_ms))));
+    }
+    if !results.rested_ms.0.is_empty() {
+        let what = "publish to request after 5 s without a message: worker, file ledger".to_owned();
+        others.push((what, format!("{} ms", with_spread(&results.rested_ms))));
     }
     for at in &results.starts {
         let what = format!("start to first request: {}", at.contender.name());
         others.push((what, format!("{} ms", with_spread(&at.ms))));
     }
     if !results.idle_mib.0.is_empty() {
-        let idle = format!("{} MiB", with_spread(&results.idle_mib));
-        others.push(("resident without messages: worker, file ledger".to_owned(), idle));
+        let (idle, again) = (with_spread(&results.idle_mib), with_spread(&results.idle_again_mib));
+        let figure = format!("{idle} MiB before the first; {again} MiB after many, 256 in flight");
+        others.push(("resident without messages: worker, file ledger".to_owned(), figure));
     }
     if !results.restarts.is_empty() {
         let of = |value: fn(&Restart) -> f64| with_spread(&Series(results.restarts.iter().map(value).collect()));
@@ -144,7 +171,7 @@ fn others(results: &Results) -> Vec<(String, String)> {
         let what = format!("two at a time, 40 ms, tokens: {}", at.tokens);
         let (share, direct) = (100.0 * at.share(), 100.0 * at.direct_share());
         let figure = format!(
-            "{} tasks/s, {share:.1} % of what is allowed; a client without a broker {} tasks/s, {direct:.1} %",
+            "{} tasks/s, {share:.2} % of what is allowed; a client without a broker {} tasks/s, {direct:.2} %",
             with_spread(&at.rate),
             with_spread(&at.direct)
         );

@@ -1,4 +1,4 @@
-//! What was measured, as it is kept in `target/bench/results.json`.
+//! What was measured, as it is kept.
 
 use std::collections::BTreeMap;
 
@@ -158,10 +158,14 @@ pub struct Results {
     pub backlogs: Vec<Backlog>,
     /// On an idle worker.
     pub ways: Vec<Way>,
+    /// From publish to request of single messages, on a worker that has had none for some seconds, in milliseconds.
+    pub rested_ms: Series,
     /// From the start.
     pub starts: Vec<Start>,
-    /// Resident without messages, in MiB, with the file ledger.
+    /// Resident in MiB, with the file ledger, before any message,
     pub idle_mib: Series,
+    /// and without messages after many, 256 in flight.
+    pub idle_again_mib: Series,
     /// The broker's restarts.
     pub restarts: Vec<Restart>,
     /// The CRM's limits.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -10,10 +11,13 @@ use serde::de::DeserializeOwned;
 use tokio::time::{sleep, timeout};
 
 use crate::broker::{Broker, QUEUE, free_port, output};
+use crate::contender::Running;
 use crate::crm::Report;
 
 /// The longest wait for anything that is measured.
 const PATIENCE: Duration = Duration::from_secs(1_800);
+/// How often it looks meanwhile whether who is waited for is still there.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// See the module's documentation. All of it is gone when dropped.
 pub struct Site {
@@ -109,9 +113,13 @@ impl Site {
         Ok(site)
     }
 
-    /// The worker, as it is shipped.
-    pub fn worker(&self) -> PathBuf {
-        self.top.join("target/release/wolkvox-task-worker")
+    /// The worker, as it is shipped, without settings of whoever measures.
+    pub fn worker(&self) -> Command {
+        let mut worker = Command::new(self.top.join("target/release/wolkvox-task-worker"));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"WTW_")) {
+            worker.env_remove(name);
+        }
+        worker
     }
 
     /// The bare loop.
@@ -126,7 +134,7 @@ impl Site {
 
     /// The worker's own quorum queue, with the arguments that it declares in production, for all contenders.
     fn declare(&self) -> Result<(), String> {
-        let mut topology = Command::new(self.worker());
+        let mut topology = self.worker();
         topology.args(["topology", "--apply"]).envs(self.broker_settings());
         output(topology).map(drop)
     }
@@ -147,9 +155,15 @@ impl Site {
     }
 
     /// Waits until so many requests have come; the moment.
-    pub async fn reached(&self, count: usize) -> Result<u64, String> {
-        let asked = timeout(PATIENCE, self.ask(&format!("/wait/{count}"))).await;
-        asked.map_err(|_| format!("not within {PATIENCE:?}: {count} requests"))?
+    pub async fn reached(&self, running: &mut Running, count: usize) -> Result<u64, String> {
+        let path = format!("/wait/{count}");
+        let mut asked = pin!(timeout(PATIENCE, self.ask(&path)));
+        loop {
+            match timeout(LOOK, &mut asked).await {
+                Ok(asked) => return asked.map_err(|_| format!("not within {PATIENCE:?}: {count} requests"))?,
+                Err(_) => running.is_alive()?,
+            }
+        }
     }
 
     /// What came.
@@ -182,6 +196,8 @@ fn start_redis(top: &Path, folder: &Path) -> Result<(Server, String), String> {
     let _ = fs::remove_dir_all(data.join("appendonlydir"));
     let mut redis = Command::new(program);
     redis.args(["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "yes"]);
-    redis.args(["--appendfsync", "always", "--dir"]).arg(&data).current_dir(&data);
+    // A log that is written anew would cost the machine something in a run of somebody else's.
+    redis.args(["--appendfsync", "always", "--auto-aof-rewrite-percentage", "0", "--dir"]).arg(&data);
+    redis.current_dir(&data);
     Ok((Server::start(&redis)?, format!("redis://127.0.0.1:{port}/0")))
 }

@@ -1,5 +1,5 @@
 //! The bare loop: lapin and reqwest, and nothing else. No validation, no ledger, no metrics, no retries; a message that fails
-//! stays unacked. What a task worker on these libraries can reach at most, for `make bench`.
+//! stays unacked. What is left of a task worker without what makes it one, for `make bench`.
 //!
 //! `bare-loop AMQP_URL QUEUE POST_URL IN_FLIGHT PREFETCH`
 
@@ -9,12 +9,14 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
-use lapin::{Connection, ConnectionProperties};
+use lapin::{Connection, ConnectionProperties, Consumer};
 use reqwest::Client;
 use tokio::sync::Semaphore;
 
+type Failed = Box<dyn Error + Send + Sync>;
+
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+async fn main() -> Result<(), Failed> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [amqp, queue, post, in_flight, prefetch] = arguments.as_slice() else {
         return Err("bare-loop AMQP_URL QUEUE POST_URL IN_FLIGHT PREFETCH".into());
@@ -26,8 +28,12 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     channel.basic_qos(prefetch.parse()?, BasicQosOptions::default()).await?;
     let consume =
         channel.basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
-    let mut deliveries = consume.await?;
-    let places = Arc::new(Semaphore::new(in_flight.parse()?));
+    // On a thread of the runtime like its tasks: from the main thread each would be woken across threads.
+    tokio::spawn(work(consume.await?, client, post.clone(), in_flight.parse()?)).await?
+}
+
+async fn work(mut deliveries: Consumer, client: Client, post: String, in_flight: usize) -> Result<(), Failed> {
+    let places = Arc::new(Semaphore::new(in_flight));
     while let Some(delivery) = deliveries.next().await {
         let delivery = delivery?;
         let place = Arc::clone(&places).acquire_owned().await?;
@@ -40,7 +46,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
             if answer.starts_with(br#"{"code":"200""#) {
                 delivery.acker.ack(BasicAckOptions::default()).await?;
             }
-            Ok::<_, Box<dyn Error + Send + Sync>>(())
+            Ok::<_, Failed>(())
         });
     }
     Ok(())
