@@ -1,6 +1,6 @@
 //! Instructions of single stages, counted by Valgrind: the same on a busy machine as on a quiet one, so that a regression
-//! shows. `make bench-micro` prints them with the difference to the last time. Only those of the ledger's file differ by a
-//! little from run to run, since which records share a batch is up to its threads.
+//! shows. `make bench-micro` prints them with the difference to the last time. Where something is hashed they differ by a
+//! hundredth from run to run, and those of the ledger's file by two: which records share a batch is up to its threads.
 
 use std::hint::black_box;
 use std::path::PathBuf;
