@@ -28,7 +28,7 @@ use crate::retry::{Pauses, Schedule, jittered};
 use crate::settle::Settler;
 use crate::status::Status;
 use crate::telemetry::traces::FLUSH;
-use crate::worker::{BESIDE_REQUEST, Rules, Running, Worker};
+use crate::worker::{PATIENCE, Rules, Running, Worker};
 
 /// Deliveries unsettled at a time, for each slot: enough that a slot finds its next message ready while others wait for the
 /// ledger, the broker or another attempt, and few enough that the last of them has its turn before it would be held, by
@@ -212,7 +212,7 @@ fn worker(config: &Config, status: &Arc<Status>, parts: Parts, publisher: Arc<Pu
             max_age: config.task.max_age,
             on_unknown: config.retry.on_unknown,
             hold: config.gate.hold,
-            patience: config.crm.request_timeout + BESIDE_REQUEST,
+            patience: config.crm.request_timeout + PATIENCE,
         },
         settler: Settler {
             publisher,

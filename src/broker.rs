@@ -95,6 +95,8 @@ pub enum PublishError {
     Unconnected(String),
     /// The broker accepts no messages for want of memory or disk.
     Blocked(String),
+    /// So many others wait for their confirms, and it was not sent.
+    Busy(usize),
     /// No queue of that name took it.
     Returned(String),
     /// The broker refused it, as a full queue does.
@@ -108,6 +110,7 @@ impl fmt::Display for PublishError {
         match self {
             Self::Unconnected(why) => write!(f, "no connection to the broker: {why}"),
             Self::Blocked(why) => write!(f, "the broker has blocked publishing: {why}"),
+            Self::Busy(others) => write!(f, "{others} messages before it wait for the broker's confirm"),
             Self::Returned(why) => write!(f, "the broker returned the message: {why}"),
             Self::Refused => f.write_str("the broker refused the message; is the queue full?"),
             Self::Unconfirmed(why) => write!(f, "the broker did not confirm the message: {why}"),

@@ -64,7 +64,11 @@ pub const HEADERS: [Header; 18] = [
         "text",
         "JSON array of the spent attempts, the oldest dropped first: `at`, `outcome`, `http_status`, `code`, `message`, `duration_ms`",
     ),
-    retried(POSSIBLY_CREATED, "switch", "an attempt was `unknown`: the task may exist"),
+    retried(
+        POSSIBLY_CREATED,
+        "switch",
+        "an attempt was `unknown`, or nothing is remembered of earlier ones, the message having no id: the task may exist",
+    ),
     retried(FIRST_ATTEMPT_AT, "time", "when the first attempt was made"),
     retried(ORIGINAL_EXCHANGE, "text", "the exchange that the publisher used"),
     retried(ORIGINAL_ROUTING_KEY, "text", "the routing key that the publisher used"),

@@ -49,7 +49,7 @@ pub struct Asked {
     pub now: Timestamp,
     /// How long the latest record has been looked at already: the clock may have been set back since it was made.
     pub watched: Duration,
-    /// How long another worker's request can take.
+    /// How long another worker's intent can be open.
     pub patience: Duration,
 }
 

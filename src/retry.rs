@@ -75,6 +75,12 @@ impl Schedule {
         long_enough.or(self.delays.iter().max()).copied().unwrap_or(delay)
     }
 
+    /// Whether a delay is as long as the hint.
+    #[must_use]
+    pub fn reaches(&self, hint: Duration) -> bool {
+        self.delays.iter().any(|delay| *delay >= hint)
+    }
+
     /// Posts already made in round number `round` when a message arrives with `attempts`: a message held in the middle of
     /// its round goes on where it was.
     #[must_use]

@@ -103,6 +103,8 @@ impl Settler {
             let published = guarded(async { self.publisher.publish(queue, body, properties).await }).await;
             match published.unwrap_or_else(|crash| Err(PublishError::Unconfirmed(crash.message))) {
                 Ok(()) => return Ok(()),
+                // Those that it waits for tell what is wrong.
+                Err(PublishError::Busy(_)) => {}
                 Err(error) => self.events.publish_failed(queue, &error),
             }
             sleep(jittered(pauses.next(), fastrand::f64())).await;

@@ -34,7 +34,7 @@ use crate::task;
 use crate::telemetry::traces::Span;
 use crate::verdict::Verdict;
 use crate::worker::attempt::Unsent;
-pub(crate) use crate::worker::attempt::{BESIDE_REQUEST, TOKEN_INFORMATION};
+pub(crate) use crate::worker::attempt::{PATIENCE, TOKEN_INFORMATION};
 pub use crate::worker::recall::Running;
 use crate::worker::recall::{Alone, Case, Recalled};
 
@@ -331,8 +331,8 @@ impl Worker {
             }
             Next::Again => {
                 let wait = jittered(round.pauses.next().max(hint), fastrand::f64());
-                if Instant::now() + wait > case.until {
-                    // The broker would not wait for it that long.
+                if !hint.is_zero() && Instant::now() + wait > case.until && self.schedule.reaches(hint) {
+                    // Rather there: the broker may not wait for it that long here.
                     return Some(self.cut_short(journey, round, hint));
                 }
                 let waiting = async {

@@ -7,7 +7,7 @@ use crate::app::AFTER_GRACE;
 use crate::config::{Config, LedgerStore};
 use crate::duration::format;
 use crate::retry::{JITTER, Schedule};
-use crate::worker::TOKEN_INFORMATION;
+use crate::worker::{PATIENCE, TOKEN_INFORMATION};
 
 /// RabbitMQ's default `consumer_timeout`; AMQP does not tell the real one.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -47,13 +47,16 @@ fn retries(config: &Config, findings: &mut Findings) {
     }
 }
 
-/// A delivery is unsettled for `gate.hold`, and then for the attempt that began just before and the wait after it.
+/// A delivery is unsettled for `gate.hold`, and then for the attempt that began just before and the wait after it, or for another
+/// worker's intent. A wait that the CRM asks for is spent on a retry queue, if one is long enough.
 fn hold(config: &Config, findings: &mut Findings) {
     let pause = match config.retry.immediate_attempts {
         0 | 1 => Duration::ZERO,
-        _ => config.retry.immediate_max.max(config.retry.retry_after_max).mul_f64(1.0 + JITTER),
+        _ if Schedule::from(&config.retry).reaches(config.retry.retry_after_max) => config.retry.immediate_max,
+        _ => config.retry.immediate_max.max(config.retry.retry_after_max),
     };
-    let longest = config.gate.hold + config.crm.request_timeout + TOKEN_INFORMATION + pause;
+    let after = (TOKEN_INFORMATION + pause.mul_f64(1.0 + JITTER)).max(PATIENCE);
+    let longest = config.gate.hold + config.crm.request_timeout + after;
     let message = format!(
         "a delivery may stay unsettled for {}; the broker takes it back after its consumer timeout, which AMQP does not \
          tell and which is {} unless changed",
@@ -65,7 +68,7 @@ fn hold(config: &Config, findings: &mut Findings) {
         false => findings.warning(
             "audit.consumer_timeout",
             message,
-            "shorten gate.hold or retry.retry_after_max, or raise consumer_timeout on the broker",
+            "shorten gate.hold or retry.retry_after_max, lengthen retry.delays, or raise consumer_timeout on the broker",
         ),
     }
 }

@@ -225,7 +225,7 @@ impl Metrics {
         );
         to.register(
             "possibly_doubled",
-            "Created tasks of which an earlier attempt may have made another",
+            "Created tasks of which an earlier attempt, or delivery of a message without an id, may have made another",
             self.possibly_doubled.clone(),
         );
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::recall::{Case, Interrupted};
 use super::{Worker, apart};
@@ -16,14 +16,15 @@ use crate::gate::{NoSlot, Slot};
 use crate::journey::Journey;
 use crate::ledger::Closing;
 
+/// How much longer than `crm.request_timeout` another worker's open intent is waited for, before it is taken for a dead worker's.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// How much of that is for the records themselves.
+const RECORDS: Duration = Duration::from_secs(1);
 /// How long the question about a token may take beside the request itself: together they stay within the default grace.
 pub(crate) const TOKEN_INFORMATION: Duration = Duration::from_secs(4);
-/// The longest wait for a slot with an intent open.
+/// The longest wait for a slot with an intent open. What it takes the question about a token lacks, should the request take as long
+/// as it may.
 const SLOT: Duration = Duration::from_secs(4);
-/// How much longer than a request an intent may be open, the records themselves included. Another worker takes an older one
-/// for a dead worker's.
-pub(crate) const BESIDE_REQUEST: Duration =
-    Duration::from_secs(1).saturating_add(SLOT).saturating_add(TOKEN_INFORMATION);
 
 /// Why no request left.
 pub(super) enum Unsent {
@@ -80,14 +81,15 @@ impl Worker {
             None
         };
         loop {
-            if let Some(slot) = self.admit(case, journey).await? {
-                return Ok(self.attempt(case, slot, body, journey.attempts).await);
+            if let Some((slot, intended)) = self.admit(case, journey).await? {
+                let until = intended + self.rules.patience.saturating_sub(RECORDS);
+                return Ok(self.attempt(case, slot, body, journey.attempts, until).await);
             }
         }
     }
 
-    /// A slot to send in, with the intent recorded; none when the gate closed meanwhile.
-    async fn admit(&self, case: &Case<'_>, journey: &Journey) -> Result<Option<Slot>, Unsent> {
+    /// A slot to send in, with the intent recorded, and since when; none when the gate closed meanwhile.
+    async fn admit(&self, case: &Case<'_>, journey: &Journey) -> Result<Option<(Slot, Instant)>, Unsent> {
         let mut pass = self.pass(case).await?;
         // Not before: while the gate is closed nothing is given up.
         self.may_try(case.message, journey).map_err(Unsent::GivenUp)?;
@@ -111,7 +113,7 @@ impl Worker {
         // It waited, and the broker may have taken it back.
         let slot = slot.and_then(|slot| if case.receipt.usable() { Ok(slot) } else { Err(Some(Unsent::Stopped)) });
         match slot {
-            Ok(slot) => Ok(Some(slot)),
+            Ok(slot) => Ok(Some((slot, intended))),
             Err(end) => {
                 self.withdraw(case).await;
                 end.map_or(Ok(None), Err)
@@ -119,10 +121,11 @@ impl Worker {
         }
     }
 
-    async fn attempt(&self, case: &Case<'_>, slot: Slot, body: &Bytes, attempts: u32) -> Attempted {
+    /// Sends one request; `until` is how long its intent may be open.
+    async fn attempt(&self, case: &Case<'_>, slot: Slot, body: &Bytes, attempts: u32, until: Instant) -> Attempted {
         let (at, began) = (self.clock.now(), Instant::now());
         let probe = slot.is_probe();
-        let judgement = self.ask(&slot, body).await;
+        let judgement = self.ask(&slot, body, until).await;
         let duration = began.elapsed();
         slot.report(&judgement);
         // Whoever waits for the slot goes first: the CRM allows few, and a moment in which one is not used is lost.
@@ -143,12 +146,13 @@ impl Worker {
         Attempted { judgement, at, duration, counts }
     }
 
-    async fn ask(&self, slot: &Slot, body: &Bytes) -> Judgement {
+    async fn ask(&self, slot: &Slot, body: &Bytes, until: Instant) -> Judgement {
         let token = slot.token();
         let answer = self.crm.insert(token, body.clone()).await;
         let mut judgement = classify(&answer, self.clock.now());
         if judgement.ask_token || judgement.outcome == Outcome::QuotaExhausted {
-            let asked = apart(timeout(TOKEN_INFORMATION, self.crm.token_information(token))).await;
+            let until = until.min(Instant::now() + TOKEN_INFORMATION);
+            let asked = apart(timeout_at(until, self.crm.token_information(token))).await;
             let answer = asked.unwrap_or_else(|_| Answer::NoAnswer("timed out".to_owned()));
             if let Some((limit, left)) = quota(&answer) {
                 slot.quota(limit, left, quota_reset(&answer));

@@ -492,7 +492,7 @@ impl Book {
             "rejected" => account.refused,
             // While the CRM fails no message dies of it before its own attempts are spent.
             "unavailable" => spent,
-            "unknown" => account.doubts() + account.forgotten() > 0 && (self.strict || spent),
+            "unknown" => (account.doubts() > 0 && (self.strict || spent)) || (account.forgotten() > 0 && spent),
             "id_conflict" => account.created.keys().any(|subject| *subject != letter.subject),
             "poison" => account.panics > 0 || self.suspected(account) >= POISON,
             "expired" => self.max_age.is_some_and(|max_age| {
