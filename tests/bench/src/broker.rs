@@ -90,15 +90,18 @@ pub struct Line {
 }
 
 impl Line {
-    /// Empties the queue.
+    /// Empties the queue, once the broker has noticed that whoever consumed is gone.
     pub async fn purge(&self) -> Result<(), String> {
-        loop {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
             within(self.channel.queue_purge(QUEUE.into(), QueuePurgeOptions::default())).await?;
-            if self.queue().await?.message_count() == 0 {
+            let queue = self.queue().await?;
+            if queue.message_count() == 0 && queue.consumer_count() == 0 {
                 return Ok(());
             }
             sleep(Duration::from_millis(20)).await;
         }
+        Err(format!("the queue is not empty and without consumers within {PATIENCE:?}"))
     }
 
     /// Waits until the queue has so many consumers.

@@ -2,7 +2,7 @@
 //! many as it thinks fit.
 
 use std::collections::BTreeMap;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -209,8 +209,6 @@ impl Running {
 
     /// Ends it.
     pub async fn stop(self) -> Result<(), String> {
-        let pids = self.servers.iter().map(|server| server.0.id().to_string());
-        let _ = Command::new("kill").arg("-TERM").args(pids).stderr(Stdio::null()).status();
         // Those that know no good order are killed.
         join_all(self.servers.into_iter().map(Server::stop)).await;
         Ok(())

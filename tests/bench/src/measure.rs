@@ -152,7 +152,7 @@ pub async fn ways(site: &Site, plan: &Plan, results: &mut Results) -> Result<(),
     for round in 0..plan.rounds {
         for at in turns(round, &mut ways) {
             // At no fixed beat, and long enough that it is idle again.
-            let pause = || Duration::from_millis(fastrand::u64(4..12));
+            let pause = || Duration::from_millis(fastrand::u64(4..=12));
             let ms = way(site, at.contender, plan.singles, pause).await?;
             let (p50, p99) = (ms.median(), ms.quantile(0.99));
             eprintln!("publish to request  {:<28} p50 {p50:.2} ms  p99 {p99:.2} ms", at.contender.name());

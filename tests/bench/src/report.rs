@@ -143,7 +143,7 @@ fn others(results: &Results) -> Vec<(String, String)> {
         others.push((what, format!("{} messages/s, peak {peak:.1} MiB at most", with_spread(&at.rate))));
     }
     for at in &results.ways {
-        let what = format!("publish to request, a message each 4 to 12 ms: {}", at.contender.name());
+        let what = format!("publish to request, 4 to 12 ms apart: {}", at.contender.name());
         others.push((what, format!("p50 {} ms, p99 {} ms", with_spread(&at.p50_ms), with_spread(&at.p99_ms))));
     }
     if !results.rested_ms.0.is_empty() {

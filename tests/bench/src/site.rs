@@ -116,7 +116,8 @@ impl Site {
     /// The worker, as it is shipped, without settings of whoever measures.
     pub fn worker(&self) -> Command {
         let mut worker = Command::new(self.top.join("target/release/wolkvox-task-worker"));
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"WTW_")) {
+        let is_setting = |name: &[u8]| name.starts_with(b"WTW_") || name.starts_with(b"OTEL_");
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(name.as_encoded_bytes())) {
             worker.env_remove(name);
         }
         worker
