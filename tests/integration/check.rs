@@ -365,7 +365,7 @@ async fn offline_tells_what_does_not_go_together() {
             ("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false"),
             ("WTW_LEDGER_RETENTION", "30m"),
             ("WTW_TASK_MAX_AGE", "20m"),
-            ("WTW_GATE_HOLD", "25m"),
+            ("WTW_GATE_HOLD", "1780s"),
             ("WTW_SHUTDOWN_GRACE", "1m"),
             ("KUBERNETES_SERVICE_HOST", "10.0.0.1"),
         ]),
@@ -377,6 +377,12 @@ async fn offline_tells_what_does_not_go_together() {
     checked.has("audit.retry", "warning", "task.max_age (20m) ends before");
     checked.has("audit.consumer_timeout", "warning", "shorten gate.hold");
     checked.has("audit.shutdown", "warning", "terminationGracePeriodSeconds: 73 or more");
+
+    // What the CRM asks for is waited for in the worker where no retry queue is long enough.
+    for (delays, result) in [("10s,5m", "ok"), ("10s", "warning")] {
+        let checked = check(&["--offline"], &own(&[("WTW_RETRY_DELAYS", delays), ("WTW_GATE_HOLD", "25m")])).await;
+        checked.has("audit.consumer_timeout", result, "30m unless changed");
+    }
 
     let checked = check(&["--offline"], &own(&[("WTW_RETRY_DELAYS", "soon"), ("WTW_GATE_HOLD", "x")])).await;
     assert_eq!((checked.code, checked.of("problem").len()), (Some(78), 2), "{}", checked.said);

@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::BOUND;
+use super::{BOUND, eventually};
 
 /// The environment of a run: nothing of the tests' own environment reaches the program.
 pub(crate) type Env = Vec<(String, String)>;
@@ -84,11 +84,15 @@ impl Process {
         self.child.id().expect("running")
     }
 
-    /// Sends a signal, such as `TERM`.
+    /// Sends a signal, such as `TERM`. After `STOP` it stands still.
     pub(crate) async fn signal(&self, name: &str) {
         let id = self.id().to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &id]).status().await.expect("kill");
         assert!(sent.success(), "kill -{name}");
+        if name == "STOP" {
+            // The kernel tells one thread, which tells the others once it has its turn; they go on until then.
+            eventually("all threads stopped", || async { is_stopped(&id).then_some(()) }).await;
+        }
     }
 
     /// Waits for its end, and for everything that it said.
@@ -140,4 +144,12 @@ async fn collect(from: impl AsyncRead + Unpin, lines: Arc<Mutex<Vec<String>>>) {
     while let Ok(Some(line)) = from.next_line().await {
         lines.lock().expect("no panic").push(line);
     }
+}
+
+/// Whether every thread of a process is stopped, by `/proc/PID/task/TID/stat` (proc(5)): the state follows the name in
+/// parentheses.
+fn is_stopped(id: &str) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{id}/task")).expect("a process");
+    let stat = |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("stat")).ok();
+    tasks.filter_map(stat).all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
 }
