@@ -1,7 +1,8 @@
 //! One attempt over HTTP: the only code that names reqwest.
 //!
-//! The client never sends again what may have left, and never follows a redirect: the call is not idempotent. Idle connections are dropped after
-//! [`IDLE`], before the server drops them, since a request on a connection that the server is closing may get no answer.
+//! The client never sends again what may have left, and never follows a redirect: the call is not idempotent. Idle connections
+//! are dropped after [`IDLE`], before the server drops them, since a request on a connection that the server is closing may get
+//! no answer.
 
 pub mod classify;
 

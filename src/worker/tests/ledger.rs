@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use super::*;
 use crate::config;
 use crate::crm::classify::Reply;
-use crate::gate::{Access, Closed};
+use crate::gate::{Access, Closed, Slot};
 use crate::journey::SCHEMA;
 use crate::ledger::{Digest, Entry, Key, LedgerError, Record, State, open};
 
@@ -207,6 +207,17 @@ impl Post {
         let receipt = Box::new(Ticket(Arc::clone(&self.outcome)));
         let delivery = Delivery { message: Box::new(message), receipt, lost: CancellationToken::new() };
         Arc::clone(&self.worker).handle(delivery).await;
+    }
+
+    /// Both slots of its token, taken.
+    async fn slots(&self) -> Vec<Slot> {
+        let (gate, much_later) = (&self.worker.gate, Instant::now() + Duration::from_secs(3_600));
+        let mut taken = Vec::new();
+        for _ in 0..2 {
+            let mut pass = gate.pass(much_later).await.ok().unwrap();
+            taken.push(gate.slot(&mut pass, much_later).await.ok().unwrap());
+        }
+        taken
     }
 
     /// How the deliveries were settled, and where the copies went, with the kind and the sentence of dead letters.
@@ -486,12 +497,7 @@ async fn an_intent_that_waits_for_a_slot_stays_younger_than_another_worker_waits
     let began = Instant::now();
     let now = move || Timestamp::UNIX_EPOCH + began.elapsed();
     let post = Post::new(&ledger, |worker| worker.clock = Clock::new(now));
-    let (gate, much_later) = (&post.worker.gate, began + Duration::from_secs(3_600));
-    let mut taken = Vec::new();
-    for _ in 0..2 {
-        let mut pass = gate.pass(much_later).await.ok().unwrap();
-        taken.push(gate.slot(&mut pass, much_later).await.ok().unwrap());
-    }
+    let mut taken = post.slots().await;
     let watching = async {
         for _ in 0..200 {
             sleep(Duration::from_millis(100)).await;
@@ -590,12 +596,7 @@ async fn an_intent_of_a_late_slot_a_slow_request_and_a_question_stays_younger_th
         worker.clock = Clock::new(now);
         worker.crm = Arc::new(Sluggard);
     });
-    let (gate, much_later) = (&post.worker.gate, began + Duration::from_secs(3_600));
-    let mut taken = Vec::new();
-    for _ in 0..2 {
-        let mut pass = gate.pass(much_later).await.ok().unwrap();
-        taken.push(gate.slot(&mut pass, much_later).await.ok().unwrap());
-    }
+    let mut taken = post.slots().await;
     let watching = async {
         let mut intended = None;
         loop {
