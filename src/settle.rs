@@ -149,13 +149,14 @@ mod tests {
     /// Takes what it refused so often before.
     struct Full {
         refuses: u32,
+        why: PublishError,
         asked: AtomicU32,
     }
 
     impl Publish for Full {
         fn publish<'a>(&'a self, _: &'a str, _: &'a [u8], _: Properties) -> BoxFuture<'a, Result<(), PublishError>> {
             let before = self.asked.fetch_add(1, Ordering::SeqCst);
-            Box::pin(ready(if before < self.refuses { Err(PublishError::Refused) } else { Ok(()) }))
+            Box::pin(ready(if before < self.refuses { Err(self.why.clone()) } else { Ok(()) }))
         }
 
         fn frame_max(&self) -> usize {
@@ -163,17 +164,34 @@ mod tests {
         }
     }
 
+    fn settler(publisher: &Arc<Full>) -> Settler {
+        Settler {
+            publisher: publisher.clone(),
+            queue: "tasks".to_owned(),
+            dead_letter_queue: "tasks.dead".to_owned(),
+            clock: Clock::new(|| Timestamp::UNIX_EPOCH),
+            events: Arc::new(Events::new("/", "tasks", Timestamp::UNIX_EPOCH)),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_that_waits_for_others_is_tried_again_and_no_failure() {
+        for (why, failures) in [(PublishError::Busy(16), "0"), (PublishError::Refused, "2")] {
+            let settler = settler(&Arc::new(Full { refuses: 2, why, asked: AtomicU32::new(0) }));
+            let (message, mut verdict) = (Message::default(), Verdict::Park);
+            let receipt = Box::new(Ticket(AtomicU32::new(10)));
+            assert_eq!(settler.settle(receipt, &message, &Journey::new(&message), &mut verdict).await, Ok(()));
+            let metrics = settler.events.encode(&[]);
+            let told = metrics.lines().find_map(|line| line.strip_prefix("wtw_publish_failures_total "));
+            assert_eq!(told, Some(failures));
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn no_copy_of_a_delivery_that_is_known_as_stale_is_published() {
         for (usable, settled) in [(0, Err(Stale)), (1, Err(Stale)), (3, Err(Stale)), (4, Ok(()))] {
-            let publisher = Arc::new(Full { refuses: 3, asked: AtomicU32::new(0) });
-            let settler = Settler {
-                publisher: publisher.clone(),
-                queue: "tasks".to_owned(),
-                dead_letter_queue: "tasks.dead".to_owned(),
-                clock: Clock::new(|| Timestamp::UNIX_EPOCH),
-                events: Arc::new(Events::new("/", "tasks", Timestamp::UNIX_EPOCH)),
-            };
+            let publisher = Arc::new(Full { refuses: 3, why: PublishError::Refused, asked: AtomicU32::new(0) });
+            let settler = settler(&publisher);
             let (message, mut verdict) = (Message::default(), Verdict::Park);
             let receipt = Box::new(Ticket(AtomicU32::new(usable)));
             let came_to = settler.settle(receipt, &message, &Journey::new(&message), &mut verdict).await;
