@@ -137,6 +137,19 @@ async fn so_many_pass_as_have_their_slots_soon() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn requests_that_never_left_do_not_tell_how_long_one_takes() {
+    for (http_status, most) in [(None, 2), (Some(503), 100)] {
+        let (gate, _) = running(&[("WTW_GATE_FAILURES", "1000")]);
+        for _ in 0..100 {
+            let slot = slot(&gate).await;
+            sleep(Duration::from_millis(1)).await;
+            slot.report(&Judgement { http_status, ..judged(Outcome::Unavailable) });
+        }
+        assert_eq!(passing(&gate).await.len(), most, "{http_status:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_who_would_not_have_waited_passes_at_once() {
     let (gate, _) = running(&[]);
     let at_once = |gate: &Arc<Gate>| std::iter::from_fn(|| gate.try_pass()).take(1_000).collect::<Vec<_>>();
