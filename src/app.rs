@@ -11,7 +11,6 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin;
 use crate::broker::connect::{Connector, vhost};
 use crate::broker::publisher::Publisher;
 use crate::broker::session::Session;
@@ -20,14 +19,15 @@ use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::crm::{Crm, HttpCrm};
 use crate::duration;
-use crate::events::Events;
 use crate::gate::Gate;
 use crate::ledger::{self, Ledger};
-use crate::payload::Mapping;
-use crate::retry::{Pauses, Schedule, jittered};
+use crate::message::payload::Mapping;
+use crate::observe::admin;
+use crate::observe::events::Events;
+use crate::observe::status::Status;
+use crate::observe::traces::FLUSH;
+use crate::retry::{Backoff, Schedule, jittered};
 use crate::settle::Settler;
-use crate::status::Status;
-use crate::telemetry::traces::FLUSH;
 use crate::worker::{PATIENCE, Rules, Running, Worker};
 
 /// Deliveries unsettled at a time, for each slot: enough that a slot finds its next message ready while others wait for the
@@ -231,7 +231,7 @@ fn worker(config: &Config, status: &Arc<Status>, parts: Parts, publisher: Arc<Pu
 
 /// Opens the ledger, as often as it takes; none when it is to stop before that.
 async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationToken) -> Option<Arc<dyn Ledger>> {
-    let mut pauses = Pauses::new(REOPEN.0, REOPEN.1);
+    let mut pauses = Backoff::new(REOPEN.0, REOPEN.1);
     loop {
         let opened = tokio::select! {
             biased;

@@ -52,26 +52,26 @@ pub struct Delivery {
     /// The message, boxed: a delivery is moved often on its way.
     pub message: Box<Message>,
     /// The means to settle it.
-    pub receipt: Box<dyn Receipt>,
+    pub receipt: Box<dyn Acker>,
     /// Cancelled when the broker no longer waits for it, since its connection is gone: the message is delivered anew.
     pub lost: CancellationToken,
 }
 
 /// Settles a delivery: each way consumes it, so that it happens once.
-pub trait Receipt: Send + Sync {
+pub trait Acker: Send + Sync {
     /// Whether the broker still waits for this delivery. When it does not, it delivers the message anew.
     fn usable(&self) -> bool;
 
     /// Tells the broker that the message is done.
-    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>>;
+    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>>;
 
     /// Returns the message to its queue.
-    fn give_back(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>>;
+    fn nack_requeue(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>>;
 }
 
 /// The broker no longer waits for this delivery: its connection is gone, and the message is delivered anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stale;
+pub struct DeliveryGone;
 
 /// Publishes with a confirm of the broker.
 pub trait Publish: Send + Sync {

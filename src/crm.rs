@@ -19,7 +19,7 @@ use url::{Host, Url};
 
 use crate::config;
 use crate::crm::classify::{Answer, Reply};
-use crate::telemetry::traces::Span;
+use crate::observe::traces::Span;
 
 /// Path of the call that makes a task (vendor's page "Insert task-type activity").
 pub const INSERT_PATH: &str = "/server/API/v2/custom/insert.php";

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config;
-use crate::crm::classify::{Judgement, Outcome};
+use crate::crm::classify::{Classified, Outcome};
 use crate::gate::breaker::{Breaker, Cause, Probe};
 use crate::gate::tokens::{Parked, TokenState, Tokens};
 use crate::gate::waiting::Waiting;
@@ -250,25 +250,25 @@ impl Slot {
     }
 
     /// Frees the slot and tells the gate what became of the request.
-    pub fn report(mut self, judgement: &Judgement) {
+    pub fn report(mut self, classified: &Classified) {
         self.held = false;
         let (gate, secret, probe, trial) = (&self.gate, &self.secret, self.probe, self.trial);
-        let hint = judgement.retry_after.map(|hint| hint.min(gate.retry_after_max));
+        let hint = classified.retry_after.map(|hint| hint.min(gate.retry_after_max));
         gate.update(|state, now| {
             let chance = fastrand::f64();
             state.tokens.release(secret);
             // One that never left tells nothing of how long the CRM takes.
-            if judgement.outcome != Outcome::Unavailable || judgement.http_status.is_some() {
+            if classified.outcome != Outcome::Unavailable || classified.http_status.is_some() {
                 state.taken_for = (state.taken_for * 7 + (now - self.since)) / 8;
             }
-            state.breaker.report(judgement.outcome, probe, now, chance);
+            state.breaker.report(classified.outcome, probe, now, chance);
             if let Some(probe) = probe {
                 state.probe_ended(probe);
             }
-            if judgement.outcome.is_failure() {
-                state.last_failure = Some(Failed { at: gate.clock.now(), reason: judgement.reason.clone() });
+            if classified.outcome.is_failure() {
+                state.last_failure = Some(Failed { at: gate.clock.now(), reason: classified.reason.clone() });
             }
-            match judgement.outcome {
+            match classified.outcome {
                 Outcome::Created | Outcome::Rejected => state.tokens.accepted(secret, trial),
                 Outcome::Throttled => {
                     if trial {
@@ -278,7 +278,7 @@ impl Slot {
                     state.tokens.throttle(secret, hint, now, chance);
                 }
                 Outcome::QuotaExhausted => {
-                    let reset = judgement.retry_after.unwrap_or_else(|| gate.until_midnight());
+                    let reset = classified.retry_after.unwrap_or_else(|| gate.until_midnight());
                     state.tokens.park(secret, Parked::Quota, Some(reset), now);
                 }
                 Outcome::Unauthorized => state.tokens.park(secret, Parked::Quarantine, None, now),

@@ -26,30 +26,18 @@
 //!
 //! The modules, in reading order:
 
-// The walk of a message.
+// The way of a message.
 pub mod worker;
 
-pub mod known;
-
-pub mod task;
-
-pub mod payload;
-
-pub mod gate;
+pub mod message;
 
 pub mod ledger;
+
+pub mod gate;
 
 pub mod crm;
 
 pub mod retry;
-
-pub mod failure;
-
-pub mod verdict;
-
-pub mod journey;
-
-pub mod dead_letter;
 
 pub mod settle;
 
@@ -60,34 +48,24 @@ pub mod app;
 
 pub mod lifecycle;
 
-pub mod export;
-
-pub mod sandbox;
+pub mod observe;
 
 pub mod config;
 
 pub mod check;
 
-pub mod status;
-
-pub mod admin;
-
-mod accept;
-
-pub mod events;
-
-pub mod telemetry;
-
 pub mod cli;
 
-// Shared words.
+pub mod sandbox;
+
+// Shared parts.
 pub mod clock;
 
 pub mod duration;
 
-mod members;
+mod json_object;
 
-pub mod nearest;
+pub mod suggest;
 
 use std::sync::OnceLock;
 

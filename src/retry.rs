@@ -25,11 +25,11 @@ pub struct Schedule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Another post in this round, after a wait.
-    Again,
+    RetryNow,
     /// Another round, after this delay.
-    Later(Duration),
+    RetryLater(Duration),
     /// None: the limit is reached.
-    Spent,
+    Exhausted,
 }
 
 impl From<&config::Retry> for Schedule {
@@ -57,11 +57,11 @@ impl Schedule {
     #[must_use]
     pub fn next(&self, attempts: u32, in_round: u32, round: u32, hint: Duration) -> Next {
         if attempts >= self.limit() {
-            Next::Spent
+            Next::Exhausted
         } else if in_round < self.immediate_attempts {
-            Next::Again
+            Next::RetryNow
         } else {
-            self.delay(round).map_or(Next::Spent, |delay| Next::Later(self.at_least(delay, hint)))
+            self.delay(round).map_or(Next::Exhausted, |delay| Next::RetryLater(self.at_least(delay, hint)))
         }
     }
 
@@ -103,8 +103,8 @@ impl Schedule {
 
     /// The waits between the posts of one round.
     #[must_use]
-    pub fn pauses(&self) -> Pauses {
-        Pauses::new(self.immediate_initial, self.immediate_max)
+    pub fn pauses(&self) -> Backoff {
+        Backoff::new(self.immediate_initial, self.immediate_max)
     }
 
     /// A `Retry-After` as far as it is honoured.
@@ -128,13 +128,13 @@ impl Schedule {
 
 /// Exponentially growing waits. Every message has some at hand and nearly none waits, so they cost nothing until then.
 #[derive(Debug)]
-pub struct Pauses {
+pub struct Backoff {
     initial: Duration,
     max: Duration,
     begun: Option<Box<ExponentialBackoff>>,
 }
 
-impl Pauses {
+impl Backoff {
     /// Waits from `initial`, doubling up to `max`.
     #[must_use]
     pub fn new(initial: Duration, max: Duration) -> Self {
@@ -194,13 +194,13 @@ mod tests {
         let schedule = schedule(2, &[10, 60]);
         assert_eq!(schedule.limit(), 6);
         for (attempts, in_round, round, next) in [
-            (1, 1, 0, Next::Again),
-            (2, 2, 0, Next::Later(Duration::from_secs(10))),
-            (4, 2, 1, Next::Later(Duration::from_secs(60))),
-            (5, 1, 2, Next::Again),
-            (6, 2, 2, Next::Spent),
-            (6, 1, 2, Next::Spent),
-            (99, 1, 0, Next::Spent),
+            (1, 1, 0, Next::RetryNow),
+            (2, 2, 0, Next::RetryLater(Duration::from_secs(10))),
+            (4, 2, 1, Next::RetryLater(Duration::from_secs(60))),
+            (5, 1, 2, Next::RetryNow),
+            (6, 2, 2, Next::Exhausted),
+            (6, 1, 2, Next::Exhausted),
+            (99, 1, 0, Next::Exhausted),
         ] {
             assert_eq!(schedule.next(attempts, in_round, round, Duration::ZERO), next, "{attempts} {in_round} {round}");
         }
@@ -210,8 +210,8 @@ mod tests {
     fn one_round_without_delays() {
         let schedule = schedule(3, &[]);
         assert_eq!(schedule.limit(), 3);
-        assert_eq!(schedule.next(2, 2, 0, Duration::ZERO), Next::Again);
-        assert_eq!(schedule.next(3, 3, 0, Duration::ZERO), Next::Spent);
+        assert_eq!(schedule.next(2, 2, 0, Duration::ZERO), Next::RetryNow);
+        assert_eq!(schedule.next(3, 3, 0, Duration::ZERO), Next::Exhausted);
     }
 
     #[test]
@@ -219,7 +219,7 @@ mod tests {
         let schedule = schedule(1, &[10, 60, 300]);
         for (hint, delay) in [(5, 10), (11, 60), (61, 300), (301, 300)] {
             let next = schedule.next(1, 1, 0, Duration::from_secs(hint));
-            assert_eq!(next, Next::Later(Duration::from_secs(delay)), "{hint}");
+            assert_eq!(next, Next::RetryLater(Duration::from_secs(delay)), "{hint}");
         }
     }
 
@@ -268,11 +268,11 @@ mod tests {
                 loop {
                     (attempts, posts, total) = (attempts + 1, posts + 1, total + request);
                     match schedule.next(attempts, posts, round, hint) {
-                        Next::Again => total += jittered(pauses.next().max(hint), 1.0),
-                        Next::Later(delay) => {
+                        Next::RetryNow => total += jittered(pauses.next().max(hint), 1.0),
+                        Next::RetryLater(delay) => {
                             (posts, round, total, pauses) = (0, round + 1, total + delay, schedule.pauses());
                         }
-                        Next::Spent => break,
+                        Next::Exhausted => break,
                     }
                 }
                 assert_eq!(attempts, schedule.limit());
@@ -320,14 +320,14 @@ mod tests {
                     Event::Spent(hint) => {
                         (attempts, posts) = (attempts + 1, posts + 1);
                         match schedule.next(attempts, posts, round, Duration::from_secs(hint)) {
-                            Next::Again => prop_assert!(attempts < schedule.limit()),
-                            Next::Later(delay) => {
+                            Next::RetryNow => prop_assert!(attempts < schedule.limit()),
+                            Next::RetryLater(delay) => {
                                 prop_assert!(attempts < schedule.limit());
                                 prop_assert!(schedule.delays.contains(&delay));
                                 round += 1;
                                 posts = schedule.posts_in_round(attempts, round);
                             }
-                            Next::Spent => break,
+                            Next::Exhausted => break,
                         }
                     }
                     Event::CutShort if posts > 0 => {
@@ -349,14 +349,14 @@ mod tests {
             loop {
                 (attempts, posts) = (attempts + 1, posts + 1);
                 match schedule.next(attempts, posts, round, Duration::from_secs(hint)) {
-                    Next::Again => {}
-                    Next::Later(delay) => {
+                    Next::RetryNow => {}
+                    Next::RetryLater(delay) => {
                         let asked = Duration::from_secs(hint).min(*schedule.delays.iter().max().unwrap());
                         prop_assert!(delay >= asked && delay >= schedule.delay(round).unwrap());
                         (posts, round) = (0, round + 1);
                         prop_assert_eq!(schedule.posts_in_round(attempts, round), 0);
                     }
-                    Next::Spent => break,
+                    Next::Exhausted => break,
                 }
             }
             prop_assert_eq!(attempts, schedule.limit());

@@ -1,9 +1,10 @@
 //! The loop: take a delivery, process it, settle it.
 //!
-//! Between receiving and settling nothing returns early: `process` is total and ends in a verdict. A panic anywhere is a
-//! verdict, too, while the headers are read and while it is settled included.
+//! Between receiving and settling nothing returns early: `process` is total and ends in a disposition. A panic anywhere is a
+//! disposition, too, while the headers are read and while it is settled included.
 
 mod attempt;
+pub mod decide;
 mod recall;
 
 use std::pin::{Pin, pin};
@@ -17,22 +18,22 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{Delivery, Message, Receipt, Stale};
+use crate::broker::{Acker, Delivery, DeliveryGone, Message};
 use crate::clock::Clock;
 use crate::config::{OnUnknown, UnknownFields};
 use crate::crm::Crm;
-use crate::crm::classify::{Judgement, Outcome};
-use crate::events::{Events, Settled};
-use crate::failure::{Failure, Kind, Stage, guarded};
+use crate::crm::classify::{Classified, Outcome};
 use crate::gate::Gate;
-use crate::journey::Journey;
 use crate::ledger::{Closing, Ledger};
-use crate::payload::Mapping;
-use crate::retry::{Next, Pauses, Schedule, jittered};
+use crate::message::disposition::Disposition;
+use crate::message::failure::{Failure, Kind, Stage, catch_panic};
+use crate::message::payload::Mapping;
+use crate::message::retry_state::RetryState;
+use crate::message::task;
+use crate::observe::events::{Events, Settled};
+use crate::observe::traces::Span;
+use crate::retry::{Backoff, Next, Schedule, jittered};
 use crate::settle::Settler;
-use crate::task;
-use crate::telemetry::traces::Span;
-use crate::verdict::Verdict;
 use crate::worker::attempt::Unsent;
 pub(crate) use crate::worker::attempt::{PATIENCE, TOKEN_INFORMATION};
 pub use crate::worker::recall::Running;
@@ -68,7 +69,7 @@ pub struct Worker {
     pub mapping: Mapping,
     /// How messages are processed.
     pub rules: Rules,
-    /// Carries verdicts out.
+    /// Carries dispositions out.
     pub settler: Settler,
     /// Intents and outcomes.
     pub ledger: Arc<dyn Ledger>,
@@ -85,7 +86,7 @@ pub struct Worker {
 /// The posts of one round.
 struct Round {
     posts: u32,
-    pauses: Pauses,
+    pauses: Backoff,
     /// Attempts that the message arrived with.
     arrived_with: u32,
     /// Whether a worker died while it was being sent: such ones are sent one at a time, so that no innocent is found
@@ -110,12 +111,12 @@ impl Worker {
         deliveries.close();
         while let Some(delivery) = deliveries.recv().await {
             // A stale one is returned by the broker itself.
-            let _ = delivery.receipt.give_back().await;
+            let _ = delivery.receipt.nack_requeue().await;
         }
     }
 
     async fn handle(self: Arc<Self>, delivery: Delivery) {
-        let span = guarded(async { Span::processing(&delivery.message, &self.settler.queue) }).await;
+        let span = catch_panic(async { Span::processing(&delivery.message, &self.settler.queue) }).await;
         let span = span.unwrap_or_else(|_| Span::none());
         // In one place of its own: it is moved often until it runs.
         span.around(Box::pin(self.handle_within(delivery, &span))).await;
@@ -125,29 +126,30 @@ impl Worker {
         let Delivery { message, receipt, lost } = delivery;
         let began = Instant::now();
         self.events.taken();
-        let (mut journey, case) = match guarded(async { self.read(&message, &*receipt, lost, began) }).await {
+        let (mut journey, case) = match catch_panic(async { self.read(&message, &*receipt, lost, began) }).await {
             Ok((journey, case)) => (journey, Ok(case)),
             // Unread, they tell nothing: not even that there was no attempt.
-            Err(failure) => (Journey { possibly_created: true, ..Journey::new(&message) }, Err(failure)),
+            Err(failure) => (RetryState { possibly_created: true, ..RetryState::new(&message) }, Err(failure)),
         };
         // Until it is settled no other delivery of the same id begins: it would not find what this one did.
         let mut alone = None;
-        let mut verdict = match &case {
+        let mut disposition = match &case {
             Ok(case) => self.process_guarded(case, &mut journey, &mut alone).await,
-            Err(failure) => Verdict::DeadLetter(failure.clone()),
+            Err(failure) => Disposition::DeadLetter(failure.clone()),
         };
         drop(case);
         // A receipt that crashed is gone with it, and no one knows what the broker heard.
-        let settled = guarded(self.settler.settle(receipt, &message, &journey, &mut verdict)).await;
-        let settled = settled.unwrap_or(Err(Stale));
+        let settled = catch_panic(self.settler.settle(receipt, &message, &journey, &mut disposition)).await;
+        let settled = settled.unwrap_or(Err(DeliveryGone));
         drop(alone);
-        span.settled(&verdict, journey.attempts, settled.is_err());
+        span.settled(&disposition, journey.attempts, settled.is_err());
         self.events.settled(&Settled {
             message_id: message.id(),
-            verdict: &verdict,
+            disposition: &disposition,
             attempts: journey.attempts,
             duration: began.elapsed(),
-            possibly_doubled: matches!(verdict, Verdict::Ack | Verdict::AckKnown) && journey.possibly_created,
+            possible_duplicate: matches!(disposition, Disposition::Ack | Disposition::AlreadyCreated)
+                && journey.possibly_created,
             stale: settled.is_err(),
             at: self.clock.now(),
             // A replay waited for an operator, not for the worker.
@@ -159,62 +161,67 @@ impl Worker {
     fn read<'a>(
         &self,
         message: &'a Message,
-        receipt: &'a dyn Receipt,
+        receipt: &'a dyn Acker,
         lost: CancellationToken,
         since: Instant,
-    ) -> (Journey, Case<'a>) {
-        let (journey, ill_typed) = Journey::read(message);
+    ) -> (RetryState, Case<'a>) {
+        let (journey, ill_typed) = RetryState::read(message);
         if !ill_typed.is_empty() {
-            self.events.ill_typed_headers(message.id(), &ill_typed);
+            self.events.invalid_headers(message.id(), &ill_typed);
         }
         (journey, Case::new(message, receipt, lost, self.identify(message), since, since + self.rules.hold))
     }
 
-    /// The message's verdict; a panic on the way is one, too.
-    async fn process_guarded(&self, case: &Case<'_>, journey: &mut Journey, alone: &mut Option<Alone>) -> Verdict {
-        let processed = guarded(async {
+    /// The message's disposition; a panic on the way is one, too.
+    async fn process_guarded(
+        &self,
+        case: &Case<'_>,
+        journey: &mut RetryState,
+        alone: &mut Option<Alone>,
+    ) -> Disposition {
+        let processed = catch_panic(async {
             match self.wait_alone(case).await {
                 Ok(entered) => *alone = entered,
-                Err(verdict) => return verdict,
+                Err(disposition) => return disposition,
             }
             self.process(case, journey).await
         });
         let failure = match processed.await {
-            Ok(verdict) => return verdict,
+            Ok(disposition) => return disposition,
             Err(failure) => failure,
         };
         if case.is_untold()
-            && let Ok(Err(verdict)) = guarded(apart(self.recall(case, journey))).await
+            && let Ok(Err(disposition)) = catch_panic(apart(self.recall(case, journey))).await
         {
-            return verdict;
+            return disposition;
         }
         // As after a worker's death, nobody knows what its request came to.
         journey.possibly_created = true;
         // Should that panic too, the intent stays open, which tells the same.
-        let _ = guarded(apart(self.close(case, Closing::Unknown, journey.attempts))).await;
-        Verdict::DeadLetter(failure)
+        let _ = catch_panic(apart(self.close(case, Closing::Unknown, journey.attempts))).await;
+        Disposition::DeadLetter(failure)
     }
 
-    async fn process(&self, case: &Case<'_>, journey: &mut Journey) -> Verdict {
+    async fn process(&self, case: &Case<'_>, journey: &mut RetryState) -> Disposition {
         loop {
-            let verdict = match self.prepare(case, journey).await {
+            let disposition = match self.prepare(case, journey).await {
                 Ok((body, round)) => self.send_until_decided(case, journey, body, round).await,
-                Err(verdict) => Some(verdict),
+                Err(disposition) => Some(disposition),
             };
-            match verdict {
+            match disposition {
                 // Of what would be given up without an attempt the ledger may know that its task is there.
-                Some(Verdict::DeadLetter(_)) if case.is_untold() => {}
-                Some(verdict) => return verdict,
+                Some(Disposition::DeadLetter(_)) if case.is_untold() => {}
+                Some(disposition) => return disposition,
                 None => {}
             }
         }
     }
 
-    /// Known?, decode and map: the body to send, or the verdict that they already lead to. Of a first delivery the ledger may
+    /// Known?, decode and map: the body to send, or the disposition that they already lead to. Of a first delivery the ledger may
     /// not have been asked by then.
-    async fn prepare(&self, case: &Case<'_>, journey: &mut Journey) -> Result<(Bytes, Round), Verdict> {
+    async fn prepare(&self, case: &Case<'_>, journey: &mut RetryState) -> Result<(Bytes, Round), Disposition> {
         let Recalled { left_open, suspect } = self.recall(case, journey).await?;
-        let body = self.body(case.message).map_err(Verdict::DeadLetter)?;
+        let body = self.body(case.message).map_err(Disposition::DeadLetter)?;
         // Nothing is remembered of it: whoever had it before, with an attempt left, may have made its task.
         let may_be_made = journey.attempts < self.schedule.limit() && case.message.redelivered;
         journey.possibly_created |= case.is_nameless() && may_be_made;
@@ -224,13 +231,13 @@ impl Worker {
             arrived_with: journey.attempts,
             suspect,
         };
-        if let Some(judgement) = left_open {
+        if let Some(classified) = left_open {
             // What follows may be a dead letter, of which there is none while the gate is closed.
             apart(self.pass(case)).await?;
-            journey.spend(self.clock.now(), &judgement, Duration::ZERO);
+            journey.spend(self.clock.now(), &classified, Duration::ZERO);
             round.posts += 1;
-            if let Some(verdict) = apart(self.decide(case, &judgement, journey, &mut round)).await {
-                return Err(verdict);
+            if let Some(disposition) = apart(self.decide(case, &classified, journey, &mut round)).await {
+                return Err(disposition);
             }
         }
         Ok((body, round))
@@ -240,25 +247,25 @@ impl Worker {
     async fn send_until_decided(
         &self,
         case: &Case<'_>,
-        journey: &mut Journey,
+        journey: &mut RetryState,
         body: Bytes,
         mut round: Round,
-    ) -> Option<Verdict> {
+    ) -> Option<Disposition> {
         loop {
             let sent = match self.send(case, &body, journey, round.suspect).await {
                 Ok(sent) => sent,
-                Err(Unsent::Held) => return Some(Verdict::Park),
+                Err(Unsent::Held) => return Some(Disposition::Hold),
                 Err(Unsent::Stopped) => return Some(self.cut_short(journey, &round, Duration::ZERO)),
                 Err(Unsent::Overtaken) => return None,
-                Err(Unsent::GivenUp(failure)) => return Some(Verdict::DeadLetter(failure)),
+                Err(Unsent::GivenUp(failure)) => return Some(Disposition::DeadLetter(failure)),
             };
             if !sent.counts {
                 continue;
             }
             round.posts += 1;
-            journey.spend(sent.at, &sent.judgement, sent.duration);
-            if let Some(verdict) = self.decide(case, &sent.judgement, journey, &mut round).await {
-                return Some(verdict);
+            journey.spend(sent.at, &sent.classified, sent.duration);
+            if let Some(disposition) = self.decide(case, &sent.classified, journey, &mut round).await {
+                return Some(disposition);
             }
         }
     }
@@ -274,7 +281,7 @@ impl Worker {
     }
 
     /// Whether another attempt is allowed: the message is not too old, and not out of attempts by an earlier configuration.
-    fn may_try(&self, message: &Message, journey: &Journey) -> Result<(), Failure> {
+    fn may_try(&self, message: &Message, journey: &RetryState) -> Result<(), Failure> {
         let age = |at: Timestamp| Duration::try_from(self.clock.now().duration_since(at)).ok();
         if let Some(max_age) = self.rules.max_age
             && let Some(age) = published(message, journey).and_then(age)
@@ -301,35 +308,35 @@ impl Worker {
         Ok(())
     }
 
-    /// The verdict that a spent attempt leads to; none when another post of this round follows, its wait being over.
+    /// The disposition that a spent attempt leads to; none when another post of this round follows, its wait being over.
     async fn decide(
         &self,
         case: &Case<'_>,
-        judgement: &Judgement,
-        journey: &mut Journey,
+        classified: &Classified,
+        journey: &mut RetryState,
         round: &mut Round,
-    ) -> Option<Verdict> {
-        let kind = match judgement.outcome {
-            Outcome::Created => return Some(Verdict::Ack),
+    ) -> Option<Disposition> {
+        let kind = match classified.outcome {
+            Outcome::Created => return Some(Disposition::Ack),
             Outcome::Unknown => Kind::Unknown,
             Outcome::Unavailable => Kind::Unavailable,
-            Outcome::Rejected => return Some(dead_letter(Kind::Rejected, judgement)),
+            Outcome::Rejected => return Some(dead_letter(Kind::Rejected, classified)),
             // No message's fault, and not counted: the gate knows what to do.
             Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized | Outcome::Misconfigured => {
                 return None;
             }
         };
         if kind == Kind::Unknown && self.rules.on_unknown == OnUnknown::DeadLetter {
-            return Some(dead_letter(kind, judgement));
+            return Some(dead_letter(kind, classified));
         }
-        let hint = self.schedule.honoured(judgement.retry_after);
+        let hint = self.schedule.honoured(classified.retry_after);
         match self.schedule.next(journey.attempts, round.posts, journey.round, hint) {
-            Next::Spent => Some(dead_letter(kind, judgement)),
-            Next::Later(delay) => {
+            Next::Exhausted => Some(dead_letter(kind, classified)),
+            Next::RetryLater(delay) => {
                 journey.round += 1;
-                Some(Verdict::Retry(delay))
+                Some(Disposition::Retry(delay))
             }
-            Next::Again => {
+            Next::RetryNow => {
                 let wait = jittered(round.pauses.next().max(hint), fastrand::f64());
                 if !hint.is_zero() && Instant::now() + wait > case.until && self.schedule.reaches(hint) {
                     // Rather there: the broker may not wait for it that long here.
@@ -350,14 +357,14 @@ impl Worker {
 
     /// A round that ends early goes on in the next one, on a retry queue whose delay is as long as the CRM asked for; one that
     /// was not begun is returned.
-    fn cut_short(&self, journey: &mut Journey, round: &Round, hint: Duration) -> Verdict {
+    fn cut_short(&self, journey: &mut RetryState, round: &Round, hint: Duration) -> Disposition {
         if journey.attempts == round.arrived_with {
-            return Verdict::Return;
+            return Disposition::Requeue;
         }
         let next = self.schedule.delay(journey.round);
         journey.round += u32::from(next.is_some());
         let delay = next.or_else(|| self.schedule.last_delay());
-        delay.map_or(Verdict::Park, |delay| Verdict::Retry(self.schedule.at_least(delay, hint)))
+        delay.map_or(Disposition::Hold, |delay| Disposition::Retry(self.schedule.at_least(delay, hint)))
     }
 }
 
@@ -368,19 +375,19 @@ fn apart<T>(work: impl Future<Output = T>) -> Pin<Box<impl Future<Output = T>>> 
 }
 
 /// When a message was published, as far as it tells: its timestamp, else its first attempt.
-fn published(message: &Message, journey: &Journey) -> Option<Timestamp> {
+fn published(message: &Message, journey: &RetryState) -> Option<Timestamp> {
     let timestamp = message.properties.timestamp().and_then(|seconds| i64::try_from(seconds).ok());
     timestamp.and_then(|seconds| Timestamp::from_second(seconds).ok()).or(journey.first_attempt_at)
 }
 
-fn dead_letter(kind: Kind, judgement: &Judgement) -> Verdict {
-    Verdict::DeadLetter(Failure {
+fn dead_letter(kind: Kind, classified: &Classified) -> Disposition {
+    Disposition::DeadLetter(Failure {
         stage: Stage::Send,
         kind,
-        message: judgement.reason.clone(),
-        crm_code: judgement.code,
-        crm_message: judgement.message.clone(),
-        http_status: judgement.http_status,
+        message: classified.reason.clone(),
+        crm_code: classified.code,
+        crm_message: classified.message.clone(),
+        http_status: classified.http_status,
     })
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
-use lapin::Acker;
+use lapin::Acker as LapinAcker;
 use lapin::message::Delivery as LapinDelivery;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use lapin::types::DeliveryTag;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::connect::WAIT;
-use crate::broker::{Receipt, Stale};
+use crate::broker::{Acker, DeliveryGone};
 
 /// How long acks are gathered after some were told: an ack on a worker that has nothing else in hand is told at once.
 const LINGER: Duration = Duration::from_millis(1);
@@ -39,12 +39,12 @@ pub(super) struct Acks {
 
 /// An acked delivery that the broker has not been told of.
 struct Gathered {
-    acker: Acker,
-    told: oneshot::Sender<Result<(), Stale>>,
+    acker: LapinAcker,
+    told: oneshot::Sender<Result<(), DeliveryGone>>,
 }
 
 impl Gathered {
-    fn answer(self, told: Result<(), Stale>) {
+    fn answer(self, told: Result<(), DeliveryGone>) {
         // Who no longer waits wants no answer.
         let _ = self.told.send(told);
     }
@@ -103,7 +103,7 @@ impl Acks {
     }
 
     /// The means to settle a delivery, which the channel's later acks wait for from here on.
-    pub(super) fn receipt(self: &Arc<Self>, delivery: &LapinDelivery) -> Box<dyn Receipt> {
+    pub(super) fn receipt(self: &Arc<Self>, delivery: &LapinDelivery) -> Box<dyn Acker> {
         self.lock().unsettled.insert(delivery.delivery_tag);
         let acker = delivery.acker.clone();
         Box::new(AckReceipt { acks: Arc::clone(self), tag: delivery.delivery_tag, acker })
@@ -153,22 +153,22 @@ impl Acks {
 struct AckReceipt {
     acks: Arc<Acks>,
     tag: DeliveryTag,
-    acker: Acker,
+    acker: LapinAcker,
 }
 
-impl Receipt for AckReceipt {
+impl Acker for AckReceipt {
     fn usable(&self) -> bool {
         self.acker.usable()
     }
 
-    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
+    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
         Box::pin(async move {
             let Self { acks, tag, acker } = *self;
             let (told, answer) = oneshot::channel();
             let (gathered, fresh) = {
                 let mut books = acks.lock();
                 if books.closed {
-                    return Err(Stale);
+                    return Err(DeliveryGone);
                 }
                 books.acked(tag, Gathered { acker, told });
                 (books.acked.len(), books.fresh)
@@ -179,13 +179,13 @@ impl Receipt for AckReceipt {
             if fresh * 4 >= acks.prefetch {
                 acks.enough.notify_one();
             }
-            answer.await.unwrap_or(Err(Stale))
+            answer.await.unwrap_or(Err(DeliveryGone))
         })
     }
 
-    fn give_back(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
+    fn nack_requeue(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
         Box::pin(async move {
-            let returned = give_back(&self.acker).await;
+            let returned = nack_requeue(&self.acker).await;
             if returned.is_ok() {
                 self.acks.lock().unsettled.remove(&self.tag);
             }
@@ -195,37 +195,37 @@ impl Receipt for AckReceipt {
 }
 
 /// Settles a delivery by a frame of its own.
-pub(super) struct AtOnce(pub(super) Acker);
+pub(super) struct AtOnce(pub(super) LapinAcker);
 
-impl Receipt for AtOnce {
+impl Acker for AtOnce {
     fn usable(&self) -> bool {
         self.0.usable()
     }
 
-    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
+    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
         Box::pin(async move { ack(&self.0, false).await })
     }
 
-    fn give_back(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
-        Box::pin(async move { give_back(&self.0).await })
+    fn nack_requeue(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
+        Box::pin(async move { nack_requeue(&self.0).await })
     }
 }
 
 /// Tells the broker that a delivery is done, and with `multiple` all before it.
-async fn ack(acker: &Acker, multiple: bool) -> Result<(), Stale> {
+async fn ack(acker: &LapinAcker, multiple: bool) -> Result<(), DeliveryGone> {
     settled(timeout(WAIT, acker.ack(BasicAckOptions { multiple })).await)
 }
 
 /// Returns a delivery to its queue.
-pub(super) async fn give_back(acker: &Acker) -> Result<(), Stale> {
+pub(super) async fn nack_requeue(acker: &LapinAcker) -> Result<(), DeliveryGone> {
     settled(timeout(WAIT, acker.nack(BasicNackOptions { requeue: true, multiple: false })).await)
 }
 
 /// `Ok(true)` alone means that the broker was told.
-fn settled(result: Result<lapin::Result<bool>, tokio::time::error::Elapsed>) -> Result<(), Stale> {
+fn settled(result: Result<lapin::Result<bool>, tokio::time::error::Elapsed>) -> Result<(), DeliveryGone> {
     match result {
         Ok(Ok(true)) => Ok(()),
-        Ok(Ok(false) | Err(_)) | Err(_) => Err(Stale),
+        Ok(Ok(false) | Err(_)) | Err(_) => Err(DeliveryGone),
     }
 }
 

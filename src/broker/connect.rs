@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use crate::config::{self, BrokerUrl};
-use crate::telemetry::traces;
+use crate::observe::traces;
 
 /// The longest wait for any one answer of the broker.
 pub const WAIT: Duration = Duration::from_secs(10);

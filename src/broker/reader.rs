@@ -19,7 +19,7 @@ use crate::broker::connect::{BrokerError, Connector, bounded, close, described, 
 use crate::broker::session::receive;
 use crate::broker::topology::short;
 use crate::broker::{Delivery, Headers, Message, ShortString};
-use crate::journey::integer;
+use crate::message::retry_state::integer;
 
 /// Messages on their way to the client at a time, at most.
 pub const WINDOW: u16 = 256;
@@ -136,13 +136,13 @@ impl Walk {
     /// # Errors
     /// What the broker said. What was not settled goes back all the same; what was settled last may be there again.
     pub async fn end(mut self) -> Result<(), BrokerError> {
-        let ended = self.give_back().await;
+        let ended = self.nack_requeue().await;
         self.lost.cancel();
         close(&self.connection).await;
         ended
     }
 
-    async fn give_back(&mut self) -> Result<(), BrokerError> {
+    async fn nack_requeue(&mut self) -> Result<(), BrokerError> {
         // Consumers that are still there would be given at once what goes back.
         if let Some((consumer, _)) = self.consumer.take() {
             let cancel = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());

@@ -18,11 +18,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::acks::{Acks, AtOnce, give_back};
+use crate::broker::acks::{Acks, AtOnce, nack_requeue};
 use crate::broker::connect::{BrokerError, Connector, WAIT, bounded, close, described, open_channel};
 use crate::broker::topology::{self, Topology, TopologyError, short};
-use crate::broker::{Delivery, Headers, Message, Receipt};
-use crate::retry::{Pauses, jittered};
+use crate::broker::{Acker, Delivery, Headers, Message};
+use crate::retry::{Backoff, jittered};
 
 /// First and longest wait before another attempt to connect.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -71,7 +71,7 @@ impl Session {
         stop: &CancellationToken,
         drained: &CancellationToken,
     ) -> Result<(), String> {
-        let mut pauses = Pauses::new(RECONNECT.0, RECONNECT.1);
+        let mut pauses = Backoff::new(RECONNECT.0, RECONNECT.1);
         let mut singly = 0;
         while !stop.is_cancelled() {
             let began = Instant::now();
@@ -205,7 +205,7 @@ async fn take(
                 let receipt = acks.receipt(&delivery);
                 if let Err(unsent) = deliveries.send(with_receipt(delivery, receipt, lost)).await {
                     // Nobody takes deliveries any more: the worker is stopping.
-                    let _ = unsent.0.receipt.give_back().await;
+                    let _ = unsent.0.receipt.nack_requeue().await;
                 }
             }
             Some(Err(error)) => return Err(described("consuming", &error)),
@@ -230,7 +230,7 @@ async fn drain(mut consumer: Consumer, channel: &lapin::Channel) -> Result<(), B
     let tag = consumer.tag();
     bounded("cancel the consumer", channel.basic_cancel(tag, BasicCancelOptions::default())).await?;
     while let Ok(Some(Ok(delivery))) = timeout(WAIT, consumer.next()).await {
-        let _ = give_back(&delivery.acker).await;
+        let _ = nack_requeue(&delivery.acker).await;
     }
     Ok(())
 }
@@ -241,7 +241,7 @@ pub(super) fn receive(received: LapinDelivery, lost: &CancellationToken) -> Deli
     with_receipt(received, receipt, lost)
 }
 
-fn with_receipt(received: LapinDelivery, receipt: Box<dyn Receipt>, lost: &CancellationToken) -> Delivery {
+fn with_receipt(received: LapinDelivery, receipt: Box<dyn Acker>, lost: &CancellationToken) -> Delivery {
     Delivery {
         message: Box::new(Message {
             body: received.data,

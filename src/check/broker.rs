@@ -8,7 +8,7 @@ use crate::broker::connect::{BrokerError, authority, user, vhost};
 use crate::broker::inspect::{Difference, Inspection};
 use crate::broker::topology::{Queue, Topology, WAYS_OUT};
 use crate::config::{self, BrokerUrl, Config, TopologyMode};
-use crate::journey::MAX_OURS;
+use crate::message::retry_state::MAX_OURS;
 
 /// Frames that have less room than this for our headers and as much for the publisher's are warned of.
 const FRAME: usize = 2 * MAX_OURS;

@@ -8,7 +8,7 @@ use super::Findings;
 use super::net::{Unreachable, reach};
 use crate::clock::Clock;
 use crate::config;
-use crate::crm::classify::{Answer, Judgement, Outcome, classify, quota, quota_reset};
+use crate::crm::classify::{Answer, Classified, Outcome, classify, quota, quota_reset};
 use crate::crm::{Crm as _, HttpCrm};
 use crate::duration;
 
@@ -32,14 +32,14 @@ pub(super) async fn check(config: &config::Crm, wanted: bool) -> Findings {
     let mut answered = true;
     for (position, token) in config.tokens.iter().enumerate() {
         let answer = crm.token_information(token).await;
-        let mut judgement = classify(&answer, Clock::system().now());
-        judgement.hide(token.expose_secret());
-        if let Some(failed) = endpoint(server, &answer, &judgement).await {
+        let mut classified = classify(&answer, Clock::system().now());
+        classified.hide(token.expose_secret());
+        if let Some(failed) = endpoint(server, &answer, &classified).await {
             findings.0.extend(failed.0);
             answered = false;
             break;
         }
-        self::token(position, &answer, &judgement, &mut tokens);
+        self::token(position, &answer, &classified, &mut tokens);
     }
     let told = tokens.0.len();
     if answered {
@@ -57,7 +57,7 @@ fn shown(server: &Url) -> String {
 }
 
 /// What is wrong with the endpoint, none when it spoke about the token.
-async fn endpoint(server: &Url, answer: &Answer, judgement: &Judgement) -> Option<Findings> {
+async fn endpoint(server: &Url, answer: &Answer, classified: &Classified) -> Option<Findings> {
     let mut findings = Findings::default();
     let place = shown(server);
     match answer {
@@ -82,7 +82,7 @@ async fn endpoint(server: &Url, answer: &Answer, judgement: &Judgement) -> Optio
             findings.problem("crm.endpoint", format!("{place} took the request and did not answer: {why}"), advice);
         }
         Answer::Reply(_) => {
-            let advice = match judgement.outcome {
+            let advice = match classified.outcome {
                 Outcome::Misconfigured => "check crm.server: no such API is there",
                 Outcome::Unavailable | Outcome::Unknown => "look at the CRM's state, and at what stands before it",
                 Outcome::Created
@@ -91,16 +91,16 @@ async fn endpoint(server: &Url, answer: &Answer, judgement: &Judgement) -> Optio
                 | Outcome::QuotaExhausted
                 | Outcome::Unauthorized => return None,
             };
-            findings.problem("crm.endpoint", format!("{place}: {}", judgement.reason), advice);
+            findings.problem("crm.endpoint", format!("{place}: {}", classified.reason), advice);
         }
     }
     Some(findings)
 }
 
 /// What the CRM said of one token, which is named by its position, as in metrics and on `/status`.
-fn token(position: usize, answer: &Answer, judgement: &Judgement, findings: &mut Findings) {
+fn token(position: usize, answer: &Answer, classified: &Classified, findings: &mut Findings) {
     let check = "crm.token";
-    match judgement.outcome {
+    match classified.outcome {
         Outcome::Created => match quota(answer) {
             Some((_, 0)) => used_up(position, answer, findings),
             Some((limit, left)) => {
@@ -122,10 +122,10 @@ fn token(position: usize, answer: &Answer, judgement: &Judgement, findings: &mut
         }
         Outcome::Unauthorized => {
             let advice = "check this token, and crm.operation: a wrong one is refused in the same way";
-            findings.problem(check, format!("token {position}: refused: {}", judgement.reason), advice);
+            findings.problem(check, format!("token {position}: refused: {}", classified.reason), advice);
         }
         Outcome::Rejected | Outcome::Misconfigured | Outcome::Unavailable | Outcome::Unknown => {
-            findings.problem(check, format!("token {position}: {}", judgement.reason), "check crm.operation");
+            findings.problem(check, format!("token {position}: {}", classified.reason), "check crm.operation");
         }
     }
 }

@@ -29,8 +29,8 @@ use crate::broker::reader::{WINDOW, Walk};
 use crate::cli::{Error, load};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
-use crate::dead_letter::DeadLetter;
-use crate::failure::shorten;
+use crate::message::dead_letter::DeadLetter;
+use crate::message::failure::shorten;
 
 /// How long letters are held at most: brokers end consumers that hold one for thirty minutes.
 const HOLD: Duration = Duration::from_secs(300);

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use crate::admin;
 use crate::cli::Error;
 use crate::config::{Config, Sources};
+use crate::observe::admin;
 
 /// Succeeds when `/readyz` answers 200.
 ///

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use crate::cli::{Error, load, open, print};
 use crate::config::Sources;
-use crate::payload::Mapping;
-use crate::task::{MAX_BODY, decode};
+use crate::message::payload::Mapping;
+use crate::message::task::{MAX_BODY, decode};
 
 /// Arguments of `map`.
 #[derive(Debug, clap::Args)]

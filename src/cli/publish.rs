@@ -16,7 +16,7 @@ use crate::broker::connect::Connector;
 use crate::broker::publisher::Publisher;
 use crate::cli::{Error, load, open, print};
 use crate::config::Sources;
-use crate::export::{Input, Outgoing};
+use crate::message::export::{Input, Outgoing};
 
 /// Publishes under way at a time.
 const AT_A_TIME: usize = 16;

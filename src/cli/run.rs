@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 use crate::cli::{Error, FAILED};
 use crate::config::{Config, Loaded, Sources};
-use crate::telemetry;
+use crate::observe::logs;
 
 /// Works until `stop`.
 ///
@@ -15,14 +15,14 @@ use crate::telemetry;
 /// An invalid configuration, an admin address that is taken. What ends a running worker is logged, with exit code 1.
 pub async fn run(sources: &Sources, stop: CancellationToken) -> Result<ExitCode, Error> {
     let Loaded { config, warnings } = Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
-    telemetry::start(&config.log);
-    telemetry::traces::start(sources);
+    logs::start(&config.log);
+    crate::observe::traces::start(sources);
     for warning in warnings {
         tracing::warn!("{warning}");
     }
     let app = App::new(config).await.map_err(Error::failed)?;
     let ended = app.run(stop).await;
-    telemetry::traces::finish().await;
+    crate::observe::traces::finish().await;
     if let Err(text) = ended {
         tracing::error!("{text}");
         return Ok(ExitCode::from(FAILED));

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::cli::{Error, print};
-use crate::payload::REQUIRED;
+use crate::message::payload::REQUIRED;
 
 /// Prints the schema.
 ///

@@ -9,7 +9,7 @@ use url::{Host, Url};
 use super::keys::Key;
 use super::read::Parsed;
 use super::{BrokerUrl, LedgerStore};
-use crate::nearest::nearest;
+use crate::suggest::suggest;
 
 /// What lapin understands after a `?`; whatever else is there it leaves out without a word.
 const AMQP_PARAMETERS: [&str; 5] = ["heartbeat", "frame_max", "channel_max", "connection_timeout", "auth_mechanism"];
@@ -156,7 +156,7 @@ fn parameter(name: &str, value: &str) -> Parsed<()> {
         "connection_timeout" => value.parse::<u64>().is_ok(),
         "auth_mechanism" => AUTH_MECHANISMS.contains(&value.to_lowercase().as_str()),
         _ => {
-            let known = nearest(name, AMQP_PARAMETERS).map_or_else(
+            let known = suggest(name, AMQP_PARAMETERS).map_or_else(
                 || format!("known are {}", AMQP_PARAMETERS.join(", ")),
                 |meant| format!("did you mean {meant}?"),
             );

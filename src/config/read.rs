@@ -7,7 +7,7 @@ use super::keys::{Key, Kind, find};
 use super::problem::Problem;
 use super::raw::{Raw, Written};
 use crate::duration;
-use crate::nearest::nearest;
+use crate::suggest::suggest;
 
 /// That a value is missing for a reason already noted.
 pub(super) struct Reported;
@@ -126,7 +126,7 @@ pub(super) fn choice<T: Copy, const N: usize>(values: [T; N]) -> impl Fn(&Key, &
             return Err("has no choice".to_owned());
         };
         let chosen = names.iter().zip(values).find(|(name, _)| **name == text);
-        chosen.map(|(_, value)| value).ok_or_else(|| match nearest(text, names.iter().copied()) {
+        chosen.map(|(_, value)| value).ok_or_else(|| match suggest(text, names.iter().copied()) {
             Some(name) => format!("is not allowed; did you mean {name}?"),
             None => "is not allowed".to_owned(),
         })

@@ -14,7 +14,7 @@ use super::{
     Admin, Broker, Config, Crm, Gate, Ledger, LedgerStore, Log, LogFormat, LogLevel, OnUnknown, Priority, Retry,
     Shutdown, Task, TopologyMode, UnknownFields,
 };
-use crate::nearest::nearest;
+use crate::suggest::suggest;
 
 /// Understands everything; `terminal` says whether the log goes to one.
 pub(super) fn config(reader: &mut Reader<'_>, terminal: bool) -> Result<Config, Reported> {
@@ -157,7 +157,7 @@ fn zone(_: &Key, text: &str) -> Parsed<TimeZone> {
     TimeZone::get(text).map_err(|_| {
         // Likeness is measured in lower case; the database takes a name in any case.
         let names: Vec<String> = jiff::tz::db().available().map(|name| name.as_str().to_lowercase()).collect();
-        let meant = nearest(text, names.iter().map(String::as_str));
+        let meant = suggest(text, names.iter().map(String::as_str));
         match meant.and_then(|name| TimeZone::get(name).ok()) {
             Some(zone) => format!("is not known; did you mean {}?", zone.iana_name().unwrap_or_default()),
             None => "is not known".to_owned(),

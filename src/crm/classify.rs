@@ -11,8 +11,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::failure::{CUT, shorten};
-use crate::members::{self, Members};
+use crate::json_object::{self, Members};
+use crate::message::failure::{CUT, shorten};
 
 /// What became of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -136,7 +136,7 @@ pub struct Reply {
 
 /// An [`Outcome`] with what led to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Judgement {
+pub struct Classified {
     /// What became of the attempt.
     pub outcome: Outcome,
     /// One readable sentence.
@@ -150,10 +150,10 @@ pub struct Judgement {
     /// How long the CRM asks to wait, not yet capped; for a used-up quota, until its reset.
     pub retry_after: Option<Duration>,
     /// The 403's text is not known: whether the token or the task is at fault is for tokenInformation.php to say.
-    pub ask_token: bool,
+    pub verify_token: bool,
 }
 
-impl Judgement {
+impl Classified {
     /// Removes a secret that the CRM repeated in its words.
     pub fn hide(&mut self, secret: &str) {
         for text in std::iter::once(&mut self.reason).chain(&mut self.message) {
@@ -182,25 +182,25 @@ const MAX_TEXT: usize = 1_024;
 
 /// Judges what came back. `now` is for a `Retry-After` that names a date.
 #[must_use]
-pub fn classify(answer: &Answer, now: Timestamp) -> Judgement {
+pub fn classify(answer: &Answer, now: Timestamp) -> Classified {
     match answer {
         Answer::NotSent(why) => silent(Outcome::Unavailable, format!("the CRM could not be reached: {why}")),
         Answer::NoAnswer(why) => {
             silent(Outcome::Unknown, format!("the request was sent and no answer came, so the task may exist: {why}"))
         }
         Answer::Reply(reply) => {
-            let mut judgement = match find_verdict(&reply.body) {
+            let mut classified = match find_verdict(&reply.body) {
                 Some(verdict) => by_code(reply.status, verdict),
                 None => by_status(reply.status),
             };
-            judgement.retry_after = reply.retry_after.as_deref().and_then(|text| parse_retry_after(text, now));
-            judgement
+            classified.retry_after = reply.retry_after.as_deref().and_then(|text| parse_retry_after(text, now));
+            classified
         }
     }
 }
 
-fn silent(outcome: Outcome, reason: String) -> Judgement {
-    Judgement { outcome, reason, http_status: None, code: None, message: None, retry_after: None, ask_token: false }
+fn silent(outcome: Outcome, reason: String) -> Classified {
+    Classified { outcome, reason, http_status: None, code: None, message: None, retry_after: None, verify_token: false }
 }
 
 /// The API's own words, found in a body.
@@ -217,8 +217,8 @@ impl Verdict {
     }
 }
 
-fn by_code(status: u16, verdict: Verdict) -> Judgement {
-    let (outcome, ask_token) = judge_code(&verdict);
+fn by_code(status: u16, verdict: Verdict) -> Classified {
+    let (outcome, verify_token) = judge_code(&verdict);
     let Verdict { code, error, msg } = verdict;
     // The one that says more.
     let text = msg.or(error);
@@ -226,7 +226,7 @@ fn by_code(status: u16, verdict: Verdict) -> Judgement {
         Some(text) => format!("the CRM answered code {code}: {text}"),
         None => format!("the CRM answered code {code}"),
     };
-    Judgement { http_status: Some(status), code: Some(code), message: text, ask_token, ..silent(outcome, reason) }
+    Classified { http_status: Some(status), code: Some(code), message: text, verify_token, ..silent(outcome, reason) }
 }
 
 /// The outcome of a code, and whether the token has to be asked about.
@@ -251,7 +251,7 @@ fn names_api(words: &str) -> bool {
     words.split(|c: char| !c.is_alphanumeric()).any(|word| word == "api")
 }
 
-fn by_status(status: u16) -> Judgement {
+fn by_status(status: u16) -> Classified {
     let (outcome, reason) = match status {
         413 | 414 => (Outcome::Rejected, "the request is too large for the CRM"),
         429 => (Outcome::Throttled, "too many requests"),
@@ -261,7 +261,7 @@ fn by_status(status: u16) -> Judgement {
         503 => (Outcome::Unavailable, "service unavailable"),
         _ => (Outcome::Unknown, "no readable verdict, so the task may exist"),
     };
-    Judgement {
+    Classified {
         http_status: Some(status),
         ..silent(outcome, format!("the CRM answered HTTP {status} without a code: {reason}"))
     }
@@ -306,7 +306,7 @@ fn read_verdict(object: &Members<'_>) -> Option<Verdict> {
     let text = |key: &str| {
         let value = object.get(key)?;
         let quoted = || value.get().strip_prefix('"')?.strip_suffix('"').map(Cow::from);
-        let text = members::text(value).or_else(quoted)?;
+        let text = json_object::text(value).or_else(quoted)?;
         let text = text.trim();
         // The vendor writes the word null, in quotes, for no error.
         (!text.is_empty() && text != "null").then(|| shorten(text, MAX_TEXT))

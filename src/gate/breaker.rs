@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::config;
 use crate::crm::classify::Outcome;
-use crate::retry::{Pauses, jittered};
+use crate::retry::{Backoff, jittered};
 
 /// Why no request leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,7 +29,7 @@ pub struct Breaker {
     closed: Option<Closed>,
     /// Probes so far.
     probes: u64,
-    pauses: Pauses,
+    pauses: Backoff,
 }
 
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Breaker {
             failures: 0,
             closed: None,
             probes: 0,
-            pauses: Pauses::new(config.probe_initial, config.probe_max),
+            pauses: Backoff::new(config.probe_initial, config.probe_max),
         }
     }
 

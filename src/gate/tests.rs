@@ -52,15 +52,15 @@ async fn slot(gate: &Arc<Gate>) -> Slot {
     }
 }
 
-fn judged(outcome: Outcome) -> Judgement {
-    Judgement {
+fn judged(outcome: Outcome) -> Classified {
+    Classified {
         outcome,
         reason: String::new(),
         http_status: None,
         code: None,
         message: None,
         retry_after: None,
-        ask_token: false,
+        verify_token: false,
     }
 }
 
@@ -143,7 +143,7 @@ async fn requests_that_never_left_do_not_tell_how_long_one_takes() {
         for _ in 0..100 {
             let slot = slot(&gate).await;
             sleep(Duration::from_millis(1)).await;
-            slot.report(&Judgement { http_status, ..judged(Outcome::Unavailable) });
+            slot.report(&Classified { http_status, ..judged(Outcome::Unavailable) });
         }
         assert_eq!(passing(&gate).await.len(), most, "{http_status:?}");
     }
@@ -348,7 +348,7 @@ async fn a_used_up_token_that_is_said_to_be_reset_in_no_hours_rests_until_the_re
     for posts in 0..3 {
         let slot = slot(&gate).await;
         assert_eq!(began.elapsed(), Duration::from_secs(posts * 300));
-        slot.report(&Judgement { retry_after: quota_reset(&information), ..judged(Outcome::QuotaExhausted) });
+        slot.report(&Classified { retry_after: quota_reset(&information), ..judged(Outcome::QuotaExhausted) });
     }
     assert_eq!(*told.lock().unwrap(), [Some(Closed::Quota)], "told once");
 }
@@ -426,7 +426,7 @@ async fn why_the_latest_request_failed_is_kept_and_told_when_the_gate_closes() {
     let told = Arc::clone(&reasons);
     let on_change = move |closed, reason: Option<&str>| told.lock().unwrap().push((closed, reason.map(str::to_owned)));
     Arc::get_mut(&mut gate).unwrap().on_change = Box::new(on_change);
-    let because = |outcome, reason: &str| Judgement { reason: reason.to_owned(), ..judged(outcome) };
+    let because = |outcome, reason: &str| Classified { reason: reason.to_owned(), ..judged(outcome) };
     let probe = [(Outcome::Unavailable, "first"), (Outcome::Throttled, "busy"), (Outcome::Unavailable, "second")];
     for (outcome, reason) in probe {
         slot(&gate).await.report(&because(outcome, reason));

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
-use crate::retry::{Pauses, jittered};
+use crate::retry::{Backoff, jittered};
 
 /// First and longest wait of a throttled token that was not told how long to wait.
 const THROTTLED: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -64,7 +64,7 @@ pub struct Token {
     pub in_use: usize,
     throttled_until: Option<Instant>,
     parked: Option<Parking>,
-    pauses: Pauses,
+    pauses: Backoff,
     quota_limit: Option<u64>,
     /// Calls left, and until when that is of use.
     quota_left: Option<(u64, Instant)>,
@@ -265,7 +265,7 @@ impl Token {
             in_use: 0,
             throttled_until: None,
             parked: None,
-            pauses: Pauses::new(THROTTLED.0, THROTTLED.1),
+            pauses: Backoff::new(THROTTLED.0, THROTTLED.1),
             quota_limit: None,
             quota_left: None,
         }

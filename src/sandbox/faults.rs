@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
 use crate::duration;
-use crate::nearest::nearest;
+use crate::suggest::suggest;
 
 const KEYS: [&str; 5] = ["action", "times", "probability", "name_contains", "retry_after"];
 const ACTIONS: [&str; 11] =
@@ -152,7 +152,7 @@ fn get<'a, T>(
 
 fn unknown_name(what: &str, name: &str, known: &[&str]) -> String {
     let hint =
-        nearest(name, known.iter().copied()).map_or_else(String::new, |known| format!(", did you mean \"{known}\"?"));
+        suggest(name, known.iter().copied()).map_or_else(String::new, |known| format!(", did you mean \"{known}\"?"));
     let allowed = known.join(", ");
     format!("unknown {what} \"{name}\"{hint} (allowed are {allowed})")
 }

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::answer::{self, Refusal};
 use super::state::State;
 use super::{control, insert, token};
-use crate::accept::Accepting;
+use crate::observe::listener::Accepting;
 
 /// Bytes of a request's body, beyond which it is answered 413.
 pub(super) const MAX_BODY: usize = 1024 * 1024;

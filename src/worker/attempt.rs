@@ -10,11 +10,11 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::recall::{Case, Interrupted};
 use super::{Worker, apart};
-use crate::crm::classify::{Answer, Judgement, Outcome, classify, quota, quota_reset, token_accepted};
-use crate::failure::Failure;
+use crate::crm::classify::{Answer, Classified, Outcome, classify, quota, quota_reset, token_accepted};
 use crate::gate::{NoSlot, Slot};
-use crate::journey::Journey;
 use crate::ledger::Closing;
+use crate::message::failure::Failure;
+use crate::message::retry_state::RetryState;
 
 /// How much longer than `crm.request_timeout` another worker's open intent is waited for, before it is taken for a dead worker's.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ impl From<Interrupted> for Unsent {
 
 /// An attempt and what it cost.
 pub(super) struct Attempted {
-    pub(super) judgement: Judgement,
+    pub(super) classified: Classified,
     pub(super) at: Timestamp,
     pub(super) duration: Duration,
     /// Whether it counts against the message's limit.
@@ -62,7 +62,7 @@ impl Worker {
         &self,
         case: &Case<'_>,
         body: &Bytes,
-        journey: &Journey,
+        journey: &RetryState,
         suspect: bool,
     ) -> Result<Attempted, Unsent> {
         let _turn = if suspect {
@@ -89,7 +89,7 @@ impl Worker {
     }
 
     /// A slot to send in, with the intent recorded, and since when; none when the gate closed meanwhile.
-    async fn admit(&self, case: &Case<'_>, journey: &Journey) -> Result<Option<(Slot, Instant)>, Unsent> {
+    async fn admit(&self, case: &Case<'_>, journey: &RetryState) -> Result<Option<(Slot, Instant)>, Unsent> {
         let mut pass = self.pass(case).await?;
         // Not before: while the gate is closed nothing is given up.
         self.may_try(case.message, journey).map_err(Unsent::GivenUp)?;
@@ -125,14 +125,14 @@ impl Worker {
     async fn attempt(&self, case: &Case<'_>, slot: Slot, body: &Bytes, attempts: u32, until: Instant) -> Attempted {
         let (at, began) = (self.clock.now(), Instant::now());
         let probe = slot.is_probe();
-        let judgement = self.ask(&slot, body, until).await;
+        let classified = self.ask(&slot, body, until).await;
         let duration = began.elapsed();
-        slot.report(&judgement);
+        slot.report(&classified);
         // Whoever waits for the slot goes first: the CRM allows few, and a moment in which one is not used is lost.
         yield_now().await;
-        self.events.attempted(judgement.outcome, duration);
-        let counts = judgement.outcome.spends_attempt() && !(probe && judgement.outcome == Outcome::Unavailable);
-        let closing = match judgement.outcome {
+        self.events.attempted(classified.outcome, duration);
+        let counts = classified.outcome.spends_attempt() && !(probe && classified.outcome == Outcome::Unavailable);
+        let closing = match classified.outcome {
             Outcome::Created => Closing::Created,
             Outcome::Unknown => Closing::Unknown,
             Outcome::Rejected
@@ -143,28 +143,28 @@ impl Worker {
             | Outcome::Unavailable => Closing::NotCreated,
         };
         self.close(case, closing, attempts + u32::from(counts)).await;
-        Attempted { judgement, at, duration, counts }
+        Attempted { classified, at, duration, counts }
     }
 
-    async fn ask(&self, slot: &Slot, body: &Bytes, until: Instant) -> Judgement {
+    async fn ask(&self, slot: &Slot, body: &Bytes, until: Instant) -> Classified {
         let token = slot.token();
         let answer = self.crm.insert(token, body.clone()).await;
-        let mut judgement = classify(&answer, self.clock.now());
-        if judgement.ask_token || judgement.outcome == Outcome::QuotaExhausted {
+        let mut classified = classify(&answer, self.clock.now());
+        if classified.verify_token || classified.outcome == Outcome::QuotaExhausted {
             let until = until.min(Instant::now() + TOKEN_INFORMATION);
             let asked = apart(timeout_at(until, self.crm.token_information(token))).await;
             let answer = asked.unwrap_or_else(|_| Answer::NoAnswer("timed out".to_owned()));
             if let Some((limit, left)) = quota(&answer) {
                 slot.quota(limit, left, quota_reset(&answer));
             }
-            if judgement.outcome == Outcome::QuotaExhausted {
+            if classified.outcome == Outcome::QuotaExhausted {
                 // Where the vendor does not tell, the gate goes by midnight.
-                judgement.retry_after = quota_reset(&answer);
+                classified.retry_after = quota_reset(&answer);
             } else if token_accepted(&answer) == Some(true) {
-                judgement.outcome = Outcome::Rejected;
+                classified.outcome = Outcome::Rejected;
             }
         }
-        judgement.hide(token.expose_secret());
-        judgement
+        classified.hide(token.expose_secret());
+        classified
     }
 }

@@ -12,17 +12,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt::Unsent;
 use super::{Worker, apart};
-use crate::broker::{Message, Receipt};
+use crate::broker::{Acker, Message};
 use crate::config::OnUnknown;
-use crate::crm::classify::{Judgement, Outcome};
-use crate::dead_letter::FAILED_AT;
-use crate::failure::{Failure, Kind, Stage};
+use crate::crm::classify::{Classified, Outcome};
 use crate::gate::{Access, Held, Pass};
-use crate::journey::{ATTEMPTS, Journey, SCHEMA, string};
-use crate::known::{Asked, Known, judge};
 use crate::ledger::{Closing, Digest, Entry, Key, LedgerError, Record, State};
-use crate::retry::{Pauses, jittered};
-use crate::verdict::Verdict;
+use crate::message::dead_letter::FAILED_AT;
+use crate::message::disposition::Disposition;
+use crate::message::failure::{Failure, Kind, Stage};
+use crate::message::retry_state::{ATTEMPTS, RetryState, SCHEMA, string};
+use crate::retry::{Backoff, jittered};
+use crate::worker::decide::{Asked, Known, judge};
 
 /// First and longest wait before the ledger is asked again.
 const LEDGER: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -38,7 +38,7 @@ pub(super) struct Case<'a> {
     /// Until when it may be held.
     pub(super) until: Instant,
     /// Whether the broker still waits for it,
-    pub(super) receipt: &'a dyn Receipt,
+    pub(super) receipt: &'a dyn Acker,
     /// and cancelled when it no longer does.
     lost: CancellationToken,
     /// When this delivery's latest intent was recorded: one that is open since then is its own, should telling the
@@ -59,7 +59,7 @@ pub(super) struct Case<'a> {
 impl<'a> Case<'a> {
     pub(super) fn new(
         message: &'a Message,
-        receipt: &'a dyn Receipt,
+        receipt: &'a dyn Acker,
         lost: CancellationToken,
         key: Option<Key>,
         since: Instant,
@@ -116,11 +116,11 @@ pub(super) enum Interrupted {
     Stopped,
 }
 
-impl From<Interrupted> for Verdict {
+impl From<Interrupted> for Disposition {
     fn from(interrupted: Interrupted) -> Self {
         match interrupted {
-            Interrupted::Held => Self::Park,
-            Interrupted::Stopped => Self::Return,
+            Interrupted::Held => Self::Hold,
+            Interrupted::Stopped => Self::Requeue,
         }
     }
 }
@@ -128,7 +128,7 @@ impl From<Interrupted> for Verdict {
 /// What the ledger says of a message that may go on.
 pub(super) struct Recalled {
     /// A dead worker's attempt, to be counted.
-    pub(super) left_open: Option<Judgement>,
+    pub(super) left_open: Option<Classified>,
     /// Whether a worker died while it was being sent.
     pub(super) suspect: bool,
 }
@@ -201,7 +201,7 @@ impl Worker {
     }
 
     /// Waits until no other delivery of the same id is being processed.
-    pub(super) async fn wait_alone(&self, case: &Case<'_>) -> Result<Option<Alone>, Verdict> {
+    pub(super) async fn wait_alone(&self, case: &Case<'_>) -> Result<Option<Alone>, Disposition> {
         let Some(key) = &case.key else {
             return Ok(None);
         };
@@ -213,9 +213,9 @@ impl Worker {
         let waiting = async {
             tokio::select! {
                 biased;
-                () = self.interrupted(case) => Err(Verdict::Return),
+                () = self.interrupted(case) => Err(Disposition::Requeue),
                 alone = self.running.enter(key) => Ok(Some(alone)),
-                () = sleep_until(case.until) => Err(Verdict::Park),
+                () = sleep_until(case.until) => Err(Disposition::Hold),
             }
         };
         apart(waiting).await
@@ -223,7 +223,7 @@ impl Worker {
 
     /// Asks the ledger, and takes over what earlier deliveries spent. What was delivered for the first time, and need not
     /// wait at the gate, is asked about with its intent, which follows at once; nearly always there is nothing to tell.
-    pub(super) async fn recall(&self, case: &Case<'_>, journey: &mut Journey) -> Result<Recalled, Verdict> {
+    pub(super) async fn recall(&self, case: &Case<'_>, journey: &mut RetryState) -> Result<Recalled, Disposition> {
         if case.is_untold()
             && case.is_first()
             && self.gate.passes_at_once()
@@ -236,7 +236,7 @@ impl Worker {
         Ok(recalled)
     }
 
-    async fn recall_anew(&self, case: &Case<'_>, journey: &mut Journey) -> Result<Recalled, Verdict> {
+    async fn recall_anew(&self, case: &Case<'_>, journey: &mut RetryState) -> Result<Recalled, Disposition> {
         let mut watched: Option<(Timestamp, Instant)> = None;
         loop {
             let entry = self.look(case).await?;
@@ -253,7 +253,7 @@ impl Worker {
                 Known::Afresh => {
                     // Another worker may have it by now, and what that one records is not to be forgotten.
                     if !case.receipt.usable() {
-                        return Err(Verdict::Return);
+                        return Err(Disposition::Requeue);
                     }
                     self.forget(case).await?;
                     // What the broker gave up does not tell it.
@@ -265,7 +265,7 @@ impl Worker {
                     // Whoever made it may have died, or lost its connection, before it could tell that there may be two.
                     let same = case.message.redelivered || case.message.header(ATTEMPTS).is_some();
                     journey.possibly_created |= same && entry.is_some_and(|entry| entry.possibly_created);
-                    return Err(Verdict::AckKnown);
+                    return Err(Disposition::AlreadyCreated);
                 }
                 Known::Conflict => return Err(dead_letter(Kind::IdConflict, ID_CONFLICT)),
                 Known::Poison(attempts) => {
@@ -274,8 +274,8 @@ impl Worker {
                 }
                 Known::Wait(wait) => tokio::select! {
                     biased;
-                    () = self.interrupted(case) => return Err(Verdict::Return),
-                    () = sleep_until(case.until + self.rules.patience) => return Err(Verdict::Park),
+                    () = self.interrupted(case) => return Err(Disposition::Requeue),
+                    () = sleep_until(case.until + self.rules.patience) => return Err(Disposition::Hold),
                     () = sleep(wait) => {}
                 },
                 Known::LeftOpen(attempts) => {
@@ -298,7 +298,7 @@ impl Worker {
     /// Whether the ledger says something else than when it was asked first: a worker that is cut off from the broker does
     /// not know that another one was given its messages, which may be done by the time that the gate lets them through. Where
     /// that took no time, the intent tells it soon enough.
-    pub(super) async fn overtaken(&self, case: &Case<'_>, journey: &Journey) -> Result<bool, Interrupted> {
+    pub(super) async fn overtaken(&self, case: &Case<'_>, journey: &RetryState) -> Result<bool, Interrupted> {
         if case.told().unwrap_or(case.since).elapsed() < FRESH {
             return Ok(false);
         }
@@ -308,7 +308,7 @@ impl Worker {
     }
 
     /// Whether an entry says something else than the one that the message was sent on with.
-    fn is_news(&self, case: &Case<'_>, journey: &Journey, entry: Option<&Entry>) -> bool {
+    fn is_news(&self, case: &Case<'_>, journey: &RetryState, entry: Option<&Entry>) -> bool {
         let known = |moment: &Mutex<Option<Timestamp>>| {
             let moment = moment.lock().unwrap_or_else(PoisonError::into_inner).map(Timestamp::as_millisecond);
             entry.is_some_and(|entry| Some(entry.at.as_millisecond()) == moment)
@@ -324,7 +324,7 @@ impl Worker {
         }
     }
 
-    fn asked(&self, case: &Case<'_>, journey: &Journey, watched: Duration) -> Asked {
+    fn asked(&self, case: &Case<'_>, journey: &RetryState, watched: Duration) -> Asked {
         Asked {
             digest: case.digest,
             attempts: journey.attempts,
@@ -342,7 +342,7 @@ impl Worker {
         let Some(key) = &case.key else {
             return Ok(None);
         };
-        let mut pauses = Pauses::new(LEDGER.0, LEDGER.1);
+        let mut pauses = Backoff::new(LEDGER.0, LEDGER.1);
         loop {
             match self.ledger.look(key).await {
                 Ok(entry) => {
@@ -357,8 +357,8 @@ impl Worker {
     }
 
     /// Forgets what was known before a replay.
-    async fn forget(&self, case: &Case<'_>) -> Result<(), Verdict> {
-        let mut pauses = Pauses::new(LEDGER.0, LEDGER.1);
+    async fn forget(&self, case: &Case<'_>) -> Result<(), Disposition> {
+        let mut pauses = Backoff::new(LEDGER.0, LEDGER.1);
         while self.record(case, Record::Forget, self.clock.now()).await.is_err() {
             apart(self.pause(case, &mut pauses)).await?;
         }
@@ -368,10 +368,10 @@ impl Worker {
     /// Records the intent: without it no request leaves. Its age counts from the moment that is returned. What the ledger
     /// knew before it is looked at once more: another worker may have had the message since it was asked, while this one
     /// waited for the ledger or stood still.
-    pub(super) async fn intend(&self, case: &Case<'_>, journey: &Journey) -> Result<Instant, Unsent> {
+    pub(super) async fn intend(&self, case: &Case<'_>, journey: &RetryState) -> Result<Instant, Unsent> {
         let (attempts, untold) = (journey.attempts + 1, case.is_untold());
         let record = if untold { Record::Begin { attempts } } else { Record::Intend { attempts } };
-        let mut pauses = Pauses::new(LEDGER.0, LEDGER.1);
+        let mut pauses = Backoff::new(LEDGER.0, LEDGER.1);
         loop {
             let (began, now) = (Instant::now(), self.clock.now());
             let unsent = match self.record(case, record, now).await {
@@ -403,7 +403,7 @@ impl Worker {
             Some(pass) => pass,
             None => apart(self.wait_at_gate(case)).await?,
         };
-        let mut pauses = Pauses::new(LEDGER.0, LEDGER.1);
+        let mut pauses = Backoff::new(LEDGER.0, LEDGER.1);
         while self.gate.wants_ledger() {
             apart(self.pause(case, &mut pauses)).await?;
         }
@@ -419,7 +419,7 @@ impl Worker {
     }
 
     /// Waits before the ledger is asked again.
-    async fn pause(&self, case: &Case<'_>, pauses: &mut Pauses) -> Result<(), Interrupted> {
+    async fn pause(&self, case: &Case<'_>, pauses: &mut Backoff) -> Result<(), Interrupted> {
         tokio::select! {
             biased;
             () = self.interrupted(case) => Err(Interrupted::Stopped),
@@ -476,7 +476,7 @@ impl Worker {
     /// that it works again.
     pub async fn watch_ledger(self: Arc<Self>, stop: CancellationToken) {
         let watching = async {
-            let mut pauses = Pauses::new(UNASKED.0, UNASKED.1);
+            let mut pauses = Backoff::new(UNASKED.0, UNASKED.1);
             loop {
                 sleep(jittered(pauses.next(), fastrand::f64())).await;
                 if self.gate.wants_ledger() {
@@ -515,19 +515,19 @@ const POSSIBLY_CREATED: &str =
     "an earlier attempt got no readable answer, so the task may exist; retry.on_unknown does not allow another";
 const LEFT_OPEN: &str = "a worker died between sending and recording, so the task may exist";
 
-fn dead_letter(kind: Kind, text: &str) -> Verdict {
-    Verdict::DeadLetter(Failure::new(Stage::Send, kind, text))
+fn dead_letter(kind: Kind, text: &str) -> Disposition {
+    Disposition::DeadLetter(Failure::new(Stage::Send, kind, text))
 }
 
-/// The judgement on an attempt whose worker died.
-fn left_open() -> Judgement {
-    Judgement {
+/// The classified on an attempt whose worker died.
+fn left_open() -> Classified {
+    Classified {
         outcome: Outcome::Unknown,
         reason: LEFT_OPEN.to_owned(),
         http_status: None,
         code: None,
         message: None,
         retry_after: None,
-        ask_token: false,
+        verify_token: false,
     }
 }

@@ -13,9 +13,9 @@ use super::*;
 use crate::broker::{HeaderValue, Headers, Properties, Publish, PublishError};
 use crate::config::{Config, Sources};
 use crate::crm::classify::Answer;
-use crate::journey::{ATTEMPTS, ERROR_MESSAGE, POSSIBLY_CREATED, string};
 use crate::ledger::Limits;
 use crate::ledger::memory::MemoryLedger;
+use crate::message::retry_state::{ATTEMPTS, ERROR_MESSAGE, POSSIBLY_CREATED, string};
 
 const CRASH: &str = "on purpose";
 
@@ -82,17 +82,17 @@ impl Publish for Press {
 
 struct Ticket(Arc<Outcome>);
 
-impl Receipt for Ticket {
+impl Acker for Ticket {
     fn usable(&self) -> bool {
         true
     }
 
-    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
+    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
         self.0.settled.lock().unwrap().push("acked");
         Box::pin(ready(Ok(())))
     }
 
-    fn give_back(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
+    fn nack_requeue(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
         self.0.settled.lock().unwrap().push("returned");
         Box::pin(ready(Ok(())))
     }
@@ -169,7 +169,7 @@ async fn dead_letter(crashes: Crashes, body: &[u8]) -> Message {
 fn assert_poison(letter: &Message, body: &[u8]) {
     let said = |name| letter.header(name).and_then(string);
     assert_eq!((letter.id(), &*letter.body), (Some("id"), body));
-    assert_eq!(said("x-error-kind").as_deref(), Some("poison"));
+    assert_eq!(said("x-wtw-error-kind").as_deref(), Some("poison"));
     assert_eq!(said(ERROR_MESSAGE).as_deref(), Some("processing it crashed"));
 }
 
@@ -235,7 +235,7 @@ async fn a_panic_while_it_is_settled_is_poison_without_its_headers_where_it_must
 #[tokio::test(start_paused = true)]
 async fn a_publisher_that_panics_is_asked_again() {
     let letter = dead_letter(Crashes { publisher: 3, ..Crashes::default() }, b"no task").await;
-    assert_eq!(letter.header("x-error-kind").and_then(string).as_deref(), Some("invalid_message"));
+    assert_eq!(letter.header("x-wtw-error-kind").and_then(string).as_deref(), Some("invalid_message"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,8 +7,8 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable};
 use serde_json::json;
 
-use wolkvox_task_worker::payload::REQUIRED;
-use wolkvox_task_worker::task::FIELDS;
+use wolkvox_task_worker::message::payload::REQUIRED;
+use wolkvox_task_worker::message::task::FIELDS;
 
 use crate::support::amqp::{header, number, text};
 use crate::support::rig::{Rig, properties, task, task_with};
@@ -23,10 +23,10 @@ async fn refused(name: &str, cases: Vec<(&str, Vec<u8>, &str, &str)>) {
         let letter = rig.dead_letter().await;
         assert!(letter.data == *body, "{id}: byte for byte");
         assert_eq!(letter.properties.message_id().as_ref().map(|id| id.as_str()), Some(*id));
-        assert_eq!(text(&letter, "x-error-kind"), *kind, "{id}");
-        let said = text(&letter, "x-error-message");
+        assert_eq!(text(&letter, "x-wtw-error-kind"), *kind, "{id}");
+        let said = text(&letter, "x-wtw-error-message");
         assert!(said.contains(reason), "{id}: {said}");
-        assert_eq!(number(&letter, "x-attempts"), Some(0), "{id}: nothing was sent");
+        assert_eq!(number(&letter, "x-wtw-attempts"), Some(0), "{id}: nothing was sent");
     }
     rig.publish("last", &task("last")).await;
     rig.crm.created(2).await;
@@ -108,7 +108,7 @@ async fn every_problem_is_in_one_report() {
     let rig = Rig::new("bad.report").await;
     let _worker = rig.worker(&[]).await;
     rig.publish("m-1", br#"{"name":7,"nam":"x","completion_date":"tomorrow","remember":"yes"}"#).await;
-    let said = text(&rig.dead_letter().await, "x-error-message");
+    let said = text(&rig.dead_letter().await, "x-wtw-error-message");
     for field in
         ["name: ", "nam: ", "completion_date: ", "remember: ", "name_module: ", "id_record: ", "wolkvox_owner: "]
     {
@@ -163,7 +163,7 @@ async fn headers_of_every_type_are_copied_as_they_are() {
     // Through both retry queues and onto the dead-letter queue.
     rig.publish_with(&task("copied"), properties("m-1").with_headers(every_type())).await;
     let letter = rig.dead_letter().await;
-    assert_eq!(number(&letter, "x-attempts"), Some(3));
+    assert_eq!(number(&letter, "x-wtw-attempts"), Some(3));
     for (name, value) in every_type().inner() {
         assert_eq!(header(&letter, name.as_str()).as_ref(), Some(value), "{name}");
     }
@@ -202,18 +202,18 @@ async fn headers_of_ours_that_are_ill_typed_or_too_long_are_ignored() {
     let rig = Rig::new("bad.ours").await;
     let worker = rig.worker(&[]).await;
     let headers = FieldTable::from(BTreeMap::from([
-        ("x-attempts".into(), AMQPValue::LongString("many".into())),
-        ("x-attempt-history".into(), AMQPValue::LongString("{".into())),
-        ("x-first-attempt-at".into(), AMQPValue::Boolean(true)),
-        ("x-original-exchange".into(), AMQPValue::LongString("e".repeat(300).into())),
+        ("x-wtw-attempts".into(), AMQPValue::LongString("many".into())),
+        ("x-wtw-history".into(), AMQPValue::LongString("{".into())),
+        ("x-wtw-first-attempt-at".into(), AMQPValue::Boolean(true)),
+        ("x-wtw-original-exchange".into(), AMQPValue::LongString("e".repeat(300).into())),
     ]));
     rig.publish_with(b"no task", properties("m-1").with_headers(headers)).await;
     let letter = rig.dead_letter().await;
-    assert_eq!(number(&letter, "x-attempts"), Some(0));
-    assert_eq!(text(&letter, "x-original-exchange"), "");
-    assert_eq!(worker.metric("wtw_ill_typed_headers_total").await, 4.0);
+    assert_eq!(number(&letter, "x-wtw-attempts"), Some(0));
+    assert_eq!(text(&letter, "x-wtw-original-exchange"), "");
+    assert_eq!(worker.metric("wtw_invalid_headers_total").await, 4.0);
     let warned = worker.process.lines().into_iter().find(|line| line.contains("ill-typed")).expect("a warning");
-    for name in ["x-attempts", "x-attempt-history", "x-first-attempt-at", "x-original-exchange"] {
+    for name in ["x-wtw-attempts", "x-wtw-history", "x-wtw-first-attempt-at", "x-wtw-original-exchange"] {
         assert!(warned.contains(name), "{warned}");
     }
 }
@@ -231,8 +231,8 @@ async fn publishers_headers_that_leave_no_room_give_way() {
     ]));
     rig.publish_with(b"no task", properties("m-1").with_headers(headers)).await;
     let letter = rig.dead_letter().await;
-    assert_eq!(text(&letter, "x-error-kind"), "invalid_message");
-    assert_eq!(text(&letter, "x-dropped-headers"), "large");
+    assert_eq!(text(&letter, "x-wtw-error-kind"), "invalid_message");
+    assert_eq!(text(&letter, "x-wtw-dropped-headers"), "large");
     assert_eq!(text(&letter, "medium").len(), 40_000);
     assert_eq!(text(&letter, "small").len(), 500);
     assert_eq!(header(&letter, "large"), None);

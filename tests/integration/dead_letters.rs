@@ -27,11 +27,11 @@ async fn tool(env: &Env, args: &[&str]) -> Finished {
 fn letter(id: Option<&str>, kind: &str, reason: &str, more: &[(&str, AMQPValue)]) -> BasicProperties {
     let text = |text: &str| AMQPValue::LongString(text.into());
     let ours = [
-        ("x-dead-letter-schema", AMQPValue::LongLongInt(1)),
-        ("x-error-stage", text("send")),
-        ("x-error-kind", text(kind)),
-        ("x-error-message", text(reason)),
-        ("x-failed-at", text("2026-01-01T00:00:00.000Z")),
+        ("x-wtw-dead-letter", AMQPValue::LongLongInt(1)),
+        ("x-wtw-error-stage", text("send")),
+        ("x-wtw-error-kind", text(kind)),
+        ("x-wtw-error-message", text(reason)),
+        ("x-wtw-failed-at", text("2026-01-01T00:00:00.000Z")),
     ];
     let headers = ours.iter().chain(more).map(|(name, value)| (ShortString::from(*name), value.clone()));
     let properties = id.map_or_else(|| BasicProperties::default().with_delivery_mode(2), properties);

@@ -8,12 +8,12 @@ use clap::CommandFactory as _;
 use jiff::Timestamp;
 use wolkvox_task_worker::cli::Cli;
 use wolkvox_task_worker::crm::classify::Outcome;
-use wolkvox_task_worker::events::Events;
-use wolkvox_task_worker::failure::Kind;
 use wolkvox_task_worker::gate::Closed;
 use wolkvox_task_worker::gate::tokens::TokenState;
-use wolkvox_task_worker::payload::REQUIRED;
-use wolkvox_task_worker::task::FIELDS;
+use wolkvox_task_worker::message::failure::Kind;
+use wolkvox_task_worker::message::payload::REQUIRED;
+use wolkvox_task_worker::message::task::FIELDS;
+use wolkvox_task_worker::observe::events::Events;
 use wolkvox_task_worker::{admin, config, journey};
 
 /// Each marked part of the README and what the code says there.
@@ -88,7 +88,7 @@ fn gate() -> String {
 }
 
 fn kinds() -> String {
-    let mut table = "| `x-error-kind` | means |\n| --- | --- |\n".to_owned();
+    let mut table = "| `x-wtw-error-kind` | means |\n| --- | --- |\n".to_owned();
     for kind in Kind::ALL {
         writeln!(table, "| `{}` | {} |", kind.as_str(), kind.meaning()).expect("a string");
     }
@@ -97,7 +97,7 @@ fn kinds() -> String {
 
 fn headers() -> String {
     let mut table = "| header | type | on | |\n| --- | --- | --- | --- |\n".to_owned();
-    for header in journey::HEADERS {
+    for header in retry_state::HEADERS {
         let on = if header.on_retry { "retry copy, dead letter" } else { "dead letter" };
         writeln!(table, "| `{}` | {} | {on} | {} |", header.name, header.kind, header.meaning).expect("a string");
     }

@@ -18,12 +18,12 @@ use crate::support::rig::{Crm, LedgerFile, Rig, dead_lettered, properties, settl
 const IN_FLIGHT: &str = "wtw_messages_in_flight";
 
 fn possibly_created(letter: &Delivery) -> bool {
-    header(letter, "x-possibly-created") == Some(AMQPValue::Boolean(true))
+    header(letter, "x-wtw-possibly-created") == Some(AMQPValue::Boolean(true))
 }
 
 /// What each spent attempt came to.
 fn outcomes(letter: &Delivery) -> Vec<String> {
-    let history: Vec<Value> = serde_json::from_str(&text(letter, "x-attempt-history")).expect("a JSON array");
+    let history: Vec<Value> = serde_json::from_str(&text(letter, "x-wtw-history")).expect("a JSON array");
     history.iter().map(|attempt| attempt["outcome"].as_str().expect("text").to_owned()).collect()
 }
 
@@ -42,7 +42,7 @@ async fn a_created_id_is_acked_without_a_post_and_another_body_under_it_is_a_con
         rig.publish("m-1", &task("other")).await;
         let letter = rig.dead_letter().await;
         assert_eq!((id(&letter), letter.data.clone()), ("m-1".to_owned(), task("other")));
-        assert_eq!(text(&letter, "x-error-kind"), "id_conflict");
+        assert_eq!(text(&letter, "x-wtw-error-kind"), "id_conflict");
         worker.reaches(&dead_lettered("id_conflict"), 1.0).await;
         worker.process.stop().await;
     }
@@ -72,14 +72,14 @@ async fn a_dead_workers_request_is_dead_lettered_as_unknown_where_doubles_are_no
     let strict = [("WTW_LEDGER_URL", url.as_str()), ("WTW_RETRY_ON_UNKNOWN", "dead-letter")];
     let worker = rig.worker(&[&strict, &KILLED_WITHIN[..]].concat()).await;
     let letter = rig.dead_letter().await;
-    assert_eq!(text(&letter, "x-error-kind"), "unknown");
-    assert!(text(&letter, "x-error-message").contains("a worker died"), "{}", text(&letter, "x-error-message"));
+    assert_eq!(text(&letter, "x-wtw-error-kind"), "unknown");
+    assert!(text(&letter, "x-wtw-error-message").contains("a worker died"), "{}", text(&letter, "x-wtw-error-message"));
     assert!(possibly_created(&letter));
-    assert_eq!((number(&letter, "x-attempts"), outcomes(&letter)), (Some(1), vec!["unknown".to_owned()]));
+    assert_eq!((number(&letter, "x-wtw-attempts"), outcomes(&letter)), (Some(1), vec!["unknown".to_owned()]));
     // The same id again, not a replay: what is known of it holds.
     rig.publish("m-1", &task("killed")).await;
     let letter = rig.dead_letter().await;
-    assert_eq!((text(&letter, "x-error-kind"), possibly_created(&letter)), ("unknown".to_owned(), true));
+    assert_eq!((text(&letter, "x-wtw-error-kind"), possibly_created(&letter)), ("unknown".to_owned(), true));
     worker.process.stop().await;
     assert_eq!((rig.crm.requests("fault:hang").await, rig.crm.requests("created").await), (1, 0), "never posted again");
     rig.queues_are_empty().await;
@@ -93,9 +93,9 @@ async fn a_dead_workers_request_is_one_unknown_attempt_where_doubles_are_allowed
     let url = file.url();
     let worker = rig.worker(&[&[("WTW_LEDGER_URL", url.as_str())], &KILLED_WITHIN[..]].concat()).await;
     let letter = rig.dead_letter().await;
-    assert_eq!(text(&letter, "x-error-kind"), "rejected");
+    assert_eq!(text(&letter, "x-wtw-error-kind"), "rejected");
     assert!(possibly_created(&letter));
-    assert_eq!(number(&letter, "x-attempts"), Some(2));
+    assert_eq!(number(&letter, "x-wtw-attempts"), Some(2));
     assert_eq!(outcomes(&letter), ["unknown", "rejected"]);
     worker.process.stop().await;
     assert_eq!(rig.crm.requests("fault:api").await, 1);
@@ -123,8 +123,8 @@ async fn what_five_workers_died_of_is_dead_lettered_as_poison_and_no_innocent_wi
     }
     let worker = rig.worker(&env).await;
     let letter = rig.dead_letter().await;
-    assert_eq!((id(&letter), text(&letter, "x-error-kind")), ("curse".to_owned(), "poison".to_owned()));
-    assert_eq!((number(&letter, "x-attempts"), possibly_created(&letter)), (Some(5), true));
+    assert_eq!((id(&letter), text(&letter, "x-wtw-error-kind")), ("curse".to_owned(), "poison".to_owned()));
+    assert_eq!((number(&letter, "x-wtw-attempts"), possibly_created(&letter)), (Some(5), true));
     eventually("the innocent", || async {
         let names: BTreeSet<String> = rig.crm.names().await.into_iter().collect();
         innocent.is_subset(&names).then_some(())
@@ -174,10 +174,10 @@ async fn a_possible_double_is_told_of_also_when_its_worker_could_not() {
     rig.crm.created(1).await;
     proxy.cut();
     rig.crm.created(2).await;
-    worker.reaches("wtw_stale_deliveries_total", 1.0).await;
+    worker.reaches("wtw_lost_deliveries_total", 1.0).await;
     proxy.open();
     worker.reaches(&settled("already_created"), 1.0).await;
-    worker.reaches("wtw_possibly_doubled_total", 1.0).await;
+    worker.reaches("wtw_possible_duplicates_total", 1.0).await;
     worker.process.stop().await;
     rig.queues_are_empty().await;
 }
@@ -242,7 +242,7 @@ async fn the_books_balance_under_fire_and_nothing_is_made_twice_in_strict_mode()
     assert_eq!(&made | &dead, published, "all are accounted for");
     for letter in letters {
         assert!(possibly_created(&letter) || !made.contains(&id(&letter)), "{}: created, and not flagged", id(&letter));
-        assert_eq!(possibly_created(&letter), text(&letter, "x-error-kind") == "unknown", "{}", id(&letter));
+        assert_eq!(possibly_created(&letter), text(&letter, "x-wtw-error-kind") == "unknown", "{}", id(&letter));
     }
 }
 
@@ -391,8 +391,8 @@ async fn other_delays_in_a_new_version_strand_no_message() {
     worker.process.stop().await;
     let _worker = rig.worker(&fewer).await;
     let letter = rig.dead_letter().await;
-    assert_eq!((id(&letter), text(&letter, "x-error-kind")), ("m-2".to_owned(), "unavailable".to_owned()));
-    assert_eq!(number(&letter, "x-attempts"), Some(2));
+    assert_eq!((id(&letter), text(&letter, "x-wtw-error-kind")), ("m-2".to_owned(), "unavailable".to_owned()));
+    assert_eq!(number(&letter, "x-wtw-attempts"), Some(2));
     for delay in ["100ms", "4s"] {
         rig.amqp.delete(&format!("{}.retry.{delay}", rig.queue)).await;
     }
@@ -424,8 +424,8 @@ async fn what_was_published_too_long_ago_expires() {
     rig.publish_with(&task("old"), properties("old").with_timestamp(now - 2 * 3600)).await;
     rig.publish_with(&task("new"), properties("new").with_timestamp(now)).await;
     let letter = rig.dead_letter().await;
-    assert_eq!((id(&letter), text(&letter, "x-error-kind")), ("old".to_owned(), "expired".to_owned()));
-    assert_eq!(number(&letter, "x-attempts"), Some(0));
+    assert_eq!((id(&letter), text(&letter, "x-wtw-error-kind")), ("old".to_owned(), "expired".to_owned()));
+    assert_eq!(number(&letter, "x-wtw-attempts"), Some(0));
     worker.reaches(&settled("created"), 1.0).await;
     assert_eq!(rig.crm.names().await, ["new"]);
 }

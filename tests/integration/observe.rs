@@ -41,7 +41,7 @@ async fn a_parked_token_shows_its_quota_and_its_return() {
     assert!(fresh.keys().any(|name| name.starts_with("wtw_build_info{") && name.contains(&queue)), "{fresh:?}");
     let started = fresh["process_start_time_seconds"];
     assert!((now() as f64 - 600.0..=now() as f64).contains(&started), "{started}");
-    assert_eq!(fresh["wtw_token_parked_until_timestamp_seconds{token=\"0\"}"], 0.0);
+    assert_eq!(fresh["wtw_token_suspended_until_timestamp_seconds{token=\"0\"}"], 0.0);
     assert!(!fresh.keys().any(|name| name.starts_with("wtw_token_quota")), "nobody asked for it");
     rig.publish("refused", &task("refused")).await;
     worker.reaches(&dead_lettered("rejected"), 1.0).await;
@@ -49,11 +49,11 @@ async fn a_parked_token_shows_its_quota_and_its_return() {
     assert_eq!(told["wtw_token_quota_limit{token=\"0\"}"], 5.0);
     assert_eq!(told["wtw_token_quota_left{token=\"0\"}"], 3.0);
     rig.publish_many("m", 4).await;
-    worker.reaches("wtw_token_parked{token=\"0\",reason=\"quota\"}", 1.0).await;
+    worker.reaches("wtw_token_suspended{token=\"0\",reason=\"quota\"}", 1.0).await;
     let parked = samples(&worker.admin).await;
-    assert_eq!(parked["wtw_token_parked{token=\"0\",reason=\"quarantine\"}"], 0.0);
+    assert_eq!(parked["wtw_token_suspended{token=\"0\",reason=\"quarantine\"}"], 0.0);
     assert_eq!(parked["wtw_token_quota_left{token=\"0\"}"], 0.0);
-    assert!(parked["wtw_token_parked_until_timestamp_seconds{token=\"0\"}"] > now() as f64);
+    assert!(parked["wtw_token_suspended_until_timestamp_seconds{token=\"0\"}"] > now() as f64);
     assert_eq!(parked["wtw_gate_changes_total{reason=\"quota\"}"], 1.0);
     let status = worker.status().await;
     assert_eq!((&status["ready"], &status["gate"]["open"]), (&json!(true), &json!(false)));

@@ -105,7 +105,7 @@ async fn a_held_message_goes_to_the_hold_queue_with_nothing_spent() {
     rig.publish("m-1", &task("held")).await;
     worker.reaches("wtw_settled_messages_total{outcome=\"held\",kind=\"\"}", 1.0).await;
     let copy = rig.amqp.take(&format!("{}.retry.hold", rig.queue)).await;
-    assert_eq!(number(&copy, "x-attempts"), Some(0));
+    assert_eq!(number(&copy, "x-wtw-attempts"), Some(0));
     assert_eq!(copy.data, task("held"));
 }
 

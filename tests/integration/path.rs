@@ -10,7 +10,7 @@ use crate::support::{eventually, http};
 
 /// Ids of dead letters, headers of attempts: what every one that the worker gave up carries.
 fn history(delivery: &lapin::message::Delivery) -> Vec<Value> {
-    serde_json::from_str(&text(delivery, "x-attempt-history")).expect("a JSON array")
+    serde_json::from_str(&text(delivery, "x-wtw-history")).expect("a JSON array")
 }
 
 #[tokio::test]
@@ -79,29 +79,29 @@ async fn a_refused_task_is_dead_lettered_at_once_with_the_crms_words() {
     assert_eq!(letter.properties.message_id().as_ref().map(|id| id.as_str()), Some("m-1"));
     assert_eq!(*letter.properties.delivery_mode(), Some(2));
     for (name, value) in [
-        ("x-error-stage", "send"),
-        ("x-error-kind", "rejected"),
-        ("x-crm-message", "OWNER DOES NOT EXIST"),
-        ("x-original-exchange", ""),
-        ("x-original-routing-key", rig.queue.as_str()),
+        ("x-wtw-error-stage", "send"),
+        ("x-wtw-error-kind", "rejected"),
+        ("x-wtw-crm-message", "OWNER DOES NOT EXIST"),
+        ("x-wtw-original-exchange", ""),
+        ("x-wtw-original-routing-key", rig.queue.as_str()),
     ] {
         assert_eq!(text(&letter, name), value, "{name}");
     }
     for (name, value) in [
-        ("x-dead-letter-schema", 1),
-        ("x-crm-code", 412),
-        ("x-http-status", 412),
-        ("x-attempts", 1),
-        ("x-retry-round", 0),
+        ("x-wtw-dead-letter", 1),
+        ("x-wtw-crm-code", 412),
+        ("x-wtw-http-status", 412),
+        ("x-wtw-attempts", 1),
+        ("x-wtw-round", 0),
     ] {
         assert_eq!(number(&letter, name), Some(value), "{name}");
     }
-    assert!(text(&letter, "x-error-message").contains("OWNER DOES NOT EXIST"));
-    assert!(text(&letter, "x-worker").starts_with("wolkvox-task-worker/"));
-    for time in ["x-failed-at", "x-first-attempt-at"] {
+    assert!(text(&letter, "x-wtw-error-message").contains("OWNER DOES NOT EXIST"));
+    assert!(text(&letter, "x-wtw-worker").starts_with("wolkvox-task-worker/"));
+    for time in ["x-wtw-failed-at", "x-wtw-first-attempt-at"] {
         text(&letter, time).parse::<jiff::Timestamp>().unwrap_or_else(|e| panic!("{time}: {e}"));
     }
-    assert_eq!(header(&letter, "x-possibly-created"), None);
+    assert_eq!(header(&letter, "x-wtw-possibly-created"), None);
     assert_eq!(history(&letter).len(), 1);
     assert_eq!(rig.crm.requests("fault:api").await, 1, "no second post");
 }
@@ -114,9 +114,9 @@ async fn an_unavailable_crm_is_tried_immediately_then_later_until_the_limit() {
     let _worker = rig.worker(&[("WTW_RETRY_IMMEDIATE_ATTEMPTS", "2"), ("WTW_GATE_FAILURES", "1000")]).await;
     rig.publish("m-1", &task("down")).await;
     let letter = rig.dead_letter().await;
-    assert_eq!(text(&letter, "x-error-kind"), "unavailable");
-    assert_eq!(number(&letter, "x-attempts"), Some(6), "two posts in each of three rounds");
-    assert_eq!(number(&letter, "x-retry-round"), Some(2));
+    assert_eq!(text(&letter, "x-wtw-error-kind"), "unavailable");
+    assert_eq!(number(&letter, "x-wtw-attempts"), Some(6), "two posts in each of three rounds");
+    assert_eq!(number(&letter, "x-wtw-round"), Some(2));
     let history = history(&letter);
     assert_eq!(history.len(), 6);
     for attempt in &history {
@@ -189,9 +189,9 @@ async fn an_unknown_outcome_is_never_posted_again_in_strict_mode() {
         rig.crm.faults(json!([{ "action": fault, "times": 1 }])).await;
         rig.publish(fault, &task(fault)).await;
         let letter = rig.dead_letter().await;
-        assert_eq!(text(&letter, "x-error-kind"), "unknown", "{fault}");
-        assert_eq!(header(&letter, "x-possibly-created"), Some(AMQPValue::Boolean(true)), "{fault}");
-        assert_eq!(number(&letter, "x-attempts"), Some(1), "{fault}");
+        assert_eq!(text(&letter, "x-wtw-error-kind"), "unknown", "{fault}");
+        assert_eq!(header(&letter, "x-wtw-possibly-created"), Some(AMQPValue::Boolean(true)), "{fault}");
+        assert_eq!(number(&letter, "x-wtw-attempts"), Some(1), "{fault}");
         assert_eq!(rig.crm.stats().await["created"], created, "{fault}");
     }
 }
@@ -204,8 +204,8 @@ async fn a_replay_starts_afresh_and_counts_itself() {
     rig.publish("m-1", &task("replay")).await;
     for replays in [None, Some(1)] {
         let letter = rig.dead_letter().await;
-        assert_eq!(number(&letter, "x-replay-count"), replays);
-        assert_eq!(number(&letter, "x-attempts"), Some(1));
+        assert_eq!(number(&letter, "x-wtw-replay-count"), replays);
+        assert_eq!(number(&letter, "x-wtw-attempts"), Some(1));
         rig.amqp.publish(&rig.queue, &letter.data, letter.properties.clone()).await;
     }
     rig.crm.created(1).await;
@@ -289,8 +289,8 @@ async fn a_panic_costs_its_own_message_only() {
         rig.publish(id, &task(id)).await;
     }
     let letter = rig.dead_letter().await;
-    assert_eq!(text(&letter, "x-error-kind"), "poison");
-    assert_eq!(text(&letter, "x-error-message"), "processing it crashed", "its words could be anything");
+    assert_eq!(text(&letter, "x-wtw-error-kind"), "poison");
+    assert_eq!(text(&letter, "x-wtw-error-message"), "processing it crashed", "its words could be anything");
     assert_eq!(letter.data, task("curse"));
     rig.crm.created(2).await;
     stop.cancel();

@@ -11,7 +11,7 @@ use lapin::BasicProperties;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use wolkvox_task_worker::cli::Cli;
-use wolkvox_task_worker::failure::Kind;
+use wolkvox_task_worker::message::failure::Kind;
 
 use crate::support::broker::Broker;
 use crate::support::prometheus::{Prometheus, promtool};

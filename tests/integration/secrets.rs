@@ -20,7 +20,7 @@ use wolkvox_task_worker::app::App;
 use wolkvox_task_worker::config::{Config, Sources};
 use wolkvox_task_worker::crm::Crm;
 use wolkvox_task_worker::crm::classify::{Answer, Outcome};
-use wolkvox_task_worker::telemetry;
+use wolkvox_task_worker::observe::logs;
 
 use crate::support::amqp::text;
 use crate::support::collector::Collector;
@@ -195,7 +195,7 @@ async fn no_token_or_body_is_in_the_headers_of_a_retry_copy() {
     let mut told = String::new();
     for _ in 0..count {
         let copy = rig.amqp.take(&copies).await;
-        told += &text(&copy, "x-attempt-history");
+        told += &text(&copy, "x-wtw-history");
         told += &format!("{:?}", copy.properties);
     }
     assert!(told.contains("[token]"), "what the CRM said is there: {told}");
@@ -224,7 +224,7 @@ async fn panicking_worker() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let sources = Sources { environment: std::env::vars_os().collect(), ..Sources::default() };
     let config = Config::load(&sources, &[]).expect("a configuration").config;
-    telemetry::start(&config.log);
+    logs::start(&config.log);
     let app = App::with_crm(config, Arc::new(Quoting)).await.expect("an app");
     app.run(CancellationToken::new()).await.expect("a good end");
 }
@@ -241,7 +241,7 @@ async fn a_panic_is_told_by_its_place_and_not_in_its_words() {
     rig.publish("m-1", &task(CONFIDENTIAL)).await;
     let worker = Process::start_test(name, &env);
     let letter = rig.dead_letter().await;
-    let reason = text(&letter, "x-error-message");
+    let reason = text(&letter, "x-wtw-error-message");
     let place = reason.strip_prefix("processing it crashed at ").expect("its place");
     assert!(place.starts_with(file!()), "{place}");
     let logged = |line: &String| line.contains("a task panicked") && line.contains(place);

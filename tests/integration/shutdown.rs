@@ -44,8 +44,8 @@ async fn a_round_cut_short_goes_to_a_retry_queue() {
     let retry = format!("{}.retry.1h", rig.queue);
     let copy = rig.amqp.take(&retry).await;
     assert_eq!(copy.data, task("round"));
-    assert_eq!((number(&copy, "x-attempts"), number(&copy, "x-retry-round")), (Some(1), Some(1)));
-    assert_eq!(number(&copy, "x-dead-letter-schema"), None);
+    assert_eq!((number(&copy, "x-wtw-attempts"), number(&copy, "x-wtw-round")), (Some(1), Some(1)));
+    assert_eq!(number(&copy, "x-wtw-dead-letter"), None);
     rig.amqp.delete(&retry).await;
 }
 

@@ -103,7 +103,7 @@ async fn what_the_broker_gives_up_reaches_the_dead_letter_queue() {
     .await;
     assert_eq!((&listed["kind"], &listed["message_id"]), (&"expired".into(), &"m-1".into()));
     let letter = rig.dead_letter().await;
-    assert_eq!(number(&letter, "x-dead-letter-schema"), None);
+    assert_eq!(number(&letter, "x-wtw-dead-letter"), None);
     assert_eq!(letter.data, task("old"));
 }
 

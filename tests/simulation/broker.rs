@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use wolkvox_task_worker::broker::topology::{HOLD, hold_queue, retry_queue};
 use wolkvox_task_worker::broker::{
-    Delivery, HeaderValue, Headers, Message, Properties, Publish, PublishError, Receipt, Stale,
+    Acker, Delivery, DeliveryGone, HeaderValue, Headers, Message, Properties, Publish, PublishError,
 };
 
 use crate::coverage::{Case, Met};
@@ -219,7 +219,7 @@ impl World {
             if id.is_some() && active.unacked.values().any(|held| held.stored.message.id() == id) {
                 self.book().met(Met::Case(Case::Twins));
             }
-            if stored.message.header("x-dead-letter-schema").is_some() {
+            if stored.message.header("x-wtw-dead-letter").is_some() {
                 let created = self.vault.is_created(&stored.message);
                 self.book().met(Met::Case(if created { Case::ReplayOfCreated } else { Case::Replay }));
             }
@@ -236,13 +236,13 @@ impl World {
     }
 
     /// Ends a delivery; none when nobody waits for it.
-    fn settle(self: &Arc<Self>, ticket: &Ticket, give_back: bool) -> Result<(), Stale> {
+    fn settle(self: &Arc<Self>, ticket: &Ticket, nack_requeue: bool) -> Result<(), DeliveryGone> {
         let mut queues = self.queues();
         if ticket.lost.is_cancelled() {
             self.book().met(Met::Case(Case::AckStale));
             // Its copy, if there is one, is there all the same.
             self.book().forked(ticket.number);
-            return Err(Stale);
+            return Err(DeliveryGone);
         }
         let connection = queues.connections.iter_mut().find(|c| c.number == ticket.connection);
         let Some(connection) = connection.filter(|connection| !connection.cut) else {
@@ -251,7 +251,7 @@ impl World {
             self.book().forked(ticket.number);
             return Ok(());
         };
-        let Some(held) = connection.unacked.remove(&ticket.tag) else { return Err(Stale) };
+        let Some(held) = connection.unacked.remove(&ticket.tag) else { return Err(DeliveryGone) };
         let last_failure = queues.last_failure;
         let settling = Settling {
             number: ticket.number,
@@ -259,7 +259,7 @@ impl World {
             delivered: held.delivered,
             unpublishable: last_failure.is_some_and(|at| at >= held.delivered),
         };
-        if give_back {
+        if nack_requeue {
             let mut stored = held.stored;
             let open = self.vault.is_open(&stored.message);
             stored.message.redelivered = true;
@@ -341,22 +341,22 @@ struct Ticket {
     settled: bool,
 }
 
-impl Receipt for Ticket {
+impl Acker for Ticket {
     fn usable(&self) -> bool {
         !self.lost.is_cancelled()
     }
 
-    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
+    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
         self.settle(false)
     }
 
-    fn give_back(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
+    fn nack_requeue(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
         self.settle(true)
     }
 }
 
 impl Ticket {
-    fn settle(mut self: Box<Self>, give_back: bool) -> BoxFuture<'static, Result<(), Stale>> {
+    fn settle(mut self: Box<Self>, nack_requeue: bool) -> BoxFuture<'static, Result<(), DeliveryGone>> {
         async move {
             self.settled = true;
             self.life.still().await;
@@ -365,7 +365,7 @@ impl Ticket {
             }
             let world = Arc::clone(&self.world);
             world.book().let_go(self.number, self.life.number, self.tag);
-            world.settle(&self, give_back)
+            world.settle(&self, nack_requeue)
         }
         .boxed()
     }

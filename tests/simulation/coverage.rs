@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use wolkvox_task_worker::crm::classify::Outcome;
-use wolkvox_task_worker::failure::Kind;
 use wolkvox_task_worker::gate::Closed;
-use wolkvox_task_worker::verdict::Verdict;
+use wolkvox_task_worker::message::disposition::Disposition;
+use wolkvox_task_worker::message::failure::Kind;
 
 use crate::invariants::Leave;
 use crate::schedule::{CONFIRMS, Confirm, FAULTS, Fault, NATURES, Nature, What};
@@ -161,7 +161,7 @@ fn all() -> impl Iterator<Item = Met> {
         .chain(told)
         .chain(Closed::ALL.map(Met::Closed))
         .chain(Closed::ALL.map(Met::Opened))
-        .chain(Verdict::NAMES.into_iter().filter(|name| *name != Verdict::DEAD_LETTERED).map(Met::Settled))
+        .chain(Disposition::NAMES.into_iter().filter(|name| *name != Disposition::DEAD_LETTERED).map(Met::Settled))
         .chain(Kind::ALL.map(|kind| Met::Died(kind.as_str())))
         .chain(records)
         .chain(["nothing", "open", "closed", "unknown", "created", "poison", "failure"].map(Met::Found))

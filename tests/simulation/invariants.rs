@@ -18,12 +18,12 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use wolkvox_task_worker::broker::{HeaderValue, Message};
 use wolkvox_task_worker::crm::classify::Outcome;
-use wolkvox_task_worker::dead_letter::DeadLetter;
-use wolkvox_task_worker::failure::Kind;
 use wolkvox_task_worker::gate::Closed;
-use wolkvox_task_worker::journey::HEADERS;
-use wolkvox_task_worker::known::POISON;
 use wolkvox_task_worker::ledger::{Closing, Record};
+use wolkvox_task_worker::message::dead_letter::DeadLetter;
+use wolkvox_task_worker::message::failure::Kind;
+use wolkvox_task_worker::message::retry_state::HEADERS;
+use wolkvox_task_worker::worker::decide::POISON;
 
 use crate::coverage::{Case, Coverage, Met};
 use crate::schedule::{Letter, Nature, Script, What};
@@ -400,7 +400,7 @@ impl Book {
         if held && self.needlessly(number) {
             self.wrong(format!("letter {number} was held although nothing stood in its way any more"));
         }
-        if message.header("x-dead-letter-schema").is_some() {
+        if message.header("x-wtw-dead-letter").is_some() {
             self.wrong(format!("a retry copy of letter {number} looks like a dead letter"));
         }
     }
@@ -433,7 +433,7 @@ impl Book {
         if brokers || properties.expiration().is_some() || properties.user_id().is_some() {
             self.wrong(format!("a copy of letter {number} carries what is the broker's"));
         }
-        for (name, meant) in [("x-original-exchange", "crm"), ("x-original-routing-key", "task.new")] {
+        for (name, meant) in [("x-wtw-original-exchange", "crm"), ("x-wtw-original-routing-key", "task.new")] {
             if text(message, name).as_deref() != Some(meant) {
                 self.wrong(format!("a copy of letter {number} has {name} {:?}", text(message, name)));
             }
@@ -463,8 +463,8 @@ impl Book {
                 self.wrong(format!("the dead letter {number} lacks {}", header.name));
             }
         }
-        let failed_at = text(message, "x-failed-at").and_then(|at| at.parse::<Timestamp>().ok());
-        if failed_at.is_none() || text(message, "x-worker").as_deref() != Some(wolkvox_task_worker::worker_name()) {
+        let failed_at = text(message, "x-wtw-failed-at").and_then(|at| at.parse::<Timestamp>().ok());
+        if failed_at.is_none() || text(message, "x-wtw-worker").as_deref() != Some(wolkvox_task_worker::worker_name()) {
             self.wrong(format!("the dead letter {number} does not say when or by whom: {message:?}"));
         }
         if let Some(reason) = self.unjustified(number, &dead, message, failed_at.unwrap_or_default()) {
@@ -481,8 +481,7 @@ impl Book {
         let letter = self.letter(number)?;
         let account = &self.accounts[self.account_of[&number]];
         // A round that a stop cut short is a round all the same.
-        let last =
-            matches!(message.header("x-retry-round"), Some(HeaderValue::LongLongInt(n)) if *n >= self.last_round);
+        let last = matches!(message.header("x-wtw-round"), Some(HeaderValue::LongLongInt(n)) if *n >= self.last_round);
         let spent = dead.attempts >= i64::from(self.limit) || (self.restarts && last);
         let open = account.left_open + account.unrecorded;
         let just = match dead.kind.as_str() {
@@ -850,14 +849,14 @@ impl Book {
 
 /// Headers of a dead letter that say only what is known.
 const OPTIONAL: [&str; 8] = [
-    "x-attempt-history",
-    "x-possibly-created",
-    "x-first-attempt-at",
-    "x-replay-count",
-    "x-dropped-headers",
-    "x-crm-code",
-    "x-crm-message",
-    "x-http-status",
+    "x-wtw-history",
+    "x-wtw-possibly-created",
+    "x-wtw-first-attempt-at",
+    "x-wtw-replay-count",
+    "x-wtw-dropped-headers",
+    "x-wtw-crm-code",
+    "x-wtw-crm-message",
+    "x-wtw-http-status",
 ];
 
 fn text(message: &Message, name: &str) -> Option<String> {
@@ -867,7 +866,7 @@ fn text(message: &Message, name: &str) -> Option<String> {
 
 fn age(message: &Message, now: Timestamp) -> Option<Duration> {
     let dated = message.properties.timestamp().and_then(|at| Timestamp::from_second(at as i64).ok());
-    let began = dated.or_else(|| text(message, "x-first-attempt-at")?.parse().ok())?;
+    let began = dated.or_else(|| text(message, "x-wtw-first-attempt-at")?.parse().ok())?;
     // The verdict falls a moment before it is written down, to the millisecond.
     Duration::try_from(now.duration_since(began)).ok().map(|age| age + Duration::from_secs(1))
 }

@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep};
 use wolkvox_task_worker::broker::Message;
 use wolkvox_task_worker::clock::Clock;
 use wolkvox_task_worker::config;
-use wolkvox_task_worker::known::POISON;
 use wolkvox_task_worker::ledger::memory::MemoryLedger;
 use wolkvox_task_worker::ledger::{Digest, Entry, Key, Ledger, LedgerError, Limits, Record, State, open};
+use wolkvox_task_worker::worker::decide::POISON;
 
 use crate::coverage::{Case, Met};
 use crate::invariants::Life as LifeNumber;

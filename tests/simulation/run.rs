@@ -8,8 +8,8 @@ use secrecy::SecretString;
 use tokio::time::{Instant, sleep, sleep_until};
 use wolkvox_task_worker::broker::{HeaderValue, Headers, Message, Properties};
 use wolkvox_task_worker::config::{Config, OnUnknown, Sources};
+use wolkvox_task_worker::message::task::MAX_BODY;
 use wolkvox_task_worker::retry::Schedule;
-use wolkvox_task_worker::task::MAX_BODY;
 
 use crate::broker::NUMBER;
 use crate::coverage::{Coverage, Met};
@@ -139,10 +139,10 @@ fn message(world: &World, letter: &Letter) -> Message {
         headers.insert(elsewhere.into(), HeaderValue::LongString("elsewhere".into()));
     }
     if letter.replay {
-        headers.insert("x-dead-letter-schema".into(), HeaderValue::LongLongInt(1));
+        headers.insert("x-wtw-dead-letter".into(), HeaderValue::LongLongInt(1));
     }
     if letter.attempts > 0 {
-        headers.insert("x-attempts".into(), HeaderValue::LongLongInt(letter.attempts.into()));
+        headers.insert("x-wtw-attempts".into(), HeaderValue::LongLongInt(letter.attempts.into()));
     }
     let mut properties =
         Properties::default().with_headers(headers).with_expiration("86400000".into()).with_user_id("crm".into());

@@ -9,7 +9,7 @@ use super::filter::{Filter, age};
 use super::{Desk, HOLD, one_line};
 use crate::broker::Message;
 use crate::cli::Error;
-use crate::dead_letter::DeadLetter;
+use crate::message::dead_letter::DeadLetter;
 
 /// Exit code of a wrong usage, as clap has it.
 const USAGE: u8 = 2;
@@ -165,7 +165,7 @@ impl Chosen {
     }
 
     pub(super) fn contains(&self, message: &Message) -> bool {
-        self.prints.contains(&crate::dead_letter::replay::fingerprint(message))
+        self.prints.contains(&crate::message::dead_letter::replay::fingerprint(message))
     }
 }
 
@@ -175,7 +175,7 @@ const _: () = assert!(HOLD.as_secs() <= MOST_HOLD.as_secs());
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dead_letter::replay::fingerprint;
+    use crate::message::dead_letter::replay::fingerprint;
 
     #[test]
     fn letters_that_nothing_tells_apart_make_one_task() {

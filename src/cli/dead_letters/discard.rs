@@ -12,10 +12,10 @@ use super::{Desk, Looked, clean, counted, one_line, put};
 use crate::broker::Message;
 use crate::cli::Error;
 use crate::clock::Clock;
-use crate::dead_letter::DeadLetter;
-use crate::dead_letter::replay::fingerprint;
 use crate::ledger::peek::Peek;
 use crate::ledger::{Key, State};
+use crate::message::dead_letter::DeadLetter;
+use crate::message::dead_letter::replay::fingerprint;
 
 /// Arguments of `dead-letters discard`.
 #[derive(Debug, clap::Args)]

@@ -13,10 +13,10 @@ use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::config::Sources;
+use crate::json_object::Members;
 use crate::ledger::Digest;
-use crate::members::Members;
-use crate::nearest::nearest;
-use crate::task::FIELDS;
+use crate::message::task::FIELDS;
+use crate::suggest::suggest;
 
 /// One field and what it is set to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Setting {
     pub fn parse(text: &str) -> Result<Self, String> {
         let (field, value) = text.split_once('=').ok_or("is not field=value")?;
         if !FIELDS.contains(&field) {
-            let meant = nearest(field, FIELDS).map(|field| format!("; did you mean {field}?")).unwrap_or_default();
+            let meant = suggest(field, FIELDS).map(|field| format!("; did you mean {field}?")).unwrap_or_default();
             return Err(format!("{field:?} is no field of a task{meant}"));
         }
         let value = match (field, value) {

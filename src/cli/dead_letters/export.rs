@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use super::filter::Filter;
 use super::{Desk, put};
 use crate::cli::Error;
-use crate::export::line;
+use crate::message::export::line;
 
 /// Arguments of `dead-letters export`.
 #[derive(Debug, clap::Args)]

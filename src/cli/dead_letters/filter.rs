@@ -5,10 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::broker::Message;
-use crate::dead_letter::{DeadLetter, failed_at};
 use crate::duration;
-use crate::failure::Kind;
-use crate::nearest::nearest;
+use crate::message::dead_letter::{DeadLetter, failed_at};
+use crate::message::failure::Kind;
+use crate::suggest::suggest;
 
 /// What the broker gives as the reason where it gave a message up itself, and what is said of a letter without reasons.
 const BROKERS: [&str; 5] = ["expired", "delivery_limit", "maxlen", "rejected", "unexplained"];
@@ -68,7 +68,7 @@ fn kind(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     let all = known().collect::<Vec<_>>().join(", ");
-    let meant = nearest(text, known()).map(|kind| format!("; did you mean {kind}?")).unwrap_or_default();
+    let meant = suggest(text, known()).map(|kind| format!("; did you mean {kind}?")).unwrap_or_default();
     Err(format!("is not one of {all}{meant}"))
 }
 
@@ -83,15 +83,15 @@ mod tests {
 
     use super::*;
     use crate::broker::{HeaderValue, Headers, Properties};
-    use crate::journey::{number, text};
+    use crate::message::retry_state::{number, text};
 
     fn letter(id: Option<&str>, kind: &str, reason: &str, failed_at: Option<&str>) -> Message {
         let mut headers = BTreeMap::from([
-            ("x-dead-letter-schema", number(1)),
-            ("x-error-kind", text(kind)),
-            ("x-error-message", text(reason)),
+            ("x-wtw-dead-letter", number(1)),
+            ("x-wtw-error-kind", text(kind)),
+            ("x-wtw-error-message", text(reason)),
         ]);
-        headers.extend(failed_at.map(|at| ("x-failed-at", text(at))));
+        headers.extend(failed_at.map(|at| ("x-wtw-failed-at", text(at))));
         let headers: BTreeMap<_, HeaderValue> = headers.into_iter().map(|(name, value)| (name.into(), value)).collect();
         let mut properties = Properties::default().with_headers(Headers::from(headers));
         if let Some(id) = id {

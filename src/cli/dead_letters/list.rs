@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::filter::Filter;
 use super::{Desk, one_line};
 use crate::cli::{Error, print};
-use crate::dead_letter::DeadLetter;
-use crate::failure::shorten;
+use crate::message::dead_letter::DeadLetter;
+use crate::message::failure::shorten;
 
 /// Groups told apart at most; the letters of any more are counted together, by kind.
 const MOST_GROUPS: usize = 1_000;

@@ -17,11 +17,11 @@ use crate::broker::{Message, Publish as _};
 use crate::cli::{Error, print};
 use crate::clock::Clock;
 use crate::config::{LedgerStore, Sources};
-use crate::dead_letter::DeadLetter;
-use crate::dead_letter::replay::{fingerprint, properties};
 use crate::ledger::peek::Peek;
 use crate::ledger::{Entry, Key, State};
-use crate::payload::Mapping;
+use crate::message::dead_letter::DeadLetter;
+use crate::message::dead_letter::replay::{fingerprint, properties};
+use crate::message::payload::Mapping;
 
 /// Arguments of `dead-letters replay`.
 #[derive(Debug, clap::Args)]

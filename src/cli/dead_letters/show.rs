@@ -13,10 +13,10 @@ use super::{Desk, clean};
 use crate::broker::Message;
 use crate::cli::{Error, print};
 use crate::config::UnknownFields;
-use crate::dead_letter::{DeadLetter, published_to};
-use crate::journey::{Attempt, Journey};
-use crate::payload::Mapping;
-use crate::task::decode;
+use crate::message::dead_letter::{DeadLetter, published_to};
+use crate::message::payload::Mapping;
+use crate::message::retry_state::{Attempt, RetryState};
+use crate::message::task::decode;
 
 /// Letters of one id that are shown at most.
 const MOST: usize = 10;
@@ -88,7 +88,7 @@ pub(super) async fn run(desk: &Desk, args: &Args) -> Result<ExitCode, Error> {
 }
 
 fn shown(desk: &Desk, message: &Message, letter: &DeadLetter) -> Shown {
-    let (journey, _) = Journey::read(message);
+    let (journey, _) = RetryState::read(message);
     let (body, body_base64) = match std::str::from_utf8(&message.body) {
         Ok(text) => (Some(text.to_owned()), None),
         Err(_) => (None, Some(STANDARD.encode(&message.body))),

@@ -2,9 +2,11 @@ use jsonschema::Validator;
 use proptest::prelude::*;
 
 use super::*;
-use crate::failure::Stage;
-use crate::payload::tests::dates::{NO_DATES, NO_FORMS};
-use crate::payload::tests::{has_the_vendors_form, least, map, mapping, messages, refused, with, wrong_fields};
+use crate::message::failure::Stage;
+use crate::message::payload::tests::dates::{NO_DATES, NO_FORMS};
+use crate::message::payload::tests::{
+    has_the_vendors_form, least, map, mapping, messages, refused, with, wrong_fields,
+};
 
 fn validator() -> Validator {
     jsonschema::validator_for(&schema()).unwrap()
@@ -15,7 +17,7 @@ fn the_schema_is_one() {
     assert!(jsonschema::meta::is_valid(&schema()));
     let properties = schema()["properties"].as_object().unwrap().clone();
     let mut names: Vec<&String> = properties.keys().collect();
-    let mut known = crate::task::FIELDS;
+    let mut known = crate::message::task::FIELDS;
     names.sort_unstable();
     known.sort_unstable();
     assert_eq!(names, known);

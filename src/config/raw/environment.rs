@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::{Given, Layer, Value, did_you_mean, is_unset};
 use crate::config::keys::{KEYS, Key, variable};
 use crate::config::problem::Problem;
-use crate::nearest::nearest;
+use crate::suggest::suggest;
 
 const PREFIX: &str = "WTW_";
 /// Names the TOML file, as `--config` does.
@@ -63,7 +63,7 @@ fn unknown(name: &str) -> Problem {
     let plain = |slot: &str| slot.replace('.', "_");
     let names: Vec<String> = known().map(|(slot, _)| plain(&slot)).chain(["config".to_owned()]).collect();
     let rest = name.trim_start_matches(PREFIX);
-    let meant = nearest(rest, names.iter().map(String::as_str)).map(variable);
+    let meant = suggest(rest, names.iter().map(String::as_str)).map(variable);
     Problem::new(name, "environment", did_you_mean(meant))
 }
 

@@ -7,7 +7,7 @@ use toml::{Table, Value as Toml};
 use super::{Given, Layer, Value, did_you_mean, is_unset, slot};
 use crate::config::keys::{KEYS, Key};
 use crate::config::problem::Problem;
-use crate::nearest::nearest;
+use crate::suggest::suggest;
 
 /// The layer as far as it has been read.
 struct Reading<'a> {
@@ -65,7 +65,7 @@ impl Reading<'_> {
             }
             (true, other) => self.problem(name, format!("is a section, not {}", article(&other))),
             (false, _) => {
-                let meant = nearest(name, sections).map(|section| format!("[{section}]"));
+                let meant = suggest(name, sections).map(|section| format!("[{section}]"));
                 self.problem(name, did_you_mean(meant));
             }
         }
@@ -79,7 +79,7 @@ impl Reading<'_> {
                 let (other, leaf) = slot.split_once('.')?;
                 (other == section).then_some(leaf)
             });
-            let meant = nearest(leaf, leaves).map(|leaf| format!("{section}.{leaf}"));
+            let meant = suggest(leaf, leaves).map(|leaf| format!("{section}.{leaf}"));
             return self.problem(&name, did_you_mean(meant));
         };
         // A secret's file is one path, even where the secret is a list.

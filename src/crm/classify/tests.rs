@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::*;
 
-fn judge(status: u16, body: impl AsRef<[u8]>) -> Judgement {
+fn judge(status: u16, body: impl AsRef<[u8]>) -> Classified {
     let reply = Reply { status, retry_after: None, body: body.as_ref().to_vec() };
     classify(&Answer::Reply(reply), Timestamp::UNIX_EPOCH)
 }
@@ -15,12 +15,12 @@ fn check(code: i64, msg: &str, outcome: Outcome) {
     {
         for msg in [msg.to_owned(), msg.to_lowercase(), format!(" {msg}. ")] {
             let body = json!({"code": code_written, "error": "ERROR", "msg": msg});
-            let judgement = judge(status, body.to_string());
-            assert_eq!(judgement.outcome, outcome, "{body}");
-            assert_eq!(judgement.code, Some(code), "{body}");
-            assert_eq!(judgement.http_status, Some(status), "{body}");
-            assert_eq!(judgement.message.as_deref(), Some(msg.trim()), "{body}");
-            assert!(judgement.reason.contains(msg.trim()), "{body}");
+            let classified = judge(status, body.to_string());
+            assert_eq!(classified.outcome, outcome, "{body}");
+            assert_eq!(classified.code, Some(code), "{body}");
+            assert_eq!(classified.http_status, Some(status), "{body}");
+            assert_eq!(classified.message.as_deref(), Some(msg.trim()), "{body}");
+            assert!(classified.reason.contains(msg.trim()), "{body}");
         }
     }
 }
@@ -78,10 +78,10 @@ fn only_a_403_of_unknown_text_asks_about_the_token() {
         (400, "NOT ALLOWED", false),
     ] {
         let body = json!({"code": code, "error": "FORBIDDEN", "msg": msg});
-        assert_eq!(judge(200, body.to_string()).ask_token, asks, "{body}");
+        assert_eq!(judge(200, body.to_string()).verify_token, asks, "{body}");
     }
-    assert!(judge(403, r#"{"code": 403}"#).ask_token);
-    assert!(!judge(403, "<html>").ask_token);
+    assert!(judge(403, r#"{"code": 403}"#).verify_token);
+    assert!(!judge(403, "<html>").verify_token);
 }
 
 #[test]
@@ -95,11 +95,11 @@ fn without_a_code_the_status_decides() {
             _ => Outcome::Unknown,
         };
         for body in ["", "<html><h1>Oops</h1></html>", "{}", r#"{"msg": "x"}"#] {
-            let judgement = judge(status, body);
-            assert_eq!(judgement.outcome, expected, "{status} {body}");
-            assert_eq!(judgement.http_status, Some(status));
-            assert_eq!((judgement.code, judgement.message), (None, None));
-            assert!(judgement.reason.contains(&status.to_string()));
+            let classified = judge(status, body);
+            assert_eq!(classified.outcome, expected, "{status} {body}");
+            assert_eq!(classified.http_status, Some(status));
+            assert_eq!((classified.code, classified.message), (None, None));
+            assert!(classified.reason.contains(&status.to_string()));
             assert_eq!(judge(status, r#"{"code": 200}"#).outcome, Outcome::Created);
         }
     }
@@ -176,9 +176,9 @@ fn what_is_no_verdict_creates_nothing() {
         "\"{\\\"code\\\": 200}\"",
         &broken,
     ] {
-        let judgement = judge(200, body);
-        assert_eq!(judgement.outcome, Outcome::Unknown, "{body}");
-        assert_eq!(judgement.code, None, "{body}");
+        let classified = judge(200, body);
+        assert_eq!(classified.outcome, Outcome::Unknown, "{body}");
+        assert_eq!(classified.code, None, "{body}");
     }
 }
 
@@ -207,10 +207,10 @@ fn without_an_answer_it_matters_whether_the_request_left() {
     for (answer, outcome) in
         [(Answer::NotSent(why.clone()), Outcome::Unavailable), (Answer::NoAnswer(why.clone()), Outcome::Unknown)]
     {
-        let judgement = classify(&answer, Timestamp::UNIX_EPOCH);
-        assert_eq!(judgement.outcome, outcome);
-        assert!(judgement.reason.ends_with(&why));
-        assert_eq!((judgement.http_status, judgement.code), (None, None));
+        let classified = classify(&answer, Timestamp::UNIX_EPOCH);
+        assert_eq!(classified.outcome, outcome);
+        assert!(classified.reason.ends_with(&why));
+        assert_eq!((classified.http_status, classified.code), (None, None));
     }
 }
 
@@ -257,9 +257,9 @@ fn a_token_that_the_crm_repeats_is_hidden() {
         format!("{}{secret}", "x".repeat(MAX_TEXT - 4)),
         format!("{}{secret}{secret}", "x".repeat(MAX_TEXT - 30)),
     ] {
-        let mut judgement = judge(403, json!({"code": 403, "msg": msg}).to_string());
-        judgement.hide(secret);
-        for text in [&judgement.reason, judgement.message.as_ref().unwrap()] {
+        let mut classified = judge(403, json!({"code": 403, "msg": msg}).to_string());
+        classified.hide(secret);
+        for text in [&classified.reason, classified.message.as_ref().unwrap()] {
             assert!(!text.contains("s3"), "{text}");
             assert!(!text.contains("s…"), "{text}");
             assert!(text.contains('['), "{text}");
@@ -333,12 +333,12 @@ fn holds_code_200(text: &str) -> bool {
 proptest! {
     #[test]
     fn whatever_comes_back_is_judged(body in bodies(), status in any::<u16>()) {
-        let judgement = judge(status, &body);
-        if judgement.outcome == Outcome::Created {
+        let classified = judge(status, &body);
+        if classified.outcome == Outcome::Created {
             prop_assert!(holds_code_200(&String::from_utf8_lossy(&body)));
-            prop_assert_eq!(judgement.code, Some(200));
+            prop_assert_eq!(classified.code, Some(200));
         }
-        prop_assert!(!judgement.reason.is_empty());
+        prop_assert!(!classified.reason.is_empty());
     }
 
     #[test]

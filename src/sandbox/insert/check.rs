@@ -3,8 +3,8 @@
 use jiff::civil::DateTime;
 use serde_json::{Map, Value};
 
-use crate::nearest::nearest;
 use crate::sandbox::answer::Refusal;
+use crate::suggest::suggest;
 
 /// What a field must be.
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +111,7 @@ fn compare(
     let known = || expected.iter().map(|(name, _)| *name).chain(others.iter().copied());
     for name in members.keys() {
         if known().all(|known| known != name) {
-            let hint = nearest(name, known()).map_or_else(String::new, |near| format!(", did you mean {near}?"));
+            let hint = suggest(name, known()).map_or_else(String::new, |near| format!(", did you mean {near}?"));
             problems.push(format!("{prefix}{name} (unknown{hint})"));
         }
     }

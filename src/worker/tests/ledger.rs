@@ -10,8 +10,8 @@ use super::*;
 use crate::config;
 use crate::crm::classify::Reply;
 use crate::gate::{Access, Closed, Slot};
-use crate::journey::SCHEMA;
 use crate::ledger::{Digest, Entry, Key, LedgerError, Record, State, open};
+use crate::message::retry_state::SCHEMA;
 
 /// A CRM that gives these answers, and then makes every task.
 #[derive(Default)]
@@ -226,7 +226,7 @@ impl Post {
         let told = copies.iter().map(|(queue, _, properties)| {
             let message = Message { properties: properties.clone(), ..Message::default() };
             let said = |name| message.header(name).and_then(string).unwrap_or_default();
-            [queue.clone(), said("x-error-kind"), said(ERROR_MESSAGE)]
+            [queue.clone(), said("x-wtw-error-kind"), said(ERROR_MESSAGE)]
         });
         (self.outcome.settled.lock().unwrap().clone(), told.collect())
     }
@@ -361,17 +361,17 @@ async fn a_replay_that_does_not_tell_when_it_failed_is_not_sent_beside_another_w
 /// Of a delivery that the broker no longer waits for.
 struct Gone;
 
-impl Receipt for Gone {
+impl Acker for Gone {
     fn usable(&self) -> bool {
         false
     }
 
-    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
-        Box::pin(ready(Err(Stale)))
+    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
+        Box::pin(ready(Err(DeliveryGone)))
     }
 
-    fn give_back(self: Box<Self>) -> BoxFuture<'static, Result<(), Stale>> {
-        Box::pin(ready(Err(Stale)))
+    fn nack_requeue(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
+        Box::pin(ready(Err(DeliveryGone)))
     }
 }
 
@@ -385,7 +385,7 @@ async fn a_replay_that_is_stopped_lost_or_stale_before_it_begins_has_nothing_for
         headers.insert(SCHEMA.into(), HeaderValue::LongLongInt(1));
         let properties = Properties::default().with_message_id("m-1".into()).with_headers(headers);
         let message = Message { body: TASK.to_vec(), properties, ..Message::default() };
-        let receipt: Box<dyn Receipt> =
+        let receipt: Box<dyn Acker> =
             if which == "stale" { Box::new(Gone) } else { Box::new(Ticket(Arc::clone(&post.outcome))) };
         let lost = CancellationToken::new();
         match which {
@@ -569,7 +569,7 @@ async fn without_an_id_a_task_of_a_redelivered_message_may_be_its_second() {
         let post = Post::new(&Line::new([]), |_| {});
         post.takes(id, redelivered).await;
         let metrics = post.worker.events.encode(&[]);
-        let doubled = metrics.lines().find_map(|line| line.strip_prefix("wtw_possibly_doubled_total ")).unwrap();
+        let doubled = metrics.lines().find_map(|line| line.strip_prefix("wtw_possible_duplicates_total ")).unwrap();
         assert_eq!((post.crm.posts(), doubled), (1, told), "{id:?} {redelivered}");
     }
 }

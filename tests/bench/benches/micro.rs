@@ -13,12 +13,12 @@ use jiff::Timestamp;
 use tokio::runtime::{Builder, Runtime};
 use wolkvox_task_worker::clock::Clock;
 use wolkvox_task_worker::config::{Config, Sources, UnknownFields};
-use wolkvox_task_worker::crm::classify::{Answer, Judgement, Reply, classify};
+use wolkvox_task_worker::crm::classify::{Answer, Classified, Reply, classify};
 use wolkvox_task_worker::ledger::file::FileLedger;
 use wolkvox_task_worker::ledger::memory::MemoryLedger;
 use wolkvox_task_worker::ledger::{Closing, Digest, Key, Ledger, Limits, Record};
-use wolkvox_task_worker::payload::Mapping;
-use wolkvox_task_worker::task::{Decoded, decode};
+use wolkvox_task_worker::message::payload::Mapping;
+use wolkvox_task_worker::message::task::{Decoded, decode};
 
 const BODY: &[u8] =
     br#"{"name":"Call back about order 4711","name_module":"cases","completion_date":"2030-03-01 10:00:00",
@@ -57,7 +57,7 @@ fn reply(status: u16, body: &str) -> Answer {
 #[bench::created(reply(200, r#"{"code":"200","error":"","msg":"Task created","data":{"id":"4711"}}"#))]
 #[bench::rejected(reply(412, r#"{"code":412,"error":"THE RECORD DOES NOT EXIST IN THE MODULE","data":[]}"#))]
 #[bench::a_page(reply(502, &"<p>Bad gateway</p>".repeat(100)))]
-fn classify_a_reply(answer: Answer) -> Judgement {
+fn classify_a_reply(answer: Answer) -> Classified {
     classify(black_box(&answer), Timestamp::UNIX_EPOCH)
 }
 

@@ -4,8 +4,8 @@
 use lapin::types::{AMQPValue, FieldTable};
 use libfuzzer_sys::fuzz_target;
 use wolkvox_task_worker::broker::{Message, Properties, ShortString};
-use wolkvox_task_worker::dead_letter::DeadLetter;
-use wolkvox_task_worker::journey::{HEADERS, Journey, copy_properties};
+use wolkvox_task_worker::message::dead_letter::DeadLetter;
+use wolkvox_task_worker::message::retry_state::{HEADERS, RetryState, copy_properties};
 
 fuzz_target!(|input: (Vec<(u8, String, i64, bool)>, String, u8)| {
     let (entries, routing_key, frame) = input;
@@ -28,10 +28,10 @@ fuzz_target!(|input: (Vec<(u8, String, i64, bool)>, String, u8)| {
         routing_key: routing_key.chars().take(60).collect(),
         ..Message::default()
     };
-    let (journey, _) = Journey::read(&message);
+    let (journey, _) = RetryState::read(&message);
     let copy = copy_properties(&message, &journey, Vec::new(), 4_096 << (frame % 6));
     let copied = Message { properties: copy, ..Message::default() };
-    let (again, ill_typed) = Journey::read(&copied);
+    let (again, ill_typed) = RetryState::read(&copied);
     assert!(ill_typed.is_empty(), "{ill_typed:?}");
     assert_eq!((again.attempts, again.round), (journey.attempts, journey.round));
     let _ = DeadLetter::read(&message);

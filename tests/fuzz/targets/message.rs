@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use wolkvox_task_worker::config::{Config, Sources, UnknownFields};
-use wolkvox_task_worker::payload::Mapping;
-use wolkvox_task_worker::task::{FIELDS, decode};
+use wolkvox_task_worker::message::payload::Mapping;
+use wolkvox_task_worker::message::task::{FIELDS, decode};
 
 static MAPPING: LazyLock<Mapping> = LazyLock::new(|| {
     let given = [("WTW_CRM_OPERATION", "demo"), ("WTW_CRM_TIMEZONE", "America/Bogota")];

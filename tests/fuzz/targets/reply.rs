@@ -9,8 +9,8 @@ fuzz_target!(|input: (u16, Option<String>, Vec<u8>)| {
     let (status, retry_after, body) = input;
     let says_200 = body.windows(3).any(|part| part == b"200") || body.contains(&b'.') || body.contains(&b'e');
     let answer = Answer::Reply(Reply { status, retry_after, body });
-    let judgement = classify(&answer, Timestamp::UNIX_EPOCH);
-    assert!(judgement.outcome != Outcome::Created || (judgement.code == Some(200) && says_200));
-    assert!(!judgement.reason.is_empty());
+    let classified = classify(&answer, Timestamp::UNIX_EPOCH);
+    assert!(classified.outcome != Outcome::Created || (classified.code == Some(200) && says_200));
+    assert!(!classified.reason.is_empty());
     let _ = token_accepted(&answer);
 });

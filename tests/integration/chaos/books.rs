@@ -24,8 +24,8 @@ impl Letter {
     pub(super) fn read(delivery: &Delivery) -> Self {
         Self {
             id: id(delivery),
-            kind: text(delivery, "x-error-kind"),
-            possibly_created: header(delivery, "x-possibly-created") == Some(AMQPValue::Boolean(true)),
+            kind: text(delivery, "x-wtw-error-kind"),
+            possibly_created: header(delivery, "x-wtw-possibly-created") == Some(AMQPValue::Boolean(true)),
         }
     }
 }

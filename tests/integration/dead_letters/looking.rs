@@ -20,7 +20,7 @@ async fn letters_are_counted_by_kind_and_reason_and_found_by_every_filter() {
     rig.declare_topology().await;
     let env = rig.env(&[]);
     assert_eq!(parse(&succeeds(&env, &["list", "--json"]).await), json!([]));
-    let maybe = [("x-possibly-created", AMQPValue::Boolean(true))];
+    let maybe = [("x-wtw-possibly-created", AMQPValue::Boolean(true))];
     rig.put_letter(&task("one"), letter(Some("m-1"), "rejected", "no \x1b[31mowner", &[])).await;
     rig.put_letter(&task("two"), letter(Some("m-2"), "rejected", "no \x1b[31mowner", &[])).await;
     rig.put_letter(&task("three"), letter(None, "unknown", "timeout", &maybe)).await;

@@ -10,7 +10,7 @@ use crate::support::process::Process;
 use crate::support::redis::Redis;
 use crate::support::rig::{LedgerFile, Rig, properties, task, task_with};
 
-const MAYBE: [(&str, AMQPValue); 1] = [("x-possibly-created", AMQPValue::Boolean(true))];
+const MAYBE: [(&str, AMQPValue); 1] = [("x-wtw-possibly-created", AMQPValue::Boolean(true))];
 
 #[tokio::test]
 async fn nothing_is_replayed_or_discarded_without_a_word() {
@@ -40,7 +40,7 @@ async fn a_replay_says_what_it_will_do_and_takes_only_what_it_may() {
     let rig = Rig::new("letters.replay").await;
     let _worker = rig.worker(&[]).await;
     rig.put_letter(&task("plain"), letter(Some("m-1"), "rejected", "no", &[])).await;
-    let replayed = [("x-replay-count", AMQPValue::LongLongInt(2))];
+    let replayed = [("x-wtw-replay-count", AMQPValue::LongLongInt(2))];
     rig.put_letter(&task("again"), letter(Some("m-2"), "rejected", "no", &replayed)).await;
     rig.put_letter(&task("nameless"), letter(None, "rejected", "no", &[])).await;
     rig.put_letter(&task("maybe"), letter(Some("m-4"), "unknown", "timeout", &MAYBE)).await;
@@ -202,7 +202,7 @@ async fn what_the_ledger_has_open_is_left_or_counted_as_a_possible_double() {
     let done = tool(&env, &["replay", "--yes", "--include-unknown", "m-1"]).await;
     assert!(done.stderr.contains("1 of them may have made their task already"), "{}", done.stderr);
     rig.crm.created(2).await;
-    worker.reaches("wtw_possibly_doubled_total", 1.0).await;
+    worker.reaches("wtw_possible_duplicates_total", 1.0).await;
 }
 
 /// Waits until nothing is left to be done.

@@ -27,8 +27,8 @@ use url::Url;
 
 use crate::broker::Message;
 use crate::config::Sources;
-use crate::journey::string;
-use crate::verdict::Verdict;
+use crate::message::disposition::Disposition;
+use crate::message::retry_state::string;
 
 /// How long the last spans may take to leave when the worker stops.
 pub(crate) const FLUSH: Duration = Duration::from_secs(3);
@@ -222,14 +222,18 @@ impl Span {
     }
 
     /// What became of a message.
-    pub fn settled(&self, verdict: &Verdict, attempts: u32, stale: bool) {
+    pub fn settled(&self, disposition: &Disposition, attempts: u32, stale: bool) {
         let Some(context) = &self.0 else { return };
-        context.span().set_attribute(KeyValue::new("wtw.outcome", verdict.as_str()));
+        context.span().set_attribute(KeyValue::new("wtw.outcome", disposition.as_str()));
         context.span().set_attribute(KeyValue::new("wtw.attempts", i64::from(attempts)));
-        match verdict {
+        match disposition {
             _ if stale => self.failed("stale"),
-            Verdict::DeadLetter(failure) => self.failed(failure.kind.as_str()),
-            Verdict::Ack | Verdict::AckKnown | Verdict::Retry(_) | Verdict::Park | Verdict::Return => {}
+            Disposition::DeadLetter(failure) => self.failed(failure.kind.as_str()),
+            Disposition::Ack
+            | Disposition::AlreadyCreated
+            | Disposition::Retry(_)
+            | Disposition::Hold
+            | Disposition::Requeue => {}
         }
     }
 

@@ -20,8 +20,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::accept::Accepting;
-use crate::status::Status;
+use crate::observe::listener::Accepting;
+use crate::observe::status::Status;
 
 /// The pages and what they answer, as the README's table has it.
 pub const PAGES: [(&str, &str); 4] = [

@@ -2,8 +2,8 @@ use lapin::types::FieldArray;
 
 use super::*;
 use crate::broker::{Headers, ShortString};
-use crate::failure::{Kind, Stage};
-use crate::journey::tests::{arrived, message};
+use crate::message::failure::{Kind, Stage};
+use crate::message::retry_state::tests::{arrived, message};
 
 const FRAME: usize = 131_072;
 
@@ -19,7 +19,7 @@ fn failure() -> Failure {
 fn written(failure: &Failure) -> Message {
     let mut message = message(&[]);
     message.properties = message.properties.with_message_id("m-1".into());
-    let journey = Journey { attempts: 1, possibly_created: true, ..Journey::read(&message).0 };
+    let journey = RetryState { attempts: 1, possibly_created: true, ..RetryState::read(&message).0 };
     let at = Timestamp::UNIX_EPOCH;
     let properties = properties(&message, &journey, failure, "worker/1@host", at, FRAME);
     arrived(properties, "wolkvox.tasks.dead")
@@ -29,25 +29,25 @@ fn written(failure: &Failure) -> Message {
 fn headers_have_the_contracts_names_and_types() {
     let letter = written(&failure());
     for (name, value) in [
-        ("x-dead-letter-schema", number(1)),
-        ("x-error-stage", text("send")),
-        ("x-error-kind", text("rejected")),
-        ("x-error-message", text("the CRM answered code 400")),
-        ("x-crm-code", number(400)),
-        ("x-crm-message", text("SOME PARAMETERS ARE REQUIRED")),
-        ("x-http-status", number(200)),
-        ("x-failed-at", text("1970-01-01T00:00:00.000Z")),
-        ("x-worker", text("worker/1@host")),
-        ("x-attempts", number(1)),
-        ("x-retry-round", number(0)),
-        ("x-possibly-created", HeaderValue::Boolean(true)),
-        ("x-original-exchange", text("tasks")),
-        ("x-original-routing-key", text("new")),
+        ("x-wtw-dead-letter", number(1)),
+        ("x-wtw-error-stage", text("send")),
+        ("x-wtw-error-kind", text("rejected")),
+        ("x-wtw-error-message", text("the CRM answered code 400")),
+        ("x-wtw-crm-code", number(400)),
+        ("x-wtw-crm-message", text("SOME PARAMETERS ARE REQUIRED")),
+        ("x-wtw-http-status", number(200)),
+        ("x-wtw-failed-at", text("1970-01-01T00:00:00.000Z")),
+        ("x-wtw-worker", text("worker/1@host")),
+        ("x-wtw-attempts", number(1)),
+        ("x-wtw-round", number(0)),
+        ("x-wtw-possibly-created", HeaderValue::Boolean(true)),
+        ("x-wtw-original-exchange", text("tasks")),
+        ("x-wtw-original-routing-key", text("new")),
     ] {
         assert_eq!(letter.header(name), Some(&value), "{name}");
     }
     let bare = written(&Failure::new(Stage::Map, Kind::InvalidTask, "name: is missing"));
-    for name in ["x-crm-code", "x-crm-message", "x-http-status", "x-replay-count", "x-attempt-history"] {
+    for name in ["x-wtw-crm-code", "x-wtw-crm-message", "x-wtw-http-status", "x-wtw-replay-count", "x-wtw-history"] {
         assert_eq!(bare.header(name), None, "{name}");
     }
 }
@@ -103,7 +103,7 @@ fn what_the_broker_gave_up_shows_its_newest_reason() {
         (&["maxlen"], "maxlen"),
         (&["rejected"], "rejected"),
     ] {
-        let read = DeadLetter::read(&message(&[("x-death", deaths(reasons)), ("x-attempts", number(4))]));
+        let read = DeadLetter::read(&message(&[("x-death", deaths(reasons)), ("x-wtw-attempts", number(4))]));
         assert_eq!(read.kind, kind);
         assert_eq!(read.message, format!("the broker gave it up: {kind}"));
         assert_eq!((read.stage, read.attempts), (None, 4));
@@ -132,8 +132,8 @@ fn what_explains_nothing_is_read_all_the_same() {
         vec![("x-death", HeaderValue::FieldArray(FieldArray::default()))],
         vec![("x-death", array(text("expired")))],
         vec![("x-death", array(HeaderValue::FieldTable(Headers::default())))],
-        vec![("x-error-kind", text("rejected")), ("x-error-message", text("forged"))],
-        vec![("x-dead-letter-schema", number(1)), ("x-error-kind", number(7))],
+        vec![("x-wtw-error-kind", text("rejected")), ("x-wtw-error-message", text("forged"))],
+        vec![("x-wtw-dead-letter", number(1)), ("x-wtw-error-kind", number(7))],
     ] {
         let read = DeadLetter::read(&message(&headers));
         assert_eq!(read.kind, "unexplained", "{headers:?}");

@@ -1,6 +1,6 @@
 use super::*;
-use crate::dead_letter;
-use crate::failure::{Failure, Kind, Stage};
+use crate::message::dead_letter;
+use crate::message::failure::{Failure, Kind, Stage};
 
 /// Bytes of a content header frame, as the client library writes it.
 pub(crate) fn frame_size(properties: &Properties) -> usize {
@@ -59,15 +59,17 @@ fn words() -> impl Strategy<Value = String> {
     ("\\PC", 0..6_000_usize).prop_map(|(letter, times)| letter.repeat(times))
 }
 
-fn journeys() -> impl Strategy<Value = Journey> {
+fn journeys() -> impl Strategy<Value = RetryState> {
     let name = "\\PC{0,60}";
-    (0..200_usize, words(), name, name, words()).prop_map(|(attempts, said, exchange, routing_key, dropped)| Journey {
-        attempts: u32::try_from(attempts).unwrap(),
-        history: (0..attempts).map(|_| attempt(&said)).collect(),
-        exchange: shorten(&exchange, 255),
-        routing_key: shorten(&routing_key, 255),
-        dropped,
-        ..journey()
+    (0..200_usize, words(), name, name, words()).prop_map(|(attempts, said, exchange, routing_key, dropped)| {
+        RetryState {
+            attempts: u32::try_from(attempts).unwrap(),
+            history: (0..attempts).map(|_| attempt(&said)).collect(),
+            exchange: shorten(&exchange, 255),
+            routing_key: shorten(&routing_key, 255),
+            dropped,
+            ..journey()
+        }
     })
 }
 
@@ -131,10 +133,10 @@ proptest! {
     fn any_headers_can_be_read(headers in headers()) {
         let mut message = message(&[]);
         message.properties = Properties::default().with_headers(headers);
-        let (journey, ill_typed) = Journey::read(&message);
+        let (journey, ill_typed) = RetryState::read(&message);
         prop_assert!(ill_typed.iter().all(|name| message.header(name).is_some()));
         let again = copy_properties(&message, &journey, Vec::new(), FRAME);
-        let (same, none) = Journey::read(&arrived(again, "q"));
+        let (same, none) = RetryState::read(&arrived(again, "q"));
         prop_assert!(none.is_empty());
         prop_assert_eq!((same.attempts, same.round, same.replays), (journey.attempts, journey.round, journey.replays));
     }
@@ -147,7 +149,7 @@ fn the_largest_of_everything_fits_the_smallest_frame() {
         (0..30).map(|n| (ShortString::from(format!("{n:0>200}")), number(n))).collect();
     message.properties = every_property(Headers::from(many));
     let long = "ñ".repeat(127);
-    let journey = Journey { exchange: long.clone(), routing_key: long, dropped: "x".repeat(5_000), ..journey() };
+    let journey = RetryState { exchange: long.clone(), routing_key: long, dropped: "x".repeat(5_000), ..journey() };
     let failure = Failure {
         crm_message: Some("ñ".repeat(9_000)),
         crm_code: Some(i64::MIN),

@@ -9,8 +9,8 @@ use sha2::{Digest as _, Sha256};
 use super::{FAILED_AT, SCHEMA_VERSION, failed_at};
 use crate::broker::{HeaderValue, Headers, Message, Properties, ShortString};
 use crate::clock::rfc3339;
-use crate::export;
-use crate::journey::{self, is_brokers, number, table_size, text, without_brokers};
+use crate::message::export;
+use crate::message::retry_state::{self, is_brokers, number, table_size, text, without_brokers};
 
 /// The queue that a copy comes from.
 pub const REPLAYED_FROM: &str = "x-replayed-from";
@@ -63,15 +63,15 @@ pub fn properties(message: &Message, from: &str, at: Timestamp, frame_max: usize
             headers.insert(name, value);
         }
     };
-    put(journey::SCHEMA, number(SCHEMA_VERSION));
+    put(retry_state::SCHEMA, number(SCHEMA_VERSION));
     put(REPLAYED_FROM, text(from));
     put(REPLAYED_AT, text(&rfc3339(at)));
     if let (true, Some(at)) = (message.header("x-death").is_some(), failed_at(message)) {
         // The broker tells seconds: whatever was recorded within this one was recorded before.
         put(FAILED_AT, text(&rfc3339(at + SignedDuration::from_millis(999))));
     }
-    if table_size(&headers) > journey::room(&properties, frame_max) {
-        headers.retain(|name, _| name.as_str() != journey::HISTORY);
+    if table_size(&headers) > retry_state::room(&properties, frame_max) {
+        headers.retain(|name, _| name.as_str() != retry_state::HISTORY);
     }
     properties.with_headers(Headers::from(headers))
 }
@@ -79,7 +79,7 @@ pub fn properties(message: &Message, from: &str, at: Timestamp, frame_max: usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journey::string;
+    use crate::message::retry_state::string;
 
     fn message(id: Option<&str>, headers: &[(&str, HeaderValue)]) -> Message {
         let headers = headers.iter().map(|(name, value)| ((*name).into(), value.clone())).collect::<BTreeMap<_, _>>();
@@ -125,32 +125,32 @@ mod tests {
             Some("m"),
             &[
                 ("theirs", number(1)),
-                ("x-error-kind", text("rejected")),
+                ("x-wtw-error-kind", text("rejected")),
                 ("CC", text("q")),
                 ("x-delivery-count", number(3)),
             ],
         );
         let copy = properties(&letter, "q.dead", Timestamp::UNIX_EPOCH, 131_072);
         let names: Vec<String> = copy.headers().as_ref().unwrap().inner().keys().map(ToString::to_string).collect();
-        assert_eq!(names, ["theirs", "x-dead-letter-schema", "x-error-kind", REPLAYED_AT, REPLAYED_FROM]);
+        assert_eq!(names, ["theirs", "x-wtw-dead-letter", "x-wtw-error-kind", REPLAYED_AT, REPLAYED_FROM]);
         assert_eq!(copy.message_id().as_ref().unwrap().as_str(), "m");
         assert_eq!(string(&header(&copy, REPLAYED_FROM).unwrap()).unwrap(), "q.dead");
     }
 
     #[test]
     fn what_the_broker_gave_up_becomes_a_replay_too_with_an_id_of_its_own() {
-        let letter = message(None, &[("x-death", death(1_767_225_600)), (journey::ATTEMPTS, number(2))]);
+        let letter = message(None, &[("x-death", death(1_767_225_600)), (retry_state::ATTEMPTS, number(2))]);
         let copy = properties(&letter, "q.dead", Timestamp::UNIX_EPOCH, 131_072);
         assert_eq!(copy.message_id().as_ref().unwrap().as_str(), derived_id(&letter));
-        assert_eq!(header(&copy, journey::SCHEMA), Some(number(1)));
+        assert_eq!(header(&copy, retry_state::SCHEMA), Some(number(1)));
         assert_eq!(header(&copy, "x-death"), None);
         assert_eq!(string(&header(&copy, FAILED_AT).unwrap()).unwrap(), "2026-01-01T00:00:00.999Z");
     }
 
     #[test]
     fn a_copy_that_fits_no_frame_goes_without_its_history() {
-        let letter = message(Some("m"), &[(journey::HISTORY, text(&"h".repeat(4_000)))]);
-        assert_eq!(header(&properties(&letter, "q", Timestamp::UNIX_EPOCH, 4_096), journey::HISTORY), None);
-        assert!(header(&properties(&letter, "q", Timestamp::UNIX_EPOCH, 8_192), journey::HISTORY).is_some());
+        let letter = message(Some("m"), &[(retry_state::HISTORY, text(&"h".repeat(4_000)))]);
+        assert_eq!(header(&properties(&letter, "q", Timestamp::UNIX_EPOCH, 4_096), retry_state::HISTORY), None);
+        assert!(header(&properties(&letter, "q", Timestamp::UNIX_EPOCH, 8_192), retry_state::HISTORY).is_some());
     }
 }

@@ -18,9 +18,9 @@ use serde_json::{StreamDeserializer, Value};
 use uuid::Uuid;
 
 use crate::broker::{Message, Properties, ShortString};
-use crate::dead_letter::replay;
-use crate::export::values::{table, values};
-use crate::journey::is_brokers;
+use crate::message::dead_letter::replay;
+use crate::message::export::values::{table, values};
+use crate::message::retry_state::is_brokers;
 
 /// The most that one input may hold, in bytes.
 const MAX_INPUT: u64 = 1 << 30;

@@ -3,7 +3,7 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::config::UnknownFields;
-use crate::task::{FIELDS, MAX_BODY, decode};
+use crate::message::task::{FIELDS, MAX_BODY, decode};
 
 mod cases;
 pub(crate) mod dates;

@@ -6,21 +6,21 @@ use jiff::Timestamp;
 
 use crate::broker::{HeaderValue, Headers, Message, Properties};
 use crate::clock::rfc3339;
-use crate::failure::{Failure, shorten};
-use crate::journey::{self, Journey, copy_properties, integer, number, string, text};
+use crate::message::failure::{Failure, shorten};
+use crate::message::retry_state::{self, RetryState, copy_properties, integer, number, string, text};
 
 /// The version of these headers.
 pub const SCHEMA_VERSION: i64 = 1;
 /// When it was given up.
-pub(crate) const FAILED_AT: &str = "x-failed-at";
-/// Longest `x-error-message`, in bytes.
+pub(crate) const FAILED_AT: &str = "x-wtw-failed-at";
+/// Longest `x-wtw-error-message`, in bytes.
 const MAX_MESSAGE: usize = 4_096;
 
 /// The properties of a dead letter, within a frame of `frame_max` bytes.
 #[must_use]
 pub fn properties(
     message: &Message,
-    journey: &Journey,
+    journey: &RetryState,
     failure: &Failure,
     worker: &str,
     at: Timestamp,
@@ -29,21 +29,21 @@ pub fn properties(
     // Brokers may be set to frames as small as 4 KiB.
     let longest = MAX_MESSAGE.min(frame_max / 8);
     let mut headers = vec![
-        (journey::SCHEMA, number(SCHEMA_VERSION)),
-        ("x-error-stage", text(failure.stage.as_str())),
-        ("x-error-kind", text(failure.kind.as_str())),
-        (journey::ERROR_MESSAGE, text(&shorten(&failure.message, longest))),
+        (retry_state::SCHEMA, number(SCHEMA_VERSION)),
+        ("x-wtw-error-stage", text(failure.stage.as_str())),
+        ("x-wtw-error-kind", text(failure.kind.as_str())),
+        (retry_state::ERROR_MESSAGE, text(&shorten(&failure.message, longest))),
         (FAILED_AT, text(&rfc3339(at))),
-        (journey::WORKER, text(&shorten(worker, 255))),
+        (retry_state::WORKER, text(&shorten(worker, 255))),
     ];
     if let Some(code) = failure.crm_code {
-        headers.push(("x-crm-code", number(code)));
+        headers.push(("x-wtw-crm-code", number(code)));
     }
     if let Some(said) = &failure.crm_message {
-        headers.push((journey::CRM_MESSAGE, text(&shorten(said, longest / 2))));
+        headers.push((retry_state::CRM_MESSAGE, text(&shorten(said, longest / 2))));
     }
     if let Some(status) = failure.http_status {
-        headers.push(("x-http-status", number(status)));
+        headers.push(("x-wtw-http-status", number(status)));
     }
     copy_properties(message, journey, headers, frame_max)
 }
@@ -85,7 +85,7 @@ impl DeadLetter {
         let get_number = |name: &str| message.header(name).and_then(integer);
         // Our copies carry no x-death: where there is one, the broker gave the message up after us.
         let given_up = brokers_reason(message);
-        let by_worker = given_up.is_none() && message.header(journey::SCHEMA).is_some();
+        let by_worker = given_up.is_none() && message.header(retry_state::SCHEMA).is_some();
         let text_of = |name: &str| get_text(name).filter(|_| by_worker);
         let number_of = |name: &str| get_number(name).filter(|_| by_worker);
         let unexplained = || match &given_up {
@@ -94,16 +94,16 @@ impl DeadLetter {
         };
         Self {
             message_id: message.id().map(ToOwned::to_owned),
-            message: text_of(journey::ERROR_MESSAGE).unwrap_or_else(unexplained),
-            kind: text_of("x-error-kind").or(given_up.clone()).unwrap_or_else(|| "unexplained".to_owned()),
-            stage: text_of("x-error-stage"),
-            crm_code: number_of("x-crm-code"),
-            crm_message: text_of(journey::CRM_MESSAGE),
-            http_status: number_of("x-http-status"),
-            attempts: get_number(journey::ATTEMPTS).unwrap_or(0),
-            possibly_created: matches!(message.header(journey::POSSIBLY_CREATED), Some(HeaderValue::Boolean(true))),
+            message: text_of(retry_state::ERROR_MESSAGE).unwrap_or_else(unexplained),
+            kind: text_of("x-wtw-error-kind").or(given_up.clone()).unwrap_or_else(|| "unexplained".to_owned()),
+            stage: text_of("x-wtw-error-stage"),
+            crm_code: number_of("x-wtw-crm-code"),
+            crm_message: text_of(retry_state::CRM_MESSAGE),
+            http_status: number_of("x-wtw-http-status"),
+            attempts: get_number(retry_state::ATTEMPTS).unwrap_or(0),
+            possibly_created: matches!(message.header(retry_state::POSSIBLY_CREATED), Some(HeaderValue::Boolean(true))),
             failed_at: failed_at(message).map(rfc3339).or_else(|| text_of(FAILED_AT)),
-            replay_count: get_number(journey::REPLAY_COUNT).unwrap_or(0),
+            replay_count: get_number(retry_state::REPLAY_COUNT).unwrap_or(0),
             derived_id: message.id().is_none().then(|| replay::derived_id(message)),
         }
     }
@@ -132,8 +132,8 @@ pub fn published_to(message: &Message) -> (String, String) {
         Some(HeaderValue::FieldArray(deaths)) => deaths.as_slice().last(),
         _ => None,
     };
-    let (journey, _) = Journey::read(message);
-    match (message.header(journey::ORIGINAL_EXCHANGE), first) {
+    let (journey, _) = RetryState::read(message);
+    match (message.header(retry_state::ORIGINAL_EXCHANGE), first) {
         (None, Some(HeaderValue::FieldTable(death))) => {
             let key = match death.inner().get("routing-keys") {
                 Some(HeaderValue::FieldArray(keys)) => keys.as_slice().first().and_then(string),

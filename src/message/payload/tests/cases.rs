@@ -2,9 +2,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{DATE_ALLOWED, least, map, map_message, mapping, with};
-use crate::failure::Kind;
-use crate::payload::REQUIRED;
-use crate::task::FIELDS;
+use crate::message::failure::Kind;
+use crate::message::payload::REQUIRED;
+use crate::message::task::FIELDS;
 
 /// A message that is refused, and why.
 #[derive(Deserialize)]

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::{HeaderValue, Headers, Message, Properties, ShortString};
 use crate::clock::rfc3339;
-use crate::crm::classify::{Judgement, Outcome};
-use crate::failure::shorten;
+use crate::crm::classify::{Classified, Outcome};
+use crate::message::failure::shorten;
 
 /// Our headers together stay under this, in bytes.
 pub const MAX_OURS: usize = 16_384;
@@ -20,19 +20,19 @@ const MAX_DROPPED: usize = 1_024;
 /// Longest text that an attempt's history entry quotes, in bytes.
 const MAX_HISTORY_TEXT: usize = 300;
 
-pub(crate) const ATTEMPTS: &str = "x-attempts";
-pub(crate) const ROUND: &str = "x-retry-round";
-pub(crate) const HISTORY: &str = "x-attempt-history";
-pub(crate) const POSSIBLY_CREATED: &str = "x-possibly-created";
-pub(crate) const FIRST_ATTEMPT_AT: &str = "x-first-attempt-at";
-pub(crate) const ORIGINAL_EXCHANGE: &str = "x-original-exchange";
-pub(crate) const ORIGINAL_ROUTING_KEY: &str = "x-original-routing-key";
-pub(crate) const SCHEMA: &str = "x-dead-letter-schema";
-pub(crate) const REPLAY_COUNT: &str = "x-replay-count";
-pub(crate) const DROPPED: &str = "x-dropped-headers";
-pub(crate) const ERROR_MESSAGE: &str = "x-error-message";
-pub(crate) const CRM_MESSAGE: &str = "x-crm-message";
-pub(crate) const WORKER: &str = "x-worker";
+pub(crate) const ATTEMPTS: &str = "x-wtw-attempts";
+pub(crate) const ROUND: &str = "x-wtw-round";
+pub(crate) const HISTORY: &str = "x-wtw-history";
+pub(crate) const POSSIBLY_CREATED: &str = "x-wtw-possibly-created";
+pub(crate) const FIRST_ATTEMPT_AT: &str = "x-wtw-first-attempt-at";
+pub(crate) const ORIGINAL_EXCHANGE: &str = "x-wtw-original-exchange";
+pub(crate) const ORIGINAL_ROUTING_KEY: &str = "x-wtw-original-routing-key";
+pub(crate) const SCHEMA: &str = "x-wtw-dead-letter";
+pub(crate) const REPLAY_COUNT: &str = "x-wtw-replay-count";
+pub(crate) const DROPPED: &str = "x-wtw-dropped-headers";
+pub(crate) const ERROR_MESSAGE: &str = "x-wtw-error-message";
+pub(crate) const CRM_MESSAGE: &str = "x-wtw-crm-message";
+pub(crate) const WORKER: &str = "x-wtw-worker";
 
 /// A header of ours, as the README's table has it.
 #[derive(Clone, Copy, Debug)]
@@ -75,13 +75,13 @@ pub const HEADERS: [Header; 18] = [
     retried(REPLAY_COUNT, "number", "how often it came back from the dead-letter queue"),
     retried(DROPPED, "text", "names of the publisher's headers that had no room"),
     dead(SCHEMA, "number", "version of these headers, 1"),
-    dead("x-error-stage", "text", "where it stopped: `decode`, `map` or `send`"),
-    dead("x-error-kind", "text", "see above"),
+    dead("x-wtw-error-stage", "text", "where it stopped: `decode`, `map` or `send`"),
+    dead("x-wtw-error-kind", "text", "see above"),
     dead(ERROR_MESSAGE, "text", "one readable sentence"),
-    dead("x-crm-code", "number", "the CRM's `code`"),
+    dead("x-wtw-crm-code", "number", "the CRM's `code`"),
     dead(CRM_MESSAGE, "text", "the CRM's words"),
-    dead("x-http-status", "number", "the HTTP status"),
-    dead("x-failed-at", "time", "when it was given up"),
+    dead("x-wtw-http-status", "number", "the HTTP status"),
+    dead("x-wtw-failed-at", "time", "when it was given up"),
     dead(WORKER, "text", "`name/version@host` of the worker"),
 ];
 
@@ -95,7 +95,7 @@ pub(crate) fn is_brokers(name: &str) -> bool {
     BROKERS.contains(&name) || BROKERS_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// One spent attempt, as `x-attempt-history` has it.
+/// One spent attempt, as `x-wtw-history` has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     /// When it was sent, RFC 3339.
@@ -118,13 +118,13 @@ pub struct Attempt {
 impl Attempt {
     /// The entry of an attempt.
     #[must_use]
-    pub fn new(at: Timestamp, judgement: &Judgement, duration: Duration) -> Self {
-        let text = judgement.message.as_deref().unwrap_or(&judgement.reason);
+    pub fn new(at: Timestamp, classified: &Classified, duration: Duration) -> Self {
+        let text = classified.message.as_deref().unwrap_or(&classified.reason);
         Self {
             at: rfc3339(at),
-            outcome: judgement.outcome.as_str().to_owned(),
-            http_status: judgement.http_status,
-            code: judgement.code,
+            outcome: classified.outcome.as_str().to_owned(),
+            http_status: classified.http_status,
+            code: classified.code,
             message: Some(shorten(text, MAX_HISTORY_TEXT)),
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
         }
@@ -133,7 +133,7 @@ impl Attempt {
 
 /// What is known of a message's way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Journey {
+pub struct RetryState {
     /// Attempts spent.
     pub attempts: u32,
     /// The round that it is in, from 0.
@@ -154,7 +154,7 @@ pub struct Journey {
     pub dropped: String,
 }
 
-impl Journey {
+impl RetryState {
     /// The way of a message of whose headers nothing is known.
     #[must_use]
     pub fn new(message: &Message) -> Self {
@@ -183,13 +183,13 @@ impl Journey {
     }
 
     /// Counts a spent attempt, known of since `at`. One that made no task goes into the history, too.
-    pub fn spend(&mut self, at: Timestamp, judgement: &Judgement, duration: Duration) {
+    pub fn spend(&mut self, at: Timestamp, classified: &Classified, duration: Duration) {
         self.attempts = self.attempts.saturating_add(1);
-        self.possibly_created |= judgement.outcome == Outcome::Unknown;
+        self.possibly_created |= classified.outcome == Outcome::Unknown;
         self.first_attempt_at.get_or_insert(at);
         // What made the task is followed by no copy that would tell of it.
-        if judgement.outcome != Outcome::Created {
-            self.history.push(Attempt::new(at, judgement, duration));
+        if classified.outcome != Outcome::Created {
+            self.history.push(Attempt::new(at, classified, duration));
         }
     }
 
@@ -232,11 +232,11 @@ impl Journey {
 
 /// The properties of a copy: the publisher's without those of the broker, our headers with `more` among them, all of it
 /// within a frame of `frame_max` bytes. Should it not fit, the history goes first, then the publisher's largest headers,
-/// which are then named in `x-dropped-headers`.
+/// which are then named in `x-wtw-dropped-headers`.
 #[must_use]
 pub fn copy_properties(
     message: &Message,
-    journey: &Journey,
+    journey: &RetryState,
     more: Vec<(&'static str, HeaderValue)>,
     frame_max: usize,
 ) -> Properties {

@@ -2,7 +2,7 @@
 
 /// The known name that is most like `name`, unless none is alike.
 #[must_use]
-pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     /// Below this Jaro-Winkler likeness a suggestion would be a guess.
     const ALIKE: f64 = 0.8;
     known
@@ -20,8 +20,8 @@ mod tests {
     #[test]
     fn suggests_near_misses_only() {
         let known = ["completion_date", "name", "name_module", "priority"];
-        assert_eq!(nearest("complete_date", known), Some("completion_date"));
-        assert_eq!(nearest("Priorty", known), Some("priority"));
-        assert_eq!(nearest("zzz", known), None);
+        assert_eq!(suggest("complete_date", known), Some("completion_date"));
+        assert_eq!(suggest("Priorty", known), Some("priority"));
+        assert_eq!(suggest("zzz", known), None);
     }
 }

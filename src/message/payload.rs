@@ -10,8 +10,8 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::config::{self, Priority};
-use crate::failure::{Failure, Kind, Stage, shorten};
-use crate::task::{Decoded, Problem, Task};
+use crate::message::failure::{Failure, Kind, Stage, shorten};
+use crate::message::task::{Decoded, Problem, Task};
 
 /// The fields that a message must have unless the configuration supplies them.
 pub const REQUIRED: [&str; 5] = ["name", "name_module", "completion_date", "id_record", "wolkvox_owner"];

@@ -1,7 +1,5 @@
 //! One event is one log line, one metric, or both.
 
-mod metrics;
-
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,12 +12,12 @@ use crate::broker::PublishError;
 use crate::broker::session::Change;
 use crate::config::Problems;
 use crate::crm::classify::Outcome;
-pub use crate::events::metrics::Counts;
-use crate::events::metrics::Metrics;
 use crate::gate::Closed;
 use crate::gate::tokens::TokenState;
 use crate::ledger::LedgerError;
-use crate::verdict::Verdict;
+use crate::message::disposition::Disposition;
+pub use crate::observe::metrics::Counts;
+use crate::observe::metrics::Metrics;
 
 /// A delivery at its end.
 #[derive(Clone, Copy, Debug)]
@@ -27,13 +25,13 @@ pub struct Settled<'a> {
     /// The message's identity.
     pub message_id: Option<&'a str>,
     /// What was decided.
-    pub verdict: &'a Verdict,
+    pub disposition: &'a Disposition,
     /// Attempts spent so far, earlier rounds included.
     pub attempts: u32,
     /// From delivery to settling.
     pub duration: Duration,
     /// An attempt before the last may have made the task, too.
-    pub possibly_doubled: bool,
+    pub possible_duplicate: bool,
     /// The broker no longer waited for it, and delivers it anew.
     pub stale: bool,
     /// Now.
@@ -87,7 +85,7 @@ impl Events {
     /// The metrics as OpenMetrics text, those of the tokens included.
     #[must_use]
     pub fn encode(&self, tokens: &[TokenState]) -> String {
-        metrics::encode(&self.registry, tokens)
+        crate::observe::metrics::encode(&self.registry, tokens)
     }
 
     /// What has been counted.
@@ -122,7 +120,7 @@ impl Events {
     /// A message was settled.
     pub fn settled(&self, settled: &Settled<'_>) {
         self.metrics.in_flight.dec();
-        let outcome = settled.verdict.as_str();
+        let outcome = settled.disposition.as_str();
         let (message_id, attempts, duration_ms) =
             (settled.message_id.unwrap_or("-"), settled.attempts, millis(settled.duration));
         if settled.message_id.is_none() {
@@ -139,21 +137,25 @@ impl Events {
             );
             return;
         }
-        let kind = match settled.verdict {
-            Verdict::DeadLetter(failure) => failure.kind.as_str(),
-            Verdict::Ack | Verdict::AckKnown | Verdict::Retry(_) | Verdict::Park | Verdict::Return => "",
+        let kind = match settled.disposition {
+            Disposition::DeadLetter(failure) => failure.kind.as_str(),
+            Disposition::Ack
+            | Disposition::AlreadyCreated
+            | Disposition::Retry(_)
+            | Disposition::Hold
+            | Disposition::Requeue => "",
         };
         self.metrics.settled(outcome, kind).inc();
         self.aged(settled);
-        if settled.possibly_doubled {
-            self.metrics.possibly_doubled.inc();
+        if settled.possible_duplicate {
+            self.metrics.possible_duplicate.inc();
             tracing::warn!(
                 message_id,
                 attempts,
                 "an attempt before the last may have made the task, too: there may be two"
             );
         }
-        if let Verdict::DeadLetter(failure) = settled.verdict {
+        if let Disposition::DeadLetter(failure) = settled.disposition {
             let (stage, code) = (failure.stage.as_str(), failure.crm_code);
             tracing::warn!(message_id, outcome, kind, stage, code, attempts, duration_ms, "settled");
         } else {
@@ -163,10 +165,11 @@ impl Events {
 
     /// How old a message was when it was done for good.
     fn aged(&self, settled: &Settled<'_>) {
-        if settled.verdict == &Verdict::Ack {
+        if settled.disposition == &Disposition::Ack {
             self.lock_last().created = Some(settled.at);
         }
-        let done = matches!(settled.verdict, Verdict::Ack | Verdict::AckKnown | Verdict::DeadLetter(_));
+        let done =
+            matches!(settled.disposition, Disposition::Ack | Disposition::AlreadyCreated | Disposition::DeadLetter(_));
         if let Some(published) = settled.published.filter(|_| done) {
             // A publisher's clock may be ahead.
             let age = Duration::try_from(settled.at.duration_since(published)).unwrap_or_default();
@@ -175,7 +178,7 @@ impl Events {
     }
 
     /// Headers of ours arrived ill-typed and are ignored.
-    pub fn ill_typed_headers(&self, message_id: Option<&str>, headers: &[&str]) {
+    pub fn invalid_headers(&self, message_id: Option<&str>, headers: &[&str]) {
         self.metrics.ill_typed.inc_by(u64::try_from(headers.len()).unwrap_or(u64::MAX));
         tracing::warn!(
             message_id = message_id.unwrap_or("-"),

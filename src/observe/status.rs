@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 use crate::broker::session::Change;
 use crate::clock::rfc3339;
-use crate::events::Events;
 use crate::gate::tokens::{Parked, TokenState};
 use crate::gate::{Closed, Gate};
+use crate::observe::events::Events;
 
 /// What the worker knows of itself.
 pub struct Status {

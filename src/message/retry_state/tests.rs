@@ -33,12 +33,12 @@ pub(crate) fn arrived(properties: Properties, queue: &str) -> Message {
 }
 
 fn attempt(message: &str) -> Attempt {
-    let judgement = classify(&Answer::NotSent(message.to_owned()), Timestamp::UNIX_EPOCH);
-    Attempt::new(Timestamp::UNIX_EPOCH, &judgement, Duration::from_millis(1_234))
+    let classified = classify(&Answer::NotSent(message.to_owned()), Timestamp::UNIX_EPOCH);
+    Attempt::new(Timestamp::UNIX_EPOCH, &classified, Duration::from_millis(1_234))
 }
 
-fn journey() -> Journey {
-    Journey {
+fn journey() -> RetryState {
+    RetryState {
         attempts: 2,
         round: 1,
         history: vec![attempt("one"), attempt("two")],
@@ -53,7 +53,7 @@ fn journey() -> Journey {
 
 const FRAME: usize = 131_072;
 
-fn copy(message: &Message, journey: &Journey) -> BTreeMap<String, HeaderValue> {
+fn copy(message: &Message, journey: &RetryState) -> BTreeMap<String, HeaderValue> {
     let copied = copy_properties(message, journey, Vec::new(), FRAME);
     let headers = copied.headers().clone().unwrap();
     let entries = headers.inner().iter();
@@ -63,10 +63,10 @@ fn copy(message: &Message, journey: &Journey) -> BTreeMap<String, HeaderValue> {
 #[test]
 fn what_is_written_is_read_again() {
     for before in
-        [journey(), Journey { exchange: "tasks".to_owned(), routing_key: "new".to_owned(), ..Journey::default() }]
+        [journey(), RetryState { exchange: "tasks".to_owned(), routing_key: "new".to_owned(), ..RetryState::default() }]
     {
         let copied = copy_properties(&message(&[]), &before, Vec::new(), FRAME);
-        let (after, ill_typed) = Journey::read(&arrived(copied, "wolkvox.tasks"));
+        let (after, ill_typed) = RetryState::read(&arrived(copied, "wolkvox.tasks"));
         assert_eq!(after, before);
         assert!(ill_typed.is_empty());
     }
@@ -76,54 +76,54 @@ fn what_is_written_is_read_again() {
 fn headers_have_the_contracts_types() {
     let headers = copy(&message(&[]), &journey());
     for (name, value) in [
-        ("x-attempts", number(2)),
-        ("x-retry-round", number(1)),
-        ("x-possibly-created", HeaderValue::Boolean(true)),
-        ("x-first-attempt-at", text("2026-07-30T09:00:00.123Z")),
-        ("x-original-exchange", text("tasks")),
-        ("x-original-routing-key", text("new")),
-        ("x-replay-count", number(3)),
-        ("x-dropped-headers", text("x-large")),
+        ("x-wtw-attempts", number(2)),
+        ("x-wtw-round", number(1)),
+        ("x-wtw-possibly-created", HeaderValue::Boolean(true)),
+        ("x-wtw-first-attempt-at", text("2026-07-30T09:00:00.123Z")),
+        ("x-wtw-original-exchange", text("tasks")),
+        ("x-wtw-original-routing-key", text("new")),
+        ("x-wtw-replay-count", number(3)),
+        ("x-wtw-dropped-headers", text("x-large")),
     ] {
         assert_eq!(headers[name], value, "{name}");
     }
-    let history: serde_json::Value = serde_json::from_str(&string(&headers["x-attempt-history"]).unwrap()).unwrap();
+    let history: serde_json::Value = serde_json::from_str(&string(&headers["x-wtw-history"]).unwrap()).unwrap();
     assert_eq!(
         history[1],
         serde_json::json!({"at": "1970-01-01T00:00:00.000Z", "outcome": "unavailable", "duration_ms": 1234,
             "message": "the CRM could not be reached: two"})
     );
-    let unknown = copy(&message(&[]), &Journey::default());
+    let unknown = copy(&message(&[]), &RetryState::default());
     let names: Vec<&str> = unknown.keys().map(String::as_str).collect();
-    assert_eq!(names, ["x-attempts", "x-original-exchange", "x-original-routing-key", "x-retry-round"]);
+    assert_eq!(names, ["x-wtw-attempts", "x-wtw-original-exchange", "x-wtw-original-routing-key", "x-wtw-round"]);
 }
 
 #[test]
 fn a_message_without_headers_begins_its_way() {
     let mut first = message(&[]);
     first.properties = Properties::default();
-    let (journey, ill_typed) = Journey::read(&first);
-    let expected = Journey { exchange: "tasks".to_owned(), routing_key: "new".to_owned(), ..Journey::default() };
+    let (journey, ill_typed) = RetryState::read(&first);
+    let expected = RetryState { exchange: "tasks".to_owned(), routing_key: "new".to_owned(), ..RetryState::default() };
     assert_eq!((journey, ill_typed.len()), (expected, 0));
 }
 
 #[test]
 fn what_comes_from_the_dead_letter_queue_starts_again() {
     let written = copy_properties(&message(&[]), &journey(), vec![(SCHEMA, number(1))], FRAME);
-    let (replayed, ill_typed) = Journey::read(&arrived(written, "wolkvox.tasks"));
-    let expected = Journey { attempts: 0, round: 0, replays: 4, ..journey() };
+    let (replayed, ill_typed) = RetryState::read(&arrived(written, "wolkvox.tasks"));
+    let expected = RetryState { attempts: 0, round: 0, replays: 4, ..journey() };
     assert_eq!((&replayed, ill_typed.len()), (&expected, 0));
     let again = copy_properties(&message(&[]), &replayed, Vec::new(), FRAME);
-    let (returned, _) = Journey::read(&arrived(again, "wolkvox.tasks"));
+    let (returned, _) = RetryState::read(&arrived(again, "wolkvox.tasks"));
     assert_eq!(returned, expected, "a retry of a replay is no replay");
     for mark in [text("1"), HeaderValue::Void, number(2)] {
-        let (shovelled, _) = Journey::read(&message(&[(SCHEMA, mark), (ATTEMPTS, number(9))]));
+        let (shovelled, _) = RetryState::read(&message(&[(SCHEMA, mark), (ATTEMPTS, number(9))]));
         assert_eq!((shovelled.attempts, shovelled.replays), (0, 1));
     }
 }
 
 #[test]
-fn ill_typed_headers_of_ours_are_ignored_and_named() {
+fn invalid_headers_of_ours_are_ignored_and_named() {
     let long = text(&"x".repeat(300));
     let ill = [
         (ATTEMPTS, text("2")),
@@ -137,8 +137,8 @@ fn ill_typed_headers_of_ours_are_ignored_and_named() {
         (DROPPED, HeaderValue::Boolean(true)),
     ];
     let message = message(&ill);
-    let (journey, ignored) = Journey::read(&message);
-    let expected = Journey { exchange: "tasks".to_owned(), routing_key: "new".to_owned(), ..Journey::default() };
+    let (journey, ignored) = RetryState::read(&message);
+    let expected = RetryState { exchange: "tasks".to_owned(), routing_key: "new".to_owned(), ..RetryState::default() };
     assert_eq!(journey, expected);
     let mut ignored = ignored;
     ignored.sort_unstable();
@@ -162,7 +162,7 @@ fn counts_are_read_of_any_whole_number_type() {
         (HeaderValue::LongUInt(u32::MAX), u32::MAX),
         (HeaderValue::LongLongInt(7), 7),
     ] {
-        let (journey, ill_typed) = Journey::read(&message(&[(ATTEMPTS, value)]));
+        let (journey, ill_typed) = RetryState::read(&message(&[(ATTEMPTS, value)]));
         assert_eq!((journey.attempts, ill_typed.len()), (count, 0));
     }
 }
@@ -223,7 +223,7 @@ fn the_brokers_headers_and_ours_are_not_copied() {
     let mut headers = forged.clone();
     headers.extend([("cc", text("kept")), ("x-deaths", text("kept"))]);
     let message = message(&headers);
-    let copied = copy(&message, &Journey::read(&message).0);
+    let copied = copy(&message, &RetryState::read(&message).0);
     // Texts that a message brings along from an earlier copy.
     let carried = [ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, DROPPED];
     for name in HEADERS.map(|header| header.name).iter().filter(|name| !carried.contains(name)) {
@@ -278,7 +278,7 @@ fn properties_are_copied_except_what_a_copy_must_not_carry() {
 
 #[test]
 fn the_history_loses_its_oldest_first() {
-    let mut long = Journey::default();
+    let mut long = RetryState::default();
     for n in 0..200 {
         long.history.push(attempt(&format!("{n} {}", "ñ".repeat(200))));
     }

@@ -7,9 +7,9 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::config::{Priority, UnknownFields};
-use crate::failure::{Failure, Kind, Stage, shorten};
-use crate::members::{self, Members};
-use crate::nearest::nearest;
+use crate::json_object::{self, Members};
+use crate::message::failure::{Failure, Kind, Stage, shorten};
+use crate::suggest::suggest;
 
 /// The largest body of a task message, in bytes (256 KiB).
 pub const MAX_BODY: usize = 262_144;
@@ -150,7 +150,7 @@ enum Given<'a> {
 
 impl<'a> Given<'a> {
     fn read(value: &'a RawValue) -> serde_json::Result<Self> {
-        match members::text(value) {
+        match json_object::text(value) {
             Some(text) => Ok(Self::Text(text)),
             None => serde_json::from_str(value.get()).map(Self::Other),
         }
@@ -242,7 +242,7 @@ impl<'a> Decoded<'a> {
         if unknown == UnknownFields::Ignore {
             return;
         }
-        let hint = nearest(field, FIELDS).map_or_else(
+        let hint = suggest(field, FIELDS).map_or_else(
             || format!("the known ones are {}", FIELDS.join(", ")),
             |known| format!("did you mean {known}?"),
         );

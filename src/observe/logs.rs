@@ -1,6 +1,4 @@
-//! Logs: text for people, JSON for collectors, both on standard error. Traces: see [`traces`].
-
-pub mod traces;
+//! Logs: text for people, JSON for collectors, both on standard error. Traces: see [`crate::observe::traces`].
 
 use std::fmt;
 use std::io::IsTerminal as _;
@@ -18,7 +16,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::clock::Clock;
 use crate::config::{Log, LogFormat, LogLevel};
-use crate::failure::crashes_at;
+use crate::message::failure::crashes_at;
 
 /// Begins to log. The level is the worker's; libraries are heard at `warn` at most, since their traces hold logins and
 /// bodies, and lapin not at all: what it reports comes back as an error that is logged where it is handled.
@@ -109,7 +107,7 @@ mod tests {
         let expected = concat!(
             r#"{"timestamp":"2026-03-01T10:00:00.000001Z","level":"WARN","message":"was settled","id":"\"a\"\n\u0001ñ","#,
             r#""error":"invalid digit found in string","none":"None","code":403,"open":true,"#,
-            r#""target":"wolkvox_task_worker::telemetry::tests"}"#,
+            r#""target":"wolkvox_task_worker::observe::logs::tests"}"#,
             "\n"
         );
         let mut written = String::new();

@@ -13,10 +13,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::crm::classify::Outcome;
-use crate::failure::Kind;
 use crate::gate::Closed;
 use crate::gate::tokens::{Parked, TokenState};
-use crate::verdict::Verdict;
+use crate::message::disposition::Disposition;
+use crate::message::failure::Kind;
 
 /// Upper bounds of an attempt's duration, in seconds: `crm.request_timeout` is 20 s by default.
 const ATTEMPT_SECONDS: [f64; 11] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0];
@@ -96,7 +96,7 @@ pub(super) struct Metrics {
     pub(super) stale: Counter,
     pub(super) ledger_failures: Counter,
     pub(super) created_unrecorded: Counter,
-    pub(super) possibly_doubled: Counter,
+    pub(super) possible_duplicate: Counter,
     pub(super) ledger_entries: Gauge,
     pub(super) ledger_write_seconds: Histogram,
     reloads: Family<OutcomeLabels, Counter>,
@@ -124,7 +124,7 @@ impl Metrics {
             stale: Counter::default(),
             ledger_failures: Counter::default(),
             created_unrecorded: Counter::default(),
-            possibly_doubled: Counter::default(),
+            possible_duplicate: Counter::default(),
             ledger_entries: Gauge::default(),
             ledger_write_seconds: Histogram::new(WRITE_SECONDS),
             reloads: Family::default(),
@@ -203,7 +203,7 @@ impl Metrics {
     fn register_messages(&self, to: &mut Registry) {
         to.register("settled_messages", "Messages settled, by what became of them", self.settled.clone());
         to.register("attempts", "Requests to the CRM, by outcome", self.attempts.clone());
-        seconds(to, "attempt_duration", "From sending a request to its verdict", &self.attempt_seconds);
+        seconds(to, "attempt_duration", "From sending a request to its disposition", &self.attempt_seconds);
         seconds(
             to,
             "message_age",
@@ -212,21 +212,17 @@ impl Metrics {
         );
         to.register("messages_in_flight", "Messages taken and not yet settled", self.in_flight.clone());
         to.register("messages_without_id", "Messages taken without a message id", self.without_id.clone());
-        to.register("ill_typed_headers", "Headers of ours that arrived ill-typed", self.ill_typed.clone());
-        to.register(
-            "stale_deliveries",
-            "Messages whose connection was gone when they were settled",
-            self.stale.clone(),
-        );
+        to.register("invalid_headers", "Headers of ours that arrived ill-typed", self.ill_typed.clone());
+        to.register("lost_deliveries", "Messages whose connection was gone when they were settled", self.stale.clone());
         to.register(
             "created_unrecorded",
             "Created tasks that the ledger could not take; acked all the same",
             self.created_unrecorded.clone(),
         );
         to.register(
-            "possibly_doubled",
+            "possible_duplicate",
             "Created tasks of which an earlier attempt, or delivery of a message without an id, may have made another",
-            self.possibly_doubled.clone(),
+            self.possible_duplicate.clone(),
         );
     }
 
@@ -269,8 +265,9 @@ impl Metrics {
 
 /// Every way in which a message ends, with every kind of dead letter.
 fn ends() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let plain = Verdict::NAMES.into_iter().filter(|name| *name != Verdict::DEAD_LETTERED).map(|name| (name, ""));
-    plain.chain(Kind::ALL.map(|kind| (Verdict::DEAD_LETTERED, kind.as_str())))
+    let plain =
+        Disposition::NAMES.into_iter().filter(|name| *name != Disposition::DEAD_LETTERED).map(|name| (name, ""));
+    plain.chain(Kind::ALL.map(|kind| (Disposition::DEAD_LETTERED, kind.as_str())))
 }
 
 fn seconds(to: &mut Registry, name: &str, help: &str, histogram: &Histogram) {
@@ -320,9 +317,9 @@ fn tokens_registry(tokens: &[TokenState]) -> Registry {
         "Calls left today on a token: what the CRM told last, less the requests since; absent where it told nothing today",
         left,
     );
-    registry.register("token_parked", "1 while a token is out of use, by reason", parked);
+    registry.register("token_suspended", "1 while a token is out of use, by reason", parked);
     registry.register_with_unit(
-        "token_parked_until_timestamp",
+        "token_suspended_until_timestamp",
         "When a token that is out of use is tried again; 0 for one in use",
         Unit::Seconds,
         until,

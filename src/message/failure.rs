@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 
 use futures_util::{FutureExt as _, TryFutureExt as _};
 
-/// The stage at which a message stopped (`x-error-stage`).
+/// The stage at which a message stopped (`x-wtw-error-stage`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Bytes and properties could not be read as a task message.
@@ -29,7 +29,7 @@ impl Stage {
     }
 }
 
-/// The kind of failure (`x-error-kind`).
+/// The kind of failure (`x-wtw-error-kind`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The body is not a JSON object.
@@ -127,7 +127,7 @@ impl Failure {
 ///
 /// # Errors
 /// The failure, of kind [`Kind::Poison`].
-pub(crate) fn guarded<T>(work: impl Future<Output = T>) -> impl Future<Output = Result<T, Failure>> {
+pub(crate) fn catch_panic<T>(work: impl Future<Output = T>) -> impl Future<Output = Result<T, Failure>> {
     // Not an `async fn`, whose future has room for its argument twice.
     AssertUnwindSafe(work).catch_unwind().map_err(|_| poison())
 }

@@ -1,0 +1,56 @@
+//! What happens to a message once it was processed.
+
+use std::time::Duration;
+
+use crate::message::failure::Failure;
+
+/// What happens to a message; carried out by [`crate::settle`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Ack: the CRM created the task.
+    Ack,
+    /// Ack: the ledger says that the task was created before.
+    AlreadyCreated,
+    /// A copy on the retry queue of this delay.
+    Retry(Duration),
+    /// A copy on the hold queue: no request could be sent for as long as `gate.hold`.
+    Hold,
+    /// A copy on the dead-letter queue.
+    DeadLetter(Failure),
+    /// Back to the work queue: the worker stops, or the broker delivers the message again anyway.
+    Requeue,
+}
+
+impl Disposition {
+    /// The name of [`Disposition::DeadLetter`].
+    pub const DEAD_LETTERED: &str = "dead_lettered";
+    /// Every name, in the order above.
+    pub const NAMES: [&str; 6] = ["created", "already_created", "retried", "held", Self::DEAD_LETTERED, "requeued"];
+
+    /// The name in metrics and logs.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Ack => "created",
+            Self::AlreadyCreated => "already_created",
+            Self::Retry(_) => "retried",
+            Self::Hold => "held",
+            Self::DeadLetter(_) => Self::DEAD_LETTERED,
+            Self::Requeue => "requeued",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::failure::{Kind, Stage};
+
+    #[test]
+    fn every_verdict_has_its_name() {
+        let failure = Failure::new(Stage::Send, Kind::Unknown, "");
+        let (dead, later) = (Disposition::DeadLetter(failure), Disposition::Retry(Duration::ZERO));
+        let all = [Disposition::Ack, Disposition::AlreadyCreated, later, Disposition::Hold, dead, Disposition::Requeue];
+        assert_eq!(all.each_ref().map(Disposition::as_str), Disposition::NAMES);
+    }
+}

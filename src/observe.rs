@@ -1,0 +1,9 @@
+//! What operators see: logs, metrics, traces, the status page, and the HTTP server of the admin port.
+
+pub mod admin;
+pub mod events;
+pub mod listener;
+pub mod logs;
+pub mod metrics;
+pub mod status;
+pub mod traces;
