@@ -7,14 +7,16 @@ use std::path::PathBuf;
 use clap::CommandFactory as _;
 use jiff::Timestamp;
 use wolkvox_task_worker::cli::Cli;
+use wolkvox_task_worker::config;
 use wolkvox_task_worker::crm::classify::Outcome;
 use wolkvox_task_worker::gate::Closed;
 use wolkvox_task_worker::gate::tokens::TokenState;
 use wolkvox_task_worker::message::failure::Kind;
 use wolkvox_task_worker::message::payload::REQUIRED;
+use wolkvox_task_worker::message::retry_state;
 use wolkvox_task_worker::message::task::FIELDS;
+use wolkvox_task_worker::observe::admin;
 use wolkvox_task_worker::observe::events::Events;
-use wolkvox_task_worker::{admin, config, journey};
 
 /// Each marked part of the README and what the code says there.
 fn parts() -> Vec<(&'static str, String)> {

@@ -34,7 +34,7 @@ impl Refused {
 }
 
 pub(crate) fn refused() -> Vec<Refused> {
-    serde_json::from_str(include_str!("../../../tests/cases/refused-messages.json")).unwrap()
+    serde_json::from_str(include_str!("../../../../tests/cases/refused-messages.json")).unwrap()
 }
 
 #[test]
