@@ -6,39 +6,39 @@ use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::connect::{Connector, vhost};
+use crate::broker::publish_gate::PublishGate;
 use crate::broker::publisher::Publisher;
-use crate::broker::session::Session;
+use crate::broker::session::{Change, Session};
 use crate::broker::topology::Topology;
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, LedgerStore};
 use crate::crm::{Crm, HttpCrm};
 use crate::duration;
 use crate::gate::Gate;
-use crate::ledger::{self, Ledger};
-use crate::message::payload::Mapping;
+use crate::ledger::{self, Ledger, Owner};
+use crate::lifecycle::Services;
+use crate::message::mapper::Mapper;
 use crate::observe::admin;
 use crate::observe::events::Events;
 use crate::observe::status::Status;
 use crate::observe::traces::FLUSH;
 use crate::retry::{Backoff, Schedule, jittered};
 use crate::settle::Settler;
-use crate::worker::{PATIENCE, Rules, Running, Worker};
+use crate::worker::ownership::Ownership;
+use crate::worker::recorder::Recorder;
+use crate::worker::{InFlightIds, ORPHAN_MARGIN, Settings, Worker};
 
-/// Deliveries unsettled at a time, for each slot: enough that a slot finds its next message ready while others wait for the
-/// ledger, the broker or another attempt, and few enough that the last of them has its turn before it would be held, by
-/// default even where each request takes as long as it may.
+/// Deliveries unsettled at a time, for each slot: enough that a slot finds its next message ready while others wait for the ledger,
+/// RabbitMQ or another attempt, and few enough that by default the last of them has its turn before it would be held, even if each
+/// request takes as long as it may.
 const PREFETCH_PER_SLOT: usize = 24;
-/// How many of them are enough beside one for each slot: those that wait for others share what they wait for, and each
-/// message in hand takes memory.
-const PREFETCH_BESIDE: usize = 448;
-/// RabbitMQ caps the prefetch of a quorum queue here.
-const MAX_PREFETCH: usize = 2_000;
+/// The most: each unsettled message takes memory, up to its largest size.
+const MAX_PREFETCH: usize = 512;
 /// First and longest wait before another attempt to open the ledger.
 const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// How often the tokens' file is looked at.
@@ -97,30 +97,26 @@ impl App {
     /// Works until `stop`, then finishes what is in flight.
     ///
     /// # Errors
-    /// A queue that exists with other arguments, or messages unsettled when `shutdown.grace` ended.
+    /// A queue that exists with other arguments, a background task that ended, or messages unsettled when `shutdown.grace`
+    /// ended.
     pub async fn run(self, stop: CancellationToken) -> Result<(), String> {
         let Self { config, listener, crm, status } = self;
         let schedule = Schedule::from(&config.retry);
         announce(&config, &schedule);
         // What serves the messages in flight goes on until they are settled.
-        let (services, drained) = (TaskTracker::new(), CancellationToken::new());
-        services.spawn(admin::serve(listener, Arc::clone(&status), drained.clone()));
-        services.spawn(Arc::clone(&status.gate).run(drained.clone()));
+        let services = Services::new(stop.clone());
+        let drained = services.drained();
+        services.spawn("admin port", admin::serve(listener, Arc::clone(&status), drained.clone()));
+        services.spawn("heartbeat", Arc::clone(&status).beat());
         if let Some(path) = config.crm.tokens_file.clone() {
-            services.spawn(reread_tokens(path, Arc::clone(&status), drained.clone()));
+            services.spawn("token file", reread_tokens(path, Arc::clone(&status)));
         }
         let ended = match open_ledger(&config, &status, &stop).await {
-            Some(ledger) => {
-                let parts = Parts { crm, ledger, schedule, stop };
-                work(&config, &status, parts, &services, &drained).await
-            }
+            Some(ledger) => work(&config, &status, Parts { crm, ledger, schedule, stop }, &services).await,
             None => Ok(()),
         };
-        drained.cancel();
-        services.close();
-        // What does not close in time is closed by the end of the process.
-        let _ = timeout(CLOSING, services.wait()).await;
-        ended
+        let failed = services.end(CLOSING).await;
+        ended.and(failed)
     }
 }
 
@@ -132,51 +128,84 @@ struct Parts {
     stop: CancellationToken,
 }
 
+/// The parts on the broker's side.
+struct Broker {
+    connector: Arc<Connector>,
+    topology: Topology,
+    publisher: Arc<Publisher>,
+    publish_gate: Arc<PublishGate>,
+}
+
+impl Broker {
+    fn new(config: &Config, status: &Arc<Status>, services: &Services) -> Self {
+        let connector = Arc::new(Connector::new(config.broker.clone()));
+        let topology = Topology::new(&config.broker, &config.retry.delays);
+        let publisher = Publisher::new(Arc::clone(&connector), "publisher", services.tracker());
+        let told = Arc::clone(status);
+        let publisher = publisher.with_topology(&topology);
+        let publisher = publisher.with_blocked_callback(Arc::new(move |reason| told.blocked(reason)));
+        Self { connector, topology, publisher: Arc::new(publisher), publish_gate: Arc::default() }
+    }
+
+    fn session(&self, prefetch: u16, ownership: Arc<Ownership>, config: &Config, status: &Arc<Status>) -> Session {
+        let (told, is_local) = (Arc::clone(status), !matches!(config.ledger.store, LedgerStore::Redis(_)));
+        let on_change = move |change: Change| {
+            told.connection(&change);
+            if let (Change::Connected { others: 1.., .. }, true) = (&change, is_local) {
+                tracing::warn!(
+                    "another worker consumes this queue, and the ledger is local: after a change of workers, messages that were                      delivered before are in doubt. Share a ledger (ledger.url = \"redis://…\"), or run one worker"
+                );
+            }
+        };
+        Session {
+            connector: Arc::clone(&self.connector),
+            topology: self.topology.clone(),
+            prefetch,
+            publisher: self.publisher.clone(),
+            publish_gate: Arc::clone(&self.publish_gate),
+            ownership,
+            on_change: Arc::new(on_change),
+        }
+    }
+}
+
 /// Consumes and processes until it is to stop, then settles what is in flight.
-async fn work(
-    config: &Config,
-    status: &Arc<Status>,
-    parts: Parts,
-    services: &TaskTracker,
-    drained: &CancellationToken,
-) -> Result<(), String> {
-    let connector = Arc::new(Connector::new(config.broker.clone()));
-    let topology = Topology::new(&config.broker, &config.retry.delays);
-    let publisher = Publisher::new(Arc::clone(&connector), "publisher", services.clone());
-    let told = Arc::clone(status);
-    let publisher = publisher.declaring(&topology).telling(Arc::new(move |reason| told.blocked(reason)));
-    let publisher = Arc::new(publisher);
-    let stop = parts.stop.clone();
-    let worker = Arc::new(worker(config, status, parts, Arc::clone(&publisher))?);
+async fn work(config: &Config, status: &Arc<Status>, parts: Parts, services: &Services) -> Result<(), String> {
+    let broker = Broker::new(config, status, services);
+    let (stop, drained, tasks) = (parts.stop.clone(), services.drained(), TaskTracker::new());
+    let worker = Arc::new(worker(config, status, parts, &broker, &tasks)?);
     let slots = config.crm.tokens.len() * config.crm.max_in_flight_per_token;
     let prefetch = prefetch(slots, &config.crm, config.gate.hold);
-    let tasks = TaskTracker::new();
-    let (sender, receiver) = mpsc::channel(prefetch.into());
-    services.spawn(Arc::clone(&worker).watch_ledger(drained.clone()));
-    let working = services.spawn(worker.run(receiver, tasks.clone()));
-    let told = Arc::clone(status);
-    let session = Session {
-        connector,
-        topology,
-        prefetch,
-        on_change: Arc::new(move |change| told.connection(&change)),
-        services: services.clone(),
-    };
+    let session = broker.session(prefetch, Arc::clone(&worker.ownership), config, status);
+    services.spawn("ledger watch", Arc::clone(&worker.recorder).watch(drained.clone()));
+    // Few: what waits here is not returned before a stop.
+    let (sender, receiver) = mpsc::channel(1);
+    let working = services.track(worker.run(receiver, tasks.clone()));
     let consuming = {
         let (stop, drained) = (stop.clone(), drained.clone());
         async move { session.run(&sender, &stop, &drained).await }
     };
-    let mut consuming = services.spawn(consuming);
+    let mut consuming = services.track(consuming);
 
     let refused = tokio::select! {
-        ended = &mut consuming => ended.map_err(|e| e.to_string()).and_then(|ended| ended).err(),
+        ended = &mut consuming => ended.map_err(|e| format!("consuming: {e}")).and_then(|ended| ended).err(),
         () = stop.cancelled() => None,
     };
     stop.cancel();
-    let settled = settle(config, working, &tasks).await;
+    let grace = config.shutdown.grace;
+    let settled = async {
+        // It ends once it has returned what was not begun; only then is the number of tasks final.
+        let _ = working.await;
+        tasks.close();
+        tasks.wait().await;
+    };
+    let settled = timeout(grace, settled).await.map_err(|_| {
+        let (unsettled, grace) = (tasks.len(), duration::format(grace));
+        format!("{unsettled} messages were not settled within shutdown.grace ({grace}); RabbitMQ delivers them again")
+    });
     drained.cancel();
     let closing = async {
-        publisher.close().await;
+        broker.publisher.close().await;
         if !consuming.is_finished() {
             let _ = consuming.await;
         }
@@ -186,44 +215,43 @@ async fn work(
     refused.map_or(settled, Err)
 }
 
-/// Waits until what is in flight is settled, as long as may be.
-async fn settle(config: &Config, working: JoinHandle<()>, tasks: &TaskTracker) -> Result<(), String> {
-    let grace = config.shutdown.grace;
-    let settled = async {
-        // It ends once it has returned what was not begun; only then is the number of tasks final.
-        let _ = working.await;
-        tasks.close();
-        tasks.wait().await;
-    };
-    timeout(grace, settled).await.map_err(|_| {
-        let (unsettled, grace) = (tasks.len(), duration::format(grace));
-        format!("{unsettled} messages were not settled within shutdown.grace ({grace}); the broker delivers them anew")
-    })
-}
-
-fn worker(config: &Config, status: &Arc<Status>, parts: Parts, publisher: Arc<Publisher>) -> Result<Worker, String> {
+fn worker(
+    config: &Config,
+    status: &Arc<Status>,
+    parts: Parts,
+    broker: &Broker,
+    tasks: &TaskTracker,
+) -> Result<Worker, String> {
+    let (gate, events) = (Arc::clone(&status.gate), Arc::clone(&status.events));
+    let mapper = Mapper::new(config)?;
+    let single = config.broker.single_active_consumer;
+    let stopping = config.shutdown.grace + AFTER_GRACE;
     Ok(Worker {
         crm: parts.crm,
-        gate: Arc::clone(&status.gate),
         schedule: parts.schedule,
-        mapping: Mapping::new(config)?,
-        rules: Rules {
-            unknown_fields: config.task.unknown_fields,
+        settings: Settings {
             max_age: config.task.max_age,
             on_unknown: config.retry.on_unknown,
             hold: config.gate.hold,
-            patience: config.crm.request_timeout + PATIENCE,
+            orphan_after: config.crm.request_timeout + ORPHAN_MARGIN,
         },
         settler: Settler {
-            publisher,
+            publisher: broker.publisher.clone(),
+            publish_gate: Arc::clone(&broker.publish_gate),
             queue: config.broker.queue.clone(),
             dead_letter_queue: config.broker.dead_letter_queue.clone(),
+            hold: config.gate.hold,
             clock: Clock::system(),
-            events: Arc::clone(&status.events),
+            events: Arc::clone(&events),
         },
-        ledger: parts.ledger,
-        running: Running::default(),
-        events: Arc::clone(&status.events),
+        ownership: Arc::new(Ownership::new(Arc::clone(&parts.ledger), mapper.identities(), single, stopping)),
+        recorder: Recorder::new(parts.ledger, Arc::clone(&gate), Arc::clone(&events), tasks.clone()),
+        mapper,
+        owner: Owner(fastrand::u64(..)),
+        operation: config.crm.operation.as_deref().unwrap_or_default().into(),
+        gate,
+        ids: InFlightIds::default(),
+        events,
         clock: Clock::system(),
         stop: parts.stop,
     })
@@ -231,7 +259,7 @@ fn worker(config: &Config, status: &Arc<Status>, parts: Parts, publisher: Arc<Pu
 
 /// Opens the ledger, as often as it takes; none when it is to stop before that.
 async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationToken) -> Option<Arc<dyn Ledger>> {
-    let mut pauses = Backoff::new(REOPEN.0, REOPEN.1);
+    let mut backoff = Backoff::new(REOPEN.0, REOPEN.1);
     loop {
         let opened = tokio::select! {
             biased;
@@ -250,20 +278,17 @@ async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationT
         tracing::warn!(reason = error, "the ledger cannot be opened, trying again");
         status.ledger(Some(error));
         tokio::select! {
-            () = sleep(jittered(pauses.next(), fastrand::f64())) => {}
+            () = sleep(jittered(backoff.next(), fastrand::f64())) => {}
             () = stop.cancelled() => return None,
         }
     }
 }
 
-/// Reads the tokens' file again when it changes, such as after a rotation; what cannot be read changes nothing.
-async fn reread_tokens(path: PathBuf, status: Arc<Status>, stop: CancellationToken) {
+/// Reads the tokens' file again when it changes, for example after a rotation. What cannot be read changes nothing.
+async fn reread_tokens(path: PathBuf, status: Arc<Status>) {
     let mut modified = modification(&path).await;
     loop {
-        tokio::select! {
-            () = sleep(REREAD) => {}
-            () = stop.cancelled() => return,
-        }
+        sleep(REREAD).await;
         let now = modification(&path).await;
         if now == modified {
             continue;
@@ -287,7 +312,7 @@ async fn modification(path: &Path) -> Option<(SystemTime, u64)> {
 /// Deliveries unsettled at a time: enough for the slots. Where `crm.requests_per_second` is set, no more than it gives their
 /// turn in half the time that they may be held, and no fewer than it needs under way.
 fn prefetch(slots: usize, crm: &config::Crm, hold: Duration) -> u16 {
-    let enough = (slots * PREFETCH_PER_SLOT).min(slots + PREFETCH_BESIDE);
+    let enough = slots.saturating_mul(PREFETCH_PER_SLOT);
     let turns = |time: Duration| {
         let turns = time.as_nanos().checked_div(crm.spacing().as_nanos());
         turns.and_then(|turns| usize::try_from(turns).ok()).unwrap_or(usize::MAX)
@@ -300,8 +325,8 @@ fn prefetch(slots: usize, crm: &config::Crm, hold: Duration) -> u16 {
 /// Says what this configuration amounts to.
 fn announce(config: &Config, schedule: &Schedule) {
     let listed = |waits: &[Duration]| waits.iter().copied().map(duration::format).collect::<Vec<_>>().join(",");
-    let mut pauses = schedule.pauses();
-    let immediate_waits: Vec<Duration> = (1..config.retry.immediate_attempts).map(|_| pauses.next()).collect();
+    let mut backoff = schedule.backoff();
+    let immediate_waits: Vec<Duration> = (1..config.retry.immediate_attempts).map(|_| backoff.next()).collect();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         queue = config.broker.queue,

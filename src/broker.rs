@@ -1,12 +1,16 @@
 //! The vocabulary between the worker and its broker. lapin is named here and below only; its property and header types
 //! are the vocabulary's own, so that every AMQP type is copied as it came.
 
-mod acks;
+mod acker;
 pub mod connect;
 pub mod inspect;
+mod owner;
+pub mod publish_gate;
 pub mod publisher;
 pub mod reader;
+mod serial;
 pub mod session;
+mod subscription;
 pub mod topology;
 
 use std::fmt;
@@ -33,11 +37,33 @@ pub struct Message {
     pub delivery_tag: u64,
 }
 
+/// The largest body of a task message or an event, in bytes.
+pub const MAX_BODY: usize = 262_144;
+
 impl Message {
     /// The message's identity.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
         self.properties.message_id().as_ref().map(ShortString::as_str).filter(|id| !id.is_empty())
+    }
+
+    /// Whether RabbitMQ delivered it before, to whomever.
+    #[must_use]
+    pub fn was_delivered_before(&self) -> bool {
+        self.redelivered || self.delivery_count() > 0
+    }
+
+    /// How often RabbitMQ delivered it before, as far as it counts that.
+    #[must_use]
+    pub fn delivery_count(&self) -> i64 {
+        let count = |name| self.header(name).and_then(integer).unwrap_or(0);
+        count("x-delivery-count").max(count("x-acquired-count"))
+    }
+
+    /// Whether its body is larger than that of any task message or event.
+    #[must_use]
+    pub fn is_oversized(&self) -> bool {
+        self.body.len() > MAX_BODY
     }
 
     /// A header.
@@ -47,31 +73,56 @@ impl Message {
     }
 }
 
-/// A message that the broker waits to hear about.
+/// A message that RabbitMQ waits to hear about.
 pub struct Delivery {
     /// The message, boxed: a delivery is moved often on its way.
     pub message: Box<Message>,
     /// The means to settle it.
-    pub receipt: Box<dyn Acker>,
-    /// Cancelled when the broker no longer waits for it, since its connection is gone: the message is delivered anew.
-    pub lost: CancellationToken,
+    pub acker: Box<dyn Acker>,
+    /// Cancelled when RabbitMQ no longer waits for it, since its connection is gone: it delivers the message again.
+    pub gone: CancellationToken,
 }
 
 /// Settles a delivery: each way consumes it, so that it happens once.
 pub trait Acker: Send + Sync {
-    /// Whether the broker still waits for this delivery. When it does not, it delivers the message anew.
-    fn usable(&self) -> bool;
+    /// Whether RabbitMQ still waits for this delivery. When it does not, it delivers the message again.
+    fn is_open(&self) -> bool;
 
-    /// Tells the broker that the message is done.
+    /// Tells RabbitMQ that the message is done.
     fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>>;
 
     /// Returns the message to its queue.
     fn nack_requeue(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>>;
+
+    /// Has RabbitMQ dead-letter the message.
+    fn reject(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>>;
 }
 
-/// The broker no longer waits for this delivery: its connection is gone, and the message is delivered anew.
+/// RabbitMQ no longer waits for this delivery: its connection is gone, and it delivers the message again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeliveryGone;
+
+/// The ids of the ledgers whose workers consumed the queue last, as `<queue>.owner` has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owners {
+    /// Nearly always one; none before the first worker.
+    Found(Vec<String>),
+    /// The queue cannot be used, for this reason.
+    Unusable(String),
+}
+
+/// Decides what a change of the worker that consumes the queue means.
+pub trait Ownership: Send + Sync {
+    /// Compares the owners with this worker's ledger, before the first delivery of a connection is processed. Returns the id that is
+    /// to be published in their place, if it is another one.
+    ///
+    /// # Errors
+    /// When the ledger cannot be used: nothing may be processed then.
+    fn compare(&self, owners: Owners) -> BoxFuture<'_, Result<Option<String>, String>>;
+
+    /// The id of this worker's ledger.
+    fn id(&self) -> String;
+}
 
 /// Publishes with a confirm of the broker.
 pub trait Publish: Send + Sync {
@@ -101,6 +152,8 @@ pub enum PublishError {
     Returned(String),
     /// The broker refused it, as a full queue does.
     Refused,
+    /// The broker will never take it: it is too large, or a property is refused.
+    Impossible(String),
     /// No confirm came.
     Unconfirmed(String),
 }
@@ -113,7 +166,33 @@ impl fmt::Display for PublishError {
             Self::Busy(others) => write!(f, "{others} messages before it wait for the broker's confirm"),
             Self::Returned(why) => write!(f, "the broker returned the message: {why}"),
             Self::Refused => f.write_str("the broker refused the message; is the queue full?"),
+            Self::Impossible(why) => write!(f, "the broker refuses this message for good: {why}"),
             Self::Unconfirmed(why) => write!(f, "the broker did not confirm the message: {why}"),
         }
+    }
+}
+
+/// A whole number of whichever type the header has.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all others are no whole numbers")]
+pub(crate) fn integer(value: &HeaderValue) -> Option<i64> {
+    match value {
+        HeaderValue::ShortShortInt(n) => Some((*n).into()),
+        HeaderValue::ShortShortUInt(n) => Some((*n).into()),
+        HeaderValue::ShortInt(n) => Some((*n).into()),
+        HeaderValue::ShortUInt(n) => Some((*n).into()),
+        HeaderValue::LongInt(n) => Some((*n).into()),
+        HeaderValue::LongUInt(n) => Some((*n).into()),
+        HeaderValue::LongLongInt(n) => Some(*n),
+        _ => None,
+    }
+}
+
+/// A text header.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all others are no texts")]
+pub(crate) fn string(value: &HeaderValue) -> Option<String> {
+    match value {
+        HeaderValue::LongString(text) => String::from_utf8(text.as_bytes().to_vec()).ok(),
+        HeaderValue::ShortString(text) => Some(text.to_string()),
+        _ => None,
     }
 }

@@ -1,29 +1,19 @@
-//! The ledger: what became of a message, remembered beyond the process, so that no task is made twice unknowingly.
+//! The ledger: which messages have been sent, and with what result, remembered beyond the process, so that no task is
+//! created twice.
 //!
-//! Before a request leaves, an *intent* is recorded; its result closes it. A crash between the two leaves the intent open,
-//! and whoever is given the message next finds it. What a record does to an entry is decided in one place, `history`,
-//! whatever the store:
+//! Before each request the worker writes a claim; afterwards it records the result. What an operation does to an entry is
+//! decided in [`entry`], whatever the store. An entry is forgotten when it is older than `ledger.retention`, or when there are
+//! more than `ledger.max_entries`; one with an open claim never is.
 //!
-//! | record | on nothing or an outcome | on `Open` | on `Created` |
-//! | --- | --- | --- | --- |
-//! | [`Record::Intend`] | `Open`, the first of its row | `Open`, one more in the row: a crash left the others | nothing |
-//! | [`Record::Begin`] | on nothing as `Intend`, on an outcome nothing | nothing | nothing |
-//! | [`Record::Withdraw`] | nothing | what was there before the latest intent | nothing |
-//! | [`Record::Close`] | `Created`, `Closed` or `Unknown` | likewise, the row is over; `Unknown` also where earlier requests leave a doubt | nothing |
-//! | [`Record::Forget`] | gone | gone | nothing |
-//!
-//! Outcomes are forgotten when they are older than `ledger.retention`, and the oldest of them when there are more entries
-//! than `ledger.max_entries`; an open intent never is, nor the entry that was just recorded. Where open intents alone are
-//! more than `ledger.max_entries`, the ledger grows beyond it: losing one could make a task twice. Each record sweeps a
-//! few outcomes at most, so that none of them pays for all.
+//! "No entry" proves that nothing was sent only if this ledger saw everything that was sent. [`Ledger::proves_unsent`] says
+//! whether it did, see `broker::ownership`.
 
-mod doubts;
+pub mod entry;
 mod error;
-pub mod file;
-mod history;
 pub mod memory;
-pub mod peek;
+pub mod read_only;
 pub mod redis;
+pub mod sqlite;
 #[cfg(test)]
 mod suite;
 #[cfg(test)]
@@ -34,185 +24,158 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
+pub use self::entry::{
+    AttemptResult, Change, Changed, Claim, ClaimId, Digest, Entry, KnownResult, NewClaim, Owner, ReplayMark,
+};
 pub use self::error::LedgerError;
 use crate::clock::Clock;
 use crate::config;
 
-/// Whose entry it is.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(Arc<[u8]>);
+/// Names the entry of one message: the first 16 bytes of a SHA-256 over queue, operation and message id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key([u8; 16]);
 
 impl Key {
     /// The key of one message: the work queue, the CRM's operation and the message id, any bytes each.
     #[must_use]
     pub fn new(queue: &str, operation: &str, message_id: impl AsRef<[u8]>) -> Self {
-        // Each part but the last is preceded by its length, so that no two triples run into the same bytes.
-        let length = |part: &str| (part.len() as u64).to_be_bytes();
-        let (queue_length, operation_length) = (length(queue), length(operation));
-        let parts = [&queue_length, queue.as_bytes(), &operation_length, operation.as_bytes(), message_id.as_ref()];
-        Self(parts.concat().into())
+        let mut hash = Sha256::new();
+        for part in [queue.as_bytes(), operation.as_bytes(), message_id.as_ref()] {
+            // Each part after its length, so that no two triples are the same bytes.
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        Self(hash.finalize().first_chunk().copied().unwrap_or_default())
     }
 
-    fn from_bytes(bytes: &[u8]) -> Self {
-        Self(bytes.into())
-    }
-
-    fn as_bytes(&self) -> &[u8] {
+    /// The key as stores keep it.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
 }
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Key({})", self.0.escape_ascii())
+        write!(f, "Key({self})")
     }
 }
 
-/// SHA-256 of a message's body.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Digest(pub [u8; 32]);
-
-impl Digest {
-    /// The digest of `body`.
-    #[must_use]
-    pub fn of(body: &[u8]) -> Self {
-        Self(Sha256::digest(body).into())
-    }
-}
-
-impl fmt::Debug for Digest {
+impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, ..] = self.0;
-        write!(f, "Digest({a:02x}{b:02x}{c:02x}{d:02x}…)")
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
-/// What is known of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// An intent whose result nobody recorded.
-    Open,
-    /// The last request's result was seen, and no request made a task.
-    Closed,
-    /// Some request may have made the task; nobody knows.
-    Unknown,
-    /// The CRM said that it made the task. Nothing but time takes this back.
-    Created,
+/// What the ledger knows about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// Random, made with the ledger. Another ledger, or this one after it was emptied, has another one.
+    pub id: String,
+    /// Whether "no entry" proves that nothing was sent.
+    pub proves_unsent: bool,
+    /// A worker with another ledger has consumed the queue since it last proved that.
+    pub other_owner: bool,
+    /// How often it stopped proving that. Entries of an earlier epoch prove nothing about later requests.
+    pub epoch: u32,
+    /// What identified messages when this was written: a digest of the rules' message ids and their order.
+    pub identities: String,
 }
 
-/// What the ledger has of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Of the body that the latest record was about.
-    pub digest: Digest,
-    /// What became of it.
-    pub state: State,
-    /// Spent so far, the open one included; what the latest record said.
-    pub attempts: u32,
-    /// How many intents in a row were left open, the latest included; none unless `state` is [`State::Open`]. Each but
-    /// perhaps the latest is a worker that died: five are a message that kills workers. Never shown above 64.
-    pub open_intents: u32,
-    /// Whether the result of an earlier request was unknown; a later request that made no task does not change that. With
-    /// [`State::Created`]: there may be two tasks.
-    pub possibly_created: bool,
-    /// When the latest record was made, in whole milliseconds.
-    pub at: Timestamp,
-}
-
-/// What a request came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Closing {
-    /// The CRM said that it made the task.
-    Created,
-    /// It made no task.
-    NotCreated,
-    /// It may have made the task; nobody knows.
-    Unknown,
-}
-
-/// A fact to remember.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Record {
-    /// A request is about to leave; `attempts` counts it.
-    Intend {
-        /// Spent so far, this one included.
-        attempts: u32,
-    },
-    /// Likewise, of a message that nobody is thought to have had before: where anything is known it is told, and nothing
-    /// recorded, so that the intent of another worker stays as it is.
-    Begin {
-        /// Spent so far, this one included.
-        attempts: u32,
-    },
-    /// The request of the latest intent did not leave. Whatever was known before it is known again, the intents that
-    /// crashes left included.
-    Withdraw,
-    /// The request's result is known, `unknown` included.
-    Close {
-        /// What it was.
-        result: Closing,
-        /// Spent so far.
-        attempts: u32,
-    },
-    /// The message starts afresh, unless its task was created.
-    Forget,
-}
-
-/// Where entries are kept.
+/// A store of entries.
 pub trait Ledger: Send + Sync {
-    /// What is known of `key`; outcomes past their retention are not.
+    /// The entry of a message.
     ///
     /// # Errors
     /// When the store cannot be read; it may be tried again.
-    fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>>;
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>>;
 
-    /// Remembers `record`, made at `now` about a body of that `digest`, and tells what was known before it: no other
-    /// record came between the two. Done once it is durable, and visible to [`Ledger::look`] from then on at the latest.
-    /// When the future is dropped, it may be carried out all the same.
+    /// Carries out one operation. It is durable when this returns. When the future is dropped it may be carried out anyway.
     ///
     /// # Errors
-    /// When the store cannot be written. Whether the record was taken is then not known; the same record may be given
-    /// again and counts once, and what it tells is what was known before the first time. An intent may be withdrawn
-    /// instead, which leaves those of others alone where it was not taken.
-    fn record<'a>(
-        &'a self,
-        key: &'a Key,
-        digest: Digest,
-        record: Record,
-        now: Timestamp,
-    ) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>>;
+    /// When the store cannot be written. Whether the operation was carried out is then not known. The same one may be given
+    /// again and counts once.
+    fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>>;
 
-    /// How many entries there were after the latest record of this process; costs nothing.
+    /// What the ledger knows about itself, as last read or written.
+    fn about(&self) -> About;
+
+    /// The same, read again: another worker may have changed it.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn reload_about(&self) -> BoxFuture<'_, Result<About, LedgerError>> {
+        Box::pin(async { Ok(self.about()) })
+    }
+
+    /// Replaces whether the ledger proves that nothing was sent, its epoch and its identities. Durable when this returns.
+    ///
+    /// # Errors
+    /// As [`Ledger::change`].
+    fn set_about(&self, about: About) -> BoxFuture<'_, Result<(), LedgerError>>;
+
+    /// Whether the ledger can be written: writes what it knows about itself again.
+    ///
+    /// # Errors
+    /// As [`Ledger::change`].
+    fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
+        Box::pin(async { self.set_about(self.reload_about().await?).await })
+    }
+
+    /// Whether only one process can have the ledger open, so that the owners of all other claims are gone.
+    fn is_exclusive(&self) -> bool;
+
+    /// How many entries there were after the latest change by this process; costs nothing.
     fn len(&self) -> u64;
 
     /// Whether [`Ledger::len`] is 0.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Whether "no entry" proves that nothing was sent for a message.
+    fn proves_unsent(&self) -> bool {
+        self.about().proves_unsent
+    }
+
+    /// How often this ledger stopped proving that nothing was sent.
+    fn epoch(&self) -> u32 {
+        self.about().epoch
+    }
 }
 
 /// What bounds a ledger.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How long an outcome is remembered.
+    /// How long an entry without an open claim is remembered.
     pub retention: Duration,
     /// How many entries are kept at most.
     pub max_entries: u64,
 }
 
-/// Opens the ledger that is configured. `clock` tells how old outcomes are when they are looked at.
+impl From<&config::Ledger> for Limits {
+    fn from(config: &config::Ledger) -> Self {
+        Self { retention: config.retention, max_entries: config.max_entries }
+    }
+}
+
+/// Opens the configured ledger. `clock` tells how old entries are.
 ///
 /// # Errors
-/// When the file is locked, damaged or of another version, its folder missing, or Redis away; the error says what to do,
-/// and it may be tried again.
+/// When the file is locked, damaged or of another version, its folder missing, or Redis away. The error says what to do, and
+/// opening may be tried again.
 pub async fn open(config: &config::Ledger, clock: Clock) -> Result<Arc<dyn Ledger>, LedgerError> {
-    let limits = Limits { retention: config.retention, max_entries: config.max_entries };
+    let limits = Limits::from(config);
     Ok(match &config.store {
         config::LedgerStore::Memory => Arc::new(memory::MemoryLedger::new(limits, clock)),
-        config::LedgerStore::File(path) => Arc::new(file::FileLedger::open(path, limits, clock).await?),
+        config::LedgerStore::File(path) => Arc::new(sqlite::SqliteLedger::open(path, limits, clock).await?),
         config::LedgerStore::Redis(url) => Arc::new(redis::RedisLedger::open(url, redis::PREFIX, limits, clock).await?),
     })
+}
+
+/// A new, random ledger id.
+fn new_id() -> String {
+    uuid::Uuid::now_v7().to_string()
 }

@@ -1,9 +1,16 @@
-//! Signals: the first SIGTERM or SIGINT asks to stop, the second leaves at once.
+//! Signals and background tasks. The first SIGTERM or SIGINT asks to stop, the second ends the process at once. A background task
+//! that ends before everything is settled ends the process, too.
 
+use std::future::Future;
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Cancels `stop` on the first signal and ends the process with `exit_code` on the second.
 ///
@@ -28,5 +35,76 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+    }
+}
+
+/// The background tasks of a worker.
+pub struct Services {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    drained: CancellationToken,
+    /// Why one ended.
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+impl Services {
+    /// No task yet. One that ends too early cancels `stop`.
+    #[must_use]
+    pub fn new(stop: CancellationToken) -> Self {
+        Self { tracker: TaskTracker::new(), stop, drained: CancellationToken::new(), failure: Arc::default() }
+    }
+
+    /// Cancelled once everything is settled.
+    #[must_use]
+    pub fn drained(&self) -> CancellationToken {
+        self.drained.clone()
+    }
+
+    /// Waits for what is spawned on it, too.
+    #[must_use]
+    pub fn tracker(&self) -> TaskTracker {
+        self.tracker.clone()
+    }
+
+    /// Runs a task that is to last until everything is settled. If it ends before, by a panic perhaps, the worker stops.
+    pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let (stop, drained, failure) = (self.stop.clone(), self.drained.clone(), Arc::clone(&self.failure));
+        let task = {
+            let drained = drained.clone();
+            self.tracker.spawn(async move {
+                tokio::select! {
+                    () = task => {}
+                    () = drained.cancelled() => {}
+                }
+            })
+        };
+        self.tracker.spawn(async move {
+            let ended = task.await;
+            if !drained.is_cancelled() {
+                let how = if ended.is_err() { "panicked" } else { "ended" };
+                let reason =
+                    format!("the background task \"{name}\" {how}; the worker stops, so that it is started again");
+                tracing::error!(reason, "stopping");
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+                stop.cancel();
+            }
+        });
+    }
+
+    /// Runs a task whose end its caller watches.
+    pub fn track<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.tracker.spawn(task)
+    }
+
+    /// Ends all tasks, and waits for them for so long.
+    ///
+    /// # Errors
+    /// Why one of them had ended before.
+    pub async fn end(self, within: Duration) -> Result<(), String> {
+        self.drained.cancel();
+        self.tracker.close();
+        // What does not end in time ends with the process.
+        let _ = timeout(within, self.tracker.wait()).await;
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }
 }

@@ -4,6 +4,7 @@ pub mod dead_letter;
 pub mod disposition;
 pub mod export;
 pub mod failure;
+pub mod mapper;
 pub mod payload;
 pub mod retry_state;
 pub mod task;

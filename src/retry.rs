@@ -84,7 +84,7 @@ impl Schedule {
     /// Posts already made in round number `round` when a message arrives with `attempts`: a message held in the middle of
     /// its round goes on where it was.
     #[must_use]
-    pub fn posts_in_round(&self, attempts: u32, round: u32) -> u32 {
+    pub fn attempts_in_round(&self, attempts: u32, round: u32) -> u32 {
         let posts = attempts.saturating_sub(round.saturating_mul(self.immediate_attempts));
         if posts < self.immediate_attempts { posts } else { 0 }
     }
@@ -103,7 +103,7 @@ impl Schedule {
 
     /// The waits between the posts of one round.
     #[must_use]
-    pub fn pauses(&self) -> Backoff {
+    pub fn backoff(&self) -> Backoff {
         Backoff::new(self.immediate_initial, self.immediate_max)
     }
 
@@ -117,7 +117,7 @@ impl Schedule {
     /// `request_timeout`. Time spent waiting behind a closed gate comes on top.
     #[must_use]
     pub fn worst_case(&self, request_timeout: Duration) -> Duration {
-        let mut pauses = self.pauses();
+        let mut pauses = self.backoff();
         let waits: Duration = (1..self.immediate_attempts).map(|_| pauses.next().max(self.retry_after_max)).sum();
         let round = waits.mul_f64(1.0 + JITTER) + request_timeout * self.immediate_attempts;
         let rounds = u32::try_from(self.delays.len()).unwrap_or(u32::MAX).saturating_add(1);
@@ -227,13 +227,13 @@ mod tests {
     fn a_held_round_goes_on_where_it_was() {
         let schedule = schedule(3, &[10, 60]);
         for (attempts, round, posts) in [(0, 0, 0), (2, 0, 2), (3, 1, 0), (4, 1, 1), (1, 1, 0), (9, 1, 0)] {
-            assert_eq!(schedule.posts_in_round(attempts, round), posts, "{attempts} {round}");
+            assert_eq!(schedule.attempts_in_round(attempts, round), posts, "{attempts} {round}");
         }
     }
 
     #[test]
     fn pauses_double_up_to_the_longest() {
-        let mut pauses = schedule(9, &[]).pauses();
+        let mut pauses = schedule(9, &[]).backoff();
         let waits: Vec<u128> = (0..7).map(|_| pauses.next().as_millis()).collect();
         assert_eq!(waits, [200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
     }
@@ -264,13 +264,13 @@ mod tests {
                 let schedule = schedule(3, delays);
                 let hint = schedule.honoured(Some(Duration::from_secs(seconds)));
                 let (mut attempts, mut posts, mut round, mut total) = (0, 0, 0, Duration::ZERO);
-                let mut pauses = schedule.pauses();
+                let mut pauses = schedule.backoff();
                 loop {
                     (attempts, posts, total) = (attempts + 1, posts + 1, total + request);
                     match schedule.next(attempts, posts, round, hint) {
                         Next::RetryNow => total += jittered(pauses.next().max(hint), 1.0),
                         Next::RetryLater(delay) => {
-                            (posts, round, total, pauses) = (0, round + 1, total + delay, schedule.pauses());
+                            (posts, round, total, pauses) = (0, round + 1, total + delay, schedule.backoff());
                         }
                         Next::Exhausted => break,
                     }
@@ -313,7 +313,7 @@ mod tests {
         ) {
             let schedule = schedule(immediate, &delays);
             let (mut attempts, mut round) = (start.0 % schedule.limit(), start.1);
-            let mut posts = schedule.posts_in_round(attempts, round);
+            let mut posts = schedule.attempts_in_round(attempts, round);
             for event in events {
                 prop_assert!(posts < immediate);
                 match event {
@@ -325,16 +325,16 @@ mod tests {
                                 prop_assert!(attempts < schedule.limit());
                                 prop_assert!(schedule.delays.contains(&delay));
                                 round += 1;
-                                posts = schedule.posts_in_round(attempts, round);
+                                posts = schedule.attempts_in_round(attempts, round);
                             }
                             Next::Exhausted => break,
                         }
                     }
                     Event::CutShort if posts > 0 => {
                         round += u32::from(schedule.delay(round).is_some());
-                        posts = schedule.posts_in_round(attempts, round);
+                        posts = schedule.attempts_in_round(attempts, round);
                     }
-                    Event::CutShort | Event::Arrives => posts = schedule.posts_in_round(attempts, round),
+                    Event::CutShort | Event::Arrives => posts = schedule.attempts_in_round(attempts, round),
                 }
             }
             prop_assert!(attempts <= schedule.limit());
@@ -354,7 +354,7 @@ mod tests {
                         let asked = Duration::from_secs(hint).min(*schedule.delays.iter().max().unwrap());
                         prop_assert!(delay >= asked && delay >= schedule.delay(round).unwrap());
                         (posts, round) = (0, round + 1);
-                        prop_assert_eq!(schedule.posts_in_round(attempts, round), 0);
+                        prop_assert_eq!(schedule.attempts_in_round(attempts, round), 0);
                     }
                     Next::Exhausted => break,
                 }

@@ -1,20 +1,20 @@
-//! A disposition carried out. Settling consumes the receipt: a delivery is settled once.
+//! Step 8: a disposition carried out.
 //!
-//! An ack follows only a success, or a copy that the broker confirmed. While a copy cannot be published the delivery stays
-//! unsettled and the publish is tried again; should the delivery go stale meanwhile, the broker delivers the message anew.
+//! An ack follows only a created task, a rule that skips the message, or a copy that RabbitMQ confirmed. While a copy cannot be
+//! published the delivery stays unsettled and the publish is tried again, for as long as `gate.hold`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
+use crate::broker::publish_gate::PublishGate;
 use crate::broker::topology::{hold_queue, retry_queue};
-use crate::broker::{Acker, DeliveryGone, Message, Properties, Publish, PublishError};
+use crate::broker::{Acker, Message, Properties, Publish, PublishError};
 use crate::clock::Clock;
 use crate::message::dead_letter;
 use crate::message::disposition::Disposition;
-use crate::message::failure::catch_panic;
-use crate::message::retry_state::{RetryState, copy_properties, without_brokers};
+use crate::message::retry_state::{RetryState, copy_properties};
 use crate::observe::events::Events;
 use crate::observe::traces::Span;
 use crate::retry::{Backoff, jittered};
@@ -22,14 +22,29 @@ use crate::retry::{Backoff, jittered};
 /// First and longest wait before a copy is published again.
 const REPUBLISH: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
-/// Carries out dispositions.
+/// What RabbitMQ is to be told of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// It is done.
+    Ack,
+    /// It goes back to the work queue.
+    Requeue,
+    /// RabbitMQ is to dead-letter it itself, for this reason: it refuses the worker's copy for good.
+    Reject(String),
+}
+
+/// Publishes the copies that dispositions ask for.
 pub struct Settler {
     /// Publishes the copies.
     pub publisher: Arc<dyn Publish>,
+    /// Closed when no copy can be published.
+    pub publish_gate: Arc<PublishGate>,
     /// The work queue.
     pub queue: String,
     /// The dead-letter queue.
     pub dead_letter_queue: String,
+    /// How long a copy is tried.
+    pub hold: Duration,
     /// For `x-wtw-failed-at`.
     pub clock: Clock,
     /// Told of publishes that failed.
@@ -37,174 +52,92 @@ pub struct Settler {
 }
 
 impl Settler {
-    /// Carries a disposition out. Should the copy that it asks for crash, the message is dead-lettered as poison instead: then
-    /// `disposition` is replaced.
-    ///
-    /// # Errors
-    /// [`DeliveryGone`] when the broker no longer waited for the delivery; it delivers the message anew.
+    /// Publishes the copy that a disposition asks for, and says what RabbitMQ is to be told.
     pub async fn settle(
         &self,
-        receipt: Box<dyn Acker>,
+        state: &mut RetryState,
         message: &Message,
-        journey: &RetryState,
-        disposition: &mut Disposition,
-    ) -> Result<(), DeliveryGone> {
-        // What cannot be copied with its headers goes without them.
-        for strip in [false, false, true] {
-            let stripped = strip.then(|| Box::new(without_headers(message, journey)));
-            let (copied, journey) =
-                stripped.as_deref().map_or((message, journey), |(message, journey)| (message, journey));
-            let queue = match disposition {
-                Disposition::Ack | Disposition::AlreadyCreated => return receipt.ack().await,
-                Disposition::Requeue => return receipt.nack_requeue().await,
-                Disposition::Retry(delay) => retry_queue(&self.queue, *delay),
-                Disposition::Hold => hold_queue(&self.queue),
-                Disposition::DeadLetter(_) => self.dead_letter_queue.clone(),
-            };
-            let properties = |frame_max| self.properties(copied, journey, disposition, frame_max);
-            match catch_panic(Box::pin(self.publish(&*receipt, &queue, &message.body, properties))).await {
-                Ok(published) => {
-                    published?;
-                    self.events.published(&queue);
-                    return receipt.ack().await;
-                }
-                Err(failure) => *disposition = Disposition::DeadLetter(failure),
-            }
+        acker: &dyn Acker,
+        disposition: &Disposition,
+    ) -> Settlement {
+        let queue = match disposition {
+            Disposition::Ack | Disposition::AlreadyCreated | Disposition::Skip(_) => return Settlement::Ack,
+            Disposition::Requeue => return Settlement::Requeue,
+            Disposition::Retry(delay) => retry_queue(&self.queue, *delay),
+            Disposition::Hold => hold_queue(&self.queue),
+            Disposition::DeadLetter(_) => self.dead_letter_queue.clone(),
+        };
+        // From its first copy on the ledger can know the message.
+        if state.message_id.is_none() {
+            state.message_id = Some(message.id().map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned));
         }
-        *disposition = Disposition::Requeue;
-        receipt.nack_requeue().await
+        let properties = |frame_max| self.properties(message, state, disposition, frame_max);
+        self.publish(acker, &queue, &message.body, properties).await
     }
 
     fn properties(
         &self,
         message: &Message,
-        journey: &RetryState,
+        state: &RetryState,
         disposition: &Disposition,
         frame_max: usize,
     ) -> Properties {
-        match disposition {
-            Disposition::DeadLetter(failure) => {
-                let (at, worker) = (self.clock.now(), crate::worker_name());
-                dead_letter::properties(message, journey, failure, worker, at, frame_max)
-            }
-            Disposition::Retry(_)
-            | Disposition::Hold
-            | Disposition::Ack
-            | Disposition::AlreadyCreated
-            | Disposition::Requeue => copy_properties(message, journey, Vec::new(), frame_max),
+        if let Disposition::DeadLetter(failure) = disposition {
+            let (at, worker) = (self.clock.now(), crate::worker_name());
+            return dead_letter::properties(message, state, failure, worker, at, frame_max);
         }
+        copy_properties(message, state, Vec::new(), frame_max)
     }
 
-    /// Publishes until the broker has confirmed, for as long as the delivery can still be settled.
+    /// Publishes until the broker has confirmed, for as long as the delivery can be settled, and `gate.hold` at most.
     async fn publish(
         &self,
-        receipt: &dyn Acker,
+        acker: &dyn Acker,
         queue: &str,
         body: &[u8],
         properties: impl Fn(usize) -> Properties,
-    ) -> Result<(), DeliveryGone> {
-        let mut pauses = Backoff::new(REPUBLISH.0, REPUBLISH.1);
+    ) -> Settlement {
+        let (mut backoff, until) = (Backoff::new(REPUBLISH.0, REPUBLISH.1), Instant::now() + self.hold);
         let (_unconfirmed, span) = (self.events.publishing(), Span::publishing(queue));
-        while receipt.usable() {
+        while acker.is_open() {
             let properties = properties(self.publisher.frame_max());
-            // Of a publish that crashed nobody knows whether the message arrived.
-            let published = catch_panic(async { self.publisher.publish(queue, body, properties).await }).await;
-            match published.unwrap_or_else(|crash| Err(PublishError::Unconfirmed(crash.message))) {
-                Ok(()) => return Ok(()),
-                // Those that it waits for tell what is wrong.
+            match self.publisher.publish(queue, body, properties).await {
+                Ok(()) => {
+                    self.events.published(queue);
+                    return Settlement::Ack;
+                }
+                Err(PublishError::Impossible(reason)) => {
+                    self.events.publish_failed(queue, &PublishError::Impossible(reason.clone()));
+                    span.failed("impossible");
+                    return self.impossible(reason);
+                }
+                // Those that it waits for say what is wrong.
                 Err(PublishError::Busy(_)) => {}
                 Err(error) => self.events.publish_failed(queue, &error),
             }
-            sleep(jittered(pauses.next(), fastrand::f64())).await;
+            if Instant::now() >= until {
+                self.publish_gate.close(format!("no copy could be published to {queue} for {} s", self.hold.as_secs()));
+                break;
+            }
+            sleep(jittered(backoff.next(), fastrand::f64())).await;
         }
-        span.failed("stale");
-        Err(DeliveryGone)
+        span.failed("unpublished");
+        Settlement::Requeue
     }
-}
 
-/// A message with nothing but its properties, and of its way what is short.
-fn without_headers(message: &Message, journey: &RetryState) -> (Message, RetryState) {
-    let bare = Message { properties: without_brokers(&message.properties), ..Message::default() };
-    (bare, RetryState { history: Vec::new(), dropped: String::new(), ..journey.clone() })
+    /// RabbitMQ dead-letters the original where it is known to have a place for it. Elsewhere rejecting would lose it.
+    fn impossible(&self, reason: String) -> Settlement {
+        if self.publish_gate.can_reject() {
+            return Settlement::Reject(reason);
+        }
+        self.publish_gate.close_for_good(format!(
+            "RabbitMQ refuses the copy of a message for good ({reason}), and the work queue has no dead-letter exchange that the \
+             worker can see; give {} one, or take the message out of the queue, then restart the worker",
+            self.queue
+        ));
+        Settlement::Requeue
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use futures_util::future::{BoxFuture, ready};
-    use jiff::Timestamp;
-
-    use super::*;
-
-    /// The broker waits for it until it was asked about so often.
-    struct Ticket(AtomicU32);
-
-    impl Acker for Ticket {
-        fn usable(&self) -> bool {
-            self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
-        }
-
-        fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
-            Box::pin(ready(Ok(())))
-        }
-
-        fn nack_requeue(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
-            Box::pin(ready(Ok(())))
-        }
-    }
-
-    /// Takes what it refused so often before.
-    struct Full {
-        refuses: u32,
-        why: PublishError,
-        asked: AtomicU32,
-    }
-
-    impl Publish for Full {
-        fn publish<'a>(&'a self, _: &'a str, _: &'a [u8], _: Properties) -> BoxFuture<'a, Result<(), PublishError>> {
-            let before = self.asked.fetch_add(1, Ordering::SeqCst);
-            Box::pin(ready(if before < self.refuses { Err(self.why.clone()) } else { Ok(()) }))
-        }
-
-        fn frame_max(&self) -> usize {
-            131_072
-        }
-    }
-
-    fn settler(publisher: &Arc<Full>) -> Settler {
-        Settler {
-            publisher: publisher.clone(),
-            queue: "tasks".to_owned(),
-            dead_letter_queue: "tasks.dead".to_owned(),
-            clock: Clock::new(|| Timestamp::UNIX_EPOCH),
-            events: Arc::new(Events::new("/", "tasks", Timestamp::UNIX_EPOCH)),
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_copy_that_waits_for_others_is_tried_again_and_no_failure() {
-        for (why, failures) in [(PublishError::Busy(16), "0"), (PublishError::Refused, "2")] {
-            let settler = settler(&Arc::new(Full { refuses: 2, why, asked: AtomicU32::new(0) }));
-            let (message, mut disposition) = (Message::default(), Disposition::Hold);
-            let receipt = Box::new(Ticket(AtomicU32::new(10)));
-            assert_eq!(settler.settle(receipt, &message, &RetryState::new(&message), &mut disposition).await, Ok(()));
-            let metrics = settler.events.encode(&[]);
-            let told = metrics.lines().find_map(|line| line.strip_prefix("wtw_publish_failures_total "));
-            assert_eq!(told, Some(failures));
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn no_copy_of_a_delivery_that_is_known_as_stale_is_published() {
-        for (usable, settled) in [(0, Err(DeliveryGone)), (1, Err(DeliveryGone)), (3, Err(DeliveryGone)), (4, Ok(()))] {
-            let publisher = Arc::new(Full { refuses: 3, why: PublishError::Refused, asked: AtomicU32::new(0) });
-            let settler = settler(&publisher);
-            let (message, mut disposition) = (Message::default(), Disposition::Hold);
-            let receipt = Box::new(Ticket(AtomicU32::new(usable)));
-            let came_to = settler.settle(receipt, &message, &RetryState::new(&message), &mut disposition).await;
-            assert_eq!((came_to, publisher.asked.load(Ordering::SeqCst)), (settled, usable));
-            assert_eq!(settler.events.counts().unconfirmed, 0);
-        }
-    }
-}
+mod tests;

@@ -1,81 +1,91 @@
-//! The loop: take a delivery, process it, settle it.
+//! The worker: takes a delivery, processes it in eight steps, and settles it.
 //!
-//! Between receiving and settling nothing returns early: `process` is total and ends in a disposition. A panic anywhere is a
-//! disposition, too, while the headers are read and while it is settled included.
+//! Between receiving and settling nothing returns early: [`Worker::process`] is total and ends in a [`Disposition`].
 
 mod attempt;
 pub mod decide;
-mod recall;
+mod delivery;
+mod in_flight;
+mod next;
+pub mod ownership;
+pub mod recorder;
 
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use jiff::Timestamp;
+use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{Acker, Delivery, DeliveryGone, Message};
+use self::attempt::Claimed;
+pub(crate) use self::attempt::TOKEN_INFORMATION;
+use self::decide::{ClaimOwner, Decision, Plan, decide};
+use self::delivery::{Abort, DeliveryContext};
+pub use self::in_flight::InFlightIds;
+use self::next::{ClaimWatch, Next};
+use self::ownership::{Ownership, Unsettled};
+use self::recorder::Recorder;
+use crate::broker::{Delivery, Message};
 use crate::clock::Clock;
-use crate::config::{OnUnknown, UnknownFields};
+use crate::config::OnUnknown;
 use crate::crm::Crm;
-use crate::crm::classify::{Classified, Outcome};
 use crate::gate::Gate;
-use crate::ledger::{Closing, Ledger};
+use crate::ledger::{AttemptResult, Digest, Entry, Key, Owner};
 use crate::message::disposition::Disposition;
-use crate::message::failure::{Failure, Kind, Stage, catch_panic};
-use crate::message::payload::Mapping;
+use crate::message::failure::{Failure, catch_panic};
+use crate::message::mapper::{Mapped, Mapper};
 use crate::message::retry_state::RetryState;
-use crate::message::task;
 use crate::observe::events::{Events, Settled};
 use crate::observe::traces::Span;
-use crate::retry::{Backoff, Next, Schedule, jittered};
-use crate::settle::Settler;
-use crate::worker::attempt::Unsent;
-pub(crate) use crate::worker::attempt::{PATIENCE, TOKEN_INFORMATION};
-pub use crate::worker::recall::Running;
-use crate::worker::recall::{Alone, Case, Recalled};
+use crate::retry::Schedule;
+use crate::settle::{Settlement, Settler};
 
-/// How many bytes the CRM's body has beside the message's own, about.
-const BESIDE_MESSAGE: usize = 256;
+/// How often the ledger is asked whether another worker has finished with a message.
+const CLAIM_POLL: Duration = Duration::from_millis(250);
+/// How much longer than `crm.request_timeout` a claim must have been seen unchanged to be taken for orphaned.
+pub(crate) const ORPHAN_MARGIN: Duration = Duration::from_secs(5);
 
 /// How messages are processed.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules {
-    /// What becomes of unknown fields.
-    pub unknown_fields: UnknownFields,
-    /// Age from which on a message is dead-lettered.
+pub struct Settings {
+    /// From which age on a message is dead-lettered.
     pub max_age: Option<Duration>,
     /// What follows an unknown outcome.
     pub on_unknown: OnUnknown,
-    /// How long a message is held while the gate is closed, counted from its delivery.
+    /// How long a message is kept in memory, counted from its delivery.
     pub hold: Duration,
-    /// How long another worker's intent can be open.
-    pub patience: Duration,
+    /// How long a claim must have been seen unchanged to be taken for orphaned.
+    pub orphan_after: Duration,
 }
 
 /// Everything that processing needs.
 pub struct Worker {
     /// The CRM.
     pub crm: Arc<dyn Crm>,
-    /// When a request may leave.
+    /// When a request may be sent.
     pub gate: Arc<Gate>,
     /// When an attempt is made again.
     pub schedule: Schedule,
-    /// How a task becomes a body.
-    pub mapping: Mapping,
+    /// How a message becomes a request.
+    pub mapper: Mapper,
     /// How messages are processed.
-    pub rules: Rules,
+    pub settings: Settings,
     /// Carries dispositions out.
     pub settler: Settler,
-    /// Intents and outcomes.
-    pub ledger: Arc<dyn Ledger>,
+    /// Asks and tells the ledger.
+    pub recorder: Arc<Recorder>,
+    /// Whether the ledger saw everything that was sent.
+    pub ownership: Arc<Ownership>,
+    /// Which process this is, in the ledger's claims.
+    pub owner: Owner,
+    /// The CRM's operation, part of a message's key in the ledger.
+    pub operation: Arc<str>,
     /// The ids that are being processed.
-    pub running: Running,
-    /// Told of what happens.
+    pub ids: InFlightIds,
+    /// Logs and metrics.
     pub events: Arc<Events>,
     /// The time of day.
     pub clock: Clock,
@@ -83,22 +93,12 @@ pub struct Worker {
     pub stop: CancellationToken,
 }
 
-/// The posts of one round.
-struct Round {
-    posts: u32,
-    pauses: Backoff,
-    /// Attempts that the message arrived with.
-    arrived_with: u32,
-    /// Whether a worker died while it was being sent: such ones are sent one at a time, so that no innocent is found
-    /// beside the one that kills workers each time.
-    suspect: bool,
-}
-
 impl Worker {
-    /// Processes deliveries until `stop`, then returns what was not begun. Each runs on `tasks`; their number is bounded
+    /// Processes deliveries until `stop`, then returns what was not begun. Each runs as a task of `tasks`; their number is bounded
     /// by the prefetch.
     pub async fn run(self: Arc<Self>, mut deliveries: mpsc::Receiver<Delivery>, tasks: TaskTracker) {
-        let mut stopped = pin!(self.stop.cancelled());
+        let stop = self.stop.clone();
+        let mut stopped = pin!(stop.cancelled());
         loop {
             let delivery = tokio::select! {
                 biased;
@@ -106,289 +106,291 @@ impl Worker {
                 delivery = deliveries.recv() => delivery,
             };
             let Some(delivery) = delivery else { return };
-            tasks.spawn(Arc::clone(&self).handle(delivery));
+            let unsettled = self.ownership.arrived(delivery.message.was_delivered_before());
+            if delivery.message.is_oversized() {
+                // One at a time, so that no more of them are kept.
+                Arc::clone(&self).handle(delivery, unsettled).await;
+            } else {
+                tasks.spawn(Arc::clone(&self).handle(delivery, unsettled));
+            }
         }
         deliveries.close();
         while let Some(delivery) = deliveries.recv().await {
-            // A stale one is returned by the broker itself.
-            let _ = delivery.receipt.nack_requeue().await;
+            // One that is gone is returned by RabbitMQ itself.
+            let _ = delivery.acker.nack_requeue().await;
         }
     }
 
-    async fn handle(self: Arc<Self>, delivery: Delivery) {
-        let span = catch_panic(async { Span::processing(&delivery.message, &self.settler.queue) }).await;
-        let span = span.unwrap_or_else(|_| Span::none());
-        // In one place of its own: it is moved often until it runs.
-        span.around(Box::pin(self.handle_within(delivery, &span))).await;
+    /// Processes one delivery and settles it.
+    fn handle(self: Arc<Self>, delivery: Delivery, unsettled: Unsettled) -> BoxFuture<'static, ()> {
+        // Boxed, since it is moved often until it runs.
+        Box::pin(async move {
+            let span = Span::processing(&delivery.message, &self.settler.queue);
+            span.around(self.handle_in(delivery, unsettled, &span)).await;
+        })
     }
 
-    async fn handle_within(&self, delivery: Delivery, span: &Span) {
-        let Delivery { message, receipt, lost } = delivery;
-        let began = Instant::now();
+    async fn handle_in(&self, delivery: Delivery, unsettled: Unsettled, span: &Span) {
+        let Delivery { message, acker, gone } = delivery;
+        let mut d = self.context(&message, &*acker, gone);
         self.events.taken();
-        let (mut journey, case) = match catch_panic(async { self.read(&message, &*receipt, lost, began) }).await {
-            Ok((journey, case)) => (journey, Ok(case)),
-            // Unread, they tell nothing: not even that there was no attempt.
-            Err(failure) => (RetryState { possibly_created: true, ..RetryState::new(&message) }, Err(failure)),
+        let (began, mut decided) = (Instant::now(), None);
+        // A panic is caught here and nowhere else. While the message is processed it becomes its disposition; while it is settled
+        // the message is requeued.
+        let settlement = loop {
+            let work = async {
+                if decided.is_none() {
+                    decided = Some(self.process(&mut d).await);
+                }
+                match &decided {
+                    Some(disposition) => self.settler.settle(&mut d.state, &message, &*acker, disposition).await,
+                    None => Settlement::Requeue,
+                }
+            };
+            match catch_panic(work).await {
+                Ok(settlement) => break settlement,
+                Err(failure) if decided.is_none() => decided = Some(self.after_panic(&mut d, failure).await),
+                Err(_) => break Settlement::Requeue,
+            }
         };
-        // Until it is settled no other delivery of the same id begins: it would not find what this one did.
-        let mut alone = None;
-        let mut disposition = match &case {
-            Ok(case) => self.process_guarded(case, &mut journey, &mut alone).await,
-            Err(failure) => Disposition::DeadLetter(failure.clone()),
+        let disposition = decided.unwrap_or(Disposition::Requeue);
+        let report = Report::of(&d, &disposition, began);
+        // The id stays locked until the broker was told, so that no other delivery of it finds too little in the ledger.
+        let lock = d.lock.take();
+        drop(d);
+        let settled = match &settlement {
+            Settlement::Ack => acker.ack().await,
+            Settlement::Requeue => acker.nack_requeue().await,
+            Settlement::Reject(_) => acker.reject().await,
         };
-        drop(case);
-        // A receipt that crashed is gone with it, and no one knows what the broker heard.
-        let settled = catch_panic(self.settler.settle(receipt, &message, &journey, &mut disposition)).await;
-        let settled = settled.unwrap_or(Err(DeliveryGone));
-        drop(alone);
-        span.settled(&disposition, journey.attempts, settled.is_err());
-        self.events.settled(&Settled {
-            message_id: message.id(),
-            disposition: &disposition,
-            attempts: journey.attempts,
-            duration: began.elapsed(),
-            possible_duplicate: matches!(disposition, Disposition::Ack | Disposition::AlreadyCreated)
-                && journey.possibly_created,
-            stale: settled.is_err(),
-            at: self.clock.now(),
-            // A replay waited for an operator, not for the worker.
-            published: published(&message, &journey).filter(|_| journey.replays == 0),
-        });
+        drop(lock);
+        self.ownership.settled(unsettled).await;
+        span.settled(&disposition, report.attempts, settled.is_err());
+        self.report(&message, report, &disposition, &settlement, settled.is_err());
     }
 
-    /// What the headers tell of a message's way, and what the ledger knows it by.
-    fn read<'a>(
+    /// A delivery of which nothing was read yet.
+    fn context<'a>(
         &self,
         message: &'a Message,
-        receipt: &'a dyn Acker,
-        lost: CancellationToken,
-        since: Instant,
-    ) -> (RetryState, Case<'a>) {
-        let (journey, ill_typed) = RetryState::read(message);
-        if !ill_typed.is_empty() {
-            self.events.invalid_headers(message.id(), &ill_typed);
+        acker: &'a dyn crate::broker::Acker,
+        gone: CancellationToken,
+    ) -> DeliveryContext<'a> {
+        DeliveryContext {
+            message,
+            acker,
+            gone,
+            stop: self.stop.clone(),
+            deadline: Instant::now() + self.settings.hold,
+            key: None,
+            lock: None,
+            digest: Digest::of(&message.body),
+            state: RetryState::new(message),
+            attempts_made: 0,
+            attempts_in_round: 0,
+            backoff: self.schedule.backoff(),
+            open_claim: None,
+            is_possible_duplicate: false,
+            last_attempt: None,
+            rule: None,
         }
-        (journey, Case::new(message, receipt, lost, self.identify(message), since, since + self.rules.hold))
     }
 
-    /// The message's disposition; a panic on the way is one, too.
-    async fn process_guarded(
-        &self,
-        case: &Case<'_>,
-        journey: &mut RetryState,
-        alone: &mut Option<Alone>,
-    ) -> Disposition {
-        let processed = catch_panic(async {
-            match self.wait_alone(case).await {
-                Ok(entered) => *alone = entered,
-                Err(disposition) => return disposition,
-            }
-            self.process(case, journey).await
-        });
-        let failure = match processed.await {
-            Ok(disposition) => return disposition,
-            Err(failure) => failure,
-        };
-        if case.is_untold()
-            && let Ok(Err(disposition)) = catch_panic(apart(self.recall(case, journey))).await
-        {
-            return disposition;
+    /// Everything between receiving and settling.
+    async fn process(&self, d: &mut DeliveryContext<'_>) -> Disposition {
+        match self.process_steps(d).await {
+            Ok(disposition) => disposition,
+            Err(abort) => self.aborted(d, abort),
         }
-        // As after a worker's death, nobody knows what its request came to.
-        journey.possibly_created = true;
-        // Should that panic too, the intent stays open, which tells the same.
-        let _ = catch_panic(apart(self.close(case, Closing::Unknown, journey.attempts))).await;
-        Disposition::DeadLetter(failure)
     }
 
-    async fn process(&self, case: &Case<'_>, journey: &mut RetryState) -> Disposition {
+    async fn process_steps(&self, d: &mut DeliveryContext<'_>) -> Result<Disposition, Abort> {
+        // 1. Facts
+        let mapped = self.read(d);
+        self.lock_id(d).await?;
+        // Nobody can have claimed a message that is delivered for the first time: step 4 finds out if somebody has.
+        let mut found = if d.is_first() && mapped.is_ok() { Some(None) } else { None };
         loop {
-            let disposition = match self.prepare(case, journey).await {
-                Ok((body, round)) => self.send_until_decided(case, journey, body, round).await,
-                Err(disposition) => Some(disposition),
+            // 2. Decide
+            let plan = match self.decide(d, found.take()).await? {
+                Ok(plan) => plan,
+                Err(disposition) => return Ok(disposition),
             };
-            match disposition {
-                // Of what would be given up without an attempt the ledger may know that its task is there.
-                Some(Disposition::DeadLetter(_)) if case.is_untold() => {}
-                Some(disposition) => return disposition,
-                None => {}
-            }
-        }
-    }
-
-    /// Known?, decode and map: the body to send, or the disposition that they already lead to. Of a first delivery the ledger may
-    /// not have been asked by then.
-    async fn prepare(&self, case: &Case<'_>, journey: &mut RetryState) -> Result<(Bytes, Round), Disposition> {
-        let Recalled { left_open, suspect } = self.recall(case, journey).await?;
-        let body = self.body(case.message).map_err(Disposition::DeadLetter)?;
-        // Nothing is remembered of it: whoever had it before, with an attempt left, may have made its task.
-        let may_be_made = journey.attempts < self.schedule.limit() && case.message.redelivered;
-        journey.possibly_created |= case.is_nameless() && may_be_made;
-        let mut round = Round {
-            posts: self.schedule.posts_in_round(journey.attempts, journey.round),
-            pauses: self.schedule.pauses(),
-            arrived_with: journey.attempts,
-            suspect,
-        };
-        if let Some(classified) = left_open {
-            // What follows may be a dead letter, of which there is none while the gate is closed.
-            apart(self.pass(case)).await?;
-            journey.spend(self.clock.now(), &classified, Duration::ZERO);
-            round.posts += 1;
-            if let Some(disposition) = apart(self.decide(case, &classified, journey, &mut round)).await {
-                return Err(disposition);
-            }
-        }
-        Ok((body, round))
-    }
-
-    /// None when the ledger has learnt something of the message meanwhile, which has to be looked at first.
-    async fn send_until_decided(
-        &self,
-        case: &Case<'_>,
-        journey: &mut RetryState,
-        body: Bytes,
-        mut round: Round,
-    ) -> Option<Disposition> {
-        loop {
-            let sent = match self.send(case, &body, journey, round.suspect).await {
-                Ok(sent) => sent,
-                Err(Unsent::Held) => return Some(Disposition::Hold),
-                Err(Unsent::Stopped) => return Some(self.cut_short(journey, &round, Duration::ZERO)),
-                Err(Unsent::Overtaken) => return None,
-                Err(Unsent::GivenUp(failure)) => return Some(Disposition::DeadLetter(failure)),
+            let body = match &mapped {
+                Ok(Mapped::Send { body, .. }) => body.clone(),
+                Ok(Mapped::Skip { rule }) => return Ok(Disposition::Skip(Arc::clone(rule))),
+                Err(failure) => return Ok(Disposition::DeadLetter(failure.clone())),
             };
-            if !sent.counts {
-                continue;
+            // 3. Token slot
+            let (slot, _alone) = self.acquire(d, &plan).await?;
+            if let Some(failure) = self.refusal(d, &plan) {
+                return Ok(Disposition::DeadLetter(failure));
             }
-            round.posts += 1;
-            journey.spend(sent.at, &sent.classified, sent.duration);
-            if let Some(disposition) = self.decide(case, &sent.classified, journey, &mut round).await {
-                return Some(disposition);
+            let Some(slot) = self.ask_before_probe(d, slot).await? else { continue };
+            // 4. Claim
+            match self.claim(d, &plan).await? {
+                Claimed::Yes => {}
+                Claimed::Conflict(entry) => {
+                    found = Some(entry);
+                    continue;
+                }
+                Claimed::No => continue,
             }
+            // 5. Send
+            let attempt = self.send(d, slot, body).await;
+            // 6. Result
+            self.finish(d, attempt.classified.outcome).await;
+            // 7. Next
+            match self.next(d, attempt) {
+                Next::Settle(disposition) => return Ok(disposition),
+                Next::RetryNow(wait) => d.wait(d.deadline, sleep(wait)).await?,
+            }
+            // 8. Settle: what follows in `handle`
         }
     }
 
-    /// The insert.php body of a message.
-    fn body(&self, message: &Message) -> Result<Bytes, Failure> {
-        let decoded = task::decode(&message.body, self.rules.unknown_fields)?;
-        let payload = self.mapping.map(decoded)?;
-        let mut json = Vec::with_capacity(message.body.len() + BESIDE_MESSAGE);
-        serde_json::to_writer(&mut json, &payload)
-            .map_err(|error| Failure::new(Stage::Map, Kind::InvalidTask, error.to_string()))?;
-        Ok(json.into())
+    /// Step 1: reads our headers, and maps the message to the request.
+    fn read(&self, d: &mut DeliveryContext<'_>) -> Result<Mapped, Failure> {
+        let (state, invalid) = RetryState::read(d.message, Some(&self.settler.queue), self.clock.now());
+        if !invalid.is_empty() {
+            self.events.invalid_headers(d.message.id(), &invalid);
+        }
+        d.state = state;
+        d.attempts_in_round = self.schedule.attempts_in_round(d.state.attempts, d.state.round);
+        let mapped = self.mapper.map(d.message, &d.state, self.clock.now());
+        if let Ok(Mapped::Send { rule, message_id, .. }) = &mapped {
+            d.rule.clone_from(rule);
+            if d.state.message_id.is_none() {
+                d.state.message_id.clone_from(message_id);
+            }
+        }
+        let id = d.state.message_id.as_deref().or_else(|| d.message.id());
+        d.key = id.map(|id| Key::new(&self.settler.queue, &self.operation, id));
+        mapped
     }
 
-    /// Whether another attempt is allowed: the message is not too old, and not out of attempts by an earlier configuration.
-    fn may_try(&self, message: &Message, journey: &RetryState) -> Result<(), Failure> {
-        let age = |at: Timestamp| Duration::try_from(self.clock.now().duration_since(at)).ok();
-        if let Some(max_age) = self.rules.max_age
-            && let Some(age) = published(message, journey).and_then(age)
-            && age > max_age
-        {
-            let text = format!(
-                "it was published {} s ago; task.max_age allows {}",
-                age.as_secs(),
-                crate::duration::format(max_age)
-            );
-            return Err(Failure::new(Stage::Send, Kind::Expired, text));
-        }
-        if journey.attempts >= self.schedule.limit() {
-            // What the last one came to, its delivery may not have lived to tell.
-            let (kind, made) = if journey.possibly_created {
-                (Kind::Unknown, "one of them may have made its task")
-            } else {
-                (Kind::Unavailable, "none of them made its task")
+    /// Waits until no other delivery of the same id is processed.
+    async fn lock_id(&self, d: &mut DeliveryContext<'_>) -> Result<(), Abort> {
+        if let Some(key) = d.key {
+            d.lock = match self.ids.try_lock(key) {
+                Some(lock) => Some(lock),
+                None => Some(d.wait(d.deadline, self.ids.lock(key)).await?),
             };
-            let (spent, limit) = (journey.attempts, self.schedule.limit());
-            let text = format!("its attempts are spent ({spent}, and the configuration allows {limit}); {made}");
-            return Err(Failure::new(Stage::Send, kind, text));
         }
         Ok(())
     }
 
-    /// The disposition that a spent attempt leads to; none when another post of this round follows, its wait being over.
+    /// Step 2: what the ledger's entry means. `found` is the entry if it was read already.
     async fn decide(
         &self,
-        case: &Case<'_>,
-        classified: &Classified,
-        journey: &mut RetryState,
-        round: &mut Round,
-    ) -> Option<Disposition> {
-        let kind = match classified.outcome {
-            Outcome::Created => return Some(Disposition::Ack),
-            Outcome::Unknown => Kind::Unknown,
-            Outcome::Unavailable => Kind::Unavailable,
-            Outcome::Rejected => return Some(dead_letter(Kind::Rejected, classified)),
-            // No message's fault, and not counted: the gate knows what to do.
-            Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized | Outcome::Misconfigured => {
-                return None;
-            }
-        };
-        if kind == Kind::Unknown && self.rules.on_unknown == OnUnknown::DeadLetter {
-            return Some(dead_letter(kind, classified));
-        }
-        let hint = self.schedule.honoured(classified.retry_after);
-        match self.schedule.next(journey.attempts, round.posts, journey.round, hint) {
-            Next::Exhausted => Some(dead_letter(kind, classified)),
-            Next::RetryLater(delay) => {
-                journey.round += 1;
-                Some(Disposition::Retry(delay))
-            }
-            Next::RetryNow => {
-                let wait = jittered(round.pauses.next().max(hint), fastrand::f64());
-                if !hint.is_zero() && Instant::now() + wait > case.until && self.schedule.reaches(hint) {
-                    // Rather there: the broker may not wait for it that long here.
-                    return Some(self.cut_short(journey, round, hint));
+        d: &mut DeliveryContext<'_>,
+        mut found: Option<Option<Entry>>,
+    ) -> Result<Result<Plan, Disposition>, Abort> {
+        let mut watch = ClaimWatch::default();
+        loop {
+            let entry = match found.take() {
+                Some(entry) => entry,
+                None => match &d.key {
+                    Some(key) => d.wait(d.deadline, self.recorder.get(key)).await?,
+                    None => None,
+                },
+            };
+            let owner = self.claim_owner(entry.as_ref(), &mut watch);
+            let (proves_unsent, epoch) = self.ownership.proof();
+            match decide(entry.as_ref(), owner, &d.facts(proves_unsent, epoch)) {
+                Decision::InProgress => d.wait(d.deadline, sleep(CLAIM_POLL)).await?,
+                Decision::Orphaned(claim) => self.record_orphan(d, entry, claim).await?,
+                Decision::Proceed(plan) => {
+                    d.state.attempts = plan.attempts;
+                    d.state.possibly_created |= plan.doubted;
+                    return Ok(Ok(plan));
                 }
-                let waiting = async {
-                    tokio::select! {
-                        biased;
-                        () = self.interrupted(case) => false,
-                        () = sleep(wait) => true,
-                    }
-                };
-                let waited = apart(waiting).await;
-                (!waited).then(|| self.cut_short(journey, round, hint))
+                settled => return Ok(Err(self.known(d, settled))),
             }
         }
     }
 
-    /// A round that ends early goes on in the next one, on a retry queue whose delay is as long as the CRM asked for; one that
-    /// was not begun is returned.
-    fn cut_short(&self, journey: &mut RetryState, round: &Round, hint: Duration) -> Disposition {
-        if journey.attempts == round.arrived_with {
-            return Disposition::Requeue;
+    fn claim_owner(&self, entry: Option<&Entry>, watch: &mut ClaimWatch) -> ClaimOwner {
+        let Some(claim) = entry.and_then(|entry| entry.claim) else { return ClaimOwner::Active };
+        let seen_for = watch.seen_for(claim.id);
+        // A claim of this process is being withdrawn or finished in the background.
+        let is_gone = claim.owner != self.owner
+            && (self.recorder.ledger().is_exclusive() || seen_for >= self.settings.orphan_after);
+        if is_gone { ClaimOwner::Gone } else { ClaimOwner::Active }
+    }
+
+    /// What a panic leaves behind. After a claim the task may exist.
+    async fn after_panic(&self, d: &mut DeliveryContext<'_>, failure: Failure) -> Disposition {
+        if let (Some(key), Some(claim)) = (d.key, d.open_claim.take()) {
+            d.state.possibly_created = true;
+            let _ = self.recorder.record(key, self.finished(&claim, AttemptResult::InDoubt, claim.attempts)).await;
         }
-        let next = self.schedule.delay(journey.round);
-        journey.round += u32::from(next.is_some());
-        let delay = next.or_else(|| self.schedule.last_delay());
-        delay.map_or(Disposition::Hold, |delay| Disposition::Retry(self.schedule.at_least(delay, hint)))
+        Disposition::DeadLetter(failure)
+    }
+
+    fn report(
+        &self,
+        message: &Message,
+        report: Report,
+        disposition: &Disposition,
+        settlement: &Settlement,
+        gone: bool,
+    ) {
+        self.events.settled(&Settled {
+            message_id: report.id.as_deref(),
+            has_id: report.has_id,
+            rule: report.rule.as_deref(),
+            disposition,
+            settlement,
+            attempts: report.attempts,
+            round: report.round,
+            reason: report.reason.as_deref(),
+            duration: report.began.elapsed(),
+            possible_duplicate: report.is_possible_duplicate,
+            is_gone: gone,
+            at: self.clock.now(),
+            // A replay waited for an operator, not for the worker.
+            published: published(message).or(report.first_attempt_at).filter(|_| report.replays == 0),
+        });
     }
 }
 
-/// Work in a place of its own: a message's task has room then only for what each does that need not wait. A worker has hundreds
-/// of them in hand, and their memory is what its processor waits for.
-fn apart<T>(work: impl Future<Output = T>) -> Pin<Box<impl Future<Output = T>>> {
-    Box::pin(work)
+/// What the log and the metrics say of a delivery.
+struct Report {
+    id: Option<String>,
+    has_id: bool,
+    rule: Option<Arc<str>>,
+    attempts: u32,
+    round: u32,
+    replays: u32,
+    reason: Option<String>,
+    first_attempt_at: Option<jiff::Timestamp>,
+    is_possible_duplicate: bool,
+    began: Instant,
 }
 
-/// When a message was published, as far as it tells: its timestamp, else its first attempt.
-fn published(message: &Message, journey: &RetryState) -> Option<Timestamp> {
-    let timestamp = message.properties.timestamp().and_then(|seconds| i64::try_from(seconds).ok());
-    timestamp.and_then(|seconds| Timestamp::from_second(seconds).ok()).or(journey.first_attempt_at)
+impl Report {
+    fn of(d: &DeliveryContext<'_>, disposition: &Disposition, began: Instant) -> Self {
+        let is_created = matches!(disposition, Disposition::Ack | Disposition::AlreadyCreated);
+        Self {
+            id: d.state.message_id.clone().or_else(|| d.message.id().map(str::to_owned)),
+            has_id: d.key.is_some(),
+            rule: d.rule.clone(),
+            attempts: d.state.attempts,
+            round: d.state.round,
+            replays: d.state.replays,
+            reason: d.last_attempt.as_ref().map(|attempt| attempt.reason.clone()),
+            first_attempt_at: d.state.first_attempt_at,
+            is_possible_duplicate: is_created && d.is_possible_duplicate,
+            began,
+        }
+    }
 }
 
-fn dead_letter(kind: Kind, classified: &Classified) -> Disposition {
-    Disposition::DeadLetter(Failure {
-        stage: Stage::Send,
-        kind,
-        message: classified.reason.clone(),
-        crm_code: classified.code,
-        crm_message: classified.message.clone(),
-        http_status: classified.http_status,
-    })
+/// When a message was published, if it says.
+fn published(message: &Message) -> Option<jiff::Timestamp> {
+    let seconds = i64::try_from((*message.properties.timestamp())?).ok()?;
+    jiff::Timestamp::from_second(seconds).ok()
 }
 
 #[cfg(test)]

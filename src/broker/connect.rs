@@ -17,7 +17,7 @@ use crate::observe::traces;
 /// The longest wait for any one answer of the broker.
 pub const WAIT: Duration = Duration::from_secs(10);
 /// Seconds between heartbeats; a dead peer is noticed after twice as long.
-const HEARTBEAT: &str = "15";
+const HEARTBEAT: &str = "8";
 
 /// Why an operation on the broker failed.
 #[derive(Clone, Debug)]
@@ -37,15 +37,20 @@ impl BrokerError {
     pub const PRECONDITION_FAILED: u16 = 406;
     /// The broker's word for a queue that does not exist.
     pub const NOT_FOUND: u16 = 404;
+    /// The broker's word for a message that is larger than it takes.
+    pub const CONTENT_TOO_LARGE: u16 = 311;
     /// A frame larger than agreed, as that of a message with headers which the broker has added to.
     const FRAME_ERROR: u16 = 501;
     /// A frame that cannot be read, as that of a message with a property which is not UTF-8.
     const SYNTAX_ERROR: u16 = 502;
 
-    /// Whether what the broker sent cannot be read: it ends the connection, and so will the next delivery of that message.
+    /// What RabbitMQ says when it fails to deliver a message, for example one of AMQP 1.0 with a property that it cannot convert.
+    const INTERNAL_ERROR: u16 = 541;
+
+    /// Whether a message cannot be delivered or read: each delivery of it ends the connection.
     #[must_use]
-    pub fn unreadable(&self) -> bool {
-        matches!(self.code, Some(Self::FRAME_ERROR | Self::SYNTAX_ERROR))
+    pub fn is_undeliverable(&self) -> bool {
+        matches!(self.code, Some(Self::FRAME_ERROR | Self::SYNTAX_ERROR | Self::INTERNAL_ERROR))
     }
 }
 
@@ -92,7 +97,7 @@ pub struct Connector {
 
 /// Whose turn it was when a connection was made, so that what goes wrong on it passes over that node only.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Turn(usize);
+pub(super) struct NodeIndex(usize);
 
 impl Connector {
     /// A connector that begins with the first node.
@@ -115,10 +120,10 @@ impl Connector {
         self.connect_in_turn(purpose).await.map(|(connection, _)| connection)
     }
 
-    /// The same, with what [`Self::pass_over`] wants to know: a node may take connections and do nothing else, such as one
+    /// The same, with what [`Self::mark_failed`] wants to know: a node may take connections and do nothing else, such as one
     /// that is cut off from the others.
-    pub(super) async fn connect_in_turn(&self, purpose: &str) -> Result<(Connection, Turn), BrokerError> {
-        let turn = Turn(self.turn.load(Ordering::Relaxed));
+    pub(super) async fn connect_in_turn(&self, purpose: &str) -> Result<(Connection, NodeIndex), BrokerError> {
+        let turn = NodeIndex(self.turn.load(Ordering::Relaxed));
         let Some(url) = self.url(turn) else {
             return Err(BrokerError { message: "broker.urls is empty".to_owned(), code: None });
         };
@@ -126,7 +131,7 @@ impl Connector {
         match &connected {
             Ok(_) => traces::connected(authority(&url)),
             Err(error) => {
-                self.pass_over(turn);
+                self.mark_failed(turn);
                 if error.code == Some(BrokerError::ACCESS_REFUSED) {
                     self.reread().await;
                 }
@@ -136,12 +141,17 @@ impl Connector {
     }
 
     /// Makes it the next node's turn, unless it is already.
-    pub(super) fn pass_over(&self, turn: Turn) {
+    pub(super) fn mark_failed(&self, turn: NodeIndex) {
         let next = turn.0.wrapping_add(1);
         let _ = self.turn.compare_exchange(turn.0, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    fn url(&self, turn: Turn) -> Option<BrokerUrl> {
+    /// Host and port of a node, for logs.
+    pub(super) fn node(&self, index: NodeIndex) -> String {
+        self.url(index).map_or_else(String::new, |url| url.shown)
+    }
+
+    fn url(&self, turn: NodeIndex) -> Option<BrokerUrl> {
         let urls = self.urls.lock().unwrap_or_else(PoisonError::into_inner);
         urls.get(turn.0.checked_rem(urls.len())?).cloned()
     }

@@ -17,9 +17,9 @@ use lapin::{Channel, Connection};
 use tokio::time::{sleep, timeout};
 
 use crate::broker::connect::{BrokerError, Connector, bounded, close, open_channel};
-use crate::broker::topology::{Argument, Queue, short};
+use crate::broker::topology::{Argument, Queue, Topology, short};
 use crate::broker::{HeaderValue, Properties};
-use crate::config::{self, BrokerUrl};
+use crate::config::{self, BrokerUrl, TopologyMode};
 
 /// How long a broker with an alarm may take to say that it blocks publishing, and between two looks whether it did.
 const BLOCKED: Duration = Duration::from_millis(300);
@@ -93,34 +93,7 @@ impl Inspection {
     /// # Errors
     /// What else the broker said; [`BrokerError::ACCESS_REFUSED`] without the permission to configure the queue.
     pub async fn differences(&self, queue: &Queue) -> Result<Vec<Difference>, BrokerError> {
-        let wanted = |name: &str| queue.arguments.get(name);
-        let mut asked: BTreeMap<String, Argument> =
-            queue.arguments.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        let mut differences: Vec<Difference> = Vec::new();
-        while differences.len() < MOST_DIFFERENCES {
-            let table = asked.iter().map(|(name, value)| (name.as_str().into(), value.amqp()));
-            let table = FieldTable::from(table.collect::<BTreeMap<_, _>>());
-            let refusal = match self.declare(&queue.name, table).await {
-                Ok(()) => break,
-                Err(error) if error.code == Some(BrokerError::PRECONDITION_FAILED) => error,
-                Err(error) => return Err(error),
-            };
-            let Some((argument, actual)) = read_difference(&refusal.message) else {
-                if differences.is_empty() {
-                    return Err(refusal);
-                }
-                break;
-            };
-            if differences.iter().any(|known| known.argument == argument) {
-                break;
-            }
-            match &actual {
-                Some(text) => asked.insert(argument.clone(), like(text, wanted(&argument))),
-                None => asked.remove(&argument),
-            };
-            differences.push(Difference { wanted: wanted(&argument).map(Argument::text), argument, actual });
-        }
-        Ok(differences)
+        differences(&self.connection, queue).await
     }
 
     /// Whether the queue may be declared: asked with an argument of a type that no queue can have, so that it never is.
@@ -130,7 +103,7 @@ impl Inspection {
     pub async fn may_configure(&self, queue: &str) -> Result<(), BrokerError> {
         let impossible = [("x-dead-letter-exchange", 7), ("x-message-ttl", -1)];
         let impossible = impossible.map(|(name, value)| (name.into(), HeaderValue::LongLongInt(value)));
-        permitted(self.declare(queue, FieldTable::from(BTreeMap::from(impossible))).await)
+        permitted(declare(&self.connection, queue, FieldTable::from(BTreeMap::from(impossible))).await)
     }
 
     /// Whether the queue may be consumed: asked with a priority that is no number, so that no consumer begins.
@@ -188,13 +161,56 @@ impl Inspection {
     async fn channel(&self) -> Result<Channel, BrokerError> {
         open_channel(&self.connection).await
     }
+}
 
-    async fn declare(&self, queue: &str, arguments: FieldTable) -> Result<(), BrokerError> {
-        let channel = self.channel().await?;
-        let declare = channel.queue_declare(short(queue)?, QueueDeclareOptions::durable(), arguments);
-        bounded(&format!("compare the queue {queue}"), declare).await?;
-        discard(&channel).await;
-        Ok(())
+/// See [`Inspection::differences`].
+async fn differences(connection: &Connection, queue: &Queue) -> Result<Vec<Difference>, BrokerError> {
+    let wanted = |name: &str| queue.arguments.get(name);
+    let mut asked: BTreeMap<String, Argument> =
+        queue.arguments.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    let mut differences: Vec<Difference> = Vec::new();
+    while differences.len() < MOST_DIFFERENCES {
+        let table = asked.iter().map(|(name, value)| (name.as_str().into(), value.amqp()));
+        let table = FieldTable::from(table.collect::<BTreeMap<_, _>>());
+        let refusal = match declare(connection, &queue.name, table).await {
+            Ok(()) => break,
+            Err(error) if error.code == Some(BrokerError::PRECONDITION_FAILED) => error,
+            Err(error) => return Err(error),
+        };
+        let Some((argument, actual)) = read_difference(&refusal.message) else {
+            if differences.is_empty() {
+                return Err(refusal);
+            }
+            break;
+        };
+        if differences.iter().any(|known| known.argument == argument) {
+            break;
+        }
+        match &actual {
+            Some(text) => asked.insert(argument.clone(), like(text, wanted(&argument))),
+            None => asked.remove(&argument),
+        };
+        differences.push(Difference { wanted: wanted(&argument).map(Argument::text), argument, actual });
+    }
+    Ok(differences)
+}
+
+async fn declare(connection: &Connection, queue: &str, arguments: FieldTable) -> Result<(), BrokerError> {
+    let channel = open_channel(connection).await?;
+    let declare = channel.queue_declare(short(queue)?, QueueDeclareOptions::durable(), arguments);
+    bounded(&format!("compare the queue {queue}"), declare).await?;
+    discard(&channel).await;
+    Ok(())
+}
+
+/// Whether a message of the work queue that the worker rejects goes to a dead-letter exchange: it does where the worker declared
+/// the queue, and where the queue is seen to have one.
+pub(super) async fn can_reject(connection: &Connection, topology: &Topology, mode: TopologyMode) -> bool {
+    let Some(queue) = topology.queues.first().filter(|_| mode == TopologyMode::Verify) else { return true };
+    let exchange = "x-dead-letter-exchange";
+    match differences(connection, queue).await {
+        Ok(differences) => differences.iter().all(|found| found.argument != exchange || found.actual.is_some()),
+        Err(_) => false,
     }
 }
 

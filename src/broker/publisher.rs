@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::connect::{Connector, Turn, WAIT, bounded, close, open_channel};
+use crate::broker::connect::{BrokerError, Connector, NodeIndex, WAIT, bounded, close, described, open_channel};
 use crate::broker::topology::{self, Topology, short};
 use crate::broker::{Properties, Publish, PublishError};
 use crate::config::TopologyMode;
@@ -35,8 +35,8 @@ pub type OnBlocked = Arc<dyn Fn(Option<&str>) + Send + Sync>;
 pub struct Publisher {
     connector: Arc<Connector>,
     purpose: &'static str,
-    link: tokio::sync::Mutex<Option<Link>>,
-    places: Semaphore,
+    link: tokio::sync::Mutex<Option<PublisherConnection>>,
+    permits: Semaphore,
     frame_max: AtomicUsize,
     tasks: TaskTracker,
     /// Declared when a message is returned: a queue was deleted.
@@ -46,9 +46,9 @@ pub struct Publisher {
 
 /// A connection with its idle channels.
 #[derive(Clone)]
-struct Link {
+struct PublisherConnection {
     connection: Arc<Connection>,
-    turn: Turn,
+    node: NodeIndex,
     idle: Arc<Mutex<Vec<Channel>>>,
     /// Why the broker accepts nothing now.
     blocked: Arc<Mutex<Option<String>>>,
@@ -72,7 +72,7 @@ impl Publisher {
             connector,
             purpose,
             link: tokio::sync::Mutex::new(None),
-            places: Semaphore::new(CHANNELS),
+            permits: Semaphore::new(CHANNELS),
             frame_max: AtomicUsize::new(DEFAULT_FRAME_MAX),
             tasks,
             topology: None,
@@ -82,14 +82,14 @@ impl Publisher {
 
     /// The same, which tells when the broker takes no messages.
     #[must_use]
-    pub fn telling(mut self, on_blocked: OnBlocked) -> Self {
+    pub fn with_blocked_callback(mut self, on_blocked: OnBlocked) -> Self {
         self.on_blocked = on_blocked;
         self
     }
 
     /// The same, which declares its queues again when one of them is gone, unless others own them.
     #[must_use]
-    pub fn declaring(mut self, topology: &Topology) -> Self {
+    pub fn with_topology(mut self, topology: &Topology) -> Self {
         let ours = self.connector.config().topology == TopologyMode::Declare;
         self.topology = ours.then(|| topology.clone());
         self
@@ -103,10 +103,10 @@ impl Publisher {
     }
 
     async fn send(&self, queue: &str, body: &[u8], properties: Properties) -> Result<(), PublishError> {
-        let unconnected = |error: crate::broker::connect::BrokerError| PublishError::Unconnected(error.message);
+        let unconnected = |error: BrokerError| PublishError::Unconnected(error.message);
         let name = short(queue).map_err(unconnected)?;
         // Those that have a place may wait for their confirms as long as the broker is blocked.
-        let Ok(Ok(_place)) = timeout(WAIT, self.places.acquire()).await else {
+        let Ok(Ok(_permit)) = timeout(WAIT, self.permits.acquire()).await else {
             return Err(PublishError::Busy(CHANNELS));
         };
         let link = self.link().await?;
@@ -116,7 +116,7 @@ impl Publisher {
         let channel = match link.channel().await {
             Ok(channel) => channel,
             Err(error) => {
-                self.pass_over(&link).await;
+                self.mark_failed(&link).await;
                 return Err(unconnected(error));
             }
         };
@@ -128,7 +128,7 @@ impl Publisher {
             self.forget(&link).await;
             return Err(PublishError::Blocked(reason));
         } else {
-            self.pass_over(&link).await;
+            self.mark_failed(&link).await;
         }
         if let (Err(PublishError::Returned(_)), Some(topology)) = (&confirmed, &self.topology) {
             // The next try tells whether it helped.
@@ -138,13 +138,13 @@ impl Publisher {
     }
 
     /// The present connection, or a new one.
-    async fn link(&self) -> Result<Link, PublishError> {
+    async fn link(&self) -> Result<PublisherConnection, PublishError> {
         let mut current = self.link.lock().await;
         if let Some(link) = current.as_ref().filter(|link| link.connection.status().connected()) {
             return Ok(link.clone());
         }
         let connected = self.connector.connect_in_turn(self.purpose).await;
-        let (connection, turn) = connected.map_err(|error| PublishError::Unconnected(error.message))?;
+        let (connection, node) = connected.map_err(|error| PublishError::Unconnected(error.message))?;
         let connection = Arc::new(connection);
         let frame_max = usize::try_from(connection.configuration().frame_max()).unwrap_or(DEFAULT_FRAME_MAX);
         // AMQP 0-9-1: zero means that no limit was agreed upon.
@@ -154,18 +154,18 @@ impl Publisher {
         let watching = watch(connection.events_listener(), Arc::clone(&blocked), Arc::clone(&self.on_blocked));
         let watch = self.tasks.spawn(watching);
         let _watch = Arc::new(AbortOnDrop(watch.abort_handle()));
-        let link = Link { connection, turn, idle: Arc::default(), blocked, _watch };
+        let link = PublisherConnection { connection, node, idle: Arc::default(), blocked, _watch };
         *current = Some(link.clone());
         Ok(link)
     }
 
     /// Gives up a connection on which nothing is done, though it stays: that of a node without the others, perhaps.
-    async fn pass_over(&self, link: &Link) {
-        self.connector.pass_over(link.turn);
+    async fn mark_failed(&self, link: &PublisherConnection) {
+        self.connector.mark_failed(link.node);
         self.forget(link).await;
     }
 
-    async fn forget(&self, link: &Link) {
+    async fn forget(&self, link: &PublisherConnection) {
         let mut current = self.link.lock().await;
         if current.as_ref().is_some_and(|present| Arc::ptr_eq(&present.connection, &link.connection)) {
             *current = None;
@@ -189,12 +189,12 @@ impl Publish for Publisher {
     }
 }
 
-impl Link {
+impl PublisherConnection {
     fn blocked(&self) -> Option<String> {
         self.blocked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn channel(&self) -> Result<Channel, crate::broker::connect::BrokerError> {
+    async fn channel(&self) -> Result<Channel, BrokerError> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         if let Some(channel) = idle.filter(|channel| channel.status().connected()) {
             return Ok(channel);
@@ -206,7 +206,7 @@ impl Link {
 }
 
 async fn confirm(
-    link: &Link,
+    link: &PublisherConnection,
     channel: &Channel,
     queue: lapin::types::ShortString,
     body: &[u8],
@@ -233,8 +233,19 @@ async fn confirm(
         Ok(Ok(Confirmation::NotRequested)) => {
             Err(PublishError::Unconfirmed("confirms are off on this channel".to_owned()))
         }
-        Ok(Err(error)) => Err(PublishError::Unconfirmed(error.to_string())),
+        Ok(Err(error)) => Err(explain(&error)),
         Err(_) => Err(PublishError::Unconfirmed(format!("no confirm within {} s", WAIT.as_secs()))),
+    }
+}
+
+/// A message that is too large, or has a property that is refused, is refused each time.
+fn explain(error: &lapin::Error) -> PublishError {
+    let refused = [BrokerError::PRECONDITION_FAILED, BrokerError::CONTENT_TOO_LARGE];
+    let error = described("publish", error);
+    if error.code.is_some_and(|code| refused.contains(&code)) {
+        PublishError::Impossible(error.message)
+    } else {
+        PublishError::Unconfirmed(error.message)
     }
 }
 
@@ -272,7 +283,7 @@ mod tests {
     async fn who_finds_no_place_is_told_so_in_time() {
         let config = Config::load(&Sources::default(), &["broker.queue"]).unwrap().config;
         let publisher = Publisher::new(Arc::new(Connector::new(config.broker)), "test", TaskTracker::new());
-        let _taken = publisher.places.acquire_many(CHANNELS as u32).await.unwrap();
+        let _taken = publisher.permits.acquire_many(CHANNELS as u32).await.unwrap();
         let began = Instant::now();
         let told = timeout(WAIT * 2, publisher.publish("queue", b"", Properties::default())).await;
         assert!(matches!(told, Ok(Err(PublishError::Busy(CHANNELS)))), "{told:?}");

@@ -15,11 +15,10 @@ use lapin::{Channel, Connection, Consumer, Event};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::broker::acker::receive;
 use crate::broker::connect::{BrokerError, Connector, bounded, close, described, open_channel};
-use crate::broker::session::receive;
 use crate::broker::topology::short;
-use crate::broker::{Delivery, Headers, Message, ShortString};
-use crate::message::retry_state::integer;
+use crate::broker::{Delivery, Headers, ShortString};
 
 /// Messages on their way to the client at a time, at most.
 pub const WINDOW: u16 = 256;
@@ -126,7 +125,7 @@ impl Walk {
         if let Some(delivery) = &delivery {
             self.met += 1;
             self.largest = self.largest.max(delivery.message.body.len());
-            self.deliveries = self.deliveries.max(deliveries(&delivery.message));
+            self.deliveries = self.deliveries.max(delivery.message.delivery_count());
         }
         Ok(delivery)
     }
@@ -158,7 +157,7 @@ impl Walk {
 
     /// An error with the place of the message that cannot be read, which no other way tells.
     fn placed(&self, error: BrokerError) -> BrokerError {
-        match error.unreadable() {
+        match error.is_undeliverable() {
             true => {
                 BrokerError { message: format!("{}; messages read before it: {}", error.message, self.met), ..error }
             }
@@ -195,7 +194,7 @@ impl Walk {
         match timeout(SILENCE, consumer.next()).await {
             Ok(Some(Ok(delivery))) => {
                 *left = left.saturating_sub(1);
-                Ok(Some(receive(delivery, &self.lost)))
+                Ok(Some(receive(delivery, &self.lost, None)))
             }
             Ok(Some(Err(error))) => Err(described(&what, &error)),
             Ok(None) => {
@@ -212,7 +211,7 @@ impl Walk {
             bounded("cancel the consumer", self.channel.basic_cancel(full.tag(), options)).await?;
             // It ends behind the broker's word that it is cancelled.
             while let Ok(Some(Ok(delivery))) = timeout(SILENCE, full.next()).await {
-                self.surplus.push_back(receive(delivery, &self.lost));
+                self.surplus.push_back(receive(delivery, &self.lost, None));
             }
         }
         let room = (WINDOW_BYTES / self.largest).max(1);
@@ -236,7 +235,7 @@ impl Walk {
             got = bounded(&what, get) => got?,
             error = failure(&mut self.events) => return Err(described(&what, &error)),
         };
-        Ok(got.map(|got| (receive(got.delivery, &self.lost), got.message_count)))
+        Ok(got.map(|got| (receive(got.delivery, &self.lost, None), got.message_count)))
     }
 }
 
@@ -248,10 +247,4 @@ async fn failure(events: &mut BoxStream<'static, Event>) -> lapin::Error {
         }
     }
     std::future::pending().await
-}
-
-/// How often the broker has delivered a message before, as far as it says.
-fn deliveries(message: &Message) -> i64 {
-    let count = |name| message.header(name).and_then(integer).unwrap_or(0);
-    count("x-delivery-count").max(count("x-acquired-count"))
 }

@@ -1,45 +1,61 @@
-//! Consuming: one connection, supervised. When it breaks, everything is built anew after a jittered, growing wait; nothing
-//! is acked that was not settled, so the broker delivers it again.
-//!
-//! A message that cannot be read ends the connection each time that it is delivered, and the broker counts that against every
-//! message which is in hand then. So after such an end messages are taken one at a time, until as many have come as could have
-//! been in hand: what it counts is the unreadable one's alone, which it dead-letters at the queue's `x-delivery-limit`.
+//! Consuming: one connection, supervised. When it breaks, everything is built again after a jittered, growing wait. Nothing is
+//! acked that was not settled, so RabbitMQ delivers it again.
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use lapin::message::Delivery as LapinDelivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::{Connection, Consumer};
+use lapin::Connection;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::acks::{Acks, AtOnce, nack_requeue};
-use crate::broker::connect::{BrokerError, Connector, WAIT, bounded, close, described, open_channel};
-use crate::broker::topology::{self, Topology, TopologyError, short};
-use crate::broker::{Acker, Delivery, Headers, Message};
+use crate::broker::acker::receive;
+use crate::broker::connect::{BrokerError, Connector, close, described};
+use crate::broker::inspect::can_reject;
+use crate::broker::owner::take_ownership;
+use crate::broker::publish_gate::PublishGate;
+use crate::broker::serial::{Ended, SUSPICIOUS_COUNT, SerialMode};
+use crate::broker::subscription::Subscription;
+use crate::broker::topology::{self, Topology, TopologyError};
+use crate::broker::{Acker, Delivery, Ownership, Properties, Publish, PublishError};
 use crate::retry::{Backoff, jittered};
 
 /// First and longest wait before another attempt to connect.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-
 /// A connection that lasted so long was a good one: the next wait is a short one again.
 const HEALTHY: Duration = Duration::from_secs(30);
-
-/// The wait after an unreadable message, which does not grow: what is behind that message waits until the broker gives it up.
-const UNREADABLE: Duration = Duration::from_millis(100);
+/// The wait after a message that ended the connection, which does not grow: the messages behind it wait until RabbitMQ
+/// dead-letters it.
+const UNDELIVERABLE: Duration = Duration::from_millis(100);
+/// First and longest wait between two tries whether RabbitMQ takes messages again.
+const PROBE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// What happens to the consuming connection.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// It consumes, or stands by behind another consumer.
-    Connected,
+    /// It consumes, or stands by behind another consumer. `others` is how many consumers the queue had before.
+    Connected {
+        /// Host and port of the node.
+        node: String,
+        /// Consumers that the queue had before.
+        others: u32,
+    },
+    /// The first message arrived: the worker is the active one.
+    Active,
     /// It is gone, or could not be made, for this reason; the next attempt follows.
     Lost(String),
+    /// Serial mode was switched on, for this reason, or off.
+    Serial(Option<String>),
+    /// A message larger than any task message was left to RabbitMQ to dead-letter.
+    Oversized {
+        /// Its message id.
+        message_id: Option<String>,
+        /// The size of its body.
+        bytes: usize,
+    },
 }
 
 /// Told of every [`Change`].
@@ -53,15 +69,33 @@ pub struct Session {
     pub topology: Topology,
     /// Deliveries unsettled at a time.
     pub prefetch: u16,
+    /// Publishes this worker's id as that of the queue's owner.
+    pub publisher: Arc<dyn Publish>,
+    /// Closed while copies cannot be published.
+    pub publish_gate: Arc<PublishGate>,
+    /// Decides what another owner of the queue means.
+    pub ownership: Arc<dyn Ownership>,
     /// Told of every change.
     pub on_change: OnChange,
-    /// What tells the broker of acks.
-    pub services: TaskTracker,
+}
+
+/// Where deliveries go, and what ends consuming.
+struct Work<'a> {
+    deliveries: &'a mpsc::Sender<Delivery>,
+    stop: &'a CancellationToken,
+    drained: &'a CancellationToken,
+}
+
+/// One connection's life.
+struct Life {
+    gone: CancellationToken,
+    unsettled: TaskTracker,
+    delivered: usize,
 }
 
 impl Session {
-    /// Consumes until `stop`, then returns what was not handed over, and keeps the connection for what is still to be
-    /// settled until `drained`.
+    /// Consumes until `stop`, then returns what was not handed over, and keeps the connection for what is still to be settled
+    /// until `drained`.
     ///
     /// # Errors
     /// A queue that exists with other arguments, in words for an operator.
@@ -71,25 +105,32 @@ impl Session {
         stop: &CancellationToken,
         drained: &CancellationToken,
     ) -> Result<(), String> {
-        let mut pauses = Backoff::new(RECONNECT.0, RECONNECT.1);
-        let mut singly = 0;
+        let work = Work { deliveries, stop, drained };
+        let (mut backoff, mut serial) = (Backoff::new(RECONNECT.0, RECONNECT.1), SerialMode::default());
         while !stop.is_cancelled() {
+            if !self.wait_until_publishing(stop).await {
+                continue;
+            }
             let began = Instant::now();
-            let ended = self.consume(deliveries, stop, drained, &mut singly).await;
+            let mut life = Life { gone: CancellationToken::new(), unsettled: TaskTracker::new(), delivered: 0 };
+            let ended = self.consume(&work, &mut life, &mut serial).await;
             if began.elapsed() >= HEALTHY {
-                pauses.reset();
+                backoff.reset();
             }
             let error = match ended {
-                Ok(()) => return Ok(()),
+                Ok(()) => continue,
                 Err(TopologyError::Differs(text)) => return Err(text),
                 Err(TopologyError::Broker(error)) => error,
             };
-            let unreadable = error.unreadable();
-            if unreadable || singly > 0 {
-                singly = self.prefetch;
+            (self.on_change)(Change::Lost(error.message.clone()));
+            let (lasted, unsettled) = (began.elapsed(), life.unsettled.len());
+            let ended = Ended { error: &error, lasted, delivered: life.delivered, unsettled };
+            let was_on = serial.is_on();
+            let is_cause = serial.connection_ended(&ended, self.prefetch);
+            if is_cause && !was_on {
+                (self.on_change)(Change::Serial(Some(error.message.clone())));
             }
-            (self.on_change)(Change::Lost(error.message));
-            let wait = jittered(if unreadable { UNREADABLE } else { pauses.next() }, fastrand::f64());
+            let wait = jittered(if is_cause { UNDELIVERABLE } else { backoff.next() }, fastrand::f64());
             tokio::select! {
                 () = sleep(wait) => {}
                 () = stop.cancelled() => {}
@@ -98,160 +139,193 @@ impl Session {
         Ok(())
     }
 
-    /// One connection's life. The next `singly` messages are taken one at a time.
-    async fn consume(
-        &self,
-        deliveries: &mpsc::Sender<Delivery>,
-        stop: &CancellationToken,
-        drained: &CancellationToken,
-        singly: &mut u16,
-    ) -> Result<(), TopologyError> {
+    /// Waits until RabbitMQ takes messages again; false at `stop`.
+    async fn wait_until_publishing(&self, stop: &CancellationToken) -> bool {
+        let Some(closed) = self.publish_gate.closed() else { return true };
+        (self.on_change)(Change::Lost(closed.reason));
+        let mut backoff = Backoff::new(PROBE.0, PROBE.1);
+        let probing = async {
+            while closed.is_final || !self.can_publish().await {
+                sleep(jittered(backoff.next(), fastrand::f64())).await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return false,
+            () = probing => {}
+        }
+        self.publish_gate.open();
+        true
+    }
+
+    /// Whether RabbitMQ takes a message: one for a queue that does not exist, which it returns.
+    async fn can_publish(&self) -> bool {
+        let nowhere = format!("{}.probe", self.connector.config().queue);
+        let published = self.publisher.publish(&nowhere, b"", Properties::default()).await;
+        matches!(published, Ok(()) | Err(PublishError::Returned(_)))
+    }
+
+    /// One connection, from connecting to its end.
+    async fn consume(&self, work: &Work<'_>, life: &mut Life, serial: &mut SerialMode) -> Result<(), TopologyError> {
         let opened = tokio::select! {
-            opened = self.open(self.prefetch_for(*singly)) => opened?,
-            () = stop.cancelled() => return Ok(()),
+            opened = self.open(serial) => opened?,
+            () = work.stop.cancelled() => return Ok(()),
         };
         let (connection, subscription) = opened;
-        (self.on_change)(Change::Connected);
-        let lost = CancellationToken::new();
-        let ended = self.hand_over(&connection, subscription, deliveries, stop, &lost, singly).await;
-        if stop.is_cancelled() {
+        let ended = self.hand_over(&connection, subscription, work, life, serial).await;
+        if work.stop.is_cancelled() {
             // The settled deliveries' acks travel on this connection.
-            drained.cancelled().await;
+            work.drained.cancelled().await;
         }
-        lost.cancel();
+        life.gone.cancel();
         close(&connection).await;
         ended.map(drop).map_err(TopologyError::Broker)
     }
 
-    fn prefetch_for(&self, singly: u16) -> u16 {
-        if singly > 0 { 1 } else { self.prefetch }
-    }
-
     /// Connects and subscribes. A node on which either fails is passed over.
-    async fn open(&self, prefetch: u16) -> Result<(Connection, Subscription), TopologyError> {
+    async fn open(&self, serial: &SerialMode) -> Result<(Connection, Subscription), TopologyError> {
         let connected = self.connector.connect_in_turn("consumer").await;
-        let (connection, turn) = connected.map_err(TopologyError::Broker)?;
-        match self.subscribe(&connection, prefetch).await {
-            Ok(subscription) => Ok((connection, subscription)),
+        let (connection, node) = connected.map_err(TopologyError::Broker)?;
+        match self.subscribe(&connection, serial).await {
+            Ok((subscription, others)) => {
+                (self.on_change)(Change::Connected { node: self.connector.node(node), others });
+                Ok((connection, subscription))
+            }
             Err(error) => {
-                self.connector.pass_over(turn);
+                self.connector.mark_failed(node);
                 Err(error)
             }
         }
     }
 
-    async fn subscribe(&self, connection: &Connection, prefetch: u16) -> Result<Subscription, TopologyError> {
+    async fn subscribe(
+        &self,
+        connection: &Connection,
+        serial: &SerialMode,
+    ) -> Result<(Subscription, u32), TopologyError> {
         let config = self.connector.config();
         topology::apply(connection, &self.topology, config.topology).await?;
-        subscribe(connection, &config.queue, prefetch).await.map_err(TopologyError::Broker)
+        let rejects = can_reject(connection, &self.topology, config.topology).await;
+        self.publish_gate.set_can_reject(rejects);
+        let others = topology::consumers(connection, &config.queue).await.unwrap_or(0);
+        let subscribed = Subscription::new(connection, &config.queue, self.prefetch_for(serial), 0).await;
+        subscribed.map(|subscription| (subscription, others)).map_err(TopologyError::Broker)
     }
 
-    /// Hands deliveries over until `stop`, or until the stream ends, whose first error or end is final. What is in hand is
-    /// settled on the channel that it came on, and a channel that nobody holds closes: they are given back to be held until then.
+    fn prefetch_for(&self, serial: &SerialMode) -> u16 {
+        if serial.is_on() { 1 } else { self.prefetch }
+    }
+
+    /// Hands deliveries over until `stop`, or until the consumer ends, whose first error or end is final. Unsettled deliveries are
+    /// settled on the channel that they came on, and a channel that nobody holds closes: all are returned to be held.
     async fn hand_over(
         &self,
         connection: &Connection,
         mut subscription: Subscription,
-        deliveries: &mpsc::Sender<Delivery>,
-        stop: &CancellationToken,
-        lost: &CancellationToken,
-        singly: &mut u16,
-    ) -> Result<Vec<lapin::Channel>, BrokerError> {
-        let mut channels = Vec::new();
+        work: &Work<'_>,
+        life: &mut Life,
+        serial: &mut SerialMode,
+    ) -> Result<Vec<Subscription>, BrokerError> {
+        let mut former = Vec::new();
         loop {
-            let acks = Acks::start(self.prefetch_for(*singly), lost.clone(), &self.services);
-            let stopped = take(&mut subscription.1, &acks, deliveries, stop, lost, singly).await?;
-            let (channel, consumer) = subscription;
-            drain(consumer, &channel).await?;
-            channels.push(channel);
-            if stopped {
-                return Ok(channels);
-            }
+            let ended = self.take(connection, &mut subscription, work, life, serial).await?;
             let queue = &self.connector.config().queue;
-            subscription = subscribe(connection, queue, self.prefetch_for(*singly)).await?;
-        }
-    }
-}
-
-type Subscription = (lapin::Channel, Consumer);
-
-async fn subscribe(connection: &Connection, queue: &str, prefetch: u16) -> Result<Subscription, BrokerError> {
-    let channel = open_channel(connection).await?;
-    // Before consuming: it is the only bound on the client's buffer.
-    bounded("set the prefetch", channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
-    let consume = channel.basic_consume(short(queue)?, "".into(), BasicConsumeOptions::default(), Headers::default());
-    let consumer = bounded(&format!("consume {queue}"), consume).await?;
-    Ok((channel, consumer))
-}
-
-/// Hands deliveries over until `stop` (then true), or until the last of `singly` many (then false).
-async fn take(
-    consumer: &mut Consumer,
-    acks: &Arc<Acks>,
-    deliveries: &mpsc::Sender<Delivery>,
-    stop: &CancellationToken,
-    lost: &CancellationToken,
-    singly: &mut u16,
-) -> Result<bool, BrokerError> {
-    let mut stopped = pin!(stop.cancelled());
-    loop {
-        let next = tokio::select! {
-            biased;
-            () = &mut stopped => return Ok(true),
-            next = consumer.next() => next,
-        };
-        match next {
-            Some(Ok(delivery)) => {
-                let receipt = acks.receipt(&delivery);
-                if let Err(unsent) = deliveries.send(with_receipt(delivery, receipt, lost)).await {
-                    // Nobody takes deliveries any more: the worker is stopping.
-                    let _ = unsent.0.receipt.nack_requeue().await;
+            let next = match ended {
+                Taken::Stopped => None,
+                // The new consumer has a higher priority, so that RabbitMQ 4 does not hand the queue to a standby.
+                Taken::Switch(_) => {
+                    let priority = subscription.priority + 1;
+                    Some(Subscription::new(connection, queue, self.prefetch_for(serial), priority).await?)
                 }
+            };
+            subscription.cancel().await?;
+            if let Taken::Switch(Some(suspicious)) = ended {
+                let _ = suspicious.nack_requeue().await;
             }
-            Some(Err(error)) => return Err(described("consuming", &error)),
-            None => {
-                let message =
-                    "the broker has ended the consumer; was the queue deleted, or did a delivery take too long?"
-                        .to_owned();
-                return Err(BrokerError { message, code: None });
-            }
-        }
-        if *singly > 0 {
-            *singly -= 1;
-            if *singly == 0 {
-                return Ok(false);
+            former.push(subscription);
+            let Some(next) = next else { return Ok(former) };
+            subscription = next;
+            if serial.is_on() {
+                self.wait_settled(work, life).await;
             }
         }
     }
-}
 
-/// Ends the consumer and returns what it had not handed over.
-async fn drain(mut consumer: Consumer, channel: &lapin::Channel) -> Result<(), BrokerError> {
-    let tag = consumer.tag();
-    bounded("cancel the consumer", channel.basic_cancel(tag, BasicCancelOptions::default())).await?;
-    while let Ok(Some(Ok(delivery))) = timeout(WAIT, consumer.next()).await {
-        let _ = nack_requeue(&delivery.acker).await;
+    /// Waits until everything that was delivered is settled: from then on one message is unsettled at a time.
+    async fn wait_settled(&self, work: &Work<'_>, life: &Life) {
+        life.unsettled.close();
+        tokio::select! {
+            () = work.stop.cancelled() => {}
+            () = life.unsettled.wait() => {}
+        }
+        life.unsettled.reopen();
     }
-    Ok(())
-}
 
-/// A delivery that is settled by a frame of its own.
-pub(super) fn receive(received: LapinDelivery, lost: &CancellationToken) -> Delivery {
-    let receipt = Box::new(AtOnce(received.acker.clone()));
-    with_receipt(received, receipt, lost)
-}
-
-fn with_receipt(received: LapinDelivery, receipt: Box<dyn Acker>, lost: &CancellationToken) -> Delivery {
-    Delivery {
-        message: Box::new(Message {
-            body: received.data,
-            properties: received.properties,
-            exchange: received.exchange.as_str().to_owned(),
-            routing_key: received.routing_key.as_str().to_owned(),
-            redelivered: received.redelivered,
-            delivery_tag: received.delivery_tag,
-        }),
-        receipt,
-        lost: lost.clone(),
+    /// Hands the deliveries of one subscription over.
+    async fn take(
+        &self,
+        connection: &Connection,
+        subscription: &mut Subscription,
+        work: &Work<'_>,
+        life: &mut Life,
+        serial: &mut SerialMode,
+    ) -> Result<Taken, BrokerError> {
+        let mut stopped = pin!(work.stop.cancelled());
+        let mut unpublishable = pin!(self.publish_gate.wait_closed());
+        let mut is_first = true;
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = &mut stopped => return Ok(Taken::Stopped),
+                closed = &mut unpublishable => return Err(BrokerError { message: closed.reason, code: None }),
+                next = subscription.consumer.next() => next,
+            };
+            let received = match next {
+                Some(received) => received.map_err(|error| described("consuming", &error))?,
+                None => return Err(ended_by_broker()),
+            };
+            if std::mem::take(&mut is_first) {
+                let queue = &self.connector.config().queue;
+                take_ownership(connection, queue, &*self.ownership, &*self.publisher).await?;
+                (self.on_change)(Change::Active);
+            }
+            life.delivered += 1;
+            let delivery = receive(received, &life.gone, Some(life.unsettled.token()));
+            if !serial.is_on() && delivery.message.delivery_count() >= SUSPICIOUS_COUNT && self.prefetch > 1 {
+                serial.start(self.prefetch);
+                let reason = format!("a message was delivered {} times before", delivery.message.delivery_count());
+                (self.on_change)(Change::Serial(Some(reason)));
+                return Ok(Taken::Switch(Some(delivery.acker)));
+            }
+            self.pass_on(delivery, work).await;
+            if serial.delivered() {
+                (self.on_change)(Change::Serial(None));
+                return Ok(Taken::Switch(None));
+            }
+        }
     }
+
+    async fn pass_on(&self, delivery: Delivery, work: &Work<'_>) {
+        if delivery.message.is_oversized() && self.publish_gate.can_reject() {
+            // Not kept: so many of them could be unsettled that no memory would be enough.
+            let (message_id, bytes) = (delivery.message.id().map(str::to_owned), delivery.message.body.len());
+            (self.on_change)(Change::Oversized { message_id, bytes });
+            let _ = delivery.acker.reject().await;
+        } else if let Err(unsent) = work.deliveries.send(delivery).await {
+            // Nobody takes deliveries any more: the worker is stopping.
+            let _ = unsent.0.acker.nack_requeue().await;
+        }
+    }
+}
+
+/// Why a subscription takes no more.
+enum Taken {
+    /// The worker stops.
+    Stopped,
+    /// Another number of messages is to be unsettled at a time. With a message that is to be returned.
+    Switch(Option<Box<dyn Acker>>),
+}
+
+fn ended_by_broker() -> BrokerError {
+    let message = "RabbitMQ has ended the consumer; was the queue deleted, or did a delivery take longer than its consumer timeout?";
+    BrokerError { message: message.to_owned(), code: None }
 }

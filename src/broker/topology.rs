@@ -1,7 +1,7 @@
 //! The queues: what the worker declares, and the same as RabbitMQ definitions.
 //!
-//! All are quorum queues. What the broker itself gives up goes to the dead-letter queue, at least once: a limit without a
-//! dead-letter target would drop it.
+//! All but the audit stream are quorum queues. What RabbitMQ itself dead-letters goes to a queue of its own, at least once: a limit
+//! without a dead-letter target would drop it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,6 +25,10 @@ const MAX_LENGTH: i64 = 10_000_000;
 pub const WAYS_OUT: &str = "delete the queue once it is empty and let the worker declare it; or name another queue in \
                             broker.queue; or, where others own the queues, set broker.topology = \"verify\"; `topology` \
                             prints what the worker declares";
+/// How long a discarded dead letter can be restored.
+const DISCARDED_KEPT: Duration = Duration::from_secs(30 * 86_400);
+/// How long the stream of operators' actions is kept, as RabbitMQ writes it.
+const AUDIT_KEPT: &str = "90D";
 /// How long a held message stays away.
 pub const HOLD: Duration = Duration::from_secs(10);
 
@@ -35,6 +39,8 @@ pub struct Queue {
     pub name: String,
     /// Its arguments, `x-queue-type` included.
     pub arguments: BTreeMap<&'static str, Argument>,
+    /// Whether the worker cannot work without it.
+    pub is_required: bool,
 }
 
 /// The value of a queue argument.
@@ -67,11 +73,43 @@ pub fn hold_queue(queue: &str) -> String {
     format!("{queue}.retry.hold")
 }
 
+/// Name of the queue that holds the id of the ledger whose worker consumed last.
+#[must_use]
+pub fn owner_queue(queue: &str) -> String {
+    format!("{queue}.owner")
+}
+
+/// Name of the queue for what RabbitMQ dead-letters itself.
+#[must_use]
+pub fn broker_dead_letter_queue(dead_letter_queue: &str) -> String {
+    format!("{dead_letter_queue}.broker")
+}
+
+/// Name of the queue for dead letters that an operator discarded.
+#[must_use]
+pub fn discarded_queue(queue: &str) -> String {
+    format!("{queue}.discarded")
+}
+
+/// Name of the stream of operators' actions.
+#[must_use]
+pub fn audit_queue(queue: &str) -> String {
+    format!("{queue}.audit")
+}
+
 impl Topology {
     /// The queues of a configuration.
     #[must_use]
     pub fn new(broker: &config::Broker, delays: &[Duration]) -> Self {
-        let mut queues = vec![work(broker), dead_letter(broker), waiting(broker, hold_queue(&broker.queue), HOLD)];
+        let mut queues = vec![
+            work(broker),
+            dead_letter(broker),
+            optional(broker_dead_letter_queue(&broker.dead_letter_queue), quorum()),
+            owner(broker),
+            discarded(broker),
+            audit(broker),
+            waiting(broker, hold_queue(&broker.queue), HOLD),
+        ];
         for delay in delays {
             let name = retry_queue(&broker.queue, *delay);
             if !queues.iter().any(|queue| queue.name == name) {
@@ -100,23 +138,48 @@ impl Topology {
 }
 
 fn work(broker: &config::Broker) -> Queue {
-    let mut arguments = dead_lettering_to(&broker.dead_letter_queue);
+    let mut arguments = dead_lettering_to(&broker_dead_letter_queue(&broker.dead_letter_queue));
     arguments.insert("x-delivery-limit", Argument::Number(WORK_DELIVERY_LIMIT));
     if broker.single_active_consumer {
         arguments.insert("x-single-active-consumer", Argument::Switch(true));
     }
-    Queue { name: broker.queue.clone(), arguments }
+    Queue { name: broker.queue.clone(), arguments, is_required: true }
 }
 
 fn dead_letter(broker: &config::Broker) -> Queue {
-    Queue { name: broker.dead_letter_queue.clone(), arguments: quorum() }
+    Queue { name: broker.dead_letter_queue.clone(), arguments: quorum(), is_required: true }
+}
+
+fn optional(name: String, arguments: BTreeMap<&'static str, Argument>) -> Queue {
+    Queue { name, arguments, is_required: false }
+}
+
+/// One message at most: a new owner's replaces the old one's.
+fn owner(broker: &config::Broker) -> Queue {
+    let mut arguments = quorum();
+    arguments.insert("x-max-length", Argument::Number(1));
+    arguments.insert("x-overflow", Argument::Text("drop-head".to_owned()));
+    optional(owner_queue(&broker.queue), arguments)
+}
+
+fn discarded(broker: &config::Broker) -> Queue {
+    let mut arguments = quorum();
+    let kept = i64::try_from(DISCARDED_KEPT.as_millis()).unwrap_or(i64::MAX);
+    arguments.insert("x-message-ttl", Argument::Number(kept));
+    optional(discarded_queue(&broker.queue), arguments)
+}
+
+fn audit(broker: &config::Broker) -> Queue {
+    let text = |text: &str| Argument::Text(text.to_owned());
+    let arguments = BTreeMap::from([("x-queue-type", text("stream")), ("x-max-age", text(AUDIT_KEPT))]);
+    optional(audit_queue(&broker.queue), arguments)
 }
 
 fn waiting(broker: &config::Broker, name: String, delay: Duration) -> Queue {
     let mut arguments = dead_lettering_to(&broker.queue);
     let millis = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
     arguments.insert("x-message-ttl", Argument::Number(millis));
-    Queue { name, arguments }
+    Queue { name, arguments, is_required: true }
 }
 
 fn quorum() -> BTreeMap<&'static str, Argument> {
@@ -182,7 +245,7 @@ pub enum TopologyError {
 /// [`TopologyError`]
 pub async fn apply(connection: &Connection, topology: &Topology, mode: TopologyMode) -> Result<(), TopologyError> {
     let channel = open_channel(connection).await.map_err(TopologyError::Broker)?;
-    for queue in &topology.queues {
+    for queue in topology.queues.iter().filter(|queue| queue.is_required || mode == TopologyMode::Declare) {
         let name = short(&queue.name).map_err(TopologyError::Broker)?;
         let options = QueueDeclareOptions {
             durable: true,
@@ -196,6 +259,19 @@ pub async fn apply(connection: &Connection, topology: &Topology, mode: TopologyM
     // The queues stand; a channel that does not close properly is no reason to doubt it.
     let _ = bounded("close the channel", channel.close(200, "OK".into())).await;
     Ok(())
+}
+
+/// How many consumers a queue has; standbys of a single active consumer are not counted.
+///
+/// # Errors
+/// What the broker said.
+pub(super) async fn consumers(connection: &Connection, queue: &str) -> Result<u32, BrokerError> {
+    let channel = open_channel(connection).await?;
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let declare = channel.queue_declare(short(queue)?, options, Headers::default());
+    let found = bounded(&format!("look for the queue {queue}"), declare).await?;
+    let _ = bounded("close the channel", channel.close(200, "OK".into())).await;
+    Ok(found.consumer_count())
 }
 
 /// Connects only to declare.

@@ -7,7 +7,7 @@ use crate::app::AFTER_GRACE;
 use crate::config::{Config, LedgerStore};
 use crate::duration::format;
 use crate::retry::{JITTER, Schedule};
-use crate::worker::{PATIENCE, TOKEN_INFORMATION};
+use crate::worker::{ORPHAN_MARGIN, TOKEN_INFORMATION};
 
 /// RabbitMQ's default `consumer_timeout`; AMQP does not tell the real one.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -48,14 +48,14 @@ fn retries(config: &Config, findings: &mut Findings) {
 }
 
 /// A delivery is unsettled for `gate.hold`, and then for the attempt that began just before and the wait after it, or for another
-/// worker's intent. A wait that the CRM asks for is spent on a retry queue, if one is long enough.
+/// worker's claim. A wait that the CRM asks for is spent on a retry queue, if one is long enough.
 fn hold(config: &Config, findings: &mut Findings) {
     let pause = match config.retry.immediate_attempts {
         0 | 1 => Duration::ZERO,
         _ if Schedule::from(&config.retry).reaches(config.retry.retry_after_max) => config.retry.immediate_max,
         _ => config.retry.immediate_max.max(config.retry.retry_after_max),
     };
-    let after = (TOKEN_INFORMATION + pause.mul_f64(1.0 + JITTER)).max(PATIENCE);
+    let after = (TOKEN_INFORMATION + pause.mul_f64(1.0 + JITTER)).max(ORPHAN_MARGIN);
     let longest = config.gate.hold + config.crm.request_timeout + after;
     let message = format!(
         "a delivery may stay unsettled for {}; the broker takes it back after its consumer timeout, which AMQP does not \
@@ -109,8 +109,11 @@ fn replicas(config: &Config, consumers: Option<u32>, findings: &mut Findings) {
     let several = consumers.filter(|consumers| *consumers > 1);
     let shared = matches!(config.ledger.store, LedgerStore::Redis(_));
     if config.broker.single_active_consumer {
-        let knows =
-            if shared { "" } else { "; one that takes over knows what was created only from a ledger in Redis" };
+        let knows = if shared {
+            ""
+        } else {
+            "; a standby with a ledger of its own treats messages that were delivered before as in doubt"
+        };
         findings.ok(check, format!("one replica works, others stand by, since the CRM's limit is per token{knows}"));
     } else {
         let each = config.crm.max_in_flight_per_token;

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::Findings;
 use crate::config::{self, LedgerStore};
-use crate::ledger::{LedgerError, Limits, file, redis};
+use crate::ledger::{LedgerError, redis, sqlite};
 
 /// How long the disk may take.
 const DISK: Duration = Duration::from_secs(30);
@@ -23,8 +23,7 @@ pub(super) async fn check(config: &config::Ledger) -> Findings {
             "set ledger.url to file:PATH, or to redis://… for replicas",
         ),
         LedgerStore::File(path) => {
-            let limits = Limits { retention: config.retention, max_entries: config.max_entries };
-            in_file(path, limits, &mut findings).await;
+            in_file(path, &mut findings).await;
         }
         LedgerStore::Redis(url) => match redis::inspect::inspect(url).await {
             Ok(found) => in_redis(&found, &mut findings),
@@ -38,19 +37,15 @@ fn refused(error: &LedgerError, findings: &mut Findings) {
     findings.problem("ledger", error.problem(), error.advice());
 }
 
-async fn in_file(path: &Path, limits: Limits, findings: &mut Findings) {
+async fn in_file(path: &Path, findings: &mut Findings) {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let shown = format!("file {}", path.display());
-    let looking = tokio::task::spawn_blocking(move || file::inspect::inspect(&path, limits));
+    let looking = tokio::task::spawn_blocking(move || sqlite::inspect(&path));
     let message = match timeout(DISK, looking).await {
         Ok(Ok(Ok(found))) => match found {
-            file::inspect::Found::Nothing => "is not there yet; its folder can be written",
-            file::inspect::Found::Unclosed => "was not closed well; the worker repairs it when it starts",
-            file::inspect::Found::Held => "is held by a running worker, or another process",
-            file::inspect::Found::Ledger(entries) => {
-                findings.ok("ledger", format!("{shown}: can be read and written, {entries} entries"));
-                return;
-            }
+            sqlite::Found::Nothing => "does not exist yet; its folder can be written".to_owned(),
+            sqlite::Found::Held(entries) => format!("a running worker has it open, {entries} entries"),
+            sqlite::Found::Ledger(entries) => format!("can be read and written, {entries} entries"),
         },
         Ok(Ok(Err(error))) => return refused(&error, findings),
         Ok(Err(_)) | Err(_) => {

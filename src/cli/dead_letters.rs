@@ -159,7 +159,7 @@ impl Looked {
 }
 
 fn broker(error: BrokerError) -> Error {
-    match error.unreadable() {
+    match error.is_undeliverable() {
         true => Error::failed(format!(
             "{error}\nno command gets past that letter; take it out in the management interface (Queues, then Get messages), \
              and then go on"

@@ -1,130 +1,121 @@
-//! The breaker: closed by failures in a row, opened by a verdict of the CRM. Pure: the time is a parameter.
+//! A circuit breaker: trips, lets one request at a time find out whether it can close again, and closes when one succeeds. The
+//! CRM has one, and each token has one. Pure: the time is a parameter.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config;
-use crate::crm::classify::Outcome;
 use crate::retry::{Backoff, jittered};
 
-/// Why no request leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cause {
-    /// Failures in a row.
-    Outage,
-    /// The endpoint is wrong; an operator is needed.
-    Misconfigured,
-}
-
-/// Which probe it is, so that one that ends late, or twice, ends no other.
+/// Identifies one half-open request, so that one that ends late ends no other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Probe(u64);
+pub struct Trial(u64);
 
-/// Counts failures in a row and spaces the probes while the gate is closed.
+/// See the module's documentation. `C` is why it can trip.
 #[derive(Debug)]
-pub struct Breaker {
-    limit: u32,
-    failures: u32,
-    closed: Option<Closed>,
-    /// Probes so far.
-    probes: u64,
-    pauses: Backoff,
+pub struct Breaker<C> {
+    tripped: Option<Tripped<C>>,
+    trials: u64,
+    retry_interval: Backoff,
 }
 
 #[derive(Debug)]
-struct Closed {
-    cause: Cause,
-    next_probe: Instant,
-    /// The one probe that is out.
-    probing: Option<Probe>,
+struct Tripped<C> {
+    cause: C,
+    /// When it closes by itself.
+    until: Option<Instant>,
+    next_trial: Instant,
+    /// The one request that is half-open now.
+    trial: Option<Trial>,
 }
 
-impl Breaker {
-    /// A breaker that lets everything through until it learns otherwise.
+impl<C: Copy> Breaker<C> {
+    /// A closed breaker, through which requests go. Once tripped it is tried after `first`, then at intervals that double up to
+    /// `longest`.
     #[must_use]
-    pub fn new(config: &config::Gate) -> Self {
-        Self {
-            limit: config.failures,
-            failures: 0,
-            closed: None,
-            probes: 0,
-            pauses: Backoff::new(config.probe_initial, config.probe_max),
+    pub fn new(first: Duration, longest: Duration) -> Self {
+        Self { tripped: None, trials: 0, retry_interval: Backoff::new(first, longest) }
+    }
+
+    /// Why it has tripped; none while requests go through.
+    #[must_use]
+    pub fn cause(&self) -> Option<C> {
+        self.tripped.as_ref().map(|tripped| tripped.cause)
+    }
+
+    /// When it can be tried next, or closes by itself; none while requests go through, and while one is half-open.
+    #[must_use]
+    pub fn next_event(&self) -> Option<Instant> {
+        let tripped = self.tripped.as_ref()?;
+        let trial = tripped.trial.is_none().then_some(tripped.next_trial);
+        [trial, tripped.until].into_iter().flatten().min()
+    }
+
+    /// Whether a request may go through half-open now.
+    #[must_use]
+    pub fn can_be_tried(&self, now: Instant) -> bool {
+        self.tripped.as_ref().is_some_and(|tripped| tripped.trial.is_none() && tripped.next_trial <= now)
+    }
+
+    /// Whether this request is the one that is half-open.
+    #[must_use]
+    pub fn is_half_open(&self, trial: Trial) -> bool {
+        self.tripped.as_ref().is_some_and(|tripped| tripped.trial == Some(trial))
+    }
+
+    /// Lets one request through half-open.
+    pub fn start_trial(&mut self) -> Trial {
+        self.trials += 1;
+        let trial = Trial(self.trials);
+        if let Some(tripped) = &mut self.tripped {
+            tripped.trial = Some(trial);
+        }
+        trial
+    }
+
+    /// The half-open request ended without an answer: the next one may go at once.
+    pub fn abandon(&mut self, trial: Trial) {
+        if let Some(tripped) = self.tripped.as_mut().filter(|tripped| tripped.trial == Some(trial)) {
+            tripped.trial = None;
         }
     }
 
-    /// Why it is closed, if it is.
-    #[must_use]
-    pub fn cause(&self) -> Option<Cause> {
-        self.closed.as_ref().map(|closed| closed.cause)
-    }
-
-    /// When the next probe may leave; none while open, and while one is out.
-    #[must_use]
-    pub fn next_probe(&self) -> Option<Instant> {
-        self.closed.as_ref().filter(|closed| closed.probing.is_none()).map(|closed| closed.next_probe)
-    }
-
-    /// Whether a probe is the one that is out: the gate neither opened meanwhile nor has it been taken back.
-    #[must_use]
-    pub fn is_out(&self, probe: Probe) -> bool {
-        self.closed.as_ref().is_some_and(|closed| closed.probing == Some(probe))
-    }
-
-    /// The one probe, to be marked as out by [`Self::start_probe`] once it is.
-    #[must_use]
-    pub fn new_probe(&mut self) -> Probe {
-        self.probes += 1;
-        Probe(self.probes)
-    }
-
-    /// Marks the one probe as out.
-    pub fn start_probe(&mut self, probe: Probe) {
-        if let Some(closed) = &mut self.closed {
-            closed.probing = Some(probe);
+    /// The half-open request ended and told nothing: the next one waits as after a failure.
+    pub fn postpone(&mut self, trial: Trial, now: Instant, chance: f64) {
+        if let Some(tripped) = self.tripped.as_mut().filter(|tripped| tripped.trial == Some(trial)) {
+            tripped.trial = None;
+            tripped.next_trial = now + jittered(self.retry_interval.next(), chance);
         }
     }
 
-    /// Takes a probe back that ended without an outcome.
-    pub fn abandon_probe(&mut self, probe: Probe) {
-        if let Some(closed) = self.closed.as_mut().filter(|closed| closed.probing == Some(probe)) {
-            closed.probing = None;
+    /// Trips, or waits longer after the half-open request failed; at least `not_before` from now. A late answer to a request that
+    /// was sent before it tripped changes nothing.
+    pub fn trip(&mut self, cause: C, trial: Option<Trial>, now: Instant, not_before: Duration, chance: f64) {
+        let is_trial = trial.is_some_and(|trial| self.is_half_open(trial));
+        if self.tripped.is_none() || is_trial {
+            let wait = self.retry_interval.next().max(not_before);
+            self.tripped = Some(Tripped { cause, until: None, next_trial: now + jittered(wait, chance), trial: None });
         }
     }
 
-    /// Learns what became of a request. A probe that is no longer the one that is out is a request like any other.
-    pub fn report(&mut self, outcome: Outcome, probe: Option<Probe>, now: Instant, chance: f64) {
-        let probe = probe.is_some_and(|probe| self.is_out(probe));
-        match outcome {
-            Outcome::Created | Outcome::Rejected => {
-                self.failures = 0;
-                self.closed = None;
-                self.pauses.reset();
-            }
-            Outcome::Unavailable | Outcome::Unknown => {
-                self.failures = self.failures.saturating_add(1);
-                if self.failures >= self.limit || probe {
-                    self.close(Cause::Outage, probe, now, chance);
-                }
-            }
-            Outcome::Misconfigured => self.close(Cause::Misconfigured, probe, now, chance),
-            // These tell of the token only; the next probe waits its turn.
-            Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized => {
-                if let Some(closed) = self.closed.as_mut().filter(|_| probe) {
-                    closed.probing = None;
-                    closed.next_probe = now + jittered(self.pauses.next(), chance);
-                }
-            }
-        }
+    /// Trips until a known moment, whatever was before.
+    pub fn trip_until(&mut self, cause: C, until: Option<Instant>, now: Instant) {
+        self.retry_interval.reset();
+        let next_trial = now + self.retry_interval.next();
+        self.tripped = Some(Tripped { cause, until, next_trial, trial: None });
     }
 
-    /// Closes, or after a failed probe waits longer. A straggler sent before the closing changes nothing.
-    fn close(&mut self, cause: Cause, probe: bool, now: Instant, chance: f64) {
-        if self.closed.is_some() && !probe {
-            return;
+    /// A request succeeded: requests go through again.
+    pub fn close(&mut self) {
+        self.tripped = None;
+        self.retry_interval.reset();
+    }
+
+    /// Closes if the moment has come.
+    pub fn refresh(&mut self, now: Instant) {
+        if self.tripped.as_ref().and_then(|tripped| tripped.until).is_some_and(|until| until <= now) {
+            self.close();
         }
-        let wait: Duration = jittered(self.pauses.next(), chance);
-        self.closed = Some(Closed { cause, next_probe: now + wait, probing: None });
     }
 }
 
@@ -132,90 +123,71 @@ impl Breaker {
 mod tests {
     use super::*;
 
-    fn breaker(failures: u32) -> Breaker {
-        Breaker::new(&config::Gate {
-            failures,
-            probe_initial: Duration::from_secs(1),
-            probe_max: Duration::from_secs(4),
-            recheck: Duration::from_secs(900),
-            hold: Duration::from_secs(600),
-        })
-    }
+    const SECOND: Duration = Duration::from_secs(1);
 
-    /// A probe that is out.
-    fn probe(breaker: &mut Breaker) -> Probe {
-        let probe = breaker.new_probe();
-        breaker.start_probe(probe);
-        probe
+    fn tripped(now: Instant) -> Breaker<&'static str> {
+        let mut breaker = Breaker::new(SECOND, SECOND * 4);
+        breaker.trip("outage", None, now, Duration::ZERO, 0.0);
+        breaker
     }
 
     #[tokio::test(start_paused = true)]
-    async fn closes_after_failures_in_a_row_without_ever_a_success() {
-        let mut breaker = breaker(3);
+    async fn breaker_lets_one_trial_through_at_growing_intervals() {
         let now = Instant::now();
-        breaker.report(Outcome::Unknown, None, now, 0.0);
-        breaker.report(Outcome::Unavailable, None, now, 0.0);
-        assert_eq!(breaker.cause(), None);
-        breaker.report(Outcome::Unavailable, None, now, 0.0);
-        assert_eq!(breaker.cause(), Some(Cause::Outage));
-        assert_eq!(breaker.next_probe(), Some(now + Duration::from_secs(1)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_verdict_about_a_message_ends_the_row_and_opens() {
-        for verdict in [Outcome::Created, Outcome::Rejected] {
-            let mut breaker = breaker(2);
-            let now = Instant::now();
-            breaker.report(Outcome::Unavailable, None, now, 0.0);
-            breaker.report(verdict, None, now, 0.0);
-            breaker.report(Outcome::Unavailable, None, now, 0.0);
-            assert_eq!(breaker.cause(), None);
-            breaker.report(Outcome::Unavailable, None, now, 0.0);
-            assert_eq!(breaker.cause(), Some(Cause::Outage));
-            let probe = probe(&mut breaker);
-            breaker.report(verdict, Some(probe), now, 0.0);
-            assert_eq!(breaker.cause(), None);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn probes_one_at_a_time_at_growing_intervals() {
-        let mut breaker = breaker(1);
-        let now = Instant::now();
-        breaker.report(Outcome::Unavailable, None, now, 0.0);
+        let mut breaker = tripped(now);
+        assert!(!breaker.can_be_tried(now) && breaker.can_be_tried(now + SECOND));
         for seconds in [2, 4, 4] {
-            let probe = probe(&mut breaker);
-            assert_eq!(breaker.next_probe(), None, "one at a time");
-            breaker.report(Outcome::Unavailable, Some(probe), now, 0.0);
-            assert_eq!(breaker.next_probe(), Some(now + Duration::from_secs(seconds)));
+            let trial = breaker.start_trial();
+            assert!(!breaker.can_be_tried(now + SECOND * 99), "one at a time");
+            breaker.trip("outage", Some(trial), now, Duration::ZERO, 0.0);
+            assert_eq!(breaker.next_event(), Some(now + SECOND * seconds));
         }
-        breaker.report(Outcome::Unavailable, None, now + Duration::from_secs(1), 0.0);
-        assert_eq!(breaker.next_probe(), Some(now + Duration::from_secs(4)), "a straggler postpones nothing");
+        breaker.trip("outage", None, now + SECOND, Duration::ZERO, 0.0);
+        assert_eq!(breaker.next_event(), Some(now + SECOND * 4), "a late answer postpones nothing");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_probe_that_ends_late_ends_no_newer_one() {
+    async fn breaker_waits_as_long_as_the_server_asks() {
         let now = Instant::now();
-        for outcome in [Outcome::Unavailable, Outcome::Unknown, Outcome::Misconfigured, Outcome::Throttled] {
-            let mut breaker = breaker(1);
-            breaker.report(Outcome::Unavailable, None, now, 0.0);
-            let late = probe(&mut breaker);
-            breaker.report(Outcome::Created, None, now, 0.0);
-            breaker.report(Outcome::Unavailable, None, now, 0.0);
-            let newer = probe(&mut breaker);
-            breaker.report(outcome, Some(late), now, 0.0);
-            breaker.abandon_probe(late);
-            assert!(breaker.is_out(newer), "{outcome:?}");
-            assert_eq!((breaker.cause(), breaker.next_probe()), (Some(Cause::Outage), None), "{outcome:?}");
-            breaker.report(Outcome::Unavailable, Some(newer), now, 0.0);
-            assert_eq!(breaker.next_probe(), Some(now + Duration::from_secs(2)), "{outcome:?}: no wait was skipped");
-        }
+        let mut breaker = tripped(now);
+        let trial = breaker.start_trial();
+        breaker.trip("outage", Some(trial), now, SECOND * 300, 0.0);
+        assert_eq!(breaker.next_event(), Some(now + SECOND * 300));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wrong_endpoint_closes_at_once() {
-        let mut breaker = breaker(5);
-        breaker.report(Outcome::Misconfigured, None, Instant::now(), 0.0);
-        assert_eq!(breaker.cause(), Some(Cause::Misconfigured));
+    async fn breaker_lets_the_next_trial_go_at_once_after_an_abandoned_one() {
+        let now = Instant::now();
+        let mut breaker = tripped(now);
+        let trial = breaker.start_trial();
+        breaker.abandon(trial);
+        assert!(breaker.can_be_tried(now + SECOND));
+        let next = breaker.start_trial();
+        breaker.abandon(trial);
+        assert!(breaker.is_half_open(next), "one that ends twice ends no other");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn breaker_closes_on_success_and_starts_over() {
+        let now = Instant::now();
+        let mut breaker = tripped(now);
+        let trial = breaker.start_trial();
+        breaker.trip("outage", Some(trial), now, Duration::ZERO, 0.0);
+        breaker.close();
+        assert_eq!(breaker.cause(), None);
+        breaker.trip("outage", None, now, Duration::ZERO, 0.0);
+        assert_eq!(breaker.next_event(), Some(now + SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn breaker_closes_by_itself_when_its_time_has_come() {
+        let now = Instant::now();
+        let mut breaker: Breaker<&str> = Breaker::new(SECOND * 900, SECOND * 900);
+        breaker.trip_until("quota", Some(now + SECOND * 60), now);
+        assert_eq!(breaker.next_event(), Some(now + SECOND * 60));
+        breaker.refresh(now + SECOND * 59);
+        assert_eq!(breaker.cause(), Some("quota"));
+        breaker.refresh(now + SECOND * 60);
+        assert_eq!(breaker.cause(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The tokens: slots, throttling, quota and quarantine of each. Pure: the time is a parameter.
+//! The tokens: slots, throttling and suspension of each. Pure: the time is a parameter.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,32 +7,33 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
+use crate::gate::breaker::{Breaker, Trial};
 use crate::retry::{Backoff, jittered};
 
-/// First and longest wait of a throttled token that was not told how long to wait.
+/// First and longest wait of a throttled token whose CRM did not say how long.
 const THROTTLED: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
-/// Why a token is out of use.
+/// Why a token is not used now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Parked {
+pub enum Suspended {
     /// Its daily quota is used up.
     Quota,
     /// The CRM does not accept it.
-    Quarantine,
+    Unauthorized,
     /// Too many requests at a time: a short wait.
     Throttled,
 }
 
-impl Parked {
+impl Suspended {
     /// Every reason.
-    pub const ALL: [Self; 3] = [Self::Quota, Self::Quarantine, Self::Throttled];
+    pub const ALL: [Self; 3] = [Self::Quota, Self::Unauthorized, Self::Throttled];
 
     /// The name in metrics and pages.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Quota => "quota",
-            Self::Quarantine => "quarantine",
+            Self::Unauthorized => "unauthorized",
             Self::Throttled => "throttled",
         }
     }
@@ -41,142 +42,125 @@ impl Parked {
 /// What a token does, for metrics and pages.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokenState {
-    /// Requests out now.
+    /// Open requests.
     pub in_use: usize,
-    /// Requests that it may have out at a time.
+    /// Requests that it may have open at a time.
     pub slots: usize,
-    /// Why it is out of use.
-    pub parked: Option<Parked>,
-    /// When it is tried again, where it is out of use.
+    /// Why it is not used now.
+    pub suspended: Option<Suspended>,
+    /// When it is used or tried again, if it is not used now.
     pub until: Option<Timestamp>,
-    /// Calls a day, once the CRM told them.
+    /// Calls a day, once the CRM has told them.
     pub quota_limit: Option<u64>,
     /// Calls left today: what the CRM told last, less the requests since.
     pub quota_left: Option<u64>,
+    /// When the quota starts over, once the CRM has told it.
+    pub quota_reset: Option<Timestamp>,
 }
 
 /// One API token.
 #[derive(Debug)]
-pub struct Token {
-    /// The text; never printed.
-    pub secret: Arc<SecretString>,
-    /// Requests out now.
-    pub in_use: usize,
+struct Token {
+    secret: Arc<SecretString>,
+    in_use: usize,
     throttled_until: Option<Instant>,
-    parked: Option<Parking>,
-    pauses: Backoff,
+    breaker: Breaker<Suspended>,
+    throttle_wait: Backoff,
     quota_limit: Option<u64>,
-    /// Calls left, and until when that is of use.
+    /// Calls left, and until when that is true.
     quota_left: Option<(u64, Instant)>,
 }
 
+/// A slot that was taken.
 #[derive(Debug)]
-struct Parking {
-    reason: Parked,
-    /// When it is over by itself.
-    until: Option<Instant>,
-    /// When one request tries the token all the same.
-    next_try: Instant,
+pub(super) struct Taken {
+    pub(super) secret: Arc<SecretString>,
+    /// The request finds out whether a suspended token works again.
+    pub(super) trial: Option<Trial>,
 }
 
 /// All tokens, in the order of the configuration.
 #[derive(Debug)]
 pub struct Tokens {
     list: Vec<Token>,
-    /// Those that were taken off the list and still have requests out: should one come back, these count.
-    departed: Vec<Token>,
+    /// Tokens removed from the configuration that still have open requests.
+    removed_in_use: Vec<Token>,
     slots: usize,
-    recheck: Duration,
+    retry_interval: Duration,
     /// Where the search for a free slot begins, so that all tokens are used alike.
-    turn: usize,
+    next: usize,
 }
 
 impl Tokens {
-    /// Tokens with `slots` requests at a time on each; a parked one is tried every `recheck`.
+    /// Tokens with `slots` requests at a time on each. A suspended one is tried every `retry_interval`.
     #[must_use]
-    pub fn new(secrets: Vec<SecretString>, slots: usize, recheck: Duration) -> Self {
-        let mut tokens = Self { list: Vec::new(), departed: Vec::new(), slots, recheck, turn: 0 };
+    pub fn new(secrets: Vec<SecretString>, slots: usize, retry_interval: Duration) -> Self {
+        let mut tokens = Self { list: Vec::new(), removed_in_use: Vec::new(), slots, retry_interval, next: 0 };
         tokens.replace(secrets);
         tokens
     }
 
-    /// Takes over a new list; a token that was known keeps its state.
+    /// Takes over a new list; a token that was there before keeps its state.
     pub fn replace(&mut self, secrets: Vec<SecretString>) {
         let mut old = std::mem::take(&mut self.list);
-        old.append(&mut self.departed);
+        old.append(&mut self.removed_in_use);
+        let interval = self.retry_interval;
         self.list = secrets
             .into_iter()
             .map(|secret| {
                 let known = old.iter().position(|token| token.secret.expose_secret() == secret.expose_secret());
-                known.map_or_else(|| Token::new(secret), |at| old.swap_remove(at))
+                known.map_or_else(|| Token::new(secret, interval), |at| old.swap_remove(at))
             })
             .collect();
-        self.departed = old;
-    }
-
-    /// The tokens, in the order of the configuration.
-    #[must_use]
-    pub fn list(&self) -> &[Token] {
-        &self.list
+        self.removed_in_use = old;
     }
 
     /// What each token does at `now`, whose time of day is `today`.
     #[must_use]
     pub fn states(&self, now: Instant, today: Timestamp) -> Vec<TokenState> {
+        let time = |at: Instant| today.checked_add(at.saturating_duration_since(now)).ok();
         let state = |token: &Token| TokenState {
             in_use: token.in_use,
             slots: self.slots,
-            parked: token.parked().or(token.throttled_until.map(|_| Parked::Throttled)),
-            until: token.waits(now).and_then(|wait| today.checked_add(wait).ok()),
+            suspended: token.breaker.cause().or(token.throttled_until.map(|_| Suspended::Throttled)),
+            until: token.next_use().and_then(time),
             quota_limit: token.quota_limit,
             quota_left: token.quota_left.map(|(left, _)| left),
+            quota_reset: token.quota_left.and_then(|(_, until)| time(until)),
         };
         self.list.iter().map(state).collect()
     }
 
     /// Ends what has run out by `now`.
     pub fn refresh(&mut self, now: Instant) {
-        self.departed.retain(|token| token.in_use > 0);
+        self.removed_in_use.retain(|token| token.in_use > 0);
         for token in &mut self.list {
             token.throttled_until = token.throttled_until.filter(|until| *until > now);
             token.quota_left = token.quota_left.filter(|(_, until)| *until > now);
-            let over = token.parked.as_ref().and_then(|parking| parking.until).is_some_and(|until| until <= now);
-            if over {
-                token.parked = None;
-            }
+            token.breaker.refresh(now);
         }
     }
 
-    /// How many requests the tokens in use allow at a time.
+    /// Why no token is in use; none while one is.
     #[must_use]
-    pub fn slots(&self) -> usize {
-        self.list.iter().filter(|token| token.parked.is_none()).count() * self.slots
+    pub fn all_suspended(&self) -> Option<Suspended> {
+        let causes = || self.list.iter().map(|token| token.breaker.cause());
+        if causes().any(|cause| cause.is_none()) {
+            return None;
+        }
+        Some(if causes().any(|cause| cause == Some(Suspended::Quota)) {
+            Suspended::Quota
+        } else {
+            Suspended::Unauthorized
+        })
     }
 
-    /// Whether each token is out of use, be it due to be tried.
-    #[must_use]
-    pub fn all_parked(&self) -> bool {
-        self.list.iter().all(|token| token.parked.is_some())
-    }
-
-    /// Whether a token that is out of use is to be tried now.
-    #[must_use]
-    pub fn recheck_due(&self, now: Instant) -> bool {
-        self.list.iter().any(|token| token.parked.is_some() && token.has_slot(self.slots, now))
-    }
-
-    /// Whether any token may be used, be it as a trial, or after a wait for its slot.
-    #[must_use]
-    pub fn any_usable(&self, now: Instant) -> bool {
-        self.list.iter().any(|token| token.usable(now))
-    }
-
-    /// Takes a free slot; with it comes whether the request tries a token that is out of use.
-    pub fn take(&mut self, now: Instant) -> Option<(Arc<SecretString>, bool)> {
+    /// Takes a free slot of a token that is in use, or of a suspended one that is due to be tried.
+    pub(super) fn take(&mut self, now: Instant) -> Option<Taken> {
         let count = self.list.len();
-        let (slots, recheck) = (self.slots, self.recheck);
+        let slots = self.slots;
         for step in 0..count {
-            let at = (self.turn + step) % count;
+            let at = (self.next + step) % count;
             let Some(token) = self.list.get_mut(at).filter(|token| token.has_slot(slots, now)) else {
                 continue;
             };
@@ -184,59 +168,64 @@ impl Tokens {
             if let Some((left, _)) = &mut token.quota_left {
                 *left = left.saturating_sub(1);
             }
-            if let Some(parking) = &mut token.parked {
-                parking.next_try = now + recheck;
-            }
-            self.turn = at + 1;
-            return Some((Arc::clone(&token.secret), token.parked.is_some()));
+            self.next = at + 1;
+            let trial = token.breaker.cause().is_some().then(|| token.breaker.start_trial());
+            return Some(Taken { secret: Arc::clone(&token.secret), trial });
         }
         None
     }
 
-    /// Gives a slot back.
-    pub fn release(&mut self, secret: &SecretString) {
-        if let Some(token) = self.find(secret) {
+    /// Gives a slot back. A request that was not sent has cost no call.
+    pub(super) fn release(&mut self, taken: &Taken, was_sent: bool) {
+        if let Some(token) = self.find(&taken.secret) {
             token.in_use = token.in_use.saturating_sub(1);
+            if !was_sent && let Some((left, _)) = &mut token.quota_left {
+                *left += 1;
+            }
+            if let Some(trial) = taken.trial {
+                // Where it has told something, the breaker has another trial, or none, by now.
+                token.breaker.abandon(trial);
+            }
         }
     }
 
-    /// The CRM accepted the token. Only a trial brings a parked one back: another answer is of a request sent before.
-    pub fn accepted(&mut self, secret: &SecretString, trial: bool) {
-        if let Some(token) = self.find(secret) {
-            if token.parked().filter(|_| trial) == Some(Parked::Quota) {
-                token.quota_left = None;
+    /// The CRM accepted the token. Only the half-open request ends a suspension: other answers may be of requests sent before.
+    pub(super) fn accepted(&mut self, taken: &Taken) {
+        if let Some(token) = self.find(&taken.secret) {
+            if taken.trial.is_some_and(|trial| token.breaker.is_half_open(trial)) {
+                if token.breaker.cause() == Some(Suspended::Quota) {
+                    token.quota_left = None;
+                }
+                token.breaker.close();
             }
-            token.parked = token.parked.take().filter(|_| !trial);
             // While it waits only an earlier request is answered, which says nothing about the wait.
             if token.throttled_until.is_none() {
-                token.pauses.reset();
+                token.throttle_wait.reset();
             }
         }
     }
 
-    /// Too many at a time: the token waits for a growing time, at least for `hint`.
-    pub fn throttle(&mut self, secret: &SecretString, hint: Option<Duration>, now: Instant, chance: f64) {
-        if let Some(token) = self.find(secret) {
-            let wait = token.pauses.next().max(hint.unwrap_or_default());
-            let until = now + jittered(wait, chance);
-            token.throttled_until = token.throttled_until.max(Some(until));
+    /// Too many requests at a time: the token waits for a growing time, at least for `hint`.
+    pub(super) fn throttle(&mut self, taken: &Taken, hint: Option<Duration>, now: Instant, chance: f64) {
+        if let Some(token) = self.find(&taken.secret) {
+            let wait = token.throttle_wait.next().max(hint.unwrap_or_default());
+            token.throttled_until = token.throttled_until.max(Some(now + jittered(wait, chance)));
         }
     }
 
-    /// Takes a token out of use, for `lasts` where that is known.
-    pub fn park(&mut self, secret: &SecretString, reason: Parked, lasts: Option<Duration>, now: Instant) {
-        let next_try = now + self.recheck;
+    /// Takes a token out of use, for `lasts` if that is known.
+    pub(super) fn suspend(&mut self, secret: &SecretString, reason: Suspended, lasts: Option<Duration>, now: Instant) {
         if let Some(token) = self.find(secret) {
             let until = lasts.map(|lasts| now + lasts);
-            if reason == Parked::Quota {
+            if reason == Suspended::Quota {
                 token.quota_left = until.map(|reset| (0, reset));
             }
-            token.parked = Some(Parking { reason, until, next_try });
+            token.breaker.trip_until(reason, until, now);
         }
     }
 
     /// The CRM told how many calls a day the token has, and how many are left until `reset`.
-    pub fn quota(&mut self, secret: &SecretString, limit: u64, left: u64, reset: Instant) {
+    pub(super) fn quota(&mut self, secret: &SecretString, limit: u64, left: u64, reset: Instant) {
         if let Some(token) = self.find(secret) {
             (token.quota_limit, token.quota_left) = (Some(limit), Some((left, reset)));
         }
@@ -245,55 +234,39 @@ impl Tokens {
     /// The next moment at which a token may become usable by itself.
     #[must_use]
     pub fn next_event(&self, now: Instant) -> Option<Instant> {
-        let events = self.list.iter().flat_map(|token| {
-            let parking = token.parked.as_ref();
-            [token.throttled_until, parking.and_then(|p| p.until), parking.map(|p| p.next_try)]
-        });
+        let events = self.list.iter().flat_map(|token| [token.throttled_until, token.breaker.next_event()]);
         events.flatten().filter(|at| *at > now).min()
     }
 
     fn find(&mut self, secret: &SecretString) -> Option<&mut Token> {
-        let mut all = self.list.iter_mut().chain(&mut self.departed);
+        let mut all = self.list.iter_mut().chain(&mut self.removed_in_use);
         all.find(|token| token.secret.expose_secret() == secret.expose_secret())
     }
 }
 
 impl Token {
-    fn new(secret: SecretString) -> Self {
+    fn new(secret: SecretString, retry_interval: Duration) -> Self {
         Self {
             secret: Arc::new(secret),
             in_use: 0,
             throttled_until: None,
-            parked: None,
-            pauses: Backoff::new(THROTTLED.0, THROTTLED.1),
+            breaker: Breaker::new(retry_interval, retry_interval),
+            throttle_wait: Backoff::new(THROTTLED.0, THROTTLED.1),
             quota_limit: None,
             quota_left: None,
         }
     }
 
-    /// Why it is out of use, if it is.
-    #[must_use]
-    pub fn parked(&self) -> Option<Parked> {
-        self.parked.as_ref().map(|parking| parking.reason)
-    }
-
-    /// How long it stays unused from `now` on, unless its reset comes earlier.
-    #[must_use]
-    pub fn waits(&self, now: Instant) -> Option<Duration> {
-        let parked = self
-            .parked
-            .as_ref()
-            .map(|parking| parking.until.map_or(parking.next_try, |until| until.min(parking.next_try)));
-        parked.max(self.throttled_until).map(|until| until.saturating_duration_since(now))
-    }
-
-    fn usable(&self, now: Instant) -> bool {
-        self.parked.as_ref().is_none_or(|parking| parking.next_try <= now)
+    /// When it is used or tried next; none while it is in use.
+    fn next_use(&self) -> Option<Instant> {
+        self.breaker.next_event().max(self.throttled_until)
     }
 
     fn has_slot(&self, slots: usize, now: Instant) -> bool {
-        let slots = if self.parked.is_some() { 1 } else { slots };
-        self.usable(now) && self.in_use < slots && self.throttled_until.is_none_or(|until| until <= now)
+        let is_suspended = self.breaker.cause().is_some();
+        let is_usable =
+            if is_suspended { self.in_use == 0 && self.breaker.can_be_tried(now) } else { self.in_use < slots };
+        is_usable && self.throttled_until.is_none_or(|until| until <= now)
     }
 }
 
@@ -301,130 +274,117 @@ impl Token {
 mod tests {
     use super::*;
 
-    const RECHECK: Duration = Duration::from_secs(900);
+    const INTERVAL: Duration = Duration::from_secs(900);
 
     fn tokens(names: &[&str]) -> Tokens {
-        Tokens::new(names.iter().map(|name| SecretString::from(*name)).collect(), 2, RECHECK)
+        Tokens::new(names.iter().map(|name| SecretString::from(*name)).collect(), 2, INTERVAL)
     }
 
     fn take(tokens: &mut Tokens, now: Instant) -> Option<String> {
-        tokens.take(now).map(|(secret, _)| secret.expose_secret().to_owned())
+        tokens.take(now).map(|taken| taken.secret.expose_secret().to_owned())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn two_at_a_time_on_each_in_turn() {
+    async fn tokens_have_two_slots_each_and_take_turns() {
         let mut tokens = tokens(&["a", "b"]);
         let now = Instant::now();
-        let taken: Vec<_> = (0..5).map(|_| take(&mut tokens, now)).collect();
-        assert_eq!(
-            taken,
-            ["a", "b", "a", "b"].map(|n| Some(n.to_owned())).into_iter().chain([None]).collect::<Vec<_>>()
-        );
-        tokens.release(&SecretString::from("b"));
-        assert_eq!(take(&mut tokens, now).as_deref(), Some("b"));
+        let first = tokens.take(now).unwrap();
+        let taken: Vec<_> = (0..4).map(|_| take(&mut tokens, now)).collect();
+        assert_eq!(taken, [Some("b".to_owned()), Some("a".to_owned()), Some("b".to_owned()), None]);
+        tokens.release(&first, true);
+        assert_eq!(take(&mut tokens, now).as_deref(), Some("a"));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_throttled_token_waits_longer_each_time() {
+    async fn token_waits_longer_each_time_it_is_throttled() {
         let mut tokens = tokens(&["a"]);
-        let (now, secret) = (Instant::now(), SecretString::from("a"));
-        tokens.throttle(&secret, None, now, 0.0);
-        assert_eq!(take(&mut tokens, now), None);
+        let now = Instant::now();
+        let first = tokens.take(now).unwrap();
+        tokens.throttle(&first, None, now, 0.0);
+        assert!(tokens.take(now).is_none());
         assert_eq!(tokens.next_event(now), Some(now + THROTTLED.0));
-        tokens.throttle(&secret, None, now, 0.0);
+        tokens.throttle(&first, None, now, 0.0);
         assert_eq!(tokens.next_event(now), Some(now + THROTTLED.0 * 2));
-        tokens.throttle(&secret, Some(Duration::from_secs(7)), now, 0.0);
-        assert_eq!(tokens.next_event(now), Some(now + Duration::from_secs(7)));
-        assert!(take(&mut tokens, now + Duration::from_secs(7)).is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_to_an_earlier_request_ends_no_wait() {
-        let mut tokens = tokens(&["a"]);
-        let (now, secret) = (Instant::now(), SecretString::from("a"));
-        tokens.throttle(&secret, Some(Duration::from_secs(7)), now, 0.0);
-        tokens.accepted(&secret, false);
-        assert_eq!(take(&mut tokens, now), None);
+        tokens.throttle(&first, Some(Duration::from_secs(7)), now, 0.0);
+        tokens.accepted(&first);
+        assert_eq!(
+            tokens.next_event(now),
+            Some(now + Duration::from_secs(7)),
+            "an earlier request's answer ends no wait"
+        );
         tokens.refresh(now + Duration::from_secs(7));
-        assert!(take(&mut tokens, now + Duration::from_secs(7)).is_some());
+        assert!(tokens.take(now + Duration::from_secs(7)).is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_parked_token_is_tried_once_a_recheck_and_back_after_its_reset() {
+    async fn suspended_token_is_tried_once_an_interval_and_used_after_its_reset() {
         let mut tokens = tokens(&["a"]);
         let (now, secret) = (Instant::now(), SecretString::from("a"));
-        tokens.park(&secret, Parked::Quota, Some(RECHECK * 3), now);
-        assert!(!tokens.any_usable(now));
-        let later = now + RECHECK;
-        assert!(tokens.any_usable(later));
-        assert!(take(&mut tokens, later).is_some());
-        assert_eq!(take(&mut tokens, later), None, "one trial");
-        tokens.release(&secret);
-        let reset = now + RECHECK * 3;
+        tokens.suspend(&secret, Suspended::Quota, Some(INTERVAL * 3), now);
+        assert!(tokens.take(now).is_none());
+        let trial = tokens.take(now + INTERVAL).unwrap();
+        assert!(trial.trial.is_some());
+        assert!(tokens.take(now + INTERVAL).is_none(), "one trial");
+        tokens.release(&trial, false);
+        assert!(tokens.take(now + INTERVAL).is_some_and(|taken| taken.trial.is_some()), "the next one goes at once");
+        let reset = now + INTERVAL * 3;
         tokens.refresh(reset);
-        assert!(take(&mut tokens, reset).is_some() && take(&mut tokens, reset).is_some());
+        assert_eq!(tokens.all_suspended(), None);
+        assert!(tokens.take(reset).is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_to_an_earlier_request_brings_no_parked_token_back() {
+    async fn suspension_ends_only_by_the_half_open_request() {
         let mut tokens = tokens(&["a"]);
         let (now, secret) = (Instant::now(), SecretString::from("a"));
-        let straggler = tokens.take(now).is_some_and(|(_, trial)| trial);
-        tokens.park(&secret, Parked::Quota, None, now);
-        tokens.accepted(&secret, straggler);
-        assert!(!tokens.any_usable(now));
-        tokens.release(&secret);
-        let trial = tokens.take(now + RECHECK).is_some_and(|(_, trial)| trial);
-        tokens.accepted(&secret, trial);
-        assert!(tokens.any_usable(now));
+        let earlier = tokens.take(now).unwrap();
+        tokens.suspend(&secret, Suspended::Unauthorized, None, now);
+        tokens.accepted(&earlier);
+        assert_eq!(tokens.all_suspended(), Some(Suspended::Unauthorized));
+        tokens.release(&earlier, true);
+        let trial = tokens.take(now + INTERVAL).unwrap();
+        tokens.accepted(&trial);
+        assert_eq!(tokens.all_suspended(), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_token_tells_what_it_does_and_what_is_left_of_its_day() {
+    async fn token_tells_what_it_does_and_what_is_left_of_its_day() {
         let mut tokens = tokens(&["a", "b"]);
         let (now, today, secret) = (Instant::now(), Timestamp::UNIX_EPOCH, SecretString::from("a"));
-        tokens.quota(&secret, 4_800, 2, now + RECHECK * 3);
-        assert!(tokens.take(now).is_some());
-        tokens.release(&secret);
+        tokens.quota(&secret, 4_800, 2, now + INTERVAL * 3);
+        let taken = tokens.take(now).unwrap();
         assert_eq!(tokens.states(now, today)[0].quota_left, Some(1));
-        tokens.park(&secret, Parked::Quota, Some(RECHECK * 3), now);
-        tokens.throttle(&SecretString::from("b"), None, now, 0.0);
+        tokens.release(&taken, false);
+        assert_eq!(tokens.states(now, today)[0].quota_left, Some(2), "a request that was not sent has cost no call");
+        let other = tokens.take(now).unwrap();
+        tokens.suspend(&secret, Suspended::Quota, Some(INTERVAL * 3), now);
+        tokens.throttle(&other, None, now, 0.0);
+        tokens.release(&other, true);
         let [a, b] = tokens.states(now, today)[..] else { panic!("two") };
-        assert_eq!((a.slots, a.in_use, a.parked), (2, 0, Some(Parked::Quota)));
+        assert_eq!((a.slots, a.in_use, a.suspended), (2, 0, Some(Suspended::Quota)));
         assert_eq!((a.quota_limit, a.quota_left), (Some(4_800), Some(0)), "whatever was told before");
-        assert_eq!(a.until, Some(today + RECHECK));
-        assert_eq!((b.parked, b.until), (Some(Parked::Throttled), Some(today + THROTTLED.0)));
-        assert_eq!((b.quota_limit, b.quota_left), (None, None));
-        let tomorrow = now + RECHECK * 3;
+        assert_eq!((a.until, a.quota_reset), (Some(today + INTERVAL), Some(today + INTERVAL * 3)));
+        assert_eq!((b.suspended, b.until), (Some(Suspended::Throttled), Some(today + THROTTLED.0)));
+        let tomorrow = now + INTERVAL * 3;
         tokens.refresh(tomorrow);
         let [a, b] = tokens.states(tomorrow, today)[..] else { panic!("two") };
         assert_eq!((a.quota_limit, a.quota_left), (Some(4_800), None), "the day is over");
-        assert_eq!((b.parked, b.until), (None, None));
+        assert_eq!((b.suspended, b.until), (None, None));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_list_keeps_what_is_known() {
-        let mut tokens = tokens(&["a", "b"]);
-        let now = Instant::now();
-        tokens.park(&SecretString::from("b"), Parked::Quarantine, None, now);
-        tokens.replace(["b", "c"].map(SecretString::from).into());
-        assert_eq!(tokens.list().iter().map(Token::parked).collect::<Vec<_>>(), [Some(Parked::Quarantine), None]);
-        tokens.release(&SecretString::from("a"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_token_that_comes_back_has_no_more_slots_than_its_requests_leave() {
+    async fn token_that_is_removed_and_comes_back_keeps_its_open_requests() {
         let mut tokens = tokens(&["a"]);
-        let (now, a) = (Instant::now(), SecretString::from("a"));
-        assert!(take(&mut tokens, now).is_some() && take(&mut tokens, now).is_some());
+        let now = Instant::now();
+        let (first, second) = (tokens.take(now).unwrap(), tokens.take(now).unwrap());
         tokens.replace(vec!["b".into()]);
         tokens.refresh(now);
-        assert_eq!(take(&mut tokens, now).as_deref(), Some("b"), "nothing leaves on one that is off the list");
-        tokens.release(&a);
+        assert_eq!(take(&mut tokens, now).as_deref(), Some("b"), "nothing is sent on one that was removed");
+        tokens.release(&first, true);
         tokens.replace(vec!["a".into()]);
         assert_eq!(take(&mut tokens, now).as_deref(), Some("a"));
-        assert_eq!(take(&mut tokens, now), None, "an earlier request is still out");
-        tokens.release(&a);
-        assert!(take(&mut tokens, now).is_some());
+        assert_eq!(take(&mut tokens, now), None, "an earlier request is still open");
+        tokens.release(&second, true);
+        assert!(tokens.take(now).is_some());
     }
 }

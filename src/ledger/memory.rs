@@ -7,9 +7,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
-use super::history::{History, SWEEP, horizon};
-use super::{Digest, Entry, Key, Ledger, LedgerError, Limits, Record};
+use super::entry::{apply, horizon};
+use super::{About, Change, Changed, Entry, Key, Ledger, LedgerError, Limits, new_id};
 use crate::clock::Clock;
+
+/// How many entries one change forgets at most, so that no change pays for all.
+const SWEEP: usize = 16;
 
 /// Forgets everything when it is dropped.
 pub struct MemoryLedger {
@@ -18,85 +21,90 @@ pub struct MemoryLedger {
     clock: Clock,
 }
 
-#[derive(Default)]
 struct Kept {
-    entries: HashMap<Key, History>,
-    /// The entries that are outcomes, the oldest first.
-    outcomes: BTreeSet<(i64, Key)>,
+    entries: HashMap<Key, Entry>,
+    /// The entries without an open claim, the oldest first.
+    closed: BTreeSet<(Timestamp, Key)>,
+    about: About,
 }
 
 impl MemoryLedger {
-    /// A ledger that knows nothing yet.
+    /// An empty ledger.
     #[must_use]
     pub fn new(limits: Limits, clock: Clock) -> Self {
-        Self { kept: Mutex::default(), limits, clock }
+        let about =
+            About { id: new_id(), proves_unsent: false, other_owner: false, epoch: 0, identities: String::new() };
+        Self { kept: Mutex::new(Kept { entries: HashMap::new(), closed: BTreeSet::new(), about }), limits, clock }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn current(&self, kept: &Kept, key: &Key) -> Option<Entry> {
+        let entry = kept.entries.get(key).cloned();
+        entry.filter(|entry| !entry.is_expired(self.clock.now(), self.limits.retention))
+    }
 }
 
 impl Kept {
-    fn record(&mut self, limits: Limits, key: &Key, digest: Digest, record: Record, now: Timestamp) -> Option<Entry> {
-        let before = self.remove(key).unless_expired(now, limits.retention);
-        let known = before.entry();
-        let after = before.after(digest, record, now);
-        let after = after.unless_expired(now, limits.retention);
-        if let Some(at) = after.outcome_at() {
-            self.outcomes.insert((at, key.clone()));
+    fn put(&mut self, key: Key, entry: Entry) {
+        self.remove(&key);
+        if entry.claim.is_none() {
+            self.closed.insert((entry.at, key));
         }
-        if !after.is_empty() {
-            self.entries.insert(key.clone(), after);
-        }
-        self.sweep(limits, now, key);
-        known
+        self.entries.insert(key, entry);
     }
 
-    fn remove(&mut self, key: &Key) -> History {
-        let history = self.entries.remove(key).unwrap_or_default();
-        if let Some(at) = history.outcome_at() {
-            self.outcomes.remove(&(at, key.clone()));
+    fn remove(&mut self, key: &Key) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.closed.remove(&(entry.at, *key));
         }
-        history
     }
 
-    /// Forgets what has to be, sparing `recorded`.
-    fn sweep(&mut self, limits: Limits, now: Timestamp, recorded: &Key) {
-        let horizon = horizon(now, limits.retention);
+    /// Forgets what has to be, but not `changed`.
+    fn sweep(&mut self, now: Timestamp, limits: Limits, changed: &Key) {
         let excess = (self.entries.len() as u64).saturating_sub(limits.max_entries);
-        let excess = usize::try_from(excess).unwrap_or(usize::MAX);
-        let oldest = self.outcomes.iter().filter(|(_, key)| key != recorded);
-        let swept: Vec<Key> = oldest
-            .take(SWEEP)
-            .enumerate()
-            .filter(|(place, (at, _))| *place < excess || *at <= horizon)
-            .map(|(_, (_, key))| key.clone())
-            .collect();
-        for key in swept {
-            self.remove(&key);
-        }
+        let horizon = horizon(now, limits.retention);
+        let oldest = self.closed.iter().filter(|(_, key)| key != changed).take(SWEEP).zip(0..);
+        let swept = oldest.filter(|((at, _), place)| *place < excess || at.as_millisecond() <= horizon);
+        let swept: Vec<Key> = swept.map(|((_, key), _)| *key).collect();
+        swept.iter().for_each(|key| self.remove(key));
     }
 }
 
 impl Ledger for MemoryLedger {
-    fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+        async move { Ok(self.current(&self.kept(), key)) }.boxed()
+    }
+
+    fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>> {
         async move {
-            let history = self.kept().entries.get(key).cloned().unwrap_or_default();
-            let known = history.unless_expired(self.clock.now(), self.limits.retention);
-            Ok(known.entry())
+            let mut kept = self.kept();
+            let (after, changed) = apply(self.current(&kept, key), &change);
+            if let Some(after) = after {
+                kept.put(*key, after);
+                kept.sweep(self.clock.now(), self.limits, key);
+            }
+            Ok(changed)
         }
         .boxed()
     }
 
-    fn record<'a>(
-        &'a self,
-        key: &'a Key,
-        digest: Digest,
-        record: Record,
-        now: Timestamp,
-    ) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
-        async move { Ok(self.kept().record(self.limits, key, digest, record, now)) }.boxed()
+    fn about(&self) -> About {
+        self.kept().about.clone()
+    }
+
+    fn set_about(&self, about: About) -> BoxFuture<'_, Result<(), LedgerError>> {
+        async move {
+            self.kept().about = about;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn is_exclusive(&self) -> bool {
+        true
     }
 
     fn len(&self) -> u64 {

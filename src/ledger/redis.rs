@@ -1,74 +1,72 @@
 //! The ledger in Redis, shared by replicas.
 //!
-//! The history of a message is read, changed here as in every store, and put back by a script that does so only when
-//! nobody changed it meanwhile; so replicas cannot lose each other's records. An outcome's key ends by itself when its
-//! retention is over, an open intent's never does.
+//! The worker reads an entry, changes it as in every store, and puts it back by a script that does so only if nobody changed
+//! it meanwhile. An entry without an open claim expires by itself.
 //!
-//! A record is as durable as Redis is set up to make it: `appendonly yes` with `appendfsync always` loses nothing, the
-//! usual `everysec` up to a second when its machine fails, and a failover to a replica what that had not been told. Its
-//! `maxmemory-policy` should be `noeviction`, or a task may be made twice.
+//! A change is as durable as Redis is set up to make it: `appendonly yes` with `appendfsync always` loses nothing, `everysec` up
+//! to a second. After a failover or a restart Redis has another replication id; the ledger then no longer proves that nothing
+//! was sent. `maxmemory-policy` should be `noeviction`, or a task may be created twice.
 //!
-//! With `rediss` its certificate has to come from an authority that the system trusts, or that the file in `SSL_CERT_FILE`
-//! holds. A Redis Cluster is not understood; a single node, or the address of the current master, is.
+//! A Redis Cluster is not supported; a single node, or the address of the current master, is.
 
 mod connection;
 pub mod inspect;
+mod stored;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use jiff::Timestamp;
-use redis::Script;
+use redis::FromRedisValue;
 use secrecy::SecretString;
 
-use self::connection::{Connection, Question};
-use super::doubts::Doubts;
-use super::history::{History, SWEEP, horizon};
-use super::{Digest, Entry, Key, Ledger, LedgerError, Limits, Record};
+use self::connection::{Connection, Link, Question};
+use super::entry::{apply, horizon};
+use super::{About, Change, Changed, Entry, Key, Ledger, LedgerError, Limits, new_id};
 use crate::clock::Clock;
 
 /// What the keys of the workers' ledger begin with.
 pub const PREFIX: &str = "wolkvox-task-worker:";
 /// The layout that this code reads and writes.
 const FORMAT: &str = "1";
-/// How often a record is tried whose entry is changed by others at the same time. They hardly ever are: the worker gives
-/// one message to one task at a time.
+/// How often a change is tried whose entry others change at the same time.
 const TRIES: usize = 100;
+/// How many entries one change forgets at most.
+const SWEEP: usize = 16;
+const REPLACE: &str = include_str!("redis/record.lua");
 
 /// See the module's documentation.
 pub struct RedisLedger {
     connection: Connection,
-    script: Script,
-    index: Vec<u8>,
-    /// What precedes an entry's name in its key.
-    entries: Vec<u8>,
-    doubts: Mutex<Doubts>,
-    count: AtomicU64,
+    keys: Keys,
+    /// The connection on which the ledger's own data was read: another one may lead to a server that lost writes.
+    verified: Mutex<Option<Link>>,
+    about: Mutex<About>,
+    entries: AtomicU64,
     limits: Limits,
     clock: Clock,
+    is_read_only: bool,
 }
 
-struct Change<'a> {
-    key: &'a Key,
-    digest: Digest,
-    record: Record,
-    now: Timestamp,
+struct Keys {
+    index: String,
+    about: String,
+    /// What precedes an entry's name in its key.
+    entry: String,
 }
 
 impl RedisLedger {
-    /// Connects, and looks whether what is there is of a format that this code knows. The keys begin with `prefix`.
+    /// Connects, and reads or writes what the ledger knows about itself. The keys begin with `prefix`.
     ///
     /// # Errors
     /// When Redis cannot be reached or refuses, or the format is another.
     pub async fn open(url: &SecretString, prefix: &str, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
-        let mut ensure = redis::pipe();
-        ensure.cmd("SETNX").arg(format_key(prefix)).arg(FORMAT).ignore();
-        Self::connect(url, prefix, limits, clock, ensure).await
+        Self::connect(url, prefix, limits, clock, false).await
     }
 
-    /// Likewise, and writes nothing.
+    /// Likewise, but writes nothing.
     ///
     /// # Errors
     /// As [`RedisLedger::open`].
@@ -78,7 +76,7 @@ impl RedisLedger {
         limits: Limits,
         clock: Clock,
     ) -> Result<Self, LedgerError> {
-        Self::connect(url, prefix, limits, clock, redis::pipe()).await
+        Self::connect(url, prefix, limits, clock, true).await
     }
 
     async fn connect(
@@ -86,119 +84,198 @@ impl RedisLedger {
         prefix: &str,
         limits: Limits,
         clock: Clock,
-        mut first: redis::Pipeline,
+        is_read_only: bool,
     ) -> Result<Self, LedgerError> {
-        let connection = Connection::new(url)?;
-        first.cmd("GET").arg(format_key(prefix));
-        let index = format!("{prefix}index").into_bytes();
-        first.cmd("ZCARD").arg(&index);
-        let (found, count): (Option<String>, u64) = connection.read(&Question::Commands(first)).await?;
-        if let Some(found) = found.filter(|found| found != FORMAT) {
-            return Err(connection.foreign(&found, FORMAT));
-        }
-        Ok(Self {
-            connection,
-            script: Script::new(include_str!("redis/record.lua")),
-            index,
-            entries: format!("{prefix}entry:").into_bytes(),
-            doubts: Mutex::default(),
-            count: AtomicU64::new(count),
+        let keys =
+            Keys { index: format!("{prefix}index"), about: format!("{prefix}about"), entry: format!("{prefix}entry:") };
+        let about =
+            About { id: String::new(), proves_unsent: false, other_owner: false, epoch: 0, identities: String::new() };
+        let ledger = Self {
+            connection: Connection::new(url)?,
+            keys,
+            verified: Mutex::default(),
+            about: Mutex::new(about),
+            entries: AtomicU64::new(0),
             limits,
             clock,
-        })
+            is_read_only,
+        };
+        ledger.link().await?;
+        Ok(ledger)
     }
 
-    fn entry_key(&self, key: &Key) -> Vec<u8> {
-        [self.entries.as_slice(), key.as_bytes()].concat()
+    /// The connection to use, once the ledger's own data was read on it.
+    async fn link(&self) -> Result<Link, LedgerError> {
+        let link = self.connection.link().await?;
+        let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if verified.is_none_or(|verified| !verified.is_same(&link)) {
+            self.verify(&link).await?;
+            *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = Some(link.clone());
+        }
+        Ok(link)
     }
 
-    fn doubts(&self) -> MutexGuard<'_, Doubts> {
-        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Reads what the ledger knows about itself. Another replication id means that writes may be lost.
+    async fn verify(&self, link: &Link) -> Result<(), LedgerError> {
+        let mut first = redis::pipe();
+        if !self.is_read_only {
+            first.cmd("HSETNX").arg(&self.keys.about).arg("format").arg(FORMAT).ignore();
+            first.cmd("HSETNX").arg(&self.keys.about).arg("id").arg(new_id()).ignore();
+        }
+        first.cmd("HGETALL").arg(&self.keys.about);
+        first.cmd("ZCARD").arg(&self.keys.index);
+        let (found, entries): (HashMap<String, String>, u64) =
+            self.connection.ask_on(link, &Question::Commands(first)).await?;
+        let text = |name: &str| found.get(name).cloned().unwrap_or_default();
+        if found.get("format").is_some_and(|format| format != FORMAT) {
+            return Err(self.connection.foreign(&text("format"), FORMAT));
+        }
+        let mut about = About {
+            id: text("id"),
+            proves_unsent: text("proves_unsent") == "1",
+            other_owner: text("other_owner") == "1",
+            epoch: text("epoch").parse().unwrap_or(0),
+            identities: text("identities"),
+        };
+        self.entries.store(entries, Ordering::Relaxed);
+        let mut info = redis::cmd("INFO");
+        info.arg("replication");
+        // A user who may not ask learns nothing of a failover, so the ledger proves nothing.
+        let info: String = self.connection.ask_on(link, &Question::Command(info)).await.unwrap_or_default();
+        let replication = info.lines().find_map(|line| line.trim().strip_prefix("master_replid:"));
+        let is_same = replication.is_some_and(|id| text("replication") == id);
+        if !is_same && !self.is_read_only {
+            about.epoch += u32::from(about.proves_unsent);
+            about.proves_unsent = false;
+            self.write_about(link, &about, replication.unwrap_or_default()).await?;
+        }
+        *self.about.lock().unwrap_or_else(PoisonError::into_inner) = about;
+        Ok(())
     }
 
-    async fn read(&self, key: &Key) -> Result<Vec<u8>, LedgerError> {
+    async fn write_about(&self, link: &Link, about: &About, replication: &str) -> Result<(), LedgerError> {
+        let mut set = redis::cmd("HSET");
+        set.arg(&self.keys.about).arg("proves_unsent").arg(u8::from(about.proves_unsent));
+        set.arg("other_owner")
+            .arg(u8::from(about.other_owner))
+            .arg("epoch")
+            .arg(about.epoch)
+            .arg("identities")
+            .arg(&about.identities);
+        if !replication.is_empty() {
+            set.arg("replication").arg(replication);
+        }
+        let _: u64 = self.connection.ask_on(link, &Question::Command(set)).await?;
+        Ok(())
+    }
+
+    /// Asks once more where the connection turns out to be gone, as idle ones are: every question may be asked twice.
+    async fn ask<T: FromRedisValue>(&self, question: &Question) -> Result<T, LedgerError> {
+        let link = self.link().await?;
+        match self.connection.try_on(&link, question).await {
+            Err(error) if error.is_connection_dropped() => {
+                let link = self.link().await?;
+                self.connection.ask_on(&link, question).await
+            }
+            answer => answer.map_err(|error| self.connection.explain(&error)),
+        }
+    }
+
+    async fn read(&self, key: &Key) -> Result<String, LedgerError> {
         let mut get = redis::cmd("GET");
-        get.arg(self.entry_key(key));
-        let get = Question::Command(get);
-        let found: Option<Vec<u8>> = self.connection.read(&get).await?;
+        get.arg(format!("{}{key}", self.keys.entry));
+        let found: Option<String> = self.ask(&Question::Command(get)).await?;
         Ok(found.unwrap_or_default())
     }
 
-    fn decode(&self, bytes: &[u8]) -> Result<History, LedgerError> {
-        History::from_bytes(bytes).ok_or_else(|| self.connection.garbled())
+    fn decode(&self, text: &str) -> Result<Option<Entry>, LedgerError> {
+        let entry = stored::decode(text).ok_or_else(|| self.connection.garbled())?;
+        Ok(entry.filter(|entry| !entry.is_expired(self.clock.now(), self.limits.retention)))
     }
 
-    async fn change(&self, change: Change<'_>) -> Result<Option<Entry>, LedgerError> {
-        let Change { key, digest, record, now } = change;
-        let retention = self.limits.retention;
+    async fn carry_out(&self, key: &Key, change: &Change) -> Result<Changed, LedgerError> {
         let mut seen = self.read(key).await?;
         for _ in 0..TRIES {
-            let current = self.decode(&seen)?.unless_expired(now, retention);
-            let (base, after) = self.doubts().apply(key, digest, record, now, current);
-            let after = after.unless_expired(now, retention);
-            match self.replace(key, &seen, &after, now).await {
-                Ok(None) => {
-                    self.doubts().settle(key);
-                    return Ok(base.entry());
-                }
-                Ok(Some(found)) => seen = found,
-                Err(error) => {
-                    self.doubts().add(key.clone(), digest, record, now, base);
-                    return Err(error);
+            let (after, changed) = apply(self.decode(&seen)?, change);
+            let Some(after) = after else { return Ok(changed) };
+            match self.replace(key, &seen, &after).await? {
+                Replaced::Done => return Ok(changed),
+                Replaced::Changed(found) => seen = found,
+                Replaced::OtherLedger => {
+                    // It was emptied. What it knows about itself is made again, and proves nothing.
+                    *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    seen = self.read(key).await?;
                 }
             }
         }
         Err(self.connection.contended())
     }
 
-    /// Puts `after` where `seen` is; what is there instead, if it is something else.
-    async fn replace(
-        &self,
-        key: &Key,
-        seen: &[u8],
-        after: &History,
-        now: Timestamp,
-    ) -> Result<Option<Vec<u8>>, LedgerError> {
-        let horizon = horizon(now, self.limits.retention);
-        let outcome_at = after.outcome_at();
-        let ttl = outcome_at.map(|at| at.saturating_sub(horizon).max(1).to_string());
-        let score = outcome_at.map_or_else(|| "+inf".to_owned(), |at| at.to_string());
-        let mut call = self.script.prepare_invoke();
-        call.key(self.entry_key(key)).key(&self.index);
-        call.arg(seen).arg(after.to_bytes()).arg(key.as_bytes());
-        call.arg(score).arg(ttl.unwrap_or_default()).arg(horizon);
-        call.arg(self.limits.max_entries).arg(SWEEP).arg(&self.entries);
-        let (replaced, found, count): (bool, Vec<u8>, u64) = self.connection.ask(&Question::Script(call)).await?;
-        self.count.store(count, Ordering::Relaxed);
-        Ok((!replaced).then_some(found))
+    async fn replace(&self, key: &Key, seen: &str, after: &Entry) -> Result<Replaced, LedgerError> {
+        let is_claimed = after.claim.is_some();
+        let score = if is_claimed { "+inf".to_owned() } else { after.at.as_millisecond().to_string() };
+        let ttl = if is_claimed { String::new() } else { self.limits.retention.as_millis().max(1).to_string() };
+        let (name, id) = (key.to_string(), self.about().id);
+        let mut call = redis::cmd("EVAL");
+        call.arg(REPLACE).arg(3).arg(format!("{}{name}", self.keys.entry)).arg(&self.keys.index).arg(&self.keys.about);
+        call.arg(id).arg(seen).arg(stored::encode(after)).arg(name).arg(score).arg(ttl);
+        call.arg(horizon(self.clock.now(), self.limits.retention)).arg(self.limits.max_entries).arg(SWEEP);
+        call.arg(&self.keys.entry);
+        let (replaced, found, entries): (i8, String, u64) = self.ask(&Question::Command(call)).await?;
+        Ok(match replaced {
+            1 => {
+                self.entries.store(entries, Ordering::Relaxed);
+                Replaced::Done
+            }
+            0 => Replaced::Changed(found),
+            _ => Replaced::OtherLedger,
+        })
     }
 }
 
-fn format_key(prefix: &str) -> String {
-    format!("{prefix}format")
+enum Replaced {
+    Done,
+    Changed(String),
+    OtherLedger,
 }
 
 impl Ledger for RedisLedger {
-    fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+        async move { self.decode(&self.read(key).await?) }.boxed()
+    }
+
+    fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>> {
+        async move { self.carry_out(key, &change).await }.boxed()
+    }
+
+    fn about(&self) -> About {
+        self.about.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn reload_about(&self) -> BoxFuture<'_, Result<About, LedgerError>> {
         async move {
-            let history = self.decode(&self.read(key).await?)?;
-            let known = history.unless_expired(self.clock.now(), self.limits.retention);
-            Ok(known.entry())
+            *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.link().await?;
+            Ok(self.about())
         }
         .boxed()
     }
 
-    fn record<'a>(
-        &'a self,
-        key: &'a Key,
-        digest: Digest,
-        record: Record,
-        now: Timestamp,
-    ) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
-        self.change(Change { key, digest, record, now }).boxed()
+    fn set_about(&self, about: About) -> BoxFuture<'_, Result<(), LedgerError>> {
+        async move {
+            let link = self.link().await?;
+            self.write_about(&link, &about, "").await?;
+            *self.about.lock().unwrap_or_else(PoisonError::into_inner) = about;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn is_exclusive(&self) -> bool {
+        false
     }
 
     fn len(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
+        self.entries.load(Ordering::Relaxed)
     }
 }

@@ -11,8 +11,7 @@ use crate::message::retry_state::{self, RetryState, copy_properties, integer, nu
 
 /// The version of these headers.
 pub const SCHEMA_VERSION: i64 = 1;
-/// When it was given up.
-pub(crate) const FAILED_AT: &str = "x-wtw-failed-at";
+pub(crate) use crate::message::retry_state::FAILED_AT;
 /// Longest `x-wtw-error-message`, in bytes.
 const MAX_MESSAGE: usize = 4_096;
 
@@ -132,7 +131,7 @@ pub fn published_to(message: &Message) -> (String, String) {
         Some(HeaderValue::FieldArray(deaths)) => deaths.as_slice().last(),
         _ => None,
     };
-    let (journey, _) = RetryState::read(message);
+    let (journey, _) = RetryState::read(message, None, Timestamp::UNIX_EPOCH);
     match (message.header(retry_state::ORIGINAL_EXCHANGE), first) {
         (None, Some(HeaderValue::FieldTable(death))) => {
             let key = match death.inner().get("routing-keys") {

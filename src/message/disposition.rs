@@ -1,5 +1,6 @@
 //! What happens to a message once it was processed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::message::failure::Failure;
@@ -11,6 +12,8 @@ pub enum Disposition {
     Ack,
     /// Ack: the ledger says that the task was created before.
     AlreadyCreated,
+    /// Ack: this rule says that nothing is to be sent.
+    Skip(Arc<str>),
     /// A copy on the retry queue of this delay.
     Retry(Duration),
     /// A copy on the hold queue: no request could be sent for as long as `gate.hold`.
@@ -25,7 +28,8 @@ impl Disposition {
     /// The name of [`Disposition::DeadLetter`].
     pub const DEAD_LETTERED: &str = "dead_lettered";
     /// Every name, in the order above.
-    pub const NAMES: [&str; 6] = ["created", "already_created", "retried", "held", Self::DEAD_LETTERED, "requeued"];
+    pub const NAMES: [&str; 7] =
+        ["created", "already_created", "skipped", "retried", "held", Self::DEAD_LETTERED, "requeued"];
 
     /// The name in metrics and logs.
     #[must_use]
@@ -33,6 +37,7 @@ impl Disposition {
         match self {
             Self::Ack => "created",
             Self::AlreadyCreated => "already_created",
+            Self::Skip(_) => "skipped",
             Self::Retry(_) => "retried",
             Self::Hold => "held",
             Self::DeadLetter(_) => Self::DEAD_LETTERED,
@@ -50,7 +55,9 @@ mod tests {
     fn every_verdict_has_its_name() {
         let failure = Failure::new(Stage::Send, Kind::Unknown, "");
         let (dead, later) = (Disposition::DeadLetter(failure), Disposition::Retry(Duration::ZERO));
-        let all = [Disposition::Ack, Disposition::AlreadyCreated, later, Disposition::Hold, dead, Disposition::Requeue];
+        let skip = Disposition::Skip("rule".into());
+        let all =
+            [Disposition::Ack, Disposition::AlreadyCreated, skip, later, Disposition::Hold, dead, Disposition::Requeue];
         assert_eq!(all.each_ref().map(Disposition::as_str), Disposition::NAMES);
     }
 }

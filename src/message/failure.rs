@@ -117,6 +117,15 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// What the log says of it: no value of the message's body.
+    #[must_use]
+    pub fn log_reason(&self) -> &str {
+        match self.stage {
+            Stage::Send => &self.message,
+            Stage::Decode | Stage::Map => self.kind.meaning(),
+        }
+    }
+
     /// A failure without an answer of the CRM.
     pub fn new(stage: Stage, kind: Kind, message: impl Into<String>) -> Self {
         Self { stage, kind, message: message.into(), crm_code: None, crm_message: None, http_status: None }

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::{HeaderValue, Headers, Message, Properties, ShortString};
+pub(crate) use crate::broker::{integer, string};
 use crate::clock::rfc3339;
 use crate::crm::classify::{Classified, Outcome};
 use crate::message::failure::shorten;
@@ -20,6 +21,14 @@ const MAX_DROPPED: usize = 1_024;
 /// Longest text that an attempt's history entry quotes, in bytes.
 const MAX_HISTORY_TEXT: usize = 300;
 
+pub(crate) const QUEUE: &str = "x-wtw-queue";
+pub(crate) const MESSAGE_ID: &str = "x-wtw-message-id";
+pub(crate) const FIRST_SEEN_AT: &str = "x-wtw-first-seen-at";
+pub(crate) const FAILED_AT: &str = "x-wtw-failed-at";
+pub(crate) const RULE: &str = "x-wtw-rule";
+pub(crate) const RULES: &str = "x-wtw-rules";
+pub(crate) const ACTION: &str = "x-wtw-action";
+pub(crate) const EDITED: &str = "x-wtw-edited";
 pub(crate) const ATTEMPTS: &str = "x-wtw-attempts";
 pub(crate) const ROUND: &str = "x-wtw-round";
 pub(crate) const HISTORY: &str = "x-wtw-history";
@@ -56,32 +65,35 @@ const fn dead(name: &'static str, kind: &'static str, meaning: &'static str) -> 
 }
 
 /// Headers that are ours: they are read, and never copied from what arrived.
-pub const HEADERS: [Header; 18] = [
-    retried(ATTEMPTS, "number", "attempts spent"),
+pub const HEADERS: [Header; 25] = [
+    retried(QUEUE, "text", "the work queue whose worker wrote these headers; those of another queue are ignored"),
+    retried(MESSAGE_ID, "text", "the message id by which the ledger knows the message; wins over the AMQP property"),
+    retried(FIRST_SEEN_AT, "time", "when a worker first saw the message"),
+    retried(ATTEMPTS, "number", "attempts so far"),
     retried(ROUND, "number", "the round that it is in, from 0"),
     retried(
         HISTORY,
         "text",
-        "JSON array of the spent attempts, the oldest dropped first: `at`, `outcome`, `http_status`, `code`, `message`, `duration_ms`",
+        "JSON array of the counted attempts, the oldest dropped first: `at`, `outcome`, `http_status`, `code`, `message`, `duration_ms`",
     ),
-    retried(
-        POSSIBLY_CREATED,
-        "switch",
-        "an attempt was `unknown`, or nothing is remembered of earlier ones, the message having no id: the task may exist",
-    ),
+    retried(POSSIBLY_CREATED, "switch", "an earlier attempt may have created the task"),
     retried(FIRST_ATTEMPT_AT, "time", "when the first attempt was made"),
     retried(ORIGINAL_EXCHANGE, "text", "the exchange that the publisher used"),
     retried(ORIGINAL_ROUTING_KEY, "text", "the routing key that the publisher used"),
-    retried(REPLAY_COUNT, "number", "how often it came back from the dead-letter queue"),
+    retried(REPLAY_COUNT, "number", "how often it was replayed"),
+    retried(ACTION, "text", "id of the operator's action that sent it to the work queue"),
+    retried(EDITED, "switch", "an operator changed the body"),
     retried(DROPPED, "text", "names of the publisher's headers that had no room"),
     dead(SCHEMA, "number", "version of these headers, 1"),
-    dead("x-wtw-error-stage", "text", "where it stopped: `decode`, `map` or `send`"),
-    dead("x-wtw-error-kind", "text", "see above"),
+    dead("x-wtw-error-stage", "text", "where it failed: `decode`, `map` or `send`"),
+    dead("x-wtw-error-kind", "text", "the kind of failure"),
     dead(ERROR_MESSAGE, "text", "one readable sentence"),
+    dead(RULE, "text", "the rule that matched"),
+    dead(RULES, "text", "digest of the rules in force"),
     dead("x-wtw-crm-code", "number", "the CRM's `code`"),
     dead(CRM_MESSAGE, "text", "the CRM's words"),
     dead("x-wtw-http-status", "number", "the HTTP status"),
-    dead("x-wtw-failed-at", "time", "when it was given up"),
+    dead(FAILED_AT, "time", "when it was dead-lettered"),
     dead(WORKER, "text", "`name/version@host` of the worker"),
 ];
 
@@ -131,16 +143,28 @@ impl Attempt {
     }
 }
 
-/// What is known of a message's way.
+/// What our headers say of a message's earlier deliveries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RetryState {
-    /// Attempts spent.
+    /// The work queue.
+    pub queue: String,
+    /// The message id by which the ledger knows the message, fixed when the message was first seen.
+    pub message_id: Option<String>,
+    /// When a worker first saw the message.
+    pub first_seen_at: Option<Timestamp>,
+    /// Whether it is a copy of ours, from a retry queue or the hold queue.
+    pub is_copy: bool,
+    /// Whether an operator replayed it.
+    pub is_replay: bool,
+    /// When it was dead-lettered, as the header has it; for a replay.
+    pub failed_at: Option<String>,
+    /// Attempts so far.
     pub attempts: u32,
     /// The round that it is in, from 0.
     pub round: u32,
-    /// The spent attempts, the oldest first.
+    /// The counted attempts, the oldest first.
     pub history: Vec<Attempt>,
-    /// An attempt may have made a task.
+    /// An earlier attempt may have created the task.
     pub possibly_created: bool,
     /// When the first attempt was made.
     pub first_attempt_at: Option<Timestamp>,
@@ -148,46 +172,64 @@ pub struct RetryState {
     pub exchange: String,
     /// The routing key that the publisher used.
     pub routing_key: String,
-    /// How often it came back from the dead-letter queue.
+    /// How often it was replayed.
     pub replays: u32,
+    /// Id of the operator's action that sent it to the work queue.
+    pub action: Option<String>,
+    /// Whether an operator changed the body.
+    pub is_edited: bool,
     /// The publisher's headers that an earlier copy had no room for, with commas between them.
     pub dropped: String,
 }
 
 impl RetryState {
-    /// The way of a message of whose headers nothing is known.
+    /// The state of a message whose headers were not read.
     #[must_use]
     pub fn new(message: &Message) -> Self {
         let (exchange, routing_key) = (message.exchange.clone(), message.routing_key.clone());
         Self { exchange, routing_key, ..Self::default() }
     }
 
-    /// Reads a delivery's headers. What is ill-typed is ignored and named in the second part.
+    /// Reads a delivery's headers, as a worker of `queue` that sees the message `now`. Headers of another queue's worker are
+    /// ignored; without a queue none are. Those of a wrong type are ignored and named in the second part.
     #[must_use]
-    pub fn read(message: &Message) -> (Self, Vec<&'static str>) {
-        let mut reader = Reader { message, ill: Vec::new() };
-        let replay = message.header(SCHEMA).is_some();
+    pub fn read(message: &Message, queue: Option<&str>, now: Timestamp) -> (Self, Vec<&'static str>) {
+        let mut reader = Reader { message, invalid: Vec::new() };
+        let fresh =
+            Self { queue: queue.unwrap_or_default().to_owned(), first_seen_at: Some(now), ..Self::new(message) };
+        if reader.text(QUEUE).is_some_and(|other| queue.is_some_and(|queue| other != queue)) {
+            return (fresh, reader.invalid);
+        }
+        let is_replay = message.header(SCHEMA).is_some();
         let replays = reader.count(REPLAY_COUNT).unwrap_or(0);
-        let journey = Self {
-            attempts: reader.count(ATTEMPTS).filter(|_| !replay).unwrap_or(0),
-            round: reader.count(ROUND).filter(|_| !replay).unwrap_or(0),
+        let state = Self {
+            message_id: reader.text(MESSAGE_ID).filter(|id| !id.is_empty()),
+            first_seen_at: reader.time(FIRST_SEEN_AT).or(Some(now)),
+            is_copy: !is_replay && message.header(ATTEMPTS).is_some(),
+            is_replay,
+            failed_at: reader.text(FAILED_AT).filter(|_| is_replay),
+            attempts: reader.count(ATTEMPTS).filter(|_| !is_replay).unwrap_or(0),
+            round: reader.count(ROUND).filter(|_| !is_replay).unwrap_or(0),
             history: reader.history(),
             possibly_created: reader.switch(POSSIBLY_CREATED),
             first_attempt_at: reader.time(FIRST_ATTEMPT_AT),
             exchange: reader.text(ORIGINAL_EXCHANGE).unwrap_or_else(|| message.exchange.clone()),
             routing_key: reader.text(ORIGINAL_ROUTING_KEY).unwrap_or_else(|| message.routing_key.clone()),
-            replays: replays.saturating_add(u32::from(replay)),
+            replays: replays.saturating_add(u32::from(is_replay)),
+            action: reader.text(ACTION),
+            is_edited: reader.switch(EDITED),
             dropped: reader.get(DROPPED, string).unwrap_or_default(),
+            ..fresh
         };
-        (journey, reader.ill)
+        (state, reader.invalid)
     }
 
-    /// Counts a spent attempt, known of since `at`. One that made no task goes into the history, too.
+    /// Counts an attempt that was made, or found, at `at`. One that created no task goes into the history, too.
     pub fn spend(&mut self, at: Timestamp, classified: &Classified, duration: Duration) {
         self.attempts = self.attempts.saturating_add(1);
         self.possibly_created |= classified.outcome == Outcome::Unknown;
         self.first_attempt_at.get_or_insert(at);
-        // What made the task is followed by no copy that would tell of it.
+        // After a created task no copy follows that would need the history.
         if classified.outcome != Outcome::Created {
             self.history.push(Attempt::new(at, classified, duration));
         }
@@ -197,14 +239,26 @@ impl RetryState {
         let mut headers = BTreeMap::from([
             (ATTEMPTS, number(self.attempts)),
             (ROUND, number(self.round)),
+            (QUEUE, text(&self.queue)),
             (ORIGINAL_EXCHANGE, text(&self.exchange)),
             (ORIGINAL_ROUTING_KEY, text(&self.routing_key)),
         ]);
         if self.possibly_created {
             headers.insert(POSSIBLY_CREATED, HeaderValue::Boolean(true));
         }
-        if let Some(at) = self.first_attempt_at {
-            headers.insert(FIRST_ATTEMPT_AT, text(&rfc3339(at)));
+        let times = [(FIRST_SEEN_AT, self.first_seen_at), (FIRST_ATTEMPT_AT, self.first_attempt_at)];
+        for (name, at) in times {
+            if let Some(at) = at {
+                headers.insert(name, text(&rfc3339(at)));
+            }
+        }
+        for (name, value) in [(MESSAGE_ID, &self.message_id), (ACTION, &self.action)] {
+            if let Some(value) = value {
+                headers.insert(name, text(value));
+            }
+        }
+        if self.is_edited {
+            headers.insert(EDITED, HeaderValue::Boolean(true));
         }
         if self.replays > 0 {
             headers.insert(REPLAY_COUNT, number(self.replays));
@@ -236,7 +290,7 @@ impl RetryState {
 #[must_use]
 pub fn copy_properties(
     message: &Message,
-    journey: &RetryState,
+    state: &RetryState,
     more: Vec<(&'static str, HeaderValue)>,
     frame_max: usize,
 ) -> Properties {
@@ -244,20 +298,20 @@ pub fn copy_properties(
     let room = room(&properties, frame_max);
     let longest_list = MAX_DROPPED.min(frame_max / 16);
     let list_room = entry_size(DROPPED, &text("")) + longest_list;
-    let mut ours = journey.headers();
+    let mut ours = state.headers();
     ours.extend(more);
     cut_texts(&mut ours, room.saturating_sub(list_room));
     let fixed = table_size(&ours);
     let mut theirs = publishers_headers(&message.properties);
     let budget =
         MAX_OURS.min(room.saturating_sub(table_size(&theirs))).saturating_sub(fixed + entry_size(HISTORY, &text("")));
-    if let Some(history) = journey.history(budget) {
+    if let Some(history) = state.history(budget) {
         ours.insert(HISTORY, text(&history));
     }
     let mut dropped = drop_largest(&mut theirs, room.saturating_sub(fixed), list_room);
     if !dropped.is_empty() {
-        if !journey.dropped.is_empty() {
-            dropped.insert(0, journey.dropped.clone());
+        if !state.dropped.is_empty() {
+            dropped.insert(0, state.dropped.clone());
         }
         ours.insert(DROPPED, text(&shorten(&dropped.join(","), longest_list)));
     }
@@ -327,23 +381,29 @@ fn publishers_headers(properties: &Properties) -> BTreeMap<ShortString, HeaderVa
     theirs.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// The publisher's properties without headers, `expiration` and `user_id`: a copy with a foreign user is refused.
+/// The publisher's properties without headers, `expiration`, `user_id` and reserved `reply_to` addresses: a copy with a foreign
+/// user or such an address is refused.
 pub(crate) fn without_brokers(from: &Properties) -> Properties {
+    /// Addresses of the broker's own that a copy cannot have: RabbitMQ refuses them from another channel.
+    const RESERVED_REPLY_TO: &str = "amq.rabbitmq.reply-to";
     let mut to = Properties::default();
     macro_rules! copy {
         ($($get:ident $set:ident),*) => { $(if let Some(value) = from.$get().clone() { to = to.$set(value); })* };
     }
     copy!(
         content_type with_content_type, content_encoding with_content_encoding, priority with_priority,
-        correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
+        correlation_id with_correlation_id, message_id with_message_id,
         timestamp with_timestamp, kind with_type, app_id with_app_id, cluster_id with_cluster_id
     );
+    if let Some(address) = from.reply_to().clone().filter(|to| !to.as_str().starts_with(RESERVED_REPLY_TO)) {
+        to = to.with_reply_to(address);
+    }
     to
 }
 
 struct Reader<'a> {
     message: &'a Message,
-    ill: Vec<&'static str>,
+    invalid: Vec<&'static str>,
 }
 
 impl Reader<'_> {
@@ -352,7 +412,7 @@ impl Reader<'_> {
         let value = self.message.header(name)?;
         let read = read(value);
         if read.is_none() {
-            self.ill.push(name);
+            self.invalid.push(name);
         }
         read
     }
@@ -381,31 +441,6 @@ impl Reader<'_> {
 
     fn history(&mut self) -> Vec<Attempt> {
         self.get(HISTORY, |value| serde_json::from_str(&string(value)?).ok()).unwrap_or_default()
-    }
-}
-
-/// A whole number of whichever type the header has.
-#[expect(clippy::wildcard_enum_match_arm, reason = "all others are no whole numbers")]
-pub(crate) fn integer(value: &HeaderValue) -> Option<i64> {
-    match value {
-        HeaderValue::ShortShortInt(n) => Some((*n).into()),
-        HeaderValue::ShortShortUInt(n) => Some((*n).into()),
-        HeaderValue::ShortInt(n) => Some((*n).into()),
-        HeaderValue::ShortUInt(n) => Some((*n).into()),
-        HeaderValue::LongInt(n) => Some((*n).into()),
-        HeaderValue::LongUInt(n) => Some((*n).into()),
-        HeaderValue::LongLongInt(n) => Some(*n),
-        _ => None,
-    }
-}
-
-/// A text header.
-#[expect(clippy::wildcard_enum_match_arm, reason = "all others are no texts")]
-pub(crate) fn string(value: &HeaderValue) -> Option<String> {
-    match value {
-        HeaderValue::LongString(text) => String::from_utf8(text.as_bytes().to_vec()).ok(),
-        HeaderValue::ShortString(text) => Some(text.to_string()),
-        _ => None,
     }
 }
 

@@ -11,8 +11,7 @@ use crate::json_object::{self, Members};
 use crate::message::failure::{Failure, Kind, Stage, shorten};
 use crate::suggest::suggest;
 
-/// The largest body of a task message, in bytes (256 KiB).
-pub const MAX_BODY: usize = 262_144;
+pub use crate::broker::MAX_BODY;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 

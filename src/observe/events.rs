@@ -11,29 +11,40 @@ use prometheus_client::registry::Registry;
 use crate::broker::PublishError;
 use crate::broker::session::Change;
 use crate::config::Problems;
-use crate::crm::classify::Outcome;
-use crate::gate::Closed;
-use crate::gate::tokens::TokenState;
+use crate::crm::classify::Classified;
+use crate::gate::{BlockReason, Gate};
 use crate::ledger::LedgerError;
 use crate::message::disposition::Disposition;
+use crate::message::failure::Kind;
 pub use crate::observe::metrics::Counts;
 use crate::observe::metrics::Metrics;
+use crate::settle::Settlement;
 
-/// A delivery at its end.
+/// A settled delivery.
 #[derive(Clone, Copy, Debug)]
 pub struct Settled<'a> {
-    /// The message's identity.
+    /// The message id.
     pub message_id: Option<&'a str>,
+    /// Whether it arrived with an id.
+    pub has_id: bool,
+    /// The rule that matched.
+    pub rule: Option<&'a str>,
     /// What was decided.
     pub disposition: &'a Disposition,
-    /// Attempts spent so far, earlier rounds included.
+    /// What RabbitMQ was told.
+    pub settlement: &'a Settlement,
+    /// Attempts so far, earlier rounds included.
     pub attempts: u32,
+    /// The round that it is in.
+    pub round: u32,
+    /// How the latest attempt failed.
+    pub reason: Option<&'a str>,
     /// From delivery to settling.
     pub duration: Duration,
-    /// An attempt before the last may have made the task, too.
+    /// The task that was created may be the second one.
     pub possible_duplicate: bool,
-    /// The broker no longer waited for it, and delivers it anew.
-    pub stale: bool,
+    /// RabbitMQ no longer waited for it, and delivers it again.
+    pub is_gone: bool,
     /// Now.
     pub at: Timestamp,
     /// When it was published, where that is known.
@@ -82,10 +93,10 @@ impl Events {
         Self { metrics, registry, failing: Mutex::default(), last: Mutex::default() }
     }
 
-    /// The metrics as OpenMetrics text, those of the tokens included.
+    /// The metrics as OpenMetrics text, those of the gate and its tokens included.
     #[must_use]
-    pub fn encode(&self, tokens: &[TokenState]) -> String {
-        crate::observe::metrics::encode(&self.registry, tokens)
+    pub fn encode(&self, gate: &Gate) -> String {
+        crate::observe::metrics::encode(&self.registry, gate)
     }
 
     /// What has been counted.
@@ -110,57 +121,47 @@ impl Events {
     }
 
     /// A request was answered, or was not.
-    pub fn attempted(&self, outcome: Outcome, duration: Duration) {
-        self.metrics.attempts(outcome).inc();
+    pub fn attempted(&self, message_id: Option<&str>, classified: &Classified, duration: Duration) {
+        self.metrics.attempts(classified.outcome).inc();
         self.metrics.attempt_seconds.observe(duration.as_secs_f64());
-        let duration_ms = millis(duration);
-        tracing::debug!(outcome = outcome.as_str(), duration_ms, "attempt");
+        let (message_id, outcome) = (message_id.unwrap_or("-"), classified.outcome.as_str());
+        let (status, duration_ms) = (classified.http_status, millis(duration));
+        tracing::debug!(message_id, outcome, status, duration_ms, reason = classified.reason, "attempt");
     }
 
     /// A message was settled.
     pub fn settled(&self, settled: &Settled<'_>) {
         self.metrics.in_flight.dec();
         let outcome = settled.disposition.as_str();
-        let (message_id, attempts, duration_ms) =
-            (settled.message_id.unwrap_or("-"), settled.attempts, millis(settled.duration));
-        if settled.message_id.is_none() {
+        let message_id = settled.message_id.unwrap_or("-");
+        if !settled.has_id {
             self.metrics.without_id.inc();
         }
-        if settled.stale {
-            self.metrics.stale.inc();
+        if settled.is_gone {
+            self.metrics.lost_deliveries.inc();
+            let duration_ms = millis(settled.duration);
             tracing::warn!(
                 message_id,
                 outcome,
-                attempts,
                 duration_ms,
-                "not settled: its connection is gone, the broker delivers it anew"
+                "not settled: the connection is gone, RabbitMQ delivers it again"
             );
             return;
         }
         let kind = match settled.disposition {
             Disposition::DeadLetter(failure) => failure.kind.as_str(),
-            Disposition::Ack
-            | Disposition::AlreadyCreated
-            | Disposition::Retry(_)
-            | Disposition::Hold
-            | Disposition::Requeue => "",
+            _ => "",
         };
         self.metrics.settled(outcome, kind).inc();
         self.aged(settled);
         if settled.possible_duplicate {
-            self.metrics.possible_duplicate.inc();
+            self.metrics.possible_duplicates.inc();
             tracing::warn!(
                 message_id,
-                attempts,
-                "an attempt before the last may have made the task, too: there may be two"
+                "the CRM may have two tasks for this message: an earlier attempt may have created one, too"
             );
         }
-        if let Disposition::DeadLetter(failure) = settled.disposition {
-            let (stage, code) = (failure.stage.as_str(), failure.crm_code);
-            tracing::warn!(message_id, outcome, kind, stage, code, attempts, duration_ms, "settled");
-        } else {
-            tracing::info!(message_id, outcome, attempts, duration_ms, "settled");
-        }
+        log_settled(settled, message_id, outcome);
     }
 
     /// How old a message was when it was done for good.
@@ -177,13 +178,13 @@ impl Events {
         }
     }
 
-    /// Headers of ours arrived ill-typed and are ignored.
+    /// Headers of ours arrived with a wrong type and are ignored.
     pub fn invalid_headers(&self, message_id: Option<&str>, headers: &[&str]) {
-        self.metrics.ill_typed.inc_by(u64::try_from(headers.len()).unwrap_or(u64::MAX));
+        self.metrics.invalid_headers.inc_by(u64::try_from(headers.len()).unwrap_or(u64::MAX));
         tracing::warn!(
             message_id = message_id.unwrap_or("-"),
             headers = headers.join(","),
-            "ignored ill-typed headers"
+            "ignored headers of a wrong type"
         );
     }
 
@@ -239,18 +240,17 @@ impl Events {
     }
 
     /// The gate closed for a reason, or opened; `failure` is why the latest request failed.
-    pub fn gate(&self, closed: Option<Closed>, failure: Option<&str>) {
-        self.metrics.gate(closed);
-        self.metrics.gate_changes(closed).inc();
+    pub fn gate(&self, reason: Option<BlockReason>, failure: Option<&str>) {
+        self.metrics.gate_changes(reason).inc();
         let mut last = self.lock_last();
-        if closed != Some(Closed::Ledger) && std::mem::take(&mut last.ledger_failing) {
+        if reason != Some(BlockReason::Ledger) && std::mem::take(&mut last.ledger_failing) {
             tracing::info!("the ledger can be read and written again");
         }
-        match closed {
+        match reason {
             Some(reason) => {
-                let failure = if reason == Closed::Ledger { last.ledger_failure.as_deref() } else { failure };
+                let failure = if reason == BlockReason::Ledger { last.ledger_failure.as_deref() } else { failure };
                 let (reason, advice) = (reason.as_str(), reason.advice());
-                tracing::warn!(reason, failure, advice, "gate closed: no request leaves");
+                tracing::warn!(reason, failure, advice, "gate closed: no request is sent but probes");
             }
             None => tracing::info!("gate open"),
         }
@@ -259,17 +259,32 @@ impl Events {
     /// The consuming connection changed.
     pub fn connection(&self, change: &Change) {
         match change {
-            Change::Connected => {
+            Change::Connected { node, .. } => {
                 self.metrics.connected.set(1);
                 if std::mem::replace(&mut self.lock_last().connected, true) {
                     self.metrics.reconnects.inc();
                 }
-                tracing::info!("connected to the broker: consuming, or standing by");
+                tracing::info!(node, "connected to RabbitMQ: consuming, or standing by");
             }
+            Change::Active => tracing::info!("active: messages arrive"),
             Change::Lost(reason) => {
                 self.metrics.connected.set(0);
                 self.metrics.connections_lost.inc();
-                tracing::warn!(reason, "not connected to the broker, trying again");
+                tracing::warn!(reason, "not connected to RabbitMQ, trying again");
+            }
+            Change::Serial(Some(reason)) => {
+                self.metrics.serial_mode.set(1);
+                tracing::warn!(reason, "serial mode: one message at a time, so that no other message is harmed");
+            }
+            Change::Serial(None) => {
+                self.metrics.serial_mode.set(0);
+                tracing::info!("serial mode is over");
+            }
+            Change::Oversized { message_id, bytes } => {
+                let kind = Kind::TooLarge.as_str();
+                self.metrics.settled(Disposition::DEAD_LETTERED, kind).inc();
+                let message_id = message_id.as_deref().unwrap_or("-");
+                tracing::warn!(message_id, outcome = Disposition::DEAD_LETTERED, kind, bytes, "settled by RabbitMQ");
             }
         }
     }
@@ -290,6 +305,49 @@ impl Events {
                 tracing::warn!(%problems, "the tokens' file changed and cannot be read; the former tokens stay")
             }
             Err(_) => {}
+        }
+    }
+}
+
+/// One line for each settled message. A task that was created needs no reason.
+fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str) {
+    let (rule, attempts, duration_ms) = (settled.rule, settled.attempts, millis(settled.duration));
+    if let Settlement::Reject(reason) = settled.settlement {
+        tracing::error!(
+            message_id,
+            outcome,
+            reason,
+            "RabbitMQ refuses the copy of this message: left to RabbitMQ to dead-letter"
+        );
+    }
+    match settled.disposition {
+        Disposition::DeadLetter(failure) => {
+            let (kind, stage, code) = (failure.kind.as_str(), failure.stage.as_str(), failure.crm_code);
+            let (status, reason) = (failure.http_status, failure.log_reason());
+            tracing::warn!(
+                message_id,
+                rule,
+                outcome,
+                kind,
+                stage,
+                code,
+                status,
+                attempts,
+                duration_ms,
+                reason,
+                "settled"
+            );
+        }
+        Disposition::Retry(delay) => {
+            let (reason, next, round) = (settled.reason, crate::duration::format(*delay), settled.round);
+            tracing::info!(message_id, rule, outcome, attempts, duration_ms, reason, next, round, "settled");
+        }
+        Disposition::Hold | Disposition::Requeue => {
+            tracing::info!(message_id, rule, outcome, attempts, duration_ms, reason = settled.reason, "settled");
+        }
+        Disposition::Skip(rule) => tracing::info!(message_id, rule = &**rule, outcome, duration_ms, "settled"),
+        Disposition::Ack | Disposition::AlreadyCreated => {
+            tracing::info!(message_id, rule, outcome, attempts, duration_ms, "settled");
         }
     }
 }

@@ -13,8 +13,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::crm::classify::Outcome;
-use crate::gate::Closed;
-use crate::gate::tokens::{Parked, TokenState};
+use crate::gate::tokens::Suspended;
+use crate::gate::{BlockReason, Gate};
 use crate::message::disposition::Disposition;
 use crate::message::failure::Kind;
 
@@ -51,7 +51,7 @@ struct TokenLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ParkedLabels {
+struct SuspendedLabels {
     token: usize,
     reason: &'static str,
 }
@@ -83,20 +83,20 @@ pub(super) struct Metrics {
     pub(super) attempt_seconds: Histogram,
     pub(super) age_seconds: Histogram,
     pub(super) in_flight: Gauge,
-    gate_closed: Family<ReasonLabels, Gauge>,
     gate_changes: Family<ReasonLabels, Counter>,
     pub(super) connected: Gauge,
     pub(super) connections_lost: Counter,
     pub(super) reconnects: Counter,
+    pub(super) serial_mode: Gauge,
     pub(super) blocked: Gauge,
     pub(super) unconfirmed: Gauge,
     pub(super) publish_failures: Counter,
     pub(super) without_id: Counter,
-    pub(super) ill_typed: Counter,
-    pub(super) stale: Counter,
+    pub(super) invalid_headers: Counter,
+    pub(super) lost_deliveries: Counter,
     pub(super) ledger_failures: Counter,
     pub(super) created_unrecorded: Counter,
-    pub(super) possible_duplicate: Counter,
+    pub(super) possible_duplicates: Counter,
     pub(super) ledger_entries: Gauge,
     pub(super) ledger_write_seconds: Histogram,
     reloads: Family<OutcomeLabels, Counter>,
@@ -111,20 +111,20 @@ impl Metrics {
             attempt_seconds: Histogram::new(ATTEMPT_SECONDS),
             age_seconds: Histogram::new(AGE_SECONDS),
             in_flight: Gauge::default(),
-            gate_closed: Family::default(),
             gate_changes: Family::default(),
             connected: Gauge::default(),
             connections_lost: Counter::default(),
             reconnects: Counter::default(),
+            serial_mode: Gauge::default(),
             blocked: Gauge::default(),
             unconfirmed: Gauge::default(),
             publish_failures: Counter::default(),
             without_id: Counter::default(),
-            ill_typed: Counter::default(),
-            stale: Counter::default(),
+            invalid_headers: Counter::default(),
+            lost_deliveries: Counter::default(),
             ledger_failures: Counter::default(),
             created_unrecorded: Counter::default(),
-            possible_duplicate: Counter::default(),
+            possible_duplicates: Counter::default(),
             ledger_entries: Gauge::default(),
             ledger_write_seconds: Histogram::new(WRITE_SECONDS),
             reloads: Family::default(),
@@ -135,8 +135,7 @@ impl Metrics {
         for outcome in Outcome::ALL {
             metrics.attempts(outcome);
         }
-        metrics.gate(None);
-        for closed in Closed::ALL.map(Some).into_iter().chain([None]) {
+        for closed in BlockReason::ALL.map(Some).into_iter().chain([None]) {
             metrics.gate_changes(closed);
         }
         for succeeded in [true, false] {
@@ -153,15 +152,8 @@ impl Metrics {
         self.attempts.get_or_create_owned(&OutcomeLabels { outcome: outcome.as_str() })
     }
 
-    pub(super) fn gate(&self, closed: Option<Closed>) {
-        for reason in Closed::ALL {
-            let labels = ReasonLabels { reason: reason.as_str() };
-            self.gate_closed.get_or_create(&labels).set((closed == Some(reason)).into());
-        }
-    }
-
-    pub(super) fn gate_changes(&self, closed: Option<Closed>) -> Counter {
-        self.gate_changes.get_or_create_owned(&ReasonLabels { reason: closed.map_or(OPEN, Closed::as_str) })
+    pub(super) fn gate_changes(&self, closed: Option<BlockReason>) -> Counter {
+        self.gate_changes.get_or_create_owned(&ReasonLabels { reason: closed.map_or(OPEN, BlockReason::as_str) })
     }
 
     pub(super) fn reloads(&self, succeeded: bool) -> Counter {
@@ -203,7 +195,7 @@ impl Metrics {
     fn register_messages(&self, to: &mut Registry) {
         to.register("settled_messages", "Messages settled, by what became of them", self.settled.clone());
         to.register("attempts", "Requests to the CRM, by outcome", self.attempts.clone());
-        seconds(to, "attempt_duration", "From sending a request to its disposition", &self.attempt_seconds);
+        seconds(to, "attempt_duration", "From sending a request to its outcome", &self.attempt_seconds);
         seconds(
             to,
             "message_age",
@@ -212,22 +204,25 @@ impl Metrics {
         );
         to.register("messages_in_flight", "Messages taken and not yet settled", self.in_flight.clone());
         to.register("messages_without_id", "Messages taken without a message id", self.without_id.clone());
-        to.register("invalid_headers", "Headers of ours that arrived ill-typed", self.ill_typed.clone());
-        to.register("lost_deliveries", "Messages whose connection was gone when they were settled", self.stale.clone());
+        to.register("invalid_headers", "Headers of ours that arrived with a wrong type", self.invalid_headers.clone());
+        to.register(
+            "lost_deliveries",
+            "Messages whose connection was gone when they were settled",
+            self.lost_deliveries.clone(),
+        );
         to.register(
             "created_unrecorded",
-            "Created tasks that the ledger could not take; acked all the same",
+            "Created tasks that the ledger could not take; acked, since sending them again would be worse",
             self.created_unrecorded.clone(),
         );
         to.register(
-            "possible_duplicate",
-            "Created tasks of which an earlier attempt, or delivery of a message without an id, may have made another",
-            self.possible_duplicate.clone(),
+            "possible_duplicates",
+            "Created tasks of which an earlier attempt or delivery may have created another",
+            self.possible_duplicates.clone(),
         );
     }
 
     fn register_surroundings(&self, to: &mut Registry) {
-        to.register("gate_closed", "1 while no request leaves, by reason", self.gate_closed.clone());
         to.register(
             "gate_changes",
             "Times that the gate closed for a reason, or opened (`open`)",
@@ -235,6 +230,7 @@ impl Metrics {
         );
         to.register("broker_connected", "1 while consuming or standing by", self.connected.clone());
         to.register("broker_connections_lost", "Consuming connections lost or refused", self.connections_lost.clone());
+        to.register("broker_serial_mode", "1 while messages are taken one at a time", self.serial_mode.clone());
         to.register("broker_reconnects", "Consuming connections made after the first", self.reconnects.clone());
         to.register(
             "broker_blocked",
@@ -274,20 +270,26 @@ fn seconds(to: &mut Registry, name: &str, help: &str, histogram: &Histogram) {
     to.register_with_unit(name, help, Unit::Seconds, histogram.clone());
 }
 
-/// What was counted and what the tokens do, as OpenMetrics text.
-pub(super) fn encode(registry: &Registry, tokens: &[TokenState]) -> String {
+/// What was counted, and what the gate and its tokens do now, as OpenMetrics text.
+pub(super) fn encode(registry: &Registry, gate: &Gate) -> String {
     let mut page = String::new();
     // Writing to a string does not fail.
     let _ = text::encode_registry(&mut page, registry);
-    let _ = text::encode(&mut page, &tokens_registry(tokens));
+    let _ = text::encode(&mut page, &gate_registry(gate));
     page
 }
 
-/// Made anew for each page: a list of tokens that became shorter leaves no series behind.
-fn tokens_registry(tokens: &[TokenState]) -> Registry {
+/// Made again for each page: what the gate says is never stale, and a list of tokens that became shorter leaves no series behind.
+fn gate_registry(gate: &Gate) -> Registry {
+    let (reason, tokens) = (gate.block_reason(), gate.token_states());
+    let closed = Family::<ReasonLabels, Gauge>::default();
+    for each in BlockReason::ALL {
+        closed.get_or_create(&ReasonLabels { reason: each.as_str() }).set((reason == Some(each)).into());
+    }
     let mut registry = Registry::with_prefix("wtw");
+    registry.register("gate_closed", "1 while no request is sent but probes, by reason", closed);
     let [in_use, slots, until, limit, left] = [(); 5].map(|()| Family::<TokenLabels, Gauge>::default());
-    let parked = Family::<ParkedLabels, Gauge>::default();
+    let suspended = Family::<SuspendedLabels, Gauge>::default();
     for (token, state) in tokens.iter().enumerate() {
         let labels = TokenLabels { token };
         let set = |family: &Family<TokenLabels, Gauge>, value| {
@@ -296,9 +298,9 @@ fn tokens_registry(tokens: &[TokenState]) -> Registry {
         set(&in_use, count(state.in_use));
         set(&slots, count(state.slots));
         set(&until, state.until.map_or(0, Timestamp::as_second));
-        for reason in Parked::ALL {
-            let labels = ParkedLabels { token, reason: reason.as_str() };
-            parked.get_or_create(&labels).set((state.parked == Some(reason)).into());
+        for reason in Suspended::ALL {
+            let labels = SuspendedLabels { token, reason: reason.as_str() };
+            suspended.get_or_create(&labels).set((state.suspended == Some(reason)).into());
         }
         if let Some(calls) = state.quota_limit {
             set(&limit, count(calls));
@@ -317,7 +319,7 @@ fn tokens_registry(tokens: &[TokenState]) -> Registry {
         "Calls left today on a token: what the CRM told last, less the requests since; absent where it told nothing today",
         left,
     );
-    registry.register("token_suspended", "1 while a token is out of use, by reason", parked);
+    registry.register("token_suspended", "1 while a token is out of use, by reason", suspended);
     registry.register_with_unit(
         "token_suspended_until_timestamp",
         "When a token that is out of use is tried again; 0 for one in use",

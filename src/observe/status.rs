@@ -1,14 +1,16 @@
 //! What the worker knows of itself: told by the app, read by the admin pages.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::broker::session::Change;
 use crate::clock::rfc3339;
-use crate::gate::tokens::{Parked, TokenState};
-use crate::gate::{Closed, Gate};
+use crate::gate::tokens::{Suspended, TokenState};
+use crate::gate::{BlockReason, Gate};
 use crate::observe::events::Events;
 
 /// What the worker knows of itself.
@@ -19,6 +21,10 @@ pub struct Status {
     pub gate: Arc<Gate>,
     /// Why the broker is not connected; none while it is.
     unconnected: Mutex<Option<String>>,
+    /// Whether messages arrived on the present connection: AMQP does not say who is a standby.
+    active: AtomicBool,
+    /// Why messages are taken one at a time.
+    serial: Mutex<Option<String>>,
     /// Why the broker takes no messages; none while it does.
     blocked: Mutex<Option<String>>,
     /// The ledger's kind.
@@ -26,7 +32,14 @@ pub struct Status {
     /// Why the ledger is not open; none once it is.
     no_ledger: Mutex<Option<String>>,
     started: Instant,
+    /// When the runtime last made progress.
+    alive: Mutex<Instant>,
 }
+
+/// How long the runtime may make no progress.
+const STALLED: Duration = Duration::from_secs(30);
+/// How often it shows that it makes progress.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
 fn held(reason: &Mutex<Option<String>>) -> Option<String> {
     reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -44,10 +57,13 @@ impl Status {
             events,
             gate,
             unconnected: Mutex::new(Some("connecting".to_owned())),
+            active: AtomicBool::new(false),
+            serial: Mutex::default(),
             blocked: Mutex::default(),
             ledger,
             no_ledger: Mutex::new(Some("opening".to_owned())),
             started: Instant::now(),
+            alive: Mutex::new(Instant::now()),
         }
     }
 
@@ -60,12 +76,26 @@ impl Status {
         if let Some(why) = held(&self.unconnected) {
             return Some(format!("not connected to the broker: {why}"));
         }
-        match self.gate.closed() {
-            Some(reason @ (Closed::Misconfigured | Closed::Unauthorized | Closed::Ledger)) => {
+        match self.gate.block_reason() {
+            Some(reason @ (BlockReason::Misconfigured | BlockReason::Unauthorized | BlockReason::Ledger)) => {
                 Some(reason.advice().to_owned())
             }
-            Some(Closed::Outage | Closed::Quota) | None => None,
+            Some(BlockReason::Outage | BlockReason::Quota) | None => None,
         }
+    }
+
+    /// Shows that the runtime makes progress.
+    pub async fn beat(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(HEARTBEAT).await;
+            *self.alive.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
+    }
+
+    /// Whether the runtime has made progress lately.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.alive.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < STALLED
     }
 
     /// The ledger is missing for this reason, or open.
@@ -82,25 +112,32 @@ impl Status {
     /// The consuming connection changed.
     pub fn connection(&self, change: &Change) {
         self.events.connection(change);
-        let unconnected = match change {
-            Change::Connected => None,
-            Change::Lost(reason) => Some(reason.clone()),
-        };
-        hold(&self.unconnected, unconnected);
+        match change {
+            Change::Connected { .. } => {
+                hold(&self.unconnected, None);
+                self.active.store(false, Ordering::Relaxed);
+            }
+            Change::Active => self.active.store(true, Ordering::Relaxed),
+            Change::Lost(reason) => {
+                hold(&self.unconnected, Some(reason.clone()));
+                self.active.store(false, Ordering::Relaxed);
+            }
+            Change::Serial(reason) => hold(&self.serial, reason.clone()),
+            Change::Oversized { .. } => {}
+        }
     }
 
     /// The metrics as OpenMetrics text.
     #[must_use]
     pub fn metrics(&self) -> String {
-        // The gate tells of time's part, such as a token's reset, when it is asked.
-        self.events.encode(&self.gate.token_states())
+        self.events.encode(&self.gate)
     }
 
     /// Everything, for people.
     #[must_use]
     pub fn page(&self) -> Value {
         let (unready, unconnected) = (self.unready(), held(&self.unconnected));
-        let (closed, failed) = (self.gate.closed(), self.gate.last_failure());
+        let (closed, failed) = (self.gate.block_reason(), self.gate.last_failure());
         let tokens: Vec<Value> = self.gate.token_states().iter().enumerate().map(token).collect();
         let (counts, last) = (self.events.counts(), self.events.last());
         json!({
@@ -112,14 +149,16 @@ impl Status {
             "broker": {
                 "connected": unconnected.is_none(),
                 "reason": unconnected,
+                "active": self.active.load(Ordering::Relaxed),
+                "serial_mode": held(&self.serial),
                 "blocked": held(&self.blocked),
                 "reconnects": counts.reconnects,
                 "unconfirmed": counts.unconfirmed,
             },
             "gate": {
                 "open": closed.is_none(),
-                "reason": closed.map(Closed::as_str),
-                "advice": closed.map(Closed::advice),
+                "reason": closed.map(BlockReason::as_str),
+                "advice": closed.map(BlockReason::advice),
                 "since": rfc3339(self.gate.since()),
                 "last_failure": failed.as_ref().map(|failed| &failed.reason),
                 "last_failure_at": failed.as_ref().map(|failed| rfc3339(failed.at)),
@@ -136,8 +175,8 @@ impl Status {
         })
     }
 
-    fn ledger_page(&self, closed: Option<Closed>, entries: i64, failure: Option<String>) -> Value {
-        let failing = failure.filter(|_| closed == Some(Closed::Ledger));
+    fn ledger_page(&self, closed: Option<BlockReason>, entries: i64, failure: Option<String>) -> Value {
+        let failing = failure.filter(|_| closed == Some(BlockReason::Ledger));
         let reason = held(&self.no_ledger).or(failing);
         json!({ "kind": self.ledger, "entries": entries, "healthy": reason.is_none(), "reason": reason })
     }
@@ -148,7 +187,7 @@ fn token((position, token): (usize, &TokenState)) -> Value {
         "token": position,
         "in_use": token.in_use,
         "slots": token.slots,
-        "parked": token.parked.map(Parked::as_str),
+        "suspended": token.suspended.map(Suspended::as_str),
         "until": token.until.map(rfc3339),
         "quota_limit": token.quota_limit,
         "quota_left": token.quota_left,

@@ -231,6 +231,7 @@ impl Span {
             Disposition::DeadLetter(failure) => self.failed(failure.kind.as_str()),
             Disposition::Ack
             | Disposition::AlreadyCreated
+            | Disposition::Skip(_)
             | Disposition::Retry(_)
             | Disposition::Hold
             | Disposition::Requeue => {}

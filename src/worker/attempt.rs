@@ -1,54 +1,40 @@
-//! One attempt: gate, intent, slot, send, classify.
+//! Steps 3 to 6: token slot, claim, request, result.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
+use tokio::sync::OwnedMutexGuard;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout};
 
-use super::recall::{Case, Interrupted};
-use super::{Worker, apart};
-use crate::crm::classify::{Answer, Classified, Outcome, classify, quota, quota_reset, token_accepted};
-use crate::gate::{NoSlot, Slot};
-use crate::ledger::Closing;
-use crate::message::failure::Failure;
-use crate::message::retry_state::RetryState;
+use super::Worker;
+use super::decide::Plan;
+use super::delivery::{Abort, DeliveryContext};
+use crate::config::OnUnknown;
+use crate::crm::classify::{Answer as HttpResult, Classified, Outcome, classify, quota, quota_reset};
+use crate::gate::TokenSlot;
+use crate::ledger::{AttemptResult, Change, Changed, Claim, ClaimId, Entry, NewClaim};
 
-/// How much longer than `crm.request_timeout` another worker's open intent is waited for, before it is taken for a dead worker's.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
-/// How much of that is for the records themselves.
-const RECORDS: Duration = Duration::from_secs(1);
-/// How long the question about a token may take beside the request itself: together they stay within the default grace.
-pub(crate) const TOKEN_INFORMATION: Duration = Duration::from_secs(4);
-/// The longest wait for a slot with an intent open. What it takes the question about a token lacks, should the request take as long
-/// as it may.
-const SLOT: Duration = Duration::from_secs(4);
+/// A request starts at most this long after its claim was first sent to the ledger. Other workers take a claim for orphaned
+/// after `crm.request_timeout` + 5 s, so this must be less than those 5 s.
+const CLAIM_TO_REQUEST: Duration = Duration::from_secs(2);
+/// How long the question about a token's quota may take.
+pub(crate) const TOKEN_INFORMATION: Duration = Duration::from_secs(2);
 
-/// Why no request left.
-pub(super) enum Unsent {
-    /// The gate stayed closed for as long as a message is held.
-    Held,
-    /// The worker is stopping, or the broker delivers the message anew, perhaps to another worker.
-    Stopped,
-    /// The ledger has learnt something of the message since it was asked.
-    Overtaken,
-    /// Another attempt is not allowed.
-    GivenUp(Failure),
+/// What the ledger made of a claim.
+pub(super) enum Claimed {
+    /// The request may be sent.
+    Yes,
+    /// Another delivery changed the entry: decide again with this one.
+    Conflict(Option<Entry>),
+    /// The claim came too late, or the ledger failed: decide again.
+    No,
 }
 
-impl From<Interrupted> for Unsent {
-    fn from(interrupted: Interrupted) -> Self {
-        match interrupted {
-            Interrupted::Held => Self::Held,
-            Interrupted::Stopped => Self::Stopped,
-        }
-    }
-}
-
-/// An attempt and what it cost.
-pub(super) struct Attempted {
+/// One request and what it cost.
+pub(super) struct Attempt {
     pub(super) classified: Classified,
     pub(super) at: Timestamp,
     pub(super) duration: Duration,
@@ -57,114 +43,141 @@ pub(super) struct Attempted {
 }
 
 impl Worker {
-    /// Waits for the gate, records the intent, waits for a slot, and sends one request.
-    pub(super) async fn send(
+    /// Step 3: waits for the right to send. Messages whose worker ended while they were sent take turns.
+    pub(super) async fn acquire(
         &self,
-        case: &Case<'_>,
-        body: &Bytes,
-        journey: &RetryState,
-        suspect: bool,
-    ) -> Result<Attempted, Unsent> {
-        let _turn = if suspect {
-            let waiting = async {
-                tokio::select! {
-                    biased;
-                    () = self.interrupted(case) => Err(Unsent::Stopped),
-                    () = sleep_until(case.until) => Err(Unsent::Held),
-                    turn = self.running.turn() => Ok(turn),
-                }
-            };
-            Some(apart(waiting).await?)
-        } else if Instant::now() >= case.until {
-            return Err(Unsent::Held);
-        } else {
-            None
+        d: &DeliveryContext<'_>,
+        plan: &Plan,
+    ) -> Result<(TokenSlot, Option<OwnedMutexGuard<()>>), Abort> {
+        d.aborted()?;
+        let alone = match plan.is_suspect {
+            true => Some(d.wait(d.deadline, self.ids.lock_suspects()).await?),
+            false => None,
         };
-        loop {
-            if let Some((slot, intended)) = self.admit(case, journey).await? {
-                let until = intended + self.rules.patience.saturating_sub(RECORDS);
-                return Ok(self.attempt(case, slot, body, journey.attempts, until).await);
-            }
-        }
+        let slot = match self.gate.try_acquire() {
+            Some(slot) => slot,
+            None => d.wait(d.deadline, self.gate.acquire()).await?,
+        };
+        d.aborted()?;
+        Ok((slot, alone))
     }
 
-    /// A slot to send in, with the intent recorded, and since when; none when the gate closed meanwhile.
-    async fn admit(&self, case: &Case<'_>, journey: &RetryState) -> Result<Option<(Slot, Instant)>, Unsent> {
-        let mut pass = self.pass(case).await?;
-        // Not before: while the gate is closed nothing is given up.
-        self.may_try(case.message, journey).map_err(Unsent::GivenUp)?;
-        if self.overtaken(case, journey).await? {
-            return Err(Unsent::Overtaken);
+    /// Strict mode spends no message on finding out whether the CRM works: a probe asks for the token's state first, and the
+    /// message follows only when the CRM answers that.
+    pub(super) async fn ask_before_probe(
+        &self,
+        d: &DeliveryContext<'_>,
+        slot: TokenSlot,
+    ) -> Result<Option<TokenSlot>, Abort> {
+        if self.settings.on_unknown != OnUnknown::DeadLetter || !slot.is_probe() {
+            return Ok(Some(slot));
         }
-        if !case.receipt.usable() {
-            return Err(Unsent::Stopped);
+        let result = d.wait(d.deadline, self.crm.token_information(slot.token())).await?;
+        let mut classified = classify(&result, self.clock.now());
+        if matches!(classified.outcome, Outcome::Created | Outcome::Rejected) {
+            return Ok(Some(slot));
         }
-        // Not to be interrupted: an intent that nobody knows of could not be withdrawn.
-        let intended = self.intend(case, journey).await?;
-        let until = case.until.min(intended + SLOT);
-        let slot = tokio::select! {
-            biased;
-            () = self.interrupted(case) => Err(Some(Unsent::Stopped)),
-            slot = self.gate.slot(&mut pass, until) => slot.map_err(|none| match none {
-                NoSlot::Held if until == case.until => Some(Unsent::Held),
-                NoSlot::Held | NoSlot::Closed => None,
-            }),
-        };
-        // It waited, and the broker may have taken it back.
-        let slot = slot.and_then(|slot| if case.receipt.usable() { Ok(slot) } else { Err(Some(Unsent::Stopped)) });
-        match slot {
-            Ok(slot) => Ok(Some((slot, intended))),
-            Err(end) => {
-                self.withdraw(case).await;
-                end.map_or(Ok(None), Err)
-            }
-        }
-    }
-
-    /// Sends one request; `until` is how long its intent may be open.
-    async fn attempt(&self, case: &Case<'_>, slot: Slot, body: &Bytes, attempts: u32, until: Instant) -> Attempted {
-        let (at, began) = (self.clock.now(), Instant::now());
-        let probe = slot.is_probe();
-        let classified = self.ask(&slot, body, until).await;
-        let duration = began.elapsed();
+        classified.hide(slot.token().expose_secret());
         slot.report(&classified);
-        // Whoever waits for the slot goes first: the CRM allows few, and a moment in which one is not used is lost.
+        Ok(None)
+    }
+
+    /// Step 4: claims the message. Only then is a request sent.
+    pub(super) async fn claim(&self, d: &mut DeliveryContext<'_>, plan: &Plan) -> Result<Claimed, Abort> {
+        let Some(key) = d.key else {
+            d.is_possible_duplicate = plan.doubted;
+            return Ok(Claimed::Yes);
+        };
+        let new = NewClaim {
+            claim: Claim { id: ClaimId(fastrand::u64(..)), owner: self.owner, at: self.clock.now() },
+            digest: d.digest,
+            attempts: plan.attempts + 1,
+            in_doubt: plan.in_doubt,
+            reset: plan.reset,
+            replay: d.replay_mark(),
+            epoch: self.recorder.ledger().epoch(),
+        };
+        d.open_claim = Some(new.clone());
+        let started = Instant::now();
+        let change = Change::Claim { expected: plan.expected, new };
+        let claimed = match d.wait(d.deadline, self.recorder.change(&key, &change)).await {
+            Ok(Ok(Changed::Conflict(found))) => {
+                d.open_claim = None;
+                return Ok(Claimed::Conflict(found));
+            }
+            Ok(Ok(Changed::Done(entry))) if started.elapsed() <= CLAIM_TO_REQUEST => {
+                d.is_possible_duplicate = plan.doubted || entry.is_some_and(|entry| entry.doubted);
+                // The wait for the ledger may have outlasted the delivery.
+                d.aborted().map(|()| Claimed::Yes)
+            }
+            Ok(Ok(Changed::Done(_)) | Err(_)) => Ok(Claimed::No),
+            Err(abort) => Err(abort),
+        };
+        if !matches!(claimed, Ok(Claimed::Yes)) {
+            self.withdraw(d).await;
+        }
+        claimed
+    }
+
+    /// Takes back the claim of a request that was not sent.
+    pub(super) async fn withdraw(&self, d: &mut DeliveryContext<'_>) {
+        if let (Some(key), Some(claim)) = (d.key, d.open_claim.take()) {
+            let _ = self.recorder.record(key, Change::Withdraw(claim)).await;
+        }
+    }
+
+    /// Step 5: sends one request. It is never cancelled: what may have arrived at the CRM must be known.
+    pub(super) async fn send(&self, d: &mut DeliveryContext<'_>, slot: TokenSlot, body: Bytes) -> Attempt {
+        let (at, began, is_probe) = (self.clock.now(), Instant::now(), slot.is_probe());
+        let mut classified = classify(&self.crm.insert(slot.token(), body).await, self.clock.now());
+        let duration = began.elapsed();
+        if classified.outcome == Outcome::QuotaExhausted {
+            classified.retry_after = self.ask_quota(&slot).await;
+        }
+        classified.hide(slot.token().expose_secret());
+        slot.report(&classified);
+        // The next request goes before this one's bookkeeping: the CRM allows few at a time.
         yield_now().await;
-        self.events.attempted(classified.outcome, duration);
-        let counts = classified.outcome.spends_attempt() && !(probe && classified.outcome == Outcome::Unavailable);
-        let closing = match classified.outcome {
-            Outcome::Created => Closing::Created,
-            Outcome::Unknown => Closing::Unknown,
+        let uncounted_probe = is_probe && classified.outcome == Outcome::Unavailable;
+        let counts = classified.outcome.spends_attempt() && !uncounted_probe;
+        self.events.attempted(d.message.id(), &classified, duration);
+        if counts {
+            d.count_attempt(at, &classified, duration);
+        }
+        Attempt { classified, at, duration, counts }
+    }
+
+    /// How long until a used-up quota starts over, if the CRM tells.
+    async fn ask_quota(&self, slot: &TokenSlot) -> Option<Duration> {
+        let asked = timeout(TOKEN_INFORMATION, self.crm.token_information(slot.token())).await;
+        let result = asked.unwrap_or_else(|_| HttpResult::NoAnswer("timed out".to_owned()));
+        if let Some((limit, left)) = quota(&result) {
+            slot.quota(limit, left, quota_reset(&result));
+        }
+        quota_reset(&result)
+    }
+
+    /// Step 6: records how the request ended. Where the ledger fails, that is retried in the background.
+    pub(super) async fn finish(&self, d: &mut DeliveryContext<'_>, outcome: Outcome) {
+        let (Some(key), Some(claim)) = (d.key, d.open_claim.take()) else { return };
+        let result = match outcome {
+            Outcome::Created => AttemptResult::Created,
+            Outcome::Unknown => AttemptResult::InDoubt,
             Outcome::Rejected
             | Outcome::Throttled
             | Outcome::QuotaExhausted
             | Outcome::Unauthorized
             | Outcome::Misconfigured
-            | Outcome::Unavailable => Closing::NotCreated,
+            | Outcome::Unavailable => AttemptResult::NotCreated,
         };
-        self.close(case, closing, attempts + u32::from(counts)).await;
-        Attempted { classified, at, duration, counts }
+        let recorded = self.recorder.record(key, self.finished(&claim, result, d.state.attempts)).await;
+        if let (Err(error), AttemptResult::Created) = (recorded, result) {
+            self.events.created_unrecorded(d.message.id(), &error);
+        }
     }
 
-    async fn ask(&self, slot: &Slot, body: &Bytes, until: Instant) -> Classified {
-        let token = slot.token();
-        let answer = self.crm.insert(token, body.clone()).await;
-        let mut classified = classify(&answer, self.clock.now());
-        if classified.verify_token || classified.outcome == Outcome::QuotaExhausted {
-            let until = until.min(Instant::now() + TOKEN_INFORMATION);
-            let asked = apart(timeout_at(until, self.crm.token_information(token))).await;
-            let answer = asked.unwrap_or_else(|_| Answer::NoAnswer("timed out".to_owned()));
-            if let Some((limit, left)) = quota(&answer) {
-                slot.quota(limit, left, quota_reset(&answer));
-            }
-            if classified.outcome == Outcome::QuotaExhausted {
-                // Where the vendor does not tell, the gate goes by midnight.
-                classified.retry_after = quota_reset(&answer);
-            } else if token_accepted(&answer) == Some(true) {
-                classified.outcome = Outcome::Rejected;
-            }
-        }
-        classified.hide(token.expose_secret());
-        classified
+    pub(super) fn finished(&self, claim: &NewClaim, result: AttemptResult, attempts: u32) -> Change {
+        let (at, epoch) = (self.clock.now(), self.recorder.ledger().epoch());
+        Change::Finish { id: claim.claim.id, digest: claim.digest, result, attempts, at, epoch }
     }
 }

@@ -11,9 +11,8 @@ use super::pass::{Broken, Passed, all_met};
 use super::{Desk, Looked, clean, counted, one_line, put};
 use crate::broker::Message;
 use crate::cli::Error;
-use crate::clock::Clock;
-use crate::ledger::peek::Peek;
-use crate::ledger::{Key, State};
+use crate::ledger::read_only::ReadOnlyLedger;
+use crate::ledger::{Key, KnownResult};
 use crate::message::dead_letter::DeadLetter;
 use crate::message::dead_letter::replay::fingerprint;
 
@@ -47,7 +46,7 @@ struct Discarded<'a> {
 struct Known<'a> {
     desk: &'a Desk,
     operation: &'a str,
-    ledger: Peek,
+    ledger: ReadOnlyLedger,
 }
 
 impl<'a> Known<'a> {
@@ -55,7 +54,7 @@ impl<'a> Known<'a> {
         let operation = desk.config.crm.operation.as_deref();
         let operation = operation
             .ok_or_else(|| Error::failed("--created has to know crm.operation, to ask the ledger; nothing was done"))?;
-        let ledger = Peek::open(&desk.config.ledger, Clock::system()).await.map_err(|why| {
+        let ledger = ReadOnlyLedger::open(&desk.config.ledger).await.map_err(|why| {
             Error::failed(format!("--created: the ledger could not be looked into ({}); nothing was done", clean(&why)))
         })?;
         Ok(Self { desk, operation, ledger })
@@ -63,9 +62,10 @@ impl<'a> Known<'a> {
 
     /// Whether the task of this very message was created, as it is or as it was changed for a replay.
     async fn created(&self, id: &str, message: &Message, set: &[Setting]) -> Result<bool, Error> {
-        let entry = self.ledger.look(&Key::new(&self.desk.config.broker.queue, self.operation, id)).await;
+        let entry = self.ledger.get(&[Key::new(&self.desk.config.broker.queue, self.operation, id)]).await;
+        let entry = entry.map(|found| found.entries.into_iter().next().flatten());
         let entry = entry.map_err(|error| Error::failed(format!("{error}; nothing was done")))?;
-        Ok(entry.is_some_and(|entry| entry.state == State::Created && is_of(&entry.digest, &message.body, set)))
+        Ok(entry.is_some_and(|entry| entry.result == KnownResult::Created && is_of(&entry.digest, &message.body, set)))
     }
 }
 

@@ -197,11 +197,11 @@ impl Desk {
             let round = Round { desk: self, walk: &mut walk, pace, chosen, failed: &failed };
             let letters = futures_util::stream::unfold(round, async |mut round| Some((round.next().await?, round)));
             let settling = letters.map(async |letter: Result<Delivery, Error>| {
-                let Delivery { message, receipt, .. } = letter?;
+                let Delivery { message, acker, .. } = letter?;
                 act(&message).await?;
                 // Some are large, and the broker may take its time.
                 drop(message);
-                Ok(receipt.ack().await.is_ok())
+                Ok(acker.ack().await.is_ok())
             });
             let mut settling = std::pin::pin!(settling.buffer_unordered(AT_A_TIME.get()));
             // What is under way is finished even when something went wrong: its letter would else be met twice.

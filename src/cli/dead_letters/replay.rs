@@ -17,8 +17,8 @@ use crate::broker::{Message, Publish as _};
 use crate::cli::{Error, print};
 use crate::clock::Clock;
 use crate::config::{LedgerStore, Sources};
-use crate::ledger::peek::Peek;
-use crate::ledger::{Entry, Key, State};
+use crate::ledger::read_only::ReadOnlyLedger;
+use crate::ledger::{Entry, Key, KnownResult};
 use crate::message::dead_letter::DeadLetter;
 use crate::message::dead_letter::replay::{fingerprint, properties};
 use crate::message::payload::Mapping;
@@ -65,7 +65,7 @@ struct Judge<'a> {
     filter: Filter,
     mapping: Mapping,
     desk: &'a Desk,
-    ledger: Option<Peek>,
+    ledger: Option<ReadOnlyLedger>,
 }
 
 /// Runs the command.
@@ -78,7 +78,7 @@ pub(super) async fn run(desk: &Desk, args: &Args, sources: &Sources) -> Result<E
         Error::failed(format!("{why}: a replay has to know it, to ask the ledger what was created; nothing was done"))
     })?;
     let mut survey = Survey { chosen: Chosen::of(&filter), ..Survey::default() };
-    let ledger = Peek::open(&desk.config.ledger, Clock::system()).await;
+    let ledger = ReadOnlyLedger::open(&desk.config.ledger).await;
     let ledger = ledger.map_err(|why| survey.unasked = Some(why)).ok();
     let mut judge = Judge { args, filter, mapping, desk, ledger };
     let looked = desk
@@ -117,12 +117,13 @@ async fn replay(
     looked: Looked,
     edited: Option<&[u8]>,
 ) -> Result<Passed, Broken> {
-    let publisher =
-        Publisher::new(Arc::clone(&desk.connector), "replay", TaskTracker::new()).telling(Arc::new(|why| {
+    let publisher = Publisher::new(Arc::clone(&desk.connector), "replay", TaskTracker::new()).with_blocked_callback(
+        Arc::new(|why| {
             if let Some(why) = why {
                 eprintln!("the broker takes no messages ({}); waiting until it does again", clean(why));
             }
-        }));
+        }),
+    );
     let replayed = desk
         .settle(chosen, &args.choice, looked, "replaying", async |message| {
             let body = match edited {
@@ -187,8 +188,8 @@ impl Judge<'_> {
         /// Ids that are named.
         const NAMED: usize = 5;
         let entry = self.known(letter.id(), survey).await;
-        letter.possibly_created |= entry.is_some_and(|entry| entry.state == State::Open || entry.possibly_created);
-        let Some(created) = entry.filter(|entry| entry.state == State::Created) else {
+        letter.possibly_created |= entry.as_ref().is_some_and(|entry| entry.claim.is_some() || entry.doubted);
+        let Some(created) = entry.filter(|entry| entry.result == KnownResult::Created) else {
             let left = letter.possibly_created && !self.args.include_unknown;
             survey.maybe += u64::from(left);
             return !left;
@@ -205,8 +206,8 @@ impl Judge<'_> {
     /// What the ledger knows of an id, as far as it can be asked.
     async fn known(&mut self, id: &str, survey: &mut Survey) -> Option<Entry> {
         let key = Key::new(&self.desk.config.broker.queue, &self.mapping.operation, id);
-        match self.ledger.as_ref()?.look(&key).await {
-            Ok(entry) => entry,
+        match self.ledger.as_ref()?.get(&[key]).await {
+            Ok(found) => found.entries.into_iter().next().flatten(),
             Err(error) => {
                 // Once is enough: the worker asks it again.
                 survey.unasked = Some(error.to_string());

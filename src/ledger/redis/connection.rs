@@ -24,13 +24,21 @@ pub(super) struct Connection {
     /// Scheme, host, port and database, without user and password.
     place: String,
     /// The connection in use, none after a failure.
-    current: Mutex<Option<Shared>>,
+    current: Mutex<Option<Link>>,
     /// Held by who makes a connection, while the others wait for it.
     connecting: tokio::sync::Mutex<()>,
 }
 
 /// A connection that many use at a time.
-type Shared = Arc<MultiplexedConnection>;
+#[derive(Clone)]
+pub(super) struct Link(Arc<MultiplexedConnection>);
+
+impl Link {
+    /// Whether both are the same connection.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
 
 impl Connection {
     /// Connects to nothing yet.
@@ -52,39 +60,30 @@ impl Connection {
         &self.place
     }
 
-    /// Asks once: whether a request that failed was carried out is for the caller to find out.
-    pub(super) async fn ask<T: FromRedisValue>(&self, question: &Question<'_>) -> Result<T, LedgerError> {
-        let answer = self.ask_once(question).await?;
-        answer.map_err(|error| self.explain(&error))
+    /// Asks on a connection. Whether a question that failed was carried out is not known.
+    pub(super) async fn ask_on<T: FromRedisValue>(&self, link: &Link, question: &Question) -> Result<T, LedgerError> {
+        self.try_on(link, question).await.map_err(|error| self.explain(&error))
     }
 
-    /// Asks what changes nothing: once more on a new connection where the old one turns out to be gone, as idle ones are.
-    pub(super) async fn read<T: FromRedisValue>(&self, question: &Question<'_>) -> Result<T, LedgerError> {
-        match self.ask_once(question).await? {
-            Err(error) if error.is_connection_dropped() => self.ask(question).await,
-            answer => answer.map_err(|error| self.explain(&error)),
-        }
-    }
-
-    async fn ask_once<T: FromRedisValue>(&self, question: &Question<'_>) -> Result<RedisResult<T>, LedgerError> {
-        let shared = self.connected().await?;
-        let mut connection = MultiplexedConnection::clone(&shared);
+    /// The same, with the library's error.
+    pub(super) async fn try_on<T: FromRedisValue>(&self, link: &Link, question: &Question) -> RedisResult<T> {
+        let mut connection = MultiplexedConnection::clone(&link.0);
         let answer = match question {
             Question::Command(command) => command.query_async(&mut connection).await,
             Question::Commands(commands) => commands.query_async(&mut connection).await,
-            Question::Script(call) => call.invoke_async(&mut connection).await,
         };
         if answer.is_err() {
-            // Also after a refusal: a server that has become a replica is left by connecting anew.
+            // Also after a refusal: a server that has become a replica is left by connecting again.
             let mut current = self.current();
-            if current.as_ref().is_some_and(|used| Arc::ptr_eq(used, &shared)) {
+            if current.as_ref().is_some_and(|used| used.is_same(link)) {
                 *current = None;
             }
         }
-        Ok(answer)
+        answer
     }
 
-    async fn connected(&self) -> Result<Shared, LedgerError> {
+    /// The connection in use, or a new one.
+    pub(super) async fn link(&self) -> Result<Link, LedgerError> {
         if let Some(shared) = self.current().clone() {
             return Ok(shared);
         }
@@ -98,8 +97,8 @@ impl Connection {
                 .set_response_timeout(Some(RESPONSE))
                 .set_pipeline_buffer_size(PIPELINE);
             let made = self.client.get_multiplexed_async_connection_with_config(&config);
-            let shared = Arc::new(made.await?);
-            *self.current() = Some(Arc::clone(&shared));
+            let shared = Link(Arc::new(made.await?));
+            *self.current() = Some(shared.clone());
             Ok(shared)
         };
         match timeout(CONNECT, connecting).await {
@@ -108,16 +107,15 @@ impl Connection {
         }
     }
 
-    fn current(&self) -> MutexGuard<'_, Option<Shared>> {
+    fn current(&self) -> MutexGuard<'_, Option<Link>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What Redis is asked.
-pub(super) enum Question<'a> {
+pub(super) enum Question {
     Command(redis::Cmd),
     Commands(redis::Pipeline),
-    Script(redis::ScriptInvocation<'a>),
 }
 
 const UNREACHABLE: &str = "start Redis, or correct host and port in ledger.url";
@@ -128,7 +126,7 @@ impl Connection {
         LedgerError::new(&self.place, problem, advice)
     }
 
-    fn explain(&self, error: &RedisError) -> LedgerError {
+    pub(super) fn explain(&self, error: &RedisError) -> LedgerError {
         let code = error.code().unwrap_or_default();
         let advice = match (error.kind(), code) {
             (ErrorKind::AuthenticationFailed, _) | (_, "NOAUTH" | "WRONGPASS" | "NOPERM") => {

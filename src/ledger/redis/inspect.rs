@@ -38,18 +38,19 @@ pub struct Found {
 /// What would keep a worker from using it.
 pub async fn inspect(url: &SecretString) -> Result<Found, LedgerError> {
     let connection = Connection::new(url)?;
+    let link = connection.link().await?;
     let mut look = redis::pipe();
-    look.cmd("GET").arg(format!("{PREFIX}format"));
+    look.cmd("HGET").arg(format!("{PREFIX}about")).arg("format");
     look.cmd("ZCARD").arg(format!("{PREFIX}index"));
-    let (format, entries): (Option<String>, u64) = connection.read(&Question::Commands(look)).await?;
+    let (format, entries): (Option<String>, u64) = connection.ask_on(&link, &Question::Commands(look)).await?;
     if let Some(other) = format.filter(|format| format != FORMAT) {
         return Err(connection.foreign(&other, FORMAT));
     }
     let mut trial = redis::cmd("EVAL");
     trial.arg(TRIAL).arg(1).arg(format!("{PREFIX}check:{}", uuid::Uuid::now_v7()));
-    let _: i64 = connection.ask(&Question::Command(trial)).await?;
+    let _: i64 = connection.ask_on(&link, &Question::Command(trial)).await?;
     // A user who may not ask can work all the same.
-    let info: String = connection.read(&Question::Command(redis::cmd("INFO"))).await.unwrap_or_default();
+    let info: String = connection.ask_on(&link, &Question::Command(redis::cmd("INFO"))).await.unwrap_or_default();
     let said: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim().split_once(':')).collect();
     let text = |name: &str| said.get(name).map(|value| (*value).to_owned());
     let number = |name: &str| said.get(name).and_then(|value| value.parse().ok());

@@ -1,30 +1,29 @@
--- Replaces one entry if it is still what the caller saw, keeps the index, and sweeps what has to be forgotten.
+-- Replaces one entry if it is still what the caller saw, keeps the index, and forgets what has to be forgotten.
 --
--- KEYS: the entry, the index. The index is a sorted set of all entries by the moment of their outcome; open intents are
--- at infinity, where no sweep comes.
--- ARGV: what the caller saw ('' for nothing), what is to be there ('' for nothing), the entry's name in the index, its
--- score, its time to live in milliseconds ('' for none), the moment up to which outcomes are past their retention, how
--- many entries are kept, how many are swept at most, what precedes an entry's name in its key.
--- Returns whether it was replaced, what was there, and how many entries there are.
-local entry, index = KEYS[1], KEYS[2]
-local seen, new, name, score, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local horizon, most, sweep, prefix = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
+-- KEYS: the entry, the index, what the ledger knows about itself. The index is a sorted set of all entries by the time of
+-- their last change; entries with an open claim are at infinity, where nothing is forgotten.
+-- ARGV: the ledger's id, what the caller saw ('' for nothing), what is to be there, the entry's name in the index, its score,
+-- its time to live in milliseconds ('' for none), the time up to which entries are forgotten, how many entries are kept, how
+-- many are forgotten at most, what precedes an entry's name in its key.
+-- Returns 1 if it was replaced, 0 if the entry had changed, -1 if this is another ledger; what was there; how many entries
+-- there are.
+local entry, index, about = KEYS[1], KEYS[2], KEYS[3]
+local id, seen, new, name, score, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local horizon, most, sweep, prefix = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10]
 
+if redis.call('HGET', about, 'id') ~= id then
+    return {-1, '', 0}
+end
 local current = redis.call('GET', entry) or ''
 if current ~= seen then
     return {0, current, redis.call('ZCARD', index)}
 end
-if new == '' then
-    redis.call('DEL', entry)
-    redis.call('ZREM', index, name)
+if ttl == '' then
+    redis.call('SET', entry, new)
 else
-    if ttl == '' then
-        redis.call('SET', entry, new)
-    else
-        redis.call('SET', entry, new, 'PX', ttl)
-    end
-    redis.call('ZADD', index, score, name)
+    redis.call('SET', entry, new, 'PX', ttl)
 end
+redis.call('ZADD', index, score, name)
 
 local excess = redis.call('ZCARD', index) - most
 local oldest = redis.call('ZRANGE', index, 0, sweep, 'WITHSCORES')

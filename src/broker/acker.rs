@@ -1,0 +1,76 @@
+//! Settles a delivery by a frame of its own.
+
+use futures_util::future::BoxFuture;
+use lapin::Acker as LapinAcker;
+use lapin::message::Delivery as LapinDelivery;
+use lapin::options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::broker::connect::WAIT;
+use crate::broker::{Acker, Delivery, DeliveryGone, Message};
+
+/// See the module's documentation.
+pub(super) struct DeliveryAcker {
+    acker: LapinAcker,
+    /// Counts as unsettled until this is dropped.
+    _unsettled: Option<TaskTrackerToken>,
+}
+
+impl DeliveryAcker {
+    pub(super) fn new(acker: LapinAcker, unsettled: Option<TaskTrackerToken>) -> Box<Self> {
+        Box::new(Self { acker, _unsettled: unsettled })
+    }
+}
+
+impl Acker for DeliveryAcker {
+    fn is_open(&self) -> bool {
+        self.acker.usable()
+    }
+
+    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
+        Box::pin(async move { settled(timeout(WAIT, self.acker.ack(BasicAckOptions::default())).await) })
+    }
+
+    fn nack_requeue(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
+        Box::pin(async move { nack_requeue(&self.acker).await })
+    }
+
+    fn reject(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
+        let options = BasicRejectOptions { requeue: false };
+        Box::pin(async move { settled(timeout(WAIT, self.acker.reject(options)).await) })
+    }
+}
+
+/// A message as it was received, with the means to settle it. `gone` is cancelled when its connection is; it counts as unsettled
+/// for as long as `unsettled` is held.
+pub(super) fn receive(
+    received: LapinDelivery,
+    gone: &CancellationToken,
+    unsettled: Option<TaskTrackerToken>,
+) -> Delivery {
+    let acker = DeliveryAcker::new(received.acker, unsettled);
+    let message = Message {
+        body: received.data,
+        properties: received.properties,
+        exchange: received.exchange.as_str().to_owned(),
+        routing_key: received.routing_key.as_str().to_owned(),
+        redelivered: received.redelivered,
+        delivery_tag: received.delivery_tag,
+    };
+    Delivery { message: Box::new(message), acker, gone: gone.clone() }
+}
+
+/// Returns a delivery to its queue.
+pub(super) async fn nack_requeue(acker: &LapinAcker) -> Result<(), DeliveryGone> {
+    settled(timeout(WAIT, acker.nack(BasicNackOptions { requeue: true, multiple: false })).await)
+}
+
+/// `Ok(true)` alone means that the broker was told.
+fn settled(result: Result<lapin::Result<bool>, tokio::time::error::Elapsed>) -> Result<(), DeliveryGone> {
+    match result {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false) | Err(_)) | Err(_) => Err(DeliveryGone),
+    }
+}

@@ -1,0 +1,53 @@
+//! The queue `<queue>.owner`: whose worker consumed the work queue last.
+
+use lapin::Connection;
+use lapin::options::BasicGetOptions;
+
+use crate::broker::acker::{DeliveryAcker, nack_requeue};
+use crate::broker::connect::{BrokerError, bounded, open_channel};
+use crate::broker::topology::{owner_queue, short};
+use crate::broker::{Acker as _, Owners, Ownership, Properties, Publish};
+
+/// More ids than the queue ever holds.
+const MOST: usize = 16;
+
+/// Reads the owner, has it compared, and publishes this worker's id if it is another one.
+pub(super) async fn take_ownership(
+    connection: &Connection,
+    queue: &str,
+    ownership: &dyn Ownership,
+    publisher: &dyn Publish,
+) -> Result<(), BrokerError> {
+    let queue = owner_queue(queue);
+    let failed = |message: String| BrokerError { message, code: None };
+    let channel = open_channel(connection).await?;
+    let mut found = Vec::new();
+    let unusable = loop {
+        let get = channel.basic_get(short(&queue)?, BasicGetOptions::default());
+        match bounded(&format!("read {queue}"), get).await {
+            Ok(Some(message)) if found.len() < MOST => found.push(message.delivery),
+            Ok(_) => break None,
+            Err(error) if matches!(error.code, Some(BrokerError::NOT_FOUND | BrokerError::ACCESS_REFUSED)) => {
+                break Some(error.message);
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    let ids = found.iter().map(|delivery| String::from_utf8_lossy(&delivery.data).into_owned()).collect();
+    let owners = unusable.map_or(Owners::Found(ids), Owners::Unusable);
+    let id = ownership.compare(owners).await.map_err(|error| failed(format!("the ledger cannot be used: {error}")))?;
+    if let Some(id) = id {
+        let published = publisher.publish(&queue, id.as_bytes(), Properties::default()).await;
+        published.map_err(|error| failed(format!("cannot record the owner of the queue in {queue}: {error}")))?;
+        for delivery in found {
+            let _ = DeliveryAcker::new(delivery.acker, None).ack().await;
+        }
+    } else {
+        for delivery in found {
+            let _ = nack_requeue(&delivery.acker).await;
+        }
+    }
+    // Closing it returns what could not be settled.
+    let _ = bounded("close the channel", channel.close(200, "OK".into())).await;
+    Ok(())
+}

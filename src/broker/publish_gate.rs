@@ -1,0 +1,83 @@
+//! Whether copies can be published. While they cannot, for long, the worker returns its messages and consumes nothing.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::watch;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct PublishGate {
+    closed: watch::Sender<Option<Closed>>,
+    can_reject: AtomicBool,
+}
+
+/// Why no copy can be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// One readable sentence.
+    pub reason: String,
+    /// It does not open by itself.
+    pub is_final: bool,
+}
+
+impl Default for PublishGate {
+    fn default() -> Self {
+        Self { closed: watch::Sender::new(None), can_reject: AtomicBool::new(false) }
+    }
+}
+
+impl PublishGate {
+    /// Closes until a publish is confirmed.
+    pub fn close(&self, reason: String) {
+        self.set(Closed { reason, is_final: false });
+    }
+
+    /// Closes until the worker is restarted.
+    pub fn close_for_good(&self, reason: String) {
+        self.set(Closed { reason, is_final: true });
+    }
+
+    fn set(&self, closed: Closed) {
+        self.closed.send_if_modified(|now| {
+            let is_news = now.as_ref().is_none_or(|now| closed.is_final && !now.is_final);
+            if is_news {
+                *now = Some(closed);
+            }
+            is_news
+        });
+    }
+
+    /// A publish was confirmed.
+    pub(super) fn open(&self) {
+        self.closed.send_if_modified(|now| now.take_if(|closed| !closed.is_final).is_some());
+    }
+
+    /// Why it is closed; none while it is open.
+    #[must_use]
+    pub fn closed(&self) -> Option<Closed> {
+        self.closed.borrow().clone()
+    }
+
+    /// Waits until it is closed.
+    pub(super) async fn wait_closed(&self) -> Closed {
+        let mut closed = self.closed.subscribe();
+        loop {
+            if let Some(closed) = closed.borrow_and_update().clone() {
+                return closed;
+            }
+            // The sender lives as long as this.
+            let _ = closed.changed().await;
+        }
+    }
+
+    /// Whether a rejected message of the work queue goes to a dead-letter exchange.
+    #[must_use]
+    pub fn can_reject(&self) -> bool {
+        self.can_reject.load(Ordering::Relaxed)
+    }
+
+    /// What is known of the work queue's dead-letter exchange.
+    pub fn set_can_reject(&self, can_reject: bool) {
+        self.can_reject.store(can_reject, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,71 @@
+//! The ledger as another process sees it: for `find`, the dead letters' tool and the console. Nothing is written.
+
+use std::path::PathBuf;
+
+use super::{About, Entry, Key, Ledger as _, LedgerError, Limits, redis, sqlite};
+use crate::clock::Clock;
+use crate::config;
+
+/// See the module's documentation.
+pub struct ReadOnlyLedger(Store);
+
+enum Store {
+    File(PathBuf),
+    Redis(Box<redis::RedisLedger>),
+}
+
+/// What the ledger has of some messages, and what it knows about itself.
+pub struct Lookup {
+    /// The entries, in the order of the keys.
+    pub entries: Vec<Option<Entry>>,
+    /// What the ledger knows about itself.
+    pub about: About,
+}
+
+impl ReadOnlyLedger {
+    /// Opens the configured ledger, to read only.
+    ///
+    /// # Errors
+    /// Why that cannot be, for example because the ledger is in the worker's memory.
+    pub async fn open(config: &config::Ledger) -> Result<Self, String> {
+        match &config.store {
+            config::LedgerStore::Memory => {
+                Err("the ledger is in the worker's memory, where only the worker can read it; \
+                                                ask its admin port: /ledger?id=…"
+                    .to_owned())
+            }
+            config::LedgerStore::File(path) => {
+                let ledger = Self(Store::File(path.clone()));
+                ledger.get(&[]).await.map_err(|error| error.to_string())?;
+                Ok(ledger)
+            }
+            config::LedgerStore::Redis(url) => {
+                let opened =
+                    redis::RedisLedger::open_to_read(url, redis::PREFIX, Limits::from(config), Clock::system()).await;
+                opened.map(|ledger| Self(Store::Redis(Box::new(ledger)))).map_err(|error| error.to_string())
+            }
+        }
+    }
+
+    /// The entries of some messages. Entries older than `ledger.retention` are among them until they are swept.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn get(&self, keys: &[Key]) -> Result<Lookup, LedgerError> {
+        match &self.0 {
+            Store::File(path) => {
+                let (path, keys) = (path.clone(), keys.to_vec());
+                let reading = tokio::task::spawn_blocking(move || sqlite::read_only(&path, &keys));
+                let (about, entries) = reading.await.unwrap_or_else(|_| Err(sqlite::unreadable()))?;
+                Ok(Lookup { entries, about })
+            }
+            Store::Redis(ledger) => {
+                let mut entries = Vec::with_capacity(keys.len());
+                for key in keys {
+                    entries.push(ledger.get(key).await?);
+                }
+                Ok(Lookup { entries, about: ledger.about() })
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! One delivery while it is processed, and the one way in which it waits.
+
+use std::future::Future;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Acker, Message};
+use crate::crm::classify::Classified;
+use crate::ledger::{Digest, Key, NewClaim, ReplayMark};
+use crate::message::retry_state::RetryState;
+use crate::retry::Backoff;
+use crate::worker::decide::Facts;
+use crate::worker::in_flight::IdLock;
+
+/// Why processing cannot go on here and now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Abort {
+    /// The message was kept in memory for as long as it may be.
+    Deadline,
+    /// The worker stops.
+    Shutdown,
+    /// RabbitMQ no longer waits for the delivery: it delivers the message again.
+    DeliveryGone,
+}
+
+/// A delivery with everything that is known of it.
+pub(super) struct DeliveryContext<'a> {
+    pub(super) message: &'a Message,
+    pub(super) acker: &'a dyn Acker,
+    /// Cancelled when RabbitMQ no longer waits for it.
+    pub(super) gone: CancellationToken,
+    /// Cancelled when the worker stops.
+    pub(super) stop: CancellationToken,
+    /// Until when it may be kept in memory.
+    pub(super) deadline: Instant,
+    /// None without a message id: the ledger cannot know the message.
+    pub(super) key: Option<Key>,
+    /// Keeps other deliveries of the id waiting.
+    pub(super) lock: Option<IdLock>,
+    pub(super) digest: Digest,
+    /// What our headers say, brought up to date with each attempt.
+    pub(super) state: RetryState,
+    /// Attempts since it arrived.
+    pub(super) attempts_made: u32,
+    /// Attempts in the present round.
+    pub(super) attempts_in_round: u32,
+    pub(super) backoff: Backoff,
+    /// The claim of a request whose result is not recorded yet.
+    pub(super) open_claim: Option<NewClaim>,
+    /// The task that was created may be the second one.
+    pub(super) is_possible_duplicate: bool,
+    /// The latest attempt that created nothing.
+    pub(super) last_attempt: Option<Classified>,
+    /// The rule that turned it into a task.
+    pub(super) rule: Option<std::sync::Arc<str>>,
+}
+
+impl DeliveryContext<'_> {
+    /// Waits for `future`, but no longer than until `deadline`, the worker's stop or the delivery's end.
+    pub(super) async fn wait<T>(&self, deadline: Instant, future: impl Future<Output = T>) -> Result<T, Abort> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Abort::Shutdown),
+            () = self.gone.cancelled() => Err(Abort::DeliveryGone),
+            value = future => Ok(value),
+            () = sleep_until(deadline) => Err(Abort::Deadline),
+        }
+    }
+
+    /// Why nothing more may begin, if so.
+    pub(super) fn aborted(&self) -> Result<(), Abort> {
+        if self.stop.is_cancelled() {
+            Err(Abort::Shutdown)
+        } else if self.gone.is_cancelled() || !self.acker.is_open() {
+            Err(Abort::DeliveryGone)
+        } else if Instant::now() >= self.deadline {
+            Err(Abort::Deadline)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// What is known of it without the ledger's entry.
+    pub(super) fn facts(&self, proves_unsent: bool, epoch: Option<u32>) -> Facts {
+        Facts {
+            digest: self.digest,
+            attempts: self.state.attempts,
+            delivered_before: self.message.was_delivered_before(),
+            is_copy: self.state.is_copy,
+            replay: self.replay_mark(),
+            possibly_created: self.state.possibly_created,
+            proves_unsent: proves_unsent && self.key.is_some(),
+            epoch,
+        }
+    }
+
+    /// Tells this replay from others; none for a message that is no replay.
+    pub(super) fn replay_mark(&self) -> Option<ReplayMark> {
+        let failed_at = self.state.failed_at.clone().unwrap_or_default();
+        self.state.is_replay.then_some(ReplayMark { failed_at, count: self.state.replays })
+    }
+
+    /// Whether nobody can have claimed it: the first delivery of a message that is no copy of ours.
+    pub(super) fn is_first(&self) -> bool {
+        !self.message.was_delivered_before() && !self.state.is_copy && !self.state.is_replay
+    }
+
+    /// Counts an attempt.
+    pub(super) fn count_attempt(&mut self, at: Timestamp, classified: &Classified, duration: Duration) {
+        self.attempts_made += 1;
+        self.attempts_in_round += 1;
+        self.state.spend(at, classified, duration);
+    }
+}

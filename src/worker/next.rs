@@ -1,0 +1,197 @@
+//! What follows: from an attempt, from an entry that settles the message, from an orphan, and from a wait that was cut short.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::attempt::Attempt;
+use super::decide::{Decision, Plan};
+use super::delivery::{Abort, DeliveryContext};
+use super::recorder::Recorder;
+use super::{Worker, published};
+use crate::config::OnUnknown;
+use crate::crm::classify::{Classified, Outcome};
+use crate::ledger::{AttemptResult, Change, Claim, ClaimId, Entry};
+use crate::message::disposition::Disposition;
+use crate::message::failure::{Failure, Kind, Stage};
+use crate::retry::{self, jittered};
+
+const ID_CONFLICT: &str = "the message id was used before for a message with another body, whose task exists; give each message an id of its own";
+const POISON: &str =
+    "each of the last five workers that sent it ended before it recorded a result; replay it once the cause is known";
+const IN_DOUBT: &str = "it is not known whether an earlier attempt created the task, and retry.on_unknown = \"dead-letter\" allows no \
+                        other attempt; look for the task in the CRM, then replay or discard the message";
+const ORPHANED: &str = "a worker ended between sending the request and recording its result, so the task may exist";
+
+/// What follows from an attempt.
+pub(super) enum Next {
+    /// The message is settled.
+    Settle(Disposition),
+    /// Another attempt, after this wait.
+    RetryNow(Duration),
+}
+
+/// Since when this process has seen the same claim.
+#[derive(Default)]
+pub(super) struct ClaimWatch(Option<(ClaimId, Instant)>);
+
+impl ClaimWatch {
+    /// How long that is.
+    pub(super) fn seen_for(&mut self, claim: ClaimId) -> Duration {
+        let (_, since) = *self.0.take_if(|(seen, _)| *seen == claim).get_or_insert((claim, Instant::now()));
+        self.0 = Some((claim, since));
+        since.elapsed()
+    }
+}
+
+impl Worker {
+    /// Step 7: what an attempt leads to.
+    pub(super) fn next(&self, d: &mut DeliveryContext<'_>, attempt: Attempt) -> Next {
+        let Attempt { classified, counts, .. } = attempt;
+        let kind = match classified.outcome {
+            Outcome::Created => return Next::Settle(Disposition::Ack),
+            Outcome::Rejected => return Next::Settle(failed(Kind::Rejected, &classified)),
+            Outcome::Unknown => Kind::Unknown,
+            Outcome::Unavailable => Kind::Unavailable,
+            // Through no fault of the message. The gate decides when the next attempt is made.
+            Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized | Outcome::Misconfigured => {
+                d.last_attempt = Some(classified);
+                return Next::RetryNow(Duration::ZERO);
+            }
+        };
+        if kind == Kind::Unknown && self.settings.on_unknown == OnUnknown::DeadLetter {
+            return Next::Settle(failed(kind, &classified));
+        }
+        if !counts {
+            d.last_attempt = Some(classified);
+            return Next::RetryNow(Duration::ZERO);
+        }
+        let hint = self.schedule.honoured(classified.retry_after);
+        let next = match self.schedule.next(d.state.attempts, d.attempts_in_round, d.state.round, hint) {
+            retry::Next::Exhausted => Next::Settle(failed(kind, &classified)),
+            retry::Next::RetryLater(delay) => {
+                d.state.round += 1;
+                Next::Settle(Disposition::Retry(delay))
+            }
+            retry::Next::RetryNow => {
+                let wait = jittered(d.backoff.next().max(hint), fastrand::f64());
+                // A long wait that the CRM asks for is spent on a retry queue, if one is long enough.
+                if !hint.is_zero() && Instant::now() + wait > d.deadline && self.schedule.reaches(hint) {
+                    Next::Settle(self.cut_short(d, hint))
+                } else {
+                    Next::RetryNow(wait)
+                }
+            }
+        };
+        d.last_attempt = Some(classified);
+        next
+    }
+
+    /// The disposition of a message that cannot go on here and now.
+    pub(super) fn aborted(&self, d: &mut DeliveryContext<'_>, abort: Abort) -> Disposition {
+        match abort {
+            Abort::Deadline => Disposition::Hold,
+            Abort::Shutdown | Abort::DeliveryGone => self.cut_short(d, Duration::ZERO),
+        }
+    }
+
+    /// A round that ends early goes on in the next one, on a retry queue whose delay is as long as the CRM asked for. A message of
+    /// which no attempt was made is requeued.
+    fn cut_short(&self, d: &mut DeliveryContext<'_>, hint: Duration) -> Disposition {
+        if d.attempts_made == 0 {
+            return Disposition::Requeue;
+        }
+        let next = self.schedule.delay(d.state.round);
+        d.state.round += u32::from(next.is_some());
+        let delay = next.or_else(|| self.schedule.last_delay());
+        delay.map_or(Disposition::Hold, |delay| Disposition::Retry(self.schedule.at_least(delay, hint)))
+    }
+
+    /// Why no other attempt is made, although the gate is open.
+    pub(super) fn refusal(&self, d: &DeliveryContext<'_>, plan: &Plan) -> Option<Failure> {
+        let now = self.clock.now();
+        let age = |at: jiff::Timestamp| Duration::try_from(now.duration_since(at)).ok();
+        if plan.in_doubt && self.settings.on_unknown == OnUnknown::DeadLetter {
+            return Some(Failure::new(Stage::Send, Kind::Unknown, IN_DOUBT));
+        }
+        if let Some(max_age) = self.settings.max_age
+            && let Some(age) = published(d.message).or(d.state.first_attempt_at).and_then(age)
+            && age > max_age
+        {
+            let (age, allowed) = (age.as_secs(), crate::duration::format(max_age));
+            let text = format!("it was published {age} s ago; task.max_age allows {allowed}");
+            return Some(Failure::new(Stage::Send, Kind::Expired, text));
+        }
+        let (made, limit) = (d.state.attempts, self.schedule.limit());
+        (made >= limit).then(|| {
+            let (kind, task) = if d.state.possibly_created {
+                (Kind::Unknown, "one of them may have created the task")
+            } else {
+                (Kind::Unavailable, "none of them created the task")
+            };
+            let text = format!("{made} attempts were made and the configuration allows {limit}; {task}");
+            Failure::new(Stage::Send, kind, text)
+        })
+    }
+
+    /// The disposition that an entry leads to by itself.
+    pub(super) fn known(&self, d: &mut DeliveryContext<'_>, decision: Decision) -> Disposition {
+        let dead_letter = |kind, text| Disposition::DeadLetter(Failure::new(Stage::Send, kind, text));
+        match decision {
+            Decision::Duplicate { doubted } => {
+                d.is_possible_duplicate = doubted;
+                Disposition::AlreadyCreated
+            }
+            Decision::Conflict => dead_letter(Kind::IdConflict, ID_CONFLICT),
+            Decision::Poison(attempts) => {
+                (d.state.attempts, d.state.possibly_created) = (attempts, true);
+                dead_letter(Kind::Poison, POISON)
+            }
+            Decision::InProgress | Decision::Orphaned(_) | Decision::Proceed(_) => Disposition::Requeue,
+        }
+    }
+
+    /// Records that nobody will tell what the request of a claim came to, and counts it as one unknown attempt.
+    pub(super) async fn record_orphan(
+        &self,
+        d: &mut DeliveryContext<'_>,
+        entry: Option<Entry>,
+        claim: Claim,
+    ) -> Result<(), Abort> {
+        let (Some(key), Some(entry)) = (d.key, entry) else { return Ok(()) };
+        let (at, epoch) = (self.clock.now(), self.recorder.ledger().epoch());
+        let (id, digest, attempts) = (claim.id, entry.digest, entry.attempts);
+        let change = Change::Finish { id, digest, result: AttemptResult::Orphaned, attempts, at, epoch };
+        let mut backoff = Recorder::backoff();
+        while d.wait(d.deadline, self.recorder.change(&key, &change)).await?.is_err() {
+            d.wait(d.deadline, Recorder::wait(&mut backoff)).await?;
+        }
+        d.state.attempts = entry.attempts.saturating_sub(1);
+        d.count_attempt(at, &orphaned(), Duration::ZERO);
+        Ok(())
+    }
+}
+
+fn failed(kind: Kind, classified: &Classified) -> Disposition {
+    Disposition::DeadLetter(Failure {
+        stage: Stage::Send,
+        kind,
+        message: classified.reason.clone(),
+        crm_code: classified.code,
+        crm_message: classified.message.clone(),
+        http_status: classified.http_status,
+    })
+}
+
+/// How an attempt is classified whose worker ended.
+fn orphaned() -> Classified {
+    Classified {
+        outcome: Outcome::Unknown,
+        reason: ORPHANED.to_owned(),
+        http_status: None,
+        code: None,
+        message: None,
+        retry_after: None,
+        verify_token: false,
+    }
+}

@@ -1,0 +1,180 @@
+//! Whether "no entry" proves that nothing was sent: only if this ledger saw everything that was sent for the queue.
+//!
+//! The queue `<queue>.owner` holds the id of the ledger whose worker consumed last. Before its first delivery on a connection is
+//! processed, a worker compares that id with its own ledger's. After a difference the ledger proves nothing until the queue is
+//! *drained*: a message that was not delivered before has arrived, and everything delivered earlier is settled. Where another
+//! worker consumed before, it may still hold messages while it stops, so at least that long passes, too.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+use crate::broker::{Owners, Ownership as BrokerOwnership};
+use crate::ledger::{About, Ledger};
+
+/// How long after `shutdown.grace` RabbitMQ may take to notice that a stopped worker is gone: two heartbeats and some.
+const NOTICED: Duration = Duration::from_secs(40);
+
+/// See the module's documentation.
+pub struct Ownership {
+    ledger: Arc<dyn Ledger>,
+    /// What identifies messages now: a digest of the rules' message ids and their order.
+    identities: String,
+    /// Whether this ledger can see everything that is sent: shared, or with one consumer at a time.
+    can_prove: bool,
+    /// How long another worker may hold messages after it was stopped.
+    stopping: Duration,
+    /// Whether a change of workers would be noticed.
+    sees_everything: AtomicBool,
+    drain: Mutex<Drain>,
+}
+
+/// Which deliveries are unsettled.
+#[derive(Default)]
+struct Drain {
+    next: u64,
+    unsettled: BTreeSet<u64>,
+    /// The queue is drained once everything before this delivery is settled.
+    first_new: Option<u64>,
+    /// The queue is not taken for drained before.
+    not_before: Option<Instant>,
+}
+
+impl Drain {
+    fn arrived(&mut self, was_delivered_before: bool) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.unsettled.insert(number);
+        if !was_delivered_before && self.not_before.is_none_or(|at| at <= Instant::now()) {
+            self.first_new.get_or_insert(number);
+        }
+        number
+    }
+
+    fn is_drained(&self) -> bool {
+        let Some(first_new) = self.first_new else { return false };
+        self.unsettled.first().is_none_or(|first| *first >= first_new)
+    }
+
+    /// Deliveries come again: whatever is unsettled may be among them.
+    fn restart(&mut self, wait: Option<Duration>) {
+        self.first_new = None;
+        if let Some(wait) = wait {
+            self.not_before = Some(Instant::now() + wait);
+        }
+    }
+}
+
+/// A delivery that is not settled yet, as far as [`Ownership`] is concerned.
+pub(super) struct Unsettled {
+    ownership: Arc<Ownership>,
+    number: u64,
+}
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        self.ownership.drain().unsettled.remove(&self.number);
+    }
+}
+
+impl Ownership {
+    /// What `ledger` can prove. `identities` is a digest of what message ids are made from; `single_active_consumer` as
+    /// configured; `stopping` is how long a worker may take to stop.
+    #[must_use]
+    pub fn new(ledger: Arc<dyn Ledger>, identities: String, single_active_consumer: bool, stopping: Duration) -> Self {
+        let can_prove = single_active_consumer || !ledger.is_exclusive();
+        let stopping = stopping + NOTICED;
+        Self {
+            ledger,
+            identities,
+            can_prove,
+            stopping,
+            sees_everything: AtomicBool::new(false),
+            drain: Mutex::default(),
+        }
+    }
+
+    fn drain(&self) -> MutexGuard<'_, Drain> {
+        self.drain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether "no entry" proves that nothing was sent, and since which epoch the ledger has seen everything, if it has.
+    pub(super) fn proof(&self) -> (bool, Option<u32>) {
+        let about = self.ledger.about();
+        let sees_everything = self.sees_everything.load(Ordering::Relaxed);
+        (about.proves_unsent && sees_everything, sees_everything.then_some(about.epoch))
+    }
+
+    /// A delivery has arrived; in the order of the queue.
+    pub(super) fn arrived(self: &Arc<Self>, was_delivered_before: bool) -> Unsettled {
+        let number = self.drain().arrived(was_delivered_before);
+        Unsettled { ownership: Arc::clone(self), number }
+    }
+
+    /// A delivery was settled: the ledger proves again that nothing was sent, if the queue is drained by it. Where that cannot be
+    /// recorded, the next one does it.
+    pub(super) async fn settled(&self, unsettled: Unsettled) {
+        drop(unsettled);
+        let sees_everything = self.sees_everything.load(Ordering::Relaxed);
+        if self.ledger.proves_unsent() || !sees_everything || !self.drain().is_drained() {
+            return;
+        }
+        let about = self.ledger.about();
+        let proven = About { proves_unsent: true, other_owner: false, ..about };
+        if self.ledger.set_about(proven).await.is_ok() {
+            tracing::info!(
+                "the ledger has seen all messages of the queue: messages that it does not know were not sent"
+            );
+        }
+    }
+
+    async fn compare(&self, owners: Owners) -> Result<Option<String>, String> {
+        let about = self.ledger.reload_about().await.map_err(|error| error.to_string())?;
+        let other = matches!(&owners, Owners::Found(ids) if ids.iter().any(|id| *id != about.id));
+        let is_ours = matches!(&owners, Owners::Found(ids) if !ids.is_empty() && !other);
+        let is_proof_lost = !is_ours || !self.can_prove || about.identities != self.identities;
+        let id = about.id.clone();
+        if is_proof_lost {
+            let reason = match &owners {
+                _ if !self.can_prove => "broker.single_active_consumer is false and the ledger is local",
+                Owners::Unusable(why) => why.as_str(),
+                Owners::Found(_) if other => "a worker with another ledger consumed the queue before",
+                Owners::Found(ids) if ids.is_empty() => "no worker has consumed the queue before",
+                Owners::Found(_) => "the rules' message ids have changed",
+            };
+            tracing::warn!(
+                reason,
+                "messages that were delivered before and are not in the ledger are in doubt for now"
+            );
+            let lost = About {
+                proves_unsent: false,
+                other_owner: about.other_owner || other,
+                // A new ledger has no entries that could be taken for proof.
+                epoch: about.epoch + u32::from(about.proves_unsent || other),
+                identities: self.identities.clone(),
+                ..about.clone()
+            };
+            self.ledger.set_about(lost).await.map_err(|error| error.to_string())?;
+        }
+        let mut drain = self.drain();
+        let is_waiting = drain.not_before.is_some();
+        drain.restart((other || (about.other_owner && !is_waiting)).then_some(self.stopping));
+        drop(drain);
+        self.sees_everything.store(self.can_prove && matches!(owners, Owners::Found(_)), Ordering::Relaxed);
+        Ok((!is_ours && matches!(owners, Owners::Found(_))).then_some(id))
+    }
+}
+
+impl BrokerOwnership for Ownership {
+    fn compare(&self, owners: Owners) -> BoxFuture<'_, Result<Option<String>, String>> {
+        Box::pin(Ownership::compare(self, owners))
+    }
+
+    fn id(&self) -> String {
+        self.ledger.about().id
+    }
+}
