@@ -11,7 +11,7 @@ pub struct LedgerError {
 }
 
 impl LedgerError {
-    pub(super) fn new(place: &str, problem: impl fmt::Display, advice: &'static str) -> Self {
+    pub(crate) fn new(place: &str, problem: impl fmt::Display, advice: &'static str) -> Self {
         Self { place: place.to_owned(), problem: problem.to_string(), advice }
     }
 

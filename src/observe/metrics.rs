@@ -71,6 +71,10 @@ pub struct Counts {
     pub reconnects: u64,
     /// Copies that the broker has not confirmed yet.
     pub unconfirmed: i64,
+    /// Copies that were not confirmed at once.
+    pub publish_failures: u64,
+    /// Created tasks that may be the second one.
+    pub possible_duplicates: u64,
     /// Messages that the ledger remembers.
     pub ledger_entries: i64,
 }
@@ -172,6 +176,8 @@ impl Metrics {
             attempts: Outcome::ALL.map(|outcome| (outcome.as_str(), self.attempts(outcome).get())).into(),
             reconnects: self.reconnects.get(),
             unconfirmed: self.unconfirmed.get(),
+            publish_failures: self.publish_failures.get(),
+            possible_duplicates: self.possible_duplicates.get(),
             ledger_entries: self.ledger_entries.get(),
         }
     }

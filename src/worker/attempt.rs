@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::yield_now;
@@ -33,11 +32,9 @@ pub(super) enum Claimed {
     No,
 }
 
-/// One request and what it cost.
+/// How one request ended.
 pub(super) struct Attempt {
     pub(super) classified: Classified,
-    pub(super) at: Timestamp,
-    pub(super) duration: Duration,
     /// Whether it counts against the message's limit.
     pub(super) counts: bool,
 }
@@ -144,7 +141,7 @@ impl Worker {
         if counts {
             d.count_attempt(at, &classified, duration);
         }
-        Attempt { classified, at, duration, counts }
+        Attempt { classified, counts }
     }
 
     /// How long until a used-up quota starts over, if the CRM tells.

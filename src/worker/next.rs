@@ -47,7 +47,7 @@ impl ClaimWatch {
 impl Worker {
     /// Step 7: what an attempt leads to.
     pub(super) fn next(&self, d: &mut DeliveryContext<'_>, attempt: Attempt) -> Next {
-        let Attempt { classified, counts, .. } = attempt;
+        let Attempt { classified, counts } = attempt;
         let kind = match classified.outcome {
             Outcome::Created => return Next::Settle(Disposition::Ack),
             Outcome::Rejected => return Next::Settle(failed(Kind::Rejected, &classified)),

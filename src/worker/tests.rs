@@ -1,1 +1,6 @@
-//! Tests.
+//! One delivery after the other under paused time, on a CRM, a ledger and a broker that do what they are told.
+
+mod doubt;
+mod fakes;
+mod panics;
+mod steps;

@@ -3,14 +3,15 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::CommandFactory as _;
 use jiff::Timestamp;
 use wolkvox_task_worker::cli::Cli;
-use wolkvox_task_worker::config;
+use wolkvox_task_worker::clock::Clock;
+use wolkvox_task_worker::config::{self, Config, Sources};
 use wolkvox_task_worker::crm::classify::Outcome;
-use wolkvox_task_worker::gate::Closed;
-use wolkvox_task_worker::gate::tokens::TokenState;
+use wolkvox_task_worker::gate::{BlockReason, Gate};
 use wolkvox_task_worker::message::failure::Kind;
 use wolkvox_task_worker::message::payload::REQUIRED;
 use wolkvox_task_worker::message::retry_state;
@@ -83,7 +84,7 @@ fn outcomes() -> String {
 
 fn gate() -> String {
     let mut table = "| reason | |\n| --- | --- |\n".to_owned();
-    for reason in Closed::ALL {
+    for reason in BlockReason::ALL {
         writeln!(table, "| `{}` | {} |", reason.as_str(), reason.advice()).expect("a string");
     }
     table
@@ -116,8 +117,11 @@ fn pages() -> String {
 
 /// The table is read from a page of metrics, on which every series is.
 fn metrics() -> String {
-    let parked = TokenState { quota_limit: Some(0), quota_left: Some(0), ..TokenState::default() };
-    let page = Events::new("/", "wolkvox.tasks", Timestamp::UNIX_EPOCH).encode(&[parked]);
+    let sources = Sources { environment: vec![("WTW_CRM_TOKENS".into(), "a".into())], ..Sources::default() };
+    let config = Config::load(&sources, &[]).expect("a configuration").config;
+    let gate = Gate::new(&config.gate, &config.crm, Duration::ZERO, Clock::system(), Box::new(|_, _| {}));
+    gate.try_acquire().expect("a slot").quota(0, 0, None);
+    let page = Events::new("/", "wolkvox.tasks", Timestamp::UNIX_EPOCH).encode(&gate);
     let mut table = "| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n".to_owned();
     for family in page.split("# HELP ").skip(1) {
         let mut lines = family.lines();

@@ -34,7 +34,7 @@ fn every_queue_has_the_contracts_arguments() {
             "x-overflow": "reject-publish", "x-max-length": 10_000_000,
         })
     };
-    let mut work = dead_lettering("graveyard");
+    let mut work = dead_lettering("graveyard.broker");
     work["x-delivery-limit"] = json!(100);
     let mut standby = work.clone();
     standby["x-single-active-consumer"] = json!(true);
@@ -44,12 +44,19 @@ fn every_queue_has_the_contracts_arguments() {
         arguments
     };
     let dead = json!({"x-queue-type": "quorum", "x-delivery-limit": 1_000_000});
+    let (mut owner, mut discarded) = (dead.clone(), dead.clone());
+    (owner["x-max-length"], owner["x-overflow"]) = (json!(1), json!("drop-head"));
+    discarded["x-message-ttl"] = json!(2_592_000_000_i64);
     let queue = |name: &str, arguments: &Value| json!({"name": name, "vhost": "crm", "durable": true, "auto_delete": false, "arguments": arguments});
     for (single_active_consumer, work) in [(true, &standby), (false, &work)] {
         let topology = Topology::new(&broker(single_active_consumer), &seconds(&[10, 60]));
         let expected = json!({"queues": [
             queue("tasks", work),
             queue("graveyard", &dead),
+            queue("graveyard.broker", &dead),
+            queue("tasks.owner", &owner),
+            queue("tasks.discarded", &discarded),
+            queue("tasks.audit", &json!({"x-queue-type": "stream", "x-max-age": "90D"})),
             queue("tasks.retry.hold", &waiting(10_000)),
             queue("tasks.retry.10s", &waiting(10_000)),
             queue("tasks.retry.1m", &waiting(60_000)),
@@ -60,7 +67,8 @@ fn every_queue_has_the_contracts_arguments() {
 
 #[test]
 fn equal_delays_share_a_queue() {
-    let fixed = ["tasks", "graveyard", "tasks.retry.hold"];
+    let fixed =
+        ["tasks", "graveyard", "graveyard.broker", "tasks.owner", "tasks.discarded", "tasks.audit", "tasks.retry.hold"];
     for (delays, retry) in [
         (&[][..], &[][..]),
         (&[10, 60, 300, 1_800], &["tasks.retry.10s", "tasks.retry.1m", "tasks.retry.5m", "tasks.retry.30m"]),

@@ -19,9 +19,10 @@ fn failure() -> Failure {
 fn written(failure: &Failure) -> Message {
     let mut message = message(&[]);
     message.properties = message.properties.with_message_id("m-1".into());
-    let journey = RetryState { attempts: 1, possibly_created: true, ..RetryState::read(&message).0 };
+    let state =
+        RetryState { attempts: 1, possibly_created: true, ..RetryState::read(&message, None, Timestamp::UNIX_EPOCH).0 };
     let at = Timestamp::UNIX_EPOCH;
-    let properties = properties(&message, &journey, failure, "worker/1@host", at, FRAME);
+    let properties = properties(&message, &state, failure, "worker/1@host", at, FRAME);
     arrived(properties, "wolkvox.tasks.dead")
 }
 

@@ -37,8 +37,16 @@ fn attempt(message: &str) -> Attempt {
     Attempt::new(Timestamp::UNIX_EPOCH, &classified, Duration::from_millis(1_234))
 }
 
-fn journey() -> RetryState {
+fn state() -> RetryState {
     RetryState {
+        queue: QUEUE_NAME.to_owned(),
+        message_id: Some("ticket-17".to_owned()),
+        first_seen_at: Some("2026-07-30T09:00:00Z".parse().unwrap()),
+        is_copy: true,
+        is_replay: false,
+        failed_at: None,
+        action: Some("action-1".to_owned()),
+        is_edited: true,
         attempts: 2,
         round: 1,
         history: vec![attempt("one"), attempt("two")],
@@ -52,9 +60,26 @@ fn journey() -> RetryState {
 }
 
 const FRAME: usize = 131_072;
+const QUEUE_NAME: &str = "wolkvox.tasks";
 
-fn copy(message: &Message, journey: &RetryState) -> BTreeMap<String, HeaderValue> {
-    let copied = copy_properties(message, journey, Vec::new(), FRAME);
+/// Reads a delivery as a worker of the usual queue.
+fn read(message: &Message) -> (RetryState, Vec<&'static str>) {
+    RetryState::read(message, Some(QUEUE_NAME), Timestamp::UNIX_EPOCH)
+}
+
+/// The state of a message that was never seen before.
+fn fresh() -> RetryState {
+    RetryState {
+        queue: QUEUE_NAME.to_owned(),
+        first_seen_at: Some(Timestamp::UNIX_EPOCH),
+        exchange: "tasks".to_owned(),
+        routing_key: "new".to_owned(),
+        ..RetryState::default()
+    }
+}
+
+fn copy(message: &Message, state: &RetryState) -> BTreeMap<String, HeaderValue> {
+    let copied = copy_properties(message, state, Vec::new(), FRAME);
     let headers = copied.headers().clone().unwrap();
     let entries = headers.inner().iter();
     entries.map(|(key, value)| (key.to_string(), value.clone())).collect()
@@ -62,20 +87,23 @@ fn copy(message: &Message, journey: &RetryState) -> BTreeMap<String, HeaderValue
 
 #[test]
 fn what_is_written_is_read_again() {
-    for before in
-        [journey(), RetryState { exchange: "tasks".to_owned(), routing_key: "new".to_owned(), ..RetryState::default() }]
-    {
+    for before in [state(), RetryState { is_copy: true, ..fresh() }] {
         let copied = copy_properties(&message(&[]), &before, Vec::new(), FRAME);
-        let (after, ill_typed) = RetryState::read(&arrived(copied, "wolkvox.tasks"));
+        let (after, invalid) = read(&arrived(copied, "wolkvox.tasks"));
         assert_eq!(after, before);
-        assert!(ill_typed.is_empty());
+        assert!(invalid.is_empty());
     }
 }
 
 #[test]
 fn headers_have_the_contracts_types() {
-    let headers = copy(&message(&[]), &journey());
+    let headers = copy(&message(&[]), &state());
     for (name, value) in [
+        ("x-wtw-queue", text(QUEUE_NAME)),
+        ("x-wtw-message-id", text("ticket-17")),
+        ("x-wtw-first-seen-at", text("2026-07-30T09:00:00.000Z")),
+        ("x-wtw-action", text("action-1")),
+        ("x-wtw-edited", HeaderValue::Boolean(true)),
         ("x-wtw-attempts", number(2)),
         ("x-wtw-round", number(1)),
         ("x-wtw-possibly-created", HeaderValue::Boolean(true)),
@@ -95,29 +123,38 @@ fn headers_have_the_contracts_types() {
     );
     let unknown = copy(&message(&[]), &RetryState::default());
     let names: Vec<&str> = unknown.keys().map(String::as_str).collect();
-    assert_eq!(names, ["x-wtw-attempts", "x-wtw-original-exchange", "x-wtw-original-routing-key", "x-wtw-round"]);
+    let always =
+        ["x-wtw-attempts", "x-wtw-original-exchange", "x-wtw-original-routing-key", "x-wtw-queue", "x-wtw-round"];
+    assert_eq!(names, always);
 }
 
 #[test]
 fn a_message_without_headers_begins_its_way() {
     let mut first = message(&[]);
     first.properties = Properties::default();
-    let (journey, ill_typed) = RetryState::read(&first);
-    let expected = RetryState { exchange: "tasks".to_owned(), routing_key: "new".to_owned(), ..RetryState::default() };
-    assert_eq!((journey, ill_typed.len()), (expected, 0));
+    let (state, invalid) = read(&first);
+    assert_eq!((state, invalid.len()), (fresh(), 0));
+}
+
+#[test]
+fn headers_of_another_queues_worker_are_ignored() {
+    let headers = copy(&message(&[]), &RetryState { queue: "other".to_owned(), ..state() });
+    let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    assert_eq!(read(&message(&headers)), (fresh(), vec![]));
 }
 
 #[test]
 fn what_comes_from_the_dead_letter_queue_starts_again() {
-    let written = copy_properties(&message(&[]), &journey(), vec![(SCHEMA, number(1))], FRAME);
-    let (replayed, ill_typed) = RetryState::read(&arrived(written, "wolkvox.tasks"));
-    let expected = RetryState { attempts: 0, round: 0, replays: 4, ..journey() };
-    assert_eq!((&replayed, ill_typed.len()), (&expected, 0));
+    let written = copy_properties(&message(&[]), &state(), vec![(SCHEMA, number(1))], FRAME);
+    let (replayed, invalid) = read(&arrived(written, "wolkvox.tasks"));
+    let expected = RetryState { attempts: 0, round: 0, replays: 4, is_copy: false, is_replay: true, ..state() };
+    assert_eq!((&replayed, invalid.len()), (&expected, 0));
     let again = copy_properties(&message(&[]), &replayed, Vec::new(), FRAME);
-    let (returned, _) = RetryState::read(&arrived(again, "wolkvox.tasks"));
+    let (returned, _) = read(&arrived(again, "wolkvox.tasks"));
+    let expected = RetryState { is_copy: true, is_replay: false, ..expected };
     assert_eq!(returned, expected, "a retry of a replay is no replay");
     for mark in [text("1"), HeaderValue::Void, number(2)] {
-        let (shovelled, _) = RetryState::read(&message(&[(SCHEMA, mark), (ATTEMPTS, number(9))]));
+        let (shovelled, _) = read(&message(&[(SCHEMA, mark), (ATTEMPTS, number(9))]));
         assert_eq!((shovelled.attempts, shovelled.replays), (0, 1));
     }
 }
@@ -135,17 +172,20 @@ fn invalid_headers_of_ours_are_ignored_and_named() {
         (ORIGINAL_ROUTING_KEY, HeaderValue::LongString(vec![0xff].into())),
         (REPLAY_COUNT, number(1_i64 << 40)),
         (DROPPED, HeaderValue::Boolean(true)),
+        (MESSAGE_ID, number(7)),
+        (FIRST_SEEN_AT, text("tomorrow")),
+        (ACTION, number(7)),
+        (EDITED, text("yes")),
     ];
     let message = message(&ill);
-    let (journey, ignored) = RetryState::read(&message);
-    let expected = RetryState { exchange: "tasks".to_owned(), routing_key: "new".to_owned(), ..RetryState::default() };
-    assert_eq!(journey, expected);
+    let (state, ignored) = read(&message);
+    assert_eq!(state, RetryState { is_copy: true, ..fresh() });
     let mut ignored = ignored;
     ignored.sort_unstable();
     let mut names = ill.map(|(name, _)| name);
     names.sort_unstable();
     assert_eq!(ignored, names);
-    let copied = copy(&message, &journey);
+    let copied = copy(&message, &state);
     assert_eq!(copied[ORIGINAL_EXCHANGE], text("tasks"));
     assert_eq!(copied[ATTEMPTS], number(0));
     assert!(!copied.contains_key(HISTORY));
@@ -162,8 +202,8 @@ fn counts_are_read_of_any_whole_number_type() {
         (HeaderValue::LongUInt(u32::MAX), u32::MAX),
         (HeaderValue::LongLongInt(7), 7),
     ] {
-        let (journey, ill_typed) = RetryState::read(&message(&[(ATTEMPTS, value)]));
-        assert_eq!((journey.attempts, ill_typed.len()), (count, 0));
+        let (state, invalid) = read(&message(&[(ATTEMPTS, value)]));
+        assert_eq!((state.attempts, invalid.len()), (count, 0));
     }
 }
 
@@ -196,7 +236,7 @@ pub(crate) fn every_type() -> Vec<(&'static str, HeaderValue)> {
 
 #[test]
 fn the_publishers_headers_are_copied_as_they_came() {
-    let copied = copy(&message(&every_type()), &journey());
+    let copied = copy(&message(&every_type()), &state());
     for (name, value) in every_type() {
         assert_eq!(copied.get(name), Some(&value), "{name}");
     }
@@ -223,7 +263,7 @@ fn the_brokers_headers_and_ours_are_not_copied() {
     let mut headers = forged.clone();
     headers.extend([("cc", text("kept")), ("x-deaths", text("kept"))]);
     let message = message(&headers);
-    let copied = copy(&message, &RetryState::read(&message).0);
+    let copied = copy(&message, &read(&message).0);
     // Texts that a message brings along from an earlier copy.
     let carried = [ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, DROPPED];
     for name in HEADERS.map(|header| header.name).iter().filter(|name| !carried.contains(name)) {
@@ -260,7 +300,7 @@ fn every_property(headers: Headers) -> Properties {
 fn properties_are_copied_except_what_a_copy_must_not_carry() {
     let mut message = message(&[]);
     message.properties = every_property(Headers::default());
-    let copied = copy_properties(&message, &journey(), Vec::new(), FRAME);
+    let copied = copy_properties(&message, &state(), Vec::new(), FRAME);
     let headers = copied.headers().clone().unwrap();
     let mut expected = every_property(headers);
     // The publisher makes every copy persistent.
@@ -292,9 +332,9 @@ fn the_history_loses_its_oldest_first() {
 
 #[test]
 fn the_history_uses_its_budget_to_the_byte() {
-    let journey = journey();
-    let whole = serde_json::to_string(&journey.history).unwrap();
-    let newest = serde_json::to_string(&journey.history[1..]).unwrap();
+    let state = state();
+    let whole = serde_json::to_string(&state.history).unwrap();
+    let newest = serde_json::to_string(&state.history[1..]).unwrap();
     for (budget, kept) in [
         (whole.len() + 1, Some(&whole)),
         (whole.len(), Some(&newest)),
@@ -302,7 +342,7 @@ fn the_history_uses_its_budget_to_the_byte() {
         (newest.len(), None),
         (0, None),
     ] {
-        assert_eq!(journey.history(budget).as_ref(), kept, "{budget}");
+        assert_eq!(state.history(budget).as_ref(), kept, "{budget}");
     }
 }
 
@@ -310,21 +350,21 @@ fn the_history_uses_its_budget_to_the_byte() {
 fn the_history_goes_first_then_the_publishers_largest_headers() {
     let bytes = |length: usize| HeaderValue::ByteArray(vec![0; length].into());
     let theirs = |large: usize| [("small", number(1)), ("middle", bytes(20_000)), ("large", bytes(large))];
-    let mut journey = journey();
-    journey.dropped.clear();
-    let roomy = copy(&message(&theirs(80_000)), &journey);
+    let mut state = state();
+    state.dropped.clear();
+    let roomy = copy(&message(&theirs(80_000)), &state);
     assert!(roomy.contains_key(HISTORY) && roomy.contains_key("large"));
     assert!(!roomy.contains_key(DROPPED));
-    let crowded = (108_000..110_000).map(|large| copy(&message(&theirs(large)), &journey));
+    let crowded = (108_000..110_000).map(|large| copy(&message(&theirs(large)), &state));
     let mut crowded = crowded.skip_while(|headers| headers.contains_key(HISTORY));
     let first = crowded.next().unwrap();
     assert!(first.contains_key("large") && !first.contains_key(DROPPED));
-    let full = copy(&message(&theirs(110_000)), &journey);
+    let full = copy(&message(&theirs(110_000)), &state);
     assert_eq!(full[DROPPED], text("large"));
     assert!(!full.contains_key("large") && full.contains_key("middle") && full.contains_key("small"));
-    journey.dropped = "earlier".to_owned();
-    let twice = copy(&message(&theirs(110_000)), &journey);
+    state.dropped = "earlier".to_owned();
+    let twice = copy(&message(&theirs(110_000)), &state);
     assert_eq!(twice[DROPPED], text("earlier,large"));
-    let kept = copy(&message(&theirs(80_000)), &journey);
+    let kept = copy(&message(&theirs(80_000)), &state);
     assert_eq!(kept[DROPPED], text("earlier"));
 }

@@ -1,1 +1,174 @@
-//! Tests.
+//! The cases of [`decide`].
+
+use jiff::Timestamp;
+
+use super::*;
+use crate::ledger::{ClaimId, Owner};
+
+const EPOCH: u32 = 3;
+
+fn facts() -> Facts {
+    Facts {
+        digest: Digest::of(b"body"),
+        attempts: 0,
+        delivered_before: false,
+        is_copy: false,
+        replay: None,
+        possibly_created: false,
+        proves_unsent: true,
+        epoch: Some(EPOCH),
+    }
+}
+
+fn redelivered() -> Facts {
+    Facts { delivered_before: true, ..facts() }
+}
+
+fn unproven() -> Facts {
+    Facts { proves_unsent: false, ..redelivered() }
+}
+
+fn replay(count: u32) -> Facts {
+    Facts { replay: Some(mark(count)), ..facts() }
+}
+
+fn mark(count: u32) -> ReplayMark {
+    ReplayMark { failed_at: "2026-03-02T10:00:00.000Z".to_owned(), count }
+}
+
+fn entry(result: KnownResult) -> Entry {
+    Entry {
+        version: 7,
+        digest: Digest::of(b"body"),
+        result,
+        doubted: result == KnownResult::InDoubt,
+        claim: None,
+        attempts: 2,
+        orphans: 0,
+        replay: None,
+        epoch: EPOCH,
+        at: Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn claimed() -> Entry {
+    Entry { claim: Some(claim()), ..entry(KnownResult::NotCreated) }
+}
+
+fn claim() -> Claim {
+    Claim { id: ClaimId(1), owner: Owner(2), at: Timestamp::UNIX_EPOCH }
+}
+
+/// What follows for a message that is sent, in short: attempts so far, in doubt, doubted, reset.
+fn sent(entry: Option<&Entry>, facts: &Facts) -> Option<(u32, bool, bool, bool)> {
+    match decide(entry, ClaimOwner::Active, facts) {
+        Decision::Proceed(plan) => {
+            assert_eq!(plan.expected, entry.map(|entry| entry.version), "{facts:?}");
+            Some((plan.attempts, plan.in_doubt, plan.doubted, plan.reset))
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn message_without_an_entry_is_in_doubt_unless_it_is_known_to_be_unsent() {
+    let copy = Facts { attempts: 2, is_copy: true, ..facts() };
+    let doubtful_copy = Facts { possibly_created: true, ..copy.clone() };
+    for (facts, expected) in [
+        (facts(), (0, false, false, false)),
+        (redelivered(), (0, false, false, false)),
+        (unproven(), (0, true, true, false)),
+        (Facts { proves_unsent: false, ..facts() }, (0, false, false, false)),
+        (copy, (2, false, false, false)),
+        (doubtful_copy, (2, true, true, false)),
+        (replay(1), (0, false, false, true)),
+        (Facts { possibly_created: true, ..replay(1) }, (0, false, true, true)),
+        (Facts { delivered_before: true, ..replay(1) }, (0, false, false, true)),
+        (Facts { delivered_before: true, proves_unsent: false, ..replay(1) }, (0, true, true, false)),
+    ] {
+        assert_eq!(sent(None, &facts), Some(expected), "{facts:?}");
+    }
+}
+
+#[test]
+fn entry_says_how_many_attempts_were_made_and_whether_the_task_may_exist() {
+    let (not_created, in_doubt) = (entry(KnownResult::NotCreated), entry(KnownResult::InDoubt));
+    let old = |result| Entry { epoch: EPOCH - 1, ..entry(result) };
+    let copy = Facts { attempts: 3, is_copy: true, ..facts() };
+    for (entry, facts, expected) in [
+        // Another message with the same id starts with its own attempts; the same message goes on.
+        (&not_created, facts(), (0, false, false, false)),
+        (&not_created, redelivered(), (2, false, false, false)),
+        (&not_created, copy, (3, false, false, false)),
+        (&in_doubt, facts(), (0, true, true, false)),
+        (&in_doubt, redelivered(), (2, true, true, false)),
+        // An entry that this ledger wrote after it last missed something is as good as proof; an older one is not.
+        (&not_created, unproven(), (2, false, false, false)),
+        (&old(KnownResult::NotCreated), unproven(), (2, true, true, false)),
+        (&old(KnownResult::NotCreated), redelivered(), (2, false, false, false)),
+        (&not_created, Facts { epoch: None, ..unproven() }, (2, true, true, false)),
+    ] {
+        assert_eq!(sent(Some(entry), &facts), Some(expected), "{entry:?} {facts:?}");
+    }
+}
+
+#[test]
+fn replay_resets_an_entry_once() {
+    let reset = |count| Entry { replay: Some(mark(count)), ..entry(KnownResult::InDoubt) };
+    let again = |count| Facts { delivered_before: true, ..replay(count) };
+    for (entry, facts, expected) in [
+        (entry(KnownResult::InDoubt), replay(1), (0, false, true, true)),
+        (entry(KnownResult::InDoubt), again(1), (0, false, true, true)),
+        (reset(1), replay(2), (0, false, true, true)),
+        // Delivered again after it has begun: it is not reset a second time.
+        (reset(1), again(1), (2, true, true, false)),
+        (reset(1), replay(1), (2, true, true, false)),
+        // Another ledger's worker may have begun it.
+        (Entry { epoch: 0, ..reset(1) }, Facts { proves_unsent: false, ..again(2) }, (2, true, true, false)),
+    ] {
+        assert_eq!(sent(Some(&entry), &facts), Some(expected), "{entry:?} {facts:?}");
+    }
+}
+
+#[test]
+fn created_task_is_never_sent_again() {
+    let created = entry(KnownResult::Created);
+    let doubted = Entry { doubted: true, ..created.clone() };
+    let claimed = Entry { claim: Some(claim()), ..created.clone() };
+    let other = |facts: Facts| Facts { digest: Digest::of(b"other"), ..facts };
+    for (entry, facts, decision) in [
+        (&created, facts(), Decision::Duplicate { doubted: false }),
+        (&created, replay(1), Decision::Duplicate { doubted: false }),
+        (&created, unproven(), Decision::Duplicate { doubted: false }),
+        (&claimed, facts(), Decision::Duplicate { doubted: false }),
+        (&doubted, redelivered(), Decision::Duplicate { doubted: true }),
+        (&doubted, facts(), Decision::Duplicate { doubted: false }),
+        (&created, other(facts()), Decision::Conflict),
+        (&created, other(replay(1)), Decision::Conflict),
+    ] {
+        assert_eq!(decide(Some(entry), ClaimOwner::Active, &facts), decision, "{entry:?} {facts:?}");
+    }
+}
+
+#[test]
+fn open_claim_is_waited_for_until_its_owner_is_gone() {
+    for facts in [facts(), redelivered(), replay(1), unproven()] {
+        assert_eq!(decide(Some(&claimed()), ClaimOwner::Active, &facts), Decision::InProgress);
+        assert_eq!(decide(Some(&claimed()), ClaimOwner::Gone, &facts), Decision::Orphaned(claim()));
+    }
+}
+
+#[test]
+fn message_is_poison_after_five_orphans_in_a_row_until_it_is_replayed() {
+    let orphaned = |orphans| Entry { orphans, ..entry(KnownResult::InDoubt) };
+    let Decision::Proceed(plan) = decide(Some(&orphaned(POISON - 1)), ClaimOwner::Active, &redelivered()) else {
+        panic!("it is sent");
+    };
+    assert!(plan.is_suspect && plan.in_doubt);
+    assert_eq!(decide(Some(&orphaned(POISON)), ClaimOwner::Active, &redelivered()), Decision::Poison(2));
+    assert_eq!(decide(Some(&orphaned(POISON)), ClaimOwner::Active, &facts()), Decision::Poison(2));
+    let Decision::Proceed(plan) = decide(Some(&orphaned(POISON)), ClaimOwner::Active, &replay(1)) else {
+        panic!("it is sent");
+    };
+    assert!(plan.reset && plan.is_suspect);
+}

@@ -59,7 +59,7 @@ fn words() -> impl Strategy<Value = String> {
     ("\\PC", 0..6_000_usize).prop_map(|(letter, times)| letter.repeat(times))
 }
 
-fn journeys() -> impl Strategy<Value = RetryState> {
+fn states() -> impl Strategy<Value = RetryState> {
     let name = "\\PC{0,60}";
     (0..200_usize, words(), name, name, words()).prop_map(|(attempts, said, exchange, routing_key, dropped)| {
         RetryState {
@@ -68,7 +68,7 @@ fn journeys() -> impl Strategy<Value = RetryState> {
             exchange: shorten(&exchange, 255),
             routing_key: shorten(&routing_key, 255),
             dropped,
-            ..journey()
+            ..state()
         }
     })
 }
@@ -102,7 +102,7 @@ proptest! {
 
     #[test]
     fn a_copy_fits_the_frame_whatever_it_carries(
-        headers in headers(), long in any::<bool>(), journey in journeys(),
+        headers in headers(), long in any::<bool>(), state in states(),
         said in words(), crm in prop::option::of(words()), worker in words(),
     ) {
         let mut message = message(&[]);
@@ -110,8 +110,8 @@ proptest! {
         let failure = Failure { crm_message: crm, crm_code: Some(400), http_status: Some(200),
             ..Failure::new(Stage::Send, Kind::Rejected, said) };
         for frame_max in FRAMES {
-            let copy = copy_properties(&message, &journey, Vec::new(), frame_max);
-            let letter = dead_letter::properties(&message, &journey, &failure, &worker, Timestamp::UNIX_EPOCH, frame_max);
+            let copy = copy_properties(&message, &state, Vec::new(), frame_max);
+            let letter = dead_letter::properties(&message, &state, &failure, &worker, Timestamp::UNIX_EPOCH, frame_max);
             for properties in [copy, letter] {
                 fits(&properties, frame_max);
                 nothing_goes_unnamed(&message, &properties, frame_max);
@@ -133,12 +133,12 @@ proptest! {
     fn any_headers_can_be_read(headers in headers()) {
         let mut message = message(&[]);
         message.properties = Properties::default().with_headers(headers);
-        let (journey, ill_typed) = RetryState::read(&message);
-        prop_assert!(ill_typed.iter().all(|name| message.header(name).is_some()));
-        let again = copy_properties(&message, &journey, Vec::new(), FRAME);
-        let (same, none) = RetryState::read(&arrived(again, "q"));
+        let (state, invalid) = read(&message);
+        prop_assert!(invalid.iter().all(|name| message.header(name).is_some()));
+        let again = copy_properties(&message, &state, Vec::new(), FRAME);
+        let (same, none) = read(&arrived(again, "q"));
         prop_assert!(none.is_empty());
-        prop_assert_eq!((same.attempts, same.round, same.replays), (journey.attempts, journey.round, journey.replays));
+        prop_assert_eq!((same.attempts, same.round, same.replays), (state.attempts, state.round, state.replays));
     }
 }
 
@@ -149,7 +149,7 @@ fn the_largest_of_everything_fits_the_smallest_frame() {
         (0..30).map(|n| (ShortString::from(format!("{n:0>200}")), number(n))).collect();
     message.properties = every_property(Headers::from(many));
     let long = "ñ".repeat(127);
-    let journey = RetryState { exchange: long.clone(), routing_key: long, dropped: "x".repeat(5_000), ..journey() };
+    let state = RetryState { exchange: long.clone(), routing_key: long, dropped: "x".repeat(5_000), ..state() };
     let failure = Failure {
         crm_message: Some("ñ".repeat(9_000)),
         crm_code: Some(i64::MIN),
@@ -158,7 +158,7 @@ fn the_largest_of_everything_fits_the_smallest_frame() {
     };
     for frame_max in FRAMES {
         let at = Timestamp::MAX;
-        let letter = dead_letter::properties(&message, &journey, &failure, &"w".repeat(999), at, frame_max);
+        let letter = dead_letter::properties(&message, &state, &failure, &"w".repeat(999), at, frame_max);
         fits(&letter, frame_max);
         let read = dead_letter::DeadLetter::read(&arrived(letter, "dead"));
         assert!(read.message.starts_with('€') && read.message.ends_with("€…"), "{}", read.message);

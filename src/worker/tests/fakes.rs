@@ -1,0 +1,373 @@
+//! The worker's surroundings.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, ready};
+use jiff::Timestamp;
+use secrecy::SecretString;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::{
+    Acker, Delivery, DeliveryGone, HeaderValue, Headers, Message, Owners, Ownership as _, Properties, Publish,
+    PublishError,
+};
+use crate::clock::Clock;
+use crate::config::{Config, Sources};
+use crate::crm::Crm;
+use crate::crm::classify::{Answer, Reply};
+use crate::gate::Gate;
+use crate::ledger::memory::MemoryLedger;
+use crate::ledger::{About, Change, Changed, Entry, Key, KnownResult, Ledger, LedgerError, Limits, Owner};
+use crate::message::mapper::Mapper;
+use crate::message::retry_state::string;
+use crate::observe::events::Events;
+use crate::retry::Schedule;
+use crate::settle::Settler;
+use crate::worker::ownership::Ownership;
+use crate::worker::recorder::Recorder;
+use crate::worker::{InFlightIds, ORPHAN_MARGIN, Settings, Worker};
+
+pub(super) const BODY: &str = r#"{"name": "a", "name_module": "cases", "completion_date": "2026-04-01 10:00:00", "id_record": "7", "wolkvox_owner": "ana"}"#;
+pub(super) const PANIC: &str = "on purpose";
+
+/// What the CRM does with one request.
+#[derive(Clone, Debug)]
+pub(super) enum Does {
+    Creates,
+    /// An HTTP status without a verdict.
+    Answers(u16),
+    /// No answer comes; the task is created or not, nobody knows.
+    IsSilent,
+    IsUnreachable,
+    Panics,
+}
+
+/// A CRM that does what it was told, and then creates whatever comes.
+#[derive(Default)]
+pub(super) struct FakeCrm {
+    pub(super) script: Mutex<VecDeque<Does>>,
+    pub(super) takes: Mutex<Duration>,
+    /// The bodies of the requests in the order of their arrival.
+    pub(super) requests: Mutex<Vec<String>>,
+    pub(super) questions: AtomicU32,
+    pub(super) open: AtomicU32,
+    /// Whether it answers questions about tokens.
+    pub(super) is_down: AtomicBool,
+}
+
+fn reply(status: u16, body: &str) -> Answer {
+    Answer::Reply(Reply { status, retry_after: None, body: body.as_bytes().to_vec() })
+}
+
+impl Crm for FakeCrm {
+    fn insert<'a>(&'a self, _: &'a SecretString, body: Bytes) -> BoxFuture<'a, Answer> {
+        async move {
+            self.requests.lock().unwrap().push(String::from_utf8(body.to_vec()).unwrap());
+            let does = self.script.lock().unwrap().pop_front().unwrap_or(Does::Creates);
+            assert!(!matches!(does, Does::Panics), "{PANIC}");
+            self.open.fetch_add(1, Ordering::SeqCst);
+            let takes = *self.takes.lock().unwrap();
+            sleep(takes).await;
+            self.open.fetch_sub(1, Ordering::SeqCst);
+            match does {
+                Does::Creates | Does::Panics => {
+                    reply(200, r#"{"code": "200", "error": null, "msg": "ok", "data": []}"#)
+                }
+                Does::Answers(status) => reply(status, "<html>"),
+                Does::IsSilent => Answer::NoAnswer("timed out".to_owned()),
+                Does::IsUnreachable => Answer::NotSent("connection refused".to_owned()),
+            }
+        }
+        .boxed()
+    }
+
+    fn token_information<'a>(&'a self, _: &'a SecretString) -> BoxFuture<'a, Answer> {
+        self.questions.fetch_add(1, Ordering::SeqCst);
+        let is_down = self.is_down.load(Ordering::SeqCst);
+        let answer = if is_down {
+            reply(503, "<html>")
+        } else {
+            reply(200, r#"{"code": "200", "error": null, "msg": "", "data": {}}"#)
+        };
+        ready(answer).boxed()
+    }
+}
+
+/// How the ledger fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fails {
+    /// The change is not made.
+    Before,
+    /// The change is made, and its answer lost.
+    After,
+}
+
+/// A ledger in memory that fails as it is told.
+pub(super) struct FakeLedger {
+    pub(super) inner: MemoryLedger,
+    /// What becomes of the next changes; the rest succeeds.
+    pub(super) fails: Mutex<VecDeque<Option<Fails>>>,
+    pub(super) takes: Mutex<Duration>,
+    pub(super) changes: AtomicU64,
+    pub(super) reads: AtomicU64,
+    pub(super) is_exclusive: AtomicBool,
+    open_claims: AtomicI32,
+    pub(super) most_open_claims: AtomicI32,
+}
+
+impl FakeLedger {
+    pub(super) fn new() -> Arc<Self> {
+        let limits = Limits { retention: Duration::from_secs(86_400), max_entries: 1_000 };
+        Arc::new(Self {
+            inner: MemoryLedger::new(limits, Clock::new(now)),
+            fails: Mutex::default(),
+            takes: Mutex::default(),
+            changes: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
+            is_exclusive: AtomicBool::new(true),
+            open_claims: AtomicI32::new(0),
+            most_open_claims: AtomicI32::new(0),
+        })
+    }
+
+    pub(super) async fn entry(&self, id: &str) -> Option<Entry> {
+        self.inner.get(&key(id)).await.unwrap()
+    }
+
+    /// What is known of a message, and whether it is claimed.
+    pub(super) async fn knows(&self, id: &str) -> Option<(KnownResult, bool, u32)> {
+        self.entry(id).await.map(|entry| (entry.result, entry.claim.is_some(), entry.attempts))
+    }
+}
+
+pub(super) fn key(id: &str) -> Key {
+    Key::new("wolkvox.tasks", "demo", id)
+}
+
+impl Ledger for FakeLedger {
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.inner.get(key)
+    }
+
+    fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>> {
+        async move {
+            self.changes.fetch_add(1, Ordering::SeqCst);
+            let takes = *self.takes.lock().unwrap();
+            sleep(takes).await;
+            let fails = self.fails.lock().unwrap().pop_front().flatten();
+            if fails == Some(Fails::Before) {
+                return Err(LedgerError::new("fake", "it fails", "wait"));
+            }
+            let is_claim = matches!(change, Change::Claim { .. });
+            let changed = self.inner.change(key, change).await?;
+            if is_claim && matches!(changed, Changed::Done(_)) {
+                let open = self.open_claims.fetch_add(1, Ordering::SeqCst) + 1;
+                self.most_open_claims.fetch_max(open, Ordering::SeqCst);
+            } else if !is_claim {
+                self.open_claims.fetch_sub(1, Ordering::SeqCst);
+            }
+            if fails == Some(Fails::After) { Err(LedgerError::new("fake", "no answer", "wait")) } else { Ok(changed) }
+        }
+        .boxed()
+    }
+
+    fn about(&self) -> About {
+        self.inner.about()
+    }
+
+    fn set_about(&self, about: About) -> BoxFuture<'_, Result<(), LedgerError>> {
+        self.inner.set_about(about)
+    }
+
+    fn is_exclusive(&self) -> bool {
+        self.is_exclusive.load(Ordering::SeqCst)
+    }
+
+    fn len(&self) -> u64 {
+        self.inner.len()
+    }
+}
+
+/// Keeps the copies.
+#[derive(Default)]
+pub(super) struct FakeBroker {
+    pub(super) copies: Mutex<Vec<(String, Properties)>>,
+    pub(super) panics: AtomicU32,
+}
+
+impl Publish for FakeBroker {
+    fn publish<'a>(&'a self, queue: &'a str, _: &'a [u8], copy: Properties) -> BoxFuture<'a, Result<(), PublishError>> {
+        let panics = self.panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        assert!(panics.is_err(), "{PANIC}");
+        self.copies.lock().unwrap().push((queue.to_owned(), copy));
+        ready(Ok(())).boxed()
+    }
+
+    fn frame_max(&self) -> usize {
+        131_072
+    }
+}
+
+struct FakeAcker(Arc<Mutex<Vec<&'static str>>>);
+
+impl FakeAcker {
+    fn settled(&self, how: &'static str) -> BoxFuture<'static, Result<(), DeliveryGone>> {
+        self.0.lock().unwrap().push(how);
+        ready(Ok(())).boxed()
+    }
+}
+
+impl Acker for FakeAcker {
+    fn is_open(&self) -> bool {
+        true
+    }
+
+    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
+        self.settled("acked")
+    }
+
+    fn nack_requeue(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
+        self.settled("requeued")
+    }
+
+    fn reject(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>> {
+        self.settled("rejected")
+    }
+}
+
+pub(super) fn now() -> Timestamp {
+    "2026-03-02T03:00:00Z".parse().unwrap()
+}
+
+/// A worker and its surroundings.
+pub(super) struct Site {
+    pub(super) worker: Arc<Worker>,
+    pub(super) crm: Arc<FakeCrm>,
+    pub(super) ledger: Arc<FakeLedger>,
+    pub(super) broker: Arc<FakeBroker>,
+    pub(super) settled: Arc<Mutex<Vec<&'static str>>>,
+    pub(super) gone: CancellationToken,
+    pub(super) stop: CancellationToken,
+}
+
+impl Site {
+    /// A worker with a ledger of its own, which proves what was not sent.
+    pub(super) async fn new(more: &[(&str, &str)]) -> Self {
+        let ledger = FakeLedger::new();
+        let about = About { proves_unsent: true, ..ledger.about() };
+        ledger.set_about(about).await.unwrap();
+        let site = Self::with(more, ledger, Clock::new(now));
+        let owners = Owners::Found(vec![site.worker.ownership.id()]);
+        assert_eq!(crate::broker::Ownership::compare(&*site.worker.ownership, owners).await, Ok(None));
+        site
+    }
+
+    pub(super) fn with(more: &[(&str, &str)], ledger: Arc<FakeLedger>, clock: Clock) -> Self {
+        let given = [("WTW_CRM_SERVER", "crm.test"), ("WTW_CRM_OPERATION", "demo"), ("WTW_CRM_TOKENS", "a")];
+        let given = given.iter().chain(more).map(|(key, value)| ((*key).into(), (*value).into()));
+        let environment = given.collect::<std::collections::HashMap<_, _>>().into_iter().collect();
+        let config = Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config;
+        let events = Arc::new(Events::new("/", "wolkvox.tasks", Timestamp::UNIX_EPOCH));
+        let max = config.retry.retry_after_max;
+        let gate = Gate::new(&config.gate, &config.crm, max, clock.clone(), Box::new(|_, _| {}));
+        let (crm, broker) = (Arc::<FakeCrm>::default(), Arc::<FakeBroker>::default());
+        let stop = CancellationToken::new();
+        let worker = Worker {
+            crm: crm.clone(),
+            gate: Arc::clone(&gate),
+            schedule: Schedule::from(&config.retry),
+            mapper: Mapper::new(&config).unwrap(),
+            settings: Settings {
+                max_age: config.task.max_age,
+                on_unknown: config.retry.on_unknown,
+                hold: config.gate.hold,
+                orphan_after: config.crm.request_timeout + ORPHAN_MARGIN,
+            },
+            settler: Settler {
+                publisher: broker.clone(),
+                publish_gate: Arc::default(),
+                queue: config.broker.queue.clone(),
+                dead_letter_queue: config.broker.dead_letter_queue.clone(),
+                hold: config.gate.hold,
+                clock: clock.clone(),
+                events: Arc::clone(&events),
+            },
+            recorder: Recorder::new(ledger.clone(), gate, Arc::clone(&events), TaskTracker::new()),
+            ownership: Arc::new(Ownership::new(ledger.clone(), String::new(), true, Duration::ZERO)),
+            owner: Owner(fastrand::u64(..)),
+            operation: "demo".into(),
+            ids: InFlightIds::default(),
+            events,
+            clock,
+            stop: stop.clone(),
+        };
+        let settled = Arc::default();
+        Self { worker: Arc::new(worker), crm, ledger, broker, settled, gone: CancellationToken::new(), stop }
+    }
+
+    pub(super) fn crm_does(&self, script: &[Does]) {
+        self.crm.script.lock().unwrap().extend(script.iter().cloned());
+    }
+
+    pub(super) fn ledger_fails(&self, fails: &[Option<Fails>]) {
+        self.ledger.fails.lock().unwrap().extend(fails);
+    }
+
+    /// Processes and settles one message.
+    pub(super) fn handle(&self, message: Message) -> BoxFuture<'static, ()> {
+        let delivery = Delivery {
+            message: Box::new(message),
+            acker: Box::new(FakeAcker(Arc::clone(&self.settled))),
+            gone: self.gone.clone(),
+        };
+        let unsettled = self.worker.ownership.arrived(delivery.message.was_delivered_before());
+        Arc::clone(&self.worker).handle(delivery, unsettled)
+    }
+
+    pub(super) fn settled(&self) -> Vec<&'static str> {
+        std::mem::take(&mut *self.settled.lock().unwrap())
+    }
+
+    pub(super) fn requests(&self) -> usize {
+        self.crm.requests.lock().unwrap().len()
+    }
+
+    /// The copies: the queue, the kind of a dead letter, attempts, possibly created.
+    pub(super) fn copies(&self) -> Vec<(String, Option<String>, i64, bool)> {
+        let copies = std::mem::take(&mut *self.broker.copies.lock().unwrap());
+        let read = |(queue, properties): (String, Properties)| {
+            let message = Message { properties, ..Message::default() };
+            let attempts = message.header("x-wtw-attempts").and_then(crate::broker::integer).unwrap();
+            let possibly = matches!(message.header("x-wtw-possibly-created"), Some(HeaderValue::Boolean(true)));
+            (queue, message.header("x-wtw-error-kind").and_then(string), attempts, possibly)
+        };
+        copies.into_iter().map(read).collect()
+    }
+}
+
+pub(super) fn message(id: &str) -> Message {
+    let properties = Properties::default();
+    let properties = if id.is_empty() { properties } else { properties.with_message_id(id.into()) };
+    Message { body: BODY.as_bytes().to_vec(), properties, ..Message::default() }
+}
+
+pub(super) fn redelivered(id: &str) -> Message {
+    Message { redelivered: true, ..message(id) }
+}
+
+pub(super) fn with_headers(message: Message, more: &[(&str, HeaderValue)]) -> Message {
+    let mut headers = Headers::default();
+    for (name, value) in more {
+        headers.insert((*name).into(), value.clone());
+    }
+    let properties = message.properties.clone().with_headers(headers);
+    Message { properties, ..message }
+}

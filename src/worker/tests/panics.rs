@@ -1,0 +1,44 @@
+//! A panic ends no task: its message is settled, and settled once.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::fakes::{Does, Site, message, redelivered};
+use crate::ledger::KnownResult;
+
+#[tokio::test(start_paused = true)]
+async fn panic_while_sending_is_poison_and_leaves_the_task_in_doubt() {
+    let site = Site::new(&[]).await;
+    site.crm_does(&[Does::Panics]);
+    site.handle(message("a")).await;
+    assert_eq!(site.copies(), [("wolkvox.tasks.dead".to_owned(), Some("poison".to_owned()), 0, true)]);
+    assert_eq!((site.settled(), site.ledger.knows("a").await), (vec!["acked"], Some((KnownResult::InDoubt, false, 1))));
+    let free = site.worker.gate.token_states();
+    assert_eq!(free[0].in_use, 0, "its slot is free again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_while_settling_requeues_the_message() {
+    let site = Site::new(&[("WTW_RETRY_DELAYS", "none")]).await;
+    site.crm_does(&[Does::Answers(413), Does::Answers(413)]);
+    site.broker.panics.store(1, Ordering::SeqCst);
+    site.handle(message("a")).await;
+    assert_eq!((site.settled(), site.copies()), (vec!["requeued"], vec![]));
+    site.handle(redelivered("a")).await;
+    assert_eq!((site.settled(), site.copies().len()), (vec!["acked"], 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_of_a_probe_lets_the_next_one_go_at_once() {
+    let site = Site::new(&[("WTW_GATE_FAILURES", "1"), ("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1")]).await;
+    site.crm_does(&[Does::Answers(503), Does::Panics]);
+    site.handle(message("a")).await;
+    assert_eq!(site.copies().len(), 1);
+    let began = tokio::time::Instant::now();
+    site.handle(message("b")).await;
+    let probed = began.elapsed();
+    site.handle(message("c")).await;
+    assert_eq!(began.elapsed(), probed, "no further wait");
+    assert!(probed < Duration::from_secs(2));
+    assert_eq!(site.settled(), ["acked"; 3]);
+}

@@ -1,0 +1,213 @@
+//! The eight steps, and what ends them early.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep};
+
+use super::fakes::{Does, Fails, Site, message, with_headers};
+use crate::broker::Message;
+use crate::ledger::{KnownResult, Ledger as _};
+use crate::message::retry_state::{number, text};
+
+const STRICT: (&str, &str) = ("WTW_RETRY_ON_UNKNOWN", "dead-letter");
+const NO_DELAYS: (&str, &str) = ("WTW_RETRY_DELAYS", "none");
+
+#[tokio::test(start_paused = true)]
+async fn first_delivery_takes_one_claim_one_request_and_one_result() {
+    let site = Site::new(&[]).await;
+    site.handle(message("a")).await;
+    assert_eq!((site.settled(), site.requests()), (vec!["acked"], 1));
+    assert_eq!(site.ledger.knows("a").await, Some((KnownResult::Created, false, 1)));
+    let (changes, reads) = (site.ledger.changes.load(Ordering::SeqCst), site.ledger.reads.load(Ordering::SeqCst));
+    assert_eq!((changes, reads), (2, 0));
+    site.handle(message("a")).await;
+    assert_eq!((site.settled(), site.requests()), (vec!["acked"], 1), "known by then");
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_behind_a_slow_crm_are_served_in_order_with_two_records_each() {
+    for seconds in [1, 8, 19] {
+        let site = Site::new(&[]).await;
+        *site.crm.takes.lock().unwrap() = Duration::from_secs(seconds);
+        let bodies = |n: usize| Message {
+            body: super::fakes::BODY.replace("\"a\"", &format!("\"{n:02}\"")).into_bytes(),
+            ..message(&n.to_string())
+        };
+        join_all((0..48).map(|n| site.handle(bodies(n)))).await;
+        let requests = site.crm.requests.lock().unwrap().clone();
+        let order: Vec<usize> =
+            (0..48).map(|n| requests.iter().position(|body| body.contains(&format!("\"{n:02}\""))).unwrap()).collect();
+        assert!(order.is_sorted(), "{order:?}");
+        assert_eq!(site.ledger.changes.load(Ordering::SeqCst), 2 * 48, "{seconds} s a request");
+        // One for each open request, and one for each whose answer is there and is being recorded: no claim waits for a slot.
+        assert!(site.ledger.most_open_claims.load(Ordering::SeqCst) <= 4);
+        assert_eq!(site.settled(), ["acked"; 48]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn claim_whose_answer_was_lost_counts_once() {
+    let site = Site::new(&[]).await;
+    site.ledger_fails(&[Some(Fails::After)]);
+    site.handle(message("a")).await;
+    assert_eq!((site.settled(), site.requests()), (vec!["acked"], 1));
+    assert_eq!(site.ledger.knows("a").await, Some((KnownResult::Created, false, 1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_is_not_sent_when_its_claim_took_too_long() {
+    let site = Site::new(&[STRICT]).await;
+    *site.ledger.takes.lock().unwrap() = Duration::from_millis(2_100);
+    let handled = site.handle(message("a"));
+    let recovering = async {
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(site.requests(), 0);
+        *site.ledger.takes.lock().unwrap() = Duration::ZERO;
+    };
+    tokio::join!(handled, recovering);
+    assert_eq!((site.settled(), site.requests()), (vec!["acked"], 1));
+    assert_eq!(site.ledger.knows("a").await, Some((KnownResult::Created, false, 1)), "no attempt was counted");
+    assert_eq!(site.worker.events.counts().possible_duplicates, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn withdrawal_that_fails_once_counts_no_attempt_and_leaves_nothing_in_doubt() {
+    for strict in [true, false] {
+        let site = Site::new(if strict { &[STRICT] } else { &[] }).await;
+        // The claim's answer is lost twice, and the withdrawal fails twice before it goes on in the background.
+        site.ledger_fails(&[Some(Fails::After), Some(Fails::After), Some(Fails::Before), Some(Fails::Before)]);
+        let watching = site.worker.recorder.clone().watch(site.stop.clone());
+        tokio::select! {
+            () = site.handle(message("a")) => {}
+            () = watching => {}
+        }
+        assert_eq!((site.settled(), site.requests(), site.copies()), (vec!["acked"], 1, vec![]));
+        let entry = site.ledger.entry("a").await.unwrap();
+        assert_eq!((entry.result, entry.attempts, entry.doubted), (KnownResult::Created, 1, false));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn created_task_is_acked_when_the_ledger_fails_and_recorded_later() {
+    let site = Site::new(&[]).await;
+    site.ledger_fails(&[None, Some(Fails::Before), Some(Fails::Before), Some(Fails::Before)]);
+    site.handle(message("a")).await;
+    assert_eq!(site.settled(), ["acked"]);
+    assert_eq!(site.ledger.knows("a").await, Some((KnownResult::NotCreated, true, 1)));
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(site.ledger.knows("a").await, Some((KnownResult::Created, false, 1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_attempts_are_retried_here_and_then_on_a_retry_queue() {
+    let site = Site::new(&[]).await;
+    site.crm_does(&[Does::IsUnreachable, Does::Answers(502), Does::IsSilent]);
+    site.handle(message("a")).await;
+    assert_eq!((site.settled(), site.requests()), (vec!["acked"], 3));
+    assert_eq!(site.copies(), [("wolkvox.tasks.retry.10s".to_owned(), None, 3, true)]);
+    assert_eq!(site.ledger.knows("a").await, Some((KnownResult::InDoubt, false, 3)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn exhausted_attempts_and_rejections_are_dead_lettered() {
+    for (does, kind, attempts) in
+        [(Does::IsUnreachable, "unavailable", 3), (Does::IsSilent, "unknown", 3), (Does::Answers(413), "rejected", 1)]
+    {
+        let site = Site::new(&[NO_DELAYS]).await;
+        site.crm_does(&vec![does.clone(); 3]);
+        site.handle(message("a")).await;
+        let possibly = kind == "unknown";
+        assert_eq!(site.copies(), [("wolkvox.tasks.dead".to_owned(), Some(kind.to_owned()), attempts, possibly)]);
+        assert_eq!(site.settled(), ["acked"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stop_before_the_first_attempt_requeues_and_after_it_uses_a_retry_queue() {
+    let site = Site::new(&[]).await;
+    site.stop.cancel();
+    site.handle(message("a")).await;
+    assert_eq!((site.settled(), site.requests()), (vec!["requeued"], 0));
+    let site = Site::new(&[("WTW_RETRY_IMMEDIATE_INITIAL", "5s")]).await;
+    site.crm_does(&[Does::IsUnreachable]);
+    let stopping = async {
+        sleep(Duration::from_secs(1)).await;
+        site.stop.cancel();
+    };
+    tokio::join!(site.handle(message("a")), stopping);
+    assert_eq!(site.copies(), [("wolkvox.tasks.retry.10s".to_owned(), None, 1, false)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn message_is_held_for_the_hold_and_nothing_is_dead_lettered_behind_a_closed_gate() {
+    let site = Site::new(&[
+        ("WTW_GATE_HOLD", "40s"),
+        ("WTW_TASK_MAX_AGE", "1m"),
+        ("WTW_GATE_PROBE_INITIAL", "1h"),
+        ("WTW_GATE_PROBE_MAX", "1h"),
+    ])
+    .await;
+    site.crm_does(&[Does::Answers(404)]);
+    let old = message("a");
+    let old = Message { properties: old.properties.clone().with_timestamp(1), ..old };
+    let began = Instant::now();
+    tokio::join!(site.handle(message("b")), site.handle(old));
+    assert_eq!(began.elapsed().as_secs(), 40);
+    let held = ("wolkvox.tasks.retry.hold".to_owned(), None, 0, false);
+    assert_eq!((site.copies(), site.settled()), (vec![held.clone(), held], vec!["acked"; 2]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_message_is_dead_lettered_as_expired_once_the_gate_is_open() {
+    let site = Site::new(&[("WTW_TASK_MAX_AGE", "1m")]).await;
+    let old = message("a");
+    site.handle(Message { properties: old.properties.clone().with_timestamp(1), ..old }).await;
+    assert_eq!(site.copies(), [("wolkvox.tasks.dead".to_owned(), Some("expired".to_owned()), 0, false)]);
+    assert_eq!(site.requests(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn strict_probe_asks_for_the_token_before_it_spends_a_message() {
+    let site = Site::new(&[STRICT, ("WTW_GATE_FAILURES", "1")]).await;
+    site.crm_does(&[Does::IsUnreachable]);
+    site.crm.is_down.store(true, Ordering::SeqCst);
+    let recovering = async {
+        sleep(Duration::from_secs(60)).await;
+        assert!(site.crm.questions.load(Ordering::SeqCst) > 2);
+        assert_eq!(site.requests(), 1, "the message waits");
+        site.crm.is_down.store(false, Ordering::SeqCst);
+    };
+    tokio::join!(site.handle(message("a")), recovering);
+    assert_eq!((site.settled(), site.requests(), site.copies()), (vec!["acked"], 2, vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn invalid_message_is_dead_lettered_unless_its_task_exists() {
+    let site = Site::new(&[]).await;
+    let invalid = |id| Message { body: b"no json".to_vec(), ..message(id) };
+    site.handle(invalid("a")).await;
+    assert_eq!(site.copies(), [("wolkvox.tasks.dead".to_owned(), Some("invalid_message".to_owned()), 0, false)]);
+    site.handle(message("b")).await;
+    site.handle(invalid("b")).await;
+    assert_eq!(site.copies()[0].1.as_deref(), Some("id_conflict"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn deliveries_of_one_id_wait_for_each_other() {
+    let site = Site::new(&[]).await;
+    *site.crm.takes.lock().unwrap() = Duration::from_secs(5);
+    join_all((0..5).map(|_| site.handle(message("a")))).await;
+    assert_eq!((site.settled(), site.requests()), (vec!["acked"; 5], 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_of_another_queue_and_foreign_headers_have_no_influence() {
+    let site = Site::new(&[]).await;
+    site.crm_does(&[Does::IsUnreachable, Does::IsUnreachable, Does::IsUnreachable]);
+    let headers = [("x-attempts", number(15)), ("x-wtw-attempts", number(15)), ("x-wtw-queue", text("other"))];
+    site.handle(with_headers(message("a"), &headers)).await;
+    assert_eq!(site.copies(), [("wolkvox.tasks.retry.10s".to_owned(), None, 3, false)]);
+    assert_eq!(site.ledger.len(), 1);
+}
