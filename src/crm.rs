@@ -18,7 +18,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
 use crate::config;
-use crate::crm::classify::{Answer, Reply};
+use crate::crm::classify::{HttpResult, Reply};
 use crate::observe::traces::Span;
 
 /// Path of the call that makes a task (vendor's page "Insert task-type activity").
@@ -37,10 +37,10 @@ const MAX_REPLY: usize = 1 << 20;
 /// The CRM as the worker sees it.
 pub trait Crm: Send + Sync {
     /// Posts one insert.php body with a token.
-    fn insert<'a>(&'a self, token: &'a SecretString, body: Bytes) -> BoxFuture<'a, Answer>;
+    fn insert<'a>(&'a self, token: &'a SecretString, body: Bytes) -> BoxFuture<'a, HttpResult>;
 
     /// Asks tokenInformation.php about a token.
-    fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, Answer>;
+    fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, HttpResult>;
 }
 
 /// The CRM over one pooled HTTP client.
@@ -82,9 +82,9 @@ impl HttpCrm {
         Ok(Arc::new(Self { client, insert: address(INSERT_PATH)?, token_information }))
     }
 
-    async fn send(&self, method: Method, url: &Url, body: Option<Bytes>, token: &SecretString) -> Answer {
+    async fn send(&self, method: Method, url: &Url, body: Option<Bytes>, token: &SecretString) -> HttpResult {
         let Ok(mut token) = HeaderValue::from_str(token.expose_secret()) else {
-            return Answer::NotSent("the token holds characters that an HTTP header cannot carry".to_owned());
+            return HttpResult::NotSent("the token holds characters that an HTTP header cannot carry".to_owned());
         };
         token.set_sensitive(true);
         let span = Span::request(method.as_str(), url);
@@ -101,24 +101,24 @@ impl HttpCrm {
         }
         let answer = match self.client.execute(request).await {
             Ok(response) => read(response).await,
-            Err(error) if error.is_connect() || error.is_builder() => Answer::NotSent(causes(&error)),
-            Err(error) => Answer::NoAnswer(causes(&error)),
+            Err(error) if error.is_connect() || error.is_builder() => HttpResult::NotSent(causes(&error)),
+            Err(error) => HttpResult::NoAnswer(causes(&error)),
         };
         match &answer {
-            Answer::Reply(reply) => span.answered(reply.status),
-            Answer::NotSent(_) => span.failed("not_sent"),
-            Answer::NoAnswer(_) => span.failed("no_answer"),
+            HttpResult::Reply(reply) => span.answered(reply.status),
+            HttpResult::NotSent(_) => span.failed("not_sent"),
+            HttpResult::NoAnswer(_) => span.failed("no_answer"),
         }
         answer
     }
 }
 
 impl Crm for HttpCrm {
-    fn insert<'a>(&'a self, token: &'a SecretString, body: Bytes) -> BoxFuture<'a, Answer> {
+    fn insert<'a>(&'a self, token: &'a SecretString, body: Bytes) -> BoxFuture<'a, HttpResult> {
         Box::pin(self.send(Method::POST, &self.insert, Some(body), token))
     }
 
-    fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, Answer> {
+    fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, HttpResult> {
         Box::pin(self.send(Method::GET, &self.token_information, None, token))
     }
 }
@@ -133,7 +133,7 @@ fn is_loopback(server: &Url) -> bool {
 }
 
 /// Reads an answer up to [`MAX_REPLY`]; what is behind it is left, and the connection with it.
-async fn read(mut response: reqwest::Response) -> Answer {
+async fn read(mut response: reqwest::Response) -> HttpResult {
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
     let status = response.status().as_u16();
     let mut body = Vec::new();
@@ -144,13 +144,13 @@ async fn read(mut response: reqwest::Response) -> Answer {
             Err(error) => {
                 // A verdict that arrived before the connection broke is a verdict all the same.
                 if body.is_empty() {
-                    return Answer::NoAnswer(causes(&error));
+                    return HttpResult::NoAnswer(causes(&error));
                 }
                 break;
             }
         }
     }
-    Answer::Reply(Reply { status, retry_after, body })
+    HttpResult::Reply(Reply { status, retry_after, body })
 }
 
 /// What caused an error, without the address: its query names the account.

@@ -8,7 +8,7 @@ use super::Findings;
 use super::net::{Unreachable, reach};
 use crate::clock::Clock;
 use crate::config;
-use crate::crm::classify::{Answer, Classified, Outcome, classify, quota, quota_reset};
+use crate::crm::classify::{HttpResult, Classified, Outcome, classify, quota, quota_reset};
 use crate::crm::{Crm as _, HttpCrm};
 use crate::duration;
 
@@ -57,11 +57,11 @@ fn shown(server: &Url) -> String {
 }
 
 /// What is wrong with the endpoint, none when it spoke about the token.
-async fn endpoint(server: &Url, answer: &Answer, classified: &Classified) -> Option<Findings> {
+async fn endpoint(server: &Url, answer: &HttpResult, classified: &Classified) -> Option<Findings> {
     let mut findings = Findings::default();
     let place = shown(server);
     match answer {
-        Answer::NotSent(why) => {
+        HttpResult::NotSent(why) => {
             let host = server.host_str().unwrap_or_default().trim_matches(['[', ']']);
             match reach(host, server.port_or_known_default().unwrap_or(443)).await {
                 Err(Unreachable::Name(said)) => {
@@ -77,11 +77,11 @@ async fn endpoint(server: &Url, answer: &Answer, classified: &Classified) -> Opt
                 }
             }
         }
-        Answer::NoAnswer(why) => {
+        HttpResult::NoAnswer(why) => {
             let advice = "look at the CRM's state, and at crm.request_timeout";
             findings.problem("crm.endpoint", format!("{place} took the request and did not answer: {why}"), advice);
         }
-        Answer::Reply(_) => {
+        HttpResult::Reply(_) => {
             let advice = match classified.outcome {
                 Outcome::Misconfigured => "check crm.server: no such API is there",
                 Outcome::Unavailable | Outcome::Unknown => "look at the CRM's state, and at what stands before it",
@@ -98,7 +98,7 @@ async fn endpoint(server: &Url, answer: &Answer, classified: &Classified) -> Opt
 }
 
 /// What the CRM said of one token, which is named by its position, as in metrics and on `/status`.
-fn token(position: usize, answer: &Answer, classified: &Classified, findings: &mut Findings) {
+fn token(position: usize, answer: &HttpResult, classified: &Classified, findings: &mut Findings) {
     let check = "crm.token";
     match classified.outcome {
         Outcome::Created => match quota(answer) {
@@ -130,7 +130,7 @@ fn token(position: usize, answer: &Answer, classified: &Classified, findings: &m
     }
 }
 
-fn used_up(position: usize, answer: &Answer, findings: &mut Findings) {
+fn used_up(position: usize, answer: &HttpResult, findings: &mut Findings) {
     let reset = quota_reset(answer).map_or_else(String::new, |reset| {
         let minutes = std::time::Duration::from_secs(reset.as_secs().div_ceil(60) * 60);
         format!(", {} until its reset", duration::format(minutes))

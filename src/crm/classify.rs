@@ -114,7 +114,7 @@ impl Outcome {
 
 /// What came back from one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum HttpResult {
     /// The request did not leave: DNS, connect, TLS. The text says why.
     NotSent(String),
     /// The request left and no whole answer came. The text says why.
@@ -182,13 +182,13 @@ const MAX_TEXT: usize = 1_024;
 
 /// Judges what came back. `now` is for a `Retry-After` that names a date.
 #[must_use]
-pub fn classify(answer: &Answer, now: Timestamp) -> Classified {
+pub fn classify(answer: &HttpResult, now: Timestamp) -> Classified {
     match answer {
-        Answer::NotSent(why) => silent(Outcome::Unavailable, format!("the CRM could not be reached: {why}")),
-        Answer::NoAnswer(why) => {
+        HttpResult::NotSent(why) => silent(Outcome::Unavailable, format!("the CRM could not be reached: {why}")),
+        HttpResult::NoAnswer(why) => {
             silent(Outcome::Unknown, format!("the request was sent and no answer came, so the task may exist: {why}"))
         }
-        Answer::Reply(reply) => {
+        HttpResult::Reply(reply) => {
             let mut classified = match find_verdict(&reply.body) {
                 Some(verdict) => by_code(reply.status, verdict),
                 None => by_status(reply.status),
@@ -341,8 +341,8 @@ fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
 
 /// Whether a tokenInformation.php answer accepts the token: none when it says neither yes nor no.
 #[must_use]
-pub fn token_accepted(answer: &Answer) -> Option<bool> {
-    let Answer::Reply(reply) = answer else {
+pub fn token_accepted(answer: &HttpResult) -> Option<bool> {
+    let HttpResult::Reply(reply) = answer else {
         return None;
     };
     match find_verdict(&reply.body)?.code {
@@ -355,8 +355,8 @@ pub fn token_accepted(answer: &Answer) -> Option<bool> {
 /// When a token's daily quota is reset, as tokenInformation.php tells it: none where it refuses or is not understood, or where
 /// it tells 0. That is what whole hours come to in the last one of the day, and would mean a used-up token that never rests.
 #[must_use]
-pub fn quota_reset(answer: &Answer) -> Option<Duration> {
-    let Answer::Reply(reply) = answer else {
+pub fn quota_reset(answer: &HttpResult) -> Option<Duration> {
+    let HttpResult::Reply(reply) = answer else {
         return None;
     };
     find_object(&reply.body, |object| {
@@ -371,8 +371,8 @@ pub fn quota_reset(answer: &Answer) -> Option<Duration> {
 /// How many calls a day a token has and how many are left, as tokenInformation.php tells it: none where it refuses or is not
 /// understood.
 #[must_use]
-pub fn quota(answer: &Answer) -> Option<(u64, u64)> {
-    let Answer::Reply(reply) = answer else {
+pub fn quota(answer: &HttpResult) -> Option<(u64, u64)> {
+    let HttpResult::Reply(reply) = answer else {
         return None;
     };
     find_object(&reply.body, |object| {

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::config::{Config, Sources};
-use crate::crm::classify::{Answer, Reply, quota_reset};
+use crate::crm::classify::{HttpResult, Reply, quota_reset};
 
 /// What the gate told, in order.
 type Told = Arc<Mutex<Vec<Option<Closed>>>>;
@@ -343,7 +343,7 @@ async fn a_used_up_token_rests_until_midnight_in_the_accounts_zone() {
 async fn a_used_up_token_that_is_said_to_be_reset_in_no_hours_rests_until_the_recheck() {
     let (gate, told) = running(&[("WTW_GATE_RECHECK", "5m")]);
     let body = br#"{"code": "200", "msg": "", "data": {"hours_to_restart": 0}}"#.to_vec();
-    let information = Answer::Reply(Reply { status: 200, retry_after: None, body });
+    let information = HttpResult::Reply(Reply { status: 200, retry_after: None, body });
     let began = Instant::now();
     for posts in 0..3 {
         let slot = slot(&gate).await;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::recall::{Case, Interrupted};
 use super::{Worker, apart};
-use crate::crm::classify::{Answer, Classified, Outcome, classify, quota, quota_reset, token_accepted};
+use crate::crm::classify::{HttpResult, Classified, Outcome, classify, quota, quota_reset, token_accepted};
 use crate::gate::{NoSlot, Slot};
 use crate::ledger::Closing;
 use crate::message::failure::Failure;
@@ -153,7 +153,7 @@ impl Worker {
         if classified.verify_token || classified.outcome == Outcome::QuotaExhausted {
             let until = until.min(Instant::now() + TOKEN_INFORMATION);
             let asked = apart(timeout_at(until, self.crm.token_information(token))).await;
-            let answer = asked.unwrap_or_else(|_| Answer::NoAnswer("timed out".to_owned()));
+            let answer = asked.unwrap_or_else(|_| HttpResult::NoAnswer("timed out".to_owned()));
             if let Some((limit, left)) = quota(&answer) {
                 slot.quota(limit, left, quota_reset(&answer));
             }

@@ -12,7 +12,7 @@ use tracing::{Event, Metadata, Subscriber, span, subscriber};
 use super::*;
 use crate::broker::{HeaderValue, Headers, Properties, Publish, PublishError};
 use crate::config::{Config, Sources};
-use crate::crm::classify::Answer;
+use crate::crm::classify::HttpResult;
 use crate::ledger::Limits;
 use crate::ledger::memory::MemoryLedger;
 use crate::message::retry_state::{ATTEMPTS, ERROR_MESSAGE, POSSIBLY_CREATED, string};
@@ -48,11 +48,11 @@ fn clock(crashes: u32) -> Clock {
 struct Office;
 
 impl Crm for Office {
-    fn insert<'a>(&'a self, _: &'a SecretString, _: Bytes) -> BoxFuture<'a, Answer> {
+    fn insert<'a>(&'a self, _: &'a SecretString, _: Bytes) -> BoxFuture<'a, HttpResult> {
         panic!("{CRASH}")
     }
 
-    fn token_information<'a>(&'a self, _: &'a SecretString) -> BoxFuture<'a, Answer> {
+    fn token_information<'a>(&'a self, _: &'a SecretString) -> BoxFuture<'a, HttpResult> {
         panic!("{CRASH}")
     }
 }

@@ -258,17 +258,17 @@ async fn a_panic_costs_its_own_message_only() {
     use tokio_util::sync::CancellationToken;
     use wolkvox_task_worker::app::App;
     use wolkvox_task_worker::config::{Config, Sources};
-    use wolkvox_task_worker::crm::classify::Answer;
+    use wolkvox_task_worker::crm::classify::HttpResult;
     use wolkvox_task_worker::crm::{Crm as CrmEdge, HttpCrm};
 
     struct Panicky(std::sync::Arc<HttpCrm>);
     impl CrmEdge for Panicky {
-        fn insert<'a>(&'a self, token: &'a SecretString, body: Bytes) -> BoxFuture<'a, Answer> {
+        fn insert<'a>(&'a self, token: &'a SecretString, body: Bytes) -> BoxFuture<'a, HttpResult> {
             assert!(!body.windows(5).any(|part| part == b"curse"), "the curse struck");
             self.0.insert(token, body)
         }
 
-        fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, Answer> {
+        fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, HttpResult> {
             self.0.token_information(token)
         }
     }

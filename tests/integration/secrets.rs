@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use wolkvox_task_worker::app::App;
 use wolkvox_task_worker::config::{Config, Sources};
 use wolkvox_task_worker::crm::Crm;
-use wolkvox_task_worker::crm::classify::{Answer, Outcome};
+use wolkvox_task_worker::crm::classify::{HttpResult, Outcome};
 use wolkvox_task_worker::observe::logs;
 
 use crate::support::amqp::text;
@@ -208,11 +208,11 @@ async fn no_token_or_body_is_in_the_headers_of_a_retry_copy() {
 struct Quoting;
 
 impl Crm for Quoting {
-    fn insert<'a>(&'a self, token: &'a SecretString, body: Bytes) -> BoxFuture<'a, Answer> {
+    fn insert<'a>(&'a self, token: &'a SecretString, body: Bytes) -> BoxFuture<'a, HttpResult> {
         panic!("{} must not be {}", token.expose_secret(), String::from_utf8_lossy(&body))
     }
 
-    fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, Answer> {
+    fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, HttpResult> {
         panic!("{} is not asked about", token.expose_secret())
     }
 }

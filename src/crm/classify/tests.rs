@@ -5,7 +5,7 @@ use super::*;
 
 fn judge(status: u16, body: impl AsRef<[u8]>) -> Classified {
     let reply = Reply { status, retry_after: None, body: body.as_ref().to_vec() };
-    classify(&Answer::Reply(reply), Timestamp::UNIX_EPOCH)
+    classify(&HttpResult::Reply(reply), Timestamp::UNIX_EPOCH)
 }
 
 /// What a body with this code and text comes to, in the vendor's shape.
@@ -205,7 +205,7 @@ fn what_was_said_is_quoted_as_far_as_it_can_be_read() {
 fn without_an_answer_it_matters_whether_the_request_left() {
     let why = "connection refused".to_owned();
     for (answer, outcome) in
-        [(Answer::NotSent(why.clone()), Outcome::Unavailable), (Answer::NoAnswer(why.clone()), Outcome::Unknown)]
+        [(HttpResult::NotSent(why.clone()), Outcome::Unavailable), (HttpResult::NoAnswer(why.clone()), Outcome::Unknown)]
     {
         let classified = classify(&answer, Timestamp::UNIX_EPOCH);
         assert_eq!(classified.outcome, outcome);
@@ -240,7 +240,7 @@ fn retry_after_is_seconds_or_a_date() {
         for status in [200, 429, 503] {
             let reply =
                 Reply { status, retry_after: Some(text.to_owned()), body: OK.replace("200", "403").into_bytes() };
-            let asked = classify(&Answer::Reply(reply), now).retry_after;
+            let asked = classify(&HttpResult::Reply(reply), now).retry_after;
             assert_eq!(asked, seconds.map(Duration::from_secs), "{text}");
         }
     }
@@ -282,9 +282,9 @@ fn token_information_accepts_or_not_or_says_nothing() {
         ("", None),
     ] {
         let reply = Reply { status: 200, retry_after: None, body: body.into() };
-        assert_eq!(token_accepted(&Answer::Reply(reply)), accepted, "{body}");
+        assert_eq!(token_accepted(&HttpResult::Reply(reply)), accepted, "{body}");
     }
-    assert_eq!(token_accepted(&Answer::NoAnswer(String::new())), None);
+    assert_eq!(token_accepted(&HttpResult::NoAnswer(String::new())), None);
 }
 
 /// Pieces of answers, put together in any order.
@@ -363,7 +363,7 @@ proptest! {
 fn the_quotas_reset_is_read_in_the_forms_that_it_may_have() {
     let information = |code: &str, data: &str| {
         let body = format!(r#"{{"code": {code}, "error": "null", "msg": "…", "data": {data}}}"#).into_bytes();
-        Answer::Reply(Reply { status: 200, retry_after: None, body })
+        HttpResult::Reply(Reply { status: 200, retry_after: None, body })
     };
     for (data, seconds) in [
         (r#"{"token_limit": 4800, "hours_to_restart": 3}"#, Some(10_800)),
@@ -385,5 +385,5 @@ fn the_quotas_reset_is_read_in_the_forms_that_it_may_have() {
         assert_eq!(quota_reset(&information("\"200\"", data)), seconds.map(Duration::from_secs), "{data}");
     }
     assert_eq!(quota_reset(&information("403", r#"{"hours_to_restart": 3}"#)), None);
-    assert_eq!(quota_reset(&Answer::NoAnswer(String::new())), None);
+    assert_eq!(quota_reset(&HttpResult::NoAnswer(String::new())), None);
 }

@@ -17,7 +17,7 @@ use crate::message::retry_state::SCHEMA;
 #[derive(Default)]
 struct Desk {
     posts: AtomicUsize,
-    answers: Mutex<VecDeque<Answer>>,
+    answers: Mutex<VecDeque<HttpResult>>,
 }
 
 impl Desk {
@@ -27,20 +27,20 @@ impl Desk {
 }
 
 impl Crm for Desk {
-    fn insert<'a>(&'a self, _: &'a SecretString, _: Bytes) -> BoxFuture<'a, Answer> {
+    fn insert<'a>(&'a self, _: &'a SecretString, _: Bytes) -> BoxFuture<'a, HttpResult> {
         self.posts.fetch_add(1, Ordering::SeqCst);
         let next = self.answers.lock().unwrap().pop_front();
         Box::pin(ready(next.unwrap_or_else(|| said(200, "SUCCESS"))))
     }
 
-    fn token_information<'a>(&'a self, _: &'a SecretString) -> BoxFuture<'a, Answer> {
-        Box::pin(ready(Answer::NoAnswer("no one there".to_owned())))
+    fn token_information<'a>(&'a self, _: &'a SecretString) -> BoxFuture<'a, HttpResult> {
+        Box::pin(ready(HttpResult::NoAnswer("no one there".to_owned())))
     }
 }
 
-fn said(code: u16, message: &str) -> Answer {
+fn said(code: u16, message: &str) -> HttpResult {
     let body = format!(r#"{{"code":"{code}","error":"null","msg":"{message}"}}"#);
-    Answer::Reply(Reply { status: code, retry_after: None, body: body.into_bytes() })
+    HttpResult::Reply(Reply { status: code, retry_after: None, body: body.into_bytes() })
 }
 
 /// What happens as a record is made.
@@ -185,7 +185,7 @@ impl Post {
         Self::new(ledger, |worker| worker.rules.on_unknown = OnUnknown::DeadLetter)
     }
 
-    fn answering(self, answer: Answer) -> Self {
+    fn answering(self, answer: HttpResult) -> Self {
         self.crm.answers.lock().unwrap().push_back(answer);
         self
     }
@@ -555,7 +555,7 @@ async fn a_wait_that_the_crm_asks_for_is_spent_on_a_queue_where_it_is_longer_tha
             worker.schedule = Schedule::from(&retry);
             worker.rules.hold = Duration::from_secs(60);
         });
-        let (post, began) = (post.answering(Answer::Reply(reply(seconds))), Instant::now());
+        let (post, began) = (post.answering(HttpResult::Reply(reply(seconds))), Instant::now());
         post.takes(Some("m-1"), false).await;
         let (_, copies) = post.came_to();
         assert_eq!(copies.first().map(|[queue, ..]| queue.as_str()), queue, "{delays:?} {seconds}");
@@ -578,11 +578,11 @@ async fn without_an_id_a_task_of_a_redelivered_message_may_be_its_second() {
 struct Sluggard;
 
 impl Crm for Sluggard {
-    fn insert<'a>(&'a self, _: &'a SecretString, _: Bytes) -> BoxFuture<'a, Answer> {
+    fn insert<'a>(&'a self, _: &'a SecretString, _: Bytes) -> BoxFuture<'a, HttpResult> {
         sleep(Duration::from_secs(20)).map(|()| said(403, "COME BACK LATER")).boxed()
     }
 
-    fn token_information<'a>(&'a self, _: &'a SecretString) -> BoxFuture<'a, Answer> {
+    fn token_information<'a>(&'a self, _: &'a SecretString) -> BoxFuture<'a, HttpResult> {
         std::future::pending().boxed()
     }
 }
@@ -625,12 +625,12 @@ struct Witness {
 }
 
 impl Crm for Witness {
-    fn insert<'a>(&'a self, _: &'a SecretString, _: Bytes) -> BoxFuture<'a, Answer> {
+    fn insert<'a>(&'a self, _: &'a SecretString, _: Bytes) -> BoxFuture<'a, HttpResult> {
         self.seen.lock().unwrap().push(self.ledger.records.load(Ordering::SeqCst));
         sleep(Duration::from_secs(1)).map(|()| said(200, "SUCCESS")).boxed()
     }
 
-    fn token_information<'a>(&'a self, _: &'a SecretString) -> BoxFuture<'a, Answer> {
+    fn token_information<'a>(&'a self, _: &'a SecretString) -> BoxFuture<'a, HttpResult> {
         panic!("nobody asks")
     }
 }
@@ -667,7 +667,7 @@ async fn a_result_that_the_ledger_did_not_take_is_told_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_redelivery_after_the_last_attempt_dies_of_what_is_known_of_it() {
-    let unknown = || Answer::NoAnswer("reset".to_owned());
+    let unknown = || HttpResult::NoAnswer("reset".to_owned());
     let refused = || said(412, "NOT THIS ONE");
     for (answer, first, second, sentence) in [
         (unknown(), "unknown", "unknown", "one of them may have made its task"),
