@@ -137,10 +137,13 @@ mod tests {
         let refused = |_| ready(Err::<(), _>(io::Error::from_raw_os_error(111)));
         let failed = first(&addresses(2), refused).await;
         assert_eq!(failed, Err("127.0.0.1:1: Connection refused; 127.0.0.1:2: Connection refused".to_owned()));
-        assert_eq!(first(&addresses(2), async |address| match address.port() {
-            1 => Err(io::Error::from_raw_os_error(111)),
-            port => Ok(port),
-        })
-        .await, Ok(2));
+        assert_eq!(
+            first(&addresses(2), async |address| match address.port() {
+                1 => Err(io::Error::from_raw_os_error(111)),
+                port => Ok(port),
+            })
+            .await,
+            Ok(2)
+        );
     }
 }

@@ -24,7 +24,9 @@ pub(crate) fn read_certificates(key: &str, path: &Path) -> Result<Vec<Certificat
     }
     let mut store = RootCertStore::empty();
     for certificate in &certificates {
-        store.add(certificate.clone()).map_err(|error| fail(&format!("has a certificate that cannot be read: {error}")))?;
+        store
+            .add(certificate.clone())
+            .map_err(|error| fail(&format!("has a certificate that cannot be read: {error}")))?;
     }
     Ok(certificates)
 }
@@ -70,6 +72,11 @@ fn refused(error: &CertificateError, ca_key: &str) -> String {
     match error {
         CertificateError::UnknownIssuer => {
             format!("the server's certificate is of an authority that neither this machine nor {ca_key} knows")
+        }
+        CertificateError::BadSignature => {
+            format!(
+                "the server's certificate is not signed by the one of its authority's name in {ca_key}; is the file outdated?"
+            )
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "the server's certificate has expired".to_owned()

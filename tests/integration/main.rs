@@ -14,6 +14,7 @@ mod dist;
 mod docs;
 mod guarantees;
 mod ledger;
+mod networks;
 mod observe;
 mod outages;
 mod path;
