@@ -54,6 +54,7 @@ pub(crate) fn check_identity((cert_key, cert): (&str, &Path), (key_key, key): (&
 }
 
 /// What a failed TLS handshake means, where certificates are the reason; `ca_key` is the key that can name further roots.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all others are rare, and described by the library")]
 pub(crate) fn explain(error: &(dyn Error + 'static), ca_key: &str) -> Option<String> {
     let found = find(error)?;
     Some(match found {
