@@ -45,12 +45,15 @@ pub(crate) async fn connect<T, F: Future<Output = io::Result<T>>>(
     open: impl Fn(SocketAddr) -> F,
 ) -> Result<(T, Vec<SocketAddr>), Unreachable> {
     let addresses = resolve(host, port).await.map_err(Unreachable::Name)?;
+    let place = format!("{host}:{port}");
     match timeout(WAIT, first(&addresses, open)).await {
         Ok(Ok(connection)) => Ok((connection, addresses)),
-        Ok(Err(failures)) => Err(Unreachable::Port(format!("{host}:{port}: {failures}"))),
+        // Where the host is an address it is named already.
+        Ok(Err(failures)) if failures.starts_with(&place) => Err(Unreachable::Port(failures)),
+        Ok(Err(failures)) => Err(Unreachable::Port(format!("{place}: {failures}"))),
         Err(_) => {
             let (seconds, tried) = (WAIT.as_secs(), shown(&addresses));
-            Err(Unreachable::Port(format!("{host}:{port}: no connection within {seconds} s (tried {tried})")))
+            Err(Unreachable::Port(format!("{place}: no connection within {seconds} s (tried {tried})")))
         }
     }
 }

@@ -74,7 +74,7 @@ fn refused(error: &CertificateError, ca_key: &str) -> String {
         CertificateError::UnknownIssuer => {
             format!("the server's certificate is of an authority that neither this machine nor {ca_key} knows")
         }
-        CertificateError::BadSignature => {
+        CertificateError::BadSignature | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             format!(
                 "the server's certificate is not signed by the one of its authority's name in {ca_key}; is the file outdated?"
             )

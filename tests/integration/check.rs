@@ -252,14 +252,14 @@ async fn the_crm_and_each_token_are_told_apart() {
     let closed = format!("http://127.0.0.1:{}", closed_port());
     for (server, check, part) in [
         (closed.as_str(), "crm.connect", "refused"),
-        (&rig.crm.url.replace("http:", "https:"), "crm.tls", "InvalidContentType"),
+        (&rig.crm.url.replace("http:", "https:"), "crm.tls", "does not speak TLS"),
         ("http://crm.invalid", "crm.dns", "crm.invalid is not known"),
         (&not_found().await, "crm.endpoint", "404"),
     ] {
         let checked = of(server, "demo", "hunter2,hunter3").await;
         assert_eq!(checked.code, Some(1), "{}", checked.said);
         checked.has(check, "problem", part);
-        checked.has("crm.token", "warning", "tokens 0 to 1: not known");
+        checked.has("crm.token", "warning", "tokens 0 to 1: not asked, as the CRM did not answer");
         checked.has("broker.permissions", "ok", &rig.queue);
     }
 }
