@@ -9,6 +9,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::address;
 use super::keys::{Key, MOST_DELAYS, MOST_TOKENS};
+use super::proxy::Proxy;
+use super::raw::Sources;
 use super::read::{Parsed, Reader, Reported, any, choice, count, duration, duration_within, flag, path, queue, text};
 use super::{
     Admin, Broker, Config, Crm, Gate, Ledger, LedgerStore, Log, LogFormat, LogLevel, OnUnknown, Priority, Retry,
@@ -16,26 +18,31 @@ use super::{
 };
 use crate::suggest::suggest;
 
-/// Understands everything; `terminal` says whether the log goes to one.
-pub(super) fn config(reader: &mut Reader<'_>, terminal: bool) -> Result<Config, Reported> {
+/// How much longer than a request an unset `shutdown.grace` is.
+const AFTER_REQUEST: Duration = Duration::from_secs(5);
+
+/// Understands everything.
+pub(super) fn config(reader: &mut Reader<'_>, sources: &Sources) -> Result<Config, Reported> {
     let broker = broker(reader);
-    let crm = crm(reader);
-    let task = task(reader);
     let retry = retry(reader);
+    let grace = reader.read("shutdown.grace", duration);
+    let on_unknown = retry.as_ref().map_or(OnUnknown::Retry, |retry| retry.on_unknown);
+    let crm = crm(reader, sources, on_unknown, grace.as_ref().ok().copied().flatten());
+    let task = task(reader);
     let gate = gate(reader);
     let ledger = ledger(reader);
     let listen = reader.want("admin.listen", socket);
-    let grace = reader.want("shutdown.grace", duration);
-    let log = log(reader, terminal);
+    let log = log(reader, sources.terminal);
+    let crm = crm?;
     Ok(Config {
         broker: broker?,
-        crm: crm?,
+        shutdown: Shutdown { grace: grace?.unwrap_or(crm.request_timeout + AFTER_REQUEST) },
+        crm,
         task: task?,
         retry: retry?,
         gate: gate?,
         ledger: ledger?,
         admin: Admin { listen: listen? },
-        shutdown: Shutdown { grace: grace? },
         log: log?,
     })
 }
@@ -84,14 +91,20 @@ fn broker(reader: &mut Reader<'_>) -> Result<Broker, Reported> {
     })
 }
 
-fn crm(reader: &mut Reader<'_>) -> Result<Crm, Reported> {
+fn crm(
+    reader: &mut Reader<'_>,
+    sources: &Sources,
+    on_unknown: OnUnknown,
+    grace: Option<Duration>,
+) -> Result<Crm, Reported> {
     let server = reader.read("crm.server", address::server);
     let operation = reader.read("crm.operation", text);
     let tokens = tokens(reader);
     let max_in_flight_per_token = reader.want("crm.max_in_flight_per_token", count);
     let requests_per_second = reader.read("crm.requests_per_second", rate);
-    let connect_timeout = reader.want("crm.connect_timeout", duration);
-    let request_timeout = reader.want("crm.request_timeout", duration);
+    let timeouts = timeouts(reader, grace);
+    let reuse_connections = reader.read("crm.reuse_connections", flag);
+    let ca_file = reader.read("crm.ca_file", path);
     let timezone = reader.want("crm.timezone", zone);
 
     if let Ok(Some(url)) = &server {
@@ -103,18 +116,56 @@ fn crm(reader: &mut Reader<'_>) -> Result<Crm, Reported> {
         let message = format!("{count} requests at a time exceed the vendor's limit of 2");
         reader.warn("crm.max_in_flight_per_token", message);
     }
+    let server = server?;
+    let proxy = match server.as_ref().map(|server| Proxy::find(sources, server)) {
+        Some(Err(problem)) => {
+            reader.problems.push(problem);
+            Err(Reported)
+        }
+        Some(Ok(proxy)) => Ok(proxy),
+        None => Ok(None),
+    };
     let tokens_file = reader.raw.get("crm.tokens").flatten();
+    let (connect_timeout, request_timeout) = timeouts?;
     Ok(Crm {
-        server: server?,
+        server,
         operation: operation?,
         tokens: tokens?,
         tokens_file: tokens_file.and_then(|written| written.file.clone()),
         max_in_flight_per_token: max_in_flight_per_token?,
         requests_per_second: requests_per_second?,
-        connect_timeout: connect_timeout?,
-        request_timeout: request_timeout?,
+        connect_timeout,
+        request_timeout,
+        reuse_connections: reuse_connections?.unwrap_or(on_unknown == OnUnknown::Retry),
+        ca_file: ca_file?,
+        proxy: proxy?,
         timezone: timezone?,
     })
+}
+
+/// `crm.connect_timeout` and `crm.request_timeout`; where they are not written, within `shutdown.grace`.
+fn timeouts(reader: &mut Reader<'_>, grace: Option<Duration>) -> Result<(Duration, Duration), Reported> {
+    let (mut connect, mut request) = ordered(reader, "crm.connect_timeout", "crm.request_timeout")?;
+    if let Some(grace) = grace {
+        // In proportion to the two defaults.
+        let within = grace * 4 / 5;
+        if reader.is_default("crm.connect_timeout") {
+            connect = connect.min(within);
+        }
+        if reader.is_default("crm.request_timeout") {
+            request = request.min(within).max(connect);
+        }
+    }
+    Ok((connect, request))
+}
+
+/// Two durations of which the first must not exceed the second: one that is not written follows the other.
+fn ordered(reader: &mut Reader<'_>, less: &str, more: &str) -> Result<(Duration, Duration), Reported> {
+    let (low, high) = (reader.want(less, duration), reader.want(more, duration));
+    let (low, high) = (low?, high?);
+    let less = if reader.is_default(less) { low.min(high) } else { low };
+    let more = if reader.is_default(more) { high.max(low) } else { high };
+    Ok((less, more))
 }
 
 /// The tokens, from wherever they come.
@@ -190,16 +241,16 @@ fn task(reader: &mut Reader<'_>) -> Result<Task, Reported> {
 
 fn retry(reader: &mut Reader<'_>) -> Result<Retry, Reported> {
     let immediate_attempts = reader.want("retry.immediate_attempts", count);
-    let immediate_initial = reader.want("retry.immediate_initial", duration);
-    let immediate_max = reader.want("retry.immediate_max", duration);
+    let immediate = ordered(reader, "retry.immediate_initial", "retry.immediate_max");
     let delays = delays(reader);
     let retry_after_max = reader.want("retry.retry_after_max", duration);
     let after = [OnUnknown::Retry, OnUnknown::DeadLetter];
     let on_unknown = reader.want("retry.on_unknown", choice(after));
+    let (immediate_initial, immediate_max) = immediate?;
     Ok(Retry {
         immediate_attempts: immediate_attempts?,
-        immediate_initial: immediate_initial?,
-        immediate_max: immediate_max?,
+        immediate_initial,
+        immediate_max,
         delays: delays?,
         retry_after_max: retry_after_max?,
         on_unknown: on_unknown?,
@@ -220,8 +271,7 @@ fn delays(reader: &mut Reader<'_>) -> Result<Vec<Duration>, Reported> {
 
 fn gate(reader: &mut Reader<'_>) -> Result<Gate, Reported> {
     let failures = reader.want("gate.failures", count);
-    let probe_initial = reader.want("gate.probe_initial", duration);
-    let probe_max = reader.want("gate.probe_max", duration);
+    let probe = ordered(reader, "gate.probe_initial", "gate.probe_max");
     let recheck = reader.want("gate.recheck", duration);
     let hold = reader.want("gate.hold", duration);
     if hold.as_ref().is_ok_and(|hold| *hold > Duration::from_secs(25 * 60)) {
@@ -229,13 +279,8 @@ fn gate(reader: &mut Reader<'_>) -> Result<Gate, Reported> {
                        after which it takes the messages back";
         reader.warn("gate.hold", message);
     }
-    Ok(Gate {
-        failures: failures?,
-        probe_initial: probe_initial?,
-        probe_max: probe_max?,
-        recheck: recheck?,
-        hold: hold?,
-    })
+    let (probe_initial, probe_max) = probe?;
+    Ok(Gate { failures: failures?, probe_initial, probe_max, recheck: recheck?, hold: hold? })
 }
 
 fn ledger(reader: &mut Reader<'_>) -> Result<Ledger, Reported> {

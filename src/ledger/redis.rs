@@ -35,7 +35,8 @@ const FORMAT: &str = "1";
 const TRIES: usize = 100;
 /// How many entries one change forgets at most.
 const SWEEP: usize = 16;
-const REPLACE: &str = include_str!("redis/record.lua");
+/// Replaces an entry if nobody changed it meanwhile.
+const SCRIPT: &str = include_str!("redis/record.lua");
 
 /// See the module's documentation.
 pub struct RedisLedger {
@@ -217,7 +218,7 @@ impl RedisLedger {
         let ttl = if is_claimed { String::new() } else { self.limits.retention.as_millis().max(1).to_string() };
         let (name, id) = (key.to_string(), self.about().id);
         let mut call = redis::cmd("EVAL");
-        call.arg(REPLACE).arg(3).arg(format!("{}{name}", self.keys.entry)).arg(&self.keys.index).arg(&self.keys.about);
+        call.arg(SCRIPT).arg(3).arg(format!("{}{name}", self.keys.entry)).arg(&self.keys.index).arg(&self.keys.about);
         call.arg(id).arg(seen).arg(stored::encode(after)).arg(name).arg(score).arg(ttl);
         call.arg(horizon(self.clock.now(), self.limits.retention)).arg(self.limits.max_entries).arg(SWEEP);
         call.arg(&self.keys.entry);

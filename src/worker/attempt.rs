@@ -12,7 +12,7 @@ use super::Worker;
 use super::decide::Plan;
 use super::delivery::{Abort, DeliveryContext};
 use crate::config::OnUnknown;
-use crate::crm::classify::{Answer as HttpResult, Classified, Outcome, classify, quota, quota_reset};
+use crate::crm::classify::{Classified, HttpResult, Outcome, classify, quota, quota_reset};
 use crate::gate::TokenSlot;
 use crate::ledger::{AttemptResult, Change, Changed, Claim, ClaimId, Entry, NewClaim};
 

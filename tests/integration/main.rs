@@ -1,6 +1,7 @@
 //! The whole worker against real parts: one binary, so that it is linked once and shares one broker.
 #![cfg(test)]
 
+mod answers;
 mod bad_input;
 mod broker_faults;
 mod brokers;
@@ -13,6 +14,7 @@ mod dist;
 mod docs;
 mod guarantees;
 mod ledger;
+mod networks;
 mod observe;
 mod outages;
 mod path;

@@ -14,7 +14,7 @@ use jiff::tz::TimeZone;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::{Instant, sleep};
 use wolkvox_task_worker::crm::Crm;
-use wolkvox_task_worker::crm::classify::{Answer, Outcome, Reply};
+use wolkvox_task_worker::crm::classify::{HttpResult, Outcome, Reply};
 
 use crate::coverage::{Case, Met};
 use crate::invariants::Post;
@@ -42,7 +42,7 @@ pub(crate) struct Office {
 struct Plan {
     makes: bool,
     outcome: Outcome,
-    answer: Answer,
+    answer: HttpResult,
     hangs: bool,
 }
 
@@ -107,9 +107,9 @@ impl World {
     fn faulty(&self, fault: Fault, token: usize, dice: &mut Rng) -> Plan {
         let plan = |outcome, makes, answer| Plan { makes, outcome, answer, hangs: false };
         self.book().met(Met::Fault(fault));
-        let lost = |why: &str| Answer::NoAnswer(why.to_owned());
+        let lost = |why: &str| HttpResult::NoAnswer(why.to_owned());
         match fault {
-            Fault::NotSent => plan(Outcome::Unavailable, false, Answer::NotSent("connection refused".to_owned())),
+            Fault::NotSent => plan(Outcome::Unavailable, false, HttpResult::NotSent("connection refused".to_owned())),
             Fault::Unavailable503 => plan(Outcome::Unavailable, false, page(503)),
             Fault::Code500 => verdict(Outcome::Unavailable, 500, "INTERNAL ERROR"),
             Fault::Silent => plan(Outcome::Unknown, false, lost("reset")),
@@ -143,18 +143,18 @@ fn made() -> Plan {
 
 fn verdict(outcome: Outcome, code: u16, words: &str) -> Plan {
     let body = format!(r#"{{"code": "{code}", "error": "null", "msg": "{words}", "data": null}}"#).into_bytes();
-    let answer = Answer::Reply(Reply { status: code, retry_after: None, body });
+    let answer = HttpResult::Reply(Reply { status: code, retry_after: None, body });
     Plan { makes: outcome == Outcome::Created, outcome, answer, hangs: false }
 }
 
-fn page(status: u16) -> Answer {
+fn page(status: u16) -> HttpResult {
     let body = format!("<html>{status}</html>").into_bytes();
-    Answer::Reply(Reply { status, retry_after: None, body })
+    HttpResult::Reply(Reply { status, retry_after: None, body })
 }
 
 fn throttled(hint: Option<u32>) -> Plan {
     let mut plan = verdict(Outcome::Throttled, 429, "TOO MANY REQUESTS");
-    if let Answer::Reply(reply) = &mut plan.answer {
+    if let HttpResult::Reply(reply) = &mut plan.answer {
         reply.retry_after = hint.map(|seconds| seconds.to_string());
     }
     plan
@@ -167,7 +167,7 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    async fn post(&self, token: usize, subject: usize) -> Answer {
+    async fn post(&self, token: usize, subject: usize) -> HttpResult {
         let (world, life) = (&self.world, &self.life);
         life.still().await;
         let post = world.book().arrived(life.number, token, subject);
@@ -186,7 +186,7 @@ impl Line {
         self.answer(post, plan).await
     }
 
-    async fn answer(&self, post: Post, plan: Plan) -> Answer {
+    async fn answer(&self, post: Post, plan: Plan) -> HttpResult {
         let (world, life) = (&self.world, &self.life);
         let nature = world.nature(post.subject);
         if life.is_dead() {
@@ -215,7 +215,7 @@ impl Line {
     fn rest(&self, token: usize, plan: &Plan) -> Option<Duration> {
         let (world, config) = (&self.world, &self.world.config);
         match (plan.outcome, &plan.answer) {
-            (Outcome::Throttled, Answer::Reply(reply)) => {
+            (Outcome::Throttled, HttpResult::Reply(reply)) => {
                 let hint = reply.retry_after.as_ref()?.parse().ok()?;
                 Some(Duration::from_secs(hint).min(config.retry.retry_after_max))
             }
@@ -234,7 +234,7 @@ fn token_number(token: &SecretString) -> usize {
 }
 
 impl Crm for Line {
-    fn insert<'a>(&'a self, token: &'a SecretString, body: Bytes) -> BoxFuture<'a, Answer> {
+    fn insert<'a>(&'a self, token: &'a SecretString, body: Bytes) -> BoxFuture<'a, HttpResult> {
         async move {
             let body: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
             let name = body.pointer("/fields/name").and_then(serde_json::Value::as_str).unwrap_or_default();
@@ -244,7 +244,7 @@ impl Crm for Line {
         .boxed()
     }
 
-    fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, Answer> {
+    fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, HttpResult> {
         async move {
             self.life.still().await;
             sleep(Duration::from_millis(20)).await;
@@ -252,7 +252,7 @@ impl Crm for Line {
             self.world.book().vouched(self.life.number);
             let (code, hours) = if self.world.vouches(token_number(token)) { (200, "0.25") } else { (403, "null") };
             let body = format!(r#"{{"code": "{code}", "msg": "", "data": {{"hours_to_restart": {hours}}}}}"#);
-            Answer::Reply(Reply { status: code, retry_after: None, body: body.into_bytes() })
+            HttpResult::Reply(Reply { status: code, retry_after: None, body: body.into_bytes() })
         }
         .boxed()
     }

@@ -11,17 +11,12 @@ pub const KEYS: &[Key] = &[
     key(
         "broker.urls",
         Preset::Text("amqp://guest:guest@127.0.0.1:5672/%2f"),
-        Kind::Like("amqp:// or amqps:// with a host name or IPv4 address and a virtual host, such as amqps://user:password@host:5671/%2f"),
-        "one or more nodes, tried in turn",
+        Kind::Like("amqp:// or amqps:// with a host and a virtual host, such as amqps://user:password@host:5671/%2f"),
+        "one or more nodes, tried in turn; every address of a host name is tried",
     )
     .list()
     .secret(),
-    key(
-        "broker.queue",
-        Preset::Text("wolkvox.tasks"),
-        Kind::Queue(QUEUE_BYTES - SUFFIX_BYTES),
-        "the work queue",
-    ),
+    key("broker.queue", Preset::Text("wolkvox.tasks"), Kind::Queue(QUEUE_BYTES - SUFFIX_BYTES), "the work queue"),
     key(
         "broker.dead_letter_queue",
         Preset::Derived("<queue>.dead"),
@@ -56,7 +51,9 @@ pub const KEYS: &[Key] = &[
     key(
         "crm.server",
         Preset::Required,
-        Kind::Like("host, host:port, or http(s)://host:port, without path, query and user, such as crm0001.wolkvox.com"),
+        Kind::Like(
+            "host, host:port, or http(s)://host:port, without path, query and user, such as crm0001.wolkvox.com",
+        ),
         "the CRM; plain http beyond loopback is warned of",
     ),
     key("crm.operation", Preset::Required, TEXT, "the CRM's name for the account"),
@@ -84,7 +81,7 @@ pub const KEYS: &[Key] = &[
         "crm.connect_timeout",
         Preset::Text("5s"),
         Kind::Duration("1ms", "10m"),
-        "longest wait for name, connection and TLS; not above `crm.request_timeout`",
+        "longest wait for name, proxy, connection and TLS; every address of the name is tried in it; not above `crm.request_timeout`",
     ),
     key(
         "crm.request_timeout",
@@ -92,6 +89,13 @@ pub const KEYS: &[Key] = &[
         Kind::Duration("1ms", "10m"),
         "longest wait for a whole attempt, the connection included",
     ),
+    key(
+        "crm.reuse_connections",
+        Preset::Derived("true; false with retry.on_unknown = \"dead-letter\""),
+        FLAG,
+        "send several requests on one connection; a kept connection that the server closes leaves an attempt in doubt",
+    ),
+    key("crm.ca_file", Preset::Absent, FILE, "further root certificates for https"),
     key(
         "crm.timezone",
         Preset::Text("UTC"),
@@ -108,12 +112,7 @@ pub const KEYS: &[Key] = &[
     key("task.remember", Preset::Text("false"), FLAG, "used where a message leaves it out"),
     key("task.name_module", Preset::Absent, TEXT, "used where a message leaves it out"),
     key("task.wolkvox_owner", Preset::Absent, TEXT, "used where a message leaves it out"),
-    key(
-        "task.description",
-        Preset::Absent,
-        Kind::Like("text"),
-        "used where a message leaves it out",
-    ),
+    key("task.description", Preset::Absent, Kind::Like("text"), "used where a message leaves it out"),
     key(
         "task.unknown_fields",
         Preset::Text("reject"),
@@ -126,12 +125,7 @@ pub const KEYS: &[Key] = &[
         Kind::Duration("1ms", "3650d"),
         "a message published longer ago (AMQP timestamp, else first attempt) is dead-lettered as `expired`",
     ),
-    key(
-        "retry.immediate_attempts",
-        Preset::Text("3"),
-        Kind::Count(1, 20),
-        "posts in a round, the first included",
-    ),
+    key("retry.immediate_attempts", Preset::Text("3"), Kind::Count(1, 20), "posts in a round, the first included"),
     key(
         "retry.immediate_initial",
         Preset::Text("200ms"),
@@ -163,12 +157,7 @@ pub const KEYS: &[Key] = &[
         Kind::Choice(&["retry", "dead-letter"]),
         "after an attempt of which nobody knows whether it made a task: a second task is possible, or never risk a double",
     ),
-    key(
-        "gate.failures",
-        Preset::Text("5"),
-        Kind::Count(1, 1000),
-        "in a row, whatever the message, close the gate",
-    ),
+    key("gate.failures", Preset::Text("5"), Kind::Count(1, 1000), "in a row, whatever the message, close the gate"),
     key(
         "gate.probe_initial",
         Preset::Text("1s"),
@@ -200,12 +189,7 @@ pub const KEYS: &[Key] = &[
         "where intents and outcomes are remembered; redis is shared by replicas",
     )
     .secret(),
-    key(
-        "ledger.retention",
-        Preset::Text("7d"),
-        Kind::Duration("1s", "3650d"),
-        "how long an outcome is remembered",
-    ),
+    key("ledger.retention", Preset::Text("7d"), Kind::Duration("1s", "3650d"), "how long an outcome is remembered"),
     key(
         "ledger.max_entries",
         Preset::Text("1000000"),
@@ -216,11 +200,11 @@ pub const KEYS: &[Key] = &[
         "admin.listen",
         Preset::Text("127.0.0.1:9464"),
         Kind::Like("an IP address and a port, such as 0.0.0.0:9464 or [::]:9464"),
-        "address of `/livez`, `/readyz`, `/metrics` and `/status`",
+        "address of `/livez`, `/readyz`, `/metrics` and `/status`; `[::]:9464` answers IPv4 and IPv6, and IPv4 alone where there is no IPv6",
     ),
     key(
         "shutdown.grace",
-        Preset::Text("25s"),
+        Preset::Derived("crm.request_timeout + 5s"),
         Kind::Duration("1ms", "1h"),
         "how long what is in flight may take to finish; longer than `crm.request_timeout`",
     ),

@@ -71,6 +71,7 @@ fn a_brokers_address_is_shown_without_what_is_secret() {
         ("amqps://u:p%40@h.example/v?heartbeat=15&auth_mechanism=external", "amqps://h.example:5671/v"),
         ("amqp://u:p@10.0.0.1:1/a%2Fb", "amqp://10.0.0.1:1/a%2Fb"),
         ("amqp://rabbit.ns.svc/%2f", "amqp://rabbit.ns.svc:5672/%2f"),
+        ("amqps://[2001:db8::1]/%2f", "amqps://[2001:db8::1]:5671/%2f"),
     ] {
         let loaded = load_env(&[("WTW_BROKER_URLS", text)]).unwrap();
         let url = &loaded.config.broker.urls[0];
@@ -84,7 +85,6 @@ fn a_brokers_address_is_shown_without_what_is_secret() {
         ("amqp://u:p#1@h/v", "the value is not a URL (invalid port number)"),
         ("amqp://h/v#1", "the value has a #; write it as %23"),
         ("amqp:///v", "the value names no host"),
-        ("amqp://[::1]/%2f", "the value has an IPv6 address, which the AMQP library would take for localhost"),
         ("amqp://h/", "the value ends in a slash"),
         ("amqp://h\t/v", "the value has a blank in it"),
         ("amqp://h/v?heartbeet=1", "the value has a parameter that is not known; did you mean heartbeat?"),
@@ -185,17 +185,24 @@ fn what_is_long_is_shortened() {
 fn keys_agree_with_each_other() {
     for (toml, expected) in [
         (
-            "crm.connect_timeout = '21s'",
-            "crm.request_timeout (default): \"20s\" is not at least crm.connect_timeout, which is \"21s\" (FILE); \
+            "crm.connect_timeout = '21s'\ncrm.request_timeout = '20s'",
+            "crm.request_timeout (FILE): \"20s\" is not at least crm.connect_timeout, which is \"21s\" (FILE); \
              allowed: at least crm.connect_timeout",
         ),
         (
-            "crm.request_timeout = '25s'",
-            "shutdown.grace (default): \"25s\" is not longer than crm.request_timeout, which is \"25s\" (FILE); \
+            "crm.request_timeout = '25s'\nshutdown.grace = '25s'",
+            "shutdown.grace (FILE): \"25s\" is not longer than crm.request_timeout, which is \"25s\" (FILE); \
              allowed: longer than crm.request_timeout",
         ),
-        ("retry.immediate_initial = '6s'", "retry.immediate_max (default): \"5s\" is not at least"),
-        ("gate.probe_max = '999ms'", "gate.probe_max (FILE): \"999ms\" is not at least gate.probe_initial"),
+        ("crm.connect_timeout = '4s'\nshutdown.grace = '4s'", "shutdown.grace (FILE): \"4s\" is not longer than"),
+        (
+            "retry.immediate_initial = '6s'\nretry.immediate_max = '5s'",
+            "retry.immediate_max (FILE): \"5s\" is not at least",
+        ),
+        (
+            "gate.probe_initial = '1s'\ngate.probe_max = '999ms'",
+            "gate.probe_max (FILE): \"999ms\" is not at least gate.probe_initial",
+        ),
         (
             "broker.client_cert_file = 'x'",
             "broker.client_key_file (not set): is missing while broker.client_cert_file is given",
@@ -219,4 +226,32 @@ fn keys_agree_with_each_other() {
     }
     let equal = "crm.connect_timeout = '20s'\nretry.immediate_initial = '5s'\ngate.probe_initial = '1m'";
     assert!(load_toml(equal).is_ok());
+}
+
+#[test]
+fn defaults_follow_what_is_written() {
+    for (toml, connect, request, grace) in [
+        ("", 5, 20, 25),
+        ("crm.connect_timeout = '21s'", 21, 21, 26),
+        ("crm.request_timeout = '3s'", 3, 3, 8),
+        ("crm.request_timeout = '2m'", 5, 120, 125),
+        ("shutdown.grace = '10s'", 5, 8, 10),
+        ("shutdown.grace = '5s'", 4, 4, 5),
+        ("crm.connect_timeout = '9s'\nshutdown.grace = '10s'", 9, 9, 10),
+        ("shutdown.grace = '1m'", 5, 20, 60),
+    ] {
+        let config = load_toml(toml).unwrap().config;
+        let meant = [config.crm.connect_timeout, config.crm.request_timeout, config.shutdown.grace];
+        assert_eq!(meant, [connect, request, grace].map(Duration::from_secs), "{toml}");
+    }
+    let follow = load_toml("retry.immediate_initial = '6s'\ngate.probe_max = '999ms'").unwrap().config;
+    assert_eq!(follow.retry.immediate_max, Duration::from_secs(6));
+    assert_eq!(follow.gate.probe_initial, Duration::from_millis(999));
+    for (toml, reused) in [
+        ("retry.on_unknown = 'dead-letter'", false),
+        ("retry.on_unknown = 'dead-letter'\ncrm.reuse_connections = true", true),
+        ("crm.reuse_connections = false", false),
+    ] {
+        assert_eq!(load_toml(toml).unwrap().config.crm.reuse_connections, reused, "{toml}");
+    }
 }

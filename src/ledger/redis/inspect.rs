@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use secrecy::SecretString;
 
-use super::connection::{Connection, Question};
-use super::{FORMAT, PREFIX};
+use super::connection::{Connection, Link, Question};
+use super::{FORMAT, PREFIX, SCRIPT};
 use crate::ledger::LedgerError;
 
-/// Writes a key and removes it in one step, as a record is written: by a script.
-const TRIAL: &str = "redis.call('SET', KEYS[1], '1', 'PX', '10000') return redis.call('DEL', KEYS[1])";
+/// How long a key of a check that was interrupted stays, in milliseconds.
+const TRIAL: u64 = 10_000;
 
 /// What Redis says of itself in `INFO`, each none where it does not say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,9 +46,7 @@ pub async fn inspect(url: &SecretString) -> Result<Found, LedgerError> {
     if let Some(other) = format.filter(|format| format != FORMAT) {
         return Err(connection.foreign(&other, FORMAT));
     }
-    let mut trial = redis::cmd("EVAL");
-    trial.arg(TRIAL).arg(1).arg(format!("{PREFIX}check:{}", uuid::Uuid::now_v7()));
-    let _: i64 = connection.ask_on(&link, &Question::Command(trial)).await?;
+    try_out(&connection, &link).await?;
     // A user who may not ask can work all the same.
     let info: String = connection.ask_on(&link, &Question::Command(redis::cmd("INFO"))).await.unwrap_or_default();
     let said: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim().split_once(':')).collect();
@@ -65,4 +63,24 @@ pub async fn inspect(url: &SecretString) -> Result<Found, LedgerError> {
         cluster: switch("cluster_enabled"),
         entries,
     })
+}
+
+/// Writes what a worker writes under keys of its own, by the same commands and the same script, and removes it: what a user may do
+/// with them is what the worker may do.
+async fn try_out(connection: &Connection, link: &Link) -> Result<(), LedgerError> {
+    let prefix = format!("{PREFIX}check:{}:", uuid::Uuid::now_v7());
+    let (entry, index, about) = (format!("{prefix}entry"), format!("{prefix}index"), format!("{prefix}about"));
+    let mut first = redis::pipe();
+    first.cmd("HSETNX").arg(&about).arg("id").arg("check").ignore();
+    first.cmd("HSET").arg(&about).arg("epoch").arg(0).ignore();
+    first.cmd("HGETALL").arg(&about);
+    let _: (HashMap<String, String>,) = connection.ask_on(link, &Question::Commands(first)).await?;
+    let mut call = redis::cmd("EVAL");
+    call.arg(SCRIPT).arg(3).arg(&entry).arg(&index).arg(&about);
+    call.arg("check").arg("").arg("{}").arg("check").arg("0").arg(TRIAL).arg("0").arg("1").arg("1").arg(&entry);
+    let _: (i64, String, u64) = connection.ask_on(link, &Question::Command(call)).await?;
+    let mut last = redis::cmd("DEL");
+    last.arg(&[entry, index, about]);
+    let _: i64 = connection.ask_on(link, &Question::Command(last)).await?;
+    Ok(())
 }

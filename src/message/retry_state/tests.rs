@@ -5,7 +5,7 @@ use lapin::types::{DecimalValue, FieldArray};
 use proptest::prelude::*;
 
 use super::*;
-use crate::crm::classify::{Answer, classify};
+use crate::crm::classify::{HttpResult, classify};
 
 mod frames;
 
@@ -33,7 +33,7 @@ pub(crate) fn arrived(properties: Properties, queue: &str) -> Message {
 }
 
 fn attempt(message: &str) -> Attempt {
-    let classified = classify(&Answer::NotSent(message.to_owned()), Timestamp::UNIX_EPOCH);
+    let classified = classify(&HttpResult::NotSent(message.to_owned()), Timestamp::UNIX_EPOCH);
     Attempt::new(Timestamp::UNIX_EPOCH, &classified, Duration::from_millis(1_234))
 }
 

@@ -21,7 +21,7 @@ use crate::broker::{
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::crm::Crm;
-use crate::crm::classify::{Answer, Reply};
+use crate::crm::classify::{HttpResult, Reply};
 use crate::gate::Gate;
 use crate::ledger::memory::MemoryLedger;
 use crate::ledger::{About, Change, Changed, Entry, Key, KnownResult, Ledger, LedgerError, Limits, Owner};
@@ -62,12 +62,12 @@ pub(super) struct FakeCrm {
     pub(super) is_down: AtomicBool,
 }
 
-fn reply(status: u16, body: &str) -> Answer {
-    Answer::Reply(Reply { status, retry_after: None, body: body.as_bytes().to_vec() })
+fn reply(status: u16, body: &str) -> HttpResult {
+    HttpResult::Reply(Reply { status, retry_after: None, body: body.as_bytes().to_vec() })
 }
 
 impl Crm for FakeCrm {
-    fn insert<'a>(&'a self, _: &'a SecretString, body: Bytes) -> BoxFuture<'a, Answer> {
+    fn insert<'a>(&'a self, _: &'a SecretString, body: Bytes) -> BoxFuture<'a, HttpResult> {
         async move {
             self.requests.lock().unwrap().push(String::from_utf8(body.to_vec()).unwrap());
             let does = self.script.lock().unwrap().pop_front().unwrap_or(Does::Creates);
@@ -81,14 +81,14 @@ impl Crm for FakeCrm {
                     reply(200, r#"{"code": "200", "error": null, "msg": "ok", "data": []}"#)
                 }
                 Does::Answers(status) => reply(status, "<html>"),
-                Does::IsSilent => Answer::NoAnswer("timed out".to_owned()),
-                Does::IsUnreachable => Answer::NotSent("connection refused".to_owned()),
+                Does::IsSilent => HttpResult::NoAnswer("timed out".to_owned()),
+                Does::IsUnreachable => HttpResult::NotSent("connection refused".to_owned()),
             }
         }
         .boxed()
     }
 
-    fn token_information<'a>(&'a self, _: &'a SecretString) -> BoxFuture<'a, Answer> {
+    fn token_information<'a>(&'a self, _: &'a SecretString) -> BoxFuture<'a, HttpResult> {
         self.questions.fetch_add(1, Ordering::SeqCst);
         let is_down = self.is_down.load(Ordering::SeqCst);
         let answer = if is_down {

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use tokio::runtime::{Builder, Runtime};
 use wolkvox_task_worker::clock::Clock;
 use wolkvox_task_worker::config::{Config, Sources, UnknownFields};
-use wolkvox_task_worker::crm::classify::{Answer, Classified, Reply, classify};
+use wolkvox_task_worker::crm::classify::{HttpResult, Classified, Reply, classify};
 use wolkvox_task_worker::ledger::file::FileLedger;
 use wolkvox_task_worker::ledger::memory::MemoryLedger;
 use wolkvox_task_worker::ledger::{Closing, Digest, Key, Ledger, Limits, Record};
@@ -49,15 +49,15 @@ fn map_a_task((mapping, decoded): (Mapping, Decoded<'static>)) -> Vec<u8> {
     serde_json::to_vec(&mapping.map(black_box(decoded)).expect("a payload")).expect("JSON")
 }
 
-fn reply(status: u16, body: &str) -> Answer {
-    Answer::Reply(Reply { status, retry_after: None, body: body.as_bytes().to_vec() })
+fn reply(status: u16, body: &str) -> HttpResult {
+    HttpResult::Reply(Reply { status, retry_after: None, body: body.as_bytes().to_vec() })
 }
 
 #[library_benchmark]
 #[bench::created(reply(200, r#"{"code":"200","error":"","msg":"Task created","data":{"id":"4711"}}"#))]
 #[bench::rejected(reply(412, r#"{"code":412,"error":"THE RECORD DOES NOT EXIST IN THE MODULE","data":[]}"#))]
 #[bench::a_page(reply(502, &"<p>Bad gateway</p>".repeat(100)))]
-fn classify_a_reply(answer: Answer) -> Classified {
+fn classify_a_reply(answer: HttpResult) -> Classified {
     classify(black_box(&answer), Timestamp::UNIX_EPOCH)
 }
 
