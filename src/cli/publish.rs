@@ -76,7 +76,8 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
         let checked = Checked::of(source.messages(ids.clone())?, &ids, validator.as_ref());
         Ok::<_, String>((source, checked, ids))
     });
-    let read = stop.run_until_cancelled(reading).await.ok_or_else(|| Error::failed("interrupted; nothing was published"))?;
+    let read =
+        stop.run_until_cancelled(reading).await.ok_or_else(|| Error::failed("interrupted; nothing was published"))?;
     let (source, checked, ids) = read.map_err(Error::failed)?.map_err(Error::failed)?;
     let total = checked.messages;
     if let Some(report) = checked.report() {

@@ -205,7 +205,8 @@ pub(super) fn without_login(text: &str) -> Option<String> {
 }
 
 fn redis(text: &str) -> Parsed<LedgerStore> {
-    let url = Url::parse(text).map_err(|error| format!("is not a URL ({error}); in user and password write / as %2F, # as %23, @ as %40"))?;
+    let url = Url::parse(text)
+        .map_err(|error| format!("is not a URL ({error}); in user and password write / as %2F, # as %23, @ as %40"))?;
     match url.host() {
         None | Some(Host::Domain("")) => Err("names no host".to_owned()),
         Some(Host::Domain(name)) if name.contains(',') => Err("names several servers; one is allowed".to_owned()),

@@ -101,7 +101,8 @@ impl Raw {
                 (Some(choice), _) => raw.insert(key, choice.resolve(key, problems, &sources.stop)),
                 (None, Preset::Text(text)) => raw.insert_default(key, text),
                 (None, Preset::Derived(_) | Preset::Required | Preset::Absent) => {
-                    let empty = layers.iter().flatten().flat_map(|layer| key.slots().filter_map(|slot| layer.get(&slot)));
+                    let empty =
+                        layers.iter().flatten().flat_map(|layer| key.slots().filter_map(|slot| layer.get(&slot)));
                     if let Some(given) = empty.into_iter().next() {
                         raw.empty.insert(key.name, given.source.clone());
                     }
@@ -162,7 +163,9 @@ fn pick<'a>(key: &Key, layer: &'a Layer, problems: &mut Vec<Problem>) -> Option<
         }
         (Some((Some(value), source)), None) => Some(Choice::Value(value, source)),
         (None, Some((Some(Value::One(path)), source))) => Some(Choice::File(PathBuf::from(path), source)),
-        (Some((None, _)), None) | (None, Some((None | Some(Value::Many(_) | Value::Empty), _))) => Some(Choice::Reported),
+        (Some((None, _)), None) | (None, Some((None | Some(Value::Many(_) | Value::Empty), _))) => {
+            Some(Choice::Reported)
+        }
     }
 }
 

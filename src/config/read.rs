@@ -50,14 +50,18 @@ impl Reader<'_> {
                 Ok(value) => {
                     if is_quoted(key, written, entry) {
                         let held = held(key, written, index, entry);
-                        let message = format!("{held} is in quotation marks, which are part of the value; are they meant?");
+                        let message =
+                            format!("{held} is in quotation marks, which are part of the value; are they meant?");
                         self.warn(name, message);
                     }
                     values.push(value);
                 }
                 Err(_) if entry.starts_with(QUOTES) || entry.ends_with(QUOTES) => {
                     let held = held(key, written, index, entry);
-                    self.problem(name, format!("{held} has quotation marks, which are part of the value here; remove them"));
+                    self.problem(
+                        name,
+                        format!("{held} has quotation marks, which are part of the value here; remove them"),
+                    );
                 }
                 Err(why) => {
                     let held = held(key, written, index, entry);

@@ -220,7 +220,8 @@ fn every_key_is_read_from_toml() {
 
 #[test]
 fn every_problem_names_key_source_value_and_what_is_allowed() {
-    let free = ["task.description", "crm.ca_file", "broker.ca_file", "broker.client_cert_file", "broker.client_key_file"];
+    let free =
+        ["task.description", "crm.ca_file", "broker.ca_file", "broker.client_cert_file", "broker.client_key_file"];
     for key in KEYS.iter().filter(|key| !free.contains(&key.name)) {
         let bad = "\u{1}é?bad";
         let problems = load_env(&[(&variable(key.name), bad)]).unwrap_err();

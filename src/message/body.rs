@@ -31,7 +31,8 @@ pub fn unpacked(message: &Message) -> Result<Cow<'_, [u8]>, Failure> {
 /// `too_large` where the body has more than [`MAX_BODY`] bytes, packed or unpacked; `invalid_message` for what is not gzip.
 pub fn unpack<'a>(body: &'a [u8], content_encoding: Option<&str>) -> Result<Cow<'a, [u8]>, Failure> {
     check_size(body)?;
-    let is_gzip = content_encoding.is_some_and(|name| ["gzip", "x-gzip"].contains(&name.trim().to_lowercase().as_str()));
+    let is_gzip =
+        content_encoding.is_some_and(|name| ["gzip", "x-gzip"].contains(&name.trim().to_lowercase().as_str()));
     if !is_gzip {
         return Ok(Cow::Borrowed(body));
     }

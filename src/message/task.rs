@@ -217,8 +217,7 @@ impl<'a> Decoded<'a> {
     fn unknown(&mut self, fields: &[&str]) {
         /// The most names that one line lists.
         const LISTED: usize = 10;
-        let (alike, others): (Vec<&str>, Vec<&str>) =
-            fields.iter().partition(|field| suggest(field, FIELDS).is_some());
+        let (alike, others): (Vec<&str>, Vec<&str>) = fields.iter().partition(|field| suggest(field, FIELDS).is_some());
         for field in alike {
             let meant = suggest(field, FIELDS).unwrap_or_default();
             self.problem(field, format!("is not a known field; did you mean {meant}?"));

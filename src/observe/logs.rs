@@ -68,7 +68,9 @@ pub fn start(log: &Log) -> io::Result<()> {
     let _ = match log.format {
         LogFormat::Text => {
             let ansi = std::io::stderr().is_terminal();
-            registry.with(tracing_subscriber::fmt::layer().with_writer(lines).with_ansi(ansi).with_target(false)).try_init()
+            registry
+                .with(tracing_subscriber::fmt::layer().with_writer(lines).with_ansi(ansi).with_target(false))
+                .try_init()
         }
         LogFormat::Json => {
             let layer = tracing_subscriber::fmt::layer().event_format(JsonLines(Clock::system()));

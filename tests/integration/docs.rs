@@ -195,7 +195,10 @@ fn the_page_of_the_configuration_is_what_the_code_says() {
         fs::write(&path, config::markdown_page()).expect("written");
     } else {
         let written = fs::read_to_string(&path).expect("docs/configuration.md");
-        assert!(written == config::markdown_page(), "docs/configuration.md is not what the code says; `make docs` writes it");
+        assert!(
+            written == config::markdown_page(),
+            "docs/configuration.md is not what the code says; `make docs` writes it"
+        );
     }
 }
 

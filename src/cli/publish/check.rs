@@ -60,7 +60,11 @@ impl Checked {
             };
             checked.messages = message.place;
             if checked.messages > MOST {
-                checked.problem(message.place, message.line, &format!("the input has more than {MOST} messages; split it"));
+                checked.problem(
+                    message.place,
+                    message.line,
+                    &format!("the input has more than {MOST} messages; split it"),
+                );
                 break;
             }
             let id = message.properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default();

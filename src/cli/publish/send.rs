@@ -132,7 +132,9 @@ impl Sent {
         {
             lines.push(format!("{what}: {} ({} of {total})", listed(&places), places.len()));
         }
-        lines.push(format!("Run the same command again: tasks of messages that are on {queue} already are not created twice."));
+        lines.push(format!(
+            "Run the same command again: tasks of messages that are on {queue} already are not created twice."
+        ));
         Some(lines.join("\n"))
     }
 }

@@ -73,7 +73,8 @@ async fn every_message_is_reported_exactly_after_an_error() {
         let confirmed = publisher.published.lock().unwrap().len();
         assert!(report.contains(said), "{report}");
         let last = confirmed + 1;
-        let begun = if last > 21 { format!("1 to 20, 22 to {last}").replace("22 to 22", "22") } else { "1 to 20".to_owned() };
+        let begun =
+            if last > 21 { format!("1 to 20, 22 to {last}").replace("22 to 22", "22") } else { "1 to 20".to_owned() };
         assert!(report.contains(&format!("confirmed: {begun} ({confirmed} of 61)")), "{confirmed}: {report}");
         let (unpublished, unknown) = match bad {
             "unconfirmed" => (format!("{} to 61", last + 1), "21 (1 of 61)"),
@@ -107,7 +108,9 @@ async fn what_is_under_way_finishes_after_an_interruption() {
 async fn what_never_finishes_is_not_known() {
     let (publisher, stop) = (FakePublisher::default(), CancellationToken::new());
     let report = send(&["good", "silent", "refused", "good"], &publisher, &stop).await.unwrap();
-    for part in ["confirmed: 1, 4 (", "not published: 3 (", "not known whether published: 2 (", "message 2: no confirm within"] {
+    for part in
+        ["confirmed: 1, 4 (", "not published: 3 (", "not known whether published: 2 (", "message 2: no confirm within"]
+    {
         assert!(report.contains(part), "{report}");
     }
 }

@@ -11,7 +11,10 @@ pub(super) const SECTIONS: &[(&str, &str)] = &[
     ("broker", "RabbitMQ: where messages come from."),
     ("crm", "The wolkvox CRM: where tasks go."),
     ("task", "What is sent where a message leaves a field out, and which messages are accepted."),
-    ("retry", "When an attempt is made again. A round is a few attempts in quick succession; between rounds the message waits on a retry queue."),
+    (
+        "retry",
+        "When an attempt is made again. A round is a few attempts in quick succession; between rounds the message waits on a retry queue.",
+    ),
     ("gate", "When requests are held back because the CRM does not work."),
     ("ledger", "The record of what was sent, which prevents duplicates."),
     ("admin", "The pages for operators and probes."),

@@ -62,7 +62,8 @@ fn unknown(name: &str) -> Problem {
     let plain = |slot: &str| slot.replace('.', "_");
     let names: Vec<String> = known().map(|(slot, _)| plain(&slot)).chain(["config".to_owned()]).collect();
     let rest = name.trim_start_matches(PREFIX);
-    let meant = without_section(rest).or_else(|| suggest(rest, names.iter().map(String::as_str)).map(ToOwned::to_owned));
+    let meant =
+        without_section(rest).or_else(|| suggest(rest, names.iter().map(String::as_str)).map(ToOwned::to_owned));
     Problem::new(name, "environment", did_you_mean(meant.map(|meant| variable(&meant))))
 }
 

@@ -167,20 +167,6 @@ fn values_have_bounds() {
         ("gate.hold", "10s", "is too short"),
         ("ledger.retention", "23h", "is too short"),
         ("ledger.max_entries", "0", "is out of bounds"),
-        ("crm.server", "a.example,b.example", "names several servers; one is allowed"),
-        ("ledger.url", "redis://a,redis://b", "names several servers; one is allowed"),
-        ("crm.tokens", "a,b c", "entry 2 has a blank"),
-        ("crm.tokens", "# mine", "the value has a blank; lines that begin with # are no comments here"),
-        ("crm.tokens", "#mine", "entry 1 begins with #, which begins no comment here"),
-        ("crm.tokens", "'a'", "the value is in quotation marks, which are part of the value; are they meant?"),
-        ("crm.tokens", "\"a,b\"", "entry 1 is in quotation marks, which are part of the value; are they meant?"),
-        ("crm.operation", "\"demo\"", "\"\\\"demo\\\"\" is in quotation marks, which are part of the value; are they meant?"),
-        ("task.description", "say \"hi\"", ""),
-        ("broker.urls", "\"amqp://h\"", "the value has quotation marks, which are part of the value here; remove them"),
-        ("gate.failures", "'5'", "has quotation marks, which are part of the value here; remove them"),
-        ("broker.urls", "amqp://u:pa,ss@h/v", "write it as %2C"),
-        ("broker.urls", "amqp://u:12,34@h/v", "entry 2 is not a URL"),
-        ("broker.urls", "amqp://u:12,34@h/v", "a comma separates two entries: in a user or password write it as %2C"),
         ("admin.listen", "localhost:9464", "is not an IP address with a port"),
     ] {
         let said = said(name, text);
@@ -189,6 +175,34 @@ fn values_have_bounds() {
     }
     let none = load_env(&[("WTW_RETRY_DELAYS", "none")]).unwrap();
     assert!(none.config.retry.delays.is_empty());
+}
+
+#[test]
+fn marks_commas_and_blanks_around_a_value_are_named() {
+    for (name, text, why) in [
+        ("crm.server", "a.example,b.example", "names several servers; one is allowed"),
+        ("ledger.url", "redis://a,redis://b", "names several servers; one is allowed"),
+        ("crm.tokens", "a,b c", "entry 2 has a blank"),
+        ("crm.tokens", "# mine", "the value has a blank; lines that begin with # are no comments here"),
+        ("crm.tokens", "#mine", "entry 1 begins with #, which begins no comment here"),
+        ("crm.tokens", "'a'", "the value is in quotation marks, which are part of the value; are they meant?"),
+        ("crm.tokens", "\"a,b\"", "entry 1 is in quotation marks, which are part of the value; are they meant?"),
+        (
+            "crm.operation",
+            "\"demo\"",
+            "\"\\\"demo\\\"\" is in quotation marks, which are part of the value; are they meant?",
+        ),
+        ("task.description", "say \"hi\"", ""),
+        ("broker.urls", "\"amqp://h\"", "the value has quotation marks, which are part of the value here; remove them"),
+        ("gate.failures", "'5'", "has quotation marks, which are part of the value here; remove them"),
+        ("broker.urls", "amqp://u:pa,ss@h/v", "write it as %2C"),
+        ("broker.urls", "amqp://u:12,34@h/v", "entry 2 is not a URL"),
+        ("broker.urls", "amqp://u:12,34@h/v", "a comma separates two entries: in a user or password write it as %2C"),
+    ] {
+        let said = said(name, text);
+        assert_eq!(said.is_empty(), why.is_empty(), "{name}: {said}");
+        assert!(said.contains(why), "{name}: {said}");
+    }
 }
 
 #[test]

@@ -15,7 +15,11 @@ fn a_default_never_causes_an_error() {
         for text in texts {
             if let Err(problems) = load_env(&[(&variable(key.name), text)]) {
                 // A value out of its own bounds.
-                assert!(problems.iter().all(|problem| problem.message.contains("is too ")), "{} {text}: {problems}", key.name);
+                assert!(
+                    problems.iter().all(|problem| problem.message.contains("is too ")),
+                    "{} {text}: {problems}",
+                    key.name
+                );
             }
         }
     }
@@ -24,16 +28,40 @@ fn a_default_never_causes_an_error() {
 #[test]
 fn defaults_follow_what_is_written() {
     for (written, expected) in [
-        (("crm.request_timeout", "3s"), [("crm.connect_timeout", "3s"), ("shutdown.grace", "8s"), ("gate.hold", "10m")]),
-        (("crm.request_timeout", "10m"), [("crm.connect_timeout", "5s"), ("shutdown.grace", "605s"), ("gate.hold", "610s")]),
-        (("crm.connect_timeout", "30s"), [("crm.request_timeout", "30s"), ("shutdown.grace", "35s"), ("gate.hold", "10m")]),
-        (("shutdown.grace", "10s"), [("crm.request_timeout", "5s"), ("crm.connect_timeout", "5s"), ("gate.hold", "10m")]),
-        (("gate.hold", "12s"), [("crm.request_timeout", "2s"), ("crm.connect_timeout", "2s"), ("shutdown.grace", "7s")]),
-        (("retry.immediate_initial", "6s"), [("retry.immediate_max", "6s"), ("gate.probe_max", "1m"), ("gate.probe_initial", "1s")]),
-        (("retry.immediate_max", "100ms"), [("retry.immediate_initial", "100ms"), ("gate.hold", "10m"), ("log.level", "Info")]),
+        (
+            ("crm.request_timeout", "3s"),
+            [("crm.connect_timeout", "3s"), ("shutdown.grace", "8s"), ("gate.hold", "10m")],
+        ),
+        (
+            ("crm.request_timeout", "10m"),
+            [("crm.connect_timeout", "5s"), ("shutdown.grace", "605s"), ("gate.hold", "610s")],
+        ),
+        (
+            ("crm.connect_timeout", "30s"),
+            [("crm.request_timeout", "30s"), ("shutdown.grace", "35s"), ("gate.hold", "10m")],
+        ),
+        (
+            ("shutdown.grace", "10s"),
+            [("crm.request_timeout", "5s"), ("crm.connect_timeout", "5s"), ("gate.hold", "10m")],
+        ),
+        (
+            ("gate.hold", "12s"),
+            [("crm.request_timeout", "2s"), ("crm.connect_timeout", "2s"), ("shutdown.grace", "7s")],
+        ),
+        (
+            ("retry.immediate_initial", "6s"),
+            [("retry.immediate_max", "6s"), ("gate.probe_max", "1m"), ("gate.probe_initial", "1s")],
+        ),
+        (
+            ("retry.immediate_max", "100ms"),
+            [("retry.immediate_initial", "100ms"), ("gate.hold", "10m"), ("log.level", "Info")],
+        ),
         (("gate.probe_max", "500ms"), [("gate.probe_initial", "500ms"), ("gate.hold", "10m"), ("log.level", "Info")]),
         (("gate.probe_initial", "5m"), [("gate.probe_max", "5m"), ("gate.hold", "10m"), ("log.level", "Info")]),
-        (("retry.on_unknown", "dead-letter"), [("crm.reuse_connections", "false"), ("gate.hold", "10m"), ("log.level", "Info")]),
+        (
+            ("retry.on_unknown", "dead-letter"),
+            [("crm.reuse_connections", "false"), ("gate.hold", "10m"), ("log.level", "Info")],
+        ),
         (("broker.queue", "q"), [("broker.dead_letter_queue", "q.dead"), ("gate.hold", "10m"), ("log.level", "Info")]),
     ] {
         let config = load_env(&[(&variable(written.0), written.1)]).unwrap().config;
@@ -71,7 +99,9 @@ fn the_template_says_every_default_and_is_a_good_file_once_uncommented() {
     let is_secret_file = |line: &str| line.contains("_file = \"/run/secrets/");
     let keys: Vec<&str> = template
         .lines()
-        .filter(|line| line.starts_with('[') || (line.starts_with('#') && !line.starts_with("# ") && !is_secret_file(line)))
+        .filter(|line| {
+            line.starts_with('[') || (line.starts_with('#') && !line.starts_with("# ") && !is_secret_file(line))
+        })
         .map(|line| line.trim_start_matches('#'))
         .collect();
     let loaded = load_toml(&keys.join("\n")).unwrap();
@@ -110,5 +140,10 @@ fn of_a_changed_ledger_url_only_the_login_may_differ() {
 #[test]
 fn a_secrets_file_has_a_bound() {
     let problems = load_env(&[("WTW_CRM_TOKENS_FILE", "/dev/zero")]).unwrap_err();
-    assert!(problems.to_string().contains("crm.tokens (file /dev/zero, named by environment variable WTW_CRM_TOKENS_FILE): is larger than 64 KiB"), "{problems}");
+    assert!(
+        problems.to_string().contains(
+            "crm.tokens (file /dev/zero, named by environment variable WTW_CRM_TOKENS_FILE): is larger than 64 KiB"
+        ),
+        "{problems}"
+    );
 }

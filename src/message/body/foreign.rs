@@ -84,9 +84,10 @@ fn is_base64(text: &str) -> bool {
 
 fn is_form(text: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.%+*~[]".contains(c);
-    let is_pair = |pair: &str| pair.split_once('=').is_some_and(|(name, value)| {
-        !name.is_empty() && name.chars().all(is_plain) && value.chars().all(is_plain)
-    });
+    let is_pair = |pair: &str| {
+        pair.split_once('=')
+            .is_some_and(|(name, value)| !name.is_empty() && name.chars().all(is_plain) && value.chars().all(is_plain))
+    };
     text.trim_end().split('&').all(is_pair)
 }
 
@@ -140,5 +141,7 @@ pub(crate) fn object(members: &Members<'_>) -> Option<String> {
 }
 
 fn named(what: &str) -> String {
-    format!("the body is {what}, not a task message; publish a task message, or configure [[rules]] that make one of it")
+    format!(
+        "the body is {what}, not a task message; publish a task message, or configure [[rules]] that make one of it"
+    )
 }

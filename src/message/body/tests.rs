@@ -40,8 +40,7 @@ impl Foreign {
 
 #[test]
 fn bodies_of_other_systems_are_named() {
-    let cases: Vec<Foreign> =
-        serde_json::from_str(include_str!("../../../tests/cases/foreign-messages.json")).unwrap();
+    let cases: Vec<Foreign> = serde_json::from_str(include_str!("../../../tests/cases/foreign-messages.json")).unwrap();
     assert!(cases.len() > 40);
     for case in cases {
         for unknown in [UnknownFields::Reject, UnknownFields::Ignore] {
@@ -71,7 +70,11 @@ fn a_gzip_body_is_unpacked_within_the_limit() {
         (b"{}".to_vec(), None, Ok(b"{}")),
         (b"{}".to_vec(), Some("utf-8"), Ok(b"{}")),
         (b"{}".to_vec(), Some(""), Ok(b"{}")),
-        (b"{}".to_vec(), Some("gzip"), Err("content_encoding is gzip, but the body is not gzip: it begins with \"{}\"")),
+        (
+            b"{}".to_vec(),
+            Some("gzip"),
+            Err("content_encoding is gzip, but the body is not gzip: it begins with \"{}\""),
+        ),
         (Vec::new(), Some("gzip"), Err("content_encoding is gzip, but the body is not gzip")),
         (gzip(b"{}")[..12].to_vec(), Some("gzip"), Err("it cannot be unpacked: ")),
         (gzip(&[most.clone(), vec![b'x']].concat()), Some("gzip"), Err("more than 262144 bytes once unpacked")),

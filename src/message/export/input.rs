@@ -143,7 +143,8 @@ impl<R: Read> Input<R> {
 /// The id in a field of a message.
 fn field(json: &str, name: &str) -> Result<String, String> {
     let members: Members<'_> = serde_json::from_str(json).map_err(|error| error.to_string())?;
-    let value = members.get(name).ok_or_else(|| format!("it has no field {name}, from which --id-field takes the id"))?;
+    let value =
+        members.get(name).ok_or_else(|| format!("it has no field {name}, from which --id-field takes the id"))?;
     let id = match json_object::text(value) {
         Some(text) => text.into_owned(),
         None => value.get().to_owned(),

@@ -165,8 +165,7 @@ fn what_is_written_is_read_again_byte_for_byte() {
 
 #[test]
 fn what_the_broker_wrote_is_not_published() {
-    let text =
-        r#"{"wtw_export":1,"body":"","headers":{"x-death":[],"x-first-death-queue":"q","CC":["a"],"kept":1}}"#;
+    let text = r#"{"wtw_export":1,"body":"","headers":{"x-death":[],"x-first-death-queue":"q","CC":["a"],"kept":1}}"#;
     let headers = read(text).remove(0).unwrap().properties.headers().clone().unwrap();
     assert_eq!(headers.inner().keys().map(ShortString::as_str).collect::<Vec<_>>(), ["kept"]);
 }
@@ -180,9 +179,11 @@ fn an_id_is_derived_from_all_but_what_a_reading_changes() {
         Message { body: b"{}".to_vec(), properties, ..Message::default() }
     };
     let once = derived_id(&message(&[failed("2026-01-01T00:00:00.000Z")]));
-    let mut again = message(
-        &[failed("2026-01-01T00:00:00.000Z"), ("x-delivery-count", number(3)), ("x-acquired-count", number(4))],
-    );
+    let mut again = message(&[
+        failed("2026-01-01T00:00:00.000Z"),
+        ("x-delivery-count", number(3)),
+        ("x-acquired-count", number(4)),
+    ]);
     again.redelivered = true;
     assert_eq!(derived_id(&again), once);
     assert_ne!(derived_id(&message(&[failed("2026-01-01T00:00:00.001Z")])), once);

@@ -194,9 +194,7 @@ fn a_body_has_a_largest_size() {
 
 #[test]
 fn a_body_is_utf8() {
-    for (body, from) in
-        [(&b"\xff{}"[..], 0), (b"{\"name\": \"\xe9\"}", 10), (b"{\"name\": \"\xed\xa0\x80\"}", 10)]
-    {
+    for (body, from) in [(&b"\xff{}"[..], 0), (b"{\"name\": \"\xe9\"}", 10), (b"{\"name\": \"\xed\xa0\x80\"}", 10)] {
         let failure = map(&mapping("UTC"), body).unwrap_err();
         assert_eq!((failure.stage, failure.kind), (Stage::Decode, Kind::InvalidMessage));
         assert!(failure.message.starts_with(&format!("the body is not UTF-8 text from byte {from}; ")), "{failure}");

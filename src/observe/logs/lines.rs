@@ -1,9 +1,9 @@
 //! A writer of log lines that never waits. A thread of its own writes them; while nobody reads the log, lines are lost and counted.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
@@ -35,7 +35,11 @@ impl Lines {
         Self::with_room(WAITING, out, on_loss)
     }
 
-    fn with_room(room: usize, out: impl Write + Send + 'static, on_loss: impl Fn(u64) + Send + 'static) -> io::Result<Self> {
+    fn with_room(
+        room: usize,
+        out: impl Write + Send + 'static,
+        on_loss: impl Fn(u64) + Send + 'static,
+    ) -> io::Result<Self> {
         let (queue, waiting) = sync_channel(room);
         let lost = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&lost);
