@@ -16,7 +16,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::broker::{Message, Properties, ShortString};
-use crate::message::export::values::{table, values};
+use crate::message::export::values::{short, table, values};
 use crate::message::retry_state::is_brokers;
 
 /// The version of an export.
@@ -196,10 +196,6 @@ impl ExportedProperties {
         }
         Ok(properties)
     }
-}
-
-fn short(name: &str, text: String) -> Result<ShortString, String> {
-    ShortString::try_new(text).map_err(|_| format!("{name} has more than 255 bytes, which AMQP does not allow"))
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::io::{self, BufRead as _, BufReader, Read};
 use serde::Deserialize as _;
 use serde_json::value::RawValue;
 
-use super::{digest, read, short};
+use super::values::short;
+use super::{digest, read};
 use crate::broker::Properties;
 use crate::json_object::{self, Members};
 
