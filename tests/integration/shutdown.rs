@@ -13,7 +13,7 @@ use crate::support::{eventually, http};
 async fn sigterm_finishes_what_is_in_flight_and_returns_the_rest() {
     for signal in ["TERM", "INT", "HUP"] {
         let rig = Rig::new("shutdown.drain").await;
-        rig.crm.faults(json!([{ "action": "delay:1s" }])).await;
+        rig.crm.faults(json!([{ "action": "delay:5s" }])).await;
         let mut worker = rig.worker(&[]).await;
         for n in 0..30 {
             rig.publish(&format!("m-{n}"), &task(&format!("drain {n}"))).await;
