@@ -9,6 +9,8 @@ use secrecy::SecretString;
 use url::Url;
 
 pub(crate) mod address;
+mod defaults;
+mod files;
 mod keys;
 mod load;
 mod problem;
@@ -16,14 +18,18 @@ mod proxy;
 mod raw;
 mod read;
 mod sections;
+mod show;
 #[cfg(test)]
 mod tests;
+mod watch;
 
-pub use keys::{KEYS, Key, Kind, Preset, markdown_table, variable};
-pub use load::{Loaded, read_tokens, read_urls};
+pub use keys::{KEYS, Key, Kind, Preset, explain, markdown_page, template, variable};
+pub use load::{Loaded, read_ledger_url, read_tokens, read_urls};
 pub use problem::{Problem, Problems};
 pub use proxy::Proxy;
 pub use raw::Sources;
+pub use show::Setting;
+pub use watch::watch;
 
 /// Everything that the worker can be told.
 #[derive(Clone, Debug)]
@@ -108,9 +114,9 @@ pub struct Crm {
     pub connect_timeout: Duration,
     /// Longest wait for a whole attempt, the connection included.
     pub request_timeout: Duration,
-    /// Whether a connection serves several requests.
+    /// Whether a connection is used for more than one request.
     pub reuse_connections: bool,
-    /// PEM file with further root certificates for `https`.
+    /// PEM file with further root certificates.
     pub ca_file: Option<PathBuf>,
     /// The proxy that the environment names for the server.
     pub proxy: Option<Proxy>,
@@ -227,6 +233,8 @@ pub struct Gate {
 pub struct Ledger {
     /// Which store.
     pub store: LedgerStore,
+    /// The file that its address came from, to be read again when it changes.
+    pub url_file: Option<PathBuf>,
     /// How long an outcome is remembered.
     pub retention: Duration,
     /// How many entries are kept at most.

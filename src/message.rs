@@ -1,10 +1,12 @@
 //! A message on its way: what arrives, what the CRM is sent, what our headers say, and why a message failed. Pure.
 
+pub mod body;
 pub mod dead_letter;
 pub mod disposition;
 pub mod export;
 pub mod failure;
 pub mod mapper;
 pub mod payload;
+pub mod published;
 pub mod retry_state;
 pub mod task;

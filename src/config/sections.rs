@@ -18,31 +18,26 @@ use super::{
 };
 use crate::suggest::suggest;
 
-/// How much longer than a request an unset `shutdown.grace` is.
-const AFTER_REQUEST: Duration = Duration::from_secs(5);
-
 /// Understands everything.
 pub(super) fn config(reader: &mut Reader<'_>, sources: &Sources) -> Result<Config, Reported> {
     let broker = broker(reader);
-    let retry = retry(reader);
-    let grace = reader.read("shutdown.grace", duration);
-    let on_unknown = retry.as_ref().map_or(OnUnknown::Retry, |retry| retry.on_unknown);
-    let crm = crm(reader, sources, on_unknown, grace.as_ref().ok().copied().flatten());
+    let crm = crm(reader, sources);
     let task = task(reader);
+    let retry = retry(reader);
     let gate = gate(reader);
     let ledger = ledger(reader);
     let listen = reader.want("admin.listen", socket);
-    let log = log(reader, sources.terminal);
-    let crm = crm?;
+    let grace = reader.want("shutdown.grace", duration);
+    let log = log(reader);
     Ok(Config {
         broker: broker?,
-        shutdown: Shutdown { grace: grace?.unwrap_or(crm.request_timeout + AFTER_REQUEST) },
-        crm,
+        crm: crm?,
         task: task?,
         retry: retry?,
         gate: gate?,
         ledger: ledger?,
         admin: Admin { listen: listen? },
+        shutdown: Shutdown { grace: grace? },
         log: log?,
     })
 }
@@ -50,7 +45,7 @@ pub(super) fn config(reader: &mut Reader<'_>, sources: &Sources) -> Result<Confi
 fn broker(reader: &mut Reader<'_>) -> Result<Broker, Reported> {
     let urls = reader.each("broker.urls", address::broker);
     let queue_name = reader.want("broker.queue", queue);
-    let dead_letter_queue = reader.read("broker.dead_letter_queue", queue);
+    let dead_letter_queue = reader.want("broker.dead_letter_queue", queue);
     let modes = [TopologyMode::Declare, TopologyMode::Verify];
     let topology = reader.want("broker.topology", choice(modes));
     let single_active_consumer = reader.want("broker.single_active_consumer", flag);
@@ -73,7 +68,7 @@ fn broker(reader: &mut Reader<'_>) -> Result<Broker, Reported> {
     }
     let urls_file = reader.raw.get("broker.urls").flatten().and_then(|written| written.file.clone());
     let queue = queue_name?;
-    let dead_letter_queue = dead_letter_queue?.unwrap_or_else(|| format!("{queue}.dead"));
+    let dead_letter_queue = dead_letter_queue?;
     if dead_letter_queue == queue || dead_letter_queue.starts_with(&format!("{queue}.retry.")) {
         let message = format!("{dead_letter_queue:?} is the work queue or one of its retry queues");
         reader.problem("broker.dead_letter_queue", message);
@@ -91,19 +86,15 @@ fn broker(reader: &mut Reader<'_>) -> Result<Broker, Reported> {
     })
 }
 
-fn crm(
-    reader: &mut Reader<'_>,
-    sources: &Sources,
-    on_unknown: OnUnknown,
-    grace: Option<Duration>,
-) -> Result<Crm, Reported> {
+fn crm(reader: &mut Reader<'_>, sources: &Sources) -> Result<Crm, Reported> {
     let server = reader.read("crm.server", address::server);
     let operation = reader.read("crm.operation", text);
     let tokens = tokens(reader);
     let max_in_flight_per_token = reader.want("crm.max_in_flight_per_token", count);
     let requests_per_second = reader.read("crm.requests_per_second", rate);
-    let timeouts = timeouts(reader, grace);
-    let reuse_connections = reader.read("crm.reuse_connections", flag);
+    let connect_timeout = reader.want("crm.connect_timeout", duration);
+    let request_timeout = reader.want("crm.request_timeout", duration);
+    let reuse_connections = reader.want("crm.reuse_connections", flag);
     let ca_file = reader.read("crm.ca_file", path);
     let timezone = reader.want("crm.timezone", zone);
 
@@ -126,7 +117,6 @@ fn crm(
         None => Ok(None),
     };
     let tokens_file = reader.raw.get("crm.tokens").flatten();
-    let (connect_timeout, request_timeout) = timeouts?;
     Ok(Crm {
         server,
         operation: operation?,
@@ -134,38 +124,13 @@ fn crm(
         tokens_file: tokens_file.and_then(|written| written.file.clone()),
         max_in_flight_per_token: max_in_flight_per_token?,
         requests_per_second: requests_per_second?,
-        connect_timeout,
-        request_timeout,
-        reuse_connections: reuse_connections?.unwrap_or(on_unknown == OnUnknown::Retry),
+        connect_timeout: connect_timeout?,
+        request_timeout: request_timeout?,
+        reuse_connections: reuse_connections?,
         ca_file: ca_file?,
         proxy: proxy?,
         timezone: timezone?,
     })
-}
-
-/// `crm.connect_timeout` and `crm.request_timeout`; where they are not written, within `shutdown.grace`.
-fn timeouts(reader: &mut Reader<'_>, grace: Option<Duration>) -> Result<(Duration, Duration), Reported> {
-    let (mut connect, mut request) = ordered(reader, "crm.connect_timeout", "crm.request_timeout")?;
-    if let Some(grace) = grace {
-        // In proportion to the two defaults.
-        let within = grace * 4 / 5;
-        if reader.is_default("crm.connect_timeout") {
-            connect = connect.min(within);
-        }
-        if reader.is_default("crm.request_timeout") {
-            request = request.min(within).max(connect);
-        }
-    }
-    Ok((connect, request))
-}
-
-/// Two durations of which the first must not exceed the second: one that is not written follows the other.
-fn ordered(reader: &mut Reader<'_>, less: &str, more: &str) -> Result<(Duration, Duration), Reported> {
-    let (low, high) = (reader.want(less, duration), reader.want(more, duration));
-    let (low, high) = (low?, high?);
-    let less = if reader.is_default(less) { low.min(high) } else { low };
-    let more = if reader.is_default(more) { high.max(low) } else { high };
-    Ok((less, more))
 }
 
 /// The tokens, from wherever they come.
@@ -177,6 +142,9 @@ pub(super) fn tokens(reader: &mut Reader<'_>) -> Result<Vec<SecretString>, Repor
     }
     let mut first = HashMap::new();
     for (index, token) in (1..).zip(&tokens) {
+        if token.expose_secret().starts_with('#') {
+            reader.warn("crm.tokens", format!("entry {index} begins with #, which begins no comment here"));
+        }
         let earlier = *first.entry(token.expose_secret()).or_insert(index);
         if earlier != index {
             let message = format!("entries {earlier} and {index} are the same");
@@ -190,10 +158,12 @@ pub(super) fn tokens(reader: &mut Reader<'_>) -> Result<Vec<SecretString>, Repor
 }
 
 fn token(_: &Key, text: &str) -> Parsed<SecretString> {
-    match text.chars().all(|c| c.is_ascii_graphic()) {
-        true => Ok(SecretString::from(text)),
-        false => Err("has a character that no HTTP header may carry".to_owned()),
-    }
+    let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic()) else {
+        return Ok(SecretString::from(text));
+    };
+    let comment = if text.starts_with('#') { "; lines that begin with # are no comments here" } else { "" };
+    let what = if bad.is_whitespace() { "a blank" } else { "a character that no HTTP header may carry" };
+    Err(format!("has {what}{comment}"))
 }
 
 fn rate(_: &Key, text: &str) -> Parsed<f64> {
@@ -241,16 +211,16 @@ fn task(reader: &mut Reader<'_>) -> Result<Task, Reported> {
 
 fn retry(reader: &mut Reader<'_>) -> Result<Retry, Reported> {
     let immediate_attempts = reader.want("retry.immediate_attempts", count);
-    let immediate = ordered(reader, "retry.immediate_initial", "retry.immediate_max");
+    let immediate_initial = reader.want("retry.immediate_initial", duration);
+    let immediate_max = reader.want("retry.immediate_max", duration);
     let delays = delays(reader);
     let retry_after_max = reader.want("retry.retry_after_max", duration);
     let after = [OnUnknown::Retry, OnUnknown::DeadLetter];
     let on_unknown = reader.want("retry.on_unknown", choice(after));
-    let (immediate_initial, immediate_max) = immediate?;
     Ok(Retry {
         immediate_attempts: immediate_attempts?,
-        immediate_initial,
-        immediate_max,
+        immediate_initial: immediate_initial?,
+        immediate_max: immediate_max?,
         delays: delays?,
         retry_after_max: retry_after_max?,
         on_unknown: on_unknown?,
@@ -271,7 +241,8 @@ fn delays(reader: &mut Reader<'_>) -> Result<Vec<Duration>, Reported> {
 
 fn gate(reader: &mut Reader<'_>) -> Result<Gate, Reported> {
     let failures = reader.want("gate.failures", count);
-    let probe = ordered(reader, "gate.probe_initial", "gate.probe_max");
+    let probe_initial = reader.want("gate.probe_initial", duration);
+    let probe_max = reader.want("gate.probe_max", duration);
     let recheck = reader.want("gate.recheck", duration);
     let hold = reader.want("gate.hold", duration);
     if hold.as_ref().is_ok_and(|hold| *hold > Duration::from_secs(25 * 60)) {
@@ -279,8 +250,13 @@ fn gate(reader: &mut Reader<'_>) -> Result<Gate, Reported> {
                        after which it takes the messages back";
         reader.warn("gate.hold", message);
     }
-    let (probe_initial, probe_max) = probe?;
-    Ok(Gate { failures: failures?, probe_initial, probe_max, recheck: recheck?, hold: hold? })
+    Ok(Gate {
+        failures: failures?,
+        probe_initial: probe_initial?,
+        probe_max: probe_max?,
+        recheck: recheck?,
+        hold: hold?,
+    })
 }
 
 fn ledger(reader: &mut Reader<'_>) -> Result<Ledger, Reported> {
@@ -292,20 +268,17 @@ fn ledger(reader: &mut Reader<'_>) -> Result<Ledger, Reported> {
     {
         reader.warn("ledger.url", "is not encrypted; use rediss");
     }
-    Ok(Ledger { store: store?, retention: retention?, max_entries: max_entries? })
+    let url_file = reader.raw.get("ledger.url").flatten().and_then(|written| written.file.clone());
+    Ok(Ledger { store: store?, url_file, retention: retention?, max_entries: max_entries? })
 }
 
 fn socket(_: &Key, text: &str) -> Parsed<SocketAddr> {
     text.parse().map_err(|_| "is not an IP address with a port".to_owned())
 }
 
-fn log(reader: &mut Reader<'_>, terminal: bool) -> Result<Log, Reported> {
-    let format = reader.read("log.format", choice([LogFormat::Text, LogFormat::Json]));
+fn log(reader: &mut Reader<'_>) -> Result<Log, Reported> {
+    let format = reader.want("log.format", choice([LogFormat::Text, LogFormat::Json]));
     let levels = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
     let level = reader.want("log.level", choice(levels));
-    let usual = match terminal {
-        true => LogFormat::Text,
-        false => LogFormat::Json,
-    };
-    Ok(Log { format: format?.unwrap_or(usual), level: level? })
+    Ok(Log { format: format?, level: level? })
 }

@@ -174,12 +174,10 @@ impl Worker {
 
 fn failed(kind: Kind, classified: &Classified) -> Disposition {
     Disposition::DeadLetter(Failure {
-        stage: Stage::Send,
-        kind,
-        message: classified.reason.clone(),
         crm_code: classified.code,
         crm_message: classified.message.clone(),
         http_status: classified.http_status,
+        ..Failure::new(Stage::Send, kind, classified.reason.clone())
     })
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::support::process::{Env, Finished, Process, run};
-use crate::support::rig::{Rig, task};
+use crate::support::rig::{Rig, settled, task};
 use crate::support::{eventually, http};
 
 fn env(pairs: &[(&str, &str)]) -> Env {
@@ -94,14 +94,15 @@ async fn publish_takes_every_form_and_confirms_each() {
     succeeds(&["topology", "--apply"], &env, b"").await;
     let (one, two) = (String::from_utf8(task("one")).expect("text"), String::from_utf8(task("two")).expect("text"));
     let export = json!({ "wtw_export": 1, "message_id": "kept", "headers": { "h": 7 }, "properties": { "app_id": "a" }, "body_base64": "/w==" });
-    for (input, count) in [
-        (one.clone(), 1),
-        (format!("[{one}, {two}]"), 2),
-        (format!("{one}\n{two}\n"), 2),
-        (export.to_string(), 1),
-        (String::new(), 0),
+    for (input, count, args) in [
+        (one.clone(), 1, ["--batch", "a"]),
+        (format!("[{one}, {two}]"), 2, ["--batch", "b"]),
+        (format!("{one}\n{two}\n"), 2, ["--batch", "c"]),
+        // Bytes that are no task.
+        (export.to_string(), 1, ["--no-validate", "-"]),
+        (String::new(), 0, ["--batch", "d"]),
     ] {
-        let said = succeeds(&["publish"], &env, input.as_bytes()).await;
+        let said = succeeds(&["publish", args[0], args[1]], &env, input.as_bytes()).await;
         assert!(said.contains(&rig.queue) && said.trim_end().ends_with(&format!("each confirmed: {count}")), "{said}");
     }
     let mut ids = Vec::new();
@@ -123,16 +124,86 @@ async fn publish_takes_every_form_and_confirms_each() {
 }
 
 #[tokio::test]
-async fn publish_says_where_the_input_is_bad_and_when_no_queue_takes_it() {
+async fn publish_sends_nothing_of_a_bad_input_and_says_when_there_is_no_queue() {
     let rig = Rig::new("commands.unroutable").await;
-    let bad = run(&["publish"], &rig.env(&[]), b"{} {]").await;
-    assert_eq!(bad.code, Some(1));
-    let nowhere = run(&["publish"], &rig.env(&[]), &task("x")).await;
+    let env = rig.env(&[("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false")]);
+    let nowhere = run(&["publish"], &env, &task("x")).await;
     assert_eq!(nowhere.code, Some(1));
-    assert!(nowhere.stderr.contains("message 1") && nowhere.stderr.contains("NO_ROUTE"), "{}", nowhere.stderr);
-    rig.declare_topology().await;
-    let bad = run(&["publish"], &rig.env(&[]), b"{} 7").await;
-    assert!(bad.code == Some(1) && bad.stderr.contains("message 2: it is not a JSON object"), "{}", bad.stderr);
+    for part in [
+        &format!("message 1: there is no queue {};", rig.queue),
+        "confirmed: none (0 of 1)",
+        "not published: 1 (1 of 1)",
+        "not known whether published: none (0 of 1)",
+    ] {
+        assert!(nowhere.stderr.contains(part), "{part} is not in {}", nowhere.stderr);
+    }
+    succeeds(&["topology", "--apply"], &env, b"").await;
+    let good = String::from_utf8(task("good")).expect("text");
+    let bad = run(&["publish"], &env, format!("{good}\n{{\"nam\": 1}}\n{good}\n7").as_bytes()).await;
+    assert_eq!((bad.code, bad.stdout.as_str()), (Some(1), ""));
+    for part in [
+        "message 2 (line 2): nam: is not a known field; did you mean name?\n",
+        "message 2 (line 2): completion_date: is missing",
+        "message 4 (line 4): it is not a JSON object",
+        "2 of 4 messages have problems; nothing was published",
+    ] {
+        assert!(bad.stderr.contains(part), "{part} is not in {}", bad.stderr);
+    }
+    let dry = succeeds(&["publish", "--dry-run"], &env, good.as_bytes()).await;
+    assert!(dry.contains("message 1: id publish-") && dry.contains("nothing was published"), "{dry}");
+    let large = vec![b' '; (64 << 20) + 1];
+    let large = run(&["publish"], &env, &large).await;
+    assert!(
+        large.code == Some(1) && large.stderr.contains("standard input holds more than 64 MiB"),
+        "{}",
+        large.stderr
+    );
+    assert_eq!(rig.amqp.count(&rig.queue).await, Some(0));
+}
+
+#[tokio::test]
+async fn publishing_the_same_input_again_creates_nothing_twice() {
+    let rig = Rig::new("commands.again").await;
+    let worker = rig.worker(&[]).await;
+    let tasks: Vec<String> = (0..30).map(|n| String::from_utf8(task(&format!("task {n}"))).expect("text")).collect();
+    for args in [&["publish", "--batch", "monday"][..], &["publish", "--id-field", "id_record"]] {
+        for _ in 0..2 {
+            succeeds(args, &rig.env(&[]), tasks.join("\n").as_bytes()).await;
+        }
+    }
+    worker.reaches(&settled("already_created"), 60.0).await;
+    assert_eq!(rig.crm.stats().await["created"], 60, "30 by batch, and 30 by field");
+    worker.process.stop().await;
+}
+
+#[tokio::test]
+async fn config_prints_a_file_the_effective_values_and_what_a_key_means() {
+    let template = succeeds(&["config", "init"], &env(&[]), b"").await;
+    assert!(template.contains("\n[crm]\n") && template.contains("\n#server = \"crm0001.wolkvox.com\"\n"), "{template}");
+    let variables = env(&[("WTW_CRM_TOKENS", "hunter2"), ("WTW_CRM_REQUEST_TIMEOUT", "3s")]);
+    let shown = succeeds(&["config", "show"], &variables, b"").await;
+    let line = |key: &str| shown.lines().find(|line| line.starts_with(key)).expect(key).to_owned();
+    assert!(line("crm.request_timeout").ends_with("3s  (environment variable WTW_CRM_REQUEST_TIMEOUT)"), "{shown}");
+    assert!(line("crm.connect_timeout").ends_with("3s  (default)"), "{shown}");
+    assert!(line("crm.tokens").contains("1 (hidden)") && !shown.contains("hunter"), "{shown}");
+    let json = succeeds(&["config", "show", "--json"], &variables, b"").await;
+    let settings: Vec<Value> = serde_json::from_str(&json).expect("JSON");
+    let hold = settings.iter().find(|setting| setting["key"] == "gate.hold").expect("a key");
+    assert_eq!(*hold, json!({ "key": "gate.hold", "value": "10m", "source": "default" }));
+    let explained = succeeds(&["config", "explain", "WTW_CRM_SERVER"], &env(&[]), b"").await;
+    assert!(explained.starts_with("crm.server\n") && explained.contains("Default: required."), "{explained}");
+    let unknown = run(&["config", "explain", "crm.sevrer"], &env(&[]), b"").await;
+    assert!(unknown.code == Some(1) && unknown.stderr.contains("did you mean crm.server?"), "{}", unknown.stderr);
+    let invalid = run(&["config", "show"], &env(&[("WTW_GATE_HOLD", "x")]), b"").await;
+    assert_eq!(invalid.code, Some(78));
+    for command in
+        [&["publish"][..], &["run"], &["config"], &["config", "init"], &["config", "show"], &["config", "explain"]]
+    {
+        let help = succeeds(&[command, &["--help"]].concat(), &env(&[]), b"").await;
+        let examples = help.split("Examples:").nth(1).expect("examples");
+        assert!(examples.matches("wolkvox-task-worker").count() >= 2, "{help}");
+        assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+    }
 }
 
 #[tokio::test]

@@ -2,15 +2,18 @@
 
 use serde_json::json;
 
+use tokio::process::Command;
+
 use crate::support::amqp::number;
-use crate::support::eventually;
+use crate::support::process::Process;
 use crate::support::rig::{Rig, task};
+use crate::support::{eventually, http};
 
 #[tokio::test]
 async fn sigterm_finishes_what_is_in_flight_and_returns_the_rest() {
-    for signal in ["TERM", "INT"] {
+    for signal in ["TERM", "INT", "HUP"] {
         let rig = Rig::new("shutdown.drain").await;
-        rig.crm.faults(json!([{ "action": "delay:1s" }])).await;
+        rig.crm.faults(json!([{ "action": "delay:5s" }])).await;
         let mut worker = rig.worker(&[]).await;
         for n in 0..30 {
             rig.publish(&format!("m-{n}"), &task(&format!("drain {n}"))).await;
@@ -89,4 +92,48 @@ async fn an_exceeded_grace_is_a_failure_and_the_message_stays() {
     let said = worker.process.lines().join("\n");
     assert!(said.contains("1 messages were not settled within shutdown.grace (600ms)"), "{said}");
     eventually("the message is back", || async { (rig.amqp.count(&rig.queue).await == Some(1)).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_neither_work_nor_pages_nor_the_end() {
+    // Each message makes a log line: together several times what a pipe holds (64 KiB).
+    const MESSAGES: u32 = 2_000;
+    let rig = Rig::new("shutdown.unread").await;
+    let env = rig.env(&[("WTW_LOG_LEVEL", "trace")]);
+    let admin = env.iter().find(|(name, _)| name == "WTW_ADMIN_LISTEN").expect("an address").1.clone();
+    rig.declare_topology().await;
+    let mut worker = Process::start_unread(&["run"], &env);
+    for n in 0..MESSAGES {
+        rig.publish(&format!("m-{n}"), b"no task").await;
+    }
+    let dead = rig.dead_letter_queue();
+    eventually("all dead letters", || async { (rig.amqp.count(&dead).await == Some(MESSAGES)).then_some(()) }).await;
+    let (status, _) = http::get(&format!("http://{admin}/livez")).await.expect("an answer");
+    assert_eq!(status, 200);
+    worker.signal("TERM").await;
+    assert_eq!(worker.ended().await.code(), Some(0));
+}
+
+/// Whether a process has a handler for SIGTERM, by `/proc/PID/status` (proc(5)): the mask of caught signals.
+fn catches_sigterm(id: u32) -> bool {
+    const SIGTERM: u32 = 15;
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0").trim().to_owned();
+    u64::from_str_radix(&mask, 16).is_ok_and(|mask| mask >> (SIGTERM - 1) & 1 == 1)
+}
+
+#[tokio::test]
+async fn sigterm_is_heard_while_a_file_of_the_configuration_hangs() {
+    let pipe = std::env::temp_dir().join(format!("wtw-hangs-{}", std::process::id()));
+    assert!(Command::new("mkfifo").arg(&pipe).status().await.expect("mkfifo").success());
+    let pipe = pipe.to_str().expect("text").to_owned();
+    for variable in ["WTW_CRM_TOKENS_FILE", "WTW_BROKER_URLS_FILE", "WTW_LEDGER_URL_FILE", "WTW_CONFIG"] {
+        let mut hanging = Process::start(&["run"], &vec![(variable.to_owned(), pipe.clone())]);
+        let id = hanging.id();
+        eventually("it listens to signals", || async { catches_sigterm(id).then_some(()) }).await;
+        hanging.signal("TERM").await;
+        assert_eq!(hanging.ended().await.code(), Some(1), "{variable}: {}", hanging.lines().join("\n"));
+        assert!(hanging.lines().iter().any(|line| line == "error: interrupted"), "{:?}", hanging.lines());
+    }
+    std::fs::remove_file(pipe).expect("removed");
 }

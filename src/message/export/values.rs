@@ -6,8 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::short;
-use crate::broker::{DecimalValue, HeaderValue, Headers};
+use crate::broker::{DecimalValue, HeaderValue, Headers, ShortString};
 
 /// A header table as JSON.
 pub(super) fn values(table: &Headers) -> BTreeMap<String, Value> {
@@ -104,6 +103,11 @@ fn typed(tag: &str, value: &Value) -> Option<Result<HeaderValue, String>> {
         "table" => return Some(table(value.as_object()?.clone()).map(HeaderValue::FieldTable)),
         _ => return None,
     }))
+}
+
+/// A text that AMQP takes as a short one.
+pub(super) fn short(name: &str, text: String) -> Result<ShortString, String> {
+    ShortString::try_new(text).map_err(|_| format!("{name} has more than 255 bytes, which AMQP does not allow"))
 }
 
 #[cfg(test)]

@@ -59,6 +59,14 @@ impl Process {
         Self::spawn(command(args, env))
     }
 
+    /// Starts it with a standard error that nobody reads until it has ended.
+    pub(crate) fn start_unread(args: &[&str], env: &Env) -> Self {
+        let mut child = command(args, env).spawn().expect("spawned");
+        let (lines, mut readers) = (Arc::default(), JoinSet::new());
+        readers.spawn(collect(child.stdout.take().expect("stdout"), Arc::clone(&lines)));
+        Self { child, lines, readers }
+    }
+
     /// Starts this very program of tests, with a single test, which knows by its environment that it is the process.
     pub(crate) fn start_test(name: &str, env: &Env) -> Self {
         let program = std::env::current_exe().expect("a path");
