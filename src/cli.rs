@@ -71,7 +71,6 @@ enum Command {
     Topology(topology::Args),
     /// Print the JSON Schema of a task message
     Schema,
-    /// Serve a stand-in for the CRM, with its limits and with faults on demand
     Sandbox(sandbox::Args),
     /// Succeed when the worker that runs with this configuration is ready
     Healthcheck,

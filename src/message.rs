@@ -5,5 +5,6 @@ pub mod disposition;
 pub mod export;
 pub mod failure;
 pub mod payload;
+pub mod reference;
 pub mod retry_state;
 pub mod task;

@@ -15,20 +15,13 @@ use tokio_util::task::TaskTracker;
 use wolkvox_task_worker::sandbox::{Options, Sandbox, faults};
 
 const INSERT: &str = "/server/API/v2/custom/insert.php";
+const QUERY: &str = "/server/API/v2/custom/query.php";
+const QUERY_DATES: &str = "/server/API/v2/custom/queryDates.php";
 const TOKEN_INFORMATION: &str = "/server/API/v2/token/tokenInformation.php";
 const BOUND: Duration = Duration::from_secs(20);
 
 fn options() -> Options {
-    Options {
-        listen: ([127, 0, 0, 1], 0).into(),
-        tokens: vec!["one".to_owned(), "two".to_owned()],
-        operation: "demo".to_owned(),
-        latency: Duration::ZERO,
-        max_simultaneous: 2.try_into().unwrap(),
-        daily_limit: 4800,
-        faults: Vec::new(),
-        seed: Some(1),
-    }
+    Options { tokens: vec!["one".to_owned(), "two".to_owned()], seed: Some(1), ..Options::default() }
 }
 
 fn task(name: &str) -> Value {
@@ -120,6 +113,18 @@ impl Crm {
         let path = format!("{TOKEN_INFORMATION}?operation=demo");
         let request = self.request(Method::GET, &path);
         send(request.header("Wolkvox-Token", "one")).await.unwrap()
+    }
+
+    /// The records that a search finds.
+    async fn find(&self, path: &str, search: Value) -> Vec<Value> {
+        let mut body = json!({"operation": "demo", "module": "wolkvox_activities"});
+        body.as_object_mut().unwrap().extend(search.as_object().unwrap().clone());
+        let request = self.request(Method::POST, path).header("Wolkvox-Token", "one");
+        let reply = send(request.body(body.to_string())).await.unwrap().json();
+        let records = reply["data"].as_array().unwrap_or_else(|| panic!("{reply}")).clone();
+        assert_eq!(reply["code"], "200", "{reply}");
+        assert_eq!(reply["msg"], format!("{} records were are found", records.len()));
+        records
     }
 
     async fn get(&self, path: &str) -> Value {
@@ -379,15 +384,15 @@ async fn keeps_the_daily_limit_of_each_token() {
     assert_eq!(send(crm.insert_request("one", &bad)).await.unwrap().status, 400);
     let reply = crm.token_information().await;
     let body = reply.json();
-    let hours = body["data"]["hours_to_restart"].as_i64().unwrap();
+    let hours = body["data"]["hours_to_restart_count"].as_i64().unwrap();
     assert!((0..=24).contains(&hours), "{hours}");
     assert_eq!(
         body,
         json!({
-            "code": "200", "error": "null", "msg": "Token information",
+            "code": "200", "error": "null", "msg": "1 records were are found",
             "data": {
                 "description": "token", "token_limit": 3, "token_use_today": 3,
-                "available_consumition_options": 0, "hours_to_restart": hours,
+                "available_consumition_options": 0, "hours_to_restart_count": hours,
             },
         })
     );
@@ -419,6 +424,7 @@ async fn answers_as_a_fault_wants_it() {
         ("bom", 200, "\u{feff}{\"code\":200,", "wolkvox_id", 1),
         ("warning", 200, "<br />\n<b>Warning</b>:", created, 1),
         ("string-code", 200, "{\"code\":\"200\",", "wolkvox_id", 1),
+        ("close", 200, created, "wolkvox_id", 1),
     ] {
         send(crm.request(Method::DELETE, "/sandbox")).await.unwrap();
         crm.fault(json!([{"action": action, "retry_after": 7}])).await;
@@ -431,6 +437,155 @@ async fn answers_as_a_fault_wants_it() {
         assert_eq!(crm.created().await, tasks, "{action}");
         let outcome = format!("fault:{}", action.split(':').next().unwrap());
         assert_eq!(crm.requests(&outcome).await, 1, "{action}");
+    }
+}
+
+/// Sends an insert and reads whatever comes back, to the end of the connection.
+async fn wire(crm: &Crm) -> Vec<u8> {
+    let mut stream = crm.begin("one", "x").await;
+    let mut bytes = Vec::new();
+    let read = tokio::time::timeout(BOUND, stream.read_to_end(&mut bytes)).await;
+    read.expect("the connection is closed").unwrap();
+    bytes
+}
+
+#[tokio::test]
+async fn ends_the_connection_with_the_bytes_that_a_fault_wants() {
+    let crm = Crm::start(options()).await;
+    crm.fault(json!([{"action": "raw:SFRUUC8xLjEgMjAwIE9LDQoNCv8A"}])).await;
+    assert_eq!(wire(&crm).await, b"HTTP/1.1 200 OK\r\n\r\n\xff\0");
+    assert_eq!(crm.created().await, 0);
+
+    crm.fault(json!([{"action": "close", "retry_after": 3}])).await;
+    let closed = String::from_utf8(wire(&crm).await).unwrap();
+    assert!(closed.contains("wolkvox_id") && closed.contains("retry-after: 3\r\n"), "{closed}");
+    assert!(!closed.to_lowercase().contains("connection:"), "the end is not announced: {closed}");
+
+    crm.fault(json!([{"action": "bad-header"}])).await;
+    let bad = String::from_utf8(wire(&crm).await).unwrap();
+    assert!(bad.contains("\r\nNoColon\r\n") && bad.contains("wolkvox_id"), "{bad}");
+    assert_eq!(crm.created().await, 2);
+    assert_eq!(crm.peak("one").await, 1, "the slot is free");
+}
+
+#[tokio::test]
+async fn compresses_the_answer_as_a_fault_wants_it() {
+    let crm = Crm::start(options()).await;
+    crm.fault(json!([{"action": "gzip"}])).await;
+    let reply = crm.insert("x").await;
+    assert_eq!(reply.headers["content-encoding"], "gzip");
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(reply.body.as_slice()), &mut text).unwrap();
+    assert!(text.starts_with("{\"code\":200,"), "{text}");
+}
+
+#[tokio::test]
+async fn finds_tasks_by_field_and_by_time() {
+    let crm = Crm::start(options()).await;
+    let id = crm.insert("First").await.json()["data"]["wolkvox_id"].as_str().unwrap().to_owned();
+    crm.insert("Second").await.assert_created();
+    let found = crm.find(QUERY, json!({"field": "name", "value": "First"})).await;
+    assert_eq!(found.len(), 1);
+    let record = found[0].as_object().unwrap();
+    assert_eq!((&record["wolkvox_id"], &record["description"]), (&json!(id), &json!("Ñandú ☎")));
+    assert_eq!(crm.find(QUERY, json!({"field": "wolkvox_id", "value": id})).await, found);
+    assert_eq!(crm.find(QUERY, json!({"field": "id_record", "value": 1})).await.len(), 2);
+    for (field, value) in [("name", "Third"), ("nothing", "First")] {
+        assert!(crm.find(QUERY, json!({"field": field, "value": value})).await.is_empty());
+    }
+    let created = record["wolkvox_fecha_creacion"].as_str().unwrap();
+    let dates = |from: &str, to: &str| json!({"date": true, "from": from, "to": to});
+    let minute = &created[..16];
+    assert!(crm.find(QUERY_DATES, dates(minute, "2999-01-01 00:00")).await.contains(&found[0]));
+    assert!(crm.find(QUERY_DATES, dates("2000-01-01 00:00", "2000-01-02 00:00")).await.is_empty());
+    let mut limited = dates(minute, "2999-01-01 00:00");
+    limited["limit"] = json!(1);
+    assert_eq!(crm.find(QUERY_DATES, limited).await.len(), 1);
+    assert_eq!(crm.requests("query").await, 8);
+    assert_eq!(crm.token_information().await.json()["data"]["token_use_today"], 11, "each search spends a call");
+}
+
+#[tokio::test]
+async fn finds_nothing_where_activities_cannot_be_searched() {
+    let crm = Crm::start(Options { query: false, ..options() }).await;
+    crm.insert("First").await.assert_created();
+    assert!(crm.find(QUERY, json!({"field": "name", "value": "First"})).await.is_empty());
+}
+
+#[tokio::test]
+async fn refuses_searches_that_lack_something() {
+    let crm = Crm::start(options()).await;
+    let module = json!({"operation": "demo", "module": "wolkvox_activities"});
+    for (path, search, wanting) in [
+        (QUERY, json!([]), "a JSON object"),
+        (QUERY, json!({"operation": "demo"}), "module"),
+        (QUERY, json!({"value": "x"}), "field"),
+        (QUERY, json!({"field": "name"}), "value"),
+        (QUERY_DATES, json!({"from": "2026-01-01 00:00", "to": "2026-01-01 00:00"}), "date (must be true)"),
+        (QUERY_DATES, json!({"date": true, "from": "2026-01-01"}), "from (must be a date, as YYYY-MM-DD HH:MM)"),
+    ] {
+        let mut body = search;
+        if let Some(members) = body.as_object_mut()
+            && !members.contains_key("operation")
+        {
+            members.extend(module.as_object().unwrap().clone());
+        }
+        let request = crm.request(Method::POST, path).header("Wolkvox-Token", "one").body(body.to_string());
+        refused(request, 400, "BAD REQUEST", &format!("SOME PARAMETERS ARE REQUIRED: {wanting}")).await;
+    }
+    let other = json!({"operation": "other", "module": "x"}).to_string();
+    let request = crm.request(Method::POST, QUERY).header("Wolkvox-Token", "one").body(other);
+    refused(request, 403, "FORBIDDEN", "PLEASE VALIDATE TOKEN").await;
+}
+
+/// Starts a sandbox whose account differs in these ways.
+async fn account(ways: &[&str]) -> Crm {
+    let crm = Crm::start(options()).await;
+    let rules: Vec<Value> = ways.iter().map(|way| json!({"action": format!("account:{way}")})).collect();
+    crm.fault(json!(rules)).await;
+    crm
+}
+
+#[tokio::test]
+async fn an_account_may_write_codes_and_statuses_otherwise() {
+    let crm = account(&["string-codes", "status-200", "bad-token:401:NO SUCH TOKEN"]).await;
+    assert_eq!(crm.insert("x").await.json()["code"], "200");
+    let refused = send(crm.insert_request("three", &task("x"))).await.unwrap();
+    assert_eq!(refused.status, 200);
+    assert_eq!(refused.json(), json!({"code": "401", "error": "UNAUTHORIZED", "msg": "NO SUCH TOKEN"}));
+    let crm = account(&["number-codes"]).await;
+    assert_eq!(crm.token_information().await.json()["code"], 200);
+}
+
+#[tokio::test]
+async fn an_account_may_have_other_ids_times_and_letters() {
+    let crm = account(&["no-id", "altered-accents", "zone:UTC-05:00", "clock:+1d"]).await;
+    assert_eq!(crm.insert("x").await.json()["data"], json!({}));
+    let record = &crm.find(QUERY, json!({"field": "name", "value": "x"})).await[0];
+    assert_eq!(record["description"], "u00d1andu00fa u260e");
+    let created: jiff::civil::DateTime = record["wolkvox_fecha_creacion"].as_str().unwrap().parse().unwrap();
+    let at: jiff::Timestamp = crm.get("/sandbox/tasks").await[0]["at"].as_str().unwrap().parse().unwrap();
+    let ahead = created.to_zoned_datetime(jiff::tz::TimeZone::UTC).unwrap().timestamp().as_second() - at.as_second();
+    assert_eq!(ahead, 19 * 3600);
+    let id = account(&["uuid-id"]).await.insert("x").await.json()["data"]["wolkvox_id"].as_str().unwrap().to_owned();
+    assert_eq!(id.len(), 36, "{id}");
+}
+
+#[tokio::test]
+async fn an_account_may_count_and_find_otherwise() {
+    let crm = account(&["slow-counter:1h", "slow-query:1h"]).await;
+    for _ in 0..2 {
+        assert_eq!(crm.token_information().await.json()["data"]["token_use_today"], 1);
+    }
+    crm.insert("x").await.assert_created();
+    assert!(crm.find(QUERY, json!({"field": "name", "value": "x"})).await.is_empty());
+    let crm = account(&["free-information", "lenient", "close"]).await;
+    let lacking = json!({"operation": "demo", "fields": {"name": "x"}});
+    let reply = send(crm.insert_request("one", &lacking)).await.unwrap();
+    reply.assert_created();
+    assert_eq!(reply.headers["connection"], "close");
+    for _ in 0..2 {
+        assert_eq!(crm.token_information().await.json()["data"]["token_use_today"], 1);
     }
 }
 
