@@ -127,6 +127,12 @@ pub const KEYS: &[Key] = &[
         "a message published longer ago (AMQP timestamp, else first attempt) is dead-lettered as `expired`",
     ),
     key(
+        "task.reference",
+        Preset::Text("none"),
+        Kind::Choice(&["none", "description", "name"]),
+        "append `[ref:…]`, which is the same for every attempt of a message, to the task's description or name",
+    ),
+    key(
         "retry.immediate_attempts",
         Preset::Text("3"),
         Kind::Count(1, 20),
