@@ -8,7 +8,6 @@ mod audit;
 mod broker;
 mod crm;
 mod ledger;
-mod net;
 
 use crate::config::{Loaded, Problem, address};
 

@@ -12,6 +12,7 @@ pub(crate) mod address;
 mod keys;
 mod load;
 mod problem;
+mod proxy;
 mod raw;
 mod read;
 mod sections;
@@ -21,6 +22,7 @@ mod tests;
 pub use keys::{KEYS, Key, Kind, Preset, markdown_table, variable};
 pub use load::{Loaded, read_tokens, read_urls};
 pub use problem::{Problem, Problems};
+pub use proxy::Proxy;
 pub use raw::Sources;
 
 /// Everything that the worker can be told.
@@ -102,10 +104,16 @@ pub struct Crm {
     pub max_in_flight_per_token: usize,
     /// Requests a second of this process, all tokens together.
     pub requests_per_second: Option<f64>,
-    /// Longest wait for name, connection and TLS.
+    /// Longest wait for name, proxy, connection and TLS.
     pub connect_timeout: Duration,
     /// Longest wait for a whole attempt, the connection included.
     pub request_timeout: Duration,
+    /// Whether a connection serves several requests.
+    pub reuse_connections: bool,
+    /// PEM file with further root certificates for `https`.
+    pub ca_file: Option<PathBuf>,
+    /// The proxy that the environment names for the server.
+    pub proxy: Option<Proxy>,
     /// The account's zone.
     pub timezone: TimeZone,
 }

@@ -1,27 +1,30 @@
 //! One attempt over HTTP: the only code that names reqwest.
 //!
-//! The client never sends again what may have left, and never follows a redirect: the call is not idempotent. Idle connections
-//! are dropped after [`IDLE`], before the server drops them, since a request on a connection that the server is closing may get
-//! no answer.
+//! The client never sends again what it may have sent before, and never follows a redirect: the call is not idempotent. A kept
+//! connection is dropped after [`IDLE`], before the server drops it: a request on a connection that the server is closing may
+//! get no answer. Answers are read as tolerant clients read them, since what stands between may disfigure them.
 
 pub mod classify;
+mod verdict;
 
-use std::error::Error as _;
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use futures_util::future::BoxFuture;
-use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Body, Method, Request};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::{Body, Certificate, Method, Request};
 use secrecy::{ExposeSecret, SecretString};
-use url::{Host, Url};
+use url::Url;
 
-use crate::config;
+use crate::config::{self, Proxy};
 use crate::crm::classify::{HttpResult, Reply};
 use crate::observe::traces::Span;
+use crate::tls;
 
-/// Path of the call that makes a task (vendor's page "Insert task-type activity").
+/// Path of the call that creates a task (vendor's page "Insert task-type activity").
 pub const INSERT_PATH: &str = "/server/API/v2/custom/insert.php";
 /// Path of the call that tells a token's use; it spends one call of the quota itself.
 pub const TOKEN_INFORMATION_PATH: &str = "/server/API/v2/token/tokenInformation.php";
@@ -31,8 +34,12 @@ static WOLKVOX_TOKEN: HeaderName = HeaderName::from_static(TOKEN_HEADER);
 static APPLICATION_JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// How long an unused connection is kept.
 const IDLE: Duration = Duration::from_secs(4);
-/// The most that is read of an answer, in bytes.
+/// The most that is read of an answer, in bytes, packed and unpacked.
 const MAX_REPLY: usize = 1 << 20;
+/// The most header lines of an answer.
+const MAX_HEADERS: usize = 256;
+/// The most encodings of an answer, one in another.
+const MAX_ENCODINGS: usize = 2;
 
 /// The CRM as the worker sees it.
 pub trait Crm: Send + Sync {
@@ -43,43 +50,32 @@ pub trait Crm: Send + Sync {
     fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, HttpResult>;
 }
 
-/// The CRM over one pooled HTTP client.
+/// The CRM over one HTTP client.
 #[derive(Debug)]
 pub struct HttpCrm {
     client: reqwest::Client,
     insert: Url,
     token_information: Url,
+    /// What connects: the CRM's host and port, or the proxy.
+    peer: String,
 }
 
 impl HttpCrm {
     /// Makes the client. It connects when the first request is sent.
     ///
     /// # Errors
-    /// When the configuration lacks server or operation, or the TLS library cannot be set up.
+    /// When the configuration lacks server or operation, `crm.ca_file` cannot be used, or TLS has no root certificates.
     pub fn new(config: &config::Crm) -> Result<Arc<Self>, String> {
         let server = config.server.as_ref().ok_or("crm.server is not set")?;
         let operation = config.operation.as_ref().ok_or("crm.operation is not set")?;
         let address = |path: &str| server.join(path).map_err(|e| format!("crm.server: {e}"));
         let mut token_information = address(TOKEN_INFORMATION_PATH)?;
         token_information.query_pairs_mut().append_pair("operation", operation);
-        let mut builder = reqwest::Client::builder();
-        if is_loopback(server) {
-            // A proxy of the environment could not reach it.
-            builder = builder.no_proxy();
-        }
-        let client = builder
-            .connect_timeout(config.connect_timeout)
-            .timeout(config.request_timeout)
-            .pool_idle_timeout(IDLE)
-            .redirect(reqwest::redirect::Policy::none())
-            // With none allowed, no copy of a request is kept for one either.
-            .retry(reqwest::retry::never().max_retries_per_request(0))
-            .referer(false)
-            .tcp_nodelay(true)
-            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| format!("the HTTP client cannot be set up: {}", causes(&e)))?;
-        Ok(Arc::new(Self { client, insert: address(INSERT_PATH)?, token_information }))
+        let peer = match &config.proxy {
+            Some(proxy) => proxy.to_string(),
+            None => place(server),
+        };
+        Ok(Arc::new(Self { client: client(config, server)?, insert: address(INSERT_PATH)?, token_information, peer }))
     }
 
     async fn send(&self, method: Method, url: &Url, body: Option<Bytes>, token: &SecretString) -> HttpResult {
@@ -99,17 +95,19 @@ impl HttpCrm {
                 headers.insert(name, value);
             }
         }
-        let answer = match self.client.execute(request).await {
+        let result = match self.client.execute(request).await {
             Ok(response) => read(response).await,
-            Err(error) if error.is_connect() || error.is_builder() => HttpResult::NotSent(causes(&error)),
+            Err(error) if error.is_connect() || error.is_builder() => {
+                HttpResult::NotSent(format!("{}: {}", self.peer, causes(&error)))
+            }
             Err(error) => HttpResult::NoAnswer(causes(&error)),
         };
-        match &answer {
+        match &result {
             HttpResult::Reply(reply) => span.answered(reply.status),
             HttpResult::NotSent(_) => span.failed("not_sent"),
             HttpResult::NoAnswer(_) => span.failed("no_answer"),
         }
-        answer
+        result
     }
 }
 
@@ -123,18 +121,58 @@ impl Crm for HttpCrm {
     }
 }
 
-fn is_loopback(server: &Url) -> bool {
-    match server.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
+fn client(config: &config::Crm, server: &Url) -> Result<reqwest::Client, String> {
+    let proxy = config.proxy.as_ref();
+    let mut builder = reqwest::Client::builder()
+        // The configuration has read the environment's proxies; the client would ignore one that it cannot read.
+        .no_proxy()
+        .connect_timeout(connect_timeout(config))
+        .timeout(config.request_timeout)
+        .pool_idle_timeout(IDLE)
+        .redirect(reqwest::redirect::Policy::none())
+        // With none allowed, no copy of a request is kept for one either.
+        .retry(reqwest::retry::never().max_retries_per_request(0))
+        .referer(false)
+        .tcp_nodelay(true)
+        .http1_ignore_invalid_headers_in_responses(true)
+        .http1_allow_spaces_after_header_name_in_responses(true)
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
+        .http1_max_headers(MAX_HEADERS)
+        .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")));
+    if !config.reuse_connections {
+        builder = builder.pool_max_idle_per_host(0);
     }
+    if let Some(proxy) = proxy {
+        let named = reqwest::Proxy::all(proxy.url.expose_secret());
+        builder = builder.proxy(named.map_err(|e| format!("{proxy}: {}", causes(&e)))?);
+    }
+    if let Some(path) = &config.ca_file {
+        let certificates = tls::read_certificates("crm.ca_file", path)?;
+        let certificates: Result<Vec<_>, _> = certificates.iter().map(|der| Certificate::from_der(der)).collect();
+        builder = builder.tls_certs_merge(certificates.map_err(|e| format!("crm.ca_file: {}", causes(&e)))?);
+    }
+    if server.scheme() == "http" && !proxy.is_some_and(Proxy::is_encrypted) {
+        // A machine without root certificates can send plain HTTP.
+        builder = builder.tls_certs_only([]);
+    }
+    builder.build().map_err(|e| format!("the HTTP client cannot be set up: {}", causes(&e)))
+}
+
+/// Shorter than the whole request's: when both end at once, it cannot be told that nothing was sent.
+fn connect_timeout(config: &config::Crm) -> Duration {
+    config.connect_timeout.min(config.request_timeout * 19 / 20)
+}
+
+/// Host and port of an address, for people.
+pub(crate) fn place(server: &Url) -> String {
+    let port = server.port_or_known_default().unwrap_or_default();
+    format!("{}:{port}", server.host_str().unwrap_or_default())
 }
 
 /// Reads an answer up to [`MAX_REPLY`]; what is behind it is left, and the connection with it.
 async fn read(mut response: reqwest::Response) -> HttpResult {
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
+    let encodings = encodings(response.headers());
     let status = response.status().as_u16();
     let mut body = Vec::new();
     while body.len() < MAX_REPLY {
@@ -150,21 +188,55 @@ async fn read(mut response: reqwest::Response) -> HttpResult {
             }
         }
     }
-    HttpResult::Reply(Reply { status, retry_after, body })
+    HttpResult::Reply(Reply { status, retry_after, body: unpack(&encodings, body) })
+}
+
+/// The `Content-Encoding` of an answer, innermost first, in lower case.
+fn encodings(headers: &HeaderMap) -> Vec<String> {
+    let named = headers.get_all(CONTENT_ENCODING).into_iter().filter_map(|value| value.to_str().ok());
+    named.flat_map(|names| names.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect()
+}
+
+/// Unpacks a body, which a server may have packed although nobody asked for it. What cannot be unpacked stays as it is, and of
+/// what is cut off the beginning counts.
+fn unpack(encodings: &[String], mut body: Vec<u8>) -> Vec<u8> {
+    for encoding in encodings.iter().rev().take(MAX_ENCODINGS) {
+        let unpacked = match encoding.as_str() {
+            "gzip" | "x-gzip" => bounded(MultiGzDecoder::new(body.as_slice())),
+            // RFC 9110 means zlib; some servers send bare deflate, and browsers read both.
+            "deflate" if is_zlib(&body) => bounded(ZlibDecoder::new(body.as_slice())),
+            "deflate" => bounded(DeflateDecoder::new(body.as_slice())),
+            _ => return body,
+        };
+        if unpacked.is_empty() {
+            return body;
+        }
+        body = unpacked;
+    }
+    body
+}
+
+fn bounded(decoder: impl Read) -> Vec<u8> {
+    let mut unpacked = Vec::new();
+    // What came before a fault is kept.
+    let _ = decoder.take(MAX_REPLY as u64).read_to_end(&mut unpacked);
+    unpacked
+}
+
+/// The head of zlib's format (RFC 1950): method 8, and a multiple of 31.
+fn is_zlib(body: &[u8]) -> bool {
+    matches!(body, [method, flags, ..] if method & 0x0F == 8 && u16::from_be_bytes([*method, *flags]) % 31 == 0)
 }
 
 /// What caused an error, without the address: its query names the account.
 fn causes(error: &reqwest::Error) -> String {
-    let mut cause: Option<&dyn std::error::Error> = error.source();
-    let mut innermost = None;
-    while let Some(error) = cause {
-        innermost = Some(error.to_string());
-        cause = error.source();
+    if let Some(said) = tls::explain(error, "crm.ca_file") {
+        return said;
     }
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let innermost = causes.last().map(|cause| crate::net::words(&cause.to_string()));
     match innermost {
-        Some(said) if error.is_timeout() && !said.contains("timed out") => {
-            format!("timed out: {said}")
-        }
+        Some(said) if error.is_timeout() && !said.contains("timed out") => format!("timed out: {said}"),
         Some(said) => said,
         None if error.is_timeout() => "timed out".to_owned(),
         None => "no further details".to_owned(),

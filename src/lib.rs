@@ -65,7 +65,11 @@ pub mod duration;
 
 mod json_object;
 
+mod net;
+
 pub mod suggest;
+
+mod tls;
 
 use std::sync::OnceLock;
 

@@ -1,11 +1,14 @@
-//! Connections: nodes tried in turn, a limit to every wait.
+//! Connections: nodes tried in turn, each address of a node's name, a limit to every wait.
 
 use std::future::Future;
+use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
+use lapin::tcp::{AsyncTcpStream, OwnedIdentity, OwnedTLSConfig};
+use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties};
 use secrecy::ExposeSecret;
 use tokio::time::timeout;
@@ -13,6 +16,7 @@ use url::Url;
 
 use crate::config::{self, BrokerUrl};
 use crate::observe::traces;
+use crate::{net, tls};
 
 /// The longest wait for any one answer of the broker.
 pub const WAIT: Duration = Duration::from_secs(10);
@@ -164,29 +168,59 @@ impl Connector {
     pub(crate) async fn connect_to(&self, url: &BrokerUrl, purpose: &str) -> Result<Connection, BrokerError> {
         let what = format!("connect to {}", url.shown);
         let fail = |message: String| BrokerError { message: format!("{what}: {message}"), code: None };
-        let tls = self.tls().await.map_err(fail)?;
+        let (host, port) = authority(url).ok_or_else(|| fail("the address names no host".to_owned()))?;
+        let tls = if url.shown.starts_with("amqps:") { self.tls().await.map_err(fail)? } else { OwnedTLSConfig::default() };
         let runtime = lapin::runtime::default_runtime().map_err(|e| described(&what, &e))?;
         let name = format!("{} {purpose}", crate::worker_name());
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let address = with_heartbeat(url);
-        bounded(&what, Connection::connect_with_config(&address, properties, tls, runtime)).await
+        // The parser's words may quote the address.
+        let uri = with_heartbeat(url).parse().map_err(|_| fail("the address cannot be read".to_owned()))?;
+        let open = async move |uri: AMQPUri, runtime| {
+            let connected = net::connect(&host, port, |address| AsyncTcpStream::connect(&runtime, address)).await;
+            let (stream, _) = connected.map_err(|failed| io::Error::other(failed.into_words()))?;
+            match uri.scheme {
+                AMQPScheme::AMQP => Ok(stream),
+                AMQPScheme::AMQPS => Ok(stream.into_tls(name_of(&host), tls.as_ref()).await.map_err(in_words)?),
+            }
+        };
+        bounded(&what, Connection::connector(uri, runtime, open, properties)).await
     }
 
+    /// Reads the certificates again for each connection: they are renewed while the worker runs.
     async fn tls(&self) -> Result<OwnedTLSConfig, String> {
-        let read =
-            async |path: &std::path::Path| tokio::fs::read(path).await.map_err(|e| format!("{}: {e}", path.display()));
-        let cert_chain = match &self.config.ca_file {
-            Some(path) => {
-                Some(String::from_utf8(read(path).await?).map_err(|_| format!("{}: not a PEM file", path.display()))?)
-            }
-            None => None,
-        };
-        let identity = match (&self.config.client_cert_file, &self.config.client_key_file) {
-            (Some(cert), Some(key)) => Some(OwnedIdentity::PKCS8 { pem: read(cert).await?, key: read(key).await? }),
-            _ => None,
-        };
-        Ok(OwnedTLSConfig { identity, cert_chain })
+        let config = self.config.clone();
+        let reading = tokio::task::spawn_blocking(move || read_tls(&config));
+        reading.await.map_err(|_| "the certificates cannot be read".to_owned())?
     }
+}
+
+fn read_tls(config: &config::Broker) -> Result<OwnedTLSConfig, String> {
+    let read = |path: &Path| std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()));
+    let cert_chain = match &config.ca_file {
+        Some(path) => {
+            tls::read_certificates("broker.ca_file", path)?;
+            Some(String::from_utf8_lossy(&read(path)?).into_owned())
+        }
+        None => None,
+    };
+    let identity = match (&config.client_cert_file, &config.client_key_file) {
+        (Some(cert), Some(key)) => {
+            tls::check_identity(("broker.client_cert_file", cert), ("broker.client_key_file", key))?;
+            Some(OwnedIdentity::PKCS8 { pem: read(cert)?, key: read(key)? })
+        }
+        _ => None,
+    };
+    Ok(OwnedTLSConfig { identity, cert_chain })
+}
+
+/// The name that a host's certificate must have.
+fn name_of(host: &str) -> &str {
+    host.trim_matches(['[', ']'])
+}
+
+/// A failed TLS handshake with its true reason.
+fn in_words(error: io::Error) -> io::Error {
+    tls::explain(&error, "broker.ca_file").map_or(error, io::Error::other)
 }
 
 /// The address with a heartbeat, unless it names one.

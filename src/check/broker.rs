@@ -1,14 +1,15 @@
 //! The broker: each address, then on the first one that lets us in permissions, queues and the frame size.
 
+use tokio::net::TcpStream;
 use url::Host;
 
-use super::net::{Unreachable, reach, shown};
 use super::{Findings, Outcome};
 use crate::broker::connect::{BrokerError, authority, user, vhost};
 use crate::broker::inspect::{Difference, Inspection};
 use crate::broker::topology::{Queue, Topology, WAYS_OUT};
 use crate::config::{self, BrokerUrl, Config, TopologyMode};
 use crate::message::retry_state::MAX_OURS;
+use crate::net::{self, Unreachable, shown};
 
 /// Frames that have less room than this for our headers and as much for the publisher's are warned of.
 const FRAME: usize = 2 * MAX_OURS;
@@ -59,8 +60,8 @@ pub(super) async fn check(config: &Config) -> Checked {
 async fn enter(broker: &config::Broker, url: &BrokerUrl, findings: &mut Findings) -> Option<Inspection> {
     let place = &url.shown;
     let (host, port) = authority(url)?;
-    match reach(&host, port).await {
-        Ok(addresses) => findings.ok("broker.connect", format!("{host}:{port} is reached at {}", shown(&addresses))),
+    match net::connect(&host, port, TcpStream::connect).await {
+        Ok((_, addresses)) => findings.ok("broker.connect", format!("{host}:{port} is reached at {}", shown(&addresses))),
         Err(Unreachable::Name(said)) => {
             findings.problem("broker.dns", said, "check the host in broker.urls, and this machine's DNS");
             return None;
@@ -99,7 +100,7 @@ fn refusal(error: &BrokerError, broker: &config::Broker, url: &BrokerUrl) -> (&'
     if files.into_iter().flatten().any(|file| error.message.contains(&*file.to_string_lossy())) {
         return (
             "broker.tls",
-            "see that broker.ca_file, client_cert_file and client_key_file are there and can be read, or leave them out",
+            "see that broker.ca_file, client_cert_file and client_key_file are right, or leave them out",
         );
     }
     match error.code {

@@ -2,15 +2,15 @@
 //! each token.
 
 use secrecy::ExposeSecret as _;
+use tokio::net::TcpStream;
 use url::Url;
 
 use super::Findings;
-use super::net::{Unreachable, reach};
 use crate::clock::Clock;
-use crate::config;
 use crate::crm::classify::{HttpResult, Classified, Outcome, classify, quota, quota_reset};
 use crate::crm::{Crm as _, HttpCrm};
-use crate::duration;
+use crate::net::{self, Unreachable};
+use crate::{config, duration};
 
 /// A quota of which less than this part is left is warned of, in per cent.
 const NEARLY_USED_UP: u64 = 10;
@@ -28,25 +28,32 @@ pub(super) async fn check(config: &config::Crm, wanted: bool) -> Findings {
             return findings;
         }
     };
+    if let Some(proxy) = &config.proxy {
+        findings.ok("crm.proxy", format!("requests go through {proxy}"));
+    }
     let mut tokens = Findings::default();
     let mut answered = true;
     for (position, token) in config.tokens.iter().enumerate() {
-        let answer = crm.token_information(token).await;
-        let mut classified = classify(&answer, Clock::system().now());
+        let result = crm.token_information(token).await;
+        let mut classified = classify(&result, Clock::system().now());
         classified.hide(token.expose_secret());
-        if let Some(failed) = endpoint(server, &answer, &classified).await {
+        if let Some(failed) = endpoint(config, server, &result, &classified).await {
             findings.0.extend(failed.0);
             answered = false;
             break;
         }
-        self::token(position, &answer, &classified, &mut tokens);
+        self::token(position, &result, &classified, &mut tokens);
     }
-    let told = tokens.0.len();
+    let asked = tokens.0.len();
     if answered {
         findings.ok("crm.endpoint", format!("{} answers", shown(server)));
-    } else if told < config.tokens.len() {
-        let (first, last) = (told, config.tokens.len() - 1);
-        tokens.warning("crm.token", format!("tokens {first} to {last}: not known"), "check again when the CRM answers");
+    } else {
+        let which = match (asked, config.tokens.len() - 1) {
+            (first, last) if first == last => format!("token {last}"),
+            (first, last) => format!("tokens {first} to {last}"),
+        };
+        let message = format!("{which}: not asked, as the CRM did not answer");
+        tokens.warning("crm.token", message, "check again when the CRM answers");
     }
     findings.0.extend(tokens.0);
     findings
@@ -57,23 +64,33 @@ fn shown(server: &Url) -> String {
 }
 
 /// What is wrong with the endpoint, none when it spoke about the token.
-async fn endpoint(server: &Url, answer: &HttpResult, classified: &Classified) -> Option<Findings> {
+async fn endpoint(
+    config: &config::Crm,
+    server: &Url,
+    result: &HttpResult,
+    classified: &Classified,
+) -> Option<Findings> {
     let mut findings = Findings::default();
     let place = shown(server);
-    match answer {
+    match result {
+        // The proxy looks the name up, so that this machine may not know it.
+        HttpResult::NotSent(why) if config.proxy.is_some() => {
+            let advice = "check the proxy and the variable that names it; NO_PROXY leaves hosts out";
+            findings.problem("crm.proxy", why, advice);
+        }
         HttpResult::NotSent(why) => {
-            let host = server.host_str().unwrap_or_default().trim_matches(['[', ']']);
-            match reach(host, server.port_or_known_default().unwrap_or(443)).await {
+            let host = server.host_str().unwrap_or_default();
+            match net::connect(host, server.port_or_known_default().unwrap_or(443), TcpStream::connect).await {
                 Err(Unreachable::Name(said)) => {
-                    findings.problem("crm.dns", said, "check crm.server, and the DNS or proxy of this machine");
+                    findings.problem("crm.dns", said, "check crm.server, and the DNS of this machine");
                 }
                 Err(Unreachable::Port(said)) => {
-                    findings.problem("crm.connect", said, "check crm.server, and the firewalls and proxies on the way");
+                    findings.problem("crm.connect", said, "check crm.server, and the firewalls on the way");
                 }
                 Ok(_) => {
-                    let advice = "check that crm.server has the right scheme and port, and that this machine trusts its \
-                                  certificate";
-                    findings.problem("crm.tls", format!("{place}: {why}"), advice);
+                    let advice = "check that crm.server has the right scheme and port, and that this machine or \
+                                  crm.ca_file knows the authority of its certificate";
+                    findings.problem("crm.tls", why, advice);
                 }
             }
         }
@@ -98,11 +115,11 @@ async fn endpoint(server: &Url, answer: &HttpResult, classified: &Classified) ->
 }
 
 /// What the CRM said of one token, which is named by its position, as in metrics and on `/status`.
-fn token(position: usize, answer: &HttpResult, classified: &Classified, findings: &mut Findings) {
+fn token(position: usize, result: &HttpResult, classified: &Classified, findings: &mut Findings) {
     let check = "crm.token";
     match classified.outcome {
-        Outcome::Created => match quota(answer) {
-            Some((_, 0)) => used_up(position, answer, findings),
+        Outcome::Created => match quota(result) {
+            Some((_, 0)) => used_up(position, result, findings),
             Some((limit, left)) => {
                 let message =
                     format!("token {position}: accepted, {left} of {limit} calls left today (this one cost one)");
@@ -113,11 +130,11 @@ fn token(position: usize, answer: &HttpResult, classified: &Classified, findings
             }
             None => findings.ok(check, format!("token {position}: accepted (asking cost one call)")),
         },
-        Outcome::QuotaExhausted => used_up(position, answer, findings),
+        Outcome::QuotaExhausted => used_up(position, result, findings),
         Outcome::Throttled => {
             findings.ok(
                 check,
-                format!("token {position}: in use by as many requests as it may have; nothing more is told"),
+                format!("token {position}: in use by as many requests as it may have; the CRM says no more"),
             );
         }
         Outcome::Unauthorized => {
@@ -130,8 +147,8 @@ fn token(position: usize, answer: &HttpResult, classified: &Classified, findings
     }
 }
 
-fn used_up(position: usize, answer: &HttpResult, findings: &mut Findings) {
-    let reset = quota_reset(answer).map_or_else(String::new, |reset| {
+fn used_up(position: usize, result: &HttpResult, findings: &mut Findings) {
+    let reset = quota_reset(result).map_or_else(String::new, |reset| {
         let minutes = std::time::Duration::from_secs(reset.as_secs().div_ceil(60) * 60);
         format!(", {} until its reset", duration::format(minutes))
     });

@@ -43,7 +43,7 @@ impl Config {
             demand(&mut reader, required);
             order(&mut reader);
         }
-        match sections::config(&mut reader, sources.terminal) {
+        match sections::config(&mut reader, sources) {
             Ok(config) if reader.problems.is_empty() => Ok(Loaded { config, warnings: reader.warnings }),
             Ok(_) | Err(_) => Err(Problems(reader.problems)),
         }
@@ -60,8 +60,9 @@ impl Config {
             LedgerStore::File(path) => path.display().to_string(),
             LedgerStore::Redis(_) => "redis".to_owned(),
         };
+        let proxy = self.crm.proxy.as_ref().map_or_else(String::new, |proxy| format!(" through {proxy}"));
         format!(
-            "queue {} at {}; CRM {server}, operation {}, tokens {}; ledger {ledger}",
+            "queue {} at {}; CRM {server}{proxy}, operation {}, tokens {}; ledger {ledger}",
             self.broker.queue,
             urls.join(", "),
             self.crm.operation.as_deref().unwrap_or("none"),

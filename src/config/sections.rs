@@ -9,6 +9,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::address;
 use super::keys::{Key, MOST_DELAYS, MOST_TOKENS};
+use super::proxy::Proxy;
+use super::raw::Sources;
 use super::read::{Parsed, Reader, Reported, any, choice, count, duration, duration_within, flag, path, queue, text};
 use super::{
     Admin, Broker, Config, Crm, Gate, Ledger, LedgerStore, Log, LogFormat, LogLevel, OnUnknown, Priority, ReferencePlace, Retry,
@@ -16,26 +18,32 @@ use super::{
 };
 use crate::suggest::suggest;
 
-/// Understands everything; `terminal` says whether the log goes to one.
-pub(super) fn config(reader: &mut Reader<'_>, terminal: bool) -> Result<Config, Reported> {
+/// What an unset `crm.connect_timeout` is at most.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much longer than a request an unset `shutdown.grace` is.
+const AFTER_REQUEST: Duration = Duration::from_secs(5);
+
+/// Understands everything.
+pub(super) fn config(reader: &mut Reader<'_>, sources: &Sources) -> Result<Config, Reported> {
     let broker = broker(reader);
-    let crm = crm(reader);
-    let task = task(reader);
     let retry = retry(reader);
+    let crm = crm(reader, sources, retry.as_ref().map_or(OnUnknown::Retry, |retry| retry.on_unknown));
+    let task = task(reader);
     let gate = gate(reader);
     let ledger = ledger(reader);
     let listen = reader.want("admin.listen", socket);
-    let grace = reader.want("shutdown.grace", duration);
-    let log = log(reader, terminal);
+    let grace = reader.read("shutdown.grace", duration);
+    let log = log(reader, sources.terminal);
+    let crm = crm?;
     Ok(Config {
         broker: broker?,
-        crm: crm?,
+        shutdown: Shutdown { grace: grace?.unwrap_or(crm.request_timeout + AFTER_REQUEST) },
+        crm,
         task: task?,
         retry: retry?,
         gate: gate?,
         ledger: ledger?,
         admin: Admin { listen: listen? },
-        shutdown: Shutdown { grace: grace? },
         log: log?,
     })
 }
@@ -84,14 +92,16 @@ fn broker(reader: &mut Reader<'_>) -> Result<Broker, Reported> {
     })
 }
 
-fn crm(reader: &mut Reader<'_>) -> Result<Crm, Reported> {
+fn crm(reader: &mut Reader<'_>, sources: &Sources, on_unknown: OnUnknown) -> Result<Crm, Reported> {
     let server = reader.read("crm.server", address::server);
     let operation = reader.read("crm.operation", text);
     let tokens = tokens(reader);
     let max_in_flight_per_token = reader.want("crm.max_in_flight_per_token", count);
     let requests_per_second = reader.read("crm.requests_per_second", rate);
-    let connect_timeout = reader.want("crm.connect_timeout", duration);
+    let connect_timeout = reader.read("crm.connect_timeout", duration);
     let request_timeout = reader.want("crm.request_timeout", duration);
+    let reuse_connections = reader.read("crm.reuse_connections", flag);
+    let ca_file = reader.read("crm.ca_file", path);
     let timezone = reader.want("crm.timezone", zone);
 
     if let Ok(Some(url)) = &server {
@@ -103,16 +113,29 @@ fn crm(reader: &mut Reader<'_>) -> Result<Crm, Reported> {
         let message = format!("{count} requests at a time exceed the vendor's limit of 2");
         reader.warn("crm.max_in_flight_per_token", message);
     }
+    let server = server?;
+    let proxy = match server.as_ref().map(|server| Proxy::find(sources, server)) {
+        Some(Err(problem)) => {
+            reader.problems.push(problem);
+            Err(Reported)
+        }
+        Some(Ok(proxy)) => Ok(proxy),
+        None => Ok(None),
+    };
     let tokens_file = reader.raw.get("crm.tokens").flatten();
+    let request_timeout = request_timeout?;
     Ok(Crm {
-        server: server?,
+        server,
         operation: operation?,
         tokens: tokens?,
         tokens_file: tokens_file.and_then(|written| written.file.clone()),
         max_in_flight_per_token: max_in_flight_per_token?,
         requests_per_second: requests_per_second?,
-        connect_timeout: connect_timeout?,
-        request_timeout: request_timeout?,
+        connect_timeout: connect_timeout?.unwrap_or(CONNECT_TIMEOUT.min(request_timeout)),
+        request_timeout,
+        reuse_connections: reuse_connections?.unwrap_or(on_unknown == OnUnknown::Retry),
+        ca_file: ca_file?,
+        proxy: proxy?,
         timezone: timezone?,
     })
 }

@@ -1,23 +1,21 @@
 //! Classify: what the CRM answered becomes an [`Outcome`]. Pure.
 //!
-//! Codes and texts are those of the vendor's page of API response codes. The verdict is the body's `code`, whatever the
-//! HTTP status says; a body is searched tolerantly for it, because a PHP service behind a proxy also answers with a
-//! byte-order mark, with warnings before the JSON and with HTML.
+//! Codes and texts are those of the vendor's page of API response codes. Where a body has a verdict, its `code` decides,
+//! whatever the HTTP status says; without one the HTTP status decides.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::json_object::{self, Members};
-use crate::message::failure::{CUT, shorten};
+use super::verdict::{Verdict, numeric};
+use crate::message::failure::CUT;
 
-/// What became of an attempt.
+/// How one attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// The CRM made the task.
+    /// The CRM created the task.
     Created,
     /// The CRM refused this task.
     Rejected,
@@ -29,9 +27,9 @@ pub enum Outcome {
     Unauthorized,
     /// The endpoint is wrong, no message is.
     Misconfigured,
-    /// The CRM was not reached, or said that it could not.
+    /// The CRM was not reached, or is not at work.
     Unavailable,
-    /// The request may have made a task; nobody knows.
+    /// It is not known whether the request created a task.
     Unknown,
 }
 
@@ -85,27 +83,26 @@ impl Outcome {
     #[must_use]
     pub fn meaning(self) -> (&'static str, &'static str) {
         match self {
-            Self::Created => ("`code` 200", "ack"),
-            Self::Rejected => ("any other verdict of the API about this request; HTTP 413, 414", "dead-letter at once"),
+            Self::Created => ("code 200", "ledger, ack"),
+            Self::Rejected => ("any other code below 500; HTTP 413, 414", "dead-letter at once"),
             Self::Throttled => {
                 ("403 \"simultaneous\"; 429", "that token waits (`Retry-After`, else growing jittered waits)")
             }
-            Self::QuotaExhausted => {
-                ("403 \"token limit\"", "that token is parked until its reset; the others carry on")
-            }
-            Self::Unauthorized => (
-                "401; 403 \"validate token\"; a 403 with another text, unless `tokenInformation.php` then accepts the token, which makes it `rejected`",
-                "that token is quarantined",
+            Self::QuotaExhausted => (
+                "403 \"token limit\"",
+                "that token is suspended until its reset (`hours_to_restart_count`); the others continue",
             ),
+            Self::Unauthorized => ("code 401; 403 \"validate token\"", "that token is suspended"),
             Self::Misconfigured => (
-                "404 or 405 without a `code`, the 400 \"API … does not exist\", a redirect",
-                "the gate closes; an operator is needed",
+                "404 or 405 without a verdict, 400 \"API … does not exist\", a redirect",
+                "the gate closes, an operator is needed",
             ),
-            Self::Unavailable => {
-                ("not sent: DNS, connect, TLS; 503; 401 or 403 without a `code`; `code` 5xx", "next attempt")
-            }
+            Self::Unavailable => (
+                "not sent (DNS, connect, proxy, TLS); HTTP 503, 401, 403 or 407 without a verdict; code 503; a code 403 with an unknown text (maintenance, address not allowed)",
+                "next attempt",
+            ),
             Self::Unknown => (
-                "sent and no verdict: timeout, reset, a 200 that cannot be read, every status not listed",
+                "sent and no verdict: timeout, reset, an unreadable 200, every other status or code (502, 504 and code 500 included: the request may have arrived)",
                 "as `retry.on_unknown` says",
             ),
         }
@@ -115,9 +112,9 @@ impl Outcome {
 /// What came back from one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HttpResult {
-    /// The request did not leave: DNS, connect, TLS. The text says why.
+    /// The request was not sent: DNS, proxy, connection or TLS failed. The text says why.
     NotSent(String),
-    /// The request left and no whole answer came. The text says why.
+    /// The request was sent and no answer came. The text says why.
     NoAnswer(String),
     /// An answer.
     Reply(Reply),
@@ -137,7 +134,7 @@ pub struct Reply {
 /// An [`Outcome`] with what led to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Classified {
-    /// What became of the attempt.
+    /// How the attempt ended.
     pub outcome: Outcome,
     /// One readable sentence.
     pub reason: String,
@@ -149,7 +146,7 @@ pub struct Classified {
     pub message: Option<String>,
     /// How long the CRM asks to wait, not yet capped; for a used-up quota, until its reset.
     pub retry_after: Option<Duration>,
-    /// The 403's text is not known: whether the token or the task is at fault is for tokenInformation.php to say.
+    /// Whether tokenInformation.php must be asked about the token. Never: no 403 depends on its answer.
     pub verify_token: bool,
 }
 
@@ -177,24 +174,21 @@ fn without_piece(text: String, secret: &str) -> String {
     cut.map(|rest| format!("{rest}{HIDDEN}{CUT}")).unwrap_or(text)
 }
 
-/// Longest text of the CRM that is kept, in bytes.
-const MAX_TEXT: usize = 1_024;
-
-/// Judges what came back. `now` is for a `Retry-After` that names a date.
+/// Classifies what came back. `now` is for a `Retry-After` that names a date.
 #[must_use]
-pub fn classify(answer: &HttpResult, now: Timestamp) -> Classified {
-    match answer {
+pub fn classify(result: &HttpResult, now: Timestamp) -> Classified {
+    match result {
         HttpResult::NotSent(why) => silent(Outcome::Unavailable, format!("the CRM could not be reached: {why}")),
         HttpResult::NoAnswer(why) => {
             silent(Outcome::Unknown, format!("the request was sent and no answer came, so the task may exist: {why}"))
         }
         HttpResult::Reply(reply) => {
-            let mut classified = match find_verdict(&reply.body) {
-                Some(verdict) => by_code(reply.status, verdict),
+            let classified = match Verdict::find(&reply.body) {
+                Some(verdict) => by_verdict(reply.status, verdict),
                 None => by_status(reply.status),
             };
-            classified.retry_after = reply.retry_after.as_deref().and_then(|text| parse_retry_after(text, now));
-            classified
+            let retry_after = reply.retry_after.as_deref().and_then(|text| parse_retry_after(text, now));
+            Classified { http_status: Some(reply.status), retry_after, ..classified }
         }
     }
 }
@@ -203,47 +197,38 @@ fn silent(outcome: Outcome, reason: String) -> Classified {
     Classified { outcome, reason, http_status: None, code: None, message: None, retry_after: None, verify_token: false }
 }
 
-/// The API's own words, found in a body.
-struct Verdict {
-    code: i64,
-    error: Option<String>,
-    msg: Option<String>,
+fn by_verdict(status: u16, verdict: Verdict) -> Classified {
+    let code = verdict.code;
+    let (outcome, meaning) = by_code(status, &verdict);
+    let text = verdict.into_text();
+    // The text comes last: `Classified::hide` looks for a piece of a token where it was cut.
+    let said = text.as_ref().map_or_else(String::new, |text| format!(": {text}"));
+    let reason = match status {
+        200 => format!("the CRM answered code {code}{meaning}{said}"),
+        _ => format!("the CRM answered HTTP {status} with code {code}{meaning}{said}"),
+    };
+    Classified { code: Some(code), message: text, ..silent(outcome, reason) }
 }
 
-impl Verdict {
-    /// `error` and `msg`, for comparing.
-    fn words(&self) -> String {
-        [&self.error, &self.msg].map(|text| text.as_deref().unwrap_or_default()).join(" ").to_lowercase()
+/// The outcome of a code, and what an operator may not guess.
+fn by_code(status: u16, verdict: &Verdict) -> (Outcome, &'static str) {
+    let words = verdict.words();
+    let says = |distinctive: &str| words.contains(distinctive);
+    match verdict.code {
+        200 if status < 300 => (Outcome::Created, ""),
+        200 => (Outcome::Unknown, " (the two contradict each other, so the task may exist)"),
+        400 if names_api(&words) && says("not exist") => (Outcome::Misconfigured, ""),
+        401 => (Outcome::Unauthorized, ""),
+        403 if says("simultaneous") => (Outcome::Throttled, ""),
+        403 if says("token limit") => (Outcome::QuotaExhausted, ""),
+        403 if says("validate token") => (Outcome::Unauthorized, ""),
+        // Also the answer to every call while the vendor maintains the server, and likely to an address that is not allowed.
+        403 => (Outcome::Unavailable, " (maintenance, or the CRM does not allow this address)"),
+        429 => (Outcome::Throttled, ""),
+        503 => (Outcome::Unavailable, ""),
+        500.. => (Outcome::Unknown, " (the task may exist)"),
+        _ => (Outcome::Rejected, ""),
     }
-}
-
-fn by_code(status: u16, verdict: Verdict) -> Classified {
-    let (outcome, verify_token) = judge_code(&verdict);
-    let Verdict { code, error, msg } = verdict;
-    // The one that says more.
-    let text = msg.or(error);
-    let reason = match &text {
-        Some(text) => format!("the CRM answered code {code}: {text}"),
-        None => format!("the CRM answered code {code}"),
-    };
-    Classified { http_status: Some(status), code: Some(code), message: text, verify_token, ..silent(outcome, reason) }
-}
-
-/// The outcome of a code, and whether the token has to be asked about.
-fn judge_code(verdict: &Verdict) -> (Outcome, bool) {
-    let says = |distinctive: &str| verdict.words().contains(distinctive);
-    let outcome = match verdict.code {
-        200 => Outcome::Created,
-        400 if names_api(&verdict.words()) && says("not exist") => Outcome::Misconfigured,
-        401 => Outcome::Unauthorized,
-        403 if says("simultaneous") => Outcome::Throttled,
-        403 if says("token limit") => Outcome::QuotaExhausted,
-        403 => return (Outcome::Unauthorized, !says("validate token")),
-        429 => Outcome::Throttled,
-        500..=599 => Outcome::Unavailable,
-        _ => Outcome::Rejected,
-    };
-    (outcome, false)
 }
 
 /// The word, not a part of another: a task's own words may be quoted, and must not close the gate.
@@ -255,77 +240,15 @@ fn by_status(status: u16) -> Classified {
     let (outcome, reason) = match status {
         413 | 414 => (Outcome::Rejected, "the request is too large for the CRM"),
         429 => (Outcome::Throttled, "too many requests"),
-        404 | 405 => (Outcome::Misconfigured, "no API is at this address; check crm.server"),
+        404 | 405 => (Outcome::Misconfigured, "there is no API at this address; check crm.server"),
         300..=399 => (Outcome::Misconfigured, "a redirect, which is not followed; check crm.server"),
         401 | 403 => (Outcome::Unavailable, "refused by something in front of the API"),
+        // RFC 9110: the proxy has not passed the request on.
+        407 => (Outcome::Unavailable, "the proxy wants a user and a password"),
         503 => (Outcome::Unavailable, "service unavailable"),
-        _ => (Outcome::Unknown, "no readable verdict, so the task may exist"),
+        _ => (Outcome::Unknown, "no verdict can be read, so the task may exist"),
     };
-    Classified {
-        http_status: Some(status),
-        ..silent(outcome, format!("the CRM answered HTTP {status} without a code: {reason}"))
-    }
-}
-
-/// The first JSON object in a body that bears a readable `code`.
-///
-/// An object that is cut off or broken ends the search, and what stands within open braces is passed over: a `code` inside
-/// could belong to a part of it. To miss a verdict is an `unknown`; to see one that is not there would lose a task.
-fn find_verdict(body: &[u8]) -> Option<Verdict> {
-    find_object(body, read_verdict)
-}
-
-/// The first JSON object in a body of which `read` makes something.
-fn find_object<T>(body: &[u8], read: impl Fn(&Members<'_>) -> Option<T>) -> Option<T> {
-    let text = String::from_utf8_lossy(body);
-    let mut rest: &str = &text;
-    let mut open = 0_usize;
-    loop {
-        rest = rest.get(rest.find(['{', '}'])?..)?;
-        let inside = rest.strip_prefix('{');
-        let is_object = inside.is_some_and(|inside| inside.trim_start().starts_with('"'));
-        if open == 0 && is_object {
-            let mut objects = serde_json::Deserializer::from_str(rest).into_iter::<Members<'_>>();
-            let object = objects.next()?.ok()?;
-            if let Some(found) = read(&object) {
-                return Some(found);
-            }
-            rest = rest.get(objects.byte_offset()..)?;
-        } else {
-            open = match inside {
-                Some(_) => open.saturating_add(1),
-                None => open.saturating_sub(1),
-            };
-            rest = rest.get(1..)?;
-        }
-    }
-}
-
-fn read_verdict(object: &Members<'_>) -> Option<Verdict> {
-    let code = numeric(&serde_json::from_str(object.get("code")?.get()).ok()?)?;
-    let text = |key: &str| {
-        let value = object.get(key)?;
-        let quoted = || value.get().strip_prefix('"')?.strip_suffix('"').map(Cow::from);
-        let text = json_object::text(value).or_else(quoted)?;
-        let text = text.trim();
-        // The vendor writes the word null, in quotes, for no error.
-        (!text.is_empty() && text != "null").then(|| shorten(text, MAX_TEXT))
-    };
-    Some(Verdict { code, error: text("error"), msg: text("msg") })
-}
-
-/// A number, or a number in a string: other calls of the same API write `"200"`.
-fn numeric(value: &Value) -> Option<i64> {
-    match value {
-        Value::Number(number) => number.as_i64().or_else(|| whole(number.as_f64()?)),
-        Value::String(text) => text.trim().parse().ok(),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
-    }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the range is checked")]
-fn whole(number: f64) -> Option<i64> {
-    (number.fract() == 0.0 && number.abs() < 1e9).then_some(number as i64)
+    silent(outcome, format!("the CRM answered HTTP {status} without a verdict: {reason}"))
 }
 
 /// Seconds, or an HTTP date (RFC 9110, 10.2.3).
@@ -341,11 +264,8 @@ fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
 
 /// Whether a tokenInformation.php answer accepts the token: none when it says neither yes nor no.
 #[must_use]
-pub fn token_accepted(answer: &HttpResult) -> Option<bool> {
-    let HttpResult::Reply(reply) = answer else {
-        return None;
-    };
-    match find_verdict(&reply.body)?.code {
+pub fn token_accepted(result: &HttpResult) -> Option<bool> {
+    match verdict(result)?.code {
         200 => Some(true),
         401 | 403 => Some(false),
         _ => None,
@@ -355,32 +275,32 @@ pub fn token_accepted(answer: &HttpResult) -> Option<bool> {
 /// When a token's daily quota is reset, as tokenInformation.php tells it: none where it refuses or is not understood, or where
 /// it tells 0. That is what whole hours come to in the last one of the day, and would mean a used-up token that never rests.
 #[must_use]
-pub fn quota_reset(answer: &HttpResult) -> Option<Duration> {
-    let HttpResult::Reply(reply) = answer else {
-        return None;
-    };
-    find_object(&reply.body, |object| {
-        let verdict = read_verdict(object)?;
-        let data: BTreeMap<String, Value> = serde_json::from_str(object.get("data")?.get()).ok()?;
-        // The vendor's page cuts the key's name after these letters.
-        let (_, value) = data.iter().find(|(key, _)| key.starts_with("hours_to_re"))?;
-        (verdict.code == 200).then(|| hours(value)).flatten()
-    })
+pub fn quota_reset(result: &HttpResult) -> Option<Duration> {
+    let data = accepted(result)?;
+    // The vendor's page cuts the key's name after these letters.
+    let (_, value) = data.iter().find(|(key, _)| key.starts_with("hours_to_re"))?;
+    hours(value)
 }
 
 /// How many calls a day a token has and how many are left, as tokenInformation.php tells it: none where it refuses or is not
 /// understood.
 #[must_use]
-pub fn quota(answer: &HttpResult) -> Option<(u64, u64)> {
-    let HttpResult::Reply(reply) = answer else {
-        return None;
-    };
-    find_object(&reply.body, |object| {
-        let verdict = read_verdict(object)?;
-        let data: BTreeMap<String, Value> = serde_json::from_str(object.get("data")?.get()).ok()?;
-        let calls = |key: &str| numeric(data.get(key)?).and_then(|calls| u64::try_from(calls).ok());
-        (verdict.code == 200).then_some((calls("token_limit")?, calls("available_consumition_options")?))
-    })
+pub fn quota(result: &HttpResult) -> Option<(u64, u64)> {
+    let data = accepted(result)?;
+    let calls = |key: &str| numeric(data.get(key)?).and_then(|calls| u64::try_from(calls).ok());
+    Some((calls("token_limit")?, calls("available_consumition_options")?))
+}
+
+fn verdict(result: &HttpResult) -> Option<Verdict> {
+    match result {
+        HttpResult::Reply(reply) => Verdict::find(&reply.body),
+        HttpResult::NotSent(_) | HttpResult::NoAnswer(_) => None,
+    }
+}
+
+/// The `data` of a verdict 200.
+fn accepted(result: &HttpResult) -> Option<BTreeMap<String, Value>> {
+    verdict(result).filter(|verdict| verdict.code == 200).map(|verdict| verdict.data())
 }
 
 /// A number of hours, or `HH:MM` or `HH:MM:SS`; at most a day, since the quota is daily, and no less than a second.

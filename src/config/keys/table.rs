@@ -82,9 +82,9 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "crm.connect_timeout",
-        Preset::Text("5s"),
+        Preset::Derived("5s, or crm.request_timeout if that is shorter"),
         Kind::Duration("1ms", "10m"),
-        "longest wait for name, connection and TLS; not above `crm.request_timeout`",
+        "longest wait for name, proxy, connection and TLS; every address of the name is tried in it; not above `crm.request_timeout`",
     ),
     key(
         "crm.request_timeout",
@@ -92,6 +92,13 @@ pub const KEYS: &[Key] = &[
         Kind::Duration("1ms", "10m"),
         "longest wait for a whole attempt, the connection included",
     ),
+    key(
+        "crm.reuse_connections",
+        Preset::Derived("true; false with retry.on_unknown = \"dead-letter\""),
+        FLAG,
+        "send several requests on one connection; a kept connection that the server closes leaves an attempt in doubt",
+    ),
+    key("crm.ca_file", Preset::Absent, FILE, "further root certificates for https"),
     key(
         "crm.timezone",
         Preset::Text("UTC"),
@@ -222,11 +229,11 @@ pub const KEYS: &[Key] = &[
         "admin.listen",
         Preset::Text("127.0.0.1:9464"),
         Kind::Like("an IP address and a port, such as 0.0.0.0:9464 or [::]:9464"),
-        "address of `/livez`, `/readyz`, `/metrics` and `/status`",
+        "address of `/livez`, `/readyz`, `/metrics` and `/status`; `[::]:9464` answers IPv4 and IPv6, and IPv4 alone where there is no IPv6",
     ),
     key(
         "shutdown.grace",
-        Preset::Text("25s"),
+        Preset::Derived("crm.request_timeout + 5s"),
         Kind::Duration("1ms", "1h"),
         "how long what is in flight may take to finish; longer than `crm.request_timeout`",
     ),

@@ -1,0 +1,145 @@
+//! The verdict: what makes JSON the CRM's own answer about a request. Pure, and the only place that decides it.
+//!
+//! Proxies, gateways and PHP answer with JSON too. A verdict is a JSON object that
+//!
+//! - **ends the body**, with only white space after it. What an error page or a gateway quotes stands before other text. PHP
+//!   prints its notices first, and some of them are JSON, so of several objects the last one is the API's.
+//! - **is no part of something else**: an object, an array or an HTML page that was cut off may end in a part that says 200.
+//! - has a **`code` from 100 to 599**, as a number or as text: other calls of the API write `"200"`. Gateways have codes of
+//!   their own, such as 0 to 16 (gRPC) or 1000 and more (Cloudflare).
+//! - has **`msg`, `error` or `data`**: the vendor's answers have all three. Gateways write `message`, `detail` or `status`.
+//!
+//! In doubt there is no verdict. An outcome is `unknown` then, which is retried or shown to people. A verdict where there is
+//! none would lose a task.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::json_object::{self, Members};
+use crate::message::failure::shorten;
+
+/// Longest text of the CRM that is kept, in bytes.
+pub(super) const MAX_TEXT: usize = 1_024;
+/// The codes of a verdict, which are those of HTTP.
+const CODES: std::ops::RangeInclusive<i64> = 100..=599;
+/// How an HTML page or script begins. PHP's own notices have none of these.
+const PAGE: [&str; 3] = ["<!", "<html", "<script"];
+
+/// The API's own words, found in a body.
+pub(super) struct Verdict {
+    pub(super) code: i64,
+    error: Option<String>,
+    msg: Option<String>,
+    data: Option<Box<RawValue>>,
+}
+
+impl Verdict {
+    /// The verdict of a body, if it has one.
+    pub(super) fn find(body: &[u8]) -> Option<Self> {
+        let text = decode(body);
+        let object: Members<'_> = serde_json::from_str(last_object(&text)?).ok()?;
+        let code = numeric(&serde_json::from_str(object.get("code")?.get()).ok()?)?;
+        let is_verdict = CODES.contains(&code) && ["msg", "error", "data"].iter().any(|key| object.get(key).is_some());
+        is_verdict.then(|| Self {
+            code,
+            error: object.get("error").and_then(words),
+            msg: object.get("msg").and_then(words),
+            data: object.get("data").map(ToOwned::to_owned),
+        })
+    }
+
+    /// `error` and `msg` in lower case with single blanks, for comparing.
+    pub(super) fn words(&self) -> String {
+        let both = [&self.error, &self.msg].map(|text| text.as_deref().unwrap_or_default()).join(" ").to_lowercase();
+        both.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// `msg`, which says more, or else `error`.
+    pub(super) fn into_text(self) -> Option<String> {
+        self.msg.or(self.error)
+    }
+
+    /// The members of `data`; empty where it is no object.
+    pub(super) fn data(&self) -> BTreeMap<String, Value> {
+        self.data.as_ref().and_then(|data| serde_json::from_str(data.get()).ok()).unwrap_or_default()
+    }
+}
+
+/// The body as text. UTF-16 is known by its byte-order mark, or by the zero byte beside the first brace. Bytes that are no
+/// UTF-8 are replaced, so that a verdict in Latin-1 can be read.
+fn decode(body: &[u8]) -> Cow<'_, str> {
+    fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Cow<'_, str> {
+        let (pairs, _) = bytes.as_chunks();
+        let units = pairs.iter().copied().map(unit);
+        char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
+    }
+    match body {
+        [0xFF, 0xFE, text @ ..] | text @ [b'{', 0, ..] => utf16(text, u16::from_le_bytes),
+        [0xFE, 0xFF, text @ ..] | text @ [0, b'{', ..] => utf16(text, u16::from_be_bytes),
+        _ => String::from_utf8_lossy(body),
+    }
+}
+
+/// The JSON object that ends a text and is no part of something else.
+///
+/// The search goes from the front and passes over whole values and balanced brackets. It ends at JSON that is cut off or
+/// broken: whatever is behind its beginning could be a part of it.
+fn last_object(text: &str) -> Option<&str> {
+    let text = text.trim_end();
+    let mut rest = text.ends_with('}').then_some(text)?;
+    let mut open = 0_usize;
+    loop {
+        rest = rest.get(rest.find(['{', '}', '[', ']'])?..)?;
+        if open == 0 && begins_json(rest) {
+            let mut values = serde_json::Deserializer::from_str(rest).into_iter::<&RawValue>();
+            let value = values.next()?.ok()?.get();
+            let after = rest.get(values.byte_offset()..)?;
+            if after.is_empty() {
+                let before = text.strip_suffix(rest)?.to_ascii_lowercase();
+                let in_page = PAGE.iter().any(|tag| before.contains(tag));
+                return (value.starts_with('{') && !in_page).then_some(value);
+            }
+            rest = after;
+        } else {
+            open = match rest.starts_with(['{', '[']) {
+                true => open.saturating_add(1),
+                false => open.saturating_sub(1),
+            };
+            rest = rest.get(1..)?;
+        }
+    }
+}
+
+/// Whether JSON begins here rather than a bracket in a sentence, as in `[client 10.0.0.1]`.
+fn begins_json(text: &str) -> bool {
+    match text.strip_prefix('{') {
+        Some(inside) => inside.trim_start().starts_with(['"', '}']),
+        None => text.strip_prefix('[').is_some_and(|inside| inside.trim_start().starts_with(['"', '{', '[', ']'])),
+    }
+}
+
+/// A text of the CRM, shortened. One that cannot be read as JSON text is quoted as it stands.
+fn words(value: &RawValue) -> Option<String> {
+    let quoted = || value.get().strip_prefix('"')?.strip_suffix('"').map(Cow::from);
+    let text = json_object::text(value).or_else(quoted)?;
+    let text = text.trim();
+    // The vendor writes the word null, in quotes, for no error.
+    (!text.is_empty() && text != "null").then(|| shorten(text, MAX_TEXT))
+}
+
+/// A whole number, or one in a text.
+pub(super) fn numeric(value: &Value) -> Option<i64> {
+    match value {
+        Value::Number(number) => number.as_i64().or_else(|| whole(number.as_f64()?)),
+        Value::String(text) => text.trim().parse().ok(),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the range is checked")]
+fn whole(number: f64) -> Option<i64> {
+    (number.fract() == 0.0 && number.abs() < 1e9).then_some(number as i64)
+}

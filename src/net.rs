@@ -1,0 +1,145 @@
+//! Connections to a name: every address gets its turn. The same for `run` and `check`.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::net::lookup_host;
+use tokio::time::{sleep, timeout};
+
+/// The longest wait for a name, and for a connection to one of its addresses.
+const WAIT: Duration = Duration::from_secs(5);
+/// How long an address has before the next one is tried beside it (RFC 8305, "Happy Eyeballs": 100 ms to 2 s).
+const STAGGER: Duration = Duration::from_millis(250);
+/// The most addresses of a name that are tried.
+const MOST: u32 = 16;
+
+/// Which step failed, and why.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Unreachable {
+    /// The name is not known.
+    Name(String),
+    /// Nothing listens, or nothing answers.
+    Port(String),
+}
+
+impl Unreachable {
+    /// What failed, in words.
+    pub(crate) fn into_words(self) -> String {
+        match self {
+            Self::Name(said) | Self::Port(said) => said,
+        }
+    }
+}
+
+/// Connects to the first address of a host that answers; `open` connects to one address.
+///
+/// # Errors
+/// Names the host, and each address with what is wrong there.
+pub(crate) async fn connect<T, F: Future<Output = io::Result<T>>>(
+    host: &str,
+    port: u16,
+    open: impl Fn(SocketAddr) -> F,
+) -> Result<(T, Vec<SocketAddr>), Unreachable> {
+    let addresses = resolve(host, port).await.map_err(Unreachable::Name)?;
+    match timeout(WAIT, first(&addresses, open)).await {
+        Ok(Ok(connection)) => Ok((connection, addresses)),
+        Ok(Err(failures)) => Err(Unreachable::Port(format!("{host}:{port}: {failures}"))),
+        Err(_) => {
+            let (seconds, tried) = (WAIT.as_secs(), shown(&addresses));
+            Err(Unreachable::Port(format!("{host}:{port}: no connection within {seconds} s (tried {tried})")))
+        }
+    }
+}
+
+/// The addresses of a host, in the order in which the system prefers them.
+async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    let host = host.trim_matches(['[', ']']);
+    let found = match timeout(WAIT, lookup_host((host, port))).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => return Err(format!("{host} is not known: {error}")),
+        Err(_) => return Err(format!("{host}: DNS did not answer within {} s", WAIT.as_secs())),
+    };
+    let mut addresses: Vec<SocketAddr> = found.collect();
+    addresses.dedup();
+    match addresses.is_empty() {
+        true => Err(format!("{host} has no address")),
+        false => Ok(addresses),
+    }
+}
+
+async fn first<T, F: Future<Output = io::Result<T>>>(
+    addresses: &[SocketAddr],
+    open: impl Fn(SocketAddr) -> F,
+) -> Result<T, String> {
+    let open = &open;
+    let attempt = async |(turn, address): (u32, &SocketAddr)| {
+        sleep(STAGGER * turn).await;
+        open(*address).await.map_err(|error| format!("{address}: {}", words(&error.to_string())))
+    };
+    let mut attempts: FuturesUnordered<_> = (0..MOST).zip(addresses).map(attempt).collect();
+    let mut failures = Vec::new();
+    while let Some(ended) = attempts.next().await {
+        match ended {
+            Ok(connection) => return Ok(connection),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    Err(failures.join("; "))
+}
+
+/// The system's words without its number: `Connection refused (os error 111)` says the same without it.
+pub(crate) fn words(error: &str) -> String {
+    match error.split_once(" (os error ") {
+        Some((said, number)) => format!("{said}{}", number.split_once(')').map_or("", |(_, rest)| rest)),
+        None => error.to_owned(),
+    }
+}
+
+/// The IP addresses, for people.
+pub(crate) fn shown(addresses: &[SocketAddr]) -> String {
+    let mut shown: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+    shown.dedup();
+    shown.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn addresses(count: u16) -> Vec<SocketAddr> {
+        (1..=count).map(|port| ([127, 0, 0, 1], port).into()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_addresses_do_not_keep_a_good_one_from_its_turn() {
+        for silent in 0..=3 {
+            let began = Instant::now();
+            let connected = first(&addresses(4), async |address| match address.port() {
+                port if port <= silent => pending().await,
+                port => Ok(port),
+            });
+            assert_eq!(timeout(Duration::from_secs(2), connected).await, Ok(Ok(silent + 1)));
+            assert_eq!(began.elapsed(), STAGGER * u32::from(silent));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_address_that_fails_is_named() {
+        let refused = |_| ready(Err::<(), _>(io::Error::from_raw_os_error(111)));
+        let failed = first(&addresses(2), refused).await;
+        assert_eq!(failed, Err("127.0.0.1:1: Connection refused; 127.0.0.1:2: Connection refused".to_owned()));
+        assert_eq!(first(&addresses(2), async |address| match address.port() {
+            1 => Err(io::Error::from_raw_os_error(111)),
+            port => Ok(port),
+        })
+        .await, Ok(2));
+    }
+}

@@ -1,0 +1,107 @@
+//! Certificates: the files that the configuration names, and what is wrong with them or with a server's, in words.
+
+use std::error::Error;
+use std::fmt::Display;
+use std::io;
+use std::path::Path;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, InconsistentKeys, RootCertStore};
+
+/// The certificates of the PEM file that a key names.
+///
+/// # Errors
+/// Names the key, the file and what is wrong with it.
+pub(crate) fn read_certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let fail = |problem: &dyn Display| format!("{key} ({}): {problem}", path.display());
+    let pem = std::fs::read(path).map_err(|error| fail(&crate::net::words(&error.to_string())))?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let certificates = certificates.map_err(|_| fail(&"is no PEM file that can be read"))?;
+    if certificates.is_empty() {
+        return Err(fail(&"has no certificate; one begins with -----BEGIN CERTIFICATE-----"));
+    }
+    let mut store = RootCertStore::empty();
+    for certificate in &certificates {
+        store.add(certificate.clone()).map_err(|error| fail(&format!("has a certificate that cannot be read: {error}")))?;
+    }
+    Ok(certificates)
+}
+
+/// Checks that a client's certificate and key can be read and belong together.
+///
+/// # Errors
+/// Names the key of the configuration, the file and what is wrong with it.
+pub(crate) fn check_identity((cert_key, cert): (&str, &Path), (key_key, key): (&str, &Path)) -> Result<(), String> {
+    let certificates = read_certificates(cert_key, cert)?;
+    let fail = |problem: &dyn Display| format!("{key_key} ({}): {problem}", key.display());
+    let pem = std::fs::read(key).map_err(|error| fail(&crate::net::words(&error.to_string())))?;
+    if String::from_utf8_lossy(&pem).contains("ENCRYPTED") {
+        return Err(fail(&"is encrypted; write it without a password: openssl pkey -in FILE -out NEW-FILE"));
+    }
+    let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| fail(&"has no private key that can be read"))?;
+    let private = rustls::crypto::ring::sign::any_supported_type(&private);
+    let private = private.map_err(|_| fail(&"has a key of a kind that is not supported"))?;
+    match CertifiedKey::new(certificates, private).keys_match() {
+        Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+            Err(fail(&format!("is not the key of the first certificate in {cert_key} ({})", cert.display())))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// What a failed TLS handshake means, where certificates are the reason; `ca_key` is the key that can name further roots.
+pub(crate) fn explain(error: &(dyn Error + 'static), ca_key: &str) -> Option<String> {
+    let found = find(error)?;
+    Some(match found {
+        rustls::Error::InvalidCertificate(certificate) => refused(certificate, ca_key),
+        rustls::Error::General(said) if said.contains("No CA certificates") => {
+            format!("this machine has no root certificates; install ca-certificates, or name a PEM file in {ca_key}")
+        }
+        rustls::Error::AlertReceived(alert) => format!("the server ended the TLS handshake: {alert:?}"),
+        rustls::Error::InvalidMessage(_) => "what answers there does not speak TLS".to_owned(),
+        _ => return None,
+    })
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "all others are rare, and named by the library")]
+fn refused(error: &CertificateError, ca_key: &str) -> String {
+    match error {
+        CertificateError::UnknownIssuer => {
+            format!("the server's certificate is of an authority that neither this machine nor {ca_key} knows")
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "the server's certificate has expired".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "the server's certificate is not valid yet; is this machine's clock right?".to_owned()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!("the server's certificate is for another name: {error}")
+        }
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            "the server's own certificate is one of an authority (CA:TRUE), which TLS does not allow, also if it is in \
+             {ca_key}; make it with basicConstraints=CA:FALSE"
+                .replace("{ca_key}", ca_key)
+        }
+        other => format!("the server's certificate is refused: {other}"),
+    }
+}
+
+/// The error of the TLS library among the causes of another.
+fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        // The cause of an I/O error is the error in it, which `source` leaves out.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = match inner {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
