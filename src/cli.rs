@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error.
 
 pub mod check;
+pub mod crm_report;
 pub mod dead_letters;
 pub mod healthcheck;
 pub mod map;
@@ -72,6 +73,7 @@ enum Command {
     /// Print the JSON Schema of a task message
     Schema,
     Sandbox(sandbox::Args),
+    CrmReport(crm_report::Args),
     /// Succeed when the worker that runs with this configuration is ready
     Healthcheck,
 }
@@ -94,6 +96,7 @@ impl Cli {
             Command::Topology(args) => topology::run(&args, &sources).await,
             Command::Schema => schema::run(),
             Command::Sandbox(args) => sandbox::run(args, stop).await,
+            Command::CrmReport(args) => crm_report::run(&args, &sources, &stop).await,
             Command::Healthcheck => healthcheck::run(&sources).await,
         }
     }

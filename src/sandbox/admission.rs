@@ -61,13 +61,7 @@ pub(super) async fn receive(state: &State, request: Request) -> Result<Received,
 
 /// The answer to a call that was not carried out.
 pub(super) fn refusal_answer(state: &State, account: &Account, refusal: &Refusal) -> Answer {
-    let exchange = match refusal {
-        Refusal::InvalidToken => Some("wrong_token"),
-        Refusal::OtherOperation => Some("wrong_operation"),
-        Refusal::Parameters(_) => Some("missing_field"),
-        _ => None,
-    };
-    let recorded = exchange.and_then(|exchange| state.options.recorded.answer(exchange, None));
+    let recorded = refusal.exchange().and_then(|exchange| state.options.recorded.answer(exchange, None));
     recorded.map_or_else(|| refusal.answer(account), |answer| account_headers(account, answer))
 }
 

@@ -192,9 +192,25 @@ impl Refusal {
             _ => Verdict::refused(self.status(), self.status().as_u16(), self.to_string()),
         };
         let answer = verdict.answer(account);
+        if let Self::WrongMethod(allowed) = self {
+            return answer.with(header::ALLOW, HeaderValue::from_static(allowed));
+        }
+        answer
+    }
+
+    /// The exchange of a report in which an account refuses so.
+    pub(super) fn exchange(&self) -> Option<&'static str> {
         match self {
-            Self::WrongMethod(allowed) => answer.with(header::ALLOW, HeaderValue::from_static(allowed)),
-            _ => answer,
+            Self::InvalidToken => Some("wrong_token"),
+            Self::OtherOperation => Some("wrong_operation"),
+            Self::Parameters(_) => Some("missing_field"),
+            Self::NoToken
+            | Self::NoSuchApi
+            | Self::WrongMethod(_)
+            | Self::TooMany(_)
+            | Self::QuotaUsedUp
+            | Self::TooLarge(_)
+            | Self::Full => None,
         }
     }
 }

@@ -100,11 +100,10 @@ fn search_tasks(state: &State, account: &Account, search: &Search) -> Vec<Value>
 
 fn matches(search: &Search, record: &Map<String, Value>) -> bool {
     match search {
-        Search::Field { field, value } => match record.get(field) {
-            Some(Value::String(text)) => text == value,
-            Some(other) => other.to_string() == *value,
-            None => false,
-        },
+        Search::Field { field, value } => record.get(field).is_some_and(|own| match own.as_str() {
+            Some(text) => text == value,
+            None => serde_json::from_str::<Value>(value).is_ok_and(|value| value == *own),
+        }),
         Search::Created { from, to, .. } => {
             let created = record.get(CREATED).and_then(Value::as_str).and_then(|text| text.get(..MINUTES));
             created.is_some_and(|at| (from.as_str()..=to.as_str()).contains(&at))
@@ -125,9 +124,9 @@ fn record(task: &Task, account: &Account) -> Option<Map<String, Value>> {
     record.insert("wolkvox_id".to_owned(), json!(task.id));
     record.insert(CREATED.to_owned(), json!(local(task.at, account)));
     for (field, value) in fields {
-        let value = match value {
-            Value::String(text) if account.altered_accents => json!(altered(&text)),
-            other => other,
+        let value = match value.as_str() {
+            Some(text) if account.altered_accents => json!(altered(text)),
+            _ => value,
         };
         record.insert(field, value);
     }

@@ -1,0 +1,88 @@
+//! What makes the sandbox behave as the account did. Pure.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::crm::classify::{HttpResult, Outcome};
+use crate::crm_report::finding::{Facts, Finding};
+use crate::crm_report::findings::FOUND_AFTER;
+use crate::duration;
+
+/// The settings that `sandbox --from-report` reads.
+pub(super) fn settings(findings: &[Finding], facts: Facts<'_>) -> Value {
+    let answer = |about: &str| findings.iter().find(|finding| finding.about == about).map_or("", |finding| &finding.answer);
+    let faults = account(&answer, facts).into_iter().chain(insert(&answer, facts));
+    let faults: Vec<Value> = faults.map(|action| json!({"action": action})).collect();
+    let searched = answer("query");
+    let counter = facts.run.step("counter_before");
+    json!({
+        // What was not tried is taken for possible.
+        "query": searched.starts_with("found") || searched == "unknown",
+        "daily_limit": counter.and_then(|step| step.body.number("token_limit")).filter(|limit| *limit >= 0),
+        "faults": faults,
+    })
+}
+
+/// How the account behaves.
+fn account<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Vec<String> {
+    /// A question, an answer to it, and the behaviour that gives this answer.
+    const BEHAVIOURS: [(&str, &str, &str); 9] = [
+        ("code_type", "string", "string-codes"),
+        ("code_type", "number", "number-codes"),
+        ("http_status", "always_200", "status-200"),
+        ("wolkvox_id", "absent", "no-id"),
+        ("wolkvox_id", "other", "uuid-id"),
+        ("accents", "altered", "altered-accents"),
+        ("counter", "free_information", "free-information"),
+        ("counter", "slow", "slow-counter:1m"),
+        ("missing_field", "accepted", "lenient"),
+    ];
+    let holds = |(about, wanted, _): &&(&str, &str, &str)| answer(about) == *wanted;
+    let mut all: Vec<String> = BEHAVIOURS.iter().filter(holds).map(|(_, _, way)| (*way).to_owned()).collect();
+    if answer("connections") == "closed_announced" {
+        all.push("close".to_owned());
+    }
+    if let Some(ahead) = answer("clock").parse::<i64>().ok().filter(|ahead| *ahead != 0) {
+        all.push(format!("clock:{}{}s", if ahead < 0 { '-' } else { '+' }, ahead.abs()));
+    }
+    if let Some(zone) = Some(answer("answer_zone")).filter(|zone| zone.starts_with("UTC") && *zone != "UTC+00:00") {
+        all.push(format!("zone:{zone}"));
+    }
+    if let Some(after) = answer("query").strip_prefix(FOUND_AFTER).and_then(duration::parse) {
+        // A little less than was seen, so that a search after the same time finds it again.
+        all.push(format!("slow-query:{}", duration::format(Duration::from_millis(millis(after) * 9 / 10))));
+    }
+    if ["other_words", "misunderstood"].contains(&answer("wrong_token"))
+        && let Some(classified) = facts.run.step("wrong_token").map(|step| &step.classified)
+        && let Some(code) = classified.code.filter(|code| (300..=599).contains(code))
+    {
+        all.push(format!("bad-token:{code}:{}", classified.message.as_deref().unwrap_or_default()));
+    }
+    all.into_iter().map(|behaviour| format!("account:{behaviour}")).collect()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 9)
+}
+
+/// What goes wrong with each insert.
+fn insert<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Option<String> {
+    let step = facts.run.step("insert")?;
+    let classified = &step.classified;
+    match (classified.outcome, &step.exchange.result) {
+        (Outcome::Created, _) if answer("connections") == "closed_unannounced" => Some("close".to_owned()),
+        (Outcome::Created, _) => answer("body_form").contains("gzip").then(|| "gzip".to_owned()),
+        (_, HttpResult::NoAnswer(why)) if why.contains("timed out") => Some("hang".to_owned()),
+        (_, HttpResult::NoAnswer(_)) => Some(if facts.found().is_some() { "reset" } else { "drop" }.to_owned()),
+        (_, HttpResult::NotSent(_)) => None,
+        (_, HttpResult::Reply(reply)) => match classified.code.filter(|code| (201..=599).contains(code)) {
+            Some(code) if reply.status == 200 => {
+                Some(format!("code:{code}:{}", classified.message.as_deref().unwrap_or_default()))
+            }
+            Some(code) => Some(format!("api:{code}:{}", classified.message.as_deref().unwrap_or_default())),
+            None if facts.found().is_some() => Some("garbage".to_owned()),
+            None => (200..=599).contains(&reply.status).then(|| format!("status:{}", reply.status)),
+        },
+    }
+}
