@@ -24,6 +24,7 @@ use crate::ledger::{self, Ledger};
 use crate::message::payload::Mapping;
 use crate::observe::admin;
 use crate::observe::events::Events;
+use crate::observe::listener::bind;
 use crate::observe::status::Status;
 use crate::observe::traces::FLUSH;
 use crate::retry::{Backoff, Schedule, jittered};
@@ -73,8 +74,7 @@ impl App {
     /// When the admin address cannot be bound.
     pub async fn with_crm(config: Config, crm: Arc<dyn Crm>) -> Result<Self, String> {
         let listen = config.admin.listen;
-        let listener =
-            TcpListener::bind(listen).await.map_err(|e| format!("admin.listen: cannot listen on {listen}: {e}"))?;
+        let listener = bind(listen).map_err(|e| format!("admin.listen: cannot listen on {listen}: {e}"))?;
         let vhost = config.broker.urls.first().map_or_else(|| "/".to_owned(), vhost);
         let events = Arc::new(Events::new(&vhost, &config.broker.queue, Clock::system().now()));
         let on_change = {

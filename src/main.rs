@@ -9,7 +9,18 @@ use wolkvox_task_worker::cli::Cli;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// Keeps tokens and passwords out of core dumps, and out of reach of other processes of the same user.
+#[cfg(target_os = "linux")]
+fn hide_memory() -> std::io::Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = hide_memory() {
+        eprintln!("warning: a core dump of this process would hold tokens and passwords: {error}");
+    }
     let cli = Cli::parse();
     // The TLS libraries share one provider of cryptography; a second installation would change nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -122,7 +122,8 @@ mod tests {
     async fn silent_addresses_do_not_keep_a_good_one_from_its_turn() {
         for silent in 0..=3 {
             let began = Instant::now();
-            let connected = first(&addresses(4), async |address| match address.port() {
+            let addresses = addresses(4);
+            let connected = first(&addresses, async |address| match address.port() {
                 port if port <= silent => pending().await,
                 port => Ok(port),
             });

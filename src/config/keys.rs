@@ -172,7 +172,7 @@ mod tests {
         for line in table.lines() {
             assert_eq!(line.matches('|').count(), 5, "{line}");
         }
-        assert!(table.contains("| `crm.connect_timeout` | `WTW_CRM_CONNECT_TIMEOUT` | `5s, or crm.request_timeout if that is shorter` | 1ms to 10m; "));
+        assert!(table.contains("| `crm.connect_timeout` | `WTW_CRM_CONNECT_TIMEOUT` | `5s` | 1ms to 10m; "));
         assert!(table.contains("| `ledger.url` | `WTW_LEDGER_URL` or `WTW_LEDGER_URL_FILE` |"));
     }
 

@@ -11,10 +11,12 @@ use super::read::{Reader, Reported, duration};
 use super::{BrokerUrl, Config, LedgerStore, address, sections};
 use crate::duration::format;
 
-/// Pairs of durations of which the first must not exceed the second; with true it must be shorter.
-const ORDERED: [(&str, &str, bool); 4] = [
+/// Pairs of durations of which the first must not exceed the second; with true it must be shorter. A default follows what is
+/// written, so that both must be written to contradict each other.
+const ORDERED: [(&str, &str, bool); 5] = [
     ("crm.connect_timeout", "crm.request_timeout", false),
     ("crm.request_timeout", "shutdown.grace", true),
+    ("crm.connect_timeout", "shutdown.grace", true),
     ("retry.immediate_initial", "retry.immediate_max", false),
     ("gate.probe_initial", "gate.probe_max", false),
 ];
@@ -120,6 +122,9 @@ fn demand(reader: &mut Reader<'_>, required: &[&str]) {
 
 fn order(reader: &mut Reader<'_>) {
     for (less, more, strictly) in ORDERED {
+        if reader.is_default(less) || reader.is_default(more) {
+            continue;
+        }
         let [Some(low), Some(high)] = [less, more].map(|name| {
             let entries = &reader.raw.get(name).flatten()?.entries;
             duration(find(name)?, entries.first()?).ok()

@@ -11,6 +11,9 @@ use super::problem::Problem;
 mod environment;
 mod file;
 
+/// The source of what nobody has written.
+pub(super) const DEFAULT: &str = "default";
+
 /// Where a configuration is looked for. Holds secrets, hence cannot be printed.
 #[derive(Default)]
 pub struct Sources {
@@ -87,7 +90,7 @@ impl Raw {
                 (Some(choice), _) => raw.insert(key, choice.resolve(key, problems)),
                 (None, Preset::Text(text)) => {
                     let value = Value::One(text.to_owned());
-                    raw.insert(key, Some(value.written(key, "default".to_owned())));
+                    raw.insert(key, Some(value.written(key, DEFAULT.to_owned())));
                 }
                 (None, Preset::Derived(_) | Preset::Required | Preset::Absent) => {}
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::keys::{Key, Kind, find};
 use super::problem::Problem;
-use super::raw::{Raw, Written};
+use super::raw::{DEFAULT, Raw, Written};
 use crate::duration;
 use crate::suggest::suggest;
 
@@ -71,6 +71,11 @@ impl Reader<'_> {
     pub(super) fn warn(&mut self, name: &str, message: impl Into<String>) {
         let warning = Problem::new(name, self.source(name), message);
         self.warnings.push(warning);
+    }
+
+    /// Whether nobody has written a key, so that its value may follow another one's.
+    pub(super) fn is_default(&self, name: &str) -> bool {
+        self.source(name) == DEFAULT
     }
 
     /// Where a key was written.

@@ -18,8 +18,6 @@ use super::{
 };
 use crate::suggest::suggest;
 
-/// What an unset `crm.connect_timeout` is at most.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much longer than a request an unset `shutdown.grace` is.
 const AFTER_REQUEST: Duration = Duration::from_secs(5);
 
@@ -27,12 +25,13 @@ const AFTER_REQUEST: Duration = Duration::from_secs(5);
 pub(super) fn config(reader: &mut Reader<'_>, sources: &Sources) -> Result<Config, Reported> {
     let broker = broker(reader);
     let retry = retry(reader);
-    let crm = crm(reader, sources, retry.as_ref().map_or(OnUnknown::Retry, |retry| retry.on_unknown));
+    let grace = reader.read("shutdown.grace", duration);
+    let on_unknown = retry.as_ref().map_or(OnUnknown::Retry, |retry| retry.on_unknown);
+    let crm = crm(reader, sources, on_unknown, grace.as_ref().ok().copied().flatten());
     let task = task(reader);
     let gate = gate(reader);
     let ledger = ledger(reader);
     let listen = reader.want("admin.listen", socket);
-    let grace = reader.read("shutdown.grace", duration);
     let log = log(reader, sources.terminal);
     let crm = crm?;
     Ok(Config {
@@ -92,14 +91,18 @@ fn broker(reader: &mut Reader<'_>) -> Result<Broker, Reported> {
     })
 }
 
-fn crm(reader: &mut Reader<'_>, sources: &Sources, on_unknown: OnUnknown) -> Result<Crm, Reported> {
+fn crm(
+    reader: &mut Reader<'_>,
+    sources: &Sources,
+    on_unknown: OnUnknown,
+    grace: Option<Duration>,
+) -> Result<Crm, Reported> {
     let server = reader.read("crm.server", address::server);
     let operation = reader.read("crm.operation", text);
     let tokens = tokens(reader);
     let max_in_flight_per_token = reader.want("crm.max_in_flight_per_token", count);
     let requests_per_second = reader.read("crm.requests_per_second", rate);
-    let connect_timeout = reader.read("crm.connect_timeout", duration);
-    let request_timeout = reader.want("crm.request_timeout", duration);
+    let timeouts = timeouts(reader, grace);
     let reuse_connections = reader.read("crm.reuse_connections", flag);
     let ca_file = reader.read("crm.ca_file", path);
     let timezone = reader.want("crm.timezone", zone);
@@ -123,7 +126,7 @@ fn crm(reader: &mut Reader<'_>, sources: &Sources, on_unknown: OnUnknown) -> Res
         None => Ok(None),
     };
     let tokens_file = reader.raw.get("crm.tokens").flatten();
-    let request_timeout = request_timeout?;
+    let (connect_timeout, request_timeout) = timeouts?;
     Ok(Crm {
         server,
         operation: operation?,
@@ -131,13 +134,38 @@ fn crm(reader: &mut Reader<'_>, sources: &Sources, on_unknown: OnUnknown) -> Res
         tokens_file: tokens_file.and_then(|written| written.file.clone()),
         max_in_flight_per_token: max_in_flight_per_token?,
         requests_per_second: requests_per_second?,
-        connect_timeout: connect_timeout?.unwrap_or(CONNECT_TIMEOUT.min(request_timeout)),
+        connect_timeout,
         request_timeout,
         reuse_connections: reuse_connections?.unwrap_or(on_unknown == OnUnknown::Retry),
         ca_file: ca_file?,
         proxy: proxy?,
         timezone: timezone?,
     })
+}
+
+/// `crm.connect_timeout` and `crm.request_timeout`; where they are not written, within `shutdown.grace`.
+fn timeouts(reader: &mut Reader<'_>, grace: Option<Duration>) -> Result<(Duration, Duration), Reported> {
+    let (mut connect, mut request) = ordered(reader, "crm.connect_timeout", "crm.request_timeout")?;
+    if let Some(grace) = grace {
+        // In proportion to the two defaults.
+        let within = grace * 4 / 5;
+        if reader.is_default("crm.connect_timeout") {
+            connect = connect.min(within);
+        }
+        if reader.is_default("crm.request_timeout") {
+            request = request.min(within).max(connect);
+        }
+    }
+    Ok((connect, request))
+}
+
+/// Two durations of which the first must not exceed the second: one that is not written follows the other.
+fn ordered(reader: &mut Reader<'_>, less: &str, more: &str) -> Result<(Duration, Duration), Reported> {
+    let (low, high) = (reader.want(less, duration), reader.want(more, duration));
+    let (low, high) = (low?, high?);
+    let less = if reader.is_default(less) { low.min(high) } else { low };
+    let more = if reader.is_default(more) { high.max(low) } else { high };
+    Ok((less, more))
 }
 
 /// The tokens, from wherever they come.
@@ -216,16 +244,16 @@ fn task(reader: &mut Reader<'_>) -> Result<Task, Reported> {
 
 fn retry(reader: &mut Reader<'_>) -> Result<Retry, Reported> {
     let immediate_attempts = reader.want("retry.immediate_attempts", count);
-    let immediate_initial = reader.want("retry.immediate_initial", duration);
-    let immediate_max = reader.want("retry.immediate_max", duration);
+    let immediate = ordered(reader, "retry.immediate_initial", "retry.immediate_max");
     let delays = delays(reader);
     let retry_after_max = reader.want("retry.retry_after_max", duration);
     let after = [OnUnknown::Retry, OnUnknown::DeadLetter];
     let on_unknown = reader.want("retry.on_unknown", choice(after));
+    let (immediate_initial, immediate_max) = immediate?;
     Ok(Retry {
         immediate_attempts: immediate_attempts?,
-        immediate_initial: immediate_initial?,
-        immediate_max: immediate_max?,
+        immediate_initial,
+        immediate_max,
         delays: delays?,
         retry_after_max: retry_after_max?,
         on_unknown: on_unknown?,
@@ -246,8 +274,7 @@ fn delays(reader: &mut Reader<'_>) -> Result<Vec<Duration>, Reported> {
 
 fn gate(reader: &mut Reader<'_>) -> Result<Gate, Reported> {
     let failures = reader.want("gate.failures", count);
-    let probe_initial = reader.want("gate.probe_initial", duration);
-    let probe_max = reader.want("gate.probe_max", duration);
+    let probe = ordered(reader, "gate.probe_initial", "gate.probe_max");
     let recheck = reader.want("gate.recheck", duration);
     let hold = reader.want("gate.hold", duration);
     if hold.as_ref().is_ok_and(|hold| *hold > Duration::from_secs(25 * 60)) {
@@ -255,10 +282,11 @@ fn gate(reader: &mut Reader<'_>) -> Result<Gate, Reported> {
                        after which it takes the messages back";
         reader.warn("gate.hold", message);
     }
+    let (probe_initial, probe_max) = probe?;
     Ok(Gate {
         failures: failures?,
-        probe_initial: probe_initial?,
-        probe_max: probe_max?,
+        probe_initial,
+        probe_max,
         recheck: recheck?,
         hold: hold?,
     })

@@ -78,6 +78,8 @@ fn field(config: &Config, name: &str) -> String {
         "crm.requests_per_second" => format!("{:?}", crm.requests_per_second),
         "crm.connect_timeout" => duration(crm.connect_timeout),
         "crm.request_timeout" => duration(crm.request_timeout),
+        "crm.reuse_connections" => crm.reuse_connections.to_string(),
+        "crm.ca_file" => format!("{:?}", crm.ca_file),
         "crm.timezone" => crm.timezone.iana_name().unwrap().to_owned(),
         "task.status" => task.status.clone(),
         "task.priority" => format!("{:?}", task.priority),
@@ -135,6 +137,8 @@ const EVERY: &[(&str, &str, &str, &str)] = &[
     ("crm.requests_per_second", "None", "0.5", "Some(0.5)"),
     ("crm.connect_timeout", "5s", "1s", "1s"),
     ("crm.request_timeout", "20s", "10s", "10s"),
+    ("crm.reuse_connections", "true", "false", "false"),
+    ("crm.ca_file", "None", "/ca.pem", r#"Some("/ca.pem")"#),
     ("crm.timezone", "UTC", "America/Bogota", "America/Bogota"),
     ("task.status", "created", "open", "open"),
     ("task.priority", "Normal", "high", "High"),
@@ -217,7 +221,8 @@ fn every_key_is_read_from_toml() {
 
 #[test]
 fn every_problem_names_key_source_value_and_what_is_allowed() {
-    let free = ["task.description", "broker.ca_file", "broker.client_cert_file", "broker.client_key_file"];
+    let free =
+        ["task.description", "broker.ca_file", "broker.client_cert_file", "broker.client_key_file", "crm.ca_file"];
     for key in KEYS.iter().filter(|key| !free.contains(&key.name)) {
         let bad = "\u{1}é?bad";
         let problems = load_env(&[(&variable(key.name), bad)]).unwrap_err();
@@ -240,7 +245,7 @@ fn every_problem_names_key_source_value_and_what_is_allowed() {
 #[test]
 fn all_problems_come_together_on_a_line_each_with_exit_code_78() {
     let toml = "[broker]\ntopology = 'x'\nqueu = 'y'\n[crm]\ntokens = ['a b']\nrequest_timeout = '30s'\n[gte]\n";
-    let variables = [("WTW_LOG_LEVEL", "loud"), ("WTW_CRM_SERVR", "x"), ("WTW_GATE_FAILURES", "0")];
+    let variables = [("WTW_SHUTDOWN_GRACE", "25s"), ("WTW_LOG_LEVEL", "loud"), ("WTW_CRM_SERVR", "x"), ("WTW_GATE_FAILURES", "0")];
     let problems = load_both(toml, &variables).unwrap_err();
     let keys: Vec<&str> = problems.iter().map(|problem| problem.key.as_str()).collect();
     let expected = [

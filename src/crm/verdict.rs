@@ -26,7 +26,7 @@ pub(super) const MAX_TEXT: usize = 1_024;
 /// The codes of a verdict, which are those of HTTP.
 const CODES: std::ops::RangeInclusive<i64> = 100..=599;
 /// How an HTML page or script begins. PHP's own notices have none of these.
-const PAGE: [&str; 3] = ["<!", "<html", "<script"];
+const PAGE: [&str; 4] = ["<!doctype", "<!--", "<html", "<script"];
 
 /// The API's own words, found in a body.
 pub(super) struct Verdict {
@@ -134,7 +134,7 @@ fn words(value: &RawValue) -> Option<String> {
 pub(super) fn numeric(value: &Value) -> Option<i64> {
     match value {
         Value::Number(number) => number.as_i64().or_else(|| whole(number.as_f64()?)),
-        Value::String(text) => text.trim().parse().ok(),
+        Value::String(text) => text.trim().parse().ok().or_else(|| whole(text.trim().parse().ok()?)),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     }
 }

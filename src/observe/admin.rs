@@ -1,6 +1,6 @@
 //! The pages for operators, on `admin.listen`: see [`PAGES`].
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::observe::listener::Accepting;
+use crate::observe::listener::{Newest, accept};
 use crate::observe::status::Status;
 
 /// The pages and what they answer, as the README's table has it.
@@ -38,26 +38,31 @@ pub const PAGES: [(&str, &str); 4] = [
 const PROBE: Duration = Duration::from_secs(3);
 /// How long a connection may take, from its first byte to the last: it is for one request.
 const EXCHANGE: Duration = Duration::from_secs(5);
+/// Connections at once. Enough that one has time for its request among thousands that say nothing, and few enough to leave
+/// file descriptors to the rest of the worker where a process has 1,024.
+const MAX_CONNECTIONS: usize = 256;
+/// What a connection's request may take, in bytes; no page needs more.
+const MAX_REQUEST: usize = 16 * 1024;
 /// How long what is under way may take once the pages end.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Serves the pages until `stop`.
 pub async fn serve(listener: TcpListener, status: Arc<Status>, stop: CancellationToken) {
     let routes = TowerToHyperService::new(routes(status));
-    let (accepting, connections) = (Accepting::new(listener, "admin.listen"), TaskTracker::new());
-    while let Some((stream, place)) = stop.run_until_cancelled(accepting.next()).await {
-        let mut http = http1::Builder::new();
-        let served =
-            http.timer(TokioTimer::new()).keep_alive(false).serve_connection(TokioIo::new(stream), routes.clone());
+    let (mut newest, connections) = (Newest::new(MAX_CONNECTIONS), TaskTracker::new());
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).keep_alive(false).max_buf_size(MAX_REQUEST);
+    while let Some(stream) = stop.run_until_cancelled(accept(&listener, "admin.listen")).await {
+        let served = http.serve_connection(TokioIo::new(stream), routes.clone());
         let stop = stop.clone();
-        connections.spawn(async move {
-            let _place = place;
+        let task = connections.spawn(async move {
             tokio::select! {
                 // Who asks badly, or too slowly, gets no answer.
                 _ = timeout(EXCHANGE, served) => {}
                 () = async { stop.cancelled().await; sleep(GRACE).await } => {}
             }
         });
+        newest.add(task.abort_handle());
     }
     connections.close();
     connections.wait().await;
@@ -113,13 +118,10 @@ async fn ask(address: SocketAddr) -> std::io::Result<String> {
     Ok(answer)
 }
 
-/// An address to connect to: one that listens everywhere is asked on loopback.
+/// An address to connect to. One that listens everywhere answers IPv4, also where there is no IPv6.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
-        address.set_ip(match address {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        });
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
     }
     address
 }

@@ -1,6 +1,7 @@
 //! The whole worker against real parts: one binary, so that it is linked once and shares one broker.
 #![cfg(test)]
 
+mod answers;
 mod bad_input;
 mod broker_faults;
 mod brokers;

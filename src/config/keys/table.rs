@@ -82,7 +82,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "crm.connect_timeout",
-        Preset::Derived("5s, or crm.request_timeout if that is shorter"),
+        Preset::Text("5s"),
         Kind::Duration("1ms", "10m"),
         "longest wait for name, proxy, connection and TLS; every address of the name is tried in it; not above `crm.request_timeout`",
     ),

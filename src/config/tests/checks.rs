@@ -185,17 +185,21 @@ fn what_is_long_is_shortened() {
 fn keys_agree_with_each_other() {
     for (toml, expected) in [
         (
-            "crm.connect_timeout = '21s'",
-            "crm.request_timeout (default): \"20s\" is not at least crm.connect_timeout, which is \"21s\" (FILE); \
+            "crm.connect_timeout = '21s'\ncrm.request_timeout = '20s'",
+            "crm.request_timeout (FILE): \"20s\" is not at least crm.connect_timeout, which is \"21s\" (FILE); \
              allowed: at least crm.connect_timeout",
         ),
         (
-            "crm.request_timeout = '25s'",
-            "shutdown.grace (default): \"25s\" is not longer than crm.request_timeout, which is \"25s\" (FILE); \
+            "crm.request_timeout = '25s'\nshutdown.grace = '25s'",
+            "shutdown.grace (FILE): \"25s\" is not longer than crm.request_timeout, which is \"25s\" (FILE); \
              allowed: longer than crm.request_timeout",
         ),
-        ("retry.immediate_initial = '6s'", "retry.immediate_max (default): \"5s\" is not at least"),
-        ("gate.probe_max = '999ms'", "gate.probe_max (FILE): \"999ms\" is not at least gate.probe_initial"),
+        ("crm.connect_timeout = '4s'\nshutdown.grace = '4s'", "shutdown.grace (FILE): \"4s\" is not longer than"),
+        (
+            "retry.immediate_initial = '6s'\nretry.immediate_max = '5s'",
+            "retry.immediate_max (FILE): \"5s\" is not at least",
+        ),
+        ("gate.probe_initial = '1s'\ngate.probe_max = '999ms'", "gate.probe_max (FILE): \"999ms\" is not at least gate.probe_initial"),
         (
             "broker.client_cert_file = 'x'",
             "broker.client_key_file (not set): is missing while broker.client_cert_file is given",
@@ -216,6 +220,31 @@ fn keys_agree_with_each_other() {
         assert_eq!(problems.0.len(), 1, "{problems}");
         let said = problems.0[0].to_string().replace(file.path(), "FILE");
         assert!(said.starts_with(expected), "{said}");
+    }
+    // A default follows what is written.
+    for (toml, connect, request, grace) in [
+        ("", 5, 20, 25),
+        ("crm.connect_timeout = '21s'", 21, 21, 26),
+        ("crm.request_timeout = '3s'", 3, 3, 8),
+        ("crm.request_timeout = '2m'", 5, 120, 125),
+        ("shutdown.grace = '10s'", 5, 8, 10),
+        ("shutdown.grace = '5s'", 4, 4, 5),
+        ("crm.connect_timeout = '9s'\nshutdown.grace = '10s'", 9, 9, 10),
+        ("shutdown.grace = '1m'", 5, 20, 60),
+    ] {
+        let config = load_toml(toml).unwrap().config;
+        let meant = [config.crm.connect_timeout, config.crm.request_timeout, config.shutdown.grace];
+        assert_eq!(meant, [connect, request, grace].map(Duration::from_secs), "{toml}");
+    }
+    let follow = load_toml("retry.immediate_initial = '6s'\ngate.probe_max = '999ms'").unwrap().config;
+    assert_eq!(follow.retry.immediate_max, Duration::from_secs(6));
+    assert_eq!(follow.gate.probe_initial, Duration::from_millis(999));
+    for (toml, reused) in [
+        ("retry.on_unknown = 'dead-letter'", false),
+        ("retry.on_unknown = 'dead-letter'\ncrm.reuse_connections = true", true),
+        ("crm.reuse_connections = false", false),
+    ] {
+        assert_eq!(load_toml(toml).unwrap().config.crm.reuse_connections, reused, "{toml}");
     }
     let equal = "crm.connect_timeout = '20s'\nretry.immediate_initial = '5s'\ngate.probe_initial = '1m'";
     assert!(load_toml(equal).is_ok());

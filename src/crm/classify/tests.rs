@@ -2,6 +2,9 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::crm::verdict::MAX_TEXT;
+use crate::json_object::Members;
+use crate::message::failure::shorten;
 
 fn judge(status: u16, body: impl AsRef<[u8]>) -> Classified {
     let reply = Reply { status, retry_after: None, body: body.as_ref().to_vec() };
@@ -10,9 +13,12 @@ fn judge(status: u16, body: impl AsRef<[u8]>) -> Classified {
 
 /// What a body with this code and text comes to, in the vendor's shape.
 fn check(code: i64, msg: &str, outcome: Outcome) {
-    for (status, code_written) in
-        [(u16::try_from(code).unwrap_or(200), json!(code)), (200, json!(code)), (500, json!(code.to_string()))]
-    {
+    for (status, code_written) in [
+        (200, json!(code)),
+        (200, json!(code.to_string())),
+        // The code decides, whatever the status says; but for 200, which a status can contradict.
+        (if code == 200 { 201 } else { 500 }, json!(code)),
+    ] {
         for msg in [msg.to_owned(), msg.to_lowercase(), format!(" {msg}. ")] {
             let body = json!({"code": code_written, "error": "ERROR", "msg": msg});
             let classified = judge(status, body.to_string());
@@ -21,6 +27,7 @@ fn check(code: i64, msg: &str, outcome: Outcome) {
             assert_eq!(classified.http_status, Some(status), "{body}");
             assert_eq!(classified.message.as_deref(), Some(msg.trim()), "{body}");
             assert!(classified.reason.contains(msg.trim()), "{body}");
+            assert!(!classified.verify_token, "{body}");
         }
     }
 }
@@ -41,7 +48,12 @@ fn every_documented_code_and_text_has_its_outcome() {
         (403, "TOKEN LIMIT EXCEEDED", QuotaExhausted),
         (403, "EXCEEDS THE LIMIT OF SIMULTANEOUS REQUESTS PER TOKEN (2)", Throttled),
         (403, "EXCEEDS THE LIMIT OF SIMULTANEOUS REQUESTS PER TOKEN (10)", Throttled),
-        (403, "NOT ALLOWED FOR THIS MODULE", Unauthorized),
+        (403, "PLEASE  VALIDATE\nTOKEN", Unauthorized),
+        (403, "NOT ALLOWED FOR THIS MODULE", Unavailable),
+        (403, "THE TOKEN IS NOT KNOWN", Unavailable),
+        (403, "SERVER IN MAINTENANCE", Unavailable),
+        (403, "YOUR IP IS NOT ALLOWED", Unavailable),
+        (100, "CONTINUE", Rejected),
         (404, "NOT FOUND", Rejected),
         (404, "THE API YOU WANT TO CONSULT DOES NOT EXIST", Rejected),
         (405, "METHOD NOT ALLOWED", Rejected),
@@ -50,135 +62,59 @@ fn every_documented_code_and_text_has_its_outcome() {
         (416, "RANGE NOT SATISFIABLE", Rejected),
         (417, "EXPECTATION FAILED", Rejected),
         (429, "TOO MANY REQUESTS", Throttled),
-        (500, "INTERNAL ERROR", Unavailable),
+        (500, "INTERNAL ERROR", Unknown),
+        (502, "BAD GATEWAY", Unknown),
         (503, "MAINTENANCE", Unavailable),
-        (599, "x", Unavailable),
+        (504, "GATEWAY TIMEOUT", Unknown),
+        (599, "x", Unknown),
         (499, "x", Rejected),
-        (600, "x", Rejected),
         (201, "CREATED?", Rejected),
         (302, "MOVED", Rejected),
-        (0, "x", Rejected),
-        (-200, "x", Rejected),
-        (2_000, "x", Rejected),
     ] {
         check(code, msg, outcome);
     }
 }
 
 #[test]
-fn only_a_403_of_unknown_text_asks_about_the_token() {
-    for (code, msg, asks) in [
-        (403, "PLEASE VALIDATE TOKEN", false),
-        (403, "please Validate Token", false),
-        (403, "TOKEN LIMIT EXCEEDED", false),
-        (403, "SIMULTANEOUS", false),
-        (403, "NOT ALLOWED FOR THIS MODULE", true),
-        (403, "", true),
-        (401, "NOT ALLOWED", false),
-        (400, "NOT ALLOWED", false),
-    ] {
-        let body = json!({"code": code, "error": "FORBIDDEN", "msg": msg});
-        assert_eq!(judge(200, body.to_string()).verify_token, asks, "{body}");
-    }
-    assert!(judge(403, r#"{"code": 403}"#).verify_token);
-    assert!(!judge(403, "<html>").verify_token);
-}
-
-#[test]
-fn without_a_code_the_status_decides() {
+fn status_decides_when_there_is_no_verdict() {
     for status in 100..=599 {
         let expected = match status {
             413 | 414 => Outcome::Rejected,
             429 => Outcome::Throttled,
             404 | 405 | 300..=399 => Outcome::Misconfigured,
-            401 | 403 | 503 => Outcome::Unavailable,
+            401 | 403 | 407 | 503 => Outcome::Unavailable,
             _ => Outcome::Unknown,
         };
-        for body in ["", "<html><h1>Oops</h1></html>", "{}", r#"{"msg": "x"}"#] {
+        for body in ["", "<html><h1>Oops</h1></html>", "{}", r#"{"msg": "x"}"#, r#"{"code": 14, "message": "x"}"#] {
             let classified = judge(status, body);
             assert_eq!(classified.outcome, expected, "{status} {body}");
             assert_eq!(classified.http_status, Some(status));
             assert_eq!((classified.code, classified.message), (None, None));
             assert!(classified.reason.contains(&status.to_string()));
-            assert_eq!(judge(status, r#"{"code": 200}"#).outcome, Outcome::Created);
         }
+        let contradicted = if status < 300 { Outcome::Created } else { Outcome::Unknown };
+        assert_eq!(judge(status, OK).outcome, contradicted, "{status}");
     }
 }
 
 const OK: &str = r#"{"code": 200, "error": "null", "msg": "Succesfully create record", "data": {"wolkvox_id": "1"}}"#;
 
+/// What is too large for a file in `tests/cases/answers`, where all other shapes are.
 #[test]
-fn a_verdict_is_found_in_what_a_php_service_writes() {
+fn verdict_is_found_in_large_bodies() {
     let big = "x".repeat(10 << 20);
     for (body, code) in [
-        (OK.to_owned(), Some(200)),
-        (OK.replace("200", "\"200\""), Some(200)),
-        (OK.replace("200", "\" 200 \""), Some(200)),
-        (OK.replace("200", "200.0"), Some(200)),
-        (format!("\u{feff}{OK}"), Some(200)),
-        (format!("<br />\n<b>Warning</b>: Undefined index: {{x}} in <b>/srv/a.php</b><br />\n{OK}"), Some(200)),
-        (format!("<style>body {{ margin: 0 }}</style>{{}}\n{OK}"), Some(200)),
-        (format!("{OK}<br />\n<b>Notice</b>: {{\"code\": 500}}"), Some(200)),
-        (format!("{{\"debug\": true}}{OK}"), Some(200)),
-        (format!("{OK}{big}"), Some(200)),
         (format!("{big}{OK}"), Some(200)),
+        (format!("{OK}{big}"), None),
         (OK.replace("\"1\"", &format!("\"{big}\"")), Some(200)),
         (OK.replace("\"1\"", &"[".repeat(100_000)).replace("}}", &("]".repeat(100_000) + "}}")), Some(200)),
-        (OK.replace("Succesfully", "\\ud83d"), Some(200)),
-        (OK.replace("\"1\"", "1e999"), Some(200)),
-        (OK.replace("wolkvox_id", "code"), Some(200)),
-        (r#"{"code": 200, "data": {"code": 500}}"#.to_owned(), Some(200)),
-        (r#"{"data": {"code": 200}, "code": 500}"#.to_owned(), Some(500)),
-        (r#"[{"code": 400}]"#.to_owned(), Some(400)),
+        (OK.replace("\"1\"", &"[".repeat(100_000)), None),
+        ("{}".repeat(500_000) + OK, Some(200)),
+        ("}".repeat(500_000) + OK, Some(200)),
+        ("{".repeat(500_000) + OK, None),
+        ("[".repeat(500_000) + OK, None),
     ] {
-        let shown = shorten(&body, 200);
-        assert_eq!(judge(200, &body).code, code, "{shown}");
-        assert_eq!(judge(500, &body).code, code, "{shown}");
-    }
-}
-
-#[test]
-fn what_is_no_verdict_creates_nothing() {
-    let broken = format!("{{\"error\": oops, \"data\": {OK}}}");
-    for body in [
-        "",
-        " ",
-        "null",
-        "200",
-        "[200]",
-        "\u{feff}",
-        "<html><body>200 OK</body></html>",
-        "{\"code\": 200",
-        "{\"code\": 200,",
-        "{\"code\": 20",
-        "{\"data\": {\"code\": 200}, \"error\": \"nu",
-        "{\"data\": {\"code\": 200}",
-        "{\"data\": [{\"code\": 200}",
-        "{\"data\": {\"code\": 200}}",
-        "{\"data\": {\"code\": 200}, oops}",
-        "{ \"a\": oops, \"data\": {\"code\": 200}}",
-        "{ a: {\"code\": 200}}",
-        "function f() { return {\"code\": 200}; }",
-        "{'code': 200}",
-        "{\"Code\": 200}",
-        "{\"status\": 200}",
-        "{\"code\": null}",
-        "{\"code\": true}",
-        "{\"code\": [200]}",
-        "{\"code\": {\"code\": 200}}",
-        "{\"code\": 200.5}",
-        "{\"code\": 1e400}",
-        "{\"code\": 99999999999999999999}",
-        "{\"code\": \"\"}",
-        "{\"code\": \"two hundred\"}",
-        "{\"code\": \"200 OK\"}",
-        "{\"code\": \"0xC8\"}",
-        "\"{\\\"code\\\": 200}\"",
-        &broken,
-    ] {
-        let classified = judge(200, body);
-        assert_eq!(classified.outcome, Outcome::Unknown, "{body}");
-        assert_eq!(classified.code, None, "{body}");
+        assert_eq!(judge(200, &body).code, code, "{}", shorten(&body, 200));
     }
 }
 
@@ -275,9 +211,10 @@ fn a_token_that_the_crm_repeats_is_hidden() {
 fn token_information_accepts_or_not_or_says_nothing() {
     for (body, accepted) in [
         (r#"{"code": "200", "error": "null", "data": {"token_limit": 4800}}"#, Some(true)),
-        (r#"{"code": 401}"#, Some(false)),
+        (r#"{"code": 401, "error": "UNAUTHORIZED"}"#, Some(false)),
         (r#"{"code": "403", "msg": "PLEASE VALIDATE TOKEN"}"#, Some(false)),
-        (r#"{"code": 500}"#, None),
+        (r#"{"code": 401}"#, None),
+        (r#"{"code": 500, "error": "x"}"#, None),
         ("<html>", None),
         ("", None),
     ] {
@@ -301,7 +238,8 @@ fn bodies() -> impl Strategy<Value = Vec<u8>> {
             "\"code\"",
             "200",
             "\"200\"",
-            "{\"code\":200}",
+            "{\"code\":200,\"msg\":1}",
+            "\"msg\":",
             "{\"code\":500,",
             "\"data\":",
             "null",
@@ -318,15 +256,13 @@ fn bodies() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
 }
 
-/// Whether some stretch of the text is a whole JSON object with the code 200 of its own.
-fn holds_code_200(text: &str) -> bool {
+/// Whether the text ends in a whole JSON object with the code 200 of its own.
+fn ends_in_code_200(text: &str) -> bool {
     text.match_indices('{').any(|(from, _)| {
-        text.match_indices('}').any(|(to, _)| {
-            text.get(from..=to)
-                .and_then(|piece| serde_json::from_str::<Members<'_>>(piece).ok())
-                .and_then(|object| serde_json::from_str(object.get("code")?.get()).ok())
-                .is_some_and(|code: Value| numeric(&code) == Some(200))
-        })
+        text.get(from..)
+            .and_then(|piece| serde_json::from_str::<Members<'_>>(piece).ok())
+            .and_then(|object| serde_json::from_str(object.get("code")?.get()).ok())
+            .is_some_and(|code: Value| numeric(&code) == Some(200))
     })
 }
 
@@ -335,7 +271,7 @@ proptest! {
     fn whatever_comes_back_is_judged(body in bodies(), status in any::<u16>()) {
         let classified = judge(status, &body);
         if classified.outcome == Outcome::Created {
-            prop_assert!(holds_code_200(&String::from_utf8_lossy(&body)));
+            prop_assert!(status < 300 && ends_in_code_200(&String::from_utf8_lossy(&body)));
             prop_assert_eq!(classified.code, Some(200));
         }
         prop_assert!(!classified.reason.is_empty());
@@ -343,7 +279,7 @@ proptest! {
 
     #[test]
     fn a_verdict_that_is_cut_off_creates_nothing(
-        msg in "\\PC{0,20}", nested in any::<bool>(), at in any::<prop::sample::Index>(), before in "[^{}]{0,20}",
+        msg in "\\PC{0,20}", nested in any::<bool>(), at in any::<prop::sample::Index>(), before in "[^{}\\[\\]<]{0,20}",
     ) {
         let data = if nested { json!({"code": 200}) } else { json!({"wolkvox_id": msg}) };
         let whole = json!({"data": data, "msg": msg, "code": 200}).to_string();
