@@ -30,7 +30,7 @@ const LONGEST_ANSWER: u64 = 4_096;
 /// What is asked for where neither the message nor the configuration has it.
 const QUESTIONS: [(&str, &str); 3] = [
     ("name_module", "Module of the record that gets the task, such as cases"),
-    ("id_record", "Id of that record (its wolkvox_id, the last part of its address in the CRM)"),
+    ("id_record", "Id of that record (its wolkvox_id, 24 hexadecimal digits)"),
     ("wolkvox_owner", "Owner of the task, such as ADMIN_@my-operation"),
 ];
 
@@ -161,13 +161,17 @@ fn show(plan: &Plan, config: &Config) {
     if plan.tries_missing_field() {
         eprintln!("         With --try-missing-field some accounts create a second one.");
     }
-    eprintln!("It also asks for the counter of the token, searches for the task, and tries a wrong token and a wrong operation.");
+    eprintln!(
+        "It also asks for the counter of the token, searches for the task, and tries a wrong token and a wrong operation."
+    );
 }
 
 /// Goes on after yes only.
 async fn confirm(file: Option<&Path>, stop: &CancellationToken) -> Result<(), Error> {
     if reads_stdin(file) {
-        return Err(Error::failed("nothing was sent: the message came from standard input, so --yes is needed to confirm"));
+        return Err(Error::failed(
+            "nothing was sent: the message came from standard input, so --yes is needed to confirm",
+        ));
     }
     match answer("\nSend it? Type yes", stop).await?.to_lowercase().as_str() {
         "yes" => Ok(()),

@@ -7,6 +7,7 @@ mod success;
 mod times;
 
 pub(super) use search::FOUND_AFTER;
+pub(super) use times::SHIFTED;
 
 use super::finding::{Facts, Finding};
 

@@ -75,7 +75,7 @@ impl Report {
             },
             "calls": run.steps.len(),
             "findings": shown,
-            "sandbox": replay::settings(&findings, facts),
+            "sandbox": replay::settings(&findings, facts, &redactor),
             "exchanges": exchanges,
         });
         Self { task, findings, remove, stopped: run.stopped.clone(), place, json }
@@ -154,7 +154,10 @@ fn remove(facts: Facts<'_>, state: TaskState) -> Vec<String> {
              and delete it."
         ));
     }
-    if run.step("missing_field").is_some_and(|step| matches!(step.classified.outcome, Outcome::Created | Outcome::Unknown)) {
+    if run
+        .step("missing_field")
+        .is_some_and(|step| matches!(step.classified.outcome, Outcome::Created | Outcome::Unknown))
+    {
         lines.push(format!("Look for \"{}\" in the same place, and delete it, too.", plan.name_without_field()));
     }
     lines
@@ -211,8 +214,7 @@ fn request(step: &Step, facts: Facts<'_>, redactor: &Redactor<'_>) -> Value {
 fn response(step: &Step, redactor: &Redactor<'_>) -> Option<Value> {
     let (Some(head), HttpResult::Reply(reply)) = (&step.exchange.head, &step.exchange.result) else { return None };
     let headers = head.headers.iter();
-    let headers: Vec<[String; 2]> =
-        headers.map(|(name, value)| [name.clone(), redactor.header(name, value)]).collect();
+    let headers: Vec<[String; 2]> = headers.map(|(name, value)| [name.clone(), redactor.header(name, value)]).collect();
     let body = redactor.body(&reply.body);
     Some(json!({
         "status_line": redactor.text(&head.status_line),

@@ -107,7 +107,9 @@ mod tests {
     #[test]
     fn is_read_as_people_copy_it() {
         let reference = Reference::new("q", "op", "id");
-        for text in [format!("{reference}"), format!(" [ref:{reference}] "), format!("[REF:{reference}]").to_uppercase()] {
+        for text in
+            [format!("{reference}"), format!(" [ref:{reference}] "), format!("[REF:{reference}]").to_uppercase()]
+        {
             assert_eq!(text.parse(), Ok(reference), "{text}");
         }
         for text in ["", "mfrggzdfaaa", "mfrggzdfaaaa2", "mfrggzdfaaa1", "[ref:]", "mfrggzdfaaaé"] {

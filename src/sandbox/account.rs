@@ -57,6 +57,10 @@ pub(super) struct Account {
     pub(super) close: bool,
     /// The verdict on a token that is not known, where it is another than the vendor's.
     pub(super) bad_token: Option<(u16, String)>,
+    /// The verdict on every search, where activities cannot be searched.
+    pub(super) refused_search: Option<(u16, String)>,
+    /// How much later the dates of a task come back than they were sent.
+    pub(super) shifted_dates: SignedDuration,
 }
 
 impl Default for Account {
@@ -74,12 +78,14 @@ impl Default for Account {
             lenient: false,
             close: false,
             bad_token: None,
+            refused_search: None,
+            shifted_dates: SignedDuration::ZERO,
         }
     }
 }
 
 /// What may stand behind `account:`.
-pub(super) const FORMS: [&str; 14] = [
+pub(super) const FORMS: [&str; 16] = [
     "string-codes",
     "number-codes",
     "status-200",
@@ -94,6 +100,8 @@ pub(super) const FORMS: [&str; 14] = [
     "lenient",
     "close",
     "bad-token:CODE:TEXT",
+    "refused-search:CODE:TEXT",
+    "shifted-dates:+DURATION or shifted-dates:-DURATION",
 ];
 
 impl Account {
@@ -120,6 +128,8 @@ impl Account {
             ("slow-query", Some(text)) => self.slow_query = wait(text)?,
             ("clock", Some(text)) => self.clock = signed(text)?,
             ("zone", Some(name)) => self.zone = zone(name)?,
+            ("shifted-dates", Some(text)) => self.shifted_dates = signed(text)?,
+            ("refused-search", Some(verdict)) => self.refused_search = Some(refusal(verdict)?),
             ("bad-token", Some(verdict)) => self.bad_token = Some(refusal(verdict)?),
             (word, _) => return Err(unknown(word)),
         }
@@ -158,7 +168,8 @@ fn zone(name: &str) -> Result<TimeZone, String> {
     if let Some(offset) = name.strip_prefix("UTC").filter(|offset| !offset.is_empty()) {
         return self::offset(offset).ok_or_else(|| format!("the offset \"{name}\" must be written UTC-05:00"));
     }
-    TimeZone::get(name).map_err(|_| format!("the zone \"{name}\" must be an IANA name such as America/Bogota, or UTC-05:00"))
+    TimeZone::get(name)
+        .map_err(|_| format!("the zone \"{name}\" must be an IANA name such as America/Bogota, or UTC-05:00"))
 }
 
 /// `±HH:MM`.

@@ -46,7 +46,8 @@ impl Answer {
 
     /// The whole answer as bytes, with `lines` as further header lines.
     pub(super) fn to_wire(&self, lines: &str) -> Bytes {
-        let mut wire = format!("HTTP/1.1 {}\r\ncontent-length: {}\r\n{lines}", self.status, self.body.len()).into_bytes();
+        let mut wire =
+            format!("HTTP/1.1 {}\r\ncontent-length: {}\r\n{lines}", self.status, self.body.len()).into_bytes();
         for (name, value) in &self.headers {
             wire.extend_from_slice(name.as_str().as_bytes());
             wire.extend_from_slice(b": ");

@@ -220,6 +220,16 @@ mod tests {
     }
 
     #[test]
+    fn the_page_names_every_action() {
+        let page = include_str!("../../docs/sandbox.md");
+        let actions = action::ACTIONS.map(|(word, form)| if form.is_empty() { word } else { form }.to_owned());
+        let accounts = super::super::account::FORMS.iter().flat_map(|form| form.split(" or "));
+        for action in actions.into_iter().chain(accounts.map(|form| format!("{ACCOUNT}{form}"))) {
+            assert!(page.contains(&format!("`{action}`")), "{action} is not in docs/sandbox.md");
+        }
+    }
+
+    #[test]
     fn account_rules_hold_together_and_beside_the_first_match() {
         let rules = r#"[{"action":"account:lenient"},{"action":"bom"},{"action":"account:close"}]"#;
         let (mut faults, account) = Faults::new(parse(rules.as_bytes()).unwrap(), 1);

@@ -6,8 +6,10 @@
 use std::sync::Arc;
 
 use axum::extract::{Extension, Request, State as Shared};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
+use jiff::civil::DateTime;
 use serde_json::{Map, Value, json};
 
 use super::account::Account;
@@ -56,9 +58,13 @@ async fn answer(
     read: fn(&Map<String, Value>) -> Result<Search, Refusal>,
 ) -> Response {
     let account = state.account();
-    match find(state, &account, client, request, read).await {
-        Ok(records) => Verdict::found(records.len(), Value::from(records)).answer(&account).into_response(),
-        Err(refusal) => refuse(state, &account, &refusal),
+    match (find(state, &account, client, request, read).await, &account.refused_search) {
+        (Ok(_), Some((code, msg))) => {
+            let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::BAD_REQUEST);
+            Verdict::refused(status, *code, msg.clone()).answer(&account).into_response()
+        }
+        (Ok(records), None) => Verdict::found(records.len(), Value::from(records)).answer(&account).into_response(),
+        (Err(refusal), _) => refuse(state, &account, &refusal),
     }
 }
 
@@ -126,6 +132,7 @@ fn record(task: &Task, account: &Account) -> Option<Map<String, Value>> {
     for (field, value) in fields {
         let value = match value.as_str() {
             Some(text) if account.altered_accents => json!(altered(text)),
+            Some(text) if field.ends_with("_date") => json!(shifted(text, account)),
             _ => value,
         };
         record.insert(field, value);
@@ -136,6 +143,14 @@ fn record(task: &Task, account: &Account) -> Option<Map<String, Value>> {
 fn local(at: Timestamp, account: &Account) -> String {
     let at = at.checked_add(account.clock).unwrap_or(at);
     account.zone.to_datetime(at).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// A date of a task as this account gives it back.
+fn shifted(text: &str, account: &Account) -> String {
+    match text.parse::<DateTime>() {
+        Ok(date) => date.saturating_add(account.shifted_dates).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => text.to_owned(),
+    }
 }
 
 /// What remains of JSON escapes when a program loses their backslashes: `u00e9` for `é`.
@@ -174,7 +189,7 @@ fn text<'a>(members: &'a Map<String, Value>, name: &str) -> Result<&'a str, Refu
 
 fn minute(members: &Map<String, Value>, name: &str) -> Result<String, Refusal> {
     let given = text(members, name)?;
-    let is_date = given.len() == MINUTES && format!("{given}:00").parse::<jiff::civil::DateTime>().is_ok();
+    let is_date = given.len() == MINUTES && format!("{given}:00").parse::<DateTime>().is_ok();
     match is_date {
         true => Ok(given.to_owned()),
         false => Err(Refusal::Parameters(format!("{name} (must be a date, as YYYY-MM-DD HH:MM)"))),

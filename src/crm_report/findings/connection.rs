@@ -29,7 +29,8 @@ pub(super) fn connections(facts: Facts<'_>) -> Finding {
     }
     match known.iter().find(|(_, reused)| !reused) {
         Some((pair, _)) => {
-            let words = "The CRM announces that it closes the connection after an answer, and each request has its own.";
+            let words =
+                "The CRM announces that it closes the connection after an answer, and each request has its own.";
             Finding::new(about, "closed_announced", words).from(evidence(pair))
         }
         None => match known.first() {
@@ -52,7 +53,9 @@ fn is_reused((one, next): (&Step, &Step)) -> Option<bool> {
     match (local(one), local(next), &next.exchange.result) {
         (Some(one), Some(next), _) => Some(one == next),
         // The connection ended under the request. The task itself may have met another fault.
-        (Some(_), None, HttpResult::NoAnswer(why)) if next.name != "insert" && !why.contains("timed out") => Some(false),
+        (Some(_), None, HttpResult::NoAnswer(why)) if next.name != "insert" && !why.contains("timed out") => {
+            Some(false)
+        }
         _ => None,
     }
 }
@@ -78,7 +81,10 @@ pub(super) fn route(facts: Facts<'_>) -> Finding {
     let family = if remote.is_ipv6() { "IPv6" } else { "IPv4" };
     let (answer, words) = match &facts.config.proxy {
         Some(proxy) => (format!("{family}, proxy"), format!("Requests go by {family} through {proxy}.")),
-        None => (family.to_owned(), format!("Requests go by {family}, without a proxy. The CRM sees this machine's outgoing address.")),
+        None => (
+            family.to_owned(),
+            format!("Requests go by {family}, without a proxy. The CRM sees this machine's outgoing address."),
+        ),
     };
     Finding::new(about, answer, words).from([facts.number(step)])
 }

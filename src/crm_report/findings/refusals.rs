@@ -49,7 +49,10 @@ fn refused_as_documented(facts: Facts<'_>, about: &'static str, what: &str) -> F
     } else if outcome == Outcome::Unauthorized && said.eq_ignore_ascii_case("please validate token") {
         ("documented", format!("{what} is refused as documented: {reason}."))
     } else if outcome == Outcome::Unauthorized {
-        ("other_words", format!("{what} is refused in other words than documented. The worker understands them: {reason}."))
+        (
+            "other_words",
+            format!("{what} is refused in other words than documented. The worker understands them: {reason}."),
+        )
     } else {
         let words = format!(
             "{what} is not refused as documented: {reason}. The worker takes it for {} and does not suspend the token.",
@@ -64,7 +67,10 @@ fn refused_as_documented(facts: Facts<'_>, about: &'static str, what: &str) -> F
 pub(super) fn missing_field(facts: Facts<'_>) -> Finding {
     let about = "missing_field";
     let Some(step) = facts.step(about) else {
-        return Finding::unknown(about, "It was not tried; --try-missing-field tries it, which may create a second task.");
+        return Finding::unknown(
+            about,
+            "It was not tried; --try-missing-field tries it, which may create a second task.",
+        );
     };
     let reason = &step.classified.reason;
     let outcome = step.classified.outcome;

@@ -65,7 +65,10 @@ pub(super) fn query_dates(facts: Facts<'_>) -> Finding {
 pub(super) fn accents(facts: Facts<'_>) -> Finding {
     let about = "accents";
     let Some((step, record)) = facts.found() else {
-        return Finding::unknown(about, "The task was not found, so its text was not seen again. Look at it in the CRM.");
+        return Finding::unknown(
+            about,
+            "The task was not found, so its text was not seen again. Look at it in the CRM.",
+        );
     };
     let Some(back) = record.get("description").and_then(Value::as_str) else {
         return Finding::unknown(about, "The task that was found has no description. Look at it in the CRM.");

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use crate::crm::classify::{HttpResult, Outcome};
-use crate::crm_report::finding::{Facts, Finding};
 use crate::crm_report::body::Form;
+use crate::crm_report::finding::{Facts, Finding};
 use crate::crm_report::run::Step;
 
 /// Whether the task was created.
@@ -67,7 +67,8 @@ pub(super) fn body_form(facts: Facts<'_>) -> Finding {
     let Some((step, HttpResult::Reply(_))) = facts.step("insert").map(|step| (step, &step.exchange.result)) else {
         return Finding::unknown(about, "There was no answer to the task.");
     };
-    let compressed = step.exchange.head.iter().flat_map(|head| &head.headers).find(|(name, _)| name == "content-encoding");
+    let compressed =
+        step.exchange.head.iter().flat_map(|head| &head.headers).find(|(name, _)| name == "content-encoding");
     let (answer, words) = match step.body.form {
         Form::Clean => ("clean", "The answer to the task is clean JSON."),
         Form::ByteOrderMark => ("byte_order_mark", "A byte-order mark stands before the JSON. The worker skips it."),

@@ -106,6 +106,9 @@ fn offset_name(seconds: i64) -> String {
     format!("UTC{sign}{:02}:{:02}", minutes / 60, minutes % 60)
 }
 
+/// How an answer begins that is the difference of two dates, in minutes.
+pub(in crate::crm_report) const SHIFTED: &str = "shifted ";
+
 /// Whether the date that was sent comes back as it was.
 pub(super) fn sent_dates(facts: Facts<'_>) -> Finding {
     let about = "sent_dates";
@@ -120,9 +123,13 @@ pub(super) fn sent_dates(facts: Facts<'_>) -> Finding {
     let finding = match (parse(sent), parse(back)) {
         _ if sent == back => Finding::new(about, "unchanged", "completion_date comes back as it was sent."),
         (Some(sent), Some(back)) => {
-            let minutes = (back - sent).total(jiff::Unit::Minute).unwrap_or_default();
-            let words = format!("completion_date comes back {minutes} minutes later than it was sent. Look at it in the CRM.");
-            Finding::new(about, format!("shifted {minutes}m"), words)
+            let minutes = back.duration_since(sent).as_mins();
+            let words = format!(
+                "completion_date comes back {} minutes {} than it was sent. Look at it in the CRM.",
+                minutes.abs(),
+                if minutes < 0 { "earlier" } else { "later" }
+            );
+            Finding::new(about, format!("{SHIFTED}{minutes}m"), words)
         }
         _ => Finding::new(about, "changed", format!("completion_date comes back in another form: {back}.")),
     };
@@ -137,7 +144,8 @@ pub(super) fn quota_reset(facts: Facts<'_>) -> Finding {
         return Finding::unknown(about, "tokenInformation.php did not tell the hours to the reset.");
     };
     // Whole hours, rounded down, by a clock that may be a little off.
-    let at = |hours: i64, off: i64| second(step.at.as_second().checked_add(hours.checked_mul(3600)?)?.checked_add(off)?);
+    let at =
+        |hours: i64, off: i64| second(step.at.as_second().checked_add(hours.checked_mul(3600)?)?.checked_add(off)?);
     let times = (at(hours, -SAME_CLOCK), hours.checked_add(1).and_then(|hours| at(hours, SAME_CLOCK)));
     let (Some(from), Some(to)) = times else {
         return Finding::unknown(about, format!("tokenInformation.php told {hours} hours to the reset."));
@@ -168,7 +176,10 @@ pub(super) fn counter(facts: Facts<'_>) -> Finding {
         Some((step, step.body.number("token_use_today")?))
     };
     let (Some((before, first)), Some((after, second))) = (used("counter_before"), used("counter_after")) else {
-        return Finding::unknown(about, "tokenInformation.php did not tell the use of the token before and after the task.");
+        return Finding::unknown(
+            about,
+            "tokenInformation.php did not tell the use of the token before and after the task.",
+        );
     };
     let limit = before.body.number("token_limit").map_or_else(String::new, |limit| format!(" of {limit} a day"));
     let end = used("counter_end").map_or_else(String::new, |(_, end)| format!(", {end} at the end"));

@@ -7,11 +7,8 @@ use crate::crm_report::Wishes;
 use crate::message::task::decode;
 
 fn config() -> Config {
-    let environment = [
-        ("WTW_CRM_SERVER", "crm.test"),
-        ("WTW_CRM_OPERATION", "acme"),
-        ("WTW_CRM_TOKENS", r#"s3cret/"tok\en"#),
-    ];
+    let environment =
+        [("WTW_CRM_SERVER", "crm.test"), ("WTW_CRM_OPERATION", "acme"), ("WTW_CRM_TOKENS", r#"s3cret/"tok\en"#)];
     let environment = environment.map(|(name, value)| (name.into(), value.into())).into();
     let sources = Sources { file: None, environment, terminal: false };
     Config::load(&sources, &["crm.tokens"]).unwrap().config
@@ -32,9 +29,11 @@ fn secrets_go_in_every_spelling_and_whatever_is_asked_for() {
     for full in [false, true] {
         let redactor = Redactor::new(&plan, &config.crm, full);
         for spelling in spellings(token) {
-            let bodies =
-                [format!("bad {spelling}!"), format!("{{\"msg\":\"{}\"}}", spelling.replace('\\', "\\\\").replace('"', "\\\"")),
-                 format!("<b>{spelling}</b>{{\"code\":200}}")];
+            let bodies = [
+                format!("bad {spelling}!"),
+                format!("{{\"msg\":\"{}\"}}", spelling.replace('\\', "\\\\").replace('"', "\\\"")),
+                format!("<b>{spelling}</b>{{\"code\":200}}"),
+            ];
             for body in bodies {
                 let shown = redactor.body(body.as_bytes()).text;
                 assert!(!shown.contains("s3cret") && shown.contains("[token]"), "{body}: {shown}");
@@ -71,7 +70,8 @@ fn a_short_record_is_replaced_as_a_value_and_not_inside_numbers() {
     let plan = plan(&config, "2");
     let body = r#"{"code":2,"msg":"2 records in 20","data":{"id_record":2,"record":"2"}}"#;
     let shown = Redactor::new(&plan, &config.crm, false).body(body.as_bytes()).text;
-    let expected = json!({"code": 2, "msg": "2 records in 20", "data": {"id_record": "[id_record]", "record": "[id_record]"}});
+    let expected =
+        json!({"code": 2, "msg": "2 records in 20", "data": {"id_record": "[id_record]", "record": "[id_record]"}});
     assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), expected);
 }
 

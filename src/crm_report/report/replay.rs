@@ -6,26 +6,29 @@ use serde_json::{Value, json};
 
 use crate::crm::classify::{HttpResult, Outcome};
 use crate::crm_report::finding::{Facts, Finding};
-use crate::crm_report::findings::FOUND_AFTER;
+use crate::crm_report::findings::{FOUND_AFTER, SHIFTED};
+use crate::crm_report::redact::Redactor;
+use crate::crm_report::run::Step;
 use crate::duration;
 
 /// The settings that `sandbox --from-report` reads.
-pub(super) fn settings(findings: &[Finding], facts: Facts<'_>) -> Value {
-    let answer = |about: &str| findings.iter().find(|finding| finding.about == about).map_or("", |finding| &finding.answer);
-    let faults = account(&answer, facts).into_iter().chain(insert(&answer, facts));
+pub(super) fn settings(findings: &[Finding], facts: Facts<'_>, redactor: &Redactor<'_>) -> Value {
+    let answer =
+        |about: &str| findings.iter().find(|finding| finding.about == about).map_or("", |finding| &finding.answer);
+    let faults = account(&answer, facts, redactor).into_iter().chain(insert(&answer, facts, redactor));
     let faults: Vec<Value> = faults.map(|action| json!({"action": action})).collect();
     let searched = answer("query");
     let counter = facts.run.step("counter_before");
     json!({
         // What was not tried is taken for possible.
-        "query": searched.starts_with("found") || searched == "unknown",
+        "query": searched != "not_found",
         "daily_limit": counter.and_then(|step| step.body.number("token_limit")).filter(|limit| *limit >= 0),
         "faults": faults,
     })
 }
 
 /// How the account behaves.
-fn account<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Vec<String> {
+fn account<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>, redactor: &Redactor<'_>) -> Vec<String> {
     /// A question, an answer to it, and the behaviour that gives this answer.
     const BEHAVIOURS: [(&str, &str, &str); 9] = [
         ("code_type", "string", "string-codes"),
@@ -53,13 +56,25 @@ fn account<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Vec<Strin
         // A little less than was seen, so that a search after the same time finds it again.
         all.push(format!("slow-query:{}", duration::format(Duration::from_millis(millis(after) * 9 / 10))));
     }
-    if ["other_words", "misunderstood"].contains(&answer("wrong_token"))
-        && let Some(classified) = facts.run.step("wrong_token").map(|step| &step.classified)
-        && let Some(code) = classified.code.filter(|code| (300..=599).contains(code))
-    {
-        all.push(format!("bad-token:{code}:{}", classified.message.as_deref().unwrap_or_default()));
+    if let Some(minutes) = answer("sent_dates").strip_prefix(SHIFTED) {
+        all.push(format!("shifted-dates:{minutes}"));
+    }
+    let is_other_refusal = ["other_words", "misunderstood"].contains(&answer("wrong_token"));
+    let refusals = [
+        ("bad-token", is_other_refusal.then(|| facts.run.step("wrong_token"))),
+        ("refused-search", (answer("query") == "refused").then(|| facts.run.step("query_by_name"))),
+    ];
+    for (way, step) in refusals {
+        let verdict = step.flatten().and_then(|step| verdict(step, redactor));
+        all.extend(verdict.map(|(code, text)| format!("{way}:{code}:{text}")));
     }
     all.into_iter().map(|behaviour| format!("account:{behaviour}")).collect()
+}
+
+/// The code and text of a refusal.
+fn verdict(step: &Step, redactor: &Redactor<'_>) -> Option<(i64, String)> {
+    let code = step.classified.code.filter(|code| (300..=599).contains(code))?;
+    Some((code, redactor.text(step.classified.message.as_deref().unwrap_or_default())))
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -67,7 +82,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// What goes wrong with each insert.
-fn insert<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Option<String> {
+fn insert<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>, redactor: &Redactor<'_>) -> Option<String> {
     let step = facts.run.step("insert")?;
     let classified = &step.classified;
     match (classified.outcome, &step.exchange.result) {
@@ -76,11 +91,9 @@ fn insert<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Option<Str
         (_, HttpResult::NoAnswer(why)) if why.contains("timed out") => Some("hang".to_owned()),
         (_, HttpResult::NoAnswer(_)) => Some(if facts.found().is_some() { "reset" } else { "drop" }.to_owned()),
         (_, HttpResult::NotSent(_)) => None,
-        (_, HttpResult::Reply(reply)) => match classified.code.filter(|code| (201..=599).contains(code)) {
-            Some(code) if reply.status == 200 => {
-                Some(format!("code:{code}:{}", classified.message.as_deref().unwrap_or_default()))
-            }
-            Some(code) => Some(format!("api:{code}:{}", classified.message.as_deref().unwrap_or_default())),
+        (_, HttpResult::Reply(reply)) => match verdict(step, redactor) {
+            Some((code, text)) if reply.status == 200 => Some(format!("code:{code}:{text}")),
+            Some((code, text)) => Some(format!("api:{code}:{text}")),
             None if facts.found().is_some() => Some("garbage".to_owned()),
             None => (200..=599).contains(&reply.status).then(|| format!("status:{}", reply.status)),
         },

@@ -18,7 +18,8 @@ use crate::sandbox::recorded::Recorded;
 const PHP_WARNING: &str = "<br />\n<b>Warning</b>:  Undefined array key \"source\" in \
      <b>/var/www/html/server/API/v2/custom/insert.php</b> on line <b>42</b><br />\n";
 /// Header lines that no server should send: without a colon, with a space before it, with an empty name.
-const BAD_HEADERS: &str = "connection: close\r\nPHP message: Notice on line 42\r\nX-Broken : yes\r\n: nothing\r\nNoColon\r\n";
+const BAD_HEADERS: &str =
+    "connection: close\r\nPHP message: Notice on line 42\r\nX-Broken : yes\r\n: nothing\r\nNoColon\r\n";
 
 /// How a call ends.
 pub(super) enum Ending {
@@ -38,7 +39,8 @@ pub(super) fn ending(fault: Option<Fault>, account: &Account, recorded: &Recorde
         Some(seconds) => answer.with(header::RETRY_AFTER, seconds),
         None => answer,
     };
-    let refused = |status, code, text: &str| Answer::json(status, &Verdict::refused(status, code, text.to_owned()).body(account));
+    let refused =
+        |status, code, text: &str| Answer::json(status, &Verdict::refused(status, code, text.to_owned()).body(account));
     let answer = match &fault.action {
         Action::Hang => return Ending::Hang,
         Action::Drop | Action::Reset => return Ending::Connection(End::Reset),
