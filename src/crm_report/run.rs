@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::body::Body;
@@ -13,6 +13,9 @@ use super::plan::{MAX_CALLS, Plan};
 use crate::clock::Clock;
 use crate::crm::classify::{Classified, HttpResult, Outcome, classify};
 use crate::crm::exchange::{Call, Exchange, Exchanger};
+
+/// Between an answer and the next call.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// One call and what came back.
 #[derive(Clone, Debug)]
@@ -168,6 +171,8 @@ impl Runner<'_> {
             return Ok(None);
         }
         (self.progress)(self.run.steps.len() + 1, name);
+        // A connection that the CRM has closed is known to be closed by then.
+        sleep(PAUSE).await;
         let at = self.clock.now();
         let after_insert = self.inserted.map(|inserted| inserted.elapsed());
         let exchange = self.exchanger.send(&call, token).await?;

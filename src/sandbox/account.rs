@@ -55,6 +55,8 @@ pub(super) struct Account {
     pub(super) lenient: bool,
     /// The connection is closed after each answer, which announces it.
     pub(super) close: bool,
+    /// The connection is closed after each answer, which does not announce it.
+    pub(super) silent_close: bool,
     /// The verdict on a token that is not known, where it is another than the vendor's.
     pub(super) bad_token: Option<(u16, String)>,
     /// The verdict on every search, where activities cannot be searched.
@@ -77,6 +79,7 @@ impl Default for Account {
             slow_query: Duration::ZERO,
             lenient: false,
             close: false,
+            silent_close: false,
             bad_token: None,
             refused_search: None,
             shifted_dates: SignedDuration::ZERO,
@@ -85,7 +88,7 @@ impl Default for Account {
 }
 
 /// What may stand behind `account:`.
-pub(super) const FORMS: [&str; 16] = [
+pub(super) const FORMS: [&str; 17] = [
     "string-codes",
     "number-codes",
     "status-200",
@@ -99,6 +102,7 @@ pub(super) const FORMS: [&str; 16] = [
     "slow-query:DURATION",
     "lenient",
     "close",
+    "silent-close",
     "bad-token:CODE:TEXT",
     "refused-search:CODE:TEXT",
     "shifted-dates:+DURATION or shifted-dates:-DURATION",
@@ -124,6 +128,7 @@ impl Account {
             ("free-information", None) => self.free_information = true,
             ("lenient", None) => self.lenient = true,
             ("close", None) => self.close = true,
+            ("silent-close", None) => self.silent_close = true,
             ("slow-counter", Some(text)) => self.slow_counter = wait(text)?,
             ("slow-query", Some(text)) => self.slow_query = wait(text)?,
             ("clock", Some(text)) => self.clock = signed(text)?,

@@ -1,5 +1,6 @@
 //! The connections and the routes. The loop is our own so that a fault can end a TCP connection.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,8 @@ use super::state::State;
 use super::{control, insert, query, token};
 use crate::observe::listener::Accepting;
 
+/// The beginning of the API's paths.
+const API: &str = "/server/API";
 /// How long requests in progress may last after the shutdown has begun.
 const GRACE: Duration = Duration::from_secs(1);
 /// How long a client may take to read bytes that end its connection.
@@ -32,7 +35,7 @@ const LAST_WRITE: Duration = Duration::from_secs(30);
 
 /// Accepts connections until `shutdown`, then lets requests in progress finish for [`GRACE`].
 pub(super) async fn serve(listener: TcpListener, state: Arc<State>, shutdown: CancellationToken) {
-    let routes = routes(state);
+    let routes = routes(Arc::clone(&state));
     let accepting = Accepting::new(listener, "the sandbox");
     let connections = TaskTracker::new();
     let end = CancellationToken::new();
@@ -40,11 +43,11 @@ pub(super) async fn serve(listener: TcpListener, state: Arc<State>, shutdown: Ca
     let mut number = 0;
     while let Some((stream, place)) = shutdown.run_until_cancelled(accepting.next()).await {
         number += 1;
-        let routes = routes.clone();
+        let (routes, state) = (routes.clone(), Arc::clone(&state));
         let (shutdown, end) = (shutdown.clone(), end.clone());
         connections.spawn(async move {
             let _place = place;
-            if let Err(error) = connection(stream, number, routes, shutdown, end).await {
+            if let Err(error) = connection(stream, number, state, routes, shutdown, end).await {
                 tracing::debug!(connection = number, %error, "a connection ended badly");
             }
         });
@@ -61,6 +64,7 @@ pub(super) async fn serve(listener: TcpListener, state: Arc<State>, shutdown: Ca
 async fn connection(
     stream: TcpStream,
     number: u64,
+    state: Arc<State>,
     routes: Router,
     shutdown: CancellationToken,
     end: CancellationToken,
@@ -71,8 +75,14 @@ async fn connection(
     let routes = TowerToHyperService::new(routes);
     let of_requests = client.clone();
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(of_requests.clone());
-        routes.call(request)
+        let client = of_requests.clone();
+        request.extensions_mut().insert(client.clone());
+        let is_silent = request.uri().path().starts_with(API) && state.account().silent_close;
+        let answered = routes.call(request);
+        async move {
+            let response = answered.await?;
+            if is_silent { close_silently(&client, response).await } else { Ok(response) }
+        }
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -87,6 +97,14 @@ async fn connection(
         how = client.ended() => last(connection.into_parts().io.into_inner(), how).await,
         () = end.cancelled() => Ok(()),
     }
+}
+
+/// Answers and closes the connection, without a header that says so.
+async fn close_silently(client: &Client, response: Response) -> Result<Response, Infallible> {
+    let (head, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+    client.end(End::Write(Answer { status: head.status, headers: head.headers, body }.to_wire("")));
+    std::future::pending().await
 }
 
 /// Ends a connection as a fault wants it.
@@ -129,7 +147,7 @@ async fn only_get(Shared(state): Shared<Arc<State>>) -> Response {
 
 /// The vendor's API answers for what is under its path, the web server for the rest.
 async fn elsewhere(Shared(state): Shared<Arc<State>>, uri: Uri) -> Response {
-    let under_api = uri.path().strip_prefix("/server/API");
+    let under_api = uri.path().strip_prefix(API);
     if under_api.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
         refuse(&state, &state.account(), &Refusal::NoSuchApi)
     } else {

@@ -18,8 +18,10 @@ pub(super) fn connections(facts: Facts<'_>) -> Finding {
     let pairs: Vec<(&Step, &Step)> = steps.iter().zip(steps.iter().skip(1)).filter(|pair| is_near(*pair)).collect();
     let known: Vec<((&Step, &Step), bool)> = pairs.iter().filter_map(|pair| Some((*pair, is_reused(*pair)?))).collect();
     let evidence = |pair: &(&Step, &Step)| [facts.number(pair.0), facts.number(pair.1)];
-    let unannounced = known.iter().find(|((one, _), reused)| !reused && !announces_close(one));
-    if let Some((pair, _)) = unannounced {
+    // A connection that was not free in time is no closed one, so a single new connection proves nothing.
+    let closed = known.iter().all(|(_, reused)| !reused);
+    let unannounced = known.iter().find(|((one, _), _)| !announces_close(one));
+    if let (true, Some((pair, _))) = (closed, unannounced) {
         let words = "A connection was closed after an answer that did not announce it. A request that is sent at that moment \
                      gets no answer, and its task is in doubt.";
         return Finding::new(about, "closed_unannounced", words)
@@ -27,13 +29,13 @@ pub(super) fn connections(facts: Facts<'_>) -> Finding {
             .likely()
             .set("crm.reuse_connections = false");
     }
-    match known.iter().find(|(_, reused)| !reused) {
+    match known.first().filter(|_| closed) {
         Some((pair, _)) => {
             let words =
                 "The CRM announces that it closes the connection after an answer, and each request has its own.";
             Finding::new(about, "closed_announced", words).from(evidence(pair))
         }
-        None => match known.first() {
+        None => match known.iter().find(|(_, reused)| *reused) {
             Some((pair, _)) => {
                 Finding::new(about, "reused", "Connections are kept and used again.").from(evidence(pair)).likely()
             }

@@ -30,7 +30,7 @@ pub(super) fn settings(findings: &[Finding], facts: Facts<'_>, redactor: &Redact
 /// How the account behaves.
 fn account<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>, redactor: &Redactor<'_>) -> Vec<String> {
     /// A question, an answer to it, and the behaviour that gives this answer.
-    const BEHAVIOURS: [(&str, &str, &str); 9] = [
+    const BEHAVIOURS: [(&str, &str, &str); 11] = [
         ("code_type", "string", "string-codes"),
         ("code_type", "number", "number-codes"),
         ("http_status", "always_200", "status-200"),
@@ -40,12 +40,11 @@ fn account<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>, redactor: &R
         ("counter", "free_information", "free-information"),
         ("counter", "slow", "slow-counter:1m"),
         ("missing_field", "accepted", "lenient"),
+        ("connections", "closed_announced", "close"),
+        ("connections", "closed_unannounced", "silent-close"),
     ];
     let holds = |(about, wanted, _): &&(&str, &str, &str)| answer(about) == *wanted;
     let mut all: Vec<String> = BEHAVIOURS.iter().filter(holds).map(|(_, _, way)| (*way).to_owned()).collect();
-    if answer("connections") == "closed_announced" {
-        all.push("close".to_owned());
-    }
     if let Some(ahead) = answer("clock").parse::<i64>().ok().filter(|ahead| *ahead != 0) {
         all.push(format!("clock:{}{}s", if ahead < 0 { '-' } else { '+' }, ahead.abs()));
     }
@@ -86,7 +85,6 @@ fn insert<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>, redactor: &Re
     let step = facts.run.step("insert")?;
     let classified = &step.classified;
     match (classified.outcome, &step.exchange.result) {
-        (Outcome::Created, _) if answer("connections") == "closed_unannounced" => Some("close".to_owned()),
         (Outcome::Created, _) => answer("body_form").contains("gzip").then(|| "gzip".to_owned()),
         (_, HttpResult::NoAnswer(why)) if why.contains("timed out") => Some("hang".to_owned()),
         (_, HttpResult::NoAnswer(_)) => Some(if facts.found().is_some() { "reset" } else { "drop" }.to_owned()),
