@@ -45,12 +45,15 @@ pub(crate) async fn connect<T, F: Future<Output = io::Result<T>>>(
     open: impl Fn(SocketAddr) -> F,
 ) -> Result<(T, Vec<SocketAddr>), Unreachable> {
     let addresses = resolve(host, port).await.map_err(Unreachable::Name)?;
+    let place = format!("{host}:{port}");
     match timeout(WAIT, first(&addresses, open)).await {
         Ok(Ok(connection)) => Ok((connection, addresses)),
-        Ok(Err(failures)) => Err(Unreachable::Port(format!("{host}:{port}: {failures}"))),
+        // Where the host is an address it is named already.
+        Ok(Err(failures)) if failures.starts_with(&place) => Err(Unreachable::Port(failures)),
+        Ok(Err(failures)) => Err(Unreachable::Port(format!("{place}: {failures}"))),
         Err(_) => {
             let (seconds, tried) = (WAIT.as_secs(), shown(&addresses));
-            Err(Unreachable::Port(format!("{host}:{port}: no connection within {seconds} s (tried {tried})")))
+            Err(Unreachable::Port(format!("{place}: no connection within {seconds} s (tried {tried})")))
         }
     }
 }
@@ -137,10 +140,13 @@ mod tests {
         let refused = |_| ready(Err::<(), _>(io::Error::from_raw_os_error(111)));
         let failed = first(&addresses(2), refused).await;
         assert_eq!(failed, Err("127.0.0.1:1: Connection refused; 127.0.0.1:2: Connection refused".to_owned()));
-        assert_eq!(first(&addresses(2), async |address| match address.port() {
-            1 => Err(io::Error::from_raw_os_error(111)),
-            port => Ok(port),
-        })
-        .await, Ok(2));
+        assert_eq!(
+            first(&addresses(2), async |address| match address.port() {
+                1 => Err(io::Error::from_raw_os_error(111)),
+                port => Ok(port),
+            })
+            .await,
+            Ok(2)
+        );
     }
 }

@@ -24,7 +24,9 @@ pub(crate) fn read_certificates(key: &str, path: &Path) -> Result<Vec<Certificat
     }
     let mut store = RootCertStore::empty();
     for certificate in &certificates {
-        store.add(certificate.clone()).map_err(|error| fail(&format!("has a certificate that cannot be read: {error}")))?;
+        store
+            .add(certificate.clone())
+            .map_err(|error| fail(&format!("has a certificate that cannot be read: {error}")))?;
     }
     Ok(certificates)
 }
@@ -52,6 +54,7 @@ pub(crate) fn check_identity((cert_key, cert): (&str, &Path), (key_key, key): (&
 }
 
 /// What a failed TLS handshake means, where certificates are the reason; `ca_key` is the key that can name further roots.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all others are rare, and described by the library")]
 pub(crate) fn explain(error: &(dyn Error + 'static), ca_key: &str) -> Option<String> {
     let found = find(error)?;
     Some(match found {
@@ -70,6 +73,11 @@ fn refused(error: &CertificateError, ca_key: &str) -> String {
     match error {
         CertificateError::UnknownIssuer => {
             format!("the server's certificate is of an authority that neither this machine nor {ca_key} knows")
+        }
+        CertificateError::BadSignature | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            format!(
+                "the server's certificate is not signed by the one of its authority's name in {ca_key}; is the file outdated?"
+            )
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "the server's certificate has expired".to_owned()

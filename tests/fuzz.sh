@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 seconds=${1:-60}
 shift || true
 targets=("$@")
-if [ "${#targets[@]}" -eq 0 ]; then targets=(message reply headers configuration); fi
+if [ "${#targets[@]}" -eq 0 ]; then targets=(message reply answers headers configuration); fi
 
 version=0.13.2
 tools=${CARGO_TARGET_DIR:-$PWD/target}/tools
@@ -20,6 +20,7 @@ work=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
 for target in "${targets[@]}"; do
     corpus=$work/corpus/$target
     mkdir -p "$corpus"
+    if [ "$target" = answers ]; then cp tests/cases/answers/*.http "$corpus/"; fi
     echo "fuzzing $target for $seconds s" >&2
     log=$work/$target.log
     if ! cargo fuzz run --dev --sanitizer none --fuzz-dir tests/fuzz --target-dir "$work" "$target" "$corpus" -- \

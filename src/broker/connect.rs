@@ -169,7 +169,7 @@ impl Connector {
         let what = format!("connect to {}", url.shown);
         let fail = |message: String| BrokerError { message: format!("{what}: {message}"), code: None };
         let (host, port) = authority(url).ok_or_else(|| fail("the address names no host".to_owned()))?;
-        let tls = if url.shown.starts_with("amqps:") { self.tls().await.map_err(fail)? } else { OwnedTLSConfig::default() };
+        let tls = self.tls().await.map_err(fail)?;
         let runtime = lapin::runtime::default_runtime().map_err(|e| described(&what, &e))?;
         let name = format!("{} {purpose}", crate::worker_name());
         let properties = ConnectionProperties::default().with_connection_name(name.into());

@@ -61,7 +61,9 @@ async fn enter(broker: &config::Broker, url: &BrokerUrl, findings: &mut Findings
     let place = &url.shown;
     let (host, port) = authority(url)?;
     match net::connect(&host, port, TcpStream::connect).await {
-        Ok((_, addresses)) => findings.ok("broker.connect", format!("{host}:{port} is reached at {}", shown(&addresses))),
+        Ok((_, addresses)) => {
+            findings.ok("broker.connect", format!("{host}:{port} is reached at {}", shown(&addresses)))
+        }
         Err(Unreachable::Name(said)) => {
             findings.problem("broker.dns", said, "check the host in broker.urls, and this machine's DNS");
             return None;

@@ -7,7 +7,7 @@ use url::Url;
 
 use super::Findings;
 use crate::clock::Clock;
-use crate::crm::classify::{HttpResult, Classified, Outcome, classify, quota, quota_reset};
+use crate::crm::classify::{Classified, HttpResult, Outcome, classify, quota, quota_reset};
 use crate::crm::{Crm as _, HttpCrm};
 use crate::net::{self, Unreachable};
 use crate::{config, duration};

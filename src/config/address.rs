@@ -113,12 +113,7 @@ pub(super) fn broker(_: &Key, text: &str) -> Parsed<BrokerUrl> {
     let url = amqp(text)?;
     let host = match url.host() {
         None | Some(Host::Domain("")) => return Err("names no host".to_owned()),
-        Some(Host::Ipv6(_)) => {
-            return Err("has an IPv6 address, which the AMQP library would take for localhost; \
-                        write a host name"
-                .to_owned());
-        }
-        Some(host @ (Host::Domain(_) | Host::Ipv4(_))) => host,
+        Some(host) => host,
     };
     let vhost = match url.path().strip_prefix('/') {
         None => "%2f",

@@ -12,8 +12,7 @@ use super::raw::Sources;
 
 /// The schemes of a proxy. With `socks5h` the proxy looks names up, with `socks5` this machine does.
 const SCHEMES: [&str; 4] = ["http", "https", "socks5", "socks5h"];
-const ALLOWED: &str =
-    "http://host:port, https://…, socks5://… or socks5h://…, with user:password@ before the host where the proxy wants them";
+const ALLOWED: &str = "http://host:port, https://…, socks5://… or socks5h://…, with user:password@ before the host where the proxy wants them";
 
 /// A proxy between the worker and the CRM.
 #[derive(Clone, Debug)]
@@ -101,7 +100,11 @@ mod tests {
             ),
             ("https://crm.test", &[("https_proxy", "one:3128")], Some("the proxy http://one:3128 (from https_proxy)")),
             ("https://crm.test", &[("https_proxy", "one")], Some("the proxy http://one:80 (from https_proxy)")),
-            ("https://crm.test", &[("HTTPS_PROXY", "https://[::1]/")], Some("the proxy https://[::1]:443 (from HTTPS_PROXY)")),
+            (
+                "https://crm.test",
+                &[("HTTPS_PROXY", "https://[::1]/")],
+                Some("the proxy https://[::1]:443 (from HTTPS_PROXY)"),
+            ),
             ("https://crm.test", &[("HTTP_PROXY", "not a proxy")], None),
             ("http://crm.test", &[("HTTP_PROXY", "http://one")], Some("the proxy http://one:80 (from HTTP_PROXY)")),
             ("http://crm.test", &[("HTTP_PROXY", ""), all], Some("the proxy socks5h://all:1080 (from ALL_PROXY)")),
@@ -109,7 +112,11 @@ mod tests {
             ("https://a.crm.test", &[all, ("no_proxy", "crm.test")], None),
             ("https://crm.test", &[all, ("NO_PROXY", "*")], None),
             ("https://10.1.2.3", &[all, ("NO_PROXY", "10.0.0.0/8")], None),
-            ("https://notcrm.test", &[all, ("NO_PROXY", "crm.test")], Some("the proxy socks5h://all:1080 (from ALL_PROXY)")),
+            (
+                "https://notcrm.test",
+                &[all, ("NO_PROXY", "crm.test")],
+                Some("the proxy socks5h://all:1080 (from ALL_PROXY)"),
+            ),
             ("http://127.0.0.1:8089", &[all], None),
             ("http://localhost:8089", &[all], None),
             ("http://[::1]:8089", &[all], None),
@@ -120,7 +127,16 @@ mod tests {
 
     #[test]
     fn a_variable_that_names_no_proxy_is_refused_without_its_value() {
-        for value in ["not a url", "http://[::1", "http://", "foo://secret:9", "ftp://secret", "socks://secret", "http://secret:99999", "://secret"] {
+        for value in [
+            "not a url",
+            "http://[::1",
+            "http://",
+            "foo://secret:9",
+            "ftp://secret",
+            "socks://secret",
+            "http://secret:99999",
+            "://secret",
+        ] {
             let refused = found("https://crm.test", &[("HTTPS_PROXY", value)]).expect_err(value);
             assert!(refused.starts_with("HTTPS_PROXY (environment): "), "{refused}");
             assert!(refused.contains("allowed: http://host:port") && !refused.contains("secret"), "{refused}");

@@ -283,13 +283,7 @@ fn gate(reader: &mut Reader<'_>) -> Result<Gate, Reported> {
         reader.warn("gate.hold", message);
     }
     let (probe_initial, probe_max) = probe?;
-    Ok(Gate {
-        failures: failures?,
-        probe_initial,
-        probe_max,
-        recheck: recheck?,
-        hold: hold?,
-    })
+    Ok(Gate { failures: failures?, probe_initial, probe_max, recheck: recheck?, hold: hold? })
 }
 
 fn ledger(reader: &mut Reader<'_>) -> Result<Ledger, Reported> {

@@ -245,7 +245,8 @@ fn every_problem_names_key_source_value_and_what_is_allowed() {
 #[test]
 fn all_problems_come_together_on_a_line_each_with_exit_code_78() {
     let toml = "[broker]\ntopology = 'x'\nqueu = 'y'\n[crm]\ntokens = ['a b']\nrequest_timeout = '30s'\n[gte]\n";
-    let variables = [("WTW_SHUTDOWN_GRACE", "25s"), ("WTW_LOG_LEVEL", "loud"), ("WTW_CRM_SERVR", "x"), ("WTW_GATE_FAILURES", "0")];
+    let variables =
+        [("WTW_SHUTDOWN_GRACE", "25s"), ("WTW_LOG_LEVEL", "loud"), ("WTW_CRM_SERVR", "x"), ("WTW_GATE_FAILURES", "0")];
     let problems = load_both(toml, &variables).unwrap_err();
     let keys: Vec<&str> = problems.iter().map(|problem| problem.key.as_str()).collect();
     let expected = [

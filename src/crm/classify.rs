@@ -203,10 +203,9 @@ fn by_verdict(status: u16, verdict: Verdict) -> Classified {
     let text = verdict.into_text();
     // The text comes last: `Classified::hide` looks for a piece of a token where it was cut.
     let said = text.as_ref().map_or_else(String::new, |text| format!(": {text}"));
-    let reason = match status {
-        200 => format!("the CRM answered code {code}{meaning}{said}"),
-        _ => format!("the CRM answered HTTP {status} with code {code}{meaning}{said}"),
-    };
+    let usual = status == 200 || i64::from(status) == code;
+    let http = if usual { String::new() } else { format!("HTTP {status} with ") };
+    let reason = format!("the CRM answered {http}code {code}{meaning}{said}");
     Classified { code: Some(code), message: text, ..silent(outcome, reason) }
 }
 

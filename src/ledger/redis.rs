@@ -31,6 +31,8 @@ use crate::clock::Clock;
 
 /// What the keys of the workers' ledger begin with.
 pub const PREFIX: &str = "wolkvox-task-worker:";
+/// What replaces an entry.
+const SCRIPT: &str = include_str!("redis/record.lua");
 /// The layout that this code reads and writes.
 const FORMAT: &str = "1";
 /// How often a record is tried whose entry is changed by others at the same time. They hardly ever are: the worker gives
@@ -98,7 +100,7 @@ impl RedisLedger {
         }
         Ok(Self {
             connection,
-            script: Script::new(include_str!("redis/record.lua")),
+            script: Script::new(SCRIPT),
             index,
             entries: format!("{prefix}entry:").into_bytes(),
             doubts: Mutex::default(),

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::recall::{Case, Interrupted};
 use super::{Worker, apart};
-use crate::crm::classify::{HttpResult, Classified, Outcome, classify, quota, quota_reset, token_accepted};
+use crate::crm::classify::{Classified, HttpResult, Outcome, classify, quota, quota_reset, token_accepted};
 use crate::gate::{NoSlot, Slot};
 use crate::ledger::Closing;
 use crate::message::failure::Failure;

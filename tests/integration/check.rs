@@ -252,14 +252,14 @@ async fn the_crm_and_each_token_are_told_apart() {
     let closed = format!("http://127.0.0.1:{}", closed_port());
     for (server, check, part) in [
         (closed.as_str(), "crm.connect", "refused"),
-        (&rig.crm.url.replace("http:", "https:"), "crm.tls", "InvalidContentType"),
+        (&rig.crm.url.replace("http:", "https:"), "crm.tls", "does not speak TLS"),
         ("http://crm.invalid", "crm.dns", "crm.invalid is not known"),
         (&not_found().await, "crm.endpoint", "404"),
     ] {
         let checked = of(server, "demo", "hunter2,hunter3").await;
         assert_eq!(checked.code, Some(1), "{}", checked.said);
         checked.has(check, "problem", part);
-        checked.has("crm.token", "warning", "tokens 0 to 1: not known");
+        checked.has("crm.token", "warning", "tokens 0 to 1: not asked, as the CRM did not answer");
         checked.has("broker.permissions", "ok", &rig.queue);
     }
 }
@@ -320,6 +320,17 @@ async fn a_redis_that_would_forget_is_a_problem() {
     }
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.expect("keys");
     assert_eq!(keys, Vec::<String>::new(), "nothing is left in it");
+
+    // What the worker may not do, `check` may not call in order.
+    for denied in ["-evalsha", "-script", "-setnx", "-zadd"] {
+        let mut user = redis::cmd("ACL");
+        user.arg(&["SETUSER", "limited", "reset", "on", ">hunter2", "~*", "+@all", denied]);
+        user.query_async::<()>(&mut connection).await.expect("a user");
+        let limited = redis.url.replace("redis://", "redis://limited:hunter2@");
+        let checked = check(&["--no-crm"], &rig.env(&[("WTW_LEDGER_URL", &limited)])).await;
+        assert_eq!(checked.code, Some(1), "{denied}: {}", checked.said);
+        checked.has("ledger", "problem", "may do");
+    }
 
     for (key, value) in [("maxmemory", "100mb"), ("maxmemory-policy", "allkeys-lru"), ("appendonly", "no")] {
         let set = redis::cmd("CONFIG").arg("SET").arg(key).arg(value).query_async::<()>(&mut connection).await;

@@ -15,6 +15,7 @@ mod dist;
 mod docs;
 mod guarantees;
 mod ledger;
+mod networks;
 mod observe;
 mod outages;
 mod path;

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use wolkvox_task_worker::clock::Clock;
 use wolkvox_task_worker::sandbox::Options;
 
@@ -32,8 +35,7 @@ async fn samples(admin: &str) -> BTreeMap<String, f64> {
 async fn a_parked_token_shows_its_quota_and_its_return() {
     let broker = Broker::shared().await;
     let rig = Rig::with("observe.quota", &broker.url, Options { daily_limit: 5, ..Crm::options() }).await;
-    // It makes the worker ask about the token, which costs a call beside the one that is refused.
-    rig.crm.faults(json!([{ "action": "api:403:NOT LIKE THIS", "times": 1 }])).await;
+    rig.crm.faults(json!([{ "action": "api:412:NOT LIKE THIS", "times": 1 }])).await;
     let worker = rig.worker(&[]).await;
     let fresh = samples(&worker.admin).await;
     assert_eq!(fresh["wtw_token_slots{token=\"0\"}"], 2.0);
@@ -87,18 +89,57 @@ async fn a_messages_age_counts_from_its_publishing_once_it_is_done() {
     worker.process.stop().await;
 }
 
+/// Resident memory of a process in KiB (proc(5)).
+fn resident(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
 #[tokio::test]
-async fn connections_that_say_nothing_are_bounded_and_end() {
-    let rig = Rig::new("observe.silent").await;
+async fn pages_answer_within_a_second_under_a_flood() {
+    const FLOOD: usize = 3_000;
+    /// More than the connections that stay can take.
+    const MEMORY: u64 = 32 * 1024;
+    raise_open_files();
+    let rig = Rig::new("observe.flood").await;
     let worker = rig.worker(&[]).await;
     let address = worker.admin.trim_start_matches("http://");
-    let silent = join_all((0..256).map(async |_| TcpStream::connect(address).await.expect("a connection"))).await;
-    let ended = || silent.iter().filter(|connection| matches!(connection.try_read(&mut [0]), Ok(0))).count();
-    let (alive, _) = http::get(&format!("{}/livez", worker.admin)).await.expect("an answer");
-    assert_eq!(alive, 200);
-    assert!(ended() > 0, "one more waits for the place of another");
-    eventually("all of them ended", || async { (ended() == silent.len()).then_some(()) }).await;
+    let half = async |_| {
+        let mut stream = TcpStream::connect(address).await.expect("a connection");
+        // One that is closed already is a flood all the same.
+        let _ = stream.write_all(b"GET /livez HTTP/1.1\r\nHost: worker\r\n").await;
+        stream
+    };
+    let client = http::client();
+    let before = resident(worker.process.id());
+    for _ in 0..3 {
+        let flood = join_all((0..FLOOD).map(half)).await;
+        for page in ["livez", "readyz", "metrics"] {
+            let began = Instant::now();
+            let answer = client.get(format!("{}/{page}", worker.admin)).send().await.expect("an answer");
+            let (status, body) = (answer.status(), answer.text().await.expect("a body"));
+            assert!(began.elapsed() < Duration::from_secs(1), "{page}: {:?}", began.elapsed());
+            assert!(status.is_success() && !body.is_empty(), "{page}: {status} {body}");
+        }
+        let grown = resident(worker.process.id()).saturating_sub(before);
+        assert!(grown < MEMORY, "{grown} KiB");
+        let ended = || flood.iter().filter(|one| is_closed(one)).count();
+        eventually("all of them ended", || async { (ended() == FLOOD).then_some(()) }).await;
+    }
     worker.process.stop().await;
+}
+
+fn is_closed(stream: &TcpStream) -> bool {
+    !matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+/// A flood needs more files than the usual 1,024.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    setrlimit(Resource::Nofile, raised).expect("a limit");
 }
 
 #[tokio::test]

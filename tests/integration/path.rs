@@ -109,7 +109,7 @@ async fn a_refused_task_is_dead_lettered_at_once_with_the_crms_words() {
 #[tokio::test]
 async fn an_unavailable_crm_is_tried_immediately_then_later_until_the_limit() {
     let rig = Rig::new("path.spent").await;
-    rig.crm.faults(json!([{ "action": "code:500:DATABASE AWAY", "name_contains": "down" }])).await;
+    rig.crm.faults(json!([{ "action": "code:503:DATABASE AWAY", "name_contains": "down" }])).await;
     // Only the schedule is looked at: the gate stays out of the way.
     let _worker = rig.worker(&[("WTW_RETRY_IMMEDIATE_ATTEMPTS", "2"), ("WTW_GATE_FAILURES", "1000")]).await;
     rig.publish("m-1", &task("down")).await;
@@ -122,7 +122,7 @@ async fn an_unavailable_crm_is_tried_immediately_then_later_until_the_limit() {
     for attempt in &history {
         assert_eq!(
             (&attempt["outcome"], &attempt["code"], &attempt["http_status"]),
-            (&json!("unavailable"), &json!(500), &json!(200))
+            (&json!("unavailable"), &json!(503), &json!(200))
         );
     }
     assert_eq!(rig.crm.requests("fault:code").await, 6);

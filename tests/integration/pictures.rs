@@ -126,8 +126,7 @@ async fn some_traffic(rig: &Rig) {
         .faults(json!([
             { "action": "api:412:THE RECORD DOES NOT EXIST", "name_contains": "refused" },
             { "action": "status:503", "name_contains": "later", "times": 4 },
-            // It makes the worker ask about its token, and learn the quota.
-            { "action": "api:403:NOT LIKE THIS", "name_contains": "odd" },
+            { "action": "api:417:THE OWNER IS INACTIVE", "name_contains": "odd" },
         ]))
         .await;
     rig.publish_many("made", 12).await;

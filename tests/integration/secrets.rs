@@ -2,6 +2,7 @@
 //! fails, be the CRM as talkative as it likes.
 
 use std::collections::VecDeque;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -13,8 +14,11 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpListener;
+use tokio::process::Command;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use wolkvox_task_worker::app::App;
 use wolkvox_task_worker::config::{Config, Sources};
@@ -22,7 +26,9 @@ use wolkvox_task_worker::crm::Crm;
 use wolkvox_task_worker::crm::classify::{HttpResult, Outcome};
 use wolkvox_task_worker::observe::logs;
 
+use crate::support::BOUND;
 use crate::support::amqp::text;
+use crate::support::broker::unique;
 use crate::support::collector::Collector;
 use crate::support::eventually;
 use crate::support::http;
@@ -292,4 +298,31 @@ async fn no_password_is_told_by_what_fails() {
     let finished = run(&["run"], &env, b"").await;
     assert_eq!(finished.code, Some(78), "{}", finished.stderr);
     assert_untold(&finished.stderr);
+}
+
+/// A core dump would hold tokens. Of a process that may not be dumped the kernel gives `/proc/PID/environ` to root (proc(5)),
+/// so that other processes of the same user cannot read it either.
+#[tokio::test]
+async fn the_memory_of_the_process_is_hidden() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    const NOBODY: u32 = 65_534;
+    // A place where every user may run it.
+    let program = std::env::temp_dir().join(unique("worker"));
+    std::fs::copy(env!("CARGO_BIN_EXE_wolkvox-task-worker"), &program).expect("copied");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("permissions");
+    let mut command = Command::new(&program);
+    command.args(["sandbox", "--listen", "127.0.0.1:0", "--token", "t", "--operation", "demo"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    if std::fs::metadata("/proc/self").expect("a process").uid() == 0 {
+        command.uid(NOBODY).current_dir(std::env::temp_dir());
+    }
+    let mut child = command.spawn().expect("spawned");
+    let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
+    let first = timeout(BOUND, lines.next_line()).await.expect("a line in time").expect("a line");
+    assert!(first.is_some(), "it runs");
+    let id = child.id().expect("a number");
+    let environment = std::fs::metadata(format!("/proc/{id}/environ")).expect("a process");
+    assert_eq!(environment.uid(), 0);
+    child.kill().await.expect("killed");
+    std::fs::remove_file(&program).expect("removed");
 }

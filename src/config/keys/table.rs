@@ -11,17 +11,12 @@ pub const KEYS: &[Key] = &[
     key(
         "broker.urls",
         Preset::Text("amqp://guest:guest@127.0.0.1:5672/%2f"),
-        Kind::Like("amqp:// or amqps:// with a host name or IPv4 address and a virtual host, such as amqps://user:password@host:5671/%2f"),
-        "one or more nodes, tried in turn",
+        Kind::Like("amqp:// or amqps:// with a host and a virtual host, such as amqps://user:password@host:5671/%2f"),
+        "one or more nodes, tried in turn; every address of a host name is tried",
     )
     .list()
     .secret(),
-    key(
-        "broker.queue",
-        Preset::Text("wolkvox.tasks"),
-        Kind::Queue(QUEUE_BYTES - SUFFIX_BYTES),
-        "the work queue",
-    ),
+    key("broker.queue", Preset::Text("wolkvox.tasks"), Kind::Queue(QUEUE_BYTES - SUFFIX_BYTES), "the work queue"),
     key(
         "broker.dead_letter_queue",
         Preset::Derived("<queue>.dead"),
@@ -56,7 +51,9 @@ pub const KEYS: &[Key] = &[
     key(
         "crm.server",
         Preset::Required,
-        Kind::Like("host, host:port, or http(s)://host:port, without path, query and user, such as crm0001.wolkvox.com"),
+        Kind::Like(
+            "host, host:port, or http(s)://host:port, without path, query and user, such as crm0001.wolkvox.com",
+        ),
         "the CRM; plain http beyond loopback is warned of",
     ),
     key("crm.operation", Preset::Required, TEXT, "the CRM's name for the account"),
@@ -115,12 +112,7 @@ pub const KEYS: &[Key] = &[
     key("task.remember", Preset::Text("false"), FLAG, "used where a message leaves it out"),
     key("task.name_module", Preset::Absent, TEXT, "used where a message leaves it out"),
     key("task.wolkvox_owner", Preset::Absent, TEXT, "used where a message leaves it out"),
-    key(
-        "task.description",
-        Preset::Absent,
-        Kind::Like("text"),
-        "used where a message leaves it out",
-    ),
+    key("task.description", Preset::Absent, Kind::Like("text"), "used where a message leaves it out"),
     key(
         "task.unknown_fields",
         Preset::Text("reject"),
@@ -139,12 +131,7 @@ pub const KEYS: &[Key] = &[
         Kind::Choice(&["none", "description", "name"]),
         "append `[ref:…]`, which is the same for every attempt of a message, to the task's description or name",
     ),
-    key(
-        "retry.immediate_attempts",
-        Preset::Text("3"),
-        Kind::Count(1, 20),
-        "posts in a round, the first included",
-    ),
+    key("retry.immediate_attempts", Preset::Text("3"), Kind::Count(1, 20), "posts in a round, the first included"),
     key(
         "retry.immediate_initial",
         Preset::Text("200ms"),
@@ -176,12 +163,7 @@ pub const KEYS: &[Key] = &[
         Kind::Choice(&["retry", "dead-letter"]),
         "after an attempt of which nobody knows whether it made a task: a second task is possible, or never risk a double",
     ),
-    key(
-        "gate.failures",
-        Preset::Text("5"),
-        Kind::Count(1, 1000),
-        "in a row, whatever the message, close the gate",
-    ),
+    key("gate.failures", Preset::Text("5"), Kind::Count(1, 1000), "in a row, whatever the message, close the gate"),
     key(
         "gate.probe_initial",
         Preset::Text("1s"),
@@ -213,12 +195,7 @@ pub const KEYS: &[Key] = &[
         "where intents and outcomes are remembered; redis is shared by replicas",
     )
     .secret(),
-    key(
-        "ledger.retention",
-        Preset::Text("7d"),
-        Kind::Duration("1s", "3650d"),
-        "how long an outcome is remembered",
-    ),
+    key("ledger.retention", Preset::Text("7d"), Kind::Duration("1s", "3650d"), "how long an outcome is remembered"),
     key(
         "ledger.max_entries",
         Preset::Text("1000000"),

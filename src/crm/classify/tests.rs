@@ -140,9 +140,10 @@ fn what_was_said_is_quoted_as_far_as_it_can_be_read() {
 #[test]
 fn without_an_answer_it_matters_whether_the_request_left() {
     let why = "connection refused".to_owned();
-    for (answer, outcome) in
-        [(HttpResult::NotSent(why.clone()), Outcome::Unavailable), (HttpResult::NoAnswer(why.clone()), Outcome::Unknown)]
-    {
+    for (answer, outcome) in [
+        (HttpResult::NotSent(why.clone()), Outcome::Unavailable),
+        (HttpResult::NoAnswer(why.clone()), Outcome::Unknown),
+    ] {
         let classified = classify(&answer, Timestamp::UNIX_EPOCH);
         assert_eq!(classified.outcome, outcome);
         assert!(classified.reason.ends_with(&why));

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use crate::ledger::LedgerError;
+use crate::{net, tls};
 
 /// Longest wait for name, connection, TLS and login.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -134,6 +135,8 @@ impl Connection {
             (ErrorKind::AuthenticationFailed, _) | (_, "NOAUTH" | "WRONGPASS" | "NOPERM") => {
                 "check user and password in ledger.url, and what the user may do"
             }
+            // A command of the script.
+            _ if error.to_string().contains("ACL failure") => "check what the user in ledger.url may do",
             (_, "OOM") => "give Redis more memory, or lower ledger.max_entries",
             (_, "READONLY" | "MASTERDOWN") => "name the master in ledger.url",
             (_, "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN") => "name a Redis that is no cluster in ledger.url",
@@ -145,7 +148,8 @@ impl Connection {
             (ErrorKind::Io, _) => UNREACHABLE,
             _ => "look at Redis' log",
         };
-        self.error(error, advice)
+        let said = tls::explain(error, "SSL_CERT_FILE").unwrap_or_else(|| net::words(&error.to_string()));
+        self.error(said, advice)
     }
 
     pub(super) fn foreign(&self, found: &str, known: &str) -> LedgerError {

@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 
+use redis::Script;
 use secrecy::SecretString;
 
 use super::connection::{Connection, Question};
-use super::{FORMAT, PREFIX};
+use super::{FORMAT, PREFIX, SCRIPT};
 use crate::ledger::LedgerError;
 
-/// Writes a key and removes it in one step, as a record is written: by a script.
-const TRIAL: &str = "redis.call('SET', KEYS[1], '1', 'PX', '10000') return redis.call('DEL', KEYS[1])";
+/// How long a key of a check that was interrupted stays, in milliseconds.
+const TRIAL: u64 = 10_000;
 
 /// What Redis says of itself in `INFO`, each none where it does not say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,9 +46,7 @@ pub async fn inspect(url: &SecretString) -> Result<Found, LedgerError> {
     if let Some(other) = format.filter(|format| format != FORMAT) {
         return Err(connection.foreign(&other, FORMAT));
     }
-    let mut trial = redis::cmd("EVAL");
-    trial.arg(TRIAL).arg(1).arg(format!("{PREFIX}check:{}", uuid::Uuid::now_v7()));
-    let _: i64 = connection.ask(&Question::Command(trial)).await?;
+    try_out(&connection).await?;
     // A user who may not ask can work all the same.
     let info: String = connection.read(&Question::Command(redis::cmd("INFO"))).await.unwrap_or_default();
     let said: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim().split_once(':')).collect();
@@ -64,4 +63,33 @@ pub async fn inspect(url: &SecretString) -> Result<Found, LedgerError> {
         cluster: switch("cluster_enabled"),
         entries,
     })
+}
+
+/// Writes an entry of its own and removes it, by the very commands and the script of the store: what a user may do with them
+/// is what the worker may do.
+async fn try_out(connection: &Connection) -> Result<(), LedgerError> {
+    let prefix = format!("{PREFIX}check:{}:", uuid::Uuid::now_v7());
+    let (entry, index) = (format!("{prefix}entry:"), format!("{prefix}index"));
+    let mut first = redis::pipe();
+    // Redis may know the script already, and forget it when it starts again.
+    first.cmd("SCRIPT").arg("LOAD").arg(SCRIPT);
+    first.cmd("SETNX").arg(&entry).arg("1");
+    let _: (String, i64) = connection.ask(&Question::Commands(first)).await?;
+    let script = Script::new(SCRIPT);
+    for (seen, new) in [("1", "2"), ("2", "")] {
+        let mut call = script.prepare_invoke();
+        call.key(&entry)
+            .key(&index)
+            .arg(seen)
+            .arg(new)
+            .arg("")
+            .arg("0")
+            .arg(TRIAL)
+            .arg("0")
+            .arg("1")
+            .arg("1")
+            .arg(&entry);
+        let _: (bool, Vec<u8>, u64) = connection.ask(&Question::Script(call)).await?;
+    }
+    Ok(())
 }
