@@ -3,7 +3,7 @@
 //! Results go to standard output, everything else to standard error.
 
 pub mod check;
-pub mod config;
+pub mod crm_report;
 pub mod dead_letters;
 pub mod healthcheck;
 pub mod map;
@@ -89,8 +89,8 @@ Examples:
     Topology(topology::Args),
     /// Print the JSON Schema of a task message
     Schema,
-    /// Serve a stand-in for the CRM, with its limits and with faults on demand
     Sandbox(sandbox::Args),
+    CrmReport(crm_report::Args),
     /// Succeed when the worker that runs with this configuration is ready
     Healthcheck,
 }
@@ -114,6 +114,7 @@ impl Cli {
             Command::Topology(args) => topology::run(&args, &sources).await,
             Command::Schema => schema::run(),
             Command::Sandbox(args) => sandbox::run(args, stop).await,
+            Command::CrmReport(args) => crm_report::run(&args, &sources, &stop).await,
             Command::Healthcheck => healthcheck::run(&sources).await,
         }
     }

@@ -151,6 +151,20 @@ pub struct Task {
     pub unknown_fields: UnknownFields,
     /// Age from which on a message is dead-lettered as `expired`.
     pub max_age: Option<Duration>,
+    /// Where a task carries its message's reference.
+    pub reference: ReferencePlace,
+}
+
+/// Where a task carries its message's reference, `[ref:…]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReferencePlace {
+    /// Nowhere.
+    #[default]
+    None,
+    /// At the end of the description.
+    Description,
+    /// At the end of the name.
+    Name,
 }
 
 /// The priorities that the CRM knows.

@@ -5,6 +5,7 @@
 //! get no answer. Answers are read as tolerant clients read them, since what stands between may disfigure them.
 
 pub mod classify;
+pub mod exchange;
 mod verdict;
 
 use std::io::Read;

@@ -56,6 +56,8 @@ pub mod check;
 
 pub mod cli;
 
+pub mod crm_report;
+
 pub mod sandbox;
 
 // Shared parts.

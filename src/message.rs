@@ -7,6 +7,6 @@ pub mod export;
 pub mod failure;
 pub mod mapper;
 pub mod payload;
-pub mod published;
+pub mod reference;
 pub mod retry_state;
 pub mod task;

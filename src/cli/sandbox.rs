@@ -12,13 +12,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Error, INVALID_CONFIGURATION};
 use crate::duration;
-use crate::sandbox::{Options, Sandbox, faults};
+use crate::sandbox::{Options, Sandbox, faults, recorded};
 
-/// A stand-in for the wolkvox CRM, for tests: same answers, same limits, and faults on demand
+const EXAMPLES: &str = "\
+Examples:
+  wolkvox-task-worker sandbox --token demo-token --operation demo
+  wolkvox-task-worker sandbox --listen 127.0.0.1:0 --from-report wolkvox-crm-report-20261129T101500Z.json";
+
+/// Serve a stand-in for the CRM, with its limits and with faults on demand
 ///
-/// The first line on standard output is its address, as JSON. It answers insert.php and tokenInformation.php; GET
-/// /sandbox/tasks and /sandbox/stats tell what came, PUT /sandbox/faults makes it misbehave, DELETE /sandbox starts afresh.
+/// It answers insert.php, tokenInformation.php, query.php and queryDates.php. The first line on standard output is its
+/// address, as JSON. GET /sandbox/tasks and GET /sandbox/stats show what arrived, PUT /sandbox/faults makes it misbehave,
+/// DELETE /sandbox makes it forget everything.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8089")]
@@ -35,15 +42,30 @@ pub struct Args {
     /// Requests at once on one token
     #[arg(long, value_name = "N", default_value = "2")]
     max_simultaneous: NonZeroUsize,
-    /// Calls a day on one token; a day ends at midnight UTC
-    #[arg(long, value_name = "N", default_value_t = 4800)]
-    daily_limit: u64,
+    /// Calls a day on one token, 4800 unless given here or in a report; a day ends at midnight UTC
+    #[arg(long, value_name = "N")]
+    daily_limit: Option<u64>,
+    /// Whether query.php and queryDates.php find tasks: on unless a report says otherwise
+    #[arg(long, value_name = "WHETHER", value_enum)]
+    query: Option<Switch>,
+    /// Behave as the account of this report of crm-report did; rules of --faults come first
+    #[arg(long, value_name = "FILE")]
+    from_report: Option<PathBuf>,
     /// A file with the rules to start with, as PUT /sandbox/faults takes them
     #[arg(long, value_name = "FILE")]
     faults: Option<PathBuf>,
-    /// Makes the faults' probabilities the same in every run
+    /// Make the faults' probabilities the same in every run
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Switch {
+    /// Tasks are found
+    On,
+    /// Nothing is ever found
+    Off,
 }
 
 /// Answers until `shutdown`.
@@ -52,23 +74,46 @@ pub struct Args {
 /// With 78 for rules that cannot be read or are wrong, with 1 for an address that cannot be listened on.
 pub async fn run(args: Args, shutdown: CancellationToken) -> Result<ExitCode, Error> {
     let listen = args.listen;
-    let options = Options {
-        listen,
-        tokens: args.tokens,
-        operation: args.operation,
-        latency: args.latency,
-        max_simultaneous: args.max_simultaneous,
-        daily_limit: args.daily_limit,
-        faults: args.faults.as_deref().map_or(Ok(Vec::new()), rules)?,
-        seed: args.seed,
-    };
-    let sandbox = Sandbox::bind(options).await.map_err(|error| {
-        Error::failed(format!("cannot listen on {listen}: {error}; choose another address with --listen"))
+    let sandbox = Sandbox::bind(options(args)?).await.map_err(|error| {
+        Error::failed(format!("cannot listen on {listen}: {error}. Choose another address with --listen."))
     })?;
+    let bound = sandbox.local_addr();
+    if !bound.ip().is_loopback() {
+        eprintln!(
+            "warning: {bound} is not a loopback address. Everybody who can reach it can read the tokens and tasks that the \
+             sandbox receives. Use no real token with it."
+        );
+    }
     announce(sandbox.local_addr())
         .map_err(|error| Error::failed(format!("cannot write to standard output: {error}")))?;
     sandbox.serve(shutdown).await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The options of the command line, and behind them those of the report.
+fn options(args: Args) -> Result<Options, Error> {
+    let mut faults = read(args.faults.as_deref(), "--faults", faults::parse)?.unwrap_or_default();
+    let replay = read(args.from_report.as_deref(), "--from-report", recorded::parse)?;
+    let preset = Options::default();
+    let (query, daily_limit, recorded) = match replay {
+        Some(replay) => {
+            faults.extend(replay.faults);
+            (replay.query, replay.daily_limit, replay.recorded)
+        }
+        None => (preset.query, None, preset.recorded),
+    };
+    Ok(Options {
+        listen: args.listen,
+        tokens: args.tokens,
+        operation: args.operation,
+        latency: args.latency,
+        max_simultaneous: args.max_simultaneous,
+        daily_limit: args.daily_limit.or(daily_limit).unwrap_or(preset.daily_limit),
+        query: args.query.map_or(query, |query| query == Switch::On),
+        faults,
+        recorded,
+        seed: args.seed,
+    })
 }
 
 fn announce(address: SocketAddr) -> io::Result<()> {
@@ -77,20 +122,26 @@ fn announce(address: SocketAddr) -> io::Result<()> {
     stdout.flush()
 }
 
-fn rules(file: &Path) -> Result<Vec<faults::Rule>, Error> {
+/// Reads the file that an option names.
+fn read<T, E: std::error::Error>(
+    file: Option<&Path>,
+    option: &str,
+    parse: impl FnOnce(&[u8]) -> Result<T, E>,
+) -> Result<Option<T>, Error> {
+    let Some(file) = file else { return Ok(None) };
     let invalid = |error: &dyn std::error::Error| Error {
         exit: INVALID_CONFIGURATION,
-        message: format!("--faults {}: {error}", file.display()),
+        message: format!("{option} {}: {error}", file.display()),
     };
     let json = std::fs::read(file).map_err(|error| invalid(&error))?;
-    faults::parse(&json).map_err(|error| invalid(&error))
+    parse(&json).map(Some).map_err(|error| invalid(&error))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
     duration::parse(text).ok_or_else(|| format!("must be {}", duration::ALLOWED))
 }
 
-/// What a header can carry and no one mistypes.
+/// What a header can carry and people can type.
 fn token(text: &str) -> Result<String, &'static str> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
         Ok(text.to_owned())
@@ -123,8 +174,10 @@ mod tests {
         assert_eq!(args.operation, "demo");
         assert_eq!(args.latency, Duration::from_millis(50));
         assert_eq!(args.max_simultaneous.get(), 2);
-        assert_eq!(args.daily_limit, 4800);
-        assert_eq!((args.faults, args.seed), (None, None));
+        let options = options(args).unwrap();
+        assert_eq!((options.daily_limit, options.query, options.seed), (4800, true, None));
+        assert!(options.faults.is_empty());
+        assert!(!super::options(parse(&["--query", "off"]).unwrap()).unwrap().query);
         assert_eq!(parse(&["--token", "a", "--token=b"]).unwrap().tokens, ["a", "b"]);
     }
 
@@ -137,6 +190,7 @@ mod tests {
             ["--latency", "5"],
             ["--max-simultaneous", "0"],
             ["--daily-limit", "-1"],
+            ["--query", "yes"],
         ] {
             assert!(parse(&args).is_err(), "{args:?}");
         }
@@ -156,5 +210,8 @@ mod tests {
             assert!(error.message.contains(said), "{}", error.message);
             assert!(error.message.starts_with(&format!("--faults {}: ", file.display())));
         }
+        let report = parse(&["--from-report", file!()]).unwrap();
+        let error = run(report, CancellationToken::new()).await.unwrap_err();
+        assert!(error.message.contains("it is no report of crm-report"), "{}", error.message);
     }
 }

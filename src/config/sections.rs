@@ -13,7 +13,7 @@ use super::proxy::Proxy;
 use super::raw::Sources;
 use super::read::{Parsed, Reader, Reported, any, choice, count, duration, duration_within, flag, path, queue, text};
 use super::{
-    Admin, Broker, Config, Crm, Gate, Ledger, LedgerStore, Log, LogFormat, LogLevel, OnUnknown, Priority, Retry,
+    Admin, Broker, Config, Crm, Gate, Ledger, LedgerStore, Log, LogFormat, LogLevel, OnUnknown, Priority, ReferencePlace, Retry,
     Shutdown, Task, TopologyMode, UnknownFields,
 };
 use crate::suggest::suggest;
@@ -197,6 +197,8 @@ fn task(reader: &mut Reader<'_>) -> Result<Task, Reported> {
     let unknown = [UnknownFields::Reject, UnknownFields::Ignore];
     let unknown_fields = reader.want("task.unknown_fields", choice(unknown));
     let max_age = reader.read("task.max_age", duration);
+    let places = [ReferencePlace::None, ReferencePlace::Description, ReferencePlace::Name];
+    let reference = reader.want("task.reference", choice(places));
     Ok(Task {
         status: status?,
         priority: priority?,
@@ -206,6 +208,7 @@ fn task(reader: &mut Reader<'_>) -> Result<Task, Reported> {
         description: description?,
         unknown_fields: unknown_fields?,
         max_age: max_age?,
+        reference: reference?,
     })
 }
 

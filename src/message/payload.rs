@@ -9,8 +9,9 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use crate::config::{self, Priority};
+use crate::config::{self, Priority, ReferencePlace};
 use crate::message::failure::{Failure, Kind, Stage, shorten};
+use crate::message::reference::Reference;
 use crate::message::task::{Decoded, Problem, Task};
 
 pub(crate) mod date;
@@ -39,6 +40,19 @@ struct Fields<'a> {
     description: Cow<'a, str>,
     id_record: Cow<'a, str>,
     wolkvox_owner: Cow<'a, str>,
+}
+
+impl Payload<'_> {
+    /// Appends `[ref:…]` to the name or the description, as `task.reference` says.
+    pub fn append_reference(&mut self, place: ReferencePlace, reference: Reference) {
+        let field = match place {
+            ReferencePlace::None => return,
+            ReferencePlace::Description => &mut self.fields.description,
+            ReferencePlace::Name => &mut self.fields.name,
+        };
+        let space = if field.is_empty() { "" } else { " " };
+        *field = Cow::Owned(format!("{field}{space}[ref:{reference}]"));
+    }
 }
 
 /// What mapping needs besides the message.

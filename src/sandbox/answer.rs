@@ -3,17 +3,147 @@
 use std::fmt;
 
 use axum::body::Body;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde_json::{Value, json};
+
+use super::account::{Account, Codes};
+
+/// An HTTP answer.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Answer {
+    /// Any body.
+    pub(super) fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))]);
+        Self { status, headers, body: body.into() }
+    }
+
+    /// A JSON body.
+    pub(super) fn json(status: StatusCode, body: &Value) -> Self {
+        Self::new(status, "application/json", body.to_string())
+    }
+
+    /// The page that a web server in front of the CRM would show.
+    pub(super) fn html(status: StatusCode) -> Self {
+        let page = format!(
+            "<html>\r\n<head><title>{status}</title></head>\r\n<body>\r\n<center><h1>{status}</h1></center>\r\n</body>\r\n</html>\r\n"
+        );
+        Self::new(status, "text/html", page)
+    }
+
+    /// With one more header.
+    pub(super) fn with(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
+        self.headers.insert(name, value.into());
+        self
+    }
+
+    /// The whole answer as bytes, with `lines` as further header lines.
+    pub(super) fn to_wire(&self, lines: &str) -> Bytes {
+        let mut wire =
+            format!("HTTP/1.1 {}\r\ncontent-length: {}\r\n{lines}", self.status, self.body.len()).into_bytes();
+        for (name, value) in &self.headers {
+            wire.extend_from_slice(name.as_str().as_bytes());
+            wire.extend_from_slice(b": ");
+            wire.extend_from_slice(value.as_bytes());
+            wire.extend_from_slice(b"\r\n");
+        }
+        wire.extend_from_slice(b"\r\n");
+        wire.extend_from_slice(&self.body);
+        wire.into()
+    }
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.body));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
+}
+
+/// What an API of the vendor says, before the account's own way of saying it.
+#[derive(Clone, Debug)]
+pub(super) struct Verdict {
+    status: StatusCode,
+    code: u16,
+    /// Whether the vendor's page shows the code as a string for this call.
+    is_string: bool,
+    error: String,
+    msg: String,
+    data: Option<Value>,
+}
+
+impl Verdict {
+    /// A created task; the misspelling is the vendor's.
+    pub(super) fn created(data: Value) -> Self {
+        Self::success(false, "Succesfully create record".to_owned(), data)
+    }
+
+    /// What was found: in the vendor's words, `1 records were are found`.
+    pub(super) fn found(count: usize, data: Value) -> Self {
+        Self::success(true, format!("{count} records were are found"), data)
+    }
+
+    fn success(is_string: bool, msg: String, data: Value) -> Self {
+        Self { status: StatusCode::OK, code: 200, is_string, error: "null".to_owned(), msg, data: Some(data) }
+    }
+
+    /// No success: `error` is the code's name in capitals.
+    pub(super) fn refused(status: StatusCode, code: u16, msg: String) -> Self {
+        let name = StatusCode::from_u16(code).ok().and_then(|status| status.canonical_reason()).unwrap_or("ERROR");
+        Self { status, code, is_string: false, error: name.to_uppercase(), msg, data: None }
+    }
+
+    /// With the code as a string.
+    pub(super) fn with_string_code(mut self) -> Self {
+        self.is_string = true;
+        self
+    }
+
+    /// The JSON as this account writes it.
+    pub(super) fn body(&self, account: &Account) -> Value {
+        let is_string = match account.codes {
+            Codes::Documented => self.is_string,
+            Codes::Strings => true,
+            Codes::Numbers => false,
+        };
+        let code = if is_string { json!(self.code.to_string()) } else { json!(self.code) };
+        let mut body = json!({"code": code, "error": self.error, "msg": self.msg});
+        if let (Some(data), Some(members)) = (&self.data, body.as_object_mut()) {
+            members.insert("data".to_owned(), data.clone());
+        }
+        body
+    }
+
+    /// The answer as this account gives it.
+    pub(super) fn answer(&self, account: &Account) -> Answer {
+        let status = if account.always_200 { StatusCode::OK } else { self.status };
+        account_headers(account, Answer::json(status, &self.body(account)))
+    }
+}
+
+/// Adds what this account adds to each answer.
+pub(super) fn account_headers(account: &Account, answer: Answer) -> Answer {
+    if account.close { answer.with(header::CONNECTION, HeaderValue::from_static("close")) } else { answer }
+}
 
 /// Why a call was not carried out.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Refusal {
     /// No `Wolkvox-Token`.
     NoToken,
-    /// A token that is not known, or not for this operation.
+    /// A token that is not known.
     InvalidToken,
+    /// A token that is not for this operation.
+    OtherOperation,
     /// A path that is not there.
     NoSuchApi,
     /// The path is there; holds the method that it takes.
@@ -34,7 +164,7 @@ impl Refusal {
     /// Its name among the counts of `GET /sandbox/stats`.
     pub(super) fn outcome(&self) -> &'static str {
         match self {
-            Self::NoToken | Self::InvalidToken => "unauthorized",
+            Self::NoToken | Self::InvalidToken | Self::OtherOperation => "unauthorized",
             Self::NoSuchApi | Self::WrongMethod(_) => "misconfigured",
             Self::TooMany(_) => "throttled",
             Self::QuotaUsedUp => "quota_exhausted",
@@ -46,11 +176,42 @@ impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
             Self::NoToken => StatusCode::UNAUTHORIZED,
-            Self::InvalidToken | Self::TooMany(_) | Self::QuotaUsedUp => StatusCode::FORBIDDEN,
+            Self::InvalidToken | Self::OtherOperation | Self::TooMany(_) | Self::QuotaUsedUp => StatusCode::FORBIDDEN,
             Self::NoSuchApi | Self::Parameters(_) => StatusCode::BAD_REQUEST,
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Full => StatusCode::INSUFFICIENT_STORAGE,
+        }
+    }
+
+    /// The answer as this account gives it.
+    pub(super) fn answer(&self, account: &Account) -> Answer {
+        let verdict = match (self, &account.bad_token) {
+            (Self::InvalidToken | Self::OtherOperation, Some((code, msg))) => {
+                Verdict::refused(StatusCode::from_u16(*code).unwrap_or(StatusCode::FORBIDDEN), *code, msg.clone())
+            }
+            _ => Verdict::refused(self.status(), self.status().as_u16(), self.to_string()),
+        };
+        let answer = verdict.answer(account);
+        if let Self::WrongMethod(allowed) = self {
+            return answer.with(header::ALLOW, HeaderValue::from_static(allowed));
+        }
+        answer
+    }
+
+    /// The exchange of a report in which an account refuses so.
+    pub(super) fn exchange(&self) -> Option<&'static str> {
+        match self {
+            Self::InvalidToken => Some("wrong_token"),
+            Self::OtherOperation => Some("wrong_operation"),
+            Self::Parameters(_) => Some("missing_field"),
+            Self::NoToken
+            | Self::NoSuchApi
+            | Self::WrongMethod(_)
+            | Self::TooMany(_)
+            | Self::QuotaUsedUp
+            | Self::TooLarge(_)
+            | Self::Full => None,
         }
     }
 }
@@ -60,7 +221,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoToken => f.write_str("PLEASE ENTER THE WOLKVOX-TOKEN"),
-            Self::InvalidToken => f.write_str("PLEASE VALIDATE TOKEN"),
+            Self::InvalidToken | Self::OtherOperation => f.write_str("PLEASE VALIDATE TOKEN"),
             Self::NoSuchApi => f.write_str("THE API YOU WANT TO CONSULT DOES NOT EXIST"),
             Self::WrongMethod(allowed) => write!(f, "ONLY {allowed} IS ALLOWED"),
             Self::TooMany(allowed) => write!(f, "EXCEEDS THE LIMIT OF SIMULTANEOUS REQUESTS PER TOKEN ({allowed})"),
@@ -70,57 +231,4 @@ impl fmt::Display for Refusal {
             Self::Full => f.write_str("THE SANDBOX REMEMBERS NO MORE TASKS: DELETE /sandbox"),
         }
     }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let status = self.status();
-        let mut response = json_answer(status, &verdict(status.as_u16(), &self.to_string()));
-        if let Self::WrongMethod(allowed) = self {
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
-        }
-        response
-    }
-}
-
-/// A verdict that is not success: `error` is the code's name in capitals.
-pub(super) fn verdict(code: u16, msg: &str) -> Value {
-    let error = StatusCode::from_u16(code).ok().and_then(|status| status.canonical_reason()).unwrap_or("ERROR");
-    json!({"code": code, "error": error.to_uppercase(), "msg": msg})
-}
-
-/// The vendor's answer to an insert; the misspelling is the vendor's. `code` is a number, a string only by a fault.
-pub(super) fn created(code: Value, wolkvox_id: &str) -> Value {
-    json!({
-        "code": code,
-        "error": "null",
-        "msg": "Succesfully create record",
-        "data": {"wolkvox_id": wolkvox_id},
-    })
-}
-
-/// A JSON body.
-pub(super) fn json_answer(status: StatusCode, body: &Value) -> Response {
-    raw_answer(status, "application/json", body.to_string())
-}
-
-/// Any body.
-pub(super) fn raw_answer(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {
-    (status, [(header::CONTENT_TYPE, content_type)], body.into()).into_response()
-}
-
-/// The page that a web server in front of the CRM would show.
-pub(super) fn html_answer(status: StatusCode) -> Response {
-    let page = format!(
-        "<html>\r\n<head><title>{status}</title></head>\r\n<body>\r\n<center><h1>{status}</h1></center>\r\n</body>\r\n</html>\r\n"
-    );
-    raw_answer(status, "text/html", page)
-}
-
-/// Adds `Retry-After` in seconds.
-pub(super) fn with_retry_after(mut response: Response, seconds: Option<u64>) -> Response {
-    if let Some(seconds) = seconds {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    response
 }

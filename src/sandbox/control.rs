@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::answer::json_answer;
+use super::answer::Answer;
 use super::faults;
 use super::state::State;
 
@@ -30,7 +30,7 @@ pub(super) async fn stats(Shared(state): Shared<Arc<State>>) -> Response {
         "distinct_created": distinct.len(),
         "peak_simultaneous": counts.peaks,
     });
-    json_answer(StatusCode::OK, &body)
+    Answer::json(StatusCode::OK, &body).into_response()
 }
 
 /// `PUT /sandbox/faults`: other rules in the place of all that were, or what is wrong with them.
@@ -40,7 +40,7 @@ pub(super) async fn faults(Shared(state): Shared<Arc<State>>, body: Bytes) -> Re
             state.replace_faults(rules);
             StatusCode::NO_CONTENT.into_response()
         }
-        Err(error) => json_answer(StatusCode::BAD_REQUEST, &json!({"error": error.to_string()})),
+        Err(error) => Answer::json(StatusCode::BAD_REQUEST, &json!({"error": error.to_string()})).into_response(),
     }
 }
 

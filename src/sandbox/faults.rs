@@ -1,70 +1,19 @@
 //! Rules by which the sandbox misbehaves.
 
-use std::fmt;
-use std::time::Duration;
+mod action;
 
-use axum::http::StatusCode;
+use std::fmt;
+
 use serde_json::{Map, Value};
 
-use crate::duration;
+use super::account::Account;
 use crate::suggest::suggest;
 
+pub(super) use action::Action;
+
 const KEYS: [&str; 5] = ["action", "times", "probability", "name_contains", "retry_after"];
-const ACTIONS: [&str; 11] =
-    ["status", "code", "api", "delay", "hang", "drop", "reset", "garbage", "bom", "warning", "string-code"];
-/// The actions that take an argument, with their whole form.
-const FORMS: [(&str, &str); 4] =
-    [("status", "status:CODE"), ("code", "code:CODE:TEXT"), ("api", "api:CODE:TEXT"), ("delay", "delay:DURATION")];
-
-/// What goes wrong with an insert.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Action {
-    /// Not created; an HTTP status with an HTML body.
-    Status(StatusCode),
-    /// Not created; HTTP 200 with this verdict.
-    Code(u16, String),
-    /// Not created; this HTTP status and verdict.
-    Api(StatusCode, String),
-    /// As usual, only later.
-    Delay(Duration),
-    /// Created, never answered.
-    Hang,
-    /// Not created, connection reset.
-    Drop,
-    /// Created, connection reset.
-    Reset,
-    /// Created, answered with what cannot be read.
-    Garbage,
-    /// Created, the JSON after a byte-order mark.
-    Bom,
-    /// Created, the JSON after a PHP warning.
-    Warning,
-    /// Created, the code as a string.
-    StringCode,
-}
-
-impl Action {
-    /// Its name among the counts of `GET /sandbox/stats`.
-    pub(super) fn outcome(&self) -> &'static str {
-        match self {
-            Self::Status(_) => "fault:status",
-            Self::Code(..) => "fault:code",
-            Self::Api(..) => "fault:api",
-            Self::Delay(_) => "fault:delay",
-            Self::Hang => "fault:hang",
-            Self::Drop => "fault:drop",
-            Self::Reset => "fault:reset",
-            Self::Garbage => "fault:garbage",
-            Self::Bom => "fault:bom",
-            Self::Warning => "fault:warning",
-            Self::StringCode => "fault:string-code",
-        }
-    }
-
-    fn is_answered(&self) -> bool {
-        !matches!(self, Self::Hang | Self::Drop | Self::Reset)
-    }
-}
+/// How an action begins that is about the whole account, not about one insert.
+const ACCOUNT: &str = "account:";
 
 /// An action, and the wait that its answer asks for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -74,9 +23,21 @@ pub(super) struct Fault {
     pub(super) retry_after: Option<u64>,
 }
 
-/// When what goes wrong.
+/// A rule as it was written.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rule {
+pub struct Rule(Kind);
+
+#[derive(Clone, Debug, PartialEq)]
+enum Kind {
+    /// Something that goes wrong with an insert.
+    Insert(InsertRule),
+    /// How the whole account behaves: what stands behind `account:`.
+    Account(String),
+}
+
+/// When what goes wrong with an insert.
+#[derive(Clone, Debug, PartialEq)]
+struct InsertRule {
     fault: Fault,
     /// How often it still applies; `None` for always.
     times: Option<u64>,
@@ -116,22 +77,34 @@ fn parse_rule(rule: &Value) -> Result<Rule, String> {
         return Err(unknown_name("key", unknown, &KEYS));
     }
     let action = get(rule, "action", "a string", Value::as_str)?
-        .ok_or_else(|| format!("\"action\" is missing; allowed are {}", ACTIONS.join(", ")))?;
+        .ok_or_else(|| format!("\"action\" is missing; allowed are {}", allowed_actions()))?;
+    if let Some(behaviour) = action.strip_prefix(ACCOUNT) {
+        Account::default().apply(behaviour)?;
+        return match rule.keys().find(|key| *key != "action") {
+            Some(other) => Err(format!("\"{action}\" always holds and takes no \"{other}\"")),
+            None => Ok(Rule(Kind::Account(behaviour.to_owned()))),
+        };
+    }
     let fault = Fault {
-        action: parse_action(action)?,
+        action: Action::parse(action)?,
         retry_after: get(rule, "retry_after", "a whole number of seconds", Value::as_u64)?,
     };
-    if fault.retry_after.is_some() && !fault.action.is_answered() {
-        return Err(format!("\"retry_after\" needs an answer to go with, and \"{action}\" gives none"));
+    if fault.retry_after.is_some() && !fault.action.has_headers() {
+        return Err(format!("\"retry_after\" needs an answer with headers, and \"{action}\" gives none"));
     }
-    Ok(Rule {
+    Ok(Rule(Kind::Insert(InsertRule {
         fault,
         times: get(rule, "times", "a whole number from 1", |value| value.as_u64().filter(|times| *times > 0))?,
         probability: get(rule, "probability", "a number from 0 to 1", |value| {
             value.as_f64().filter(|p| (0.0..=1.0).contains(p))
         })?,
         name_contains: get(rule, "name_contains", "a string", Value::as_str)?.map(str::to_owned),
-    })
+    })))
+}
+
+fn allowed_actions() -> String {
+    let words = action::ACTIONS.iter().map(|(word, _)| *word);
+    words.chain(["account"]).collect::<Vec<_>>().join(", ")
 }
 
 /// The key's value, if it is there.
@@ -157,74 +130,35 @@ fn unknown_name(what: &str, name: &str, known: &[&str]) -> String {
     format!("unknown {what} \"{name}\"{hint} (allowed are {allowed})")
 }
 
-fn parse_action(text: &str) -> Result<Action, String> {
-    let (word, argument) = match text.split_once(':') {
-        Some((word, argument)) => (word, Some(argument)),
-        None => (text, None),
-    };
-    let form = FORMS.iter().find(|(known, _)| *known == word);
-    match (word, argument) {
-        ("status", Some(code)) => Ok(Action::Status(status(code)?)),
-        ("code", Some(verdict)) => {
-            let (code, text) = refusal(verdict, "code:CODE:TEXT")?;
-            Ok(Action::Code(code.as_u16(), text))
-        }
-        ("api", Some(verdict)) => {
-            let (code, text) = refusal(verdict, "api:CODE:TEXT")?;
-            Ok(Action::Api(code, text))
-        }
-        ("delay", Some(text)) => duration::parse(text)
-            .map(Action::Delay)
-            .ok_or_else(|| format!("the delay \"{text}\" must be {}", duration::ALLOWED)),
-        ("hang", None) => Ok(Action::Hang),
-        ("drop", None) => Ok(Action::Drop),
-        ("reset", None) => Ok(Action::Reset),
-        ("garbage", None) => Ok(Action::Garbage),
-        ("bom", None) => Ok(Action::Bom),
-        ("warning", None) => Ok(Action::Warning),
-        ("string-code", None) => Ok(Action::StringCode),
-        (word, _) if !ACTIONS.contains(&word) => Err(unknown_name("action", word, &ACTIONS)),
-        (word, _) => Err(form.map_or_else(
-            || format!("\"{word}\" takes nothing after it"),
-            |(_, form)| format!("\"{word}\" must be written {form}"),
-        )),
-    }
-}
-
-/// A status that can end an answer.
-fn status(code: &str) -> Result<StatusCode, String> {
-    code.parse()
-        .ok()
-        .filter(|status: &StatusCode| (200..=599).contains(&status.as_u16()))
-        .ok_or_else(|| format!("the code \"{code}\" must be a number from 200 to 599"))
-}
-
-/// `CODE:TEXT`.
-fn refusal(verdict: &str, form: &str) -> Result<(StatusCode, String), String> {
-    let (code, text) = verdict.split_once(':').ok_or_else(|| format!("a verdict must be written {form}"))?;
-    match status(code)? {
-        StatusCode::OK => Err("the verdict 200 means created, and this fault creates nothing".to_owned()),
-        code => Ok((code, text.to_owned())),
-    }
-}
-
 /// The rules in force.
 #[derive(Debug)]
 pub(super) struct Faults {
-    rules: Vec<Rule>,
+    rules: Vec<InsertRule>,
     seed: u64,
     random: fastrand::Rng,
 }
 
 impl Faults {
-    pub(super) fn new(rules: Vec<Rule>, seed: u64) -> Self {
+    /// The rules about inserts, and what the others make of the account. Draws from the seed.
+    pub(super) fn new(rules: Vec<Rule>, seed: u64) -> (Self, Account) {
+        let mut account = Account::default();
+        let mut inserts = Vec::new();
+        for Rule(kind) in rules {
+            match kind {
+                Kind::Insert(rule) => inserts.push(rule),
+                // It was tried when the rule was read.
+                Kind::Account(behaviour) => account.apply(&behaviour).unwrap_or_default(),
+            }
+        }
         let random = fastrand::Rng::with_seed(seed);
-        Self { rules, seed, random }
+        (Self { rules: inserts, seed, random }, account)
     }
 
-    /// Other rules, and the draws from the seed again.
-    pub(super) fn replace(&mut self, rules: Vec<Rule>) {
-        *self = Self::new(rules, self.seed);
+    /// Puts other rules in the place of all, and starts the draws from the seed again.
+    pub(super) fn replace(&mut self, rules: Vec<Rule>) -> Account {
+        let (faults, account) = Self::new(rules, self.seed);
+        *self = faults;
+        account
     }
 
     /// The fault of the first rule that matches a task of this name. A draw is spent only where all else matches.
@@ -243,33 +177,6 @@ impl Faults {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn action(text: &str) -> Result<Action, String> {
-        parse_action(text)
-    }
-
-    #[test]
-    fn reads_every_action() {
-        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-        for (text, expected) in [
-            ("status:503", Action::Status(unavailable)),
-            ("code:417:NO: REALLY", Action::Code(417, "NO: REALLY".into())),
-            ("api:403:", Action::Api(StatusCode::FORBIDDEN, String::new())),
-            ("delay:250ms", Action::Delay(Duration::from_millis(250))),
-            ("hang", Action::Hang),
-            ("drop", Action::Drop),
-            ("reset", Action::Reset),
-            ("garbage", Action::Garbage),
-            ("bom", Action::Bom),
-            ("warning", Action::Warning),
-            ("string-code", Action::StringCode),
-        ] {
-            assert_eq!(action(text), Ok(expected.clone()), "{text}");
-            let word = text.split(':').next().unwrap();
-            assert_eq!(expected.outcome(), format!("fault:{word}"));
-            assert!(ACTIONS.contains(&word));
-        }
-    }
 
     /// Rules, and how what is said of them begins.
     const WRONG: &[(&str, &str)] = &[
@@ -293,6 +200,11 @@ mod tests {
         (r#"[{"action":"bom","name_contains":1}]"#, "rule 1: \"name_contains\" is 1"),
         (r#"[{"action":"bom","retry_after":-1}]"#, "rule 1: \"retry_after\" is -1"),
         (r#"[{"action":"drop","retry_after":1}]"#, "rule 1: \"retry_after\" needs an answer"),
+        (r#"[{"action":"raw:AA==","retry_after":1}]"#, "rule 1: \"retry_after\" needs an answer"),
+        (r#"[{"action":"raw:*"}]"#, "rule 1: what follows \"raw:\" must be base64"),
+        (r#"[{"action":"acount:lenient"}]"#, "rule 1: unknown action \"acount\", did you mean \"account\"?"),
+        (r#"[{"action":"account:lenint"}]"#, "rule 1: unknown account behaviour \"lenint\", did you mean"),
+        (r#"[{"action":"account:close","times":1}]"#, "rule 1: \"account:close\" always holds and takes no \"times\""),
     ];
 
     #[test]
@@ -304,7 +216,26 @@ mod tests {
     }
 
     fn faults(rules: &str, seed: u64) -> Faults {
-        Faults::new(parse(rules.as_bytes()).unwrap(), seed)
+        Faults::new(parse(rules.as_bytes()).unwrap(), seed).0
+    }
+
+    #[test]
+    fn the_page_names_every_action() {
+        let page = include_str!("../../docs/sandbox.md");
+        let actions = action::ACTIONS.map(|(word, form)| if form.is_empty() { word } else { form }.to_owned());
+        let accounts = super::super::account::FORMS.iter().flat_map(|form| form.split(" or "));
+        for action in actions.into_iter().chain(accounts.map(|form| format!("{ACCOUNT}{form}"))) {
+            assert!(page.contains(&format!("`{action}`")), "{action} is not in docs/sandbox.md");
+        }
+    }
+
+    #[test]
+    fn account_rules_hold_together_and_beside_the_first_match() {
+        let rules = r#"[{"action":"account:lenient"},{"action":"bom"},{"action":"account:close"}]"#;
+        let (mut faults, account) = Faults::new(parse(rules.as_bytes()).unwrap(), 1);
+        assert_eq!(faults.choose("x").map(|fault| fault.action), Some(Action::Bom));
+        assert_eq!(account, Account { lenient: true, close: true, ..Account::default() });
+        assert_eq!(faults.replace(Vec::new()), Account::default());
     }
 
     #[test]

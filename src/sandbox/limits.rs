@@ -4,10 +4,14 @@ use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use super::Options;
+use std::time::Duration;
+
+use jiff::civil::Date;
+use tokio::time::Instant;
+
 use super::answer::Refusal;
 
-/// A request that holds one of its token's places.
+/// A request that takes one of its token's places.
 #[derive(Clone, Debug)]
 pub(super) struct Holder {
     /// Unlike every other's.
@@ -27,19 +31,30 @@ impl Holder {
     }
 }
 
-/// What a token has in hand and has used.
+/// A token's limits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Requests at once.
+    pub(super) simultaneous: usize,
+    /// Calls a day.
+    pub(super) daily: u64,
+}
+
+/// A token's requests in progress, and the calls that it has spent.
 #[derive(Debug, Default)]
 pub(super) struct Use {
     holders: Vec<Holder>,
     peak: usize,
-    day: i64,
+    day: Option<Date>,
     used: u64,
+    /// What a slow counter showed last, and when that was true.
+    shown: Option<(Instant, u64)>,
 }
 
 impl Use {
-    /// Takes a place and spends a call; returns the calls spent today. A refused request spends none.
-    pub(super) fn admit(&mut self, options: &Options, today: i64, holder: Holder) -> Result<u64, Refusal> {
-        let allowed = options.max_simultaneous.get();
+    /// Takes a place and spends `cost` calls; returns the calls spent today. A refused request spends none.
+    pub(super) fn admit(&mut self, limits: Limits, today: Date, holder: Holder, cost: u64) -> Result<u64, Refusal> {
+        let allowed = limits.simultaneous;
         if self.holders.len() >= allowed {
             self.holders.retain(|holder| !holder.has_left());
         }
@@ -47,16 +62,27 @@ impl Use {
         if self.holders.len() >= allowed {
             return Err(Refusal::TooMany(allowed));
         }
-        if self.day != today {
-            self.day = today;
+        if self.day != Some(today) {
+            self.day = Some(today);
             self.used = 0;
         }
-        if self.used >= options.daily_limit {
+        if self.used >= limits.daily {
             return Err(Refusal::QuotaUsedUp);
         }
-        self.used += 1;
+        self.used += cost;
         self.holders.push(holder);
         Ok(self.used)
+    }
+
+    /// The calls spent today as a counter shows them that may be `age` old.
+    pub(super) fn shown(&mut self, age: Duration) -> u64 {
+        match self.shown {
+            Some((at, used)) if at.elapsed() < age => used,
+            _ => {
+                self.shown = Some((Instant::now(), self.used));
+                self.used
+            }
+        }
     }
 
     /// Frees the place of the request with this id.
@@ -69,9 +95,10 @@ impl Use {
         self.peak
     }
 
-    /// Starts the counts again, with the requests in hand.
+    /// Starts the counts again, with the requests in progress.
     pub(super) fn forget(&mut self) {
         self.used = 0;
+        self.shown = None;
         self.peak = self.holders.len();
     }
 }
@@ -79,22 +106,15 @@ impl Use {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
-    use std::num::NonZeroUsize;
-    use std::time::Duration;
 
     use super::*;
 
-    fn options(daily_limit: u64) -> Options {
-        Options {
-            listen: ([127, 0, 0, 1], 0).into(),
-            tokens: Vec::new(),
-            operation: String::new(),
-            latency: Duration::ZERO,
-            max_simultaneous: NonZeroUsize::new(2).unwrap(),
-            daily_limit,
-            faults: Vec::new(),
-            seed: None,
-        }
+    const fn limits(daily: u64) -> Limits {
+        Limits { simultaneous: 2, daily }
+    }
+
+    fn day(day: i8) -> Date {
+        jiff::civil::date(2026, 7, day)
     }
 
     /// The client's end of a connection, and a holder on the server's end.
@@ -109,31 +129,43 @@ mod tests {
 
     #[test]
     fn refuses_a_third_until_one_is_done_or_has_left() {
-        let (options, today) = (options(10), 1);
+        let (limits, today) = (limits(10), day(1));
         let mut usage = Use::default();
         let clients: Vec<_> = (1..=5).map(holder).collect();
-        let mut admit = |index: usize| usage.admit(&options, today, clients[index].1.clone());
+        let mut admit = |index: usize| usage.admit(limits, today, clients[index].1.clone(), 1);
         assert_eq!((admit(0), admit(1)), (Ok(1), Ok(2)));
         assert_eq!(admit(2), Err(Refusal::TooMany(2)));
         clients[0].0.shutdown(std::net::Shutdown::Both).unwrap();
         assert_eq!(admit(2), Ok(3));
         assert_eq!(admit(3), Err(Refusal::TooMany(2)));
         usage.release(2);
-        assert_eq!(usage.admit(&options, today, clients[4].1.clone()), Ok(4));
+        assert_eq!(usage.admit(limits, today, clients[4].1.clone(), 1), Ok(4));
         assert_eq!(usage.peak(), 3);
     }
 
     #[test]
     fn starts_the_quota_again_with_the_day_and_spends_none_on_refusals() {
-        let options = options(2);
+        let limits = limits(2);
         let mut usage = Use::default();
         let (_client, holder) = holder(1);
-        for (day, answer) in [(1, Ok(1)), (1, Ok(2)), (1, Err(Refusal::QuotaUsedUp)), (2, Ok(1))] {
-            let admitted = usage.admit(&options, day, holder.clone());
+        for (today, answer) in [(1, Ok(1)), (1, Ok(2)), (1, Err(Refusal::QuotaUsedUp)), (2, Ok(1))] {
+            let admitted = usage.admit(limits, day(today), holder.clone(), 1);
             assert_eq!(admitted, answer);
             usage.release(1);
         }
         usage.forget();
-        assert_eq!(usage.admit(&options, 2, holder), Ok(1));
+        assert_eq!(usage.admit(limits, day(2), holder, 1), Ok(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_counter_shows_what_was_true() {
+        let mut usage = Use { used: 3, ..Use::default() };
+        let age = Duration::from_secs(60);
+        assert_eq!(usage.shown(age), 3);
+        usage.used = 5;
+        assert_eq!((usage.shown(age), usage.shown(Duration::ZERO)), (3, 5));
+        usage.used = 7;
+        tokio::time::advance(age).await;
+        assert_eq!(usage.shown(age), 7);
     }
 }

@@ -1,5 +1,6 @@
-//! The connections and the routes. The loop is our own so that a fault can reset a TCP connection.
+//! The connections and the routes. The loop is our own so that a fault can end a TCP connection.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,34 +14,28 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::answer::{self, Refusal};
+use super::admission::{MAX_BODY, refuse};
+use super::answer::{Answer, Refusal};
+use super::client::{Client, End};
 use super::state::State;
-use super::{control, insert, token};
+use super::{control, insert, query, token};
 use crate::observe::listener::Accepting;
 
-/// Bytes of a request's body, beyond which it is answered 413.
-pub(super) const MAX_BODY: usize = 1024 * 1024;
-/// How long requests under way may last after the shutdown has begun.
+/// The beginning of the API's paths.
+const API: &str = "/server/API";
+/// How long requests in progress may last after the shutdown has begun.
 const GRACE: Duration = Duration::from_secs(1);
+/// How long a client may take to read bytes that end its connection.
+const LAST_WRITE: Duration = Duration::from_secs(30);
 
-/// The connection that a request came on.
-#[derive(Clone, Debug)]
-pub(super) struct Client {
-    /// Counted from 1.
-    pub(super) number: u64,
-    /// The same socket, to ask whether the client is still there.
-    pub(super) socket: Arc<std::net::TcpStream>,
-    /// Resets the connection.
-    pub(super) abort: CancellationToken,
-}
-
-/// Accepts connections until `shutdown`, then lets what is under way finish for [`GRACE`].
+/// Accepts connections until `shutdown`, then lets requests in progress finish for [`GRACE`].
 pub(super) async fn serve(listener: TcpListener, state: Arc<State>, shutdown: CancellationToken) {
-    let routes = routes(state);
+    let routes = routes(Arc::clone(&state));
     let accepting = Accepting::new(listener, "the sandbox");
     let connections = TaskTracker::new();
     let end = CancellationToken::new();
@@ -48,11 +43,11 @@ pub(super) async fn serve(listener: TcpListener, state: Arc<State>, shutdown: Ca
     let mut number = 0;
     while let Some((stream, place)) = shutdown.run_until_cancelled(accepting.next()).await {
         number += 1;
-        let routes = routes.clone();
+        let (routes, state) = (routes.clone(), Arc::clone(&state));
         let (shutdown, end) = (shutdown.clone(), end.clone());
         connections.spawn(async move {
             let _place = place;
-            if let Err(error) = connection(stream, number, routes, shutdown, end).await {
+            if let Err(error) = connection(stream, number, state, routes, shutdown, end).await {
                 tracing::debug!(connection = number, %error, "a connection ended badly");
             }
         });
@@ -65,46 +60,73 @@ pub(super) async fn serve(listener: TcpListener, state: Arc<State>, shutdown: Ca
     }
 }
 
-/// Serves one connection to its end, which is a reset when a fault wants it.
+/// Serves one connection to its end, which a fault may bring about.
 async fn connection(
     stream: TcpStream,
     number: u64,
+    state: Arc<State>,
     routes: Router,
     shutdown: CancellationToken,
     end: CancellationToken,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let stream = stream.into_std()?;
-    let abort = CancellationToken::new();
-    let client = Client { number, socket: Arc::new(stream.try_clone()?), abort: abort.clone() };
+    let client = Client::new(number, stream.try_clone()?);
     let routes = TowerToHyperService::new(routes);
+    let of_requests = client.clone();
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        let client = of_requests.clone();
         request.extensions_mut().insert(client.clone());
-        routes.call(request)
+        let is_silent = request.uri().path().starts_with(API) && state.account().silent_close;
+        let answered = routes.call(request);
+        async move {
+            let response = answered.await?;
+            if is_silent { close_silently(&client, response).await } else { Ok(response) }
+        }
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .serve_connection(TokioIo::new(TcpStream::from_std(stream)?), service);
     tokio::select! {
         ended = &mut connection => return ended.map_err(io::Error::other),
-        () = abort.cancelled() => return reset(connection.into_parts().io.into_inner()),
+        how = client.ended() => return last(connection.into_parts().io.into_inner(), how).await,
         () = shutdown.cancelled() => std::pin::Pin::new(&mut connection).graceful_shutdown(),
     }
     tokio::select! {
         ended = &mut connection => ended.map_err(io::Error::other),
-        () = abort.cancelled() => reset(connection.into_parts().io.into_inner()),
+        how = client.ended() => last(connection.into_parts().io.into_inner(), how).await,
         () = end.cancelled() => Ok(()),
     }
 }
 
-/// With no time to linger, closing sends RST in the place of FIN.
-fn reset(stream: TcpStream) -> io::Result<()> {
-    stream.set_zero_linger()
+/// Answers and closes the connection, without a header that says so.
+async fn close_silently(client: &Client, response: Response) -> Result<Response, Infallible> {
+    let (head, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+    client.end(End::Write(Answer { status: head.status, headers: head.headers, body }.to_wire("")));
+    std::future::pending().await
+}
+
+/// Ends a connection as a fault wants it.
+async fn last(mut stream: TcpStream, how: End) -> io::Result<()> {
+    match how {
+        // With no time to linger, closing sends RST in the place of FIN.
+        End::Reset => stream.set_zero_linger(),
+        End::Write(bytes) => {
+            let written = async {
+                stream.write_all(&bytes).await?;
+                stream.shutdown().await
+            };
+            tokio::time::timeout(LAST_WRITE, written).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        }
+    }
 }
 
 fn routes(state: Arc<State>) -> Router {
     Router::new()
         .route("/server/API/v2/custom/insert.php", post(insert::insert).fallback(only_post))
+        .route("/server/API/v2/custom/query.php", post(query::by_field).fallback(only_post))
+        .route("/server/API/v2/custom/queryDates.php", post(query::by_dates).fallback(only_post))
         .route("/server/API/v2/token/tokenInformation.php", get(token::information).fallback(only_get))
         .route("/sandbox/tasks", get(control::tasks))
         .route("/sandbox/stats", get(control::stats))
@@ -116,25 +138,19 @@ fn routes(state: Arc<State>) -> Router {
 }
 
 async fn only_post(Shared(state): Shared<Arc<State>>) -> Response {
-    refuse(&state, Refusal::WrongMethod("POST"))
+    refuse(&state, &state.account(), &Refusal::WrongMethod("POST"))
 }
 
 async fn only_get(Shared(state): Shared<Arc<State>>) -> Response {
-    refuse(&state, Refusal::WrongMethod("GET"))
+    refuse(&state, &state.account(), &Refusal::WrongMethod("GET"))
 }
 
 /// The vendor's API answers for what is under its path, the web server for the rest.
 async fn elsewhere(Shared(state): Shared<Arc<State>>, uri: Uri) -> Response {
-    let under_api = uri.path().strip_prefix("/server/API");
+    let under_api = uri.path().strip_prefix(API);
     if under_api.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
-        refuse(&state, Refusal::NoSuchApi)
+        refuse(&state, &state.account(), &Refusal::NoSuchApi)
     } else {
-        answer::html_answer(StatusCode::NOT_FOUND)
+        Answer::html(StatusCode::NOT_FOUND).into_response()
     }
-}
-
-/// Counts a refusal and answers with it.
-pub(super) fn refuse(state: &State, refusal: Refusal) -> Response {
-    state.count(refusal.outcome());
-    refusal.into_response()
 }

@@ -2,22 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
-use super::Options;
+use jiff::civil::Date;
+
+use super::account::{Account, Ids};
 use super::answer::Refusal;
+use super::client::Client;
 use super::faults::{Fault, Faults, Rule};
-use super::limits::{Holder, Use};
-use super::server::Client;
+use super::limits::{Holder, Limits, Use};
+use super::options::Options;
 
 /// Bytes of remembered tasks, beyond which an insert is answered 507: about half a million of a usual size.
 const MAX_REMEMBERED: usize = 256 * 1024 * 1024;
 /// What a remembered task takes beside its payload, roughly.
-const TASK_OVERHEAD: usize = 128;
+const TASK_OVERHEAD: usize = 192;
 
 /// A task that was created.
 #[derive(Debug, Serialize)]
@@ -32,6 +37,9 @@ pub(super) struct Task {
     pub(super) at: Timestamp,
     /// The number of the TCP connection that it came on, counted from 1.
     pub(super) connection: u64,
+    /// Its `wolkvox_id`.
+    #[serde(skip)]
+    pub(super) id: String,
 }
 
 /// The sandbox's memory, shared by all connections.
@@ -39,7 +47,11 @@ pub(super) struct Task {
 pub(super) struct State {
     /// How it was told to behave.
     pub(super) options: Options,
+    limits: Limits,
     memory: Mutex<Memory>,
+    /// What all ids of this sandbox have in common, of which 40 bits are used.
+    ids: u64,
+    next_id: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -49,6 +61,7 @@ struct Memory {
     requests: BTreeMap<&'static str, u64>,
     tokens: BTreeMap<Arc<str>, Use>,
     faults: Faults,
+    account: Arc<Account>,
     admitted: u64,
 }
 
@@ -62,12 +75,12 @@ pub(super) struct Counts {
     pub(super) peaks: BTreeMap<String, usize>,
 }
 
-/// A token's use of its quota.
+/// A token's use of its quota, as `tokenInformation.php` tells it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quota {
-    /// Calls today, this one included.
+    /// Calls today.
     pub(super) used: u64,
-    /// Whole hours until it starts again, rounded down: of what the vendor may mean, the hardest to bear.
+    /// Whole hours until it starts again, rounded down.
     pub(super) hours_to_restart: i64,
 }
 
@@ -76,15 +89,18 @@ impl State {
         let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
         tracing::info!(seed, "the sandbox draws from this seed");
         let tokens = options.tokens.iter();
+        let (faults, account) = Faults::new(options.faults.clone(), seed);
         let memory = Memory {
             tasks: Vec::new(),
             remembered: 0,
             requests: BTreeMap::new(),
             tokens: tokens.map(|token| (Arc::from(token.as_str()), Use::default())).collect(),
-            faults: Faults::new(options.faults.clone(), seed),
+            faults,
+            account: Arc::new(account),
             admitted: 0,
         };
-        Self { options, memory: Mutex::new(memory) }
+        let limits = Limits { simultaneous: options.max_simultaneous.get(), daily: options.daily_limit };
+        Self { options, limits, memory: Mutex::new(memory), ids: fastrand::u64(..), next_id: AtomicU32::default() }
     }
 
     /// The known token that was given, if it is one.
@@ -93,19 +109,51 @@ impl State {
         memory.tokens.keys().find(|token| token.as_bytes() == given).cloned()
     }
 
-    /// Takes a slot and spends a call of the quota, or says which limit forbids it.
-    pub(super) fn admit(self: &Arc<Self>, token: Arc<str>, client: &Client) -> Result<(Slot, Quota), Refusal> {
-        let now = now();
-        let (day, hours_to_restart) = day(now);
+    /// Takes a slot and spends `cost` calls of the quota, or says which limit forbids it.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        token: Arc<str>,
+        client: &Client,
+        account: &Account,
+        cost: u64,
+    ) -> Result<Slot, Refusal> {
+        let (today, _) = day(now(), account);
         let mut memory = self.lock();
         memory.admitted += 1;
         let id = memory.admitted;
         let holder = Holder { id, socket: Arc::clone(&client.socket) };
-        let usage = memory.tokens.entry(Arc::clone(&token)).or_default();
-        let used = usage.admit(&self.options, day, holder)?;
+        memory.tokens.entry(Arc::clone(&token)).or_default().admit(self.limits, today, holder, cost)?;
         drop(memory);
-        let slot = Slot { state: Arc::clone(self), token, id, outcome: Some("abandoned") };
-        Ok((slot, Quota { used, hours_to_restart }))
+        Ok(Slot { state: Arc::clone(self), token, id, outcome: Some("abandoned") })
+    }
+
+    /// The use of a slot's token.
+    pub(super) fn quota(&self, slot: &Slot, account: &Account) -> Quota {
+        let (_, hours_to_restart) = day(now(), account);
+        let mut memory = self.lock();
+        let used = memory.tokens.get_mut(&slot.token).map_or(0, |usage| usage.shown(account.slow_counter));
+        Quota { used, hours_to_restart }
+    }
+
+    /// How the account behaves.
+    pub(super) fn account(&self) -> Arc<Account> {
+        Arc::clone(&self.lock().account)
+    }
+
+    /// The time by the account's clock.
+    pub(super) fn now(account: &Account) -> Timestamp {
+        let now = now();
+        now.checked_add(account.clock).unwrap_or(now)
+    }
+
+    /// The id of a task that is created now.
+    pub(super) fn next_id(&self, account: &Account) -> String {
+        if account.ids == Ids::Uuid {
+            return Uuid::now_v7().to_string();
+        }
+        let seconds = u32::try_from(Self::now(account).as_second()).unwrap_or_default();
+        let number = self.next_id.fetch_add(1, Ordering::Relaxed) & 0xff_ffff;
+        format!("{seconds:08x}{:010x}{number:06x}", self.ids & 0xff_ffff_ffff)
     }
 
     /// The fault that this insert meets, if any.
@@ -114,15 +162,26 @@ impl State {
     }
 
     /// Remembers a task.
-    pub(super) fn create(&self, payload: Box<RawValue>, token: Arc<str>, connection: u64) -> Result<(), Refusal> {
+    pub(super) fn create(
+        &self,
+        payload: Box<RawValue>,
+        token: Arc<str>,
+        connection: u64,
+        id: String,
+    ) -> Result<(), Refusal> {
         let mut memory = self.lock();
         let remembered = memory.remembered + payload.get().len() + TASK_OVERHEAD;
         if remembered > MAX_REMEMBERED {
             return Err(Refusal::Full);
         }
         memory.remembered = remembered;
-        memory.tasks.push(Arc::new(Task { payload, token, at: now(), connection }));
+        memory.tasks.push(Arc::new(Task { payload, token, at: now(), connection, id }));
         Ok(())
+    }
+
+    /// The newest tasks, at most `most`, the newest first.
+    pub(super) fn newest(&self, most: usize) -> Vec<Arc<Task>> {
+        self.lock().tasks.iter().rev().take(most).cloned().collect()
     }
 
     /// Counts a request.
@@ -143,20 +202,21 @@ impl State {
 
     /// Puts these rules in the place of all others, and starts the draws from the seed again.
     pub(super) fn replace_faults(&self, rules: Vec<Rule>) {
-        self.lock().faults.replace(rules);
+        let mut memory = self.lock();
+        memory.account = Arc::new(memory.faults.replace(rules));
     }
 
-    /// Forgets tasks, faults, quotas and counts; requests under way keep their slots.
+    /// Forgets tasks, faults, quotas and counts; requests in progress keep their slots.
     pub(super) fn forget(&self) {
         let mut memory = self.lock();
         memory.tasks = Vec::new();
         memory.remembered = 0;
         memory.requests.clear();
         memory.tokens.values_mut().for_each(Use::forget);
-        memory.faults.replace(Vec::new());
+        memory.account = Arc::new(memory.faults.replace(Vec::new()));
     }
 
-    /// Whoever panicked with the lock held left the memory whole: each change is a single step.
+    /// A panic while the lock was held left the memory whole, because each change is a single step.
     fn lock(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -168,7 +228,7 @@ impl Memory {
     }
 }
 
-/// One of a token's simultaneous requests; its place is free when this is dropped, which is when its client leaves, too.
+/// One of a token's simultaneous requests. Its place is free when this is dropped, also when the client leaves.
 #[derive(Debug)]
 pub(super) struct Slot {
     state: Arc<State>,
@@ -212,12 +272,11 @@ fn now() -> Timestamp {
     Timestamp::now()
 }
 
-/// The day in UTC, counted from 1970, and the whole hours until it ends, rounded down.
-fn day(now: Timestamp) -> (i64, i64) {
-    const DAY: i64 = 24 * 60 * 60;
-    let now = now.as_second();
-    let left = DAY - now.rem_euclid(DAY);
-    (now.div_euclid(DAY), left / 3600)
+/// The account's day, and the whole hours until it ends, rounded down.
+fn day(now: Timestamp, account: &Account) -> (Date, i64) {
+    let local = account.zone.to_datetime(now.checked_add(account.clock).unwrap_or(now));
+    let full_hour = local.minute() == 0 && local.second() == 0;
+    (local.date(), 23 - i64::from(local.hour()) + i64::from(full_hour))
 }
 
 fn as_text<S: Serializer>(value: impl Display, serializer: S) -> Result<S::Ok, S::Error> {
@@ -226,38 +285,42 @@ fn as_text<S: Serializer>(value: impl Display, serializer: S) -> Result<S::Ok, S
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroUsize;
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
-    fn ends_the_day_at_midnight_utc_and_counts_the_hours_down() {
-        for (now, expected) in [
-            ("1970-01-01T00:00:00Z", (0, 24)),
-            ("1970-01-02T00:00:01Z", (1, 23)),
-            ("1970-01-02T22:00:00Z", (1, 2)),
-            ("1970-12-31T23:59:59Z", (364, 0)),
+    fn ends_the_day_at_midnight_of_the_account_and_counts_the_hours_down() {
+        let mut account = Account::default();
+        for (now, date, hours) in [
+            ("1970-01-01T00:00:00Z", "1970-01-01", 24),
+            ("1970-01-02T00:00:01Z", "1970-01-02", 23),
+            ("1970-01-02T22:00:00Z", "1970-01-02", 2),
+            ("1970-12-31T23:59:59Z", "1970-12-31", 0),
         ] {
-            assert_eq!(day(now.parse().unwrap()), expected, "{now}");
+            assert_eq!(day(now.parse().unwrap(), &account), (date.parse().unwrap(), hours), "{now}");
         }
+        account.apply("zone:UTC-05:00").unwrap();
+        let (date, hours) = day("1970-01-02T04:30:00Z".parse().unwrap(), &account);
+        assert_eq!((date.to_string().as_str(), hours), ("1970-01-01", 0));
+    }
+
+    #[test]
+    fn ids_have_the_time_of_creation_and_differ() {
+        let state = State::new(Options::default());
+        let ids: Vec<String> = (0..3).map(|_| state.next_id(&Account::default())).collect();
+        for id in &ids {
+            assert!(id.len() == 24 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+            let seconds = i64::from_str_radix(&id[..8], 16).unwrap();
+            assert!((now().as_second() - seconds).abs() < 60, "{id}");
+        }
+        assert!(ids[0] < ids[1] && ids[1] < ids[2], "{ids:?}");
     }
 
     #[test]
     fn refuses_a_task_when_its_memory_is_full() {
-        let state = State::new(Options {
-            listen: ([127, 0, 0, 1], 0).into(),
-            tokens: vec!["one".to_owned()],
-            operation: String::new(),
-            latency: Duration::ZERO,
-            max_simultaneous: NonZeroUsize::MIN,
-            daily_limit: 0,
-            faults: Vec::new(),
-            seed: None,
-        });
+        let state = State::new(Options::default());
         let create = || {
             let payload = RawValue::from_string("{}".to_owned()).unwrap();
-            state.create(payload, Arc::from("one"), 1)
+            state.create(payload, Arc::from("one"), 1, String::new())
         };
         state.lock().remembered = MAX_REMEMBERED - TASK_OVERHEAD - 2;
         assert_eq!((create(), create()), (Ok(()), Err(Refusal::Full)));

@@ -8,6 +8,7 @@ mod brokers;
 mod chaos;
 mod check;
 mod commands;
+mod crm_report;
 mod dead_letters;
 mod deploy;
 mod dist;

@@ -1,6 +1,10 @@
 //! The sandbox CRM over real sockets.
 #![cfg(test)]
 
+mod accounts;
+mod limits;
+mod rules;
+
 use std::future::Future;
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -14,21 +18,16 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use wolkvox_task_worker::sandbox::{Options, Sandbox, faults};
 
+use crate::support::process::{Env, Process};
+
 const INSERT: &str = "/server/API/v2/custom/insert.php";
+const QUERY: &str = "/server/API/v2/custom/query.php";
+const QUERY_DATES: &str = "/server/API/v2/custom/queryDates.php";
 const TOKEN_INFORMATION: &str = "/server/API/v2/token/tokenInformation.php";
 const BOUND: Duration = Duration::from_secs(20);
 
 fn options() -> Options {
-    Options {
-        listen: ([127, 0, 0, 1], 0).into(),
-        tokens: vec!["one".to_owned(), "two".to_owned()],
-        operation: "demo".to_owned(),
-        latency: Duration::ZERO,
-        max_simultaneous: 2.try_into().unwrap(),
-        daily_limit: 4800,
-        faults: Vec::new(),
-        seed: Some(1),
-    }
+    Options { tokens: vec!["one".to_owned(), "two".to_owned()], seed: Some(1), ..Options::default() }
 }
 
 fn task(name: &str) -> Value {
@@ -120,6 +119,18 @@ impl Crm {
         let path = format!("{TOKEN_INFORMATION}?operation=demo");
         let request = self.request(Method::GET, &path);
         send(request.header("Wolkvox-Token", "one")).await.unwrap()
+    }
+
+    /// The records that a search finds.
+    async fn find(&self, path: &str, search: Value) -> Vec<Value> {
+        let mut body = json!({"operation": "demo", "module": "wolkvox_activities"});
+        body.as_object_mut().unwrap().extend(search.as_object().unwrap().clone());
+        let request = self.request(Method::POST, path).header("Wolkvox-Token", "one");
+        let reply = send(request.body(body.to_string())).await.unwrap().json();
+        let records = reply["data"].as_array().unwrap_or_else(|| panic!("{reply}")).clone();
+        assert_eq!(reply["code"], "200", "{reply}");
+        assert_eq!(reply["msg"], format!("{} records were are found", records.len()));
+        records
     }
 
     async fn get(&self, path: &str) -> Value {
@@ -303,223 +314,16 @@ async fn refuses_a_task_with_anything_missing_or_wrong() {
     assert_eq!(crm.created().await, 0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn allows_two_at_once_on_a_token() {
-    let crm = Crm::start(options()).await;
-    crm.fault(json!([{"action": "hang", "name_contains": "hang"}])).await;
-    let _held = [crm.begin("one", "hang").await, crm.begin("one", "hang").await];
-    until("two hang", async || crm.requests("fault:hang").await == 2).await;
-    assert_eq!(crm.peak("one").await, 2);
-    let said = "EXCEEDS THE LIMIT OF SIMULTANEOUS REQUESTS PER TOKEN (2)".to_owned();
-    assert_eq!(crm.insert("third").await.verdict(), (403, said.clone()));
-    assert_eq!(crm.token_information().await.verdict(), (403, said));
-    send(crm.insert_request("two", &task("x"))).await.unwrap().assert_created();
-    assert_eq!((crm.peak("one").await, crm.peak("two").await), (3, 1));
-    assert_eq!(crm.requests("throttled").await, 2);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frees_the_slot_of_a_client_that_leaves_before_its_next_request() {
-    let options = Options { max_simultaneous: 1.try_into().unwrap(), ..options() };
-    let crm = Crm::start(options).await;
-    crm.fault(json!([{"action": "hang", "name_contains": "hang"}])).await;
-    for round in 1..=100 {
-        let held = crm.begin("one", "hang").await;
-        until("it hangs", async || crm.requests("fault:hang").await == round).await;
-        drop(held);
-        crm.insert("next").await.assert_created();
-    }
-    assert_eq!(crm.peak("one").await, 1);
-    assert_eq!(crm.created().await, 200);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn gives_up_on_a_task_whose_client_leaves_during_the_latency() {
-    let options = Options { latency: Duration::from_secs(3600), ..options() };
-    let crm = Crm::start(options).await;
-    let held = crm.begin("one", "slow").await;
-    until("it has arrived", async || crm.peak("one").await == 1).await;
-    drop(held);
-    until("it is given up", async || crm.requests("abandoned").await == 1).await;
-    assert_eq!(crm.created().await, 0);
-    send(crm.request(Method::DELETE, "/sandbox")).await.unwrap();
-    assert_eq!(crm.peak("one").await, 0, "its slot is free");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frees_the_slot_before_the_answer_is_written() {
-    let options = Options { max_simultaneous: 1.try_into().unwrap(), ..options() };
-    let mut crm = Crm::start(options).await;
-    // Connections that stay open: were one closed, its slot would be free whatever the answer did.
-    crm.client = Client::builder().timeout(BOUND).build().unwrap();
-    for _ in 0..300 {
-        crm.insert("x").await.assert_created();
-    }
-    assert_eq!(crm.peak("one").await, 1);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn takes_the_latency_with_the_slot_held() {
-    let latency = Duration::from_millis(200);
-    let crm = Crm::start(Options { latency, ..options() }).await;
-    let started = tokio::time::Instant::now();
-    let (a, b) = tokio::join!(crm.insert("a"), crm.insert("b"));
-    assert!(started.elapsed() >= latency);
-    a.assert_created();
-    b.assert_created();
-    assert_eq!(crm.peak("one").await, 2);
-}
-
 #[tokio::test]
-async fn keeps_the_daily_limit_of_each_token() {
-    let crm = Crm::start(Options { daily_limit: 3, ..options() }).await;
-    crm.insert("x").await.assert_created();
-    let mut bad = task("x");
-    bad["type"] = json!("call");
-    assert_eq!(send(crm.insert_request("one", &bad)).await.unwrap().status, 400);
-    let reply = crm.token_information().await;
-    let body = reply.json();
-    let hours = body["data"]["hours_to_restart"].as_i64().unwrap();
-    assert!((0..=24).contains(&hours), "{hours}");
-    assert_eq!(
-        body,
-        json!({
-            "code": "200", "error": "null", "msg": "Token information",
-            "data": {
-                "description": "token", "token_limit": 3, "token_use_today": 3,
-                "available_consumition_options": 0, "hours_to_restart": hours,
-            },
-        })
-    );
-    let exhausted = (403, "TOKEN LIMIT EXCEEDED".to_owned());
-    assert_eq!(crm.insert("x").await.verdict(), exhausted);
-    assert_eq!(crm.token_information().await.verdict(), exhausted);
-    send(crm.insert_request("two", &task("x"))).await.unwrap().assert_created();
-    assert_eq!(
-        crm.get("/sandbox/stats").await["requests"],
-        json!({"created": 2, "rejected": 1, "token_information": 1, "quota_exhausted": 2})
-    );
-    let forgotten = send(crm.request(Method::DELETE, "/sandbox")).await.unwrap();
-    assert_eq!(forgotten.status, 204);
-    crm.insert("x").await.assert_created();
-    assert_eq!(crm.token_information().await.json()["data"]["token_use_today"], 2);
-}
-
-#[tokio::test]
-async fn answers_as_a_fault_wants_it() {
-    let crm = Crm::start(options()).await;
-    let created = "{\"code\":200,";
-    for (action, status, starts, contains, tasks) in [
-        ("status:503", 503, "<html>", "503 Service Unavailable", 0),
-        ("status:200", 200, "<html>", "200 OK", 0),
-        ("code:417:NO: NEVER", 200, "{\"code\":417,\"error\":\"EXPECTATION FAILED\"", "NO: NEVER", 0),
-        ("api:403:TOKEN LIMIT EXCEEDED", 403, "{\"code\":403,\"error\":\"FORBIDDEN\"", "TOKEN LIMIT EXCEEDED", 0),
-        ("delay:1ms", 200, created, "wolkvox_id", 1),
-        ("garbage", 200, "{\"code\": 2", "\u{fffd}", 1),
-        ("bom", 200, "\u{feff}{\"code\":200,", "wolkvox_id", 1),
-        ("warning", 200, "<br />\n<b>Warning</b>:", created, 1),
-        ("string-code", 200, "{\"code\":\"200\",", "wolkvox_id", 1),
-    ] {
-        send(crm.request(Method::DELETE, "/sandbox")).await.unwrap();
-        crm.fault(json!([{"action": action, "retry_after": 7}])).await;
-        let reply = crm.insert("x").await;
-        assert_eq!(reply.status.as_u16(), status, "{action}");
-        assert_eq!(reply.headers["retry-after"], "7", "{action}");
-        let text = reply.text();
-        assert!(text.starts_with(starts), "{action}: {text}");
-        assert!(text.contains(contains), "{action}: {text}");
-        assert_eq!(crm.created().await, tasks, "{action}");
-        let outcome = format!("fault:{}", action.split(':').next().unwrap());
-        assert_eq!(crm.requests(&outcome).await, 1, "{action}");
+async fn warns_when_it_listens_beyond_loopback() {
+    for (listen, warns) in [("127.0.0.1:0", false), ("0.0.0.0:0", true)] {
+        let sandbox = Process::start(&["sandbox", "--listen", listen], &Env::new());
+        let has = |part: &str| sandbox.lines().iter().any(|line| line.contains(part));
+        until("it says its address", async || has("{\"listening\":\"http://")).await;
+        let said = sandbox.stop().await;
+        let warned = said.iter().any(|line| line.contains("is not a loopback address"));
+        assert_eq!(warned, warns, "{said:?}");
     }
-}
-
-#[tokio::test]
-async fn delays_the_answer() {
-    let crm = Crm::start(options()).await;
-    crm.fault(json!([{"action": "delay:300ms"}])).await;
-    let started = tokio::time::Instant::now();
-    crm.insert("x").await.assert_created();
-    assert!(started.elapsed() >= Duration::from_millis(300));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn resets_the_connection_with_and_without_a_task() {
-    let crm = Crm::start(options()).await;
-    for (action, tasks) in [("drop", 0), ("reset", 1)] {
-        crm.fault(json!([{"action": action, "times": 1}])).await;
-        let mut stream = crm.begin("one", "x").await;
-        let read = tokio::time::timeout(BOUND, stream.read(&mut [0])).await.unwrap();
-        assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset, "{action}");
-        assert_eq!(crm.created().await, tasks, "{action}");
-        crm.insert("y").await.assert_created();
-        send(crm.request(Method::DELETE, "/sandbox")).await.unwrap();
-    }
-    assert_eq!(crm.peak("one").await, 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hangs_with_the_task_created_and_no_answer() {
-    let crm = Crm::start(options()).await;
-    crm.fault(json!([{"action": "hang", "times": 1}])).await;
-    let mut stream = crm.begin("one", "x").await;
-    until("it is created", async || crm.created().await == 1).await;
-    let unanswered = stream.try_read(&mut [0]).unwrap_err();
-    assert_eq!(unanswered.kind(), ErrorKind::WouldBlock);
-    crm.shutdown.cancel();
-    let Crm { served, .. } = crm;
-    tokio::time::timeout(BOUND, served).await.unwrap().unwrap();
-    let read = tokio::time::timeout(BOUND, stream.read(&mut [0])).await.unwrap();
-    assert_eq!(read.unwrap(), 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn finishes_what_is_under_way_when_it_ends() {
-    let latency = Duration::from_millis(200);
-    let crm = Crm::start(Options { latency, ..options() }).await;
-    let under_way = crm.insert_request("one", &task("x"));
-    let (reply, ()) = tokio::join!(send(under_way), async {
-        until("it has arrived", async || crm.peak("one").await == 1).await;
-        crm.shutdown.cancel();
-    });
-    reply.unwrap().assert_created();
-    assert!(TcpStream::connect(&crm.address).await.is_err());
-}
-
-#[tokio::test]
-async fn takes_the_first_rule_that_matches_until_it_is_spent() {
-    let crm = Crm::start(options()).await;
-    crm.fault(json!([
-        {"action": "status:500", "name_contains": "bad", "times": 2},
-        {"action": "status:502", "probability": 0},
-        {"action": "status:503", "name_contains": "bad"},
-    ]))
-    .await;
-    let mut statuses = Vec::new();
-    for name in ["good", "bad", "so bad", "bad", "good"] {
-        statuses.push(crm.insert(name).await.status.as_u16());
-    }
-    assert_eq!(statuses, [200, 500, 500, 503, 200]);
-    let mut invalid = task("bad");
-    invalid["fields"]["remember"] = json!("true");
-    let reply = send(crm.insert_request("one", &invalid)).await.unwrap();
-    assert_eq!(reply.status, 400, "checks come before faults");
-}
-
-#[tokio::test]
-async fn keeps_its_rules_when_new_ones_are_wrong() {
-    let faults = faults::parse(br#"[{"action": "status:500"}]"#).unwrap();
-    let crm = Crm::start(Options { faults, ..options() }).await;
-    let reply = crm.put_faults(&json!([{"action": "hagn"}])).await;
-    assert_eq!(reply.status, 400);
-    let error = reply.json()["error"].as_str().unwrap().to_owned();
-    assert!(
-        error.starts_with("rule 1: unknown action \"hagn\", did you mean \"hang\"? (allowed are status, "),
-        "{error}"
-    );
-    assert_eq!(crm.insert("x").await.status, 500);
-    send(crm.request(Method::DELETE, "/sandbox")).await.unwrap();
-    crm.insert("x").await.assert_created();
 }
 
 #[tokio::test]
@@ -536,24 +340,4 @@ async fn forgets_everything_when_told() {
             "peak_simultaneous": {"one": 0, "two": 0},
         })
     );
-}
-
-#[tokio::test]
-async fn repeats_itself_with_the_same_seed() {
-    let rules = json!([{"action": "status:500", "probability": 0.5}]);
-    let mut runs = Vec::new();
-    for seed in [7, 7, 8] {
-        let crm = Crm::start(Options { seed: Some(seed), ..options() }).await;
-        for _ in 0..2 {
-            crm.fault(rules.clone()).await;
-            let mut statuses = Vec::new();
-            for _ in 0..32 {
-                statuses.push(crm.insert("x").await.status.as_u16());
-            }
-            runs.push(statuses);
-        }
-    }
-    assert!(runs[..4].iter().all(|run| *run == runs[0]), "{runs:?}");
-    assert_ne!(runs[4], runs[0]);
-    assert!(runs[0].contains(&200) && runs[0].contains(&500));
 }

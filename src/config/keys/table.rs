@@ -156,6 +156,13 @@ pub const KEYS: &[Key] = &[
         "Attempts in a round, the first included.",
     ),
     key(
+        "task.reference",
+        Preset::Text("none"),
+        Kind::Choice(&["none", "description", "name"]),
+        "append `[ref:…]`, which is the same for every attempt of a message, to the task's description or name",
+    ),
+    key("retry.immediate_attempts", Preset::Text("3"), Kind::Count(1, 20), "posts in a round, the first included"),
+    key(
         "retry.immediate_initial",
         Preset::Derived("200ms, or retry.immediate_max where that is less"),
         Kind::Duration("1ms", "5m"),

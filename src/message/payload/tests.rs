@@ -22,6 +22,7 @@ pub(crate) fn mapping(zone: &str) -> Mapping {
             description: None,
             unknown_fields: UnknownFields::Reject,
             max_age: None,
+            reference: ReferencePlace::None,
         },
         timezone: TimeZone::get(zone).unwrap(),
     }
@@ -71,6 +72,27 @@ fn the_body_is_the_vendors_byte_for_byte() {
             r#""id_record":"Id record","wolkvox_owner":"ADMIN_@mymodule"}}"#
         )
     );
+}
+
+#[test]
+fn the_reference_is_appended_where_it_is_configured_and_nowhere_else() {
+    let reference = Reference::new("q", "op", "id");
+    let end = format!("[ref:{reference}]");
+    for (place, description, name, expected_description) in [
+        (ReferencePlace::None, "", "Call back".to_owned(), String::new()),
+        (ReferencePlace::Name, "", format!("Call back {end}"), String::new()),
+        (ReferencePlace::Description, "", "Call back".to_owned(), end.clone()),
+        (ReferencePlace::Description, "Ana", "Call back".to_owned(), format!("Ana {end}")),
+    ] {
+        let (mapping, body) = (mapping("UTC"), with(&json!({"description": description})).to_string());
+        let decoded = decode(body.as_bytes(), UnknownFields::Reject).unwrap();
+        let mut expected = serde_json::to_value(mapping.map(decoded.clone()).unwrap()).unwrap();
+        let mut payload = mapping.map(decoded).unwrap();
+        payload.append_reference(place, reference);
+        expected["fields"]["name"] = json!(name);
+        expected["fields"]["description"] = json!(expected_description);
+        assert_eq!(serde_json::to_value(&payload).unwrap(), expected, "{place:?}");
+    }
 }
 
 #[test]

@@ -58,8 +58,12 @@ const FIELDS: [(&str, Kind); 10] = [
     ("wolkvox_owner", Kind::Text),
 ];
 
-/// The task's name, or everything that is wrong.
-pub(super) fn check<'a>(content_type: Option<&str>, document: &'a Result<Value, String>) -> Result<&'a str, Refusal> {
+/// The task's name, or everything that is wrong. A `lenient` account takes any JSON object with `fields`.
+pub(super) fn check<'a>(
+    content_type: Option<&str>,
+    document: &'a Result<Value, String>,
+    lenient: bool,
+) -> Result<&'a str, Refusal> {
     if !is_json(content_type) {
         let wrong = "the header Content-Type (must be application/json)";
         return Err(Refusal::Parameters(wrong.to_owned()));
@@ -69,11 +73,12 @@ pub(super) fn check<'a>(content_type: Option<&str>, document: &'a Result<Value, 
     let name = document.pointer("/fields/name").and_then(Value::as_str);
     match name {
         Some(name) if problems.is_empty() => Ok(name),
+        _ if lenient && document.get("fields").is_some_and(Value::is_object) => Ok(name.unwrap_or_default()),
         Some(_) | None => Err(Refusal::Parameters(problems.join(", "))),
     }
 }
 
-/// Parameters of the media type, such as a charset, are let pass.
+/// Parameters of the media type, such as a charset, are allowed.
 fn is_json(content_type: Option<&str>) -> bool {
     let media_type = content_type.and_then(|value| value.split(';').next());
     media_type.is_some_and(|value| value.trim().eq_ignore_ascii_case("application/json"))
@@ -141,7 +146,7 @@ mod tests {
     }
 
     fn refused(content_type: Option<&str>, document: Result<Value, String>) -> String {
-        check(content_type, &document).unwrap_err().to_string()
+        check(content_type, &document, false).unwrap_err().to_string()
     }
 
     #[test]
@@ -177,12 +182,19 @@ mod tests {
     #[test]
     fn takes_a_whole_task_in_json() {
         for content_type in ["application/json", "Application/JSON; charset=utf-8"] {
-            assert_eq!(check(Some(content_type), &Ok(task())), Ok("Call back"));
+            assert_eq!(check(Some(content_type), &Ok(task()), false), Ok("Call back"));
         }
         let said = "SOME PARAMETERS ARE REQUIRED: the header Content-Type (must be application/json)";
         for content_type in [None, Some(""), Some("text/plain"), Some("application/jsonp")] {
             assert_eq!(refused(content_type, Ok(task())), said);
         }
+    }
+
+    #[test]
+    fn a_lenient_account_takes_what_lacks_fields() {
+        let lacking = Ok(json!({"fields": {"name": "x"}}));
+        assert_eq!(check(Some("application/json"), &lacking, true), Ok("x"));
+        assert!(check(Some("application/json"), &Ok(json!({})), true).is_err());
     }
 
     #[test]

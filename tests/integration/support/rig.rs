@@ -52,16 +52,7 @@ impl Crm {
 
     /// One token, `demo-token`, and no latency.
     pub(crate) fn options() -> Options {
-        Options {
-            listen: ([127, 0, 0, 1], 0).into(),
-            tokens: vec!["demo-token".to_owned()],
-            operation: "demo".to_owned(),
-            latency: Duration::ZERO,
-            max_simultaneous: 2.try_into().expect("not zero"),
-            daily_limit: 1_000_000,
-            faults: Vec::new(),
-            seed: Some(1),
-        }
+        Options { daily_limit: 1_000_000, seed: Some(1), ..Options::default() }
     }
 
     pub(crate) async fn faults(&self, rules: Value) {

@@ -1,0 +1,158 @@
+//! One request to the CRM with everything that can be seen of it: for `crm-report`, which shows people what an account answers.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hyper_util::client::legacy::connect::HttpInfo;
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, Request};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::time::Instant;
+use url::Url;
+
+use super::classify::HttpResult;
+use super::{APPLICATION_JSON, INSERT_PATH, TOKEN_INFORMATION_PATH, WOLKVOX_TOKEN, causes, client, read};
+use crate::config;
+
+/// Path of the search by one field.
+const QUERY_PATH: &str = "/server/API/v2/custom/query.php";
+/// Path of the search by dates.
+const QUERY_DATES_PATH: &str = "/server/API/v2/custom/queryDates.php";
+
+/// What is asked of the CRM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// `insert.php` with this body.
+    Insert(String),
+    /// `tokenInformation.php` for this operation.
+    TokenInformation(String),
+    /// `query.php` with this body.
+    Query(String),
+    /// `queryDates.php` with this body.
+    QueryDates(String),
+}
+
+impl Call {
+    /// The method as HTTP writes it.
+    #[must_use]
+    pub fn method(&self) -> &'static str {
+        match self {
+            Self::TokenInformation(_) => "GET",
+            Self::Insert(_) | Self::Query(_) | Self::QueryDates(_) => "POST",
+        }
+    }
+
+    /// The body, where it has one.
+    #[must_use]
+    pub fn body(&self) -> Option<&str> {
+        match self {
+            Self::Insert(body) | Self::Query(body) | Self::QueryDates(body) => Some(body),
+            Self::TokenInformation(_) => None,
+        }
+    }
+
+    /// The address on this server.
+    ///
+    /// # Errors
+    /// When the server's address takes no path.
+    pub fn url(&self, server: &Url) -> Result<Url, String> {
+        let path = match self {
+            Self::Insert(_) => INSERT_PATH,
+            Self::TokenInformation(_) => TOKEN_INFORMATION_PATH,
+            Self::Query(_) => QUERY_PATH,
+            Self::QueryDates(_) => QUERY_DATES_PATH,
+        };
+        let mut url = server.join(path).map_err(|error| format!("crm.server: {error}"))?;
+        if let Self::TokenInformation(operation) = self {
+            url.query_pairs_mut().append_pair("operation", operation);
+        }
+        Ok(url)
+    }
+}
+
+/// What came back from a call.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    /// As the worker sees it.
+    pub result: HttpResult,
+    /// Status line, headers and connection, where there was an answer.
+    pub head: Option<Head>,
+    /// From sending to the head of the answer.
+    pub to_head: Option<Duration>,
+    /// From sending to the end of the answer, or of the wait for it.
+    pub total: Duration,
+}
+
+/// The head of an answer.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// Such as `HTTP/1.1 200 OK`.
+    pub status_line: String,
+    /// Names in lower case and values, in the answer's order.
+    pub headers: Vec<(String, String)>,
+    /// Our end of the connection; a further request from the same one used the connection again.
+    pub local: Option<SocketAddr>,
+    /// The other end: the CRM's, or a proxy's.
+    pub remote: Option<SocketAddr>,
+}
+
+/// Sends calls one by one, with the worker's own HTTP client.
+#[derive(Debug)]
+pub struct Exchanger {
+    client: reqwest::Client,
+    server: Url,
+}
+
+impl Exchanger {
+    /// Makes the client. It connects when the first request is sent.
+    ///
+    /// # Errors
+    /// When the configuration lacks the server, or TLS cannot be set up.
+    pub fn new(config: &config::Crm) -> Result<Self, String> {
+        let server = config.server.as_ref().ok_or("crm.server is not set")?;
+        Ok(Self { client: client(config, server)?, server: server.clone() })
+    }
+
+    /// Sends one call.
+    ///
+    /// # Errors
+    /// When it cannot be written as an HTTP request, so that nothing was sent.
+    pub async fn send(&self, call: &Call, token: &SecretString) -> Result<Exchange, String> {
+        let mut token = HeaderValue::from_str(token.expose_secret())
+            .map_err(|_| "the token holds characters that an HTTP header cannot carry")?;
+        token.set_sensitive(true);
+        let method = if call.method() == "GET" { Method::GET } else { Method::POST };
+        let mut request = Request::new(method, call.url(&self.server)?);
+        *request.body_mut() = call.body().map(|body| body.to_owned().into());
+        request.headers_mut().insert(WOLKVOX_TOKEN.clone(), token);
+        request.headers_mut().insert(CONTENT_TYPE, APPLICATION_JSON.clone());
+        let sent = Instant::now();
+        let (result, head, to_head) = match self.client.execute(request).await {
+            Ok(response) => {
+                let (head, to_head) = (head(&response), sent.elapsed());
+                (read(response).await, Some(head), Some(to_head))
+            }
+            Err(error) if error.is_connect() || error.is_builder() => (HttpResult::NotSent(causes(&error)), None, None),
+            Err(error) => (HttpResult::NoAnswer(causes(&error)), None, None),
+        };
+        Ok(Exchange { result, head, to_head, total: sent.elapsed() })
+    }
+}
+
+fn head(response: &reqwest::Response) -> Head {
+    let reason = response.extensions().get::<hyper::ext::ReasonPhrase>();
+    let reason = match reason {
+        Some(reason) => String::from_utf8_lossy(reason.as_bytes()).into_owned(),
+        None => response.status().canonical_reason().unwrap_or_default().to_owned(),
+    };
+    let info = response.extensions().get::<HttpInfo>();
+    let headers = response.headers().iter();
+    Head {
+        status_line: format!("{:?} {} {reason}", response.version(), response.status().as_u16()).trim_end().to_owned(),
+        headers: headers
+            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+            .collect(),
+        local: info.map(HttpInfo::local_addr),
+        remote: info.map(HttpInfo::remote_addr),
+    }
+}

@@ -1,0 +1,108 @@
+//! The parts of an answer's body that findings are about. Pure.
+
+use serde_json::{Map, Value};
+
+/// A byte-order mark as text.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+/// The most beginnings of an object that are tried in one body.
+const MOST_TRIES: usize = 200;
+
+/// How a body stands to its JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// It is JSON and nothing else.
+    Clean,
+    /// A byte-order mark stands before the JSON.
+    ByteOrderMark,
+    /// Other text stands before the JSON.
+    TextBefore,
+    /// There is no JSON object at its end.
+    NoJson,
+}
+
+/// A body and the JSON object at its end.
+#[derive(Clone, Debug)]
+pub(super) struct Body {
+    pub(super) form: Form,
+    /// What stands before the object.
+    pub(super) before: String,
+    pub(super) object: Map<String, Value>,
+}
+
+impl Body {
+    /// Reads a body.
+    pub(super) fn read(bytes: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(bytes);
+        for (start, _) in text.match_indices('{').take(MOST_TRIES) {
+            let (before, object) = text.split_at(start);
+            if let Ok(Value::Object(object)) = serde_json::from_str(object) {
+                let form = match before.trim() {
+                    "" => Form::Clean,
+                    before if before.chars().all(|c| c == BYTE_ORDER_MARK) => Form::ByteOrderMark,
+                    _ => Form::TextBefore,
+                };
+                return Self { form, before: before.to_owned(), object };
+            }
+        }
+        Self { form: Form::NoJson, before: text.into_owned(), object: Map::new() }
+    }
+
+    /// `code` as it is written.
+    pub(super) fn code(&self) -> Option<&Value> {
+        self.object.get("code")
+    }
+
+    /// The id of a created task.
+    pub(super) fn wolkvox_id(&self) -> Option<&str> {
+        let id = self.object.get("data")?.get("wolkvox_id")?.as_str()?.trim();
+        (!id.is_empty()).then_some(id)
+    }
+
+    /// The records that a search found.
+    pub(super) fn records(&self) -> impl Iterator<Item = &Map<String, Value>> {
+        let data = self.object.get("data").and_then(Value::as_array);
+        data.into_iter().flatten().filter_map(Value::as_object)
+    }
+
+    /// A number among the data, which may be written as text. The key may be cut.
+    pub(super) fn number(&self, key: &str) -> Option<i64> {
+        let data = self.object.get("data")?.as_object()?;
+        let (_, value) = data.iter().find(|(name, _)| name.starts_with(key))?;
+        match value {
+            Value::Number(number) => number.as_i64(),
+            Value::String(text) => text.trim().parse().ok(),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_how_the_body_stands_to_its_json() {
+        for (body, form, code) in [
+            (" {\"code\": 200}\n", Form::Clean, Some("200")),
+            ("\u{feff}{\"code\": \"200\"}", Form::ByteOrderMark, Some("\"200\"")),
+            ("<br />{x} Warning {\"code\": 200}", Form::TextBefore, Some("200")),
+            ("<html>", Form::NoJson, None),
+            ("", Form::NoJson, None),
+            ("{\"code\": 2", Form::NoJson, None),
+        ] {
+            let read = Body::read(body.as_bytes());
+            assert_eq!(read.form, form, "{body}");
+            assert_eq!(read.code().map(ToString::to_string).as_deref(), code, "{body}");
+        }
+    }
+
+    #[test]
+    fn reads_ids_records_and_numbers() {
+        let read = |body: &str| Body::read(body.as_bytes());
+        assert_eq!(read(r#"{"data": {"wolkvox_id": " "}}"#).wolkvox_id(), None);
+        assert_eq!(read(r#"{"data": {"wolkvox_id": "a1"}}"#).wolkvox_id(), Some("a1"));
+        assert_eq!(read(r#"{"data": [{"a": 1}, 2, {}]}"#).records().count(), 2);
+        assert_eq!(read(r#"{"data": {"hours_to_restart_count": "15"}}"#).number("hours_to_re"), Some(15));
+        assert_eq!(read(r#"{"data": {"token_limit": 1.5}}"#).number("token_limit"), None);
+    }
+}

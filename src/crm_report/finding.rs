@@ -1,0 +1,94 @@
+//! One question about an account with its answer, and the facts that answers come from. Pure.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::plan::Plan;
+use super::run::{Run, Step, own_record};
+use crate::config;
+
+/// How far a finding can be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Confidence {
+    /// The answers say so.
+    Certain,
+    /// The answers suggest it.
+    Likely,
+    /// The answers do not tell.
+    Unknown,
+}
+
+impl Confidence {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Certain => "certain",
+            Self::Likely => "likely",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// One question about the account, and its answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Finding {
+    /// The question, the same in every report.
+    pub(super) about: &'static str,
+    /// The answer as one word, or a value.
+    pub(super) answer: String,
+    /// The answer in a sentence.
+    pub(super) words: String,
+    /// The numbers of the exchanges that show it.
+    pub(super) evidence: Vec<usize>,
+    pub(super) confidence: Confidence,
+    /// What to set in the configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) set: Option<String>,
+}
+
+impl Finding {
+    pub(super) fn new(about: &'static str, answer: impl Into<String>, words: impl Into<String>) -> Self {
+        let (answer, words) = (answer.into(), words.into());
+        Self { about, answer, words, evidence: Vec::new(), confidence: Confidence::Certain, set: None }
+    }
+
+    /// The answers do not tell; says why.
+    pub(super) fn unknown(about: &'static str, why: impl Into<String>) -> Self {
+        Self { confidence: Confidence::Unknown, ..Self::new(about, "unknown", why) }
+    }
+
+    pub(super) fn likely(self) -> Self {
+        Self { confidence: Confidence::Likely, ..self }
+    }
+
+    pub(super) fn from(self, evidence: impl IntoIterator<Item = usize>) -> Self {
+        Self { evidence: evidence.into_iter().collect(), ..self }
+    }
+
+    pub(super) fn set(self, what: impl Into<String>) -> Self {
+        Self { set: Some(what.into()), ..self }
+    }
+}
+
+/// What findings are made of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facts<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) run: &'a Run,
+    pub(super) config: &'a config::Crm,
+}
+
+impl<'a> Facts<'a> {
+    pub(super) fn step(&self, name: &str) -> Option<&'a Step> {
+        self.run.step(name)
+    }
+
+    pub(super) fn number(&self, step: &Step) -> usize {
+        self.run.number(step)
+    }
+
+    /// The first step that found the task, and the task as it was found.
+    pub(super) fn found(&self) -> Option<(&'a Step, Map<String, Value>)> {
+        self.run.steps.iter().find_map(|step| Some((step, own_record(step, self.plan)?)))
+    }
+}

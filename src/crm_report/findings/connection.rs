@@ -1,0 +1,107 @@
+//! The way to the account: connections, addresses, times.
+
+use std::time::Duration;
+
+use crate::crm::classify::HttpResult;
+use crate::crm_report::finding::{Facts, Finding};
+use crate::crm_report::run::Step;
+
+/// Between requests that are no farther apart a connection is kept.
+const KEPT: Duration = Duration::from_secs(3);
+/// An answer that takes more than this part of the timeout is slow, in per cent.
+const SLOW: u32 = 50;
+
+/// Whether connections are used again.
+pub(super) fn connections(facts: Facts<'_>) -> Finding {
+    let about = "connections";
+    let steps = &facts.run.steps;
+    let pairs: Vec<(&Step, &Step)> = steps.iter().zip(steps.iter().skip(1)).filter(|pair| is_near(*pair)).collect();
+    let known: Vec<((&Step, &Step), bool)> = pairs.iter().filter_map(|pair| Some((*pair, is_reused(*pair)?))).collect();
+    let evidence = |pair: &(&Step, &Step)| [facts.number(pair.0), facts.number(pair.1)];
+    // A connection that was not free in time is no closed one, so a single new connection proves nothing.
+    let closed = known.iter().all(|(_, reused)| !reused);
+    let unannounced = known.iter().find(|((one, _), _)| !announces_close(one));
+    if let (true, Some((pair, _))) = (closed, unannounced) {
+        let words = "A connection was closed after an answer that did not announce it. A request that is sent at that moment \
+                     gets no answer, and its task is in doubt.";
+        return Finding::new(about, "closed_unannounced", words)
+            .from(evidence(pair))
+            .likely()
+            .set("crm.reuse_connections = false");
+    }
+    match known.first().filter(|_| closed) {
+        Some((pair, _)) => {
+            let words =
+                "The CRM announces that it closes the connection after an answer, and each request has its own.";
+            Finding::new(about, "closed_announced", words).from(evidence(pair))
+        }
+        None => match known.iter().find(|(_, reused)| *reused) {
+            Some((pair, _)) => {
+                Finding::new(about, "reused", "Connections are kept and used again.").from(evidence(pair)).likely()
+            }
+            None => Finding::unknown(about, "There were no two answers in a row."),
+        },
+    }
+}
+
+/// Nothing but the CRM ended the connection between these two.
+fn is_near((one, next): (&Step, &Step)) -> bool {
+    let ended = one.at.checked_add(one.exchange.total).unwrap_or(one.at);
+    next.at.duration_since(ended).unsigned_abs() < KEPT
+}
+
+/// Whether the second of two requests went over the first one's connection, where that can be told.
+fn is_reused((one, next): (&Step, &Step)) -> Option<bool> {
+    match (local(one), local(next), &next.exchange.result) {
+        (Some(one), Some(next), _) => Some(one == next),
+        // The connection ended under the request. The task itself may have met another fault.
+        (Some(_), None, HttpResult::NoAnswer(why)) if next.name != "insert" && !why.contains("timed out") => {
+            Some(false)
+        }
+        _ => None,
+    }
+}
+
+fn local(step: &Step) -> Option<std::net::SocketAddr> {
+    step.exchange.head.as_ref()?.local
+}
+
+fn announces_close(step: &Step) -> bool {
+    let headers = step.exchange.head.iter().flat_map(|head| &head.headers);
+    let is_old = step.exchange.head.as_ref().is_some_and(|head| head.status_line.starts_with("HTTP/1.0"));
+    is_old || headers.into_iter().any(|(name, value)| name == "connection" && value.to_lowercase().contains("close"))
+}
+
+/// The address family and the proxy.
+pub(super) fn route(facts: Facts<'_>) -> Finding {
+    let about = "route";
+    let steps = facts.run.steps.iter();
+    let with_address = steps.filter_map(|step| Some((step, step.exchange.head.as_ref()?.remote?)));
+    let Some((step, remote)) = with_address.into_iter().next() else {
+        return Finding::unknown(about, "There was no answer.");
+    };
+    let family = if remote.is_ipv6() { "IPv6" } else { "IPv4" };
+    let (answer, words) = match &facts.config.proxy {
+        Some(proxy) => (format!("{family}, proxy"), format!("Requests go by {family} through {proxy}.")),
+        None => (
+            family.to_owned(),
+            format!("Requests go by {family}, without a proxy. The CRM sees this machine's outgoing address."),
+        ),
+    };
+    Finding::new(about, answer, words).from([facts.number(step)])
+}
+
+/// Whether the answer to the task leaves room before the timeout.
+pub(super) fn latency(facts: Facts<'_>) -> Finding {
+    let about = "latency";
+    let Some(step) = facts.step("insert") else {
+        return Finding::unknown(about, "No task was sent.");
+    };
+    let total = step.exchange.total;
+    let timeout = facts.config.request_timeout;
+    let millis = total.as_millis();
+    let slow = total >= timeout * SLOW / 100;
+    let words = format!("The answer to the task took {millis} ms; crm.request_timeout is {} ms.", timeout.as_millis());
+    let finding = Finding::new(about, if slow { "slow" } else { "fast" }, words).from([facts.number(step)]);
+    if slow { finding.set("crm.request_timeout to three times of that, or more") } else { finding }
+}

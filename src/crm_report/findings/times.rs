@@ -1,0 +1,201 @@
+//! Clock, zones, and the quota's counter.
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use serde_json::{Map, Value};
+
+use super::success::time_of;
+use crate::crm_report::finding::{Facts, Finding};
+use crate::crm_report::run::Step;
+
+/// Two clocks that differ by no more are taken for the same, in seconds.
+const SAME_CLOCK: i64 = 3;
+/// Offsets of zones are multiples of this, in seconds.
+const QUARTER: i64 = 900;
+/// How far from a multiple a difference may be that is taken for a zone's offset, in seconds.
+const TOLERANCE: i64 = 120;
+/// The farthest offsets from UTC, in seconds.
+const OFFSETS: std::ops::RangeInclusive<i64> = -12 * 3600..=14 * 3600;
+/// A zone of each offset that users of this CRM are likely to be in, in minutes.
+const LIKELY_ZONES: [(i64, &str); 7] = [
+    (-360, "America/Mexico_City"),
+    (-300, "America/Bogota"),
+    (-240, "America/La_Paz"),
+    (-180, "America/Argentina/Buenos_Aires"),
+    (0, "UTC"),
+    (60, "Europe/Madrid"),
+    (120, "Europe/Madrid"),
+];
+
+/// How far the CRM's clock is ahead, with the step that tells it: from the id, which has the time of creation.
+fn ahead<'a>(facts: Facts<'a>) -> Option<(i64, &'a Step)> {
+    let step = facts.step("insert")?;
+    let created = time_of(step.body.wolkvox_id()?)?;
+    let sent = step.at.as_second();
+    let answered = sent + i64::try_from(step.exchange.total.as_secs()).ok()? + 1;
+    let ahead = match created {
+        early if early < sent => early - sent,
+        late if late > answered => late - answered,
+        _ => 0,
+    };
+    Some((if ahead.abs() <= SAME_CLOCK { 0 } else { ahead }, step))
+}
+
+/// Whether the CRM's clock agrees with this machine's.
+pub(super) fn clock(facts: Facts<'_>) -> Finding {
+    let about = "clock";
+    let Some((ahead, step)) = ahead(facts) else {
+        return Finding::unknown(about, "The answer had no wolkvox_id with a time.");
+    };
+    let words = match ahead {
+        0 => "The CRM's clock agrees with this machine's.".to_owned(),
+        ahead if ahead > 0 => format!("The CRM's clock is {ahead} s ahead of this machine's."),
+        behind => format!("The CRM's clock is {} s behind this machine's.", -behind),
+    };
+    let finding = Finding::new(about, ahead.to_string(), words).from([facts.number(step)]);
+    if ahead == 0 { finding } else { finding.set("the clock of this machine by NTP, if it is the wrong one") }
+}
+
+/// The zone of times in answers.
+pub(super) fn answer_zone(facts: Facts<'_>) -> Finding {
+    let about = "answer_zone";
+    let Some((step, record)) = facts.found() else {
+        return Finding::unknown(about, "The task was not found, so no answer had a time.");
+    };
+    let Some(insert) = facts.step("insert") else {
+        return Finding::unknown(about, "No task was sent.");
+    };
+    let shift = ahead(facts).map_or(0, |(ahead, _)| ahead);
+    let now = insert.at.as_second() + shift;
+    let Some((field, offset)) = local_time(&record, facts, now) else {
+        return Finding::unknown(about, "The task that was found has no time of its creation.");
+    };
+    let name = offset_name(offset);
+    let configured = i64::from(facts.config.timezone.to_offset(insert.at).seconds());
+    let words = format!("Times in answers have the offset {name} ({field} of the task that was found).");
+    let finding = Finding::new(about, name.clone(), words).from([facts.number(insert), facts.number(step)]).likely();
+    if configured == offset {
+        return finding;
+    }
+    let zone = LIKELY_ZONES.iter().find(|(minutes, _)| minutes * 60 == offset).map(|(_, zone)| *zone);
+    match zone {
+        Some(zone) => finding.set(format!("crm.timezone = \"{zone}\", or another zone at {name}")),
+        None => finding.set(format!("crm.timezone to the account's zone, which is at {name}")),
+    }
+}
+
+/// The field of a record that tells the local time of its creation, and the zone's offset in seconds.
+fn local_time(record: &Map<String, Value>, facts: Facts<'_>, now: i64) -> Option<(String, i64)> {
+    let mut candidates: Vec<&String> = record.keys().collect();
+    candidates.sort_by_key(|key| key.as_str() != "wolkvox_fecha_creacion");
+    candidates.into_iter().filter(|key| !facts.plan.fields.contains_key(*key)).find_map(|key| {
+        let local: DateTime = record.get(key)?.as_str()?.parse().ok()?;
+        let local = local.to_zoned_datetime(TimeZone::UTC).ok()?.timestamp().as_second();
+        let difference = local - now;
+        let offset = (difference as f64 / QUARTER as f64).round() as i64 * QUARTER;
+        let fits = (difference - offset).abs() <= TOLERANCE && OFFSETS.contains(&offset);
+        fits.then(|| (key.clone(), offset))
+    })
+}
+
+/// Such as `UTC-05:00`.
+fn offset_name(seconds: i64) -> String {
+    let sign = if seconds < 0 { '-' } else { '+' };
+    let minutes = seconds.abs() / 60;
+    format!("UTC{sign}{:02}:{:02}", minutes / 60, minutes % 60)
+}
+
+/// How an answer begins that is the difference of two dates, in minutes.
+pub(in crate::crm_report) const SHIFTED: &str = "shifted ";
+
+/// Whether the date that was sent comes back as it was.
+pub(super) fn sent_dates(facts: Facts<'_>) -> Finding {
+    let about = "sent_dates";
+    let Some((step, record)) = facts.found() else {
+        return Finding::unknown(about, "The task was not found, so the date that was sent was not seen again.");
+    };
+    let sent = facts.plan.field("completion_date").unwrap_or_default();
+    let Some(back) = record.get("completion_date").and_then(Value::as_str) else {
+        return Finding::unknown(about, "The task that was found has no completion_date.");
+    };
+    let parse = |text: &str| text.parse::<DateTime>().ok();
+    let finding = match (parse(sent), parse(back)) {
+        _ if sent == back => Finding::new(about, "unchanged", "completion_date comes back as it was sent."),
+        (Some(sent), Some(back)) => {
+            let minutes = back.duration_since(sent).as_mins();
+            let words = format!(
+                "completion_date comes back {} minutes {} than it was sent. Look at it in the CRM.",
+                minutes.abs(),
+                if minutes < 0 { "earlier" } else { "later" }
+            );
+            Finding::new(about, format!("{SHIFTED}{minutes}m"), words)
+        }
+        _ => Finding::new(about, "changed", format!("completion_date comes back in another form: {back}.")),
+    };
+    finding.from([facts.number(step)])
+}
+
+/// When the quota is reset.
+pub(super) fn quota_reset(facts: Facts<'_>) -> Finding {
+    let about = "quota_reset";
+    let counter = facts.step("counter_before");
+    let Some((step, hours)) = counter.and_then(|step| Some((step, step.body.number("hours_to_re")?))) else {
+        return Finding::unknown(about, "tokenInformation.php did not tell the hours to the reset.");
+    };
+    // Whole hours, rounded down, by a clock that may be a little off.
+    let at =
+        |hours: i64, off: i64| second(step.at.as_second().checked_add(hours.checked_mul(3600)?)?.checked_add(off)?);
+    let times = (at(hours, -SAME_CLOCK), hours.checked_add(1).and_then(|hours| at(hours, SAME_CLOCK)));
+    let (Some(from), Some(to)) = times else {
+        return Finding::unknown(about, format!("tokenInformation.php told {hours} hours to the reset."));
+    };
+    let zone = &facts.config.timezone;
+    let (local_from, local_to) = (zone.to_datetime(from), zone.to_datetime(to));
+    let crosses_midnight = local_from.date() != local_to.date();
+    let shown = |local: DateTime| local.strftime("%H:%M").to_string();
+    let words = format!(
+        "The quota is reset in about {hours} hours, between {} and {} of crm.timezone{}.",
+        shown(local_from),
+        shown(local_to),
+        if crosses_midnight { ", which agrees with midnight" } else { ", which is not midnight" }
+    );
+    let answer = if crosses_midnight { "midnight" } else { "other" };
+    Finding::new(about, answer, words).from([facts.number(step)]).likely()
+}
+
+fn second(seconds: i64) -> Option<Timestamp> {
+    Timestamp::from_second(seconds).ok()
+}
+
+/// What the counter of the quota counts.
+pub(super) fn counter(facts: Facts<'_>) -> Finding {
+    let about = "counter";
+    let used = |name: &str| {
+        let step = facts.step(name)?;
+        Some((step, step.body.number("token_use_today")?))
+    };
+    let (Some((before, first)), Some((after, second))) = (used("counter_before"), used("counter_after")) else {
+        return Finding::unknown(
+            about,
+            "tokenInformation.php did not tell the use of the token before and after the task.",
+        );
+    };
+    let limit = before.body.number("token_limit").map_or_else(String::new, |limit| format!(" of {limit} a day"));
+    let end = used("counter_end").map_or_else(String::new, |(_, end)| format!(", {end} at the end"));
+    let seen = format!("The counter was {first} before the task and {second} after it{end}{limit}.");
+    let (answer, words) = match second - first {
+        2 => ("exact", "The task and each question about the counter count as one call."),
+        1 => ("free_information", "The task counts as one call, and questions about the counter do not."),
+        0 => ("slow", "It does not count at once, so the quota that the worker shows lags behind."),
+        _ => ("shared", "Other programs used the token at the same time, or a task counts as several calls."),
+    };
+    let evidence = [Some(before), Some(after), facts.step("counter_end")];
+    let evidence: Vec<usize> = evidence.into_iter().flatten().map(|step| facts.number(step)).collect();
+    let finding = Finding::new(about, answer, format!("{seen} {words}")).from(evidence);
+    match answer {
+        "exact" => finding,
+        "shared" => finding.likely().set("a token for the worker alone"),
+        _ => finding.likely(),
+    }
+}

@@ -1,0 +1,221 @@
+//! Sends what the plan says, one call after the other.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::{Map, Value};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::body::Body;
+use super::plan::{MAX_CALLS, Plan};
+use crate::clock::Clock;
+use crate::crm::classify::{Classified, HttpResult, Outcome, classify};
+use crate::crm::exchange::{Call, Exchange, Exchanger};
+
+/// Between an answer and the next call.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// One call and what came back.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    /// Which question it is about, the same in every report.
+    pub(super) name: &'static str,
+    pub(super) call: Call,
+    /// Whether it was sent with the configured token.
+    pub(super) own_token: bool,
+    pub(super) at: Timestamp,
+    /// How long after the answer to the insert it was sent.
+    pub(super) after_insert: Option<Duration>,
+    pub(super) exchange: Exchange,
+    pub(super) classified: Classified,
+    pub(super) body: Body,
+}
+
+impl Step {
+    /// The CRM said that it is done.
+    pub(super) fn is_accepted(&self) -> bool {
+        self.classified.outcome == Outcome::Created
+    }
+}
+
+/// Every call of a report.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    pub(super) steps: Vec<Step>,
+    /// Why it ended before its end.
+    pub(super) stopped: Option<String>,
+}
+
+impl Run {
+    /// The first step of a name.
+    pub(super) fn step(&self, name: &str) -> Option<&Step> {
+        self.steps.iter().find(|step| step.name == name)
+    }
+
+    /// The number of a step in the report, from 1.
+    pub(super) fn number(&self, step: &Step) -> usize {
+        self.steps.iter().position(|other| std::ptr::eq(other, step)).map_or(0, |index| index + 1)
+    }
+}
+
+/// Is given the number and name of each call before it is sent.
+pub type Progress = dyn Fn(usize, &str) + Send + Sync;
+
+/// Sends the plan's calls. Once the task was sent, `stop` ends it before the next call; what is known by then is kept.
+///
+/// # Errors
+/// When a call cannot be written as an HTTP request.
+pub async fn run(
+    plan: &Plan,
+    exchanger: &Exchanger,
+    token: &SecretString,
+    clock: &Clock,
+    stop: &CancellationToken,
+    progress: &Progress,
+) -> Result<Run, String> {
+    let mut runner = Runner { plan, exchanger, token, clock, stop, progress, run: Run::default(), inserted: None };
+    let stopped = runner.all().await?.err();
+    Ok(Run { stopped, ..runner.run })
+}
+
+struct Runner<'a> {
+    plan: &'a Plan,
+    exchanger: &'a Exchanger,
+    token: &'a SecretString,
+    clock: &'a Clock,
+    stop: &'a CancellationToken,
+    progress: &'a Progress,
+    run: Run,
+    /// When the answer to the insert was there, or was not waited for any longer.
+    inserted: Option<Instant>,
+}
+
+/// Why the run goes no further.
+type Ended = Result<(), String>;
+
+impl Runner<'_> {
+    async fn all(&mut self) -> Result<Ended, String> {
+        let counter = self.step("counter_before", self.plan.counter()).await?;
+        if let Some(why) = counter.and_then(|step| reason_to_stop(&step.classified)) {
+            return Ok(Err(format!("tokenInformation.php was asked first, and no task was sent: {why}")));
+        }
+        if self.step("insert", self.plan.insert()).await?.is_none() {
+            return Ok(Err("interrupted before the task was sent".to_owned()));
+        }
+        self.inserted = Some(Instant::now());
+        self.step("counter_after", self.plan.counter()).await?;
+        let outcome = self.run.step("insert").map(|step| (step.classified.outcome, &step.exchange.result));
+        match outcome {
+            Some((_, HttpResult::NotSent(_))) | None => return Ok(Err("the task was not sent".to_owned())),
+            Some((Outcome::Created | Outcome::Unknown, _)) => self.search().await?,
+            Some(_) => {}
+        }
+        let wrong = Plan::other_token();
+        self.send("wrong_token", self.plan.counter(), &wrong, false).await?;
+        self.step("wrong_operation", Plan::other_operation()).await?;
+        if self.plan.tries_missing_field() {
+            self.step("missing_field", self.plan.insert_without_field()).await?;
+        }
+        self.step("counter_end", self.plan.counter()).await?;
+        Ok(if self.stop.is_cancelled() { Err("interrupted".to_owned()) } else { Ok(()) })
+    }
+
+    /// Looks for the task until it is found, at most for as long as was planned.
+    async fn search(&mut self) -> Result<(), String> {
+        let plan = self.plan;
+        let id = self.run.step("insert").and_then(|step| step.body.wolkvox_id()).map(ToOwned::to_owned);
+        let mut found = self.query(id.as_deref()).await?;
+        let record = plan.field("id_record").unwrap_or_default();
+        let by_record = self.step("query_by_record", plan.query("id_record", record)).await?;
+        found = found.or_else(|| by_record.and_then(|step| own_record(step, plan)));
+        for after in plan.rounds() {
+            let due = self.inserted.map(|at| at + after);
+            if let (None, Some(due)) = (&found, due)
+                && self.stop.run_until_cancelled(sleep_until(due)).await.is_some()
+            {
+                found = self.query(id.as_deref()).await?;
+            }
+        }
+        let (from, to) = window(found.as_ref(), self.clock.now());
+        self.step("query_by_dates", plan.query_dates(&from, &to)).await?;
+        Ok(())
+    }
+
+    /// Asks by id and by name; returns the task where one of them finds it.
+    async fn query(&mut self, id: Option<&str>) -> Result<Option<Map<String, Value>>, String> {
+        let plan = self.plan;
+        let by_id = match id {
+            Some(id) => self.step("query_by_id", plan.query("wolkvox_id", id)).await?,
+            None => None,
+        };
+        let by_id = by_id.and_then(|step| own_record(step, plan));
+        let by_name = self.step("query_by_name", plan.query("name", &plan.name)).await?;
+        Ok(by_id.or_else(|| by_name.and_then(|step| own_record(step, plan))))
+    }
+
+    async fn step(&mut self, name: &'static str, call: Call) -> Result<Option<&Step>, String> {
+        self.send(name, call, self.token, true).await
+    }
+
+    /// Sends a call, unless the report is to stop or has cost enough.
+    async fn send(
+        &mut self,
+        name: &'static str,
+        call: Call,
+        token: &SecretString,
+        own_token: bool,
+    ) -> Result<Option<&Step>, String> {
+        if self.stop.is_cancelled() || self.run.steps.len() >= MAX_CALLS {
+            return Ok(None);
+        }
+        (self.progress)(self.run.steps.len() + 1, name);
+        // A connection that the CRM has closed is known to be closed by then.
+        sleep(PAUSE).await;
+        let at = self.clock.now();
+        let after_insert = self.inserted.map(|inserted| inserted.elapsed());
+        let exchange = self.exchanger.send(&call, token).await?;
+        let mut classified = classify(&exchange.result, self.clock.now());
+        classified.hide(self.token.expose_secret());
+        let body = match &exchange.result {
+            HttpResult::Reply(reply) => Body::read(&reply.body),
+            HttpResult::NotSent(_) | HttpResult::NoAnswer(_) => Body::read(&[]),
+        };
+        self.run.steps.push(Step { name, call, own_token, at, after_insert, exchange, classified, body });
+        Ok(self.run.steps.last())
+    }
+}
+
+/// Why no task is sent after this answer of tokenInformation.php.
+fn reason_to_stop(classified: &Classified) -> Option<String> {
+    let advice = match classified.outcome {
+        Outcome::Created | Outcome::Rejected => return None,
+        Outcome::Throttled => "Stop the other programs that use this token for a minute, then try again.",
+        Outcome::QuotaExhausted => "Try again after the reset of the quota.",
+        Outcome::Unauthorized => "Check crm.tokens and crm.operation.",
+        Outcome::Misconfigured => "Check crm.server.",
+        Outcome::Unavailable | Outcome::Unknown => {
+            "Run \"wolkvox-task-worker check\", and check whether this machine's address is allowed in the CRM."
+        }
+    };
+    Some(format!("{}. {advice}", classified.reason))
+}
+
+/// The task of this report among what a search found.
+pub(super) fn own_record(step: &Step, plan: &Plan) -> Option<Map<String, Value>> {
+    let is_own = |record: &&Map<String, Value>| record.values().any(|value| value.as_str() == Some(&plan.name));
+    step.body.records().find(is_own).cloned()
+}
+
+/// The dates between which the task was created: its own time where that is known, else every time zone's today.
+fn window(found: Option<&Map<String, Value>>, now: Timestamp) -> (String, String) {
+    let created = found.and_then(|record| record.get("wolkvox_fecha_creacion")?.as_str()?.parse().ok());
+    let (middle, minutes) = match created {
+        Some(created) => (created, 2),
+        None => (jiff::tz::TimeZone::UTC.to_datetime(now), 15 * 60),
+    };
+    let written = |date: jiff::civil::DateTime| date.strftime("%Y-%m-%d %H:%M").to_string();
+    let span = jiff::Span::new().minutes(minutes);
+    (written(middle.saturating_sub(span)), written(middle.saturating_add(span)))
+}

@@ -1,0 +1,118 @@
+//! Requests at once, latency, quota, and the end of the sandbox.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn allows_two_at_once_on_a_token() {
+    let crm = Crm::start(options()).await;
+    crm.fault(json!([{"action": "hang", "name_contains": "hang"}])).await;
+    let _held = [crm.begin("one", "hang").await, crm.begin("one", "hang").await];
+    until("two hang", async || crm.requests("fault:hang").await == 2).await;
+    assert_eq!(crm.peak("one").await, 2);
+    let said = "EXCEEDS THE LIMIT OF SIMULTANEOUS REQUESTS PER TOKEN (2)".to_owned();
+    assert_eq!(crm.insert("third").await.verdict(), (403, said.clone()));
+    assert_eq!(crm.token_information().await.verdict(), (403, said));
+    send(crm.insert_request("two", &task("x"))).await.unwrap().assert_created();
+    assert_eq!((crm.peak("one").await, crm.peak("two").await), (3, 1));
+    assert_eq!(crm.requests("throttled").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frees_the_slot_of_a_client_that_leaves_before_its_next_request() {
+    let options = Options { max_simultaneous: 1.try_into().unwrap(), ..options() };
+    let crm = Crm::start(options).await;
+    crm.fault(json!([{"action": "hang", "name_contains": "hang"}])).await;
+    for round in 1..=100 {
+        let held = crm.begin("one", "hang").await;
+        until("it hangs", async || crm.requests("fault:hang").await == round).await;
+        drop(held);
+        crm.insert("next").await.assert_created();
+    }
+    assert_eq!(crm.peak("one").await, 1);
+    assert_eq!(crm.created().await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gives_up_on_a_task_whose_client_leaves_during_the_latency() {
+    let options = Options { latency: Duration::from_secs(3600), ..options() };
+    let crm = Crm::start(options).await;
+    let held = crm.begin("one", "slow").await;
+    until("it has arrived", async || crm.peak("one").await == 1).await;
+    drop(held);
+    until("it is given up", async || crm.requests("abandoned").await == 1).await;
+    assert_eq!(crm.created().await, 0);
+    send(crm.request(Method::DELETE, "/sandbox")).await.unwrap();
+    assert_eq!(crm.peak("one").await, 0, "its slot is free");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frees_the_slot_before_the_answer_is_written() {
+    let options = Options { max_simultaneous: 1.try_into().unwrap(), ..options() };
+    let mut crm = Crm::start(options).await;
+    // Connections that stay open: were one closed, its slot would be free whatever the answer did.
+    crm.client = Client::builder().timeout(BOUND).build().unwrap();
+    for _ in 0..300 {
+        crm.insert("x").await.assert_created();
+    }
+    assert_eq!(crm.peak("one").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn takes_the_latency_with_the_slot_held() {
+    let latency = Duration::from_millis(200);
+    let crm = Crm::start(Options { latency, ..options() }).await;
+    let started = tokio::time::Instant::now();
+    let (a, b) = tokio::join!(crm.insert("a"), crm.insert("b"));
+    assert!(started.elapsed() >= latency);
+    a.assert_created();
+    b.assert_created();
+    assert_eq!(crm.peak("one").await, 2);
+}
+
+#[tokio::test]
+async fn keeps_the_daily_limit_of_each_token() {
+    let crm = Crm::start(Options { daily_limit: 3, ..options() }).await;
+    crm.insert("x").await.assert_created();
+    let mut bad = task("x");
+    bad["type"] = json!("call");
+    assert_eq!(send(crm.insert_request("one", &bad)).await.unwrap().status, 400);
+    let reply = crm.token_information().await;
+    let body = reply.json();
+    let hours = body["data"]["hours_to_restart_count"].as_i64().unwrap();
+    assert!((0..=24).contains(&hours), "{hours}");
+    assert_eq!(
+        body,
+        json!({
+            "code": "200", "error": "null", "msg": "1 records were are found",
+            "data": {
+                "description": "token", "token_limit": 3, "token_use_today": 3,
+                "available_consumition_options": 0, "hours_to_restart_count": hours,
+            },
+        })
+    );
+    let exhausted = (403, "TOKEN LIMIT EXCEEDED".to_owned());
+    assert_eq!(crm.insert("x").await.verdict(), exhausted);
+    assert_eq!(crm.token_information().await.verdict(), exhausted);
+    send(crm.insert_request("two", &task("x"))).await.unwrap().assert_created();
+    assert_eq!(
+        crm.get("/sandbox/stats").await["requests"],
+        json!({"created": 2, "rejected": 1, "token_information": 1, "quota_exhausted": 2})
+    );
+    let forgotten = send(crm.request(Method::DELETE, "/sandbox")).await.unwrap();
+    assert_eq!(forgotten.status, 204);
+    crm.insert("x").await.assert_created();
+    assert_eq!(crm.token_information().await.json()["data"]["token_use_today"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn finishes_what_is_under_way_when_it_ends() {
+    let latency = Duration::from_millis(200);
+    let crm = Crm::start(Options { latency, ..options() }).await;
+    let under_way = crm.insert_request("one", &task("x"));
+    let (reply, ()) = tokio::join!(send(under_way), async {
+        until("it has arrived", async || crm.peak("one").await == 1).await;
+        crm.shutdown.cancel();
+    });
+    reply.unwrap().assert_created();
+    assert!(TcpStream::connect(&crm.address).await.is_err());
+}
