@@ -9,19 +9,27 @@ use secrecy::SecretString;
 use url::Url;
 
 pub(crate) mod address;
+mod bindings;
 mod keys;
 mod load;
 mod problem;
 mod raw;
 mod read;
+mod rules;
 mod sections;
 #[cfg(test)]
 mod tests;
+mod toml_table;
 
+pub use bindings::{Binding, ExchangeType};
 pub use keys::{KEYS, Key, Kind, Preset, markdown_table, variable};
 pub use load::{Loaded, read_tokens, read_urls};
 pub use problem::{Problem, Problems};
 pub use raw::Sources;
+pub use rules::{
+    Action, Events, Example, Expected, MAX_RULES, RuleText, Unmatched, read_rules_file, read_rules_text,
+};
+pub use toml_table::Scalar;
 
 /// Everything that the worker can be told.
 #[derive(Clone, Debug)]
@@ -32,6 +40,8 @@ pub struct Config {
     pub crm: Crm,
     /// `[task]`
     pub task: Task,
+    /// `[events]` and `[[rules]]`
+    pub events: Events,
     /// `[retry]`
     pub retry: Retry,
     /// `[gate]`
@@ -61,6 +71,8 @@ pub struct Broker {
     pub topology: TopologyMode,
     /// Whether one consumer at a time is given messages, the others being standbys.
     pub single_active_consumer: bool,
+    /// The exchanges that the work queue is bound to.
+    pub bindings: Vec<Binding>,
     /// PEM file with further root certificates for `amqps`.
     pub ca_file: Option<PathBuf>,
     /// PEM file with the client's certificate chain.

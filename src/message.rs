@@ -2,8 +2,12 @@
 
 pub mod dead_letter;
 pub mod disposition;
+mod event;
 pub mod export;
 pub mod failure;
+pub mod mapper;
 pub mod payload;
 pub mod retry_state;
+mod rules;
+pub mod sample;
 pub mod task;

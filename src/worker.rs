@@ -388,6 +388,7 @@ fn dead_letter(kind: Kind, classified: &Classified) -> Disposition {
         crm_code: classified.code,
         crm_message: classified.message.clone(),
         http_status: classified.http_status,
+        rule: None,
     })
 }
 

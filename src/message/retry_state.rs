@@ -27,9 +27,12 @@ pub(crate) const POSSIBLY_CREATED: &str = "x-wtw-possibly-created";
 pub(crate) const FIRST_ATTEMPT_AT: &str = "x-wtw-first-attempt-at";
 pub(crate) const ORIGINAL_EXCHANGE: &str = "x-wtw-original-exchange";
 pub(crate) const ORIGINAL_ROUTING_KEY: &str = "x-wtw-original-routing-key";
+pub(crate) const MESSAGE_ID: &str = "x-wtw-message-id";
+pub(crate) const FIRST_SEEN_AT: &str = "x-wtw-first-seen-at";
 pub(crate) const SCHEMA: &str = "x-wtw-dead-letter";
 pub(crate) const REPLAY_COUNT: &str = "x-wtw-replay-count";
 pub(crate) const DROPPED: &str = "x-wtw-dropped-headers";
+pub(crate) const ERROR_KIND: &str = "x-wtw-error-kind";
 pub(crate) const ERROR_MESSAGE: &str = "x-wtw-error-message";
 pub(crate) const CRM_MESSAGE: &str = "x-wtw-crm-message";
 pub(crate) const WORKER: &str = "x-wtw-worker";
@@ -56,7 +59,7 @@ const fn dead(name: &'static str, kind: &'static str, meaning: &'static str) -> 
 }
 
 /// Headers that are ours: they are read, and never copied from what arrived.
-pub const HEADERS: [Header; 18] = [
+pub const HEADERS: [Header; 20] = [
     retried(ATTEMPTS, "number", "attempts spent"),
     retried(ROUND, "number", "the round that it is in, from 0"),
     retried(
@@ -72,6 +75,8 @@ pub const HEADERS: [Header; 18] = [
     retried(FIRST_ATTEMPT_AT, "time", "when the first attempt was made"),
     retried(ORIGINAL_EXCHANGE, "text", "the exchange that the publisher used"),
     retried(ORIGINAL_ROUTING_KEY, "text", "the routing key that the publisher used"),
+    retried(MESSAGE_ID, "text", "the message id, where it is not the AMQP property's; it stays the same on every copy"),
+    retried(FIRST_SEEN_AT, "time", "when a worker saw the message first, which rules see as `now`"),
     retried(REPLAY_COUNT, "number", "how often it came back from the dead-letter queue"),
     retried(DROPPED, "text", "names of the publisher's headers that had no room"),
     dead(SCHEMA, "number", "version of these headers, 1"),
@@ -148,6 +153,10 @@ pub struct RetryState {
     pub exchange: String,
     /// The routing key that the publisher used.
     pub routing_key: String,
+    /// The message id, where it is not the AMQP property's.
+    pub message_id: Option<String>,
+    /// When a worker saw the message first.
+    pub first_seen_at: Option<Timestamp>,
     /// How often it came back from the dead-letter queue.
     pub replays: u32,
     /// The publisher's headers that an earlier copy had no room for, with commas between them.
@@ -176,6 +185,8 @@ impl RetryState {
             first_attempt_at: reader.time(FIRST_ATTEMPT_AT),
             exchange: reader.text(ORIGINAL_EXCHANGE).unwrap_or_else(|| message.exchange.clone()),
             routing_key: reader.text(ORIGINAL_ROUTING_KEY).unwrap_or_else(|| message.routing_key.clone()),
+            message_id: reader.text(MESSAGE_ID).filter(|id| !id.is_empty()),
+            first_seen_at: reader.time(FIRST_SEEN_AT),
             replays: replays.saturating_add(u32::from(replay)),
             dropped: reader.get(DROPPED, string).unwrap_or_default(),
         };
@@ -205,6 +216,12 @@ impl RetryState {
         }
         if let Some(at) = self.first_attempt_at {
             headers.insert(FIRST_ATTEMPT_AT, text(&rfc3339(at)));
+        }
+        if let Some(id) = &self.message_id {
+            headers.insert(MESSAGE_ID, text(id));
+        }
+        if let Some(at) = self.first_seen_at {
+            headers.insert(FIRST_SEEN_AT, text(&rfc3339(at)));
         }
         if self.replays > 0 {
             headers.insert(REPLAY_COUNT, number(self.replays));

@@ -127,6 +127,25 @@ pub const KEYS: &[Key] = &[
         "a message published longer ago (AMQP timestamp, else first attempt) is dead-lettered as `expired`",
     ),
     key(
+        "events.unmatched",
+        Preset::Text("dead-letter"),
+        Kind::Choice(&["dead-letter", "skip"]),
+        "what happens to a message that no rule matches",
+    ),
+    key(
+        "events.holidays",
+        Preset::Absent,
+        Kind::Like("dates, YYYY-MM-DD"),
+        "days that `add_business_days` leaves out",
+    )
+    .list(),
+    key(
+        "events.rules_file",
+        Preset::Absent,
+        Kind::Like("path of a TOML file"),
+        "a file with `[events]` and `[[rules]]`, in place of rules in the main file; read again when it changes",
+    ),
+    key(
         "retry.immediate_attempts",
         Preset::Text("3"),
         Kind::Count(1, 20),
