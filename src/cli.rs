@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error.
 
 pub mod check;
+pub mod config;
 pub mod dead_letters;
 pub mod healthcheck;
 pub mod map;
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Loaded, Sources};
+use crate::config::{Config, Loaded, Problems, Sources};
 
 /// Exit code of a command that failed.
 pub const FAILED: u8 = 1;
@@ -43,6 +44,16 @@ impl Error {
     }
 }
 
+impl From<Problems> for Error {
+    fn from(problems: Problems) -> Self {
+        if problems.is_interruption() {
+            return Self::failed("interrupted");
+        }
+        let message = format!("{problems}\nFor what a key means run \"wolkvox-task-worker config explain KEY\".");
+        Self { exit: INVALID_CONFIGURATION, message }
+    }
+}
+
 /// Turns task messages from RabbitMQ into wolkvox CRM tasks: nothing lost, nothing doubled unknowingly.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
@@ -56,17 +67,24 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Take messages and make tasks, until SIGTERM or SIGINT
+    /// Take messages and make tasks, until SIGTERM, SIGINT or SIGHUP
+    #[command(after_help = "\
+Examples:
+  wolkvox-task-worker run --config worker.toml
+  WTW_CRM_TOKENS_FILE=/run/secrets/tokens wolkvox-task-worker run")]
     Run,
     /// Find every problem of configuration, broker, ledger and CRM, changing nothing
     Check(check::Args),
     /// Show the exact insert.php body of a task message, or every problem of it
     Map(map::Args),
-    /// Publish task messages, each persistent, with a message id, and confirmed
+    /// Publish task messages, each checked, with a message id, persistent, and confirmed
     Publish(publish::Args),
     /// Look into the dead-letter queue
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
+    /// Print a configuration file, the effective configuration, or what a key means
+    #[command(subcommand)]
+    Config(config::Command),
     /// Print the queues that the worker declares, as RabbitMQ definitions
     Topology(topology::Args),
     /// Print the JSON Schema of a task message
@@ -85,13 +103,14 @@ impl Cli {
     pub async fn run(self) -> Result<ExitCode, Error> {
         let stop = CancellationToken::new();
         crate::lifecycle::listen(stop.clone(), FAILED).map_err(Error::failed)?;
-        let sources = Sources::of_process(self.config);
+        let sources = Sources::of_process(self.config, stop.clone());
         match self.command {
             Command::Run => run::run(&sources, stop).await,
             Command::Check(args) => check::run(&args, &sources, &stop).await,
             Command::Map(args) => map::run(&args, &sources),
             Command::Publish(args) => publish::run(&args, &sources, &stop).await,
             Command::DeadLetters(command) => dead_letters::run(&command, &sources, &stop).await,
+            Command::Config(command) => config::run(&command, &sources),
             Command::Topology(args) => topology::run(&args, &sources).await,
             Command::Schema => schema::run(),
             Command::Sandbox(args) => sandbox::run(args, stop).await,
@@ -102,11 +121,16 @@ impl Cli {
 
 /// Loads the configuration and tells its warnings.
 fn load(sources: &Sources, required: &[&str]) -> Result<Config, Error> {
-    let Loaded { config, warnings } = Config::load(sources, required)?;
-    for warning in warnings {
+    load_all(sources, required).map(|loaded| loaded.config)
+}
+
+/// The same with all that is known of it.
+fn load_all(sources: &Sources, required: &[&str]) -> Result<Loaded, Error> {
+    let loaded = Config::load(sources, required)?;
+    for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
     }
-    Ok(config)
+    Ok(loaded)
 }
 
 /// Writes a result, with a line's end; a reader that has gone away is no failure.

@@ -10,6 +10,8 @@ use url::Url;
 
 pub(crate) mod address;
 mod bindings;
+mod defaults;
+mod files;
 mod keys;
 mod load;
 mod problem;
@@ -17,19 +19,23 @@ mod raw;
 mod read;
 mod rules;
 mod sections;
+mod show;
 #[cfg(test)]
 mod tests;
 mod toml_table;
+mod watch;
 
 pub use bindings::{Binding, ExchangeType};
-pub use keys::{KEYS, Key, Kind, Preset, markdown_table, variable};
-pub use load::{Loaded, read_tokens, read_urls};
+pub use keys::{KEYS, Key, Kind, Preset, explain, markdown_page, template, variable};
+pub use load::{Loaded, read_ledger_url, read_tokens, read_urls};
 pub use problem::{Problem, Problems};
 pub use raw::Sources;
 pub use rules::{
     Action, Events, Example, Expected, MAX_RULES, RuleText, Unmatched, read_rules_file, read_rules_text,
 };
+pub use show::Setting;
 pub use toml_table::Scalar;
+pub use watch::watch;
 
 /// Everything that the worker can be told.
 #[derive(Clone, Debug)]
@@ -118,6 +124,10 @@ pub struct Crm {
     pub connect_timeout: Duration,
     /// Longest wait for a whole attempt, the connection included.
     pub request_timeout: Duration,
+    /// Whether a connection is used for more than one request.
+    pub reuse_connections: bool,
+    /// PEM file with further root certificates.
+    pub ca_file: Option<PathBuf>,
     /// The account's zone.
     pub timezone: TimeZone,
 }
@@ -231,6 +241,8 @@ pub struct Gate {
 pub struct Ledger {
     /// Which store.
     pub store: LedgerStore,
+    /// The file that its address came from, to be read again when it changes.
+    pub url_file: Option<PathBuf>,
     /// How long an outcome is remembered.
     pub retention: Duration,
     /// How many entries are kept at most.

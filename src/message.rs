@@ -1,5 +1,6 @@
 //! A message on its way: what arrives, what the CRM is sent, what our headers say, and why a message failed. Pure.
 
+pub mod body;
 pub mod dead_letter;
 pub mod disposition;
 mod event;
@@ -7,6 +8,7 @@ pub mod export;
 pub mod failure;
 pub mod mapper;
 pub mod payload;
+pub mod published;
 pub mod retry_state;
 mod rules;
 pub mod sample;

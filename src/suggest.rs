@@ -1,16 +1,20 @@
 //! The nearest known name to one that was mistyped.
 
-/// The known name that is most like `name`, unless none is alike.
+/// The known name that is most like `name`, or the only one that ends in it (`owner` for `wolkvox_owner`); none where
+/// nothing is alike.
 #[must_use]
 pub fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     /// Below this Jaro-Winkler likeness a suggestion would be a guess.
     const ALIKE: f64 = 0.8;
-    known
-        .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(&name.to_lowercase(), candidate), candidate))
-        .filter(|(likeness, _)| *likeness >= ALIKE)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, candidate)| candidate)
+    let name = name.to_lowercase();
+    let known: Vec<&str> = known.into_iter().collect();
+    let alike = known.iter().map(|candidate| (strsim::jaro_winkler(&name, candidate), *candidate));
+    let most = alike.filter(|(likeness, _)| *likeness >= ALIKE).max_by(|(a, _), (b, _)| a.total_cmp(b));
+    most.map(|(_, candidate)| candidate).or_else(|| {
+        let is_end = |candidate: &&&str| candidate.rsplit('_').next() == Some(&name);
+        let mut ends = known.iter().filter(is_end);
+        ends.next().filter(|_| ends.next().is_none()).copied()
+    })
 }
 
 #[cfg(test)]
@@ -23,5 +27,7 @@ mod tests {
         assert_eq!(suggest("complete_date", known), Some("completion_date"));
         assert_eq!(suggest("Priorty", known), Some("priority"));
         assert_eq!(suggest("zzz", known), None);
+        assert_eq!(suggest("module", known), Some("name_module"));
+        assert_eq!(suggest("date", ["completion_date", "reminder_date"]), None, "which of the two?");
     }
 }

@@ -382,13 +382,10 @@ fn published(message: &Message, journey: &RetryState) -> Option<Timestamp> {
 
 fn dead_letter(kind: Kind, classified: &Classified) -> Disposition {
     Disposition::DeadLetter(Failure {
-        stage: Stage::Send,
-        kind,
-        message: classified.reason.clone(),
         crm_code: classified.code,
         crm_message: classified.message.clone(),
         http_status: classified.http_status,
-        rule: None,
+        ..Failure::new(Stage::Send, kind, classified.reason.clone())
     })
 }
 

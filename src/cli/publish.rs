@@ -1,101 +1,115 @@
-//! `publish`: task messages to the work queue.
+//! `publish`: task messages to the work queue, all of them checked before the first is sent.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::Publish as _;
 use crate::broker::connect::Connector;
 use crate::broker::publisher::Publisher;
-use crate::cli::{Error, load, open, print};
+use crate::cli::{Error, load, print};
 use crate::config::Sources;
-use crate::message::export::{Input, Outgoing};
+use crate::message::export::input::Ids;
 
-/// Publishes under way at a time.
-const AT_A_TIME: usize = 16;
+mod check;
+mod send;
+mod source;
+
+use check::{Checked, Validator};
+use source::Source;
 
 /// Arguments of `publish`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  wolkvox-task-worker publish --dry-run tasks.jsonl
+  export-tasks | wolkvox-task-worker publish --id-field id_record
+
+Each message gets an id, by which the worker recognises it: running the same command again creates no task twice. To create \
+the tasks of an input once more, name another --batch.")]
 pub struct Args {
-    /// File with a JSON object, an array of them, JSON lines, or an export; standard input when left out or -
+    /// File with a JSON object, an array of them, JSON lines, or an export (at most 1 GiB); standard input (at most 64 MiB)
+    /// when left out or -
     file: Option<PathBuf>,
+    /// Take each message's id from this field of it
+    #[arg(long, value_name = "NAME", conflicts_with = "batch")]
+    id_field: Option<String>,
+    /// Make ids of this name, each message's place in the input, and its content [default: the file's name]
+    #[arg(long, value_name = "NAME")]
+    batch: Option<String>,
+    /// Publish messages of which the worker can make no task, too
+    #[arg(long)]
+    no_validate: bool,
+    /// Check the whole input and send nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Args {
+    fn ids(&self) -> Ids {
+        let file = self.file.as_deref().and_then(|path| path.file_name()).unwrap_or("-".as_ref());
+        match (&self.id_field, &self.batch) {
+            (Some(field), _) => Ids::Field(field.clone()),
+            (None, Some(batch)) => Ids::Batch(batch.clone()),
+            (None, None) => Ids::Batch(file.to_string_lossy().into_owned()),
+        }
+    }
 }
 
 /// Publishes everything that the input holds, in no particular order.
 ///
 /// # Errors
-/// The place of the first bad input, or what the broker said, with how many were published.
+/// Every problem of the input, of which nothing is published then; or what the broker said, with which messages are confirmed,
+/// which are not published, and of which that is not known.
 pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Result<ExitCode, Error> {
     let config = load(sources, &[])?;
     let queue = config.broker.queue.clone();
-    let input = read(Input::new(open(args.file.as_deref())?));
+    let validator = (!args.no_validate).then(|| Validator::new(&config));
+    let (path, ids) = (args.file.clone(), args.ids());
+    // A pipe and a file on a network may keep it waiting.
+    let reading = tokio::task::spawn_blocking(move || {
+        let source = Source::open(path.as_deref())?;
+        let checked = Checked::of(source.messages(ids.clone())?, &ids, validator.as_ref());
+        Ok::<_, String>((source, checked, ids))
+    });
+    let read = stop.run_until_cancelled(reading).await.ok_or_else(|| Error::failed("interrupted; nothing was published"))?;
+    let (source, checked, ids) = read.map_err(Error::failed)?.map_err(Error::failed)?;
+    let total = checked.messages;
+    if let Some(report) = checked.report() {
+        return Err(Error::failed(report));
+    }
+    if args.dry_run {
+        print(&checked.dry_run(&queue))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let messages = source.messages(ids).map_err(Error::failed)?;
     let publisher = Publisher::new(Arc::new(Connector::new(config.broker)), "publish", TaskTracker::new());
-    let bar = progress();
-    let sent = publish_all(input, &publisher, &queue, &bar, stop).await;
+    let bar = progress(total);
+    let sent = send::all(messages, &publisher, &queue, &bar, stop).await;
     bar.finish_and_clear();
     publisher.close().await;
-    let published = bar.position();
-    sent.map_err(|why| Error::failed(format!("{why}\npublished and confirmed before that: {published}")))?;
-    print(&format!("published to {queue}, each confirmed: {published}"))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-async fn publish_all(
-    input: mpsc::Receiver<Result<Outgoing, String>>,
-    publisher: &Publisher,
-    queue: &str,
-    bar: &ProgressBar,
-    stop: &CancellationToken,
-) -> Result<(), String> {
-    let messages = futures_util::stream::unfold(input, async |mut input| Some((input.recv().await?, input)));
-    let confirms = messages.map(|message| async move {
-        let message = message?;
-        let sent = publisher.publish(queue, &message.body, message.properties).await;
-        sent.map_err(|error| format!("message {}: {error}", message.place))
-    });
-    let mut confirms = std::pin::pin!(confirms.buffer_unordered(AT_A_TIME));
-    loop {
-        let next = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Err("interrupted".to_owned()),
-            next = confirms.next() => next,
-        };
-        match next {
-            Some(sent) => sent?,
-            None => return Ok(()),
+    match sent.report(total, &queue) {
+        Some(report) => Err(Error::failed(report)),
+        None => {
+            print(&format!("published to {queue}, each confirmed: {total}"))?;
+            Ok(ExitCode::SUCCESS)
         }
-        bar.inc(1);
     }
 }
 
-/// Reads the input on a thread of its own: a pipe may keep it waiting.
-fn read(input: Input) -> mpsc::Receiver<Result<Outgoing, String>> {
-    let (sender, receiver) = mpsc::channel(AT_A_TIME);
-    std::thread::spawn(move || {
-        for message in input {
-            // What is behind a bad message may be misread.
-            let bad = message.is_err();
-            if sender.blocking_send(message).is_err() || bad {
-                break;
-            }
-        }
-    });
-    receiver
-}
-
 /// A progress bar, drawn on a terminal only.
-fn progress() -> ProgressBar {
-    let bar = ProgressBar::no_length();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} published, {per_sec}, {elapsed}") {
+fn progress(total: usize) -> ProgressBar {
+    let bar = ProgressBar::new(u64::try_from(total).unwrap_or(u64::MAX));
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} of {len} published, {per_sec}, {elapsed}") {
         bar.set_style(style);
     }
     bar.enable_steady_tick(Duration::from_millis(100));
     bar
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,21 +12,29 @@ use crate::observe::logs;
 /// Works until `stop`.
 ///
 /// # Errors
-/// An invalid configuration, an admin address that is taken. What ends a running worker is logged, with exit code 1.
+/// An invalid configuration. What ends a worker after that is logged, with exit code 1.
 pub async fn run(sources: &Sources, stop: CancellationToken) -> Result<ExitCode, Error> {
-    let Loaded { config, warnings } = Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
-    logs::start(&config.log);
+    let Loaded { config, warnings, .. } = Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
+    logs::start(&config.log).map_err(|error| Error::failed(format!("the log cannot be started: {error}")))?;
     crate::observe::traces::start(sources);
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let app = App::new(config).await.map_err(Error::failed)?;
-    let ended = app.run(stop).await;
+    let ended = match App::new(config).await {
+        Ok(app) => app.run(stop).await,
+        Err(text) => Err(text),
+    };
     crate::observe::traces::finish().await;
-    if let Err(text) = ended {
-        tracing::error!("{text}");
-        return Ok(ExitCode::from(FAILED));
-    }
-    tracing::info!("stopped: nothing in flight is left");
-    Ok(ExitCode::SUCCESS)
+    let code = match ended {
+        Ok(()) => {
+            tracing::info!("stopped: nothing in flight is left");
+            ExitCode::SUCCESS
+        }
+        Err(text) => {
+            tracing::error!("{text}");
+            ExitCode::from(FAILED)
+        }
+    };
+    logs::flush();
+    Ok(code)
 }

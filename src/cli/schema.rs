@@ -22,22 +22,22 @@ pub fn run() -> Result<ExitCode, Error> {
 /// schema says; the worker checks them all the same.
 #[must_use]
 pub fn schema() -> Value {
-    const DATE: &str = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])( ([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]|\
-        [Tt ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9]))$";
+    const DATE: &str = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\
+        ([.,][0-9]{1,9})?([Zz]|[+-]([01][0-9]|2[0-3])(:?[0-5][0-9])?)?$";
     let text = |description: &str| json!({ "type": ["string", "null"], "minLength": 1, "description": description });
     let required_text = |description: &str| json!({ "type": "string", "minLength": 1, "description": description });
     let date = |kinds: Value, description: &str| json!({ "type": kinds, "pattern": DATE, "description": description });
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Task message",
-        "description": "A wolkvox CRM task; at most 256 KiB of UTF-8 JSON. Dates are YYYY-MM-DD HH:MM:SS in the \
-                        account's wall clock, or RFC 3339 with an offset.",
+        "description": "A wolkvox CRM task; at most 256 KiB of UTF-8 JSON. Dates are YYYY-MM-DD HH:MM:SS or \
+                        YYYY-MM-DDTHH:MM:SS in the account's wall clock, or the same with an offset.",
         "type": "object",
         "properties": {
             "name": required_text("Name of the activity."),
             "name_module": required_text("Module of the record, such as cases."),
             "completion_date": date(json!("string"), "When it is due."),
-            "id_record": required_text("The record in that module."),
+            "id_record": { "type": ["string", "integer"], "minLength": 1, "description": "The record in that module." },
             "wolkvox_owner": required_text("The user that owns the activity."),
             "description": { "type": ["string", "null"], "description": "Free text, may be empty." },
             "status": text("Status of the activity."),

@@ -17,6 +17,9 @@ const AUTH_MECHANISMS: [&str; 5] = ["plain", "external", "amqplain", "anonymous"
 
 /// The CRM's scheme, host and port.
 pub(super) fn server(_: &Key, text: &str) -> Parsed<Url> {
+    if text.contains(',') {
+        return Err("names several servers; one is allowed".to_owned());
+    }
     let (scheme, rest) = text.split_once("://").unwrap_or(("https", text));
     if let Some((inner, rest)) = scheme_of(rest) {
         let fault = match text.contains("://") {
@@ -192,10 +195,20 @@ fn file(path: &str) -> Parsed<PathBuf> {
     }
 }
 
+/// A ledger's address without user and password.
+pub(super) fn without_login(text: &str) -> Option<String> {
+    let mut url = Url::parse(text).ok()?;
+    // Both fail for an address without a host only, which has neither.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    Some(url.into())
+}
+
 fn redis(text: &str) -> Parsed<LedgerStore> {
-    let url = Url::parse(text).map_err(|error| format!("is not a URL ({error})"))?;
+    let url = Url::parse(text).map_err(|error| format!("is not a URL ({error}); in user and password write / as %2F, # as %23, @ as %40"))?;
     match url.host() {
         None | Some(Host::Domain("")) => Err("names no host".to_owned()),
+        Some(Host::Domain(name)) if name.contains(',') => Err("names several servers; one is allowed".to_owned()),
         Some(_) => Ok(LedgerStore::Redis(SecretString::from(text))),
     }
 }

@@ -1,11 +1,11 @@
-//! Every key that the configuration knows: the one table behind loading, messages and the README.
-
-use std::fmt::Write as _;
+//! Every key that the configuration knows: the one table behind loading, messages, `config` and the documentation.
 
 use crate::duration;
 
+mod pages;
 mod table;
 
+pub use pages::{explain, markdown_page, template};
 pub use table::KEYS;
 
 /// One row of the configuration's table.
@@ -17,7 +17,7 @@ pub struct Key {
     pub preset: Preset,
     /// What may be written.
     pub kind: Kind,
-    /// What it is for, in one line.
+    /// What it is for, in sentences.
     pub meaning: &'static str,
     /// Whether it takes several entries.
     pub list: bool,
@@ -88,7 +88,7 @@ impl Key {
         }
     }
 
-    /// The same for the README, which says once what a duration is.
+    /// The same for the documentation, which says once what a duration is.
     fn brief(&self) -> String {
         match self.kind {
             Kind::Like(words) => words.to_owned(),
@@ -124,31 +124,6 @@ pub(super) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-/// The table of every key, as the README has it.
-#[must_use]
-pub fn markdown_table() -> String {
-    let mut table = "| key | environment variable | default | allowed; meaning |\n\
-                     | --- | --- | --- | --- |\n"
-        .to_owned();
-    for key in KEYS {
-        let default = match key.preset {
-            Preset::Text(text) | Preset::Derived(text) => format!("`{text}`"),
-            Preset::Required => "required".to_owned(),
-            Preset::Absent => "–".to_owned(),
-        };
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            table,
-            "| `{}` | `{}` | {default} | {}; {} |",
-            key.name,
-            key.variables().join("` or `"),
-            key.brief(),
-            key.meaning,
-        );
-    }
-    table
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -163,17 +138,6 @@ mod tests {
         assert!(names.iter().all(|name| name.matches('.').count() == 1));
         assert_eq!(variable("crm.server"), "WTW_CRM_SERVER");
         assert!(!variables.contains("WTW_CONFIG"));
-    }
-
-    #[test]
-    fn the_table_has_a_row_of_four_cells_for_every_key() {
-        let table = markdown_table();
-        assert_eq!(table.lines().count(), KEYS.len() + 2);
-        for line in table.lines() {
-            assert_eq!(line.matches('|').count(), 5, "{line}");
-        }
-        assert!(table.contains("| `crm.connect_timeout` | `WTW_CRM_CONNECT_TIMEOUT` | `5s` | 1ms to 10m; "));
-        assert!(table.contains("| `ledger.url` | `WTW_LEDGER_URL` or `WTW_LEDGER_URL_FILE` |"));
     }
 
     #[test]

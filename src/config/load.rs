@@ -1,22 +1,27 @@
 //! From sources to a configuration, or to everything that is wrong with it.
 
 use std::path::Path;
+use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio_util::sync::CancellationToken;
 
+use super::defaults::{self, HOLD_BEYOND_REQUEST};
 use super::keys::{find, variable};
 use super::problem::{Problem, Problems};
 use super::raw::{Raw, Sources, read_secret};
 use super::read::{Reader, Reported, duration};
+use super::show::{self, Setting};
 use super::{BrokerUrl, Config, LedgerStore, address, sections};
 use crate::duration::format;
 
-/// Pairs of durations of which the first must not exceed the second; with true it must be shorter.
-const ORDERED: [(&str, &str, bool); 4] = [
-    ("crm.connect_timeout", "crm.request_timeout", false),
-    ("crm.request_timeout", "shutdown.grace", true),
-    ("retry.immediate_initial", "retry.immediate_max", false),
-    ("gate.probe_initial", "gate.probe_max", false),
+/// Pairs of durations, the shorter one first: the longer one must be at least so much longer.
+const ORDERED: [(&str, &str, Duration); 5] = [
+    ("crm.connect_timeout", "crm.request_timeout", Duration::ZERO),
+    ("crm.request_timeout", "shutdown.grace", Duration::from_millis(1)),
+    ("crm.request_timeout", "gate.hold", HOLD_BEYOND_REQUEST),
+    ("retry.immediate_initial", "retry.immediate_max", Duration::ZERO),
+    ("gate.probe_initial", "gate.probe_max", Duration::ZERO),
 ];
 
 /// A configuration that can be worked with.
@@ -26,6 +31,8 @@ pub struct Loaded {
     pub config: Config,
     /// What is allowed but should be looked at.
     pub warnings: Vec<Problem>,
+    /// Every key with its value and where that comes from, secrets hidden.
+    pub settings: Vec<Setting>,
 }
 
 impl Config {
@@ -36,15 +43,19 @@ impl Config {
     /// Every problem that there is, not only the first.
     pub fn load(sources: &Sources, required: &[&str]) -> Result<Loaded, Problems> {
         let mut problems = Vec::new();
-        let raw = Raw::read(sources, &mut problems);
+        let mut raw = Raw::read(sources, &mut problems);
+        defaults::follow(&mut raw, sources.terminal);
         let mut reader = Reader { raw: &raw, problems, warnings: Vec::new() };
         // What an unreadable file may have held is neither missing nor contradicted.
         if !raw.incomplete {
             demand(&mut reader, required);
             order(&mut reader);
         }
-        match sections::config(&mut reader, sources.terminal) {
-            Ok(config) if reader.problems.is_empty() => Ok(Loaded { config, warnings: reader.warnings }),
+        match sections::config(&mut reader) {
+            Ok(config) if reader.problems.is_empty() => {
+                let settings = show::settings(&raw, &config);
+                Ok(Loaded { config, warnings: reader.warnings, settings })
+            }
             Ok(_) | Err(_) => Err(Problems(reader.problems)),
         }
     }
@@ -86,6 +97,22 @@ pub fn read_urls(path: &Path) -> Result<Vec<BrokerUrl>, Problems> {
     reread("broker.urls", path, |reader| reader.each("broker.urls", address::broker))
 }
 
+/// Reads the file of the ledger's address again. Only the login may differ from `current`: another server has another ledger.
+///
+/// # Errors
+/// Everything that is wrong with the file; what was read before still stands.
+pub fn read_ledger_url(path: &Path, current: &SecretString) -> Result<SecretString, Problems> {
+    let mut stores = reread("ledger.url", path, |reader| reader.each("ledger.url", address::ledger))?;
+    let same = address::without_login(current.expose_secret());
+    match stores.pop() {
+        Some(LedgerStore::Redis(url)) if address::without_login(url.expose_secret()) == same => Ok(url),
+        Some(_) | None => {
+            let message = "names another ledger than before; restart the worker to change more than user and password";
+            Err(Problems(vec![Problem::new("ledger.url", format!("file {}", path.display()), message)]))
+        }
+    }
+}
+
 /// Reads a secret's file again, as it was read with everything else.
 fn reread<T>(
     name: &str,
@@ -95,7 +122,7 @@ fn reread<T>(
     let Some(key) = find(name) else {
         return Ok(Vec::new());
     };
-    let written = read_secret(key, path).map_err(|message| {
+    let written = read_secret(key, path, &CancellationToken::new()).map_err(|message| {
         let source = format!("file {}", path.display());
         let problem = Problem::new(key.name, source, message).allowed(key.allowed());
         Problems(vec![problem])
@@ -109,30 +136,37 @@ fn reread<T>(
 fn demand(reader: &mut Reader<'_>, required: &[&str]) {
     for name in required {
         if reader.raw.get(name).is_none() {
-            let variables = find(name).map_or_else(|| vec![variable(name)], |key| key.variables());
-            let variables = variables.join(" or ");
-            let message = format!("is required; set it in the TOML file or as {variables}");
-            reader.problem(name, message);
+            let key = find(name);
+            let variables = key.map_or_else(|| vec![variable(name)], |key| key.variables()).join(" or ");
+            let (source, is) = match reader.raw.empty(name) {
+                Some(source) => (source.to_owned(), "is empty, and is required"),
+                None => (reader.source(name), "is required"),
+            };
+            let message = format!("{is}; set it in the TOML file or as {variables}");
+            let allowed = key.map(|key| key.allowed()).unwrap_or_default();
+            reader.problems.push(Problem::new(*name, source, message).allowed(allowed));
         }
     }
 }
 
 fn order(reader: &mut Reader<'_>) {
-    for (less, more, strictly) in ORDERED {
+    for (less, more, by) in ORDERED {
         let [Some(low), Some(high)] = [less, more].map(|name| {
             let entries = &reader.raw.get(name).flatten()?.entries;
             duration(find(name)?, entries.first()?).ok()
         }) else {
             continue;
         };
-        let relation = match strictly {
-            true if low >= high => "longer than",
-            false if low > high => "at least",
-            true | false => continue,
+        if high >= low.saturating_add(by) {
+            continue;
+        }
+        let bound = match by.as_millis() {
+            0 => format!("at least {less}"),
+            1 => format!("longer than {less}"),
+            _ => format!("at least {less} + {}", format(by)),
         };
-        let bound = format!("{relation} {less}");
         let message =
-            format!("{:?} is not {bound}, which is {:?} ({})", format(high), format(low), reader.source(less));
+            format!("{:?} is not {bound}; {less} is {:?} ({})", format(high), format(low), reader.source(less));
         let problem = Problem::new(more, reader.source(more), message);
         reader.problems.push(problem.allowed(bound));
     }

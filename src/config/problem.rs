@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::cli;
+use super::files::INTERRUPTED;
 
 /// One thing that is wrong, or that an operator should look at; never holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -18,7 +18,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem that no list of allowed values would mend.
+    /// A problem that no list of allowed values solves.
     pub(crate) fn new(key: impl Into<String>, source: impl Into<String>, message: impl Into<String>) -> Self {
         Self { key: key.into(), source: source.into(), message: message.into(), allowed: None }
     }
@@ -49,6 +49,12 @@ impl Problems {
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.0.iter()
     }
+
+    /// Whether the process was asked to stop while a file hung.
+    #[must_use]
+    pub fn is_interruption(&self) -> bool {
+        self.0.iter().any(|problem| problem.message.ends_with(INTERRUPTED))
+    }
 }
 
 impl fmt::Display for Problems {
@@ -60,9 +66,3 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
-
-impl From<Problems> for cli::Error {
-    fn from(problems: Problems) -> Self {
-        Self { exit: cli::INVALID_CONFIGURATION, message: problems.to_string() }
-    }
-}

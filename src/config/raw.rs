@@ -5,6 +5,9 @@ use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
+use tokio_util::sync::CancellationToken;
+
+use super::files;
 use super::keys::{KEYS, Key, Preset};
 use super::problem::Problem;
 
@@ -20,13 +23,15 @@ pub struct Sources {
     pub environment: Vec<(OsString, OsString)>,
     /// Whether the log goes to a terminal.
     pub terminal: bool,
+    /// Ends the wait for a file that hangs.
+    pub stop: CancellationToken,
 }
 
 impl Sources {
     /// The sources of this process.
     #[must_use]
-    pub fn of_process(file: Option<PathBuf>) -> Self {
-        Self { file, environment: std::env::vars_os().collect(), terminal: std::io::stderr().is_terminal() }
+    pub fn of_process(file: Option<PathBuf>, stop: CancellationToken) -> Self {
+        Self { file, environment: std::env::vars_os().collect(), terminal: std::io::stderr().is_terminal(), stop }
     }
 
     /// A variable of the environment that is no configuration of the worker; none where it is empty.
@@ -45,13 +50,20 @@ pub(super) struct Written {
     pub(super) source: String,
     /// The secret's file that it was read from.
     pub(super) file: Option<PathBuf>,
+    /// Whether the entries were one text, which commas and line ends divide.
+    pub(super) is_split: bool,
 }
+
+/// Where a default comes from, for people.
+pub(super) const DEFAULT: &str = "default";
 
 /// The text of every key that has one.
 #[derive(Default)]
 pub(super) struct Raw {
     /// None where what was written was so wrong that it has been reported already.
     values: HashMap<&'static str, Option<Written>>,
+    /// Where keys are written with an empty value, which means unset.
+    empty: HashMap<&'static str, String>,
     /// Whether a whole layer could not be read, so that what is absent may well have been written.
     pub(super) incomplete: bool,
     /// What is no single key.
@@ -76,6 +88,8 @@ struct Given {
 enum Value {
     One(String),
     Many(Vec<String>),
+    /// Written without a value, which means unset.
+    Empty,
 }
 
 /// One layer, by the names of [`Key::slots`].
@@ -86,7 +100,7 @@ impl Raw {
     pub(super) fn read(sources: &Sources, problems: &mut Vec<Problem>) -> Self {
         let (environment, named) = environment::layer(&sources.environment, problems);
         let path = sources.file.clone().map(|path| (path, "--config".to_owned()));
-        let file = path.or(named).map(|(path, source)| file::layer(&path, &source, problems));
+        let file = path.or(named).map(|(path, source)| file::layer(&path, &source, problems, &sources.stop));
         let mut raw = Self { incomplete: matches!(file, Some(None)), ..Self::default() };
         let file = file.flatten().map(|(layer, tables)| {
             raw.tables = tables;
@@ -97,15 +111,36 @@ impl Raw {
             // Both layers are looked at, since a conflict in the lower one is an error too.
             let written: Vec<_> = layers.iter().flatten().filter_map(|layer| pick(key, layer, problems)).collect();
             match (written.into_iter().next(), key.preset) {
-                (Some(choice), _) => raw.insert(key, choice.resolve(key, problems)),
-                (None, Preset::Text(text)) => {
-                    let value = Value::One(text.to_owned());
-                    raw.insert(key, Some(value.written(key, "default".to_owned())));
+                (Some(choice), _) => raw.insert(key, choice.resolve(key, problems, &sources.stop)),
+                (None, Preset::Text(text)) => raw.insert_default(key, text),
+                (None, Preset::Derived(_) | Preset::Required | Preset::Absent) => {
+                    let empty = layers.iter().flatten().flat_map(|layer| key.slots().filter_map(|slot| layer.get(&slot)));
+                    if let Some(given) = empty.into_iter().next() {
+                        raw.empty.insert(key.name, given.source.clone());
+                    }
                 }
-                (None, Preset::Derived(_) | Preset::Required | Preset::Absent) => {}
             }
         }
         raw
+    }
+
+    /// Where a key is written with an empty value, and nowhere with another one.
+    pub(super) fn empty(&self, name: &str) -> Option<&str> {
+        self.empty.get(name).map(String::as_str)
+    }
+
+    /// The only entry of a key.
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        match self.get(name)??.entries.as_slice() {
+            [text] => Some(text.clone()),
+            _ => None,
+        }
+    }
+
+    /// Sets a key to its default.
+    pub(super) fn insert_default(&mut self, key: &Key, text: &str) {
+        let value = Value::One(text.to_owned());
+        self.insert(key, value.written(key, DEFAULT.to_owned()));
     }
 
     /// The text of a key: nothing when unset, nothing inside when it has been reported already.
@@ -128,7 +163,7 @@ enum Choice<'a> {
 
 fn pick<'a>(key: &Key, layer: &'a Layer, problems: &mut Vec<Problem>) -> Option<Choice<'a>> {
     let [value, file] = [key.name.to_owned(), format!("{}_file", key.name)]
-        .map(|slot| layer.get(&slot))
+        .map(|slot| layer.get(&slot).filter(|given| !matches!(given.value, Some(Value::Empty))))
         .map(|given| given.map(|given| (given.value.as_ref(), given.source.as_str())));
     // Only a secret's file stands for the key; `broker.ca_file` and its like are keys themselves.
     match (value, file.filter(|_| key.secret)) {
@@ -140,15 +175,15 @@ fn pick<'a>(key: &Key, layer: &'a Layer, problems: &mut Vec<Problem>) -> Option<
         }
         (Some((Some(value), source)), None) => Some(Choice::Value(value, source)),
         (None, Some((Some(Value::One(path)), source))) => Some(Choice::File(PathBuf::from(path), source)),
-        (Some((None, _)), None) | (None, Some((None | Some(Value::Many(_)), _))) => Some(Choice::Reported),
+        (Some((None, _)), None) | (None, Some((None | Some(Value::Many(_) | Value::Empty), _))) => Some(Choice::Reported),
     }
 }
 
 impl Choice<'_> {
-    fn resolve(self, key: &Key, problems: &mut Vec<Problem>) -> Option<Written> {
+    fn resolve(self, key: &Key, problems: &mut Vec<Problem>, stop: &CancellationToken) -> Option<Written> {
         match self {
-            Self::Value(value, source) => Some(value.written(key, source.to_owned())),
-            Self::File(path, source) => match read_secret(key, &path) {
+            Self::Value(value, source) => value.written(key, source.to_owned()),
+            Self::File(path, source) => match read_secret(key, &path, stop) {
                 Ok(written) => Some(written),
                 Err(message) => {
                     let source = match path.is_absolute() || path.exists() {
@@ -166,13 +201,14 @@ impl Choice<'_> {
 }
 
 impl Value {
-    fn written(&self, key: &Key, source: String) -> Written {
-        let entries = match self {
-            Self::One(text) if key.list => entries(text),
-            Self::One(text) => vec![text.clone()],
-            Self::Many(texts) => texts.clone(),
+    fn written(&self, key: &Key, source: String) -> Option<Written> {
+        let (entries, is_split) = match self {
+            Self::One(text) if key.list => (entries(text), true),
+            Self::One(text) => (vec![text.clone()], false),
+            Self::Many(texts) => (texts.clone(), false),
+            Self::Empty => return None,
         };
-        Written { entries, source, file: None }
+        Some(Written { entries, source, file: None, is_split })
     }
 }
 
@@ -185,8 +221,11 @@ fn entries(text: &str) -> Vec<String> {
 ///
 /// # Errors
 /// What is wrong with the file, as the rest of a sentence; never its content.
-pub(super) fn read_secret(key: &Key, path: &Path) -> Result<Written, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
+pub(super) fn read_secret(key: &Key, path: &Path, stop: &CancellationToken) -> Result<Written, String> {
+    let text = files::read(path, files::SECRET, stop)?;
+    if text.starts_with('\u{feff}') {
+        return Err("begins with a byte-order mark; save it as UTF-8 without one".to_owned());
+    }
     let entries = match text.trim() {
         text if key.list => entries(text),
         "" => Vec::new(),
@@ -197,7 +236,8 @@ pub(super) fn read_secret(key: &Key, path: &Path) -> Result<Written, String> {
     if entries.is_empty() {
         return Err("is empty".to_owned());
     }
-    Ok(Written { entries, source: format!("file {}", path.display()), file: Some(path.to_owned()) })
+    let source = format!("file {}", path.display());
+    Ok(Written { entries, source, file: Some(path.to_owned()), is_split: key.list })
 }
 
 /// Whether a text amounts to nothing, which means unset.
@@ -211,6 +251,14 @@ fn is_unset(key: &Key, text: &str) -> bool {
 /// The key that is written under a name of [`Key::slots`].
 fn slot(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.slots().any(|slot| slot == name))
+}
+
+/// The only key that is called so without its section, such as `broker.queue` for `queue`.
+fn without_section(name: &str) -> Option<String> {
+    let name = name.to_lowercase();
+    let is_meant = |slot: &String| slot.split_once('.').is_some_and(|(_, leaf)| leaf == name);
+    let mut meant = KEYS.iter().flat_map(Key::slots).filter(is_meant);
+    meant.next().filter(|_| meant.next().is_none())
 }
 
 /// The end of a sentence about a name that is not known.

@@ -47,10 +47,25 @@ impl Reader<'_> {
         let mut values = Vec::new();
         for (index, entry) in written.entries.iter().enumerate() {
             match parse(key, entry) {
-                Ok(value) => values.push(value),
+                Ok(value) => {
+                    if is_quoted(key, written, entry) {
+                        let held = held(key, written, index, entry);
+                        let message = format!("{held} is in quotation marks, which are part of the value; are they meant?");
+                        self.warn(name, message);
+                    }
+                    values.push(value);
+                }
+                Err(_) if entry.starts_with(QUOTES) || entry.ends_with(QUOTES) => {
+                    let held = held(key, written, index, entry);
+                    self.problem(name, format!("{held} has quotation marks, which are part of the value here; remove them"));
+                }
                 Err(why) => {
                     let held = held(key, written, index, entry);
-                    self.problem(name, format!("{held} {why}"));
+                    let comma = match key.name {
+                        "broker.urls" if written.is_split && written.entries.len() > 1 => COMMA,
+                        _ => "",
+                    };
+                    self.problem(name, format!("{held} {why}{comma}"));
                 }
             }
         }
@@ -80,6 +95,17 @@ impl Reader<'_> {
             None => "not set".to_owned(),
         }
     }
+}
+
+const QUOTES: [char; 4] = ['"', '\'', '“', '”'];
+const COMMA: &str = "; a comma separates two entries: in a user or password write it as %2C";
+
+/// Whether a value is written in quotation marks that belong to it, as `docker --env-file` leaves them.
+fn is_quoted(key: &Key, written: &Written, entry: &str) -> bool {
+    let (begins, ends) = (entry.starts_with(QUOTES), entry.ends_with(QUOTES));
+    // The marks around a whole list are at its first and its last entry.
+    let is_part = key.list && written.is_split && (begins || ends);
+    is_part || (begins && ends && entry.chars().nth(1).is_some())
 }
 
 /// What a key held, for people: shortened, and not at all where it may hold a secret.

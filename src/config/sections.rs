@@ -17,8 +17,8 @@ use super::{
 };
 use crate::suggest::suggest;
 
-/// Understands everything; `terminal` says whether the log goes to one.
-pub(super) fn config(reader: &mut Reader<'_>, terminal: bool) -> Result<Config, Reported> {
+/// Understands everything.
+pub(super) fn config(reader: &mut Reader<'_>) -> Result<Config, Reported> {
     let broker = broker(reader);
     let crm = crm(reader);
     let task = task(reader);
@@ -28,7 +28,7 @@ pub(super) fn config(reader: &mut Reader<'_>, terminal: bool) -> Result<Config, 
     let ledger = ledger(reader);
     let listen = reader.want("admin.listen", socket);
     let grace = reader.want("shutdown.grace", duration);
-    let log = log(reader, terminal);
+    let log = log(reader);
     Ok(Config {
         broker: broker?,
         crm: crm?,
@@ -46,7 +46,7 @@ pub(super) fn config(reader: &mut Reader<'_>, terminal: bool) -> Result<Config, 
 fn broker(reader: &mut Reader<'_>) -> Result<Broker, Reported> {
     let urls = reader.each("broker.urls", address::broker);
     let queue_name = reader.want("broker.queue", queue);
-    let dead_letter_queue = reader.read("broker.dead_letter_queue", queue);
+    let dead_letter_queue = reader.want("broker.dead_letter_queue", queue);
     let modes = [TopologyMode::Declare, TopologyMode::Verify];
     let topology = reader.want("broker.topology", choice(modes));
     let single_active_consumer = reader.want("broker.single_active_consumer", flag);
@@ -73,7 +73,7 @@ fn broker(reader: &mut Reader<'_>) -> Result<Broker, Reported> {
     }
     let urls_file = reader.raw.get("broker.urls").flatten().and_then(|written| written.file.clone());
     let queue = queue_name?;
-    let dead_letter_queue = dead_letter_queue?.unwrap_or_else(|| format!("{queue}.dead"));
+    let dead_letter_queue = dead_letter_queue?;
     if dead_letter_queue == queue || dead_letter_queue.starts_with(&format!("{queue}.retry.")) {
         let message = format!("{dead_letter_queue:?} is the work queue or one of its retry queues");
         reader.problem("broker.dead_letter_queue", message);
@@ -100,6 +100,8 @@ fn crm(reader: &mut Reader<'_>) -> Result<Crm, Reported> {
     let requests_per_second = reader.read("crm.requests_per_second", rate);
     let connect_timeout = reader.want("crm.connect_timeout", duration);
     let request_timeout = reader.want("crm.request_timeout", duration);
+    let reuse_connections = reader.want("crm.reuse_connections", flag);
+    let ca_file = reader.read("crm.ca_file", path);
     let timezone = reader.want("crm.timezone", zone);
 
     if let Ok(Some(url)) = &server {
@@ -121,6 +123,8 @@ fn crm(reader: &mut Reader<'_>) -> Result<Crm, Reported> {
         requests_per_second: requests_per_second?,
         connect_timeout: connect_timeout?,
         request_timeout: request_timeout?,
+        reuse_connections: reuse_connections?,
+        ca_file: ca_file?,
         timezone: timezone?,
     })
 }
@@ -134,6 +138,9 @@ pub(super) fn tokens(reader: &mut Reader<'_>) -> Result<Vec<SecretString>, Repor
     }
     let mut first = HashMap::new();
     for (index, token) in (1..).zip(&tokens) {
+        if token.expose_secret().starts_with('#') {
+            reader.warn("crm.tokens", format!("entry {index} begins with #, which begins no comment here"));
+        }
         let earlier = *first.entry(token.expose_secret()).or_insert(index);
         if earlier != index {
             let message = format!("entries {earlier} and {index} are the same");
@@ -147,10 +154,12 @@ pub(super) fn tokens(reader: &mut Reader<'_>) -> Result<Vec<SecretString>, Repor
 }
 
 fn token(_: &Key, text: &str) -> Parsed<SecretString> {
-    match text.chars().all(|c| c.is_ascii_graphic()) {
-        true => Ok(SecretString::from(text)),
-        false => Err("has a character that no HTTP header may carry".to_owned()),
-    }
+    let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic()) else {
+        return Ok(SecretString::from(text));
+    };
+    let comment = if text.starts_with('#') { "; lines that begin with # are no comments here" } else { "" };
+    let what = if bad.is_whitespace() { "a blank" } else { "a character that no HTTP header may carry" };
+    Err(format!("has {what}{comment}"))
 }
 
 fn rate(_: &Key, text: &str) -> Parsed<f64> {
@@ -267,20 +276,17 @@ fn ledger(reader: &mut Reader<'_>) -> Result<Ledger, Reported> {
     {
         reader.warn("ledger.url", "is not encrypted; use rediss");
     }
-    Ok(Ledger { store: store?, retention: retention?, max_entries: max_entries? })
+    let url_file = reader.raw.get("ledger.url").flatten().and_then(|written| written.file.clone());
+    Ok(Ledger { store: store?, url_file, retention: retention?, max_entries: max_entries? })
 }
 
 fn socket(_: &Key, text: &str) -> Parsed<SocketAddr> {
     text.parse().map_err(|_| "is not an IP address with a port".to_owned())
 }
 
-fn log(reader: &mut Reader<'_>, terminal: bool) -> Result<Log, Reported> {
-    let format = reader.read("log.format", choice([LogFormat::Text, LogFormat::Json]));
+fn log(reader: &mut Reader<'_>) -> Result<Log, Reported> {
+    let format = reader.want("log.format", choice([LogFormat::Text, LogFormat::Json]));
     let levels = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
     let level = reader.want("log.level", choice(levels));
-    let usual = match terminal {
-        true => LogFormat::Text,
-        false => LogFormat::Json,
-    };
-    Ok(Log { format: format?.unwrap_or(usual), level: level? })
+    Ok(Log { format: format?, level: level? })
 }

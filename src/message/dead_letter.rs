@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::broker::{HeaderValue, Headers, Message, Properties};
 use crate::clock::rfc3339;
+use crate::message::export;
 use crate::message::failure::{Failure, shorten};
 use crate::message::retry_state::{self, RetryState, copy_properties, integer, number, string, text};
 
@@ -104,7 +105,7 @@ impl DeadLetter {
             possibly_created: matches!(message.header(retry_state::POSSIBLY_CREATED), Some(HeaderValue::Boolean(true))),
             failed_at: failed_at(message).map(rfc3339).or_else(|| text_of(FAILED_AT)),
             replay_count: get_number(retry_state::REPLAY_COUNT).unwrap_or(0),
-            derived_id: message.id().is_none().then(|| replay::derived_id(message)),
+            derived_id: message.id().is_none().then(|| export::derived_id(message)),
         }
     }
 

@@ -6,8 +6,9 @@
 use std::borrow::Cow;
 
 use crate::broker::Message;
-use crate::message::failure::{Failure, Kind, Stage};
-use crate::message::task::MAX_BODY;
+pub(crate) use crate::message::body::invalid;
+use crate::message::body;
+use crate::message::failure::Failure;
 
 /// Prefixes of headers in binary mode; the specification prefers the first.
 const PREFIXES: [&str; 2] = ["cloudEvents_", "cloudEvents:"];
@@ -53,30 +54,21 @@ pub(crate) fn mode(message: &Message) -> Result<Option<Mode>, Failure> {
     }
 }
 
-/// The message's body as text.
+/// The message's body as text, unpacked.
 ///
 /// # Errors
 /// It is too large, or no text.
 pub(crate) fn text(message: &Message) -> Result<Cow<'_, str>, Failure> {
-    let body = &message.body;
-    if body.len() > MAX_BODY {
-        let text = format!("the body has {} bytes; at most {MAX_BODY} are allowed", body.len());
-        return Err(Failure::new(Stage::Decode, Kind::TooLarge, text));
+    match body::unpacked(message)? {
+        Cow::Borrowed(bytes) => body::text(bytes).map(Cow::Borrowed),
+        Cow::Owned(bytes) => body::text(&bytes).map(|text| Cow::Owned(text.to_owned())),
     }
-    let text = std::str::from_utf8(body)
-        .map_err(|error| invalid(&format!("the body is not UTF-8 text from byte {}", error.valid_up_to())))?;
-    Ok(Cow::Borrowed(text.strip_prefix('\u{feff}').unwrap_or(text)))
 }
 
 /// Whether a body of this type is JSON, as far as its type tells.
 pub(crate) fn is_json(content_type: &str) -> bool {
     let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     media_type.is_empty() || media_type.ends_with("/json") || media_type.ends_with("+json")
-}
-
-/// A message that cannot be read.
-pub(crate) fn invalid(text: &str) -> Failure {
-    Failure::new(Stage::Decode, Kind::InvalidMessage, text)
 }
 
 /// Why a body that a rule needs is not JSON.

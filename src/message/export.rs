@@ -1,40 +1,23 @@
-//! Messages as JSON: what `publish` takes, exports included.
+//! Messages as JSON: exports of dead letters, and what `publish` takes.
 //!
 //! An export is one JSON object a message, `{"wtw_export": 1, "message_id", "properties", "headers", "body"}`, with
 //! `body_base64` in place of `body` where the body is not UTF-8 text. A header of a type that JSON does not have is an object
 //! such as `{"$timestamp": 1767225600}`.
 
+pub mod input;
 mod values;
 
 use std::collections::BTreeMap;
-use std::io::{BufReader, Read, Take};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use serde_json::de::IoRead;
-use serde_json::value::RawValue;
-use serde_json::{StreamDeserializer, Value};
-use uuid::Uuid;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::broker::{Message, Properties, ShortString};
-use crate::message::dead_letter::replay;
 use crate::message::export::values::{table, values};
 use crate::message::retry_state::is_brokers;
-
-/// The most that one input may hold, in bytes.
-const MAX_INPUT: u64 = 1 << 30;
-
-/// A message to publish.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outgoing {
-    /// The body.
-    pub body: Vec<u8>,
-    /// Properties, the message id among them.
-    pub properties: Properties,
-    /// Which of the input's messages it is, from 1.
-    pub place: usize,
-}
 
 /// The version of an export.
 const VERSION: u32 = 1;
@@ -82,75 +65,18 @@ struct ExportedProperties {
     cluster_id: Option<String>,
 }
 
-type Source = IoRead<BufReader<Take<Box<dyn Read + Send>>>>;
-type Values = StreamDeserializer<'static, Source, Box<RawValue>>;
+/// Body and properties of an exported message; the properties have an id.
+type Exported = (Vec<u8>, Properties);
 
-/// The messages of an input, read as they are asked for.
-pub struct Input {
-    values: Values,
-    /// The rest of an array.
-    elements: std::vec::IntoIter<Box<RawValue>>,
-    place: usize,
+/// The message that one object of an export describes; none where the object is not an export.
+fn read(json: &str) -> Option<Result<Exported, String>> {
+    is_export(json).then(|| message_of(json))
 }
 
-impl Input {
-    /// An input of JSON objects, arrays of them, JSON lines, or an export.
-    #[must_use]
-    pub fn new(reader: Box<dyn Read + Send>) -> Self {
-        let reader = BufReader::new(reader.take(MAX_INPUT));
-        Self {
-            values: serde_json::Deserializer::from_reader(reader).into_iter(),
-            elements: Vec::new().into_iter(),
-            place: 0,
-        }
-    }
-
-    fn next_value(&mut self) -> Option<Result<Box<RawValue>, serde_json::Error>> {
-        loop {
-            if let Some(element) = self.elements.next() {
-                return Some(Ok(element));
-            }
-            let value = match self.values.next()? {
-                Ok(value) => value,
-                Err(error) => return Some(Err(error)),
-            };
-            if !value.get().starts_with('[') {
-                return Some(Ok(value));
-            }
-            match serde_json::from_str::<Vec<Box<RawValue>>>(value.get()) {
-                Ok(elements) => self.elements = elements.into_iter(),
-                Err(error) => return Some(Err(error)),
-            }
-        }
-    }
-}
-
-impl Iterator for Input {
-    type Item = Result<Outgoing, String>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let value = self.next_value()?;
-        self.place += 1;
-        let place = self.place;
-        let value = value.map_err(|error| format!("message {place} is not JSON: {error}"));
-        Some(value.and_then(|value| outgoing(value.get(), place).map_err(|why| format!("message {place}: {why}"))))
-    }
-}
-
-fn outgoing(json: &str, place: usize) -> Result<Outgoing, String> {
-    if !json.starts_with('{') {
-        return Err("it is not a JSON object".to_owned());
-    }
-    if !is_export(json) {
-        return Ok(Outgoing {
-            body: json.as_bytes().to_vec(),
-            properties: with_id(Properties::default().with_content_type("application/json".into()), None)?,
-            place,
-        });
-    }
-    let export: Export = serde_json::from_str(json).map_err(|error| format!("not a readable export: {error}"))?;
+fn message_of(json: &str) -> Result<Exported, String> {
+    let export: Export = serde_json::from_str(json).map_err(|error| format!("it is no readable export: {error}"))?;
     if export.wtw_export != VERSION {
-        return Err(format!("wtw_export is {}; {VERSION} is known", export.wtw_export));
+        return Err(format!("its wtw_export is {}; {VERSION} is allowed", export.wtw_export));
     }
     let body = match (export.body, export.body_base64) {
         (Some(text), None) => text.into_bytes(),
@@ -159,15 +85,12 @@ fn outgoing(json: &str, place: usize) -> Result<Outgoing, String> {
             return Err("an export has either body or body_base64".to_owned());
         }
     };
-    // What the broker wrote into a message that it gave up would make it drop or multiply the new one.
+    // What the broker wrote into a message that it dead-lettered would make it drop or multiply the new one.
     let headers = export.headers.into_iter().filter(|(name, _)| !is_brokers(name));
     let properties = export.properties.amqp()?.with_headers(table(headers)?);
-    let id = match export.message_id.filter(|id| !id.is_empty()) {
-        Some(id) => id,
-        // Always the same, so that an export that is published twice makes each task once.
-        None => replay::id_of(json),
-    };
-    Ok(Outgoing { body, properties: with_id(properties, Some(id))?, place })
+    // Always the same id, so that an export that is published twice creates each task once.
+    let id = export.message_id.filter(|id| !id.is_empty()).unwrap_or_else(|| id_of(json));
+    Ok((body, properties.with_message_id(short("message_id", id)?)))
 }
 
 /// Headers in which the broker counts: they are no part of the message.
@@ -204,10 +127,35 @@ fn is_export(json: &str) -> bool {
     serde_json::from_str::<Marked>(json).is_ok()
 }
 
-/// The given identity, or a new one.
-fn with_id(properties: Properties, id: Option<String>) -> Result<Properties, String> {
-    let id = id.unwrap_or_else(|| Uuid::now_v7().to_string());
-    Ok(properties.with_message_id(short("message_id", id)?))
+/// What tells a message from all others, over any number of readings: the beginning of a SHA-256 of all that it holds but
+/// the broker's counts. A message that fails again has another one, since the time is part of it.
+#[must_use]
+pub fn fingerprint(message: &Message) -> u128 {
+    digest(&[line(message).as_bytes()])
+}
+
+/// The id of a message that has none: always the same, so that a copy of it that was published twice is recognised.
+#[must_use]
+pub fn derived_id(message: &Message) -> String {
+    id_of(&line(message))
+}
+
+/// The same of a message as it was exported.
+fn id_of(line: &str) -> String {
+    format!("replay-{:032x}", digest(&[line.as_bytes()]))
+}
+
+/// The beginning of a SHA-256 of these parts. Of several parts the lengths count too, so that no two lists are alike.
+fn digest(parts: &[&[u8]]) -> u128 {
+    let mut hash = Sha256::new();
+    for part in parts {
+        if parts.len() > 1 {
+            hash.update(part.len().to_be_bytes());
+        }
+        hash.update(part);
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    digest.iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte))
 }
 
 impl ExportedProperties {
@@ -255,92 +203,4 @@ fn short(name: &str, text: String) -> Result<ShortString, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::broker::{HeaderValue, Headers};
-
-    fn read(text: &'static str) -> Vec<Result<Outgoing, String>> {
-        Input::new(Box::new(text.as_bytes())).take(10).collect()
-    }
-
-    fn bodies(text: &'static str) -> Vec<String> {
-        read(text).into_iter().map(|message| String::from_utf8(message.unwrap().body).unwrap()).collect()
-    }
-
-    #[test]
-    fn reads_every_form_byte_for_byte() {
-        assert_eq!(bodies(r#" {"name" : "ñ"} "#), [r#"{"name" : "ñ"}"#]);
-        assert_eq!(bodies(r#"[{"a":1}, {"b" :2}]"#), [r#"{"a":1}"#, r#"{"b" :2}"#]);
-        assert_eq!(bodies("{\"a\":1}\n\n{\"b\":2}\n"), [r#"{"a":1}"#, r#"{"b":2}"#]);
-        assert_eq!(bodies(r#"{"wtw_export":1,"message_id":"x","body":"not json"}"#), ["not json"]);
-        assert_eq!(bodies(r#"{"wtw_export":1,"body_base64":"aGk="}"#), ["hi"]);
-        assert!(bodies("").is_empty());
-    }
-
-    #[test]
-    fn gives_an_id_and_keeps_one() {
-        let id = |text| read(text).remove(0).unwrap().properties.message_id().as_ref().unwrap().to_string();
-        assert_eq!(id(r#"{"wtw_export":1,"message_id":"x","body":""}"#), "x");
-        assert_eq!(Uuid::parse_str(&id("{}")).unwrap().get_version_num(), 7);
-        let letter = r#"{"wtw_export":1,"body":"x"}"#;
-        assert!(id(letter).starts_with("replay-") && id(letter) == id(letter), "{}", id(letter));
-        assert_ne!(id(letter), id(r#"{"wtw_export":1,"body":"y"}"#));
-        let empty = Message { properties: Properties::default().with_message_id("".into()), ..Message::default() };
-        let read = Input::new(Box::new(std::io::Cursor::new(line(&empty)))).next().unwrap().unwrap();
-        let given = read.properties.message_id().as_ref().map(ToString::to_string);
-        assert_eq!(given, Some(replay::derived_id(&empty)), "an empty one is none, as for a replay");
-    }
-
-    #[test]
-    fn says_which_message_is_bad_and_why() {
-        for (text, place, why) in [
-            ("{} 7", 2, "not a JSON object"),
-            ("{} {", 2, "not JSON"),
-            (r#"[{}, "x"]"#, 2, "not a JSON object"),
-            (r#"{"wtw_export":2,"body":""}"#, 1, "1 is known"),
-            (r#"{"wtw_export":1}"#, 1, "either body or body_base64"),
-            (r#"{"wtw_export":1,"body":"","colour":1}"#, 1, "colour"),
-            (r#"{"wtw_export":1,"body_base64":"?"}"#, 1, "body_base64"),
-        ] {
-            let error = read(text).into_iter().find_map(Result::err).unwrap();
-            assert!(error.contains(&format!("message {place}")) && error.contains(why), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn headers_keep_their_types() {
-        let text = r#"{"wtw_export":1,"body":"","headers":{"a":1,"b":"t","c":[true,null],"d":{"e":1.5}}}"#;
-        let headers = read(text).remove(0).unwrap().properties.headers().clone().unwrap();
-        let get = |name: &str| headers.inner().get(name).unwrap().clone();
-        assert_eq!(get("a"), HeaderValue::LongLongInt(1));
-        assert_eq!(get("b"), HeaderValue::LongString("t".into()));
-        assert_eq!(get("c"), HeaderValue::FieldArray(vec![HeaderValue::Boolean(true), HeaderValue::Void].into()));
-    }
-
-    #[test]
-    fn what_is_written_is_read_again_byte_for_byte() {
-        let properties = Properties::default()
-            .with_message_id("m".into())
-            .with_content_type("text/plain".into())
-            .with_priority(3)
-            .with_timestamp(7)
-            .with_type("t".into())
-            .with_cluster_id("c".into())
-            .with_headers(Headers::from(BTreeMap::from([("h".into(), HeaderValue::Timestamp(5))])));
-        for body in [&b"{\"a\": 1}"[..], b"", b"\xff\x00", "\u{0}\"ñ\u{2028}\r\n".as_bytes()] {
-            let message = Message { body: body.to_vec(), properties: properties.clone(), ..Message::default() };
-            let line = line(&message);
-            assert!(!line.contains('\n'), "{line}");
-            let read = Input::new(Box::new(std::io::Cursor::new(line))).next().unwrap().unwrap();
-            assert_eq!((read.body, read.properties), (body.to_vec(), properties.clone()));
-        }
-    }
-
-    #[test]
-    fn what_the_broker_wrote_is_not_published() {
-        let text =
-            r#"{"wtw_export":1,"body":"","headers":{"x-death":[],"x-first-death-queue":"q","CC":["a"],"kept":1}}"#;
-        let headers = read(text).remove(0).unwrap().properties.headers().clone().unwrap();
-        assert_eq!(headers.inner().keys().map(ShortString::as_str).collect::<Vec<_>>(), ["kept"]);
-    }
-}
+mod tests;

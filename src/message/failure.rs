@@ -119,6 +119,8 @@ pub struct Failure {
     pub kind: Kind,
     /// One readable sentence.
     pub message: String,
+    /// The single problems, where there may be several: each is a line of what people read.
+    pub problems: Vec<String>,
     /// The CRM's `code`, where it gave one.
     pub crm_code: Option<i64>,
     /// The CRM's text, where it gave one.
@@ -132,13 +134,19 @@ pub struct Failure {
 impl Failure {
     /// A failure without an answer of the CRM.
     pub fn new(stage: Stage, kind: Kind, message: impl Into<String>) -> Self {
-        Self { stage, kind, message: message.into(), crm_code: None, crm_message: None, http_status: None, rule: None }
+        let message = message.into();
+        Self { stage, kind, message, problems: Vec::new(), crm_code: None, crm_message: None, http_status: None, rule: None }
     }
 
     /// The same, of a message that a rule was applied to.
     #[must_use]
     pub fn by_rule(self, rule: &Arc<str>) -> Self {
         Self { rule: Some(Arc::clone(rule)), ..self }
+    }
+
+    /// A failure for several problems, which its sentence lists.
+    pub fn of_problems(stage: Stage, kind: Kind, problems: Vec<String>) -> Self {
+        Self { message: problems.join("; "), problems, ..Self::new(stage, kind, String::new()) }
     }
 }
 
@@ -169,9 +177,13 @@ fn poison() -> Failure {
     Failure::new(Stage::Send, Kind::Poison, text)
 }
 
+/// A line for each problem.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        match self.problems.as_slice() {
+            [] => f.write_str(&self.message),
+            several => f.write_str(&several.join("\n")),
+        }
     }
 }
 

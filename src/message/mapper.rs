@@ -9,6 +9,7 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use crate::broker::Message;
 use crate::config::{Config, Events, Problem, Problems, UnknownFields};
+use crate::message::body;
 use crate::message::failure::{Failure, Kind, Stage};
 use crate::message::payload::Mapping;
 use crate::message::retry_state::{self, RetryState, string};
@@ -180,7 +181,7 @@ impl Mapper {
 
     /// The insert.php body of a task message.
     fn direct(&self, message: &Message) -> Result<Bytes, Failure> {
-        self.body(&message.body, self.unknown_fields)
+        self.body(&body::unpacked(message)?, self.unknown_fields)
     }
 
     fn body(&self, task: &[u8], unknown_fields: UnknownFields) -> Result<Bytes, Failure> {
@@ -238,9 +239,12 @@ fn has_matched_before(message: &Message, state: &RetryState) -> bool {
 
 /// A failure of a task that a rule made.
 fn of_rule(failure: Failure, rule: &Arc<str>) -> Failure {
-    let message = format!("rule {rule}: {}", failure.message);
-    let stage = Stage::Map;
-    Failure { message, stage, ..failure }.by_rule(rule)
+    let problems: Vec<String> = failure.problems.iter().map(|problem| format!("rule {rule}: {problem}")).collect();
+    let message = match problems.is_empty() {
+        true => format!("rule {rule}: {}", failure.message),
+        false => problems.join("; "),
+    };
+    Failure { stage: Stage::Map, message, problems, ..failure }.by_rule(rule)
 }
 
 /// The fields as a task message has them.

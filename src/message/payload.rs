@@ -13,6 +13,8 @@ use crate::config::{self, Priority};
 use crate::message::failure::{Failure, Kind, Stage, shorten};
 use crate::message::task::{Decoded, Problem, Task};
 
+pub(crate) mod date;
+
 /// The fields that a message must have unless the configuration supplies them.
 pub const REQUIRED: [&str; 5] = ["name", "name_module", "completion_date", "id_record", "wolkvox_owner"];
 
@@ -56,11 +58,18 @@ impl Mapping {
     /// # Errors
     /// When `crm.operation` is not set.
     pub fn new(config: &config::Config) -> Result<Self, String> {
-        Ok(Self {
-            operation: config.crm.operation.clone().ok_or("crm.operation is not set")?,
+        let operation = config.crm.operation.clone().ok_or("crm.operation is not set")?;
+        Ok(Self { operation, ..Self::without_operation(config) })
+    }
+
+    /// The same for looking at messages only: a placeholder stands for a `crm.operation` that is not set.
+    #[must_use]
+    pub fn without_operation(config: &config::Config) -> Self {
+        Self {
+            operation: config.crm.operation.clone().unwrap_or_else(|| "<crm.operation>".to_owned()),
             defaults: config.task.clone(),
             timezone: config.crm.timezone.clone(),
-        })
+        }
     }
 
     /// Fills in the defaults and checks the whole task.
@@ -75,7 +84,10 @@ impl Mapping {
             Some(fields) if problems.is_empty() => {
                 Ok(Payload { operation: &self.operation, module: "wolkvox_activities", r#type: "task", fields })
             }
-            Some(_) | None => Err(Failure::new(stage, Kind::InvalidTask, report(&problems))),
+            Some(_) | None => {
+                let lines = problems.iter().map(ToString::to_string).collect();
+                Err(Failure::of_problems(stage, Kind::InvalidTask, lines))
+            }
         }
     }
 
@@ -121,7 +133,7 @@ impl Mapping {
         let completion = self.date("completion_date", completion, problems);
         let reminder = self.date("reminder_date", reminder, problems);
         if completion.is_none() && !bad("completion_date", problems) {
-            problems.push(Problem::new("completion_date", format!("is missing; {DATE_ALLOWED}")));
+            problems.push(Problem::new("completion_date", format!("is missing; {}", date::ALLOWED)));
         }
         let is_asked = remember && !bad("remember", problems);
         if is_asked && reminder.is_none() && !bad("reminder_date", problems) {
@@ -148,91 +160,16 @@ impl Mapping {
         problems: &mut Vec<Problem>,
     ) -> Option<(DateTime, Cow<'a, str>)> {
         let text = given?;
-        let Some(date) = parse_date(&text, &self.timezone) else {
-            let held = shorten(&text, 40);
-            problems.push(Problem::new(field, format!("is {held:?}, not a date that exists; {DATE_ALLOWED}")));
-            return None;
+        let date = match date::read(&text, &self.timezone) {
+            Ok(date) => date,
+            Err(error) => {
+                problems.push(Problem::new(field, format!("is {:?}, {error}", shorten(&text, 40))));
+                return None;
+            }
         };
-        let text = if text.len() == WALL_CLOCK { text } else { Cow::from(wall_clock(date)) };
+        let text = if date::is_as_sent(&text) { text } else { Cow::from(date::written(date)) };
         Some((date, text))
     }
-}
-
-const DATE_ALLOWED: &str = "YYYY-MM-DD HH:MM:SS (the account's wall clock) or RFC 3339 with an offset, such as 2026-07-30T09:00:00-05:00, is allowed";
-
-/// One sentence that names every bad field.
-fn report(problems: &[Problem]) -> String {
-    let listed: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    listed.join("; ")
-}
-
-/// Bytes of `YYYY-MM-DD HH:MM:SS`; no date of another form that is allowed has as few.
-const WALL_CLOCK: usize = 19;
-
-/// The form of a date that the vendor's table shows.
-fn wall_clock(date: DateTime) -> String {
-    date.strftime("%Y-%m-%d %H:%M:%S").to_string()
-}
-
-/// Reads `YYYY-MM-DD HH:MM:SS` as it is, or RFC 3339 with an offset converted to `zone`, its fraction of a second dropped.
-/// The calendar has no year 0.
-fn parse_date(text: &str, zone: &TimeZone) -> Option<DateTime> {
-    read_date(text, zone).filter(|date| date.year() >= 1)
-}
-
-fn read_date(text: &str, zone: &TimeZone) -> Option<DateTime> {
-    let local = parse_wall_clock(text.get(..WALL_CLOCK)?)?;
-    let rest = text.get(WALL_CLOCK..)?;
-    let separator = text.as_bytes().get(10)?;
-    if rest.is_empty() {
-        return (*separator == b' ').then_some(local);
-    }
-    let is_rfc3339 = matches!(separator, b'T' | b't' | b' ') && is_fraction_and_offset(rest);
-    let moment: jiff::Timestamp = is_rfc3339.then(|| text.parse().ok())??;
-    let converted = zone.to_datetime(moment);
-    converted.with().subsec_nanosecond(0).build().ok()
-}
-
-/// Nineteen characters with digits where digits belong; whether the day exists is for the calendar to say.
-fn parse_wall_clock(text: &str) -> Option<DateTime> {
-    let shape_holds = text.bytes().enumerate().all(|(at, byte)| match at {
-        4 | 7 => byte == b'-',
-        10 => matches!(byte, b' ' | b'T' | b't'),
-        13 | 16 => byte == b':',
-        _ => byte.is_ascii_digit(),
-    });
-    let number = |from: usize, to: usize| text.get(from..to)?.parse::<i16>().ok();
-    let small = |from, to| number(from, to).and_then(|n| i8::try_from(n).ok());
-    if !shape_holds {
-        return None;
-    }
-    DateTime::new(number(0, 4)?, small(5, 7)?, small(8, 10)?, small(11, 13)?, small(14, 16)?, small(17, 19)?, 0).ok()
-}
-
-/// What RFC 3339 allows behind the seconds: a fraction, then `Z` or `±HH:MM`.
-fn is_fraction_and_offset(text: &str) -> bool {
-    let offset = match text.strip_prefix('.') {
-        Some(fraction) => {
-            let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
-            if digits == 0 || digits > 9 {
-                return false;
-            }
-            fraction.get(digits..).unwrap_or_default()
-        }
-        None => text,
-    };
-    if matches!(offset, "Z" | "z") {
-        return true;
-    }
-    let bytes = offset.as_bytes();
-    bytes.len() == 6
-        && matches!(bytes.first(), Some(b'+' | b'-'))
-        && offset.get(1..3).is_some_and(|hours| hours <= "23")
-        && bytes.iter().skip(1).enumerate().all(
-            |(at, byte)| {
-                if at == 2 { *byte == b':' } else { byte.is_ascii_digit() }
-            },
-        )
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use minijinja::{Environment, Value};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{self, Events, Problem, Unmatched};
-use crate::message::failure::{Failure, Kind, Stage};
+use crate::message::failure::{Failure, Kind, Stage, shorten};
 
 mod compile;
 mod condition;
@@ -35,6 +35,8 @@ use template::{Template, Unrendered};
 
 /// The longest digest of rules that is shown, in hexadecimal digits.
 const DIGEST_DIGITS: usize = 16;
+/// The longest routing key that is quoted, in bytes.
+const MAX_SHOWN: usize = 80;
 
 /// Compiled rules, in the order in which they are tried.
 pub(crate) struct Rules {
@@ -232,7 +234,7 @@ impl Rules {
         }
         if !bad.is_empty() {
             let listed: Vec<String> = bad.iter().map(|(field, text)| at(&rule.name, field, text)).collect();
-            return Err(Failure::new(Stage::Map, Kind::MappingFailed, listed.join("; ")));
+            return Err(Failure::of_problems(Stage::Map, Kind::MappingFailed, listed));
         }
         Ok(Applied::Task { rule: Arc::clone(&rule.name), fields: given, message_id })
     }
@@ -283,9 +285,9 @@ fn at(rule: &str, field: &str, text: &str) -> String {
 }
 
 fn unmatched(routing_key: &str, passed: &[(Arc<str>, Reason)]) -> Failure {
-    let reasons: Vec<String> = passed.iter().map(|(rule, reason)| format!("{rule}: {reason}")).collect();
-    let message = format!("no rule matches (routing key {routing_key:?}); {}", reasons.join("; "));
-    Failure::new(Stage::Map, Kind::Unmatched, message)
+    let reasons = passed.iter().map(|(rule, reason)| format!("rule {rule}: {reason}"));
+    let first = format!("no rule matches (routing key {:?})", shorten(routing_key, MAX_SHOWN));
+    Failure::of_problems(Stage::Map, Kind::Unmatched, std::iter::once(first).chain(reasons).collect())
 }
 
 /// The beginning of a SHA-256 of texts, each apart from the next.

@@ -8,13 +8,10 @@ use serde_json::value::RawValue;
 
 use crate::config::{Priority, UnknownFields};
 use crate::json_object::{self, Members};
-use crate::message::failure::{Failure, Kind, Stage, shorten};
+pub use crate::message::body::MAX_BODY;
+use crate::message::body::{self, foreign};
+use crate::message::failure::{Failure, shorten};
 use crate::suggest::suggest;
-
-/// The largest body of a task message, in bytes (256 KiB).
-pub const MAX_BODY: usize = 262_144;
-
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The fields of a task message, in the order of the CRM's page.
 pub const FIELDS: [&str; 10] = [
@@ -86,59 +83,39 @@ pub struct Decoded<'a> {
     pub problems: Vec<Problem>,
 }
 
-/// Reads a task message.
+/// Reads a task message whose body is unpacked already; see [`body::unpacked`].
 ///
 /// # Errors
-/// `too_large` for a body over [`MAX_BODY`], `invalid_message` for what is not one JSON object.
+/// `too_large` for a body over [`MAX_BODY`], `invalid_message` for what is not one JSON object, or one of another system.
 pub fn decode(body: &[u8], unknown: UnknownFields) -> Result<Decoded<'_>, Failure> {
-    if body.len() > MAX_BODY {
-        let text = format!("the body has {} bytes; at most {MAX_BODY} are allowed", body.len());
-        return Err(Failure::new(Stage::Decode, Kind::TooLarge, text));
+    body::check_size(body)?;
+    let text = body::text(body)?;
+    let members: Members<'_> = serde_json::from_str(text).map_err(|e| body::not_an_object(text, &e))?;
+    // Each task message has a completion date. Without one, a name for the whole says more than a list of fields.
+    if members.get("completion_date").is_none()
+        && let Some(named) = foreign::object(&members)
+    {
+        return Err(body::invalid(&named));
     }
-    if body.starts_with(BYTE_ORDER_MARK) {
-        let text = "the body begins with a byte-order mark; a task message is a JSON object without one";
-        return Err(invalid(text));
-    }
-    let text = std::str::from_utf8(body)
-        .map_err(|e| invalid(&format!("the body is not UTF-8 text from byte {}", e.valid_up_to())))?;
-    let Members(members) = serde_json::from_str(text).map_err(|e| not_an_object(text, &e))?;
     let mut decoded = Decoded::default();
-    let mut seen: Vec<&str> = Vec::with_capacity(members.len());
+    let mut seen: Vec<&str> = Vec::with_capacity(members.0.len());
     let mut twice: Vec<&str> = Vec::new();
-    for (field, value) in &members {
+    let mut strange: Vec<&str> = Vec::new();
+    for (field, value) in &members.0 {
         if !seen.contains(&&**field) {
             seen.push(field);
-            decoded.take(field, value, unknown);
+            match FIELDS.contains(&&**field) {
+                true => decoded.take(field, value),
+                false if unknown == UnknownFields::Reject => strange.push(field),
+                false => {}
+            }
         } else if !twice.contains(&&**field) {
             twice.push(field);
             decoded.problem(field, "is given more than once; give it once");
         }
     }
+    decoded.unknown(&strange);
     Ok(decoded)
-}
-
-fn invalid(text: &str) -> Failure {
-    Failure::new(Stage::Decode, Kind::InvalidMessage, text)
-}
-
-fn not_an_object(text: &str, error: &serde_json::Error) -> Failure {
-    if text.trim().is_empty() {
-        return invalid("the body is empty; a task message is a JSON object");
-    }
-    // The error would quote the whole of a text.
-    let found = match text.trim_start().bytes().next() {
-        Some(b'[') => "it is an array",
-        Some(b'"') => "it is a string",
-        Some(b'-' | b'0'..=b'9') => "it is a number",
-        Some(b't' | b'f') => "it is a boolean",
-        Some(b'n') => "it is null",
-        _ => "",
-    };
-    let reason = match error.is_data() && !found.is_empty() {
-        true => found.to_owned(),
-        false => error.to_string(),
-    };
-    invalid(&format!("the body is not a task message, a JSON object: {reason}"))
 }
 
 /// What a field holds.
@@ -162,21 +139,19 @@ impl<'a> Decoded<'a> {
         self.problems.push(Problem::new(named(field), text));
     }
 
-    fn take(&mut self, field: &str, value: &'a RawValue, unknown: UnknownFields) {
-        if !FIELDS.contains(&field) {
-            return self.unknown(field, unknown);
+    fn take(&mut self, field: &str, value: &'a RawValue) {
+        if field == "id_record"
+            && let Some(number) = integer(value)
+        {
+            self.task.id_record = Some(Cow::Borrowed(number));
+            return;
         }
         match Given::read(value) {
             Ok(value) => self.known(field, value),
             // Well-formed JSON all the same: half a surrogate pair, a number beyond all bounds, brackets in brackets.
             Err(error) => {
                 let held = shorten(value.get(), MAX_SHOWN);
-                let allowed = match field {
-                    "priority" => "high, normal or low",
-                    "remember" => "true or false",
-                    _ => "a string",
-                };
-                let text = format!("is {held}, which cannot be read: {error}; {allowed} is allowed");
+                let text = format!("is {held}, which cannot be read: {error}; {} is allowed", allowed(field));
                 self.problem(field, text);
             }
         }
@@ -203,7 +178,7 @@ impl<'a> Decoded<'a> {
             Given::Text(text) => Some(text),
             Given::Other(Value::Null) => None,
             Given::Other(value) => {
-                self.problem(field, format!("is {}; a string is allowed", shown(&value)));
+                self.problem(field, format!("is {}; {} is allowed", shown(&value), allowed(field)));
                 None
             }
         }
@@ -238,16 +213,45 @@ impl<'a> Decoded<'a> {
         priority
     }
 
-    fn unknown(&mut self, field: &str, unknown: UnknownFields) {
-        if unknown == UnknownFields::Ignore {
-            return;
+    /// A line for each name that is like a known one, and one line for all others.
+    fn unknown(&mut self, fields: &[&str]) {
+        /// The most names that one line lists.
+        const LISTED: usize = 10;
+        let (alike, others): (Vec<&str>, Vec<&str>) =
+            fields.iter().partition(|field| suggest(field, FIELDS).is_some());
+        for field in alike {
+            let meant = suggest(field, FIELDS).unwrap_or_default();
+            self.problem(field, format!("is not a known field; did you mean {meant}?"));
         }
-        let hint = suggest(field, FIELDS).map_or_else(
-            || format!("the known ones are {}", FIELDS.join(", ")),
-            |known| format!("did you mean {known}?"),
-        );
-        self.problem(field, format!("is not a known field; {hint}"));
+        let mut listed: Vec<String> = others.iter().take(LISTED).map(|field| named(field)).collect();
+        if others.len() > LISTED {
+            listed.push(format!("{} more", others.len() - LISTED));
+        }
+        let (are, field) = match others.len() {
+            0 => return,
+            1 => ("is", "a known field"),
+            _ => ("are", "known fields"),
+        };
+        let text = format!("{are} not {field}; the known ones are {}", FIELDS.join(", "));
+        self.problems.push(Problem::new(listed.join(", "), text));
     }
+}
+
+/// What a field may hold, in words.
+fn allowed(field: &str) -> &'static str {
+    match field {
+        "priority" => "high, normal or low",
+        "remember" => "true or false",
+        "id_record" => "a string or an integer",
+        _ => "a string",
+    }
+}
+
+/// The digits of a JSON integer, exactly as they were written: an id may have more of them than a number type holds.
+fn integer(value: &RawValue) -> Option<&str> {
+    let text = value.get();
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())).then_some(text)
 }
 
 /// Longest value that a problem report quotes, in bytes.

@@ -1,7 +1,12 @@
-//! Logs: text for people, JSON for collectors, both on standard error. Traces: see [`crate::observe::traces`].
+//! Logs: text for people, JSON for collectors, both on standard error. A log that nobody reads loses lines, and stops nothing.
+//! Traces: see [`crate::observe::traces`].
+
+mod lines;
+mod repeated;
 
 use std::fmt;
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
+use std::sync::OnceLock;
 
 use serde::ser::{SerializeMap as _, Serializer as _};
 use tracing::level_filters::LevelFilter;
@@ -17,12 +22,33 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::clock::Clock;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::message::failure::crashes_at;
+use lines::Lines;
+pub use repeated::{Repeat, Repeated};
+
+/// The process has one log, as it has one standard error.
+static LINES: OnceLock<Lines> = OnceLock::new();
+
+/// Log lines that were lost because nobody read the log.
+#[must_use]
+pub fn lost() -> u64 {
+    LINES.get().map_or(0, Lines::lost)
+}
+
+/// Waits until everything that was logged is written, a second or two at most. Before the process ends.
+pub fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush();
+    }
+}
 
 /// Begins to log. The level is the worker's; libraries are heard at `warn` at most, since their traces hold logins and
 /// bodies, and lapin not at all: what it reports comes back as an error that is logged where it is handled.
 ///
 /// A panic becomes a log line too, so that collectors see one form only; of what it says only the place is told.
-pub fn start(log: &Log) {
+///
+/// # Errors
+/// When the thread that writes cannot be started.
+pub fn start(log: &Log) -> io::Result<()> {
     let level = match log.level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -35,17 +61,18 @@ pub fn start(log: &Log) {
         .with_target("lapin", LevelFilter::OFF)
         .with_target(env!("CARGO_CRATE_NAME"), level);
     let registry = tracing_subscriber::registry().with(filter);
+    let told = |lost| tracing::warn!(lost, "log lines were lost, because nobody read the log");
+    let started = Lines::start(io::stderr(), told)?;
+    let lines = LINES.get_or_init(|| started).clone();
     // A second start, as in tests, keeps the first one's form.
     let _ = match log.format {
         LogFormat::Text => {
             let ansi = std::io::stderr().is_terminal();
-            registry
-                .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false))
-                .try_init()
+            registry.with(tracing_subscriber::fmt::layer().with_writer(lines).with_ansi(ansi).with_target(false)).try_init()
         }
         LogFormat::Json => {
             let layer = tracing_subscriber::fmt::layer().event_format(JsonLines(Clock::system()));
-            registry.with(layer.with_writer(std::io::stderr)).try_init()
+            registry.with(layer.with_writer(lines)).try_init()
         }
     };
     std::panic::set_hook(Box::new(|panic| {
@@ -53,6 +80,7 @@ pub fn start(log: &Log) {
         tracing::error!(place, "a task panicked");
         crashes_at(place);
     }));
+    Ok(())
 }
 
 /// One JSON object a line, what was said and its fields side by side. tracing-subscriber's own form writes a line in

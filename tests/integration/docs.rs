@@ -22,7 +22,6 @@ use wolkvox_task_worker::observe::events::Events;
 fn parts() -> Vec<(&'static str, String)> {
     vec![
         ("commands", commands()),
-        ("configuration", config::markdown_table()),
         ("fields", fields()),
         ("outcomes", outcomes()),
         ("gate", gate()),
@@ -65,7 +64,10 @@ fn allowed(field: &str) -> &'static str {
         "remember" => "`true` or `false`",
         "priority" => "`high`, `normal` or `low`",
         "description" => "any text, also an empty one",
-        "completion_date" => "`YYYY-MM-DD HH:MM:SS` in the account's wall clock, or RFC 3339 with an offset",
+        "id_record" => "any text that is not empty, or an integer",
+        "completion_date" => {
+            "`YYYY-MM-DD HH:MM:SS` or `YYYY-MM-DDTHH:MM:SS` in the account's wall clock, or the same with an offset"
+        }
         "reminder_date" => "likewise; not after `completion_date`, which is sent where it is left out",
         _ => "any text that is not empty",
     }
@@ -181,6 +183,19 @@ fn the_readmes_tables_are_what_the_code_says() {
         fs::write(&path, &meant).expect("written");
     } else {
         assert!(meant == written, "README.md is not what the code says; `make docs` writes its tables");
+    }
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "how tests are run is no configuration of the worker")]
+fn the_page_of_the_configuration_is_what_the_code_says() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    if std::env::var("UPDATE_DOCS").is_ok() {
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        fs::write(&path, config::markdown_page()).expect("written");
+    } else {
+        let written = fs::read_to_string(&path).expect("docs/configuration.md");
+        assert!(written == config::markdown_page(), "docs/configuration.md is not what the code says; `make docs` writes it");
     }
 }
 

@@ -224,7 +224,7 @@ async fn panicking_worker() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let sources = Sources { environment: std::env::vars_os().collect(), ..Sources::default() };
     let config = Config::load(&sources, &[]).expect("a configuration").config;
-    logs::start(&config.log);
+    logs::start(&config.log).expect("a log");
     let app = App::with_crm(config, Arc::new(Quoting)).await.expect("an app");
     app.run(CancellationToken::new()).await.expect("a good end");
 }

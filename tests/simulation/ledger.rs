@@ -236,7 +236,7 @@ pub(crate) fn failure() -> LedgerError {
     static FAILURE: OnceLock<LedgerError> = OnceLock::new();
     let away = || {
         let store = config::LedgerStore::File("/nonexistent/ledger.redb".into());
-        let config = config::Ledger { store, retention: Duration::from_secs(1), max_entries: 1 };
+        let config = config::Ledger { store, url_file: None, retention: Duration::from_secs(1), max_entries: 1 };
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let opened = std::thread::spawn(move || runtime.block_on(open(&config, Clock::system())).err());
         opened.join().expect("no panic").expect("no such folder")

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use super::{Given, Layer, Value, did_you_mean, is_unset};
+use super::{Given, Layer, Value, did_you_mean, is_unset, without_section};
 use crate::config::keys::{KEYS, Key, variable};
 use crate::config::problem::Problem;
 use crate::suggest::suggest;
@@ -29,10 +29,9 @@ pub(super) fn layer(environment: &[(OsString, OsString)], problems: &mut Vec<Pro
         if name == CONFIG {
             named = (!value.is_empty()).then(|| (PathBuf::from(value), source(CONFIG)));
         } else if let Some((slot, key)) = known().find(|(slot, _)| variable(slot) == name) {
-            if let Some(value) = given(&slot, key, value, problems) {
-                let source = source(&name);
-                layer.insert(slot, Given { value, source });
-            }
+            let value = given(&slot, key, value, problems);
+            let source = source(&name);
+            layer.insert(slot, Given { value, source });
         } else if !is_of_kubernetes(&name, value) {
             problems.push(unknown(&name));
         }
@@ -48,14 +47,14 @@ fn source(name: &str) -> String {
     format!("environment variable {name}")
 }
 
-/// The value of a variable: nothing when empty, nothing inside when it has been reported.
-fn given(slot: &str, key: &Key, value: &OsStr, problems: &mut Vec<Problem>) -> Option<Option<Value>> {
+/// The value of a variable; nothing when it has been reported.
+fn given(slot: &str, key: &Key, value: &OsStr, problems: &mut Vec<Problem>) -> Option<Value> {
     let Some(text) = value.to_str() else {
         let problem = Problem::new(slot, source(&variable(slot)), "is not UTF-8");
         problems.push(problem.allowed(key.allowed()));
-        return Some(None);
+        return None;
     };
-    (!is_unset(key, text)).then(|| Some(Value::One(text.trim().to_owned())))
+    Some(if is_unset(key, text) { Value::Empty } else { Value::One(text.trim().to_owned()) })
 }
 
 fn unknown(name: &str) -> Problem {
@@ -63,8 +62,8 @@ fn unknown(name: &str) -> Problem {
     let plain = |slot: &str| slot.replace('.', "_");
     let names: Vec<String> = known().map(|(slot, _)| plain(&slot)).chain(["config".to_owned()]).collect();
     let rest = name.trim_start_matches(PREFIX);
-    let meant = suggest(rest, names.iter().map(String::as_str)).map(variable);
-    Problem::new(name, "environment", did_you_mean(meant))
+    let meant = without_section(rest).or_else(|| suggest(rest, names.iter().map(String::as_str)).map(ToOwned::to_owned));
+    Problem::new(name, "environment", did_you_mean(meant.map(|meant| variable(&meant))))
 }
 
 /// Whether Kubernetes made the variable, for a service whose name begins with `wtw`. No key of ours ends so.

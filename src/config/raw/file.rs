@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use tokio_util::sync::CancellationToken;
 use toml::{Table, Value as Toml};
 
-use super::{Given, Layer, Tables, Value, did_you_mean, is_unset, slot};
+use super::{Given, Layer, Tables, Value, did_you_mean, is_unset, slot, without_section};
+use crate::config::files;
 use crate::config::keys::{KEYS, Key};
 use crate::config::problem::Problem;
 use crate::suggest::suggest;
@@ -18,8 +20,13 @@ struct Reading<'a> {
 }
 
 /// Reads the layer, or nothing when the file as a whole cannot be read.
-pub(super) fn layer(path: &Path, named_by: &str, problems: &mut Vec<Problem>) -> Option<(Layer, Tables)> {
-    let table = match read(path, named_by) {
+pub(super) fn layer(
+    path: &Path,
+    named_by: &str,
+    problems: &mut Vec<Problem>,
+    stop: &CancellationToken,
+) -> Option<(Layer, Tables)> {
+    let table = match read(path, named_by, stop) {
         Ok(table) => table,
         Err(problem) => {
             problems.push(problem);
@@ -34,11 +41,9 @@ pub(super) fn layer(path: &Path, named_by: &str, problems: &mut Vec<Problem>) ->
     Some((reading.layer, reading.tables))
 }
 
-fn read(path: &Path, named_by: &str) -> Result<Table, Problem> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        let message = format!("{} cannot be read: {error}", path.display());
-        Problem::new("configuration file", named_by, message)
-    })?;
+fn read(path: &Path, named_by: &str, stop: &CancellationToken) -> Result<Table, Problem> {
+    let text = files::read(path, files::TOML, stop)
+        .map_err(|why| Problem::new("configuration file", named_by, format!("{} {why}", path.display())))?;
     // The library's own text would quote the line, which may hold a secret.
     text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start));
@@ -71,7 +76,8 @@ impl Reading<'_> {
             }
             (true, other) => self.problem(name, format!("is a section, not {}", article(&other))),
             (false, _) => {
-                let meant = suggest(name, sections).map(|section| format!("[{section}]"));
+                let section = || suggest(name, sections).map(|section| format!("[{section}]"));
+                let meant = without_section(name).or_else(section);
                 self.problem(name, did_you_mean(meant));
             }
         }
@@ -96,8 +102,7 @@ impl Reading<'_> {
         // A secret's file is one path, even where the secret is a list.
         let list = key.list && name == key.name;
         let value = match text(&value, key, list) {
-            Ok(None) => return,
-            Ok(value) => value,
+            Ok(value) => Some(value),
             Err(message) => {
                 let problem = Problem::new(&name, &self.source, message);
                 self.problems.push(problem.allowed(key.allowed()));
@@ -113,8 +118,8 @@ impl Reading<'_> {
     }
 }
 
-/// A value's text: nothing when empty, or why it cannot be one.
-fn text(value: &Toml, key: &Key, list: bool) -> Result<Option<Value>, String> {
+/// A value's text, or why it cannot be one.
+fn text(value: &Toml, key: &Key, list: bool) -> Result<Value, String> {
     if let (Toml::Array(values), true) = (value, list) {
         let texts: Option<Vec<String>> = values.iter().map(scalar).collect();
         let mut texts = texts.ok_or("has an entry that is no text, number or boolean")?;
@@ -122,11 +127,11 @@ fn text(value: &Toml, key: &Key, list: bool) -> Result<Option<Value>, String> {
         // Unset would mean the default here, the opposite of what an empty list says.
         return match texts.is_empty() {
             true => Err("is an empty list; leave the key out for its default".to_owned()),
-            false => Ok(Some(Value::Many(texts))),
+            false => Ok(Value::Many(texts)),
         };
     }
     let text = scalar(value).ok_or_else(|| format!("is {}", article(value)))?;
-    Ok((!is_unset(key, &text)).then_some(Value::One(text)))
+    Ok(if is_unset(key, &text) { Value::Empty } else { Value::One(text) })
 }
 
 fn scalar(value: &Toml) -> Option<String> {

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 use toml::Value as Toml;
 
+use crate::config::files;
 use crate::config::toml_table::{Scalar, TableReader, article, scalars};
 
 /// The largest event of an example, in bytes: that of a message.
@@ -83,12 +85,8 @@ fn event(reader: &mut TableReader<'_>, folder: &Path) -> Option<Vec<u8>> {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    let shown = path.display();
-    let size = std::fs::metadata(path).map_err(|error| format!("{shown} cannot be read: {error}"))?.len();
-    match size > MAX_EVENT {
-        true => Err(format!("{shown} has {size} bytes; a message has at most {MAX_EVENT}")),
-        false => std::fs::read(path).map_err(|error| format!("{shown} cannot be read: {error}")),
-    }
+    let read = files::read(path, MAX_EVENT, &CancellationToken::new());
+    read.map(String::into_bytes).map_err(|why| format!("{} {why}", path.display()))
 }
 
 fn time(reader: &mut TableReader<'_>, key: &'static str) -> Option<Timestamp> {

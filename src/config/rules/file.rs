@@ -1,18 +1,16 @@
 //! `events.rules_file`: a file of its own for `[events]` and the rules.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
+use tokio_util::sync::CancellationToken;
 use toml::{Table, Value as Toml};
 
 use super::{Events, checked, read, settings};
+use crate::config::files;
 use crate::config::problem::{Problem, Problems};
 use crate::config::toml_table::article;
 use crate::suggest::suggest;
 
-/// The largest rules file, in bytes: more than Kubernetes allows a ConfigMap.
-const MAX_FILE: u64 = 4_194_304;
 const KEY: &str = "events.rules_file";
 
 /// Reads the file as text, to compare it or to give it to [`read_rules_text`].
@@ -20,15 +18,8 @@ const KEY: &str = "events.rules_file";
 /// # Errors
 /// Why it cannot be read.
 pub fn read_rules_file(path: &Path) -> Result<String, Problems> {
-    let shown = path.display().to_string();
-    let problem = |message: String| Problems(vec![Problem::new(KEY, &shown, message)]);
-    let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
-    read.map_err(|error| problem(format!("cannot be read: {error}")))?;
-    match text.len() as u64 > MAX_FILE {
-        true => Err(problem(format!("has more than {MAX_FILE} bytes"))),
-        false => Ok(text),
-    }
+    let read = files::read(path, files::TOML, &CancellationToken::new());
+    read.map_err(|why| Problems(vec![Problem::new(KEY, path.display().to_string(), why)]))
 }
 
 /// The events with the rules of this text in place of those that they had.

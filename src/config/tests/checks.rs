@@ -143,7 +143,7 @@ fn values_have_bounds() {
         ("crm.tokens", most.as_str(), ""),
         ("crm.tokens", more.as_str(), "are 65 tokens"),
         ("crm.tokens", "a,b,a", "entries 1 and 3 are the same"),
-        ("crm.tokens", "a,é", "no HTTP header may carry"),
+        ("crm.tokens", "a,é", "entry 2 has a character that no HTTP header may carry"),
         ("crm.max_in_flight_per_token", "0", "is out of bounds"),
         ("crm.max_in_flight_per_token", "1001", "is out of bounds"),
         ("crm.max_in_flight_per_token", "3", "3 requests at a time exceed the vendor's limit of 2"),
@@ -164,7 +164,23 @@ fn values_have_bounds() {
         ("gate.failures", "0", "is out of bounds"),
         ("gate.hold", "25m", ""),
         ("gate.hold", "26m", "comes near the broker's consumer timeout"),
+        ("gate.hold", "10s", "is too short"),
+        ("ledger.retention", "23h", "is too short"),
         ("ledger.max_entries", "0", "is out of bounds"),
+        ("crm.server", "a.example,b.example", "names several servers; one is allowed"),
+        ("ledger.url", "redis://a,redis://b", "names several servers; one is allowed"),
+        ("crm.tokens", "a,b c", "entry 2 has a blank"),
+        ("crm.tokens", "# mine", "the value has a blank; lines that begin with # are no comments here"),
+        ("crm.tokens", "#mine", "entry 1 begins with #, which begins no comment here"),
+        ("crm.tokens", "'a'", "the value is in quotation marks, which are part of the value; are they meant?"),
+        ("crm.tokens", "\"a,b\"", "entry 1 is in quotation marks, which are part of the value; are they meant?"),
+        ("crm.operation", "\"demo\"", "\"\\\"demo\\\"\" is in quotation marks, which are part of the value; are they meant?"),
+        ("task.description", "say \"hi\"", ""),
+        ("broker.urls", "\"amqp://h\"", "the value has quotation marks, which are part of the value here; remove them"),
+        ("gate.failures", "'5'", "has quotation marks, which are part of the value here; remove them"),
+        ("broker.urls", "amqp://u:pa,ss@h/v", "write it as %2C"),
+        ("broker.urls", "amqp://u:12,34@h/v", "entry 2 is not a URL"),
+        ("broker.urls", "amqp://u:12,34@h/v", "a comma separates two entries: in a user or password write it as %2C"),
         ("admin.listen", "localhost:9464", "is not an IP address with a port"),
     ] {
         let said = said(name, text);
@@ -185,17 +201,27 @@ fn what_is_long_is_shortened() {
 fn keys_agree_with_each_other() {
     for (toml, expected) in [
         (
-            "crm.connect_timeout = '21s'",
-            "crm.request_timeout (default): \"20s\" is not at least crm.connect_timeout, which is \"21s\" (FILE); \
+            "crm.connect_timeout = '21s'\ncrm.request_timeout = '20s'",
+            "crm.request_timeout (FILE): \"20s\" is not at least crm.connect_timeout; crm.connect_timeout is \"21s\" (FILE); \
              allowed: at least crm.connect_timeout",
         ),
         (
-            "crm.request_timeout = '25s'",
-            "shutdown.grace (default): \"25s\" is not longer than crm.request_timeout, which is \"25s\" (FILE); \
+            "crm.request_timeout = '25s'\nshutdown.grace = '25s'",
+            "shutdown.grace (FILE): \"25s\" is not longer than crm.request_timeout; crm.request_timeout is \"25s\" (FILE); \
              allowed: longer than crm.request_timeout",
         ),
-        ("retry.immediate_initial = '6s'", "retry.immediate_max (default): \"5s\" is not at least"),
-        ("gate.probe_max = '999ms'", "gate.probe_max (FILE): \"999ms\" is not at least gate.probe_initial"),
+        (
+            "crm.request_timeout = '25s'\ngate.hold = '34s'",
+            "gate.hold (FILE): \"34s\" is not at least crm.request_timeout + 10s; crm.request_timeout is \"25s\" (FILE)",
+        ),
+        (
+            "retry.immediate_initial = '6s'\nretry.immediate_max = '5s'",
+            "retry.immediate_max (FILE): \"5s\" is not at least",
+        ),
+        (
+            "gate.probe_initial = '1s'\ngate.probe_max = '999ms'",
+            "gate.probe_max (FILE): \"999ms\" is not at least gate.probe_initial",
+        ),
         (
             "broker.client_cert_file = 'x'",
             "broker.client_key_file (not set): is missing while broker.client_cert_file is given",

@@ -41,6 +41,7 @@ fn a_file_that_does_not_fit_is_a_problem() {
         ("[crm]\nserver_file = 'x'", "crm.server_file (FILE): is not known; did you mean crm.server?"),
         ("[brokr]\n", "brokr (FILE): is not known; did you mean [broker]?"),
         ("[zzz]\n", "zzz (FILE): is not known\n"),
+        ("queue = 'x'", "queue (FILE): is not known; did you mean broker.queue?\n"),
         ("crm = 5", "crm (FILE): is a section, not an integer\n"),
         ("crm.server = ['x']", "crm.server (FILE): is an array; allowed: host"),
         ("crm.server.x = 'x'", "crm.server (FILE): is a table; allowed: host"),
@@ -70,11 +71,11 @@ fn a_missing_file_is_named_and_nothing_is_said_to_be_missing_from_it() {
         (None, "/none/wtw.toml", "environment variable WTW_CONFIG"),
         (Some("/none/wtw.toml".into()), "/other.toml", "--config"),
     ] {
-        let sources = Sources { file, environment: environment(&[("WTW_CONFIG", variable)]), terminal: false };
+        let sources = Sources { file, environment: environment(&[("WTW_CONFIG", variable)]), ..Sources::default() };
         let problems = Config::load(&sources, &RUN).unwrap_err();
         let said = problems.to_string();
         let expected = format!(
-            "the configuration has 1 problem:\n  configuration file ({source}): /none/wtw.toml cannot be read: "
+            "the configuration has 1 problem:\n  configuration file ({source}): /none/wtw.toml cannot be read: there is no such file"
         );
         assert!(said.starts_with(&expected), "{said}");
     }
@@ -129,7 +130,8 @@ fn a_secrets_file_that_does_not_fit_is_a_problem() {
         ("", "is empty; allowed: "),
         (" ,\n", "is empty; allowed: "),
         ("a\nb\na", "entries 1 and 3 are the same; allowed: "),
-        ("a\nb b", "entry 2 has a character that no HTTP header may carry; allowed: "),
+        ("a\nb b", "entry 2 has a blank; allowed: "),
+        ("\u{feff}a", "begins with a byte-order mark; save it as UTF-8 without one; allowed: "),
     ] {
         let file = Temporary::new(text);
         for problems in

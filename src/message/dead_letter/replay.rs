@@ -1,47 +1,20 @@
-//! What a replay sends, and what a dead letter is known by over several readings. Pure.
+//! What a replay sends. Pure.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use jiff::{SignedDuration, Timestamp};
-use sha2::{Digest as _, Sha256};
 
 use super::{FAILED_AT, SCHEMA_VERSION, failed_at};
 use crate::broker::{HeaderValue, Headers, Message, Properties, ShortString};
 use crate::clock::rfc3339;
-use crate::message::export;
+use crate::message::export::derived_id;
+pub use crate::message::export::fingerprint;
 use crate::message::retry_state::{self, is_brokers, number, table_size, text, without_brokers};
 
 /// The queue that a copy comes from.
 pub const REPLAYED_FROM: &str = "x-replayed-from";
 /// When it was replayed.
 pub const REPLAYED_AT: &str = "x-replayed-at";
-/// What tells a letter from all others, over any number of readings: the beginning of a SHA-256 of all that it holds but
-/// the broker's counts. A letter that fails again has another one, since the time is part of it.
-#[must_use]
-pub fn fingerprint(message: &Message) -> u128 {
-    print_of(&export::line(message))
-}
-
-fn print_of(line: &str) -> u128 {
-    let digest: [u8; 32] = Sha256::digest(line).into();
-    digest.iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte))
-}
-
-/// The id of a letter that has none: always the same, so that a copy of it that was published twice is known for one.
-#[must_use]
-pub fn derived_id(message: &Message) -> String {
-    id_of(&export::line(message))
-}
-
-/// The same of a letter as it was exported.
-#[must_use]
-pub fn id_of(line: &str) -> String {
-    let mut id = "replay-".to_owned();
-    // Writing to a text cannot fail.
-    let _ = write!(id, "{:032x}", print_of(line));
-    id
-}
 
 /// The properties of a letter's copy for the work queue: all that the letter has but the broker's own, marked as a replay
 /// of `from`. The history of its attempts stays behind where the copy would not fit a frame of `frame_max` bytes.
@@ -103,23 +76,6 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_derived_from_all_but_what_a_reading_changes() {
-        let failed = |at: &str| (FAILED_AT, text(at));
-        let once = derived_id(&message(None, &[failed("2026-01-01T00:00:00.000Z")]));
-        let mut again = message(
-            None,
-            &[failed("2026-01-01T00:00:00.000Z"), ("x-delivery-count", number(3)), ("x-acquired-count", number(4))],
-        );
-        again.redelivered = true;
-        assert_eq!(derived_id(&again), once);
-        assert_ne!(derived_id(&message(None, &[failed("2026-01-01T00:00:00.001Z")])), once);
-        assert_eq!(id_of(&export::line(&again)), once, "also by way of an export");
-        again.body = b"{ }".to_vec();
-        assert_ne!(derived_id(&again), once);
-        assert!(once.starts_with("replay-") && once.len() == 39, "{once}");
-    }
-
-    #[test]
     fn a_copy_keeps_all_but_what_is_the_brokers_and_says_whence_it_comes() {
         let letter = message(
             Some("m"),
@@ -132,7 +88,7 @@ mod tests {
         );
         let copy = properties(&letter, "q.dead", Timestamp::UNIX_EPOCH, 131_072);
         let names: Vec<String> = copy.headers().as_ref().unwrap().inner().keys().map(ToString::to_string).collect();
-        assert_eq!(names, ["theirs", "x-wtw-dead-letter", "x-wtw-error-kind", REPLAYED_AT, REPLAYED_FROM]);
+        assert_eq!(names, ["theirs", REPLAYED_AT, REPLAYED_FROM, "x-wtw-dead-letter", "x-wtw-error-kind"]);
         assert_eq!(copy.message_id().as_ref().unwrap().as_str(), "m");
         assert_eq!(string(&header(&copy, REPLAYED_FROM).unwrap()).unwrap(), "q.dead");
     }

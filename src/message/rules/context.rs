@@ -13,11 +13,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::dates::{Home, Moment};
 use super::engine::{SPELLINGS, SpellingsObject};
-use super::value::{from_headers, from_json, moment};
+use super::value::{from_headers, from_json};
 use crate::broker::{Headers, Message, Properties, ShortString};
 use crate::message::dead_letter::replay::{REPLAYED_AT, REPLAYED_FROM};
 use crate::message::event::{self, Mode};
 use crate::message::failure::Failure;
+use crate::message::published::published_at;
 use crate::message::retry_state::is_brokers;
 
 /// What begins the names of our own headers.
@@ -165,7 +166,8 @@ impl<'a> Variables<'a> {
     }
 
     fn published_at(&self) -> Option<Value> {
-        (*self.incoming.message.properties.timestamp()).and_then(|seconds| moment(seconds, self.home))
+        let at = published_at(&self.incoming.message.properties)?;
+        Some(Value::from_object(Moment::new(at, self.home)))
     }
 
     /// The CloudEvent; undefined for other messages.
@@ -269,8 +271,8 @@ fn properties(properties: &Properties, home: &Arc<Home>) -> Value {
     if let Some(priority) = properties.priority() {
         members.insert(Value::from("priority"), Value::from(*priority));
     }
-    if let Some(at) = (*properties.timestamp()).and_then(|seconds| moment(seconds, home)) {
-        members.insert(Value::from("timestamp"), at);
+    if let Some(at) = published_at(properties) {
+        members.insert(Value::from("timestamp"), Value::from_object(Moment::new(at, home)));
     }
     Value::from_object(members)
 }

@@ -198,7 +198,7 @@ fn from_header(value: &HeaderValue, home: &Arc<super::dates::Home>, depth: usize
 }
 
 /// Seconds since 1970, as AMQP has them.
-pub(super) fn moment(seconds: u64, home: &Arc<super::dates::Home>) -> Option<Value> {
+fn moment(seconds: u64, home: &Arc<super::dates::Home>) -> Option<Value> {
     let at = Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;
     Some(Value::from_object(Moment::new(at, home)))
 }

@@ -145,7 +145,7 @@ impl Ledger for Line {
 fn failure() -> LedgerError {
     static FAILURE: LazyLock<LedgerError> = LazyLock::new(|| {
         let store = config::LedgerStore::File("/nonexistent/ledger.redb".into());
-        let config = config::Ledger { store, retention: Duration::from_secs(1), max_entries: 1 };
+        let config = config::Ledger { store, url_file: None, retention: Duration::from_secs(1), max_entries: 1 };
         let opening = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(open(&config, Clock::system())).err()

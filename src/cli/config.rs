@@ -1,0 +1,69 @@
+//! `config`: a file to begin with, the effective values, and what a key means.
+
+use std::process::ExitCode;
+
+use crate::cli::{Error, load_all, print};
+use crate::config::{self, Loaded, Setting, Sources};
+
+/// What to print.
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Examples:
+  wolkvox-task-worker config init > worker.toml
+  wolkvox-task-worker config show --config worker.toml")]
+pub enum Command {
+    /// Print a TOML file in which every key is explained
+    #[command(after_help = "\
+Examples:
+  wolkvox-task-worker config init > worker.toml
+  wolkvox-task-worker config init | less")]
+    Init,
+    /// Print every key with its effective value and where that comes from; secrets are hidden
+    #[command(after_help = "\
+Examples:
+  wolkvox-task-worker config show --config worker.toml
+  wolkvox-task-worker config show --json | jq '.[] | select(.source != \"default\")'")]
+    Show {
+        /// Print a JSON array: key, value, source
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what a key means, what is allowed, and its default
+    #[command(after_help = "\
+Examples:
+  wolkvox-task-worker config explain crm.request_timeout
+  wolkvox-task-worker config explain retry")]
+    Explain {
+        /// A key such as crm.server, its environment variable, or a section such as crm
+        key: String,
+    },
+}
+
+/// Prints what was asked for.
+///
+/// # Errors
+/// An invalid configuration, or a key that is not known.
+pub fn run(command: &Command, sources: &Sources) -> Result<ExitCode, Error> {
+    let text = match command {
+        Command::Init => config::template().trim_end().to_owned(),
+        Command::Explain { key } => config::explain(key).map_err(Error::failed)?,
+        Command::Show { json } => {
+            let Loaded { settings, .. } = load_all(sources, &[])?;
+            match json {
+                true => serde_json::to_string_pretty(&settings).map_err(Error::failed)?,
+                false => table(&settings),
+            }
+        }
+    };
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(settings: &[Setting]) -> String {
+    let width = settings.iter().map(|setting| setting.key.len()).max().unwrap_or_default();
+    let line = |setting: &Setting| match (&setting.value, &setting.source) {
+        (Some(value), Some(source)) => format!("{:<width$}  {value}  ({source})", setting.key),
+        _ => format!("{:<width$}  –", setting.key),
+    };
+    settings.iter().map(line).collect::<Vec<_>>().join("\n")
+}

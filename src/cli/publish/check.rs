@@ -1,0 +1,113 @@
+//! What is wrong with an input, before anything of it is sent.
+
+use std::collections::HashMap;
+use std::io::Read;
+
+use crate::config::{Config, UnknownFields};
+use crate::message::export::input::{Ids, Input, Outgoing};
+use crate::message::failure::Failure;
+use crate::message::payload::Mapping;
+use crate::message::{body, task};
+
+/// The most messages of one input.
+const MOST: usize = 1_000_000;
+/// The most messages whose problems are told.
+const TOLD: usize = 50;
+/// The messages whose ids a dry run shows.
+const SHOWN: usize = 3;
+
+/// Tells whether the worker can make a task of a message, as `map` does.
+pub(super) struct Validator {
+    mapping: Mapping,
+    unknown_fields: UnknownFields,
+}
+
+impl Validator {
+    pub(super) fn new(config: &Config) -> Self {
+        Self { mapping: Mapping::without_operation(config), unknown_fields: config.task.unknown_fields }
+    }
+
+    fn check(&self, message: &Outgoing) -> Result<(), Failure> {
+        let encoding = message.properties.content_encoding().as_ref();
+        let body = body::unpack(&message.body, encoding.map(|encoding| encoding.as_str()))?;
+        self.mapping.map(task::decode(&body, self.unknown_fields)?).map(|_| ())
+    }
+}
+
+/// An input that was read once.
+#[derive(Default)]
+pub(super) struct Checked {
+    /// How many messages it has.
+    pub(super) messages: usize,
+    /// How many of them have problems.
+    bad: usize,
+    lines: Vec<String>,
+    first: Vec<String>,
+}
+
+impl Checked {
+    /// Reads all messages; without a validator any that can be read is good.
+    pub(super) fn of<R: Read>(messages: Input<R>, ids: &Ids, validator: Option<&Validator>) -> Self {
+        let mut checked = Self::default();
+        let mut seen: HashMap<String, usize> = HashMap::new();
+        for message in messages {
+            let message = match message {
+                Ok(message) => message,
+                Err(bad) => {
+                    checked.problem(bad.place, bad.line, &bad.why);
+                    continue;
+                }
+            };
+            checked.messages = message.place;
+            if checked.messages > MOST {
+                checked.problem(message.place, message.line, &format!("the input has more than {MOST} messages; split it"));
+                break;
+            }
+            let id = message.properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default();
+            if checked.first.len() < SHOWN {
+                checked.first.push(format!("message {}: id {id}", message.place));
+            }
+            if let Some(failure) = validator.and_then(|validator| validator.check(&message).err()) {
+                checked.problem(message.place, message.line, &failure.to_string());
+            }
+            if let (Ids::Field(_), Some(earlier)) = (ids, seen.get(&id)) {
+                let why = format!("it has the same id as message {earlier}, {id:?}");
+                checked.problem(message.place, message.line, &why);
+            } else if let Ids::Field(_) = ids {
+                seen.insert(id, message.place);
+            }
+        }
+        checked
+    }
+
+    fn problem(&mut self, place: usize, line: usize, why: &str) {
+        self.bad += 1;
+        self.messages = self.messages.max(place);
+        if self.bad <= TOLD {
+            self.lines.extend(why.lines().map(|why| format!("message {place} (line {line}): {why}")));
+        }
+    }
+
+    /// Every problem on a line of its own; none where there is none.
+    pub(super) fn report(&self) -> Option<String> {
+        if self.bad == 0 {
+            return None;
+        }
+        let mut lines = self.lines.clone();
+        if self.bad > TOLD {
+            lines.push(format!("… and {} more messages with problems", self.bad - TOLD));
+        }
+        lines.push(format!("{} of {} messages have problems; nothing was published", self.bad, self.messages));
+        Some(lines.join("\n"))
+    }
+
+    /// What would be published.
+    pub(super) fn dry_run(&self, queue: &str) -> String {
+        let mut lines = self.first.clone();
+        if self.messages > SHOWN {
+            lines.push(format!("… and {} more", self.messages - SHOWN));
+        }
+        lines.push(format!("dry run, nothing was published; messages for {queue}: {}", self.messages));
+        lines.join("\n")
+    }
+}

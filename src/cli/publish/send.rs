@@ -1,0 +1,157 @@
+//! Sends messages side by side, and tells exactly what became of each.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use indicatif::ProgressBar;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Publish, PublishError};
+use crate::message::export::input::Input;
+
+/// Publishes under way at a time.
+const AT_A_TIME: usize = 16;
+/// How long what is under way may take to finish after an error or an interruption.
+const FINISH: Duration = Duration::from_secs(30);
+
+/// What became of the messages.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    /// The last message that was begun; all before it were, too.
+    begun: usize,
+    /// Those of the begun ones that were not published, and why.
+    failed: BTreeMap<usize, String>,
+    /// Those of which it is not known, and why.
+    unknown: BTreeMap<usize, String>,
+    is_interrupted: bool,
+}
+
+/// Publishes all messages. After an error or an interruption no further one is begun, and those under way finish.
+pub(super) async fn all<R: Read>(
+    mut messages: Input<R>,
+    publisher: &dyn Publish,
+    queue: &str,
+    bar: &ProgressBar,
+    stop: &CancellationToken,
+) -> Sent {
+    let mut sent = Sent::default();
+    let mut under_way = FuturesUnordered::new();
+    let mut places: Vec<usize> = Vec::new();
+    let mut is_over = false;
+    let mut end: Option<Instant> = None;
+    loop {
+        while !is_over && sent.is_good() && under_way.len() < AT_A_TIME {
+            match messages.next() {
+                Some(Ok(message)) => {
+                    sent.begun = message.place;
+                    places.push(message.place);
+                    under_way.push(async move {
+                        (message.place, publisher.publish(queue, &message.body, message.properties).await)
+                    });
+                }
+                // It was good when it was checked.
+                Some(Err(bad)) => {
+                    sent.begun = bad.place;
+                    sent.failed.insert(bad.place, format!("the input has changed: {}", bad.why));
+                }
+                None => is_over = true,
+            }
+        }
+        if end.is_none() && !sent.is_good() {
+            end = Some(Instant::now() + FINISH);
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled(), if !sent.is_interrupted => sent.is_interrupted = true,
+            next = under_way.next() => match next {
+                Some((place, result)) => {
+                    places.retain(|other| *other != place);
+                    sent.settle(place, queue, result);
+                    bar.inc(1);
+                }
+                None => return sent,
+            },
+            () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
+                let why = format!("no confirm within {} s", FINISH.as_secs());
+                sent.unknown.extend(places.into_iter().map(|place| (place, why.clone())));
+                return sent;
+            }
+        }
+    }
+}
+
+impl Sent {
+    fn is_good(&self) -> bool {
+        self.failed.is_empty() && self.unknown.is_empty() && !self.is_interrupted
+    }
+
+    fn settle(&mut self, place: usize, queue: &str, result: Result<(), PublishError>) {
+        let Err(error) = result else { return };
+        let told = match &error {
+            PublishError::Unconfirmed(_) => return drop(self.unknown.insert(place, error.to_string())),
+            PublishError::Returned(_) => format!(
+                "there is no queue {queue}; \"wolkvox-task-worker run\" or \"topology --apply\" creates it, or broker.queue \
+                 names another one"
+            ),
+            PublishError::Unconnected(_) => {
+                format!("{error}. For details run \"wolkvox-task-worker check --no-crm\"")
+            }
+            PublishError::Blocked(_) | PublishError::Busy(_) | PublishError::Refused => error.to_string(),
+        };
+        self.failed.insert(place, told);
+    }
+
+    /// Which messages are confirmed, which are not published, and which are not known; none where all are confirmed.
+    pub(super) fn report(&self, total: usize, queue: &str) -> Option<String> {
+        if self.failed.is_empty() && self.unknown.is_empty() && self.begun >= total {
+            return None;
+        }
+        let is_confirmed = |place: &usize| !self.failed.contains_key(place) && !self.unknown.contains_key(place);
+        let confirmed: Vec<usize> = (1..=self.begun).filter(is_confirmed).collect();
+        let unpublished: Vec<usize> = self.failed.keys().copied().chain(self.begun + 1..=total).collect();
+        let unknown: Vec<usize> = self.unknown.keys().copied().collect();
+        let mut lines = Vec::new();
+        if self.is_interrupted {
+            lines.push("interrupted".to_owned());
+        }
+        let mut whys: Vec<(&String, Vec<usize>)> = Vec::new();
+        for (place, why) in self.failed.iter().chain(&self.unknown) {
+            match whys.iter_mut().find(|(other, _)| *other == why) {
+                Some((_, places)) => places.push(*place),
+                None => whys.push((why, vec![*place])),
+            }
+        }
+        lines.extend(whys.into_iter().map(|(why, places)| format!("message {}: {why}", listed(&places))));
+        for (what, places) in
+            [("confirmed", confirmed), ("not published", unpublished), ("not known whether published", unknown)]
+        {
+            lines.push(format!("{what}: {} ({} of {total})", listed(&places), places.len()));
+        }
+        lines.push(format!("Run the same command again: tasks of messages that are on {queue} already are not created twice."));
+        Some(lines.join("\n"))
+    }
+}
+
+/// Places in ascending order: `1 to 485, 487`.
+fn listed(places: &[usize]) -> String {
+    let mut ranges: Vec<RangeInclusive<usize>> = Vec::new();
+    for place in places {
+        match ranges.last_mut() {
+            Some(last) if last.end() + 1 == *place => *last = *last.start()..=*place,
+            Some(_) | None => ranges.push(*place..=*place),
+        }
+    }
+    let ranges: Vec<String> = ranges
+        .iter()
+        .map(|range| match range.start() == range.end() {
+            true => range.start().to_string(),
+            false => format!("{} to {}", range.start(), range.end()),
+        })
+        .collect();
+    if ranges.is_empty() { "none".to_owned() } else { ranges.join(", ") }
+}

@@ -1,0 +1,57 @@
+//! The input, which is read twice: to check it, and to publish it.
+
+use std::fs::File;
+use std::io::{self, Cursor, Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::cli::open;
+use crate::message::export::input::{Ids, Input};
+
+/// The most that is held in memory, in bytes (64 MiB).
+const MAX_HELD: u64 = 64 << 20;
+
+/// Where the messages come from.
+pub(super) enum Source {
+    /// A file that can be read again from its beginning.
+    File(File),
+    /// What a pipe held.
+    Held(Arc<[u8]>),
+}
+
+/// A reader of either kind.
+pub(super) type Reader = Box<dyn io::Read + Send>;
+
+impl Source {
+    /// Opens a file, or reads what can be read only once: standard input, or a pipe.
+    pub(super) fn open(path: Option<&Path>) -> Result<Self, String> {
+        let named = path.filter(|path| *path != Path::new("-"));
+        if let Some(path) = named {
+            let file = File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let kind = file.metadata().map_err(|error| format!("{}: {error}", path.display()))?;
+            if kind.is_file() {
+                return Ok(Self::File(file));
+            }
+        }
+        let name = named.map_or_else(|| "standard input".to_owned(), |path| path.display().to_string());
+        let mut held = Vec::new();
+        let reader = open(path).map_err(|error| error.message)?;
+        reader.take(MAX_HELD + 1).read_to_end(&mut held).map_err(|error| format!("{name}: {error}"))?;
+        if u64::try_from(held.len()).is_ok_and(|bytes| bytes > MAX_HELD) {
+            return Err(format!("{name} holds more than 64 MiB; write it to a file and name the file"));
+        }
+        Ok(Self::Held(held.into()))
+    }
+
+    /// The messages, from the first one.
+    pub(super) fn messages(&self, ids: Ids) -> Result<Input<Reader>, String> {
+        let reader: Reader = match self {
+            Self::Held(bytes) => Box::new(Cursor::new(Arc::clone(bytes))),
+            Self::File(file) => {
+                let again = file.try_clone().and_then(|mut file| file.seek(SeekFrom::Start(0)).map(|_| file));
+                Box::new(again.map_err(|error| format!("the input cannot be read again: {error}"))?)
+            }
+        };
+        Ok(Input::new(reader, ids))
+    }
+}

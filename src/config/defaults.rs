@@ -1,0 +1,73 @@
+//! Defaults that follow another value, so that setting one key never makes the default of another one an error.
+
+use std::time::Duration;
+
+use super::keys::find;
+use super::raw::Raw;
+use super::read::queue;
+use crate::duration::{format, parse};
+
+/// How much longer than a request the shutdown waits.
+const BEYOND_REQUEST: Duration = Duration::from_secs(5);
+/// How much longer than a request a message is held at least.
+pub(super) const HOLD_BEYOND_REQUEST: Duration = Duration::from_secs(10);
+
+/// Fills in the defaults that depend on what was written; `terminal` says whether the log goes to one.
+pub(super) fn follow(raw: &mut Raw, terminal: bool) {
+    let seconds = Duration::from_secs;
+    let usual = request_timeout(raw);
+    set_time(raw, "crm.request_timeout", usual);
+    let request = time(raw, "crm.request_timeout", usual);
+    // A bad name is told of the queue alone.
+    let is_good = |name: &String| find("broker.queue").is_some_and(|key| queue(key, name).is_ok());
+    if let Some(queue) = raw.text("broker.queue").filter(is_good) {
+        set(raw, "broker.dead_letter_queue", &format!("{queue}.dead"));
+    }
+    set_time(raw, "crm.connect_timeout", request.min(seconds(5)));
+    set_time(raw, "shutdown.grace", request.saturating_add(BEYOND_REQUEST));
+    set_time(raw, "gate.hold", request.saturating_add(HOLD_BEYOND_REQUEST).max(seconds(600)));
+    pair(raw, ("retry.immediate_initial", Duration::from_millis(200)), ("retry.immediate_max", seconds(5)));
+    pair(raw, ("gate.probe_initial", seconds(1)), ("gate.probe_max", seconds(60)));
+    let is_strict = raw.text("retry.on_unknown").is_some_and(|then| then == "dead-letter");
+    set(raw, "crm.reuse_connections", if is_strict { "false" } else { "true" });
+    set(raw, "log.format", if terminal { "text" } else { "json" });
+}
+
+/// 20 s, unless a value that was written demands another time.
+fn request_timeout(raw: &Raw) -> Duration {
+    let written = |name: &str| raw.text(name).and_then(|text| parse(&text));
+    let mut request = Duration::from_secs(20).max(written("crm.connect_timeout").unwrap_or_default());
+    if let Some(grace) = written("shutdown.grace") {
+        request = request.min((grace / 2).max(grace.saturating_sub(BEYOND_REQUEST)));
+    }
+    if let Some(hold) = written("gate.hold") {
+        request = request.min(hold.saturating_sub(HOLD_BEYOND_REQUEST));
+    }
+    // Whole milliseconds, of which a key takes at least one.
+    Duration::from_millis(u64::try_from(request.as_millis()).unwrap_or(u64::MAX).max(1))
+}
+
+/// Two durations of which the first is at most the second: whichever is not written follows the other.
+fn pair(raw: &mut Raw, (low, usual_low): (&str, Duration), (high, usual_high): (&str, Duration)) {
+    let most = time(raw, high, usual_high);
+    set_time(raw, low, usual_low.min(most));
+    let low = time(raw, low, usual_low);
+    set_time(raw, high, usual_high.max(low));
+}
+
+fn time(raw: &Raw, name: &str, usual: Duration) -> Duration {
+    raw.text(name).and_then(|text| parse(&text)).unwrap_or(usual)
+}
+
+fn set_time(raw: &mut Raw, name: &str, value: Duration) {
+    set(raw, name, &format(value));
+}
+
+/// Sets a key that is not written.
+fn set(raw: &mut Raw, name: &str, text: &str) {
+    if let Some(key) = find(name)
+        && raw.get(name).is_none()
+    {
+        raw.insert_default(key, text);
+    }
+}

@@ -1,0 +1,116 @@
+//! Reads configuration files within bounds: a device has no end, and a pipe or a file on a network may never answer.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+/// The largest file that holds a secret, in bytes (64 KiB).
+pub(super) const SECRET: u64 = 64 << 10;
+/// The largest configuration file, in bytes (1 MiB).
+pub(super) const TOML: u64 = 1 << 20;
+/// The longest wait for a file.
+const WAIT: Duration = Duration::from_secs(10);
+/// How often a stop is looked for meanwhile.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The end of a sentence about a file that was not read because the process is to stop.
+pub(super) const INTERRUPTED: &str = "was not read: interrupted";
+
+/// Reads a text of at most `limit` bytes.
+///
+/// # Errors
+/// What is wrong with the file, as the rest of a sentence; never its content.
+pub(super) fn read(path: &Path, limit: u64, stop: &CancellationToken) -> Result<String, String> {
+    let (sender, receiver) = channel();
+    let owned = path.to_owned();
+    // A thread of its own, since nothing ends a read that hangs. The process does not wait for it.
+    std::thread::spawn(move || {
+        // Whoever asked may have stopped waiting.
+        let _ = sender.send(bytes(&owned, limit));
+    });
+    let looks = WAIT.as_millis() / LOOK.as_millis();
+    for _ in 0..looks {
+        if stop.is_cancelled() {
+            return Err(INTERRUPTED.to_owned());
+        }
+        match receiver.recv_timeout(LOOK) {
+            Ok(read) => return text(&read.map_err(|error| format!("cannot be read: {}", words(&error)))?, limit),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    Err(format!("cannot be read within {} s; does its file system hang, or is it a pipe?", WAIT.as_secs()))
+}
+
+fn bytes(path: &PathBuf, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn text(bytes: &[u8], limit: u64) -> Result<String, String> {
+    if u64::try_from(bytes.len()).is_ok_and(|bytes| bytes > limit) {
+        return Err(format!("is larger than {} KiB", limit >> 10));
+    }
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err("is UTF-16; save it as UTF-8".to_owned());
+    }
+    String::from_utf8(bytes.to_vec()).map_err(|_| "is not UTF-8".to_owned())
+}
+
+/// What the operating system said, without its number.
+fn words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied; may this user read it?".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
+        _ => {
+            let text = error.to_string();
+            text.split(" (os error").next().unwrap_or_default().to_lowercase()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_described_without_its_content() {
+        let stop = CancellationToken::new();
+        for (path, why) in [
+            ("/none", "cannot be read: there is no such file"),
+            ("/tmp", "cannot be read: it is a directory"),
+            ("/dev/zero", "is larger than 1 KiB"),
+        ] {
+            assert_eq!(read(Path::new(path), 1 << 10, &stop).unwrap_err(), why);
+        }
+        for (bytes, why) in [
+            (&b"\xff\xfea\0"[..], "is UTF-16; save it as UTF-8"),
+            (b"\xe9", "is not UTF-8"),
+            (&[b'a'; 1025], "is larger than 1 KiB"),
+        ] {
+            assert_eq!(text(bytes, 1 << 10).unwrap_err(), why);
+        }
+        assert_eq!(text(&[b'a'; 1024], 1 << 10).unwrap().len(), 1024);
+    }
+
+    #[test]
+    fn a_stop_is_heard_while_a_file_hangs() {
+        let pipe = std::env::temp_dir().join(format!("wtw-files-{}", std::process::id()));
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        let stop = CancellationToken::new();
+        let (asking, path) = (stop.clone(), pipe.clone());
+        let reading = std::thread::spawn(move || read(&path, SECRET, &asking));
+        stop.cancel();
+        assert_eq!(reading.join().unwrap().unwrap_err(), INTERRUPTED);
+        // Lets the thread that hangs go.
+        drop(std::fs::OpenOptions::new().write(true).open(&pipe));
+        std::fs::remove_file(pipe).unwrap();
+    }
+}

@@ -1,0 +1,220 @@
+//! The table of keys as people read it: the documentation's page, `config explain` and `config init`.
+
+use std::fmt::Write as _;
+
+use super::table::SECTIONS;
+use super::{KEYS, Key, Preset, variable};
+use crate::duration;
+use crate::suggest::suggest;
+
+impl Key {
+    fn section(&self) -> &'static str {
+        self.name.split('.').next().unwrap_or_default()
+    }
+
+    fn leaf(&self) -> &'static str {
+        self.name.split('.').nth(1).unwrap_or_default()
+    }
+
+    /// What holds where nothing is written, in words.
+    fn default(&self) -> &'static str {
+        match self.preset {
+            Preset::Text(text) | Preset::Derived(text) => text,
+            Preset::Required => "required",
+            Preset::Absent => "–",
+        }
+    }
+}
+
+fn keys_of(section: &str) -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(move |key| key.section() == section)
+}
+
+/// What holds for all keys, in sentences.
+fn rules() -> [String; 4] {
+    let secrets: Vec<String> = KEYS.iter().filter(|key| key.secret).map(|key| format!("`{}_file`", key.name)).collect();
+    [
+        "The worker reads a TOML file, which `--config` or `WTW_CONFIG` names. Environment variables override it: \
+         `server` in `[crm]` is `WTW_CRM_SERVER`. An empty value means unset."
+            .to_owned(),
+        format!("A duration is {}. A list is a TOML array, or a text with commas.", duration::ALLOWED),
+        format!(
+            "Secrets can come from files of at most 64 KiB: {}. A file is read again when it changes.",
+            secrets.join(", ")
+        ),
+        "`wolkvox-task-worker config init` prints a commented file, `config show` the effective values, and `config explain KEY` \
+         what this page says of one key."
+            .to_owned(),
+    ]
+}
+
+/// The documentation's page of all keys.
+#[must_use]
+pub fn markdown_page() -> String {
+    let mut page = "# Configuration\n".to_owned();
+    // Writing to a string cannot fail.
+    for rule in rules() {
+        let _ = write!(page, "\n{rule}\n");
+    }
+    for (section, about) in SECTIONS {
+        let _ = write!(page, "\n## [{section}]\n\n{about}\n\n| key | default | meaning |\n| --- | --- | --- |\n");
+        for key in keys_of(section) {
+            let default = match key.preset {
+                Preset::Text(text) => format!("`{text}`"),
+                Preset::Derived(_) | Preset::Required | Preset::Absent => key.default().to_owned(),
+            };
+            let _ = writeln!(page, "| `{}` | {default} | {} Allowed: {}. |", key.name, key.meaning, key.brief());
+        }
+    }
+    page
+}
+
+/// What the documentation says of a key, by its name or its environment variable, or of a section's keys.
+///
+/// # Errors
+/// That there is no such key, with the nearest one.
+pub fn explain(name: &str) -> Result<String, String> {
+    let is_named = |key: &&Key| key.slots().any(|slot| slot == name || variable(&slot) == name);
+    if let Some(key) = KEYS.iter().find(is_named) {
+        return Ok(explained(key));
+    }
+    let section = name.trim_matches(['[', ']']);
+    if let Some((_, about)) = SECTIONS.iter().find(|(known, _)| *known == section) {
+        let keys: Vec<String> = keys_of(section).map(explained).collect();
+        return Ok(format!("[{section}]\n{about}\n\n{}", keys.join("\n\n")));
+    }
+    let by_leaf = KEYS.iter().find(|key| key.leaf() == name).map(|key| key.name);
+    Err(match by_leaf.or_else(|| suggest(name, KEYS.iter().map(|key| key.name))) {
+        Some(meant) => format!("there is no key {name}; did you mean {meant}?"),
+        None => format!("there is no key {name}; \"wolkvox-task-worker config init\" lists all of them"),
+    })
+}
+
+fn explained(key: &Key) -> String {
+    let plain = |text: &str| text.replace('`', "");
+    format!(
+        "{}\n  {}\n  Allowed: {}.\n  Default: {}.\n  Environment: {}.",
+        key.name,
+        plain(key.meaning),
+        plain(&key.allowed()),
+        key.default(),
+        key.variables().join(" or "),
+    )
+}
+
+/// A configuration file in which every key is explained and commented out, those that are required with an example.
+#[must_use]
+pub fn template() -> String {
+    let mut text = String::new();
+    for rule in rules() {
+        comment(&mut text, &rule.replace('`', ""));
+    }
+    for (section, about) in SECTIONS {
+        text.push('\n');
+        comment(&mut text, about);
+        let _ = writeln!(text, "[{section}]");
+        for key in keys_of(section) {
+            text.push('\n');
+            comment(&mut text, &format!("{} Allowed: {}.", key.meaning, key.brief()).replace('`', ""));
+            if let Preset::Derived(words) = key.preset {
+                comment(&mut text, &format!("Default: {words}."));
+            }
+            if let Preset::Required = key.preset {
+                comment(&mut text, "Required.");
+            }
+            let _ = writeln!(text, "#{} = {:?}", key.leaf(), example(key));
+            if key.secret {
+                let _ = writeln!(text, "#{}_file = \"/run/secrets/{}\"", key.leaf(), key.name.replace('.', "-"));
+            }
+        }
+    }
+    text
+}
+
+/// The default, or where there is none something that may be written.
+fn example(key: &Key) -> &'static str {
+    match (key.preset, key.name) {
+        (Preset::Text(text), _) => text,
+        (_, "crm.server") => "crm0001.wolkvox.com",
+        (_, "crm.operation") => "my-operation",
+        (_, "crm.tokens") => "my-token",
+        (_, "crm.requests_per_second") => "2",
+        (_, "crm.connect_timeout" | "retry.immediate_max") => "5s",
+        (_, "crm.reuse_connections") => "true",
+        (_, "crm.request_timeout") => "20s",
+        (_, "shutdown.grace") => "25s",
+        (_, "gate.hold") => "10m",
+        (_, "gate.probe_initial") => "1s",
+        (_, "gate.probe_max") => "1m",
+        (_, "retry.immediate_initial") => "200ms",
+        (_, "task.max_age") => "2d",
+        (_, "log.format") => "json",
+        (_, "broker.dead_letter_queue") => "wolkvox.tasks.dead",
+        (_, "broker.ca_file" | "crm.ca_file") => "/etc/ssl/ca.pem",
+        (_, "broker.client_cert_file") => "/etc/ssl/client.pem",
+        (_, "broker.client_key_file") => "/etc/ssl/client.key",
+        (_, "task.name_module") => "cases",
+        (_, "task.description") => "Created from RabbitMQ",
+        (_, "task.wolkvox_owner") => "ADMIN_@my-operation",
+        _ => "",
+    }
+}
+
+/// Adds lines of a comment, each of at most 100 characters where words allow it.
+fn comment(text: &mut String, sentence: &str) {
+    const WIDTH: usize = 100;
+    let mut line = "#".to_owned();
+    for word in sentence.split_whitespace() {
+        if line.chars().count() + word.chars().count() >= WIDTH {
+            let _ = writeln!(text, "{line}");
+            line = "#".to_owned();
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    let _ = writeln!(text, "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_a_row_of_three_cells_for_every_key() {
+        let page = markdown_page();
+        let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| `")).collect();
+        assert_eq!(rows.len(), KEYS.len());
+        for row in rows {
+            assert_eq!(row.matches('|').count(), 4, "{row}");
+        }
+        assert!(page.contains("| `retry.retry_after_max` | `5m` | Longest"), "{page}");
+        assert!(page.contains("`broker.urls_file`, `crm.tokens_file`, `ledger.url_file`"), "{page}");
+    }
+
+    #[test]
+    fn every_key_is_explained_as_on_the_page_by_each_of_its_names() {
+        for key in KEYS {
+            let text = explain(key.name).unwrap();
+            assert!(text.contains(&key.meaning.replace('`', "")) && text.contains(key.default()), "{text}");
+            for name in key.slots().chain(key.variables()) {
+                assert_eq!(explain(&name).as_ref(), Ok(&text));
+            }
+        }
+        assert!(explain("[gate]").unwrap().contains("gate.failures\n"));
+        for (name, said) in [
+            ("crm.sevrer", "there is no key crm.sevrer; did you mean crm.server?"),
+            ("server", "there is no key server; did you mean crm.server?"),
+            ("zzz", "there is no key zzz; \"wolkvox-task-worker config init\" lists all of them"),
+        ] {
+            assert_eq!(explain(name).unwrap_err(), said);
+        }
+    }
+
+    #[test]
+    fn every_meaning_is_made_of_sentences() {
+        for key in KEYS {
+            assert!(key.meaning.ends_with('.') && !key.meaning.contains('|'), "{}", key.name);
+            assert!(SECTIONS.iter().any(|(section, _)| *section == key.section()), "{}", key.name);
+        }
+    }
+}

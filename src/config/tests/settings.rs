@@ -1,0 +1,114 @@
+//! Defaults that follow other values, what `config show` tells, and the file of `config init`.
+
+use super::*;
+use crate::config::template;
+use secrecy::SecretString;
+
+#[test]
+fn a_default_never_causes_an_error() {
+    for key in KEYS {
+        let texts: Vec<&str> = match key.kind {
+            Kind::Duration(least, most) => vec![least, "1s", "15s", "1m", most],
+            Kind::Choice(names) => names.to_vec(),
+            Kind::Like(_) | Kind::Count(..) | Kind::Queue(_) => continue,
+        };
+        for text in texts {
+            if let Err(problems) = load_env(&[(&variable(key.name), text)]) {
+                // A value out of its own bounds.
+                assert!(problems.iter().all(|problem| problem.message.contains("is too ")), "{} {text}: {problems}", key.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn defaults_follow_what_is_written() {
+    for (written, expected) in [
+        (("crm.request_timeout", "3s"), [("crm.connect_timeout", "3s"), ("shutdown.grace", "8s"), ("gate.hold", "10m")]),
+        (("crm.request_timeout", "10m"), [("crm.connect_timeout", "5s"), ("shutdown.grace", "605s"), ("gate.hold", "610s")]),
+        (("crm.connect_timeout", "30s"), [("crm.request_timeout", "30s"), ("shutdown.grace", "35s"), ("gate.hold", "10m")]),
+        (("shutdown.grace", "10s"), [("crm.request_timeout", "5s"), ("crm.connect_timeout", "5s"), ("gate.hold", "10m")]),
+        (("gate.hold", "12s"), [("crm.request_timeout", "2s"), ("crm.connect_timeout", "2s"), ("shutdown.grace", "7s")]),
+        (("retry.immediate_initial", "6s"), [("retry.immediate_max", "6s"), ("gate.probe_max", "1m"), ("gate.probe_initial", "1s")]),
+        (("retry.immediate_max", "100ms"), [("retry.immediate_initial", "100ms"), ("gate.hold", "10m"), ("log.level", "Info")]),
+        (("gate.probe_max", "500ms"), [("gate.probe_initial", "500ms"), ("gate.hold", "10m"), ("log.level", "Info")]),
+        (("gate.probe_initial", "5m"), [("gate.probe_max", "5m"), ("gate.hold", "10m"), ("log.level", "Info")]),
+        (("retry.on_unknown", "dead-letter"), [("crm.reuse_connections", "false"), ("gate.hold", "10m"), ("log.level", "Info")]),
+        (("broker.queue", "q"), [("broker.dead_letter_queue", "q.dead"), ("gate.hold", "10m"), ("log.level", "Info")]),
+    ] {
+        let config = load_env(&[(&variable(written.0), written.1)]).unwrap().config;
+        for (name, value) in expected {
+            assert_eq!(field(&config, name), value, "{name} with {written:?}");
+        }
+    }
+}
+
+#[test]
+fn every_setting_is_shown_with_its_source_and_no_secret() {
+    let file = Temporary::new("redis://user:hunter2@cache/3?password=hunter2\n");
+    let toml = format!("[ledger]\nurl_file = {:?}\n[broker]\nurls = 'amqp://u:hunter2@h/v'\n", file.path());
+    let loaded = load_both(&toml, &[("WTW_CRM_TOKENS", "hunter2,hunter3"), ("WTW_GATE_FAILURES", "7")]).unwrap();
+    let shown = |key: &str| {
+        let setting = loaded.settings.iter().find(|setting| setting.key == key).unwrap();
+        (setting.value.clone().unwrap_or_default(), setting.source.clone().unwrap_or_default())
+    };
+    assert_eq!(loaded.settings.len(), KEYS.len());
+    assert!(!format!("{:?}", loaded.settings).contains("hunter"));
+    let environment = |name: &str| format!("environment variable {name}");
+    assert_eq!(shown("crm.tokens"), ("2 (hidden)".to_owned(), environment("WTW_CRM_TOKENS")));
+    assert_eq!(shown("gate.failures"), ("7".to_owned(), environment("WTW_GATE_FAILURES")));
+    assert_eq!(shown("gate.hold"), ("10m".to_owned(), "default".to_owned()));
+    assert_eq!(shown("broker.urls").0, "amqp://h:5672/v (login hidden)");
+    assert_eq!(shown("ledger.url"), ("redis://cache/3 (login hidden)".to_owned(), format!("file {}", file.path())));
+    assert_eq!(shown("crm.server"), (String::new(), String::new()));
+    assert_eq!(loaded.config.ledger.url_file.as_deref(), Some(file.0.as_path()));
+}
+
+#[test]
+fn the_template_says_every_default_and_is_a_good_file_once_uncommented() {
+    let template = template();
+    assert!(load_toml(&template).is_ok(), "all of it is commented out");
+    let is_secret_file = |line: &str| line.contains("_file = \"/run/secrets/");
+    let keys: Vec<&str> = template
+        .lines()
+        .filter(|line| line.starts_with('[') || (line.starts_with('#') && !line.starts_with("# ") && !is_secret_file(line)))
+        .map(|line| line.trim_start_matches('#'))
+        .collect();
+    let loaded = load_toml(&keys.join("\n")).unwrap();
+    for key in KEYS {
+        let setting = loaded.settings.iter().find(|setting| setting.key == key.name).unwrap();
+        assert!(setting.source.as_ref().is_some_and(|source| source != "default"), "{} is missing", key.name);
+    }
+    let usual = load_env(&[]).unwrap();
+    for key in KEYS.iter().filter(|key| matches!(key.preset, Preset::Text(_) | Preset::Derived(_))) {
+        assert_eq!(field(&loaded.config, key.name), field(&usual.config, key.name), "{}", key.name);
+    }
+}
+
+#[test]
+fn of_a_changed_ledger_url_only_the_login_may_differ() {
+    let current = SecretString::from("redis://u:old@h:6379/1");
+    for (text, is_allowed) in [
+        ("redis://u:new@h:6379/1", true),
+        ("redis://:new@h:6379/1\n", true),
+        ("redis://h:6379/1", true),
+        ("redis://u:new@h:6379/2", false),
+        ("redis://u:new@other:6379/1", false),
+        ("rediss://u:new@h:6379/1", false),
+        ("memory:", false),
+        ("", false),
+    ] {
+        let file = Temporary::new(text);
+        let read = read_ledger_url(&file.0, &current);
+        assert_eq!(read.is_ok(), is_allowed, "{text}");
+        if let Err(problems) = read {
+            assert!(!problems.to_string().contains("new"), "{problems}");
+        }
+    }
+}
+
+#[test]
+fn a_secrets_file_has_a_bound() {
+    let problems = load_env(&[("WTW_CRM_TOKENS_FILE", "/dev/zero")]).unwrap_err();
+    assert!(problems.to_string().contains("crm.tokens (file /dev/zero, named by environment variable WTW_CRM_TOKENS_FILE): is larger than 64 KiB"), "{problems}");
+}

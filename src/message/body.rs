@@ -1,0 +1,112 @@
+//! A message's body as UTF-8 text: its size, its compression, and what else it may be instead. Pure.
+
+use std::borrow::Cow;
+use std::io::Read as _;
+
+use flate2::read::MultiGzDecoder;
+
+use crate::broker::Message;
+use crate::message::failure::{Failure, Kind, Stage, shorten};
+
+pub(crate) mod foreign;
+
+/// The largest body of a message, in bytes (256 KiB); of a compressed one both sizes count.
+pub const MAX_BODY: usize = 262_144;
+
+const BYTE_ORDER_MARK: &str = "\u{feff}";
+
+/// The body of a message, unpacked where its `content_encoding` is gzip.
+///
+/// # Errors
+/// See [`unpack`].
+pub fn unpacked(message: &Message) -> Result<Cow<'_, [u8]>, Failure> {
+    let encoding = message.properties.content_encoding().as_ref();
+    unpack(&message.body, encoding.map(|encoding| encoding.as_str()))
+}
+
+/// Unpacks a body whose `content_encoding` is gzip. Other encodings leave the body as it is: publishers write character
+/// sets there, as Celery writes `utf-8`, and a body that cannot be read is named by [`text`].
+///
+/// # Errors
+/// `too_large` where the body has more than [`MAX_BODY`] bytes, packed or unpacked; `invalid_message` for what is not gzip.
+pub fn unpack<'a>(body: &'a [u8], content_encoding: Option<&str>) -> Result<Cow<'a, [u8]>, Failure> {
+    check_size(body)?;
+    let is_gzip = content_encoding.is_some_and(|name| ["gzip", "x-gzip"].contains(&name.trim().to_lowercase().as_str()));
+    if !is_gzip {
+        return Ok(Cow::Borrowed(body));
+    }
+    let mut unpacked = Vec::new();
+    // One byte more than is allowed is enough to refuse it.
+    let limit = u64::try_from(MAX_BODY).unwrap_or(u64::MAX).saturating_add(1);
+    if let Err(error) = MultiGzDecoder::new(body).take(limit).read_to_end(&mut unpacked) {
+        let start = shorten(&String::from_utf8_lossy(body.get(..16).unwrap_or(body)), 16);
+        let why = match body.starts_with(foreign::GZIP) {
+            true => format!("it cannot be unpacked: {error}"),
+            false => format!("it begins with {start:?}"),
+        };
+        return Err(invalid(&format!("content_encoding is gzip, but the body is not gzip: {why}")));
+    }
+    if unpacked.len() > MAX_BODY {
+        let text = format!("the body has more than {MAX_BODY} bytes once unpacked; at most {MAX_BODY} are allowed");
+        return Err(Failure::new(Stage::Decode, Kind::TooLarge, text));
+    }
+    Ok(Cow::Owned(unpacked))
+}
+
+/// Refuses a body over [`MAX_BODY`].
+///
+/// # Errors
+/// `too_large`.
+pub(crate) fn check_size(body: &[u8]) -> Result<(), Failure> {
+    if body.len() > MAX_BODY {
+        let text = format!("the body has {} bytes; at most {MAX_BODY} are allowed", body.len());
+        return Err(Failure::new(Stage::Decode, Kind::TooLarge, text));
+    }
+    Ok(())
+}
+
+/// The body as text that may be JSON.
+///
+/// # Errors
+/// `invalid_message` for an empty body, one with a byte-order mark, and one that is not UTF-8, which is named where it can be.
+pub fn text(body: &[u8]) -> Result<&str, Failure> {
+    if let Some(named) = foreign::bytes(body) {
+        return Err(invalid(&named));
+    }
+    let text = std::str::from_utf8(body).map_err(|error| invalid(&foreign::not_utf8(body, error.valid_up_to())))?;
+    if text.starts_with(BYTE_ORDER_MARK) {
+        return Err(invalid("the body begins with a byte-order mark; send JSON as UTF-8 without one"));
+    }
+    if text.trim().is_empty() {
+        return Err(invalid("the body is empty; a task message is a JSON object"));
+    }
+    Ok(text)
+}
+
+/// Why a text is not the JSON object that a task message is, with the name of what it is instead where that can be told.
+pub(crate) fn not_an_object(text: &str, error: &serde_json::Error) -> Failure {
+    if let Some(named) = foreign::text(text) {
+        return invalid(&named);
+    }
+    // The error would quote the whole of a text.
+    let found = match text.trim_start().bytes().next() {
+        Some(b'[') => "it is an array",
+        Some(b'"') => "it is a string",
+        Some(b'-' | b'0'..=b'9') => "it is a number",
+        Some(b't' | b'f') => "it is a boolean",
+        Some(b'n') => "it is null",
+        _ => "",
+    };
+    let reason = match error.is_data() && !found.is_empty() {
+        true => found.to_owned(),
+        false => error.to_string(),
+    };
+    invalid(&format!("the body is not a task message, a JSON object: {reason}"))
+}
+
+pub(crate) fn invalid(text: &str) -> Failure {
+    Failure::new(Stage::Decode, Kind::InvalidMessage, text)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+//! The dates of a task message: the forms that publishers write, and the one that the CRM is sent. Pure.
+
+use std::fmt;
+
+use jiff::civil::DateTime;
+use jiff::tz::{Offset, TimeZone};
+
+/// What may be written, for problem reports.
+pub(crate) const ALLOWED: &str = "YYYY-MM-DD HH:MM:SS or YYYY-MM-DDTHH:MM:SS (the account's wall clock) or the same \
+                                  with an offset, such as 2026-07-30T09:00:00-05:00, is allowed";
+
+/// Why a text is no date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoDate {
+    /// It is written in no known form.
+    Form,
+    /// The form is known; the calendar, the clock or the offset has no such value.
+    Value,
+}
+
+impl fmt::Display for NoDate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Form => write!(f, "which is no known form of a date; {ALLOWED}"),
+            Self::Value => f.write_str("a date or time that does not exist; an existing one is allowed"),
+        }
+    }
+}
+
+/// Bytes of `YYYY-MM-DD HH:MM:SS`.
+const WALL_CLOCK: usize = 19;
+/// Where date and time meet.
+const SEPARATOR: usize = 10;
+
+/// Reads a date: without an offset it is the account's wall clock, with one it is converted to `zone`. A fraction of a second is
+/// dropped. The calendar has no year 0.
+///
+/// # Errors
+/// Whether the form is not known or the date does not exist.
+pub(crate) fn read(text: &str, zone: &TimeZone) -> Result<DateTime, NoDate> {
+    let (clock, rest) = text.split_at_checked(WALL_CLOCK).ok_or(NoDate::Form)?;
+    let numbers = numbers(clock).ok_or(NoDate::Form)?;
+    let offset = offset(without_fraction(rest).ok_or(NoDate::Form)?).ok_or(NoDate::Form)?;
+    let [year, month, day, hour, minute, second] = numbers;
+    let small = |number: i16| i8::try_from(number).map_err(|_| NoDate::Value);
+    let (month, day) = (small(month)?, small(day)?);
+    let (hour, minute, second) = (small(hour)?, small(minute)?, small(second)?);
+    let local = DateTime::new(year, month, day, hour, minute, second, 0).map_err(|_| NoDate::Value)?;
+    let date = match offset {
+        None => local,
+        Some(offset) => {
+            let offset = offset.exact().ok_or(NoDate::Value)?;
+            zone.to_datetime(offset.to_timestamp(local).map_err(|_| NoDate::Value)?)
+        }
+    };
+    if date.year() >= 1 { Ok(date) } else { Err(NoDate::Value) }
+}
+
+/// Whether a date that was read is written as the CRM is sent it.
+pub(crate) fn is_as_sent(text: &str) -> bool {
+    text.len() == WALL_CLOCK && text.as_bytes().get(SEPARATOR) == Some(&b' ')
+}
+
+/// The form of a date that the vendor's table shows.
+pub(crate) fn written(date: DateTime) -> String {
+    date.strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// Year, month, day, hour, minute and second of a text with digits where digits belong.
+fn numbers(text: &str) -> Option<[i16; 6]> {
+    let shape_holds = text.bytes().enumerate().all(|(at, byte)| match at {
+        4 | 7 => byte == b'-',
+        SEPARATOR => matches!(byte, b' ' | b'T' | b't'),
+        13 | 16 => byte == b':',
+        _ => byte.is_ascii_digit(),
+    });
+    let number = |from: usize, to: usize| text.get(from..to)?.parse::<i16>().ok();
+    if !shape_holds {
+        return None;
+    }
+    Some([number(0, 4)?, number(5, 7)?, number(8, 10)?, number(11, 13)?, number(14, 16)?, number(17, 19)?])
+}
+
+/// What follows the seconds' fraction, which ISO 8601 separates by a point or a comma.
+fn without_fraction(text: &str) -> Option<&str> {
+    let Some(fraction) = text.strip_prefix(['.', ',']) else {
+        return Some(text);
+    };
+    let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
+    if (1..=9).contains(&digits) { fraction.get(digits..) } else { None }
+}
+
+/// An offset as it was written, which may be one that does not exist.
+struct Written {
+    negative: bool,
+    hours: i32,
+    minutes: i32,
+}
+
+impl Written {
+    fn exact(&self) -> Option<Offset> {
+        if self.hours > 23 || self.minutes > 59 {
+            return None;
+        }
+        let seconds = (self.hours * 60 + self.minutes) * 60;
+        Offset::from_seconds(if self.negative { -seconds } else { seconds }).ok()
+    }
+}
+
+/// The forms of ISO 8601: nothing, `Z`, `±HH:MM`, `±HHMM` and `±HH`. The outer option says whether the form is known.
+fn offset(text: &str) -> Option<Option<Written>> {
+    let negative = match text.as_bytes().first() {
+        None => return Some(None),
+        Some(b'Z' | b'z') if text.len() == 1 => return Some(Some(Written { negative: false, hours: 0, minutes: 0 })),
+        Some(b'+') => false,
+        Some(b'-') => true,
+        Some(_) => return None,
+    };
+    let digits = text.get(1..)?;
+    let (hours, minutes) = match digits.len() {
+        2 => (digits, "00"),
+        4 => digits.split_at_checked(2)?,
+        5 => digits.split_once(':').filter(|(hours, _)| hours.len() == 2)?,
+        _ => return None,
+    };
+    if !hours.bytes().chain(minutes.bytes()).all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    Some(Some(Written { negative, hours: hours.parse().ok()?, minutes: minutes.parse().ok()? }))
+}

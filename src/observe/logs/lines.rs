@@ -1,0 +1,217 @@
+//! A writer of log lines that never waits. A thread of its own writes them; while nobody reads the log, lines are lost and counted.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Lines that wait to be written.
+const WAITING: usize = 2_048;
+/// The longest line, in bytes: with [`WAITING`] it bounds the memory at 16 MiB.
+const LONGEST: usize = 8 << 10;
+/// How long [`Lines::flush`] waits for a log that nobody reads.
+const FLUSH: Duration = Duration::from_secs(1);
+
+enum Item {
+    Line(Vec<u8>),
+    /// Answered once everything before it is written.
+    Flush(SyncSender<()>),
+}
+
+/// Where lines are handed over.
+#[derive(Clone)]
+pub(super) struct Lines {
+    queue: SyncSender<Item>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Lines {
+    /// Starts the thread that writes to `out`. After a loss it calls `on_loss` with the number of lines as soon as lines are
+    /// written again.
+    pub(super) fn start(out: impl Write + Send + 'static, on_loss: impl Fn(u64) + Send + 'static) -> io::Result<Self> {
+        Self::with_room(WAITING, out, on_loss)
+    }
+
+    fn with_room(room: usize, out: impl Write + Send + 'static, on_loss: impl Fn(u64) + Send + 'static) -> io::Result<Self> {
+        let (queue, waiting) = sync_channel(room);
+        let lost = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&lost);
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || write(&waiting, out, &counted, on_loss))?;
+        Ok(Self { queue, lost })
+    }
+
+    /// How many lines were lost so far.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Waits until all lines are written, a second at most.
+    pub(super) fn flush(&self) {
+        let (done, wait) = sync_channel(1);
+        let mut item = Item::Flush(done);
+        // While the queue is full there is no room for the question either.
+        for _ in 0..20 {
+            item = match self.queue.try_send(item) {
+                Ok(()) => break,
+                Err(error) => match error {
+                    std::sync::mpsc::TrySendError::Full(item) => item,
+                    std::sync::mpsc::TrySendError::Disconnected(_) => return,
+                },
+            };
+            std::thread::sleep(FLUSH / 20);
+        }
+        let _: Result<(), RecvTimeoutError> = wait.recv_timeout(FLUSH);
+    }
+
+    fn push(&self, line: &[u8]) {
+        if self.queue.try_send(Item::Line(cut(line))).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A line of bounded length, in which nothing can be seen wrongly on a terminal.
+fn cut(line: &[u8]) -> Vec<u8> {
+    let Ok(text) = std::str::from_utf8(line) else {
+        return line.get(..LONGEST).unwrap_or(line).to_vec();
+    };
+    let mut visible = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_deceptive(c) {
+            // The escape of JSON, which is good in text too.
+            true => visible.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => visible.push(c),
+        }
+    }
+    if visible.len() > LONGEST {
+        // JSON cut off would be no JSON: collectors take it as text, and people see why.
+        visible.truncate(visible.floor_char_boundary(LONGEST));
+        visible.push_str("… (cut off)\n");
+    }
+    visible.into_bytes()
+}
+
+/// C1 controls, which some terminals obey, and characters that change the order of others or cannot be seen.
+fn is_deceptive(c: char) -> bool {
+    matches!(c, '\u{7f}'..='\u{9f}' | '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
+}
+
+fn write(waiting: &Receiver<Item>, mut out: impl Write, lost: &AtomicU64, on_loss: impl Fn(u64)) {
+    let mut told = 0;
+    while let Ok(item) = waiting.recv() {
+        match item {
+            Item::Line(line) => {
+                // A log that is gone for good must not end anything.
+                let _ = out.write_all(&line).and_then(|()| out.flush());
+                let now = lost.load(Ordering::Relaxed);
+                if now > told {
+                    on_loss(now - told);
+                    told = now;
+                }
+            }
+            Item::Flush(done) => drop(done.try_send(())),
+        }
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Line { lines: self, bytes: Vec::new() }
+    }
+}
+
+/// One line, handed over when it is dropped.
+pub(super) struct Line<'a> {
+    lines: &'a Lines,
+    bytes: Vec<u8>,
+}
+
+impl Write for Line<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        if !self.bytes.is_empty() {
+            self.lines.push(&self.bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    fn write_line(lines: &Lines, text: &str) {
+        lines.make_writer().write_all(text.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn a_log_that_nobody_reads_loses_lines_and_stops_nobody() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let losses = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&losses);
+        let lines = Lines::with_room(8, writer, move |lost| told.lock().unwrap().push(lost)).unwrap();
+        // More than pipe and queue hold: a writer that waits would wait here for ever.
+        let line = format!("{}\n", "x".repeat(1_023));
+        let written = 1_000;
+        for _ in 0..written {
+            write_line(&lines, &line);
+        }
+        lines.flush();
+        let lost = lines.lost();
+        assert!(lost > 0 && lost < written, "{lost}");
+        let reading = std::thread::spawn(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).unwrap();
+            text
+        });
+        lines.flush();
+        write_line(&lines, "last\n");
+        lines.flush();
+        drop(lines);
+        let text = reading.join().unwrap();
+        assert_eq!(text.lines().count() as u64, written - lost + 1, "each line is whole, or lost");
+        assert!(text.ends_with("x\nlast\n") && text.lines().all(|line| line.len() == 1_023 || line == "last"));
+        assert_eq!(losses.lock().unwrap().iter().sum::<u64>(), lost, "the loss is told");
+    }
+
+    #[test]
+    fn a_log_that_is_gone_stops_nobody() {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let lines = Lines::start(writer, |_| {}).unwrap();
+        for _ in 0..10 {
+            write_line(&lines, "x\n");
+        }
+        lines.flush();
+        assert_eq!(lines.lost(), 0);
+    }
+
+    #[test]
+    fn nothing_deceptive_reaches_a_terminal_and_lines_have_an_end() {
+        let line = "{\"id\":\"a\u{202e}gnp.exe\u{9b}2J\u{200b}\u{2066}\u{feff}ñ👩\"}\n";
+        let written = String::from_utf8(cut(line.as_bytes())).unwrap();
+        assert_eq!(written, "{\"id\":\"a\\u202egnp.exe\\u009b2J\\u200b\\u2066\\ufeffñ👩\"}\n");
+        let read: serde_json::Value = serde_json::from_str(&written).unwrap();
+        assert_eq!(read, serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let long = String::from_utf8(cut("€".repeat(LONGEST).as_bytes())).unwrap();
+        assert!(long.len() < LONGEST + 32 && long.ends_with("… (cut off)\n"));
+    }
+}

@@ -1,0 +1,116 @@
+//! A failure that happens again and again is logged once, and then once a minute with how often and since when.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use crate::clock::{Clock, rfc3339};
+
+/// How often a failure that goes on is logged.
+const EVERY: Duration = Duration::from_secs(60);
+/// Different reasons that are logged at once; more of them wait for the next minute.
+const REASONS: usize = 8;
+
+/// Follows one thing that may fail repeatedly, such as a connection.
+#[derive(Debug)]
+pub struct Repeated {
+    what: &'static str,
+    clock: Clock,
+    failing: Option<Failing>,
+}
+
+#[derive(Debug)]
+struct Failing {
+    since: Timestamp,
+    times: u64,
+    logged: Instant,
+    reasons: Vec<String>,
+}
+
+/// What is to be logged now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repeat {
+    /// How often it failed so far, this time included.
+    pub times: u64,
+    /// When it failed first.
+    pub since: Timestamp,
+}
+
+impl Repeated {
+    /// Nothing has failed yet. `what` is the log line's text, such as `cannot connect to RabbitMQ, trying again`.
+    #[must_use]
+    pub fn new(what: &'static str, clock: Clock) -> Self {
+        Self { what, clock, failing: None }
+    }
+
+    /// Counts a failure and logs it at `warn` where it is due: the first time, for a reason that was not logged since then, and
+    /// once a minute.
+    pub fn warn(&mut self, reason: &str) {
+        match self.failed(reason) {
+            Some(Repeat { times: 1, .. }) => tracing::warn!(reason, "{}", self.what),
+            Some(Repeat { times, since }) => tracing::warn!(reason, times, since = rfc3339(since), "{}", self.what),
+            None => {}
+        }
+    }
+
+    /// Counts a failure; what is to be logged, if anything.
+    pub fn failed(&mut self, reason: &str) -> Option<Repeat> {
+        let now = Instant::now();
+        let failing = self.failing.get_or_insert_with(|| Failing {
+            since: self.clock.now(),
+            times: 0,
+            logged: now,
+            reasons: Vec::new(),
+        });
+        failing.times += 1;
+        let is_new = failing.reasons.len() < REASONS && !failing.reasons.iter().any(|known| known == reason);
+        if is_new {
+            failing.reasons.push(reason.to_owned());
+        }
+        if !is_new && now.duration_since(failing.logged) < EVERY {
+            return None;
+        }
+        failing.logged = now;
+        Some(Repeat { times: failing.times, since: failing.since })
+    }
+
+    /// Notes that it works. How often it failed before, where it did.
+    pub fn worked(&mut self) -> Option<Repeat> {
+        self.failing.take().map(|failing| Repeat { times: failing.times, since: failing.since })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_logged_once_and_then_once_a_minute() {
+        let mut repeated = Repeated::new("it fails", Clock::new(|| Timestamp::UNIX_EPOCH));
+        let mut logged = Vec::new();
+        for second in 0..=150 {
+            if let Some(repeat) = repeated.failed("refused") {
+                logged.push((second, repeat.times));
+            }
+            advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(logged, [(0, 1), (60, 61), (120, 121)]);
+        assert_eq!(repeated.worked(), Some(Repeat { times: 151, since: Timestamp::UNIX_EPOCH }));
+        assert_eq!(repeated.worked(), None);
+        assert_eq!(repeated.failed("refused").map(|repeat| repeat.times), Some(1), "a new failure");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_reason_is_logged_at_once_but_no_flood_of_them() {
+        let mut repeated = Repeated::new("it fails", Clock::new(|| Timestamp::UNIX_EPOCH));
+        let is_logged = ["a", "b", "a", "b", "c"].map(|reason| repeated.failed(reason).is_some());
+        assert_eq!(is_logged, [true, true, false, false, true]);
+        let logged = (0..100).filter(|n| repeated.failed(&n.to_string()).is_some()).count();
+        assert_eq!(logged, REASONS - 3);
+        advance(EVERY).await;
+        assert!(repeated.failed("99").is_some());
+    }
+}
