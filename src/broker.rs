@@ -2,6 +2,7 @@
 //! are the vocabulary's own, so that every AMQP type is copied as it came.
 
 mod acks;
+pub mod bindings;
 pub mod connect;
 pub mod inspect;
 pub mod publisher;

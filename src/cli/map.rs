@@ -9,6 +9,7 @@ use crate::broker::HeaderValue;
 use crate::cli::{Error, load, open, print};
 use crate::clock::Clock;
 use crate::config::{Config, Problems, Sources};
+use crate::json_object::Members;
 use crate::message::mapper::{Explained, Mapped, Mapper};
 use crate::message::retry_state::RetryState;
 use crate::message::sample::Sample;
@@ -64,13 +65,33 @@ pub fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     }
     match explained.result {
         Ok(Mapped::Send { body, .. }) => {
-            let body: serde_json::Value = serde_json::from_slice(&body).map_err(Error::failed)?;
-            print(&serde_json::to_string_pretty(&body).map_err(Error::failed)?)?;
+            print(&pretty(&body).map_err(Error::failed)?)?;
         }
         Ok(Mapped::Skip { .. }) => {}
         Err(failure) => return Err(Error::failed(failure)),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The body with its members in their order, a line for each.
+fn pretty(body: &[u8]) -> serde_json::Result<String> {
+    let Members(members) = serde_json::from_slice(body)?;
+    let mut lines = Vec::new();
+    for (name, value) in &members {
+        let shown = match serde_json::from_str::<Members<'_>>(value.get()) {
+            Ok(Members(inner)) => {
+                let inner: Vec<String> = inner.iter().map(|(name, value)| format!("    {}: {value}", quoted(name))).collect();
+                format!("{{\n{}\n  }}", inner.join(",\n"))
+            }
+            Err(_) => value.get().to_owned(),
+        };
+        lines.push(format!("  {}: {shown}", quoted(name)));
+    }
+    Ok(format!("{{\n{}\n}}", lines.join(",\n")))
+}
+
+fn quoted(name: &str) -> serde_json::Value {
+    serde_json::Value::from(name)
 }
 
 fn all_examples(config: &Config) -> Result<ExitCode, Error> {

@@ -228,7 +228,7 @@ fn holidays(reader: &mut TableReader<'_>, value: Toml) -> Vec<Date> {
         let text = match value {
             Toml::String(text) => text,
             Toml::Datetime(date) => date.to_string(),
-            other => {
+            other @ (Toml::Integer(_) | Toml::Float(_) | Toml::Boolean(_) | Toml::Array(_) | Toml::Table(_)) => {
                 reader.problem("holidays", format!("has {}; dates are allowed", article(&other)));
                 continue;
             }

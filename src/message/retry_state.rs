@@ -34,6 +34,7 @@ pub(crate) const REPLAY_COUNT: &str = "x-wtw-replay-count";
 pub(crate) const DROPPED: &str = "x-wtw-dropped-headers";
 pub(crate) const ERROR_KIND: &str = "x-wtw-error-kind";
 pub(crate) const ERROR_MESSAGE: &str = "x-wtw-error-message";
+pub(crate) const RULE: &str = "x-wtw-rule";
 pub(crate) const CRM_MESSAGE: &str = "x-wtw-crm-message";
 pub(crate) const WORKER: &str = "x-wtw-worker";
 
@@ -59,7 +60,7 @@ const fn dead(name: &'static str, kind: &'static str, meaning: &'static str) -> 
 }
 
 /// Headers that are ours: they are read, and never copied from what arrived.
-pub const HEADERS: [Header; 20] = [
+pub const HEADERS: [Header; 21] = [
     retried(ATTEMPTS, "number", "attempts spent"),
     retried(ROUND, "number", "the round that it is in, from 0"),
     retried(
@@ -83,6 +84,7 @@ pub const HEADERS: [Header; 20] = [
     dead("x-wtw-error-stage", "text", "where it stopped: `decode`, `map` or `send`"),
     dead("x-wtw-error-kind", "text", "see above"),
     dead(ERROR_MESSAGE, "text", "one readable sentence"),
+    dead(RULE, "text", "the rule that was applied"),
     dead("x-wtw-crm-code", "number", "the CRM's `code`"),
     dead(CRM_MESSAGE, "text", "the CRM's words"),
     dead("x-wtw-http-status", "number", "the HTTP status"),

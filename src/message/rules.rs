@@ -23,8 +23,6 @@ mod names;
 mod outcome;
 mod pattern;
 mod template;
-#[cfg(test)]
-mod tests;
 mod value;
 
 use condition::{Condition, Tried};

@@ -11,6 +11,7 @@ mod dead_letters;
 mod deploy;
 mod dist;
 mod docs;
+mod events;
 mod guarantees;
 mod ledger;
 mod observe;

@@ -93,7 +93,7 @@ fn time(reader: &mut TableReader<'_>, key: &'static str) -> Option<Timestamp> {
     let text = match reader.take(key)? {
         Toml::String(text) => text,
         Toml::Datetime(time) => time.to_string(),
-        other => {
+        other @ (Toml::Integer(_) | Toml::Float(_) | Toml::Boolean(_) | Toml::Array(_) | Toml::Table(_)) => {
             reader.problem(key, format!("is {}; a time such as 2027-03-01T09:00:00Z is allowed", article(&other)));
             return None;
         }

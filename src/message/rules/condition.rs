@@ -2,14 +2,13 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "the engine's enumerations are long, and grow")]
 
-use minijinja::machinery::ast::{BinOpKind, CompareOpKind, Expr, UnaryOpKind};
-use minijinja::machinery::parse_expr;
+use minijinja::machinery::{Token, parse_expr, tokenize};
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Value};
 
 use super::dates::Moment;
 use super::explain;
-use super::names::Names;
 use super::template::{Draft, Template, Unrendered, check_length};
 use super::value::kind;
 
@@ -60,7 +59,8 @@ impl ConditionDraft {
     pub(super) fn new(source: &str) -> Result<Self, String> {
         check_length(source)?;
         let parsed = parse_expr(source).map_err(|error| explain::syntax(&error, source, 0))?;
-        Ok(Self(node(&parsed, source)))
+        let divided = lex(source).and_then(|tokens| node(source, &tokens));
+        Ok(Self(divided.unwrap_or_else(|| Node::Leaf(Draft::expression(source, 0, source, &parsed)))))
     }
 
     /// What its parts use.
@@ -84,85 +84,140 @@ impl ConditionDraft {
     }
 }
 
-fn node(expr: &Expr<'_>, source: &str) -> Node<Draft> {
-    let span = expr.span();
-    let text = source.get(span.start_offset as usize..span.end_offset as usize).unwrap_or_default();
-    let two = |left, right| (Box::new(node(left, source)), Box::new(node(right, source)));
-    match expr {
-        Expr::UnaryOp(inner) if matches!(inner.op, UnaryOpKind::Not) => Node::Not(Box::new(node(&inner.expr, source))),
-        Expr::BinOp(inner) => match inner.op {
-            BinOpKind::ScAnd => {
-                let (left, right) = two(&inner.left, &inner.right);
-                Node::And(left, right)
-            }
-            BinOpKind::ScOr => {
-                let (left, right) = two(&inner.left, &inner.right);
-                Node::Or(left, right)
-            }
-            other => match binary(other) {
-                Some(operator) => compare(vec![&inner.left, &inner.right], vec![operator], text, source, expr),
-                None => leaf(expr, source),
-            },
-        },
-        Expr::Compare(inner) => {
-            let operators: Option<Vec<Operator>> = inner.ops.iter().map(|operand| chained(operand.op)).collect();
-            let operands = std::iter::once(&inner.expr).chain(inner.ops.iter().map(|operand| &operand.expr)).collect();
-            match operators {
-                Some(operators) => compare(operands, operators, text, source, expr),
-                None => leaf(expr, source),
-            }
+/// A token of the condition, as far as it divides it, and its place.
+struct Lexed {
+    mark: Mark,
+    start: usize,
+    end: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    Open,
+    Close,
+    Comma,
+    Or,
+    And,
+    Not,
+    Compare(Operator),
+    /// What makes the whole something that is not divided.
+    Undivided,
+    Other,
+}
+
+fn lex(source: &str) -> Option<Vec<Lexed>> {
+    let mut lexed = Vec::new();
+    let mut is_member = false;
+    for token in tokenize(source, true, SyntaxConfig::default()) {
+        let (token, span) = token.ok()?;
+        let mark = match &token {
+            Token::ParenOpen | Token::BracketOpen | Token::BraceOpen => Mark::Open,
+            Token::ParenClose | Token::BracketClose | Token::BraceClose => Mark::Close,
+            Token::Comma => Mark::Comma,
+            Token::Eq => Mark::Compare(Operator::Eq),
+            Token::Ne => Mark::Compare(Operator::Ne),
+            Token::Lt => Mark::Compare(Operator::Lt),
+            Token::Lte => Mark::Compare(Operator::Le),
+            Token::Gt => Mark::Compare(Operator::Gt),
+            Token::Gte => Mark::Compare(Operator::Ge),
+            Token::Ident(_) if is_member => Mark::Other,
+            Token::Ident("or") => Mark::Or,
+            Token::Ident("and") => Mark::And,
+            Token::Ident("not") => Mark::Not,
+            Token::Ident("if" | "in" | "is") => Mark::Undivided,
+            _ => Mark::Other,
+        };
+        is_member = matches!(token, Token::Dot);
+        lexed.push(Lexed { mark, start: span.start_offset as usize, end: span.end_offset as usize });
+    }
+    Some(lexed)
+}
+
+/// Divides a condition at its operators, those that bind least first; none where a part has no meaning of its own.
+fn node(source: &str, tokens: &[Lexed]) -> Option<Node<Draft>> {
+    let outer = outer(tokens);
+    let find = |mark: Mark| outer.iter().rev().copied().find(|at| tokens.get(*at).is_some_and(|token| token.mark == mark));
+    let has = |mark: Mark| find(mark).is_some();
+    let is_ternary = outer.iter().any(|at| text(source, tokens.get(*at..=*at).unwrap_or_default()) == "if");
+    let two = |at: usize| -> Option<(Box<Node<Draft>>, Box<Node<Draft>>)> {
+        let (left, right) = (tokens.get(..at)?, tokens.get(at + 1..)?);
+        Some((Box::new(node(source, left)?), Box::new(node(source, right)?)))
+    };
+    if is_ternary || has(Mark::Comma) {
+        return leaf(source, tokens);
+    }
+    if let Some(at) = find(Mark::Or) {
+        return two(at).map(|(left, right)| Node::Or(left, right));
+    }
+    if let Some(at) = find(Mark::And) {
+        return two(at).map(|(left, right)| Node::And(left, right));
+    }
+    if let [Lexed { mark: Mark::Not, .. }, rest @ ..] = tokens {
+        return node(source, rest).map(|inner| Node::Not(Box::new(inner)));
+    }
+    if let ([Lexed { mark: Mark::Open, start, .. }, inner @ .., _], [_, last]) = (tokens, outer.as_slice())
+        && *last == tokens.len() - 1
+        && source.get(*start..).is_some_and(|rest| rest.starts_with('('))
+    {
+        return node(source, inner).or_else(|| leaf(source, tokens));
+    }
+    if has(Mark::Undivided) {
+        return leaf(source, tokens);
+    }
+    comparison(source, tokens, &outer).unwrap_or_else(|| leaf(source, tokens))
+}
+
+/// The tokens that stand in no brackets, the brackets themselves included.
+fn outer(tokens: &[Lexed]) -> Vec<usize> {
+    let mut depth = 0_usize;
+    let mut outer = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        depth -= usize::from(token.mark == Mark::Close && depth > 0);
+        if depth == 0 {
+            outer.push(at);
         }
-        _ => leaf(expr, source),
+        depth += usize::from(token.mark == Mark::Open);
     }
+    outer
 }
 
-fn compare(operands: Vec<&Expr<'_>>, operators: Vec<Operator>, text: &str, source: &str, whole: &Expr<'_>) -> Node<Draft> {
-    let drafts: Option<Vec<Draft>> = operands.into_iter().map(|operand| draft(operand, source)).collect();
-    match drafts {
-        Some(drafts) => Node::Compare(drafts, operators, text.to_owned()),
-        None => leaf(whole, source),
+/// A comparison; none where there is no operator.
+fn comparison(source: &str, tokens: &[Lexed], outer: &[usize]) -> Option<Option<Node<Draft>>> {
+    let operator = |at: &usize| match tokens.get(*at)?.mark {
+        Mark::Compare(operator) => Some((*at, operator)),
+        _ => None,
+    };
+    let operators: Vec<(usize, Operator)> = outer.iter().filter_map(operator).collect();
+    if operators.is_empty() {
+        return None;
     }
+    let mut start = 0;
+    let mut operands = Vec::new();
+    for end in operators.iter().map(|(at, _)| *at).chain([tokens.len()]) {
+        let Some(operand) = tokens.get(start..end).and_then(|part| draft(source, part)) else {
+            return Some(None);
+        };
+        operands.push(operand);
+        start = end + 1;
+    }
+    let operators = operators.into_iter().map(|(_, operator)| operator).collect();
+    Some(Some(Node::Compare(operands, operators, text(source, tokens).to_owned())))
 }
 
-fn leaf(expr: &Expr<'_>, source: &str) -> Node<Draft> {
-    Node::Leaf(draft(expr, source).unwrap_or_else(|| {
-        // The place of a part cannot be told: the whole is looked at instead.
-        let mut names = Names::default();
-        names.expression(expr);
-        Draft::expression(source, 0, expr)
-    }))
+fn leaf(source: &str, tokens: &[Lexed]) -> Option<Node<Draft>> {
+    draft(source, tokens).map(Node::Leaf)
 }
 
-/// A part of the condition by its place in the source.
-fn draft(expr: &Expr<'_>, source: &str) -> Option<Draft> {
-    let start = expr.span().start_offset as usize;
-    let text = source.get(start..expr.span().end_offset as usize)?;
+/// The text from the first to the last token.
+fn text<'a>(source: &'a str, tokens: &[Lexed]) -> &'a str {
+    let ends = tokens.first().zip(tokens.last());
+    ends.and_then(|(first, last)| source.get(first.start..last.end)).unwrap_or_default()
+}
+
+fn draft(source: &str, tokens: &[Lexed]) -> Option<Draft> {
+    let text = text(source, tokens);
     let parsed = parse_expr(text).ok()?;
-    Some(Draft::expression(text, 0, &parsed))
-}
-
-fn binary(operator: BinOpKind) -> Option<Operator> {
-    Some(match operator {
-        BinOpKind::Eq => Operator::Eq,
-        BinOpKind::Ne => Operator::Ne,
-        BinOpKind::Lt => Operator::Lt,
-        BinOpKind::Lte => Operator::Le,
-        BinOpKind::Gt => Operator::Gt,
-        BinOpKind::Gte => Operator::Ge,
-        _ => return None,
-    })
-}
-
-fn chained(operator: CompareOpKind) -> Option<Operator> {
-    Some(match operator {
-        CompareOpKind::Eq => Operator::Eq,
-        CompareOpKind::Ne => Operator::Ne,
-        CompareOpKind::Lt => Operator::Lt,
-        CompareOpKind::Lte => Operator::Le,
-        CompareOpKind::Gt => Operator::Gt,
-        CompareOpKind::Gte => Operator::Ge,
-        CompareOpKind::In | CompareOpKind::NotIn => return None,
-    })
+    Some(Draft::expression(source, tokens.first()?.start, text, &parsed))
 }
 
 impl<T> Node<T> {
@@ -231,7 +286,7 @@ impl Node<Template> {
                 chain(operands, operators, env, context).map(Value::from)
             }
             Self::Leaf(part) => {
-                *decided = part.source();
+                *decided = part.text();
                 part.value(env, context)
             }
         }
@@ -256,7 +311,7 @@ fn chain(
     let mut left = (operand(first)?, first);
     for (part, operator) in rest.zip(operators) {
         let right = operand(part)?;
-        if !holds(*operator, &left.0, &right, (left.1.source(), part.source()))? {
+        if !holds(*operator, &left.0, &right, (left.1.text(), part.text()))? {
             return Ok(false);
         }
         left = (right, part);

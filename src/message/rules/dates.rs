@@ -185,8 +185,7 @@ impl Dates {
     pub(super) fn format(&self, value: &Value, form: &str) -> Result<Value, Error> {
         check_form(form)?;
         let moment = self.moment(value)?;
-        let text = strtime::format(form, &moment.at).map_err(|error| wrong(format!("the form {form:?} is wrong: {error}")))?;
-        Ok(Value::from(text))
+        write_form(form, &moment.at).map(Value::from)
     }
 }
 
@@ -194,9 +193,14 @@ fn out_of_range() -> Error {
     wrong("the date is out of range; years from 1 to 9999 are allowed")
 }
 
+/// A date in a form.
+fn write_form(form: &str, at: &ZonedDateTime) -> Result<String, Error> {
+    strtime::format(form, at).map_err(|_| wrong("is a form that has a part which is not known; see strftime, such as %d/%m/%Y"))
+}
+
 /// The zone of an IANA name.
 pub(super) fn zone(name: &str) -> Result<TimeZone, Error> {
-    TimeZone::get(name).map_err(|_| wrong(format!("{name:?} is no time zone; an IANA name such as America/Bogota is allowed")))
+    TimeZone::get(name).map_err(|_| wrong("is no time zone; an IANA name such as America/Bogota is allowed"))
 }
 
 /// A time of day, `HH:MM` or `HH:MM:SS`.
@@ -211,35 +215,37 @@ pub(super) fn parse_time(text: &str) -> Result<Time, Error> {
         (Some(hour), Some(minute), Some(second)) if parts.len() <= 3 => Time::new(hour, minute, second, 0).ok(),
         _ => None,
     };
-    time.ok_or_else(|| wrong(format!("{text:?} is no time of day; HH:MM such as 09:00 is allowed")))
+    time.ok_or_else(|| wrong("is no time of day; HH:MM such as 09:00 is allowed"))
 }
 
 /// A span of time, such as `2d 3h` or `-1h`.
 pub(super) fn parse_span(text: &str) -> Result<Span, Error> {
-    const ALLOWED: &str = "such as 2d 3h, -1h, 30m, 1w or 1mo is allowed";
-    let span = text.parse().map_err(|_| wrong(format!("{text:?} is no span of time; one {ALLOWED}")));
-    match text.trim_start().starts_with(['P', 'p']) {
-        true => Err(wrong(format!("{text:?} is no span of time; one {ALLOWED}"))),
-        false => span,
-    }
+    let span = text.parse().ok().filter(|_| !text.trim_start().starts_with(['P', 'p']));
+    span.ok_or_else(|| wrong("is no span of time; one such as 2d 3h, -1h, 30m, 1w or 1mo is allowed"))
 }
 
-/// Whether a form of a date can be used.
+/// Whether a form of a date can be used to read one.
 pub(super) fn check_form(form: &str) -> Result<(), Error> {
     match form.len() > MAX_FORM {
-        true => Err(wrong(format!("the form of the date has {} bytes; at most {MAX_FORM} are allowed", form.len()))),
+        true => Err(wrong(format!("is a form of {} bytes; at most {MAX_FORM} are allowed", form.len()))),
         false => Ok(()),
     }
 }
 
+/// Whether a form of a date can be used to write one.
+pub(super) fn check_written_form(form: &str) -> Result<(), Error> {
+    check_form(form)?;
+    write_form(form, &Timestamp::UNIX_EPOCH.to_zoned_datetime(TimeZone::UTC)).map(|_| ())
+}
+
 fn parse_form(text: &str, form: &str, zone: &TimeZone) -> Result<ZonedDateTime, Error> {
     check_form(form)?;
-    let parsed = strtime::parse(form, text.trim()).map_err(|_| wrong(format!("the text is no date of the form {form:?}")))?;
+    let parsed = strtime::parse(form, text.trim()).map_err(|_| wrong("the text is no date of this form"))?;
     if let Ok(at) = parsed.to_timestamp() {
         return Ok(at.to_zoned_datetime(zone.clone()));
     }
     let date = parsed.to_datetime().or_else(|_| parsed.to_date().map(|date| date.to_datetime(Time::midnight())));
-    let date = date.map_err(|_| wrong(format!("the text is of the form {form:?}, which has no whole date, or no day that exists")))?;
+    let date = date.map_err(|_| wrong("the text has this form, but no whole date, or no day that exists"))?;
     civil(date, zone)
 }
 
@@ -275,7 +281,7 @@ fn since_1970(number: f64, unit: Option<&str>, zone: &TimeZone) -> Result<ZonedD
         Some("ms") => number / 1e3,
         None if number.abs() < FIRST_MILLISECOND => number,
         None => number / 1e3,
-        Some(other) => return Err(wrong(format!("the unit {other:?} is not known; s or ms is allowed"))),
+        Some(_) => return Err(wrong("the unit is not known; s or ms is allowed")),
     };
     let since = SignedDuration::try_from_secs_f64(seconds).map_err(|_| out_of_range())?;
     let at = Timestamp::from_duration(since).map_err(|_| out_of_range())?;

@@ -222,7 +222,7 @@ impl Names {
         });
         for name in names.filter(|_| filter.name == "datetime").collect::<Vec<_>>() {
             if let Err(error) = dates::zone(&name) {
-                self.fault(offset, error.detail().unwrap_or_default());
+                self.fault(offset, format!("{name:?} {}", error.detail().unwrap_or_default()));
             }
         }
     }
@@ -243,10 +243,12 @@ impl Names {
             ("add", Some(text)) => dates::parse_span(text?).map(|_| ()),
             ("at", Some(text)) => dates::parse_time(text?).map(|_| ()),
             ("in_timezone", Some(text)) => dates::zone(text?).map(|_| ()),
-            ("format" | "datetime", Some(text)) => dates::check_form(text?),
+            ("format", Some(text)) => dates::check_written_form(text?),
+            ("datetime", Some(text)) => dates::check_form(text?),
             _ => Ok(()),
         };
-        checked.map_err(|error| error.detail().unwrap_or_default().to_owned())
+        let held = argument.and_then(Value::as_str).unwrap_or_default();
+        checked.map_err(|error| format!("{held:?} {}", error.detail().unwrap_or_default()))
     }
 
     fn arguments(&mut self, arguments: &[CallArg<'_>]) {

@@ -39,6 +39,8 @@ impl Unrendered {
 #[derive(Debug)]
 pub(super) struct Draft {
     source: String,
+    /// Where the part that was looked through begins in the source.
+    shift: usize,
     form: Form,
     /// What it uses.
     pub(super) names: Names,
@@ -63,7 +65,7 @@ enum Form {
 impl Draft {
     /// A value that is no template.
     pub(super) fn fixed(value: impl Into<Value>) -> Self {
-        Self { source: String::new(), form: Form::Fixed(value.into()), names: Names::default() }
+        Self { source: String::new(), shift: 0, form: Form::Fixed(value.into()), names: Names::default() }
     }
 
     /// A template between texts.
@@ -79,20 +81,19 @@ impl Draft {
         names.statement(&parsed);
         let form = form(&parsed, source);
         hyphens(&mut names, source);
-        Ok(Self { source: source.to_owned(), form, names })
+        Ok(Self { source: source.to_owned(), shift: 0, form, names })
     }
 
     /// An expression that stands at byte `start` of its source.
-    ///
-    /// # Errors
-    /// What is wrong with its syntax.
-    pub(super) fn expression(text: &str, start: usize, parsed: &Expr<'_>) -> Self {
+    pub(super) fn expression(source: &str, start: usize, text: &str, parsed: &Expr<'_>) -> Self {
         if let Some(value) = parsed.as_const() {
             return Self::fixed(value);
         }
         let mut names = Names::default();
         names.expression(parsed);
-        Self { source: text.to_owned(), form: Form::Whole { start, expression: text.to_owned() }, names }
+        hyphens(&mut names, text);
+        let form = Form::Whole { start, expression: text.to_owned() };
+        Self { source: source.to_owned(), shift: start, form, names }
     }
 
     /// Compiles it under a name of its own.
@@ -129,7 +130,7 @@ impl Draft {
 
     /// Each fault with its column.
     pub(super) fn faults(&self) -> Vec<String> {
-        let shown = |fault: &Fault| format!("column {}: {}", Column(&self.source, fault.offset), fault.message);
+        let shown = |fault: &Fault| format!("column {}: {}", Column(&self.source, self.shift + fault.offset), fault.message);
         self.names.faults.iter().map(shown).collect()
     }
 }
@@ -194,9 +195,13 @@ pub(super) struct Template {
 }
 
 impl Template {
-    /// The template's text, for people.
-    pub(super) fn source(&self) -> &str {
-        &self.source
+    /// The expression, for people; nothing for a constant.
+    pub(super) fn text(&self) -> &str {
+        match &self.form {
+            Form::Fixed(_) => "",
+            Form::Whole { expression, .. } => expression,
+            Form::Text => &self.source,
+        }
     }
 
     /// The value for one message; `context` has the variables.
@@ -204,7 +209,7 @@ impl Template {
         let value = match &self.form {
             Form::Fixed(value) => return Ok(value.clone()),
             Form::Whole { .. } => self.whole(env, context),
-            Form::Text => self.text(env, context),
+            Form::Text => self.between(env, context),
         };
         let value = value.map_err(|error| self.explain(&error, context))?;
         match value.as_str().is_some_and(|text| text.len() > MAX_TEXT) {
@@ -218,22 +223,18 @@ impl Template {
         Ok(rendered.state().lookup(RESULT).unwrap_or_default())
     }
 
-    fn text(&self, env: &Environment<'static>, context: &Value) -> Result<Value, Error> {
+    fn between(&self, env: &Environment<'static>, context: &Value) -> Result<Value, Error> {
         env.get_template(&self.key)?.render(context.clone()).map(Value::from)
     }
 
     /// The value was asked for and is not there.
     pub(super) fn missing(&self, context: &Value) -> Unrendered {
-        let column = Column(&self.source, self.start() + leading(self.expression()));
-        Unrendered::Missing(format!("column {column}: {}", explain::missing(self.expression().trim(), context)))
+        let column = Column(&self.source, self.start() + leading(self.text()));
+        Unrendered::Missing(format!("column {column}: {}", explain::missing(self.text().trim(), context)))
     }
 
     fn start(&self) -> usize {
         if let Form::Whole { start, .. } = &self.form { *start } else { 0 }
-    }
-
-    fn expression(&self) -> &str {
-        if let Form::Whole { expression, .. } = &self.form { expression } else { &self.source }
     }
 
     fn explain(&self, error: &Error, context: &Value) -> Unrendered {

@@ -60,7 +60,8 @@ impl<'a> Numbers<'a> {
                     let is_part = |c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.' | 'e' | 'E');
                     let length = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
                     let (token, after) = rest.split_at(length);
-                    if token.parse::<i64>().is_err() && token.parse::<u64>().is_err() {
+                    // A negative zero is no integer for the parser.
+                    if token == "-0" || (token.parse::<i64>().is_err() && token.parse::<u64>().is_err()) {
                         self.rest = after;
                         return token;
                     }
@@ -74,6 +75,9 @@ impl<'a> Numbers<'a> {
 
     fn value(&mut self, number: f64) -> Value {
         let token = self.next_token();
+        if token == "-0" {
+            return Value::from(0);
+        }
         if !token.is_empty() && !token.contains(['.', 'e', 'E']) {
             return Value::from(token);
         }
