@@ -114,7 +114,8 @@ pub(super) async fn apply(channel: &Channel, bindings: &Bindings, mode: Topology
 }
 
 async fn declare(channel: &Channel, name: &str, kind: Option<ExchangeType>) -> Result<(), Refused> {
-    let options = ExchangeDeclareOptions { durable: true, passive: kind.is_none(), ..ExchangeDeclareOptions::default() };
+    let options =
+        ExchangeDeclareOptions { durable: true, passive: kind.is_none(), ..ExchangeDeclareOptions::default() };
     let exchange = short(name).map_err(Refused::Broker)?;
     let declare = channel.exchange_declare(exchange, self::kind(kind), options, FieldTable::default());
     let declared = bounded(&format!("declare the exchange {name}"), declare).await;
@@ -152,9 +153,7 @@ fn explain(error: BrokerError, name: &str, kind: Option<ExchangeType>) -> Refuse
     match error.code {
         // Its publisher may create it later.
         Some(BrokerError::NOT_FOUND) => Refused::Broker(BrokerError { message: missing(name), ..error }),
-        Some(BrokerError::PRECONDITION_FAILED) if kind.is_some() => {
-            Refused::Differs(differs(name, &error.message))
-        }
+        Some(BrokerError::PRECONDITION_FAILED) if kind.is_some() => Refused::Differs(differs(name, &error.message)),
         _ => Refused::Broker(error),
     }
 }

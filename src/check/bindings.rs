@@ -60,9 +60,12 @@ async fn exchange(
         },
         (Ok(true), None) => findings.ok(CHECK, format!("{name} is there")),
         (Ok(false), Some(wanted)) if declares => {
-            findings.ok(CHECK, format!("{name} is not there yet; the worker declares it, of the type {}", wanted.as_str()));
+            findings
+                .ok(CHECK, format!("{name} is not there yet; the worker declares it, of the type {}", wanted.as_str()));
         }
         (Ok(false), _) => findings.problem(CHECK, missing(name), "create the exchange, or give its type"),
-        (Err(error), _) => findings.problem(CHECK, error.message, "look at the broker's log; this exchange cannot be used"),
+        (Err(error), _) => {
+            findings.problem(CHECK, error.message, "look at the broker's log; this exchange cannot be used")
+        }
     }
 }

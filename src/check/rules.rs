@@ -43,11 +43,16 @@ fn warnings(rules: &[RuleText], findings: &mut Findings) {
     let catches_all = |rule: &RuleText| rule.when.is_none() && rule.routing_key.as_deref().is_none_or(|key| key == "#");
     let mut rest = rules.iter().skip_while(|rule| !catches_all(rule));
     if let (Some(rule), Some(below)) = (rest.next(), rest.next()) {
-        let message = format!("rule {} matches every message, so that rule {} below it is never tried", rule.name, below.name);
+        let message =
+            format!("rule {} matches every message, so that rule {} below it is never tried", rule.name, below.name);
         findings.warning(CHECK, message, "move it to the end, or give it a routing_key or when");
     }
     for rule in rules.iter().filter(|rule| rule.examples.is_empty()) {
         let message = format!("rule {} has no example", rule.name);
-        findings.warning(CHECK, message, "add [[rules.examples]] behind it: an event, and the task that must become of it");
+        findings.warning(
+            CHECK,
+            message,
+            "add [[rules.examples]] behind it: an event, and the task that must become of it",
+        );
     }
 }

@@ -80,7 +80,8 @@ fn pretty(body: &[u8]) -> serde_json::Result<String> {
     for (name, value) in &members {
         let shown = match serde_json::from_str::<Members<'_>>(value.get()) {
             Ok(Members(inner)) => {
-                let inner: Vec<String> = inner.iter().map(|(name, value)| format!("    {}: {value}", quoted(name))).collect();
+                let inner: Vec<String> =
+                    inner.iter().map(|(name, value)| format!("    {}: {value}", quoted(name))).collect();
                 format!("{{\n{}\n  }}", inner.join(",\n"))
             }
             Err(_) => value.get().to_owned(),
@@ -104,7 +105,11 @@ fn all_examples(config: &Config) -> Result<ExitCode, Error> {
         Ok(_) => print(&format!("rules: {rules}, examples: {examples}, all as expected"))?,
         Err(Problems(problems)) => {
             let listed: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            return Err(Error::failed(format!("{}\n{} of {examples} examples failed", listed.join("\n"), listed.len())));
+            return Err(Error::failed(format!(
+                "{}\n{} of {examples} examples failed",
+                listed.join("\n"),
+                listed.len()
+            )));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -115,7 +120,8 @@ fn sample(args: &Args) -> Result<Sample, Error> {
     // One byte more than is allowed is enough to refuse it.
     let limit = u64::try_from(MAX_BODY).unwrap_or(u64::MAX).saturating_add(1);
     open(args.file.as_deref())?.take(limit).read_to_end(&mut body).map_err(Error::failed)?;
-    let headers = args.headers.iter().map(|(name, value)| (name.clone(), HeaderValue::LongString(value.as_str().into())));
+    let headers =
+        args.headers.iter().map(|(name, value)| (name.clone(), HeaderValue::LongString(value.as_str().into())));
     Ok(Sample {
         body,
         exchange: args.exchange.clone(),
@@ -136,7 +142,9 @@ fn explanation(explained: &Explained) -> Vec<String> {
     match &explained.result {
         Ok(Mapped::Send { rule: Some(_), message_id: Some(id), .. }) => lines.push(format!("message id {id:?}")),
         Ok(Mapped::Send { rule: Some(_), message_id: None, .. }) => {
-            lines.push("no message id: a second copy of this event makes a second task; set message_id in the rule".to_owned());
+            lines.push(
+                "no message id: a second copy of this event makes a second task; set message_id in the rule".to_owned(),
+            );
         }
         Ok(Mapped::Skip { .. }) => lines.push("skipped: the worker acks it and sends nothing".to_owned()),
         Ok(Mapped::Send { .. }) | Err(_) => {}

@@ -138,4 +138,3 @@ fn disagreement(reader: &mut TableReader<'_>, earlier: &[Binding], binding: &Bin
         reader.problem("", "is there twice");
     }
 }
-

@@ -166,7 +166,10 @@ fn action(reader: &mut TableReader<'_>) -> Option<Action> {
         }
         (Some(other), _) => {
             let hint = suggest(other, ["skip"]).map_or("", |_| "; did you mean skip?");
-            reader.problem("action", format!("is {other:?}; skip is allowed, or leave it out and give [rules.task]{hint}"));
+            reader.problem(
+                "action",
+                format!("is {other:?}; skip is allowed, or leave it out and give [rules.task]{hint}"),
+            );
             None
         }
         (None, Some(task)) => Some(Action::Task(fields(reader, task))),

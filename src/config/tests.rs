@@ -90,9 +90,6 @@ fn field(config: &Config, name: &str) -> String {
         "task.description" => format!("{:?}", task.description),
         "task.unknown_fields" => format!("{:?}", task.unknown_fields),
         "task.max_age" => format!("{:?}", task.max_age.map(duration)),
-        "events.unmatched" => format!("{:?}", events.unmatched),
-        "events.holidays" => events.holidays.iter().map(ToString::to_string).collect::<Vec<_>>().join("+"),
-        "events.rules_file" => format!("{:?}", events.rules_file),
         "retry.immediate_attempts" => retry.immediate_attempts.to_string(),
         "retry.immediate_initial" => duration(retry.immediate_initial),
         "retry.immediate_max" => duration(retry.immediate_max),
@@ -118,6 +115,15 @@ fn field(config: &Config, name: &str) -> String {
         "shutdown.grace" => duration(shutdown.grace),
         "log.format" => format!("{:?}", log.format),
         "log.level" => format!("{:?}", log.level),
+        other => events_field(events, other),
+    }
+}
+
+fn events_field(events: &Events, name: &str) -> String {
+    match name {
+        "events.unmatched" => format!("{:?}", events.unmatched),
+        "events.holidays" => events.holidays.iter().map(ToString::to_string).collect::<Vec<_>>().join("+"),
+        "events.rules_file" => format!("{:?}", events.rules_file),
         other => panic!("{other} is in KEYS and not in this list"),
     }
 }

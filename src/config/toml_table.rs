@@ -41,7 +41,12 @@ impl<'a> TableReader<'a> {
     pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
         match self.take(key)? {
             Toml::String(text) => (!text.trim().is_empty()).then_some(text),
-            other @ (Toml::Integer(_) | Toml::Float(_) | Toml::Boolean(_) | Toml::Datetime(_) | Toml::Array(_) | Toml::Table(_)) => {
+            other @ (Toml::Integer(_)
+            | Toml::Float(_)
+            | Toml::Boolean(_)
+            | Toml::Datetime(_)
+            | Toml::Array(_)
+            | Toml::Table(_)) => {
                 self.problem(key, format!("is {}; a text in quotes is allowed", article(&other)));
                 None
             }
@@ -52,7 +57,12 @@ impl<'a> TableReader<'a> {
     pub(super) fn table(&mut self, key: &'static str) -> Option<Table> {
         match self.take(key)? {
             Toml::Table(table) => Some(table),
-            other @ (Toml::String(_) | Toml::Integer(_) | Toml::Float(_) | Toml::Boolean(_) | Toml::Datetime(_) | Toml::Array(_)) => {
+            other @ (Toml::String(_)
+            | Toml::Integer(_)
+            | Toml::Float(_)
+            | Toml::Boolean(_)
+            | Toml::Datetime(_)
+            | Toml::Array(_)) => {
                 self.problem(key, format!("is {}; a table is allowed", article(&other)));
                 None
             }
@@ -106,7 +116,12 @@ pub(super) fn tables(value: Toml) -> Result<Vec<Table>, String> {
     };
     let all = values.into_iter().map(|value| match value {
         Toml::Table(table) => Ok(table),
-        other @ (Toml::String(_) | Toml::Integer(_) | Toml::Float(_) | Toml::Boolean(_) | Toml::Datetime(_) | Toml::Array(_)) => Err(format!("has an entry that is {}; a list of tables is allowed", article(&other))),
+        other @ (Toml::String(_)
+        | Toml::Integer(_)
+        | Toml::Float(_)
+        | Toml::Boolean(_)
+        | Toml::Datetime(_)
+        | Toml::Array(_)) => Err(format!("has an entry that is {}; a list of tables is allowed", article(&other))),
     });
     all.collect()
 }

@@ -6,8 +6,8 @@
 use std::borrow::Cow;
 
 use crate::broker::Message;
-pub(crate) use crate::message::body::invalid;
 use crate::message::body;
+pub(crate) use crate::message::body::invalid;
 use crate::message::failure::Failure;
 
 /// Prefixes of headers in binary mode; the specification prefers the first.
@@ -36,7 +36,9 @@ pub(crate) fn mode(message: &Message) -> Result<Option<Mode>, Failure> {
             rest if rest.starts_with("-batch") => {
                 Err(invalid("the message is a batch of CloudEvents; publish each event as a message of its own"))
             }
-            _ => Err(invalid(&format!("the CloudEvent's encoding {MEDIA_TYPE}{rest} is not known; use {MEDIA_TYPE}+json"))),
+            _ => Err(invalid(&format!(
+                "the CloudEvent's encoding {MEDIA_TYPE}{rest} is not known; use {MEDIA_TYPE}+json"
+            ))),
         };
     }
     let Some(headers) = message.properties.headers() else {

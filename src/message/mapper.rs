@@ -19,8 +19,8 @@ use crate::message::task;
 mod counts;
 mod examples;
 
-pub use counts::RuleCounts;
 use counts::Counts;
+pub use counts::RuleCounts;
 
 /// What the CRM's form has beside a message's own fields, in bytes.
 const BESIDE_MESSAGE: usize = 256;
@@ -89,9 +89,7 @@ impl Mapper {
             .map_err(|message| Problems(vec![Problem::new("crm.operation", "not set", message)]))?;
         let compiled = match config.events.rules.is_empty() {
             true => None,
-            false => {
-                Some(Rules::compile(&config.events, &mapping.defaults, &mapping.timezone).map_err(Problems)?)
-            }
+            false => Some(Rules::compile(&config.events, &mapping.defaults, &mapping.timezone).map_err(Problems)?),
         };
         let mapper = Self {
             mapping,
@@ -233,7 +231,8 @@ fn id(message: &Message, state: &RetryState) -> Option<String> {
 
 /// Whether a rule was for the message when it was seen before: then it is never skipped because none is for it now.
 fn has_matched_before(message: &Message, state: &RetryState) -> bool {
-    let is_unmatched = || message.header(retry_state::ERROR_KIND).and_then(string).as_deref() == Some(Kind::Unmatched.as_str());
+    let is_unmatched =
+        || message.header(retry_state::ERROR_KIND).and_then(string).as_deref() == Some(Kind::Unmatched.as_str());
     state.first_seen_at.is_some() && !is_unmatched()
 }
 

@@ -171,7 +171,12 @@ impl Rules {
         applied.map_err(|failure| failure.by_rule(&rule.name))
     }
 
-    fn choose(&self, variables: &Variables<'_>, routing_key: &str, trace: &mut Trace) -> Result<Option<&Rule>, Failure> {
+    fn choose(
+        &self,
+        variables: &Variables<'_>,
+        routing_key: &str,
+        trace: &mut Trace,
+    ) -> Result<Option<&Rule>, Failure> {
         for rule in &self.rules {
             let reason = match (&rule.pattern, &rule.condition) {
                 (Some(pattern), _) if !pattern::matches(pattern, routing_key) => {
@@ -189,7 +194,12 @@ impl Rules {
     }
 
     /// Why the condition does not hold, if it does not.
-    fn when(&self, rule: &Rule, condition: &Used<Condition>, variables: &Variables<'_>) -> Result<Option<Reason>, Failure> {
+    fn when(
+        &self,
+        rule: &Rule,
+        condition: &Used<Condition>,
+        variables: &Variables<'_>,
+    ) -> Result<Option<Reason>, Failure> {
         let by_rule = |failure: Failure| failure.by_rule(&rule.name);
         let context = variables.context(&condition.variables).map_err(by_rule)?;
         match condition.part.try_on(&self.env, &Value::from_object(context)) {

@@ -5,8 +5,8 @@ use lapin::types::FieldTable;
 
 use super::{Inspection, discard, permitted};
 use crate::broker::bindings::kind;
-use crate::broker::connect::{BrokerError, bounded};
 use crate::broker::connect::short;
+use crate::broker::connect::{BrokerError, bounded};
 use crate::config::ExchangeType;
 
 impl Inspection {

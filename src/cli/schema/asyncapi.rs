@@ -33,7 +33,13 @@ pub(super) fn document(config: &Config) -> Value {
     })
 }
 
-fn add(channels: &mut Map<String, Value>, operations: &mut Map<String, Value>, name: &str, channel: Value, all: &[&String]) {
+fn add(
+    channels: &mut Map<String, Value>,
+    operations: &mut Map<String, Value>,
+    name: &str,
+    channel: Value,
+    all: &[&String],
+) {
     channels.insert(name.to_owned(), channel);
     let reference = |message: &&String| json!({ "$ref": format!("#/channels/{name}/messages/{message}") });
     let messages: Vec<Value> = all.iter().map(reference).collect();
@@ -68,7 +74,8 @@ fn work_queue(queue: &str, vhost: &str, all: &[&String]) -> Value {
 fn exchange(binding: &Binding, queue: &str, vhost: &str, all: &[&String]) -> Value {
     // Without a type the exchange is somebody else's; topic is the specification's default.
     let kind = binding.exchange_type.map_or("topic", ExchangeType::as_str);
-    let exchange = json!({ "name": binding.exchange, "type": kind, "durable": true, "autoDelete": false, "vhost": vhost });
+    let exchange =
+        json!({ "name": binding.exchange, "type": kind, "durable": true, "autoDelete": false, "vhost": vhost });
     json!({
         "address": binding.routing_key,
         "description": format!("The exchange {}, which the queue {queue} is bound to with this routing key.", binding.exchange),

@@ -45,7 +45,8 @@ pub fn read_rules_text(events: &Events, text: &str) -> Result<Events, Problems> 
                 problems.push(Problem::new("events", &source, format!("is a section, not {}", article(&other))));
             }
             (other, _) => {
-                let hint = suggest(other, ["events", "rules"]).map_or_else(String::new, |name| format!("; did you mean {name}?"));
+                let hint = suggest(other, ["events", "rules"])
+                    .map_or_else(String::new, |name| format!("; did you mean {name}?"));
                 let message = format!("is not known here; a rules file has [events] and [[rules]]{hint}");
                 problems.push(Problem::new(other, &source, message));
             }

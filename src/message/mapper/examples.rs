@@ -11,8 +11,8 @@ use crate::broker::{HeaderValue, Message};
 use crate::config::{Events, Example, Expected, Problem, RuleText, Scalar};
 use crate::message::failure::shorten;
 use crate::message::retry_state::{RetryState, text};
-use crate::message::sample::Sample;
 use crate::message::rules::Rules;
+use crate::message::sample::Sample;
 use crate::message::task::FIELDS;
 use crate::suggest::suggest;
 

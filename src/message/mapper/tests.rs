@@ -36,7 +36,8 @@ impl Drop for Temporary {
 
 /// The mapper of a configuration file with these lines.
 pub(super) fn mapper(text: &str) -> Mapper {
-    Mapper::new(&config(text).unwrap_or_else(|problems| panic!("{problems}"))).unwrap_or_else(|problems| panic!("{problems}"))
+    Mapper::new(&config(text).unwrap_or_else(|problems| panic!("{problems}")))
+        .unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 /// A rule with these lines of `[rules.task]`, of fields that the rest of which is good.
@@ -76,4 +77,3 @@ pub(super) fn field(template: &str, sample: Sample) -> Result<String, String> {
 pub(super) fn text_header(text: &str) -> HeaderValue {
     HeaderValue::LongString(text.into())
 }
-

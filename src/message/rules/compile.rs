@@ -150,7 +150,8 @@ impl<'a> RuleDraft<'a> {
             }
             None => None,
         };
-        let message_id = self.message_id.and_then(|draft| used(&draft, env, &format!("{at}/message_id"), "message_id", &mut notes));
+        let message_id =
+            self.message_id.and_then(|draft| used(&draft, env, &format!("{at}/message_id"), "message_id", &mut notes));
         let fields = match self.fields {
             None => None,
             Some(drafts) => Some(in_order(&drafts, at, env, &mut notes)?),
@@ -193,7 +194,11 @@ fn condition(source: &str, notes: &mut Notes<'_>) -> Option<ConditionDraft> {
     Some(draft)
 }
 
-fn fields(given: &BTreeMap<String, Scalar>, task: &config::Task, notes: &mut Notes<'_>) -> BTreeMap<&'static str, Draft> {
+fn fields(
+    given: &BTreeMap<String, Scalar>,
+    task: &config::Task,
+    notes: &mut Notes<'_>,
+) -> BTreeMap<&'static str, Draft> {
     let mut drafts = BTreeMap::new();
     for (name, value) in given {
         let Some(known) = FIELDS.into_iter().find(|known| known == name) else {
@@ -269,7 +274,8 @@ fn in_order(
     let mut fields = Vec::new();
     while fields.len() < drafts.len() {
         let references = |draft: &Draft| -> Vec<&'static str> {
-            let names = draft.names.fields.iter().filter_map(|(name, _)| FIELDS.into_iter().find(|field| field == name));
+            let names =
+                draft.names.fields.iter().filter_map(|(name, _)| FIELDS.into_iter().find(|field| field == name));
             names.filter(|name| drafts.contains_key(name)).collect()
         };
         let ready = drafts.iter().find(|(name, draft)| {

@@ -136,21 +136,22 @@ fn lex(source: &str) -> Option<Vec<Lexed>> {
 /// Divides a condition at its operators, those that bind least first; none where a part has no meaning of its own.
 fn node(source: &str, tokens: &[Lexed]) -> Option<Node<Draft>> {
     let outer = outer(tokens);
-    let find = |mark: Mark| outer.iter().rev().copied().find(|at| tokens.get(*at).is_some_and(|token| token.mark == mark));
+    let find =
+        |mark: Mark| outer.iter().rev().copied().find(|at| tokens.get(*at).is_some_and(|token| token.mark == mark));
     let has = |mark: Mark| find(mark).is_some();
     let is_ternary = outer.iter().any(|at| text(source, tokens.get(*at..=*at).unwrap_or_default()) == "if");
-    let two = |at: usize| -> Option<(Box<Node<Draft>>, Box<Node<Draft>>)> {
+    let two = |at: usize| -> Option<[Box<Node<Draft>>; 2]> {
         let (left, right) = (tokens.get(..at)?, tokens.get(at + 1..)?);
-        Some((Box::new(node(source, left)?), Box::new(node(source, right)?)))
+        Some([Box::new(node(source, left)?), Box::new(node(source, right)?)])
     };
     if is_ternary || has(Mark::Comma) {
         return leaf(source, tokens);
     }
     if let Some(at) = find(Mark::Or) {
-        return two(at).map(|(left, right)| Node::Or(left, right));
+        return two(at).map(|[left, right]| Node::Or(left, right));
     }
     if let Some(at) = find(Mark::And) {
-        return two(at).map(|(left, right)| Node::And(left, right));
+        return two(at).map(|[left, right]| Node::And(left, right));
     }
     if let [Lexed { mark: Mark::Not, .. }, rest @ ..] = tokens {
         return node(source, rest).map(|inner| Node::Not(Box::new(inner)));
@@ -332,7 +333,8 @@ fn holds(operator: Operator, left: &Value, right: &Value, texts: (&str, &str)) -
     };
     let are_alike = one == other;
     let is_mixed = |a: &str, b: &str| (one == a && other == b) || (one == b && other == a);
-    let is_known_trap = is_mixed("a number", "a text") || is_mixed("a date", "a text") || is_mixed("a date", "a number");
+    let is_known_trap =
+        is_mixed("a number", "a text") || is_mixed("a date", "a text") || is_mixed("a date", "a number");
     if is_known_trap || (is_order && !(are_alike && is_ordered(left) && is_ordered(right))) {
         let hint = match () {
             () if is_mixed("a number", "a text") => "; write | int, | float or | string behind one of them",

@@ -218,7 +218,8 @@ impl<'a> Variables<'a> {
         let attribute = |name: &str| -> Result<String, Failure> {
             let value = event.get_attr(name).unwrap_or_default();
             let text = value.as_str().map(str::trim).filter(|text| !text.is_empty());
-            text.map(str::to_owned).ok_or_else(|| event::invalid(&format!("the CloudEvent has no {name}, which must be a text")))
+            text.map(str::to_owned)
+                .ok_or_else(|| event::invalid(&format!("the CloudEvent has no {name}, which must be a text")))
         };
         // A source is a URI, in which no blank can stand.
         let id = format!("{} {}", attribute("source")?, attribute("id")?);
@@ -249,7 +250,8 @@ fn structured(body: Value) -> Result<Value, Failure> {
 
 /// The headers that every copy of the message keeps: a rule must give the same on a retry.
 fn publishers_headers(message: &Message) -> Headers {
-    let is_theirs = |name: &str| !name.starts_with(OURS) && !is_brokers(name) && name != REPLAYED_AT && name != REPLAYED_FROM;
+    let is_theirs =
+        |name: &str| !name.starts_with(OURS) && !is_brokers(name) && name != REPLAYED_AT && name != REPLAYED_FROM;
     let all = message.properties.headers().as_ref().map(Headers::inner).into_iter().flatten();
     let theirs = all.filter(|(name, _)| is_theirs(name.as_str()));
     Headers::from(theirs.map(|(name, value)| (name.clone(), value.clone())).collect::<BTreeMap<_, _>>())

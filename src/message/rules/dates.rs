@@ -106,7 +106,13 @@ impl Dates {
         Ok(Value::from_object(Moment { at, home: Arc::clone(&self.0) }))
     }
 
-    fn read(&self, value: &Value, form: Option<&str>, unit: Option<&str>, zone: &TimeZone) -> Result<ZonedDateTime, Error> {
+    fn read(
+        &self,
+        value: &Value,
+        form: Option<&str>,
+        unit: Option<&str>,
+        zone: &TimeZone,
+    ) -> Result<ZonedDateTime, Error> {
         if value.is_undefined() {
             return Err(missing(value));
         }
@@ -195,7 +201,8 @@ fn out_of_range() -> Error {
 
 /// A date in a form.
 fn write_form(form: &str, at: &ZonedDateTime) -> Result<String, Error> {
-    strtime::format(form, at).map_err(|_| wrong("is a form that has a part which is not known; see strftime, such as %d/%m/%Y"))
+    strtime::format(form, at)
+        .map_err(|_| wrong("is a form that has a part which is not known; see strftime, such as %d/%m/%Y"))
 }
 
 /// The zone of an IANA name.
@@ -265,10 +272,11 @@ fn parse_iso(text: &str, zone: &TimeZone) -> Result<ZonedDateTime, Error> {
     {
         return civil(date, zone);
     }
-    let looks_iso = text.len() >= 10 && text.bytes().zip(*b"0000-00-00").all(|(byte, shape)| match shape {
-        b'-' => byte == b'-',
-        _ => byte.is_ascii_digit(),
-    });
+    let looks_iso = text.len() >= 10
+        && text.bytes().zip(*b"0000-00-00").all(|(byte, shape)| match shape {
+            b'-' => byte == b'-',
+            _ => byte.is_ascii_digit(),
+        });
     Err(wrong(match looks_iso {
         true => "the text has the form of a date, but no such day or time exists",
         false => "the text is no date in an ISO form; give its form, such as datetime('%d/%m/%Y %H:%M')",

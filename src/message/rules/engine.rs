@@ -30,20 +30,96 @@ const REMOVED_FILTERS: [&str; 5] = ["pprint", "safe", "e", "escape", "format"];
 const REMOVED_FUNCTIONS: [&str; 1] = ["debug"];
 /// The engine's filters that are left.
 const FILTERS: [&str; 42] = [
-    "abs", "attr", "batch", "bool", "capitalize", "chain", "count", "d", "default", "dictsort", "first", "float",
-    "groupby", "indent", "int", "items", "join", "last", "length", "lines", "list", "lower", "map", "max", "min",
-    "reject", "rejectattr", "replace", "reverse", "round", "select", "selectattr", "slice", "sort", "split", "string",
-    "sum", "title", "trim", "unique", "upper", "zip",
+    "abs",
+    "attr",
+    "batch",
+    "bool",
+    "capitalize",
+    "chain",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "first",
+    "float",
+    "groupby",
+    "indent",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "lines",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "split",
+    "string",
+    "sum",
+    "title",
+    "trim",
+    "unique",
+    "upper",
+    "zip",
 ];
 /// The filters that are our own.
 pub(super) const OWN_FILTERS: [&str; 9] =
     ["datetime", "add", "add_business_days", "at", "in_timezone", "format", "truncate", "digits", "regex_replace"];
 /// The engine's tests.
 pub(super) const TESTS: [&str; 42] = [
-    "defined", "undefined", "none", "boolean", "odd", "even", "divisibleby", "number", "integer", "int", "float",
-    "string", "sequence", "iterable", "mapping", "startingwith", "endingwith", "lower", "upper", "sameas", "eq",
-    "equalto", "==", "ne", "!=", "lt", "lessthan", "<", "le", "<=", "gt", "greaterthan", ">", "ge", ">=", "in", "true",
-    "false", "filter", "test", "safe", "escaped",
+    "defined",
+    "undefined",
+    "none",
+    "boolean",
+    "odd",
+    "even",
+    "divisibleby",
+    "number",
+    "integer",
+    "int",
+    "float",
+    "string",
+    "sequence",
+    "iterable",
+    "mapping",
+    "startingwith",
+    "endingwith",
+    "lower",
+    "upper",
+    "sameas",
+    "eq",
+    "equalto",
+    "==",
+    "ne",
+    "!=",
+    "lt",
+    "lessthan",
+    "<",
+    "le",
+    "<=",
+    "gt",
+    "greaterthan",
+    ">",
+    "ge",
+    ">=",
+    "in",
+    "true",
+    "false",
+    "filter",
+    "test",
+    "safe",
+    "escaped",
 ];
 /// The engine's functions that are left.
 pub(super) const FUNCTIONS: [&str; 3] = ["range", "dict", "namespace"];
@@ -82,15 +158,20 @@ pub(super) fn environment(home: &Arc<Home>, patterns: Patterns) -> Environment<'
     env.add_filter("join", join);
     env.add_filter("truncate", truncate);
     env.add_filter("digits", digits);
-    env.add_filter("regex_replace", move |state: &mut State<'_, '_>, value: StringInput<'_>, pattern: &str, by: &str| {
-        regex_replace(state, &patterns, value.as_str(), pattern, by)
-    });
+    env.add_filter(
+        "regex_replace",
+        move |state: &mut State<'_, '_>, value: StringInput<'_>, pattern: &str, by: &str| {
+            regex_replace(state, &patterns, value.as_str(), pattern, by)
+        },
+    );
     env
 }
 
 fn date_filters(env: &mut Environment<'static>, dates: Dates) {
     let own = dates.clone();
-    env.add_filter("datetime", move |value: &Value, form: Option<&str>, options: Kwargs| own.datetime(value, form, &options));
+    env.add_filter("datetime", move |value: &Value, form: Option<&str>, options: Kwargs| {
+        own.datetime(value, form, &options)
+    });
     let own = dates.clone();
     env.add_filter("add", move |value: &Value, span: &str| own.add(value, span));
     let own = dates.clone();
@@ -216,7 +297,8 @@ fn truncate(value: StringInput<'_>, most: usize) -> Result<Value, Error> {
     let is_between = rest.starts_with(char::is_whitespace);
     let word = if is_between { None } else { kept.rfind(char::is_whitespace) };
     // A cut that loses more than half is no better than one inside a word.
-    let end = word.filter(|at| kept.get(..*at).is_some_and(|left| left.chars().count() * 2 >= most)).unwrap_or(kept.len());
+    let end =
+        word.filter(|at| kept.get(..*at).is_some_and(|left| left.chars().count() * 2 >= most)).unwrap_or(kept.len());
     let kept = kept.get(..end).unwrap_or(kept).trim_end();
     Ok(Value::from(format!("{kept}…")))
 }

@@ -157,7 +157,8 @@ fn absent(place: &str, name: &str, container: &Value) -> String {
     match container.kind() {
         ValueKind::Map => {
             let keys: Vec<String> = container.try_iter().into_iter().flatten().map(|key| key.to_string()).collect();
-            let listed: Vec<String> = keys.iter().take(MAX_KEYS).map(|key| format!("{:?}", shorten(key, MAX_KEY))).collect();
+            let listed: Vec<String> =
+                keys.iter().take(MAX_KEYS).map(|key| format!("{:?}", shorten(key, MAX_KEY))).collect();
             let more = if keys.len() > MAX_KEYS { ", …" } else { "" };
             let has = match listed.is_empty() {
                 true => "it is empty".to_owned(),

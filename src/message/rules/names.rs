@@ -13,9 +13,8 @@ use super::{dates, engine};
 use crate::suggest::suggest;
 
 /// The variables that templates may use, `task` and `now` where they are allowed.
-const VARIABLES: [&str; 10] = [
-    "body", "headers", "properties", "routing_key", "exchange", "message_id", "published_at", "now", "ce", "task",
-];
+const VARIABLES: [&str; 10] =
+    ["body", "headers", "properties", "routing_key", "exchange", "message_id", "published_at", "now", "ce", "task"];
 
 /// What is wrong at some place of a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,7 +173,8 @@ impl Names {
                 self.variables.insert(known);
             }
             None if crate::message::task::FIELDS.contains(&name) => {
-                let message = format!("{name} is not a variable; use body.{name} for the event's, task.{name} for the task's");
+                let message =
+                    format!("{name} is not a variable; use body.{name} for the event's, task.{name} for the task's");
                 self.fault(offset, message);
             }
             None => self.unknown("variable", name, &VARIABLES, offset),
@@ -183,7 +183,9 @@ impl Names {
 
     fn member(&mut self, of: &Expr<'_>, name: Option<&str>, offset: usize) {
         match (of, name) {
-            (Expr::Var(variable), Some(field)) if variable.id == "task" && !self.local.iter().any(|local| local == "task") => {
+            (Expr::Var(variable), Some(field))
+                if variable.id == "task" && !self.local.iter().any(|local| local == "task") =>
+            {
                 self.variables.insert("task");
                 self.fields.push((field.to_owned(), offset));
             }
@@ -238,7 +240,10 @@ impl Names {
                 return Ok(());
             }
             ("regex_replace", None) => {
-                return Err("regex_replace needs its pattern in quotes, and what to write instead: regex_replace('[ -]', '')".to_owned());
+                return Err(
+                    "regex_replace needs its pattern in quotes, and what to write instead: regex_replace('[ -]', '')"
+                        .to_owned(),
+                );
             }
             ("add", Some(text)) => dates::parse_span(text?).map(|_| ()),
             ("at", Some(text)) => dates::parse_time(text?).map(|_| ()),
@@ -267,7 +272,8 @@ impl Names {
             CallType::Function(name) if !FUNCTIONS.contains(&name) => {
                 let all: Vec<&str> = filters().collect();
                 match all.contains(&name) {
-                    true => self.fault(offset, format!("{name} is a filter, not a function; write the value, then | {name}")),
+                    true => self
+                        .fault(offset, format!("{name} is a filter, not a function; write the value, then | {name}")),
                     false => self.unknown("function", name, &FUNCTIONS, offset),
                 }
             }

@@ -130,7 +130,8 @@ impl Draft {
 
     /// Each fault with its column.
     pub(super) fn faults(&self) -> Vec<String> {
-        let shown = |fault: &Fault| format!("column {}: {}", Column(&self.source, self.shift + fault.offset), fault.message);
+        let shown =
+            |fault: &Fault| format!("column {}: {}", Column(&self.source, self.shift + fault.offset), fault.message);
         self.names.faults.iter().map(shown).collect()
     }
 }
@@ -180,7 +181,8 @@ fn hyphens(names: &mut Names, source: &str) {
         let key = rest.rsplit(|c| !is_name(c)).next().unwrap_or_default();
         let is_member = rest.strip_suffix(key).is_some_and(|path| path.ends_with('.'));
         if is_member && fault.message.contains("is not a variable") {
-            let name: String = source.get(fault.offset..).unwrap_or_default().chars().take_while(|c| is_name(*c)).collect();
+            let name: String =
+                source.get(fault.offset..).unwrap_or_default().chars().take_while(|c| is_name(*c)).collect();
             fault.message = format!("a key with a hyphen is written in brackets: ['{key}-{name}']");
         }
     }
@@ -249,7 +251,10 @@ impl Template {
         });
         let column = Column(&self.source, offset);
         match explain::undefined(error, piece) {
-            Some(path) => Unrendered::Missing(format!("column {column}: {}", explain::missing(&path, context))),
+            Some(path) => {
+                let column = Column(&self.source, offset + piece.find(&path).unwrap_or_default());
+                Unrendered::Missing(format!("column {column}: {}", explain::missing(&path, context)))
+            }
             None if error.kind() == ErrorKind::OutOfFuel => {
                 Unrendered::Wrong("this template does too much work, or handles more than 1 MiB of text".to_owned())
             }

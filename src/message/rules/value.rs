@@ -266,7 +266,8 @@ mod tests {
 
     #[test]
     fn null_members_are_absent_and_the_last_of_two_counts() {
-        let (body, _) = from_json(r#"{"a": null, "b": {"c": null}, "d": [null], "e": 1, "e": 2, "f": 1, "f": null}"#).unwrap();
+        let (body, _) =
+            from_json(r#"{"a": null, "b": {"c": null}, "d": [null], "e": 1, "e": 2, "f": 1, "f": null}"#).unwrap();
         let (body, inner) = (body.clone(), body.get_attr("b").unwrap());
         assert!(body.get_attr("a").unwrap().is_undefined());
         assert!(inner.get_attr("c").unwrap().is_undefined());

@@ -95,7 +95,8 @@ fn mapper(rules: &str, body: Vec<u8>) -> (Mapper, Message, RetryState) {
     let loaded = Config::load(&Sources { file: Some(path.clone()), environment, ..Sources::default() }, &[]);
     let _ = std::fs::remove_file(path);
     let mapper = Mapper::new(&loaded.expect("a configuration").config).expect("rules");
-    let message = Sample { body, routing_key: "ticket.closed.web".to_owned(), ..Sample::default() }.message().expect("a message");
+    let message =
+        Sample { body, routing_key: "ticket.closed.web".to_owned(), ..Sample::default() }.message().expect("a message");
     let state = RetryState::new(&message);
     (mapper, message, state)
 }
@@ -197,8 +198,15 @@ fn succeed(books: &Books) {
 
 library_benchmark_group!(
     name = stages,
-    benchmarks =
-        [digest_of_a_body, decode_a_task, map_a_task, map_a_message, classify_a_reply, ledger_of_64_messages, ledger_of_4096_messages]
+    benchmarks = [
+        digest_of_a_body,
+        decode_a_task,
+        map_a_task,
+        map_a_message,
+        classify_a_reply,
+        ledger_of_64_messages,
+        ledger_of_4096_messages
+    ]
 );
 
 main!(library_benchmark_groups = stages);

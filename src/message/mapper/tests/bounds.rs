@@ -43,11 +43,13 @@ fn what_a_template_may_do_is_bounded() {
 fn long_chains_are_compiled_or_refused_without_a_crash() {
     for (part, many) in [("|d", 2_000), ("+1", 2_000), ("~1", 2_000), (".a", 2_000), (" or 1", 800), ("[0]", 1_300)] {
         let template = format!("{{{{ body{} }}}}", part.repeat(many));
-        let _ = config(&rule("", &format!("description = {template:?}"))).map(|config| Mapper::new(&config).map(|_| ()));
+        let _ =
+            config(&rule("", &format!("description = {template:?}"))).map(|config| Mapper::new(&config).map(|_| ()));
     }
     for (open, close, many) in [("(", ")", 1_900), ("[", "]", 1_900), ("-", "", 3_900), ("not ", "", 1_000)] {
         let template = format!("{{{{ {}1{} }}}}", open.repeat(many), close.repeat(many));
-        let _ = config(&rule("", &format!("description = {template:?}"))).map(|config| Mapper::new(&config).map(|_| ()));
+        let _ =
+            config(&rule("", &format!("description = {template:?}"))).map(|config| Mapper::new(&config).map(|_| ()));
     }
     for (part, many) in [(" and body.a", 370), (" == 1", 800), (" or not body.a", 280)] {
         let when = format!("body.a{}", part.repeat(many));

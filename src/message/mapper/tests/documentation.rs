@@ -38,7 +38,9 @@ fn every_filter_gives_what_the_page_says() {
         seen += 1;
     }
     assert!(seen >= 39, "{seen}");
-    for filter in ["datetime", "add", "add_business_days", "at", "in_timezone", "format", "truncate", "digits", "regex_replace"] {
+    for filter in
+        ["datetime", "add", "add_business_days", "at", "in_timezone", "format", "truncate", "digits", "regex_replace"]
+    {
         assert!(PAGE.contains(&format!("| {filter}")), "{filter} has no example");
     }
 }
@@ -64,11 +66,16 @@ fn an_example_that_expects_something_else_fails_with_the_difference() {
         ("skipped = true", "task = { name = \"x\" }", "a task is expected, but the rule skips"),
         ("skipped = true", "error = \"x\"", "an error is expected, but the rule works"),
         ("\"answered\": true", "\"answered\": false", "rule missed-call stands above this one and matches first"),
-        ("\"answered\": false, \"caller\"", "\"answered\": true, \"caller\"", "the rule does not match: body.answered == false is not true"),
+        (
+            "\"answered\": false, \"caller\"",
+            "\"answered\": true, \"caller\"",
+            "the rule does not match: body.answered == false is not true",
+        ),
         ("task = { name", "task = { nam = \"x\", name", "task.nam is not a field of a task; did you mean name?"),
     ] {
         assert!(recipe.contains(right), "{right}");
-        let problems = Mapper::new(&config(&recipe.replace(right, wrong)).unwrap()).err().unwrap_or_else(|| panic!("{wrong}"));
+        let problems =
+            Mapper::new(&config(&recipe.replace(right, wrong)).unwrap()).err().unwrap_or_else(|| panic!("{wrong}"));
         assert!(problems.to_string().contains(said), "{problems}");
     }
 }

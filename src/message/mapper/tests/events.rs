@@ -71,7 +71,10 @@ fn comparing_what_cannot_be_compared_is_an_error() {
     ] {
         let failure = when(expression, body).result.unwrap_err();
         assert_eq!(failure.kind, Kind::MappingFailed, "{expression}");
-        assert!(failure.message.contains("rule r, field when") && failure.message.contains(said), "{expression}: {failure}");
+        assert!(
+            failure.message.contains("rule r, field when") && failure.message.contains(said),
+            "{expression}: {failure}"
+        );
         assert_eq!(failure.rule.as_deref(), Some("r"));
     }
     let explained = when("body.n == 3 and body.two == 2", body);
@@ -118,7 +121,8 @@ fn unmatched_messages_are_skipped_only_when_they_were_never_for_a_rule() {
 
 #[test]
 fn the_id_and_now_stay_as_they_were_when_the_message_was_seen_first() {
-    let text = rule("message_id = \"t-{{ body.n }}\"", "description = \"{{ message_id }} {{ now }} {{ routing_key }}\"");
+    let text =
+        rule("message_id = \"t-{{ body.n }}\"", "description = \"{{ message_id }} {{ now }} {{ routing_key }}\"");
     let mapper = mapper(&text);
     let message = event(r#"{"n": 1}"#).message().unwrap();
     let state = RetryState {
@@ -195,7 +199,10 @@ fn cloud_events_are_read_in_both_modes() {
         (map(&mapper, mixed), "with the prefixes"),
         (map(&mapper, batch), "a batch of CloudEvents; publish each event"),
         (structured("[]"), "the body is no JSON object"),
-        (structured(r#"{"id": 7, "source": "/s", "type": "t", "data": {"x": 1}}"#), "the CloudEvent has no id, which must be a text"),
+        (
+            structured(r#"{"id": 7, "source": "/s", "type": "t", "data": {"x": 1}}"#),
+            "the CloudEvent has no id, which must be a text",
+        ),
         (structured(r#"{"id": "7", "source": "/s", "type": "t", "data_base64": "?"}"#), "is not Base64"),
     ] {
         let failure = result.unwrap_err();
@@ -207,7 +214,8 @@ fn cloud_events_are_read_in_both_modes() {
 #[test]
 fn without_rules_messages_are_task_messages() {
     let mapper = mapper("");
-    let body = r#"{"name":"n","name_module":"m","completion_date":"2027-01-01 00:00:00","id_record":"1","wolkvox_owner":"o"}"#;
+    let body =
+        r#"{"name":"n","name_module":"m","completion_date":"2027-01-01 00:00:00","id_record":"1","wolkvox_owner":"o"}"#;
     let mapped = map(&mapper, Sample { message_id: Some("m-1".to_owned()), ..event(body) });
     assert!(matches!(mapped, Ok(Mapped::Send { rule: None, message_id: Some(id), .. }) if id == "m-1"));
     assert_eq!(map(&mapper, event("{}")).unwrap_err().kind, Kind::InvalidTask);

@@ -54,7 +54,7 @@ fn every_problem_of_a_rule_is_found_at_start() {
         (rule("message_id = \"{{ now }}\"", ""), "cannot use now"),
         (rule("message_id = \"{{ task.name }}\"", ""), "cannot use task"),
         (rule("routing_key = \"ticket*\"", ""), "* and # stand for whole words"),
-        (rule("routing_kye = \"x\"", ""), "routing_kye (") ,
+        (rule("routing_kye = \"x\"", ""), "routing_kye ("),
         (rule("", "nam = \"x\""), "is not a field of a task; did you mean name?"),
         (rule("", "priority = \"urgent\""), "high, normal or low is allowed"),
         (rule("", "remember = \"true\""), "true or false without quotes is allowed"),
@@ -67,16 +67,28 @@ fn every_problem_of_a_rule_is_found_at_start() {
         ("[[rules]]\naction = \"skip\"".to_owned(), "rule 1, name"),
         ("[[rules]]\nname = \"a b\"\naction = \"skip\"".to_owned(), "letters, digits"),
         ("[[rules]]\nname = \"r\"\naction = \"skp\"".to_owned(), "did you mean skip?"),
-        ("[[rules]]\nname = \"r\"\naction = \"skip\"\n[[rules]]\nname = \"r\"\naction = \"skip\"".to_owned(), "an earlier rule"),
+        (
+            "[[rules]]\nname = \"r\"\naction = \"skip\"\n[[rules]]\nname = \"r\"\naction = \"skip\"".to_owned(),
+            "an earlier rule",
+        ),
         ("rules = 5".to_owned(), "a list of tables is allowed"),
         ("[[rule]]\nname = \"r\"".to_owned(), "did you mean [rules]?"),
         ("[events]\nunmatched = \"drop\"".to_owned(), "events.unmatched"),
         ("[events]\nholidays = [\"2027-02-30\"]".to_owned(), "is no date"),
         (format!("{}\n[[rules.examples]]\nevent = '{{}}'", rule("", "")), "must say what is expected"),
         (format!("{}\n[[rules.examples]]\nskipped = true", rule("", "")), "event"),
-        (format!("{}\n[[rules.examples]]\nevent_file = \"/none\"\nskipped = true", rule("", "")), "there is no such file"),
-        (format!("{}\n[[rules.examples]]\nevnt = '{{}}'\nevent = '{{}}'\nskipped = true", rule("", "")), "did you mean event?"),
-        (format!("{}\n[[rules.examples]]\nevent = '{{}}'\nskipped = true\nnow = \"soon\"", rule("", "")), "a time with an offset"),
+        (
+            format!("{}\n[[rules.examples]]\nevent_file = \"/none\"\nskipped = true", rule("", "")),
+            "there is no such file",
+        ),
+        (
+            format!("{}\n[[rules.examples]]\nevnt = '{{}}'\nevent = '{{}}'\nskipped = true", rule("", "")),
+            "did you mean event?",
+        ),
+        (
+            format!("{}\n[[rules.examples]]\nevent = '{{}}'\nskipped = true\nnow = \"soon\"", rule("", "")),
+            "a time with an offset",
+        ),
     ] {
         let found = problems(&text);
         assert!(found.contains(said), "{text}\n{found}");

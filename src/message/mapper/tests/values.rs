@@ -53,7 +53,9 @@ fn values_are_written_as_the_event_has_them() {
     ] {
         match (field(template, event(body)), expected) {
             (Ok(got), Ok(expected)) => assert_eq!(got, expected, "{template}"),
-            (Err(got), Err(expected)) => assert!(got.contains(expected) && got.starts_with("rule r, field description"), "{template}: {got}"),
+            (Err(got), Err(expected)) => {
+                assert!(got.contains(expected) && got.starts_with("rule r, field description"), "{template}: {got}")
+            }
             (got, _) => panic!("{template}: {got:?}"),
         }
     }
@@ -61,19 +63,44 @@ fn values_are_written_as_the_event_has_them() {
 
 #[test]
 fn errors_never_hold_a_value_of_the_event() {
-    let body = r#"{"secret": "SECRET", "list": ["SECRET"], "o": {"k": "SECRET"}, "number": 7654321, "d": "SECRET-02-30"}"#;
+    let body =
+        r#"{"secret": "SECRET", "list": ["SECRET"], "o": {"k": "SECRET"}, "number": 7654321, "d": "SECRET-02-30"}"#;
     for template in [
-        "{{ body.secret | datetime }}", "{{ body.secret | datetime('%Y') }}", "{{ body.secret | int }}", "{{ body.secret | float }}",
-        "{{ body.secret.x }}", "{{ body.secret + 1 }}", "{{ body.list }}", "{{ body.o }}", "{{ body.o | join }}",
-        "{{ body.secret | add('1d') }}", "{{ body.o[body.secret] }}", "{{ body.secret / 2 }}", "{{ -body.secret }}",
-        "{{ body.list | sum }}", "{{ body.secret | round }}", "{{ body.secret | abs }}", "{{ body.secret | items }}",
-        "{{ body.secret | dictsort }}", "{{ body.secret | batch(0) }}", "{{ body.number | length }}", "{{ body.d | datetime }}",
-        "{{ '2027-01-01' | at(body.secret) }}", "{{ '2027-01-01' | add(body.secret) }}",
-        "{{ '2027-01-01' | in_timezone(body.secret) }}", "{{ '2027-01-01' | format(body.secret ~ '%') }}",
-        "{{ body.secret | datetime(unit=body.secret) }}", "{{ body.secret | datetime(timezone=body.secret) }}",
-        "{{ body.secret | datetime(body.secret) }}", "{{ body.list | map(body.secret) }}", "{{ body.list | select(body.secret) }}",
-        "{{ body.secret | datetime(other=body.secret) }}", "{{ range(body.secret) }}", "{{ dict(body.secret) }}",
-        "{{ body.secret | attr(body.secret) | upper }}", "{{ body.list | sort(attribute=body.secret) | join }}",
+        "{{ body.secret | datetime }}",
+        "{{ body.secret | datetime('%Y') }}",
+        "{{ body.secret | int }}",
+        "{{ body.secret | float }}",
+        "{{ body.secret.x }}",
+        "{{ body.secret + 1 }}",
+        "{{ body.list }}",
+        "{{ body.o }}",
+        "{{ body.o | join }}",
+        "{{ body.secret | add('1d') }}",
+        "{{ body.o[body.secret] }}",
+        "{{ body.secret / 2 }}",
+        "{{ -body.secret }}",
+        "{{ body.list | sum }}",
+        "{{ body.secret | round }}",
+        "{{ body.secret | abs }}",
+        "{{ body.secret | items }}",
+        "{{ body.secret | dictsort }}",
+        "{{ body.secret | batch(0) }}",
+        "{{ body.number | length }}",
+        "{{ body.d | datetime }}",
+        "{{ '2027-01-01' | at(body.secret) }}",
+        "{{ '2027-01-01' | add(body.secret) }}",
+        "{{ '2027-01-01' | in_timezone(body.secret) }}",
+        "{{ '2027-01-01' | format(body.secret ~ '%') }}",
+        "{{ body.secret | datetime(unit=body.secret) }}",
+        "{{ body.secret | datetime(timezone=body.secret) }}",
+        "{{ body.secret | datetime(body.secret) }}",
+        "{{ body.list | map(body.secret) }}",
+        "{{ body.list | select(body.secret) }}",
+        "{{ body.secret | datetime(other=body.secret) }}",
+        "{{ range(body.secret) }}",
+        "{{ dict(body.secret) }}",
+        "{{ body.secret | attr(body.secret) | upper }}",
+        "{{ body.list | sort(attribute=body.secret) | join }}",
     ] {
         if let Err(said) = field(template, event(body)) {
             assert!(!said.contains("SECRET") && !said.contains("7654321"), "{template}: {said}");
@@ -89,17 +116,20 @@ fn fields_keep_their_kind_and_are_checked_as_those_of_a_task() {
         Ok::<_, (Kind, String)>(fields_of(&body))
     };
     let date = "2027-03-01 09:00:00";
-    let fields = format!("remember = \"{{{{ body.r }}}}\"\nreminder_date = \"{date}\"\nname = \"{{{{ body.n }}}}\\n x\"");
+    let fields =
+        format!("remember = \"{{{{ body.r }}}}\"\nreminder_date = \"{date}\"\nname = \"{{{{ body.n }}}}\\n x\"");
     let got = made(&fields, r#"{"r": true, "n": 5}"#).unwrap();
     assert_eq!((&got["remember"], &got["name"]), (&true.into(), &"5 x".into()), "one line");
     let (kind, said) = made(&fields, r#"{"r": "true", "n": 5}"#).unwrap_err();
     assert_eq!(kind, Kind::InvalidTask, "no type is guessed");
     assert!(said.starts_with("rule r: remember: ") && said.contains("without quotes"), "{said}");
-    let (_, said) = made("priority = \"{{ body.p }}\"\nid_record = \"{{ body.i }}\"", r#"{"p": "urgent", "i": ""}"#).unwrap_err();
+    let (_, said) =
+        made("priority = \"{{ body.p }}\"\nid_record = \"{{ body.i }}\"", r#"{"p": "urgent", "i": ""}"#).unwrap_err();
     assert!(said.contains("priority") && said.contains("id_record: is missing"), "{said}");
     let (_, said) = made("name = \"{{ body.a }}\"\nid_record = \"{{ body.b }}\"", "{}").unwrap_err();
     assert!(said.contains("field name") && said.contains("field id_record"), "every field is named: {said}");
-    let got = made("id_record = \"{{ task.name }}-{{ task.description }}\"\ndescription = \"{{ body.x }}\"", r#"{"x": 1}"#);
+    let got =
+        made("id_record = \"{{ task.name }}-{{ task.description }}\"\ndescription = \"{{ body.x }}\"", r#"{"x": 1}"#);
     assert_eq!(got.unwrap()["id_record"], "n-1");
     let (_, said) = made("status = \"{{ task.description }}\"\ndescription = \"{{ body.x }}\"", "{}").unwrap_err();
     assert!(!said.contains("field status"), "what follows from another error is no news: {said}");
