@@ -5,9 +5,12 @@
 //! Every step has a limit, and goes on as far as it can after another one failed.
 
 mod audit;
+mod bindings;
 mod broker;
 mod crm;
 mod ledger;
+mod net;
+mod rules;
 
 use crate::config::{Loaded, Problem, address};
 
@@ -99,6 +102,7 @@ pub async fn run(loaded: &Loaded, scope: Scope) -> Vec<Finding> {
         let result = if message.contains(address::RETIRED) { Outcome::Problem } else { Outcome::Warning };
         findings.add("configuration", result, message, Some(advice));
     }
+    rules::check(config, &mut findings);
     let mut consumers = None;
     if scope.network {
         let (broker, ledger, crm) =

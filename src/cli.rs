@@ -75,7 +75,7 @@ Examples:
     Run,
     /// Find every problem of configuration, broker, ledger and CRM, changing nothing
     Check(check::Args),
-    /// Show the exact insert.php body of a task message, or every problem of it
+    /// Show the exact insert.php body of a message, or every problem of it
     Map(map::Args),
     /// Publish task messages, each checked, with a message id, persistent, and confirmed
     Publish(publish::Args),
@@ -87,8 +87,9 @@ Examples:
     Config(config::Command),
     /// Print the queues that the worker declares, as RabbitMQ definitions
     Topology(topology::Args),
-    /// Print the JSON Schema of a task message
-    Schema,
+    /// Print the JSON Schema of a task message, or an AsyncAPI document
+    Schema(schema::Args),
+    /// Serve a stand-in for the CRM, with its limits and with faults on demand
     Sandbox(sandbox::Args),
     CrmReport(crm_report::Args),
     /// Succeed when the worker that runs with this configuration is ready
@@ -112,7 +113,7 @@ impl Cli {
             Command::DeadLetters(command) => dead_letters::run(&command, &sources, &stop).await,
             Command::Config(command) => config::run(&command, &sources),
             Command::Topology(args) => topology::run(&args, &sources).await,
-            Command::Schema => schema::run(),
+            Command::Schema(args) => schema::run(&args, &sources),
             Command::Sandbox(args) => sandbox::run(args, stop).await,
             Command::CrmReport(args) => crm_report::run(&args, &sources, &stop).await,
             Command::Healthcheck => healthcheck::run(&sources).await,

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use url::Url;
 
 pub(crate) mod address;
+mod bindings;
 mod defaults;
 mod files;
 mod keys;
@@ -17,18 +18,25 @@ mod problem;
 mod proxy;
 mod raw;
 mod read;
+mod rules;
 mod sections;
 mod show;
 #[cfg(test)]
 mod tests;
+mod toml_table;
 mod watch;
 
+pub use bindings::{Binding, ExchangeType};
 pub use keys::{KEYS, Key, Kind, Preset, explain, markdown_page, template, variable};
 pub use load::{Loaded, read_ledger_url, read_tokens, read_urls};
 pub use problem::{Problem, Problems};
 pub use proxy::Proxy;
 pub use raw::Sources;
+pub use rules::{
+    Action, Events, Example, Expected, MAX_RULES, RuleText, Unmatched, read_rules_file, read_rules_text,
+};
 pub use show::Setting;
+pub use toml_table::Scalar;
 pub use watch::watch;
 
 /// Everything that the worker can be told.
@@ -40,6 +48,8 @@ pub struct Config {
     pub crm: Crm,
     /// `[task]`
     pub task: Task,
+    /// `[events]` and `[[rules]]`
+    pub events: Events,
     /// `[retry]`
     pub retry: Retry,
     /// `[gate]`
@@ -69,6 +79,8 @@ pub struct Broker {
     pub topology: TopologyMode,
     /// Whether one consumer at a time is given messages, the others being standbys.
     pub single_active_consumer: bool,
+    /// The exchanges that the work queue is bound to.
+    pub bindings: Vec<Binding>,
     /// PEM file with further root certificates for `amqps`.
     pub ca_file: Option<PathBuf>,
     /// PEM file with the client's certificate chain.

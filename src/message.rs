@@ -3,10 +3,13 @@
 pub mod body;
 pub mod dead_letter;
 pub mod disposition;
+mod event;
 pub mod export;
 pub mod failure;
 pub mod mapper;
 pub mod payload;
 pub mod reference;
 pub mod retry_state;
+mod rules;
+pub mod sample;
 pub mod task;

@@ -14,6 +14,7 @@ use secrecy::ExposeSecret;
 use tokio::time::timeout;
 use url::Url;
 
+use crate::broker::ShortString;
 use crate::config::{self, BrokerUrl};
 use crate::observe::traces;
 use crate::{net, tls};
@@ -265,6 +266,12 @@ pub fn authority(url: &BrokerUrl) -> Option<(String, u16)> {
 pub fn user(url: &BrokerUrl) -> String {
     let parsed: Result<lapin::uri::AMQPUri, _> = url.secret.expose_secret().parse();
     parsed.map_or_else(|_| String::new(), |uri| uri.authority.userinfo.username)
+}
+
+/// A name for the wire.
+pub(crate) fn short(text: &str) -> Result<ShortString, BrokerError> {
+    ShortString::try_new(text)
+        .map_err(|_| BrokerError { message: format!("the name {text:?} has more than 255 bytes"), code: None })
 }
 
 /// Opens a channel.

@@ -21,6 +21,8 @@ use crate::broker::topology::{Argument, Queue, Topology, short};
 use crate::broker::{HeaderValue, Properties};
 use crate::config::{self, BrokerUrl, TopologyMode};
 
+mod exchanges;
+
 /// How long a broker with an alarm may take to say that it blocks publishing, and between two looks whether it did.
 const BLOCKED: Duration = Duration::from_millis(300);
 const LOOK: Duration = Duration::from_millis(10);

@@ -10,8 +10,10 @@ use lapin::options::QueueDeclareOptions;
 use lapin::{Connection, types};
 use serde_json::{Value, json};
 
+use crate::broker::bindings::{self, Bindings, Refused};
+pub(crate) use crate::broker::connect::short;
 use crate::broker::connect::{BrokerError, bounded, close, open_channel};
-use crate::broker::{HeaderValue, Headers, ShortString};
+use crate::broker::{HeaderValue, Headers};
 use crate::config::{self, TopologyMode};
 use crate::duration;
 
@@ -55,10 +57,12 @@ pub enum Argument {
 }
 
 /// Every queue that the worker uses.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Topology {
     /// The queues, the work queue first.
     pub queues: Vec<Queue>,
+    /// The exchanges, and how the work queue is bound to them.
+    pub bindings: Bindings,
 }
 
 /// Name of the retry queue of a delay: equal delays share one.
@@ -116,7 +120,7 @@ impl Topology {
                 queues.push(waiting(broker, name, *delay));
             }
         }
-        Self { queues }
+        Self { queues, bindings: Bindings::new(broker) }
     }
 
     /// The same as RabbitMQ definitions, for `rabbitmqadmin definitions import`.
@@ -133,7 +137,9 @@ impl Topology {
                 })
             })
             .collect();
-        json!({ "queues": queues })
+        let mut definitions = json!({ "queues": queues });
+        self.bindings.define(&mut definitions, vhost);
+        definitions
     }
 }
 
@@ -256,6 +262,10 @@ pub async fn apply(connection: &Connection, topology: &Topology, mode: TopologyM
         let declared = bounded(&what, channel.queue_declare(name, options, table(queue))).await;
         declared.map_err(|error| explain(error, &queue.name))?;
     }
+    bindings::apply(&channel, &topology.bindings, mode).await.map_err(|refused| match refused {
+        Refused::Broker(error) => TopologyError::Broker(error),
+        Refused::Differs(text) => TopologyError::Differs(text),
+    })?;
     // The queues stand; a channel that does not close properly is no reason to doubt it.
     let _ = bounded("close the channel", channel.close(200, "OK".into())).await;
     Ok(())
@@ -294,12 +304,6 @@ fn table(queue: &Queue) -> Headers {
         table.insert((*key).into(), value.amqp());
     }
     table
-}
-
-/// A name for the wire.
-pub(crate) fn short(text: &str) -> Result<ShortString, BrokerError> {
-    ShortString::try_new(text)
-        .map_err(|_| BrokerError { message: format!("the name {text:?} has more than 255 bytes"), code: None })
 }
 
 fn explain(error: BrokerError, queue: &str) -> TopologyError {

@@ -49,10 +49,11 @@ pub(super) async fn check(config: &Config) -> Checked {
     let topology = Topology::new(&config.broker, &config.retry.delays);
     let (permitted, (found, consumers)) =
         tokio::join!(permissions(&inspection, config, &topology), queues(&inspection, config, &topology));
+    let bound = super::bindings::check(&inspection, config, &topology.bindings).await;
     // The last question: a broker with an alarm answers nothing more where somebody published.
     let published = publishing(&inspection).await;
     inspection.close().await;
-    findings.0.extend([permitted, published, found].into_iter().flat_map(|part| part.0));
+    findings.0.extend([permitted, published, found, bound].into_iter().flat_map(|part| part.0));
     Checked { findings, consumers }
 }
 

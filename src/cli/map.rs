@@ -1,34 +1,153 @@
-//! `map`: one task message in, the exact insert.php body out.
+//! `map`: one message in, the exact insert.php body out.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::broker::HeaderValue;
 use crate::cli::{Error, load, open, print};
-use crate::config::Sources;
-use crate::message::payload::Mapping;
-use crate::message::task::{MAX_BODY, decode};
+use crate::clock::Clock;
+use crate::config::{Config, Problems, Sources};
+use crate::json_object::Members;
+use crate::message::mapper::{Explained, Mapped, Mapper};
+use crate::message::retry_state::RetryState;
+use crate::message::sample::Sample;
+use crate::message::task::MAX_BODY;
 
 /// Arguments of `map`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    wolkvox-task-worker map task.json\n  \
+    wolkvox-task-worker --config worker.toml map event.json --routing-key ticket.closed.web --header region=co")]
 pub struct Args {
-    /// File with one task message; standard input when left out or -
+    /// File with one message; standard input when left out or -
+    #[arg(conflicts_with = "all_examples")]
     file: Option<PathBuf>,
+    /// The routing key that it is published with
+    #[arg(long, value_name = "KEY", default_value = "")]
+    routing_key: String,
+    /// The exchange that it is published to
+    #[arg(long, value_name = "NAME", default_value = "")]
+    exchange: String,
+    /// A header of it, a text; content-type sets the property of that name. May be given several times
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
+    headers: Vec<(String, String)>,
+    /// Its AMQP message id
+    #[arg(long, value_name = "ID")]
+    message_id: Option<String>,
+    /// Run the examples of all rules, and map no message
+    #[arg(long)]
+    all_examples: bool,
 }
 
-/// Prints the body as JSON.
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("a header is NAME=VALUE, such as region=co")?;
+    if name.is_empty() { Err("the header has no name".to_owned()) } else { Ok((name.to_owned(), value.to_owned())) }
+}
+
+/// Prints the body as JSON; on standard error which rule made it.
 ///
 /// # Errors
-/// Every problem of the message.
+/// Every problem of the message, or of the rules and their examples.
 pub fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
-    let config = load(sources, &["crm.operation"])?;
-    let mapping = Mapping::new(&config).map_err(Error::failed)?;
+    let mut config = load(sources, &[])?;
+    // What the CRM is told is no question here.
+    config.crm.operation.get_or_insert_with(|| "<crm.operation>".to_owned());
+    if args.all_examples {
+        return all_examples(&config);
+    }
+    let mapper = Mapper::without_examples(&config)?;
+    let message = sample(args)?.message().map_err(Error::failed)?;
+    let explained = mapper.explain(&message, &RetryState::new(&message), Clock::system().now());
+    for line in explanation(&explained) {
+        eprintln!("{line}");
+    }
+    match explained.result {
+        Ok(Mapped::Send { body, .. }) => {
+            print(&pretty(&body).map_err(Error::failed)?)?;
+        }
+        Ok(Mapped::Skip { .. }) => {}
+        Err(failure) => return Err(Error::failed(failure)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The body with its members in their order, a line for each.
+fn pretty(body: &[u8]) -> serde_json::Result<String> {
+    let Members(members) = serde_json::from_slice(body)?;
+    let mut lines = Vec::new();
+    for (name, value) in &members {
+        let shown = match serde_json::from_str::<Members<'_>>(value.get()) {
+            Ok(Members(inner)) => {
+                let inner: Vec<String> =
+                    inner.iter().map(|(name, value)| format!("    {}: {value}", quoted(name))).collect();
+                format!("{{\n{}\n  }}", inner.join(",\n"))
+            }
+            Err(_) => value.get().to_owned(),
+        };
+        lines.push(format!("  {}: {shown}", quoted(name)));
+    }
+    Ok(format!("{{\n{}\n}}", lines.join(",\n")))
+}
+
+fn quoted(name: &str) -> serde_json::Value {
+    serde_json::Value::from(name)
+}
+
+fn all_examples(config: &Config) -> Result<ExitCode, Error> {
+    let rules = &config.events.rules;
+    let (rules, examples) = (rules.len(), rules.iter().map(|rule| rule.examples.len()).sum::<usize>());
+    if examples == 0 {
+        return Err(Error::failed("there are no examples; add [[rules.examples]] behind a rule"));
+    }
+    match Mapper::new(config) {
+        Ok(_) => print(&format!("rules: {rules}, examples: {examples}, all as expected"))?,
+        Err(Problems(problems)) => {
+            let listed: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            return Err(Error::failed(format!(
+                "{}\n{} of {examples} examples failed",
+                listed.join("\n"),
+                listed.len()
+            )));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn sample(args: &Args) -> Result<Sample, Error> {
     let mut body = Vec::new();
     // One byte more than is allowed is enough to refuse it.
     let limit = u64::try_from(MAX_BODY).unwrap_or(u64::MAX).saturating_add(1);
     open(args.file.as_deref())?.take(limit).read_to_end(&mut body).map_err(Error::failed)?;
-    let decoded = decode(&body, config.task.unknown_fields).map_err(Error::failed)?;
-    let payload = mapping.map(decoded).map_err(Error::failed)?;
-    print(&serde_json::to_string_pretty(&payload).map_err(Error::failed)?)?;
-    Ok(ExitCode::SUCCESS)
+    let headers =
+        args.headers.iter().map(|(name, value)| (name.clone(), HeaderValue::LongString(value.as_str().into())));
+    Ok(Sample {
+        body,
+        exchange: args.exchange.clone(),
+        routing_key: args.routing_key.clone(),
+        headers: headers.collect::<BTreeMap<_, _>>(),
+        message_id: args.message_id.clone(),
+        published_at: None,
+    })
+}
+
+/// Which rule is for the message, and why those above it are not.
+fn explanation(explained: &Explained) -> Vec<String> {
+    let mut lines: Vec<String> =
+        explained.passed.iter().map(|(rule, reason)| format!("rule {rule} does not match: {reason}")).collect();
+    if let Some(rule) = &explained.chosen {
+        lines.push(format!("rule {rule} matches"));
+    }
+    match &explained.result {
+        Ok(Mapped::Send { rule: Some(_), message_id: Some(id), .. }) => lines.push(format!("message id {id:?}")),
+        Ok(Mapped::Send { rule: Some(_), message_id: None, .. }) => {
+            lines.push(
+                "no message id: a second copy of this event makes a second task; set message_id in the rule".to_owned(),
+            );
+        }
+        Ok(Mapped::Skip { .. }) => lines.push("skipped: the worker acks it and sends nothing".to_owned()),
+        Ok(Mapped::Send { .. }) | Err(_) => {}
+    }
+    lines
 }

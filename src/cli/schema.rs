@@ -1,18 +1,37 @@
-//! `schema`: the JSON Schema of a task message.
+//! `schema`: the JSON Schema of a task message, or an AsyncAPI document of the queues and messages.
 
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use crate::cli::{Error, print};
+use crate::cli::{Error, load, print};
+use crate::config::Sources;
 use crate::message::payload::REQUIRED;
 
-/// Prints the schema.
+mod asyncapi;
+
+/// Arguments of `schema`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  wolkvox-task-worker schema > task.schema.json
+  wolkvox-task-worker --config worker.toml schema --asyncapi > asyncapi.json")]
+pub struct Args {
+    /// Print an AsyncAPI 3 document of the queues, exchanges and messages of this configuration instead
+    #[arg(long)]
+    asyncapi: bool,
+}
+
+/// Prints the schema, or the document.
 ///
 /// # Errors
-/// When standard output cannot be written.
-pub fn run() -> Result<ExitCode, Error> {
-    print(&serde_json::to_string_pretty(&schema()).map_err(Error::failed)?)?;
+/// An invalid configuration, or that standard output cannot be written.
+pub fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
+    let printed = match args.asyncapi {
+        true => asyncapi::document(&load(sources, &[])?),
+        false => schema(),
+    };
+    print(&serde_json::to_string_pretty(&printed).map_err(Error::failed)?)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -19,7 +19,7 @@ pub struct Problem {
 
 impl Problem {
     /// A problem that no list of allowed values solves.
-    pub(super) fn new(key: impl Into<String>, source: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn new(key: impl Into<String>, source: impl Into<String>, message: impl Into<String>) -> Self {
         Self { key: key.into(), source: source.into(), message: message.into(), allowed: None }
     }
 
@@ -42,7 +42,7 @@ impl fmt::Display for Problem {
 
 /// Everything that is wrong with a configuration; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problems(pub(super) Vec<Problem>);
+pub struct Problems(pub(crate) Vec<Problem>);
 
 impl Problems {
     /// The problems, in the order of their keys as far as they have one.

@@ -66,6 +66,15 @@ pub(super) struct Raw {
     empty: HashMap<&'static str, String>,
     /// Whether a whole layer could not be read, so that what is absent may well have been written.
     pub(super) incomplete: bool,
+    /// What is no single key.
+    pub(super) tables: Tables,
+}
+
+/// Lists of tables, which only a file can hold, each with where it was found.
+#[derive(Default)]
+pub(super) struct Tables {
+    pub(super) rules: Option<(toml::Value, String)>,
+    pub(super) bindings: Option<(toml::Value, String)>,
 }
 
 /// What one layer has under one name.
@@ -93,7 +102,11 @@ impl Raw {
         let path = sources.file.clone().map(|path| (path, "--config".to_owned()));
         let file = path.or(named).map(|(path, source)| file::layer(&path, &source, problems, &sources.stop));
         let mut raw = Self { incomplete: matches!(file, Some(None)), ..Self::default() };
-        let layers = [Some(environment), file.flatten()];
+        let file = file.flatten().map(|(layer, tables)| {
+            raw.tables = tables;
+            layer
+        });
+        let layers = [Some(environment), file];
         for key in KEYS {
             // Both layers are looked at, since a conflict in the lower one is an error too.
             let written: Vec<_> = layers.iter().flatten().filter_map(|layer| pick(key, layer, problems)).collect();

@@ -9,12 +9,11 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::address;
 use super::keys::{Key, MOST_DELAYS, MOST_TOKENS};
-use super::proxy::Proxy;
-use super::raw::Sources;
+use super::rules::{Outside, holiday, sorted};
 use super::read::{Parsed, Reader, Reported, any, choice, count, duration, duration_within, flag, path, queue, text};
 use super::{
-    Admin, Broker, Config, Crm, Gate, Ledger, LedgerStore, Log, LogFormat, LogLevel, OnUnknown, Priority, ReferencePlace, Retry,
-    Shutdown, Task, TopologyMode, UnknownFields,
+    Admin, Broker, Config, Events, Crm, Gate, Ledger, LedgerStore, Log, LogFormat, LogLevel, OnUnknown, Priority, Retry,
+    Shutdown, Task, TopologyMode, UnknownFields, Unmatched, bindings,
 };
 use crate::suggest::suggest;
 
@@ -23,6 +22,7 @@ pub(super) fn config(reader: &mut Reader<'_>, sources: &Sources) -> Result<Confi
     let broker = broker(reader);
     let crm = crm(reader, sources);
     let task = task(reader);
+    let events = events(reader);
     let retry = retry(reader);
     let gate = gate(reader);
     let ledger = ledger(reader);
@@ -33,6 +33,7 @@ pub(super) fn config(reader: &mut Reader<'_>, sources: &Sources) -> Result<Confi
         broker: broker?,
         crm: crm?,
         task: task?,
+        events: events?,
         retry: retry?,
         gate: gate?,
         ledger: ledger?,
@@ -52,6 +53,10 @@ fn broker(reader: &mut Reader<'_>) -> Result<Broker, Reported> {
     let ca_file = reader.read("broker.ca_file", path);
     let client_cert_file = reader.read("broker.client_cert_file", path);
     let client_key_file = reader.read("broker.client_key_file", path);
+    let bindings = match &reader.raw.tables.bindings {
+        Some((value, source)) => bindings::read(value.clone(), source, &mut reader.problems),
+        None => Vec::new(),
+    };
 
     for url in urls.as_ref().into_iter().flatten() {
         if address::is_exposed(url.secret.expose_secret()) {
@@ -80,6 +85,7 @@ fn broker(reader: &mut Reader<'_>) -> Result<Broker, Reported> {
         dead_letter_queue,
         topology: topology?,
         single_active_consumer: single_active_consumer?,
+        bindings,
         ca_file: ca_file?,
         client_cert_file: client_cert_file?,
         client_key_file: client_key_file?,
@@ -210,6 +216,18 @@ fn task(reader: &mut Reader<'_>) -> Result<Task, Reported> {
         max_age: max_age?,
         reference: reference?,
     })
+}
+
+fn events(reader: &mut Reader<'_>) -> Result<Events, Reported> {
+    let unmatched = reader.want("events.unmatched", choice([Unmatched::DeadLetter, Unmatched::Skip]));
+    let holidays = reader.each("events.holidays", |_, text| holiday(text));
+    let rules_file = reader.read("events.rules_file", path);
+    let keys = [("events.unmatched", "unmatched"), ("events.holidays", "holidays")];
+    let written = keys.into_iter().map(|(name, key)| (key, reader.source(name)));
+    let written = written.filter(|(_, source)| source != "default" && source != "not set").collect();
+    let outside = Outside { unmatched: unmatched?, holidays: sorted(holidays?), written };
+    let rules = reader.raw.tables.rules.clone();
+    Ok(Events::new(outside, rules_file?, rules, &mut reader.problems))
 }
 
 fn retry(reader: &mut Reader<'_>) -> Result<Retry, Reported> {

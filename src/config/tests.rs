@@ -58,7 +58,7 @@ fn load_both(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Problems>
 
 /// One key of the configuration, as text.
 fn field(config: &Config, name: &str) -> String {
-    let Config { broker, crm, task, retry, gate, ledger, admin, shutdown, log } = config;
+    let Config { broker, crm, task, events, retry, gate, ledger, admin, shutdown, log } = config;
     let duration = crate::duration::format;
     match name {
         "broker.urls" => broker.urls.iter().map(|url| url.secret.expose_secret()).collect(),
@@ -116,6 +116,15 @@ fn field(config: &Config, name: &str) -> String {
         "shutdown.grace" => duration(shutdown.grace),
         "log.format" => format!("{:?}", log.format),
         "log.level" => format!("{:?}", log.level),
+        other => events_field(events, other),
+    }
+}
+
+fn events_field(events: &Events, name: &str) -> String {
+    match name {
+        "events.unmatched" => format!("{:?}", events.unmatched),
+        "events.holidays" => events.holidays.iter().map(ToString::to_string).collect::<Vec<_>>().join("+"),
+        "events.rules_file" => format!("{:?}", events.rules_file),
         other => panic!("{other} is in KEYS and not in this list"),
     }
 }
@@ -149,7 +158,9 @@ const EVERY: &[(&str, &str, &str, &str)] = &[
     ("task.description", "None", "a, b", r#"Some("a, b")"#),
     ("task.unknown_fields", "Reject", "ignore", "Ignore"),
     ("task.max_age", "None", "2d", r#"Some("2d")"#),
-    ("task.reference", "None", "name", "Name"),
+    ("events.unmatched", "DeadLetter", "skip", "Skip"),
+    ("events.holidays", "", "2027-05-01,2027-01-01,2027-05-01", "2027-01-01+2027-05-01"),
+    ("events.rules_file", "None", "tests/cases/rules.toml", r#"Some("tests/cases/rules.toml")"#),
     ("retry.immediate_attempts", "3", "1", "1"),
     ("retry.immediate_initial", "200ms", "1ms", "1ms"),
     ("retry.immediate_max", "5s", "200ms", "200ms"),
@@ -222,8 +233,7 @@ fn every_key_is_read_from_toml() {
 
 #[test]
 fn every_problem_names_key_source_value_and_what_is_allowed() {
-    let free =
-        ["task.description", "crm.ca_file", "broker.ca_file", "broker.client_cert_file", "broker.client_key_file"];
+    let free = ["task.description", "events.rules_file", "crm.ca_file", "broker.ca_file", "broker.client_cert_file", "broker.client_key_file"];
     for key in KEYS.iter().filter(|key| !free.contains(&key.name)) {
         let bad = "\u{1}é?bad";
         let problems = load_env(&[(&variable(key.name), bad)]).unwrap_err();

@@ -36,6 +36,9 @@ pub fn properties(
         (FAILED_AT, text(&rfc3339(at))),
         (retry_state::WORKER, text(&shorten(worker, 255))),
     ];
+    if let Some(rule) = &failure.rule {
+        headers.push((retry_state::RULE, text(rule)));
+    }
     if let Some(code) = failure.crm_code {
         headers.push(("x-wtw-crm-code", number(code)));
     }

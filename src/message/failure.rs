@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
 use futures_util::{FutureExt as _, TryFutureExt as _};
 
@@ -34,6 +35,10 @@ impl Stage {
 pub enum Kind {
     /// The body is not a JSON object.
     InvalidMessage,
+    /// No rule is for the message.
+    Unmatched,
+    /// A rule failed for the message.
+    MappingFailed,
     /// The task has bad fields.
     InvalidTask,
     /// The id stands in the ledger for another body.
@@ -54,8 +59,10 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::InvalidMessage,
+        Self::Unmatched,
+        Self::MappingFailed,
         Self::InvalidTask,
         Self::IdConflict,
         Self::Rejected,
@@ -71,6 +78,8 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InvalidMessage => "invalid_message",
+            Self::Unmatched => "unmatched",
+            Self::MappingFailed => "mapping_failed",
             Self::InvalidTask => "invalid_task",
             Self::IdConflict => "id_conflict",
             Self::Rejected => "rejected",
@@ -87,6 +96,8 @@ impl Kind {
     pub fn meaning(self) -> &'static str {
         match self {
             Self::InvalidMessage => "the body is not a JSON object",
+            Self::Unmatched => "no rule is for the message; the reason of each is told",
+            Self::MappingFailed => "a rule failed; its name, field and expression are told",
             Self::InvalidTask => "fields are missing, unknown or wrong; each is named",
             Self::IdConflict => "the message id was used before for another body",
             Self::Rejected => "the CRM refused this task; its words are quoted",
@@ -116,6 +127,8 @@ pub struct Failure {
     pub crm_message: Option<String>,
     /// The HTTP status, where there was an answer.
     pub http_status: Option<u16>,
+    /// The rule that was applied, where one was.
+    pub rule: Option<Arc<str>>,
 }
 
 impl Failure {
@@ -131,7 +144,13 @@ impl Failure {
     /// A failure without an answer of the CRM.
     pub fn new(stage: Stage, kind: Kind, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { stage, kind, message, problems: Vec::new(), crm_code: None, crm_message: None, http_status: None }
+        Self { stage, kind, message, problems: Vec::new(), crm_code: None, crm_message: None, http_status: None, rule: None }
+    }
+
+    /// The same, of a message that a rule was applied to.
+    #[must_use]
+    pub fn by_rule(self, rule: &Arc<str>) -> Self {
+        Self { rule: Some(Arc::clone(rule)), ..self }
     }
 
     /// A failure for several problems, which its sentence lists.

@@ -1,70 +1,272 @@
-//! From a message to what is sent to the CRM.
+//! Map: a message becomes what is sent to the CRM, directly or through the first rule that matches. Pure.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use crate::broker::Message;
-use crate::config::{Config, UnknownFields};
+use crate::config::{Config, Events, Problem, Problems, UnknownFields};
+use crate::message::body;
 use crate::message::failure::{Failure, Kind, Stage};
 use crate::message::payload::Mapping;
-use crate::message::retry_state::RetryState;
+use crate::message::retry_state::{self, RetryState, string};
+use crate::message::rules::{Applied, FieldValue, Incoming, Rules, Trace};
 use crate::message::task;
 
-/// How many bytes the CRM's body has beside the message's own, about.
+mod counts;
+mod examples;
+
+use counts::Counts;
+pub use counts::RuleCounts;
+
+/// What the CRM's form has beside a message's own fields, in bytes.
 const BESIDE_MESSAGE: usize = 256;
 
-/// Turns a message into what is sent to the CRM.
+/// Turns a message into what is sent to the CRM: directly, or through the first rule that matches.
 pub struct Mapper {
     mapping: Mapping,
     unknown_fields: UnknownFields,
+    /// None where messages are task messages.
+    rules: RwLock<Option<Arc<Rules>>>,
+    counts: Counts,
 }
 
-/// What a message becomes.
+/// What becomes of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mapped {
-    /// A request.
+    /// A request is sent.
     Send {
         /// The body of insert.php.
         body: Bytes,
-        /// The rule that matched.
+        /// The rule that made it; none for a task message.
         rule: Option<Arc<str>>,
-        /// The message id that the rule makes.
+        /// The message's id, which must stay the same on every copy.
         message_id: Option<String>,
     },
-    /// Nothing: a rule says so.
+    /// Nothing is sent.
     Skip {
-        /// The rule that matched.
-        rule: Arc<str>,
+        /// The rule that said so; none where no rule matched.
+        rule: Option<Arc<str>>,
     },
+}
+
+/// How a message was mapped, for people.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    /// What becomes of the message, or why it fails.
+    pub result: Result<Mapped, Failure>,
+    /// The rules that are not for the message, each with its reason.
+    pub passed: Vec<(Arc<str>, String)>,
+    /// The rule that was applied.
+    pub chosen: Option<Arc<str>>,
 }
 
 impl Mapper {
-    /// The mapper of a configuration.
+    /// The mapper of a configuration. The rules' examples are run.
     ///
     /// # Errors
-    /// When `crm.operation` is not set.
-    pub fn new(config: &Config) -> Result<Self, String> {
-        Ok(Self { mapping: Mapping::new(config)?, unknown_fields: config.task.unknown_fields })
+    /// Everything that is wrong with the rules, failed examples too; or that `crm.operation` is not set.
+    pub fn new(config: &Config) -> Result<Self, Problems> {
+        let mapper = Self::without_examples(config)?;
+        if let Some(rules) = mapper.current() {
+            let problems = examples::run(&mapper, &rules, &config.events);
+            if !problems.is_empty() {
+                return Err(Problems(problems));
+            }
+        }
+        Ok(mapper)
     }
 
-    /// What `message` becomes.
+    /// The same, without the examples.
     ///
     /// # Errors
-    /// Why it cannot become a task.
-    pub fn map(&self, message: &Message, _state: &RetryState, _now: Timestamp) -> Result<Mapped, Failure> {
-        let decoded = task::decode(&message.body, self.unknown_fields)?;
-        let payload = self.mapping.map(decoded)?;
-        let mut json = Vec::with_capacity(message.body.len() + BESIDE_MESSAGE);
-        serde_json::to_writer(&mut json, &payload)
-            .map_err(|error| Failure::new(Stage::Map, Kind::InvalidTask, error.to_string()))?;
-        Ok(Mapped::Send { body: json.into(), rule: None, message_id: None })
+    /// Everything that is wrong with the rules, or that `crm.operation` is not set.
+    pub fn without_examples(config: &Config) -> Result<Self, Problems> {
+        let mapping = Mapping::new(config)
+            .map_err(|message| Problems(vec![Problem::new("crm.operation", "not set", message)]))?;
+        let compiled = match config.events.rules.is_empty() {
+            true => None,
+            false => Some(Rules::compile(&config.events, &mapping.defaults, &mapping.timezone).map_err(Problems)?),
+        };
+        let mapper = Self {
+            mapping,
+            unknown_fields: config.task.unknown_fields,
+            rules: RwLock::new(None),
+            counts: Counts::default(),
+        };
+        mapper.replace(compiled.map(Arc::new));
+        Ok(mapper)
     }
 
-    /// A digest of what message ids are made from, and in which order rules are tried.
+    /// Replaces the rules, once the new ones are compiled and their examples have run.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the new rules; the old ones stay.
+    pub fn reload(&self, events: &Events) -> Result<Arc<str>, Problems> {
+        let rules = Rules::compile(events, &self.mapping.defaults, &self.mapping.timezone).map_err(Problems)?;
+        let problems = examples::run(self, &rules, events);
+        if !problems.is_empty() {
+            return Err(Problems(problems));
+        }
+        let digest = Arc::clone(&rules.digest);
+        self.replace(Some(Arc::new(rules)));
+        Ok(digest)
+    }
+
+    fn replace(&self, rules: Option<Arc<Rules>>) {
+        if let Some(rules) = &rules {
+            self.counts.track(rules.names());
+        }
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
+    }
+
+    fn current(&self) -> Option<Arc<Rules>> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The digest of the rules in force, for `x-wtw-rules`; none where messages are task messages.
     #[must_use]
-    pub fn identities(&self) -> String {
-        String::new()
+    pub fn digest(&self) -> Option<Arc<str>> {
+        self.current().map(|rules| Arc::clone(&rules.digest))
+    }
+
+    /// The digest of what decides which message gets which id. Where it has changed, the ledger's silence about a message
+    /// proves nothing.
+    #[must_use]
+    pub fn identity(&self) -> Option<Arc<str>> {
+        self.current().map(|rules| Arc::clone(&rules.identity))
+    }
+
+    /// What the rules have done since the process started, in their order; empty where there are none.
+    #[must_use]
+    pub fn counts(&self) -> Vec<RuleCounts> {
+        self.counts.read()
+    }
+
+    /// Maps a message. `state` has the original exchange and routing key, and what was fixed when the message was seen first.
+    ///
+    /// # Errors
+    /// What is wrong with the message, or with the rule that is for it.
+    pub fn map(&self, message: &Message, state: &RetryState, now: Timestamp) -> Result<Mapped, Failure> {
+        let Some(rules) = self.current() else {
+            let body = self.direct(message)?;
+            return Ok(Mapped::Send { body, rule: None, message_id: id(message, state) });
+        };
+        let mut trace = Trace::default();
+        let result = self.by_rules(&rules, message, state, now, &mut trace);
+        self.counts.add(&trace, &result, now);
+        result
+    }
+
+    /// Maps a message and tells how each rule was tried; nothing is counted.
+    #[must_use]
+    pub fn explain(&self, message: &Message, state: &RetryState, now: Timestamp) -> Explained {
+        match self.current() {
+            None => Explained { result: self.map(message, state, now), passed: Vec::new(), chosen: None },
+            Some(rules) => self.explain_with(&rules, message, state, now),
+        }
+    }
+
+    fn explain_with(&self, rules: &Rules, message: &Message, state: &RetryState, now: Timestamp) -> Explained {
+        let mut trace = Trace::default();
+        let result = self.by_rules(rules, message, state, now, &mut trace);
+        let passed = trace.passed.into_iter().map(|(rule, reason)| (rule, reason.to_string())).collect();
+        Explained { result, passed, chosen: trace.chosen }
+    }
+
+    /// The insert.php body of a task message.
+    fn direct(&self, message: &Message) -> Result<Bytes, Failure> {
+        self.body(&body::unpacked(message)?, self.unknown_fields)
+    }
+
+    fn body(&self, task: &[u8], unknown_fields: UnknownFields) -> Result<Bytes, Failure> {
+        let payload = self.mapping.map(task::decode(task, unknown_fields)?)?;
+        let mut json = Vec::with_capacity(task.len() + BESIDE_MESSAGE);
+        serde_json::to_writer(&mut json, &payload).map_err(|error| unwritable(&error))?;
+        Ok(json.into())
+    }
+
+    fn by_rules(
+        &self,
+        rules: &Rules,
+        message: &Message,
+        state: &RetryState,
+        now: Timestamp,
+        trace: &mut Trace,
+    ) -> Result<Mapped, Failure> {
+        let incoming = Incoming {
+            message,
+            exchange: &state.exchange,
+            routing_key: &state.routing_key,
+            first_seen_at: state.first_seen_at.unwrap_or(now),
+        };
+        let may_skip = !has_matched_before(message, state) && state.dropped.is_empty();
+        match rules.apply(incoming, state.message_id.as_deref(), may_skip, trace)? {
+            Applied::Skip { rule } => Ok(Mapped::Skip { rule }),
+            Applied::Task { rule, fields, message_id } => {
+                let body = self.task(&fields).map_err(|failure| of_rule(failure, &rule))?;
+                Ok(Mapped::Send { body, rule: Some(rule), message_id })
+            }
+        }
+    }
+
+    /// The insert.php body of a rule's fields, which are checked as those of a task message are.
+    fn task(&self, fields: &[(&'static str, FieldValue)]) -> Result<Bytes, Failure> {
+        let message = serde_json::to_vec(&AsMessage(fields)).map_err(|error| unwritable(&error))?;
+        self.body(&message, UnknownFields::Reject)
     }
 }
+
+fn unwritable(error: &serde_json::Error) -> Failure {
+    Failure::new(Stage::Map, Kind::InvalidTask, error.to_string())
+}
+
+/// The message's id where no rule gives one.
+fn id(message: &Message, state: &RetryState) -> Option<String> {
+    state.message_id.clone().or_else(|| message.id().map(str::to_owned))
+}
+
+/// Whether a rule was for the message when it was seen before: then it is never skipped because none is for it now.
+fn has_matched_before(message: &Message, state: &RetryState) -> bool {
+    let is_unmatched =
+        || message.header(retry_state::ERROR_KIND).and_then(string).as_deref() == Some(Kind::Unmatched.as_str());
+    state.first_seen_at.is_some() && !is_unmatched()
+}
+
+/// A failure of a task that a rule made.
+fn of_rule(failure: Failure, rule: &Arc<str>) -> Failure {
+    let problems: Vec<String> = failure.problems.iter().map(|problem| format!("rule {rule}: {problem}")).collect();
+    let message = match problems.is_empty() {
+        true => format!("rule {rule}: {}", failure.message),
+        false => problems.join("; "),
+    };
+    Failure { stage: Stage::Map, message, problems, ..failure }.by_rule(rule)
+}
+
+/// The fields as a task message has them.
+struct AsMessage<'a>(&'a [(&'static str, FieldValue)]);
+
+impl Serialize for AsMessage<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, value) in self.0 {
+            match value {
+                FieldValue::Text(text) => map.serialize_entry(name, text)?,
+                FieldValue::Switch(on) => map.serialize_entry(name, on)?,
+            }
+        }
+        map.end()
+    }
+}
+
+/// The fields of an insert.php body, by name.
+pub(crate) fn fields_of(body: &[u8]) -> BTreeMap<String, serde_json::Value> {
+    let mut body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    serde_json::from_value(body.get_mut("fields").map(serde_json::Value::take).unwrap_or_default()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

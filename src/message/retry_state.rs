@@ -36,10 +36,14 @@ pub(crate) const POSSIBLY_CREATED: &str = "x-wtw-possibly-created";
 pub(crate) const FIRST_ATTEMPT_AT: &str = "x-wtw-first-attempt-at";
 pub(crate) const ORIGINAL_EXCHANGE: &str = "x-wtw-original-exchange";
 pub(crate) const ORIGINAL_ROUTING_KEY: &str = "x-wtw-original-routing-key";
+pub(crate) const MESSAGE_ID: &str = "x-wtw-message-id";
+pub(crate) const FIRST_SEEN_AT: &str = "x-wtw-first-seen-at";
 pub(crate) const SCHEMA: &str = "x-wtw-dead-letter";
 pub(crate) const REPLAY_COUNT: &str = "x-wtw-replay-count";
 pub(crate) const DROPPED: &str = "x-wtw-dropped-headers";
+pub(crate) const ERROR_KIND: &str = "x-wtw-error-kind";
 pub(crate) const ERROR_MESSAGE: &str = "x-wtw-error-message";
+pub(crate) const RULE: &str = "x-wtw-rule";
 pub(crate) const CRM_MESSAGE: &str = "x-wtw-crm-message";
 pub(crate) const WORKER: &str = "x-wtw-worker";
 
@@ -65,11 +69,8 @@ const fn dead(name: &'static str, kind: &'static str, meaning: &'static str) -> 
 }
 
 /// Headers that are ours: they are read, and never copied from what arrived.
-pub const HEADERS: [Header; 25] = [
-    retried(QUEUE, "text", "the work queue whose worker wrote these headers; those of another queue are ignored"),
-    retried(MESSAGE_ID, "text", "the message id by which the ledger knows the message; wins over the AMQP property"),
-    retried(FIRST_SEEN_AT, "time", "when a worker first saw the message"),
-    retried(ATTEMPTS, "number", "attempts so far"),
+pub const HEADERS: [Header; 21] = [
+    retried(ATTEMPTS, "number", "attempts spent"),
     retried(ROUND, "number", "the round that it is in, from 0"),
     retried(
         HISTORY,
@@ -80,16 +81,15 @@ pub const HEADERS: [Header; 25] = [
     retried(FIRST_ATTEMPT_AT, "time", "when the first attempt was made"),
     retried(ORIGINAL_EXCHANGE, "text", "the exchange that the publisher used"),
     retried(ORIGINAL_ROUTING_KEY, "text", "the routing key that the publisher used"),
-    retried(REPLAY_COUNT, "number", "how often it was replayed"),
-    retried(ACTION, "text", "id of the operator's action that sent it to the work queue"),
-    retried(EDITED, "switch", "an operator changed the body"),
+    retried(MESSAGE_ID, "text", "the message id, where it is not the AMQP property's; it stays the same on every copy"),
+    retried(FIRST_SEEN_AT, "time", "when a worker saw the message first, which rules see as `now`"),
+    retried(REPLAY_COUNT, "number", "how often it came back from the dead-letter queue"),
     retried(DROPPED, "text", "names of the publisher's headers that had no room"),
     dead(SCHEMA, "number", "version of these headers, 1"),
     dead("x-wtw-error-stage", "text", "where it failed: `decode`, `map` or `send`"),
     dead("x-wtw-error-kind", "text", "the kind of failure"),
     dead(ERROR_MESSAGE, "text", "one readable sentence"),
-    dead(RULE, "text", "the rule that matched"),
-    dead(RULES, "text", "digest of the rules in force"),
+    dead(RULE, "text", "the rule that was applied"),
     dead("x-wtw-crm-code", "number", "the CRM's `code`"),
     dead(CRM_MESSAGE, "text", "the CRM's words"),
     dead("x-wtw-http-status", "number", "the HTTP status"),
@@ -172,7 +172,11 @@ pub struct RetryState {
     pub exchange: String,
     /// The routing key that the publisher used.
     pub routing_key: String,
-    /// How often it was replayed.
+    /// The message id, where it is not the AMQP property's.
+    pub message_id: Option<String>,
+    /// When a worker saw the message first.
+    pub first_seen_at: Option<Timestamp>,
+    /// How often it came back from the dead-letter queue.
     pub replays: u32,
     /// Id of the operator's action that sent it to the work queue.
     pub action: Option<String>,
@@ -215,9 +219,9 @@ impl RetryState {
             first_attempt_at: reader.time(FIRST_ATTEMPT_AT),
             exchange: reader.text(ORIGINAL_EXCHANGE).unwrap_or_else(|| message.exchange.clone()),
             routing_key: reader.text(ORIGINAL_ROUTING_KEY).unwrap_or_else(|| message.routing_key.clone()),
-            replays: replays.saturating_add(u32::from(is_replay)),
-            action: reader.text(ACTION),
-            is_edited: reader.switch(EDITED),
+            message_id: reader.text(MESSAGE_ID).filter(|id| !id.is_empty()),
+            first_seen_at: reader.time(FIRST_SEEN_AT),
+            replays: replays.saturating_add(u32::from(replay)),
             dropped: reader.get(DROPPED, string).unwrap_or_default(),
             ..fresh
         };
@@ -259,6 +263,12 @@ impl RetryState {
         }
         if self.is_edited {
             headers.insert(EDITED, HeaderValue::Boolean(true));
+        }
+        if let Some(id) = &self.message_id {
+            headers.insert(MESSAGE_ID, text(id));
+        }
+        if let Some(at) = self.first_seen_at {
+            headers.insert(FIRST_SEEN_AT, text(&rfc3339(at)));
         }
         if self.replays > 0 {
             headers.insert(REPLAY_COUNT, number(self.replays));

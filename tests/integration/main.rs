@@ -13,6 +13,7 @@ mod dead_letters;
 mod deploy;
 mod dist;
 mod docs;
+mod events;
 mod guarantees;
 mod ledger;
 mod networks;

@@ -10,6 +10,7 @@ fn broker(single_active_consumer: bool) -> config::Broker {
         dead_letter_queue: "graveyard".to_owned(),
         topology: TopologyMode::Declare,
         single_active_consumer,
+        bindings: Vec::new(),
         ca_file: None,
         client_cert_file: None,
         client_key_file: None,

@@ -148,6 +148,8 @@ fn example(key: &Key) -> &'static str {
         (_, "gate.probe_max") => "1m",
         (_, "retry.immediate_initial") => "200ms",
         (_, "task.max_age") => "2d",
+        (_, "events.holidays") => "2027-01-01,2027-12-25",
+        (_, "events.rules_file") => "rules.toml",
         (_, "log.format") => "json",
         (_, "broker.dead_letter_queue") => "wolkvox.tasks.dead",
         (_, "broker.ca_file" | "crm.ca_file") => "/etc/ssl/ca.pem",

@@ -8,13 +8,11 @@ const FLAG: Kind = Kind::Choice(&["true", "false"]);
 
 /// The sections with what they are about, in the order of the keys.
 pub(super) const SECTIONS: &[(&str, &str)] = &[
-    ("broker", "RabbitMQ: where messages come from."),
+    ("broker", "RabbitMQ: where messages come from. Exchanges that the work queue is bound to stand in `[[broker.bindings]]`."),
     ("crm", "The wolkvox CRM: where tasks go."),
     ("task", "What is sent where a message leaves a field out, and which messages are accepted."),
-    (
-        "retry",
-        "When an attempt is made again. A round is a few attempts in quick succession; between rounds the message waits on a retry queue.",
-    ),
+    ("events", "Messages that are no tasks. Rules, in `[[rules]]`, turn them into tasks; docs/mapping.md has them."),
+    ("retry", "When an attempt is made again. A round is a few attempts in quick succession; between rounds the message waits on a retry queue."),
     ("gate", "When requests are held back because the CRM does not work."),
     ("ledger", "The record of what was sent, which prevents duplicates."),
     ("admin", "The pages for operators and probes."),
@@ -148,6 +146,25 @@ pub const KEYS: &[Key] = &[
         Preset::Absent,
         Kind::Duration("1ms", "3650d"),
         "An older message (by its AMQP timestamp, else its first attempt) is dead-lettered as `expired`.",
+    ),
+    key(
+        "events.unmatched",
+        Preset::Text("dead-letter"),
+        Kind::Choice(&["dead-letter", "skip"]),
+        "What happens to a message that no rule matches.",
+    ),
+    key(
+        "events.holidays",
+        Preset::Absent,
+        Kind::Like("dates, YYYY-MM-DD"),
+        "Days that `add_business_days` leaves out.",
+    )
+    .list(),
+    key(
+        "events.rules_file",
+        Preset::Absent,
+        Kind::Like("path of a TOML file"),
+        "File with `[events]` and `[[rules]]`, in place of rules in the main file. It is read again when it changes.",
     ),
     key(
         "retry.immediate_attempts",

@@ -5,7 +5,7 @@ use std::path::Path;
 use tokio_util::sync::CancellationToken;
 use toml::{Table, Value as Toml};
 
-use super::{Given, Layer, Value, did_you_mean, is_unset, slot, without_section};
+use super::{Given, Layer, Tables, Value, did_you_mean, is_unset, slot, without_section};
 use crate::config::files;
 use crate::config::keys::{KEYS, Key};
 use crate::config::problem::Problem;
@@ -15,6 +15,7 @@ use crate::suggest::suggest;
 struct Reading<'a> {
     source: String,
     layer: Layer,
+    tables: Tables,
     problems: &'a mut Vec<Problem>,
 }
 
@@ -24,7 +25,7 @@ pub(super) fn layer(
     named_by: &str,
     problems: &mut Vec<Problem>,
     stop: &CancellationToken,
-) -> Option<Layer> {
+) -> Option<(Layer, Tables)> {
     let table = match read(path, named_by, stop) {
         Ok(table) => table,
         Err(problem) => {
@@ -32,11 +33,12 @@ pub(super) fn layer(
             return None;
         }
     };
-    let mut reading = Reading { source: path.display().to_string(), layer: Layer::new(), problems };
+    let source = path.display().to_string();
+    let mut reading = Reading { source, layer: Layer::new(), tables: Tables::default(), problems };
     for (name, value) in table {
         reading.section(&name, value);
     }
-    Some(reading.layer)
+    Some((reading.layer, reading.tables))
 }
 
 fn read(path: &Path, named_by: &str, stop: &CancellationToken) -> Result<Table, Problem> {
@@ -60,7 +62,11 @@ fn place(before: &str) -> String {
 
 impl Reading<'_> {
     fn section(&mut self, name: &str, value: Toml) {
-        let sections = KEYS.iter().filter_map(|key| key.name.split('.').next());
+        if name == "rules" {
+            self.tables.rules = Some((value, self.source.clone()));
+            return;
+        }
+        let sections = KEYS.iter().filter_map(|key| key.name.split('.').next()).chain(["rules"]);
         let known = sections.clone().any(|section| section == name);
         match (known, value) {
             (true, Toml::Table(table)) => {
@@ -79,12 +85,17 @@ impl Reading<'_> {
 
     fn entry(&mut self, section: &str, leaf: &str, value: Toml) {
         let name = format!("{section}.{leaf}");
+        if name == "broker.bindings" {
+            self.tables.bindings = Some((value, self.source.clone()));
+            return;
+        }
         let Some(key) = slot(&name) else {
             let slots: Vec<String> = KEYS.iter().flat_map(Key::slots).collect();
             let leaves = slots.iter().filter_map(|slot| {
                 let (other, leaf) = slot.split_once('.')?;
                 (other == section).then_some(leaf)
             });
+            let leaves = leaves.chain((section == "broker").then_some("bindings"));
             let meant = suggest(leaf, leaves).map(|leaf| format!("{section}.{leaf}"));
             return self.problem(&name, did_you_mean(meant));
         };

@@ -54,6 +54,8 @@ fn state() -> RetryState {
         first_attempt_at: Some("2026-07-30T09:00:00.123Z".parse().unwrap()),
         exchange: "tasks".to_owned(),
         routing_key: "new".to_owned(),
+        message_id: Some("ticket-17".to_owned()),
+        first_seen_at: Some("2026-07-30T08:59:59.999Z".parse().unwrap()),
         replays: 3,
         dropped: "x-large".to_owned(),
     }
@@ -265,7 +267,7 @@ fn the_brokers_headers_and_ours_are_not_copied() {
     let message = message(&headers);
     let copied = copy(&message, &read(&message).0);
     // Texts that a message brings along from an earlier copy.
-    let carried = [ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, DROPPED];
+    let carried = [ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, MESSAGE_ID, DROPPED];
     for name in HEADERS.map(|header| header.name).iter().filter(|name| !carried.contains(name)) {
         assert_ne!(copied.get(*name), Some(&text("forged")), "{name}");
     }

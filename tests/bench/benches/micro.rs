@@ -11,13 +11,17 @@ use gungraun::prelude::*;
 use gungraun::{Callgrind, EntryPoint};
 use jiff::Timestamp;
 use tokio::runtime::{Builder, Runtime};
+use wolkvox_task_worker::broker::Message;
 use wolkvox_task_worker::clock::Clock;
 use wolkvox_task_worker::config::{Config, Sources, UnknownFields};
 use wolkvox_task_worker::crm::classify::{HttpResult, Classified, Reply, classify};
 use wolkvox_task_worker::ledger::file::FileLedger;
 use wolkvox_task_worker::ledger::memory::MemoryLedger;
 use wolkvox_task_worker::ledger::{Closing, Digest, Key, Ledger, Limits, Record};
+use wolkvox_task_worker::message::mapper::{Mapped, Mapper};
 use wolkvox_task_worker::message::payload::Mapping;
+use wolkvox_task_worker::message::retry_state::RetryState;
+use wolkvox_task_worker::message::sample::Sample;
 use wolkvox_task_worker::message::task::{Decoded, decode};
 
 const BODY: &[u8] =
@@ -49,8 +53,63 @@ fn map_a_task((mapping, decoded): (Mapping, Decoded<'static>)) -> Vec<u8> {
     serde_json::to_vec(&mapping.map(black_box(decoded)).expect("a payload")).expect("JSON")
 }
 
-fn reply(status: u16, body: &str) -> HttpResult {
-    HttpResult::Reply(Reply { status, retry_after: None, body: body.as_bytes().to_vec() })
+/// A helpdesk's event of 2 KB.
+fn event() -> Vec<u8> {
+    let comment = "The customer asked on the phone for a call back, and said that the line was bad. ".repeat(20);
+    format!(
+        r#"{{"number":17,"rating":1,"closed_at":"2026-12-30T17:30:00-05:00","customer":{{"name":"Ana","crm_id":4711,"vip":false,
+        "phones":["+57 601 555 0100","+57 601 555 0101"]}},"total":17.50,"tags":["slow","web"],"comment":"{comment}"}}"#
+    )
+    .into_bytes()
+}
+
+const RULES: &str = r#"
+[crm]
+timezone = "America/Bogota"
+[[rules]]
+name = "opened"
+routing_key = "ticket.opened.#"
+action = "skip"
+[[rules]]
+name = "closed"
+routing_key = "ticket.closed.#"
+when = "body.rating < 3 and body.customer.vip == false"
+message_id = "ticket-{{ body.number }}"
+[rules.task]
+name = "Call {{ body.customer.name }} about ticket {{ body.number }}"
+name_module = "cases"
+id_record = "{{ body.customer.crm_id }}"
+completion_date = "{{ body.closed_at | datetime | add_business_days(2) | at('09:00') }}"
+remember = true
+reminder_date = "{{ task.completion_date | add('-1h') }}"
+wolkvox_owner = "ADMIN_@demo"
+priority = "{{ 'high' if body.rating == 1 else 'normal' }}"
+description = "{{ body.comment | truncate(500) }}\n[ref:{{ message_id }}]"
+"#;
+
+/// A mapper, and a message for it.
+fn mapper(rules: &str, body: Vec<u8>) -> (Mapper, Message, RetryState) {
+    let path = std::env::temp_dir().join(format!("bench-{}.toml", std::process::id()));
+    std::fs::write(&path, rules).expect("written");
+    let environment = vec![("WTW_CRM_OPERATION".into(), "bench".into())];
+    let loaded = Config::load(&Sources { file: Some(path.clone()), environment, ..Sources::default() }, &[]);
+    let _ = std::fs::remove_file(path);
+    let mapper = Mapper::new(&loaded.expect("a configuration").config).expect("rules");
+    let message =
+        Sample { body, routing_key: "ticket.closed.web".to_owned(), ..Sample::default() }.message().expect("a message");
+    let state = RetryState::new(&message);
+    (mapper, message, state)
+}
+
+#[library_benchmark]
+#[bench::task_message(mapper("", BODY.to_vec()))]
+#[bench::event_through_a_rule(mapper(RULES, event()))]
+fn map_a_message((mapper, message, state): (Mapper, Message, RetryState)) -> Mapped {
+    mapper.map(black_box(&message), &state, Timestamp::UNIX_EPOCH).expect("a task")
+}
+
+fn reply(status: u16, body: &str) -> Answer {
+    Answer::Reply(Reply { status, retry_after: None, body: body.as_bytes().to_vec() })
 }
 
 #[library_benchmark]
@@ -139,8 +198,15 @@ fn succeed(books: &Books) {
 
 library_benchmark_group!(
     name = stages,
-    benchmarks =
-        [digest_of_a_body, decode_a_task, map_a_task, classify_a_reply, ledger_of_64_messages, ledger_of_4096_messages]
+    benchmarks = [
+        digest_of_a_body,
+        decode_a_task,
+        map_a_task,
+        map_a_message,
+        classify_a_reply,
+        ledger_of_64_messages,
+        ledger_of_4096_messages
+    ]
 );
 
 main!(library_benchmark_groups = stages);

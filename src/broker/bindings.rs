@@ -1,0 +1,159 @@
+//! The exchanges that events are published to, and the work queue's bindings to them.
+//!
+//! AMQP has no way to list bindings. So they are declared, which changes nothing where they exist, and never verified; a
+//! binding that was taken out of the configuration stays until somebody removes it.
+
+use std::collections::BTreeMap;
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, ExchangeKind};
+use serde_json::{Value, json};
+
+use crate::broker::connect::{BrokerError, bounded, short};
+use crate::broker::{HeaderValue, Headers};
+use crate::config::{self, Binding, ExchangeType, Scalar, TopologyMode};
+
+/// The work queue's bindings.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Bindings {
+    /// The work queue.
+    pub queue: String,
+    /// The exchanges, each once; those without a type must exist.
+    pub exchanges: Vec<(String, Option<ExchangeType>)>,
+    /// The bindings.
+    pub bindings: Vec<Binding>,
+}
+
+impl Bindings {
+    /// The bindings of a configuration.
+    #[must_use]
+    pub fn new(broker: &config::Broker) -> Self {
+        let mut exchanges: BTreeMap<&str, Option<ExchangeType>> = BTreeMap::new();
+        for binding in &broker.bindings {
+            let known = exchanges.entry(&binding.exchange).or_default();
+            *known = known.or(binding.exchange_type);
+        }
+        let exchanges = exchanges.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect();
+        Self { queue: broker.queue.clone(), exchanges, bindings: broker.bindings.clone() }
+    }
+
+    /// Adds them to RabbitMQ definitions.
+    pub fn define(&self, definitions: &mut Value, vhost: &str) {
+        let Some(definitions) = definitions.as_object_mut().filter(|_| !self.bindings.is_empty()) else {
+            return;
+        };
+        let declared = self.exchanges.iter().filter_map(|(name, kind)| Some((name, (*kind)?)));
+        let exchanges = declared.map(|(name, kind)| {
+            json!({
+                "name": name, "vhost": vhost, "type": kind.as_str(), "durable": true, "auto_delete": false,
+                "internal": false, "arguments": {},
+            })
+        });
+        let bindings = self.bindings.iter().map(|binding| {
+            let arguments: BTreeMap<&String, Value> =
+                binding.headers.iter().map(|(name, value)| (name, shown(value))).collect();
+            json!({
+                "source": binding.exchange, "vhost": vhost, "destination": self.queue, "destination_type": "queue",
+                "routing_key": binding.routing_key, "arguments": arguments,
+            })
+        });
+        definitions.insert("exchanges".to_owned(), exchanges.collect());
+        definitions.insert("bindings".to_owned(), bindings.collect());
+    }
+}
+
+fn shown(value: &Scalar) -> Value {
+    match value {
+        Scalar::Text(text) => json!(text),
+        Scalar::Integer(number) => json!(number),
+        Scalar::Float(number) => json!(number),
+        Scalar::Switch(on) => json!(on),
+    }
+}
+
+fn amqp(value: &Scalar) -> HeaderValue {
+    match value {
+        Scalar::Text(text) => HeaderValue::LongString(text.as_str().into()),
+        Scalar::Integer(number) => HeaderValue::LongLongInt(*number),
+        Scalar::Float(number) => HeaderValue::Double(*number),
+        Scalar::Switch(on) => HeaderValue::Boolean(*on),
+    }
+}
+
+/// Why exchanges and bindings are not as they have to be.
+#[derive(Clone, Debug)]
+pub(super) enum Refused {
+    /// The broker did not do it; it may later.
+    Broker(BrokerError),
+    /// An exchange exists with another type; a person has to decide.
+    Differs(String),
+}
+
+/// Declares exchanges and bindings behind the queues, or with [`TopologyMode::Verify`] looks whether the exchanges exist.
+///
+/// # Errors
+/// [`Refused`]
+pub(super) async fn apply(channel: &Channel, bindings: &Bindings, mode: TopologyMode) -> Result<(), Refused> {
+    for (name, kind) in &bindings.exchanges {
+        declare(channel, name, kind.filter(|_| mode == TopologyMode::Declare)).await?;
+    }
+    if mode == TopologyMode::Verify {
+        return Ok(());
+    }
+    for binding in &bindings.bindings {
+        let arguments = binding.headers.iter().map(|(name, value)| Ok((short(name)?, amqp(value))));
+        let arguments = arguments.collect::<Result<BTreeMap<_, _>, BrokerError>>().map_err(Refused::Broker)?;
+        let name = |text: &str| short(text).map_err(Refused::Broker);
+        let (queue, exchange, key) = (name(&bindings.queue)?, name(&binding.exchange)?, name(&binding.routing_key)?);
+        let bind = channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), Headers::from(arguments));
+        let what = format!("bind the queue {} to the exchange {}", bindings.queue, binding.exchange);
+        bounded(&what, bind).await.map_err(Refused::Broker)?;
+    }
+    Ok(())
+}
+
+async fn declare(channel: &Channel, name: &str, kind: Option<ExchangeType>) -> Result<(), Refused> {
+    let options =
+        ExchangeDeclareOptions { durable: true, passive: kind.is_none(), ..ExchangeDeclareOptions::default() };
+    let exchange = short(name).map_err(Refused::Broker)?;
+    let declare = channel.exchange_declare(exchange, self::kind(kind), options, FieldTable::default());
+    let declared = bounded(&format!("declare the exchange {name}"), declare).await;
+    declared.map_err(|error| explain(error, name, kind))
+}
+
+/// AMQP's kind; a look at an exchange that must exist does not compare it.
+pub(super) fn kind(kind: Option<ExchangeType>) -> ExchangeKind {
+    match kind {
+        Some(ExchangeType::Topic) | None => ExchangeKind::Topic,
+        Some(ExchangeType::Direct) => ExchangeKind::Direct,
+        Some(ExchangeType::Fanout) => ExchangeKind::Fanout,
+        Some(ExchangeType::Headers) => ExchangeKind::Headers,
+    }
+}
+
+/// What to do about an exchange that does not exist.
+pub fn missing(name: &str) -> String {
+    format!(
+        "the exchange {name} does not exist. Ways out: create it, as its publisher does; or let the worker declare it, with \
+         type = \"topic\", \"direct\", \"fanout\" or \"headers\" in [[broker.bindings]]"
+    )
+}
+
+/// What to do about an exchange of another type.
+pub fn differs(name: &str, said: &str) -> String {
+    format!(
+        "the exchange {name} exists with another type or other arguments and is left alone: {said}\n\
+         Ways out: give its type in [[broker.bindings]]; or leave type out, so that the worker takes the exchange as it is; \
+         or name another exchange."
+    )
+}
+
+fn explain(error: BrokerError, name: &str, kind: Option<ExchangeType>) -> Refused {
+    match error.code {
+        // Its publisher may create it later.
+        Some(BrokerError::NOT_FOUND) => Refused::Broker(BrokerError { message: missing(name), ..error }),
+        Some(BrokerError::PRECONDITION_FAILED) if kind.is_some() => Refused::Differs(differs(name, &error.message)),
+        _ => Refused::Broker(error),
+    }
+}

@@ -1,0 +1,58 @@
+//! Looking at exchanges and bindings without changing them.
+
+use lapin::options::ExchangeDeclareOptions;
+use lapin::types::FieldTable;
+
+use super::{Inspection, discard, permitted};
+use crate::broker::bindings::kind;
+use crate::broker::connect::short;
+use crate::broker::connect::{BrokerError, bounded};
+use crate::config::ExchangeType;
+
+impl Inspection {
+    /// Whether an exchange exists.
+    ///
+    /// # Errors
+    /// What else the broker said.
+    pub async fn has_exchange(&self, name: &str) -> Result<bool, BrokerError> {
+        match self.declare_exchange(name, None).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.code == Some(BrokerError::NOT_FOUND) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether an exchange that exists is of this type. Declaring what exists changes nothing.
+    ///
+    /// # Errors
+    /// [`BrokerError::PRECONDITION_FAILED`] where it is of another type, or what else the broker said.
+    pub async fn is_exchange_of(&self, name: &str, exchange_type: ExchangeType) -> Result<(), BrokerError> {
+        self.declare_exchange(name, Some(exchange_type)).await
+    }
+
+    async fn declare_exchange(&self, name: &str, exchange_type: Option<ExchangeType>) -> Result<(), BrokerError> {
+        let channel = self.channel().await?;
+        let passive = exchange_type.is_none();
+        let options = ExchangeDeclareOptions { durable: true, passive, ..ExchangeDeclareOptions::default() };
+        let declare = channel.exchange_declare(short(name)?, kind(exchange_type), options, FieldTable::default());
+        bounded(&format!("look for the exchange {name}"), declare).await?;
+        discard(&channel).await;
+        Ok(())
+    }
+
+    /// Whether the queue may be bound to the exchange, which needs write on the queue and read on the exchange. Asked by
+    /// taking away a binding that does not exist, for which RabbitMQ looks at the same permissions.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn may_bind(&self, queue: &str, exchange: &str) -> Result<(), BrokerError> {
+        let nobodys = short(&format!("{}.check.{}", env!("CARGO_PKG_NAME"), uuid::Uuid::now_v7()))?;
+        let channel = self.channel().await?;
+        let unbind = channel.queue_unbind(short(queue)?, short(exchange)?, nobodys, FieldTable::default());
+        let unbound = bounded(&format!("bind the queue {queue} to the exchange {exchange}"), unbind).await;
+        if unbound.is_ok() {
+            discard(&channel).await;
+        }
+        permitted(unbound)
+    }
+}

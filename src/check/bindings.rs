@@ -1,0 +1,71 @@
+//! Exchanges: whether each is there and of its type, and may be bound to. Bindings themselves cannot be looked at.
+
+use super::{Findings, Outcome};
+use crate::broker::bindings::{Bindings, missing};
+use crate::broker::connect::BrokerError;
+use crate::broker::inspect::Inspection;
+use crate::config::{Config, ExchangeType, TopologyMode};
+
+const CHECK: &str = "broker.exchange";
+
+pub(super) async fn check(inspection: &Inspection, config: &Config, bindings: &Bindings) -> Findings {
+    let mut findings = Findings::default();
+    let declares = config.broker.topology == TopologyMode::Declare;
+    for (name, exchange_type) in &bindings.exchanges {
+        exchange(inspection, name, *exchange_type, declares, &mut findings).await;
+        if declares && let Err(error) = inspection.may_bind(&bindings.queue, name).await {
+            let advice = format!("permit the user to write to {} and to read {name}", bindings.queue);
+            findings.problem(CHECK, error.message, advice);
+        }
+    }
+    if !bindings.bindings.is_empty() {
+        let many = bindings.bindings.len();
+        match declares {
+            true => findings.ok(
+                CHECK,
+                format!("bindings: {many}, declared at start. One that is taken out of the configuration stays on the broker"),
+            ),
+            false => findings.warning(
+                CHECK,
+                format!("bindings: {many}, not verified: AMQP has no way to list bindings"),
+                "look at them with rabbitmqctl list_bindings, or at the queue's page in RabbitMQ's management",
+            ),
+        }
+    }
+    findings
+}
+
+async fn exchange(
+    inspection: &Inspection,
+    name: &str,
+    exchange_type: Option<ExchangeType>,
+    declares: bool,
+    findings: &mut Findings,
+) {
+    match (inspection.has_exchange(name).await, exchange_type) {
+        (Ok(true), Some(wanted)) => match inspection.is_exchange_of(name, wanted).await {
+            Ok(()) => findings.ok(CHECK, format!("{name} is there, of the type {}", wanted.as_str())),
+            Err(error) if error.code == Some(BrokerError::PRECONDITION_FAILED) => findings.problem(
+                CHECK,
+                format!("{name} is not a durable exchange of the type {}: {}", wanted.as_str(), error.message),
+                "give its type in [[broker.bindings]], or leave type out",
+            ),
+            Err(error) if error.code == Some(BrokerError::ACCESS_REFUSED) => findings.add(
+                CHECK,
+                if declares { Outcome::Problem } else { Outcome::Ok },
+                &format!("{name} is there; without permission to configure it its type cannot be looked at"),
+                declares.then_some("permit the user to configure it, or leave type out in [[broker.bindings]]"),
+            ),
+            Err(error) => findings.problem(CHECK, error.message, "look at the broker's log"),
+        },
+        (Ok(true), None) => findings.ok(CHECK, format!("{name} is there")),
+        (Ok(false), Some(wanted)) if declares => {
+            findings
+                .ok(CHECK, format!("{name} is not there yet; the worker declares it, of the type {}", wanted.as_str()));
+        }
+        (Ok(false), _) => findings.problem(CHECK, missing(name), "create the exchange, or give its type"),
+        (Err(error), _) => {
+            findings.problem(CHECK, error.message, "look at the broker's log; this exchange cannot be used")
+        }
+    }
+}

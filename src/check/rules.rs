@@ -1,0 +1,58 @@
+//! Rules: whether they compile and their examples hold, and what should be looked at.
+
+use jiff::civil::Date;
+
+use super::Findings;
+use crate::clock::Clock;
+use crate::config::{Config, RuleText};
+use crate::message::mapper::Mapper;
+
+const CHECK: &str = "rules";
+
+pub(super) fn check(config: &Config, findings: &mut Findings) {
+    let rules = &config.events.rules;
+    if rules.is_empty() {
+        return;
+    }
+    let mut config = config.clone();
+    // Its absence is told with the other keys.
+    config.crm.operation.get_or_insert_with(String::new);
+    match Mapper::new(&config) {
+        Ok(_) => {
+            let examples: usize = rules.iter().map(|rule| rule.examples.len()).sum();
+            findings.ok(CHECK, format!("rules: {}, examples: {examples}, all as expected", rules.len()));
+        }
+        Err(problems) => {
+            for problem in problems.iter() {
+                findings.problem(CHECK, problem.to_string(), "change the rule, or its example");
+            }
+        }
+    }
+    warnings(rules, findings);
+    if let Some(last) = config.events.holidays.last().filter(|last| **last < today(&config)) {
+        let message = format!("the last of events.holidays is {last}, which has passed");
+        findings.warning(CHECK, message, "add the holidays to come: add_business_days counts them as business days");
+    }
+}
+
+fn today(config: &Config) -> Date {
+    config.crm.timezone.to_datetime(Clock::system().now()).date()
+}
+
+fn warnings(rules: &[RuleText], findings: &mut Findings) {
+    let catches_all = |rule: &RuleText| rule.when.is_none() && rule.routing_key.as_deref().is_none_or(|key| key == "#");
+    let mut rest = rules.iter().skip_while(|rule| !catches_all(rule));
+    if let (Some(rule), Some(below)) = (rest.next(), rest.next()) {
+        let message =
+            format!("rule {} matches every message, so that rule {} below it is never tried", rule.name, below.name);
+        findings.warning(CHECK, message, "move it to the end, or give it a routing_key or when");
+    }
+    for rule in rules.iter().filter(|rule| rule.examples.is_empty()) {
+        let message = format!("rule {} has no example", rule.name);
+        findings.warning(
+            CHECK,
+            message,
+            "add [[rules.examples]] behind it: an event, and the task that must become of it",
+        );
+    }
+}

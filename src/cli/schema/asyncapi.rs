@@ -1,0 +1,123 @@
+//! The AsyncAPI 3 document: where publishers publish what.
+
+use serde_json::{Map, Value, json};
+
+use super::schema;
+use crate::broker::connect::vhost;
+use crate::config::{Binding, Config, ExchangeType, RuleText};
+
+/// The document of a configuration.
+pub(super) fn document(config: &Config) -> Value {
+    let mut channels = Map::new();
+    let mut operations = Map::new();
+    let messages = messages(config);
+    let vhost = config.broker.urls.first().map_or_else(|| "/".to_owned(), vhost);
+    let queue = &config.broker.queue;
+    let all: Vec<&String> = messages.keys().collect();
+    add(&mut channels, &mut operations, "workQueue", work_queue(queue, &vhost, &all), &all);
+    for (number, binding) in (1..).zip(&config.broker.bindings) {
+        let name = format!("exchange{number}");
+        add(&mut channels, &mut operations, &name, exchange(binding, queue, &vhost, &all), &all);
+    }
+    json!({
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "wolkvox-task-worker",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Messages that become tasks in the wolkvox CRM.",
+        },
+        "defaultContentType": "application/json",
+        "channels": channels,
+        "operations": operations,
+        "components": { "messages": messages },
+    })
+}
+
+fn add(
+    channels: &mut Map<String, Value>,
+    operations: &mut Map<String, Value>,
+    name: &str,
+    channel: Value,
+    all: &[&String],
+) {
+    channels.insert(name.to_owned(), channel);
+    let reference = |message: &&String| json!({ "$ref": format!("#/channels/{name}/messages/{message}") });
+    let messages: Vec<Value> = all.iter().map(reference).collect();
+    let operation = json!({
+        "action": "receive",
+        "channel": { "$ref": format!("#/channels/{name}") },
+        "messages": messages,
+        "summary": "The worker takes the message and makes a task of it.",
+        "bindings": { "amqp": { "ack": true, "bindingVersion": "0.3.0" } },
+    });
+    operations.insert(format!("{name}Receive"), operation);
+}
+
+fn listed(all: &[&String]) -> Value {
+    let reference = |name: &&String| ((*name).clone(), json!({ "$ref": format!("#/components/messages/{name}") }));
+    all.iter().map(reference).collect::<Map<String, Value>>().into()
+}
+
+fn work_queue(queue: &str, vhost: &str, all: &[&String]) -> Value {
+    json!({
+        "address": queue,
+        "description": "The work queue; publish through the default exchange with its name as routing key.",
+        "messages": listed(all),
+        "bindings": { "amqp": {
+            "is": "queue",
+            "queue": { "name": queue, "durable": true, "exclusive": false, "autoDelete": false, "vhost": vhost },
+            "bindingVersion": "0.3.0",
+        } },
+    })
+}
+
+fn exchange(binding: &Binding, queue: &str, vhost: &str, all: &[&String]) -> Value {
+    // Without a type the exchange is somebody else's; topic is the specification's default.
+    let kind = binding.exchange_type.map_or("topic", ExchangeType::as_str);
+    let exchange =
+        json!({ "name": binding.exchange, "type": kind, "durable": true, "autoDelete": false, "vhost": vhost });
+    json!({
+        "address": binding.routing_key,
+        "description": format!("The exchange {}, which the queue {queue} is bound to with this routing key.", binding.exchange),
+        "messages": listed(all),
+        "bindings": { "amqp": { "is": "routingKey", "exchange": exchange, "bindingVersion": "0.3.0" } },
+    })
+}
+
+/// The task message, or an event for each rule that makes a task.
+fn messages(config: &Config) -> Map<String, Value> {
+    let rules = &config.events.rules;
+    if rules.is_empty() {
+        let message = message("Task message", "A task of the CRM.", schema(), Vec::new());
+        return Map::from_iter([("task".to_owned(), message)]);
+    }
+    rules.iter().map(|rule| (rule.name.clone(), event(rule))).collect()
+}
+
+fn event(rule: &RuleText) -> Value {
+    let route = rule.routing_key.as_ref().map_or_else(String::new, |key| format!(" It is published with {key}."));
+    let condition = rule.when.as_ref().map_or_else(String::new, |when| format!(" It is used when {when}."));
+    let text = format!("An event for the rule {}.{route}{condition}", rule.name);
+    let payload = json!({ "description": "An event in its publisher's shape." });
+    let examples: Vec<Value> = rule
+        .examples
+        .iter()
+        .filter_map(|example| Some(json!({ "payload": serde_json::from_slice::<Value>(&example.event).ok()? })))
+        .collect();
+    message(&rule.name, &text, payload, examples)
+}
+
+fn message(title: &str, text: &str, payload: Value, examples: Vec<Value>) -> Value {
+    json!({
+        "examples": examples,
+        "title": title,
+        "description": text,
+        "contentType": "application/json",
+        "payload": payload,
+        "correlationId": {
+            "description": "message_id: the same for every copy of an event, so that it makes one task.",
+            "location": "$message.header#/message_id",
+        },
+        "bindings": { "amqp": { "contentEncoding": "utf-8", "bindingVersion": "0.3.0" } },
+    })
+}

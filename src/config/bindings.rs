@@ -1,0 +1,140 @@
+//! `[[broker.bindings]]`: the exchanges that the work queue is bound to.
+
+use std::collections::BTreeMap;
+
+use toml::Value as Toml;
+
+use super::problem::Problem;
+use super::toml_table::{Scalar, TableReader, scalars, tables};
+use crate::suggest::suggest;
+
+/// The most bindings.
+const MOST: usize = 100;
+/// A name or routing key in AMQP, in bytes.
+const NAME_BYTES: usize = 255;
+
+/// One binding of the work queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Binding {
+    /// The exchange that events are published to.
+    pub exchange: String,
+    /// The routing key or pattern; empty where the exchange does not look at it.
+    pub routing_key: String,
+    /// Arguments of the binding, for a headers exchange.
+    pub headers: BTreeMap<String, Scalar>,
+    /// The type of exchange to declare; none where the exchange must exist.
+    pub exchange_type: Option<ExchangeType>,
+}
+
+/// The types of exchange that can be declared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExchangeType {
+    /// By pattern of the routing key.
+    Topic,
+    /// By the routing key.
+    Direct,
+    /// To every queue.
+    Fanout,
+    /// By headers.
+    Headers,
+}
+
+impl ExchangeType {
+    const ALL: [Self; 4] = [Self::Topic, Self::Direct, Self::Fanout, Self::Headers];
+
+    /// AMQP's name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Topic => "topic",
+            Self::Direct => "direct",
+            Self::Fanout => "fanout",
+            Self::Headers => "headers",
+        }
+    }
+}
+
+/// Reads `[[broker.bindings]]`.
+pub(super) fn read(value: Toml, source: &str, problems: &mut Vec<Problem>) -> Vec<Binding> {
+    let tables = match tables(value) {
+        Ok(tables) => tables,
+        Err(message) => {
+            problems.push(Problem::new("broker.bindings", source, message));
+            return Vec::new();
+        }
+    };
+    if tables.len() > MOST {
+        let message = format!("are {} bindings; at most {MOST} are allowed", tables.len());
+        problems.push(Problem::new("broker.bindings", source, message));
+    }
+    let mut bindings: Vec<Binding> = Vec::new();
+    for (number, table) in (1..).zip(tables) {
+        let mut reader = TableReader::new(format!("broker.bindings, entry {number}"), table, source, problems);
+        if let Some(binding) = binding(&mut reader) {
+            disagreement(&mut reader, &bindings, &binding);
+            bindings.push(binding);
+        }
+        reader.finish();
+    }
+    bindings
+}
+
+fn binding(reader: &mut TableReader<'_>) -> Option<Binding> {
+    let before = reader.count();
+    let exchange = name(reader, "exchange");
+    let routing_key = name(reader, "routing_key");
+    let headers = scalars(reader, "headers");
+    let exchange_type = exchange_type(reader);
+    let Some(exchange) = exchange else {
+        reader.problem("exchange", "is missing; the name of the exchange that the events are published to");
+        return None;
+    };
+    if exchange.starts_with("amq.") && exchange_type.is_some() {
+        reader.problem("type", format!("cannot be given for {exchange}, which RabbitMQ declares itself; leave it out"));
+    }
+    let by_key = matches!(exchange_type, Some(ExchangeType::Topic | ExchangeType::Direct));
+    if by_key && routing_key.is_none() {
+        reader.problem("routing_key", "is missing; an exchange of this type goes by it, such as ticket.#");
+    }
+    if !headers.is_empty() && !matches!(exchange_type, Some(ExchangeType::Headers) | None) {
+        reader.problem("headers", "are for an exchange of the type headers only");
+    }
+    let binding = Binding { exchange, routing_key: routing_key.unwrap_or_default(), headers, exchange_type };
+    reader.is_clean_since(before).then_some(binding)
+}
+
+fn name(reader: &mut TableReader<'_>, key: &'static str) -> Option<String> {
+    let text = reader.text(key)?;
+    if text.len() > NAME_BYTES {
+        reader.problem(key, format!("has {} bytes; at most {NAME_BYTES} are allowed", text.len()));
+    }
+    if text.chars().any(char::is_control) {
+        reader.problem(key, "has a control character");
+    }
+    Some(text)
+}
+
+fn exchange_type(reader: &mut TableReader<'_>) -> Option<ExchangeType> {
+    let text = reader.text("type")?;
+    let known = ExchangeType::ALL.into_iter().find(|known| known.as_str() == text);
+    if known.is_none() {
+        let names = ExchangeType::ALL.map(ExchangeType::as_str);
+        let hint = suggest(&text, names).map_or_else(String::new, |name| format!("; did you mean {name}?"));
+        reader.problem("type", format!("is {text:?}; {} is allowed{hint}", names.join(", ")));
+    }
+    known
+}
+
+/// One exchange has one type.
+fn disagreement(reader: &mut TableReader<'_>, earlier: &[Binding], binding: &Binding) {
+    let other = earlier.iter().filter(|other| other.exchange == binding.exchange).find_map(|other| other.exchange_type);
+    if let (Some(other), Some(own)) = (other, binding.exchange_type)
+        && other != own
+    {
+        let message = format!("is {}, and {} in another entry; an exchange has one type", own.as_str(), other.as_str());
+        reader.problem("type", message);
+    }
+    if earlier.contains(binding) {
+        reader.problem("", "is there twice");
+    }
+}

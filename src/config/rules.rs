@@ -1,0 +1,290 @@
+//! `[events]` and `[[rules]]`: what is written there, not yet compiled.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use jiff::civil::Date;
+use toml::{Table, Value as Toml};
+
+use super::problem::{Problem, Problems};
+use super::toml_table::{Scalar, TableReader, article, tables};
+use crate::suggest::suggest;
+
+mod example;
+mod file;
+
+pub use example::{Example, Expected};
+pub use file::{read_rules_file, read_rules_text};
+
+/// The most rules: each is a label of metrics.
+pub const MAX_RULES: usize = 200;
+/// The longest name of a rule, in characters.
+const MAX_NAME: usize = 64;
+
+/// `[events]`: what becomes of messages that are no tasks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Events {
+    /// What happens to a message that no rule matches.
+    pub unmatched: Unmatched,
+    /// Days that `add_business_days` leaves out, in ascending order.
+    pub holidays: Vec<Date>,
+    /// The file that the rules were read from; it is read again when it changes.
+    pub rules_file: Option<PathBuf>,
+    /// The rules, in the order in which they are tried; empty where messages are task messages.
+    pub rules: Vec<RuleText>,
+    /// What the main file and the environment say, where a rules file says nothing.
+    pub(super) outside: Outside,
+}
+
+/// The keys of `[events]` outside a rules file.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Outside {
+    pub(super) unmatched: Unmatched,
+    pub(super) holidays: Vec<Date>,
+    /// The keys that were written, and where: they must not be written in a rules file as well.
+    pub(super) written: BTreeMap<&'static str, String>,
+}
+
+/// See [`Events::unmatched`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmatched {
+    /// It is dead-lettered as `unmatched`.
+    DeadLetter,
+    /// It is acked, counted, and nothing is sent.
+    Skip,
+}
+
+impl Unmatched {
+    /// The names in the configuration, in the order of the variants.
+    pub(super) const NAMES: [&str; 2] = ["dead-letter", "skip"];
+}
+
+/// One of `[[rules]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuleText {
+    /// Its name in logs, metrics and dead letters.
+    pub name: String,
+    /// An AMQP topic pattern that the routing key must match.
+    pub routing_key: Option<String>,
+    /// An expression that must be true.
+    pub when: Option<String>,
+    /// The template of the message id.
+    pub message_id: Option<String>,
+    /// What happens to a message that matches.
+    pub action: Action,
+    /// Events and what becomes of them.
+    pub examples: Vec<Example>,
+    /// The file that it stands in.
+    pub source: String,
+}
+
+/// See [`RuleText::action`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// A task is sent: a template or a fixed value for each field, by the field's name.
+    Task(BTreeMap<String, Scalar>),
+    /// The message is acked, and nothing is sent.
+    Skip,
+}
+
+/// Reads `[[rules]]`; example files stand beside `source`.
+pub(super) fn read(value: Toml, source: &str, problems: &mut Vec<Problem>) -> Vec<RuleText> {
+    let tables = match tables(value) {
+        Ok(tables) => tables,
+        Err(message) => {
+            problems.push(Problem::new("rules", source, message));
+            return Vec::new();
+        }
+    };
+    if tables.len() > MAX_RULES {
+        let message = format!("are {} rules; at most {MAX_RULES} are allowed", tables.len());
+        problems.push(Problem::new("rules", source, message));
+        return Vec::new();
+    }
+    let mut rules: Vec<RuleText> = Vec::new();
+    for (number, table) in (1..).zip(tables) {
+        if let Some(rule) = rule(number, table, source, &rules, problems) {
+            rules.push(rule);
+        }
+    }
+    rules
+}
+
+fn rule(
+    number: usize,
+    table: Table,
+    source: &str,
+    earlier: &[RuleText],
+    problems: &mut Vec<Problem>,
+) -> Option<RuleText> {
+    let mut reader = TableReader::new(format!("rule {number}"), table, source, problems);
+    let before = reader.count();
+    let name = name(&mut reader, earlier);
+    if let Some(name) = &name {
+        reader.place = format!("rule {name}");
+    }
+    let routing_key = reader.text("routing_key");
+    let when = reader.text("when");
+    let message_id = reader.text("message_id");
+    let action = action(&mut reader);
+    let folder = Path::new(source).parent().unwrap_or_else(|| Path::new(""));
+    let mut examples = Vec::new();
+    for (number, table) in (1..).zip(reader.tables("examples")) {
+        let place = format!("{}, example {number}", reader.place);
+        examples.extend(example::read(reader.inner(place, table), folder));
+    }
+    let is_clean = reader.is_clean_since(before);
+    reader.finish();
+    let (name, action) = (name?, action?);
+    is_clean.then(|| RuleText { name, routing_key, when, message_id, action, examples, source: source.to_owned() })
+}
+
+fn name(reader: &mut TableReader<'_>, earlier: &[RuleText]) -> Option<String> {
+    let Some(name) = reader.text("name") else {
+        reader.problem("name", "is missing; logs, metrics and dead letters call the rule by it");
+        return None;
+    };
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.chars().count() > MAX_NAME || !name.chars().all(is_plain) {
+        let allowed = format!("at most {MAX_NAME} letters, digits, hyphens, dots and underscores are allowed");
+        reader.problem("name", format!("is {name:?}; {allowed}"));
+    }
+    if earlier.iter().any(|other| other.name == name) {
+        reader.problem("name", format!("{name:?} is the name of an earlier rule too"));
+    }
+    Some(name)
+}
+
+fn action(reader: &mut TableReader<'_>) -> Option<Action> {
+    let action = reader.text("action");
+    let task = reader.table("task");
+    match (action.as_deref(), task) {
+        (Some("skip"), None) => Some(Action::Skip),
+        (Some("skip"), Some(_)) => {
+            reader.problem("task", "cannot be given with action = \"skip\", which sends nothing");
+            None
+        }
+        (Some(other), _) => {
+            let hint = suggest(other, ["skip"]).map_or("", |_| "; did you mean skip?");
+            reader.problem(
+                "action",
+                format!("is {other:?}; skip is allowed, or leave it out and give [rules.task]{hint}"),
+            );
+            None
+        }
+        (None, Some(task)) => Some(Action::Task(fields(reader, task))),
+        (None, None) => {
+            reader.problem("task", "is missing; give the task's fields in [rules.task], or set action = \"skip\"");
+            None
+        }
+    }
+}
+
+fn fields(reader: &mut TableReader<'_>, task: Table) -> BTreeMap<String, Scalar> {
+    let mut fields = BTreeMap::new();
+    for (field, value) in task {
+        match Scalar::read(value) {
+            Ok(scalar) => {
+                fields.insert(field, scalar);
+            }
+            Err(message) => reader.problem(&format!("task.{field}"), message),
+        }
+    }
+    fields
+}
+
+/// `[events]` of a rules file: what it says itself, else what was said outside.
+fn settings(table: Table, source: &str, outside: &Outside, problems: &mut Vec<Problem>) -> (Unmatched, Vec<Date>) {
+    let mut reader = TableReader::new("events".to_owned(), table, source, problems);
+    let unmatched = reader.text("unmatched").and_then(|text| {
+        let known = unmatched(&text);
+        if let Err(message) = &known {
+            reader.problem("unmatched", message);
+        }
+        known.ok()
+    });
+    let holidays = reader.take("holidays").map(|value| holidays(&mut reader, value));
+    for (key, is_there) in [("unmatched", unmatched.is_some()), ("holidays", holidays.is_some())] {
+        if let (true, Some(elsewhere)) = (is_there, outside.written.get(key)) {
+            reader.problem(key, format!("is given here and by {elsewhere}; one of the two is allowed"));
+        }
+    }
+    reader.finish();
+    (unmatched.unwrap_or(outside.unmatched), holidays.unwrap_or_else(|| outside.holidays.clone()))
+}
+
+fn unmatched(text: &str) -> Result<Unmatched, String> {
+    match text {
+        "dead-letter" => Ok(Unmatched::DeadLetter),
+        "skip" => Ok(Unmatched::Skip),
+        other => Err(format!("is {other:?}; {} is allowed", Unmatched::NAMES.join(" or "))),
+    }
+}
+
+fn holidays(reader: &mut TableReader<'_>, value: Toml) -> Vec<Date> {
+    let Toml::Array(values) = value else {
+        reader.problem("holidays", format!("is {}; a list of dates is allowed", article(&value)));
+        return Vec::new();
+    };
+    let mut dates = Vec::new();
+    for value in values {
+        let text = match value {
+            Toml::String(text) => text,
+            Toml::Datetime(date) => date.to_string(),
+            other @ (Toml::Integer(_) | Toml::Float(_) | Toml::Boolean(_) | Toml::Array(_) | Toml::Table(_)) => {
+                reader.problem("holidays", format!("has {}; dates are allowed", article(&other)));
+                continue;
+            }
+        };
+        match holiday(&text) {
+            Ok(date) => dates.push(date),
+            Err(message) => reader.problem("holidays", format!("has {text:?}, which {message}")),
+        }
+    }
+    sorted(dates)
+}
+
+/// A holiday as it is written.
+pub(super) fn holiday(text: &str) -> Result<Date, String> {
+    const SHAPE: usize = "2027-01-01".len();
+    let date = text.parse().ok().filter(|_| text.len() == SHAPE);
+    date.ok_or_else(|| "is no date; YYYY-MM-DD is allowed".to_owned())
+}
+
+/// Dates in ascending order, each once.
+pub(super) fn sorted(mut dates: Vec<Date>) -> Vec<Date> {
+    dates.sort_unstable();
+    dates.dedup();
+    dates
+}
+
+/// The problems, unless there are none.
+fn checked<T>(value: T, problems: Vec<Problem>) -> Result<T, Problems> {
+    if problems.is_empty() { Ok(value) } else { Err(Problems(problems)) }
+}
+
+impl Events {
+    /// The events of a configuration, its rules file read where there is one.
+    pub(super) fn new(
+        outside: Outside,
+        rules_file: Option<PathBuf>,
+        rules: Option<(Toml, String)>,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
+        let (unmatched, holidays) = (outside.unmatched, outside.holidays.clone());
+        let mut events = Self { unmatched, holidays, rules_file, rules: Vec::new(), outside };
+        if let Some(path) = events.rules_file.clone() {
+            if let Some((_, source)) = rules {
+                let message = format!("are given in {source} and in events.rules_file; one of the two is allowed");
+                problems.push(Problem::new("rules", source, message));
+            }
+            match read_rules_file(&path).and_then(|text| read_rules_text(&events, &text)) {
+                Ok(read) => events = read,
+                Err(found) => problems.extend(found.0),
+            }
+        } else if let Some((value, source)) = rules {
+            events.rules = read(value, &source, problems);
+        }
+        events
+    }
+}

@@ -1,0 +1,61 @@
+//! `events.rules_file`: a file of its own for `[events]` and the rules.
+
+use std::path::Path;
+
+use tokio_util::sync::CancellationToken;
+use toml::{Table, Value as Toml};
+
+use super::{Events, checked, read, settings};
+use crate::config::files;
+use crate::config::problem::{Problem, Problems};
+use crate::config::toml_table::article;
+use crate::suggest::suggest;
+
+const KEY: &str = "events.rules_file";
+
+/// Reads the file as text, to compare it or to give it to [`read_rules_text`].
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn read_rules_file(path: &Path) -> Result<String, Problems> {
+    let read = files::read(path, files::TOML, &CancellationToken::new());
+    read.map_err(|why| Problems(vec![Problem::new(KEY, path.display().to_string(), why)]))
+}
+
+/// The events with the rules of this text in place of those that they had.
+///
+/// # Errors
+/// Everything that is wrong with the text; one without rules is wrong too.
+pub fn read_rules_text(events: &Events, text: &str) -> Result<Events, Problems> {
+    let source = events.rules_file.as_deref().unwrap_or_else(|| Path::new(KEY)).display().to_string();
+    let mut problems = Vec::new();
+    let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map_or_else(String::new, |before| format!("line {}: ", before.matches('\n').count() + 1));
+        let message = format!("is not TOML: {line}{}", error.message());
+        Problems(vec![Problem::new(KEY, &source, message)])
+    })?;
+    let mut own = Table::new();
+    let mut rules = None;
+    for (name, value) in table {
+        match (name.as_str(), value) {
+            ("events", Toml::Table(table)) => own = table,
+            ("rules", value) => rules = Some(value),
+            ("events", other) => {
+                problems.push(Problem::new("events", &source, format!("is a section, not {}", article(&other))));
+            }
+            (other, _) => {
+                let hint = suggest(other, ["events", "rules"])
+                    .map_or_else(String::new, |name| format!("; did you mean {name}?"));
+                let message = format!("is not known here; a rules file has [events] and [[rules]]{hint}");
+                problems.push(Problem::new(other, &source, message));
+            }
+        }
+    }
+    let (unmatched, holidays) = settings(own, &source, &events.outside, &mut problems);
+    let rules = rules.map(|rules| read(rules, &source, &mut problems)).unwrap_or_default();
+    if rules.is_empty() && problems.is_empty() {
+        problems.push(Problem::new("rules", &source, "are missing; a rules file has at least one of [[rules]]"));
+    }
+    checked(Events { unmatched, holidays, rules, ..events.clone() }, problems)
+}

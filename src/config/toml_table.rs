@@ -1,0 +1,180 @@
+//! Tables of a TOML file that are no single keys: read key by key, with every problem noted.
+
+use std::collections::BTreeMap;
+
+use toml::{Table, Value as Toml};
+
+use super::problem::Problem;
+use crate::suggest::suggest;
+
+/// One table, whose known keys are taken out one after the other.
+pub(super) struct TableReader<'a> {
+    /// What the table is called in problems: `rule ticket-closed`.
+    pub(super) place: String,
+    table: Table,
+    known: Vec<&'static str>,
+    source: &'a str,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl<'a> TableReader<'a> {
+    pub(super) fn new(place: String, table: Table, source: &'a str, problems: &'a mut Vec<Problem>) -> Self {
+        Self { place, table, known: Vec::new(), source, problems }
+    }
+
+    /// Notes a problem of one key of the table, or of the table itself where the key is empty.
+    pub(super) fn problem(&mut self, key: &str, message: impl Into<String>) {
+        let name = match key.is_empty() {
+            true => self.place.clone(),
+            false => format!("{}, {key}", self.place),
+        };
+        self.problems.push(Problem::new(name, self.source, message));
+    }
+
+    /// A value of any type.
+    pub(super) fn take(&mut self, key: &'static str) -> Option<Toml> {
+        self.known.push(key);
+        self.table.remove(key)
+    }
+
+    /// A text; an empty one counts as absent.
+    pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
+        match self.take(key)? {
+            Toml::String(text) => (!text.trim().is_empty()).then_some(text),
+            other @ (Toml::Integer(_)
+            | Toml::Float(_)
+            | Toml::Boolean(_)
+            | Toml::Datetime(_)
+            | Toml::Array(_)
+            | Toml::Table(_)) => {
+                self.problem(key, format!("is {}; a text in quotes is allowed", article(&other)));
+                None
+            }
+        }
+    }
+
+    /// A table.
+    pub(super) fn table(&mut self, key: &'static str) -> Option<Table> {
+        match self.take(key)? {
+            Toml::Table(table) => Some(table),
+            other @ (Toml::String(_)
+            | Toml::Integer(_)
+            | Toml::Float(_)
+            | Toml::Boolean(_)
+            | Toml::Datetime(_)
+            | Toml::Array(_)) => {
+                self.problem(key, format!("is {}; a table is allowed", article(&other)));
+                None
+            }
+        }
+    }
+
+    /// The tables of a list of tables.
+    pub(super) fn tables(&mut self, key: &'static str) -> Vec<Table> {
+        match self.take(key).map(tables) {
+            Some(Ok(tables)) => tables,
+            Some(Err(message)) => {
+                self.problem(key, message);
+                Vec::new()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// Whether no problem of the table or of another one was noted since there were `count`.
+    pub(super) fn is_clean_since(&self, count: usize) -> bool {
+        self.problems.len() == count
+    }
+
+    /// How many problems are noted.
+    pub(super) fn count(&self) -> usize {
+        self.problems.len()
+    }
+
+    /// A reader of a table inside this one.
+    pub(super) fn inner(&mut self, place: String, table: Table) -> TableReader<'_> {
+        TableReader::new(place, table, self.source, self.problems)
+    }
+
+    /// Notes every key that was not asked for.
+    pub(super) fn finish(mut self) {
+        let left: Vec<String> = self.table.keys().cloned().collect();
+        for key in left {
+            let message = match suggest(&key, self.known.iter().copied()) {
+                Some(known) => format!("is not known; did you mean {known}?"),
+                None => format!("is not known; the known keys are {}", self.known.join(", ")),
+            };
+            self.problem(&key, message);
+        }
+    }
+}
+
+/// The tables of a list such as `[[rules]]`, or what it is instead.
+pub(super) fn tables(value: Toml) -> Result<Vec<Table>, String> {
+    let Toml::Array(values) = value else {
+        return Err(format!("is {}; a list of tables is allowed, each under its own [[…]]", article(&value)));
+    };
+    let all = values.into_iter().map(|value| match value {
+        Toml::Table(table) => Ok(table),
+        other @ (Toml::String(_)
+        | Toml::Integer(_)
+        | Toml::Float(_)
+        | Toml::Boolean(_)
+        | Toml::Datetime(_)
+        | Toml::Array(_)) => Err(format!("has an entry that is {}; a list of tables is allowed", article(&other))),
+    });
+    all.collect()
+}
+
+/// A text, a number or a switch, as a header or a fixed field has it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scalar {
+    /// A text.
+    Text(String),
+    /// A whole number.
+    Integer(i64),
+    /// Another number.
+    Float(f64),
+    /// A switch.
+    Switch(bool),
+}
+
+impl Scalar {
+    /// The scalar that a TOML value is, or what it is instead.
+    pub(super) fn read(value: Toml) -> Result<Self, String> {
+        match value {
+            Toml::String(text) => Ok(Self::Text(text)),
+            Toml::Integer(number) => Ok(Self::Integer(number)),
+            Toml::Float(number) => Ok(Self::Float(number)),
+            Toml::Boolean(on) => Ok(Self::Switch(on)),
+            Toml::Datetime(_) | Toml::Array(_) | Toml::Table(_) => {
+                Err(format!("is {}; a text, a number, true or false is allowed", article(&value)))
+            }
+        }
+    }
+}
+
+/// The scalars of a table.
+pub(super) fn scalars(reader: &mut TableReader<'_>, key: &'static str) -> BTreeMap<String, Scalar> {
+    let mut found = BTreeMap::new();
+    for (name, value) in reader.table(key).unwrap_or_default() {
+        match Scalar::read(value) {
+            Ok(scalar) => {
+                found.insert(name, scalar);
+            }
+            Err(message) => reader.problem(&format!("{key}.{name}"), message),
+        }
+    }
+    found
+}
+
+/// What a TOML value is, with its article.
+pub(super) fn article(value: &Toml) -> String {
+    match value {
+        Toml::String(_) => "a text".to_owned(),
+        Toml::Array(_) => "a list".to_owned(),
+        Toml::Integer(_) => "an integer".to_owned(),
+        Toml::Datetime(_) => "a date without quotes".to_owned(),
+        Toml::Float(_) | Toml::Boolean(_) | Toml::Table(_) => format!("a {}", value.type_str()),
+    }
+}

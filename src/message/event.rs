@@ -1,0 +1,83 @@
+//! An event as it arrives: its text, and its attributes where it is a CloudEvent. Pure.
+//!
+//! CloudEvents are read in structured mode (the body has everything) and in binary mode (the attributes are headers), as the
+//! specification's AMQP binding 1.0.2 has them. Batches are refused: one message is one task.
+
+use std::borrow::Cow;
+
+use crate::broker::Message;
+use crate::message::body;
+pub(crate) use crate::message::body::invalid;
+use crate::message::failure::Failure;
+
+/// Prefixes of headers in binary mode; the specification prefers the first.
+const PREFIXES: [&str; 2] = ["cloudEvents_", "cloudEvents:"];
+const MEDIA_TYPE: &str = "application/cloudevents";
+
+/// How a message carries a CloudEvent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// The body is the event.
+    Structured,
+    /// The headers with this prefix are its attributes, and the body its data.
+    Binary(&'static str),
+}
+
+/// How the message carries a CloudEvent; none where it is another event.
+///
+/// # Errors
+/// A batch, another encoding than JSON, or attributes with both prefixes.
+pub(crate) fn mode(message: &Message) -> Result<Option<Mode>, Failure> {
+    let content_type = message.properties.content_type().as_ref().map(|text| text.as_str()).unwrap_or_default();
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if let Some(rest) = media_type.strip_prefix(MEDIA_TYPE) {
+        return match rest {
+            "+json" | "" => Ok(Some(Mode::Structured)),
+            rest if rest.starts_with("-batch") => {
+                Err(invalid("the message is a batch of CloudEvents; publish each event as a message of its own"))
+            }
+            _ => Err(invalid(&format!(
+                "the CloudEvent's encoding {MEDIA_TYPE}{rest} is not known; use {MEDIA_TYPE}+json"
+            ))),
+        };
+    }
+    let Some(headers) = message.properties.headers() else {
+        return Ok(None);
+    };
+    let has = |prefix: &str| headers.inner().keys().any(|name| name.as_str().starts_with(prefix));
+    match PREFIXES.map(has) {
+        [true, true] => {
+            let [one, other] = PREFIXES;
+            Err(invalid(&format!("the CloudEvent has attributes with the prefixes {one} and {other}; use one of them")))
+        }
+        [true, false] => Ok(Some(Mode::Binary(PREFIXES[0]))),
+        [false, true] => Ok(Some(Mode::Binary(PREFIXES[1]))),
+        [false, false] => Ok(None),
+    }
+}
+
+/// The message's body as text, unpacked.
+///
+/// # Errors
+/// It is too large, or no text.
+pub(crate) fn text(message: &Message) -> Result<Cow<'_, str>, Failure> {
+    match body::unpacked(message)? {
+        Cow::Borrowed(bytes) => body::text(bytes).map(Cow::Borrowed),
+        Cow::Owned(bytes) => body::text(&bytes).map(|text| Cow::Owned(text.to_owned())),
+    }
+}
+
+/// Whether a body of this type is JSON, as far as its type tells.
+pub(crate) fn is_json(content_type: &str) -> bool {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media_type.is_empty() || media_type.ends_with("/json") || media_type.ends_with("+json")
+}
+
+/// Why a body that a rule needs is not JSON.
+pub(crate) fn not_json(text: &str, error: &serde_json::Error) -> Failure {
+    let reason = match text.trim().is_empty() {
+        true => "it is empty".to_owned(),
+        false => error.to_string(),
+    };
+    invalid(&format!("the body is not JSON, which the rules need: {reason}"))
+}

@@ -1,0 +1,81 @@
+//! docs/mapping.md: its filters give what it says, its rules and recipes work.
+
+use super::*;
+
+const PAGE: &str = include_str!("../../../../docs/mapping.md");
+const SETTINGS: &str = "[crm]\ntimezone = \"America/Bogota\"\n[events]\nholidays = [\"2027-01-01\"]\n";
+
+/// The page's code blocks of a language.
+fn blocks(language: &str) -> Vec<&'static str> {
+    let fence = format!("```{language}\n");
+    PAGE.split(&fence).skip(1).map(|rest| rest.split("\n```").next().unwrap()).collect()
+}
+
+#[test]
+fn every_filter_gives_what_the_page_says() {
+    let body = blocks("json")[0];
+    let mut seen = 0;
+    for line in PAGE.lines().filter_map(|line| line.strip_prefix("- `{{")) {
+        let Some((template, rest)) = line.split_once("` → ") else { continue };
+        let template = format!("{{{{{template}");
+        let (kind, expected) = rest.split_once('`').unwrap_or_else(|| panic!("{line}"));
+        let expected = expected.trim_end_matches('`');
+        let text = format!("{SETTINGS}{}", rule("", &format!("description = {template:?}")));
+        let loaded = Mapper::new(&config(&text).unwrap());
+        match (kind.trim(), loaded) {
+            ("problem", Err(problems)) => assert!(problems.to_string().contains(expected), "{template}: {problems}"),
+            ("error", Ok(mapper)) => {
+                let failure = map(&mapper, event(body)).unwrap_err();
+                assert_eq!(failure.kind, Kind::MappingFailed);
+                assert!(failure.message.contains(expected), "{template}: {}", failure.message);
+            }
+            ("", Ok(mapper)) => {
+                let Ok(Mapped::Send { body, .. }) = map(&mapper, event(body)) else { panic!("{template}") };
+                assert_eq!(fields_of(&body)["description"], expected, "{template}");
+            }
+            (kind, loaded) => panic!("{template} {kind}: {:?}", loaded.err()),
+        }
+        seen += 1;
+    }
+    assert!(seen >= 39, "{seen}");
+    for filter in
+        ["datetime", "add", "add_business_days", "at", "in_timezone", "format", "truncate", "digits", "regex_replace"]
+    {
+        assert!(PAGE.contains(&format!("| {filter}")), "{filter} has no example");
+    }
+}
+
+#[test]
+fn the_first_rules_and_the_ten_recipes_are_as_their_examples_say() {
+    let rules: Vec<&str> = blocks("toml").into_iter().filter(|block| block.contains("[[rules]]")).collect();
+    assert_eq!(rules.len(), 11);
+    for text in rules {
+        let config = config(text).unwrap_or_else(|problems| panic!("{text}\n{problems}"));
+        assert!(config.events.rules.iter().any(|rule| !rule.examples.is_empty()), "{text}");
+        if let Err(problems) = Mapper::new(&config) {
+            panic!("{text}\n{problems}");
+        }
+    }
+}
+
+#[test]
+fn an_example_that_expects_something_else_fails_with_the_difference() {
+    let recipe = blocks("toml").into_iter().find(|block| block.contains("missed-call")).unwrap();
+    for (right, wrong, said) in [
+        ("priority = \"high\", wolkvox", "priority = \"low\", wolkvox", "expected \"low\"\n      got      \"high\""),
+        ("skipped = true", "task = { name = \"x\" }", "a task is expected, but the rule skips"),
+        ("skipped = true", "error = \"x\"", "an error is expected, but the rule works"),
+        ("\"answered\": true", "\"answered\": false", "rule missed-call stands above this one and matches first"),
+        (
+            "\"answered\": false, \"caller\"",
+            "\"answered\": true, \"caller\"",
+            "the rule does not match: body.answered == false is not true",
+        ),
+        ("task = { name", "task = { nam = \"x\", name", "task.nam is not a field of a task; did you mean name?"),
+    ] {
+        assert!(recipe.contains(right), "{right}");
+        let problems =
+            Mapper::new(&config(&recipe.replace(right, wrong)).unwrap()).err().unwrap_or_else(|| panic!("{wrong}"));
+        assert!(problems.to_string().contains(said), "{problems}");
+    }
+}

@@ -1,0 +1,223 @@
+//! Which rule is for which message, and which id it gets.
+
+use super::*;
+
+const TWO: &str = "[[rules]]\nname = \"skip\"\nrouting_key = \"a.skip\"\naction = \"skip\"\n";
+
+fn when(expression: &str, body: &str) -> Explained {
+    let message = event(body).message().unwrap();
+    let mapper = mapper(&rule(&format!("when = {expression:?}"), ""));
+    mapper.explain(&message, &RetryState::new(&message), NOW)
+}
+
+#[test]
+fn conditions_hold_as_the_page_says() {
+    let body = r#"{"n": 2, "t": "x", "two": "2", "yes": true, "list": [1], "o": {"p": 1}, "d": "2027-01-01"}"#;
+    for (expression, expected) in [
+        ("body.n < 3", Ok("")),
+        ("1 < body.n < 3", Ok("")),
+        ("(body.n + 1) * 2 == 6", Ok("")),
+        ("not (body.n == 3)", Ok("")),
+        ("(body.n == 3 or body.t == 'x') and body.yes", Ok("")),
+        ("body.n == 2 or body.nope == 1", Ok("")),
+        ("not body.nope", Ok("")),
+        ("body.nope is defined or true", Ok("")),
+        ("body.get('nope') == none", Ok("")),
+        ("body.t in ['x', 'y']", Ok("")),
+        ("body.t not in ['y'] and 'x' in body.t", Ok("")),
+        ("body.list | length == 1", Ok("")),
+        ("body.o.p == 1 and body.o['p'] == 1", Ok("")),
+        ("body.two | int < 3", Ok("")),
+        ("body.yes == true", Ok("")),
+        ("routing_key == 'a.b' and exchange == 'x'", Ok("")),
+        ("body.d | datetime < now | add('5y')", Ok("")),
+        ("body.n > 3", Err("body.n > 3 is not true")),
+        ("body.yes and body.n > 3", Err("body.n > 3 is not true")),
+        ("body.nope == 1", Err("body is an object without \"nope\"")),
+        ("not (body.nope == 1)", Err("body is an object without \"nope\"")),
+        ("body.nope.x == 1", Err("body is an object without \"nope\"")),
+        ("body.nope", Err("body.nope is missing")),
+        ("body.get('nope') < 3", Err("body.get('nope') is null")),
+        ("body.nope == 1 or body.n == 2", Err("body is an object without \"nope\"")),
+        ("headers.x == 1", Err("headers is an object without \"x\"")),
+        ("3 < 2", Err("is not true")),
+    ] {
+        let explained = when(expression, body);
+        match expected {
+            Ok(_) => assert!(explained.result.is_ok() && explained.passed.is_empty(), "{expression}: {explained:?}"),
+            Err(reason) => {
+                assert_eq!(explained.result.unwrap_err().kind, Kind::Unmatched, "{expression}");
+                assert!(explained.passed[0].1.contains(reason), "{expression}: {}", explained.passed[0].1);
+            }
+        }
+    }
+}
+
+#[test]
+fn comparing_what_cannot_be_compared_is_an_error() {
+    let body = r#"{"n": 2, "two": "2", "d": "2027-01-01", "list": [1], "yes": true}"#;
+    for (expression, said) in [
+        ("body.two < 3", "body.two (a text) cannot be compared with a number; write | int"),
+        ("body.two == 2", "cannot be compared"),
+        ("body.n != '2'", "body.n (a number) cannot be compared with a text"),
+        ("1 < body.two < 3", "cannot be compared"),
+        ("body.n == 2 and body.two == 2", "cannot be compared"),
+        ("body.d < now", "write | datetime"),
+        ("body.list < 3", "a list"),
+        ("body.yes < 3", "a boolean"),
+        ("body.n", "body.n is a number; true or false is needed"),
+        ("body.two", "is a text; true or false is needed"),
+        ("body.list | sum > body.yes", "cannot be compared"),
+    ] {
+        let failure = when(expression, body).result.unwrap_err();
+        assert_eq!(failure.kind, Kind::MappingFailed, "{expression}");
+        assert!(
+            failure.message.contains("rule r, field when") && failure.message.contains(said),
+            "{expression}: {failure}"
+        );
+        assert_eq!(failure.rule.as_deref(), Some("r"));
+    }
+    let explained = when("body.n == 3 and body.two == 2", body);
+    assert_eq!(explained.result.unwrap_err().kind, Kind::Unmatched, "what is not reached is not compared");
+}
+
+#[test]
+fn the_first_rule_that_matches_is_applied() {
+    let text = format!("{TWO}{}", rule("routing_key = \"a.#\"", ""));
+    let mapper = mapper(&text);
+    let routed = |key: &str| map(&mapper, Sample { routing_key: key.to_owned(), ..event("no JSON") });
+    assert_eq!(routed("a.skip"), Ok(Mapped::Skip { rule: Some("skip".into()) }), "its body is not looked at");
+    assert!(matches!(routed("a.b.c"), Ok(Mapped::Send { rule: Some(rule), .. }) if &*rule == "r"));
+    let failure = routed("b").unwrap_err();
+    assert_eq!((failure.kind, failure.stage), (Kind::Unmatched, Stage::Map));
+    assert!(failure.message.contains("rule skip: the routing key does not match a.skip; rule r: "), "{failure}");
+    let counts = mapper.counts();
+    assert_eq!(counts.iter().map(|counts| (counts.skipped, counts.matched)).collect::<Vec<_>>(), [(1, 0), (0, 1)]);
+    assert_eq!(counts[0].last_match, Some(NOW));
+}
+
+#[test]
+fn a_body_is_parsed_only_where_a_rule_needs_it() {
+    let mapper = mapper(&rule("", "description = \"{{ body.x }}\""));
+    for body in ["", "x", "{\"a\":", "\u{feff}{}"] {
+        let failure = map(&mapper, event(body)).unwrap_err();
+        assert_eq!((failure.kind, failure.rule.as_deref()), (Kind::InvalidMessage, Some("r")), "{body}: {failure}");
+    }
+    let failure = map(&mapper, event(&format!("\"{}\"", "x".repeat(task::MAX_BODY)))).unwrap_err();
+    assert_eq!(failure.kind, Kind::TooLarge);
+}
+
+#[test]
+fn unmatched_messages_are_skipped_only_when_they_were_never_for_a_rule() {
+    let mapper = mapper(&format!("[events]\nunmatched = \"skip\"\n{TWO}"));
+    let message = event("{}").message().unwrap();
+    let state = RetryState::new(&message);
+    assert_eq!(mapper.map(&message, &state, NOW), Ok(Mapped::Skip { rule: None }));
+    let seen = RetryState { first_seen_at: Some(NOW), ..state.clone() };
+    assert_eq!(mapper.map(&message, &seen, NOW).unwrap_err().kind, Kind::Unmatched);
+    let lost = RetryState { dropped: "region".to_owned(), ..state };
+    assert_eq!(mapper.map(&message, &lost, NOW).unwrap_err().kind, Kind::Unmatched);
+}
+
+#[test]
+fn the_id_and_now_stay_as_they_were_when_the_message_was_seen_first() {
+    let text =
+        rule("message_id = \"t-{{ body.n }}\"", "description = \"{{ message_id }} {{ now }} {{ routing_key }}\"");
+    let mapper = mapper(&text);
+    let message = event(r#"{"n": 1}"#).message().unwrap();
+    let state = RetryState {
+        first_seen_at: Some(Timestamp::UNIX_EPOCH),
+        message_id: Some("fixed".to_owned()),
+        routing_key: "first.key".to_owned(),
+        ..RetryState::new(&message)
+    };
+    let Ok(Mapped::Send { body, message_id, .. }) = mapper.map(&message, &state, NOW) else { panic!() };
+    assert_eq!(message_id.as_deref(), Some("fixed"));
+    assert_eq!(fields_of(&body)["description"], "fixed 1970-01-01 00:00:00 first.key");
+    let Ok(Mapped::Send { message_id, .. }) = mapper.map(&message, &RetryState::new(&message), NOW) else { panic!() };
+    assert_eq!(message_id.as_deref(), Some("t-1"));
+}
+
+#[test]
+fn ids_that_cannot_be_used_are_refused() {
+    let mapper = mapper(&rule("message_id = \"{{ body.id }}\"", ""));
+    for (body, said) in [
+        (r#"{"id": ""}"#.to_owned(), "the id is empty"),
+        (r#"{"id": null}"#.to_owned(), "body is an object without \"id\""),
+        (r#"{"id": [1]}"#.to_owned(), "a list is no text"),
+        (format!(r#"{{"id": "{}"}}"#, "x".repeat(256)), "the id has 256 bytes; at most 255"),
+    ] {
+        let failure = map(&mapper, event(&body)).unwrap_err();
+        assert!(failure.message.contains("rule r, field message_id") && failure.message.contains(said), "{failure}");
+    }
+}
+
+#[test]
+fn our_own_and_the_brokers_headers_are_not_seen() {
+    let mapper = mapper(&rule("", "description = \"{% for name in headers %}{{ name }} {% endfor %}\""));
+    let mut sample = event("{}");
+    for name in ["theirs", "x-wtw-attempts", "x-wtw-anything", "x-death", "x-delivery-count", "CC"] {
+        sample.headers.insert(name.to_owned(), text_header("x"));
+    }
+    let Ok(Mapped::Send { body, .. }) = map(&mapper, sample) else { panic!() };
+    assert_eq!(fields_of(&body)["description"], "theirs");
+}
+
+#[test]
+fn cloud_events_are_read_in_both_modes() {
+    let text = rule("", "description = \"{{ ce.type }} {{ ce.data.x }}\"");
+    let mapper = mapper(&text);
+    let structured = |body: &str| {
+        let mut sample = event(body);
+        sample.headers.insert("content-type".to_owned(), text_header("application/cloudevents+json; charset=utf-8"));
+        map(&mapper, sample)
+    };
+    let binary = |prefix: &str, body: &str| {
+        let mut sample = event(body);
+        for (name, value) in [("specversion", "1.0"), ("id", "7"), ("source", "/s"), ("type", "t")] {
+            sample.headers.insert(format!("{prefix}{name}"), text_header(value));
+        }
+        sample
+    };
+    let whole = r#"{"specversion": "1.0", "id": "7", "source": "/s", "type": "t", "data": {"x": 1}}"#;
+    let packed = r#"{"specversion": "1.0", "id": "7", "source": "/s", "type": "t", "data_base64": "eyJ4IjogMX0="}"#;
+    let results = [
+        structured(whole),
+        structured(packed),
+        map(&mapper, binary("cloudEvents_", r#"{"x": 1}"#)),
+        map(&mapper, binary("cloudEvents:", r#"{"x": 1}"#)),
+    ];
+    for result in results {
+        let Ok(Mapped::Send { body, message_id, .. }) = result else { panic!("{result:?}") };
+        assert_eq!((fields_of(&body)["description"].as_str(), message_id.as_deref()), (Some("t 1"), Some("/s 7")));
+    }
+    let mut mixed = binary("cloudEvents_", "{}");
+    mixed.headers.insert("cloudEvents:id".to_owned(), text_header("8"));
+    let mut batch = event("[]");
+    batch.headers.insert("content-type".to_owned(), text_header("application/cloudevents-batch+json"));
+    for (result, said) in [
+        (map(&mapper, mixed), "with the prefixes"),
+        (map(&mapper, batch), "a batch of CloudEvents; publish each event"),
+        (structured("[]"), "the body is no JSON object"),
+        (
+            structured(r#"{"id": 7, "source": "/s", "type": "t", "data": {"x": 1}}"#),
+            "the CloudEvent has no id, which must be a text",
+        ),
+        (structured(r#"{"id": "7", "source": "/s", "type": "t", "data_base64": "?"}"#), "is not Base64"),
+    ] {
+        let failure = result.unwrap_err();
+        assert_eq!(failure.kind, Kind::InvalidMessage);
+        assert!(failure.message.contains(said), "{failure}");
+    }
+}
+
+#[test]
+fn without_rules_messages_are_task_messages() {
+    let mapper = mapper("");
+    let body =
+        r#"{"name":"n","name_module":"m","completion_date":"2027-01-01 00:00:00","id_record":"1","wolkvox_owner":"o"}"#;
+    let mapped = map(&mapper, Sample { message_id: Some("m-1".to_owned()), ..event(body) });
+    assert!(matches!(mapped, Ok(Mapped::Send { rule: None, message_id: Some(id), .. }) if id == "m-1"));
+    assert_eq!(map(&mapper, event("{}")).unwrap_err().kind, Kind::InvalidTask);
+    assert_eq!((mapper.digest(), mapper.counts().len()), (None, 0));
+}

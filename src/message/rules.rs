@@ -1,0 +1,310 @@
+//! Rules: the first one that matches turns an event into the fields of a task. Pure.
+//!
+//! MiniJinja is named here and below only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use minijinja::{Environment, Value};
+use sha2::{Digest as _, Sha256};
+
+use crate::config::{self, Events, Problem, Unmatched};
+use crate::message::failure::{Failure, Kind, Stage, shorten};
+
+mod compile;
+mod condition;
+mod context;
+mod dates;
+mod engine;
+mod explain;
+mod names;
+mod outcome;
+mod pattern;
+mod template;
+mod value;
+
+use condition::{Condition, Tried};
+pub(crate) use context::Incoming;
+use context::{Context, MAX_ID, Variables};
+use dates::Home;
+use template::{Template, Unrendered};
+
+/// The longest digest of rules that is shown, in hexadecimal digits.
+const DIGEST_DIGITS: usize = 16;
+/// The longest routing key that is quoted, in bytes.
+const MAX_SHOWN: usize = 80;
+
+/// Compiled rules, in the order in which they are tried.
+pub(crate) struct Rules {
+    home: Arc<Home>,
+    env: Environment<'static>,
+    rules: Vec<Rule>,
+    /// What happens to a message that no rule matches.
+    pub(crate) unmatched: Unmatched,
+    /// The digest of the rules as they are written.
+    pub(crate) digest: Arc<str>,
+    /// The digest of what decides which message gets which id.
+    pub(crate) identity: Arc<str>,
+}
+
+/// One compiled rule.
+struct Rule {
+    name: Arc<str>,
+    pattern: Option<Arc<str>>,
+    condition: Option<Used<Condition>>,
+    message_id: Option<Used<Template>>,
+    /// The fields in an order in which each one's references stand before it; none where nothing is sent.
+    fields: Option<Vec<Field>>,
+}
+
+/// A template and the variables that it uses.
+struct Used<T> {
+    part: T,
+    variables: BTreeSet<&'static str>,
+}
+
+struct Field {
+    name: &'static str,
+    /// The other fields that its template uses.
+    references: Vec<&'static str>,
+    template: Used<Template>,
+}
+
+/// A value of a task's field that is not absent.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum FieldValue {
+    /// A text.
+    Text(String),
+    /// A switch.
+    Switch(bool),
+}
+
+/// What the rules make of a message.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Applied {
+    /// A task.
+    Task {
+        /// The rule that matched.
+        rule: Arc<str>,
+        /// The fields that are not absent.
+        fields: Vec<(&'static str, FieldValue)>,
+        /// The message's id.
+        message_id: Option<String>,
+    },
+    /// Nothing is sent.
+    Skip {
+        /// The rule that matched; none where no rule did.
+        rule: Option<Arc<str>>,
+    },
+}
+
+/// Why a rule is not for a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// The routing key does not match the rule's pattern.
+    RoutingKey {
+        /// The pattern.
+        pattern: Arc<str>,
+    },
+    /// `when` is false; the part that decided it.
+    False(String),
+    /// `when` compares what the message does not have.
+    Missing(String),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RoutingKey { pattern } => write!(f, "the routing key does not match {pattern}"),
+            Self::False(part) => write!(f, "{part} is not true"),
+            Self::Missing(text) => write!(f, "{text}"),
+        }
+    }
+}
+
+/// How the rules were tried, up to the one that matched.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trace {
+    /// The rules that are not for the message, and why.
+    pub(crate) passed: Vec<(Arc<str>, Reason)>,
+    /// The rule that is, or that failed.
+    pub(crate) chosen: Option<Arc<str>>,
+}
+
+impl Rules {
+    /// Compiles rules, without running their examples.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub(crate) fn compile(events: &Events, task: &config::Task, timezone: &TimeZone) -> Result<Self, Vec<Problem>> {
+        compile::rules(events, task, timezone)
+    }
+
+    /// The rules' names, in order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.rules.iter().map(|rule| &rule.name)
+    }
+
+    /// Applies the first rule that matches; `known_id` is an id that the message was given before.
+    ///
+    /// # Errors
+    /// `invalid_message` for a body that a rule needs and cannot read, `mapping_failed` for a rule that fails, `unmatched`.
+    pub(crate) fn apply(
+        &self,
+        incoming: Incoming<'_>,
+        known_id: Option<&str>,
+        may_skip_unmatched: bool,
+        trace: &mut Trace,
+    ) -> Result<Applied, Failure> {
+        let variables = Variables::new(incoming, &self.home);
+        let chosen = self.choose(&variables, incoming.routing_key, trace)?;
+        let Some(rule) = chosen else {
+            return match self.unmatched {
+                Unmatched::Skip if may_skip_unmatched => Ok(Applied::Skip { rule: None }),
+                Unmatched::Skip | Unmatched::DeadLetter => Err(unmatched(incoming.routing_key, &trace.passed)),
+            };
+        };
+        trace.chosen = Some(Arc::clone(&rule.name));
+        let applied = self.task(rule, &variables, known_id);
+        applied.map_err(|failure| failure.by_rule(&rule.name))
+    }
+
+    fn choose(
+        &self,
+        variables: &Variables<'_>,
+        routing_key: &str,
+        trace: &mut Trace,
+    ) -> Result<Option<&Rule>, Failure> {
+        for rule in &self.rules {
+            let reason = match (&rule.pattern, &rule.condition) {
+                (Some(pattern), _) if !pattern::matches(pattern, routing_key) => {
+                    Reason::RoutingKey { pattern: Arc::clone(pattern) }
+                }
+                (_, None) => return Ok(Some(rule)),
+                (_, Some(condition)) => match self.when(rule, condition, variables)? {
+                    None => return Ok(Some(rule)),
+                    Some(reason) => reason,
+                },
+            };
+            trace.passed.push((Arc::clone(&rule.name), reason));
+        }
+        Ok(None)
+    }
+
+    /// Why the condition does not hold, if it does not.
+    fn when(
+        &self,
+        rule: &Rule,
+        condition: &Used<Condition>,
+        variables: &Variables<'_>,
+    ) -> Result<Option<Reason>, Failure> {
+        let by_rule = |failure: Failure| failure.by_rule(&rule.name);
+        let context = variables.context(&condition.variables).map_err(by_rule)?;
+        match condition.part.try_on(&self.env, &Value::from_object(context)) {
+            Ok(Tried::True) => Ok(None),
+            Ok(Tried::False(part)) => Ok(Some(Reason::False(part.to_owned()))),
+            Err(Unrendered::Missing(text)) => Ok(Some(Reason::Missing(text))),
+            Err(Unrendered::Wrong(text)) => Err(failed(&rule.name, "when", &text)),
+        }
+    }
+
+    fn task(&self, rule: &Rule, variables: &Variables<'_>, known_id: Option<&str>) -> Result<Applied, Failure> {
+        let Some(fields) = &rule.fields else {
+            return Ok(Applied::Skip { rule: Some(Arc::clone(&rule.name)) });
+        };
+        let message_id = match known_id {
+            Some(id) => Some(id.to_owned()),
+            None => self.message_id(rule, variables)?,
+        };
+        let mut values: BTreeMap<Value, Value> = BTreeMap::new();
+        let mut given = Vec::with_capacity(fields.len());
+        let mut bad: Vec<(&str, String)> = Vec::new();
+        for field in fields {
+            // What follows from a field that failed is no news.
+            if field.references.iter().any(|name| bad.iter().any(|(other, _)| other == name)) {
+                continue;
+            }
+            let mut context = variables.context(&field.template.variables)?;
+            context.message_id = message_id.as_deref().map(Value::from);
+            if !field.references.is_empty() {
+                context.task = Some(Value::from_object(values.clone()));
+            }
+            match self.field(field, context) {
+                Ok(Some((value, result))) => {
+                    values.insert(Value::from(field.name), value);
+                    given.push((field.name, result));
+                }
+                Ok(None) => {}
+                Err(text) => bad.push((field.name, text)),
+            }
+        }
+        if !bad.is_empty() {
+            let listed: Vec<String> = bad.iter().map(|(field, text)| at(&rule.name, field, text)).collect();
+            return Err(Failure::of_problems(Stage::Map, Kind::MappingFailed, listed));
+        }
+        Ok(Applied::Task { rule: Arc::clone(&rule.name), fields: given, message_id })
+    }
+
+    /// The value of a field, as other fields see it and as it is sent; none where it is absent.
+    fn field(&self, field: &Field, context: Context) -> Result<Option<(Value, FieldValue)>, String> {
+        let spellings = context.spellings();
+        let context = Value::from_object(context);
+        let template = &field.template.part;
+        let value = template.value(&self.env, &context).map_err(|error| error.text().to_owned())?;
+        if value.is_undefined() {
+            return Err(template.missing(&context).text().to_owned());
+        }
+        let result = outcome::field(field.name, &value, spellings.as_ref())?;
+        Ok(result.map(|result| (value, result)))
+    }
+
+    fn message_id(&self, rule: &Rule, variables: &Variables<'_>) -> Result<Option<String>, Failure> {
+        let Some(used) = &rule.message_id else {
+            return variables.own_id();
+        };
+        let context = variables.context(&used.variables)?;
+        let spellings = context.spellings();
+        let context = Value::from_object(context);
+        let failed = |text: &str| failed(&rule.name, "message_id", text);
+        let value = used.part.value(&self.env, &context).map_err(|error| failed(error.text()))?;
+        if value.is_undefined() {
+            return Err(failed(used.part.missing(&context).text()));
+        }
+        match outcome::text(&value, spellings.as_ref(), true).map_err(|text| failed(&text))? {
+            Some(id) if id.len() > MAX_ID => {
+                Err(failed(&format!("the id has {} bytes; at most {MAX_ID} are allowed", id.len())))
+            }
+            Some(id) => Ok(Some(id)),
+            None => Err(failed("the id is empty; a message id tells one event from all others")),
+        }
+    }
+}
+
+/// A rule that fails for a message.
+fn failed(rule: &Arc<str>, field: &str, text: &str) -> Failure {
+    Failure::new(Stage::Map, Kind::MappingFailed, at(rule, field, text)).by_rule(rule)
+}
+
+/// What is wrong, with its place.
+fn at(rule: &str, field: &str, text: &str) -> String {
+    format!("rule {rule}, field {field}, {text}")
+}
+
+fn unmatched(routing_key: &str, passed: &[(Arc<str>, Reason)]) -> Failure {
+    let reasons = passed.iter().map(|(rule, reason)| format!("rule {rule}: {reason}"));
+    let first = format!("no rule matches (routing key {:?})", shorten(routing_key, MAX_SHOWN));
+    Failure::of_problems(Stage::Map, Kind::Unmatched, std::iter::once(first).chain(reasons).collect())
+}
+
+/// The beginning of a SHA-256 of texts, each apart from the next.
+fn digest<'a>(texts: impl Iterator<Item = &'a str>) -> Arc<str> {
+    let mut sha = Sha256::new();
+    for text in texts {
+        sha.update(text.len().to_le_bytes());
+        sha.update(text);
+    }
+    let all = format!("{:x}", sha.finalize());
+    all.get(..DIGEST_DIGITS).unwrap_or(&all).into()
+}

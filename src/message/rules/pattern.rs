@@ -1,0 +1,81 @@
+//! AMQP's topic patterns: words between dots, `*` for one word, `#` for any number of them.
+
+/// Whether a routing key matches a pattern.
+pub(super) fn matches(pattern: &str, key: &str) -> bool {
+    if !pattern.contains(['*', '#']) {
+        return pattern == key;
+    }
+    let key = words(key);
+    // Whether the pattern so far matches the first n words of the key.
+    let mut reached = vec![false; key.len() + 1];
+    if let Some(first) = reached.first_mut() {
+        *first = true;
+    }
+    for part in words(pattern) {
+        let mut next = vec![false; key.len() + 1];
+        let mut any = false;
+        for (at, slot) in next.iter_mut().enumerate() {
+            let here = reached.get(at).copied().unwrap_or(false);
+            let before = at.checked_sub(1);
+            let word = before.and_then(|before| key.get(before));
+            let came = before.and_then(|before| reached.get(before)).copied().unwrap_or(false);
+            any |= here;
+            *slot = match part {
+                "#" => any,
+                "*" => came,
+                name => came && word.is_some_and(|word| *word == name),
+            };
+        }
+        reached = next;
+    }
+    reached.last().copied().unwrap_or(false)
+}
+
+fn words(text: &str) -> Vec<&str> {
+    if text.is_empty() { Vec::new() } else { text.split('.').collect() }
+}
+
+/// What is wrong with a pattern: `*` and `#` inside a word are no wildcards for RabbitMQ.
+pub(super) fn check(pattern: &str) -> Result<(), String> {
+    const MAX: usize = 255;
+    if pattern.len() > MAX {
+        return Err(format!("has {} bytes; a routing key has at most {MAX}", pattern.len()));
+    }
+    match words(pattern).into_iter().find(|word| word.len() > 1 && word.contains(['*', '#'])) {
+        Some(word) => Err(format!("has the word {word:?}; * and # stand for whole words between dots")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_as_a_topic_exchange_does() {
+        let table = [
+            ("ticket.closed.#", "ticket.closed", true),
+            ("ticket.closed.#", "ticket.closed.web.es", true),
+            ("ticket.closed.#", "ticket.closedx", false),
+            ("ticket.*", "ticket.closed", true),
+            ("ticket.*", "ticket", false),
+            ("ticket.*", "ticket.closed.web", false),
+            ("#", "", true),
+            ("#", "a.b", true),
+            ("*", "", false),
+            ("#.web", "web", true),
+            ("#.web", "a.b.web", true),
+            ("a.#.b.#.c", "a.b.c", true),
+            ("a.#.b.#.c", "a.x.y.b.z.c", true),
+            ("a.#.b.#.c", "a.x.c", false),
+            ("#.#", "", true),
+            ("ticket", "Ticket", false),
+            ("", "", true),
+            ("", "a", false),
+            ("a..b", "a..b", true),
+        ];
+        for (pattern, key, expected) in table {
+            assert_eq!(matches(pattern, key), expected, "{pattern} {key}");
+        }
+    }
+}

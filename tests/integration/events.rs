@@ -1,0 +1,217 @@
+//! Events from other systems: bindings, publishers, and the commands that look at rules.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use crate::support::amqp::text;
+use crate::support::broker::unique;
+use crate::support::process::{Env, run};
+use crate::support::rig::Rig;
+
+const PUBLISHING: &str = include_str!("../../docs/publishing.md");
+const MAPPING: &str = include_str!("../../docs/mapping.md");
+const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/publishers/requirements.txt");
+/// Packages may have to be fetched.
+const INSTALL: Duration = Duration::from_secs(600);
+const RUN: Duration = Duration::from_secs(60);
+
+/// The configuration file of a test; gone with it.
+struct File(PathBuf);
+
+impl File {
+    fn new(content: &str) -> Self {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}.toml", unique("events")));
+        std::fs::write(&path, content).expect("written");
+        Self(path)
+    }
+
+    fn env(&self, rig: &Rig) -> Env {
+        rig.env(&[("WTW_CONFIG", self.0.to_str().expect("text"))])
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The first configuration of docs/mapping.md, with an exchange of the test's own.
+fn first_rules(exchange: &str) -> String {
+    let block = MAPPING.split("```toml\n").nth(1).and_then(|rest| rest.split("\n```").next()).expect("a block");
+    block.replace("exchange = \"helpdesk\"", &format!("exchange = {exchange:?}"))
+}
+
+/// A Python with the publishers' libraries.
+async fn python() -> PathBuf {
+    static PYTHON: OnceCell<PathBuf> = OnceCell::const_new();
+    let made = PYTHON.get_or_init(|| async {
+        let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("publishers");
+        let (python, done) = (venv.join("bin/python"), venv.join("requirements.txt"));
+        if std::fs::read(&done).ok() != std::fs::read(REQUIREMENTS).ok() {
+            succeeds(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv), INSTALL).await;
+            let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", REQUIREMENTS];
+            succeeds(Command::new(&python).args(pip), INSTALL).await;
+            std::fs::copy(REQUIREMENTS, &done).expect("noted");
+        }
+        python
+    });
+    made.await.clone()
+}
+
+async fn succeeds(command: &mut Command, bound: Duration) {
+    let ended = command.stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = timeout(bound, ended).await.expect("ended in time").expect("started");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Runs the page's publisher of this name against a topic exchange that the work queue is bound to.
+async fn publishes(library: &str) {
+    let rig = Rig::new(&format!("publisher.{library}")).await;
+    let exchange = format!("{}.events", rig.queue);
+    let file = File::new(&first_rules(&exchange));
+    for _ in 0..2 {
+        let applied = run(&["topology", "--apply"], &file.env(&rig), b"").await;
+        assert_eq!(applied.code, Some(0), "{}", applied.stderr);
+    }
+    let program = PUBLISHING.split(&format!("<!-- run: {library} -->\n```python\n")).nth(1).expect("a program");
+    let program = program.split("\n```").next().expect("its end").replace("\"helpdesk\"", &format!("{exchange:?}"));
+    succeeds(Command::new(python().await).arg("-c").arg(program).env("AMQP_URL", rig.amqp.url()), RUN).await;
+    let delivery = rig.amqp.take(&rig.queue).await;
+    let properties = &delivery.properties;
+    assert_eq!(properties.message_id().as_ref().expect("an id").as_str(), "ticket-17-closed");
+    assert_eq!(*properties.delivery_mode(), Some(2));
+    assert_eq!(properties.content_type().as_ref().expect("a type").as_str(), "application/json");
+    assert!(properties.timestamp().is_some_and(|seconds| seconds > 1_700_000_000), "in seconds");
+    assert_eq!(text(&delivery, "region"), "co");
+    assert_eq!((delivery.exchange.as_str(), delivery.routing_key.as_str()), (exchange.as_str(), "ticket.closed.web"));
+    let body: Value = serde_json::from_slice(&delivery.data).expect("JSON");
+    assert_eq!(body["customer"], json!({"name": "Ana Gómez", "crm_id": 4711}));
+}
+
+#[tokio::test]
+async fn the_publisher_with_pika_works() {
+    publishes("pika").await;
+}
+
+#[tokio::test]
+async fn the_publisher_with_aio_pika_works() {
+    publishes("aio-pika").await;
+}
+
+#[tokio::test]
+async fn an_exchange_that_is_missing_or_of_another_type_is_told_with_what_to_do() {
+    let rig = Rig::new("events.exchange").await;
+    let exchange = format!("{}.events", rig.queue);
+    let binding = |more: &str| format!("[[broker.bindings]]\nexchange = {exchange:?}\nrouting_key = \"a.#\"\n{more}");
+    let (untyped, topic, fanout) = (binding(""), binding("type = \"topic\""), binding("type = \"fanout\""));
+    let apply = async |text: &str| run(&["topology", "--apply"], &File::new(text).env(&rig), b"").await;
+    let missing = apply(&untyped).await;
+    assert_eq!(missing.code, Some(1));
+    for part in [exchange.as_str(), "does not exist", "let the worker declare it"] {
+        assert!(missing.stderr.contains(part), "{part} is not in {}", missing.stderr);
+    }
+    let file = File::new(&topic);
+    let checked = run(&["check", "--no-crm"], &file.env(&rig), b"").await;
+    assert!(checked.stdout.contains("is not there yet; the worker declares it"), "{}", checked.stdout);
+    let applied = apply(&topic).await;
+    assert_eq!(applied.code, Some(0), "{}", applied.stderr);
+    let definitions: Value = serde_json::from_str(&applied.stdout).expect("JSON");
+    assert_eq!(definitions["exchanges"][0]["type"], "topic");
+    assert_eq!(definitions["bindings"][0]["destination"], rig.queue.as_str());
+    let other = apply(&fanout).await;
+    assert_eq!(other.code, Some(1));
+    for part in [exchange.as_str(), "exists with another type", "Ways out"] {
+        assert!(other.stderr.contains(part), "{part} is not in {}", other.stderr);
+    }
+    assert_eq!(apply(&untyped).await.code, Some(0), "it is there now");
+    let checked = run(&["check", "--no-crm"], &File::new(&fanout).env(&rig), b"").await;
+    assert!(checked.stdout.contains("is not a durable exchange of the type fanout"), "{}", checked.stdout);
+    let verify = rig.env(&[("WTW_CONFIG", file.0.to_str().expect("text")), ("WTW_BROKER_TOPOLOGY", "verify")]);
+    let checked = run(&["check", "--no-crm"], &verify, b"").await;
+    assert!(checked.stdout.contains("not verified: AMQP has no way to list bindings"), "{}", checked.stdout);
+}
+
+#[tokio::test]
+async fn map_tells_which_rule_matched_and_why_others_did_not() {
+    let file = File::new(&first_rules("helpdesk"));
+    let env = vec![("WTW_CONFIG".to_owned(), file.0.to_str().expect("text").to_owned())];
+    let event = MAPPING.split("```json\n").nth(1).and_then(|rest| rest.split("\n```").next()).expect("an event");
+    let args = ["map", "--routing-key", "ticket.closed.web", "--header", "region=co", "--message-id", "m-1"];
+    let mapped = run(&args, &env, event.as_bytes()).await;
+    assert_eq!(mapped.code, Some(0), "{}", mapped.stderr);
+    let body: Value = serde_json::from_str(&mapped.stdout).expect("JSON");
+    assert_eq!(body["fields"]["name"], "Call Ana Gómez about ticket 17");
+    assert_eq!(body["operation"], "<crm.operation>", "needs no CRM settings");
+    assert!(mapped.stdout.starts_with("{\n  \"operation\""), "in the order in which it is sent: {}", mapped.stdout);
+    for part in ["rule ticket-closed matches", "message id \"ticket-17\""] {
+        assert!(mapped.stderr.contains(part), "{}", mapped.stderr);
+    }
+    let skipped = run(&["map", "--routing-key", "ticket.opened"], &env, b"no JSON").await;
+    assert_eq!((skipped.code, skipped.stdout.as_str()), (Some(0), ""));
+    assert!(skipped.stderr.contains("rule ticket-closed does not match: the routing key"), "{}", skipped.stderr);
+    let unmatched = run(&["map", "--routing-key", "other"], &env, b"{}").await;
+    assert_eq!(unmatched.code, Some(1));
+    assert!(unmatched.stderr.contains("no rule matches (routing key \"other\")"), "{}", unmatched.stderr);
+    let all = run(&["map", "--all-examples"], &env, b"").await;
+    assert_eq!((all.code, all.stdout.as_str()), (Some(0), "rules: 2, examples: 1, all as expected\n"));
+    let wrong = File::new(&first_rules("helpdesk").replace("id_record = \"4711\"", "id_record = \"4712\""));
+    let env = vec![("WTW_CONFIG".to_owned(), wrong.0.to_str().expect("text").to_owned())];
+    let failed = run(&["map", "--all-examples"], &env, b"").await;
+    assert_eq!(failed.code, Some(1));
+    assert!(failed.stderr.contains("expected \"4712\"\n      got      \"4711\""), "{}", failed.stderr);
+}
+
+/// What the AsyncAPI 3.0.0 specification demands of the parts that the document has. The specification's own schema cannot
+/// be fetched where the tests run.
+#[tokio::test]
+async fn the_asyncapi_document_keeps_to_the_specification() {
+    let file = File::new(&first_rules("helpdesk"));
+    let with_rules = vec![("WTW_CONFIG".to_owned(), file.0.to_str().expect("text").to_owned())];
+    for (env, messages) in [(Env::new(), vec!["task"]), (with_rules, vec!["ticket-closed", "ticket-opened"])] {
+        let printed = run(&["schema", "--asyncapi"], &env, b"").await;
+        assert_eq!(printed.code, Some(0), "{}", printed.stderr);
+        let document: Value = serde_json::from_str(&printed.stdout).expect("JSON");
+        assert_eq!(document["asyncapi"], "3.0.0");
+        assert!(document["info"]["title"].is_string() && document["info"]["version"].is_string());
+        let named: Vec<&String> = document["components"]["messages"].as_object().expect("messages").keys().collect();
+        assert_eq!(named, messages);
+        for channel in document["channels"].as_object().expect("channels").values() {
+            assert!(channel["address"].is_string());
+            let amqp = &channel["bindings"]["amqp"];
+            assert!(amqp["is"] == "queue" && amqp["queue"]["name"].is_string() || amqp["exchange"]["type"].is_string());
+        }
+        for operation in document["operations"].as_object().expect("operations").values() {
+            assert_eq!(operation["action"], "receive");
+            let channel = operation["channel"]["$ref"].as_str().expect("a channel");
+            for message in operation["messages"].as_array().expect("messages") {
+                let reference = message["$ref"].as_str().expect("a reference");
+                assert!(reference.starts_with(&format!("{channel}/messages/")), "of its own channel: {reference}");
+            }
+        }
+        for message in document["components"]["messages"].as_object().expect("messages").values() {
+            assert!(jsonschema::meta::is_valid(&message["payload"]), "{message}");
+        }
+        references_resolve(&document, &document);
+    }
+}
+
+fn references_resolve(document: &Value, part: &Value) {
+    match part {
+        Value::Object(members) => {
+            if let Some(reference) = members.get("$ref").and_then(Value::as_str) {
+                let pointer = reference.strip_prefix('#').expect("local");
+                assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+            }
+            members.values().for_each(|member| references_resolve(document, member));
+        }
+        Value::Array(entries) => entries.iter().for_each(|entry| references_resolve(document, entry)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
