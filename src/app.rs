@@ -223,7 +223,7 @@ fn worker(
     tasks: &TaskTracker,
 ) -> Result<Worker, String> {
     let (gate, events) = (Arc::clone(&status.gate), Arc::clone(&status.events));
-    let mapper = Mapper::new(config)?;
+    let mapper = Arc::new(Mapper::new(config).map_err(|problems| problems.to_string())?);
     let single = config.broker.single_active_consumer;
     let stopping = config.shutdown.grace + AFTER_GRACE;
     Ok(Worker {
@@ -241,10 +241,16 @@ fn worker(
             queue: config.broker.queue.clone(),
             dead_letter_queue: config.broker.dead_letter_queue.clone(),
             hold: config.gate.hold,
+            mapper: Arc::clone(&mapper),
             clock: Clock::system(),
             events: Arc::clone(&events),
         },
-        ownership: Arc::new(Ownership::new(Arc::clone(&parts.ledger), mapper.identities(), single, stopping)),
+        ownership: Arc::new(Ownership::new(
+            Arc::clone(&parts.ledger),
+            mapper.identity().as_deref().unwrap_or_default().to_owned(),
+            single,
+            stopping,
+        )),
         recorder: Recorder::new(parts.ledger, Arc::clone(&gate), Arc::clone(&events), tasks.clone()),
         mapper,
         owner: Owner(fastrand::u64(..)),

@@ -1,7 +1,7 @@
 //! The vocabulary between the worker and its broker. lapin is named here and below only; its property and header types
 //! are the vocabulary's own, so that every AMQP type is copied as it came.
 
-mod acks;
+mod acker;
 pub mod bindings;
 pub mod connect;
 pub mod inspect;

@@ -9,7 +9,6 @@ mod bindings;
 mod broker;
 mod crm;
 mod ledger;
-mod net;
 mod rules;
 
 use crate::config::{Loaded, Problem, address};

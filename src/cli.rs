@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error.
 
 pub mod check;
+pub mod config;
 pub mod crm_report;
 pub mod dead_letters;
 pub mod healthcheck;

@@ -32,9 +32,7 @@ pub use load::{Loaded, read_ledger_url, read_tokens, read_urls};
 pub use problem::{Problem, Problems};
 pub use proxy::Proxy;
 pub use raw::Sources;
-pub use rules::{
-    Action, Events, Example, Expected, MAX_RULES, RuleText, Unmatched, read_rules_file, read_rules_text,
-};
+pub use rules::{Action, Events, Example, Expected, MAX_RULES, RuleText, Unmatched, read_rules_file, read_rules_text};
 pub use show::Setting;
 pub use toml_table::Scalar;
 pub use watch::watch;

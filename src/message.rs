@@ -8,6 +8,7 @@ pub mod export;
 pub mod failure;
 pub mod mapper;
 pub mod payload;
+pub mod published;
 pub mod reference;
 pub mod retry_state;
 mod rules;

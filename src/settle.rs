@@ -14,6 +14,7 @@ use crate::broker::{Acker, Message, Properties, Publish, PublishError};
 use crate::clock::Clock;
 use crate::message::dead_letter;
 use crate::message::disposition::Disposition;
+use crate::message::mapper::Mapper;
 use crate::message::retry_state::{RetryState, copy_properties};
 use crate::observe::events::Events;
 use crate::observe::traces::Span;
@@ -45,6 +46,8 @@ pub struct Settler {
     pub dead_letter_queue: String,
     /// How long a copy is tried.
     pub hold: Duration,
+    /// For `x-wtw-rules`.
+    pub mapper: Arc<Mapper>,
     /// For `x-wtw-failed-at`.
     pub clock: Clock,
     /// Told of publishes that failed.
@@ -84,7 +87,8 @@ impl Settler {
     ) -> Properties {
         if let Disposition::DeadLetter(failure) = disposition {
             let (at, worker) = (self.clock.now(), crate::worker_name());
-            return dead_letter::properties(message, state, failure, worker, at, frame_max);
+            let rules = self.mapper.digest();
+            return dead_letter::properties(message, state, failure, rules.as_deref(), worker, at, frame_max);
         }
         copy_properties(message, state, Vec::new(), frame_max)
     }

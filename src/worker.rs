@@ -37,6 +37,7 @@ use crate::ledger::{AttemptResult, Digest, Entry, Key, Owner};
 use crate::message::disposition::Disposition;
 use crate::message::failure::{Failure, catch_panic};
 use crate::message::mapper::{Mapped, Mapper};
+use crate::message::published::published_at;
 use crate::message::retry_state::RetryState;
 use crate::observe::events::{Events, Settled};
 use crate::observe::traces::Span;
@@ -70,7 +71,7 @@ pub struct Worker {
     /// When an attempt is made again.
     pub schedule: Schedule,
     /// How a message becomes a request.
-    pub mapper: Mapper,
+    pub mapper: Arc<Mapper>,
     /// How messages are processed.
     pub settings: Settings,
     /// Carries dispositions out.
@@ -218,7 +219,7 @@ impl Worker {
             };
             let body = match &mapped {
                 Ok(Mapped::Send { body, .. }) => body.clone(),
-                Ok(Mapped::Skip { rule }) => return Ok(Disposition::Skip(Arc::clone(rule))),
+                Ok(Mapped::Skip { rule }) => return Ok(Disposition::Skip(rule.clone())),
                 Err(failure) => return Ok(Disposition::DeadLetter(failure.clone())),
             };
             // 3. Token slot
@@ -251,13 +252,15 @@ impl Worker {
 
     /// Step 1: reads our headers, and maps the message to the request.
     fn read(&self, d: &mut DeliveryContext<'_>) -> Result<Mapped, Failure> {
-        let (state, invalid) = RetryState::read(d.message, Some(&self.settler.queue), self.clock.now());
+        let (state, invalid) = RetryState::read(d.message, Some(&self.settler.queue));
         if !invalid.is_empty() {
             self.events.invalid_headers(d.message.id(), &invalid);
         }
         d.state = state;
         d.attempts_in_round = self.schedule.attempts_in_round(d.state.attempts, d.state.round);
-        let mapped = self.mapper.map(d.message, &d.state, self.clock.now());
+        let now = self.clock.now();
+        let mapped = self.mapper.map(d.message, &d.state, now);
+        d.state.first_seen_at.get_or_insert(now);
         if let Ok(Mapped::Send { rule, message_id, .. }) = &mapped {
             d.rule.clone_from(rule);
             if d.state.message_id.is_none() {
@@ -350,7 +353,7 @@ impl Worker {
             is_gone: gone,
             at: self.clock.now(),
             // A replay waited for an operator, not for the worker.
-            published: published(message).or(report.first_attempt_at).filter(|_| report.replays == 0),
+            published: published_at(&message.properties).or(report.first_attempt_at).filter(|_| report.replays == 0),
         });
     }
 }
@@ -385,12 +388,6 @@ impl Report {
             began,
         }
     }
-}
-
-/// When a message was published, if it says.
-fn published(message: &Message) -> Option<jiff::Timestamp> {
-    let seconds = i64::try_from((*message.properties.timestamp())?).ok()?;
-    jiff::Timestamp::from_second(seconds).ok()
 }
 
 #[cfg(test)]

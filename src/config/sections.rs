@@ -9,11 +9,13 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::address;
 use super::keys::{Key, MOST_DELAYS, MOST_TOKENS};
-use super::rules::{Outside, holiday, sorted};
+use super::proxy::Proxy;
+use super::raw::Sources;
 use super::read::{Parsed, Reader, Reported, any, choice, count, duration, duration_within, flag, path, queue, text};
+use super::rules::{Outside, holiday, sorted};
 use super::{
-    Admin, Broker, Config, Events, Crm, Gate, Ledger, LedgerStore, Log, LogFormat, LogLevel, OnUnknown, Priority, Retry,
-    Shutdown, Task, TopologyMode, UnknownFields, Unmatched, bindings,
+    Admin, Broker, Config, Crm, Events, Gate, Ledger, LedgerStore, Log, LogFormat, LogLevel, OnUnknown, Priority,
+    ReferencePlace, Retry, Shutdown, Task, TopologyMode, UnknownFields, Unmatched, bindings,
 };
 use crate::suggest::suggest;
 

@@ -158,6 +158,7 @@ const EVERY: &[(&str, &str, &str, &str)] = &[
     ("task.description", "None", "a, b", r#"Some("a, b")"#),
     ("task.unknown_fields", "Reject", "ignore", "Ignore"),
     ("task.max_age", "None", "2d", r#"Some("2d")"#),
+    ("task.reference", "None", "name", "Name"),
     ("events.unmatched", "DeadLetter", "skip", "Skip"),
     ("events.holidays", "", "2027-05-01,2027-01-01,2027-05-01", "2027-01-01+2027-05-01"),
     ("events.rules_file", "None", "tests/cases/rules.toml", r#"Some("tests/cases/rules.toml")"#),
@@ -233,7 +234,14 @@ fn every_key_is_read_from_toml() {
 
 #[test]
 fn every_problem_names_key_source_value_and_what_is_allowed() {
-    let free = ["task.description", "events.rules_file", "crm.ca_file", "broker.ca_file", "broker.client_cert_file", "broker.client_key_file"];
+    let free = [
+        "task.description",
+        "events.rules_file",
+        "crm.ca_file",
+        "broker.ca_file",
+        "broker.client_cert_file",
+        "broker.client_key_file",
+    ];
     for key in KEYS.iter().filter(|key| !free.contains(&key.name)) {
         let bad = "\u{1}é?bad";
         let problems = load_env(&[(&variable(key.name), bad)]).unwrap_err();

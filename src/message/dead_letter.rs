@@ -22,6 +22,7 @@ pub fn properties(
     message: &Message,
     journey: &RetryState,
     failure: &Failure,
+    rules: Option<&str>,
     worker: &str,
     at: Timestamp,
     frame_max: usize,
@@ -38,6 +39,9 @@ pub fn properties(
     ];
     if let Some(rule) = &failure.rule {
         headers.push((retry_state::RULE, text(rule)));
+    }
+    if let Some(digest) = rules {
+        headers.push((retry_state::RULES, text(digest)));
     }
     if let Some(code) = failure.crm_code {
         headers.push(("x-wtw-crm-code", number(code)));
@@ -135,7 +139,7 @@ pub fn published_to(message: &Message) -> (String, String) {
         Some(HeaderValue::FieldArray(deaths)) => deaths.as_slice().last(),
         _ => None,
     };
-    let (journey, _) = RetryState::read(message, None, Timestamp::UNIX_EPOCH);
+    let (journey, _) = RetryState::read(message, None);
     match (message.header(retry_state::ORIGINAL_EXCHANGE), first) {
         (None, Some(HeaderValue::FieldTable(death))) => {
             let key = match death.inner().get("routing-keys") {

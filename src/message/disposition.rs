@@ -12,8 +12,8 @@ pub enum Disposition {
     Ack,
     /// Ack: the ledger says that the task was created before.
     AlreadyCreated,
-    /// Ack: this rule says that nothing is to be sent.
-    Skip(Arc<str>),
+    /// Ack: nothing is to be sent. This rule says so, or no rule matched.
+    Skip(Option<Arc<str>>),
     /// A copy on the retry queue of this delay.
     Retry(Duration),
     /// A copy on the hold queue: no request could be sent for as long as `gate.hold`.
@@ -55,7 +55,7 @@ mod tests {
     fn every_verdict_has_its_name() {
         let failure = Failure::new(Stage::Send, Kind::Unknown, "");
         let (dead, later) = (Disposition::DeadLetter(failure), Disposition::Retry(Duration::ZERO));
-        let skip = Disposition::Skip("rule".into());
+        let skip = Disposition::Skip(None);
         let all =
             [Disposition::Ack, Disposition::AlreadyCreated, skip, later, Disposition::Hold, dead, Disposition::Requeue];
         assert_eq!(all.each_ref().map(Disposition::as_str), Disposition::NAMES);

@@ -144,7 +144,16 @@ impl Failure {
     /// A failure without an answer of the CRM.
     pub fn new(stage: Stage, kind: Kind, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { stage, kind, message, problems: Vec::new(), crm_code: None, crm_message: None, http_status: None, rule: None }
+        Self {
+            stage,
+            kind,
+            message,
+            problems: Vec::new(),
+            crm_code: None,
+            crm_message: None,
+            http_status: None,
+            rule: None,
+        }
     }
 
     /// The same, of a message that a rule was applied to.

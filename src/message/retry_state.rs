@@ -36,14 +36,11 @@ pub(crate) const POSSIBLY_CREATED: &str = "x-wtw-possibly-created";
 pub(crate) const FIRST_ATTEMPT_AT: &str = "x-wtw-first-attempt-at";
 pub(crate) const ORIGINAL_EXCHANGE: &str = "x-wtw-original-exchange";
 pub(crate) const ORIGINAL_ROUTING_KEY: &str = "x-wtw-original-routing-key";
-pub(crate) const MESSAGE_ID: &str = "x-wtw-message-id";
-pub(crate) const FIRST_SEEN_AT: &str = "x-wtw-first-seen-at";
 pub(crate) const SCHEMA: &str = "x-wtw-dead-letter";
 pub(crate) const REPLAY_COUNT: &str = "x-wtw-replay-count";
 pub(crate) const DROPPED: &str = "x-wtw-dropped-headers";
 pub(crate) const ERROR_KIND: &str = "x-wtw-error-kind";
 pub(crate) const ERROR_MESSAGE: &str = "x-wtw-error-message";
-pub(crate) const RULE: &str = "x-wtw-rule";
 pub(crate) const CRM_MESSAGE: &str = "x-wtw-crm-message";
 pub(crate) const WORKER: &str = "x-wtw-worker";
 
@@ -69,8 +66,11 @@ const fn dead(name: &'static str, kind: &'static str, meaning: &'static str) -> 
 }
 
 /// Headers that are ours: they are read, and never copied from what arrived.
-pub const HEADERS: [Header; 21] = [
-    retried(ATTEMPTS, "number", "attempts spent"),
+pub const HEADERS: [Header; 25] = [
+    retried(QUEUE, "text", "the work queue whose worker wrote these headers; those of another queue are ignored"),
+    retried(MESSAGE_ID, "text", "the message id by which the ledger knows the message; wins over the AMQP property"),
+    retried(FIRST_SEEN_AT, "time", "when a worker first saw the message"),
+    retried(ATTEMPTS, "number", "attempts so far"),
     retried(ROUND, "number", "the round that it is in, from 0"),
     retried(
         HISTORY,
@@ -81,15 +81,16 @@ pub const HEADERS: [Header; 21] = [
     retried(FIRST_ATTEMPT_AT, "time", "when the first attempt was made"),
     retried(ORIGINAL_EXCHANGE, "text", "the exchange that the publisher used"),
     retried(ORIGINAL_ROUTING_KEY, "text", "the routing key that the publisher used"),
-    retried(MESSAGE_ID, "text", "the message id, where it is not the AMQP property's; it stays the same on every copy"),
-    retried(FIRST_SEEN_AT, "time", "when a worker saw the message first, which rules see as `now`"),
-    retried(REPLAY_COUNT, "number", "how often it came back from the dead-letter queue"),
+    retried(REPLAY_COUNT, "number", "how often it was replayed"),
+    retried(ACTION, "text", "id of the operator's action that sent it to the work queue"),
+    retried(EDITED, "switch", "an operator changed the body"),
     retried(DROPPED, "text", "names of the publisher's headers that had no room"),
     dead(SCHEMA, "number", "version of these headers, 1"),
     dead("x-wtw-error-stage", "text", "where it failed: `decode`, `map` or `send`"),
-    dead("x-wtw-error-kind", "text", "the kind of failure"),
+    dead(ERROR_KIND, "text", "the kind of failure"),
     dead(ERROR_MESSAGE, "text", "one readable sentence"),
-    dead(RULE, "text", "the rule that was applied"),
+    dead(RULE, "text", "the rule that matched"),
+    dead(RULES, "text", "digest of the rules in force"),
     dead("x-wtw-crm-code", "number", "the CRM's `code`"),
     dead(CRM_MESSAGE, "text", "the CRM's words"),
     dead("x-wtw-http-status", "number", "the HTTP status"),
@@ -172,11 +173,7 @@ pub struct RetryState {
     pub exchange: String,
     /// The routing key that the publisher used.
     pub routing_key: String,
-    /// The message id, where it is not the AMQP property's.
-    pub message_id: Option<String>,
-    /// When a worker saw the message first.
-    pub first_seen_at: Option<Timestamp>,
-    /// How often it came back from the dead-letter queue.
+    /// How often it was replayed.
     pub replays: u32,
     /// Id of the operator's action that sent it to the work queue.
     pub action: Option<String>,
@@ -194,13 +191,11 @@ impl RetryState {
         Self { exchange, routing_key, ..Self::default() }
     }
 
-    /// Reads a delivery's headers, as a worker of `queue` that sees the message `now`. Headers of another queue's worker are
-    /// ignored; without a queue none are. Those of a wrong type are ignored and named in the second part.
+    /// Reads a delivery's headers, as a worker of `queue`. Headers of another queue's worker are ignored; without a queue none are. Those of a wrong type are ignored and named in the second part.
     #[must_use]
-    pub fn read(message: &Message, queue: Option<&str>, now: Timestamp) -> (Self, Vec<&'static str>) {
+    pub fn read(message: &Message, queue: Option<&str>) -> (Self, Vec<&'static str>) {
         let mut reader = Reader { message, invalid: Vec::new() };
-        let fresh =
-            Self { queue: queue.unwrap_or_default().to_owned(), first_seen_at: Some(now), ..Self::new(message) };
+        let fresh = Self { queue: queue.unwrap_or_default().to_owned(), ..Self::new(message) };
         if reader.text(QUEUE).is_some_and(|other| queue.is_some_and(|queue| other != queue)) {
             return (fresh, reader.invalid);
         }
@@ -208,7 +203,7 @@ impl RetryState {
         let replays = reader.count(REPLAY_COUNT).unwrap_or(0);
         let state = Self {
             message_id: reader.text(MESSAGE_ID).filter(|id| !id.is_empty()),
-            first_seen_at: reader.time(FIRST_SEEN_AT).or(Some(now)),
+            first_seen_at: reader.time(FIRST_SEEN_AT),
             is_copy: !is_replay && message.header(ATTEMPTS).is_some(),
             is_replay,
             failed_at: reader.text(FAILED_AT).filter(|_| is_replay),
@@ -219,9 +214,9 @@ impl RetryState {
             first_attempt_at: reader.time(FIRST_ATTEMPT_AT),
             exchange: reader.text(ORIGINAL_EXCHANGE).unwrap_or_else(|| message.exchange.clone()),
             routing_key: reader.text(ORIGINAL_ROUTING_KEY).unwrap_or_else(|| message.routing_key.clone()),
-            message_id: reader.text(MESSAGE_ID).filter(|id| !id.is_empty()),
-            first_seen_at: reader.time(FIRST_SEEN_AT),
-            replays: replays.saturating_add(u32::from(replay)),
+            replays: replays.saturating_add(u32::from(is_replay)),
+            action: reader.text(ACTION),
+            is_edited: reader.switch(EDITED),
             dropped: reader.get(DROPPED, string).unwrap_or_default(),
             ..fresh
         };
@@ -263,12 +258,6 @@ impl RetryState {
         }
         if self.is_edited {
             headers.insert(EDITED, HeaderValue::Boolean(true));
-        }
-        if let Some(id) = &self.message_id {
-            headers.insert(MESSAGE_ID, text(id));
-        }
-        if let Some(at) = self.first_seen_at {
-            headers.insert(FIRST_SEEN_AT, text(&rfc3339(at)));
         }
         if self.replays > 0 {
             headers.insert(REPLAY_COUNT, number(self.replays));

@@ -345,7 +345,7 @@ fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str) {
         Disposition::Hold | Disposition::Requeue => {
             tracing::info!(message_id, rule, outcome, attempts, duration_ms, reason = settled.reason, "settled");
         }
-        Disposition::Skip(rule) => tracing::info!(message_id, rule = &**rule, outcome, duration_ms, "settled"),
+        Disposition::Skip(rule) => tracing::info!(message_id, rule = rule.as_deref(), outcome, duration_ms, "settled"),
         Disposition::Ack | Disposition::AlreadyCreated => {
             tracing::info!(message_id, rule, outcome, attempts, duration_ms, "settled");
         }

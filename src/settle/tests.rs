@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::broker::DeliveryGone;
+use crate::config::{Config, Sources};
 use crate::message::failure::{Failure, Kind, Stage};
 
 /// A delivery that RabbitMQ waits for until it was asked about so often.
@@ -52,6 +53,11 @@ fn broker(refuses: u32, error: PublishError) -> Arc<FakeBroker> {
     Arc::new(FakeBroker { refuses, error, asked: AtomicU32::new(0) })
 }
 
+fn config() -> Config {
+    let environment = vec![("WTW_CRM_OPERATION".into(), "demo".into())];
+    Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config
+}
+
 fn settler(publisher: &Arc<FakeBroker>) -> Settler {
     Settler {
         publisher: publisher.clone(),
@@ -59,6 +65,7 @@ fn settler(publisher: &Arc<FakeBroker>) -> Settler {
         queue: "tasks".to_owned(),
         dead_letter_queue: "tasks.dead".to_owned(),
         hold: Duration::from_secs(600),
+        mapper: Arc::new(Mapper::new(&config()).unwrap()),
         clock: Clock::new(|| Timestamp::UNIX_EPOCH),
         events: Arc::new(Events::new("/", "tasks", Timestamp::UNIX_EPOCH)),
     }

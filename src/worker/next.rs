@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Worker;
 use super::attempt::Attempt;
 use super::decide::{Decision, Plan};
 use super::delivery::{Abort, DeliveryContext};
 use super::recorder::Recorder;
-use super::{Worker, published};
 use crate::config::OnUnknown;
 use crate::crm::classify::{Classified, Outcome};
 use crate::ledger::{AttemptResult, Change, Claim, ClaimId, Entry};
 use crate::message::disposition::Disposition;
 use crate::message::failure::{Failure, Kind, Stage};
+use crate::message::published::published_at;
 use crate::retry::{self, jittered};
 
 const ID_CONFLICT: &str = "the message id was used before for a message with another body, whose task exists; give each message an id of its own";
@@ -115,7 +116,7 @@ impl Worker {
             return Some(Failure::new(Stage::Send, Kind::Unknown, IN_DOUBT));
         }
         if let Some(max_age) = self.settings.max_age
-            && let Some(age) = published(d.message).or(d.state.first_attempt_at).and_then(age)
+            && let Some(age) = published_at(&d.message.properties).or(d.state.first_attempt_at).and_then(age)
             && age > max_age
         {
             let (age, allowed) = (age.as_secs(), crate::duration::format(max_age));

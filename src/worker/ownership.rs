@@ -23,7 +23,7 @@ const NOTICED: Duration = Duration::from_secs(40);
 pub struct Ownership {
     ledger: Arc<dyn Ledger>,
     /// What identifies messages now: a digest of the rules' message ids and their order.
-    identities: String,
+    identities: Mutex<String>,
     /// Whether this ledger can see everything that is sent: shared, or with one consumer at a time.
     can_prove: bool,
     /// How long another worker may hold messages after it was stopped.
@@ -90,7 +90,7 @@ impl Ownership {
         let stopping = stopping + NOTICED;
         Self {
             ledger,
-            identities,
+            identities: Mutex::new(identities),
             can_prove,
             stopping,
             sees_everything: AtomicBool::new(false),
@@ -132,11 +132,29 @@ impl Ownership {
         }
     }
 
+    /// Message ids are made from something else from now on: what was sent before is not known by its new id.
+    pub async fn set_identities(&self, identities: String) {
+        *self.identities.lock().unwrap_or_else(PoisonError::into_inner) = identities.clone();
+        let about = self.ledger.about();
+        if about.identities == identities {
+            return;
+        }
+        self.drain().restart(None);
+        let epoch = about.epoch + u32::from(about.proves_unsent);
+        let changed = About { proves_unsent: false, epoch, identities, ..about };
+        if let Err(error) = self.ledger.set_about(changed).await {
+            // The next connection compares them again. Until then nothing is taken for proof.
+            self.sees_everything.store(false, Ordering::Relaxed);
+            tracing::warn!(%error, "the ledger could not take the rules' new message ids");
+        }
+    }
+
     async fn compare(&self, owners: Owners) -> Result<Option<String>, String> {
         let about = self.ledger.reload_about().await.map_err(|error| error.to_string())?;
+        let identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let other = matches!(&owners, Owners::Found(ids) if ids.iter().any(|id| *id != about.id));
         let is_ours = matches!(&owners, Owners::Found(ids) if !ids.is_empty() && !other);
-        let is_proof_lost = !is_ours || !self.can_prove || about.identities != self.identities;
+        let is_proof_lost = !is_ours || !self.can_prove || about.identities != identities;
         let id = about.id.clone();
         if is_proof_lost {
             let reason = match &owners {
@@ -155,7 +173,7 @@ impl Ownership {
                 other_owner: about.other_owner || other,
                 // A new ledger has no entries that could be taken for proof.
                 epoch: about.epoch + u32::from(about.proves_unsent || other),
-                identities: self.identities.clone(),
+                identities,
                 ..about.clone()
             };
             self.ledger.set_about(lost).await.map_err(|error| error.to_string())?;

@@ -88,7 +88,7 @@ pub(super) async fn run(desk: &Desk, args: &Args) -> Result<ExitCode, Error> {
 }
 
 fn shown(desk: &Desk, message: &Message, letter: &DeadLetter) -> Shown {
-    let (journey, _) = RetryState::read(message, None, jiff::Timestamp::UNIX_EPOCH);
+    let (journey, _) = RetryState::read(message, None);
     let (body, body_base64) = match std::str::from_utf8(&message.body) {
         Ok(text) => (Some(text.to_owned()), None),
         Err(_) => (None, Some(STANDARD.encode(&message.body))),

@@ -8,11 +8,17 @@ const FLAG: Kind = Kind::Choice(&["true", "false"]);
 
 /// The sections with what they are about, in the order of the keys.
 pub(super) const SECTIONS: &[(&str, &str)] = &[
-    ("broker", "RabbitMQ: where messages come from. Exchanges that the work queue is bound to stand in `[[broker.bindings]]`."),
+    (
+        "broker",
+        "RabbitMQ: where messages come from. Exchanges that the work queue is bound to stand in `[[broker.bindings]]`.",
+    ),
     ("crm", "The wolkvox CRM: where tasks go."),
     ("task", "What is sent where a message leaves a field out, and which messages are accepted."),
     ("events", "Messages that are no tasks. Rules, in `[[rules]]`, turn them into tasks; docs/mapping.md has them."),
-    ("retry", "When an attempt is made again. A round is a few attempts in quick succession; between rounds the message waits on a retry queue."),
+    (
+        "retry",
+        "When an attempt is made again. A round is a few attempts in quick succession; between rounds the message waits on a retry queue.",
+    ),
     ("gate", "When requests are held back because the CRM does not work."),
     ("ledger", "The record of what was sent, which prevents duplicates."),
     ("admin", "The pages for operators and probes."),

@@ -19,8 +19,7 @@ fn failure() -> Failure {
 fn written(failure: &Failure) -> Message {
     let mut message = message(&[]);
     message.properties = message.properties.with_message_id("m-1".into());
-    let state =
-        RetryState { attempts: 1, possibly_created: true, ..RetryState::read(&message, None, Timestamp::UNIX_EPOCH).0 };
+    let state = RetryState { attempts: 1, possibly_created: true, ..RetryState::read(&message, None).0 };
     let at = Timestamp::UNIX_EPOCH;
     let properties = properties(&message, &state, failure, "worker/1@host", at, FRAME);
     arrived(properties, "wolkvox.tasks.dead")

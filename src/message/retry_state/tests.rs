@@ -66,14 +66,13 @@ const QUEUE_NAME: &str = "wolkvox.tasks";
 
 /// Reads a delivery as a worker of the usual queue.
 fn read(message: &Message) -> (RetryState, Vec<&'static str>) {
-    RetryState::read(message, Some(QUEUE_NAME), Timestamp::UNIX_EPOCH)
+    RetryState::read(message, Some(QUEUE_NAME))
 }
 
 /// The state of a message that was never seen before.
 fn fresh() -> RetryState {
     RetryState {
         queue: QUEUE_NAME.to_owned(),
-        first_seen_at: Some(Timestamp::UNIX_EPOCH),
         exchange: "tasks".to_owned(),
         routing_key: "new".to_owned(),
         ..RetryState::default()

@@ -279,12 +279,12 @@ impl Site {
         let max = config.retry.retry_after_max;
         let gate = Gate::new(&config.gate, &config.crm, max, clock.clone(), Box::new(|_, _| {}));
         let (crm, broker) = (Arc::<FakeCrm>::default(), Arc::<FakeBroker>::default());
-        let stop = CancellationToken::new();
+        let (stop, mapper) = (CancellationToken::new(), Arc::new(Mapper::new(&config).unwrap()));
         let worker = Worker {
             crm: crm.clone(),
             gate: Arc::clone(&gate),
             schedule: Schedule::from(&config.retry),
-            mapper: Mapper::new(&config).unwrap(),
+            mapper: Arc::clone(&mapper),
             settings: Settings {
                 max_age: config.task.max_age,
                 on_unknown: config.retry.on_unknown,
@@ -297,6 +297,7 @@ impl Site {
                 queue: config.broker.queue.clone(),
                 dead_letter_queue: config.broker.dead_letter_queue.clone(),
                 hold: config.gate.hold,
+                mapper: Arc::clone(&mapper),
                 clock: clock.clone(),
                 events: Arc::clone(&events),
             },
