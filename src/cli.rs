@@ -5,6 +5,7 @@
 pub mod check;
 pub mod dead_letters;
 pub mod healthcheck;
+pub mod idle;
 pub mod map;
 pub mod publish;
 pub mod run;
@@ -75,6 +76,8 @@ enum Command {
     Sandbox(sandbox::Args),
     /// Succeed when the worker that runs with this configuration is ready
     Healthcheck,
+    /// Do nothing until SIGTERM or SIGINT: for a toolbox container
+    Idle,
 }
 
 impl Cli {
@@ -96,6 +99,7 @@ impl Cli {
             Command::Schema => schema::run(),
             Command::Sandbox(args) => sandbox::run(args, stop).await,
             Command::Healthcheck => healthcheck::run(&sources).await,
+            Command::Idle => idle::run(&stop).await,
         }
     }
 }

@@ -1,0 +1,1 @@
+//! Image, compose file and systemd unit.
