@@ -7,6 +7,7 @@ DOCKER := $(shell timeout 20 docker version >/dev/null 2>&1 && echo yes)
 SCRIPTS := .ci/run $(shell find deploy tests -name '*.sh')
 CYCLONEDX := $(or $(shell command -v cargo-cyclonedx),$(CURDIR)/target/tools/bin/cargo-cyclonedx)
 DENY := $(or $(shell command -v cargo-deny),target/tools/bin/cargo-deny)
+WORKFLOW_LINTERS := target/tools/workflow-linters
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || command -v docker-compose)
 
 .PHONY: help chart bench bench-micro chaos demo docs fuzz sim test throughput check dist image image-test fmt fmt-check lint lint-scripts deny compose-check setup setup-test setup-check
@@ -88,8 +89,15 @@ lint: setup ## clippy, warnings as errors
 	cargo clippy --locked --test throughput -- -D warnings
 	cargo clippy --locked --manifest-path tests/bench/Cargo.toml --target-dir target --all-targets -- -D warnings
 
-lint-scripts: setup-check ## shellcheck
+lint-scripts: setup-check $(WORKFLOW_LINTERS)/installed ## shellcheck; the workflow of those who host this on GitHub
 	shellcheck -x $(SCRIPTS)
+	$(WORKFLOW_LINTERS)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
+	$(WORKFLOW_LINTERS)/bin/zizmor --offline --quiet --pedantic .github/workflows
+
+$(WORKFLOW_LINTERS)/installed: | setup-check
+	python3 -m venv $(WORKFLOW_LINTERS)
+	$(WORKFLOW_LINTERS)/bin/python -m pip install --quiet --disable-pip-version-check zizmor==1.32.0 check-jsonschema==0.39.0
+	touch $@
 
 deny: $(DENY) ## licences, sources and bans of the dependencies; advisories where their database can be fetched
 	$(DENY) --locked --log-level error check bans licenses sources

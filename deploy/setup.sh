@@ -34,6 +34,7 @@ needs curl curl
 if [ -e /etc/debian_version ] && [ ! -s /etc/ssl/certs/ca-certificates.crt ]; then missing+=(ca-certificates); fi
 if [ "${1:-}" = test ] || [ "${1:-}" = check ]; then
     needs mandoc mandoc
+    needs systemd-analyze systemd
 fi
 case ${1:-} in test | check | bench)
     needs python3 python3
