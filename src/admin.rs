@@ -113,13 +113,11 @@ async fn ask(address: SocketAddr) -> std::io::Result<String> {
     Ok(answer)
 }
 
-/// An address to connect to: one that listens everywhere is asked on loopback.
+/// An address to connect to. One that listens everywhere is asked on IPv4's loopback: `[::]` answers IPv4 as well, and many
+/// containers have no IPv6.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
-        address.set_ip(match address {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        });
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
     address
 }

@@ -121,7 +121,7 @@ sandbox=http://$(docker port "$name-sandbox" 8089/tcp | head -n 1)
 # The default: one worker, its ledger on a volume, the old one ends before the new one begins.
 volume=(--volume "$name:/var/lib/wolkvox-task-worker")
 worker file-1 file "$image" "${volume[@]}"
-wait_for 120 "the worker is healthy" healthy file-1
+wait_for 300 "the worker is healthy" healthy file-1
 say "healthy after $SECONDS s"
 publish file
 wait_for 60 "the first tasks are created" at_least file 5
