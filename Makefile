@@ -7,9 +7,10 @@ DOCKER := $(shell timeout 20 docker version >/dev/null 2>&1 && echo yes)
 SCRIPTS := .ci/run $(shell find deploy tests -name '*.sh')
 CYCLONEDX := $(or $(shell command -v cargo-cyclonedx),$(CURDIR)/target/tools/bin/cargo-cyclonedx)
 DENY := $(or $(shell command -v cargo-deny),target/tools/bin/cargo-deny)
+WORKFLOW_LINTERS := target/tools/workflow-linters
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || command -v docker-compose)
 
-.PHONY: help bench bench-micro chaos demo docs fuzz sim test throughput check dist image image-test fmt fmt-check lint lint-scripts deny compose-check setup setup-test setup-check
+.PHONY: help chart bench bench-micro chaos demo docs fuzz sim test throughput check dist image image-test fmt fmt-check lint lint-scripts deny compose-check setup setup-test setup-check
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -20,8 +21,8 @@ demo: setup ## broker, sandbox and worker at work on 300 tasks; KEEP=1 leaves th
 
 # They wait for brokers and processes more than they compute.
 test: export RUST_TEST_THREADS ?= $(shell expr 2 '*' "$$(nproc)")
-test: setup-test ## all tests, on a real RabbitMQ (TEST_BROKER_URL, Docker, or a private node)
-	cargo test --locked
+test: setup-test ## all tests, on a real RabbitMQ (TEST_BROKER_URL, Docker, or a private node); BROKER=3.10, 4.0 or 4.3 in Docker
+	$(if $(BROKER),TEST_BROKER=docker BROKER=$(BROKER)) cargo test --locked
 ifndef DOCKER
 	@echo "no Docker here: a cluster of brokers is not tested" >&2
 endif
@@ -42,7 +43,10 @@ sim: setup ## the worker simulated with everything going wrong, MESSAGES of them
 	SIMULATE_MESSAGES=$(or $(MESSAGES),1000000) SIMULATE_SEED=$(or $(SEED),$(shell date +%s)) \
 	  cargo test --locked --test simulation -- --nocapture nothing_is_lost_doubled_or_flooded
 
-dist: setup $(CYCLONEDX) ## dist/*.tar.gz of a release: program, completions, manual pages, bill of materials; and checksums
+dist: setup $(CYCLONEDX) ## a release in dist: program, completions, manual pages; image; chart; bills of materials; checksums
+ifdef DOCKER
+	deploy/docker/image.sh
+endif
 	CYCLONEDX=$(CYCLONEDX) deploy/dist/dist.sh
 
 chaos: setup-test ## broker, cluster, network, workers and ledger broken by chance, SECONDS each (60), the same for the same SEED (by the clock)
@@ -61,11 +65,15 @@ bench-micro: ## instructions of single stages, and the difference to the last ti
 image: ## the container image, wolkvox-task-worker:latest
 	deploy/docker/image.sh
 
-image-test: image ## the image at work with a real broker and the sandbox
+image-test: image ## the image at work under the manifests' limits, through kills and changes of version
 	deploy/docker/image-test.sh
 
+chart: setup-test ## the Helm chart, packaged into dist
+	@mkdir -p dist
+	$$(deploy/helm.sh) package deploy/helm/wolkvox-task-worker --destination dist
+
 docs: setup ## the README's tables, and what else is written from the code or from another file
-	UPDATE_DOCS=1 cargo test --locked --test integration -- docs:: the_rule_resource
+	UPDATE_DOCS=1 cargo test --locked --test integration -- docs:: kubernetes_yaml_is the_table_of_values the_charts_alerts the_operators_queues
 
 fmt: setup ## format the code
 	cargo fmt
@@ -81,8 +89,15 @@ lint: setup ## clippy, warnings as errors
 	cargo clippy --locked --test throughput -- -D warnings
 	cargo clippy --locked --manifest-path tests/bench/Cargo.toml --target-dir target --all-targets -- -D warnings
 
-lint-scripts: setup-check ## shellcheck
+lint-scripts: setup-check $(WORKFLOW_LINTERS)/installed ## shellcheck; the workflow of those who host this on GitHub
 	shellcheck -x $(SCRIPTS)
+	$(WORKFLOW_LINTERS)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
+	$(WORKFLOW_LINTERS)/bin/zizmor --offline --quiet --pedantic .github/workflows
+
+$(WORKFLOW_LINTERS)/installed: | setup-check
+	python3 -m venv $(WORKFLOW_LINTERS)
+	$(WORKFLOW_LINTERS)/bin/python -m pip install --quiet --disable-pip-version-check zizmor==1.32.0 check-jsonschema==0.39.0
+	touch $@
 
 deny: $(DENY) ## licences, sources and bans of the dependencies; advisories where their database can be fetched
 	$(DENY) --locked --log-level error check bans licenses sources

@@ -33,8 +33,8 @@ needs cc gcc libc6-dev
 needs curl curl
 if [ -e /etc/debian_version ] && [ ! -s /etc/ssl/certs/ca-certificates.crt ]; then missing+=(ca-certificates); fi
 if [ "${1:-}" = test ] || [ "${1:-}" = check ]; then
-    needs kubectl kubernetes-client
     needs mandoc mandoc
+    needs systemd-analyze systemd
 fi
 case ${1:-} in test | check | bench)
     needs python3 python3
@@ -80,4 +80,5 @@ new_enough "$have" || die "Rust $wanted or later is needed, and this is $have; \
 
 if [ "${1:-}" = test ] || [ "${1:-}" = check ]; then
     "$(dirname "$0")/prometheus.sh" >/dev/null
+    "$(dirname "$0")/helm.sh" >/dev/null
 fi

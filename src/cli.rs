@@ -7,6 +7,7 @@ pub mod config;
 pub mod crm_report;
 pub mod dead_letters;
 pub mod healthcheck;
+pub mod idle;
 pub mod map;
 pub mod publish;
 pub mod run;
@@ -95,6 +96,8 @@ Examples:
     CrmReport(crm_report::Args),
     /// Succeed when the worker that runs with this configuration is ready
     Healthcheck,
+    /// Do nothing until SIGTERM or SIGINT: for a toolbox container
+    Idle,
 }
 
 impl Cli {
@@ -118,6 +121,7 @@ impl Cli {
             Command::Sandbox(args) => sandbox::run(args, stop).await,
             Command::CrmReport(args) => crm_report::run(&args, &sources, &stop).await,
             Command::Healthcheck => healthcheck::run(&sources).await,
+            Command::Idle => idle::run(&stop).await,
         }
     }
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes dist/<name>-<version>-<target>.tar.gz and dist/SHA256SUMS: the same bytes wherever and whenever the same commit is
-# built with the same toolchain and C library. CYCLONEDX names the tool that writes the bill of materials.
+# Makes a release in dist: <name>-<version>-<target>.tar.gz, the Helm chart and SHA256SUMS; where the image of this version is
+# on the machine, also the image as docker load takes it, and its bill of materials. The archive has the same bytes wherever and whenever the same commit
+# is built with the same toolchain and C library. CYCLONEDX names the tool that writes the archive's bill of materials.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../docker/lib.sh
 . "$(dirname "$0")/../docker/lib.sh"
@@ -61,7 +62,19 @@ done
 mkdir -p dist
 tar -C "$stage" --format=gnu --sort=name --owner=0 --group=0 --numeric-owner --mode=u+rwX,go+rX,go-w \
     --mtime="@$SOURCE_DATE_EPOCH" -c "$name" | gzip -9n >"dist/$name.tar.gz"
+"$(deploy/helm.sh)" package deploy/helm/wolkvox-task-worker --destination dist >&2
+files=("$name.tar.gz" "$program-$version.tgz")
+image=$program:$version
+if command -v docker >/dev/null && present "$image"; then
+    container=$(docker create "$image")
+    docker cp --quiet "$container:/usr/share/doc/$program/sbom.cdx.json" "dist/$program-$version-image.sbom.cdx.json"
+    docker rm "$container" >/dev/null
+    docker save "$image" | gzip -9n >"dist/$program-$version-image.tar.gz"
+    files+=("$program-$version-image.tar.gz" "$program-$version-image.sbom.cdx.json")
+else
+    say "there is no image $image here: it is not a part of this release"
+fi
 cd dist
-sha256sum "$name.tar.gz" >SHA256SUMS
+sha256sum "${files[@]}" >SHA256SUMS
 stat --format '%s %n' "$name.tar.gz" "$folder/$program" |
     awk '{ sub(".*/", "", $2); printf "%s: %.1f MB\n", $2, $1 / 1e6 }' >&2

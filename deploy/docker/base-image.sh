@@ -37,7 +37,11 @@ mirror=${mirror:-http://deb.debian.org/debian}
 root=$(mktemp -d)
 trap 'as_root rm -rf --one-file-system "$root"' EXIT
 say "making $tag with debootstrap from $mirror"
-as_root timeout 900 debootstrap --variant=minbase --include=ca-certificates "$suite" "$root/debian" "$mirror" >"$root/log" 2>&1 || {
+# A release that is newer than this debootstrap is made as sid is.
+script=/usr/share/debootstrap/scripts/$suite
+if [ ! -e "$script" ]; then script=/usr/share/debootstrap/scripts/sid; fi
+as_root timeout 900 debootstrap --variant=minbase --include=ca-certificates "$suite" "$root/debian" "$mirror" "$script" \
+    >"$root/log" 2>&1 || {
     tail -n 20 "$root/log" >&2
     die "debootstrap failed"
 }

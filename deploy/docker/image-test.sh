@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Runs the worker's image, as restricted as in production, against a real RabbitMQ and the sandbox CRM of the same image.
+# Runs the worker's image under the limits of the manifests, against a real RabbitMQ and the sandbox CRM of the same image.
+# With each kind of ledger the worker is killed and replaced by another version while messages are under way: every task is
+# created once, or its message is a dead letter.
 # Usage: image-test.sh [IMAGE]
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
@@ -9,16 +11,18 @@ image=${1:-wolkvox-task-worker:latest}
 here=$(cd "$(dirname "$0")" && pwd)
 name="wolkvox-task-worker-image-test-$$"
 token="image-test-token"
-tasks=5
+tasks=60
 
 need_docker
 command -v curl >/dev/null || die "curl is not installed"
 present "$image" || die "there is no image $image; make it with \`make image\`"
-"$here/rabbitmq-image.sh"
+rabbitmq=$("$here/rabbitmq-image.sh")
+"$here/redis-image.sh"
 
+parts=(rabbitmq redis sandbox)
 failed() {
-    for part in rabbitmq sandbox worker; do
-        say "--- the last words of $part"
+    for part in "${parts[@]}"; do
+        say "--- the last lines of $part"
         docker logs --tail 20 "$name-$part" >&2 2>&1 || true
     done
     die "$*"
@@ -26,8 +30,10 @@ failed() {
 
 # shellcheck disable=SC2317 # called by the trap
 clean_up() {
-    timeout 60 docker rm -fv "$name-worker" "$name-sandbox" "$name-rabbitmq" "$name-publish" >/dev/null 2>&1 || true
+    timeout 120 docker rm -fv "${parts[@]/#/$name-}" "$name-tool" >/dev/null 2>&1 || true
+    timeout 60 docker volume rm "$name" >/dev/null 2>&1 || true
     timeout 60 docker network rm "$name" >/dev/null 2>&1 || true
+    timeout 60 docker rmi "$name:next" >/dev/null 2>&1 || true
 }
 trap clean_up EXIT
 trap 'exit 1' HUP INT TERM
@@ -39,49 +45,109 @@ wait_for() {
     local end=$((SECONDS + limit))
     until "$@"; do
         [ "$SECONDS" -lt "$end" ] || failed "not within $limit s: $what"
-        sleep 0.5
+        sleep 0.2
     done
 }
 
-docker network create "$name" >/dev/null
 run() {
     local part=$1
     shift
     docker run --name "$name-$part" --network "$name" --network-alias "$part" "$@" >/dev/null
 }
-hardened=(--read-only --cap-drop ALL --security-opt no-new-privileges)
+# As the chart has it.
+hardened=(--read-only --user 10001:10001 --cap-drop ALL --security-opt no-new-privileges --tmpfs /tmp:size=64m --pids-limit 256)
 broker=WTW_BROKER_URLS=amqp://guest:guest@rabbitmq:5672/%2f
 
-run rabbitmq --detach rabbitmq:4-management
-run sandbox --detach "${hardened[@]}" --no-healthcheck --publish 127.0.0.1::8089 "$image" \
-    sandbox --listen 0.0.0.0:8089 --token "$token" --operation demo
-run worker --detach "${hardened[@]}" --tmpfs /var/lib/wolkvox-task-worker:uid=10001,gid=10001,mode=0750 \
-    --health-interval 1s --memory 256m --env "$broker" --env WTW_CRM_SERVER=http://sandbox:8089 \
-    --env WTW_CRM_OPERATION=demo --env "WTW_CRM_TOKENS=$token" "$image"
+# tool QUEUE ARGUMENT...: the program with the queue of one ledger's messages.
+tool() {
+    local queue=$1
+    shift
+    timeout 60 docker run --rm --interactive --name "$name-tool" --network "$name" "${hardened[@]}" --no-healthcheck \
+        --env "$broker" --env "WTW_BROKER_QUEUE=$queue" "$image" "$@"
+}
 
-healthy() { [ "$(docker inspect --format '{{.State.Health.Status}}' "$name-worker")" = healthy ]; }
-wait_for 120 "the worker is healthy" healthy
-say "healthy after $SECONDS s"
-[ "$(docker exec "$name-worker" id -u)" = 10001 ] || failed "the worker does not run as user 10001"
+# worker PART QUEUE IMAGE OPTION...: a worker that prefers dead letters to duplicates.
+worker() {
+    local part=$1 queue=$2 version=$3
+    shift 3
+    parts+=("$part")
+    run "$part" --detach "${hardened[@]}" --memory 512m --health-interval 1s --env "$broker" --env "WTW_BROKER_QUEUE=$queue" \
+        --env WTW_CRM_SERVER=http://sandbox:8089 --env WTW_CRM_OPERATION=demo --env "WTW_CRM_TOKENS=$token" \
+        --env WTW_RETRY_ON_UNKNOWN=dead-letter --env "WTW_ADMIN_LISTEN=[::]:9464" "$@" "$version"
+}
 
-for ((number = 1; number <= tasks; number++)); do
-    printf '{"name":"Call back %d","name_module":"contacts","completion_date":"2030-01-15 10:00:00","id_record":"%d",' \
-        "$number" "$number"
-    printf '"wolkvox_owner":"agent@example.com","description":"image test"}\n'
-done | timeout 60 docker run --rm --interactive --name "$name-publish" --network "$name" "${hardened[@]}" --no-healthcheck \
-    --env "$broker" "$image" publish - >&2 || failed "publish failed"
+# shellcheck disable=SC2317 # called through wait_for
+healthy() { [ "$(docker inspect --format '{{.State.Health.Status}}' "$name-$1")" = healthy ]; }
+publish() {
+    local number
+    for ((number = 1; number <= tasks; number++)); do
+        printf '{"name":"%s task %d.","name_module":"contacts","completion_date":"2030-01-15 10:00:00","id_record":"%d",' \
+            "$1" "$number" "$number"
+        printf '"wolkvox_owner":"agent@example.com","description":"image test"}\n'
+    done | tool "$1" publish - >&2 || failed "publish failed"
+}
+created() { curl --silent --fail --max-time 5 "$sandbox/sandbox/tasks" | grep -o "\"$1 task [0-9]*\.\"" || true; }
+dead() { tool "$1" dead-letters export 2>/dev/null | grep -o "$1 task [0-9]*\." | sed 's/.*/"&"/' | sort -u || true; }
+# shellcheck disable=SC2317 # called through wait_for
+at_least() { [ "$(created "$1" | wc -l)" -ge "$2" ]; }
+# shellcheck disable=SC2317 # called through wait_for
+complete() { [ "$({ created "$1"; dead "$1"; } | sort -u | wc -l)" = "$tasks" ]; }
+# stop PART: as Kubernetes ends a pod.
+stop() {
+    local started=$SECONDS code
+    timeout 60 docker stop --time 40 "$name-$1" >/dev/null
+    code=$(docker inspect --format '{{.State.ExitCode}}' "$name-$1")
+    [ "$code" = 0 ] || failed "$1 ended with $code on SIGTERM"
+    [ $((SECONDS - started)) -le 30 ] || failed "$1 took $((SECONDS - started)) s to stop"
+    if docker logs "$name-$1" 2>&1 | grep -q "$token"; then failed "the log of $1 shows a token"; fi
+}
+# result QUEUE: nothing is lost, and nothing is created twice.
+result() {
+    wait_for 90 "every task of $1 is created or a dead letter" complete "$1"
+    local twice
+    twice=$(created "$1" | sort | uniq --repeated)
+    [ -z "$twice" ] || failed "created twice: $twice"
+    say "$1: $(created "$1" | wc -l) created, $(dead "$1" | wc -l) dead letters, of $tasks"
+}
 
+docker network create "$name" >/dev/null
+printf 'FROM %s\nLABEL org.opencontainers.image.version=next\n' "$image" | docker build --quiet --tag "$name:next" - >/dev/null 2>&1
+run rabbitmq --detach "$rabbitmq"
+run redis --detach redis:8
+run sandbox --detach "${hardened[@]}" --memory 128m --no-healthcheck --publish 127.0.0.1::8089 "$image" \
+    sandbox --listen 0.0.0.0:8089 --token "$token" --operation demo --latency 200ms
 sandbox=http://$(docker port "$name-sandbox" 8089/tcp | head -n 1)
-created() { curl --silent --fail --max-time 5 "$sandbox/sandbox/stats" | grep -Eq "\"distinct_created\": ?$tasks\b"; }
-wait_for 60 "$tasks tasks are created" created
-healthy || failed "the worker is not healthy any more"
 
-started=$SECONDS
-timeout 60 docker stop --time 40 "$name-worker" >/dev/null
-code=$(docker inspect --format '{{.State.ExitCode}}' "$name-worker")
-[ "$code" = 0 ] || failed "the worker ended with $code on SIGTERM"
-[ $((SECONDS - started)) -le 30 ] || failed "the worker took $((SECONDS - started)) s to stop"
-if docker logs "$name-worker" 2>&1 | grep -q "$token"; then failed "the worker's log shows a token"; fi
+# The default: one worker, its ledger on a volume, the old one ends before the new one begins.
+volume=(--volume "$name:/var/lib/wolkvox-task-worker")
+worker file-1 file "$image" "${volume[@]}"
+wait_for 300 "the worker is healthy" healthy file-1
+say "healthy after $SECONDS s"
+publish file
+wait_for 60 "the first tasks are created" at_least file 5
+docker kill "$name-file-1" >/dev/null
+worker file-2 file "$image" "${volume[@]}"
+wait_for 60 "the worker goes on" at_least file 20
+stop file-2
+worker file-3 file "$name:next" "${volume[@]}"
+result file
+stop file-3
 
-docker image inspect --format '{{.Size}}' "$image" |
-    awk -v image="$image" -v tasks="$tasks" '{ printf "%s: %.0f MB, %d tasks created, stopped with 0\n", image, $1 / 1e6, tasks }'
+# Two workers and Redis: the new standby is ready before an old worker goes.
+ledger=(--env WTW_LEDGER_URL=redis://redis:6379/0 --tmpfs "/var/lib/wolkvox-task-worker:uid=10001,gid=10001,mode=0750")
+worker redis-1 redis "$image" "${ledger[@]}"
+wait_for 60 "the first worker is healthy" healthy redis-1
+worker redis-2 redis "$image" "${ledger[@]}"
+wait_for 60 "the standby is healthy" healthy redis-2
+publish redis
+wait_for 60 "the first tasks are created" at_least redis 5
+docker kill "$name-redis-1" >/dev/null
+wait_for 60 "the standby takes over" at_least redis 20
+worker redis-3 redis "$name:next" "${ledger[@]}"
+wait_for 60 "the new version is healthy" healthy redis-3
+stop redis-2
+result redis
+stop redis-3
+
+if docker run --rm --network none --entrypoint sh "$image" -c true 2>/dev/null; then failed "there is a shell in the image"; fi
+docker image inspect --format '{{.Size}}' "$image" | awk -v image="$image" '{ printf "%s: %.1f MB\n", image, $1 / 1e6 }'

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the worker's image, wolkvox-task-worker:<version> and :latest. Docker's cache makes it quick when nothing changed.
-# BUILD_IMAGE and RUNTIME_IMAGE name other base images than the Dockerfile's.
+# BUILD_IMAGE, PACKAGES_IMAGE and RUNTIME_IMAGE name other images than the Dockerfile's.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -42,17 +42,17 @@ build_image() {
 need_docker
 lock image
 if [ -z "${BUILD_IMAGE:-}" ]; then BUILD_IMAGE=$(build_image); fi
-if [ -z "${RUNTIME_IMAGE:-}" ]; then
-    RUNTIME_IMAGE=debian:trixie-slim
-    "$here/base-image.sh" "$RUNTIME_IMAGE"
-fi
+PACKAGES_IMAGE=${PACKAGES_IMAGE:-debian:trixie-slim}
+"$here/base-image.sh" "$PACKAGES_IMAGE"
 bundle=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
 if [ -r "$bundle" ]; then cp "$bundle" "$roots"; fi
 
 before=$(docker image inspect --format '{{.Id}}' "wolkvox-task-worker:$version" 2>/dev/null || true)
 say "building wolkvox-task-worker:$version on $BUILD_IMAGE"
-build --build-arg "BUILD_IMAGE=$BUILD_IMAGE" --build-arg "RUNTIME_IMAGE=$RUNTIME_IMAGE" --build-arg "VERSION=$version" \
+build --build-arg "BUILD_IMAGE=$BUILD_IMAGE" --build-arg "PACKAGES_IMAGE=$PACKAGES_IMAGE" \
+    --build-arg "RUNTIME_IMAGE=${RUNTIME_IMAGE:-minimal}" --build-arg "VERSION=$version" \
     --build-arg "REVISION=$(git -C "$top" rev-parse HEAD 2>/dev/null || echo unknown)" \
+    --build-arg "CREATED=$(git -C "$top" log -1 --format=%cI 2>/dev/null || date --utc +%FT%TZ)" \
     --tag "wolkvox-task-worker:$version" --tag wolkvox-task-worker:latest --file "$top/deploy/Dockerfile" "$top"
 after=$(docker image inspect --format '{{.Id}}' "wolkvox-task-worker:$version")
 if [ "$before" = "$after" ]; then say "up to date"; fi

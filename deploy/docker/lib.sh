@@ -27,19 +27,21 @@ can_be_root() { [ "$UID" = 0 ] || sudo -n true 2>/dev/null; }
 
 as_root() { if [ "$UID" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 
-# image_from_debian TAG PACKAGE DOCKERFILE: present, pulled, or built from Debian's package under that tag.
+# image_from_debian TAG PACKAGE DOCKERFILE [BASE]: present, pulled, or built from Debian's package under that tag. An empty
+# BASE: no release of Debian has it.
 image_from_debian() {
-    local tag=$1 package=$2 dockerfile=$3 log
+    local tag=$1 package=$2 dockerfile=$3 base=${4-debian:trixie-slim} log
     need_docker
     if present "$tag"; then return; fi
     lock "$package-image"
     if present "$tag" || pull "$tag"; then return; fi
 
-    "$(dirname "$dockerfile")/base-image.sh" debian:trixie-slim
-    say "building $tag from Debian's $package"
+    if [ -z "$base" ]; then die "$tag can not be pulled, and no release of Debian has it"; fi
+    "$(dirname "$dockerfile")/base-image.sh" "$base"
+    say "building $tag from $package of $base"
     log=$(mktemp)
     # The Dockerfile comes through standard input: there is nothing to send as context.
-    if ! timeout 900 docker build --quiet --tag "$tag" - <"$dockerfile" >"$log" 2>&1; then
+    if ! timeout 900 docker build --quiet --tag "$tag" --build-arg "BASE_IMAGE=$base" - <"$dockerfile" >"$log" 2>&1; then
         tail -n 20 "$log" >&2
         rm -f "$log"
         die "$tag can be neither pulled nor built"

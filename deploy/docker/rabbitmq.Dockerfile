@@ -1,9 +1,9 @@
-# RabbitMQ from Debian's packages, for machines that reach no registry; it stands in for rabbitmq:4-management in demo and tests.
+# RabbitMQ from Debian's packages, for machines that reach no registry; it stands in for the official images in demo and tests.
 ARG BASE_IMAGE=debian:trixie-slim
 FROM ${BASE_IMAGE}
 
 RUN printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d \
-    && apt-get update -qq \
+    && apt-get -o Acquire::Check-Valid-Until=false update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends rabbitmq-server \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/* \
     && echo '[rabbitmq_management,rabbitmq_prometheus].' >/etc/rabbitmq/enabled_plugins \

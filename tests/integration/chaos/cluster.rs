@@ -17,6 +17,7 @@ const NODES: usize = 3;
 /// See the module's documentation. Gone when dropped.
 pub(super) struct Cluster {
     name: String,
+    image: String,
     ports: Vec<u16>,
     _reaper: Reaper,
 }
@@ -26,13 +27,13 @@ impl Cluster {
         shell("docker version", Duration::from_secs(20))
             .await
             .map_err(|_| "not installed, or its daemon does not answer")?;
-        install("deploy/docker/rabbitmq-image.sh").await?;
+        let image = install("deploy/docker/rabbitmq-image.sh").await?;
         let name = unique("wolkvox-task-worker-cluster");
         let containers: Vec<String> = (0..NODES).map(|node| format!("{name}-{node}")).collect();
         let remove = format!("timeout 60 docker rm -fv {}; timeout 20 docker network rm {name}", containers.join(" "));
         let reaper = Reaper::new(remove)?;
         let ports = (0..NODES).map(|_| free_port()).collect::<Result<_, _>>()?;
-        let cluster = Self { name, ports, _reaper: reaper };
+        let cluster = Self { name, image, ports, _reaper: reaper };
         cluster.sh(format!("docker network create --internal {}", cluster.name)).await?;
         try_join_all((0..NODES).map(|node| cluster.create(node))).await?;
         for node in 1..NODES {
@@ -78,9 +79,10 @@ impl Cluster {
         self.sh(format!(
             "docker create --name {} --hostname node{node} --publish 127.0.0.1:{}:5672 \
              --env RABBITMQ_NODENAME=rabbit@node{node} --env RABBITMQ_CTL_ERL_ARGS='-setcookie chaos' \
-             --env RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='{settings}' rabbitmq:4-management",
+             --env RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='{settings}' {}",
             self.container(node),
             self.ports[node],
+            self.image,
         ))
         .await?;
         self.connect(node).await?;

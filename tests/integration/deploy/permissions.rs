@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::overlays::overlay;
+use super::case;
 use super::{of_kind, text};
 use crate::support::broker::{Broker, unique};
 use crate::support::eventually;
@@ -11,7 +11,7 @@ use crate::support::rig::{Crm, Rig, dead_lettered, settled, task};
 
 #[tokio::test]
 async fn a_user_who_may_declare_nothing_can_work() {
-    let allowed = &of_kind(overlay("topology-operator"), "Permission")["spec"]["permissions"];
+    let allowed = &of_kind(case("operators"), "Permission")["spec"]["permissions"];
     let allowed = ["configure", "write", "read"].map(|kind| format!("'{}'", text(&allowed[kind]))).join(" ");
 
     let broker = Broker::operated().await.unwrap();

@@ -14,11 +14,11 @@ pub(super) async fn start() -> Result<Broker, String> {
     shell("docker version", Duration::from_secs(20))
         .await
         .map_err(|_| "not installed, or its daemon does not answer")?;
-    install("deploy/docker/rabbitmq-image.sh").await?;
+    let image = install("deploy/docker/rabbitmq-image.sh").await?;
     // Between the choice of a port and its use another process may take it.
     let mut last = String::new();
     for _ in 0..3 {
-        match container().await {
+        match container(&image).await {
             Ok(broker) => return Ok(broker),
             Err(error) => last = error,
         }
@@ -26,18 +26,17 @@ pub(super) async fn start() -> Result<Broker, String> {
     Err(last)
 }
 
-async fn container() -> Result<Broker, String> {
+async fn container(image: &str) -> Result<Broker, String> {
     let name = unique("wolkvox-task-worker-rabbitmq");
     let reaper = Reaper::new(format!("timeout 60 docker rm -fv {name}"))?;
     // Fixed ports, since Docker gives new ones on every start where it is left to choose; and on loopback only.
     let (amqp, management, metrics) = (free_port()?, free_port()?, free_port()?);
     let bindings = HashMap::from([binding(5672, amqp), binding(15672, management), binding(15692, metrics)]);
-    let request = GenericImage::new("rabbitmq", "4-management").with_container_name(&name).with_host_config_modifier(
-        move |host| {
-            host.publish_all_ports = Some(false);
-            host.port_bindings = Some(bindings.clone());
-        },
-    );
+    let (image, tag) = image.split_once(':').ok_or("an image without a tag")?;
+    let request = GenericImage::new(image, tag).with_container_name(&name).with_host_config_modifier(move |host| {
+        host.publish_all_ports = Some(false);
+        host.port_bindings = Some(bindings.clone());
+    });
     let container = timeout(START, request.start()).await;
     let container = container.map_err(|_| format!("the container did not start within {START:?}"))?;
     let container = container.map_err(|error| format!("the container did not start: {error}"))?;

@@ -1,0 +1,428 @@
+//! What must hold for the manifests of every case.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use url::Url;
+
+use super::*;
+use crate::support::process;
+
+/// Cases whose configuration has keys that the program gets with the console and with rules.
+const LATER: [&str; 4] = ["console", "console-behind-a-proxy", "every-knob", "own-rules"];
+
+fn mount<'a>(container: &'a Value, name: &str) -> &'a Value {
+    find(&container["volumeMounts"], name)
+}
+
+fn volume<'a>(pod: &'a Value, name: &str) -> &'a Value {
+    find(&pod["spec"]["volumes"], name)
+}
+
+/// The chart's own Secret, where the case has one.
+fn own_secret(manifests: &[Value]) -> Option<&Value> {
+    let name = &volume(workload(manifests, "worker").0, "secrets")["secret"]["secretName"];
+    all_of_kind(manifests, "Secret").into_iter().find(|secret| &secret["metadata"]["name"] == name)
+}
+
+#[test]
+fn the_default_is_one_worker_with_a_volume_of_its_own() {
+    for name in ["minimal", "own-claim"] {
+        let (pod, deployment) = workload(case(name), "worker");
+        assert_eq!(deployment["spec"]["strategy"], json!({ "type": "Recreate" }));
+        let claim = &volume(pod, "state")["persistentVolumeClaim"]["claimName"];
+        let url = configuration(case(name))["ledger"]["url"].as_str().unwrap().to_owned();
+        let file = Path::new(url.strip_prefix("file:").unwrap());
+        assert_eq!(file.parent().unwrap(), Path::new(text(&mount(worker(case(name)), "state")["mountPath"])));
+        if name == "own-claim" {
+            assert_eq!(claim, "old-ledger");
+            assert!(all_of_kind(case(name), "PersistentVolumeClaim").is_empty());
+            continue;
+        }
+        assert_eq!(deployment["spec"]["replicas"], 1);
+        let made = of_kind(case(name), "PersistentVolumeClaim");
+        assert_eq!(&made["metadata"]["name"], claim);
+        assert_eq!(made["spec"]["accessModes"], json!(["ReadWriteOnce"]));
+        assert_eq!(made["metadata"]["annotations"]["helm.sh/resource-policy"], "keep", "it survives an uninstall");
+    }
+}
+
+#[test]
+fn two_workers_come_only_with_a_shared_ledger() {
+    for (name, manifests) in RENDERED.iter() {
+        let (pod, deployment) = workload(manifests, "worker");
+        let config = configuration(manifests);
+        let is_shared = config["ledger"].get("url_file").is_some();
+        let scaled = all_of_kind(manifests, "ScaledObject").first().map(|scaled| &scaled["spec"]["maxReplicaCount"]);
+        let replicas = scaled.unwrap_or(&deployment["spec"]["replicas"]).as_u64().unwrap_or(1);
+        assert!(is_shared || replicas < 2, "{name}");
+        let alone = config.get("broker").and_then(|broker| broker.get("single_active_consumer")).is_some();
+        let rolling = json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } });
+        let expected = if is_shared && !alone { rolling } else { json!({ "type": "Recreate" }) };
+        assert_eq!(deployment["spec"]["strategy"], expected, "{name}");
+        let is_file = config["ledger"].get("url").is_some_and(|url| url.as_str().unwrap().starts_with("file:"));
+        assert_eq!(!volume(pod, "state")["persistentVolumeClaim"].is_null(), is_file, "{name}");
+    }
+    for (name, expected) in [("redis", json!(2)), ("one-of-many", json!(1)), ("unmanaged-replicas", Value::Null)] {
+        assert_eq!(workload(case(name), "worker").1["spec"]["replicas"], expected, "{name}");
+    }
+}
+
+#[test]
+fn one_request_timeout_sets_both_graces() {
+    for (name, seconds) in [("minimal", 20), ("secrets", 90)] {
+        let config = configuration(case(name));
+        let grace = config["shutdown"]["grace"].as_str().unwrap();
+        let grace = wolkvox_task_worker::duration::parse(grace).unwrap();
+        assert_eq!(grace, Duration::from_secs(seconds + 5));
+        let killed_after = &workload(case(name), "worker").0["spec"]["terminationGracePeriodSeconds"];
+        // Connections that close (5 s, twice) and the last traces (3 s) come after it.
+        assert!(Duration::from_secs(killed_after.as_u64().unwrap()) >= grace + Duration::from_secs(13));
+    }
+    let own = &workload(case("every-knob"), "worker").0["spec"]["terminationGracePeriodSeconds"];
+    assert_eq!(own, 90);
+    let longer = render("grace", &json!({ "config": { "shutdown": { "grace": "2m" } } })).unwrap();
+    assert!(longer.contains("terminationGracePeriodSeconds: 135"), "{longer}");
+}
+
+#[test]
+fn configuration_reaches_the_file_exactly_as_it_was_written() {
+    let config = configuration(case("secrets"));
+    let expected: toml::Table = toml::from_str(
+        r#"
+        [retry]
+        on_unknown = "dead-letter"
+        delays = ["10s", "2m"]
+        immediate_attempts = 5
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config["retry"], expected["retry"]);
+    assert_eq!(config["crm"]["requests_per_second"].as_float(), Some(2.5));
+    assert!(config["crm"].get("max_in_flight_per_token").is_none(), "null leaves a key out");
+    assert_eq!(config["task"]["name_module"].as_str(), Some("say \"{{ hello }}\" & go\n"), "braces are the worker's");
+
+    let nested =
+        json!({ "broker": { "bindings": [{ "exchange": "events", "headers": { "x-match": "any", "odd key": 1 } }] } });
+    let rendered = render("nested", &json!({ "config": nested })).unwrap();
+    let expected = r#"bindings = [{ "exchange" = "events", "headers" = { "odd key" = 1, "x-match" = "any" } }]"#;
+    assert!(rendered.contains(expected), "{rendered}");
+}
+
+#[test]
+fn rules_are_a_file_that_restarts_nothing() {
+    let rules = named(case("rules"), "ConfigMap", "wtw-wolkvox-task-worker-rules");
+    assert_eq!(rules["data"]["rules.toml"], cases()["rules"]["rules"], "not a brace is touched");
+    for (name, map) in [("rules", "wtw-wolkvox-task-worker-rules"), ("own-rules", "kept-rules")] {
+        for (pod, _) in pods(case(name)) {
+            assert_eq!(volume(pod, "rules")["configMap"]["name"], map);
+        }
+        let file = configuration(case(name))["events"]["rules_file"].as_str().unwrap().to_owned();
+        let folder = text(&mount(worker(case(name)), "rules")["mountPath"]);
+        assert_eq!(file, format!("{folder}/rules.toml"));
+    }
+    let sum = |values: &Value| {
+        let yaml = render("sum", values).unwrap();
+        yaml.lines().find(|line| line.contains("checksum/config")).unwrap().to_owned()
+    };
+    assert_eq!(sum(&json!({ "rules": "a" })), sum(&json!({ "rules": "b" })));
+    assert_ne!(sum(&json!({ "crm": { "operation": "a" } })), sum(&json!({ "crm": { "operation": "b" } })));
+    for (name, manifests) in RENDERED.iter() {
+        assert!(!serde_json::to_string(manifests).unwrap().contains("subPath"), "{name}");
+    }
+}
+
+/// The program takes the configuration of every case.
+#[tokio::test]
+async fn the_worker_accepts_every_configuration() {
+    for (name, manifests) in RENDERED.iter().filter(|(name, _)| !LATER.contains(&name.as_str()) && *name != "rules") {
+        let here = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chart-{name}"));
+        fs::create_dir_all(&here).unwrap();
+        let files = own_secret(manifests).map_or_else(
+            || {
+                json!({ "broker-urls": "amqp://u:p@rabbitmq:5672/%2f", "crm-tokens": "token",
+                        "ledger-url": "redis://:p@redis:6379/0", "ledger": "redis://:p@redis:6379/0" })
+            },
+            |secret| secret["stringData"].clone(),
+        );
+        let pod = workload(manifests, "worker").0;
+        for item in array(&volume(pod, "secrets")["secret"]["items"]) {
+            fs::write(here.join(text(&item["path"])), text(&files[text(&item["key"])])).unwrap();
+        }
+        let folder = text(&mount(worker(manifests), "secrets")["mountPath"]);
+        let config = toml_text(manifests).replace(folder, here.to_str().unwrap());
+        let file = here.join("config.toml");
+        fs::write(&file, config).unwrap();
+        let env = vec![("WTW_CONFIG".to_owned(), file.to_str().unwrap().to_owned())];
+        let checked = process::run(&["check", "--offline"], &env, b"").await;
+        assert_eq!(checked.code, Some(0), "{name}: {}{}", checked.stdout, checked.stderr);
+    }
+}
+
+fn toml_text(manifests: &[Value]) -> &str {
+    let name = text(&workload(manifests, "worker").1["metadata"]["name"]);
+    text(&named(manifests, "ConfigMap", name)["data"]["config.toml"])
+}
+
+#[test]
+fn secrets_are_in_secrets_alone() {
+    for (name, manifests) in RENDERED.iter() {
+        let others: Vec<&Value> = manifests.iter().filter(|manifest| manifest["kind"] != "Secret").collect();
+        let others = serde_json::to_string(&others).unwrap();
+        for secret in ["broker-password", "token-one", "token-two", "redis-password", "keda-password", "user-password"]
+        {
+            assert!(!others.contains(secret), "{name}: {secret}");
+        }
+        assert_eq!(volume(workload(manifests, "worker").0, "secrets")["secret"]["defaultMode"], 0o440);
+    }
+    let secret = own_secret(case("secrets")).unwrap();
+    assert_eq!(secret["stringData"]["crm-tokens"], "token-one\ntoken-two");
+    assert!(own_secret(case("minimal")).is_none());
+    let kept = volume(workload(case("redis-existing-secret"), "ledger").0, "auth");
+    assert_eq!(kept["secret"]["secretName"], "kept-secret");
+    assert_eq!(kept["secret"]["items"], json!([{ "key": "redis", "path": "redis-auth.conf" }]));
+}
+
+#[test]
+fn probes_ask_the_admin_port() {
+    for manifests in RENDERED.values() {
+        let listen: std::net::SocketAddr =
+            configuration(manifests)["admin"]["listen"].as_str().unwrap().parse().unwrap();
+        assert!(listen.ip().is_unspecified() && listen.is_ipv6(), "IPv4 and IPv6, from outside");
+        let worker = worker(manifests);
+        assert_eq!(worker["ports"], json!([{ "name": "admin", "containerPort": listen.port() }]));
+        for (probe, path) in [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
+            assert_eq!(worker[probe]["httpGet"], json!({ "path": path, "port": "admin" }), "{probe}");
+        }
+    }
+}
+
+/// Pod Security Standards, `restricted`: <https://kubernetes.io/docs/concepts/security/pod-security-standards/>.
+#[test]
+fn every_pod_is_restricted_and_bounded() {
+    for (name, manifests) in RENDERED.iter() {
+        for (pod, owner) in pods(manifests) {
+            let (spec, what) = (&pod["spec"], format!("{name}: {}", owner["metadata"]["name"]));
+            let user = &spec["securityContext"];
+            assert_eq!(user["runAsNonRoot"], true, "{what}");
+            assert!(user["runAsUser"].as_u64().unwrap() > 0, "{what}");
+            assert_eq!(user["seccompProfile"]["type"], "RuntimeDefault", "{what}");
+            assert_eq!(user["fsGroupChangePolicy"], "OnRootMismatch", "{what}");
+            assert_eq!(spec["automountServiceAccountToken"], false, "{what}");
+            assert_eq!(spec["enableServiceLinks"], false, "{what}");
+            assert_eq!(array(&spec["containers"]).len(), 1, "{what}");
+            let container = &spec["containers"][0];
+            let rights = &container["securityContext"];
+            assert_eq!(rights["allowPrivilegeEscalation"], false, "{what}");
+            assert_eq!(rights["readOnlyRootFilesystem"], true, "{what}");
+            assert_eq!(rights["capabilities"], json!({ "drop": ["ALL"] }), "{what}");
+            for resource in ["memory", "ephemeral-storage"] {
+                assert!(container["resources"]["requests"][resource].is_string(), "{what}: {resource}");
+                assert!(container["resources"]["limits"][resource].is_string(), "{what}: {resource}");
+            }
+            if pod["metadata"]["labels"][COMPONENT] != "ledger" {
+                assert_eq!(mount(container, "tmp")["mountPath"], "/tmp", "{what}");
+                assert_eq!(container["terminationMessagePolicy"], "FallbackToLogsOnError", "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_pod_has_every_knob() {
+    let manifests = case("every-knob");
+    let found: BTreeSet<&str> =
+        pods(manifests).iter().map(|(pod, _)| text(&pod["metadata"]["labels"][COMPONENT])).collect();
+    assert_eq!(found, set(["test", "toolbox", "worker"]));
+    for (pod, owner) in pods(manifests) {
+        let component = text(&pod["metadata"]["labels"][COMPONENT]);
+        let (metadata, spec, container) = (&pod["metadata"], &pod["spec"], &pod["spec"]["containers"][0]);
+        assert!(text(&owner["metadata"]["name"]).starts_with("crm-tasks"));
+        assert_eq!(metadata["labels"]["team"], "crm");
+        assert_eq!(metadata["labels"]["app.kubernetes.io/name"], "tasks");
+        assert_eq!(metadata["annotations"]["pod"], "annotation");
+        let labels = if component == "worker" { ("pod", "label") } else { ("is", &*format!("a-{component}")) };
+        assert_eq!(metadata["labels"][labels.0], labels.1);
+        let disk = if component == "test" { "any" } else { "ssd" };
+        assert_eq!(spec["nodeSelector"], json!({ "disk": disk }), "{component}");
+        assert_eq!(spec["tolerations"][0]["key"], "crm");
+        assert!(!spec["affinity"]["nodeAffinity"].is_null());
+        assert_eq!(spec["topologySpreadConstraints"][0]["topologyKey"], "zone");
+        let spread = &spec["topologySpreadConstraints"][0]["labelSelector"];
+        assert!(selects(spread, &metadata["labels"]), "{component}");
+        assert_eq!(spec["priorityClassName"], "high");
+        assert_eq!(spec["terminationGracePeriodSeconds"], 90);
+        assert_eq!(spec["securityContext"]["runAsUser"], 20002);
+        assert_eq!(spec["imagePullSecrets"], json!([{ "name": "registry" }]));
+        assert_eq!(container["imagePullPolicy"], "Always");
+        assert_eq!(container["image"], format!("registry.example/wtw@sha256:{}", "0".repeat(64)));
+        let own = if component == "toolbox" { "WTW_LOG_LEVEL" } else { "HTTPS_PROXY" };
+        assert!(find(&container["env"], own)["value"].is_string());
+        assert_eq!(find(&container["env"], "WTW_CONFIG")["value"], "/etc/wolkvox-task-worker/config/config.toml");
+        assert_eq!(container["envFrom"], json!([{ "configMapRef": { "name": "more" } }]));
+        assert_eq!(mount(container, "ca")["mountPath"], "/etc/ca");
+        assert_eq!(volume(pod, "ca")["configMap"]["name"], "ca");
+    }
+    let toolbox = workload(manifests, "toolbox").0;
+    assert_eq!(toolbox["spec"]["containers"][0]["args"], json!(["idle"]));
+    assert_eq!(volume(toolbox, "state")["persistentVolumeClaim"]["claimName"], "crm-tasks-ledger");
+    assert_eq!(all_of_kind(manifests, "ConfigMap").len(), 3, "two of them from extraObjects");
+}
+
+#[test]
+fn helm_test_checks_and_spends_no_call() {
+    for manifests in RENDERED.values() {
+        let test = of_kind(manifests, "Pod");
+        assert_eq!(test["metadata"]["annotations"]["helm.sh/hook"], "test");
+        assert_eq!(test["spec"]["containers"][0]["args"], json!(["check", "--no-crm"]));
+        assert_eq!(test["spec"]["restartPolicy"], "Never");
+        // Nothing else is a hook: Argo CD and Flux run hooks on each sync.
+        let hooks = manifests.iter().filter(|manifest| !manifest["metadata"]["annotations"]["helm.sh/hook"].is_null());
+        assert_eq!(hooks.count(), 1);
+    }
+}
+
+#[test]
+fn selectors_select_their_pods_and_hold_no_version() {
+    for (name, manifests) in RENDERED.iter() {
+        for (pod, owner) in pods(manifests).into_iter().filter(|(_, owner)| owner["kind"] != "Pod") {
+            let selector = &owner["spec"]["selector"];
+            assert!(selects(selector, &pod["metadata"]["labels"]), "{name}");
+            let other =
+                pods(manifests).into_iter().filter(|(other, _)| selects(selector, &other["metadata"]["labels"]));
+            assert_eq!(other.count(), 1, "{name}: {selector}");
+        }
+        for (pod, owner) in pods(manifests) {
+            let claims = owner["spec"]["volumeClaimTemplates"].to_string();
+            let held = format!("{} {} {claims}", owner["spec"]["selector"], pod["metadata"]["labels"]);
+            assert!(!held.contains("helm.sh/chart") && !held.contains("version"), "{name}: {held}");
+        }
+        for service in all_of_kind(manifests, "Service") {
+            let selector = json!({ "matchLabels": service["spec"]["selector"] });
+            let found = pods(manifests).into_iter().filter(|(pod, _)| selects(&selector, &pod["metadata"]["labels"]));
+            assert_eq!(found.count(), 1, "{name}: {selector}");
+        }
+        for budget in all_of_kind(manifests, "PodDisruptionBudget") {
+            assert!(selects(&budget["spec"]["selector"], &workload(manifests, "worker").0["metadata"]["labels"]));
+            assert_eq!((&budget["spec"]["maxUnavailable"], &budget["spec"]["minAvailable"]), (&json!(1), &Value::Null));
+        }
+    }
+}
+
+/// The ports that the policies of some pods let out, or in.
+fn open(manifests: &[Value], labels: &Value, direction: &str) -> BTreeSet<u64> {
+    let policies = all_of_kind(manifests, "NetworkPolicy");
+    let policies = policies.into_iter().filter(|policy| selects(&policy["spec"]["podSelector"], labels));
+    let rules = policies.filter_map(|policy| policy["spec"][direction].as_array()).flatten();
+    let ports = rules.flat_map(|rule| array(&rule["ports"])).filter(|port| port["protocol"] == "TCP");
+    ports.map(|port| port["port"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn the_network_is_open_where_pods_have_to_go_and_nowhere_else() {
+    for (name, manifests) in RENDERED.iter().filter(|(name, _)| *name != "memory") {
+        let values = &cases()[name];
+        let labels = |component: &str| &workload(manifests, component).0["metadata"]["labels"];
+        let mut out = set([53, 443, 5671, 5672]);
+        out.extend(values["ledger"]["mode"].as_str().filter(|mode| *mode == "redis").map(|_| 6379));
+        let has_tools = values["console"]["enabled"] == true || values["toolbox"]["enabled"] == true;
+        out.extend(has_tools.then_some(9464));
+        let mut inward = set([9464]);
+        inward.extend(values["console"]["existingSecret"].as_str().map(|_| 9465));
+        if name == "every-knob" {
+            out.insert(3128);
+            inward.insert(9999);
+        }
+        for component in ["worker", "test"] {
+            assert_eq!(open(manifests, labels(component), "egress"), out, "{name}");
+            assert_eq!(open(manifests, labels(component), "ingress"), inward, "{name}");
+        }
+        let urls = own_secret(manifests).map(|secret| secret["stringData"].clone()).unwrap_or_default();
+        for url in ["broker-urls", "ledger-url"].iter().filter_map(|key| urls[key].as_str()).flat_map(str::lines) {
+            assert!(out.contains(&u64::from(Url::parse(url).unwrap().port().unwrap())), "{name}: {url}");
+        }
+        if values["redis"]["enabled"] == true {
+            assert_eq!(open(manifests, labels("ledger"), "ingress"), set([6379]));
+            assert_eq!(open(manifests, labels("ledger"), "egress"), set([]), "Redis calls nobody");
+        }
+    }
+    assert!(all_of_kind(case("memory"), "NetworkPolicy").is_empty());
+}
+
+#[test]
+fn the_bundled_redis_forgets_nothing_and_the_worker_knows_its_password() {
+    for name in ["redis", "redis-existing-secret"] {
+        let (pod, redis) = workload(case(name), "ledger");
+        let container = &pod["spec"]["containers"][0];
+        let config = named(case(name), "ConfigMap", text(&volume(pod, "configuration")["configMap"]["name"]));
+        let lines = set(text(&config["data"]["redis.conf"]).lines());
+        for line in ["appendonly yes", "appendfsync always", "maxmemory-policy noeviction"] {
+            assert!(lines.contains(line), "{line}");
+        }
+        assert!(lines.contains(&*format!("dir {}", text(&mount(container, "data")["mountPath"]))));
+        let auth = format!("include {}/redis-auth.conf", text(&mount(container, "auth")["mountPath"]));
+        assert!(lines.contains(&*auth), "{auth}");
+        assert_eq!(redis["spec"]["volumeClaimTemplates"][0]["metadata"]["name"], "data");
+    }
+    let secret = &own_secret(case("redis")).unwrap()["stringData"];
+    let address = Url::parse(text(&secret["ledger-url"])).unwrap();
+    assert_eq!(address.host_str(), Some("wtw-wolkvox-task-worker-redis"));
+    assert_eq!(address.password(), Some("redis-password%2F%2B%3F"));
+    assert_eq!(secret["redis-auth.conf"], "requirepass redis-password/+?\n");
+}
+
+#[test]
+fn the_console_is_closed_unless_it_has_passwords() {
+    let (pod, deployment) = workload(case("console"), "console");
+    assert_eq!(deployment["spec"]["strategy"]["type"], "Recreate");
+    assert_eq!(pod["spec"]["containers"][0]["args"], json!(["console"]));
+    let config = configuration(case("console"));
+    assert_eq!(config["console"]["listen"].as_str(), Some("127.0.0.1:9465"));
+    let service = named(case("console"), "Service", "wtw-wolkvox-task-worker-workers");
+    assert_eq!(service["spec"]["clusterIP"], "None");
+    let workers = config["console"]["workers"].as_str().unwrap();
+    assert_eq!(workers, format!("http://{}.console:9464", text(&service["metadata"]["name"])));
+    assert_eq!(all_of_kind(case("console"), "Service").len(), 1, "none for the console");
+    let state = volume(pod, "console");
+    let claim = text(&state["persistentVolumeClaim"]["claimName"]);
+    assert_eq!(named(case("console"), "PersistentVolumeClaim", claim)["spec"]["storageClassName"], "fast");
+    let file = config["console"]["state"].as_str().unwrap();
+    let folder = text(&mount(&pod["spec"]["containers"][0], "console")["mountPath"]);
+    assert!(file.starts_with(&format!("{folder}/")));
+
+    let manifests = case("console-behind-a-proxy");
+    let config = &configuration(manifests)["console"];
+    assert_eq!(config["listen"].as_str(), Some("[::]:9465"));
+    assert_eq!(config["allowed_hosts"], toml::Value::from(vec!["other.example", "console.example"]));
+    assert_eq!(config["base_path"].as_str(), Some("/crm"));
+    let pod = workload(manifests, "console").0;
+    let folder = text(&mount(&pod["spec"]["containers"][0], "passwords")["mountPath"]);
+    let items = &volume(pod, "passwords")["secret"]["items"];
+    for (key, item, kept) in [("password_file", 0, "operators"), ("viewer_password_file", 1, "viewers")] {
+        assert_eq!(config[key].as_str().unwrap(), format!("{folder}/{}", text(&items[item]["path"])));
+        assert_eq!(items[item]["key"], kept);
+    }
+    let backend = &of_kind(manifests, "Ingress")["spec"]["rules"][0]["http"]["paths"][0];
+    let service = named(manifests, "Service", text(&backend["backend"]["service"]["name"]));
+    assert_eq!(service["spec"]["ports"][0]["name"], backend["backend"]["service"]["port"]["name"]);
+    assert_eq!(backend["path"], "/crm");
+    assert!(find(&worker(manifests)["volumeMounts"], "config").is_object());
+    assert!(!worker(manifests)["volumeMounts"].to_string().contains("passwords"), "the worker has no use for them");
+}
+
+#[test]
+fn names_stay_short_enough() {
+    let long = "a".repeat(53);
+    let values = json!({
+        "toolbox": { "enabled": true }, "console": { "enabled": true, "existingSecret": "p" },
+        "ledger": { "mode": "redis" }, "redis": { "enabled": true },
+    });
+    let template = ["template", &long, CHART, "--namespace", "long"];
+    for manifest in validate(&helm(&template, &values).unwrap()).unwrap() {
+        let name = text(&manifest["metadata"]["name"]);
+        assert!(name.len() <= 63, "{name}");
+    }
+}

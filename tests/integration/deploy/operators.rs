@@ -1,0 +1,191 @@
+//! Resources of KEDA, the Prometheus Operator and RabbitMQ's Topology Operator.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use url::Url;
+
+use super::*;
+use crate::support::process;
+
+#[test]
+fn the_schema_check_covers_the_operators_kinds() {
+    if !definitions().is_dir() {
+        // Nothing to check with; the rendering of the cases says that aloud.
+        assert!(!RENDERED.is_empty());
+        return;
+    }
+    let yaml =
+        render("wrong", &cases()["operators"]).unwrap() + "\n---\n" + &render("wrong", &cases()["own-claim"]).unwrap();
+    for (right, wrong, complaint) in [
+        ("  maxReplicaCount: 1", "  maxReplicas: 1", "'maxReplicas' was unexpected"),
+        ("deletionPolicy: retain", "deletionPolicy: keep", "'keep' is not one of"),
+        ("sampleLimit: 10000", "sampleLimit: many", "'many' is not of type"),
+        ("monitoring.coreos.com/v1\n", "monitoring.coreos.com/v2\n", "no schema"),
+    ] {
+        assert!(yaml.contains(right), "{right}");
+        let problems = validate(&yaml.replace(right, wrong)).unwrap_err();
+        assert!(problems.contains(complaint), "{wrong}: {problems}");
+    }
+}
+
+#[test]
+fn keda_counts_unacked_messages_and_scales_to_no_more_than_helps() {
+    for (name, idle, least, most) in [("own-claim", Value::Null, 0, 1), ("keda-standby", json!(0), 2, 2)] {
+        let manifests = case(name);
+        let scaled = &of_kind(manifests, "ScaledObject")["spec"];
+        assert_eq!(
+            (&scaled["idleReplicaCount"], &scaled["minReplicaCount"], &scaled["maxReplicaCount"]),
+            (&idle, &json!(least), &json!(most)),
+            "{name}"
+        );
+        assert_eq!(scaled["fallback"]["replicas"], most, "{name}");
+        let deployment = workload(manifests, "worker").1;
+        assert_eq!(scaled["scaleTargetRef"]["name"], deployment["metadata"]["name"]);
+        assert!(deployment["spec"]["replicas"].is_null(), "an upgrade would undo what KEDA did");
+
+        assert_eq!(array(&scaled["triggers"]).len(), 1);
+        let trigger = &scaled["triggers"][0];
+        let metadata = &trigger["metadata"];
+        assert_eq!((&trigger["type"], &metadata["mode"]), (&json!("rabbitmq"), &json!("QueueLength")));
+        // Only the management interface tells of unacked messages.
+        assert_eq!((&metadata["protocol"], &metadata["excludeUnacknowledged"]), (&json!("http"), &json!("false")));
+        let queue = if name == "keda-standby" { "other.tasks" } else { "wolkvox.tasks" };
+        assert_eq!(metadata["queueName"], queue);
+        let reference = named(manifests, "TriggerAuthentication", text(&trigger["authenticationRef"]["name"]));
+        let target = &reference["spec"]["secretTargetRef"][0];
+        assert_eq!(target["parameter"], "host");
+        if name == "keda-standby" {
+            let secret = named(manifests, "Secret", text(&target["name"]));
+            assert_eq!(Url::parse(text(&secret["stringData"][text(&target["key"])])).unwrap().scheme(), "http");
+        } else {
+            assert_eq!((&target["name"], &target["key"]), (&json!("own-keda"), &json!("url")));
+        }
+    }
+}
+
+#[test]
+fn prometheus_finds_the_page_and_grafana_the_dashboard() {
+    let manifests = case("operators");
+    let monitor = &of_kind(manifests, "PodMonitor");
+    let pod = workload(manifests, "worker").0;
+    assert!(selects(&monitor["spec"]["selector"], &pod["metadata"]["labels"]));
+    let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
+    assert_eq!(endpoint["path"], "/metrics");
+    assert!(find(&pod["spec"]["containers"][0]["ports"], text(&endpoint["port"])).is_object());
+    let rule = of_kind(manifests, "PrometheusRule");
+    for resource in [monitor, rule] {
+        assert_eq!(resource["metadata"]["labels"]["release"], "stack");
+    }
+    assert!(
+        array(&rule["spec"]["groups"]).iter().any(|group| group.to_string().contains("{{ $labels.")),
+        "braces are kept"
+    );
+    let dashboard = named(manifests, "ConfigMap", "wtw-wolkvox-task-worker-dashboard");
+    assert_eq!(dashboard["metadata"]["labels"]["grafana_dashboard"], "yes");
+    let shown: Value = serde_json::from_str(text(&dashboard["data"]["wolkvox-task-worker.json"])).unwrap();
+    assert!(!array(&shown["panels"]).is_empty());
+}
+
+/// A chart holds its files itself.
+#[test]
+fn the_charts_alerts_and_dashboard_are_those_of_the_repository() {
+    for (copy, original) in [("alerts.yaml", "prometheus/rules.yaml"), ("dashboard.json", "grafana/dashboard.json")] {
+        let original = fs::read_to_string(deploy().join(original)).unwrap();
+        is_current(&Path::new(CHART).join("files").join(copy), &original);
+    }
+}
+
+/// What the program prints with the configuration of a case.
+async fn topology(name: &str, values: &Value) -> String {
+    let manifests = validate(&render(name, values).unwrap()).unwrap();
+    let map = named(&manifests, "ConfigMap", "wtw-wolkvox-task-worker");
+    // Secrets are files of the pod.
+    let lines = text(&map["data"]["config.toml"]).lines().filter(|line| !line.contains("_file = "));
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("topology-{name}.toml"));
+    fs::write(&file, lines.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    let env = vec![("WTW_CONFIG".to_owned(), file.to_str().unwrap().to_owned())];
+    let printed = process::run(&["topology"], &env, b"").await;
+    assert_eq!(printed.code, Some(0), "{}", printed.stderr);
+    printed.stdout
+}
+
+/// Queues as the program prints them, from the operator's resources.
+fn declared(manifests: &[Value]) -> BTreeMap<String, Value> {
+    let queues = all_of_kind(manifests, "Queue").into_iter().map(|queue| {
+        let spec = &queue["spec"];
+        assert_eq!(spec["deletionPolicy"], "retain", "{queue}");
+        // The operator writes the type over the argument.
+        assert_eq!(spec["type"], spec["arguments"]["x-queue-type"]);
+        let queue = json!({
+            "name": spec["name"], "vhost": spec["vhost"], "durable": spec["durable"],
+            "auto_delete": spec["autoDelete"], "arguments": spec["arguments"],
+        });
+        (text(&spec["name"]).to_owned(), queue)
+    });
+    queues.collect()
+}
+
+fn printed_queues(printed: &str) -> BTreeMap<String, Value> {
+    let printed: Value = serde_json::from_str(printed).unwrap();
+    array(&printed["queues"]).iter().map(|queue| (text(&queue["name"]).to_owned(), queue.clone())).collect()
+}
+
+#[tokio::test]
+async fn the_operators_queues_are_those_that_the_program_prints() {
+    let printed = topology("operators", &cases()["operators"]).await;
+    is_current(&Path::new(CHART).join("files/topology.json"), &printed);
+    assert_eq!(configuration(case("operators"))["broker"]["topology"].as_str(), Some("verify"));
+    assert_eq!(declared(case("operators")), printed_queues(&printed));
+
+    let own = json!({
+        "config": { "broker": { "queue": "Other.tasks", "single_active_consumer": false }, "retry": { "delays": ["7s"] } },
+        "ledger": { "mode": "redis" }, "replicas": 1,
+    });
+    let printed = topology("own-queues", &own).await;
+    let mut values = own.clone();
+    merge(
+        &mut values,
+        &json!({ "topologyOperator": { "enabled": true, "definitions": printed, "user": { "create": false } } }),
+    );
+    let manifests = validate(&render("own-queues", &values).unwrap()).unwrap();
+    assert_eq!(declared(&manifests), printed_queues(&printed));
+}
+
+#[test]
+fn exchanges_and_bindings_become_resources() {
+    let definitions = json!({
+        "queues": [{ "name": "q", "durable": true, "auto_delete": false, "arguments": { "x-queue-type": "quorum" } }],
+        "exchanges": [{ "name": "events", "type": "topic", "durable": true, "auto_delete": false, "arguments": {} }],
+        "bindings": [
+            { "source": "events", "destination": "q", "destination_type": "queue", "routing_key": "a.#", "arguments": {} },
+            { "source": "events", "destination": "q", "destination_type": "queue", "routing_key": "",
+              "arguments": { "x-match": "any", "number": 7 } },
+        ],
+    });
+    let values = json!({ "topologyOperator": { "enabled": true, "definitions": definitions.to_string(), "user": { "create": false } } });
+    let manifests = validate(&render("bindings", &values).unwrap()).unwrap();
+    assert_eq!(of_kind(&manifests, "Exchange")["spec"]["type"], "topic");
+    let bindings = all_of_kind(&manifests, "Binding");
+    assert_eq!(bindings.len(), 2);
+    let keys = set(bindings.iter().map(|binding| text(&binding["spec"]["routingKey"])));
+    assert_eq!(keys, set(["", "a.#"]));
+    let with = bindings.iter().find(|binding| binding["spec"]["routingKey"] == "").unwrap();
+    assert_eq!(with["spec"]["arguments"], json!({ "x-match": "any", "number": 7 }));
+}
+
+#[test]
+fn the_operator_knows_the_user_that_the_worker_is() {
+    let manifests = case("operators");
+    let credentials = text(&of_kind(manifests, "User")["spec"]["importCredentialsSecret"]["name"]);
+    let credentials = &named(manifests, "Secret", credentials)["stringData"];
+    let address = named(manifests, "Secret", "wtw-wolkvox-task-worker");
+    let address = Url::parse(text(&address["stringData"]["broker-urls"])).unwrap();
+    assert_eq!(address.username(), credentials["username"]);
+    assert_eq!(address.password(), credentials["password"].as_str());
+    assert_eq!(address.host_str(), Some("bunny.brokers"));
+    assert_eq!(of_kind(case("operators-own-user"), "User")["spec"]["importCredentialsSecret"]["name"], "own-user");
+    assert!(all_of_kind(case("operators-no-user"), "User").is_empty());
+}
