@@ -5,6 +5,7 @@
 pub mod check;
 pub mod dead_letters;
 pub mod healthcheck;
+pub mod ledger;
 pub mod map;
 pub mod publish;
 pub mod run;
@@ -73,6 +74,9 @@ enum Command {
     Schema,
     /// Serve a stand-in for the CRM, with its limits and with faults on demand
     Sandbox(sandbox::Args),
+    /// Work on the ledger while no worker uses it
+    #[command(subcommand)]
+    Ledger(ledger::Command),
     /// Succeed when the worker that runs with this configuration is ready
     Healthcheck,
 }
@@ -95,6 +99,7 @@ impl Cli {
             Command::Topology(args) => topology::run(&args, &sources).await,
             Command::Schema => schema::run(),
             Command::Sandbox(args) => sandbox::run(args, stop).await,
+            Command::Ledger(command) => ledger::run(&command, &sources).await,
             Command::Healthcheck => healthcheck::run(&sources).await,
         }
     }

@@ -1,4 +1,4 @@
-//! The ledger in a real Redis.
+//! The ledger in a real Redis, and the command that renews a ledger's id.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,15 +16,19 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use wolkvox_task_worker::clock::Clock;
 use wolkvox_task_worker::config;
-use wolkvox_task_worker::ledger::memory::MemoryLedger;
 use wolkvox_task_worker::ledger::redis::{PREFIX, RedisLedger};
-use wolkvox_task_worker::ledger::{self, Closing, Digest, Entry, Key, Ledger, LedgerError, Limits, Record, State};
+use wolkvox_task_worker::ledger::sqlite::SqliteLedger;
+use wolkvox_task_worker::ledger::{
+    self, About, AttemptResult, Change, Changed, Claim, ClaimId, Digest, Entry, Key, KnownResult, Ledger, LedgerError,
+    Limits, NewClaim, Owner, ReplayMark, entry,
+};
 
 #[path = "../../src/ledger/suite.rs"]
 mod suite;
 
-use self::suite::{Desk, Hands, ROOMY, TIGHT, all, closed, created, digest, intend, key, steps, suite, take};
+use self::suite::{FakeClock, Fixture, Model, ROOMY, TIGHT, durable_suite, finish, first, key, steps, suite};
 use crate::support::broker::unique;
+use crate::support::process::{Env, run};
 use crate::support::redis::Redis;
 
 async fn open(url: &str, prefix: &str, limits: Limits, clock: Clock) -> Result<RedisLedger, LedgerError> {
@@ -57,29 +61,25 @@ async fn in_time(mut step: impl AsyncFnMut() -> Result<(), LedgerError>) {
 async fn redis_does_what_every_store_does() {
     let redis = Redis::shared().await;
     suite(async |limits, clock| Arc::new(own(redis, limits, clock).await) as _).await;
+    let prefix = unique("test");
+    durable_suite(async |clock| Arc::new(open(&redis.url, &prefix, ROOMY, clock).await.unwrap()) as _).await;
 }
 
 #[tokio::test]
-async fn redis_is_like_memory_however_often_it_is_opened() {
+async fn redis_is_like_the_model_however_often_it_is_opened() {
     let redis = Redis::shared().await;
     let mut runner = TestRunner::default();
-    // In seconds instead of milliseconds: by Redis' own clock nothing is to end during the test.
+    // In seconds instead of milliseconds: by Redis' own clock nothing ends during the test.
     let limits = Limits { retention: TIGHT.retention * 1000, ..TIGHT };
-    for case in 0..48 {
+    for _ in 0..48 {
         let steps = steps().new_tree(&mut runner).unwrap().current();
-        let (hands, prefix) = (Hands::new(), unique("test"));
-        let memory = MemoryLedger::new(limits, hands.clock());
-        let slow = async || open(&redis.url, &prefix, limits, hands.clock()).await.unwrap();
-        let mut ledger = slow().await;
-        for (place, step) in steps.iter().enumerate() {
+        let (clock, prefix, mut model) = (FakeClock::new(), unique("test"), Model::default());
+        let mut ledger = open(&redis.url, &prefix, limits, clock.clock()).await.unwrap();
+        for step in &steps {
             if step.reopen {
-                ledger = slow().await;
+                ledger = open(&redis.url, &prefix, limits, clock.clock()).await.unwrap();
             }
-            hands.forward(step.milliseconds * 1000);
-            take(&memory, step, hands.now()).await;
-            take(&ledger, step, hands.now()).await;
-            let (found, expected) = (all(&ledger).await, all(&memory).await);
-            assert_eq!(found, expected, "case {case}, step {place} of {steps:#?}");
+            model.step(step, &ledger, &clock, limits, 1000).await;
         }
     }
 }
@@ -87,30 +87,35 @@ async fn redis_is_like_memory_however_often_it_is_opened() {
 #[tokio::test]
 async fn replicas_share_what_they_know() {
     let redis = Redis::shared().await;
-    let (hands, prefix) = (Hands::new(), unique("test"));
-    let desk = async || Desk {
-        ledger: Arc::new(open(&redis.url, &prefix, ROOMY, hands.clock()).await.unwrap()),
-        hands: hands.clone(),
+    let (clock, prefix) = (FakeClock::new(), unique("test"));
+    let fixture = async || Fixture {
+        ledger: Arc::new(open(&redis.url, &prefix, ROOMY, clock.clock()).await.unwrap()),
+        clock: clock.clone(),
     };
-    let (first, second) = (desk().await, desk().await);
-    first.record("a", intend(1)).await;
-    assert_eq!(second.state("a").await, Some((State::Open, 1, 1)));
-    second.record("a", intend(2)).await;
-    first.record("a", created(1)).await;
-    second.record("a", closed(2)).await;
-    assert_eq!(second.state("a").await, Some((State::Created, 1, 0)));
-    // At the same time on the same entry none is lost.
-    let both = (0..40).map(|turn| if turn % 2 == 0 { &first } else { &second });
-    join_all(both.map(|desk| desk.record("b", intend(1)))).await;
-    assert_eq!(first.state("b").await, Some((State::Open, 1, 40)));
+    let (here, there) = (fixture().await, fixture().await);
+    assert_eq!(here.ledger.about(), there.ledger.about());
+    here.claim("a", 1).await;
+    assert_eq!(there.get("a").await, here.get("a").await);
+    here.finish("a", 1, AttemptResult::Created).await;
+    assert!(there.is_created("a").await);
+    // Of claims at the same time one wins, whichever replica makes it.
+    let claims = (0..40_u64).map(async |id| {
+        let replica = if id % 2 == 0 { &here } else { &there };
+        let claim = Change::Claim { expected: None, new: first(id, clock.now()) };
+        matches!(replica.change("b", claim).await, Changed::Done(_))
+    });
+    assert_eq!(join_all(claims).await.into_iter().filter(|won| *won).count(), 1);
+    let about = About { proves_unsent: true, epoch: 3, ..here.ledger.about() };
+    here.ledger.set_about(about.clone()).await.unwrap();
+    assert_eq!(there.ledger.reload_about().await.unwrap(), about);
 }
 
 #[tokio::test]
-async fn outcomes_end_by_themselves_and_open_intents_do_not() {
+async fn entries_end_by_themselves_unless_a_claim_is_open() {
     let redis = Redis::shared().await;
-    let (hands, prefix) = (Hands::new(), unique("test"));
-    let ledger = Arc::new(open(&redis.url, &prefix, ROOMY, hands.clock()).await.unwrap());
-    let desk = Desk { ledger, hands };
+    let (clock, prefix) = (FakeClock::new(), unique("test"));
+    let ledger = Arc::new(open(&redis.url, &prefix, ROOMY, clock.clock()).await.unwrap());
+    let fixture = Fixture { ledger, clock };
     let mut connection = connect(redis).await;
     let mut ttl = async || -> i64 {
         let pattern = format!("{prefix}entry:*");
@@ -119,29 +124,61 @@ async fn outcomes_end_by_themselves_and_open_intents_do_not() {
         redis::cmd("PTTL").arg(&keys[0]).query_async(&mut connection).await.unwrap()
     };
     let retention = i64::try_from(ROOMY.retention.as_millis()).unwrap();
-    desk.record("a", intend(1)).await;
-    assert_eq!(ttl().await, -1);
-    desk.record("a", closed(1)).await;
-    assert!((retention - 20_000..=retention).contains(&ttl().await));
-    desk.record("a", intend(2)).await;
-    assert_eq!(ttl().await, -1);
-    // What comes back lives as long as it would have.
-    desk.hands.forward(retention / 2);
-    desk.record("a", Record::Withdraw).await;
-    assert!((retention / 2 - 20_000..=retention / 2).contains(&ttl().await));
-    desk.record("a", created(2)).await;
-    assert!((retention - 20_000..=retention).contains(&ttl().await));
+    for (claim, result) in [(1, AttemptResult::InDoubt), (2, AttemptResult::NotCreated), (3, AttemptResult::Created)] {
+        fixture.claim("a", claim).await;
+        assert_eq!(ttl().await, -1);
+        fixture.finish("a", claim, result).await;
+        assert!((retention - 20_000..=retention).contains(&ttl().await));
+    }
+}
+
+#[tokio::test]
+async fn emptied_redis_is_another_ledger_and_claims_are_decided_again() {
+    let redis = Redis::own().await.unwrap();
+    let clock = FakeClock::new();
+    let fixture = Fixture { ledger: Arc::new(own(&redis, ROOMY, clock.clock()).await), clock };
+    let proven = About { proves_unsent: true, epoch: 0, ..fixture.ledger.about() };
+    fixture.ledger.set_about(proven.clone()).await.unwrap();
+    fixture.create("a", 1).await;
+    let claim = |id| Change::Claim { expected: None, new: first(id, fixture.clock.now()) };
+    let mut connection = connect(&redis).await;
+    redis::cmd("FLUSHALL").query_async::<()>(&mut connection).await.unwrap();
+    // The worker decided by what the ledger proved before.
+    assert_eq!(fixture.change("b", claim(2)).await, Changed::Conflict(None));
+    let now = fixture.ledger.about();
+    assert!(now.id != proven.id && !now.proves_unsent);
+    assert!(matches!(fixture.change("b", claim(3)).await, Changed::Done(_)));
+    redis::cmd("FLUSHALL").query_async::<()>(&mut connection).await.unwrap();
+    fixture.finish("b", 3, AttemptResult::Created).await;
+    assert!(fixture.is_created("b").await, "a created task is recorded all the same");
+    // One that was decided in an earlier epoch.
+    fixture.ledger.set_about(About { epoch: 1, ..fixture.ledger.about() }).await.unwrap();
+    assert_eq!(fixture.change("c", claim(4)).await, Changed::Conflict(None));
+}
+
+#[tokio::test]
+async fn restarted_redis_no_longer_proves_that_nothing_was_sent() {
+    let redis = Redis::own().await.unwrap();
+    let clock = FakeClock::new();
+    let fixture = Fixture { ledger: Arc::new(own(&redis, ROOMY, clock.clock()).await), clock };
+    let proven = About { proves_unsent: true, epoch: 4, identities: "rules".to_owned(), ..fixture.ledger.about() };
+    fixture.ledger.set_about(proven.clone()).await.unwrap();
+    assert_eq!(fixture.ledger.reload_about().await.unwrap(), proven);
+    redis.kill().await.unwrap();
+    redis.restart().await.unwrap();
+    in_time(async || fixture.ledger.reload_about().await.map(drop)).await;
+    assert_eq!(fixture.ledger.about(), About { proves_unsent: false, epoch: 5, ..proven });
 }
 
 #[tokio::test]
 async fn a_redis_that_hangs_or_dies_is_said_and_comes_back() {
     let redis = Redis::own().await.unwrap();
-    let hands = Hands::new();
-    let ledger = own(&redis, ROOMY, hands.clock()).await;
-    let desk = Desk { ledger: Arc::new(ledger), hands: hands.clone() };
-    desk.record("kept", created(1)).await;
+    let clock = FakeClock::new();
+    let fixture = Fixture { ledger: Arc::new(own(&redis, ROOMY, clock.clock()).await), clock: clock.clone() };
+    fixture.create("kept", 1).await;
     let key = key("a");
-    let write = async || desk.ledger.record(&key, digest(0), intend(1), hands.now()).await.map(drop);
+    let claim = Change::Claim { expected: None, new: first(2, clock.now()) };
+    let write = async || fixture.ledger.change(&key, claim.clone()).await.map(drop);
 
     redis.pause().await.unwrap();
     let started = Instant::now();
@@ -158,9 +195,12 @@ async fn a_redis_that_hangs_or_dies_is_said_and_comes_back() {
     let error = write().await.unwrap_err().to_string();
     assert!(error.contains("start Redis, or correct host and port"), "{error}");
     redis.restart().await.unwrap();
-    in_time(async || desk.ledger.record(&key, digest(0), created(1), hands.now()).await.map(drop)).await;
-    assert_eq!(desk.state("a").await, Some((State::Created, 1, 0)));
-    assert_eq!(desk.state("kept").await, Some((State::Created, 1, 0)));
+    in_time(async || {
+        let result = finish(2, AttemptResult::Created, 1, clock.now());
+        fixture.ledger.change(&key, result).await.map(drop)
+    })
+    .await;
+    assert!(fixture.is_created("a").await && fixture.is_created("kept").await);
 }
 
 /// Between a ledger and its Redis: swallows what is answered to scripts while it is told to.
@@ -194,7 +234,7 @@ async fn forward(mut client: TcpStream, mut server: TcpStream, mute: Arc<AtomicB
     loop {
         tokio::select! {
             Ok(length @ 1..) = client.read(&mut asked) => {
-                let script = asked[..length].windows(7).any(|word| word == b"EVALSHA");
+                let script = asked[..length].windows(4).any(|word| word == b"EVAL");
                 swallow = script && mute.load(Ordering::Relaxed);
                 server.write_all(&asked[..length]).await.unwrap();
             }
@@ -209,34 +249,39 @@ async fn forward(mut client: TcpStream, mut server: TcpStream, mute: Arc<AtomicB
 }
 
 #[tokio::test]
-async fn a_record_whose_answer_is_lost_counts_once_when_it_is_given_again() {
+async fn change_whose_answer_is_lost_counts_once_when_it_is_given_again() {
     let redis = Redis::shared().await;
     let mut proxy = Proxy::start(redis).await;
-    let (hands, prefix) = (Hands::new(), unique("test"));
-    let desk = async |url: &str| Desk {
-        ledger: Arc::new(open(url, &prefix, ROOMY, hands.clock()).await.unwrap()),
-        hands: hands.clone(),
+    let (clock, prefix) = (FakeClock::new(), unique("test"));
+    let fixture = async |url: &str| Fixture {
+        ledger: Arc::new(open(url, &prefix, ROOMY, clock.clock()).await.unwrap()),
+        clock: clock.clone(),
     };
-    let (through, beside) = (desk(&proxy.url).await, desk(&redis.url).await);
-    through.record("a", intend(1)).await;
-    through.record("a", intend(2)).await;
+    let (through, beside) = (fixture(&proxy.url).await, fixture(&redis.url).await);
     let key = key("a");
-    for (record, expected) in [
-        (intend(3), Some((State::Open, 3, 3))),
-        (Record::Withdraw, Some((State::Open, 2, 2))),
-        (closed(2), Some((State::Unknown, 2, 0))),
-    ] {
+    let (now, second) = (clock.now(), NewClaim { attempts: 2, ..first(2, clock.now()) });
+    let mut expected: Option<Entry> = None;
+    for step in 0..5 {
+        let version = expected.as_ref().map(|entry| entry.version);
+        let change = match step {
+            0 => Change::Claim { expected: version, new: first(1, now) },
+            1 => finish(1, AttemptResult::Orphaned, 1, now),
+            2 => Change::Claim { expected: version, new: second.clone() },
+            3 => Change::Withdraw(second.clone()),
+            _ => finish(1, AttemptResult::Created, 1, now),
+        };
+        let (after, _) = entry::apply(expected.clone(), &change);
         proxy.mute.store(true, Ordering::Relaxed);
-        for _ in 0..2 {
-            let write = through.ledger.record(&key, digest(0), record, hands.now());
-            let error = write.await.unwrap_err().to_string();
-            assert!(error.contains("look at Redis' load"), "{error}");
-            assert_eq!(beside.state("a").await, expected, "{record:?} was taken");
-            hands.forward(1);
-        }
+        let error = through.ledger.change(&key, change.clone()).await.unwrap_err().to_string();
+        assert!(error.contains("look at Redis' load"), "{error}");
+        assert_eq!(beside.get("a").await, after, "{change:?} was carried out");
         proxy.mute.store(false, Ordering::Relaxed);
-        through.record("a", record).await;
-        assert_eq!(beside.state("a").await, expected, "{record:?}");
+        through.change("a", change.clone()).await;
+        let found = beside.get("a").await;
+        // A withdrawal changes the version in any case.
+        let without_version = |entry: Option<Entry>| entry.map(|entry| Entry { version: 0, ..entry });
+        assert_eq!(without_version(found.clone()), without_version(after), "{change:?} given again");
+        expected = found;
     }
     proxy.tasks.shutdown().await;
 }
@@ -244,17 +289,17 @@ async fn a_record_whose_answer_is_lost_counts_once_when_it_is_given_again() {
 #[tokio::test]
 async fn an_idle_connection_that_was_closed_is_no_failure() {
     let redis = Redis::own().await.unwrap();
-    let hands = Hands::new();
-    let ledger = Arc::new(own(&redis, ROOMY, hands.clock()).await);
-    let desk = Desk { ledger, hands };
+    let clock = FakeClock::new();
+    let fixture = Fixture { ledger: Arc::new(own(&redis, ROOMY, clock.clock()).await), clock };
     let mut connection = connect(&redis).await;
     let mut kill = redis::cmd("CLIENT");
     kill.arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("yes");
-    for _ in 0..5 {
+    for id in 0..5 {
         kill.query_async::<i64>(&mut connection).await.unwrap();
-        desk.record("a", closed(1)).await;
+        let claim = Change::Claim { expected: None, new: first(id, fixture.clock.now()) };
+        assert!(matches!(fixture.change(id.to_string(), claim).await, Changed::Done(_)));
         kill.query_async::<i64>(&mut connection).await.unwrap();
-        assert_eq!(desk.state("a").await, Some((State::Closed, 1, 0)));
+        assert!(fixture.get(id.to_string()).await.is_some());
     }
 }
 
@@ -281,8 +326,8 @@ async fn what_cannot_be_opened_says_why_and_no_password() {
 
     let mut connection = connect(&redis).await;
     let newer = unique("test");
-    let mut set = redis::cmd("SET");
-    set.arg(format!("{newer}format")).arg("2");
+    let mut set = redis::cmd("HSET");
+    set.arg(format!("{newer}about")).arg("format").arg("2");
     set.query_async::<()>(&mut connection).await.unwrap();
     let error = open(&redis.url, &newer, ROOMY, Clock::system()).await.err().unwrap();
     assert!(error.to_string().contains("it has format \"2\""), "{error}");
@@ -295,6 +340,55 @@ async fn the_configured_ledger_is_opened() {
         let retention = ROOMY.retention;
         let config = config::Ledger { store, retention, max_entries: 10 };
         let ledger = ledger::open(&config, Clock::system()).await.unwrap();
-        assert_eq!(ledger.look(&key("a")).await.unwrap(), None);
+        assert_eq!(ledger.get(&key("a")).await.unwrap(), None);
     }
+}
+
+async fn renew_id(url: &str) -> (Option<i32>, String) {
+    let env: Env = [("WTW_LEDGER_URL".to_owned(), url.to_owned())].into();
+    let finished = run(&["ledger", "renew-id"], &env, b"").await;
+    (finished.code, format!("{}{}", finished.stdout, finished.stderr))
+}
+
+#[tokio::test]
+async fn renew_id_command_renews_a_closed_file_and_says_what_that_means() {
+    let folder = std::env::temp_dir().join(unique("ledger"));
+    std::fs::create_dir(&folder).unwrap();
+    let path = folder.join("ledger.db");
+    let url = format!("file:{}", path.display());
+    let ledger = SqliteLedger::open(&path, ROOMY, Clock::system()).await.unwrap();
+    let before = About { proves_unsent: true, ..ledger.about() };
+    ledger.set_about(before.clone()).await.unwrap();
+    let (code, said) = renew_id(&url).await;
+    assert!(code == Some(1) && said.contains("another process has it open; stop the other worker"), "{said}");
+    drop(ledger);
+    let (code, said) = renew_id(&url).await;
+    assert!(code == Some(0) && said.contains(&before.id) && said.contains("is now in doubt"), "{said}");
+    let after = SqliteLedger::open(&path, ROOMY, Clock::system()).await.unwrap().about();
+    assert!(after.id != before.id && said.contains(&after.id), "{said}");
+    assert_eq!((after.proves_unsent, after.epoch), (false, before.epoch + 1));
+    std::fs::remove_dir_all(&folder).unwrap();
+    for (url, expected) in [("memory:", "only the worker's process has it"), (&url, "there is no such file")] {
+        let (code, said) = renew_id(url).await;
+        assert!(code == Some(1) && said.contains(expected), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn renew_id_command_renews_redis_and_an_open_ledger_notices() {
+    let redis = Redis::own().await.unwrap();
+    let clock = FakeClock::new();
+    let opened = open(&redis.url, PREFIX, ROOMY, clock.clock()).await.unwrap();
+    let fixture = Fixture { ledger: Arc::new(opened), clock };
+    fixture.create("a", 1).await;
+    let before = About { proves_unsent: true, ..fixture.ledger.about() };
+    fixture.ledger.set_about(before.clone()).await.unwrap();
+    let (code, said) = renew_id(&redis.url).await;
+    assert!(code == Some(0) && said.contains(&before.id), "{said}");
+    let claim = Change::Claim { expected: None, new: first(2, fixture.clock.now()) };
+    assert_eq!(fixture.change("b", claim).await, Changed::Conflict(None));
+    let after = fixture.ledger.about();
+    assert!(after.id != before.id && said.contains(&after.id), "{said}");
+    assert_eq!((after.proves_unsent, after.epoch), (false, before.epoch + 1));
+    assert!(fixture.is_created("a").await);
 }

@@ -124,6 +124,14 @@ impl Place {
         )
     }
 
+    pub(super) fn no_ledger(&self) -> LedgerError {
+        LedgerError::new(
+            &self.shown,
+            "it is an SQLite database, but not a ledger of this worker",
+            "name another file in ledger.url",
+        )
+    }
+
     pub(super) fn missing(&self) -> LedgerError {
         LedgerError::new(&self.shown, "there is no such file", "set ledger.url to the worker's file")
     }
