@@ -1,13 +1,12 @@
 //! The database: its tables, one transaction for a batch, and what is forgotten.
 
-use std::fs::File;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 use tokio::sync::oneshot;
 
-use super::place::Place;
+use super::place::{Lock, Place};
 use super::row::{get, put};
 use crate::clock::Clock;
 use crate::ledger::entry::{apply, horizon};
@@ -95,7 +94,8 @@ pub(super) struct Store {
     entries: u64,
     /// Up to which row was looked for what is too old.
     swept: i64,
-    _lock: File,
+    /// Last, so that it is free only once the connection is closed.
+    _lock: Lock,
 }
 
 impl Store {

@@ -194,7 +194,7 @@ async fn copy_that_another_program_made_beside_the_work_is_a_ledger() {
 async fn renewed_ledger_has_another_id_and_proves_nothing() {
     let folder = Folder::new();
     let path = folder.file("ledger");
-    let renew = async || renew_id(&config(&path), Clock::system()).await;
+    let renew = async || renew_id(&config(&path), FakeClock::new().clock()).await;
     let error = renew().await.unwrap_err().to_string();
     assert!(error.contains("there is no such file") && !path.exists(), "{error}");
 

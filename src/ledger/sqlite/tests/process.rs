@@ -203,7 +203,12 @@ async fn file_and_folder_that_may_not_be_written_say_so() {
     allow(&path, 0o600);
     allow(&folder.0, 0o500);
     let said = refusal();
-    assert!(said.contains("it cannot be opened; let the worker's user read and write"), "{said}");
+    assert!(
+        said.contains(
+            "it cannot be written; mount it writable, and let the worker's user write the file and its folder"
+        ),
+        "{said}"
+    );
     allow(&folder.0, 0o700);
     let mut writer = Writer::start_by(unprivileged(), &path);
     assert_eq!(writer.kept(), Some(1));
