@@ -8,6 +8,7 @@ pub mod crm_report;
 pub mod dead_letters;
 pub mod healthcheck;
 pub mod idle;
+pub mod ledger;
 pub mod map;
 pub mod publish;
 pub mod run;
@@ -94,6 +95,9 @@ Examples:
     /// Serve a stand-in for the CRM, with its limits and with faults on demand
     Sandbox(sandbox::Args),
     CrmReport(crm_report::Args),
+    /// Work on the ledger while no worker uses it
+    #[command(subcommand)]
+    Ledger(ledger::Command),
     /// Succeed when the worker that runs with this configuration is ready
     Healthcheck,
     /// Do nothing until SIGTERM or SIGINT: for a toolbox container
@@ -120,6 +124,7 @@ impl Cli {
             Command::Schema(args) => schema::run(&args, &sources),
             Command::Sandbox(args) => sandbox::run(args, stop).await,
             Command::CrmReport(args) => crm_report::run(&args, &sources, &stop).await,
+            Command::Ledger(command) => ledger::run(&command, &sources).await,
             Command::Healthcheck => healthcheck::run(&sources).await,
             Command::Idle => idle::run(&stop).await,
         }

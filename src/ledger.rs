@@ -175,6 +175,42 @@ pub async fn open(config: &config::Ledger, clock: Clock) -> Result<Arc<dyn Ledge
     })
 }
 
+/// Gives a ledger that was restored from a backup a new id, so that it claims to know nothing that it cannot know: what was
+/// sent after the backup. The same ledger before and after.
+///
+/// # Errors
+/// When there is no such ledger, it is in memory, a worker has the file open, or the store cannot be written.
+pub async fn renew_id(config: &config::Ledger, clock: Clock) -> Result<(About, About), LedgerError> {
+    let renew = |old: About| {
+        let epoch = old.epoch.saturating_add(1);
+        let new = About { id: new_id(), proves_unsent: false, epoch, ..old.clone() };
+        (old, new)
+    };
+    let limits = Limits::from(config);
+    match &config.store {
+        config::LedgerStore::Memory => Err(LedgerError::new(
+            "in memory",
+            "only the worker's process has it, and it gets a new id at each start",
+            "restart the worker if you want an empty one, or name the restored ledger in ledger.url",
+        )),
+        config::LedgerStore::File(path) => {
+            if !path.exists() {
+                return Err(sqlite::missing(path));
+            }
+            let ledger = sqlite::SqliteLedger::open(path, limits, clock).await?;
+            let (old, new) = renew(ledger.about());
+            ledger.set_about(new.clone()).await?;
+            Ok((old, new))
+        }
+        config::LedgerStore::Redis(url) => {
+            let ledger = redis::RedisLedger::open(url, redis::PREFIX, limits, clock).await?;
+            let (old, new) = renew(ledger.about());
+            ledger.replace_about(&new).await?;
+            Ok((old, new))
+        }
+    }
+}
+
 /// A new, random ledger id.
 fn new_id() -> String {
     uuid::Uuid::now_v7().to_string()

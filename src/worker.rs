@@ -300,13 +300,14 @@ impl Worker {
             };
             let owner = self.claim_owner(entry.as_ref(), &mut watch);
             let (proves_unsent, epoch) = self.ownership.proof();
+            let decided_in = self.recorder.ledger().epoch();
             match decide(entry.as_ref(), owner, &d.facts(proves_unsent, epoch)) {
                 Decision::InProgress => d.wait(d.deadline, sleep(CLAIM_POLL)).await?,
                 Decision::Orphaned(claim) => self.record_orphan(d, entry, claim).await?,
                 Decision::Proceed(plan) => {
                     d.state.attempts = plan.attempts;
                     d.state.possibly_created |= plan.doubted;
-                    return Ok(Ok(plan));
+                    return Ok(Ok(Plan { epoch: decided_in, ..plan }));
                 }
                 settled => return Ok(Err(self.known(d, settled))),
             }

@@ -197,7 +197,12 @@ impl RedisLedger {
     async fn carry_out(&self, key: &Key, change: &Change) -> Result<Changed, LedgerError> {
         let mut seen = self.read(key).await?;
         for _ in 0..TRIES {
-            let (after, changed) = apply(self.decode(&seen)?, change);
+            let entry = self.decode(&seen)?;
+            if matches!(change, Change::Claim { new, .. } if new.epoch != self.about().epoch) {
+                // It was decided by what the ledger proved before it may have lost writes.
+                return Ok(Changed::Conflict(entry));
+            }
+            let (after, changed) = apply(entry, change);
             let Some(after) = after else { return Ok(changed) };
             match self.replace(key, &seen, &after).await? {
                 Replaced::Done => return Ok(changed),
@@ -206,10 +211,27 @@ impl RedisLedger {
                     // It was emptied. What it knows about itself is made again, and proves nothing.
                     *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     seen = self.read(key).await?;
+                    if matches!(change, Change::Claim { .. }) {
+                        // It was decided by what the other ledger proved.
+                        return Ok(Changed::Conflict(self.decode(&seen)?));
+                    }
                 }
             }
         }
         Err(self.connection.contended())
+    }
+
+    /// Replaces what the ledger knows about itself, its id included. A worker that has it open notices at its next change.
+    ///
+    /// # Errors
+    /// When Redis cannot be written; part of it may be replaced then.
+    pub(super) async fn replace_about(&self, about: &About) -> Result<(), LedgerError> {
+        // The id comes last: who sees the new one must see that it proves nothing.
+        self.set_about(about.clone()).await?;
+        let mut set = redis::cmd("HSET");
+        set.arg(&self.keys.about).arg("id").arg(&about.id);
+        let _: u64 = self.ask(&Question::Command(set)).await?;
+        Ok(())
     }
 
     async fn replace(&self, key: &Key, seen: &str, after: &Entry) -> Result<Replaced, LedgerError> {

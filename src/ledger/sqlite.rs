@@ -5,6 +5,7 @@
 
 mod inspect;
 mod place;
+mod row;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -112,6 +113,11 @@ impl SqliteLedger {
 /// What another process may see of the file: see [`store::read_only`].
 pub(super) fn read_only(path: &Path, keys: &[Key]) -> Result<(About, Vec<Option<Entry>>), LedgerError> {
     store::read_only(&place::Place::of(path), keys).map(|(about, _, entries)| (about, entries))
+}
+
+/// There is no file at `path`.
+pub(super) fn missing(path: &Path) -> LedgerError {
+    place::Place::of(path).missing()
 }
 
 /// Reading did not end by itself.

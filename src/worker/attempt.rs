@@ -92,7 +92,7 @@ impl Worker {
             in_doubt: plan.in_doubt,
             reset: plan.reset,
             replay: d.replay_mark(),
-            epoch: self.recorder.ledger().epoch(),
+            epoch: plan.epoch,
         };
         d.open_claim = Some(new.clone());
         let started = Instant::now();

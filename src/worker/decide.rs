@@ -66,6 +66,8 @@ pub struct Plan {
     pub in_doubt: bool,
     /// A task that is created now may be the second one.
     pub doubted: bool,
+    /// The ledger's epoch when this was decided.
+    pub epoch: u32,
     /// It starts over: an operator replayed it.
     pub reset: bool,
     /// Its worker ended while it was being sent: such messages are sent one at a time, so that the one that ends workers is

@@ -10,7 +10,7 @@ fn config() -> Config {
     let environment =
         [("WTW_CRM_SERVER", "crm.test"), ("WTW_CRM_OPERATION", "acme"), ("WTW_CRM_TOKENS", r#"s3cret/"tok\en"#)];
     let environment = environment.map(|(name, value)| (name.into(), value.into())).into();
-    let sources = Sources { file: None, environment, terminal: false };
+    let sources = Sources { environment, ..Sources::default() };
     Config::load(&sources, &["crm.tokens"]).unwrap().config
 }
 

@@ -35,6 +35,16 @@ pub(super) struct Place {
     shown: String,
 }
 
+/// The lock of the one worker that may write, until it is dropped.
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a process that is being started has a copy of it for a moment.
+        let _ = self.0.unlock();
+    }
+}
+
 impl Place {
     pub(super) fn of(path: &Path) -> Self {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -53,11 +63,11 @@ impl Place {
     }
 
     /// Takes the lock of the one worker that may write. The operating system frees it when the process ends, however it ends.
-    pub(super) fn lock(&self) -> Result<File, LedgerError> {
+    pub(super) fn lock(&self) -> Result<Lock, LedgerError> {
         self.refuse_network()?;
-        let lock = self.private(&self.lock_path())?;
-        match lock.try_lock() {
-            Ok(()) => Ok(lock),
+        let file = self.private(&self.lock_path())?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock(file)),
             Err(fs::TryLockError::WouldBlock) => Err(self.held()),
             Err(fs::TryLockError::Error(error)) => Err(self.io(&error)),
         }
@@ -65,8 +75,12 @@ impl Place {
 
     /// Whether another process has the lock.
     pub(super) fn is_locked(&self) -> bool {
-        let lock = OpenOptions::new().read(true).open(self.lock_path());
-        lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock)))
+        let Ok(file) = OpenOptions::new().read(true).open(self.lock_path()) else {
+            return false;
+        };
+        let locked = file.try_lock();
+        drop(Lock(file));
+        matches!(locked, Err(fs::TryLockError::WouldBlock))
     }
 
     /// Opens a file, or makes it for its owner alone to read and write.
@@ -124,6 +138,14 @@ impl Place {
         )
     }
 
+    pub(super) fn no_ledger(&self) -> LedgerError {
+        LedgerError::new(
+            &self.shown,
+            "it is an SQLite database, but not a ledger of this worker",
+            "name another file in ledger.url",
+        )
+    }
+
     pub(super) fn missing(&self) -> LedgerError {
         LedgerError::new(&self.shown, "there is no such file", "set ledger.url to the worker's file")
     }
@@ -170,7 +192,7 @@ impl Place {
         let (problem, advice) = match failure.code {
             ErrorCode::DiskFull => FULL,
             ErrorCode::ReadOnly => {
-                ("it cannot be written", "mount its file system writable, and let the worker's user write it")
+                ("it cannot be written", "mount it writable, and let the worker's user write the file and its folder")
             }
             ErrorCode::PermissionDenied | ErrorCode::CannotOpen => {
                 ("it cannot be opened", "let the worker's user read and write the file and its folder")

@@ -1,1 +1,325 @@
-//! Tests.
+//! The store in a file: on a real disk, on one that is full or damaged, and in processes that are killed.
+
+mod damage;
+mod process;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use proptest::prelude::*;
+use rusqlite::Connection;
+
+use super::{Found, SqliteLedger, inspect};
+use crate::clock::Clock;
+use crate::config;
+use crate::ledger::read_only::ReadOnlyLedger;
+use crate::ledger::suite::{FakeClock, Fixture, Model, ROOMY, TIGHT, durable_suite, first, key, steps, suite};
+use crate::ledger::tests::block_on;
+use crate::ledger::{AttemptResult, Change, Changed, Ledger, LedgerError, renew_id};
+
+/// A folder that is gone when it is dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let name = format!("ledger-{:x}-{:016x}", std::process::id(), fastrand::u64(..));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn open(path: &Path) -> SqliteLedger {
+    let opened = SqliteLedger::open(path, ROOMY, FakeClock::new().clock()).await;
+    opened.unwrap_or_else(|error| panic!("{error}"))
+}
+
+async fn open_fixture(path: &Path) -> Fixture {
+    Fixture { ledger: Arc::new(open(path).await), clock: FakeClock::new() }
+}
+
+async fn refused(path: &Path) -> String {
+    let opened = SqliteLedger::open(path, ROOMY, Clock::system()).await;
+    opened.err().expect("refused").to_string()
+}
+
+/// Another program's connection to a file.
+fn shell(path: &Path) -> Connection {
+    Connection::open(path).unwrap()
+}
+
+/// A first claim of the message with that number.
+async fn put(ledger: &dyn Ledger, id: u32) -> Result<Changed, LedgerError> {
+    let claim = Change::Claim { expected: None, new: first(id.into(), FakeClock::new().now()) };
+    ledger.change(&key(id.to_be_bytes()), claim).await
+}
+
+/// How many of the messages `0..` there are without a gap; none may come after one.
+async fn prefix(ledger: &dyn Ledger, most: u32) -> u32 {
+    let mut found = Vec::new();
+    for id in 0..most {
+        found.push(ledger.get(&key(id.to_be_bytes())).await.unwrap());
+    }
+    let length = found.iter().take_while(|entry| entry.is_some()).count();
+    assert!(found[length..].iter().all(Option::is_none), "a gap after {length}");
+    assert!(found[..length].iter().flatten().all(|entry| entry.claim.is_some()));
+    u32::try_from(length).unwrap()
+}
+
+fn config(path: &Path) -> config::Ledger {
+    let store = config::LedgerStore::File(path.to_owned());
+    config::Ledger { store, retention: ROOMY.retention, max_entries: ROOMY.max_entries }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+#[tokio::test]
+async fn file_does_what_every_store_does() {
+    let folder = Folder::new();
+    suite(async |limits, clock| {
+        let path = folder.file(&fastrand::u64(..).to_string());
+        Arc::new(SqliteLedger::open(&path, limits, clock).await.unwrap()) as _
+    })
+    .await;
+    let path = folder.file("durable");
+    durable_suite(async |clock| Arc::new(SqliteLedger::open(&path, ROOMY, clock).await.unwrap()) as _).await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn file_is_like_the_model_however_often_it_is_opened(steps in steps()) {
+        block_on(async {
+            let (folder, clock, mut model) = (Folder::new(), FakeClock::new(), Model::default());
+            let path = folder.file("ledger");
+            let open = async || SqliteLedger::open(&path, TIGHT, clock.clock()).await.unwrap();
+            let mut ledger = open().await;
+            for step in &steps {
+                if step.reopen {
+                    drop(ledger);
+                    ledger = open().await;
+                }
+                model.step(step, &ledger, &clock, TIGHT, 1).await;
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn file_has_one_owner_at_a_time_and_is_free_after_it() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    let ledger = open(&path).await;
+    let said = refused(&path).await;
+    assert!(
+        said.contains(&format!("file {}: another process has it open; stop the other worker", path.display())),
+        "{said}"
+    );
+    assert_eq!(inspect(&path).unwrap(), Found::Held(0));
+    put(&ledger, 0).await.unwrap();
+    drop(ledger);
+    assert_eq!(inspect(&path).unwrap(), Found::Ledger(1));
+    assert_eq!(prefix(&open(&path).await, 2).await, 1);
+}
+
+#[tokio::test]
+async fn files_are_for_their_owner_alone_to_read() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    let ledger = open(&path).await;
+    put(&ledger, 0).await.unwrap();
+    for suffix in ["", "-wal", "-shm", ".lock"] {
+        let mode = fs::metadata(beside(&path, suffix)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{suffix}");
+    }
+    drop(ledger);
+    assert!(!beside(&path, "-wal").exists(), "a clean end leaves one file");
+}
+
+/// How many transactions the -wal file holds: frames that say how large the file is after them (SQLite's file format, 4.1).
+fn commits(path: &Path) -> usize {
+    const HEADER: usize = 32;
+    const FRAME: usize = 24 + 4096;
+    let wal = fs::read(beside(path, "-wal")).unwrap();
+    let frames = wal[HEADER..].chunks(FRAME);
+    frames.filter(|frame| frame[4..8] != [0; 4]).count()
+}
+
+#[tokio::test]
+async fn changes_that_come_together_share_a_commit() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    let ledger = open(&path).await;
+    let before = commits(&path);
+    join_all((0..200).map(|id| put(&ledger, id))).await;
+    let after = commits(&path);
+    assert!((before + 1..before + 20).contains(&after), "{} commits for 200 changes", after - before);
+    put(&ledger, 200).await.unwrap();
+    assert_eq!(commits(&path), after + 1);
+}
+
+#[tokio::test]
+async fn copy_that_another_program_made_beside_the_work_is_a_ledger() {
+    let folder = Folder::new();
+    let (path, copy) = (folder.file("ledger"), folder.file("copy"));
+    let ledger = open(&path).await;
+    join_all((0..100).map(|id| put(&ledger, id))).await;
+    shell(&path).execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
+    join_all((100..200).map(|id| put(&ledger, id))).await;
+    let restored = open(&copy).await;
+    assert_eq!(restored.about(), ledger.about());
+    assert_eq!(prefix(&restored, 200).await, 100);
+    assert_eq!(prefix(&ledger, 300).await, 200);
+}
+
+#[tokio::test]
+async fn renewed_ledger_has_another_id_and_proves_nothing() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    let renew = async || renew_id(&config(&path), FakeClock::new().clock()).await;
+    let error = renew().await.unwrap_err().to_string();
+    assert!(error.contains("there is no such file") && !path.exists(), "{error}");
+
+    let fixture = open_fixture(&path).await;
+    fixture.create("a", 1).await;
+    let proven = crate::ledger::About { proves_unsent: true, epoch: 4, ..fixture.ledger.about() };
+    fixture.ledger.set_about(proven.clone()).await.unwrap();
+    let error = renew().await.unwrap_err().to_string();
+    assert!(error.contains("another process has it open"), "{error}");
+    assert_eq!(fixture.ledger.reload_about().await.unwrap(), proven);
+    drop(fixture);
+
+    let (old, new) = renew().await.unwrap();
+    assert_eq!(old, proven);
+    assert_ne!(new.id, old.id);
+    assert_eq!((new.proves_unsent, new.epoch), (false, 5));
+    let fixture = open_fixture(&path).await;
+    assert_eq!(fixture.ledger.about(), new);
+    assert!(fixture.is_created("a").await);
+}
+
+#[tokio::test]
+async fn reader_sees_what_was_written_and_makes_nothing() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    let error = ReadOnlyLedger::open(&config(&path)).await.err().unwrap();
+    assert!(error.contains("there is no such file"), "{error}");
+    assert_eq!(inspect(&path).unwrap(), Found::Nothing);
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
+
+    let fixture = open_fixture(&path).await;
+    fixture.create("a", 1).await;
+    let reader = ReadOnlyLedger::open(&config(&path)).await.unwrap();
+    fixture.create("b", 2).await;
+    let keys = [key("a"), key("c"), key("b")];
+    let expected = vec![fixture.get("a").await, None, fixture.get("b").await];
+    let about = fixture.ledger.about();
+    let lookup = reader.get(&keys).await.unwrap();
+    assert_eq!((&lookup.entries, &lookup.about), (&expected, &about));
+    drop(fixture);
+    let lookup = reader.get(&keys).await.unwrap();
+    assert_eq!((lookup.entries, lookup.about), (expected, about));
+    assert!(!beside(&path, "-wal").exists() && !beside(&path, "-shm").exists());
+}
+
+#[tokio::test]
+async fn places_where_no_ledger_can_be_say_why_and_what_to_do() {
+    let folder = Folder::new();
+    let said = refused(&folder.file("missing/ledger")).await;
+    assert!(said.contains("its folder does not exist; make the folder, or correct ledger.url"), "{said}");
+    let said = refused(&folder.0).await;
+    assert!(said.contains("it is a folder; name a file in ledger.url"), "{said}");
+    let odd = folder.file("a ?mode=ro&x#y%25 'ñ'");
+    put(&open(&odd).await, 0).await.unwrap();
+    let reader = ReadOnlyLedger::open(&config(&odd)).await.unwrap();
+    assert!(reader.get(&[key(0_u32.to_be_bytes())]).await.unwrap().entries[0].is_some());
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 2, "the file and its lock");
+}
+
+#[tokio::test]
+async fn lock_of_another_program_is_waited_for_and_named() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    let ledger = open(&path).await;
+    let shell = shell(&path);
+    shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let errors = join_all((0..3).map(|id| put(&ledger, id))).await;
+    for error in errors {
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("another program has locked it; end the other program's transaction"), "{error}");
+    }
+    assert_eq!(prefix(&ledger, 3).await, 0, "reading goes on, and nothing was written");
+    // One that is held for less than two seconds is no failure.
+    let (waiting, ()) = tokio::join!(put(&ledger, 0), async { shell.execute_batch("COMMIT").unwrap() });
+    waiting.unwrap();
+    drop(ledger);
+
+    shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let said = refused(&path).await;
+    assert!(said.contains("another program has locked it"), "{said}");
+    shell.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(prefix(&open(&path).await, 3).await, 1);
+}
+
+#[tokio::test]
+async fn full_disk_is_named_and_work_goes_on_when_there_is_room() {
+    use super::store::{Store, Task};
+    let folder = Folder::new();
+    let place = super::place::Place::of(&folder.file("ledger"));
+    let mut store = Store::open(&place, ROOMY, FakeClock::new().clock()).unwrap();
+    let claims = |ids: std::ops::Range<u32>| -> Vec<Task> {
+        let claim = |id: u32| Change::Claim { expected: None, new: first(id.into(), FakeClock::new().now()) };
+        ids.map(|id| Task::Change {
+            key: key(id.to_be_bytes()),
+            change: claim(id),
+            reply: tokio::sync::oneshot::channel().0,
+        })
+        .collect()
+    };
+    store.carry_out(&claims(0..10)).unwrap();
+    store.connection.pragma_update(None, "max_page_count", 1).unwrap();
+    let error = store.carry_out(&claims(10..1000)).err().unwrap().to_string();
+    assert!(error.contains("the disk is full; make room on the disk, or lower ledger.max_entries"), "{error}");
+    assert_eq!(store.entries(), 10, "nothing of the batch was done");
+    store.connection.pragma_update(None, "max_page_count", u32::MAX - 1).unwrap();
+    store.carry_out(&claims(10..500)).unwrap();
+    assert_eq!(store.entries(), 500);
+    drop(store);
+    assert_eq!(prefix(&open(&place.path).await, 1000).await, 500);
+}
+
+#[tokio::test]
+async fn claim_of_another_result_is_no_failure_of_the_batch() {
+    let folder = Folder::new();
+    let fixture = open_fixture(&folder.file("ledger")).await;
+    fixture.claim("a", 1).await;
+    let now = fixture.clock.now();
+    let mixed = (0..40_u64).map(async |id| match id % 4 {
+        0 => drop(fixture.change("a", Change::Claim { expected: None, new: first(id, now) }).await),
+        1 => fixture.ledger.set_about(fixture.ledger.about()).await.unwrap(),
+        2 => drop(fixture.get("a").await),
+        _ => fixture.create(id.to_string(), id).await,
+    });
+    join_all(mixed).await;
+    fixture.finish("a", 1, AttemptResult::Created).await;
+    assert!(fixture.is_created("a").await);
+    assert_eq!(fixture.ledger.len(), 11);
+}

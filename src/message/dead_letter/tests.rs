@@ -21,7 +21,7 @@ fn written(failure: &Failure) -> Message {
     message.properties = message.properties.with_message_id("m-1".into());
     let state = RetryState { attempts: 1, possibly_created: true, ..RetryState::read(&message, None).0 };
     let at = Timestamp::UNIX_EPOCH;
-    let properties = properties(&message, &state, failure, "worker/1@host", at, FRAME);
+    let properties = properties(&message, &state, failure, Some("digest"), "worker/1@host", at, FRAME);
     arrived(properties, "wolkvox.tasks.dead")
 }
 

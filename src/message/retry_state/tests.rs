@@ -54,8 +54,6 @@ fn state() -> RetryState {
         first_attempt_at: Some("2026-07-30T09:00:00.123Z".parse().unwrap()),
         exchange: "tasks".to_owned(),
         routing_key: "new".to_owned(),
-        message_id: Some("ticket-17".to_owned()),
-        first_seen_at: Some("2026-07-30T08:59:59.999Z".parse().unwrap()),
         replays: 3,
         dropped: "x-large".to_owned(),
     }

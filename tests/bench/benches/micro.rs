@@ -14,10 +14,12 @@ use tokio::runtime::{Builder, Runtime};
 use wolkvox_task_worker::broker::Message;
 use wolkvox_task_worker::clock::Clock;
 use wolkvox_task_worker::config::{Config, Sources, UnknownFields};
-use wolkvox_task_worker::crm::classify::{HttpResult, Classified, Reply, classify};
-use wolkvox_task_worker::ledger::file::FileLedger;
+use wolkvox_task_worker::crm::classify::{Classified, HttpResult, Reply, classify};
 use wolkvox_task_worker::ledger::memory::MemoryLedger;
-use wolkvox_task_worker::ledger::{Closing, Digest, Key, Ledger, Limits, Record};
+use wolkvox_task_worker::ledger::sqlite::SqliteLedger;
+use wolkvox_task_worker::ledger::{
+    AttemptResult, Change, Claim, ClaimId, Digest, Key, Ledger, Limits, NewClaim, Owner,
+};
 use wolkvox_task_worker::message::mapper::{Mapped, Mapper};
 use wolkvox_task_worker::message::payload::Mapping;
 use wolkvox_task_worker::message::retry_state::RetryState;
@@ -108,8 +110,8 @@ fn map_a_message((mapper, message, state): (Mapper, Message, RetryState)) -> Map
     mapper.map(black_box(&message), &state, Timestamp::UNIX_EPOCH).expect("a task")
 }
 
-fn reply(status: u16, body: &str) -> Answer {
-    Answer::Reply(Reply { status, retry_after: None, body: body.as_bytes().to_vec() })
+fn reply(status: u16, body: &str) -> HttpResult {
+    HttpResult::Reply(Reply { status, retry_after: None, body: body.as_bytes().to_vec() })
 }
 
 #[library_benchmark]
@@ -124,14 +126,14 @@ fn classify_a_reply(answer: HttpResult) -> Classified {
 const TOGETHER: usize = 64;
 
 /// A ledger, ready.
-struct Books {
+struct Fixture {
     runtime: Runtime,
     ledger: Arc<dyn Ledger>,
     keys: Vec<Key>,
     folder: Option<PathBuf>,
 }
 
-impl Drop for Books {
+impl Drop for Fixture {
     fn drop(&mut self) {
         if let Some(folder) = &self.folder {
             let _ = std::fs::remove_dir_all(folder);
@@ -139,9 +141,9 @@ impl Drop for Books {
     }
 }
 
-fn books(ledger: impl Ledger + 'static, runtime: Runtime, folder: Option<PathBuf>, messages: usize) -> Books {
+fn fixture(ledger: impl Ledger + 'static, runtime: Runtime, folder: Option<PathBuf>, messages: usize) -> Fixture {
     let keys = (0..messages).map(|number| Key::new("queue", "operation", format!("message-{number}"))).collect();
-    Books { runtime, ledger: Arc::new(ledger), keys, folder }
+    Fixture { runtime, ledger: Arc::new(ledger), keys, folder }
 }
 
 const LIMITS: Limits = Limits { retention: Duration::from_secs(604_800), max_entries: 1_000_000 };
@@ -150,23 +152,23 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-fn memory() -> Books {
-    books(MemoryLedger::new(LIMITS, Clock::system()), runtime(), None, TOGETHER)
+fn memory() -> Fixture {
+    fixture(MemoryLedger::new(LIMITS, Clock::system()), runtime(), None, TOGETHER)
 }
 
-fn file() -> Books {
+fn file() -> Fixture {
     let (runtime, folder) = (runtime(), std::env::temp_dir().join(format!("bench.{}", std::process::id())));
     std::fs::create_dir_all(&folder).expect("a folder");
-    let path = folder.join("ledger.redb");
-    let ledger = runtime.block_on(FileLedger::open(&path, LIMITS, Clock::system())).expect("a file");
-    books(ledger, runtime, Some(folder), 64 * TOGETHER)
+    let path = folder.join("ledger.db");
+    let ledger = runtime.block_on(SqliteLedger::open(&path, LIMITS, Clock::system())).expect("a file");
+    fixture(ledger, runtime, Some(folder), 64 * TOGETHER)
 }
 
 #[library_benchmark]
 #[bench::memory(memory())]
-fn ledger_of_64_messages(books: Books) -> Books {
-    succeed(&books);
-    books
+fn ledger_of_64_messages(fixture: Fixture) -> Fixture {
+    succeed(&fixture);
+    fixture
 }
 
 /// From the start of the process to its end: the file's work is done on threads of its own.
@@ -178,21 +180,30 @@ fn with_all_threads() -> LibraryBenchmarkConfig {
 
 #[library_benchmark(config = with_all_threads())]
 #[bench::file(file())]
-fn ledger_of_4096_messages(books: Books) {
-    succeed(&books);
+fn ledger_of_4096_messages(fixture: Fixture) {
+    succeed(&fixture);
 }
 
-/// What the worker asks and tells of each message that succeeds, so many together.
-fn succeed(books: &Books) {
-    let one = async |key: &Key| {
-        let (digest, now) = (Digest([7; 32]), Timestamp::UNIX_EPOCH);
-        books.ledger.look(key).await.expect("read");
-        books.ledger.record(key, digest, Record::Intend { attempts: 1 }, now).await.expect("written");
-        let close = Record::Close { result: Closing::Created, attempts: 1 };
-        books.ledger.record(key, digest, close, now).await.expect("written");
+/// What the worker writes for each message that succeeds, so many together: the claim and the result.
+fn succeed(fixture: &Fixture) {
+    let one = async |(id, key): (u64, &Key)| {
+        let (digest, at, claim) = (Digest([7; 32]), Timestamp::UNIX_EPOCH, ClaimId(id));
+        let new = NewClaim {
+            claim: Claim { id: claim, owner: Owner(1), at },
+            digest,
+            attempts: 1,
+            in_doubt: false,
+            reset: false,
+            replay: None,
+            epoch: 0,
+        };
+        fixture.ledger.change(key, Change::Claim { expected: None, new }).await.expect("written");
+        let result = AttemptResult::Created;
+        let finish = Change::Finish { id: claim, digest, result, attempts: 1, at, epoch: 0 };
+        fixture.ledger.change(key, finish).await.expect("written");
     };
-    for keys in books.keys.chunks(TOGETHER) {
-        books.runtime.block_on(futures_util::future::join_all(keys.iter().map(one)));
+    for keys in fixture.keys.chunks(TOGETHER) {
+        fixture.runtime.block_on(futures_util::future::join_all((0..).zip(keys).map(one)));
     }
 }
 

@@ -1,0 +1,173 @@
+//! Files that are not as this code left them.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
+
+use super::{Folder, ROOMY, config, open, open_fixture, prefix, put, refused, shell};
+use crate::clock::Clock;
+use crate::ledger::Ledger;
+use crate::ledger::read_only::ReadOnlyLedger;
+use crate::ledger::sqlite::SqliteLedger;
+use crate::ledger::suite::key;
+
+const PAGE: u64 = 4096;
+
+/// Fills pages with random bytes.
+fn scribble(path: &Path, pages: impl Iterator<Item = u64>) {
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    for page in pages {
+        let bytes: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(4096).collect();
+        file.write_all_at(&bytes, page * PAGE).unwrap();
+    }
+}
+
+fn pages(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().len() / PAGE
+}
+
+#[tokio::test]
+async fn damage_of_a_small_file_is_found_at_start() {
+    let folder = Folder::new();
+    let whole = folder.file("whole");
+    let ledger = open(&whole).await;
+    join_all((0..500).map(|id| put(&ledger, id))).await;
+    drop(ledger);
+    let count = pages(&whole);
+    assert!(count > 10, "{count} pages");
+    for page in 0..count {
+        let path = folder.file(&page.to_string());
+        fs::copy(&whole, &path).unwrap();
+        scribble(&path, std::iter::once(page));
+        let said = refused(&path).await;
+        assert!(said.contains("it is damaged") && said.contains("renew-id"), "page {page}: {said}");
+        assert!(said.contains(&path.display().to_string()), "{said}");
+    }
+    // Cut off, as by a copy that was not completed.
+    let cut = folder.file("cut");
+    fs::copy(&whole, &cut).unwrap();
+    OpenOptions::new().write(true).open(&cut).unwrap().set_len(count / 2 * PAGE).unwrap();
+    let said = refused(&cut).await;
+    assert!(said.contains("it is damaged"), "{said}");
+    let text = folder.file("text");
+    fs::write(&text, "no database at all\n".repeat(300)).unwrap();
+    let said = refused(&text).await;
+    assert!(said.contains("it is damaged: it is no SQLite database"), "{said}");
+    // Nothing of it was changed.
+    assert!(fs::read_to_string(&text).unwrap().starts_with("no database"));
+}
+
+#[tokio::test]
+async fn damage_of_a_large_file_is_found_beside_the_work() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    drop(open(&path).await);
+    let filler = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40000)
+        INSERT INTO entry SELECT randomblob(16), i, randomblob(32), 'created', 0, NULL, NULL, NULL, 1, 0, NULL, NULL, 0,
+        1700000000000, 0 FROM n";
+    shell(&path).execute_batch(filler).unwrap();
+    // A whole file of that size stays usable.
+    let ledger = open(&path).await;
+    assert_eq!(ledger.len(), 40_000);
+    put(&ledger, 0).await.unwrap();
+    drop(ledger);
+
+    assert!(pages(&path) > 1024, "{} pages", pages(&path));
+    // Leaves of the table (SQLite's file format, 1.6), which nobody reads at the start.
+    let leaves: Vec<u64> = (0..)
+        .zip(fs::read(&path).unwrap().chunks(4096))
+        .filter(|(_, page)| page[0] == 0x0d)
+        .map(|(number, _)| number)
+        .collect();
+    scribble(&path, leaves[leaves.len() - 40..].iter().copied());
+    let ledger =
+        SqliteLedger::open(&path, ROOMY, Clock::system()).await.expect("the start does not wait for the check");
+    let found = async {
+        loop {
+            match ledger.get(&key("some")).await {
+                Ok(_) => sleep(Duration::from_millis(5)).await,
+                Err(error) => return error.to_string(),
+            }
+        }
+    };
+    let error = timeout(Duration::from_secs(60), found).await.unwrap();
+    assert!(error.contains("it is damaged"), "{error}");
+    let error = put(&ledger, 1).await.unwrap_err().to_string();
+    assert!(error.contains("it is damaged") && error.contains("restore a backup"), "{error}");
+}
+
+#[tokio::test]
+async fn damaged_row_is_found_by_its_checksum_and_hurts_no_other() {
+    let folder = Folder::new();
+    for change in [
+        "attempts = attempts + 1",
+        "version = version + 1",
+        "digest = zeroblob(32)",
+        "digest = x'00'",
+        "result = 'created'",
+        "result = 'nothing known'",
+        "doubted = 1 - doubted",
+        "claim_id = NULL",
+        "claim_owner = claim_owner + 1",
+        "claim_at = claim_at - 1",
+        "orphans = 4",
+        "epoch = 9",
+        "at = at + 1",
+        "at = 9223372036854775807",
+        "attempts = -1",
+        "replay_count = 3, replay_failed_at = 'x'",
+        "checksum = checksum + 1",
+    ] {
+        let path = folder.file(&fastrand::u64(..).to_string());
+        let ledger = open(&path).await;
+        join_all((0..20).map(|id| put(&ledger, id))).await;
+        drop(ledger);
+        let damaged = key(7_u32.to_be_bytes());
+        shell(&path).execute(&format!("UPDATE entry SET {change} WHERE key = ?1"), [damaged.as_bytes()]).unwrap();
+
+        let ledger = open(&path).await;
+        // All in one batch.
+        let answers = join_all((0..40).map(|id| put(&ledger, id))).await;
+        for (id, answer) in answers.into_iter().enumerate() {
+            assert_eq!(answer.is_err(), id == 7, "{change}: {id}: {answer:?}");
+        }
+        let error = ledger.get(&damaged).await.unwrap_err().to_string();
+        assert!(error.contains("it is damaged") && error.contains(&damaged.to_string()), "{change}: {error}");
+        let reader = ReadOnlyLedger::open(&config(&path)).await.unwrap();
+        assert!(reader.get(&[damaged]).await.is_err(), "{change}");
+        assert!(reader.get(&[key(8_u32.to_be_bytes())]).await.is_ok(), "{change}");
+    }
+}
+
+#[tokio::test]
+async fn files_of_other_programs_and_versions_are_refused_unchanged() {
+    let folder = Folder::new();
+    let ours = folder.file("ours");
+    drop(open(&ours).await);
+    shell(&ours).pragma_update(None, "user_version", 2).unwrap();
+    let others = folder.file("others");
+    // Another program may have the same version number.
+    shell(&others).execute_batch("CREATE TABLE person (name TEXT); PRAGMA user_version = 1").unwrap();
+    let unversioned = folder.file("unversioned");
+    shell(&unversioned).execute_batch("CREATE TABLE entry (key BLOB)").unwrap();
+    for (path, expected) in [
+        (ours, "it has format 2, and this version knows format 1; run the version that wrote it"),
+        (others, "it is an SQLite database, but not a ledger of this worker; name another file"),
+        (unversioned, "it is an SQLite database, but not a ledger of this worker; name another file"),
+    ] {
+        let before = fs::read(&path).unwrap();
+        for said in [refused(&path).await, ReadOnlyLedger::open(&config(&path)).await.err().unwrap()] {
+            assert!(said.contains(expected), "{said}");
+        }
+        assert_eq!(fs::read(&path).unwrap(), before, "{}", path.display());
+    }
+    let empty = folder.file("empty");
+    fs::write(&empty, "").unwrap();
+    let fixture = open_fixture(&empty).await;
+    fixture.create("a", 1).await;
+    assert_eq!(prefix(&*fixture.ledger, 1).await, 0);
+}

@@ -1,0 +1,215 @@
+//! A process of its own that writes a ledger until it is killed, or may write no more.
+#![expect(clippy::disallowed_methods, reason = "the environment says what a child process of a test does")]
+
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Lines};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
+
+use super::{Folder, ROOMY, config, open, prefix, put, refused};
+use crate::clock::Clock;
+use crate::ledger::Ledger;
+use crate::ledger::read_only::ReadOnlyLedger;
+use crate::ledger::sqlite::SqliteLedger;
+use crate::ledger::suite::key;
+
+const PATH: &str = "WTW_TEST_LEDGER_PATH";
+/// How many changes the child makes at a time.
+const TOGETHER: u32 = 8;
+
+/// Not a test of its own: what the child does.
+#[tokio::test]
+async fn child() {
+    let Ok(path) = std::env::var(PATH) else {
+        return;
+    };
+    // A child that nobody stops ends by itself.
+    let _ = timeout(Duration::from_secs(60), write(Path::new(&path))).await;
+}
+
+async fn write(path: &Path) {
+    let ledger = match SqliteLedger::open(path, ROOMY, Clock::system()).await {
+        Ok(ledger) => ledger,
+        Err(error) => return println!("\nrefused {error}"),
+    };
+    println!("\nopened");
+    let from = u32::try_from(ledger.len()).unwrap();
+    for first in (from..).step_by(TOGETHER as usize) {
+        join_all((first..first + TOGETHER).map(async |id| {
+            while let Err(error) = put(&ledger, id).await {
+                println!("\nfailed {error}");
+                sleep(Duration::from_millis(20)).await;
+            }
+            println!("\nkept {id}");
+        }))
+        .await;
+    }
+}
+
+struct Writer {
+    child: Child,
+    said: Lines<BufReader<ChildStdout>>,
+}
+
+impl Writer {
+    fn start(path: &Path) -> Self {
+        Self::start_by(Command::new("env"), path)
+    }
+
+    /// `command` runs its arguments in some environment.
+    fn start_by(mut command: Command, path: &Path) -> Self {
+        let name = concat!(module_path!(), "::child").split_once("::").unwrap().1;
+        let mut child = command
+            .arg(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--nocapture"])
+            .env(PATH, path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, said }
+    }
+
+    /// The next line that begins with `word`; the pipe ends when the child does.
+    fn hear(&mut self, word: &str) -> Option<String> {
+        let mut lines = self.said.by_ref().map_while(Result::ok);
+        lines.find_map(|line| Some(line.strip_prefix(word)?.to_owned()))
+    }
+
+    fn kept(&mut self) -> Option<u32> {
+        self.hear("kept ").map(|id| id.parse().unwrap())
+    }
+
+    /// Ends it at once; what it had said until then.
+    fn kill(mut self) -> Vec<u32> {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        std::iter::from_fn(|| self.kept()).collect()
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn killed_process_leaves_all_it_said_it_kept() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    let mut before = 0;
+    for _ in 0..5 {
+        let mut writer = Writer::start(&path);
+        let enough = fastrand::usize(1..60);
+        let mut kept: Vec<u32> = (0..enough).map(|_| writer.kept().unwrap()).collect();
+        kept.extend(writer.kill());
+        let said = kept.iter().max().unwrap() + 1;
+        let ledger = open(&path).await;
+        let found = u32::try_from(ledger.len()).unwrap();
+        // What was written together may be there before it was said.
+        assert_eq!(prefix(&ledger, found + TOGETHER).await, found);
+        assert!(found >= before + u32::try_from(kept.len()).unwrap(), "{found} < {before} + {}", kept.len());
+        assert!(found >= said && found <= said + 2 * TOGETHER, "{found} for {said}");
+        before = found;
+    }
+}
+
+#[tokio::test]
+async fn file_of_another_process_is_refused_until_that_is_killed() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    let mut writer = Writer::start(&path);
+    writer.hear("opened").unwrap();
+    let said = refused(&path).await;
+    assert!(said.contains("another process has it open"), "{said}");
+    writer.kept().unwrap();
+    writer.kill();
+    assert!(!open(&path).await.is_empty());
+}
+
+#[tokio::test]
+async fn another_process_reads_while_the_worker_writes() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    let mut writer = Writer::start(&path);
+    writer.kept().unwrap();
+    let reader = ReadOnlyLedger::open(&config(&path)).await.unwrap();
+    for _ in 0..200 {
+        let kept = writer.kept().unwrap();
+        let lookup = reader.get(&[key(kept.to_be_bytes())]).await.unwrap();
+        assert!(lookup.entries[0].is_some(), "{kept}");
+    }
+    let last = writer.kill().into_iter().max().unwrap_or(0);
+    // What a killed worker left in the -wal file is read, too.
+    assert!(reader.get(&[key(last.to_be_bytes())]).await.unwrap().entries[0].is_some());
+}
+
+#[tokio::test]
+async fn process_that_may_write_no_more_goes_on_when_it_may() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    // In units of 512 or 1024 bytes, whichever the shell has. Without the trap the first byte too many kills the child.
+    let mut limited = Command::new("sh");
+    limited.args(["-c", r#"trap "" XFSZ; ulimit -S -f 1000; exec "$@""#, "sh"]);
+    let mut writer = Writer::start_by(limited, &path);
+    let error = writer.hear("failed ").unwrap();
+    assert!(
+        error.contains(&format!("ledger file {}: ", path.display())) && error.contains("look at the disk"),
+        "{error}"
+    );
+    let lifted = Command::new("prlimit").args(["--fsize=unlimited", "--pid", &writer.child.id().to_string()]).status();
+    assert!(lifted.unwrap().success());
+    let first = writer.kept().unwrap();
+    let mut kept: Vec<u32> = (0..100).map(|_| writer.kept().unwrap()).collect();
+    kept.extend(writer.kill());
+    let said = kept.iter().max().unwrap() + 1;
+    let ledger = open(&path).await;
+    let found = u32::try_from(ledger.len()).unwrap();
+    assert!(first < said && found >= said);
+    assert_eq!(prefix(&ledger, found + TOGETHER).await, found);
+}
+
+/// Runs its arguments without root's right to pass over permissions.
+fn unprivileged() -> Command {
+    let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
+    let mut command = Command::new(if is_root { "setpriv" } else { "env" });
+    if is_root {
+        command.args(["--bounding-set=-all", "--inh-caps=-all"]);
+    }
+    command
+}
+
+#[tokio::test]
+async fn file_and_folder_that_may_not_be_written_say_so() {
+    let folder = Folder::new();
+    let path = folder.file("ledger");
+    let allow = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    let refusal = || Writer::start_by(unprivileged(), &path).hear("refused ").unwrap();
+    allow(&folder.0, 0o500);
+    let said = refusal();
+    assert!(said.contains("permission denied; let the worker's user read and write the file and its folder"), "{said}");
+    allow(&folder.0, 0o700);
+    put(&open(&path).await, 0).await.unwrap();
+    allow(&path, 0o400);
+    let said = refusal();
+    assert!(said.contains("permission denied; let the worker's user read and write"), "{said}");
+    allow(&path, 0o600);
+    allow(&folder.0, 0o500);
+    let said = refusal();
+    assert!(
+        said.contains(
+            "it cannot be written; mount it writable, and let the worker's user write the file and its folder"
+        ),
+        "{said}"
+    );
+    allow(&folder.0, 0o700);
+    let mut writer = Writer::start_by(unprivileged(), &path);
+    assert_eq!(writer.kept(), Some(1));
+}
