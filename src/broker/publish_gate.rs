@@ -48,7 +48,7 @@ impl PublishGate {
     }
 
     /// A publish was confirmed.
-    pub(super) fn open(&self) {
+    pub fn open(&self) {
         self.closed.send_if_modified(|now| now.take_if(|closed| !closed.is_final).is_some());
     }
 

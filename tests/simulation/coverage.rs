@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use wolkvox_task_worker::crm::classify::Outcome;
-use wolkvox_task_worker::gate::Closed;
-use wolkvox_task_worker::message::disposition::Disposition;
-use wolkvox_task_worker::message::failure::Kind;
+use wolkvox_task_worker::gate::BlockReason;
 
-use crate::invariants::Leave;
-use crate::schedule::{CONFIRMS, Confirm, FAULTS, Fault, NATURES, Nature, What};
+use crate::invariants::ledgers::RECORDS;
+use crate::invariants::requests::Sent;
+use crate::ledger::{FAILURES, Failure};
+use crate::script::{CONFIRMS, Confirm, FAULTS, Fault, NATURES, Nature, What};
 
 /// Something that can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,66 +19,105 @@ pub(crate) enum Met {
     Fault(Fault),
     /// A publish that ended so.
     Publish(Confirm),
-    /// A request about such a subject, or its dead letter.
+    /// A message about such a subject.
     Nature(Nature),
-    /// What a living worker was told of a request that left so.
-    Told(Outcome, Leave),
+    /// What a living worker was told of a request that was sent so.
+    Told(Outcome, Sent),
     /// The gate closed, for this reason.
-    Closed(Closed),
+    Closed(BlockReason),
     /// The gate opened, having been closed for this reason.
-    Opened(Closed),
+    Opened(BlockReason),
     /// A delivery that ended so.
     Settled(&'static str),
     /// A dead letter of this kind.
     Died(&'static str),
-    /// A record, and whether it was taken where its answer was lost.
-    Record(&'static str, Option<bool>),
+    /// An operation that was carried out, and whether its claim was open.
+    Record(&'static str, bool),
+    /// An operation that failed so.
+    LedgerFailed(Failure),
     /// What the ledger had when it was asked.
     Found(&'static str),
     /// Anything else.
     Case(Case),
 }
 
-/// What is met beside what has a name of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Case {
+/// The kinds of dead letters that can be met.
+pub(crate) const KINDS: [&str; 9] = [
+    "invalid_message",
+    "invalid_task",
+    "id_conflict",
+    "rejected",
+    "unavailable",
+    "unknown",
+    "expired",
+    "poison",
+    "too_large",
+];
+
+macro_rules! cases {
+    ($($(#[$meaning:meta])* $name:ident,)*) => {
+        /// What is met beside what has a name of its own.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub(crate) enum Case {
+            $($(#[$meaning])* $name,)*
+        }
+
+        const CASES: &[Case] = &[$(Case::$name,)*];
+    };
+}
+
+cases! {
     /// The broker took a delivery back.
     Redelivered,
-    /// The broker gave a delivery to another worker while the first one lived.
-    Split,
-    /// Two deliveries of one id were in a worker's hands.
-    Twins,
-    /// A delivery looked like a replay, and its id was not known as created.
+    /// Two deliveries of one id were with one worker.
+    SameIdTogether,
+    /// A delivery was a replay, and its id was not known as created,
     Replay,
-    /// The same, of an id that was known as created.
+    /// or was,
     ReplayOfCreated,
+    /// or was delivered before.
+    RedeliveredReplay,
     /// The broker never read an ack.
     AckLost,
-    /// The worker knew that its delivery was lost before it could settle it.
-    AckStale,
-    /// A worker knew that its delivery was lost while a request about it was out.
-    LostInFlight,
-    /// A worker died with an intent open.
-    DeathWithIntent,
-    /// A worker died with a request out.
-    DeathWithRequest,
-    /// A worker died when it was told of a request, before it could record it.
+    /// The worker knew that its delivery was gone before it could settle it.
+    AckTooLate,
+    /// A worker knew that its delivery was gone while it had a request open.
+    GoneInFlight,
+    /// A worker died when it was told of a request, before it could record it,
     DeathBeforeRecord,
-    /// A worker died between a copy's confirm and its ack.
+    /// or between a copy's confirm and its ack,
     DeathBeforeAck,
-    /// A worker died while it was stopping.
+    /// or while it was stopping.
     DeathAtStop,
-    /// A dead worker's request made its task.
-    MadeForTheDead,
-    /// The ledger did not take that a task was made.
-    CreatedUnrecorded,
-    /// An open intent that another worker left was looked at, younger than its request can take,
-    YoungIntent,
-    /// or older,
-    OldIntent,
-    /// or, the clock having been set back, not made yet.
-    IntentOfTheFuture,
-    /// The CRM told a token how long to wait.
+    /// A dead worker's request created its task.
+    CreatedForTheDead,
+    /// Two tasks were created for one message id,
+    TwoTasks,
+    /// also in strict mode, after a replay.
+    TwoTasksStrict,
+    /// A user was told that there may be two.
+    PossibleDuplicate,
+    /// A claim conflicted with what the ledger had.
+    Conflict,
+    /// A claim was taken for an orphan that had stood still for long enough,
+    OldOrphan,
+    /// or whose owner is known to be gone.
+    YoungOrphan,
+    /// A shared ledger was emptied while a worker used it.
+    EmptiedWhileUsed,
+    /// Another worker's ledger was the last one used for the queue.
+    OtherOwner,
+    /// The queue's owner could not be compared.
+    OwnerUnknown,
+    /// A ledger began to prove what was not sent,
+    Proves,
+    /// and stopped to.
+    ProofLost,
+    /// A worker stopped consuming since it could not publish.
+    StopsConsuming,
+    /// A probe ended without an answer.
+    ProbeWithoutAnswer,
+    /// The CRM told how long to wait.
     RetryAfter,
     /// A token's quota was used up,
     QuotaUsedUp,
@@ -86,41 +125,12 @@ pub(crate) enum Case {
     TokenRevoked,
     /// or more requests on it than the CRM takes, those of two workers together.
     TooManyAtATime,
-    /// A request about a message without an id,
+    /// A request about a message without an id.
     NoId,
-    /// or in strict mode.
-    Strict,
 }
 
-const CASES: [Case; 24] = [
-    Case::Redelivered,
-    Case::Split,
-    Case::Twins,
-    Case::Replay,
-    Case::ReplayOfCreated,
-    Case::AckLost,
-    Case::AckStale,
-    Case::LostInFlight,
-    Case::DeathWithIntent,
-    Case::DeathWithRequest,
-    Case::DeathBeforeRecord,
-    Case::DeathBeforeAck,
-    Case::DeathAtStop,
-    Case::MadeForTheDead,
-    Case::CreatedUnrecorded,
-    Case::YoungIntent,
-    Case::OldIntent,
-    Case::IntentOfTheFuture,
-    Case::RetryAfter,
-    Case::QuotaUsedUp,
-    Case::TokenRevoked,
-    Case::TooManyAtATime,
-    Case::NoId,
-    Case::Strict,
-];
-
 /// What a request can come to as a probe: all that a request can.
-const LEAVES: [Leave; 2] = [Leave::Open, Leave::Probe];
+const WAYS: [Sent; 2] = [Sent::Open, Sent::Probe];
 
 /// How often each was met.
 #[derive(Default)]
@@ -150,20 +160,22 @@ impl Coverage {
 
 /// All that is to be met.
 fn all() -> impl Iterator<Item = Met> {
-    let told = Outcome::ALL.into_iter().flat_map(|outcome| LEAVES.map(|leave| Met::Told(outcome, leave)));
-    let records = ["begin", "intend", "withdraw", "created", "not created", "unknown", "forget"];
-    let records =
-        records.into_iter().flat_map(|record| [None, Some(false), Some(true)].map(|f| Met::Record(record, f)));
+    let told = Outcome::ALL.into_iter().flat_map(|outcome| WAYS.map(|way| Met::Told(outcome, way)));
+    let records = RECORDS.into_iter().map(|record| Met::Record(record, true));
+    let late = [("withdrawn", true), ("withdrawn", false), ("created", false)];
+    let settled = ["created", "already_created", "retried", "held", "requeued", "rejected"];
     (What::NAMES.into_iter().map(Met::Event))
         .chain(FAULTS.map(Met::Fault))
         .chain(CONFIRMS.map(Met::Publish))
         .chain(NATURES.map(Met::Nature))
         .chain(told)
-        .chain(Closed::ALL.map(Met::Closed))
-        .chain(Closed::ALL.map(Met::Opened))
-        .chain(Disposition::NAMES.into_iter().filter(|name| *name != Disposition::DEAD_LETTERED).map(Met::Settled))
-        .chain(Kind::ALL.map(|kind| Met::Died(kind.as_str())))
+        .chain(BlockReason::ALL.map(Met::Closed))
+        .chain(BlockReason::ALL.map(Met::Opened))
+        .chain(settled.map(Met::Settled))
+        .chain(KINDS.map(Met::Died))
         .chain(records)
-        .chain(["nothing", "open", "closed", "unknown", "created", "poison", "failure"].map(Met::Found))
-        .chain(CASES.map(Met::Case))
+        .chain(late.map(|(record, is_open)| Met::Record(record, is_open)))
+        .chain(FAILURES.map(Met::LedgerFailed))
+        .chain(["nothing", "claimed", "not_created", "in_doubt", "created"].map(Met::Found))
+        .chain(CASES.iter().copied().map(Met::Case))
 }

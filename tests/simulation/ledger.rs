@@ -1,245 +1,338 @@
-//! A ledger that outlives the workers, is slow, and fails at times, having taken the record or not.
+//! Ledgers that outlive the workers, are slow, and fail at times: having carried the operation out, or not, or later.
 
 use std::collections::BTreeMap;
-use std::future::pending;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 use wolkvox_task_worker::broker::Message;
 use wolkvox_task_worker::clock::Clock;
 use wolkvox_task_worker::config;
 use wolkvox_task_worker::ledger::memory::MemoryLedger;
-use wolkvox_task_worker::ledger::{Digest, Entry, Key, Ledger, LedgerError, Limits, Record, State, open};
-use wolkvox_task_worker::worker::decide::POISON;
+use wolkvox_task_worker::ledger::{
+    About, Change, Changed, Digest, Entry, Key, KnownResult, Ledger, LedgerError, Limits, open,
+};
 
+use crate::clock::FakeClock;
 use crate::coverage::{Case, Met};
-use crate::invariants::Life as LifeNumber;
+use crate::invariants::{Truth, text};
 use crate::run::{OPERATION, QUEUE};
-use crate::schedule::{Game, Script, chance};
+use crate::schedule::chance;
+use crate::script::{Game, Ledgers, Script};
 use crate::world::{Life, World};
 
-/// No letter: what a worker asks of itself.
-const UNASKED: usize = usize::MAX;
+/// Chance plays for what is about no message by this number.
+const ABOUT: usize = usize::MAX;
 
-/// The store that all workers share.
-pub(crate) struct Vault {
+/// One ledger's contents.
+pub(crate) struct Store {
     inner: MemoryLedger,
-    /// The letters' accounts by their key: one of the letters each.
-    letters: BTreeMap<Key, usize>,
-    state: Mutex<Disorder>,
+    pub(crate) number: usize,
+}
+
+/// How an operation fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Failure {
+    NotDone,
+    Done,
+    /// It is carried out after its caller has gone on.
+    DoneLater,
+}
+
+pub(crate) const FAILURES: [Failure; 3] = [Failure::NotDone, Failure::Done, Failure::DoneLater];
+
+/// All ledgers of an episode.
+pub(crate) struct Stores {
+    place: Ledgers,
+    clocks: Vec<FakeClock>,
+    state: Mutex<State>,
 }
 
 #[derive(Default)]
-struct Disorder {
+struct State {
+    made: usize,
+    /// The store that is in each place now: one for all workers, or one for each.
+    stores: BTreeMap<usize, Arc<Store>>,
+    accounts: BTreeMap<Key, usize>,
     turns: BTreeMap<usize, u64>,
-    /// Whether failing records are taken, until when; of one worker, which can look all the same, or of all.
+    /// How operations fail, until when: for one worker, which can read all the same, or for all.
     weather: BTreeMap<Option<usize>, (bool, Instant)>,
-    /// Records whose answer was lost: given again, they count once.
-    taken: BTreeMap<usize, (Digest, Record, Timestamp)>,
-    /// When a worker's latest intent about a letter was made, where that failed: withdrawn, no other one is.
-    failed: BTreeMap<(LifeNumber, usize), Timestamp>,
 }
 
-impl Vault {
-    pub(crate) fn new(script: &Script, world: Weak<World>) -> Self {
-        let clock = Clock::new(move || world.upgrade().map_or(Timestamp::UNIX_EPOCH, |world| world.wall_time()));
-        let limits = Limits { retention: Duration::from_secs(7 * 86_400), max_entries: 1_000_000 };
-        let letters = script.letters.iter().rev();
-        let keys = letters.filter_map(|letter| Some((Key::new(QUEUE, OPERATION, letter.id.as_ref()?), letter.number)));
-        Self { inner: MemoryLedger::new(limits, clock), letters: keys.collect(), state: Mutex::default() }
+impl Stores {
+    pub(crate) fn new(script: &Script, truth: &Truth, true_clock: &FakeClock, clocks: &[FakeClock]) -> Self {
+        let place = script.setting.ledgers;
+        // Redis has a clock of its own.
+        let clocks = if place == Ledgers::Shared { vec![true_clock.clone()] } else { clocks.to_vec() };
+        let stores = Self { place, clocks, state: Mutex::default() };
+        for message in &script.messages {
+            if let Some(id) = &message.id {
+                stores.knows(id, truth.account_of(message.number));
+            }
+        }
+        stores
     }
 
-    /// Fails for one worker, or for all.
-    pub(crate) fn fails(&self, worker: Option<usize>, taken: bool, lasts: Duration) {
-        self.state().weather.insert(worker, (taken, Instant::now() + lasts));
-    }
-
-    /// The letter that an entry is about; none for the one with which a worker tries whether the store works.
-    fn letter(&self, key: &Key) -> Option<usize> {
-        self.letters.get(key).copied()
-    }
-
-    /// Whether it knows that this message's task was made.
-    pub(crate) fn is_created(&self, message: &Message) -> bool {
-        let entry = self.entry(message);
-        entry.is_some_and(|entry| entry.state == State::Created && entry.digest == Digest::of(&message.body))
-    }
-
-    /// Whether it has an open intent of this message.
-    pub(crate) fn is_open(&self, message: &Message) -> bool {
-        self.entry(message).is_some_and(|entry| entry.state == State::Open)
-    }
-
-    fn entry(&self, message: &Message) -> Option<Entry> {
-        let key = Key::new(QUEUE, OPERATION, message.id()?);
-        self.inner.look(&key).now_or_never().and_then(Result::ok).flatten()
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, Disorder> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic inside")
     }
 
-    /// Whether a worker withdraws an intent that is not there.
-    async fn withdraws_nothing(&self, life: LifeNumber, key: &Key, letter: usize, record: Record) -> bool {
-        let Some(at) = self.state().failed.get(&(life, letter)).copied() else { return false };
-        let found = self.inner.look(key).await.ok().flatten();
-        let there = found.is_some_and(|entry| entry.at.as_millisecond() == at.as_millisecond());
-        record == Record::Withdraw && !there
+    fn place(&self, worker: usize) -> usize {
+        if self.place == Ledgers::Shared { 0 } else { worker }
     }
 
-    /// Applies the record whose answer was lost, unless it is given again.
-    async fn catch_up(&self, key: &Key, letter: usize, given: Option<(Digest, Record)>) {
-        let pending = self.state().taken.remove(&letter);
-        if let Some((digest, record, at)) = pending.filter(|(digest, record, _)| given != Some((*digest, *record))) {
-            let _ = self.inner.record(key, digest, record, at).await;
+    /// A message of that account has this id.
+    pub(crate) fn knows(&self, id: &str, account: usize) {
+        self.state().accounts.insert(Key::new(QUEUE, OPERATION, id), account);
+    }
+
+    /// Fails for one worker, or for all.
+    pub(crate) fn fail(&self, worker: Option<usize>, is_done: bool, lasts: Duration) {
+        self.state().weather.insert(worker, (is_done, Instant::now() + lasts));
+    }
+
+    /// Forgets everything; a worker notices at its next start, or, where it is shared, at its next change.
+    pub(crate) fn lose(&self, worker: usize) {
+        self.state().stores.remove(&self.place(worker));
+    }
+
+    fn current(&self, worker: usize) -> Arc<Store> {
+        let place = self.place(worker);
+        let mut state = self.state();
+        if let Some(store) = state.stores.get(&place) {
+            return Arc::clone(store);
         }
+        state.made += 1;
+        let limits = Limits { retention: Duration::from_secs(7 * 86_400), max_entries: 1_000_000 };
+        let inner = MemoryLedger::new(limits, self.clocks[place].clock());
+        let about = About { id: format!("ledger-{}", state.made), ..inner.about() };
+        let _ = inner.set_about(about).now_or_never();
+        let store = Arc::new(Store { inner, number: state.made });
+        state.stores.insert(place, Arc::clone(&store));
+        store
+    }
+
+    /// Whether the worker's ledger says that this message's task was created.
+    pub(crate) fn is_created(&self, life: &Life, message: &Message) -> bool {
+        let id = text(message, "x-wtw-message-id").or_else(|| message.id().map(str::to_owned));
+        let (Some(id), Some(ledger)) = (id, life.ledger()) else { return false };
+        let entry = ledger.store().entry(&Key::new(QUEUE, OPERATION, id));
+        entry.is_some_and(|entry| entry.result == KnownResult::Created && entry.digest == Digest::of(&message.body))
+    }
+}
+
+impl Store {
+    pub(crate) fn entry(&self, key: &Key) -> Option<Entry> {
+        self.inner.get(key).now_or_never().and_then(Result::ok).flatten()
+    }
+
+    /// Carries an operation out, seen by the truth.
+    fn apply(&self, world: &World, life: &Life, key: &Key, account: usize, change: &Change) -> Changed {
+        let before = self.entry(key);
+        let changed = self.inner.change(key, change.clone()).now_or_never().and_then(Result::ok);
+        let is_exclusive = world.stores.place != Ledgers::Shared;
+        let after = self.entry(key);
+        world.truth().changed((self.number, is_exclusive), life.number, account, change, (before, after));
+        changed.expect("a memory ledger does not wait")
     }
 }
 
 /// The ledger as one worker reaches it.
-pub(crate) struct Desk {
-    pub(crate) world: Arc<World>,
-    pub(crate) life: Arc<Life>,
+pub(crate) struct FakeLedger {
+    world: Arc<World>,
+    life: Arc<Life>,
+    open: Mutex<(Arc<Store>, About)>,
 }
 
-impl Desk {
-    /// Waits as long as the store takes; some when it fails, with whether it takes the record all the same.
-    async fn ask(&self, letter: usize, writes: bool) -> Option<bool> {
-        let (world, vault) = (&self.world, &self.world.vault);
-        self.life.still().await;
-        if letter != UNASKED && world.book().asks(self.life.number, letter) {
-            pending::<()>().await;
+impl FakeLedger {
+    /// Opens the ledger of a worker that starts.
+    pub(crate) fn open(world: &Arc<World>, life: &Arc<Life>) -> Self {
+        if world.stores.place == Ledgers::Memory {
+            world.stores.lose(life.worker);
         }
-        let (fault, latency) = {
-            let mut state = vault.state();
-            let turn = state.turns.entry(letter).or_default();
+        let store = world.stores.current(life.worker);
+        let about = store.inner.about();
+        Self { world: Arc::clone(world), life: Arc::clone(life), open: Mutex::new((store, about)) }
+    }
+
+    fn opened(&self) -> MutexGuard<'_, (Arc<Store>, About)> {
+        self.open.lock().expect("no panic inside")
+    }
+
+    /// What it has open; a shared one that was emptied is another one.
+    pub(crate) fn store(&self) -> Arc<Store> {
+        if self.world.stores.place == Ledgers::Shared {
+            return self.world.stores.current(self.life.worker);
+        }
+        Arc::clone(&self.opened().0)
+    }
+
+    /// Notices that a shared ledger was emptied, as Redis's ledger does with each change.
+    fn notice(&self) -> bool {
+        let store = self.store();
+        let mut opened = self.opened();
+        let is_other = opened.0.number != store.number;
+        if is_other {
+            *opened = (Arc::clone(&store), store.inner.about());
+        }
+        drop(opened);
+        if is_other {
+            self.world.truth().met(Met::Case(Case::EmptiedWhileUsed));
+            self.world.truth().unproven(self.life.number);
+        }
+        is_other
+    }
+
+    fn account(&self, key: &Key) -> usize {
+        self.world.stores.state().accounts[key]
+    }
+
+    /// Waits as long as the store takes; how it fails, if it does.
+    async fn ask(&self, account: usize, writes: bool) -> Option<Failure> {
+        let (world, stores) = (&self.world, &self.world.stores);
+        self.life.alive().await;
+        if account != ABOUT && world.truth().asks(self.life.number, account) {
+            std::future::pending::<()>().await;
+        }
+        let (failure, latency) = {
+            let mut state = stores.state();
+            let turn = state.turns.entry(account).or_default();
             *turn += 1;
-            let mut dice = world.script.dice(Game::Ledger, letter, *turn);
+            let mut dice = world.script.dice(Game::Ledger, account, *turn);
             let unlucky = !world.is_calm() && chance(&mut dice, world.script.setting.ledger_faults);
             let places = [Some(None), writes.then_some(Some(self.life.worker))];
             let mut weather = places.into_iter().flatten().filter_map(|place| state.weather.get(&place));
-            let weather = weather.find(|(_, until)| *until > Instant::now()).map(|(taken, _)| *taken);
-            let slow = if chance(&mut dice, 20) { 2_000 } else { 3 };
-            (weather.or_else(|| unlucky.then(|| dice.bool())), dice.u64(0..slow))
+            let weather = weather.find(|(_, until)| *until > Instant::now()).map(|(is_done, _)| *is_done);
+            let weather = weather.map(|is_done| if is_done { Failure::Done } else { Failure::NotDone });
+            let slow = if !world.is_calm() && chance(&mut dice, 20) { 3_500 } else { 3 };
+            let random = FAILURES[dice.usize(0..3)];
+            (weather.or_else(|| unlucky.then_some(random)), dice.u64(0..slow))
         };
         if latency > 0 {
             sleep(Duration::from_millis(latency)).await;
         }
-        self.life.still().await;
-        fault
+        self.life.alive().await;
+        failure
     }
 
-    fn note(&self, found: Option<&Entry>) {
-        let world = &self.world;
-        let mut book = world.book();
-        book.met(Met::Found(match found.map(|entry| entry.state) {
-            None => "nothing",
-            Some(State::Open) => "open",
-            Some(State::Closed) => "closed",
-            Some(State::Unknown) => "unknown",
-            Some(State::Created) => "created",
-        }));
-        let Some(entry) = found else { return };
-        if entry.open_intents >= POISON {
-            book.met(Met::Found("poison"));
+    async fn change_entry(&self, key: &Key, change: Change) -> Result<Changed, LedgerError> {
+        let (world, life, account) = (&self.world, &self.life, self.account(key));
+        world.truth().asked_to_change(life.number, account, &change);
+        let fault = self.ask(account, true).await;
+        if let Some(failure) = fault {
+            world.truth().met(Met::LedgerFailed(failure));
+            world.truth().ledger_failed(account, &change);
         }
-        if entry.state == State::Open {
-            let age = world.wall_time().duration_since(entry.at);
-            let patience = world.config.crm.request_timeout;
-            let case = if age.is_negative() {
-                Case::IntentOfTheFuture
-            } else if age.unsigned_abs() < patience {
-                Case::YoungIntent
-            } else {
-                Case::OldIntent
-            };
-            book.met(Met::Case(case));
-        }
+        self.notice();
+        let store = self.store();
+        let answer = match fault {
+            Some(Failure::NotDone) => Err(error()),
+            Some(Failure::DoneLater) => {
+                let (key, life, change) = (*key, Arc::clone(life), change.clone());
+                world.after(Duration::from_millis(1_500), move |world| {
+                    // A file has nothing on its way when its worker dies.
+                    if world.stores.place == Ledgers::Shared || !life.is_dead() {
+                        store.apply(&world, &life, &key, account, &change);
+                    }
+                });
+                Err(error())
+            }
+            Some(Failure::Done) => {
+                store.apply(world, life, key, account, &change);
+                Err(error())
+            }
+            None => Ok(store.apply(world, life, key, account, &change)),
+        };
+        let _ = world.dies(life);
+        life.alive().await;
+        world.truth().answered_change(life.number, account, &change, answer.as_ref().ok());
+        answer
     }
 }
 
-impl Ledger for Desk {
-    fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+impl Ledger for FakeLedger {
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
         async move {
-            let vault = &self.world.vault;
-            let letter = vault.letters[key];
-            if self.ask(letter, false).await.is_some() {
-                self.world.book().met(Met::Found("failure"));
-                return Err(failure());
+            let account = self.account(key);
+            if self.ask(account, false).await.is_some() {
+                return Err(error());
             }
-            vault.catch_up(key, letter, None).await;
-            let found = vault.inner.look(key).await;
-            if let Ok(found) = &found {
-                self.note(found.as_ref());
-            }
-            found
+            let found = self.store().entry(key);
+            self.world.truth().met(Met::Found(match &found {
+                None => "nothing",
+                Some(entry) if entry.claim.is_some() => "claimed",
+                Some(entry) => entry.result.as_str(),
+            }));
+            Ok(found)
         }
         .boxed()
     }
 
-    fn record<'a>(
-        &'a self,
-        key: &'a Key,
-        digest: Digest,
-        record: Record,
-        now: Timestamp,
-    ) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+    fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>> {
+        self.change_entry(key, change).boxed()
+    }
+
+    fn about(&self) -> About {
+        self.opened().1.clone()
+    }
+
+    fn reload_about(&self) -> BoxFuture<'_, Result<About, LedgerError>> {
         async move {
-            let vault = &self.world.vault;
-            let Some(letter) = vault.letter(key) else {
-                return self.ask(UNASKED, true).await.map_or(Ok(None), |_| Err(failure()));
-            };
-            let fault = self.ask(letter, true).await;
-            let life = self.life.number;
-            let intends = matches!(record, Record::Intend { .. } | Record::Begin { .. });
-            if fault == Some(false) {
-                if intends {
-                    vault.state().failed.insert((life, letter), now);
-                }
-                self.world.book().recorded(life, letter, record, Some(false));
-                return Err(failure());
+            if self.ask(ABOUT, false).await.is_some() {
+                return Err(error());
             }
-            vault.catch_up(key, letter, Some((digest, record))).await;
-            let nothing = vault.withdraws_nothing(life, key, letter, record).await;
-            let before = if nothing {
-                None
-            } else if fault.is_some() {
-                vault.state().taken.insert(letter, (digest, record, now));
-                None
-            } else {
-                vault.inner.record(key, digest, record, now).await?
-            };
-            if fault.is_some() && intends {
-                vault.state().failed.insert((life, letter), now);
-            } else if fault.is_none() {
-                vault.state().failed.remove(&(life, letter));
-            }
-            self.world.book().recorded(life, letter, record, fault);
-            self.world.dies(&self.life);
-            self.life.still().await;
-            fault.map_or(Ok(before), |_| Err(failure()))
+            self.notice();
+            let about = self.store().inner.about();
+            self.opened().1 = about.clone();
+            Ok(about)
         }
         .boxed()
+    }
+
+    fn set_about(&self, about: About) -> BoxFuture<'_, Result<(), LedgerError>> {
+        async move {
+            let fault = self.ask(ABOUT, true).await;
+            let is_emptied = self.notice();
+            if is_emptied || fault == Some(Failure::NotDone) {
+                return Err(error());
+            }
+            let store = self.store();
+            let owners = self.world.broker().owners.clone();
+            let before = self.world.delivered_before();
+            self.world.truth().proves(store.number, &store.inner.about(), &about, &owners, &before);
+            let _ = store.inner.set_about(about.clone()).await;
+            if fault.is_some() {
+                return Err(error());
+            }
+            if !about.proves_unsent {
+                self.world.truth().unproven(self.life.number);
+            }
+            self.opened().1 = about;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn is_exclusive(&self) -> bool {
+        self.world.stores.place != Ledgers::Shared
     }
 
     fn len(&self) -> u64 {
-        self.world.vault.inner.len()
+        0
     }
 }
 
 /// A failure as a store that is away has it.
-pub(crate) fn failure() -> LedgerError {
-    static FAILURE: OnceLock<LedgerError> = OnceLock::new();
+fn error() -> LedgerError {
+    static ERROR: OnceLock<LedgerError> = OnceLock::new();
     let away = || {
-        let store = config::LedgerStore::File("/nonexistent/ledger.redb".into());
-        let config = config::Ledger { store, url_file: None, retention: Duration::from_secs(1), max_entries: 1 };
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let store = config::LedgerStore::File("/nonexistent/ledger.db".into());
+        let config = config::Ledger { store, retention: Duration::from_secs(1), max_entries: 1 };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let opened = std::thread::spawn(move || runtime.block_on(open(&config, Clock::system())).err());
         opened.join().expect("no panic").expect("no such folder")
     };
-    FAILURE.get_or_init(away).clone()
+    ERROR.get_or_init(away).clone()
 }

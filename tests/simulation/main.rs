@@ -5,12 +5,16 @@
 #![cfg(test)]
 
 mod broker;
+mod clock;
 mod coverage;
 mod crm;
 mod invariants;
 mod ledger;
+mod reports;
 mod run;
 mod schedule;
+mod script;
+mod session;
 mod world;
 
 use std::sync::Once;
@@ -22,7 +26,7 @@ use crate::schedule::generate;
 const MESSAGES: u64 = 100_000;
 const SEED: u64 = 1;
 
-/// Letters that panic are part of the simulation, and need no words.
+/// Messages that panic are part of the simulation, and need no words.
 fn quiet() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

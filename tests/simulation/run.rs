@@ -13,7 +13,8 @@ use wolkvox_task_worker::retry::Schedule;
 
 use crate::broker::NUMBER;
 use crate::coverage::{Coverage, Met};
-use crate::schedule::{Letter, Nature, Script, What, generate};
+use crate::schedule::generate;
+use crate::script::{Nature, Planned, Script, What};
 use crate::world::World;
 
 /// The work queue.
@@ -34,14 +35,14 @@ pub(crate) fn episode(script: &Script) -> Ended {
     fastrand::seed(script.seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime");
-    runtime.block_on(play(script.clone()))
+    runtime.block_on(crate::reports::watched(play(script.clone())))
 }
 
 async fn play(script: Script) -> Ended {
-    let messages = script.letters.len() as u64;
-    let bodies = script.letters.iter().map(|letter| (letter.subject, body(letter))).collect();
+    let messages = script.messages.len() as u64;
     let config = configuration(&script);
-    let world = World::new(script, config, bodies);
+    let world = World::new(script, config);
+    crate::reports::watch(&world);
     for worker in 0..world.script.setting.workers {
         world.start(worker);
     }
@@ -57,25 +58,25 @@ async fn play(script: Script) -> Ended {
     for worker in 0..world.script.setting.workers {
         world.stop(worker).await;
     }
-    let mut book = world.book();
-    if book.violations.is_empty() {
-        book.end(&left_over);
+    let mut truth = world.truth();
+    if truth.violations.is_empty() {
+        truth.end(&left_over);
     }
-    let (violations, trace) = (std::mem::take(&mut book.violations), std::mem::take(&mut book.trace));
-    Ended { violations, trace, messages, met: std::mem::take(&mut book.met) }
+    let (violations, trace) = (std::mem::take(&mut truth.violations), std::mem::take(&mut truth.trace));
+    Ended { violations, trace, messages, met: std::mem::take(&mut truth.met) }
 }
 
 async fn publish(world: Arc<World>, began: Instant) {
-    let mut letters = world.script.letters.clone();
-    letters.sort_by_key(|letter| letter.at);
-    for letter in letters {
-        sleep_until(began + letter.at).await;
-        world.publish(letter.number, message(&world, &letter));
+    let mut planned = world.script.messages.clone();
+    planned.sort_by_key(|planned| planned.at);
+    for planned in planned {
+        sleep_until(began + planned.at).await;
+        world.publish(planned.number, message(&world, &planned));
     }
 }
 
 fn happen(world: &Arc<World>, what: What) {
-    world.book().met(Met::Event(what.name()));
+    world.truth().met(Met::Event(what.name()));
     match what {
         What::Crash(worker) => world.crash(worker),
         What::Restart(worker) => {
@@ -91,19 +92,20 @@ fn happen(world: &Arc<World>, what: What) {
         What::Revoked(token, lasts) => world.revoke(token, lasts),
         What::Publishing(confirm, lasts) => world.publish_weather(confirm, lasts),
         What::CutOff { worker, client, broker, ledger } => {
-            world.vault.fails(Some(worker), false, ledger);
-            // Messages wait for their intents by then.
+            world.stores.fail(Some(worker), false, ledger);
+            // Messages wait for their claims by then.
             world.after(ledger / 4, move |world| world.cut(worker, client, broker));
         }
-        What::NoLedger { taken, lasts } => world.vault.fails(None, taken, lasts),
-        What::ClockStep(seconds) => world.set_clock(seconds),
+        What::NoLedger { taken, lasts } => world.stores.fail(None, taken, lasts),
+        What::ClockStep { worker, seconds } => world.clocks[worker].step(seconds),
+        What::LedgerLost(worker) => world.stores.lose(worker),
         What::Replay => world.replay(),
     }
 }
 
 /// Waits until everything has come to its end; what has not after the longest that it may take.
 async fn settle(world: &Arc<World>) -> Vec<String> {
-    /// For quotas, quarantines, held messages, deadly letters one after the other, and a clock that was set back.
+    /// For quotas, quarantines, held messages, deadly messages one after the other.
     const SLACK: Duration = Duration::from_secs(8 * 3_600);
     let config = &world.config;
     let worst = Schedule::from(&config.retry).worst_case(config.crm.request_timeout);
@@ -111,7 +113,7 @@ async fn settle(world: &Arc<World>) -> Vec<String> {
     let mut pause = Duration::from_secs(1);
     loop {
         let left_over = world.left_over();
-        if left_over.is_empty() || Instant::now() > deadline || !world.book().violations.is_empty() {
+        if left_over.is_empty() || Instant::now() > deadline || !world.truth().violations.is_empty() {
             return left_over;
         }
         sleep(pause).await;
@@ -119,12 +121,12 @@ async fn settle(world: &Arc<World>) -> Vec<String> {
     }
 }
 
-fn body(letter: &Letter) -> Vec<u8> {
-    let subject = letter.subject;
+pub(crate) fn body(planned: &Planned) -> Vec<u8> {
+    let subject = planned.subject;
     let whole = format!(
         r#"{{"name": "subject {subject}", "name_module": "cases", "completion_date": "2026-04-01 10:00:00", "id_record": "7", "wolkvox_owner": "ana"}}"#
     );
-    match letter.nature {
+    match planned.nature {
         Nature::NoJson => format!("no json {subject}").into_bytes(),
         Nature::BadTask => whole.replace("completion_date", "completion_day").into_bytes(),
         Nature::TooLarge => vec![b' '; MAX_BODY + 1],
@@ -132,29 +134,29 @@ fn body(letter: &Letter) -> Vec<u8> {
     }
 }
 
-fn message(world: &World, letter: &Letter) -> Message {
+fn message(world: &World, planned: &Planned) -> Message {
     let mut headers = Headers::default();
-    headers.insert(NUMBER.into(), HeaderValue::LongLongInt(letter.number as i64));
+    headers.insert(NUMBER.into(), HeaderValue::LongLongInt(planned.number as i64));
     for elsewhere in ["CC", "BCC"] {
         headers.insert(elsewhere.into(), HeaderValue::LongString("elsewhere".into()));
     }
-    if letter.replay {
+    if planned.replay {
         headers.insert("x-wtw-dead-letter".into(), HeaderValue::LongLongInt(1));
     }
-    if letter.attempts > 0 {
-        headers.insert("x-wtw-attempts".into(), HeaderValue::LongLongInt(letter.attempts.into()));
+    if planned.attempts > 0 {
+        headers.insert("x-wtw-attempts".into(), HeaderValue::LongLongInt(planned.attempts.into()));
     }
     let mut properties =
         Properties::default().with_headers(headers).with_expiration("86400000".into()).with_user_id("crm".into());
-    if let Some(id) = &letter.id {
+    if let Some(id) = &planned.id {
         properties = properties.with_message_id(id.as_str().into());
     }
-    if let Some(before) = letter.dated {
-        let now = world.true_time().as_second() as u64;
+    if let Some(before) = planned.dated {
+        let now = world.true_clock.now().as_second() as u64;
         properties = properties.with_timestamp(now - before);
     }
     let (exchange, routing_key) = ("crm".to_owned(), "task.new".to_owned());
-    Message { body: body(letter), properties, exchange, routing_key, ..Message::default() }
+    Message { body: body(planned), properties, exchange, routing_key, ..Message::default() }
 }
 
 /// The configuration of a script's setting.
@@ -223,16 +225,16 @@ fn report(script: &Script) -> String {
     let short = shorten(script.clone());
     let ended = episode(&short);
     let (violations, trace) = (ended.violations.join("\n  "), ended.trace.join("\n  "));
-    let (seed, count) = (script.seed, script.letters.len());
-    let letters: Vec<String> = short.letters.iter().map(|letter| format!("  {letter:?}")).collect();
+    let (seed, count) = (script.seed, script.messages.len());
+    let messages: Vec<String> = short.messages.iter().map(|planned| format!("  {planned:?}")).collect();
     let events: Vec<String> = short.events.iter().map(|event| format!("  {event:?}")).collect();
     format!(
-        "seed {seed} fails; again with: make sim MESSAGES=1 SEED={seed}\n{} of its {count} letters are enough, with {} of its {} events:\n  {:?}\n{}\n{}\nwhat happened:\n  {trace}\nviolations:\n  {violations}",
-        short.letters.len(),
+        "seed {seed} fails; again with: make sim MESSAGES=1 SEED={seed}\n{} of its {count} messages are enough, with {} of its {} events:\n  {:?}\n{}\n{}\nwhat happened:\n  {trace}\nviolations:\n  {violations}",
+        short.messages.len(),
         short.events.len(),
         script.events.len(),
         short.setting,
-        letters.join("\n"),
+        messages.join("\n"),
         events.join("\n"),
     )
 }
@@ -263,10 +265,10 @@ fn shorten(mut script: Script) -> Script {
         }
     }
     loop {
-        let size = script.letters.len() + script.events.len();
+        let size = script.messages.len() + script.events.len();
         script.events = fewer(&script.events, |events| fails(&Script { events, ..script.clone() }));
-        script.letters = fewer(&script.letters, |letters| fails(&Script { letters, ..script.clone() }));
-        if script.letters.len() + script.events.len() == size {
+        script.messages = fewer(&script.messages, |messages| fails(&Script { messages, ..script.clone() }));
+        if script.messages.len() + script.events.len() == size {
             return script;
         }
     }

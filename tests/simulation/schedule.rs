@@ -1,252 +1,19 @@
-//! What an episode consists of, made from a seed: a setting, letters to publish, and events that go wrong. All chance during
-//! the episode comes from [`Script::dice`], by name, so that leaving a letter or an event out changes little else.
+//! Makes episodes from seeds.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 
-/// One episode.
-#[derive(Clone, Debug)]
-pub(crate) struct Script {
-    pub(crate) seed: u64,
-    pub(crate) setting: Setting,
-    pub(crate) letters: Vec<Letter>,
-    pub(crate) events: Vec<Event>,
-}
-
-/// The configuration, and the weather: chances in thousandths.
-#[derive(Clone, Debug)]
-pub(crate) struct Setting {
-    pub(crate) workers: usize,
-    pub(crate) tokens: usize,
-    pub(crate) in_flight: usize,
-    pub(crate) prefetch: u16,
-    pub(crate) immediate_attempts: u32,
-    pub(crate) delays: Vec<Duration>,
-    pub(crate) strict: bool,
-    pub(crate) failures: u32,
-    pub(crate) probe: (Duration, Duration),
-    pub(crate) recheck: Duration,
-    pub(crate) hold: Duration,
-    pub(crate) retry_after_max: Duration,
-    pub(crate) max_age: Option<Duration>,
-    pub(crate) requests_per_second: Option<f64>,
-    /// Requests a day on a token.
-    pub(crate) quota: Option<u32>,
-    /// From the beginning to midnight.
-    pub(crate) midnight: Duration,
-    pub(crate) latency: Duration,
-    pub(crate) crm_faults: u32,
-    pub(crate) publish_faults: u32,
-    pub(crate) ledger_faults: u32,
-    pub(crate) crashes: u32,
-}
-
-/// A message that is published.
-#[derive(Clone, Debug)]
-pub(crate) struct Letter {
-    /// Travels with it and all its copies.
-    pub(crate) number: usize,
-    pub(crate) at: Duration,
-    pub(crate) id: Option<String>,
-    /// Letters of one subject have the same body.
-    pub(crate) subject: usize,
-    pub(crate) nature: Nature,
-    /// How many seconds before `at` its publisher dated it.
-    pub(crate) dated: Option<u64>,
-    /// It arrives as from the dead-letter queue.
-    pub(crate) replay: bool,
-    /// Attempts that its headers tell of.
-    pub(crate) attempts: u32,
-}
-
-/// What there is to a subject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Nature {
-    Good,
-    /// The CRM refuses it.
-    Refused,
-    NoJson,
-    BadTask,
-    /// Each request about it kills the worker.
-    Deadly,
-    /// Processing it panics.
-    Panics,
-    TooLarge,
-}
-
-pub(crate) const NATURES: [Nature; 7] =
-    [Nature::Good, Nature::Refused, Nature::NoJson, Nature::BadTask, Nature::Deadly, Nature::Panics, Nature::TooLarge];
-
-/// Something that happens to the parts.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Event {
-    pub(crate) at: Duration,
-    pub(crate) what: What,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum What {
-    /// The worker dies, and another takes its place after a while.
-    Crash(usize),
-    /// The worker is stopped by a signal, and started again.
-    Restart(usize),
-    /// The consuming connection breaks: the worker and the broker notice after these times, until when acks are lost.
-    Cut { worker: usize, client: Duration, broker: Duration },
-    /// For so long the ledger answers a worker and takes nothing from it, and its connection breaks meanwhile; the CRM it
-    /// reaches.
-    CutOff { worker: usize, client: Duration, broker: Duration, ledger: Duration },
-    /// All requests to the CRM end so.
-    Outage(Fault, Duration),
-    /// A token is refused.
-    Revoked(usize, Duration),
-    /// Publishes end so.
-    Publishing(Confirm, Duration),
-    /// The ledger fails, with or without taking what it is given.
-    NoLedger { taken: bool, lasts: Duration },
-    /// The wall clock is set, by seconds.
-    ClockStep(i64),
-    /// An operator replays all dead letters.
-    Replay,
-}
-
-impl What {
-    pub(crate) const NAMES: [&str; 12] = [
-        "crash",
-        "restart",
-        "cut",
-        "cut off from ledger and broker",
-        "outage",
-        "revoked token",
-        "failing publishes",
-        "failing ledger",
-        "ledger that takes and fails",
-        "clock set back",
-        "clock set forward",
-        "replay",
-    ];
-
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Crash(_) => "crash",
-            Self::Restart(_) => "restart",
-            Self::Cut { .. } => "cut",
-            Self::CutOff { .. } => "cut off from ledger and broker",
-            Self::Outage(..) => "outage",
-            Self::Revoked(..) => "revoked token",
-            Self::Publishing(..) => "failing publishes",
-            Self::NoLedger { taken: false, .. } => "failing ledger",
-            Self::NoLedger { taken: true, .. } => "ledger that takes and fails",
-            Self::ClockStep(..0) => "clock set back",
-            Self::ClockStep(_) => "clock set forward",
-            Self::Replay => "replay",
-        }
-    }
-}
-
-impl Event {
-    /// Whether it can happen where there is one worker.
-    pub(crate) fn concerns_first(&self) -> bool {
-        match self.what {
-            What::Crash(worker) | What::Restart(worker) | What::Cut { worker, .. } | What::CutOff { worker, .. } => {
-                worker == 0
-            }
-            What::Outage(..)
-            | What::Revoked(..)
-            | What::Publishing(..)
-            | What::NoLedger { .. }
-            | What::ClockStep(_)
-            | What::Replay => true,
-        }
-    }
-}
-
-/// How a request ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Fault {
-    NotSent,
-    Unavailable503,
-    Code500,
-    Silent,
-    SilentCreated,
-    Hangs,
-    Garbage,
-    GarbageCreated,
-    Throttled429,
-    Rejected412,
-    Strange403,
-    NotFound,
-    NoApi,
-    Redirect,
-    Forbidden,
-}
-
-pub(crate) const FAULTS: [Fault; 15] = [
-    Fault::NotSent,
-    Fault::Unavailable503,
-    Fault::Code500,
-    Fault::Silent,
-    Fault::SilentCreated,
-    Fault::Hangs,
-    Fault::Garbage,
-    Fault::GarbageCreated,
-    Fault::Throttled429,
-    Fault::Rejected412,
-    Fault::Strange403,
-    Fault::NotFound,
-    Fault::NoApi,
-    Fault::Redirect,
-    Fault::Forbidden,
-];
-
-/// How a publish ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Confirm {
-    Refused,
-    Returned,
-    Blocked,
-    Unconnected,
-    /// It arrived, but the confirm did not.
-    UnconfirmedStored,
-    UnconfirmedLost,
-}
-
-pub(crate) const CONFIRMS: [Confirm; 6] = [
-    Confirm::Refused,
-    Confirm::Returned,
-    Confirm::Blocked,
-    Confirm::Unconnected,
-    Confirm::UnconfirmedStored,
-    Confirm::UnconfirmedLost,
-];
-
-/// Where chance plays.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Game {
-    Request,
-    Publish,
-    Ledger,
-    Crash,
-    Reconnect,
-}
-
-impl Script {
-    pub(crate) fn dice(&self, game: Game, of: usize, turn: u64) -> Rng {
-        let mut mixed = self.seed ^ 0x9e37_79b9_7f4a_7c15;
-        for part in [game as u64, of as u64, turn] {
-            mixed = (mixed ^ part).wrapping_mul(0xff51_afd7_ed55_8ccd);
-            mixed ^= mixed >> 33;
-        }
-        Rng::with_seed(mixed)
-    }
-}
+use crate::script::{CONFIRMS, Confirm, Event, FAULTS, Fault, Ledgers, Nature, Planned, Script, Setting, What};
 
 pub(crate) fn random_fault(rng: &mut Rng) -> Fault {
     pick(rng, &FAULTS)
 }
 
 pub(crate) fn random_confirm(rng: &mut Rng) -> Confirm {
-    pick(rng, &CONFIRMS)
+    let confirm = pick(rng, &CONFIRMS);
+    // A message that is refused for good teaches little more.
+    if confirm == Confirm::Impossible && rng.u32(0..8) > 0 { Confirm::Refused } else { confirm }
 }
 
 pub(crate) fn chance(rng: &mut Rng, thousandths: u32) -> bool {
@@ -266,9 +33,9 @@ pub(crate) fn generate(seed: u64) -> Script {
     let mut rng = Rng::with_seed(seed);
     let setting = setting(&mut rng);
     let spread = seconds(&mut rng, 5, 900);
-    let letters = letters(&mut rng, spread, setting.delays.len() as u32);
+    let messages = messages(&mut rng, spread, setting.delays.len() as u32, &natures(&setting));
     let events = events(&mut rng, &setting, spread);
-    Script { seed, setting, letters, events }
+    Script { seed, setting, messages, events }
 }
 
 fn setting(rng: &mut Rng) -> Setting {
@@ -276,8 +43,15 @@ fn setting(rng: &mut Rng) -> Setting {
     let delays = pick(rng, &delays).iter().copied().map(Duration::from_secs).collect();
     let probe_initial = seconds(rng, 1, 3);
     let stormy = |rng: &mut Rng, most: u32| if rng.bool() { 0 } else { rng.u32(1..=most) };
+    let workers = rng.usize(1..=2);
+    let ledgers = pick(rng, &[Ledgers::Shared, Ledgers::Shared, Ledgers::Local, Ledgers::Local, Ledgers::Memory]);
+    let ahead = [(); 2].map(|()| pick(rng, &[0, 0, 0, 30, -30, 3_600, -3_600]));
     Setting {
-        workers: rng.usize(1..=2),
+        workers,
+        ledgers,
+        ahead,
+        has_owner_queue: rng.u32(0..16) > 0,
+        counts_deliveries: rng.bool(),
         tokens: rng.usize(1..=3),
         in_flight: rng.usize(1..=2),
         prefetch: rng.u16(1..=24),
@@ -301,13 +75,13 @@ fn setting(rng: &mut Rng) -> Setting {
     }
 }
 
-fn letters(rng: &mut Rng, spread: Duration, rounds: u32) -> Vec<Letter> {
+fn messages(rng: &mut Rng, spread: Duration, rounds: u32, bad_kinds: &[(Nature, u32)]) -> Vec<Planned> {
     let subjects = rng.usize(20..120);
     let bad = rng.u32(0..250);
-    let mut letters = Vec::new();
+    let mut messages = Vec::new();
     let mut ids: Vec<String> = Vec::new();
     for subject in 0..subjects {
-        let nature = nature(rng, bad);
+        let nature = nature(rng, bad, bad_kinds);
         // Without an id nobody would know what killed the worker.
         let without_id = nature != Nature::Deadly && chance(rng, 150);
         let conflicts = !ids.is_empty() && chance(rng, 40);
@@ -317,38 +91,51 @@ fn letters(rng: &mut Rng, spread: Duration, rounds: u32) -> Vec<Letter> {
             (false, false) => Some(format!("id-{subject}")),
         };
         ids.extend(id.clone());
-        let publications = if chance(rng, 900) { 1 } else { rng.usize(2..=3) };
+        let publications = if without_id || chance(rng, 900) { 1 } else { rng.usize(2..=3) };
         for _ in 0..publications {
-            letters.push(Letter {
-                number: letters.len(),
+            messages.push(Planned {
+                number: messages.len(),
                 at: Duration::from_millis(rng.u64(0..=spread.as_millis() as u64)),
                 id: id.clone(),
                 subject,
                 nature,
                 dated: chance(rng, 400).then(|| rng.u64(0..600)),
-                replay: chance(rng, 60),
+                replay: !without_id && chance(rng, 60),
                 attempts: if chance(rng, 30) { rng.u32(0..=rounds + 1) } else { 0 },
             });
         }
     }
-    letters
+    messages
 }
 
 fn pick_id(rng: &mut Rng, ids: &[String]) -> String {
     ids[rng.usize(0..ids.len())].clone()
 }
 
-fn nature(rng: &mut Rng, bad: u32) -> Nature {
+/// What subjects can be bad at, the more frequent first.
+fn natures(setting: &Setting) -> Vec<(Nature, u32)> {
+    let mut natures = vec![
+        (Nature::Refused, 60),
+        (Nature::BadTask, 30),
+        (Nature::NoJson, 20),
+        (Nature::Panics, 15),
+        (Nature::TooLarge, 2),
+    ];
+    // A ledger that is lost with the worker cannot know what ended the worker: RabbitMQ's delivery limit would end it.
+    if setting.strict || setting.ledgers != Ledgers::Memory {
+        natures.push((Nature::Deadly, 12));
+    }
+    natures
+}
+
+fn nature(rng: &mut Rng, bad: u32, kinds: &[(Nature, u32)]) -> Nature {
     if !chance(rng, bad) {
         return Nature::Good;
     }
-    // The more frequent ones first, as Zipf has it.
-    let kinds = [Nature::Refused, Nature::BadTask, Nature::NoJson, Nature::Panics, Nature::Deadly, Nature::TooLarge];
-    let weights = [60, 30, 20, 15, 12, 2];
-    let mut left = rng.u32(0..weights.iter().sum());
-    for (kind, weight) in kinds.into_iter().zip(weights) {
-        if left < weight {
-            return kind;
+    let mut left = rng.u32(0..kinds.iter().map(|(_, weight)| weight).sum());
+    for (kind, weight) in kinds {
+        if left < *weight {
+            return *kind;
         }
         left -= weight;
     }
@@ -386,6 +173,7 @@ fn what(rng: &mut Rng, setting: &Setting) -> What {
         72..82 => What::Publishing(random_confirm(rng), lasts),
         82..92 => What::NoLedger { taken: rng.bool(), lasts },
         92..95 => What::Replay,
-        _ => What::ClockStep(pick(rng, &[-7200, -600, -30, -1, 1, 20, 600, 7200])),
+        95..97 => What::LedgerLost(worker),
+        _ => What::ClockStep { worker, seconds: pick(rng, &[-7200, -600, -30, -1, 1, 20, 600, 7200]) },
     }
 }

@@ -1,60 +1,83 @@
 //! The world of one episode: the parts, the worker processes, and what is done to them.
 
-use std::collections::BTreeMap;
 use std::future::pending;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
-use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
-use tokio::time::{Instant, sleep, timeout};
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wolkvox_task_worker::clock::Clock;
+use wolkvox_task_worker::broker::Delivery;
+use wolkvox_task_worker::broker::publish_gate::PublishGate;
 use wolkvox_task_worker::config::Config;
 use wolkvox_task_worker::gate::Gate;
-use wolkvox_task_worker::message::payload::Mapping;
+use wolkvox_task_worker::ledger::{Ledger, Owner};
+use wolkvox_task_worker::message::mapper::Mapper;
 use wolkvox_task_worker::observe::events::Events;
 use wolkvox_task_worker::retry::Schedule;
 use wolkvox_task_worker::settle::Settler;
-use wolkvox_task_worker::worker::{Rules, Running, Worker};
+use wolkvox_task_worker::worker::ownership::Ownership;
+use wolkvox_task_worker::worker::recorder::Recorder;
+use wolkvox_task_worker::worker::{InFlightIds, Settings, Worker};
 
-use crate::broker::{Edge, Queues};
+use crate::broker::FakeBroker;
+use crate::clock::FakeClock;
 use crate::coverage::{Case, Met};
-use crate::crm::Office;
-use crate::invariants::{Book, Post};
-use crate::ledger::{Desk, Vault};
-use crate::schedule::{Game, Script, chance};
+use crate::crm::{CrmState, FakeCrm};
+use crate::invariants::Truth;
+use crate::invariants::requests::Request;
+use crate::ledger::{FakeLedger, Stores};
+use crate::schedule::chance;
+use crate::script::{Game, Script};
+use crate::session::FakePublisher;
 
-/// How many deaths chance may bring about in one episode, those of the script and of deadly letters apart.
+/// How many deaths chance may bring about in one episode, those of the script and of deadly messages apart.
 const MOST_CRASHES: u32 = 8;
-/// How long a stopped worker may take to settle what it has in hand.
+/// How long a stopped worker may take to settle its messages.
 const GRACE: Duration = Duration::from_secs(25);
+/// How much longer than a request another worker's claim must stand still.
+const ORPHAN_MARGIN: Duration = Duration::from_secs(5);
+
+/// Which worker process, counted over restarts.
+pub(crate) type LifeNumber = u64;
 
 /// A worker process, from start to end.
 pub(crate) struct Life {
-    pub(crate) number: u64,
+    pub(crate) number: LifeNumber,
     pub(crate) worker: usize,
-    dead: AtomicBool,
+    pub(crate) stop: CancellationToken,
+    pub(crate) deliveries: mpsc::Sender<Delivery>,
+    pub(crate) publish_gate: Arc<PublishGate>,
+    is_dead: AtomicBool,
+    parts: OnceLock<(Arc<Ownership>, Arc<FakeLedger>)>,
 }
 
 impl Life {
     pub(crate) fn is_dead(&self) -> bool {
-        self.dead.load(Ordering::Relaxed)
+        self.is_dead.load(Ordering::Relaxed)
     }
 
     /// What a dead worker asks for never comes.
-    pub(crate) async fn still(&self) {
+    pub(crate) async fn alive(&self) {
         if self.is_dead() {
             pending::<()>().await;
         }
+    }
+
+    pub(crate) fn ownership(&self) -> Option<Arc<dyn wolkvox_task_worker::broker::Ownership>> {
+        self.parts.get().map(|(ownership, _)| Arc::clone(ownership) as _)
+    }
+
+    pub(crate) fn ledger(&self) -> Option<Arc<FakeLedger>> {
+        self.parts.get().map(|(_, ledger)| Arc::clone(ledger))
     }
 }
 
 struct Process {
     life: Arc<Life>,
-    stop: CancellationToken,
     ended: CancellationToken,
     tasks: TaskTracker,
 }
@@ -64,15 +87,14 @@ pub(crate) struct World {
     pub(crate) script: Script,
     pub(crate) config: Config,
     pub(crate) tasks: TaskTracker,
-    pub(crate) vault: Vault,
-    pub(crate) office: Mutex<Office>,
-    pub(crate) queues: Mutex<Queues>,
-    book: Mutex<Book>,
-    began: Instant,
-    midnight: Timestamp,
-    /// How far the wall clock was set, in seconds.
-    step: AtomicI64,
-    calm: AtomicBool,
+    pub(crate) stores: Stores,
+    pub(crate) crm: Mutex<CrmState>,
+    pub(crate) broker: Mutex<FakeBroker>,
+    truth: Mutex<Truth>,
+    /// The true time, and that of each worker.
+    pub(crate) true_clock: FakeClock,
+    pub(crate) clocks: Vec<FakeClock>,
+    is_calm: AtomicBool,
     lives: AtomicU64,
     crashes: AtomicU32,
     turns: AtomicU64,
@@ -80,69 +102,41 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(script: Script, config: Config, bodies: BTreeMap<usize, Vec<u8>>) -> Arc<Self> {
-        let midnight: Timestamp = "2026-03-03T00:00:00Z".parse().expect("a time");
-        let limit = Schedule::from(&config.retry).limit();
-        let workers = script.setting.workers;
-        Arc::new_cyclic(|world| Self {
-            vault: Vault::new(&script, world.clone()),
-            office: Mutex::default(),
-            queues: Mutex::default(),
-            book: Mutex::new(Book::new(&script, bodies, limit)),
+    pub(crate) fn new(script: Script, config: Config) -> Arc<Self> {
+        let set = &script.setting;
+        let clocks: Vec<FakeClock> = set.ahead.iter().map(|ahead| FakeClock::new(set.midnight, *ahead)).collect();
+        let true_clock = FakeClock::new(set.midnight, 0);
+        let truth = Truth::new(&script, Schedule::from(&config.retry).limit(), config.crm.request_timeout + ORPHAN_MARGIN);
+        Arc::new(Self {
+            stores: Stores::new(&script, &truth, &true_clock, &clocks),
+            crm: Mutex::new(CrmState::new(&script)),
+            broker: Mutex::default(),
+            truth: Mutex::new(truth),
             config,
             tasks: TaskTracker::new(),
-            began: Instant::now(),
-            midnight,
-            step: AtomicI64::new(0),
-            calm: AtomicBool::new(false),
+            true_clock,
+            clocks,
+            is_calm: AtomicBool::new(false),
             lives: AtomicU64::new(0),
             crashes: AtomicU32::new(0),
             turns: AtomicU64::new(0),
-            processes: Mutex::new((0..workers).map(|_| None).collect()),
+            processes: Mutex::new((0..set.workers).map(|_| None).collect()),
             script,
         })
     }
 
-    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().expect("no panic inside")
-    }
-
-    /// The true time of day: the CRM's.
-    pub(crate) fn true_time(&self) -> Timestamp {
-        let passed = SignedDuration::try_from(self.began.elapsed()).unwrap_or_default();
-        let to_midnight = SignedDuration::try_from(self.script.setting.midnight).unwrap_or_default();
-        self.midnight - to_midnight + passed
-    }
-
-    /// The workers' time of day.
-    pub(crate) fn wall_time(&self) -> Timestamp {
-        self.true_time() + SignedDuration::from_secs(self.step.load(Ordering::Relaxed))
-    }
-
-    /// From the workers' time of day on.
-    pub(crate) fn until_midnight(&self) -> Duration {
-        let now = self.wall_time().to_zoned_datetime(TimeZone::UTC);
-        let midnight = now.tomorrow().and_then(|day| day.start_of_day()).expect("a day");
-        Duration::try_from(midnight.timestamp().duration_since(now.timestamp())).unwrap_or_default()
-    }
-
-    pub(crate) fn set_clock(&self, seconds: i64) {
-        self.step.fetch_add(seconds, Ordering::Relaxed);
+    pub(crate) fn truth(&self) -> MutexGuard<'_, Truth> {
+        self.truth.lock().expect("no panic inside")
     }
 
     /// From now on nothing goes wrong by chance.
     pub(crate) fn calm_down(&self) {
-        self.calm.store(true, Ordering::Relaxed);
-        self.book().calm();
+        self.is_calm.store(true, Ordering::Relaxed);
+        self.truth().calm();
     }
 
     pub(crate) fn is_calm(&self) -> bool {
-        self.calm.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn clock(self: &Arc<Self>) -> Clock {
-        let world = Arc::downgrade(self);
-        Clock::new(move || world.upgrade().map_or(Timestamp::UNIX_EPOCH, |world| world.wall_time()))
+        self.is_calm.load(Ordering::Relaxed)
     }
 
     // Workers.
@@ -153,60 +147,80 @@ impl World {
             return;
         }
         let number = self.lives.fetch_add(1, Ordering::Relaxed);
-        let life = Arc::new(Life { number, worker, dead: AtomicBool::new(false) });
-        let (stop, ended, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
-        let deliveries = self.connect_life(&life);
-        let gate = {
-            let told = Arc::downgrade(self);
-            let on_change = Box::new(move |closed, _: Option<&str>| {
-                if let Some(world) = told.upgrade() {
-                    world.book().gate(number, closed);
-                }
-            });
-            let (gate, crm) = (&self.config.gate, &self.config.crm);
-            Gate::new(gate, crm, self.config.retry.retry_after_max, self.clock(), on_change)
-        };
-        let made = Arc::new(self.worker(&life, Arc::clone(&gate), stop.clone()));
-        self.tasks.spawn(gate.run(ended.clone()));
-        self.tasks.spawn(Arc::clone(&made).watch_ledger(ended.clone()));
-        let running = self.tasks.spawn(made.run(deliveries, tasks.clone()));
+        let (deliveries, receiver) = mpsc::channel(1);
+        let life = Arc::new(Life {
+            number,
+            worker,
+            stop: CancellationToken::new(),
+            deliveries,
+            publish_gate: Arc::default(),
+            is_dead: AtomicBool::new(false),
+            parts: OnceLock::new(),
+        });
+        life.publish_gate.set_can_reject(true);
+        let (ended, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let made = Arc::new(self.worker(&life, &tasks));
+        self.tasks.spawn(Arc::clone(&made.recorder).watch(ended.clone()));
+        let running = self.tasks.spawn(made.run(receiver, tasks.clone()));
         // It ends once it has returned what was not begun.
         let closing = tasks.clone();
         self.tasks.spawn(async move {
             let _ = running.await;
             closing.close();
         });
-        let process = Process { life, stop, ended, tasks };
-        self.processes()[worker] = Some(process);
+        self.connect(&life);
+        self.processes()[worker] = Some(Process { life, ended, tasks });
     }
 
-    fn worker(self: &Arc<Self>, life: &Arc<Life>, gate: Arc<Gate>, stop: CancellationToken) -> Worker {
-        let config = &self.config;
+    fn gate(self: &Arc<Self>, life: &Life) -> Arc<Gate> {
+        let (world, number) = (Arc::downgrade(self), life.number);
+        let on_change = Box::new(move |reason, _: Option<&str>| {
+            if let Some(world) = world.upgrade() {
+                world.truth().gate(number, reason);
+            }
+        });
+        let (config, clock) = (&self.config, self.clocks[life.worker].clock());
+        Gate::new(&config.gate, &config.crm, config.retry.retry_after_max, clock, on_change)
+    }
+
+    /// Puts a worker together as `app` does.
+    fn worker(self: &Arc<Self>, life: &Arc<Life>, tasks: &TaskTracker) -> Worker {
+        let (config, clock) = (&self.config, self.clocks[life.worker].clock());
         let events = Arc::new(Events::new("/", &config.broker.queue, Timestamp::UNIX_EPOCH));
+        let gate = self.gate(life);
+        let mapper = Mapper::new(config).expect("an operation");
+        let fake = Arc::new(FakeLedger::open(self, life));
+        let ledger: Arc<dyn Ledger> = fake.clone();
+        let ownership = Arc::new(Ownership::new(Arc::clone(&ledger), mapper.identities(), true, GRACE));
+        let _ = life.parts.set((Arc::clone(&ownership), fake));
         Worker {
-            crm: Arc::new(crate::crm::Line { world: Arc::clone(self), life: Arc::clone(life) }),
-            gate,
+            crm: Arc::new(FakeCrm { world: Arc::clone(self), life: Arc::clone(life) }),
             schedule: Schedule::from(&config.retry),
-            mapping: Mapping::new(config).expect("an operation"),
-            rules: Rules {
-                unknown_fields: config.task.unknown_fields,
+            mapper,
+            settings: Settings {
                 max_age: config.task.max_age,
                 on_unknown: config.retry.on_unknown,
                 hold: config.gate.hold,
-                patience: config.crm.request_timeout + Duration::from_secs(5),
+                orphan_after: config.crm.request_timeout + ORPHAN_MARGIN,
             },
             settler: Settler {
-                publisher: Arc::new(Edge { world: Arc::clone(self), life: Arc::clone(life) }),
+                publisher: Arc::new(FakePublisher { world: Arc::clone(self), life: Arc::clone(life) }),
+                publish_gate: Arc::clone(&life.publish_gate),
                 queue: config.broker.queue.clone(),
                 dead_letter_queue: config.broker.dead_letter_queue.clone(),
-                clock: self.clock(),
+                hold: config.gate.hold,
+                clock: clock.clone(),
                 events: Arc::clone(&events),
             },
-            ledger: Arc::new(Desk { world: Arc::clone(self), life: Arc::clone(life) }),
-            running: Running::default(),
+            recorder: Recorder::new(ledger, Arc::clone(&gate), Arc::clone(&events), tasks.clone()),
+            ownership,
+            owner: Owner(life.number),
+            operation: config.crm.operation.as_deref().unwrap_or_default().into(),
+            gate,
+            ids: InFlightIds::default(),
             events,
-            clock: self.clock(),
-            stop,
+            clock,
+            stop: life.stop.clone(),
         }
     }
 
@@ -223,15 +237,15 @@ impl World {
     }
 
     /// A worker dies now, be it while stopping; another follows.
-    pub(crate) fn kill(self: &Arc<Self>, life: &Life, by: Option<&Post>) {
-        if life.dead.swap(true, Ordering::Relaxed) {
+    pub(crate) fn kill(self: &Arc<Self>, life: &Life, by: Option<&Request>) {
+        if life.is_dead.swap(true, Ordering::Relaxed) {
             return;
         }
         let (number, worker) = (life.number, life.worker);
         if let Some(process) = self.processes()[worker].take_if(|process| process.life.number == number) {
             process.ended.cancel();
         }
-        self.book().crashed(number, by);
+        self.truth().crashed(number, by.map(|request| request.account));
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
         let mut dice = self.script.dice(Game::Reconnect, worker, turn);
         let noticed = Duration::from_millis(if dice.bool() { dice.u64(0..20) } else { dice.u64(0..30_000) });
@@ -256,15 +270,16 @@ impl World {
     pub(crate) async fn stop(self: &Arc<Self>, worker: usize) {
         let Some(process) = self.processes()[worker].take() else { return };
         self.cancel_consumer(process.life.number);
-        process.stop.cancel();
+        self.truth().stops(process.life.number);
+        process.life.stop.cancel();
         let settled = timeout(GRACE, process.tasks.wait()).await.is_ok();
         process.ended.cancel();
-        if !process.life.dead.swap(true, Ordering::Relaxed) {
+        if !process.life.is_dead.swap(true, Ordering::Relaxed) {
             if settled {
-                self.book().left(process.life.number);
+                self.truth().left(process.life.number);
             } else {
-                self.book().met(Met::Case(Case::DeathAtStop));
-                self.book().crashed(process.life.number, None);
+                self.truth().met(Met::Case(Case::DeathAtStop));
+                self.truth().crashed(process.life.number, None);
             }
         }
         self.hang_up(process.life.number);

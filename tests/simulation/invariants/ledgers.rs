@@ -1,0 +1,240 @@
+//! What must hold of claims, results, and of what a ledger says that it proves.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use wolkvox_task_worker::ledger::{About, AttemptResult, Change, Changed, ClaimId, Entry, KnownResult};
+
+use super::Truth;
+use crate::coverage::{Case, Met};
+use crate::world::LifeNumber;
+
+/// The longest time from the claim's first way to the ledger to the start of its request.
+pub(crate) const CLAIM_TO_REQUEST: Duration = Duration::from_secs(2);
+/// A delivery that is held for ten minutes, and is the probe once a second, turns to the ledger less often than this.
+const ASKED: u32 = 5_000;
+
+/// A claim between its first way to the ledger and its request.
+#[derive(Debug)]
+pub(crate) struct Claiming {
+    pub(crate) life: LifeNumber,
+    pub(crate) started: Instant,
+    pub(crate) is_made: bool,
+    has_failed: bool,
+}
+
+impl Truth {
+    /// A worker turns to the ledger. Whether one did so endlessly, and all are to be stopped.
+    pub(crate) fn asks(&mut self, life: LifeNumber, account: usize) -> bool {
+        let asked = self.accounts[account].asked.entry(life).or_default();
+        *asked += 1;
+        if *asked > ASKED && !self.is_endless {
+            self.is_endless = true;
+            self.wrong(format!("worker {life} turned to the ledger {ASKED} times about one delivery"));
+        }
+        self.is_endless
+    }
+
+    /// An operation is on its way to the ledger.
+    pub(crate) fn asked_to_change(&mut self, life: LifeNumber, account: usize, change: &Change) {
+        match change {
+            Change::Claim { new, .. } => self.claims(life, account, new.claim.id),
+            Change::Withdraw(new) => self.withdraws(life, account, new.claim.id),
+            Change::Finish { id, result, .. } if *result != AttemptResult::Orphaned => {
+                if self.accounts[account].finished.contains(id) {
+                    self.wrong(format!("worker {life} records the result of one request twice"));
+                }
+            }
+            Change::Finish { .. } => {}
+        }
+    }
+
+    /// At most as many claims are open as requests may be, and each is written once.
+    fn claims(&mut self, life: LifeNumber, account: usize, id: ClaimId) {
+        if let Some(claim) = self.accounts[account].claims.get(&id) {
+            if claim.is_made || !claim.has_failed {
+                self.wrong(format!("worker {life} writes one claim twice"));
+            }
+            return;
+        }
+        let claim = Claiming { life, started: Instant::now(), is_made: false, has_failed: false };
+        self.accounts[account].claims.insert(id, claim);
+        if let Some(gate) = self.gates.get_mut(&life) {
+            gate.last_turn = Some(Instant::now());
+        }
+        let of_life = self.accounts.iter().flat_map(|account| account.claims.values());
+        let claims = of_life.filter(|claim| claim.life == life).count();
+        let open = self.on_token.iter().filter(|((of, _), _)| *of == life).map(|(_, count)| *count).sum::<usize>();
+        let slots = self.script.setting.in_flight * self.script.setting.tokens;
+        if claims + open > slots {
+            self.wrong(format!("worker {life} has {claims} claims beside {open} requests, and {slots} slots"));
+        }
+    }
+
+    /// A claim is withdrawn only for a cause: so there are two records a request.
+    fn withdraws(&mut self, life: LifeNumber, account: usize, id: ClaimId) {
+        let Some(claim) = self.accounts[account].claims.remove(&id) else { return };
+        let (gone, hold) = (&self.gone, self.script.setting.hold);
+        let mut hands = self.accounts[account].hands.get(&life).into_iter().flat_map(|hands| hands.values());
+        let is_over = hands.any(|hand| gone.contains_key(&hand.connection) || hand.since.elapsed() >= hold);
+        let is_late = claim.started.elapsed() > CLAIM_TO_REQUEST;
+        if !claim.has_failed && !is_late && !is_over && !self.stopping.contains(&life) {
+            self.wrong(format!("worker {life} withdraws a claim of {:?} for no reason", claim.started.elapsed()));
+        }
+    }
+
+    pub(crate) fn ledger_failed(&mut self, account: usize, change: &Change) {
+        let account = &mut self.accounts[account];
+        account.ledger_failed = true;
+        if let Change::Claim { new, .. } = change
+            && let Some(claim) = account.claims.get_mut(&new.claim.id)
+        {
+            claim.has_failed = true;
+        }
+    }
+
+    /// The ledger has answered; none where it failed.
+    pub(crate) fn answered_change(
+        &mut self,
+        life: LifeNumber,
+        account: usize,
+        change: &Change,
+        answer: Option<&Changed>,
+    ) {
+        let account = &mut self.accounts[account];
+        match (change, answer) {
+            (Change::Claim { new, .. }, Some(Changed::Done(_))) => {
+                if let Some(claim) = account.claims.get_mut(&new.claim.id) {
+                    claim.is_made = true;
+                }
+            }
+            (Change::Claim { new, .. }, Some(Changed::Conflict(_))) => {
+                account.claims.remove(&new.claim.id);
+                self.met(Met::Case(Case::Conflict));
+            }
+            (Change::Finish { id, result, .. }, Some(_)) if *result != AttemptResult::Orphaned => {
+                account.finished.insert(*id);
+            }
+            _ => {}
+        }
+        let _ = life;
+    }
+
+    /// A ledger carried an operation out.
+    pub(crate) fn changed(
+        &mut self,
+        (store, is_exclusive): (usize, bool),
+        life: LifeNumber,
+        account: usize,
+        change: &Change,
+        (before, after): (Option<Entry>, Option<Entry>),
+    ) {
+        self.ledger_of.insert(life, store);
+        let was_created = before.as_ref().is_some_and(|entry| entry.result == KnownResult::Created);
+        if was_created && after.as_ref().is_none_or(|entry| entry.result != KnownResult::Created) {
+            self.wrong(format!("worker {life} takes back that the task was created: {change:?}"));
+        }
+        let (open, now) = (before.as_ref().and_then(|entry| entry.claim), after.as_ref().and_then(|entry| entry.claim));
+        match change {
+            Change::Claim { new, .. } if now.map(|claim| claim.id) == Some(new.claim.id) => {
+                self.note(format!("worker {life} claims account {account}"));
+                self.owner_of_claim.entry(new.claim.id).or_insert((life, Instant::now()));
+                if open.is_some_and(|open| open.id != new.claim.id) || was_created {
+                    self.wrong(format!("worker {life} claims what is claimed, or created: {before:?}"));
+                }
+                if let (true, None, Some(mark)) = (new.reset, open, &new.replay) {
+                    let reset = (store, mark.clone());
+                    if self.accounts[account].resets.contains(&reset) {
+                        self.wrong(format!("worker {life} starts a replay over that was started before: {mark:?}"));
+                    }
+                    self.accounts[account].resets.push(reset);
+                }
+            }
+            Change::Claim { .. } => self.note(format!("worker {life} cannot claim account {account}")),
+            Change::Withdraw(new) => {
+                self.note(format!("worker {life} withdraws its claim of account {account}"));
+                let is_open = open.is_some_and(|open| open.id == new.claim.id);
+                self.met(Met::Record("withdrawn", is_open));
+            }
+            Change::Finish { id, result, .. } => {
+                self.note(format!("worker {life} records {result:?} of account {account}"));
+                let is_open = open.is_some_and(|open| open.id == *id);
+                self.met(Met::Record(record(*result), is_open));
+                if *result == AttemptResult::Orphaned && is_open {
+                    self.orphaned(account, *id, is_exclusive);
+                }
+            }
+        }
+    }
+
+    /// A claim is taken for an orphan only if its owner is known to be gone, or was seen unchanged for long enough, which no
+    /// living owner leaves it, unless its ledger fails.
+    fn orphaned(&mut self, account: usize, id: ClaimId, is_exclusive: bool) {
+        self.accounts[account].orphans += 1;
+        let Some((owner, since)) = self.owner_of_claim.get(&id).copied() else { return };
+        let (is_dead, failed) = (self.is_gone(owner), self.accounts[account].ledger_failed);
+        let is_old = since.elapsed() >= self.orphan_after;
+        if (is_exclusive && !is_dead) || (!is_exclusive && !is_old) || !(is_dead || failed) {
+            let age = since.elapsed();
+            self.wrong(format!("the claim of worker {owner} (dead: {is_dead}) is taken for an orphan after {age:?}"));
+        }
+        self.met(Met::Case(if is_old { Case::OldOrphan } else { Case::YoungOrphan }));
+    }
+
+    /// A ledger says from now on that what it does not know was not sent, or no longer says so. `owners` is what
+    /// `<queue>.owner` holds; `before` are the messages that come, or came, delivered before.
+    pub(crate) fn proves(
+        &mut self,
+        store: usize,
+        was: &About,
+        about: &About,
+        owners: &[String],
+        before: &[usize],
+    ) {
+        if about.proves_unsent && !was.proves_unsent {
+            self.note(format!("ledger {store} proves what was not sent"));
+            self.met(Met::Case(Case::Proves));
+            let sent = before.iter().filter(|number| {
+                let account = &self.accounts[self.account_of(**number)];
+                account.has_id && account.sent_by.iter().any(|ledger| *ledger != store)
+            });
+            let sent: Vec<usize> = sent.copied().collect();
+            // Another worker's ledger may know what this one does not.
+            if !sent.is_empty() && sent.iter().any(|number| !self.knows(store, *number)) {
+                self.wrong(format!("ledger {store} is said to know what was sent, and does not know messages {sent:?}"));
+            }
+        }
+        if !about.proves_unsent && was.proves_unsent {
+            self.note(format!("ledger {store} proves nothing any more"));
+            self.met(Met::Case(Case::ProofLost));
+            let is_other = owners.iter().any(|owner| *owner != about.id) || owners.is_empty();
+            if !is_other && self.script.setting.has_owner_queue {
+                self.wrong(format!("ledger {store} is said to prove nothing, and no other one was used"));
+            }
+        }
+    }
+
+    /// Whether a ledger was used for the latest request about a message.
+    fn knows(&self, store: usize, number: usize) -> bool {
+        self.accounts[self.account_of(number)].sent_by.contains(&store)
+    }
+
+    /// A worker's ledger proves nothing: what was delivered before, and is not settled, is in doubt.
+    pub(crate) fn unproven(&mut self, life: LifeNumber) {
+        for account in &mut self.accounts {
+            let mut hands = account.hands.get(&life).into_iter().flat_map(|hands| hands.values());
+            account.unproven += u32::from(hands.any(|hand| hand.delivered_before));
+        }
+    }
+}
+
+pub(crate) const RECORDS: [&str; 4] = ["created", "not created", "in doubt", "orphaned"];
+
+fn record(result: AttemptResult) -> &'static str {
+    match result {
+        AttemptResult::Created => "created",
+        AttemptResult::NotCreated => "not created",
+        AttemptResult::InDoubt => "in doubt",
+        AttemptResult::Orphaned => "orphaned",
+    }
+}

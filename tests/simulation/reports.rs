@@ -1,0 +1,81 @@
+//! What a worker tells its users in its log: which tasks may be the second one.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Weak};
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+use crate::world::World;
+
+/// The beginning of the message that reports a possible duplicate.
+const POSSIBLE_DUPLICATE: &str = "the CRM may have two tasks for this message";
+
+thread_local! {
+    static WORLD: RefCell<Weak<World>> = RefCell::default();
+    /// Which message each task of the worker has just settled.
+    static SETTLED: RefCell<BTreeMap<tokio::task::Id, usize>> = RefCell::default();
+}
+
+/// From now on reports go to this world.
+pub(crate) fn watch(world: &Arc<World>) {
+    WORLD.set(Arc::downgrade(world));
+}
+
+/// The running task settles a message: what it reports next is about that one.
+pub(crate) fn settles(number: usize) {
+    if let Some(task) = tokio::task::try_id() {
+        SETTLED.with_borrow_mut(|settled| settled.insert(task, number));
+    }
+}
+
+/// Runs an episode with its workers' logs read.
+pub(crate) async fn watched<T>(episode: impl Future<Output = T>) -> T {
+    SETTLED.take();
+    let _guard = tracing::subscriber::set_default(LogReader);
+    episode.await
+}
+
+struct LogReader;
+
+struct Words(bool);
+
+impl Visit for Words {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0 |= field.name() == "message" && format!("{value:?}").starts_with(POSSIBLE_DUPLICATE);
+    }
+}
+
+impl Subscriber for LogReader {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::WARN && metadata.target().ends_with("observe::events")
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut words = Words(false);
+        event.record(&mut words);
+        if !words.0 {
+            return;
+        }
+        let number = tokio::task::try_id().and_then(|task| SETTLED.with_borrow(|settled| settled.get(&task).copied()));
+        if let (Some(number), Some(world)) = (number, WORLD.with_borrow(Weak::upgrade)) {
+            world.truth().reported(number);
+        }
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}

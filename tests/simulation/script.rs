@@ -1,0 +1,277 @@
+//! What an episode consists of: a set-up, messages to publish, and events that go wrong. All chance during the episode comes
+//! from [`Script::dice`], by name, so that leaving a message or an event out changes little else.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+/// One episode.
+#[derive(Clone, Debug)]
+pub(crate) struct Script {
+    pub(crate) seed: u64,
+    pub(crate) setting: Setting,
+    pub(crate) messages: Vec<Planned>,
+    pub(crate) events: Vec<Event>,
+}
+
+/// The configuration, and the weather: chances in thousandths.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    pub(crate) workers: usize,
+    pub(crate) ledgers: Ledgers,
+    /// How far each worker's clock is ahead, in seconds.
+    pub(crate) ahead: [i64; 2],
+    /// Whether `<queue>.owner` can be used.
+    pub(crate) has_owner_queue: bool,
+    /// Whether the broker counts deliveries, beside `redelivered`.
+    pub(crate) counts_deliveries: bool,
+    pub(crate) tokens: usize,
+    pub(crate) in_flight: usize,
+    pub(crate) prefetch: u16,
+    pub(crate) immediate_attempts: u32,
+    pub(crate) delays: Vec<Duration>,
+    pub(crate) strict: bool,
+    pub(crate) failures: u32,
+    pub(crate) probe: (Duration, Duration),
+    pub(crate) recheck: Duration,
+    pub(crate) hold: Duration,
+    pub(crate) retry_after_max: Duration,
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) requests_per_second: Option<f64>,
+    /// Requests a day on a token.
+    pub(crate) quota: Option<u32>,
+    /// From the beginning to midnight.
+    pub(crate) midnight: Duration,
+    pub(crate) latency: Duration,
+    pub(crate) crm_faults: u32,
+    pub(crate) publish_faults: u32,
+    pub(crate) ledger_faults: u32,
+    pub(crate) crashes: u32,
+}
+
+/// Where the workers' ledgers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Ledgers {
+    /// One for all, like Redis.
+    Shared,
+    /// Each worker has one, which survives it, like a file.
+    Local,
+    /// Each worker has one, which is lost with it.
+    Memory,
+}
+
+/// A message that is published.
+#[derive(Clone, Debug)]
+pub(crate) struct Planned {
+    /// Travels with it and all its copies.
+    pub(crate) number: usize,
+    pub(crate) at: Duration,
+    pub(crate) id: Option<String>,
+    /// Messages about one subject have the same body.
+    pub(crate) subject: usize,
+    pub(crate) nature: Nature,
+    /// How many seconds before `at` its publisher dated it.
+    pub(crate) dated: Option<u64>,
+    /// It arrives as from the dead-letter queue.
+    pub(crate) replay: bool,
+    /// Attempts that its headers tell of.
+    pub(crate) attempts: u32,
+}
+
+/// What there is to a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Nature {
+    Good,
+    /// The CRM refuses it.
+    Refused,
+    NoJson,
+    BadTask,
+    /// Each request about it kills the worker.
+    Deadly,
+    /// Processing it panics.
+    Panics,
+    TooLarge,
+}
+
+pub(crate) const NATURES: [Nature; 7] =
+    [Nature::Good, Nature::Refused, Nature::NoJson, Nature::BadTask, Nature::Deadly, Nature::Panics, Nature::TooLarge];
+
+/// Something that happens to the parts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Event {
+    pub(crate) at: Duration,
+    pub(crate) what: What,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum What {
+    /// The worker dies, and another takes its place after a while.
+    Crash(usize),
+    /// The worker is stopped by a signal, and started again.
+    Restart(usize),
+    /// The consuming connection breaks: the worker and the broker notice after these times, until when acks are lost.
+    Cut { worker: usize, client: Duration, broker: Duration },
+    /// For so long the ledger answers a worker and takes nothing from it, and its connection breaks meanwhile; the CRM it
+    /// reaches.
+    CutOff { worker: usize, client: Duration, broker: Duration, ledger: Duration },
+    /// All requests to the CRM end so.
+    Outage(Fault, Duration),
+    /// A token is refused.
+    Revoked(usize, Duration),
+    /// Publishes end so.
+    Publishing(Confirm, Duration),
+    /// The ledger fails, with or without taking what it is given.
+    NoLedger { taken: bool, lasts: Duration },
+    /// A worker's clock is set, by seconds.
+    ClockStep { worker: usize, seconds: i64 },
+    /// The ledger is emptied: a shared one at once, the worker's own before its next start.
+    LedgerLost(usize),
+    /// An operator replays all dead letters.
+    Replay,
+}
+
+impl What {
+    pub(crate) const NAMES: [&str; 13] = [
+        "crash",
+        "restart",
+        "cut",
+        "cut off from ledger and broker",
+        "outage",
+        "revoked token",
+        "failing publishes",
+        "failing ledger",
+        "ledger that takes and fails",
+        "clock set back",
+        "clock set forward",
+        "emptied ledger",
+        "replay",
+    ];
+
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Crash(_) => "crash",
+            Self::Restart(_) => "restart",
+            Self::Cut { .. } => "cut",
+            Self::CutOff { .. } => "cut off from ledger and broker",
+            Self::Outage(..) => "outage",
+            Self::Revoked(..) => "revoked token",
+            Self::Publishing(..) => "failing publishes",
+            Self::NoLedger { taken: false, .. } => "failing ledger",
+            Self::NoLedger { taken: true, .. } => "ledger that takes and fails",
+            Self::ClockStep { seconds: ..0, .. } => "clock set back",
+            Self::ClockStep { .. } => "clock set forward",
+            Self::LedgerLost(_) => "emptied ledger",
+            Self::Replay => "replay",
+        }
+    }
+}
+
+impl Event {
+    /// Whether it can happen where there is one worker.
+    pub(crate) fn concerns_first(&self) -> bool {
+        match self.what {
+            What::Crash(worker)
+            | What::Restart(worker)
+            | What::Cut { worker, .. }
+            | What::CutOff { worker, .. }
+            | What::ClockStep { worker, .. }
+            | What::LedgerLost(worker) => worker == 0,
+            What::Outage(..)
+            | What::Revoked(..)
+            | What::Publishing(..)
+            | What::NoLedger { .. }
+            | What::Replay => true,
+        }
+    }
+}
+
+/// How a request ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Fault {
+    NotSent,
+    Unavailable503,
+    Code500,
+    Silent,
+    SilentCreated,
+    Hangs,
+    Garbage,
+    GarbageCreated,
+    Throttled429,
+    Rejected412,
+    Strange403,
+    NotFound,
+    NoApi,
+    Redirect,
+    Forbidden,
+}
+
+pub(crate) const FAULTS: [Fault; 15] = [
+    Fault::NotSent,
+    Fault::Unavailable503,
+    Fault::Code500,
+    Fault::Silent,
+    Fault::SilentCreated,
+    Fault::Hangs,
+    Fault::Garbage,
+    Fault::GarbageCreated,
+    Fault::Throttled429,
+    Fault::Rejected412,
+    Fault::Strange403,
+    Fault::NotFound,
+    Fault::NoApi,
+    Fault::Redirect,
+    Fault::Forbidden,
+];
+
+/// How a publish ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Confirm {
+    Refused,
+    Returned,
+    Blocked,
+    Unconnected,
+    /// It arrived, but the confirm did not.
+    UnconfirmedStored,
+    UnconfirmedLost,
+    /// The broker refuses it for good.
+    Impossible,
+}
+
+pub(crate) const CONFIRMS: [Confirm; 7] = [
+    Confirm::Refused,
+    Confirm::Returned,
+    Confirm::Blocked,
+    Confirm::Unconnected,
+    Confirm::UnconfirmedStored,
+    Confirm::UnconfirmedLost,
+    Confirm::Impossible,
+];
+
+/// Where chance plays.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Game {
+    Request,
+    Publish,
+    Ledger,
+    Crash,
+    Reconnect,
+}
+
+impl Script {
+    /// Whether one ledger sees everything that is sent.
+    pub(crate) fn has_one_ledger(&self) -> bool {
+        let is_lost = self.events.iter().any(|event| matches!(event.what, What::LedgerLost(_)));
+        let set = &self.setting;
+        !is_lost && (set.ledgers == Ledgers::Shared || (set.ledgers == Ledgers::Local && set.workers == 1))
+    }
+
+    pub(crate) fn dice(&self, game: Game, of: usize, turn: u64) -> Rng {
+        let mut mixed = self.seed ^ 0x9e37_79b9_7f4a_7c15;
+        for part in [game as u64, of as u64, turn] {
+            mixed = (mixed ^ part).wrapping_mul(0xff51_afd7_ed55_8ccd);
+            mixed ^= mixed >> 33;
+        }
+        Rng::with_seed(mixed)
+    }
+}
+

@@ -1,0 +1,245 @@
+//! A worker's connection as `broker::session` has it: the owner of the queue is compared before the first delivery is
+//! processed. And what a worker publishes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use wolkvox_task_worker::broker::topology::{HOLD, hold_queue, retry_queue};
+use wolkvox_task_worker::ledger::Ledger as _;
+use wolkvox_task_worker::broker::{
+    Delivery, HeaderValue, Headers, Message, Owners, Properties, Publish, PublishError,
+};
+
+use crate::broker::{NUMBER, Stored};
+use crate::coverage::{Case, Met};
+use crate::invariants::text;
+use crate::schedule::{chance, random_confirm};
+use crate::script::{Confirm, Game};
+use crate::world::{Life, World};
+
+/// As long as a publisher waits for a confirm.
+const CONFIRM: Duration = Duration::from_secs(10);
+/// Chance plays for the owner queue's publishes by this number.
+const OWNER: usize = usize::MAX;
+
+impl World {
+    /// Hands the deliveries of a connection to the worker until it stops.
+    pub(crate) async fn consume(
+        self: Arc<Self>,
+        life: Arc<Life>,
+        number: u64,
+        mut inbox: mpsc::Receiver<Delivery>,
+        gone: CancellationToken,
+    ) {
+        let mut is_first = true;
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = life.stop.cancelled() => None,
+                () = gone.cancelled() => return,
+                next = inbox.recv() => next,
+            };
+            life.alive().await;
+            let Some(delivery) = next else { break };
+            if std::mem::take(&mut is_first) && !self.take_ownership(&life).await {
+                self.truth().met(Met::Case(Case::OwnerUnknown));
+                self.close(number);
+                forget(delivery);
+                while let Ok(delivery) = inbox.try_recv() {
+                    forget(delivery);
+                }
+                return;
+            }
+            self.arrived(&life, number, &delivery);
+            if let Err(unsent) = life.deliveries.send(delivery).await {
+                let _ = unsent.0.acker.nack_requeue().await;
+            }
+        }
+        while let Ok(delivery) = inbox.try_recv() {
+            let _ = delivery.acker.nack_requeue().await;
+        }
+    }
+
+    fn arrived(&self, life: &Life, connection: u64, delivery: &Delivery) {
+        let message = &delivery.message;
+        let Some(HeaderValue::LongLongInt(number)) = message.header(NUMBER) else { return };
+        let (number, before) = (*number as usize, message.was_delivered_before());
+        let proves = life.ledger().is_some_and(|ledger| ledger.proves_unsent());
+        if message.header("x-wtw-dead-letter").is_some() {
+            let is_created = self.stores.is_created(life, message);
+            let replay = if is_created { Case::ReplayOfCreated } else { Case::Replay };
+            self.truth().met(Met::Case(if before { Case::RedeliveredReplay } else { replay }));
+        }
+        self.truth().taken(number, life.number, message.delivery_tag, connection, (before, proves));
+    }
+
+    /// Compares the queue's owner with this worker's ledger; whether that could be done.
+    async fn take_ownership(self: &Arc<Self>, life: &Arc<Life>) -> bool {
+        let Some(ownership) = life.ownership() else { return false };
+        sleep(Duration::from_millis(5)).await;
+        life.alive().await;
+        let has_owner_queue = self.script.setting.has_owner_queue;
+        let owners = if has_owner_queue {
+            Owners::Found(self.broker().owners.clone())
+        } else {
+            Owners::Unusable("no permission".to_owned())
+        };
+        let Ok(id) = ownership.compare(owners).await else { return false };
+        life.alive().await;
+        let Some(id) = id else { return true };
+        self.truth().note(format!("worker {} takes the queue over", life.number));
+        self.truth().met(Met::Case(Case::OtherOwner));
+        let (fault, latency) = self.confirmation(OWNER);
+        sleep(latency).await;
+        life.alive().await;
+        match fault {
+            None => self.broker().owners = vec![id],
+            Some(Confirm::UnconfirmedStored) => self.broker().owners.push(id),
+            Some(_) => {}
+        }
+        let _ = self.dies(life);
+        life.alive().await;
+        fault.is_none()
+    }
+
+    // Publishing copies.
+
+    pub(crate) fn publish_weather(&self, confirm: Confirm, lasts: Duration) {
+        self.broker().weather = Some((confirm, Instant::now() + lasts));
+    }
+
+    pub(crate) fn is_publishing_blocked(&self) -> bool {
+        self.broker().weather.is_some_and(|(_, until)| until > Instant::now())
+    }
+
+    fn confirmation(&self, number: usize) -> (Option<Confirm>, Duration) {
+        let mut broker = self.broker();
+        let turn = broker.publishes.entry(number).or_default();
+        *turn += 1;
+        let mut dice = self.script.dice(Game::Publish, number, *turn);
+        let latency = Duration::from_millis(dice.u64(0..20));
+        let unlucky = !self.is_calm() && chance(&mut dice, self.script.setting.publish_faults);
+        let weather = broker.weather.filter(|(_, until)| *until > Instant::now()).map(|(confirm, _)| confirm);
+        let fault = weather.or_else(|| unlucky.then(|| random_confirm(&mut dice)));
+        if let Some(fault) = fault {
+            self.truth().met(Met::Publish(fault));
+            broker.last_failure = Some(Instant::now());
+        }
+        (fault, latency)
+    }
+
+    /// A copy reaches its queue.
+    fn store(self: &Arc<Self>, number: usize, queue: &str, message: Message) -> bool {
+        let config = &self.config;
+        let work = &config.broker.queue;
+        if let Some(id) = text(&message, "x-wtw-message-id") {
+            self.stores.knows(&id, self.truth().account_of(number));
+        }
+        if *queue == config.broker.dead_letter_queue {
+            self.truth().died(number, &message);
+            self.broker().dead.push(Stored::new(number, message));
+            return true;
+        }
+        let delays = config.retry.delays.iter().map(|delay| (retry_queue(work, *delay), *delay));
+        let ttl = delays.chain([(hold_queue(work), HOLD)]).find(|(name, _)| name == queue).map(|(_, ttl)| ttl);
+        let Some(ttl) = ttl else { return false };
+        self.truth().copied(number, queue, &message);
+        self.broker().waiting += 1;
+        self.after(ttl, move |world| {
+            let message = expired(message, world.config.broker.queue.clone());
+            let mut broker = world.broker();
+            broker.waiting -= 1;
+            broker.work.push_back(Stored::new(number, message));
+            drop(broker);
+            world.dispatch();
+        });
+        true
+    }
+}
+
+/// A delivery of a connection that is gone: nobody settles it.
+fn forget(delivery: Delivery) {
+    debug_assert!(!delivery.acker.is_open());
+}
+
+/// As the broker delivers what a queue's TTL brought back.
+fn expired(mut message: Message, queue: String) -> Message {
+    let mut death = Headers::default();
+    death.insert("reason".into(), HeaderValue::LongString("expired".into()));
+    let deaths = HeaderValue::FieldArray(vec![HeaderValue::FieldTable(death)].into());
+    message = crate::broker::with_header(message, "x-death", deaths);
+    (message.exchange, message.routing_key, message.redelivered) = (String::new(), queue, false);
+    message
+}
+
+/// The publishing side of a worker.
+pub(crate) struct FakePublisher {
+    pub(crate) world: Arc<World>,
+    pub(crate) life: Arc<Life>,
+}
+
+impl FakePublisher {
+    async fn send(&self, queue: &str, message: Message) -> Result<(), PublishError> {
+        let (world, life) = (&self.world, &self.life);
+        let Some(HeaderValue::LongLongInt(number)) = message.header(NUMBER) else {
+            return Err(PublishError::Refused);
+        };
+        let number = *number as usize;
+        let (fault, latency) = world.confirmation(number);
+        let why = || "simulated".to_owned();
+        match fault {
+            Some(Confirm::Unconnected) => return Err(PublishError::Unconnected(why())),
+            Some(Confirm::Blocked) => return Err(PublishError::Blocked(why())),
+            Some(_) | None => sleep(latency).await,
+        }
+        life.alive().await;
+        match fault {
+            Some(Confirm::Refused) => return Err(PublishError::Refused),
+            Some(Confirm::Returned) => return Err(PublishError::Returned(why())),
+            Some(Confirm::Impossible) => return Err(PublishError::Impossible(why())),
+            Some(Confirm::UnconfirmedLost) => {
+                sleep(CONFIRM).await;
+                life.alive().await;
+                return Err(PublishError::Unconfirmed(why()));
+            }
+            Some(Confirm::UnconfirmedStored | Confirm::Unconnected | Confirm::Blocked) | None => {}
+        }
+        if !world.store(number, queue, message) {
+            return Err(PublishError::Returned(format!("no queue {queue}")));
+        }
+        let is_confirmed = fault.is_none() && !world.dies(life);
+        sleep(if is_confirmed { latency } else { CONFIRM }).await;
+        if life.is_dead() || !is_confirmed {
+            world.truth().exists_twice(number);
+            life.alive().await;
+            return Err(PublishError::Unconfirmed(why()));
+        }
+        world.truth().confirmed(number, life.number);
+        Ok(())
+    }
+}
+
+impl Publish for FakePublisher {
+    fn publish<'a>(
+        &'a self,
+        queue: &'a str,
+        body: &'a [u8],
+        properties: Properties,
+    ) -> BoxFuture<'a, Result<(), PublishError>> {
+        let message = Message { body: body.to_vec(), properties, ..Message::default() };
+        async move {
+            self.life.alive().await;
+            self.send(queue, message).await
+        }
+        .boxed()
+    }
+
+    fn frame_max(&self) -> usize {
+        131_072
+    }
+}
