@@ -36,6 +36,7 @@ proptest! {
 #[tokio::test]
 async fn renew_id_refuses_a_ledger_in_memory() {
     let config = config::Ledger {
+        url_file: None,
         store: config::LedgerStore::Memory,
         retention: ROOMY.retention,
         max_entries: ROOMY.max_entries,

@@ -107,6 +107,7 @@ pub fn decide(entry: Option<&Entry>, owner: ClaimOwner, facts: &Facts) -> Decisi
         doubted: is_unproven || entry.doubted || facts.possibly_created,
         reset: facts.replay.is_some() && facts.replay != entry.replay && !is_unproven,
         is_suspect: entry.orphans > 0,
+        ..Plan::default()
     };
     if plan.reset {
         return Decision::Proceed(plan);

@@ -183,7 +183,7 @@ async fn each_way_in_which_an_account_may_differ_is_found_and_replayed() {
         let (crm, folder) = (Crm::start(options()).await, Folder::new(&format!("way-{number}")));
         crm.faults(json!([{"action": action}])).await;
         let (Finished { stdout, .. }, first) = report(&crm.url, &folder, &["--try-missing-field"]).await;
-        for (about, expected) in expected {
+        for (about, expected) in *expected {
             assert_eq!(answer(&first, about), *expected, "{action}, {about}: {stdout}");
         }
         let again = replayed(&first).await;

@@ -338,7 +338,7 @@ async fn the_configured_ledger_is_opened() {
     let redis = Redis::own().await.unwrap();
     for store in [config::LedgerStore::Memory, config::LedgerStore::Redis(SecretString::from(redis.url.clone()))] {
         let retention = ROOMY.retention;
-        let config = config::Ledger { store, retention, max_entries: 10 };
+        let config = config::Ledger { store, url_file: None, retention, max_entries: 10 };
         let ledger = ledger::open(&config, Clock::system()).await.unwrap();
         assert_eq!(ledger.get(&key("a")).await.unwrap(), None);
     }

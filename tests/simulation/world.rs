@@ -106,7 +106,8 @@ impl World {
         let set = &script.setting;
         let clocks: Vec<FakeClock> = set.ahead.iter().map(|ahead| FakeClock::new(set.midnight, *ahead)).collect();
         let true_clock = FakeClock::new(set.midnight, 0);
-        let truth = Truth::new(&script, Schedule::from(&config.retry).limit(), config.crm.request_timeout + ORPHAN_MARGIN);
+        let truth =
+            Truth::new(&script, Schedule::from(&config.retry).limit(), config.crm.request_timeout + ORPHAN_MARGIN);
         Arc::new(Self {
             stores: Stores::new(&script, &truth, &true_clock, &clocks),
             crm: Mutex::new(CrmState::new(&script)),
@@ -188,15 +189,15 @@ impl World {
         let (config, clock) = (&self.config, self.clocks[life.worker].clock());
         let events = Arc::new(Events::new("/", &config.broker.queue, Timestamp::UNIX_EPOCH));
         let gate = self.gate(life);
-        let mapper = Mapper::new(config).expect("an operation");
+        let mapper = Arc::new(Mapper::new(config).expect("an operation"));
         let fake = Arc::new(FakeLedger::open(self, life));
         let ledger: Arc<dyn Ledger> = fake.clone();
-        let ownership = Arc::new(Ownership::new(Arc::clone(&ledger), mapper.identities(), true, GRACE));
+        let ownership = Arc::new(Ownership::new(Arc::clone(&ledger), String::new(), true, GRACE));
         let _ = life.parts.set((Arc::clone(&ownership), fake));
         Worker {
             crm: Arc::new(FakeCrm { world: Arc::clone(self), life: Arc::clone(life) }),
             schedule: Schedule::from(&config.retry),
-            mapper,
+            mapper: Arc::clone(&mapper),
             settings: Settings {
                 max_age: config.task.max_age,
                 on_unknown: config.retry.on_unknown,
@@ -204,6 +205,7 @@ impl World {
                 orphan_after: config.crm.request_timeout + ORPHAN_MARGIN,
             },
             settler: Settler {
+                mapper,
                 publisher: Arc::new(FakePublisher { world: Arc::clone(self), life: Arc::clone(life) }),
                 publish_gate: Arc::clone(&life.publish_gate),
                 queue: config.broker.queue.clone(),

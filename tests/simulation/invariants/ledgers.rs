@@ -183,14 +183,7 @@ impl Truth {
 
     /// A ledger says from now on that what it does not know was not sent, or no longer says so. `owners` is what
     /// `<queue>.owner` holds; `before` are the messages that come, or came, delivered before.
-    pub(crate) fn proves(
-        &mut self,
-        store: usize,
-        was: &About,
-        about: &About,
-        owners: &[String],
-        before: &[usize],
-    ) {
+    pub(crate) fn proves(&mut self, store: usize, was: &About, about: &About, owners: &[String], before: &[usize]) {
         if about.proves_unsent && !was.proves_unsent {
             self.note(format!("ledger {store} proves what was not sent"));
             self.met(Met::Case(Case::Proves));
@@ -201,7 +194,9 @@ impl Truth {
             let sent: Vec<usize> = sent.copied().collect();
             // Another worker's ledger may know what this one does not.
             if !sent.is_empty() && sent.iter().any(|number| !self.knows(store, *number)) {
-                self.wrong(format!("ledger {store} is said to know what was sent, and does not know messages {sent:?}"));
+                self.wrong(format!(
+                    "ledger {store} is said to know what was sent, and does not know messages {sent:?}"
+                ));
             }
         }
         if !about.proves_unsent && was.proves_unsent {

@@ -167,7 +167,9 @@ impl Truth {
         if account.has_id {
             match account.claims.values().find(|claim| claim.life == life && claim.is_made) {
                 None => wrong.push("without a claim"),
-                Some(claim) if claim.started.elapsed() > CLAIM_TO_REQUEST => wrong.push("more than 2 s after its claim"),
+                Some(claim) if claim.started.elapsed() > CLAIM_TO_REQUEST => {
+                    wrong.push("more than 2 s after its claim")
+                }
                 Some(_) => {}
             }
         }
@@ -299,7 +301,8 @@ impl Truth {
     /// A second after a probe ended without an answer, which lets the next one go at once.
     pub(crate) fn next_probe_went(&mut self, request: &Request, since: Instant) {
         let life = request.life;
-        let Some(gate) = self.gates.get(&life).filter(|gate| request.sent == Sent::Probe && gate.closing == request.closing)
+        let Some(gate) =
+            self.gates.get(&life).filter(|gate| request.sent == Sent::Probe && gate.closing == request.closing)
         else {
             return;
         };
@@ -311,7 +314,8 @@ impl Truth {
         // One that waits for its first turn; those that the ledger may still keep waiting are left out.
         let waits = self.accounts.iter().any(|account| {
             let hands = account.hands.get(&life).map(|hands| hands.values().collect::<Vec<_>>()).unwrap_or_default();
-            let is_waiting = hands.len() == 1 && hands.iter().all(|hand| hand.since.elapsed() > waited && !gone.contains_key(&hand.connection));
+            let is_waiting = hands.len() == 1
+                && hands.iter().all(|hand| hand.since.elapsed() > waited && !gone.contains_key(&hand.connection));
             is_waiting && account.doubtful + account.spent.1 + account.orphans == 0 && !account.ledger_failed
         });
         let has_good_ledger = set.ledger_faults == 0;

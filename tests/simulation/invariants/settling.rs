@@ -66,7 +66,11 @@ impl Truth {
         let (delivered_before, proves) = hand;
         let account = self.account(number);
         account.unproven += u32::from(delivered_before && !proves);
-        account.hands.entry(life).or_default().insert(tag, Hand { connection, since: Instant::now(), delivered_before });
+        account
+            .hands
+            .entry(life)
+            .or_default()
+            .insert(tag, Hand { connection, since: Instant::now(), delivered_before });
         account.asked.remove(&life);
     }
 
@@ -282,9 +286,11 @@ impl Truth {
             "unknown" => account.has_cause() && (self.is_strict() || is_spent),
             "id_conflict" => account.created.iter().any(|(subject, _)| *subject != planned.subject),
             "poison" => account.panics > 0 || self.orphans_in_a_row(account) >= POISON,
-            "expired" => self.script.setting.max_age.is_some_and(|max_age| {
-                age(message, now).is_some_and(|age| age + self.clock_error() > max_age)
-            }),
+            "expired" => self
+                .script
+                .setting
+                .max_age
+                .is_some_and(|max_age| age(message, now).is_some_and(|age| age + self.clock_error() > max_age)),
             _ => false,
         };
         (!is_right).then(|| {

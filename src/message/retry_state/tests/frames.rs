@@ -158,7 +158,8 @@ fn the_largest_of_everything_fits_the_smallest_frame() {
     };
     for frame_max in FRAMES {
         let at = Timestamp::MAX;
-        let letter = dead_letter::properties(&message, &state, &failure, Some("digest"), &"w".repeat(999), at, frame_max);
+        let letter =
+            dead_letter::properties(&message, &state, &failure, Some("digest"), &"w".repeat(999), at, frame_max);
         fits(&letter, frame_max);
         let read = dead_letter::DeadLetter::read(&arrived(letter, "dead"));
         assert!(read.message.starts_with('€') && read.message.ends_with("€…"), "{}", read.message);
