@@ -68,7 +68,7 @@ impl Verdict {
     }
 }
 
-/// The body as text. UTF-16 is known by its byte-order mark, or by the zero byte beside the first brace. Bytes that are no
+/// The body as text. UTF-16 is known by its byte-order mark, or by the zero bytes beside its first two characters. Bytes that are no
 /// UTF-8 are replaced, so that a verdict in Latin-1 can be read.
 fn decode(body: &[u8]) -> Cow<'_, str> {
     fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Cow<'_, str> {
@@ -77,8 +77,8 @@ fn decode(body: &[u8]) -> Cow<'_, str> {
         char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
     }
     match body {
-        [0xFF, 0xFE, text @ ..] | text @ [b'{', 0, ..] => utf16(text, u16::from_le_bytes),
-        [0xFE, 0xFF, text @ ..] | text @ [0, b'{', ..] => utf16(text, u16::from_be_bytes),
+        [0xFF, 0xFE, text @ ..] | text @ [b'{', 0, _, 0, ..] => utf16(text, u16::from_le_bytes),
+        [0xFE, 0xFF, text @ ..] | text @ [0, b'{', 0, _, ..] => utf16(text, u16::from_be_bytes),
         _ => String::from_utf8_lossy(body),
     }
 }

@@ -154,6 +154,12 @@ pub const KEYS: &[Key] = &[
         "An older message (by its AMQP timestamp, else its first attempt) is dead-lettered as `expired`.",
     ),
     key(
+        "task.reference",
+        Preset::Text("none"),
+        Kind::Choice(&["none", "description", "name"]),
+        "Where `[ref:…]` is appended. It is the same for every attempt of a message, so that people can find a task's message.",
+    ),
+    key(
         "events.unmatched",
         Preset::Text("dead-letter"),
         Kind::Choice(&["dead-letter", "skip"]),
@@ -178,13 +184,6 @@ pub const KEYS: &[Key] = &[
         Kind::Count(1, 20),
         "Attempts in a round, the first included.",
     ),
-    key(
-        "task.reference",
-        Preset::Text("none"),
-        Kind::Choice(&["none", "description", "name"]),
-        "append `[ref:…]`, which is the same for every attempt of a message, to the task's description or name",
-    ),
-    key("retry.immediate_attempts", Preset::Text("3"), Kind::Count(1, 20), "posts in a round, the first included"),
     key(
         "retry.immediate_initial",
         Preset::Derived("200ms, or retry.immediate_max where that is less"),

@@ -36,7 +36,7 @@ fn values_are_written_as_the_event_has_them() {
         ("{{ body.t ~ body.nope }}", Err("column 13: body is an object without \"nope\"")),
         ("{{ body.nope | upper }}", Err("body is an object without \"nope\"")),
         ("{{ body.nope | datetime }}", Err("body is an object without \"nope\"")),
-        ("{{ [body.nope] | join }}", Err("missing")),
+        ("{{ [body.nope] | join }}", Err("body is an object without \"nope\"")),
         ("{{ body.nope + 1 }}", Err("body is an object without \"nope\"")),
         ("{{ {'a': 1}[body.t] }}", Err("is missing")),
         ("{{ body.list | datetime }}", Err("a list is no date")),
