@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::connect::{Connector, vhost};
+use crate::broker::depths;
 use crate::broker::publisher::Publisher;
 use crate::broker::session::Session;
 use crate::broker::topology::Topology;
@@ -41,6 +42,8 @@ const PREFETCH_BESIDE: usize = 448;
 const MAX_PREFETCH: usize = 2_000;
 /// First and longest wait before another attempt to open the ledger.
 const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+/// How often the queues are counted and the rates measured.
+const MEASURE: Duration = Duration::from_secs(10);
 /// How often the tokens' file is looked at.
 const REREAD: Duration = Duration::from_secs(5);
 /// How long the broker's connections may take to close once everything is settled, and then the rest.
@@ -154,6 +157,7 @@ async fn work(
     let (sender, receiver) = mpsc::channel(prefetch.into());
     services.spawn(Arc::clone(&worker).watch_ledger(drained.clone()));
     let working = services.spawn(worker.run(receiver, tasks.clone()));
+    services.spawn(measure(Arc::clone(&connector), topology.clone(), Arc::clone(status), drained.clone()));
     let told = Arc::clone(status);
     let session = Session {
         connector,
@@ -184,6 +188,12 @@ async fn work(
     // A connection that does not close in time is closed by the end of the process.
     let _ = timeout(CLOSING, closing).await;
     refused.map_or(settled, Err)
+}
+
+/// Counts the queues and measures the rates, for the forecast.
+async fn measure(connector: Arc<Connector>, topology: Topology, status: Arc<Status>, stop: CancellationToken) {
+    let queues: Vec<String> = topology.queues.into_iter().map(|queue| queue.name).collect();
+    depths::watch(&connector, &queues, MEASURE, &stop, |depths| status.measure(depths)).await;
 }
 
 /// Waits until what is in flight is settled, as long as may be.
@@ -242,6 +252,7 @@ async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationT
         let error = match opened {
             Ok(ledger) => {
                 status.events.ledger_has(ledger.len());
+                status.serves(config, Arc::clone(&ledger));
                 status.ledger(None);
                 return Some(ledger);
             }

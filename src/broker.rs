@@ -3,10 +3,12 @@
 
 mod acks;
 pub mod connect;
+pub mod depths;
 pub mod inspect;
 pub mod publisher;
-pub mod reader;
+pub mod queue_scan;
 pub mod session;
+pub mod stream;
 pub mod topology;
 
 use std::fmt;

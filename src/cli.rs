@@ -3,13 +3,16 @@
 //! Results go to standard output, everything else to standard error.
 
 pub mod check;
+pub mod console;
 pub mod dead_letters;
+pub mod find;
 pub mod healthcheck;
 pub mod map;
 pub mod publish;
 pub mod run;
 pub mod sandbox;
 pub mod schema;
+pub mod status;
 pub mod topology;
 
 use std::fmt;
@@ -64,9 +67,18 @@ enum Command {
     Map(map::Args),
     /// Publish task messages, each persistent, with a message id, and confirmed
     Publish(publish::Args),
-    /// Look into the dead-letter queue
+    /// Say what the running workers and their queues are doing
+    #[command(after_help = status::EXAMPLES)]
+    Status(status::Args),
+    /// Say what is known of a message id: ledger, dead letters, retry queues
+    #[command(after_help = find::EXAMPLES)]
+    Find(find::Args),
+    /// List, show, replay, discard, restore and export failed messages
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
+    /// Serve the console: the same in a browser
+    #[command(after_help = console::EXAMPLES)]
+    Console(console::Args),
     /// Print the queues that the worker declares, as RabbitMQ definitions
     Topology(topology::Args),
     /// Print the JSON Schema of a task message
@@ -91,6 +103,9 @@ impl Cli {
             Command::Check(args) => check::run(&args, &sources, &stop).await,
             Command::Map(args) => map::run(&args, &sources),
             Command::Publish(args) => publish::run(&args, &sources, &stop).await,
+            Command::Status(args) => status::run(&args, &sources).await,
+            Command::Find(args) => find::run(&args, &sources, &stop).await,
+            Command::Console(args) => console::run(&args, &sources, stop).await,
             Command::DeadLetters(command) => dead_letters::run(&command, &sources, &stop).await,
             Command::Topology(args) => topology::run(&args, &sources).await,
             Command::Schema => schema::run(),

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use url::Url;
 
 pub(crate) mod address;
+mod console;
 mod keys;
 mod load;
 mod problem;
@@ -18,6 +19,7 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
+pub use console::Console;
 pub use keys::{KEYS, Key, Kind, Preset, markdown_table, variable};
 pub use load::{Loaded, read_tokens, read_urls};
 pub use problem::{Problem, Problems};
@@ -40,6 +42,8 @@ pub struct Config {
     pub ledger: Ledger,
     /// `[admin]`
     pub admin: Admin,
+    /// `[console]`
+    pub console: Console,
     /// `[shutdown]`
     pub shutdown: Shutdown,
     /// `[log]`

@@ -54,6 +54,8 @@ pub mod config;
 
 pub mod check;
 
+pub mod dead_letters;
+
 pub mod cli;
 
 pub mod sandbox;
@@ -66,6 +68,8 @@ pub mod duration;
 mod json_object;
 
 pub mod suggest;
+
+pub mod visible;
 
 use std::sync::OnceLock;
 

@@ -25,6 +25,7 @@ pub(super) fn config(reader: &mut Reader<'_>, terminal: bool) -> Result<Config, 
     let gate = gate(reader);
     let ledger = ledger(reader);
     let listen = reader.want("admin.listen", socket);
+    let console = super::console::console(reader);
     let grace = reader.want("shutdown.grace", duration);
     let log = log(reader, terminal);
     Ok(Config {
@@ -35,6 +36,7 @@ pub(super) fn config(reader: &mut Reader<'_>, terminal: bool) -> Result<Config, 
         gate: gate?,
         ledger: ledger?,
         admin: Admin { listen: listen? },
+        console: console?,
         shutdown: Shutdown { grace: grace? },
         log: log?,
     })

@@ -5,26 +5,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Json};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use serde_json::Value;
+use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::observe::ledger_page::MOST_IDS;
 use crate::observe::listener::Accepting;
 use crate::observe::status::Status;
 
 /// The pages and what they answer, as the README's table has it.
-pub const PAGES: [(&str, &str); 4] = [
+pub const PAGES: [(&str, &str); 5] = [
     ("/livez", "200 while the process answers at all"),
     (
         "/readyz",
@@ -32,6 +33,7 @@ pub const PAGES: [(&str, &str); 4] = [
     ),
     ("/metrics", "OpenMetrics text, see below"),
     ("/status", "the same for people, as JSON, see below"),
+    ("/ledger?id=ID", "what the ledger knows of up to 100 message ids, as JSON; ten calls a second"),
 ];
 
 /// How long [`probe`] waits for an answer.
@@ -69,6 +71,7 @@ fn routes(status: Arc<Status>) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/status", get(page))
+        .route("/ledger", get(ledger))
         .with_state(status)
 }
 
@@ -84,8 +87,35 @@ async fn metrics(State(status): State<Arc<Status>>) -> impl IntoResponse {
     ([(CONTENT_TYPE, form)], status.metrics())
 }
 
-async fn page(State(status): State<Arc<Status>>) -> Json<Value> {
-    Json(status.page())
+async fn page(State(status): State<Arc<Status>>) -> Response {
+    json(&status.page())
+}
+
+/// What the ledger knows of the ids of the query.
+async fn ledger(State(status): State<Arc<Status>>, RawQuery(query): RawQuery) -> Response {
+    let query = query.unwrap_or_default();
+    let ids: Vec<String> = url::form_urlencoded::parse(query.as_bytes())
+        .filter(|(name, value)| name == "id" && !value.is_empty())
+        .map(|(_, value)| value.into_owned())
+        .collect();
+    if ids.is_empty() || ids.len() > MOST_IDS {
+        return (StatusCode::BAD_REQUEST, format!("name 1 to {MOST_IDS} message ids: /ledger?id=A&id=B\n")).into_response();
+    }
+    if !status.may_ask_ledger() {
+        return (StatusCode::TOO_MANY_REQUESTS, "ten calls a second are answered; ask again\n").into_response();
+    }
+    match status.ledger_page(&ids).await {
+        Ok(page) => json(&page),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+/// Indented JSON, in the order of the type's fields; nothing in it acts on a terminal.
+fn json(page: &impl Serialize) -> Response {
+    match serde_json::to_string_pretty(page) {
+        Ok(text) => ([(CONTENT_TYPE, "application/json")], format!("{}\n", crate::visible::json(&text))).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }
 
 /// Asks a running worker whether it is ready.
