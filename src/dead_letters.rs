@@ -21,6 +21,7 @@ pub mod scan;
 use std::sync::Arc;
 
 use crate::broker::connect::Connector;
+use crate::broker::topology::Topology;
 use crate::clock::Clock;
 use crate::config::Config;
 
@@ -51,6 +52,22 @@ impl Queues {
             discarded: of("discarded"),
             audit: of("audit"),
         }
+    }
+
+    /// The queues whose messages are counted for people: all of the topology but the stream and the owner's, and those that
+    /// only the tools read.
+    #[must_use]
+    pub fn counted(config: &Config) -> Vec<String> {
+        let queues = Self::new(&config.broker);
+        let topology = Topology::new(&config.broker, &config.retry.delays);
+        let mut names: Vec<String> = topology.queues.into_iter().map(|queue| queue.name).collect();
+        for more in [queues.broker, queues.discarded] {
+            if !names.contains(&more) {
+                names.push(more);
+            }
+        }
+        names.retain(|name| *name != queues.audit && *name != format!("{}.owner", queues.work));
+        names
     }
 
     /// The queue of a source.

@@ -58,6 +58,8 @@ pub mod dead_letters;
 
 pub mod cli;
 
+mod console;
+
 pub mod sandbox;
 
 // Shared parts.

@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use crate::broker::connect::Connector;
 use crate::broker::depths::{self, Depths};
-use crate::broker::topology::Topology;
 use crate::cli::{Error, FAILED, load, print};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
@@ -57,7 +56,7 @@ struct ToldWorker<'a> {
 pub async fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     let config = load(sources, &[])?;
     let answers = Workers::new(config.console.workers.clone()).status().await;
-    let depths = depths::count(&Connector::new(config.broker.clone()), &names(&config)).await;
+    let depths = depths::count(&Connector::new(config.broker.clone()), &Queues::counted(&config)).await;
     let overview = Overview::new(&config.broker.queue, answers, depths);
     let now = Clock::system().now();
     if args.json {
@@ -66,20 +65,6 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
         print(&text(&overview, &config, now))?;
     }
     Ok(if overview.works { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
-}
-
-/// The queues that are counted.
-fn names(config: &Config) -> Vec<String> {
-    let queues = Queues::new(&config.broker);
-    let topology = Topology::new(&config.broker, &config.retry.delays);
-    let mut names: Vec<String> = topology.queues.into_iter().map(|queue| queue.name).collect();
-    for more in [queues.broker, queues.discarded] {
-        if !names.contains(&more) {
-            names.push(more);
-        }
-    }
-    names.retain(|name| *name != queues.audit && !name.ends_with(".owner"));
-    names
 }
 
 fn json(overview: &Overview) -> Result<String, Error> {

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,7 +21,7 @@ use super::scan::{Found, Stop, worn};
 use super::{DeadLetters, Source};
 use crate::broker::publisher::Publisher;
 use crate::broker::queue_scan::{QueueScan, WINDOW};
-use crate::broker::{Delivery, Properties, Publish as _, PublishError};
+use crate::broker::{Acker, Delivery, Properties, Publish as _, PublishError};
 use crate::duration;
 
 /// Messages acted upon at a time, at most.
@@ -215,24 +217,7 @@ impl Pass<'_> {
         let (run, publisher, on_acted, skipped) = (self.run, &self.publisher, self.on_acted, &self.skipped);
         {
             let round = Round { run, scan: &mut scan, source, limit, pace: &mut self.pace, failed: &failed, skipped };
-            let found = futures_util::stream::unfold(round, async |mut round| Some((round.next().await?, round)));
-            let acting = found.map(async |next: Result<(Found, Box<dyn crate::broker::Acker>), String>| {
-                let (found, acker) = next?;
-                let acted = act(run, publisher, &found).await?;
-                let print = found.fingerprint;
-                // Some are large, and the broker may take its time.
-                drop(found);
-                let acted = match acted {
-                    Acted::Done if acker.ack().await.is_err() => Acted::Unheard,
-                    acted => acted,
-                };
-                if matches!(acted, Acted::Skipped(_)) {
-                    skipped.lock().unwrap_or_else(PoisonError::into_inner).insert(print);
-                }
-                on_acted(print, &acted);
-                Ok::<_, String>(acted)
-            });
-            let mut acting = std::pin::pin!(acting.buffer_unordered(AT_A_TIME));
+            let mut acting = acting(round, publisher, on_acted);
             // What is under way is finished even when something went wrong: its message would else be met twice.
             while let Some(acted) = acting.next().await {
                 match acted {
@@ -255,6 +240,47 @@ impl Pass<'_> {
     }
 }
 
+/// A message to act upon, and the means to settle it.
+type Taken = Result<(Found, Box<dyn Acker>), String>;
+
+/// What becomes of each message of a round, several at a time.
+fn acting<'a>(round: Round<'a>, publisher: &'a Publisher, on_acted: OnActed<'a>) -> BoxStream<'a, Result<Acted, String>> {
+    let (run, skipped) = (round.run, round.skipped);
+    let taken = futures_util::stream::unfold(round, next_of);
+    taken.map(move |next| settle(run, publisher, next, on_acted, skipped)).buffer_unordered(AT_A_TIME).boxed()
+}
+
+/// The next message of a round, and the round.
+fn next_of(mut round: Round<'_>) -> BoxFuture<'_, Option<(Taken, Round<'_>)>> {
+    Box::pin(async move { Some((round.next().await?, round)) })
+}
+
+/// Acts upon one message, and takes it from its queue when that is done.
+fn settle<'a>(
+    run: &'a Run<'a>,
+    publisher: &'a Publisher,
+    next: Taken,
+    on_acted: OnActed<'a>,
+    skipped: &'a Mutex<HashSet<u128>>,
+) -> BoxFuture<'a, Result<Acted, String>> {
+    Box::pin(async move {
+        let (found, acker) = next?;
+        let acted = act(run, publisher, &found).await?;
+        let print = found.fingerprint;
+        // Some are large, and the broker may take its time.
+        drop(found);
+        let acted = match acted {
+            Acted::Done if acker.ack().await.is_err() => Acted::Unheard,
+            acted => acted,
+        };
+        if matches!(acted, Acted::Skipped(_)) {
+            skipped.lock().unwrap_or_else(PoisonError::into_inner).insert(print);
+        }
+        on_acted(print, &acted);
+        Ok(acted)
+    })
+}
+
 /// One scan among the chosen messages.
 struct Round<'a> {
     run: &'a Run<'a>,
@@ -268,7 +294,7 @@ struct Round<'a> {
 
 impl Round<'_> {
     /// The next chosen message; none at the end, and when no more are to be taken.
-    async fn next(&mut self) -> Option<Result<(Found, Box<dyn crate::broker::Acker>), String>> {
+    async fn next(&mut self) -> Option<Taken> {
         while !self.failed.load(Ordering::Relaxed) {
             let until = self.scan.until();
             // Others are held and not looked at again; nothing of a scan that is broken off is lost: it goes back.

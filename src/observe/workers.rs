@@ -100,9 +100,8 @@ async fn ask_ledger(url: &Url, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool
         if n > 0 {
             sleep(BETWEEN).await;
         }
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        query.extend_pairs(some.iter().map(|id| ("id", id)));
-        let (status, body) = get(url, &format!("/ledger?{}", query.finish())).await?;
+        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(some.iter().map(|id| ("id", id))).finish();
+        let (status, body) = get(url, &format!("/ledger?{query}")).await?;
         if status != 200 {
             return Err(format!("it answered HTTP {status}: {}", String::from_utf8_lossy(&body).trim()));
         }
