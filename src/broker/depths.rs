@@ -8,9 +8,9 @@ use lapin::options::QueueDeclareOptions;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::broker::Headers;
 use crate::broker::connect::{BrokerError, Connector, bounded, close, open_channel};
 use crate::broker::topology::short;
-use crate::broker::Headers;
 
 /// The messages that are ready on each queue, by its name; queues that do not exist are absent.
 pub type Depths = BTreeMap<String, u64>;

@@ -187,7 +187,10 @@ fn finish(ended: &Ended, count: u64, missing: Option<String>, partial: bool) -> 
     if rest > 0 && (ended.interrupted || ended.error.is_some()) {
         left.push(format!("{} left; run the same command again to go on", counted(rest, "message")));
     } else if rest > 0 {
-        left.push(format!("{} no longer there: somebody else replayed or discarded them, or reads the queue now", counted(rest, "message")));
+        left.push(format!(
+            "{} no longer there: somebody else replayed or discarded them, or reads the queue now",
+            counted(rest, "message")
+        ));
     }
     left.extend(missing);
     if partial {

@@ -110,7 +110,13 @@ fn text(overview: &Overview, config: &Config, now: Timestamp) -> String {
     text
 }
 
-fn one_worker(page: &Page, address: &str, role: &str, (now, zone): (Timestamp, &TimeZone), line: &mut impl FnMut(&str, &str)) {
+fn one_worker(
+    page: &Page,
+    address: &str,
+    role: &str,
+    (now, zone): (Timestamp, &TimeZone),
+    line: &mut impl FnMut(&str, &str),
+) {
     let ready = if page.ready { "ready" } else { "not ready" };
     let reason = page.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     line("worker", &format!("{} at {address}: {role}, {ready}{reason}", page.worker));
@@ -118,7 +124,8 @@ fn one_worker(page: &Page, address: &str, role: &str, (now, zone): (Timestamp, &
     match page.gate.open {
         true => line("  gate", &format!("open since {since}")),
         false => {
-            let (why, advice) = (page.gate.reason.as_deref().unwrap_or_default(), page.gate.advice.as_deref().unwrap_or_default());
+            let (why, advice) =
+                (page.gate.reason.as_deref().unwrap_or_default(), page.gate.advice.as_deref().unwrap_or_default());
             line("  gate", &format!("closed since {since}: {why}. {advice}"));
             if let Some(failure) = &page.gate.last_failure {
                 line("", &format!("last failure: {failure}"));
@@ -140,7 +147,8 @@ fn one_worker(page: &Page, address: &str, role: &str, (now, zone): (Timestamp, &
     let ledger = page.ledger.reason.as_deref().unwrap_or("usable");
     line("  ledger", &format!("{}, {} messages, {ledger}", page.ledger.kind, page.ledger.entries));
     let counts = |counts: &std::collections::BTreeMap<String, u64>| {
-        let some: Vec<String> = counts.iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name} {}", grouped(*n))).collect();
+        let some: Vec<String> =
+            counts.iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name} {}", grouped(*n))).collect();
         if some.is_empty() { "none".to_owned() } else { some.join(", ") }
     };
     line("  settled", &format!("since start: {}", counts(&page.messages.settled)));

@@ -74,7 +74,10 @@ fn worker(_: &Key, text: &str) -> Parsed<Url> {
     let url = Url::parse(text).map_err(|_| "is not an address such as http://127.0.0.1:9464")?;
     match url.scheme() == "http" && url.host_str().is_some() && url.query().is_none() && url.username().is_empty() {
         true => Ok(url),
-        false => Err("is not an address such as http://127.0.0.1:9464: admin ports speak plain HTTP, without a login".to_owned()),
+        false => {
+            Err("is not an address such as http://127.0.0.1:9464: admin ports speak plain HTTP, without a login"
+                .to_owned())
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::App;
 use super::index::Snapshot;
 use super::store::{Action, Item};
+use crate::dead_letters::Source;
 use crate::dead_letters::audit::{MOST_IDS, Record, new_action};
 use crate::dead_letters::entry::{Entry, Texts};
 use crate::dead_letters::filter::Filter;
@@ -18,7 +19,6 @@ use crate::dead_letters::known::Known;
 use crate::dead_letters::plan::{Allowed, Candidate, Plan, Stays};
 use crate::dead_letters::run::{Acted, Deed, Edited, Ended, Run};
 use crate::dead_letters::scan::HOLD;
-use crate::dead_letters::Source;
 use crate::ledger::Digest;
 use crate::observe::ledger_page::LedgerResult;
 
@@ -57,12 +57,16 @@ pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
     let candidates = match wanted.what {
         "restore" => discarded(app, &wanted.filter).await?,
         _ => {
-            let snapshot = app.index.snapshot().ok_or("the dead letters have not been read yet; try again in a moment")?;
+            let snapshot =
+                app.index.snapshot().ok_or("the dead letters have not been read yet; try again in a moment")?;
             candidates(app, &snapshot, &wanted)?
         }
     };
     if candidates.len() > MOST {
-        return Err(format!("this is about {} messages; take at most {MOST} at a time, with a filter", candidates.len()));
+        return Err(format!(
+            "this is about {} messages; take at most {MOST} at a time, with a filter",
+            candidates.len()
+        ));
     }
     let plan = match wanted.what {
         "replay" => {
@@ -74,10 +78,18 @@ pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
     let items: Vec<Item> = plan
         .chosen
         .iter()
-        .map(|chosen| Item { print: chosen.fingerprint, alike: 1, id: chosen.id.to_string(), state: "waiting".to_owned(), why: None })
+        .map(|chosen| Item {
+            print: chosen.fingerprint,
+            alike: 1,
+            id: chosen.id.to_string(),
+            state: "waiting".to_owned(),
+            why: None,
+        })
         .collect();
     let filter = match wanted.print {
-        Some(_) => format!("one message: {}", plan.chosen.first().map(|chosen| chosen.id.to_string()).unwrap_or_default()),
+        Some(_) => {
+            format!("one message: {}", plan.chosen.first().map(|chosen| chosen.id.to_string()).unwrap_or_default())
+        }
         None => wanted.filter.words(),
     };
     let action = Action {
@@ -139,9 +151,15 @@ fn counted(plan: &Plan, what: &str) -> Vec<String> {
     if what == "replay" {
         let calls = plan.tasks();
         line(calls, format!("{calls} calls of the CRM's daily quota at least; more where a message is tried again"));
-        line(plan.in_doubt, format!("{} of them may have created their task, and may create a second one", plan.in_doubt));
+        line(
+            plan.in_doubt,
+            format!("{} of them may have created their task, and may create a second one", plan.in_doubt),
+        );
         line(plan.replayed_before, format!("{} of them were replayed before", plan.replayed_before));
-        line(plan.alike, format!("{} of them have no id and are exactly like another one: those make one task together", plan.alike));
+        line(
+            plan.alike,
+            format!("{} of them have no id and are exactly like another one: those make one task together", plan.alike),
+        );
     } else if what == "discard" {
         line(plan.in_doubt, format!("{} of them may have created their task", plan.in_doubt));
     }
@@ -161,7 +179,13 @@ pub(crate) fn left_in_doubt(action: &Action) -> bool {
 
 impl App {
     /// Starts an action that was counted; a second call starts nothing.
-    pub(crate) fn confirm(self: &Arc<Self>, id: &str, who: &str, reason: Option<&str>, rate: Option<f64>) -> Result<(), String> {
+    pub(crate) fn confirm(
+        self: &Arc<Self>,
+        id: &str,
+        who: &str,
+        reason: Option<&str>,
+        rate: Option<f64>,
+    ) -> Result<(), String> {
         if self.store.start(id, who, reason, rate)?
             && let Some(action) = self.store.action(id)?
         {

@@ -71,7 +71,10 @@ impl Auth {
     /// A file that cannot be read, or has a line that is no hash.
     pub(crate) fn new(config: &Console) -> Result<Self, String> {
         let mut logins = Vec::new();
-        let files = [("password_file", &config.password_file, Role::Operator), ("viewer_password_file", &config.viewer_password_file, Role::Viewer)];
+        let files = [
+            ("password_file", &config.password_file, Role::Operator),
+            ("viewer_password_file", &config.viewer_password_file, Role::Viewer),
+        ];
         for (key, path, role) in files {
             if let Some(path) = path {
                 logins.extend(read(path, role).map_err(|why| format!("console.{key}: {}: {why}", path.display()))?);
@@ -221,7 +224,8 @@ mod tests {
 
     #[test]
     fn a_line_that_is_no_hash_is_refused_without_being_shown() {
-        for (lines, why) in [("", "is empty"), ("hunter2", "line 1 is not an Argon2 hash"), ("\n$2y$05$abc", "line 2")] {
+        for (lines, why) in [("", "is empty"), ("hunter2", "line 1 is not an Argon2 hash"), ("\n$2y$05$abc", "line 2")]
+        {
             let refused = auth(lines).err().unwrap();
             assert!(refused.contains(why) && !refused.contains("hunter2"), "{refused}");
         }

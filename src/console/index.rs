@@ -152,7 +152,8 @@ impl Index {
     }
 
     async fn read_all(&self, stop: &CancellationToken) -> Result<Snapshot, String> {
-        let failed = |error: rusqlite::Error| format!("the temporary file for bodies cannot be used: {error}; set TMPDIR");
+        let failed =
+            |error: rusqlite::Error| format!("the temporary file for bodies cannot be used: {error}; set TMPDIR");
         // The empty name is a file of SQLite's own that is deleted when it is closed.
         let details = Connection::open("").map_err(failed)?;
         let tables = "PRAGMA cache_size=-8000; CREATE TABLE detail(print BLOB PRIMARY KEY, json TEXT, body BLOB, digest BLOB) STRICT;

@@ -52,8 +52,8 @@ pub(super) fn routes(app: &Arc<App>) -> Router {
         .route("/style.css", get(async || ([(CONTENT_TYPE, "text/css")], STYLE)))
         .route("/healthz", get(async || "ok\n"))
         .with_state(Arc::clone(app));
-    let routes = match app.base.trim_end_matches('/') {
-        "" => pages,
+    let routes = match app.base.as_str() {
+        "/" => pages,
         base => Router::new().nest(base, pages).route("/healthz", get(async || "ok\n")),
     };
     routes.layer(DefaultBodyLimit::disable()).layer(from_fn_with_state(Arc::clone(app), guard))
@@ -109,9 +109,11 @@ impl Shell {
 
     /// Reads the page again every so often, unless its address says that it must not.
     pub(crate) fn refreshing(mut self, seconds: u32, path: &str, query: &str) -> Self {
-        let is_paused = form_urlencoded::parse(query.as_bytes()).any(|(name, value)| name == "refresh" && value == "off");
+        let is_paused =
+            form_urlencoded::parse(query.as_bytes()).any(|(name, value)| name == "refresh" && value == "off");
         self.refresh = (!is_paused).then_some(seconds);
-        self.pause = Some(if is_paused { format!("{}{path}", self.base) } else { format!("{}{path}?refresh=off", self.base) });
+        self.pause =
+            Some(if is_paused { format!("{}{path}", self.base) } else { format!("{}{path}?refresh=off", self.base) });
         self
     }
 
@@ -126,7 +128,8 @@ impl Shell {
             self.notes.push(format!("The dead letters could not be read: {why}"));
         }
         if let Some(seen) = view.reading {
-            self.notes.push(format!("The dead letters are being read now ({seen} so far). Load the page again in a moment."));
+            self.notes
+                .push(format!("The dead letters are being read now ({seen} so far). Load the page again in a moment."));
         }
         self
     }
@@ -156,16 +159,23 @@ pub(crate) fn said(app: &App, visitor: &Visitor, status: StatusCode, text: impl 
 pub(crate) fn show(page: &impl Template) -> Response {
     match page.render() {
         Ok(html) => Html(html).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("this page cannot be made: {error}\n")).into_response(),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("this page cannot be made: {error}\n")).into_response()
+        }
     }
 }
 
 /// What is answered to a post that was not taken.
 pub(crate) fn refused(app: &App, visitor: &Visitor, refused: &Refused, back: &str) -> Response {
     let (status, text) = match refused {
-        Refused::Expired(_) => (StatusCode::FORBIDDEN, "The form had expired. Nothing was done: go back, load the page again, and repeat it."),
+        Refused::Expired(_) => (
+            StatusCode::FORBIDDEN,
+            "The form had expired. Nothing was done: go back, load the page again, and repeat it.",
+        ),
         Refused::NotAllowed => (StatusCode::FORBIDDEN, "You may look, but not act. Nothing was done."),
-        Refused::Unreadable => (StatusCode::BAD_REQUEST, "The form was too large, or could not be read. Nothing was done."),
+        Refused::Unreadable => {
+            (StatusCode::BAD_REQUEST, "The form was too large, or could not be read. Nothing was done.")
+        }
     };
     said(app, visitor, status, text, back)
 }

@@ -24,7 +24,8 @@ const MOST_FORM: usize = 1 << 20;
 /// The name of the session's cookie.
 const SESSION: &str = "wtw_session";
 /// Nothing but our own style sheet; no frame may hold a page, and forms go nowhere else.
-const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+const POLICY: &str =
+    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
 /// The address that a connection came from.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +47,11 @@ pub(crate) struct Form(Vec<(String, String)>);
 
 impl Form {
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+        self.0
+            .iter()
+            .find(|(field, _)| field == name)
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
     }
 
     pub(crate) fn text(&self, name: &str) -> &str {
@@ -112,7 +117,11 @@ pub(crate) async fn guard(
             request.extensions_mut().insert(Stranger(address));
         }
         None => {
-            let to = format!("{}login?{}", app.base, form_urlencoded::Serializer::new(String::new()).append_pair("to", &path).finish());
+            let to = format!(
+                "{}login?{}",
+                app.base,
+                form_urlencoded::Serializer::new(String::new()).append_pair("to", &path).finish()
+            );
             return harden((StatusCode::SEE_OTHER, [(LOCATION, to)]).into_response());
         }
     }
@@ -192,7 +201,10 @@ fn visitor(
     let name = match named {
         Some(name) => name,
         None if app.auth.is_needed() => {
-            return Ok((known.map(|session| (Role::from_name(&session.role), session)).map(|(role, session)| of(session, role)), None));
+            return Ok((
+                known.map(|session| (Role::from_name(&session.role), session)).map(|(role, session)| of(session, role)),
+                None,
+            ));
         }
         None => "local",
     };

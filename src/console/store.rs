@@ -140,7 +140,8 @@ impl Store {
             let found = db
                 .prepare_cached("SELECT name, role, form, seen FROM session WHERE id = ?1 AND seen >= ?2")?
                 .query_row(params![id, now - IDLE], |row| {
-                    let session = Session { id: id.to_owned(), name: row.get(0)?, role: row.get(1)?, form: row.get(2)? };
+                    let session =
+                        Session { id: id.to_owned(), name: row.get(0)?, role: row.get(1)?, form: row.get(2)? };
                     Ok((session, row.get::<_, i64>(3)?))
                 })
                 .optional()?;
@@ -213,7 +214,8 @@ impl Store {
                 params![id, state, error, now],
             )?;
             if state == "done" {
-                let gone = "UPDATE item SET state = 'gone', why = 'no longer there: replayed or discarded by somebody else'
+                let gone =
+                    "UPDATE item SET state = 'gone', why = 'no longer there: replayed or discarded by somebody else'
                             WHERE action = ?1 AND state = 'waiting'";
                 db.execute(gone, [id])?;
             }
@@ -234,8 +236,10 @@ impl Store {
         self.with(|db| {
             let all = db.transaction()?;
             for (id, state) in outcomes {
-                all.prepare_cached("UPDATE item SET state = ?3 WHERE action = ?1 AND id = ?2 AND state IN ('sent', 'failed_again')")?
-                    .execute(params![action, id, state])?;
+                all.prepare_cached(
+                    "UPDATE item SET state = ?3 WHERE action = ?1 AND id = ?2 AND state IN ('sent', 'failed_again')",
+                )?
+                .execute(params![action, id, state])?;
             }
             all.commit()
         })
@@ -278,7 +282,8 @@ impl Store {
             if verdict.is_empty() {
                 return db.execute("DELETE FROM checked WHERE id = ?1", [id]).map(drop);
             }
-            db.execute("INSERT OR REPLACE INTO checked VALUES(?1, ?2, ?3, ?4)", params![id, verdict, who, now]).map(drop)
+            db.execute("INSERT OR REPLACE INTO checked VALUES(?1, ?2, ?3, ?4)", params![id, verdict, who, now])
+                .map(drop)
         })
     }
 
@@ -321,8 +326,15 @@ mod tests {
     async fn an_action_starts_once_and_survives_a_restart() {
         let path = std::env::temp_dir().join(format!("console-{}.db", uuid::Uuid::now_v7()));
         let store = Store::open(&path).unwrap();
-        let action = Action { id: "a".to_owned(), what: "replay".to_owned(), state: "counted".to_owned(), made: 100, ..Action::default() };
-        let item = |print, id: &str| Item { print, alike: 1, id: id.to_owned(), state: "waiting".to_owned(), why: None };
+        let action = Action {
+            id: "a".to_owned(),
+            what: "replay".to_owned(),
+            state: "counted".to_owned(),
+            made: 100,
+            ..Action::default()
+        };
+        let item =
+            |print, id: &str| Item { print, alike: 1, id: id.to_owned(), state: "waiting".to_owned(), why: None };
         store.keep(&action, &[item(u128::MAX, "x"), item(2, "y"), item(2, "y")]).unwrap();
         assert!(store.start("a", "ana", Some("why"), Some(2.0)).unwrap());
         assert!(!store.start("a", "ana", None, None).unwrap(), "a second submission starts nothing");
@@ -330,7 +342,10 @@ mod tests {
         drop(store);
         let store = Store::open(&path).unwrap();
         let running = store.actions(Some("running"), 10).unwrap();
-        assert_eq!(running.iter().map(|a| (a.id.as_str(), a.reason.as_deref())).collect::<Vec<_>>(), [("a", Some("why"))]);
+        assert_eq!(
+            running.iter().map(|a| (a.id.as_str(), a.reason.as_deref())).collect::<Vec<_>>(),
+            [("a", Some("why"))]
+        );
         assert_eq!(store.counts("a").unwrap(), Counts::from([("sent".to_owned(), 1), ("waiting".to_owned(), 2)]));
         store.outcomes("a", &[("x".to_owned(), "created")]).unwrap();
         store.end("a", "done", None, 200).unwrap();

@@ -55,7 +55,10 @@ mod tests {
 
     #[test]
     fn script_is_text_and_hidden_characters_are_named() {
-        assert_eq!(shown("<script>alert('1\"&')</script>"), "&lt;script&gt;alert(&#39;1&quot;&amp;&#39;)&lt;/script&gt;");
+        assert_eq!(
+            shown("<script>alert('1\"&')</script>"),
+            "&lt;script&gt;alert(&#39;1&quot;&amp;&#39;)&lt;/script&gt;"
+        );
         assert_eq!(shown("a\u{202e}b\u{9b}c\u{200b}\n"), "a[U+202E]b[U+009B]c[U+200B]\n");
         assert_eq!(field("<\"\u{202e}\n'"), "&#60;&#34;\u{202e}&#10;&#39;");
     }

@@ -56,7 +56,9 @@ pub fn normalised(text: &str) -> String {
             }
             c if c.is_alphanumeric() => {
                 let mut word = String::from(c);
-                while let Some(next) = rest.next_if(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | ':' | '.' | '@' | '+')) {
+                while let Some(next) =
+                    rest.next_if(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | ':' | '.' | '@' | '+'))
+                {
                     word.push(next);
                 }
                 left.push_str(&without_value(&word));
@@ -101,7 +103,11 @@ mod tests {
                 r#"completion_date: is "a \"b\" 7", not a date that exists"#,
                 r#"completion_date: is "…", not a date that exists"#,
             ),
-            ("id_record: is 4711; a string is allowed", "id_record: is 1e400; a string is allowed", "id_record: is N; a string is allowed"),
+            (
+                "id_record: is 4711; a string is allowed",
+                "id_record: is 1e400; a string is allowed",
+                "id_record: is N; a string is allowed",
+            ),
             ("the body has 300000 bytes", "the body has 300001 bytes", "the body has N bytes"),
             ("no answer of 10.0.0.7:443.", "no answer of 10.0.0.8:443.", "no answer of N."),
             ("order 0190c2f0-7b1e-7a4e", "order 77aa-1", "order N"),

@@ -38,7 +38,14 @@ pub struct Edited {
 }
 
 /// The properties of a replay.
-pub(super) fn replayed(found: &Found, from: &str, action: &str, edited: &Edited, at: Timestamp, frame_max: usize) -> Properties {
+pub(super) fn replayed(
+    found: &Found,
+    from: &str,
+    action: &str,
+    edited: &Edited,
+    at: Timestamp,
+    frame_max: usize,
+) -> Properties {
     let mut properties = replay::properties(&found.message, from, at, frame_max);
     let mut add = vec![(ACTION, text(action))];
     if let Some(note) = &edited.note {

@@ -45,8 +45,9 @@ pub fn set(body: &[u8], settings: &[Setting]) -> Result<Vec<u8>, String> {
     if settings.is_empty() {
         return Ok(body.to_vec());
     }
-    let mut text =
-        std::str::from_utf8(body).map_err(|_| "the body is not a JSON object: it is not UTF-8 text".to_owned())?.to_owned();
+    let mut text = std::str::from_utf8(body)
+        .map_err(|_| "the body is not a JSON object: it is not UTF-8 text".to_owned())?
+        .to_owned();
     for setting in settings {
         text = set_one(&text, setting)?;
     }
@@ -54,7 +55,8 @@ pub fn set(body: &[u8], settings: &[Setting]) -> Result<Vec<u8>, String> {
 }
 
 fn set_one(text: &str, Setting { field, value }: &Setting) -> Result<String, String> {
-    let Members(members) = serde_json::from_str(text).map_err(|error| format!("the body is not a JSON object: {error}"))?;
+    let Members(members) =
+        serde_json::from_str(text).map_err(|error| format!("the body is not a JSON object: {error}"))?;
     for (at, (name, _)) in members.iter().enumerate() {
         if members.iter().skip(at + 1).any(|(other, _)| other == name) {
             return Err(format!("the body gives {name:?} more than once: edit the whole body instead (--edit)"));

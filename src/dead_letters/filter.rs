@@ -54,7 +54,8 @@ impl Filter {
     /// Whether it means this message at `now`. `body` is asked only where a text must be found in it.
     pub fn takes<'a>(&self, entry: &Entry, now: Timestamp, body: impl FnOnce() -> Cow<'a, [u8]>) -> bool {
         let age = entry.failed_at.map(|at| Duration::try_from(now.duration_since(at)).unwrap_or_default());
-        let same = |wanted: &Option<String>, held: Option<&str>| wanted.as_deref().is_none_or(|wanted| held == Some(wanted));
+        let same =
+            |wanted: &Option<String>, held: Option<&str>| wanted.as_deref().is_none_or(|wanted| held == Some(wanted));
         (self.kind.is_empty() || self.kind.iter().any(|kind| **kind == *entry.kind))
             && (self.id.is_empty() || self.id.iter().any(|id| **id == *entry.id))
             && same(&self.cause, Some(&entry.cause))
@@ -79,7 +80,13 @@ impl Filter {
             query.append_pair("id", id);
         }
         let ages = [("older", self.older_than), ("newer", self.newer_than)];
-        let texts = [("cause", &self.cause), ("rule", &self.rule), ("field", &self.field), ("text", &self.text), ("action", &self.action)];
+        let texts = [
+            ("cause", &self.cause),
+            ("rule", &self.rule),
+            ("field", &self.field),
+            ("text", &self.text),
+            ("action", &self.action),
+        ];
         for (name, value) in texts {
             if let Some(value) = value {
                 query.append_pair(name, value);
@@ -112,7 +119,8 @@ impl Filter {
             }
             let text = || Some(value.to_owned());
             match &*name {
-                "kind" => filter.kind.push(kind(value)?),
+                // Kinds of another version are kinds, too.
+                "kind" => filter.kind.push(value.to_owned()),
                 "id" => filter.id.push(value.to_owned()),
                 "cause" => filter.cause = text(),
                 "rule" => filter.rule = text(),
@@ -140,7 +148,13 @@ impl Filter {
         for id in self.id.iter().take(5) {
             add("id", id);
         }
-        let texts = [("cause", &self.cause), ("rule", &self.rule), ("field", &self.field), ("text", &self.text), ("action", &self.action)];
+        let texts = [
+            ("cause", &self.cause),
+            ("rule", &self.rule),
+            ("field", &self.field),
+            ("text", &self.text),
+            ("action", &self.action),
+        ];
         for (name, value) in texts {
             if let Some(value) = value {
                 add(name, value);

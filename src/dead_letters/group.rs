@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::entry::Entry;
-use crate::clock::rfc3339;
 
 /// The most groups; the messages of any more are counted together, by kind.
 const MOST_GROUPS: usize = 1_000;
@@ -20,13 +19,13 @@ const OTHERS: &str = "(various other causes)";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Group {
     /// The kind of failure.
-    pub kind: Arc<str>,
+    pub kind: String,
     /// The normalised cause.
-    pub cause: Arc<str>,
+    pub cause: String,
     /// The rule that matched them.
-    pub rule: Option<Arc<str>>,
+    pub rule: Option<String>,
     /// The first field that their reasons name.
-    pub field: Option<Arc<str>>,
+    pub field: Option<String>,
     /// How many there are.
     pub count: u64,
     /// How many of them may have created a task.
@@ -34,20 +33,15 @@ pub struct Group {
     /// How many of them failed again after a replay.
     pub failed_again: u64,
     /// When the first was dead-lettered, as far as it is known.
-    #[serde(serialize_with = "time")]
+    #[serde(with = "crate::clock::optional")]
     pub oldest: Option<Timestamp>,
     /// When the last was dead-lettered.
-    #[serde(serialize_with = "time")]
+    #[serde(with = "crate::clock::optional")]
     pub newest: Option<Timestamp>,
     /// The reason of one of them, with its values.
-    pub example: Arc<str>,
+    pub example: String,
     /// The ids of some of them.
-    pub ids: Vec<Box<str>>,
-}
-
-#[expect(clippy::ref_option, reason = "the form that serde asks for")]
-fn time<S: serde::Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
-    at.map(rfc3339).serialize(serializer)
+    pub ids: Vec<String>,
 }
 
 /// Messages by cause.
@@ -62,16 +56,16 @@ impl Groups {
             key.1 = OTHERS.into();
         }
         let group = self.0.entry(key).or_insert_with_key(|(kind, cause)| Group {
-            kind: Arc::clone(kind),
-            cause: Arc::clone(cause),
-            rule: entry.rule.clone(),
-            field: entry.field.clone(),
+            kind: kind.to_string(),
+            cause: cause.to_string(),
+            rule: entry.rule.as_deref().map(ToOwned::to_owned),
+            field: entry.field.as_deref().map(ToOwned::to_owned),
             count: 0,
             possibly_created: 0,
             failed_again: 0,
             oldest: None,
             newest: None,
-            example: Arc::clone(&entry.reason),
+            example: entry.reason.to_string(),
             ids: Vec::new(),
         });
         group.count += 1;
@@ -82,7 +76,7 @@ impl Groups {
             group.newest = Some(group.newest.map_or(at, |newest| newest.max(at)));
         }
         if group.ids.len() < EXAMPLES {
-            group.ids.push(entry.id.clone());
+            group.ids.push(entry.id.to_string());
         }
     }
 
@@ -128,7 +122,7 @@ mod tests {
             groups.add(&entry(kind, cause, at, maybe));
         }
         let groups = groups.sorted();
-        let told: Vec<_> = groups.iter().map(|g| (&*g.kind, &*g.cause, g.count)).collect();
+        let told: Vec<_> = groups.iter().map(|g| (g.kind.as_str(), g.cause.as_str(), g.count)).collect();
         assert_eq!(told, [("unknown", "timeout", 3), ("rejected", "b", 2), ("rejected", "a", 1)]);
         let unknown = serde_json::to_value(&groups[0]).unwrap();
         assert_eq!((&unknown["possibly_created"], unknown["ids"].as_array().unwrap().len()), (&2.into(), 3));

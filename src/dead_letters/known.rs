@@ -69,7 +69,8 @@ impl Known {
             Self::Direct { ledger, queue, operation } => {
                 let mut entries = Vec::with_capacity(ids.len());
                 for id in ids {
-                    let entry = ledger.look(&Key::new(queue, operation, id)).await.map_err(|error| error.to_string())?;
+                    let entry =
+                        ledger.look(&Key::new(queue, operation, id)).await.map_err(|error| error.to_string())?;
                     entries.push(LedgerEntry::new(id, entry.as_ref()));
                 }
                 Ok(entries)
@@ -95,7 +96,12 @@ impl Known {
 /// How a message stands: `possibly_created` is what the message itself tells, `by_broker` that the broker dead-lettered it,
 /// and `digests` are those of its body, as it is and as it would be sent.
 #[must_use]
-pub fn standing(entry: Option<&LedgerEntry>, possibly_created: bool, by_broker: bool, digests: &[[u8; 32]]) -> Standing {
+pub fn standing(
+    entry: Option<&LedgerEntry>,
+    possibly_created: bool,
+    by_broker: bool,
+    digests: &[[u8; 32]],
+) -> Standing {
     let Some(entry) = entry.filter(|entry| entry.found) else {
         return if possibly_created { Standing::InDoubt } else { Standing::NotCreated };
     };

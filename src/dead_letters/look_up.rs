@@ -62,11 +62,17 @@ impl LookedUp {
         let entry = self.ledger.as_ref().filter(|entry| entry.found);
         match (entry.and_then(|entry| entry.result), queue) {
             (Some(LedgerResult::Created), None) => "Its task was created.".to_owned(),
-            (Some(LedgerResult::Created), Some(queue)) => format!("Its task was created; a copy of the message is on {queue}."),
+            (Some(LedgerResult::Created), Some(queue)) => {
+                format!("Its task was created; a copy of the message is on {queue}.")
+            }
             (Some(LedgerResult::InDoubt), None) => "Its task may exist: the answer to an attempt was lost.".to_owned(),
-            (Some(LedgerResult::InDoubt), Some(queue)) => format!("Its task may exist: the answer to an attempt was lost. It is on {queue}."),
+            (Some(LedgerResult::InDoubt), Some(queue)) => {
+                format!("Its task may exist: the answer to an attempt was lost. It is on {queue}.")
+            }
             (_, Some(queue)) => format!("It is on {queue}. As far as is known its task does not exist."),
-            _ if entry.is_some_and(|entry| entry.claim_open) => "A worker is sending it now, or was when it ended.".to_owned(),
+            _ if entry.is_some_and(|entry| entry.claim_open) => {
+                "A worker is sending it now, or was when it ended.".to_owned()
+            }
             (Some(LedgerResult::NotCreated), None) => {
                 "It was tried and created no task. It waits on the work queue, in a worker, or is gone.".to_owned()
             }
@@ -159,7 +165,13 @@ impl DeadLetters {
                     if theirs.as_deref().or(message.id()) == Some(id) {
                         let (state, _) = RetryState::read(message);
                         let queue = queue.to_owned();
-                        places.push(Place { queue, attempts: state.attempts, kind: None, reason: None, fingerprint: None });
+                        places.push(Place {
+                            queue,
+                            attempts: state.attempts,
+                            kind: None,
+                            reason: None,
+                            fingerprint: None,
+                        });
                     }
                 }
                 Ok(Some(_)) => break Ok(format!("only the first {read} of {} read", scan.expected())),

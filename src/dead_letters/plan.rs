@@ -221,7 +221,9 @@ impl Counting {
             Standing::IdTaken if allowed.new_id => None,
             Standing::IdTaken => Some(Stays::IdTaken),
             Standing::InDoubt if !allowed.in_doubt => Some(Stays::InDoubt),
-            Standing::InDoubt | Standing::NotCreated if candidate.refused.is_some() && !allowed.refused => Some(Stays::Refused),
+            Standing::InDoubt | Standing::NotCreated if candidate.refused.is_some() && !allowed.refused => {
+                Some(Stays::Refused)
+            }
             Standing::InDoubt | Standing::NotCreated => None,
         };
         if let Some(why) = stays {

@@ -70,7 +70,9 @@ pub fn explain(path: &Path, error: &io::Error) -> String {
              redirect it, or set TMPDIR."
         ),
         ErrorKind::PermissionDenied => {
-            format!("{path}: this user may not write there. Name a file in a folder that can be written, or set TMPDIR.")
+            format!(
+                "{path}: this user may not write there. Name a file in a folder that can be written, or set TMPDIR."
+            )
         }
         ErrorKind::NotFound => format!("{path}: the folder does not exist"),
         ErrorKind::StorageFull => format!("{path}: the disk is full"),

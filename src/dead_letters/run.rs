@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use super::copy::Edited;
 use super::copy;
+pub use super::copy::Edited;
 use super::edit::{self, Setting};
 use super::known::Known;
 use super::scan::{Found, Stop, worn};
@@ -132,7 +132,14 @@ impl Run<'_> {
     /// Carries it out.
     pub async fn run(&self, on_acted: OnActed<'_>) -> Ended {
         let publisher = Publisher::new(Arc::clone(&self.letters.connector), self.deed.as_str(), TaskTracker::new());
-        let mut pass = Pass { run: self, publisher, on_acted, ended: Ended::default(), pace: Pace::new(self.rate), skipped: Mutex::default() };
+        let mut pass = Pass {
+            run: self,
+            publisher,
+            on_acted,
+            ended: Ended::default(),
+            pace: Pace::new(self.rate),
+            skipped: Mutex::default(),
+        };
         let result = pass.walk().await;
         pass.publisher.close().await;
         pass.ended.error = result.err();
@@ -244,7 +251,11 @@ impl Pass<'_> {
 type Taken = Result<(Found, Box<dyn Acker>), String>;
 
 /// What becomes of each message of a round, several at a time.
-fn acting<'a>(round: Round<'a>, publisher: &'a Publisher, on_acted: OnActed<'a>) -> BoxStream<'a, Result<Acted, String>> {
+fn acting<'a>(
+    round: Round<'a>,
+    publisher: &'a Publisher,
+    on_acted: OnActed<'a>,
+) -> BoxStream<'a, Result<Acted, String>> {
     let (run, skipped) = (round.run, round.skipped);
     let taken = futures_util::stream::unfold(round, next_of);
     taken.map(move |next| settle(run, publisher, next, on_acted, skipped)).buffer_unordered(AT_A_TIME).boxed()
@@ -361,7 +372,10 @@ async fn act(run: &Run<'_>, publisher: &Publisher, found: &Found) -> Result<Acte
         () = run.given_up() => Err("the broker did not confirm its copy in time".to_owned()),
     };
     sent.map(|()| Acted::Done).map_err(|why| {
-        format!("{}: {why}; the message is where it was, and its id keeps a second copy from a second task", crate::visible::line(found.letter.id()))
+        format!(
+            "{}: {why}; the message is where it was, and its id keeps a second copy from a second task",
+            crate::visible::line(found.letter.id())
+        )
     })
 }
 

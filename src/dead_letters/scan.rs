@@ -202,7 +202,8 @@ async fn read(
         let Some(delivery) = next else {
             if scan.is_overdue() {
                 let (seen, expected) = (scanned.seen, scanned.expected);
-                scanned.partial = Some(format!("only {seen} of {expected} messages were read before they had to go back"));
+                scanned.partial =
+                    Some(format!("only {seen} of {expected} messages were read before they had to go back"));
             }
             return Ok(false);
         };

@@ -99,7 +99,8 @@ async fn ledger(State(status): State<Arc<Status>>, RawQuery(query): RawQuery) ->
         .map(|(_, value)| value.into_owned())
         .collect();
     if ids.is_empty() || ids.len() > MOST_IDS {
-        return (StatusCode::BAD_REQUEST, format!("name 1 to {MOST_IDS} message ids: /ledger?id=A&id=B\n")).into_response();
+        return (StatusCode::BAD_REQUEST, format!("name 1 to {MOST_IDS} message ids: /ledger?id=A&id=B\n"))
+            .into_response();
     }
     if !status.may_ask_ledger() {
         return (StatusCode::TOO_MANY_REQUESTS, "ten calls a second are answered; ask again\n").into_response();
@@ -113,7 +114,9 @@ async fn ledger(State(status): State<Arc<Status>>, RawQuery(query): RawQuery) ->
 /// Indented JSON, in the order of the type's fields; nothing in it acts on a terminal.
 fn json(page: &impl Serialize) -> Response {
     match serde_json::to_string_pretty(page) {
-        Ok(text) => ([(CONTENT_TYPE, "application/json")], format!("{}\n", crate::visible::json(&text))).into_response(),
+        Ok(text) => {
+            ([(CONTENT_TYPE, "application/json")], format!("{}\n", crate::visible::json(&text))).into_response()
+        }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

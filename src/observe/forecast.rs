@@ -82,6 +82,7 @@ pub struct Forecast {
     /// Messages settled for good in a minute, measured over the last five. None before enough was measured.
     pub settled_per_minute: Option<f64>,
     /// When the messages that wait now will be settled.
+    #[serde(with = "crate::clock::optional")]
     pub backlog_done_at: Option<Timestamp>,
     /// Calls left today on all tokens. None where the CRM did not tell it for each of them.
     pub calls_left: Option<u64>,
@@ -90,13 +91,23 @@ pub struct Forecast {
     /// How many more calls the backlog needs than are left today.
     pub calls_missing: Option<u64>,
     /// When the quota will be used up; none where it lasts until its reset.
+    #[serde(with = "crate::clock::optional")]
     pub quota_until: Option<Timestamp>,
 }
 
 /// Foretells at `now`, in the account's zone, whose midnight resets the quota.
 #[must_use]
-pub fn forecast(now: Timestamp, zone: &TimeZone, rate: Option<Rate>, backlog: Option<u64>, tokens: &[Quota]) -> Forecast {
-    let calls_left = tokens.iter().filter(|token| !token.is_refused).try_fold(0_u64, |sum, token| Some(sum.saturating_add(token.left?)));
+pub fn forecast(
+    now: Timestamp,
+    zone: &TimeZone,
+    rate: Option<Rate>,
+    backlog: Option<u64>,
+    tokens: &[Quota],
+) -> Forecast {
+    let calls_left = tokens
+        .iter()
+        .filter(|token| !token.is_refused)
+        .try_fold(0_u64, |sum, token| Some(sum.saturating_add(token.left?)));
     let calls_left = calls_left.filter(|_| tokens.iter().any(|token| !token.is_refused));
     let working = rate.filter(|rate| rate.messages > 0.0);
     // Each message costs one call at least, also where none was settled lately.
@@ -111,7 +122,8 @@ pub fn forecast(now: Timestamp, zone: &TimeZone, rate: Option<Rate>, backlog: Op
         (Some(left), Some(rate)) => after(now, number(left) / rate.calls).filter(|at| *at < reset(now, zone)),
         _ => None,
     };
-    let calls_missing = calls_needed.zip(calls_left).map(|(needed, left)| needed.saturating_sub(left)).filter(|missing| *missing > 0);
+    let calls_missing =
+        calls_needed.zip(calls_left).map(|(needed, left)| needed.saturating_sub(left)).filter(|missing| *missing > 0);
     Forecast {
         backlog,
         settled_per_minute: rate.map(|rate| (rate.messages * 600.0).round() / 10.0),
@@ -131,11 +143,24 @@ impl Forecast {
         match (self.backlog, self.backlog_done_at) {
             (Some(0), _) => sentences.push("No message waits.".to_owned()),
             (Some(backlog), Some(at)) => {
-                sentences.push(format!("{} {} done at about {}.", grouped(backlog), waiting(backlog), clock(at, now, zone)));
+                sentences.push(format!(
+                    "{} {} done at about {}.",
+                    grouped(backlog),
+                    waiting(backlog),
+                    clock(at, now, zone)
+                ));
             }
             (Some(backlog), None) => {
-                let why = if self.settled_per_minute.is_some() { "no message was settled in the last minutes" } else { "the rate is not measured yet" };
-                sentences.push(format!("{} {} waiting; {why}.", grouped(backlog), if backlog == 1 { "message is" } else { "messages are" }));
+                let why = if self.settled_per_minute.is_some() {
+                    "no message was settled in the last minutes"
+                } else {
+                    "the rate is not measured yet"
+                };
+                sentences.push(format!(
+                    "{} {} waiting; {why}.",
+                    grouped(backlog),
+                    if backlog == 1 { "message is" } else { "messages are" }
+                ));
             }
             (None, _) => {}
         }
@@ -165,12 +190,32 @@ impl Forecast {
                 registry.register(name, help, gauge);
             }
         };
-        gauge("backlog_messages", "Messages that wait on the work queue, on the retry queues and in the worker", self.backlog);
-        gauge("forecast_calls_needed", "Calls that the backlog needs, by what messages needed lately", self.calls_needed);
-        gauge("forecast_calls_missing", "Calls that the backlog needs beyond those left today", self.calls_left.map(|_| self.calls_missing.unwrap_or(0)));
+        gauge(
+            "backlog_messages",
+            "Messages that wait on the work queue, on the retry queues and in the worker",
+            self.backlog,
+        );
+        gauge(
+            "forecast_calls_needed",
+            "Calls that the backlog needs, by what messages needed lately",
+            self.calls_needed,
+        );
+        gauge(
+            "forecast_calls_missing",
+            "Calls that the backlog needs beyond those left today",
+            self.calls_left.map(|_| self.calls_missing.unwrap_or(0)),
+        );
         let times = [
-            ("forecast_backlog_done_timestamp", "When the messages that wait now will be settled", self.backlog_done_at),
-            ("forecast_quota_used_up_timestamp", "When today's quota will be used up; absent where it lasts", self.quota_until),
+            (
+                "forecast_backlog_done_timestamp",
+                "When the messages that wait now will be settled",
+                self.backlog_done_at,
+            ),
+            (
+                "forecast_quota_used_up_timestamp",
+                "When today's quota will be used up; absent where it lasts",
+                self.quota_until,
+            ),
         ];
         for (name, help, at) in times {
             if let Some(at) = at {
@@ -217,7 +262,8 @@ pub fn grouped(number: u64) -> String {
 /// The next midnight of the account, when the quota begins again.
 fn reset(now: Timestamp, zone: &TimeZone) -> Timestamp {
     let tomorrow = zone.to_datetime(now).date().tomorrow().ok();
-    let midnight = tomorrow.and_then(|day| zone.to_ambiguous_timestamp(day.to_datetime(jiff::civil::Time::midnight())).compatible().ok());
+    let midnight = tomorrow
+        .and_then(|day| zone.to_ambiguous_timestamp(day.to_datetime(jiff::civil::Time::midnight())).compatible().ok());
     midnight.unwrap_or(Timestamp::MAX)
 }
 
@@ -257,7 +303,10 @@ mod tests {
             match minute {
                 0 => assert_eq!(rates.rate(), None, "one sample tells no rate"),
                 5 => assert_eq!(rates.rate().map(|rate| (rate.messages * 60.0).round()), Some(10.0)),
-                19 => assert_eq!(rates.rate().map(|rate| ((rate.messages * 60.0).round(), (rate.calls * 60.0).round())), Some((60.0, 120.0))),
+                19 => assert_eq!(
+                    rates.rate().map(|rate| ((rate.messages * 60.0).round(), (rate.calls * 60.0).round())),
+                    Some((60.0, 120.0))
+                ),
                 _ => {}
             }
             tokio::time::advance(Duration::from_secs(60)).await;
@@ -287,7 +336,14 @@ mod tests {
             (None, Some(700), &[KNOWN], None, None, Some(100)),
             (rate(60.0, 60.0), None, &[KNOWN], None, Some(10), None),
             (rate(60.0, 60.0), Some(1_200), &[KNOWN, Quota::default()], Some(20), None, None),
-            (rate(60.0, 60.0), Some(1_200), &[KNOWN, Quota { is_refused: true, left: None }], Some(20), Some(10), Some(600)),
+            (
+                rate(60.0, 60.0),
+                Some(1_200),
+                &[KNOWN, Quota { is_refused: true, left: None }],
+                Some(20),
+                Some(10),
+                Some(600),
+            ),
             (rate(60.0, 60.0), Some(1_200), &[Quota { is_refused: true, left: Some(9) }], Some(20), None, None),
             // More than the day has left: it lasts.
             (rate(60.0, 0.6), Some(60), &[KNOWN], Some(1), None, None),
@@ -316,7 +372,10 @@ mod tests {
         let metrics = told.metrics();
         let done = (now() + SignedDuration::from_mins(30)).as_second();
         assert!(metrics.contains(&format!("wtw_forecast_backlog_done_timestamp_seconds {done}")), "{metrics}");
-        assert!(metrics.contains("wtw_forecast_calls_missing 1200") && metrics.contains("wtw_backlog_messages 1800"), "{metrics}");
+        assert!(
+            metrics.contains("wtw_forecast_calls_missing 1200") && metrics.contains("wtw_backlog_messages 1800"),
+            "{metrics}"
+        );
         assert_eq!(Forecast::default().metrics(), "");
         assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
     }

@@ -35,7 +35,8 @@ impl Overview {
     #[must_use]
     pub fn new(queue: &str, answers: Vec<Answer>, depths: Result<Depths, BrokerError>) -> Self {
         let roles = roles(&answers);
-        let workers: Vec<Member> = answers.into_iter().zip(roles).map(|(answer, role)| Member { answer, role }).collect();
+        let workers: Vec<Member> =
+            answers.into_iter().zip(roles).map(|(answer, role)| Member { answer, role }).collect();
         let (works, sentence) = sentence(queue, &workers, &depths);
         Self { sentence, works, workers, depths }
     }
@@ -77,7 +78,9 @@ fn sentence(queue: &str, workers: &[Member], depths: &Result<Depths, BrokerError
     };
     let pages = || workers.iter().filter_map(|worker| worker.answer.page.as_ref().ok());
     if pages().next().is_none() {
-        let why = workers.iter().find_map(|worker| worker.answer.page.as_ref().err().map(|why| format!("{}: {why}", worker.answer.address)));
+        let why = workers.iter().find_map(|worker| {
+            worker.answer.page.as_ref().err().map(|why| format!("{}: {why}", worker.answer.address))
+        });
         let why = why.unwrap_or_else(|| "console.workers names none".to_owned());
         return (false, format!("No worker answers ({why}).{backlog} Start a worker, or correct console.workers."));
     }
@@ -89,14 +92,18 @@ fn sentence(queue: &str, workers: &[Member], depths: &Result<Depths, BrokerError
         let advice = closed.gate.advice.clone().or_else(|| closed.gate.reason.clone()).unwrap_or_default();
         return (false, format!("Not sending: {advice}.{backlog}"));
     }
-    let suspended = pages().flat_map(|page| &page.tokens).filter(|token| token.parked.as_deref().is_some_and(|why| why != "throttled")).count();
+    let suspended = pages()
+        .flat_map(|page| &page.tokens)
+        .filter(|token| token.parked.as_deref().is_some_and(|why| why != "throttled"))
+        .count();
     let tokens = match suspended {
         0 => String::new(),
         1 => " One token is suspended.".to_owned(),
         some => format!(" {some} tokens are suspended."),
     };
     let silent = workers.iter().filter(|worker| worker.answer.page.is_err()).count();
-    let silent = if silent > 0 { format!(" {silent} of {} workers do not answer.", workers.len()) } else { String::new() };
+    let silent =
+        if silent > 0 { format!(" {silent} of {} workers do not answer.", workers.len()) } else { String::new() };
     (true, format!("Working.{backlog}{tokens}{silent}"))
 }
 
@@ -110,7 +117,12 @@ mod tests {
     }
 
     fn page(role: &str) -> Page {
-        Page { role: role.to_owned(), ready: true, gate: GatePage { open: true, ..GatePage::default() }, ..Page::default() }
+        Page {
+            role: role.to_owned(),
+            ready: true,
+            gate: GatePage { open: true, ..GatePage::default() },
+            ..Page::default()
+        }
     }
 
     #[test]
@@ -119,13 +131,37 @@ mod tests {
         let closed = GatePage { advice: Some("the CRM fails".to_owned()), ..GatePage::default() };
         let suspended = Token { parked: Some("quota".to_owned()), ..Token::default() };
         for (answers, works, sentence) in [
-            (vec![], false, "No worker answers (console.workers names none). 212 messages wait on the queue. Start a worker, or correct console.workers."),
-            (vec![answer(Err("connection refused"))], false, "No worker answers (w:9464: connection refused). 212 messages wait on the queue. Start a worker, or correct console.workers."),
+            (
+                vec![],
+                false,
+                "No worker answers (console.workers names none). 212 messages wait on the queue. Start a worker, or correct console.workers.",
+            ),
+            (
+                vec![answer(Err("connection refused"))],
+                false,
+                "No worker answers (w:9464: connection refused). 212 messages wait on the queue. Start a worker, or correct console.workers.",
+            ),
             (vec![answer(Ok(page("active")))], true, "Working. 212 messages wait on the queue."),
-            (vec![answer(Ok(page("active"))), answer(Err("x"))], true, "Working. 212 messages wait on the queue. 1 of 2 workers do not answer."),
-            (vec![answer(Ok(Page { gate: closed, ..page("active") }))], false, "Not sending: the CRM fails. 212 messages wait on the queue."),
-            (vec![answer(Ok(Page { ready: false, reason: Some("no ledger".to_owned()), ..page("active") }))], false, "Not working: no ledger. 212 messages wait on the queue."),
-            (vec![answer(Ok(Page { tokens: vec![suspended], ..page("active") }))], true, "Working. 212 messages wait on the queue. One token is suspended."),
+            (
+                vec![answer(Ok(page("active"))), answer(Err("x"))],
+                true,
+                "Working. 212 messages wait on the queue. 1 of 2 workers do not answer.",
+            ),
+            (
+                vec![answer(Ok(Page { gate: closed, ..page("active") }))],
+                false,
+                "Not sending: the CRM fails. 212 messages wait on the queue.",
+            ),
+            (
+                vec![answer(Ok(Page { ready: false, reason: Some("no ledger".to_owned()), ..page("active") }))],
+                false,
+                "Not working: no ledger. 212 messages wait on the queue.",
+            ),
+            (
+                vec![answer(Ok(Page { tokens: vec![suspended], ..page("active") }))],
+                true,
+                "Working. 212 messages wait on the queue. One token is suspended.",
+            ),
         ] {
             let overview = Overview::new("q", answers, depths(212));
             assert_eq!((overview.works, overview.sentence.as_str()), (works, sentence));
@@ -136,6 +172,9 @@ mod tests {
     fn where_one_is_active_the_others_stand_by() {
         let roles = |pages: &[&str]| roles(&pages.iter().map(|role| answer(Ok(page(role)))).collect::<Vec<_>>());
         assert_eq!(roles(&["active", "not_known"]), ["active", "standby"]);
-        assert_eq!(roles(&["not_known", "not_connected"]), ["active or standby (not known before its first message)", "not connected"]);
+        assert_eq!(
+            roles(&["not_known", "not_connected"]),
+            ["active or standby (not known before its first message)", "not connected"]
+        );
     }
 }

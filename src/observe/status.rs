@@ -320,7 +320,10 @@ impl Status {
         let prefix = format!("{}.retry.", serving.queue);
         Some(Queues {
             waiting: of(&serving.queue).unwrap_or(0),
-            retry: depths.iter().filter_map(|(name, count)| Some((name.strip_prefix(&prefix)?.to_owned(), *count))).collect(),
+            retry: depths
+                .iter()
+                .filter_map(|(name, count)| Some((name.strip_prefix(&prefix)?.to_owned(), *count)))
+                .collect(),
             dead: of(&serving.names.dead).unwrap_or(0),
             dead_by_broker: of(&serving.names.broker).unwrap_or(0),
         })

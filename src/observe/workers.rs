@@ -46,7 +46,9 @@ impl Workers {
     pub async fn status(&self) -> Vec<Answer> {
         join_all(self.0.iter().map(async |url| {
             let page = match get(url, "/status").await {
-                Ok((200, body)) => serde_json::from_slice(&body).map_err(|error| format!("its status cannot be read: {error}")),
+                Ok((200, body)) => {
+                    serde_json::from_slice(&body).map_err(|error| format!("its status cannot be read: {error}"))
+                }
                 Ok((status, _)) => Err(format!("it answered HTTP {status}")),
                 Err(why) => Err(why),
             };
@@ -100,12 +102,14 @@ async fn ask_ledger(url: &Url, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool
         if n > 0 {
             sleep(BETWEEN).await;
         }
-        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(some.iter().map(|id| ("id", id))).finish();
+        let query =
+            form_urlencoded::Serializer::new(String::new()).extend_pairs(some.iter().map(|id| ("id", id))).finish();
         let (status, body) = get(url, &format!("/ledger?{query}")).await?;
         if status != 200 {
             return Err(format!("it answered HTTP {status}: {}", String::from_utf8_lossy(&body).trim()));
         }
-        let page: LedgerPage = serde_json::from_slice(&body).map_err(|error| format!("its answer cannot be read: {error}"))?;
+        let page: LedgerPage =
+            serde_json::from_slice(&body).map_err(|error| format!("its answer cannot be read: {error}"))?;
         proves = page.proves_unsent;
         entries.extend(page.entries);
     }

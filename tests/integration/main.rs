@@ -7,6 +7,7 @@ mod brokers;
 mod chaos;
 mod check;
 mod commands;
+mod console;
 mod dead_letters;
 mod deploy;
 mod dist;

@@ -98,7 +98,10 @@ fn tell(tool: &Tool, args: &Args, plan: &Plan, scanned: &Scanned) {
         true => eprintln!("{count} of {seen} in {} will be deleted; nothing brings them back", tool.dead()),
         false => {
             let discarded = &tool.letters.queues.discarded;
-            eprintln!("{count} of {seen} in {} will go to {discarded}; \"restore\" brings them back within 30 days", tool.dead());
+            eprintln!(
+                "{count} of {seen} in {} will go to {discarded}; \"restore\" brings them back within 30 days",
+                tool.dead()
+            );
         }
     }
     if plan.in_doubt > 0 {

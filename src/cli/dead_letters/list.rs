@@ -100,7 +100,14 @@ fn group_table(groups: &[Group]) -> String {
     let mut rows = vec![row("kind", "messages", "maybe in CRM", "oldest", "newest", "cause")];
     for group in groups {
         let (count, maybe) = (group.count.to_string(), group.possibly_created.to_string());
-        rows.push(row(&cell(&group.kind), &count, &maybe, &seconds(group.oldest), &seconds(group.newest), &cell(&group.cause)));
+        rows.push(row(
+            &cell(&group.kind),
+            &count,
+            &maybe,
+            &seconds(group.oldest),
+            &seconds(group.newest),
+            &cell(&group.cause),
+        ));
         let ids: Vec<String> = group.ids.iter().map(|id| cell(id)).collect();
         let more = if group.count > ids.len() as u64 { ", …" } else { "" };
         rows.push(format!("  ids: {}{more}", ids.join(", ")));
@@ -115,7 +122,13 @@ fn table(letters: &[(Option<jiff::Timestamp>, DeadLetter)]) -> String {
     };
     let mut rows = vec![row("message id", "kind", "attempts", "failed", "reason")];
     rows.extend(letters.iter().map(|(at, letter)| {
-        row(&cell(letter.id()), &cell(&letter.kind), &letter.attempts.to_string(), &seconds(*at), &cell(&letter.message))
+        row(
+            &cell(letter.id()),
+            &cell(&letter.kind),
+            &letter.attempts.to_string(),
+            &seconds(*at),
+            &cell(&letter.message),
+        )
     }));
     rows.push(format!("dead letters: {}", letters.len()));
     rows.join("\n")

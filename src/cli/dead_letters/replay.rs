@@ -161,7 +161,10 @@ fn told(tool: &Tool, args: &Args, plan: &Plan, scanned: &Scanned) -> String {
     line(plan.in_doubt, "of them may have created their task, and may create a second one");
     line(plan.replayed_before, "of them were replayed before");
     line(plan.without_id, "of them have no id and are given one derived from what they hold");
-    line(plan.alike, "of them have no id and are exactly like another one: those that are alike make one task together");
+    line(
+        plan.alike,
+        "of them have no id and are exactly like another one: those that are alike make one task together",
+    );
     line(plan.refused_again, "of them would be refused again as they are; \"show\" says why");
     let named = |ids: &[Box<str>]| visible::line(&ids.join(", "));
     for (why, count, ids) in &plan.stay {
@@ -213,7 +216,9 @@ async fn edit(
         let body = body.map_err(|why| Error::failed(draft.kept(&why)))?;
         if body == before {
             draft.done();
-            return Err(Error::failed("the body is as it was; without --edit it is replayed as it is; nothing was done"));
+            return Err(Error::failed(
+                "the body is as it was; without --edit it is replayed as it is; nothing was done",
+            ));
         }
         let Err(problems) = payload(mapping, tool.letters.config.task.unknown_fields, &body) else {
             return Ok((draft, body));

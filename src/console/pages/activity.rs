@@ -50,7 +50,9 @@ pub(super) async fn page(State(app): State<Arc<App>>, Extension(visitor): Extens
         Err(why) => return said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, ""),
     };
     let records = app.letters.records().await.unwrap_or_else(|why| {
-        shell.notes.push(format!("The audit stream could not be read ({why}). Only this console's own actions are shown."));
+        shell
+            .notes
+            .push(format!("The audit stream could not be read ({why}). Only this console's own actions are shown."));
         Vec::new()
     });
     let mut running = Vec::new();
@@ -201,8 +203,12 @@ fn action_page(app: &App, visitor: &Visitor, action: Action) -> Result<ActionPag
         count,
         handled: count - of("waiting"),
         result: result(&action, &counts),
-        query_with_doubt: (action.state == "counted" && actions::left_in_doubt(&action) && action.body.is_none()).then(|| action.query.clone()),
-        can_restore: action.what == "discard" && action.state != "counted" && action.state != "running" && of("sent") > 0,
+        query_with_doubt: (action.state == "counted" && actions::left_in_doubt(&action) && action.body.is_none())
+            .then(|| action.query.clone()),
+        can_restore: action.what == "discard"
+            && action.state != "counted"
+            && action.state != "running"
+            && of("sent") > 0,
         lists,
         id: action.id,
         what: action.what,
@@ -270,12 +276,26 @@ pub(super) async fn post(
     let needs_reason = matches!(app.store.action(&id), Ok(Some(action)) if action.what == "discard");
     let reason = form.get("reason").map(str::trim).filter(|reason| !reason.is_empty());
     if needs_reason && reason.is_none() {
-        return said(&app, &visitor, StatusCode::BAD_REQUEST, "Say why: others may miss these messages. Nothing was done.", &back);
+        return said(
+            &app,
+            &visitor,
+            StatusCode::BAD_REQUEST,
+            "Say why: others may miss these messages. Nothing was done.",
+            &back,
+        );
     }
     let rate = match form.get("rate").map(str::parse::<f64>) {
         None => None,
         Some(Ok(rate)) if (0.001..=10_000.0).contains(&rate) => Some(rate),
-        Some(_) => return said(&app, &visitor, StatusCode::BAD_REQUEST, "The rate is a number from 0.001 to 10000. Nothing was done.", &back),
+        Some(_) => {
+            return said(
+                &app,
+                &visitor,
+                StatusCode::BAD_REQUEST,
+                "The rate is a number from 0.001 to 10000. Nothing was done.",
+                &back,
+            );
+        }
     };
     match app.confirm(&id, &visitor.session.name, reason, rate) {
         Ok(()) => go(&app, &back),
@@ -289,11 +309,19 @@ mod tests {
 
     #[test]
     fn a_result_is_told_in_words() {
-        let action = |what: &str, state: &str| Action { what: what.to_owned(), state: state.to_owned(), ..Action::default() };
-        let counts = |some: &[(&str, u64)]| some.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect::<Counts>();
+        let action =
+            |what: &str, state: &str| Action { what: what.to_owned(), state: state.to_owned(), ..Action::default() };
+        let counts =
+            |some: &[(&str, u64)]| some.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect::<Counts>();
         let all = counts(&[("created", 112), ("failed_again", 5), ("sent", 3)]);
-        assert_eq!(result(&action("replay", "done"), &all), "120 replayed: 112 created, 5 failed again, 3 waiting for their result");
-        assert_eq!(result(&action("discard", "done"), &counts(&[("sent", 3), ("gone", 1)])), "3 discarded: 1 no longer there");
+        assert_eq!(
+            result(&action("replay", "done"), &all),
+            "120 replayed: 112 created, 5 failed again, 3 waiting for their result"
+        );
+        assert_eq!(
+            result(&action("discard", "done"), &counts(&[("sent", 3), ("gone", 1)])),
+            "3 discarded: 1 no longer there"
+        );
         assert_eq!(result(&action("replay", "running"), &counts(&[("waiting", 1_200)])), "0 replayed: 1,200 to go");
     }
 }

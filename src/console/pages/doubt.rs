@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::failed::{MessageRow, row};
-use super::{Shell, go, parameter, refused, said, show, when};
+use super::{Shell, go, parameter, print_of, refused, said, show, when};
 use crate::console::App;
 use crate::console::safety::{self, Visitor};
 use crate::console::times::When;
@@ -48,7 +48,8 @@ pub(super) async fn page(
     let number: usize = parameter(query.as_deref(), "page").and_then(|page| page.parse().ok()).unwrap_or(0);
     let filter = Filter { in_doubt: Some(true), ..Filter::default() };
     let now = app.now();
-    let entries: Vec<_> = view.snapshot.as_ref().map(|snapshot| snapshot.filtered(&filter, now).collect()).unwrap_or_default();
+    let entries: Vec<_> =
+        view.snapshot.as_ref().map(|snapshot| snapshot.filtered(&filter, now).collect()).unwrap_or_default();
     let from = number.saturating_mul(PAGE).min(entries.len());
     let mut rows = Vec::new();
     for entry in entries.iter().skip(from).take(PAGE) {
@@ -85,10 +86,12 @@ pub(super) async fn post(
         Err(why) => return refused(&app, &visitor, &why, "doubt"),
     };
     let verdict = form.text("verdict");
-    let (Some(id), "exists" | "missing" | "") = (form.get("id"), verdict) else {
-        return refused(&app, &visitor, &safety::Refused::Unreadable, "doubt");
+    let print = form.get("print").and_then(print_of);
+    let entry = print.and_then(|print| app.index.snapshot()?.entry(print).cloned());
+    let (Some(entry), "exists" | "missing" | "") = (entry, verdict) else {
+        return said(&app, &visitor, StatusCode::NOT_FOUND, "This message is no longer there.", "doubt");
     };
-    match app.store.check_off(id, verdict, &visitor.session.name, app.now().as_second()) {
+    match app.store.check_off(&entry.id, verdict, &visitor.session.name, app.now().as_second()) {
         Ok(()) => go(&app, &format!("doubt?page={}", form.text("page"))),
         Err(why) => said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, "doubt"),
     }

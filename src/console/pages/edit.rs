@@ -64,7 +64,8 @@ async fn subject(app: &App, visitor: &Visitor, name: &str) -> Result<Subject, Re
     let print = print_of(name).ok_or_else(gone)?;
     let snapshot = app.index.view(&app.tasks, &app.stop).await.snapshot.ok_or_else(gone)?;
     let (entry, detail) = (snapshot.entry(print).ok_or_else(gone)?.clone(), snapshot.detail(print).ok_or_else(gone)?);
-    let whole = whole_body(app, Some(print)).await.map_err(|why| said(app, visitor, StatusCode::BAD_GATEWAY, why, "failed"))?;
+    let whole =
+        whole_body(app, Some(print)).await.map_err(|why| said(app, visitor, StatusCode::BAD_GATEWAY, why, "failed"))?;
     let before = whole.ok_or_else(gone)?;
     if std::str::from_utf8(&before).is_err() {
         let text = "This body is not text and cannot be edited here. Export it, and publish a corrected one.";
@@ -101,7 +102,9 @@ pub(super) async fn post(
     let (form, note) = match safety::form(&visitor, request).await {
         Ok(form) => (form, None),
         // What was written must not be lost: the form is shown again, with a new token.
-        Err(Refused::Expired(form)) => (form, Some("The form had expired; nothing was done. Here it is again as you wrote it.")),
+        Err(Refused::Expired(form)) => {
+            (form, Some("The form had expired; nothing was done. Here it is again as you wrote it."))
+        }
         Err(why) => return refused(&app, &visitor, &why, "failed"),
     };
     let subject = match subject(&app, &visitor, &name).await {

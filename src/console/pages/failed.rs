@@ -34,6 +34,8 @@ struct Page {
     shell: Shell,
     filter: Filter,
     query: String,
+    /// Escaped for a form's field.
+    cause: String,
     words: String,
     is_filtered: bool,
     kinds: Vec<(&'static str, bool)>,
@@ -113,6 +115,7 @@ fn filled(
         kinds: kinds().map(|kind| (kind, filter.kind.iter().any(|wanted| wanted == kind))).collect(),
         older: filter.older_than.map(crate::duration::format).unwrap_or_default(),
         newer: filter.newer_than.map(crate::duration::format).unwrap_or_default(),
+        cause: crate::console::text::field(filter.cause.as_deref().unwrap_or_default()),
         words: filter.words(),
         is_filtered: filter.is_given(),
         total: grouped(total as u64),
@@ -161,7 +164,11 @@ pub(super) fn row(app: &App, entry: &Entry, sees: bool) -> MessageRow {
         print: print_name(entry.fingerprint),
         id: entry.id.to_string(),
         kind: entry.kind.to_string(),
-        reason: if sees { entry.reason.to_string() } else { hidden_cause(entry.rule.as_deref(), entry.field.as_deref()) },
+        reason: if sees {
+            entry.reason.to_string()
+        } else {
+            hidden_cause(entry.rule.as_deref(), entry.field.as_deref())
+        },
         at: When::maybe(entry.failed_at, app.now(), &app.config.crm.timezone),
         doubt: entry.possibly_created,
         again: entry.replays,
@@ -192,7 +199,13 @@ pub(super) async fn export(
     RawQuery(query): RawQuery,
 ) -> Response {
     if visitor.role != crate::console::auth::Role::Operator {
-        return said(&app, &visitor, StatusCode::FORBIDDEN, "An export holds bodies, which viewers do not see.", "failed");
+        return said(
+            &app,
+            &visitor,
+            StatusCode::FORBIDDEN,
+            "An export holds bodies, which viewers do not see.",
+            "failed",
+        );
     }
     let filter = match Filter::from_query(query.as_deref().unwrap_or_default()) {
         Ok(filter) => filter,
@@ -203,10 +216,8 @@ pub(super) async fn export(
     let exporting = Arc::clone(&app);
     app.tasks.spawn(async move { export_to(&exporting, &filter, &visitor, &sender).await });
     let lines = stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
-    let headers = [
-        (CONTENT_TYPE, "application/x-ndjson"),
-        (CONTENT_DISPOSITION, "attachment; filename=\"dead-letters.jsonl\""),
-    ];
+    let headers =
+        [(CONTENT_TYPE, "application/x-ndjson"), (CONTENT_DISPOSITION, "attachment; filename=\"dead-letters.jsonl\"")];
     (headers, Body::from_stream(lines)).into_response()
 }
 

@@ -110,7 +110,9 @@ pub(super) async fn logout(
     Extension(visitor): Extension<Visitor>,
     request: Request,
 ) -> Response {
-    let is_right = safety::read(request).await.is_some_and(|form| crate::console::auth::same(form.text("token"), &visitor.session.form));
+    let is_right = safety::read(request)
+        .await
+        .is_some_and(|form| crate::console::auth::same(form.text("token"), &visitor.session.form));
     if !is_right {
         return refused(&app, &visitor, &safety::Refused::Unreadable, "");
     }

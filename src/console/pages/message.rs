@@ -14,10 +14,10 @@ use crate::console::App;
 use crate::console::index::{BODY, Detail};
 use crate::console::safety::Visitor;
 use crate::console::times::When;
+use crate::dead_letters::Source;
 use crate::dead_letters::body::{self, Preview};
 use crate::dead_letters::entry::Entry;
 use crate::dead_letters::known::{Known, Standing, standing};
-use crate::dead_letters::Source;
 use crate::message::retry_state::Attempt;
 
 #[derive(Template)]
@@ -113,7 +113,9 @@ fn filled(app: &App, shell: Shell, entry: &Entry, detail: &Detail, ledger: Strin
         failed: When::maybe(entry.failed_at, now, zone),
         standing: match standing {
             Standing::NotCreated => "As far as is known its task does not exist.",
-            Standing::InDoubt => "Its task may exist: the answer to an attempt was lost, or nobody knows. Look in the CRM before you replay it.",
+            Standing::InDoubt => {
+                "Its task may exist: the answer to an attempt was lost, or nobody knows. Look in the CRM before you replay it."
+            }
             Standing::Created => "Its task was created. There is nothing to replay; discard the message.",
             Standing::IdTaken => "Its id created the task of another body. It can be replayed with a new id.",
         },
@@ -193,15 +195,23 @@ fn lines(text: Option<&str>, detail: &Detail, field: Option<&str>) -> Vec<(Strin
 
 fn map_command(entry: &Entry, detail: &Detail, body: &str) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
-    let key = if detail.routing_key.is_empty() { String::new() } else { format!(" --routing-key {}", quoted(&detail.routing_key)) };
-    format!("wolkvox-task-worker map{key} --message-id {} - <<'END_OF_MESSAGE'\n{body}\nEND_OF_MESSAGE", quoted(&entry.id))
+    let key = if detail.routing_key.is_empty() {
+        String::new()
+    } else {
+        format!(" --routing-key {}", quoted(&detail.routing_key))
+    };
+    format!(
+        "wolkvox-task-worker map{key} --message-id {} - <<'END_OF_MESSAGE'\n{body}\nEND_OF_MESSAGE",
+        quoted(&entry.id)
+    )
 }
 
 fn rule_example(entry: &Entry, detail: &Detail, body: &str) -> String {
     // A JSON string is a TOML string, too.
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let event = if body.contains(['\'', '\n', '\r']) { text(body) } else { format!("'{body}'") };
-    let exchange = if detail.exchange.is_empty() { String::new() } else { format!("\nexchange = {}", text(&detail.exchange)) };
+    let exchange =
+        if detail.exchange.is_empty() { String::new() } else { format!("\nexchange = {}", text(&detail.exchange)) };
     format!(
         "[[rules.examples]]\nevent = {event}\nrouting_key = {}{exchange}\nmessage_id = {}\ntask = {{ name = \"…\" }}",
         text(&detail.routing_key),

@@ -103,7 +103,8 @@ pub(super) async fn page(
     let zone = app.config.crm.timezone.clone();
     let shell = Shell::new(&app, &visitor, "Now", "now").refreshing(REFRESH, "", query.as_deref().unwrap_or_default());
     let shell = Shell { read_at: Some(When::new(now, now, &zone)), ..shell };
-    let pages: Vec<&StatusPage> = overview.workers.iter().filter_map(|worker| worker.answer.page.as_ref().ok()).collect();
+    let pages: Vec<&StatusPage> =
+        overview.workers.iter().filter_map(|worker| worker.answer.page.as_ref().ok()).collect();
     let active = pages.iter().find(|page| page.role == "active").or_else(|| pages.first()).copied();
     let depth = |name: &str| overview.depths.as_ref().ok().and_then(|depths| depths.get(name)).copied().unwrap_or(0);
     let queues = &app.letters.queues;
@@ -191,7 +192,9 @@ fn failures(page: &StatusPage) -> Vec<(String, String)> {
 }
 
 fn charts(page: &StatusPage) -> Vec<(&'static str, String)> {
-    let of = |value: fn(&crate::observe::status::Minute) -> Option<u64>| page.last_hour.iter().map(value).collect::<Vec<_>>();
+    let of = |value: fn(&crate::observe::status::Minute) -> Option<u64>| {
+        page.last_hour.iter().map(value).collect::<Vec<_>>()
+    };
     vec![
         ("Created", bars("Tasks created", "good", &of(|minute| Some(minute.created)))),
         ("Failed", bars("Messages dead-lettered", "bad", &of(|minute| Some(minute.dead_lettered)))),

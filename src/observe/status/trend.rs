@@ -13,6 +13,7 @@ const MINUTES: usize = 60;
 #[serde(default)]
 pub struct Minute {
     /// When it began.
+    #[serde(with = "crate::clock::optional")]
     pub at: Option<Timestamp>,
     /// Tasks created.
     pub created: u64,
