@@ -85,8 +85,8 @@ enum Command {
     Schema,
     /// Serve a stand-in for the CRM, with its limits and with faults on demand
     Sandbox(sandbox::Args),
-    /// Succeed when the worker that runs with this configuration is ready
-    Healthcheck,
+    /// Succeed when the worker that runs with this configuration is ready, or with --console when its console answers
+    Healthcheck(healthcheck::Args),
 }
 
 impl Cli {
@@ -110,7 +110,7 @@ impl Cli {
             Command::Topology(args) => topology::run(&args, &sources).await,
             Command::Schema => schema::run(),
             Command::Sandbox(args) => sandbox::run(args, stop).await,
-            Command::Healthcheck => healthcheck::run(&sources).await,
+            Command::Healthcheck(args) => healthcheck::run(&args, &sources).await,
         }
     }
 }

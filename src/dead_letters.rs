@@ -13,6 +13,7 @@ pub mod filter;
 pub mod group;
 pub mod known;
 pub mod look_up;
+mod pace;
 pub mod plan;
 pub mod private_file;
 pub mod run;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,6 +17,7 @@ use super::copy;
 pub use super::copy::Edited;
 use super::edit::{self, Setting};
 use super::known::Known;
+use super::pace::Pace;
 use super::scan::{Found, Stop, worn};
 use super::{DeadLetters, Source};
 use crate::broker::publisher::Publisher;
@@ -151,27 +152,6 @@ impl Run<'_> {
     async fn given_up(&self) {
         self.stop.cancelled().await;
         tokio::time::sleep(FINISH).await;
-    }
-}
-
-/// Limits how fast messages are acted upon: the time between two, and when the next one may be.
-struct Pace(Option<(Duration, Instant)>);
-
-impl Pace {
-    fn new(rate: Option<f64>) -> Self {
-        Self(rate.map(|rate| (Duration::from_secs_f64(1.0 / rate), Instant::now())))
-    }
-
-    async fn due(&self) {
-        if let Some((_, next)) = self.0 {
-            sleep_until(next).await;
-        }
-    }
-
-    fn taken(&mut self) {
-        if let Some((period, next)) = &mut self.0 {
-            *next = Instant::now() + *period;
-        }
     }
 }
 
@@ -393,22 +373,4 @@ fn unreached(hold: Duration) -> String {
         "none of the messages that are left was reached within {}: raise --hold, unless somebody else reads the queue now",
         duration::format(hold)
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_pace_is_due_at_once_and_then_when_its_time_has_passed() {
-        let began = Instant::now();
-        let mut pace = Pace::new(Some(2.0));
-        for halves in 0..4 {
-            pace.due().await;
-            // Asking does not spend it.
-            pace.due().await;
-            pace.taken();
-            assert_eq!(began.elapsed().as_millis() / 100, halves * 5);
-        }
-    }
 }

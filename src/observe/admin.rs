@@ -126,21 +126,30 @@ fn json(page: &impl Serialize) -> Response {
 /// # Errors
 /// What it answered instead, or why it could not be asked.
 pub async fn probe(address: SocketAddr) -> Result<(), String> {
-    let asked = timeout(PROBE, ask(address)).await;
+    probe_page(address, "/readyz", "worker").await
+}
+
+/// Asks a running process for a page that answers 200 when all is well.
+///
+/// # Errors
+/// What it answered instead, or why it could not be asked.
+pub async fn probe_page(address: SocketAddr, page: &str, process: &str) -> Result<(), String> {
+    let asked = timeout(PROBE, ask(address, page)).await;
     let answer = asked.map_err(|_| "no answer".to_owned()).and_then(|asked| asked.map_err(|e| e.to_string()));
-    let answer = answer.map_err(|why| format!("no worker answers on {address}: {why}"))?;
+    let answer = answer.map_err(|why| format!("no {process} answers on {address}: {why}"))?;
     if answer.starts_with("HTTP/1.1 200") {
         return Ok(());
     }
     let reason = answer.lines().last().unwrap_or_default();
-    Err(format!("the worker on {address} is not ready: {reason}"))
+    Err(format!("the {process} on {address} is not ready: {reason}"))
 }
 
-async fn ask(address: SocketAddr) -> std::io::Result<String> {
+async fn ask(address: SocketAddr, page: &str) -> std::io::Result<String> {
     /// More than the page has.
     const MOST: u64 = 64 * 1024;
     let mut stream = TcpStream::connect(reachable(address)).await?;
-    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n").await?;
+    let request = format!("GET {page} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.take(MOST).read_to_string(&mut answer).await?;
     Ok(answer)

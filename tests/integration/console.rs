@@ -11,6 +11,7 @@ use reqwest::header::{COOKIE, LOCATION, SET_COOKIE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::support::process::{Env, Process};
 use crate::support::rig::{LedgerFile, Rig, Worker};
@@ -128,14 +129,17 @@ impl Console {
         .await
     }
 
-    /// Reads the queue again, and waits until a page contains a text.
+    /// Reads the queue again, and waits until a page contains a text: a long queue takes its time.
     pub(crate) async fn reads(&self, path: &str, part: &str) -> String {
-        eventually(&format!("{path} shows {part} after a reading"), || async {
+        let deadline = Instant::now() + BOUND * 5;
+        loop {
             self.post("/failed/read", &[]).await;
-            let page = self.get(path).await;
-            page.text.contains(part).then_some(page.text)
-        })
-        .await
+            let page = self.get(path).await.text;
+            if page.contains(part) {
+                return page;
+            }
+            assert!(Instant::now() < deadline, "{path} does not show {part}: {page}");
+        }
     }
 
     /// Counts an action and goes to its page; its path.

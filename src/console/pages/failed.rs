@@ -144,7 +144,7 @@ fn group_row(app: &App, filter: &Filter, group: &crate::dead_letters::group::Gro
         again: group.failed_again,
         oldest: When::maybe(group.oldest, now, zone),
         newest: When::maybe(group.newest, now, zone),
-        ids: group.ids.join(", "),
+        ids: format!("{}{}", group.ids.join(", "), if group.count > group.ids.len() as u64 { ", …" } else { "" }),
         query: only.query(),
     }
 }
