@@ -15,6 +15,7 @@ mod docs;
 mod guarantees;
 mod ledger;
 mod observe;
+mod operators;
 mod outages;
 mod path;
 mod pictures;

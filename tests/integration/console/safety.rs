@@ -252,3 +252,21 @@ async fn a_trusted_proxy_names_the_user_and_a_base_path_holds_all_pages() {
     assert!(page.contains("ana (operator)") && page.contains("href=\"/wolkvox/failed\""), "{page}");
     assert_eq!(console.get("/failed").await.status, StatusCode::NOT_FOUND);
 }
+
+/// RabbitMQ counts each reading: however many people look, the queue is read once a minute.
+#[tokio::test]
+async fn many_viewers_read_the_queue_once() {
+    let rig = Rig::new("console.viewers").await;
+    rig.declare_topology().await;
+    rig.put_letter(b"{}", letter(Some("m-1"), "rejected", "no", &[])).await;
+    let console = Console::start(&rig, None, &[]).await;
+    console.shows("/failed", "1</span>").await;
+    for _ in 0..10 {
+        for path in ["/failed", "/failed?view=list", "/doubt", "/"] {
+            assert!(console.get(path).await.status.is_success(), "{path}");
+        }
+    }
+    let read = rig.amqp.take(&rig.dead_letter_queue()).await;
+    let count = |name: &str| crate::support::amqp::number(&read, name).unwrap_or(0);
+    assert!(count("x-delivery-count").max(count("x-acquired-count")) <= 1, "{:?}", read.properties);
+}
