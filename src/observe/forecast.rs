@@ -141,7 +141,8 @@ impl Forecast {
     pub fn sentences(&self, now: Timestamp, zone: &TimeZone) -> Vec<String> {
         let mut sentences = Vec::new();
         match (self.backlog, self.backlog_done_at) {
-            (Some(0), _) => sentences.push("No message waits.".to_owned()),
+            // Nothing to foretell.
+            (Some(0), _) => {}
             (Some(backlog), Some(at)) => {
                 sentences.push(format!(
                     "{} {} done at about {}.",

@@ -198,7 +198,7 @@ fn charts(page: &StatusPage) -> Vec<(&'static str, String)> {
     vec![
         ("Created", bars("Tasks created", "good", &of(|minute| Some(minute.created)))),
         ("Failed", bars("Messages dead-lettered", "bad", &of(|minute| Some(minute.dead_lettered)))),
-        ("Waiting", bars("Messages waiting", "plain", &of(|minute| minute.backlog))),
+        ("Waiting", bars("Messages waiting", "flat", &of(|minute| minute.backlog))),
     ]
 }
 
