@@ -112,6 +112,8 @@ pub struct DeadLetters {
     pub connector: Arc<Connector>,
     /// Tells the time.
     pub clock: Clock,
+    /// One reading at a time in this process: two at once would each see a part of what is there.
+    reading: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl DeadLetters {
@@ -119,6 +121,6 @@ impl DeadLetters {
     #[must_use]
     pub fn new(config: Arc<Config>) -> Self {
         let connector = Arc::new(Connector::new(config.broker.clone()));
-        Self { queues: Queues::new(&config.broker), config, connector, clock: Clock::system() }
+        Self { queues: Queues::new(&config.broker), config, connector, clock: Clock::system(), reading: Arc::default() }
     }
 }

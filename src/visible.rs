@@ -46,6 +46,10 @@ fn shown(text: &str, is_kept: impl Fn(char) -> bool) -> String {
 /// JSON whose strings hold no hidden character as such: each is written as `\uXXXX`, so that the value stays the same.
 #[must_use]
 pub fn json(json: &str) -> String {
+    // Most are plain, and some are large.
+    if json.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n' | b'\t' | b'\r')) {
+        return json.to_owned();
+    }
     let mut safe = String::with_capacity(json.len());
     for c in json.chars() {
         if is_hidden(c) && !matches!(c, '\n' | '\t' | '\r') {

@@ -130,8 +130,9 @@ fn candidates(app: &App, snapshot: &Snapshot, wanted: &Wanted) -> Result<Vec<Can
 async fn discarded(app: &App, filter: &Filter) -> Result<Vec<Candidate>, String> {
     let (mut candidates, mut texts, now) = (Vec::new(), Texts::default(), app.now());
     let scanned = app.letters.scan(&Source::DISCARDED, &app.stop, |found| {
-        let entry = Entry::new(&found, &mut texts);
+        let mut entry = Entry::new(&found, &mut texts);
         if filter.takes(&entry, now, || std::borrow::Cow::Borrowed(&found.message.body)) {
+            entry.identify(&found);
             candidates.push(Candidate::new(&entry, [0; 32]));
         }
         ControlFlow::Continue(())

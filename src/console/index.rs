@@ -163,8 +163,11 @@ impl Index {
         let details = Mutex::new(details);
         let visit = |found: Found| {
             self.seen.fetch_add(1, Ordering::Relaxed);
-            entries.push(Entry::new(&found, &mut texts));
-            match keep(&lock(&details), &found) {
+            let mut entry = Entry::new(&found, &mut texts);
+            entry.identify(&found);
+            let print = entry.fingerprint;
+            entries.push(entry);
+            match keep(&lock(&details), &found, print) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
                     problem = Some(failed(error));
@@ -188,10 +191,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn keep(details: &Connection, found: &Found) -> rusqlite::Result<()> {
+fn keep(details: &Connection, found: &Found, print: u128) -> rusqlite::Result<()> {
     let detail = detail(found);
     let json = serde_json::to_string(&detail).unwrap_or_default();
-    let print = found.fingerprint.to_be_bytes();
+    let print = print.to_be_bytes();
     details
         .prepare_cached("INSERT OR REPLACE INTO detail VALUES(?1, ?2, ?3, ?4)")?
         .execute(params![print, json, detail.body, detail.digest])

@@ -21,7 +21,7 @@ pub const BROKER_KIND: &str = "broker-";
 /// A dead letter without its body.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// What tells it from all others.
+    /// What tells it from all others, once it was [identified](Self::identify).
     pub fingerprint: u128,
     /// Which queue it is on.
     pub source: Source,
@@ -82,11 +82,11 @@ impl Entry {
     /// The entry of a message.
     #[must_use]
     pub fn new(found: &Found, texts: &mut Texts) -> Self {
-        let Found { source, message, letter, fingerprint } = found;
+        let Found { source, message, letter } = found;
         let rule = message.header("x-wtw-rule").and_then(string);
         let small = |number: i64| u32::try_from(number.max(0)).unwrap_or(u32::MAX);
         Self {
-            fingerprint: *fingerprint,
+            fingerprint: 0,
             source: *source,
             id: letter.id().into(),
             has_id: letter.message_id.is_some(),
@@ -104,6 +104,13 @@ impl Entry {
             action: texts.some(message.header(copy::ACTION).and_then(string).as_deref()),
             size: u32::try_from(message.body.len()).unwrap_or(u32::MAX),
         }
+    }
+}
+
+impl Entry {
+    /// Takes the fingerprint of its message, which costs a digest of all of it.
+    pub fn identify(&mut self, found: &Found) {
+        self.fingerprint = found.fingerprint();
     }
 }
 

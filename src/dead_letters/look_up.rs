@@ -123,7 +123,7 @@ impl DeadLetters {
                         attempts: entry.attempts,
                         kind: Some(entry.kind.to_string()),
                         reason: Some(message.letter.message.clone()),
-                        fingerprint: (source != Source::Discarded).then_some(entry.fingerprint),
+                        fingerprint: (source != Source::Discarded).then(|| message.fingerprint()),
                     });
                 }
                 ControlFlow::Continue(())

@@ -64,20 +64,22 @@ pub fn create_new(path: &Path) -> io::Result<File> {
 #[must_use]
 pub fn explain(path: &Path, error: &io::Error) -> String {
     let path = path.display();
-    match error.kind() {
-        ErrorKind::ReadOnlyFilesystem => format!(
+    let is = |kind: ErrorKind| error.kind() == kind;
+    if is(ErrorKind::ReadOnlyFilesystem) {
+        return format!(
             "{path}: the file system is read-only. Name a file in a folder that can be written, write to standard output and \
              redirect it, or set TMPDIR."
-        ),
-        ErrorKind::PermissionDenied => {
-            format!(
-                "{path}: this user may not write there. Name a file in a folder that can be written, or set TMPDIR."
-            )
-        }
-        ErrorKind::NotFound => format!("{path}: the folder does not exist"),
-        ErrorKind::StorageFull => format!("{path}: the disk is full"),
-        _ => format!("{path}: {error}"),
+        );
     }
+    if is(ErrorKind::PermissionDenied) {
+        return format!(
+            "{path}: this user may not write there. Name a file in a folder that can be written, or set TMPDIR."
+        );
+    }
+    if is(ErrorKind::NotFound) {
+        return format!("{path}: the folder does not exist");
+    }
+    if is(ErrorKind::StorageFull) { format!("{path}: the disk is full") } else { format!("{path}: {error}") }
 }
 
 #[cfg(test)]

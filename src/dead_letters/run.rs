@@ -175,6 +175,7 @@ impl Pass<'_> {
         loop {
             let before = self.ended.handled();
             let mut overdue = false;
+            let turn = self.run.letters.reading.lock().await;
             for source in self.run.deed.sources() {
                 let scan = self.run.letters.begin(*source, window, self.run.hold).await.map_err(|error| error.0)?;
                 if let Some(scan) = scan {
@@ -184,6 +185,7 @@ impl Pass<'_> {
                     return Ok(());
                 }
             }
+            drop(turn);
             match (self.ended.handled() > before, overdue) {
                 (true, _) => {}
                 (false, true) => return Err(unreached(self.run.hold)),
@@ -228,7 +230,7 @@ impl Pass<'_> {
 }
 
 /// A message to act upon, and the means to settle it.
-type Taken = Result<(Found, Box<dyn Acker>), String>;
+type Taken = Result<(Found, u128, Box<dyn Acker>), String>;
 
 /// What becomes of each message of a round, several at a time.
 fn acting<'a>(
@@ -255,14 +257,13 @@ fn settle<'a>(
     skipped: &'a Mutex<HashSet<u128>>,
 ) -> BoxFuture<'a, Result<Acted, String>> {
     Box::pin(async move {
-        let (found, acker) = next?;
+        let (found, print, acker) = next?;
         let acted = act(run, publisher, &found).await?;
-        let print = found.fingerprint;
         // Some are large, and the broker may take its time.
         drop(found);
-        let acted = match acted {
+        let acted = match &acted {
             Acted::Done if acker.ack().await.is_err() => Acted::Unheard,
-            acted => acted,
+            Acted::Done | Acted::Unheard | Acted::Skipped(_) => acted,
         };
         if matches!(acted, Acted::Skipped(_)) {
             skipped.lock().unwrap_or_else(PoisonError::into_inner).insert(print);
@@ -303,8 +304,9 @@ impl Round<'_> {
             if let Some(why) = worn(&found, self.limit) {
                 return Some(Err(why));
             }
-            let stays = || self.skipped.lock().unwrap_or_else(PoisonError::into_inner).contains(&found.fingerprint);
-            if !self.run.chosen.contains(&found.fingerprint) || stays() {
+            let print = found.fingerprint();
+            let stays = || self.skipped.lock().unwrap_or_else(PoisonError::into_inner).contains(&print);
+            if !self.run.chosen.contains(&print) || stays() {
                 continue;
             }
             return tokio::select! {
@@ -312,7 +314,7 @@ impl Round<'_> {
                 () = self.run.stop.cancelled() => None,
                 () = self.pace.due() => {
                     self.pace.taken();
-                    Some(Ok((found, receipt)))
+                    Some(Ok((found, print, receipt)))
                 }
                 () = sleep_until(until) => None,
             };
@@ -360,12 +362,10 @@ async fn act(run: &Run<'_>, publisher: &Publisher, found: &Found) -> Result<Acte
 }
 
 fn refusal(queue: &str, error: &PublishError) -> String {
-    match error {
-        PublishError::Returned(_) => {
-            format!("there is no queue {queue}; \"run\" or \"topology --apply\" creates it")
-        }
-        error => error.to_string(),
+    if let PublishError::Returned(_) = error {
+        return format!("there is no queue {queue}; \"run\" or \"topology --apply\" creates it");
     }
+    error.to_string()
 }
 
 fn unreached(hold: Duration) -> String {

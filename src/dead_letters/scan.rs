@@ -34,8 +34,6 @@ pub struct Found {
     pub message: Box<Message>,
     /// What its headers say.
     pub letter: DeadLetter,
-    /// What tells it from all others, over any number of readings.
-    pub fingerprint: u128,
 }
 
 impl Found {
@@ -44,7 +42,13 @@ impl Found {
     pub fn new(source: Source, message: Box<Message>) -> Self {
         let mut letter = DeadLetter::read(&message);
         super::entry::complete(&mut letter, source, &message);
-        Self { source, fingerprint: fingerprint(&message), letter, message }
+        Self { source, letter, message }
+    }
+
+    /// What tells it from all others, over any number of readings: a digest of the whole message, so ask once.
+    #[must_use]
+    pub fn fingerprint(&self) -> u128 {
+        fingerprint(&self.message)
     }
 }
 
@@ -100,6 +104,7 @@ impl DeadLetters {
         stop: &CancellationToken,
         mut visit: impl FnMut(Found) -> ControlFlow<()> + Send,
     ) -> Result<Scanned, ScanError> {
+        let _turn = self.reading.lock().await;
         let began = Instant::now();
         let limit = self.most_deliveries().await;
         let mut scanned = Scanned::default();

@@ -133,9 +133,9 @@ async fn get(url: &Url, path: &str) -> Result<(u16, Vec<u8>), String> {
 async fn exchange(url: &Url, path: &str) -> Result<(u16, Vec<u8>), String> {
     let host = url.host_str().ok_or("the address has no host")?.trim_matches(['[', ']']).to_owned();
     let port = url.port_or_known_default().unwrap_or(80);
-    let stream = TcpStream::connect((host, port)).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::ConnectionRefused => "connection refused; is the worker running?".to_owned(),
-        _ => error.to_string(),
+    let stream = TcpStream::connect((host, port)).await.map_err(|error| {
+        let is_refused = error.kind() == std::io::ErrorKind::ConnectionRefused;
+        if is_refused { "connection refused; is the worker running?".to_owned() } else { error.to_string() }
     })?;
     let failed = |error: hyper::Error| error.to_string();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;

@@ -52,9 +52,10 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     }
     let (mut candidates, mut texts, mut missing) = (Vec::new(), Texts::default(), Missing::of(&filter));
     let visit = |found: Found| {
-        let entry = Entry::new(&found, &mut texts);
+        let mut entry = Entry::new(&found, &mut texts);
         if filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
             missing.found(&entry.id);
+            entry.identify(&found);
             let mut candidate = Candidate::new(&entry, Digest::of(&found.message.body).0);
             if let Ok(changed) = edit::set(&found.message.body, &args.set) {
                 candidate.digests.push(Digest::of(&changed).0);

@@ -112,9 +112,10 @@ async fn survey(tool: &Tool, args: &Args, filter: &Filter, mapping: &Mapping) ->
     let (mut candidates, mut texts, mut missing) = (Vec::new(), Texts::default(), Missing::of(filter));
     let (mut only, unknown) = (None, tool.letters.config.task.unknown_fields);
     let visit = |found: Found| {
-        let entry = Entry::new(&found, &mut texts);
+        let mut entry = Entry::new(&found, &mut texts);
         if filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
             missing.found(&entry.id);
+            entry.identify(&found);
             candidates.push(candidate(&entry, &found.message.body, &args.set, mapping, unknown));
             only = (candidates.len() == 1).then(|| found.message.body.clone());
         }

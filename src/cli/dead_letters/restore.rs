@@ -34,9 +34,10 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let filter = args.choice.filter()?;
     let (mut candidates, mut texts, mut missing) = (Vec::new(), Texts::default(), Missing::of(&filter));
     let visit = |found: Found| {
-        let entry = Entry::new(&found, &mut texts);
+        let mut entry = Entry::new(&found, &mut texts);
         if filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
             missing.found(&entry.id);
+            entry.identify(&found);
             candidates.push(Candidate::new(&entry, Digest::of(&found.message.body).0));
         }
         ControlFlow::Continue(())

@@ -252,7 +252,7 @@ pub(super) async fn whole_body(app: &App, print: Option<u128>) -> Result<Option<
     }
     let mut body = None;
     let scanned = app.letters.scan(&Source::DEAD, &app.stop, |found| {
-        if found.fingerprint != print {
+        if found.fingerprint() != print {
             return ControlFlow::Continue(());
         }
         body = Some(found.message.body);

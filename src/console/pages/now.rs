@@ -122,7 +122,7 @@ pub(super) async fn page(
             .unwrap_or_default(),
         queue_problem: overview.depths.as_ref().err().map(|error| error.message.clone()),
         dead: depth(&queues.dead) + depth(&queues.broker),
-        kinds: active.map(|page| failures(page)).unwrap_or_default(),
+        kinds: active.map(failures).unwrap_or_default(),
         charts: active.map(charts).unwrap_or_default(),
         recent: active.map(|page| recent(&app, page, sees)).unwrap_or_default(),
         shell,

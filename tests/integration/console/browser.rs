@@ -32,7 +32,7 @@ impl Browser {
         let mut lines = BufReader::new(driver.stdout.take().expect("stdout")).lines();
         let mut port = None;
         while let Some(line) = lines.next_line().await.expect("a line") {
-            port = line.split_once("on port ").map(|(_, port)| port.trim_end_matches('.').to_owned());
+            port = line.split_once("successfully on port ").map(|(_, port)| port.trim_end_matches('.').to_owned());
             if port.is_some() {
                 break;
             }
@@ -84,12 +84,14 @@ impl Browser {
 
     /// Takes a picture of the whole page into the folder of the documentation, where `UPDATE_DOCS` asks for it.
     async fn pictures(&self, name: &str) {
-        let height =
-            self.client.execute("return document.documentElement.scrollHeight", Vec::new()).await.expect("a height");
         let width = self.client.execute("return window.outerWidth", Vec::new()).await.expect("a width");
-        let (width, height) = (width.as_u64().expect("a number"), height.as_u64().expect("a number"));
         let size = |number: u64| u32::try_from(number).expect("a size");
-        self.client.set_window_size(size(width), size(height.clamp(500, 1_600) + 150)).await.expect("a size");
+        let width = size(width.as_u64().expect("a number"));
+        // A page is at least as high as its window.
+        self.client.set_window_size(width, 400).await.expect("a size");
+        let height = "return document.documentElement.scrollHeight + window.outerHeight - window.innerHeight";
+        let height = self.client.execute(height, Vec::new()).await.expect("a height").as_u64().expect("a number");
+        self.client.set_window_size(width, size(height.clamp(400, 1_700))).await.expect("a size");
         let picture = self.client.screenshot().await.expect("a picture");
         assert!(picture.starts_with(b"\x89PNG") && picture.len() > 5_000, "{name}");
         if crate::support::broker::variable("UPDATE_DOCS").is_some() {
@@ -199,6 +201,7 @@ async fn an_operator_finds_out_what_is_wrong_and_mends_it_in_a_browser() {
     browser.is_well_made().await;
 
     browser.goes(&format!("{}/failed?kind=rejected", console.url)).await;
+    browser.sees("THE OWNER N IS INACTIVE").await;
     browser.clicks("//button[@value='replay']").await;
     browser.sees("Replay 3 messages?").await;
     browser.is_well_made().await;
@@ -261,5 +264,11 @@ async fn no_one_and_a_hundred_thousand_dead_letters_are_shown_in_bounded_memory(
     assert!(peak > 1_000 && peak < MOST, "{peak} KiB");
     println!("the console took {peak} KiB at most");
     browser.ends().await;
-    rig.letters(100_000).await;
+    console.process.stop().await;
+    // RabbitMQ takes its time to put so many back.
+    let (dead, deadline) = (rig.dead_letter_queue(), tokio::time::Instant::now() + Duration::from_secs(300));
+    while rig.amqp.count(&dead).await != Some(100_000) {
+        assert!(tokio::time::Instant::now() < deadline, "not all of them are back");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }

@@ -353,7 +353,8 @@ async fn what_is_discarded_is_recorded_and_can_be_restored() {
     assert_eq!(succeeds(&env, &["restore", "--yes", "m-1"]).await, "restored, each confirmed: 1\n");
     rig.letters(4).await;
     assert_eq!(rig.amqp.count(&discarded).await, Some(1));
-    assert_eq!(rig.amqp.count(&audit).await, Some(2));
+    let recorded = || async { (rig.amqp.count(&audit).await == Some(2)).then_some(()) };
+    crate::support::eventually("two records in the stream", recorded).await;
     assert_eq!(
         succeeds(&env, &["discard", "--yes", "--all", "--reason", "a test", "--for-good"]).await,
         "discarded: 4\n"
