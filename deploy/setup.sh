@@ -35,6 +35,8 @@ if [ -e /etc/debian_version ] && [ ! -s /etc/ssl/certs/ca-certificates.crt ]; th
 if [ "${1:-}" = test ] || [ "${1:-}" = check ]; then
     needs mandoc mandoc
     needs systemd-analyze systemd
+    # The console is looked at with a real browser.
+    needs chromedriver chromium chromium-driver fonts-dejavu-core
 fi
 case ${1:-} in test | check | bench)
     needs python3 python3

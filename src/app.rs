@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::connect::{Connector, vhost};
+use crate::broker::depths;
 use crate::broker::publish_gate::PublishGate;
 use crate::broker::publisher::Publisher;
 use crate::broker::session::{Change, Session};
@@ -42,6 +43,8 @@ const PREFETCH_PER_SLOT: usize = 24;
 const MAX_PREFETCH: usize = 512;
 /// First and longest wait before another attempt to open the ledger.
 const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+/// How often the queues are counted and the rates measured.
+const MEASURE: Duration = Duration::from_secs(10);
 /// How often the tokens' file is looked at.
 const REREAD: Duration = Duration::from_secs(5);
 /// How long the broker's connections may take to close once everything is settled, and then the rest.
@@ -181,6 +184,10 @@ async fn work(config: &Config, status: &Arc<Status>, parts: Parts, services: &Se
     // Few: what waits here is not returned before a stop.
     let (sender, receiver) = mpsc::channel(1);
     let working = services.track(worker.run(receiver, tasks.clone()));
+    services.spawn(
+        "forecast",
+        measure(Arc::clone(&broker.connector), broker.topology.clone(), Arc::clone(status), drained.clone()),
+    );
     let consuming = {
         let (stop, drained) = (stop.clone(), drained.clone());
         async move { session.run(&sender, &stop, &drained).await }
@@ -213,6 +220,12 @@ async fn work(config: &Config, status: &Arc<Status>, parts: Parts, services: &Se
     // A connection that does not close in time is closed by the end of the process.
     let _ = timeout(CLOSING, closing).await;
     refused.map_or(settled, Err)
+}
+
+/// Counts the queues and measures the rates, for the forecast.
+async fn measure(connector: Arc<Connector>, topology: Topology, status: Arc<Status>, stop: CancellationToken) {
+    let queues: Vec<String> = topology.queues.into_iter().map(|queue| queue.name).collect();
+    depths::watch(&connector, &queues, MEASURE, &stop, |depths| status.measure(depths)).await;
 }
 
 fn worker(
@@ -276,6 +289,7 @@ async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationT
         let error = match opened {
             Ok(ledger) => {
                 status.events.ledger_has(ledger.len());
+                status.serves(config, Arc::clone(&ledger));
                 status.ledger(None);
                 return Some(ledger);
             }

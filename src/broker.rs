@@ -4,13 +4,15 @@
 mod acker;
 pub mod bindings;
 pub mod connect;
+pub mod depths;
 pub mod inspect;
 mod owner;
 pub mod publish_gate;
 pub mod publisher;
-pub mod reader;
+pub mod queue_scan;
 mod serial;
 pub mod session;
+pub mod stream;
 mod subscription;
 pub mod topology;
 

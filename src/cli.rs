@@ -4,8 +4,10 @@
 
 pub mod check;
 pub mod config;
+pub mod console;
 pub mod crm_report;
 pub mod dead_letters;
+pub mod find;
 pub mod healthcheck;
 pub mod idle;
 pub mod ledger;
@@ -14,6 +16,7 @@ pub mod publish;
 pub mod run;
 pub mod sandbox;
 pub mod schema;
+pub mod status;
 pub mod topology;
 
 use std::fmt;
@@ -82,12 +85,21 @@ Examples:
     Map(map::Args),
     /// Publish task messages, each checked, with a message id, persistent, and confirmed
     Publish(publish::Args),
-    /// Look into the dead-letter queue
+    /// Say what the running workers and their queues are doing
+    #[command(after_help = status::EXAMPLES)]
+    Status(status::Args),
+    /// Say what is known of a message id: ledger, dead letters, retry queues
+    #[command(after_help = find::EXAMPLES)]
+    Find(find::Args),
+    /// List, show, replay, discard, restore and export failed messages
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
     /// Print a configuration file, the effective configuration, or what a key means
     #[command(subcommand)]
     Config(config::Command),
+    /// Serve the console: the same in a browser
+    #[command(after_help = console::EXAMPLES)]
+    Console(console::Args),
     /// Print the queues that the worker declares, as RabbitMQ definitions
     Topology(topology::Args),
     /// Print the JSON Schema of a task message, or an AsyncAPI document
@@ -98,8 +110,8 @@ Examples:
     /// Work on the ledger while no worker uses it
     #[command(subcommand)]
     Ledger(ledger::Command),
-    /// Succeed when the worker that runs with this configuration is ready
-    Healthcheck,
+    /// Succeed when the worker that runs with this configuration is ready, or with --console when its console answers
+    Healthcheck(healthcheck::Args),
     /// Do nothing until SIGTERM or SIGINT: for a toolbox container
     Idle,
 }
@@ -118,6 +130,9 @@ impl Cli {
             Command::Check(args) => check::run(&args, &sources, &stop).await,
             Command::Map(args) => map::run(&args, &sources),
             Command::Publish(args) => publish::run(&args, &sources, &stop).await,
+            Command::Status(args) => status::run(&args, &sources).await,
+            Command::Find(args) => find::run(&args, &sources, &stop).await,
+            Command::Console(args) => console::run(&args, &sources, stop).await,
             Command::DeadLetters(command) => dead_letters::run(&command, &sources, &stop).await,
             Command::Config(command) => config::run(&command, &sources),
             Command::Topology(args) => topology::run(&args, &sources).await,
@@ -125,7 +140,7 @@ impl Cli {
             Command::Sandbox(args) => sandbox::run(args, stop).await,
             Command::CrmReport(args) => crm_report::run(&args, &sources, &stop).await,
             Command::Ledger(command) => ledger::run(&command, &sources).await,
-            Command::Healthcheck => healthcheck::run(&sources).await,
+            Command::Healthcheck(args) => healthcheck::run(&args, &sources).await,
             Command::Idle => idle::run(&stop).await,
         }
     }

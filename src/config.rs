@@ -10,6 +10,7 @@ use url::Url;
 
 pub(crate) mod address;
 mod bindings;
+mod console;
 mod defaults;
 mod files;
 mod keys;
@@ -27,6 +28,7 @@ mod toml_table;
 mod watch;
 
 pub use bindings::{Binding, ExchangeType};
+pub use console::Console;
 pub use keys::{KEYS, Key, Kind, Preset, explain, markdown_page, template, variable};
 pub use load::{Loaded, read_ledger_url, read_tokens, read_urls};
 pub use problem::{Problem, Problems};
@@ -56,6 +58,8 @@ pub struct Config {
     pub ledger: Ledger,
     /// `[admin]`
     pub admin: Admin,
+    /// `[console]`
+    pub console: Console,
     /// `[shutdown]`
     pub shutdown: Shutdown,
     /// `[log]`

@@ -54,8 +54,11 @@ pub mod config;
 
 pub mod check;
 
+pub mod dead_letters;
+
 pub mod cli;
 
+mod console;
 pub mod crm_report;
 
 pub mod sandbox;
@@ -72,6 +75,7 @@ mod net;
 pub mod suggest;
 
 mod tls;
+pub mod visible;
 
 use std::sync::OnceLock;
 

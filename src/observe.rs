@@ -2,8 +2,12 @@
 
 pub mod admin;
 pub mod events;
+pub mod forecast;
+pub mod ledger_page;
 pub mod listener;
 pub mod logs;
 pub mod metrics;
+pub mod overview;
 pub mod status;
 pub mod traces;
+pub mod workers;

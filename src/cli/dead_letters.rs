@@ -1,171 +1,143 @@
-//! `dead-letters`: the dead-letter queue's tool.
-//!
-//! Looking is a walk through the queue that holds what it has seen until its end, so that nothing is seen twice, and then
-//! gives all of it back. Only what a replay published and the broker confirmed, or what was discarded, is acked.
+//! `dead-letters`: list, show, replay, discard, restore and export failed messages. The work is done by
+//! [`crate::dead_letters`]; here are the questions, the tables and the exit codes.
 
 mod choice;
 mod discard;
-pub mod edit;
+mod draft;
 mod export;
-pub mod filter;
-pub mod list;
-mod pass;
+mod list;
 mod replay;
+mod restore;
 mod show;
 
 use std::io::Write as _;
-use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::Message;
-use crate::broker::connect::{BrokerError, Connector};
-use crate::broker::reader::{WINDOW, Walk};
 use crate::cli::{Error, load};
-use crate::clock::Clock;
-use crate::config::{Config, Sources};
-use crate::message::dead_letter::DeadLetter;
+use crate::config::Sources;
+use crate::dead_letters::audit::{self, Record};
+use crate::dead_letters::known::Known;
+use crate::dead_letters::run::{Deed, Ended, Run};
+use crate::dead_letters::scan::{ScanError, Scanned};
+use crate::dead_letters::{DeadLetters, plan::Plan};
 use crate::message::failure::shorten;
-
-/// How long letters are held at most: brokers end consumers that hold one for thirty minutes.
-const HOLD: Duration = Duration::from_secs(300);
-/// How long what is under way may take to finish after an interruption: a broker that blocks publishing confirms nothing.
-const FINISH: Duration = Duration::from_secs(5);
-/// Deliveries that the broker has counted for a letter from which on the operator is warned. No client can see how many it
-/// allows: a policy goes before what the queue was declared with, and RabbitMQ 4 takes 20 where nothing is set.
-const WORN: i64 = 3;
+use crate::visible;
 
 /// What to do with dead letters.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Count dead letters by kind and reason, or list each; they stay where they are
+    /// Count dead letters by cause, or list each; they stay where they are
+    #[command(after_help = list::EXAMPLES)]
     List(list::Args),
     /// Show one with its reason, its history, its body, and what a replay would send
+    #[command(after_help = show::EXAMPLES)]
     Show(show::Args),
-    /// Send letters through the work queue again, each on an operator's word
+    /// Send messages through the work queue again
+    #[command(after_help = replay::EXAMPLES)]
     Replay(replay::Args),
-    /// Throw letters away for a reason; export them first if they may be wanted again
+    /// Set messages aside for a reason; they can be restored for 30 days
+    #[command(after_help = discard::EXAMPLES)]
     Discard(discard::Args),
-    /// Write letters as JSON lines that `publish` takes back; they stay where they are
+    /// Bring discarded messages back to the dead-letter queue
+    #[command(after_help = restore::EXAMPLES)]
+    Restore(restore::Args),
+    /// Write messages as JSON lines that `publish` takes back; they stay where they are
+    #[command(after_help = export::EXAMPLES)]
     Export(export::Args),
 }
 
 /// Runs a command on dead letters.
 ///
 /// # Errors
-/// What the broker said.
+/// What the broker said, or that nothing matched.
 pub async fn run(command: &Command, sources: &Sources, stop: &CancellationToken) -> Result<ExitCode, Error> {
     let config = load(sources, &[])?;
-    let desk = Desk::new(config, stop.clone());
+    crate::observe::logs::start(&config.log)
+        .map_err(|error| Error::failed(format!("the log cannot be started: {error}")))?;
+    let letters = DeadLetters::new(Arc::new(config));
+    let who = audit::user(|name| sources.variable(name).map(|value| value.to_string_lossy().into_owned()));
+    let tool = Tool { now: letters.clock.now(), letters, stop: stop.clone(), who };
     match command {
-        Command::List(args) => list::run(&desk, args).await,
-        Command::Show(args) => show::run(&desk, args).await,
-        Command::Replay(args) => replay::run(&desk, args, sources).await,
-        Command::Discard(args) => discard::run(&desk, args).await,
-        Command::Export(args) => export::run(&desk, args).await,
+        Command::List(args) => list::run(&tool, args).await,
+        Command::Show(args) => show::run(&tool, args).await,
+        Command::Replay(args) => replay::run(&tool, args, sources).await,
+        Command::Discard(args) => discard::run(&tool, args).await,
+        Command::Restore(args) => restore::run(&tool, args).await,
+        Command::Export(args) => export::run(&tool, args).await,
     }
 }
 
-/// Where dead letters are looked at.
-struct Desk {
-    config: Config,
-    connector: Arc<Connector>,
-    /// Cancelled when the command is to end early.
+/// What every command works with.
+struct Tool {
+    letters: DeadLetters,
+    /// Cancelled when the command must end early.
     stop: CancellationToken,
-    /// When the command began: the age of a letter is counted to here, so that what is meant does not change on the way.
+    /// When the command began: ages are counted to here, so that what is meant does not change on the way.
     now: Timestamp,
+    /// Who runs it.
+    who: String,
 }
 
-/// How far a look went.
-#[derive(Clone, Copy, Debug)]
-struct Looked {
-    seen: u64,
-    expected: u64,
-    /// Whether it ended because what it held had to go back.
-    overdue: bool,
-    deliveries: i64,
-    took: Duration,
+/// What an action is about, for carrying it out and for the audit.
+struct Agreed<'a> {
+    deed: &'a Deed,
+    plan: &'a Plan,
+    known: &'a Known,
+    filter: String,
+    rate: Option<f64>,
+    hold: std::time::Duration,
 }
 
-impl Desk {
-    fn new(config: Config, stop: CancellationToken) -> Self {
-        let connector = Arc::new(Connector::new(config.broker.clone()));
-        Self { config, connector, stop, now: Clock::system().now() }
+impl Tool {
+    fn dead(&self) -> &str {
+        &self.letters.queues.dead
     }
 
-    fn place(&self) -> &str {
-        &self.config.broker.dead_letter_queue
-    }
-
-    /// Ends when what is under way has had its time to finish after an interruption.
-    async fn given_up(&self) {
-        self.stop.cancelled().await;
-        tokio::time::sleep(FINISH).await;
-    }
-
-    /// Shows each letter to `visit`, until it breaks off; all of them go back to the queue.
-    async fn look(
-        &self,
-        mut visit: impl AsyncFnMut(&Message, &DeadLetter) -> Result<ControlFlow<()>, Error>,
-    ) -> Result<Looked, Error> {
-        let mut walk = Walk::begin(&self.connector, self.place(), WINDOW, HOLD).await.map_err(broker)?;
-        let began = Instant::now();
-        let mut seen = 0;
-        let walked = loop {
-            let next = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => break Err(Error::failed("interrupted; nothing was changed")),
-                next = walk.next() => next,
-            };
-            let delivery = match next {
-                Ok(Some(delivery)) => delivery,
-                Ok(None) => break Ok(walk.is_overdue()),
-                Err(error) => break Err(broker(error)),
-            };
-            seen += 1;
-            match visit(&delivery.message, &DeadLetter::read(&delivery.message)).await {
-                Ok(ControlFlow::Continue(())) => {}
-                Ok(ControlFlow::Break(())) => break Ok(false),
-                Err(error) => break Err(error),
-            }
+    /// Carries out an action with a progress bar, and records it.
+    async fn carry_out(&self, agreed: &Agreed<'_>) -> Ended {
+        let (action, chosen, count) = (audit::new_action(), agreed.plan.fingerprints(), agreed.plan.count());
+        let bar = progress(count, agreed.deed.as_str());
+        let run = Run {
+            letters: &self.letters,
+            action: &action,
+            deed: agreed.deed,
+            chosen: &chosen,
+            count,
+            rate: agreed.rate,
+            hold: agreed.hold,
+            known: agreed.known,
+            stop: &self.stop,
         };
-        let (expected, deliveries, took) = (walk.expected(), walk.deliveries(), began.elapsed());
-        // What could not be given back goes back by itself when the connection is gone.
-        let _ = walk.end().await;
-        Ok(Looked { seen, expected, overdue: walked?, deliveries, took })
+        let ended = run.run(&|_, _| bar.inc(1)).await;
+        bar.finish_and_clear();
+        let record = Record {
+            action,
+            who: self.who.clone(),
+            from: "command line".to_owned(),
+            filter: agreed.filter.clone(),
+            ids: agreed.plan.chosen.iter().take(audit::MOST_IDS).map(|chosen| chosen.id.to_string()).collect(),
+            count,
+            ..Record::default()
+        };
+        self.letters.audit(record.ended(agreed.deed, &ended)).await;
+        ended
     }
 }
 
-impl Looked {
-    /// Tells what an operator has to know of the look itself.
-    fn warn(&self) {
-        if self.overdue {
-            eprintln!("warning: {} of {} letters were seen before they had to go back", self.seen, self.expected);
-        }
-        if self.deliveries >= WORN {
-            eprintln!(
-                "warning: this broker counts each look, {} so far for some letters, and drops a letter beyond the queue's \
-                 delivery limit: 1000000 as the worker declares it, 20 where nobody set one, or what a policy says \
-                 (rabbitmqctl list_policies); export what you cannot lose",
-                self.deliveries
-            );
-        }
+/// Tells what an operator must know of a scan.
+fn warn(scanned: &Scanned) {
+    for warning in scanned.warnings() {
+        eprintln!("warning: {warning}");
     }
 }
 
-fn broker(error: BrokerError) -> Error {
-    match error.is_undeliverable() {
-        true => Error::failed(format!(
-            "{error}\nno command gets past that letter; take it out in the management interface (Queues, then Get messages), \
-             and then go on"
-        )),
-        false => Error::failed(error),
-    }
+fn failed(error: ScanError) -> Error {
+    Error::failed(error.0)
 }
 
 /// Writes a line of the result: what is done next relies on its having arrived.
@@ -175,18 +147,58 @@ fn put(line: &str) -> Result<(), Error> {
     written.map_err(|error| Error::failed(format!("standard output: {error}")))
 }
 
+/// JSON for a terminal or a pipe: the values are the same, and no character of them acts on a terminal.
+fn json(what: &impl serde::Serialize) -> Result<String, Error> {
+    Ok(visible::json(&serde_json::to_string_pretty(what).map_err(Error::failed)?))
+}
+
 /// So many of something, in words.
 fn counted(count: u64, one: &str) -> String {
     format!("{count} {one}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Text for one line of a terminal: control characters of whoever wrote it stay out.
-fn one_line(text: &str) -> String {
-    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    shorten(&clean, 120)
+/// Text for one cell of a table.
+fn cell(text: &str) -> String {
+    shorten(&visible::line(text), 120)
 }
 
-/// Text for a terminal, lines kept: control characters of whoever wrote it stay out.
-fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { ' ' } else { c }).collect()
+/// A moment without its fraction.
+fn seconds(at: Option<Timestamp>) -> String {
+    at.map_or_else(|| "-".to_owned(), |at| format!("{at:.0}"))
+}
+
+/// A progress bar, drawn on a terminal only.
+fn progress(count: u64, verb: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(count);
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}, {per_sec}, {eta} left") {
+        bar.set_style(style);
+    }
+    bar.set_message(verb);
+    bar.enable_steady_tick(std::time::Duration::from_millis(100));
+    bar
+}
+
+/// How a command on chosen messages ends: not everything that was chosen, or named, may have been there.
+fn finish(ended: &Ended, count: u64, missing: Option<String>, partial: bool) -> Result<ExitCode, Error> {
+    let rest = count.saturating_sub(ended.done + ended.unheard + ended.skipped);
+    let mut left: Vec<String> = ended.error.iter().cloned().collect();
+    if ended.interrupted {
+        left.push("interrupted".to_owned());
+    }
+    if rest > 0 && (ended.interrupted || ended.error.is_some()) {
+        left.push(format!("{} left; run the same command again to go on", counted(rest, "message")));
+    } else if rest > 0 {
+        left.push(format!(
+            "{} no longer there: somebody else replayed or discarded them, or reads the queue now",
+            counted(rest, "message")
+        ));
+    }
+    left.extend(missing);
+    if partial {
+        left.push("some messages were not read; run the same command again to go on with them".to_owned());
+    }
+    if ended.skipped > 0 {
+        left.push(format!("{} stayed: their task was created meanwhile", counted(ended.skipped, "message")));
+    }
+    if left.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(Error::failed(left.join("\n"))) }
 }

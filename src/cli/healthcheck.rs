@@ -1,4 +1,4 @@
-//! `healthcheck`: whether the running worker is ready.
+//! `healthcheck`: whether the running worker is ready, or the console answers.
 
 use std::process::ExitCode;
 
@@ -6,12 +6,24 @@ use crate::cli::Error;
 use crate::config::{Config, Sources};
 use crate::observe::admin;
 
-/// Succeeds when `/readyz` answers 200.
+/// Arguments of `healthcheck`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Ask the console instead of the worker
+    #[arg(long)]
+    console: bool,
+}
+
+/// Succeeds when `/readyz` of the worker, or `/healthz` of the console, answers 200.
 ///
 /// # Errors
 /// Why it is not ready, or could not be asked.
-pub async fn run(sources: &Sources) -> Result<ExitCode, Error> {
-    let loaded = Config::load(sources, &[])?;
-    admin::probe(loaded.config.admin.listen).await.map_err(Error::failed)?;
+pub async fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
+    let config = Config::load(sources, &[])?.config;
+    let probed = match args.console {
+        true => admin::probe_page(config.console.listen, "/healthz", "console").await,
+        false => admin::probe(config.admin.listen).await,
+    };
+    probed.map_err(Error::failed)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -29,6 +29,7 @@ pub(super) fn config(reader: &mut Reader<'_>, sources: &Sources) -> Result<Confi
     let gate = gate(reader);
     let ledger = ledger(reader);
     let listen = reader.want("admin.listen", socket);
+    let console = super::console::console(reader);
     let grace = reader.want("shutdown.grace", duration);
     let log = log(reader);
     Ok(Config {
@@ -40,6 +41,7 @@ pub(super) fn config(reader: &mut Reader<'_>, sources: &Sources) -> Result<Confi
         gate: gate?,
         ledger: ledger?,
         admin: Admin { listen: listen? },
+        console: console?,
         shutdown: Shutdown { grace: grace? },
         log: log?,
     })

@@ -58,7 +58,7 @@ fn load_both(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Problems>
 
 /// One key of the configuration, as text.
 fn field(config: &Config, name: &str) -> String {
-    let Config { broker, crm, task, events, retry, gate, ledger, admin, shutdown, log } = config;
+    let Config { broker, crm, task, events, retry, gate, ledger, admin, console, shutdown, log } = config;
     let duration = crate::duration::format;
     match name {
         "broker.urls" => broker.urls.iter().map(|url| url.secret.expose_secret()).collect(),
@@ -116,7 +116,24 @@ fn field(config: &Config, name: &str) -> String {
         "shutdown.grace" => duration(shutdown.grace),
         "log.format" => format!("{:?}", log.format),
         "log.level" => format!("{:?}", log.level),
+        other if other.starts_with("console.") => console_field(console, other),
         other => events_field(events, other),
+    }
+}
+
+fn console_field(console: &Console, name: &str) -> String {
+    match name {
+        "console.listen" => console.listen.to_string(),
+        "console.workers" => console.workers.iter().map(Url::to_string).collect::<Vec<_>>().join("+"),
+        "console.state" => console.state.display().to_string(),
+        "console.password_file" => format!("{:?}", console.password_file),
+        "console.viewer_password_file" => format!("{:?}", console.viewer_password_file),
+        "console.user_header" => format!("{:?}", console.user_header),
+        "console.read_only" => console.read_only.to_string(),
+        "console.allowed_hosts" => console.allowed_hosts.join("+"),
+        "console.base_path" => console.base_path.clone(),
+        "console.trusted_proxies" => console.trusted_proxies.iter().map(ToString::to_string).collect(),
+        other => panic!("{other} is in KEYS and not in this list"),
     }
 }
 
@@ -177,16 +194,28 @@ const EVERY: &[(&str, &str, &str, &str)] = &[
     ("ledger.retention", "7d", "1d", "1d"),
     ("ledger.max_entries", "1000000", "10", "10"),
     ("admin.listen", "127.0.0.1:9464", "[::]:0", "[::]:0"),
+    ("console.listen", "127.0.0.1:9465", "[::1]:0", "[::1]:0"),
+    ("console.workers", "http://127.0.0.1:9464/", "http://a:1, http://b:2/", "http://a:1/+http://b:2/"),
+    ("console.state", "wolkvox-task-worker-console.db", "c.db", "c.db"),
+    ("console.password_file", "None", "p", r#"Some("p")"#),
+    ("console.viewer_password_file", "None", "v", r#"Some("v")"#),
+    ("console.user_header", "None", "X-User", r#"Some("x-user")"#),
+    ("console.read_only", "false", "true", "true"),
+    ("console.allowed_hosts", "", "a.example.com,B.example.com", "a.example.com+b.example.com"),
+    ("console.base_path", "/", "/wolkvox", "/wolkvox/"),
+    ("console.trusted_proxies", "", "10.0.0.1", "10.0.0.1"),
     ("shutdown.grace", "25s", "1m", "1m"),
     ("log.format", "Json", "text", "Text"),
     ("log.level", "Info", "trace", "Trace"),
 ];
 
 /// The other half of a pair that only goes together.
-fn companion(name: &str) -> Option<&'static str> {
+fn companion(name: &str) -> Option<(&'static str, &'static str)> {
     match name {
-        "broker.client_cert_file" => Some("broker.client_key_file"),
-        "broker.client_key_file" => Some("broker.client_cert_file"),
+        "broker.client_cert_file" => Some(("broker.client_key_file", "x")),
+        "broker.client_key_file" => Some(("broker.client_cert_file", "x")),
+        "console.viewer_password_file" => Some(("console.password_file", "x")),
+        "console.user_header" => Some(("console.trusted_proxies", "127.0.0.1")),
         _ => None,
     }
 }
@@ -211,7 +240,7 @@ fn every_default_is_the_contracts() {
 fn every_key_is_read_from_the_environment() {
     for (name, _, text, meant) in EVERY {
         let mut variables = vec![(variable(name), *text)];
-        variables.extend(companion(name).map(|other| (variable(other), "x")));
+        variables.extend(companion(name).map(|(other, text)| (variable(other), text)));
         let variables: Vec<_> = variables.iter().map(|(name, text)| (name.as_str(), *text)).collect();
         let config = load_env(&variables).unwrap().config;
         assert_eq!(field(&config, name), *meant, "{name}");
@@ -226,7 +255,7 @@ fn every_key_is_read_from_toml() {
             format!("{section}.{leaf} = {text:?}\n")
         };
         let mut toml = line(name, text);
-        toml.extend(companion(name).map(|other| line(other, "x")));
+        toml.extend(companion(name).map(|(other, text)| line(other, text)));
         let config = load_toml(&toml).unwrap().config;
         assert_eq!(field(&config, name), *meant, "{name}");
     }
@@ -241,6 +270,9 @@ fn every_problem_names_key_source_value_and_what_is_allowed() {
         "broker.ca_file",
         "broker.client_cert_file",
         "broker.client_key_file",
+        "console.password_file",
+        "console.viewer_password_file",
+        "console.state",
     ];
     for key in KEYS.iter().filter(|key| !free.contains(&key.name)) {
         let bad = "\u{1}é?bad";

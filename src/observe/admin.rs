@@ -5,33 +5,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Json};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use serde_json::Value;
+use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::observe::ledger_page::MOST_IDS;
 use crate::observe::listener::{Newest, accept};
 use crate::observe::status::Status;
 
 /// The pages and what they answer, as the README's table has it.
-pub const PAGES: [(&str, &str); 4] = [
-    ("/livez", "200 while the process answers at all"),
+pub const PAGES: [(&str, &str); 5] = [
+    ("/livez", "200 while the process makes progress, else 503"),
     (
         "/readyz",
         "200 when connected and consuming or standing by, else 503 with the reason; throttling, quota and an outage of the CRM are no reason",
     ),
     ("/metrics", "OpenMetrics text, see below"),
     ("/status", "the same for people, as JSON, see below"),
+    ("/ledger?id=ID", "what the ledger knows of up to 100 message ids, as JSON; ten calls a second"),
 ];
 
 /// How long [`probe`] waits for an answer.
@@ -70,11 +72,19 @@ pub async fn serve(listener: TcpListener, status: Arc<Status>, stop: Cancellatio
 
 fn routes(status: Arc<Status>) -> Router {
     Router::new()
-        .route("/livez", get(async || "alive\n"))
+        .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/status", get(page))
+        .route("/ledger", get(ledger))
         .with_state(status)
+}
+
+async fn livez(State(status): State<Arc<Status>>) -> impl IntoResponse {
+    match status.is_alive() {
+        true => (StatusCode::OK, "alive\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "the process makes no progress\n"),
+    }
 }
 
 async fn readyz(State(status): State<Arc<Status>>) -> impl IntoResponse {
@@ -89,8 +99,38 @@ async fn metrics(State(status): State<Arc<Status>>) -> impl IntoResponse {
     ([(CONTENT_TYPE, form)], status.metrics())
 }
 
-async fn page(State(status): State<Arc<Status>>) -> Json<Value> {
-    Json(status.page())
+async fn page(State(status): State<Arc<Status>>) -> Response {
+    json(&status.page())
+}
+
+/// What the ledger knows of the ids of the query.
+async fn ledger(State(status): State<Arc<Status>>, RawQuery(query): RawQuery) -> Response {
+    let query = query.unwrap_or_default();
+    let ids: Vec<String> = url::form_urlencoded::parse(query.as_bytes())
+        .filter(|(name, value)| name == "id" && !value.is_empty())
+        .map(|(_, value)| value.into_owned())
+        .collect();
+    if ids.is_empty() || ids.len() > MOST_IDS {
+        return (StatusCode::BAD_REQUEST, format!("name 1 to {MOST_IDS} message ids: /ledger?id=A&id=B\n"))
+            .into_response();
+    }
+    if !status.may_ask_ledger() {
+        return (StatusCode::TOO_MANY_REQUESTS, "ten calls a second are answered; ask again\n").into_response();
+    }
+    match status.ledger_page(&ids).await {
+        Ok(page) => json(&page),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+/// Indented JSON, in the order of the type's fields; nothing in it acts on a terminal.
+fn json(page: &impl Serialize) -> Response {
+    match serde_json::to_string_pretty(page) {
+        Ok(text) => {
+            ([(CONTENT_TYPE, "application/json")], format!("{}\n", crate::visible::json(&text))).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }
 
 /// Asks a running worker whether it is ready.
@@ -98,21 +138,30 @@ async fn page(State(status): State<Arc<Status>>) -> Json<Value> {
 /// # Errors
 /// What it answered instead, or why it could not be asked.
 pub async fn probe(address: SocketAddr) -> Result<(), String> {
-    let asked = timeout(PROBE, ask(address)).await;
+    probe_page(address, "/readyz", "worker").await
+}
+
+/// Asks a running process for a page that answers 200 when all is well.
+///
+/// # Errors
+/// What it answered instead, or why it could not be asked.
+pub async fn probe_page(address: SocketAddr, page: &str, process: &str) -> Result<(), String> {
+    let asked = timeout(PROBE, ask(address, page)).await;
     let answer = asked.map_err(|_| "no answer".to_owned()).and_then(|asked| asked.map_err(|e| e.to_string()));
-    let answer = answer.map_err(|why| format!("no worker answers on {address}: {why}"))?;
+    let answer = answer.map_err(|why| format!("no {process} answers on {address}: {why}"))?;
     if answer.starts_with("HTTP/1.1 200") {
         return Ok(());
     }
     let reason = answer.lines().last().unwrap_or_default();
-    Err(format!("the worker on {address} is not ready: {reason}"))
+    Err(format!("the {process} on {address} is not ready: {reason}"))
 }
 
-async fn ask(address: SocketAddr) -> std::io::Result<String> {
+async fn ask(address: SocketAddr, page: &str) -> std::io::Result<String> {
     /// More than the page has.
     const MOST: u64 = 64 * 1024;
     let mut stream = TcpStream::connect(reachable(address)).await?;
-    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n").await?;
+    let request = format!("GET {page} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.take(MOST).read_to_string(&mut answer).await?;
     Ok(answer)

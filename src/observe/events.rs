@@ -1,15 +1,17 @@
 //! One event is one log line, one metric, or both.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
 
 use crate::broker::PublishError;
 use crate::broker::session::Change;
+use crate::clock::rfc3339;
 use crate::config::Problems;
 use crate::crm::classify::Classified;
 use crate::gate::{BlockReason, Gate};
@@ -58,6 +60,31 @@ pub struct Events {
     /// Queues that cannot be published to now, so that the log says it once.
     failing: Mutex<HashSet<String>>,
     last: Mutex<Last>,
+    /// The last settled messages, the newest first.
+    recent: Mutex<VecDeque<Recent>>,
+}
+
+/// How many settled messages are kept for people.
+const RECENT: usize = 20;
+
+/// A settled message, for people. No body.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Recent {
+    /// When it was settled.
+    pub at: String,
+    /// The message's identity.
+    pub message_id: Option<String>,
+    /// What became of it.
+    pub outcome: String,
+    /// The kind of failure, of a dead letter.
+    pub kind: Option<String>,
+    /// Why, unless it was created.
+    pub reason: Option<String>,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// From delivery to settling.
+    pub duration_ms: u64,
 }
 
 /// What happened last, for people.
@@ -90,7 +117,7 @@ impl Events {
     pub fn new(vhost: &str, queue: &str, started: Timestamp) -> Self {
         let metrics = Metrics::new();
         let registry = metrics.registry(vhost, queue, started);
-        Self { metrics, registry, failing: Mutex::default(), last: Mutex::default() }
+        Self { metrics, registry, failing: Mutex::default(), last: Mutex::default(), recent: Mutex::default() }
     }
 
     /// The metrics as OpenMetrics text, those of the gate and its tokens included.
@@ -113,6 +140,36 @@ impl Events {
 
     fn lock_last(&self) -> MutexGuard<'_, Last> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last settled messages, the newest first.
+    #[must_use]
+    pub fn recent(&self) -> Vec<Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    fn remember(&self, settled: &Settled<'_>) {
+        let failure = match settled.disposition {
+            Disposition::DeadLetter(failure) => Some(failure),
+            Disposition::Ack
+            | Disposition::AlreadyCreated
+            | Disposition::Retry(_)
+            | Disposition::Skip(_)
+            | Disposition::Hold
+            | Disposition::Requeue => None,
+        };
+        let recent = Recent {
+            at: rfc3339(settled.at),
+            message_id: settled.message_id.map(ToOwned::to_owned),
+            outcome: settled.disposition.as_str().to_owned(),
+            kind: failure.map(|failure| failure.kind.as_str().to_owned()),
+            reason: failure.map(|failure| crate::message::failure::shorten(&failure.message, 200)),
+            attempts: settled.attempts,
+            duration_ms: millis(settled.duration),
+        };
+        let mut kept = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push_front(recent);
+        kept.truncate(RECENT);
     }
 
     /// A message was taken.
@@ -153,6 +210,7 @@ impl Events {
             _ => "",
         };
         self.metrics.settled(outcome, kind).inc();
+        self.remember(settled);
         self.aged(settled);
         if settled.possible_duplicate {
             self.metrics.possible_duplicates.inc();

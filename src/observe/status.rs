@@ -1,17 +1,29 @@
 //! What the worker knows of itself: told by the app, read by the admin pages.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+mod page;
+mod trend;
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
+pub use self::page::{Broker, Gate as GatePage, Ledger as LedgerState, Messages, Page, Queues, Token};
+pub use self::trend::Minute;
+use self::trend::Trend;
+use crate::broker::depths::Depths;
 use crate::broker::session::Change;
-use crate::clock::rfc3339;
-use crate::gate::tokens::{Suspended, TokenState};
+use crate::clock::{Clock, rfc3339};
+use crate::config::Config;
 use crate::gate::{BlockReason, Gate};
+use crate::ledger::{Key, Ledger};
 use crate::observe::events::Events;
+use crate::observe::forecast::{Forecast, Quota, Rates, Sample, forecast};
+use crate::observe::ledger_page::{LedgerEntry, LedgerPage};
+
+/// Calls of `/ledger` that are answered in a second.
+const LEDGER_CALLS: u32 = 10;
 
 /// What the worker knows of itself.
 pub struct Status {
@@ -21,25 +33,56 @@ pub struct Status {
     pub gate: Arc<Gate>,
     /// Why the broker is not connected; none while it is.
     unconnected: Mutex<Option<String>>,
-    /// Whether messages arrived on the present connection: AMQP does not say who is a standby.
-    active: AtomicBool,
-    /// Why messages are taken one at a time.
-    serial: Mutex<Option<String>>,
     /// Why the broker takes no messages; none while it does.
     blocked: Mutex<Option<String>>,
     /// The ledger's kind.
     ledger: &'static str,
     /// Why the ledger is not open; none once it is.
     no_ledger: Mutex<Option<String>>,
+    /// What is served, once the ledger is open.
+    serving: OnceLock<Serving>,
+    /// What was measured.
+    measured: Mutex<Measured>,
+    /// The second in which `/ledger` was asked last, and how often in it.
+    ledger_calls: Mutex<(u64, u32)>,
+    clock: Clock,
     started: Instant,
     /// When the runtime last made progress.
     alive: Mutex<Instant>,
+    /// Why messages are taken one at a time.
+    serial: Mutex<Option<String>>,
 }
 
 /// How long the runtime may make no progress.
 const STALLED: Duration = Duration::from_secs(30);
 /// How often it shows that it makes progress.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// What a worker serves.
+struct Serving {
+    queue: String,
+    operation: String,
+    single_active_consumer: bool,
+    zone: TimeZone,
+    names: QueueNames,
+    ledger: Arc<dyn Ledger>,
+}
+
+/// The queues that are counted.
+struct QueueNames {
+    dead: String,
+    broker: String,
+}
+
+/// What was measured, and since when.
+#[derive(Default)]
+struct Measured {
+    rates: Rates,
+    trend: Trend,
+    depths: Option<Depths>,
+    /// Whether a message arrived on the present connection.
+    active: bool,
+}
 
 fn held(reason: &Mutex<Option<String>>) -> Option<String> {
     reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -57,14 +100,33 @@ impl Status {
             events,
             gate,
             unconnected: Mutex::new(Some("connecting".to_owned())),
-            active: AtomicBool::new(false),
-            serial: Mutex::default(),
             blocked: Mutex::default(),
             ledger,
             no_ledger: Mutex::new(Some("opening".to_owned())),
+            serving: OnceLock::new(),
+            measured: Mutex::default(),
+            ledger_calls: Mutex::default(),
+            clock: Clock::system(),
             started: Instant::now(),
             alive: Mutex::new(Instant::now()),
+            serial: Mutex::default(),
         }
+    }
+
+    /// What the worker serves from now on.
+    pub fn serves(&self, config: &Config, ledger: Arc<dyn Ledger>) {
+        // A second ledger in one process does not occur.
+        let _ = self.serving.set(Serving {
+            queue: config.broker.queue.clone(),
+            operation: config.crm.operation.clone().unwrap_or_default(),
+            single_active_consumer: config.broker.single_active_consumer,
+            zone: config.crm.timezone.clone(),
+            names: QueueNames {
+                dead: config.broker.dead_letter_queue.clone(),
+                broker: format!("{}.dead.broker", config.broker.queue),
+            },
+            ledger,
+        });
     }
 
     /// Why the worker is not ready; none when it is.
@@ -115,81 +177,172 @@ impl Status {
         match change {
             Change::Connected { .. } => {
                 hold(&self.unconnected, None);
-                self.active.store(false, Ordering::Relaxed);
+                self.measured().active = false;
             }
-            Change::Active => self.active.store(true, Ordering::Relaxed),
+            Change::Active => self.measured().active = true,
             Change::Lost(reason) => {
                 hold(&self.unconnected, Some(reason.clone()));
-                self.active.store(false, Ordering::Relaxed);
+                self.measured().active = false;
             }
             Change::Serial(reason) => hold(&self.serial, reason.clone()),
             Change::Oversized { .. } => {}
         }
     }
 
+    /// Takes what was counted on the queues, and measures the rates; called every few seconds.
+    pub fn measure(&self, depths: Option<Depths>) {
+        let counts = self.events.counts();
+        let settled = |name: &str| counts.settled.get(name).copied().unwrap_or(0);
+        let failed: u64 = counts.dead_lettered.values().sum();
+        let calls = counts.attempts.values().sum();
+        let created = settled("created");
+        let done = created + settled("already_created") + settled("skipped") + failed;
+        let backlog = depths.as_ref().map(|depths| self.backlog(depths));
+        let mut measured = self.measured();
+        measured.rates.add(Sample { at: Instant::now(), settled: done, calls });
+        measured.trend.add(self.clock.now(), created, failed, settled("retried"), backlog);
+        measured.depths = depths;
+    }
+
+    /// Whether the ledger may be asked once more in this second.
+    #[must_use]
+    pub fn may_ask_ledger(&self) -> bool {
+        let second = self.started.elapsed().as_secs();
+        let mut calls = self.ledger_calls.lock().unwrap_or_else(PoisonError::into_inner);
+        *calls = if calls.0 == second { (second, calls.1.saturating_add(1)) } else { (second, 1) };
+        calls.1 <= LEDGER_CALLS
+    }
+
+    /// What the ledger knows of some ids; none before it is open.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub async fn ledger_page(&self, ids: &[String]) -> Result<LedgerPage, String> {
+        let Some(serving) = self.serving.get() else {
+            return Err("the ledger is not open yet".to_owned());
+        };
+        let mut entries = Vec::with_capacity(ids.len());
+        for id in ids {
+            let entry = serving.ledger.get(&Key::new(&serving.queue, &serving.operation, id)).await;
+            entries.push(LedgerEntry::new(id, entry.map_err(|error| error.to_string())?.as_ref()));
+        }
+        Ok(LedgerPage::new(serving.ledger.proves_unsent(), entries))
+    }
+
     /// The metrics as OpenMetrics text.
     #[must_use]
     pub fn metrics(&self) -> String {
-        self.events.encode(&self.gate)
+        format!("{}{}", self.forecast().metrics(), self.events.encode(&self.gate))
     }
 
-    /// Everything, for people.
+    /// When backlog and quota will be finished.
     #[must_use]
-    pub fn page(&self) -> Value {
+    pub fn forecast(&self) -> Forecast {
+        let tokens: Vec<Quota> = self.gate.token_states().iter().map(page::quota).collect();
+        let (rate, backlog) = {
+            let measured = self.measured();
+            (measured.rates.rate(), measured.depths.as_ref().map(|depths| self.backlog(depths)))
+        };
+        forecast(self.clock.now(), &self.zone(), rate, backlog, &tokens)
+    }
+
+    /// Everything, for people and tools.
+    #[must_use]
+    pub fn page(&self) -> Page {
         let (unready, unconnected) = (self.unready(), held(&self.unconnected));
         let (closed, failed) = (self.gate.block_reason(), self.gate.last_failure());
-        let tokens: Vec<Value> = self.gate.token_states().iter().enumerate().map(token).collect();
         let (counts, last) = (self.events.counts(), self.events.last());
-        json!({
-            "worker": crate::worker_name(),
-            "version": env!("CARGO_PKG_VERSION"),
-            "uptime_s": self.started.elapsed().as_secs(),
-            "ready": unready.is_none(),
-            "reason": unready,
-            "broker": {
-                "connected": unconnected.is_none(),
-                "reason": unconnected,
-                "active": self.active.load(Ordering::Relaxed),
-                "serial_mode": held(&self.serial),
-                "blocked": held(&self.blocked),
-                "reconnects": counts.reconnects,
-                "unconfirmed": counts.unconfirmed,
+        let forecast = self.forecast();
+        let failing = last.ledger_failure.clone().filter(|_| closed == Some(BlockReason::Ledger));
+        let no_ledger = held(&self.no_ledger).or(failing);
+        Page {
+            worker: crate::worker_name().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: self.started.elapsed().as_secs(),
+            ready: unready.is_none(),
+            reason: unready,
+            role: self.role(unconnected.is_none()).to_owned(),
+            queue: self.serving.get().map(|serving| serving.queue.clone()),
+            timezone: self.zone().iana_name().unwrap_or("UTC").to_owned(),
+            broker: Broker {
+                connected: unconnected.is_none(),
+                reason: unconnected,
+                serial_mode: held(&self.serial),
+                blocked: held(&self.blocked),
+                reconnects: counts.reconnects,
+                unconfirmed: counts.unconfirmed,
             },
-            "gate": {
-                "open": closed.is_none(),
-                "reason": closed.map(BlockReason::as_str),
-                "advice": closed.map(BlockReason::advice),
-                "since": rfc3339(self.gate.since()),
-                "last_failure": failed.as_ref().map(|failed| &failed.reason),
-                "last_failure_at": failed.as_ref().map(|failed| rfc3339(failed.at)),
+            gate: GatePage {
+                open: closed.is_none(),
+                reason: closed.map(|closed| closed.as_str().to_owned()),
+                advice: closed.map(|closed| closed.advice().to_owned()),
+                since: rfc3339(self.gate.since()),
+                last_failure: failed.as_ref().map(|failed| failed.reason.to_string()),
+                last_failure_at: failed.as_ref().map(|failed| rfc3339(failed.at)),
             },
-            "tokens": tokens,
-            "ledger": self.ledger_page(closed, counts.ledger_entries, last.ledger_failure),
-            "messages": {
-                "in_flight": counts.in_flight,
-                "settled": counts.settled,
-                "dead_lettered": counts.dead_lettered,
-                "last_created_at": last.created.map(rfc3339),
+            tokens: self.gate.token_states().iter().enumerate().map(page::token).collect(),
+            ledger: LedgerState {
+                kind: self.ledger.to_owned(),
+                entries: counts.ledger_entries,
+                healthy: no_ledger.is_none(),
+                reason: no_ledger,
             },
-            "attempts": counts.attempts,
+            messages: Messages {
+                in_flight: counts.in_flight,
+                settled: page::named(&counts.settled),
+                dead_lettered: page::named(&counts.dead_lettered),
+                last_created_at: last.created.map(rfc3339),
+            },
+            attempts: page::named(&counts.attempts),
+            queues: self.queues(),
+            forecast,
+            recent: self.events.recent(),
+            last_hour: self.measured().trend.minutes(),
+        }
+    }
+
+    fn measured(&self) -> std::sync::MutexGuard<'_, Measured> {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn zone(&self) -> TimeZone {
+        self.serving.get().map_or(TimeZone::UTC, |serving| serving.zone.clone())
+    }
+
+    /// Whether messages arrive here. AMQP does not tell a standby that it is one: before the first message it is not known.
+    fn role(&self, connected: bool) -> &'static str {
+        if !connected {
+            return "not_connected";
+        }
+        let active = self.measured().active;
+        let shared = self.serving.get().is_some_and(|serving| !serving.single_active_consumer);
+        if active || shared { "active" } else { "not_known" }
+    }
+
+    fn backlog(&self, depths: &Depths) -> u64 {
+        let waits = |name: &str| {
+            self.serving.get().is_some_and(|serving| {
+                name.strip_prefix(&serving.queue).is_some_and(|rest| rest.is_empty() || rest.starts_with(".retry."))
+            })
+        };
+        let waiting: u64 = depths.iter().filter(|(name, _)| waits(name)).map(|(_, count)| count).sum();
+        waiting + u64::try_from(self.events.counts().in_flight).unwrap_or(0)
+    }
+
+    fn queues(&self) -> Option<Queues> {
+        let serving = self.serving.get()?;
+        let measured = self.measured();
+        let depths = measured.depths.as_ref()?;
+        let of = |name: &str| depths.get(name).copied();
+        let prefix = format!("{}.retry.", serving.queue);
+        Some(Queues {
+            waiting: of(&serving.queue).unwrap_or(0),
+            retry: depths
+                .iter()
+                .filter_map(|(name, count)| Some((name.strip_prefix(&prefix)?.to_owned(), *count)))
+                .collect(),
+            dead: of(&serving.names.dead).unwrap_or(0),
+            dead_by_broker: of(&serving.names.broker).unwrap_or(0),
         })
     }
-
-    fn ledger_page(&self, closed: Option<BlockReason>, entries: i64, failure: Option<String>) -> Value {
-        let failing = failure.filter(|_| closed == Some(BlockReason::Ledger));
-        let reason = held(&self.no_ledger).or(failing);
-        json!({ "kind": self.ledger, "entries": entries, "healthy": reason.is_none(), "reason": reason })
-    }
-}
-
-fn token((position, token): (usize, &TokenState)) -> Value {
-    json!({
-        "token": position,
-        "in_use": token.in_use,
-        "slots": token.slots,
-        "suspended": token.suspended.map(Suspended::as_str),
-        "until": token.until.map(rfc3339),
-        "quota_limit": token.quota_limit,
-        "quota_left": token.quota_left,
-    })
 }

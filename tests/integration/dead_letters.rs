@@ -24,7 +24,7 @@ async fn tool(env: &Env, args: &[&str]) -> Finished {
 }
 
 /// Properties of a letter as the worker writes it.
-fn letter(id: Option<&str>, kind: &str, reason: &str, more: &[(&str, AMQPValue)]) -> BasicProperties {
+pub(crate) fn letter(id: Option<&str>, kind: &str, reason: &str, more: &[(&str, AMQPValue)]) -> BasicProperties {
     let text = |text: &str| AMQPValue::LongString(text.into());
     let ours = [
         ("x-wtw-dead-letter", AMQPValue::LongLongInt(1)),
@@ -40,12 +40,12 @@ fn letter(id: Option<&str>, kind: &str, reason: &str, more: &[(&str, AMQPValue)]
 
 impl Rig {
     /// Puts a letter into the dead-letter queue.
-    async fn put_letter(&self, body: &[u8], properties: BasicProperties) {
+    pub(crate) async fn put_letter(&self, body: &[u8], properties: BasicProperties) {
         self.amqp.publish(&self.dead_letter_queue(), body, properties).await;
     }
 
     /// Waits until so many letters are ready on the dead-letter queue.
-    async fn letters(&self, count: u32) {
+    pub(crate) async fn letters(&self, count: u32) {
         let dead = self.dead_letter_queue();
         let ready = async || (self.amqp.count(&dead).await == Some(count)).then_some(());
         crate::support::eventually(&format!("{count} letters"), ready).await;

@@ -24,7 +24,7 @@ use self::ledgers::Claiming;
 use self::requests::{Gate, Rest};
 use crate::coverage::{Coverage, Met};
 use crate::run::body;
-use crate::script::{Ledgers, Nature, Planned, Script, What};
+use crate::script::{Nature, Planned, Script, What};
 use crate::world::LifeNumber;
 
 /// See the module's documentation.
@@ -304,10 +304,6 @@ impl Truth {
         });
         let ahead = self.script.setting.ahead.iter().map(|seconds| seconds.unsigned_abs()).max();
         Duration::from_secs(steps.sum::<u64>() + ahead.unwrap_or_default())
-    }
-
-    fn is_shared(&self) -> bool {
-        self.script.setting.ledgers == Ledgers::Shared
     }
 }
 

@@ -1,41 +1,97 @@
-//! Which letters a command settles: counted first, confirmed by an operator, and then known by what they are, so that no
-//! letter that arrived since is settled with them.
+//! Which messages a command is about: the options, and the question to the operator.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, IsTerminal as _};
 use std::time::Duration;
 
-use super::filter::{Filter, age};
-use super::{Desk, HOLD, one_line};
-use crate::broker::Message;
+use super::Tool;
 use crate::cli::Error;
-use crate::message::dead_letter::DeadLetter;
+use crate::dead_letters::edit::Setting;
+use crate::dead_letters::filter::{self, Filter};
+use crate::duration;
+use crate::visible;
 
 /// Exit code of a wrong usage, as clap has it.
-const USAGE: u8 = 2;
-/// The longest that letters may be held: brokers end consumers that hold one for thirty minutes.
+pub(super) const USAGE: u8 = 2;
+/// The longest that messages may be held: brokers end consumers that hold one for thirty minutes.
 const MOST_HOLD: Duration = Duration::from_secs(20 * 60);
-/// The shortest: what is chosen has to be reached within it.
+/// The shortest: what is chosen must be reached within it.
 const LEAST_HOLD: Duration = Duration::from_secs(1);
 
-/// Which letters are settled, and how.
+/// Conditions that a message must meet, every one of them.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct FilterArgs {
+    /// Only of this kind, such as rejected; may be given again for more kinds
+    #[arg(long, value_name = "KIND", value_parser = filter::kind)]
+    kind: Vec<String>,
+    /// Only with this cause, as `list` prints it
+    #[arg(long, value_name = "TEXT")]
+    cause: Option<String>,
+    /// Only those that this rule matched
+    #[arg(long, value_name = "NAME")]
+    rule: Option<String>,
+    /// Only those whose reason names this field
+    #[arg(long, value_name = "FIELD")]
+    field: Option<String>,
+    /// Only those that failed at least this long ago (for example 2h)
+    #[arg(long, value_name = "DURATION", value_parser = filter::age)]
+    older_than: Option<Duration>,
+    /// Only those that failed within this time (for example 30m)
+    #[arg(long, value_name = "DURATION", value_parser = filter::age)]
+    newer_than: Option<Duration>,
+    /// Only with this text in id, reason, the CRM's words or body; or with a value in the body: body.customer.id:17
+    #[arg(long, value_name = "TEXT")]
+    text: Option<String>,
+    /// Only those that failed again after a replay
+    #[arg(long)]
+    failed_again: bool,
+    /// Only with this message id, or the id that a replay would give; may be given again
+    #[arg(long, value_name = "ID")]
+    id: Vec<String>,
+}
+
+impl FilterArgs {
+    /// The same as the filter that every front end uses.
+    pub(super) fn filter(&self, ids: &[String]) -> Filter {
+        let mut id = self.id.clone();
+        id.extend_from_slice(ids);
+        Filter {
+            kind: self.kind.clone(),
+            id,
+            cause: self.cause.clone(),
+            rule: self.rule.clone(),
+            field: self.field.clone(),
+            older_than: self.older_than,
+            newer_than: self.newer_than,
+            text: self.text.clone(),
+            in_doubt: None,
+            failed_again: self.failed_again,
+            action: None,
+        }
+    }
+}
+
+/// Which messages an action is about, and how it goes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Choice {
     /// Message ids, or the ids that a replay would give
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     #[command(flatten)]
-    filter: Filter,
-    /// All letters that are there when the command begins
+    filter: FilterArgs,
+    /// All messages that are there when the command begins
     #[arg(long)]
     all: bool,
     /// Do not ask
     #[arg(long)]
     yes: bool,
-    /// Letters a second at most, such as 0.5
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Messages a second at most, such as 0.5
     #[arg(long, value_name = "N", value_parser = rate)]
     pub(super) rate: Option<f64>,
-    /// The longest that letters are held before they go back and are read anew; below the broker's consumer timeout
+    /// The longest that messages are held before they go back and are read again; below the broker's consumer timeout
     #[arg(long, value_name = "DURATION", value_parser = hold, default_value = "5m")]
     pub(super) hold: Duration,
 }
@@ -46,12 +102,11 @@ impl Choice {
     /// # Errors
     /// When nothing is said, or `--all` beside something else.
     pub(super) fn filter(&self) -> Result<Filter, Error> {
-        let mut filter = self.filter.clone();
-        filter.id.extend(self.ids.iter().cloned());
+        let filter = self.filter.filter(&self.ids);
         let wrong = |text: &str| Err(Error { exit: USAGE, message: text.to_owned() });
         match (self.all, filter.is_given()) {
-            (false, false) => wrong("say which letters: ids, a filter such as --kind, or --all; nothing was done"),
-            (true, true) => wrong("--all means every letter: leave the ids and filters out; nothing was done"),
+            (false, false) => wrong("say which messages: ids, a filter such as --kind, or --all; nothing was done"),
+            (true, true) => wrong("--all means every message: leave the ids and filters out; nothing was done"),
             (true, false) | (false, true) => Ok(filter),
         }
     }
@@ -60,14 +115,17 @@ impl Choice {
     ///
     /// # Errors
     /// When there is nobody to ask, or the answer is no.
-    pub(super) async fn confirm(&self, desk: &Desk, question: &str) -> Result<(), Error> {
+    pub(super) async fn confirm(&self, tool: &Tool, verb: &str, question: &str) -> Result<(), Error> {
         if self.yes {
             return Ok(());
         }
-        if desk.ask(&format!("{question} [y/N] ")).await? {
-            return Ok(());
+        match tool.ask(&format!("{question} [y/N] ")).await? {
+            Some(true) => Ok(()),
+            Some(false) => Err(Error::failed("nothing was done")),
+            None => Err(Error::failed(format!(
+                "nothing was {verb}, because there is no terminal to ask on. Add --yes to go ahead."
+            ))),
         }
-        Err(Error::failed("nothing was done"))
     }
 }
 
@@ -77,20 +135,43 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 fn hold(text: &str) -> Result<Duration, String> {
-    let allowed = LEAST_HOLD..=MOST_HOLD;
-    Some(age(text)?).filter(|hold| allowed.contains(hold)).ok_or_else(|| "allowed is 1s to 20m".to_owned())
+    let hold = duration::parse(text).filter(|hold| (LEAST_HOLD..=MOST_HOLD).contains(hold));
+    hold.ok_or_else(|| "allowed is 1s to 20m".to_owned())
 }
 
-impl Desk {
-    /// A question to the person at the terminal.
+/// The ids that were named and that no message has.
+#[derive(Debug)]
+pub(super) struct Missing(BTreeSet<String>);
+
+impl Missing {
+    pub(super) fn of(filter: &Filter) -> Self {
+        Self(filter.id.iter().cloned().collect())
+    }
+
+    pub(super) fn found(&mut self, id: &str) {
+        self.0.remove(id);
+    }
+
+    /// What to tell, where some are missing.
+    pub(super) fn told(&self) -> Option<String> {
+        let ids: Vec<String> = self.0.iter().map(|id| visible::line(id)).collect();
+        (!ids.is_empty()).then(|| format!("no such message: {}; somebody else may read the queue now", ids.join(", ")))
+    }
+}
+
+/// Settings as the audit and the copies tell them: names only, never values.
+pub(super) fn set_note(settings: &[Setting]) -> Vec<String> {
+    settings.iter().map(|setting| setting.field.clone()).collect()
+}
+
+impl Tool {
+    /// A question to the person at the terminal; none where there is no terminal.
     ///
     /// # Errors
-    /// When there is no terminal.
-    pub(super) async fn ask(&self, question: &str) -> Result<bool, Error> {
+    /// When it was interrupted.
+    pub(super) async fn ask(&self, question: &str) -> Result<Option<bool>, Error> {
         if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-            return Err(Error::failed(
-                "there is no terminal to ask on: nothing was done; --yes takes the answer for given",
-            ));
+            return Ok(None);
         }
         eprint!("{question}");
         let (answer, answered) = tokio::sync::oneshot::channel();
@@ -104,89 +185,8 @@ impl Desk {
             () = self.stop.cancelled() => Err(Error::failed("interrupted; nothing was done")),
             answered = answered => {
                 let line = answered.map_err(Error::failed)?.map_err(Error::failed)?;
-                Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
+                Ok(Some(matches!(line.trim().to_lowercase().as_str(), "y" | "yes")))
             }
         }
-    }
-}
-
-/// The letters that were chosen, by what they are; some bytes each.
-#[derive(Debug, Default)]
-pub(super) struct Chosen {
-    prints: HashSet<u128>,
-    /// Those of several letters that nothing tells apart, not even an id.
-    twins: HashSet<u128>,
-    /// Ids that were named and that no letter has.
-    missing: BTreeSet<String>,
-    /// How many letters that is: some may be alike.
-    pub(super) count: u64,
-    pub(super) possibly_created: u64,
-    pub(super) replayed_before: u64,
-    pub(super) without_id: u64,
-    /// How many are twins: whatever their number, those of one kind are given one id and make one task.
-    pub(super) alike: u64,
-    /// Letters that are there and were not chosen: each pass holds them.
-    pub(super) others: u64,
-}
-
-impl Chosen {
-    /// None yet, of those that a filter names.
-    pub(super) fn of(filter: &Filter) -> Self {
-        Self { missing: filter.id.iter().cloned().collect(), ..Self::default() }
-    }
-
-    /// Notes that a letter is there which is meant, be it chosen or not.
-    pub(super) fn found(&mut self, letter: &DeadLetter) {
-        self.missing.remove(letter.id());
-    }
-
-    pub(super) fn add(&mut self, print: u128, letter: &DeadLetter) {
-        let first = self.prints.insert(print);
-        if !first && letter.message_id.is_none() {
-            self.alike += if self.twins.insert(print) { 2 } else { 1 };
-        }
-        self.count += 1;
-        self.possibly_created += u64::from(letter.possibly_created);
-        self.replayed_before += u64::from(letter.replay_count > 0);
-        self.without_id += u64::from(letter.message_id.is_none());
-    }
-
-    /// How many tasks they make at most.
-    pub(super) fn tasks(&self) -> u64 {
-        self.count - self.alike + self.twins.len() as u64
-    }
-
-    /// Which of the ids that were named no letter has.
-    pub(super) fn missing(&self) -> Option<String> {
-        let ids: Vec<&str> = self.missing.iter().map(String::as_str).collect();
-        let text =
-            || format!("no such letter: {}; another instance of this tool may hold it", one_line(&ids.join(", ")));
-        (!ids.is_empty()).then(text)
-    }
-
-    pub(super) fn contains(&self, message: &Message) -> bool {
-        self.prints.contains(&crate::message::dead_letter::replay::fingerprint(message))
-    }
-}
-
-/// The hold that looking takes is one that [`Choice`] allows.
-const _: () = assert!(HOLD.as_secs() <= MOST_HOLD.as_secs());
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::message::dead_letter::replay::fingerprint;
-
-    #[test]
-    fn letters_that_nothing_tells_apart_make_one_task() {
-        let mut chosen = Chosen::default();
-        for (body, id) in [("a", None), ("b", None), ("a", None), ("a", None), ("c", Some("c")), ("c", Some("c"))] {
-            let mut message = Message { body: body.into(), ..Message::default() };
-            if let Some(id) = id {
-                message.properties = message.properties.with_message_id(id.into());
-            }
-            chosen.add(fingerprint(&message), &DeadLetter::read(&message));
-        }
-        assert_eq!((chosen.count, chosen.without_id, chosen.alike, chosen.tasks()), (6, 4, 3, 4));
     }
 }

@@ -1,142 +1,111 @@
-//! `dead-letters discard`: letters thrown away, each told with the reason.
+//! `dead-letters discard`: messages set aside for a reason.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
-use serde::Serialize;
+use super::choice::{Choice, Missing, USAGE};
+use super::{Agreed, Tool, counted, failed, finish, warn};
+use crate::cli::{Error, print};
+use crate::dead_letters::Source;
+use crate::dead_letters::edit::{self, Setting};
+use crate::dead_letters::entry::{Entry, Texts};
+use crate::dead_letters::known::Known;
+use crate::dead_letters::plan::{Candidate, Plan};
+use crate::dead_letters::run::Deed;
+use crate::dead_letters::scan::{Found, Scanned};
+use crate::ledger::Digest;
+use crate::visible;
 
-use super::choice::{Choice, Chosen};
-use super::edit::{Setting, is_of};
-use super::pass::{Broken, Passed, all_met};
-use super::{Desk, Looked, clean, counted, one_line, put};
-use crate::broker::Message;
-use crate::cli::Error;
-use crate::ledger::read_only::ReadOnlyLedger;
-use crate::ledger::{Key, KnownResult};
-use crate::message::dead_letter::DeadLetter;
-use crate::message::dead_letter::replay::fingerprint;
+pub(super) const EXAMPLES: &str = "Examples:
+  wolkvox-task-worker dead-letters discard order-17 --reason \"test message\"
+  wolkvox-task-worker dead-letters discard --all --created --reason \"their tasks exist\"";
 
 /// Arguments of `dead-letters discard`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     choice: Choice,
-    /// Why; it is printed with each letter
+    /// Why; it is kept with each message and in the audit
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    /// Of these only the ones whose task was created, as the ledger knows: what a replay that was cut off left behind
+    /// Of these only the ones whose task was created, as the ledger says
     #[arg(long)]
     created: bool,
     /// A field that the replay had set: the ledger knows the task by the body that was sent; may be given again
     #[arg(long, value_name = "FIELD=VALUE", value_parser = Setting::parse, requires = "created")]
     set: Vec<Setting>,
-    /// Print each discarded letter as one line of JSON
+    /// Delete them instead of setting them aside: for messages that the broker cannot copy. They cannot be restored
     #[arg(long)]
-    json: bool,
-}
-
-#[derive(Serialize)]
-struct Discarded<'a> {
-    discarded_because: &'a str,
-    #[serde(flatten)]
-    letter: DeadLetter,
-}
-
-/// What the ledger knows.
-struct Known<'a> {
-    desk: &'a Desk,
-    operation: &'a str,
-    ledger: ReadOnlyLedger,
-}
-
-impl<'a> Known<'a> {
-    async fn open(desk: &'a Desk) -> Result<Self, Error> {
-        let operation = desk.config.crm.operation.as_deref();
-        let operation = operation
-            .ok_or_else(|| Error::failed("--created has to know crm.operation, to ask the ledger; nothing was done"))?;
-        let ledger = ReadOnlyLedger::open(&desk.config.ledger).await.map_err(|why| {
-            Error::failed(format!("--created: the ledger could not be looked into ({}); nothing was done", clean(&why)))
-        })?;
-        Ok(Self { desk, operation, ledger })
-    }
-
-    /// Whether the task of this very message was created, as it is or as it was changed for a replay.
-    async fn created(&self, id: &str, message: &Message, set: &[Setting]) -> Result<bool, Error> {
-        let entry = self.ledger.get(&[Key::new(&self.desk.config.broker.queue, self.operation, id)]).await;
-        let entry = entry.map(|found| found.entries.into_iter().next().flatten());
-        let entry = entry.map_err(|error| Error::failed(format!("{error}; nothing was done")))?;
-        Ok(entry.is_some_and(|entry| entry.result == KnownResult::Created && is_of(&entry.digest, &message.body, set)))
-    }
+    for_good: bool,
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// What the broker said, with how many were discarded.
-pub(super) async fn run(desk: &Desk, args: &Args) -> Result<ExitCode, Error> {
+/// What the broker said, or that nothing matched.
+pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let filter = args.choice.filter()?;
     if args.reason.trim().is_empty() {
-        return Err(Error::failed("--reason is empty: say why, for those who miss the letters; nothing was done"));
+        let message = "--reason is empty: say why, for those who miss the messages; nothing was done".to_owned();
+        return Err(Error { exit: USAGE, message });
     }
-    let ledger = if args.created { Some(Known::open(desk).await?) } else { None };
-    let mut chosen = Chosen::of(&filter);
-    let looked = desk
-        .look(async |message, letter| {
-            let meant = filter.takes(message, letter, desk.now)
-                && match &ledger {
-                    Some(ledger) => ledger.created(letter.id(), message, &args.set).await?,
-                    None => true,
-                };
-            match meant {
-                true => {
-                    chosen.found(letter);
-                    chosen.add(fingerprint(message), letter);
-                }
-                false => chosen.others += 1,
+    let (mut candidates, mut texts, mut missing) = (Vec::new(), Texts::default(), Missing::of(&filter));
+    let visit = |found: Found| {
+        let mut entry = Entry::new(&found, &mut texts);
+        if filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
+            missing.found(&entry.id);
+            entry.identify(&found);
+            let mut candidate = Candidate::new(&entry, Digest::of(&found.message.body).0);
+            if let Ok(changed) = edit::set(&found.message.body, &args.set) {
+                candidate.digests.push(Digest::of(&changed).0);
             }
-            Ok(ControlFlow::Continue(()))
-        })
-        .await?;
-    looked.warn();
-    if chosen.count == 0 {
-        eprintln!("no such letter among the {} of {}", looked.seen, desk.place());
-        return all_met(&chosen, looked, 0);
+            candidates.push(candidate);
+        }
+        ControlFlow::Continue(())
+    };
+    let scanned = tool.letters.scan(&Source::DEAD, &tool.stop, visit).await.map_err(failed)?;
+    warn(&scanned);
+    let plan = if args.created {
+        let known = Known::open(&tool.letters.config).await;
+        Plan::discard_created(candidates, &known).await.map_err(|why| {
+            let why = visible::line(&why);
+            Error::failed(format!("--created: the ledger could not be asked ({why}); nothing was done"))
+        })?
+    } else {
+        Plan::discard(&candidates)
+    };
+    if plan.count() == 0 {
+        let missing = missing.told().map(|missing| format!("\n{missing}")).unwrap_or_default();
+        return Err(Error::failed(format!("no such message among the {} of {}{missing}", scanned.seen, tool.dead())));
     }
-    let Chosen { count, possibly_created, .. } = chosen;
-    eprintln!("{count} of {} letters in {} will be thrown away; nothing brings them back", looked.seen, desk.place());
-    eprintln!("  {possibly_created} of them may have made their task");
-    eprintln!("  to keep a copy, export the same letters first: dead-letters export --output FILE");
-    if let Some(missing) = chosen.missing() {
-        eprintln!("  {missing}");
+    tell(tool, args, &plan, &scanned);
+    if args.choice.dry_run {
+        return Ok(ExitCode::SUCCESS);
     }
-    desk.spare(&chosen, &args.choice, looked)?;
-    args.choice.confirm(desk, &format!("Discard {}?", counted(count, "letter"))).await?;
-    let act = async |message: &Message| tell(args, message);
-    match desk.settle(&chosen, &args.choice, looked, "discarding", act).await {
-        Ok(passed) => finish(&chosen, looked, passed),
-        Err(Broken { error, passed: Passed { settled, .. } }) => {
-            Err(Error { message: format!("{}\ndiscarded before that: {settled}", error.message), ..error })
+    args.choice.confirm(tool, "discarded", &format!("Discard {}?", counted(plan.count(), "message"))).await?;
+    let deed = Deed::Discard { reason: args.reason.clone(), for_good: args.for_good };
+    let known = Known::Unavailable(String::new());
+    let (rate, hold) = (args.choice.rate, args.choice.hold);
+    let agreed = Agreed { deed: &deed, plan: &plan, known: &known, filter: filter.words(), rate, hold };
+    let ended = tool.carry_out(&agreed).await;
+    print(&format!("discarded: {}", ended.done))?;
+    finish(&ended, plan.count(), missing.told(), scanned.partial.is_some())
+}
+
+fn tell(tool: &Tool, args: &Args, plan: &Plan, scanned: &Scanned) {
+    let (count, seen) = (plan.count(), counted(scanned.seen, "message"));
+    match args.for_good {
+        true => eprintln!("{count} of {seen} in {} will be deleted; nothing brings them back", tool.dead()),
+        false => {
+            let discarded = &tool.letters.queues.discarded;
+            eprintln!(
+                "{count} of {seen} in {} will go to {discarded}; \"restore\" brings them back within 30 days",
+                tool.dead()
+            );
         }
     }
-}
-
-/// Before it is gone: what cannot be told is not discarded.
-fn tell(args: &Args, message: &Message) -> Result<(), Error> {
-    let letter = DeadLetter::read(message);
-    let line = if args.json {
-        serde_json::to_string(&Discarded { discarded_because: &args.reason, letter }).map_err(Error::failed)?
-    } else {
-        let (id, kind, why) = (one_line(letter.id()), one_line(&letter.kind), one_line(&letter.message));
-        format!("discarded {id}  {kind}  {why}  because: {}", one_line(&args.reason))
-    };
-    put(&line)
-}
-
-fn finish(chosen: &Chosen, looked: Looked, passed: Passed) -> Result<ExitCode, Error> {
-    let Passed { settled, unheard, interrupted } = passed;
-    eprintln!("discarded: {settled}");
-    if interrupted {
-        return Err(Error::failed("interrupted; the other letters are where they were"));
+    if plan.in_doubt > 0 {
+        eprintln!("  {} of them may have created their task", plan.in_doubt);
     }
-    all_met(chosen, looked, settled + unheard)
 }

@@ -1,22 +1,33 @@
-//! `dead-letters export`: letters as JSON lines that `publish` takes back.
+//! `dead-letters export`: messages as JSON lines that `publish` takes back.
 
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::borrow::Cow;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::filter::Filter;
-use super::{Desk, put};
+use super::choice::FilterArgs;
+use super::{Tool, failed, put, warn};
 use crate::cli::Error;
+use crate::dead_letters::Source;
+use crate::dead_letters::audit::{Record, new_action};
+use crate::dead_letters::entry::{Entry, Texts};
+use crate::dead_letters::private_file::PrivateFile;
+use crate::dead_letters::scan::Found;
 use crate::message::export::line;
+use crate::visible;
+
+pub(super) const EXAMPLES: &str = "Examples:
+  wolkvox-task-worker dead-letters export --output failed.jsonl
+  wolkvox-task-worker dead-letters export --kind rejected > rejected.jsonl";
+
+const NOT_WHOLE: &str = "the export is not whole";
 
 /// Arguments of `dead-letters export`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    filter: Filter,
-    /// Write to this file instead of standard output; it is there, and new, only once it is whole
+    filter: FilterArgs,
+    /// Write to this file instead of standard output. It is readable by you alone, and appears only once it is whole
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -25,57 +36,55 @@ pub struct Args {
 ///
 /// # Errors
 /// What the broker said, or why the file could not be written.
-pub(super) async fn run(desk: &Desk, args: &Args) -> Result<ExitCode, Error> {
-    let mut written = 0_u64;
-    let looked = match &args.output {
-        None => desk.look(async |message, letter| {
-            if args.filter.takes(message, letter, desk.now) {
-                put(&line(message)).map_err(|error| Error::failed(format!("{}\n{NOT_WHOLE}", error.message)))?;
-                written += 1;
-            }
-            Ok(ControlFlow::Continue(()))
-        }),
-        Some(path) => {
-            return to_file(desk, &args.filter, path).await;
+pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
+    let filter = args.filter.filter(&[]);
+    let mut file = args.output.as_ref().map(|path| PrivateFile::create(path)).transpose().map_err(Error::failed)?;
+    let (mut written, mut problem, mut texts) = (0_u64, None, Texts::default());
+    let visit = |found: Found| {
+        let entry = Entry::new(&found, &mut texts);
+        if !filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
+            return ControlFlow::Continue(());
         }
-    }
-    .await?;
-    eprintln!("exported: {written}");
-    looked.warn();
-    finish(looked.overdue)
-}
-
-async fn to_file(desk: &Desk, filter: &Filter, path: &Path) -> Result<ExitCode, Error> {
-    let failed = |error: std::io::Error| Error::failed(format!("{}: {error}", path.display()));
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    let mut file = BufWriter::new(File::create(&part).map_err(failed)?);
-    let mut written = 0_u64;
-    let looked = desk
-        .look(async |message, letter| {
-            if filter.takes(message, letter, desk.now) {
+        let line = visible::json(&line(&found.message));
+        let put = match &mut file {
+            Some(file) => file.line(&line),
+            None => put(&line).map_err(|error| error.message),
+        };
+        match put {
+            Ok(()) => {
                 written += 1;
-                writeln!(file, "{}", line(message)).map_err(failed)?;
+                ControlFlow::Continue(())
             }
-            Ok(ControlFlow::Continue(()))
-        })
-        .await?;
-    file.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;
-    if !looked.overdue {
-        std::fs::rename(&part, path).map_err(failed)?;
+            Err(why) => {
+                problem = Some(why);
+                ControlFlow::Break(())
+            }
+        }
+    };
+    let scanned = tool.letters.scan(&Source::DEAD, &tool.stop, visit).await.map_err(failed)?;
+    if let Some(why) = problem {
+        return Err(Error::failed(format!("{why}\n{NOT_WHOLE}")));
     }
-    eprintln!("exported to {}: {written}", if looked.overdue { &part } else { path }.display());
-    looked.warn();
-    finish(looked.overdue)
-}
-
-const NOT_WHOLE: &str = "the export is not whole";
-
-/// An export that lacks letters must not be taken for a whole one.
-fn finish(overdue: bool) -> Result<ExitCode, Error> {
-    match overdue {
-        true => Err(Error::failed(format!("{NOT_WHOLE}; take fewer letters at a time, with a filter"))),
-        false => Ok(ExitCode::SUCCESS),
+    if scanned.partial.is_some() {
+        warn(&scanned);
+        return Err(Error::failed(format!("{NOT_WHOLE}; take fewer messages at a time, with a filter")));
     }
+    if let Some(file) = file {
+        file.finish().map_err(Error::failed)?;
+    }
+    eprintln!("exported: {written}");
+    warn(&scanned);
+    let record = Record {
+        action: new_action(),
+        what: "export".to_owned(),
+        who: tool.who.clone(),
+        from: "command line".to_owned(),
+        filter: filter.words(),
+        count: written,
+        done: written,
+        result: "done".to_owned(),
+        ..Record::default()
+    };
+    tool.letters.audit(record).await;
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,150 +1,144 @@
-//! `dead-letters show`: everything about one letter.
+//! `dead-letters show`: everything about one message.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
-use serde_json::Value;
 
-use super::filter::Filter;
-use super::{Desk, clean};
-use crate::broker::Message;
+use super::{Tool, failed, json, warn};
 use crate::cli::{Error, print};
-use crate::config::UnknownFields;
+use crate::dead_letters::Source;
+use crate::dead_letters::body::{self, Preview};
+use crate::dead_letters::entry::{Entry, Texts};
+use crate::dead_letters::filter::Filter;
+use crate::dead_letters::scan::Found;
 use crate::message::dead_letter::{DeadLetter, published_to};
-use crate::message::payload::Mapping;
+use crate::message::failure::shorten;
 use crate::message::retry_state::{Attempt, RetryState};
-use crate::message::task::decode;
+use crate::visible;
 
-/// Letters of one id that are shown at most.
+pub(super) const EXAMPLES: &str = "Examples:
+  wolkvox-task-worker dead-letters show order-17
+  wolkvox-task-worker dead-letters show order-17 --json";
+
+/// Messages of one id that are shown at most.
 const MOST: usize = 10;
+/// Bytes of a body that are shown without `--full`.
+const SHORT: usize = 4_096;
 
 /// Arguments of `dead-letters show`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The message id, or the id that a replay would give it
     id: String,
-    /// Print JSON
+    /// Print JSON, with the whole body
     #[arg(long)]
     json: bool,
+    /// Print the whole body, and not its first 4 KiB
+    #[arg(long)]
+    full: bool,
 }
 
-/// Everything about one letter.
+/// Everything about one message.
 #[derive(Debug, Serialize)]
 struct Shown {
     #[serde(flatten)]
     letter: DeadLetter,
+    queue: String,
+    cause: String,
+    rule: Option<String>,
+    action: Option<String>,
     history: Vec<Attempt>,
     published_to: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     body_base64: Option<String>,
-    replay: Replay,
-}
-
-/// What a replay would send, or why it would not.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Replay {
-    Payload(Value),
-    Problems(String),
-    Unknown(String),
+    replay: Preview,
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// What the broker said, or that there is no such letter.
-pub(super) async fn run(desk: &Desk, args: &Args) -> Result<ExitCode, Error> {
+/// What the broker said, or that there is no such message.
+pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let filter = Filter { id: vec![args.id.clone()], ..Filter::default() };
-    let mut found = Vec::new();
-    let looked = desk
-        .look(async |message, letter| {
-            if filter.takes(message, letter, desk.now) {
-                found.push(shown(desk, message, letter));
-            }
-            Ok(if found.len() < MOST { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-        })
-        .await?;
-    looked.warn();
-    if found.is_empty() {
-        let text = format!(
-            "no dead letter has the id {} among the {} of {}; another instance of this tool may hold it",
-            clean(&args.id),
-            looked.seen,
-            desk.place()
-        );
-        return Err(Error::failed(text));
+    let (mut shown, mut texts) = (Vec::new(), Texts::default());
+    let visit = |found: Found| {
+        let entry = Entry::new(&found, &mut texts);
+        if filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
+            shown.push(everything(tool, found, &entry));
+        }
+        if shown.len() < MOST { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    let scanned = tool.letters.scan(&Source::DEAD, &tool.stop, visit).await.map_err(failed)?;
+    warn(&scanned);
+    if shown.is_empty() {
+        return Err(Error::failed(format!(
+            "no dead letter has the id {} among the {} of {}; somebody else may read the queue now. \"find {0}\" looks \
+             elsewhere, too.",
+            visible::line(&args.id),
+            scanned.seen,
+            tool.dead()
+        )));
     }
     if args.json {
-        print(&serde_json::to_string_pretty(&found).map_err(Error::failed)?)?;
+        print(&json(&shown)?)?;
     } else {
-        print(&found.iter().map(text).collect::<Vec<_>>().join("\n\n"))?;
+        let texts: Vec<String> = shown.iter().map(|shown| text(shown, args.full)).collect();
+        print(&texts.join("\n\n"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn shown(desk: &Desk, message: &Message, letter: &DeadLetter) -> Shown {
-    let (journey, _) = RetryState::read(message, None);
-    let (body, body_base64) = match std::str::from_utf8(&message.body) {
+fn everything(tool: &Tool, found: Found, entry: &Entry) -> Shown {
+    let (state, _) = RetryState::read(&found.message, None);
+    let (exchange, key) = published_to(&found.message);
+    let (body, body_base64) = match std::str::from_utf8(&found.message.body) {
         Ok(text) => (Some(text.to_owned()), None),
-        Err(_) => (None, Some(STANDARD.encode(&message.body))),
+        Err(_) => (None, Some(STANDARD.encode(&found.message.body))),
     };
     Shown {
-        letter: letter.clone(),
-        history: journey.history,
-        published_to: match published_to(message) {
-            (exchange, key) if exchange.is_empty() => key,
-            (exchange, key) => format!("{exchange} with {key}"),
-        },
+        queue: tool.letters.queues.of(found.source).to_owned(),
+        cause: entry.cause.to_string(),
+        rule: entry.rule.as_deref().map(ToOwned::to_owned),
+        action: entry.action.as_deref().map(ToOwned::to_owned),
+        history: state.history,
+        published_to: if exchange.is_empty() { key } else { format!("{exchange} with {key}") },
         body,
         body_base64,
-        replay: match Mapping::new(&desk.config) {
-            Ok(mapping) => match payload(&mapping, desk.config.task.unknown_fields, &message.body) {
-                Ok(payload) => Replay::Payload(payload),
-                Err(problems) => Replay::Problems(problems),
-            },
-            Err(missing) => Replay::Unknown(missing),
-        },
+        replay: body::preview(&tool.letters.config, &found.message.body),
+        letter: found.letter,
     }
 }
 
-/// The insert.php body that a message body would become.
-pub(super) fn payload(mapping: &Mapping, unknown: UnknownFields, body: &[u8]) -> Result<Value, String> {
-    let decoded = decode(body, unknown).map_err(|failure| failure.to_string())?;
-    let payload = mapping.map(decoded).map_err(|failure| failure.to_string())?;
-    serde_json::to_value(payload).map_err(|error| error.to_string())
-}
-
-fn text(shown: &Shown) -> String {
+fn text(shown: &Shown, full: bool) -> String {
     let letter = &shown.letter;
     let mut lines = Vec::new();
     let mut line = |name: &str, value: Option<String>| {
         if let Some(value) = value {
-            lines.push(format!("{name:<16}  {}", clean(&value.replace('\n', " "))));
+            lines.push(format!("{name:<16}  {}", visible::line(&value.replace('\n', " "))));
         }
     };
     line("message id", letter.message_id.clone());
     line("id in a replay", letter.derived_id.clone());
+    line("queue", Some(shown.queue.clone()));
     line("kind", Some(letter.kind.clone()));
     line("stage", letter.stage.clone());
+    line("rule", shown.rule.clone());
     line("reason", Some(letter.message.clone()));
     line("CRM's code", letter.crm_code.map(|code| code.to_string()));
     line("CRM's words", letter.crm_message.clone());
     line("HTTP status", letter.http_status.map(|status| status.to_string()));
-    line("given up", letter.failed_at.clone());
+    line("failed", letter.failed_at.clone());
     line("published to", Some(shown.published_to.clone()));
     line("replayed before", Some(letter.replay_count.to_string()));
-    let exists = match (letter.possibly_created, &letter.stage) {
-        (true, _) => "yes",
-        (false, Some(_)) => "no",
-        // The broker does not know what the worker was at.
-        (false, None) => "not told; `replay` asks the ledger",
-    };
-    line("task may exist", Some(exists.to_owned()));
+    line("last action", shown.action.clone());
+    let exists = if letter.possibly_created { "maybe" } else { "no, as far as this message tells" };
+    line("task in the CRM", Some(exists.to_owned()));
     line("attempts", Some(letter.attempts.to_string()));
     for attempt in &shown.history {
         let Attempt { at, outcome, message, duration_ms, .. } = attempt;
@@ -155,10 +149,14 @@ fn text(shown: &Shown) -> String {
         (Some(text), _) => text.clone(),
         (None, base64) => format!("not text; in Base64:\n{}", base64.as_deref().unwrap_or_default()),
     };
-    let replay = match &shown.replay {
-        Replay::Payload(payload) => format!("a replay would send\n{payload:#}"),
-        Replay::Problems(problems) => format!("a replay would be refused again\n{problems}"),
-        Replay::Unknown(missing) => format!("what a replay would send cannot be told: {missing}"),
+    let body = match full || body.len() <= SHORT {
+        true => body,
+        false => format!("{}\n({} bytes in all; --full prints them)", shorten(&body, SHORT), body.len()),
     };
-    format!("{}\n\nbody\n{}\n\n{}", lines.join("\n"), clean(&body), clean(&replay))
+    let replay = match &shown.replay {
+        Preview::Payload(payload) => format!("a replay would send\n{payload:#}"),
+        Preview::Problems(problems) => format!("a replay would be refused again\n{problems}"),
+        Preview::Unknown(missing) => format!("what a replay would send is not known: {missing}"),
+    };
+    format!("{}\n\nbody\n{}\n\n{}", lines.join("\n"), visible::lines(&body), visible::lines(&replay))
 }

@@ -28,6 +28,7 @@ async fn letters_are_counted_by_kind_and_reason_and_found_by_every_filter() {
     assert!(table.contains("dead letters: 3") && !table.contains('\x1b'), "{table:?}");
     let groups = parse(&succeeds(&env, &["list", "--json"]).await);
     let told: Vec<_> = groups.as_array().expect("an array").iter().map(|g| (&g["kind"], &g["count"])).collect();
+    assert!(table.contains("ids: m-1, m-2") && table.contains("no [N"), "{table}");
     assert_eq!(told, [(&json!("rejected"), &json!(2)), (&json!("unknown"), &json!(1))]);
     assert_eq!((&groups[1]["possibly_created"], &groups[1]["oldest"]), (&json!(1), &json!("2026-01-01T00:00:00.000Z")));
     let derived = groups[1]["ids"][0].as_str().expect("an id").to_owned();
@@ -84,9 +85,11 @@ async fn show_tells_everything_of_a_letter_and_what_a_replay_would_send() {
     assert_eq!(letter["replay"]["payload"]["fields"]["name"], "lost");
     let shown = succeeds(&env, &["show", "m-2"]).await;
     assert!(shown.contains("/xs=") && shown.contains("would be refused again") && !shown.contains('\x1b'), "{shown:?}");
+    let control = tool(&env, &["show", "m-2", "--json"]).await.stdout;
+    assert!(!control.chars().any(|c| c.is_control() && c != '\n'), "{control:?}");
     // Neither CRM nor operation is needed to look.
     let bare: Vec<_> = env.iter().filter(|(key, _)| key.starts_with("WTW_BROKER")).cloned().collect();
-    assert!(succeeds(&bare, &["show", "m-1"]).await.contains("cannot be told: crm.operation is not set"));
+    assert!(succeeds(&bare, &["show", "m-1"]).await.contains("is not known: crm.operation is not set"));
     let none = tool(&env, &["show", "m-3"]).await;
     assert!(none.code == Some(1) && none.stderr.contains("m-3"), "{}", none.stderr);
 }
@@ -112,6 +115,8 @@ async fn what_is_exported_is_published_back_byte_for_byte() {
     succeeds(&env, &["export", "--output", file, "--kind", "unknown"]).await;
     let exported = std::fs::read_to_string(file).expect("the file");
     assert_eq!(exported.lines().count(), 1, "{exported}");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(file).expect("a file").permissions());
+    assert_eq!(mode & 0o777, 0o600, "readable by its owner alone");
     assert_eq!(succeeds(&env, &["export", "--kind", "unknown"]).await, exported);
     rig.letters(2).await;
     let published = run(&["publish", file], &env, b"").await;

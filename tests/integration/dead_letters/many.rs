@@ -109,7 +109,7 @@ async fn what_cannot_be_reached_within_the_hold_ends_the_command() {
     std::fs::write(&go, "").expect("written");
     assert_eq!(replay.ended().await.code(), Some(1));
     let said = replay.lines().join("\n");
-    for part in ["each confirmed: 0", "was reached within --hold (1s): raise it", "the edited body is kept in"] {
+    for part in ["each confirmed: 0", "was reached within 1s: raise --hold", "the edited body is kept in"] {
         assert!(said.contains(part), "{part} is not in {said}");
     }
     rig.letters(LARGE).await;

@@ -1,6 +1,6 @@
 //! Broker, sandbox and worker of one test, with queues of its own names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
+use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -113,6 +114,26 @@ impl Rig {
     pub(crate) async fn declare_topology(&self) {
         let applied = process::run(&["topology", "--apply"], &self.env(&[]), b"").await;
         assert_eq!(applied.code, Some(0), "{}", applied.stderr);
+        self.declare_tool_queues().await;
+    }
+
+    /// Declares the queues that the tools use beside the worker's, as the contract describes them.
+    pub(crate) async fn declare_tool_queues(&self) {
+        let text = |text: &str| AMQPValue::LongString(text.into());
+        let number = AMQPValue::LongLongInt;
+        let quorum = [("x-queue-type", text("quorum")), ("x-delivery-limit", number(1_000_000))];
+        let discarded = [&quorum[..], &[("x-message-ttl", number(30 * 86_400_000))]].concat();
+        let audit = [("x-queue-type", text("stream")), ("x-max-age", text("90D"))];
+        let [broker, gone, stream] = self.tool_queues();
+        for (queue, arguments) in [(broker, &quorum[..]), (gone, &discarded), (stream, &audit)] {
+            let arguments = arguments.iter().map(|(name, value)| ((*name).into(), value.clone()));
+            self.amqp.declare(&queue, FieldTable::from(arguments.collect::<BTreeMap<_, _>>())).await;
+        }
+    }
+
+    /// The queues of what the broker dead-lettered, of what was discarded, and of the audit.
+    pub(crate) fn tool_queues(&self) -> [String; 3] {
+        ["dead.broker", "discarded", "audit"].map(|suffix| format!("{}.{suffix}", self.queue))
     }
 
     pub(crate) fn dead_letter_queue(&self) -> String {
@@ -135,6 +156,8 @@ impl Rig {
             ("WTW_LEDGER_URL", "memory:"),
             ("WTW_ADMIN_LISTEN", &admin.to_string()),
             ("WTW_LOG_LEVEL", "debug"),
+            // Nobody: a test that wants its worker to be asked names it.
+            ("WTW_CONSOLE_WORKERS", "http://127.0.0.1:1"),
         ];
         let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         rig.iter().chain(more).map(own).collect()
@@ -202,7 +225,8 @@ impl Rig {
 impl Drop for Rig {
     /// Deletes the queues, on a thread of its own since dropping cannot wait.
     fn drop(&mut self) {
-        let (url, queues) = (self.amqp.url().to_owned(), self.queues());
+        let queues = [self.queues(), self.tool_queues().to_vec()].concat();
+        let url = self.amqp.url().to_owned();
         let delete = async move {
             let amqp = Amqp::connect(&url).await;
             for queue in queues {

@@ -1,9 +1,9 @@
-//! A walk through a queue, from its head to what was its end when the walk began.
+//! Reads a queue from its head to what was its end when the scan began.
 //!
-//! What is not settled stays unacknowledged until the walk ends, so that nothing is met twice, and then goes back to its
-//! place; of it only the broker keeps anything. It goes back by `basic.nack`, which is no failed delivery for RabbitMQ 4.3
-//! and later; older brokers count every return, whichever way. A consumer on a quorum queue is given 2000 unacknowledged
-//! messages at most, so the walk goes in windows, a consumer each.
+//! A message that is not settled stays unacknowledged until the scan ends, so that no message is met twice. Then it goes
+//! back to its place by `basic.nack`. RabbitMQ 4.3 and later do not count that as a failed delivery; older brokers count
+//! every return. A quorum queue gives one consumer at most 2000 unacknowledged messages, so the scan uses one consumer after
+//! another, each for a window of messages.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -22,15 +22,15 @@ use crate::broker::{Delivery, Headers, ShortString};
 
 /// Messages on their way to the client at a time, at most.
 pub const WINDOW: u16 = 256;
-/// The same of the first window; each further one is twice as large, since nobody knows how large messages are before some
+/// The same of the first window; each further one is twice as large, since the size of the messages is not known before some
 /// were met.
 const FIRST_WINDOW: u16 = 4;
 /// Bytes on their way to the client at a time, judged by the largest message so far.
 const WINDOW_BYTES: usize = 16 << 20;
 /// How long nothing has to come before the broker is asked whether there is more.
 const SILENCE: Duration = Duration::from_millis(500);
-/// A walk under way.
-pub struct Walk {
+/// A scan under way.
+pub struct QueueScan {
     connection: Connection,
     /// What becomes of the connection: a read that waits for the rest of a message is not told.
     events: BoxStream<'static, Event>,
@@ -53,8 +53,8 @@ pub struct Walk {
     until: Instant,
 }
 
-impl Walk {
-    /// Begins a walk. At most `window` messages are on their way at a time, and none is held longer than `hold`.
+impl QueueScan {
+    /// Begins a scan. At most `window` messages are on their way at a time, and none is held longer than `hold`.
     ///
     /// # Errors
     /// What the broker said, such as a queue that does not exist.
@@ -62,7 +62,7 @@ impl Walk {
         let connection = connector.connect("reader").await?;
         let events = connection.events_listener().boxed();
         let channel = open_channel(&connection).await?;
-        let mut walk = Self {
+        let mut scan = Self {
             connection,
             events,
             channel,
@@ -79,20 +79,20 @@ impl Walk {
             deliveries: 0,
             until: Instant::now() + hold,
         };
-        if let Some((first, behind)) = walk.get().await.map_err(|error| walk.placed(error))? {
-            walk.first = Some(first);
-            walk.expected = u64::from(behind) + 1;
+        if let Some((first, behind)) = scan.get().await.map_err(|error| scan.placed(error))? {
+            scan.first = Some(first);
+            scan.expected = u64::from(behind) + 1;
         }
-        Ok(walk)
+        Ok(scan)
     }
 
-    /// How many messages there were when the walk began; those that somebody else held are not among them.
+    /// How many messages there were when the scan began; those that somebody else held are not among them.
     #[must_use]
     pub fn expected(&self) -> u64 {
         self.expected
     }
 
-    /// The most deliveries that the broker has counted for a message of this walk.
+    /// The most deliveries that the broker has counted for a message of this scan.
     #[must_use]
     pub fn deliveries(&self) -> i64 {
         self.deliveries
@@ -104,13 +104,13 @@ impl Walk {
         self.until
     }
 
-    /// Whether the walk ends before its end, since what it holds has to go back.
+    /// Whether the scan ended early because its messages must go back to the queue.
     #[must_use]
     pub fn is_overdue(&self) -> bool {
         Instant::now() >= self.until
     }
 
-    /// The next message; none at the end, and when the walk is overdue.
+    /// The next message; none at the end, and when the scan is overdue.
     ///
     /// # Errors
     /// What the broker said; what was held goes back to the queue.
@@ -130,7 +130,7 @@ impl Walk {
         Ok(delivery)
     }
 
-    /// Ends the walk: what was not settled goes back to the queue. When this returns, the broker has taken what was settled.
+    /// Ends the scan: what was not settled goes back to the queue. When this returns, the broker has taken what was settled.
     ///
     /// # Errors
     /// What the broker said. What was not settled goes back all the same; what was settled last may be there again.

@@ -1,0 +1,78 @@
+//! How many messages wait on some queues, asked again and again on one connection.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lapin::Connection;
+use lapin::options::QueueDeclareOptions;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::Headers;
+use crate::broker::connect::{BrokerError, Connector, bounded, close, open_channel};
+use crate::broker::topology::short;
+
+/// The messages that are ready on each queue, by its name; queues that do not exist are absent.
+pub type Depths = BTreeMap<String, u64>;
+
+/// Counts once.
+///
+/// # Errors
+/// What the broker said.
+pub async fn count(connector: &Connector, queues: &[String]) -> Result<Depths, BrokerError> {
+    let connection = connector.connect("depths").await?;
+    let counted = on(&connection, queues).await;
+    close(&connection).await;
+    counted
+}
+
+/// Counts every so often until `stop`; `told` is given none while the queues cannot be counted.
+pub async fn watch(
+    connector: &Connector,
+    queues: &[String],
+    every: Duration,
+    stop: &CancellationToken,
+    told: impl Fn(Option<Depths>),
+) {
+    let mut connection: Option<Connection> = None;
+    let watching = async {
+        loop {
+            if connection.is_none() {
+                connection = connector.connect("depths").await.ok();
+            }
+            let counted = match &connection {
+                Some(connection) => on(connection, queues).await.ok(),
+                None => None,
+            };
+            if counted.is_none() {
+                // A connection on which nothing can be asked is replaced the next time.
+                connection = None;
+            }
+            told(counted);
+            sleep(every).await;
+        }
+    };
+    let _: Option<()> = stop.run_until_cancelled(watching).await;
+    if let Some(connection) = &connection {
+        close(connection).await;
+    }
+}
+
+async fn on(connection: &Connection, queues: &[String]) -> Result<Depths, BrokerError> {
+    let mut depths = Depths::new();
+    let mut channel = open_channel(connection).await?;
+    for queue in queues {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let declare = channel.queue_declare(short(queue)?, options, Headers::default());
+        match bounded(&format!("look for the queue {queue}"), declare).await {
+            Ok(found) => {
+                depths.insert(queue.clone(), found.message_count().into());
+            }
+            // The refusal closed the channel.
+            Err(error) if error.code == Some(BrokerError::NOT_FOUND) => channel = open_channel(connection).await?,
+            Err(error) => return Err(error),
+        }
+    }
+    let _ = bounded("close the channel", channel.close(200, "OK".into())).await;
+    Ok(depths)
+}

@@ -1,0 +1,79 @@
+//! A body in the operator's editor.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::config::Sources;
+use crate::dead_letters::private_file::{create_new, explain};
+
+/// A body in a file that its owner alone can read.
+pub(super) struct Draft {
+    path: PathBuf,
+    original: Vec<u8>,
+}
+
+impl Draft {
+    /// Writes the body down, in `$TMPDIR` or the system's folder for such files.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(super) fn new(body: &[u8]) -> Result<Self, String> {
+        let path = std::env::temp_dir().join(format!("dead-letter-{}.json", uuid::Uuid::now_v7()));
+        let written = create_new(&path).and_then(|mut file| file.write_all(body));
+        written.map_err(|error| {
+            format!("{}\nWithout an editor, \"--set FIELD=VALUE\" changes single fields.", explain(&path, &error))
+        })?;
+        Ok(Self { path, original: body.to_vec() })
+    }
+
+    /// Opens it in an editor, until that is closed; what it holds then.
+    ///
+    /// # Errors
+    /// When the editor cannot be started, or ends with an error.
+    pub(super) fn edit(&self, editor: &OsString) -> Result<Vec<u8>, String> {
+        // Through a shell, as others do: the variable may hold arguments.
+        let mut line = editor.clone();
+        line.push(" \"$@\"");
+        let status = Command::new("sh").arg("-c").arg(line).arg("sh").arg(&self.path).status();
+        let status = status.map_err(|error| format!("the editor cannot be started: {error}"))?;
+        if !status.success() {
+            return Err(format!(
+                "the editor {} ended with {status}. Set EDITOR, or use \"--set FIELD=VALUE\".",
+                editor.display()
+            ));
+        }
+        std::fs::read(&self.path).map_err(|error| self.kept(&error.to_string()))
+    }
+
+    /// Why nothing came of it, with the place where the text is kept.
+    pub(super) fn kept(&self, why: &str) -> String {
+        if std::fs::read(&self.path).is_ok_and(|body| body == self.original) {
+            self.remove();
+            return format!("{why}\nnothing was edited; the message is where it was");
+        }
+        format!("{why}\n{}; the message is where it was", self.place())
+    }
+
+    /// Where the text is.
+    pub(super) fn place(&self) -> String {
+        format!("the edited body is kept in {}", self.path.display())
+    }
+
+    /// Throws it away.
+    pub(super) fn done(self) {
+        self.remove();
+    }
+
+    fn remove(&self) {
+        // A file that stays is no reason to fail.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// The editor that the operator prefers.
+pub(super) fn editor(sources: &Sources) -> OsString {
+    let preferred = sources.variable("VISUAL").or_else(|| sources.variable("EDITOR"));
+    preferred.map_or_else(|| "vi".into(), ToOwned::to_owned)
+}

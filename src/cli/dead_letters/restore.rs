@@ -1,0 +1,69 @@
+//! `dead-letters restore`: discarded messages back on the dead-letter queue.
+
+use std::borrow::Cow;
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+
+use super::choice::{Choice, Missing};
+use super::{Agreed, Tool, counted, failed, finish, warn};
+use crate::cli::{Error, print};
+use crate::dead_letters::Source;
+use crate::dead_letters::entry::{Entry, Texts};
+use crate::dead_letters::known::Known;
+use crate::dead_letters::plan::{Candidate, Plan};
+use crate::dead_letters::run::Deed;
+use crate::dead_letters::scan::Found;
+use crate::ledger::Digest;
+
+pub(super) const EXAMPLES: &str = "Examples:
+  wolkvox-task-worker dead-letters restore order-17
+  wolkvox-task-worker dead-letters restore --all --dry-run";
+
+/// Arguments of `dead-letters restore`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    choice: Choice,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What the broker said, or that nothing matched.
+pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
+    let filter = args.choice.filter()?;
+    let (mut candidates, mut texts, mut missing) = (Vec::new(), Texts::default(), Missing::of(&filter));
+    let visit = |found: Found| {
+        let mut entry = Entry::new(&found, &mut texts);
+        if filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
+            missing.found(&entry.id);
+            entry.identify(&found);
+            candidates.push(Candidate::new(&entry, Digest::of(&found.message.body).0));
+        }
+        ControlFlow::Continue(())
+    };
+    let scanned = tool.letters.scan(&Source::DISCARDED, &tool.stop, visit).await.map_err(failed)?;
+    warn(&scanned);
+    let plan = Plan::discard(&candidates);
+    if plan.count() == 0 {
+        let none = format!("no such message among the {} of {}", scanned.seen, tool.letters.queues.discarded);
+        return Err(Error::failed(none));
+    }
+    eprintln!("{} will go back to the dead-letter queues", counted(plan.count(), "message"));
+    if args.choice.dry_run {
+        return Ok(ExitCode::SUCCESS);
+    }
+    args.choice.confirm(tool, "restored", &format!("Restore {}?", counted(plan.count(), "message"))).await?;
+    let known = Known::Unavailable(String::new());
+    let agreed = Agreed {
+        deed: &Deed::Restore,
+        plan: &plan,
+        known: &known,
+        filter: filter.words(),
+        rate: args.choice.rate,
+        hold: args.choice.hold,
+    };
+    let ended = tool.carry_out(&agreed).await;
+    print(&format!("restored, each confirmed: {}", ended.done))?;
+    finish(&ended, plan.count(), missing.told(), scanned.partial.is_some())
+}

@@ -1,0 +1,71 @@
+//! `find`: what is known of a message id.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{Error, FAILED, load, print};
+use crate::config::Sources;
+use crate::dead_letters::DeadLetters;
+use crate::dead_letters::look_up::LookedUp;
+use crate::observe::ledger_page::LedgerResult;
+use crate::visible;
+
+pub(super) const EXAMPLES: &str = "Examples:
+  wolkvox-task-worker find order-17
+  wolkvox-task-worker find order-17 --json";
+
+/// Arguments of `find`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The message id
+    id: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints what is known; 1 where nothing is.
+///
+/// # Errors
+/// An invalid configuration.
+pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Result<ExitCode, Error> {
+    let config = load(sources, &[])?;
+    let found = DeadLetters::new(Arc::new(config)).look_up(&args.id, stop).await;
+    if args.json {
+        print(&visible::json(&serde_json::to_string_pretty(&found).map_err(Error::failed)?))?;
+    } else {
+        print(&text(&found))?;
+    }
+    Ok(if found.is_found() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+fn text(found: &LookedUp) -> String {
+    let mut lines = vec![visible::line(&format!("{}: {}", found.id, found.sentence())), String::new()];
+    let mut line = |name: &str, value: &str| lines.push(format!("{name:<8}  {}", visible::line(value)));
+    match (&found.ledger, &found.ledger_problem) {
+        (Some(entry), _) if entry.found => {
+            let result = match entry.result {
+                Some(LedgerResult::Created) => "created",
+                Some(LedgerResult::InDoubt) => "in doubt",
+                Some(LedgerResult::NotCreated) => "not created",
+                None => "no result yet",
+            };
+            let claim = if entry.claim_open { ", a claim is open" } else { "" };
+            let (attempts, at) = (entry.attempts.unwrap_or(0), entry.at.as_deref().unwrap_or("-"));
+            line("ledger", &format!("{result}{claim}, attempts {attempts}, at {at}"));
+        }
+        (_, Some(why)) => line("ledger", &format!("could not be asked: {why}")),
+        _ => line("ledger", "not found, and this does not prove that nothing was sent"),
+    }
+    for place in &found.places {
+        let kind = place.kind.as_deref().map(|kind| format!(", {kind}")).unwrap_or_default();
+        let reason = place.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        line("found on", &format!("{}, attempts {}{kind}{reason}", place.queue, place.attempts));
+    }
+    for looked in &found.looked {
+        line("looked", looked);
+    }
+    lines.join("\n")
+}

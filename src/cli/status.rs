@@ -1,0 +1,156 @@
+//! `status`: what the running workers and their queues are doing, in one screen.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use crate::broker::connect::Connector;
+use crate::broker::depths::{self, Depths};
+use crate::cli::{Error, FAILED, load, print};
+use crate::clock::Clock;
+use crate::config::{Config, Sources};
+use crate::dead_letters::Queues;
+use crate::observe::forecast::{clock, grouped};
+use crate::observe::overview::Overview;
+use crate::observe::status::Page;
+use crate::observe::workers::Workers;
+use crate::visible;
+
+pub(super) const EXAMPLES: &str = "Examples:
+  wolkvox-task-worker status
+  wolkvox-task-worker status --json";
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Print JSON: the sentence, the queues, and each worker's status page
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Told<'a> {
+    summary: &'a str,
+    works: bool,
+    queues: Option<&'a Depths>,
+    workers: Vec<ToldWorker<'a>>,
+}
+
+#[derive(Serialize)]
+struct ToldWorker<'a> {
+    address: &'a str,
+    role: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'a Page>,
+}
+
+/// Prints what the workers and the broker say; 1 where it does not work.
+///
+/// # Errors
+/// An invalid configuration.
+pub async fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
+    let config = load(sources, &[])?;
+    let answers = Workers::new(config.console.workers.clone()).status().await;
+    let depths = depths::count(&Connector::new(config.broker.clone()), &Queues::counted(&config)).await;
+    let overview = Overview::new(&config.broker.queue, answers, depths);
+    let now = Clock::system().now();
+    if args.json {
+        print(&json(&overview)?)?;
+    } else {
+        print(&text(&overview, &config, now))?;
+    }
+    Ok(if overview.works { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+fn json(overview: &Overview) -> Result<String, Error> {
+    let workers = overview.workers.iter().map(|worker| ToldWorker {
+        address: &worker.answer.address,
+        role: worker.role,
+        problem: worker.answer.page.as_ref().err().map(String::as_str),
+        status: worker.answer.page.as_ref().ok(),
+    });
+    let told = Told {
+        summary: &overview.sentence,
+        works: overview.works,
+        queues: overview.depths.as_ref().ok(),
+        workers: workers.collect(),
+    };
+    Ok(visible::json(&serde_json::to_string_pretty(&told).map_err(Error::failed)?))
+}
+
+fn text(overview: &Overview, config: &Config, now: Timestamp) -> String {
+    let zone = &config.crm.timezone;
+    let mut text = format!("{}\n", overview.sentence);
+    let mut line = |name: &str, value: &str| {
+        // Writing to a text cannot fail.
+        let _ = write!(text, "\n{name:<10}  {}", visible::line(value));
+    };
+    match &overview.depths {
+        Ok(depths) => {
+            for (name, count) in depths.iter().filter(|(name, count)| **count > 0 || **name == config.broker.queue) {
+                line("queue", &format!("{name}: {}", grouped(*count)));
+            }
+        }
+        Err(error) => line("broker", &format!("the queues could not be counted: {error}")),
+    }
+    for sentence in overview.forecast(now, zone) {
+        line("forecast", &sentence);
+    }
+    for worker in &overview.workers {
+        match &worker.answer.page {
+            Err(why) => line("worker", &format!("{}: {why}", worker.answer.address)),
+            Ok(page) => one_worker(page, &worker.answer.address, worker.role, (now, zone), &mut line),
+        }
+    }
+    text
+}
+
+fn one_worker(
+    page: &Page,
+    address: &str,
+    role: &str,
+    (now, zone): (Timestamp, &TimeZone),
+    line: &mut impl FnMut(&str, &str),
+) {
+    let ready = if page.ready { "ready" } else { "not ready" };
+    let reason = page.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    line("worker", &format!("{} at {address}: {role}, {ready}{reason}", page.worker));
+    let since = page.gate.since.parse().map_or_else(|_| page.gate.since.clone(), |at| clock(at, now, zone));
+    match page.gate.open {
+        true => line("  gate", &format!("open since {since}")),
+        false => {
+            let (why, advice) =
+                (page.gate.reason.as_deref().unwrap_or_default(), page.gate.advice.as_deref().unwrap_or_default());
+            line("  gate", &format!("closed since {since}: {why}. {advice}"));
+            if let Some(failure) = &page.gate.last_failure {
+                line("", &format!("last failure: {failure}"));
+            }
+        }
+    }
+    for token in &page.tokens {
+        let state = match (&token.suspended, &token.until) {
+            (Some(why), Some(until)) => {
+                let until = until.parse().map_or_else(|_| until.clone(), |at| clock(at, now, zone));
+                format!("suspended ({why}) until {until}")
+            }
+            (Some(why), None) => format!("suspended ({why})"),
+            (None, _) => format!("{} of {} slots in use", token.in_use, token.slots),
+        };
+        let quota = token.quota_left.map(|left| format!(", {} calls left today", grouped(left))).unwrap_or_default();
+        line("  token", &format!("{}: {state}{quota}", token.token));
+    }
+    let ledger = page.ledger.reason.as_deref().unwrap_or("usable");
+    line("  ledger", &format!("{}, {} messages, {ledger}", page.ledger.kind, page.ledger.entries));
+    let counts = |counts: &std::collections::BTreeMap<String, u64>| {
+        let some: Vec<String> =
+            counts.iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name} {}", grouped(*n))).collect();
+        if some.is_empty() { "none".to_owned() } else { some.join(", ") }
+    };
+    line("  settled", &format!("since start: {}", counts(&page.messages.settled)));
+    line("  failed", &format!("since start: {}", counts(&page.messages.dead_lettered)));
+}

@@ -1,0 +1,175 @@
+//! The console: dead letters, workers and actions in a browser. A process of its own; pages are made here, without a script.
+
+mod actions;
+pub(crate) mod auth;
+mod chart;
+mod index;
+mod pages;
+mod safety;
+mod store;
+mod text;
+mod times;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Extension;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::actions::Running;
+use self::auth::Auth;
+use self::index::Index;
+use self::pages::now::Shared;
+use self::safety::Peer;
+use self::store::Store;
+use crate::config::{Config, Loaded};
+use crate::dead_letters::DeadLetters;
+
+/// Connections at a time, at most.
+const CONNECTIONS: usize = 128;
+/// How long a request's head may take.
+const HEAD: Duration = Duration::from_secs(10);
+/// How long an exchange may take: a download of everything is the longest.
+const EXCHANGE: Duration = Duration::from_secs(600);
+/// How long what is under way may take once the console ends.
+const GRACE: Duration = Duration::from_secs(10);
+/// How often the state is swept.
+const SWEEP: Duration = Duration::from_secs(3_600);
+
+/// Everything that the pages work with.
+pub(crate) struct App {
+    pub(crate) loaded: Loaded,
+    pub(crate) config: Arc<Config>,
+    pub(crate) letters: DeadLetters,
+    pub(crate) store: Store,
+    pub(crate) index: Arc<Index>,
+    pub(crate) auth: Auth,
+    pub(crate) running: Running,
+    pub(crate) shared: Shared,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+    /// What the paths of all pages begin with; ends with a slash.
+    pub(crate) base: String,
+    /// Whether it runs in Kubernetes, for `check`.
+    pub(crate) kubernetes: bool,
+}
+
+impl App {
+    pub(crate) fn now(&self) -> Timestamp {
+        self.letters.clock.now()
+    }
+}
+
+/// Why the console does not start.
+pub(crate) enum Refusal {
+    /// The configuration does not allow it.
+    Configuration(String),
+    /// It cannot work here.
+    Failed(String),
+}
+
+/// A console that is bound and not yet served.
+pub(crate) struct Console {
+    app: Arc<App>,
+    listener: TcpListener,
+}
+
+impl Console {
+    /// Binds the address and opens the state.
+    pub(crate) async fn bind(loaded: Loaded, kubernetes: bool, stop: CancellationToken) -> Result<Self, Refusal> {
+        let console = loaded.config.console.clone();
+        let auth = Auth::new(&console).map_err(Refusal::Configuration)?;
+        if !console.listen.ip().is_loopback() && !auth.is_needed() {
+            return Err(Refusal::Configuration(format!(
+                "console.listen: {} is reached from other machines, and no password is set. Set console.password_file \
+                 (\"console --hash-password\" makes a line of it), or listen on 127.0.0.1 and reach it by an SSH tunnel or \
+                 \"kubectl port-forward\".",
+                console.listen
+            )));
+        }
+        let listener = TcpListener::bind(console.listen).await.map_err(|error| {
+            Refusal::Failed(format!("console.listen: cannot listen on {}: {error}", console.listen))
+        })?;
+        let config = Arc::new(loaded.config.clone());
+        let letters = DeadLetters::new(Arc::clone(&config));
+        let app = App {
+            store: Store::open(&console.state).map_err(Refusal::Failed)?,
+            index: Arc::new(Index::new(letters.clone())),
+            auth,
+            running: Running::default(),
+            shared: Shared::default(),
+            tasks: TaskTracker::new(),
+            stop,
+            base: console.base_path.clone(),
+            kubernetes,
+            loaded,
+            config,
+            letters,
+        };
+        Ok(Self { app: Arc::new(app), listener })
+    }
+
+    /// The address that it is served on.
+    pub(crate) fn address(&self) -> std::io::Result<std::net::SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves the pages until the stop, then lets what is under way finish.
+    pub(crate) async fn serve(self) -> Result<(), String> {
+        let Self { app, listener } = self;
+        app.resume()?;
+        let routes = pages::routes(&app);
+        let (places, sweeping) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::clone(&app));
+        app.tasks.spawn(async move {
+            let swept = async {
+                loop {
+                    if let Err(why) = sweeping.store.sweep(sweeping.now().as_second()) {
+                        tracing::warn!(why, "the console's state was not swept");
+                    }
+                    sleep(SWEEP).await;
+                }
+            };
+            let _: Option<()> = sweeping.stop.run_until_cancelled(swept).await;
+        });
+        let accepting = async {
+            loop {
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+                match listener.accept().await {
+                    Ok((stream, address)) => {
+                        let served = connection(routes.clone(), stream, Peer(address));
+                        app.tasks.spawn(async move {
+                            served.await;
+                            drop(place);
+                        });
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+        };
+        let _: Option<()> = app.stop.run_until_cancelled(accepting).await;
+        app.tasks.close();
+        // What does not finish in time is gone on with at the next start.
+        let _ = timeout(GRACE, app.tasks.wait()).await;
+        Ok(())
+    }
+}
+
+async fn connection(routes: Router, stream: tokio::net::TcpStream, peer: Peer) {
+    let service = TowerToHyperService::new(routes.layer(Extension(peer)));
+    let mut http = http1::Builder::new();
+    let served = http.timer(TokioTimer::new()).header_read_timeout(HEAD).keep_alive(false);
+    // Who asks badly, or too slowly, gets no answer.
+    let _ = timeout(EXCHANGE, served.serve_connection(TokioIo::new(stream), service)).await;
+}

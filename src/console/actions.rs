@@ -1,0 +1,326 @@
+//! Actions on dead letters: counted, confirmed, carried out in the background, and gone on with after a restart.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::App;
+use super::index::Snapshot;
+use super::store::{Action, Item};
+use crate::dead_letters::Source;
+use crate::dead_letters::audit::{MOST_IDS, Record, new_action};
+use crate::dead_letters::entry::{Entry, Texts};
+use crate::dead_letters::filter::Filter;
+use crate::dead_letters::known::Known;
+use crate::dead_letters::plan::{Allowed, Candidate, Plan, Stays};
+use crate::dead_letters::run::{Acted, Deed, Edited, Ended, Run};
+use crate::dead_letters::scan::HOLD;
+use crate::ledger::Digest;
+use crate::observe::ledger_page::LedgerResult;
+
+/// The most messages of one action.
+pub(crate) const MOST: usize = 200_000;
+/// How many ids the ledger is asked about each time an action is looked at.
+const FOLLOWED: u32 = 1_000;
+/// How often it is asked, at most.
+const FOLLOW: Duration = Duration::from_secs(3);
+
+/// The actions under way.
+#[derive(Default)]
+pub(crate) struct Running {
+    stops: Mutex<HashMap<String, CancellationToken>>,
+    followed: Mutex<HashMap<String, Instant>>,
+}
+
+/// What somebody wants to be done.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) what: &'static str,
+    pub(crate) filter: Filter,
+    /// One message, in place of the filter.
+    pub(crate) print: Option<u128>,
+    /// Messages whose task may exist, too.
+    pub(crate) in_doubt: bool,
+    pub(crate) body: Option<Vec<u8>>,
+    pub(crate) note: Option<String>,
+    pub(crate) new_id: Option<String>,
+    pub(crate) who: String,
+    pub(crate) address: String,
+}
+
+/// Counts what an action would do and keeps it; its id.
+pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
+    let candidates = match wanted.what {
+        "restore" => discarded(app, &wanted.filter).await?,
+        _ => {
+            let snapshot =
+                app.index.snapshot().ok_or("the dead letters have not been read yet; try again in a moment")?;
+            candidates(app, &snapshot, &wanted)?
+        }
+    };
+    if candidates.len() > MOST {
+        return Err(format!(
+            "this is about {} messages; take at most {MOST} at a time, with a filter",
+            candidates.len()
+        ));
+    }
+    let plan = match wanted.what {
+        "replay" => {
+            let allowed = Allowed { in_doubt: wanted.in_doubt, refused: true, new_id: wanted.new_id.is_some() };
+            Plan::replay(candidates, &Known::open(&app.config).await, allowed).await
+        }
+        _ => Plan::discard(&candidates),
+    };
+    let items: Vec<Item> = plan
+        .chosen
+        .iter()
+        .map(|chosen| Item {
+            print: chosen.fingerprint,
+            alike: 1,
+            id: chosen.id.to_string(),
+            state: "waiting".to_owned(),
+            why: None,
+        })
+        .collect();
+    let filter = match wanted.print {
+        Some(_) => {
+            format!("one message: {}", plan.chosen.first().map(|chosen| chosen.id.to_string()).unwrap_or_default())
+        }
+        None => wanted.filter.words(),
+    };
+    let action = Action {
+        id: new_action(),
+        what: wanted.what.to_owned(),
+        state: "counted".to_owned(),
+        who: wanted.who,
+        address: wanted.address,
+        filter,
+        query: wanted.filter.query(),
+        counted: counted(&plan, wanted.what).join("\n"),
+        body: wanted.body,
+        note: wanted.note,
+        new_id: wanted.new_id,
+        made: app.now().as_second(),
+        ..Action::default()
+    };
+    app.store.keep(&action, &items)?;
+    Ok(action.id)
+}
+
+/// The messages that an action is about, as they were read last.
+fn candidates(app: &App, snapshot: &Snapshot, wanted: &Wanted) -> Result<Vec<Candidate>, String> {
+    let now = app.now();
+    let entries: Vec<&Entry> = match wanted.print {
+        Some(print) => vec![snapshot.entry(print).ok_or("that message is no longer there")?],
+        None => snapshot.filtered(&wanted.filter, now).collect(),
+    };
+    let candidate = |entry: &Entry| {
+        let mut candidate = Candidate::new(entry, snapshot.digest(entry.fingerprint).unwrap_or_default());
+        candidate.digests.extend(wanted.body.as_ref().map(|body| Digest::of(body).0));
+        candidate
+    };
+    Ok(tokio::task::block_in_place(|| entries.into_iter().map(candidate).collect()))
+}
+
+/// The discarded messages that a filter means.
+async fn discarded(app: &App, filter: &Filter) -> Result<Vec<Candidate>, String> {
+    let (mut candidates, mut texts, now) = (Vec::new(), Texts::default(), app.now());
+    let scanned = app.letters.scan(&Source::DISCARDED, &app.stop, |found| {
+        let mut entry = Entry::new(&found, &mut texts);
+        if filter.takes(&entry, now, || std::borrow::Cow::Borrowed(&found.message.body)) {
+            entry.identify(&found);
+            candidates.push(Candidate::new(&entry, [0; 32]));
+        }
+        ControlFlow::Continue(())
+    });
+    scanned.await.map_err(|error| error.0)?;
+    Ok(candidates)
+}
+
+/// What an operator must know before saying yes.
+fn counted(plan: &Plan, what: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = |count: u64, text: String| {
+        if count > 0 {
+            lines.push(text);
+        }
+    };
+    if what == "replay" {
+        let calls = plan.tasks();
+        line(calls, format!("{calls} calls of the CRM's daily quota at least; more where a message is tried again"));
+        line(
+            plan.in_doubt,
+            format!("{} of them may have created their task, and may create a second one", plan.in_doubt),
+        );
+        line(plan.replayed_before, format!("{} of them were replayed before", plan.replayed_before));
+        line(
+            plan.alike,
+            format!("{} of them have no id and are exactly like another one: those make one task together", plan.alike),
+        );
+    } else if what == "discard" {
+        line(plan.in_doubt, format!("{} of them may have created their task", plan.in_doubt));
+    }
+    for (why, count, _) in &plan.stay {
+        line(*count, format!("{count} others stay: {}", why.words()));
+    }
+    if let Some(why) = &plan.unasked {
+        line(1, format!("The ledger could not be asked ({why}). The worker asks its own before it sends."));
+    }
+    lines
+}
+
+/// How many messages stay because their task may exist.
+pub(crate) fn left_in_doubt(action: &Action) -> bool {
+    action.counted.contains(Stays::InDoubt.words())
+}
+
+impl App {
+    /// Starts an action that was counted; a second call starts nothing.
+    pub(crate) fn confirm(
+        self: &Arc<Self>,
+        id: &str,
+        who: &str,
+        reason: Option<&str>,
+        rate: Option<f64>,
+    ) -> Result<(), String> {
+        if self.store.start(id, who, reason, rate)?
+            && let Some(action) = self.store.action(id)?
+        {
+            self.carry_out(action);
+        }
+        Ok(())
+    }
+
+    /// Goes on with what was under way when the console ended.
+    pub(crate) fn resume(self: &Arc<Self>) -> Result<(), String> {
+        for action in self.store.actions(Some("running"), 100)? {
+            tracing::info!(action = action.id, what = action.what, "going on with an action");
+            self.carry_out(action);
+        }
+        Ok(())
+    }
+
+    /// Stops an action that is under way.
+    pub(crate) fn cancel(&self, id: &str) {
+        if let Some(stop) = self.running.stops.lock().unwrap_or_else(PoisonError::into_inner).get(id) {
+            stop.cancel();
+        }
+    }
+
+    fn carry_out(self: &Arc<Self>, action: Action) {
+        let (app, stop) = (Arc::clone(self), self.stop.child_token());
+        self.running.stops.lock().unwrap_or_else(PoisonError::into_inner).insert(action.id.clone(), stop.clone());
+        self.tasks.spawn(async move {
+            if let Err(why) = app.run(&action, &stop).await {
+                tracing::error!(action = action.id, why, "an action could not be kept");
+            }
+            app.running.stops.lock().unwrap_or_else(PoisonError::into_inner).remove(&action.id);
+        });
+    }
+
+    async fn run(&self, action: &Action, stop: &CancellationToken) -> Result<(), String> {
+        let items = self.store.items(&action.id, "waiting", u32::try_from(MOST).unwrap_or(u32::MAX))?;
+        let deed = deed(action);
+        let chosen: HashSet<u128> = items.iter().map(|item| item.print).collect();
+        let known = Known::open(&self.config).await;
+        let run = Run {
+            letters: &self.letters,
+            action: &action.id,
+            deed: &deed,
+            chosen: &chosen,
+            count: items.iter().map(|item| item.alike).sum(),
+            rate: action.rate,
+            hold: HOLD,
+            known: &known,
+            stop,
+        };
+        let kept = Mutex::new(Ok(()));
+        let on_acted = |print: u128, acted: &Acted| {
+            let (state, why) = match acted {
+                Acted::Done | Acted::Unheard => ("sent", None),
+                Acted::Skipped(why) => ("skipped", Some(why.as_str())),
+            };
+            if let Err(why) = self.store.mark(&action.id, print, state, why) {
+                *kept.lock().unwrap_or_else(PoisonError::into_inner) = Err(why);
+            }
+        };
+        let ended = run.run(&on_acted).await;
+        if self.stop.is_cancelled() {
+            // The next start of the console goes on with it.
+            return Ok(());
+        }
+        let state = match (&ended.error, ended.interrupted) {
+            (Some(_), _) => "failed",
+            (None, true) => "cancelled",
+            (None, false) => "done",
+        };
+        self.store.end(&action.id, state, ended.error.as_deref(), self.now().as_second())?;
+        self.record(action, &deed, &ended, &items).await;
+        self.index.refresh(&self.tasks, &self.stop).await;
+        kept.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn record(&self, action: &Action, deed: &Deed, ended: &Ended, items: &[Item]) {
+        let record = Record {
+            action: action.id.clone(),
+            who: action.who.clone(),
+            from: format!("console {}", action.address),
+            filter: action.filter.clone(),
+            ids: items.iter().take(MOST_IDS).map(|item| item.id.clone()).collect(),
+            count: items.iter().map(|item| item.alike).sum(),
+            reason: action.reason.clone(),
+            ..Record::default()
+        };
+        self.letters.audit(record.ended(deed, ended)).await;
+    }
+
+    /// Finds out what became of the messages of a replay: created, or failed again.
+    pub(crate) async fn follow(&self, action: &Action) -> Result<(), String> {
+        if action.what != "replay" || !self.may_follow(&action.id) {
+            return Ok(());
+        }
+        let mut outcomes: Vec<(String, &str)> = Vec::new();
+        if let Some(snapshot) = self.index.snapshot() {
+            let again = snapshot.entries.iter().filter(|entry| entry.action.as_deref() == Some(&*action.id));
+            outcomes.extend(again.map(|entry| (entry.id.to_string(), "failed_again")));
+        }
+        let sent = self.store.items(&action.id, "sent", FOLLOWED)?;
+        let ids: Vec<String> = match &action.new_id {
+            Some(id) => vec![id.clone()],
+            None => sent.iter().map(|item| item.id.clone()).collect(),
+        };
+        if !sent.is_empty()
+            && let Ok(entries) = Known::open(&self.config).await.get(&ids).await
+        {
+            let created = entries.iter().zip(&sent).filter(|(entry, _)| entry.result == Some(LedgerResult::Created));
+            outcomes.extend(created.map(|(_, item)| (item.id.clone(), "created")));
+        }
+        self.store.outcomes(&action.id, &outcomes)
+    }
+
+    fn may_follow(&self, id: &str) -> bool {
+        let mut followed = self.running.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        followed.retain(|_, at| at.elapsed() < FOLLOW);
+        let may = !followed.contains_key(id);
+        if may {
+            followed.insert(id.to_owned(), Instant::now());
+        }
+        may
+    }
+}
+
+fn deed(action: &Action) -> Deed {
+    match action.what.as_str() {
+        "discard" => Deed::Discard { reason: action.reason.clone().unwrap_or_default(), for_good: false },
+        "restore" => Deed::Restore,
+        _ => Deed::Replay {
+            set: Vec::new(),
+            body: action.body.clone(),
+            edited: Edited { note: action.note.clone(), new_id: action.new_id.clone() },
+        },
+    }
+}

@@ -1,0 +1,239 @@
+//! Who a visitor is: password files with Argon2 hashes, and a delay that grows after each wrong password.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use argon2::password_hash::{PasswordHash, PasswordHasher as _, PasswordVerifier as _, SaltString};
+use argon2::{Argon2, Params};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::config::Console;
+use crate::observe::ledger_page::hex;
+
+/// The longest password that is looked at, in bytes.
+const MOST_PASSWORD: usize = 1_024;
+/// The most that a password file may hold, in bytes.
+const MOST_FILE: u64 = 64 << 10;
+/// First and longest wait after wrong passwords.
+const DELAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// Addresses that are remembered, at most.
+const MOST_ADDRESSES: usize = 10_000;
+/// The most memory of a hash, in KiB: a hash file cannot make a login take all of it.
+const MOST_MEMORY: u32 = 1 << 18;
+
+/// What a visitor may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Everything.
+    Operator,
+    /// Look, without bodies.
+    Viewer,
+}
+
+impl Role {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Viewer => "viewer",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Self {
+        if name == "operator" { Self::Operator } else { Self::Viewer }
+    }
+}
+
+/// A line of a password file.
+struct Login {
+    /// The only name that it is for; none for any name.
+    name: Option<String>,
+    hash: SecretString,
+    role: Role,
+}
+
+/// The logins, and who failed lately.
+pub(crate) struct Auth {
+    logins: Vec<Login>,
+    failures: Mutex<HashMap<IpAddr, (u32, Instant)>>,
+    /// One at a time: each takes memory and a processor.
+    checking: Semaphore,
+}
+
+impl Auth {
+    /// Reads the password files.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or has a line that is no hash.
+    pub(crate) fn new(config: &Console) -> Result<Self, String> {
+        let mut logins = Vec::new();
+        let files = [
+            ("password_file", &config.password_file, Role::Operator),
+            ("viewer_password_file", &config.viewer_password_file, Role::Viewer),
+        ];
+        for (key, path, role) in files {
+            if let Some(path) = path {
+                logins.extend(read(path, role).map_err(|why| format!("console.{key}: {}: {why}", path.display()))?);
+            }
+        }
+        Ok(Self { logins, failures: Mutex::default(), checking: Semaphore::new(1) })
+    }
+
+    /// Whether a password is asked for.
+    pub(crate) fn is_needed(&self) -> bool {
+        !self.logins.is_empty()
+    }
+
+    /// How long an address must wait before it may try again.
+    pub(crate) fn wait(&self, address: IpAddr) -> Option<Duration> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let (count, at) = failures.get(&address)?;
+        delay(*count).checked_sub(at.elapsed()).filter(|left| !left.is_zero())
+    }
+
+    /// The role of a name and password; none where they are wrong, which is remembered of the address.
+    pub(crate) async fn check(&self, address: IpAddr, name: &str, password: &SecretString) -> Option<Role> {
+        let _turn = self.checking.acquire().await.ok()?;
+        let mut role = None;
+        if password.expose_secret().len() <= MOST_PASSWORD {
+            tokio::task::block_in_place(|| {
+                for login in self.logins.iter().filter(|login| login.name.as_deref().is_none_or(|only| only == name)) {
+                    if role.is_none() && verify(&login.hash, password) {
+                        role = Some(login.role);
+                    }
+                }
+            });
+        }
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if role.is_some() {
+            failures.remove(&address);
+        } else {
+            if failures.len() >= MOST_ADDRESSES {
+                failures.retain(|_, (count, at)| at.elapsed() < delay(*count));
+            }
+            if failures.len() < MOST_ADDRESSES || failures.contains_key(&address) {
+                let failure = failures.entry(address).or_insert((0, Instant::now()));
+                *failure = (failure.0.saturating_add(1), Instant::now());
+            }
+        }
+        role
+    }
+}
+
+/// The wait after so many wrong passwords in a row.
+fn delay(count: u32) -> Duration {
+    DELAY.0.saturating_mul(1 << count.saturating_sub(1).min(16)).min(DELAY.1)
+}
+
+fn verify(hash: &SecretString, password: &SecretString) -> bool {
+    PasswordHash::new(hash.expose_secret())
+        .is_ok_and(|hash| Argon2::default().verify_password(password.expose_secret().as_bytes(), &hash).is_ok())
+}
+
+fn read(path: &Path, role: Role) -> Result<Vec<Login>, String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
+    file.take(MOST_FILE + 1).read_to_string(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
+    if text.len() as u64 > MOST_FILE {
+        return Err(format!("has more than {MOST_FILE} bytes"));
+    }
+    let mut logins = Vec::new();
+    for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#')) {
+        let (name, hash) = match line.trim().split_once(':') {
+            Some((name, hash)) => (Some(name.to_owned()), hash),
+            None => (None, line.trim()),
+        };
+        let is_good = PasswordHash::new(hash).is_ok_and(|parsed| {
+            let memory = Params::try_from(&parsed).map(|params| params.m_cost());
+            parsed.algorithm.as_str().starts_with("argon2") && memory.is_ok_and(|memory| memory <= MOST_MEMORY)
+        });
+        if !is_good {
+            return Err(format!("line {} is not an Argon2 hash; \"console --hash-password\" makes one", n + 1));
+        }
+        logins.push(Login { name, hash: SecretString::from(hash), role });
+    }
+    if logins.is_empty() {
+        return Err("is empty; \"console --hash-password\" makes a line".to_owned());
+    }
+    Ok(logins)
+}
+
+/// The hash of a password, as a password file holds it.
+///
+/// # Errors
+/// Why there is no random number, or no hash.
+pub(crate) fn hash_password(password: &SecretString) -> Result<String, String> {
+    let salt = SaltString::encode_b64(&random()?).map_err(|error| error.to_string())?;
+    let hash = Argon2::default().hash_password(password.expose_secret().as_bytes(), &salt);
+    hash.map(|hash| hash.to_string()).map_err(|error| error.to_string())
+}
+
+/// A secret that nobody can guess, in hexadecimal.
+///
+/// # Errors
+/// Where the operating system gives no random numbers.
+pub(crate) fn secret() -> Result<String, String> {
+    random().map(|bytes| hex(&bytes))
+}
+
+fn random() -> Result<[u8; 16], String> {
+    let mut bytes = [0; 16];
+    let filled = rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes);
+    filled.map(|()| bytes).map_err(|_| "the operating system gives no random numbers".to_owned())
+}
+
+/// Whether two secrets are the same, in a time that does not depend on where they differ.
+pub(crate) fn same(one: &str, other: &str) -> bool {
+    one.len() == other.len() && one.bytes().zip(other.bytes()).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Sources};
+
+    fn auth(lines: &str) -> Result<Auth, String> {
+        let path = std::env::temp_dir().join(format!("passwords-{}", uuid::Uuid::now_v7()));
+        std::fs::write(&path, lines).unwrap();
+        let environment = vec![("WTW_CONSOLE_PASSWORD_FILE".into(), path.clone().into())];
+        let config = Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config;
+        let auth = Auth::new(&config.console);
+        std::fs::remove_file(path).unwrap();
+        auth
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_password_is_right_or_wrong_and_wrong_ones_cost_time() {
+        let hash = hash_password(&"secret".into()).unwrap();
+        let auth = auth(&format!("# operators\nana:{hash}\n")).unwrap();
+        let (here, there) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
+        assert_eq!(auth.check(here, "ana", &"secret".into()).await, Some(Role::Operator));
+        assert_eq!(auth.wait(here), None);
+        for (name, password) in [("ana", "Secret"), ("eve", "secret"), ("ana", "")] {
+            assert_eq!(auth.check(here, name, &password.into()).await, None, "{name} {password}");
+        }
+        assert!(auth.wait(here).is_some_and(|wait| wait > Duration::from_secs(3)), "{:?}", auth.wait(here));
+        assert_eq!(auth.wait(there), None, "another address does not wait");
+        assert_eq!([1, 2, 5, 100].map(|count| delay(count).as_secs()), [1, 2, 16, 300]);
+    }
+
+    #[test]
+    fn a_line_that_is_no_hash_is_refused_without_being_shown() {
+        for (lines, why) in [("", "is empty"), ("hunter2", "line 1 is not an Argon2 hash"), ("\n$2y$05$abc", "line 2")]
+        {
+            let refused = auth(lines).err().unwrap();
+            assert!(refused.contains(why) && !refused.contains("hunter2"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_compared_as_a_whole() {
+        assert!(same("abc", "abc") && !same("abc", "abd") && !same("abc", "ab"));
+        assert_ne!(secret().unwrap(), secret().unwrap());
+    }
+}

@@ -1,0 +1,208 @@
+//! The pages: their addresses, what all of them share, and the answers that are no page.
+
+mod activity;
+mod configuration;
+mod doubt;
+mod edit;
+mod failed;
+mod find;
+mod login;
+mod message;
+pub(crate) mod now;
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, LOCATION};
+use axum::middleware::from_fn_with_state;
+use axum::response::{Html, IntoResponse as _, Response};
+use axum::routing::{get, post};
+use jiff::Timestamp;
+use url::form_urlencoded;
+
+use super::App;
+use super::index::View;
+use super::safety::{Refused, Visitor, guard};
+use super::times::When;
+
+/// The style sheet.
+const STYLE: &str = include_str!("pages/style.css");
+
+/// Every page, behind the guard.
+pub(super) fn routes(app: &Arc<App>) -> Router {
+    let pages = Router::new()
+        .route("/", get(now::page))
+        .route("/failed", get(failed::page))
+        .route("/failed/read", post(failed::read_again))
+        .route("/failed/export", get(failed::export))
+        .route("/message/{print}", get(message::page))
+        .route("/message/{print}/raw", get(message::raw))
+        .route("/message/{print}/edit", get(edit::page).post(edit::post))
+        .route("/find", get(find::page))
+        .route("/doubt", get(doubt::page).post(doubt::post))
+        .route("/activity", get(activity::page))
+        .route("/actions", post(activity::count))
+        .route("/actions/{id}", get(activity::action).post(activity::post))
+        .route("/configuration", get(configuration::page).post(configuration::check))
+        .route("/login", get(login::page).post(login::post))
+        .route("/logout", post(login::logout))
+        .route("/style.css", get(async || ([(CONTENT_TYPE, "text/css")], STYLE)))
+        .route("/healthz", get(async || "ok\n"))
+        .with_state(Arc::clone(app));
+    let routes = match app.base.as_str() {
+        "/" => pages,
+        base => Router::new().nest(base, pages).route("/healthz", get(async || "ok\n")),
+    };
+    routes.layer(DefaultBodyLimit::disable()).layer(from_fn_with_state(Arc::clone(app), guard))
+}
+
+/// What every page shows around its own part.
+pub(crate) struct Shell {
+    pub(crate) base: String,
+    pub(crate) title: &'static str,
+    pub(crate) active: &'static str,
+    pub(crate) queue: String,
+    pub(crate) who: String,
+    pub(crate) role: &'static str,
+    pub(crate) can_act: bool,
+    /// Whether bodies and the CRM's words are shown.
+    pub(crate) sees_bodies: bool,
+    pub(crate) has_login: bool,
+    pub(crate) token: String,
+    /// Seconds until the page is read again; none where it is not.
+    pub(crate) refresh: Option<u32>,
+    /// The link that stops or begins the refresh, where the page has one.
+    pub(crate) pause: Option<String>,
+    /// When its data was read.
+    pub(crate) read_at: Option<When>,
+    /// What somebody must know first.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Shell {
+    pub(crate) fn new(app: &App, visitor: &Visitor, title: &'static str, active: &'static str) -> Self {
+        let sees_bodies = visitor.role == super::auth::Role::Operator;
+        Self {
+            base: app.base.clone(),
+            title,
+            active,
+            queue: app.letters.queues.work.clone(),
+            who: visitor.session.name.clone(),
+            role: match (visitor.can_act, sees_bodies) {
+                (true, _) => "operator",
+                (false, true) => "read only",
+                (false, false) => "viewer",
+            },
+            can_act: visitor.can_act,
+            sees_bodies,
+            has_login: app.auth.is_needed(),
+            token: visitor.session.form.clone(),
+            refresh: None,
+            pause: None,
+            read_at: None,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Reads the page again every so often, unless its address says that it must not.
+    pub(crate) fn refreshing(mut self, seconds: u32, path: &str, query: &str) -> Self {
+        let is_paused =
+            form_urlencoded::parse(query.as_bytes()).any(|(name, value)| name == "refresh" && value == "off");
+        self.refresh = (!is_paused).then_some(seconds);
+        self.pause =
+            Some(if is_paused { format!("{}{path}", self.base) } else { format!("{}{path}?refresh=off", self.base) });
+        self
+    }
+
+    /// Tells when the dead letters were read, and what is wrong with the reading.
+    pub(crate) fn reading(mut self, app: &App, view: &View) -> Self {
+        let zone = &app.config.crm.timezone;
+        if let Some(snapshot) = &view.snapshot {
+            self.read_at = Some(When::new(snapshot.at, app.now(), zone));
+            self.notes.extend(snapshot.scanned.warnings());
+        }
+        if let Some(why) = &view.failure {
+            self.notes.push(format!("The dead letters could not be read: {why}"));
+        }
+        if let Some(seen) = view.reading {
+            self.notes
+                .push(format!("The dead letters are being read now ({seen} so far). Load the page again in a moment."));
+        }
+        self
+    }
+
+    fn is(&self, page: &str) -> bool {
+        self.active == page
+    }
+}
+
+/// A page that only says something.
+#[derive(Template)]
+#[template(path = "said.html")]
+struct Said {
+    shell: Shell,
+    text: String,
+    back: String,
+}
+
+/// Says something in place of a page.
+pub(crate) fn said(app: &App, visitor: &Visitor, status: StatusCode, text: impl Into<String>, back: &str) -> Response {
+    let shell = Shell::new(app, visitor, "Not done", "");
+    let page = Said { shell, text: text.into(), back: format!("{}{back}", app.base) };
+    (status, show(&page)).into_response()
+}
+
+/// A template as an answer.
+pub(crate) fn show(page: &impl Template) -> Response {
+    match page.render() {
+        Ok(html) => Html(html).into_response(),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("this page cannot be made: {error}\n")).into_response()
+        }
+    }
+}
+
+/// What is answered to a post that was not taken.
+pub(crate) fn refused(app: &App, visitor: &Visitor, refused: &Refused, back: &str) -> Response {
+    let (status, text) = match refused {
+        Refused::Expired(_) => (
+            StatusCode::FORBIDDEN,
+            "The form had expired. Nothing was done: go back, load the page again, and repeat it.",
+        ),
+        Refused::NotAllowed => (StatusCode::FORBIDDEN, "You may look, but not act. Nothing was done."),
+        Refused::Unreadable => {
+            (StatusCode::BAD_REQUEST, "The form was too large, or could not be read. Nothing was done.")
+        }
+    };
+    said(app, visitor, status, text, back)
+}
+
+/// Goes to another page after a post.
+pub(crate) fn go(app: &App, path: &str) -> Response {
+    (StatusCode::SEE_OTHER, [(LOCATION, format!("{}{path}", app.base))]).into_response()
+}
+
+/// A parameter of an address.
+pub(crate) fn parameter(query: Option<&str>, name: &str) -> Option<String> {
+    let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    pairs.find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.into_owned())
+}
+
+/// The name of a message in addresses.
+pub(crate) fn print_name(print: u128) -> String {
+    format!("{print:032x}")
+}
+
+/// The message of a name.
+pub(crate) fn print_of(name: &str) -> Option<u128> {
+    (name.len() == 32).then(|| u128::from_str_radix(name, 16).ok())?
+}
+
+/// A moment in seconds since 1970, for a page.
+pub(crate) fn when(app: &App, seconds: i64) -> When {
+    let at = Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH);
+    When::new(at, app.now(), &app.config.crm.timezone)
+}

@@ -1,0 +1,327 @@
+//! *Activity*: who did what, with what came of it; and the page of each action, from its count to its result.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::{Extension, Path, Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use super::{Shell, go, print_of, refused, said, show, when};
+use crate::console::App;
+use crate::console::actions::{self, Wanted};
+use crate::console::safety::{self, Form, Visitor};
+use crate::console::store::{Action, Counts};
+use crate::console::times::When;
+use crate::dead_letters::audit::Record;
+use crate::dead_letters::filter::Filter;
+use crate::observe::forecast::grouped;
+
+/// Records on the page.
+const MOST: usize = 200;
+/// Messages of an action that are named for each state.
+const NAMED: u32 = 50;
+/// Seconds between two readings of an action that is under way.
+const REFRESH: u32 = 2;
+
+#[derive(Template)]
+#[template(path = "activity.html")]
+struct Page {
+    shell: Shell,
+    running: Vec<Row>,
+    rows: Vec<Row>,
+}
+
+struct Row {
+    at: When,
+    who: String,
+    from: String,
+    what: String,
+    filter: String,
+    reason: String,
+    result: String,
+    link: Option<String>,
+}
+
+pub(super) async fn page(State(app): State<Arc<App>>, Extension(visitor): Extension<Visitor>) -> Response {
+    let mut shell = Shell::new(&app, &visitor, "Activity", "activity");
+    let ours = match app.store.actions(None, 500) {
+        Ok(ours) => ours,
+        Err(why) => return said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, ""),
+    };
+    let records = app.letters.records().await.unwrap_or_else(|why| {
+        shell
+            .notes
+            .push(format!("The audit stream could not be read ({why}). Only this console's own actions are shown."));
+        Vec::new()
+    });
+    let mut running = Vec::new();
+    let mut rows: Vec<Row> = Vec::new();
+    for action in &ours {
+        let is_recorded = records.iter().any(|record| record.action == action.id);
+        if action.state == "running" {
+            running.push(own(&app, action));
+        } else if !is_recorded {
+            rows.push(own(&app, action));
+        }
+    }
+    rows.extend(records.iter().take(MOST).map(|record| recorded(&app, record, &ours)));
+    rows.sort_by(|a, b| b.at.utc.cmp(&a.at.utc));
+    rows.truncate(MOST);
+    show(&Page { shell, running, rows })
+}
+
+fn own(app: &App, action: &Action) -> Row {
+    Row {
+        at: when(app, action.ended.unwrap_or(action.made)),
+        who: action.who.clone(),
+        from: format!("console {}", action.address),
+        what: action.what.clone(),
+        filter: action.filter.clone(),
+        reason: action.reason.clone().unwrap_or_default(),
+        result: result(action, &app.store.counts(&action.id).unwrap_or_default()),
+        link: Some(format!("{}actions/{}", app.base, action.id)),
+    }
+}
+
+fn recorded(app: &App, record: &Record, ours: &[Action]) -> Row {
+    let action = ours.iter().find(|action| action.id == record.action);
+    let told = match record.result.as_str() {
+        "done" => String::new(),
+        other => format!("; {other}"),
+    };
+    Row {
+        at: When::parse(&record.at, app.now(), &app.config.crm.timezone),
+        who: record.who.clone(),
+        from: record.from.clone(),
+        what: record.what.clone(),
+        filter: record.filter.clone(),
+        reason: record.reason.clone().unwrap_or_default(),
+        result: match action {
+            Some(action) => result(action, &app.store.counts(&action.id).unwrap_or_default()),
+            None => format!("{} of {}{told}", record.done, record.count),
+        },
+        link: action.map(|action| format!("{}actions/{}", app.base, action.id)),
+    }
+}
+
+/// What came of an action, in words: `120 replayed: 112 created, 5 failed again, 3 waiting`.
+fn result(action: &Action, counts: &Counts) -> String {
+    let of = |state: &str| counts.get(state).copied().unwrap_or(0);
+    let sent = of("sent") + of("created") + of("failed_again");
+    let done = match action.what.as_str() {
+        "replay" => format!("{sent} replayed"),
+        "discard" => format!("{sent} discarded"),
+        _ => format!("{sent} restored"),
+    };
+    let mut parts = Vec::new();
+    let mut part = |count: u64, text: &str| {
+        if count > 0 {
+            parts.push(format!("{} {text}", grouped(count)));
+        }
+    };
+    part(of("created"), "created");
+    part(of("failed_again"), "failed again");
+    if action.what == "replay" {
+        part(of("sent"), "waiting for their result");
+    }
+    part(of("skipped"), "stayed");
+    part(of("gone"), "no longer there");
+    part(of("waiting"), if action.state == "running" { "to go" } else { "not done" });
+    if parts.is_empty() { done } else { format!("{done}: {}", parts.join(", ")) }
+}
+
+#[derive(Template)]
+#[template(path = "action.html")]
+struct ActionPage {
+    shell: Shell,
+    id: String,
+    what: String,
+    state: String,
+    who: String,
+    filter: String,
+    made: When,
+    counted: Vec<String>,
+    reason: String,
+    note: String,
+    error: String,
+    count: u64,
+    handled: u64,
+    result: String,
+    /// The action can be counted again with the messages in doubt.
+    query_with_doubt: Option<String>,
+    can_restore: bool,
+    lists: Vec<(&'static str, Vec<(String, String)>)>,
+}
+
+pub(super) async fn action(
+    State(app): State<Arc<App>>,
+    Extension(visitor): Extension<Visitor>,
+    Path(id): Path<String>,
+) -> Response {
+    let action = match app.store.action(&id) {
+        Ok(Some(action)) => action,
+        Ok(None) => return said(&app, &visitor, StatusCode::NOT_FOUND, "There is no such action.", "activity"),
+        Err(why) => return said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, "activity"),
+    };
+    if action.state != "counted" {
+        // What failed again is seen when the dead letters are read again.
+        app.index.view(&app.tasks, &app.stop).await;
+    }
+    if let Err(why) = app.follow(&action).await {
+        return said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, "activity");
+    }
+    match action_page(&app, &visitor, action) {
+        Ok(page) => show(&page),
+        Err(why) => said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, "activity"),
+    }
+}
+
+fn action_page(app: &App, visitor: &Visitor, action: Action) -> Result<ActionPage, String> {
+    let counts = app.store.counts(&action.id)?;
+    let of = |state: &str| counts.get(state).copied().unwrap_or(0);
+    let count: u64 = counts.values().sum();
+    let mut shell = Shell::new(app, visitor, "Action", "activity");
+    let waits = action.state == "running" || (action.what == "replay" && of("sent") > 0);
+    if waits && action.state != "counted" {
+        shell = shell.refreshing(REFRESH, &format!("actions/{}", action.id), "");
+        shell.pause = None;
+    }
+    let mut lists = Vec::new();
+    for (state, title) in [("failed_again", "Failed again"), ("skipped", "Stayed"), ("gone", "No longer there")] {
+        let items = app.store.items(&action.id, state, NAMED)?;
+        if !items.is_empty() {
+            lists.push((title, items.into_iter().map(|item| (item.id, item.why.unwrap_or_default())).collect()));
+        }
+    }
+    Ok(ActionPage {
+        made: when(app, action.made),
+        counted: action.counted.lines().map(ToOwned::to_owned).collect(),
+        reason: action.reason.clone().unwrap_or_default(),
+        note: action.note.clone().unwrap_or_default(),
+        error: action.error.clone().unwrap_or_default(),
+        count,
+        handled: count - of("waiting"),
+        result: result(&action, &counts),
+        query_with_doubt: (action.state == "counted" && actions::left_in_doubt(&action) && action.body.is_none())
+            .then(|| action.query.clone()),
+        can_restore: action.what == "discard"
+            && action.state != "counted"
+            && action.state != "running"
+            && of("sent") > 0,
+        lists,
+        id: action.id,
+        what: action.what,
+        state: action.state,
+        who: action.who,
+        filter: action.filter,
+        shell,
+    })
+}
+
+/// Counts what an action would do, and goes to its page.
+pub(super) async fn count(
+    State(app): State<Arc<App>>,
+    Extension(visitor): Extension<Visitor>,
+    request: Request,
+) -> Response {
+    let form = match safety::form(&visitor, request).await {
+        Ok(form) => form,
+        Err(why) => return refused(&app, &visitor, &why, "failed"),
+    };
+    let wanted = match wanted(&form, &visitor) {
+        Ok(wanted) => wanted,
+        Err(why) => return said(&app, &visitor, StatusCode::BAD_REQUEST, why, "failed"),
+    };
+    match actions::count(&app, wanted).await {
+        Ok(id) => go(&app, &format!("actions/{id}")),
+        Err(why) => said(&app, &visitor, StatusCode::CONFLICT, why, "failed"),
+    }
+}
+
+fn wanted(form: &Form, visitor: &Visitor) -> Result<Wanted, String> {
+    let what = ["replay", "discard", "restore"].into_iter().find(|what| form.get("what") == Some(what));
+    let print = match form.get("print") {
+        Some(name) => Some(print_of(name).ok_or("there is no such message")?),
+        None => None,
+    };
+    Ok(Wanted {
+        what: what.ok_or("say what to do: replay, discard or restore")?,
+        filter: Filter::from_query(form.text("query"))?,
+        print,
+        in_doubt: form.get("doubt").is_some(),
+        new_id: form.get("new_id").map(|_| crate::dead_letters::audit::new_action()),
+        who: visitor.session.name.clone(),
+        address: visitor.address.to_string(),
+        ..Wanted::default()
+    })
+}
+
+/// Confirms an action, or cancels it.
+pub(super) async fn post(
+    State(app): State<Arc<App>>,
+    Extension(visitor): Extension<Visitor>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Response {
+    let back = format!("actions/{id}");
+    let form = match safety::form(&visitor, request).await {
+        Ok(form) => form,
+        Err(why) => return refused(&app, &visitor, &why, &back),
+    };
+    if form.get("do") == Some("cancel") {
+        app.cancel(&id);
+        return go(&app, &back);
+    }
+    let needs_reason = matches!(app.store.action(&id), Ok(Some(action)) if action.what == "discard");
+    let reason = form.get("reason").map(str::trim).filter(|reason| !reason.is_empty());
+    if needs_reason && reason.is_none() {
+        return said(
+            &app,
+            &visitor,
+            StatusCode::BAD_REQUEST,
+            "Say why: others may miss these messages. Nothing was done.",
+            &back,
+        );
+    }
+    let rate = match form.get("rate").map(str::parse::<f64>) {
+        None => None,
+        Some(Ok(rate)) if (0.001..=10_000.0).contains(&rate) => Some(rate),
+        Some(_) => {
+            return said(
+                &app,
+                &visitor,
+                StatusCode::BAD_REQUEST,
+                "The rate is a number from 0.001 to 10000. Nothing was done.",
+                &back,
+            );
+        }
+    };
+    match app.confirm(&id, &visitor.session.name, reason, rate) {
+        Ok(()) => go(&app, &back),
+        Err(why) => said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, &back),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_is_told_in_words() {
+        let action =
+            |what: &str, state: &str| Action { what: what.to_owned(), state: state.to_owned(), ..Action::default() };
+        let counts =
+            |some: &[(&str, u64)]| some.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect::<Counts>();
+        let all = counts(&[("created", 112), ("failed_again", 5), ("sent", 3)]);
+        assert_eq!(
+            result(&action("replay", "done"), &all),
+            "120 replayed: 112 created, 5 failed again, 3 waiting for their result"
+        );
+        assert_eq!(
+            result(&action("discard", "done"), &counts(&[("sent", 3), ("gone", 1)])),
+            "3 discarded: 1 no longer there"
+        );
+        assert_eq!(result(&action("replay", "running"), &counts(&[("waiting", 1_200)])), "0 replayed: 1,200 to go");
+    }
+}

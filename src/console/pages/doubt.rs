@@ -1,0 +1,98 @@
+//! *In doubt*: messages whose task may exist, to be looked up in the CRM and checked off.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::{Extension, RawQuery, Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use super::failed::{MessageRow, row};
+use super::{Shell, go, parameter, print_of, refused, said, show, when};
+use crate::console::App;
+use crate::console::safety::{self, Visitor};
+use crate::console::times::When;
+use crate::dead_letters::filter::Filter;
+use crate::observe::forecast::grouped;
+
+/// Messages on one page.
+const PAGE: usize = 50;
+
+#[derive(Template)]
+#[template(path = "doubt.html")]
+struct Page {
+    shell: Shell,
+    rows: Vec<Row>,
+    total: String,
+    page: usize,
+    earlier: Option<String>,
+    later: Option<String>,
+    read: bool,
+}
+
+struct Row {
+    message: MessageRow,
+    /// `exists`, `missing`, or nothing yet.
+    verdict: String,
+    who: String,
+    at: Option<When>,
+}
+
+pub(super) async fn page(
+    State(app): State<Arc<App>>,
+    Extension(visitor): Extension<Visitor>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let view = app.index.view(&app.tasks, &app.stop).await;
+    let shell = Shell::new(&app, &visitor, "In doubt", "doubt").reading(&app, &view);
+    let number: usize = parameter(query.as_deref(), "page").and_then(|page| page.parse().ok()).unwrap_or(0);
+    let filter = Filter { in_doubt: Some(true), ..Filter::default() };
+    let now = app.now();
+    let entries: Vec<_> =
+        view.snapshot.as_ref().map(|snapshot| snapshot.filtered(&filter, now).collect()).unwrap_or_default();
+    let from = number.saturating_mul(PAGE).min(entries.len());
+    let mut rows = Vec::new();
+    for entry in entries.iter().skip(from).take(PAGE) {
+        let checked = match app.store.checked(&entry.id) {
+            Ok(checked) => checked,
+            Err(why) => return said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, ""),
+        };
+        let (verdict, who, at) = match checked {
+            Some((verdict, who, at)) => (verdict, who, Some(when(&app, at))),
+            None => (String::new(), String::new(), None),
+        };
+        rows.push(Row { message: row(&app, entry, shell.sees_bodies), verdict, who, at });
+    }
+    let link = |page: usize| format!("{}doubt?page={page}", app.base);
+    show(&Page {
+        rows,
+        total: grouped(entries.len() as u64),
+        page: number,
+        earlier: (number > 0).then(|| link(number - 1)),
+        later: (from + PAGE < entries.len()).then(|| link(number + 1)),
+        read: view.snapshot.is_some(),
+        shell,
+    })
+}
+
+/// Notes what somebody found in the CRM.
+pub(super) async fn post(
+    State(app): State<Arc<App>>,
+    Extension(visitor): Extension<Visitor>,
+    request: Request,
+) -> Response {
+    let form = match safety::form(&visitor, request).await {
+        Ok(form) => form,
+        Err(why) => return refused(&app, &visitor, &why, "doubt"),
+    };
+    let verdict = form.text("verdict");
+    let print = form.get("print").and_then(print_of);
+    let entry = print.and_then(|print| app.index.snapshot()?.entry(print).cloned());
+    let (Some(entry), "exists" | "missing" | "") = (entry, verdict) else {
+        return said(&app, &visitor, StatusCode::NOT_FOUND, "This message is no longer there.", "doubt");
+    };
+    match app.store.check_off(&entry.id, verdict, &visitor.session.name, app.now().as_second()) {
+        Ok(()) => go(&app, &format!("doubt?page={}", form.text("page"))),
+        Err(why) => said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, "doubt"),
+    }
+}

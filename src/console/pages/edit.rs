@@ -1,0 +1,216 @@
+//! *Edit and replay*: the incoming body in a text field, checked, and then replayed with the same id.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::{Extension, Path, Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use super::message::{stands, whole_body};
+use super::{Shell, go, print_name, print_of, refused, said, show};
+use crate::clock::rfc3339;
+use crate::console::App;
+use crate::console::actions::{Wanted, count};
+use crate::console::safety::{self, Form, Refused, Visitor};
+use crate::console::text;
+use crate::dead_letters::body::{self, Preview};
+use crate::dead_letters::edit::{Setting, changed_fields, set};
+use crate::dead_letters::entry::Entry;
+use crate::dead_letters::known::Standing;
+use crate::ledger::Digest;
+use crate::message::task::FIELDS;
+use crate::observe::ledger_page::hex;
+
+#[derive(Template)]
+#[template(path = "edit.html")]
+struct Page {
+    shell: Shell,
+    print: String,
+    id: String,
+    /// Escaped for a text field.
+    body: String,
+    reason: String,
+    fields: Vec<Field>,
+    problems: String,
+    preview: String,
+    changed: String,
+    checked: bool,
+    is_doubt: bool,
+    is_taken: bool,
+    wants_new_id: bool,
+}
+
+/// A field of the task, for those who do not write JSON.
+struct Field {
+    name: &'static str,
+    value: String,
+    is_bad: bool,
+}
+
+/// The message, its body before, and how it stands.
+struct Subject {
+    entry: Entry,
+    before: Vec<u8>,
+    standing: Standing,
+    reason: String,
+}
+
+async fn subject(app: &App, visitor: &Visitor, name: &str) -> Result<Subject, Response> {
+    let gone = || said(app, visitor, StatusCode::NOT_FOUND, "This message is no longer there.", "failed");
+    if !visitor.can_act {
+        return Err(refused(app, visitor, &Refused::NotAllowed, "failed"));
+    }
+    let print = print_of(name).ok_or_else(gone)?;
+    let snapshot = app.index.view(&app.tasks, &app.stop).await.snapshot.ok_or_else(gone)?;
+    let (entry, detail) = (snapshot.entry(print).ok_or_else(gone)?.clone(), snapshot.detail(print).ok_or_else(gone)?);
+    let whole =
+        whole_body(app, Some(print)).await.map_err(|why| said(app, visitor, StatusCode::BAD_GATEWAY, why, "failed"))?;
+    let before = whole.ok_or_else(gone)?;
+    if std::str::from_utf8(&before).is_err() {
+        let text = "This body is not text and cannot be edited here. Export it, and publish a corrected one.";
+        return Err(said(app, visitor, StatusCode::CONFLICT, text, "failed"));
+    }
+    let (_, standing) = stands(app, &entry, &detail).await;
+    if standing == Standing::Created {
+        return Err(said(app, visitor, StatusCode::CONFLICT, "Its task was created: it cannot be replayed.", "failed"));
+    }
+    Ok(Subject { entry, before, standing, reason: detail.letter.message })
+}
+
+pub(super) async fn page(
+    State(app): State<Arc<App>>,
+    Extension(visitor): Extension<Visitor>,
+    Path(name): Path<String>,
+) -> Response {
+    match subject(&app, &visitor, &name).await {
+        Ok(subject) => {
+            let body = subject.before.clone();
+            show(&filled(&app, &visitor, &subject, &body, false, false, None))
+        }
+        Err(response) => response,
+    }
+}
+
+/// A post checks what was written, and replays it where that is asked for and it is good.
+pub(super) async fn post(
+    State(app): State<Arc<App>>,
+    Extension(visitor): Extension<Visitor>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Response {
+    let (form, note) = match safety::form(&visitor, request).await {
+        Ok(form) => (form, None),
+        // What was written must not be lost: the form is shown again, with a new token.
+        Err(Refused::Expired(form)) => {
+            (form, Some("The form had expired; nothing was done. Here it is again as you wrote it."))
+        }
+        Err(why) => return refused(&app, &visitor, &why, "failed"),
+    };
+    let subject = match subject(&app, &visitor, &name).await {
+        Ok(subject) => subject,
+        Err(response) => return response,
+    };
+    let wants_new_id = form.get("new_id").is_some();
+    let body = match written(&form, &subject.before) {
+        Ok(body) => body,
+        Err(why) => {
+            let mut page = filled(&app, &visitor, &subject, form.text("body").as_bytes(), true, wants_new_id, note);
+            page.problems = why;
+            return show(&page);
+        }
+    };
+    let is_good = matches!(body::preview(&app.config, &body), Preview::Payload(_) | Preview::Unknown(_));
+    let is_allowed = subject.standing != Standing::InDoubt || form.get("doubt").is_some();
+    let is_asked = form.get("do") == Some("replay") && note.is_none();
+    if !is_asked || !is_good || !is_allowed || (body == subject.before && !wants_new_id) {
+        return show(&filled(&app, &visitor, &subject, &body, true, wants_new_id, note));
+    }
+    let fields = changed_fields(&subject.before, &body);
+    let note = (!fields.is_empty()).then(|| {
+        format!(
+            "{} at {} by {}; before: sha256 {}",
+            fields.join(", "),
+            rfc3339(app.now()),
+            visitor.session.name,
+            hex(&Digest::of(&subject.before).0)
+        )
+    });
+    let wanted = Wanted {
+        what: "replay",
+        print: Some(subject.entry.fingerprint),
+        in_doubt: form.get("doubt").is_some(),
+        body: Some(body),
+        note,
+        new_id: wants_new_id.then(crate::dead_letters::audit::new_action),
+        who: visitor.session.name.clone(),
+        address: visitor.address.to_string(),
+        ..Wanted::default()
+    };
+    match count(&app, wanted).await {
+        Ok(id) => go(&app, &format!("actions/{id}")),
+        Err(why) => said(&app, &visitor, StatusCode::CONFLICT, why, "failed"),
+    }
+}
+
+/// The body that the form holds: the text field, or what it was with the fields set that were changed.
+fn written(form: &Form, before: &[u8]) -> Result<Vec<u8>, String> {
+    if form.get("by") != Some("fields") {
+        // Browsers send each line's end as two characters; a body that had none of them gets none.
+        let text = form.text("body");
+        let had = before.windows(2).any(|pair| pair == b"\r\n");
+        return Ok(if had { text.to_owned() } else { text.replace("\r\n", "\n") }.into_bytes());
+    }
+    let mut settings = Vec::new();
+    for field in FIELDS {
+        let held = body::value_at(before, field);
+        let given = form.text(&format!("field.{field}")).replace("\r\n", "\n");
+        if held.as_deref().unwrap_or_default().replace("\r\n", "\n") != given {
+            settings.push(Setting::parse(&format!("{field}={given}"))?);
+        }
+    }
+    set(before, &settings)
+}
+
+fn filled(
+    app: &App,
+    visitor: &Visitor,
+    subject: &Subject,
+    body: &[u8],
+    checked: bool,
+    wants_new_id: bool,
+    note: Option<&str>,
+) -> Page {
+    let mut shell = Shell::new(app, visitor, "Edit and replay", "failed");
+    shell.notes.extend(note.map(ToOwned::to_owned));
+    let (mut problems, mut preview) = (String::new(), String::new());
+    match body::preview(&app.config, body) {
+        Preview::Payload(payload) => preview = format!("{payload:#}"),
+        Preview::Problems(why) => problems = why,
+        Preview::Unknown(why) => preview = format!("not known: {why}"),
+    }
+    if checked && body == subject.before && !wants_new_id {
+        shell.notes.push("The body is as it was. To replay it unchanged, use Replay on the message's page.".to_owned());
+    }
+    let is_object = body::indented(&String::from_utf8_lossy(body)).is_some_and(|text| text.starts_with('{'));
+    let field = |name: &'static str| Field {
+        name,
+        value: text::field(&body::value_at(body, name).unwrap_or_default()),
+        is_bad: problems.split([';', '\n']).any(|problem| problem.trim_start().starts_with(&format!("{name}:"))),
+    };
+    Page {
+        print: print_name(subject.entry.fingerprint),
+        id: subject.entry.id.to_string(),
+        body: text::field(&String::from_utf8_lossy(body)),
+        reason: subject.reason.clone(),
+        fields: if is_object { FIELDS.into_iter().map(field).collect() } else { Vec::new() },
+        changed: changed_fields(&subject.before, body).join(", "),
+        problems,
+        preview,
+        checked,
+        is_doubt: subject.standing == Standing::InDoubt,
+        is_taken: subject.standing == Standing::IdTaken || &*subject.entry.kind == "id_conflict",
+        wants_new_id,
+        shell,
+    }
+}

@@ -1,0 +1,266 @@
+//! *Failed*: dead letters by cause, or one by one; and what can be done to many at once.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::body::{Body, Bytes};
+use axum::extract::{Extension, RawQuery, Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::stream;
+
+use super::{Shell, go, parameter, print_name, refused, said, show};
+use crate::console::App;
+use crate::console::safety::{self, Visitor};
+use crate::console::times::When;
+use crate::dead_letters::Source;
+use crate::dead_letters::audit::{Record, new_action};
+use crate::dead_letters::entry::{Entry, Texts};
+use crate::dead_letters::filter::{Filter, kinds};
+use crate::dead_letters::group::Groups;
+use crate::message::export;
+use crate::observe::forecast::grouped;
+use crate::visible;
+
+/// Messages on one page.
+const PAGE: usize = 50;
+/// Groups on one page.
+const GROUPS: usize = 200;
+
+#[derive(Template)]
+#[template(path = "failed.html")]
+struct Page {
+    shell: Shell,
+    filter: Filter,
+    query: String,
+    /// Escaped for a form's field.
+    cause: String,
+    words: String,
+    is_filtered: bool,
+    kinds: Vec<(&'static str, bool)>,
+    older: String,
+    newer: String,
+    total: String,
+    shown: String,
+    has_any: bool,
+    groups: Vec<GroupRow>,
+    messages: Option<Vec<MessageRow>>,
+    earlier: Option<String>,
+    later: Option<String>,
+    in_doubt: u64,
+    read: bool,
+}
+
+struct GroupRow {
+    kind: String,
+    cause: String,
+    count: String,
+    doubt: u64,
+    again: u64,
+    oldest: Option<When>,
+    newest: Option<When>,
+    ids: String,
+    query: String,
+}
+
+/// A message in a list.
+pub(super) struct MessageRow {
+    pub(super) print: String,
+    pub(super) id: String,
+    pub(super) kind: String,
+    pub(super) reason: String,
+    pub(super) at: Option<When>,
+    pub(super) doubt: bool,
+    pub(super) again: u32,
+}
+
+pub(super) async fn page(
+    State(app): State<Arc<App>>,
+    Extension(visitor): Extension<Visitor>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let query = query.unwrap_or_default();
+    let filter = match Filter::from_query(&query) {
+        Ok(filter) => filter,
+        Err(why) => return said(&app, &visitor, StatusCode::BAD_REQUEST, why, "failed"),
+    };
+    let view = app.index.view(&app.tasks, &app.stop).await;
+    let shell = Shell::new(&app, &visitor, "Failed", "failed").reading(&app, &view);
+    let as_list = parameter(Some(&query), "view").as_deref() == Some("list");
+    let number: usize = parameter(Some(&query), "page").and_then(|page| page.parse().ok()).unwrap_or(0);
+    let page = tokio::task::block_in_place(|| filled(&app, shell, filter, view.snapshot.as_deref(), as_list, number));
+    show(&page)
+}
+
+fn filled(
+    app: &App,
+    shell: Shell,
+    filter: Filter,
+    snapshot: Option<&crate::console::index::Snapshot>,
+    as_list: bool,
+    number: usize,
+) -> Page {
+    let now = app.now();
+    let entries: Vec<&Entry> = snapshot.map(|snapshot| snapshot.filtered(&filter, now).collect()).unwrap_or_default();
+    let total = snapshot.map_or(0, |snapshot| snapshot.entries.len());
+    let mut groups = Groups::default();
+    entries.iter().for_each(|entry| groups.add(entry));
+    let groups = groups.sorted();
+    let query = filter.query();
+    let from = number.saturating_mul(PAGE).min(entries.len());
+    let link = |page: usize| format!("{}failed?{query}&view=list&page={page}", app.base);
+    let sees = shell.sees_bodies;
+    Page {
+        kinds: kinds().map(|kind| (kind, filter.kind.iter().any(|wanted| wanted == kind))).collect(),
+        older: filter.older_than.map(crate::duration::format).unwrap_or_default(),
+        newer: filter.newer_than.map(crate::duration::format).unwrap_or_default(),
+        cause: crate::console::text::field(filter.cause.as_deref().unwrap_or_default()),
+        words: filter.words(),
+        is_filtered: filter.is_given(),
+        total: grouped(total as u64),
+        shown: grouped(entries.len() as u64),
+        has_any: total > 0,
+        in_doubt: entries.iter().filter(|entry| entry.possibly_created).count() as u64,
+        groups: groups.iter().take(GROUPS).map(|group| group_row(app, &filter, group, sees)).collect(),
+        messages: as_list.then(|| entries.iter().skip(from).take(PAGE).map(|entry| row(app, entry, sees)).collect()),
+        earlier: (as_list && number > 0).then(|| link(number - 1)),
+        later: (as_list && from + PAGE < entries.len()).then(|| link(number + 1)),
+        read: snapshot.is_some(),
+        query,
+        filter,
+        shell,
+    }
+}
+
+fn group_row(app: &App, filter: &Filter, group: &crate::dead_letters::group::Group, sees: bool) -> GroupRow {
+    let (now, zone) = (app.now(), &app.config.crm.timezone);
+    let only = Filter { kind: vec![group.kind.to_string()], cause: Some(group.cause.to_string()), ..filter.clone() };
+    GroupRow {
+        kind: group.kind.to_string(),
+        cause: if sees { group.cause.to_string() } else { hidden_cause(group.rule.as_deref(), group.field.as_deref()) },
+        count: grouped(group.count),
+        doubt: group.possibly_created,
+        again: group.failed_again,
+        oldest: When::maybe(group.oldest, now, zone),
+        newest: When::maybe(group.newest, now, zone),
+        ids: format!("{}{}", group.ids.join(", "), if group.count > group.ids.len() as u64 { ", …" } else { "" }),
+        query: only.query(),
+    }
+}
+
+/// What a viewer sees of a cause: the CRM's words may quote people.
+fn hidden_cause(rule: Option<&str>, field: Option<&str>) -> String {
+    match (rule, field) {
+        (Some(rule), Some(field)) => format!("rule {rule}, field {field}"),
+        (Some(rule), None) => format!("rule {rule}"),
+        (None, Some(field)) => format!("field {field}"),
+        (None, None) => "(shown to operators)".to_owned(),
+    }
+}
+
+pub(super) fn row(app: &App, entry: &Entry, sees: bool) -> MessageRow {
+    MessageRow {
+        print: print_name(entry.fingerprint),
+        id: entry.id.to_string(),
+        kind: entry.kind.to_string(),
+        reason: if sees {
+            entry.reason.to_string()
+        } else {
+            hidden_cause(entry.rule.as_deref(), entry.field.as_deref())
+        },
+        at: When::maybe(entry.failed_at, app.now(), &app.config.crm.timezone),
+        doubt: entry.possibly_created,
+        again: entry.replays,
+    }
+}
+
+/// Reads the queues again, because somebody asks for it.
+pub(super) async fn read_again(
+    State(app): State<Arc<App>>,
+    Extension(visitor): Extension<Visitor>,
+    request: Request,
+) -> Response {
+    // A viewer may ask, too: it changes nothing but the delivery counts, and not more than once at a time.
+    let Some(form) = safety::read(request).await else {
+        return refused(&app, &visitor, &safety::Refused::Unreadable, "failed");
+    };
+    if !crate::console::auth::same(form.text("token"), &visitor.session.form) {
+        return refused(&app, &visitor, &safety::Refused::Expired(form), "failed");
+    }
+    app.index.refresh(&app.tasks, &app.stop).await;
+    go(&app, &format!("failed?{}", form.text("query")))
+}
+
+/// The messages of a filter as JSON lines, read from the queue now.
+pub(super) async fn export(
+    State(app): State<Arc<App>>,
+    Extension(visitor): Extension<Visitor>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    if visitor.role != crate::console::auth::Role::Operator {
+        return said(
+            &app,
+            &visitor,
+            StatusCode::FORBIDDEN,
+            "An export holds bodies, which viewers do not see.",
+            "failed",
+        );
+    }
+    let filter = match Filter::from_query(query.as_deref().unwrap_or_default()) {
+        Ok(filter) => filter,
+        Err(why) => return said(&app, &visitor, StatusCode::BAD_REQUEST, why, "failed"),
+    };
+    // A reader that is slow holds the scan up, in bounded memory.
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(64);
+    let exporting = Arc::clone(&app);
+    app.tasks.spawn(async move { export_to(&exporting, &filter, &visitor, &sender).await });
+    let lines = stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
+    let headers =
+        [(CONTENT_TYPE, "application/x-ndjson"), (CONTENT_DISPOSITION, "attachment; filename=\"dead-letters.jsonl\"")];
+    (headers, Body::from_stream(lines)).into_response()
+}
+
+async fn export_to(
+    app: &App,
+    filter: &Filter,
+    visitor: &Visitor,
+    sender: &tokio::sync::mpsc::Sender<Result<Bytes, std::io::Error>>,
+) {
+    let (mut texts, now, mut count) = (Texts::default(), app.now(), 0);
+    let scanned = app.letters.scan(&Source::DEAD, &app.stop, |found| {
+        let entry = Entry::new(&found, &mut texts);
+        if !filter.takes(&entry, now, || std::borrow::Cow::Borrowed(&found.message.body)) {
+            return std::ops::ControlFlow::Continue(());
+        }
+        let line = format!("{}\n", visible::json(&export::line(&found.message)));
+        match tokio::task::block_in_place(|| sender.blocking_send(Ok(line.into()))) {
+            Ok(()) => {
+                count += 1;
+                std::ops::ControlFlow::Continue(())
+            }
+            Err(_) => std::ops::ControlFlow::Break(()),
+        }
+    });
+    let result = match scanned.await {
+        Ok(scanned) if scanned.partial.is_none() && !sender.is_closed() => "done".to_owned(),
+        Ok(scanned) => scanned.partial.unwrap_or_else(|| "the reader went away".to_owned()),
+        Err(error) => error.0,
+    };
+    if result != "done" {
+        // The browser sees a download that failed, and takes it for no whole one.
+        let _ = sender.send(Err(std::io::Error::other(result.clone()))).await;
+    }
+    let record = Record {
+        action: new_action(),
+        what: "export".to_owned(),
+        who: visitor.session.name.clone(),
+        from: format!("console {}", visitor.address),
+        filter: filter.words(),
+        count,
+        done: count,
+        result,
+        ..Record::default()
+    };
+    app.letters.audit(record).await;
+}

@@ -1,0 +1,218 @@
+//! *Now*: does it work, and if not, why.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use askama::Template;
+use axum::extract::{Extension, RawQuery, State};
+use axum::response::Response;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::{Shell, show};
+use crate::broker::depths;
+use crate::console::App;
+use crate::console::chart::bars;
+use crate::console::safety::Visitor;
+use crate::console::times::When;
+use crate::dead_letters::Queues;
+use crate::observe::forecast::grouped;
+use crate::observe::overview::Overview;
+use crate::observe::status::{Page as StatusPage, Token};
+use crate::observe::workers::Workers;
+
+/// How long one answer serves all viewers.
+const FRESH: Duration = Duration::from_secs(2);
+/// Seconds between two readings of the page.
+const REFRESH: u32 = 5;
+
+/// What was asked last, for all viewers.
+#[derive(Default)]
+pub(crate) struct Shared(Mutex<Option<(Instant, Arc<Overview>)>>);
+
+impl App {
+    /// The workers and queues as they are now.
+    pub(crate) async fn overview(&self) -> Arc<Overview> {
+        let mut shared = self.shared.0.lock().await;
+        if let Some((at, overview)) = shared.as_ref()
+            && at.elapsed() < FRESH
+        {
+            return Arc::clone(overview);
+        }
+        let workers = Workers::new(self.config.console.workers.clone());
+        let names = Queues::counted(&self.config);
+        let (answers, depths) = tokio::join!(workers.status(), depths::count(&self.letters.connector, &names));
+        let overview = Arc::new(Overview::new(&self.letters.queues.work, answers, depths));
+        *shared = Some((Instant::now(), Arc::clone(&overview)));
+        overview
+    }
+}
+
+#[derive(Template)]
+#[template(path = "now.html")]
+struct Page {
+    shell: Shell,
+    sentence: String,
+    works: bool,
+    forecast: Vec<String>,
+    workers: Vec<Worker>,
+    tokens: Vec<TokenRow>,
+    queues: Vec<(String, String)>,
+    queue_problem: Option<String>,
+    dead: u64,
+    kinds: Vec<(String, String)>,
+    charts: Vec<(&'static str, String)>,
+    recent: Vec<RecentRow>,
+}
+
+struct Worker {
+    address: String,
+    name: String,
+    role: &'static str,
+    state: String,
+    is_good: bool,
+    gate: String,
+    gate_since: Option<When>,
+    failure: Option<String>,
+    ledger: String,
+}
+
+struct TokenRow {
+    name: String,
+    state: String,
+    until: Option<When>,
+    left: String,
+    is_good: bool,
+}
+
+struct RecentRow {
+    at: When,
+    id: String,
+    outcome: String,
+    reason: String,
+    is_good: bool,
+}
+
+pub(super) async fn page(
+    State(app): State<Arc<App>>,
+    Extension(visitor): Extension<Visitor>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let overview = app.overview().await;
+    let now = app.now();
+    let zone = app.config.crm.timezone.clone();
+    let shell = Shell::new(&app, &visitor, "Now", "now").refreshing(REFRESH, "", query.as_deref().unwrap_or_default());
+    let shell = Shell { read_at: Some(When::new(now, now, &zone)), ..shell };
+    let pages: Vec<&StatusPage> =
+        overview.workers.iter().filter_map(|worker| worker.answer.page.as_ref().ok()).collect();
+    let active = pages.iter().find(|page| page.role == "active").or_else(|| pages.first()).copied();
+    let depth = |name: &str| overview.depths.as_ref().ok().and_then(|depths| depths.get(name)).copied().unwrap_or(0);
+    let queues = &app.letters.queues;
+    let sees = shell.sees_bodies;
+    let page = Page {
+        sentence: overview.sentence.clone(),
+        works: overview.works,
+        forecast: overview.forecast(now, &zone),
+        workers: overview.workers.iter().map(|member| worker(&app, &member.answer, member.role)).collect(),
+        tokens: active.map(|page| page.tokens.iter().map(|state| token(&app, state)).collect()).unwrap_or_default(),
+        queues: overview
+            .depths
+            .as_ref()
+            .map(|depths| depths.iter().map(|(name, count)| (name.clone(), grouped(*count))).collect())
+            .unwrap_or_default(),
+        queue_problem: overview.depths.as_ref().err().map(|error| error.message.clone()),
+        dead: depth(&queues.dead) + depth(&queues.broker),
+        kinds: active.map(failures).unwrap_or_default(),
+        charts: active.map(charts).unwrap_or_default(),
+        recent: active.map(|page| recent(&app, page, sees)).unwrap_or_default(),
+        shell,
+    };
+    show(&page)
+}
+
+fn worker(app: &App, answer: &crate::observe::workers::Answer, role: &'static str) -> Worker {
+    let (now, zone) = (app.now(), &app.config.crm.timezone);
+    let page = match &answer.page {
+        Ok(page) => page,
+        Err(why) => {
+            return Worker {
+                address: answer.address.clone(),
+                name: "–".to_owned(),
+                role,
+                state: why.clone(),
+                is_good: false,
+                gate: "–".to_owned(),
+                gate_since: None,
+                failure: None,
+                ledger: "–".to_owned(),
+            };
+        }
+    };
+    let gate = match (page.gate.open, &page.gate.reason) {
+        (true, _) => "open".to_owned(),
+        (false, reason) => format!("closed: {}", reason.as_deref().unwrap_or_default()),
+    };
+    let ledger = page.ledger.reason.clone().unwrap_or_else(|| "usable".to_owned());
+    Worker {
+        address: answer.address.clone(),
+        name: page.worker.clone(),
+        role,
+        state: page.reason.clone().unwrap_or_else(|| "ready".to_owned()),
+        is_good: page.ready && page.gate.open,
+        gate,
+        gate_since: Some(When::parse(&page.gate.since, now, zone)),
+        failure: page.gate.last_failure.clone().filter(|_| !page.gate.open),
+        ledger: format!("{}, {} messages, {ledger}", page.ledger.kind, page.ledger.entries),
+    }
+}
+
+fn token(app: &App, token: &Token) -> TokenRow {
+    let (now, zone) = (app.now(), &app.config.crm.timezone);
+    let left = match (token.quota_left, token.quota_limit) {
+        (Some(left), Some(limit)) => format!("{} of {} calls", grouped(left), grouped(limit)),
+        (Some(left), None) => format!("{} calls", grouped(left)),
+        (None, _) => "not known yet".to_owned(),
+    };
+    TokenRow {
+        name: token.token.to_string(),
+        state: match &token.suspended {
+            Some(why) => format!("suspended: {why}"),
+            None => format!("{} of {} slots in use", token.in_use, token.slots),
+        },
+        until: token.until.as_ref().map(|at| When::parse(at, now, zone)),
+        left,
+        is_good: token.suspended.is_none(),
+    }
+}
+
+/// Dead letters since the worker's start, by kind.
+fn failures(page: &StatusPage) -> Vec<(String, String)> {
+    let some = page.messages.dead_lettered.iter().filter(|(_, count)| **count > 0);
+    some.map(|(kind, count)| (kind.clone(), grouped(*count))).collect()
+}
+
+fn charts(page: &StatusPage) -> Vec<(&'static str, String)> {
+    let of = |value: fn(&crate::observe::status::Minute) -> Option<u64>| {
+        page.last_hour.iter().map(value).collect::<Vec<_>>()
+    };
+    vec![
+        ("Created", bars("Tasks created", "good", &of(|minute| Some(minute.created)))),
+        ("Failed", bars("Messages dead-lettered", "bad", &of(|minute| Some(minute.dead_lettered)))),
+        ("Waiting", bars("Messages waiting", "flat", &of(|minute| minute.backlog))),
+    ]
+}
+
+fn recent(app: &App, page: &StatusPage, sees: bool) -> Vec<RecentRow> {
+    let (now, zone) = (app.now(), &app.config.crm.timezone);
+    let row = |recent: &crate::observe::events::Recent| RecentRow {
+        at: When::parse(&recent.at, now, zone),
+        id: recent.message_id.clone().unwrap_or_default(),
+        outcome: match &recent.kind {
+            Some(kind) => format!("dead letter: {kind}"),
+            None => recent.outcome.replace('_', " "),
+        },
+        reason: if sees { recent.reason.clone().unwrap_or_default() } else { String::new() },
+        is_good: matches!(recent.outcome.as_str(), "created" | "already_created" | "skipped"),
+    };
+    page.recent.iter().map(row).collect()
+}

@@ -1,0 +1,291 @@
+//! What every request must pass: the host's name, the origin of a post, and who the visitor is. And the headers of every
+//! answer.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::body::to_bytes;
+use axum::extract::{Extension, Request, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, ORIGIN,
+    REFERRER_POLICY, SET_COOKIE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use url::form_urlencoded;
+
+use super::App;
+use super::auth::{self, Role};
+use super::store::Session;
+
+/// The most that a form may hold, in bytes: a body of the largest size, each byte written as three.
+const MOST_FORM: usize = 1 << 20;
+/// The name of the session's cookie.
+const SESSION: &str = "wtw_session";
+/// Nothing but our own style sheet; no frame may hold a page, and forms go nowhere else.
+const POLICY: &str =
+    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+
+/// The address that a connection came from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub(crate) struct Visitor {
+    pub(crate) session: Session,
+    pub(crate) role: Role,
+    pub(crate) address: IpAddr,
+    /// Whether this console lets anybody act.
+    pub(crate) can_act: bool,
+}
+
+/// The fields of a post whose token was right.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Form(Vec<(String, String)>);
+
+impl Form {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(field, _)| field == name)
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
+    }
+
+    pub(crate) fn text(&self, name: &str) -> &str {
+        self.get(name).unwrap_or_default()
+    }
+}
+
+/// Why a post was not taken.
+pub(crate) enum Refused {
+    /// Its token is not this session's: the form is old. Its fields are kept for the page.
+    Expired(Form),
+    /// The visitor may not act.
+    NotAllowed,
+    /// It is too large, or unreadable.
+    Unreadable,
+}
+
+/// Reads a post.
+pub(crate) async fn form(visitor: &Visitor, request: Request) -> Result<Form, Refused> {
+    let form = read(request).await.ok_or(Refused::Unreadable)?;
+    if !auth::same(form.text("token"), &visitor.session.form) {
+        return Err(Refused::Expired(form));
+    }
+    if !visitor.can_act {
+        return Err(Refused::NotAllowed);
+    }
+    Ok(form)
+}
+
+/// The fields of a post, before anything is known of its token.
+pub(crate) async fn read(request: Request) -> Option<Form> {
+    let body = to_bytes(request.into_body(), MOST_FORM).await.ok()?;
+    let fields = form_urlencoded::parse(&body).map(|(name, value)| (name.into_owned(), value.into_owned()));
+    Some(Form(fields.collect()))
+}
+
+/// Lets through what is safe, and adds what every answer carries.
+pub(crate) async fn guard(
+    State(app): State<Arc<App>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let path = request.uri().path().to_owned();
+    if path == "/healthz" || path == format!("{}healthz", app.base) {
+        return harden(next.run(request).await);
+    }
+    if let Some(refusal) = refusal(&app, request.method(), request.headers()) {
+        return harden((StatusCode::FORBIDDEN, refusal).into_response());
+    }
+    let is_trusted = app.config.console.trusted_proxies.contains(&peer.ip());
+    let address = address(peer.ip(), is_trusted, request.headers());
+    let open = ["login", "style.css"].iter().any(|page| path == format!("{}{page}", app.base));
+    let (visitor, cookie) = match visitor(&app, request.headers(), is_trusted, address) {
+        Ok(found) => found,
+        Err(why) => return harden((StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response()),
+    };
+    match visitor {
+        Some(visitor) => {
+            request.extensions_mut().insert(visitor);
+        }
+        None if open => {
+            request.extensions_mut().insert(Stranger(address));
+        }
+        None => {
+            let to = format!(
+                "{}login?{}",
+                app.base,
+                form_urlencoded::Serializer::new(String::new()).append_pair("to", &path).finish()
+            );
+            return harden((StatusCode::SEE_OTHER, [(LOCATION, to)]).into_response());
+        }
+    }
+    let is_secure = is_trusted && header(request.headers(), "x-forwarded-proto") == Some("https");
+    let mut response = next.run(request).await;
+    if let Some(session) = cookie
+        && let Ok(cookie) = HeaderValue::from_str(&session_cookie(&app.base, &session, is_secure))
+    {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+    harden(response)
+}
+
+/// A visitor who has not logged in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stranger(pub(crate) IpAddr);
+
+/// The cookie of a session; the empty one ends it.
+pub(crate) fn session_cookie(base: &str, session: &str, is_secure: bool) -> String {
+    let secure = if is_secure { "; Secure" } else { "" };
+    let age = if session.is_empty() { "; Max-Age=0" } else { "" };
+    format!("{SESSION}={session}; Path={base}; HttpOnly; SameSite=Strict{secure}{age}")
+}
+
+/// Why a request is refused whoever sends it.
+fn refusal(app: &App, method: &Method, headers: &HeaderMap) -> Option<String> {
+    let host = header(headers, HOST.as_str()).unwrap_or_default().to_ascii_lowercase();
+    if !is_allowed_host(&host, &app.config.console.allowed_hosts) {
+        return Some(format!(
+            "The host name {:?} is not allowed. Add it to console.allowed_hosts, if this console is reached by that name.\n",
+            crate::visible::line(&host)
+        ));
+    }
+    if *method != Method::POST {
+        return None;
+    }
+    let origin = header(headers, ORIGIN.as_str()).unwrap_or_default().to_ascii_lowercase();
+    let origin = origin.split_once("://").map(|(_, host)| host);
+    let is_cross = header(headers, "sec-fetch-site").is_some_and(|site| site == "cross-site");
+    (origin != Some(host.as_str()) || is_cross)
+        .then(|| "This form was sent from another site, and was refused.\n".to_owned())
+}
+
+/// Whether a `Host` header names this console: DNS rebinding gives a foreign page another name for this address.
+fn is_allowed_host(host: &str, allowed: &[String]) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map_or("", |(name, _)| name),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    let is_loopback = name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    is_loopback || allowed.iter().any(|allowed| allowed == name || allowed == host)
+}
+
+/// The address of the visitor: that of the connection, or what a trusted proxy says.
+fn address(peer: IpAddr, is_trusted: bool, headers: &HeaderMap) -> IpAddr {
+    let forwarded = header(headers, "x-forwarded-for").filter(|_| is_trusted);
+    // The last one is what the trusted proxy itself saw; those before it anybody may have written.
+    forwarded.and_then(|list| list.rsplit(',').next()?.trim().parse().ok()).unwrap_or(peer)
+}
+
+/// Who asks, and the session that a cookie must tell from now on.
+fn visitor(
+    app: &App,
+    headers: &HeaderMap,
+    is_trusted: bool,
+    address: IpAddr,
+) -> Result<(Option<Visitor>, Option<String>), String> {
+    let now = app.now().as_second();
+    let cookie = cookie(headers);
+    let known = cookie.map(|id| app.store.session(id, now)).transpose()?.flatten();
+    let of = |session: Session, role: Role| {
+        let can_act = role == Role::Operator && !app.config.console.read_only;
+        Visitor { session, role, address, can_act }
+    };
+    let named = app.config.console.user_header.as_deref().filter(|_| is_trusted);
+    let named = named.and_then(|name| header(headers, name)).filter(|name| !name.is_empty());
+    let name = match named {
+        Some(name) => name,
+        None if app.auth.is_needed() => {
+            return Ok((
+                known.map(|session| (Role::from_name(&session.role), session)).map(|(role, session)| of(session, role)),
+                None,
+            ));
+        }
+        None => "local",
+    };
+    if let Some(session) = known.filter(|session| session.name == name) {
+        return Ok((Some(of(session, Role::Operator)), None));
+    }
+    let session = new_session(app, name, Role::Operator)?;
+    let id = session.id.clone();
+    Ok((Some(of(session, Role::Operator)), Some(id)))
+}
+
+/// Begins a session.
+pub(crate) fn new_session(app: &App, name: &str, role: Role) -> Result<Session, String> {
+    let name = crate::message::failure::shorten(name, 100);
+    let session = Session { id: auth::secret()?, name, role: role.as_str().to_owned(), form: auth::secret()? };
+    app.store.begin_session(&session, app.now().as_second())?;
+    Ok(session)
+}
+
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    let cookies = headers.get_all(COOKIE).iter().filter_map(|cookie| cookie.to_str().ok());
+    cookies.flat_map(|list| list.split(';')).find_map(|pair| {
+        let (name, value) = pair.trim().split_once('=')?;
+        (name == SESSION).then_some(value)
+    })
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// What every answer carries.
+fn harden(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    let fixed: [(HeaderName, &'static str); 6] = [
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_FRAME_OPTIONS, "DENY"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "same-origin"),
+        (CACHE_CONTROL, "no-store"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    ];
+    for (name, value) in fixed {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_names_and_those_that_are_allowed_are_hosts() {
+        let allowed = ["console.example.com".to_owned(), "10.0.0.7:9465".to_owned()];
+        for (host, is_allowed) in [
+            ("localhost", true),
+            ("localhost:9465", true),
+            ("127.0.0.1:9465", true),
+            ("127.1.2.3", true),
+            ("[::1]:9465", true),
+            ("console.example.com", true),
+            ("console.example.com:443", true),
+            ("10.0.0.7:9465", true),
+            ("10.0.0.7", false),
+            ("evil.example", false),
+            ("localhost.evil.example", false),
+            ("127.0.0.1.evil.example", false),
+            ("console.example.com.evil", false),
+            ("", false),
+            ("[::1", false),
+        ] {
+            assert_eq!(is_allowed_host(host, &allowed), is_allowed, "{host}");
+        }
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_tells_another_address() {
+        let headers = HeaderMap::from_iter([("x-forwarded-for".parse().unwrap(), "1.1.1.1, 2.2.2.2".parse().unwrap())]);
+        let peer = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(address(peer, false, &headers), peer);
+        assert_eq!(address(peer, true, &headers), IpAddr::from([2, 2, 2, 2]));
+    }
+}

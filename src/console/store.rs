@@ -1,0 +1,371 @@
+//! What the console keeps: sessions, actions with their messages, and the check-off list. One SQLite file.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+/// The tables.
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS session(
+  id TEXT PRIMARY KEY, name TEXT NOT NULL, role TEXT NOT NULL, form TEXT NOT NULL, seen INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS action(
+  id TEXT PRIMARY KEY, what TEXT NOT NULL, state TEXT NOT NULL, who TEXT NOT NULL, address TEXT NOT NULL,
+  filter TEXT NOT NULL, query TEXT NOT NULL, counted TEXT NOT NULL, reason TEXT, rate REAL, body BLOB, note TEXT, new_id TEXT,
+  made INTEGER NOT NULL, ended INTEGER, error TEXT) STRICT;
+CREATE TABLE IF NOT EXISTS item(
+  action TEXT NOT NULL, print BLOB NOT NULL, alike INTEGER NOT NULL, id TEXT NOT NULL, state TEXT NOT NULL, why TEXT,
+  PRIMARY KEY(action, print)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS checked(id TEXT PRIMARY KEY, verdict TEXT NOT NULL, who TEXT NOT NULL, at INTEGER NOT NULL) STRICT;
+";
+/// How long actions and check marks are kept, in seconds: as long as the audit.
+const KEPT: i64 = 90 * 86_400;
+/// How long a session may be idle, in seconds.
+const IDLE: i64 = 12 * 3_600;
+/// The most sessions.
+const MOST_SESSIONS: i64 = 1_000;
+
+/// The file.
+pub(crate) struct Store(Mutex<Connection>);
+
+/// A visitor's session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Session {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) role: String,
+    /// What each form of this session carries.
+    pub(crate) form: String,
+}
+
+/// An action.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Action {
+    pub(crate) id: String,
+    /// `replay`, `discard` or `restore`.
+    pub(crate) what: String,
+    /// `counted`, `running`, `done`, `cancelled` or `failed`.
+    pub(crate) state: String,
+    pub(crate) who: String,
+    pub(crate) address: String,
+    /// Which messages are meant, in words.
+    pub(crate) filter: String,
+    /// The same as an address has it.
+    pub(crate) query: String,
+    /// What was counted, in lines.
+    pub(crate) counted: String,
+    pub(crate) reason: Option<String>,
+    pub(crate) rate: Option<f64>,
+    /// The edited body.
+    pub(crate) body: Option<Vec<u8>>,
+    pub(crate) note: Option<String>,
+    pub(crate) new_id: Option<String>,
+    pub(crate) made: i64,
+    pub(crate) ended: Option<i64>,
+    pub(crate) error: Option<String>,
+}
+
+/// A message of an action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Item {
+    pub(crate) print: u128,
+    /// How many messages are exactly alike.
+    pub(crate) alike: u64,
+    pub(crate) id: String,
+    /// `waiting`, `sent`, `created`, `failed_again`, `skipped` or `gone`.
+    pub(crate) state: String,
+    pub(crate) why: Option<String>,
+}
+
+/// How many messages of an action are in each state.
+pub(crate) type Counts = std::collections::BTreeMap<String, u64>;
+
+impl Store {
+    /// Opens the file, which only this user can read.
+    ///
+    /// # Errors
+    /// What is wrong, and what to do.
+    pub(crate) fn open(path: &Path) -> Result<Self, String> {
+        let explain = |why: &dyn std::fmt::Display| {
+            format!("console.state: {}: {why}. Name a file in a folder that can be written.", path.display())
+        };
+        let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+        made.map_err(|error| explain(&error))?;
+        let opened = Connection::open(path).and_then(|db| {
+            db.busy_timeout(Duration::from_secs(5))?;
+            db.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;")?;
+            db.execute_batch(SCHEMA)?;
+            Ok(db)
+        });
+        opened.map(|db| Self(Mutex::new(db))).map_err(|error| explain(&error))
+    }
+
+    /// Works on the file, on a thread that may wait for the disk.
+    fn with<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, String> {
+        tokio::task::block_in_place(|| {
+            let mut db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            work(&mut db).map_err(|error| format!("console.state cannot be used: {error}"))
+        })
+    }
+
+    /// Forgets what is too old.
+    pub(crate) fn sweep(&self, now: i64) -> Result<(), String> {
+        self.with(|db| {
+            db.execute("DELETE FROM session WHERE seen < ?1", [now - IDLE])?;
+            db.execute("DELETE FROM checked WHERE at < ?1", [now - KEPT])?;
+            // What was counted and never confirmed is of no use the next day.
+            let old = "(made < ?1 OR (state = 'counted' AND made < ?2))";
+            let bounds = params![now - KEPT, now - 86_400];
+            db.execute(&format!("DELETE FROM item WHERE action IN (SELECT id FROM action WHERE {old})"), bounds)?;
+            db.execute(&format!("DELETE FROM action WHERE {old}"), bounds)?;
+            Ok(())
+        })
+    }
+
+    pub(crate) fn begin_session(&self, session: &Session, now: i64) -> Result<(), String> {
+        self.with(|db| {
+            let Session { id, name, role, form } = session;
+            db.execute("INSERT INTO session VALUES(?1, ?2, ?3, ?4, ?5)", params![id, name, role, form, now])?;
+            let oldest = "SELECT id FROM session ORDER BY seen DESC LIMIT -1 OFFSET ?1";
+            db.execute(&format!("DELETE FROM session WHERE id IN ({oldest})"), [MOST_SESSIONS])?;
+            Ok(())
+        })
+    }
+
+    pub(crate) fn session(&self, id: &str, now: i64) -> Result<Option<Session>, String> {
+        self.with(|db| {
+            let found = db
+                .prepare_cached("SELECT name, role, form, seen FROM session WHERE id = ?1 AND seen >= ?2")?
+                .query_row(params![id, now - IDLE], |row| {
+                    let session =
+                        Session { id: id.to_owned(), name: row.get(0)?, role: row.get(1)?, form: row.get(2)? };
+                    Ok((session, row.get::<_, i64>(3)?))
+                })
+                .optional()?;
+            if let Some((_, seen)) = &found
+                && now - seen > 60
+            {
+                db.execute("UPDATE session SET seen = ?2 WHERE id = ?1", params![id, now])?;
+            }
+            Ok(found.map(|(session, _)| session))
+        })
+    }
+
+    pub(crate) fn end_session(&self, id: &str) -> Result<(), String> {
+        self.with(|db| db.execute("DELETE FROM session WHERE id = ?1", [id]).map(drop))
+    }
+
+    /// Keeps an action that was counted, with its messages.
+    pub(crate) fn keep(&self, action: &Action, items: &[Item]) -> Result<(), String> {
+        self.with(|db| {
+            let all = db.transaction()?;
+            let a = action;
+            all.execute(
+                "INSERT INTO action VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)",
+                params![
+                    a.id, a.what, a.state, a.who, a.address, a.filter, a.query, a.counted, a.reason, a.rate, a.body, a.note,
+                    a.new_id, a.made, a.ended, a.error
+                ],
+            )?;
+            {
+                let mut insert = all.prepare(
+                    "INSERT INTO item VALUES(?1,?2,?3,?4,?5,?6) ON CONFLICT DO UPDATE SET alike = alike + excluded.alike",
+                )?;
+                for item in items {
+                    let alike = i64::try_from(item.alike).unwrap_or(i64::MAX);
+                    insert.execute(params![a.id, item.print.to_be_bytes(), alike, item.id, item.state, item.why])?;
+                }
+            }
+            all.commit()
+        })
+    }
+
+    pub(crate) fn action(&self, id: &str) -> Result<Option<Action>, String> {
+        self.with(|db| db.query_row("SELECT * FROM action WHERE id = ?1", [id], read_action).optional())
+    }
+
+    /// The actions of a state, or all that were confirmed; the newest first.
+    pub(crate) fn actions(&self, state: Option<&str>, most: u32) -> Result<Vec<Action>, String> {
+        self.with(|db| {
+            let mut read = db.prepare(
+                "SELECT * FROM action WHERE (?1 IS NULL AND state <> 'counted') OR state = ?1 ORDER BY made DESC LIMIT ?2",
+            )?;
+            read.query_map(params![state, most], read_action)?.collect()
+        })
+    }
+
+    /// Starts a counted action, once: whether this call started it.
+    pub(crate) fn start(&self, id: &str, who: &str, reason: Option<&str>, rate: Option<f64>) -> Result<bool, String> {
+        self.with(|db| {
+            let started = "UPDATE action SET state = 'running', who = ?2, reason = coalesce(?3, reason), rate = ?4
+                           WHERE id = ?1 AND state = 'counted'";
+            Ok(db.execute(started, params![id, who, reason, rate])? == 1)
+        })
+    }
+
+    /// Ends an action; what still waits is gone.
+    pub(crate) fn end(&self, id: &str, state: &str, error: Option<&str>, now: i64) -> Result<(), String> {
+        self.with(|db| {
+            db.execute(
+                "UPDATE action SET state = ?2, error = ?3, ended = ?4 WHERE id = ?1",
+                params![id, state, error, now],
+            )?;
+            if state == "done" {
+                let gone =
+                    "UPDATE item SET state = 'gone', why = 'no longer there: replayed or discarded by somebody else'
+                            WHERE action = ?1 AND state = 'waiting'";
+                db.execute(gone, [id])?;
+            }
+            Ok(())
+        })
+    }
+
+    pub(crate) fn mark(&self, action: &str, print: u128, state: &str, why: Option<&str>) -> Result<(), String> {
+        self.with(|db| {
+            db.prepare_cached("UPDATE item SET state = ?3, why = ?4 WHERE action = ?1 AND print = ?2")?
+                .execute(params![action, print.to_be_bytes(), state, why])
+                .map(drop)
+        })
+    }
+
+    /// Notes what became of replayed messages, by id.
+    pub(crate) fn outcomes(&self, action: &str, outcomes: &[(String, &str)]) -> Result<(), String> {
+        self.with(|db| {
+            let all = db.transaction()?;
+            for (id, state) in outcomes {
+                all.prepare_cached(
+                    "UPDATE item SET state = ?3 WHERE action = ?1 AND id = ?2 AND state IN ('sent', 'failed_again')",
+                )?
+                .execute(params![action, id, state])?;
+            }
+            all.commit()
+        })
+    }
+
+    /// The messages of an action in a state.
+    pub(crate) fn items(&self, action: &str, state: &str, most: u32) -> Result<Vec<Item>, String> {
+        self.with(|db| {
+            let mut read =
+                db.prepare("SELECT print, alike, id, state, why FROM item WHERE action = ?1 AND state = ?2 LIMIT ?3")?;
+            let rows = read.query_map(params![action, state, most], |row| {
+                let print: [u8; 16] = row.get(0)?;
+                let alike: i64 = row.get(1)?;
+                Ok(Item {
+                    print: u128::from_be_bytes(print),
+                    alike: u64::try_from(alike).unwrap_or(1),
+                    id: row.get(2)?,
+                    state: row.get(3)?,
+                    why: row.get(4)?,
+                })
+            })?;
+            rows.collect()
+        })
+    }
+
+    pub(crate) fn counts(&self, action: &str) -> Result<Counts, String> {
+        self.with(|db| {
+            let mut read = db.prepare_cached("SELECT state, sum(alike) FROM item WHERE action = ?1 GROUP BY state")?;
+            let rows = read.query_map([action], |row| {
+                let count: i64 = row.get(1)?;
+                Ok((row.get::<_, String>(0)?, u64::try_from(count).unwrap_or(0)))
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// Notes what somebody found in the CRM: `exists`, `missing`, or nothing any more.
+    pub(crate) fn check_off(&self, id: &str, verdict: &str, who: &str, now: i64) -> Result<(), String> {
+        self.with(|db| {
+            if verdict.is_empty() {
+                return db.execute("DELETE FROM checked WHERE id = ?1", [id]).map(drop);
+            }
+            db.execute("INSERT OR REPLACE INTO checked VALUES(?1, ?2, ?3, ?4)", params![id, verdict, who, now])
+                .map(drop)
+        })
+    }
+
+    /// What was found of an id: verdict, who, when.
+    pub(crate) fn checked(&self, id: &str) -> Result<Option<(String, String, i64)>, String> {
+        self.with(|db| {
+            db.prepare_cached("SELECT verdict, who, at FROM checked WHERE id = ?1")?
+                .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .optional()
+        })
+    }
+}
+
+fn read_action(row: &rusqlite::Row<'_>) -> rusqlite::Result<Action> {
+    Ok(Action {
+        id: row.get(0)?,
+        what: row.get(1)?,
+        state: row.get(2)?,
+        who: row.get(3)?,
+        address: row.get(4)?,
+        filter: row.get(5)?,
+        query: row.get(6)?,
+        counted: row.get(7)?,
+        reason: row.get(8)?,
+        rate: row.get(9)?,
+        body: row.get(10)?,
+        note: row.get(11)?,
+        new_id: row.get(12)?,
+        made: row.get(13)?,
+        ended: row.get(14)?,
+        error: row.get(15)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_action_starts_once_and_survives_a_restart() {
+        let path = std::env::temp_dir().join(format!("console-{}.db", uuid::Uuid::now_v7()));
+        let store = Store::open(&path).unwrap();
+        let action = Action {
+            id: "a".to_owned(),
+            what: "replay".to_owned(),
+            state: "counted".to_owned(),
+            made: 100,
+            ..Action::default()
+        };
+        let item =
+            |print, id: &str| Item { print, alike: 1, id: id.to_owned(), state: "waiting".to_owned(), why: None };
+        store.keep(&action, &[item(u128::MAX, "x"), item(2, "y"), item(2, "y")]).unwrap();
+        assert!(store.start("a", "ana", Some("why"), Some(2.0)).unwrap());
+        assert!(!store.start("a", "ana", None, None).unwrap(), "a second submission starts nothing");
+        store.mark("a", u128::MAX, "sent", None).unwrap();
+        drop(store);
+        let store = Store::open(&path).unwrap();
+        let running = store.actions(Some("running"), 10).unwrap();
+        assert_eq!(
+            running.iter().map(|a| (a.id.as_str(), a.reason.as_deref())).collect::<Vec<_>>(),
+            [("a", Some("why"))]
+        );
+        assert_eq!(store.counts("a").unwrap(), Counts::from([("sent".to_owned(), 1), ("waiting".to_owned(), 2)]));
+        store.outcomes("a", &[("x".to_owned(), "created")]).unwrap();
+        store.end("a", "done", None, 200).unwrap();
+        assert_eq!(store.counts("a").unwrap(), Counts::from([("created".to_owned(), 1), ("gone".to_owned(), 2)]));
+        assert_eq!(store.items("a", "created", 10).unwrap().first().unwrap().print, u128::MAX);
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+        store.sweep(100 + KEPT + 1).unwrap();
+        assert_eq!(store.action("a").unwrap(), None);
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_session_ends_when_it_was_idle_for_long() {
+        let path = std::env::temp_dir().join(format!("console-{}.db", uuid::Uuid::now_v7()));
+        let store = Store::open(&path).unwrap();
+        let session = Session { id: "s".into(), name: "ana".into(), role: "operator".into(), form: "f".into() };
+        store.begin_session(&session, 1_000).unwrap();
+        assert_eq!(store.session("s", 1_000 + IDLE).unwrap(), Some(session));
+        assert_eq!(store.session("s", 1_001 + 2 * IDLE).unwrap(), None);
+        std::fs::remove_file(path).unwrap();
+    }
+}

@@ -1,0 +1,65 @@
+//! Text of others on a page: always text, with hidden characters made visible.
+
+use std::fmt;
+
+use askama::filters::Escaper;
+
+use crate::visible;
+
+/// The escaper of every template: HTML's special characters are written as entities, and characters that hide or change
+/// the direction of the text as their names.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Shown;
+
+impl Escaper for Shown {
+    fn write_escaped_str<W: fmt::Write>(&self, mut to: W, text: &str) -> fmt::Result {
+        text.chars().try_for_each(|c| self.write_escaped_char(&mut to, c))
+    }
+
+    fn write_escaped_char<W: fmt::Write>(&self, mut to: W, c: char) -> fmt::Result {
+        match c {
+            '<' => to.write_str("&lt;"),
+            '>' => to.write_str("&gt;"),
+            '&' => to.write_str("&amp;"),
+            '"' => to.write_str("&quot;"),
+            '\'' => to.write_str("&#39;"),
+            '\n' | '\t' => to.write_char(c),
+            c if visible::is_hidden(c) => to.write_str(&visible::name(c)),
+            c => to.write_char(c),
+        }
+    }
+}
+
+/// Text for a form's field: hidden characters stay as they are, since they are sent back. HTML's special characters and line
+/// ends are written as references, so that no browser changes them.
+pub(crate) fn field(text: &str) -> String {
+    let mut field = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '<' | '>' | '&' | '"' | '\'' | '\r' | '\n' => field.push_str(&format!("&#{};", u32::from(c))),
+            c => field.push(c),
+        }
+    }
+    field
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str) -> String {
+        let mut out = String::new();
+        Shown.write_escaped_str(&mut out, text).unwrap();
+        out
+    }
+
+    #[test]
+    fn script_is_text_and_hidden_characters_are_named() {
+        assert_eq!(
+            shown("<script>alert('1\"&')</script>"),
+            "&lt;script&gt;alert(&#39;1&quot;&amp;&#39;)&lt;/script&gt;"
+        );
+        assert_eq!(shown("a\u{202e}b\u{9b}c\u{200b}\n"), "a[U+202E]b[U+009B]c[U+200B]\n");
+        assert_eq!(field("<\"\u{202e}\n'"), "&#60;&#34;\u{202e}&#10;&#39;");
+    }
+}

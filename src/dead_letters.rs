@@ -1,0 +1,126 @@
+//! Work on dead letters: one implementation of each action. The command line and the console are its two front ends.
+//!
+//! A dead letter is known by its [fingerprint](crate::message::dead_letter::replay::fingerprint), so that an action settles
+//! the messages that were counted and no others. A message leaves its queue only after the broker confirmed the copy.
+
+pub mod audit;
+pub mod body;
+pub mod cause;
+mod copy;
+pub mod edit;
+pub mod entry;
+pub mod filter;
+pub mod group;
+pub mod known;
+pub mod look_up;
+mod pace;
+pub mod plan;
+pub mod private_file;
+pub mod run;
+pub mod scan;
+
+use std::sync::Arc;
+
+use crate::broker::connect::Connector;
+use crate::broker::topology::Topology;
+use crate::clock::Clock;
+use crate::config::Config;
+
+/// The queues that dead letters live in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queues {
+    /// The work queue, to which a replay goes.
+    pub work: String,
+    /// Dead letters of the worker.
+    pub dead: String,
+    /// Messages that the broker dead-lettered itself.
+    pub broker: String,
+    /// Discarded messages, which can be restored for 30 days.
+    pub discarded: String,
+    /// The stream of audit records.
+    pub audit: String,
+}
+
+impl Queues {
+    /// The queues of a configuration.
+    #[must_use]
+    pub fn new(broker: &crate::config::Broker) -> Self {
+        let of = |suffix: &str| format!("{}.{suffix}", broker.queue);
+        Self {
+            work: broker.queue.clone(),
+            dead: broker.dead_letter_queue.clone(),
+            broker: of("dead.broker"),
+            discarded: of("discarded"),
+            audit: of("audit"),
+        }
+    }
+
+    /// The queues whose messages are counted for people: all of the topology but the stream and the owner's, and those that
+    /// only the tools read.
+    #[must_use]
+    pub fn counted(config: &Config) -> Vec<String> {
+        let queues = Self::new(&config.broker);
+        let topology = Topology::new(&config.broker, &config.retry.delays);
+        let mut names: Vec<String> = topology.queues.into_iter().map(|queue| queue.name).collect();
+        for more in [queues.broker, queues.discarded] {
+            if !names.contains(&more) {
+                names.push(more);
+            }
+        }
+        names.retain(|name| *name != queues.audit && *name != format!("{}.owner", queues.work));
+        names
+    }
+
+    /// The queue of a source.
+    #[must_use]
+    pub fn of(&self, source: Source) -> &str {
+        match source {
+            Source::Dead => &self.dead,
+            Source::Broker => &self.broker,
+            Source::Discarded => &self.discarded,
+        }
+    }
+}
+
+/// Which queue a message was found on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// The worker's dead-letter queue.
+    Dead,
+    /// The queue of what the broker dead-lettered itself.
+    Broker,
+    /// The queue of discarded messages.
+    Discarded,
+}
+
+impl Source {
+    /// The two dead-letter queues, which the tools show as one.
+    pub const DEAD: [Self; 2] = [Self::Dead, Self::Broker];
+    /// The discarded messages.
+    pub const DISCARDED: [Self; 1] = [Self::Discarded];
+}
+
+/// The dead letters of one work queue.
+#[derive(Clone)]
+pub struct DeadLetters {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The names of the queues.
+    pub queues: Queues,
+    /// Connects to the broker.
+    pub connector: Arc<Connector>,
+    /// Tells the time.
+    pub clock: Clock,
+    /// One reading at a time in this process: two at once would each see a part of what is there.
+    reading: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl DeadLetters {
+    /// The dead letters of a configuration; nothing is connected yet.
+    #[must_use]
+    pub fn new(config: Arc<Config>) -> Self {
+        let connector = Arc::new(Connector::new(config.broker.clone()));
+        Self { queues: Queues::new(&config.broker), config, connector, clock: Clock::system(), reading: Arc::default() }
+    }
+}

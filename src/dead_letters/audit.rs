@@ -1,0 +1,132 @@
+//! Who did what: one line in the log and one record in the stream for each action, whichever front end it came from.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use super::DeadLetters;
+use super::run::{Deed, Ended};
+use crate::broker::publisher::Publisher;
+use crate::broker::{Properties, Publish as _, stream};
+use crate::clock::rfc3339;
+
+/// Ids that a record names.
+pub const MOST_IDS: usize = 100;
+/// The newest records that are kept of a reading.
+const MOST_RECORDS: usize = 2_000;
+/// How long writing a record may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One action.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Record {
+    /// When it ended, RFC 3339.
+    pub at: String,
+    /// The action's id, as the copies carry it.
+    pub action: String,
+    /// What was done: `replay`, `discard`, `restore`, `export`, `login` …
+    pub what: String,
+    /// Who did it, as far as it is known.
+    pub who: String,
+    /// From where: `command line`, or `console` with the address.
+    pub from: String,
+    /// Which messages were meant, in words.
+    pub filter: String,
+    /// The ids of some of them.
+    pub ids: Vec<String>,
+    /// How many it was about.
+    pub count: u64,
+    /// How many it was done to.
+    pub done: u64,
+    /// How many stayed.
+    pub skipped: u64,
+    /// The reason that was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The fields that were edited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub edited: Option<String>,
+    /// How it ended: `done`, `cancelled`, or what went wrong.
+    pub result: String,
+}
+
+impl Record {
+    /// Completes the record of an action that ended.
+    #[must_use]
+    pub fn ended(mut self, deed: &Deed, ended: &Ended) -> Self {
+        self.what = deed.as_str().to_owned();
+        self.done = ended.done + ended.unheard;
+        self.skipped = ended.skipped;
+        self.result = match (&ended.error, ended.interrupted) {
+            (Some(error), _) => error.clone(),
+            (None, true) => "cancelled".to_owned(),
+            (None, false) => "done".to_owned(),
+        };
+        if let Deed::Discard { reason, .. } = deed {
+            self.reason = Some(reason.clone());
+        }
+        if let Deed::Replay { edited, .. } = deed {
+            self.edited.clone_from(&edited.note);
+        }
+        self
+    }
+}
+
+/// A new action's id.
+#[must_use]
+pub fn new_action() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
+/// The user of this process, as far as the environment tells.
+#[must_use]
+pub fn user(variable: impl Fn(&str) -> Option<String>) -> String {
+    ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(variable).unwrap_or_else(|| "unknown".to_owned())
+}
+
+impl DeadLetters {
+    /// Writes a record to the log and to the stream. That the stream cannot be written is logged and no failure: the action
+    /// was done.
+    pub async fn audit(&self, mut record: Record) {
+        record.at = rfc3339(self.clock.now());
+        record.ids.truncate(MOST_IDS);
+        let Record { action, what, who, from, filter, count, done, skipped, reason, edited, result, .. } = &record;
+        let ids = record.ids.join(",");
+        tracing::info!(action, what, who, from, filter, ids, count, done, skipped, reason, edited, result, "audit");
+        let Ok(body) = serde_json::to_vec(&record) else { return };
+        let publisher = Publisher::new(Arc::clone(&self.connector), "audit", TaskTracker::new());
+        let properties = Properties::default().with_content_type("application/json".into());
+        let written = timeout(PATIENCE, publisher.publish(&self.queues.audit, &body, properties)).await;
+        let why = match written {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("no answer in time".to_owned()),
+        };
+        if let Some(why) = why {
+            let stream = self.queues.audit.as_str();
+            tracing::warn!(stream, why, "the audit record is in this log only");
+        }
+        publisher.close().await;
+    }
+
+    /// The newest records of the stream, the newest first.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub async fn records(&self) -> Result<Vec<Record>, String> {
+        let mut records: VecDeque<Record> = VecDeque::new();
+        let read = stream::read(&self.connector, &self.queues.audit, |body| {
+            if let Ok(record) = serde_json::from_slice(body) {
+                records.push_front(record);
+                records.truncate(MOST_RECORDS);
+            }
+        });
+        read.await.map_err(|error| error.message)?;
+        Ok(records.into())
+    }
+}

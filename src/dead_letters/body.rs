@@ -1,0 +1,138 @@
+//! A message's body: what it would send, and the values in it. Pure.
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::config::{Config, UnknownFields};
+use crate::json_object::Members;
+use crate::message::payload::Mapping;
+use crate::message::task::decode;
+
+/// What a replay would send.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Preview {
+    /// The `insert.php` body.
+    Payload(Value),
+    /// Every problem of the message.
+    Problems(String),
+    /// It cannot be told, for this reason.
+    Unknown(String),
+}
+
+/// What a body would send with a configuration.
+#[must_use]
+pub fn preview(config: &Config, body: &[u8]) -> Preview {
+    match Mapping::new(config) {
+        Ok(mapping) => match payload(&mapping, config.task.unknown_fields, body) {
+            Ok(payload) => Preview::Payload(payload),
+            Err(problems) => Preview::Problems(problems),
+        },
+        Err(missing) => Preview::Unknown(missing),
+    }
+}
+
+/// The `insert.php` body that a message body becomes.
+///
+/// # Errors
+/// Every problem of the message.
+pub fn payload(mapping: &Mapping, unknown: UnknownFields, body: &[u8]) -> Result<Value, String> {
+    let decoded = decode(body, unknown).map_err(|failure| failure.to_string())?;
+    let payload = mapping.map(decoded).map_err(|failure| failure.to_string())?;
+    serde_json::to_value(payload).map_err(|error| error.to_string())
+}
+
+/// The value at a path of a JSON body: a text without its quotation marks, everything else as it is written there.
+#[must_use]
+pub fn value_at(body: &[u8], path: &str) -> Option<String> {
+    let mut json = std::str::from_utf8(body).ok()?;
+    for name in path.split('.') {
+        let members: Members<'_> = serde_json::from_str(json).ok()?;
+        json = members.get(name)?.get();
+    }
+    let value: &RawValue = serde_json::from_str(json).ok()?;
+    Some(crate::json_object::text(value).map_or_else(|| value.get().to_owned(), std::borrow::Cow::into_owned))
+}
+
+/// A JSON body with line breaks and indentation; names, order and values stay as they are written. None for what is not
+/// JSON.
+#[must_use]
+pub fn indented(body: &str) -> Option<String> {
+    serde_json::from_str::<&RawValue>(body).ok()?;
+    let mut out = String::with_capacity(body.len() * 2);
+    let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
+    let mut rest = body.trim().chars().peekable();
+    let line = |out: &mut String, depth: usize| {
+        out.push('\n');
+        out.extend(std::iter::repeat_n("  ", depth.min(40)));
+    };
+    while let Some(c) = rest.next() {
+        if in_text {
+            in_text = escaped || c != '"';
+            escaped = c == '\\' && !escaped;
+            out.push(c);
+            continue;
+        }
+        match c {
+            '"' => {
+                in_text = true;
+                out.push(c);
+            }
+            '{' | '[' => {
+                out.push(c);
+                while rest.next_if(|c| c.is_whitespace()).is_some() {}
+                if let Some(end) = rest.next_if(|c| matches!(c, '}' | ']')) {
+                    out.push(end);
+                } else {
+                    depth += 1;
+                    line(&mut out, depth);
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                line(&mut out, depth);
+                out.push(c);
+            }
+            ',' => {
+                out.push(c);
+                line(&mut out, depth);
+            }
+            ':' => out.push_str(": "),
+            c if c.is_whitespace() => {}
+            c => out.push(c),
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_found_by_its_path_as_it_is_written() {
+        let body = br#"{"customer":{"id":12345678901234567890123,"name":"An\u0061"},"list":[1]}"#;
+        for (path, value) in [
+            ("customer.id", Some("12345678901234567890123")),
+            ("customer.name", Some("Ana")),
+            ("list", Some("[1]")),
+            ("customer.none", None),
+            ("list.0", None),
+        ] {
+            assert_eq!(value_at(body, path).as_deref(), value, "{path}");
+        }
+        assert_eq!(value_at(b"\xff", "a"), None);
+    }
+
+    #[test]
+    fn a_body_is_indented_and_its_values_stay() {
+        let body = r#" {"id":12345678901234567890123,"t":"a, {\"b\": [\\","e":{},"l":[1,[ ]]} "#;
+        let shown = indented(body).unwrap();
+        assert_eq!(
+            shown,
+            "{\n  \"id\": 12345678901234567890123,\n  \"t\": \"a, {\\\"b\\\": [\\\\\",\n  \"e\": {},\n  \"l\": [\n    1,\n    []\n  ]\n}"
+        );
+        assert_eq!(indented("{not json"), None);
+        assert!(indented(&"[".repeat(100_000)).is_none(), "too deep to be read");
+    }
+}

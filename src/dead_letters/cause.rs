@@ -1,0 +1,151 @@
+//! The normalised cause of a failure: the same for all messages that failed for one reason, whatever values they held. Pure.
+
+use crate::message::dead_letter::DeadLetter;
+use crate::message::failure::shorten;
+
+/// Longest cause, in bytes.
+const CAUSE: usize = 200;
+
+/// The cause by which messages are grouped: the CRM's code and words where it gave some, else the reason with its values
+/// left out; and the rule that matched.
+#[must_use]
+pub fn of(letter: &DeadLetter, rule: Option<&str>) -> String {
+    let cause = match (letter.crm_code, &letter.crm_message) {
+        (Some(code), Some(said)) => format!("code {code}: {}", normalised(said)),
+        (Some(code), None) => format!("code {code}"),
+        (None, _) => normalised(&letter.message),
+    };
+    let cause = match rule {
+        Some(rule) => format!("rule {rule}: {cause}"),
+        None => cause,
+    };
+    shorten(&cause, CAUSE)
+}
+
+/// The first field that the reason of a message names: `completion_date: is …`.
+#[must_use]
+pub fn field(letter: &DeadLetter) -> Option<&str> {
+    if !matches!(letter.stage.as_deref(), Some("decode" | "map")) {
+        return None;
+    }
+    // A rule's problem begins with `rule NAME, field FIELD, column N: `.
+    let (place, _) = letter.message.split_once(": ")?;
+    let place = place.split(", ").find_map(|part| part.strip_prefix("field ")).unwrap_or(place);
+    let is_name = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    Some(place).filter(|place| is_name(place) && place.len() <= 64)
+}
+
+/// A text with its values left out: what stands in quotation marks is `"…"`, and numbers, ids and dates are `N`.
+#[must_use]
+pub fn normalised(text: &str) -> String {
+    let mut left = String::with_capacity(text.len().min(CAUSE * 2));
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        if left.len() > CAUSE * 2 {
+            break;
+        }
+        match c {
+            '"' | '`' => {
+                quoted(&mut rest, c);
+                left.push_str("\"…\"");
+            }
+            c if c.is_whitespace() || c.is_control() => {
+                if !left.ends_with(' ') {
+                    left.push(' ');
+                }
+            }
+            c if c.is_alphanumeric() => {
+                let mut word = String::from(c);
+                while let Some(next) =
+                    rest.next_if(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | ':' | '.' | '@' | '+'))
+                {
+                    word.push(next);
+                }
+                left.push_str(&without_value(&word));
+            }
+            c => left.push(c),
+        }
+    }
+    left.trim().to_owned()
+}
+
+/// Skips to the end of a quotation; an escaped mark does not end it.
+fn quoted(rest: &mut std::iter::Peekable<std::str::Chars<'_>>, mark: char) {
+    while let Some(c) = rest.next() {
+        if c == '\\' {
+            rest.next();
+        } else if c == mark {
+            return;
+        }
+    }
+}
+
+/// A word, or `N` in place of one that holds a digit; the marks behind it stay.
+fn without_value(word: &str) -> String {
+    let end = word.trim_end_matches(['-', ':', '.', '+', '@']);
+    let marks = word.get(end.len()..).unwrap_or_default();
+    match end.chars().any(|c| c.is_numeric()) {
+        true => format!("N{marks}"),
+        false => word.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Message;
+
+    #[test]
+    fn values_are_left_out_of_a_cause() {
+        for (one, other, cause) in [
+            (
+                r#"completion_date: is "2026-13-01", not a date that exists"#,
+                r#"completion_date: is "a \"b\" 7", not a date that exists"#,
+                r#"completion_date: is "…", not a date that exists"#,
+            ),
+            (
+                "id_record: is 4711; a string is allowed",
+                "id_record: is 1e400; a string is allowed",
+                "id_record: is N; a string is allowed",
+            ),
+            ("the body has 300000 bytes", "the body has 300001 bytes", "the body has N bytes"),
+            ("no answer of 10.0.0.7:443.", "no answer of 10.0.0.8:443.", "no answer of N."),
+            ("order 0190c2f0-7b1e-7a4e", "order 77aa-1", "order N"),
+        ] {
+            assert_eq!(normalised(one), cause);
+            assert_eq!(normalised(other), cause);
+        }
+        assert_eq!(normalised("THE OWNER\nIS  INACTIVE"), "THE OWNER IS INACTIVE");
+        assert!(normalised(&"word ".repeat(10_000)).len() < CAUSE * 3);
+        assert_eq!(normalised("an open \"quotation"), "an open \"…\"");
+    }
+
+    #[test]
+    fn the_crms_words_and_the_rule_make_the_cause() {
+        let letter = DeadLetter {
+            crm_code: Some(417),
+            crm_message: Some("THE OWNER agent_7@demo IS INACTIVE".to_owned()),
+            message: "whatever".to_owned(),
+            ..DeadLetter::read(&Message::default())
+        };
+        assert_eq!(of(&letter, None), "code 417: THE OWNER N IS INACTIVE");
+        assert_eq!(of(&letter, Some("closed")), "rule closed: code 417: THE OWNER N IS INACTIVE");
+    }
+
+    #[test]
+    fn the_field_of_a_reason_is_found() {
+        for (stage, reason, expected) in [
+            ("map", "completion_date: is missing", Some("completion_date")),
+            ("map", "rule closed, field id_record, column 4: body.customer is missing", Some("id_record")),
+            ("decode", "the body is not JSON: eof", None),
+            ("send", "completion_date: is missing", None),
+        ] {
+            let letter = DeadLetter {
+                stage: Some(stage.to_owned()),
+                message: reason.to_owned(),
+                ..DeadLetter::read(&Message::default())
+            };
+            assert_eq!(field(&letter), expected, "{reason}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Changes of a message's body. What is not changed stays byte for byte: order, numbers, unknown fields. Pure.
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::json_object::Members;
+use crate::message::task::FIELDS;
+use crate::suggest::suggest;
+
+/// One field and what it is set to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The field of the task.
+    pub field: String,
+    /// Its new value.
+    pub value: Value,
+}
+
+impl Setting {
+    /// Reads `field=value`.
+    ///
+    /// # Errors
+    /// A field that no task has, or `remember` set to something else than true or false.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (field, value) = text.split_once('=').ok_or("is not field=value")?;
+        if !FIELDS.contains(&field) {
+            let meant = suggest(field, FIELDS).map(|field| format!("; did you mean {field}?")).unwrap_or_default();
+            return Err(format!("{field:?} is not a field of a task{meant}"));
+        }
+        let value = match (field, value) {
+            ("remember", "true") => Value::Bool(true),
+            ("remember", "false") => Value::Bool(false),
+            ("remember", _) => return Err("remember is true or false".to_owned()),
+            _ => Value::String(value.to_owned()),
+        };
+        Ok(Self { field: field.to_owned(), value })
+    }
+}
+
+/// A body with fields set; the rest stays byte for byte, and new fields come last.
+///
+/// # Errors
+/// When the body is not a JSON object, or gives a field more than once.
+pub fn set(body: &[u8], settings: &[Setting]) -> Result<Vec<u8>, String> {
+    if settings.is_empty() {
+        return Ok(body.to_vec());
+    }
+    let mut text = std::str::from_utf8(body)
+        .map_err(|_| "the body is not a JSON object: it is not UTF-8 text".to_owned())?
+        .to_owned();
+    for setting in settings {
+        text = set_one(&text, setting)?;
+    }
+    Ok(text.into_bytes())
+}
+
+fn set_one(text: &str, Setting { field, value }: &Setting) -> Result<String, String> {
+    let Members(members) =
+        serde_json::from_str(text).map_err(|error| format!("the body is not a JSON object: {error}"))?;
+    for (at, (name, _)) in members.iter().enumerate() {
+        if members.iter().skip(at + 1).any(|(other, _)| other == name) {
+            return Err(format!("the body gives {name:?} more than once: edit the whole body instead (--edit)"));
+        }
+    }
+    let value = value.to_string();
+    if let Some((_, held)) = members.iter().find(|(name, _)| name == field) {
+        let at = place_of(text, held).ok_or("the body cannot be edited")?;
+        return Ok(replaced(text, at..at + held.get().len(), &value));
+    }
+    let end = text.rfind('}').ok_or("the body is not a JSON object")?;
+    let before = text.get(..end).unwrap_or_default().trim_end().len();
+    let comma = if members.is_empty() { "" } else { "," };
+    Ok(replaced(text, before..before, &format!("{comma}{}:{value}", Value::from(field.as_str()))))
+}
+
+/// Where a value that was read from a text without copying stands in it.
+fn place_of(text: &str, value: &RawValue) -> Option<usize> {
+    let at = (value.get().as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
+    (text.get(at..at + value.get().len())? == value.get()).then_some(at)
+}
+
+fn replaced(text: &str, range: std::ops::Range<usize>, with: &str) -> String {
+    let mut new = String::with_capacity(text.len() + with.len());
+    new.push_str(text.get(..range.start).unwrap_or_default());
+    new.push_str(with);
+    new.push_str(text.get(range.end..).unwrap_or_default());
+    new
+}
+
+/// The names of the fields that differ between two bodies; `the whole body` where they are not two JSON objects.
+#[must_use]
+pub fn changed_fields(before: &[u8], after: &[u8]) -> Vec<String> {
+    let read = |body| serde_json::from_slice::<Members<'_>>(body).ok();
+    let (Some(before), Some(after)) = (read(before), read(after)) else {
+        return vec!["the whole body".to_owned()];
+    };
+    let mut changed: Vec<String> = Vec::new();
+    for (name, _) in before.0.iter().chain(&after.0) {
+        let differs = before.get(name).map(RawValue::get) != after.get(name).map(RawValue::get);
+        if differs && !changed.iter().any(|known| known == name) {
+            changed.push(name.to_string());
+        }
+    }
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(body: &str, settings: &[&str]) -> Result<String, String> {
+        let settings = settings.iter().map(|text| Setting::parse(text)).collect::<Result<Vec<_>, _>>()?;
+        set(body.as_bytes(), &settings).map(|body| String::from_utf8(body).unwrap())
+    }
+
+    #[test]
+    fn fields_are_set_and_the_rest_stays_byte_for_byte() {
+        for (body, settings, after) in [
+            (
+                r#"{ "z":1.50, "name" : "a","id_record":12345678901234567890123 }"#,
+                &["name=b=\"c\"", "remember=true", "description="][..],
+                r#"{ "z":1.50, "name" : "b=\"c\"","id_record":12345678901234567890123,"remember":true,"description":"" }"#,
+            ),
+            ("{}", &["name=ñ"], r#"{"name":"ñ"}"#),
+            ("{\n}", &["name=x"], "{\"name\":\"x\"\n}"),
+            (r#"{"n\u0061me":"a"}"#, &["name=b"], r#"{"n\u0061me":"b"}"#),
+        ] {
+            assert_eq!(change(body, settings).as_deref(), Ok(after), "{body}");
+        }
+        for (body, setting, why) in [
+            ("{}", "name", "not field=value"),
+            ("{}", "nam=x", "did you mean name?"),
+            ("{}", "remember=yes", "true or false"),
+            ("[]", "name=x", "not a JSON object"),
+            ("\u{ff}", "name=x", "not a JSON object"),
+            (r#"{"name":"a","name":"b"}"#, "name=c", "\"name\" more than once"),
+            (r#"{"name":"a","name":"b"}"#, "priority=high", "\"name\" more than once"),
+        ] {
+            assert!(change(body, &[setting]).unwrap_err().contains(why), "{body} {setting}");
+        }
+    }
+
+    #[test]
+    fn changed_fields_are_named_once() {
+        let changed = changed_fields(br#"{"a":1,"b":2,"c":3}"#, br#"{"a":1,"b":"2","d":4}"#);
+        assert_eq!(changed, ["b", "c", "d"]);
+        assert_eq!(changed_fields(b"x", b"{}"), ["the whole body"]);
+        assert!(changed_fields(br#"{"a":1}"#, br#"{ "a" : 1 }"#).is_empty());
+    }
+}

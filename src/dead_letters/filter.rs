@@ -1,0 +1,294 @@
+//! Which dead letters are meant: the same conditions on the command line and in the console's addresses.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use url::form_urlencoded;
+
+use super::body;
+use super::entry::Entry;
+use crate::duration;
+use crate::message::failure::Kind;
+use crate::suggest::suggest;
+
+/// Kinds that are not the worker's: the broker's own reasons, and a message without any.
+const OTHER_KINDS: [&str; 5] =
+    ["broker-expired", "broker-delivery_limit", "broker-maxlen", "broker-rejected", "unexplained"];
+
+/// Messages that meet every one of these are meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Of one of these kinds.
+    pub kind: Vec<String>,
+    /// With one of these ids.
+    pub id: Vec<String>,
+    /// With this normalised cause.
+    pub cause: Option<String>,
+    /// Which this rule matched.
+    pub rule: Option<String>,
+    /// Whose reason names this field first.
+    pub field: Option<String>,
+    /// Dead-lettered at least so long ago.
+    pub older_than: Option<Duration>,
+    /// Dead-lettered at most so long ago.
+    pub newer_than: Option<Duration>,
+    /// With this text in id, reason, the CRM's words or body, in any case; or, as `body.customer.id:17`, with that value in
+    /// the body.
+    pub text: Option<String>,
+    /// Whose task may exist (true), or does not (false), as far as the message tells.
+    pub in_doubt: Option<bool>,
+    /// Replayed before.
+    pub failed_again: bool,
+    /// Replayed or discarded last by this action.
+    pub action: Option<String>,
+}
+
+impl Filter {
+    /// Whether it says anything.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        *self != Self::default()
+    }
+
+    /// Whether it means this message at `now`. `body` is asked only where a text must be found in it.
+    pub fn takes<'a>(&self, entry: &Entry, now: Timestamp, body: impl FnOnce() -> Cow<'a, [u8]>) -> bool {
+        let age = entry.failed_at.map(|at| Duration::try_from(now.duration_since(at)).unwrap_or_default());
+        let same =
+            |wanted: &Option<String>, held: Option<&str>| wanted.as_deref().is_none_or(|wanted| held == Some(wanted));
+        (self.kind.is_empty() || self.kind.iter().any(|kind| **kind == *entry.kind))
+            && (self.id.is_empty() || self.id.iter().any(|id| **id == *entry.id))
+            && same(&self.cause, Some(&entry.cause))
+            && same(&self.rule, entry.rule.as_deref())
+            && same(&self.field, entry.field.as_deref())
+            && same(&self.action, entry.action.as_deref())
+            && self.older_than.is_none_or(|least| age.is_some_and(|age| age >= least))
+            && self.newer_than.is_none_or(|most| age.is_some_and(|age| age <= most))
+            && self.in_doubt.is_none_or(|wanted| entry.possibly_created == wanted)
+            && (!self.failed_again || entry.replays > 0)
+            && self.text.as_ref().is_none_or(|text| holds(text, entry, body))
+    }
+
+    /// The query of an address; empty for no filter.
+    #[must_use]
+    pub fn query(&self) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        for kind in &self.kind {
+            query.append_pair("kind", kind);
+        }
+        for id in &self.id {
+            query.append_pair("id", id);
+        }
+        let ages = [("older", self.older_than), ("newer", self.newer_than)];
+        let texts = [
+            ("cause", &self.cause),
+            ("rule", &self.rule),
+            ("field", &self.field),
+            ("text", &self.text),
+            ("action", &self.action),
+        ];
+        for (name, value) in texts {
+            if let Some(value) = value {
+                query.append_pair(name, value);
+            }
+        }
+        for (name, age) in ages {
+            if let Some(age) = age {
+                query.append_pair(name, &duration::format(age));
+            }
+        }
+        if let Some(doubt) = self.in_doubt {
+            query.append_pair("doubt", if doubt { "yes" } else { "no" });
+        }
+        if self.failed_again {
+            query.append_pair("again", "yes");
+        }
+        query.finish()
+    }
+
+    /// Reads what [`Self::query`] writes; names that it does not know, and empty values, mean nothing.
+    ///
+    /// # Errors
+    /// A value that cannot be understood.
+    pub fn from_query(query: &str) -> Result<Self, String> {
+        let mut filter = Self::default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let value = value.trim();
+            if value.is_empty() {
+                continue;
+            }
+            let text = || Some(value.to_owned());
+            match &*name {
+                // Kinds of another version are kinds, too.
+                "kind" => filter.kind.push(value.to_owned()),
+                "id" => filter.id.push(value.to_owned()),
+                "cause" => filter.cause = text(),
+                "rule" => filter.rule = text(),
+                "field" => filter.field = text(),
+                "text" => filter.text = text(),
+                "action" => filter.action = text(),
+                "older" => filter.older_than = Some(age(value)?),
+                "newer" => filter.newer_than = Some(age(value)?),
+                "doubt" => filter.in_doubt = Some(value == "yes"),
+                "again" => filter.failed_again = value == "yes",
+                _ => {}
+            }
+        }
+        Ok(filter)
+    }
+
+    /// The filter in words, for confirmations and the audit; without one all are meant.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let mut words: Vec<String> = Vec::new();
+        let mut add = |name: &str, value: &str| words.push(format!("{name} {value}"));
+        for kind in &self.kind {
+            add("kind", kind);
+        }
+        for id in self.id.iter().take(5) {
+            add("id", id);
+        }
+        let texts = [
+            ("cause", &self.cause),
+            ("rule", &self.rule),
+            ("field", &self.field),
+            ("text", &self.text),
+            ("action", &self.action),
+        ];
+        for (name, value) in texts {
+            if let Some(value) = value {
+                add(name, value);
+            }
+        }
+        for (name, value) in [("older than", self.older_than), ("newer than", self.newer_than)] {
+            if let Some(value) = value {
+                add(name, &duration::format(value));
+            }
+        }
+        match self.in_doubt {
+            Some(true) => add("in doubt", "only"),
+            Some(false) => add("in doubt", "none"),
+            None => {}
+        }
+        if self.failed_again {
+            add("failed again after replay", "only");
+        }
+        if words.is_empty() { "all".to_owned() } else { words.join(", ") }
+    }
+}
+
+fn holds<'a>(text: &str, entry: &Entry, body: impl FnOnce() -> Cow<'a, [u8]>) -> bool {
+    if let Some((path, value)) = text.strip_prefix("body.").and_then(|rest| rest.split_once(':')) {
+        return body::value_at(&body(), path).is_some_and(|held| held == value);
+    }
+    let text = text.to_lowercase();
+    let has = |place: &str| place.to_lowercase().contains(&text);
+    has(&entry.id)
+        || has(&entry.reason)
+        || entry.crm_message.as_deref().is_some_and(has)
+        || has(&String::from_utf8_lossy(&body()))
+}
+
+/// Every kind of dead letter.
+pub fn kinds() -> impl Iterator<Item = &'static str> {
+    Kind::ALL.iter().map(|kind| kind.as_str()).chain(OTHER_KINDS)
+}
+
+/// A kind by its name.
+///
+/// # Errors
+/// A name that is not known, with the nearest one.
+pub fn kind(text: &str) -> Result<String, String> {
+    if kinds().any(|kind| kind == text) {
+        return Ok(text.to_owned());
+    }
+    let all = kinds().collect::<Vec<_>>().join(", ");
+    let meant = suggest(text, kinds()).map(|kind| format!("; did you mean {kind}?")).unwrap_or_default();
+    Err(format!("{text:?} is not one of {all}{meant}"))
+}
+
+/// A duration of the command line or of an address.
+///
+/// # Errors
+/// What is allowed.
+pub fn age(text: &str) -> Result<Duration, String> {
+    duration::parse(text).ok_or_else(|| format!("{text:?} is not a duration; allowed is {}", duration::ALLOWED))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::broker::{HeaderValue, Headers, Message, Properties};
+    use crate::dead_letters::Source;
+    use crate::dead_letters::entry::Texts;
+    use crate::dead_letters::scan::Found;
+    use crate::message::retry_state::{number, text};
+
+    fn entry(id: Option<&str>, kind: &str, reason: &str, failed_at: Option<&str>) -> (Entry, Vec<u8>) {
+        let mut headers = BTreeMap::from([
+            ("x-wtw-dead-letter", number(1)),
+            ("x-wtw-error-stage", text("map")),
+            ("x-wtw-error-kind", text(kind)),
+            ("x-wtw-error-message", text(reason)),
+        ]);
+        headers.extend(failed_at.map(|at| ("x-wtw-failed-at", text(at))));
+        let headers: BTreeMap<_, HeaderValue> = headers.into_iter().map(|(name, value)| (name.into(), value)).collect();
+        let mut properties = Properties::default().with_headers(Headers::from(headers));
+        if let Some(id) = id {
+            properties = properties.with_message_id(id.into());
+        }
+        let body = r#"{"name":"Ñandú","customer":{"id":17}}"#.as_bytes().to_vec();
+        let message = Message { body: body.clone(), properties, ..Message::default() };
+        (Entry::new(&Found::new(Source::Dead, Box::new(message)), &mut Texts::default()), body)
+    }
+
+    #[test]
+    fn every_condition_has_to_hold() {
+        let now: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
+        let named = entry(Some("m-1"), "rejected", "owner: the OWNER is inactive", Some("2026-01-01T11:00:00.000Z"));
+        let nameless = entry(None, "expired", "too old", None);
+        let derived = nameless.0.id.to_string();
+        let is = |filter: &Filter, (entry, body): &(Entry, Vec<u8>)| filter.takes(entry, now, || Cow::Borrowed(body));
+        let hours = |hours: u64| Some(Duration::from_secs(hours * 3_600));
+        let none = Filter::default();
+        for (filter, takes) in [
+            (none.clone(), [true, true]),
+            (Filter { kind: vec!["rejected".into()], ..none.clone() }, [true, false]),
+            (Filter { kind: vec!["rejected".into(), "expired".into()], ..none.clone() }, [true, true]),
+            (Filter { older_than: hours(1), ..none.clone() }, [true, false]),
+            (Filter { older_than: hours(2), ..none.clone() }, [false, false]),
+            (Filter { newer_than: hours(1), ..none.clone() }, [true, false]),
+            (Filter { newer_than: Some(Duration::from_secs(60)), ..none.clone() }, [false, false]),
+            (Filter { text: Some("inactive".into()), ..none.clone() }, [true, false]),
+            (Filter { text: Some("ñANDÚ".into()), ..none.clone() }, [true, true]),
+            (Filter { text: Some("body.customer.id:17".into()), ..none.clone() }, [true, true]),
+            (Filter { text: Some("body.customer.id:1".into()), ..none.clone() }, [false, false]),
+            (Filter { field: Some("owner".into()), ..none.clone() }, [true, false]),
+            (Filter { in_doubt: Some(true), ..none.clone() }, [false, false]),
+            (Filter { failed_again: true, ..none.clone() }, [false, false]),
+            (Filter { id: vec!["m-1".into()], ..none.clone() }, [true, false]),
+            (Filter { id: vec![derived], ..none.clone() }, [false, true]),
+            (Filter { id: vec!["m-1".into()], kind: vec!["expired".into()], ..none.clone() }, [false, false]),
+        ] {
+            assert_eq!([is(&filter, &named), is(&filter, &nameless)], takes, "{filter:?}");
+            assert_eq!(Filter::from_query(&filter.query()).as_ref(), Ok(&filter), "{}", filter.query());
+        }
+    }
+
+    #[test]
+    fn what_the_broker_dead_lettered_is_in_doubt_and_named_as_its_own() {
+        let message = Message { body: b"{}".to_vec(), ..Message::default() };
+        let found = Found::new(Source::Broker, Box::new(message.clone()));
+        assert!(found.letter.possibly_created);
+        assert!(!Found::new(Source::Dead, Box::new(message)).letter.possibly_created);
+    }
+
+    #[test]
+    fn a_mistyped_kind_is_refused_with_the_nearest() {
+        assert_eq!(kind("broker-delivery_limit").as_deref(), Ok("broker-delivery_limit"));
+        assert!(kind("rejectd").unwrap_err().contains("did you mean rejected?"));
+        assert_eq!(kinds().collect::<std::collections::HashSet<_>>().len(), kinds().count(), "no name twice");
+    }
+}

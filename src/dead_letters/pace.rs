@@ -1,0 +1,44 @@
+//! How fast messages are acted upon.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+/// Limits how fast messages are acted upon: the time between two, and when the next one may be.
+pub(super) struct Pace(Option<(Duration, Instant)>);
+
+impl Pace {
+    pub(super) fn new(rate: Option<f64>) -> Self {
+        Self(rate.map(|rate| (Duration::from_secs_f64(1.0 / rate), Instant::now())))
+    }
+
+    pub(super) async fn due(&self) {
+        if let Some((_, next)) = self.0 {
+            sleep_until(next).await;
+        }
+    }
+
+    pub(super) fn taken(&mut self) {
+        if let Some((period, next)) = &mut self.0 {
+            *next = Instant::now() + *period;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pace_is_due_at_once_and_then_when_its_time_has_passed() {
+        let began = Instant::now();
+        let mut pace = Pace::new(Some(2.0));
+        for halves in 0..4 {
+            pace.due().await;
+            // Asking does not spend it.
+            pace.due().await;
+            pace.taken();
+            assert_eq!(began.elapsed().as_millis() / 100, halves * 5);
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Reads the two dead-letter queues as one, and returns every message.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{DeadLetters, Source};
+use crate::broker::Message;
+use crate::broker::connect::BrokerError;
+use crate::broker::inspect::Inspection;
+use crate::broker::queue_scan::{QueueScan, WINDOW};
+use crate::broker::topology::Topology;
+use crate::config::TopologyMode;
+use crate::message::dead_letter::DeadLetter;
+use crate::message::dead_letter::replay::fingerprint;
+
+/// The longest that a scan holds messages: brokers end consumers that hold one for thirty minutes.
+pub const HOLD: Duration = Duration::from_secs(300);
+/// Deliveries of a message beyond which reading stops where the queue's delivery limit is not known: RabbitMQ 4 drops a
+/// message after 20 where no limit was set.
+const DELIVERIES_UNKNOWN_LIMIT: i64 = 5;
+/// Deliveries from which on an operator is told that the broker counts them.
+const DELIVERIES_TOLD: i64 = 1_000;
+/// What a queue declared by the worker allows.
+const DECLARED_LIMIT: i64 = 1_000_000;
+
+/// A message on one of the queues.
+pub struct Found {
+    /// Which queue it is on.
+    pub source: Source,
+    /// The message as it was read.
+    pub message: Box<Message>,
+    /// What its headers say.
+    pub letter: DeadLetter,
+}
+
+impl Found {
+    /// A message of a queue.
+    #[must_use]
+    pub fn new(source: Source, message: Box<Message>) -> Self {
+        let mut letter = DeadLetter::read(&message);
+        super::entry::complete(&mut letter, source, &message);
+        Self { source, letter, message }
+    }
+
+    /// What tells it from all others, over any number of readings: a digest of the whole message, so ask once.
+    #[must_use]
+    pub fn fingerprint(&self) -> u128 {
+        fingerprint(&self.message)
+    }
+}
+
+/// How far a scan came.
+#[derive(Clone, Debug, Default)]
+pub struct Scanned {
+    /// Messages read.
+    pub seen: u64,
+    /// Messages that were there when the scan began; those that somebody else held are not among them.
+    pub expected: u64,
+    /// Why it ended early; none when it saw everything.
+    pub partial: Option<String>,
+    /// The most deliveries that the broker counted for a message.
+    pub deliveries: i64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Scanned {
+    /// What an operator must know of the scan itself.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings: Vec<String> = self.partial.iter().cloned().collect();
+        if self.deliveries >= DELIVERIES_TOLD {
+            warnings.push(format!(
+                "RabbitMQ counts each reading, {} so far for some messages, and drops a message beyond the queue's delivery \
+                 limit (1000000 as the worker declares it, or what a policy says). Export what you cannot lose.",
+                self.deliveries
+            ));
+        }
+        warnings
+    }
+}
+
+/// Why the dead letters could not be read.
+#[derive(Clone, Debug)]
+pub struct ScanError(pub String);
+
+impl std::fmt::Display for ScanError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl DeadLetters {
+    /// Reads each message of `sources`, until `visit` breaks off. All of them go back to their queues.
+    ///
+    /// # Errors
+    /// What the broker said, or that `stop` was cancelled.
+    pub async fn scan(
+        &self,
+        sources: &[Source],
+        stop: &CancellationToken,
+        mut visit: impl FnMut(Found) -> ControlFlow<()> + Send,
+    ) -> Result<Scanned, ScanError> {
+        let _turn = self.reading.lock().await;
+        let began = Instant::now();
+        let limit = self.most_deliveries().await;
+        let mut scanned = Scanned::default();
+        for source in sources {
+            let Some(mut scan) = self.begin(*source, WINDOW, HOLD).await? else { continue };
+            scanned.expected += scan.expected();
+            let read = read(&mut scan, *source, limit, stop, &mut scanned, &mut visit).await;
+            scanned.deliveries = scanned.deliveries.max(scan.deliveries());
+            // What could not be returned goes back by itself when the connection is gone.
+            let _ = scan.end().await;
+            let broke_off = read.map_err(|error| self.explain(*source, error))?;
+            if broke_off || scanned.partial.is_some() {
+                break;
+            }
+        }
+        scanned.took = began.elapsed();
+        Ok(scanned)
+    }
+
+    /// Begins to read a queue; none where there is no such queue and none is needed.
+    pub(super) async fn begin(
+        &self,
+        source: Source,
+        window: u16,
+        hold: Duration,
+    ) -> Result<Option<QueueScan>, ScanError> {
+        match QueueScan::begin(&self.connector, self.queues.of(source), window, hold).await {
+            Ok(scan) => Ok(Some(scan)),
+            Err(error) if error.code == Some(BrokerError::NOT_FOUND) && source != Source::Dead => Ok(None),
+            Err(error) => Err(self.explain(source, Stop::Broker(error))),
+        }
+    }
+
+    /// Deliveries of a message beyond which reading stops: half of the queue's limit.
+    pub(super) async fn most_deliveries(&self) -> i64 {
+        match self.config.broker.topology {
+            TopologyMode::Declare => DECLARED_LIMIT / 2,
+            TopologyMode::Verify => self.verified_limit().await.map_or(DELIVERIES_UNKNOWN_LIMIT, |limit| limit / 2),
+        }
+    }
+
+    /// The delivery limit of a dead-letter queue that others declared, where the broker tells it.
+    async fn verified_limit(&self) -> Option<i64> {
+        let broker = &self.config.broker;
+        let inspection = Inspection::connect(broker, broker.urls.first()?).await.ok()?;
+        let topology = Topology::new(broker, &self.config.retry.delays);
+        let queue = topology.queues.iter().find(|queue| queue.name == self.queues.dead)?;
+        let known = async {
+            inspection.find(&queue.name).await.ok()??;
+            let differences = inspection.differences(queue).await.ok()?;
+            match differences.iter().find(|difference| difference.argument == "x-delivery-limit") {
+                Some(difference) => difference.actual.as_ref()?.parse().ok(),
+                None => Some(DECLARED_LIMIT),
+            }
+        };
+        let limit = known.await;
+        inspection.close().await;
+        limit
+    }
+
+    pub(super) fn explain(&self, source: Source, stop: Stop) -> ScanError {
+        let queue = self.queues.of(source);
+        ScanError(match stop {
+            Stop::Interrupted => "interrupted; nothing was changed".to_owned(),
+            Stop::Broker(error) if error.code == Some(BrokerError::NOT_FOUND) => format!(
+                "there is no queue {queue} yet. \"run\" or \"topology --apply\" creates it; or broker.queue names another one"
+            ),
+            Stop::Broker(error) if error.is_undeliverable() => format!(
+                "{error}\nNo command gets past that message of {queue}. Remove it in RabbitMQ's management interface (Queues, \
+                 {queue}, Get messages), then go on."
+            ),
+            Stop::Broker(error) => format!(
+                "{error}. Is RabbitMQ running, and is broker.urls right? For details run \"wolkvox-task-worker check --no-crm\"."
+            ),
+        })
+    }
+}
+
+/// Why reading stopped.
+pub(super) enum Stop {
+    Interrupted,
+    Broker(BrokerError),
+}
+
+/// Reads one queue; whether `visit` broke off.
+async fn read(
+    scan: &mut QueueScan,
+    source: Source,
+    limit: i64,
+    stop: &CancellationToken,
+    scanned: &mut Scanned,
+    visit: &mut impl FnMut(Found) -> ControlFlow<()>,
+) -> Result<bool, Stop> {
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(Stop::Interrupted),
+            next = scan.next() => next.map_err(Stop::Broker)?,
+        };
+        let Some(delivery) = next else {
+            if scan.is_overdue() {
+                let (seen, expected) = (scanned.seen, scanned.expected);
+                scanned.partial =
+                    Some(format!("only {seen} of {expected} messages were read before they had to go back"));
+            }
+            return Ok(false);
+        };
+        scanned.seen += 1;
+        let found = Found::new(source, delivery.message);
+        if let Some(why) = worn(&found, limit) {
+            scanned.partial = Some(why);
+            return Ok(false);
+        }
+        if visit(found).is_break() {
+            return Ok(true);
+        }
+    }
+}
+
+/// Why reading must stop at a message: RabbitMQ drops a message that was delivered too often.
+pub(super) fn worn(found: &Found, limit: i64) -> Option<String> {
+    let count = found.message.delivery_count();
+    (count > limit).then(|| {
+        format!(
+            "reading stopped at message {}: RabbitMQ has delivered it {count} times, and may drop it when it is read more \
+             often (reading stops at {limit}). Raise the queue's delivery limit, or move the message elsewhere.",
+            crate::visible::line(found.letter.id())
+        )
+    })
+}

@@ -1,0 +1,104 @@
+//! What a ledger knows of a message, for people and tools: the answer of `/ledger`, and of a ledger that is read directly.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::rfc3339;
+use crate::ledger;
+
+/// Ids that one call of `/ledger` may name.
+pub const MOST_IDS: usize = 100;
+
+/// What is known of a message's task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LedgerResult {
+    /// No request created it.
+    NotCreated,
+    /// A request may have created it.
+    InDoubt,
+    /// The CRM created it.
+    Created,
+}
+
+/// What a ledger knows of one message id. No body.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerEntry {
+    /// The message id.
+    pub id: String,
+    /// Whether the ledger has an entry.
+    pub found: bool,
+    /// What is known of the task; none where no request has ended yet, or there is no entry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<LedgerResult>,
+    /// Attempts so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    /// When the entry changed last, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// Whether a claim is open: a worker is sending the message, or was when it ended.
+    #[serde(default)]
+    pub claim_open: bool,
+    /// SHA-256 of the incoming body, in hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+}
+
+/// The answer of `/ledger`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerPage {
+    /// Whether "no entry" proves that nothing was sent.
+    pub proves_unsent: bool,
+    /// The same in words.
+    pub meaning: String,
+    /// One for each id, in the order of the question.
+    pub entries: Vec<LedgerEntry>,
+}
+
+impl LedgerPage {
+    /// The page of some entries.
+    #[must_use]
+    pub fn new(proves_unsent: bool, entries: Vec<LedgerEntry>) -> Self {
+        let meaning = match proves_unsent {
+            true => "not found means that nothing was sent",
+            false => "not found, and this ledger cannot prove that nothing was sent",
+        };
+        Self { proves_unsent, meaning: meaning.to_owned(), entries }
+    }
+}
+
+impl LedgerEntry {
+    /// What a ledger's entry says of `id`: the one place that reads a ledger's own type.
+    #[must_use]
+    pub fn new(id: &str, entry: Option<&ledger::Entry>) -> Self {
+        let Some(entry) = entry else {
+            let id = id.to_owned();
+            return Self { id, found: false, result: None, attempts: None, at: None, claim_open: false, digest: None };
+        };
+        let result = match entry.result {
+            ledger::KnownResult::Created => LedgerResult::Created,
+            ledger::KnownResult::InDoubt => LedgerResult::InDoubt,
+            ledger::KnownResult::NotCreated => LedgerResult::NotCreated,
+        };
+        Self {
+            id: id.to_owned(),
+            found: true,
+            result: Some(result),
+            attempts: Some(entry.attempts),
+            at: Some(rfc3339(entry.at)),
+            claim_open: entry.claim.is_some(),
+            digest: Some(hex(&entry.digest.0)),
+        }
+    }
+}
+
+/// Bytes in hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a text cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,173 @@
+//! `/status`, in the documented order.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::trend::Minute;
+use crate::clock::rfc3339;
+use crate::gate::tokens::{Suspended, TokenState};
+use crate::observe::events::Recent;
+use crate::observe::forecast::{Forecast, Quota};
+
+/// What a worker says of itself. A field that an older worker does not have is read as its default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Page {
+    /// `name/version@host`
+    pub worker: String,
+    /// The program's version.
+    pub version: String,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// Why it is not.
+    pub reason: Option<String>,
+    /// `active`, `not_known` (no message has arrived on this connection: perhaps a standby), or `not_connected`.
+    pub role: String,
+    /// The work queue; none before the ledger is open.
+    pub queue: Option<String>,
+    /// The account's time zone.
+    pub timezone: String,
+    /// The broker.
+    pub broker: Broker,
+    /// The gate.
+    pub gate: Gate,
+    /// The tokens, by position.
+    pub tokens: Vec<Token>,
+    /// The ledger.
+    pub ledger: Ledger,
+    /// Messages since the start.
+    pub messages: Messages,
+    /// Requests to the CRM since the start, by outcome.
+    pub attempts: BTreeMap<String, u64>,
+    /// Messages on the queues; none while they cannot be counted.
+    pub queues: Option<Queues>,
+    /// When backlog and quota will be finished.
+    pub forecast: Forecast,
+    /// The last settled messages, the newest first.
+    pub recent: Vec<Recent>,
+    /// The last hour, a minute each, the oldest first.
+    pub last_hour: Vec<Minute>,
+}
+
+/// The broker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Broker {
+    /// Whether the worker is connected.
+    pub connected: bool,
+    /// Why it is not.
+    pub reason: Option<String>,
+    /// Why the broker takes no messages.
+    pub blocked: Option<String>,
+    /// Why messages are taken one at a time; none while they are not.
+    pub serial_mode: Option<String>,
+    /// Consuming connections made after the first.
+    pub reconnects: u64,
+    /// Copies that the broker has not confirmed yet.
+    pub unconfirmed: i64,
+}
+
+/// The gate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Gate {
+    /// Whether requests are sent.
+    pub open: bool,
+    /// Why they are not.
+    pub reason: Option<String>,
+    /// What to do.
+    pub advice: Option<String>,
+    /// Since when it is as it is.
+    pub since: String,
+    /// Why the last request failed.
+    pub last_failure: Option<String>,
+    /// When it failed.
+    pub last_failure_at: Option<String>,
+}
+
+/// A token.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Token {
+    /// Its position in the configuration, from 0.
+    pub token: usize,
+    /// Requests under way.
+    pub in_use: usize,
+    /// Requests that it may have under way.
+    pub slots: usize,
+    /// Why it is out of use: `quota`, `quarantine` or `throttled`.
+    pub suspended: Option<String>,
+    /// When it is tried again.
+    pub until: Option<String>,
+    /// Calls a day.
+    pub quota_limit: Option<u64>,
+    /// Calls left today.
+    pub quota_left: Option<u64>,
+}
+
+/// The ledger.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ledger {
+    /// `memory`, `file` or `redis`.
+    pub kind: String,
+    /// Messages that it remembers.
+    pub entries: i64,
+    /// Whether it can be used.
+    pub healthy: bool,
+    /// Why it cannot.
+    pub reason: Option<String>,
+}
+
+/// Messages since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Messages {
+    /// Taken and not yet settled.
+    pub in_flight: i64,
+    /// Settled, by outcome.
+    pub settled: BTreeMap<String, u64>,
+    /// Dead-lettered, by kind.
+    pub dead_lettered: BTreeMap<String, u64>,
+    /// When a task was created last.
+    pub last_created_at: Option<String>,
+}
+
+/// Messages that are ready on the queues.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Queues {
+    /// On the work queue.
+    pub waiting: u64,
+    /// On the retry queues, by delay.
+    pub retry: BTreeMap<String, u64>,
+    /// On the dead-letter queue.
+    pub dead: u64,
+    /// On the queue of what the broker dead-lettered itself.
+    pub dead_by_broker: u64,
+}
+
+pub(super) fn token((position, token): (usize, &TokenState)) -> Token {
+    Token {
+        token: position,
+        in_use: token.in_use,
+        slots: token.slots,
+        suspended: token.suspended.map(|suspended| suspended.as_str().to_owned()),
+        until: token.until.map(rfc3339),
+        quota_limit: token.quota_limit,
+        quota_left: token.quota_left,
+    }
+}
+
+/// A token's part in the forecast.
+pub(super) fn quota(token: &TokenState) -> Quota {
+    let left = if token.suspended == Some(Suspended::Quota) { Some(0) } else { token.quota_left };
+    Quota { left, is_refused: token.suspended == Some(Suspended::Unauthorized) }
+}
+
+pub(super) fn named(counts: &BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {
+    counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+}

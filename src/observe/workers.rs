@@ -1,0 +1,149 @@
+//! Asks running workers on their admin ports: `/status` and `/ledger`.
+
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use futures_util::future::join_all;
+use hyper::Request;
+use hyper::header::HOST;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+use url::{Url, form_urlencoded};
+
+use crate::observe::ledger_page::{LedgerEntry, LedgerPage, LedgerResult, MOST_IDS};
+use crate::observe::status::Page;
+
+/// How long a worker may take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The most that an answer may hold, in bytes.
+const MOST: usize = 4 << 20;
+/// Between two calls of `/ledger`: a worker answers ten a second.
+const BETWEEN: Duration = Duration::from_millis(110);
+
+/// The workers of a queue.
+#[derive(Clone, Debug)]
+pub struct Workers(Vec<Url>);
+
+/// One worker, and what it answered.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Its address, without a path.
+    pub address: String,
+    /// Its status page, or why there is none.
+    pub page: Result<Page, String>,
+}
+
+impl Workers {
+    /// The workers at these addresses.
+    #[must_use]
+    pub fn new(addresses: Vec<Url>) -> Self {
+        Self(addresses)
+    }
+
+    /// What each of them says of itself.
+    pub async fn status(&self) -> Vec<Answer> {
+        join_all(self.0.iter().map(async |url| {
+            let page = match get(url, "/status").await {
+                Ok((200, body)) => {
+                    serde_json::from_slice(&body).map_err(|error| format!("its status cannot be read: {error}"))
+                }
+                Ok((status, _)) => Err(format!("it answered HTTP {status}")),
+                Err(why) => Err(why),
+            };
+            Answer { address: shown(url), page }
+        }))
+        .await
+    }
+
+    /// What their ledgers know of some ids: of several workers the one that knows most. The second part says whether a
+    /// ledger that knows nothing proves that nothing was sent.
+    ///
+    /// # Errors
+    /// Why no worker could be asked.
+    pub async fn ledger(&self, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool), String> {
+        let mut known: Vec<LedgerEntry> = ids.iter().map(|id| LedgerEntry::new(id, None)).collect();
+        let (mut answered, mut proves) = (false, false);
+        let mut failure = "console.workers names none".to_owned();
+        for url in &self.0 {
+            match ask_ledger(url, ids).await {
+                Ok((entries, worker_proves)) => {
+                    answered = true;
+                    proves |= worker_proves;
+                    for (known, entry) in known.iter_mut().zip(entries) {
+                        if rank(&entry) > rank(known) {
+                            *known = entry;
+                        }
+                    }
+                }
+                Err(why) => failure = format!("{}: {why}", shown(url)),
+            }
+        }
+        if answered { Ok((known, proves)) } else { Err(failure) }
+    }
+}
+
+/// How much an entry tells: what was created outweighs a doubt, and that outweighs nothing.
+fn rank(entry: &LedgerEntry) -> u8 {
+    match entry.result {
+        Some(LedgerResult::Created) => 4,
+        Some(LedgerResult::InDoubt) => 3,
+        _ if entry.claim_open => 3,
+        Some(LedgerResult::NotCreated) => 2,
+        None => u8::from(entry.found),
+    }
+}
+
+async fn ask_ledger(url: &Url, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool), String> {
+    let mut entries = Vec::with_capacity(ids.len());
+    let mut proves = false;
+    for (n, some) in ids.chunks(MOST_IDS).enumerate() {
+        if n > 0 {
+            sleep(BETWEEN).await;
+        }
+        let query =
+            form_urlencoded::Serializer::new(String::new()).extend_pairs(some.iter().map(|id| ("id", id))).finish();
+        let (status, body) = get(url, &format!("/ledger?{query}")).await?;
+        if status != 200 {
+            return Err(format!("it answered HTTP {status}: {}", String::from_utf8_lossy(&body).trim()));
+        }
+        let page: LedgerPage =
+            serde_json::from_slice(&body).map_err(|error| format!("its answer cannot be read: {error}"))?;
+        proves = page.proves_unsent;
+        entries.extend(page.entries);
+    }
+    match entries.len() == ids.len() {
+        true => Ok((entries, proves)),
+        false => Err("it answered about other ids".to_owned()),
+    }
+}
+
+/// An address for people: without user, password and path.
+fn shown(url: &Url) -> String {
+    format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(80))
+}
+
+/// Status and body of a page.
+async fn get(url: &Url, path: &str) -> Result<(u16, Vec<u8>), String> {
+    let asked = timeout(PATIENCE, exchange(url, path)).await;
+    asked.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
+}
+
+async fn exchange(url: &Url, path: &str) -> Result<(u16, Vec<u8>), String> {
+    let host = url.host_str().ok_or("the address has no host")?.trim_matches(['[', ']']).to_owned();
+    let port = url.port_or_known_default().unwrap_or(80);
+    let stream = TcpStream::connect((host, port)).await.map_err(|error| {
+        let is_refused = error.kind() == std::io::ErrorKind::ConnectionRefused;
+        if is_refused { "connection refused; is the worker running?".to_owned() } else { error.to_string() }
+    })?;
+    let failed = |error: hyper::Error| error.to_string();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let _connection = AbortOnDropHandle::new(tokio_util::task::TaskTracker::new().spawn(connection));
+    let path = format!("{}{path}", url.path().trim_end_matches('/'));
+    let request = Request::get(path).header(HOST, shown(url)).body(Body::empty()).map_err(|error| error.to_string())?;
+    let answer = sender.send_request(request).await.map_err(failed)?;
+    let status = answer.status().as_u16();
+    let body = to_bytes(Body::new(answer.into_body()), MOST).await.map_err(|error| error.to_string())?;
+    Ok((status, body.to_vec()))
+}

@@ -1,0 +1,94 @@
+//! Text of others for terminals, pages and JSON: characters that would act on what shows them, or hide, are made visible.
+
+use std::fmt::Write as _;
+
+/// Whether a character acts on the terminal or page that shows it, or cannot be seen: controls (C0, C1, DEL), directions,
+/// joiners and other zero-width characters, line and paragraph separators, tags and variation selectors.
+#[must_use]
+pub fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// The name that stands for a hidden character: `[U+202E]`.
+#[must_use]
+pub fn name(c: char) -> String {
+    format!("[U+{:04X}]", u32::from(c))
+}
+
+/// Text for one line: hidden characters named, line ends too.
+#[must_use]
+pub fn line(text: &str) -> String {
+    shown(text, |_| false)
+}
+
+/// Text of several lines: hidden characters named, line ends and tabs kept.
+#[must_use]
+pub fn lines(text: &str) -> String {
+    shown(text, |c| matches!(c, '\n' | '\t'))
+}
+
+fn shown(text: &str, is_kept: impl Fn(char) -> bool) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_hidden(c) && !is_kept(c) {
+            shown.push_str(&name(c));
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+/// JSON whose strings hold no hidden character as such: each is written as `\uXXXX`, so that the value stays the same.
+#[must_use]
+pub fn json(json: &str) -> String {
+    // Most are plain, and some are large.
+    if json.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n' | b'\t' | b'\r')) {
+        return json.to_owned();
+    }
+    let mut safe = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_hidden(c) && !matches!(c, '\n' | '\t' | '\r') {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a text cannot fail.
+                let _ = write!(safe, "\\u{unit:04x}");
+            }
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hidden_characters_are_named_and_others_stay() {
+        for (text, shown) in [
+            ("añadir 日本 🎉 e\u{301}", "añadir 日本 🎉 e\u{301}"),
+            ("a\x1b[31mb", "a[U+001B][31mb"),
+            ("a\u{9b}2J", "a[U+009B]2J"),
+            ("exe\u{202e}gnp", "exe[U+202E]gnp"),
+            ("a\u{200b}b\u{2066}c\u{feff}", "a[U+200B]b[U+2066]c[U+FEFF]"),
+            ("a\nb\u{2028}c", "a[U+000A]b[U+2028]c"),
+            ("tag\u{e0041}", "tag[U+E0041]"),
+        ] {
+            assert_eq!(line(text), shown);
+        }
+        assert_eq!(lines("a\n\tb\r\x07"), "a\n\tb[U+000D][U+0007]");
+    }
+
+    #[test]
+    fn json_keeps_its_value_without_hidden_characters() {
+        let value = "\u{9b}2J\u{202e}\u{200b}\u{e0041}\u{7f}ñ";
+        let written = json(&serde_json::to_string_pretty(&[value]).unwrap());
+        assert!(!written.chars().any(|c| is_hidden(c) && c != '\n'), "{written:?}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&written).unwrap(), [value]);
+    }
+}

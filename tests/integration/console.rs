@@ -1,0 +1,173 @@
+//! The console, on a real broker and the sandbox: pages, actions, and safety rules; and a real browser.
+
+mod acting;
+mod browser;
+mod safety;
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+
+use reqwest::header::{COOKIE, LOCATION, SET_COOKIE};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response, StatusCode};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::support::process::{Env, Process};
+use crate::support::rig::{LedgerFile, Rig, Worker};
+use crate::support::{BOUND, eventually, http};
+
+/// A running console, and a visitor of it.
+pub(crate) struct Console {
+    pub(crate) process: Process,
+    pub(crate) url: String,
+    env: Env,
+    client: Client,
+    cookie: Mutex<String>,
+    _folder: Option<LedgerFile>,
+}
+
+/// A page.
+pub(crate) struct Page {
+    pub(crate) status: StatusCode,
+    pub(crate) location: String,
+    pub(crate) text: String,
+}
+
+impl Console {
+    /// Starts a console that asks `worker`, with a state of its own.
+    pub(crate) async fn start(rig: &Rig, worker: Option<&Worker>, more: &[(&str, &str)]) -> Self {
+        let folder = LedgerFile::new();
+        let state = folder.folder().join("console.db");
+        let workers = worker.map_or("http://127.0.0.1:1", |worker| worker.admin.as_str());
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+        let own = [
+            ("WTW_CONSOLE_STATE", state.to_str().expect("a path")),
+            ("WTW_CONSOLE_WORKERS", workers),
+            ("WTW_CONSOLE_LISTEN", &free.to_string()),
+        ];
+        let env = rig.env(&[&own[..], more].concat());
+        let console = Self::with(env, free.to_string(), Some(folder));
+        console.answers().await;
+        console
+    }
+
+    fn with(env: Env, address: String, folder: Option<LedgerFile>) -> Self {
+        let _ = http::client();
+        let client = Client::builder().timeout(BOUND).redirect(Policy::none()).build().expect("a client");
+        let process = Process::start(&["console"], &env);
+        Self { process, url: format!("http://{address}"), env, client, cookie: Mutex::default(), _folder: folder }
+    }
+
+    /// Ends it in good order and starts it again with the same state; the visitor stays.
+    pub(crate) async fn restarted(mut self) -> Self {
+        self.process.signal("TERM").await;
+        self.process.ended().await;
+        self.process = Process::start(&["console"], &self.env);
+        self.answers().await;
+        self
+    }
+
+    async fn answers(&self) {
+        let url = format!("{}/healthz", self.url);
+        eventually("the console answers", || async { http::get(&url).await.filter(|(status, _)| status.is_success()) })
+            .await;
+    }
+
+    async fn page(&self, response: Response) -> Page {
+        let location = response.headers().get(LOCATION).map(|to| to.to_str().expect("text").to_owned());
+        if let Some(cookie) = response.headers().get(SET_COOKIE) {
+            let cookie = cookie.to_str().expect("text").split(';').next().unwrap_or_default().to_owned();
+            *self.cookie.lock().await = cookie;
+        }
+        Page {
+            status: response.status(),
+            location: location.unwrap_or_default(),
+            text: response.text().await.expect("text"),
+        }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Page {
+        let request = self.client.get(format!("{}{path}", self.url)).header(COOKIE, self.cookie.lock().await.clone());
+        let response = request.send().await.expect("an answer");
+        self.page(response).await
+    }
+
+    /// Posts as a form of this console does.
+    pub(crate) async fn post(&self, path: &str, fields: &[(&str, &str)]) -> Page {
+        let token = self.token().await;
+        let fields = [&[("token", token.as_str())], fields].concat();
+        self.post_as(path, &fields, &[("origin", &self.url)]).await
+    }
+
+    /// Posts with these headers and fields alone.
+    pub(crate) async fn post_as(&self, path: &str, fields: &[(&str, &str)], headers: &[(&str, &str)]) -> Page {
+        let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        let mut request =
+            self.client.post(format!("{}{path}", self.url)).header(COOKIE, self.cookie.lock().await.clone());
+        request = request.header("content-type", "application/x-www-form-urlencoded");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.body(body).send().await.expect("an answer");
+        self.page(response).await
+    }
+
+    /// The token of this visitor's forms.
+    pub(crate) async fn token(&self) -> String {
+        let page = self.get("/failed").await;
+        let (_, rest) = page.text.split_once("name=\"token\" value=\"").expect("a form");
+        rest.split('"').next().expect("a token").to_owned()
+    }
+
+    /// Waits until a page contains a text.
+    pub(crate) async fn shows(&self, path: &str, part: &str) -> String {
+        eventually(&format!("{path} shows {part}"), || async {
+            let page = self.get(path).await;
+            page.text.contains(part).then_some(page.text)
+        })
+        .await
+    }
+
+    /// Reads the queue again, and waits until a page contains a text: a long queue takes its time.
+    pub(crate) async fn reads(&self, path: &str, part: &str) -> String {
+        let deadline = Instant::now() + BOUND * 5;
+        loop {
+            self.post("/failed/read", &[]).await;
+            let page = self.get(path).await.text;
+            if page.contains(part) {
+                return page;
+            }
+            assert!(Instant::now() < deadline, "{path} does not show {part}: {page}");
+        }
+    }
+
+    /// Counts an action and goes to its page; its path.
+    pub(crate) async fn count(&self, fields: &[(&str, &str)]) -> String {
+        let page = self.post("/actions", fields).await;
+        assert_eq!(page.status, StatusCode::SEE_OTHER, "{}", page.text);
+        page.location
+    }
+
+    /// The link to a message's page on a list.
+    pub(crate) async fn message(&self, id: &str) -> String {
+        let list = self.get(&format!("/failed?view=list&id={id}")).await.text;
+        let (_, rest) = list.split_once("/message/").unwrap_or_else(|| panic!("{id} is not in {list}"));
+        format!("/message/{}", rest.split('"').next().expect("a link"))
+    }
+
+    /// How much memory it took at its height, in KiB.
+    pub(crate) fn peak(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+}
+
+/// A password file of one line; its folder is gone when dropped.
+pub(crate) fn password_file(lines: &str) -> (LedgerFile, PathBuf) {
+    let folder = LedgerFile::new();
+    let path = folder.folder().join("passwords");
+    std::fs::write(&path, lines).expect("written");
+    (folder, path)
+}

@@ -1,0 +1,157 @@
+//! Actions: counted, confirmed once, carried out, cancelled, gone on with, and what came of them.
+
+use lapin::types::AMQPValue;
+use reqwest::StatusCode;
+use serde_json::json;
+
+use super::Console;
+use crate::dead_letters::letter;
+use crate::support::rig::{LedgerFile, Rig, settled, task};
+
+#[tokio::test]
+async fn a_group_is_replayed_and_what_came_of_it_is_told() {
+    let rig = Rig::new("console.group").await;
+    let worker = rig.worker(&[]).await;
+    rig.declare_tool_queues().await;
+    rig.crm.faults(json!([{ "action": "code:412:NO SUCH RECORD", "name_contains": "bad" }])).await;
+    for n in 0..5 {
+        let (name, owner) = (format!("good-{n}"), format!("OWNER {n} INACTIVE"));
+        let said = [
+            ("x-wtw-crm-code", AMQPValue::LongLongInt(417)),
+            ("x-wtw-crm-message", AMQPValue::LongString(owner.into())),
+        ];
+        rig.put_letter(&task(&name), letter(Some(&name), "rejected", "no", &said)).await;
+    }
+    let said = [
+        ("x-wtw-crm-code", AMQPValue::LongLongInt(417)),
+        ("x-wtw-crm-message", AMQPValue::LongString("OWNER 9 INACTIVE".into())),
+    ];
+    rig.put_letter(&task("bad"), letter(Some("bad"), "rejected", "no", &said)).await;
+    let maybe = [("x-wtw-possibly-created", AMQPValue::Boolean(true))];
+    rig.put_letter(&task("maybe"), letter(Some("maybe"), "rejected", "no", &[&said[..], &maybe].concat())).await;
+    let console = Console::start(&rig, Some(&worker), &[]).await;
+    let page = console.shows("/failed", "code 417: OWNER N INACTIVE").await;
+    assert_eq!(page.matches("<li>\n<h2>").count(), 1, "one group: {page}");
+    let query = "kind=rejected&cause=code+417%3A+OWNER+N+INACTIVE";
+    let path = console.count(&[("what", "replay"), ("query", query)]).await;
+    // What arrives after the count is not meant.
+    rig.put_letter(&task("late"), letter(Some("late"), "rejected", "no", &said)).await;
+    let counted = console.get(&path).await.text;
+    for part in ["Replay 6 messages?", "6 calls of the CRM", "1 others stay: their task may exist already"] {
+        assert!(counted.contains(part), "{part} is not in {counted}");
+    }
+    for _ in 0..2 {
+        // The second one is a double click.
+        let confirmed = console.post(&path, &[("do", "confirm"), ("reason", "owner is back"), ("rate", "100")]).await;
+        assert_eq!((confirmed.status, &confirmed.location), (StatusCode::SEE_OTHER, &path), "{}", confirmed.text);
+    }
+    worker.reaches(&settled("created"), 5.0).await;
+    console.reads(&path, "6 replayed: 5 created, 1 failed again").await;
+    let activity = console.shows("/activity", "6 replayed: 5 created, 1 failed again").await;
+    assert!(activity.contains("owner is back") && activity.contains("local"), "{activity}");
+    assert_eq!(rig.crm.names().await, ["good-0", "good-1", "good-2", "good-3", "good-4"]);
+    let failed = console.reads("/failed", "1 failed again after replay").await;
+    assert!(failed.contains("in doubt"), "{failed}");
+}
+
+#[tokio::test]
+async fn a_slow_action_is_cancelled_or_goes_on_after_a_restart() {
+    let rig = Rig::new("console.slow").await;
+    rig.declare_topology().await;
+    let count = 40;
+    for n in 0..count {
+        rig.put_letter(&task("x"), letter(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
+    }
+    let console = Console::start(&rig, None, &[]).await;
+    console.shows("/failed", &format!("{count}</span>")).await;
+    let path = console.count(&[("what", "replay"), ("query", "kind=rejected")]).await;
+    console.post(&path, &[("do", "confirm"), ("rate", "4")]).await;
+    let work = rig.queue.clone();
+    let at_least = async |most: u32| {
+        let sent = || async { rig.amqp.count(&work).await.filter(|sent| *sent >= most) };
+        crate::support::eventually("messages are replayed", sent).await
+    };
+    at_least(3).await;
+    let page = console.get(&path).await.text;
+    assert!(
+        page.contains("under way") && page.contains("<progress") && page.contains("http-equiv=\"refresh\""),
+        "{page}"
+    );
+    let console = console.restarted().await;
+    let before = at_least(1).await;
+    assert!(before < count, "not yet all of them");
+    at_least(before + 2).await;
+    console.post(&path, &[("do", "cancel")]).await;
+    let page = console.shows(&path, "cancelled").await;
+    let sent = rig.amqp.count(&work).await.expect("a queue");
+    assert!(sent < count, "{sent}");
+    assert!(page.contains(&format!("{} not done", count - sent)), "{sent}: {page}");
+    rig.letters(count - sent).await;
+}
+
+#[tokio::test]
+async fn what_is_discarded_can_be_restored_from_its_action() {
+    let rig = Rig::new("console.discard").await;
+    rig.declare_topology().await;
+    for n in 0..3 {
+        rig.put_letter(&task("x"), letter(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
+    }
+    let console = Console::start(&rig, None, &[]).await;
+    console.shows("/failed", "3</span>").await;
+    let path = console.count(&[("what", "discard"), ("query", "id=m-0&id=m-1")]).await;
+    let refused = console.post(&path, &[("do", "confirm")]).await;
+    assert!(refused.status == StatusCode::BAD_REQUEST && refused.text.contains("Say why"), "{}", refused.text);
+    console.post(&path, &[("do", "confirm"), ("reason", "a test")]).await;
+    console.shows(&path, "2 discarded").await;
+    rig.letters(1).await;
+    let [_, discarded, _] = rig.tool_queues();
+    assert_eq!(rig.amqp.count(&discarded).await, Some(2));
+    let action = path.trim_start_matches("/actions/").to_owned();
+    let back = console.count(&[("what", "restore"), ("query", &format!("action={action}"))]).await;
+    console.post(&back, &[("do", "confirm")]).await;
+    console.shows(&back, "2 restored").await;
+    rig.letters(3).await;
+    let activity = console.shows("/activity", "2 restored").await;
+    assert!(activity.contains("because: a test"), "{activity}");
+}
+
+#[tokio::test]
+async fn an_edit_keeps_the_id_and_what_was_not_changed() {
+    let rig = Rig::new("console.edit").await;
+    let ledger = LedgerFile::new();
+    let settings = [("WTW_LEDGER_URL", ledger.url()), ("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false".to_owned())];
+    let settings = settings.each_ref().map(|(key, value)| (*key, value.as_str()));
+    let applied = crate::support::process::run(&["topology", "--apply"], &rig.env(&settings), b"").await;
+    assert_eq!(applied.code, Some(0), "{}", applied.stderr);
+    rig.declare_tool_queues().await;
+    let body = r#"{ "id_record":"7", "name":"a", "name_module":"cases","completion_date":"2026-13-01 10:00:00", "wolkvox_owner":"ADMIN_@demo" }"#;
+    rig.put_letter(body.as_bytes(), letter(Some("m-1"), "invalid_task", "completion_date: is \"2026-13-01\"", &[]))
+        .await;
+    let console = Console::start(&rig, None, &settings).await;
+    console.shows("/failed", "1</span>").await;
+    let edit = format!("{}/edit", console.message("m-1").await);
+    let page = console.get(&edit).await.text;
+    assert!(page.contains("it would be refused") && page.contains("2026-13-01"), "{page}");
+    let fields = |date| {
+        let mut fields =
+            vec![("by", "fields"), ("field.name", "a"), ("field.name_module", "cases"), ("field.id_record", "7")];
+        fields.extend([("field.completion_date", date), ("field.wolkvox_owner", "ADMIN_@demo"), ("do", "replay")]);
+        fields
+    };
+    let bad = console.post(&edit, &fields("2026-14-01 10:00:00")).await;
+    assert!(bad.status == StatusCode::OK && bad.text.contains("it would be refused"), "{}", bad.text);
+    // An old form is shown again as it was written.
+    let headers = [("origin", console.url.as_str())];
+    let expired = console.post_as(&edit, &fields("2026-12-03 10:00:00"), &headers).await;
+    assert!(expired.text.contains("as you wrote it") && expired.text.contains("2026-12-03"), "{}", expired.text);
+    rig.letters(1).await;
+    let good = console.post(&edit, &fields("2026-12-01 10:00:00")).await;
+    assert_eq!(good.status, StatusCode::SEE_OTHER, "{}", good.text);
+    console.post(&good.location, &[("do", "confirm")]).await;
+    let copy = rig.amqp.take(&rig.queue).await;
+    assert_eq!(String::from_utf8_lossy(&copy.data), body.replace("2026-13-01", "2026-12-01"));
+    assert_eq!(crate::support::amqp::id(&copy), "m-1");
+    let edited = crate::support::amqp::text(&copy, "x-wtw-edited");
+    assert!(edited.starts_with("completion_date at ") && edited.contains("by local; before: sha256 "), "{edited}");
+    rig.letters(0).await;
+}

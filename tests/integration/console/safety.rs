@@ -1,0 +1,272 @@
+//! Each safety rule, seen from outside.
+
+use lapin::types::AMQPValue;
+use reqwest::StatusCode;
+
+use super::{Console, password_file};
+use crate::dead_letters::letter;
+use crate::support::process::run;
+use crate::support::rig::{Rig, task_with};
+
+const MAYBE: [(&str, AMQPValue); 1] = [("x-wtw-possibly-created", AMQPValue::Boolean(true))];
+
+#[tokio::test]
+async fn a_post_needs_this_sites_origin_and_this_sessions_token() {
+    let rig = Rig::new("console.posts").await;
+    rig.declare_topology().await;
+    rig.put_letter(b"{}", letter(Some("m-1"), "rejected", "no", &[])).await;
+    let console = Console::start(&rig, None, &[]).await;
+    console.shows("/failed", "1</span>").await;
+    let token = console.token().await;
+    let origin = console.url.clone();
+    let right = [("token", token.as_str()), ("what", "discard"), ("query", "kind=rejected")];
+    let wrong = [("token", "0123456789abcdef0123456789abcdef"), right[1], right[2]];
+    for (fields, headers, says) in [
+        (&right[..], &[][..], "from another site"),
+        (&right, &[("origin", "http://evil.example")], "from another site"),
+        (&right, &[("origin", "null")], "from another site"),
+        (&right, &[("origin", "http://127.0.0.1:1")], "from another site"),
+        (&right, &[("origin", &origin), ("sec-fetch-site", "cross-site")], "from another site"),
+        (&right[1..], &[("origin", &origin)], "had expired"),
+        (&wrong, &[("origin", &origin)], "had expired"),
+    ] {
+        let refused = console.post_as("/actions", fields, headers).await;
+        assert_eq!(refused.status, StatusCode::FORBIDDEN, "{headers:?}: {}", refused.text);
+        assert!(refused.text.contains(says), "{headers:?}: {}", refused.text);
+    }
+    let taken = console.post_as("/actions", &right, &[("origin", &origin)]).await;
+    assert_eq!(taken.status, StatusCode::SEE_OTHER, "{}", taken.text);
+    // The same form after a restart of the console.
+    let console = console.restarted().await;
+    console.shows("/failed", "1</span>").await;
+    let taken = console.post_as("/actions", &right, &[("origin", &origin)]).await;
+    assert_eq!(taken.status, StatusCode::SEE_OTHER, "{}", taken.text);
+    rig.letters(1).await;
+}
+
+#[tokio::test]
+async fn another_host_name_is_refused_unless_it_is_allowed() {
+    let rig = Rig::new("console.hosts").await;
+    rig.declare_topology().await;
+    let console = Console::start(&rig, None, &[("WTW_CONSOLE_ALLOWED_HOSTS", "console.example.com")]).await;
+    let client = crate::support::http::client();
+    for (host, status) in [
+        ("evil.example", StatusCode::FORBIDDEN),
+        ("127.0.0.1.evil.example", StatusCode::FORBIDDEN),
+        ("console.example.com", StatusCode::OK),
+        ("localhost:9465", StatusCode::OK),
+    ] {
+        let answer = client.get(&console.url).header("host", host).send().await.expect("an answer");
+        assert_eq!(answer.status(), status, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn every_answer_forbids_scripts_frames_and_caches() {
+    let rig = Rig::new("console.headers").await;
+    rig.declare_topology().await;
+    let console = Console::start(&rig, None, &[]).await;
+    let client = crate::support::http::client();
+    for path in ["/", "/failed", "/style.css", "/nowhere", "/healthz"] {
+        let answer = client.get(format!("{}{path}", console.url)).send().await.expect("an answer");
+        let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().expect("text").to_owned());
+        let policy = header("content-security-policy").unwrap_or_default();
+        for part in ["default-src 'none'", "frame-ancestors 'none'", "form-action 'self'", "base-uri 'none'"] {
+            assert!(policy.contains(part), "{path}: {policy}");
+        }
+        assert!(!policy.contains("script-src") && !policy.contains("unsafe"), "{path}: {policy}");
+        assert_eq!(header("x-frame-options").as_deref(), Some("DENY"), "{path}");
+        assert_eq!(header("cache-control").as_deref(), Some("no-store"), "{path}");
+        assert_eq!(header("x-content-type-options").as_deref(), Some("nosniff"), "{path}");
+    }
+}
+
+/// Every field that a publisher or the CRM controls, on every page that shows it.
+#[tokio::test]
+async fn what_others_wrote_is_text_on_every_page() {
+    let rig = Rig::new("console.script").await;
+    rig.declare_topology().await;
+    let evil = "<script>alert(1)</script>\u{202e}\u{9b}'\"&</textarea></pre>";
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let history = serde_json::json!([{ "at": evil, "outcome": evil, "message": evil, "duration_ms": 1 }]).to_string();
+    let more = [
+        ("x-wtw-crm-message", text(evil)),
+        ("x-wtw-rule", text(evil)),
+        ("x-wtw-action", text(evil)),
+        ("x-wtw-edited", text(evil)),
+        ("x-wtw-history", text(&history)),
+        ("x-wtw-original-exchange", text(evil)),
+        ("x-wtw-original-routing-key", text(evil)),
+        MAYBE[0].clone(),
+    ];
+    let body = task_with(evil, serde_json::json!({ "description": evil, evil: evil }));
+    rig.put_letter(&body, letter(Some(evil), evil, &format!("name: {evil}"), &more)).await;
+    let console = Console::start(&rig, None, &[]).await;
+    console.shows("/failed", "1</span>").await;
+    let list = console.get("/failed?view=list").await.text;
+    let (_, rest) = list.split_once("/message/").expect("a link");
+    let print = rest.split('"').next().expect("a link").to_owned();
+    let path = console.count(&[("what", "replay"), ("print", &print), ("doubt", "yes")]).await;
+    console.post("/doubt", &[("print", &print), ("verdict", "exists")]).await;
+    let query =
+        url::form_urlencoded::Serializer::new(String::new()).append_pair("id", evil).append_pair("text", evil).finish();
+    for path in [
+        "/".to_owned(),
+        "/failed".to_owned(),
+        "/failed?view=list".to_owned(),
+        format!("/failed?{query}"),
+        format!("/failed?kind={query}"),
+        format!("/find?{query}"),
+        "/doubt".to_owned(),
+        "/activity".to_owned(),
+        format!("/message/{print}"),
+        format!("/message/{print}/edit"),
+        format!("/actions/{query}"),
+        path,
+    ] {
+        let page = console.get(&path).await;
+        assert!(!page.text.contains("<script"), "{path}: {}", page.text);
+        assert!(!page.text.contains("</textarea></pre>"), "{path}: {}", page.text);
+        // A form's field keeps what it must send back; everywhere else it is named.
+        if !path.ends_with("/edit") {
+            assert!(!page.text.contains(['\u{202e}', '\u{9b}']), "{path}: {}", page.text);
+        }
+    }
+    let shown = console.get(&format!("/message/{print}")).await.text;
+    assert!(shown.contains("&lt;script&gt;alert(1)&lt;/script&gt;[U+202E][U+009B]"), "{shown}");
+}
+
+#[tokio::test]
+async fn beyond_loopback_a_password_is_needed_to_start() {
+    let rig = Rig::new("console.beyond").await;
+    let state = crate::support::rig::LedgerFile::new();
+    let state = state.folder().join("c.db");
+    for listen in ["0.0.0.0:0", "[::]:0"] {
+        let env = rig.env(&[("WTW_CONSOLE_LISTEN", listen), ("WTW_CONSOLE_STATE", state.to_str().expect("a path"))]);
+        let refused = run(&["console"], &env, b"").await;
+        assert_eq!(refused.code, Some(78), "{}", refused.stderr);
+        assert!(
+            refused.stderr.contains("no password is set") && refused.stderr.contains("port-forward"),
+            "{}",
+            refused.stderr
+        );
+    }
+    for (key, value, says) in [
+        ("WTW_CONSOLE_USER_HEADER", "x-user", "needs console.trusted_proxies"),
+        ("WTW_CONSOLE_VIEWER_PASSWORD_FILE", "/nowhere", "needs console.password_file"),
+        ("WTW_CONSOLE_PASSWORD_FILE", "/nowhere", "cannot be read"),
+    ] {
+        let refused = run(&["console"], &rig.env(&[(key, value)]), b"").await;
+        assert!(refused.code == Some(78) && refused.stderr.contains(says), "{key}: {}", refused.stderr);
+    }
+}
+
+#[tokio::test]
+async fn passwords_open_the_console_and_wrong_ones_wait() {
+    let rig = Rig::new("console.login").await;
+    rig.declare_topology().await;
+    rig.put_letter(br#"{"name":"secret body"}"#, letter(Some("m-1"), "rejected", "name: is \"secret reason\"", &[]))
+        .await;
+    let hash = async |password: &[u8]| run(&["console", "--hash-password"], &Vec::new(), password).await.stdout;
+    let (_folder, operators) = password_file(&hash(b"operators' own").await);
+    let (_other, viewers) = password_file(&format!("eye:{}", hash(b"viewers' own").await));
+    let files = [
+        ("WTW_CONSOLE_PASSWORD_FILE", operators.to_str().expect("a path")),
+        ("WTW_CONSOLE_VIEWER_PASSWORD_FILE", viewers.to_str().expect("a path")),
+    ];
+    let console = Console::start(&rig, None, &files).await;
+    let origin = console.url.clone();
+    let login = async |name: &str, password: &str| {
+        console
+            .post_as("/login", &[("name", name), ("password", password), ("to", "/failed")], &[("origin", &origin)])
+            .await
+    };
+    let page = console.get("/failed").await;
+    assert_eq!((page.status, page.location.as_str()), (StatusCode::SEE_OTHER, "/login?to=%2Ffailed"));
+    for (path, status) in [("/login", StatusCode::OK), ("/style.css", StatusCode::OK), ("/healthz", StatusCode::OK)] {
+        assert_eq!(console.get(path).await.status, status, "{path}");
+    }
+    // A viewer looks, without bodies and without actions.
+    let entered = login("eye", "viewers' own").await;
+    assert_eq!((entered.status, entered.location.as_str()), (StatusCode::SEE_OTHER, "/failed"), "{}", entered.text);
+    console.shows("/failed", "1</span>").await;
+    let message = console.message("m-1").await;
+    for path in ["/failed", "/failed?view=list", "/doubt", "/find?id=m-1", &message] {
+        let page = console.get(path).await.text;
+        assert!(!page.contains("secret") && !page.contains("Replay"), "{path}: {page}");
+    }
+    for path in [format!("{message}/raw"), format!("{message}/edit"), "/failed/export".to_owned()] {
+        let page = console.get(&path).await;
+        assert!(page.status == StatusCode::FORBIDDEN && !page.text.contains("secret"), "{path}: {}", page.text);
+    }
+    let refused = console.post("/actions", &[("what", "discard"), ("query", "kind=rejected")]).await;
+    assert!(refused.status == StatusCode::FORBIDDEN && refused.text.contains("may look"), "{}", refused.text);
+    // An operator does everything.
+    assert_eq!(login("ana", "operators' own").await.status, StatusCode::SEE_OTHER);
+    assert!(console.get(&message).await.text.contains("secret body"));
+    // Wrong ones wait, each time longer; also with the right password.
+    assert_eq!(login("ana", "operators own").await.status, StatusCode::UNAUTHORIZED);
+    let waits = login("ana", "operators' own").await;
+    assert!(waits.status == StatusCode::TOO_MANY_REQUESTS && waits.text.contains("Try again in"), "{}", waits.text);
+    let entered = async || (login("ana", "operators' own").await.status == StatusCode::SEE_OTHER).then_some(());
+    crate::support::eventually("it may enter again", entered).await;
+    rig.letters(1).await;
+}
+
+#[tokio::test]
+async fn a_console_that_is_read_only_lets_nobody_act() {
+    let rig = Rig::new("console.readonly").await;
+    rig.declare_topology().await;
+    rig.put_letter(b"{}", letter(Some("m-1"), "rejected", "no", &[])).await;
+    let console = Console::start(&rig, None, &[("WTW_CONSOLE_READ_ONLY", "true")]).await;
+    let page = console.shows("/failed", "1</span>").await;
+    assert!(!page.contains("Replay…"), "{page}");
+    for (path, fields) in [
+        ("/actions", &[("what", "discard"), ("query", "kind=rejected")][..]),
+        ("/doubt", &[("print", "0"), ("verdict", "exists")]),
+        ("/configuration", &[]),
+    ] {
+        let refused = console.post(path, fields).await;
+        assert_eq!(refused.status, StatusCode::FORBIDDEN, "{path}: {}", refused.text);
+    }
+    rig.letters(1).await;
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_names_the_user_and_a_base_path_holds_all_pages() {
+    let rig = Rig::new("console.proxy").await;
+    rig.declare_topology().await;
+    let proxied = [
+        ("WTW_CONSOLE_USER_HEADER", "X-User"),
+        ("WTW_CONSOLE_TRUSTED_PROXIES", "127.0.0.1"),
+        ("WTW_CONSOLE_BASE_PATH", "/wolkvox"),
+    ];
+    let console = Console::start(&rig, None, &proxied).await;
+    let client = crate::support::http::client();
+    let asked =
+        client.get(format!("{}/wolkvox/", console.url)).header("x-user", "ana").header("x-forwarded-proto", "https");
+    let answer = asked.send().await.expect("an answer");
+    let cookie = answer.headers()["set-cookie"].to_str().expect("text").to_owned();
+    assert!(cookie.contains("Path=/wolkvox/") && cookie.ends_with("; Secure"), "{cookie}");
+    let page = answer.text().await.expect("text");
+    assert!(page.contains("ana (operator)") && page.contains("href=\"/wolkvox/failed\""), "{page}");
+    assert_eq!(console.get("/failed").await.status, StatusCode::NOT_FOUND);
+}
+
+/// RabbitMQ counts each reading: however many people look, the queue is read once a minute.
+#[tokio::test]
+async fn many_viewers_read_the_queue_once() {
+    let rig = Rig::new("console.viewers").await;
+    rig.declare_topology().await;
+    rig.put_letter(b"{}", letter(Some("m-1"), "rejected", "no", &[])).await;
+    let console = Console::start(&rig, None, &[]).await;
+    console.shows("/failed", "1</span>").await;
+    for _ in 0..10 {
+        for path in ["/failed", "/failed?view=list", "/doubt", "/"] {
+            assert!(console.get(path).await.status.is_success(), "{path}");
+        }
+    }
+    let read = rig.amqp.take(&rig.dead_letter_queue()).await;
+    let count = |name: &str| crate::support::amqp::number(&read, name).unwrap_or(0);
+    assert!(count("x-delivery-count").max(count("x-acquired-count")) <= 1, "{:?}", read.properties);
+}

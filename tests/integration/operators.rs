@@ -1,0 +1,122 @@
+//! `status`, `find` and `/ledger`: what operators ask.
+
+use serde_json::{Value, json};
+
+use crate::dead_letters::letter;
+use crate::support::process::{Env, Finished, run};
+use crate::support::rig::{Rig, settled, task};
+use crate::support::{eventually, http};
+
+async fn tool(env: &Env, args: &[&str]) -> Finished {
+    run(args, env, b"").await
+}
+
+fn parse(text: &str) -> Value {
+    serde_json::from_str(text).expect("JSON")
+}
+
+#[tokio::test]
+async fn status_says_in_one_sentence_whether_it_works() {
+    let rig = Rig::new("status").await;
+    rig.declare_topology().await;
+    let alone = tool(&rig.env(&[]), &["status"]).await;
+    assert_eq!(alone.code, Some(1), "{}", alone.stderr);
+    assert!(alone.stdout.starts_with("No worker answers (127.0.0.1:1: connection refused"), "{}", alone.stdout);
+    assert!(
+        alone.stdout.contains("No message waits on the queue."),
+        "the broker is asked all the same: {}",
+        alone.stdout
+    );
+
+    let (one, other) = tokio::join!(rig.worker(&[]), rig.worker(&[]));
+    let workers = format!("{},{}", one.admin, other.admin);
+    let env = rig.env(&[("WTW_CONSOLE_WORKERS", &workers)]);
+    let before = tool(&env, &["status"]).await;
+    assert!(before.stdout.starts_with("Working."), "{}", before.stdout);
+    assert_eq!(before.stdout.matches("not known before its first message").count(), 2, "{}", before.stdout);
+    rig.publish("m-1", &task("one")).await;
+    rig.crm.created(1).await;
+    let roles = || async {
+        let said = tool(&env, &["status"]).await.stdout;
+        (said.contains(": active, ready") && said.contains(": standby, ready")).then_some(said)
+    };
+    let said = eventually("one is active and the other stands by", roles).await;
+    assert!(said.contains("gate      open since") && said.contains("created 1"), "{said}");
+
+    rig.crm.faults(json!([{ "action": "status:503" }])).await;
+    rig.publish_many("late", 8).await;
+    let closed = || async {
+        let said = tool(&env, &["status", "--json"]).await;
+        parse(&said.stdout)["summary"].as_str().is_some_and(|text| text.starts_with("Not sending")).then_some(said)
+    };
+    let said = eventually("the gate is closed", closed).await;
+    assert_eq!(said.code, Some(1));
+    let told = parse(&said.stdout);
+    assert_eq!(told["works"], false);
+    assert!(told["queues"][&rig.queue].is_u64() && told["workers"][0]["status"]["gate"].is_object(), "{}", said.stdout);
+    // In the documented order, as the page itself.
+    let page = http::get(&format!("{}/status", one.admin)).await.expect("a page").1;
+    let places: Vec<_> =
+        ["worker", "ready", "role", "broker", "gate", "tokens", "ledger", "messages", "attempts", "forecast", "recent"]
+            .iter()
+            .map(|name| page.find(&format!("\n  \"{name}\":")).unwrap_or_else(|| panic!("{name} is not in {page}")))
+            .collect();
+    assert!(places.is_sorted(), "{page}");
+}
+
+#[tokio::test]
+async fn a_message_is_found_wherever_it_is() {
+    let rig = Rig::new("find").await;
+    let delay = ("WTW_RETRY_DELAYS", "1h");
+    let worker = rig.worker(&[delay]).await;
+    rig.declare_tool_queues().await;
+    let env = rig.env(&[delay, ("WTW_CONSOLE_WORKERS", &worker.admin)]);
+    rig.publish("made", &task("made")).await;
+    worker.reaches(&settled("created"), 1.0).await;
+    rig.put_letter(&task("x"), letter(Some("dead"), "rejected", "no such \u{202e}record", &[])).await;
+    rig.crm.faults(json!([{ "action": "status:500", "name_contains": "later" }])).await;
+    rig.publish("later", &task("later")).await;
+    worker.reaches(&settled("retried"), 1.0).await;
+    for (id, code, says) in [
+        ("made", 0, "made: Its task was created."),
+        ("dead", 0, &*format!("It is on {}.", rig.dead_letter_queue())),
+        ("dead", 0, "no such [U+202E]record"),
+        ("later", 0, &*format!("It is on {}.retry.1h.", rig.queue)),
+        ("nobody", 1, "Nothing is known of it"),
+    ] {
+        let found = tool(&env, &["find", id]).await;
+        assert_eq!(found.code, Some(code), "{id}: {}", found.stdout);
+        assert!(found.stdout.contains(says), "{id}: {}", found.stdout);
+    }
+    let found = parse(&tool(&env, &["find", "later", "--json"]).await.stdout);
+    assert_eq!(found["places"][0]["queue"], format!("{}.retry.1h", rig.queue));
+    // Looking changed nothing.
+    rig.letters(1).await;
+    assert_eq!(rig.amqp.count(&format!("{}.retry.1h", rig.queue)).await, Some(1));
+    rig.amqp.delete(&format!("{}.retry.1h", rig.queue)).await;
+}
+
+#[tokio::test]
+async fn the_ledger_page_is_bounded_and_tells_no_body() {
+    let rig = Rig::new("ledger.page").await;
+    let worker = rig.worker(&[]).await;
+    rig.publish("m-1", &task("secret-name")).await;
+    worker.reaches(&settled("created"), 1.0).await;
+    let page = async |query: &str| http::get(&format!("{}/ledger{query}", worker.admin)).await.expect("an answer");
+    let (status, text) = page("?id=m-1&id=none").await;
+    let told = parse(&text);
+    assert!(status.is_success() && !text.contains("secret-name"), "{text}");
+    assert_eq!(
+        (&told["entries"][0]["result"], &told["entries"][0]["attempts"]),
+        (&json!("created"), &json!(1)),
+        "{text}"
+    );
+    assert_eq!((&told["entries"][1]["found"], &told["proves_unsent"]), (&json!(false), &json!(false)), "{text}");
+    assert_eq!(page("").await.0, 400);
+    assert_eq!(page(&format!("?{}", "id=x&".repeat(101))).await.0, 400);
+    let mut refused = 0;
+    for _ in 0..40 {
+        refused += usize::from(page("?id=x").await.0 == 429);
+    }
+    assert!(refused > 0, "more than ten calls a second are not answered");
+}
