@@ -57,7 +57,7 @@ fn load_both(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Problems>
 
 /// One key of the configuration, as text.
 fn field(config: &Config, name: &str) -> String {
-    let Config { broker, crm, task, retry, gate, ledger, admin, shutdown, log } = config;
+    let Config { broker, crm, task, retry, gate, ledger, admin, console: _, shutdown, log } = config;
     let duration = crate::duration::format;
     match name {
         "broker.urls" => broker.urls.iter().map(|url| url.secret.expose_secret()).collect(),
