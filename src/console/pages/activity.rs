@@ -19,6 +19,8 @@ use crate::observe::forecast::grouped;
 
 /// Records on the page.
 const MOST: usize = 200;
+/// The newest actions of which the page asks what came of them.
+const FOLLOWED: usize = 10;
 /// Messages of an action that are named for each state.
 const NAMED: u32 = 50;
 /// Seconds between two readings of an action that is under way.
@@ -49,6 +51,11 @@ pub(super) async fn page(State(app): State<Arc<App>>, Extension(visitor): Extens
         Ok(ours) => ours,
         Err(why) => return said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, ""),
     };
+    for action in ours.iter().take(FOLLOWED) {
+        if let Err(why) = app.follow(action).await {
+            shell.notes.push(why);
+        }
+    }
     let records = app.letters.records().await.unwrap_or_else(|why| {
         shell
             .notes
