@@ -199,7 +199,8 @@ impl TokenSlot {
             }
             Outcome::Unavailable | Outcome::Unknown => {
                 state.failures = state.failures.saturating_add(1);
-                if state.failures >= state.max_failures || self.trial.is_some() {
+                // A failed probe of a suspended token trips it, too: the next one waits, as long as the CRM asks.
+                if state.failures >= state.max_failures || self.is_probe {
                     state.crm.trip(TripCause::Outage, self.trial, now, hint, chance);
                 }
             }

@@ -69,7 +69,8 @@ impl Truth {
         let (now, max) = (Instant::now(), self.script.setting.failures);
         let gate = self.gates.entry(life).or_default();
         let failures = gate.failures;
-        let early = reason == Some(BlockReason::Outage) && failures < max && gate.created.is_none_or(|at| at < now);
+        let is_early = reason == Some(BlockReason::Outage) && gate.closed.is_none() && failures < max;
+        let early = is_early && gate.created.is_none_or(|at| at < now);
         match (gate.closed, reason) {
             (_, Some(reason)) => self.met.note(Met::Closed(reason)),
             (Some(reason), None) => self.met.note(Met::Opened(reason)),
