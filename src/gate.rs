@@ -200,7 +200,8 @@ impl TokenSlot {
             Outcome::Unavailable | Outcome::Unknown => {
                 state.failures = state.failures.saturating_add(1);
                 // A failed probe of a suspended token trips it, too: the next one waits, as long as the CRM asks.
-                if state.failures >= state.max_failures || self.is_probe {
+                let is_closed = self.is_probe && state.block_reason().is_some();
+                if state.failures >= state.max_failures || is_closed {
                     state.crm.trip(TripCause::Outage, self.trial, now, hint, chance);
                 }
             }
