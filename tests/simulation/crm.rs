@@ -234,11 +234,9 @@ impl FakeCrm {
                 Some(reset.min(config.gate.recheck))
             }
             Outcome::Unauthorized => Some(config.gate.recheck),
-            Outcome::Created
-            | Outcome::Rejected
-            | Outcome::Misconfigured
-            | Outcome::Unavailable
-            | Outcome::Unknown => None,
+            Outcome::Created | Outcome::Rejected | Outcome::Misconfigured | Outcome::Unavailable | Outcome::Unknown => {
+                None
+            }
         }
     }
 }

@@ -176,11 +176,7 @@ impl Event {
             | What::CutOff { worker, .. }
             | What::ClockStep { worker, .. }
             | What::LedgerLost(worker) => worker == 0,
-            What::Outage(..)
-            | What::Revoked(..)
-            | What::Publishing(..)
-            | What::NoLedger { .. }
-            | What::Replay => true,
+            What::Outage(..) | What::Revoked(..) | What::Publishing(..) | What::NoLedger { .. } | What::Replay => true,
         }
     }
 }
@@ -274,4 +270,3 @@ impl Script {
         Rng::with_seed(mixed)
     }
 }
-

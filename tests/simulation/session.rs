@@ -10,10 +10,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use wolkvox_task_worker::broker::topology::{HOLD, hold_queue, retry_queue};
+use wolkvox_task_worker::broker::{Delivery, HeaderValue, Headers, Message, Owners, Properties, Publish, PublishError};
 use wolkvox_task_worker::ledger::Ledger as _;
-use wolkvox_task_worker::broker::{
-    Delivery, HeaderValue, Headers, Message, Owners, Properties, Publish, PublishError,
-};
 
 use crate::broker::{NUMBER, Stored};
 use crate::coverage::{Case, Met};

@@ -106,7 +106,8 @@ impl World {
         let set = &script.setting;
         let clocks: Vec<FakeClock> = set.ahead.iter().map(|ahead| FakeClock::new(set.midnight, *ahead)).collect();
         let true_clock = FakeClock::new(set.midnight, 0);
-        let truth = Truth::new(&script, Schedule::from(&config.retry).limit(), config.crm.request_timeout + ORPHAN_MARGIN);
+        let truth =
+            Truth::new(&script, Schedule::from(&config.retry).limit(), config.crm.request_timeout + ORPHAN_MARGIN);
         Arc::new(Self {
             stores: Stores::new(&script, &truth, &true_clock, &clocks),
             crm: Mutex::new(CrmState::new(&script)),

@@ -183,14 +183,7 @@ impl Truth {
 
     /// A ledger says from now on that what it does not know was not sent, or no longer says so. `owners` is what
     /// `<queue>.owner` holds; `before` are the messages that come, or came, delivered before.
-    pub(crate) fn proves(
-        &mut self,
-        store: usize,
-        was: &About,
-        about: &About,
-        owners: &[String],
-        before: &[usize],
-    ) {
+    pub(crate) fn proves(&mut self, store: usize, was: &About, about: &About, owners: &[String], before: &[usize]) {
         if about.proves_unsent && !was.proves_unsent {
             self.note(format!("ledger {store} proves what was not sent"));
             self.met(Met::Case(Case::Proves));

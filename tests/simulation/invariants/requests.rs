@@ -168,11 +168,15 @@ impl Truth {
         if account.has_id {
             match account.claims.values().find(|claim| claim.life == life && claim.is_made) {
                 None => wrong.push("without a claim"),
-                Some(claim) if claim.started.elapsed() > CLAIM_TO_REQUEST => wrong.push("more than 2 s after its claim"),
+                Some(claim) if claim.started.elapsed() > CLAIM_TO_REQUEST => {
+                    wrong.push("more than 2 s after its claim")
+                }
                 Some(_) => {}
             }
         }
-        let beside = account.open.iter().filter(|other| !self.is_gone(**other) && (account.has_id || **other == life));
+        // Copies of a message without an id have ids of their own, each another one where it exists more than once.
+        let is_known = account.has_id || (account.exists_twice + account.splits == 0 && account.redelivered == 0);
+        let beside = account.open.iter().filter(|other| !self.is_gone(**other) && is_known);
         // Another worker's ledger does not show its request.
         let is_unseen = !self.has_one_ledger && (!self.is_strict() || extra + account.replays > 0);
         if beside.clone().any(|other| *other == life) || (beside.count() > 0 && !is_unseen) {
@@ -300,7 +304,8 @@ impl Truth {
     /// A second after a probe ended without an answer, which lets the next one go at once.
     pub(crate) fn next_probe_went(&mut self, request: &Request, since: Instant) {
         let life = request.life;
-        let Some(gate) = self.gates.get(&life).filter(|gate| request.sent == Sent::Probe && gate.closing == request.closing)
+        let Some(gate) =
+            self.gates.get(&life).filter(|gate| request.sent == Sent::Probe && gate.closing == request.closing)
         else {
             return;
         };
@@ -312,7 +317,8 @@ impl Truth {
         // One that waits for its first turn; those that the ledger may still keep waiting are left out.
         let waits = self.accounts.iter().any(|account| {
             let hands = account.hands.get(&life).map(|hands| hands.values().collect::<Vec<_>>()).unwrap_or_default();
-            let is_waiting = hands.len() == 1 && hands.iter().all(|hand| hand.since.elapsed() > waited && !gone.contains_key(&hand.connection));
+            let is_waiting = hands.len() == 1
+                && hands.iter().all(|hand| hand.since.elapsed() > waited && !gone.contains_key(&hand.connection));
             is_waiting && account.doubtful + account.spent.1 + account.orphans == 0 && !account.ledger_failed
         });
         let has_good_ledger = set.ledger_faults == 0;

@@ -66,7 +66,11 @@ impl Truth {
         let (delivered_before, proves) = hand;
         let account = self.account(number);
         account.unproven += u32::from(delivered_before && !proves);
-        account.hands.entry(life).or_default().insert(tag, Hand { connection, since: Instant::now(), delivered_before });
+        account
+            .hands
+            .entry(life)
+            .or_default()
+            .insert(tag, Hand { connection, since: Instant::now(), delivered_before });
         account.asked.remove(&life);
     }
 
@@ -283,9 +287,11 @@ impl Truth {
             "unknown" => account.has_cause() && (self.is_strict() || is_spent),
             "id_conflict" => account.created.iter().any(|(subject, _)| *subject != planned.subject),
             "poison" => account.panics > 0 || self.orphans_in_a_row(account) >= POISON,
-            "expired" => self.script.setting.max_age.is_some_and(|max_age| {
-                age(message, now).is_some_and(|age| age + self.clock_error() > max_age)
-            }),
+            "expired" => self
+                .script
+                .setting
+                .max_age
+                .is_some_and(|max_age| age(message, now).is_some_and(|age| age + self.clock_error() > max_age)),
             _ => false,
         };
         (!is_right).then(|| {
@@ -314,7 +320,8 @@ impl Truth {
         let account = self.account(number);
         let exists = account.created.iter().any(|(created, _)| *created == subject);
         // Another message with its id, or another copy of it, may have created the task beside it.
-        let is_alone = account.has_id && account.published == 1 && account.replays + account.exists_twice + account.splits == 0;
+        let is_alone =
+            account.has_id && account.published == 1 && account.replays + account.exists_twice + account.splits == 0;
         if exists && is_alone && !dead.possibly_created {
             self.wrong(format!("message {number}: {} does not say that its task may exist", dead.kind));
         }
