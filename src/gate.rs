@@ -199,7 +199,9 @@ impl TokenSlot {
             }
             Outcome::Unavailable | Outcome::Unknown => {
                 state.failures = state.failures.saturating_add(1);
-                if state.failures >= state.max_failures || self.trial.is_some() {
+                // A failed probe of a suspended token trips it, too: the next one waits, as long as the CRM asks.
+                let is_closed = self.is_probe && state.block_reason().is_some();
+                if state.failures >= state.max_failures || is_closed {
                     state.crm.trip(TripCause::Outage, self.trial, now, hint, chance);
                 }
             }

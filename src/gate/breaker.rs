@@ -57,6 +57,12 @@ impl<C: Copy> Breaker<C> {
         self.tripped.as_ref().is_some_and(|tripped| tripped.trial.is_none() && tripped.next_trial <= now)
     }
 
+    /// Whether a request is half-open.
+    #[must_use]
+    pub fn has_trial(&self) -> bool {
+        self.tripped.as_ref().is_some_and(|tripped| tripped.trial.is_some())
+    }
+
     /// Whether this request is the one that is half-open.
     #[must_use]
     pub fn is_half_open(&self, trial: Trial) -> bool {

@@ -157,6 +157,10 @@ impl Tokens {
 
     /// Takes a free slot of a token that is in use, or of a suspended one that is due to be tried.
     pub(super) fn take(&mut self, now: Instant) -> Option<Taken> {
+        // While no token is in use, one request at a time finds out whether one works again.
+        if self.all_suspended().is_some() && self.list.iter().any(|token| token.breaker.has_trial()) {
+            return None;
+        }
         let count = self.list.len();
         let slots = self.slots;
         for step in 0..count {

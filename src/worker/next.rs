@@ -160,7 +160,8 @@ impl Worker {
         claim: Claim,
     ) -> Result<(), Abort> {
         let (Some(key), Some(entry)) = (d.key, entry) else { return Ok(()) };
-        let (at, epoch) = (self.clock.now(), self.recorder.ledger().epoch());
+        // What was sent since the entry's epoch is not known by finding an orphan.
+        let (at, epoch) = (self.clock.now(), entry.epoch);
         let (id, digest, attempts) = (claim.id, entry.digest, entry.attempts);
         let change = Change::Finish { id, digest, result: AttemptResult::Orphaned, attempts, at, epoch };
         let mut backoff = Recorder::backoff();

@@ -104,9 +104,13 @@ impl World {
     }
 
     /// The messages that a worker will get, or has, as delivered before.
-    pub(crate) fn delivered_before(&self) -> Vec<usize> {
+    pub(crate) fn delivered_before(&self, life: LifeNumber) -> Vec<usize> {
         let broker = self.broker();
-        let unacked = broker.connections.iter().flat_map(|connection| connection.unacked.values());
+        let of_others = |connection: &Connection| connection.life.number != life;
+        let unacked = broker.connections.iter().flat_map(|connection| {
+            let is_other = of_others(connection);
+            connection.unacked.values().filter(move |held| is_other || held.stored.message.redelivered)
+        });
         let before = broker.work.iter().filter(|stored| stored.message.redelivered);
         unacked.map(|held| held.stored.number).chain(before.map(|stored| stored.number)).collect()
     }
@@ -212,7 +216,8 @@ impl World {
             let mut stored = held.stored;
             stored.message.redelivered = true;
             stored.count += i64::from(self.script.setting.counts_deliveries);
-            self.truth().taken_back(stored.number, connection.life.number, held.delivered);
+            let is_known = connection.gone.is_cancelled();
+            self.truth().taken_back(stored.number, connection.life.number, held.delivered, is_known);
             broker.work.push_front(stored);
         }
         drop(broker);

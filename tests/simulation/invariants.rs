@@ -34,6 +34,8 @@ struct Account {
     published: u32,
     replays: u32,
     exists_twice: u32,
+    /// How often another worker got it while the first one did not know.
+    splits: u32,
     redelivered: u32,
     // Causes.
     unknowns: u32,
@@ -213,7 +215,7 @@ impl Truth {
         let is_forgotten = !self.has_one_ledger || !self.accounts[account].has_id;
         let account = &self.accounts[account];
         let redelivered = if is_forgotten { account.redelivered } else { 0 };
-        account.published + account.replays + account.exists_twice + redelivered
+        account.published + account.replays + account.exists_twice + account.splits + redelivered
     }
 
     /// From now on nothing goes wrong by chance.

@@ -300,7 +300,7 @@ impl Ledger for FakeLedger {
             }
             let store = self.store();
             let owners = self.world.broker().owners.clone();
-            let before = self.world.delivered_before();
+            let before = self.world.delivered_before(self.life.number);
             self.world.truth().proves(store.number, &store.inner.about(), &about, &owners, &before);
             let _ = store.inner.set_about(about.clone()).await;
             if fault.is_some() {

@@ -61,7 +61,7 @@ fn setting(rng: &mut Rng) -> Setting {
         failures: rng.u32(1..=6),
         probe: (probe_initial, probe_initial + seconds(rng, 0, 60)),
         recheck: seconds(rng, 60, 900),
-        hold: seconds(rng, 20, 600),
+        hold: seconds(rng, 30, 600),
         retry_after_max: seconds(rng, 1, 300),
         max_age: (rng.u32(0..6) == 0).then(|| seconds(rng, 300, 7200)),
         requests_per_second: (rng.u32(0..4) == 0).then(|| 0.5 + rng.f64() * 20.0),

@@ -187,16 +187,16 @@ impl Truth {
         if about.proves_unsent && !was.proves_unsent {
             self.note(format!("ledger {store} proves what was not sent"));
             self.met(Met::Case(Case::Proves));
-            let sent = before.iter().filter(|number| {
+            // What an operator replayed, or exists more than once, may have been sent as another one.
+            let is_unknown = |number: &&usize| {
                 let account = &self.accounts[self.account_of(**number)];
-                account.has_id && account.sent_by.iter().any(|ledger| *ledger != store)
-            });
-            let sent: Vec<usize> = sent.copied().collect();
-            // Another worker's ledger may know what this one does not.
-            if !sent.is_empty() && sent.iter().any(|number| !self.knows(store, *number)) {
-                self.wrong(format!(
-                    "ledger {store} is said to know what was sent, and does not know messages {sent:?}"
-                ));
+                let is_alone = account.published == 1 && account.replays + account.exists_twice + account.splits == 0;
+                let is_sent = account.has_id && account.doubtful > 0 && account.created.len() < 2;
+                is_alone && is_sent && !account.sent_by.contains(&store)
+            };
+            let unknown: Vec<usize> = before.iter().filter(is_unknown).copied().collect();
+            if !unknown.is_empty() {
+                self.wrong(format!("ledger {store} is said to know what was sent, and not messages {unknown:?}"));
             }
         }
         if !about.proves_unsent && was.proves_unsent {
@@ -207,11 +207,6 @@ impl Truth {
                 self.wrong(format!("ledger {store} is said to prove nothing, and no other one was used"));
             }
         }
-    }
-
-    /// Whether a ledger was used for the latest request about a message.
-    fn knows(&self, store: usize, number: usize) -> bool {
-        self.accounts[self.account_of(number)].sent_by.contains(&store)
     }
 
     /// A worker's ledger proves nothing: what was delivered before, and is not settled, is in doubt.

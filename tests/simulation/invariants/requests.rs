@@ -69,7 +69,8 @@ impl Truth {
         let (now, max) = (Instant::now(), self.script.setting.failures);
         let gate = self.gates.entry(life).or_default();
         let failures = gate.failures;
-        let early = reason == Some(BlockReason::Outage) && failures < max && gate.created.is_none_or(|at| at < now);
+        let is_early = reason == Some(BlockReason::Outage) && gate.closed.is_none() && failures < max;
+        let early = is_early && gate.created.is_none_or(|at| at < now);
         match (gate.closed, reason) {
             (_, Some(reason)) => self.met.note(Met::Closed(reason)),
             (Some(reason), None) => self.met.note(Met::Opened(reason)),
@@ -173,7 +174,9 @@ impl Truth {
                 Some(_) => {}
             }
         }
-        let beside = account.open.iter().filter(|other| !self.is_gone(**other) && (account.has_id || **other == life));
+        // Copies of a message without an id have ids of their own, each another one where it exists more than once.
+        let is_known = account.has_id || (account.exists_twice + account.splits == 0 && account.redelivered == 0);
+        let beside = account.open.iter().filter(|other| !self.is_gone(**other) && is_known);
         // Another worker's ledger does not show its request.
         let is_unseen = !self.has_one_ledger && (!self.is_strict() || extra + account.replays > 0);
         if beside.clone().any(|other| *other == life) || (beside.count() > 0 && !is_unseen) {

@@ -87,13 +87,14 @@ impl Truth {
     }
 
     /// The broker takes a delivery back from its worker.
-    pub(crate) fn taken_back(&mut self, number: usize, life: LifeNumber, delivered: Instant) {
+    pub(crate) fn taken_back(&mut self, number: usize, life: LifeNumber, delivered: Instant, is_known: bool) {
         self.note(format!("message {number} goes back to the queue"));
         self.met(Met::Case(Case::Redelivered));
         let is_copied = self.progress[&number].confirmed.get(&life).is_some_and(|at| *at >= delivered);
         let is_dead = self.is_gone(life);
         let account = self.account(number);
         account.redelivered += 1;
+        account.splits += u32::from(!is_dead && !is_known);
         account.exists_twice += u32::from(is_copied);
         if is_copied && is_dead {
             self.met(Met::Case(Case::DeathBeforeAck));
@@ -230,7 +231,7 @@ impl Truth {
         let (limit, has_one_ledger) = (i64::from(self.limit), self.has_one_ledger);
         let account = self.account(number);
         let most = i64::from(account.spent.1 + account.orphans + account.panics + account.brought);
-        let is_alone = account.published == 1 && account.replays + account.exists_twice == 0;
+        let is_alone = account.published == 1 && account.replays + account.exists_twice + account.splits == 0;
         let is_known = account.has_id || account.redelivered == 0;
         let least = if is_alone && is_known && has_one_ledger { i64::from(account.spent.0) } else { 0 };
         if attempts > limit.max(brought) {
@@ -319,7 +320,8 @@ impl Truth {
         let account = self.account(number);
         let exists = account.created.iter().any(|(created, _)| *created == subject);
         // Another message with its id, or another copy of it, may have created the task beside it.
-        let is_alone = account.has_id && account.published == 1 && account.replays + account.exists_twice == 0;
+        let is_alone =
+            account.has_id && account.published == 1 && account.replays + account.exists_twice + account.splits == 0;
         if exists && is_alone && !dead.possibly_created {
             self.wrong(format!("message {number}: {} does not say that its task may exist", dead.kind));
         }
