@@ -309,7 +309,9 @@ impl Worker {
                     d.state.possibly_created |= plan.doubted;
                     return Ok(Ok(Plan { epoch: decided_in, ..plan }));
                 }
-                settled => return Ok(Err(self.known(d, settled))),
+                settled @ (Decision::Duplicate { .. } | Decision::Conflict | Decision::Poison(_)) => {
+                    return Ok(Err(self.known(d, settled)));
+                }
             }
         }
     }

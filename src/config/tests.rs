@@ -105,11 +105,7 @@ fn field(config: &Config, name: &str) -> String {
         "gate.probe_max" => duration(gate.probe_max),
         "gate.recheck" => duration(gate.recheck),
         "gate.hold" => duration(gate.hold),
-        "ledger.url" => match &ledger.store {
-            LedgerStore::Memory => "memory".to_owned(),
-            LedgerStore::File(path) => format!("file {}", path.display()),
-            LedgerStore::Redis(url) => format!("redis {}", url.expose_secret()),
-        },
+        "ledger.url" => ledger_url(&ledger.store),
         "ledger.retention" => duration(ledger.retention),
         "ledger.max_entries" => ledger.max_entries.to_string(),
         "admin.listen" => admin.listen.to_string(),
@@ -118,6 +114,14 @@ fn field(config: &Config, name: &str) -> String {
         "log.level" => format!("{:?}", log.level),
         other if other.starts_with("console.") => console_field(console, other),
         other => events_field(events, other),
+    }
+}
+
+fn ledger_url(store: &LedgerStore) -> String {
+    match store {
+        LedgerStore::Memory => "memory".to_owned(),
+        LedgerStore::File(path) => format!("file {}", path.display()),
+        LedgerStore::Redis(url) => format!("redis {}", url.expose_secret()),
     }
 }
 

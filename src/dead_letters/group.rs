@@ -92,13 +92,12 @@ impl Groups {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::Message;
     use crate::dead_letters::Source;
     use crate::dead_letters::entry::Texts;
     use crate::dead_letters::scan::Found;
 
     fn entry(kind: &str, cause: &str, at: Option<&str>, possibly_created: bool) -> Entry {
-        let found = Found::new(Source::Dead, Box::new(Message::default()));
+        let found = Found::new(Source::Dead, Box::default());
         Entry {
             kind: kind.into(),
             cause: cause.into(),

@@ -266,7 +266,7 @@ fn finish(entry: Option<&Entry>, id: ClaimId, digest: Digest, result: AttemptRes
     if !is_open && (result != AttemptResult::Created || is_created) {
         return None;
     }
-    let mut after = entry.cloned().unwrap_or_else(|| Entry {
+    let mut after = entry.cloned().unwrap_or(Entry {
         version: id.0,
         digest,
         result: KnownResult::NotCreated,

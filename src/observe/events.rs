@@ -207,7 +207,12 @@ impl Events {
         }
         let kind = match settled.disposition {
             Disposition::DeadLetter(failure) => failure.kind.as_str(),
-            _ => "",
+            Disposition::Ack
+            | Disposition::AlreadyCreated
+            | Disposition::Skip(_)
+            | Disposition::Retry(_)
+            | Disposition::Hold
+            | Disposition::Requeue => "",
         };
         self.metrics.settled(outcome, kind).inc();
         self.remember(settled);

@@ -302,7 +302,16 @@ impl Truth {
     fn clock_error(&self) -> Duration {
         let steps = self.script.events.iter().map(|event| match event.what {
             What::ClockStep { seconds, .. } => seconds.unsigned_abs(),
-            _ => 0,
+            What::Crash(_)
+            | What::Restart(_)
+            | What::Cut { .. }
+            | What::CutOff { .. }
+            | What::Outage(..)
+            | What::Revoked(..)
+            | What::Publishing(..)
+            | What::NoLedger { .. }
+            | What::LedgerLost(_)
+            | What::Replay => 0,
         });
         let ahead = self.script.setting.ahead.iter().map(|seconds| seconds.unsigned_abs()).max();
         Duration::from_secs(steps.sum::<u64>() + ahead.unwrap_or_default())

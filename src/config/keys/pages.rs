@@ -158,6 +158,11 @@ fn example(key: &Key) -> &'static str {
         (_, "task.name_module") => "cases",
         (_, "task.description") => "Created from RabbitMQ",
         (_, "task.wolkvox_owner") => "ADMIN_@my-operation",
+        (_, "console.password_file") => "/etc/wolkvox-task-worker/operators",
+        (_, "console.viewer_password_file") => "/etc/wolkvox-task-worker/viewers",
+        (_, "console.user_header") => "X-Forwarded-User",
+        (_, "console.allowed_hosts") => "console.example.com",
+        (_, "console.trusted_proxies") => "127.0.0.1",
         _ => "",
     }
 }

@@ -22,6 +22,7 @@ pub(super) const SECTIONS: &[(&str, &str)] = &[
     ("gate", "When requests are held back because the CRM does not work."),
     ("ledger", "The record of what was sent, which prevents duplicates."),
     ("admin", "The pages for operators and probes."),
+    ("console", "The page in the browser, served by the command `console`."),
     ("shutdown", "How the worker stops."),
     ("log", "What the worker logs, on standard error."),
 ];
@@ -274,58 +275,58 @@ pub const KEYS: &[Key] = &[
         "console.listen",
         Preset::Text("127.0.0.1:9465"),
         Kind::Like("an IP address and a port; beyond loopback only with `console.password_file`"),
-        "the console's address",
+        "The console's address.",
     ),
     key(
         "console.workers",
         Preset::Text("http://127.0.0.1:9464"),
         Kind::Like("http addresses of admin ports"),
-        "the workers that `status`, `find` and the console ask",
+        "The workers that `status`, `find` and the console ask.",
     )
     .list(),
     key(
         "console.state",
         Preset::Text("wolkvox-task-worker-console.db"),
         Kind::Like("path of a file"),
-        "where the console keeps actions, their progress, sessions and the check-off list",
+        "Where the console keeps actions, their progress, sessions and the check-off list.",
     ),
     key(
         "console.password_file",
         Preset::Absent,
         Kind::Like("path of a file with one Argon2 hash a line, or NAME:HASH"),
-        "passwords of those who may act; `console --hash-password` makes a line",
+        "Passwords of those who may act; `console --hash-password` makes a line.",
     ),
     key(
         "console.viewer_password_file",
         Preset::Absent,
         Kind::Like("path of a file with one Argon2 hash a line, or NAME:HASH"),
-        "passwords of those who may look, and see no bodies",
+        "Passwords of those who may look, and see no bodies.",
     ),
     key(
         "console.user_header",
         Preset::Absent,
         Kind::Like("name of an HTTP header; only with `console.trusted_proxies`"),
-        "the header in which the proxy names the user, who then needs no password here",
+        "The header in which the proxy names the user, who then needs no password here.",
     ),
-    key("console.read_only", Preset::Text("false"), FLAG, "nobody may do anything but look"),
+    key("console.read_only", Preset::Text("false"), FLAG, "Nobody may do anything but look."),
     key(
         "console.allowed_hosts",
         Preset::Absent,
         Kind::Like("host names without scheme and path"),
-        "names under which the console is reached, beside the loopback names",
+        "Names under which the console is reached, beside the loopback names.",
     )
     .list(),
     key(
         "console.base_path",
         Preset::Text("/"),
         Kind::Like("a path such as /wolkvox/"),
-        "what the paths of all pages begin with, behind a proxy",
+        "What the paths of all pages begin with, behind a proxy.",
     ),
     key(
         "console.trusted_proxies",
         Preset::Absent,
         Kind::Like("IP addresses"),
-        "proxies whose `X-Forwarded-For`, `X-Forwarded-Proto` and `console.user_header` are believed",
+        "Proxies whose `X-Forwarded-For`, `X-Forwarded-Proto` and `console.user_header` are believed.",
     )
     .list(),
     key(

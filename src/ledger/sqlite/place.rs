@@ -168,6 +168,7 @@ impl Place {
         LedgerError::new(&self.shown, "its thread has ended", "restart the worker")
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the standard library adds kinds")]
     pub(super) fn io(&self, error: &io::Error) -> LedgerError {
         let (problem, advice) = match error.kind() {
             io::ErrorKind::NotFound => ("its folder does not exist", "make the folder, or correct ledger.url"),

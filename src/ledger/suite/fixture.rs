@@ -82,7 +82,7 @@ impl Fixture {
         let change = Change::Claim { expected: before.map(|entry| entry.version), new };
         match self.change(id, change).await {
             Changed::Done(Some(entry)) => entry,
-            other => panic!("{other:?}"),
+            other @ (Changed::Done(None) | Changed::Conflict(_)) => panic!("{other:?}"),
         }
     }
 

@@ -66,7 +66,11 @@ fn sent(entry: Option<&Entry>, facts: &Facts) -> Option<(u32, bool, bool, bool)>
             assert_eq!(plan.expected, entry.map(|entry| entry.version), "{facts:?}");
             Some((plan.attempts, plan.in_doubt, plan.doubted, plan.reset))
         }
-        _ => None,
+        Decision::Duplicate { .. }
+        | Decision::Conflict
+        | Decision::Poison(_)
+        | Decision::InProgress
+        | Decision::Orphaned(_) => None,
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use super::Console;
 use crate::dead_letters::letter;
 use crate::support::eventually;
-use crate::support::rig::{Rig, settled, task, task_with};
+use crate::support::rig::{Rig, Worker, settled, task, task_with};
 
 /// Of memory that the console may take at its height, in KiB.
 const MOST: u64 = 128 << 10;
@@ -145,6 +145,22 @@ async fn an_operator_finds_out_what_is_wrong_and_mends_it_in_a_browser() {
     browser.sees("Working.").await;
     browser.sees("No dead letters.").await;
     browser.is_well_made().await;
+    shows_an_outage(&rig, &worker, &browser).await;
+    put_letters(&rig).await;
+    mends_one(&rig, &console, &browser).await;
+    replays_the_rest(&console, &browser).await;
+    browser.ends().await;
+
+    for (name, dark, width, path) in [("now-dark", true, 1280, "/"), ("failed-phone", false, 500, "/failed")] {
+        let browser = Browser::start(dark, width).await;
+        browser.goes(&format!("{}{path}", console.url)).await;
+        browser.is_well_made().await;
+        browser.pictures(name).await;
+        browser.ends().await;
+    }
+}
+
+async fn shows_an_outage(rig: &Rig, worker: &Worker, browser: &Browser) {
     rig.publish_many("order", 30).await;
     worker.reaches(&settled("created"), 30.0).await;
     rig.crm.faults(json!([{ "action": "status:503" }])).await;
@@ -156,7 +172,9 @@ async fn an_operator_finds_out_what_is_wrong_and_mends_it_in_a_browser() {
     rig.crm.faults(json!([])).await;
     browser.sees("Working.").await;
     worker.reaches(&settled("created"), 42.0).await;
+}
 
+async fn put_letters(rig: &Rig) {
     let now = wolkvox_task_worker::clock::Clock::system().now();
     let at = |minutes: i64| format!("{:.3}", now - jiff::SignedDuration::from_mins(minutes));
     let owner = |id: &str| {
@@ -173,7 +191,9 @@ async fn an_operator_finds_out_what_is_wrong_and_mends_it_in_a_browser() {
     rig.put_letter(&bad, letter(Some("visit-88"), "invalid_task", reason, &more)).await;
     let maybe = [("x-wtw-possibly-created", AMQPValue::Boolean(true)), ("x-wtw-failed-at", text(&at(61)))];
     rig.put_letter(&task("visit-90"), letter(Some("visit-90"), "unknown", "no answer within 20s", &maybe)).await;
+}
 
+async fn mends_one(rig: &Rig, console: &Console, browser: &Browser) {
     browser.clicks("//nav/a[text()='Failed']").await;
     let page = browser.sees("code 417: THE OWNER N IS INACTIVE").await;
     assert!(page.contains("5 messages") && page.contains("1 in doubt"), "{page}");
@@ -199,7 +219,9 @@ async fn an_operator_finds_out_what_is_wrong_and_mends_it_in_a_browser() {
     browser.goes(&format!("{}/find?id=visit-88", console.url)).await;
     browser.sees("Its task was created").await;
     browser.is_well_made().await;
+}
 
+async fn replays_the_rest(console: &Console, browser: &Browser) {
     browser.goes(&format!("{}/failed?kind=rejected", console.url)).await;
     browser.sees("THE OWNER N IS INACTIVE").await;
     browser.clicks("//button[@value='replay']").await;
@@ -219,15 +241,6 @@ async fn an_operator_finds_out_what_is_wrong_and_mends_it_in_a_browser() {
     browser.clicks("//button[contains(., 'Check broker')]").await;
     browser.sees("broker.login").await;
     browser.is_well_made().await;
-    browser.ends().await;
-
-    for (name, dark, width, path) in [("now-dark", true, 1280, "/"), ("failed-phone", false, 500, "/failed")] {
-        let browser = Browser::start(dark, width).await;
-        browser.goes(&format!("{}{path}", console.url)).await;
-        browser.is_well_made().await;
-        browser.pictures(name).await;
-        browser.ends().await;
-    }
 }
 
 /// Nothing, one, and very many.

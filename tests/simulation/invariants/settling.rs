@@ -276,7 +276,7 @@ impl Truth {
         // A round that was cut short is a round all the same.
         let last = self.script.setting.delays.len() as i64;
         let is_last = matches!(message.header("x-wtw-round"), Some(HeaderValue::LongLongInt(n)) if *n >= last);
-        let is_spent = dead.attempts >= i64::from(self.limit) || (is_last && account.redelivered > 0) || is_last;
+        let is_spent = dead.attempts >= i64::from(self.limit) || is_last;
         let is_right = match dead.kind.as_str() {
             "invalid_message" => planned.nature == Nature::NoJson,
             "too_large" => planned.nature == Nature::TooLarge,

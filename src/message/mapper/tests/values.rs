@@ -48,7 +48,7 @@ fn values_are_written_as_the_event_has_them() {
         ("{{ body.n | datetime(unit='h') }}", Err("the unit is not known")),
         ("{{ 1e300 | datetime }}", Err("out of range")),
         ("{{ body.t | add_business_days(9999999) }}", Err("at most 3650")),
-        ("{{ '2027-01-01' | add('9999999d') }}", Err("out of range")),
+        ("{{ '2027-01-01' | add('7000000d') }}", Err("out of range")),
         ("{{ 1 // 0 }}", Err("column 4")),
     ] {
         match (field(template, event(body)), expected) {
