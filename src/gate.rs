@@ -297,6 +297,7 @@ impl Gate {
                 }
             };
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = due => {}
             }

@@ -121,6 +121,7 @@ impl Recorder {
             }
         };
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = watching => {}
         }

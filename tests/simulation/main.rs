@@ -68,6 +68,7 @@ fn an_episode_repeats_itself() {
     quiet();
     for seed in 1..20 {
         let [one, two] = [(); 2].map(|()| episode(&generate(seed)).trace);
-        assert!(one == two, "seed {seed}");
+        let first = one.iter().zip(&two).find(|(one, two)| one != two);
+        assert!(one == two, "seed {seed}: {first:?}");
     }
 }
