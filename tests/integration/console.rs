@@ -6,12 +6,13 @@ mod safety;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use reqwest::header::{COOKIE, LOCATION, SET_COOKIE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode};
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::support::process::{Env, Process};
 use crate::support::rig::{LedgerFile, Rig, Worker};
@@ -131,14 +132,15 @@ impl Console {
 
     /// Reads the queue again, and waits until a page contains a text: a long queue takes its time.
     pub(crate) async fn reads(&self, path: &str, part: &str) -> String {
-        let deadline = Instant::now() + BOUND * 5;
+        let deadline = Instant::now() + BOUND * 10;
+        self.post("/failed/read", &[]).await;
         loop {
-            self.post("/failed/read", &[]).await;
             let page = self.get(path).await.text;
             if page.contains(part) {
                 return page;
             }
             assert!(Instant::now() < deadline, "{path} does not show {part}: {page}");
+            sleep(Duration::from_millis(200)).await;
         }
     }
 

@@ -147,7 +147,7 @@ async fn listening_crm() -> (String, Arc<Mutex<Vec<HeaderMap>>>, JoinSet<()>) {
     let heard = Arc::<Mutex<Vec<HeaderMap>>>::default();
     let hear = async |State(heard): State<Arc<Mutex<Vec<HeaderMap>>>>, headers: HeaderMap| {
         heard.lock().expect("no panic").push(headers);
-        Json(json!({ "code": 200 }))
+        Json(json!({ "code": 200, "msg": "created" }))
     };
     let routes = Router::new().fallback(post(hear)).with_state(Arc::clone(&heard));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

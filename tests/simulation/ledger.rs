@@ -225,9 +225,13 @@ impl FakeLedger {
             world.truth().met(Met::LedgerFailed(failure));
             world.truth().ledger_failed(account, &change);
         }
-        self.notice();
+        let is_other = self.notice();
         let store = self.store();
+        let is_claim = matches!(change, Change::Claim { .. });
         let answer = match fault {
+            // As Redis's ledger: what was decided by another ledger is not claimed in this one.
+            Some(_) if is_other && is_claim => Err(error()),
+            None if is_other && is_claim => Ok(Changed::Conflict(store.entry(key))),
             Some(Failure::NotDone) => Err(error()),
             Some(Failure::DoneLater) => {
                 let (key, life, change) = (*key, Arc::clone(life), change.clone());
