@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use crate::broker::Message;
-use crate::config::{Config, Events, Problem, Problems, UnknownFields};
+use crate::config::{Config, Events, Problem, Problems, ReferencePlace, UnknownFields};
 use crate::message::body;
 use crate::message::failure::{Failure, Kind, Stage};
 use crate::message::payload::Mapping;
+use crate::message::reference::Reference;
 use crate::message::retry_state::{self, RetryState, string};
 use crate::message::rules::{Applied, FieldValue, Incoming, Rules, Trace};
 use crate::message::task;
@@ -29,6 +30,10 @@ const BESIDE_MESSAGE: usize = 256;
 pub struct Mapper {
     mapping: Mapping,
     unknown_fields: UnknownFields,
+    /// Where the message's reference is appended.
+    place: ReferencePlace,
+    queue: String,
+    operation: String,
     /// None where messages are task messages.
     rules: RwLock<Option<Arc<Rules>>>,
     counts: Counts,
@@ -94,6 +99,9 @@ impl Mapper {
         let mapper = Self {
             mapping,
             unknown_fields: config.task.unknown_fields,
+            place: config.task.reference,
+            queue: config.broker.queue.clone(),
+            operation: config.crm.operation.clone().unwrap_or_default(),
             rules: RwLock::new(None),
             counts: Counts::default(),
         };
@@ -152,8 +160,9 @@ impl Mapper {
     /// What is wrong with the message, or with the rule that is for it.
     pub fn map(&self, message: &Message, state: &RetryState, now: Timestamp) -> Result<Mapped, Failure> {
         let Some(rules) = self.current() else {
-            let body = self.direct(message)?;
-            return Ok(Mapped::Send { body, rule: None, message_id: id(message, state) });
+            let message_id = id(message, state);
+            let body = self.direct(message, message_id.as_deref())?;
+            return Ok(Mapped::Send { body, rule: None, message_id });
         };
         let mut trace = Trace::default();
         let result = self.by_rules(&rules, message, state, now, &mut trace);
@@ -178,12 +187,15 @@ impl Mapper {
     }
 
     /// The insert.php body of a task message.
-    fn direct(&self, message: &Message) -> Result<Bytes, Failure> {
-        self.body(&body::unpacked(message)?, self.unknown_fields)
+    fn direct(&self, message: &Message, message_id: Option<&str>) -> Result<Bytes, Failure> {
+        self.body(&body::unpacked(message)?, self.unknown_fields, message_id)
     }
 
-    fn body(&self, task: &[u8], unknown_fields: UnknownFields) -> Result<Bytes, Failure> {
-        let payload = self.mapping.map(task::decode(task, unknown_fields)?)?;
+    fn body(&self, task: &[u8], unknown_fields: UnknownFields, message_id: Option<&str>) -> Result<Bytes, Failure> {
+        let mut payload = self.mapping.map(task::decode(task, unknown_fields)?)?;
+        if let Some(id) = message_id.filter(|_| self.place != ReferencePlace::None) {
+            payload.append_reference(self.place, Reference::new(&self.queue, &self.operation, id));
+        }
         let mut json = Vec::with_capacity(task.len() + BESIDE_MESSAGE);
         serde_json::to_writer(&mut json, &payload).map_err(|error| unwritable(&error))?;
         Ok(json.into())
@@ -207,16 +219,16 @@ impl Mapper {
         match rules.apply(incoming, state.message_id.as_deref(), may_skip, trace)? {
             Applied::Skip { rule } => Ok(Mapped::Skip { rule }),
             Applied::Task { rule, fields, message_id } => {
-                let body = self.task(&fields).map_err(|failure| of_rule(failure, &rule))?;
+                let body = self.task(&fields, message_id.as_deref()).map_err(|failure| of_rule(failure, &rule))?;
                 Ok(Mapped::Send { body, rule: Some(rule), message_id })
             }
         }
     }
 
     /// The insert.php body of a rule's fields, which are checked as those of a task message are.
-    fn task(&self, fields: &[(&'static str, FieldValue)]) -> Result<Bytes, Failure> {
+    fn task(&self, fields: &[(&'static str, FieldValue)], message_id: Option<&str>) -> Result<Bytes, Failure> {
         let message = serde_json::to_vec(&AsMessage(fields)).map_err(|error| unwritable(&error))?;
-        self.body(&message, UnknownFields::Reject)
+        self.body(&message, UnknownFields::Reject, message_id)
     }
 }
 

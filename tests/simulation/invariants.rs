@@ -278,8 +278,9 @@ impl Truth {
         if count < 2 || extra > 0 {
             return;
         }
-        // A copy without an id is unknown to the one with an id.
-        let since = if account.has_id { latest } else { None };
+        // A copy without an id is unknown to the one with an id. A worker with a ledger of its own that was cut off may send once
+        // more and end before it can say so: what another worker said of the message stands.
+        let since = if account.has_id && self.has_one_ledger { latest } else { None };
         if account.reported < since || account.reported.is_none() {
             let text = format!("{count} tasks of {subjects:?} were created for one message, and nobody is told");
             self.wrong(text);

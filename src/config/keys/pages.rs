@@ -61,6 +61,8 @@ pub fn markdown_page() -> String {
         for key in keys_of(section) {
             let default = match key.preset {
                 Preset::Text(text) => format!("`{text}`"),
+                // A page would take it for a tag.
+                Preset::Derived(text) if text.starts_with('<') => format!("`{text}`"),
                 Preset::Derived(_) | Preset::Required | Preset::Absent => key.default().to_owned(),
             };
             let _ = writeln!(page, "| `{}` | {default} | {} Allowed: {}. |", key.name, key.meaning, key.brief());

@@ -161,3 +161,21 @@ fn dates_follow_the_calendar_and_the_clocks_of_the_zone() {
         assert_eq!(fields_of(&body)["description"], expected, "{zone} {template}");
     }
 }
+
+#[test]
+fn a_task_carries_its_messages_reference_where_that_is_configured() {
+    use crate::message::reference::Reference;
+    let rules = rule("message_id = \"t-{{ body.n }}\"", "");
+    for (text, message_id, expected) in [
+        (format!("[task]\nreference = 'name'\n{rules}"), "t-7", true),
+        (format!("[task]\nreference = 'none'\n{rules}"), "t-7", false),
+    ] {
+        let mapped = map(&mapper(&text), event(r#"{"n": 7}"#));
+        let Ok(Mapped::Send { body, .. }) = mapped else { panic!("{mapped:?}") };
+        let name = match expected {
+            true => format!("n [ref:{}]", Reference::new("wolkvox.tasks", "demo", message_id)),
+            false => "n".to_owned(),
+        };
+        assert_eq!(fields_of(&body)["name"], name);
+    }
+}
