@@ -11,9 +11,6 @@ use url::Url;
 use super::*;
 use crate::support::process;
 
-/// Cases whose configuration has keys that the program gets with the console and with rules.
-const LATER: [&str; 4] = ["console", "console-behind-a-proxy", "every-knob", "own-rules"];
-
 fn mount<'a>(container: &'a Value, name: &str) -> &'a Value {
     find(&container["volumeMounts"], name)
 }
@@ -138,7 +135,7 @@ fn rules_are_a_file_that_restarts_nothing() {
 /// The program takes the configuration of every case.
 #[tokio::test]
 async fn the_worker_accepts_every_configuration() {
-    for (name, manifests) in RENDERED.iter().filter(|(name, _)| !LATER.contains(&name.as_str()) && *name != "rules") {
+    for (name, manifests) in RENDERED.iter() {
         let here = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chart-{name}"));
         fs::create_dir_all(&here).unwrap();
         let files = own_secret(manifests).map_or_else(
