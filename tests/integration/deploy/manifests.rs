@@ -150,7 +150,12 @@ async fn the_worker_accepts_every_configuration() {
             fs::write(here.join(text(&item["path"])), text(&files[text(&item["key"])])).unwrap();
         }
         let folder = text(&mount(worker(manifests), "secrets")["mountPath"]);
-        let config = toml_text(manifests).replace(folder, here.to_str().unwrap());
+        let mut config = toml_text(manifests).replace(folder, here.to_str().unwrap());
+        if configuration(manifests).get("events").is_some() {
+            let folder = text(&mount(worker(manifests), "rules")["mountPath"]);
+            fs::write(here.join("rules.toml"), text(&cases()["rules"]["rules"])).unwrap();
+            config = config.replace(folder, here.to_str().unwrap());
+        }
         let file = here.join("config.toml");
         fs::write(&file, config).unwrap();
         let env = vec![("WTW_CONFIG".to_owned(), file.to_str().unwrap().to_owned())];
