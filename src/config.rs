@@ -250,7 +250,7 @@ pub struct Gate {
     pub probe_initial: Duration,
     /// Longest wait between probes.
     pub probe_max: Duration,
-    /// How often a parked or quarantined token is tried all the same.
+    /// How often a suspended token is tried again.
     pub recheck: Duration,
     /// How long a message is held, counted from its delivery.
     pub hold: Duration,

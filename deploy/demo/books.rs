@@ -212,7 +212,7 @@ fn possibly_created(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
     }
     Entry {
         text: format!(
-            "{flagged} dead letters are marked x-possibly-created: their answers were lost; {there} of them are in the CRM"
+            "{flagged} dead letters are marked x-wtw-possibly-created: their answers were lost; {there} of them are in the CRM"
         ),
         against,
     }

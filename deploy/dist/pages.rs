@@ -72,7 +72,7 @@ fn common(page: &mut dyn Write) -> Result<(), Box<dyn Error>> {
             Preset::Required => " Required by the commands that use it.".to_owned(),
             Preset::Absent => String::new(),
         };
-        let meaning = format!("{}; {}.{preset}", key.meaning, key.allowed());
+        let meaning = format!("{} Allowed: {}.{preset}", key.meaning, key.allowed());
         roff.control("TP", []).text([bold(key.variables().join(", "))]).text([roman(meaning)]);
     }
     roff.to_writer(page)?;

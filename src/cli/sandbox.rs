@@ -46,7 +46,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     daily_limit: Option<u64>,
     /// Whether query.php and queryDates.php find tasks: on unless a report says otherwise
-    #[arg(long, value_name = "WHETHER", value_enum)]
+    #[arg(long, value_name = "on|off", value_enum, hide_possible_values = true)]
     query: Option<Switch>,
     /// Behave as the account of this report of crm-report did; rules of --faults come first
     #[arg(long, value_name = "FILE")]

@@ -84,8 +84,8 @@ impl Contender {
 }
 
 fn worker(site: &Site, ledger: Ledger, in_flight: usize) -> Result<Command, String> {
-    let file = site.folder.join("ledger.redb");
-    for part in ["ledger.redb", "ledger.redb.journal"] {
+    let file = site.folder.join("ledger.db");
+    for part in ["ledger.db", "ledger.db-wal", "ledger.db-shm", "ledger.db.lock"] {
         let _ = std::fs::remove_file(site.folder.join(part));
     }
     if ledger == Ledger::Redis {

@@ -181,7 +181,7 @@ fn same_libraries(top: &Path) -> Result<(), String> {
     let differs = bench.iter().find(|(name, _)| {
         let of = |all: &[(String, String)]| all.iter().filter(|(other, _)| other == name).cloned().collect::<Vec<_>>();
         let (worker, bench) = (of(&worker), of(&bench));
-        ["lapin", "reqwest", "tokio", "hyper", "hyper-util", "redb", "redis"].contains(&name.as_str())
+        ["lapin", "reqwest", "tokio", "hyper", "hyper-util", "rusqlite", "redis"].contains(&name.as_str())
             && worker != bench
     });
     differs.map_or(Ok(()), |(name, _)| {

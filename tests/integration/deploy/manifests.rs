@@ -11,9 +11,6 @@ use url::Url;
 use super::*;
 use crate::support::process;
 
-/// Cases whose configuration has keys that the program gets with the console and with rules.
-const LATER: [&str; 4] = ["console", "console-behind-a-proxy", "every-knob", "own-rules"];
-
 fn mount<'a>(container: &'a Value, name: &str) -> &'a Value {
     find(&container["volumeMounts"], name)
 }
@@ -138,7 +135,7 @@ fn rules_are_a_file_that_restarts_nothing() {
 /// The program takes the configuration of every case.
 #[tokio::test]
 async fn the_worker_accepts_every_configuration() {
-    for (name, manifests) in RENDERED.iter().filter(|(name, _)| !LATER.contains(&name.as_str()) && *name != "rules") {
+    for (name, manifests) in RENDERED.iter() {
         let here = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chart-{name}"));
         fs::create_dir_all(&here).unwrap();
         let files = own_secret(manifests).map_or_else(
@@ -153,7 +150,12 @@ async fn the_worker_accepts_every_configuration() {
             fs::write(here.join(text(&item["path"])), text(&files[text(&item["key"])])).unwrap();
         }
         let folder = text(&mount(worker(manifests), "secrets")["mountPath"]);
-        let config = toml_text(manifests).replace(folder, here.to_str().unwrap());
+        let mut config = toml_text(manifests).replace(folder, here.to_str().unwrap());
+        if configuration(manifests).get("events").is_some() {
+            let folder = text(&mount(worker(manifests), "rules")["mountPath"]);
+            fs::write(here.join("rules.toml"), text(&cases()["rules"]["rules"])).unwrap();
+            config = config.replace(folder, here.to_str().unwrap());
+        }
         let file = here.join("config.toml");
         fs::write(&file, config).unwrap();
         let env = vec![("WTW_CONFIG".to_owned(), file.to_str().unwrap().to_owned())];
