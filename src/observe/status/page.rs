@@ -98,7 +98,7 @@ pub struct Token {
     pub in_use: usize,
     /// Requests that it may have under way.
     pub slots: usize,
-    /// Why it is out of use: `quota`, `quarantine` or `throttled`.
+    /// Why it is out of use: `quota`, `unauthorized` or `throttled`.
     pub suspended: Option<String>,
     /// When it is tried again.
     pub until: Option<String>,
