@@ -51,7 +51,7 @@ async fn a_created_id_is_acked_without_a_post_and_another_body_under_it_is_a_con
 }
 
 /// Long enough that a worker is killed before its request ends, on a slow machine too.
-const KILLED_WITHIN: [(&str, &str); 2] = [("WTW_CRM_CONNECT_TIMEOUT", "1s"), ("WTW_CRM_REQUEST_TIMEOUT", "3s")];
+const KILLED_WITHIN: [(&str, &str); 2] = [("WTW_CRM_CONNECT_TIMEOUT", "1s"), ("WTW_CRM_REQUEST_TIMEOUT", "15s")];
 
 /// Has a worker killed while the CRM, which made the task, does not answer; the ledger that it leaves.
 async fn killed_before_the_answer(rig: &Rig) -> LedgerFile {
@@ -203,8 +203,9 @@ async fn work_off_under_fire(rig: &Rig, on_unknown: &str) -> (BTreeSet<String>, 
     let env = [
         ("WTW_LEDGER_URL", url.as_str()),
         ("WTW_RETRY_ON_UNKNOWN", on_unknown),
-        ("WTW_CRM_CONNECT_TIMEOUT", "1s"),
-        ("WTW_CRM_REQUEST_TIMEOUT", "1s"),
+        // What merely takes its time on a slow machine is no unknown outcome.
+        ("WTW_CRM_CONNECT_TIMEOUT", "5s"),
+        ("WTW_CRM_REQUEST_TIMEOUT", "5s"),
     ];
     rig.declare_topology().await;
     let published = rig.publish_many("fire", 300).await;
@@ -403,7 +404,7 @@ async fn other_delays_in_a_new_version_strand_no_message() {
 async fn held_messages_come_back_by_themselves_with_nothing_spent() {
     let rig = Rig::new("guarantees.hold").await;
     rig.crm.faults(json!([{ "action": "api:400:THE API YOU WANT TO CONSULT DOES NOT EXIST" }])).await;
-    let worker = rig.worker(&[("WTW_CRM_REQUEST_TIMEOUT", "1s"), ("WTW_GATE_HOLD", "11s")]).await;
+    let worker = rig.worker(&[("WTW_CRM_REQUEST_TIMEOUT", "5s"), ("WTW_GATE_HOLD", "15s")]).await;
     let published = rig.publish_many("held", 5).await;
     worker.reaches(&settled("held"), 5.0).await;
     rig.crm.faults(json!([])).await;

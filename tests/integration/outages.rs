@@ -101,8 +101,8 @@ async fn a_held_message_goes_to_the_hold_queue_with_nothing_spent() {
     rig.crm.faults(json!([{ "action": "api:400:THE API YOU WANT TO CONSULT DOES NOT EXIST" }])).await;
     let worker = rig
         .worker(&[
-            ("WTW_CRM_REQUEST_TIMEOUT", "1s"),
-            ("WTW_GATE_HOLD", "11s"),
+            ("WTW_CRM_REQUEST_TIMEOUT", "5s"),
+            ("WTW_GATE_HOLD", "15s"),
             ("WTW_GATE_PROBE_INITIAL", "10s"),
             ("WTW_GATE_PROBE_MAX", "10s"),
         ])

@@ -237,7 +237,8 @@ async fn an_unreadable_letter_is_named_by_its_place_and_once_it_is_taken_out_all
             left -= 1;
         }
         let discarded = run(&["dead-letters", "discard", "--all", "--yes", "--reason", "test"], &env, b"").await;
-        assert_eq!(discarded.code, Some(0), "{}", discarded.stderr);
-        assert_eq!(discarded.stdout.trim(), format!("discarded: {left}"));
+        // They may have come back before it, so that they were taken out as well: then nothing matches.
+        let expected = if left == 0 { (Some(1), String::new()) } else { (Some(0), format!("discarded: {left}\n")) };
+        assert_eq!((discarded.code, discarded.stdout), expected, "{}", discarded.stderr);
     }
 }
