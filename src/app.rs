@@ -156,7 +156,8 @@ impl Broker {
             told.connection(&change);
             if let (Change::Connected { others: 1.., .. }, true) = (&change, is_local) {
                 tracing::warn!(
-                    "another worker consumes this queue, and the ledger is local: after a change of workers, messages that were                      delivered before are in doubt. Share a ledger (ledger.url = \"redis://…\"), or run one worker"
+                    "another worker consumes this queue, and the ledger is local: after a change of workers, messages that were \
+                     delivered before are in doubt. Share a ledger (ledger.url = \"redis://…\"), or run one worker"
                 );
             }
         };

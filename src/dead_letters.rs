@@ -22,7 +22,7 @@ pub mod scan;
 use std::sync::Arc;
 
 use crate::broker::connect::Connector;
-use crate::broker::topology::Topology;
+use crate::broker::topology::{self, Topology};
 use crate::clock::Clock;
 use crate::config::Config;
 
@@ -49,7 +49,7 @@ impl Queues {
         Self {
             work: broker.queue.clone(),
             dead: broker.dead_letter_queue.clone(),
-            broker: of("dead.broker"),
+            broker: topology::broker_dead_letter_queue(&broker.queue),
             discarded: of("discarded"),
             audit: of("audit"),
         }

@@ -85,8 +85,8 @@ pub fn owner_queue(queue: &str) -> String {
 
 /// Name of the queue for what RabbitMQ dead-letters itself.
 #[must_use]
-pub fn broker_dead_letter_queue(dead_letter_queue: &str) -> String {
-    format!("{dead_letter_queue}.broker")
+pub fn broker_dead_letter_queue(queue: &str) -> String {
+    format!("{queue}.dead.broker")
 }
 
 /// Name of the queue for dead letters that an operator discarded.
@@ -108,7 +108,7 @@ impl Topology {
         let mut queues = vec![
             work(broker),
             dead_letter(broker),
-            optional(broker_dead_letter_queue(&broker.dead_letter_queue), quorum()),
+            optional(broker_dead_letter_queue(&broker.queue), quorum()),
             owner(broker),
             discarded(broker),
             audit(broker),
@@ -144,7 +144,7 @@ impl Topology {
 }
 
 fn work(broker: &config::Broker) -> Queue {
-    let mut arguments = dead_lettering_to(&broker_dead_letter_queue(&broker.dead_letter_queue));
+    let mut arguments = dead_lettering_to(&broker_dead_letter_queue(&broker.queue));
     arguments.insert("x-delivery-limit", Argument::Number(WORK_DELIVERY_LIMIT));
     if broker.single_active_consumer {
         arguments.insert("x-single-active-consumer", Argument::Switch(true));

@@ -14,6 +14,7 @@ pub use self::trend::Minute;
 use self::trend::Trend;
 use crate::broker::depths::Depths;
 use crate::broker::session::Change;
+use crate::broker::topology;
 use crate::clock::{Clock, rfc3339};
 use crate::config::Config;
 use crate::gate::{BlockReason, Gate};
@@ -123,7 +124,7 @@ impl Status {
             zone: config.crm.timezone.clone(),
             names: QueueNames {
                 dead: config.broker.dead_letter_queue.clone(),
-                broker: format!("{}.dead.broker", config.broker.queue),
+                broker: topology::broker_dead_letter_queue(&config.broker.queue),
             },
             ledger,
         });

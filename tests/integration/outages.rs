@@ -55,7 +55,7 @@ async fn a_wrong_endpoint_harms_no_message_and_the_worker_says_so() {
 }
 
 #[tokio::test]
-async fn a_refused_token_is_quarantined_and_no_message_is_at_fault() {
+async fn a_refused_token_is_suspended_and_no_message_is_at_fault() {
     let rig = Rig::new("outage.token").await;
     let worker = rig.worker(&[("WTW_CRM_TOKENS", "wrong,demo-token")]).await;
     for n in 0..10 {
@@ -64,7 +64,7 @@ async fn a_refused_token_is_quarantined_and_no_message_is_at_fault() {
     rig.crm.created(10).await;
     assert!(rig.crm.requests("unauthorized").await <= 2, "tried, then left alone");
     let status = worker.status().await;
-    assert_eq!(status["tokens"][0]["parked"], "quarantine");
+    assert_eq!(status["tokens"][0]["suspended"], "unauthorized");
     assert_eq!(rig.amqp.count(&rig.dead_letter_queue()).await, Some(0));
     worker.process.stop().await;
 
@@ -100,7 +100,12 @@ async fn a_held_message_goes_to_the_hold_queue_with_nothing_spent() {
     let rig = Rig::new("outage.hold").await;
     rig.crm.faults(json!([{ "action": "api:400:THE API YOU WANT TO CONSULT DOES NOT EXIST" }])).await;
     let worker = rig
-        .worker(&[("WTW_GATE_HOLD", "500ms"), ("WTW_GATE_PROBE_INITIAL", "10s"), ("WTW_GATE_PROBE_MAX", "10s")])
+        .worker(&[
+            ("WTW_CRM_REQUEST_TIMEOUT", "5s"),
+            ("WTW_GATE_HOLD", "15s"),
+            ("WTW_GATE_PROBE_INITIAL", "10s"),
+            ("WTW_GATE_PROBE_MAX", "10s"),
+        ])
         .await;
     rig.publish("m-1", &task("held")).await;
     worker.reaches("wtw_settled_messages_total{outcome=\"held\",kind=\"\"}", 1.0).await;

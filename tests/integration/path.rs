@@ -232,7 +232,7 @@ async fn two_at_a_time_on_each_token_and_all_slots_in_use() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_used_up_is_parked_while_the_other_carries_on() {
+async fn a_token_that_is_used_up_is_suspended_while_the_other_carries_on() {
     let options = Options { tokens: vec!["one".to_owned(), "two".to_owned()], daily_limit: 4, ..Crm::options() };
     let broker = crate::support::broker::Broker::shared().await;
     let rig = Rig::with("path.quota", &broker.url, options).await;
@@ -243,7 +243,7 @@ async fn a_token_that_is_used_up_is_parked_while_the_other_carries_on() {
     rig.crm.created(8).await;
     worker.reaches("wtw_gate_closed{reason=\"quota\"}", 1.0).await;
     // At the most two requests of each token were out, and each asked when the quota is reset.
-    assert!(rig.crm.requests("quota_exhausted").await <= 8, "parked, not asked again and again");
+    assert!(rig.crm.requests("quota_exhausted").await <= 8, "suspended, not asked again and again");
     assert_eq!(rig.amqp.count(&rig.dead_letter_queue()).await, Some(0), "nobody's fault");
     // The unfinished ones are returned, unspent.
     worker.process.stop().await;

@@ -90,7 +90,7 @@ async fn deleted_queues_are_declared_again() {
 }
 
 #[tokio::test]
-async fn what_the_broker_gives_up_reaches_the_dead_letter_queue() {
+async fn what_the_broker_gives_up_reaches_the_queue_for_that_and_is_listed() {
     let rig = Rig::new("topology.expired").await;
     rig.declare_topology().await;
     rig.publish_with(&task("old"), properties("m-1").with_expiration("1".into())).await;
@@ -101,8 +101,9 @@ async fn what_the_broker_gives_up_reaches_the_dead_letter_queue() {
         letters.into_iter().next()
     })
     .await;
-    assert_eq!((&listed["kind"], &listed["message_id"]), (&"expired".into(), &"m-1".into()));
-    let letter = rig.dead_letter().await;
+    assert_eq!((&listed["kind"], &listed["message_id"]), (&"broker-expired".into(), &"m-1".into()));
+    let [given_up, ..] = rig.tool_queues();
+    let letter = rig.amqp.take(&given_up).await;
     assert_eq!(number(&letter, "x-wtw-dead-letter"), None);
     assert_eq!(letter.data, task("old"));
 }

@@ -146,6 +146,7 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 async fn declare_impatient(rig: &Rig) {
     rig.declare_topology().await;
     rig.amqp.delete(&rig.queue).await;
+    let [given_up, ..] = rig.tool_queues();
     let mut arguments = FieldTable::default();
     let text = |text: &str| AMQPValue::LongString(text.into());
     for (name, value) in [
@@ -153,7 +154,7 @@ async fn declare_impatient(rig: &Rig) {
         ("x-delivery-limit", AMQPValue::LongLongInt(DELIVERY_LIMIT)),
         ("x-single-active-consumer", AMQPValue::Boolean(true)),
         ("x-dead-letter-exchange", text("")),
-        ("x-dead-letter-routing-key", text(&rig.dead_letter_queue())),
+        ("x-dead-letter-routing-key", text(&given_up)),
         ("x-dead-letter-strategy", text("at-least-once")),
         ("x-overflow", text("reject-publish")),
     ] {
@@ -180,12 +181,13 @@ async fn an_unreadable_message_is_given_up_by_the_broker_and_the_innocent_beside
     let file = LedgerFile::new();
     let worker = rig.unready_worker(&[("WTW_LEDGER_URL", &file.url()), ("WTW_BROKER_TOPOLOGY", "verify")]);
     rig.crm.created(93).await;
-    let given_up = || async { (rig.amqp.count(&rig.dead_letter_queue()).await? == 3).then_some(()) };
-    eventually("the unreadable ones are dead letters", given_up).await;
+    let [dead, ..] = rig.tool_queues();
+    let given_up = || async { (rig.amqp.count(&dead).await? == 3).then_some(()) };
+    eventually("the unreadable ones are given up", given_up).await;
     worker.says("a property that is not UTF-8").await;
     let mut bodies = Vec::new();
     for _ in 0..3 {
-        let (properties, body) = raw.take(&rig.dead_letter_queue()).await;
+        let (properties, body) = raw.take(&dead).await;
         assert!(contains(&properties, b"delivery_limit") && contains(&properties, NOT_UTF8));
         bodies.push(body);
     }
@@ -224,7 +226,7 @@ async fn an_unreadable_letter_is_named_by_its_place_and_once_it_is_taken_out_all
             // They come back in another order; one that was the first of all stays that.
             let place =
                 if args == ["list"] || before == 0 { format!("read before it: {before}\n") } else { String::new() };
-            for part in ["a property that is not UTF-8", &place, "take it out in the management interface"] {
+            for part in ["a property that is not UTF-8", &place, "Remove it in RabbitMQ's management interface"] {
                 assert!(failed.stderr.contains(part), "{args:?}: {part} is not in {}", failed.stderr);
             }
             // Nothing was settled, and nothing is held.
@@ -235,7 +237,8 @@ async fn an_unreadable_letter_is_named_by_its_place_and_once_it_is_taken_out_all
             left -= 1;
         }
         let discarded = run(&["dead-letters", "discard", "--all", "--yes", "--reason", "test"], &env, b"").await;
-        assert_eq!(discarded.code, Some(0), "{}", discarded.stderr);
-        assert_eq!(discarded.stdout.lines().count(), left as usize, "{}", discarded.stdout);
+        // They may have come back before it, so that they were taken out as well: then nothing matches.
+        let expected = if left == 0 { (Some(1), String::new()) } else { (Some(0), format!("discarded: {left}\n")) };
+        assert_eq!((discarded.code, discarded.stdout), expected, "{}", discarded.stderr);
     }
 }

@@ -35,7 +35,7 @@ fn every_queue_has_the_contracts_arguments() {
             "x-overflow": "reject-publish", "x-max-length": 10_000_000,
         })
     };
-    let mut work = dead_lettering("graveyard.broker");
+    let mut work = dead_lettering("tasks.dead.broker");
     work["x-delivery-limit"] = json!(100);
     let mut standby = work.clone();
     standby["x-single-active-consumer"] = json!(true);
@@ -54,7 +54,7 @@ fn every_queue_has_the_contracts_arguments() {
         let expected = json!({"queues": [
             queue("tasks", work),
             queue("graveyard", &dead),
-            queue("graveyard.broker", &dead),
+            queue("tasks.dead.broker", &dead),
             queue("tasks.owner", &owner),
             queue("tasks.discarded", &discarded),
             queue("tasks.audit", &json!({"x-queue-type": "stream", "x-max-age": "90D"})),
@@ -68,8 +68,15 @@ fn every_queue_has_the_contracts_arguments() {
 
 #[test]
 fn equal_delays_share_a_queue() {
-    let fixed =
-        ["tasks", "graveyard", "graveyard.broker", "tasks.owner", "tasks.discarded", "tasks.audit", "tasks.retry.hold"];
+    let fixed = [
+        "tasks",
+        "graveyard",
+        "tasks.dead.broker",
+        "tasks.owner",
+        "tasks.discarded",
+        "tasks.audit",
+        "tasks.retry.hold",
+    ];
     for (delays, retry) in [
         (&[][..], &[][..]),
         (&[10, 60, 300, 1_800], &["tasks.retry.10s", "tasks.retry.1m", "tasks.retry.5m", "tasks.retry.30m"]),
