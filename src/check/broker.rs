@@ -274,10 +274,14 @@ fn absent(name: &str, mode: TopologyMode, findings: &mut Findings) {
 
 fn as_declared(queue: &Queue) -> String {
     let value = |name: &str| queue.arguments.get(name).map(crate::broker::topology::Argument::text).unwrap_or_default();
-    let limit = value("x-delivery-limit");
+    let limit = match queue.arguments.contains_key("x-delivery-limit") {
+        true => format!("delivery limit {}", value("x-delivery-limit")),
+        // A stream.
+        false => return format!("kept for {}", value("x-max-age")),
+    };
     match queue.arguments.contains_key("x-dead-letter-exchange") {
-        true => format!("delivery limit {limit}, dead-letters to {}", value("x-dead-letter-routing-key")),
-        false => format!("delivery limit {limit}, unless a policy sets a lower one"),
+        true => format!("{limit}, dead-letters to {}", value("x-dead-letter-routing-key")),
+        false => format!("{limit}, unless a policy sets a lower one"),
     }
 }
 

@@ -37,7 +37,6 @@ async fn refused(name: &str, cases: Vec<(&str, Vec<u8>, &str, &str)>) {
 async fn what_is_no_task_message() {
     let deep = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();
     let deep_field = [br#"{"description":"#.to_vec(), deep.clone(), b"}".to_vec()].concat();
-    let large = task_with("large", json!({ "description": "x".repeat(300 * 1024) }));
     refused(
         "bad.message",
         vec![
@@ -52,10 +51,29 @@ async fn what_is_no_task_message() {
             ("not-utf8", b"{\"name\": \"\xff\xfe\"}".to_vec(), "invalid_message", "UTF-8"),
             ("deep", deep, "invalid_message", "JSON object"),
             ("deep-field", deep_field, "invalid_task", "description: is "),
-            ("large", large, "too_large", "262144"),
         ],
     )
     .await;
+}
+
+/// It is not kept in memory, so RabbitMQ dead-letters it, without headers of ours.
+#[tokio::test]
+async fn a_body_over_the_limit_is_rejected_to_the_dead_letters_of_the_broker() {
+    let rig = Rig::new("bad.large").await;
+    let worker = rig.worker(&[]).await;
+    rig.publish("first", &task("first")).await;
+    let large = task_with("large", json!({ "description": "x".repeat(300 * 1024) }));
+    rig.publish("large", &large).await;
+    let letter = rig.amqp.take(&format!("{}.dead.broker", rig.queue)).await;
+    assert!(letter.data == large, "byte for byte");
+    assert_eq!(letter.properties.message_id().as_ref().map(|id| id.as_str()), Some("large"));
+    let headers = letter.properties.headers().clone().unwrap_or_default();
+    assert!(headers.inner().keys().all(|name| !name.as_str().starts_with("x-wtw-")), "{headers:?}");
+    let logged = worker.process.lines().into_iter().any(|line| line.contains("WARN") && line.contains("\"large\""));
+    assert!(logged, "a warning names the message");
+    rig.publish("last", &task("last")).await;
+    rig.crm.created(2).await;
+    rig.queues_are_empty().await;
 }
 
 #[tokio::test]
@@ -67,8 +85,16 @@ async fn what_has_bad_fields() {
             "did you mean completion_date?",
         ),
         ("unknown", task_with("x", json!({ "zzz": 1 })), "zzz: is not a known field"),
-        ("day", task_with("x", json!({ "completion_date": "2026-02-30 10:00:00" })), "not a date that exists"),
-        ("hour", task_with("x", json!({ "completion_date": "2026-02-20 24:00:00" })), "not a date that exists"),
+        (
+            "day",
+            task_with("x", json!({ "completion_date": "2026-02-30 10:00:00" })),
+            "a date or time that does not exist",
+        ),
+        (
+            "hour",
+            task_with("x", json!({ "completion_date": "2026-02-20 24:00:00" })),
+            "a date or time that does not exist",
+        ),
         ("shape", task_with("x", json!({ "completion_date": "20260220 100000" })), "YYYY-MM-DD HH:MM:SS"),
         ("reminder", task_with("x", json!({ "reminder_date": "2026-12-02 10:00:00" })), "must not be after"),
         ("remember", task_with("x", json!({ "remember": true })), "required when remember is true"),
@@ -94,9 +120,13 @@ fn each_field_spoilt() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         cases.push(("null", task_with("x", json!({ field: null })), field));
     }
     for field in FIELDS {
-        // Empty is allowed of a description, true of the switch.
-        let allowed = if field == "description" { json!("") } else { json!(true) };
-        let spoils = |value: &&serde_json::Value| !["description", "remember"].contains(&field) || **value != allowed;
+        let allowed = match field {
+            "description" => Some(json!("")),
+            "id_record" => Some(json!(7)),
+            "remember" => Some(json!(true)),
+            _ => None,
+        };
+        let spoils = |value: &&serde_json::Value| allowed.as_ref() != Some(*value);
         cases
             .extend(wrong.iter().filter(spoils).map(|value| ("wrong", task_with("x", json!({ field: value })), field)));
     }
@@ -212,7 +242,12 @@ async fn headers_of_ours_that_are_ill_typed_or_too_long_are_ignored() {
     assert_eq!(number(&letter, "x-wtw-attempts"), Some(0));
     assert_eq!(text(&letter, "x-wtw-original-exchange"), "");
     assert_eq!(worker.metric("wtw_invalid_headers_total").await, 4.0);
-    let warned = worker.process.lines().into_iter().find(|line| line.contains("ill-typed")).expect("a warning");
+    let warned = worker
+        .process
+        .lines()
+        .into_iter()
+        .find(|line| line.contains("ignored headers of a wrong type"))
+        .expect("a warning");
     for name in ["x-wtw-attempts", "x-wtw-history", "x-wtw-first-attempt-at", "x-wtw-original-exchange"] {
         assert!(warned.contains(name), "{warned}");
     }

@@ -64,7 +64,7 @@ async fn what_is_in_order_is_ok_line_by_line() {
         checked.has("broker.queue", "ok", &format!("{name}: messages 0, consumers 0; delivery limit"));
     }
     checked.has("crm.token", "ok", "token 0: accepted, 999999 of 1000000 calls left today");
-    checked.has("ledger", "ok", "is not there yet; its folder can be written");
+    checked.has("ledger", "ok", "does not exist yet; its folder can be written");
     checked.has("broker.policies", "ok", "AMQP does not show them");
     assert_eq!(std::fs::read_dir(ledger.folder()).expect("the folder").count(), 0, "nothing is left in it");
     let printed = run(&["check"], &env, b"").await;
@@ -287,7 +287,7 @@ async fn a_ledger_that_a_worker_holds_is_in_order_and_one_that_is_none_is_not() 
     let second = rig.worker(&[beside]).await;
     let checked = check(&["--no-crm"], &env).await;
     assert_eq!(checked.code, Some(0), "{}", checked.said);
-    checked.has("ledger", "ok", "is held by a running worker");
+    checked.has("ledger", "ok", "a running worker has it open");
     checked.has("audit.replicas", "warning", "2 workers consume the queue side by side");
     checked.has("audit.replicas", "warning", "2 workers consume the queue, and each has a ledger of its own");
     drop(second);
@@ -300,7 +300,7 @@ async fn a_ledger_that_a_worker_holds_is_in_order_and_one_that_is_none_is_not() 
     std::fs::write(&path, [7; 9_000]).expect("written");
     let checked = check(&["--no-crm"], &env).await;
     assert_eq!(checked.code, Some(1), "{}", checked.said);
-    checked.has("ledger", "problem", "no ledger, or damaged");
+    checked.has("ledger", "problem", "it is damaged: ");
     assert_eq!(std::fs::read(&path).expect("read"), [7; 9_000], "left alone");
     let elsewhere = rig.env(&[("WTW_LEDGER_URL", "file:/nowhere/ledger.redb")]);
     check(&["--no-crm"], &elsewhere).await.has("ledger", "problem", "its folder does not exist");
@@ -322,7 +322,7 @@ async fn a_redis_that_would_forget_is_a_problem() {
     assert_eq!(keys, Vec::<String>::new(), "nothing is left in it");
 
     // What the worker may not do, `check` may not call in order.
-    for denied in ["-evalsha", "-script", "-setnx", "-zadd"] {
+    for denied in ["-eval", "-hsetnx", "-set", "-zadd"] {
         let mut user = redis::cmd("ACL");
         user.arg(&["SETUSER", "limited", "reset", "on", ">hunter2", "~*", "+@all", denied]);
         user.query_async::<()>(&mut connection).await.expect("a user");
@@ -330,6 +330,8 @@ async fn a_redis_that_would_forget_is_a_problem() {
         let checked = check(&["--no-crm"], &rig.env(&[("WTW_LEDGER_URL", &limited)])).await;
         assert_eq!(checked.code, Some(1), "{denied}: {}", checked.said);
         checked.has("ledger", "problem", "may do");
+        let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.expect("keys");
+        assert_eq!(keys, Vec::<String>::new(), "{denied}: nothing is left in it");
     }
 
     for (key, value) in [("maxmemory", "100mb"), ("maxmemory-policy", "allkeys-lru"), ("appendonly", "no")] {
@@ -374,7 +376,8 @@ async fn offline_tells_what_does_not_go_together() {
         &["--offline"],
         &own(&[
             ("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false"),
-            ("WTW_LEDGER_RETENTION", "30m"),
+            ("WTW_LEDGER_RETENTION", "1d"),
+            ("WTW_RETRY_DELAYS", "13h,13h"),
             ("WTW_TASK_MAX_AGE", "20m"),
             ("WTW_GATE_HOLD", "1780s"),
             ("WTW_SHUTDOWN_GRACE", "1m"),
@@ -384,7 +387,7 @@ async fn offline_tells_what_does_not_go_together() {
     .await;
     assert_eq!(checked.of("problem").len(), 1, "the retired host only: {}", checked.said);
     checked.has("audit.replicas", "warning", "without a single active consumer");
-    checked.has("audit.retry", "warning", "ledger.retention (30m) ends before");
+    checked.has("audit.retry", "warning", "ledger.retention (1d) ends before");
     checked.has("audit.retry", "warning", "task.max_age (20m) ends before");
     checked.has("audit.consumer_timeout", "warning", "shorten gate.hold");
     checked.has("audit.shutdown", "warning", "terminationGracePeriodSeconds: 73 or more");

@@ -69,18 +69,25 @@ pub async fn inspect(url: &SecretString) -> Result<Found, LedgerError> {
 /// with them is what the worker may do.
 async fn try_out(connection: &Connection, link: &Link) -> Result<(), LedgerError> {
     let prefix = format!("{PREFIX}check:{}:", uuid::Uuid::now_v7());
-    let (entry, index, about) = (format!("{prefix}entry"), format!("{prefix}index"), format!("{prefix}about"));
+    let keys = ["entry", "index", "about"].map(|name| format!("{prefix}{name}"));
+    let written = write_trial(connection, link, &keys).await;
+    let mut remove = redis::cmd("DEL");
+    remove.arg(&keys);
+    // Also after a refusal, which may come when some are written.
+    let removed: Result<i64, LedgerError> = connection.ask_on(link, &Question::Command(remove)).await;
+    written.and(removed.map(drop))
+}
+
+async fn write_trial(connection: &Connection, link: &Link, keys: &[String; 3]) -> Result<(), LedgerError> {
+    let [entry, index, about] = keys;
     let mut first = redis::pipe();
-    first.cmd("HSETNX").arg(&about).arg("id").arg("check").ignore();
-    first.cmd("HSET").arg(&about).arg("epoch").arg(0).ignore();
-    first.cmd("HGETALL").arg(&about);
+    first.cmd("HSETNX").arg(about).arg("id").arg("check").ignore();
+    first.cmd("HSET").arg(about).arg("epoch").arg(0).ignore();
+    first.cmd("HGETALL").arg(about);
     let _: (HashMap<String, String>,) = connection.ask_on(link, &Question::Commands(first)).await?;
     let mut call = redis::cmd("EVAL");
-    call.arg(SCRIPT).arg(3).arg(&entry).arg(&index).arg(&about);
-    call.arg("check").arg("").arg("{}").arg("check").arg("0").arg(TRIAL).arg("0").arg("1").arg("1").arg(&entry);
+    call.arg(SCRIPT).arg(3).arg(entry).arg(index).arg(about);
+    call.arg("check").arg("").arg("{}").arg("check").arg("0").arg(TRIAL).arg("0").arg("1").arg("1").arg(entry);
     let _: (i64, String, u64) = connection.ask_on(link, &Question::Command(call)).await?;
-    let mut last = redis::cmd("DEL");
-    last.arg(&[entry, index, about]);
-    let _: i64 = connection.ask_on(link, &Question::Command(last)).await?;
     Ok(())
 }
