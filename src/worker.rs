@@ -165,7 +165,11 @@ impl Worker {
             Settlement::Reject(_) => acker.reject().await,
         };
         drop(lock);
-        self.ownership.settled(unsettled).await;
+        match settled {
+            Ok(()) => self.ownership.settled(unsettled).await,
+            // RabbitMQ delivers it again, perhaps to a worker with another ledger.
+            Err(_) => drop(unsettled),
+        }
         span.settled(&disposition, report.attempts, settled.is_err());
         self.report(&message, report, &disposition, &settlement, settled.is_err());
     }
