@@ -293,6 +293,7 @@ impl Worker {
         d: &mut DeliveryContext<'_>,
         mut found: Option<Option<Entry>>,
     ) -> Result<Result<Plan, Disposition>, Abort> {
+        let others_resend = self.recorder.ledger().is_exclusive() && self.settings.on_unknown == OnUnknown::Retry;
         let mut watch = ClaimWatch::default();
         loop {
             let entry = match found.take() {
@@ -305,7 +306,7 @@ impl Worker {
             let owner = self.claim_owner(entry.as_ref(), &mut watch);
             let (proves_unsent, epoch) = self.ownership.proof();
             let decided_in = self.recorder.ledger().epoch();
-            match decide(entry.as_ref(), owner, &d.facts(proves_unsent, epoch)) {
+            match decide(entry.as_ref(), owner, &d.facts(proves_unsent, epoch, others_resend)) {
                 Decision::InProgress => d.wait(d.deadline, sleep(CLAIM_POLL)).await?,
                 Decision::Orphaned(claim) => self.record_orphan(d, entry, claim).await?,
                 Decision::Proceed(plan) => {

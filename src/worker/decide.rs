@@ -24,6 +24,8 @@ pub struct Facts {
     pub proves_unsent: bool,
     /// The epoch since which this ledger has seen everything that was sent; none where it cannot.
     pub epoch: Option<u32>,
+    /// Workers with ledgers of their own send what is in doubt.
+    pub others_resend: bool,
 }
 
 /// What is known of the claim that the entry holds.
@@ -85,10 +87,12 @@ pub fn decide(entry: Option<&Entry>, owner: ClaimOwner, facts: &Facts) -> Decisi
         let reset = facts.replay.is_some() && !in_doubt;
         return Decision::Proceed(Plan { attempts: facts.attempts, in_doubt, doubted, reset, ..Plan::default() });
     };
+    // An entry of an earlier epoch does not know what another ledger's worker sent meanwhile.
+    let is_unproven = facts.delivered_before && !facts.proves_unsent && Some(entry.epoch) != facts.epoch;
     if entry.result == KnownResult::Created {
         let same = facts.delivered_before || facts.is_copy;
         return if entry.digest == facts.digest {
-            Decision::Duplicate { doubted: entry.doubted && same }
+            Decision::Duplicate { doubted: same && (entry.doubted || (is_unproven && facts.others_resend)) }
         } else {
             Decision::Conflict
         };
@@ -98,8 +102,6 @@ pub fn decide(entry: Option<&Entry>, owner: ClaimOwner, facts: &Facts) -> Decisi
         (Some(claim), ClaimOwner::Gone) => return Decision::Orphaned(claim),
         (None, _) => {}
     }
-    // An entry of an earlier epoch does not know what another ledger's worker sent meanwhile.
-    let is_unproven = facts.delivered_before && !facts.proves_unsent && Some(entry.epoch) != facts.epoch;
     let plan = Plan {
         expected: Some(entry.version),
         attempts: facts.attempts,

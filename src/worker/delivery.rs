@@ -84,7 +84,7 @@ impl DeliveryContext<'_> {
     }
 
     /// What is known of it without the ledger's entry.
-    pub(super) fn facts(&self, proves_unsent: bool, epoch: Option<u32>) -> Facts {
+    pub(super) fn facts(&self, proves_unsent: bool, epoch: Option<u32>, others_resend: bool) -> Facts {
         Facts {
             digest: self.digest,
             attempts: self.state.attempts,
@@ -94,6 +94,7 @@ impl DeliveryContext<'_> {
             possibly_created: self.state.possibly_created,
             proves_unsent: proves_unsent && self.key.is_some(),
             epoch,
+            others_resend,
         }
     }
 

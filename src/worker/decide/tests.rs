@@ -17,6 +17,7 @@ fn facts() -> Facts {
         possibly_created: false,
         proves_unsent: true,
         epoch: Some(EPOCH),
+        others_resend: true,
     }
 }
 
@@ -139,6 +140,7 @@ fn created_task_is_never_sent_again() {
     let created = entry(KnownResult::Created);
     let doubted = Entry { doubted: true, ..created.clone() };
     let claimed = Entry { claim: Some(claim()), ..created.clone() };
+    let earlier = Entry { epoch: EPOCH - 1, ..created.clone() };
     let other = |facts: Facts| Facts { digest: Digest::of(b"other"), ..facts };
     for (entry, facts, decision) in [
         (&created, facts(), Decision::Duplicate { doubted: false }),
@@ -147,6 +149,8 @@ fn created_task_is_never_sent_again() {
         (&claimed, facts(), Decision::Duplicate { doubted: false }),
         (&doubted, redelivered(), Decision::Duplicate { doubted: true }),
         (&doubted, facts(), Decision::Duplicate { doubted: false }),
+        (&earlier, unproven(), Decision::Duplicate { doubted: true }),
+        (&earlier, Facts { others_resend: false, ..unproven() }, Decision::Duplicate { doubted: false }),
         (&created, other(facts()), Decision::Conflict),
         (&created, other(replay(1)), Decision::Conflict),
     ] {
