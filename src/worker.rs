@@ -165,10 +165,11 @@ impl Worker {
             Settlement::Reject(_) => acker.reject().await,
         };
         drop(lock);
-        match settled {
-            Ok(()) => self.ownership.settled(unsettled).await,
+        match (settled, &settlement) {
+            (Ok(()), Settlement::Ack | Settlement::Reject(_)) => self.ownership.settled(unsettled).await,
+            (Ok(()), Settlement::Requeue) => self.ownership.returned(unsettled),
             // RabbitMQ delivers it again, perhaps to a worker with another ledger.
-            Err(_) => drop(unsettled),
+            (Err(_), _) => drop(unsettled),
         }
         span.settled(&disposition, report.attempts, settled.is_err());
         self.report(&message, report, &disposition, &settlement, settled.is_err());

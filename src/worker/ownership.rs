@@ -42,6 +42,8 @@ struct Drain {
     first_new: Option<u64>,
     /// The queue is not taken for drained before.
     not_before: Option<Instant>,
+    /// A message was returned on this connection: it comes again, nobody knows when.
+    has_returned: bool,
 }
 
 impl Drain {
@@ -57,7 +59,7 @@ impl Drain {
 
     fn is_drained(&self) -> bool {
         let Some(first_new) = self.first_new else { return false };
-        self.unsettled.first().is_none_or(|first| *first >= first_new)
+        !self.has_returned && self.unsettled.first().is_none_or(|first| *first >= first_new)
     }
 
     /// Deliveries come again: whatever is unsettled may be among them.
@@ -132,6 +134,12 @@ impl Ownership {
         }
     }
 
+    /// A delivery was returned to the queue: the queue is not drained on this connection any more.
+    pub(super) fn returned(&self, unsettled: Unsettled) {
+        self.drain().has_returned = true;
+        drop(unsettled);
+    }
+
     /// Message ids are made from something else from now on: what was sent before is not known by its new id.
     pub async fn set_identities(&self, identities: String) {
         *self.identities.lock().unwrap_or_else(PoisonError::into_inner) = identities.clone();
@@ -180,6 +188,7 @@ impl Ownership {
         }
         let mut drain = self.drain();
         let is_waiting = drain.not_before.is_some();
+        drain.has_returned = false;
         drain.restart((other || (about.other_owner && !is_waiting)).then_some(self.stopping));
         drop(drain);
         self.sees_everything.store(self.can_prove && matches!(owners, Owners::Found(_)), Ordering::Relaxed);
