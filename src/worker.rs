@@ -348,6 +348,8 @@ impl Worker {
         settlement: &Settlement,
         gone: bool,
     ) {
+        let may_be_several =
+            report.possibly_created && report.attempts > 1 && self.settings.on_unknown == OnUnknown::Retry;
         self.events.settled(&Settled {
             message_id: report.id.as_deref(),
             has_id: report.has_id,
@@ -358,7 +360,9 @@ impl Worker {
             round: report.round,
             reason: report.reason.as_deref(),
             duration: report.began.elapsed(),
-            possible_duplicate: report.is_possible_duplicate,
+            // RabbitMQ's dead letter has no header that says so.
+            possible_duplicate: report.is_possible_duplicate
+                || (may_be_several && matches!(settlement, Settlement::Reject(_))),
             is_gone: gone,
             at: self.clock.now(),
             // A replay waited for an operator, not for the worker.
@@ -378,6 +382,7 @@ struct Report {
     reason: Option<String>,
     first_attempt_at: Option<jiff::Timestamp>,
     is_possible_duplicate: bool,
+    possibly_created: bool,
     began: Instant,
 }
 
@@ -394,6 +399,7 @@ impl Report {
             reason: d.last_attempt.as_ref().map(|attempt| attempt.reason.clone()),
             first_attempt_at: d.state.first_attempt_at,
             is_possible_duplicate: is_created && d.is_possible_duplicate,
+            possibly_created: d.state.possibly_created,
             began,
         }
     }
