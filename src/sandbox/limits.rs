@@ -66,7 +66,7 @@ impl Use {
             self.day = Some(today);
             self.used = 0;
         }
-        if self.used >= limits.daily {
+        if cost > 0 && self.used >= limits.daily {
             return Err(Refusal::QuotaUsedUp);
         }
         self.used += cost;
