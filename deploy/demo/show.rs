@@ -141,7 +141,7 @@ impl Show {
         let stage = self.stage()?;
         let file = stage.write("tasks.jsonl", &messages::export(messages))?;
         let screen = Screen::new(messages.len());
-        let said = stage.run(&self.settings, &["publish", &file.display().to_string()]).await?;
+        let said = stage.run(&self.settings, &["publish", "--no-validate", &file.display().to_string()]).await?;
         let count = said.trim().rsplit(' ').next().and_then(|count| count.parse().ok());
         let confirmed = count.ok_or_else(|| format!("publish said {said:?}, which names no number"))?;
         screen.say(said.trim());
@@ -157,8 +157,9 @@ impl Show {
     /// What waits in every queue but the dead letters', once that does not change for the better any more.
     async fn left(&self) -> Result<Vec<(String, u32)>, String> {
         let began = Instant::now();
-        let dead = |name: &str| self.queues.first().is_some_and(|work| name == format!("{work}.dead"));
-        let names: Vec<String> = self.queues.iter().filter(|name| !dead(name)).cloned().collect();
+        let work = self.queues.first().cloned().unwrap_or_default();
+        let waits = |name: &str| name == work || name.starts_with(&format!("{work}.retry."));
+        let names: Vec<String> = self.queues.iter().filter(|name| waits(name)).cloned().collect();
         let url = &self.broker()?.url;
         loop {
             let left = queues::waiting(url, &names).await?;
