@@ -146,8 +146,6 @@ pub struct Classified {
     pub message: Option<String>,
     /// How long the CRM asks to wait, not yet capped; for a used-up quota, until its reset.
     pub retry_after: Option<Duration>,
-    /// Whether tokenInformation.php must be asked about the token. Never: no 403 depends on its answer.
-    pub verify_token: bool,
 }
 
 impl Classified {
@@ -194,7 +192,7 @@ pub fn classify(result: &HttpResult, now: Timestamp) -> Classified {
 }
 
 fn silent(outcome: Outcome, reason: String) -> Classified {
-    Classified { outcome, reason, http_status: None, code: None, message: None, retry_after: None, verify_token: false }
+    Classified { outcome, reason, http_status: None, code: None, message: None, retry_after: None }
 }
 
 fn by_verdict(status: u16, verdict: Verdict) -> Classified {

@@ -69,6 +69,18 @@ impl Filter {
             && self.text.as_ref().is_none_or(|text| holds(text, entry, body))
     }
 
+    /// The conditions that are texts, by their names in the query.
+    fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let texts = [
+            ("cause", &self.cause),
+            ("rule", &self.rule),
+            ("field", &self.field),
+            ("text", &self.text),
+            ("action", &self.action),
+        ];
+        texts.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)))
+    }
+
     /// The query of an address; empty for no filter.
     #[must_use]
     pub fn query(&self) -> String {
@@ -80,17 +92,8 @@ impl Filter {
             query.append_pair("id", id);
         }
         let ages = [("older", self.older_than), ("newer", self.newer_than)];
-        let texts = [
-            ("cause", &self.cause),
-            ("rule", &self.rule),
-            ("field", &self.field),
-            ("text", &self.text),
-            ("action", &self.action),
-        ];
-        for (name, value) in texts {
-            if let Some(value) = value {
-                query.append_pair(name, value);
-            }
+        for (name, value) in self.texts() {
+            query.append_pair(name, value);
         }
         for (name, age) in ages {
             if let Some(age) = age {
@@ -148,17 +151,8 @@ impl Filter {
         for id in self.id.iter().take(5) {
             add("id", id);
         }
-        let texts = [
-            ("cause", &self.cause),
-            ("rule", &self.rule),
-            ("field", &self.field),
-            ("text", &self.text),
-            ("action", &self.action),
-        ];
-        for (name, value) in texts {
-            if let Some(value) = value {
-                add(name, value);
-            }
+        for (name, value) in self.texts() {
+            add(name, value);
         }
         for (name, value) in [("older than", self.older_than), ("newer than", self.newer_than)] {
             if let Some(value) = value {

@@ -33,15 +33,7 @@ fn gate(more: &[(&str, &str)]) -> (Arc<Gate>, Reported) {
 
 fn ended(outcome: Outcome) -> Classified {
     let http_status = Some(500);
-    Classified {
-        outcome,
-        reason: String::new(),
-        http_status,
-        code: None,
-        message: None,
-        retry_after: None,
-        verify_token: false,
-    }
+    Classified { outcome, reason: String::new(), http_status, code: None, message: None, retry_after: None }
 }
 
 fn asking(outcome: Outcome, seconds: u64) -> Classified {

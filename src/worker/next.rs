@@ -192,6 +192,5 @@ fn orphaned() -> Classified {
         code: None,
         message: None,
         retry_after: None,
-        verify_token: false,
     }
 }
