@@ -24,6 +24,7 @@ async fn ctl(broker: &Broker, arguments: &str) {
 
 #[tokio::test]
 async fn a_broker_restarted_under_load_loses_nothing_and_nothing_is_made_twice() {
+    let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.expect("a broker");
     let options = Options { latency: Duration::from_millis(10), ..Crm::options() };
     let mut rig = Rig::with("faults.restart", &broker.url, options).await;
@@ -50,6 +51,7 @@ async fn a_broker_restarted_under_load_loses_nothing_and_nothing_is_made_twice()
 
 #[tokio::test]
 async fn while_the_broker_is_blocked_copies_are_held_and_nothing_else() {
+    let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.expect("a broker");
     let rig = Rig::with("faults.blocked", &broker.url, Crm::options()).await;
     rig.crm

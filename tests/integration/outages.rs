@@ -116,6 +116,7 @@ async fn a_held_message_goes_to_the_hold_queue_with_nothing_spent() {
 
 #[tokio::test]
 async fn the_broker_may_be_away_at_start_and_restarted_later() {
+    let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.expect("a broker");
     let mut rig = Rig::with("outage.broker", &broker.url, Crm::options()).await;
     broker.stop().await.expect("stopped");

@@ -270,6 +270,7 @@ async fn a_body_is_changed_by_field_or_in_an_editor_and_a_bad_change_loses_nothi
 /// One replay after the other is killed, then one goes to its end; beside a worker that makes the tasks.
 #[tokio::test]
 async fn a_replay_that_is_killed_again_and_again_makes_each_task_once() {
+    let _turn = crate::support::heavy().await;
     const COUNT: usize = 400;
     let rig = Rig::new("letters.killed").await;
     let ledger = LedgerFile::new();
