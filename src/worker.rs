@@ -9,6 +9,7 @@ mod in_flight;
 mod next;
 pub mod ownership;
 pub mod recorder;
+mod report;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -28,21 +29,21 @@ pub use self::in_flight::InFlightIds;
 use self::next::{ClaimWatch, Next};
 use self::ownership::{Ownership, Unsettled};
 use self::recorder::Recorder;
+use self::report::Report;
 use crate::broker::{Delivery, Message};
 use crate::clock::Clock;
 use crate::config::OnUnknown;
 use crate::crm::Crm;
 use crate::gate::Gate;
 use crate::ledger::{AttemptResult, Digest, Entry, Key, Owner};
-use crate::message::disposition::Disposition;
+use crate::message::disposition::{Disposition, Settlement};
 use crate::message::failure::{Failure, catch_panic};
 use crate::message::mapper::{Mapped, Mapper};
-use crate::message::published::published_at;
 use crate::message::retry_state::RetryState;
-use crate::observe::events::{Events, Settled};
+use crate::observe::events::Events;
 use crate::observe::traces::Span;
 use crate::retry::Schedule;
-use crate::settle::{Settlement, Settler};
+use crate::settle::Settler;
 
 /// How often the ledger is asked whether another worker has finished with a message.
 const CLAIM_POLL: Duration = Duration::from_millis(250);
@@ -338,70 +339,6 @@ impl Worker {
             let _ = self.recorder.record(key, self.finished(&claim, AttemptResult::InDoubt, claim.attempts)).await;
         }
         Disposition::DeadLetter(failure)
-    }
-
-    fn report(
-        &self,
-        message: &Message,
-        report: Report,
-        disposition: &Disposition,
-        settlement: &Settlement,
-        gone: bool,
-    ) {
-        let may_be_several =
-            report.possibly_created && report.attempts > 1 && self.settings.on_unknown == OnUnknown::Retry;
-        self.events.settled(&Settled {
-            message_id: report.id.as_deref(),
-            has_id: report.has_id,
-            rule: report.rule.as_deref(),
-            disposition,
-            settlement,
-            attempts: report.attempts,
-            round: report.round,
-            reason: report.reason.as_deref(),
-            duration: report.began.elapsed(),
-            // RabbitMQ's dead letter has no header that says so.
-            possible_duplicate: report.is_possible_duplicate
-                || (may_be_several && matches!(settlement, Settlement::Reject(_))),
-            is_gone: gone,
-            at: self.clock.now(),
-            // A replay waited for an operator, not for the worker.
-            published: published_at(&message.properties).or(report.first_attempt_at).filter(|_| report.replays == 0),
-        });
-    }
-}
-
-/// What the log and the metrics say of a delivery.
-struct Report {
-    id: Option<String>,
-    has_id: bool,
-    rule: Option<Arc<str>>,
-    attempts: u32,
-    round: u32,
-    replays: u32,
-    reason: Option<String>,
-    first_attempt_at: Option<jiff::Timestamp>,
-    is_possible_duplicate: bool,
-    possibly_created: bool,
-    began: Instant,
-}
-
-impl Report {
-    fn of(d: &DeliveryContext<'_>, disposition: &Disposition, began: Instant) -> Self {
-        let is_created = matches!(disposition, Disposition::Ack | Disposition::AlreadyCreated);
-        Self {
-            id: d.state.message_id.clone().or_else(|| d.message.id().map(str::to_owned)),
-            has_id: d.key.is_some(),
-            rule: d.rule.clone(),
-            attempts: d.state.attempts,
-            round: d.state.round,
-            replays: d.state.replays,
-            reason: d.last_attempt.as_ref().map(|attempt| attempt.reason.clone()),
-            first_attempt_at: d.state.first_attempt_at,
-            is_possible_duplicate: is_created && d.is_possible_duplicate,
-            possibly_created: d.state.possibly_created,
-            began,
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::letters::Letter;
 use crate::messages::{Fate, Message};
-use crate::watch::Seen;
+use crate::seen::Seen;
 
 /// Wrong things of one kind that are listed.
 const LISTED: usize = 5;

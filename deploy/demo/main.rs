@@ -10,6 +10,7 @@ mod letters;
 mod messages;
 mod queues;
 mod screen;
+mod seen;
 mod show;
 mod stage;
 mod watch;

@@ -16,7 +16,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::dead_letters::entry::{Entry, Texts};
 use crate::dead_letters::filter::Filter;
-use crate::dead_letters::scan::{Found, Scanned};
+use crate::dead_letters::found::Found;
+use crate::dead_letters::scan::Scanned;
 use crate::dead_letters::{DeadLetters, Source};
 use crate::ledger::Digest;
 use crate::message::dead_letter::{DeadLetter, published_to};

@@ -16,11 +16,10 @@ use crate::config::Problems;
 use crate::crm::classify::Classified;
 use crate::gate::{BlockReason, Gate};
 use crate::ledger::LedgerError;
-use crate::message::disposition::Disposition;
+use crate::message::disposition::{Disposition, Settlement};
 use crate::message::failure::Kind;
 pub use crate::observe::metrics::Counts;
 use crate::observe::metrics::Metrics;
-use crate::settle::Settlement;
 
 /// A settled delivery.
 #[derive(Clone, Copy, Debug)]

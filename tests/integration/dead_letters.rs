@@ -47,7 +47,8 @@ impl Rig {
     /// Waits until so many letters are ready on the two dead-letter queues.
     pub(crate) async fn letters(&self, count: u32) {
         let [broker, ..] = self.tool_queues();
-        let (dead, count_of) = (self.dead_letter_queue(), async |queue: &str| self.amqp.count(queue).await.unwrap_or(0));
+        let (dead, count_of) =
+            (self.dead_letter_queue(), async |queue: &str| self.amqp.count(queue).await.unwrap_or(0));
         let ready = async || (count_of(&dead).await + count_of(&broker).await == count).then_some(());
         crate::support::eventually(&format!("{count} letters"), ready).await;
     }

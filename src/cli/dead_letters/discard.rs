@@ -10,10 +10,11 @@ use crate::cli::{Error, print};
 use crate::dead_letters::Source;
 use crate::dead_letters::edit::{self, Setting};
 use crate::dead_letters::entry::{Entry, Texts};
+use crate::dead_letters::found::Found;
 use crate::dead_letters::known::Known;
 use crate::dead_letters::plan::{Candidate, Plan};
 use crate::dead_letters::run::Deed;
-use crate::dead_letters::scan::{Found, Scanned};
+use crate::dead_letters::scan::Scanned;
 use crate::ledger::Digest;
 use crate::visible;
 

@@ -14,7 +14,7 @@ use crate::dead_letters::Source;
 use crate::dead_letters::body::{self, Preview};
 use crate::dead_letters::entry::{Entry, Texts};
 use crate::dead_letters::filter::Filter;
-use crate::dead_letters::scan::Found;
+use crate::dead_letters::found::Found;
 use crate::message::dead_letter::{DeadLetter, published_to};
 use crate::message::failure::shorten;
 use crate::message::retry_state::{Attempt, RetryState};

@@ -298,7 +298,10 @@ async fn a_replay_that_is_killed_again_and_again_makes_each_task_once() {
         replay.kill().await;
     }
     let last = tool(&env, &["replay", "--yes", "--all"]).await;
-    assert_eq!(last.code, Some(0), "{}", last.stderr);
+    // A letter whose copy was confirmed right before a kill stays, with its task created: that is all that may be left.
+    let stayed = ["their task was created meanwhile", "nothing was replayed"];
+    let done = last.code == Some(0) || stayed.iter().any(|why| last.stderr.contains(why));
+    assert!(done, "{:?}: {}", last.code, last.stderr);
     eventually_quiet(&rig).await;
     rig.crm.created(COUNT as u64).await;
     let made = rig.crm.names().await;
