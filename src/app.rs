@@ -1,5 +1,6 @@
 //! Config → App → run: the one place that knows everybody.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -27,6 +28,7 @@ use crate::message::mapper::Mapper;
 use crate::observe::admin;
 use crate::observe::events::Events;
 use crate::observe::listener::bind;
+use crate::observe::logs::Repeated;
 use crate::observe::status::Status;
 use crate::observe::traces::FLUSH;
 use crate::retry::{Backoff, Schedule, jittered};
@@ -93,7 +95,7 @@ impl App {
     ///
     /// # Errors
     /// When the operating system does not tell.
-    pub fn admin_address(&self) -> std::io::Result<std::net::SocketAddr> {
+    pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
@@ -105,7 +107,7 @@ impl App {
     pub async fn run(self, stop: CancellationToken) -> Result<(), String> {
         let Self { config, listener, crm, status } = self;
         let schedule = Schedule::from(&config.retry);
-        announce(&config, &schedule);
+        announce(&config, &schedule, listener.local_addr().unwrap_or(config.admin.listen));
         // What serves the messages in flight goes on until they are settled.
         let services = Services::new(stop.clone());
         let drained = services.drained();
@@ -280,6 +282,7 @@ fn worker(
 /// Opens the ledger, as often as it takes; none when it is to stop before that.
 async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationToken) -> Option<Arc<dyn Ledger>> {
     let mut backoff = Backoff::new(REOPEN.0, REOPEN.1);
+    let mut failing = Repeated::new("the ledger cannot be opened, trying again", Clock::system());
     loop {
         let opened = tokio::select! {
             biased;
@@ -296,7 +299,7 @@ async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationT
             }
             Err(error) => error.to_string(),
         };
-        tracing::warn!(reason = error, "the ledger cannot be opened, trying again");
+        failing.warn(&error);
         status.ledger(Some(error));
         tokio::select! {
             () = sleep(jittered(backoff.next(), fastrand::f64())) => {}
@@ -343,15 +346,21 @@ fn prefetch(slots: usize, crm: &config::Crm, hold: Duration) -> u16 {
     u16::try_from(enough.clamp(1, MAX_PREFETCH)).unwrap_or(u16::MAX)
 }
 
-/// Says what this configuration amounts to.
-fn announce(config: &Config, schedule: &Schedule) {
+/// Logs the line by which an operator recognises this worker.
+fn announce(config: &Config, schedule: &Schedule, admin: SocketAddr) {
     let listed = |waits: &[Duration]| waits.iter().copied().map(duration::format).collect::<Vec<_>>().join(",");
     let mut backoff = schedule.backoff();
     let immediate_waits: Vec<Duration> = (1..config.retry.immediate_attempts).map(|_| backoff.next()).collect();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
+        broker = config.broker.urls.iter().map(|url| &*url.shown).collect::<Vec<_>>().join(","),
         queue = config.broker.queue,
+        crm = config.crm.server.as_ref().map(|url| url.origin().ascii_serialization()),
+        operation = config.crm.operation,
+        proxy = config.crm.proxy.as_ref().map(ToString::to_string),
         tokens = config.crm.tokens.len(),
+        ledger = config.ledger.store.shown(),
+        admin = %admin,
         attempts = schedule.limit(),
         immediate_attempts = config.retry.immediate_attempts,
         immediate_waits = listed(&immediate_waits),

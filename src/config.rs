@@ -290,6 +290,15 @@ impl LedgerStore {
             Self::Redis(_) => "redis",
         }
     }
+
+    /// What a log or a report shows of it: no login.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Memory | Self::Redis(_) => self.as_str().to_owned(),
+        }
+    }
 }
 
 /// Where the worker answers its operators.

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod events;
+mod failing;
 pub mod forecast;
 pub mod ledger_page;
 pub mod listener;

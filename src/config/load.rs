@@ -66,11 +66,7 @@ impl Config {
         let urls: Vec<&str> = self.broker.urls.iter().map(|url| url.shown.as_str()).collect();
         let server = self.crm.server.as_ref().map(|url| url.origin());
         let server = server.map_or_else(|| "none".to_owned(), |origin| origin.ascii_serialization());
-        let ledger = match &self.ledger.store {
-            LedgerStore::Memory => "in memory".to_owned(),
-            LedgerStore::File(path) => path.display().to_string(),
-            LedgerStore::Redis(_) => "redis".to_owned(),
-        };
+        let ledger = self.ledger.store.shown();
         let proxy = self.crm.proxy.as_ref().map_or_else(String::new, |proxy| format!(" through {proxy}"));
         format!(
             "queue {} at {}; CRM {server}{proxy}, operation {}, tokens {}; ledger {ledger}",

@@ -1,6 +1,6 @@
 //! One event is one log line, one metric, or both.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::gate::{BlockReason, Gate};
 use crate::ledger::LedgerError;
 use crate::message::disposition::{Disposition, Settlement};
 use crate::message::failure::Kind;
+use crate::observe::failing::Failing;
 pub use crate::observe::metrics::Counts;
 use crate::observe::metrics::Metrics;
 
@@ -56,8 +57,7 @@ pub struct Settled<'a> {
 pub struct Events {
     metrics: Metrics,
     registry: Registry,
-    /// Queues that cannot be published to now, so that the log says it once.
-    failing: Mutex<HashSet<String>>,
+    failing: Failing,
     last: Mutex<Last>,
     /// The last settled messages, the newest first.
     recent: Mutex<VecDeque<Recent>>,
@@ -93,8 +93,6 @@ pub struct Last {
     pub created: Option<Timestamp>,
     /// What the ledger failed at.
     pub ledger_failure: Option<String>,
-    /// Whether the ledger fails now, so that the log says it once.
-    ledger_failing: bool,
     /// Why the tokens' file could not be read the last time, so that the log says it once.
     tokens_failure: Option<String>,
     /// Whether there was a connection before.
@@ -116,7 +114,7 @@ impl Events {
     pub fn new(vhost: &str, queue: &str, started: Timestamp) -> Self {
         let metrics = Metrics::new();
         let registry = metrics.registry(vhost, queue, started);
-        Self { metrics, registry, failing: Mutex::default(), last: Mutex::default(), recent: Mutex::default() }
+        Self { metrics, registry, failing: Failing::default(), last: Mutex::default(), recent: Mutex::default() }
     }
 
     /// The metrics as OpenMetrics text, those of the gate and its tokens included.
@@ -259,29 +257,20 @@ impl Events {
     /// A copy was not confirmed.
     pub fn publish_failed(&self, queue: &str, error: &PublishError) {
         self.metrics.publish_failures.inc();
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        if failing.insert(queue.to_owned()) {
-            tracing::warn!(queue, %error, "a copy could not be published, trying again; its message stays unsettled");
-        }
+        self.failing.copies(queue, &error.to_string());
     }
 
     /// A copy was confirmed.
     pub fn published(&self, queue: &str) {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        if failing.remove(queue) {
-            tracing::info!(queue, "copies are published again");
-        }
+        self.failing.copies_work(queue);
     }
 
     /// The ledger could not be read or written.
     pub fn ledger_failed(&self, error: &LedgerError) {
         self.metrics.ledger_failures.inc();
         tracing::debug!(%error, "ledger");
-        let mut last = self.lock_last();
-        if !std::mem::replace(&mut last.ledger_failing, true) {
-            tracing::warn!(%error, "the ledger cannot be read or written, trying again; no request leaves meanwhile");
-        }
-        last.ledger_failure = Some(error.to_string());
+        self.failing.ledger(&error.to_string());
+        self.lock_last().ledger_failure = Some(error.to_string());
     }
 
     /// The ledger was told something, or could not be, which took so long.
@@ -304,12 +293,12 @@ impl Events {
     /// The gate closed for a reason, or opened; `failure` is why the latest request failed.
     pub fn gate(&self, reason: Option<BlockReason>, failure: Option<&str>) {
         self.metrics.gate_changes(reason).inc();
-        let mut last = self.lock_last();
-        if reason != Some(BlockReason::Ledger) && std::mem::take(&mut last.ledger_failing) {
-            tracing::info!("the ledger can be read and written again");
+        if reason != Some(BlockReason::Ledger) {
+            self.failing.ledger_works();
         }
         match reason {
             Some(reason) => {
+                let last = self.lock_last();
                 let failure = if reason == BlockReason::Ledger { last.ledger_failure.as_deref() } else { failure };
                 let (reason, advice) = (reason.as_str(), reason.advice());
                 tracing::warn!(reason, failure, advice, "gate closed: no request is sent but probes");
@@ -326,13 +315,13 @@ impl Events {
                 if std::mem::replace(&mut self.lock_last().connected, true) {
                     self.metrics.reconnects.inc();
                 }
-                tracing::info!(node, "connected to RabbitMQ: consuming, or standing by");
+                self.failing.connected(node);
             }
             Change::Active => tracing::info!("active: messages arrive"),
             Change::Lost(reason) => {
                 self.metrics.connected.set(0);
                 self.metrics.connections_lost.inc();
-                tracing::warn!(reason, "not connected to RabbitMQ, trying again");
+                self.failing.connection(reason);
             }
             Change::Serial(Some(reason)) => {
                 self.metrics.serial_mode.set(1);

@@ -17,6 +17,7 @@ use crate::gate::tokens::Suspended;
 use crate::gate::{BlockReason, Gate};
 use crate::message::disposition::Disposition;
 use crate::message::failure::Kind;
+use crate::observe::logs;
 
 /// Upper bounds of an attempt's duration, in seconds: `crm.request_timeout` is 20 s by default.
 const ATTEMPT_SECONDS: [f64; 11] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0];
@@ -281,18 +282,21 @@ pub(super) fn encode(registry: &Registry, gate: &Gate) -> String {
     let mut page = String::new();
     // Writing to a string does not fail.
     let _ = text::encode_registry(&mut page, registry);
-    let _ = text::encode(&mut page, &gate_registry(gate));
+    let _ = text::encode(&mut page, &current(gate));
     page
 }
 
-/// Made again for each page: what the gate says is never stale, and a list of tokens that became shorter leaves no series behind.
-fn gate_registry(gate: &Gate) -> Registry {
+/// What is read for each page: the gate is never stale, and a list of tokens that became shorter leaves no series behind.
+fn current(gate: &Gate) -> Registry {
     let (reason, tokens) = (gate.block_reason(), gate.token_states());
     let closed = Family::<ReasonLabels, Gauge>::default();
     for each in BlockReason::ALL {
         closed.get_or_create(&ReasonLabels { reason: each.as_str() }).set((reason == Some(each)).into());
     }
     let mut registry = Registry::with_prefix("wtw");
+    let lost = Counter::<u64>::default();
+    lost.inc_by(logs::lost());
+    registry.register("log_lines_lost", "Log lines lost because nobody read the log in time", lost);
     registry.register("gate_closed", "1 while no request is sent but probes, by reason", closed);
     let [in_use, slots, until, limit, left] = [(); 5].map(|()| Family::<TokenLabels, Gauge>::default());
     let suspended = Family::<SuspendedLabels, Gauge>::default();
