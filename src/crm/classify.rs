@@ -79,7 +79,7 @@ impl Outcome {
         }
     }
 
-    /// When it is given and what follows, as the README's table has it.
+    /// When it is given and what follows, as docs/reference.md has it.
     #[must_use]
     pub fn meaning(self) -> (&'static str, &'static str) {
         match self {

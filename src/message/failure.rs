@@ -91,7 +91,7 @@ impl Kind {
         }
     }
 
-    /// What it means for an operator, as the README's table has it.
+    /// What it means for an operator, as docs/reference.md has it.
     #[must_use]
     pub fn meaning(self) -> &'static str {
         match self {

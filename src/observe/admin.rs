@@ -24,7 +24,7 @@ use crate::observe::ledger_page::MOST_IDS;
 use crate::observe::listener::{Newest, accept};
 use crate::observe::status::Status;
 
-/// The pages and what they answer, as the README's table has it.
+/// The pages and what they answer, as docs/reference.md has it.
 pub const PAGES: [(&str, &str); 5] = [
     ("/livez", "200 while the process makes progress, else 503"),
     (

@@ -151,7 +151,7 @@ async fn what_the_broker_gave_up_is_told_and_replayed() {
     rig.letters(1).await;
     let env = rig.env(&[]);
     let listed = succeeds(&env, &["list", "--kind", "broker-expired"]).await;
-    assert!(listed.contains("the broker gave it up: expired") && listed.contains("dead letters: 1"), "{listed}");
+    assert!(listed.contains("RabbitMQ dead-lettered it: expired") && listed.contains("dead letters: 1"), "{listed}");
     let shown = succeeds(&env, &["show", "m-1"]).await;
     assert!(shown.contains(&format!("published to      {}\n", rig.queue)), "{shown}");
     succeeds(&env, &["replay", "--yes", "--include-unknown", "--kind", "broker-expired"]).await;
