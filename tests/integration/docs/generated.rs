@@ -94,7 +94,7 @@ fn allowed(field: &str) -> &'static str {
         "completion_date" => {
             "`YYYY-MM-DD HH:MM:SS` or `YYYY-MM-DDTHH:MM:SS` in the account's wall clock, or the same with an offset"
         }
-        "reminder_date" => "likewise; not after `completion_date`, which is sent where it is left out",
+        "reminder_date" => "a date, as above; not after `completion_date`, which is sent if it is left out",
         _ => "any text that is not empty",
     }
 }
