@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::CommandFactory as _;
 use jiff::Timestamp;
-use wolkvox_task_worker::broker::topology::{Argument, Queue, Topology};
+use wolkvox_task_worker::broker::topology::{Argument, Queue, Topology, retry_queue};
 use wolkvox_task_worker::cli::{Cli, FAILED, INVALID_CONFIGURATION};
 use wolkvox_task_worker::clock::Clock;
 use wolkvox_task_worker::config::{self, Config, Sources};
@@ -138,20 +138,34 @@ fn queues() -> String {
     let config = Config::load(&Sources::default(), &[]).expect("a configuration").config;
     let topology = Topology::new(&config.broker, &config.retry.delays);
     let mut table = "| queue | holds | arguments |\n| --- | --- | --- |\n".to_owned();
-    for queue in &topology.queues {
-        let name = queue.name.replace(&config.broker.queue, "<queue>");
-        let arguments: Vec<String> = queue.arguments.iter().map(|(key, value)| argument(key, value)).collect();
+    // The retry queues differ by their delay only.
+    let first = config.retry.delays.first().map(|delay| retry_queue(&config.broker.queue, *delay)).expect("a delay");
+    let others: Vec<String> =
+        config.retry.delays[1..].iter().map(|one| retry_queue(&config.broker.queue, *one)).collect();
+    for queue in topology.queues.iter().filter(|queue| !others.contains(&queue.name)) {
+        let is_delay = queue.name == first;
+        let name =
+            if is_delay { "<queue>.retry.<delay>" } else { &queue.name.replace(&config.broker.queue, "<queue>") };
+        let arguments: Vec<String> = queue
+            .arguments
+            .iter()
+            .map(|(key, value)| match *key {
+                "x-message-ttl" if is_delay => format!("`{key}`: the delay"),
+                _ => argument(key, value),
+            })
+            .collect();
         let arguments = arguments.join(", ").replace(&config.broker.queue, "<queue>");
-        writeln!(table, "| `{name}` | {} | {arguments} |", holds(&name, queue)).expect("a string");
+        writeln!(table, "| `{name}` | {} | {arguments} |", holds(name, queue)).expect("a string");
     }
     table
 }
 
 fn argument(key: &str, value: &Argument) -> String {
     match value {
-        Argument::Text(text) => format!("`{key}` = `{text}`"),
-        Argument::Number(number) => format!("`{key}` = {number}"),
-        Argument::Switch(switch) => format!("`{key}` = {switch}"),
+        Argument::Text(text) if text.is_empty() => format!("`{key}`: empty"),
+        Argument::Text(text) => format!("`{key}`: `{text}`"),
+        Argument::Number(number) => format!("`{key}`: {number}"),
+        Argument::Switch(switch) => format!("`{key}`: {switch}"),
     }
 }
 
@@ -164,7 +178,7 @@ fn holds(name: &str, queue: &Queue) -> &'static str {
         "<queue>.discarded" => "discarded dead letters, for 30 days",
         "<queue>.audit" => "who replayed, discarded, restored or exported what; a stream, 90 days",
         "<queue>.retry.hold" => "messages that waited longer than `gate.hold`, for 10 s",
-        name if name.starts_with("<queue>.retry.") => "messages that wait for their next round",
+        "<queue>.retry.<delay>" => "messages that wait for their next round",
         _ => panic!("say what {queue:?} holds"),
     }
 }
