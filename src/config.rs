@@ -39,7 +39,7 @@ pub use show::Setting;
 pub use toml_table::Scalar;
 pub use watch::watch;
 
-/// Everything that the worker can be told.
+/// Everything that can be configured.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `[broker]`
@@ -228,7 +228,7 @@ pub struct Retry {
     pub delays: Vec<Duration>,
     /// The longest `Retry-After` that is honoured.
     pub retry_after_max: Duration,
-    /// What follows an attempt of which nobody knows whether it made a task.
+    /// What follows an attempt that may have created the task.
     pub on_unknown: OnUnknown,
 }
 
@@ -237,7 +237,7 @@ pub struct Retry {
 pub enum OnUnknown {
     /// Try again; a second task is possible.
     Retry,
-    /// Never risk a double.
+    /// Never risk a duplicate.
     DeadLetter,
 }
 

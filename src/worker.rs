@@ -77,7 +77,7 @@ pub struct Worker {
     pub settings: Settings,
     /// Carries dispositions out.
     pub settler: Settler,
-    /// Asks and tells the ledger.
+    /// Reads and writes the ledger.
     pub recorder: Arc<Recorder>,
     /// Whether the ledger saw everything that was sent.
     pub ownership: Arc<Ownership>,
@@ -157,7 +157,7 @@ impl Worker {
         };
         let disposition = decided.unwrap_or(Disposition::Requeue);
         let report = Report::of(&d, &disposition, began);
-        // The id stays locked until the broker was told, so that no other delivery of it finds too little in the ledger.
+        // The id stays locked until the message is settled, so that no other delivery of it reads the ledger too early.
         let lock = d.lock.take();
         drop(d);
         let settled = match &settlement {
@@ -215,7 +215,7 @@ impl Worker {
         // 1. Facts
         let mapped = self.read(d);
         self.lock_id(d).await?;
-        // Nobody can have claimed a message that is delivered for the first time: step 4 finds out if somebody has.
+        // A first delivery rarely has an entry, so the read is left out: a conflict in step 4 brings the entry.
         let mut found = if d.is_first() && mapped.is_ok() { Some(None) } else { None };
         loop {
             // 2. Decide

@@ -17,7 +17,7 @@ const WAIT: Duration = Duration::from_secs(10);
 /// How often a stop is looked for meanwhile.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// The end of a sentence about a file that was not read because the process is to stop.
+/// The end of a sentence about a file that was not read because the process stops.
 pub(super) const INTERRUPTED: &str = "was not read: interrupted";
 
 /// Reads a text of at most `limit` bytes.
@@ -29,7 +29,7 @@ pub(super) fn read(path: &Path, limit: u64, stop: &CancellationToken) -> Result<
     let owned = path.to_owned();
     // A thread of its own, since nothing ends a read that hangs. The process does not wait for it.
     std::thread::spawn(move || {
-        // Whoever asked may have stopped waiting.
+        // The caller may have stopped waiting.
         let _ = sender.send(bytes(&owned, limit));
     });
     let looks = WAIT.as_millis() / LOOK.as_millis();

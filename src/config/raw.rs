@@ -235,7 +235,7 @@ pub(super) fn read_secret(key: &Key, path: &Path, stop: &CancellationToken) -> R
         text if text.contains('\n') => return Err("has more than one line".to_owned()),
         text => vec![text.to_owned()],
     };
-    // Unset would mean the default here, which nobody who names a file has in mind.
+    // Unset means the default here, which is not what a file's name asks for.
     if entries.is_empty() {
         return Err("is empty".to_owned());
     }

@@ -244,7 +244,7 @@ fn holidays(reader: &mut TableReader<'_>, value: Toml) -> Vec<Date> {
     sorted(dates)
 }
 
-/// A holiday as it is written.
+/// A holiday as text.
 pub(super) fn holiday(text: &str) -> Result<Date, String> {
     const SHAPE: usize = "2027-01-01".len();
     let date = text.parse().ok().filter(|_| text.len() == SHAPE);

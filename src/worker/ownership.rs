@@ -28,7 +28,7 @@ pub struct Ownership {
     can_prove: bool,
     /// How long another worker may hold messages after it was stopped.
     stopping: Duration,
-    /// Whether a change of workers would be noticed.
+    /// A change of workers is noticed.
     sees_everything: AtomicBool,
     drain: Mutex<Drain>,
 }
@@ -42,7 +42,7 @@ struct Drain {
     first_new: Option<u64>,
     /// The queue is not taken for drained before.
     not_before: Option<Instant>,
-    /// A message was returned on this connection: it comes again, nobody knows when.
+    /// A message was returned on this connection: it comes again at an unknown time.
     has_returned: bool,
 }
 

@@ -1,4 +1,4 @@
-//! One connection for all tasks, made anew after it failed; and what went wrong with it.
+//! One connection for all tasks, opened again after it failed, and the words for its errors.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

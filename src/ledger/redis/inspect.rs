@@ -35,7 +35,7 @@ pub struct Found {
 /// Connects, looks, and writes a key that it removes again.
 ///
 /// # Errors
-/// What would keep a worker from using it.
+/// What keeps a worker from using it.
 pub async fn inspect(url: &SecretString) -> Result<Found, LedgerError> {
     let connection = Connection::new(url)?;
     let link = connection.link().await?;

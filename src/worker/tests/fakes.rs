@@ -43,13 +43,13 @@ pub(super) enum Does {
     Creates,
     /// An HTTP status without a verdict.
     Answers(u16),
-    /// No answer comes; the task is created or not, nobody knows.
+    /// No answer comes; whether the task was created is unknown.
     IsSilent,
     IsUnreachable,
     Panics,
 }
 
-/// A CRM that does what it was told, and then creates whatever comes.
+/// A CRM that gives the answers of a list, and then creates every task.
 #[derive(Default)]
 pub(super) struct FakeCrm {
     pub(super) script: Mutex<VecDeque<Does>>,
@@ -109,7 +109,7 @@ pub(super) enum Fails {
     After,
 }
 
-/// A ledger in memory that fails as it is told.
+/// A ledger in memory that fails on request.
 pub(super) struct FakeLedger {
     pub(super) inner: MemoryLedger,
     /// What becomes of the next changes; the rest succeeds.
