@@ -379,7 +379,7 @@ mod tests {
 
     #[test]
     fn no_slot_waits_for_the_broker_and_the_pod_has_room_for_what_is_in_hand() {
-        // As the Kubernetes README has it, in KiB: the pod's limit, what else there is, and a largest message with the CRM's body.
+        // As docs/sizing.md has it, in KiB: the pod's limit, what else there is, and a largest message with the request made of it.
         const ROOM: usize = (512 - 60) << 10;
         const MESSAGE: usize = 512;
         let crm = configured("memory:").crm;

@@ -76,7 +76,7 @@ impl Watch<'_> {
                 *outage = Outage::Began { at: Instant::now(), gate_closed: false };
             }
             Outage::Began { gate_closed, .. } if !*gate_closed && seen.gate.is_some() => {
-                screen.say("the worker closes its gate: one probe at a time, and no message is given up");
+                screen.say("the worker closes its gate: one probe at a time, and no message is dead-lettered");
                 *gate_closed = true;
             }
             Outage::Began { at, gate_closed: true } if at.elapsed() >= OUTAGE => {

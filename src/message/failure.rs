@@ -91,17 +91,17 @@ impl Kind {
         }
     }
 
-    /// What it means for an operator, as the README's table has it.
+    /// What it means for an operator, as docs/reference.md has it.
     #[must_use]
     pub fn meaning(self) -> &'static str {
         match self {
             Self::InvalidMessage => "the body is not a JSON object",
-            Self::Unmatched => "no rule is for the message; the reason of each is told",
-            Self::MappingFailed => "a rule failed; its name, field and expression are told",
+            Self::Unmatched => "no rule matches the message; each rule's reason is given",
+            Self::MappingFailed => "a rule failed; its name, field and expression are given",
             Self::InvalidTask => "fields are missing, unknown or wrong; each is named",
-            Self::IdConflict => "the message id was used before for another body",
+            Self::IdConflict => "the message id was used before for another body, whose task exists",
             Self::Rejected => "the CRM refused this task; its words are quoted",
-            Self::Unavailable => "no attempt reached a working CRM, as far as is known",
+            Self::Unavailable => "the CRM was unavailable, and no attempt is left",
             Self::Unknown => "an attempt got no readable answer; the task may exist",
             Self::Expired => "older than `task.max_age`",
             Self::Poison => "processing it crashed the worker",

@@ -49,7 +49,7 @@ fn first_rules(exchange: &str) -> String {
 }
 
 /// A Python with the publishers' libraries.
-async fn python() -> PathBuf {
+pub(crate) async fn python() -> PathBuf {
     static PYTHON: OnceCell<PathBuf> = OnceCell::const_new();
     let made = PYTHON.get_or_init(|| async {
         let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("publishers");
@@ -65,7 +65,7 @@ async fn python() -> PathBuf {
     made.await.clone()
 }
 
-async fn succeeds(command: &mut Command, bound: Duration) {
+pub(crate) async fn succeeds(command: &mut Command, bound: Duration) {
     let ended = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = timeout(bound, ended).await.expect("ended in time").expect("started");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -171,7 +171,7 @@ async fn restarted_redis_no_longer_proves_that_nothing_was_sent() {
 }
 
 #[tokio::test]
-async fn a_redis_that_hangs_or_dies_is_said_and_comes_back() {
+async fn redis_that_hangs_or_ends_is_reported_and_used_again() {
     let redis = Redis::own().await.unwrap();
     let clock = FakeClock::new();
     let fixture = Fixture { ledger: Arc::new(own(&redis, ROOMY, clock.clock()).await), clock: clock.clone() };
