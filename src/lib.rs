@@ -48,6 +48,8 @@ pub mod app;
 
 pub mod lifecycle;
 
+mod reload;
+
 pub mod observe;
 
 pub mod config;

@@ -1,0 +1,1 @@
+//! Hostile events and rules.
