@@ -163,7 +163,8 @@ async fn bindings_of_the_configuration_become_the_operators_exchanges_and_bindin
           "headers": { "x-match": "any", "region": "co", "level": 7, "share": 1.5, "vip": true } },
     ] } });
     let own = json!({ "config": config });
-    let refused = render("bindings", &json!({ "config": config, "topologyOperator": { "enabled": true } })).unwrap_err();
+    let refused =
+        render("bindings", &json!({ "config": config, "topologyOperator": { "enabled": true } })).unwrap_err();
     assert!(refused.contains("--set-file topologyOperator.definitions=topology.json"), "{refused}");
     let printed = topology("bindings", &own).await;
     let mut values = own.clone();
