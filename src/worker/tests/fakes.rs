@@ -118,6 +118,8 @@ pub(super) struct FakeLedger {
     pub(super) changes: AtomicU64,
     pub(super) reads: AtomicU64,
     pub(super) is_exclusive: AtomicBool,
+    /// Whether what it knows about itself cannot be written.
+    pub(super) refuses_about: AtomicBool,
     open_claims: AtomicI32,
     pub(super) most_open_claims: AtomicI32,
 }
@@ -132,6 +134,7 @@ impl FakeLedger {
             changes: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             is_exclusive: AtomicBool::new(true),
+            refuses_about: AtomicBool::new(false),
             open_claims: AtomicI32::new(0),
             most_open_claims: AtomicI32::new(0),
         })
@@ -184,6 +187,9 @@ impl Ledger for FakeLedger {
     }
 
     fn set_about(&self, about: About) -> BoxFuture<'_, Result<(), LedgerError>> {
+        if self.refuses_about.load(Ordering::SeqCst) {
+            return ready(Err(LedgerError::new("fake", "it fails", "wait"))).boxed();
+        }
         self.inner.set_about(about)
     }
 
