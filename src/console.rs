@@ -33,6 +33,7 @@ use self::safety::Peer;
 use self::store::Store;
 use crate::config::{Config, Loaded};
 use crate::dead_letters::DeadLetters;
+use crate::dead_letters::preview::Previewer;
 
 /// Connections at a time, at most.
 const CONNECTIONS: usize = 128;
@@ -66,6 +67,11 @@ pub(crate) struct App {
 impl App {
     pub(crate) fn now(&self) -> Timestamp {
         self.letters.clock.now()
+    }
+
+    /// The mapper of the configuration, with a rules file as it is now.
+    pub(crate) fn previewer(&self) -> Result<Previewer, String> {
+        tokio::task::block_in_place(|| Previewer::new(&self.config))
     }
 }
 

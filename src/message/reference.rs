@@ -36,6 +36,24 @@ impl Reference {
         let [a, b, c, d, e, f, g, h, ..] = key;
         Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 4)
     }
+
+    /// The 60 bits, by which the ledger finds the entry.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The reference in a text that people paste: alone, as `[ref:…]` or `ref:…`, or within a task's name or description.
+    #[must_use]
+    pub fn within(text: &str) -> Option<Self> {
+        let lower = text.to_ascii_lowercase();
+        let marked = lower.rmatch_indices("ref:").find_map(|(at, mark)| {
+            let rest = lower.get(at + mark.len()..)?.trim_start();
+            let end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+            rest.get(..end)?.parse().ok()
+        });
+        marked.or_else(|| text.parse().ok())
+    }
 }
 
 impl fmt::Display for Reference {
@@ -102,6 +120,25 @@ mod tests {
             assert!(references.iter().skip(index + 1).all(|other| other != one), "{references:?}");
         }
         assert_eq!(references[0], Reference::new("q", "op", "id"));
+    }
+
+    #[test]
+    fn is_found_in_what_people_paste() {
+        let reference = Reference::new("q", "op", "id");
+        for text in [
+            "eteihddspxxh",
+            " ETEIHDDSPXXH\n",
+            "[ref:eteihddspxxh]",
+            "ref:eteihddspxxh",
+            "Ref: eteihddspxxh.",
+            "Call Ana about ref:17 [ref:eteihddspxxh]",
+            "[ref:eteihddspxxh",
+        ] {
+            assert_eq!(Reference::within(text), Some(reference), "{text}");
+        }
+        for text in ["", "order-17", "ref:", "[ref:eteihddspxx]", "eteihddspxxh or another"] {
+            assert_eq!(Reference::within(text), None, "{text}");
+        }
     }
 
     #[test]

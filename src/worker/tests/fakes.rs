@@ -24,7 +24,7 @@ use crate::crm::Crm;
 use crate::crm::classify::{HttpResult, Reply};
 use crate::gate::Gate;
 use crate::ledger::memory::MemoryLedger;
-use crate::ledger::{About, Change, Changed, Entry, Key, KnownResult, Ledger, LedgerError, Limits, Owner};
+use crate::ledger::{About, Change, Changed, Entry, Key, KeyPrefix, KnownResult, Ledger, LedgerError, Limits, Owner};
 use crate::message::mapper::Mapper;
 use crate::message::retry_state::string;
 use crate::observe::events::Events;
@@ -155,6 +155,10 @@ impl Ledger for FakeLedger {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         self.inner.get(key)
+    }
+
+    fn find(&self, prefix: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>> {
+        self.inner.find(prefix)
     }
 
     fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>> {

@@ -17,6 +17,8 @@ use crate::support::rig::{Rig, Worker, settled, task, task_with};
 
 /// Of memory that the console may take at its height, in KiB.
 const MOST: u64 = 128 << 10;
+/// How long a page of a queue of 100,000 may take, on a machine that runs other tests beside a program that is not optimized.
+const SLOWEST: Duration = Duration::from_secs(20);
 
 /// A browser; gone when dropped.
 struct Browser {
@@ -268,7 +270,7 @@ async fn no_one_and_a_hundred_thousand_dead_letters_are_shown_in_bounded_memory(
     {
         let began = tokio::time::Instant::now();
         let page = console.get(path).await;
-        assert!(page.status.is_success() && began.elapsed() < Duration::from_secs(5), "{path}: {:?}", began.elapsed());
+        assert!(page.status.is_success() && began.elapsed() < SLOWEST, "{path}: {:?}", began.elapsed());
     }
     let found = console.get("/failed?view=list&text=body.name:task-77777").await.text;
     assert!(found.contains("m-77777") && found.contains("1 of 100,000"), "{found}");

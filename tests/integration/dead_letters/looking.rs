@@ -71,7 +71,7 @@ async fn show_tells_everything_of_a_letter_and_what_a_replay_would_send() {
         "412",
         "attempts          1",
         "rejected",
-        "a replay would send",
+        "A replay would send this",
     ] {
         assert!(shown.contains(part), "{part} is not in {shown}");
     }
