@@ -42,7 +42,8 @@ struct Page {
     size: u32,
     /// A heading and a text.
     preview: Option<(String, String)>,
-    preview_is_good: bool,
+    /// A replay as it is would be refused again.
+    is_refused: bool,
     command: String,
     example: String,
 }
@@ -126,7 +127,7 @@ fn filled(app: &App, shell: Shell, entry: &Entry, detail: &Detail, ledger: Strin
         is_text: detail.is_text,
         is_cut,
         size: entry.size,
-        preview_is_good: preview.as_ref().is_some_and(|preview| preview.problems().is_none()),
+        is_refused: preview.as_ref().is_some_and(|preview| preview.problems().is_some()),
         preview: preview.as_ref().map(Preview::words),
         command: whole.as_ref().map(|body| map_command(entry, detail, body)).unwrap_or_default(),
         example: whole.map(|body| rule_example(entry, detail, &body)).unwrap_or_default(),

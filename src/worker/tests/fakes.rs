@@ -32,7 +32,7 @@ use crate::retry::Schedule;
 use crate::settle::Settler;
 use crate::worker::ownership::Ownership;
 use crate::worker::recorder::Recorder;
-use crate::worker::{InFlightIds, ORPHAN_MARGIN, Settings, Worker};
+use crate::worker::{Counters, InFlightIds, ORPHAN_MARGIN, Settings, Worker};
 
 pub(super) const BODY: &str = r#"{"name": "a", "name_module": "cases", "completion_date": "2026-04-01 10:00:00", "id_record": "7", "wolkvox_owner": "ana"}"#;
 pub(super) const PANIC: &str = "on purpose";
@@ -310,6 +310,7 @@ impl Site {
             owner: Owner(fastrand::u64(..)),
             operation: "demo".into(),
             ids: InFlightIds::default(),
+            counters: Counters::default(),
             events,
             clock,
             stop: stop.clone(),

@@ -111,6 +111,18 @@ async fn what_is_discarded_can_be_restored_from_its_action() {
     console.post(&back, &[("do", "confirm")]).await;
     console.shows(&back, "2 restored").await;
     rig.letters(3).await;
+    // Who did it, what, and why: one line in the log for each action.
+    let audited = |what: &str| {
+        let lines = console.process.lines();
+        lines
+            .into_iter()
+            .find(|line| line.contains("\"message\":\"audit\"") && line.contains(&format!("\"what\":\"{what}\"")))
+    };
+    let line = crate::support::eventually("an audit line", || async { audited("discard") }).await;
+    for part in ["\"who\":\"local\"", "console 127.0.0.1", "m-0", "\"done\":2", "a test", &action] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    crate::support::eventually("an audit line", || async { audited("restore") }).await;
     let activity = console.shows("/activity", "2 restored").await;
     assert!(activity.contains("because: a test"), "{activity}");
 }

@@ -174,6 +174,8 @@ async fn shows_an_outage(rig: &Rig, worker: &Worker, browser: &Browser) {
     rig.crm.faults(json!([])).await;
     browser.sees("Working.").await;
     worker.reaches(&settled("created"), 42.0).await;
+    // The counter is asked for once a token is in use.
+    browser.sees("of 1,000,000 calls").await;
 }
 
 async fn put_letters(rig: &Rig) {
@@ -234,6 +236,7 @@ async fn replays_the_rest(console: &Console, browser: &Browser) {
     browser.sees("3 created").await;
     browser.goes(&format!("{}/activity", console.url)).await;
     browser.sees("3 replayed: 3 created").await;
+    browser.sees("1 replayed: 1 created").await;
     browser.is_well_made().await;
     browser.pictures("activity").await;
     browser.goes(&format!("{}/doubt", console.url)).await;
