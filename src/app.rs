@@ -35,7 +35,7 @@ use crate::retry::{Backoff, Schedule, jittered};
 use crate::settle::Settler;
 use crate::worker::ownership::Ownership;
 use crate::worker::recorder::Recorder;
-use crate::worker::{InFlightIds, ORPHAN_MARGIN, Settings, Worker};
+use crate::worker::{Counters, InFlightIds, ORPHAN_MARGIN, Settings, Worker};
 
 /// Deliveries unsettled at a time, for each slot: enough that a slot finds its next message ready while others wait for the ledger,
 /// RabbitMQ or another attempt, and few enough that by default the last of them has its turn before it would be held, even if each
@@ -272,6 +272,7 @@ fn worker(config: &Config, status: &Arc<Status>, parts: Parts, broker: &Broker, 
         operation: config.crm.operation.as_deref().unwrap_or_default().into(),
         gate,
         ids: InFlightIds::default(),
+        counters: Counters::default(),
         events,
         clock: Clock::system(),
         stop: parts.stop,

@@ -33,6 +33,7 @@ use self::safety::Peer;
 use self::store::Store;
 use crate::config::{Config, LedgerStore, Loaded};
 use crate::dead_letters::DeadLetters;
+use crate::dead_letters::preview::Previewer;
 use crate::observe::watched_files::WatchedFiles;
 use crate::reload;
 
@@ -68,6 +69,11 @@ pub(crate) struct App {
 impl App {
     pub(crate) fn now(&self) -> Timestamp {
         self.letters.clock.now()
+    }
+
+    /// The mapper of the configuration, with a rules file as it is now.
+    pub(crate) fn previewer(&self) -> Result<Previewer, String> {
+        tokio::task::block_in_place(|| Previewer::new(&self.config))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Between receiving and settling nothing returns early: [`Worker::process`] is total and ends in a [`Disposition`].
 
 mod attempt;
+mod counters;
 pub mod decide;
 mod delivery;
 mod in_flight;
@@ -23,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use self::attempt::Claimed;
 pub(crate) use self::attempt::TOKEN_INFORMATION;
+pub use self::counters::Counters;
 use self::decide::{ClaimOwner, Decision, Plan, decide};
 use self::delivery::{Abort, DeliveryContext};
 pub use self::in_flight::InFlightIds;
@@ -87,6 +89,8 @@ pub struct Worker {
     pub operation: Arc<str>,
     /// The ids that are being processed.
     pub ids: InFlightIds,
+    /// When the CRM is asked for a token's counter.
+    pub counters: Counters,
     /// Logs and metrics.
     pub events: Arc<Events>,
     /// The time of day.
@@ -235,6 +239,7 @@ impl Worker {
                 return Ok(Disposition::DeadLetter(failure));
             }
             let Some(slot) = self.ask_before_probe(d, slot).await? else { continue };
+            self.ask_counter(d, &slot).await?;
             // 4. Claim
             match self.claim(d, &plan).await? {
                 Claimed::Yes => {}

@@ -40,6 +40,14 @@ impl WatchedFile {
         &self.path
     }
 
+    /// What the file holds now.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub fn read(&self) -> Result<String, String> {
+        files::read_now(&self.path, self.limit)
+    }
+
     /// Begins to watch the file for changes since it was read.
     #[must_use]
     pub fn watch(&self) -> FileWatch {

@@ -18,8 +18,9 @@ use crate::broker::topology;
 use crate::clock::{Clock, rfc3339};
 use crate::config::Config;
 use crate::gate::{BlockReason, Gate};
-use crate::ledger::{Key, Ledger};
+use crate::ledger::{Key, KeyPrefix, Ledger};
 use crate::message::mapper::Mapper;
+use crate::message::reference::Reference;
 use crate::observe::events::Events;
 use crate::observe::forecast::{Forecast, Quota, Rates, Sample, forecast};
 use crate::observe::ledger_page::{LedgerEntry, LedgerPage};
@@ -216,6 +217,23 @@ impl Status {
         let mut calls = self.ledger_calls.lock().unwrap_or_else(PoisonError::into_inner);
         *calls = if calls.0 == second { (second, calls.1.saturating_add(1)) } else { (second, 1) };
         calls.1 <= LEDGER_CALLS
+    }
+
+    /// What the ledger knows of some references; none before it is open.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub async fn ledger_page_of(&self, references: &[Reference]) -> Result<LedgerPage, String> {
+        let Some(serving) = self.serving.get() else {
+            return Err("the ledger is not open yet".to_owned());
+        };
+        let mut entries = Vec::with_capacity(references.len());
+        for reference in references {
+            let entry = serving.ledger.find(KeyPrefix::new(reference.bits())).await;
+            let entry = entry.map_err(|error| error.to_string())?;
+            entries.push(LedgerEntry::new(&reference.to_string(), entry.as_ref()));
+        }
+        Ok(LedgerPage::new(serving.ledger.proves_unsent(), entries))
     }
 
     /// What the ledger knows of some ids; none before it is open.

@@ -53,16 +53,25 @@ impl Amqp {
 
     /// Publishes many at once and waits for all confirms.
     pub(crate) async fn flood(&self, queue: &str, messages: impl Iterator<Item = (Vec<u8>, BasicProperties)>) {
-        let options = BasicPublishOptions::default();
+        let (options, mut waiting) = (BasicPublishOptions::default(), 0);
         for (body, properties) in messages {
-            // Each confirm is waited for below.
+            // Its confirm is waited for with those of others.
             drop(
                 self.channel
                     .basic_publish("".into(), queue.into(), options, &body, properties)
                     .await
                     .expect("published"),
             );
+            waiting += 1;
+            if waiting == 5_000 {
+                self.confirmed(queue).await;
+                waiting = 0;
+            }
         }
+        self.confirmed(queue).await;
+    }
+
+    async fn confirmed(&self, queue: &str) {
         let returned = timeout(BOUND, self.channel.wait_for_confirms()).await.expect("in time").expect("confirms");
         assert!(returned.is_empty(), "{queue}");
     }
