@@ -1,7 +1,7 @@
 //! The gate: may a request be sent now, and on which token?
 //!
 //! It is closed while the circuit breaker of the CRM has tripped, while no token is usable, and while the ledger cannot be used.
-//! While it is closed, one probe at a time is sent. Whoever waits is served first come, first served, so that waiting messages
+//! While it is closed, one probe at a time is sent. Waiting messages are served first come, first served, so that they
 //! probe in turn.
 
 mod block_reason;
@@ -126,7 +126,7 @@ impl TokenSlot {
         self.is_probe
     }
 
-    /// The CRM told how many calls a day the token has, and how many are left until its reset, where it told that.
+    /// The CRM said how many calls a day the token has, and how many are left until its reset, if it said when that is.
     pub fn quota(&self, limit: u64, left: u64, reset: Option<Duration>) {
         let reset = reset.unwrap_or_else(|| self.gate.until_midnight());
         self.gate.update(|state, now| state.tokens.quota(&self.taken.secret, limit, left, now + reset));
@@ -239,7 +239,7 @@ impl Gate {
         })
     }
 
-    /// Waits until a request may be sent. Dropping the future gives up the place in the queue.
+    /// Waits until a request may be sent. Dropping the future leaves the queue.
     pub async fn acquire(self: &Arc<Self>) -> TokenSlot {
         let _turn = self.turn.lock().await;
         loop {
@@ -286,7 +286,7 @@ impl Gate {
 
     /// The ledger was written.
     pub fn ledger_worked(&self) {
-        // As nearly always; it is told several times a message.
+        // The usual case: this is called several times a message.
         if self.lock().ledger_is_down {
             self.update(|state, _| state.ledger_is_down = false);
         }

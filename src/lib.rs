@@ -51,6 +51,8 @@ pub mod app;
 
 pub mod lifecycle;
 
+mod reload;
+
 pub mod observe;
 
 pub mod config;

@@ -39,12 +39,12 @@ pub struct Settler {
     pub mapper: Arc<Mapper>,
     /// For `x-wtw-failed-at`.
     pub clock: Clock,
-    /// Told of publishes that failed.
+    /// Logs and counts publishes that failed.
     pub events: Arc<Events>,
 }
 
 impl Settler {
-    /// Publishes the copy that a disposition asks for, and says what RabbitMQ is to be told.
+    /// Publishes the copy that a disposition asks for, and says what the worker answers RabbitMQ.
     pub async fn settle(
         &self,
         state: &mut RetryState,
@@ -118,7 +118,7 @@ impl Settler {
         Settlement::Requeue
     }
 
-    /// RabbitMQ dead-letters the original where it is known to have a place for it. Elsewhere rejecting would lose it.
+    /// RabbitMQ dead-letters the original where it is known to have a place for it. Elsewhere rejecting loses it.
     fn impossible(&self, reason: String) -> Settlement {
         if self.publish_gate.can_reject() {
             return Settlement::Reject(reason);

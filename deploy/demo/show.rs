@@ -73,7 +73,8 @@ impl Show {
             print(&format!("\n{}", cast.worker.last_lines()));
         }
         if keep {
-            self.tell_addresses(&cast.at);
+            let console = self.start_console(&http, &cast.at).await?;
+            self.tell_addresses(&cast.at, &console);
         }
         Ok(balanced)
     }
@@ -136,6 +137,18 @@ impl Show {
         Ok(Cast { worker, at })
     }
 
+    /// Starts the console for what stays; its address.
+    async fn start_console(&mut self, http: &Http, at: &Addresses) -> Result<String, String> {
+        let listen = free_address()?;
+        let console = format!("http://{listen}");
+        self.settings.push(("WTW_CONSOLE_LISTEN", listen));
+        self.settings.push(("WTW_CONSOLE_WORKERS", at.admin.clone()));
+        let stage = self.stage()?;
+        let mut running = stage.start("console", &self.settings, &["console"])?;
+        running.answers(http, &format!("{console}/healthz")).await?;
+        Ok(console)
+    }
+
     /// Publishes everything; the clock starts here.
     async fn publish(&self, messages: &[Message]) -> Result<(Screen, usize), String> {
         let stage = self.stage()?;
@@ -178,9 +191,10 @@ impl Show {
         self.broker.as_ref().ok_or_else(|| "there is no broker yet".to_owned())
     }
 
-    fn tell_addresses(&self, at: &Addresses) {
+    fn tell_addresses(&self, at: &Addresses, console: &str) {
         let Addresses { sandbox, admin } = at;
         print("\nStill running:");
+        print(&format!("  console     {console}/   what works, what failed and why, in a browser"));
         print(&format!("  sandbox     {sandbox}/sandbox/stats, {sandbox}/sandbox/tasks"));
         print(&format!("  worker      {admin}/status, {admin}/readyz, {admin}/metrics"));
         let (Some(stage), Some(broker)) = (&self.stage, &self.broker) else {

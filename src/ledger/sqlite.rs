@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 pub use self::inspect::{Found, inspect};
 use self::store::{Store, Task};
-use super::{About, Change, Changed, Entry, Key, Ledger, LedgerError, Limits};
+use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, Limits};
 use crate::clock::Clock;
 
 /// How many operations may wait; more wait outside.
@@ -72,14 +72,14 @@ impl SqliteLedger {
             place,
         });
         let (tasks, queue) = mpsc::channel(QUEUE);
-        let told = Arc::clone(&shared);
-        let thread = spawn(&shared.place, "ledger", move || run(queue, store, &told))?;
+        let state = Arc::clone(&shared);
+        let thread = spawn(&shared.place, "ledger", move || run(queue, store, &state))?;
         if shared.place.is_large() {
-            let told = Arc::clone(&shared);
+            let state = Arc::clone(&shared);
             // It ends by itself; the process does not wait for it.
             spawn(&shared.place, "ledger-check", move || {
-                if let Err(error) = store::check_whole(&told.place) {
-                    *told.damage.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                if let Err(error) = store::check_whole(&state.place) {
+                    *state.damage.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 }
             })?;
         }
@@ -113,6 +113,11 @@ impl SqliteLedger {
 /// What another process may see of the file: see [`store::read_only`].
 pub(super) fn read_only(path: &Path, keys: &[Key]) -> Result<(About, Vec<Option<Entry>>), LedgerError> {
     store::read_only(&place::Place::of(path), keys).map(|(about, _, entries)| (about, entries))
+}
+
+/// The entry whose key begins so, as another process may see it.
+pub(super) fn find(path: &Path, prefix: KeyPrefix) -> Result<Option<Entry>, LedgerError> {
+    store::find(&place::Place::of(path), prefix)
 }
 
 /// There is no file at `path`.
@@ -160,6 +165,15 @@ impl Ledger for SqliteLedger {
 
     fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>> {
         self.ask(|reply| Task::Change { key: *key, change, reply }).boxed()
+    }
+
+    fn find(&self, prefix: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>> {
+        let place = self.shared.place.clone();
+        async move {
+            let reading = tokio::task::spawn_blocking(move || store::find(&place, prefix));
+            reading.await.unwrap_or_else(|_| Err(unreadable()))
+        }
+        .boxed()
     }
 
     fn about(&self) -> About {

@@ -206,7 +206,10 @@ async fn keys_are_never_confused(fixture: &Fixture) {
     for (id, key) in (1..).zip(&keys) {
         let entry = fixture.ledger.get(key).await.unwrap().unwrap();
         assert_eq!(entry.claim.map(|claim| claim.id), Some(ClaimId(id)), "{key:?}");
+        let found = fixture.ledger.find(key.prefix()).await.unwrap();
+        assert_eq!(found, Some(entry), "{key:?} by its reference");
     }
+    assert_eq!(fixture.ledger.find(Key::new("a", "b", "c").prefix()).await.unwrap(), None);
 }
 
 async fn many_messages_at_once_are_all_kept(fixture: &Fixture) {
@@ -227,7 +230,7 @@ async fn entries_expire_unless_a_claim_is_open(fixture: &Fixture) {
     assert_eq!((fixture.get("created").await, fixture.get("closed").await), (created.clone(), closed.clone()));
     fixture.clock.forward(1);
     assert_eq!((fixture.get("created").await, fixture.get("closed").await), (None, None));
-    // What was forgotten and made again never has a version that somebody remembers.
+    // An entry that was removed and created again never has a version that another worker has seen.
     for (id, before) in [("created", created), ("closed", closed)] {
         let claim = Change::Claim { expected: before.map(|entry| entry.version), new: first(4, fixture.clock.now()) };
         assert_eq!(fixture.change(id, claim).await, Changed::Conflict(None));

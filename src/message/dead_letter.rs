@@ -153,6 +153,16 @@ pub fn published_to(message: &Message) -> (String, String) {
     }
 }
 
+/// Headers that keep where a message was published, for a copy that loses the broker's own: rules ask for it. None where the
+/// message has them, or nothing tells.
+pub(crate) fn route(message: &Message) -> Vec<(&'static str, HeaderValue)> {
+    if message.header("x-death").is_none() || message.header(retry_state::ORIGINAL_ROUTING_KEY).is_some() {
+        return Vec::new();
+    }
+    let (exchange, key) = published_to(message);
+    vec![(retry_state::ORIGINAL_EXCHANGE, text(&exchange)), (retry_state::ORIGINAL_ROUTING_KEY, text(&key))]
+}
+
 fn brokers_reason(message: &Message) -> Option<String> {
     brokers_death(message)?.inner().get("reason").and_then(string)
 }

@@ -1,11 +1,15 @@
 //! What a dead letter says: where a message stopped, of what kind the failure is, and why.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::{FutureExt as _, TryFutureExt as _};
+
+/// The longest reason in the log, in bytes.
+const MAX_LOGGED: usize = 2_000;
 
 /// The stage at which a message stopped (`x-wtw-error-stage`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,12 +136,13 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// What the log says of it: no value of the message's body.
+    /// What log and traces say of it: no value of the message's body.
     #[must_use]
-    pub fn log_reason(&self) -> &str {
-        match self.stage {
-            Stage::Send => &self.message,
-            Stage::Decode | Stage::Map => self.kind.meaning(),
+    pub fn log_reason(&self) -> Cow<'_, str> {
+        match (self.stage, self.kind) {
+            // A rule's errors name keys, never values.
+            (Stage::Send, _) | (_, Kind::Unmatched | Kind::MappingFailed) => shorten(&self.message, MAX_LOGGED).into(),
+            (Stage::Decode | Stage::Map, kind) => kind.meaning().into(),
         }
     }
 

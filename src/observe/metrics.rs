@@ -17,7 +17,10 @@ use crate::gate::tokens::Suspended;
 use crate::gate::{BlockReason, Gate};
 use crate::message::disposition::Disposition;
 use crate::message::failure::Kind;
+use crate::message::mapper::Mapper;
 use crate::observe::logs;
+
+mod rules;
 
 /// Upper bounds of an attempt's duration, in seconds: `crm.request_timeout` is 20 s by default.
 const ATTEMPT_SECONDS: [f64; 11] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0];
@@ -104,7 +107,6 @@ pub(super) struct Metrics {
     pub(super) possible_duplicates: Counter,
     pub(super) ledger_entries: Gauge,
     pub(super) ledger_write_seconds: Histogram,
-    reloads: Family<OutcomeLabels, Counter>,
 }
 
 impl Metrics {
@@ -132,7 +134,6 @@ impl Metrics {
             possible_duplicates: Counter::default(),
             ledger_entries: Gauge::default(),
             ledger_write_seconds: Histogram::new(WRITE_SECONDS),
-            reloads: Family::default(),
         };
         for (outcome, kind) in ends() {
             metrics.settled(outcome, kind);
@@ -142,9 +143,6 @@ impl Metrics {
         }
         for closed in BlockReason::ALL.map(Some).into_iter().chain([None]) {
             metrics.gate_changes(closed);
-        }
-        for succeeded in [true, false] {
-            metrics.reloads(succeeded);
         }
         metrics
     }
@@ -159,11 +157,6 @@ impl Metrics {
 
     pub(super) fn gate_changes(&self, closed: Option<BlockReason>) -> Counter {
         self.gate_changes.get_or_create_owned(&ReasonLabels { reason: closed.map_or(OPEN, BlockReason::as_str) })
-    }
-
-    pub(super) fn reloads(&self, succeeded: bool) -> Counter {
-        let outcome = if succeeded { "success" } else { "failure" };
-        self.reloads.get_or_create_owned(&OutcomeLabels { outcome })
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -262,7 +255,6 @@ impl Metrics {
             "From a write to the ledger until it is confirmed or has failed",
             &self.ledger_write_seconds,
         );
-        to.register("config_reloads", "Times that the tokens' file was read again", self.reloads.clone());
     }
 }
 
@@ -277,11 +269,12 @@ fn seconds(to: &mut Registry, name: &str, help: &str, histogram: &Histogram) {
     to.register_with_unit(name, help, Unit::Seconds, histogram.clone());
 }
 
-/// What was counted, and what the gate and its tokens do now, as OpenMetrics text.
-pub(super) fn encode(registry: &Registry, gate: &Gate) -> String {
+/// What was counted, what the rules have done, and what the gate and its tokens do now, as OpenMetrics text.
+pub(super) fn encode(registry: &Registry, gate: &Gate, mapper: &Mapper) -> String {
     let mut page = String::new();
     // Writing to a string does not fail.
     let _ = text::encode_registry(&mut page, registry);
+    let _ = text::encode_registry(&mut page, &rules::registry(mapper));
     let _ = text::encode(&mut page, &current(gate));
     page
 }

@@ -86,9 +86,9 @@ async fn a_rotated_token_is_read_from_its_file() {
     rig.publish("m-1", &task("rotated")).await;
     worker.reaches("wtw_gate_closed{reason=\"unauthorized\"}", 1.0).await;
     std::fs::write(&file, "no token\n").expect("written");
-    worker.reaches("wtw_config_reloads_total{outcome=\"failure\"}", 2.0).await;
-    let said = worker.process.lines().iter().filter(|line| line.contains("the former tokens stay")).count();
-    assert_eq!(said, 1, "once, however often it is looked at");
+    worker.reaches("wtw_config_reloads_total{file=\"crm.tokens_file\",outcome=\"failure\"}", 1.0).await;
+    let said = worker.process.lines().iter().filter(|line| line.contains("what was read before stays in use")).count();
+    assert_eq!(said, 1, "once for each change");
     std::fs::write(&file, "demo-token\n").expect("written");
     rig.crm.created(1).await;
     worker.process.stop().await;

@@ -279,7 +279,8 @@ async fn a_panic_costs_its_own_message_only() {
     let sources = Sources { environment, ..Sources::default() };
     let config = Config::load(&sources, &[]).expect("a configuration").config;
     let crm = Panicky(HttpCrm::new(&config.crm).expect("a client"));
-    let app = App::with_crm(config, std::sync::Arc::new(crm)).await.expect("an app");
+    let mapper = wolkvox_task_worker::message::mapper::Mapper::new(&config).expect("no rules");
+    let app = App::with_crm(config, mapper, std::sync::Arc::new(crm)).await.expect("an app");
     let address = app.admin_address().expect("an address");
     let stop = CancellationToken::new();
     let running = tokio_util::task::TaskTracker::new().spawn(app.run(stop.clone()));

@@ -24,6 +24,7 @@ use wolkvox_task_worker::app::App;
 use wolkvox_task_worker::config::{Config, Sources};
 use wolkvox_task_worker::crm::Crm;
 use wolkvox_task_worker::crm::classify::{HttpResult, Outcome};
+use wolkvox_task_worker::message::mapper::Mapper;
 use wolkvox_task_worker::observe::logs;
 
 use crate::support::BOUND;
@@ -231,7 +232,8 @@ async fn panicking_worker() {
     let sources = Sources { environment: std::env::vars_os().collect(), ..Sources::default() };
     let config = Config::load(&sources, &[]).expect("a configuration").config;
     logs::start(&config.log).expect("a log");
-    let app = App::with_crm(config, Arc::new(Quoting)).await.expect("an app");
+    let mapper = Mapper::new(&config).expect("no rules");
+    let app = App::with_crm(config, mapper, Arc::new(Quoting)).await.expect("an app");
     app.run(CancellationToken::new()).await.expect("a good end");
 }
 

@@ -14,6 +14,7 @@ use wolkvox_task_worker::config::{self, Config, Sources};
 use wolkvox_task_worker::crm::classify::Outcome;
 use wolkvox_task_worker::gate::{BlockReason, Gate};
 use wolkvox_task_worker::message::failure::Kind;
+use wolkvox_task_worker::message::mapper::Mapper;
 use wolkvox_task_worker::message::payload::REQUIRED;
 use wolkvox_task_worker::message::retry_state;
 use wolkvox_task_worker::message::task::FIELDS;
@@ -193,11 +194,15 @@ fn pages() -> String {
 
 /// The table is read from a page of metrics, on which every series is.
 fn metrics() -> String {
-    let sources = Sources { environment: vec![("WTW_CRM_TOKENS".into(), "a".into())], ..Sources::default() };
+    let given =
+        [("WTW_CRM_TOKENS", "a"), ("WTW_CRM_OPERATION", "demo"), ("WTW_EVENTS_RULES_FILE", "tests/cases/rules.toml")];
+    let environment = given.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+    let sources = Sources { environment, ..Sources::default() };
     let config = Config::load(&sources, &[]).expect("a configuration").config;
     let gate = Gate::new(&config.gate, &config.crm, Duration::ZERO, Clock::system(), Box::new(|_, _| {}));
     gate.try_acquire().expect("a slot").quota(0, 0, None);
-    let page = Events::new("/", "wolkvox.tasks", Timestamp::UNIX_EPOCH).encode(&gate);
+    let mapper = Mapper::new(&config).expect("rules");
+    let page = Events::new("/", "wolkvox.tasks", Timestamp::UNIX_EPOCH).encode(&gate, &mapper);
     let mut table = "| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n".to_owned();
     for family in page.split("# HELP ").skip(1) {
         let mut lines = family.lines();
@@ -238,6 +243,7 @@ fn labels(samples: &[&str]) -> String {
     labels.iter_mut().for_each(|(_, values)| values.sort_unstable());
     let shown = labels.iter().map(|(name, values)| match *name {
         "le" => "`le`: an upper bound in seconds".to_owned(),
+        "rule" => "`rule`: its name".to_owned(),
         "token" => "`token`: its position, from 0".to_owned(),
         "version" | "vhost" | "queue" => format!("`{name}`"),
         _ => format!("`{name}`: {}", values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ")),
