@@ -120,9 +120,6 @@ async fn some_traffic(rig: &Rig) {
     rig.publish("invalid", b"{}").await;
     rig.publish_with(&task("nameless"), BasicProperties::default()).await;
     rig.crm.created(14).await;
-    // The CRM is asked what is left of a token's quota only when it says that nothing is.
-    rig.crm.faults(json!([{ "action": "api:403:TOKEN LIMIT EXCEEDED", "times": 1 }])).await;
-    rig.publish("last", &task("last")).await;
 }
 
 /// Waits until every one of the expressions has data.
