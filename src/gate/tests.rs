@@ -60,7 +60,7 @@ fn is_about(wait: Duration, seconds: u64) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn third_request_waits_for_a_slot_and_is_served_when_one_is_given_back() {
+async fn third_request_waits_for_a_slot_and_gets_one_that_is_released() {
     let (gate, _) = gate(&[]);
     let (first, second) = (gate.acquire().await, gate.acquire().await);
     assert!(gate.try_acquire().is_none());
@@ -73,7 +73,7 @@ async fn third_request_waits_for_a_slot_and_is_served_when_one_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_requests_are_served_first_come_first_served() {
+async fn waiting_requests_are_served_in_order() {
     let (gate, _) = gate(&[("WTW_CRM_MAX_IN_FLIGHT_PER_TOKEN", "1")]);
     let mut held = gate.acquire().await;
     let mut waiting: Vec<_> = (0..5)
@@ -130,7 +130,7 @@ async fn closed_gate_sends_one_probe_at_a_time_at_growing_intervals() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn probe_is_not_sent_before_the_crm_asked_for_it() {
+async fn probe_is_not_sent_before_retry_after_has_passed() {
     let (gate, _) = gate(&[]);
     fail(&gate, 2).await;
     gate.acquire().await.report(&asking(Outcome::Unavailable, 120));
@@ -159,7 +159,7 @@ async fn probe_that_ends_without_an_answer_lets_the_next_one_go_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn late_answer_changes_neither_a_closed_gate_nor_its_probe() {
+async fn late_answer_changes_neither_the_closed_gate_nor_its_probe() {
     let (gate, _) = gate(&[("WTW_CRM_MAX_IN_FLIGHT_PER_TOKEN", "9")]);
     let late = [gate.acquire().await, gate.acquire().await];
     fail(&gate, 3).await;
@@ -227,7 +227,7 @@ async fn quota_without_a_reset_lasts_until_midnight_of_the_account() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_keep_the_configured_distance() {
+async fn requests_keep_the_configured_rate() {
     let (gate, _) = gate(&[("WTW_CRM_REQUESTS_PER_SECOND", "0.5"), ("WTW_CRM_MAX_IN_FLIGHT_PER_TOKEN", "9")]);
     let first = gate.acquire().await;
     for _ in 0..3 {

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_the_first_sixty_bits_in_base32() {
+    fn reference_is_the_first_sixty_bits_in_base32() {
         let mut key = [0; 32];
         key[..5].copy_from_slice(b"abcde");
         // RFC 4648: "abcde" is MFRGGZDF.
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn differs_where_the_parts_only_run_together() {
+    fn key_differs_where_only_the_joined_parts_are_equal() {
         let references =
             [("q", "op", "id"), ("qo", "p", "id"), ("q", "o", "pid"), ("q", "opi", "d"), ("", "qop", "id")]
                 .map(|(queue, operation, id)| Reference::new(queue, operation, id));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn is_read_as_people_copy_it() {
+    fn reference_is_read_as_people_copy_it() {
         let reference = Reference::new("q", "op", "id");
         for text in
             [format!("{reference}"), format!(" [ref:{reference}] "), format!("[REF:{reference}]").to_uppercase()]

@@ -122,7 +122,7 @@ async fn every_answer_has_its_outcome() {
 }
 
 #[tokio::test]
-async fn a_connection_serves_one_request_unless_it_is_reused() {
+async fn connection_serves_one_request_unless_reuse_is_configured() {
     for (reuse, connections) in [("true", 1), ("false", 3)] {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let server = format!("http://{}", listener.local_addr().expect("an address"));
@@ -162,7 +162,7 @@ async fn a_connection_serves_one_request_unless_it_is_reused() {
 
 /// Nothing was sent where nothing was connected, however the limits are set: strict mode must not take it for a possible task.
 #[tokio::test]
-async fn a_silent_address_is_not_sent_even_when_both_limits_are_the_same() {
+async fn silent_address_counts_as_not_sent_when_both_timeouts_are_equal() {
     // A full backlog: the system answers no further connection.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");

@@ -34,7 +34,7 @@ async fn refused(name: &str, cases: Vec<(&str, Vec<u8>, &str, &str)>) {
 }
 
 #[tokio::test]
-async fn what_is_no_task_message() {
+async fn body_that_is_not_a_task_message_is_refused() {
     let deep = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();
     let deep_field = [br#"{"description":"#.to_vec(), deep.clone(), b"}".to_vec()].concat();
     refused(
@@ -58,7 +58,7 @@ async fn what_is_no_task_message() {
 
 /// It is not kept in memory, so RabbitMQ dead-letters it, without headers of ours.
 #[tokio::test]
-async fn a_body_over_the_limit_is_rejected_to_the_dead_letters_of_the_broker() {
+async fn body_over_the_limit_is_rejected_to_the_brokers_dead_letter_queue() {
     let rig = Rig::new("bad.large").await;
     let worker = rig.worker(&[]).await;
     rig.publish("first", &task("first")).await;
@@ -77,7 +77,7 @@ async fn a_body_over_the_limit_is_rejected_to_the_dead_letters_of_the_broker() {
 }
 
 #[tokio::test]
-async fn what_has_bad_fields() {
+async fn message_with_bad_fields_is_refused() {
     let mut cases = vec![
         (
             "near-miss",
@@ -147,7 +147,7 @@ async fn every_problem_is_in_one_report() {
 }
 
 #[tokio::test]
-async fn ids_of_any_length_and_none() {
+async fn message_ids_of_any_length_are_accepted_and_none_too() {
     let rig = Rig::new("bad.ids").await;
     let worker = rig.worker(&[]).await;
     let long = "i".repeat(255);
@@ -186,7 +186,7 @@ fn every_type() -> FieldTable {
 }
 
 #[tokio::test]
-async fn headers_of_every_type_are_copied_as_they_are() {
+async fn headers_of_every_type_are_copied_unchanged() {
     let rig = Rig::new("bad.types").await;
     rig.crm.faults(json!([{ "action": "status:503", "name_contains": "copied" }])).await;
     let _worker = rig.worker(&[("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1"), ("WTW_GATE_FAILURES", "1000")]).await;
@@ -200,7 +200,7 @@ async fn headers_of_every_type_are_copied_as_they_are() {
 }
 
 #[tokio::test]
-async fn what_only_the_broker_may_set_is_left_out_of_copies() {
+async fn copies_leave_out_what_only_the_broker_can_set() {
     let rig = Rig::new("bad.brokers").await;
     let _worker = rig.worker(&[]).await;
     let elsewhere = AMQPValue::FieldArray(FieldArray::from(vec![AMQPValue::LongString("nowhere".into())]));
@@ -228,7 +228,7 @@ async fn what_only_the_broker_may_set_is_left_out_of_copies() {
 }
 
 #[tokio::test]
-async fn headers_of_ours_that_are_ill_typed_or_too_long_are_ignored() {
+async fn invalid_or_too_long_headers_of_ours_are_ignored() {
     let rig = Rig::new("bad.ours").await;
     let worker = rig.worker(&[]).await;
     let headers = FieldTable::from(BTreeMap::from([
@@ -254,7 +254,7 @@ async fn headers_of_ours_that_are_ill_typed_or_too_long_are_ignored() {
 }
 
 #[tokio::test]
-async fn publishers_headers_that_leave_no_room_give_way() {
+async fn publishers_headers_are_dropped_when_they_leave_no_room() {
     let rig = Rig::new("bad.room").await;
     let _worker = rig.worker(&[]).await;
     // Nearly a whole frame of 128 KiB.

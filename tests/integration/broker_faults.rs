@@ -23,7 +23,7 @@ async fn ctl(broker: &Broker, arguments: &str) {
 }
 
 #[tokio::test]
-async fn a_broker_restarted_under_load_loses_nothing_and_nothing_is_made_twice() {
+async fn broker_restart_under_load_loses_nothing_and_duplicates_nothing() {
     let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.expect("a broker");
     let options = Options { latency: Duration::from_millis(10), ..Crm::options() };
@@ -50,7 +50,7 @@ async fn a_broker_restarted_under_load_loses_nothing_and_nothing_is_made_twice()
 }
 
 #[tokio::test]
-async fn while_the_broker_is_blocked_copies_are_held_and_nothing_else() {
+async fn blocked_broker_holds_copies_and_nothing_else() {
     let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.expect("a broker");
     let rig = Rig::with("faults.blocked", &broker.url, Crm::options()).await;
@@ -101,7 +101,7 @@ async fn while_the_broker_is_blocked_copies_are_held_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_full_dead_letter_queue_keeps_its_messages_unsettled_until_there_is_room() {
+async fn full_dead_letter_queue_keeps_messages_unsettled_until_there_is_room() {
     let broker = Broker::operated().await.expect("a broker");
     let rig = Rig::with("faults.full", &broker.url, Crm::options()).await;
     let dead = rig.dead_letter_queue();
@@ -151,7 +151,7 @@ async fn virtual_host(broker: &Broker, name: &str) -> String {
 }
 
 #[tokio::test]
-async fn connections_and_channels_that_an_operator_ends_lose_nothing() {
+async fn closing_connections_and_channels_loses_nothing() {
     let broker = Broker::operated().await.expect("a broker");
     let name = unique("faults");
     let url = virtual_host(&broker, &name).await;
@@ -191,7 +191,7 @@ async fn connections_and_channels_that_an_operator_ends_lose_nothing() {
 }
 
 #[tokio::test]
-async fn what_the_broker_took_back_is_not_posted_beside_its_redelivery() {
+async fn message_of_a_broken_connection_is_not_sent_beside_its_redelivery() {
     let broker = Broker::operated().await.expect("a broker");
     let name = unique("faults.taken");
     let url = virtual_host(&broker, &name).await;
@@ -231,7 +231,7 @@ async fn consumes_and_publishes(rig: &Rig, worker: &Worker, name: &str) {
 }
 
 #[tokio::test]
-async fn nodes_that_are_dead_or_silent_are_passed_over() {
+async fn dead_and_silent_nodes_are_skipped() {
     let rig = Rig::new("faults.nodes").await;
     // Connections are made by the system, and nobody ever answers.
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -247,7 +247,7 @@ async fn nodes_that_are_dead_or_silent_are_passed_over() {
 }
 
 #[tokio::test]
-async fn a_node_that_takes_connections_and_does_nothing_is_passed_over() {
+async fn node_that_accepts_connections_and_is_silent_is_skipped() {
     let sound = &Broker::shared().await.url;
     let rig = Rig::new("faults.deaf").await;
     let node = Proxy::start(sound).await;
@@ -260,7 +260,7 @@ async fn a_node_that_takes_connections_and_does_nothing_is_passed_over() {
 }
 
 #[tokio::test]
-async fn a_node_that_confirms_nothing_any_more_is_passed_over_by_copies() {
+async fn node_that_stops_confirming_is_skipped_for_copies() {
     let sound = &Broker::shared().await.url;
     let rig = Rig::new("faults.unconfirmed").await;
     let node = Proxy::start(sound).await;
@@ -280,7 +280,7 @@ async fn a_node_that_confirms_nothing_any_more_is_passed_over_by_copies() {
 }
 
 #[tokio::test]
-async fn a_password_that_is_rotated_in_its_file_is_read_when_the_old_one_is_refused() {
+async fn password_rotated_in_its_file_is_read_when_the_old_one_is_refused() {
     let broker = Broker::operated().await.expect("a broker");
     let rig = Rig::with("faults.rotated", &broker.url, Crm::options()).await;
     let user = unique("rotated");
@@ -307,7 +307,7 @@ async fn a_password_that_is_rotated_in_its_file_is_read_when_the_old_one_is_refu
 }
 
 #[tokio::test]
-async fn a_password_that_comes_right_later_is_used_and_never_told() {
+async fn password_that_becomes_valid_is_used_and_never_printed() {
     let broker = Broker::operated().await.expect("a broker");
     let rig = Rig::with("faults.password", &broker.url, Crm::options()).await;
     let user = unique("user");

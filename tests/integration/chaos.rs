@@ -46,14 +46,14 @@ async fn run(kind: Kind, nodes: Nodes, ledger: Ledger) {
 }
 
 #[tokio::test]
-async fn one_worker_that_must_not_double() {
+async fn one_worker_in_strict_mode_accounts_for_all() {
     let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.unwrap_or_else(|why| panic!("{why}"));
     run(Kind::Strict, Nodes::One(broker), Ledger::File(LedgerFile::new())).await;
 }
 
 #[tokio::test]
-async fn two_workers_that_share_a_ledger() {
+async fn two_workers_with_a_shared_ledger_account_for_all() {
     let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.unwrap_or_else(|why| panic!("{why}"));
     let redis = Redis::own().await.unwrap_or_else(|why| panic!("{why}"));
@@ -61,7 +61,7 @@ async fn two_workers_that_share_a_ledger() {
 }
 
 #[tokio::test]
-async fn a_cluster_that_loses_each_node_in_turn_and_is_partitioned() {
+async fn cluster_that_loses_each_node_and_is_partitioned_accounts_for_all() {
     let _turn = crate::support::heavy().await;
     match Cluster::start().await {
         Ok(cluster) => {

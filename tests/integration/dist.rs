@@ -87,7 +87,7 @@ fn manual_pages_render_without_a_warning() {
 }
 
 #[test]
-fn the_bill_of_materials_is_what_the_program_is_built_from() {
+fn bill_of_materials_lists_what_the_program_is_built_from() {
     let component = |name: &str| json!({ "name": name, "version": "1.0.0", "bom-ref": format!("ref-{name}") });
     let document = json!({
         "metadata": { "component": component("worker") },

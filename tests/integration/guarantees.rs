@@ -28,7 +28,7 @@ fn outcomes(letter: &Delivery) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_created_id_is_acked_without_a_post_and_another_body_under_it_is_a_conflict() {
+async fn created_id_is_acked_without_a_request_and_another_body_conflicts() {
     let rig = Rig::new("guarantees.known").await;
     let file = LedgerFile::new();
     for run in 0..2 {
@@ -64,7 +64,7 @@ async fn killed_before_the_answer(rig: &Rig) -> LedgerFile {
 }
 
 #[tokio::test]
-async fn a_dead_workers_request_is_dead_lettered_as_unknown_where_doubles_are_not_risked() {
+async fn request_of_a_killed_worker_is_dead_lettered_as_unknown_in_strict_mode() {
     let rig = Rig::new("guarantees.strict").await;
     rig.crm.faults(json!([{ "action": "hang", "times": 1 }])).await;
     let file = killed_before_the_answer(&rig).await;
@@ -87,7 +87,7 @@ async fn a_dead_workers_request_is_dead_lettered_as_unknown_where_doubles_are_no
 }
 
 #[tokio::test]
-async fn a_dead_workers_request_is_one_unknown_attempt_where_doubles_are_allowed() {
+async fn request_of_a_killed_worker_is_one_unknown_attempt_in_retry_mode() {
     let rig = Rig::new("guarantees.retried").await;
     rig.crm.faults(json!([{ "action": "hang", "times": 1 }, { "action": "api:412:NOT NOW" }])).await;
     let file = killed_before_the_answer(&rig).await;
@@ -104,7 +104,7 @@ async fn a_dead_workers_request_is_one_unknown_attempt_where_doubles_are_allowed
 }
 
 #[tokio::test]
-async fn what_five_workers_died_of_is_dead_lettered_as_poison_and_no_innocent_with_it() {
+async fn message_that_ended_five_workers_is_dead_lettered_as_poison() {
     // So slow that the innocents are still waiting for their turn when a worker dies.
     let options = Options { latency: Duration::from_millis(300), ..Crm::options() };
     let rig = Rig::with("guarantees.poison", &Broker::shared().await.url, options).await;
@@ -138,7 +138,7 @@ async fn what_five_workers_died_of_is_dead_lettered_as_poison_and_no_innocent_wi
 }
 
 #[tokio::test]
-async fn a_task_made_before_the_broker_went_away_is_acked_by_the_ledger() {
+async fn task_created_before_the_connection_broke_is_acked_without_a_request() {
     let rig = Rig::new("guarantees.redelivered").await;
     let proxy = Proxy::start(&Broker::shared().await.url).await;
     rig.crm.faults(json!([{ "action": "delay:1s", "name_contains": "cut" }])).await;
@@ -165,7 +165,7 @@ async fn a_task_made_before_the_broker_went_away_is_acked_by_the_ledger() {
 }
 
 #[tokio::test]
-async fn a_possible_double_is_told_of_also_when_its_worker_could_not() {
+async fn possible_duplicate_is_counted_also_after_its_connection_broke() {
     let rig = Rig::new("guarantees.told").await;
     let proxy = Proxy::start(&Broker::shared().await.url).await;
     rig.crm.faults(json!([{ "action": "garbage", "times": 1 }, { "action": "delay:1s" }])).await;
@@ -234,7 +234,7 @@ fn slow_crm() -> Options {
 }
 
 #[tokio::test]
-async fn the_books_balance_under_fire_and_nothing_is_made_twice_in_strict_mode() {
+async fn every_message_is_created_once_or_dead_lettered_in_strict_mode() {
     let rig = Rig::with("guarantees.books", &Broker::shared().await.url, slow_crm()).await;
     let (published, letters) = work_off_under_fire(&rig, "dead-letter").await;
     let names = rig.crm.names().await;
@@ -249,7 +249,7 @@ async fn the_books_balance_under_fire_and_nothing_is_made_twice_in_strict_mode()
 }
 
 #[tokio::test]
-async fn the_books_balance_under_fire_and_doubles_come_of_unknown_outcomes_only() {
+async fn duplicates_under_faults_come_from_unknown_outcomes_only() {
     let rig = Rig::with("guarantees.doubles", &Broker::shared().await.url, slow_crm()).await;
     let (published, letters) = work_off_under_fire(&rig, "retry").await;
     let names = rig.crm.names().await;
@@ -270,7 +270,7 @@ async fn the_books_balance_under_fire_and_doubles_come_of_unknown_outcomes_only(
 }
 
 #[tokio::test]
-async fn a_standby_acks_what_the_killed_worker_had_made() {
+async fn standby_acks_the_task_that_a_killed_worker_created() {
     let rig = Rig::new("guarantees.failover").await;
     let proxy = Proxy::start(&Broker::shared().await.url).await;
     let ledger = ("WTW_LEDGER_URL", Redis::shared().await.url.as_str());
@@ -291,7 +291,7 @@ async fn a_standby_acks_what_the_killed_worker_had_made() {
 }
 
 #[tokio::test]
-async fn a_worker_that_is_cut_off_posts_nothing_that_another_made_meanwhile() {
+async fn disconnected_worker_sends_nothing_that_another_worker_created() {
     let rig = Rig::new("guarantees.cut").await;
     let proxy = Proxy::start(&Broker::shared().await.url).await;
     let ledger = ("WTW_LEDGER_URL", Redis::shared().await.url.as_str());
@@ -316,7 +316,7 @@ async fn a_worker_that_is_cut_off_posts_nothing_that_another_made_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_ledger_that_cannot_be_opened_is_waited_for() {
+async fn worker_waits_for_a_ledger_that_cannot_be_opened() {
     let rig = Rig::new("guarantees.ledger").await;
     let file = LedgerFile::new();
     let url = file.url();
@@ -342,7 +342,7 @@ async fn a_ledger_that_cannot_be_opened_is_waited_for() {
 }
 
 #[tokio::test]
-async fn nothing_is_posted_while_the_ledger_is_away() {
+async fn nothing_is_sent_while_the_ledger_is_unavailable() {
     let rig = Rig::new("guarantees.redis").await;
     let redis = Redis::own().await.expect("a Redis");
     let worker = rig.worker(&[("WTW_LEDGER_URL", &redis.url)]).await;
@@ -370,7 +370,7 @@ async fn nothing_is_posted_while_the_ledger_is_away() {
 }
 
 #[tokio::test]
-async fn other_delays_in_a_new_version_strand_no_message() {
+async fn changed_delays_leave_no_message_behind() {
     let rig = Rig::new("guarantees.delays").await;
     rig.crm.faults(json!([{ "action": "status:503", "times": 3 }])).await;
     let old = [("WTW_RETRY_DELAYS", "100ms,4s"), ("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1"), ("WTW_GATE_FAILURES", "100")];
@@ -401,7 +401,7 @@ async fn other_delays_in_a_new_version_strand_no_message() {
 }
 
 #[tokio::test]
-async fn held_messages_come_back_by_themselves_with_nothing_spent() {
+async fn held_messages_return_by_themselves_without_an_attempt() {
     let rig = Rig::new("guarantees.hold").await;
     rig.crm.faults(json!([{ "action": "api:400:THE API YOU WANT TO CONSULT DOES NOT EXIST" }])).await;
     let worker = rig.worker(&[("WTW_CRM_REQUEST_TIMEOUT", "5s"), ("WTW_GATE_HOLD", "15s")]).await;
@@ -419,7 +419,7 @@ async fn held_messages_come_back_by_themselves_with_nothing_spent() {
 }
 
 #[tokio::test]
-async fn what_was_published_too_long_ago_expires() {
+async fn message_older_than_max_age_is_dead_lettered_as_expired() {
     let rig = Rig::new("guarantees.expired").await;
     let worker = rig.worker(&[("WTW_TASK_MAX_AGE", "1h")]).await;
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock").as_secs();

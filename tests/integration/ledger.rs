@@ -58,7 +58,7 @@ async fn in_time(mut step: impl AsyncFnMut() -> Result<(), LedgerError>) {
 }
 
 #[tokio::test]
-async fn redis_does_what_every_store_does() {
+async fn redis_ledger_passes_the_suite() {
     let redis = Redis::shared().await;
     suite(async |limits, clock| Arc::new(own(redis, limits, clock).await) as _).await;
     let prefix = unique("test");
@@ -66,7 +66,7 @@ async fn redis_does_what_every_store_does() {
 }
 
 #[tokio::test]
-async fn redis_is_like_the_model_however_often_it_is_opened() {
+async fn redis_ledger_matches_the_model_across_restarts() {
     let redis = Redis::shared().await;
     let mut runner = TestRunner::default();
     // In seconds instead of milliseconds: by Redis' own clock nothing ends during the test.
@@ -85,7 +85,7 @@ async fn redis_is_like_the_model_however_often_it_is_opened() {
 }
 
 #[tokio::test]
-async fn replicas_share_what_they_know() {
+async fn replicas_share_entries() {
     let redis = Redis::shared().await;
     let (clock, prefix) = (FakeClock::new(), unique("test"));
     let fixture = async || Fixture {
@@ -111,7 +111,7 @@ async fn replicas_share_what_they_know() {
 }
 
 #[tokio::test]
-async fn entries_end_by_themselves_unless_a_claim_is_open() {
+async fn redis_entries_expire_unless_a_claim_is_open() {
     let redis = Redis::shared().await;
     let (clock, prefix) = (FakeClock::new(), unique("test"));
     let ledger = Arc::new(open(&redis.url, &prefix, ROOMY, clock.clock()).await.unwrap());
@@ -133,7 +133,7 @@ async fn entries_end_by_themselves_unless_a_claim_is_open() {
 }
 
 #[tokio::test]
-async fn emptied_redis_is_another_ledger_and_claims_are_decided_again() {
+async fn emptied_redis_is_another_ledger_and_claims_conflict() {
     let redis = Redis::own().await.unwrap();
     let clock = FakeClock::new();
     let fixture = Fixture { ledger: Arc::new(own(&redis, ROOMY, clock.clock()).await), clock };
@@ -171,7 +171,7 @@ async fn restarted_redis_no_longer_proves_that_nothing_was_sent() {
 }
 
 #[tokio::test]
-async fn a_redis_that_hangs_or_dies_is_said_and_comes_back() {
+async fn redis_that_hangs_or_dies_is_reported_and_used_again() {
     let redis = Redis::own().await.unwrap();
     let clock = FakeClock::new();
     let fixture = Fixture { ledger: Arc::new(own(&redis, ROOMY, clock.clock()).await), clock: clock.clone() };
@@ -249,7 +249,7 @@ async fn forward(mut client: TcpStream, mut server: TcpStream, mute: Arc<AtomicB
 }
 
 #[tokio::test]
-async fn change_whose_answer_is_lost_counts_once_when_it_is_given_again() {
+async fn change_counts_once_when_it_is_repeated_after_a_lost_answer() {
     let redis = Redis::shared().await;
     let mut proxy = Proxy::start(redis).await;
     let (clock, prefix) = (FakeClock::new(), unique("test"));
@@ -287,7 +287,7 @@ async fn change_whose_answer_is_lost_counts_once_when_it_is_given_again() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_that_was_closed_is_no_failure() {
+async fn closed_idle_connection_is_not_a_failure() {
     let redis = Redis::own().await.unwrap();
     let clock = FakeClock::new();
     let fixture = Fixture { ledger: Arc::new(own(&redis, ROOMY, clock.clock()).await), clock };
@@ -304,7 +304,7 @@ async fn an_idle_connection_that_was_closed_is_no_failure() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_opened_says_why_and_no_password() {
+async fn ledger_that_cannot_be_opened_says_why_without_the_password() {
     let redis = Redis::own().await.unwrap();
     let refused = async |url: &str| {
         let opened = open(url, PREFIX, ROOMY, Clock::system()).await;
@@ -334,7 +334,7 @@ async fn what_cannot_be_opened_says_why_and_no_password() {
 }
 
 #[tokio::test]
-async fn the_configured_ledger_is_opened() {
+async fn configured_ledger_is_opened() {
     let redis = Redis::own().await.unwrap();
     for store in [config::LedgerStore::Memory, config::LedgerStore::Redis(SecretString::from(redis.url.clone()))] {
         let retention = ROOMY.retention;
@@ -351,7 +351,7 @@ async fn renew_id(url: &str) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn renew_id_command_renews_a_closed_file_and_says_what_that_means() {
+async fn renew_id_command_renews_a_closed_file_and_explains_the_effect() {
     let folder = std::env::temp_dir().join(unique("ledger"));
     std::fs::create_dir(&folder).unwrap();
     let path = folder.join("ledger.db");

@@ -79,7 +79,7 @@ async fn socks(server: String, names: tokio::sync::mpsc::Sender<String>, listene
 }
 
 #[tokio::test]
-async fn a_proxy_is_used_shown_and_looks_the_name_up() {
+async fn proxy_is_used_and_shown_and_resolves_the_name() {
     let crm = Crm::start(Crm::options()).await;
     let place = crm.url.trim_start_matches("http://");
     // The sandbox takes whole addresses, as an HTTP proxy does.
@@ -105,7 +105,7 @@ async fn a_proxy_is_used_shown_and_looks_the_name_up() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_fails_is_named_and_nothing_was_sent() {
+async fn failing_proxy_is_named_and_the_request_counts_as_not_sent() {
     for (variable, proxy, shown) in [
         ("HTTPS_PROXY", "http://u:hunter2@127.0.0.1:1", "http://127.0.0.1:1"),
         ("https_proxy", "127.0.0.1:1", "http://127.0.0.1:1"),
@@ -133,7 +133,7 @@ async fn a_proxy_that_fails_is_named_and_nothing_was_sent() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_wants_a_login_has_sent_nothing() {
+async fn proxy_that_wants_a_login_counts_as_not_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = format!("http://{}", listener.local_addr().expect("an address"));
     let refuse = async {
@@ -226,7 +226,7 @@ impl Drop for File {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_refused_is_refused_for_its_true_reason() {
+async fn refused_certificate_is_reported_with_its_true_reason() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     for (kind, listed, said) in [
         (Kind::Own, None, ""),
@@ -265,7 +265,7 @@ async fn a_certificate_that_is_refused_is_refused_for_its_true_reason() {
 }
 
 #[tokio::test]
-async fn each_certificate_file_is_named_with_what_is_wrong_with_it() {
+async fn each_bad_certificate_file_is_named_with_its_problem() {
     let (one, other) = (identity(Kind::Own), identity(Kind::Own));
     let (certificate, key, stranger) =
         (File::new(&one.certificate.pem()), File::new(&one.key.serialize_pem()), File::new(&other.key.serialize_pem()));
@@ -334,7 +334,7 @@ async fn root_certificates_are_needed_for_tls_only() {
 }
 
 #[tokio::test]
-async fn an_authority_in_the_file_signs_the_servers_certificate() {
+async fn certificate_signed_by_the_configured_authority_is_accepted() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut params = CertificateParams::new(Vec::new()).expect("no name");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

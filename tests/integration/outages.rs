@@ -8,7 +8,7 @@ use crate::support::rig::{Crm, Rig, task};
 use crate::support::{eventually, http};
 
 #[tokio::test]
-async fn an_outage_of_the_crm_dead_letters_nothing_and_ends_by_itself() {
+async fn crm_outage_dead_letters_nothing_and_the_gate_opens_again() {
     let rig = Rig::new("outage.crm").await;
     rig.crm.faults(json!([{ "action": "status:503" }])).await;
     let worker = rig.worker(&[("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1")]).await;
@@ -30,7 +30,7 @@ async fn an_outage_of_the_crm_dead_letters_nothing_and_ends_by_itself() {
 }
 
 #[tokio::test]
-async fn a_wrong_endpoint_harms_no_message_and_the_worker_says_so() {
+async fn wrong_endpoint_closes_the_gate_and_dead_letters_nothing() {
     let rig = Rig::new("outage.endpoint").await;
     rig.crm.faults(json!([{ "action": "api:400:THE API YOU WANT TO CONSULT DOES NOT EXIST" }])).await;
     let worker = rig.worker(&[]).await;
@@ -55,7 +55,7 @@ async fn a_wrong_endpoint_harms_no_message_and_the_worker_says_so() {
 }
 
 #[tokio::test]
-async fn a_refused_token_is_suspended_and_no_message_is_at_fault() {
+async fn refused_token_is_suspended_and_costs_no_message_an_attempt() {
     let rig = Rig::new("outage.token").await;
     let worker = rig.worker(&[("WTW_CRM_TOKENS", "wrong,demo-token")]).await;
     for n in 0..10 {
@@ -77,7 +77,7 @@ async fn a_refused_token_is_suspended_and_no_message_is_at_fault() {
 }
 
 #[tokio::test]
-async fn a_rotated_token_is_read_from_its_file() {
+async fn rotated_token_is_read_from_its_file() {
     let rig = Rig::new("outage.rotated").await;
     let file = std::env::temp_dir().join(&rig.queue);
     std::fs::write(&file, "outdated\n").expect("written");
@@ -96,7 +96,7 @@ async fn a_rotated_token_is_read_from_its_file() {
 }
 
 #[tokio::test]
-async fn a_held_message_goes_to_the_hold_queue_with_nothing_spent() {
+async fn held_message_goes_to_the_hold_queue_without_an_attempt() {
     let rig = Rig::new("outage.hold").await;
     rig.crm.faults(json!([{ "action": "api:400:THE API YOU WANT TO CONSULT DOES NOT EXIST" }])).await;
     let worker = rig
@@ -115,7 +115,7 @@ async fn a_held_message_goes_to_the_hold_queue_with_nothing_spent() {
 }
 
 #[tokio::test]
-async fn the_broker_may_be_away_at_start_and_restarted_later() {
+async fn worker_starts_without_a_broker_and_survives_its_restart() {
     let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.expect("a broker");
     let mut rig = Rig::with("outage.broker", &broker.url, Crm::options()).await;

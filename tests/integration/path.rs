@@ -14,7 +14,7 @@ fn history(delivery: &lapin::message::Delivery) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_task_message_becomes_a_crm_task() {
+async fn task_message_becomes_a_crm_task() {
     let rig = Rig::new("path.created").await;
     let worker = rig.worker(&[]).await;
     rig.publish("m-1", &task("Llamar a Núñez ☎")).await;
@@ -39,7 +39,7 @@ async fn a_task_message_becomes_a_crm_task() {
 }
 
 #[tokio::test]
-async fn defaults_of_the_configuration_fill_in() {
+async fn configured_defaults_fill_missing_fields() {
     let rig = Rig::new("path.defaults").await;
     let _worker = rig
         .worker(&[
@@ -68,7 +68,7 @@ async fn defaults_of_the_configuration_fill_in() {
 }
 
 #[tokio::test]
-async fn a_refused_task_is_dead_lettered_at_once_with_the_crms_words() {
+async fn rejected_task_is_dead_lettered_at_once_with_the_crms_text() {
     let rig = Rig::new("path.refused").await;
     rig.crm.faults(json!([{ "action": "api:412:OWNER DOES NOT EXIST", "name_contains": "refused" }])).await;
     let _worker = rig.worker(&[]).await;
@@ -107,7 +107,7 @@ async fn a_refused_task_is_dead_lettered_at_once_with_the_crms_words() {
 }
 
 #[tokio::test]
-async fn an_unavailable_crm_is_tried_immediately_then_later_until_the_limit() {
+async fn unavailable_crm_is_tried_in_rounds_until_the_limit() {
     let rig = Rig::new("path.spent").await;
     rig.crm.faults(json!([{ "action": "code:503:DATABASE AWAY", "name_contains": "down" }])).await;
     // Only the schedule is looked at: the gate stays out of the way.
@@ -129,7 +129,7 @@ async fn an_unavailable_crm_is_tried_immediately_then_later_until_the_limit() {
 }
 
 #[tokio::test]
-async fn a_passing_fault_is_overcome_and_says_nothing_of_it() {
+async fn short_fault_is_retried_and_leaves_no_trace_in_the_result() {
     let rig = Rig::new("path.passing").await;
     rig.crm.faults(json!([{ "action": "drop", "times": 1 }, { "action": "status:503", "times": 3 }])).await;
     let worker = rig.worker(&[("WTW_GATE_FAILURES", "1000")]).await;
@@ -161,7 +161,7 @@ async fn retry_after_is_honoured_and_capped() {
 }
 
 #[tokio::test]
-async fn success_is_told_from_the_body_whatever_surrounds_it() {
+async fn created_is_read_from_the_body_whatever_surrounds_it() {
     let rig = Rig::new("path.tolerant").await;
     let worker = rig.worker(&[]).await;
     for fault in ["bom", "warning", "string-code"] {
@@ -176,7 +176,7 @@ async fn success_is_told_from_the_body_whatever_surrounds_it() {
 }
 
 #[tokio::test]
-async fn an_unknown_outcome_is_never_posted_again_in_strict_mode() {
+async fn unknown_outcome_is_never_sent_again_in_strict_mode() {
     let rig = Rig::new("path.unknown").await;
     let _worker = rig
         .worker(&[
@@ -197,7 +197,7 @@ async fn an_unknown_outcome_is_never_posted_again_in_strict_mode() {
 }
 
 #[tokio::test]
-async fn a_replay_starts_afresh_and_counts_itself() {
+async fn replay_starts_over_and_counts_itself() {
     let rig = Rig::new("path.replay").await;
     rig.crm.faults(json!([{ "action": "api:412:NOT NOW", "times": 2 }])).await;
     let _worker = rig.worker(&[]).await;
@@ -212,7 +212,7 @@ async fn a_replay_starts_afresh_and_counts_itself() {
 }
 
 #[tokio::test]
-async fn two_at_a_time_on_each_token_and_all_slots_in_use() {
+async fn requests_use_every_slot_and_two_at_most_on_each_token() {
     let options = Options {
         tokens: vec!["one".to_owned(), "two".to_owned()],
         latency: std::time::Duration::from_millis(40),
@@ -232,7 +232,7 @@ async fn two_at_a_time_on_each_token_and_all_slots_in_use() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_used_up_is_suspended_while_the_other_carries_on() {
+async fn used_up_token_is_suspended_while_the_other_continues() {
     let options = Options { tokens: vec!["one".to_owned(), "two".to_owned()], daily_limit: 4, ..Crm::options() };
     let broker = crate::support::broker::Broker::shared().await;
     let rig = Rig::with("path.quota", &broker.url, options).await;
@@ -251,7 +251,7 @@ async fn a_token_that_is_used_up_is_suspended_while_the_other_carries_on() {
 }
 
 #[tokio::test]
-async fn a_panic_costs_its_own_message_only() {
+async fn panic_dead_letters_only_its_own_message() {
     use bytes::Bytes;
     use futures_util::future::BoxFuture;
     use secrecy::SecretString;

@@ -121,7 +121,7 @@ fn assert_untold(told: &str) {
 }
 
 #[tokio::test]
-async fn no_token_password_or_body_is_told_at_the_lowest_level() {
+async fn no_token_password_or_body_is_logged_at_the_lowest_level() {
     let rig = Rig::new("secrets.told").await;
     let (mut served, collector, ledger) = (JoinSet::new(), Collector::start().await, LedgerFile::new());
     let (crm, answers) = talkative_crm(&mut served).await;
@@ -236,12 +236,12 @@ async fn panicking_worker() {
 }
 
 #[tokio::test]
-async fn a_panic_is_told_by_its_place_and_not_in_its_words() {
+async fn panic_is_reported_by_its_place_without_its_text() {
     if std::env::var_os(IS_WORKER).is_some() {
         return panicking_worker().await;
     }
     let rig = Rig::new("secrets.panic").await;
-    let (tokens, name) = (TOKENS.join(","), "secrets::a_panic_is_told_by_its_place_and_not_in_its_words");
+    let (tokens, name) = (TOKENS.join(","), "secrets::panic_is_reported_by_its_place_without_its_text");
     let env = rig.env(&[("WTW_CRM_TOKENS", &tokens), ("WTW_LOG_LEVEL", "trace"), (IS_WORKER, "1")]);
     rig.declare_topology().await;
     rig.publish("m-1", &task(CONFIDENTIAL)).await;
@@ -261,7 +261,7 @@ async fn a_panic_is_told_by_its_place_and_not_in_its_words() {
 
 /// Logins that are refused, addresses that are wrong, files that are damaged: each tells what is wrong, none with what.
 #[tokio::test]
-async fn no_password_is_told_by_what_fails() {
+async fn no_error_contains_a_password() {
     let rig = Rig::new("secrets.refused").await;
     rig.declare_topology().await;
     let redis = Redis::shared().await;
@@ -303,7 +303,7 @@ async fn no_password_is_told_by_what_fails() {
 /// A core dump would hold tokens. Of a process that may not be dumped the kernel gives `/proc/PID/environ` to root (proc(5)),
 /// so that other processes of the same user cannot read it either.
 #[tokio::test]
-async fn the_memory_of_the_process_is_hidden() {
+async fn process_memory_cannot_be_read_by_others() {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     const NOBODY: u32 = 65_534;
     // A place where every user may run it.

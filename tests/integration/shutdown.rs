@@ -31,7 +31,7 @@ async fn sigterm_finishes_what_is_in_flight_and_returns_the_rest() {
 }
 
 #[tokio::test]
-async fn a_round_cut_short_goes_to_a_retry_queue() {
+async fn interrupted_round_goes_to_a_retry_queue() {
     let rig = Rig::new("shutdown.round").await;
     rig.crm.faults(json!([{ "action": "status:503" }])).await;
     let worker = rig
@@ -53,7 +53,7 @@ async fn a_round_cut_short_goes_to_a_retry_queue() {
 }
 
 #[tokio::test]
-async fn a_second_signal_leaves_at_once_and_the_message_stays() {
+async fn second_signal_ends_at_once_and_the_message_stays_queued() {
     let rig = Rig::new("shutdown.twice").await;
     rig.crm.faults(json!([{ "action": "hang" }])).await;
     let mut worker = rig.worker(&[]).await;
@@ -70,7 +70,7 @@ async fn a_second_signal_leaves_at_once_and_the_message_stays() {
 }
 
 #[tokio::test]
-async fn an_exceeded_grace_is_a_failure_and_the_message_stays() {
+async fn exceeded_grace_exits_1_and_the_message_stays_queued() {
     let rig = Rig::new("shutdown.grace").await;
     rig.crm.faults(json!([{ "action": "status:503" }])).await;
     rig.declare_topology().await;
@@ -95,7 +95,7 @@ async fn an_exceeded_grace_is_a_failure_and_the_message_stays() {
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_stops_neither_work_nor_pages_nor_the_end() {
+async fn blocked_log_output_stops_neither_work_nor_pages_nor_shutdown() {
     // Each message makes a log line: together several times what a pipe holds (64 KiB).
     const MESSAGES: u32 = 2_000;
     let rig = Rig::new("shutdown.unread").await;
@@ -123,7 +123,7 @@ fn catches_sigterm(id: u32) -> bool {
 }
 
 #[tokio::test]
-async fn sigterm_is_heard_while_a_file_of_the_configuration_hangs() {
+async fn sigterm_ends_the_worker_while_a_configuration_file_hangs() {
     let pipe = std::env::temp_dir().join(format!("wtw-hangs-{}", std::process::id()));
     assert!(Command::new("mkfifo").arg(&pipe).status().await.expect("mkfifo").success());
     let pipe = pipe.to_str().expect("text").to_owned();

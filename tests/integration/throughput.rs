@@ -26,7 +26,7 @@ const MEASURED: (usize, usize) = (50, 990);
 const BOUND: f64 = 0.98;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backlog_is_worked_off_at_the_rate_that_the_tokens_allow() {
+async fn backlog_is_processed_at_the_rate_that_the_tokens_allow() {
     let options = Options {
         tokens: TOKENS.map(ToOwned::to_owned).into(),
         latency: LATENCY,

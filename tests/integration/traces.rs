@@ -85,7 +85,7 @@ fn child<'a>(spans: &'a [Span], parent: &Span) -> &'a Span {
 }
 
 #[tokio::test]
-async fn a_publishers_trace_goes_on_through_attempts_copies_and_the_dead_letter() {
+async fn publishers_trace_continues_through_attempts_copies_and_dead_letter() {
     let (rig, collector) = (Rig::new("traces.walk").await, Collector::start().await);
     rig.crm
         .faults(json!([
@@ -158,7 +158,7 @@ async fn listening_crm() -> (String, Arc<Mutex<Vec<HeaderMap>>>, JoinSet<()>) {
 }
 
 #[tokio::test]
-async fn a_request_carries_its_span_and_no_publisher_can_spoil_it() {
+async fn request_carries_its_span_whatever_the_publisher_sent() {
     let (rig, collector) = (Rig::new("traces.request").await, Collector::start().await);
     let (crm, heard, _served) = listening_crm().await;
     let mut env = sending(&collector.url).to_vec();
@@ -191,7 +191,7 @@ async fn a_request_carries_its_span_and_no_publisher_can_spoil_it() {
 }
 
 #[tokio::test]
-async fn a_collector_that_hangs_or_is_away_costs_no_message_and_no_time() {
+async fn collector_that_hangs_or_is_gone_delays_no_message() {
     let hanging = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let hangs = format!("http://{}", hanging.local_addr().expect("an address"));
     let away = TcpListener::bind("127.0.0.1:0").await.expect("a port");

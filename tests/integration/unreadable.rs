@@ -164,7 +164,7 @@ async fn declare_impatient(rig: &Rig) {
 }
 
 #[tokio::test]
-async fn an_unreadable_message_is_given_up_by_the_broker_and_the_innocent_beside_it_are_made_once() {
+async fn unreadable_message_is_dead_lettered_by_the_broker_and_others_are_created_once() {
     let broker = Broker::shared().await;
     let options = Options { latency: Duration::from_millis(20), ..Crm::options() };
     let rig = Rig::with("unreadable", &broker.url, options).await;
@@ -204,7 +204,7 @@ async fn an_unreadable_message_is_given_up_by_the_broker_and_the_innocent_beside
 
 /// Nothing can go by it, since it ends the connection: so it is told at once which one it is, and what to do.
 #[tokio::test]
-async fn an_unreadable_letter_is_named_by_its_place_and_once_it_is_taken_out_all_goes_on() {
+async fn unreadable_dead_letter_is_named_and_the_rest_can_be_read_without_it() {
     let rig = Rig::new("unreadable.letter").await;
     rig.declare_topology().await;
     let (env, dead) = (rig.env(&[]), rig.dead_letter_queue());

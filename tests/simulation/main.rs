@@ -45,7 +45,7 @@ fn asked(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn nothing_is_lost_doubled_or_flooded() {
+fn no_message_is_lost_or_duplicated_and_no_limit_is_exceeded() {
     quiet();
     let messages = asked("SIMULATE_MESSAGES").unwrap_or(MESSAGES);
     let seed = asked("SIMULATE_SEED").unwrap_or(SEED);
@@ -64,7 +64,7 @@ fn nothing_is_lost_doubled_or_flooded() {
 }
 
 #[test]
-fn an_episode_repeats_itself() {
+fn episode_of_one_seed_is_always_the_same() {
     quiet();
     for seed in 1..20 {
         let [one, two] = [(); 2].map(|()| episode(&generate(seed)).trace);

@@ -138,7 +138,7 @@ fn claim_of_an_entry_is_added_and_keeps_what_is_known() {
 }
 
 #[test]
-fn claim_conflicts_with_what_the_caller_had_not_seen() {
+fn claim_conflicts_when_the_entry_has_changed() {
     let reset = NewClaim { reset: true, replay: mark(1), ..new(6, 1) };
     for (entry, expected, new) in [
         (None, Some(100), new(6, 1)),
@@ -158,7 +158,7 @@ fn claim_conflicts_with_what_the_caller_had_not_seen() {
 }
 
 #[test]
-fn claim_given_again_has_succeeded() {
+fn repeated_claim_has_succeeded() {
     let change = claim(Some(100), new(6, 4));
     let claimed = after(&closed(), &change);
     assert_nothing(Some(claimed.clone()), &change);
@@ -273,7 +273,7 @@ fn created_is_recorded_whatever_claim_is_open_and_never_taken_back() {
 }
 
 #[test]
-fn names_of_results_are_read_back() {
+fn names_of_results_are_read_as_written() {
     for result in KnownResult::ALL {
         assert_eq!(KnownResult::parse(result.as_str()), Some(result));
     }
@@ -281,7 +281,7 @@ fn names_of_results_are_read_back() {
 }
 
 #[test]
-fn entry_expires_by_its_age_unless_a_claim_is_open() {
+fn entry_expires_at_its_age_unless_a_claim_is_open() {
     let second = Duration::from_secs(1);
     let changed = Entry { at: at(0), ..closed() };
     for (now, is_expired) in [(at(-5000), false), (at(999), false), (at(1000), true), (at(1_000_000), true)] {

@@ -91,7 +91,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 #[tokio::test]
-async fn file_does_what_every_store_does() {
+async fn file_ledger_passes_the_suite() {
     let folder = Folder::new();
     suite(async |limits, clock| {
         let path = folder.file(&fastrand::u64(..).to_string());
@@ -106,7 +106,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn file_is_like_the_model_however_often_it_is_opened(steps in steps()) {
+    fn file_ledger_matches_the_model_across_restarts(steps in steps()) {
         block_on(async {
             let (folder, clock, mut model) = (Folder::new(), FakeClock::new(), Model::default());
             let path = folder.file("ledger");
@@ -124,7 +124,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn file_has_one_owner_at_a_time_and_is_free_after_it() {
+async fn file_has_one_owner_at_a_time_and_is_free_afterwards() {
     let folder = Folder::new();
     let path = folder.file("ledger");
     let ledger = open(&path).await;
@@ -164,7 +164,7 @@ fn commits(path: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn changes_that_come_together_share_a_commit() {
+async fn concurrent_changes_share_a_commit() {
     let folder = Folder::new();
     let path = folder.file("ledger");
     let ledger = open(&path).await;
@@ -177,7 +177,7 @@ async fn changes_that_come_together_share_a_commit() {
 }
 
 #[tokio::test]
-async fn copy_that_another_program_made_beside_the_work_is_a_ledger() {
+async fn copy_made_while_the_worker_writes_is_a_valid_ledger() {
     let folder = Folder::new();
     let (path, copy) = (folder.file("ledger"), folder.file("copy"));
     let ledger = open(&path).await;
@@ -217,7 +217,7 @@ async fn renewed_ledger_has_another_id_and_proves_nothing() {
 }
 
 #[tokio::test]
-async fn reader_sees_what_was_written_and_makes_nothing() {
+async fn reader_sees_written_entries_and_creates_no_file() {
     let folder = Folder::new();
     let path = folder.file("ledger");
     let error = ReadOnlyLedger::open(&config(&path)).await.err().unwrap();
@@ -241,7 +241,7 @@ async fn reader_sees_what_was_written_and_makes_nothing() {
 }
 
 #[tokio::test]
-async fn places_where_no_ledger_can_be_say_why_and_what_to_do() {
+async fn unusable_ledger_paths_say_why_and_what_to_do() {
     let folder = Folder::new();
     let said = refused(&folder.file("missing/ledger")).await;
     assert!(said.contains("its folder does not exist; make the folder, or correct ledger.url"), "{said}");
@@ -280,7 +280,7 @@ async fn lock_of_another_program_is_waited_for_and_named() {
 }
 
 #[tokio::test]
-async fn full_disk_is_named_and_work_goes_on_when_there_is_room() {
+async fn full_disk_is_named_and_writes_continue_when_there_is_room() {
     use super::store::{Store, Task};
     let folder = Folder::new();
     let place = super::place::Place::of(&folder.file("ledger"));
@@ -307,7 +307,7 @@ async fn full_disk_is_named_and_work_goes_on_when_there_is_room() {
 }
 
 #[tokio::test]
-async fn claim_of_another_result_is_no_failure_of_the_batch() {
+async fn conflicting_claim_does_not_fail_its_batch() {
     let folder = Folder::new();
     let fixture = open_fixture(&folder.file("ledger")).await;
     fixture.claim("a", 1).await;

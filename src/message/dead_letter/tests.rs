@@ -53,7 +53,7 @@ fn headers_have_the_contracts_names_and_types() {
 }
 
 #[test]
-fn every_kind_and_stage_is_written_and_read_again() {
+fn every_kind_and_stage_is_read_as_it_was_written() {
     for kind in Kind::ALL {
         for stage in [Stage::Decode, Stage::Map, Stage::Send] {
             let read = DeadLetter::read(&written(&Failure::new(stage, kind, "why")));
@@ -96,7 +96,7 @@ fn deaths(reasons: &[&str]) -> HeaderValue {
 }
 
 #[test]
-fn what_the_broker_gave_up_shows_its_newest_reason() {
+fn message_dead_lettered_by_the_broker_shows_its_newest_reason() {
     for (reasons, kind) in [
         (&["expired"][..], "expired"),
         (&["delivery_limit", "expired"], "delivery_limit"),
@@ -111,7 +111,7 @@ fn what_the_broker_gave_up_shows_its_newest_reason() {
 }
 
 #[test]
-fn a_replay_that_the_broker_gave_up_does_not_show_its_old_reason() {
+fn replay_dead_lettered_by_the_broker_does_not_show_its_old_reason() {
     let mut letter = written(&failure());
     let mut headers = letter.properties.headers().clone().unwrap();
     headers.insert("x-death".into(), deaths(&["delivery_limit"]));
@@ -124,7 +124,7 @@ fn a_replay_that_the_broker_gave_up_does_not_show_its_old_reason() {
 }
 
 #[test]
-fn what_explains_nothing_is_read_all_the_same() {
+fn unexplained_dead_letter_is_read_all_the_same() {
     let array = |value: HeaderValue| HeaderValue::FieldArray(FieldArray::from(vec![value]));
     for headers in [
         vec![],
@@ -142,7 +142,7 @@ fn what_explains_nothing_is_read_all_the_same() {
 }
 
 #[test]
-fn a_long_text_is_cut_at_a_character() {
+fn long_text_is_cut_at_a_character() {
     let long = Failure::new(Stage::Decode, Kind::InvalidTask, "ñ€".repeat(5_000));
     let read = DeadLetter::read(&written(&long));
     assert!(read.message.len() <= MAX_MESSAGE && read.message.len() > MAX_MESSAGE - 8);

@@ -96,7 +96,7 @@ fn message_without_an_entry_is_in_doubt_unless_it_is_known_to_be_unsent() {
 }
 
 #[test]
-fn entry_says_how_many_attempts_were_made_and_whether_the_task_may_exist() {
+fn entry_holds_the_attempts_and_whether_the_task_may_exist() {
     let (not_created, in_doubt) = (entry(KnownResult::NotCreated), entry(KnownResult::InDoubt));
     let old = |result| Entry { epoch: EPOCH - 1, ..entry(result) };
     let copy = Facts { attempts: 3, is_copy: true, ..facts() };

@@ -38,7 +38,7 @@ fn dead(kind: &str, attempts: i64, possibly: bool) -> (String, Option<String>, i
 }
 
 #[tokio::test(start_paused = true)]
-async fn claim_of_a_live_worker_is_waited_for_whatever_the_clocks_say() {
+async fn claim_of_a_live_worker_is_waited_for_whatever_the_clocks_show() {
     for seconds in [0, 30, -30, 3_600, -3_600] {
         for options in [&[STRICT][..], &[]] {
             let site = Site::new(options).await;
@@ -140,7 +140,7 @@ async fn redelivered_replay_is_not_sent_twice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unknown_redelivered_message_is_in_doubt_after_another_ledgers_worker_until_the_queue_is_drained() {
+async fn redelivery_without_entry_is_in_doubt_after_another_ledger_until_drained() {
     let ledger = FakeLedger::new();
     ledger.set_about(About { proves_unsent: true, ..ledger.about() }).await.unwrap();
     let site = Site::with(&[STRICT], Arc::clone(&ledger), Clock::new(now));
@@ -181,7 +181,7 @@ async fn queue_is_drained_only_when_everything_delivered_earlier_is_settled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ledger_proves_nothing_where_the_owner_cannot_be_known() {
+async fn ledger_proves_nothing_where_the_owner_is_unknown() {
     for owners in [Owners::Unusable("no queue".to_owned()), Owners::Found(vec![])] {
         let is_unusable = matches!(owners, Owners::Unusable(_));
         let site = Site::with(&[STRICT], FakeLedger::new(), Clock::new(now));

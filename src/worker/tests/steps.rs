@@ -101,7 +101,7 @@ async fn created_task_is_acked_when_the_ledger_fails_and_recorded_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_attempts_are_retried_here_and_then_on_a_retry_queue() {
+async fn failed_attempts_are_retried_in_a_round_and_then_on_a_retry_queue() {
     let site = Site::new(&[]).await;
     site.crm_does(&[Does::IsUnreachable, Does::Answers(502), Does::IsSilent]);
     site.handle(message("a")).await;
@@ -141,7 +141,7 @@ async fn stop_before_the_first_attempt_requeues_and_after_it_uses_a_retry_queue(
 }
 
 #[tokio::test(start_paused = true)]
-async fn message_is_held_for_the_hold_and_nothing_is_dead_lettered_behind_a_closed_gate() {
+async fn message_is_held_for_gate_hold_and_a_closed_gate_dead_letters_nothing() {
     let site = Site::new(&[
         ("WTW_GATE_HOLD", "40s"),
         ("WTW_TASK_MAX_AGE", "1m"),
@@ -169,7 +169,7 @@ async fn old_message_is_dead_lettered_as_expired_once_the_gate_is_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn strict_probe_asks_for_the_token_before_it_spends_a_message() {
+async fn strict_probe_asks_about_the_token_before_it_sends_a_message() {
     let site = Site::new(&[STRICT, ("WTW_GATE_FAILURES", "1")]).await;
     site.crm_does(&[Does::IsUnreachable]);
     site.crm.is_down.store(true, Ordering::SeqCst);

@@ -62,7 +62,7 @@ async fn damage_of_a_small_file_is_found_at_start() {
 }
 
 #[tokio::test]
-async fn damage_of_a_large_file_is_found_beside_the_work() {
+async fn damage_of_a_large_file_is_found_while_the_worker_runs() {
     let folder = Folder::new();
     let path = folder.file("ledger");
     drop(open(&path).await);
@@ -101,7 +101,7 @@ async fn damage_of_a_large_file_is_found_beside_the_work() {
 }
 
 #[tokio::test]
-async fn damaged_row_is_found_by_its_checksum_and_hurts_no_other() {
+async fn damaged_row_is_found_by_its_checksum_and_others_can_be_read() {
     let folder = Folder::new();
     for change in [
         "attempts = attempts + 1",

@@ -101,7 +101,7 @@ impl Drop for Writer {
 }
 
 #[tokio::test]
-async fn killed_process_leaves_all_it_said_it_kept() {
+async fn killed_process_keeps_all_that_it_confirmed() {
     let folder = Folder::new();
     let path = folder.file("ledger");
     let mut before = 0;
@@ -122,7 +122,7 @@ async fn killed_process_leaves_all_it_said_it_kept() {
 }
 
 #[tokio::test]
-async fn file_of_another_process_is_refused_until_that_is_killed() {
+async fn file_of_another_process_is_refused_until_that_process_ends() {
     let folder = Folder::new();
     let path = folder.file("ledger");
     let mut writer = Writer::start(&path);
@@ -152,7 +152,7 @@ async fn another_process_reads_while_the_worker_writes() {
 }
 
 #[tokio::test]
-async fn process_that_may_write_no_more_goes_on_when_it_may() {
+async fn file_size_limit_is_named_and_writes_continue_when_it_is_raised() {
     let folder = Folder::new();
     let path = folder.file("ledger");
     // In units of 512 or 1024 bytes, whichever the shell has. Without the trap the first byte too many kills the child.
@@ -187,7 +187,7 @@ fn unprivileged() -> Command {
 }
 
 #[tokio::test]
-async fn file_and_folder_that_may_not_be_written_say_so() {
+async fn file_and_folder_without_write_permission_are_named() {
     let folder = Folder::new();
     let path = folder.file("ledger");
     let allow = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();

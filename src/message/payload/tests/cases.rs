@@ -72,7 +72,7 @@ pub(crate) fn wrong_fields() -> Vec<(&'static str, Value)> {
 }
 
 #[test]
-fn a_field_of_a_wrong_type_is_named_with_what_it_held() {
+fn field_of_a_wrong_type_is_named_with_its_value() {
     for (field, value) in wrong_fields() {
         let failure = map_message(&mapping("UTC"), &with(&json!({field: value}))).unwrap_err();
         let held = match &value {
@@ -89,7 +89,7 @@ fn a_field_of_a_wrong_type_is_named_with_what_it_held() {
 }
 
 #[test]
-fn a_missing_field_is_named_only_where_it_is_required() {
+fn missing_field_is_named_only_where_it_is_required() {
     for field in FIELDS {
         let mut missing = least();
         missing.remove(field);

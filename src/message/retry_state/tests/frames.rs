@@ -102,7 +102,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn a_copy_fits_the_frame_whatever_it_carries(
+    fn copy_fits_the_frame_whatever_it_carries(
         headers in headers(), long in any::<bool>(), state in states(),
         said in words(), crm in prop::option::of(words()), worker in words(),
     ) {
@@ -121,7 +121,7 @@ proptest! {
     }
 
     #[test]
-    fn sizes_are_those_on_the_wire(headers in headers()) {
+    fn header_sizes_are_those_of_the_encoded_frame(headers in headers()) {
         let written = frame_size(&Properties::default().with_headers(headers.clone()));
         let empty = frame_size(&Properties::default().with_headers(Headers::default()));
         prop_assert_eq!(table_size(headers.inner()), written - empty);
@@ -144,7 +144,7 @@ proptest! {
 }
 
 #[test]
-fn the_largest_of_everything_fits_the_smallest_frame() {
+fn largest_headers_fit_the_smallest_frame() {
     let mut message = message(&[]);
     let many: BTreeMap<ShortString, HeaderValue> =
         (0..30).map(|n| (ShortString::from(format!("{n:0>200}")), number(n))).collect();
