@@ -1,14 +1,14 @@
 //! `make demo`: a real RabbitMQ, the sandbox CRM and the worker, with 300 tasks on their way from one to the other; in the
 //! end the books have to balance.
 
-mod books;
 #[path = "../../tests/integration/support/broker.rs"]
 #[expect(dead_code, reason = "the tests do more with a broker")]
 mod broker;
+mod dead_letters;
 mod http;
-mod letters;
 mod messages;
 mod queues;
+mod report;
 mod screen;
 mod seen;
 mod show;

@@ -6,12 +6,12 @@ use serde_json::Value;
 use tokio::time::{Duration, Instant, sleep};
 use wolkvox_task_worker::clock::Clock;
 
-use crate::books::{Evidence, audit};
 use crate::broker::{Broker, unique};
+use crate::dead_letters::{DeadLetter, table};
 use crate::http::Http;
-use crate::letters::{Letter, table};
 use crate::messages::{self, Message};
 use crate::queues;
+use crate::report::{Evidence, audit};
 use crate::screen::{Screen, print};
 use crate::stage::{Running, Settings, Stage};
 use crate::watch::{Addresses, Watch};
@@ -62,7 +62,7 @@ impl Show {
             confirmed,
             tasks: http.json(&format!("{}/sandbox/tasks", cast.at.sandbox)).await?,
             stats: http.json(&format!("{}/sandbox/stats", cast.at.sandbox)).await?,
-            letters: self.letters().await?,
+            dead_letters: self.dead_letters().await?,
             left: self.left().await?,
             messages,
             seen,
@@ -148,7 +148,7 @@ impl Show {
         Ok((screen, confirmed))
     }
 
-    async fn letters(&self) -> Result<Vec<Letter>, String> {
+    async fn dead_letters(&self) -> Result<Vec<DeadLetter>, String> {
         let stage = self.stage()?;
         let listed = stage.run(&self.settings, &["dead-letters", "list", "--each", "--json"]).await?;
         serde_json::from_str(&listed).map_err(|error| format!("dead-letters list --each --json: {error}"))
@@ -228,8 +228,8 @@ impl Show {
 
 /// Prints dead letters, books and time; true when the books balance.
 fn report(evidence: &Evidence, took: Duration) -> bool {
-    print("\nDead letters");
-    for line in table(&evidence.letters) {
+    print("\nDead dead_letters");
+    for line in table(&evidence.dead_letters) {
         print(&line);
     }
     print("\nBooks");

@@ -20,13 +20,13 @@ async fn refused(name: &str, cases: Vec<(&str, Vec<u8>, &str, &str)>) {
     rig.publish("first", &task("first")).await;
     for (id, body, kind, reason) in &cases {
         rig.publish(id, body).await;
-        let letter = rig.dead_letter().await;
-        assert!(letter.data == *body, "{id}: byte for byte");
-        assert_eq!(letter.properties.message_id().as_ref().map(|id| id.as_str()), Some(*id));
-        assert_eq!(text(&letter, "x-wtw-error-kind"), *kind, "{id}");
-        let said = text(&letter, "x-wtw-error-message");
+        let dead_letter = rig.dead_letter().await;
+        assert!(dead_letter.data == *body, "{id}: byte for byte");
+        assert_eq!(dead_letter.properties.message_id().as_ref().map(|id| id.as_str()), Some(*id));
+        assert_eq!(text(&dead_letter, "x-wtw-error-kind"), *kind, "{id}");
+        let said = text(&dead_letter, "x-wtw-error-message");
         assert!(said.contains(reason), "{id}: {said}");
-        assert_eq!(number(&letter, "x-wtw-attempts"), Some(0), "{id}: nothing was sent");
+        assert_eq!(number(&dead_letter, "x-wtw-attempts"), Some(0), "{id}: nothing was sent");
     }
     rig.publish("last", &task("last")).await;
     rig.crm.created(2).await;
@@ -64,10 +64,10 @@ async fn body_over_the_limit_is_rejected_to_the_brokers_dead_letter_queue() {
     rig.publish("first", &task("first")).await;
     let large = task_with("large", json!({ "description": "x".repeat(300 * 1024) }));
     rig.publish("large", &large).await;
-    let letter = rig.amqp.take(&format!("{}.dead.broker", rig.queue)).await;
-    assert!(letter.data == large, "byte for byte");
-    assert_eq!(letter.properties.message_id().as_ref().map(|id| id.as_str()), Some("large"));
-    let headers = letter.properties.headers().clone().unwrap_or_default();
+    let dead_letter = rig.amqp.take(&format!("{}.dead.broker", rig.queue)).await;
+    assert!(dead_letter.data == large, "byte for byte");
+    assert_eq!(dead_letter.properties.message_id().as_ref().map(|id| id.as_str()), Some("large"));
+    let headers = dead_letter.properties.headers().clone().unwrap_or_default();
     assert!(headers.inner().keys().all(|name| !name.as_str().starts_with("x-wtw-")), "{headers:?}");
     let logged = worker.process.lines().into_iter().any(|line| line.contains("WARN") && line.contains("\"large\""));
     assert!(logged, "a warning names the message");
@@ -192,10 +192,10 @@ async fn headers_of_every_type_are_copied_unchanged() {
     let _worker = rig.worker(&[("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1"), ("WTW_GATE_FAILURES", "1000")]).await;
     // Through both retry queues and onto the dead-letter queue.
     rig.publish_with(&task("copied"), properties("m-1").with_headers(every_type())).await;
-    let letter = rig.dead_letter().await;
-    assert_eq!(number(&letter, "x-wtw-attempts"), Some(3));
+    let dead_letter = rig.dead_letter().await;
+    assert_eq!(number(&dead_letter, "x-wtw-attempts"), Some(3));
     for (name, value) in every_type().inner() {
-        assert_eq!(header(&letter, name.as_str()).as_ref(), Some(value), "{name}");
+        assert_eq!(header(&dead_letter, name.as_str()).as_ref(), Some(value), "{name}");
     }
 }
 
@@ -217,14 +217,14 @@ async fn copies_leave_out_what_only_the_broker_can_set() {
         .with_correlation_id("c".into())
         .with_type("t".into());
     rig.publish_with(b"no task", set).await;
-    let letter = rig.dead_letter().await;
+    let dead_letter = rig.dead_letter().await;
     for name in ["CC", "BCC", "x-death", "x-first-death-reason", "x-delivery-count"] {
-        assert_eq!(header(&letter, name), None, "{name}");
+        assert_eq!(header(&dead_letter, name), None, "{name}");
     }
-    assert_eq!((letter.properties.expiration(), letter.properties.user_id()), (&None, &None));
-    assert_eq!(header(&letter, "kept"), Some(AMQPValue::Boolean(true)));
-    assert_eq!(letter.properties.correlation_id().as_ref().map(|id| id.as_str()), Some("c"));
-    assert_eq!(letter.properties.kind().as_ref().map(|kind| kind.as_str()), Some("t"));
+    assert_eq!((dead_letter.properties.expiration(), dead_letter.properties.user_id()), (&None, &None));
+    assert_eq!(header(&dead_letter, "kept"), Some(AMQPValue::Boolean(true)));
+    assert_eq!(dead_letter.properties.correlation_id().as_ref().map(|id| id.as_str()), Some("c"));
+    assert_eq!(dead_letter.properties.kind().as_ref().map(|kind| kind.as_str()), Some("t"));
 }
 
 #[tokio::test]
@@ -238,9 +238,9 @@ async fn invalid_or_too_long_headers_of_ours_are_ignored() {
         ("x-wtw-original-exchange".into(), AMQPValue::LongString("e".repeat(300).into())),
     ]));
     rig.publish_with(b"no task", properties("m-1").with_headers(headers)).await;
-    let letter = rig.dead_letter().await;
-    assert_eq!(number(&letter, "x-wtw-attempts"), Some(0));
-    assert_eq!(text(&letter, "x-wtw-original-exchange"), "");
+    let dead_letter = rig.dead_letter().await;
+    assert_eq!(number(&dead_letter, "x-wtw-attempts"), Some(0));
+    assert_eq!(text(&dead_letter, "x-wtw-original-exchange"), "");
     assert_eq!(worker.metric("wtw_invalid_headers_total").await, 4.0);
     let warned = worker
         .process
@@ -265,10 +265,10 @@ async fn publishers_headers_are_dropped_when_they_leave_no_room() {
         ("small".into(), filler(500)),
     ]));
     rig.publish_with(b"no task", properties("m-1").with_headers(headers)).await;
-    let letter = rig.dead_letter().await;
-    assert_eq!(text(&letter, "x-wtw-error-kind"), "invalid_message");
-    assert_eq!(text(&letter, "x-wtw-dropped-headers"), "large");
-    assert_eq!(text(&letter, "medium").len(), 40_000);
-    assert_eq!(text(&letter, "small").len(), 500);
-    assert_eq!(header(&letter, "large"), None);
+    let dead_letter = rig.dead_letter().await;
+    assert_eq!(text(&dead_letter, "x-wtw-error-kind"), "invalid_message");
+    assert_eq!(text(&dead_letter, "x-wtw-dropped-headers"), "large");
+    assert_eq!(text(&dead_letter, "medium").len(), 40_000);
+    assert_eq!(text(&dead_letter, "small").len(), 500);
+    assert_eq!(header(&dead_letter, "large"), None);
 }

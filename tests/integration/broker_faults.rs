@@ -94,10 +94,10 @@ async fn blocked_broker_holds_copies_and_nothing_else() {
     worker.process.stop().await;
     assert_eq!(rig.crm.names().await, ["late", "made", "retry"], "one task each");
     let amqp = Amqp::connect(&broker.url).await;
-    let letters = amqp.take_all(&rig.dead_letter_queue()).await;
-    let mut letters: Vec<String> = letters.iter().map(id).collect();
-    letters.sort_unstable();
-    assert_eq!(letters, ["dead-0", "dead-1", "dead-2"], "none twice");
+    let dead_letters = amqp.take_all(&rig.dead_letter_queue()).await;
+    let mut dead_letters: Vec<String> = dead_letters.iter().map(id).collect();
+    dead_letters.sort_unstable();
+    assert_eq!(dead_letters, ["dead-0", "dead-1", "dead-2"], "none twice");
 }
 
 #[tokio::test]
@@ -137,9 +137,9 @@ async fn full_dead_letter_queue_keeps_messages_unsettled_until_there_is_room() {
     ctl(&broker, &format!("clear_policy {policy}")).await;
     worker.reaches(&dead_lettered("invalid_message"), count).await;
     worker.process.stop().await;
-    let letters: Vec<String> = rig.amqp.take_all(&dead).await.iter().map(id).collect();
-    assert_eq!(letters.len(), published.len(), "{letters:?}");
-    assert_eq!(BTreeSet::from_iter(letters), published);
+    let dead_letters: Vec<String> = rig.amqp.take_all(&dead).await.iter().map(id).collect();
+    assert_eq!(dead_letters.len(), published.len(), "{dead_letters:?}");
+    assert_eq!(BTreeSet::from_iter(dead_letters), published);
     rig.queues_are_empty().await;
 }
 
@@ -184,8 +184,8 @@ async fn closing_connections_and_channels_loses_nothing() {
     worker.process.stop().await;
     let (dead, made): (BTreeSet<String>, BTreeSet<String>) = published.into_iter().partition(|id| id.contains('5'));
     assert_eq!(rig.crm.names().await, Vec::from_iter(made), "one task each");
-    let letters: BTreeSet<String> = rig.amqp.take_all(&rig.dead_letter_queue()).await.iter().map(id).collect();
-    assert_eq!(letters, dead);
+    let dead_letters: BTreeSet<String> = rig.amqp.take_all(&rig.dead_letter_queue()).await.iter().map(id).collect();
+    assert_eq!(dead_letters, dead);
     drop(rig);
     ctl(&broker, &format!("delete_vhost {name}")).await;
 }
@@ -275,8 +275,8 @@ async fn node_that_stops_confirming_is_skipped_for_copies() {
     worker.says("no confirm within 10 s").await;
     worker.reaches(&dead_lettered("invalid_message"), 3.0).await;
     assert_eq!(worker.metric("wtw_broker_connections_lost_total").await, 0.0, "it stays connected all the while");
-    let letters: BTreeSet<String> = rig.amqp.take_all(&rig.dead_letter_queue()).await.iter().map(id).collect();
-    assert_eq!(letters, ["m-1", "m-2", "m-3"].map(ToOwned::to_owned).into());
+    let dead_letters: BTreeSet<String> = rig.amqp.take_all(&rig.dead_letter_queue()).await.iter().map(id).collect();
+    assert_eq!(dead_letters, ["m-1", "m-2", "m-3"].map(ToOwned::to_owned).into());
 }
 
 #[tokio::test]

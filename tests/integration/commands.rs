@@ -227,12 +227,14 @@ async fn listed_dead_letters_stay_on_the_queue() {
     }
     eventually("both are back", || async { (rig.amqp.count(&dead).await == Some(2)).then_some(()) }).await;
     let listed = succeeds(&["dead-letters", "list", "--each", "--json"], &rig.env(&[]), b"").await;
-    let letters: Vec<Value> = serde_json::from_str(&listed).expect("JSON");
-    let kinds: BTreeMap<_, _> =
-        letters.iter().map(|letter| (letter["message_id"].as_str(), letter["kind"].as_str())).collect();
+    let dead_letters: Vec<Value> = serde_json::from_str(&listed).expect("JSON");
+    let kinds: BTreeMap<_, _> = dead_letters
+        .iter()
+        .map(|dead_letter| (dead_letter["message_id"].as_str(), dead_letter["kind"].as_str()))
+        .collect();
     let expected = [("m-1", "invalid_message"), ("m-2", "invalid_task")].map(|(id, kind)| (Some(id), Some(kind)));
     assert_eq!(kinds, BTreeMap::from(expected));
-    assert!(letters.is_sorted_by_key(|letter| letter["failed_at"].as_str()), "the oldest first");
+    assert!(dead_letters.is_sorted_by_key(|dead_letter| dead_letter["failed_at"].as_str()), "the oldest first");
 }
 
 #[tokio::test]

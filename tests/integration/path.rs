@@ -74,10 +74,10 @@ async fn rejected_task_is_dead_lettered_at_once_with_the_crms_text() {
     let _worker = rig.worker(&[]).await;
     let body = task("refused");
     rig.publish("m-1", &body).await;
-    let letter = rig.dead_letter().await;
-    assert_eq!(letter.data, body, "byte for byte");
-    assert_eq!(letter.properties.message_id().as_ref().map(|id| id.as_str()), Some("m-1"));
-    assert_eq!(*letter.properties.delivery_mode(), Some(2));
+    let dead_letter = rig.dead_letter().await;
+    assert_eq!(dead_letter.data, body, "byte for byte");
+    assert_eq!(dead_letter.properties.message_id().as_ref().map(|id| id.as_str()), Some("m-1"));
+    assert_eq!(*dead_letter.properties.delivery_mode(), Some(2));
     for (name, value) in [
         ("x-wtw-error-stage", "send"),
         ("x-wtw-error-kind", "rejected"),
@@ -85,7 +85,7 @@ async fn rejected_task_is_dead_lettered_at_once_with_the_crms_text() {
         ("x-wtw-original-exchange", ""),
         ("x-wtw-original-routing-key", rig.queue.as_str()),
     ] {
-        assert_eq!(text(&letter, name), value, "{name}");
+        assert_eq!(text(&dead_letter, name), value, "{name}");
     }
     for (name, value) in [
         ("x-wtw-dead-letter", 1),
@@ -94,15 +94,15 @@ async fn rejected_task_is_dead_lettered_at_once_with_the_crms_text() {
         ("x-wtw-attempts", 1),
         ("x-wtw-round", 0),
     ] {
-        assert_eq!(number(&letter, name), Some(value), "{name}");
+        assert_eq!(number(&dead_letter, name), Some(value), "{name}");
     }
-    assert!(text(&letter, "x-wtw-error-message").contains("OWNER DOES NOT EXIST"));
-    assert!(text(&letter, "x-wtw-worker").starts_with("wolkvox-task-worker/"));
+    assert!(text(&dead_letter, "x-wtw-error-message").contains("OWNER DOES NOT EXIST"));
+    assert!(text(&dead_letter, "x-wtw-worker").starts_with("wolkvox-task-worker/"));
     for time in ["x-wtw-failed-at", "x-wtw-first-attempt-at"] {
-        text(&letter, time).parse::<jiff::Timestamp>().unwrap_or_else(|e| panic!("{time}: {e}"));
+        text(&dead_letter, time).parse::<jiff::Timestamp>().unwrap_or_else(|e| panic!("{time}: {e}"));
     }
-    assert_eq!(header(&letter, "x-wtw-possibly-created"), None);
-    assert_eq!(history(&letter).len(), 1);
+    assert_eq!(header(&dead_letter, "x-wtw-possibly-created"), None);
+    assert_eq!(history(&dead_letter).len(), 1);
     assert_eq!(rig.crm.requests("fault:api").await, 1, "no second post");
 }
 
@@ -113,11 +113,11 @@ async fn unavailable_crm_is_tried_in_rounds_until_the_limit() {
     // Only the schedule is looked at: the gate stays out of the way.
     let _worker = rig.worker(&[("WTW_RETRY_IMMEDIATE_ATTEMPTS", "2"), ("WTW_GATE_FAILURES", "1000")]).await;
     rig.publish("m-1", &task("down")).await;
-    let letter = rig.dead_letter().await;
-    assert_eq!(text(&letter, "x-wtw-error-kind"), "unavailable");
-    assert_eq!(number(&letter, "x-wtw-attempts"), Some(6), "two posts in each of three rounds");
-    assert_eq!(number(&letter, "x-wtw-round"), Some(2));
-    let history = history(&letter);
+    let dead_letter = rig.dead_letter().await;
+    assert_eq!(text(&dead_letter, "x-wtw-error-kind"), "unavailable");
+    assert_eq!(number(&dead_letter, "x-wtw-attempts"), Some(6), "two posts in each of three rounds");
+    assert_eq!(number(&dead_letter, "x-wtw-round"), Some(2));
+    let history = history(&dead_letter);
     assert_eq!(history.len(), 6);
     for attempt in &history {
         assert_eq!(
@@ -188,10 +188,10 @@ async fn unknown_outcome_is_never_sent_again_in_strict_mode() {
     for (fault, created) in [("garbage", 1), ("reset", 2), ("hang", 3), ("drop", 3)] {
         rig.crm.faults(json!([{ "action": fault, "times": 1 }])).await;
         rig.publish(fault, &task(fault)).await;
-        let letter = rig.dead_letter().await;
-        assert_eq!(text(&letter, "x-wtw-error-kind"), "unknown", "{fault}");
-        assert_eq!(header(&letter, "x-wtw-possibly-created"), Some(AMQPValue::Boolean(true)), "{fault}");
-        assert_eq!(number(&letter, "x-wtw-attempts"), Some(1), "{fault}");
+        let dead_letter = rig.dead_letter().await;
+        assert_eq!(text(&dead_letter, "x-wtw-error-kind"), "unknown", "{fault}");
+        assert_eq!(header(&dead_letter, "x-wtw-possibly-created"), Some(AMQPValue::Boolean(true)), "{fault}");
+        assert_eq!(number(&dead_letter, "x-wtw-attempts"), Some(1), "{fault}");
         assert_eq!(rig.crm.stats().await["created"], created, "{fault}");
     }
 }
@@ -203,10 +203,10 @@ async fn replay_starts_over_and_counts_itself() {
     let _worker = rig.worker(&[]).await;
     rig.publish("m-1", &task("replay")).await;
     for replays in [None, Some(1)] {
-        let letter = rig.dead_letter().await;
-        assert_eq!(number(&letter, "x-wtw-replay-count"), replays);
-        assert_eq!(number(&letter, "x-wtw-attempts"), Some(1));
-        rig.amqp.publish(&rig.queue, &letter.data, letter.properties.clone()).await;
+        let dead_letter = rig.dead_letter().await;
+        assert_eq!(number(&dead_letter, "x-wtw-replay-count"), replays);
+        assert_eq!(number(&dead_letter, "x-wtw-attempts"), Some(1));
+        rig.amqp.publish(&rig.queue, &dead_letter.data, dead_letter.properties.clone()).await;
     }
     rig.crm.created(1).await;
 }
@@ -288,10 +288,10 @@ async fn panic_dead_letters_only_its_own_message() {
     for id in ["before", "curse", "after"] {
         rig.publish(id, &task(id)).await;
     }
-    let letter = rig.dead_letter().await;
-    assert_eq!(text(&letter, "x-wtw-error-kind"), "poison");
-    assert_eq!(text(&letter, "x-wtw-error-message"), "processing it crashed", "its words could be anything");
-    assert_eq!(letter.data, task("curse"));
+    let dead_letter = rig.dead_letter().await;
+    assert_eq!(text(&dead_letter, "x-wtw-error-kind"), "poison");
+    assert_eq!(text(&dead_letter, "x-wtw-error-message"), "processing it crashed", "its words could be anything");
+    assert_eq!(dead_letter.data, task("curse"));
     rig.crm.created(2).await;
     stop.cancel();
     running.await.expect("no panic").expect("a good end");

@@ -156,8 +156,8 @@ async fn no_token_password_or_body_is_logged_at_the_lowest_level() {
         told += &http::get(&format!("{}/{page}", worker.admin)).await.expect("an answer").1;
     }
     for _ in 0..4 {
-        let letter = rig.dead_letter().await;
-        told += &format!("{:?}", letter.properties);
+        let dead_letter = rig.dead_letter().await;
+        told += &format!("{:?}", dead_letter.properties);
     }
     assert!(collector.all().len() > ANSWERS.len(), "its spans are searched too");
     // A crash: it is aborted at work.
@@ -246,15 +246,15 @@ async fn panic_is_reported_by_its_place_without_its_text() {
     rig.declare_topology().await;
     rig.publish("m-1", &task(CONFIDENTIAL)).await;
     let worker = Process::start_test(name, &env);
-    let letter = rig.dead_letter().await;
-    let reason = text(&letter, "x-wtw-error-message");
+    let dead_letter = rig.dead_letter().await;
+    let reason = text(&dead_letter, "x-wtw-error-message");
     let place = reason.strip_prefix("processing it crashed at ").expect("its place");
     assert!(place.starts_with(file!()), "{place}");
     let logged = |line: &String| line.contains("a task panicked") && line.contains(place);
     eventually("a line in the log", async || worker.lines().iter().any(logged).then_some(())).await;
     let settled = |line: &String| line.contains("\"settled\"") && line.contains("m-1");
     eventually("another", async || worker.lines().iter().any(settled).then_some(())).await;
-    let told = worker.lines().join("\n") + &format!("{:?}", letter.properties);
+    let told = worker.lines().join("\n") + &format!("{:?}", dead_letter.properties);
     worker.kill().await;
     assert_untold(&told);
 }
@@ -270,7 +270,7 @@ async fn no_error_contains_a_password() {
     let proxy = format!("http://somebody:{}@127.0.0.1:1", PASSWORDS[2]);
     let tokens = TOKENS.join(",");
     let damaged = LedgerFile::new();
-    std::fs::write(damaged.folder().join("ledger.redb"), vec![7; 1 << 16]).expect("written");
+    std::fs::write(damaged.folder().join("ledger.db"), vec![7; 1 << 16]).expect("written");
     let damaged = damaged.url();
     for (key, value, says) in [
         ("WTW_BROKER_URLS", broker.as_str(), "ACCESS_REFUSED"),

@@ -99,7 +99,7 @@ async fn publishers_trace_continues_through_attempts_copies_and_dead_letter() {
     rig.publish_with(&task("later"), traced("later", "vendor=x")).await;
     worker.reaches(&settled("created"), 1.0).await;
     rig.publish_with(&task("dead"), traced("dead", "vendor=x")).await;
-    let letter = rig.dead_letter().await;
+    let dead_letter = rig.dead_letter().await;
     let name = format!("process {}", rig.queue);
     let (processed, posts) = (collector.spans(&name, 3).await, collector.spans("POST", 5).await);
     worker.process.stop().await;
@@ -133,7 +133,7 @@ async fn publishers_trace_continues_through_attempts_copies_and_dead_letter() {
         ("messaging.destination.name", &rig.dead_letter_queue()),
     ]));
     assert_eq!(copy[0].attributes, of_copy);
-    let headers = letter.properties.headers().as_ref().expect("headers").inner();
+    let headers = dead_letter.properties.headers().as_ref().expect("headers").inner();
     let kept = headers.get("traceparent").and_then(AMQPValue::as_long_string).map(ToString::to_string);
     assert_eq!(kept, Some(format!("00-{TRACE}-{PUBLISHER}-01")), "the dead letter keeps the publisher's");
     assert_eq!(collector.header("x-key").as_deref(), Some("collector-key"));

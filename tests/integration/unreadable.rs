@@ -205,13 +205,13 @@ async fn unreadable_message_is_dead_lettered_by_the_broker_and_others_are_create
 /// Nothing can go by it, since it ends the connection: so it is told at once which one it is, and what to do.
 #[tokio::test]
 async fn unreadable_dead_letter_is_named_and_the_rest_can_be_read_without_it() {
-    let rig = Rig::new("unreadable.letter").await;
+    let rig = Rig::new("unreadable.dead_letter").await;
     rig.declare_topology().await;
     let (env, dead) = (rig.env(&[]), rig.dead_letter_queue());
     let mut raw = Raw::connect(rig.amqp.url()).await;
     let ready = async |count: u32| {
         let ready = || async { (rig.amqp.count(&dead).await == Some(count)).then_some(()) };
-        eventually(&format!("{count} letters"), ready).await;
+        eventually(&format!("{count} dead_letters"), ready).await;
     };
     for before in 0..3 {
         for _ in 0..before {

@@ -27,7 +27,7 @@ fn written(failure: &Failure) -> Message {
 
 #[test]
 fn headers_have_the_contracts_names_and_types() {
-    let letter = written(&failure());
+    let dead_letter = written(&failure());
     for (name, value) in [
         ("x-wtw-dead-letter", number(1)),
         ("x-wtw-error-stage", text("send")),
@@ -44,7 +44,7 @@ fn headers_have_the_contracts_names_and_types() {
         ("x-wtw-original-exchange", text("tasks")),
         ("x-wtw-original-routing-key", text("new")),
     ] {
-        assert_eq!(letter.header(name), Some(&value), "{name}");
+        assert_eq!(dead_letter.header(name), Some(&value), "{name}");
     }
     let bare = written(&Failure::new(Stage::Map, Kind::InvalidTask, "name: is missing"));
     for name in ["x-wtw-crm-code", "x-wtw-crm-message", "x-wtw-http-status", "x-wtw-replay-count", "x-wtw-history"] {
@@ -112,11 +112,11 @@ fn message_dead_lettered_by_the_broker_shows_its_newest_reason() {
 
 #[test]
 fn replay_dead_lettered_by_the_broker_does_not_show_its_old_reason() {
-    let mut letter = written(&failure());
-    let mut headers = letter.properties.headers().clone().unwrap();
+    let mut dead_letter = written(&failure());
+    let mut headers = dead_letter.properties.headers().clone().unwrap();
     headers.insert("x-death".into(), deaths(&["delivery_limit"]));
-    letter.properties = letter.properties.with_headers(headers);
-    let read = DeadLetter::read(&letter);
+    dead_letter.properties = dead_letter.properties.with_headers(headers);
+    let read = DeadLetter::read(&dead_letter);
     assert_eq!(read.kind, "delivery_limit");
     assert_eq!(read.message, "the broker gave it up: delivery_limit");
     assert_eq!((read.stage, read.crm_code, read.crm_message), (None, None, None));

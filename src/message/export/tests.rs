@@ -85,9 +85,9 @@ fn id_is_read_from_the_named_field() {
 fn exported_message_keeps_its_id_or_gets_a_replays_id() {
     let one = |text: &str| id(&read(text).remove(0).unwrap());
     assert_eq!(one(r#"{"wtw_export":1,"message_id":"x","body":""}"#), "x");
-    let letter = r#"{"wtw_export":1,"body":"x"}"#;
-    assert!(one(letter).starts_with("replay-") && one(letter) == one(letter), "{}", one(letter));
-    assert_ne!(one(letter), one(r#"{"wtw_export":1,"body":"y"}"#));
+    let dead_letter = r#"{"wtw_export":1,"body":"x"}"#;
+    assert!(one(dead_letter).starts_with("replay-") && one(dead_letter) == one(dead_letter), "{}", one(dead_letter));
+    assert_ne!(one(dead_letter), one(r#"{"wtw_export":1,"body":"y"}"#));
     let empty = Message { properties: Properties::default().with_message_id("".into()), ..Message::default() };
     assert_eq!(one(&line(&empty)), derived_id(&empty), "an empty one is none, as for a replay");
 }

@@ -313,7 +313,7 @@ impl LedgerFile {
 
     /// For `ledger.url`.
     pub(crate) fn url(&self) -> String {
-        format!("file:{}", self.0.join("ledger.redb").display())
+        format!("file:{}", self.0.join("ledger.db").display())
     }
 
     pub(crate) fn folder(&self) -> &Path {

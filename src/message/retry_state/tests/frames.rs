@@ -112,8 +112,8 @@ proptest! {
             ..Failure::new(Stage::Send, Kind::Rejected, said) };
         for frame_max in FRAMES {
             let copy = copy_properties(&message, &state, Vec::new(), frame_max);
-            let letter = dead_letter::properties(&message, &state, &failure, Some("digest"), &worker, Timestamp::UNIX_EPOCH, frame_max);
-            for properties in [copy, letter] {
+            let dead_letter = dead_letter::properties(&message, &state, &failure, Some("digest"), &worker, Timestamp::UNIX_EPOCH, frame_max);
+            for properties in [copy, dead_letter] {
                 fits(&properties, frame_max);
                 nothing_goes_unnamed(&message, &properties, frame_max);
             }
@@ -159,10 +159,10 @@ fn largest_headers_fit_the_smallest_frame() {
     };
     for frame_max in FRAMES {
         let at = Timestamp::MAX;
-        let letter =
+        let dead_letter =
             dead_letter::properties(&message, &state, &failure, Some("digest"), &"w".repeat(999), at, frame_max);
-        fits(&letter, frame_max);
-        let read = dead_letter::DeadLetter::read(&arrived(letter, "dead"));
+        fits(&dead_letter, frame_max);
+        let read = dead_letter::DeadLetter::read(&arrived(dead_letter, "dead"));
         assert!(read.message.starts_with('€') && read.message.ends_with("€…"), "{}", read.message);
     }
 }

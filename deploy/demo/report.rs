@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use crate::letters::Letter;
+use crate::dead_letters::DeadLetter;
 use crate::messages::{Fate, Message};
 use crate::seen::Seen;
 
@@ -22,7 +22,7 @@ pub(crate) struct Evidence {
     pub(crate) tasks: Value,
     /// `GET /sandbox/stats`
     pub(crate) stats: Value,
-    pub(crate) letters: Vec<Letter>,
+    pub(crate) dead_letters: Vec<DeadLetter>,
     /// What waits in work and retry queues.
     pub(crate) left: Vec<(String, u32)>,
     /// What the worker counted.
@@ -59,21 +59,21 @@ impl Entry {
 struct Accounts<'a> {
     /// Names of the tasks with a record.
     tasks: HashMap<&'a str, Vec<&'a str>>,
-    letters: HashMap<&'a str, Vec<&'a Letter>>,
+    dead_letters: HashMap<&'a str, Vec<&'a DeadLetter>>,
 }
 
 impl<'a> Accounts<'a> {
     fn new(evidence: &'a Evidence) -> Self {
-        let mut accounts = Self { tasks: HashMap::new(), letters: HashMap::new() };
+        let mut accounts = Self { tasks: HashMap::new(), dead_letters: HashMap::new() };
         for task in evidence.tasks.as_array().into_iter().flatten() {
             let text = |pointer: &str| task.pointer(pointer).and_then(Value::as_str);
             let record = text("/payload/fields/id_record").unwrap_or("none");
             let name = text("/payload/fields/name").unwrap_or_default();
             accounts.tasks.entry(record).or_default().push(name);
         }
-        for letter in &evidence.letters {
-            let id = letter.message_id.as_deref().unwrap_or("none");
-            accounts.letters.entry(id).or_default().push(letter);
+        for dead_letter in &evidence.dead_letters {
+            let id = dead_letter.message_id.as_deref().unwrap_or("none");
+            accounts.dead_letters.entry(id).or_default().push(dead_letter);
         }
         accounts
     }
@@ -82,8 +82,8 @@ impl<'a> Accounts<'a> {
         self.tasks.get(message.task.0.as_str()).map_or(&[], Vec::as_slice)
     }
 
-    fn letters(&self, message: &Message) -> &[&'a Letter] {
-        self.letters.get(message.id.as_str()).map_or(&[], Vec::as_slice)
+    fn dead_letters(&self, message: &Message) -> &[&'a DeadLetter] {
+        self.dead_letters.get(message.id.as_str()).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -109,12 +109,12 @@ pub(crate) fn audit(evidence: &Evidence) -> Vec<Entry> {
 }
 
 fn balance(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
-    let (total, dead) = (evidence.messages.len(), evidence.letters.len());
+    let (total, dead) = (evidence.messages.len(), evidence.dead_letters.len());
     let mut against = Vec::new();
     let mut created = 0;
     for message in &evidence.messages {
         let in_crm = !accounts.tasks(message).is_empty();
-        if accounts.letters(message).is_empty() {
+        if accounts.dead_letters(message).is_empty() {
             created += usize::from(in_crm);
             if !in_crm {
                 against.push(format!("{} is lost: neither in the CRM nor dead-lettered", message.id));
@@ -167,7 +167,8 @@ fn letters_expected(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
             Fate::Created => None,
             Fate::DeadLettered { kind, .. } => Some(kind.as_str()),
         };
-        let kinds: Vec<&str> = accounts.letters(message).iter().map(|letter| letter.kind.as_str()).collect();
+        let kinds: Vec<&str> =
+            accounts.dead_letters(message).iter().map(|dead_letter| dead_letter.kind.as_str()).collect();
         if !kinds.iter().copied().eq(expected) {
             let said = |kinds: &[&str]| match kinds {
                 [] => "none".to_owned(),
@@ -181,12 +182,12 @@ fn letters_expected(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
             ));
         }
     }
-    let foreign = accounts.letters.keys().filter(|id| !evidence.messages.iter().any(|message| message.id == **id));
+    let foreign = accounts.dead_letters.keys().filter(|id| !evidence.messages.iter().any(|message| message.id == **id));
     against.extend(foreign.map(|id| format!("{id}: was never published")));
     Entry {
         text: format!(
             "each of the {} dead letters is one that had to be, for the right reason",
-            evidence.letters.len()
+            evidence.dead_letters.len()
         ),
         against,
     }
@@ -197,10 +198,10 @@ fn possibly_created(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
     let mut against = Vec::new();
     for message in &evidence.messages {
         let in_crm = !accounts.tasks(message).is_empty();
-        for letter in accounts.letters(message) {
-            flagged += usize::from(letter.possibly_created);
-            there += usize::from(letter.possibly_created && in_crm);
-            if in_crm && !letter.possibly_created {
+        for dead_letter in accounts.dead_letters(message) {
+            flagged += usize::from(dead_letter.possibly_created);
+            there += usize::from(dead_letter.possibly_created && in_crm);
+            if in_crm && !dead_letter.possibly_created {
                 against.push(format!("{} is in the CRM, and its dead letter does not say so", message.id));
             }
         }
@@ -222,8 +223,8 @@ fn outage(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
     const KIND: &str = "unavailable";
     let never = |message: &Message| matches!(&message.fate, Fate::DeadLettered { kind, .. } if kind == KIND);
     let given_up = evidence.messages.iter().filter(|message| {
-        let letters = accounts.letters(message);
-        !never(message) && letters.iter().any(|letter| letter.kind == KIND)
+        let dead_letters = accounts.dead_letters(message);
+        !never(message) && dead_letters.iter().any(|dead_letter| dead_letter.kind == KIND)
     });
     Entry {
         text: "the outage cost no message: none was given up for it".to_owned(),
