@@ -1,10 +1,10 @@
-//! The dead letters, as `dead-letters list --each --json` tells them, in a table.
+//! A table of the dead letters that `dead-letters list --each --json` prints.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-/// Longest reason in the table, in characters.
+/// The longest reason in the table, in characters.
 const REASON: usize = 76;
 
 /// One dead letter.
@@ -17,7 +17,7 @@ pub(crate) struct DeadLetter {
     pub(crate) possibly_created: bool,
 }
 
-/// The letters by kind, those with the same reason in one line.
+/// The dead letters by kind; those with the same reason share a line.
 pub(crate) fn table(dead_letters: &[DeadLetter]) -> Vec<String> {
     let mut kinds: BTreeMap<&str, BTreeMap<&str, Vec<&DeadLetter>>> = BTreeMap::new();
     for dead_letter in dead_letters {
@@ -52,7 +52,7 @@ fn row(kind: &str, count: &str, ids: &str, attempts: &str, reason: &str) -> Stri
     format!("  {kind:<15} {count:>3}  {ids:<18}  {attempts:>8}  {reason}")
 }
 
-/// A reason for one line of a terminal.
+/// Shortens a reason to one line of a terminal.
 fn shortened(reason: &str) -> String {
     let clean: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if clean.chars().count() <= REASON {

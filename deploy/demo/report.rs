@@ -1,4 +1,4 @@
-//! The books: what was published against what became of it, as CRM, dead-letter queue, broker and worker tell it.
+//! The report: compares what was published with what CRM, dead-letter queue, broker and worker say of it.
 
 use std::collections::HashMap;
 
@@ -8,47 +8,47 @@ use crate::dead_letters::DeadLetter;
 use crate::messages::{Fate, Message};
 use crate::seen::Seen;
 
-/// Wrong things of one kind that are listed.
+/// How many problems of one check are listed.
 const LISTED: usize = 5;
 /// The vendor's limit, which the sandbox enforces.
-const AT_A_TIME: u64 = 2;
+const SIMULTANEOUS: u64 = 2;
 
-/// All that is known in the end.
+/// Everything that the checks look at.
 pub(crate) struct Evidence {
     pub(crate) messages: Vec<Message>,
-    /// How many `publish` says the broker confirmed.
+    /// How many messages the broker confirmed, as `publish` prints it.
     pub(crate) confirmed: usize,
     /// `GET /sandbox/tasks`
     pub(crate) tasks: Value,
     /// `GET /sandbox/stats`
     pub(crate) stats: Value,
     pub(crate) dead_letters: Vec<DeadLetter>,
-    /// What waits in work and retry queues.
+    /// How many messages are left in the work queue and in each retry queue.
     pub(crate) left: Vec<(String, u32)>,
     /// What the worker counted.
     pub(crate) seen: Seen,
-    /// Whether the worker ended as it should, where it was asked to.
+    /// How the worker ended; none with `--keep`.
     pub(crate) stopped: Option<Result<(), String>>,
 }
 
-/// One statement, and whatever speaks against it.
-pub(crate) struct Entry {
+/// One statement that must hold, with everything that contradicts it.
+pub(crate) struct Check {
     text: String,
-    against: Vec<String>,
+    problems: Vec<String>,
 }
 
-impl Entry {
+impl Check {
     pub(crate) fn holds(&self) -> bool {
-        self.against.is_empty()
+        self.problems.is_empty()
     }
 
-    /// As lines for people.
+    /// The lines that the demo prints.
     pub(crate) fn lines(&self) -> Vec<String> {
         let mark = if self.holds() { "✓" } else { "✗" };
         let mut lines = vec![format!("  {mark} {}", self.text)];
-        let listed = self.against.iter().take(LISTED);
+        let listed = self.problems.iter().take(LISTED);
         lines.extend(listed.map(|why| format!("      {why}")));
-        if let Some(more @ 1..) = self.against.len().checked_sub(LISTED) {
+        if let Some(more @ 1..) = self.problems.len().checked_sub(LISTED) {
             lines.push(format!("      and {more} more"));
         }
         lines
@@ -56,26 +56,26 @@ impl Entry {
 }
 
 /// What the CRM and the dead-letter queue hold of each message.
-struct Accounts<'a> {
-    /// Names of the tasks with a record.
+struct Results<'a> {
+    /// The names of the tasks for each `id_record`.
     tasks: HashMap<&'a str, Vec<&'a str>>,
     dead_letters: HashMap<&'a str, Vec<&'a DeadLetter>>,
 }
 
-impl<'a> Accounts<'a> {
+impl<'a> Results<'a> {
     fn new(evidence: &'a Evidence) -> Self {
-        let mut accounts = Self { tasks: HashMap::new(), dead_letters: HashMap::new() };
+        let mut results = Self { tasks: HashMap::new(), dead_letters: HashMap::new() };
         for task in evidence.tasks.as_array().into_iter().flatten() {
             let text = |pointer: &str| task.pointer(pointer).and_then(Value::as_str);
             let record = text("/payload/fields/id_record").unwrap_or("none");
             let name = text("/payload/fields/name").unwrap_or_default();
-            accounts.tasks.entry(record).or_default().push(name);
+            results.tasks.entry(record).or_default().push(name);
         }
         for dead_letter in &evidence.dead_letters {
             let id = dead_letter.message_id.as_deref().unwrap_or("none");
-            accounts.dead_letters.entry(id).or_default().push(dead_letter);
+            results.dead_letters.entry(id).or_default().push(dead_letter);
         }
-        accounts
+        results
     }
 
     fn tasks(&self, message: &Message) -> &[&'a str] {
@@ -87,167 +87,174 @@ impl<'a> Accounts<'a> {
     }
 }
 
-/// Every statement that has to hold.
-pub(crate) fn audit(evidence: &Evidence) -> Vec<Entry> {
-    let accounts = Accounts::new(evidence);
-    let mut entries = vec![
-        balance(evidence, &accounts),
-        none_twice(evidence, &accounts),
-        letters_expected(evidence, &accounts),
-        possibly_created(evidence, &accounts),
-        outage(evidence, &accounts),
+/// Checks every statement that must hold.
+pub(crate) fn checks(evidence: &Evidence) -> Vec<Check> {
+    let results = Results::new(evidence);
+    let mut checks = vec![
+        nothing_lost(evidence, &results),
+        no_duplicates(evidence, &results),
+        dead_letters_expected(evidence, &results),
+        possibly_created(evidence, &results),
+        outage(evidence, &results),
         nothing_left(evidence),
-        polite(evidence),
+        within_limit(evidence),
     ];
     if let Some(stopped) = &evidence.stopped {
-        entries.push(Entry {
-            text: "on SIGTERM the worker ended in good order".to_owned(),
-            against: stopped.clone().err().into_iter().collect(),
+        checks.push(Check {
+            text: "the worker stopped within its grace after SIGTERM".to_owned(),
+            problems: stopped.clone().err().into_iter().collect(),
         });
     }
-    entries
+    checks
 }
 
-fn balance(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
+fn nothing_lost(evidence: &Evidence, results: &Results<'_>) -> Check {
     let (total, dead) = (evidence.messages.len(), evidence.dead_letters.len());
-    let mut against = Vec::new();
+    let mut problems = Vec::new();
     let mut created = 0;
     for message in &evidence.messages {
-        let in_crm = !accounts.tasks(message).is_empty();
-        if accounts.dead_letters(message).is_empty() {
+        let in_crm = !results.tasks(message).is_empty();
+        if results.dead_letters(message).is_empty() {
             created += usize::from(in_crm);
             if !in_crm {
-                against.push(format!("{} is lost: neither in the CRM nor dead-lettered", message.id));
+                problems.push(format!("{} is lost: it is neither in the CRM nor on the dead-letter queue", message.id));
             }
         }
     }
     if evidence.confirmed != total {
-        against.push(format!("{} of {total} were confirmed by the broker", evidence.confirmed));
+        problems.push(format!("the broker confirmed only {} of {total} messages", evidence.confirmed));
     }
-    if created + dead != total && against.is_empty() {
-        against.push(format!("{created} and {dead} are not {total}"));
+    if created + dead != total && problems.is_empty() {
+        problems.push(format!("{created} created and {dead} dead-lettered are not {total}"));
     }
     let counted = [evidence.seen.created, evidence.seen.dead_lettered];
     if counted.map(usize::try_from) != [Ok(created), Ok(dead)] {
         let [created, dead] = counted;
-        against.push(format!("the worker counted {created} created and {dead} dead-lettered"));
+        problems.push(format!("the worker counted {created} created and {dead} dead-lettered"));
     }
-    Entry { text: format!("{total} published = {created} created + {dead} dead-lettered"), against }
+    Check { text: format!("{total} published = {created} created + {dead} dead-lettered"), problems }
 }
 
-fn none_twice(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
+fn no_duplicates(evidence: &Evidence, results: &Results<'_>) -> Check {
     let count = |name: &str| evidence.stats.get(name).and_then(Value::as_u64).unwrap_or_default();
     let (created, distinct) = (count("created"), count("distinct_created"));
-    let mut against = Vec::new();
+    let mut problems = Vec::new();
     if created != distinct {
-        against.push(format!("{created} tasks, only {distinct} of them distinct"));
+        problems.push(format!("the CRM has {created} tasks, but only {distinct} distinct ones"));
     }
     let published: HashMap<&str, &str> =
         evidence.messages.iter().map(|message| (message.task.0.as_str(), message.task.1.as_str())).collect();
-    for (record, names) in &accounts.tasks {
+    for (record, names) in &results.tasks {
         if names.len() > 1 {
-            against.push(format!("record {record} was created {} times", names.len()));
+            problems.push(format!("record {record} was created {} times", names.len()));
         }
         match published.get(record) {
-            None => against.push(format!("record {record} was never published")),
+            None => problems.push(format!("record {record} was never published")),
             Some(name) if names.iter().any(|created| created != name) => {
-                against.push(format!("record {record} has another name than was published"))
+                problems.push(format!("record {record} has a name that was not published"))
             }
             Some(_) => {}
         }
     }
-    against.sort();
-    Entry { text: format!("none created twice: the CRM has {created} tasks, each one published, each once"), against }
+    problems.sort();
+    Check { text: format!("no duplicates: the CRM has {created} tasks, each published, each once"), problems }
 }
 
-fn letters_expected(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
-    let mut against = Vec::new();
+fn dead_letters_expected(evidence: &Evidence, results: &Results<'_>) -> Check {
+    let mut problems = Vec::new();
     for message in &evidence.messages {
         let expected = match &message.fate {
             Fate::Created => None,
             Fate::DeadLettered { kind, .. } => Some(kind.as_str()),
         };
         let kinds: Vec<&str> =
-            accounts.dead_letters(message).iter().map(|dead_letter| dead_letter.kind.as_str()).collect();
+            results.dead_letters(message).iter().map(|dead_letter| dead_letter.kind.as_str()).collect();
         if !kinds.iter().copied().eq(expected) {
             let said = |kinds: &[&str]| match kinds {
                 [] => "none".to_owned(),
                 kinds => kinds.join(", "),
             };
-            against.push(format!(
-                "{}: dead letters: {}; expected: {}",
+            problems.push(format!(
+                "{}: dead letters found: {}; expected: {}",
                 message.id,
                 said(&kinds),
                 expected.unwrap_or("none")
             ));
         }
     }
-    let foreign = accounts.dead_letters.keys().filter(|id| !evidence.messages.iter().any(|message| message.id == **id));
-    against.extend(foreign.map(|id| format!("{id}: was never published")));
-    Entry {
+    let foreign = results.dead_letters.keys().filter(|id| !evidence.messages.iter().any(|message| message.id == **id));
+    problems.extend(foreign.map(|id| format!("{id}: was never published")));
+    Check {
         text: format!(
-            "each of the {} dead letters is one that had to be, for the right reason",
+            "each of the {} dead letters was expected, and has the expected kind",
             evidence.dead_letters.len()
         ),
-        against,
+        problems,
     }
 }
 
-fn possibly_created(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
+fn possibly_created(evidence: &Evidence, results: &Results<'_>) -> Check {
     let (mut flagged, mut there) = (0, 0);
-    let mut against = Vec::new();
+    let mut problems = Vec::new();
     for message in &evidence.messages {
-        let in_crm = !accounts.tasks(message).is_empty();
-        for dead_letter in accounts.dead_letters(message) {
+        let in_crm = !results.tasks(message).is_empty();
+        for dead_letter in results.dead_letters(message) {
             flagged += usize::from(dead_letter.possibly_created);
             there += usize::from(dead_letter.possibly_created && in_crm);
             if in_crm && !dead_letter.possibly_created {
-                against.push(format!("{} is in the CRM, and its dead letter does not say so", message.id));
+                problems.push(format!("{} is in the CRM, and its dead letter does not say so", message.id));
             }
         }
         if let Fate::DeadLettered { in_crm: expected, .. } = message.fate
             && in_crm != expected
         {
-            against.push(format!("{} should {}be in the CRM", message.id, if expected { "" } else { "not " }));
+            problems.push(format!(
+                "{} is {}in the CRM, against the expectation",
+                message.id,
+                if expected { "not " } else { "" }
+            ));
         }
     }
-    Entry {
+    Check {
         text: format!(
-            "{flagged} dead letters are marked x-wtw-possibly-created: their answers were lost; {there} of them are in the CRM"
+            "{flagged} dead letters say x-wtw-possibly-created, because the answer was lost; {there} of them are in the CRM"
         ),
-        against,
+        problems,
     }
 }
 
-fn outage(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
+fn outage(evidence: &Evidence, results: &Results<'_>) -> Check {
     const KIND: &str = "unavailable";
     let never = |message: &Message| matches!(&message.fate, Fate::DeadLettered { kind, .. } if kind == KIND);
-    let given_up = evidence.messages.iter().filter(|message| {
-        let dead_letters = accounts.dead_letters(message);
+    let affected = evidence.messages.iter().filter(|message| {
+        let dead_letters = results.dead_letters(message);
         !never(message) && dead_letters.iter().any(|dead_letter| dead_letter.kind == KIND)
     });
-    Entry {
-        text: "the outage cost no message: none was given up for it".to_owned(),
-        against: given_up.map(|message| format!("{} was given up", message.id)).collect(),
+    Check {
+        text: "the outage dead-lettered no message".to_owned(),
+        problems: affected.map(|message| format!("{} is dead-lettered as unavailable", message.id)).collect(),
     }
 }
 
-fn nothing_left(evidence: &Evidence) -> Entry {
+fn nothing_left(evidence: &Evidence) -> Check {
     let left = evidence.left.iter().filter(|(_, count)| *count > 0);
-    Entry {
+    Check {
         text: format!(
             "nothing is left in the work queue and the {} retry queues",
             evidence.left.len().saturating_sub(1)
         ),
-        against: left.map(|(queue, count)| format!("{queue} has {count} messages")).collect(),
+        problems: left.map(|(queue, count)| format!("{queue} still has {count} messages")).collect(),
     }
 }
 
-fn polite(evidence: &Evidence) -> Entry {
+fn within_limit(evidence: &Evidence) -> Check {
     let peaks = evidence.stats.get("peak_simultaneous").and_then(Value::as_object);
     let peak = peaks.into_iter().flatten().filter_map(|(_, peak)| peak.as_u64()).max().unwrap_or_default();
-    Entry {
-        text: format!("never more than {AT_A_TIME} requests at a time, the CRM's limit"),
-        against: (peak > AT_A_TIME).then(|| format!("{peak} arrived at a time")).into_iter().collect(),
+    Check {
+        text: format!("never more than {SIMULTANEOUS} simultaneous requests, the CRM's limit"),
+        problems: (peak > SIMULTANEOUS)
+            .then(|| format!("the sandbox saw {peak} simultaneous requests"))
+            .into_iter()
+            .collect(),
     }
 }
