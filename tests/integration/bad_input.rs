@@ -1,5 +1,4 @@
-//! Whatever a publisher sends: one dead letter with a readable reason or a created task, the rest of the queue unharmed,
-//! and the body byte for byte what was published.
+//! Bad messages: each becomes one dead letter with a readable reason and an unchanged body, and does not disturb the others.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +12,7 @@ use wolkvox_task_worker::message::task::FIELDS;
 use crate::support::amqp::{header, number, text};
 use crate::support::rig::{Rig, properties, task, task_with};
 
-/// Publishes each body between two good ones and expects it on the dead-letter queue, of this kind, its reason saying this.
+/// Publishes each body between two good messages. Expects a dead letter of this kind, whose reason contains this text.
 async fn refused(name: &str, cases: Vec<(&str, Vec<u8>, &str, &str)>) {
     let rig = Rig::new(name).await;
     let _worker = rig.worker(&[]).await;
@@ -56,7 +55,7 @@ async fn body_that_is_not_a_task_message_is_refused() {
     .await;
 }
 
-/// It is not kept in memory, so RabbitMQ dead-letters it, without headers of ours.
+/// The worker does not keep the body in memory, so RabbitMQ dead-letters the message, without headers of the worker.
 #[tokio::test]
 async fn body_over_the_limit_is_rejected_to_the_brokers_dead_letter_queue() {
     let rig = Rig::new("bad.large").await;
@@ -109,7 +108,7 @@ async fn message_with_bad_fields_is_refused() {
     refused("bad.fields", cases).await;
 }
 
-/// Each field missing, null, of each wrong type, and empty.
+/// Each field: missing, null, of each wrong type, and empty.
 fn each_field_spoilt() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let wrong = [json!(7), json!(["x"]), json!({ "a": 1 }), json!(true), json!("")];
     let mut cases = Vec::new();
@@ -161,7 +160,7 @@ async fn message_ids_of_any_length_are_accepted_and_none_too() {
     worker.reaches("wtw_messages_without_id_total", 2.0).await;
 }
 
-/// One header of each type that AMQP has in RabbitMQ.
+/// One header of each AMQP type that RabbitMQ supports.
 fn every_type() -> FieldTable {
     let nested = FieldTable::from(BTreeMap::from([("inner".into(), AMQPValue::Boolean(false))]));
     FieldTable::from(BTreeMap::from([
@@ -190,7 +189,7 @@ async fn headers_of_every_type_are_copied_unchanged() {
     let rig = Rig::new("bad.types").await;
     rig.crm.faults(json!([{ "action": "status:503", "name_contains": "copied" }])).await;
     let _worker = rig.worker(&[("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1"), ("WTW_GATE_FAILURES", "1000")]).await;
-    // Through both retry queues and onto the dead-letter queue.
+    // The message goes through both retry queues and to the dead-letter queue.
     rig.publish_with(&task("copied"), properties("m-1").with_headers(every_type())).await;
     let dead_letter = rig.dead_letter().await;
     assert_eq!(number(&dead_letter, "x-wtw-attempts"), Some(3));

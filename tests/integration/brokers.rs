@@ -1,4 +1,4 @@
-//! The brokers that the other tests are built on.
+//! Tests of the brokers that the other tests use.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -93,7 +93,7 @@ async fn kept_broker_runs_until_its_remove_command() {
     let management = management.expect("an address");
     let managed = TcpStream::connect(management.trim_start_matches("http://")).await;
 
-    // Before anything is asserted: nobody else removes it now.
+    // Before any assertion, because nothing else removes the broker now.
     let removed = soon(Command::new("sh").args(["-c", &remove]).output()).await;
     assert!(removed.status.success(), "{remove}: {removed:?}");
     answered.expect("within 20 s").expect("a connection");

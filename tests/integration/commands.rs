@@ -1,4 +1,4 @@
-//! The commands as people call them: output, exit codes, and what each demands.
+//! The commands as people call them: output, exit codes, and required configuration.
 
 use std::collections::BTreeMap;
 
@@ -81,7 +81,7 @@ async fn commands_require_only_the_configuration_that_they_use() {
         let printed = succeeds(args, &env(&[]), b"").await;
         serde_json::from_str::<Value>(&printed).expect("JSON");
     }
-    // A placeholder stands for the operation.
+    // A placeholder stands for the missing operation.
     let printed = succeeds(&["map"], &env(&[]), &task("Ana")).await;
     let body: Value = serde_json::from_str(&printed).expect("JSON");
     assert!(body["operation"].is_string() && body["fields"]["name"] == "Ana", "{printed}");
@@ -93,7 +93,7 @@ async fn commands_require_only_the_configuration_that_they_use() {
 #[tokio::test]
 async fn publish_takes_every_form_and_confirms_each() {
     let rig = Rig::new("commands.publish").await;
-    // A queue with a single active consumer cannot be read message by message.
+    // RabbitMQ does not allow basic.get on a queue with a single active consumer.
     let env = rig.env(&[("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false")]);
     succeeds(&["topology", "--apply"], &env, b"").await;
     let (one, two) = (String::from_utf8(task("one")).expect("text"), String::from_utf8(task("two")).expect("text"));
@@ -102,7 +102,7 @@ async fn publish_takes_every_form_and_confirms_each() {
         (one.clone(), 1, ["--batch", "a"]),
         (format!("[{one}, {two}]"), 2, ["--batch", "b"]),
         (format!("{one}\n{two}\n"), 2, ["--batch", "c"]),
-        // Bytes that are no task.
+        // Bytes that are not a task.
         (export.to_string(), 1, ["--no-validate", "-"]),
         (String::new(), 0, ["--batch", "d"]),
     ] {

@@ -37,7 +37,7 @@ async fn open(url: &str, prefix: &str, limits: Limits, clock: Clock) -> Result<R
     timeout(Duration::from_secs(20), opened).await.unwrap()
 }
 
-/// A ledger that no other test has.
+/// A ledger with a prefix that no other test uses.
 async fn own(redis: &Redis, limits: Limits, clock: Clock) -> RedisLedger {
     open(&redis.url, &unique("test"), limits, clock).await.unwrap()
 }
@@ -47,7 +47,7 @@ async fn connect(redis: &Redis) -> MultiplexedConnection {
     client.get_multiplexed_async_connection().await.unwrap()
 }
 
-/// Tries until it works, as the worker does.
+/// Tries again until it succeeds, as the worker does.
 async fn in_time(mut step: impl AsyncFnMut() -> Result<(), LedgerError>) {
     let tries = async {
         while step().await.is_err() {
@@ -69,7 +69,7 @@ async fn redis_ledger_passes_the_suite() {
 async fn redis_ledger_matches_the_model_across_restarts() {
     let redis = Redis::shared().await;
     let mut runner = TestRunner::default();
-    // In seconds instead of milliseconds: by Redis' own clock nothing ends during the test.
+    // In seconds instead of milliseconds, so that nothing expires during the test by Redis' own clock.
     let limits = Limits { retention: TIGHT.retention * 1000, ..TIGHT };
     for _ in 0..48 {
         let steps = steps().new_tree(&mut runner).unwrap().current();
@@ -98,7 +98,7 @@ async fn replicas_share_entries() {
     assert_eq!(there.get("a").await, here.get("a").await);
     here.finish("a", 1, AttemptResult::Created).await;
     assert!(there.is_created("a").await);
-    // Of claims at the same time one wins, whichever replica makes it.
+    // Of simultaneous claims one wins, whichever replica sends it.
     let claims = (0..40_u64).map(async |id| {
         let replica = if id % 2 == 0 { &here } else { &there };
         let claim = Change::Claim { expected: None, new: first(id, clock.now()) };
@@ -143,7 +143,7 @@ async fn emptied_redis_is_another_ledger_and_claims_conflict() {
     let claim = |id| Change::Claim { expected: None, new: first(id, fixture.clock.now()) };
     let mut connection = connect(&redis).await;
     redis::cmd("FLUSHALL").query_async::<()>(&mut connection).await.unwrap();
-    // The worker decided by what the ledger proved before.
+    // The claim was decided before the ledger was emptied.
     assert_eq!(fixture.change("b", claim(2)).await, Changed::Conflict(None));
     let now = fixture.ledger.about();
     assert!(now.id != proven.id && !now.proves_unsent);
@@ -151,7 +151,7 @@ async fn emptied_redis_is_another_ledger_and_claims_conflict() {
     redis::cmd("FLUSHALL").query_async::<()>(&mut connection).await.unwrap();
     fixture.finish("b", 3, AttemptResult::Created).await;
     assert!(fixture.is_created("b").await, "a created task is recorded all the same");
-    // One that was decided in an earlier epoch.
+    // A claim that was decided in an earlier epoch.
     fixture.ledger.set_about(About { epoch: 1, ..fixture.ledger.about() }).await.unwrap();
     assert_eq!(fixture.change("c", claim(4)).await, Changed::Conflict(None));
 }
@@ -203,7 +203,7 @@ async fn redis_that_hangs_or_dies_is_reported_and_used_again() {
     assert!(fixture.is_created("a").await && fixture.is_created("kept").await);
 }
 
-/// Between a ledger and its Redis: swallows what is answered to scripts while it is told to.
+/// A proxy between a ledger and its Redis. While `mute` is set, it drops the answers to scripts.
 struct Proxy {
     url: String,
     mute: Arc<AtomicBool>,
@@ -274,13 +274,13 @@ async fn change_counts_once_when_it_is_repeated_after_a_lost_answer() {
         proxy.mute.store(true, Ordering::Relaxed);
         let error = through.ledger.change(&key, change.clone()).await.unwrap_err().to_string();
         assert!(error.contains("look at Redis' load"), "{error}");
-        assert_eq!(beside.get("a").await, after, "{change:?} was carried out");
+        assert_eq!(beside.get("a").await, after, "{change:?} was applied");
         proxy.mute.store(false, Ordering::Relaxed);
         through.change("a", change.clone()).await;
         let found = beside.get("a").await;
-        // A withdrawal changes the version in any case.
+        // A withdrawal always changes the version.
         let without_version = |entry: Option<Entry>| entry.map(|entry| Entry { version: 0, ..entry });
-        assert_eq!(without_version(found.clone()), without_version(after), "{change:?} given again");
+        assert_eq!(without_version(found.clone()), without_version(after), "{change:?} repeated");
         expected = found;
     }
     proxy.tasks.shutdown().await;

@@ -16,7 +16,7 @@ async fn crm_outage_dead_letters_nothing_and_the_gate_opens_again() {
         rig.publish(&format!("m-{n}"), &task(&format!("outage {n}"))).await;
     }
     worker.reaches("wtw_gate_closed{reason=\"outage\"}", 1.0).await;
-    // Many probes long: whoever flushed the queue would have done it by now.
+    // Many probes: a worker that dead-letters during an outage has done so by now.
     eventually("probes", || async { (rig.crm.requests("fault:status").await >= 20).then_some(()) }).await;
     assert_eq!(rig.amqp.count(&rig.dead_letter_queue()).await, Some(0));
     let (ready, _) = http::get(&format!("{}/readyz", worker.admin)).await.expect("an answer");
@@ -62,7 +62,7 @@ async fn refused_token_is_suspended_and_costs_no_message_an_attempt() {
         rig.publish(&format!("m-{n}"), &task(&format!("token {n}"))).await;
     }
     rig.crm.created(10).await;
-    assert!(rig.crm.requests("unauthorized").await <= 2, "tried, then left alone");
+    assert!(rig.crm.requests("unauthorized").await <= 2, "the token is tried and then suspended");
     let status = worker.status().await;
     assert_eq!(status["tokens"][0]["suspended"], "unauthorized");
     assert_eq!(rig.amqp.count(&rig.dead_letter_queue()).await, Some(0));
@@ -88,7 +88,7 @@ async fn rotated_token_is_read_from_its_file() {
     std::fs::write(&file, "no token\n").expect("written");
     worker.reaches("wtw_config_reloads_total{outcome=\"failure\"}", 2.0).await;
     let said = worker.process.lines().iter().filter(|line| line.contains("the former tokens stay")).count();
-    assert_eq!(said, 1, "once, however often it is looked at");
+    assert_eq!(said, 1, "logged once, however often the file is read");
     std::fs::write(&file, "demo-token\n").expect("written");
     rig.crm.created(1).await;
     worker.process.stop().await;
@@ -132,7 +132,7 @@ async fn worker_starts_without_a_broker_and_survives_its_restart() {
     worker.ready().await;
 
     rig.amqp = Amqp::connect(&broker.url).await;
-    // In flight while the broker goes away: finished, and settled by its redelivery or by its ack.
+    // Requests in flight while the broker stops are finished. Their messages are settled by the ack or after the redelivery.
     rig.crm.faults(json!([{ "action": "delay:500ms", "times": 2 }])).await;
     for n in 0..20 {
         rig.publish(&format!("m-{n}"), &task(&format!("broker {n}"))).await;

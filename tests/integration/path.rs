@@ -1,4 +1,4 @@
-//! A message's path: created, refused, tried again, given up.
+//! What happens to one message: created, rejected, retried, dead-lettered.
 
 use lapin::types::AMQPValue;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::support::amqp::{header, number, text};
 use crate::support::rig::{Crm, Rig, task};
 use crate::support::{eventually, http};
 
-/// Ids of dead letters, headers of attempts: what every one that the worker gave up carries.
+/// The attempts in the header `x-wtw-history` of a dead letter.
 fn history(delivery: &lapin::message::Delivery) -> Vec<Value> {
     serde_json::from_str(&text(delivery, "x-wtw-history")).expect("a JSON array")
 }
@@ -103,19 +103,19 @@ async fn rejected_task_is_dead_lettered_at_once_with_the_crms_text() {
     }
     assert_eq!(header(&dead_letter, "x-wtw-possibly-created"), None);
     assert_eq!(history(&dead_letter).len(), 1);
-    assert_eq!(rig.crm.requests("fault:api").await, 1, "no second post");
+    assert_eq!(rig.crm.requests("fault:api").await, 1, "no second request");
 }
 
 #[tokio::test]
 async fn unavailable_crm_is_tried_in_rounds_until_the_limit() {
     let rig = Rig::new("path.spent").await;
     rig.crm.faults(json!([{ "action": "code:503:DATABASE AWAY", "name_contains": "down" }])).await;
-    // Only the schedule is looked at: the gate stays out of the way.
+    // The test is about the schedule: the gate does not close.
     let _worker = rig.worker(&[("WTW_RETRY_IMMEDIATE_ATTEMPTS", "2"), ("WTW_GATE_FAILURES", "1000")]).await;
     rig.publish("m-1", &task("down")).await;
     let dead_letter = rig.dead_letter().await;
     assert_eq!(text(&dead_letter, "x-wtw-error-kind"), "unavailable");
-    assert_eq!(number(&dead_letter, "x-wtw-attempts"), Some(6), "two posts in each of three rounds");
+    assert_eq!(number(&dead_letter, "x-wtw-attempts"), Some(6), "two attempts in each of three rounds");
     assert_eq!(number(&dead_letter, "x-wtw-round"), Some(2));
     let history = history(&dead_letter);
     assert_eq!(history.len(), 6);
@@ -172,7 +172,7 @@ async fn created_is_read_from_the_body_whatever_surrounds_it() {
         assert!(count <= 3);
     }
     worker.reaches("wtw_settled_messages_total{outcome=\"created\",kind=\"\"}", 3.0).await;
-    assert_eq!(rig.crm.stats().await["created"], 3, "each posted once");
+    assert_eq!(rig.crm.stats().await["created"], 3, "each sent once");
 }
 
 #[tokio::test]
@@ -242,10 +242,10 @@ async fn used_up_token_is_suspended_while_the_other_continues() {
     }
     rig.crm.created(8).await;
     worker.reaches("wtw_gate_closed{reason=\"quota\"}", 1.0).await;
-    // At the most two requests of each token were out, and each asked when the quota is reset.
+    // At most two requests were open on each token. After each of them the worker asked when the quota is reset.
     assert!(rig.crm.requests("quota_exhausted").await <= 8, "suspended, not asked again and again");
-    assert_eq!(rig.amqp.count(&rig.dead_letter_queue()).await, Some(0), "nobody's fault");
-    // The unfinished ones are returned, unspent.
+    assert_eq!(rig.amqp.count(&rig.dead_letter_queue()).await, Some(0), "a used up quota dead-letters nothing");
+    // The unsettled messages are requeued, without a counted attempt.
     worker.process.stop().await;
     assert_eq!(rig.amqp.count(&rig.queue).await, Some(2));
 }
@@ -264,7 +264,7 @@ async fn panic_dead_letters_only_its_own_message() {
     struct Panicky(std::sync::Arc<HttpCrm>);
     impl CrmEdge for Panicky {
         fn insert<'a>(&'a self, token: &'a SecretString, body: Bytes) -> BoxFuture<'a, HttpResult> {
-            assert!(!body.windows(5).any(|part| part == b"curse"), "the curse struck");
+            assert!(!body.windows(5).any(|part| part == b"crash"), "a simulated bug");
             self.0.insert(token, body)
         }
 
@@ -285,13 +285,13 @@ async fn panic_dead_letters_only_its_own_message() {
     let running = tokio_util::task::TaskTracker::new().spawn(app.run(stop.clone()));
     let ready = format!("http://{address}/readyz");
     eventually("ready", || async { http::get(&ready).await.filter(|(status, _)| status.is_success()) }).await;
-    for id in ["before", "curse", "after"] {
+    for id in ["before", "crash", "after"] {
         rig.publish(id, &task(id)).await;
     }
     let dead_letter = rig.dead_letter().await;
     assert_eq!(text(&dead_letter, "x-wtw-error-kind"), "poison");
     assert_eq!(text(&dead_letter, "x-wtw-error-message"), "processing it crashed", "its words could be anything");
-    assert_eq!(dead_letter.data, task("curse"));
+    assert_eq!(dead_letter.data, task("crash"));
     rig.crm.created(2).await;
     stop.cancel();
     running.await.expect("no panic").expect("a good end");

@@ -1,4 +1,4 @@
-//! Real signals to a real process.
+//! Shutdown: real signals to a real process.
 
 use serde_json::json;
 
@@ -25,7 +25,7 @@ async fn sigterm_finishes_what_is_in_flight_and_returns_the_rest() {
         worker.process.signal(signal).await;
         assert_eq!(worker.process.ended().await.code(), Some(0), "{}", worker.process.lines().join("\n"));
         let created = rig.crm.tasks().await.len();
-        assert_eq!(created, 2, "what was in flight is finished, nothing else begun");
+        assert_eq!(created, 2, "requests in flight are finished, no new one is started");
         assert_eq!(rig.amqp.count(&rig.queue).await, Some(28), "the rest is on the queue");
     }
 }
@@ -60,13 +60,16 @@ async fn second_signal_ends_at_once_and_the_message_stays_queued() {
     rig.publish("m-1", &task("twice")).await;
     rig.crm.created(1).await;
     worker.process.signal("TERM").await;
-    eventually("the first signal is heard", || async {
+    eventually("the first signal is handled", || async {
         worker.process.lines().iter().any(|line| line.contains("stopping")).then_some(())
     })
     .await;
     worker.process.signal("TERM").await;
     assert_eq!(worker.process.ended().await.code(), Some(1));
-    eventually("the message is back", || async { (rig.amqp.count(&rig.queue).await == Some(1)).then_some(()) }).await;
+    eventually("the message is on the work queue again", || async {
+        (rig.amqp.count(&rig.queue).await == Some(1)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -83,7 +86,7 @@ async fn exceeded_grace_exits_1_and_the_message_stays_queued() {
             ("WTW_CRM_CONNECT_TIMEOUT", "500ms"),
         ])
         .await;
-    // Its retry copy has nowhere to go, and others own the topology.
+    // The retry queue does not exist, and in verify mode the worker does not declare it.
     rig.amqp.delete(&format!("{}.retry.200ms", rig.queue)).await;
     rig.publish("m-1", &task("grace")).await;
     worker.reaches("wtw_publish_failures_total", 1.0).await;
@@ -91,12 +94,15 @@ async fn exceeded_grace_exits_1_and_the_message_stays_queued() {
     assert_eq!(worker.process.ended().await.code(), Some(1));
     let said = worker.process.lines().join("\n");
     assert!(said.contains("1 messages were not settled within shutdown.grace (600ms)"), "{said}");
-    eventually("the message is back", || async { (rig.amqp.count(&rig.queue).await == Some(1)).then_some(()) }).await;
+    eventually("the message is on the work queue again", || async {
+        (rig.amqp.count(&rig.queue).await == Some(1)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn blocked_log_output_stops_neither_work_nor_pages_nor_shutdown() {
-    // Each message makes a log line: together several times what a pipe holds (64 KiB).
+    // Each message writes a log line: together several times what a pipe holds (64 KiB).
     const MESSAGES: u32 = 2_000;
     let rig = Rig::new("shutdown.unread").await;
     let env = rig.env(&[("WTW_LOG_LEVEL", "trace")]);
@@ -114,7 +120,7 @@ async fn blocked_log_output_stops_neither_work_nor_pages_nor_shutdown() {
     assert_eq!(worker.ended().await.code(), Some(0));
 }
 
-/// Whether a process has a handler for SIGTERM, by `/proc/PID/status` (proc(5)): the mask of caught signals.
+/// Whether a process handles SIGTERM: its bit in the mask of caught signals in `/proc/PID/status` (proc(5)).
 fn catches_sigterm(id: u32) -> bool {
     const SIGTERM: u32 = 15;
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
@@ -130,7 +136,7 @@ async fn sigterm_ends_the_worker_while_a_configuration_file_hangs() {
     for variable in ["WTW_CRM_TOKENS_FILE", "WTW_BROKER_URLS_FILE", "WTW_LEDGER_URL_FILE", "WTW_CONFIG"] {
         let mut hanging = Process::start(&["run"], &vec![(variable.to_owned(), pipe.clone())]);
         let id = hanging.id();
-        eventually("it listens to signals", || async { catches_sigterm(id).then_some(()) }).await;
+        eventually("the worker handles SIGTERM", || async { catches_sigterm(id).then_some(()) }).await;
         hanging.signal("TERM").await;
         assert_eq!(hanging.ended().await.code(), Some(1), "{variable}: {}", hanging.lines().join("\n"));
         assert!(hanging.lines().iter().any(|line| line == "error: interrupted"), "{:?}", hanging.lines());
