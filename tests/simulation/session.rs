@@ -166,7 +166,7 @@ fn forget(delivery: Delivery) {
     debug_assert!(!delivery.acker.is_open());
 }
 
-/// As the broker delivers what a queue's TTL claimed_attempts back.
+/// The message as the broker delivers it after its time on a retry queue.
 fn expired(mut message: Message, queue: String) -> Message {
     let mut death = Headers::default();
     death.insert("reason".into(), HeaderValue::LongString("expired".into()));
