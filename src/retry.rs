@@ -283,14 +283,14 @@ mod tests {
         }
     }
 
-    /// What may befall a message after a post, or before one.
+    /// What can happen to a message after a request, or before it.
     #[derive(Clone, Copy, Debug)]
     enum Event {
-        /// A post that counts, with what the CRM asked to wait.
+        /// A request that counts as an attempt, with the CRM's `Retry-After`.
         Spent(u64),
         /// A shutdown in the middle of a round.
         CutShort,
-        /// A gate closed for too long, a crash, or a probe that does not count.
+        /// A gate that is closed for too long, a crash, or a probe that does not count.
         Arrives,
     }
 

@@ -1,4 +1,4 @@
-//! The gate under paused time.
+//! Tests of the gate in simulated time.
 
 use std::collections::HashMap;
 use std::sync::Mutex as SyncMutex;
@@ -17,7 +17,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn gate(more: &[(&str, &str)]) -> (Arc<Gate>, Reported) {
     let given = [("WTW_CRM_TOKENS", "a"), ("WTW_GATE_FAILURES", "3"), ("WTW_GATE_PROBE_MAX", "8s")];
-    // The last one given of a name counts.
+    // Of several values with one name the last one counts.
     let given: HashMap<_, _> = given.iter().chain(more).copied().collect();
     let environment = given.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
     let config = Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config;
@@ -46,14 +46,14 @@ async fn fail(gate: &Arc<Gate>, times: usize) {
     }
 }
 
-/// How long the next slot takes.
+/// How long it takes to get the next slot.
 async fn wait_for_slot(gate: &Arc<Gate>) -> (Duration, TokenSlot) {
     let began = Instant::now();
     let slot = gate.acquire().await;
     (began.elapsed(), slot)
 }
 
-/// Whether a wait is as long as it should be, jitter included.
+/// Whether a wait has the expected length, jitter included.
 fn is_about(wait: Duration, seconds: u64) -> bool {
     let expected = Duration::from_secs(seconds);
     wait >= expected && wait <= expected.mul_f64(1.11) + Duration::from_millis(2)
@@ -85,7 +85,7 @@ async fn waiting_requests_are_served_in_order() {
     for each in &mut waiting {
         assert!(each.now_or_never().is_none());
     }
-    // One that leaves keeps nobody waiting.
+    // A request that stops waiting does not delay the others.
     drop(waiting.remove(1));
     while !waiting.is_empty() {
         drop(held);
@@ -105,7 +105,7 @@ async fn gate_closes_after_failures_in_a_row_and_a_verdict_ends_the_row() {
         gate.acquire().await.report(&ended(verdict));
         fail(&gate, 2).await;
         assert_eq!(gate.block_reason(), None);
-        // These tell nothing about the CRM.
+        // These outcomes say nothing about the CRM's availability.
         gate.acquire().await.report(&ended(Outcome::Throttled));
         fail(&gate, 1).await;
         assert_eq!(gate.block_reason(), Some(BlockReason::Outage));

@@ -1,4 +1,4 @@
-//! The store in memory, and names of things.
+//! Tests of the memory ledger, and of names and texts.
 
 use std::sync::Arc;
 

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn key_differs_where_only_the_joined_parts_are_equal() {
+    fn reference_differs_where_only_the_joined_parts_are_equal() {
         let references =
             [("q", "op", "id"), ("qo", "p", "id"), ("q", "o", "pid"), ("q", "opi", "d"), ("", "qop", "id")]
                 .map(|(queue, operation, id)| Reference::new(queue, operation, id));

@@ -1,4 +1,4 @@
-//! Settling under paused time.
+//! Tests of settling in simulated time.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,7 +10,7 @@ use crate::broker::DeliveryGone;
 use crate::config::{Config, Sources};
 use crate::message::failure::{Failure, Kind, Stage};
 
-/// A delivery that RabbitMQ waits for until it was asked about so often.
+/// A delivery whose connection is open for this number of checks.
 struct FakeAcker(AtomicU32);
 
 impl Acker for FakeAcker {
@@ -31,7 +31,7 @@ impl Acker for FakeAcker {
     }
 }
 
-/// A broker that refuses so many publishes first.
+/// A broker that refuses the first publishes.
 struct FakeBroker {
     refuses: u32,
     error: PublishError,

@@ -146,7 +146,7 @@ async fn every_problem_is_in_one_report() {
 }
 
 #[tokio::test]
-async fn message_ids_of_any_length_are_accepted_and_none_too() {
+async fn messages_with_ids_of_any_length_and_without_ids_are_processed() {
     let rig = Rig::new("bad.ids").await;
     let worker = rig.worker(&[]).await;
     let long = "i".repeat(255);

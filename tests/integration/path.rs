@@ -129,7 +129,7 @@ async fn unavailable_crm_is_tried_in_rounds_until_the_limit() {
 }
 
 #[tokio::test]
-async fn short_fault_is_retried_and_leaves_no_trace_in_the_result() {
+async fn short_fault_is_retried_until_the_task_is_created() {
     let rig = Rig::new("path.passing").await;
     rig.crm.faults(json!([{ "action": "drop", "times": 1 }, { "action": "status:503", "times": 3 }])).await;
     let worker = rig.worker(&[("WTW_GATE_FAILURES", "1000")]).await;

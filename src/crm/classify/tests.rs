@@ -11,12 +11,12 @@ fn judge(status: u16, body: impl AsRef<[u8]>) -> Classified {
     classify(&HttpResult::Reply(reply), Timestamp::UNIX_EPOCH)
 }
 
-/// What a body with this code and text comes to, in the vendor's shape.
+/// Classifies a body in the vendor's form with this code and text.
 fn check(code: i64, msg: &str, outcome: Outcome) {
     for (status, code_written) in [
         (200, json!(code)),
         (200, json!(code.to_string())),
-        // The code decides, whatever the status says; but for 200, which a status can contradict.
+        // The code decides, whatever the status is. Only for code 200 an error status counts.
         (if code == 200 { 201 } else { 500 }, json!(code)),
     ] {
         for msg in [msg.to_owned(), msg.to_lowercase(), format!(" {msg}. ")] {
@@ -98,7 +98,7 @@ fn status_decides_when_there_is_no_verdict() {
 
 const OK: &str = r#"{"code": 200, "error": "null", "msg": "Succesfully create record", "data": {"wolkvox_id": "1"}}"#;
 
-/// What is too large for a file in `tests/cases/answers`, where all other shapes are.
+/// Bodies that are too large for a file in `tests/cases/answers`, which has all other cases.
 #[test]
 fn verdict_is_found_in_large_bodies() {
     let big = "x".repeat(10 << 20);
@@ -118,7 +118,7 @@ fn verdict_is_found_in_large_bodies() {
 }
 
 #[test]
-fn unreadable_crm_text_is_quoted_as_far_as_possible() {
+fn crm_text_is_read_from_msg_or_error() {
     let long = "ñ".repeat(2_000);
     for (body, message) in [
         (json!({"code": 400, "error": "BAD REQUEST", "msg": "why"}).to_string(), Some("why")),
@@ -224,7 +224,7 @@ fn token_information_accepts_refuses_or_is_inconclusive() {
     assert_eq!(token_accepted(&HttpResult::NoAnswer(String::new())), None);
 }
 
-/// Pieces of answers, put together in any order.
+/// Answers built from pieces in any order.
 fn bodies() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         prop::sample::select(vec![
@@ -256,7 +256,7 @@ fn bodies() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
 }
 
-/// Whether the text ends in a whole JSON object with the code 200 of its own.
+/// Whether the text ends in a complete JSON object whose own code is 200.
 fn ends_in_code_200(text: &str) -> bool {
     text.match_indices('{').any(|(from, _)| {
         text.get(from..)

@@ -1,4 +1,4 @@
-//! The store in a file: on a real disk, on one that is full or damaged, and in processes that are killed.
+//! Tests of the file ledger: on a real disk, on a full disk, with damaged files, and in processes that are killed.
 
 mod damage;
 mod process;
@@ -20,7 +20,7 @@ use crate::ledger::suite::{FakeClock, Fixture, Model, ROOMY, TIGHT, durable_suit
 use crate::ledger::tests::block_on;
 use crate::ledger::{AttemptResult, Change, Changed, Ledger, LedgerError, renew_id};
 
-/// A folder that is gone when it is dropped.
+/// A temporary folder, removed when it is dropped.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -61,13 +61,13 @@ fn shell(path: &Path) -> Connection {
     Connection::open(path).unwrap()
 }
 
-/// A first claim of the message with that number.
+/// The first claim of the message with this number.
 async fn put(ledger: &dyn Ledger, id: u32) -> Result<Changed, LedgerError> {
     let claim = Change::Claim { expected: None, new: first(id.into(), FakeClock::new().now()) };
     ledger.change(&key(id.to_be_bytes()), claim).await
 }
 
-/// How many of the messages `0..` there are without a gap; none may come after one.
+/// How many of the messages `0..` have an entry. Panics if there is an entry after a gap.
 async fn prefix(ledger: &dyn Ledger, most: u32) -> u32 {
     let mut found = Vec::new();
     for id in 0..most {
@@ -154,7 +154,7 @@ async fn files_are_for_their_owner_alone_to_read() {
     assert!(!beside(&path, "-wal").exists(), "a clean end leaves one file");
 }
 
-/// How many transactions the -wal file holds: frames that say how large the file is after them (SQLite's file format, 4.1).
+/// How many transactions the -wal file holds: frames that contain the size of the database after them (SQLite's file format, 4.1).
 fn commits(path: &Path) -> usize {
     const HEADER: usize = 32;
     const FRAME: usize = 24 + 4096;
@@ -267,7 +267,7 @@ async fn lock_of_another_program_is_waited_for_and_named() {
         assert!(error.contains("another program has locked it; end the other program's transaction"), "{error}");
     }
     assert_eq!(prefix(&ledger, 3).await, 0, "reading goes on, and nothing was written");
-    // One that is held for less than two seconds is no failure.
+    // A lock of less than two seconds is not a failure.
     let (waiting, ()) = tokio::join!(put(&ledger, 0), async { shell.execute_batch("COMMIT").unwrap() });
     waiting.unwrap();
     drop(ledger);

@@ -78,7 +78,7 @@ fn every_kind_and_stage_is_read_as_it_was_written() {
     assert_eq!(DeadLetter::read(&written(&failure())), expected);
 }
 
-/// `x-death` as RabbitMQ writes it, the newest first.
+/// `x-death` as RabbitMQ writes it, with the newest entry first.
 fn deaths(reasons: &[&str]) -> HeaderValue {
     let death = |reason: &&str| {
         let table = [
@@ -124,7 +124,7 @@ fn replay_dead_lettered_by_the_broker_does_not_show_its_old_reason() {
 }
 
 #[test]
-fn unexplained_dead_letter_is_read_all_the_same() {
+fn dead_letter_without_a_known_reason_can_be_read() {
     let array = |value: HeaderValue| HeaderValue::FieldArray(FieldArray::from(vec![value]));
     for headers in [
         vec![],

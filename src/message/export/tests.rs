@@ -23,7 +23,7 @@ fn bodies(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn reads_every_form_byte_for_byte() {
+fn export_is_read_byte_for_byte_in_every_form() {
     for (text, expected) in [
         (r#" {"name" : "ñ"} "#, vec![r#"{"name" : "ñ"}"#]),
         (r#"[{"a":1}, {"b" :2}]"#, vec![r#"{"a":1}"#, r#"{"b" :2}"#]),

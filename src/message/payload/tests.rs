@@ -28,7 +28,7 @@ pub(crate) fn mapping(zone: &str) -> Mapping {
     }
 }
 
-/// A message with the required fields only.
+/// A message with only the required fields.
 pub(crate) fn least() -> Map<String, Value> {
     let message = json!({
         "name": "Call back", "name_module": "cases", "completion_date": "2026-07-30 09:00:00",
@@ -43,7 +43,7 @@ pub(crate) fn with(changes: &Value) -> Value {
     Value::Object(message)
 }
 
-/// The fields that are sent for a body.
+/// The fields that the worker sends for a body.
 pub(crate) fn map(mapping: &Mapping, body: &[u8]) -> Result<Value, Failure> {
     let decoded = decode(body, mapping.defaults.unknown_fields)?;
     let payload = mapping.map(decoded)?;
@@ -265,7 +265,7 @@ fn body_of_very_many_fields_is_not_a_task() {
     assert!(failure.message.contains("more than 1000 fields"), "{failure}");
 }
 
-/// JSON, more or less, of known and unknown names with good and bad values.
+/// JSON texts, some of them broken, with known and unknown names and good and bad values.
 pub(crate) fn messages() -> impl Strategy<Value = String> {
     let name = prop_oneof![
         8 => prop::sample::select(FIELDS.to_vec()).prop_map(str::to_owned),
@@ -288,7 +288,7 @@ pub(crate) fn messages() -> impl Strategy<Value = String> {
     })
 }
 
-/// What the vendor's table says of each field.
+/// Each field as in the vendor's table.
 pub(crate) fn has_the_vendors_form(fields: &Value) {
     let fields = fields.as_object().unwrap();
     assert_eq!(fields.len(), 10);

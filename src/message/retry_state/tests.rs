@@ -22,7 +22,7 @@ pub(crate) fn message(headers: &[(&str, HeaderValue)]) -> Message {
     }
 }
 
-/// The same message as its copy arrives: through the default exchange.
+/// The copy of a message as it arrives, through the default exchange.
 pub(crate) fn arrived(properties: Properties, queue: &str) -> Message {
     Message {
         body: b"{}".to_vec(),
@@ -63,7 +63,7 @@ fn state() -> RetryState {
 const FRAME: usize = 131_072;
 const QUEUE_NAME: &str = "wolkvox.tasks";
 
-/// Reads a delivery as a worker of the usual queue.
+/// Reads a delivery as the worker of the usual queue does.
 fn read(message: &Message) -> (RetryState, Vec<&'static str>) {
     RetryState::read(message, Some(QUEUE_NAME))
 }
@@ -207,7 +207,7 @@ fn counts_are_read_from_any_integer_type() {
     }
 }
 
-/// A header of every type that AMQP and RabbitMQ have.
+/// A header of every AMQP type that RabbitMQ supports.
 pub(crate) fn every_type() -> Vec<(&'static str, HeaderValue)> {
     let table = Headers::from(BTreeMap::from([(
         ShortString::from("in"),
@@ -264,7 +264,7 @@ fn headers_of_the_broker_and_ours_are_not_copied() {
     headers.extend([("cc", text("kept")), ("x-deaths", text("kept"))]);
     let message = message(&headers);
     let copied = copy(&message, &read(&message).0);
-    // Texts that a message brings along from an earlier copy.
+    // Texts that the message has from an earlier copy.
     let carried = [ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, MESSAGE_ID, DROPPED];
     for name in HEADERS.map(|header| header.name).iter().filter(|name| !carried.contains(name)) {
         assert_ne!(copied.get(*name), Some(&text("forged")), "{name}");
@@ -276,7 +276,7 @@ fn headers_of_the_broker_and_ours_are_not_copied() {
     assert_eq!(copied["x-deaths"], text("kept"));
 }
 
-/// Every property that a publisher can set, each short text as long as it can be.
+/// Every property that a publisher can set, each short text with its greatest length.
 fn every_property(headers: Headers) -> Properties {
     let long = |letter: &str| ShortString::from(letter.repeat(255));
     Properties::default()
@@ -303,7 +303,7 @@ fn properties_are_copied_except_those_that_a_copy_must_not_have() {
     let copied = copy_properties(&message, &state(), Vec::new(), FRAME);
     let headers = copied.headers().clone().unwrap();
     let mut expected = every_property(headers);
-    // The publisher makes every copy persistent.
+    // The worker's publisher makes every copy persistent.
     expected = Properties::with_delivery_mode(expected, 2);
     let expiration_and_user = Properties::default().with_expiration("60000".into()).with_user_id("guest".into());
     let restored = copied

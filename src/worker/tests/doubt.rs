@@ -1,4 +1,4 @@
-//! Claims of others, and what a ledger can prove.
+//! Claims of other workers, and what a ledger proves.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,7 +21,7 @@ fn new_claim(at: Timestamp) -> NewClaim {
     NewClaim { claim, digest, attempts: 1, in_doubt: false, reset: false, replay: None, epoch: 0 }
 }
 
-/// Another worker claims the message at a time of its own clock.
+/// Another worker claims the message at this time of its own clock.
 async fn other_claims(ledger: &FakeLedger, id: &str, at: Timestamp) {
     let change = Change::Claim { expected: None, new: new_claim(at) };
     ledger.inner.change(&key(id), change).await.unwrap();
@@ -76,7 +76,7 @@ async fn claim_of_a_worker_that_is_gone_is_one_unknown_attempt() {
 #[tokio::test(start_paused = true)]
 async fn claim_conflicts_when_another_worker_created_the_task() {
     let site = Site::new(&[]).await;
-    // The message is claimed and created by another worker after this one was given it for the first time.
+    // Another worker claims and creates the message after its first delivery to this worker.
     other_claims(&site.ledger, "a", now()).await;
     other_finishes(&site.ledger, "a", AttemptResult::Created).await;
     site.handle(message("a")).await;
@@ -152,10 +152,10 @@ async fn redelivery_without_entry_is_in_doubt_after_another_ledger_until_drained
     assert!(!ledger.proves_unsent());
     site.handle(redelivered("a")).await;
     assert_eq!((site.requests(), site.copies()), (0, vec![dead("unknown", 0, true)]));
-    // The other worker may still hold messages while it stops: a message that is new does not prove the queue drained yet.
+    // The other worker can still hold messages while it stops: a new message does not yet prove that the queue is drained.
     site.handle(message("b")).await;
     assert!(!ledger.proves_unsent());
-    assert_eq!(compare(&[&id]).await, Ok(None), "a connection that is made again changes nothing");
+    assert_eq!(compare(&[&id]).await, Ok(None), "a new connection changes nothing");
     sleep(Duration::from_secs(3_600)).await;
     site.handle(message("c")).await;
     assert!(ledger.proves_unsent());

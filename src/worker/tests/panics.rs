@@ -1,4 +1,4 @@
-//! A panic ends no task: its message is settled, and settled once.
+//! A panic does not end the worker: its message is settled, exactly once.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The eight steps, and what ends them early.
+//! The eight steps of processing a message, and what ends them early.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -41,7 +41,7 @@ async fn messages_behind_a_slow_crm_are_served_in_order_with_two_records_each() 
             (0..48).map(|n| requests.iter().position(|body| body.contains(&format!("\"{n:02}\""))).unwrap()).collect();
         assert!(order.is_sorted(), "{order:?}");
         assert_eq!(site.ledger.changes.load(Ordering::SeqCst), 2 * 48, "{seconds} s a request");
-        // One for each open request, and one for each whose answer is there and is being recorded: no claim waits for a slot.
+        // One claim for each open request, and one for each answer that is being recorded: no claim waits for a slot.
         assert!(site.ledger.most_open_claims.load(Ordering::SeqCst) <= 4);
         assert_eq!(site.settled(), ["acked"; 48]);
     }
@@ -76,7 +76,7 @@ async fn request_is_not_sent_when_its_claim_took_too_long() {
 async fn withdrawal_that_fails_once_counts_no_attempt_and_leaves_nothing_in_doubt() {
     for strict in [true, false] {
         let site = Site::new(if strict { &[STRICT] } else { &[] }).await;
-        // The claim's answer is lost twice, and the withdrawal fails twice before it goes on in the background.
+        // The claim's answer is lost twice. The withdrawal fails twice before it is retried in the background.
         site.ledger_fails(&[Some(Fails::After), Some(Fails::After), Some(Fails::Before), Some(Fails::Before)]);
         let watching = site.worker.recorder.clone().watch(site.stop.clone());
         tokio::select! {

@@ -19,7 +19,7 @@ fn date_without_offset_is_sent_unchanged() {
             "2000-02-29 00:00:00",
             "0001-01-01 00:00:00",
             "9999-12-31 23:59:59",
-            // This hour does not exist in Madrid, and the next one is there twice.
+            // The first hour does not exist in Madrid, and the second one occurs twice.
             "2026-03-29 02:30:00",
             "2026-10-25 02:30:00",
         ] {
@@ -29,14 +29,14 @@ fn date_without_offset_is_sent_unchanged() {
 }
 
 const CONVERTED: [(&str, &str, &str); 36] = [
-    // No offset: the account's wall clock, whatever its zone.
+    // Without an offset: the account's wall clock in any zone.
     ("2026-07-30T09:00:00", "America/Bogota", "2026-07-30 09:00:00"),
     ("2026-07-30t09:00:00", "Europe/Madrid", "2026-07-30 09:00:00"),
     ("2026-03-29T02:30:00", "Europe/Madrid", "2026-03-29 02:30:00"),
     ("2026-07-30 09:00:00.5", "America/Bogota", "2026-07-30 09:00:00"),
     ("2026-07-30T09:00:00.123456", "America/Bogota", "2026-07-30 09:00:00"),
     ("2026-07-30T09:00:00,5", "UTC", "2026-07-30 09:00:00"),
-    // As JavaScript, Java, .NET, Python, PHP, Go and PostgreSQL write them.
+    // The forms of JavaScript, Java, .NET, Python, PHP, Go and PostgreSQL.
     ("2026-07-30T14:00:00.000Z", "America/Bogota", "2026-07-30 09:00:00"),
     ("2026-07-30T14:00:00.000+0000", "America/Bogota", "2026-07-30 09:00:00"),
     ("2026-07-30T14:00:00.1234567Z", "America/Bogota", "2026-07-30 09:00:00"),
@@ -76,7 +76,7 @@ fn date_with_offset_is_converted_to_the_accounts_zone() {
     }
 }
 
-/// What has the form of a date and is none.
+/// Texts with the form of a date that does not exist.
 pub(crate) const NO_DATES: [&str; 20] = [
     "2026-02-29 00:00:00",
     "2026-02-30 00:00:00",
@@ -100,7 +100,7 @@ pub(crate) const NO_DATES: [&str; 20] = [
     "2026-07-30T09:00:00+0560",
 ];
 
-/// What has not even the form.
+/// Texts without the form of a date.
 pub(crate) const NO_FORMS: [&str; 33] = [
     "2026-07-30T09:00:00+5",
     "2026-07-30T09:00:00+05:0",

@@ -76,7 +76,7 @@ fn states() -> impl Strategy<Value = RetryState> {
 
 const FRAMES: [usize; 3] = [4_096, 8_192, 131_072];
 
-/// What the broker adds to a copy before it delivers it: the share that is kept free for it.
+/// The headers that the broker adds to a copy before it delivers it. The worker keeps room for them.
 fn brokers_share(frame_max: usize) -> usize {
     (frame_max / 8).min(2_048)
 }
@@ -88,7 +88,7 @@ fn fits(properties: &Properties, frame_max: usize) {
     assert!(ours < MAX_OURS, "{ours}");
 }
 
-/// Whether a publisher's header is there still, or named as dropped.
+/// Whether a publisher's header is still there, or is named in `x-wtw-dropped-headers`.
 fn nothing_goes_unnamed(message: &Message, properties: &Properties, frame_max: usize) {
     let copied = properties.headers().clone().unwrap();
     let dropped = copied.inner().get(DROPPED).and_then(string).unwrap_or_default();
