@@ -248,7 +248,7 @@ pub(super) fn now() -> Timestamp {
 }
 
 /// A worker with fakes.
-pub(super) struct Site {
+pub(super) struct TestWorker {
     pub(super) worker: Arc<Worker>,
     pub(super) crm: Arc<FakeCrm>,
     pub(super) ledger: Arc<FakeLedger>,
@@ -258,7 +258,7 @@ pub(super) struct Site {
     pub(super) stop: CancellationToken,
 }
 
-impl Site {
+impl TestWorker {
     /// A worker with its own ledger, which proves that messages without an entry were not sent.
     pub(super) async fn new(more: &[(&str, &str)]) -> Self {
         let ledger = FakeLedger::new();
