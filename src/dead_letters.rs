@@ -16,9 +16,11 @@ pub mod known;
 pub mod look_up;
 mod pace;
 pub mod plan;
+pub mod preview;
 pub mod private_file;
 pub mod run;
 pub mod scan;
+pub mod survey;
 
 use std::sync::Arc;
 

@@ -50,10 +50,48 @@ impl Key {
         Self(hash.finalize().first_chunk().copied().unwrap_or_default())
     }
 
+    /// What a reference tells of it.
+    #[must_use]
+    pub const fn prefix(&self) -> KeyPrefix {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        KeyPrefix(u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 4)
+    }
+
     /// The key as stores keep it.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
+    }
+}
+
+/// The first 60 bits of a key: what a message's reference tells of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyPrefix(u64);
+
+impl KeyPrefix {
+    /// The prefix of these 60 bits.
+    #[must_use]
+    pub const fn new(bits: u64) -> Self {
+        Self(bits & (u64::MAX >> 4))
+    }
+
+    /// The first and the last key that begin so.
+    #[must_use]
+    pub fn range(self) -> (Key, Key) {
+        let (mut first, mut last) = ([0; 16], [0xff; 16]);
+        for (to, from) in first.iter_mut().zip((self.0 << 4).to_be_bytes()) {
+            *to = from;
+        }
+        for (to, from) in last.iter_mut().zip((self.0 << 4 | 0xf).to_be_bytes()) {
+            *to = from;
+        }
+        (Key(first), Key(last))
+    }
+}
+
+impl fmt::Display for KeyPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:015x}", self.0)
     }
 }
 
@@ -98,6 +136,12 @@ pub trait Ledger: Send + Sync {
     /// When the store cannot be written. Whether the operation was carried out is then not known. The same one may be given
     /// again and counts once.
     fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>>;
+
+    /// The entry whose key begins so, for people. It may look at every entry.
+    ///
+    /// # Errors
+    /// As [`Ledger::get`].
+    fn find(&self, prefix: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>>;
 
     /// What the ledger knows about itself, as last read or written.
     fn about(&self) -> About;

@@ -11,4 +11,5 @@ pub mod metrics;
 pub mod overview;
 pub mod status;
 pub mod traces;
+pub mod watched_files;
 pub mod workers;

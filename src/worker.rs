@@ -3,6 +3,7 @@
 //! Between receiving and settling nothing returns early: [`Worker::process`] is total and ends in a [`Disposition`].
 
 mod attempt;
+mod counters;
 pub mod decide;
 mod delivery;
 mod in_flight;
@@ -23,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use self::attempt::Claimed;
 pub(crate) use self::attempt::TOKEN_INFORMATION;
+pub use self::counters::Counters;
 use self::decide::{ClaimOwner, Decision, Plan, decide};
 use self::delivery::{Abort, DeliveryContext};
 pub use self::in_flight::InFlightIds;
@@ -87,6 +89,8 @@ pub struct Worker {
     pub operation: Arc<str>,
     /// The ids that are being processed.
     pub ids: InFlightIds,
+    /// When the CRM is asked for a token's counter.
+    pub counters: Counters,
     /// Logs and metrics.
     pub events: Arc<Events>,
     /// The time of day.
@@ -172,7 +176,7 @@ impl Worker {
             // RabbitMQ delivers it again, perhaps to a worker with another ledger.
             (Err(_), _) => drop(unsettled),
         }
-        span.settled(&disposition, report.attempts, settled.is_err());
+        span.settled(&disposition, report.rule.as_deref(), report.attempts, settled.is_err());
         self.report(&message, report, &disposition, &settlement, settled.is_err());
     }
 
@@ -205,10 +209,11 @@ impl Worker {
 
     /// Everything between receiving and settling.
     async fn process(&self, d: &mut DeliveryContext<'_>) -> Disposition {
-        match self.process_steps(d).await {
+        let disposition = match self.process_steps(d).await {
             Ok(disposition) => disposition,
             Err(abort) => self.aborted(d, abort),
-        }
+        };
+        with_rule(disposition, d.rule.as_ref())
     }
 
     async fn process_steps(&self, d: &mut DeliveryContext<'_>) -> Result<Disposition, Abort> {
@@ -234,6 +239,7 @@ impl Worker {
                 return Ok(Disposition::DeadLetter(failure));
             }
             let Some(slot) = self.ask_before_probe(d, slot).await? else { continue };
+            self.ask_counter(d, &slot).await?;
             // 4. Claim
             match self.claim(d, &plan).await? {
                 Claimed::Yes => {}
@@ -267,11 +273,15 @@ impl Worker {
         let now = self.clock.now();
         let mapped = self.mapper.map(d.message, &d.state, now);
         d.state.first_seen_at.get_or_insert(now);
-        if let Ok(Mapped::Send { rule, message_id, .. }) = &mapped {
-            d.rule.clone_from(rule);
-            if d.state.message_id.is_none() {
-                d.state.message_id.clone_from(message_id);
+        match &mapped {
+            Ok(Mapped::Send { rule, message_id, .. }) => {
+                d.rule.clone_from(rule);
+                if d.state.message_id.is_none() {
+                    d.state.message_id.clone_from(message_id);
+                }
             }
+            Ok(Mapped::Skip { rule }) => d.rule.clone_from(rule),
+            Err(failure) => d.rule.clone_from(&failure.rule),
         }
         let id = d.state.message_id.as_deref().or_else(|| d.message.id());
         d.key = id.map(|id| Key::new(&self.settler.queue, &self.operation, id));
@@ -338,7 +348,15 @@ impl Worker {
             d.state.possibly_created = true;
             let _ = self.recorder.record(key, self.finished(&claim, AttemptResult::InDoubt, claim.attempts)).await;
         }
-        Disposition::DeadLetter(failure)
+        with_rule(Disposition::DeadLetter(failure), d.rule.as_ref())
+    }
+}
+
+/// A dead letter names the rule that its message went through, whatever it failed at.
+fn with_rule(disposition: Disposition, rule: Option<&Arc<str>>) -> Disposition {
+    match (disposition, rule) {
+        (Disposition::DeadLetter(failure), Some(rule)) => Disposition::DeadLetter(failure.by_rule(rule)),
+        (disposition, _) => disposition,
     }
 }
 

@@ -101,7 +101,7 @@ pub(crate) fn checks(evidence: &Evidence) -> Vec<Check> {
     ];
     if let Some(stopped) = &evidence.stopped {
         checks.push(Check {
-            text: "the worker stopped within its grace after SIGTERM".to_owned(),
+            text: "on SIGTERM the worker stopped and left nothing unfinished".to_owned(),
             problems: stopped.clone().err().into_iter().collect(),
         });
     }
@@ -157,7 +157,7 @@ fn no_duplicates(evidence: &Evidence, results: &Results<'_>) -> Check {
         }
     }
     problems.sort();
-    Check { text: format!("no duplicates: the CRM has {created} tasks, each published, each once"), problems }
+    Check { text: format!("no task twice: the CRM has {created} tasks, each of them published, each once"), problems }
 }
 
 fn dead_letters_expected(evidence: &Evidence, results: &Results<'_>) -> Check {
@@ -185,10 +185,7 @@ fn dead_letters_expected(evidence: &Evidence, results: &Results<'_>) -> Check {
     let foreign = results.dead_letters.keys().filter(|id| !evidence.messages.iter().any(|message| message.id == **id));
     problems.extend(foreign.map(|id| format!("{id}: was never published")));
     Check {
-        text: format!(
-            "each of the {} dead letters was expected, and has the expected kind",
-            evidence.dead_letters.len()
-        ),
+        text: format!("each of the {} dead letters is there for the expected reason", evidence.dead_letters.len()),
         problems,
     }
 }
@@ -217,7 +214,7 @@ fn possibly_created(evidence: &Evidence, results: &Results<'_>) -> Check {
     }
     Check {
         text: format!(
-            "{flagged} dead letters say x-wtw-possibly-created, because the answer was lost; {there} of them are in the CRM"
+            "{flagged} dead letters are marked x-wtw-possibly-created: their answers were lost; {there} of them are in the CRM"
         ),
         problems,
     }
@@ -231,7 +228,7 @@ fn outage(evidence: &Evidence, results: &Results<'_>) -> Check {
         !never(message) && dead_letters.iter().any(|dead_letter| dead_letter.kind == KIND)
     });
     Check {
-        text: "the outage dead-lettered no message".to_owned(),
+        text: "the outage cost no message: none was dead-lettered for it".to_owned(),
         problems: affected.map(|message| format!("{} is dead-lettered as unavailable", message.id)).collect(),
     }
 }
@@ -240,7 +237,7 @@ fn nothing_left(evidence: &Evidence) -> Check {
     let left = evidence.left.iter().filter(|(_, count)| *count > 0);
     Check {
         text: format!(
-            "nothing is left in the work queue and the {} retry queues",
+            "nothing is left on the work queue and the {} retry queues",
             evidence.left.len().saturating_sub(1)
         ),
         problems: left.map(|(queue, count)| format!("{queue} still has {count} messages")).collect(),
@@ -251,7 +248,7 @@ fn within_limit(evidence: &Evidence) -> Check {
     let peaks = evidence.stats.get("peak_simultaneous").and_then(Value::as_object);
     let peak = peaks.into_iter().flatten().filter_map(|(_, peak)| peak.as_u64()).max().unwrap_or_default();
     Check {
-        text: format!("never more than {SIMULTANEOUS} simultaneous requests, the CRM's limit"),
+        text: format!("never more than {SIMULTANEOUS} requests at a time on the token, the CRM's limit"),
         problems: (peak > SIMULTANEOUS)
             .then(|| format!("the sandbox saw {peak} simultaneous requests"))
             .into_iter()

@@ -73,7 +73,8 @@ impl Show {
             print(&format!("\n{}", processes.worker.last_lines()));
         }
         if keep {
-            self.print_addresses(&processes.at);
+            let console = self.start_console(&http, &processes.at).await?;
+            self.print_addresses(&processes.at, &console);
         }
         Ok(is_good)
     }
@@ -136,6 +137,18 @@ impl Show {
         Ok(Processes { worker, at })
     }
 
+    /// Starts the console and returns its address.
+    async fn start_console(&mut self, http: &Http, at: &Addresses) -> Result<String, String> {
+        let listen = free_address()?;
+        let console = format!("http://{listen}");
+        self.settings.push(("WTW_CONSOLE_LISTEN", listen));
+        self.settings.push(("WTW_CONSOLE_WORKERS", at.admin.clone()));
+        let stage = self.stage()?;
+        let mut running = stage.start("console", &self.settings, &["console"])?;
+        running.answers(http, &format!("{console}/healthz")).await?;
+        Ok(console)
+    }
+
     /// Publishes all messages. The time of the report starts here.
     async fn publish(&self, messages: &[Message]) -> Result<(Screen, usize), String> {
         let stage = self.stage()?;
@@ -179,9 +192,10 @@ impl Show {
         self.broker.as_ref().ok_or_else(|| "the demo has no broker yet: report this bug".to_owned())
     }
 
-    fn print_addresses(&self, at: &Addresses) {
+    fn print_addresses(&self, at: &Addresses, console: &str) {
         let Addresses { sandbox, admin } = at;
         print("\nStill running:");
+        print(&format!("  console     {console}/   what works, what failed and why, in a browser"));
         print(&format!("  sandbox     {sandbox}/sandbox/stats, {sandbox}/sandbox/tasks"));
         print(&format!("  worker      {admin}/status, {admin}/readyz, {admin}/metrics"));
         let (Some(stage), Some(broker)) = (&self.stage, &self.broker) else {
@@ -229,11 +243,11 @@ impl Show {
 
 /// Prints dead letters, checks and time. True when every check holds.
 fn report(evidence: &Evidence, took: Duration) -> bool {
-    print("\nDead dead_letters");
+    print("\nDead letters");
     for line in table(&evidence.dead_letters) {
         print(&line);
     }
-    print("\nChecks");
+    print("\nResult");
     let checks = checks(evidence);
     for line in checks.iter().flat_map(|check| check.lines()) {
         print(&line);

@@ -69,7 +69,7 @@ impl Watch<'_> {
         match outage {
             // After two fifths of the messages, so that enough are left for the time after the outage.
             Outage::Ahead if seen.settled() * 5 >= self.total * 2 => {
-                screen.say("the CRM fails: it answers every request with 503");
+                screen.say("the CRM goes down: every request is answered 503");
                 let mut faults = vec![json!({"action": "status:503"})];
                 faults.extend_from_slice(&self.faults);
                 self.set(&faults).await?;

@@ -1,4 +1,4 @@
-//! `find`: what is known of a message id.
+//! `find`: what is known of a message id, or of a reference.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use crate::visible;
 
 pub(super) const EXAMPLES: &str = "Examples:
   wolkvox-task-worker find order-17
-  wolkvox-task-worker find order-17 --json";
+  wolkvox-task-worker find '[ref:mfrggzdfmzta]'";
 
 /// Arguments of `find`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The message id
+    /// The message id, or the reference of its task: [ref:mfrggzdfmzta], or the twelve characters
     id: String,
     /// Print JSON
     #[arg(long)]
@@ -44,6 +44,9 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
 fn text(found: &LookedUp) -> String {
     let mut lines = vec![visible::line(&format!("{}: {}", found.id, found.sentence())), String::new()];
     let mut line = |name: &str, value: &str| lines.push(format!("{name:<8}  {}", visible::line(value)));
+    if let Some(reference) = &found.reference {
+        line("ref", reference);
+    }
     match (&found.ledger, &found.ledger_problem) {
         (Some(entry), _) if entry.found => {
             let result = match entry.result {
@@ -62,7 +65,8 @@ fn text(found: &LookedUp) -> String {
     for place in &found.places {
         let kind = place.kind.as_deref().map(|kind| format!(", {kind}")).unwrap_or_default();
         let reason = place.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
-        line("found on", &format!("{}, attempts {}{kind}{reason}", place.queue, place.attempts));
+        let id = if place.id == found.id { String::new() } else { format!(", message id {}", place.id) };
+        line("found on", &format!("{}{id}, attempts {}{kind}{reason}", place.queue, place.attempts));
     }
     for looked in &found.looked {
         line("looked", looked);

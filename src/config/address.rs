@@ -205,7 +205,7 @@ fn redis(text: &str) -> Parsed<LedgerStore> {
     match url.host() {
         None | Some(Host::Domain("")) => Err("names no host".to_owned()),
         Some(Host::Domain(name)) if name.contains(',') => Err("names several servers; one is allowed".to_owned()),
-        Some(_) => Ok(LedgerStore::Redis(SecretString::from(text))),
+        Some(_) => Ok(LedgerStore::Redis(SecretString::from(text).into())),
     }
 }
 

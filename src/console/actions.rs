@@ -1,7 +1,6 @@
 //! Actions on dead letters: counted, confirmed, carried out in the background, and gone on with after a restart.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,12 +8,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::App;
-use super::index::Snapshot;
+use super::index::{Detail, Snapshot};
 use super::store::{Action, Item};
 use crate::dead_letters::Source;
 use crate::dead_letters::audit::{MOST_IDS, Record, new_action};
-use crate::dead_letters::entry::{Entry, Texts};
+use crate::dead_letters::entry::Entry;
 use crate::dead_letters::filter::Filter;
+use crate::dead_letters::found::Found;
 use crate::dead_letters::known::Known;
 use crate::dead_letters::plan::{Allowed, Candidate, Plan, Stays};
 use crate::dead_letters::run::{Acted, Deed, Edited, Ended, Run};
@@ -43,6 +43,8 @@ pub(crate) struct Wanted {
     pub(crate) filter: Filter,
     /// One message, in place of the filter.
     pub(crate) print: Option<u128>,
+    /// What this action left, in place of the filter.
+    pub(crate) rest_of: Option<String>,
     /// Messages whose task may exist, too.
     pub(crate) in_doubt: bool,
     pub(crate) body: Option<Vec<u8>>,
@@ -55,7 +57,11 @@ pub(crate) struct Wanted {
 /// Counts what an action would do and keeps it; its id.
 pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
     let candidates = match wanted.what {
-        "restore" => discarded(app, &wanted.filter).await?,
+        "restore" => {
+            let of = |entry: &Entry, found: Found| Candidate::of(entry, &found);
+            let read = app.letters.survey(&Source::DISCARDED, &wanted.filter, app.now(), &app.stop, of);
+            read.await.map_err(|error| error.0)?.candidates
+        }
         _ => {
             let snapshot =
                 app.index.snapshot().ok_or("the dead letters have not been read yet; try again in a moment")?;
@@ -86,11 +92,12 @@ pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
             why: None,
         })
         .collect();
-    let filter = match wanted.print {
-        Some(_) => {
+    let filter = match (wanted.print, &wanted.rest_of) {
+        (Some(_), _) => {
             format!("one message: {}", plan.chosen.first().map(|chosen| chosen.id.to_string()).unwrap_or_default())
         }
-        None => wanted.filter.words(),
+        (None, Some(action)) => format!("what the action {action} left"),
+        (None, None) => wanted.filter.words(),
     };
     let action = Action {
         id: new_action(),
@@ -114,61 +121,47 @@ pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
 /// The messages that an action is about, as they were read last.
 fn candidates(app: &App, snapshot: &Snapshot, wanted: &Wanted) -> Result<Vec<Candidate>, String> {
     let now = app.now();
-    let entries: Vec<&Entry> = match wanted.print {
-        Some(print) => vec![snapshot.entry(print).ok_or("that message is no longer there")?],
-        None => snapshot.filtered(&wanted.filter, now).collect(),
+    let entries: Vec<&Entry> = match (wanted.print, &wanted.rest_of) {
+        (Some(print), _) => vec![snapshot.entry(print).ok_or("that message is no longer there")?],
+        (None, Some(action)) => {
+            let left = app.store.items(action, "waiting", u32::MAX)?;
+            let left: HashSet<u128> = left.iter().map(|item| item.print).collect();
+            snapshot.entries.iter().filter(|entry| left.contains(&entry.fingerprint)).collect()
+        }
+        (None, None) => snapshot.filtered(&wanted.filter, now).collect(),
     };
+    // What is edited was tried already.
+    let tries = wanted.what == "replay" && wanted.body.is_none();
+    let previewer = if tries { app.previewer().ok() } else { None };
     let candidate = |entry: &Entry| {
-        let mut candidate = Candidate::new(entry, snapshot.digest(entry.fingerprint).unwrap_or_default());
-        candidate.digests.extend(wanted.body.as_ref().map(|body| Digest::of(body).0));
+        let Some(previewer) = &previewer else {
+            let mut candidate = Candidate::new(entry, snapshot.digest(entry.fingerprint).unwrap_or_default());
+            candidate.digests.extend(wanted.body.as_ref().map(|body| Digest::of(body).0));
+            return candidate;
+        };
+        let detail = snapshot.detail(entry);
+        let mut candidate = Candidate::new(entry, detail.as_ref().map(|detail| detail.digest).unwrap_or_default());
+        let whole = detail.filter(|detail| detail.message.body.len() == entry.size as usize);
+        candidate.refused = whole.and_then(|Detail { message, .. }| {
+            let preview = previewer.preview(&message, app.letters.queues.of(entry.source), &message.body, now);
+            preview.problems().map(ToOwned::to_owned)
+        });
         candidate
     };
     Ok(tokio::task::block_in_place(|| entries.into_iter().map(candidate).collect()))
 }
 
-/// The discarded messages that a filter means.
-async fn discarded(app: &App, filter: &Filter) -> Result<Vec<Candidate>, String> {
-    let (mut candidates, mut texts, now) = (Vec::new(), Texts::default(), app.now());
-    let scanned = app.letters.scan(&Source::DISCARDED, &app.stop, |found| {
-        let mut entry = Entry::new(&found, &mut texts);
-        if filter.takes(&entry, now, || std::borrow::Cow::Borrowed(&found.message.body)) {
-            entry.identify(&found);
-            candidates.push(Candidate::new(&entry, [0; 32]));
-        }
-        ControlFlow::Continue(())
-    });
-    scanned.await.map_err(|error| error.0)?;
-    Ok(candidates)
-}
-
 /// What an operator must know before saying yes.
 fn counted(plan: &Plan, what: &str) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut line = |count: u64, text: String| {
-        if count > 0 {
-            lines.push(text);
-        }
-    };
-    if what == "replay" {
-        let calls = plan.tasks();
-        line(calls, format!("{calls} calls of the CRM's daily quota at least; more where a message is tried again"));
-        line(
-            plan.in_doubt,
-            format!("{} of them may have created their task, and may create a second one", plan.in_doubt),
-        );
-        line(plan.replayed_before, format!("{} of them were replayed before", plan.replayed_before));
-        line(
-            plan.alike,
-            format!("{} of them have no id and are exactly like another one: those make one task together", plan.alike),
-        );
-    } else if what == "discard" {
-        line(plan.in_doubt, format!("{} of them may have created their task", plan.in_doubt));
+    let mut lines = if what == "replay" { plan.told() } else { Vec::new() };
+    if matches!(what, "discard" | "delete") && plan.in_doubt > 0 {
+        lines.push(format!("{} of them may have created their task", plan.in_doubt));
     }
     for (why, count, _) in &plan.stay {
-        line(*count, format!("{count} others stay: {}", why.words()));
+        lines.push(format!("{count} others stay: {}", why.words()));
     }
     if let Some(why) = &plan.unasked {
-        line(1, format!("The ledger could not be asked ({why}). The worker asks its own before it sends."));
+        lines.push(format!("The ledger could not be asked ({why}). The worker asks its own before it sends."));
     }
     lines
 }
@@ -315,7 +308,9 @@ impl App {
 
 fn deed(action: &Action) -> Deed {
     match action.what.as_str() {
-        "discard" => Deed::Discard { reason: action.reason.clone().unwrap_or_default(), for_good: false },
+        "discard" | "delete" => {
+            Deed::Discard { reason: action.reason.clone().unwrap_or_default(), for_good: action.what == "delete" }
+        }
         "restore" => Deed::Restore,
         _ => Deed::Replay {
             set: Vec::new(),

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
-use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::broker::Message;
 use crate::dead_letters::entry::{Entry, Texts};
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::found::Found;
@@ -21,7 +21,8 @@ use crate::dead_letters::scan::Scanned;
 use crate::dead_letters::{DeadLetters, Source};
 use crate::ledger::Digest;
 use crate::message::dead_letter::{DeadLetter, published_to};
-use crate::message::retry_state::{Attempt, RetryState};
+use crate::message::export;
+use crate::message::retry_state::{Attempt, EDITED, RetryState, string};
 
 /// How old the last reading may be before a page that shows it asks for another one.
 const FRESH: Duration = Duration::from_secs(60);
@@ -40,28 +41,19 @@ pub(crate) struct Snapshot {
 }
 
 /// What is kept of a message beside its entry.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct Detail {
-    pub(crate) letter: DeadLetterText,
+    /// The message, with the beginning of its body.
+    pub(crate) message: Message,
+    pub(crate) letter: DeadLetter,
     pub(crate) history: Vec<Attempt>,
+    pub(crate) edited: Option<String>,
     pub(crate) exchange: String,
     pub(crate) routing_key: String,
     /// Whether the body is text.
     pub(crate) is_text: bool,
-    #[serde(skip)]
-    pub(crate) body: Vec<u8>,
-    #[serde(skip)]
+    /// The digest of the whole body.
     pub(crate) digest: [u8; 32],
-}
-
-/// The texts of a dead letter in full.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct DeadLetterText {
-    pub(crate) message: String,
-    pub(crate) crm_message: Option<String>,
-    pub(crate) stage: Option<String>,
-    pub(crate) http_status: Option<i64>,
-    pub(crate) edited: Option<String>,
 }
 
 /// The readings.
@@ -157,7 +149,8 @@ impl Index {
             |error: rusqlite::Error| format!("the temporary file for bodies cannot be used: {error}; set TMPDIR");
         // The empty name is a file of SQLite's own that is deleted when it is closed.
         let details = Connection::open("").map_err(failed)?;
-        let tables = "PRAGMA cache_size=-8000; CREATE TABLE detail(print BLOB PRIMARY KEY, json TEXT, body BLOB, digest BLOB) STRICT;
+        let tables = "PRAGMA cache_size=-8000;
+                      CREATE TABLE detail(print BLOB PRIMARY KEY, properties TEXT, body BLOB, is_text INTEGER, digest BLOB) STRICT;
                       BEGIN;";
         details.execute_batch(tables).map_err(failed)?;
         let (mut entries, mut texts, mut problem) = (Vec::new(), Texts::default(), None);
@@ -168,7 +161,7 @@ impl Index {
             entry.identify(&found);
             let print = entry.fingerprint;
             entries.push(entry);
-            match keep(&lock(&details), &found, print) {
+            match keep(&lock(&details), found, print) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
                     problem = Some(failed(error));
@@ -192,31 +185,15 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn keep(details: &Connection, found: &Found, print: u128) -> rusqlite::Result<()> {
-    let detail = detail(found);
-    let json = serde_json::to_string(&detail).unwrap_or_default();
-    let print = print.to_be_bytes();
+fn keep(details: &Connection, mut found: Found, print: u128) -> rusqlite::Result<()> {
+    let body = std::mem::take(&mut found.message.body);
+    let (properties, print) = (export::line(&found.message), print.to_be_bytes());
+    let kept = body.get(..body.len().min(BODY)).unwrap_or_default();
+    let (is_text, digest) = (std::str::from_utf8(&body).is_ok(), Digest::of(&body).0);
     details
-        .prepare_cached("INSERT OR REPLACE INTO detail VALUES(?1, ?2, ?3, ?4)")?
-        .execute(params![print, json, detail.body, detail.digest])
+        .prepare_cached("INSERT OR REPLACE INTO detail VALUES(?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![print, properties, kept, is_text, digest])
         .map(drop)
-}
-
-fn detail(found: &Found) -> Detail {
-    let (state, _) = RetryState::read(&found.message, None);
-    let (exchange, routing_key) = published_to(&found.message);
-    let body = &found.message.body;
-    let edited = found.message.header("x-wtw-edited").and_then(crate::message::retry_state::string);
-    let DeadLetter { message, crm_message, stage, http_status, .. } = found.letter.clone();
-    Detail {
-        letter: DeadLetterText { message, crm_message, stage, http_status, edited },
-        history: state.history,
-        exchange,
-        routing_key,
-        is_text: std::str::from_utf8(body).is_ok(),
-        body: body.get(..body.len().min(BODY)).unwrap_or_default().to_vec(),
-        digest: Digest::of(body).0,
-    }
 }
 
 impl Snapshot {
@@ -244,12 +221,28 @@ impl Snapshot {
         read.query_row([print.to_be_bytes()], |row| row.get(0)).ok()
     }
 
-    pub(crate) fn detail(&self, print: u128) -> Option<Detail> {
-        let details = lock(&self.details);
-        let mut read = details.prepare_cached("SELECT json, body, digest FROM detail WHERE print = ?1").ok()?;
-        let (json, body, digest): (String, Vec<u8>, [u8; 32]) =
-            read.query_row([print.to_be_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).ok()?;
-        let detail: Detail = serde_json::from_str(&json).ok()?;
-        Some(Detail { body, digest, ..detail })
+    pub(crate) fn detail(&self, entry: &Entry) -> Option<Detail> {
+        let (properties, body, is_text, digest): (String, Vec<u8>, bool, [u8; 32]) = {
+            let details = lock(&self.details);
+            let mut read =
+                details.prepare_cached("SELECT properties, body, is_text, digest FROM detail WHERE print = ?1").ok()?;
+            let print = entry.fingerprint.to_be_bytes();
+            read.query_row([print], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).ok()?
+        };
+        let message = Message { body, properties: export::properties_of(&properties).ok()?, ..Message::default() };
+        let (state, _) = RetryState::read(&message, None);
+        let (exchange, routing_key) = published_to(&message);
+        let edited = message.header(EDITED).and_then(string);
+        let Found { letter, message, .. } = Found::new(entry.source, Box::new(message));
+        Some(Detail {
+            message: *message,
+            letter,
+            history: state.history,
+            edited,
+            exchange,
+            routing_key,
+            is_text,
+            digest,
+        })
     }
 }

@@ -45,7 +45,7 @@ pub(crate) struct Session {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Action {
     pub(crate) id: String,
-    /// `replay`, `discard` or `restore`.
+    /// `replay`, `discard`, `delete` (discard for good) or `restore`.
     pub(crate) what: String,
     /// `counted`, `running`, `done`, `cancelled` or `failed`.
     pub(crate) state: String,

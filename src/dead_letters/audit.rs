@@ -29,7 +29,7 @@ pub struct Record {
     pub at: String,
     /// The action's id, as the copies carry it.
     pub action: String,
-    /// What was done: `replay`, `discard`, `restore`, `export`, `login` …
+    /// What was done: `replay`, `discard`, `discard for good`, `restore`, `export`, `login` …
     pub what: String,
     /// Who did it, as far as it is known.
     pub who: String,

@@ -1,46 +1,8 @@
-//! A message's body: what it would send, and the values in it. Pure.
+//! The values in a message's body, and its text. Pure.
 
-use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::config::{Config, UnknownFields};
 use crate::json_object::Members;
-use crate::message::payload::Mapping;
-use crate::message::task::decode;
-
-/// What a replay would send.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Preview {
-    /// The `insert.php` body.
-    Payload(Value),
-    /// Every problem of the message.
-    Problems(String),
-    /// It cannot be told, for this reason.
-    Unknown(String),
-}
-
-/// What a body would send with a configuration.
-#[must_use]
-pub fn preview(config: &Config, body: &[u8]) -> Preview {
-    match Mapping::new(config) {
-        Ok(mapping) => match payload(&mapping, config.task.unknown_fields, body) {
-            Ok(payload) => Preview::Payload(payload),
-            Err(problems) => Preview::Problems(problems),
-        },
-        Err(missing) => Preview::Unknown(missing),
-    }
-}
-
-/// The `insert.php` body that a message body becomes.
-///
-/// # Errors
-/// Every problem of the message.
-pub fn payload(mapping: &Mapping, unknown: UnknownFields, body: &[u8]) -> Result<Value, String> {
-    let decoded = decode(body, unknown).map_err(|failure| failure.to_string())?;
-    let payload = mapping.map(decoded).map_err(|failure| failure.to_string())?;
-    serde_json::to_value(payload).map_err(|error| error.to_string())
-}
 
 /// The value at a path of a JSON body: a text without its quotation marks, everything else as it is written there.
 #[must_use]

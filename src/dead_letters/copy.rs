@@ -8,7 +8,7 @@ use super::Source;
 use super::found::{ACTION, BROKER_KIND, BROKER_REASON, Found};
 use crate::broker::{HeaderValue, Headers, Message, Properties, ShortString};
 use crate::clock::rfc3339;
-use crate::message::dead_letter::replay;
+use crate::message::dead_letter::{self, replay};
 use crate::message::failure::shorten;
 use crate::message::retry_state::{is_brokers, text, without_brokers};
 
@@ -56,6 +56,12 @@ pub(super) fn replayed(
     with_headers(properties, add, &[&OF_DISCARDED[..], &[BROKER_REASON]].concat())
 }
 
+/// What the worker gets when a message is replayed with `body`.
+pub(super) fn as_received(message: &Message, from: &str, work: &str, body: &[u8]) -> Message {
+    let properties = replay::properties(message, from, Timestamp::UNIX_EPOCH, usize::MAX);
+    Message { body: body.to_vec(), properties, routing_key: work.to_owned(), ..Message::default() }
+}
+
 /// The properties of a discarded message.
 pub(super) fn discarded(found: &Found, from: &str, action: &str, reason: &str, at: Timestamp) -> Properties {
     let mut add = vec![
@@ -67,6 +73,7 @@ pub(super) fn discarded(found: &Found, from: &str, action: &str, reason: &str, a
     if let Some(reason) = found.letter.kind.strip_prefix(BROKER_KIND) {
         add.push((BROKER_REASON, text(reason)));
     }
+    add.extend(dead_letter::route(&found.message));
     plain(&found.message, add, &[])
 }
 

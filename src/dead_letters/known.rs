@@ -1,8 +1,9 @@
 //! What the ledger knows of dead letters: read directly where that is possible, else asked of the running workers.
 
 use crate::config::{Config, LedgerStore};
-use crate::ledger::Key;
 use crate::ledger::read_only::ReadOnlyLedger;
+use crate::ledger::{Key, KeyPrefix};
+use crate::message::reference::Reference;
 use crate::observe::ledger_page::{LedgerEntry, LedgerResult, hex};
 use crate::observe::workers::Workers;
 
@@ -71,6 +72,21 @@ impl Known {
                 Ok(ids.iter().zip(&lookup.entries).map(|(id, entry)| LedgerEntry::new(id, entry.as_ref())).collect())
             }
             Self::Workers(workers) => workers.ledger(ids).await.map(|(entries, _)| entries),
+            Self::Unavailable(why) => Err(why.clone()),
+        }
+    }
+
+    /// What is known of a reference.
+    ///
+    /// # Errors
+    /// Why the ledger cannot be asked.
+    pub async fn find(&self, reference: Reference) -> Result<LedgerEntry, String> {
+        match self {
+            Self::Direct { ledger, .. } => {
+                let entry = ledger.find(KeyPrefix::new(reference.bits())).await.map_err(|error| error.to_string())?;
+                Ok(LedgerEntry::new(&reference.to_string(), entry.as_ref()))
+            }
+            Self::Workers(workers) => workers.find(reference).await,
             Self::Unavailable(why) => Err(why.clone()),
         }
     }

@@ -1,4 +1,4 @@
-//! Everything that is known of one message id: the ledger, the dead-letter queues, and the retry queues.
+//! Everything that is known of one message id or reference: the ledger, the dead-letter queues, and the retry queues.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use super::{DeadLetters, Source};
 use crate::broker::connect::BrokerError;
 use crate::broker::queue_scan::{QueueScan, WINDOW};
 use crate::broker::topology::Topology;
+use crate::message::reference::Reference;
 use crate::message::retry_state::{RetryState, string};
 use crate::observe::ledger_page::{LedgerEntry, LedgerResult};
 
@@ -26,6 +27,8 @@ const HOLD: Duration = Duration::from_secs(30);
 pub struct Place {
     /// The queue.
     pub queue: String,
+    /// Its message id.
+    pub id: String,
     /// Attempts so far.
     pub attempts: u32,
     /// The kind of failure, on a dead-letter queue.
@@ -39,11 +42,13 @@ pub struct Place {
     pub fingerprint: Option<u128>,
 }
 
-/// What is known of one message id.
+/// What is known of one message id, or of a reference.
 #[derive(Clone, Debug, Serialize)]
 pub struct LookedUp {
-    /// The id.
+    /// The id, or the reference, as it was given.
     pub id: String,
+    /// The reference that its task has, or would have; none where `crm.operation` is not set.
+    pub reference: Option<String>,
     /// What the ledger knows.
     pub ledger: Option<LedgerEntry>,
     /// Why the ledger could not be asked.
@@ -87,23 +92,65 @@ impl LookedUp {
     }
 }
 
+/// What somebody looks for.
+struct Wanted<'a> {
+    id: &'a str,
+    /// The reference in what was given, where there is one. What looks like a reference may be an id, too.
+    reference: Option<Reference>,
+    queue: &'a str,
+    operation: Option<&'a str>,
+}
+
+impl Wanted<'_> {
+    fn reference_of(&self, id: &str) -> Option<Reference> {
+        Some(Reference::new(self.queue, self.operation?, id))
+    }
+
+    fn is(&self, id: &str) -> bool {
+        id == self.id || (self.reference.is_some() && self.reference_of(id) == self.reference)
+    }
+
+    /// What the ledger knows: of the id, else of the reference.
+    async fn known(&self, known: &Known) -> Result<Option<LedgerEntry>, String> {
+        let entry = known.get(&[self.id.to_owned()]).await?.pop();
+        match self.reference {
+            Some(reference) if entry.as_ref().is_none_or(|entry| !entry.found) => known.find(reference).await.map(Some),
+            Some(_) | None => Ok(entry),
+        }
+    }
+}
+
 impl DeadLetters {
-    /// Looks an id up. What cannot be asked is told, and the rest is asked all the same.
-    pub async fn look_up(&self, id: &str, stop: &CancellationToken) -> LookedUp {
-        let mut found =
-            LookedUp { id: id.to_owned(), ledger: None, ledger_problem: None, places: Vec::new(), looked: Vec::new() };
-        match Known::open(&self.config).await.get(&[id.to_owned()]).await {
-            Ok(mut entries) => found.ledger = entries.pop(),
+    /// Looks an id up, or a reference. What cannot be asked is told, and the rest is asked all the same.
+    pub async fn look_up(&self, text: &str, stop: &CancellationToken) -> LookedUp {
+        let id = text.trim();
+        let wanted = &Wanted {
+            id,
+            reference: Reference::within(id),
+            queue: &self.queues.work,
+            operation: self.config.crm.operation.as_deref(),
+        };
+        let reference = wanted.reference.or_else(|| wanted.reference_of(id));
+        let mut found = LookedUp {
+            id: id.to_owned(),
+            reference: reference.map(|reference| reference.to_string()),
+            ledger: None,
+            ledger_problem: None,
+            places: Vec::new(),
+            looked: Vec::new(),
+        };
+        match wanted.known(&Known::open(&self.config).await).await {
+            Ok(entry) => found.ledger = entry,
             Err(why) => found.ledger_problem = Some(why),
         }
         let sources = [Source::Dead, Source::Broker, Source::Discarded];
         for source in sources {
-            self.look_on(source, id, stop, &mut found).await;
+            self.look_on(source, wanted, stop, &mut found).await;
         }
         let topology = Topology::new(&self.config.broker, &self.config.retry.delays);
         let prefix = format!("{}.retry.", self.queues.work);
         for queue in topology.queues.iter().filter(|queue| queue.name.starts_with(&prefix)) {
-            match self.look_on_retry(&queue.name, id, stop, &mut found.places).await {
+            match self.look_on_retry(&queue.name, wanted, stop, &mut found.places).await {
                 Ok(read) => found.looked.push(format!("{}: {read}", queue.name)),
                 Err(error) => found.looked.push(format!("{}: {error}", queue.name)),
             }
@@ -111,15 +158,16 @@ impl DeadLetters {
         found
     }
 
-    async fn look_on(&self, source: Source, id: &str, stop: &CancellationToken, found: &mut LookedUp) {
+    async fn look_on(&self, source: Source, wanted: &Wanted<'_>, stop: &CancellationToken, found: &mut LookedUp) {
         let (queue, mut texts) = (self.queues.of(source).to_owned(), Texts::default());
         let places = &mut found.places;
         let scanned = self
             .scan(&[source], stop, |message| {
                 let entry = Entry::new(&message, &mut texts);
-                if *entry.id == *id {
+                if wanted.is(&entry.id) {
                     places.push(Place {
                         queue: queue.clone(),
+                        id: entry.id.to_string(),
                         attempts: entry.attempts,
                         kind: Some(entry.kind.to_string()),
                         reason: Some(message.letter.message.clone()),
@@ -141,7 +189,7 @@ impl DeadLetters {
     async fn look_on_retry(
         &self,
         queue: &str,
-        id: &str,
+        wanted: &Wanted<'_>,
         stop: &CancellationToken,
         places: &mut Vec<Place>,
     ) -> Result<String, ScanError> {
@@ -162,11 +210,12 @@ impl DeadLetters {
                     read += 1;
                     let message = &delivery.message;
                     let theirs = message.header("x-wtw-message-id").and_then(string);
-                    if theirs.as_deref().or(message.id()) == Some(id) {
+                    if let Some(id) = theirs.as_deref().or(message.id()).filter(|id| wanted.is(id)) {
                         let (state, _) = RetryState::read(message, None);
                         let queue = queue.to_owned();
                         places.push(Place {
                             queue,
+                            id: id.to_owned(),
                             attempts: state.attempts,
                             kind: None,
                             reason: None,

@@ -179,6 +179,28 @@ impl Plan {
         self.count() - self.alike + self.twins
     }
 
+    /// What an operator must know of a replay before saying yes, a line each.
+    #[must_use]
+    pub fn told(&self) -> Vec<String> {
+        let calls = if self.tasks() == 1 { "call" } else { "calls" };
+        let all = [
+            (self.tasks(), format!("{calls} of the CRM's daily quota at least; more where a message is tried again")),
+            (self.in_doubt, "of them may have created their task, and may create a second one".to_owned()),
+            (self.replayed_before, "of them were replayed before".to_owned()),
+            (self.without_id, "of them have no id and are given one derived from what they hold".to_owned()),
+            (
+                self.alike,
+                "of them have no id and are exactly like another one: those that are alike make one task together"
+                    .to_owned(),
+            ),
+            (
+                self.refused_again,
+                "of them would be refused again as they are; each one's page, or \"show\", says why".to_owned(),
+            ),
+        ];
+        all.into_iter().filter(|(count, _)| *count > 0).map(|(count, text)| format!("{count} {text}")).collect()
+    }
+
     /// What they are known by.
     #[must_use]
     pub fn fingerprints(&self) -> HashSet<u128> {

@@ -60,7 +60,8 @@ impl Deed {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Replay { .. } => "replay",
-            Self::Discard { .. } => "discard",
+            Self::Discard { for_good: false, .. } => "discard",
+            Self::Discard { for_good: true, .. } => "discard for good",
             Self::Restore => "restore",
         }
     }

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 use super::entry::{apply, horizon};
-use super::{About, Change, Changed, Entry, Key, Ledger, LedgerError, Limits, new_id};
+use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, Limits, new_id};
 use crate::clock::Clock;
 
 /// How many entries one change forgets at most, so that no change pays for all.
@@ -87,6 +87,15 @@ impl Ledger for MemoryLedger {
                 kept.sweep(self.clock.now(), self.limits, key);
             }
             Ok(changed)
+        }
+        .boxed()
+    }
+
+    fn find(&self, prefix: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>> {
+        async move {
+            let kept = self.kept();
+            let key = kept.entries.keys().find(|key| key.prefix() == prefix);
+            Ok(key.and_then(|key| self.current(&kept, key)))
         }
         .boxed()
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{About, Entry, Key, Ledger as _, LedgerError, Limits, redis, sqlite};
+use super::{About, Entry, Key, KeyPrefix, Ledger as _, LedgerError, Limits, redis, sqlite};
 use crate::clock::Clock;
 use crate::config;
 
@@ -44,6 +44,21 @@ impl ReadOnlyLedger {
                     redis::RedisLedger::open_to_read(url, redis::PREFIX, Limits::from(config), Clock::system()).await;
                 opened.map(|ledger| Self(Store::Redis(Box::new(ledger)))).map_err(|error| error.to_string())
             }
+        }
+    }
+
+    /// The entry whose key begins so.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn find(&self, prefix: KeyPrefix) -> Result<Option<Entry>, LedgerError> {
+        match &self.0 {
+            Store::File(path) => {
+                let path = path.clone();
+                let reading = tokio::task::spawn_blocking(move || sqlite::find(&path, prefix));
+                reading.await.unwrap_or_else(|_| Err(sqlite::unreadable()))
+            }
+            Store::Redis(ledger) => ledger.find(prefix).await,
         }
     }
 

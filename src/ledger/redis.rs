@@ -20,12 +20,12 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use redis::FromRedisValue;
-use secrecy::SecretString;
 
 use self::connection::{Connection, Link, Question};
 use super::entry::{apply, horizon};
-use super::{About, Change, Changed, Entry, Key, Ledger, LedgerError, Limits, new_id};
+use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, Limits, new_id};
 use crate::clock::Clock;
+use crate::config::SharedSecret;
 
 /// What the keys of the workers' ledger begin with.
 pub const PREFIX: &str = "wolkvox-task-worker:";
@@ -35,6 +35,8 @@ const FORMAT: &str = "1";
 const TRIES: usize = 100;
 /// How many entries one change forgets at most.
 const SWEEP: usize = 16;
+/// How many keys one step of a search looks at.
+const FIND: usize = 5_000;
 /// Replaces an entry if nobody changed it meanwhile.
 const SCRIPT: &str = include_str!("redis/record.lua");
 
@@ -63,7 +65,7 @@ impl RedisLedger {
     ///
     /// # Errors
     /// When Redis cannot be reached or refuses, or the format is another.
-    pub async fn open(url: &SecretString, prefix: &str, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
+    pub async fn open(url: &SharedSecret, prefix: &str, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
         Self::connect(url, prefix, limits, clock, false).await
     }
 
@@ -72,7 +74,7 @@ impl RedisLedger {
     /// # Errors
     /// As [`RedisLedger::open`].
     pub async fn open_to_read(
-        url: &SecretString,
+        url: &SharedSecret,
         prefix: &str,
         limits: Limits,
         clock: Clock,
@@ -81,7 +83,7 @@ impl RedisLedger {
     }
 
     async fn connect(
-        url: &SecretString,
+        url: &SharedSecret,
         prefix: &str,
         limits: Limits,
         clock: Clock,
@@ -269,6 +271,28 @@ impl Ledger for RedisLedger {
 
     fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>> {
         async move { self.carry_out(key, &change).await }.boxed()
+    }
+
+    fn find(&self, prefix: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>> {
+        async move {
+            let mut cursor = 0_u64;
+            loop {
+                let mut scan = redis::cmd("SCAN");
+                scan.arg(cursor).arg("MATCH").arg(format!("{}{prefix}*", self.keys.entry)).arg("COUNT").arg(FIND);
+                let (next, found): (u64, Vec<String>) = self.ask(&Question::Command(scan)).await?;
+                if let Some(key) = found.first() {
+                    let mut get = redis::cmd("GET");
+                    get.arg(key);
+                    let text: Option<String> = self.ask(&Question::Command(get)).await?;
+                    return self.decode(&text.unwrap_or_default());
+                }
+                if next == 0 {
+                    return Ok(None);
+                }
+                cursor = next;
+            }
+        }
+        .boxed()
     }
 
     fn about(&self) -> About {

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 pub use self::inspect::{Found, inspect};
 use self::store::{Store, Task};
-use super::{About, Change, Changed, Entry, Key, Ledger, LedgerError, Limits};
+use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, Limits};
 use crate::clock::Clock;
 
 /// How many operations may wait; more wait outside.
@@ -115,6 +115,11 @@ pub(super) fn read_only(path: &Path, keys: &[Key]) -> Result<(About, Vec<Option<
     store::read_only(&place::Place::of(path), keys).map(|(about, _, entries)| (about, entries))
 }
 
+/// The entry whose key begins so, as another process may see it.
+pub(super) fn find(path: &Path, prefix: KeyPrefix) -> Result<Option<Entry>, LedgerError> {
+    store::find(&place::Place::of(path), prefix)
+}
+
 /// There is no file at `path`.
 pub(super) fn missing(path: &Path) -> LedgerError {
     place::Place::of(path).missing()
@@ -160,6 +165,15 @@ impl Ledger for SqliteLedger {
 
     fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>> {
         self.ask(|reply| Task::Change { key: *key, change, reply }).boxed()
+    }
+
+    fn find(&self, prefix: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>> {
+        let place = self.shared.place.clone();
+        async move {
+            let reading = tokio::task::spawn_blocking(move || store::find(&place, prefix));
+            reading.await.unwrap_or_else(|_| Err(unreadable()))
+        }
+        .boxed()
     }
 
     fn about(&self) -> About {

@@ -206,7 +206,10 @@ async fn keys_are_never_confused(fixture: &Fixture) {
     for (id, key) in (1..).zip(&keys) {
         let entry = fixture.ledger.get(key).await.unwrap().unwrap();
         assert_eq!(entry.claim.map(|claim| claim.id), Some(ClaimId(id)), "{key:?}");
+        let found = fixture.ledger.find(key.prefix()).await.unwrap();
+        assert_eq!(found, Some(entry), "{key:?} by its reference");
     }
+    assert_eq!(fixture.ledger.find(Key::new("a", "b", "c").prefix()).await.unwrap(), None);
 }
 
 async fn many_messages_at_once_are_all_kept(fixture: &Fixture) {

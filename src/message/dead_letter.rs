@@ -62,7 +62,7 @@ pub struct DeadLetter {
     pub message_id: Option<String>,
     /// The kind of failure; for what the broker gave up itself, its reason.
     pub kind: String,
-    /// The stage, where the worker gave it up.
+    /// The stage, where the worker dead-lettered it.
     pub stage: Option<String>,
     /// One readable sentence.
     pub message: String,
@@ -96,7 +96,7 @@ impl DeadLetter {
         let text_of = |name: &str| get_text(name).filter(|_| by_worker);
         let number_of = |name: &str| get_number(name).filter(|_| by_worker);
         let unexplained = || match &given_up {
-            Some(reason) => format!("the broker gave it up: {reason}"),
+            Some(reason) => format!("RabbitMQ dead-lettered it: {reason}"),
             None => "no reason is given in its headers".to_owned(),
         };
         Self {
@@ -151,6 +151,16 @@ pub fn published_to(message: &Message) -> (String, String) {
         }
         _ => (journey.exchange, journey.routing_key),
     }
+}
+
+/// Headers that keep where a message was published, for a copy that loses the broker's own: rules ask for it. None where the
+/// message has them, or nothing tells.
+pub(crate) fn route(message: &Message) -> Vec<(&'static str, HeaderValue)> {
+    if message.header("x-death").is_none() || message.header(retry_state::ORIGINAL_ROUTING_KEY).is_some() {
+        return Vec::new();
+    }
+    let (exchange, key) = published_to(message);
+    vec![(retry_state::ORIGINAL_EXCHANGE, text(&exchange)), (retry_state::ORIGINAL_ROUTING_KEY, text(&key))]
 }
 
 fn brokers_reason(message: &Message) -> Option<String> {

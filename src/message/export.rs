@@ -74,11 +74,8 @@ fn read(json: &str) -> Option<Result<Exported, String>> {
 }
 
 fn message_of(json: &str) -> Result<Exported, String> {
-    let export: Export = serde_json::from_str(json).map_err(|error| format!("it is no readable export: {error}"))?;
-    if export.wtw_export != VERSION {
-        return Err(format!("its wtw_export is {}; {VERSION} is allowed", export.wtw_export));
-    }
-    let body = match (export.body, export.body_base64) {
+    let mut export = export_of(json)?;
+    let body = match (export.body.take(), export.body_base64.take()) {
         (Some(text), None) => text.into_bytes(),
         (None, Some(encoded)) => STANDARD.decode(encoded).map_err(|error| format!("body_base64: {error}"))?,
         (Some(_), Some(_)) | (None, None) => {
@@ -91,6 +88,27 @@ fn message_of(json: &str) -> Result<Exported, String> {
     // Always the same id, so that an export that is published twice creates each task once.
     let id = export.message_id.filter(|id| !id.is_empty()).unwrap_or_else(|| id_of(json));
     Ok((body, properties.with_message_id(short("message_id", id)?)))
+}
+
+fn export_of(json: &str) -> Result<Export, String> {
+    let export: Export = serde_json::from_str(json).map_err(|error| format!("it is no readable export: {error}"))?;
+    match export.wtw_export {
+        VERSION => Ok(export),
+        other => Err(format!("its wtw_export is {other}; {VERSION} is allowed")),
+    }
+}
+
+/// The properties that [`line`] wrote, with the broker's headers, which a new message must not carry.
+///
+/// # Errors
+/// What is wrong with the line.
+pub fn properties_of(line: &str) -> Result<Properties, String> {
+    let export = export_of(line)?;
+    let properties = export.properties.amqp()?.with_headers(table(export.headers)?);
+    Ok(match export.message_id {
+        Some(id) => properties.with_message_id(short("message_id", id)?),
+        None => properties,
+    })
 }
 
 /// Headers in which the broker counts: they are no part of the message.

@@ -17,24 +17,35 @@ const LENGTH: usize = 12;
 pub struct Reference(u64);
 
 impl Reference {
-    /// The reference of one message: SHA-256 over work queue, operation and message id. Each of the first two is preceded by its
-    /// length in eight bytes, so that no two triples give the same bytes.
+    /// The reference of one message: the beginning of the SHA-256 over work queue, operation and message id that is its key in
+    /// the ledger. Each part is preceded by its length in eight bytes, so that no two triples give the same bytes.
     #[must_use]
     pub fn new(queue: &str, operation: &str, message_id: impl AsRef<[u8]>) -> Self {
         let mut hash = Sha256::new();
-        for part in [queue, operation] {
+        for part in [queue.as_bytes(), operation.as_bytes(), message_id.as_ref()] {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
-        hash.update(message_id);
-        Self::of_key(hash.finalize().into())
+        let key: [u8; 32] = hash.finalize().into();
+        Self(key.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte)) >> 4)
     }
 
-    /// The reference of a key, which is such a SHA-256.
+    /// The 60 bits, by which the ledger finds the entry.
     #[must_use]
-    pub fn of_key(key: [u8; 32]) -> Self {
-        let [a, b, c, d, e, f, g, h, ..] = key;
-        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 4)
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The reference in a text that people paste: alone, as `[ref:…]` or `ref:…`, or within a task's name or description.
+    #[must_use]
+    pub fn within(text: &str) -> Option<Self> {
+        let lower = text.to_ascii_lowercase();
+        let marked = lower.rmatch_indices("ref:").find_map(|(at, mark)| {
+            let rest = lower.get(at + mark.len()..)?.trim_start();
+            let end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+            rest.get(..end)?.parse().ok()
+        });
+        marked.or_else(|| text.parse().ok())
     }
 }
 
@@ -83,14 +94,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reference_is_the_first_sixty_bits_in_base32() {
-        let mut key = [0; 32];
-        key[..5].copy_from_slice(b"abcde");
-        // RFC 4648: "abcde" is MFRGGZDF.
-        assert_eq!(Reference::of_key(key).to_string(), "mfrggzdfaaaa");
-        assert_eq!(Reference::of_key([0xff; 32]).to_string(), "777777777777");
-        // `printf '\0\0\0\0\0\0\0\1q\0\0\0\0\0\0\0\2opid' | sha256sum | xxd -r -p | base32`
-        assert_eq!(Reference::new("q", "op", "id").to_string(), "eteihddspxxh");
+    fn reference_is_the_first_sixty_bits_of_the_ledgers_key_in_base32() {
+        // `printf '\0\0\0\0\0\0\0\1q\0\0\0\0\0\0\0\2op\0\0\0\0\0\0\0\2id' | sha256sum | xxd -r -p | base32`
+        assert_eq!(Reference::new("q", "op", "id").to_string(), "uqaexocqmi5j");
+        assert_eq!(Reference(u64::MAX >> 4).to_string(), "777777777777");
+        for id in ["id", "", "é 17"] {
+            let key = crate::ledger::Key::new("q", "op", id);
+            assert_eq!(crate::ledger::KeyPrefix::new(Reference::new("q", "op", id).bits()), key.prefix(), "{id}");
+        }
     }
 
     #[test]
@@ -102,6 +113,25 @@ mod tests {
             assert!(references.iter().skip(index + 1).all(|other| other != one), "{references:?}");
         }
         assert_eq!(references[0], Reference::new("q", "op", "id"));
+    }
+
+    #[test]
+    fn reference_is_found_in_pasted_text() {
+        let reference = Reference::new("q", "op", "id");
+        for text in [
+            "uqaexocqmi5j",
+            " UQAEXOCQMI5J\n",
+            "[ref:uqaexocqmi5j]",
+            "ref:uqaexocqmi5j",
+            "Ref: uqaexocqmi5j.",
+            "Call Ana about ref:17 [ref:uqaexocqmi5j]",
+            "[ref:uqaexocqmi5j",
+        ] {
+            assert_eq!(Reference::within(text), Some(reference), "{text}");
+        }
+        for text in ["", "order-17", "ref:", "[ref:uqaexocqmi5]", "uqaexocqmi5j or another"] {
+            assert_eq!(Reference::within(text), None, "{text}");
+        }
     }
 
     #[test]

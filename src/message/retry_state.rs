@@ -47,7 +47,7 @@ pub(crate) const ERROR_MESSAGE: &str = "x-wtw-error-message";
 pub(crate) const CRM_MESSAGE: &str = "x-wtw-crm-message";
 pub(crate) const WORKER: &str = "x-wtw-worker";
 
-/// A header of ours, as the README's table has it.
+/// A header of ours, as docs/reference.md has it.
 #[derive(Clone, Copy, Debug)]
 pub struct Header {
     /// Its name.

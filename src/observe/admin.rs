@@ -20,22 +20,28 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::message::reference::Reference;
 use crate::observe::ledger_page::MOST_IDS;
 use crate::observe::listener::{Newest, accept};
 use crate::observe::status::Status;
 
-/// The pages and what they answer, as the README's table has it.
+/// The pages and what they answer, as docs/reference.md has it.
 pub const PAGES: [(&str, &str); 5] = [
     ("/livez", "200 while the process makes progress, else 503"),
     (
         "/readyz",
-        "200 when connected and consuming or standing by, else 503 with the reason; throttling, quota and an outage of the CRM are no reason",
+        "200 when the worker is connected, its ledger works and the CRM accepts its address and a token; else 503 with the reason. Throttling, quota and an outage of the CRM are no reason",
     ),
     ("/metrics", "OpenMetrics text, see below"),
     ("/status", "the same for people, as JSON, see below"),
-    ("/ledger?id=ID", "what the ledger knows of up to 100 message ids, as JSON; ten calls a second"),
+    (
+        "/ledger?id=ID",
+        "what the ledger knows of up to 100 message ids, or by `?ref=` of up to 10 references, as JSON; ten calls a second",
+    ),
 ];
 
+/// References that one call of `/ledger` may name: a search may look at the whole ledger.
+const MOST_REFERENCES: usize = 10;
 /// How long [`probe`] waits for an answer.
 const PROBE: Duration = Duration::from_secs(3);
 /// How long a connection may take, from its first byte to the last: it is for one request.
@@ -106,18 +112,31 @@ async fn page(State(status): State<Arc<Status>>) -> Response {
 /// What the ledger knows of the ids of the query.
 async fn ledger(State(status): State<Arc<Status>>, RawQuery(query): RawQuery) -> Response {
     let query = query.unwrap_or_default();
-    let ids: Vec<String> = url::form_urlencoded::parse(query.as_bytes())
-        .filter(|(name, value)| name == "id" && !value.is_empty())
-        .map(|(_, value)| value.into_owned())
-        .collect();
-    if ids.is_empty() || ids.len() > MOST_IDS {
-        return (StatusCode::BAD_REQUEST, format!("name 1 to {MOST_IDS} message ids: /ledger?id=A&id=B\n"))
-            .into_response();
-    }
+    let of = |wanted: &str| -> Vec<String> {
+        let pairs = url::form_urlencoded::parse(query.as_bytes());
+        let given = pairs.filter(|(name, value)| name == wanted && !value.is_empty());
+        given.map(|(_, value)| value.into_owned()).collect()
+    };
+    let (ids, references) = (of("id"), of("ref"));
+    let references: Option<Vec<Reference>> = references.iter().map(|text| Reference::within(text)).collect();
+    let references = match (ids.len(), references) {
+        (1..=MOST_IDS, Some(references)) if references.is_empty() => references,
+        (0, Some(references)) if (1..=MOST_REFERENCES).contains(&references.len()) => references,
+        _ => {
+            let allowed = format!(
+                "name 1 to {MOST_IDS} message ids, /ledger?id=A&id=B, or 1 to {MOST_REFERENCES} references, /ledger?ref=A\n"
+            );
+            return (StatusCode::BAD_REQUEST, allowed).into_response();
+        }
+    };
     if !status.may_ask_ledger() {
         return (StatusCode::TOO_MANY_REQUESTS, "ten calls a second are answered; ask again\n").into_response();
     }
-    match status.ledger_page(&ids).await {
+    let page = match references.as_slice() {
+        [] => status.ledger_page(&ids).await,
+        references => status.ledger_page_of(references).await,
+    };
+    match page {
         Ok(page) => json(&page),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }

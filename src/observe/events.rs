@@ -1,7 +1,7 @@
 //! One event is one log line, one metric, or both.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,15 +12,16 @@ use serde::{Deserialize, Serialize};
 use crate::broker::PublishError;
 use crate::broker::session::Change;
 use crate::clock::rfc3339;
-use crate::config::Problems;
 use crate::crm::classify::Classified;
 use crate::gate::{BlockReason, Gate};
 use crate::ledger::LedgerError;
 use crate::message::disposition::{Disposition, Settlement};
 use crate::message::failure::Kind;
+use crate::message::mapper::Mapper;
 use crate::observe::failing::Failing;
 pub use crate::observe::metrics::Counts;
 use crate::observe::metrics::Metrics;
+use crate::observe::watched_files::WatchedFiles;
 
 /// A settled delivery.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +62,8 @@ pub struct Events {
     last: Mutex<Last>,
     /// The last settled messages, the newest first.
     recent: Mutex<VecDeque<Recent>>,
+    /// The files that are read again when they change.
+    pub files: Arc<WatchedFiles>,
 }
 
 /// How many settled messages are kept for people.
@@ -93,8 +96,6 @@ pub struct Last {
     pub created: Option<Timestamp>,
     /// What the ledger failed at.
     pub ledger_failure: Option<String>,
-    /// Why the tokens' file could not be read the last time, so that the log says it once.
-    tokens_failure: Option<String>,
     /// Whether there was a connection before.
     connected: bool,
 }
@@ -112,15 +113,17 @@ impl Events {
     /// Metrics at zero, of a process that `started` then and consumes `queue` of `vhost`.
     #[must_use]
     pub fn new(vhost: &str, queue: &str, started: Timestamp) -> Self {
-        let metrics = Metrics::new();
-        let registry = metrics.registry(vhost, queue, started);
-        Self { metrics, registry, failing: Failing::default(), last: Mutex::default(), recent: Mutex::default() }
+        let (metrics, files) = (Metrics::new(), Arc::<WatchedFiles>::default());
+        let mut registry = metrics.registry(vhost, queue, started);
+        files.register(registry.sub_registry_with_prefix("wtw"));
+        let (failing, last, recent) = Default::default();
+        Self { metrics, registry, failing, last, recent, files }
     }
 
-    /// The metrics as OpenMetrics text, those of the gate and its tokens included.
+    /// The metrics as OpenMetrics text, those of the rules, the gate and its tokens included.
     #[must_use]
-    pub fn encode(&self, gate: &Gate) -> String {
-        crate::observe::metrics::encode(&self.registry, gate)
+    pub fn encode(&self, gate: &Gate, mapper: &Mapper) -> String {
+        crate::observe::metrics::encode(&self.registry, gate, mapper)
     }
 
     /// What has been counted.
@@ -344,20 +347,6 @@ impl Events {
     pub fn blocked(&self, reason: Option<&str>) {
         self.metrics.blocked.set(reason.is_some().into());
     }
-
-    /// The tokens' file changed and was read again; so many tokens are in it.
-    pub fn tokens_reread(&self, read: &Result<usize, Problems>) {
-        self.metrics.reloads(read.is_ok()).inc();
-        let failure = read.as_ref().err().map(ToString::to_string);
-        let former = std::mem::replace(&mut self.lock_last().tokens_failure, failure.clone());
-        match read {
-            Ok(tokens) => tracing::info!(tokens, "the tokens' file changed and was read again"),
-            Err(problems) if failure != former => {
-                tracing::warn!(%problems, "the tokens' file changed and cannot be read; the former tokens stay")
-            }
-            Err(_) => {}
-        }
-    }
 }
 
 /// One line for each settled message. A task that was created needs no reason.
@@ -374,7 +363,7 @@ fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str) {
     match settled.disposition {
         Disposition::DeadLetter(failure) => {
             let (kind, stage, code) = (failure.kind.as_str(), failure.stage.as_str(), failure.crm_code);
-            let (status, reason) = (failure.http_status, failure.log_reason());
+            let (status, reason) = (failure.http_status, &*failure.log_reason());
             tracing::warn!(
                 message_id,
                 rule,
@@ -396,7 +385,7 @@ fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str) {
         Disposition::Hold | Disposition::Requeue => {
             tracing::info!(message_id, rule, outcome, attempts, duration_ms, reason = settled.reason, "settled");
         }
-        Disposition::Skip(rule) => tracing::info!(message_id, rule = rule.as_deref(), outcome, duration_ms, "settled"),
+        Disposition::Skip(_) => tracing::info!(message_id, rule, outcome, duration_ms, "settled"),
         Disposition::Ack | Disposition::AlreadyCreated => {
             tracing::info!(message_id, rule, outcome, attempts, duration_ms, "settled");
         }

@@ -69,14 +69,16 @@ fn roles(answers: &[Answer]) -> Vec<&'static str> {
 }
 
 fn sentence(queue: &str, workers: &[Member], depths: &Result<Depths, BrokerError>) -> (bool, String) {
+    let pages = || workers.iter().filter_map(|worker| worker.answer.page.as_ref().ok());
     let waiting = depths.as_ref().ok().and_then(|depths| depths.get(queue).copied());
     let backlog = match waiting {
+        // The forecast counts those that a worker holds, too.
+        Some(0) if pages().any(|page| page.forecast.backlog.is_some_and(|backlog| backlog > 0)) => String::new(),
         Some(0) => " No message waits on the queue.".to_owned(),
         Some(1) => " One message waits on the queue.".to_owned(),
         Some(count) => format!(" {} messages wait on the queue.", grouped(count)),
         None => String::new(),
     };
-    let pages = || workers.iter().filter_map(|worker| worker.answer.page.as_ref().ok());
     if pages().next().is_none() {
         let why = workers.iter().find_map(|worker| {
             worker.answer.page.as_ref().err().map(|why| format!("{}: {why}", worker.answer.address))
@@ -166,6 +168,16 @@ mod tests {
             let overview = Overview::new("q", answers, depths(212));
             assert_eq!((overview.works, overview.sentence.as_str()), (works, sentence));
         }
+    }
+
+    #[test]
+    fn sentence_does_not_deny_what_a_worker_holds() {
+        let forecast = Forecast { backlog: Some(12), ..Forecast::default() };
+        let holding = answer(Ok(Page { forecast, ..page("active") }));
+        let overview = Overview::new("q", vec![holding], Ok(Depths::from([("q".to_owned(), 0)])));
+        assert_eq!(overview.sentence, "Working.");
+        let idle = Overview::new("q", vec![answer(Ok(page("active")))], Ok(Depths::from([("q".to_owned(), 0)])));
+        assert_eq!(idle.sentence, "Working. No message waits on the queue.");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
-pub use self::page::{Broker, Gate as GatePage, Ledger as LedgerState, Messages, Page, Queues, Token};
+pub use self::page::{Broker, Gate as GatePage, Ledger as LedgerState, Messages, Page, Queues, Rule, Rules, Token};
 pub use self::trend::Minute;
 use self::trend::Trend;
 use crate::broker::depths::Depths;
@@ -18,7 +18,9 @@ use crate::broker::topology;
 use crate::clock::{Clock, rfc3339};
 use crate::config::Config;
 use crate::gate::{BlockReason, Gate};
-use crate::ledger::{Key, Ledger};
+use crate::ledger::{Key, KeyPrefix, Ledger};
+use crate::message::mapper::Mapper;
+use crate::message::reference::Reference;
 use crate::observe::events::Events;
 use crate::observe::forecast::{Forecast, Quota, Rates, Sample, forecast};
 use crate::observe::ledger_page::{LedgerEntry, LedgerPage};
@@ -32,6 +34,8 @@ pub struct Status {
     pub events: Arc<Events>,
     /// The gate.
     pub gate: Arc<Gate>,
+    /// The rules, and what they have done.
+    pub mapper: Arc<Mapper>,
     /// Why the broker is not connected; none while it is.
     unconnected: Mutex<Option<String>>,
     /// Why the broker takes no messages; none while it does.
@@ -96,10 +100,11 @@ fn hold(place: &Mutex<Option<String>>, reason: Option<String>) {
 impl Status {
     /// Neither connected yet, nor with a ledger, which is of the kind `ledger`.
     #[must_use]
-    pub fn new(events: Arc<Events>, gate: Arc<Gate>, ledger: &'static str) -> Self {
+    pub fn new(events: Arc<Events>, gate: Arc<Gate>, mapper: Arc<Mapper>, ledger: &'static str) -> Self {
         Self {
             events,
             gate,
+            mapper,
             unconnected: Mutex::new(Some("connecting".to_owned())),
             blocked: Mutex::default(),
             ledger,
@@ -214,6 +219,23 @@ impl Status {
         calls.1 <= LEDGER_CALLS
     }
 
+    /// What the ledger knows of some references; none before it is open.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub async fn ledger_page_of(&self, references: &[Reference]) -> Result<LedgerPage, String> {
+        let Some(serving) = self.serving.get() else {
+            return Err("the ledger is not open yet".to_owned());
+        };
+        let mut entries = Vec::with_capacity(references.len());
+        for reference in references {
+            let entry = serving.ledger.find(KeyPrefix::new(reference.bits())).await;
+            let entry = entry.map_err(|error| error.to_string())?;
+            entries.push(LedgerEntry::new(&reference.to_string(), entry.as_ref()));
+        }
+        Ok(LedgerPage::new(serving.ledger.proves_unsent(), entries))
+    }
+
     /// What the ledger knows of some ids; none before it is open.
     ///
     /// # Errors
@@ -233,7 +255,7 @@ impl Status {
     /// The metrics as OpenMetrics text.
     #[must_use]
     pub fn metrics(&self) -> String {
-        format!("{}{}", self.forecast().metrics(), self.events.encode(&self.gate))
+        format!("{}{}", self.forecast().metrics(), self.events.encode(&self.gate, &self.mapper))
     }
 
     /// When backlog and quota will be finished.
@@ -295,6 +317,8 @@ impl Status {
                 last_created_at: last.created.map(rfc3339),
             },
             attempts: page::named(&counts.attempts),
+            rules: page::rules(&self.mapper),
+            files: self.events.files.page(),
             queues: self.queues(),
             forecast,
             recent: self.events.recent(),

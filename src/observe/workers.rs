@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use url::{Url, form_urlencoded};
 
+use crate::message::reference::Reference;
 use crate::observe::ledger_page::{LedgerEntry, LedgerPage, LedgerResult, MOST_IDS};
 use crate::observe::status::Page;
 
@@ -63,11 +64,24 @@ impl Workers {
     /// # Errors
     /// Why no worker could be asked.
     pub async fn ledger(&self, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool), String> {
+        self.ledger_by("id", ids).await
+    }
+
+    /// What their ledgers know of a reference.
+    ///
+    /// # Errors
+    /// Why no worker could be asked.
+    pub async fn find(&self, reference: Reference) -> Result<LedgerEntry, String> {
+        let (mut entries, _) = self.ledger_by("ref", &[reference.to_string()]).await?;
+        entries.pop().ok_or_else(|| "it answered nothing".to_owned())
+    }
+
+    async fn ledger_by(&self, name: &str, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool), String> {
         let mut known: Vec<LedgerEntry> = ids.iter().map(|id| LedgerEntry::new(id, None)).collect();
         let (mut answered, mut proves) = (false, false);
         let mut failure = "console.workers names none".to_owned();
         for url in &self.0 {
-            match ask_ledger(url, ids).await {
+            match ask_ledger(url, name, ids).await {
                 Ok((entries, worker_proves)) => {
                     answered = true;
                     proves |= worker_proves;
@@ -95,7 +109,7 @@ fn rank(entry: &LedgerEntry) -> u8 {
     }
 }
 
-async fn ask_ledger(url: &Url, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool), String> {
+async fn ask_ledger(url: &Url, name: &str, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool), String> {
     let mut entries = Vec::with_capacity(ids.len());
     let mut proves = false;
     for (n, some) in ids.chunks(MOST_IDS).enumerate() {
@@ -103,7 +117,7 @@ async fn ask_ledger(url: &Url, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool
             sleep(BETWEEN).await;
         }
         let query =
-            form_urlencoded::Serializer::new(String::new()).extend_pairs(some.iter().map(|id| ("id", id))).finish();
+            form_urlencoded::Serializer::new(String::new()).extend_pairs(some.iter().map(|id| (name, id))).finish();
         let (status, body) = get(url, &format!("/ledger?{query}")).await?;
         if status != 200 {
             return Err(format!("it answered HTTP {status}: {}", String::from_utf8_lossy(&body).trim()));

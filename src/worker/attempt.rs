@@ -79,6 +79,14 @@ impl Worker {
         Ok(None)
     }
 
+    /// Asks for the token's counter where that is due. The message follows whatever is answered.
+    pub(super) async fn ask_counter(&self, d: &DeliveryContext<'_>, slot: &TokenSlot) -> Result<(), Abort> {
+        if slot.is_probe() || !self.counters.is_due(slot.token(), Instant::now()) {
+            return Ok(());
+        }
+        d.wait(d.deadline, self.ask_quota(slot)).await.map(drop)
+    }
+
     /// Step 4: claims the message. Only then is a request sent.
     pub(super) async fn claim(&self, d: &mut DeliveryContext<'_>, plan: &Plan) -> Result<Claimed, Abort> {
         let Some(key) = d.key else {
@@ -144,7 +152,7 @@ impl Worker {
         Attempt { classified, counts }
     }
 
-    /// How long until a used-up quota starts over, if the CRM tells.
+    /// Asks for the token's counter. How long until the quota starts over, if the CRM tells.
     async fn ask_quota(&self, slot: &TokenSlot) -> Option<Duration> {
         let asked = timeout(TOKEN_INFORMATION, self.crm.token_information(slot.token())).await;
         let result = asked.unwrap_or_else(|_| HttpResult::NoAnswer("timed out".to_owned()));

@@ -16,7 +16,7 @@ use crate::observe::events::Settled;
 pub(super) struct Report {
     id: Option<String>,
     has_id: bool,
-    rule: Option<Arc<str>>,
+    pub(super) rule: Option<Arc<str>>,
     pub(super) attempts: u32,
     round: u32,
     replays: u32,

@@ -23,7 +23,7 @@ async fn ctl(broker: &Broker, arguments: &str) {
 }
 
 #[tokio::test]
-async fn broker_restart_under_load_loses_nothing_and_duplicates_nothing() {
+async fn rabbitmq_restarted_under_load_loses_and_duplicates_nothing() {
     let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.expect("a broker");
     let options = Options { latency: Duration::from_millis(10), ..Crm::options() };
@@ -193,7 +193,7 @@ async fn closing_connections_and_channels_loses_nothing() {
 }
 
 #[tokio::test]
-async fn message_of_a_broken_connection_is_not_sent_beside_its_redelivery() {
+async fn message_that_rabbitmq_took_back_is_not_sent_beside_its_redelivery() {
     let broker = Broker::operated().await.expect("a broker");
     let name = unique("faults.taken");
     let url = virtual_host(&broker, &name).await;

@@ -93,7 +93,7 @@ async fn request_of_a_killed_worker_is_dead_lettered_as_unknown_in_strict_mode()
 }
 
 #[tokio::test]
-async fn request_of_a_killed_worker_is_one_unknown_attempt_in_retry_mode() {
+async fn request_of_a_killed_worker_is_one_unknown_attempt_in_default_mode() {
     let rig = Rig::new("guarantees.retried").await;
     rig.crm.faults(json!([{ "action": "hang", "times": 1 }, { "action": "api:412:NOT NOW" }])).await;
     let file = killed_before_the_answer(&rig).await;
@@ -110,7 +110,7 @@ async fn request_of_a_killed_worker_is_one_unknown_attempt_in_retry_mode() {
 }
 
 #[tokio::test]
-async fn message_that_ended_five_workers_is_dead_lettered_as_poison() {
+async fn message_that_ends_five_workers_is_dead_lettered_as_poison_alone() {
     // So slow that the other messages still wait for a token slot when a worker is killed.
     let options = Options { latency: Duration::from_millis(300), ..Crm::options() };
     let rig = Rig::with("guarantees.poison", &Broker::shared().await.url, options).await;
@@ -144,7 +144,7 @@ async fn message_that_ended_five_workers_is_dead_lettered_as_poison() {
 }
 
 #[tokio::test]
-async fn task_created_before_the_connection_broke_is_acked_without_a_request() {
+async fn task_created_before_rabbitmq_was_lost_is_acked_by_the_ledger() {
     let rig = Rig::new("guarantees.redelivered").await;
     let proxy = Proxy::start(&Broker::shared().await.url).await;
     rig.crm.faults(json!([{ "action": "delay:1s", "name_contains": "cut" }])).await;
@@ -171,7 +171,7 @@ async fn task_created_before_the_connection_broke_is_acked_without_a_request() {
 }
 
 #[tokio::test]
-async fn possible_duplicate_is_counted_also_after_its_connection_broke() {
+async fn possible_duplicate_is_reported_also_when_its_worker_is_gone() {
     let rig = Rig::new("guarantees.counted").await;
     let proxy = Proxy::start(&Broker::shared().await.url).await;
     rig.crm.faults(json!([{ "action": "garbage", "times": 1 }, { "action": "delay:1s" }])).await;
@@ -190,7 +190,7 @@ async fn possible_duplicate_is_counted_also_after_its_connection_broke() {
 }
 
 #[tokio::test]
-async fn standby_acks_the_task_that_a_killed_worker_created() {
+async fn standby_acks_what_the_killed_worker_created() {
     let rig = Rig::new("guarantees.failover").await;
     let proxy = Proxy::start(&Broker::shared().await.url).await;
     let ledger = ("WTW_LEDGER_URL", Redis::shared().await.url.as_str());
@@ -211,7 +211,7 @@ async fn standby_acks_the_task_that_a_killed_worker_created() {
 }
 
 #[tokio::test]
-async fn disconnected_worker_sends_nothing_that_another_worker_created() {
+async fn worker_that_was_cut_off_sends_nothing_that_another_created_meanwhile() {
     let rig = Rig::new("guarantees.cut").await;
     let proxy = Proxy::start(&Broker::shared().await.url).await;
     let ledger = ("WTW_LEDGER_URL", Redis::shared().await.url.as_str());
@@ -324,7 +324,7 @@ async fn changed_delays_leave_no_message_behind() {
 }
 
 #[tokio::test]
-async fn held_messages_return_by_themselves_without_an_attempt() {
+async fn held_messages_come_back_by_themselves_with_no_attempt_counted() {
     let rig = Rig::new("guarantees.hold").await;
     rig.crm.faults(json!([{ "action": "api:400:THE API YOU WANT TO CONSULT DOES NOT EXIST" }])).await;
     let worker = rig.worker(&[("WTW_CRM_REQUEST_TIMEOUT", "5s"), ("WTW_GATE_HOLD", "15s")]).await;

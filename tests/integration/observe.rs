@@ -168,7 +168,7 @@ fn raise_open_files() {
 }
 
 #[tokio::test]
-async fn the_status_page_is_as_the_readme_shows_it() {
+async fn the_status_page_is_as_the_reference_shows_it() {
     let rig = Rig::new("observe.status").await;
     let worker = rig.worker(&[]).await;
     rig.publish("m-0", &task("m-0")).await;
@@ -178,9 +178,9 @@ async fn the_status_page_is_as_the_readme_shows_it() {
         status["queues"].is_object().then_some(status)
     })
     .await;
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = std::fs::read_to_string(readme).expect("README.md");
-    let shown = readme.split("```json\n").find(|part| part.contains("\"uptime_s\"")).expect("a page");
+    let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference.md");
+    let reference = std::fs::read_to_string(reference).expect("docs/reference.md");
+    let shown = reference.split("```json\n").find(|part| part.contains("\"uptime_s\"")).expect("a page");
     let shown: Value = serde_json::from_str(shown.split("```").next().expect("a page")).expect("JSON");
     // The delays are the configuration's.
     let named = |page: &Value| -> BTreeSet<String> {

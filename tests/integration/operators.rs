@@ -1,6 +1,7 @@
 //! `status`, `find` and `/ledger`: what operators ask.
 
 use serde_json::{Value, json};
+use wolkvox_task_worker::message::reference::Reference;
 
 use crate::dead_letters::letter;
 use crate::support::process::{Env, Finished, run};
@@ -88,6 +89,19 @@ async fn a_message_is_found_wherever_it_is() {
         assert_eq!(found.code, Some(code), "{id}: {}", found.stdout);
         assert!(found.stdout.contains(says), "{id}: {}", found.stdout);
     }
+    // A task's reference finds the same, in every form in which people paste it.
+    let reference = |id: &str| Reference::new(&rig.queue, "demo", id).to_string();
+    for (text, says) in [
+        (reference("made"), "Its task was created."),
+        (format!("[ref:{}]", reference("made")), "Its task was created."),
+        (format!("Call Ana [REF:{}]", reference("dead").to_uppercase()), "message id dead"),
+        (format!("ref: {}", reference("later")), "message id later"),
+    ] {
+        let found = tool(&env, &["find", &text]).await;
+        assert!(found.code == Some(0) && found.stdout.contains(says), "{text}: {}", found.stdout);
+    }
+    let unknown = tool(&env, &["find", "[ref:mfrggzdfmzta]"]).await;
+    assert!(unknown.code == Some(1) && unknown.stdout.contains("Nothing is known of it"), "{}", unknown.stdout);
     let found = parse(&tool(&env, &["find", "later", "--json"]).await.stdout);
     assert_eq!(found["places"][0]["queue"], format!("{}.retry.1h", rig.queue));
     // Looking changed nothing.
@@ -115,7 +129,11 @@ async fn the_ledger_page_is_bounded_and_tells_no_body() {
         "{text}"
     );
     assert_eq!((&told["entries"][1]["found"], &told["proves_unsent"]), (&json!(false), &json!(true)), "{text}");
-    assert_eq!(page("").await.0, 400);
+    let by_reference = parse(&page(&format!("?ref={}", Reference::new(&rig.queue, "demo", "m-1"))).await.1);
+    assert_eq!(by_reference["entries"][0]["result"], "created", "{by_reference}");
+    for bad in ["", "?ref=m-1", "?id=a&ref=mfrggzdfmzta", &*format!("?{}", "ref=mfrggzdfmzta&".repeat(11))] {
+        assert_eq!(page(bad).await.0, 400, "{bad}");
+    }
     assert_eq!(page(&format!("?{}", "id=x&".repeat(101))).await.0, 400);
     let answers = futures_util::future::join_all((0..40).map(|_| page("?id=x"))).await;
     assert!(answers.iter().any(|(status, _)| *status == 429), "more than ten calls a second are not answered");

@@ -30,7 +30,7 @@ async fn crm_outage_dead_letters_nothing_and_the_gate_opens_again() {
 }
 
 #[tokio::test]
-async fn wrong_endpoint_closes_the_gate_and_dead_letters_nothing() {
+async fn wrong_address_costs_no_message_and_is_reported() {
     let rig = Rig::new("outage.endpoint").await;
     rig.crm.faults(json!([{ "action": "api:400:THE API YOU WANT TO CONSULT DOES NOT EXIST" }])).await;
     let worker = rig.worker(&[]).await;
@@ -55,7 +55,7 @@ async fn wrong_endpoint_closes_the_gate_and_dead_letters_nothing() {
 }
 
 #[tokio::test]
-async fn refused_token_is_suspended_and_costs_no_message_an_attempt() {
+async fn refused_token_is_suspended_and_no_message_is_dead_lettered() {
     let rig = Rig::new("outage.token").await;
     let worker = rig.worker(&[("WTW_CRM_TOKENS", "wrong,demo-token")]).await;
     for n in 0..10 {
@@ -86,9 +86,9 @@ async fn rotated_token_is_read_from_its_file() {
     rig.publish("m-1", &task("rotated")).await;
     worker.reaches("wtw_gate_closed{reason=\"unauthorized\"}", 1.0).await;
     std::fs::write(&file, "no token\n").expect("written");
-    worker.reaches("wtw_config_reloads_total{outcome=\"failure\"}", 2.0).await;
-    let said = worker.process.lines().iter().filter(|line| line.contains("the former tokens stay")).count();
-    assert_eq!(said, 1, "logged once, however often the file is read");
+    worker.reaches("wtw_config_reloads_total{file=\"crm.tokens_file\",outcome=\"failure\"}", 1.0).await;
+    let said = worker.process.lines().iter().filter(|line| line.contains("what was read before stays in use")).count();
+    assert_eq!(said, 1, "logged once for each change");
     std::fs::write(&file, "demo-token\n").expect("written");
     rig.crm.created(1).await;
     worker.process.stop().await;
@@ -96,7 +96,7 @@ async fn rotated_token_is_read_from_its_file() {
 }
 
 #[tokio::test]
-async fn held_message_goes_to_the_hold_queue_without_an_attempt() {
+async fn held_message_goes_to_the_hold_queue_with_no_attempt_counted() {
     let rig = Rig::new("outage.hold").await;
     rig.crm.faults(json!([{ "action": "api:400:THE API YOU WANT TO CONSULT DOES NOT EXIST" }])).await;
     let worker = rig
@@ -115,7 +115,7 @@ async fn held_message_goes_to_the_hold_queue_without_an_attempt() {
 }
 
 #[tokio::test]
-async fn worker_starts_without_a_broker_and_survives_its_restart() {
+async fn rabbitmq_may_be_down_at_start_and_restart_later() {
     let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.expect("a broker");
     let mut rig = Rig::with("outage.broker", &broker.url, Crm::options()).await;

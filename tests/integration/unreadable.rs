@@ -164,7 +164,7 @@ async fn declare_with_small_limit(rig: &Rig) {
 }
 
 #[tokio::test]
-async fn unreadable_message_is_dead_lettered_by_the_broker_and_others_are_created_once() {
+async fn unreadable_message_is_dead_lettered_by_rabbitmq_and_others_are_created_once() {
     let broker = Broker::shared().await;
     let options = Options { latency: Duration::from_millis(20), ..Crm::options() };
     let rig = Rig::with("unreadable", &broker.url, options).await;

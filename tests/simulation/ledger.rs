@@ -13,7 +13,7 @@ use wolkvox_task_worker::clock::Clock;
 use wolkvox_task_worker::config;
 use wolkvox_task_worker::ledger::memory::MemoryLedger;
 use wolkvox_task_worker::ledger::{
-    About, Change, Changed, Digest, Entry, Key, KnownResult, Ledger, LedgerError, Limits, open,
+    About, Change, Changed, Digest, Entry, Key, KeyPrefix, KnownResult, Ledger, LedgerError, Limits, open,
 };
 
 use crate::clock::FakeClock;
@@ -273,6 +273,11 @@ impl Ledger for FakeLedger {
             Ok(found)
         }
         .boxed()
+    }
+
+    fn find(&self, _: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>> {
+        // People ask, and there are none here.
+        async { Ok(None) }.boxed()
     }
 
     fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>> {

@@ -47,7 +47,7 @@ fn number_variable(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn no_message_is_lost_or_duplicated_and_no_limit_is_exceeded() {
+fn nothing_is_lost_duplicated_or_flooded() {
     hide_simulated_panics();
     let messages = number_variable("SIMULATE_MESSAGES").unwrap_or(MESSAGES);
     let seed = number_variable("SIMULATE_SEED").unwrap_or(SEED);

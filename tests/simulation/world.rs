@@ -21,7 +21,7 @@ use wolkvox_task_worker::retry::Schedule;
 use wolkvox_task_worker::settle::Settler;
 use wolkvox_task_worker::worker::ownership::Ownership;
 use wolkvox_task_worker::worker::recorder::Recorder;
-use wolkvox_task_worker::worker::{InFlightIds, Settings, Worker};
+use wolkvox_task_worker::worker::{Counters, InFlightIds, Settings, Worker};
 
 use crate::broker::FakeBroker;
 use crate::clock::FakeClock;
@@ -221,6 +221,7 @@ impl World {
             operation: config.crm.operation.as_deref().unwrap_or_default().into(),
             gate,
             ids: InFlightIds::default(),
+            counters: Counters::default(),
             events,
             clock,
             stop: life.stop.clone(),

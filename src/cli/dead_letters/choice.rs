@@ -8,6 +8,7 @@ use super::Tool;
 use crate::cli::Error;
 use crate::dead_letters::edit::Setting;
 use crate::dead_letters::filter::{self, Filter};
+use crate::dead_letters::plan::Candidate;
 use crate::duration;
 use crate::visible;
 
@@ -144,12 +145,9 @@ fn hold(text: &str) -> Result<Duration, String> {
 pub(super) struct Missing(BTreeSet<String>);
 
 impl Missing {
-    pub(super) fn of(filter: &Filter) -> Self {
-        Self(filter.id.iter().cloned().collect())
-    }
-
-    pub(super) fn found(&mut self, id: &str) {
-        self.0.remove(id);
+    pub(super) fn of(filter: &Filter, found: &[Candidate]) -> Self {
+        let is_found = |id: &&String| found.iter().any(|candidate| *candidate.id == ***id);
+        Self(filter.id.iter().filter(|id| !is_found(id)).cloned().collect())
     }
 
     /// What to tell, where some are missing.

@@ -1,7 +1,5 @@
 //! `dead-letters discard`: messages set aside for a reason.
 
-use std::borrow::Cow;
-use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use super::choice::{Choice, Missing, USAGE};
@@ -9,12 +7,13 @@ use super::{Agreed, Tool, counted, failed, finish, warn};
 use crate::cli::{Error, print};
 use crate::dead_letters::Source;
 use crate::dead_letters::edit::{self, Setting};
-use crate::dead_letters::entry::{Entry, Texts};
+use crate::dead_letters::entry::Entry;
 use crate::dead_letters::found::Found;
 use crate::dead_letters::known::Known;
 use crate::dead_letters::plan::{Candidate, Plan};
 use crate::dead_letters::run::Deed;
 use crate::dead_letters::scan::Scanned;
+use crate::dead_letters::survey::Survey;
 use crate::ledger::Digest;
 use crate::visible;
 
@@ -51,21 +50,16 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         let message = "--reason is empty: say why, for those who miss the messages; nothing was done".to_owned();
         return Err(Error { exit: USAGE, message });
     }
-    let (mut candidates, mut texts, mut missing) = (Vec::new(), Texts::default(), Missing::of(&filter));
-    let visit = |found: Found| {
-        let mut entry = Entry::new(&found, &mut texts);
-        if filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
-            missing.found(&entry.id);
-            entry.identify(&found);
-            let mut candidate = Candidate::new(&entry, Digest::of(&found.message.body).0);
-            if let Ok(changed) = edit::set(&found.message.body, &args.set) {
-                candidate.digests.push(Digest::of(&changed).0);
-            }
-            candidates.push(candidate);
+    let of = |entry: &Entry, found: Found| {
+        let mut candidate = Candidate::of(entry, &found);
+        if let Ok(changed) = edit::set(&found.message.body, &args.set) {
+            candidate.digests.push(Digest::of(&changed).0);
         }
-        ControlFlow::Continue(())
+        candidate
     };
-    let scanned = tool.letters.scan(&Source::DEAD, &tool.stop, visit).await.map_err(failed)?;
+    let read = tool.letters.survey(&Source::DEAD, &filter, tool.now, &tool.stop, of);
+    let Survey { candidates, scanned } = read.await.map_err(failed)?;
+    let missing = Missing::of(&filter, &candidates);
     warn(&scanned);
     let plan = if args.created {
         let known = Known::open(&tool.letters.config).await;

@@ -1,27 +1,24 @@
 //! `dead-letters replay`: messages through the work queue again, each on an operator's word.
 
-use std::borrow::Cow;
-use std::ops::ControlFlow;
 use std::process::ExitCode;
 
-use super::choice::{Choice, Missing, set_note};
+use super::choice::{Choice, Missing, USAGE, set_note};
 use super::draft::{Draft, editor};
 use super::{Agreed, Tool, counted, failed, finish, warn};
 use crate::cli::{Error, print};
 use crate::clock::rfc3339;
-use crate::config::{LedgerStore, Sources, UnknownFields};
+use crate::config::{LedgerStore, Sources};
 use crate::dead_letters::Source;
-use crate::dead_letters::body::payload;
 use crate::dead_letters::edit::{self, Setting};
-use crate::dead_letters::entry::{Entry, Texts};
-use crate::dead_letters::filter::Filter;
+use crate::dead_letters::entry::Entry;
 use crate::dead_letters::found::Found;
 use crate::dead_letters::known::Known;
 use crate::dead_letters::plan::{Allowed, Candidate, Plan, Stays};
+use crate::dead_letters::preview::Previewer;
 use crate::dead_letters::run::{Deed, Edited};
 use crate::dead_letters::scan::Scanned;
+use crate::dead_letters::survey::Survey;
 use crate::ledger::Digest;
-use crate::message::payload::Mapping;
 use crate::observe::ledger_page::hex;
 use crate::visible;
 
@@ -48,26 +45,37 @@ pub struct Args {
     new_id: bool,
 }
 
-/// What the scan found.
-struct Surveyed {
-    candidates: Vec<Candidate>,
-    missing: Missing,
-    scanned: Scanned,
-    /// The body, where there is exactly one message.
-    only: Option<Vec<u8>>,
-}
-
 /// Runs the command.
 ///
 /// # Errors
 /// What the broker said, or that nothing matched.
 pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     let filter = args.choice.filter()?;
-    let mapping = Mapping::new(&tool.letters.config).map_err(|why| {
-        Error::failed(format!("{why}: a replay needs it, to ask the ledger what was created; nothing was done"))
+    if tool.letters.config.crm.operation.is_none() {
+        return Err(Error::failed(
+            "crm.operation is not set: a replay needs it, to ask the ledger what was created; nothing was done",
+        ));
+    }
+    let previewer = Previewer::new(&tool.letters.config).map_err(|why| {
+        Error::failed(format!("{why}\nThe worker would not start with these rules; nothing was done"))
     })?;
+    if !args.set.is_empty() && previewer.rules().is_some() {
+        let why = "--set sets a field of a task message, and here rules make the tasks: correct the rule, or change the event \
+                   with --edit; nothing was done";
+        return Err(Error { exit: USAGE, message: why.to_owned() });
+    }
     let known = Known::open(&tool.letters.config).await;
-    let Surveyed { candidates, missing, scanned, only } = survey(tool, args, &filter, &mapping).await?;
+    let (mut count, mut only) = (0_u64, None);
+    let of = |entry: &Entry, found: Found| {
+        let candidate = candidate(tool, entry, &found, &args.set, &previewer);
+        count += 1;
+        // One that is edited is alone.
+        only = (count == 1).then_some(found);
+        candidate
+    };
+    let read = tool.letters.survey(&Source::DEAD, &filter, tool.now, &tool.stop, of);
+    let Survey { candidates, scanned } = read.await.map_err(failed)?;
+    let missing = Missing::of(&filter, &candidates);
     warn(&scanned);
     let allowed = Allowed { in_doubt: args.include_unknown, refused: args.set.is_empty(), new_id: args.new_id };
     let plan = Plan::replay(candidates, &known, allowed).await;
@@ -82,7 +90,7 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
     if args.choice.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
-    let draft = if args.edit { Some(edit(tool, &mapping, &plan, only.as_deref(), sources).await?) } else { None };
+    let draft = if args.edit { Some(edit(tool, &previewer, &plan, only.as_ref(), sources).await?) } else { None };
     let question = format!("Replay {}?", counted(plan.count(), "message"));
     if let Err(error) = args.choice.confirm(tool, "replayed", &question).await {
         return Err(match &draft {
@@ -90,7 +98,8 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
             None => error,
         });
     }
-    let deed = deed(tool, args, only.as_deref(), draft.as_ref().map(|(_, body)| body.clone()));
+    let before = only.as_ref().map(|found| found.message.body.as_slice());
+    let deed = deed(tool, args, before, draft.as_ref().map(|(_, body)| body.clone()));
     let (rate, hold) = (args.choice.rate, args.choice.hold);
     let agreed = Agreed { deed: &deed, plan: &plan, known: &known, filter: filter.words(), rate, hold };
     let ended = tool.carry_out(&agreed).await;
@@ -109,30 +118,18 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
     finish(&ended, plan.count(), missing.told(), scanned.partial.is_some())
 }
 
-async fn survey(tool: &Tool, args: &Args, filter: &Filter, mapping: &Mapping) -> Result<Surveyed, Error> {
-    let (mut candidates, mut texts, mut missing) = (Vec::new(), Texts::default(), Missing::of(filter));
-    let (mut only, unknown) = (None, tool.letters.config.task.unknown_fields);
-    let visit = |found: Found| {
-        let mut entry = Entry::new(&found, &mut texts);
-        if filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
-            missing.found(&entry.id);
-            entry.identify(&found);
-            candidates.push(candidate(&entry, &found.message.body, &args.set, mapping, unknown));
-            only = (candidates.len() == 1).then(|| found.message.body.clone());
-        }
-        ControlFlow::Continue(())
-    };
-    let scanned = tool.letters.scan(&Source::DEAD, &tool.stop, visit).await.map_err(failed)?;
-    Ok(Surveyed { candidates, missing, scanned, only })
-}
-
-fn candidate(entry: &Entry, body: &[u8], set: &[Setting], mapping: &Mapping, unknown: UnknownFields) -> Candidate {
-    let mut candidate = Candidate::new(entry, Digest::of(body).0);
+fn candidate(tool: &Tool, entry: &Entry, found: &Found, set: &[Setting], previewer: &Previewer) -> Candidate {
+    let body = &found.message.body;
+    let mut candidate = Candidate::of(entry, found);
     let changed = edit::set(body, set);
     if let (Ok(changed), false) = (&changed, set.is_empty()) {
         candidate.digests.push(Digest::of(changed).0);
     }
-    candidate.refused = changed.and_then(|body| payload(mapping, unknown, &body)).err();
+    let from = tool.letters.queues.of(found.source);
+    candidate.refused = match changed {
+        Ok(body) => previewer.preview(&found.message, from, &body, tool.now).problems().map(ToOwned::to_owned),
+        Err(why) => Some(why),
+    };
     candidate
 }
 
@@ -153,21 +150,7 @@ fn deed(tool: &Tool, args: &Args, before: Option<&[u8]>, body: Option<Vec<u8>>) 
 fn told(tool: &Tool, args: &Args, plan: &Plan, scanned: &Scanned) -> String {
     let (seen, work) = (counted(scanned.seen, "message"), &tool.letters.queues.work);
     let mut lines = vec![format!("{} of {seen} in {} will go to {work}", plan.count(), tool.dead())];
-    let mut line = |count: u64, text: &str| {
-        if count > 0 {
-            lines.push(format!("  {count} {text}"));
-        }
-    };
-    let calls = if plan.tasks() == 1 { "call" } else { "calls" };
-    line(plan.tasks(), &format!("{calls} of the CRM's daily quota at least; more where a message is tried again"));
-    line(plan.in_doubt, "of them may have created their task, and may create a second one");
-    line(plan.replayed_before, "of them were replayed before");
-    line(plan.without_id, "of them have no id and are given one derived from what they hold");
-    line(
-        plan.alike,
-        "of them have no id and are exactly like another one: those that are alike make one task together",
-    );
-    line(plan.refused_again, "of them would be refused again as they are; \"show\" says why");
+    lines.extend(plan.told().into_iter().map(|line| format!("  {line}")));
     let named = |ids: &[Box<str>]| visible::line(&ids.join(", "));
     for (why, count, ids) in &plan.stay {
         let help = match why {
@@ -176,7 +159,7 @@ fn told(tool: &Tool, args: &Args, plan: &Plan, scanned: &Scanned) -> String {
             Stays::IdTaken => format!("; --new-id gives one a new id: {}", named(ids)),
             Stays::Refused => format!(": {}", visible::line(plan.refused.as_deref().unwrap_or_default())),
         };
-        line(*count, &format!("others stay: {}{help}", why.words()));
+        lines.push(format!("  {count} others stay: {}{help}", why.words()));
     }
     if let Some(why) = plan.unasked.as_ref().filter(|_| plan.count() > 0) {
         lines.push(unasked(why, &tool.letters.config.ledger.store));
@@ -203,14 +186,15 @@ fn unasked(why: &str, store: &LedgerStore) -> String {
 /// The body of the only message, edited until it is good, and the draft that holds it until it is replayed.
 async fn edit(
     tool: &Tool,
-    mapping: &Mapping,
+    previewer: &Previewer,
     plan: &Plan,
-    only: Option<&[u8]>,
+    only: Option<&Found>,
     sources: &Sources,
 ) -> Result<(Draft, Vec<u8>), Error> {
-    let Some(before) = only.filter(|_| plan.count() == 1) else {
+    let Some(found) = only.filter(|_| plan.count() == 1) else {
         return Err(Error::failed("--edit is for one message at a time: name its id; nothing was done"));
     };
+    let (before, from) = (found.message.body.as_slice(), tool.letters.queues.of(found.source));
     let draft = Draft::new(before).map_err(Error::failed)?;
     loop {
         // Nothing else is under way that the editor could hold up.
@@ -222,10 +206,11 @@ async fn edit(
                 "the body is as it was; without --edit it is replayed as it is; nothing was done",
             ));
         }
-        let Err(problems) = payload(mapping, tool.letters.config.task.unknown_fields, &body) else {
+        let preview = previewer.preview(&found.message, from, &body, tool.now);
+        let Some(problems) = preview.problems() else {
             return Ok((draft, body));
         };
-        eprintln!("this would be refused: {}", visible::lines(&problems));
+        eprintln!("this would be refused: {}", visible::lines(problems));
         match tool.ask("Edit it again? [y/N] ").await {
             Ok(Some(true)) => {}
             Ok(_) => return Err(Error::failed(draft.kept("it is not replayed"))),

@@ -1,19 +1,17 @@
 //! `dead-letters restore`: discarded messages back on the dead-letter queue.
 
-use std::borrow::Cow;
-use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use super::choice::{Choice, Missing};
 use super::{Agreed, Tool, counted, failed, finish, warn};
 use crate::cli::{Error, print};
 use crate::dead_letters::Source;
-use crate::dead_letters::entry::{Entry, Texts};
+use crate::dead_letters::entry::Entry;
 use crate::dead_letters::found::Found;
 use crate::dead_letters::known::Known;
 use crate::dead_letters::plan::{Candidate, Plan};
 use crate::dead_letters::run::Deed;
-use crate::ledger::Digest;
+use crate::dead_letters::survey::Survey;
 
 pub(super) const EXAMPLES: &str = "Examples:
   wolkvox-task-worker dead-letters restore order-17
@@ -32,17 +30,10 @@ pub struct Args {
 /// What the broker said, or that nothing matched.
 pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let filter = args.choice.filter()?;
-    let (mut candidates, mut texts, mut missing) = (Vec::new(), Texts::default(), Missing::of(&filter));
-    let visit = |found: Found| {
-        let mut entry = Entry::new(&found, &mut texts);
-        if filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
-            missing.found(&entry.id);
-            entry.identify(&found);
-            candidates.push(Candidate::new(&entry, Digest::of(&found.message.body).0));
-        }
-        ControlFlow::Continue(())
-    };
-    let scanned = tool.letters.scan(&Source::DISCARDED, &tool.stop, visit).await.map_err(failed)?;
+    let of = |entry: &Entry, found: Found| Candidate::of(entry, &found);
+    let read = tool.letters.survey(&Source::DISCARDED, &filter, tool.now, &tool.stop, of);
+    let Survey { candidates, scanned } = read.await.map_err(failed)?;
+    let missing = Missing::of(&filter, &candidates);
     warn(&scanned);
     let plan = Plan::discard(&candidates);
     if plan.count() == 0 {

@@ -11,13 +11,13 @@ use serde::Serialize;
 use super::{Tool, failed, json, warn};
 use crate::cli::{Error, print};
 use crate::dead_letters::Source;
-use crate::dead_letters::body::{self, Preview};
 use crate::dead_letters::entry::{Entry, Texts};
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::found::Found;
+use crate::dead_letters::preview::{Preview, Previewer};
 use crate::message::dead_letter::{DeadLetter, published_to};
 use crate::message::failure::shorten;
-use crate::message::retry_state::{Attempt, RetryState};
+use crate::message::retry_state::{Attempt, RULES, RetryState, string};
 use crate::visible;
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -50,6 +50,8 @@ struct Shown {
     queue: String,
     cause: String,
     rule: Option<String>,
+    /// The digest of the rules that were in force.
+    rules: Option<String>,
     action: Option<String>,
     history: Vec<Attempt>,
     published_to: String,
@@ -67,10 +69,11 @@ struct Shown {
 pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let filter = Filter { id: vec![args.id.clone()], ..Filter::default() };
     let (mut shown, mut texts) = (Vec::new(), Texts::default());
+    let previewer = Previewer::new(&tool.letters.config);
     let visit = |found: Found| {
         let entry = Entry::new(&found, &mut texts);
         if filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
-            shown.push(everything(tool, found, &entry));
+            shown.push(everything(tool, found, &entry, &previewer));
         }
         if shown.len() < MOST { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
@@ -88,13 +91,19 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     if args.json {
         print(&json(&shown)?)?;
     } else {
-        let texts: Vec<String> = shown.iter().map(|shown| text(shown, args.full)).collect();
+        let now = previewer.as_ref().ok().and_then(Previewer::rules);
+        let texts: Vec<String> = shown.iter().map(|shown| text(shown, args.full, now.as_deref())).collect();
         print(&texts.join("\n\n"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn everything(tool: &Tool, found: Found, entry: &Entry) -> Shown {
+fn everything(tool: &Tool, found: Found, entry: &Entry, previewer: &Result<Previewer, String>) -> Shown {
+    let queue = tool.letters.queues.of(found.source).to_owned();
+    let replay = match previewer {
+        Ok(previewer) => previewer.preview(&found.message, &queue, &found.message.body, tool.now),
+        Err(why) => Preview::unknown(why),
+    };
     let (state, _) = RetryState::read(&found.message, None);
     let (exchange, key) = published_to(&found.message);
     let (body, body_base64) = match std::str::from_utf8(&found.message.body) {
@@ -102,20 +111,21 @@ fn everything(tool: &Tool, found: Found, entry: &Entry) -> Shown {
         Err(_) => (None, Some(STANDARD.encode(&found.message.body))),
     };
     Shown {
-        queue: tool.letters.queues.of(found.source).to_owned(),
+        queue,
         cause: entry.cause.to_string(),
         rule: entry.rule.as_deref().map(ToOwned::to_owned),
+        rules: found.message.header(RULES).and_then(string),
         action: entry.action.as_deref().map(ToOwned::to_owned),
         history: state.history,
         published_to: if exchange.is_empty() { key } else { format!("{exchange} with {key}") },
         body,
         body_base64,
-        replay: body::preview(&tool.letters.config, &found.message.body),
+        replay,
         letter: found.letter,
     }
 }
 
-fn text(shown: &Shown, full: bool) -> String {
+fn text(shown: &Shown, full: bool, rules_now: Option<&str>) -> String {
     let letter = &shown.letter;
     let mut lines = Vec::new();
     let mut line = |name: &str, value: Option<String>| {
@@ -129,6 +139,7 @@ fn text(shown: &Shown, full: bool) -> String {
     line("kind", Some(letter.kind.clone()));
     line("stage", letter.stage.clone());
     line("rule", shown.rule.clone());
+    line("rules", shown.rules.as_deref().map(|digest| rules(digest, rules_now)));
     line("reason", Some(letter.message.clone()));
     line("CRM's code", letter.crm_code.map(|code| code.to_string()));
     line("CRM's words", letter.crm_message.clone());
@@ -153,10 +164,17 @@ fn text(shown: &Shown, full: bool) -> String {
         true => body,
         false => format!("{}\n({} bytes in all; --full prints them)", shorten(&body, SHORT), body.len()),
     };
-    let replay = match &shown.replay {
-        Preview::Payload(payload) => format!("a replay would send\n{payload:#}"),
-        Preview::Problems(problems) => format!("a replay would be refused again\n{problems}"),
-        Preview::Unknown(missing) => format!("what a replay would send is not known: {missing}"),
-    };
+    let (heading, sent) = shown.replay.words();
+    let id = shown.replay.message_id.as_deref().map(|id| format!(", with the id {id}")).unwrap_or_default();
+    let replay = format!("{heading}{id}:\n{sent}");
     format!("{}\n\nbody\n{}\n\n{}", lines.join("\n"), visible::lines(&body), visible::lines(&replay))
+}
+
+/// The rules that were in force, and whether those of this configuration are the same.
+fn rules(digest: &str, now: Option<&str>) -> String {
+    match now {
+        Some(now) if now == digest => format!("{digest}, as they are now"),
+        Some(now) => format!("{digest}; they have changed since, to {now}"),
+        None => format!("{digest}; this configuration has no rules"),
+    }
 }

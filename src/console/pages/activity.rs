@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::{Extension, Path, Request, State};
+use axum::extract::{Extension, Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::{Shell, go, print_of, refused, said, show, when};
+use super::{Shell, go, print_of, said, show, when};
 use crate::console::App;
 use crate::console::actions::{self, Wanted};
-use crate::console::safety::{self, Form, Visitor};
+use crate::console::safety::{Form, Posted, Visitor};
 use crate::console::store::{Action, Counts};
 use crate::console::times::When;
 use crate::dead_letters::audit::Record;
@@ -119,6 +119,7 @@ fn result(action: &Action, counts: &Counts) -> String {
     let done = match action.what.as_str() {
         "replay" => format!("{sent} replayed"),
         "discard" => format!("{sent} discarded"),
+        "delete" => format!("{sent} discarded for good"),
         _ => format!("{sent} restored"),
     };
     let mut parts = Vec::new();
@@ -144,6 +145,8 @@ struct ActionPage {
     shell: Shell,
     id: String,
     what: String,
+    /// The action as its button has it.
+    verb: &'static str,
     state: String,
     who: String,
     filter: String,
@@ -158,6 +161,8 @@ struct ActionPage {
     /// The action can be counted again with the messages in doubt.
     query_with_doubt: Option<String>,
     can_restore: bool,
+    /// RabbitMQ did not take a copy of what is left.
+    can_delete: bool,
     lists: Vec<(&'static str, Vec<(String, String)>)>,
 }
 
@@ -216,6 +221,13 @@ fn action_page(app: &App, visitor: &Visitor, action: Action) -> Result<ActionPag
             && action.state != "counted"
             && action.state != "running"
             && of("sent") > 0,
+        can_delete: action.what == "discard" && action.state == "failed" && of("waiting") > 0,
+        verb: match action.what.as_str() {
+            "replay" => "Replay",
+            "discard" => "Discard",
+            "delete" => "Discard for good",
+            _ => "Restore",
+        },
         lists,
         id: action.id,
         what: action.what,
@@ -227,15 +239,7 @@ fn action_page(app: &App, visitor: &Visitor, action: Action) -> Result<ActionPag
 }
 
 /// Counts what an action would do, and goes to its page.
-pub(super) async fn count(
-    State(app): State<Arc<App>>,
-    Extension(visitor): Extension<Visitor>,
-    request: Request,
-) -> Response {
-    let form = match safety::form(&visitor, request).await {
-        Ok(form) => form,
-        Err(why) => return refused(&app, &visitor, &why, "failed"),
-    };
+pub(super) async fn count(State(app): State<Arc<App>>, Posted { visitor, form }: Posted) -> Response {
     let wanted = match wanted(&form, &visitor) {
         Ok(wanted) => wanted,
         Err(why) => return said(&app, &visitor, StatusCode::BAD_REQUEST, why, "failed"),
@@ -247,15 +251,16 @@ pub(super) async fn count(
 }
 
 fn wanted(form: &Form, visitor: &Visitor) -> Result<Wanted, String> {
-    let what = ["replay", "discard", "restore"].into_iter().find(|what| form.get("what") == Some(what));
+    let what = ["replay", "discard", "delete", "restore"].into_iter().find(|what| form.get("what") == Some(what));
     let print = match form.get("print") {
         Some(name) => Some(print_of(name).ok_or("there is no such message")?),
         None => None,
     };
     Ok(Wanted {
-        what: what.ok_or("say what to do: replay, discard or restore")?,
+        what: what.ok_or("say what to do: replay, discard, delete or restore")?,
         filter: Filter::from_query(form.text("query"))?,
         print,
+        rest_of: form.get("rest_of").map(ToOwned::to_owned),
         in_doubt: form.get("doubt").is_some(),
         new_id: form.get("new_id").map(|_| crate::dead_letters::audit::new_action()),
         who: visitor.session.name.clone(),
@@ -267,20 +272,16 @@ fn wanted(form: &Form, visitor: &Visitor) -> Result<Wanted, String> {
 /// Confirms an action, or cancels it.
 pub(super) async fn post(
     State(app): State<Arc<App>>,
-    Extension(visitor): Extension<Visitor>,
     Path(id): Path<String>,
-    request: Request,
+    Posted { visitor, form }: Posted,
 ) -> Response {
     let back = format!("actions/{id}");
-    let form = match safety::form(&visitor, request).await {
-        Ok(form) => form,
-        Err(why) => return refused(&app, &visitor, &why, &back),
-    };
     if form.get("do") == Some("cancel") {
         app.cancel(&id);
         return go(&app, &back);
     }
-    let needs_reason = matches!(app.store.action(&id), Ok(Some(action)) if action.what == "discard");
+    let needs_reason =
+        matches!(app.store.action(&id), Ok(Some(action)) if matches!(action.what.as_str(), "discard" | "delete"));
     let reason = form.get("reason").map(str::trim).filter(|reason| !reason.is_empty());
     if needs_reason && reason.is_none() {
         return said(

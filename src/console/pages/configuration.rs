@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::{Extension, Request, State};
+use axum::extract::{Extension, State};
 use axum::response::Response;
 
-use super::{Shell, refused, show};
+use super::{Shell, show};
 use crate::check::{self, Finding, Outcome, Scope};
+use crate::config::Setting;
 use crate::console::App;
-use crate::console::safety::{self, Visitor};
+use crate::console::safety::{Posted, Visitor};
 
 #[derive(Template)]
 #[template(path = "configuration.html")]
@@ -17,9 +18,17 @@ struct Page {
     shell: Shell,
     summary: String,
     warnings: Vec<String>,
-    rows: Vec<(&'static str, String)>,
+    rows: Vec<Row>,
     findings: Option<Vec<Finding>>,
     problems: usize,
+}
+
+/// A key, as `config show` has it.
+struct Row {
+    key: &'static str,
+    value: String,
+    source: String,
+    is_default: bool,
 }
 
 pub(super) async fn page(State(app): State<Arc<App>>, Extension(visitor): Extension<Visitor>) -> Response {
@@ -27,14 +36,7 @@ pub(super) async fn page(State(app): State<Arc<App>>, Extension(visitor): Extens
 }
 
 /// Runs `check` without the CRM, which would cost a call of each token's quota.
-pub(super) async fn check(
-    State(app): State<Arc<App>>,
-    Extension(visitor): Extension<Visitor>,
-    request: Request,
-) -> Response {
-    if let Err(why) = safety::form(&visitor, request).await {
-        return refused(&app, &visitor, &why, "configuration");
-    }
+pub(super) async fn check(State(app): State<Arc<App>>, Posted { visitor, .. }: Posted) -> Response {
     let scope = Scope { network: true, crm: false, kubernetes: app.kubernetes };
     let mut findings = check::run(&app.loaded, scope).await;
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.result));
@@ -48,34 +50,18 @@ fn filled(app: &App, visitor: &Visitor, findings: Option<Vec<Finding>>) -> Page 
         shell,
         summary: app.config.summary(),
         warnings: app.loaded.warnings.iter().map(ToString::to_string).collect(),
-        rows: rows(app),
+        rows: app.loaded.settings.iter().map(row).collect(),
         findings,
         problems,
     }
 }
 
-/// The values that operators ask for; secrets are not among them.
-fn rows(app: &App) -> Vec<(&'static str, String)> {
-    let config = &app.config;
-    let duration = crate::duration::format;
-    let delays: Vec<String> = config.retry.delays.iter().map(|delay| duration(*delay)).collect();
-    let workers: Vec<String> = config.console.workers.iter().map(ToString::to_string).collect();
-    vec![
-        ("broker.queue", config.broker.queue.clone()),
-        ("broker.dead_letter_queue", config.broker.dead_letter_queue.clone()),
-        ("broker.topology", format!("{:?}", config.broker.topology).to_lowercase()),
-        ("crm.server", config.crm.server.as_ref().map(ToString::to_string).unwrap_or_else(|| "not set".to_owned())),
-        ("crm.operation", config.crm.operation.clone().unwrap_or_else(|| "not set".to_owned())),
-        ("crm.tokens", format!("{} (not shown)", config.crm.tokens.len())),
-        ("crm.request_timeout", duration(config.crm.request_timeout)),
-        ("crm.timezone", config.crm.timezone.iana_name().unwrap_or("UTC").to_owned()),
-        ("retry.immediate_attempts", config.retry.immediate_attempts.to_string()),
-        ("retry.delays", if delays.is_empty() { "none".to_owned() } else { delays.join(", ") }),
-        ("retry.on_unknown", format!("{:?}", config.retry.on_unknown)),
-        ("gate.hold", duration(config.gate.hold)),
-        ("ledger.url", config.ledger.store.as_str().to_owned()),
-        ("ledger.retention", duration(config.ledger.retention)),
-        ("console.workers", workers.join(", ")),
-        ("console.read_only", config.console.read_only.to_string()),
-    ]
+fn row(setting: &Setting) -> Row {
+    let shown = |text: &Option<String>| text.clone().filter(|text| !text.is_empty()).unwrap_or_else(|| "–".to_owned());
+    Row {
+        key: setting.key,
+        value: shown(&setting.value),
+        source: shown(&setting.source),
+        is_default: setting.source.as_deref().is_none_or(|source| source == "default"),
+    }
 }

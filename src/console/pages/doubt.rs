@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::{Extension, RawQuery, Request, State};
+use axum::extract::{Extension, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::failed::{MessageRow, row};
-use super::{Shell, go, parameter, print_of, refused, said, show, when};
+use super::{Shell, go, parameter, print_of, said, show, when};
 use crate::console::App;
-use crate::console::safety::{self, Visitor};
+use crate::console::safety::{Posted, Visitor};
 use crate::console::times::When;
 use crate::dead_letters::filter::Filter;
 use crate::observe::forecast::grouped;
@@ -76,15 +76,7 @@ pub(super) async fn page(
 }
 
 /// Notes what somebody found in the CRM.
-pub(super) async fn post(
-    State(app): State<Arc<App>>,
-    Extension(visitor): Extension<Visitor>,
-    request: Request,
-) -> Response {
-    let form = match safety::form(&visitor, request).await {
-        Ok(form) => form,
-        Err(why) => return refused(&app, &visitor, &why, "doubt"),
-    };
+pub(super) async fn post(State(app): State<Arc<App>>, Posted { visitor, form }: Posted) -> Response {
     let verdict = form.text("verdict");
     let print = form.get("print").and_then(print_of);
     let entry = print.and_then(|print| app.index.snapshot()?.entry(print).cloned());

@@ -7,14 +7,15 @@ use axum::extract::{Extension, Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::message::{stands, whole_body};
+use super::message::{preview, stands, whole_body};
 use super::{Shell, go, print_name, print_of, refused, said, show};
 use crate::clock::rfc3339;
 use crate::console::App;
 use crate::console::actions::{Wanted, count};
+use crate::console::index::Detail;
 use crate::console::safety::{self, Form, Refused, Visitor};
 use crate::console::text;
-use crate::dead_letters::body::{self, Preview};
+use crate::dead_letters::body;
 use crate::dead_letters::edit::{Setting, changed_fields, set};
 use crate::dead_letters::entry::Entry;
 use crate::dead_letters::known::Standing;
@@ -33,7 +34,8 @@ struct Page {
     reason: String,
     fields: Vec<Field>,
     problems: String,
-    preview: String,
+    /// A heading and a text.
+    preview: Option<(String, String)>,
     changed: String,
     checked: bool,
     is_doubt: bool,
@@ -51,9 +53,9 @@ struct Field {
 /// The message, its body before, and how it stands.
 struct Subject {
     entry: Entry,
+    detail: Detail,
     before: Vec<u8>,
     standing: Standing,
-    reason: String,
 }
 
 async fn subject(app: &App, visitor: &Visitor, name: &str) -> Result<Subject, Response> {
@@ -63,7 +65,8 @@ async fn subject(app: &App, visitor: &Visitor, name: &str) -> Result<Subject, Re
     }
     let print = print_of(name).ok_or_else(gone)?;
     let snapshot = app.index.view(&app.tasks, &app.stop).await.snapshot.ok_or_else(gone)?;
-    let (entry, detail) = (snapshot.entry(print).ok_or_else(gone)?.clone(), snapshot.detail(print).ok_or_else(gone)?);
+    let entry = snapshot.entry(print).ok_or_else(gone)?.clone();
+    let detail = snapshot.detail(&entry).ok_or_else(gone)?;
     let whole =
         whole_body(app, Some(print)).await.map_err(|why| said(app, visitor, StatusCode::BAD_GATEWAY, why, "failed"))?;
     let before = whole.ok_or_else(gone)?;
@@ -75,7 +78,7 @@ async fn subject(app: &App, visitor: &Visitor, name: &str) -> Result<Subject, Re
     if standing == Standing::Created {
         return Err(said(app, visitor, StatusCode::CONFLICT, "Its task was created: it cannot be replayed.", "failed"));
     }
-    Ok(Subject { entry, before, standing, reason: detail.letter.message })
+    Ok(Subject { entry, detail, before, standing })
 }
 
 pub(super) async fn page(
@@ -120,7 +123,7 @@ pub(super) async fn post(
             return show(&page);
         }
     };
-    let is_good = matches!(body::preview(&app.config, &body), Preview::Payload(_) | Preview::Unknown(_));
+    let is_good = preview(&app, &subject.entry, &subject.detail, &body).problems().is_none();
     let is_allowed = subject.standing != Standing::InDoubt || form.get("doubt").is_some();
     let is_asked = form.get("do") == Some("replay") && note.is_none();
     if !is_asked || !is_good || !is_allowed || (body == subject.before && !wants_new_id) {
@@ -183,16 +186,16 @@ fn filled(
 ) -> Page {
     let mut shell = Shell::new(app, visitor, "Edit and replay", "failed");
     shell.notes.extend(note.map(ToOwned::to_owned));
-    let (mut problems, mut preview) = (String::new(), String::new());
-    match body::preview(&app.config, body) {
-        Preview::Payload(payload) => preview = format!("{payload:#}"),
-        Preview::Problems(why) => problems = why,
-        Preview::Unknown(why) => preview = format!("not known: {why}"),
-    }
+    let preview = preview(app, &subject.entry, &subject.detail, body);
+    let problems = preview.problems().unwrap_or_default().to_owned();
+    let preview = problems.is_empty().then(|| preview.words());
     if checked && body == subject.before && !wants_new_id {
         shell.notes.push("The body is as it was. To replay it unchanged, use Replay on the message's page.".to_owned());
     }
-    let is_object = body::indented(&String::from_utf8_lossy(body)).is_some_and(|text| text.starts_with('{'));
+    // With rules the body is an event, whose members are no fields of a task.
+    let has_fields = app.config.events.rules.is_empty();
+    let is_object =
+        has_fields && body::indented(&String::from_utf8_lossy(body)).is_some_and(|text| text.starts_with('{'));
     let field = |name: &'static str| Field {
         name,
         value: text::field(&body::value_at(body, name).unwrap_or_default()),
@@ -202,7 +205,7 @@ fn filled(
         print: print_name(subject.entry.fingerprint),
         id: subject.entry.id.to_string(),
         body: text::field(&String::from_utf8_lossy(body)),
-        reason: subject.reason.clone(),
+        reason: subject.detail.letter.message.clone(),
         fields: if is_object { FIELDS.into_iter().map(field).collect() } else { Vec::new() },
         changed: changed_fields(&subject.before, body).join(", "),
         problems,

@@ -1,4 +1,4 @@
-//! *Find*: what is known of a message id.
+//! *Find*: what is known of a message id, or of a reference.
 
 use std::sync::Arc;
 
@@ -22,6 +22,7 @@ struct Page {
 }
 
 struct Found {
+    reference: String,
     sentence: String,
     is_found: bool,
     ledger: String,
@@ -32,6 +33,7 @@ struct Found {
 
 struct PlaceRow {
     queue: String,
+    id: String,
     attempts: u32,
     kind: String,
     reason: String,
@@ -71,6 +73,7 @@ fn found(app: &App, looked_up: LookedUp, sees: bool) -> Found {
     };
     let at = entry.and_then(|entry| entry.at.as_ref()).map(|at| When::parse(at, app.now(), &app.config.crm.timezone));
     Found {
+        reference: looked_up.reference.clone().unwrap_or_default(),
         sentence: looked_up.sentence(),
         is_found: looked_up.is_found(),
         ledger,
@@ -80,6 +83,7 @@ fn found(app: &App, looked_up: LookedUp, sees: bool) -> Found {
             .into_iter()
             .map(|place| PlaceRow {
                 queue: place.queue,
+                id: place.id,
                 attempts: place.attempts,
                 kind: place.kind.unwrap_or_default(),
                 reason: place.reason.filter(|_| sees).unwrap_or_default(),

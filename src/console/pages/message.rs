@@ -15,10 +15,11 @@ use crate::console::index::{BODY, Detail};
 use crate::console::safety::Visitor;
 use crate::console::times::When;
 use crate::dead_letters::Source;
-use crate::dead_letters::body::{self, Preview};
+use crate::dead_letters::body;
 use crate::dead_letters::entry::Entry;
 use crate::dead_letters::known::{Known, Standing, standing};
-use crate::message::retry_state::Attempt;
+use crate::dead_letters::preview::Preview;
+use crate::message::retry_state::{Attempt, is_brokers, string};
 
 #[derive(Template)]
 #[template(path = "message.html")]
@@ -39,8 +40,10 @@ struct Page {
     is_text: bool,
     is_cut: bool,
     size: u32,
-    preview: String,
-    preview_is_good: bool,
+    /// A heading and a text.
+    preview: Option<(String, String)>,
+    /// A replay as it is would be refused again.
+    is_refused: bool,
     command: String,
     example: String,
 }
@@ -61,7 +64,8 @@ pub(super) async fn page(
     let view = app.index.view(&app.tasks, &app.stop).await;
     let found = print_of(&name).and_then(|print| {
         let snapshot = view.snapshot.as_ref()?;
-        Some((snapshot.entry(print)?.clone(), snapshot.detail(print)?))
+        let entry = snapshot.entry(print)?;
+        Some((entry.clone(), snapshot.detail(entry)?))
     });
     let Some((entry, detail)) = found else {
         let text = "This message is not among the dead letters that were read last. It may have been replayed or discarded: \
@@ -96,14 +100,9 @@ pub(super) async fn stands(app: &App, entry: &Entry, detail: &Detail) -> (String
 
 fn filled(app: &App, shell: Shell, entry: &Entry, detail: &Detail, ledger: String, standing: Standing) -> Page {
     let (now, zone, sees) = (app.now(), &app.config.crm.timezone, shell.sees_bodies);
-    let text = std::str::from_utf8(&detail.body).ok().map(ToOwned::to_owned);
+    let text = std::str::from_utf8(&detail.message.body).ok().map(ToOwned::to_owned);
     let is_cut = entry.size as usize > BODY;
-    let (preview, preview_is_good) = match body::preview(&app.config, &detail.body) {
-        _ if is_cut || !sees => (String::new(), false),
-        Preview::Payload(payload) => (format!("{payload:#}"), true),
-        Preview::Problems(problems) => (problems, false),
-        Preview::Unknown(why) => (format!("not known: {why}"), false),
-    };
+    let preview = (sees && !is_cut).then(|| preview(app, entry, detail, &detail.message.body));
     let whole = text.clone().filter(|_| sees && !is_cut);
     Page {
         print: print_name(entry.fingerprint),
@@ -128,11 +127,20 @@ fn filled(app: &App, shell: Shell, entry: &Entry, detail: &Detail, ledger: Strin
         is_text: detail.is_text,
         is_cut,
         size: entry.size,
-        preview,
-        preview_is_good,
+        is_refused: preview.as_ref().is_some_and(|preview| preview.problems().is_some()),
+        preview: preview.as_ref().map(Preview::words),
         command: whole.as_ref().map(|body| map_command(entry, detail, body)).unwrap_or_default(),
         example: whole.map(|body| rule_example(entry, detail, &body)).unwrap_or_default(),
         shell,
+    }
+}
+
+/// What a replay with this body would send.
+pub(super) fn preview(app: &App, entry: &Entry, detail: &Detail, body: &[u8]) -> Preview {
+    let from = app.letters.queues.of(entry.source);
+    match app.previewer() {
+        Ok(previewer) => previewer.preview(&detail.message, from, body, app.now()),
+        Err(why) => Preview::unknown(why),
     }
 }
 
@@ -155,7 +163,7 @@ fn facts(app: &App, entry: &Entry, detail: &Detail, sees: bool) -> Vec<(&'static
     fact("Attempts", Some(entry.attempts.to_string()));
     fact("Replayed before", Some(entry.replays.to_string()).filter(|_| entry.replays > 0));
     fact("Last action", entry.action.as_deref().map(ToOwned::to_owned));
-    fact("Edited", letter.edited.clone());
+    fact("Edited", detail.edited.clone());
     facts
 }
 
@@ -177,7 +185,7 @@ fn attempt_row(app: &App, attempt: &Attempt, sees: bool) -> AttemptRow {
 fn lines(text: Option<&str>, detail: &Detail, field: Option<&str>) -> Vec<(String, bool)> {
     let Some(text) = text else {
         // Cut in the middle of a character, or no text at all.
-        let lossy = String::from_utf8_lossy(&detail.body);
+        let lossy = String::from_utf8_lossy(&detail.message.body);
         return lossy.lines().map(|line| (line.to_owned(), false)).collect();
     };
     let shown = body::indented(text).unwrap_or_else(|| text.to_owned());
@@ -195,15 +203,19 @@ fn lines(text: Option<&str>, detail: &Detail, field: Option<&str>) -> Vec<(Strin
 
 fn map_command(entry: &Entry, detail: &Detail, body: &str) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
-    let key = if detail.routing_key.is_empty() {
-        String::new()
-    } else {
-        format!(" --routing-key {}", quoted(&detail.routing_key))
-    };
-    format!(
-        "wolkvox-task-worker map{key} --message-id {} - <<'END_OF_MESSAGE'\n{body}\nEND_OF_MESSAGE",
-        quoted(&entry.id)
-    )
+    let option = |name: &str, value: &str| format!(" --{name} {}", quoted(value));
+    let mut options = String::new();
+    if !detail.exchange.is_empty() {
+        options.push_str(&option("exchange", &detail.exchange));
+    }
+    if !detail.routing_key.is_empty() {
+        options.push_str(&option("routing-key", &detail.routing_key));
+    }
+    for (name, value) in headers(detail) {
+        options.push_str(&option("header", &format!("{name}={value}")));
+    }
+    options.push_str(&option("message-id", &entry.id));
+    format!("wolkvox-task-worker map{options} - <<'END_OF_MESSAGE'\n{body}\nEND_OF_MESSAGE")
 }
 
 fn rule_example(entry: &Entry, detail: &Detail, body: &str) -> String {
@@ -212,11 +224,30 @@ fn rule_example(entry: &Entry, detail: &Detail, body: &str) -> String {
     let event = if body.contains(['\'', '\n', '\r']) { text(body) } else { format!("'{body}'") };
     let exchange =
         if detail.exchange.is_empty() { String::new() } else { format!("\nexchange = {}", text(&detail.exchange)) };
+    let headers: Vec<String> =
+        headers(detail).iter().map(|(name, value)| format!("{} = {}", text(name), text(value))).collect();
+    let headers = if headers.is_empty() { String::new() } else { format!("\nheaders = {{ {} }}", headers.join(", ")) };
     format!(
-        "[[rules.examples]]\nevent = {event}\nrouting_key = {}{exchange}\nmessage_id = {}\ntask = {{ name = \"…\" }}",
+        "[[rules.examples]]\nevent = {event}\nrouting_key = {}{exchange}{headers}\nmessage_id = {}\ntask = {{ name = \"…\" }}",
         text(&detail.routing_key),
         text(&entry.id)
     )
+}
+
+/// The publisher's headers that are text, and the content type, by which rules may choose.
+fn headers(detail: &Detail) -> Vec<(String, String)> {
+    let properties = &detail.message.properties;
+    let content_type = properties.content_type().as_ref().map(|kind| ("content-type".to_owned(), kind.to_string()));
+    let theirs = properties.headers().iter().flat_map(|headers| headers.inner());
+    let theirs = theirs.filter(|(name, _)| !(is_ours(name.as_str()) || is_brokers(name.as_str())));
+    content_type
+        .into_iter()
+        .chain(theirs.filter_map(|(name, value)| Some((name.to_string(), string(value)?))))
+        .collect()
+}
+
+fn is_ours(name: &str) -> bool {
+    name.starts_with("x-wtw-") || name.starts_with("x-replayed-")
 }
 
 /// The whole body as it is, read from the queue.
@@ -245,10 +276,11 @@ pub(super) async fn raw(
 pub(super) async fn whole_body(app: &App, print: Option<u128>) -> Result<Option<Vec<u8>>, String> {
     let Some(print) = print else { return Ok(None) };
     if let Some(snapshot) = app.index.snapshot()
-        && let (Some(entry), Some(detail)) = (snapshot.entry(print), snapshot.detail(print))
-        && detail.body.len() == entry.size as usize
+        && let Some(entry) = snapshot.entry(print)
+        && let Some(detail) = snapshot.detail(entry)
+        && detail.message.body.len() == entry.size as usize
     {
-        return Ok(Some(detail.body));
+        return Ok(Some(detail.message.body));
     }
     let mut body = None;
     let scanned = app.letters.scan(&Source::DEAD, &app.stop, |found| {

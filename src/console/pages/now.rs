@@ -18,7 +18,7 @@ use crate::console::times::When;
 use crate::dead_letters::Queues;
 use crate::observe::forecast::grouped;
 use crate::observe::overview::Overview;
-use crate::observe::status::{Page as StatusPage, Token};
+use crate::observe::status::{Minute, Page as StatusPage, Token};
 use crate::observe::workers::Workers;
 
 /// How long one answer serves all viewers.
@@ -61,7 +61,8 @@ struct Page {
     queue_problem: Option<String>,
     dead: u64,
     kinds: Vec<(String, String)>,
-    charts: Vec<(&'static str, String)>,
+    /// A caption and a chart.
+    charts: Vec<(String, String)>,
     recent: Vec<RecentRow>,
 }
 
@@ -71,6 +72,7 @@ struct Worker {
     role: &'static str,
     state: String,
     is_good: bool,
+    is_open: bool,
     gate: String,
     gate_since: Option<When>,
     failure: Option<String>,
@@ -141,6 +143,7 @@ fn worker(app: &App, answer: &crate::observe::workers::Answer, role: &'static st
                 role,
                 state: why.clone(),
                 is_good: false,
+                is_open: false,
                 gate: "–".to_owned(),
                 gate_since: None,
                 failure: None,
@@ -158,7 +161,8 @@ fn worker(app: &App, answer: &crate::observe::workers::Answer, role: &'static st
         name: page.worker.clone(),
         role,
         state: page.reason.clone().unwrap_or_else(|| "ready".to_owned()),
-        is_good: page.ready && page.gate.open,
+        is_good: page.ready,
+        is_open: page.gate.open,
         gate,
         gate_since: Some(When::parse(&page.gate.since, now, zone)),
         failure: page.gate.last_failure.clone().filter(|_| !page.gate.open),
@@ -191,14 +195,17 @@ fn failures(page: &StatusPage) -> Vec<(String, String)> {
     some.map(|(kind, count)| (kind.clone(), grouped(*count))).collect()
 }
 
-fn charts(page: &StatusPage) -> Vec<(&'static str, String)> {
-    let of = |value: fn(&crate::observe::status::Minute) -> Option<u64>| {
-        page.last_hour.iter().map(value).collect::<Vec<_>>()
-    };
+fn charts(page: &StatusPage) -> Vec<(String, String)> {
+    let of = |value: fn(&Minute) -> Option<u64>| page.last_hour.iter().map(value).collect::<Vec<_>>();
+    let sum = |value: fn(&Minute) -> Option<u64>| grouped(of(value).into_iter().flatten().sum());
+    let created: fn(&Minute) -> Option<u64> = |minute| Some(minute.created);
+    let failed: fn(&Minute) -> Option<u64> = |minute| Some(minute.dead_lettered);
+    let waiting: fn(&Minute) -> Option<u64> = |minute| minute.backlog;
+    let now = of(waiting).into_iter().flatten().next_back().map_or_else(|| "not known yet".to_owned(), grouped);
     vec![
-        ("Created", bars("Tasks created", "good", &of(|minute| Some(minute.created)))),
-        ("Failed", bars("Messages dead-lettered", "bad", &of(|minute| Some(minute.dead_lettered)))),
-        ("Waiting", bars("Messages waiting", "flat", &of(|minute| minute.backlog))),
+        (format!("Created in the last hour: {}", sum(created)), bars("Tasks created", "good", &of(created))),
+        (format!("Failed in the last hour: {}", sum(failed)), bars("Messages dead-lettered", "bad", &of(failed))),
+        (format!("Waiting: {now}"), bars("Messages waiting", "flat", &of(waiting))),
     ]
 }
 

@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use secrecy::SecretString;
-
 use super::connection::{Connection, Link, Question};
 use super::{FORMAT, PREFIX, SCRIPT};
+use crate::config::SharedSecret;
 use crate::ledger::LedgerError;
 
 /// How long a key of a check that was interrupted stays, in milliseconds.
@@ -36,7 +35,7 @@ pub struct Found {
 ///
 /// # Errors
 /// What keeps a worker from using it.
-pub async fn inspect(url: &SecretString) -> Result<Found, LedgerError> {
+pub async fn inspect(url: &SharedSecret) -> Result<Found, LedgerError> {
     let connection = Connection::new(url)?;
     let link = connection.link().await?;
     let mut look = redis::pipe();

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use tokio::sync::oneshot;
 
 use super::place::{Lock, Place};
 use super::row::{get, put};
 use crate::clock::Clock;
 use crate::ledger::entry::{apply, horizon};
-use crate::ledger::{About, Change, Changed, Entry, Key, LedgerError, Limits, new_id};
+use crate::ledger::{About, Change, Changed, Entry, Key, KeyPrefix, LedgerError, Limits, new_id};
 
 /// Marks the file as a ledger (`PRAGMA application_id`): "WTWL".
 const LEDGER: i64 = 0x5754_574c;
@@ -291,6 +291,19 @@ fn open_to_read(place: &Place) -> Result<Connection, LedgerError> {
     let connection = Connection::open_with_flags(place.uri(), flags).map_err(|error| place.explain(&error))?;
     connection.busy_timeout(Duration::from_millis(BUSY)).map_err(|error| place.explain(&error))?;
     Ok(connection)
+}
+
+/// The entry whose key begins so.
+pub(super) fn find(place: &Place, prefix: KeyPrefix) -> Result<Option<Entry>, LedgerError> {
+    let connection = open_to_read(place)?;
+    check_format(&connection, place)?;
+    let (first, last) = prefix.range();
+    let key = "SELECT key FROM entry WHERE key BETWEEN ?1 AND ?2 LIMIT 1";
+    let key = connection.query_row(key, params![first.as_bytes(), last.as_bytes()], |row| row.get(0)).optional();
+    match key.map_err(|error| place.explain(&error))? {
+        Some(key) => get(&connection, place, &Key(key)),
+        None => Ok(None),
+    }
 }
 
 /// What another process may see of a ledger: entries by their keys, in one short transaction, since a long one lets the

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{FAILED_AT, SCHEMA_VERSION, failed_at};
+use super::{FAILED_AT, SCHEMA_VERSION, failed_at, route};
 use crate::broker::{HeaderValue, Headers, Message, Properties, ShortString};
 use crate::clock::rfc3339;
 use crate::message::export::derived_id;
@@ -43,6 +43,9 @@ pub fn properties(message: &Message, from: &str, at: Timestamp, frame_max: usize
         // The broker tells seconds: whatever was recorded within this one was recorded before.
         put(FAILED_AT, text(&rfc3339(at + SignedDuration::from_millis(999))));
     }
+    for (name, value) in route(message) {
+        put(name, value);
+    }
     if table_size(&headers) > retry_state::room(&properties, frame_max) {
         headers.retain(|name, _| name.as_str() != retry_state::HISTORY);
     }
@@ -71,6 +74,8 @@ mod tests {
         let death = BTreeMap::from([
             ("reason".into(), text("delivery_limit")),
             ("time".into(), HeaderValue::Timestamp(seconds)),
+            ("exchange".into(), text("tickets")),
+            ("routing-keys".into(), HeaderValue::FieldArray(vec![text("ticket.closed")].into())),
         ]);
         HeaderValue::FieldArray(vec![HeaderValue::FieldTable(Headers::from(death))].into())
     }
@@ -101,6 +106,8 @@ mod tests {
         assert_eq!(header(&copy, retry_state::SCHEMA), Some(number(1)));
         assert_eq!(header(&copy, "x-death"), None);
         assert_eq!(string(&header(&copy, FAILED_AT).unwrap()).unwrap(), "2026-01-01T00:00:00.999Z");
+        let route = [retry_state::ORIGINAL_EXCHANGE, retry_state::ORIGINAL_ROUTING_KEY];
+        assert_eq!(route.map(|name| string(&header(&copy, name).unwrap()).unwrap()), ["tickets", "ticket.closed"]);
     }
 
     #[test]

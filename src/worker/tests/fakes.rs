@@ -24,7 +24,7 @@ use crate::crm::Crm;
 use crate::crm::classify::{HttpResult, Reply};
 use crate::gate::Gate;
 use crate::ledger::memory::MemoryLedger;
-use crate::ledger::{About, Change, Changed, Entry, Key, KnownResult, Ledger, LedgerError, Limits, Owner};
+use crate::ledger::{About, Change, Changed, Entry, Key, KeyPrefix, KnownResult, Ledger, LedgerError, Limits, Owner};
 use crate::message::mapper::Mapper;
 use crate::message::retry_state::string;
 use crate::observe::events::Events;
@@ -32,7 +32,7 @@ use crate::retry::Schedule;
 use crate::settle::Settler;
 use crate::worker::ownership::Ownership;
 use crate::worker::recorder::Recorder;
-use crate::worker::{InFlightIds, ORPHAN_MARGIN, Settings, Worker};
+use crate::worker::{Counters, InFlightIds, ORPHAN_MARGIN, Settings, Worker};
 
 pub(super) const BODY: &str = r#"{"name": "a", "name_module": "cases", "completion_date": "2026-04-01 10:00:00", "id_record": "7", "wolkvox_owner": "ana"}"#;
 pub(super) const PANIC: &str = "on purpose";
@@ -118,6 +118,8 @@ pub(super) struct FakeLedger {
     pub(super) changes: AtomicU64,
     pub(super) reads: AtomicU64,
     pub(super) is_exclusive: AtomicBool,
+    /// Whether what it knows about itself cannot be written.
+    pub(super) refuses_about: AtomicBool,
     open_claims: AtomicI32,
     pub(super) most_open_claims: AtomicI32,
 }
@@ -132,6 +134,7 @@ impl FakeLedger {
             changes: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             is_exclusive: AtomicBool::new(true),
+            refuses_about: AtomicBool::new(false),
             open_claims: AtomicI32::new(0),
             most_open_claims: AtomicI32::new(0),
         })
@@ -155,6 +158,10 @@ impl Ledger for FakeLedger {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         self.inner.get(key)
+    }
+
+    fn find(&self, prefix: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>> {
+        self.inner.find(prefix)
     }
 
     fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>> {
@@ -184,6 +191,9 @@ impl Ledger for FakeLedger {
     }
 
     fn set_about(&self, about: About) -> BoxFuture<'_, Result<(), LedgerError>> {
+        if self.refuses_about.load(Ordering::SeqCst) {
+            return ready(Err(LedgerError::new("fake", "it fails", "wait"))).boxed();
+        }
         self.inner.set_about(about)
     }
 
@@ -306,6 +316,7 @@ impl TestWorker {
             owner: Owner(fastrand::u64(..)),
             operation: "demo".into(),
             ids: InFlightIds::default(),
+            counters: Counters::default(),
             events,
             clock,
             stop: stop.clone(),

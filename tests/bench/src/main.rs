@@ -1,7 +1,7 @@
 //! `make bench`: compares the worker with what a user can write or choose instead, on this machine in one run.
 //!
 //! The figures go to standard output and to `target/bench/results.json`. A full run also writes `tests/bench/speed.json`, the
-//! README's tables and its chart. `bench crm` runs the stand-in CRM, which is a separate process.
+//! tables of docs/benchmarks.md and the chart. `bench crm` runs the stand-in CRM, which is a separate process.
 
 mod broker;
 mod chart;
@@ -38,19 +38,21 @@ const RESULTS: &str = "target/bench/results.json";
 const SPEED: &str = "tests/bench/speed.json";
 /// The chart of the last full run.
 const CHART: &str = "tests/bench/speed.svg";
+/// The page with its tables.
+const PAGE: &str = "docs/benchmarks.md";
 
 /// Compares the worker with what a user can write or choose instead
 #[derive(Debug, Parser)]
 struct Arguments {
     #[arg(value_enum, default_value = "all")]
     what: What,
-    /// Measure only briefly, to see that the benchmark works; the README stays unchanged
+    /// Measure only briefly, to see that the benchmark works; the page stays unchanged
     #[arg(long)]
     quick: bool,
-    /// Run only these parts; the README stays unchanged
+    /// Run only these parts; the page stays unchanged
     #[arg(long, value_enum, value_delimiter = ',')]
     parts: Vec<Part>,
-    /// Measure the throughput with these numbers of requests in flight, from 1 to 1000; the README stays unchanged
+    /// Measure the throughput with these numbers of requests in flight, from 1 to 1000; the page stays unchanged
     #[arg(long, value_delimiter = ',', value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000))]
     in_flight: Vec<usize>,
 }
@@ -59,7 +61,7 @@ struct Arguments {
 enum What {
     /// Measure
     All,
-    /// Write the README's tables and chart of the last full run again
+    /// Write the page's tables and chart of the last full run again
     Report,
     /// Run the stand-in CRM
     Crm,
@@ -148,7 +150,7 @@ fn put(top: &Path, path: &str, content: &str) -> Result<(), String> {
     fs::write(top.join(path), content).map_err(|error| format!("{path}: {error}"))
 }
 
-/// Prints the results. Those of a full run are also written to the README.
+/// Prints the results. Those of a full run are also written to the page.
 fn show(top: &Path, results: &Results) -> Result<(), String> {
     if !results.throughput.is_empty() {
         put(top, "target/bench/speed.svg", &chart::svg(results))?;
@@ -156,13 +158,13 @@ fn show(top: &Path, results: &Results) -> Result<(), String> {
     let tables = report::markdown(results);
     println!("{tables}");
     if !results.full {
-        eprintln!("not a full run: README.md and its chart stay unchanged; the results are in target/bench");
+        eprintln!("not a full run: {PAGE} and its chart stay unchanged; the results are in target/bench");
         return Ok(());
     }
     put(top, CHART, &chart::svg(results))?;
-    let readme = fs::read_to_string(top.join("README.md")).map_err(|error| format!("README.md: {error}"))?;
-    let chart = format!("![Messages a second, by requests in flight]({CHART})\n\n");
-    put(top, "README.md", &report::into_readme(&readme, &(chart + &tables))?)
+    let page = fs::read_to_string(top.join(PAGE)).map_err(|error| format!("{PAGE}: {error}"))?;
+    let chart = format!("![Messages a second, by requests in flight](../{CHART})\n\n");
+    put(top, PAGE, &report::into_page(&page, &(chart + &tables))?)
 }
 
 /// Checks that the bare loop has the same versions of all libraries that it shares with the worker.

@@ -33,7 +33,7 @@ impl Plan {
         if in_flight == IN_FLIGHT_OF_GOALS { self.seconds_of_goals } else { self.seconds }
     }
 
-    /// The run whose figures are in the README.
+    /// The run whose figures are in docs/benchmarks.md.
     pub fn full() -> Self {
         Self {
             in_flight: vec![1, 2, 16, 64, 256],

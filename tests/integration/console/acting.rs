@@ -111,8 +111,143 @@ async fn what_is_discarded_can_be_restored_from_its_action() {
     console.post(&back, &[("do", "confirm")]).await;
     console.shows(&back, "2 restored").await;
     rig.letters(3).await;
+    // Who did it, what, and why: one line in the log for each action.
+    let audited = |what: &str| {
+        let lines = console.process.lines();
+        lines
+            .into_iter()
+            .find(|line| line.contains("\"message\":\"audit\"") && line.contains(&format!("\"what\":\"{what}\"")))
+    };
+    let line = crate::support::eventually("an audit line", || async { audited("discard") }).await;
+    for part in ["\"who\":\"local\"", "console 127.0.0.1", "m-0", "\"done\":2", "a test", &action] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    crate::support::eventually("an audit line", || async { audited("restore") }).await;
     let activity = console.shows("/activity", "2 restored").await;
     assert!(activity.contains("because: a test"), "{activity}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_set_aside_can_be_discarded_for_good() {
+    let rig = Rig::new("console.delete").await;
+    let applied = crate::support::process::run(&["topology", "--apply"], &rig.env(&[]), b"").await;
+    assert_eq!(applied.code, Some(0), "{}", applied.stderr);
+    let [_, discarded, _] = rig.tool_queues();
+    rig.amqp.delete(&discarded).await;
+    for n in 0..3 {
+        rig.put_letter(&task("x"), letter(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
+    }
+    let console = Console::start(&rig, None, &[]).await;
+    console.shows("/failed", "3</span>").await;
+    let path = console.count(&[("what", "discard"), ("query", "id=m-0&id=m-1")]).await;
+    assert!(!console.get(&path).await.text.contains("for good"), "only where it cannot be copied");
+    console.post(&path, &[("do", "confirm"), ("reason", "a test")]).await;
+    let page = console.shows(&path, "Discard the rest for good…").await;
+    assert!(page.contains("there is no queue") && page.contains("2 not done"), "{page}");
+    rig.letters(3).await;
+    let action = path.trim_start_matches("/actions/").to_owned();
+    let gone = console.count(&[("what", "delete"), ("rest_of", &action)]).await;
+    let counted = console.get(&gone).await.text;
+    for part in ["Discard for good 2 messages?", "Nothing brings them back", "required"] {
+        assert!(counted.contains(part), "{part} is not in {counted}");
+    }
+    let refused = console.post(&gone, &[("do", "confirm")]).await;
+    assert!(refused.status == StatusCode::BAD_REQUEST && refused.text.contains("Say why"), "{}", refused.text);
+    console.post(&gone, &[("do", "confirm"), ("reason", "too large")]).await;
+    console.shows(&gone, "2 discarded for good").await;
+    rig.letters(1).await;
+    assert!(!console.get(&gone).await.text.contains("Restore these"), "nothing can be restored");
+}
+
+/// One mapper for `run`, `dead-letters show`, and both pages.
+#[tokio::test]
+async fn an_event_is_previewed_by_the_rules_as_they_are_now() {
+    let rig = Rig::new("console.rules").await;
+    rig.declare_topology().await;
+    let folder = LedgerFile::new();
+    let rules = folder.folder().join("rules.toml");
+    std::fs::write(&rules, RULES).expect("written");
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let reason = "rule closed, field id_record, column 4: body.customer is an object without \"crm_id\"";
+    let more = [
+        ("x-wtw-error-stage", text("map")),
+        ("x-wtw-rule", text("closed")),
+        ("x-wtw-rules", text("0123456789abcdef")),
+        ("x-wtw-message-id", text("ticket-7")),
+        ("x-wtw-first-seen-at", text("2026-01-01T00:00:00.000Z")),
+        ("x-wtw-original-exchange", text("events")),
+        ("x-wtw-original-routing-key", text("ticket.closed")),
+        ("region", text("co")),
+    ];
+    let event = br#"{"number":7,"customer":{"name":"Ana","crmid":"64b1f0"}}"#;
+    rig.put_letter(event, letter(None, "mapping_failed", reason, &more)).await;
+    let settings = [("WTW_EVENTS_RULES_FILE", rules.to_str().expect("a path"))];
+    let console = Console::start(&rig, None, &settings).await;
+    console.shows("/failed", "1</span>").await;
+    let message = console.message("ticket-7").await;
+    let show = async || {
+        let shown = crate::support::process::run(&["dead-letters", "show", "ticket-7"], &rig.env(&settings), b"").await;
+        assert_eq!(shown.code, Some(0), "{}", shown.stderr);
+        shown.stdout
+    };
+    let refused = console.get(&message).await.text;
+    let shown = show().await;
+    for page in [&refused, &shown] {
+        for part in ["would be refused again", "rule closed, field id_record", "did you mean"] {
+            assert!(page.contains(part), "{part} is not in {page}");
+        }
+    }
+    assert!(
+        refused.contains("--header &#39;region=co&#39;") && refused.contains("headers = { &quot;region&quot;"),
+        "{refused}"
+    );
+    assert!(shown.contains("they have changed since"), "{shown}");
+    let edit = console.get(&format!("{message}/edit")).await.text;
+    assert!(edit.contains("it would be refused") && !edit.contains("By field"), "an event has no task fields: {edit}");
+    let counted = console.count(&[("what", "replay"), ("query", "kind=mapping_failed")]).await;
+    assert!(console.get(&counted).await.text.contains("1 of them would be refused again"));
+    std::fs::write(&rules, RULES.replace("crm_id", "crmid")).expect("written");
+    let good = console.get(&message).await.text;
+    let shown = show().await;
+    for page in [good.replace("&quot;", "\""), shown] {
+        for part in ["A replay would send this by rule closed", "\"name\": \"Call Ana\"", "\"id_record\": \"64b1f0\""] {
+            assert!(page.contains(part), "{part} is not in {page}");
+        }
+    }
+    let body = r#"{"number":7,"customer":{"name":"Eve","crmid":"64b1f0"}}"#;
+    let checked = console.post(&format!("{message}/edit"), &[("body", body), ("do", "check")]).await.text;
+    assert!(checked.contains("This is accepted") && checked.contains("Call Eve"), "{checked}");
+}
+
+const RULES: &str = r#"
+[[rules]]
+name = "closed"
+routing_key = "ticket.closed"
+when = "headers.region == 'co'"
+message_id = "ticket-{{ body.number }}"
+[rules.task]
+name = "Call {{ body.customer.name }}"
+name_module = "cases"
+id_record = "{{ body.customer.crm_id }}"
+completion_date = "2026-10-01 10:00:00"
+wolkvox_owner = "ADMIN_@demo"
+"#;
+
+#[tokio::test]
+async fn the_configuration_is_shown_with_its_sources_and_without_secrets() {
+    let rig = Rig::new("console.settings").await;
+    rig.declare_topology().await;
+    let console = Console::start(&rig, None, &[("WTW_CRM_TOKENS", "s3cret-token")]).await;
+    let page = console.get("/configuration").await.text;
+    let shown = crate::support::process::run(&["config", "show", "--json"], &rig.env(&[]), b"").await;
+    let keys: Vec<serde_json::Value> = serde_json::from_str(&shown.stdout).expect("JSON");
+    for key in keys.iter().filter_map(|setting| setting["key"].as_str()) {
+        assert!(page.contains(&format!("<th scope=\"row\">{key}</th>")), "{key} is not in {page}");
+    }
+    assert!(page.contains("WTW_BROKER_QUEUE") && page.contains(">default<"), "{page}");
+    assert!(page.contains("1 (hidden)") && !page.contains("s3cret-token") && !page.contains("guest:guest"), "{page}");
+    let checked = console.post("/configuration", &[]).await.text;
+    assert!(checked.contains("broker.login") && !checked.contains("s3cret-token"), "{checked}");
 }
 
 #[tokio::test]

@@ -17,6 +17,8 @@ use crate::support::rig::{Rig, Worker, settled, task, task_with};
 
 /// Of memory that the console may take at its height, in KiB.
 const MOST: u64 = 128 << 10;
+/// How long a page of a queue of 100,000 may take, on a machine that runs other tests beside a program that is not optimized.
+const SLOWEST: Duration = Duration::from_secs(20);
 
 /// A browser; gone when dropped.
 struct Browser {
@@ -173,6 +175,8 @@ async fn shows_an_outage(rig: &Rig, worker: &Worker, browser: &Browser) {
     rig.crm.faults(json!([])).await;
     browser.sees("Working.").await;
     worker.reaches(&settled("created"), 42.0).await;
+    // The counter is asked for once a token is in use.
+    browser.sees("of 1,000,000 calls").await;
 }
 
 async fn put_letters(rig: &Rig) {
@@ -233,6 +237,7 @@ async fn replays_the_rest(console: &Console, browser: &Browser) {
     browser.sees("3 created").await;
     browser.goes(&format!("{}/activity", console.url)).await;
     browser.sees("3 replayed: 3 created").await;
+    browser.sees("1 replayed: 1 created").await;
     browser.is_well_made().await;
     browser.pictures("activity").await;
     browser.goes(&format!("{}/doubt", console.url)).await;
@@ -270,7 +275,7 @@ async fn no_one_and_a_hundred_thousand_dead_letters_are_shown_in_bounded_memory(
     {
         let began = tokio::time::Instant::now();
         let page = console.get(path).await;
-        assert!(page.status.is_success() && began.elapsed() < Duration::from_secs(5), "{path}: {:?}", began.elapsed());
+        assert!(page.status.is_success() && began.elapsed() < SLOWEST, "{path}: {:?}", began.elapsed());
     }
     let found = console.get("/failed?view=list&text=body.name:task-77777").await.text;
     assert!(found.contains("m-77777") && found.contains("1 of 100,000"), "{found}");

@@ -73,7 +73,7 @@ async fn large_behind_small(rig: &Rig) {
 }
 
 #[tokio::test]
-async fn large_letters_behind_a_small_one_are_handled_in_bounded_memory() {
+async fn large_messages_behind_a_small_one_take_bounded_memory() {
     let _turn = crate::support::heavy().await;
     let rig = Rig::new("letters.large").await;
     large_behind_small(&rig).await;

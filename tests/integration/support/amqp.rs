@@ -32,11 +32,20 @@ impl Amqp {
     /// Publishes through the default exchange and waits for the confirm. Publishes again after a refusal: a quorum queue can
     /// refuse messages right after its declaration.
     pub(crate) async fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) {
+        self.publish_to("", queue, body, properties).await;
+    }
+
+    /// The same to an exchange that is bound to a queue.
+    pub(crate) async fn publish_to(&self, exchange: &str, routing_key: &str, body: &[u8], properties: BasicProperties) {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         eventually("the broker takes a message", || async {
-            let publish = self.channel.basic_publish("".into(), queue.into(), options, body, properties.clone()).await;
+            let publish = self
+                .channel
+                .basic_publish(exchange.into(), routing_key.into(), options, body, properties.clone())
+                .await;
             let confirmed = publish.expect("published").await.expect("confirmed");
-            assert!(matches!(confirmed, Confirmation::Ack(None) | Confirmation::Nack(None)), "{queue}: {confirmed:?}");
+            let is_routed = matches!(confirmed, Confirmation::Ack(None) | Confirmation::Nack(None));
+            assert!(is_routed, "{exchange} {routing_key}: {confirmed:?}");
             (confirmed == Confirmation::Ack(None)).then_some(())
         })
         .await;
@@ -44,7 +53,7 @@ impl Amqp {
 
     /// Publishes many messages at once and waits for all confirms.
     pub(crate) async fn flood(&self, queue: &str, messages: impl Iterator<Item = (Vec<u8>, BasicProperties)>) {
-        let options = BasicPublishOptions::default();
+        let (options, mut waiting) = (BasicPublishOptions::default(), 0);
         for (body, properties) in messages {
             // The confirms are awaited below.
             drop(
@@ -53,7 +62,16 @@ impl Amqp {
                     .await
                     .expect("published"),
             );
+            waiting += 1;
+            if waiting == 5_000 {
+                self.confirmed(queue).await;
+                waiting = 0;
+            }
         }
+        self.confirmed(queue).await;
+    }
+
+    async fn confirmed(&self, queue: &str) {
         let returned = timeout(BOUND, self.channel.wait_for_confirms()).await.expect("in time").expect("confirms");
         assert!(returned.is_empty(), "{queue}");
     }

@@ -1,0 +1,210 @@
+//! What a replay of a dead letter would send, mapped by the same mapper as `run` maps it. Pure, but for a rules file.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::body::indented;
+use super::copy::as_received;
+use crate::broker::Message;
+use crate::config::{self, Config};
+use crate::message::failure::Failure;
+use crate::message::mapper::{Mapped, Mapper};
+use crate::message::retry_state::RetryState;
+
+/// Maps dead letters as the worker would map their replays.
+pub struct Previewer {
+    mapper: Mapper,
+    work: String,
+}
+
+/// What would become of a replay, and by which rule.
+#[derive(Clone, Debug, Serialize)]
+pub struct Preview {
+    /// The rule that is for it; none where messages are task messages, or no rule is.
+    pub rule: Option<String>,
+    /// The id that the replay has.
+    pub message_id: Option<String>,
+    /// The rules that are not for it, each with its reason.
+    pub passed: Vec<(String, String)>,
+    /// What the worker would do.
+    #[serde(flatten)]
+    pub result: Replayed,
+}
+
+/// What the worker would do with a replay.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Replayed {
+    /// It sends this `insert.php` body.
+    Payload(Box<RawValue>),
+    /// A rule, or `events.unmatched`, says that nothing is sent: it acks the message.
+    Skipped,
+    /// It dead-letters the message again, for these problems, one a line.
+    Problems(String),
+    /// That cannot be told, for this reason.
+    Unknown(String),
+}
+
+impl Previewer {
+    /// The mapper of a configuration; a rules file is read as it is now.
+    ///
+    /// # Errors
+    /// What is wrong with the rules, or that `crm.operation` is not set.
+    pub fn new(config: &Config) -> Result<Self, String> {
+        let work = config.broker.queue.clone();
+        let events = match &config.events.rules_file {
+            None => config.events.clone(),
+            Some(file) => {
+                let text = file.read().map_err(|why| format!("{}: {why}", file.path().display()))?;
+                config::read_rules(&config.events, &text).map_err(|problems| problems.to_string())?
+            }
+        };
+        let mapper = Mapper::without_examples(&Config { events, ..config.clone() });
+        mapper.map(|mapper| Self { mapper, work }).map_err(|problems| problems.to_string())
+    }
+
+    /// The digest of the rules, as `x-wtw-rules` has it; none where messages are task messages.
+    #[must_use]
+    pub fn rules(&self) -> Option<Arc<str>> {
+        self.mapper.digest()
+    }
+
+    /// What would become of a message of the queue `from` that is replayed with `body`.
+    #[must_use]
+    pub fn preview(&self, message: &Message, from: &str, body: &[u8], now: Timestamp) -> Preview {
+        let message = as_received(message, from, &self.work, body);
+        let (state, _) = RetryState::read(&message, Some(&self.work));
+        let explained = self.mapper.explain(&message, &state, now);
+        let (message_id, result) = match explained.result {
+            Ok(Mapped::Send { body, message_id, .. }) => (message_id, payload(&body)),
+            Ok(Mapped::Skip { .. }) => (None, Replayed::Skipped),
+            Err(failure) => (None, Replayed::Problems(problems(&failure))),
+        };
+        Preview {
+            rule: explained.chosen.map(|rule| rule.to_string()),
+            message_id,
+            passed: explained.passed.into_iter().map(|(rule, why)| (rule.to_string(), why)).collect(),
+            result,
+        }
+    }
+}
+
+fn payload(body: &[u8]) -> Replayed {
+    match serde_json::from_slice(body) {
+        Ok(value) => Replayed::Payload(value),
+        Err(error) => Replayed::Unknown(error.to_string()),
+    }
+}
+
+fn problems(failure: &Failure) -> String {
+    if failure.problems.is_empty() { failure.message.clone() } else { failure.problems.join("\n") }
+}
+
+impl Preview {
+    /// A preview that says only why there is none.
+    #[must_use]
+    pub fn unknown(why: impl Into<String>) -> Self {
+        Self { rule: None, message_id: None, passed: Vec::new(), result: Replayed::Unknown(why.into()) }
+    }
+
+    /// Why the worker would dead-letter it again, where it would.
+    #[must_use]
+    pub fn problems(&self) -> Option<&str> {
+        if let Replayed::Problems(problems) = &self.result { Some(problems) } else { None }
+    }
+
+    /// What it says, as a heading and a text, for people.
+    #[must_use]
+    pub fn words(&self) -> (String, String) {
+        let by = self.rule.as_ref().map(|rule| format!(" by rule {rule}")).unwrap_or_default();
+        let passed = self.passed.iter().map(|(rule, why)| format!("rule {rule} does not match: {why}"));
+        match &self.result {
+            Replayed::Payload(payload) => {
+                let sent = indented(payload.get()).unwrap_or_else(|| payload.get().to_owned());
+                (format!("A replay would send this{by}"), sent)
+            }
+            Replayed::Skipped => {
+                let why = passed.collect::<Vec<_>>().join("\n");
+                (format!("A replay would be skipped{by}: the worker would ack it and send nothing"), why)
+            }
+            Replayed::Problems(problems) => ("A replay would be refused again".to_owned(), problems.clone()),
+            Replayed::Unknown(why) => ("What a replay would send is not known".to_owned(), why.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::broker::{Headers, Properties};
+    use crate::config::Sources;
+    use crate::message::retry_state::text;
+
+    const RULES: &str = r#"
+[[rules]]
+name = "closed"
+routing_key = "ticket.closed"
+when = "headers.region == 'co'"
+message_id = "ticket-{{ body.number }}"
+[rules.task]
+name = "Call {{ body.customer.name }}"
+name_module = "cases"
+id_record = "{{ body.customer.crm_id }}"
+completion_date = "2026-10-01 10:00:00"
+wolkvox_owner = "ADMIN_@demo"
+"#;
+
+    fn config(rules: &str) -> Config {
+        let path = std::env::temp_dir().join(format!("preview-{}.toml", uuid::Uuid::now_v7()));
+        std::fs::write(&path, rules).unwrap();
+        let environment = [("WTW_CRM_OPERATION", "demo"), ("WTW_EVENTS_RULES_FILE", path.to_str().unwrap())];
+        let environment = environment.map(|(name, value)| (name.into(), value.into())).into();
+        let sources = Sources { environment, ..Sources::default() };
+        Config::load(&sources, &[]).unwrap().config
+    }
+
+    fn event(body: &str) -> Message {
+        let ours = [
+            ("x-wtw-original-exchange", "events"),
+            ("x-wtw-original-routing-key", "ticket.closed"),
+            ("region", "co"),
+            ("x-wtw-message-id", "ticket-7"),
+        ];
+        let headers = ours.into_iter().map(|(name, value)| (name.into(), text(value))).collect::<BTreeMap<_, _>>();
+        let properties = Properties::default().with_headers(Headers::from(headers));
+        Message { body: body.as_bytes().to_vec(), properties, ..Message::default() }
+    }
+
+    #[test]
+    fn event_is_mapped_by_the_rules_as_they_are_now() {
+        let config = config(RULES);
+        let letter = event(r#"{"number":7,"customer":{"name":"Ana","crm_id":"64b1f0"}}"#);
+        let preview = |config: &Config, letter: &Message| {
+            Previewer::new(config).unwrap().preview(letter, "q.dead", &letter.body, Timestamp::UNIX_EPOCH)
+        };
+        let sent = preview(&config, &letter);
+        assert_eq!((sent.rule.as_deref(), sent.message_id.as_deref()), (Some("closed"), Some("ticket-7")));
+        let (heading, words) = sent.words();
+        assert!(heading.ends_with("by rule closed") && words.contains("\"name\": \"Call Ana\""), "{heading}\n{words}");
+        let bad = event(r#"{"number":7,"customer":{"name":"Ana","crmid":"64b1f0"}}"#);
+        let refused = preview(&config, &bad);
+        let problems = refused.problems().unwrap();
+        for part in ["rule closed, field id_record", "crm_id", "did you mean"] {
+            assert!(problems.contains(part), "{problems}");
+        }
+        std::fs::write(config.events.rules_file.as_ref().unwrap().path(), RULES.replace("crm_id", "crmid")).unwrap();
+        assert!(preview(&config, &bad).words().1.contains("\"id_record\": \"64b1f0\""), "the rule was corrected");
+    }
+
+    #[test]
+    fn rule_that_does_not_match_is_named_with_its_reason() {
+        let config = config(&RULES.replace("'co'", "'mx'"));
+        let refused = Previewer::new(&config).unwrap().preview(&event("{}"), "q.dead", b"{}", Timestamp::UNIX_EPOCH);
+        assert!(refused.problems().unwrap().contains("closed"), "{refused:?}");
+    }
+}

@@ -1,0 +1,58 @@
+//! Reads the messages that an action may be about.
+
+use std::borrow::Cow;
+use std::ops::ControlFlow;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::entry::{Entry, Texts};
+use super::filter::Filter;
+use super::found::Found;
+use super::plan::Candidate;
+use super::scan::{ScanError, Scanned};
+use super::{DeadLetters, Source};
+use crate::ledger::Digest;
+
+/// What a filter means among the messages of some queues.
+pub struct Survey {
+    /// The messages.
+    pub candidates: Vec<Candidate>,
+    /// How far the reading came.
+    pub scanned: Scanned,
+}
+
+impl Candidate {
+    /// The candidate of a message that was read.
+    #[must_use]
+    pub fn of(entry: &Entry, found: &Found) -> Self {
+        Self::new(entry, Digest::of(&found.message.body).0)
+    }
+}
+
+impl DeadLetters {
+    /// Reads `sources` and makes a candidate of each message that the filter means at `now`.
+    ///
+    /// # Errors
+    /// What the broker said, or that `stop` was cancelled.
+    pub async fn survey(
+        &self,
+        sources: &[Source],
+        filter: &Filter,
+        now: Timestamp,
+        stop: &CancellationToken,
+        mut candidate: impl FnMut(&Entry, Found) -> Candidate + Send,
+    ) -> Result<Survey, ScanError> {
+        let (mut candidates, mut texts) = (Vec::new(), Texts::default());
+        let visit = |found: Found| {
+            let mut entry = Entry::new(&found, &mut texts);
+            if filter.takes(&entry, now, || Cow::Borrowed(&found.message.body)) {
+                entry.identify(&found);
+                candidates.push(candidate(&entry, found));
+            }
+            ControlFlow::Continue(())
+        };
+        let scanned = self.scan(sources, stop, visit).await?;
+        Ok(Survey { candidates, scanned })
+    }
+}
