@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shortens_at_a_character() {
+    fn text_is_shortened_at_a_character() {
         assert_eq!(shorten("añadir", 10), "añadir");
         assert_eq!(shorten("ñññññ", 8), "ññ…");
         for limit in 0..60 {

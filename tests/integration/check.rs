@@ -296,13 +296,13 @@ async fn a_ledger_that_a_worker_holds_is_in_order_and_one_that_is_none_is_not() 
     first.process.stop().await;
     check(&["--no-crm"], &env).await.has("ledger", "ok", "can be read and written, 1 entries");
 
-    let path = ledger.folder().join("ledger.redb");
+    let path = ledger.folder().join("ledger.db");
     std::fs::write(&path, [7; 9_000]).expect("written");
     let checked = check(&["--no-crm"], &env).await;
     assert_eq!(checked.code, Some(1), "{}", checked.said);
     checked.has("ledger", "problem", "it is damaged: ");
     assert_eq!(std::fs::read(&path).expect("read"), [7; 9_000], "left alone");
-    let elsewhere = rig.env(&[("WTW_LEDGER_URL", "file:/nowhere/ledger.redb")]);
+    let elsewhere = rig.env(&[("WTW_LEDGER_URL", "file:/nowhere/ledger.db")]);
     check(&["--no-crm"], &elsewhere).await.has("ledger", "problem", "its folder does not exist");
 }
 

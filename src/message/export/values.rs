@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_type_comes_back_as_it_went() {
+    fn every_header_type_is_read_as_it_was_exported() {
         let one = |name: &str, value| Headers::from(BTreeMap::from([(name.into(), value)]));
         let all = [
             HeaderValue::Void,

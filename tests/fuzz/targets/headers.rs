@@ -1,4 +1,4 @@
-//! Any headers on a delivery: read without a panic, and copied within the frame.
+//! Any headers on a delivery: they are read without a panic, and a copy fits the frame.
 #![no_main]
 
 use lapin::types::{AMQPValue, FieldTable};

@@ -1,4 +1,4 @@
-//! A TCP proxy between the worker and a server, that can hold back what travels and cut connections.
+//! A TCP proxy between the worker and a server. It can hold back data and break connections.
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use url::Url;
 
-/// A running proxy; its connections end with it.
+/// A running proxy. Dropping it ends its connections.
 pub(crate) struct Proxy {
     /// The server's address, through the proxy.
     pub(crate) url: String,
@@ -14,7 +14,7 @@ pub(crate) struct Proxy {
     _accepting: JoinSet<()>,
 }
 
-/// What the line does, and how often it was cut: a cut that is over already ends a connection all the same.
+/// What the proxy does, and how often it was cut: so a connection also notices a cut that is already over.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct State {
     line: Line,
@@ -24,18 +24,18 @@ struct State {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Line {
     Open,
-    /// Connections stay and take what is written to them; nothing arrives.
+    /// Connections stay open and accept data; nothing arrives.
     Held,
-    /// As open, but that the server never hears of queues and messages: as a node does that is without the others.
+    /// As `Open`, but frames about queues and messages do not reach the server: as with a node that has lost its peers.
     Deaf,
-    /// Connections end, and new ones at once.
+    /// Connections end, and each new one ends at once.
     Cut,
-    /// The server's ends of the connections end; the others stay, and nobody answers.
+    /// The connections to the server end. Those of the clients stay open without an answer.
     Severed,
 }
 
 impl Proxy {
-    /// A proxy before the server of `url`.
+    /// Starts a proxy in front of the server of `url`.
     pub(crate) async fn start(url: &str) -> Self {
         let mut url = Url::parse(url).expect("an address");
         let host = url.host_str().expect("a host");
@@ -56,27 +56,27 @@ impl Proxy {
         self.state.send_modify(|state| *state = State { line, cuts: state.cuts + cut });
     }
 
-    /// Nothing arrives any more, in either direction.
+    /// From now on nothing arrives, in both directions.
     pub(crate) fn hold(&self) {
         self.set(Line::Held);
     }
 
-    /// Lets a client of AMQP connect and open channels, and carries nothing about queues and messages to the server.
+    /// From now on an AMQP client can connect and open channels, but no frame about queues and messages reaches the server.
     pub(crate) fn deafen(&self) {
         self.set(Line::Deaf);
     }
 
-    /// Ends every connection, with what was held back, and refuses new ones.
+    /// Ends every connection, discards what was held back, and refuses new connections.
     pub(crate) fn cut(&self) {
         self.set(Line::Cut);
     }
 
-    /// Ends every connection as the server sees it, while those who made them hear nothing.
+    /// Ends every connection to the server. The clients notice nothing.
     pub(crate) fn sever(&self) {
         self.set(Line::Severed);
     }
 
-    /// Everything arrives again.
+    /// From now on everything arrives again.
     pub(crate) fn open(&self) {
         self.set(Line::Open);
     }
@@ -105,7 +105,7 @@ async fn connect(mut client: TcpStream, server: String, amqp: bool, state: watch
     let _ = ends.wait_for(|now| now.cuts > begun.cuts || now.line != Line::Severed).await;
 }
 
-/// Carries until either end closes, which is the end of both, as with a broker's or a worker's death.
+/// Forwards data in both directions until one end closes. Then both are closed.
 async fn both_ways(client: &mut TcpStream, server: &str, amqp: bool, state: &watch::Receiver<State>) {
     let Ok(mut server) = TcpStream::connect(server).await else { return };
     let (from_client, to_client) = client.split();
@@ -132,8 +132,8 @@ async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin
     }
 }
 
-/// Carries what a client of AMQP 0-9-1 says: a greeting of eight bytes, then frames, each of which has a type, a channel, a
-/// length, and an end of one byte.
+/// Forwards the data of an AMQP 0-9-1 client: a header of eight bytes, then frames. A frame has a type, a channel, a length, its
+/// payload, and an end byte.
 async fn carry_frames(
     from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
