@@ -41,7 +41,7 @@ fuzz: setup-check ## fuzzing of messages, CRM replies, headers and configuration
 
 sim: setup ## the worker simulated with everything going wrong, MESSAGES of them (1000000), from SEED on (by the clock)
 	SIMULATE_MESSAGES=$(or $(MESSAGES),1000000) SIMULATE_SEED=$(or $(SEED),$(shell date +%s)) \
-	  cargo test --locked --test simulation -- --nocapture nothing_is_lost_doubled_or_flooded
+	  cargo test --locked --test simulation -- --nocapture nothing_is_lost_duplicated_or_flooded
 
 dist: setup $(CYCLONEDX) ## a release in dist: program, completions, manual pages; image; chart; bills of materials; checksums
 ifdef DOCKER
@@ -56,7 +56,7 @@ chaos: setup-test ## broker, cluster, network, workers and ledger broken by chan
 throughput: setup-test ## that an optimized worker keeps the CRM's slots 98 % in use, on an otherwise idle machine
 	cargo test --locked --release --test throughput -- --nocapture
 
-bench: ## the worker measured beside what else one could use, written into the README; QUICK=1 only shows that it works
+bench: ## the worker measured beside what else one could use, written into docs/benchmarks.md; QUICK=1 only shows that it works
 	tests/bench.sh $(if $(QUICK),--quick)
 
 bench-micro: ## instructions of single stages, and the difference to the last time
@@ -72,7 +72,7 @@ chart: setup-test ## the Helm chart, packaged into dist
 	@mkdir -p dist
 	$$(deploy/helm.sh) package deploy/helm/wolkvox-task-worker --destination dist
 
-docs: setup ## the README's tables, and what else is written from the code or from another file
+docs: setup ## the generated parts of pages and manifests
 	UPDATE_DOCS=1 cargo test --locked --test integration -- docs:: kubernetes_yaml_is the_table_of_values the_charts_alerts the_operators_queues
 
 fmt: setup ## format the code

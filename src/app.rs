@@ -1,8 +1,8 @@
 //! Config → App → run: the one place that knows everybody.
 
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -27,8 +27,10 @@ use crate::message::mapper::Mapper;
 use crate::observe::admin;
 use crate::observe::events::Events;
 use crate::observe::listener::bind;
+use crate::observe::logs::Repeated;
 use crate::observe::status::Status;
 use crate::observe::traces::FLUSH;
+use crate::reload;
 use crate::retry::{Backoff, Schedule, jittered};
 use crate::settle::Settler;
 use crate::worker::ownership::Ownership;
@@ -45,8 +47,6 @@ const MAX_PREFETCH: usize = 512;
 const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// How often the queues are counted and the rates measured.
 const MEASURE: Duration = Duration::from_secs(10);
-/// How often the tokens' file is looked at.
-const REREAD: Duration = Duration::from_secs(5);
 /// How long the broker's connections may take to close once everything is settled, and then the rest.
 const CLOSING: Duration = Duration::from_secs(5);
 /// The longest that a worker goes on once `shutdown.grace` is over.
@@ -66,16 +66,16 @@ impl App {
     ///
     /// # Errors
     /// What is wrong, in words for an operator.
-    pub async fn new(config: Config) -> Result<Self, String> {
+    pub async fn new(config: Config, mapper: Mapper) -> Result<Self, String> {
         let crm = HttpCrm::new(&config.crm)?;
-        Self::with_crm(config, crm).await
+        Self::with_crm(config, mapper, crm).await
     }
 
     /// The same with another CRM behind it.
     ///
     /// # Errors
     /// When the admin address cannot be bound.
-    pub async fn with_crm(config: Config, crm: Arc<dyn Crm>) -> Result<Self, String> {
+    pub async fn with_crm(config: Config, mapper: Mapper, crm: Arc<dyn Crm>) -> Result<Self, String> {
         let listen = config.admin.listen;
         let listener = bind(listen).map_err(|e| format!("admin.listen: cannot listen on {listen}: {e}"))?;
         let vhost = config.broker.urls.first().map_or_else(|| "/".to_owned(), vhost);
@@ -85,7 +85,7 @@ impl App {
             Box::new(move |closed, failure: Option<&str>| events.gate(closed, failure))
         };
         let gate = Gate::new(&config.gate, &config.crm, config.retry.retry_after_max, Clock::system(), on_change);
-        let status = Arc::new(Status::new(events, gate, config.ledger.store.as_str()));
+        let status = Arc::new(Status::new(events, gate, Arc::new(mapper), config.ledger.store.as_str()));
         Ok(Self { config, listener, crm, status })
     }
 
@@ -93,7 +93,7 @@ impl App {
     ///
     /// # Errors
     /// When the operating system does not tell.
-    pub fn admin_address(&self) -> std::io::Result<std::net::SocketAddr> {
+    pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
@@ -105,15 +105,13 @@ impl App {
     pub async fn run(self, stop: CancellationToken) -> Result<(), String> {
         let Self { config, listener, crm, status } = self;
         let schedule = Schedule::from(&config.retry);
-        announce(&config, &schedule);
+        announce(&config, &schedule, listener.local_addr().unwrap_or(config.admin.listen));
         // What serves the messages in flight goes on until they are settled.
         let services = Services::new(stop.clone());
         let drained = services.drained();
         services.spawn("admin port", admin::serve(listener, Arc::clone(&status), drained.clone()));
         services.spawn("heartbeat", Arc::clone(&status).beat());
-        if let Some(path) = config.crm.tokens_file.clone() {
-            services.spawn("token file", reread_tokens(path, Arc::clone(&status)));
-        }
+        watch_logins(&config, &status, &services);
         let ended = match open_ledger(&config, &status, &stop).await {
             Some(ledger) => work(&config, &status, Parts { crm, ledger, schedule, stop }, &services).await,
             None => Ok(()),
@@ -177,10 +175,19 @@ impl Broker {
 async fn work(config: &Config, status: &Arc<Status>, parts: Parts, services: &Services) -> Result<(), String> {
     let broker = Broker::new(config, status, services);
     let (stop, drained, tasks) = (parts.stop.clone(), services.drained(), TaskTracker::new());
-    let worker = Arc::new(worker(config, status, parts, &broker, &tasks)?);
+    let worker = Arc::new(worker(config, status, parts, &broker, &tasks));
     let slots = config.crm.tokens.len() * config.crm.max_in_flight_per_token;
     let prefetch = prefetch(slots, &config.crm, config.gate.hold);
     let session = broker.session(prefetch, Arc::clone(&worker.ownership), config, status);
+    if let Some(file) = config.broker.urls_file.clone() {
+        let (connector, files) = (Arc::clone(&broker.connector), Arc::clone(&status.events.files));
+        services.spawn("broker's addresses", reload::broker_urls(file, connector, files));
+    }
+    if let Some(file) = config.events.rules_file.clone() {
+        let (mapper, ownership) = (Arc::clone(&worker.mapper), Arc::clone(&worker.ownership));
+        let files = Arc::clone(&status.events.files);
+        services.spawn("rules file", reload::rules(file, config.events.clone(), mapper, ownership, files));
+    }
     services.spawn("ledger watch", Arc::clone(&worker.recorder).watch(drained.clone()));
     // Few: what waits here is not returned before a stop.
     let (sender, receiver) = mpsc::channel(1);
@@ -229,18 +236,12 @@ async fn measure(connector: Arc<Connector>, topology: Topology, status: Arc<Stat
     depths::watch(&connector, &queues, MEASURE, &stop, |depths| status.measure(depths)).await;
 }
 
-fn worker(
-    config: &Config,
-    status: &Arc<Status>,
-    parts: Parts,
-    broker: &Broker,
-    tasks: &TaskTracker,
-) -> Result<Worker, String> {
+fn worker(config: &Config, status: &Arc<Status>, parts: Parts, broker: &Broker, tasks: &TaskTracker) -> Worker {
     let (gate, events) = (Arc::clone(&status.gate), Arc::clone(&status.events));
-    let mapper = Arc::new(Mapper::new(config).map_err(|problems| problems.to_string())?);
+    let mapper = Arc::clone(&status.mapper);
     let single = config.broker.single_active_consumer;
     let stopping = config.shutdown.grace + AFTER_GRACE;
-    Ok(Worker {
+    Worker {
         crm: parts.crm,
         schedule: parts.schedule,
         settings: Settings {
@@ -275,12 +276,13 @@ fn worker(
         events,
         clock: Clock::system(),
         stop: parts.stop,
-    })
+    }
 }
 
 /// Opens the ledger, as often as it takes; none when it is to stop before that.
 async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationToken) -> Option<Arc<dyn Ledger>> {
     let mut backoff = Backoff::new(REOPEN.0, REOPEN.1);
+    let mut failing = Repeated::new("the ledger cannot be opened, trying again", Clock::system());
     loop {
         let opened = tokio::select! {
             biased;
@@ -297,7 +299,7 @@ async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationT
             }
             Err(error) => error.to_string(),
         };
-        tracing::warn!(reason = error, "the ledger cannot be opened, trying again");
+        failing.warn(&error);
         status.ledger(Some(error));
         tokio::select! {
             () = sleep(jittered(backoff.next(), fastrand::f64())) => {}
@@ -306,29 +308,15 @@ async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationT
     }
 }
 
-/// Reads the tokens' file again when it changes, for example after a rotation. What cannot be read changes nothing.
-async fn reread_tokens(path: PathBuf, status: Arc<Status>) {
-    let mut modified = modification(&path).await;
-    loop {
-        sleep(REREAD).await;
-        let now = modification(&path).await;
-        if now == modified {
-            continue;
-        }
-        let read = config::read_tokens(&path).map(|tokens| {
-            let count = tokens.len();
-            modified = now;
-            status.gate.replace_tokens(tokens);
-            count
-        });
-        status.events.tokens_reread(&read);
+/// Watches the files whose logins are needed before the ledger is open.
+fn watch_logins(config: &Config, status: &Arc<Status>, services: &Services) {
+    let files = &status.events.files;
+    if let Some(file) = config.crm.tokens_file.clone() {
+        services.spawn("tokens file", reload::tokens(file, Arc::clone(&status.gate), Arc::clone(files)));
     }
-}
-
-/// What changes when a file is replaced; Kubernetes replaces mounted secrets through a link.
-async fn modification(path: &Path) -> Option<(SystemTime, u64)> {
-    let file = tokio::fs::metadata(path).await.ok()?;
-    Some((file.modified().ok()?, file.len()))
+    if let (Some(file), LedgerStore::Redis(url)) = (config.ledger.url_file.clone(), &config.ledger.store) {
+        services.spawn("ledger's address", reload::ledger_url(file, url.clone(), Arc::clone(files)));
+    }
 }
 
 /// Deliveries unsettled at a time: enough for the slots. Where `crm.requests_per_second` is set, no more than it gives their
@@ -344,15 +332,21 @@ fn prefetch(slots: usize, crm: &config::Crm, hold: Duration) -> u16 {
     u16::try_from(enough.clamp(1, MAX_PREFETCH)).unwrap_or(u16::MAX)
 }
 
-/// Says what this configuration amounts to.
-fn announce(config: &Config, schedule: &Schedule) {
+/// Logs the line by which an operator recognises this worker.
+fn announce(config: &Config, schedule: &Schedule, admin: SocketAddr) {
     let listed = |waits: &[Duration]| waits.iter().copied().map(duration::format).collect::<Vec<_>>().join(",");
     let mut backoff = schedule.backoff();
     let immediate_waits: Vec<Duration> = (1..config.retry.immediate_attempts).map(|_| backoff.next()).collect();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
+        broker = config.broker.urls.iter().map(|url| &*url.shown).collect::<Vec<_>>().join(","),
         queue = config.broker.queue,
+        crm = config.crm.server.as_ref().map(|url| url.origin().ascii_serialization()),
+        operation = config.crm.operation,
+        proxy = config.crm.proxy.as_ref().map(ToString::to_string),
         tokens = config.crm.tokens.len(),
+        ledger = config.ledger.store.shown(),
+        admin = %admin,
         attempts = schedule.limit(),
         immediate_attempts = config.retry.immediate_attempts,
         immediate_waits = listed(&immediate_waits),
@@ -371,7 +365,7 @@ mod tests {
 
     #[test]
     fn no_slot_waits_for_the_broker_and_the_pod_has_room_for_what_is_in_hand() {
-        // As the Kubernetes README has it, in KiB: the pod's limit, what else there is, and a largest message with the CRM's body.
+        // As docs/sizing.md has it, in KiB: the pod's limit, what else there is, and a largest message with the request made of it.
         const ROOM: usize = (512 - 60) << 10;
         const MESSAGE: usize = 512;
         let crm = configured("memory:").crm;
@@ -414,6 +408,7 @@ mod tests {
         let status = Arc::new(Status::new(
             Arc::new(Events::new("/", "wolkvox.tasks", jiff::Timestamp::UNIX_EPOCH)),
             gate,
+            Arc::new(Mapper::new(&config).unwrap()),
             config.ledger.store.as_str(),
         ));
         let (stop, began) = (CancellationToken::new(), Instant::now());

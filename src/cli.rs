@@ -60,7 +60,7 @@ impl From<Problems> for Error {
     }
 }
 
-/// Turns task messages from RabbitMQ into wolkvox CRM tasks: nothing lost, nothing doubled unknowingly.
+/// Turns messages from RabbitMQ into wolkvox CRM tasks: none is lost, none is created twice without notice.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
 pub struct Cli {
@@ -73,17 +73,17 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Take messages and make tasks, until SIGTERM, SIGINT or SIGHUP
+    /// Take messages and create tasks, until SIGTERM, SIGINT or SIGHUP
     #[command(after_help = "\
 Examples:
   wolkvox-task-worker run --config worker.toml
   WTW_CRM_TOKENS_FILE=/run/secrets/tokens wolkvox-task-worker run")]
     Run,
-    /// Find every problem of configuration, broker, ledger and CRM, changing nothing
+    /// Find every problem of configuration, RabbitMQ, ledger and CRM; changes nothing
     Check(check::Args),
     /// Show the exact insert.php body of a message, or every problem of it
     Map(map::Args),
-    /// Publish task messages, each checked, with a message id, persistent, and confirmed
+    /// Publish task messages: checked first, with message ids, persistent, confirmed
     Publish(publish::Args),
     /// Say what the running workers and their queues are doing
     #[command(after_help = status::EXAMPLES)]
@@ -97,7 +97,7 @@ Examples:
     /// Print a configuration file, the effective configuration, or what a key means
     #[command(subcommand)]
     Config(config::Command),
-    /// Serve the console: the same in a browser
+    /// Serve the console: status and dead letters in a browser
     #[command(after_help = console::EXAMPLES)]
     Console(console::Args),
     /// Print the queues that the worker declares, as RabbitMQ definitions
@@ -107,7 +107,7 @@ Examples:
     /// Serve a stand-in for the CRM, with its limits and with faults on demand
     Sandbox(sandbox::Args),
     CrmReport(crm_report::Args),
-    /// Work on the ledger while no worker uses it
+    /// Change the ledger while no worker uses it
     #[command(subcommand)]
     Ledger(ledger::Command),
     /// Succeed when the worker that runs with this configuration is ready, or with --console when its console answers

@@ -20,6 +20,7 @@ mod proxy;
 mod raw;
 mod read;
 mod rules;
+mod secret;
 mod sections;
 mod show;
 #[cfg(test)]
@@ -34,12 +35,13 @@ pub use load::{Loaded, read_ledger_url, read_tokens, read_urls};
 pub use problem::{Problem, Problems};
 pub use proxy::Proxy;
 pub use raw::Sources;
-pub use rules::{Action, Events, Example, Expected, MAX_RULES, RuleText, Unmatched, read_rules_file, read_rules_text};
+pub use rules::{Action, Events, Example, Expected, MAX_RULES, RuleText, Unmatched, read_rules};
+pub use secret::SharedSecret;
 pub use show::Setting;
 pub use toml_table::Scalar;
-pub use watch::watch;
+pub use watch::{FileWatch, WatchedFile};
 
-/// Everything that the worker can be told.
+/// Everything that can be configured.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `[broker]`
@@ -72,7 +74,7 @@ pub struct Broker {
     /// One or more nodes, tried in turn; never empty.
     pub urls: Vec<BrokerUrl>,
     /// The file that they came from, to be read again when a login is refused.
-    pub urls_file: Option<PathBuf>,
+    pub urls_file: Option<WatchedFile>,
     /// The work queue.
     pub queue: String,
     /// Where goes what cannot be done.
@@ -119,7 +121,7 @@ pub struct Crm {
     /// API tokens; empty where the command did not demand them.
     pub tokens: Vec<SecretString>,
     /// The file that the tokens came from, to be read again when it changes.
-    pub tokens_file: Option<PathBuf>,
+    pub tokens_file: Option<WatchedFile>,
     /// Requests at a time on one token.
     pub max_in_flight_per_token: usize,
     /// Requests a second of this process, all tokens together.
@@ -228,7 +230,7 @@ pub struct Retry {
     pub delays: Vec<Duration>,
     /// The longest `Retry-After` that is honoured.
     pub retry_after_max: Duration,
-    /// What follows an attempt of which nobody knows whether it made a task.
+    /// What follows an attempt that may have created the task.
     pub on_unknown: OnUnknown,
 }
 
@@ -237,7 +239,7 @@ pub struct Retry {
 pub enum OnUnknown {
     /// Try again; a second task is possible.
     Retry,
-    /// Never risk a double.
+    /// Never risk a duplicate.
     DeadLetter,
 }
 
@@ -262,7 +264,7 @@ pub struct Ledger {
     /// Which store.
     pub store: LedgerStore,
     /// The file that its address came from, to be read again when it changes.
-    pub url_file: Option<PathBuf>,
+    pub url_file: Option<WatchedFile>,
     /// How long an outcome is remembered.
     pub retention: Duration,
     /// How many entries are kept at most.
@@ -277,7 +279,7 @@ pub enum LedgerStore {
     /// `file:PATH`
     File(PathBuf),
     /// `redis://…` or `rediss://…`, shared by replicas.
-    Redis(SecretString),
+    Redis(SharedSecret),
 }
 
 impl LedgerStore {
@@ -288,6 +290,15 @@ impl LedgerStore {
             Self::Memory => "memory",
             Self::File(_) => "file",
             Self::Redis(_) => "redis",
+        }
+    }
+
+    /// What a log or a report shows of it: no login.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Memory | Self::Redis(_) => self.as_str().to_owned(),
         }
     }
 }

@@ -31,9 +31,11 @@ use self::index::Index;
 use self::pages::now::Shared;
 use self::safety::Peer;
 use self::store::Store;
-use crate::config::{Config, Loaded};
+use crate::config::{Config, LedgerStore, Loaded};
 use crate::dead_letters::DeadLetters;
 use crate::dead_letters::preview::Previewer;
+use crate::observe::watched_files::WatchedFiles;
+use crate::reload;
 
 /// Connections at a time, at most.
 const CONNECTIONS: usize = 128;
@@ -72,6 +74,26 @@ impl App {
     /// The mapper of the configuration, with a rules file as it is now.
     pub(crate) fn previewer(&self) -> Result<Previewer, String> {
         tokio::task::block_in_place(|| Previewer::new(&self.config))
+    }
+}
+
+impl App {
+    /// Uses the logins of broker and ledger in their files from the next change on.
+    fn watch_logins(&self) {
+        // The console has no metrics: the log says it.
+        let reports = Arc::<WatchedFiles>::default();
+        if let Some(file) = self.config.broker.urls_file.clone() {
+            let watching = reload::broker_urls(file, Arc::clone(&self.letters.connector), Arc::clone(&reports));
+            self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(watching));
+        }
+        if let (Some(file), LedgerStore::Redis(url)) = (self.config.ledger.url_file.clone(), &self.config.ledger.store)
+        {
+            self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(reload::ledger_url(
+                file,
+                url.clone(),
+                reports,
+            )));
+        }
     }
 }
 
@@ -134,6 +156,7 @@ impl Console {
         let Self { app, listener } = self;
         app.resume()?;
         let routes = pages::routes(&app);
+        app.watch_logins();
         let (places, sweeping) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::clone(&app));
         app.tasks.spawn(async move {
             let swept = async {

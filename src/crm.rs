@@ -85,7 +85,7 @@ impl HttpCrm {
         };
         token.set_sensitive(true);
         let span = Span::request(method.as_str(), url);
-        // A builder would be moved with each header; that the address has neither user nor password, the configuration has seen to.
+        // The configuration has refused an address with a user or a password.
         let mut request = Request::new(method, url.clone());
         *request.body_mut() = body.map(Body::from);
         let headers = request.headers_mut();
@@ -125,7 +125,7 @@ impl Crm for HttpCrm {
 fn client(config: &config::Crm, server: &Url) -> Result<reqwest::Client, String> {
     let proxy = config.proxy.as_ref();
     let mut builder = reqwest::Client::builder()
-        // The configuration has read the environment's proxies; the client would ignore one that it cannot read.
+        // The configuration has read the environment's proxies; the client ignores one that it cannot read.
         .no_proxy()
         .connect_timeout(connect_timeout(config))
         .timeout(config.request_timeout)
@@ -159,7 +159,7 @@ fn client(config: &config::Crm, server: &Url) -> Result<reqwest::Client, String>
     builder.build().map_err(|e| format!("the HTTP client cannot be set up: {}", causes(&e)))
 }
 
-/// Shorter than the whole request's: when both end at once, it cannot be told that nothing was sent.
+/// Shorter than the whole request's: when both end at once, it is unknown whether anything was sent.
 fn connect_timeout(config: &config::Crm) -> Duration {
     config.connect_timeout.min(config.request_timeout * 19 / 20)
 }
@@ -198,7 +198,7 @@ fn encodings(headers: &HeaderMap) -> Vec<String> {
     named.flat_map(|names| names.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect()
 }
 
-/// Unpacks a body, which a server may have packed although nobody asked for it. What cannot be unpacked stays as it is, and of
+/// Unpacks a body, which a server may have packed although the request did not ask for it. What cannot be unpacked stays as it is, and of
 /// what is cut off the beginning counts.
 fn unpack(encodings: &[String], mut body: Vec<u8>) -> Vec<u8> {
     for encoding in encodings.iter().rev().take(MAX_ENCODINGS) {

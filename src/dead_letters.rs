@@ -10,6 +10,7 @@ mod copy;
 pub mod edit;
 pub mod entry;
 pub mod filter;
+pub mod found;
 pub mod group;
 pub mod known;
 pub mod look_up;

@@ -1,9 +1,10 @@
 //! The gate: may a request be sent now, and on which token?
 //!
 //! It is closed while the circuit breaker of the CRM has tripped, while no token is usable, and while the ledger cannot be used.
-//! While it is closed, one probe at a time is sent. Whoever waits is served first come, first served, so that waiting messages
+//! While it is closed, one probe at a time is sent. Waiting messages are served first come, first served, so that they
 //! probe in turn.
 
+mod block_reason;
 pub mod breaker;
 pub mod tokens;
 
@@ -16,55 +17,12 @@ use secrecy::SecretString;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep_until};
 
+pub use self::block_reason::BlockReason;
 use crate::clock::Clock;
 use crate::config;
 use crate::crm::classify::{Classified, Outcome};
 use crate::gate::breaker::{Breaker, Trial};
 use crate::gate::tokens::{Suspended, Taken, TokenState, Tokens};
-
-/// Why no request is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum BlockReason {
-    /// Failures in a row; probes are sent.
-    Outage,
-    /// The endpoint is wrong; probes are sent, an operator is needed.
-    Misconfigured,
-    /// No token is usable, at least one of them for its quota.
-    Quota,
-    /// The CRM refuses every token; an operator is needed.
-    Unauthorized,
-    /// The ledger cannot be used.
-    Ledger,
-}
-
-impl BlockReason {
-    /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 5] = [Self::Outage, Self::Misconfigured, Self::Quota, Self::Unauthorized, Self::Ledger];
-
-    /// The name in metrics and logs.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Outage => "outage",
-            Self::Misconfigured => "misconfigured",
-            Self::Quota => "quota",
-            Self::Unauthorized => "unauthorized",
-            Self::Ledger => "ledger",
-        }
-    }
-
-    /// What an operator should know or do.
-    #[must_use]
-    pub fn advice(self) -> &'static str {
-        match self {
-            Self::Outage => "the CRM fails; the worker probes it until it answers, and no message is lost meanwhile",
-            Self::Misconfigured => "the CRM does not know this address: check crm.server and crm.operation",
-            Self::Quota => "the daily quota of every usable token is used up; the worker goes on after its reset",
-            Self::Unauthorized => "the CRM refuses every token: check crm.tokens and crm.operation",
-            Self::Ledger => "the ledger cannot be read or written: check ledger.url, its disk or its server",
-        }
-    }
-}
 
 /// Why the CRM's breaker tripped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,7 +126,7 @@ impl TokenSlot {
         self.is_probe
     }
 
-    /// The CRM told how many calls a day the token has, and how many are left until its reset, where it told that.
+    /// The CRM said how many calls a day the token has, and how many are left until its reset, if it said when that is.
     pub fn quota(&self, limit: u64, left: u64, reset: Option<Duration>) {
         let reset = reset.unwrap_or_else(|| self.gate.until_midnight());
         self.gate.update(|state, now| state.tokens.quota(&self.taken.secret, limit, left, now + reset));
@@ -281,7 +239,7 @@ impl Gate {
         })
     }
 
-    /// Waits until a request may be sent. Dropping the future gives up the place in the queue.
+    /// Waits until a request may be sent. Dropping the future leaves the queue.
     pub async fn acquire(self: &Arc<Self>) -> TokenSlot {
         let _turn = self.turn.lock().await;
         loop {
@@ -328,7 +286,7 @@ impl Gate {
 
     /// The ledger was written.
     pub fn ledger_worked(&self) {
-        // As nearly always; it is told several times a message.
+        // The usual case: this is called several times a message.
         if self.lock().ledger_is_down {
             self.update(|state, _| state.ledger_is_down = false);
         }

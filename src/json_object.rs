@@ -7,17 +7,17 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// More than this are neither a task message nor a verdict, and comparing them for doubles would take long.
+/// More than this are neither a task message nor a verdict, and comparing them for repeated keys takes long.
 const MOST: usize = 1_000;
 /// As many as a task message has; more need more room.
 const USUAL: usize = 10;
 
-/// The members of a JSON object in order, doubles included. Values are read later, each on its own, so that a problem of
-/// one is told with its name.
+/// The members of a JSON object in order, repeated keys included. Values are read later, one by one, so that a problem names
+/// its member.
 pub(crate) struct Members<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Members<'a> {
-    /// The value of a name; of doubles the last one counts, as everywhere.
+    /// The value of a name; of repeated keys the last one counts, as in most parsers.
     pub(crate) fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.0.iter().rev().find(|(given, _)| given == name).map(|(_, value)| *value)
     }

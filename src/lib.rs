@@ -1,32 +1,35 @@
-//! Turns task messages from RabbitMQ into wolkvox CRM tasks: nothing lost, nothing doubled unknowingly.
+//! Turns messages from RabbitMQ into tasks in the wolkvox CRM: none is lost, and none is created twice without notice.
 //!
-//! One direction. A message walks through rooms that bear the names of its stages, and every room knows only what it must:
+//! A message takes one way through the code. Each stage is one module that knows only the types it needs. [`worker`] is the loop
+//! that calls them, from top to bottom.
 //!
 //! ```text
-//! RabbitMQ ─▶ delivery ─▶ known? ─▶ decode ─▶ map ─▶ gate ─▶ intent ─▶ slot ─▶ send ─▶ classify ─▶ retry ─▶ verdict ─▶ settle ─▶ RabbitMQ
-//!                         ledger    pure     pure  breaker   ledger   token           pure       pure               ack, or confirm
-//!                                                                                                                   a copy, then ack
+//! broker ─▶ worker ─▶ message ─▶ ledger ─▶ gate ─▶ ledger ─▶ crm ─▶ ledger ─▶ retry ─▶ settle ─▶ broker
+//!           loop      decode,    decide    token   claim     send,   result   next     ack, copy,
+//!                     rules,     (pure)    slot              classify         (pure)   dead letter
+//!                     map (pure)                             (pure)
 //! ```
 //!
-//! What the broker delivers for the first time is known with its intent, where the gate lets it through at once.
-//!
 //! # Invariants
-//! 1. Between receiving and settling nothing returns early: [`worker`]'s `process` is total and ends in a [`verdict`]; a
-//!    delivery is settled exactly once, by value.
-//! 2. An ack follows a success, recorded before it unless the ledger is out of order, a confirmed retry copy or a confirmed
-//!    dead letter; nothing else.
-//! 3. Pure stages do no I/O and read no clock and no random source: those are parameters.
-//! 4. Each outside library has one room: lapin in [`broker`], reqwest in [`crm`], the stores in [`ledger`], the web server in
-//!    [`admin`] and [`sandbox`], `backoff` in [`retry`], OpenTelemetry in [`telemetry`].
-//! 5. Whether to try again is decided where the knowledge is ([`crm::classify`]), and the reason travels with the decision.
-//! 6. Every wait on the network has a timeout, every queue a bound, every task a tracker that shutdown waits for. The HTTP
-//!    client never sends again what may have left, and drops idle connections before the server does.
-//! 7. A stage has one name, the same in file, metric label and dead-letter header.
+//! 1. Between receiving and settling nothing returns early: [`worker`]'s `process` is total and ends in a
+//!    [disposition](message::disposition); a delivery is settled exactly once, by value.
+//! 2. An ack follows one of these and nothing else: the CRM said 200 and the ledger has it, or could not record it; the ledger says
+//!    that the task exists; a retry copy or a dead letter is confirmed; a rule skipped the message.
+//! 3. Pure modules do no I/O and read no clock and no random source: those are parameters.
+//! 4. Each outside library has one module: lapin in [`broker`], reqwest in [`crm`], the stores in [`ledger`], the web server in
+//!    [`observe`], `console` and [`sandbox`], MiniJinja in [`message`], `backoff` in [`retry`].
+//! 5. No two clocks are compared to decide whether a request was sent. How long another owner's claim has stood still is measured
+//!    by the process that waits.
+//! 6. Every wait on the network has a timeout, every queue and buffer a bound, and every background task is supervised: one that
+//!    ends before shutdown ends the process.
+//! 7. A stage has one name, the same in file, metric label, trace and dead-letter header.
 //! 8. A secret is of a type that cannot be printed.
+//! 9. What may have created a task is never sent again in strict mode, and never silently in any mode, but for the exceptions
+//!    that `docs/delivery.md` lists.
 //!
 //! The modules, in reading order:
 
-// The way of a message.
+// The stages of a message.
 pub mod worker;
 
 pub mod message;
@@ -47,6 +50,8 @@ pub mod broker;
 pub mod app;
 
 pub mod lifecycle;
+
+mod reload;
 
 pub mod observe;
 

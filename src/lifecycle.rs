@@ -82,7 +82,7 @@ impl Services {
         self.tracker.clone()
     }
 
-    /// Runs a task that is to last until everything is settled. If it ends before, by a panic perhaps, the worker stops.
+    /// Runs a task that must last until everything is settled. If it ends or panics before that, the worker stops.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let (stop, drained, failure) = (self.stop.clone(), self.drained.clone(), Arc::clone(&self.failure));
         let task = {

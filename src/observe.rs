@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod events;
+mod failing;
 pub mod forecast;
 pub mod ledger_page;
 pub mod listener;
@@ -10,4 +11,5 @@ pub mod metrics;
 pub mod overview;
 pub mod status;
 pub mod traces;
+pub mod watched_files;
 pub mod workers;

@@ -148,7 +148,7 @@ impl Backoff {
         begun.next_backoff().unwrap_or(self.max)
     }
 
-    /// Begins anew with the first wait.
+    /// Begins again with the first wait.
     pub fn reset(&mut self) {
         self.begun = None;
     }

@@ -13,7 +13,7 @@ use crate::broker::topology::{hold_queue, retry_queue};
 use crate::broker::{Acker, Message, Properties, Publish, PublishError};
 use crate::clock::Clock;
 use crate::message::dead_letter;
-use crate::message::disposition::Disposition;
+use crate::message::disposition::{Disposition, Settlement};
 use crate::message::mapper::Mapper;
 use crate::message::retry_state::{RetryState, copy_properties};
 use crate::observe::events::Events;
@@ -22,17 +22,6 @@ use crate::retry::{Backoff, jittered};
 
 /// First and longest wait before a copy is published again.
 const REPUBLISH: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
-
-/// What RabbitMQ is to be told of a delivery.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Settlement {
-    /// It is done.
-    Ack,
-    /// It goes back to the work queue.
-    Requeue,
-    /// RabbitMQ is to dead-letter it itself, for this reason: it refuses the worker's copy for good.
-    Reject(String),
-}
 
 /// Publishes the copies that dispositions ask for.
 pub struct Settler {
@@ -50,12 +39,12 @@ pub struct Settler {
     pub mapper: Arc<Mapper>,
     /// For `x-wtw-failed-at`.
     pub clock: Clock,
-    /// Told of publishes that failed.
+    /// Logs and counts publishes that failed.
     pub events: Arc<Events>,
 }
 
 impl Settler {
-    /// Publishes the copy that a disposition asks for, and says what RabbitMQ is to be told.
+    /// Publishes the copy that a disposition asks for, and says what the worker answers RabbitMQ.
     pub async fn settle(
         &self,
         state: &mut RetryState,
@@ -129,7 +118,7 @@ impl Settler {
         Settlement::Requeue
     }
 
-    /// RabbitMQ dead-letters the original where it is known to have a place for it. Elsewhere rejecting would lose it.
+    /// RabbitMQ dead-letters the original where it is known to have a place for it. Elsewhere rejecting loses it.
     fn impossible(&self, reason: String) -> Settlement {
         if self.publish_gate.can_reject() {
             return Settlement::Reject(reason);

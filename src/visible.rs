@@ -1,4 +1,4 @@
-//! Text of others for terminals, pages and JSON: characters that would act on what shows them, or hide, are made visible.
+//! Text of others for terminals, pages and JSON: control characters, and characters that change the direction of text or hide, are made visible.
 
 use std::fmt::Write as _;
 

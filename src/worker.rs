@@ -10,6 +10,7 @@ mod in_flight;
 mod next;
 pub mod ownership;
 pub mod recorder;
+mod report;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -30,21 +31,21 @@ pub use self::in_flight::InFlightIds;
 use self::next::{ClaimWatch, Next};
 use self::ownership::{Ownership, Unsettled};
 use self::recorder::Recorder;
+use self::report::Report;
 use crate::broker::{Delivery, Message};
 use crate::clock::Clock;
 use crate::config::OnUnknown;
 use crate::crm::Crm;
 use crate::gate::Gate;
 use crate::ledger::{AttemptResult, Digest, Entry, Key, Owner};
-use crate::message::disposition::Disposition;
+use crate::message::disposition::{Disposition, Settlement};
 use crate::message::failure::{Failure, catch_panic};
 use crate::message::mapper::{Mapped, Mapper};
-use crate::message::published::published_at;
 use crate::message::retry_state::RetryState;
-use crate::observe::events::{Events, Settled};
+use crate::observe::events::Events;
 use crate::observe::traces::Span;
 use crate::retry::Schedule;
-use crate::settle::{Settlement, Settler};
+use crate::settle::Settler;
 
 /// How often the ledger is asked whether another worker has finished with a message.
 const CLAIM_POLL: Duration = Duration::from_millis(250);
@@ -78,7 +79,7 @@ pub struct Worker {
     pub settings: Settings,
     /// Carries dispositions out.
     pub settler: Settler,
-    /// Asks and tells the ledger.
+    /// Reads and writes the ledger.
     pub recorder: Arc<Recorder>,
     /// Whether the ledger saw everything that was sent.
     pub ownership: Arc<Ownership>,
@@ -160,7 +161,7 @@ impl Worker {
         };
         let disposition = decided.unwrap_or(Disposition::Requeue);
         let report = Report::of(&d, &disposition, began);
-        // The id stays locked until the broker was told, so that no other delivery of it finds too little in the ledger.
+        // The id stays locked until the message is settled, so that no other delivery of it reads the ledger too early.
         let lock = d.lock.take();
         drop(d);
         let settled = match &settlement {
@@ -175,7 +176,7 @@ impl Worker {
             // RabbitMQ delivers it again, perhaps to a worker with another ledger.
             (Err(_), _) => drop(unsettled),
         }
-        span.settled(&disposition, report.attempts, settled.is_err());
+        span.settled(&disposition, report.rule.as_deref(), report.attempts, settled.is_err());
         self.report(&message, report, &disposition, &settlement, settled.is_err());
     }
 
@@ -208,17 +209,18 @@ impl Worker {
 
     /// Everything between receiving and settling.
     async fn process(&self, d: &mut DeliveryContext<'_>) -> Disposition {
-        match self.process_steps(d).await {
+        let disposition = match self.process_steps(d).await {
             Ok(disposition) => disposition,
             Err(abort) => self.aborted(d, abort),
-        }
+        };
+        with_rule(disposition, d.rule.as_ref())
     }
 
     async fn process_steps(&self, d: &mut DeliveryContext<'_>) -> Result<Disposition, Abort> {
         // 1. Facts
         let mapped = self.read(d);
         self.lock_id(d).await?;
-        // Nobody can have claimed a message that is delivered for the first time: step 4 finds out if somebody has.
+        // A first delivery rarely has an entry, so the read is left out: a conflict in step 4 brings the entry.
         let mut found = if d.is_first() && mapped.is_ok() { Some(None) } else { None };
         loop {
             // 2. Decide
@@ -271,11 +273,15 @@ impl Worker {
         let now = self.clock.now();
         let mapped = self.mapper.map(d.message, &d.state, now);
         d.state.first_seen_at.get_or_insert(now);
-        if let Ok(Mapped::Send { rule, message_id, .. }) = &mapped {
-            d.rule.clone_from(rule);
-            if d.state.message_id.is_none() {
-                d.state.message_id.clone_from(message_id);
+        match &mapped {
+            Ok(Mapped::Send { rule, message_id, .. }) => {
+                d.rule.clone_from(rule);
+                if d.state.message_id.is_none() {
+                    d.state.message_id.clone_from(message_id);
+                }
             }
+            Ok(Mapped::Skip { rule }) => d.rule.clone_from(rule),
+            Err(failure) => d.rule.clone_from(&failure.rule),
         }
         let id = d.state.message_id.as_deref().or_else(|| d.message.id());
         d.key = id.map(|id| Key::new(&self.settler.queue, &self.operation, id));
@@ -342,71 +348,15 @@ impl Worker {
             d.state.possibly_created = true;
             let _ = self.recorder.record(key, self.finished(&claim, AttemptResult::InDoubt, claim.attempts)).await;
         }
-        Disposition::DeadLetter(failure)
-    }
-
-    fn report(
-        &self,
-        message: &Message,
-        report: Report,
-        disposition: &Disposition,
-        settlement: &Settlement,
-        gone: bool,
-    ) {
-        let may_be_several =
-            report.possibly_created && report.attempts > 1 && self.settings.on_unknown == OnUnknown::Retry;
-        self.events.settled(&Settled {
-            message_id: report.id.as_deref(),
-            has_id: report.has_id,
-            rule: report.rule.as_deref(),
-            disposition,
-            settlement,
-            attempts: report.attempts,
-            round: report.round,
-            reason: report.reason.as_deref(),
-            duration: report.began.elapsed(),
-            // RabbitMQ's dead letter has no header that says so.
-            possible_duplicate: report.is_possible_duplicate
-                || (may_be_several && matches!(settlement, Settlement::Reject(_))),
-            is_gone: gone,
-            at: self.clock.now(),
-            // A replay waited for an operator, not for the worker.
-            published: published_at(&message.properties).or(report.first_attempt_at).filter(|_| report.replays == 0),
-        });
+        with_rule(Disposition::DeadLetter(failure), d.rule.as_ref())
     }
 }
 
-/// What the log and the metrics say of a delivery.
-struct Report {
-    id: Option<String>,
-    has_id: bool,
-    rule: Option<Arc<str>>,
-    attempts: u32,
-    round: u32,
-    replays: u32,
-    reason: Option<String>,
-    first_attempt_at: Option<jiff::Timestamp>,
-    is_possible_duplicate: bool,
-    possibly_created: bool,
-    began: Instant,
-}
-
-impl Report {
-    fn of(d: &DeliveryContext<'_>, disposition: &Disposition, began: Instant) -> Self {
-        let is_created = matches!(disposition, Disposition::Ack | Disposition::AlreadyCreated);
-        Self {
-            id: d.state.message_id.clone().or_else(|| d.message.id().map(str::to_owned)),
-            has_id: d.key.is_some(),
-            rule: d.rule.clone(),
-            attempts: d.state.attempts,
-            round: d.state.round,
-            replays: d.state.replays,
-            reason: d.last_attempt.as_ref().map(|attempt| attempt.reason.clone()),
-            first_attempt_at: d.state.first_attempt_at,
-            is_possible_duplicate: is_created && d.is_possible_duplicate,
-            possibly_created: d.state.possibly_created,
-            began,
-        }
+/// A dead letter names the rule that its message went through, whatever it failed at.
+fn with_rule(disposition: Disposition, rule: Option<&Arc<str>>) -> Disposition {
+    match (disposition, rule) {
+        (Disposition::DeadLetter(failure), Some(rule)) => Disposition::DeadLetter(failure.by_rule(rule)),
+        (disposition, _) => disposition,
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::letters::Letter;
 use crate::messages::{Fate, Message};
-use crate::watch::Seen;
+use crate::seen::Seen;
 
 /// Wrong things of one kind that are listed.
 const LISTED: usize = 5;
@@ -101,7 +101,7 @@ pub(crate) fn audit(evidence: &Evidence) -> Vec<Entry> {
     ];
     if let Some(stopped) = &evidence.stopped {
         entries.push(Entry {
-            text: "on SIGTERM the worker ended in good order".to_owned(),
+            text: "on SIGTERM the worker stopped and left nothing unfinished".to_owned(),
             against: stopped.clone().err().into_iter().collect(),
         });
     }
@@ -157,7 +157,7 @@ fn none_twice(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
         }
     }
     against.sort();
-    Entry { text: format!("none created twice: the CRM has {created} tasks, each one published, each once"), against }
+    Entry { text: format!("no task twice: the CRM has {created} tasks, each of them published, each once"), against }
 }
 
 fn letters_expected(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
@@ -184,10 +184,7 @@ fn letters_expected(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
     let foreign = accounts.letters.keys().filter(|id| !evidence.messages.iter().any(|message| message.id == **id));
     against.extend(foreign.map(|id| format!("{id}: was never published")));
     Entry {
-        text: format!(
-            "each of the {} dead letters is one that had to be, for the right reason",
-            evidence.letters.len()
-        ),
+        text: format!("each of the {} dead letters is there for the expected reason", evidence.letters.len()),
         against,
     }
 }
@@ -221,13 +218,13 @@ fn possibly_created(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
 fn outage(evidence: &Evidence, accounts: &Accounts<'_>) -> Entry {
     const KIND: &str = "unavailable";
     let never = |message: &Message| matches!(&message.fate, Fate::DeadLettered { kind, .. } if kind == KIND);
-    let given_up = evidence.messages.iter().filter(|message| {
+    let dead_lettered = evidence.messages.iter().filter(|message| {
         let letters = accounts.letters(message);
         !never(message) && letters.iter().any(|letter| letter.kind == KIND)
     });
     Entry {
-        text: "the outage cost no message: none was given up for it".to_owned(),
-        against: given_up.map(|message| format!("{} was given up", message.id)).collect(),
+        text: "the outage cost no message: none was dead-lettered for it".to_owned(),
+        against: dead_lettered.map(|message| format!("{} was dead-lettered", message.id)).collect(),
     }
 }
 
@@ -235,7 +232,7 @@ fn nothing_left(evidence: &Evidence) -> Entry {
     let left = evidence.left.iter().filter(|(_, count)| *count > 0);
     Entry {
         text: format!(
-            "nothing is left in the work queue and the {} retry queues",
+            "nothing is left on the work queue and the {} retry queues",
             evidence.left.len().saturating_sub(1)
         ),
         against: left.map(|(queue, count)| format!("{queue} has {count} messages")).collect(),
@@ -246,7 +243,7 @@ fn polite(evidence: &Evidence) -> Entry {
     let peaks = evidence.stats.get("peak_simultaneous").and_then(Value::as_object);
     let peak = peaks.into_iter().flatten().filter_map(|(_, peak)| peak.as_u64()).max().unwrap_or_default();
     Entry {
-        text: format!("never more than {AT_A_TIME} requests at a time, the CRM's limit"),
+        text: format!("never more than {AT_A_TIME} requests at a time on the token, the CRM's limit"),
         against: (peak > AT_A_TIME).then(|| format!("{peak} arrived at a time")).into_iter().collect(),
     }
 }

@@ -1,5 +1,5 @@
-//! `make demo`: a real RabbitMQ, the sandbox CRM and the worker, with 300 tasks on their way from one to the other; in the
-//! end the books have to balance.
+//! `make demo`: a real RabbitMQ, the sandbox CRM and the worker, with 300 task messages. In the end every message is
+//! accounted for.
 
 mod books;
 #[path = "../../tests/integration/support/broker.rs"]
@@ -10,6 +10,7 @@ mod letters;
 mod messages;
 mod queues;
 mod screen;
+mod seen;
 mod show;
 mod stage;
 mod watch;

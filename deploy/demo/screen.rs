@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
-use crate::watch::Seen;
+use crate::seen::Seen;
 
 /// Between two lines where there is no terminal.
 const EVERY: Duration = Duration::from_secs(2);

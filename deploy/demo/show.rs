@@ -38,7 +38,7 @@ struct Cast {
 }
 
 impl Show {
-    /// Plays it all; true when the books balance. With `keep` the worker is not asked to end before they are drawn up.
+    /// Plays it all; true when everything is as it must be. With `keep` the worker still runs when that is checked.
     pub(crate) async fn play(&mut self, keep: bool) -> Result<bool, String> {
         let http = Http::new()?;
         let messages = messages::all(Clock::system().now())?;
@@ -122,7 +122,7 @@ impl Show {
         let line: Value = serde_json::from_str(&line).map_err(|error| format!("{line}: {error}"))?;
         let sandbox = line.get("listening").and_then(Value::as_str).unwrap_or_default().to_owned();
         print(&format!(
-            "  sandbox    {sandbox}   {latency} a task, two at a time, faults in store for {} of the tasks",
+            "  sandbox    {sandbox}   {latency} a task, two at a time, faults for {} of the tasks",
             faults.len()
         ));
         let listen = free_address()?;
@@ -240,13 +240,13 @@ impl Show {
     }
 }
 
-/// Prints dead letters, books and time; true when the books balance.
+/// Prints dead letters, result and time; true when everything is as it must be.
 fn report(evidence: &Evidence, took: Duration) -> bool {
     print("\nDead letters");
     for line in table(&evidence.letters) {
         print(&line);
     }
-    print("\nBooks");
+    print("\nResult");
     let entries = audit(evidence);
     for line in entries.iter().flat_map(|entry| entry.lines()) {
         print(&line);
@@ -261,7 +261,7 @@ fn report(evidence: &Evidence, took: Duration) -> bool {
         outcomes.join(", ")
     ));
     let balanced = entries.iter().all(|entry| entry.holds());
-    let verdict = if balanced { "The books balance" } else { "The books do NOT balance" };
+    let verdict = if balanced { "Everything is as it must be" } else { "Something is WRONG" };
     print(&format!("  {verdict}. From the first message to the last: {:.1} s", took.as_secs_f64()));
     balanced
 }

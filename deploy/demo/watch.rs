@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::http::Http;
 use crate::screen::Screen;
+use crate::seen::Seen;
 use crate::stage::Running;
 
 /// Between two looks.
@@ -15,21 +16,6 @@ const LOOK: Duration = Duration::from_millis(100);
 const LIMIT: Duration = Duration::from_secs(150);
 /// The shortest outage; it lasts until the gate is seen closed.
 const OUTAGE: Duration = Duration::from_millis(1_500);
-
-/// What the worker tells of itself.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Seen {
-    pub(crate) created: u64,
-    pub(crate) dead_lettered: u64,
-    /// Times that a message was sent to a retry queue.
-    pub(crate) retried: u64,
-    /// Requests to the CRM by outcome, those that there were.
-    pub(crate) attempts: Vec<(String, u64)>,
-    /// Messages taken and not yet settled.
-    pub(crate) in_flight: u64,
-    /// Why the gate is closed, if it is.
-    pub(crate) gate: Option<String>,
-}
 
 /// How far the outage is.
 enum Outage {
@@ -53,52 +39,6 @@ pub(crate) struct Watch<'a> {
     /// The sandbox's rules outside the outage.
     pub(crate) faults: Vec<Value>,
     pub(crate) total: u64,
-}
-
-impl Seen {
-    pub(crate) fn settled(&self) -> u64 {
-        self.created + self.dead_lettered
-    }
-
-    /// Reads the worker's pages.
-    pub(crate) async fn look(http: &Http, admin: &str) -> Result<Self, String> {
-        let metrics = http.text(&format!("{admin}/metrics")).await?;
-        let status = http.json(&format!("{admin}/status")).await?;
-        let mut seen = Self {
-            gate: status.pointer("/gate/reason").and_then(Value::as_str).map(ToOwned::to_owned),
-            ..Self::default()
-        };
-        for line in metrics.lines() {
-            seen.read(line);
-        }
-        Ok(seen)
-    }
-
-    /// A line of metrics, such as `wtw_attempts_total{outcome="created"} 7`.
-    fn read(&mut self, line: &str) {
-        let Some((name, count)) = line.rsplit_once(' ') else {
-            return;
-        };
-        let Ok(count) = count.parse::<u64>() else {
-            return;
-        };
-        let outcome =
-            name.split_once("outcome=\"").and_then(|(_, rest)| rest.split_once('"')).map(|(outcome, _)| outcome);
-        if name == "wtw_messages_in_flight" {
-            self.in_flight = count;
-        } else if name.starts_with("wtw_settled_messages_total") {
-            match outcome {
-                Some("created") => self.created += count,
-                Some("dead_lettered") => self.dead_lettered += count,
-                Some("retried") => self.retried += count,
-                _ => {}
-            }
-        } else if let Some(outcome) = outcome.filter(|_| count > 0)
-            && name.starts_with("wtw_attempts_total")
-        {
-            self.attempts.push((outcome.to_owned(), count));
-        }
-    }
 }
 
 impl Watch<'_> {
@@ -136,7 +76,7 @@ impl Watch<'_> {
                 *outage = Outage::Began { at: Instant::now(), gate_closed: false };
             }
             Outage::Began { gate_closed, .. } if !*gate_closed && seen.gate.is_some() => {
-                screen.say("the worker closes its gate: one probe at a time, and no message is given up");
+                screen.say("the worker closes its gate: one probe at a time, and no message is dead-lettered");
                 *gate_closed = true;
             }
             Outage::Began { at, gate_closed: true } if at.elapsed() >= OUTAGE => {

@@ -41,6 +41,7 @@ trap 'rm -rf "$stage"' EXIT
 folder=$stage/$name
 mkdir "$folder"
 cp "$target/$host/release/$program" README.md CHANGELOG.md SECURITY.md LICENSE-APACHE LICENSE-MIT "$folder/"
+cp -r docs "$folder/"
 beside pages "$folder" "$(date --utc --date "@$SOURCE_DATE_EPOCH" +%F)"
 
 # It writes beside Cargo.toml, and nowhere else.

@@ -67,7 +67,7 @@ pub(super) async fn nack_requeue(acker: &LapinAcker) -> Result<(), DeliveryGone>
     settled(timeout(WAIT, acker.nack(BasicNackOptions { requeue: true, multiple: false })).await)
 }
 
-/// `Ok(true)` alone means that the broker was told.
+/// Only `Ok(true)` means that the answer was sent to the broker.
 fn settled(result: Result<lapin::Result<bool>, tokio::time::error::Elapsed>) -> Result<(), DeliveryGone> {
     match result {
         Ok(Ok(true)) => Ok(()),

@@ -1,7 +1,7 @@
 //! The exchanges that events are published to, and the work queue's bindings to them.
 //!
 //! AMQP has no way to list bindings. So they are declared, which changes nothing where they exist, and never verified; a
-//! binding that was taken out of the configuration stays until somebody removes it.
+//! binding that was taken out of the configuration stays until an operator removes it.
 
 use std::collections::BTreeMap;
 
@@ -144,7 +144,7 @@ pub fn missing(name: &str) -> String {
 pub fn differs(name: &str, said: &str) -> String {
     format!(
         "the exchange {name} exists with another type or other arguments and is left alone: {said}\n\
-         Ways out: give its type in [[broker.bindings]]; or leave type out, so that the worker takes the exchange as it is; \
+         Ways out: give its type in [[broker.bindings]]; or leave type out, so that the worker uses the exchange unchanged; \
          or name another exchange."
     )
 }

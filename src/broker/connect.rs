@@ -95,7 +95,7 @@ pub(super) fn described(what: &str, error: &lapin::Error) -> BrokerError {
 #[derive(Debug)]
 pub struct Connector {
     config: config::Broker,
-    /// Those of `config`, or what their file held when a login was refused.
+    /// Those of `config`, or what their file held at its last change.
     urls: Mutex<Vec<BrokerUrl>>,
     turn: AtomicUsize,
 }
@@ -135,12 +135,7 @@ impl Connector {
         let connected = self.connect_to(&url, purpose).await;
         match &connected {
             Ok(_) => traces::connected(authority(&url)),
-            Err(error) => {
-                self.mark_failed(turn);
-                if error.code == Some(BrokerError::ACCESS_REFUSED) {
-                    self.reread().await;
-                }
-            }
+            Err(_) => self.mark_failed(turn),
         }
         connected.map(|connection| (connection, turn))
     }
@@ -161,18 +156,9 @@ impl Connector {
         urls.get(turn.0.checked_rem(urls.len())?).cloned()
     }
 
-    /// Reads the addresses' file again, after a login was refused: the password may have been rotated. What cannot be read
-    /// changes nothing.
-    async fn reread(&self) {
-        let Some(path) = self.config.urls_file.clone() else { return };
-        let read = tokio::task::spawn_blocking(move || config::read_urls(&path)).await;
-        match read {
-            Ok(Ok(urls)) => *self.urls.lock().unwrap_or_else(PoisonError::into_inner) = urls,
-            Ok(Err(problems)) => {
-                tracing::warn!(%problems, "the broker's addresses cannot be read again; the former stay")
-            }
-            Err(_) => {}
-        }
+    /// The addresses of the next connections; those that are open stay.
+    pub fn replace_urls(&self, urls: Vec<BrokerUrl>) {
+        *self.urls.lock().unwrap_or_else(PoisonError::into_inner) = urls;
     }
 
     /// Connects to one node.

@@ -26,13 +26,13 @@ pub async fn count(connector: &Connector, queues: &[String]) -> Result<Depths, B
     counted
 }
 
-/// Counts every so often until `stop`; `told` is given none while the queues cannot be counted.
+/// Counts every so often until `stop`; `report` gets none while the queues cannot be counted.
 pub async fn watch(
     connector: &Connector,
     queues: &[String],
     every: Duration,
     stop: &CancellationToken,
-    told: impl Fn(Option<Depths>),
+    report: impl Fn(Option<Depths>),
 ) {
     let mut connection: Option<Connection> = None;
     let watching = async {
@@ -48,7 +48,7 @@ pub async fn watch(
                 // A connection on which nothing can be asked is replaced the next time.
                 connection = None;
             }
-            told(counted);
+            report(counted);
             sleep(every).await;
         }
     };

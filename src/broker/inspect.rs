@@ -224,7 +224,7 @@ fn permitted(answer: Result<(), BrokerError>) -> Result<(), BrokerError> {
     }
 }
 
-/// Closes a channel that is not needed any more; should it not close, the connection's end does it.
+/// Closes a channel that is no longer needed. If that fails, the end of the connection closes it.
 async fn discard(channel: &Channel) {
     let _ = bounded("close the channel", channel.close(200, "OK".into())).await;
 }

@@ -27,11 +27,11 @@ const DEFAULT_FRAME_MAX: usize = 131_072;
 /// Persistent, as the AMQP specification numbers it.
 const PERSISTENT: u8 = 2;
 
-/// Told when the broker takes no messages, for this reason, and when it does again, or when the connection is gone that said
+/// Called when the broker takes no messages, for this reason, and when it does again, or when the connection is gone that said
 /// so.
 pub type OnBlocked = Arc<dyn Fn(Option<&str>) + Send + Sync>;
 
-/// A pool of confirm channels on one connection, opened when first needed and opened anew when it broke.
+/// A pool of confirm channels on one connection, opened when first needed, and again after it broke.
 pub struct Publisher {
     connector: Arc<Connector>,
     purpose: &'static str,
@@ -55,7 +55,7 @@ struct PublisherConnection {
     _watch: Arc<AbortOnDrop>,
 }
 
-/// Ends the task that follows a connection's events when the connection is given up.
+/// Ends the task that follows a connection's events when the connection is closed.
 struct AbortOnDrop(tokio::task::AbortHandle);
 
 impl Drop for AbortOnDrop {
@@ -124,7 +124,7 @@ impl Publisher {
         if matches!(confirmed, Ok(()) | Err(PublishError::Refused | PublishError::Returned(_))) {
             link.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
         } else if let Some(reason) = link.blocked() {
-            // What waits in the client would be sent once the broker unblocks: give it up with the connection.
+            // The client sends what it holds once the broker unblocks: drop it with the connection.
             self.forget(&link).await;
             return Err(PublishError::Blocked(reason));
         } else {
@@ -159,7 +159,7 @@ impl Publisher {
         Ok(link)
     }
 
-    /// Gives up a connection on which nothing is done, though it stays: that of a node without the others, perhaps.
+    /// Drops a connection that stays open but does nothing: that of a node without the others, perhaps.
     async fn mark_failed(&self, link: &PublisherConnection) {
         self.connector.mark_failed(link.node);
         self.forget(link).await;
@@ -219,7 +219,7 @@ async fn confirm(
     };
     let mut publish = std::pin::pin!(publish);
     let mut confirmed = timeout(WAIT, &mut publish).await;
-    // What was written before the broker blocked is taken once it goes on: another copy would be a second one. The wait
+    // What was written before the broker blocked is taken once it goes on: another publish makes a second copy. The wait
     // ends with the connection, if not before.
     while confirmed.is_err() && link.blocked().is_some() && link.connection.status().connected() {
         confirmed = timeout(WAIT, &mut publish).await;
@@ -285,8 +285,8 @@ mod tests {
         let publisher = Publisher::new(Arc::new(Connector::new(config.broker)), "test", TaskTracker::new());
         let _taken = publisher.permits.acquire_many(CHANNELS as u32).await.unwrap();
         let began = Instant::now();
-        let told = timeout(WAIT * 2, publisher.publish("queue", b"", Properties::default())).await;
-        assert!(matches!(told, Ok(Err(PublishError::Busy(CHANNELS)))), "{told:?}");
+        let answer = timeout(WAIT * 2, publisher.publish("queue", b"", Properties::default())).await;
+        assert!(matches!(answer, Ok(Err(PublishError::Busy(CHANNELS)))), "{answer:?}");
         assert_eq!(began.elapsed().as_secs(), WAIT.as_secs());
     }
 }

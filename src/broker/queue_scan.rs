@@ -32,7 +32,7 @@ const SILENCE: Duration = Duration::from_millis(500);
 /// A scan under way.
 pub struct QueueScan {
     connection: Connection,
-    /// What becomes of the connection: a read that waits for the rest of a message is not told.
+    /// Cancelled when the connection ends: a read that waits for the rest of a message does not notice it.
     events: BoxStream<'static, Event>,
     channel: Channel,
     queue: ShortString,
@@ -86,7 +86,7 @@ impl QueueScan {
         Ok(scan)
     }
 
-    /// How many messages there were when the scan began; those that somebody else held are not among them.
+    /// How many messages there were when the scan began; messages that another consumer held are not among them.
     #[must_use]
     pub fn expected(&self) -> u64 {
         self.expected
@@ -142,7 +142,7 @@ impl QueueScan {
     }
 
     async fn nack_requeue(&mut self) -> Result<(), BrokerError> {
-        // Consumers that are still there would be given at once what goes back.
+        // RabbitMQ gives returned messages at once to consumers that are still there.
         if let Some((consumer, _)) = self.consumer.take() {
             let cancel = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
             bounded("cancel the consumer", cancel).await?;
@@ -178,7 +178,7 @@ impl QueueScan {
         if let Some(delivery) = self.consumed().await? {
             return Ok(Some(delivery));
         }
-        // Somebody else took what was there, or the broker is slow.
+        // Another consumer took the messages, or the broker is slow.
         if let Some((delivery, _)) = self.get().await? {
             return Ok(Some(delivery));
         }

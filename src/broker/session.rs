@@ -58,7 +58,7 @@ pub enum Change {
     },
 }
 
-/// Told of every [`Change`].
+/// Called with every [`Change`].
 pub type OnChange = Arc<dyn Fn(Change) + Send + Sync>;
 
 /// Consumes the work queue.
@@ -75,7 +75,7 @@ pub struct Session {
     pub publish_gate: Arc<PublishGate>,
     /// Decides what another owner of the queue means.
     pub ownership: Arc<dyn Ownership>,
-    /// Told of every change.
+    /// Called with every change.
     pub on_change: OnChange,
 }
 
@@ -306,7 +306,7 @@ impl Session {
 
     async fn pass_on(&self, delivery: Delivery, work: &Work<'_>) {
         if delivery.message.is_oversized() && self.publish_gate.can_reject() {
-            // Not kept: so many of them could be unsettled that no memory would be enough.
+            // Not kept: memory has a limit, and as many of them as the prefetch can be unsettled.
             let (message_id, bytes) = (delivery.message.id().map(str::to_owned), delivery.message.body.len());
             (self.on_change)(Change::Oversized { message_id, bytes });
             let _ = delivery.acker.reject().await;
@@ -321,7 +321,7 @@ impl Session {
 enum Taken {
     /// The worker stops.
     Stopped,
-    /// Another number of messages is to be unsettled at a time. With a message that is to be returned.
+    /// The prefetch changes. With a message to return.
     Switch(Option<Box<dyn Acker>>),
 }
 

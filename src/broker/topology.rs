@@ -1,7 +1,7 @@
 //! The queues: what the worker declares, and the same as RabbitMQ definitions.
 //!
 //! All but the audit stream are quorum queues. What RabbitMQ itself dead-letters goes to a queue of its own, at least once: a limit
-//! without a dead-letter target would drop it.
+//! without a dead-letter target drops it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

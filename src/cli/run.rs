@@ -7,20 +7,22 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 use crate::cli::{Error, FAILED};
 use crate::config::{Config, Loaded, Sources};
+use crate::message::mapper::Mapper;
 use crate::observe::logs;
 
 /// Works until `stop`.
 ///
 /// # Errors
-/// An invalid configuration. What ends a worker after that is logged, with exit code 1.
+/// An invalid configuration, rules that fail among it. What ends a worker after that is logged, with exit code 1.
 pub async fn run(sources: &Sources, stop: CancellationToken) -> Result<ExitCode, Error> {
     let Loaded { config, warnings, .. } = Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
+    let mapper = Mapper::new(&config)?;
     logs::start(&config.log).map_err(|error| Error::failed(format!("the log cannot be started: {error}")))?;
     crate::observe::traces::start(sources);
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let ended = match App::new(config).await {
+    let ended = match App::new(config, mapper).await {
         Ok(app) => app.run(stop).await,
         Err(text) => Err(text),
     };

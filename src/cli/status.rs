@@ -146,6 +146,9 @@ fn one_worker(
     }
     let ledger = page.ledger.reason.as_deref().unwrap_or("usable");
     line("  ledger", &format!("{}, {} messages, {ledger}", page.ledger.kind, page.ledger.entries));
+    for (file, problem) in page.files.iter().filter_map(|file| Some((file, file.problem.as_ref()?))) {
+        line("  file", &format!("{} ({}) cannot be used as it is now: {problem}", file.key, file.path));
+    }
     let counts = |counts: &std::collections::BTreeMap<String, u64>| {
         let some: Vec<String> =
             counts.iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name} {}", grouped(*n))).collect();

@@ -52,9 +52,9 @@ fn scheme_of(text: &str) -> Option<(&'static str, &str)> {
     })
 }
 
-/// A URL with a host that a resolver would take.
+/// A URL with a host that a resolver accepts.
 fn bare(text: &str) -> Option<Url> {
-    // The parser would drop these silently.
+    // The parser drops these silently.
     if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return None;
     }
@@ -178,7 +178,7 @@ pub(super) fn ledger(_: &Key, text: &str) -> Parsed<LedgerStore> {
 }
 
 fn file(path: &str) -> Parsed<PathBuf> {
-    // `file:///x` is how URLs spell `/x`, while two slashes would name a host.
+    // `file:///x` is how URLs spell `/x`, while two slashes name a host.
     let path = match path.strip_prefix("//") {
         Some(absolute) if absolute.starts_with('/') => absolute,
         Some(_) => return Err("names a host; write file:PATH".to_owned()),
@@ -205,7 +205,7 @@ fn redis(text: &str) -> Parsed<LedgerStore> {
     match url.host() {
         None | Some(Host::Domain("")) => Err("names no host".to_owned()),
         Some(Host::Domain(name)) if name.contains(',') => Err("names several servers; one is allowed".to_owned()),
-        Some(_) => Ok(LedgerStore::Redis(SecretString::from(text))),
+        Some(_) => Ok(LedgerStore::Redis(SecretString::from(text).into())),
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) fn follow(raw: &mut Raw, terminal: bool) {
     let usual = request_timeout(raw);
     set_time(raw, "crm.request_timeout", usual);
     let request = time(raw, "crm.request_timeout", usual);
-    // A bad name is told of the queue alone.
+    // A bad name is reported for the queue alone.
     let is_good = |name: &String| find("broker.queue").is_some_and(|key| queue(key, name).is_ok());
     if let Some(queue) = raw.text("broker.queue").filter(is_good) {
         set(raw, "broker.dead_letter_queue", &format!("{queue}.dead"));

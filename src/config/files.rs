@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ pub(super) const SECRET: u64 = 64 << 10;
 /// The largest configuration file, in bytes (1 MiB).
 pub(super) const TOML: u64 = 1 << 20;
 /// The longest wait for a file.
-const WAIT: Duration = Duration::from_secs(10);
+pub(super) const WAIT: Duration = Duration::from_secs(10);
 /// How often a stop is looked for meanwhile.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// The end of a sentence about a file that was not read because the process is to stop.
+/// The end of a sentence about a file that was not read because the process stops.
 pub(super) const INTERRUPTED: &str = "was not read: interrupted";
 
 /// Reads a text of at most `limit` bytes.
@@ -29,8 +29,8 @@ pub(super) fn read(path: &Path, limit: u64, stop: &CancellationToken) -> Result<
     let owned = path.to_owned();
     // A thread of its own, since nothing ends a read that hangs. The process does not wait for it.
     std::thread::spawn(move || {
-        // Whoever asked may have stopped waiting.
-        let _ = sender.send(bytes(&owned, limit));
+        // The caller may have stopped waiting.
+        let _ = sender.send(read_now(&owned, limit));
     });
     let looks = WAIT.as_millis() / LOOK.as_millis();
     for _ in 0..looks {
@@ -38,15 +38,29 @@ pub(super) fn read(path: &Path, limit: u64, stop: &CancellationToken) -> Result<
             return Err(INTERRUPTED.to_owned());
         }
         match receiver.recv_timeout(LOOK) {
-            Ok(read) => return text(&read.map_err(|error| format!("cannot be read: {}", words(&error)))?, limit),
+            Ok(read) => return read,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    Err(format!("cannot be read within {} s; does its file system hang, or is it a pipe?", WAIT.as_secs()))
+    Err(hangs())
 }
 
-fn bytes(path: &PathBuf, limit: u64) -> io::Result<Vec<u8>> {
+/// The end of a sentence about a file that did not answer within [`WAIT`].
+pub(super) fn hangs() -> String {
+    format!("cannot be read within {} s; does its file system hang, or is it a pipe?", WAIT.as_secs())
+}
+
+/// The same as [`read`], for as long as it takes.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_now(path: &Path, limit: u64) -> Result<String, String> {
+    let bytes = bytes(path, limit).map_err(|error| format!("cannot be read: {}", words(&error)))?;
+    text(&bytes, limit)
+}
+
+fn bytes(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(bytes)

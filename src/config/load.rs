@@ -4,12 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio_util::sync::CancellationToken;
 
 use super::defaults::{self, HOLD_BEYOND_REQUEST};
 use super::keys::{find, variable};
 use super::problem::{Problem, Problems};
-use super::raw::{Raw, Sources, read_secret};
+use super::raw::{self, Raw, Sources};
 use super::read::{Reader, Reported, duration};
 use super::show::{self, Setting};
 use super::{BrokerUrl, Config, LedgerStore, address, sections};
@@ -66,11 +65,7 @@ impl Config {
         let urls: Vec<&str> = self.broker.urls.iter().map(|url| url.shown.as_str()).collect();
         let server = self.crm.server.as_ref().map(|url| url.origin());
         let server = server.map_or_else(|| "none".to_owned(), |origin| origin.ascii_serialization());
-        let ledger = match &self.ledger.store {
-            LedgerStore::Memory => "in memory".to_owned(),
-            LedgerStore::File(path) => path.display().to_string(),
-            LedgerStore::Redis(_) => "redis".to_owned(),
-        };
+        let ledger = self.ledger.store.shown();
         let proxy = self.crm.proxy.as_ref().map_or_else(String::new, |proxy| format!(" through {proxy}"));
         format!(
             "queue {} at {}; CRM {server}{proxy}, operation {}, tokens {}; ledger {ledger}",
@@ -82,31 +77,32 @@ impl Config {
     }
 }
 
-/// Reads the file of the API tokens again.
+/// The API tokens in the text of their file, which has changed.
 ///
 /// # Errors
-/// Everything that is wrong with the file; what was read before still stands.
-pub fn read_tokens(path: &Path) -> Result<Vec<SecretString>, Problems> {
-    reread("crm.tokens", path, sections::tokens)
+/// Everything that is wrong with the text; what was read before stays in use.
+pub fn read_tokens(path: &Path, text: &str) -> Result<Vec<SecretString>, Problems> {
+    reread("crm.tokens", path, text, sections::tokens)
 }
 
-/// Reads the file of the broker's addresses again.
+/// The broker's addresses in the text of their file, which has changed.
 ///
 /// # Errors
-/// Everything that is wrong with the file; what was read before still stands.
-pub fn read_urls(path: &Path) -> Result<Vec<BrokerUrl>, Problems> {
-    reread("broker.urls", path, |reader| reader.each("broker.urls", address::broker))
+/// As [`read_tokens`].
+pub fn read_urls(path: &Path, text: &str) -> Result<Vec<BrokerUrl>, Problems> {
+    reread("broker.urls", path, text, |reader| reader.each("broker.urls", address::broker))
 }
 
-/// Reads the file of the ledger's address again. Only the login may differ from `current`: another server has another ledger.
+/// The ledger's address in the text of its file, which has changed. Only the login may differ from `current`: another server has
+/// another ledger.
 ///
 /// # Errors
-/// Everything that is wrong with the file; what was read before still stands.
-pub fn read_ledger_url(path: &Path, current: &SecretString) -> Result<SecretString, Problems> {
-    let mut stores = reread("ledger.url", path, |reader| reader.each("ledger.url", address::ledger))?;
+/// As [`read_tokens`].
+pub fn read_ledger_url(path: &Path, text: &str, current: &SecretString) -> Result<SecretString, Problems> {
+    let mut stores = reread("ledger.url", path, text, |reader| reader.each("ledger.url", address::ledger))?;
     let same = address::without_login(current.expose_secret());
     match stores.pop() {
-        Some(LedgerStore::Redis(url)) if address::without_login(url.expose_secret()) == same => Ok(url),
+        Some(LedgerStore::Redis(url)) if address::without_login(url.get().expose_secret()) == same => Ok(url.get()),
         Some(_) | None => {
             let message = "names another ledger than before; restart the worker to change more than user and password";
             Err(Problems(vec![Problem::new("ledger.url", format!("file {}", path.display()), message)]))
@@ -114,16 +110,17 @@ pub fn read_ledger_url(path: &Path, current: &SecretString) -> Result<SecretStri
     }
 }
 
-/// Reads a secret's file again, as it was read with everything else.
+/// Reads the text of a secret's file as it was read with everything else.
 fn reread<T>(
     name: &str,
     path: &Path,
+    text: &str,
     read: impl FnOnce(&mut Reader<'_>) -> Result<Vec<T>, Reported>,
 ) -> Result<Vec<T>, Problems> {
     let Some(key) = find(name) else {
         return Ok(Vec::new());
     };
-    let written = read_secret(key, path, &CancellationToken::new()).map_err(|message| {
+    let written = raw::secret(key, path, text).map_err(|message| {
         let source = format!("file {}", path.display());
         let problem = Problem::new(key.name, source, message).allowed(key.allowed());
         Problems(vec![problem])

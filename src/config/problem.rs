@@ -23,7 +23,7 @@ impl Problem {
         Self { key: key.into(), source: source.into(), message: message.into(), allowed: None }
     }
 
-    /// Adds what would have been right.
+    /// Adds the right value.
     pub(super) fn allowed(mut self, allowed: impl Into<String>) -> Self {
         self.allowed = Some(allowed.into());
         self

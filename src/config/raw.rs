@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::files;
 use super::keys::{KEYS, Key, Preset};
 use super::problem::Problem;
+use super::watch::WatchedFile;
 
 mod environment;
 mod file;
@@ -49,7 +50,7 @@ pub(super) struct Written {
     /// Where it was found, for people.
     pub(super) source: String,
     /// The secret's file that it was read from.
-    pub(super) file: Option<PathBuf>,
+    pub(super) file: Option<WatchedFile>,
     /// Whether the entries were one text, which commas and line ends divide.
     pub(super) is_split: bool,
 }
@@ -224,8 +225,16 @@ fn entries(text: &str) -> Vec<String> {
 ///
 /// # Errors
 /// What is wrong with the file, as the rest of a sentence; never its content.
-pub(super) fn read_secret(key: &Key, path: &Path, stop: &CancellationToken) -> Result<Written, String> {
-    let text = files::read(path, files::SECRET, stop)?;
+fn read_secret(key: &Key, path: &Path, stop: &CancellationToken) -> Result<Written, String> {
+    secret(key, path, &files::read(path, files::SECRET, stop)?)
+}
+
+/// What the text of a secret's file says.
+///
+/// # Errors
+/// As [`read_secret`].
+pub(super) fn secret(key: &Key, path: &Path, text: &str) -> Result<Written, String> {
+    let file = WatchedFile::new(path, text, files::SECRET);
     if text.starts_with('\u{feff}') {
         return Err("begins with a byte-order mark; save it as UTF-8 without one".to_owned());
     }
@@ -235,12 +244,12 @@ pub(super) fn read_secret(key: &Key, path: &Path, stop: &CancellationToken) -> R
         text if text.contains('\n') => return Err("has more than one line".to_owned()),
         text => vec![text.to_owned()],
     };
-    // Unset would mean the default here, which nobody who names a file has in mind.
+    // Unset means the default here, which is not what a file's name asks for.
     if entries.is_empty() {
         return Err("is empty".to_owned());
     }
     let source = format!("file {}", path.display());
-    Ok(Written { entries, source, file: Some(path.to_owned()), is_split: key.list })
+    Ok(Written { entries, source, file: Some(file), is_split: key.list })
 }
 
 /// Whether a text amounts to nothing, which means unset.

@@ -126,7 +126,7 @@ fn held(key: &Key, written: &Written, index: usize, entry: &str) -> String {
     }
 }
 
-/// Text of one line, passed on as it is.
+/// Text of one line, passed on unchanged.
 pub(super) fn text(_: &Key, text: &str) -> Parsed<String> {
     match text.chars().any(char::is_control) {
         true => Err("has a control character".to_owned()),

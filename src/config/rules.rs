@@ -8,13 +8,14 @@ use toml::{Table, Value as Toml};
 
 use super::problem::{Problem, Problems};
 use super::toml_table::{Scalar, TableReader, article, tables};
+use super::watch::WatchedFile;
 use crate::suggest::suggest;
 
 mod example;
 mod file;
 
 pub use example::{Example, Expected};
-pub use file::{read_rules_file, read_rules_text};
+pub use file::read_rules;
 
 /// The most rules: each is a label of metrics.
 pub const MAX_RULES: usize = 200;
@@ -29,7 +30,7 @@ pub struct Events {
     /// Days that `add_business_days` leaves out, in ascending order.
     pub holidays: Vec<Date>,
     /// The file that the rules were read from; it is read again when it changes.
-    pub rules_file: Option<PathBuf>,
+    pub rules_file: Option<WatchedFile>,
     /// The rules, in the order in which they are tried; empty where messages are task messages.
     pub rules: Vec<RuleText>,
     /// What the main file and the environment say, where a rules file says nothing.
@@ -244,7 +245,7 @@ fn holidays(reader: &mut TableReader<'_>, value: Toml) -> Vec<Date> {
     sorted(dates)
 }
 
-/// A holiday as it is written.
+/// A holiday as text.
 pub(super) fn holiday(text: &str) -> Result<Date, String> {
     const SHAPE: usize = "2027-01-01".len();
     let date = text.parse().ok().filter(|_| text.len() == SHAPE);
@@ -272,13 +273,13 @@ impl Events {
         problems: &mut Vec<Problem>,
     ) -> Self {
         let (unmatched, holidays) = (outside.unmatched, outside.holidays.clone());
-        let mut events = Self { unmatched, holidays, rules_file, rules: Vec::new(), outside };
-        if let Some(path) = events.rules_file.clone() {
+        let mut events = Self { unmatched, holidays, rules_file: None, rules: Vec::new(), outside };
+        if let Some(path) = rules_file {
             if let Some((_, source)) = rules {
                 let message = format!("are given in {source} and in events.rules_file; one of the two is allowed");
                 problems.push(Problem::new("rules", source, message));
             }
-            match read_rules_file(&path).and_then(|text| read_rules_text(&events, &text)) {
+            match file::first_read(&events, &path) {
                 Ok(read) => events = read,
                 Err(found) => problems.extend(found.0),
             }

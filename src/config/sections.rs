@@ -289,7 +289,7 @@ fn ledger(reader: &mut Reader<'_>) -> Result<Ledger, Reported> {
     let retention = reader.want("ledger.retention", duration);
     let max_entries = reader.want("ledger.max_entries", count);
     if let Ok(LedgerStore::Redis(url)) = &store
-        && address::is_exposed(url.expose_secret())
+        && address::is_exposed(url.get().expose_secret())
     {
         reader.warn("ledger.url", "is not encrypted; use rediss");
     }

@@ -44,7 +44,7 @@ fn hidden(config: &Config, name: &str) -> String {
             LedgerStore::Memory => "memory:".to_owned(),
             LedgerStore::File(path) => format!("file:{}", path.display()),
             LedgerStore::Redis(url) => {
-                let shown = address::without_login(url.expose_secret()).unwrap_or_default();
+                let shown = address::without_login(url.get().expose_secret()).unwrap_or_default();
                 // A parameter may be a secret as well.
                 format!("{} (login hidden)", shown.split('?').next().unwrap_or_default())
             }

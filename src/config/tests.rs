@@ -121,7 +121,7 @@ fn ledger_url(store: &LedgerStore) -> String {
     match store {
         LedgerStore::Memory => "memory".to_owned(),
         LedgerStore::File(path) => format!("file {}", path.display()),
-        LedgerStore::Redis(url) => format!("redis {}", url.expose_secret()),
+        LedgerStore::Redis(url) => format!("redis {}", url.get().expose_secret()),
     }
 }
 

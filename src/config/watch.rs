@@ -1,91 +1,187 @@
-//! Files of secrets that are read again when they change.
+//! Files that are read again while the process runs.
+//!
+//! The content is compared, not the file's times: a ConfigMap is replaced through a link, a single file may be a mount of its
+//! own, and a file on a network may keep its time.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
+use sha2::{Digest as _, Sha256};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{sleep, timeout};
 
-use super::Problems;
+use super::files;
 
-/// How often a file is looked at.
-const EVERY: Duration = Duration::from_secs(5);
+/// The time between two readings of a file.
+const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Reads a file again whenever it has changed, until `stop`. What cannot be read is told once and changes nothing.
-pub async fn watch<T: Send + 'static>(
+/// A file that was read at start, with a digest of what it held.
+#[derive(Clone, PartialEq, Eq)]
+pub struct WatchedFile {
     path: PathBuf,
-    read: impl Fn(&Path) -> Result<T, Problems> + Clone + Send + 'static,
-    stop: CancellationToken,
-    mut on_change: impl FnMut(Result<T, Problems>),
-) {
-    let mut last = None;
-    let mut is_first = true;
-    loop {
-        let path = path.clone();
-        let read = read.clone();
-        // Looking may hang as well as reading does; there is one such thread at a time.
-        let looking = tokio::task::spawn_blocking(move || {
-            let stamp = stamp(&path);
-            let read = (!is_first && stamp != last).then(|| read(&path));
-            (stamp, read)
-        });
-        let Some(Ok((stamp, read))) = stop.run_until_cancelled(looking).await else { return };
-        last = stamp;
-        is_first = false;
-        if let Some(read) = read {
-            on_change(read);
-        }
-        if stop.run_until_cancelled(sleep(EVERY)).await.is_none() {
-            return;
-        }
+    /// The most that is read, in bytes.
+    limit: u64,
+    in_use: Reading,
+}
+
+/// A digest of a file's text, or of the reason why it cannot be read: a secret is not kept twice.
+type Reading = [u8; 32];
+
+impl WatchedFile {
+    /// A file of at most `limit` bytes that held `text` when it was read.
+    pub(super) fn new(path: &Path, text: &str, limit: u64) -> Self {
+        Self { path: path.to_owned(), limit, in_use: digest(Ok(text)) }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the file holds now.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub fn read(&self) -> Result<String, String> {
+        files::read_now(&self.path, self.limit)
+    }
+
+    /// Begins to watch the file for changes since it was read.
+    #[must_use]
+    pub fn watch(&self) -> FileWatch {
+        FileWatch { file: self.clone(), reading: None }
     }
 }
 
-/// What changes when a file is written or replaced; Kubernetes replaces mounted secrets through a link.
-type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
+/// Without the digest: that of a short password can be guessed.
+impl fmt::Debug for WatchedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.fmt(f)
+    }
+}
 
-fn stamp(path: &Path) -> Option<Stamp> {
-    let file = std::fs::metadata(path).ok()?;
-    let (modified, changed) = ((file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()));
-    Some((file.dev(), file.ino(), file.len(), modified, changed))
+/// A file that is being watched.
+#[derive(Debug)]
+pub struct FileWatch {
+    file: WatchedFile,
+    /// A reading that has not ended: there is one at a time, even where a file system hangs.
+    reading: Option<JoinHandle<Result<String, String>>>,
+}
+
+impl FileWatch {
+    /// Waits for the next change: the file's new text, or why it cannot be read. A change counts once two readings agree, so that
+    /// a file that is missing or half written for a moment is no change. Each change is returned once.
+    pub async fn changed(&mut self) -> Result<String, String> {
+        let mut last = self.file.in_use;
+        loop {
+            sleep(INTERVAL).await;
+            let read = self.read().await;
+            let reading = digest(read.as_deref().map_err(String::as_str));
+            if reading == last && reading != self.file.in_use {
+                self.file.in_use = reading;
+                return read;
+            }
+            last = reading;
+        }
+    }
+
+    async fn read(&mut self) -> Result<String, String> {
+        let reading = self.reading.get_or_insert_with(|| {
+            let (path, limit) = (self.file.path.clone(), self.file.limit);
+            spawn_blocking(move || files::read_now(&path, limit))
+        });
+        let read = timeout(files::WAIT, reading).await.map_err(|_| files::hangs())?;
+        self.reading = None;
+        read.unwrap_or_else(|_| Err(files::hangs()))
+    }
+}
+
+fn digest(read: Result<&str, &str>) -> Reading {
+    let (kind, text) = read.map_or_else(|why| ([0], why), |text| ([1], text));
+    Sha256::new().chain_update(kind).chain_update(text).finalize().into()
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::mpsc;
+    use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::config::read_tokens;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_file_is_read_again_once_for_each_change() {
-        let path = std::env::temp_dir().join(format!("wtw-watch-{}", std::process::id()));
-        std::fs::write(&path, "a").unwrap();
-        let stop = CancellationToken::new();
-        let (sender, mut changes) = mpsc::channel(10);
-        let told = move |read: Result<Vec<_>, Problems>| {
-            sender.try_send(read.map(|tokens| tokens.len()).map_err(|problems| problems.to_string())).unwrap();
-        };
-        let watching = watch(path.clone(), read_tokens, stop.clone(), told);
-        let changing = async {
-            let beyond = EVERY * 3;
-            sleep(beyond).await;
-            assert!(changes.try_recv().is_err(), "it has not changed");
-            std::fs::write(&path, "b").unwrap();
-            assert_eq!(changes.recv().await, Some(Ok(1)), "of the same length");
-            std::fs::write(&path, "").unwrap();
-            assert!(changes.recv().await.unwrap().unwrap_err().contains("is empty"));
-            sleep(beyond).await;
-            assert!(changes.try_recv().is_err(), "told once");
-            let next = path.with_extension("next");
-            std::fs::write(&next, "b,c").unwrap();
-            std::fs::rename(&next, &path).unwrap();
-            assert_eq!(changes.recv().await, Some(Ok(2)), "replaced");
-            std::fs::remove_file(&path).unwrap();
-            assert!(changes.recv().await.unwrap().unwrap_err().contains("there is no such file"));
-            stop.cancel();
-        };
-        tokio::join!(watching, changing);
+    struct Temporary(PathBuf);
+
+    impl Temporary {
+        fn new(name: &str) -> Self {
+            Self(std::env::temp_dir().join(format!("wtw-watch-{name}-{}", std::process::id())))
+        }
+
+        fn write(&self, text: &str) {
+            std::fs::write(&self.0, text).unwrap();
+        }
+    }
+
+    impl Drop for Temporary {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    /// The change that is found within four readings, if there is one.
+    async fn next(watch: &mut FileWatch) -> Option<Result<String, String>> {
+        timeout(INTERVAL * 4 + INTERVAL / 2, watch.changed()).await.ok()
+    }
+
+    #[tokio::test]
+    async fn a_change_is_returned_once_when_two_readings_agree() {
+        let file = Temporary::new("change");
+        file.write("a");
+        let mut watch = WatchedFile::new(&file.0, "a", 10).watch();
+        tokio::time::pause();
+        assert_eq!(next(&mut watch).await, None, "it has not changed");
+        file.write("b");
+        assert_eq!(next(&mut watch).await, Some(Ok("b".to_owned())), "of the same length");
+        assert_eq!(next(&mut watch).await, None, "returned once");
+        let new = Temporary::new("new");
+        new.write("c");
+        std::fs::rename(&new.0, &file.0).unwrap();
+        assert_eq!(next(&mut watch).await, Some(Ok("c".to_owned())), "replaced");
+        std::fs::remove_file(&file.0).unwrap();
+        let gone = next(&mut watch).await.unwrap().unwrap_err();
+        assert_eq!(gone, "cannot be read: there is no such file");
+        file.write("c");
+        assert_eq!(next(&mut watch).await, Some(Ok("c".to_owned())), "it is back");
+        file.write("more than ten");
+        assert!(next(&mut watch).await.unwrap().unwrap_err().starts_with("is larger than"));
+    }
+
+    #[tokio::test]
+    async fn a_change_before_the_watch_began_is_found() {
+        let file = Temporary::new("before");
+        file.write("new");
+        let mut watch = WatchedFile::new(&file.0, "read at start", 10).watch();
+        tokio::time::pause();
+        assert_eq!(next(&mut watch).await, Some(Ok("new".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_another_at_each_reading_is_no_change() {
+        let file = Temporary::new("writing");
+        file.write("a");
+        let mut watch = WatchedFile::new(&file.0, "a", 10).watch();
+        tokio::time::pause();
+        let mut changed = Box::pin(watch.changed());
+        for text in ["", "ab", "abc", "abcd"] {
+            file.write(text);
+            let reading = tokio::time::timeout(INTERVAL + INTERVAL / 10, &mut changed).await;
+            assert!(reading.is_err(), "{text}");
+        }
+        assert!(changed.as_mut().now_or_never().is_none());
+    }
+
+    #[test]
+    fn the_digest_of_a_secret_is_not_printed() {
+        let file = WatchedFile::new(Path::new("/f"), "secret", 10);
+        assert_eq!(format!("{file:?}"), "\"/f\"");
     }
 }

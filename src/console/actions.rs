@@ -14,10 +14,11 @@ use crate::dead_letters::Source;
 use crate::dead_letters::audit::{MOST_IDS, Record, new_action};
 use crate::dead_letters::entry::Entry;
 use crate::dead_letters::filter::Filter;
+use crate::dead_letters::found::Found;
 use crate::dead_letters::known::Known;
 use crate::dead_letters::plan::{Allowed, Candidate, Plan, Stays};
 use crate::dead_letters::run::{Acted, Deed, Edited, Ended, Run};
-use crate::dead_letters::scan::{Found, HOLD};
+use crate::dead_letters::scan::HOLD;
 use crate::ledger::Digest;
 use crate::observe::ledger_page::LedgerResult;
 

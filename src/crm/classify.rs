@@ -79,15 +79,13 @@ impl Outcome {
         }
     }
 
-    /// When it is given and what follows, as the README's table has it.
+    /// When it is given and what follows, as docs/reference.md has it.
     #[must_use]
     pub fn meaning(self) -> (&'static str, &'static str) {
         match self {
-            Self::Created => ("code 200", "ledger, ack"),
+            Self::Created => ("code 200 under an HTTP status below 300", "the result goes to the ledger; ack"),
             Self::Rejected => ("any other code below 500; HTTP 413, 414", "dead-letter at once"),
-            Self::Throttled => {
-                ("403 \"simultaneous\"; 429", "that token waits (`Retry-After`, else growing jittered waits)")
-            }
+            Self::Throttled => ("403 \"simultaneous\"; 429", "that token waits: `Retry-After`, else longer each time"),
             Self::QuotaExhausted => (
                 "403 \"token limit\"",
                 "that token is suspended until its reset (`hours_to_restart_count`); the others continue",
@@ -95,14 +93,14 @@ impl Outcome {
             Self::Unauthorized => ("code 401; 403 \"validate token\"", "that token is suspended"),
             Self::Misconfigured => (
                 "404 or 405 without a verdict, 400 \"API … does not exist\", a redirect",
-                "the gate closes, an operator is needed",
+                "the gate closes; an operator must correct it",
             ),
             Self::Unavailable => (
-                "not sent (DNS, connect, proxy, TLS); HTTP 503, 401, 403 or 407 without a verdict; code 503; a code 403 with an unknown text (maintenance, address not allowed)",
+                "not sent (name, connection, proxy, TLS); HTTP 503, 401, 403 or 407 without a verdict; code 503; a code 403 with an unknown text (maintenance, address not allowed)",
                 "next attempt",
             ),
             Self::Unknown => (
-                "sent and no verdict: timeout, reset, an unreadable 200, every other status or code (502, 504 and code 500 included: the request may have arrived)",
+                "sent and no verdict: timeout, reset, an unreadable 200; every other status or code, such as 502, 504 and code 500, because the request may have arrived",
                 "as `retry.on_unknown` says",
             ),
         }

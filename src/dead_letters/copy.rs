@@ -5,21 +5,17 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::Source;
-use super::scan::Found;
+use super::found::{ACTION, BROKER_KIND, BROKER_REASON, Found};
 use crate::broker::{HeaderValue, Headers, Message, Properties, ShortString};
 use crate::clock::rfc3339;
 use crate::message::dead_letter::{self, replay};
 use crate::message::failure::shorten;
 use crate::message::retry_state::{is_brokers, text, without_brokers};
 
-/// The action that made the copy.
-pub(super) const ACTION: &str = "x-wtw-action";
 /// Which fields an operator changed, when, who, and the digest of the body before.
 const EDITED: &str = "x-wtw-edited";
 /// The id that wins over the property.
 const MESSAGE_ID: &str = "x-wtw-message-id";
-/// What the broker gave as its reason: its own header cannot be kept on a copy.
-pub(super) const BROKER_REASON: &str = "x-wtw-broker-reason";
 const DISCARDED_AT: &str = "x-wtw-discarded-at";
 const DISCARDED_FROM: &str = "x-wtw-discarded-from";
 const DISCARD_REASON: &str = "x-wtw-discard-reason";
@@ -74,7 +70,7 @@ pub(super) fn discarded(found: &Found, from: &str, action: &str, reason: &str, a
         (DISCARDED_FROM, text(from)),
         (DISCARD_REASON, text(&shorten(reason, REASON))),
     ];
-    if let Some(reason) = found.letter.kind.strip_prefix(super::entry::BROKER_KIND) {
+    if let Some(reason) = found.letter.kind.strip_prefix(BROKER_KIND) {
         add.push((BROKER_REASON, text(reason)));
     }
     add.extend(dead_letter::route(&found.message));

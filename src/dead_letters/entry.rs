@@ -5,18 +5,15 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::Source;
 use super::cause;
-use super::scan::Found;
-use super::{Source, copy};
-use crate::broker::Message;
-use crate::message::dead_letter::{DeadLetter, failed_at};
+use super::found::{ACTION, Found};
+use crate::message::dead_letter::failed_at;
 use crate::message::failure::shorten;
 use crate::message::retry_state::string;
 
 /// Longest reason that an entry keeps, in bytes.
 const REASON: usize = 300;
-/// The prefix of the broker's own reasons, which would else be taken for kinds of ours.
-pub const BROKER_KIND: &str = "broker-";
 
 /// A dead letter without its body.
 #[derive(Clone, Debug)]
@@ -101,7 +98,7 @@ impl Entry {
             attempts: small(letter.attempts),
             replays: small(letter.replay_count),
             possibly_created: letter.possibly_created,
-            action: texts.some(message.header(copy::ACTION).and_then(string).as_deref()),
+            action: texts.some(message.header(ACTION).and_then(string).as_deref()),
             size: u32::try_from(message.body.len()).unwrap_or(u32::MAX),
         }
     }
@@ -112,22 +109,4 @@ impl Entry {
     pub fn identify(&mut self, found: &Found) {
         self.fingerprint = found.fingerprint();
     }
-}
-
-/// Completes what a message's headers tell with what its queue tells: what the broker dead-lettered is in doubt, and its
-/// reasons are named as the broker's.
-pub(super) fn complete(letter: &mut DeadLetter, source: Source, message: &Message) {
-    if let Some(id) = message.header("x-wtw-message-id").and_then(string) {
-        letter.message_id = Some(id);
-        letter.derived_id = None;
-    }
-    if let Some(reason) = message.header(copy::BROKER_REASON).and_then(string) {
-        letter.kind = reason;
-        letter.stage = None;
-    }
-    let is_brokers = letter.stage.is_none() && letter.kind != "unexplained";
-    if is_brokers {
-        letter.kind = format!("{BROKER_KIND}{}", letter.kind);
-    }
-    letter.possibly_created |= is_brokers || source == Source::Broker;
 }

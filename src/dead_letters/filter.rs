@@ -217,7 +217,7 @@ mod tests {
     use crate::broker::{HeaderValue, Headers, Message, Properties};
     use crate::dead_letters::Source;
     use crate::dead_letters::entry::Texts;
-    use crate::dead_letters::scan::Found;
+    use crate::dead_letters::found::Found;
     use crate::message::retry_state::{number, text};
 
     fn entry(id: Option<&str>, kind: &str, reason: &str, failed_at: Option<&str>) -> (Entry, Vec<u8>) {

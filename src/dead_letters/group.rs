@@ -94,7 +94,7 @@ mod tests {
     use super::*;
     use crate::dead_letters::Source;
     use crate::dead_letters::entry::Texts;
-    use crate::dead_letters::scan::Found;
+    use crate::dead_letters::found::Found;
 
     fn entry(kind: &str, cause: &str, at: Option<&str>, possibly_created: bool) -> Entry {
         let found = Found::new(Source::Dead, Box::default());

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::entry::Entry;
 use super::known::{Known, Standing, standing};
-use super::{Source, entry};
+use super::{Source, found};
 
 /// Ids that the ledger is asked about at a time.
 const AT_A_TIME: usize = 100;
@@ -45,7 +45,7 @@ impl Candidate {
             has_id: entry.has_id,
             replayed_before: entry.replays > 0,
             possibly_created: entry.possibly_created,
-            by_broker: entry.source == Source::Broker || entry.kind.starts_with(entry::BROKER_KIND),
+            by_broker: entry.source == Source::Broker || entry.kind.starts_with(found::BROKER_KIND),
             digests: vec![digest],
             refused: None,
         }

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::body::indented;
 use super::copy::as_received;
 use crate::broker::Message;
-use crate::config::{Config, read_rules_file, read_rules_text};
+use crate::config::{self, Config};
 use crate::message::failure::Failure;
 use crate::message::mapper::{Mapped, Mapper};
 use crate::message::retry_state::RetryState;
@@ -55,13 +55,14 @@ impl Previewer {
     /// What is wrong with the rules, or that `crm.operation` is not set.
     pub fn new(config: &Config) -> Result<Self, String> {
         let work = config.broker.queue.clone();
-        let mapper = match &config.events.rules_file {
-            None => Mapper::without_examples(config),
-            Some(path) => read_rules_file(path).and_then(|text| {
-                let events = read_rules_text(&config.events, &text)?;
-                Mapper::without_examples(&Config { events, ..config.clone() })
-            }),
+        let events = match &config.events.rules_file {
+            None => config.events.clone(),
+            Some(file) => {
+                let text = file.read().map_err(|why| format!("{}: {why}", file.path().display()))?;
+                config::read_rules(&config.events, &text).map_err(|problems| problems.to_string())?
+            }
         };
+        let mapper = Mapper::without_examples(&Config { events, ..config.clone() });
         mapper.map(|mapper| Self { mapper, work }).map_err(|problems| problems.to_string())
     }
 
@@ -196,7 +197,7 @@ wolkvox_owner = "ADMIN_@demo"
         for part in ["rule closed, field id_record", "crm_id", "did you mean"] {
             assert!(problems.contains(part), "{problems}");
         }
-        std::fs::write(config.events.rules_file.as_ref().unwrap(), RULES.replace("crm_id", "crmid")).unwrap();
+        std::fs::write(config.events.rules_file.as_ref().unwrap().path(), RULES.replace("crm_id", "crmid")).unwrap();
         assert!(preview(&config, &bad).words().1.contains("\"id_record\": \"64b1f0\""), "the rule was corrected");
     }
 

@@ -6,15 +6,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::found::Found;
 use super::{DeadLetters, Source};
-use crate::broker::Message;
 use crate::broker::connect::BrokerError;
 use crate::broker::inspect::Inspection;
 use crate::broker::queue_scan::{QueueScan, WINDOW};
 use crate::broker::topology::Topology;
 use crate::config::TopologyMode;
-use crate::message::dead_letter::DeadLetter;
-use crate::message::dead_letter::replay::fingerprint;
 
 /// The longest that a scan holds messages: brokers end consumers that hold one for thirty minutes.
 pub const HOLD: Duration = Duration::from_secs(300);
@@ -25,32 +23,6 @@ const DELIVERIES_UNKNOWN_LIMIT: i64 = 5;
 const DELIVERIES_TOLD: i64 = 1_000;
 /// What a queue declared by the worker allows.
 const DECLARED_LIMIT: i64 = 1_000_000;
-
-/// A message on one of the queues.
-pub struct Found {
-    /// Which queue it is on.
-    pub source: Source,
-    /// The message as it was read.
-    pub message: Box<Message>,
-    /// What its headers say.
-    pub letter: DeadLetter,
-}
-
-impl Found {
-    /// A message of a queue.
-    #[must_use]
-    pub fn new(source: Source, message: Box<Message>) -> Self {
-        let mut letter = DeadLetter::read(&message);
-        super::entry::complete(&mut letter, source, &message);
-        Self { source, letter, message }
-    }
-
-    /// What tells it from all others, over any number of readings: a digest of the whole message, so ask once.
-    #[must_use]
-    pub fn fingerprint(&self) -> u128 {
-        fingerprint(&self.message)
-    }
-}
 
 /// How far a scan came.
 #[derive(Clone, Debug, Default)]

@@ -8,8 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::entry::{Entry, Texts};
 use super::filter::Filter;
+use super::found::Found;
 use super::plan::Candidate;
-use super::scan::{Found, ScanError, Scanned};
+use super::scan::{ScanError, Scanned};
 use super::{DeadLetters, Source};
 use crate::ledger::Digest;
 

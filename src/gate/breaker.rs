@@ -86,7 +86,7 @@ impl<C: Copy> Breaker<C> {
         }
     }
 
-    /// The half-open request ended and told nothing: the next one waits as after a failure.
+    /// The half-open request ended without an answer: the next one waits as after a failure.
     pub fn postpone(&mut self, trial: Trial, now: Instant, chance: f64) {
         if let Some(tripped) = self.tripped.as_mut().filter(|tripped| tripped.trial == Some(trial)) {
             tripped.trial = None;

@@ -50,11 +50,11 @@ pub struct TokenState {
     pub suspended: Option<Suspended>,
     /// When it is used or tried again, if it is not used now.
     pub until: Option<Timestamp>,
-    /// Calls a day, once the CRM has told them.
+    /// Calls a day, once the CRM has said so.
     pub quota_limit: Option<u64>,
-    /// Calls left today: what the CRM told last, less the requests since.
+    /// Calls left today: what the CRM said last, less the requests since.
     pub quota_left: Option<u64>,
-    /// When the quota starts over, once the CRM has told it.
+    /// When the quota starts over, once the CRM has said so.
     pub quota_reset: Option<Timestamp>,
 }
 
@@ -187,7 +187,7 @@ impl Tokens {
                 *left += 1;
             }
             if let Some(trial) = taken.trial {
-                // Where it has told something, the breaker has another trial, or none, by now.
+                // If the trial was reported, the breaker has another trial by now, or none.
                 token.breaker.abandon(trial);
             }
         }
@@ -228,7 +228,7 @@ impl Tokens {
         }
     }
 
-    /// The CRM told how many calls a day the token has, and how many are left until `reset`.
+    /// The CRM said how many calls a day the token has, and how many are left until `reset`.
     pub(super) fn quota(&mut self, secret: &SecretString, limit: u64, left: u64, reset: Instant) {
         if let Some(token) = self.find(secret) {
             (token.quota_limit, token.quota_left) = (Some(limit), Some((left, reset)));
@@ -366,7 +366,7 @@ mod tests {
         tokens.release(&other, true);
         let [a, b] = tokens.states(now, today)[..] else { panic!("two") };
         assert_eq!((a.slots, a.in_use, a.suspended), (2, 0, Some(Suspended::Quota)));
-        assert_eq!((a.quota_limit, a.quota_left), (Some(4_800), Some(0)), "whatever was told before");
+        assert_eq!((a.quota_limit, a.quota_left), (Some(4_800), Some(0)), "whatever the CRM said before");
         assert_eq!((a.until, a.quota_reset), (Some(today + INTERVAL), Some(today + INTERVAL * 3)));
         assert_eq!((b.suspended, b.until), (Some(Suspended::Throttled), Some(today + THROTTLED.0)));
         let tomorrow = now + INTERVAL * 3;

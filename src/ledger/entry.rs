@@ -120,12 +120,12 @@ pub struct Entry {
     pub at: Timestamp,
 }
 
-/// A claim to be made.
+/// A claim to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewClaim {
     /// The claim.
     pub claim: Claim,
-    /// Of the body that is to be sent.
+    /// Of the body to send.
     pub digest: Digest,
     /// Attempts so far, this one included.
     pub attempts: u32,
@@ -236,7 +236,7 @@ fn claim(entry: Option<Entry>, expected: Option<u64>, new: &NewClaim) -> (Option
 /// The entry of a message that was not sent before.
 fn unclaimed(new: &NewClaim) -> Entry {
     Entry {
-        // Random, so that an entry that was forgotten and made again never has a version that somebody remembers.
+        // Random, so that an entry that was removed and created again never has a version that another worker has seen.
         version: new.claim.id.0,
         digest: new.digest,
         result: if new.in_doubt { KnownResult::InDoubt } else { KnownResult::NotCreated },

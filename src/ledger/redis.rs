@@ -20,12 +20,12 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use redis::FromRedisValue;
-use secrecy::SecretString;
 
 use self::connection::{Connection, Link, Question};
 use super::entry::{apply, horizon};
 use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, Limits, new_id};
 use crate::clock::Clock;
+use crate::config::SharedSecret;
 
 /// What the keys of the workers' ledger begin with.
 pub const PREFIX: &str = "wolkvox-task-worker:";
@@ -65,7 +65,7 @@ impl RedisLedger {
     ///
     /// # Errors
     /// When Redis cannot be reached or refuses, or the format is another.
-    pub async fn open(url: &SecretString, prefix: &str, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
+    pub async fn open(url: &SharedSecret, prefix: &str, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
         Self::connect(url, prefix, limits, clock, false).await
     }
 
@@ -74,7 +74,7 @@ impl RedisLedger {
     /// # Errors
     /// As [`RedisLedger::open`].
     pub async fn open_to_read(
-        url: &SecretString,
+        url: &SharedSecret,
         prefix: &str,
         limits: Limits,
         clock: Clock,
@@ -83,7 +83,7 @@ impl RedisLedger {
     }
 
     async fn connect(
-        url: &SecretString,
+        url: &SharedSecret,
         prefix: &str,
         limits: Limits,
         clock: Clock,

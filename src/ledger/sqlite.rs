@@ -72,14 +72,14 @@ impl SqliteLedger {
             place,
         });
         let (tasks, queue) = mpsc::channel(QUEUE);
-        let told = Arc::clone(&shared);
-        let thread = spawn(&shared.place, "ledger", move || run(queue, store, &told))?;
+        let state = Arc::clone(&shared);
+        let thread = spawn(&shared.place, "ledger", move || run(queue, store, &state))?;
         if shared.place.is_large() {
-            let told = Arc::clone(&shared);
+            let state = Arc::clone(&shared);
             // It ends by itself; the process does not wait for it.
             spawn(&shared.place, "ledger-check", move || {
-                if let Err(error) = store::check_whole(&told.place) {
-                    *told.damage.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                if let Err(error) = store::check_whole(&state.place) {
+                    *state.damage.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 }
             })?;
         }

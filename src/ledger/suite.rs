@@ -230,7 +230,7 @@ async fn entries_expire_unless_a_claim_is_open(fixture: &Fixture) {
     assert_eq!((fixture.get("created").await, fixture.get("closed").await), (created.clone(), closed.clone()));
     fixture.clock.forward(1);
     assert_eq!((fixture.get("created").await, fixture.get("closed").await), (None, None));
-    // What was forgotten and made again never has a version that somebody remembers.
+    // An entry that was removed and created again never has a version that another worker has seen.
     for (id, before) in [("created", created), ("closed", closed)] {
         let claim = Change::Claim { expected: before.map(|entry| entry.version), new: first(4, fixture.clock.now()) };
         assert_eq!(fixture.change(id, claim).await, Changed::Conflict(None));

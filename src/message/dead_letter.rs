@@ -62,7 +62,7 @@ pub struct DeadLetter {
     pub message_id: Option<String>,
     /// The kind of failure; for what the broker gave up itself, its reason.
     pub kind: String,
-    /// The stage, where the worker gave it up.
+    /// The stage, where the worker dead-lettered it.
     pub stage: Option<String>,
     /// One readable sentence.
     pub message: String,
@@ -96,7 +96,7 @@ impl DeadLetter {
         let text_of = |name: &str| get_text(name).filter(|_| by_worker);
         let number_of = |name: &str| get_number(name).filter(|_| by_worker);
         let unexplained = || match &given_up {
-            Some(reason) => format!("the broker gave it up: {reason}"),
+            Some(reason) => format!("RabbitMQ dead-lettered it: {reason}"),
             None => "no reason is given in its headers".to_owned(),
         };
         Self {

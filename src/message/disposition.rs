@@ -61,3 +61,14 @@ mod tests {
         assert_eq!(all.each_ref().map(Disposition::as_str), Disposition::NAMES);
     }
 }
+
+/// What the worker answers RabbitMQ about a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// It is done.
+    Ack,
+    /// It goes back to the work queue.
+    Requeue,
+    /// RabbitMQ dead-letters it itself, for this reason: it refuses the worker's copy for good.
+    Reject(String),
+}

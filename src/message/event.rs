@@ -13,6 +13,7 @@ use crate::message::failure::Failure;
 /// Prefixes of headers in binary mode; the specification prefers the first.
 const PREFIXES: [&str; 2] = ["cloudEvents_", "cloudEvents:"];
 const MEDIA_TYPE: &str = "application/cloudevents";
+const BATCH: &str = "application/cloudevents-batch";
 
 /// How a message carries a CloudEvent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,19 +24,27 @@ pub(crate) enum Mode {
     Binary(&'static str),
 }
 
+fn media_type(message: &Message) -> String {
+    let content_type = message.properties.content_type().as_ref().map(|text| text.as_str()).unwrap_or_default();
+    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+fn batch() -> Failure {
+    invalid("the message is a batch of CloudEvents; publish each event as a message of its own")
+}
+
 /// How the message carries a CloudEvent; none where it is another event.
 ///
 /// # Errors
 /// A batch, another encoding than JSON, or attributes with both prefixes.
 pub(crate) fn mode(message: &Message) -> Result<Option<Mode>, Failure> {
-    let content_type = message.properties.content_type().as_ref().map(|text| text.as_str()).unwrap_or_default();
-    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let media_type = media_type(message);
+    if media_type.starts_with(BATCH) {
+        return Err(batch());
+    }
     if let Some(rest) = media_type.strip_prefix(MEDIA_TYPE) {
         return match rest {
             "+json" | "" => Ok(Some(Mode::Structured)),
-            rest if rest.starts_with("-batch") => {
-                Err(invalid("the message is a batch of CloudEvents; publish each event as a message of its own"))
-            }
             _ => Err(invalid(&format!(
                 "the CloudEvent's encoding {MEDIA_TYPE}{rest} is not known; use {MEDIA_TYPE}+json"
             ))),
@@ -59,8 +68,11 @@ pub(crate) fn mode(message: &Message) -> Result<Option<Mode>, Failure> {
 /// The message's body as text, unpacked.
 ///
 /// # Errors
-/// It is too large, or no text.
+/// It is too large, no text, or a batch of CloudEvents.
 pub(crate) fn text(message: &Message) -> Result<Cow<'_, str>, Failure> {
+    if media_type(message).starts_with(BATCH) {
+        return Err(batch());
+    }
     match body::unpacked(message)? {
         Cow::Borrowed(bytes) => body::text(bytes).map(Cow::Borrowed),
         Cow::Owned(bytes) => body::text(&bytes).map(|text| Cow::Owned(text.to_owned())),

@@ -1,11 +1,15 @@
 //! What a dead letter says: where a message stopped, of what kind the failure is, and why.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::{FutureExt as _, TryFutureExt as _};
+
+/// The longest reason in the log, in bytes.
+const MAX_LOGGED: usize = 2_000;
 
 /// The stage at which a message stopped (`x-wtw-error-stage`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,17 +95,17 @@ impl Kind {
         }
     }
 
-    /// What it means for an operator, as the README's table has it.
+    /// What it means for an operator, as docs/reference.md has it.
     #[must_use]
     pub fn meaning(self) -> &'static str {
         match self {
             Self::InvalidMessage => "the body is not a JSON object",
-            Self::Unmatched => "no rule is for the message; the reason of each is told",
-            Self::MappingFailed => "a rule failed; its name, field and expression are told",
+            Self::Unmatched => "no rule matches the message; each rule's reason is given",
+            Self::MappingFailed => "a rule failed; its name, field and expression are given",
             Self::InvalidTask => "fields are missing, unknown or wrong; each is named",
-            Self::IdConflict => "the message id was used before for another body",
+            Self::IdConflict => "the message id was used before for another body, whose task exists",
             Self::Rejected => "the CRM refused this task; its words are quoted",
-            Self::Unavailable => "no attempt reached a working CRM, as far as is known",
+            Self::Unavailable => "the CRM was unavailable, and no attempt is left",
             Self::Unknown => "an attempt got no readable answer; the task may exist",
             Self::Expired => "older than `task.max_age`",
             Self::Poison => "processing it crashed the worker",
@@ -132,12 +136,13 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// What the log says of it: no value of the message's body.
+    /// What log and traces say of it: no value of the message's body.
     #[must_use]
-    pub fn log_reason(&self) -> &str {
-        match self.stage {
-            Stage::Send => &self.message,
-            Stage::Decode | Stage::Map => self.kind.meaning(),
+    pub fn log_reason(&self) -> Cow<'_, str> {
+        match (self.stage, self.kind) {
+            // A rule's errors name keys, never values.
+            (Stage::Send, _) | (_, Kind::Unmatched | Kind::MappingFailed) => shorten(&self.message, MAX_LOGGED).into(),
+            (Stage::Decode | Stage::Map, kind) => kind.meaning().into(),
         }
     }
 

@@ -39,6 +39,17 @@ pub struct Mapper {
     counts: Counts,
 }
 
+/// Rules that compile, and whose examples hold.
+pub struct CompiledRules(Rules);
+
+impl CompiledRules {
+    /// See [`Mapper::identity`].
+    #[must_use]
+    pub fn identity(&self) -> String {
+        self.0.identity.to_string()
+    }
+}
+
 /// What becomes of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mapped {
@@ -105,30 +116,26 @@ impl Mapper {
             rules: RwLock::new(None),
             counts: Counts::default(),
         };
-        mapper.replace(compiled.map(Arc::new));
+        if let Some(rules) = compiled {
+            mapper.replace(CompiledRules(rules));
+        }
         Ok(mapper)
     }
 
-    /// Replaces the rules, once the new ones are compiled and their examples have run.
+    /// Compiles other rules and runs their examples. Those in force stay until [`Self::replace`].
     ///
     /// # Errors
-    /// Everything that is wrong with the new rules; the old ones stay.
-    pub fn reload(&self, events: &Events) -> Result<Arc<str>, Problems> {
+    /// Everything that is wrong with the other rules, failed examples too.
+    pub fn compile(&self, events: &Events) -> Result<CompiledRules, Problems> {
         let rules = Rules::compile(events, &self.mapping.defaults, &self.mapping.timezone).map_err(Problems)?;
         let problems = examples::run(self, &rules, events);
-        if !problems.is_empty() {
-            return Err(Problems(problems));
-        }
-        let digest = Arc::clone(&rules.digest);
-        self.replace(Some(Arc::new(rules)));
-        Ok(digest)
+        if problems.is_empty() { Ok(CompiledRules(rules)) } else { Err(Problems(problems)) }
     }
 
-    fn replace(&self, rules: Option<Arc<Rules>>) {
-        if let Some(rules) = &rules {
-            self.counts.track(rules.names());
-        }
-        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
+    /// Maps the next messages by these rules.
+    pub fn replace(&self, CompiledRules(rules): CompiledRules) {
+        self.counts.track(rules.names());
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(rules));
     }
 
     fn current(&self) -> Option<Arc<Rules>> {
@@ -141,8 +148,8 @@ impl Mapper {
         self.current().map(|rules| Arc::clone(&rules.digest))
     }
 
-    /// The digest of what decides which message gets which id. Where it has changed, the ledger's silence about a message
-    /// proves nothing.
+    /// The digest of what decides which message gets which id. After it has changed, a message that was sent before may not be
+    /// found in the ledger.
     #[must_use]
     pub fn identity(&self) -> Option<Arc<str>> {
         self.current().map(|rules| Arc::clone(&rules.identity))
@@ -152,6 +159,12 @@ impl Mapper {
     #[must_use]
     pub fn counts(&self) -> Vec<RuleCounts> {
         self.counts.read()
+    }
+
+    /// Messages that no rule matched since the process started.
+    #[must_use]
+    pub fn unmatched(&self) -> u64 {
+        self.counts.unmatched()
     }
 
     /// Maps a message. `state` has the original exchange and routing key, and what was fixed when the message was seen first.

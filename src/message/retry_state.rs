@@ -2,13 +2,18 @@
 //!
 //! The count of attempts lives here because the broker's own counters differ by version and can be reset.
 
+mod copy;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::broker::{HeaderValue, Headers, Message, Properties, ShortString};
+use self::copy::MAX_DROPPED;
+pub use self::copy::copy_properties;
+pub(crate) use self::copy::{room, table_size, without_brokers};
+use crate::broker::{HeaderValue, Message};
 pub(crate) use crate::broker::{integer, string};
 use crate::clock::rfc3339;
 use crate::crm::classify::{Classified, Outcome};
@@ -16,8 +21,6 @@ use crate::message::failure::shorten;
 
 /// Our headers together stay under this, in bytes.
 pub const MAX_OURS: usize = 16_384;
-/// Longest list of dropped headers, in bytes.
-const MAX_DROPPED: usize = 1_024;
 /// Longest text that an attempt's history entry quotes, in bytes.
 const MAX_HISTORY_TEXT: usize = 300;
 
@@ -44,7 +47,7 @@ pub(crate) const ERROR_MESSAGE: &str = "x-wtw-error-message";
 pub(crate) const CRM_MESSAGE: &str = "x-wtw-crm-message";
 pub(crate) const WORKER: &str = "x-wtw-worker";
 
-/// A header of ours, as the README's table has it.
+/// A header of ours, as docs/reference.md has it.
 #[derive(Clone, Copy, Debug)]
 pub struct Header {
     /// Its name.
@@ -283,123 +286,6 @@ impl RetryState {
     }
 }
 
-/// The properties of a copy: the publisher's without those of the broker, our headers with `more` among them, all of it
-/// within a frame of `frame_max` bytes. Should it not fit, the history goes first, then the publisher's largest headers,
-/// which are then named in `x-wtw-dropped-headers`.
-#[must_use]
-pub fn copy_properties(
-    message: &Message,
-    state: &RetryState,
-    more: Vec<(&'static str, HeaderValue)>,
-    frame_max: usize,
-) -> Properties {
-    let properties = without_brokers(&message.properties);
-    let room = room(&properties, frame_max);
-    let longest_list = MAX_DROPPED.min(frame_max / 16);
-    let list_room = entry_size(DROPPED, &text("")) + longest_list;
-    let mut ours = state.headers();
-    ours.extend(more);
-    cut_texts(&mut ours, room.saturating_sub(list_room));
-    let fixed = table_size(&ours);
-    let mut theirs = publishers_headers(&message.properties);
-    let budget =
-        MAX_OURS.min(room.saturating_sub(table_size(&theirs))).saturating_sub(fixed + entry_size(HISTORY, &text("")));
-    if let Some(history) = state.history(budget) {
-        ours.insert(HISTORY, text(&history));
-    }
-    let mut dropped = drop_largest(&mut theirs, room.saturating_sub(fixed), list_room);
-    if !dropped.is_empty() {
-        if !state.dropped.is_empty() {
-            dropped.insert(0, state.dropped.clone());
-        }
-        ours.insert(DROPPED, text(&shorten(&dropped.join(","), longest_list)));
-    }
-    let ours = ours.into_iter().filter_map(|(key, value)| Some((ShortString::try_new(key).ok()?, value)));
-    theirs.extend(ours);
-    properties.with_headers(Headers::from(theirs))
-}
-
-/// Bytes that a copy's headers may take beside its other properties.
-pub(crate) fn room(properties: &Properties, frame_max: usize) -> usize {
-    /// Frame header and end, and the fixed part of a content header (AMQP 0-9-1, 4.2.3 and 4.2.6.1).
-    const FRAME_OVERHEAD: usize = 8 + 14;
-    /// What the broker itself adds before it delivers the copy (`x-death` and its kin): a client closes a connection on
-    /// which a larger frame than agreed arrives, so that such a copy could never be consumed.
-    const BROKERS_SHARE: usize = 2_048;
-    let taken = FRAME_OVERHEAD + properties_size(properties) + 4 + BROKERS_SHARE.min(frame_max / 8);
-    frame_max.saturating_sub(taken)
-}
-
-/// Cuts our texts, those that are missed least first, until our headers fit `room`.
-fn cut_texts(ours: &mut BTreeMap<&'static str, HeaderValue>, room: usize) {
-    for name in [DROPPED, CRM_MESSAGE, WORKER, ERROR_MESSAGE] {
-        let excess = table_size(ours).saturating_sub(room);
-        if excess == 0 {
-            return;
-        }
-        if let Some(held) = ours.get_mut(name)
-            && let Some(long) = string(held)
-        {
-            *held = text(&shorten(&long, long.len().saturating_sub(excess)));
-        }
-    }
-}
-
-/// Bytes of a table's entries on the wire.
-pub(crate) fn table_size<K: std::borrow::Borrow<str>>(entries: &BTreeMap<K, HeaderValue>) -> usize {
-    entries.iter().map(|(key, value)| entry_size(key.borrow(), value)).sum()
-}
-
-/// Drops the largest headers until the rest fits `room`, less `list_room` for their names where that is needed.
-fn drop_largest(theirs: &mut BTreeMap<ShortString, HeaderValue>, room: usize, list_room: usize) -> Vec<String> {
-    let mut size = table_size(theirs);
-    let mut dropped = Vec::new();
-    let mut allowed = room;
-    while size > allowed {
-        allowed = room.saturating_sub(list_room);
-        let largest =
-            theirs.iter().max_by_key(|(key, value)| entry_size(key.as_str(), value)).map(|(key, _)| key.clone());
-        let Some(value) = largest.as_ref().and_then(|key| theirs.remove(key)) else {
-            break;
-        };
-        let name = largest.unwrap_or_default().to_string();
-        size -= entry_size(&name, &value);
-        dropped.push(name);
-    }
-    dropped
-}
-
-fn publishers_headers(properties: &Properties) -> BTreeMap<ShortString, HeaderValue> {
-    let Some(headers) = properties.headers() else {
-        return BTreeMap::new();
-    };
-    let theirs = headers.inner().iter().filter(|(key, _)| {
-        let key = key.as_str();
-        !is_brokers(key) && !HEADERS.iter().any(|header| header.name == key)
-    });
-    theirs.map(|(key, value)| (key.clone(), value.clone())).collect()
-}
-
-/// The publisher's properties without headers, `expiration`, `user_id` and reserved `reply_to` addresses: a copy with a foreign
-/// user or such an address is refused.
-pub(crate) fn without_brokers(from: &Properties) -> Properties {
-    /// Addresses of the broker's own that a copy cannot have: RabbitMQ refuses them from another channel.
-    const RESERVED_REPLY_TO: &str = "amq.rabbitmq.reply-to";
-    let mut to = Properties::default();
-    macro_rules! copy {
-        ($($get:ident $set:ident),*) => { $(if let Some(value) = from.$get().clone() { to = to.$set(value); })* };
-    }
-    copy!(
-        content_type with_content_type, content_encoding with_content_encoding, priority with_priority,
-        correlation_id with_correlation_id, message_id with_message_id,
-        timestamp with_timestamp, kind with_type, app_id with_app_id, cluster_id with_cluster_id
-    );
-    if let Some(address) = from.reply_to().clone().filter(|to| !to.as_str().starts_with(RESERVED_REPLY_TO)) {
-        to = to.with_reply_to(address);
-    }
-    to
-}
-
 struct Reader<'a> {
     message: &'a Message,
     invalid: Vec<&'static str>,
@@ -449,45 +335,6 @@ pub(crate) fn text(value: &str) -> HeaderValue {
 
 pub(crate) fn number(value: impl Into<i64>) -> HeaderValue {
     HeaderValue::LongLongInt(value.into())
-}
-
-fn properties_size(properties: &Properties) -> usize {
-    let short = [
-        properties.content_type(),
-        properties.content_encoding(),
-        properties.correlation_id(),
-        properties.reply_to(),
-        properties.message_id(),
-        properties.kind(),
-        properties.app_id(),
-        properties.cluster_id(),
-    ];
-    let texts: usize = short.into_iter().flatten().map(|text| 1 + text.as_str().len()).sum();
-    // Delivery mode, priority and timestamp.
-    texts + 1 + 1 + 8
-}
-
-fn entry_size(key: &str, value: &HeaderValue) -> usize {
-    1 + key.len() + value_size(value)
-}
-
-/// Bytes of a value on the wire, its type's letter included (RabbitMQ's table of AMQP 0-9-1 field types).
-fn value_size(value: &HeaderValue) -> usize {
-    1 + match value {
-        HeaderValue::Void => 0,
-        HeaderValue::Boolean(_) | HeaderValue::ShortShortInt(_) | HeaderValue::ShortShortUInt(_) => 1,
-        HeaderValue::ShortInt(_) | HeaderValue::ShortUInt(_) => 2,
-        HeaderValue::LongInt(_) | HeaderValue::LongUInt(_) | HeaderValue::Float(_) => 4,
-        HeaderValue::DecimalValue(_) => 5,
-        HeaderValue::LongLongInt(_) | HeaderValue::Double(_) | HeaderValue::Timestamp(_) => 8,
-        HeaderValue::ShortString(text) => 1 + text.as_str().len(),
-        HeaderValue::LongString(text) => 4 + text.len(),
-        HeaderValue::ByteArray(bytes) => 4 + bytes.len(),
-        HeaderValue::FieldArray(values) => 4 + values.as_slice().iter().map(value_size).sum::<usize>(),
-        HeaderValue::FieldTable(table) => {
-            4 + table.inner().iter().map(|(key, value)| entry_size(key.as_str(), value)).sum::<usize>()
-        }
-    }
 }
 
 #[cfg(test)]

@@ -256,7 +256,7 @@ impl Rules {
         if value.is_undefined() {
             return Err(template.missing(&context).text().to_owned());
         }
-        let result = outcome::field(field.name, &value, spellings.as_ref())?;
+        let result = outcome::field(field.name, &value, spellings.as_ref()).map_err(|why| template.unusable(&why))?;
         Ok(result.map(|result| (value, result)))
     }
 
@@ -272,7 +272,7 @@ impl Rules {
         if value.is_undefined() {
             return Err(failed(used.part.missing(&context).text()));
         }
-        match outcome::text(&value, spellings.as_ref(), true).map_err(|text| failed(&text))? {
+        match outcome::text(&value, spellings.as_ref(), true).map_err(|why| failed(&used.part.unusable(&why)))? {
             Some(id) if id.len() > MAX_ID => {
                 Err(failed(&format!("the id has {} bytes; at most {MAX_ID} are allowed", id.len())))
             }

@@ -25,12 +25,12 @@ use crate::observe::ledger_page::MOST_IDS;
 use crate::observe::listener::{Newest, accept};
 use crate::observe::status::Status;
 
-/// The pages and what they answer, as the README's table has it.
+/// The pages and what they answer, as docs/reference.md has it.
 pub const PAGES: [(&str, &str); 5] = [
     ("/livez", "200 while the process makes progress, else 503"),
     (
         "/readyz",
-        "200 when connected and consuming or standing by, else 503 with the reason; throttling, quota and an outage of the CRM are no reason",
+        "200 when the worker is connected, its ledger works and the CRM accepts its address and a token; else 503 with the reason. Throttling, quota and an outage of the CRM are no reason",
     ),
     ("/metrics", "OpenMetrics text, see below"),
     ("/status", "the same for people, as JSON, see below"),

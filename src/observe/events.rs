@@ -1,7 +1,7 @@
 //! One event is one log line, one metric, or both.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,15 +12,16 @@ use serde::{Deserialize, Serialize};
 use crate::broker::PublishError;
 use crate::broker::session::Change;
 use crate::clock::rfc3339;
-use crate::config::Problems;
 use crate::crm::classify::Classified;
 use crate::gate::{BlockReason, Gate};
 use crate::ledger::LedgerError;
-use crate::message::disposition::Disposition;
+use crate::message::disposition::{Disposition, Settlement};
 use crate::message::failure::Kind;
+use crate::message::mapper::Mapper;
+use crate::observe::failing::Failing;
 pub use crate::observe::metrics::Counts;
 use crate::observe::metrics::Metrics;
-use crate::settle::Settlement;
+use crate::observe::watched_files::WatchedFiles;
 
 /// A settled delivery.
 #[derive(Clone, Copy, Debug)]
@@ -57,11 +58,12 @@ pub struct Settled<'a> {
 pub struct Events {
     metrics: Metrics,
     registry: Registry,
-    /// Queues that cannot be published to now, so that the log says it once.
-    failing: Mutex<HashSet<String>>,
+    failing: Failing,
     last: Mutex<Last>,
     /// The last settled messages, the newest first.
     recent: Mutex<VecDeque<Recent>>,
+    /// The files that are read again when they change.
+    pub files: Arc<WatchedFiles>,
 }
 
 /// How many settled messages are kept for people.
@@ -94,10 +96,6 @@ pub struct Last {
     pub created: Option<Timestamp>,
     /// What the ledger failed at.
     pub ledger_failure: Option<String>,
-    /// Whether the ledger fails now, so that the log says it once.
-    ledger_failing: bool,
-    /// Why the tokens' file could not be read the last time, so that the log says it once.
-    tokens_failure: Option<String>,
     /// Whether there was a connection before.
     connected: bool,
 }
@@ -115,15 +113,17 @@ impl Events {
     /// Metrics at zero, of a process that `started` then and consumes `queue` of `vhost`.
     #[must_use]
     pub fn new(vhost: &str, queue: &str, started: Timestamp) -> Self {
-        let metrics = Metrics::new();
-        let registry = metrics.registry(vhost, queue, started);
-        Self { metrics, registry, failing: Mutex::default(), last: Mutex::default(), recent: Mutex::default() }
+        let (metrics, files) = (Metrics::new(), Arc::<WatchedFiles>::default());
+        let mut registry = metrics.registry(vhost, queue, started);
+        files.register(registry.sub_registry_with_prefix("wtw"));
+        let (failing, last, recent) = Default::default();
+        Self { metrics, registry, failing, last, recent, files }
     }
 
-    /// The metrics as OpenMetrics text, those of the gate and its tokens included.
+    /// The metrics as OpenMetrics text, those of the rules, the gate and its tokens included.
     #[must_use]
-    pub fn encode(&self, gate: &Gate) -> String {
-        crate::observe::metrics::encode(&self.registry, gate)
+    pub fn encode(&self, gate: &Gate, mapper: &Mapper) -> String {
+        crate::observe::metrics::encode(&self.registry, gate, mapper)
     }
 
     /// What has been counted.
@@ -260,29 +260,20 @@ impl Events {
     /// A copy was not confirmed.
     pub fn publish_failed(&self, queue: &str, error: &PublishError) {
         self.metrics.publish_failures.inc();
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        if failing.insert(queue.to_owned()) {
-            tracing::warn!(queue, %error, "a copy could not be published, trying again; its message stays unsettled");
-        }
+        self.failing.copies(queue, &error.to_string());
     }
 
     /// A copy was confirmed.
     pub fn published(&self, queue: &str) {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        if failing.remove(queue) {
-            tracing::info!(queue, "copies are published again");
-        }
+        self.failing.copies_work(queue);
     }
 
     /// The ledger could not be read or written.
     pub fn ledger_failed(&self, error: &LedgerError) {
         self.metrics.ledger_failures.inc();
         tracing::debug!(%error, "ledger");
-        let mut last = self.lock_last();
-        if !std::mem::replace(&mut last.ledger_failing, true) {
-            tracing::warn!(%error, "the ledger cannot be read or written, trying again; no request leaves meanwhile");
-        }
-        last.ledger_failure = Some(error.to_string());
+        self.failing.ledger(&error.to_string());
+        self.lock_last().ledger_failure = Some(error.to_string());
     }
 
     /// The ledger was told something, or could not be, which took so long.
@@ -305,12 +296,12 @@ impl Events {
     /// The gate closed for a reason, or opened; `failure` is why the latest request failed.
     pub fn gate(&self, reason: Option<BlockReason>, failure: Option<&str>) {
         self.metrics.gate_changes(reason).inc();
-        let mut last = self.lock_last();
-        if reason != Some(BlockReason::Ledger) && std::mem::take(&mut last.ledger_failing) {
-            tracing::info!("the ledger can be read and written again");
+        if reason != Some(BlockReason::Ledger) {
+            self.failing.ledger_works();
         }
         match reason {
             Some(reason) => {
+                let last = self.lock_last();
                 let failure = if reason == BlockReason::Ledger { last.ledger_failure.as_deref() } else { failure };
                 let (reason, advice) = (reason.as_str(), reason.advice());
                 tracing::warn!(reason, failure, advice, "gate closed: no request is sent but probes");
@@ -327,13 +318,13 @@ impl Events {
                 if std::mem::replace(&mut self.lock_last().connected, true) {
                     self.metrics.reconnects.inc();
                 }
-                tracing::info!(node, "connected to RabbitMQ: consuming, or standing by");
+                self.failing.connected(node);
             }
             Change::Active => tracing::info!("active: messages arrive"),
             Change::Lost(reason) => {
                 self.metrics.connected.set(0);
                 self.metrics.connections_lost.inc();
-                tracing::warn!(reason, "not connected to RabbitMQ, trying again");
+                self.failing.connection(reason);
             }
             Change::Serial(Some(reason)) => {
                 self.metrics.serial_mode.set(1);
@@ -356,20 +347,6 @@ impl Events {
     pub fn blocked(&self, reason: Option<&str>) {
         self.metrics.blocked.set(reason.is_some().into());
     }
-
-    /// The tokens' file changed and was read again; so many tokens are in it.
-    pub fn tokens_reread(&self, read: &Result<usize, Problems>) {
-        self.metrics.reloads(read.is_ok()).inc();
-        let failure = read.as_ref().err().map(ToString::to_string);
-        let former = std::mem::replace(&mut self.lock_last().tokens_failure, failure.clone());
-        match read {
-            Ok(tokens) => tracing::info!(tokens, "the tokens' file changed and was read again"),
-            Err(problems) if failure != former => {
-                tracing::warn!(%problems, "the tokens' file changed and cannot be read; the former tokens stay")
-            }
-            Err(_) => {}
-        }
-    }
 }
 
 /// One line for each settled message. A task that was created needs no reason.
@@ -386,7 +363,7 @@ fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str) {
     match settled.disposition {
         Disposition::DeadLetter(failure) => {
             let (kind, stage, code) = (failure.kind.as_str(), failure.stage.as_str(), failure.crm_code);
-            let (status, reason) = (failure.http_status, failure.log_reason());
+            let (status, reason) = (failure.http_status, &*failure.log_reason());
             tracing::warn!(
                 message_id,
                 rule,
@@ -408,7 +385,7 @@ fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str) {
         Disposition::Hold | Disposition::Requeue => {
             tracing::info!(message_id, rule, outcome, attempts, duration_ms, reason = settled.reason, "settled");
         }
-        Disposition::Skip(rule) => tracing::info!(message_id, rule = rule.as_deref(), outcome, duration_ms, "settled"),
+        Disposition::Skip(_) => tracing::info!(message_id, rule, outcome, duration_ms, "settled"),
         Disposition::Ack | Disposition::AlreadyCreated => {
             tracing::info!(message_id, rule, outcome, attempts, duration_ms, "settled");
         }

@@ -17,6 +17,10 @@ use crate::gate::tokens::Suspended;
 use crate::gate::{BlockReason, Gate};
 use crate::message::disposition::Disposition;
 use crate::message::failure::Kind;
+use crate::message::mapper::Mapper;
+use crate::observe::logs;
+
+mod rules;
 
 /// Upper bounds of an attempt's duration, in seconds: `crm.request_timeout` is 20 s by default.
 const ATTEMPT_SECONDS: [f64; 11] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0];
@@ -59,7 +63,7 @@ struct SuspendedLabels {
 /// What has been counted, for people.
 #[derive(Clone, Debug)]
 pub struct Counts {
-    /// Messages taken and not yet settled.
+    /// Messages fetched and not yet settled.
     pub in_flight: i64,
     /// What became of messages, dead letters left out.
     pub settled: BTreeMap<&'static str, u64>,
@@ -103,7 +107,6 @@ pub(super) struct Metrics {
     pub(super) possible_duplicates: Counter,
     pub(super) ledger_entries: Gauge,
     pub(super) ledger_write_seconds: Histogram,
-    reloads: Family<OutcomeLabels, Counter>,
 }
 
 impl Metrics {
@@ -131,7 +134,6 @@ impl Metrics {
             possible_duplicates: Counter::default(),
             ledger_entries: Gauge::default(),
             ledger_write_seconds: Histogram::new(WRITE_SECONDS),
-            reloads: Family::default(),
         };
         for (outcome, kind) in ends() {
             metrics.settled(outcome, kind);
@@ -141,9 +143,6 @@ impl Metrics {
         }
         for closed in BlockReason::ALL.map(Some).into_iter().chain([None]) {
             metrics.gate_changes(closed);
-        }
-        for succeeded in [true, false] {
-            metrics.reloads(succeeded);
         }
         metrics
     }
@@ -158,11 +157,6 @@ impl Metrics {
 
     pub(super) fn gate_changes(&self, closed: Option<BlockReason>) -> Counter {
         self.gate_changes.get_or_create_owned(&ReasonLabels { reason: closed.map_or(OPEN, BlockReason::as_str) })
-    }
-
-    pub(super) fn reloads(&self, succeeded: bool) -> Counter {
-        let outcome = if succeeded { "success" } else { "failure" };
-        self.reloads.get_or_create_owned(&OutcomeLabels { outcome })
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -199,18 +193,18 @@ impl Metrics {
     }
 
     fn register_messages(&self, to: &mut Registry) {
-        to.register("settled_messages", "Messages settled, by what became of them", self.settled.clone());
+        to.register("settled_messages", "Settled messages, by outcome", self.settled.clone());
         to.register("attempts", "Requests to the CRM, by outcome", self.attempts.clone());
         seconds(to, "attempt_duration", "From sending a request to its outcome", &self.attempt_seconds);
         seconds(
             to,
             "message_age",
-            "From a message's timestamp, else its first attempt, to its being acked or dead-lettered; replays and what has neither are left out",
+            "From a message's timestamp, else its first attempt, until it is acked or dead-lettered; without replays and messages that have neither",
             &self.age_seconds,
         );
-        to.register("messages_in_flight", "Messages taken and not yet settled", self.in_flight.clone());
-        to.register("messages_without_id", "Messages taken without a message id", self.without_id.clone());
-        to.register("invalid_headers", "Headers of ours that arrived with a wrong type", self.invalid_headers.clone());
+        to.register("messages_in_flight", "Messages fetched and not yet settled", self.in_flight.clone());
+        to.register("messages_without_id", "Messages fetched without a message id", self.without_id.clone());
+        to.register("invalid_headers", "Headers x-wtw-* that arrived with a wrong type", self.invalid_headers.clone());
         to.register(
             "lost_deliveries",
             "Messages whose connection was gone when they were settled",
@@ -218,12 +212,12 @@ impl Metrics {
         );
         to.register(
             "created_unrecorded",
-            "Created tasks that the ledger could not take; acked, since sending them again would be worse",
+            "Created tasks that the ledger could not record; acked, because sending them again is worse",
             self.created_unrecorded.clone(),
         );
         to.register(
             "possible_duplicates",
-            "Created tasks of which an earlier attempt or delivery may have created another",
+            "Created tasks that an earlier attempt or delivery may have created already",
             self.possible_duplicates.clone(),
         );
     }
@@ -237,10 +231,10 @@ impl Metrics {
         to.register("broker_connected", "1 while consuming or standing by", self.connected.clone());
         to.register("broker_connections_lost", "Consuming connections lost or refused", self.connections_lost.clone());
         to.register("broker_serial_mode", "1 while messages are taken one at a time", self.serial_mode.clone());
-        to.register("broker_reconnects", "Consuming connections made after the first", self.reconnects.clone());
+        to.register("broker_reconnects", "Consuming connections opened after the first", self.reconnects.clone());
         to.register(
             "broker_blocked",
-            "1 while the broker takes no messages of this worker, for want of memory or disk",
+            "1 while RabbitMQ takes no messages from this worker, because it lacks memory or disk",
             self.blocked.clone(),
         );
         to.register(
@@ -258,10 +252,9 @@ impl Metrics {
         seconds(
             to,
             "ledger_write_duration",
-            "From telling the ledger to its having it, or failing",
+            "From a write to the ledger until it is confirmed or has failed",
             &self.ledger_write_seconds,
         );
-        to.register("config_reloads", "Times that the tokens' file was read again", self.reloads.clone());
     }
 }
 
@@ -276,24 +269,28 @@ fn seconds(to: &mut Registry, name: &str, help: &str, histogram: &Histogram) {
     to.register_with_unit(name, help, Unit::Seconds, histogram.clone());
 }
 
-/// What was counted, and what the gate and its tokens do now, as OpenMetrics text.
-pub(super) fn encode(registry: &Registry, gate: &Gate) -> String {
+/// What was counted, what the rules have done, and what the gate and its tokens do now, as OpenMetrics text.
+pub(super) fn encode(registry: &Registry, gate: &Gate, mapper: &Mapper) -> String {
     let mut page = String::new();
     // Writing to a string does not fail.
     let _ = text::encode_registry(&mut page, registry);
-    let _ = text::encode(&mut page, &gate_registry(gate));
+    let _ = text::encode_registry(&mut page, &rules::registry(mapper));
+    let _ = text::encode(&mut page, &current(gate));
     page
 }
 
-/// Made again for each page: what the gate says is never stale, and a list of tokens that became shorter leaves no series behind.
-fn gate_registry(gate: &Gate) -> Registry {
+/// What is read for each page: the gate is never stale, and a list of tokens that became shorter leaves no series behind.
+fn current(gate: &Gate) -> Registry {
     let (reason, tokens) = (gate.block_reason(), gate.token_states());
     let closed = Family::<ReasonLabels, Gauge>::default();
     for each in BlockReason::ALL {
         closed.get_or_create(&ReasonLabels { reason: each.as_str() }).set((reason == Some(each)).into());
     }
     let mut registry = Registry::with_prefix("wtw");
-    registry.register("gate_closed", "1 while no request is sent but probes, by reason", closed);
+    let lost = Counter::<u64>::default();
+    lost.inc_by(logs::lost());
+    registry.register("log_lines_lost", "Log lines lost because nobody read the log in time", lost);
+    registry.register("gate_closed", "1 while only probes are sent, by reason", closed);
     let [in_use, slots, until, limit, left] = [(); 5].map(|()| Family::<TokenLabels, Gauge>::default());
     let suspended = Family::<SuspendedLabels, Gauge>::default();
     for (token, state) in tokens.iter().enumerate() {
@@ -317,12 +314,12 @@ fn gate_registry(gate: &Gate) -> Registry {
     }
     let mut register =
         |name: &str, help: &str, metric: Family<TokenLabels, Gauge>| registry.register(name, help, metric);
-    register("token_slots_in_use", "Requests under way on a token", in_use);
-    register("token_slots", "Requests that a token may have under way at a time", slots);
-    register("token_quota_limit", "Calls a day on a token; absent until the CRM told it", limit);
+    register("token_slots_in_use", "Open requests on a token", in_use);
+    register("token_slots", "Open requests that a token may have at a time", slots);
+    register("token_quota_limit", "Calls a day on a token; absent until the CRM has named them", limit);
     register(
         "token_quota_left",
-        "Calls left today on a token: what the CRM told last, less the requests since; absent where it told nothing today",
+        "Calls left today on a token: the CRM's last answer, less the requests since; absent without an answer today",
         left,
     );
     registry.register("token_suspended", "1 while a token is out of use, by reason", suspended);

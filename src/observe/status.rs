@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
-pub use self::page::{Broker, Gate as GatePage, Ledger as LedgerState, Messages, Page, Queues, Token};
+pub use self::page::{Broker, Gate as GatePage, Ledger as LedgerState, Messages, Page, Queues, Rule, Rules, Token};
 pub use self::trend::Minute;
 use self::trend::Trend;
 use crate::broker::depths::Depths;
@@ -19,6 +19,7 @@ use crate::clock::{Clock, rfc3339};
 use crate::config::Config;
 use crate::gate::{BlockReason, Gate};
 use crate::ledger::{Key, KeyPrefix, Ledger};
+use crate::message::mapper::Mapper;
 use crate::message::reference::Reference;
 use crate::observe::events::Events;
 use crate::observe::forecast::{Forecast, Quota, Rates, Sample, forecast};
@@ -33,6 +34,8 @@ pub struct Status {
     pub events: Arc<Events>,
     /// The gate.
     pub gate: Arc<Gate>,
+    /// The rules, and what they have done.
+    pub mapper: Arc<Mapper>,
     /// Why the broker is not connected; none while it is.
     unconnected: Mutex<Option<String>>,
     /// Why the broker takes no messages; none while it does.
@@ -97,10 +100,11 @@ fn hold(place: &Mutex<Option<String>>, reason: Option<String>) {
 impl Status {
     /// Neither connected yet, nor with a ledger, which is of the kind `ledger`.
     #[must_use]
-    pub fn new(events: Arc<Events>, gate: Arc<Gate>, ledger: &'static str) -> Self {
+    pub fn new(events: Arc<Events>, gate: Arc<Gate>, mapper: Arc<Mapper>, ledger: &'static str) -> Self {
         Self {
             events,
             gate,
+            mapper,
             unconnected: Mutex::new(Some("connecting".to_owned())),
             blocked: Mutex::default(),
             ledger,
@@ -251,7 +255,7 @@ impl Status {
     /// The metrics as OpenMetrics text.
     #[must_use]
     pub fn metrics(&self) -> String {
-        format!("{}{}", self.forecast().metrics(), self.events.encode(&self.gate))
+        format!("{}{}", self.forecast().metrics(), self.events.encode(&self.gate, &self.mapper))
     }
 
     /// When backlog and quota will be finished.
@@ -313,6 +317,8 @@ impl Status {
                 last_created_at: last.created.map(rfc3339),
             },
             attempts: page::named(&counts.attempts),
+            rules: page::rules(&self.mapper),
+            files: self.events.files.page(),
             queues: self.queues(),
             forecast,
             recent: self.events.recent(),

@@ -222,13 +222,19 @@ impl Span {
     }
 
     /// What became of a message.
-    pub fn settled(&self, disposition: &Disposition, attempts: u32, stale: bool) {
+    pub fn settled(&self, disposition: &Disposition, rule: Option<&str>, attempts: u32, stale: bool) {
         let Some(context) = &self.0 else { return };
+        if let Some(rule) = rule {
+            context.span().set_attribute(KeyValue::new("wtw.rule", rule.to_owned()));
+        }
         context.span().set_attribute(KeyValue::new("wtw.outcome", disposition.as_str()));
         context.span().set_attribute(KeyValue::new("wtw.attempts", i64::from(attempts)));
         match disposition {
             _ if stale => self.failed("stale"),
-            Disposition::DeadLetter(failure) => self.failed(failure.kind.as_str()),
+            Disposition::DeadLetter(failure) => {
+                self.failed(failure.kind.as_str());
+                context.span().set_status(Status::error(failure.log_reason().into_owned()));
+            }
             Disposition::Ack
             | Disposition::AlreadyCreated
             | Disposition::Skip(_)

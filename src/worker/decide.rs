@@ -10,7 +10,7 @@ pub const POISON: u32 = 5;
 pub struct Facts {
     /// Digest of its body.
     pub digest: Digest,
-    /// Attempts that its headers tell of.
+    /// Attempts counted in its headers.
     pub attempts: u32,
     /// RabbitMQ delivered it before.
     pub delivered_before: bool,
@@ -42,14 +42,14 @@ pub enum ClaimOwner {
 pub enum Decision {
     /// The task exists: ack without a request.
     Duplicate {
-        /// There may be two of it.
+        /// The task may exist twice.
         doubted: bool,
     },
     /// The id was used for another body, whose task exists.
     Conflict,
     /// The last workers that sent it all ended without a result; so many attempts were made.
     Poison(u32),
-    /// Somebody is sending it: ask the ledger again later.
+    /// Another delivery is being sent: ask the ledger again later.
     InProgress,
     /// Nobody will record the result of this claim: record it as orphaned, then decide again.
     Orphaned(Claim),
@@ -57,7 +57,7 @@ pub enum Decision {
     Proceed(Plan),
 }
 
-/// How a message is to be claimed and sent.
+/// How to claim and send a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// The version of the entry that this follows from; none if there is no entry.

@@ -28,8 +28,12 @@ pub struct Ownership {
     can_prove: bool,
     /// How long another worker may hold messages after it was stopped.
     stopping: Duration,
-    /// Whether a change of workers would be noticed.
+    /// A change of workers is noticed.
     sees_everything: AtomicBool,
+    /// Set while what identifies messages is being replaced.
+    is_replacing: AtomicBool,
+    /// Held by who writes what the ledger knows about itself.
+    writing: tokio::sync::Mutex<()>,
     drain: Mutex<Drain>,
 }
 
@@ -42,7 +46,7 @@ struct Drain {
     first_new: Option<u64>,
     /// The queue is not taken for drained before.
     not_before: Option<Instant>,
-    /// A message was returned on this connection: it comes again, nobody knows when.
+    /// A message was returned on this connection: it comes again at an unknown time.
     has_returned: bool,
 }
 
@@ -96,6 +100,8 @@ impl Ownership {
             can_prove,
             stopping,
             sees_everything: AtomicBool::new(false),
+            is_replacing: AtomicBool::new(false),
+            writing: tokio::sync::Mutex::default(),
             drain: Mutex::default(),
         }
     }
@@ -107,8 +113,12 @@ impl Ownership {
     /// Whether "no entry" proves that nothing was sent, and since which epoch the ledger has seen everything, if it has.
     pub(super) fn proof(&self) -> (bool, Option<u32>) {
         let about = self.ledger.about();
-        let sees_everything = self.sees_everything.load(Ordering::Relaxed);
+        let sees_everything = self.sees_everything();
         (about.proves_unsent && sees_everything, sees_everything.then_some(about.epoch))
+    }
+
+    fn sees_everything(&self) -> bool {
+        self.sees_everything.load(Ordering::SeqCst) && !self.is_replacing.load(Ordering::SeqCst)
     }
 
     /// A delivery has arrived; in the order of the queue.
@@ -121,8 +131,13 @@ impl Ownership {
     /// recorded, the next one does it.
     pub(super) async fn settled(&self, unsettled: Unsettled) {
         drop(unsettled);
-        let sees_everything = self.sees_everything.load(Ordering::Relaxed);
-        if self.ledger.proves_unsent() || !sees_everything || !self.drain().is_drained() {
+        let is_news = || !self.ledger.proves_unsent() && self.sees_everything() && self.drain().is_drained();
+        if !is_news() {
+            return;
+        }
+        let _writing = self.writing.lock().await;
+        // Another one may have written meanwhile.
+        if !is_news() {
             return;
         }
         let about = self.ledger.about();
@@ -140,24 +155,33 @@ impl Ownership {
         drop(unsettled);
     }
 
-    /// Message ids are made from something else from now on: what was sent before is not known by its new id.
-    pub async fn set_identities(&self, identities: String) {
-        *self.identities.lock().unwrap_or_else(PoisonError::into_inner) = identities.clone();
-        let about = self.ledger.about();
-        if about.identities == identities {
+    /// Replaces what message ids are made from: `replace` puts the new rules into force. What was sent before is not found under a
+    /// new id, so messages that were delivered before are in doubt until the queue is drained.
+    pub async fn replace_identities(&self, identities: String, replace: impl FnOnce()) {
+        let former =
+            std::mem::replace(&mut *self.identities.lock().unwrap_or_else(PoisonError::into_inner), identities.clone());
+        if former == identities {
+            replace();
             return;
         }
+        // Before the first message that the new rules map, and until the ledger has recorded the change.
+        self.is_replacing.store(true, Ordering::SeqCst);
+        replace();
+        let _writing = self.writing.lock().await;
         self.drain().restart(None);
+        let about = self.ledger.about();
         let epoch = about.epoch + u32::from(about.proves_unsent);
         let changed = About { proves_unsent: false, epoch, identities, ..about };
         if let Err(error) = self.ledger.set_about(changed).await {
-            // The next connection compares them again. Until then nothing is taken for proof.
-            self.sees_everything.store(false, Ordering::Relaxed);
-            tracing::warn!(%error, "the ledger could not take the rules' new message ids");
+            // The next connection compares them again. Until then the ledger proves nothing.
+            self.sees_everything.store(false, Ordering::SeqCst);
+            tracing::warn!(%error, "the ledger could not record that the rules make other message ids");
         }
+        self.is_replacing.store(false, Ordering::SeqCst);
     }
 
     async fn compare(&self, owners: Owners) -> Result<Option<String>, String> {
+        let _writing = self.writing.lock().await;
         let about = self.ledger.reload_about().await.map_err(|error| error.to_string())?;
         let identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let other = matches!(&owners, Owners::Found(ids) if ids.iter().any(|id| *id != about.id));
@@ -191,7 +215,7 @@ impl Ownership {
         drain.has_returned = false;
         drain.restart((other || (about.other_owner && !is_waiting)).then_some(self.stopping));
         drop(drain);
-        self.sees_everything.store(self.can_prove && matches!(owners, Owners::Found(_)), Ordering::Relaxed);
+        self.sees_everything.store(self.can_prove && matches!(owners, Owners::Found(_)), Ordering::SeqCst);
         Ok((!is_ours && matches!(owners, Owners::Found(_))).then_some(id))
     }
 }

@@ -1,4 +1,4 @@
-//! Everything that the worker tells the ledger and asks it, with what follows from a failure.
+//! Every read and write of the ledger, with what follows from a failure.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,12 +20,12 @@ pub struct Recorder {
     ledger: Arc<dyn Ledger>,
     gate: Arc<Gate>,
     events: Arc<Events>,
-    /// What the ledger is still to be told.
+    /// Records that the ledger does not have yet.
     background: TaskTracker,
 }
 
 impl Recorder {
-    /// Tells `ledger`; its failures close `gate`. What it has to be told again runs as tasks of `background`.
+    /// Writes to `ledger`; its failures close `gate`. Failed records are retried as tasks of `background`.
     #[must_use]
     pub fn new(ledger: Arc<dyn Ledger>, gate: Arc<Gate>, events: Arc<Events>, background: TaskTracker) -> Arc<Self> {
         Arc::new(Self { ledger, gate, events, background })

@@ -23,7 +23,8 @@ async fn ctl(broker: &Broker, arguments: &str) {
 }
 
 #[tokio::test]
-async fn a_broker_restarted_under_load_loses_nothing_and_nothing_is_made_twice() {
+async fn rabbitmq_restarted_under_load_loses_and_duplicates_nothing() {
+    let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.expect("a broker");
     let options = Options { latency: Duration::from_millis(10), ..Crm::options() };
     let mut rig = Rig::with("faults.restart", &broker.url, options).await;
@@ -50,6 +51,7 @@ async fn a_broker_restarted_under_load_loses_nothing_and_nothing_is_made_twice()
 
 #[tokio::test]
 async fn while_the_broker_is_blocked_copies_are_held_and_nothing_else() {
+    let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.expect("a broker");
     let rig = Rig::with("faults.blocked", &broker.url, Crm::options()).await;
     rig.crm
@@ -189,7 +191,7 @@ async fn connections_and_channels_that_an_operator_ends_lose_nothing() {
 }
 
 #[tokio::test]
-async fn what_the_broker_took_back_is_not_posted_beside_its_redelivery() {
+async fn message_that_rabbitmq_took_back_is_not_sent_beside_its_redelivery() {
     let broker = Broker::operated().await.expect("a broker");
     let name = unique("faults.taken");
     let url = virtual_host(&broker, &name).await;

@@ -57,6 +57,7 @@ async fn shared_broker_answers() {
 
 #[tokio::test]
 async fn own_broker_keeps_its_messages_when_it_is_stopped_paused_and_killed() {
+    let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.expect("a broker");
     let queue = unique("brokers");
     let (_connection, channel) = connect(&broker.url).await;
@@ -83,6 +84,7 @@ async fn own_broker_keeps_its_messages_when_it_is_stopped_paused_and_killed() {
 
 #[tokio::test]
 async fn kept_broker_runs_until_its_command_removes_it() {
+    let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.expect("a broker");
     let (url, management) = (broker.url.clone(), broker.management_url.clone());
     let remove = broker.keep().expect("one of our own");

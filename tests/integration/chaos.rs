@@ -47,12 +47,14 @@ async fn run(kind: Kind, nodes: Nodes, ledger: Ledger) {
 
 #[tokio::test]
 async fn one_worker_that_must_not_double() {
+    let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.unwrap_or_else(|why| panic!("{why}"));
     run(Kind::Strict, Nodes::One(broker), Ledger::File(LedgerFile::new())).await;
 }
 
 #[tokio::test]
 async fn two_workers_that_share_a_ledger() {
+    let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.unwrap_or_else(|why| panic!("{why}"));
     let redis = Redis::own().await.unwrap_or_else(|why| panic!("{why}"));
     run(Kind::Failover, Nodes::One(broker), Ledger::Redis(redis)).await;
@@ -60,6 +62,7 @@ async fn two_workers_that_share_a_ledger() {
 
 #[tokio::test]
 async fn a_cluster_that_loses_each_node_in_turn_and_is_partitioned() {
+    let _turn = crate::support::heavy().await;
     match Cluster::start().await {
         Ok(cluster) => {
             let redis = Redis::own().await.unwrap_or_else(|why| panic!("{why}"));

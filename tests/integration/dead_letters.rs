@@ -44,10 +44,12 @@ impl Rig {
         self.amqp.publish(&self.dead_letter_queue(), body, properties).await;
     }
 
-    /// Waits until so many letters are ready on the dead-letter queue.
+    /// Waits until so many letters are ready on the two dead-letter queues.
     pub(crate) async fn letters(&self, count: u32) {
-        let dead = self.dead_letter_queue();
-        let ready = async || (self.amqp.count(&dead).await == Some(count)).then_some(());
+        let [broker, ..] = self.tool_queues();
+        let (dead, count_of) =
+            (self.dead_letter_queue(), async |queue: &str| self.amqp.count(queue).await.unwrap_or(0));
+        let ready = async || (count_of(&dead).await + count_of(&broker).await == count).then_some(());
         crate::support::eventually(&format!("{count} letters"), ready).await;
     }
 }

@@ -14,6 +14,10 @@ use crate::support::broker::unique;
 use crate::support::process::{Env, run};
 use crate::support::rig::Rig;
 
+mod hostile;
+mod reloading;
+mod running;
+
 const PUBLISHING: &str = include_str!("../../docs/publishing.md");
 const MAPPING: &str = include_str!("../../docs/mapping.md");
 const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/publishers/requirements.txt");
@@ -32,7 +36,11 @@ impl File {
     }
 
     fn env(&self, rig: &Rig) -> Env {
-        rig.env(&[("WTW_CONFIG", self.0.to_str().expect("text"))])
+        rig.env(&[("WTW_CONFIG", self.path())])
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("text")
     }
 }
 
@@ -49,7 +57,7 @@ fn first_rules(exchange: &str) -> String {
 }
 
 /// A Python with the publishers' libraries.
-async fn python() -> PathBuf {
+pub(crate) async fn python() -> PathBuf {
     static PYTHON: OnceCell<PathBuf> = OnceCell::const_new();
     let made = PYTHON.get_or_init(|| async {
         let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("publishers");
@@ -65,7 +73,7 @@ async fn python() -> PathBuf {
     made.await.clone()
 }
 
-async fn succeeds(command: &mut Command, bound: Duration) {
+pub(crate) async fn succeeds(command: &mut Command, bound: Duration) {
     let ended = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = timeout(bound, ended).await.expect("ended in time").expect("started");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -136,7 +144,7 @@ async fn an_exchange_that_is_missing_or_of_another_type_is_told_with_what_to_do(
     assert_eq!(apply(&untyped).await.code, Some(0), "it is there now");
     let checked = run(&["check", "--no-crm"], &File::new(&fanout).env(&rig), b"").await;
     assert!(checked.stdout.contains("is not a durable exchange of the type fanout"), "{}", checked.stdout);
-    let verify = rig.env(&[("WTW_CONFIG", file.0.to_str().expect("text")), ("WTW_BROKER_TOPOLOGY", "verify")]);
+    let verify = rig.env(&[("WTW_CONFIG", file.path()), ("WTW_BROKER_TOPOLOGY", "verify")]);
     let checked = run(&["check", "--no-crm"], &verify, b"").await;
     assert!(checked.stdout.contains("not verified: AMQP has no way to list bindings"), "{}", checked.stdout);
 }
@@ -144,7 +152,7 @@ async fn an_exchange_that_is_missing_or_of_another_type_is_told_with_what_to_do(
 #[tokio::test]
 async fn map_tells_which_rule_matched_and_why_others_did_not() {
     let file = File::new(&first_rules("helpdesk"));
-    let env = vec![("WTW_CONFIG".to_owned(), file.0.to_str().expect("text").to_owned())];
+    let env = vec![("WTW_CONFIG".to_owned(), file.path().to_owned())];
     let event = MAPPING.split("```json\n").nth(1).and_then(|rest| rest.split("\n```").next()).expect("an event");
     let args = ["map", "--routing-key", "ticket.closed.web", "--header", "region=co", "--message-id", "m-1"];
     let mapped = run(&args, &env, event.as_bytes()).await;
@@ -165,7 +173,7 @@ async fn map_tells_which_rule_matched_and_why_others_did_not() {
     let all = run(&["map", "--all-examples"], &env, b"").await;
     assert_eq!((all.code, all.stdout.as_str()), (Some(0), "rules: 2, examples: 1, all as expected\n"));
     let wrong = File::new(&first_rules("helpdesk").replace("id_record = \"4711\"", "id_record = \"4712\""));
-    let env = vec![("WTW_CONFIG".to_owned(), wrong.0.to_str().expect("text").to_owned())];
+    let env = vec![("WTW_CONFIG".to_owned(), wrong.path().to_owned())];
     let failed = run(&["map", "--all-examples"], &env, b"").await;
     assert_eq!(failed.code, Some(1));
     assert!(failed.stderr.contains("expected \"4712\"\n      got      \"4711\""), "{}", failed.stderr);
@@ -176,7 +184,7 @@ async fn map_tells_which_rule_matched_and_why_others_did_not() {
 #[tokio::test]
 async fn the_asyncapi_document_keeps_to_the_specification() {
     let file = File::new(&first_rules("helpdesk"));
-    let with_rules = vec![("WTW_CONFIG".to_owned(), file.0.to_str().expect("text").to_owned())];
+    let with_rules = vec![("WTW_CONFIG".to_owned(), file.path().to_owned())];
     for (env, messages) in [(Env::new(), vec!["task"]), (with_rules, vec!["ticket-closed", "ticket-opened"])] {
         let printed = run(&["schema", "--asyncapi"], &env, b"").await;
         assert_eq!(printed.code, Some(0), "{}", printed.stderr);

@@ -64,7 +64,7 @@ async fn killed_before_the_answer(rig: &Rig) -> LedgerFile {
 }
 
 #[tokio::test]
-async fn a_dead_workers_request_is_dead_lettered_as_unknown_where_doubles_are_not_risked() {
+async fn request_of_a_killed_worker_is_dead_lettered_as_unknown_in_strict_mode() {
     let rig = Rig::new("guarantees.strict").await;
     rig.crm.faults(json!([{ "action": "hang", "times": 1 }])).await;
     let file = killed_before_the_answer(&rig).await;
@@ -87,7 +87,7 @@ async fn a_dead_workers_request_is_dead_lettered_as_unknown_where_doubles_are_no
 }
 
 #[tokio::test]
-async fn a_dead_workers_request_is_one_unknown_attempt_where_doubles_are_allowed() {
+async fn request_of_a_killed_worker_is_one_unknown_attempt_in_default_mode() {
     let rig = Rig::new("guarantees.retried").await;
     rig.crm.faults(json!([{ "action": "hang", "times": 1 }, { "action": "api:412:NOT NOW" }])).await;
     let file = killed_before_the_answer(&rig).await;
@@ -104,7 +104,7 @@ async fn a_dead_workers_request_is_one_unknown_attempt_where_doubles_are_allowed
 }
 
 #[tokio::test]
-async fn what_five_workers_died_of_is_dead_lettered_as_poison_and_no_innocent_with_it() {
+async fn message_that_ends_five_workers_is_dead_lettered_as_poison_alone() {
     // So slow that the innocents are still waiting for their turn when a worker dies.
     let options = Options { latency: Duration::from_millis(300), ..Crm::options() };
     let rig = Rig::with("guarantees.poison", &Broker::shared().await.url, options).await;
@@ -138,7 +138,7 @@ async fn what_five_workers_died_of_is_dead_lettered_as_poison_and_no_innocent_wi
 }
 
 #[tokio::test]
-async fn a_task_made_before_the_broker_went_away_is_acked_by_the_ledger() {
+async fn task_created_before_rabbitmq_was_lost_is_acked_by_the_ledger() {
     let rig = Rig::new("guarantees.redelivered").await;
     let proxy = Proxy::start(&Broker::shared().await.url).await;
     rig.crm.faults(json!([{ "action": "delay:1s", "name_contains": "cut" }])).await;
@@ -165,7 +165,7 @@ async fn a_task_made_before_the_broker_went_away_is_acked_by_the_ledger() {
 }
 
 #[tokio::test]
-async fn a_possible_double_is_told_of_also_when_its_worker_could_not() {
+async fn possible_duplicate_is_reported_also_when_its_worker_is_gone() {
     let rig = Rig::new("guarantees.told").await;
     let proxy = Proxy::start(&Broker::shared().await.url).await;
     rig.crm.faults(json!([{ "action": "garbage", "times": 1 }, { "action": "delay:1s" }])).await;
@@ -234,7 +234,7 @@ fn slow_crm() -> Options {
 }
 
 #[tokio::test]
-async fn the_books_balance_under_fire_and_nothing_is_made_twice_in_strict_mode() {
+async fn strict_mode_loses_and_duplicates_nothing_under_faults() {
     let rig = Rig::with("guarantees.books", &Broker::shared().await.url, slow_crm()).await;
     let (published, letters) = work_off_under_fire(&rig, "dead-letter").await;
     let names = rig.crm.names().await;
@@ -249,7 +249,7 @@ async fn the_books_balance_under_fire_and_nothing_is_made_twice_in_strict_mode()
 }
 
 #[tokio::test]
-async fn the_books_balance_under_fire_and_doubles_come_of_unknown_outcomes_only() {
+async fn default_mode_duplicates_only_after_unknown_outcomes_under_faults() {
     let rig = Rig::with("guarantees.doubles", &Broker::shared().await.url, slow_crm()).await;
     let (published, letters) = work_off_under_fire(&rig, "retry").await;
     let names = rig.crm.names().await;
@@ -270,7 +270,7 @@ async fn the_books_balance_under_fire_and_doubles_come_of_unknown_outcomes_only(
 }
 
 #[tokio::test]
-async fn a_standby_acks_what_the_killed_worker_had_made() {
+async fn standby_acks_what_the_killed_worker_created() {
     let rig = Rig::new("guarantees.failover").await;
     let proxy = Proxy::start(&Broker::shared().await.url).await;
     let ledger = ("WTW_LEDGER_URL", Redis::shared().await.url.as_str());
@@ -291,7 +291,7 @@ async fn a_standby_acks_what_the_killed_worker_had_made() {
 }
 
 #[tokio::test]
-async fn a_worker_that_is_cut_off_posts_nothing_that_another_made_meanwhile() {
+async fn worker_that_was_cut_off_sends_nothing_that_another_created_meanwhile() {
     let rig = Rig::new("guarantees.cut").await;
     let proxy = Proxy::start(&Broker::shared().await.url).await;
     let ledger = ("WTW_LEDGER_URL", Redis::shared().await.url.as_str());
@@ -342,7 +342,7 @@ async fn a_ledger_that_cannot_be_opened_is_waited_for() {
 }
 
 #[tokio::test]
-async fn nothing_is_posted_while_the_ledger_is_away() {
+async fn nothing_is_sent_while_the_ledger_is_unavailable() {
     let rig = Rig::new("guarantees.redis").await;
     let redis = Redis::own().await.expect("a Redis");
     let worker = rig.worker(&[("WTW_LEDGER_URL", &redis.url)]).await;
@@ -352,9 +352,9 @@ async fn nothing_is_posted_while_the_ledger_is_away() {
     let published = rig.publish_many("during", 5).await;
     worker.reaches("wtw_gate_closed{reason=\"ledger\"}", 1.0).await;
     worker.unready_for("ledger.url").await;
-    worker.reaches("wtw_ledger_failures_total", 20.0).await;
+    worker.reaches("wtw_ledger_failures_total", 8.0).await;
     let said = |text: &str| worker.process.lines().iter().filter(|line| line.contains(text)).count();
-    assert_eq!(said("the ledger cannot be read or written, trying again"), 1, "once, however often it fails");
+    assert!((1..=3).contains(&said("the ledger cannot be read or written, trying again")), "once for each reason");
     assert_eq!(rig.crm.stats().await["created"], 1, "nothing is posted");
     assert_eq!(worker.metric(IN_FLIGHT).await, 5.0, "and nothing settled");
     redis.restart().await.expect("started again");
@@ -401,7 +401,7 @@ async fn other_delays_in_a_new_version_strand_no_message() {
 }
 
 #[tokio::test]
-async fn held_messages_come_back_by_themselves_with_nothing_spent() {
+async fn held_messages_come_back_by_themselves_with_no_attempt_counted() {
     let rig = Rig::new("guarantees.hold").await;
     rig.crm.faults(json!([{ "action": "api:400:THE API YOU WANT TO CONSULT DOES NOT EXIST" }])).await;
     let worker = rig.worker(&[("WTW_CRM_REQUEST_TIMEOUT", "5s"), ("WTW_GATE_HOLD", "15s")]).await;

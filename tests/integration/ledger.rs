@@ -32,7 +32,7 @@ use crate::support::process::{Env, run};
 use crate::support::redis::Redis;
 
 async fn open(url: &str, prefix: &str, limits: Limits, clock: Clock) -> Result<RedisLedger, LedgerError> {
-    let url = SecretString::from(url);
+    let url = SecretString::from(url).into();
     let opened = RedisLedger::open(&url, prefix, limits, clock);
     timeout(Duration::from_secs(20), opened).await.unwrap()
 }
@@ -171,7 +171,7 @@ async fn restarted_redis_no_longer_proves_that_nothing_was_sent() {
 }
 
 #[tokio::test]
-async fn a_redis_that_hangs_or_dies_is_said_and_comes_back() {
+async fn redis_that_hangs_or_ends_is_reported_and_used_again() {
     let redis = Redis::own().await.unwrap();
     let clock = FakeClock::new();
     let fixture = Fixture { ledger: Arc::new(own(&redis, ROOMY, clock.clock()).await), clock: clock.clone() };
@@ -336,7 +336,8 @@ async fn what_cannot_be_opened_says_why_and_no_password() {
 #[tokio::test]
 async fn the_configured_ledger_is_opened() {
     let redis = Redis::own().await.unwrap();
-    for store in [config::LedgerStore::Memory, config::LedgerStore::Redis(SecretString::from(redis.url.clone()))] {
+    for store in [config::LedgerStore::Memory, config::LedgerStore::Redis(SecretString::from(redis.url.clone()).into())]
+    {
         let retention = ROOMY.retention;
         let config = config::Ledger { store, url_file: None, retention, max_entries: 10 };
         let ledger = ledger::open(&config, Clock::system()).await.unwrap();

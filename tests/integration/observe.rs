@@ -67,6 +67,25 @@ async fn a_suspended_token_shows_its_quota_and_its_return() {
 }
 
 #[tokio::test]
+async fn start_line_names_what_the_worker_works_with_and_no_password() {
+    let rig = Rig::new("observe.start").await;
+    let worker = rig.worker(&[("HTTP_PROXY", ""), ("NO_PROXY", "*")]).await;
+    let lines = worker.process.lines();
+    let events = lines.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let started = events.into_iter().find(|event| event["message"] == "starting").expect("a start line");
+    let admin = worker.admin.trim_start_matches("http://");
+    for (field, value) in
+        [("queue", &*rig.queue), ("crm", &rig.crm.url), ("operation", "demo"), ("ledger", "memory"), ("admin", admin)]
+    {
+        assert_eq!(started[field], value, "{field}: {started}");
+    }
+    let broker = started["broker"].as_str().expect("a text");
+    let password = rig.broker_url.split(['@', ':']).nth(2).expect("a login");
+    assert!(broker.starts_with("amqp://") && !broker.contains(&format!(":{password}@")), "{broker}");
+    worker.process.stop().await;
+}
+
+#[tokio::test]
 async fn a_messages_age_counts_from_its_publishing_once_it_is_done() {
     let rig = Rig::new("observe.age").await;
     rig.crm.faults(json!([{ "action": "status:503", "name_contains": "later", "times": 3 }])).await;
@@ -149,7 +168,7 @@ fn raise_open_files() {
 }
 
 #[tokio::test]
-async fn the_status_page_is_as_the_readme_shows_it() {
+async fn the_status_page_is_as_the_reference_shows_it() {
     let rig = Rig::new("observe.status").await;
     let worker = rig.worker(&[]).await;
     rig.publish("m-0", &task("m-0")).await;
@@ -159,9 +178,9 @@ async fn the_status_page_is_as_the_readme_shows_it() {
         status["queues"].is_object().then_some(status)
     })
     .await;
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = std::fs::read_to_string(readme).expect("README.md");
-    let shown = readme.split("```json\n").find(|part| part.contains("\"uptime_s\"")).expect("a page");
+    let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference.md");
+    let reference = std::fs::read_to_string(reference).expect("docs/reference.md");
+    let shown = reference.split("```json\n").find(|part| part.contains("\"uptime_s\"")).expect("a page");
     let shown: Value = serde_json::from_str(shown.split("```").next().expect("a page")).expect("JSON");
     // The delays are the configuration's.
     let named = |page: &Value| -> BTreeSet<String> {

@@ -161,7 +161,7 @@ async fn retry_after_is_honoured_and_capped() {
 }
 
 #[tokio::test]
-async fn success_is_told_from_the_body_whatever_surrounds_it() {
+async fn success_is_read_from_the_body_whatever_surrounds_it() {
     let rig = Rig::new("path.tolerant").await;
     let worker = rig.worker(&[]).await;
     for fault in ["bom", "warning", "string-code"] {
@@ -176,7 +176,7 @@ async fn success_is_told_from_the_body_whatever_surrounds_it() {
 }
 
 #[tokio::test]
-async fn an_unknown_outcome_is_never_posted_again_in_strict_mode() {
+async fn unknown_outcome_is_never_sent_again_in_strict_mode() {
     let rig = Rig::new("path.unknown").await;
     let _worker = rig
         .worker(&[
@@ -197,7 +197,7 @@ async fn an_unknown_outcome_is_never_posted_again_in_strict_mode() {
 }
 
 #[tokio::test]
-async fn a_replay_starts_afresh_and_counts_itself() {
+async fn replay_starts_with_no_attempts_and_counts_itself() {
     let rig = Rig::new("path.replay").await;
     rig.crm.faults(json!([{ "action": "api:412:NOT NOW", "times": 2 }])).await;
     let _worker = rig.worker(&[]).await;
@@ -279,7 +279,8 @@ async fn a_panic_costs_its_own_message_only() {
     let sources = Sources { environment, ..Sources::default() };
     let config = Config::load(&sources, &[]).expect("a configuration").config;
     let crm = Panicky(HttpCrm::new(&config.crm).expect("a client"));
-    let app = App::with_crm(config, std::sync::Arc::new(crm)).await.expect("an app");
+    let mapper = wolkvox_task_worker::message::mapper::Mapper::new(&config).expect("no rules");
+    let app = App::with_crm(config, mapper, std::sync::Arc::new(crm)).await.expect("an app");
     let address = app.admin_address().expect("an address");
     let stop = CancellationToken::new();
     let running = tokio_util::task::TaskTracker::new().spawn(app.run(stop.clone()));

@@ -24,6 +24,7 @@ use wolkvox_task_worker::app::App;
 use wolkvox_task_worker::config::{Config, Sources};
 use wolkvox_task_worker::crm::Crm;
 use wolkvox_task_worker::crm::classify::{HttpResult, Outcome};
+use wolkvox_task_worker::message::mapper::Mapper;
 use wolkvox_task_worker::observe::logs;
 
 use crate::support::BOUND;
@@ -121,7 +122,7 @@ fn assert_untold(told: &str) {
 }
 
 #[tokio::test]
-async fn no_token_password_or_body_is_told_at_the_lowest_level() {
+async fn no_token_password_or_body_is_logged_at_the_lowest_level() {
     let rig = Rig::new("secrets.told").await;
     let (mut served, collector, ledger) = (JoinSet::new(), Collector::start().await, LedgerFile::new());
     let (crm, answers) = talkative_crm(&mut served).await;
@@ -231,17 +232,18 @@ async fn panicking_worker() {
     let sources = Sources { environment: std::env::vars_os().collect(), ..Sources::default() };
     let config = Config::load(&sources, &[]).expect("a configuration").config;
     logs::start(&config.log).expect("a log");
-    let app = App::with_crm(config, Arc::new(Quoting)).await.expect("an app");
+    let mapper = Mapper::new(&config).expect("no rules");
+    let app = App::with_crm(config, mapper, Arc::new(Quoting)).await.expect("an app");
     app.run(CancellationToken::new()).await.expect("a good end");
 }
 
 #[tokio::test]
-async fn a_panic_is_told_by_its_place_and_not_in_its_words() {
+async fn panic_is_logged_by_its_place_without_its_text() {
     if std::env::var_os(IS_WORKER).is_some() {
         return panicking_worker().await;
     }
     let rig = Rig::new("secrets.panic").await;
-    let (tokens, name) = (TOKENS.join(","), "secrets::a_panic_is_told_by_its_place_and_not_in_its_words");
+    let (tokens, name) = (TOKENS.join(","), "secrets::panic_is_logged_by_its_place_without_its_text");
     let env = rig.env(&[("WTW_CRM_TOKENS", &tokens), ("WTW_LOG_LEVEL", "trace"), (IS_WORKER, "1")]);
     rig.declare_topology().await;
     rig.publish("m-1", &task(CONFIDENTIAL)).await;
@@ -261,7 +263,7 @@ async fn a_panic_is_told_by_its_place_and_not_in_its_words() {
 
 /// Logins that are refused, addresses that are wrong, files that are damaged: each tells what is wrong, none with what.
 #[tokio::test]
-async fn no_password_is_told_by_what_fails() {
+async fn no_error_shows_a_password() {
     let rig = Rig::new("secrets.refused").await;
     rig.declare_topology().await;
     let redis = Redis::shared().await;

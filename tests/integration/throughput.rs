@@ -1,14 +1,21 @@
-//! How close the worker comes to what its tokens allow: `make throughput`. A target of its own, so that nothing runs beside it;
+//! How close the worker comes to what its tokens allow, and what a rule costs: `make throughput`. A target of its own, so that nothing runs beside it;
 //! the machine should be idle otherwise, for each answer and each request wait until their processes are woken.
 #![cfg(test)]
 
 #[expect(dead_code, reason = "written for the integration tests, of which this is one that must be alone")]
 mod support;
 
+use std::hint::black_box;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use lapin::types::AMQPValue;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
+use wolkvox_task_worker::config::{Config, Sources};
+use wolkvox_task_worker::message::mapper::Mapper;
+use wolkvox_task_worker::message::retry_state::RetryState;
+use wolkvox_task_worker::message::sample::Sample;
 use wolkvox_task_worker::sandbox::Options;
 
 use crate::support::broker::Broker;
@@ -74,4 +81,52 @@ async fn a_backlog_is_worked_off_at_the_rate_that_the_tokens_allow() {
 /// When the `n`th task was made.
 fn created_at(tasks: &Value, n: usize) -> jiff::Timestamp {
     tasks[n - 1]["at"].as_str().and_then(|at| at.parse().ok()).expect("a time")
+}
+
+/// What a message through a rule may cost more than a task message.
+const RULE_COSTS: Duration = Duration::from_micros(30);
+/// The rule of docs/mapping.md with a condition, dates, a reference to another field and a look-up.
+const MAPPING: &str = include_str!("../../docs/mapping.md");
+/// Messages of a batch, and batches: the fastest batch is the one that nothing else disturbed.
+const BATCHES: (u32, usize) = (200, 100);
+
+/// How long it takes to map a message.
+fn mapping_takes(configuration: &str, sample: Sample) -> Duration {
+    let path = std::env::temp_dir().join(format!("{}.toml", crate::support::broker::unique("cost")));
+    std::fs::write(&path, configuration).expect("written");
+    let environment = vec![("WTW_CRM_OPERATION".into(), "demo".into())];
+    let sources = Sources { file: Some(path.clone()), environment, ..Sources::default() };
+    let mapper = Mapper::new(&Config::load(&sources, &[]).expect("a configuration").config).expect("rules");
+    std::fs::remove_file(path).expect("removed");
+    let message = sample.message().expect("a message");
+    let state = RetryState::new(&message);
+    let batch = || {
+        let began = Instant::now();
+        for _ in 0..BATCHES.0 {
+            black_box(mapper.map(black_box(&message), &state, Timestamp::UNIX_EPOCH)).expect("a task");
+        }
+        began.elapsed() / BATCHES.0
+    };
+    (0..BATCHES.1).map(|_| batch()).min().unwrap_or_default()
+}
+
+#[test]
+fn a_message_through_a_rule_costs_at_most_30_us_more_than_a_task_message() {
+    let rules = MAPPING.split("```toml\n").nth(1).and_then(|rest| rest.split("\n```").next()).expect("rules");
+    // 2 KB, as a helpdesk's events have.
+    let comment = "The customer asked on the phone for a call back, and said that the line was bad. ".repeat(20);
+    let event = json!({
+        "number": 17, "rating": 1, "closed_at": "2026-12-30T17:30:00-05:00", "comment": comment,
+        "customer": { "name": "Ana Gómez", "crm_id": 4711, "phones": ["+57 601 555 0100", "+57 601 555 0101"] },
+        "total": 17.5, "tags": ["slow", "web"],
+    });
+    let mut event =
+        Sample { body: event.to_string().into(), routing_key: "ticket.closed.web".to_owned(), ..Sample::default() };
+    event.headers.insert("region".to_owned(), AMQPValue::LongString("co".into()));
+    let task = support::rig::task_with("Call Ana Gómez about ticket 17", json!({ "description": comment }));
+    let direct = mapping_takes("", Sample { body: task, ..Sample::default() });
+    let ruled = mapping_takes(rules, event);
+    let more = ruled.saturating_sub(direct);
+    println!("a task message takes {direct:?}, an event through a rule {ruled:?}: {more:?} more");
+    assert!(cfg!(debug_assertions) || more <= RULE_COSTS, "{direct:?} and {ruled:?}: {more:?} more");
 }

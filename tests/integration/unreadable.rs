@@ -164,7 +164,7 @@ async fn declare_impatient(rig: &Rig) {
 }
 
 #[tokio::test]
-async fn an_unreadable_message_is_given_up_by_the_broker_and_the_innocent_beside_it_are_made_once() {
+async fn unreadable_message_is_dead_lettered_by_rabbitmq_and_others_are_created_once() {
     let broker = Broker::shared().await;
     let options = Options { latency: Duration::from_millis(20), ..Crm::options() };
     let rig = Rig::with("unreadable", &broker.url, options).await;

@@ -45,7 +45,7 @@ fn asked(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn nothing_is_lost_doubled_or_flooded() {
+fn nothing_is_lost_duplicated_or_flooded() {
     quiet();
     let messages = asked("SIMULATE_MESSAGES").unwrap_or(MESSAGES);
     let seed = asked("SIMULATE_SEED").unwrap_or(SEED);

@@ -11,8 +11,8 @@ use crate::cli::Error;
 use crate::dead_letters::Source;
 use crate::dead_letters::audit::{Record, new_action};
 use crate::dead_letters::entry::{Entry, Texts};
+use crate::dead_letters::found::Found;
 use crate::dead_letters::private_file::PrivateFile;
-use crate::dead_letters::scan::Found;
 use crate::message::export::line;
 use crate::visible;
 

@@ -52,7 +52,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
 async fn groups(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let (mut groups, mut texts) = (Groups::default(), Texts::default());
     let filter = args.filter.filter(&[]);
-    let visit = |found: crate::dead_letters::scan::Found| {
+    let visit = |found: crate::dead_letters::found::Found| {
         let entry = Entry::new(&found, &mut texts);
         if filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
             groups.add(&entry);
@@ -69,7 +69,7 @@ async fn groups(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
 async fn each(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let (mut letters, mut more, mut texts) = (Vec::new(), false, Texts::default());
     let filter = args.filter.filter(&[]);
-    let visit = |found: crate::dead_letters::scan::Found| {
+    let visit = |found: crate::dead_letters::found::Found| {
         let entry = Entry::new(&found, &mut texts);
         if !filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
             return ControlFlow::Continue(());

@@ -7,10 +7,10 @@ use super::{Agreed, Tool, counted, failed, finish, warn};
 use crate::cli::{Error, print};
 use crate::dead_letters::Source;
 use crate::dead_letters::entry::Entry;
+use crate::dead_letters::found::Found;
 use crate::dead_letters::known::Known;
 use crate::dead_letters::plan::{Candidate, Plan};
 use crate::dead_letters::run::Deed;
-use crate::dead_letters::scan::Found;
 use crate::dead_letters::survey::Survey;
 
 pub(super) const EXAMPLES: &str = "Examples:

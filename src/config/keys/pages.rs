@@ -61,7 +61,7 @@ pub fn markdown_page() -> String {
         for key in keys_of(section) {
             let default = match key.preset {
                 Preset::Text(text) => format!("`{text}`"),
-                // A page would take it for a tag.
+                // Markdown takes it for a tag.
                 Preset::Derived(text) if text.starts_with('<') => format!("`{text}`"),
                 Preset::Derived(_) | Preset::Required | Preset::Absent => key.default().to_owned(),
             };

@@ -58,7 +58,7 @@ fn given(slot: &str, key: &Key, value: &OsStr, problems: &mut Vec<Problem>) -> O
 }
 
 fn unknown(name: &str) -> Problem {
-    // Compared without the prefix, which would make every name alike.
+    // Compared without the prefix, which makes all names alike.
     let plain = |slot: &str| slot.replace('.', "_");
     let names: Vec<String> = known().map(|(slot, _)| plain(&slot)).chain(["config".to_owned()]).collect();
     let rest = name.trim_start_matches(PREFIX);

@@ -44,7 +44,7 @@ pub(super) fn layer(
 fn read(path: &Path, named_by: &str, stop: &CancellationToken) -> Result<Table, Problem> {
     let text = files::read(path, files::TOML, stop)
         .map_err(|why| Problem::new("configuration file", named_by, format!("{} {why}", path.display())))?;
-    // The library's own text would quote the line, which may hold a secret.
+    // The library's own text quotes the line, which may hold a secret.
     text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start));
         let place = before.map(place).unwrap_or_default();
@@ -124,7 +124,7 @@ fn text(value: &Toml, key: &Key, list: bool) -> Result<Value, String> {
         let texts: Option<Vec<String>> = values.iter().map(scalar).collect();
         let mut texts = texts.ok_or("has an entry that is no text, number or boolean")?;
         texts.retain(|text| !text.is_empty());
-        // Unset would mean the default here, the opposite of what an empty list says.
+        // Unset means the default here, the opposite of an empty list.
         return match texts.is_empty() {
             true => Err("is an empty list; leave the key out for its default".to_owned()),
             false => Ok(Value::Many(texts)),

@@ -9,25 +9,28 @@ use super::{Events, checked, read, settings};
 use crate::config::files;
 use crate::config::problem::{Problem, Problems};
 use crate::config::toml_table::article;
+use crate::config::watch::WatchedFile;
 use crate::suggest::suggest;
 
 const KEY: &str = "events.rules_file";
 
-/// Reads the file as text, to compare it or to give it to [`read_rules_text`].
+/// Reads the file at start.
 ///
 /// # Errors
-/// Why it cannot be read.
-pub fn read_rules_file(path: &Path) -> Result<String, Problems> {
-    let read = files::read(path, files::TOML, &CancellationToken::new());
-    read.map_err(|why| Problems(vec![Problem::new(KEY, path.display().to_string(), why)]))
+/// Why it cannot be read, or everything that is wrong with its text.
+pub(super) fn first_read(events: &Events, path: &Path) -> Result<Events, Problems> {
+    let text = files::read(path, files::TOML, &CancellationToken::new())
+        .map_err(|why| Problems(vec![Problem::new(KEY, path.display().to_string(), why)]))?;
+    let file = WatchedFile::new(path, &text, files::TOML);
+    read_rules(&Events { rules_file: Some(file), ..events.clone() }, &text)
 }
 
-/// The events with the rules of this text in place of those that they had.
+/// The events with the rules of their file's text in place of those that they had.
 ///
 /// # Errors
 /// Everything that is wrong with the text; one without rules is wrong too.
-pub fn read_rules_text(events: &Events, text: &str) -> Result<Events, Problems> {
-    let source = events.rules_file.as_deref().unwrap_or_else(|| Path::new(KEY)).display().to_string();
+pub fn read_rules(events: &Events, text: &str) -> Result<Events, Problems> {
+    let source = events.rules_file.as_ref().map_or_else(|| Path::new(KEY), WatchedFile::path).display().to_string();
     let mut problems = Vec::new();
     let table: Table = text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start));

@@ -1,4 +1,4 @@
-//! One connection for all tasks, made anew after it failed; and what went wrong with it.
+//! One connection for all tasks, opened again after it failed, and the words for its errors.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
 use url::Url;
 
+use crate::config::SharedSecret;
 use crate::ledger::LedgerError;
 use crate::{net, tls};
 
@@ -21,7 +22,8 @@ const RESPONSE: Duration = Duration::from_secs(2);
 const PIPELINE: usize = 256;
 
 pub(super) struct Connection {
-    client: Client,
+    /// The address with its login, which may be replaced.
+    url: SharedSecret,
     /// Scheme, host, port and database, without user and password.
     place: String,
     /// The connection in use, none after a failure.
@@ -43,17 +45,21 @@ impl Link {
 
 impl Connection {
     /// Connects to nothing yet.
-    pub(super) fn new(url: &SecretString) -> Result<Self, LedgerError> {
-        let place = place(url);
+    pub(super) fn new(url: &SharedSecret) -> Result<Self, LedgerError> {
+        let place = place(&url.get());
+        let connection =
+            Self { url: url.clone(), place, current: Mutex::default(), connecting: tokio::sync::Mutex::default() };
+        connection.client().map(|_| connection)
+    }
+
+    fn client(&self) -> Result<Client, LedgerError> {
         // The library's own words may repeat the address.
-        let client = Client::open(url.expose_secret()).map_err(|_| {
-            LedgerError::new(
-                &place,
+        Client::open(self.url.get().expose_secret()).map_err(|_| {
+            self.error(
                 "the address is none that Redis' library understands",
                 "correct ledger.url, as in redis://user:password@host:6379/0",
             )
-        })?;
-        Ok(Self { client, place, current: Mutex::default(), connecting: tokio::sync::Mutex::default() })
+        })
     }
 
     /// Scheme, host, port and database, without user and password.
@@ -97,13 +103,14 @@ impl Connection {
                 .set_connection_timeout(Some(CONNECT))
                 .set_response_timeout(Some(RESPONSE))
                 .set_pipeline_buffer_size(PIPELINE);
-            let made = self.client.get_multiplexed_async_connection_with_config(&config);
-            let shared = Link(Arc::new(made.await?));
+            let client = self.client()?;
+            let made = client.get_multiplexed_async_connection_with_config(&config).await;
+            let shared = Link(Arc::new(made.map_err(|error| self.explain(&error))?));
             *self.current() = Some(shared.clone());
             Ok(shared)
         };
         match timeout(CONNECT, connecting).await {
-            Ok(made) => made.map_err(|error: RedisError| self.explain(&error)),
+            Ok(made) => made,
             Err(_) => Err(self.error(format_args!("no connection within {CONNECT:?}"), UNREACHABLE)),
         }
     }

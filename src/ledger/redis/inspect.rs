@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use secrecy::SecretString;
-
 use super::connection::{Connection, Link, Question};
 use super::{FORMAT, PREFIX, SCRIPT};
+use crate::config::SharedSecret;
 use crate::ledger::LedgerError;
 
 /// How long a key of a check that was interrupted stays, in milliseconds.
@@ -35,8 +34,8 @@ pub struct Found {
 /// Connects, looks, and writes a key that it removes again.
 ///
 /// # Errors
-/// What would keep a worker from using it.
-pub async fn inspect(url: &SecretString) -> Result<Found, LedgerError> {
+/// What keeps a worker from using it.
+pub async fn inspect(url: &SharedSecret) -> Result<Found, LedgerError> {
     let connection = Connection::new(url)?;
     let link = connection.link().await?;
     let mut look = redis::pipe();

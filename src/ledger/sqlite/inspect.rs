@@ -22,7 +22,7 @@ pub enum Found {
 /// Looks at a path. Waits for the disk.
 ///
 /// # Errors
-/// What would keep a worker from opening it.
+/// What keeps a worker from opening it.
 pub fn inspect(path: &Path) -> Result<Found, LedgerError> {
     let place = Place::of(path);
     place.refuse_network()?;

@@ -94,7 +94,7 @@ impl Place {
         Ok(file)
     }
 
-    /// The address to read the file with. Without a -wal file nobody has it open: it is read as it is, which makes no
+    /// The address to read the file with. Without a -wal file nobody has it open: it is read unchanged, which makes no
     /// further files and works on a read-only file system.
     pub(super) fn uri(&self) -> String {
         let mut wal = self.path.as_os_str().to_owned();

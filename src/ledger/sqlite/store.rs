@@ -64,7 +64,7 @@ pub(super) enum Answer {
 }
 
 impl Task {
-    /// Whoever no longer waits needs no answer.
+    /// A caller that no longer waits needs no answer.
     pub(super) fn answer(self, answer: Answer) {
         match (self, answer) {
             (Self::Get { reply, .. }, Answer::Got(entry)) => drop(reply.send(Ok(entry))),
@@ -84,7 +84,7 @@ impl Task {
     }
 }
 
-/// An open database. Its lock is held for as long as it is.
+/// An open database. It holds the lock until it is closed.
 pub(super) struct Store {
     pub(super) connection: Connection,
     place: Place,
@@ -101,7 +101,7 @@ pub(super) struct Store {
 impl Store {
     pub(super) fn open(place: &Place, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
         let lock = place.lock()?;
-        // SQLite itself would make it readable by others.
+        // SQLite itself creates it readable by others.
         drop(place.private(&place.path)?);
         let explain = |error: rusqlite::Error| place.explain(&error);
         let mut connection = Connection::open(&place.path).map_err(explain)?;

@@ -105,7 +105,7 @@ fn what_the_broker_gave_up_shows_its_newest_reason() {
     ] {
         let read = DeadLetter::read(&message(&[("x-death", deaths(reasons)), ("x-wtw-attempts", number(4))]));
         assert_eq!(read.kind, kind);
-        assert_eq!(read.message, format!("the broker gave it up: {kind}"));
+        assert_eq!(read.message, format!("RabbitMQ dead-lettered it: {kind}"));
         assert_eq!((read.stage, read.attempts), (None, 4));
     }
 }
@@ -118,7 +118,7 @@ fn a_replay_that_the_broker_gave_up_does_not_show_its_old_reason() {
     letter.properties = letter.properties.with_headers(headers);
     let read = DeadLetter::read(&letter);
     assert_eq!(read.kind, "delivery_limit");
-    assert_eq!(read.message, "the broker gave it up: delivery_limit");
+    assert_eq!(read.message, "RabbitMQ dead-lettered it: delivery_limit");
     assert_eq!((read.stage, read.crm_code, read.crm_message), (None, None, None));
     assert_eq!(read.failed_at.as_deref(), Some("1970-01-01T00:00:01.000Z"), "when the broker did");
 }

@@ -22,7 +22,7 @@ pub struct RuleCounts {
     pub failed: u64,
     /// Messages that lack what its `when` compares.
     pub condition_errors: u64,
-    /// When it was for a message last.
+    /// When it last matched a message.
     pub last_match: Option<Timestamp>,
 }
 
@@ -35,6 +35,8 @@ struct Inner {
     order: Vec<Arc<str>>,
     /// Of rules that were in force too: a counter never goes back.
     by_name: BTreeMap<Arc<str>, RuleCounts>,
+    /// Messages that no rule matched.
+    unmatched: u64,
 }
 
 impl Inner {
@@ -56,7 +58,7 @@ impl Counts {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.order = names.cloned().collect();
         if inner.by_name.len() > crate::config::MAX_RULES {
-            let Inner { order, by_name } = &mut *inner;
+            let Inner { order, by_name, .. } = &mut *inner;
             by_name.retain(|name, _| order.contains(name));
         }
     }
@@ -69,7 +71,11 @@ impl Counts {
         }
         let failed = result.as_ref().err();
         let rule = trace.chosen.as_ref().or_else(|| failed.and_then(|failure| failure.rule.as_ref()));
-        let Some(rule) = rule else { return };
+        let Some(rule) = rule else {
+            let is_unmatched = failed.is_none_or(|failure| failure.kind == Kind::Unmatched);
+            inner.unmatched += u64::from(is_unmatched);
+            return;
+        };
         let counts = inner.of(rule);
         counts.last_match = Some(now);
         match (result, failed.map(|failure| failure.kind)) {
@@ -77,6 +83,10 @@ impl Counts {
             (Ok(Mapped::Send { .. }), _) | (_, Some(Kind::InvalidTask)) => counts.matched += 1,
             (Err(_), _) => counts.failed += 1,
         }
+    }
+
+    pub(super) fn unmatched(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).unmatched
     }
 
     pub(super) fn read(&self) -> Vec<RuleCounts> {

@@ -9,6 +9,7 @@ use crate::message::sample::Sample;
 mod bounds;
 mod documentation;
 mod events;
+mod hostile;
 mod problems;
 mod reloading;
 mod values;

@@ -5,6 +5,7 @@ use lapin::types::{DecimalValue, FieldArray};
 use proptest::prelude::*;
 
 use super::*;
+use crate::broker::{Headers, Properties, ShortString};
 use crate::crm::classify::{HttpResult, classify};
 
 mod frames;

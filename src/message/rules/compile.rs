@@ -20,6 +20,9 @@ use crate::suggest::suggest;
 /// Stack for the engine's compiler, which calls itself for each link of a long chain.
 const STACK: usize = 64 << 20;
 
+/// What a text holds that handles dates: zone and holidays decide its value, too.
+const DATES: [&str; 5] = ["|", "now", "published_at", "timestamp", "headers"];
+
 /// Compiles all rules.
 pub(super) fn rules(events: &Events, task: &config::Task, timezone: &TimeZone) -> Result<Rules, Vec<Problem>> {
     let compiled = thread::scope(|scope| {
@@ -48,17 +51,21 @@ fn compile(events: &Events, task: &config::Task, timezone: &TimeZone) -> Result<
     if !problems.is_empty() {
         return Err(problems);
     }
-    let (digest, identity) = digests(events);
+    let (digest, identity) = digests(events, timezone);
     Ok(Rules { home, env, rules, unmatched: events.unmatched, digest, identity })
 }
 
 /// The digest of all that is written, and that of what decides which message gets which id.
-fn digests(events: &Events) -> (Arc<str>, Arc<str>) {
+fn digests(events: &Events, timezone: &TimeZone) -> (Arc<str>, Arc<str>) {
     let choice = |rule: &RuleText| {
         let is_skip = rule.action == Action::Skip;
         format!("{:?}", (&rule.routing_key, &rule.when, &rule.message_id, is_skip))
     };
-    let choices: Vec<String> = events.rules.iter().map(choice).collect();
+    let mut choices: Vec<String> = events.rules.iter().map(choice).collect();
+    let texts = || events.rules.iter().flat_map(|rule| rule.when.iter().chain(&rule.message_id));
+    if texts().any(|text| DATES.iter().any(|name| text.contains(name))) {
+        choices.push(format!("{:?}", (timezone.iana_name(), &events.holidays)));
+    }
     let rest = events.rules.iter().map(|rule| format!("{:?}", (&rule.name, &rule.action)));
     let mut all: Vec<String> = rest.chain(choices.iter().cloned()).collect();
     all.push(format!("{:?}", (events.unmatched, &events.holidays)));

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::dates::{Home, Moment};
 use super::engine::{SPELLINGS, SpellingsObject};
-use super::value::{from_headers, from_json};
+use super::value::{Spellings, from_headers, from_json};
 use crate::broker::{Headers, Message, Properties, ShortString};
 use crate::message::dead_letter::replay::{REPLAYED_AT, REPLAYED_FROM};
 use crate::message::event::{self, Mode};
@@ -43,16 +43,17 @@ pub(crate) struct Incoming<'a> {
 pub(super) struct Variables<'a> {
     incoming: Incoming<'a>,
     home: &'a Arc<Home>,
-    body: OnceCell<Body>,
+    body: OnceCell<Parsed>,
     headers: OnceCell<Value>,
     properties: OnceCell<Value>,
-    cloud_event: OnceCell<Value>,
+    cloud_event: OnceCell<Parsed>,
 }
 
+/// A value, and how the event spells its numbers.
 #[derive(Clone)]
-struct Body {
+struct Parsed {
     value: Value,
-    spellings: Value,
+    spellings: Spellings,
 }
 
 /// What templates look variables up in.
@@ -122,12 +123,13 @@ impl<'a> Variables<'a> {
     /// `invalid_message` where the body is needed and is not JSON.
     pub(super) fn context(&self, used: &BTreeSet<&'static str>) -> Result<Context, Failure> {
         let Incoming { message, exchange, routing_key, first_seen_at } = self.incoming;
-        let mut context = Context::default();
+        let (mut context, mut spellings) = (Context::default(), Vec::new());
         for name in used {
             match *name {
                 "body" => {
                     let body = self.body()?;
-                    (context.body, context.spellings) = (Some(body.value), Some(body.spellings));
+                    context.body = Some(body.value);
+                    spellings.push(body.spellings);
                 }
                 "headers" => context.headers = Some(self.headers()),
                 "properties" => context.properties = Some(self.properties()),
@@ -137,23 +139,25 @@ impl<'a> Variables<'a> {
                 "published_at" => context.published_at = self.published_at(),
                 "now" => context.now = Some(Value::from_object(Moment::new(first_seen_at, self.home))),
                 "ce" => {
-                    context.cloud_event = Some(self.cloud_event()?).filter(|value| !value.is_undefined());
-                    context.spellings = self.body.get().map(|body| body.spellings.clone());
+                    let event = self.cloud_event()?;
+                    context.cloud_event = Some(event.value).filter(|value| !value.is_undefined());
+                    spellings.push(event.spellings);
                 }
                 _ => {}
             }
         }
+        let spellings = spellings.into_iter().reduce(|one, other| one.or(&other)).filter(|all| !all.is_empty());
+        context.spellings = spellings.map(|spellings| Value::from_object(SpellingsObject(spellings)));
         Ok(context)
     }
 
-    fn body(&self) -> Result<Body, Failure> {
+    fn body(&self) -> Result<Parsed, Failure> {
         if let Some(body) = self.body.get() {
             return Ok(body.clone());
         }
         let text = event::text(self.incoming.message)?;
         let (value, spellings) = from_json(&text).map_err(|error| event::not_json(&text, &error))?;
-        let body = Body { value, spellings: Value::from_object(SpellingsObject(spellings)) };
-        Ok(self.body.get_or_init(|| body).clone())
+        Ok(self.body.get_or_init(|| Parsed { value, spellings }).clone())
     }
 
     fn headers(&self) -> Value {
@@ -171,19 +175,20 @@ impl<'a> Variables<'a> {
     }
 
     /// The CloudEvent; undefined for other messages.
-    fn cloud_event(&self) -> Result<Value, Failure> {
-        if let Some(value) = self.cloud_event.get() {
-            return Ok(value.clone());
+    fn cloud_event(&self) -> Result<Parsed, Failure> {
+        if let Some(event) = self.cloud_event.get() {
+            return Ok(event.clone());
         }
-        let value = match event::mode(self.incoming.message)? {
-            None => Value::UNDEFINED,
-            Some(Mode::Structured) => structured(self.body()?.value)?,
+        let event = match event::mode(self.incoming.message)? {
+            None => Parsed { value: Value::UNDEFINED, spellings: Spellings::default() },
+            Some(Mode::Structured) => structured(self.body()?)?,
             Some(Mode::Binary(prefix)) => self.binary(prefix)?,
         };
-        Ok(self.cloud_event.get_or_init(|| value).clone())
+        Ok(self.cloud_event.get_or_init(|| event).clone())
     }
 
-    fn binary(&self, prefix: &str) -> Result<Value, Failure> {
+    fn binary(&self, prefix: &str) -> Result<Parsed, Failure> {
+        let mut spellings = Spellings::default();
         let message = self.incoming.message;
         let mut members = BTreeMap::new();
         let headers = self.headers();
@@ -198,12 +203,16 @@ impl<'a> Variables<'a> {
         }
         if !message.body.is_empty() {
             let data = match event::is_json(content_type.unwrap_or_default()) {
-                true => self.body()?.value,
+                true => {
+                    let body = self.body()?;
+                    spellings = body.spellings;
+                    body.value
+                }
                 false => event::text(message).map_or_else(|_| Value::from_bytes(message.body.clone()), Value::from),
             };
             members.insert(Value::from("data"), data);
         }
-        Ok(Value::from_object(members))
+        Ok(Parsed { value: Value::from_object(members), spellings })
     }
 
     /// The id that the message has by itself: a CloudEvent's source and id, else the AMQP message id.
@@ -213,7 +222,7 @@ impl<'a> Variables<'a> {
     pub(super) fn own_id(&self) -> Result<Option<String>, Failure> {
         let event = match event::mode(self.incoming.message)? {
             None => return Ok(self.incoming.message.id().map(str::to_owned)),
-            Some(_) => self.cloud_event()?,
+            Some(_) => self.cloud_event()?.value,
         };
         let attribute = |name: &str| -> Result<String, Failure> {
             let value = event.get_attr(name).unwrap_or_default();
@@ -228,24 +237,30 @@ impl<'a> Variables<'a> {
 }
 
 /// The body of a structured event, its data unpacked where it is Base64.
-fn structured(body: Value) -> Result<Value, Failure> {
+fn structured(event: Parsed) -> Result<Parsed, Failure> {
+    let body = &event.value;
     if body.kind() != ValueKind::Map {
         return Err(event::invalid("the message is a CloudEvent by its content type, but the body is no JSON object"));
     }
     let packed = body.get_attr("data_base64").unwrap_or_default();
     let Some(packed) = packed.as_str() else {
-        return Ok(body);
+        return Ok(event);
     };
     let bytes = STANDARD.decode(packed).map_err(|_| event::invalid("the CloudEvent's data_base64 is not Base64"))?;
-    let data = match std::str::from_utf8(&bytes) {
-        Ok(text) => from_json(text).map_or_else(|_| Value::from(text), |(value, _)| value),
+    let mut spellings = event.spellings.clone();
+    let data = match std::str::from_utf8(&bytes).map(|text| (text, from_json(text))) {
+        Ok((_, Ok((value, of_data)))) => {
+            spellings = of_data.or(&spellings);
+            value
+        }
+        Ok((text, Err(_))) => Value::from(text),
         Err(_) => Value::from_bytes(bytes),
     };
     let members = body.try_iter().into_iter().flatten();
     let mut members: BTreeMap<Value, Value> =
         members.map(|key| (key.clone(), body.get_item(&key).unwrap_or_default())).collect();
     members.insert(Value::from("data"), data);
-    Ok(Value::from_object(members))
+    Ok(Parsed { value: Value::from_object(members), spellings })
 }
 
 /// The headers that every copy of the message keeps: a rule must give the same on a retry.

@@ -245,6 +245,15 @@ pub(super) fn check_written_form(form: &str) -> Result<(), Error> {
     write_form(form, &Timestamp::UNIX_EPOCH.to_zoned_datetime(TimeZone::UTC)).map(|_| ())
 }
 
+/// Whether a form of a date can be used to read one: what it writes must be read again.
+pub(super) fn check_read_form(form: &str) -> Result<(), Error> {
+    check_written_form(form)?;
+    let example = Timestamp::UNIX_EPOCH.to_zoned_datetime(TimeZone::UTC);
+    parse_form(&write_form(form, &example)?, form, &TimeZone::UTC).map(|_| ()).map_err(|_| {
+        wrong("is a form that gives no whole date; day, month and year are needed, such as %d/%m/%Y %H:%M")
+    })
+}
+
 fn parse_form(text: &str, form: &str, zone: &TimeZone) -> Result<ZonedDateTime, Error> {
     check_form(form)?;
     let parsed = strtime::parse(form, text.trim()).map_err(|_| wrong("the text is no date of this form"))?;
@@ -276,7 +285,8 @@ fn parse_iso(text: &str, zone: &TimeZone) -> Result<ZonedDateTime, Error> {
         && text.bytes().zip(*b"0000-00-00").all(|(byte, shape)| match shape {
             b'-' => byte == b'-',
             _ => byte.is_ascii_digit(),
-        });
+        })
+        && text.bytes().skip(10).all(|byte| byte.is_ascii_digit() || b"Tt Zz:.,+-".contains(&byte));
     Err(wrong(match looks_iso {
         true => "the text has the form of a date, but no such day or time exists",
         false => "the text is no date in an ISO form; give its form, such as datetime('%d/%m/%Y %H:%M')",

@@ -228,6 +228,9 @@ impl minijinja::value::Object for SpellingsObject {}
 /// The text of a value that has one.
 pub(super) fn plain(value: &Value) -> Result<String, Error> {
     match value.kind() {
+        ValueKind::Number if f64::try_from(value.clone()).is_ok_and(|number| !number.is_finite()) => {
+            Err(wrong("the number is too large, or is none"))
+        }
         ValueKind::String | ValueKind::Number => Ok(value.to_string()),
         ValueKind::Bool => Ok(if value.is_true() { "true" } else { "false" }.to_owned()),
         ValueKind::Plain => Ok(value.to_string()),
@@ -244,6 +247,7 @@ fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) 
     let (key, default) = match (name, args) {
         ("get", [key]) => (key, Value::from(())),
         ("get", [key, default]) => (key, default.clone()),
+        ("get", _) => return Err(wrong("get needs a key, and may have a value for where it is missing")),
         _ => return Err(Error::from(ErrorKind::UnknownMethod)),
     };
     if value.kind() != ValueKind::Map {

@@ -9,6 +9,7 @@ use minijinja::machinery::parse_expr;
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};
 
+use super::names::VARIABLES;
 use super::value::kind;
 use crate::message::failure::shorten;
 use crate::suggest::suggest;
@@ -46,6 +47,18 @@ pub(super) fn syntax(error: &Error, source: &str, shift: usize) -> String {
     format!("column {}: {detail}", Column(source, offset))
 }
 
+/// What is wrong, between its place and the piece of the template.
+pub(super) fn at(column: &Column<'_>, why: &str, piece: &str) -> String {
+    format!("column {column}: {}", quoting(why, piece))
+}
+
+fn quoting(why: &str, piece: &str) -> String {
+    match piece.trim() {
+        "" => why.to_owned(),
+        piece => format!("{why} (in {})", shorten(piece, MAX_PIECE)),
+    }
+}
+
 /// What an error is about, where it is about a missing value: the path of it.
 pub(super) fn undefined(error: &Error, piece: &str) -> Option<String> {
     let detail = error.detail().unwrap_or_default();
@@ -62,16 +75,24 @@ pub(super) fn undefined(error: &Error, piece: &str) -> Option<String> {
 pub(super) fn error(error: &Error, piece: &str) -> String {
     let detail = error.detail().unwrap_or_default();
     let said = match error.kind() {
+        // The engine's words hold the numbers.
+        ErrorKind::InvalidOperation if detail.starts_with("unable to calculate ") => {
+            "the numbers cannot be calculated with: the result is too large, or a divisor is 0".to_owned()
+        }
+        ErrorKind::InvalidOperation if is_integer_wanted(detail) => "a whole number in range is needed".to_owned(),
         ErrorKind::InvalidOperation if !detail.is_empty() => detail.to_owned(),
         ErrorKind::TooManyArguments => "it has too many arguments".to_owned(),
         ErrorKind::MissingArgument => "an argument is missing".to_owned(),
         other if detail.is_empty() => other.to_string(),
         other => format!("{other}: {detail}"),
     };
-    match piece.trim().is_empty() {
-        true => said,
-        false => format!("{said} (in {})", shorten(piece.trim(), MAX_PIECE)),
-    }
+    quoting(&said, piece)
+}
+
+/// Whether the engine says, in its own language's words, that a value is no integer of some size.
+fn is_integer_wanted(detail: &str) -> bool {
+    detail.starts_with("cannot convert ")
+        && [" to usize", " to i64", " to u32", " to i32"].iter().any(|end| detail.ends_with(end))
 }
 
 /// One step of a path.
@@ -111,6 +132,13 @@ pub(super) fn missing(path: &str, context: &Value) -> String {
     let (true, Some(root)) = (is_path, names.next()) else {
         return format!("{shown} is missing");
     };
+    if !VARIABLES.contains(&root.as_str()) {
+        // A name that the template gave, or a filter or function that was given something that is missing.
+        return match names.next() {
+            Some(_) => format!("{shown} is missing"),
+            None => format!("a value in {shown} is missing"),
+        };
+    }
     let mut value = match context.get_attr(&root) {
         Ok(value) if !value.is_undefined() => value,
         _ => return format!("{root} is missing{}", without(&root)),

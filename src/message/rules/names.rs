@@ -13,7 +13,7 @@ use super::{dates, engine};
 use crate::suggest::suggest;
 
 /// The variables that templates may use, `task` and `now` where they are allowed.
-const VARIABLES: [&str; 10] =
+pub(super) const VARIABLES: [&str; 10] =
     ["body", "headers", "properties", "routing_key", "exchange", "message_id", "published_at", "now", "ce", "task"];
 
 /// What is wrong at some place of a template.
@@ -103,7 +103,13 @@ impl Names {
 
     fn target(&mut self, target: &Expr<'_>) {
         match target {
-            Expr::Var(variable) => self.local.push(variable.id.to_owned()),
+            Expr::Var(variable) => {
+                if VARIABLES.contains(&variable.id) {
+                    let message = format!("{} is a variable of the message; choose another name", variable.id);
+                    self.fault(target.span().start_offset as usize, message);
+                }
+                self.local.push(variable.id.to_owned());
+            }
             Expr::List(list) => list.items.iter().for_each(|item| self.target(item)),
             Expr::Tuple(tuple) => tuple.items.iter().for_each(|item| self.target(item)),
             // A member of a namespace.
@@ -218,6 +224,7 @@ impl Names {
         if let Err(message) = self.constant(filter.name, texts.first().and_then(Option::as_ref)) {
             self.fault(offset, message);
         }
+        self.applied(filter, offset);
         let names = filter.args.iter().filter_map(|argument| match argument {
             CallArg::Kwarg("timezone", Expr::Const(constant)) => constant.value.as_str().map(str::to_owned),
             _ => None,
@@ -226,6 +233,26 @@ impl Names {
             if let Err(error) = dates::zone(&name) {
                 self.fault(offset, format!("{name:?} {}", error.detail().unwrap_or_default()));
             }
+        }
+    }
+
+    /// `map`, `select` and their like apply a filter or a test by its name.
+    fn applied(&mut self, by: &ast::Filter<'_>, offset: usize) {
+        let (position, what, known): (usize, &str, Vec<&str>) = match by.name {
+            "map" => (0, "filter", filters().collect()),
+            "select" | "reject" => (0, "test", TESTS.to_vec()),
+            "selectattr" | "rejectattr" => (1, "test", TESTS.to_vec()),
+            _ => return,
+        };
+        let name = match by.args.get(position) {
+            Some(CallArg::Pos(Expr::Const(constant))) => constant.value.as_str(),
+            Some(CallArg::Pos(_) | CallArg::PosSplat(_)) => None,
+            Some(CallArg::Kwarg(..) | CallArg::KwargSplat(_)) | None => return,
+        };
+        match name {
+            Some(name) if known.contains(&name) => {}
+            Some(name) => self.unknown(what, name, &known, offset),
+            None => self.fault(offset, format!("{} needs the name of a {what} in quotes", by.name)),
         }
     }
 
@@ -249,7 +276,7 @@ impl Names {
             ("at", Some(text)) => dates::parse_time(text?).map(|_| ()),
             ("in_timezone", Some(text)) => dates::zone(text?).map(|_| ()),
             ("format", Some(text)) => dates::check_written_form(text?),
-            ("datetime", Some(text)) => dates::check_form(text?),
+            ("datetime", Some(text)) => dates::check_read_form(text?),
             _ => Ok(()),
         };
         let held = argument.and_then(Value::as_str).unwrap_or_default();

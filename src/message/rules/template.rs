@@ -235,6 +235,15 @@ impl Template {
         Unrendered::Missing(format!("column {column}: {}", explain::missing(self.text().trim(), context)))
     }
 
+    /// The value is there and cannot be used.
+    pub(super) fn unusable(&self, why: &str) -> String {
+        let column = Column(&self.source, self.start() + leading(self.text()));
+        match &self.form {
+            Form::Whole { expression, .. } => explain::at(&column, why, expression),
+            Form::Fixed(_) | Form::Text => why.to_owned(),
+        }
+    }
+
     fn start(&self) -> usize {
         if let Form::Whole { start, .. } = &self.form { *start } else { 0 }
     }
@@ -244,11 +253,15 @@ impl Template {
             Form::Whole { expression, .. } => format!("{BEFORE}{expression}{AFTER}"),
             Form::Fixed(_) | Form::Text => self.source.clone(),
         };
-        let piece = error.range().and_then(|range| rendered.get(range)).unwrap_or_default();
-        let offset = error.range().map_or(0, |range| match self.form {
-            Form::Whole { start, .. } => range.start.saturating_sub(BEFORE.len()) + start,
-            Form::Fixed(_) | Form::Text => range.start,
-        });
+        let own = match &self.form {
+            Form::Whole { expression, .. } => BEFORE.len()..BEFORE.len() + expression.len(),
+            Form::Fixed(_) | Form::Text => 0..rendered.len(),
+        };
+        // The engine's range may reach into what stands around the expression.
+        let range = error.range().map(|range| range.start.max(own.start)..range.end.min(own.end));
+        let piece = range.clone().and_then(|range| rendered.get(range)).unwrap_or_default();
+        let offset = range.map_or(0, |range| range.start.saturating_sub(own.start) + self.start() + leading(piece));
+        let piece = piece.trim_start();
         let column = Column(&self.source, offset);
         match explain::undefined(error, piece) {
             Some(path) => {

@@ -26,6 +26,19 @@ impl Spellings {
     pub(super) fn of(&self, number: f64) -> Option<&str> {
         self.0.get(&number.to_bits()).map(|text| &**text)
     }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// These, and those of another text for the numbers that this one does not have.
+    pub(super) fn or(&self, other: &Self) -> Self {
+        if self.0.is_empty() || other.0.is_empty() {
+            return if self.0.is_empty() { other.clone() } else { self.clone() };
+        }
+        let all = other.0.iter().chain(&*self.0).map(|(bits, text)| (*bits, text.clone()));
+        Self(Arc::new(all.collect()))
+    }
 }
 
 /// A JSON text as a value. Null members of objects are left out. Integers of more than 64 bits become texts, which are

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::trend::Minute;
 use crate::clock::rfc3339;
 use crate::gate::tokens::{Suspended, TokenState};
+use crate::message::mapper::Mapper;
 use crate::observe::events::Recent;
 use crate::observe::forecast::{Forecast, Quota};
+use crate::observe::watched_files::WatchedFile;
 
 /// What a worker says of itself. A field that an older worker does not have is read as its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -42,6 +44,10 @@ pub struct Page {
     pub messages: Messages,
     /// Requests to the CRM since the start, by outcome.
     pub attempts: BTreeMap<String, u64>,
+    /// The rules in force; none where messages are task messages.
+    pub rules: Option<Rules>,
+    /// The files that are read again when they change.
+    pub files: Vec<WatchedFile>,
     /// Messages on the queues; none while they cannot be counted.
     pub queues: Option<Queues>,
     /// When backlog and quota will be finished.
@@ -136,6 +142,36 @@ pub struct Messages {
     pub last_created_at: Option<String>,
 }
 
+/// The rules in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rules {
+    /// Their digest, as in `x-wtw-rules`.
+    pub digest: String,
+    /// Messages that no rule matched, since the start.
+    pub unmatched: u64,
+    /// What each has done since the start, in the order in which they are tried.
+    pub rules: Vec<Rule>,
+}
+
+/// What a rule has done since the start. A message counts each time that it is mapped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rule {
+    /// Its name.
+    pub rule: String,
+    /// Messages that it made a task of.
+    pub matched: u64,
+    /// Messages that it skipped.
+    pub skipped: u64,
+    /// Messages that it failed for.
+    pub failed: u64,
+    /// Messages that lack a value that its `when` compares.
+    pub condition_errors: u64,
+    /// When it last matched a message; none since the start.
+    pub last_match: Option<String>,
+}
+
 /// Messages that are ready on the queues.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -160,6 +196,18 @@ pub(super) fn token((position, token): (usize, &TokenState)) -> Token {
         quota_limit: token.quota_limit,
         quota_left: token.quota_left,
     }
+}
+
+pub(super) fn rules(mapper: &Mapper) -> Option<Rules> {
+    let rules = mapper.counts().into_iter().map(|counts| Rule {
+        rule: counts.rule.to_string(),
+        matched: counts.matched,
+        skipped: counts.skipped,
+        failed: counts.failed,
+        condition_errors: counts.condition_errors,
+        last_match: counts.last_match.map(rfc3339),
+    });
+    Some(Rules { digest: mapper.digest()?.to_string(), unmatched: mapper.unmatched(), rules: rules.collect() })
 }
 
 /// A token's part in the forecast.

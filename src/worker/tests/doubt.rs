@@ -192,3 +192,44 @@ async fn ledger_proves_nothing_where_the_owner_cannot_be_known() {
         assert_eq!(site.copies().len(), usize::from(is_unusable));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn other_message_ids_of_new_rules_put_redelivered_messages_in_doubt_until_the_queue_is_drained() {
+    let site = Site::new(&[STRICT]).await;
+    let ownership = Arc::clone(&site.worker.ownership);
+    let mut was_replaced = false;
+    ownership.replace_identities(String::new(), || was_replaced = true).await;
+    assert!(was_replaced && site.ledger.proves_unsent(), "the same ids as before");
+    *site.crm.takes.lock().unwrap() = Duration::from_secs(9);
+    let earlier = site.handle(message("a"));
+    let later = async {
+        sleep(Duration::from_secs(1)).await;
+        *site.crm.takes.lock().unwrap() = Duration::ZERO;
+        let while_replaced = || assert_eq!(ownership.proof(), (false, None), "from before the first message on");
+        ownership.replace_identities("other".to_owned(), while_replaced).await;
+        assert_eq!(site.ledger.about().identities, "other");
+        site.handle(redelivered("b")).await;
+        assert_eq!(site.copies(), vec![dead("unknown", 0, true)]);
+        site.handle(message("c")).await;
+        assert!(!site.ledger.proves_unsent(), "one that the old rules mapped is not settled");
+    };
+    tokio::join!(earlier, later);
+    assert!(site.ledger.proves_unsent(), "drained");
+    site.handle(redelivered("d")).await;
+    assert_eq!(site.copies().len(), 0);
+    let compared = ownership.compare(Owners::Found(vec![ownership.id()])).await;
+    assert!(compared == Ok(None) && site.ledger.proves_unsent(), "the ledger knows the new ids");
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_message_ids_that_the_ledger_cannot_record_leave_it_without_proof() {
+    let site = Site::new(&[STRICT]).await;
+    let ownership = Arc::clone(&site.worker.ownership);
+    site.ledger.refuses_about.store(true, Ordering::SeqCst);
+    ownership.replace_identities("other".to_owned(), || {}).await;
+    assert_eq!(ownership.proof(), (false, None));
+    site.ledger.refuses_about.store(false, Ordering::SeqCst);
+    assert_eq!(ownership.compare(Owners::Found(vec![ownership.id()])).await, Ok(None));
+    assert!(!site.ledger.proves_unsent(), "the next connection notices");
+    assert_eq!(site.ledger.about().identities, "other");
+}

@@ -43,13 +43,13 @@ pub(super) enum Does {
     Creates,
     /// An HTTP status without a verdict.
     Answers(u16),
-    /// No answer comes; the task is created or not, nobody knows.
+    /// No answer comes; whether the task was created is unknown.
     IsSilent,
     IsUnreachable,
     Panics,
 }
 
-/// A CRM that does what it was told, and then creates whatever comes.
+/// A CRM that gives the answers of a list, and then creates every task.
 #[derive(Default)]
 pub(super) struct FakeCrm {
     pub(super) script: Mutex<VecDeque<Does>>,
@@ -109,7 +109,7 @@ pub(super) enum Fails {
     After,
 }
 
-/// A ledger in memory that fails as it is told.
+/// A ledger in memory that fails on request.
 pub(super) struct FakeLedger {
     pub(super) inner: MemoryLedger,
     /// What becomes of the next changes; the rest succeeds.
@@ -118,6 +118,8 @@ pub(super) struct FakeLedger {
     pub(super) changes: AtomicU64,
     pub(super) reads: AtomicU64,
     pub(super) is_exclusive: AtomicBool,
+    /// Whether what it knows about itself cannot be written.
+    pub(super) refuses_about: AtomicBool,
     open_claims: AtomicI32,
     pub(super) most_open_claims: AtomicI32,
 }
@@ -132,6 +134,7 @@ impl FakeLedger {
             changes: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             is_exclusive: AtomicBool::new(true),
+            refuses_about: AtomicBool::new(false),
             open_claims: AtomicI32::new(0),
             most_open_claims: AtomicI32::new(0),
         })
@@ -188,6 +191,9 @@ impl Ledger for FakeLedger {
     }
 
     fn set_about(&self, about: About) -> BoxFuture<'_, Result<(), LedgerError>> {
+        if self.refuses_about.load(Ordering::SeqCst) {
+            return ready(Err(LedgerError::new("fake", "it fails", "wait"))).boxed();
+        }
         self.inner.set_about(about)
     }
 

@@ -1,7 +1,7 @@
 //! `make bench`: the worker on this machine against what a user would write or pick instead, side by side, in one run.
 //!
 //! Figures go to standard output as one report and to `target/bench/results.json`; those of a full run to
-//! `tests/bench/speed.json`, with the README's tables and its chart. `bench crm` is the stand-in CRM, a process of its own.
+//! `tests/bench/speed.json`, with the tables of docs/benchmarks.md and the chart. `bench crm` is the stand-in CRM, a process of its own.
 
 mod broker;
 mod chart;
@@ -34,23 +34,25 @@ use crate::site::Site;
 
 /// What was measured last, from the top of the repository.
 const RESULTS: &str = "target/bench/results.json";
-/// What the last full run measured,
+/// What the last full run measured.
 const SPEED: &str = "tests/bench/speed.json";
-/// and as a chart.
+/// The same as a chart.
 const CHART: &str = "tests/bench/speed.svg";
+/// The page with its tables.
+const PAGE: &str = "docs/benchmarks.md";
 
 /// Measures the worker against what a user would write or pick instead
 #[derive(Debug, Parser)]
 struct Arguments {
     #[arg(value_enum, default_value = "all")]
     what: What,
-    /// Little of everything, to see that it works; the README stays as it is
+    /// Little of everything, to see that it works; the page stays as it is
     #[arg(long)]
     quick: bool,
-    /// Only some of it; the README stays as it is
+    /// Only some of it; the page stays as it is
     #[arg(long, value_enum, value_delimiter = ',')]
     parts: Vec<Part>,
-    /// Numbers of requests in flight to measure the throughput with, from 1 to 1000; the README stays as it is
+    /// Numbers of requests in flight to measure the throughput with, from 1 to 1000; the page stays as it is
     #[arg(long, value_delimiter = ',', value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000))]
     in_flight: Vec<usize>,
 }
@@ -59,7 +61,7 @@ struct Arguments {
 enum What {
     /// Measure
     All,
-    /// Write the README's tables and chart of the last full run again
+    /// Write the page's tables and chart of the last full run again
     Report,
     /// Be the stand-in CRM
     Crm,
@@ -148,7 +150,7 @@ fn put(top: &Path, path: &str, content: &str) -> Result<(), String> {
     fs::write(top.join(path), content).map_err(|error| format!("{path}: {error}"))
 }
 
-/// Shows the results; a full run's are also those of the README.
+/// Shows the results; those of a full run are also written to the page.
 fn show(top: &Path, results: &Results) -> Result<(), String> {
     if !results.throughput.is_empty() {
         put(top, "target/bench/speed.svg", &chart::svg(results))?;
@@ -156,13 +158,13 @@ fn show(top: &Path, results: &Results) -> Result<(), String> {
     let tables = report::markdown(results);
     println!("{tables}");
     if !results.full {
-        eprintln!("not a full run: README.md and its chart stay as they are; target/bench has what was measured");
+        eprintln!("not a full run: {PAGE} and its chart stay as they are; target/bench has what was measured");
         return Ok(());
     }
     put(top, CHART, &chart::svg(results))?;
-    let readme = fs::read_to_string(top.join("README.md")).map_err(|error| format!("README.md: {error}"))?;
-    let chart = format!("![Messages a second, by requests in flight]({CHART})\n\n");
-    put(top, "README.md", &report::into_readme(&readme, &(chart + &tables))?)
+    let page = fs::read_to_string(top.join(PAGE)).map_err(|error| format!("{PAGE}: {error}"))?;
+    let chart = format!("![Messages a second, by requests in flight](../{CHART})\n\n");
+    put(top, PAGE, &report::into_page(&page, &(chart + &tables))?)
 }
 
 /// The bare loop is to have the worker's libraries: what both lock files name has the same version in both.

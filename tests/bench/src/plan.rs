@@ -33,7 +33,7 @@ impl Plan {
         if in_flight == IN_FLIGHT_OF_GOALS { self.seconds_of_goals } else { self.seconds }
     }
 
-    /// What stands in the README.
+    /// What docs/benchmarks.md shows.
     pub fn full() -> Self {
         Self {
             in_flight: vec![1, 2, 16, 64, 256],

@@ -185,14 +185,14 @@ fn others(results: &Results) -> Vec<(String, String)> {
     others
 }
 
-/// The README with the tables between its marks.
+/// The page with the tables between its marks.
 ///
 /// # Errors
 /// When the marks are not there.
-pub fn into_readme(readme: &str, tables: &str) -> Result<String, String> {
+pub fn into_page(page: &str, tables: &str) -> Result<String, String> {
     const MARKS: (&str, &str) = ("<!-- speed: from `make bench` -->\n", "<!-- speed: end -->");
-    let missing = || format!("README.md has no {}", MARKS.0.trim());
-    let (before, rest) = readme.split_once(MARKS.0).ok_or_else(missing)?;
+    let missing = || format!("the page has no {}", MARKS.0.trim());
+    let (before, rest) = page.split_once(MARKS.0).ok_or_else(missing)?;
     let (_, after) = rest.split_once(MARKS.1).ok_or_else(missing)?;
     Ok(format!("{before}{}{tables}{}{after}", MARKS.0, MARKS.1))
 }

@@ -68,8 +68,9 @@ impl Books {
         times.sort_unstable();
         let pauses = times.windows(2).map(|pair| (pair[1].duration_since(pair[0]).unsigned_abs(), pair[0]));
         let said: Vec<Value> = lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let doubts =
-            said.iter().filter(|event| event["message"].as_str().is_some_and(|said| said.contains("may be two")));
+        let doubts = said
+            .iter()
+            .filter(|event| event["message"].as_str().is_some_and(|said| said.contains("may have two tasks")));
         Self {
             kind,
             published: published.clone(),

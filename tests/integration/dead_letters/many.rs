@@ -34,6 +34,7 @@ async fn measured(args: &[&str], env: &Env) -> (u64, String) {
 
 #[tokio::test]
 async fn a_long_queue_is_handled_in_bounded_memory() {
+    let _turn = crate::support::heavy().await;
     let rig = Rig::new("letters.many").await;
     rig.declare_topology().await;
     let count = count();
@@ -72,7 +73,8 @@ async fn large_behind_small(rig: &Rig) {
 }
 
 #[tokio::test]
-async fn large_letters_behind_a_small_one_are_handled_in_bounded_memory() {
+async fn large_messages_behind_a_small_one_take_bounded_memory() {
+    let _turn = crate::support::heavy().await;
     let rig = Rig::new("letters.large").await;
     large_behind_small(&rig).await;
     let (env, folder) = (rig.env(&[]), LedgerFile::new());
@@ -92,6 +94,7 @@ async fn large_letters_behind_a_small_one_are_handled_in_bounded_memory() {
 
 #[tokio::test]
 async fn what_cannot_be_reached_within_the_hold_ends_the_command() {
+    let _turn = crate::support::heavy().await;
     let rig = Rig::new("letters.unreached").await;
     large_behind_small(&rig).await;
     let folder = LedgerFile::new();

@@ -95,7 +95,7 @@ async fn a_copy_keeps_what_it_is_and_says_whence_it_came() {
 }
 
 #[tokio::test]
-async fn what_the_ledger_knows_as_created_is_not_made_again_and_the_tool_says_so() {
+async fn created_task_is_not_replayed_and_the_command_says_so() {
     let file = LedgerFile::new();
     created_is_not_made_again("letters.created", &file.url()).await;
 }
@@ -153,7 +153,7 @@ async fn what_the_broker_gave_up_is_told_and_replayed() {
     crate::support::eventually("the broker's dead letter", || waits(1)).await;
     let env = rig.env(&[]);
     let listed = succeeds(&env, &["list", "--kind", "broker-expired"]).await;
-    assert!(listed.contains("the broker gave it up: expired") && listed.contains("dead letters: 1"), "{listed}");
+    assert!(listed.contains("RabbitMQ dead-lettered it: expired") && listed.contains("dead letters: 1"), "{listed}");
     let shown = succeeds(&env, &["show", "m-1"]).await;
     assert!(shown.contains(&format!("published to      {}\n", rig.queue)), "{shown}");
     succeeds(&env, &["replay", "--yes", "--include-unknown", "--kind", "broker-expired"]).await;
@@ -271,7 +271,8 @@ async fn a_body_is_changed_by_field_or_in_an_editor_and_a_bad_change_loses_nothi
 
 /// One replay after the other is killed, then one goes to its end; beside a worker that makes the tasks.
 #[tokio::test]
-async fn a_replay_that_is_killed_again_and_again_makes_each_task_once() {
+async fn replay_that_is_killed_repeatedly_creates_each_task_once() {
+    let _turn = crate::support::heavy().await;
     const COUNT: usize = 400;
     let rig = Rig::new("letters.killed").await;
     let ledger = LedgerFile::new();
@@ -299,7 +300,10 @@ async fn a_replay_that_is_killed_again_and_again_makes_each_task_once() {
         replay.kill().await;
     }
     let last = tool(&env, &["replay", "--yes", "--all"]).await;
-    assert_eq!(last.code, Some(0), "{}", last.stderr);
+    // A letter whose copy was confirmed right before a kill stays, with its task created: that is all that may be left.
+    let stayed = ["their task was created meanwhile", "nothing was replayed"];
+    let done = last.code == Some(0) || stayed.iter().any(|why| last.stderr.contains(why));
+    assert!(done, "{:?}: {}", last.code, last.stderr);
     eventually_quiet(&rig).await;
     rig.crm.created(COUNT as u64).await;
     let made = rig.crm.names().await;

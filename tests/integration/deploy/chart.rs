@@ -213,7 +213,7 @@ fn the_chart_works_as_a_part_of_another() {
     let _ = fs::remove_dir_all(&parent);
     fs::create_dir_all(parent.join("charts")).unwrap();
     let named = "apiVersion: v2\nname: parent\nversion: 1.0.0\ndependencies:\n  \
-                 - {name: wolkvox-task-worker, version: 0.1.0, condition: wolkvox-task-worker.enabled}\n";
+                 - {name: wolkvox-task-worker, version: 1.0.0, condition: wolkvox-task-worker.enabled}\n";
     fs::write(parent.join("Chart.yaml"), named).unwrap();
     fs::write(parent.join("values.yaml"), "global: {domain: example}\n").unwrap();
     let copied = run(Path::new("cp"), &["-r", CHART, parent.join("charts").to_str().unwrap()], "");

@@ -154,26 +154,50 @@ async fn the_operators_queues_are_those_that_the_program_prints() {
     assert_eq!(declared(&manifests), printed_queues(&printed));
 }
 
-#[test]
-fn exchanges_and_bindings_become_resources() {
-    let definitions = json!({
-        "queues": [{ "name": "q", "durable": true, "auto_delete": false, "arguments": { "x-queue-type": "quorum" } }],
-        "exchanges": [{ "name": "events", "type": "topic", "durable": true, "auto_delete": false, "arguments": {} }],
-        "bindings": [
-            { "source": "events", "destination": "q", "destination_type": "queue", "routing_key": "a.#", "arguments": {} },
-            { "source": "events", "destination": "q", "destination_type": "queue", "routing_key": "",
-              "arguments": { "x-match": "any", "number": 7 } },
-        ],
-    });
-    let values = json!({ "topologyOperator": { "enabled": true, "definitions": definitions.to_string(), "user": { "create": false } } });
+#[tokio::test]
+async fn bindings_of_the_configuration_become_the_operators_exchanges_and_bindings() {
+    let config = json!({ "broker": { "bindings": [
+        { "exchange": "Help.desk", "type": "topic", "routing_key": "ticket.#" },
+        { "exchange": "Help.desk", "type": "topic", "routing_key": "call.missed" },
+        { "exchange": "of-others", "routing_key": "",
+          "headers": { "x-match": "any", "region": "co", "level": 7, "share": 1.5, "vip": true } },
+    ] } });
+    let own = json!({ "config": config });
+    let refused =
+        render("bindings", &json!({ "config": config, "topologyOperator": { "enabled": true } })).unwrap_err();
+    assert!(refused.contains("--set-file topologyOperator.definitions=topology.json"), "{refused}");
+    let printed = topology("bindings", &own).await;
+    let mut values = own.clone();
+    merge(
+        &mut values,
+        &json!({ "topologyOperator": { "enabled": true, "definitions": printed, "user": { "create": false } } }),
+    );
     let manifests = validate(&render("bindings", &values).unwrap()).unwrap();
-    assert_eq!(of_kind(&manifests, "Exchange")["spec"]["type"], "topic");
-    let bindings = all_of_kind(&manifests, "Binding");
-    assert_eq!(bindings.len(), 2);
-    let keys = set(bindings.iter().map(|binding| text(&binding["spec"]["routingKey"])));
-    assert_eq!(keys, set(["", "a.#"]));
-    let with = bindings.iter().find(|binding| binding["spec"]["routingKey"] == "").unwrap();
-    assert_eq!(with["spec"]["arguments"], json!({ "x-match": "any", "number": 7 }));
+    let printed: Value = serde_json::from_str(&printed).unwrap();
+    let exchange = of_kind(&manifests, "Exchange");
+    let spec = &exchange["spec"];
+    let declared = json!([{
+        "name": spec["name"], "type": spec["type"], "durable": spec["durable"], "auto_delete": spec["autoDelete"],
+        "vhost": spec["vhost"], "internal": false, "arguments": {},
+    }]);
+    assert_eq!(declared, printed["exchanges"], "one with a type is declared, the other must exist");
+    assert_eq!(exchange["metadata"]["annotations"]["helm.sh/resource-policy"], "keep", "publishers need it longer");
+    let bindings = all_of_kind(&manifests, "Binding").into_iter().map(|binding| {
+        let spec = &binding["spec"];
+        let arguments = if spec["arguments"].is_null() { json!({}) } else { spec["arguments"].clone() };
+        json!({
+            "source": spec["source"], "destination": spec["destination"], "destination_type": spec["destinationType"],
+            "routing_key": spec["routingKey"], "vhost": spec["vhost"], "arguments": arguments,
+        })
+    });
+    let mut bindings: Vec<Value> = bindings.collect();
+    let mut expected = array(&printed["bindings"]).to_vec();
+    for list in [&mut bindings, &mut expected] {
+        list.sort_by_key(ToString::to_string);
+    }
+    assert_eq!(bindings, expected);
+    assert_eq!(bindings.len(), 3);
+    assert!(exchange["metadata"]["name"].as_str().is_some_and(|name| name.ends_with("-help-desk")));
 }
 
 #[test]

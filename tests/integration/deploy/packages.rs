@@ -126,11 +126,11 @@ fn the_unit_is_valid_and_hardened() {
 fn the_images_bill_of_materials_lists_crates_and_packages() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("image-sbom");
     fs::create_dir_all(folder.join("status")).unwrap();
-    fs::write(folder.join("crates"), "serde v1.0.0\nwolkvox-task-worker v0.1.0\n").unwrap();
+    fs::write(folder.join("crates"), "serde v1.0.0\nwolkvox-task-worker v1.0.0\n").unwrap();
     let package = "Package: libc6\nArchitecture: amd64\nVersion: 2:2.41-12+deb13u1\nDescription: GNU C Library\n";
     fs::write(folder.join("status/libc6"), package).unwrap();
     let paths = ["crates", "status"].map(|name| folder.join(name).to_str().unwrap().to_owned());
-    let written = printed(&run(&deploy().join("docker/sbom.sh"), &["0.1.0", &paths[0], &paths[1]], "")).unwrap();
+    let written = printed(&run(&deploy().join("docker/sbom.sh"), &["1.0.0", &paths[0], &paths[1]], "")).unwrap();
     let document: Value = serde_json::from_str(&written).unwrap();
     assert_eq!((text(&document["bomFormat"]), text(&document["specVersion"])), ("CycloneDX", "1.5"));
     let purls: BTreeSet<&str> = array(&document["components"]).iter().map(|part| text(&part["purl"])).collect();

@@ -32,11 +32,20 @@ impl Amqp {
     /// Publishes as a user's system would: to the work queue through the default exchange, and again where that refuses it,
     /// as a quorum queue may that was only just declared.
     pub(crate) async fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) {
+        self.publish_to("", queue, body, properties).await;
+    }
+
+    /// The same to an exchange that is bound to a queue.
+    pub(crate) async fn publish_to(&self, exchange: &str, routing_key: &str, body: &[u8], properties: BasicProperties) {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         eventually("the broker takes a message", || async {
-            let publish = self.channel.basic_publish("".into(), queue.into(), options, body, properties.clone()).await;
+            let publish = self
+                .channel
+                .basic_publish(exchange.into(), routing_key.into(), options, body, properties.clone())
+                .await;
             let confirmed = publish.expect("published").await.expect("confirmed");
-            assert!(matches!(confirmed, Confirmation::Ack(None) | Confirmation::Nack(None)), "{queue}: {confirmed:?}");
+            let is_routed = matches!(confirmed, Confirmation::Ack(None) | Confirmation::Nack(None));
+            assert!(is_routed, "{exchange} {routing_key}: {confirmed:?}");
             (confirmed == Confirmation::Ack(None)).then_some(())
         })
         .await;

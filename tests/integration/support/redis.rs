@@ -82,6 +82,15 @@ impl Redis {
         self.control("unpause").await
     }
 
+    /// Demands a password of every new connection.
+    pub(crate) async fn set_password(&self, password: &str) {
+        let client = redis::Client::open(self.url.as_str()).expect("an address");
+        let mut connection = client.get_multiplexed_async_connection().await.expect("a connection");
+        let mut set = redis::cmd("CONFIG");
+        set.arg("SET").arg("requirepass").arg(password);
+        set.query_async::<()>(&mut connection).await.expect("set");
+    }
+
     async fn control(&self, action: &str) -> Result<(), String> {
         let Some(owned) = &self.owned else {
             return Err(format!("cannot {action} a Redis that was given by its address"));

@@ -25,7 +25,7 @@ pub(crate) struct Rig {
     pub(crate) amqp: Amqp,
     pub(crate) queue: String,
     pub(crate) crm: Crm,
-    broker_url: String,
+    pub(crate) broker_url: String,
     delays: Vec<String>,
 }
 

@@ -1,7 +1,7 @@
 //! Rules that are replaced while messages are mapped.
 
 use super::*;
-use crate::config::read_rules_text;
+use crate::config::read_rules;
 
 fn events(text: &str) -> Events {
     config(text).unwrap().events
@@ -18,16 +18,19 @@ fn new_rules_replace_the_old_ones_when_their_examples_hold() {
     let (digest, identity) = (mapper.digest(), mapper.identity());
     let new = rule("", "description = \"new\"");
     let wrong = format!("{new}\n[[rules.examples]]\nevent = '{{}}'\ntask = {{ description = \"other\" }}");
-    assert!(mapper.reload(&events(&wrong)).unwrap_err().to_string().contains("expected \"other\""));
+    let failed = mapper.compile(&events(&wrong)).map(|_| ()).unwrap_err();
+    assert!(failed.to_string().contains("expected \"other\""));
     assert_eq!((described().as_str(), mapper.digest()), ("old", digest.clone()));
     let right = wrong.replace("other", "new");
-    let reloaded = mapper.reload(&events(&right)).unwrap();
+    let compiled = mapper.compile(&events(&right)).unwrap();
+    assert_eq!(described(), "old", "until they are replaced");
+    mapper.replace(compiled);
     assert_eq!(described(), "new");
-    assert_eq!((Some(reloaded), mapper.identity()), (mapper.digest(), identity.clone()), "the same ids as before");
+    assert_eq!(mapper.identity(), identity, "the same ids as before");
     assert_ne!(mapper.digest(), digest);
-    mapper.reload(&events(&rule("message_id = \"x-{{ body.n }}\"", ""))).unwrap();
+    mapper.replace(mapper.compile(&events(&rule("message_id = \"x-{{ body.n }}\"", ""))).unwrap());
     assert_ne!(mapper.identity(), identity, "other ids");
-    assert_eq!(mapper.counts()[0].matched, 2, "counted on");
+    assert_eq!(mapper.counts()[0].matched, 3, "counted on");
 }
 
 #[test]
@@ -46,7 +49,7 @@ fn a_rules_file_is_read_as_the_main_file_is() {
         ("[event]\n[[rules]]\nname = \"r\"\naction = \"skip\"", "did you mean events?"),
         ("[[rules]]\nname = \"r\"\nacton = \"skip\"", "did you mean action?"),
     ] {
-        let problems = read_rules_text(&loaded, text).unwrap_err().to_string();
+        let problems = read_rules(&loaded, text).unwrap_err().to_string();
         assert!(problems.contains(said), "{text}: {problems}");
     }
     let both = format!("{main}\n{}", rule("", ""));

@@ -67,7 +67,7 @@ fn errors_never_hold_a_value_of_the_event() {
         r#"{"secret": "SECRET", "list": ["SECRET"], "o": {"k": "SECRET"}, "number": 7654321, "d": "SECRET-02-30"}"#;
     for template in [
         "{{ body.secret | datetime }}",
-        "{{ body.secret | datetime('%Y') }}",
+        "{{ body.secret | datetime('%Y-%m-%d') }}",
         "{{ body.secret | int }}",
         "{{ body.secret | float }}",
         "{{ body.secret.x }}",
@@ -94,8 +94,6 @@ fn errors_never_hold_a_value_of_the_event() {
         "{{ body.secret | datetime(unit=body.secret) }}",
         "{{ body.secret | datetime(timezone=body.secret) }}",
         "{{ body.secret | datetime(body.secret) }}",
-        "{{ body.list | map(body.secret) }}",
-        "{{ body.list | select(body.secret) }}",
         "{{ body.secret | datetime(other=body.secret) }}",
         "{{ range(body.secret) }}",
         "{{ dict(body.secret) }}",

@@ -1,6 +1,7 @@
 use super::*;
 use crate::message::dead_letter;
 use crate::message::failure::{Failure, Kind, Stage};
+use crate::message::retry_state::copy::{MAX_DROPPED, properties_size, publishers_headers};
 
 /// Bytes of a content header frame, as the client library writes it.
 pub(crate) fn frame_size(properties: &Properties) -> usize {

@@ -1,0 +1,294 @@
+//! Rules and events that mean harm or were written in a hurry: each ends in one clear sentence, or in the right task.
+
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use super::*;
+use crate::message::task::MAX_BODY;
+
+const EVENT: &str = r#"{"n": 2, "t": "Ana", "zero": 0, "huge": 1e308, "below": -9223372036854775809, "same": [10.00, 10.0],
+    "list": [3, null, "x"], "o": {"k": "v"}, "deep": {"a": {"b": [1, {"d": 5}]}}, "blank": "   ", "gap": "2027-03-28T02:30:00",
+    "twice": 1, "twice": 2, "tiny": 5e-324, "control": "\u0000\u202e"}"#;
+
+#[test]
+fn templates_give_the_right_text_or_say_what_is_wrong() {
+    for (template, expected) in [
+        ("{{ body.below }}", Ok("-9223372036854775809")),
+        ("{{ body.tiny }}", Ok("5e-324")),
+        ("{{ body.same[0] }} {{ body.same[1] }}", Ok("10.00 10.00")),
+        ("{{ body.twice }}", Ok("2")),
+        ("{{ body.control }}", Ok("\0\u{202e}")),
+        ("{{ body.blank }}", Ok("")),
+        ("{{ body.list[1] }}", Ok("")),
+        ("{{ body.deep.a.b[-1].d }}", Ok("5")),
+        ("{{ 9223372036854775807 + 1 }}", Ok("9223372036854775808")),
+        ("{{ body.t[::-1] }}", Ok("anA")),
+        ("{{ body.t | regex_replace('A', '$9${x}$$') }}", Ok("$na")),
+        ("{{ body.t | regex_replace('(a*)*b', '$1') }}", Ok("Ana")),
+        ("{{ ' spellings' }}", Ok("spellings")),
+        ("{% raw %}{{ x }}{% endraw %}", Ok("{{ x }}")),
+        ("{% if body.nope %}a{% else %}b{% endif %}", Ok("b")),
+        ("{{ '2027-12-31T23:59:60Z' | datetime }}", Ok("2027-12-31 23:59:59")),
+        ("{{ '2028-02-29' | add('1y') }}", Ok("2029-02-28 00:00:00")),
+        ("{{ body.gap | datetime(timezone='Europe/Madrid') }}", Ok("2027-03-28 01:30:00")),
+        ("{{ body.huge * 10 }}", Err("column 4: the number is too large, or is none (in body.huge * 10)")),
+        ("x{{ body.huge * 10 }}", Err("the number is too large, or is none")),
+        ("{{ [body.huge * 10] | join }}", Err("the number is too large, or is none")),
+        ("{{ body.n / body.zero }}", Err("a divisor is 0 (in body.n / body.zero)")),
+        ("{{ body.n // body.zero }}", Err("a divisor is 0")),
+        ("{{ body.n % body.zero }}", Err("a divisor is 0")),
+        ("{{ body.n is divisibleby(body.zero) }}", Err("a divisor is 0")),
+        ("{{ body.t | truncate(-1) }}", Err("a whole number in range is needed (in truncate(-1))")),
+        ("{{ body.t | truncate('x') }}", Err("a whole number in range is needed")),
+        ("{{ body.t | truncate(0) }}", Err("truncate needs a number from 1 on")),
+        ("{{ now | add_business_days(1.5) }}", Err("a whole number in range is needed")),
+        ("{{ body.list | join(',') }}", Err("null is no text")),
+        ("{{ body.list | sum }}", Err("can only sum numbers")),
+        ("{{ body.o }}", Err("column 4: an object is no text; use one of its members (in body.o)")),
+        ("{{ [now] }}", Err("column 4: a list is no text")),
+        ("{{ range(3) }}", Err("a list is no text")),
+        ("{{ body.get() }}", Err("get needs a key")),
+        ("{{ body.t.get('x') }}", Err("get is for objects, not for a text")),
+        ("{{ body.o | map(attribute='x') | join }}", Err("a value in join is missing")),
+        ("{% for x in body.list %}{{ x.y }}{% endfor %}", Err("x.y is missing")),
+        ("{% for x in body.nope %}a{% endfor %}", Err("body is an object without \"nope\"")),
+        ("{% for x in body.n %}a{% endfor %}", Err("number is not iterable (in body.n)")),
+        ("{% if body.nope == 1 %}a{% endif %}", Err("body is an object without \"nope\"")),
+        ("{{ body.nope | default(body.other) }}", Err("is missing")),
+        (
+            "{{ body.t in body.n }}",
+            Err("column 4: cannot perform a containment check on this value (in body.t in body.n)"),
+        ),
+        ("{{ now + 1 }}", Err("column 4: tried to use + operator")),
+        ("{{ body.t[::0] }}", Err("step size of 0")),
+        ("{{ '2027-02-29' | datetime }}", Err("no such day or time exists")),
+        ("{{ '2027-01-01 24:00' | datetime }}", Err("no such day or time exists")),
+        ("{{ '2027-01-01T00:00:00+99:00' | datetime }}", Err("no such day or time exists")),
+        ("{{ '2027-01-01 at noon' | datetime }}", Err("the text is no date in an ISO form")),
+        ("{{ '2027-01-01T00:00:00[Europe/Madrid]' | datetime }}", Err("the text is no date in an ISO form")),
+        ("{{ '31/04/2027' | datetime('%d/%m/%Y') }}", Err("no day that exists")),
+        ("{{ '2027-04-30' | datetime('%d/%m/%Y') }}", Err("the text is no date of this form")),
+        ("{{ 'nan' | datetime(unit='s') }}", Err("out of range")),
+        ("{{ body.huge | datetime }}", Err("out of range")),
+        ("{{ '9999-12-31' | add('1d') }}", Err("out of range")),
+        ("{{ '0000-01-01' | datetime }}", Err("out of range")),
+    ] {
+        match (field(template, event(EVENT)), expected) {
+            (Ok(got), Ok(expected)) => assert_eq!(got, expected, "{template}"),
+            (Err(got), Err(expected)) => {
+                assert!(got.contains(expected) && got.starts_with("rule r, field description, "), "{template}: {got}");
+                assert!(!got.contains("1e308") && !got.contains("Ana"), "{template}: no value: {got}");
+            }
+            (got, _) => panic!("{template}: {got:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_can_be_found_before_a_message_arrives_is_a_problem_at_start() {
+    for (template, said) in [
+        ("{{ body.list | map('uper') | join }}", "uper is not a filter; did you mean upper?"),
+        ("{{ body.list | map(body.t) | join }}", "map needs the name of a filter in quotes"),
+        ("{{ body.list | select('defned') | join }}", "defned is not a test; did you mean defined?"),
+        ("{{ body.list | reject(body.t) | join }}", "reject needs the name of a test in quotes"),
+        ("{{ body.list | selectattr('x', 'eqal', 1) | join }}", "eqal is not a test; did you mean"),
+        ("{{ body.list | rejectattr('x', body.t, 1) | join }}", "rejectattr needs the name of a test in quotes"),
+        ("{{ body.d | datetime('%d/%m') }}", "gives no whole date"),
+        ("{{ body.d | datetime('%H:%M') }}", "gives no whole date"),
+        ("{{ body.d | datetime('%d/%m/%!') }}", "a part which is not known"),
+        ("{% set body = 1 %}{{ body.n }}", "body is a variable of the message; choose another name"),
+        ("{% for now in body.list %}{{ now }}{% endfor %}", "now is a variable of the message"),
+        ("{{ self }}", "self is not a variable"),
+        ("{{ super() }}", "super is not a function"),
+        (
+            "{{ ((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((1",
+            "recursion",
+        ),
+    ] {
+        let text = rule("", &format!("description = {template:?}"));
+        let problems = config(&text).and_then(|config| Mapper::new(&config).map(|_| ())).unwrap_err().to_string();
+        assert!(problems.contains(said) && problems.contains("rule r, field description"), "{template}: {problems}");
+    }
+    for template in [
+        "{{ body.list | map('upper') | join }}",
+        "{{ body.list | map(attribute='x') | list | length }}",
+        "{{ body.list | selectattr('x', 'eq', 1) | list | length }}",
+        "{{ body.d | datetime('%s') }}",
+        "{{ body.d | datetime('%Y-%m-%dT%H:%M:%S%z') }}",
+    ] {
+        let text = rule("", &format!("description = {template:?}"));
+        assert!(config(&text).and_then(|config| Mapper::new(&config).map(|_| ())).is_ok(), "{template}");
+    }
+}
+
+#[test]
+fn long_chains_that_fail_for_a_message_end_no_thread() {
+    for template in [
+        format!("{{{{ {}body.t }}}}", "-".repeat(3_900)),
+        format!("{{{{ {}body.nope }}}}", "not ".repeat(1_000)),
+        format!("{{{{ body.nope{} }}}}", "+body.nope".repeat(350)),
+        format!("{{{{ body.nope{} }}}}", "|d".repeat(1_900)),
+        format!("{{{{ body{} }}}}", ".a".repeat(2_000)),
+        format!("{{{{ body.nope{} }}}}", "[0]".repeat(1_300)),
+        format!("{{{{ {}body.nope{} }}}}", "[".repeat(30), "]".repeat(30)),
+    ] {
+        // On a thread of the size that the runtime gives its workers.
+        let mapped = std::thread::spawn(move || field(&template, event(EVENT))).join();
+        assert!(mapped.is_ok());
+    }
+}
+
+fn gzip(body: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(body).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// What becomes of a body with these properties: the description, or kind and message.
+fn described(template: &str, body: Vec<u8>, content_type: &str, encoding: &str) -> Result<String, (Kind, String)> {
+    let mut message = Sample { body, routing_key: "a.b".to_owned(), ..Sample::default() }.message().unwrap();
+    if !content_type.is_empty() {
+        message.properties = message.properties.with_content_type(content_type.into());
+    }
+    if !encoding.is_empty() {
+        message.properties = message.properties.with_content_encoding(encoding.into());
+    }
+    let mapper = mapper(&rule("", &format!("description = {template:?}")));
+    let mapped =
+        mapper.map(&message, &RetryState::new(&message), NOW).map_err(|failed| (failed.kind, failed.message))?;
+    let Mapped::Send { body, .. } = mapped else { panic!("{mapped:?}") };
+    Ok(fields_of(&body)["description"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn bodies_of_every_kind_are_read_or_named() {
+    let sized = |bytes: usize| {
+        let frame = r#"{"t": "x", "pad": ""}"#;
+        format!(r#"{{"t": "x", "pad": "{}"}}"#, "p".repeat(bytes - frame.len())).into_bytes()
+    };
+    let bomb = format!(r#"{{"t": "{}"}}"#, "x".repeat(50 << 20)).into_bytes();
+    let nested =
+        |depth: usize| format!(r#"{{"t": "x", "deep": {}{}}}"#, "[".repeat(depth), "]".repeat(depth)).into_bytes();
+    let utf16 = [&b"\xff\xfe"[..], &"{\"t\":1}".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>()].concat();
+    let (json, cloud, batch) =
+        ("application/json", "application/cloudevents+json", "application/cloudevents-batch+json");
+    let invalid = |said| Err((Kind::InvalidMessage, said));
+    for (name, body, content_type, encoding, expected) in [
+        ("of 256 KiB", sized(MAX_BODY), json, "", Ok("x")),
+        ("a byte more", sized(MAX_BODY + 1), json, "", Err((Kind::TooLarge, "at most 262144"))),
+        ("gzip", gzip(br#"{"t": "packed"}"#), json, "gzip", Ok("packed")),
+        ("gzip in capitals", gzip(br#"{"t": "packed"}"#), "", " GZIP ", Ok("packed")),
+        ("gzip without saying so", gzip(br#"{"t": "packed"}"#), json, "", invalid("gzip")),
+        ("half of gzip", gzip(br#"{"t": "packed"}"#)[..20].to_vec(), json, "gzip", invalid("cannot be unpacked")),
+        ("a bomb", gzip(&bomb), json, "gzip", Err((Kind::TooLarge, "once unpacked"))),
+        ("no gzip", br#"{"t": 1}"#.to_vec(), json, "gzip", invalid("the body is not gzip")),
+        ("a character set", br#"{"t": "x"}"#.to_vec(), json, "utf-8", Ok("x")),
+        ("Latin-1", b"{\"t\": \"Nu\xf1ez\"}".to_vec(), json, "", invalid("UTF-8")),
+        ("UTF-16", utf16, json, "", invalid("UTF-16")),
+        ("a byte-order mark", b"\xef\xbb\xbf{\"t\": 1}".to_vec(), json, "", invalid("byte-order mark")),
+        ("half a surrogate", br#"{"t": "\ud800"}"#.to_vec(), json, "", invalid("not JSON")),
+        ("empty", Vec::new(), json, "", invalid("empty")),
+        ("two documents", b"{} {}".to_vec(), json, "", invalid("trailing characters")),
+        ("a comment", b"{\"t\": 1} // x".to_vec(), json, "", invalid("trailing characters")),
+        ("nested 100 deep", nested(100), json, "", Ok("x")),
+        ("nested 100,000 deep", nested(100_000), json, "", invalid("recursion limit")),
+        ("not a number", br#"{"t": NaN}"#.to_vec(), json, "", invalid("not JSON")),
+        ("a number beyond all", br#"{"t": 1e999}"#.to_vec(), json, "", invalid("out of range")),
+        (
+            "a list",
+            br#"[{"t": 1}]"#.to_vec(),
+            json,
+            "",
+            Err((Kind::MappingFailed, "body is a list of 1 entries without t")),
+        ),
+        (
+            "a text",
+            br#""t""#.to_vec(),
+            json,
+            "",
+            Err((Kind::MappingFailed, "body is a text, which has no member \"t\"")),
+        ),
+        ("null", b"null".to_vec(), json, "", Err((Kind::MappingFailed, "body"))),
+        (
+            "a batch",
+            br#"[{"t": 1}]"#.to_vec(),
+            batch,
+            "",
+            invalid("a batch of CloudEvents; publish each event as a message"),
+        ),
+        (
+            "a CloudEvent without a source",
+            br#"{"t": 1, "id": "x"}"#.to_vec(),
+            cloud,
+            "",
+            invalid("the CloudEvent has no source"),
+        ),
+        (
+            "a CloudEvent in Avro",
+            br#"{"t": 1}"#.to_vec(),
+            "application/cloudevents+avro",
+            "",
+            invalid("+avro is not known"),
+        ),
+    ] {
+        match (described("{{ body.t }}", body, content_type, encoding), expected) {
+            (Ok(got), Ok(expected)) => assert_eq!(got, expected, "{name}"),
+            (Err((kind, got)), Err((expected, said))) => {
+                assert!(kind == expected && got.contains(said) && got.len() < 600, "{name}: {kind:?} {got}");
+            }
+            (got, _) => panic!("{name}: {got:?}"),
+        }
+    }
+}
+
+#[test]
+fn numbers_in_the_packed_data_of_a_cloud_event_keep_their_spelling() {
+    use base64::Engine as _;
+    let data = base64::engine::general_purpose::STANDARD.encode(r#"{"total": 17.10, "id": 123456789012345678901}"#);
+    let event = format!(
+        r#"{{"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "extra": 1.50, "data_base64": "{data}"}}"#
+    );
+    let described = described(
+        "{{ ce.data.total }} {{ ce.data.id }} {{ ce.extra }}",
+        event.into_bytes(),
+        "application/cloudevents+json",
+        "",
+    );
+    assert_eq!(described.as_deref(), Ok("17.10 123456789012345678901 1.50"));
+}
+
+#[test]
+fn an_id_that_depends_on_zone_or_holidays_is_another_when_they_change() {
+    let identity =
+        |head: &str, id: &str| mapper(&format!("{head}\n{}", rule(&format!("message_id = {id:?}"), ""))).identity();
+    let (zone, days) = ("[crm]\ntimezone = \"Europe/Madrid\"", "[events]\nholidays = [\"2027-01-01\"]");
+    let dated = "{{ body.at | add_business_days(1) }}";
+    for head in [zone, days] {
+        assert_ne!(identity(head, dated), identity("", dated), "{head}");
+        assert_eq!(identity(head, "{{ body.id }}"), identity("", "{{ body.id }}"), "{head}");
+    }
+}
+
+#[test]
+fn conditions_that_cannot_be_decided_say_why() {
+    for (expression, kind, said) in [
+        ("body.n / body.zero == 1", Kind::MappingFailed, "a divisor is 0"),
+        ("body.list < body.list", Kind::MappingFailed, "a list"),
+        ("body.o == 'x' or body.o > 1", Kind::MappingFailed, "cannot be compared"),
+        ("body.t in body.n", Kind::MappingFailed, "containment"),
+        ("body.nope.x.y == 1", Kind::Unmatched, "body is an object without \"nope\""),
+        ("body.deep.a.c is defined", Kind::Unmatched, "body.deep.a.c is defined is not true"),
+        ("body.nope in ['a']", Kind::Unmatched, "body is an object without \"nope\""),
+        ("body.nope | length > 0", Kind::Unmatched, "body is an object without \"nope\""),
+        ("headers.region == 'co'", Kind::Unmatched, "headers is an object without \"region\" (it is empty)"),
+        ("ce.type == 't'", Kind::Unmatched, "the message is no CloudEvent"),
+        ("published_at < now", Kind::Unmatched, "the message has no timestamp"),
+        ("range(100000) | list | length == range(100000) | list | length", Kind::MappingFailed, "too much work"),
+    ] {
+        let mapper = mapper(&rule(&format!("when = {expression:?}"), ""));
+        let failed = map(&mapper, event(EVENT)).unwrap_err();
+        assert!(failed.kind == kind && failed.message.contains(said), "{expression}: {:?} {failed}", failed.kind);
+    }
+}

@@ -1,0 +1,75 @@
+//! What fails again and again: logged once, and then once a minute with how often and since when.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::clock::{Clock, rfc3339};
+use crate::observe::logs::Repeated;
+
+/// The connections that a worker tries again without end.
+pub(super) struct Failing(Mutex<State>);
+
+struct State {
+    connection: Repeated,
+    ledger: Repeated,
+    /// By queue.
+    copies: HashMap<String, Repeated>,
+}
+
+impl Default for Failing {
+    fn default() -> Self {
+        let repeated = |what| Repeated::new(what, Clock::system());
+        Self(Mutex::new(State {
+            connection: repeated("not connected to RabbitMQ, trying again"),
+            ledger: repeated("the ledger cannot be read or written, trying again; no request is sent meanwhile"),
+            copies: HashMap::new(),
+        }))
+    }
+}
+
+impl Failing {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There is no connection to RabbitMQ.
+    pub(super) fn connection(&self, reason: &str) {
+        self.lock().connection.warn(reason);
+    }
+
+    /// There is a connection to RabbitMQ.
+    pub(super) fn connected(&self, node: &str) {
+        let failed = self.lock().connection.worked();
+        let (times, since) = failed.map(|failed| (failed.times, rfc3339(failed.since))).unzip();
+        tracing::info!(node, failures = times, since, "connected to RabbitMQ: consuming, or standing by");
+    }
+
+    /// The ledger cannot be read or written.
+    pub(super) fn ledger(&self, reason: &str) {
+        self.lock().ledger.warn(reason);
+    }
+
+    /// The ledger can be read and written.
+    pub(super) fn ledger_works(&self) {
+        if let Some(failed) = self.lock().ledger.worked() {
+            let since = rfc3339(failed.since);
+            tracing::info!(failures = failed.times, since, "the ledger can be read and written again");
+        }
+    }
+
+    /// No copy can be published to a queue.
+    pub(super) fn copies(&self, queue: &str, reason: &str) {
+        let what = "a copy could not be published, trying again; its message stays unsettled";
+        let mut state = self.lock();
+        let copies = state.copies.entry(queue.to_owned()).or_insert_with(|| Repeated::new(what, Clock::system()));
+        copies.warn(&format!("{queue}: {reason}"));
+    }
+
+    /// A copy was published to a queue.
+    pub(super) fn copies_work(&self, queue: &str) {
+        let failed = self.lock().copies.remove(queue).and_then(|mut copies| copies.worked());
+        if let Some(failed) = failed {
+            tracing::info!(queue, failures = failed.times, "copies are published again");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Files that are read again when they change: secrets and rules. A file that cannot be used changes nothing and is reported.
+
+use std::sync::Arc;
+
+use crate::broker::connect::Connector;
+use crate::clock::{Clock, rfc3339};
+use crate::config::{self, FileWatch, Problem, Problems, SharedSecret, WatchedFile};
+use crate::gate::Gate;
+use crate::message::failure::shorten;
+use crate::message::mapper::Mapper;
+use crate::observe::watched_files::{FileKey, WatchedFiles};
+use crate::worker::ownership::Ownership;
+
+/// The longest report of what is wrong with a file, in bytes.
+const LONGEST_REPORT: usize = 4_000;
+
+/// A watched file, and where its changes are reported.
+struct Watched {
+    key: FileKey,
+    file: WatchedFile,
+    watch: FileWatch,
+    reports: Arc<WatchedFiles>,
+}
+
+impl Watched {
+    fn new(key: FileKey, file: WatchedFile, reports: Arc<WatchedFiles>) -> Self {
+        reports.watched(key, file.path());
+        Self { key, watch: file.watch(), file, reports }
+    }
+
+    /// The file's text after its next change; one that cannot be read is reported.
+    async fn text(&mut self) -> String {
+        loop {
+            match self.watch.changed().await {
+                Ok(text) => return text,
+                Err(why) => {
+                    let source = format!("file {}", self.file.path().display());
+                    self.report(&Err(Problems(vec![Problem::new(self.key.as_str(), source, why)])));
+                }
+            }
+        }
+    }
+
+    fn report(&self, used: &Result<(), Problems>) {
+        let (key, path) = (self.key.as_str(), self.file.path().display());
+        let problem = used.as_ref().err().map(|Problems(problems)| {
+            let listed: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            shorten(&listed.join("; "), LONGEST_REPORT)
+        });
+        match &problem {
+            None => tracing::info!(key, %path, "the file changed, and is in use"),
+            Some(problem) => tracing::warn!(
+                key,
+                %path,
+                problem,
+                "the file changed and cannot be used: what was read before stays in use. Correct the file before the next \
+                 restart, which needs it"
+            ),
+        }
+        self.reports.changed(self.key, rfc3339(Clock::system().now()), problem);
+    }
+}
+
+/// Uses the tokens in their file from its next change on.
+pub(crate) async fn tokens(file: WatchedFile, gate: Arc<Gate>, reports: Arc<WatchedFiles>) {
+    let mut watched = Watched::new(FileKey::CrmTokens, file, reports);
+    loop {
+        let text = watched.text().await;
+        let read = config::read_tokens(watched.file.path(), &text);
+        watched.report(&read.map(|tokens| gate.replace_tokens(tokens)));
+    }
+}
+
+/// Connects to the broker's addresses in their file from its next change on. A connection that is open stays.
+pub(crate) async fn broker_urls(file: WatchedFile, connector: Arc<Connector>, reports: Arc<WatchedFiles>) {
+    let mut watched = Watched::new(FileKey::BrokerUrls, file, reports);
+    loop {
+        let text = watched.text().await;
+        let read = config::read_urls(watched.file.path(), &text);
+        watched.report(&read.map(|urls| connector.replace_urls(urls)));
+    }
+}
+
+/// Connects to the ledger with the login in its file from its next change on. A connection that is open stays.
+pub(crate) async fn ledger_url(file: WatchedFile, url: SharedSecret, reports: Arc<WatchedFiles>) {
+    let mut watched = Watched::new(FileKey::LedgerUrl, file, reports);
+    loop {
+        let text = watched.text().await;
+        let read = config::read_ledger_url(watched.file.path(), &text, &url.get());
+        watched.report(&read.map(|new| url.replace(new)));
+    }
+}
+
+/// Applies the rules in their file from its next change on, once they compile and their examples hold.
+pub(crate) async fn rules(
+    file: WatchedFile,
+    events: config::Events,
+    mapper: Arc<Mapper>,
+    ownership: Arc<Ownership>,
+    reports: Arc<WatchedFiles>,
+) {
+    let mut watched = Watched::new(FileKey::Rules, file, reports);
+    loop {
+        let text = watched.text().await;
+        let (compiling, events) = (Arc::clone(&mapper), events.clone());
+        // It may take long, and a panic must not end the worker.
+        let compiled = tokio::task::spawn_blocking(move || {
+            config::read_rules(&events, &text).and_then(|events| compiling.compile(&events))
+        });
+        let compiled = compiled.await.unwrap_or_else(|_| {
+            let source = format!("file {}", watched.file.path().display());
+            Err(Problems(vec![Problem::new("rules", source, "compiling them, or an example, crashed")]))
+        });
+        let used = match compiled {
+            Ok(rules) => {
+                let identity = rules.identity();
+                ownership.replace_identities(identity, || mapper.replace(rules)).await;
+                Ok(())
+            }
+            Err(problems) => Err(problems),
+        };
+        watched.report(&used);
+    }
+}

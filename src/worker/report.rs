@@ -1,0 +1,80 @@
+//! What the log and the metrics say of a delivery.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::Worker;
+use super::delivery::DeliveryContext;
+use crate::broker::Message;
+use crate::config::OnUnknown;
+use crate::message::disposition::{Disposition, Settlement};
+use crate::message::published::published_at;
+use crate::observe::events::Settled;
+
+/// What the log and the metrics say of a delivery.
+pub(super) struct Report {
+    id: Option<String>,
+    has_id: bool,
+    pub(super) rule: Option<Arc<str>>,
+    pub(super) attempts: u32,
+    round: u32,
+    replays: u32,
+    reason: Option<String>,
+    first_attempt_at: Option<jiff::Timestamp>,
+    is_possible_duplicate: bool,
+    possibly_created: bool,
+    began: Instant,
+}
+
+impl Report {
+    pub(super) fn of(d: &DeliveryContext<'_>, disposition: &Disposition, began: Instant) -> Self {
+        let is_created = matches!(disposition, Disposition::Ack | Disposition::AlreadyCreated);
+        Self {
+            id: d.state.message_id.clone().or_else(|| d.message.id().map(str::to_owned)),
+            has_id: d.key.is_some(),
+            rule: d.rule.clone(),
+            attempts: d.state.attempts,
+            round: d.state.round,
+            replays: d.state.replays,
+            reason: d.last_attempt.as_ref().map(|attempt| attempt.reason.clone()),
+            first_attempt_at: d.state.first_attempt_at,
+            is_possible_duplicate: is_created && d.is_possible_duplicate,
+            possibly_created: d.state.possibly_created,
+            began,
+        }
+    }
+}
+
+impl Worker {
+    /// Logs and counts how a delivery was settled.
+    pub(super) fn report(
+        &self,
+        message: &Message,
+        report: Report,
+        disposition: &Disposition,
+        settlement: &Settlement,
+        gone: bool,
+    ) {
+        let may_be_several =
+            report.possibly_created && report.attempts > 1 && self.settings.on_unknown == OnUnknown::Retry;
+        self.events.settled(&Settled {
+            message_id: report.id.as_deref(),
+            has_id: report.has_id,
+            rule: report.rule.as_deref(),
+            disposition,
+            settlement,
+            attempts: report.attempts,
+            round: report.round,
+            reason: report.reason.as_deref(),
+            duration: report.began.elapsed(),
+            // RabbitMQ's dead letter has no header that says so.
+            possible_duplicate: report.is_possible_duplicate
+                || (may_be_several && matches!(settlement, Settlement::Reject(_))),
+            is_gone: gone,
+            at: self.clock.now(),
+            // A replay waited for an operator, not for the worker.
+            published: published_at(&message.properties).or(report.first_attempt_at).filter(|_| report.replays == 0),
+        });
+    }
+}

@@ -1,0 +1,121 @@
+//! Rules that do too much and events that are not what a rule expects, on a running worker: one dead letter each that says why,
+//! and nothing else on the queue is harmed.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+
+use super::File;
+use crate::support::amqp::{number, text};
+use crate::support::rig::{Rig, settled};
+
+/// A rule for the messages with this header `case`, whose description is this template.
+fn rule(case: &str, template: &str) -> String {
+    format!(
+        r#"
+[[rules]]
+name = {case:?}
+when = "headers.case == '{case}'"
+[rules.task]
+name = {case:?}
+name_module = "cases"
+id_record = "1"
+completion_date = "{{{{ body.at | default('2030-01-01 10:00:00') }}}}"
+wolkvox_owner = "ADMIN_@demo"
+description = {template:?}
+"#
+    )
+}
+
+fn properties(case: &str, id: &str) -> BasicProperties {
+    let header = [("case".into(), AMQPValue::LongString(case.into()))];
+    let headers = FieldTable::from(header.into_iter().collect::<BTreeMap<_, _>>());
+    BasicProperties::default().with_message_id(id.into()).with_headers(headers)
+}
+
+fn gzip(body: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(body).expect("packed");
+    encoder.finish().expect("packed")
+}
+
+const RULES: [(&str, &str); 9] = [
+    ("good", "{{ body.t | default('') | truncate(20) }}"),
+    ("loop", "{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}"),
+    ("huge", "{{ body.t | replace('x', body.t) }}"),
+    ("power", "{{ 'x' * 1000000000 }}"),
+    ("list", "{{ body.list }}"),
+    ("date", "{{ body.day | datetime }}"),
+    ("zero", "{{ 1 / body.zero }}"),
+    ("deep", "{{ body.a.b.c.d }}"),
+    ("mixed", "{{ 'high' if body.t | int > 3 else 'low' }}"),
+];
+
+#[tokio::test]
+async fn a_hostile_event_or_rule_costs_one_dead_letter_that_says_why() {
+    let rig = Rig::new("events.hostile").await;
+    let file = File::new(&RULES.map(|(case, template)| rule(case, template)).concat());
+    let worker = rig.worker(&[("WTW_CONFIG", file.path())]).await;
+    let long = format!(r#"{{"t": "{}"}}"#, "x".repeat(200_000));
+    let largest = format!(r#"{{"t": "{}"}}"#, "x".repeat(262_144 - 9));
+    let deep = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();
+    let bomb = gzip(&vec![b' '; 50 << 20]);
+    let invalid_date = br#"{"at": "2027-02-30 10:00:00"}"#.to_vec();
+    let (failed, invalid) = ("mapping_failed", "invalid_message");
+    let cases: Vec<(&str, Vec<u8>, &str, &str, &str)> = vec![
+        ("loop", b"{}".to_vec(), "", failed, "rule loop, field description, this template does too much work"),
+        ("huge", long.clone().into_bytes(), "", failed, "too much work"),
+        ("power", b"{}".to_vec(), "", failed, "too much work"),
+        ("list", br#"{"list": [1]}"#.to_vec(), "", failed, "column 4: a list is no text"),
+        ("list", b"{}".to_vec(), "", failed, "body is an object without \"list\" (it is empty)"),
+        ("date", br#"{"day": "2027-02-30"}"#.to_vec(), "", failed, "no such day or time exists"),
+        ("date", br#"{"day": [1]}"#.to_vec(), "", failed, "a list is no date"),
+        ("date", br#"{"day": 1e300}"#.to_vec(), "", failed, "out of range"),
+        ("zero", br#"{"zero": 0}"#.to_vec(), "", failed, "a divisor is 0"),
+        ("deep", br#"{"a": {"b": 7}}"#.to_vec(), "", failed, "body.a.b is a number, which has no member \"c\""),
+        ("mixed", br#"{"t": {"x": 1}}"#.to_vec(), "", failed, "field description"),
+        ("good", invalid_date, "", "invalid_task", "rule good: completion_date"),
+        ("good", deep, "", invalid, "recursion limit"),
+        ("good", b"{\"t\": \"\xff\"}".to_vec(), "", invalid, "UTF-8"),
+        ("good", b"no JSON".to_vec(), "", invalid, "not JSON"),
+        ("good", b"{\"t\":".to_vec(), "", invalid, "EOF"),
+        ("good", bomb, "gzip", "too_large", "once unpacked"),
+        ("nobody", b"{}".to_vec(), "", "unmatched", "rule good: headers.case == 'good' is not true"),
+    ];
+    for (place, (case, body, encoding, kind, said)) in cases.iter().enumerate() {
+        let id = format!("{place}");
+        let mut published = properties(case, &id);
+        if !encoding.is_empty() {
+            published = published.with_content_encoding((*encoding).into());
+        }
+        rig.publish_with(body, published).await;
+        let letter = rig.dead_letter().await;
+        assert_eq!(letter.properties.message_id().as_ref().map(|id| id.as_str()), Some(id.as_str()), "{case}");
+        assert!(letter.data == *body, "{case}: byte for byte");
+        assert_eq!(text(&letter, "x-wtw-error-kind"), *kind, "{case}: {}", text(&letter, "x-wtw-error-message"));
+        let message = text(&letter, "x-wtw-error-message");
+        assert!(message.contains(said), "{case}: {message}");
+        assert_eq!(number(&letter, "x-wtw-attempts"), Some(0));
+        if *kind != "unmatched" {
+            assert_eq!(text(&letter, "x-wtw-rule"), *case);
+        }
+    }
+    let good =
+        [largest.into_bytes(), br#"{"t": "a", "t": "twice"}"#.to_vec(), br#"{"t": 123456789012345678901}"#.to_vec()];
+    for (place, body) in (1_u8..).zip(good) {
+        rig.publish_with(&body, properties("good", &format!("good-{place}"))).await;
+        worker.reaches(&settled("created"), f64::from(place)).await;
+    }
+    rig.publish_with(&gzip(br#"{"t": "packed"}"#), properties("good", "good-4").with_content_encoding("gzip".into()))
+        .await;
+    rig.crm.created(4).await;
+    let tasks = rig.crm.tasks().await;
+    let described: Vec<&str> = tasks.iter().map(|task| task["description"].as_str().expect("text")).collect();
+    assert_eq!(described, [format!("{}…", "x".repeat(19)).as_str(), "twice", "1234567890123456789…", "packed"]);
+    rig.queues_are_empty().await;
+    assert_eq!(worker.metric("wtw_unmatched_messages_total").await, 1.0);
+}

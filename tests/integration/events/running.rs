@@ -1,0 +1,198 @@
+//! Rules in a running worker: what log, metrics, status page and dead letters say, and what stays the same on each copy.
+
+use std::collections::BTreeMap;
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+use serde_json::{Value, json};
+
+use super::File;
+use crate::support::amqp::{header, text};
+use crate::support::process::run;
+use crate::support::rig::{Rig, Worker, dead_lettered, settled};
+
+/// Rules for the exchange of a test.
+fn rules(exchange: &str) -> String {
+    format!(
+        r#"
+[events]
+unmatched = "skip"
+[[broker.bindings]]
+exchange = {exchange:?}
+type = "topic"
+routing_key = "ticket.#"
+[[rules]]
+name = "opened"
+routing_key = "ticket.opened"
+action = "skip"
+[[rules]]
+name = "closed"
+routing_key = "ticket.closed.#"
+when = "body.rating < 3"
+message_id = "ticket-{{{{ body.number }}}}"
+[rules.task]
+name = "{{{{ body.title }}}} from {{{{ exchange | length }}}} by {{{{ routing_key }}}}"
+name_module = "cases"
+id_record = "1"
+completion_date = "{{{{ now | add('1d') }}}}"
+wolkvox_owner = "ADMIN_@demo"
+"#
+    )
+}
+
+/// A worker with these rules, and the exchange that its queue is bound to.
+async fn site(name: &str, more: &[(&str, &str)]) -> (Rig, Worker, String, File) {
+    let rig = Rig::new(name).await;
+    let exchange = format!("{}.events", rig.queue);
+    let file = File::new(&rules(&exchange));
+    let mut env = vec![("WTW_CONFIG", file.path())];
+    env.extend(more);
+    let worker = rig.worker(&env).await;
+    (rig, worker, exchange, file)
+}
+
+async fn publish(rig: &Rig, exchange: &str, routing_key: &str, body: &Value) {
+    let properties = BasicProperties::default().with_message_id("of-the-publisher".into());
+    rig.amqp.publish_to(exchange, routing_key, body.to_string().as_bytes(), properties).await;
+}
+
+fn ticket(number: u32) -> Value {
+    json!({"number": number, "rating": 1, "title": "Call"})
+}
+
+#[tokio::test]
+async fn rule_and_reason_are_in_log_metrics_status_and_dead_letter() {
+    let (rig, worker, exchange, _file) = site("events.told", &[]).await;
+    publish(&rig, &exchange, "ticket.closed.web", &ticket(1)).await;
+    publish(&rig, &exchange, "ticket.opened", &json!({})).await;
+    publish(&rig, &exchange, "ticket.closed.web", &json!({"number": 2, "rating": 5})).await;
+    publish(&rig, &exchange, "ticket.closed.web", &json!({"number": 3, "title": "x"})).await;
+    publish(&rig, &exchange, "ticket.other", &json!({})).await;
+    rig.crm.created(1).await;
+    worker.reaches(&settled("skipped"), 4.0).await;
+    rig.crm.faults(json!([{ "action": "api:412:NO SUCH RECORD", "name_contains": "Refused" }])).await;
+    publish(&rig, &exchange, "ticket.closed.web", &json!({"number": 4, "rating": 1, "title": "Refused"})).await;
+    worker.reaches(&dead_lettered("rejected"), 1.0).await;
+    publish(&rig, &exchange, "ticket.closed.web", &json!({"number": 5, "rating": 1, "tittle": "s3cret"})).await;
+    worker.reaches(&dead_lettered("mapping_failed"), 1.0).await;
+
+    for (name, value) in [
+        (r#"wtw_rule_messages_total{rule="opened",outcome="skipped"}"#, 1.0),
+        (r#"wtw_rule_messages_total{rule="closed",outcome="matched"}"#, 2.0),
+        (r#"wtw_rule_messages_total{rule="closed",outcome="failed"}"#, 1.0),
+        (r#"wtw_rule_condition_errors_total{rule="closed"}"#, 1.0),
+        ("wtw_unmatched_messages_total", 3.0),
+    ] {
+        assert_eq!(worker.metric(name).await, value, "{name}");
+    }
+    let page = worker.status().await;
+    assert_eq!(page["rules"]["unmatched"], 3);
+    let named = |rule: &Value| (rule["rule"].clone(), rule["matched"].clone(), rule["skipped"].clone());
+    let listed: Vec<_> = page["rules"]["rules"].as_array().expect("rules").iter().map(named).collect();
+    assert_eq!(listed, [(json!("opened"), json!(0), json!(1)), (json!("closed"), json!(2), json!(0))]);
+    assert!(page["rules"]["rules"][0]["last_match"].is_string());
+
+    let log = worker.settled();
+    let of = |id: &str| log.iter().find(|line| line["message_id"] == id).unwrap_or_else(|| panic!("{id}: {log:?}"));
+    for (id, outcome) in [("ticket-1", "created"), ("ticket-4", "dead_lettered")] {
+        assert_eq!((&of(id)["rule"], &of(id)["outcome"]), (&json!("closed"), &json!(outcome)));
+    }
+    let failed = log.iter().find(|line| line["kind"] == "mapping_failed").expect("a line");
+    assert_eq!(failed["rule"], "closed");
+    let reason = failed["reason"].as_str().expect("a reason");
+    let names = r#"rule closed, field name, column 4: body is an object without "title" (has: "number", "rating", "tittle"; did you mean "tittle"?)"#;
+    assert_eq!(reason, names);
+    assert!(!worker.process.lines().iter().any(|line| line.contains("s3cret")), "no value of a body is in the log");
+    let skipped: Vec<&Value> =
+        log.iter().filter(|line| line["outcome"] == "skipped").map(|line| &line["rule"]).collect();
+    assert_eq!(skipped.iter().filter(|rule| ***rule == "opened").count(), 1);
+    assert_eq!(skipped.iter().filter(|rule| rule.is_null()).count(), 3, "no rule matched: {skipped:?}");
+
+    let letters = rig.amqp.take_all(&rig.dead_letter_queue()).await;
+    assert_eq!(letters.len(), 2);
+    for letter in letters {
+        assert_eq!(text(&letter, "x-wtw-rule"), "closed", "{}", text(&letter, "x-wtw-error-kind"));
+        assert_eq!(text(&letter, "x-wtw-rules"), page["rules"]["digest"].as_str().expect("a digest"));
+    }
+}
+
+/// The exchange is in the task's name by its length, the routing key as it is.
+#[tokio::test]
+async fn retry_replay_and_shovel_keep_exchange_routing_key_and_message_id() {
+    let (rig, worker, exchange, file) =
+        site("events.copies", &[("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1"), ("WTW_RETRY_DELAYS", "200ms")]).await;
+    let name = format!("Call from {} by ticket.closed.web", exchange.len());
+    rig.crm.faults(json!([{ "action": "status:503", "times": 1 }])).await;
+    publish(&rig, &exchange, "ticket.closed.web", &ticket(1)).await;
+    rig.crm.created(1).await;
+    assert_eq!(rig.crm.names().await, [name.as_str()]);
+    let line = &worker.settled()[1];
+    assert_eq!(
+        (&line["message_id"], &line["outcome"], &line["rule"]),
+        (&json!("ticket-1"), &json!("created"), &json!("closed"))
+    );
+
+    rig.crm.faults(json!([{ "action": "api:412:NO SUCH RECORD", "times": 1 }])).await;
+    publish(&rig, &exchange, "ticket.closed.web", &ticket(2)).await;
+    worker.reaches(&dead_lettered("rejected"), 1.0).await;
+    let env = rig.env(&[("WTW_CONFIG", file.path())]);
+    let replayed = run(&["dead-letters", "replay", "ticket-2", "--yes"], &env, b"").await;
+    assert_eq!(replayed.code, Some(0), "{} {}", replayed.stdout, replayed.stderr);
+    rig.crm.created(2).await;
+    assert_eq!(rig.crm.names().await, [name.as_str(), name.as_str()]);
+
+    // A shovel moves a dead letter, with its headers, from one queue to another through the default exchange.
+    rig.crm.faults(json!([{ "action": "api:412:NO SUCH RECORD", "times": 1 }])).await;
+    publish(&rig, &exchange, "ticket.closed.web", &ticket(3)).await;
+    let letter = rig.dead_letter().await;
+    assert_eq!(text(&letter, "x-wtw-message-id"), "ticket-3");
+    assert_eq!(text(&letter, "x-wtw-original-exchange"), exchange);
+    assert_eq!(text(&letter, "x-wtw-original-routing-key"), "ticket.closed.web");
+    assert!(header(&letter, "x-wtw-first-seen-at").is_some());
+    rig.publish_with(&letter.data, letter.properties.clone()).await;
+    rig.crm.created(3).await;
+    assert_eq!(rig.crm.names().await, [name.as_str(), name.as_str(), name.as_str()]);
+    // The same events once more: their ids are those of the event, and nothing is sent.
+    for number in 1..=3 {
+        publish(&rig, &exchange, "ticket.closed.web", &ticket(number)).await;
+    }
+    worker.reaches(&settled("already_created"), 3.0).await;
+    assert_eq!(rig.crm.stats().await["created"], 3);
+}
+
+#[tokio::test]
+async fn a_message_that_matched_before_or_lost_headers_is_never_skipped_as_unmatched() {
+    let (rig, worker, _, _file) = site("events.unskipped", &[]).await;
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let headers = |more: Vec<(&str, AMQPValue)>| {
+        let all = more.into_iter().chain([("x-wtw-queue", text(&rig.queue))]);
+        FieldTable::from(all.map(|(name, value)| (name.into(), value)).collect::<BTreeMap<_, _>>())
+    };
+    for (id, more) in [
+        ("matched", vec![("x-wtw-first-seen-at", text("2026-11-01T10:00:00Z"))]),
+        ("lost", vec![("x-wtw-dropped-headers", text("region"))]),
+    ] {
+        let properties = BasicProperties::default().with_message_id(id.into()).with_headers(headers(more));
+        rig.publish_with(b"{}", properties).await;
+        let letter = rig.dead_letter().await;
+        assert_eq!(letter.properties.message_id().as_ref().map(|id| id.as_str()), Some(id));
+        assert_eq!(crate::support::amqp::text(&letter, "x-wtw-error-kind"), "unmatched");
+    }
+    rig.publish("new", b"{}").await;
+    worker.reaches(&settled("skipped"), 1.0).await;
+}
+
+#[tokio::test]
+async fn rules_that_do_not_compile_or_whose_example_fails_end_the_start_with_78() {
+    let rig = Rig::new("events.start").await;
+    let good = rules("helpdesk");
+    let example = "\n[[rules.examples]]\nevent = '{\"number\": 1, \"rating\": 1, \"title\": \"A\"}'\nrouting_key = \"ticket.closed\"\ntask = { name = \"B\" }\n";
+    for (text, said) in
+        [(good.replace("body.rating < 3", "body.rating <"), "rule closed"), (good.clone() + example, "expected \"B\"")]
+    {
+        let file = File::new(&text);
+        let ended = run(&["run"], &file.env(&rig), b"").await;
+        assert_eq!(ended.code, Some(78), "{}", ended.stderr);
+        assert!(ended.stderr.contains(said), "{}", ended.stderr);
+    }
+}
