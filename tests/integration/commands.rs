@@ -254,7 +254,7 @@ async fn healthcheck_tells_whether_the_worker_is_ready() {
 }
 
 #[tokio::test]
-async fn the_sandbox_says_where_it_listens_and_ends_on_sigterm() {
+async fn sandbox_prints_its_address_and_ends_on_sigterm() {
     let mut sandbox = Process::start(&["sandbox", "--listen", "127.0.0.1:0"], &env(&[]));
     let url = eventually("its address", || async {
         let line = sandbox.lines().into_iter().find(|line| line.contains("listening"))?;

@@ -111,7 +111,7 @@ fn mapping_takes(configuration: &str, sample: Sample) -> Duration {
 }
 
 #[test]
-fn a_message_through_a_rule_costs_at_most_30_us_more_than_a_task_message() {
+fn message_through_a_rule_costs_at_most_30_us_more_than_a_task_message() {
     let rules = MAPPING.split("```toml\n").nth(1).and_then(|rest| rest.split("\n```").next()).expect("rules");
     // 2 KB, as a helpdesk's events have.
     let comment = "The customer asked on the phone for a call back, and said that the line was bad. ".repeat(20);

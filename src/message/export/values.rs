@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_type_is_refused() {
+    fn unknown_header_type_is_refused() {
         for bad in [json!({"$colour": 1}), json!({"$int8": 300}), json!({"$bytes": "?"}), json!([{"$timestamp": -1}])] {
             assert!(header(bad.clone()).is_err(), "{bad}");
         }

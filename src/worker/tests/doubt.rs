@@ -194,7 +194,7 @@ async fn ledger_proves_nothing_where_the_owner_is_unknown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_message_ids_of_new_rules_put_redelivered_messages_in_doubt_until_the_queue_is_drained() {
+async fn redeliveries_are_in_doubt_after_new_message_id_rules_until_drained() {
     let site = TestWorker::new(&[STRICT]).await;
     let ownership = Arc::clone(&site.worker.ownership);
     let mut was_replaced = false;

@@ -368,7 +368,7 @@ async fn created(site: &Site, address: &str, slots: usize, seconds: f64) -> Resu
     let tasks: Vec<Value> = serde_json::from_str(&tasks.text().await.map_err(failed)?).map_err(|e| e.to_string())?;
     let at = |task: &Value| task.get("at")?.as_str()?.parse::<jiff::Timestamp>().ok().map(|at| at.as_microsecond());
     let moments: Vec<i64> = tasks.iter().filter_map(at).collect();
-    let begin = moments.first().ok_or("the sandbox made no task")? + 1_000_000;
+    let begin = moments.first().ok_or("the sandbox created no task")? + 1_000_000;
     let counted: Vec<i64> = moments.into_iter().filter(|at| *at >= begin).collect();
     let turns: Vec<i64> = counted.iter().zip(counted.iter().skip(slots)).map(|(one, next)| next - one).collect();
     if turns.is_empty() {

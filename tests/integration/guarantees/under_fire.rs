@@ -65,7 +65,7 @@ fn slow_crm() -> Options {
 }
 
 #[tokio::test]
-async fn every_message_is_created_once_or_dead_lettered_in_strict_mode() {
+async fn strict_mode_loses_and_duplicates_nothing_under_faults() {
     let rig = Rig::with("guarantees.strict-under-fire", &Broker::shared().await.url, slow_crm()).await;
     let (published, dead_letters) = process_under_fire(&rig, "dead-letter").await;
     let names = rig.crm.names().await;
@@ -84,7 +84,7 @@ async fn every_message_is_created_once_or_dead_lettered_in_strict_mode() {
 }
 
 #[tokio::test]
-async fn duplicates_under_faults_come_from_unknown_outcomes_only() {
+async fn default_mode_duplicates_only_after_unknown_outcomes_under_faults() {
     let rig = Rig::with("guarantees.retry-under-fire", &Broker::shared().await.url, slow_crm()).await;
     let (published, dead_letters) = process_under_fire(&rig, "retry").await;
     let names = rig.crm.names().await;
