@@ -14,12 +14,14 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::broker::Message;
 use crate::dead_letters::entry::{Entry, Texts};
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::scan::{Found, Scanned};
 use crate::dead_letters::{DeadLetters, Source};
 use crate::ledger::Digest;
 use crate::message::dead_letter::{DeadLetter, published_to};
+use crate::message::export;
 use crate::message::retry_state::{Attempt, RetryState};
 
 /// How old the last reading may be before a page that shows it asks for another one.
@@ -47,10 +49,21 @@ pub(crate) struct Detail {
     pub(crate) routing_key: String,
     /// Whether the body is text.
     pub(crate) is_text: bool,
+    /// Its properties and headers, as an export without a body: rules see them.
+    pub(crate) envelope: String,
     #[serde(skip)]
     pub(crate) body: Vec<u8>,
     #[serde(skip)]
     pub(crate) digest: [u8; 32],
+}
+
+impl Detail {
+    /// The message with this body, as a replay would publish it.
+    pub(crate) fn message(&self, body: Vec<u8>) -> Message {
+        let properties = export::message(&self.envelope).map(|(_, properties)| properties).unwrap_or_default();
+        let (exchange, routing_key) = (self.exchange.clone(), self.routing_key.clone());
+        Message { body, properties, exchange, routing_key, ..Message::default() }
+    }
 }
 
 /// The texts of a dead letter in full.
@@ -213,6 +226,7 @@ fn detail(found: &Found) -> Detail {
         exchange,
         routing_key,
         is_text: std::str::from_utf8(body).is_ok(),
+        envelope: export::line(&Message { body: Vec::new(), ..(*found.message).clone() }),
         body: body.get(..body.len().min(BODY)).unwrap_or_default().to_vec(),
         digest: Digest::of(body).0,
     }

@@ -1,12 +1,16 @@
 //! A message's body: what it would send, and the values in it. Pure.
 
+use jiff::Timestamp;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::config::{Config, UnknownFields};
+use crate::broker::Message;
+use crate::config::Config;
 use crate::json_object::Members;
+use crate::message::dead_letter::published_to;
+use crate::message::mapper::{Mapped, Mapper};
 use crate::message::payload::Mapping;
-use crate::message::task::decode;
+use crate::message::retry_state::{ORIGINAL_EXCHANGE, RetryState};
 
 /// What a replay would send.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -14,32 +18,64 @@ use crate::message::task::decode;
 pub enum Preview {
     /// The `insert.php` body.
     Payload(Value),
+    /// Nothing: a rule, or `events.unmatched`, skips it.
+    Skipped(String),
     /// Every problem of the message.
     Problems(String),
-    /// It cannot be told, for this reason.
+    /// It is not known, for this reason.
     Unknown(String),
 }
 
-/// What a body would send with a configuration.
-#[must_use]
-pub fn preview(config: &Config, body: &[u8]) -> Preview {
-    match Mapping::new(config) {
-        Ok(mapping) => match payload(&mapping, config.task.unknown_fields, body) {
-            Ok(payload) => Preview::Payload(payload),
-            Err(problems) => Preview::Problems(problems),
-        },
-        Err(missing) => Preview::Unknown(missing),
+impl Preview {
+    /// Why the worker would refuse the message, if it would.
+    #[must_use]
+    pub fn problems(self) -> Option<String> {
+        match self {
+            Self::Problems(problems) => Some(problems),
+            Self::Payload(_) | Self::Skipped(_) | Self::Unknown(_) => None,
+        }
     }
 }
 
-/// The `insert.php` body that a message body becomes.
-///
-/// # Errors
-/// Every problem of the message.
-pub fn payload(mapping: &Mapping, unknown: UnknownFields, body: &[u8]) -> Result<Value, String> {
-    let decoded = decode(body, unknown).map_err(|failure| failure.to_string())?;
-    let payload = mapping.map(decoded).map_err(|failure| failure.to_string())?;
-    serde_json::to_value(payload).map_err(|error| error.to_string())
+/// Maps messages as the worker would, by the rules of a configuration.
+pub struct Previewer {
+    mapper: Result<Mapper, String>,
+    queue: String,
+}
+
+impl Previewer {
+    /// With the rules of this configuration. Their examples are not run.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let mapper = Mapping::new(config)
+            .and_then(|_| Mapper::without_examples(config).map_err(|problems| problems.to_string()));
+        Self { mapper, queue: config.broker.queue.clone() }
+    }
+
+    /// What a message would send when it came to the work queue now.
+    #[must_use]
+    pub fn preview(&self, message: &Message, now: Timestamp) -> Preview {
+        let mapper = match &self.mapper {
+            Ok(mapper) => mapper,
+            Err(why) => return Preview::Unknown(why.clone()),
+        };
+        let (mut state, _) = RetryState::read(message, Some(&self.queue));
+        if message.header(ORIGINAL_EXCHANGE).is_none() {
+            // What the broker dead-lettered itself: its header has them, and a replay keeps them.
+            (state.exchange, state.routing_key) = published_to(message);
+        }
+        match mapper.map(message, &state, now) {
+            Ok(Mapped::Send { body, .. }) => match serde_json::from_slice(&body) {
+                Ok(payload) => Preview::Payload(payload),
+                Err(error) => Preview::Problems(error.to_string()),
+            },
+            Ok(Mapped::Skip { rule: Some(rule) }) => Preview::Skipped(format!("rule {rule} skips it")),
+            Ok(Mapped::Skip { rule: None }) => {
+                Preview::Skipped("no rule matches it, and events.unmatched is skip".to_owned())
+            }
+            Err(failure) => Preview::Problems(failure.to_string()),
+        }
+    }
 }
 
 /// The value at a path of a JSON body: a text without its quotation marks, everything else as it is written there.

@@ -8,9 +8,9 @@ use super::Source;
 use super::scan::Found;
 use crate::broker::{HeaderValue, Headers, Message, Properties, ShortString};
 use crate::clock::rfc3339;
-use crate::message::dead_letter::replay;
+use crate::message::dead_letter::{published_to, replay};
 use crate::message::failure::shorten;
-use crate::message::retry_state::{is_brokers, text, without_brokers};
+use crate::message::retry_state::{ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, is_brokers, text, without_brokers};
 
 /// The action that made the copy.
 pub(super) const ACTION: &str = "x-wtw-action";
@@ -70,6 +70,11 @@ pub(super) fn discarded(found: &Found, from: &str, action: &str, reason: &str, a
     ];
     if let Some(reason) = found.letter.kind.strip_prefix(super::entry::BROKER_KIND) {
         add.push((BROKER_REASON, text(reason)));
+    }
+    let (exchange, routing_key) = published_to(&found.message);
+    if found.message.header(ORIGINAL_EXCHANGE).is_none() {
+        // The broker's own header, which names them, stays behind, and rules need them.
+        add.extend([(ORIGINAL_EXCHANGE, text(&exchange)), (ORIGINAL_ROUTING_KEY, text(&routing_key))]);
     }
     plain(&found.message, add, &[])
 }

@@ -133,6 +133,8 @@ pub struct Failure {
     pub http_status: Option<u16>,
     /// The rule that was applied, where one was.
     pub rule: Option<Arc<str>>,
+    /// The message id, where a rule had made one before it failed.
+    pub message_id: Option<String>,
 }
 
 impl Failure {
@@ -158,6 +160,7 @@ impl Failure {
             crm_message: None,
             http_status: None,
             rule: None,
+            message_id: None,
         }
     }
 
@@ -165,6 +168,18 @@ impl Failure {
     #[must_use]
     pub fn by_rule(self, rule: &Arc<str>) -> Self {
         Self { rule: Some(Arc::clone(rule)), ..self }
+    }
+
+    /// The rule had given the message this id.
+    #[must_use]
+    pub fn with_id(self, message_id: Option<String>) -> Self {
+        Self { message_id, ..self }
+    }
+
+    /// Whether rules failed before one had given the message an id: a rule that is added or corrected later makes it.
+    #[must_use]
+    pub fn leaves_id_open(&self) -> bool {
+        self.stage != Stage::Send && self.message_id.is_none()
     }
 
     /// A failure for several problems, which its sentence lists.

@@ -4,14 +4,17 @@ use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
+use jiff::Timestamp;
+
 use super::choice::{Choice, Missing, set_note};
 use super::draft::{Draft, editor};
 use super::{Agreed, Tool, counted, failed, finish, warn};
+use crate::broker::Message;
 use crate::cli::{Error, print};
 use crate::clock::rfc3339;
-use crate::config::{LedgerStore, Sources, UnknownFields};
+use crate::config::{LedgerStore, Sources};
 use crate::dead_letters::Source;
-use crate::dead_letters::body::payload;
+use crate::dead_letters::body::Previewer;
 use crate::dead_letters::edit::{self, Setting};
 use crate::dead_letters::entry::{Entry, Texts};
 use crate::dead_letters::filter::Filter;
@@ -53,7 +56,7 @@ struct Surveyed {
     missing: Missing,
     scanned: Scanned,
     /// The body, where there is exactly one message.
-    only: Option<Vec<u8>>,
+    only: Option<Box<Message>>,
 }
 
 /// Runs the command.
@@ -62,11 +65,12 @@ struct Surveyed {
 /// What the broker said, or that nothing matched.
 pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     let filter = args.choice.filter()?;
-    let mapping = Mapping::new(&tool.letters.config).map_err(|why| {
+    Mapping::new(&tool.letters.config).map_err(|why| {
         Error::failed(format!("{why}: a replay needs it, to ask the ledger what was created; nothing was done"))
     })?;
+    let previewer = Previewer::new(&tool.letters.config);
     let known = Known::open(&tool.letters.config).await;
-    let Surveyed { candidates, missing, scanned, only } = survey(tool, args, &filter, &mapping).await?;
+    let Surveyed { candidates, missing, scanned, only } = survey(tool, args, &filter, &previewer).await?;
     warn(&scanned);
     let allowed = Allowed { in_doubt: args.include_unknown, refused: args.set.is_empty(), new_id: args.new_id };
     let plan = Plan::replay(candidates, &known, allowed).await;
@@ -81,7 +85,7 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
     if args.choice.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
-    let draft = if args.edit { Some(edit(tool, &mapping, &plan, only.as_deref(), sources).await?) } else { None };
+    let draft = if args.edit { Some(edit(tool, &previewer, &plan, only.as_deref(), sources).await?) } else { None };
     let question = format!("Replay {}?", counted(plan.count(), "message"));
     if let Err(error) = args.choice.confirm(tool, "replayed", &question).await {
         return Err(match &draft {
@@ -89,7 +93,8 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
             None => error,
         });
     }
-    let deed = deed(tool, args, only.as_deref(), draft.as_ref().map(|(_, body)| body.clone()));
+    let deed =
+        deed(tool, args, only.as_ref().map(|message| &*message.body), draft.as_ref().map(|(_, body)| body.clone()));
     let (rate, hold) = (args.choice.rate, args.choice.hold);
     let agreed = Agreed { deed: &deed, plan: &plan, known: &known, filter: filter.words(), rate, hold };
     let ended = tool.carry_out(&agreed).await;
@@ -108,16 +113,16 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
     finish(&ended, plan.count(), missing.told(), scanned.partial.is_some())
 }
 
-async fn survey(tool: &Tool, args: &Args, filter: &Filter, mapping: &Mapping) -> Result<Surveyed, Error> {
+async fn survey(tool: &Tool, args: &Args, filter: &Filter, previewer: &Previewer) -> Result<Surveyed, Error> {
     let (mut candidates, mut texts, mut missing) = (Vec::new(), Texts::default(), Missing::of(filter));
-    let (mut only, unknown) = (None, tool.letters.config.task.unknown_fields);
+    let mut only = None;
     let visit = |found: Found| {
         let mut entry = Entry::new(&found, &mut texts);
         if filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
             missing.found(&entry.id);
             entry.identify(&found);
-            candidates.push(candidate(&entry, &found.message.body, &args.set, mapping, unknown));
-            only = (candidates.len() == 1).then(|| found.message.body.clone());
+            candidates.push(candidate(&entry, &found.message, &args.set, previewer, tool.now));
+            only = (candidates.len() == 1).then(|| found.message.clone());
         }
         ControlFlow::Continue(())
     };
@@ -125,14 +130,21 @@ async fn survey(tool: &Tool, args: &Args, filter: &Filter, mapping: &Mapping) ->
     Ok(Surveyed { candidates, missing, scanned, only })
 }
 
-fn candidate(entry: &Entry, body: &[u8], set: &[Setting], mapping: &Mapping, unknown: UnknownFields) -> Candidate {
-    let mut candidate = Candidate::new(entry, Digest::of(body).0);
-    let changed = edit::set(body, set);
+fn candidate(entry: &Entry, message: &Message, set: &[Setting], previewer: &Previewer, now: Timestamp) -> Candidate {
+    let mut candidate = Candidate::new(entry, Digest::of(&message.body).0);
+    let changed = edit::set(&message.body, set);
     if let (Ok(changed), false) = (&changed, set.is_empty()) {
         candidate.digests.push(Digest::of(changed).0);
     }
-    candidate.refused = changed.and_then(|body| payload(mapping, unknown, &body)).err();
+    candidate.refused = match changed {
+        Ok(body) => previewer.preview(&with_body(message, body), now).problems(),
+        Err(why) => Some(why),
+    };
     candidate
+}
+
+fn with_body(message: &Message, body: Vec<u8>) -> Message {
+    Message { body, ..message.clone() }
 }
 
 fn deed(tool: &Tool, args: &Args, before: Option<&[u8]>, body: Option<Vec<u8>>) -> Deed {
@@ -202,14 +214,15 @@ fn unasked(why: &str, store: &LedgerStore) -> String {
 /// The body of the only message, edited until it is good, and the draft that holds it until it is replayed.
 async fn edit(
     tool: &Tool,
-    mapping: &Mapping,
+    previewer: &Previewer,
     plan: &Plan,
-    only: Option<&[u8]>,
+    only: Option<&Message>,
     sources: &Sources,
 ) -> Result<(Draft, Vec<u8>), Error> {
-    let Some(before) = only.filter(|_| plan.count() == 1) else {
+    let Some(message) = only.filter(|_| plan.count() == 1) else {
         return Err(Error::failed("--edit is for one message at a time: name its id; nothing was done"));
     };
+    let before = message.body.as_slice();
     let draft = Draft::new(before).map_err(Error::failed)?;
     loop {
         // Nothing else is under way that the editor could hold up.
@@ -221,7 +234,8 @@ async fn edit(
                 "the body is as it was; without --edit it is replayed as it is; nothing was done",
             ));
         }
-        let Err(problems) = payload(mapping, tool.letters.config.task.unknown_fields, &body) else {
+        let preview = previewer.preview(&with_body(message, body.clone()), tool.now);
+        let Some(problems) = preview.problems() else {
             return Ok((draft, body));
         };
         eprintln!("this would be refused: {}", visible::lines(&problems));

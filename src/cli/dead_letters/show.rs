@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{Tool, failed, json, warn};
 use crate::cli::{Error, print};
 use crate::dead_letters::Source;
-use crate::dead_letters::body::{self, Preview};
+use crate::dead_letters::body::{Preview, Previewer};
 use crate::dead_letters::entry::{Entry, Texts};
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::scan::Found;
@@ -66,11 +66,12 @@ struct Shown {
 /// What the broker said, or that there is no such message.
 pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let filter = Filter { id: vec![args.id.clone()], ..Filter::default() };
+    let previewer = Previewer::new(&tool.letters.config);
     let (mut shown, mut texts) = (Vec::new(), Texts::default());
     let visit = |found: Found| {
         let entry = Entry::new(&found, &mut texts);
         if filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
-            shown.push(everything(tool, found, &entry));
+            shown.push(everything(tool, &previewer, found, &entry));
         }
         if shown.len() < MOST { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
@@ -94,7 +95,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn everything(tool: &Tool, found: Found, entry: &Entry) -> Shown {
+fn everything(tool: &Tool, previewer: &Previewer, found: Found, entry: &Entry) -> Shown {
     let (state, _) = RetryState::read(&found.message, None);
     let (exchange, key) = published_to(&found.message);
     let (body, body_base64) = match std::str::from_utf8(&found.message.body) {
@@ -110,7 +111,7 @@ fn everything(tool: &Tool, found: Found, entry: &Entry) -> Shown {
         published_to: if exchange.is_empty() { key } else { format!("{exchange} with {key}") },
         body,
         body_base64,
-        replay: body::preview(&tool.letters.config, &found.message.body),
+        replay: previewer.preview(&found.message, tool.now),
         letter: found.letter,
     }
 }
@@ -155,6 +156,7 @@ fn text(shown: &Shown, full: bool) -> String {
     };
     let replay = match &shown.replay {
         Preview::Payload(payload) => format!("a replay would send\n{payload:#}"),
+        Preview::Skipped(why) => format!("a replay would send nothing: {why}"),
         Preview::Problems(problems) => format!("a replay would be refused again\n{problems}"),
         Preview::Unknown(missing) => format!("what a replay would send is not known: {missing}"),
     };

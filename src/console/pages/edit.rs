@@ -12,9 +12,10 @@ use super::{Shell, go, print_name, print_of, refused, said, show};
 use crate::clock::rfc3339;
 use crate::console::App;
 use crate::console::actions::{Wanted, count};
+use crate::console::index::Detail;
 use crate::console::safety::{self, Form, Refused, Visitor};
 use crate::console::text;
-use crate::dead_letters::body::{self, Preview};
+use crate::dead_letters::body::{self, Preview, Previewer};
 use crate::dead_letters::edit::{Setting, changed_fields, set};
 use crate::dead_letters::entry::Entry;
 use crate::dead_letters::known::Standing;
@@ -52,6 +53,7 @@ struct Field {
 struct Subject {
     entry: Entry,
     before: Vec<u8>,
+    detail: Detail,
     standing: Standing,
     reason: String,
 }
@@ -75,7 +77,7 @@ async fn subject(app: &App, visitor: &Visitor, name: &str) -> Result<Subject, Re
     if standing == Standing::Created {
         return Err(said(app, visitor, StatusCode::CONFLICT, "Its task was created: it cannot be replayed.", "failed"));
     }
-    Ok(Subject { entry, before, standing, reason: detail.letter.message })
+    Ok(Subject { entry, before, standing, reason: detail.letter.message.clone(), detail })
 }
 
 pub(super) async fn page(
@@ -120,7 +122,8 @@ pub(super) async fn post(
             return show(&page);
         }
     };
-    let is_good = matches!(body::preview(&app.config, &body), Preview::Payload(_) | Preview::Unknown(_));
+    let message = subject.detail.message(body.clone());
+    let is_good = Previewer::new(&app.config).preview(&message, app.now()).problems().is_none();
     let is_allowed = subject.standing != Standing::InDoubt || form.get("doubt").is_some();
     let is_asked = form.get("do") == Some("replay") && note.is_none();
     if !is_asked || !is_good || !is_allowed || (body == subject.before && !wants_new_id) {
@@ -184,8 +187,9 @@ fn filled(
     let mut shell = Shell::new(app, visitor, "Edit and replay", "failed");
     shell.notes.extend(note.map(ToOwned::to_owned));
     let (mut problems, mut preview) = (String::new(), String::new());
-    match body::preview(&app.config, body) {
+    match Previewer::new(&app.config).preview(&subject.detail.message(body.to_vec()), app.now()) {
         Preview::Payload(payload) => preview = format!("{payload:#}"),
+        Preview::Skipped(why) => preview = format!("nothing: {why}"),
         Preview::Problems(why) => problems = why,
         Preview::Unknown(why) => preview = format!("not known: {why}"),
     }

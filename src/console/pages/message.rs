@@ -15,7 +15,7 @@ use crate::console::index::{BODY, Detail};
 use crate::console::safety::Visitor;
 use crate::console::times::When;
 use crate::dead_letters::Source;
-use crate::dead_letters::body::{self, Preview};
+use crate::dead_letters::body::{self, Preview, Previewer};
 use crate::dead_letters::entry::Entry;
 use crate::dead_letters::known::{Known, Standing, standing};
 use crate::message::retry_state::Attempt;
@@ -98,9 +98,11 @@ fn filled(app: &App, shell: Shell, entry: &Entry, detail: &Detail, ledger: Strin
     let (now, zone, sees) = (app.now(), &app.config.crm.timezone, shell.sees_bodies);
     let text = std::str::from_utf8(&detail.body).ok().map(ToOwned::to_owned);
     let is_cut = entry.size as usize > BODY;
-    let (preview, preview_is_good) = match body::preview(&app.config, &detail.body) {
+    let message = detail.message(detail.body.clone());
+    let (preview, preview_is_good) = match Previewer::new(&app.config).preview(&message, app.now()) {
         _ if is_cut || !sees => (String::new(), false),
         Preview::Payload(payload) => (format!("{payload:#}"), true),
+        Preview::Skipped(why) => (format!("nothing: {why}"), true),
         Preview::Problems(problems) => (problems, false),
         Preview::Unknown(why) => (format!("not known: {why}"), false),
     };

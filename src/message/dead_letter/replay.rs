@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{FAILED_AT, SCHEMA_VERSION, failed_at};
+use super::{FAILED_AT, SCHEMA_VERSION, failed_at, published_to};
 use crate::broker::{HeaderValue, Headers, Message, Properties, ShortString};
 use crate::clock::rfc3339;
 use crate::message::export::derived_id;
@@ -37,6 +37,12 @@ pub fn properties(message: &Message, from: &str, at: Timestamp, frame_max: usize
         }
     };
     put(retry_state::SCHEMA, number(SCHEMA_VERSION));
+    if message.header("x-death").is_some() && message.header(retry_state::ORIGINAL_EXCHANGE).is_none() {
+        // The broker's own header, which names them, stays behind, and rules need them.
+        let (exchange, routing_key) = published_to(message);
+        put(retry_state::ORIGINAL_EXCHANGE, text(&exchange));
+        put(retry_state::ORIGINAL_ROUTING_KEY, text(&routing_key));
+    }
     put(REPLAYED_FROM, text(from));
     put(REPLAYED_AT, text(&rfc3339(at)));
     if let (true, Some(at)) = (message.header("x-death").is_some(), failed_at(message)) {
@@ -68,8 +74,11 @@ mod tests {
     }
 
     fn death(seconds: u64) -> HeaderValue {
+        let keys = HeaderValue::FieldArray(vec![text("ticket.closed")].into());
         let death = BTreeMap::from([
             ("reason".into(), text("delivery_limit")),
+            ("exchange".into(), text("helpdesk")),
+            ("routing-keys".into(), keys),
             ("time".into(), HeaderValue::Timestamp(seconds)),
         ]);
         HeaderValue::FieldArray(vec![HeaderValue::FieldTable(Headers::from(death))].into())
@@ -100,6 +109,9 @@ mod tests {
         assert_eq!(copy.message_id().as_ref().unwrap().as_str(), derived_id(&letter));
         assert_eq!(header(&copy, retry_state::SCHEMA), Some(number(1)));
         assert_eq!(header(&copy, "x-death"), None);
+        let original = |name| string(&header(&copy, name).unwrap()).unwrap();
+        assert_eq!(original(retry_state::ORIGINAL_EXCHANGE), "helpdesk");
+        assert_eq!(original(retry_state::ORIGINAL_ROUTING_KEY), "ticket.closed");
         assert_eq!(string(&header(&copy, FAILED_AT).unwrap()).unwrap(), "2026-01-01T00:00:00.999Z");
     }
 
