@@ -9,6 +9,7 @@ mod in_flight;
 mod next;
 pub mod ownership;
 pub mod recorder;
+mod report;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub use self::in_flight::InFlightIds;
 use self::next::{ClaimWatch, Next};
 use self::ownership::{Ownership, Unsettled};
 use self::recorder::Recorder;
+use self::report::Report;
 use crate::broker::{Delivery, Message};
 use crate::clock::Clock;
 use crate::config::OnUnknown;
@@ -278,7 +280,7 @@ impl Worker {
             Err(failure) => {
                 d.rule.clone_from(&failure.rule);
                 if d.state.message_id.is_none() {
-                    d.state.message_id.clone_from(&failure.message_id);
+                    d.state.message_id = failure.message_id.as_deref().map(str::to_owned);
                 }
             }
         }
@@ -386,40 +388,6 @@ fn with_rule(disposition: Disposition, rule: Option<&Arc<str>>) -> Disposition {
     match (disposition, rule) {
         (Disposition::DeadLetter(failure), Some(rule)) => Disposition::DeadLetter(failure.by_rule(rule)),
         (disposition, _) => disposition,
-    }
-}
-
-/// What the log and the metrics say of a delivery.
-struct Report {
-    id: Option<String>,
-    has_id: bool,
-    rule: Option<Arc<str>>,
-    attempts: u32,
-    round: u32,
-    replays: u32,
-    reason: Option<String>,
-    first_attempt_at: Option<jiff::Timestamp>,
-    is_possible_duplicate: bool,
-    possibly_created: bool,
-    began: Instant,
-}
-
-impl Report {
-    fn of(d: &DeliveryContext<'_>, disposition: &Disposition, began: Instant) -> Self {
-        let is_created = matches!(disposition, Disposition::Ack | Disposition::AlreadyCreated);
-        Self {
-            id: d.state.message_id.clone().or_else(|| d.message.id().map(str::to_owned)),
-            has_id: d.key.is_some(),
-            rule: d.rule.clone(),
-            attempts: d.state.attempts,
-            round: d.state.round,
-            replays: d.state.replays,
-            reason: d.last_attempt.as_ref().map(|attempt| attempt.reason.clone()),
-            first_attempt_at: d.state.first_attempt_at,
-            is_possible_duplicate: is_created && d.is_possible_duplicate,
-            possibly_created: d.state.possibly_created,
-            began,
-        }
     }
 }
 

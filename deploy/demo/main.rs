@@ -5,6 +5,7 @@ mod books;
 #[path = "../../tests/integration/support/broker.rs"]
 #[expect(dead_code, reason = "the tests do more with a broker")]
 mod broker;
+mod events;
 mod http;
 mod letters;
 mod messages;

@@ -8,6 +8,7 @@ use wolkvox_task_worker::clock::Clock;
 
 use crate::books::{Evidence, audit};
 use crate::broker::{Broker, unique};
+use crate::events::Events;
 use crate::http::Http;
 use crate::letters::{Letter, table};
 use crate::messages::{self, Message};
@@ -68,7 +69,8 @@ impl Show {
             seen,
             stopped,
         };
-        let balanced = report(&evidence, took);
+        let mut balanced = report(&evidence, took);
+        balanced &= self.play_events(&http).await?;
         if !balanced {
             print(&format!("\n{}", cast.worker.last_lines()));
         }
@@ -76,6 +78,25 @@ impl Show {
             self.tell_addresses(&cast.at);
         }
         Ok(balanced)
+    }
+
+    /// A second worker, whose messages are events.
+    async fn play_events(&mut self, http: &Http) -> Result<bool, String> {
+        let work = self.queues.first().map(|queue| format!("{queue}.events")).unwrap_or_default();
+        let events = Events {
+            stage: self.stage()?,
+            settings: &self.settings,
+            broker: &self.broker()?.url,
+            queue: &work,
+            listen: free_address()?,
+        };
+        let names = queue_names(&events.stage.run(&events.settings()?, &["topology"]).await?)?;
+        let played = events.play(http).await;
+        self.queues.extend(names);
+        let (text, is_right) = played?;
+        let mark = if is_right { "✓" } else { "✗" };
+        print(&format!("\nEvents\n  {mark} {text}"));
+        Ok(is_right)
     }
 
     async fn start_broker(&mut self) -> Result<(), String> {

@@ -124,7 +124,7 @@ pub struct Failure {
     /// One readable sentence.
     pub message: String,
     /// The single problems, where there may be several: each is a line of what people read.
-    pub problems: Vec<String>,
+    pub problems: Box<[String]>,
     /// The CRM's `code`, where it gave one.
     pub crm_code: Option<i64>,
     /// The CRM's text, where it gave one.
@@ -134,7 +134,7 @@ pub struct Failure {
     /// The rule that was applied, where one was.
     pub rule: Option<Arc<str>>,
     /// The message id, where a rule had made one before it failed.
-    pub message_id: Option<String>,
+    pub message_id: Option<Box<str>>,
 }
 
 impl Failure {
@@ -155,7 +155,7 @@ impl Failure {
             stage,
             kind,
             message,
-            problems: Vec::new(),
+            problems: Box::default(),
             crm_code: None,
             crm_message: None,
             http_status: None,
@@ -172,8 +172,8 @@ impl Failure {
 
     /// The rule had given the message this id.
     #[must_use]
-    pub fn with_id(self, message_id: Option<String>) -> Self {
-        Self { message_id, ..self }
+    pub fn with_id(self, message_id: Option<&str>) -> Self {
+        Self { message_id: message_id.map(Into::into), ..self }
     }
 
     /// Whether rules failed before one had given the message an id: a rule that is added or corrected later makes it.
@@ -184,7 +184,7 @@ impl Failure {
 
     /// A failure for several problems, which its sentence lists.
     pub fn of_problems(stage: Stage, kind: Kind, problems: Vec<String>) -> Self {
-        Self { message: problems.join("; "), problems, ..Self::new(stage, kind, String::new()) }
+        Self { message: problems.join("; "), problems: problems.into(), ..Self::new(stage, kind, String::new()) }
     }
 }
 
@@ -218,7 +218,7 @@ fn poison() -> Failure {
 /// A line for each problem.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.problems.as_slice() {
+        match &*self.problems {
             [] => f.write_str(&self.message),
             several => f.write_str(&several.join("\n")),
         }

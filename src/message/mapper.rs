@@ -239,7 +239,7 @@ impl Mapper {
             Applied::Skip { rule } => Ok(Mapped::Skip { rule }),
             Applied::Task { rule, fields, message_id } => {
                 let body = self.task(&fields, message_id.as_deref());
-                let body = body.map_err(|failure| of_rule(failure, &rule).with_id(message_id.clone()))?;
+                let body = body.map_err(|failure| of_rule(failure, &rule).with_id(message_id.as_deref()))?;
                 Ok(Mapped::Send { body, rule: Some(rule), message_id })
             }
         }
@@ -275,7 +275,7 @@ fn of_rule(failure: Failure, rule: &Arc<str>) -> Failure {
         true => format!("rule {rule}: {}", failure.message),
         false => problems.join("; "),
     };
-    Failure { stage: Stage::Map, message, problems, ..failure }.by_rule(rule)
+    Failure { stage: Stage::Map, message, problems: problems.into(), ..failure }.by_rule(rule)
 }
 
 /// The fields as a task message has them.

@@ -219,7 +219,7 @@ impl Rules {
             None => self.message_id(rule, variables)?,
         };
         let filled = self.fill(rule, fields, variables, message_id.as_deref());
-        let fields = filled.map_err(|failure| failure.with_id(message_id.clone()))?;
+        let fields = filled.map_err(|failure| failure.with_id(message_id.as_deref()))?;
         Ok(Applied::Task { rule: Arc::clone(&rule.name), fields, message_id })
     }
 
