@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use crate::dead_letters::DeadLetter;
-use crate::messages::{Fate, Message};
+use crate::messages::{Expected, Message};
 use crate::seen::Seen;
 
 /// How many problems of one check are listed.
@@ -163,9 +163,9 @@ fn no_duplicates(evidence: &Evidence, results: &Results<'_>) -> Check {
 fn dead_letters_expected(evidence: &Evidence, results: &Results<'_>) -> Check {
     let mut problems = Vec::new();
     for message in &evidence.messages {
-        let expected = match &message.fate {
-            Fate::Created => None,
-            Fate::DeadLettered { kind, .. } => Some(kind.as_str()),
+        let expected = match &message.expected {
+            Expected::Created => None,
+            Expected::DeadLettered { kind, .. } => Some(kind.as_str()),
         };
         let kinds: Vec<&str> =
             results.dead_letters(message).iter().map(|dead_letter| dead_letter.kind.as_str()).collect();
@@ -202,7 +202,7 @@ fn possibly_created(evidence: &Evidence, results: &Results<'_>) -> Check {
                 problems.push(format!("{} is in the CRM, and its dead letter does not say so", message.id));
             }
         }
-        if let Fate::DeadLettered { in_crm: expected, .. } = message.fate
+        if let Expected::DeadLettered { in_crm: expected, .. } = message.expected
             && in_crm != expected
         {
             problems.push(format!(
@@ -222,7 +222,7 @@ fn possibly_created(evidence: &Evidence, results: &Results<'_>) -> Check {
 
 fn outage(evidence: &Evidence, results: &Results<'_>) -> Check {
     const KIND: &str = "unavailable";
-    let never = |message: &Message| matches!(&message.fate, Fate::DeadLettered { kind, .. } if kind == KIND);
+    let never = |message: &Message| matches!(&message.expected, Expected::DeadLettered { kind, .. } if kind == KIND);
     let affected = evidence.messages.iter().filter(|message| {
         let dead_letters = results.dead_letters(message);
         !never(message) && dead_letters.iter().any(|dead_letter| dead_letter.kind == KIND)

@@ -44,13 +44,20 @@ impl Overview {
     /// The forecasts of the workers that have one, in sentences; the active worker's where one is active.
     #[must_use]
     pub fn forecast(&self, now: Timestamp, zone: &TimeZone) -> Vec<String> {
-        self.best_forecast().map(|forecast| forecast.sentences(now, zone)).unwrap_or_default()
+        match self.best_forecast() {
+            // Nothing is settled until the gate opens, whatever was measured before.
+            Some((false, _)) | None => Vec::new(),
+            Some((true, forecast)) => forecast.sentences(now, zone),
+        }
     }
 
-    fn best_forecast(&self) -> Option<&Forecast> {
+    /// Whether the gate of the worker is open, and its forecast.
+    fn best_forecast(&self) -> Option<(bool, &Forecast)> {
         let pages = || self.workers.iter().filter_map(|worker| Some((worker.role, worker.answer.page.as_ref().ok()?)));
         let active = pages().find(|(role, _)| *role == "active");
-        active.or_else(|| pages().find(|(_, page)| page.forecast.backlog.is_some())).map(|(_, page)| &page.forecast)
+        active
+            .or_else(|| pages().find(|(_, page)| page.forecast.backlog.is_some()))
+            .map(|(_, page)| (page.gate.open, &page.forecast))
     }
 }
 
@@ -71,10 +78,14 @@ fn roles(answers: &[Answer]) -> Vec<&'static str> {
 fn sentence(queue: &str, workers: &[Member], depths: &Result<Depths, BrokerError>) -> (bool, String) {
     let pages = || workers.iter().filter_map(|worker| worker.answer.page.as_ref().ok());
     let waiting = depths.as_ref().ok().and_then(|depths| depths.get(queue).copied());
+    // The forecast counts those that a worker holds, too.
+    let elsewhere = pages().filter_map(|page| page.forecast.backlog).max().unwrap_or(0);
     let backlog = match waiting {
-        // The forecast counts those that a worker holds, too.
-        Some(0) if pages().any(|page| page.forecast.backlog.is_some_and(|backlog| backlog > 0)) => String::new(),
-        Some(0) => " No message waits on the queue.".to_owned(),
+        Some(0) => match elsewhere {
+            0 => " No message waits on the queue.".to_owned(),
+            1 => " One message waits on a retry queue or in the worker.".to_owned(),
+            count => format!(" {} messages wait on the retry queues or in the worker.", grouped(count)),
+        },
         Some(1) => " One message waits on the queue.".to_owned(),
         Some(count) => format!(" {} messages wait on the queue.", grouped(count)),
         None => String::new(),
@@ -175,7 +186,7 @@ mod tests {
         let forecast = Forecast { backlog: Some(12), ..Forecast::default() };
         let holding = answer(Ok(Page { forecast, ..page("active") }));
         let overview = Overview::new("q", vec![holding], Ok(Depths::from([("q".to_owned(), 0)])));
-        assert_eq!(overview.sentence, "Working.");
+        assert_eq!(overview.sentence, "Working. 12 messages wait on the retry queues or in the worker.");
         let idle = Overview::new("q", vec![answer(Ok(page("active")))], Ok(Depths::from([("q".to_owned(), 0)])));
         assert_eq!(idle.sentence, "Working. No message waits on the queue.");
     }

@@ -22,7 +22,7 @@ use crate::ledger::{Key, KeyPrefix, Ledger};
 use crate::message::mapper::Mapper;
 use crate::message::reference::Reference;
 use crate::observe::events::Events;
-use crate::observe::forecast::{Forecast, Quota, Rates, Sample, forecast};
+use crate::observe::forecast::{Forecast, Quota, Rate, Rates, Sample, forecast};
 use crate::observe::ledger_page::{LedgerEntry, LedgerPage};
 
 /// Calls of `/ledger` that are answered in a second.
@@ -266,6 +266,9 @@ impl Status {
             let measured = self.measured();
             (measured.rates.rate(), measured.depths.as_ref().map(|depths| self.backlog(depths)))
         };
+        // Behind a closed gate nothing is settled, whatever was measured before.
+        let is_blocked = self.gate.block_reason().is_some();
+        let rate = rate.map(|rate| if is_blocked { Rate { messages: 0.0, calls: 0.0 } } else { rate });
         forecast(self.clock.now(), &self.zone(), rate, backlog, &tokens)
     }
 

@@ -211,7 +211,7 @@ async fn queues_with_other_arguments_are_compared_argument_by_argument() {
         (quorum(&[limit.clone(), number("x-message-ttl", 60_000)]), "problem", "dead letters are thrown away"),
         (quorum(&[limit.clone(), number("x-expires", 600_000)]), "problem", "dead letters are thrown away"),
         (quorum(&[limit.clone(), number("x-max-length", 5)]), "problem", "dead letters are thrown away"),
-        (quorum(&[limit.clone(), number("x-max-length", 5), refusing]), "warning", "stays where it is"),
+        (quorum(&[limit.clone(), number("x-max-length", 5), refusing]), "warning", "stay on the work queue"),
         (quorum(&[number("x-delivery-limit", 2_000_000)]), "ok", "more is as good"),
         (quorum(&[]), "warning", "looking wears it out"),
         (stream(), "problem", "nothing can be taken out of a stream"),
@@ -367,7 +367,7 @@ async fn offline_tells_what_does_not_go_together() {
     let checked = check(&["--offline"], &own(&[])).await;
     assert_eq!((checked.code, checked.of("warning").len()), (Some(1), 1), "{}", checked.said);
     checked.has("configuration", "problem", "→ use crm0007.wolkvox.com");
-    checked.has("audit.retry", "ok", "after 15 attempts, 1 h 45 min at most");
+    checked.has("audit.retry", "ok", "at most 15 attempts, within 1 h 45 min");
     checked.has("audit.consumer_timeout", "ok", "30m unless changed");
     checked.has("audit.replicas", "ok", "others stand by");
     assert!(!checked.said.contains("terminationGracePeriodSeconds"));

@@ -2,6 +2,7 @@
 
 mod acting;
 mod browser;
+mod looking;
 mod safety;
 
 use std::net::TcpListener;

@@ -154,11 +154,12 @@ fn facts(app: &App, entry: &Entry, detail: &Detail, sees: bool) -> Vec<(&'static
     fact("CRM's code", entry.crm_code.map(|code| code.to_string()));
     fact("CRM's words", letter.crm_message.clone().filter(|_| sees));
     fact("HTTP status", letter.http_status.map(|status| status.to_string()));
-    let to = match detail.exchange.as_str() {
-        "" => format!("queue {}", detail.routing_key),
-        exchange => format!("exchange {exchange}, routing key {}", detail.routing_key),
+    let to = match (detail.exchange.as_str(), detail.routing_key.as_str()) {
+        ("", "") => None,
+        ("", key) => Some(format!("queue {key}")),
+        (exchange, key) => Some(format!("exchange {exchange}, routing key {key}")),
     };
-    fact("Published to", Some(to));
+    fact("Published to", to);
     fact("On the queue", Some(app.letters.queues.of(entry.source).to_owned()));
     fact("Attempts", Some(entry.attempts.to_string()));
     fact("Replayed before", Some(entry.replays.to_string()).filter(|_| entry.replays > 0));

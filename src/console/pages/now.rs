@@ -201,7 +201,7 @@ fn charts(page: &StatusPage) -> Vec<(String, String)> {
     let created: fn(&Minute) -> Option<u64> = |minute| Some(minute.created);
     let failed: fn(&Minute) -> Option<u64> = |minute| Some(minute.dead_lettered);
     let waiting: fn(&Minute) -> Option<u64> = |minute| minute.backlog;
-    let now = of(waiting).into_iter().flatten().next_back().map_or_else(|| "not known yet".to_owned(), grouped);
+    let now = page.forecast.backlog.map_or_else(|| "not known yet".to_owned(), grouped);
     vec![
         (format!("Created in the last hour: {}", sum(created)), bars("Tasks created", "good", &of(created))),
         (format!("Failed in the last hour: {}", sum(failed)), bars("Messages dead-lettered", "bad", &of(failed))),

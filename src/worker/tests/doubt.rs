@@ -195,7 +195,7 @@ async fn ledger_proves_nothing_where_the_owner_is_unknown() {
 
 #[tokio::test(start_paused = true)]
 async fn redeliveries_are_in_doubt_after_new_message_id_rules_until_drained() {
-    let site = Site::new(&[STRICT]).await;
+    let site = TestWorker::new(&[STRICT]).await;
     let ownership = Arc::clone(&site.worker.ownership);
     let mut was_replaced = false;
     ownership.replace_identities(String::new(), || was_replaced = true).await;
@@ -223,7 +223,7 @@ async fn redeliveries_are_in_doubt_after_new_message_id_rules_until_drained() {
 
 #[tokio::test(start_paused = true)]
 async fn other_message_ids_that_the_ledger_cannot_record_leave_it_without_proof() {
-    let site = Site::new(&[STRICT]).await;
+    let site = TestWorker::new(&[STRICT]).await;
     let ownership = Arc::clone(&site.worker.ownership);
     site.ledger.refuses_about.store(true, Ordering::SeqCst);
     ownership.replace_identities("other".to_owned(), || {}).await;

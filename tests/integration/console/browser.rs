@@ -166,6 +166,7 @@ async fn an_operator_finds_out_what_is_wrong_and_mends_it_in_a_browser() {
 async fn shows_an_outage(rig: &Rig, worker: &Worker, browser: &Browser) {
     rig.publish_many("order", 30).await;
     worker.reaches(&settled("created"), 30.0).await;
+    browser.sees("Created in the last hour: 30").await;
     rig.crm.faults(json!([{ "action": "status:503" }])).await;
     rig.publish_many("late", 12).await;
     let page = browser.sees("Not sending").await;

@@ -148,7 +148,9 @@ async fn what_the_broker_gave_up_is_told_and_replayed() {
     let rig = Rig::new("letters.expired").await;
     rig.declare_topology().await;
     rig.publish_with(&task("late"), properties("m-1").with_expiration("1".into())).await;
-    rig.letters(1).await;
+    let [by_broker, ..] = rig.tool_queues();
+    let waits = async |count: u32| (rig.amqp.count(&by_broker).await == Some(count)).then_some(());
+    crate::support::eventually("the broker's dead letter", || waits(1)).await;
     let env = rig.env(&[]);
     let listed = succeeds(&env, &["list", "--kind", "broker-expired"]).await;
     assert!(listed.contains("RabbitMQ dead-lettered it: expired") && listed.contains("dead letters: 1"), "{listed}");
@@ -157,7 +159,7 @@ async fn what_the_broker_gave_up_is_told_and_replayed() {
     succeeds(&env, &["replay", "--yes", "--include-unknown", "--kind", "broker-expired"]).await;
     let worker = rig.worker(&[]).await;
     worker.reaches(&crate::support::rig::settled("created"), 1.0).await;
-    rig.letters(0).await;
+    crate::support::eventually("it is gone", || waits(0)).await;
     assert_eq!(rig.crm.names().await, ["late"], "it does not expire again");
 }
 

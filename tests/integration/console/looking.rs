@@ -1,0 +1,91 @@
+//! Pages that show single messages: large bodies, exact numbers, downloads, the check-off list, and a new id.
+
+use lapin::types::AMQPValue;
+use reqwest::StatusCode;
+use serde_json::json;
+
+use super::Console;
+use crate::dead_letters::letter;
+use crate::support::rig::{Rig, task, task_with};
+
+const MAYBE: [(&str, AMQPValue); 1] = [("x-wtw-possibly-created", AMQPValue::Boolean(true))];
+
+#[tokio::test]
+async fn a_large_body_is_cut_and_downloaded_whole_and_numbers_stay_exact() {
+    let rig = Rig::new("console.large").await;
+    rig.declare_topology().await;
+    let number = r#"{"id_record":12345678901234567890123,"price":1.50}"#;
+    rig.put_letter(number.as_bytes(), letter(Some("m-1"), "invalid_task", "name: is missing", &[])).await;
+    let large = task_with("large", json!({ "description": "d".repeat(100_000) }));
+    rig.put_letter(&large, letter(Some("m-2"), "rejected", "no", &[])).await;
+    let console = Console::start(&rig, None, &[]).await;
+    console.shows("/failed", "2 messages").await;
+    let exact = console.get(&console.message("m-1").await).await.text;
+    assert!(exact.contains("12345678901234567890123") && exact.contains("1.50"), "{exact}");
+    let path = console.message("m-2").await;
+    let page = console.get(&path).await.text;
+    assert!(page.contains("These are the first 64 KiB of") && page.len() < 200_000, "{} bytes", page.len());
+    assert!(!page.contains("A replay would"), "a part tells nothing of the whole");
+    assert_eq!(console.get(&format!("{path}/raw")).await.text.as_bytes(), large);
+    let exported = console.get("/failed/export?kind=rejected").await.text;
+    assert!(exported.lines().count() == 1 && exported.contains("\"m-2\""), "{} bytes", exported.len());
+    let activity = console.shows("/activity", "export").await;
+    assert!(activity.contains("1 of 1"), "{activity}");
+    for path in [path.clone(), format!("{path}/edit"), "/failed".to_owned(), "/doubt".to_owned(), "/find".to_owned()] {
+        assert!(
+            !console.get(&path).await.text.contains("http-equiv=\"refresh\""),
+            "a form is never taken away: {path}"
+        );
+    }
+    rig.letters(2).await;
+}
+
+#[tokio::test]
+async fn messages_in_doubt_are_checked_off_and_the_marks_survive_a_restart() {
+    let rig = Rig::new("console.doubt").await;
+    rig.declare_topology().await;
+    for id in ["m-1", "m-2"] {
+        rig.put_letter(&task(id), letter(Some(id), "unknown", "no answer", &MAYBE)).await;
+    }
+    let console = Console::start(&rig, None, &[]).await;
+    let page = console.shows("/doubt", "In doubt: 2 messages").await;
+    assert!(
+        !page.contains("Replay…") && !page.contains("Discard…"),
+        "nothing is offered before somebody looked: {page}"
+    );
+    for (id, verdict) in [("m-1", "exists"), ("m-2", "missing")] {
+        let path = console.message(id).await;
+        let print = path.trim_start_matches("/message/");
+        let marked = console.post("/doubt", &[("print", print), ("verdict", verdict)]).await;
+        assert_eq!(marked.status, StatusCode::SEE_OTHER, "{}", marked.text);
+    }
+    let console = console.restarted().await;
+    let page = console.shows("/doubt", "<strong>exists</strong>").await;
+    assert!(page.contains("<strong>does not exist</strong>") && page.contains("local"), "{page}");
+    assert_eq!((page.matches("Discard…").count(), page.matches("Replay…").count()), (1, 1), "{page}");
+}
+
+#[tokio::test]
+async fn a_message_whose_id_is_taken_is_replayed_with_a_new_one() {
+    let rig = Rig::new("console.newid").await;
+    let settings = [("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false")];
+    let applied = crate::support::process::run(&["topology", "--apply"], &rig.env(&settings), b"").await;
+    assert_eq!(applied.code, Some(0), "{}", applied.stderr);
+    rig.declare_tool_queues().await;
+    rig.put_letter(&task("x"), letter(Some("m-1"), "id_conflict", "its id is another task's", &[])).await;
+    let console = Console::start(&rig, None, &settings).await;
+    console.shows("/failed", "1</span>").await;
+    let edit = format!("{}/edit", console.message("m-1").await);
+    let page = console.get(&edit).await.text;
+    assert!(page.contains("Give it a new id"), "{page}");
+    let body = String::from_utf8(task("x")).expect("text");
+    let taken = console.post(&edit, &[("body", &body), ("new_id", "yes"), ("do", "replay")]).await;
+    assert_eq!(taken.status, StatusCode::SEE_OTHER, "{}", taken.text);
+    console.post(&taken.location, &[("do", "confirm")]).await;
+    let copy = rig.amqp.take(&rig.queue).await;
+    let id = crate::support::amqp::id(&copy);
+    assert_ne!(id, "m-1");
+    assert_eq!(crate::support::amqp::text(&copy, "x-wtw-message-id"), id);
+    assert_eq!(copy.data, task("x"));
+    rig.letters(0).await;
+}
