@@ -72,7 +72,7 @@ async fn own_broker_keeps_its_messages_when_stopped_paused_or_killed() {
     let getting = channel.basic_get(queue.as_str().into(), BasicGetOptions::default());
     let answer = timeout(Duration::from_secs(1), getting).await;
     answer.expect_err("nothing answers");
-    broker.unpause().await.expect("goes on");
+    broker.unpause().await.expect("continued");
     drop(connect(&broker.url).await);
 
     broker.kill().await.expect("killed");
@@ -87,7 +87,7 @@ async fn kept_broker_runs_until_its_remove_command() {
     let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.expect("a broker");
     let (url, management) = (broker.url.clone(), broker.management_url.clone());
-    let remove = broker.keep().expect("one of our own");
+    let remove = broker.keep().expect("a broker that this process started");
     let answered = Connection::connect(&url, ConnectionProperties::default());
     let answered = timeout(Duration::from_secs(20), answered).await;
     let management = management.expect("an address");

@@ -137,7 +137,7 @@ async fn message_that_ends_five_workers_is_dead_lettered_as_poison_alone() {
         others.is_subset(&names).then_some(())
     })
     .await;
-    eventually("all settled", || async { (worker.metric(IN_FLIGHT).await == 0.0).then_some(()) }).await;
+    eventually("no message is in flight", || async { (worker.metric(IN_FLIGHT).await == 0.0).then_some(()) }).await;
     worker.process.stop().await;
     assert_eq!(rig.crm.requests("fault:hang").await, 5, "the deadly message is not sent again");
     rig.queues_are_empty().await;

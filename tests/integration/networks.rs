@@ -71,7 +71,7 @@ async fn socks(server: String, names: tokio::sync::mpsc::Sender<String>, listene
         let mut name = vec![0; request[4].into()];
         client.read_exact(&mut name).await.expect("a name");
         client.read_u16().await.expect("a port");
-        names.send(String::from_utf8(name).expect("text")).await.expect("somebody listens");
+        names.send(String::from_utf8(name).expect("text")).await.expect("a receiver");
         client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await.expect("success");
         let mut server = TcpStream::connect(&server).await.expect("the server");
         let _ = copy_bidirectional(&mut client, &mut server).await;

@@ -145,7 +145,7 @@ async fn no_token_password_or_body_is_logged_at_the_lowest_level() {
         .await;
     rig.publish("bad", format!(r#"{{"name": 7, "description": "{CONFIDENTIAL}"}}"#).as_bytes()).await;
     rig.publish("worse", CONFIDENTIAL.as_bytes()).await;
-    // One message for each answer that settles a message, and one for the created task.
+    // Enough messages for every answer, and one for the created task.
     for n in 0..ANSWERS.len() {
         rig.publish(&format!("m-{n}"), &task(CONFIDENTIAL)).await;
     }

@@ -86,7 +86,7 @@ fn child<'a>(spans: &'a [Span], parent: &Span) -> &'a Span {
 
 #[tokio::test]
 async fn publishers_trace_continues_through_attempts_copies_and_dead_letter() {
-    let (rig, collector) = (Rig::new("traces.walk").await, Collector::start().await);
+    let (rig, collector) = (Rig::new("traces.continued").await, Collector::start().await);
     rig.crm
         .faults(json!([
             { "action": "status:503", "name_contains": "later", "times": 3 },
@@ -117,9 +117,12 @@ async fn publishers_trace_continues_through_attempts_copies_and_dead_letter() {
     of_dead.insert("error.type".to_owned(), "rejected".to_owned());
     assert_eq!((&dead.attributes, dead.failed), (&of_dead, true));
 
-    assert_eq!(posts.iter().filter(|post| post.parent == retried.id).count(), 3, "each attempt is one");
-    let (refused, made) = (child(&posts, retried), child(&posts, created));
-    assert_eq!((&made.attributes, made.failed, made.kind), (&of_post(&rig, "200"), false, SpanKind::Client));
+    assert_eq!(posts.iter().filter(|post| post.parent == retried.id).count(), 3, "each attempt has a span");
+    let (refused, succeeded) = (child(&posts, retried), child(&posts, created));
+    assert_eq!(
+        (&succeeded.attributes, succeeded.failed, succeeded.kind),
+        (&of_post(&rig, "200"), false, SpanKind::Client)
+    );
     let mut of_refused = of_post(&rig, "503");
     of_refused.insert("error.type".to_owned(), "503".to_owned());
     assert_eq!((&refused.attributes, refused.failed, refused.trace.as_str()), (&of_refused, true, TRACE));
@@ -144,23 +147,23 @@ async fn publishers_trace_continues_through_attempts_copies_and_dead_letter() {
 
 /// A CRM that creates every task and keeps the headers of its requests.
 async fn listening_crm() -> (String, Arc<Mutex<Vec<HeaderMap>>>, JoinSet<()>) {
-    let heard = Arc::<Mutex<Vec<HeaderMap>>>::default();
-    let hear = async |State(heard): State<Arc<Mutex<Vec<HeaderMap>>>>, headers: HeaderMap| {
-        heard.lock().expect("no panic").push(headers);
+    let received = Arc::<Mutex<Vec<HeaderMap>>>::default();
+    let hear = async |State(received): State<Arc<Mutex<Vec<HeaderMap>>>>, headers: HeaderMap| {
+        received.lock().expect("no panic").push(headers);
         Json(json!({ "code": 200, "msg": "created" }))
     };
-    let routes = Router::new().fallback(post(hear)).with_state(Arc::clone(&heard));
+    let routes = Router::new().fallback(post(hear)).with_state(Arc::clone(&received));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let mut served = JoinSet::new();
     served.spawn(async move { axum::serve(listener, routes).await.expect("served") });
-    (url, heard, served)
+    (url, received, served)
 }
 
 #[tokio::test]
 async fn request_carries_its_span_whatever_the_publisher_sent() {
     let (rig, collector) = (Rig::new("traces.request").await, Collector::start().await);
-    let (crm, heard, _served) = listening_crm().await;
+    let (crm, received, _served) = listening_crm().await;
     let mut env = sending(&collector.url).to_vec();
     env.push(("WTW_CRM_SERVER", &crm));
     let worker = rig.worker(&env).await;
@@ -175,19 +178,19 @@ async fn request_carries_its_span_whatever_the_publisher_sent() {
     let posts = collector.spans("POST", 5).await;
     worker.process.stop().await;
 
-    let heard = heard.lock().expect("no panic").clone();
+    let received = received.lock().expect("no panic").clone();
     let header =
         |headers: &HeaderMap, name: &str| headers.get(name).map(|value| value.to_str().expect("text").to_owned());
     let mut states = Vec::new();
-    for headers in &heard {
+    for headers in &received {
         let parent = header(headers, "traceparent").expect("one each");
         let [_, trace, span, flags] = parent.split('-').collect::<Vec<_>>()[..] else { panic!("{parent}") };
         assert_eq!(flags, "01");
         assert!(posts.iter().any(|post| post.id == span && post.trace == trace), "{parent}");
         states.extend(header(headers, "tracestate"));
     }
-    assert_eq!(posts.iter().filter(|post| post.trace == TRACE).count(), 4, "the fifth begins a trace of its own");
-    assert_eq!(states, ["vendor=x"], "what no header can carry is left out");
+    assert_eq!(posts.iter().filter(|post| post.trace == TRACE).count(), 4, "the fifth request starts a new trace");
+    assert_eq!(states, ["vendor=x"], "a trace state that fits no header is left out");
 }
 
 #[tokio::test]
@@ -219,7 +222,7 @@ async fn collector_that_hangs_or_is_gone_delays_no_message() {
         let lines = worker.process.stop().await;
         // The flush has a limit of three seconds. Without it the exporter waits for up to fifteen.
         assert!(stopping.elapsed().as_secs() < 10, "{:?}", stopping.elapsed());
-        assert!(lines.iter().filter(|line| line.contains("traces cannot be sent")).count() <= 1, "said once");
+        assert!(lines.iter().filter(|line| line.contains("traces cannot be sent")).count() <= 1, "logged once");
     }
     drop(hanging);
 }

@@ -66,12 +66,12 @@ impl Broker {
     }
 
     /// Opens a connection with a channel in confirm mode.
-    pub async fn line(&self) -> Result<Line, String> {
+    pub async fn client(&self) -> Result<BrokerClient, String> {
         within(async {
             let connection = Connection::connect(&self.url, ConnectionProperties::default()).await?;
             let channel = connection.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
-            Ok(Line { connection, channel })
+            Ok(BrokerClient { connection, channel })
         })
         .await
     }
@@ -84,12 +84,12 @@ impl Broker {
 }
 
 /// The benchmark's connection to the broker.
-pub struct Line {
+pub struct BrokerClient {
     connection: Connection,
     channel: Channel,
 }
 
-impl Line {
+impl BrokerClient {
     /// Waits until the queue has no consumer, and empties it.
     pub async fn purge(&self) -> Result<(), String> {
         let began = Instant::now();

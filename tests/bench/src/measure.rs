@@ -27,20 +27,20 @@ struct Run {
 
 /// Measures after the first `warm` messages, so that the start does not count.
 async fn run(site: &Site, who: Contender, in_flight: usize, warm: usize, messages: usize) -> Result<Run, String> {
-    let line = site.broker.line().await?;
-    line.purge().await?;
+    let broker = site.broker.client().await?;
+    broker.purge().await?;
     site.reset(false).await?;
     let (mut running, before, began) = if who == Contender::AmqpConsume {
         // Starting one process for each message in flight takes long: without a pause half of the backlog is processed before all
         // of them run, and again before the processor time of all is read.
         let mut running = who.start(site, in_flight)?;
-        line.consumers(in_flight).await?;
+        broker.consumers(in_flight).await?;
         let before = running.spent(0)?;
-        line.fill(warm + messages).await?;
+        broker.fill(warm + messages).await?;
         let began = site.reached(&mut running, warm).await?;
         (running, before, began)
     } else {
-        line.fill(warm + messages).await?;
+        broker.fill(warm + messages).await?;
         let mut running = who.start(site, in_flight)?;
         let began = site.reached(&mut running, warm).await?;
         let done = site.report().await?.count as usize;
@@ -53,7 +53,7 @@ async fn run(site: &Site, who: Contender, in_flight: usize, warm: usize, message
     let threads_us = before.threads_a_message_until(&after);
     let peak_mib = running.peak()? as f64 / MIB;
     running.stop().await?;
-    line.close().await;
+    broker.close().await;
     Ok(Run { rate: rate(messages, began, ended), cpu_us, threads_us, peak_mib })
 }
 
@@ -173,19 +173,19 @@ async fn way(
     singles: usize,
     pause: impl Fn() -> Duration,
 ) -> Result<Series, String> {
-    let line = site.broker.line().await?;
-    line.purge().await?;
+    let broker = site.broker.client().await?;
+    broker.purge().await?;
     site.reset(true).await?;
     let mut running = contender.start(site, 2)?;
     let warm = singles / 10 + 1;
     for number in 0..warm + singles {
-        line.stamped(number).await?;
+        broker.stamped(number).await?;
         site.reached(&mut running, number + 1).await?;
         sleep(pause()).await;
     }
     let ways = site.report().await?.ways_ns;
     running.stop().await?;
-    line.close().await;
+    broker.close().await;
     Ok(Series(ways.iter().skip(warm).map(|ns| *ns as f64 / 1e6).collect()))
 }
 
@@ -210,10 +210,10 @@ pub async fn starts(site: &Site, plan: &Plan, results: &mut Results) -> Result<(
 
 /// The time from the start of the process to the first request, in milliseconds.
 async fn start(site: &Site, contender: Contender) -> Result<f64, String> {
-    let line = site.broker.line().await?;
-    line.purge().await?;
-    line.fill(10).await?;
-    line.close().await;
+    let broker = site.broker.client().await?;
+    broker.purge().await?;
+    broker.fill(10).await?;
+    broker.close().await;
     site.reset(false).await?;
     let began = clock::now_ns();
     let mut running = contender.start(site, 2)?;
@@ -228,18 +228,18 @@ async fn start(site: &Site, contender: Contender) -> Result<f64, String> {
 async fn idle(site: &Site, many: usize) -> Result<(f64, f64), String> {
     // Long enough that all work of the start or of the last message is done.
     const REST: Duration = Duration::from_secs(3);
-    let line = site.broker.line().await?;
-    line.purge().await?;
+    let broker = site.broker.client().await?;
+    broker.purge().await?;
     site.reset(false).await?;
     let mut running = FILE.start(site, 256)?;
     sleep(REST).await;
     let idle = running.resident()? as f64 / MIB;
-    line.fill(many).await?;
+    broker.fill(many).await?;
     site.reached(&mut running, many).await?;
     sleep(REST).await;
     let again = running.resident()? as f64 / MIB;
     running.stop().await?;
-    line.close().await;
+    broker.close().await;
     Ok((idle, again))
 }
 
@@ -247,10 +247,10 @@ async fn idle(site: &Site, many: usize) -> Result<(f64, f64), String> {
 pub async fn restarts(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
     const PACE: usize = 100;
     for _ in 0..plan.rounds {
-        let line = site.broker.line().await?;
-        line.purge().await?;
-        line.fill(120 * PACE).await?;
-        line.close().await;
+        let broker = site.broker.client().await?;
+        broker.purge().await?;
+        broker.fill(120 * PACE).await?;
+        broker.close().await;
         site.reset(false).await?;
         let mut running = FILE.start_with(site, 2, &[("WTW_CRM_REQUESTS_PER_SECOND", PACE.to_string())])?;
         site.reached(&mut running, 2 * PACE).await?;
@@ -320,15 +320,15 @@ async fn ceiling(site: &Site, tokens: usize, seconds: f64, worker_first: bool) -
 }
 
 async fn limited(site: &Site, address: &str, tokens: &[String], seconds: f64) -> Result<f64, String> {
-    let line = site.broker.line().await?;
-    line.purge().await?;
+    let broker = site.broker.client().await?;
+    broker.purge().await?;
     // Half as many again as the limits allow.
-    line.fill((tokens.len() as f64 * 50.0 * (seconds + 1.0) * 1.5) as usize).await?;
+    broker.fill((tokens.len() as f64 * 50.0 * (seconds + 1.0) * 1.5) as usize).await?;
     let settings = [("WTW_CRM_SERVER", address.to_owned()), ("WTW_CRM_TOKENS", tokens.join(","))];
     let running = FILE.start_with(site, 2, &settings)?;
     let rate = created(site, address, 2 * tokens.len(), seconds).await?;
     running.stop().await?;
-    line.close().await;
+    broker.close().await;
     forget(site, address).await?;
     Ok(rate)
 }

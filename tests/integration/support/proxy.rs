@@ -17,12 +17,12 @@ pub(crate) struct Proxy {
 /// What the proxy does, and how often it was cut: so a connection also notices a cut that is already over.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct State {
-    line: Line,
+    mode: Mode,
     cuts: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Line {
+enum Mode {
     Open,
     /// Connections stay open and accept data; nothing arrives.
     Held,
@@ -44,41 +44,41 @@ impl Proxy {
         let port = listener.local_addr().expect("an address").port();
         url.set_host(Some("127.0.0.1")).expect("a host");
         url.set_port(Some(port)).expect("a port");
-        let state = watch::Sender::new(State { line: Line::Open, cuts: 0 });
+        let state = watch::Sender::new(State { mode: Mode::Open, cuts: 0 });
         let mut accepting = JoinSet::new();
         let amqp = url.scheme() == "amqp";
         accepting.spawn(accept(listener, server, amqp, state.subscribe()));
         Self { url: url.into(), state, _accepting: accepting }
     }
 
-    fn set(&self, line: Line) {
-        let cut = u64::from(line == Line::Cut);
-        self.state.send_modify(|state| *state = State { line, cuts: state.cuts + cut });
+    fn set(&self, mode: Mode) {
+        let cut = u64::from(mode == Mode::Cut);
+        self.state.send_modify(|state| *state = State { mode, cuts: state.cuts + cut });
     }
 
     /// From now on nothing arrives, in both directions.
     pub(crate) fn hold(&self) {
-        self.set(Line::Held);
+        self.set(Mode::Held);
     }
 
     /// From now on an AMQP client can connect and open channels, but no frame about queues and messages reaches the server.
     pub(crate) fn deafen(&self) {
-        self.set(Line::Deaf);
+        self.set(Mode::Deaf);
     }
 
     /// Ends every connection, discards what was held back, and refuses new connections.
     pub(crate) fn cut(&self) {
-        self.set(Line::Cut);
+        self.set(Mode::Cut);
     }
 
     /// Ends every connection to the server. The clients notice nothing.
     pub(crate) fn sever(&self) {
-        self.set(Line::Severed);
+        self.set(Mode::Severed);
     }
 
     /// From now on everything arrives again.
     pub(crate) fn open(&self) {
-        self.set(Line::Open);
+        self.set(Mode::Open);
     }
 }
 
@@ -94,15 +94,15 @@ async fn accept(listener: TcpListener, server: String, amqp: bool, state: watch:
 async fn connect(mut client: TcpStream, server: String, amqp: bool, state: watch::Receiver<State>) {
     let mut ends = state.clone();
     let begun = *ends.borrow();
-    if begun.line == Line::Cut {
+    if begun.mode == Mode::Cut {
         return;
     }
     tokio::select! {
         biased;
-        _ = ends.wait_for(|now| now.cuts > begun.cuts || now.line == Line::Severed) => {}
+        _ = ends.wait_for(|now| now.cuts > begun.cuts || now.mode == Mode::Severed) => {}
         () = both_ways(&mut client, &server, amqp, &state) => return,
     }
-    let _ = ends.wait_for(|now| now.cuts > begun.cuts || now.line != Line::Severed).await;
+    let _ = ends.wait_for(|now| now.cuts > begun.cuts || now.mode != Mode::Severed).await;
 }
 
 /// Forwards data in both directions until one end closes. Then both are closed.
@@ -125,7 +125,7 @@ async fn both_ways(client: &mut TcpStream, server: &str, amqp: bool, state: &wat
 async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, mut state: watch::Receiver<State>) {
     let mut bytes = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut bytes).await {
-        let open = state.wait_for(|now| matches!(now.line, Line::Open | Line::Deaf)).await.is_ok();
+        let open = state.wait_for(|now| matches!(now.mode, Mode::Open | Mode::Deaf)).await.is_ok();
         if !open || to.write_all(&bytes[..count]).await.is_err() {
             return;
         }
@@ -145,9 +145,9 @@ async fn carry_frames(
     let mut frame = vec![0; GREETING];
     from.read_exact(&mut frame).await?;
     loop {
-        let line = state.wait_for(|now| matches!(now.line, Line::Open | Line::Deaf)).await.map(|now| now.line);
-        let Ok(line) = line else { return Ok(()) };
-        if line == Line::Open || !is_work(&frame) {
+        let mode = state.wait_for(|now| matches!(now.mode, Mode::Open | Mode::Deaf)).await.map(|now| now.mode);
+        let Ok(mode) = mode else { return Ok(()) };
+        if mode == Mode::Open || !is_work(&frame) {
             to.write_all(&frame).await?;
         }
         frame.resize(HEAD, 0);
