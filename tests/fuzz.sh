@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Fuzzes each target for so many seconds (`tests/fuzz.sh [SECONDS] [TARGET...]`). Without sanitizers, which only a nightly
-# toolchain has: the worker forbids unsafe code, so that panics, hangs and memory are what there is to find. The corpus and
-# what it finds are kept under target/fuzz.
+# Fuzzes each target for SECONDS (`tests/fuzz.sh [SECONDS] [TARGET...]`). Sanitizers need a nightly toolchain and are not used: the
+# worker forbids unsafe code, so fuzzing looks for panics, hangs and excessive memory. The corpus and the failing inputs are
+# in target/fuzz.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
@@ -26,7 +26,7 @@ for target in "${targets[@]}"; do
     if ! cargo fuzz run --dev --sanitizer none --fuzz-dir tests/fuzz --target-dir "$work" "$target" "$corpus" -- \
         -max_total_time="$seconds" -max_len=65536 -timeout=10 -rss_limit_mb=1024 -artifact_prefix="$work/" >"$log" 2>&1; then
         tail -n 60 "$log" >&2
-        echo "$target failed; the input is named above, all that was printed is in $log" >&2
+        echo "$target failed. The failing input is named above; the whole output is in $log. Run the target with that input to repeat it." >&2
         exit 1
     fi
     grep '^Done ' "$log"

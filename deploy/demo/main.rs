@@ -1,14 +1,15 @@
-//! `make demo`: a real RabbitMQ, the sandbox CRM and the worker, with 300 task messages. In the end every message is
-//! accounted for.
+//! `make demo`: starts a real RabbitMQ, the sandbox CRM and the worker, publishes 300 tasks, and checks in the end that every
+//! message is in the CRM or on the dead-letter queue.
 
-mod books;
 #[path = "../../tests/integration/support/broker.rs"]
 #[expect(dead_code, reason = "the tests do more with a broker")]
 mod broker;
+mod dead_letters;
+mod events;
 mod http;
-mod letters;
 mod messages;
 mod queues;
+mod report;
 mod screen;
 mod seen;
 mod show;
@@ -22,13 +23,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::show::Show;
 
-/// What a shell makes of the signal SIGINT.
+/// The exit code that a shell gives a program ended by SIGINT.
 const INTERRUPTED: u8 = 130;
 
 /// A real RabbitMQ, the sandbox CRM and the worker at work on 300 tasks
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Leave everything running in the end, and print the addresses
+    /// Leave everything running at the end, and print the addresses
     #[arg(long)]
     keep: bool,
 }
@@ -37,13 +38,13 @@ struct Arguments {
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut show = Show::default();
-    let played = tokio::select! {
-        played = show.play(arguments.keep) => Some(played),
+    let result = tokio::select! {
+        result = show.run(arguments.keep) => Some(result),
         () = interrupted() => None,
     };
-    let balanced = match played {
+    let is_good = match result {
         None => {
-            eprintln!("interrupted: cleaning up");
+            eprintln!("interrupted: stopping what the demo started");
             show.close().await;
             return ExitCode::from(INTERRUPTED);
         }
@@ -53,9 +54,9 @@ async fn main() -> ExitCode {
             eprintln!("error: {why}");
             return ExitCode::FAILURE;
         }
-        Some(Ok(balanced)) => balanced,
+        Some(Ok(is_good)) => is_good,
     };
-    if !balanced {
+    if !is_good {
         show.failed();
     }
     if arguments.keep {
@@ -63,7 +64,7 @@ async fn main() -> ExitCode {
     } else {
         show.close().await;
     }
-    if balanced { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 async fn interrupted() {

@@ -1,4 +1,4 @@
-//! The messages: ordinary tasks, with special ones among them, the same in every run but for their dates.
+//! The messages of the demo: ordinary tasks, with special ones among them. Except for the dates they are the same in every run.
 
 use std::collections::HashMap;
 
@@ -8,34 +8,34 @@ use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-/// How many there are.
+/// How many messages the demo publishes.
 pub(crate) const COUNT: usize = 300;
-/// A special one marked as early is among this many first ones.
+/// A special message that is marked as early is among the first of this number.
 const EARLY: usize = 16;
-/// The first message's record in the CRM; all have as many digits, so that none is part of another.
+/// `id_record` of the first message. All have the same number of digits, so that no record number contains another one.
 const FIRST_RECORD: usize = 48_213;
 const SEED: u64 = 2026;
 
-/// A message to publish, and what has to become of it.
+/// A message to publish, and its expected result.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
     /// The AMQP message id.
     pub(crate) id: String,
-    /// `id_record` and name of the task: what the CRM has to show for it.
+    /// `id_record` and name of the task in the CRM.
     pub(crate) task: (String, String),
-    pub(crate) fate: Fate,
+    pub(crate) expected: Expected,
     /// The sandbox's rule for this message.
     pub(crate) fault: Option<Value>,
     export: Value,
 }
 
-/// What has to become of a message.
+/// The expected result of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum Expected {
     Created,
     DeadLettered {
         kind: String,
-        /// Whether the CRM made the task all the same.
+        /// Whether the CRM created the task before its answer was lost.
         in_crm: bool,
     },
 }
@@ -54,12 +54,12 @@ struct Template {
     description: String,
     days: i64,
     remind_days: Option<i64>,
-    /// Dates with an offset in place of the account's wall clock.
+    /// The dates have an offset, instead of being wall-clock times of the account.
     #[serde(default)]
     zoned: bool,
 }
 
-/// A message that is not like the others.
+/// A message with a bad body, or one that the sandbox answers with a fault.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Special {
@@ -77,7 +77,7 @@ struct Special {
     in_crm: bool,
 }
 
-/// What is done to a body that would have been good.
+/// How a good body is changed.
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Edit {
@@ -124,7 +124,7 @@ fn read<'a, T: Deserialize<'a>>(name: &str, json: &'a str) -> Result<T, String> 
     serde_json::from_str(json).map_err(|error| format!("deploy/demo/data/{name}: {error}"))
 }
 
-/// Which special message stands where.
+/// Chooses a place in the order for each special message.
 fn places(specials: &[Special], chance: &mut fastrand::Rng) -> HashMap<usize, Special> {
     let (mut early, mut later): (Vec<_>, Vec<_>) = (0..COUNT).partition(|place| *place < EARLY);
     chance.shuffle(&mut early);
@@ -172,7 +172,7 @@ fn task(
     Ok(body)
 }
 
-/// A date some days ahead, at a time of an office's day.
+/// A date some days ahead, during office hours.
 fn date(now: Timestamp, days: i64, time: (i64, i64), zoned: bool) -> Result<String, String> {
     let today = now.to_zoned_datetime(TimeZone::UTC).date();
     let (hour, minute) = time;
@@ -201,15 +201,15 @@ fn message(
         rule.insert("name_contains".to_owned(), json!(format!("#{record}")));
         Value::Object(rule)
     });
-    let fate = special
+    let expected = special
         .as_ref()
-        .and_then(|special| Some(Fate::DeadLettered { kind: special.expect.clone()?, in_crm: special.in_crm }));
+        .and_then(|special| Some(Expected::DeadLettered { kind: special.expect.clone()?, in_crm: special.in_crm }));
     let body = body(task, special.and_then(|special| special.edit))?;
     Ok(Message {
         export: envelope(&id, place, &body, now),
         id,
         task: (record, name),
-        fate: fate.unwrap_or(Fate::Created),
+        expected: expected.unwrap_or(Expected::Created),
         fault,
     })
 }

@@ -1,4 +1,4 @@
-//! What is shown while it runs: a progress bar on a terminal, else a line now and then.
+//! Shows the progress: a bar on a terminal, otherwise a line every two seconds.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 use crate::seen::Seen;
 
-/// Between two lines where there is no terminal.
+/// The time between two lines without a terminal.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Prints a line; a reader that has gone away is no failure.
+/// Prints a line. A closed output is not an error.
 pub(crate) fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
@@ -19,7 +19,7 @@ pub(crate) fn print(text: &str) {
 
 /// The progress of the messages.
 pub(crate) struct Screen {
-    /// On a terminal.
+    /// None without a terminal.
     bar: Option<ProgressBar>,
     began: Instant,
     next_line: Duration,
@@ -39,7 +39,7 @@ impl Screen {
         Self { bar, began: Instant::now(), next_line: EVERY }
     }
 
-    /// Tells of something that happened.
+    /// Prints an event with its time.
     pub(crate) fn say(&self, text: &str) {
         let line = format!("  {:>4.1} s  {text}", self.began.elapsed().as_secs_f64());
         match &self.bar {
@@ -48,7 +48,7 @@ impl Screen {
         }
     }
 
-    /// Shows how far it is.
+    /// Shows the progress.
     pub(crate) fn show(&mut self, seen: &Seen) {
         let gate = seen.gate.as_deref().map_or_else(|| "gate open".to_owned(), |why| format!("gate closed: {why}"));
         let (created, dead) = (seen.created, seen.dead_lettered);
@@ -62,7 +62,7 @@ impl Screen {
         }
     }
 
-    /// Takes the bar away and tells how long it took.
+    /// Removes the bar and returns the time since the start.
     pub(crate) fn finish(self) -> Duration {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();

@@ -1,21 +1,21 @@
-//! What the worker's pages say while it runs.
+//! Reads the worker's pages while it runs.
 
 use serde_json::Value;
 
 use crate::http::Http;
 
-/// What the worker says of itself.
+/// The numbers of the worker's `/metrics` and `/status`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) created: u64,
     pub(crate) dead_lettered: u64,
-    /// Times that a message was sent to a retry queue.
+    /// How often a message was sent to a retry queue.
     pub(crate) retried: u64,
-    /// Requests to the CRM by outcome, those that there were.
+    /// Attempts by outcome, without those that did not occur.
     pub(crate) attempts: Vec<(String, u64)>,
-    /// Messages taken and not yet settled.
+    /// Messages that the worker has received and not settled.
     pub(crate) in_flight: u64,
-    /// Why the gate is closed, if it is.
+    /// Why the gate is closed; none while it is open.
     pub(crate) gate: Option<String>,
 }
 
@@ -38,7 +38,7 @@ impl Seen {
         Ok(seen)
     }
 
-    /// A line of metrics, such as `wtw_attempts_total{outcome="created"} 7`.
+    /// Reads a line of the metrics, such as `wtw_attempts_total{outcome="created"} 7`.
     fn read(&mut self, line: &str) {
         let Some((name, count)) = line.rsplit_once(' ') else {
             return;

@@ -1,4 +1,4 @@
-//! The demo from its first line to its last.
+//! The steps of the demo: start, publish, watch, report, stop.
 
 use std::net::TcpListener;
 
@@ -6,84 +6,105 @@ use serde_json::Value;
 use tokio::time::{Duration, Instant, sleep};
 use wolkvox_task_worker::clock::Clock;
 
-use crate::books::{Evidence, audit};
 use crate::broker::{Broker, unique};
+use crate::dead_letters::{DeadLetter, table};
+use crate::events::Events;
 use crate::http::Http;
-use crate::letters::{Letter, table};
 use crate::messages::{self, Message};
 use crate::queues;
+use crate::report::{Evidence, checks};
 use crate::screen::{Screen, print};
 use crate::stage::{Running, Settings, Stage};
 use crate::watch::{Addresses, Watch};
 
-/// Variable with the address of a broker to use.
+/// The environment variable with the address of a broker to use instead of a new one.
 const GIVEN: &str = "WTW_BROKER_URLS";
-/// How long the queues may take to show what was settled.
-const SHOWS: Duration = Duration::from_secs(10);
+/// How long RabbitMQ's message counts can be behind.
+const COUNTS: Duration = Duration::from_secs(10);
 
-/// What there is to clean up, or to keep.
+/// Everything that the demo started, to stop or to keep at the end.
 #[derive(Default)]
 pub(crate) struct Show {
     stage: Option<Stage>,
     broker: Option<Broker>,
-    /// On the broker, the work queue first.
+    /// The demo's queues, the work queue first.
     queues: Vec<String>,
     settings: Settings,
 }
 
-/// The processes, and where they are.
-struct Cast {
+/// The worker's process, and the addresses of worker and sandbox.
+struct Processes {
     worker: Running,
     at: Addresses,
 }
 
 impl Show {
-    /// Plays it all; true when everything is as it must be. With `keep` the worker still runs when that is checked.
-    pub(crate) async fn play(&mut self, keep: bool) -> Result<bool, String> {
+    /// Runs the demo. True when every check holds. With `keep` the worker is not stopped before the report.
+    pub(crate) async fn run(&mut self, keep: bool) -> Result<bool, String> {
         let http = Http::new()?;
         let messages = messages::all(Clock::system().now())?;
         let total = messages.len();
-        print(&format!("{total} task messages on their way from RabbitMQ through the worker into a sandbox CRM\n"));
+        print(&format!("{total} task messages go from RabbitMQ through the worker to a sandbox CRM\n"));
         self.start_broker().await?;
-        let mut cast = self.start_processes(&http, &messages).await?;
+        let mut processes = self.start_processes(&http, &messages).await?;
         let (mut screen, confirmed) = self.publish(&messages).await?;
         let watch = Watch {
             http: &http,
-            at: &cast.at,
-            worker: &mut cast.worker,
+            at: &processes.at,
+            worker: &mut processes.worker,
             faults: messages::faults(&messages),
             total: u64::try_from(total).unwrap_or(u64::MAX),
         };
         let seen = watch.until_settled(&mut screen).await?;
         screen.show(&seen);
         let took = screen.finish();
-        let stopped = if keep { None } else { Some(cast.worker.stop().await) };
+        let stopped = if keep { None } else { Some(processes.worker.stop().await) };
         let evidence = Evidence {
             confirmed,
-            tasks: http.json(&format!("{}/sandbox/tasks", cast.at.sandbox)).await?,
-            stats: http.json(&format!("{}/sandbox/stats", cast.at.sandbox)).await?,
-            letters: self.letters().await?,
+            tasks: http.json(&format!("{}/sandbox/tasks", processes.at.sandbox)).await?,
+            stats: http.json(&format!("{}/sandbox/stats", processes.at.sandbox)).await?,
+            dead_letters: self.dead_letters().await?,
             left: self.left().await?,
             messages,
             seen,
             stopped,
         };
-        let balanced = report(&evidence, took);
-        if !balanced {
-            print(&format!("\n{}", cast.worker.last_lines()));
+        let mut is_good = report(&evidence, took);
+        is_good &= self.play_events(&http).await?;
+        if !is_good {
+            print(&format!("\n{}", processes.worker.last_lines()));
         }
         if keep {
-            let console = self.start_console(&http, &cast.at).await?;
-            self.tell_addresses(&cast.at, &console);
+            let console = self.start_console(&http, &processes.at).await?;
+            self.print_addresses(&processes.at, &console);
         }
-        Ok(balanced)
+        Ok(is_good)
+    }
+
+    /// A second worker, whose messages are events.
+    async fn play_events(&mut self, http: &Http) -> Result<bool, String> {
+        let work = self.queues.first().map(|queue| format!("{queue}.events")).unwrap_or_default();
+        let events = Events {
+            stage: self.stage()?,
+            settings: &self.settings,
+            broker: &self.broker()?.url,
+            queue: &work,
+            listen: free_address()?,
+        };
+        let names = queue_names(&events.stage.run(&events.settings()?, &["topology"]).await?)?;
+        let played = events.play(http).await;
+        self.queues.extend(names);
+        let (text, is_right) = played?;
+        let mark = if is_right { "✓" } else { "✗" };
+        print(&format!("\nEvents\n  {mark} {text}"));
+        Ok(is_right)
     }
 
     async fn start_broker(&mut self) -> Result<(), String> {
         let began = Instant::now();
         let broker = Broker::start(GIVEN).await?;
         let own = is_own(&broker);
-        // On a broker with other things on it, these must not be met.
+        // A broker that was given can have the usual queue already: the demo must not touch it.
         let queue = if own { "wolkvox.tasks".to_owned() } else { unique("wolkvox.demo") };
         let how = if own {
             format!("started in {:.1} s", began.elapsed().as_secs_f64())
@@ -99,19 +120,19 @@ impl Show {
             ("WTW_GATE_PROBE_INITIAL", "200ms".to_owned()),
             ("WTW_GATE_PROBE_MAX", "1s".to_owned()),
             ("WTW_LOG_FORMAT", "text".to_owned()),
-            // With one message that never gets through, two rounds must stay below the failures that close the gate: were it
-            // the last one left, it would look like an outage, and would be kept until the CRM takes something.
+            // One message is never accepted. Its failures must stay below gate.failures: as the last message it would close
+            // the gate, and a closed gate keeps it instead of dead-lettering it.
             ("WTW_RETRY_IMMEDIATE_ATTEMPTS", "2".to_owned()),
             ("WTW_RETRY_IMMEDIATE_INITIAL", "100ms".to_owned()),
             ("WTW_RETRY_DELAYS", "1s,2s".to_owned()),
-            // Otherwise a lost answer would lead to a second task.
+            // In strict mode a lost answer does not lead to a second task.
             ("WTW_RETRY_ON_UNKNOWN", "dead-letter".to_owned()),
         ];
         self.broker = Some(broker);
         Ok(())
     }
 
-    async fn start_processes(&mut self, http: &Http, messages: &[Message]) -> Result<Cast, String> {
+    async fn start_processes(&mut self, http: &Http, messages: &[Message]) -> Result<Processes, String> {
         let stage = self.stage.insert(Stage::new()?);
         let faults = messages::faults(messages);
         let file = stage.write("faults.json", &Value::from(faults.as_slice()).to_string())?;
@@ -134,10 +155,10 @@ impl Show {
         worker.answers(http, &format!("{admin}/readyz")).await?;
         print(&format!("  worker     {admin}/status   log: {}", worker.log().display()));
         let at = Addresses { sandbox, admin };
-        Ok(Cast { worker, at })
+        Ok(Processes { worker, at })
     }
 
-    /// Starts the console for what stays; its address.
+    /// Starts the console and returns its address.
     async fn start_console(&mut self, http: &Http, at: &Addresses) -> Result<String, String> {
         let listen = free_address()?;
         let console = format!("http://{listen}");
@@ -149,25 +170,26 @@ impl Show {
         Ok(console)
     }
 
-    /// Publishes everything; the clock starts here.
+    /// Publishes all messages. The time of the report starts here.
     async fn publish(&self, messages: &[Message]) -> Result<(Screen, usize), String> {
         let stage = self.stage()?;
         let file = stage.write("tasks.jsonl", &messages::export(messages))?;
         let screen = Screen::new(messages.len());
         let said = stage.run(&self.settings, &["publish", "--no-validate", &file.display().to_string()]).await?;
         let count = said.trim().rsplit(' ').next().and_then(|count| count.parse().ok());
-        let confirmed = count.ok_or_else(|| format!("publish said {said:?}, which names no number"))?;
+        let confirmed =
+            count.ok_or_else(|| format!("publish printed {said:?}; expected a line that ends with a number"))?;
         screen.say(said.trim());
         Ok((screen, confirmed))
     }
 
-    async fn letters(&self) -> Result<Vec<Letter>, String> {
+    async fn dead_letters(&self) -> Result<Vec<DeadLetter>, String> {
         let stage = self.stage()?;
         let listed = stage.run(&self.settings, &["dead-letters", "list", "--each", "--json"]).await?;
         serde_json::from_str(&listed).map_err(|error| format!("dead-letters list --each --json: {error}"))
     }
 
-    /// What waits in every queue but the dead letters', once that does not change for the better any more.
+    /// The message counts of the work queue and the retry queues: as soon as all are 0, otherwise after [`COUNTS`].
     async fn left(&self) -> Result<Vec<(String, u32)>, String> {
         let began = Instant::now();
         let work = self.queues.first().cloned().unwrap_or_default();
@@ -176,7 +198,7 @@ impl Show {
         let url = &self.broker()?.url;
         loop {
             let left = queues::waiting(url, &names).await?;
-            if left.iter().all(|(_, count)| *count == 0) || began.elapsed() > SHOWS {
+            if left.iter().all(|(_, count)| *count == 0) || began.elapsed() > COUNTS {
                 return Ok(left);
             }
             sleep(Duration::from_millis(200)).await;
@@ -184,14 +206,14 @@ impl Show {
     }
 
     fn stage(&self) -> Result<&Stage, String> {
-        self.stage.as_ref().ok_or_else(|| "there is no stage yet".to_owned())
+        self.stage.as_ref().ok_or_else(|| "the demo has no folder yet: report this bug".to_owned())
     }
 
     fn broker(&self) -> Result<&Broker, String> {
-        self.broker.as_ref().ok_or_else(|| "there is no broker yet".to_owned())
+        self.broker.as_ref().ok_or_else(|| "the demo has no broker yet: report this bug".to_owned())
     }
 
-    fn tell_addresses(&self, at: &Addresses, console: &str) {
+    fn print_addresses(&self, at: &Addresses, console: &str) {
         let Addresses { sandbox, admin } = at;
         print("\nStill running:");
         print(&format!("  console     {console}/   what works, what failed and why, in a browser"));
@@ -208,47 +230,47 @@ impl Show {
         };
         print(&format!("  management  {management}   user guest, password guest"));
         let program = stage.program.display();
-        print(&format!("More to do for it:\n  WTW_BROKER_URLS='{amqp}' '{program}' publish FILE"));
+        print(&format!("Publish more tasks with:\n  WTW_BROKER_URLS='{amqp}' '{program}' publish FILE"));
     }
 
-    /// Leaves the logs of a failure to be read.
+    /// Keeps the logs of a failed demo.
     pub(crate) fn failed(&self) {
         if let Some(stage) = &self.stage {
             stage.leave_logs();
         }
     }
 
-    /// Leaves everything running and tells how to end it.
+    /// Leaves everything running and prints the command that stops it.
     pub(crate) fn keep(mut self) {
         if let (Some(stage), Some(broker)) = (self.stage.take(), self.broker.take()) {
             match stage.keep(broker) {
-                Ok(command) => print(&format!("Stop it all with:\n  {command}")),
+                Ok(command) => print(&format!("Stop everything with:\n  {command}")),
                 Err(why) => eprintln!("error: {why}"),
             }
         }
     }
 
-    /// Ends the processes, then takes their queues from a broker that stays, or ends the broker.
+    /// Stops the processes. Then removes the demo's queues from a broker that was given, or removes the demo's broker.
     pub(crate) async fn close(mut self) {
         drop(self.stage.take());
         if let Some(broker) = self.broker.take()
             && !is_own(&broker)
             && let Err(why) = queues::delete(&broker.url, &self.queues).await
         {
-            eprintln!("the demo's queues are left on the broker: {why}");
+            eprintln!("cannot delete the demo's queues {}: {why}. Delete them yourself.", self.queues.join(", "));
         }
     }
 }
 
-/// Prints dead letters, result and time; true when everything is as it must be.
+/// Prints dead letters, checks and time. True when every check holds.
 fn report(evidence: &Evidence, took: Duration) -> bool {
     print("\nDead letters");
-    for line in table(&evidence.letters) {
+    for line in table(&evidence.dead_letters) {
         print(&line);
     }
     print("\nResult");
-    let entries = audit(evidence);
-    for line in entries.iter().flat_map(|entry| entry.lines()) {
+    let checks = checks(evidence);
+    for line in checks.iter().flat_map(|check| check.lines()) {
         print(&line);
     }
     let retried = evidence.seen.retried;
@@ -260,18 +282,18 @@ fn report(evidence: &Evidence, took: Duration) -> bool {
         "\n  {requests} requests: {}; {retried} times a message waited in a retry queue",
         outcomes.join(", ")
     ));
-    let balanced = entries.iter().all(|entry| entry.holds());
-    let verdict = if balanced { "Everything is as it must be" } else { "Something is WRONG" };
+    let is_good = checks.iter().all(|check| check.holds());
+    let verdict = if is_good { "Every message is accounted for" } else { "A check FAILED, see ✗ above" };
     print(&format!("  {verdict}. From the first message to the last: {:.1} s", took.as_secs_f64()));
-    balanced
+    is_good
 }
 
-/// Only a broker that was not named has a management interface that we know of.
+/// Whether the demo started this broker. Of one that was given it knows no management interface.
 fn is_own(broker: &Broker) -> bool {
     broker.management_url.is_some()
 }
 
-/// The broker's address as it may be shown: a password stays in it only where it is everybody's.
+/// The broker's address. It contains the password only where that is the public default of the demo's own broker.
 fn without_password(broker: &Broker) -> String {
     let Ok(mut url) = url::Url::parse(&broker.url) else {
         return "an address that cannot be read".to_owned();

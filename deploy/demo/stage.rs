@@ -1,6 +1,7 @@
-//! What the demo runs: the real program's processes, and a folder for what they read and write.
+//! The demo's processes of the real program, and the folder that they use.
 //!
-//! However the demo ends, its reaper ends the processes: they are in groups of their own, out of a terminal's reach.
+//! However the demo ends, its reaper ends the processes. They have their own process groups, so that a terminal's Ctrl-C does
+//! not reach them.
 
 #[path = "../../tests/integration/support/broker/reaper.rs"]
 #[expect(clippy::duplicate_mod, reason = "the broker's own is private to it, and that is right for the tests")]
@@ -21,26 +22,26 @@ use crate::broker::{Broker, unique};
 use crate::http::Http;
 
 const STOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/demo/stop.sh");
-/// How long a process may take until it works.
+/// The longest time until a process is ready.
 const START: Duration = Duration::from_secs(60);
-/// How long a command that does its work and ends may take.
+/// The longest time of a command that ends by itself.
 const COMMAND: Duration = Duration::from_secs(120);
-/// Longer than the worker's grace.
+/// The longest time until a stopped worker ends: more than its grace.
 const END: Duration = Duration::from_secs(40);
-/// Lines of a log that a failure shows.
+/// How many lines of a log an error shows.
 const LAST_LINES: usize = 15;
 
 /// Settings of the program, as environment variables.
 pub(crate) type Settings = Vec<(&'static str, String)>;
 
-/// The folder and the processes; all gone when dropped.
+/// The folder and the processes. Dropping it removes both.
 pub(crate) struct Stage {
     folder: PathBuf,
     pub(crate) program: PathBuf,
     reaper: Reaper,
 }
 
-/// A process of the stage.
+/// A running process of the demo.
 pub(crate) struct Running {
     name: &'static str,
     child: Child,
@@ -54,7 +55,7 @@ impl Stage {
         Ok(Self { reaper: Reaper::new(stop_command(&folder))?, program: program()?, folder })
     }
 
-    /// Puts a file into the folder.
+    /// Writes a file into the folder.
     pub(crate) fn write(&self, name: &str, content: &str) -> Result<PathBuf, String> {
         let path = self.folder.join(name);
         fs::write(&path, content).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -63,7 +64,7 @@ impl Stage {
 
     fn command(&self, settings: &Settings, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        // The settings of whoever calls the demo are meant for another worker.
+        // The caller's WTW_ variables are meant for another worker.
         for (name, _) in std::env::vars_os() {
             if name.as_encoded_bytes().starts_with(b"WTW_") {
                 command.env_remove(name);
@@ -78,7 +79,7 @@ impl Stage {
         command
     }
 
-    /// Runs a command of the program to its end and returns what it printed.
+    /// Runs a command of the program and returns its standard output.
     pub(crate) async fn run(&self, settings: &Settings, arguments: &[&str]) -> Result<String, String> {
         let what = arguments.join(" ");
         let output = self.command(settings, arguments).kill_on_drop(true).output();
@@ -92,7 +93,7 @@ impl Stage {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Starts a process of the program, which logs to a file of its name.
+    /// Starts a process of the program. Its log goes to the file `<name>.log`.
     pub(crate) fn start(&self, name: &'static str, settings: &Settings, arguments: &[&str]) -> Result<Running, String> {
         let failed = |error: std::io::Error| format!("{name}: {error}");
         let log = self.folder.join(format!("{name}.log"));
@@ -109,7 +110,7 @@ impl Stage {
         Ok(Running { name, child, log })
     }
 
-    /// Leaves everything running and returns the command that ends it.
+    /// Leaves everything running and returns the command that stops it.
     pub(crate) fn keep(self, broker: Broker) -> Result<String, String> {
         if let Some(remove) = broker.keep() {
             self.write("broker", &remove)?;
@@ -117,14 +118,14 @@ impl Stage {
         Ok(self.reaper.keep())
     }
 
-    /// Leaves the logs where they are when the rest goes.
+    /// Keeps the logs when the folder's other files are removed.
     pub(crate) fn leave_logs(&self) {
         let _ = self.write("failed", "");
     }
 }
 
 impl Running {
-    /// The first line on its standard output.
+    /// Reads the first line of the standard output.
     pub(crate) async fn first_line(&mut self) -> Result<String, String> {
         let Some(stdout) = self.child.stdout.take() else {
             return Err(format!("the {} has no output", self.name));
@@ -137,7 +138,7 @@ impl Running {
         }
     }
 
-    /// Waits until a page of it answers 200.
+    /// Waits until the page at `url` answers 200.
     pub(crate) async fn answers(&mut self, http: &Http, url: &str) -> Result<(), String> {
         let mut last = String::new();
         let asking = async {
@@ -164,7 +165,7 @@ impl Running {
         &self.log
     }
 
-    /// Asks it to end, as an operator would, and waits until it has.
+    /// Stops the process with SIGTERM and waits for its end.
     pub(crate) async fn stop(&mut self) -> Result<(), String> {
         if let Some(pid) = self.child.id() {
             let mut kill = Command::new("kill");
@@ -178,7 +179,7 @@ impl Running {
         }
     }
 
-    /// What went wrong, with the last lines of the log.
+    /// An error message with the last lines of the log.
     pub(crate) fn failure(&self, what: &str) -> String {
         format!("the {} {what}\n{}", self.name, self.last_lines())
     }
@@ -188,7 +189,7 @@ impl Running {
         let lines: Vec<&str> = log.lines().collect();
         let last = lines.len().saturating_sub(LAST_LINES);
         let last = lines.get(last..).unwrap_or_default().join("\n");
-        format!("the end of {}:\n{last}", self.log.display())
+        format!("last lines of {}:\n{last}", self.log.display())
     }
 }
 
@@ -196,7 +197,7 @@ fn stop_command(folder: &Path) -> String {
     format!("'{STOP}' '{}'", folder.display())
 }
 
-/// The program that was built along with this one.
+/// The path of the worker program that was built with the demo.
 fn program() -> Result<PathBuf, String> {
     let name = env!("CARGO_PKG_NAME");
     let here = std::env::current_exe().map_err(|error| error.to_string())?;

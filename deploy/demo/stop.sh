@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ends a demo: its processes, its broker where it has one of its own, and its folder.
+# Stops a demo: removes its processes, its own broker (if it has one), and its folder.
 # Usage: stop.sh FOLDER
 set -euo pipefail
 
@@ -7,7 +7,7 @@ folder=$1
 [ -d "$folder" ] || exit 0
 cd /
 
-# What still runs of it; a number that another program has got since is not of it.
+# The process ids that still belong to the demo: another program can have got an old id.
 running() {
     local pid
     while read -r pid; do
@@ -24,5 +24,5 @@ for signal in TERM KILL; do
     done
 done
 if [ -e "$folder/broker" ]; then sh "$folder/broker" >/dev/null; fi
-# The logs of a failed run are left to be read.
+# The logs of a failed demo stay.
 if [ -e "$folder/failed" ]; then rm -f "$folder/pids"; else rm -rf "$folder"; fi

@@ -1,4 +1,4 @@
-//! Follows the worker until every message is settled, with an outage of the CRM on the way.
+//! Watches the worker until every message is settled, and lets the CRM fail for a while.
 
 use std::time::Duration;
 
@@ -10,28 +10,28 @@ use crate::screen::Screen;
 use crate::seen::Seen;
 use crate::stage::Running;
 
-/// Between two looks.
+/// The time between two readings.
 const LOOK: Duration = Duration::from_millis(100);
-/// The longest that all of it may take.
+/// The longest time until every message is settled.
 const LIMIT: Duration = Duration::from_secs(150);
-/// The shortest outage; it lasts until the gate is seen closed.
+/// The shortest outage. It lasts at least until the gate is closed.
 const OUTAGE: Duration = Duration::from_millis(1_500);
 
-/// How far the outage is.
+/// The state of the outage.
 enum Outage {
     Ahead,
     Began { at: Instant, gate_closed: bool },
     Over { gate_opened: bool },
 }
 
-/// Where sandbox and worker are.
+/// The addresses of sandbox and worker.
 #[derive(Clone, Debug)]
 pub(crate) struct Addresses {
     pub(crate) sandbox: String,
     pub(crate) admin: String,
 }
 
-/// One demo under way.
+/// Everything that watching needs.
 pub(crate) struct Watch<'a> {
     pub(crate) http: &'a Http,
     pub(crate) at: &'a Addresses,
@@ -42,7 +42,7 @@ pub(crate) struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Watches until everything is settled; tells what it saw last.
+    /// Watches until every message is settled. Returns the last numbers.
     pub(crate) async fn until_settled(self, screen: &mut Screen) -> Result<Seen, String> {
         let began = Instant::now();
         let mut outage = Outage::Ahead;
@@ -67,7 +67,7 @@ impl Watch<'_> {
 
     async fn advance(&self, outage: &mut Outage, seen: &Seen, screen: &Screen) -> Result<(), String> {
         match outage {
-            // After two fifths, so that there is enough to do after it.
+            // After two fifths of the messages, so that enough are left for the time after the outage.
             Outage::Ahead if seen.settled() * 5 >= self.total * 2 => {
                 screen.say("the CRM goes down: every request is answered 503");
                 let mut faults = vec![json!({"action": "status:503"})];

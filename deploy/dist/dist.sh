@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes a release in dist: <name>-<version>-<target>.tar.gz, the Helm chart and SHA256SUMS; where the image of this version is
-# on the machine, also the image as docker load takes it, and its bill of materials. The archive has the same bytes wherever and whenever the same commit
-# is built with the same toolchain and C library. CYCLONEDX names the tool that writes the archive's bill of materials.
+# Creates a release in dist: <name>-<version>-<target>.tar.gz, the Helm chart and SHA256SUMS. If the image of this version is on
+# the machine, also the image for docker load and its bill of materials. The archive is reproducible: the same commit, toolchain
+# and C library give the same bytes. CYCLONEDX names the tool that writes the archive's bill of materials.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../docker/lib.sh
 . "$(dirname "$0")/../docker/lib.sh"
@@ -15,12 +15,12 @@ sysroot=$(rustc --print sysroot)
 cargo_home=$(cd "${CARGO_HOME:-$HOME/.cargo}" && pwd -P)
 mkdir -p "${CARGO_TARGET_DIR:-target}/dist"
 target=$(cd "${CARGO_TARGET_DIR:-target}/dist" && pwd -P)
-# Of the commit; without one, such as in an unpacked archive, of nothing.
+# The time of the commit. Without a commit, as in an unpacked archive, it is 0.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 export SOURCE_DATE_EPOCH
 
-# Where this machine keeps things is nobody's business and would differ from one to the next. Where several fit, rustc takes
-# the last. Flags that a machine has of its own are not used.
+# Removes this machine's paths from the program, so that the build is reproducible. If several prefixes match, rustc uses the
+# last one. The machine's own flags are not used.
 remap=(
     "--remap-path-prefix=$cargo_home=/cargo"
     "--remap-path-prefix=$sysroot=/rust"
@@ -33,7 +33,7 @@ say "building $program $version for $host"
 CARGO_ENCODED_RUSTFLAGS=${flags%$'\037'} CFLAGS="-ffile-prefix-map=$cargo_home=/cargo -ffile-prefix-map=$target=/target" \
     cargo build --locked --quiet --release --target "$host" --target-dir "$target" --bin "$program"
 cargo build --locked --quiet --example dist
-beside() { cargo run --locked --quiet --example dist -- "$@"; }
+release_tool() { cargo run --locked --quiet --example dist -- "$@"; }
 
 name=$program-$version-$host
 stage=$(mktemp -d)
@@ -42,22 +42,22 @@ folder=$stage/$name
 mkdir "$folder"
 cp "$target/$host/release/$program" README.md CHANGELOG.md SECURITY.md LICENSE-APACHE LICENSE-MIT "$folder/"
 cp -r docs "$folder/"
-beside pages "$folder" "$(date --utc --date "@$SOURCE_DATE_EPOCH" +%F)"
+release_tool pages "$folder" "$(date --utc --date "@$SOURCE_DATE_EPOCH" +%F)"
 
-# It writes beside Cargo.toml, and nowhere else.
+# cargo-cyclonedx can write only next to Cargo.toml.
 mkdir "$stage/source"
 cp -r Cargo.toml Cargo.lock src deploy tests "$stage/source/"
 (cd "$stage/source" && "${CYCLONEDX:-cargo-cyclonedx}" cyclonedx --quiet --format json --spec-version 1.5 --target "$host" \
     --override-filename all)
 cargo tree --locked --edges normal,build --target "$host" --prefix none --format '{p}' |
     sed 's/^\([^ ]*\) v\([^ ]*\).*/\1@\2/' | sort -u >"$stage/tree"
-beside sbom "$stage/source/all.json" "$stage/tree" | sed "s|file://$stage/source|file:///src|g" >"$folder/sbom.cdx.json"
+release_tool sbom "$stage/source/all.json" "$stage/tree" | sed "s|file://$stage/source|file:///src|g" >"$folder/sbom.cdx.json"
 
-# What the archive promises.
-if [ "$("$folder/$program" --version)" != "$program $version" ]; then die "the program does not run"; fi
-if nm "$folder/$program" 2>/dev/null | grep -q .; then die "the program is not stripped"; fi
+# Checks the archive.
+if [ "$("$folder/$program" --version)" != "$program $version" ]; then die "the built program does not run, or prints another version than Cargo.toml"; fi
+if nm "$folder/$program" 2>/dev/null | grep -q .; then die "the built program is not stripped; check the release profile in Cargo.toml"; fi
 for place in "$HOME" "$top" "$target" "$cargo_home" "$sysroot" "$stage"; do
-    if grep -rqaF "$place/" "$folder"; then die "a path of this machine is in the archive: $place"; fi
+    if grep -rqaF "$place/" "$folder"; then die "the archive contains a path of this machine: $place; add it to remap in this script"; fi
 done
 
 mkdir -p dist
@@ -73,7 +73,7 @@ if command -v docker >/dev/null && present "$image"; then
     docker save "$image" | gzip -9n >"dist/$program-$version-image.tar.gz"
     files+=("$program-$version-image.tar.gz" "$program-$version-image.sbom.cdx.json")
 else
-    say "there is no image $image here: it is not a part of this release"
+    say "there is no image $image on this machine, so it is not part of this release; \`make image\` builds it"
 fi
 cd dist
 sha256sum "${files[@]}" >SHA256SUMS

@@ -1,4 +1,4 @@
-//! What a release has beside the program, for deploy/dist/dist.sh. Not commands of the worker, which would carry them about.
+//! Generates the other files of a release, for deploy/dist/dist.sh. They are not commands of the worker, to keep it small.
 
 mod pages;
 mod sbom;
@@ -9,21 +9,21 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-/// Makes what a release has beside the program
+/// Generates completions, manual pages and the bill of materials of a release
 #[derive(Debug, Parser)]
 enum Arguments {
     /// Write completions and manual pages
     Pages {
-        /// Where to; made if it is missing
+        /// Target folder; created if it is missing
         folder: PathBuf,
         /// Date of the release, YYYY-MM-DD
         date: String,
     },
-    /// Print a bill of materials with nothing in it that the program is not built from
+    /// Print a bill of materials that lists only what the program is built from
     Sbom {
         /// CycloneDX document, JSON
         document: PathBuf,
-        /// What the program is built from, one `name@version` a line
+        /// The packages that the program is built from, one `name@version` a line
         tree: PathBuf,
     },
 }

@@ -1,4 +1,4 @@
-//! Completions for shells and manual pages, generated from the command line itself.
+//! Writes shell completions and manual pages, generated from the command line's definition.
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use clap_mangen::roff::{Roff, bold, roman};
 use wolkvox_task_worker::cli::{Cli, FAILED, INVALID_CONFIGURATION};
 use wolkvox_task_worker::config::{KEYS, Preset};
 
-/// Writes them into `completions` and `man` of a folder, which is made if it is missing.
+/// Writes them into `completions` and `man` of a folder, which is created if it is missing.
 pub(crate) fn write(folder: &Path, date: &str) -> Result<(), Box<dyn Error>> {
     let completions = folder.join("completions");
     fs::create_dir_all(&completions)?;
@@ -28,7 +28,7 @@ pub(crate) fn write(folder: &Path, date: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The page of a command and those of its subcommands.
+/// Writes the page of a command and the pages of its subcommands.
 fn page(command: &Command, date: &str, folder: &Path) -> Result<(), Box<dyn Error>> {
     let title = command.get_display_name().unwrap_or_else(|| command.get_name()).to_uppercase();
     let page = Man::new(command.clone()).title(title).date(date);
@@ -50,7 +50,7 @@ fn page(command: &Command, date: &str, folder: &Path) -> Result<(), Box<dyn Erro
     Ok(())
 }
 
-/// What holds for every command.
+/// Writes the sections of the main page that hold for every command.
 fn common(page: &mut dyn Write) -> Result<(), Box<dyn Error>> {
     let mut roff = Roff::new();
     roff.control("SH", ["EXIT STATUS"]);

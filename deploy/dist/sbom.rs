@@ -1,15 +1,15 @@
-//! The bill of materials, cut down to what the program is made of.
+//! Reduces the bill of materials to the packages that the program is built from.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-/// A CycloneDX document with those packages only that the program's build uses: `tree` has one `name@version` a line.
-/// cargo-cyclonedx asks `cargo metadata`, which resolves the features of tests and of all platforms as well, and lists
-/// packages that nothing of the program is built from; who looks for vulnerabilities would find those of others.
+/// Removes from a CycloneDX document the packages that the program's build does not use. `tree` has one `name@version` a line.
+/// cargo-cyclonedx reads `cargo metadata`, which also resolves the features of tests and of other platforms. It lists packages
+/// that are not in the program, and a scanner for vulnerabilities reports those in vain.
 ///
 /// # Errors
-/// When a package of the tree is missing.
+/// When the document lacks a package of the tree.
 pub(crate) fn exact(mut document: Value, tree: &str) -> Result<Value, String> {
     let mut missing: BTreeSet<&str> = tree.lines().collect();
     let own = document.pointer("/metadata/component").cloned().unwrap_or_default();
@@ -36,7 +36,7 @@ pub(crate) fn exact(mut document: Value, tree: &str) -> Result<Value, String> {
 
 fn list<'a>(document: &'a mut Value, key: &str) -> Result<&'a mut Vec<Value>, String> {
     let list = document.get_mut(key).and_then(Value::as_array_mut);
-    list.ok_or_else(|| format!("not a CycloneDX document: no {key}"))
+    list.ok_or_else(|| format!("not a CycloneDX document: it has no {key}; give the output of cargo-cyclonedx"))
 }
 
 fn id(component: &Value) -> String {

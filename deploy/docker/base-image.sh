@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure that a Debian base image is on this machine: present, pulled, or made from Debian packages under the same tag.
+# Provides a Debian base image: it is already present, or pulled, or built from Debian packages under the same tag.
 # Usage: base-image.sh [debian:SUITE-slim]
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
@@ -15,20 +15,20 @@ pull "$tag" && exit
 
 case $tag in
     debian:*) suite=${tag#debian:} suite=${suite%-slim} ;;
-    *) die "$tag can be neither pulled nor made here" ;;
+    *) die "$tag cannot be pulled, and this script can build only Debian images" ;;
 esac
-can_be_root || die "$tag can be neither pulled nor, without root or a sudo that asks nothing, made with debootstrap"
+can_be_root || die "$tag cannot be pulled, and building it with debootstrap needs root, or a sudo that does not ask for a password"
 if [ ! -x /usr/sbin/debootstrap ] || [ ! -e /usr/share/keyrings/debian-archive-keyring.gpg ]; then
-    command -v apt-get >/dev/null || die "$tag can not be pulled; install debootstrap and debian-archive-keyring to make it"
+    command -v apt-get >/dev/null || die "$tag cannot be pulled; install debootstrap and debian-archive-keyring to build it"
     say "installing debootstrap"
-    # Package lists may be missing or old on a fresh machine; an update that fails in part may still be enough.
+    # A new machine can have no package lists or old ones. An update that fails in part can be enough.
     as_root timeout 300 apt-get update -qq >/dev/null 2>&1 || true
     as_root env DEBIAN_FRONTEND=noninteractive timeout 300 \
         apt-get install -qq -y --no-install-recommends debootstrap debian-archive-keyring >/dev/null 2>&1 ||
-        die "$tag can not be pulled; install debootstrap and debian-archive-keyring to make it"
+        die "$tag cannot be pulled; install debootstrap and debian-archive-keyring to build it"
 fi
 
-# Where this machine gets Debian itself from works here, a proxy or a mirror of the house included.
+# Uses the Debian mirror of this machine, which can be a proxy or an internal mirror.
 # shellcheck disable=SC2016 # apt's variables, not the shell's
 mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' 2>/dev/null |
     grep '^http' | head -n 1 || true)
@@ -36,16 +36,16 @@ mirror=${mirror:-http://deb.debian.org/debian}
 
 root=$(mktemp -d)
 trap 'as_root rm -rf --one-file-system "$root"' EXIT
-say "making $tag with debootstrap from $mirror"
-# A release that is newer than this debootstrap is made as sid is.
+say "building $tag with debootstrap from $mirror"
+# A release that this debootstrap does not know yet is built with the script of sid.
 script=/usr/share/debootstrap/scripts/$suite
 if [ ! -e "$script" ]; then script=/usr/share/debootstrap/scripts/sid; fi
 as_root timeout 900 debootstrap --variant=minbase --include=ca-certificates "$suite" "$root/debian" "$mirror" "$script" \
     >"$root/log" 2>&1 || {
     tail -n 20 "$root/log" >&2
-    die "debootstrap failed"
+    die "debootstrap failed; its last lines are above"
 }
-# What the official slim image leaves out too; and services do not start when a package is installed in a container.
+# Removes what the official slim image also leaves out, and prevents that installed packages start services in a container.
 # shellcheck disable=SC2016 # expanded by the inner shell
 as_root sh -c '
     cd "$1"
@@ -55,4 +55,4 @@ as_root sh -c '
     chmod 755 usr/sbin/policy-rc.d
 ' sh "$root/debian"
 as_root tar -C "$root/debian" --one-file-system -c . | timeout 300 docker import --change 'CMD ["bash"]' - "$tag" >/dev/null
-say "made $tag"
+say "built $tag"

@@ -1,4 +1,4 @@
-# A build image for machines that reach no registry: Debian with the Rust toolchain of the machine itself, whose `bin` and
+# A build image for machines without access to a registry: Debian with this machine's Rust toolchain. The toolchain's `bin` and
 # `lib` are the build context.
 ARG BASE_IMAGE=debian:trixie-slim
 FROM ${BASE_IMAGE}

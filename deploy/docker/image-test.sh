@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the worker's image under the limits of the manifests, against a real RabbitMQ and the sandbox CRM of the same image.
-# With each kind of ledger the worker is killed and replaced by another version while messages are under way: every task is
-# created once, or its message is a dead letter.
+# Tests the worker's image under the limits of the chart, with a real RabbitMQ and the sandbox CRM of the same image.
+# For each kind of ledger it kills the worker and replaces it with another version while messages are processed. Then every task
+# must be created once, or its message must be a dead letter.
 # Usage: image-test.sh [IMAGE]
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
@@ -15,7 +15,7 @@ tasks=60
 
 need_docker
 command -v curl >/dev/null || die "curl is not installed"
-present "$image" || die "there is no image $image; make it with \`make image\`"
+present "$image" || die "there is no image $image; build it with \`make image\`"
 rabbitmq=$("$here/rabbitmq-image.sh")
 "$here/redis-image.sh"
 
@@ -44,7 +44,7 @@ wait_for() {
     shift 2
     local end=$((SECONDS + limit))
     until "$@"; do
-        [ "$SECONDS" -lt "$end" ] || failed "not within $limit s: $what"
+        [ "$SECONDS" -lt "$end" ] || failed "this did not happen within $limit s: $what"
         sleep 0.2
     done
 }
@@ -54,11 +54,11 @@ run() {
     shift
     docker run --name "$name-$part" --network "$name" --network-alias "$part" "$@" >/dev/null
 }
-# As the chart has it.
+# The same restrictions as in the chart.
 hardened=(--read-only --user 10001:10001 --cap-drop ALL --security-opt no-new-privileges --tmpfs /tmp:size=64m --pids-limit 256)
 broker=WTW_BROKER_URLS=amqp://guest:guest@rabbitmq:5672/%2f
 
-# tool QUEUE ARGUMENT...: the program with the queue of one ledger's messages.
+# tool QUEUE ARGUMENT...: runs a command of the program on a queue.
 tool() {
     local queue=$1
     shift
@@ -66,7 +66,7 @@ tool() {
         --env "$broker" --env "WTW_BROKER_QUEUE=$queue" "$image" "$@"
 }
 
-# worker PART QUEUE IMAGE OPTION...: a worker that prefers dead letters to duplicates.
+# worker PART QUEUE IMAGE OPTION...: starts a worker in strict mode.
 worker() {
     local part=$1 queue=$2 version=$3
     shift 3
@@ -92,7 +92,7 @@ dead() { tool "$1" dead-letters export 2>/dev/null | grep -o "$1 task [0-9]*\." 
 at_least() { [ "$(created "$1" | wc -l)" -ge "$2" ]; }
 # shellcheck disable=SC2317 # called through wait_for
 complete() { [ "$({ created "$1"; dead "$1"; } | sort -u | wc -l)" = "$tasks" ]; }
-# stop PART: as Kubernetes ends a pod.
+# stop PART: stops a container as Kubernetes does.
 stop() {
     local started=$SECONDS code
     timeout 60 docker stop --time 40 "$name-$1" >/dev/null
@@ -101,7 +101,7 @@ stop() {
     [ $((SECONDS - started)) -le 30 ] || failed "$1 took $((SECONDS - started)) s to stop"
     if docker logs "$name-$1" 2>&1 | grep -q "$token"; then failed "the log of $1 shows a token"; fi
 }
-# result QUEUE: nothing is lost, and nothing is created twice.
+# result QUEUE: checks that no task is lost and none is created twice.
 result() {
     wait_for 90 "every task of $1 is created or a dead letter" complete "$1"
     local twice
@@ -118,7 +118,7 @@ run sandbox --detach "${hardened[@]}" --memory 128m --no-healthcheck --publish 1
     sandbox --listen 0.0.0.0:8089 --token "$token" --operation demo --latency 200ms
 sandbox=http://$(docker port "$name-sandbox" 8089/tcp | head -n 1)
 
-# The default: one worker, its ledger on a volume, the old one ends before the new one begins.
+# The default: one worker with its ledger on a volume. The old worker ends before the new one starts.
 volume=(--volume "$name:/var/lib/wolkvox-task-worker")
 worker file-1 file "$image" "${volume[@]}"
 wait_for 300 "the worker is healthy" healthy file-1
@@ -127,13 +127,13 @@ publish file
 wait_for 60 "the first tasks are created" at_least file 5
 docker kill "$name-file-1" >/dev/null
 worker file-2 file "$image" "${volume[@]}"
-wait_for 60 "the worker goes on" at_least file 20
+wait_for 60 "the second worker continues" at_least file 20
 stop file-2
 worker file-3 file "$name:next" "${volume[@]}"
 result file
 stop file-3
 
-# Two workers and Redis: the new standby is ready before an old worker goes.
+# Two workers and Redis: the new standby is ready before an old worker stops.
 ledger=(--env WTW_LEDGER_URL=redis://redis:6379/0 --tmpfs "/var/lib/wolkvox-task-worker:uid=10001,gid=10001,mode=0750")
 worker redis-1 redis "$image" "${ledger[@]}"
 wait_for 60 "the first worker is healthy" healthy redis-1
@@ -149,5 +149,5 @@ stop redis-2
 result redis
 stop redis-3
 
-if docker run --rm --network none --entrypoint sh "$image" -c true 2>/dev/null; then failed "there is a shell in the image"; fi
+if docker run --rm --network none --entrypoint sh "$image" -c true 2>/dev/null; then failed "the image contains a shell"; fi
 docker image inspect --format '{{.Size}}' "$image" | awk -v image="$image" '{ printf "%s: %.1f MB\n", image, $1 / 1e6 }'

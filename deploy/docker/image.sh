@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the worker's image, wolkvox-task-worker:<version> and :latest. Docker's cache makes it quick when nothing changed.
-# BUILD_IMAGE, PACKAGES_IMAGE and RUNTIME_IMAGE name other images than the Dockerfile's.
+# Builds the worker's image, wolkvox-task-worker:<version> and :latest. With Docker's cache an unchanged build takes seconds.
+# BUILD_IMAGE, PACKAGES_IMAGE and RUNTIME_IMAGE replace the images of the Dockerfile.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -15,7 +15,7 @@ trap 'rm -f "$log" "$roots"' EXIT
 build() {
     timeout 3600 docker build "$@" >"$log" 2>&1 || {
         tail -n 30 "$log" >&2
-        die "docker build failed"
+        die "docker build failed; its last lines are above"
     }
 }
 
@@ -27,10 +27,10 @@ build_image() {
     if [ "$own" != wolkvox-task-worker-build: ] && present "$own"; then echo "$own"; return; fi
     if pull "$official"; then echo "$official"; return; fi
 
-    sysroot=$(rustc --print sysroot 2>/dev/null) || die "$official can not be pulled, and there is no Rust here to build with"
-    # A distribution's Rust shares /usr with everything else and cannot be taken along.
+    sysroot=$(rustc --print sysroot 2>/dev/null) || die "$official cannot be pulled, and this machine has no Rust to build with; install it from https://rustup.rs"
+    # A distribution's Rust is spread over /usr and cannot be copied into an image.
     if [ "$sysroot" = /usr ] || [ ! -x "$sysroot/bin/cargo" ]; then
-        die "$official can not be pulled, and the Rust here is not one of rustup's: see https://rustup.rs"
+        die "$official cannot be pulled, and this machine's Rust was not installed with rustup; install it from https://rustup.rs"
     fi
     "$here/base-image.sh" debian:trixie-slim
     say "building $own from Debian and the Rust of this machine"

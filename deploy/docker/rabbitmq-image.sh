@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure that an image of RabbitMQ is on this machine: present, pulled, or built from Debian's packages under the same tag.
+# Provides an image of RabbitMQ: it is already present, or pulled, or built from Debian's packages under the same tag.
 # Prints the tag. BROKER names the version, by default 4; Debian has 3.10, 4.0 and 4.3.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh

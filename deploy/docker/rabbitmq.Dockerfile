@@ -1,4 +1,4 @@
-# RabbitMQ from Debian's packages, for machines that reach no registry; it stands in for the official images in demo and tests.
+# RabbitMQ from Debian's packages, for machines without access to a registry. It replaces the official image in demo and tests.
 ARG BASE_IMAGE=debian:trixie-slim
 FROM ${BASE_IMAGE}
 
@@ -14,7 +14,7 @@ RUN printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d \
 USER rabbitmq
 ENV HOME=/var/lib/rabbitmq LANG=C.UTF-8 PATH=/usr/lib/rabbitmq/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 WORKDIR /var/lib/rabbitmq
-# After everything that writes there: what a later step changed under a volume would be lost.
+# After all steps that write there: changes below a volume by a later step are lost.
 VOLUME /var/lib/rabbitmq
 EXPOSE 5672 15672 15692
 CMD ["/usr/lib/rabbitmq/bin/rabbitmq-server"]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure that redis:8 is on this machine: present, pulled, or built from Debian's packages under that tag.
+# Provides the image redis:8: it is already present, or pulled, or built from Debian's packages under that tag.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"

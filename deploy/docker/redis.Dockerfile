@@ -1,4 +1,4 @@
-# Redis from Debian's packages, for machines that reach no registry; it stands in for redis:8 in tests.
+# Redis from Debian's packages, for machines without access to a registry. It replaces redis:8 in tests.
 ARG BASE_IMAGE=debian:trixie-slim
 FROM ${BASE_IMAGE}
 

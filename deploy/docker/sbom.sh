@@ -16,7 +16,7 @@ field() { sed -n "s/^$1: //p" "$2"; }
     done <"$crates"
     for package in "$status"/*; do
         name=$(field Package "$package") package_version=$(field Version "$package")
-        # As the purl specification has it for versions.
+        # Escaped as the purl specification requires for versions.
         escaped=$(printf %s "$package_version" | sed 's/+/%2B/g; s/:/%3A/g')
         component "$name" "$package_version" "pkg:deb/debian/$name@$escaped?arch=$(field Architecture "$package")"
     done

@@ -258,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_every_form_of_a_difference() {
+    fn difference_of_arguments_is_read_in_every_form() {
         for (said, argument, actual) in [
             (
                 "compare: PRECONDITION_FAILED - inequivalent arg 'x-delivery-limit' for queue 'but current is 'q'' in \

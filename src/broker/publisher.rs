@@ -280,7 +280,7 @@ mod tests {
     use crate::config::{Config, Sources};
 
     #[tokio::test(start_paused = true)]
-    async fn who_finds_no_place_is_told_so_in_time() {
+    async fn waiting_publish_without_a_permit_fails_in_time() {
         let config = Config::load(&Sources::default(), &["broker.queue"]).unwrap().config;
         let publisher = Publisher::new(Arc::new(Connector::new(config.broker)), "test", TaskTracker::new());
         let _taken = publisher.permits.acquire_many(CHANNELS as u32).await.unwrap();

@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn serial_mode_starts_with_an_undeliverable_message_and_ends_after_the_prefetch() {
+    fn serial_mode_starts_at_an_undeliverable_message_and_ends_after_the_prefetch() {
         for code in [501, 502, 541] {
             let mut serial = SerialMode::default();
             assert!(serial.connection_ended(&ended(&error(Some(code)), 5, 3), 3), "{code}");

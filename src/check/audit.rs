@@ -29,7 +29,7 @@ fn retries(config: &Config, findings: &mut Findings) {
     let (attempts, shown) = (schedule.limit(), seconds(worst));
     findings.ok(
         check,
-        format!("a message is given up after {attempts} attempts, {shown} at most and waits behind a closed gate not counted"),
+        format!("a message gets at most {attempts} attempts, within {shown}; waits behind a closed gate come on top"),
     );
     if config.ledger.retention < worst {
         let message = format!(
@@ -58,8 +58,8 @@ fn hold(config: &Config, findings: &mut Findings) {
     let after = (TOKEN_INFORMATION + pause.mul_f64(1.0 + JITTER)).max(ORPHAN_MARGIN);
     let longest = config.gate.hold + config.crm.request_timeout + after;
     let message = format!(
-        "a delivery may stay unsettled for {}; the broker takes it back after its consumer timeout, which AMQP does not \
-         tell and which is {} unless changed",
+        "a delivery may stay unsettled for {}; RabbitMQ takes it back after its consumer timeout, which AMQP does not \
+         show and which is {} unless changed",
         seconds(longest),
         format(CONSUMER_TIMEOUT)
     );
@@ -80,24 +80,19 @@ fn shutdown(config: &Config, kubernetes: bool, findings: &mut Findings) {
     let (grace, request) = (format(grace), format(config.crm.request_timeout));
     findings.ok(
         check,
-        format!(
-            "a request ({request}) ends within shutdown.grace ({grace}); whoever stops the worker has to wait {}",
-            seconds(whole)
-        ),
+        format!("a request ({request}) ends within shutdown.grace ({grace}); a stop takes at most {}", seconds(whole)),
     );
     if kubernetes {
         let (least, usual) = (whole.as_secs_f64().ceil(), KUBERNETES_GRACE.as_secs());
         let message = format!(
-            "terminationGracePeriodSeconds has to be {least} at least; a pod cannot see its own, and Kubernetes' default is \
+            "terminationGracePeriodSeconds must be at least {least}; a pod cannot see its own, and Kubernetes' default is \
              {usual}"
         );
         match whole > KUBERNETES_GRACE {
             true => findings.warning(
                 check,
                 format!("{message}, which is too short"),
-                format!(
-                    "see that the pod has terminationGracePeriodSeconds: {least} or more, or shorten shutdown.grace"
-                ),
+                format!("set terminationGracePeriodSeconds: {least} or more, or shorten shutdown.grace"),
             ),
             false => findings.ok(check, message),
         }

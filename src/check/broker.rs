@@ -329,7 +329,7 @@ fn meaning(
             (Outcome::Problem, " (nothing can be taken out of a stream, which drops what is old)")
         }
         "x-max-length" | "x-max-length-bytes" if dead && refuses(others) => {
-            (Outcome::Warning, " (once it is full, what would be given up stays where it is)")
+            (Outcome::Warning, " (when it is full, messages that fail stay on the work queue)")
         }
         "x-message-ttl" | "x-expires" | "x-max-length" | "x-max-length-bytes" if dead => {
             (Outcome::Problem, " (dead letters are thrown away)")

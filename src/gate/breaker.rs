@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn breaker_lets_one_trial_through_at_growing_intervals() {
+    async fn breaker_lets_one_probe_through_at_growing_intervals() {
         let now = Instant::now();
         let mut breaker = tripped(now);
         assert!(!breaker.can_be_tried(now) && breaker.can_be_tried(now + SECOND));
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn breaker_lets_the_next_trial_go_at_once_after_an_abandoned_one() {
+    async fn breaker_lets_the_next_probe_through_after_an_abandoned_one() {
         let now = Instant::now();
         let mut breaker = tripped(now);
         let trial = breaker.start_trial();
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn breaker_closes_by_itself_when_its_time_has_come() {
+    async fn breaker_closes_by_itself_when_its_time_is_over() {
         let now = Instant::now();
         let mut breaker: Breaker<&str> = Breaker::new(SECOND * 900, SECOND * 900);
         breaker.trip_until("quota", Some(now + SECOND * 60), now);

@@ -1,4 +1,4 @@
-//! The gate under paused time.
+//! Tests of the gate in simulated time.
 
 use std::collections::HashMap;
 use std::sync::Mutex as SyncMutex;
@@ -17,7 +17,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn gate(more: &[(&str, &str)]) -> (Arc<Gate>, Reported) {
     let given = [("WTW_CRM_TOKENS", "a"), ("WTW_GATE_FAILURES", "3"), ("WTW_GATE_PROBE_MAX", "8s")];
-    // The last one given of a name counts.
+    // Of several values with one name the last one counts.
     let given: HashMap<_, _> = given.iter().chain(more).copied().collect();
     let environment = given.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
     let config = Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config;
@@ -46,21 +46,21 @@ async fn fail(gate: &Arc<Gate>, times: usize) {
     }
 }
 
-/// How long the next slot takes.
+/// How long it takes to get the next slot.
 async fn wait_for_slot(gate: &Arc<Gate>) -> (Duration, TokenSlot) {
     let began = Instant::now();
     let slot = gate.acquire().await;
     (began.elapsed(), slot)
 }
 
-/// Whether a wait is as long as it should be, jitter included.
+/// Whether a wait has the expected length, jitter included.
 fn is_about(wait: Duration, seconds: u64) -> bool {
     let expected = Duration::from_secs(seconds);
     wait >= expected && wait <= expected.mul_f64(1.11) + Duration::from_millis(2)
 }
 
 #[tokio::test(start_paused = true)]
-async fn third_request_waits_for_a_slot_and_is_served_when_one_is_given_back() {
+async fn third_request_waits_for_a_slot_and_gets_one_that_is_released() {
     let (gate, _) = gate(&[]);
     let (first, second) = (gate.acquire().await, gate.acquire().await);
     assert!(gate.try_acquire().is_none());
@@ -73,7 +73,7 @@ async fn third_request_waits_for_a_slot_and_is_served_when_one_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_requests_are_served_first_come_first_served() {
+async fn waiting_requests_are_served_in_order() {
     let (gate, _) = gate(&[("WTW_CRM_MAX_IN_FLIGHT_PER_TOKEN", "1")]);
     let mut held = gate.acquire().await;
     let mut waiting: Vec<_> = (0..5)
@@ -85,7 +85,7 @@ async fn waiting_requests_are_served_first_come_first_served() {
     for each in &mut waiting {
         assert!(each.now_or_never().is_none());
     }
-    // One that leaves keeps nobody waiting.
+    // A request that stops waiting does not delay the others.
     drop(waiting.remove(1));
     while !waiting.is_empty() {
         drop(held);
@@ -105,7 +105,7 @@ async fn gate_closes_after_failures_in_a_row_and_a_verdict_ends_the_row() {
         gate.acquire().await.report(&ended(verdict));
         fail(&gate, 2).await;
         assert_eq!(gate.block_reason(), None);
-        // These tell nothing about the CRM.
+        // These outcomes say nothing about the CRM's availability.
         gate.acquire().await.report(&ended(Outcome::Throttled));
         fail(&gate, 1).await;
         assert_eq!(gate.block_reason(), Some(BlockReason::Outage));
@@ -130,7 +130,7 @@ async fn closed_gate_sends_one_probe_at_a_time_at_growing_intervals() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn probe_is_not_sent_before_the_crm_asked_for_it() {
+async fn probe_is_not_sent_before_retry_after_has_passed() {
     let (gate, _) = gate(&[]);
     fail(&gate, 2).await;
     gate.acquire().await.report(&asking(Outcome::Unavailable, 120));
@@ -159,7 +159,7 @@ async fn probe_that_ends_without_an_answer_lets_the_next_one_go_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn late_answer_changes_neither_a_closed_gate_nor_its_probe() {
+async fn late_answer_changes_neither_the_closed_gate_nor_its_probe() {
     let (gate, _) = gate(&[("WTW_CRM_MAX_IN_FLIGHT_PER_TOKEN", "9")]);
     let late = [gate.acquire().await, gate.acquire().await];
     fail(&gate, 3).await;
@@ -227,7 +227,7 @@ async fn quota_without_a_reset_lasts_until_midnight_of_the_account() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_keep_the_configured_distance() {
+async fn requests_keep_the_configured_rate() {
     let (gate, _) = gate(&[("WTW_CRM_REQUESTS_PER_SECOND", "0.5"), ("WTW_CRM_MAX_IN_FLIGHT_PER_TOKEN", "9")]);
     let first = gate.acquire().await;
     for _ in 0..3 {

@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn token_tells_what_it_does_and_what_is_left_of_its_day() {
+    async fn token_shows_its_state_and_its_remaining_quota() {
         let mut tokens = tokens(&["a", "b"]);
         let (now, today, secret) = (Instant::now(), Timestamp::UNIX_EPOCH, SecretString::from("a"));
         tokens.quota(&secret, 4_800, 2, now + INTERVAL * 3);

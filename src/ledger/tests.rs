@@ -1,4 +1,4 @@
-//! The store in memory, and names of things.
+//! Tests of the memory ledger, and of names and texts.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 #[tokio::test]
-async fn memory_does_what_every_store_does() {
+async fn memory_ledger_passes_the_suite() {
     suite(async |limits, clock| Arc::new(MemoryLedger::new(limits, clock)) as _).await;
 }
 
 proptest! {
     #[test]
-    fn memory_is_like_the_model(steps in steps()) {
+    fn memory_ledger_matches_the_model(steps in steps()) {
         block_on(async {
             let (clock, mut model) = (FakeClock::new(), Model::default());
             let ledger = MemoryLedger::new(TIGHT, clock.clock());

@@ -52,7 +52,7 @@ mod tests {
     use crate::message::failure::{Kind, Stage};
 
     #[test]
-    fn every_verdict_has_its_name() {
+    fn every_disposition_has_its_name() {
         let failure = Failure::new(Stage::Send, Kind::Unknown, "");
         let (dead, later) = (Disposition::DeadLetter(failure), Disposition::Retry(Duration::ZERO));
         let skip = Disposition::Skip(None);

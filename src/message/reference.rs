@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_the_first_sixty_bits_of_the_ledgers_key_in_base32() {
+    fn reference_is_the_first_sixty_bits_of_the_ledgers_key_in_base32() {
         // `printf '\0\0\0\0\0\0\0\1q\0\0\0\0\0\0\0\2op\0\0\0\0\0\0\0\2id' | sha256sum | xxd -r -p | base32`
         assert_eq!(Reference::new("q", "op", "id").to_string(), "uqaexocqmi5j");
         assert_eq!(Reference(u64::MAX >> 4).to_string(), "777777777777");
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn differs_where_the_parts_only_run_together() {
+    fn reference_differs_where_only_the_joined_parts_are_equal() {
         let references =
             [("q", "op", "id"), ("qo", "p", "id"), ("q", "o", "pid"), ("q", "opi", "d"), ("", "qop", "id")]
                 .map(|(queue, operation, id)| Reference::new(queue, operation, id));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn is_found_in_what_people_paste() {
+    fn reference_is_found_in_pasted_text() {
         let reference = Reference::new("q", "op", "id");
         for text in [
             "uqaexocqmi5j",
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn is_read_as_people_copy_it() {
+    fn reference_is_read_as_people_copy_it() {
         let reference = Reference::new("q", "op", "id");
         for text in
             [format!("{reference}"), format!(" [ref:{reference}] "), format!("[REF:{reference}]").to_uppercase()]

@@ -1,4 +1,4 @@
-//! Settling under paused time.
+//! Tests of settling in simulated time.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,7 +10,7 @@ use crate::broker::DeliveryGone;
 use crate::config::{Config, Sources};
 use crate::message::failure::{Failure, Kind, Stage};
 
-/// A delivery that RabbitMQ waits for until it was asked about so often.
+/// A delivery whose connection is open for this number of checks.
 struct FakeAcker(AtomicU32);
 
 impl Acker for FakeAcker {
@@ -31,7 +31,7 @@ impl Acker for FakeAcker {
     }
 }
 
-/// A broker that refuses so many publishes first.
+/// A broker that refuses the first publishes.
 struct FakeBroker {
     refuses: u32,
     error: PublishError,
@@ -109,7 +109,7 @@ async fn ack_follows_a_confirmed_copy_and_the_copy_has_an_id() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn copy_that_waits_for_others_is_tried_again_and_counts_as_no_failure() {
+async fn copy_waiting_for_a_permit_is_tried_again_and_is_not_a_failure() {
     for (error, failures) in [(PublishError::Busy(16), 0), (PublishError::Refused, 2)] {
         let settler = settler(&broker(2, error));
         assert_eq!(settle(&settler, 9, &Disposition::Hold).await.0, Settlement::Ack);
@@ -130,7 +130,7 @@ async fn copy_of_a_delivery_that_is_gone_is_not_published() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn copy_that_cannot_be_published_for_the_hold_returns_the_message_and_stops_consuming() {
+async fn copy_that_cannot_be_published_for_gate_hold_requeues_and_stops_consuming() {
     let settler = settler(&broker(u32::MAX, PublishError::Blocked("disk".to_owned())));
     let began = Instant::now();
     assert_eq!(settle(&settler, u32::MAX, &Disposition::Hold).await.0, Settlement::Requeue);
@@ -140,7 +140,7 @@ async fn copy_that_cannot_be_published_for_the_hold_returns_the_message_and_stop
 }
 
 #[tokio::test(start_paused = true)]
-async fn copy_that_is_refused_for_good_is_left_to_rabbitmq_only_where_it_has_a_place_for_it() {
+async fn permanently_refused_copy_is_rejected_only_where_rabbitmq_dead_letters_it() {
     for can_reject in [true, false] {
         let broker = broker(u32::MAX, PublishError::Impossible("too large".to_owned()));
         let settler = settler(&broker);

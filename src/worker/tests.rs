@@ -1,4 +1,4 @@
-//! One delivery after the other under paused time, on a CRM, a ledger and a broker that do what the test says.
+//! Tests of the worker in simulated time, with a fake CRM, ledger and broker.
 
 mod doubt;
 mod fakes;

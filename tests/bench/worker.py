@@ -1,4 +1,4 @@
-"""The worker that a Python shop would write: aio-pika and aiohttp on uvloop, without validation, ledger, metrics or retries.
+"""A worker as Python developers write it: aio-pika and aiohttp on uvloop, without validation, ledger, metrics or retries.
 
 worker.py AMQP_URL QUEUE POST_URL IN_FLIGHT PREFETCH
 """

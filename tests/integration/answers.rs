@@ -1,4 +1,4 @@
-//! Every case of `tests/cases/answers`: bytes on a real socket, through the worker's own client, to an outcome.
+//! Every case of `tests/cases/answers`: the worker's client reads the bytes from a real socket and classifies them.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,7 @@ async fn answer(listener: TcpListener, bytes: &[u8], then: Then) {
         }
         Then::Hold => until_closed(stream).await,
         Then::Reset => {
-            // Nothing is lost that was written: the client has it before the reset is sent.
+            // The client has received all bytes before the reset is sent.
             stream.set_zero_linger().expect("an option");
         }
     }
@@ -81,7 +81,7 @@ const BODY: &[u8] = br#"{"operation":"demo"}"#;
 async fn attempt(bytes: &[u8], then: Then) -> Classified {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let server = format!("http://{}", listener.local_addr().expect("an address"));
-    // What is held open ends by the time limit; all else ends at once.
+    // A connection that is held open ends by the timeout; all others end at once.
     let limit = if then == Then::Hold { "3s" } else { "50s" };
     let crm = client(&[("WTW_CRM_SERVER", &server), ("WTW_CRM_REQUEST_TIMEOUT", limit)]);
     let token = "a-token".to_owned().into();
@@ -98,7 +98,7 @@ fn client(more: &[(&str, &str)]) -> std::sync::Arc<HttpCrm> {
     HttpCrm::new(&loaded.config.crm).expect("a client")
 }
 
-/// What is wrong with the outcome of a case, if anything.
+/// The problem with the outcome of a case; none if it is as expected.
 async fn failure(name: String) -> Option<String> {
     let read = |extension: &str| std::fs::read(folder().join(format!("{name}.{extension}"))).expect("a file");
     let expected = String::from_utf8(read("expect")).expect("text");
@@ -122,7 +122,7 @@ async fn every_answer_has_its_outcome() {
 }
 
 #[tokio::test]
-async fn a_connection_serves_one_request_unless_it_is_reused() {
+async fn connection_serves_one_request_unless_reuse_is_configured() {
     for (reuse, connections) in [("true", 1), ("false", 3)] {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let server = format!("http://{}", listener.local_addr().expect("an address"));
@@ -160,10 +160,10 @@ async fn a_connection_serves_one_request_unless_it_is_reused() {
     }
 }
 
-/// Nothing was sent where nothing was connected, however the limits are set: strict mode must not take it for a possible task.
+/// Without a connection nothing was sent, whatever the timeouts are: in strict mode the message is not in doubt.
 #[tokio::test]
-async fn a_silent_address_is_not_sent_even_when_both_limits_are_the_same() {
-    // A full backlog: the system answers no further connection.
+async fn silent_address_counts_as_not_sent_when_both_timeouts_are_equal() {
+    // The backlog is full: the system does not answer another connection.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
     socket.listen(0).expect("listening");

@@ -1,5 +1,4 @@
-//! Whatever a publisher sends: one dead letter with a readable reason or a created task, the rest of the queue unharmed,
-//! and the body byte for byte what was published.
+//! Bad messages: each becomes one dead letter with a readable reason and an unchanged body, and does not disturb the others.
 
 use std::collections::BTreeMap;
 
@@ -13,20 +12,20 @@ use wolkvox_task_worker::message::task::FIELDS;
 use crate::support::amqp::{header, number, text};
 use crate::support::rig::{Rig, properties, task, task_with};
 
-/// Publishes each body between two good ones and expects it on the dead-letter queue, of this kind, its reason saying this.
+/// Publishes each body between two good messages. Expects a dead letter of this kind, whose reason contains this text.
 async fn refused(name: &str, cases: Vec<(&str, Vec<u8>, &str, &str)>) {
     let rig = Rig::new(name).await;
     let _worker = rig.worker(&[]).await;
     rig.publish("first", &task("first")).await;
     for (id, body, kind, reason) in &cases {
         rig.publish(id, body).await;
-        let letter = rig.dead_letter().await;
-        assert!(letter.data == *body, "{id}: byte for byte");
-        assert_eq!(letter.properties.message_id().as_ref().map(|id| id.as_str()), Some(*id));
-        assert_eq!(text(&letter, "x-wtw-error-kind"), *kind, "{id}");
-        let said = text(&letter, "x-wtw-error-message");
+        let dead_letter = rig.dead_letter().await;
+        assert!(dead_letter.data == *body, "{id}: byte for byte");
+        assert_eq!(dead_letter.properties.message_id().as_ref().map(|id| id.as_str()), Some(*id));
+        assert_eq!(text(&dead_letter, "x-wtw-error-kind"), *kind, "{id}");
+        let said = text(&dead_letter, "x-wtw-error-message");
         assert!(said.contains(reason), "{id}: {said}");
-        assert_eq!(number(&letter, "x-wtw-attempts"), Some(0), "{id}: nothing was sent");
+        assert_eq!(number(&dead_letter, "x-wtw-attempts"), Some(0), "{id}: nothing was sent");
     }
     rig.publish("last", &task("last")).await;
     rig.crm.created(2).await;
@@ -34,7 +33,7 @@ async fn refused(name: &str, cases: Vec<(&str, Vec<u8>, &str, &str)>) {
 }
 
 #[tokio::test]
-async fn what_is_no_task_message() {
+async fn body_that_is_not_a_task_message_is_refused() {
     let deep = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();
     let deep_field = [br#"{"description":"#.to_vec(), deep.clone(), b"}".to_vec()].concat();
     refused(
@@ -56,18 +55,18 @@ async fn what_is_no_task_message() {
     .await;
 }
 
-/// It is not kept in memory, so RabbitMQ dead-letters it, without headers of ours.
+/// The worker does not keep the body in memory, so RabbitMQ dead-letters the message, without headers of the worker.
 #[tokio::test]
-async fn a_body_over_the_limit_is_rejected_to_the_dead_letters_of_the_broker() {
+async fn body_over_the_limit_is_rejected_to_the_brokers_dead_letter_queue() {
     let rig = Rig::new("bad.large").await;
     let worker = rig.worker(&[]).await;
     rig.publish("first", &task("first")).await;
     let large = task_with("large", json!({ "description": "x".repeat(300 * 1024) }));
     rig.publish("large", &large).await;
-    let letter = rig.amqp.take(&format!("{}.dead.broker", rig.queue)).await;
-    assert!(letter.data == large, "byte for byte");
-    assert_eq!(letter.properties.message_id().as_ref().map(|id| id.as_str()), Some("large"));
-    let headers = letter.properties.headers().clone().unwrap_or_default();
+    let dead_letter = rig.amqp.take(&format!("{}.dead.broker", rig.queue)).await;
+    assert!(dead_letter.data == large, "byte for byte");
+    assert_eq!(dead_letter.properties.message_id().as_ref().map(|id| id.as_str()), Some("large"));
+    let headers = dead_letter.properties.headers().clone().unwrap_or_default();
     assert!(headers.inner().keys().all(|name| !name.as_str().starts_with("x-wtw-")), "{headers:?}");
     let logged = worker.process.lines().into_iter().any(|line| line.contains("WARN") && line.contains("\"large\""));
     assert!(logged, "a warning names the message");
@@ -77,7 +76,7 @@ async fn a_body_over_the_limit_is_rejected_to_the_dead_letters_of_the_broker() {
 }
 
 #[tokio::test]
-async fn what_has_bad_fields() {
+async fn message_with_bad_fields_is_refused() {
     let mut cases = vec![
         (
             "near-miss",
@@ -109,7 +108,7 @@ async fn what_has_bad_fields() {
     refused("bad.fields", cases).await;
 }
 
-/// Each field missing, null, of each wrong type, and empty.
+/// Each field: missing, null, of each wrong type, and empty.
 fn each_field_spoilt() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let wrong = [json!(7), json!(["x"]), json!({ "a": 1 }), json!(true), json!("")];
     let mut cases = Vec::new();
@@ -147,7 +146,7 @@ async fn every_problem_is_in_one_report() {
 }
 
 #[tokio::test]
-async fn ids_of_any_length_and_none() {
+async fn messages_with_ids_of_any_length_and_without_ids_are_processed() {
     let rig = Rig::new("bad.ids").await;
     let worker = rig.worker(&[]).await;
     let long = "i".repeat(255);
@@ -161,7 +160,7 @@ async fn ids_of_any_length_and_none() {
     worker.reaches("wtw_messages_without_id_total", 2.0).await;
 }
 
-/// One header of each type that AMQP has in RabbitMQ.
+/// One header of each AMQP type that RabbitMQ supports.
 fn every_type() -> FieldTable {
     let nested = FieldTable::from(BTreeMap::from([("inner".into(), AMQPValue::Boolean(false))]));
     FieldTable::from(BTreeMap::from([
@@ -186,21 +185,21 @@ fn every_type() -> FieldTable {
 }
 
 #[tokio::test]
-async fn headers_of_every_type_are_copied_as_they_are() {
+async fn headers_of_every_type_are_copied_unchanged() {
     let rig = Rig::new("bad.types").await;
     rig.crm.faults(json!([{ "action": "status:503", "name_contains": "copied" }])).await;
     let _worker = rig.worker(&[("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1"), ("WTW_GATE_FAILURES", "1000")]).await;
-    // Through both retry queues and onto the dead-letter queue.
+    // The message goes through both retry queues and to the dead-letter queue.
     rig.publish_with(&task("copied"), properties("m-1").with_headers(every_type())).await;
-    let letter = rig.dead_letter().await;
-    assert_eq!(number(&letter, "x-wtw-attempts"), Some(3));
+    let dead_letter = rig.dead_letter().await;
+    assert_eq!(number(&dead_letter, "x-wtw-attempts"), Some(3));
     for (name, value) in every_type().inner() {
-        assert_eq!(header(&letter, name.as_str()).as_ref(), Some(value), "{name}");
+        assert_eq!(header(&dead_letter, name.as_str()).as_ref(), Some(value), "{name}");
     }
 }
 
 #[tokio::test]
-async fn what_only_the_broker_may_set_is_left_out_of_copies() {
+async fn copies_leave_out_what_only_the_broker_can_set() {
     let rig = Rig::new("bad.brokers").await;
     let _worker = rig.worker(&[]).await;
     let elsewhere = AMQPValue::FieldArray(FieldArray::from(vec![AMQPValue::LongString("nowhere".into())]));
@@ -217,18 +216,18 @@ async fn what_only_the_broker_may_set_is_left_out_of_copies() {
         .with_correlation_id("c".into())
         .with_type("t".into());
     rig.publish_with(b"no task", set).await;
-    let letter = rig.dead_letter().await;
+    let dead_letter = rig.dead_letter().await;
     for name in ["CC", "BCC", "x-death", "x-first-death-reason", "x-delivery-count"] {
-        assert_eq!(header(&letter, name), None, "{name}");
+        assert_eq!(header(&dead_letter, name), None, "{name}");
     }
-    assert_eq!((letter.properties.expiration(), letter.properties.user_id()), (&None, &None));
-    assert_eq!(header(&letter, "kept"), Some(AMQPValue::Boolean(true)));
-    assert_eq!(letter.properties.correlation_id().as_ref().map(|id| id.as_str()), Some("c"));
-    assert_eq!(letter.properties.kind().as_ref().map(|kind| kind.as_str()), Some("t"));
+    assert_eq!((dead_letter.properties.expiration(), dead_letter.properties.user_id()), (&None, &None));
+    assert_eq!(header(&dead_letter, "kept"), Some(AMQPValue::Boolean(true)));
+    assert_eq!(dead_letter.properties.correlation_id().as_ref().map(|id| id.as_str()), Some("c"));
+    assert_eq!(dead_letter.properties.kind().as_ref().map(|kind| kind.as_str()), Some("t"));
 }
 
 #[tokio::test]
-async fn headers_of_ours_that_are_ill_typed_or_too_long_are_ignored() {
+async fn invalid_or_too_long_headers_of_ours_are_ignored() {
     let rig = Rig::new("bad.ours").await;
     let worker = rig.worker(&[]).await;
     let headers = FieldTable::from(BTreeMap::from([
@@ -238,9 +237,9 @@ async fn headers_of_ours_that_are_ill_typed_or_too_long_are_ignored() {
         ("x-wtw-original-exchange".into(), AMQPValue::LongString("e".repeat(300).into())),
     ]));
     rig.publish_with(b"no task", properties("m-1").with_headers(headers)).await;
-    let letter = rig.dead_letter().await;
-    assert_eq!(number(&letter, "x-wtw-attempts"), Some(0));
-    assert_eq!(text(&letter, "x-wtw-original-exchange"), "");
+    let dead_letter = rig.dead_letter().await;
+    assert_eq!(number(&dead_letter, "x-wtw-attempts"), Some(0));
+    assert_eq!(text(&dead_letter, "x-wtw-original-exchange"), "");
     assert_eq!(worker.metric("wtw_invalid_headers_total").await, 4.0);
     let warned = worker
         .process
@@ -254,7 +253,7 @@ async fn headers_of_ours_that_are_ill_typed_or_too_long_are_ignored() {
 }
 
 #[tokio::test]
-async fn publishers_headers_that_leave_no_room_give_way() {
+async fn publishers_headers_are_dropped_when_they_leave_no_room() {
     let rig = Rig::new("bad.room").await;
     let _worker = rig.worker(&[]).await;
     // Nearly a whole frame of 128 KiB.
@@ -265,10 +264,10 @@ async fn publishers_headers_that_leave_no_room_give_way() {
         ("small".into(), filler(500)),
     ]));
     rig.publish_with(b"no task", properties("m-1").with_headers(headers)).await;
-    let letter = rig.dead_letter().await;
-    assert_eq!(text(&letter, "x-wtw-error-kind"), "invalid_message");
-    assert_eq!(text(&letter, "x-wtw-dropped-headers"), "large");
-    assert_eq!(text(&letter, "medium").len(), 40_000);
-    assert_eq!(text(&letter, "small").len(), 500);
-    assert_eq!(header(&letter, "large"), None);
+    let dead_letter = rig.dead_letter().await;
+    assert_eq!(text(&dead_letter, "x-wtw-error-kind"), "invalid_message");
+    assert_eq!(text(&dead_letter, "x-wtw-dropped-headers"), "large");
+    assert_eq!(text(&dead_letter, "medium").len(), 40_000);
+    assert_eq!(text(&dead_letter, "small").len(), 500);
+    assert_eq!(header(&dead_letter, "large"), None);
 }

@@ -1,4 +1,4 @@
-//! Faults of the broker, and what its operators do to it.
+//! Faults of the broker, and actions of its operators.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -31,16 +31,18 @@ async fn rabbitmq_restarted_under_load_loses_and_duplicates_nothing() {
     let file = LedgerFile::new();
     let worker = rig.worker(&[("WTW_LEDGER_URL", &file.url())]).await;
     let published = rig.publish_many("restart", 200).await;
-    eventually("some are made", || async { (rig.crm.stats().await["created"].as_u64() >= Some(20)).then_some(()) })
-        .await;
+    eventually("20 tasks are created", || async {
+        (rig.crm.stats().await["created"].as_u64() >= Some(20)).then_some(())
+    })
+    .await;
     broker.stop().await.expect("stopped");
     broker.restart().await.expect("started again");
     rig.amqp = Amqp::connect(&broker.url).await;
-    eventually("all are made", || async {
+    eventually("all tasks are created", || async {
         (rig.crm.stats().await["distinct_created"].as_u64() == Some(200)).then_some(())
     })
     .await;
-    eventually("all at rest", || async {
+    eventually("no message is in flight or waiting", || async {
         (worker.metric(IN_FLIGHT).await == 0.0 && rig.waiting().await == 0).then_some(())
     })
     .await;
@@ -50,7 +52,7 @@ async fn rabbitmq_restarted_under_load_loses_and_duplicates_nothing() {
 }
 
 #[tokio::test]
-async fn while_the_broker_is_blocked_copies_are_held_and_nothing_else() {
+async fn blocked_broker_holds_copies_and_nothing_else() {
     let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.expect("a broker");
     let rig = Rig::with("faults.blocked", &broker.url, Crm::options()).await;
@@ -62,11 +64,11 @@ async fn while_the_broker_is_blocked_copies_are_held_and_nothing_else() {
         ]))
         .await;
     let worker = rig.worker(&[("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1")]).await;
-    // The copies' connection is there before the alarm, as in a worker that has run for long.
+    // The worker opens its publishing connection before the alarm, as a worker that has run for long.
     rig.publish("dead-0", &task("dead-0")).await;
     worker.reaches(&dead_lettered("rejected"), 1.0).await;
     worker.process.signal("STOP").await;
-    for name in ["dead-1", "dead-2", "retry", "made", "late"] {
+    for name in ["dead-1", "dead-2", "retry", "created", "late"] {
         rig.publish(name, &task(name)).await;
     }
     ctl(&broker, "set_vm_memory_high_watermark absolute 1MB").await;
@@ -74,9 +76,9 @@ async fn while_the_broker_is_blocked_copies_are_held_and_nothing_else() {
     eventually("the alarm", alarm).await;
     worker.process.signal("CONT").await;
     worker.says("the broker has blocked publishing").await;
-    // Later than any confirm is waited for where nothing is blocked.
+    // The second task is created later than the longest wait for a confirm on a broker that is not blocked.
     worker.reaches(&settled("created"), 2.0).await;
-    assert_eq!(worker.metric(IN_FLIGHT).await, 3.0, "neither lost nor acked");
+    assert_eq!(worker.metric(IN_FLIGHT).await, 3.0, "the three copies are neither lost nor acked");
     assert_eq!(worker.metric("wtw_broker_blocked").await, 1.0);
     assert_eq!(worker.metric("wtw_publishes_unconfirmed").await, 3.0);
     assert!(worker.status().await["broker"]["blocked"].is_string());
@@ -92,16 +94,16 @@ async fn while_the_broker_is_blocked_copies_are_held_and_nothing_else() {
     assert_eq!(worker.metric("wtw_broker_blocked").await, 0.0);
     assert_eq!(worker.metric("wtw_publishes_unconfirmed").await, 0.0);
     worker.process.stop().await;
-    assert_eq!(rig.crm.names().await, ["late", "made", "retry"], "one task each");
+    assert_eq!(rig.crm.names().await, ["created", "late", "retry"], "one task each");
     let amqp = Amqp::connect(&broker.url).await;
-    let letters = amqp.take_all(&rig.dead_letter_queue()).await;
-    let mut letters: Vec<String> = letters.iter().map(id).collect();
-    letters.sort_unstable();
-    assert_eq!(letters, ["dead-0", "dead-1", "dead-2"], "none twice");
+    let dead_letters = amqp.take_all(&rig.dead_letter_queue()).await;
+    let mut dead_letters: Vec<String> = dead_letters.iter().map(id).collect();
+    dead_letters.sort_unstable();
+    assert_eq!(dead_letters, ["dead-0", "dead-1", "dead-2"], "each once");
 }
 
 #[tokio::test]
-async fn a_full_dead_letter_queue_keeps_its_messages_unsettled_until_there_is_room() {
+async fn full_dead_letter_queue_keeps_messages_unsettled_until_there_is_room() {
     let broker = Broker::operated().await.expect("a broker");
     let rig = Rig::with("faults.full", &broker.url, Crm::options()).await;
     let dead = rig.dead_letter_queue();
@@ -110,7 +112,7 @@ async fn a_full_dead_letter_queue_keeps_its_messages_unsettled_until_there_is_ro
     ctl(&broker, &format!("set_policy --apply-to queues {policy} '^{}$' '{definition}'", dead.replace('.', "\\.")))
         .await;
     let worker = rig.worker(&[]).await;
-    // A quorum queue notices only after a while that it is full.
+    // A quorum queue notices with a delay that it is full.
     let mut published = BTreeSet::new();
     while worker.metric(PUBLISH_FAILURES).await == 0.0 {
         assert!(published.len() < 2_000, "a queue for one message takes all of them");
@@ -122,28 +124,28 @@ async fn a_full_dead_letter_queue_keeps_its_messages_unsettled_until_there_is_ro
             let settled = worker.metric(&dead_lettered("invalid_message")).await;
             (settled == taken || worker.metric(PUBLISH_FAILURES).await > 0.0).then_some(())
         };
-        eventually("taken or refused", refused).await;
+        eventually("every message is dead-lettered or a copy is refused", refused).await;
     }
     for id in ["last-1", "last-2"] {
         rig.publish(id, b"no task").await;
         published.insert(id.to_owned());
     }
     let count = f64::from(u32::try_from(published.len()).expect("few"));
-    // Refused more than once: they are tried again and again.
+    // Each copy is refused more than once, because the worker tries it again.
     worker.reaches(PUBLISH_FAILURES, 8.0).await;
-    assert!(worker.metric(IN_FLIGHT).await > 0.0, "the refused ones are unsettled");
+    assert!(worker.metric(IN_FLIGHT).await > 0.0, "messages whose copies are refused are unsettled");
     rig.publish("fine", &task("fine")).await;
     rig.crm.created(1).await;
     ctl(&broker, &format!("clear_policy {policy}")).await;
     worker.reaches(&dead_lettered("invalid_message"), count).await;
     worker.process.stop().await;
-    let letters: Vec<String> = rig.amqp.take_all(&dead).await.iter().map(id).collect();
-    assert_eq!(letters.len(), published.len(), "{letters:?}");
-    assert_eq!(BTreeSet::from_iter(letters), published);
+    let dead_letters: Vec<String> = rig.amqp.take_all(&dead).await.iter().map(id).collect();
+    assert_eq!(dead_letters.len(), published.len(), "{dead_letters:?}");
+    assert_eq!(BTreeSet::from_iter(dead_letters), published);
     rig.queues_are_empty().await;
 }
 
-/// A virtual host of its own on a broker: its address.
+/// Creates a virtual host and returns its address.
 async fn virtual_host(broker: &Broker, name: &str) -> String {
     ctl(broker, &format!("add_vhost {name}")).await;
     ctl(broker, &format!("set_permissions -p {name} guest '.*' '.*' '.*'")).await;
@@ -151,7 +153,7 @@ async fn virtual_host(broker: &Broker, name: &str) -> String {
 }
 
 #[tokio::test]
-async fn connections_and_channels_that_an_operator_ends_lose_nothing() {
+async fn closing_connections_and_channels_loses_nothing() {
     let broker = Broker::operated().await.expect("a broker");
     let name = unique("faults");
     let url = virtual_host(&broker, &name).await;
@@ -165,7 +167,7 @@ async fn connections_and_channels_that_an_operator_ends_lose_nothing() {
         .await;
     let worker = rig.worker(&[("WTW_GATE_FAILURES", "1000")]).await;
     let published = rig.publish_many("closed", 150).await;
-    // A channel of another test may end between the list and the question.
+    // A channel of another test can end between the list and the kill.
     let kill_channels = format!(
         "eval 'lists:foreach(fun(P) -> case catch rabbit_channel:info(P, [vhost]) of [{{vhost, <<\"{name}\">>}}] -> \
          exit(P, kill); _ -> ok end end, rabbit_channel:list_local()).'"
@@ -177,15 +179,15 @@ async fn connections_and_channels_that_an_operator_ends_lose_nothing() {
         worker.ready().await;
     }
     rig.amqp = Amqp::connect(&url).await;
-    eventually("all at rest", || async {
+    eventually("no message is in flight or waiting", || async {
         (worker.metric(IN_FLIGHT).await == 0.0 && rig.waiting().await == 0).then_some(())
     })
     .await;
     worker.process.stop().await;
     let (dead, made): (BTreeSet<String>, BTreeSet<String>) = published.into_iter().partition(|id| id.contains('5'));
     assert_eq!(rig.crm.names().await, Vec::from_iter(made), "one task each");
-    let letters: BTreeSet<String> = rig.amqp.take_all(&rig.dead_letter_queue()).await.iter().map(id).collect();
-    assert_eq!(letters, dead);
+    let dead_letters: BTreeSet<String> = rig.amqp.take_all(&rig.dead_letter_queue()).await.iter().map(id).collect();
+    assert_eq!(dead_letters, dead);
     drop(rig);
     ctl(&broker, &format!("delete_vhost {name}")).await;
 }
@@ -198,7 +200,7 @@ async fn message_that_rabbitmq_took_back_is_not_sent_beside_its_redelivery() {
     let options = Options { latency: Duration::from_millis(400), ..Crm::options() };
     let mut rig = Rig::with("faults.taken", &url, options).await;
     let worker = rig.worker(&[]).await;
-    // Without an id no ledger protects them.
+    // Without a message id the ledger cannot protect them.
     for n in 0..16 {
         rig.publish_with(&task(&format!("taken {n}")), BasicProperties::default().with_delivery_mode(2)).await;
     }
@@ -209,20 +211,20 @@ async fn message_that_rabbitmq_took_back_is_not_sent_beside_its_redelivery() {
     ctl(&broker, &format!("close_all_connections --vhost {name} maintenance")).await;
     worker.reaches("wtw_broker_connections_lost_total", 1.0).await;
     rig.amqp = Amqp::connect(&url).await;
-    eventually("all at rest", || async {
+    eventually("no message is in flight or waiting", || async {
         let stats = rig.crm.stats().await;
         (stats["distinct_created"] == 16 && worker.metric(IN_FLIGHT).await == 0.0).then_some(())
     })
     .await;
     let created = rig.crm.stats().await["created"].as_u64().expect("a number");
-    // The two in flight, and two before them where the broker did not take their acks any more.
-    assert!(created <= 20, "only what the broker could not know of may be made twice: {created}");
+    // The two in flight, and two before them whose acks the broker did not read.
+    assert!(created <= 20, "only messages in flight or with a lost ack can be created twice: {created}");
     worker.process.stop().await;
     drop(rig);
     ctl(&broker, &format!("delete_vhost {name}")).await;
 }
 
-/// One message is created, which consuming is enough for, and one dead-lettered, which a copy has to be published for.
+/// Checks that the worker consumes (a task is created) and publishes (a message is dead-lettered).
 async fn consumes_and_publishes(rig: &Rig, worker: &Worker, name: &str) {
     rig.publish("m-1", &task(name)).await;
     worker.reaches(&settled("created"), 1.0).await;
@@ -231,9 +233,9 @@ async fn consumes_and_publishes(rig: &Rig, worker: &Worker, name: &str) {
 }
 
 #[tokio::test]
-async fn nodes_that_are_dead_or_silent_are_passed_over() {
+async fn dead_and_silent_nodes_are_skipped() {
     let rig = Rig::new("faults.nodes").await;
-    // Connections are made by the system, and nobody ever answers.
+    // The system accepts the connections, and no program answers.
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let silent = listener.local_addr().expect("an address");
     let dead = free_port().expect("a port");
@@ -247,7 +249,7 @@ async fn nodes_that_are_dead_or_silent_are_passed_over() {
 }
 
 #[tokio::test]
-async fn a_node_that_takes_connections_and_does_nothing_is_passed_over() {
+async fn node_that_accepts_connections_and_is_silent_is_skipped() {
     let sound = &Broker::shared().await.url;
     let rig = Rig::new("faults.deaf").await;
     let node = Proxy::start(sound).await;
@@ -260,7 +262,7 @@ async fn a_node_that_takes_connections_and_does_nothing_is_passed_over() {
 }
 
 #[tokio::test]
-async fn a_node_that_confirms_nothing_any_more_is_passed_over_by_copies() {
+async fn node_that_stops_confirming_is_skipped_for_copies() {
     let sound = &Broker::shared().await.url;
     let rig = Rig::new("faults.unconfirmed").await;
     let node = Proxy::start(sound).await;
@@ -274,13 +276,13 @@ async fn a_node_that_confirms_nothing_any_more_is_passed_over_by_copies() {
     }
     worker.says("no confirm within 10 s").await;
     worker.reaches(&dead_lettered("invalid_message"), 3.0).await;
-    assert_eq!(worker.metric("wtw_broker_connections_lost_total").await, 0.0, "it stays connected all the while");
-    let letters: BTreeSet<String> = rig.amqp.take_all(&rig.dead_letter_queue()).await.iter().map(id).collect();
-    assert_eq!(letters, ["m-1", "m-2", "m-3"].map(ToOwned::to_owned).into());
+    assert_eq!(worker.metric("wtw_broker_connections_lost_total").await, 0.0, "the consuming connection stays");
+    let dead_letters: BTreeSet<String> = rig.amqp.take_all(&rig.dead_letter_queue()).await.iter().map(id).collect();
+    assert_eq!(dead_letters, ["m-1", "m-2", "m-3"].map(ToOwned::to_owned).into());
 }
 
 #[tokio::test]
-async fn a_password_that_is_rotated_in_its_file_is_read_when_the_old_one_is_refused() {
+async fn password_rotated_in_its_file_is_read_when_the_old_one_is_refused() {
     let broker = Broker::operated().await.expect("a broker");
     let rig = Rig::with("faults.rotated", &broker.url, Crm::options()).await;
     let user = unique("rotated");
@@ -307,7 +309,7 @@ async fn a_password_that_is_rotated_in_its_file_is_read_when_the_old_one_is_refu
 }
 
 #[tokio::test]
-async fn a_password_that_comes_right_later_is_used_and_never_told() {
+async fn password_that_becomes_valid_is_used_and_never_printed() {
     let broker = Broker::operated().await.expect("a broker");
     let rig = Rig::with("faults.password", &broker.url, Crm::options()).await;
     let user = unique("user");

@@ -1,4 +1,4 @@
-//! The brokers that the other tests are built on.
+//! Tests of the brokers that the other tests use.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -47,7 +47,7 @@ async fn get(channel: &Channel, queue: &str) -> Option<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn shared_broker_answers() {
+async fn shared_broker_accepts_connections() {
     let (_connection, channel) = connect(&Broker::shared().await.url).await;
     let queue = unique("brokers");
     put(&channel, &queue, b"kept").await;
@@ -56,7 +56,7 @@ async fn shared_broker_answers() {
 }
 
 #[tokio::test]
-async fn own_broker_keeps_its_messages_when_it_is_stopped_paused_and_killed() {
+async fn own_broker_keeps_its_messages_when_stopped_paused_or_killed() {
     let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.expect("a broker");
     let queue = unique("brokers");
@@ -72,7 +72,7 @@ async fn own_broker_keeps_its_messages_when_it_is_stopped_paused_and_killed() {
     let getting = channel.basic_get(queue.as_str().into(), BasicGetOptions::default());
     let answer = timeout(Duration::from_secs(1), getting).await;
     answer.expect_err("nothing answers");
-    broker.unpause().await.expect("goes on");
+    broker.unpause().await.expect("continued");
     drop(connect(&broker.url).await);
 
     broker.kill().await.expect("killed");
@@ -83,17 +83,17 @@ async fn own_broker_keeps_its_messages_when_it_is_stopped_paused_and_killed() {
 }
 
 #[tokio::test]
-async fn kept_broker_runs_until_its_command_removes_it() {
+async fn kept_broker_runs_until_its_remove_command() {
     let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.expect("a broker");
     let (url, management) = (broker.url.clone(), broker.management_url.clone());
-    let remove = broker.keep().expect("one of our own");
+    let remove = broker.keep().expect("a broker that this process started");
     let answered = Connection::connect(&url, ConnectionProperties::default());
     let answered = timeout(Duration::from_secs(20), answered).await;
     let management = management.expect("an address");
     let managed = TcpStream::connect(management.trim_start_matches("http://")).await;
 
-    // Before anything is asserted: nobody else removes it now.
+    // Before any assertion, because nothing else removes the broker now.
     let removed = soon(Command::new("sh").args(["-c", &remove]).output()).await;
     assert!(removed.status.success(), "{remove}: {removed:?}");
     answered.expect("within 20 s").expect("a connection");

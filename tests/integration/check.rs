@@ -211,7 +211,7 @@ async fn queues_with_other_arguments_are_compared_argument_by_argument() {
         (quorum(&[limit.clone(), number("x-message-ttl", 60_000)]), "problem", "dead letters are thrown away"),
         (quorum(&[limit.clone(), number("x-expires", 600_000)]), "problem", "dead letters are thrown away"),
         (quorum(&[limit.clone(), number("x-max-length", 5)]), "problem", "dead letters are thrown away"),
-        (quorum(&[limit.clone(), number("x-max-length", 5), refusing]), "warning", "stays where it is"),
+        (quorum(&[limit.clone(), number("x-max-length", 5), refusing]), "warning", "stay on the work queue"),
         (quorum(&[number("x-delivery-limit", 2_000_000)]), "ok", "more is as good"),
         (quorum(&[]), "warning", "looking wears it out"),
         (stream(), "problem", "nothing can be taken out of a stream"),
@@ -296,13 +296,13 @@ async fn a_ledger_that_a_worker_holds_is_in_order_and_one_that_is_none_is_not() 
     first.process.stop().await;
     check(&["--no-crm"], &env).await.has("ledger", "ok", "can be read and written, 1 entries");
 
-    let path = ledger.folder().join("ledger.redb");
+    let path = ledger.folder().join("ledger.db");
     std::fs::write(&path, [7; 9_000]).expect("written");
     let checked = check(&["--no-crm"], &env).await;
     assert_eq!(checked.code, Some(1), "{}", checked.said);
     checked.has("ledger", "problem", "it is damaged: ");
     assert_eq!(std::fs::read(&path).expect("read"), [7; 9_000], "left alone");
-    let elsewhere = rig.env(&[("WTW_LEDGER_URL", "file:/nowhere/ledger.redb")]);
+    let elsewhere = rig.env(&[("WTW_LEDGER_URL", "file:/nowhere/ledger.db")]);
     check(&["--no-crm"], &elsewhere).await.has("ledger", "problem", "its folder does not exist");
 }
 
@@ -367,7 +367,7 @@ async fn offline_tells_what_does_not_go_together() {
     let checked = check(&["--offline"], &own(&[])).await;
     assert_eq!((checked.code, checked.of("warning").len()), (Some(1), 1), "{}", checked.said);
     checked.has("configuration", "problem", "→ use crm0007.wolkvox.com");
-    checked.has("audit.retry", "ok", "after 15 attempts, 1 h 45 min at most");
+    checked.has("audit.retry", "ok", "at most 15 attempts, within 1 h 45 min");
     checked.has("audit.consumer_timeout", "ok", "30m unless changed");
     checked.has("audit.replicas", "ok", "others stand by");
     assert!(!checked.said.contains("terminationGracePeriodSeconds"));

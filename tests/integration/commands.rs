@@ -1,4 +1,4 @@
-//! The commands as people call them: output, exit codes, and what each demands.
+//! The commands as people call them: output, exit codes, and required configuration.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ async fn map_prints_the_exact_body_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn an_invalid_configuration_is_exit_78_with_every_problem_and_no_secret() {
+async fn invalid_configuration_exits_78_with_every_problem_and_no_secret() {
     let wrong = env(&[
         ("WTW_BROKER_URLS", "http://guest:hunter2@broker"),
         ("WTW_CRM_TOKENS", "hunter3\u{7}"),
@@ -62,7 +62,7 @@ async fn an_invalid_configuration_is_exit_78_with_every_problem_and_no_secret() 
 }
 
 #[tokio::test]
-async fn check_offline_says_what_the_configuration_amounts_to() {
+async fn check_offline_prints_the_effective_configuration() {
     let right = env(&[
         ("WTW_CRM_SERVER", "crm0001.wolkvox.com"),
         ("WTW_CRM_OPERATION", "demo"),
@@ -76,12 +76,12 @@ async fn check_offline_says_what_the_configuration_amounts_to() {
 }
 
 #[tokio::test]
-async fn commands_demand_only_what_they_use() {
+async fn commands_require_only_the_configuration_that_they_use() {
     for args in [&["topology"][..], &["schema"]] {
         let printed = succeeds(args, &env(&[]), b"").await;
         serde_json::from_str::<Value>(&printed).expect("JSON");
     }
-    // A placeholder stands for the operation.
+    // A placeholder stands for the missing operation.
     let printed = succeeds(&["map"], &env(&[]), &task("Ana")).await;
     let body: Value = serde_json::from_str(&printed).expect("JSON");
     assert!(body["operation"].is_string() && body["fields"]["name"] == "Ana", "{printed}");
@@ -93,7 +93,7 @@ async fn commands_demand_only_what_they_use() {
 #[tokio::test]
 async fn publish_takes_every_form_and_confirms_each() {
     let rig = Rig::new("commands.publish").await;
-    // A queue with a single active consumer cannot be read message by message.
+    // RabbitMQ does not allow basic.get on a queue with a single active consumer.
     let env = rig.env(&[("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false")]);
     succeeds(&["topology", "--apply"], &env, b"").await;
     let (one, two) = (String::from_utf8(task("one")).expect("text"), String::from_utf8(task("two")).expect("text"));
@@ -102,7 +102,7 @@ async fn publish_takes_every_form_and_confirms_each() {
         (one.clone(), 1, ["--batch", "a"]),
         (format!("[{one}, {two}]"), 2, ["--batch", "b"]),
         (format!("{one}\n{two}\n"), 2, ["--batch", "c"]),
-        // Bytes that are no task.
+        // Bytes that are not a task.
         (export.to_string(), 1, ["--no-validate", "-"]),
         (String::new(), 0, ["--batch", "d"]),
     ] {
@@ -128,7 +128,7 @@ async fn publish_takes_every_form_and_confirms_each() {
 }
 
 #[tokio::test]
-async fn publish_sends_nothing_of_a_bad_input_and_says_when_there_is_no_queue() {
+async fn publish_sends_nothing_of_a_bad_input_and_reports_a_missing_queue() {
     let rig = Rig::new("commands.unroutable").await;
     let env = rig.env(&[("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false")]);
     let nowhere = run(&["publish"], &env, &task("x")).await;
@@ -181,7 +181,7 @@ async fn publishing_the_same_input_again_creates_nothing_twice() {
 }
 
 #[tokio::test]
-async fn config_prints_a_file_the_effective_values_and_what_a_key_means() {
+async fn config_prints_a_file_effective_values_and_a_keys_meaning() {
     let template = succeeds(&["config", "init"], &env(&[]), b"").await;
     assert!(template.contains("\n[crm]\n") && template.contains("\n#server = \"crm0001.wolkvox.com\"\n"), "{template}");
     let variables = env(&[("WTW_CRM_TOKENS", "hunter2"), ("WTW_CRM_REQUEST_TIMEOUT", "3s")]);
@@ -211,7 +211,7 @@ async fn config_prints_a_file_the_effective_values_and_what_a_key_means() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_listed_and_stay() {
+async fn listed_dead_letters_stay_on_the_queue() {
     let rig = Rig::new("commands.list").await;
     let _worker = rig.worker(&[]).await;
     rig.publish("m-1", b"no \x1b[31mtask").await;
@@ -227,12 +227,14 @@ async fn dead_letters_are_listed_and_stay() {
     }
     eventually("both are back", || async { (rig.amqp.count(&dead).await == Some(2)).then_some(()) }).await;
     let listed = succeeds(&["dead-letters", "list", "--each", "--json"], &rig.env(&[]), b"").await;
-    let letters: Vec<Value> = serde_json::from_str(&listed).expect("JSON");
-    let kinds: BTreeMap<_, _> =
-        letters.iter().map(|letter| (letter["message_id"].as_str(), letter["kind"].as_str())).collect();
+    let dead_letters: Vec<Value> = serde_json::from_str(&listed).expect("JSON");
+    let kinds: BTreeMap<_, _> = dead_letters
+        .iter()
+        .map(|dead_letter| (dead_letter["message_id"].as_str(), dead_letter["kind"].as_str()))
+        .collect();
     let expected = [("m-1", "invalid_message"), ("m-2", "invalid_task")].map(|(id, kind)| (Some(id), Some(kind)));
     assert_eq!(kinds, BTreeMap::from(expected));
-    assert!(letters.is_sorted_by_key(|letter| letter["failed_at"].as_str()), "the oldest first");
+    assert!(dead_letters.is_sorted_by_key(|dead_letter| dead_letter["failed_at"].as_str()), "the oldest first");
 }
 
 #[tokio::test]
@@ -252,7 +254,7 @@ async fn healthcheck_tells_whether_the_worker_is_ready() {
 }
 
 #[tokio::test]
-async fn the_sandbox_says_where_it_listens_and_ends_on_sigterm() {
+async fn sandbox_prints_its_address_and_ends_on_sigterm() {
     let mut sandbox = Process::start(&["sandbox", "--listen", "127.0.0.1:0"], &env(&[]));
     let url = eventually("its address", || async {
         let line = sandbox.lines().into_iter().find(|line| line.contains("listening"))?;

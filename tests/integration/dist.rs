@@ -1,4 +1,4 @@
-//! What a release has beside the program: completions that a shell takes, and manual pages.
+//! The other files of a release: shell completions and manual pages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ fn written(name: &str) -> PathBuf {
     folder
 }
 
-/// Runs a program; what it wrote, and its failure's reason.
+/// Runs a program and returns its output; panics with its error output.
 fn run(program: &str, args: &[&str]) -> Result<String, String> {
     let output = Command::new("timeout").arg("60").arg(program).args(args).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -30,9 +30,9 @@ fn run(program: &str, args: &[&str]) -> Result<String, String> {
     Err(format!("{program} ended with {}: {}{said}", output.status, String::from_utf8_lossy(&output.stdout)))
 }
 
-/// What bash offers for the last of these words.
+/// The words that bash offers to complete the last of these words.
 fn completed(script: &Path, words: &[&str]) -> Vec<String> {
-    // As readline does it: the words so far, the index of the last, and the function that is registered for the first.
+    // As readline calls it: the words, the index of the last one, and the function that is registered for the first one.
     let complete = r#"
         source "$1"; shift
         COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
@@ -69,13 +69,13 @@ fn manual_pages_render_without_a_warning() {
     }
 
     let main = run("mandoc", &["-T", "utf8", folder.join("wolkvox-task-worker.1").to_str().unwrap()]).unwrap();
-    // Bold is a letter struck twice.
+    // A bold character is printed twice, with a backspace between.
     let main: Vec<char> = main.chars().collect();
     let main: String = main
         .iter()
         .enumerate()
-        .filter(|(at, letter)| **letter != '\u{8}' && main.get(at + 1) != Some(&'\u{8}'))
-        .map(|(_, letter)| letter)
+        .filter(|(at, dead_letter)| **dead_letter != '\u{8}' && main.get(at + 1) != Some(&'\u{8}'))
+        .map(|(_, dead_letter)| dead_letter)
         .collect();
     for word in ["SYNOPSIS", "--config", "EXIT STATUS", "78", "ENVIRONMENT", "WTW_CRM_TOKENS, WTW_CRM_TOKENS_FILE"] {
         assert!(main.contains(word), "{word}\n{main}");
@@ -87,7 +87,7 @@ fn manual_pages_render_without_a_warning() {
 }
 
 #[test]
-fn the_bill_of_materials_is_what_the_program_is_built_from() {
+fn bill_of_materials_lists_what_the_program_is_built_from() {
     let component = |name: &str| json!({ "name": name, "version": "1.0.0", "bom-ref": format!("ref-{name}") });
     let document = json!({
         "metadata": { "component": component("worker") },

@@ -37,7 +37,7 @@ async fn open(url: &str, prefix: &str, limits: Limits, clock: Clock) -> Result<R
     timeout(Duration::from_secs(20), opened).await.unwrap()
 }
 
-/// A ledger that no other test has.
+/// A ledger with a prefix that no other test uses.
 async fn own(redis: &Redis, limits: Limits, clock: Clock) -> RedisLedger {
     open(&redis.url, &unique("test"), limits, clock).await.unwrap()
 }
@@ -47,7 +47,7 @@ async fn connect(redis: &Redis) -> MultiplexedConnection {
     client.get_multiplexed_async_connection().await.unwrap()
 }
 
-/// Tries until it works, as the worker does.
+/// Tries again until it succeeds, as the worker does.
 async fn in_time(mut step: impl AsyncFnMut() -> Result<(), LedgerError>) {
     let tries = async {
         while step().await.is_err() {
@@ -58,7 +58,7 @@ async fn in_time(mut step: impl AsyncFnMut() -> Result<(), LedgerError>) {
 }
 
 #[tokio::test]
-async fn redis_does_what_every_store_does() {
+async fn redis_ledger_passes_the_suite() {
     let redis = Redis::shared().await;
     suite(async |limits, clock| Arc::new(own(redis, limits, clock).await) as _).await;
     let prefix = unique("test");
@@ -66,10 +66,10 @@ async fn redis_does_what_every_store_does() {
 }
 
 #[tokio::test]
-async fn redis_is_like_the_model_however_often_it_is_opened() {
+async fn redis_ledger_matches_the_model_across_restarts() {
     let redis = Redis::shared().await;
     let mut runner = TestRunner::default();
-    // In seconds instead of milliseconds: by Redis' own clock nothing ends during the test.
+    // In seconds instead of milliseconds, so that nothing expires during the test by Redis' own clock.
     let limits = Limits { retention: TIGHT.retention * 1000, ..TIGHT };
     for _ in 0..48 {
         let steps = steps().new_tree(&mut runner).unwrap().current();
@@ -85,7 +85,7 @@ async fn redis_is_like_the_model_however_often_it_is_opened() {
 }
 
 #[tokio::test]
-async fn replicas_share_what_they_know() {
+async fn replicas_share_entries() {
     let redis = Redis::shared().await;
     let (clock, prefix) = (FakeClock::new(), unique("test"));
     let fixture = async || Fixture {
@@ -98,7 +98,7 @@ async fn replicas_share_what_they_know() {
     assert_eq!(there.get("a").await, here.get("a").await);
     here.finish("a", 1, AttemptResult::Created).await;
     assert!(there.is_created("a").await);
-    // Of claims at the same time one wins, whichever replica makes it.
+    // Of simultaneous claims one wins, whichever replica sends it.
     let claims = (0..40_u64).map(async |id| {
         let replica = if id % 2 == 0 { &here } else { &there };
         let claim = Change::Claim { expected: None, new: first(id, clock.now()) };
@@ -111,7 +111,7 @@ async fn replicas_share_what_they_know() {
 }
 
 #[tokio::test]
-async fn entries_end_by_themselves_unless_a_claim_is_open() {
+async fn redis_entries_expire_unless_a_claim_is_open() {
     let redis = Redis::shared().await;
     let (clock, prefix) = (FakeClock::new(), unique("test"));
     let ledger = Arc::new(open(&redis.url, &prefix, ROOMY, clock.clock()).await.unwrap());
@@ -133,7 +133,7 @@ async fn entries_end_by_themselves_unless_a_claim_is_open() {
 }
 
 #[tokio::test]
-async fn emptied_redis_is_another_ledger_and_claims_are_decided_again() {
+async fn emptied_redis_is_another_ledger_and_claims_conflict() {
     let redis = Redis::own().await.unwrap();
     let clock = FakeClock::new();
     let fixture = Fixture { ledger: Arc::new(own(&redis, ROOMY, clock.clock()).await), clock };
@@ -143,7 +143,7 @@ async fn emptied_redis_is_another_ledger_and_claims_are_decided_again() {
     let claim = |id| Change::Claim { expected: None, new: first(id, fixture.clock.now()) };
     let mut connection = connect(&redis).await;
     redis::cmd("FLUSHALL").query_async::<()>(&mut connection).await.unwrap();
-    // The worker decided by what the ledger proved before.
+    // The claim was decided before the ledger was emptied.
     assert_eq!(fixture.change("b", claim(2)).await, Changed::Conflict(None));
     let now = fixture.ledger.about();
     assert!(now.id != proven.id && !now.proves_unsent);
@@ -151,7 +151,7 @@ async fn emptied_redis_is_another_ledger_and_claims_are_decided_again() {
     redis::cmd("FLUSHALL").query_async::<()>(&mut connection).await.unwrap();
     fixture.finish("b", 3, AttemptResult::Created).await;
     assert!(fixture.is_created("b").await, "a created task is recorded all the same");
-    // One that was decided in an earlier epoch.
+    // A claim that was decided in an earlier epoch.
     fixture.ledger.set_about(About { epoch: 1, ..fixture.ledger.about() }).await.unwrap();
     assert_eq!(fixture.change("c", claim(4)).await, Changed::Conflict(None));
 }
@@ -203,7 +203,7 @@ async fn redis_that_hangs_or_ends_is_reported_and_used_again() {
     assert!(fixture.is_created("a").await && fixture.is_created("kept").await);
 }
 
-/// Between a ledger and its Redis: swallows what is answered to scripts while it is told to.
+/// A proxy between a ledger and its Redis. While `mute` is set, it drops the answers to scripts.
 struct Proxy {
     url: String,
     mute: Arc<AtomicBool>,
@@ -249,7 +249,7 @@ async fn forward(mut client: TcpStream, mut server: TcpStream, mute: Arc<AtomicB
 }
 
 #[tokio::test]
-async fn change_whose_answer_is_lost_counts_once_when_it_is_given_again() {
+async fn change_counts_once_when_it_is_repeated_after_a_lost_answer() {
     let redis = Redis::shared().await;
     let mut proxy = Proxy::start(redis).await;
     let (clock, prefix) = (FakeClock::new(), unique("test"));
@@ -274,20 +274,20 @@ async fn change_whose_answer_is_lost_counts_once_when_it_is_given_again() {
         proxy.mute.store(true, Ordering::Relaxed);
         let error = through.ledger.change(&key, change.clone()).await.unwrap_err().to_string();
         assert!(error.contains("look at Redis' load"), "{error}");
-        assert_eq!(beside.get("a").await, after, "{change:?} was carried out");
+        assert_eq!(beside.get("a").await, after, "{change:?} was applied");
         proxy.mute.store(false, Ordering::Relaxed);
         through.change("a", change.clone()).await;
         let found = beside.get("a").await;
-        // A withdrawal changes the version in any case.
+        // A withdrawal always changes the version.
         let without_version = |entry: Option<Entry>| entry.map(|entry| Entry { version: 0, ..entry });
-        assert_eq!(without_version(found.clone()), without_version(after), "{change:?} given again");
+        assert_eq!(without_version(found.clone()), without_version(after), "{change:?} repeated");
         expected = found;
     }
     proxy.tasks.shutdown().await;
 }
 
 #[tokio::test]
-async fn an_idle_connection_that_was_closed_is_no_failure() {
+async fn closed_idle_connection_is_not_a_failure() {
     let redis = Redis::own().await.unwrap();
     let clock = FakeClock::new();
     let fixture = Fixture { ledger: Arc::new(own(&redis, ROOMY, clock.clock()).await), clock };
@@ -304,7 +304,7 @@ async fn an_idle_connection_that_was_closed_is_no_failure() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_opened_says_why_and_no_password() {
+async fn ledger_that_cannot_be_opened_says_why_without_the_password() {
     let redis = Redis::own().await.unwrap();
     let refused = async |url: &str| {
         let opened = open(url, PREFIX, ROOMY, Clock::system()).await;
@@ -334,7 +334,7 @@ async fn what_cannot_be_opened_says_why_and_no_password() {
 }
 
 #[tokio::test]
-async fn the_configured_ledger_is_opened() {
+async fn configured_ledger_is_opened() {
     let redis = Redis::own().await.unwrap();
     for store in [config::LedgerStore::Memory, config::LedgerStore::Redis(SecretString::from(redis.url.clone()).into())]
     {
@@ -352,7 +352,7 @@ async fn renew_id(url: &str) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn renew_id_command_renews_a_closed_file_and_says_what_that_means() {
+async fn renew_id_command_renews_a_closed_file_and_explains_the_effect() {
     let folder = std::env::temp_dir().join(unique("ledger"));
     std::fs::create_dir(&folder).unwrap();
     let path = folder.join("ledger.db");

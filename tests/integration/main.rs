@@ -1,4 +1,5 @@
-//! The whole worker against real parts: one binary, so that it is linked once and shares one broker.
+//! Tests of the whole worker with a real broker, ledger and sandbox. One binary, so that it is linked once and the tests share
+//! one broker.
 #![cfg(test)]
 
 mod answers;

@@ -1,4 +1,4 @@
-//! Ways to the CRM and the broker: proxies, certificates.
+//! Connections to the CRM and the broker through proxies and with TLS.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ fn has(findings: &[String], part: &str) {
     assert!(findings.iter().any(|line| line.contains(part)), "no {part:?} in\n{}", findings.join("\n"));
 }
 
-/// A SOCKS5 proxy (RFC 1928) that carries everything to one server; the name that it was asked for goes into the channel.
+/// A SOCKS5 proxy (RFC 1928) that forwards everything to one server. It sends the requested name to the channel.
 async fn socks(server: String, names: tokio::sync::mpsc::Sender<String>, listener: TcpListener) {
     loop {
         let (mut client, _) = listener.accept().await.expect("a connection");
@@ -71,7 +71,7 @@ async fn socks(server: String, names: tokio::sync::mpsc::Sender<String>, listene
         let mut name = vec![0; request[4].into()];
         client.read_exact(&mut name).await.expect("a name");
         client.read_u16().await.expect("a port");
-        names.send(String::from_utf8(name).expect("text")).await.expect("somebody listens");
+        names.send(String::from_utf8(name).expect("text")).await.expect("a receiver");
         client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await.expect("success");
         let mut server = TcpStream::connect(&server).await.expect("the server");
         let _ = copy_bidirectional(&mut client, &mut server).await;
@@ -79,10 +79,10 @@ async fn socks(server: String, names: tokio::sync::mpsc::Sender<String>, listene
 }
 
 #[tokio::test]
-async fn a_proxy_is_used_shown_and_looks_the_name_up() {
+async fn proxy_is_used_and_shown_and_resolves_the_name() {
     let crm = Crm::start(Crm::options()).await;
     let place = crm.url.trim_start_matches("http://");
-    // The sandbox takes whole addresses, as an HTTP proxy does.
+    // The sandbox accepts absolute URLs, as an HTTP proxy does.
     let plain = [("WTW_CRM_SERVER", "http://crm.invalid"), ("HTTP_PROXY", crm.url.as_str())];
     assert_eq!(ask(&plain).await.outcome.as_str(), "created");
     let findings = check(&plain).await;
@@ -105,14 +105,14 @@ async fn a_proxy_is_used_shown_and_looks_the_name_up() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_fails_is_named_and_nothing_was_sent() {
+async fn failing_proxy_is_named_and_the_request_counts_as_not_sent() {
     for (variable, proxy, shown) in [
         ("HTTPS_PROXY", "http://u:hunter2@127.0.0.1:1", "http://127.0.0.1:1"),
         ("https_proxy", "127.0.0.1:1", "http://127.0.0.1:1"),
         ("ALL_PROXY", "socks5://127.0.0.1:1", "socks5://127.0.0.1:1"),
         ("all_proxy", "socks5h://u:hunter2@127.0.0.1:1", "socks5h://127.0.0.1:1"),
     ] {
-        // With socks5 this machine looks the name up; an address needs none.
+        // With socks5 this machine resolves the name; an address needs no lookup.
         let env = [("WTW_CRM_SERVER", "https://192.0.2.1"), (variable, proxy)];
         let asked = ask(&env).await;
         assert_eq!(asked.outcome.as_str(), "unavailable", "{variable}: {}", asked.reason);
@@ -133,7 +133,7 @@ async fn a_proxy_that_fails_is_named_and_nothing_was_sent() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_wants_a_login_has_sent_nothing() {
+async fn proxy_that_wants_a_login_counts_as_not_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = format!("http://{}", listener.local_addr().expect("an address"));
     let refuse = async {
@@ -165,9 +165,9 @@ struct Identity {
 }
 
 enum Kind {
-    /// Its own authority, as `openssl req -x509` writes it.
+    /// Self-signed and marked as an authority, as `openssl req -x509` writes it.
     Authority,
-    /// Self-signed and no authority.
+    /// Self-signed and not marked as an authority.
     Own,
     Expired,
     OtherName,
@@ -176,7 +176,7 @@ enum Kind {
 fn identity(kind: Kind) -> Identity {
     let name = if matches!(kind, Kind::OtherName) { "other.test" } else { "localhost" };
     let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
-    // No authority of the machine has this name.
+    // A name that no authority of this machine has.
     params.distinguished_name.push(DnType::CommonName, format!("a test of the worker for {name}"));
     match kind {
         Kind::Authority => params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
@@ -187,7 +187,7 @@ fn identity(kind: Kind) -> Identity {
     Identity { certificate: params.self_signed(&key).expect("a certificate"), key }
 }
 
-/// Answers requests by TLS as the CRM does.
+/// Answers requests over TLS as the CRM does.
 async fn serve(listener: TcpListener, identity: Identity) {
     const ANSWER: &[u8] = include_bytes!("../cases/answers/vendor-200-created.http");
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(identity.key.serialize_der()));
@@ -204,7 +204,7 @@ async fn serve(listener: TcpListener, identity: Identity) {
     }
 }
 
-/// A file that is gone when dropped.
+/// A temporary file, removed when it is dropped.
 struct File(PathBuf);
 
 impl File {
@@ -226,7 +226,7 @@ impl Drop for File {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_refused_is_refused_for_its_true_reason() {
+async fn refused_certificate_is_reported_with_its_true_reason() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     for (kind, listed, said) in [
         (Kind::Own, None, ""),
@@ -257,7 +257,7 @@ async fn a_certificate_that_is_refused_is_refused_for_its_true_reason() {
             assert!(broker.contains(&said.replace("KEY", "broker.ca_file")), "{broker}");
         }
     }
-    // Plain text where TLS is expected.
+    // The server answers in plain text where the client expects TLS.
     let crm = Crm::start(Crm::options()).await;
     let asked = ask(&[("WTW_CRM_SERVER", &crm.url.replace("http:", "https:"))]).await;
     assert_eq!(asked.outcome.as_str(), "unavailable");
@@ -265,7 +265,7 @@ async fn a_certificate_that_is_refused_is_refused_for_its_true_reason() {
 }
 
 #[tokio::test]
-async fn each_certificate_file_is_named_with_what_is_wrong_with_it() {
+async fn each_bad_certificate_file_is_named_with_its_problem() {
     let (one, other) = (identity(Kind::Own), identity(Kind::Own));
     let (certificate, key, stranger) =
         (File::new(&one.certificate.pem()), File::new(&one.key.serialize_pem()), File::new(&other.key.serialize_pem()));
@@ -297,7 +297,7 @@ async fn each_certificate_file_is_named_with_what_is_wrong_with_it() {
             ("WTW_BROKER_CLIENT_CERT_FILE", cert),
             ("WTW_BROKER_CLIENT_KEY_FILE", key),
         ]);
-        let failed = Connector::new(config.broker).connect("test").await.expect_err("nobody is there").message;
+        let failed = Connector::new(config.broker).connect("test").await.expect_err("nothing listens").message;
         let shown = failed.replace(ca, "PATH").replace(cert, "PATH").replace(key, "PATH");
         assert!(shown.contains(said), "{failed}");
     }
@@ -334,7 +334,7 @@ async fn root_certificates_are_needed_for_tls_only() {
 }
 
 #[tokio::test]
-async fn an_authority_in_the_file_signs_the_servers_certificate() {
+async fn certificate_signed_by_the_configured_authority_is_accepted() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut params = CertificateParams::new(Vec::new()).expect("no name");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -351,7 +351,7 @@ async fn an_authority_in_the_file_signs_the_servers_certificate() {
     let file = File::new(&authority.pem());
     let config = configuration(&[("WTW_CRM_SERVER", &url), ("WTW_CRM_CA_FILE", file.path())]);
     let crm = HttpCrm::new(&config.crm).expect("a client");
-    // The server answers at the end of the head, whatever the body is.
+    // The server answers after the request's head and ignores the body.
     let token = "demo-token".to_owned().into();
     let sending = crm.insert(&token, Bytes::from_static(b"\r\n\r\n"));
     let result = timeout(BOUND, sending).await.expect("an end");

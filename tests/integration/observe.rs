@@ -170,7 +170,10 @@ fn raise_open_files() {
 #[tokio::test]
 async fn the_status_page_is_as_the_reference_shows_it() {
     let rig = Rig::new("observe.status").await;
-    let worker = rig.worker(&[]).await;
+    let tokens = Path::new(env!("CARGO_TARGET_TMPDIR")).join("observe.status.tokens");
+    std::fs::write(&tokens, "demo-token").expect("written");
+    let file = tokens.to_str().expect("text");
+    let worker = rig.worker(&[("WTW_CRM_TOKENS", ""), ("WTW_CRM_TOKENS_FILE", file)]).await;
     rig.publish("m-0", &task("m-0")).await;
     worker.reaches(&settled("created"), 1.0).await;
     let status = eventually("the queues are counted", || async {

@@ -8,7 +8,7 @@ use crate::support::rig::{Crm, Rig, task};
 use crate::support::{eventually, http};
 
 #[tokio::test]
-async fn an_outage_of_the_crm_dead_letters_nothing_and_ends_by_itself() {
+async fn crm_outage_dead_letters_nothing_and_the_gate_opens_again() {
     let rig = Rig::new("outage.crm").await;
     rig.crm.faults(json!([{ "action": "status:503" }])).await;
     let worker = rig.worker(&[("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1")]).await;
@@ -16,7 +16,7 @@ async fn an_outage_of_the_crm_dead_letters_nothing_and_ends_by_itself() {
         rig.publish(&format!("m-{n}"), &task(&format!("outage {n}"))).await;
     }
     worker.reaches("wtw_gate_closed{reason=\"outage\"}", 1.0).await;
-    // Many probes long: whoever flushed the queue would have done it by now.
+    // Many probes: a worker that dead-letters during an outage has done so by now.
     eventually("probes", || async { (rig.crm.requests("fault:status").await >= 20).then_some(()) }).await;
     assert_eq!(rig.amqp.count(&rig.dead_letter_queue()).await, Some(0));
     let (ready, _) = http::get(&format!("{}/readyz", worker.admin)).await.expect("an answer");
@@ -62,7 +62,7 @@ async fn refused_token_is_suspended_and_no_message_is_dead_lettered() {
         rig.publish(&format!("m-{n}"), &task(&format!("token {n}"))).await;
     }
     rig.crm.created(10).await;
-    assert!(rig.crm.requests("unauthorized").await <= 2, "tried, then left alone");
+    assert!(rig.crm.requests("unauthorized").await <= 2, "the token is tried and then suspended");
     let status = worker.status().await;
     assert_eq!(status["tokens"][0]["suspended"], "unauthorized");
     assert_eq!(rig.amqp.count(&rig.dead_letter_queue()).await, Some(0));
@@ -77,7 +77,7 @@ async fn refused_token_is_suspended_and_no_message_is_dead_lettered() {
 }
 
 #[tokio::test]
-async fn a_rotated_token_is_read_from_its_file() {
+async fn rotated_token_is_read_from_its_file() {
     let rig = Rig::new("outage.rotated").await;
     let file = std::env::temp_dir().join(&rig.queue);
     std::fs::write(&file, "outdated\n").expect("written");
@@ -88,7 +88,7 @@ async fn a_rotated_token_is_read_from_its_file() {
     std::fs::write(&file, "no token\n").expect("written");
     worker.reaches("wtw_config_reloads_total{file=\"crm.tokens_file\",outcome=\"failure\"}", 1.0).await;
     let said = worker.process.lines().iter().filter(|line| line.contains("what was read before stays in use")).count();
-    assert_eq!(said, 1, "once for each change");
+    assert_eq!(said, 1, "logged once for each change");
     std::fs::write(&file, "demo-token\n").expect("written");
     rig.crm.created(1).await;
     worker.process.stop().await;
@@ -132,7 +132,7 @@ async fn rabbitmq_may_be_down_at_start_and_restart_later() {
     worker.ready().await;
 
     rig.amqp = Amqp::connect(&broker.url).await;
-    // In flight while the broker goes away: finished, and settled by its redelivery or by its ack.
+    // Requests in flight while the broker stops are finished. Their messages are settled by the ack or after the redelivery.
     rig.crm.faults(json!([{ "action": "delay:500ms", "times": 2 }])).await;
     for n in 0..20 {
         rig.publish(&format!("m-{n}"), &task(&format!("broker {n}"))).await;

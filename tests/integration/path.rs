@@ -1,4 +1,4 @@
-//! A message's path: created, refused, tried again, given up.
+//! What happens to one message: created, rejected, retried, dead-lettered.
 
 use lapin::types::AMQPValue;
 use serde_json::{Value, json};
@@ -8,13 +8,13 @@ use crate::support::amqp::{header, number, text};
 use crate::support::rig::{Crm, Rig, task};
 use crate::support::{eventually, http};
 
-/// Ids of dead letters, headers of attempts: what every one that the worker gave up carries.
+/// The attempts in the header `x-wtw-history` of a dead letter.
 fn history(delivery: &lapin::message::Delivery) -> Vec<Value> {
     serde_json::from_str(&text(delivery, "x-wtw-history")).expect("a JSON array")
 }
 
 #[tokio::test]
-async fn a_task_message_becomes_a_crm_task() {
+async fn task_message_becomes_a_crm_task() {
     let rig = Rig::new("path.created").await;
     let worker = rig.worker(&[]).await;
     rig.publish("m-1", &task("Llamar a Núñez ☎")).await;
@@ -39,7 +39,7 @@ async fn a_task_message_becomes_a_crm_task() {
 }
 
 #[tokio::test]
-async fn defaults_of_the_configuration_fill_in() {
+async fn configured_defaults_fill_missing_fields() {
     let rig = Rig::new("path.defaults").await;
     let _worker = rig
         .worker(&[
@@ -68,16 +68,16 @@ async fn defaults_of_the_configuration_fill_in() {
 }
 
 #[tokio::test]
-async fn a_refused_task_is_dead_lettered_at_once_with_the_crms_words() {
+async fn rejected_task_is_dead_lettered_at_once_with_the_crms_text() {
     let rig = Rig::new("path.refused").await;
     rig.crm.faults(json!([{ "action": "api:412:OWNER DOES NOT EXIST", "name_contains": "refused" }])).await;
     let _worker = rig.worker(&[]).await;
     let body = task("refused");
     rig.publish("m-1", &body).await;
-    let letter = rig.dead_letter().await;
-    assert_eq!(letter.data, body, "byte for byte");
-    assert_eq!(letter.properties.message_id().as_ref().map(|id| id.as_str()), Some("m-1"));
-    assert_eq!(*letter.properties.delivery_mode(), Some(2));
+    let dead_letter = rig.dead_letter().await;
+    assert_eq!(dead_letter.data, body, "byte for byte");
+    assert_eq!(dead_letter.properties.message_id().as_ref().map(|id| id.as_str()), Some("m-1"));
+    assert_eq!(*dead_letter.properties.delivery_mode(), Some(2));
     for (name, value) in [
         ("x-wtw-error-stage", "send"),
         ("x-wtw-error-kind", "rejected"),
@@ -85,7 +85,7 @@ async fn a_refused_task_is_dead_lettered_at_once_with_the_crms_words() {
         ("x-wtw-original-exchange", ""),
         ("x-wtw-original-routing-key", rig.queue.as_str()),
     ] {
-        assert_eq!(text(&letter, name), value, "{name}");
+        assert_eq!(text(&dead_letter, name), value, "{name}");
     }
     for (name, value) in [
         ("x-wtw-dead-letter", 1),
@@ -94,30 +94,30 @@ async fn a_refused_task_is_dead_lettered_at_once_with_the_crms_words() {
         ("x-wtw-attempts", 1),
         ("x-wtw-round", 0),
     ] {
-        assert_eq!(number(&letter, name), Some(value), "{name}");
+        assert_eq!(number(&dead_letter, name), Some(value), "{name}");
     }
-    assert!(text(&letter, "x-wtw-error-message").contains("OWNER DOES NOT EXIST"));
-    assert!(text(&letter, "x-wtw-worker").starts_with("wolkvox-task-worker/"));
+    assert!(text(&dead_letter, "x-wtw-error-message").contains("OWNER DOES NOT EXIST"));
+    assert!(text(&dead_letter, "x-wtw-worker").starts_with("wolkvox-task-worker/"));
     for time in ["x-wtw-failed-at", "x-wtw-first-attempt-at"] {
-        text(&letter, time).parse::<jiff::Timestamp>().unwrap_or_else(|e| panic!("{time}: {e}"));
+        text(&dead_letter, time).parse::<jiff::Timestamp>().unwrap_or_else(|e| panic!("{time}: {e}"));
     }
-    assert_eq!(header(&letter, "x-wtw-possibly-created"), None);
-    assert_eq!(history(&letter).len(), 1);
-    assert_eq!(rig.crm.requests("fault:api").await, 1, "no second post");
+    assert_eq!(header(&dead_letter, "x-wtw-possibly-created"), None);
+    assert_eq!(history(&dead_letter).len(), 1);
+    assert_eq!(rig.crm.requests("fault:api").await, 1, "no second request");
 }
 
 #[tokio::test]
-async fn an_unavailable_crm_is_tried_immediately_then_later_until_the_limit() {
+async fn unavailable_crm_is_tried_in_rounds_until_the_limit() {
     let rig = Rig::new("path.spent").await;
     rig.crm.faults(json!([{ "action": "code:503:DATABASE AWAY", "name_contains": "down" }])).await;
-    // Only the schedule is looked at: the gate stays out of the way.
+    // The test is about the schedule: the gate does not close.
     let _worker = rig.worker(&[("WTW_RETRY_IMMEDIATE_ATTEMPTS", "2"), ("WTW_GATE_FAILURES", "1000")]).await;
     rig.publish("m-1", &task("down")).await;
-    let letter = rig.dead_letter().await;
-    assert_eq!(text(&letter, "x-wtw-error-kind"), "unavailable");
-    assert_eq!(number(&letter, "x-wtw-attempts"), Some(6), "two posts in each of three rounds");
-    assert_eq!(number(&letter, "x-wtw-round"), Some(2));
-    let history = history(&letter);
+    let dead_letter = rig.dead_letter().await;
+    assert_eq!(text(&dead_letter, "x-wtw-error-kind"), "unavailable");
+    assert_eq!(number(&dead_letter, "x-wtw-attempts"), Some(6), "two attempts in each of three rounds");
+    assert_eq!(number(&dead_letter, "x-wtw-round"), Some(2));
+    let history = history(&dead_letter);
     assert_eq!(history.len(), 6);
     for attempt in &history {
         assert_eq!(
@@ -129,7 +129,7 @@ async fn an_unavailable_crm_is_tried_immediately_then_later_until_the_limit() {
 }
 
 #[tokio::test]
-async fn a_passing_fault_is_overcome_and_says_nothing_of_it() {
+async fn short_fault_is_retried_until_the_task_is_created() {
     let rig = Rig::new("path.passing").await;
     rig.crm.faults(json!([{ "action": "drop", "times": 1 }, { "action": "status:503", "times": 3 }])).await;
     let worker = rig.worker(&[("WTW_GATE_FAILURES", "1000")]).await;
@@ -172,7 +172,7 @@ async fn success_is_read_from_the_body_whatever_surrounds_it() {
         assert!(count <= 3);
     }
     worker.reaches("wtw_settled_messages_total{outcome=\"created\",kind=\"\"}", 3.0).await;
-    assert_eq!(rig.crm.stats().await["created"], 3, "each posted once");
+    assert_eq!(rig.crm.stats().await["created"], 3, "each sent once");
 }
 
 #[tokio::test]
@@ -188,10 +188,10 @@ async fn unknown_outcome_is_never_sent_again_in_strict_mode() {
     for (fault, created) in [("garbage", 1), ("reset", 2), ("hang", 3), ("drop", 3)] {
         rig.crm.faults(json!([{ "action": fault, "times": 1 }])).await;
         rig.publish(fault, &task(fault)).await;
-        let letter = rig.dead_letter().await;
-        assert_eq!(text(&letter, "x-wtw-error-kind"), "unknown", "{fault}");
-        assert_eq!(header(&letter, "x-wtw-possibly-created"), Some(AMQPValue::Boolean(true)), "{fault}");
-        assert_eq!(number(&letter, "x-wtw-attempts"), Some(1), "{fault}");
+        let dead_letter = rig.dead_letter().await;
+        assert_eq!(text(&dead_letter, "x-wtw-error-kind"), "unknown", "{fault}");
+        assert_eq!(header(&dead_letter, "x-wtw-possibly-created"), Some(AMQPValue::Boolean(true)), "{fault}");
+        assert_eq!(number(&dead_letter, "x-wtw-attempts"), Some(1), "{fault}");
         assert_eq!(rig.crm.stats().await["created"], created, "{fault}");
     }
 }
@@ -203,16 +203,16 @@ async fn replay_starts_with_no_attempts_and_counts_itself() {
     let _worker = rig.worker(&[]).await;
     rig.publish("m-1", &task("replay")).await;
     for replays in [None, Some(1)] {
-        let letter = rig.dead_letter().await;
-        assert_eq!(number(&letter, "x-wtw-replay-count"), replays);
-        assert_eq!(number(&letter, "x-wtw-attempts"), Some(1));
-        rig.amqp.publish(&rig.queue, &letter.data, letter.properties.clone()).await;
+        let dead_letter = rig.dead_letter().await;
+        assert_eq!(number(&dead_letter, "x-wtw-replay-count"), replays);
+        assert_eq!(number(&dead_letter, "x-wtw-attempts"), Some(1));
+        rig.amqp.publish(&rig.queue, &dead_letter.data, dead_letter.properties.clone()).await;
     }
     rig.crm.created(1).await;
 }
 
 #[tokio::test]
-async fn two_at_a_time_on_each_token_and_all_slots_in_use() {
+async fn requests_use_every_slot_and_two_at_most_on_each_token() {
     let options = Options {
         tokens: vec!["one".to_owned(), "two".to_owned()],
         latency: std::time::Duration::from_millis(40),
@@ -232,7 +232,7 @@ async fn two_at_a_time_on_each_token_and_all_slots_in_use() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_used_up_is_suspended_while_the_other_carries_on() {
+async fn used_up_token_is_suspended_while_the_other_continues() {
     let options = Options { tokens: vec!["one".to_owned(), "two".to_owned()], daily_limit: 4, ..Crm::options() };
     let broker = crate::support::broker::Broker::shared().await;
     let rig = Rig::with("path.quota", &broker.url, options).await;
@@ -242,16 +242,16 @@ async fn a_token_that_is_used_up_is_suspended_while_the_other_carries_on() {
     }
     rig.crm.created(8).await;
     worker.reaches("wtw_gate_closed{reason=\"quota\"}", 1.0).await;
-    // At the most two requests of each token were out, and each asked when the quota is reset.
+    // At most two requests were open on each token. After each of them the worker asked when the quota is reset.
     assert!(rig.crm.requests("quota_exhausted").await <= 8, "suspended, not asked again and again");
-    assert_eq!(rig.amqp.count(&rig.dead_letter_queue()).await, Some(0), "nobody's fault");
-    // The unfinished ones are returned, unspent.
+    assert_eq!(rig.amqp.count(&rig.dead_letter_queue()).await, Some(0), "a used up quota dead-letters nothing");
+    // The unsettled messages are requeued, without a counted attempt.
     worker.process.stop().await;
     assert_eq!(rig.amqp.count(&rig.queue).await, Some(2));
 }
 
 #[tokio::test]
-async fn a_panic_costs_its_own_message_only() {
+async fn panic_dead_letters_only_its_own_message() {
     use bytes::Bytes;
     use futures_util::future::BoxFuture;
     use secrecy::SecretString;
@@ -264,7 +264,7 @@ async fn a_panic_costs_its_own_message_only() {
     struct Panicky(std::sync::Arc<HttpCrm>);
     impl CrmEdge for Panicky {
         fn insert<'a>(&'a self, token: &'a SecretString, body: Bytes) -> BoxFuture<'a, HttpResult> {
-            assert!(!body.windows(5).any(|part| part == b"curse"), "the curse struck");
+            assert!(!body.windows(5).any(|part| part == b"crash"), "a simulated bug");
             self.0.insert(token, body)
         }
 
@@ -286,13 +286,13 @@ async fn a_panic_costs_its_own_message_only() {
     let running = tokio_util::task::TaskTracker::new().spawn(app.run(stop.clone()));
     let ready = format!("http://{address}/readyz");
     eventually("ready", || async { http::get(&ready).await.filter(|(status, _)| status.is_success()) }).await;
-    for id in ["before", "curse", "after"] {
+    for id in ["before", "crash", "after"] {
         rig.publish(id, &task(id)).await;
     }
-    let letter = rig.dead_letter().await;
-    assert_eq!(text(&letter, "x-wtw-error-kind"), "poison");
-    assert_eq!(text(&letter, "x-wtw-error-message"), "processing it crashed", "its words could be anything");
-    assert_eq!(letter.data, task("curse"));
+    let dead_letter = rig.dead_letter().await;
+    assert_eq!(text(&dead_letter, "x-wtw-error-kind"), "poison");
+    assert_eq!(text(&dead_letter, "x-wtw-error-message"), "processing it crashed", "its words could be anything");
+    assert_eq!(dead_letter.data, task("crash"));
     rig.crm.created(2).await;
     stop.cancel();
     running.await.expect("no panic").expect("a good end");

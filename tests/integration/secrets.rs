@@ -1,5 +1,5 @@
-//! Nothing that the worker tells holds a token, a password or a part of a body: neither at the lowest level nor when it
-//! fails, be the CRM as talkative as it likes.
+//! No log line, page, trace, header or error contains a token, a password or a part of a body: also not at the lowest log level,
+//! after a crash, or when the CRM repeats a secret.
 
 use std::collections::VecDeque;
 use std::process::Stdio;
@@ -38,12 +38,12 @@ use crate::support::redis::Redis;
 use crate::support::rig::{LedgerFile, Rig, task};
 
 const TOKENS: [&str; 2] = ["4f7c-first-token", "a51e-second-token"];
-/// What each kind of login uses as its password; no two parts of a message are like it.
+/// The passwords of broker, Redis and proxy. No other text contains them.
 const PASSWORDS: [&str; 4] = ["broker-hunter2", "redis-hunter2", "proxy-hunter2", "otlp-hunter2"];
-/// A part of each body.
+/// A text in each message's body.
 const CONFIDENTIAL: &str = "confidential-body";
 
-/// What the CRM answers one after the other, a status and a body in which `TOKEN` is the request's; then it makes tasks.
+/// The CRM's answers in order: status and body. `TOKEN` in a body stands for the request's token. After them it creates tasks.
 const ANSWERS: [(u16, &str); 17] = [
     (403, r#"{"code":"403","error":"SIMULTANEOUS REQUESTS OF TOKEN"}"#),
     (429, r#"{"code":"429","error":"slow down TOKEN"}"#),
@@ -66,7 +66,7 @@ const ANSWERS: [(u16, &str); 17] = [
 
 type Answers = Arc<Mutex<VecDeque<(u16, &'static str)>>>;
 
-/// A CRM that quotes the token in all that it says.
+/// A CRM that repeats the token in every answer.
 async fn insert(
     State(answers): State<Answers>,
     headers: HeaderMap,
@@ -104,26 +104,26 @@ fn forms(secret: &str) -> [String; 4] {
     [secret.to_owned(), STANDARD.encode(secret), decimal, hex]
 }
 
-fn assert_untold(told: &str) {
+fn assert_no_secret(shown: &str) {
     for secret in TOKENS.iter().chain(&PASSWORDS).chain(&[CONFIDENTIAL]) {
         for form in forms(secret) {
-            let at = told.find(&form);
+            let at = shown.find(&form);
             assert!(
                 at.is_none(),
                 "{form} is in {}",
-                at.map(|at| &told[at.saturating_sub(300)..at + form.len()]).unwrap()
+                at.map(|at| &shown[at.saturating_sub(300)..at + form.len()]).unwrap()
             );
         }
     }
-    // The login of every broker connection, as libraries print texts and bytes.
+    // The login of every broker connection, in the forms in which libraries print it.
     for login in ["guest:guest", "guest\\0guest", "\\u{0}guest\\u{0}guest", "0, 103, 117, 101, 115, 116"] {
-        assert!(!told.contains(login), "{login} is told");
+        assert!(!shown.contains(login), "{login} is shown");
     }
 }
 
 #[tokio::test]
 async fn no_token_password_or_body_is_logged_at_the_lowest_level() {
-    let rig = Rig::new("secrets.told").await;
+    let rig = Rig::new("secrets.shown").await;
     let (mut served, collector, ledger) = (JoinSet::new(), Collector::start().await, LedgerFile::new());
     let (crm, answers) = talkative_crm(&mut served).await;
     let (tokens, otlp) = (TOKENS.join(","), format!("authorization=Bearer {}", PASSWORDS[3]));
@@ -145,36 +145,36 @@ async fn no_token_password_or_body_is_logged_at_the_lowest_level() {
         .await;
     rig.publish("bad", format!(r#"{{"name": 7, "description": "{CONFIDENTIAL}"}}"#).as_bytes()).await;
     rig.publish("worse", CONFIDENTIAL.as_bytes()).await;
-    // One for each answer, those that come again included, and one for the task that is made.
+    // Enough messages for every answer, and one for the created task.
     for n in 0..ANSWERS.len() {
         rig.publish(&format!("m-{n}"), &task(CONFIDENTIAL)).await;
     }
     for outcome in Outcome::ALL {
         worker.reaches(&format!("wtw_attempts_total{{outcome=\"{}\"}}", outcome.as_str()), 1.0).await;
     }
-    let mut told = String::new();
+    let mut shown = String::new();
     for page in ["metrics", "status", "readyz", "livez"] {
-        told += &http::get(&format!("{}/{page}", worker.admin)).await.expect("an answer").1;
+        shown += &http::get(&format!("{}/{page}", worker.admin)).await.expect("an answer").1;
     }
     for _ in 0..4 {
-        let letter = rig.dead_letter().await;
-        told += &format!("{:?}", letter.properties);
+        let dead_letter = rig.dead_letter().await;
+        shown += &format!("{:?}", dead_letter.properties);
     }
     assert!(collector.all().len() > ANSWERS.len(), "its spans are searched too");
-    // A crash: it is aborted at work.
+    // A crash: the worker aborts during a request.
     answers.lock().expect("no panic").push_back((0, ""));
     rig.publish("last", &task(CONFIDENTIAL)).await;
     eventually("the last request", async || answers.lock().expect("no panic").is_empty().then_some(())).await;
     let mut process = worker.process;
     process.signal("ABRT").await;
     process.ended().await;
-    told += &process.lines().join("\n");
-    told += &format!("{:?}", collector.all());
-    assert!(told.contains("TRACE") || told.contains("DEBUG"), "the lowest level is on");
-    assert_untold(&told);
+    shown += &process.lines().join("\n");
+    shown += &format!("{:?}", collector.all());
+    assert!(shown.contains("TRACE") || shown.contains("DEBUG"), "the lowest level is on");
+    assert_no_secret(&shown);
 }
 
-/// A copy's history quotes what the CRM said.
+/// The history in a copy's headers quotes the CRM's text.
 #[tokio::test]
 async fn no_token_or_body_is_in_the_headers_of_a_retry_copy() {
     let rig = Rig::new("secrets.copies").await;
@@ -190,7 +190,7 @@ async fn no_token_or_body_is_in_the_headers_of_a_retry_copy() {
             ("WTW_CRM_SERVER", &crm),
             ("WTW_CRM_TOKENS", &tokens),
             ("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1"),
-            // They stay where they are.
+            // The copies stay on the retry queue.
             ("WTW_RETRY_DELAYS", "1h"),
             ("WTW_GATE_FAILURES", "1000"),
         ])
@@ -199,19 +199,19 @@ async fn no_token_or_body_is_in_the_headers_of_a_retry_copy() {
     for n in 0..count {
         rig.publish(&format!("m-{n}"), &task(CONFIDENTIAL)).await;
     }
-    let mut told = String::new();
+    let mut shown = String::new();
     for _ in 0..count {
         let copy = rig.amqp.take(&copies).await;
-        told += &text(&copy, "x-wtw-history");
-        told += &format!("{:?}", copy.properties);
+        shown += &text(&copy, "x-wtw-history");
+        shown += &format!("{:?}", copy.properties);
     }
-    assert!(told.contains("[token]"), "what the CRM said is there: {told}");
-    assert_untold(&told);
+    assert!(shown.contains("[token]"), "the CRM's text is quoted: {shown}");
+    assert_no_secret(&shown);
     worker.process.stop().await;
     rig.amqp.delete(&copies).await;
 }
 
-/// A CRM client with a bug, whose words quote all that it has in hand.
+/// A CRM client with a bug: its panic message contains the token and the body.
 struct Quoting;
 
 impl Crm for Quoting {
@@ -224,7 +224,7 @@ impl Crm for Quoting {
     }
 }
 
-/// Says to the test below that it is the worker.
+/// The environment variable that makes the test below the worker's process.
 const IS_WORKER: &str = "PANICKING_WORKER";
 
 async fn panicking_worker() {
@@ -248,20 +248,20 @@ async fn panic_is_logged_by_its_place_without_its_text() {
     rig.declare_topology().await;
     rig.publish("m-1", &task(CONFIDENTIAL)).await;
     let worker = Process::start_test(name, &env);
-    let letter = rig.dead_letter().await;
-    let reason = text(&letter, "x-wtw-error-message");
+    let dead_letter = rig.dead_letter().await;
+    let reason = text(&dead_letter, "x-wtw-error-message");
     let place = reason.strip_prefix("processing it crashed at ").expect("its place");
     assert!(place.starts_with(file!()), "{place}");
     let logged = |line: &String| line.contains("a task panicked") && line.contains(place);
     eventually("a line in the log", async || worker.lines().iter().any(logged).then_some(())).await;
     let settled = |line: &String| line.contains("\"settled\"") && line.contains("m-1");
     eventually("another", async || worker.lines().iter().any(settled).then_some(())).await;
-    let told = worker.lines().join("\n") + &format!("{:?}", letter.properties);
+    let shown = worker.lines().join("\n") + &format!("{:?}", dead_letter.properties);
     worker.kill().await;
-    assert_untold(&told);
+    assert_no_secret(&shown);
 }
 
-/// Logins that are refused, addresses that are wrong, files that are damaged: each tells what is wrong, none with what.
+/// Refused logins, wrong addresses, damaged files: each error says what is wrong, and none shows a secret.
 #[tokio::test]
 async fn no_error_shows_a_password() {
     let rig = Rig::new("secrets.refused").await;
@@ -272,7 +272,7 @@ async fn no_error_shows_a_password() {
     let proxy = format!("http://somebody:{}@127.0.0.1:1", PASSWORDS[2]);
     let tokens = TOKENS.join(",");
     let damaged = LedgerFile::new();
-    std::fs::write(damaged.folder().join("ledger.redb"), vec![7; 1 << 16]).expect("written");
+    std::fs::write(damaged.folder().join("ledger.db"), vec![7; 1 << 16]).expect("written");
     let damaged = damaged.url();
     for (key, value, says) in [
         ("WTW_BROKER_URLS", broker.as_str(), "ACCESS_REFUSED"),
@@ -287,28 +287,28 @@ async fn no_error_shows_a_password() {
         let process = Process::start(&["run"], &env);
         rig.publish("m-1", &task(CONFIDENTIAL)).await;
         eventually(says, async || process.lines().iter().any(|line| line.contains(says)).then_some(())).await;
-        let mut told = process.stop().await.join("\n");
+        let mut shown = process.stop().await.join("\n");
         for args in [&["check"][..], &["check", "--json"], &["dead-letters", "list"], &["topology"]] {
             let finished = run(args, &env, b"").await;
-            told += &(finished.stdout + &finished.stderr);
+            shown += &(finished.stdout + &finished.stderr);
         }
-        assert_untold(&told);
+        assert_no_secret(&shown);
     }
-    // What is not even configuration.
+    // An invalid configuration.
     let bad = format!("amqp://u:{}@ho st/%2f", PASSWORDS[0]);
     let env = rig.env(&[("WTW_BROKER_URLS", &bad), ("WTW_CRM_TOKENS", "4f7c-first-token,4f7c-first-token")]);
     let finished = run(&["run"], &env, b"").await;
     assert_eq!(finished.code, Some(78), "{}", finished.stderr);
-    assert_untold(&finished.stderr);
+    assert_no_secret(&finished.stderr);
 }
 
-/// A core dump would hold tokens. Of a process that may not be dumped the kernel gives `/proc/PID/environ` to root (proc(5)),
-/// so that other processes of the same user cannot read it either.
+/// A core dump contains tokens, so the process forbids it. The kernel then gives `/proc/PID/environ` to root (proc(5)), so that
+/// other processes of the same user cannot read it either.
 #[tokio::test]
-async fn the_memory_of_the_process_is_hidden() {
+async fn process_memory_cannot_be_read_by_others() {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     const NOBODY: u32 = 65_534;
-    // A place where every user may run it.
+    // A place from which every user can run it.
     let program = std::env::temp_dir().join(unique("worker"));
     std::fs::copy(env!("CARGO_BIN_EXE_wolkvox-task-worker"), &program).expect("copied");
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("permissions");

@@ -1,4 +1,4 @@
-//! Real signals to a real process.
+//! Shutdown: real signals to a real process.
 
 use serde_json::json;
 
@@ -25,13 +25,13 @@ async fn sigterm_finishes_what_is_in_flight_and_returns_the_rest() {
         worker.process.signal(signal).await;
         assert_eq!(worker.process.ended().await.code(), Some(0), "{}", worker.process.lines().join("\n"));
         let created = rig.crm.tasks().await.len();
-        assert_eq!(created, 2, "what was in flight is finished, nothing else begun");
+        assert_eq!(created, 2, "requests in flight are finished, no new one is started");
         assert_eq!(rig.amqp.count(&rig.queue).await, Some(28), "the rest is on the queue");
     }
 }
 
 #[tokio::test]
-async fn a_round_cut_short_goes_to_a_retry_queue() {
+async fn interrupted_round_goes_to_a_retry_queue() {
     let rig = Rig::new("shutdown.round").await;
     rig.crm.faults(json!([{ "action": "status:503" }])).await;
     let worker = rig
@@ -53,24 +53,27 @@ async fn a_round_cut_short_goes_to_a_retry_queue() {
 }
 
 #[tokio::test]
-async fn a_second_signal_leaves_at_once_and_the_message_stays() {
+async fn second_signal_ends_at_once_and_the_message_stays_queued() {
     let rig = Rig::new("shutdown.twice").await;
     rig.crm.faults(json!([{ "action": "hang" }])).await;
     let mut worker = rig.worker(&[]).await;
     rig.publish("m-1", &task("twice")).await;
     rig.crm.created(1).await;
     worker.process.signal("TERM").await;
-    eventually("the first signal is heard", || async {
+    eventually("the first signal is handled", || async {
         worker.process.lines().iter().any(|line| line.contains("stopping")).then_some(())
     })
     .await;
     worker.process.signal("TERM").await;
     assert_eq!(worker.process.ended().await.code(), Some(1));
-    eventually("the message is back", || async { (rig.amqp.count(&rig.queue).await == Some(1)).then_some(()) }).await;
+    eventually("the message is on the work queue again", || async {
+        (rig.amqp.count(&rig.queue).await == Some(1)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn an_exceeded_grace_is_a_failure_and_the_message_stays() {
+async fn exceeded_grace_exits_1_and_the_message_stays_queued() {
     let rig = Rig::new("shutdown.grace").await;
     rig.crm.faults(json!([{ "action": "status:503" }])).await;
     rig.declare_topology().await;
@@ -83,7 +86,7 @@ async fn an_exceeded_grace_is_a_failure_and_the_message_stays() {
             ("WTW_CRM_CONNECT_TIMEOUT", "500ms"),
         ])
         .await;
-    // Its retry copy has nowhere to go, and others own the topology.
+    // The retry queue does not exist, and in verify mode the worker does not declare it.
     rig.amqp.delete(&format!("{}.retry.200ms", rig.queue)).await;
     rig.publish("m-1", &task("grace")).await;
     worker.reaches("wtw_publish_failures_total", 1.0).await;
@@ -91,12 +94,15 @@ async fn an_exceeded_grace_is_a_failure_and_the_message_stays() {
     assert_eq!(worker.process.ended().await.code(), Some(1));
     let said = worker.process.lines().join("\n");
     assert!(said.contains("1 messages were not settled within shutdown.grace (600ms)"), "{said}");
-    eventually("the message is back", || async { (rig.amqp.count(&rig.queue).await == Some(1)).then_some(()) }).await;
+    eventually("the message is on the work queue again", || async {
+        (rig.amqp.count(&rig.queue).await == Some(1)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_stops_neither_work_nor_pages_nor_the_end() {
-    // Each message makes a log line: together several times what a pipe holds (64 KiB).
+async fn blocked_log_output_stops_neither_work_nor_pages_nor_shutdown() {
+    // Each message writes a log line: together several times what a pipe holds (64 KiB).
     const MESSAGES: u32 = 2_000;
     let rig = Rig::new("shutdown.unread").await;
     let env = rig.env(&[("WTW_LOG_LEVEL", "trace")]);
@@ -114,7 +120,7 @@ async fn a_log_that_nobody_reads_stops_neither_work_nor_pages_nor_the_end() {
     assert_eq!(worker.ended().await.code(), Some(0));
 }
 
-/// Whether a process has a handler for SIGTERM, by `/proc/PID/status` (proc(5)): the mask of caught signals.
+/// Whether a process handles SIGTERM: its bit in the mask of caught signals in `/proc/PID/status` (proc(5)).
 fn catches_sigterm(id: u32) -> bool {
     const SIGTERM: u32 = 15;
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
@@ -123,14 +129,14 @@ fn catches_sigterm(id: u32) -> bool {
 }
 
 #[tokio::test]
-async fn sigterm_is_heard_while_a_file_of_the_configuration_hangs() {
+async fn sigterm_ends_the_worker_while_a_configuration_file_hangs() {
     let pipe = std::env::temp_dir().join(format!("wtw-hangs-{}", std::process::id()));
     assert!(Command::new("mkfifo").arg(&pipe).status().await.expect("mkfifo").success());
     let pipe = pipe.to_str().expect("text").to_owned();
     for variable in ["WTW_CRM_TOKENS_FILE", "WTW_BROKER_URLS_FILE", "WTW_LEDGER_URL_FILE", "WTW_CONFIG"] {
         let mut hanging = Process::start(&["run"], &vec![(variable.to_owned(), pipe.clone())]);
         let id = hanging.id();
-        eventually("it listens to signals", || async { catches_sigterm(id).then_some(()) }).await;
+        eventually("the worker handles SIGTERM", || async { catches_sigterm(id).then_some(()) }).await;
         hanging.signal("TERM").await;
         assert_eq!(hanging.ended().await.code(), Some(1), "{variable}: {}", hanging.lines().join("\n"));
         assert!(hanging.lines().iter().any(|line| line == "error: interrupted"), "{:?}", hanging.lines());

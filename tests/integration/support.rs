@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers that the integration tests share.
 
 pub(crate) mod amqp;
 pub(crate) mod broker;
@@ -15,24 +15,27 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout};
 
-/// The bound of a wait. Generous: machines that build and test at once are slow, and a wait that holds ends at once.
+/// The longest time that a test waits for a condition. Long, because a machine that builds and tests at once is slow.
 pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
-/// The right to use much of the machine: tests with brokers of their own, floods or a browser run one after the other, so that the
-/// bounds of the others hold.
+/// A permit for a test that loads the machine (an own broker, many messages, a browser). Such tests run one after the other, so
+/// that the others stay within their bounds.
 pub(crate) async fn heavy() -> SemaphorePermit<'static> {
     static HEAVY: Semaphore = Semaphore::const_new(1);
     HEAVY.acquire().await.expect("never closed")
 }
 
-/// Waits until `condition` has a value, asking again and again up to [`BOUND`].
+/// Waits at most [`BOUND`] until `condition` has a value. `what` names the condition in the panic.
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
     let deadline = Instant::now() + BOUND;
     loop {
-        if let Some(value) = timeout(BOUND, condition()).await.unwrap_or_else(|_| panic!("no answer: {what}")) {
+        if let Some(value) = timeout(BOUND, condition())
+            .await
+            .unwrap_or_else(|_| panic!("one check of the condition took longer than {BOUND:?}: {what}"))
+        {
             return value;
         }
-        assert!(Instant::now() < deadline, "not within {BOUND:?}: {what}");
+        assert!(Instant::now() < deadline, "the condition did not hold within {BOUND:?}: {what}");
         sleep(Duration::from_millis(20)).await;
     }
 }

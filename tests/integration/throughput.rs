@@ -1,8 +1,8 @@
-//! How close the worker comes to what its tokens allow, and what a rule costs: `make throughput`. A target of its own, so that nothing runs beside it;
-//! the machine should be idle otherwise, for each answer and each request wait until their processes are woken.
+//! How close the worker comes to the rate that its tokens allow, and what a rule costs: `make throughput`. A separate target, so that no other test runs
+//! at the same time. Run it on an idle machine: on a busy one each request and each answer waits for its process.
 #![cfg(test)]
 
-#[expect(dead_code, reason = "written for the integration tests, of which this is one that must be alone")]
+#[expect(dead_code, reason = "the helpers are written for the integration tests, which use all of them")]
 mod support;
 
 use std::hint::black_box;
@@ -26,14 +26,14 @@ const MESSAGES: usize = 1_000;
 const TOKENS: [&str; 2] = ["one", "two"];
 const SLOTS: usize = 2;
 const LATENCY: Duration = Duration::from_millis(40);
-/// The tasks between which the rate is taken: when all slots are in use, and while there is a message for each. Their
-/// distance is a multiple of the slots, which make tasks nearly at once.
+/// The rate is measured between these two tasks: all slots are in use, and there is a message for each. Their distance is a
+/// multiple of the slots, because all slots create their tasks at nearly the same time.
 const MEASURED: (usize, usize) = (50, 990);
-/// Of what the slots allow.
+/// The required share of the rate that the slots allow.
 const BOUND: f64 = 0.98;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backlog_is_worked_off_at_the_rate_that_the_tokens_allow() {
+async fn backlog_is_processed_at_the_rate_that_the_tokens_allow() {
     let options = Options {
         tokens: TOKENS.map(ToOwned::to_owned).into(),
         latency: LATENCY,
@@ -44,14 +44,14 @@ async fn a_backlog_is_worked_off_at_the_rate_that_the_tokens_allow() {
     rig.declare_topology().await;
     let messages = (0..MESSAGES).map(|n| format!("task-{n}"));
     rig.amqp.flood(&rig.queue, messages.map(|id| (task(&id), properties(&id)))).await;
-    // The slots are spread over the latency, as those of a CRM that takes now longer and now shorter.
+    // The requests start at different times within one latency, as with a CRM whose latency varies.
     let apart = [10, 20, 30].map(|millis| json!({ "action": format!("delay:{millis}ms"), "times": 1 }));
     rig.crm.faults(apart.to_vec().into()).await;
     let file = LedgerFile::new();
     let env =
         [("WTW_LEDGER_URL", file.url()), ("WTW_CRM_TOKENS", TOKENS.join(",")), ("WTW_LOG_LEVEL", "info".to_owned())];
     let worker = rig.worker(&env.each_ref().map(|(key, value)| (*key, value.as_str()))).await;
-    // Seldom, for whoever asks takes time from those who work.
+    // Seldom, because each poll costs processor time.
     let deadline = Instant::now() + Duration::from_secs(60);
     while worker.metric(&settled("created")).await < MESSAGES as f64 {
         assert!(Instant::now() < deadline, "{}", worker.process.lines().join("\n"));
@@ -71,14 +71,14 @@ async fn a_backlog_is_worked_off_at_the_rate_that_the_tokens_allow() {
     let slots = (TOKENS.len() * SLOTS) as f64;
     let allowed = slots / LATENCY.as_secs_f64();
     let idle = Duration::from_secs_f64((slots / rate - LATENCY.as_secs_f64()).max(0.0));
-    println!("{rate:.2} a second of {allowed}; a slot is idle for {idle:?} between two requests");
+    println!("{rate:.2} tasks/s of {allowed} allowed; a slot is idle for {idle:?} between two requests");
     assert!(
         rate >= allowed * BOUND,
-        "{rate:.2} a second of {allowed}; a slot is idle for {idle:?} between two requests"
+        "{rate:.2} tasks/s of {allowed} allowed; a slot is idle for {idle:?} between two requests"
     );
 }
 
-/// When the `n`th task was made.
+/// When the `n`th task was created.
 fn created_at(tasks: &Value, n: usize) -> jiff::Timestamp {
     tasks[n - 1]["at"].as_str().and_then(|at| at.parse().ok()).expect("a time")
 }
@@ -111,7 +111,7 @@ fn mapping_takes(configuration: &str, sample: Sample) -> Duration {
 }
 
 #[test]
-fn a_message_through_a_rule_costs_at_most_30_us_more_than_a_task_message() {
+fn message_through_a_rule_costs_at_most_30_us_more_than_a_task_message() {
     let rules = MAPPING.split("```toml\n").nth(1).and_then(|rest| rest.split("\n```").next()).expect("rules");
     // 2 KB, as a helpdesk's events have.
     let comment = "The customer asked on the phone for a call back, and said that the line was bad. ".repeat(20);

@@ -1,4 +1,4 @@
-//! Traces, as a collector gets them.
+//! Traces, as an OpenTelemetry collector receives them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ use crate::support::rig::{Rig, dead_lettered, properties, settled, task};
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PUBLISHER: &str = "00f067aa0ba902b7";
 
-/// Properties of a message whose publisher traces.
+/// Properties of a message that carries its publisher's trace.
 fn traced(id: &str, tracestate: &str) -> BasicProperties {
     let mut headers = FieldTable::default();
     let parent = format!("00-{TRACE}-{PUBLISHER}-01");
@@ -32,7 +32,7 @@ fn traced(id: &str, tracestate: &str) -> BasicProperties {
     properties(id).with_headers(headers)
 }
 
-/// The environment that sends traces, and soon.
+/// The environment of a worker that sends traces without delay.
 fn sending(url: &str) -> [(&str, &str); 2] {
     [("OTEL_EXPORTER_OTLP_ENDPOINT", url), ("OTEL_BSP_SCHEDULE_DELAY", "50")]
 }
@@ -41,7 +41,7 @@ fn attributes<const N: usize>(expected: [(&str, &str); N]) -> BTreeMap<String, S
     expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
-/// What the processing of a message of [`task`] bears.
+/// Attributes of the span in which a message of [`task`] is processed.
 fn of_message(rig: &Rig, id: &str, tag: &str, outcome: &str, attempts: &str) -> BTreeMap<String, String> {
     let mut attributes = attributes([
         ("messaging.rabbitmq.message.delivery_tag", tag),
@@ -57,7 +57,7 @@ fn of_message(rig: &Rig, id: &str, tag: &str, outcome: &str, attempts: &str) -> 
     attributes
 }
 
-/// What everything that has to do with the broker bears.
+/// Attributes of every span that concerns the broker.
 fn of_broker(rig: &Rig, routing_key: &str) -> BTreeMap<String, String> {
     let broker = Url::parse(rig.amqp.url()).expect("an address");
     attributes([
@@ -68,7 +68,7 @@ fn of_broker(rig: &Rig, routing_key: &str) -> BTreeMap<String, String> {
     ])
 }
 
-/// What a request for a task bears.
+/// Attributes of the span of a request to the CRM.
 fn of_post(rig: &Rig, status: &str) -> BTreeMap<String, String> {
     attributes([
         ("http.request.method", "POST"),
@@ -85,8 +85,8 @@ fn child<'a>(spans: &'a [Span], parent: &Span) -> &'a Span {
 }
 
 #[tokio::test]
-async fn a_publishers_trace_goes_on_through_attempts_copies_and_the_dead_letter() {
-    let (rig, collector) = (Rig::new("traces.walk").await, Collector::start().await);
+async fn publishers_trace_continues_through_attempts_copies_and_dead_letter() {
+    let (rig, collector) = (Rig::new("traces.continued").await, Collector::start().await);
     rig.crm
         .faults(json!([
             { "action": "status:503", "name_contains": "later", "times": 3 },
@@ -99,7 +99,7 @@ async fn a_publishers_trace_goes_on_through_attempts_copies_and_the_dead_letter(
     rig.publish_with(&task("later"), traced("later", "vendor=x")).await;
     worker.reaches(&settled("created"), 1.0).await;
     rig.publish_with(&task("dead"), traced("dead", "vendor=x")).await;
-    let letter = rig.dead_letter().await;
+    let dead_letter = rig.dead_letter().await;
     let name = format!("process {}", rig.queue);
     let (processed, posts) = (collector.spans(&name, 3).await, collector.spans("POST", 5).await);
     worker.process.stop().await;
@@ -117,9 +117,12 @@ async fn a_publishers_trace_goes_on_through_attempts_copies_and_the_dead_letter(
     of_dead.insert("error.type".to_owned(), "rejected".to_owned());
     assert_eq!((&dead.attributes, dead.failed), (&of_dead, true));
 
-    assert_eq!(posts.iter().filter(|post| post.parent == retried.id).count(), 3, "each attempt is one");
-    let (refused, made) = (child(&posts, retried), child(&posts, created));
-    assert_eq!((&made.attributes, made.failed, made.kind), (&of_post(&rig, "200"), false, SpanKind::Client));
+    assert_eq!(posts.iter().filter(|post| post.parent == retried.id).count(), 3, "each attempt has a span");
+    let (refused, succeeded) = (child(&posts, retried), child(&posts, created));
+    assert_eq!(
+        (&succeeded.attributes, succeeded.failed, succeeded.kind),
+        (&of_post(&rig, "200"), false, SpanKind::Client)
+    );
     let mut of_refused = of_post(&rig, "503");
     of_refused.insert("error.type".to_owned(), "503".to_owned());
     assert_eq!((&refused.attributes, refused.failed, refused.trace.as_str()), (&of_refused, true, TRACE));
@@ -133,34 +136,34 @@ async fn a_publishers_trace_goes_on_through_attempts_copies_and_the_dead_letter(
         ("messaging.destination.name", &rig.dead_letter_queue()),
     ]));
     assert_eq!(copy[0].attributes, of_copy);
-    let headers = letter.properties.headers().as_ref().expect("headers").inner();
+    let headers = dead_letter.properties.headers().as_ref().expect("headers").inner();
     let kept = headers.get("traceparent").and_then(AMQPValue::as_long_string).map(ToString::to_string);
     assert_eq!(kept, Some(format!("00-{TRACE}-{PUBLISHER}-01")), "the dead letter keeps the publisher's");
     assert_eq!(collector.header("x-key").as_deref(), Some("collector-key"));
-    for untold in ["demo-token", "operation=demo", "ADMIN_@demo"] {
-        assert!(!collector.told().contains(untold), "{untold}");
+    for secret in ["demo-token", "operation=demo", "ADMIN_@demo"] {
+        assert!(!collector.received().contains(secret), "{secret}");
     }
 }
 
-/// A CRM that makes every task and keeps the headers of its requests.
+/// A CRM that creates every task and keeps the headers of its requests.
 async fn listening_crm() -> (String, Arc<Mutex<Vec<HeaderMap>>>, JoinSet<()>) {
-    let heard = Arc::<Mutex<Vec<HeaderMap>>>::default();
-    let hear = async |State(heard): State<Arc<Mutex<Vec<HeaderMap>>>>, headers: HeaderMap| {
-        heard.lock().expect("no panic").push(headers);
+    let received = Arc::<Mutex<Vec<HeaderMap>>>::default();
+    let hear = async |State(received): State<Arc<Mutex<Vec<HeaderMap>>>>, headers: HeaderMap| {
+        received.lock().expect("no panic").push(headers);
         Json(json!({ "code": 200, "msg": "created" }))
     };
-    let routes = Router::new().fallback(post(hear)).with_state(Arc::clone(&heard));
+    let routes = Router::new().fallback(post(hear)).with_state(Arc::clone(&received));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let mut served = JoinSet::new();
     served.spawn(async move { axum::serve(listener, routes).await.expect("served") });
-    (url, heard, served)
+    (url, received, served)
 }
 
 #[tokio::test]
-async fn a_request_carries_its_span_and_no_publisher_can_spoil_it() {
+async fn request_carries_its_span_whatever_the_publisher_sent() {
     let (rig, collector) = (Rig::new("traces.request").await, Collector::start().await);
-    let (crm, heard, _served) = listening_crm().await;
+    let (crm, received, _served) = listening_crm().await;
     let mut env = sending(&collector.url).to_vec();
     env.push(("WTW_CRM_SERVER", &crm));
     let worker = rig.worker(&env).await;
@@ -175,23 +178,23 @@ async fn a_request_carries_its_span_and_no_publisher_can_spoil_it() {
     let posts = collector.spans("POST", 5).await;
     worker.process.stop().await;
 
-    let heard = heard.lock().expect("no panic").clone();
+    let received = received.lock().expect("no panic").clone();
     let header =
         |headers: &HeaderMap, name: &str| headers.get(name).map(|value| value.to_str().expect("text").to_owned());
     let mut states = Vec::new();
-    for headers in &heard {
+    for headers in &received {
         let parent = header(headers, "traceparent").expect("one each");
         let [_, trace, span, flags] = parent.split('-').collect::<Vec<_>>()[..] else { panic!("{parent}") };
         assert_eq!(flags, "01");
         assert!(posts.iter().any(|post| post.id == span && post.trace == trace), "{parent}");
         states.extend(header(headers, "tracestate"));
     }
-    assert_eq!(posts.iter().filter(|post| post.trace == TRACE).count(), 4, "the fifth begins a trace of its own");
-    assert_eq!(states, ["vendor=x"], "what no header can carry is left out");
+    assert_eq!(posts.iter().filter(|post| post.trace == TRACE).count(), 4, "the fifth request starts a new trace");
+    assert_eq!(states, ["vendor=x"], "a trace state that fits no header is left out");
 }
 
 #[tokio::test]
-async fn a_collector_that_hangs_or_is_away_costs_no_message_and_no_time() {
+async fn collector_that_hangs_or_is_gone_delays_no_message() {
     let hanging = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let hangs = format!("http://{}", hanging.local_addr().expect("an address"));
     let away = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -200,14 +203,14 @@ async fn a_collector_that_hangs_or_is_away_costs_no_message_and_no_time() {
     for (url, name) in [(&hangs, "traces.hangs"), (&refuses, "traces.refuses")] {
         let rig = Rig::new(name).await;
         let mut env = sending(url).to_vec();
-        // Room for few, so that most spans find none.
+        // A small queue, so that the exporter drops most spans.
         env.extend([("OTEL_BSP_MAX_QUEUE_SIZE", "8"), ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4")]);
         let worker = rig.worker(&env).await;
         rig.publish("bad", b"{}").await;
         let began = Instant::now();
         rig.publish_many("m", 100).await;
         worker.reaches(&settled("created"), 100.0).await;
-        // The exporter takes ten seconds to give up four spans; there are two hundred.
+        // The exporter needs ten seconds to drop four spans; there are two hundred.
         assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
         worker.reaches(&dead_lettered("invalid_task"), 1.0).await;
         let (_, page) = crate::support::http::get(&format!("{}/livez", worker.admin)).await.expect("an answer");
@@ -217,9 +220,9 @@ async fn a_collector_that_hangs_or_is_away_costs_no_message_and_no_time() {
         }
         let stopping = Instant::now();
         let lines = worker.process.stop().await;
-        // The flush has three seconds; the exporter alone would wait for ten, and five more to give up.
+        // The flush has a limit of three seconds. Without it the exporter waits for up to fifteen.
         assert!(stopping.elapsed().as_secs() < 10, "{:?}", stopping.elapsed());
-        assert!(lines.iter().filter(|line| line.contains("traces cannot be sent")).count() <= 1, "said once");
+        assert!(lines.iter().filter(|line| line.contains("traces cannot be sent")).count() <= 1, "logged once");
     }
     drop(hanging);
 }

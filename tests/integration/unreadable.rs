@@ -1,4 +1,4 @@
-//! A message that the worker's client cannot read: a short string of its properties is not UTF-8.
+//! A message that the worker's AMQP client cannot read: a short string of its properties is not UTF-8.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::support::eventually;
 use crate::support::process::run;
 use crate::support::rig::{Crm, LedgerFile, Rig, task};
 
-/// What the broker takes before it gives the unreadable message up; small, so that the innocent would be met by it, too.
+/// The delivery limit of the work queue. Small, so that other messages would reach it too if they were delivered as often.
 const DELIVERY_LIMIT: i64 = 4;
 const NOT_UTF8: &[u8] = b"caf\xe9";
 
@@ -25,7 +25,7 @@ const CHANNEL: u16 = 20;
 const BASIC: u16 = 60;
 const CONFIRM: u16 = 85;
 
-/// As much of AMQP 0-9-1 as it takes to write and read any bytes.
+/// A minimal AMQP 0-9-1 client that can write and read any bytes.
 struct Raw(TcpStream);
 
 /// Arguments of a method.
@@ -84,7 +84,7 @@ impl Raw {
         self.frame(1, channel, &payload).await;
     }
 
-    /// The next frame that is no heartbeat.
+    /// The next frame that is not a heartbeat.
     async fn next(&mut self) -> (u8, Vec<u8>) {
         loop {
             let mut head = [0; 7];
@@ -127,7 +127,7 @@ impl Raw {
         self.expect(BASIC, 80).await;
     }
 
-    /// Takes the next message of a queue: its properties as they are on the wire, and its body.
+    /// Takes the next message of a queue. Returns its encoded properties and its body.
     async fn take(&mut self, queue: &str) -> (Vec<u8>, Vec<u8>) {
         let get = Arguments::new().bytes(&[0, 0]).short(queue.as_bytes()).bytes(&[1]);
         self.call(1, BASIC, 70, get).await;
@@ -142,11 +142,11 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// The work queue as the worker would declare it, but for the limit.
-async fn declare_impatient(rig: &Rig) {
+/// Declares the work queue as the worker does, with a small delivery limit.
+async fn declare_with_small_limit(rig: &Rig) {
     rig.declare_topology().await;
     rig.amqp.delete(&rig.queue).await;
-    let [given_up, ..] = rig.tool_queues();
+    let [dead_lettered, ..] = rig.tool_queues();
     let mut arguments = FieldTable::default();
     let text = |text: &str| AMQPValue::LongString(text.into());
     for (name, value) in [
@@ -154,7 +154,7 @@ async fn declare_impatient(rig: &Rig) {
         ("x-delivery-limit", AMQPValue::LongLongInt(DELIVERY_LIMIT)),
         ("x-single-active-consumer", AMQPValue::Boolean(true)),
         ("x-dead-letter-exchange", text("")),
-        ("x-dead-letter-routing-key", text(&given_up)),
+        ("x-dead-letter-routing-key", text(&dead_lettered)),
         ("x-dead-letter-strategy", text("at-least-once")),
         ("x-overflow", text("reject-publish")),
     ] {
@@ -168,22 +168,22 @@ async fn unreadable_message_is_dead_lettered_by_rabbitmq_and_others_are_created_
     let broker = Broker::shared().await;
     let options = Options { latency: Duration::from_millis(20), ..Crm::options() };
     let rig = Rig::with("unreadable", &broker.url, options).await;
-    declare_impatient(&rig).await;
+    declare_with_small_limit(&rig).await;
     let mut raw = Raw::connect(&broker.url).await;
     let mut published = Vec::new();
     for round in 0..3 {
-        published.extend(rig.publish_many(&format!("innocent-{round}"), 15).await);
+        published.extend(rig.publish_many(&format!("good-{round}"), 15).await);
         let body = task(&format!("unreadable-{round}"));
         raw.publish(&rig.queue, &body, b"unreadable", NOT_UTF8).await;
     }
-    // As many as are taken one at a time before it is over, the prefetch of two slots.
-    published.extend(rig.publish_many("innocent-last", 48).await);
+    // As many as serial mode lasts: the prefetch for two slots.
+    published.extend(rig.publish_many("good-last", 48).await);
     let file = LedgerFile::new();
     let worker = rig.unready_worker(&[("WTW_LEDGER_URL", &file.url()), ("WTW_BROKER_TOPOLOGY", "verify")]);
     rig.crm.created(93).await;
     let [dead, ..] = rig.tool_queues();
-    let given_up = || async { (rig.amqp.count(&dead).await? == 3).then_some(()) };
-    eventually("the unreadable ones are given up", given_up).await;
+    let dead_lettered = || async { (rig.amqp.count(&dead).await? == 3).then_some(()) };
+    eventually("the unreadable messages are dead-lettered by the broker", dead_lettered).await;
     worker.says("a property that is not UTF-8").await;
     let mut bodies = Vec::new();
     for _ in 0..3 {
@@ -195,23 +195,23 @@ async fn unreadable_message_is_dead_lettered_by_rabbitmq_and_others_are_created_
     assert_eq!(bodies, [0, 1, 2].map(|round| task(&format!("unreadable-{round}"))));
     published.sort();
     assert_eq!(rig.crm.names().await, published, "one task each");
-    // All at a time again.
+    // Serial mode is over.
     rig.crm.faults(json!([{ "action": "delay:2s" }])).await;
     rig.publish_many("later", 8).await;
     worker.reaches("wtw_messages_in_flight", 4.0).await;
     worker.process.stop().await;
 }
 
-/// Nothing can go by it, since it ends the connection: so it is told at once which one it is, and what to do.
+/// An unreadable dead letter ends the connection, so the tools cannot pass it. They name it and say what to do.
 #[tokio::test]
-async fn an_unreadable_letter_is_named_by_its_place_and_once_it_is_taken_out_all_goes_on() {
-    let rig = Rig::new("unreadable.letter").await;
+async fn unreadable_dead_letter_is_named_and_the_rest_can_be_read_without_it() {
+    let rig = Rig::new("unreadable.dead-letter").await;
     rig.declare_topology().await;
     let (env, dead) = (rig.env(&[]), rig.dead_letter_queue());
     let mut raw = Raw::connect(rig.amqp.url()).await;
     let ready = async |count: u32| {
         let ready = || async { (rig.amqp.count(&dead).await == Some(count)).then_some(()) };
-        eventually(&format!("{count} letters"), ready).await;
+        eventually(&format!("{count} dead letters"), ready).await;
     };
     for before in 0..3 {
         for _ in 0..before {
@@ -223,13 +223,13 @@ async fn an_unreadable_letter_is_named_by_its_place_and_once_it_is_taken_out_all
         for args in [&["list"][..], &["replay", "--all", "--yes"], &["discard", "--all", "--yes", "--reason", "test"]] {
             let failed = run(&[&["dead-letters"], args].concat(), &env, b"").await;
             assert_eq!(failed.code, Some(1), "{}", failed.stderr);
-            // They come back in another order; one that was the first of all stays that.
+            // Requeued messages come back in another order; only a message that was the first stays the first.
             let place =
                 if args == ["list"] || before == 0 { format!("read before it: {before}\n") } else { String::new() };
             for part in ["a property that is not UTF-8", &place, "Remove it in RabbitMQ's management interface"] {
                 assert!(failed.stderr.contains(part), "{args:?}: {part} is not in {}", failed.stderr);
             }
-            // Nothing was settled, and nothing is held.
+            // Nothing is settled, and nothing stays unacknowledged.
             ready(before + 2).await;
         }
         let mut left = before + 1;
@@ -237,7 +237,7 @@ async fn an_unreadable_letter_is_named_by_its_place_and_once_it_is_taken_out_all
             left -= 1;
         }
         let discarded = run(&["dead-letters", "discard", "--all", "--yes", "--reason", "test"], &env, b"").await;
-        // They may have come back before it, so that they were taken out as well: then nothing matches.
+        // The good messages can have come back before it, so that the loop above took all of them.
         let expected = if left == 0 { (Some(1), String::new()) } else { (Some(0), format!("discarded: {left}\n")) };
         assert_eq!((discarded.code, discarded.stdout), expected, "{}", discarded.stderr);
     }

@@ -1,4 +1,4 @@
-//! RabbitMQ in memory: the work queue with a single active consumer, waiting queues, dead letters, connections that break.
+//! RabbitMQ in memory: a work queue with a single active consumer, retry queues, a dead-letter queue, and connections that break.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use wolkvox_task_worker::broker::{Acker, Delivery, DeliveryGone, HeaderValue, He
 
 use crate::coverage::{Case, Met};
 use crate::invariants::settling::Settling;
-use crate::script::{Confirm, Game};
+use crate::script::{Confirm, Draw};
 use crate::world::{Life, LifeNumber, World};
 
-/// Carries a message's number through all its copies.
+/// The header with a message's number. All copies of the message have it.
 pub(crate) const NUMBER: &str = "simulated-message";
 
 /// A message in a queue.
@@ -24,7 +24,7 @@ pub(crate) const NUMBER: &str = "simulated-message";
 pub(crate) struct Stored {
     pub(crate) number: usize,
     pub(crate) message: Message,
-    /// How often the broker counts that it was delivered before.
+    /// The broker's count of earlier deliveries.
     count: i64,
 }
 
@@ -44,9 +44,9 @@ struct Connection {
     life: Arc<Life>,
     inbox: mpsc::Sender<Delivery>,
     unacked: BTreeMap<u64, Unacked>,
-    /// Nothing arrives any more, in neither direction.
+    /// Nothing arrives any more, in both directions.
     is_cut: bool,
-    /// Cancelled when the client knows. The broker may know earlier, or later.
+    /// Cancelled when the worker notices that the connection is gone. The broker can notice it earlier or later.
     gone: CancellationToken,
     is_cancelled: bool,
 }
@@ -57,13 +57,13 @@ pub(crate) struct FakeBroker {
     pub(crate) work: VecDeque<Stored>,
     pub(crate) waiting: usize,
     pub(crate) dead: Vec<Stored>,
-    /// What `<queue>.owner` holds.
+    /// The ledger ids on the queue `<queue>.owner`.
     pub(crate) owners: Vec<String>,
     connections: Vec<Connection>,
     next: u64,
     pub(crate) publishes: BTreeMap<usize, u64>,
-    /// How publishes end, until when.
-    pub(crate) weather: Option<(Confirm, Instant)>,
+    /// How every publish ends, and until when.
+    pub(crate) publish_outage: Option<(Confirm, Instant)>,
     pub(crate) last_failure: Option<Instant>,
 }
 
@@ -72,14 +72,14 @@ impl World {
         self.broker.lock().expect("no panic inside")
     }
 
-    /// A publisher's message arrives.
+    /// Puts a publisher's message on the work queue.
     pub(crate) fn publish(self: &Arc<Self>, number: usize, message: Message) {
         self.truth().published(number);
         self.broker().work.push_back(Stored::new(number, message));
         self.dispatch();
     }
 
-    /// All dead letters go to the work queue again, as the tool sends them.
+    /// Replays all dead letters, as the tools do.
     pub(crate) fn replay(self: &Arc<Self>) {
         let dead = std::mem::take(&mut self.broker().dead);
         for mut stored in dead {
@@ -91,7 +91,7 @@ impl World {
         self.dispatch();
     }
 
-    /// What is not settled yet.
+    /// The messages that are not settled yet, as text.
     pub(crate) fn left_over(&self) -> Vec<String> {
         let broker = self.broker();
         let unacked = broker.connections.iter().flat_map(|connection| connection.unacked.values());
@@ -103,7 +103,7 @@ impl World {
         left
     }
 
-    /// The messages that a worker will get, or has, as delivered before.
+    /// The messages that a worker has, or will receive, as delivered before.
     pub(crate) fn delivered_before(&self, life: LifeNumber) -> Vec<usize> {
         let broker = self.broker();
         let of_others = |connection: &Connection| connection.life.number != life;
@@ -145,7 +145,7 @@ impl World {
         self.dispatch();
     }
 
-    /// The broker learns that a worker is gone.
+    /// The broker notices that a worker is gone.
     pub(crate) fn hang_up(self: &Arc<Self>, life: LifeNumber) {
         loop {
             let found = self.broker().connections.iter().find(|c| c.life.number == life).map(|c| c.number);
@@ -156,7 +156,7 @@ impl World {
         }
     }
 
-    /// The worker closes its connection. It connects again after a while, and not before it can publish.
+    /// The worker closes its connection. It connects again later, as soon as it can publish.
     pub(crate) fn close(self: &Arc<Self>, number: u64) {
         let closed = self.broker().connections.iter().find(|c| c.number == number && !c.gone.is_cancelled()).map(|c| {
             c.gone.cancel();
@@ -181,7 +181,7 @@ impl World {
         });
     }
 
-    /// The present connection of a worker breaks; both sides notice at their own time.
+    /// The current connection of a worker breaks. Worker and broker notice it after these times.
     pub(crate) fn cut(self: &Arc<Self>, worker: usize, client: Duration, broker: Duration) {
         let mut state = self.broker();
         let of_worker = |c: &&mut Connection| {
@@ -192,7 +192,7 @@ impl World {
         let (number, life, gone) = (connection.number, Arc::clone(&connection.life), connection.gone.clone());
         drop(state);
         self.after(broker, move |world| world.take_back(number));
-        let mut dice = self.script.dice(Game::Reconnect, worker, number);
+        let mut dice = self.script.dice(Draw::Reconnect, worker, number);
         let wait = Duration::from_millis(dice.u64(200..1_000));
         self.after(client, move |world| {
             if gone.is_cancelled() {
@@ -207,7 +207,7 @@ impl World {
         });
     }
 
-    /// The broker takes a connection's deliveries back.
+    /// The broker closes a connection and requeues its unacknowledged messages.
     fn take_back(self: &Arc<Self>, number: u64) {
         let mut broker = self.broker();
         let Some(place) = broker.connections.iter().position(|c| c.number == number) else { return };
@@ -217,7 +217,7 @@ impl World {
             stored.message.redelivered = true;
             stored.count += i64::from(self.script.setting.counts_deliveries);
             let is_known = connection.gone.is_cancelled();
-            self.truth().taken_back(stored.number, connection.life.number, held.delivered, is_known);
+            self.truth().returned(stored.number, connection.life.number, held.delivered, is_known);
             broker.work.push_front(stored);
         }
         drop(broker);
@@ -226,7 +226,7 @@ impl World {
 
     // Deliveries.
 
-    /// Hands messages to the active consumer, as many as its prefetch allows.
+    /// Delivers messages to the active consumer, as many as its prefetch allows.
     pub(crate) fn dispatch(self: &Arc<Self>) {
         let mut broker = self.broker();
         let broker = &mut *broker;
@@ -236,7 +236,7 @@ impl World {
             let Some(stored) = broker.work.pop_front() else { return };
             broker.next += 1;
             let (tag, life, number) = (broker.next, Arc::clone(&active.life), stored.number);
-            // What is sent on a connection that is cut, or to a worker that is dead, never arrives.
+            // A delivery on a broken connection or to a dead worker never arrives.
             let arrives = !active.is_cut && !life.is_dead() && !active.gone.is_cancelled();
             let place = if arrives { active.inbox.try_reserve().ok() } else { None };
             let mut message = stored.message.clone();
@@ -259,19 +259,19 @@ impl World {
         }
     }
 
-    /// Ends a delivery; fails where nobody waits for it.
+    /// Settles a delivery. Fails if the worker knows that its connection is gone.
     fn settle(self: &Arc<Self>, acker: &FakeAcker, how: How) -> Result<(), DeliveryGone> {
         let (number, life) = (acker.number, &acker.life);
         let mut broker = self.broker();
         if acker.gone.is_cancelled() {
-            // Its copy, if there is one, is there all the same.
+            // A copy of the message, if there is one, stays on its queue.
             self.truth().met(Met::Case(Case::AckTooLate));
             self.truth().exists_twice(number);
             return Err(DeliveryGone);
         }
         let connection = broker.connections.iter_mut().find(|c| c.number == acker.connection);
         let Some(connection) = connection.filter(|connection| !connection.is_cut) else {
-            // Written, and never read: the broker delivers it again, or has done so.
+            // The broker never reads the ack: it delivers the message again, or has done so.
             self.truth().met(Met::Case(Case::AckLost));
             self.truth().exists_twice(number);
             return Ok(());
@@ -302,7 +302,7 @@ impl World {
     }
 }
 
-/// A message with one header more.
+/// Adds a header to a message.
 pub(crate) fn with_header(mut message: Message, name: &str, value: HeaderValue) -> Message {
     let mut headers: Headers = message.properties.headers().clone().unwrap_or_default();
     headers.insert(name.into(), value);
@@ -356,7 +356,7 @@ impl FakeAcker {
                 self.life.alive().await;
             }
             let world = Arc::clone(&self.world);
-            world.truth().let_go(self.number, self.life.number, self.tag);
+            world.truth().settled(self.number, self.life.number, self.tag);
             world.settle(&self, how)
         }
         .boxed()

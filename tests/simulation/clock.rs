@@ -1,4 +1,4 @@
-//! The clock of one worker: it runs as fast as the true time, and shows another one.
+//! The clock of one worker: it runs at the speed of the true time, and can be wrong by some seconds or hours.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use wolkvox_task_worker::clock::Clock;
 
-/// See the module's documentation.
+/// A clock that differs from the true time.
 #[derive(Clone)]
 pub(crate) struct FakeClock {
     began: Instant,
@@ -19,7 +19,7 @@ pub(crate) struct FakeClock {
 }
 
 impl FakeClock {
-    /// A clock that starts now, so long before a midnight in UTC.
+    /// A clock that starts now. `to_midnight` is the time until midnight in UTC.
     pub(crate) fn new(to_midnight: Duration, ahead: i64) -> Self {
         let midnight: Timestamp = "2026-03-03T00:00:00Z".parse().expect("a time");
         let start = midnight - SignedDuration::try_from(to_midnight).unwrap_or_default();
@@ -31,7 +31,7 @@ impl FakeClock {
         self.start + passed + SignedDuration::from_secs(self.ahead.load(Ordering::Relaxed))
     }
 
-    /// Sets it forward, or back.
+    /// Sets the clock forward, or back with a negative number.
     pub(crate) fn step(&self, seconds: i64) {
         self.ahead.fetch_add(seconds, Ordering::Relaxed);
     }
@@ -42,7 +42,7 @@ impl FakeClock {
         Duration::try_from(midnight.timestamp().duration_since(now.timestamp())).unwrap_or_default()
     }
 
-    /// As the worker has it.
+    /// The clock in the type that the worker uses.
     pub(crate) fn clock(&self) -> Clock {
         let clock = self.clone();
         Clock::new(move || clock.now())

@@ -1,4 +1,5 @@
-//! What a campaign has met: where the schedules no longer make something happen, what it tests is not tested.
+//! Records which situations a campaign has met. A situation that the generated scripts never reach is not tested, so the test
+//! fails if one is missing.
 
 use std::collections::HashMap;
 
@@ -10,38 +11,38 @@ use crate::invariants::requests::Sent;
 use crate::ledger::{FAILURES, Failure};
 use crate::script::{CONFIRMS, Confirm, FAULTS, Fault, NATURES, Nature, What};
 
-/// Something that can happen.
+/// A situation that a campaign must meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Met {
     /// An event of the script.
     Event(&'static str),
-    /// A request that ended so.
+    /// A request ended with this fault.
     Fault(Fault),
-    /// A publish that ended so.
+    /// A publish ended in this way.
     Publish(Confirm),
-    /// A message about such a subject.
+    /// A message of this nature was published.
     Nature(Nature),
-    /// What a living worker was told of a request that was sent so.
-    Told(Outcome, Sent),
+    /// A running worker received an answer with this outcome, for a request that was sent in this way.
+    Answered(Outcome, Sent),
     /// The gate closed, for this reason.
     Closed(BlockReason),
-    /// The gate opened, having been closed for this reason.
+    /// The gate opened after it was closed for this reason.
     Opened(BlockReason),
-    /// A delivery that ended so.
+    /// A delivery was settled in this way.
     Settled(&'static str),
-    /// A dead letter of this kind.
-    Died(&'static str),
-    /// An operation that was carried out, and whether its claim was open.
+    /// A message was dead-lettered with this kind.
+    DeadLettered(&'static str),
+    /// The ledger applied an operation; whether its claim was open.
     Record(&'static str, bool),
-    /// An operation that failed so.
+    /// An operation of the ledger failed in this way.
     LedgerFailed(Failure),
-    /// What the ledger had when it was asked.
+    /// What a read of the ledger found.
     Found(&'static str),
     /// Anything else.
     Case(Case),
 }
 
-/// The kinds of dead letters that can be met.
+/// The kinds of dead letters that the simulation can produce.
 pub(crate) const KINDS: [&str; 9] = [
     "invalid_message",
     "invalid_task",
@@ -56,7 +57,7 @@ pub(crate) const KINDS: [&str; 9] = [
 
 macro_rules! cases {
     ($($(#[$meaning:meta])* $name:ident,)*) => {
-        /// What is met beside what has a name of its own.
+        /// Situations without another type.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub(crate) enum Case {
             $($(#[$meaning])* $name,)*
@@ -67,41 +68,41 @@ macro_rules! cases {
 }
 
 cases! {
-    /// The broker took a delivery back.
+    /// The broker requeued a delivery of a broken connection.
     Redelivered,
-    /// Two deliveries of one id were with one worker.
+    /// A worker had two deliveries with one message id.
     SameIdTogether,
-    /// A delivery was a replay, and its id was not known as created,
+    /// A replay arrived whose id was not recorded as created.
     Replay,
-    /// or was,
+    /// A replay arrived whose id was recorded as created.
     ReplayOfCreated,
-    /// or was delivered before.
+    /// A replay arrived that was delivered before.
     RedeliveredReplay,
     /// The broker never read an ack.
     AckLost,
-    /// The worker knew that its delivery was gone before it could settle it.
+    /// The worker noticed that its connection was gone before it settled the delivery.
     AckTooLate,
-    /// A worker knew that its delivery was gone while it had a request open.
+    /// A worker noticed that its connection was gone while it had a request open.
     GoneInFlight,
-    /// A worker died when it was told of a request, before it could record it,
+    /// A worker died between the CRM's answer and its record in the ledger.
     DeathBeforeRecord,
-    /// or between a copy's confirm and its ack,
+    /// A worker died between the confirm of a copy and the ack.
     DeathBeforeAck,
-    /// or while it was stopping.
+    /// A worker was killed while it was stopping.
     DeathAtStop,
-    /// A dead worker's request created its task.
+    /// A request of a dead worker created its task.
     CreatedForTheDead,
-    /// Two tasks were created for one message id,
+    /// Two tasks were created for one message id, in retry mode.
     TwoTasks,
-    /// also in strict mode, after a replay.
+    /// Two tasks were created for one message id in strict mode, after a replay.
     TwoTasksStrict,
-    /// A user was told that there may be two.
+    /// A worker logged a possible duplicate.
     PossibleDuplicate,
-    /// A claim conflicted with what the ledger had.
+    /// A claim conflicted with the ledger's entry.
     Conflict,
-    /// A claim was taken for an orphan that had stood still for long enough,
+    /// A claim was treated as an orphan because it had not changed for long enough.
     OldOrphan,
-    /// or whose owner is known to be gone.
+    /// A claim was treated as an orphan because its owner is known to be gone.
     YoungOrphan,
     /// A shared ledger was emptied while a worker used it.
     EmptiedWhileUsed,
@@ -109,30 +110,30 @@ cases! {
     OtherOwner,
     /// The queue's owner could not be compared.
     OwnerUnknown,
-    /// A ledger began to prove what was not sent,
+    /// A ledger began to prove that a message without an entry was not sent.
     Proves,
-    /// and stopped to.
+    /// A ledger no longer proves it.
     ProofLost,
-    /// A worker stopped consuming since it could not publish.
+    /// A worker stopped consuming because it could not publish.
     StopsConsuming,
     /// A probe ended without an answer.
     ProbeWithoutAnswer,
-    /// The CRM told how long to wait.
+    /// The CRM sent a `Retry-After`.
     RetryAfter,
-    /// A token's quota was used up,
+    /// The quota of a token was used up.
     QuotaUsedUp,
-    /// or a token revoked,
+    /// A token was revoked.
     TokenRevoked,
-    /// or more requests on it than the CRM takes, those of two workers together.
+    /// Two workers together sent more simultaneous requests on a token than the CRM accepts.
     TooManyAtATime,
     /// A request about a message without an id.
     NoId,
 }
 
-/// What a request can come to as a probe: all that a request can.
+/// How a request can be sent. Every outcome must be met in both ways.
 const WAYS: [Sent; 2] = [Sent::Open, Sent::Probe];
 
-/// How often each was met.
+/// How often each situation was met.
 #[derive(Default)]
 pub(crate) struct Coverage(HashMap<Met, u64>);
 
@@ -147,20 +148,20 @@ impl Coverage {
         }
     }
 
-    /// One line for each, with its count.
+    /// One line for each situation, with its count.
     pub(crate) fn lines(&self) -> Vec<String> {
         all().map(|met| format!("{:>9} {met:?}", self.0.get(&met).copied().unwrap_or_default())).collect()
     }
 
-    /// What was not met.
+    /// The situations that were not met.
     pub(crate) fn missing(&self) -> Vec<Met> {
         all().filter(|met| !self.0.contains_key(met)).collect()
     }
 }
 
-/// All that is to be met.
+/// All situations that a campaign must meet.
 fn all() -> impl Iterator<Item = Met> {
-    let told = Outcome::ALL.into_iter().flat_map(|outcome| WAYS.map(|way| Met::Told(outcome, way)));
+    let answered = Outcome::ALL.into_iter().flat_map(|outcome| WAYS.map(|way| Met::Answered(outcome, way)));
     let records = RECORDS.into_iter().map(|record| Met::Record(record, true));
     let late = [("withdrawn", true), ("withdrawn", false), ("created", false)];
     let settled = ["created", "already_created", "retried", "held", "requeued", "rejected"];
@@ -168,11 +169,11 @@ fn all() -> impl Iterator<Item = Met> {
         .chain(FAULTS.map(Met::Fault))
         .chain(CONFIRMS.map(Met::Publish))
         .chain(NATURES.map(Met::Nature))
-        .chain(told)
+        .chain(answered)
         .chain(BlockReason::ALL.map(Met::Closed))
         .chain(BlockReason::ALL.map(Met::Opened))
         .chain(settled.map(Met::Settled))
-        .chain(KINDS.map(Met::Died))
+        .chain(KINDS.map(Met::DeadLettered))
         .chain(records)
         .chain(late.map(|(record, is_open)| Met::Record(record, is_open)))
         .chain(FAILURES.map(Met::LedgerFailed))

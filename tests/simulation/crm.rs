@@ -1,5 +1,5 @@
-//! The CRM in memory: it creates tasks, counts requests on each token over all workers, and answers as the contract's table
-//! of outcomes has it, in real replies, so that the worker classifies them itself.
+//! The CRM in memory. It creates tasks, enforces the limits of each token over all workers, and gives the answers of the
+//! contract's table of outcomes as HTTP replies, which the worker classifies itself.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use wolkvox_task_worker::crm::classify::{HttpResult, Outcome, Reply, classify};
 use crate::coverage::{Case, Met};
 use crate::invariants::requests::Request;
 use crate::schedule::{chance, random_fault};
-use crate::script::{Fault, Game, Nature, Script};
+use crate::script::{Draw, Fault, Nature, Script};
 use crate::world::{Life, World};
 
-/// Requests at a time that the CRM takes on a token.
+/// The simultaneous requests that the CRM accepts on a token.
 const SIMULTANEOUS: usize = 2;
-/// What tokenInformation.php tells a token that it knows of its reset, 0.25 hours.
+/// The time to the quota's reset that tokenInformation.php reports: 0.25 hours.
 const RESTART: Duration = Duration::from_secs(900);
-/// The panic that a panicking message causes.
+/// The text of the panic that a message of [`Nature::Panics`] causes.
 pub(crate) const PANIC: &str = "simulated panic";
 
 /// The CRM's state.
@@ -56,7 +56,7 @@ impl CrmState {
     }
 }
 
-/// What a request comes to.
+/// How a request ends.
 struct Plan {
     creates: bool,
     answer: HttpResult,
@@ -76,8 +76,8 @@ impl World {
         self.crm().revoked.insert(token, Instant::now() + lasts);
     }
 
-    /// Whether tokenInformation.php tells of this token's quota.
-    fn tells_quota(&self, token: usize) -> bool {
+    /// Whether tokenInformation.php reports this token's quota.
+    fn reports_quota(&self, token: usize) -> bool {
         !(self.script.seed + token as u64).is_multiple_of(4)
     }
 
@@ -85,7 +85,7 @@ impl World {
         let mut crm = self.crm();
         let turn = crm.requests.entry(subject).or_default();
         *turn += 1;
-        let mut dice = self.script.dice(Game::Request, subject, *turn);
+        let mut dice = self.script.dice(Draw::Request, subject, *turn);
         let unlucky = !self.is_calm() && chance(&mut dice, self.script.setting.crm_faults);
         let outage = crm.outage();
         if let Some(fault @ (Fault::NotSent | Fault::Unavailable503)) = outage {
@@ -182,7 +182,7 @@ impl FakeCrm {
         let (plan, mut dice) = world.plan(token, subject);
         let latency = Duration::from_millis(dice.u64(1..=world.script.setting.latency.as_millis() as u64));
         sleep(latency.mul_f64(dice.f64())).await;
-        // What a dead worker sent may have arrived whole, or not.
+        // A request of a dead worker can have arrived complete, or not.
         if plan.creates && (!life.is_dead() || dice.bool()) {
             world.truth().created(&request);
         }
@@ -223,14 +223,14 @@ impl FakeCrm {
         plan.answer
     }
 
-    /// For how long the worker is to leave the token alone.
+    /// How long the worker must not use the token.
     fn rest(&self, token: usize, outcome: Outcome, hint: Option<Duration>) -> Option<Duration> {
         let (world, config) = (&self.world, &self.world.config);
         match outcome {
             Outcome::Throttled => hint,
             Outcome::QuotaExhausted => {
-                let is_told = world.tells_quota(token);
-                let reset = if is_told { RESTART } else { world.clocks[self.life.worker].until_midnight() };
+                let is_reported = world.reports_quota(token);
+                let reset = if is_reported { RESTART } else { world.clocks[self.life.worker].until_midnight() };
                 Some(reset.min(config.gate.recheck))
             }
             Outcome::Unauthorized => Some(config.gate.recheck),
@@ -266,8 +266,8 @@ impl Crm for FakeCrm {
                 let mut dice = Rng::with_seed(self.world.script.seed);
                 return self.world.faulty(fault, &mut dice).answer;
             }
-            let is_told = self.world.tells_quota(token_number(token));
-            let (code, hours) = if is_told { (200, "0.25") } else { (412, "null") };
+            let is_reported = self.world.reports_quota(token_number(token));
+            let (code, hours) = if is_reported { (200, "0.25") } else { (412, "null") };
             let body = format!(r#"{{"code": "{code}", "msg": "", "data": {{"hours_to_restart": {hours}}}}}"#);
             HttpResult::Reply(Reply { status: code, retry_after: None, body: body.into_bytes() })
         }

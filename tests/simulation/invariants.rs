@@ -1,13 +1,21 @@
-//! What must hold, whatever goes wrong, as a user of the contract knows it. The parts say what happens to the [`Truth`]: which
-//! requests arrived, which tasks were created, which operations the ledgers carried out. It notes what must not happen.
+//! Checks the guarantees of the contract. Broker, CRM and ledgers report every event to the [`Truth`]: a request arrived, a task
+//! was created, a ledger applied an operation. It records each event that violates a guarantee.
 //!
-//! Each invariant is stated once, where what breaks it happens: about requests and the gate in [`requests`], about settling
-//! and copies in [`settling`], about ledgers in [`ledgers`]. The words that they share:
-//! - An *account* is all messages with one id, or one message without an id.
-//! - *Cause*: why a message may be in doubt. A request's result was unknown or lost, an orphan, or a delivery that the ledger
-//!   cannot prove unsent.
-//! - *Exists twice*: a copy was stored and its worker does not know it, or its ack got lost. Both then go their way.
-//! - *Extra*: a second publish or a second existence, where not one ledger sees everything. No ledger recognises it then.
+//! In the words of the contract:
+//! - No message is lost, and every message is settled in time ([`Truth::end`], [`settling`]).
+//! - In strict mode no message id has two tasks, except after a replay ([`requests`]). In every mode a possible duplicate is
+//!   reported, by a log line or a dead letter.
+//! - The worker keeps the limits of each token, the gate and `Retry-After` ([`requests`]).
+//! - An ack follows a recorded task or a confirmed copy; copies and dead letters are complete and correct ([`settling`]).
+//! - Claims, results and orphans follow the rules of duplicate protection ([`ledgers`]).
+//!
+//! Terms of this module:
+//! - *Account*: all messages with one message id, or one message without an id.
+//! - *Cause*: a reason for being in doubt. An attempt's outcome was unknown or lost, its claim was an orphan, or the ledger
+//!   cannot prove that nothing was sent.
+//! - *Exists twice*: a copy was stored and its worker does not know it, or an ack got lost. Both are then processed.
+//! - *Extra*: a second publish of an id, or a message that exists twice, when no single ledger sees all requests. No ledger can
+//!   recognise it.
 
 pub(crate) mod ledgers;
 pub(crate) mod requests;
@@ -27,52 +35,54 @@ use crate::run::body;
 use crate::script::{Nature, Planned, Script, What};
 use crate::world::LifeNumber;
 
-/// See the module's documentation.
+/// What happened to all messages with one message id, or to one message without an id.
 #[derive(Default)]
 struct Account {
     has_id: bool,
     published: u32,
     replays: u32,
     exists_twice: u32,
-    /// How often another worker got it while the first one did not know.
+    /// How often another worker received a message while the first one had not noticed the loss of its connection.
     splits: u32,
     redelivered: u32,
-    // Causes.
+    // Causes of doubt.
     unknowns: u32,
     orphans: u32,
-    /// Of these, owners that a message that ends its worker ended.
+    /// Orphans whose owner was ended by another, deadly message.
     orphans_beside_deadly: u32,
     unproven: u32,
     panics: u32,
     deaths: u32,
     // Requests.
-    /// Those that may have created a task, the open ones included.
+    /// Requests that may have created a task, open ones included.
     doubtful: u32,
     open: Vec<LifeNumber>,
-    /// The ledgers of the workers that sent one.
+    /// The ledgers of the workers that sent a request.
     sent_by: BTreeSet<usize>,
-    /// Attempts, as few and as many as there can be: whether a request was a probe is not always seen from outside.
+    /// The lowest and highest possible number of counted attempts: it is not always visible from outside whether a request was a
+    /// probe.
     spent: (u32, u32),
-    brought: u32,
+    /// Attempts that the published message's headers claim.
+    claimed_attempts: u32,
     /// The created tasks: subject, and when the request was sent.
     created: Vec<(usize, Instant)>,
-    told_created: BTreeMap<LifeNumber, Instant>,
+    created_answers: BTreeMap<LifeNumber, Instant>,
     is_rejected: bool,
-    /// When a user was told last that there may be two.
+    /// When a possible duplicate was last reported.
     reported: Option<Instant>,
     // The ledger.
     claims: BTreeMap<ClaimId, Claiming>,
     finished: BTreeSet<ClaimId>,
     resets: Vec<(usize, ReplayMark)>,
     ledger_failed: bool,
-    /// How often a worker turned to the ledger about it since it was delivered.
+    /// How often a worker used the ledger for it since its delivery.
     asked: BTreeMap<LifeNumber, u32>,
     // Deliveries.
-    hands: BTreeMap<LifeNumber, BTreeMap<u64, Hand>>,
+    deliveries: BTreeMap<LifeNumber, BTreeMap<u64, HeldDelivery>>,
 }
 
 /// A delivery that a worker has.
-struct Hand {
+struct HeldDelivery {
     connection: u64,
     since: Instant,
     delivered_before: bool,
@@ -84,14 +94,14 @@ impl Account {
     }
 }
 
-/// What became of one message.
+/// The state of one published message.
 #[derive(Default)]
 struct Progress {
     confirmed: BTreeMap<LifeNumber, Instant>,
     is_ended: bool,
 }
 
-/// See the module's documentation.
+/// Everything that happened in an episode, and every violation of a guarantee.
 pub(crate) struct Truth {
     script: Script,
     account_of: BTreeMap<usize, usize>,
@@ -100,10 +110,11 @@ pub(crate) struct Truth {
     progress: BTreeMap<usize, Progress>,
     gates: BTreeMap<LifeNumber, Gate>,
     on_token: BTreeMap<(LifeNumber, usize), usize>,
-    /// Tokens that were throttled, and those that were suspended.
+    /// Until when a worker must not use a token that was throttled.
     throttled: BTreeMap<(LifeNumber, usize), Rest>,
+    /// Until when a worker must not use a token that was suspended.
     suspended: BTreeMap<(LifeNumber, usize), Rest>,
-    /// Connections that their workers know as gone.
+    /// Connections whose loss their workers have noticed.
     gone: BTreeMap<u64, Instant>,
     dead: BTreeSet<LifeNumber>,
     stopping: BTreeSet<LifeNumber>,
@@ -117,7 +128,7 @@ pub(crate) struct Truth {
     has_one_ledger: bool,
     began: Instant,
     pub(crate) violations: Vec<String>,
-    /// All that happened.
+    /// All events with their times.
     pub(crate) trace: Vec<String>,
     pub(crate) met: Coverage,
 }
@@ -162,7 +173,7 @@ impl Truth {
         truth
     }
 
-    fn wrong(&mut self, what: String) {
+    fn violation(&mut self, what: String) {
         self.note(format!("VIOLATION {what}"));
         if self.violations.len() < 20 {
             self.violations.push(what);
@@ -203,22 +214,22 @@ impl Truth {
         self.dead.contains(&life)
     }
 
-    /// How many messages of an account no ledger recognises.
+    /// How many messages of an account no ledger can recognise as duplicates.
     fn extra(&self, account: usize) -> u32 {
         let account = &self.accounts[account];
         let twice = account.published.saturating_sub(1) + account.exists_twice;
         if self.has_one_ledger { 0 } else { twice }
     }
 
-    /// How often an account's attempts may have begun from none.
-    fn lives(&self, account: usize) -> u32 {
+    /// How often the count of attempts can have started at zero.
+    fn starts(&self, account: usize) -> u32 {
         let is_forgotten = !self.has_one_ledger || !self.accounts[account].has_id;
         let account = &self.accounts[account];
         let redelivered = if is_forgotten { account.redelivered } else { 0 };
         account.published + account.replays + account.exists_twice + account.splits + redelivered
     }
 
-    /// From now on nothing goes wrong by chance.
+    /// From now on no random fault occurs.
     pub(crate) fn calm(&mut self) {
         self.note("calm".to_owned());
         self.calm_since = Some(Instant::now());
@@ -243,34 +254,36 @@ impl Truth {
         if let Some(by) = by {
             self.accounts[by].deaths += 1;
             let stores = if self.has_one_ledger { 1 } else { self.ledger_of.values().collect::<BTreeSet<_>>().len() };
-            let most = wolkvox_task_worker::worker::decide::POISON * self.lives(by) * stores as u32;
+            let most = wolkvox_task_worker::worker::decide::POISON * self.starts(by) * stores as u32;
             let deaths = self.accounts[by].deaths;
             if deaths > most {
-                self.wrong(format!("a message ended {deaths} workers; {most} are enough to take it for poison"));
+                self.violation(format!(
+                    "a message ended {deaths} workers; after {most} it must be dead-lettered as poison"
+                ));
             }
         }
     }
 
-    /// A worker left after a signal, everything settled.
+    /// A worker stopped after a signal with all its messages settled.
     pub(crate) fn left(&mut self, life: LifeNumber) {
         self.dead.insert(life);
     }
 
-    /// The end: everything is settled, or time is up with `left_over` still somewhere.
+    /// Checks that every message is settled. `left_over` is what is not settled when the time is over.
     pub(crate) fn end(&mut self, left_over: &[String]) {
         for left in left_over {
-            self.wrong(format!("not settled within the time allowed after the last fault: {left}"));
+            self.violation(format!("not settled within the time allowed after the last fault: {left}"));
         }
         let lost: Vec<usize> = self.progress.iter().filter(|(_, p)| !p.is_ended).map(|(number, _)| *number).collect();
         if left_over.is_empty() && !lost.is_empty() {
-            self.wrong(format!("lost: messages {lost:?}"));
+            self.violation(format!("lost: messages {lost:?}"));
         }
         for account in 0..self.accounts.len() {
             self.tasks_are_reported(account);
         }
     }
 
-    /// A task that may be the second one is reported, by the log or by a dead letter that says so.
+    /// Checks that a second task is reported, by a log line or by a dead letter that says possibly created.
     fn tasks_are_reported(&mut self, number: usize) {
         let (extra, account) = (self.extra(number), &self.accounts[number]);
         let latest = account.created.iter().map(|(_, sent)| *sent).max();
@@ -278,22 +291,24 @@ impl Truth {
         if count < 2 || extra > 0 {
             return;
         }
-        // A copy without an id is unknown to the one with an id. A worker with a ledger of its own that was cut off may send once
-        // more and end before it can say so: what another worker said of the message stands.
+        // An earlier report counts in two cases: for a message without an id, whose copies get different ids; and for a worker with a
+        // ledger of its own, which can lose its connection, send once more, and end before it logs that.
         let since = if account.has_id && self.has_one_ledger { latest } else { None };
         if account.reported < since || account.reported.is_none() {
-            let text = format!("{count} tasks of {subjects:?} were created for one message, and nobody is told");
-            self.wrong(text);
+            let text = format!(
+                "{count} tasks of {subjects:?} were created for one message, and no log line or dead letter says so"
+            );
+            self.violation(text);
         }
     }
 
-    /// How long a delivery can wait for its turn although nothing fails any more.
+    /// How long a message can still wait after the last fault.
     fn recovery(&self) -> Duration {
         let set = &self.script.setting;
         set.recheck + set.retry_after_max.mul_f64(1.1) + set.hold + Duration::from_secs(120)
     }
 
-    /// Whether messages wait for each other.
+    /// Whether messages have to wait for each other.
     fn is_slow(&self) -> bool {
         let mut messages = self.script.messages.iter();
         self.script.setting.requests_per_second.is_some() || messages.any(|message| message.nature == Nature::Deadly)
@@ -319,7 +334,7 @@ impl Truth {
     }
 }
 
-/// A text header.
+/// A text header of a message.
 pub(crate) fn text(message: &Message, name: &str) -> Option<String> {
     let HeaderValue::LongString(text) = message.header(name)? else { return None };
     Some(text.to_string())

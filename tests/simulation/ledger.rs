@@ -1,4 +1,5 @@
-//! Ledgers that outlive the workers, are slow, and fail at times: having carried the operation out, or not, or later.
+//! Ledgers that survive the workers, can be slow, and can fail: after the operation was applied, without applying it, or before
+//! it is applied later.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -20,13 +21,13 @@ use crate::coverage::{Case, Met};
 use crate::invariants::{Truth, text};
 use crate::run::{OPERATION, QUEUE};
 use crate::schedule::chance;
-use crate::script::{Game, Ledgers, Script};
+use crate::script::{Draw, Ledgers, Script};
 use crate::world::{Life, World};
 
-/// Chance plays for what is about no message by this number.
+/// The number for random draws that concern no message.
 const ABOUT: usize = usize::MAX;
 
-/// One ledger's contents.
+/// The contents of one ledger.
 pub(crate) struct Store {
     inner: MemoryLedger,
     pub(crate) number: usize,
@@ -37,7 +38,7 @@ pub(crate) struct Store {
 pub(crate) enum Failure {
     NotDone,
     Done,
-    /// It is carried out after its caller has gone on.
+    /// The operation is applied after its caller has received the error.
     DoneLater,
 }
 
@@ -53,18 +54,18 @@ pub(crate) struct Stores {
 #[derive(Default)]
 struct State {
     made: usize,
-    /// The store that is in each place now: one for all workers, or one for each.
+    /// The current store of each place: one for all workers, or one for each worker.
     stores: BTreeMap<usize, Arc<Store>>,
     accounts: BTreeMap<Key, usize>,
     turns: BTreeMap<usize, u64>,
-    /// How operations fail, until when: for one worker, which can read all the same, or for all.
-    weather: BTreeMap<Option<usize>, (bool, Instant)>,
+    /// How operations fail, and until when. For one worker only writes fail; for all workers reads fail too.
+    outages: BTreeMap<Option<usize>, (bool, Instant)>,
 }
 
 impl Stores {
     pub(crate) fn new(script: &Script, truth: &Truth, true_clock: &FakeClock, clocks: &[FakeClock]) -> Self {
         let place = script.setting.ledgers;
-        // Redis has a clock of its own.
+        // Redis has its own clock.
         let clocks = if place == Ledgers::Shared { vec![true_clock.clone()] } else { clocks.to_vec() };
         let stores = Self { place, clocks, state: Mutex::default() };
         for message in &script.messages {
@@ -83,17 +84,17 @@ impl Stores {
         if self.place == Ledgers::Shared { 0 } else { worker }
     }
 
-    /// A message of that account has this id.
+    /// Registers a message id of an account.
     pub(crate) fn knows(&self, id: &str, account: usize) {
         self.state().accounts.insert(Key::new(QUEUE, OPERATION, id), account);
     }
 
-    /// Fails for one worker, or for all.
+    /// Lets operations fail, for one worker or for all.
     pub(crate) fn fail(&self, worker: Option<usize>, is_done: bool, lasts: Duration) {
-        self.state().weather.insert(worker, (is_done, Instant::now() + lasts));
+        self.state().outages.insert(worker, (is_done, Instant::now() + lasts));
     }
 
-    /// Forgets everything; a worker notices at its next start, or, where it is shared, at its next change.
+    /// Empties a ledger. A worker notices it at its next start, or at its next change if the ledger is shared.
     pub(crate) fn lose(&self, worker: usize) {
         self.state().stores.remove(&self.place(worker));
     }
@@ -114,7 +115,7 @@ impl Stores {
         store
     }
 
-    /// Whether the worker's ledger says that this message's task was created.
+    /// Whether the worker's ledger has the result `created` for this message.
     pub(crate) fn is_created(&self, life: &Life, message: &Message) -> bool {
         let id = text(message, "x-wtw-message-id").or_else(|| message.id().map(str::to_owned));
         let (Some(id), Some(ledger)) = (id, life.ledger()) else { return false };
@@ -128,7 +129,7 @@ impl Store {
         self.inner.get(key).now_or_never().and_then(Result::ok).flatten()
     }
 
-    /// Carries an operation out, seen by the truth.
+    /// Applies an operation and reports it to the truth.
     fn apply(&self, world: &World, life: &Life, key: &Key, account: usize, change: &Change) -> Changed {
         let before = self.entry(key);
         let changed = self.inner.change(key, change.clone()).now_or_never().and_then(Result::ok);
@@ -161,7 +162,7 @@ impl FakeLedger {
         self.open.lock().expect("no panic inside")
     }
 
-    /// What it has open; a shared one that was emptied is another one.
+    /// The store that is open. A shared store that was emptied is a new one.
     pub(crate) fn store(&self) -> Arc<Store> {
         if self.world.stores.place == Ledgers::Shared {
             return self.world.stores.current(self.life.worker);
@@ -169,7 +170,7 @@ impl FakeLedger {
         Arc::clone(&self.opened().0)
     }
 
-    /// Notices that a shared ledger was emptied, as Redis's ledger does with each change.
+    /// Notices that a shared ledger was emptied, as the Redis ledger does at each change.
     fn notice(&self) -> bool {
         let store = self.store();
         let mut opened = self.opened();
@@ -189,7 +190,7 @@ impl FakeLedger {
         self.world.stores.state().accounts[key]
     }
 
-    /// Waits as long as the store takes; how it fails, if it does.
+    /// Waits for the store's latency. Returns how the operation fails, if it does.
     async fn ask(&self, account: usize, writes: bool) -> Option<Failure> {
         let (world, stores) = (&self.world, &self.world.stores);
         self.life.alive().await;
@@ -200,15 +201,15 @@ impl FakeLedger {
             let mut state = stores.state();
             let turn = state.turns.entry(account).or_default();
             *turn += 1;
-            let mut dice = world.script.dice(Game::Ledger, account, *turn);
+            let mut dice = world.script.dice(Draw::Ledger, account, *turn);
             let unlucky = !world.is_calm() && chance(&mut dice, world.script.setting.ledger_faults);
             let places = [Some(None), writes.then_some(Some(self.life.worker))];
-            let mut weather = places.into_iter().flatten().filter_map(|place| state.weather.get(&place));
-            let weather = weather.find(|(_, until)| *until > Instant::now()).map(|(is_done, _)| *is_done);
-            let weather = weather.map(|is_done| if is_done { Failure::Done } else { Failure::NotDone });
+            let mut outages = places.into_iter().flatten().filter_map(|place| state.outages.get(&place));
+            let outages = outages.find(|(_, until)| *until > Instant::now()).map(|(is_done, _)| *is_done);
+            let outages = outages.map(|is_done| if is_done { Failure::Done } else { Failure::NotDone });
             let slow = if !world.is_calm() && chance(&mut dice, 20) { 3_500 } else { 3 };
             let random = FAILURES[dice.usize(0..3)];
-            (weather.or_else(|| unlucky.then_some(random)), dice.u64(0..slow))
+            (outages.or_else(|| unlucky.then_some(random)), dice.u64(0..slow))
         };
         if latency > 0 {
             sleep(Duration::from_millis(latency)).await;
@@ -229,14 +230,14 @@ impl FakeLedger {
         let store = self.store();
         let is_claim = matches!(change, Change::Claim { .. });
         let answer = match fault {
-            // As Redis's ledger: what was decided by another ledger is not claimed in this one.
+            // As in the Redis ledger, a claim that was decided with another ledger conflicts.
             Some(_) if is_other && is_claim => Err(error()),
             None if is_other && is_claim => Ok(Changed::Conflict(store.entry(key))),
             Some(Failure::NotDone) => Err(error()),
             Some(Failure::DoneLater) => {
                 let (key, life, change) = (*key, Arc::clone(life), change.clone());
                 world.after(Duration::from_millis(1_500), move |world| {
-                    // A file has nothing on its way when its worker dies.
+                    // With a file, an operation that is not applied is lost with its worker.
                     if world.stores.place == Ledgers::Shared || !life.is_dead() {
                         store.apply(&world, &life, &key, account, &change);
                     }
@@ -333,7 +334,7 @@ impl Ledger for FakeLedger {
     }
 }
 
-/// A failure as a store that is away has it.
+/// The error of a store that cannot be reached.
 fn error() -> LedgerError {
     static ERROR: OnceLock<LedgerError> = OnceLock::new();
     let away = || {

@@ -1,7 +1,7 @@
-//! The whole worker on in-memory edges with paused time: episodes made from seeds, with everything going wrong that can,
-//! and the [`invariants`] that hold all the same.
+//! Simulation of the whole worker with broker, CRM and ledger in memory and simulated time. Each seed generates an episode with
+//! messages and faults; the [`invariants`] check the guarantees of the contract.
 //!
-//! `make sim MESSAGES=10000000 SEED=1` runs at length. The same seed gives the same episode.
+//! `make sim MESSAGES=10000000 SEED=1` runs ten million messages. The same seed gives the same episode.
 #![cfg(test)]
 
 mod broker;
@@ -22,12 +22,12 @@ use std::sync::Once;
 use crate::run::{Campaign, campaign, episode};
 use crate::schedule::generate;
 
-/// What `make test` simulates at least.
+/// The number of messages that `make test` simulates at least.
 const MESSAGES: u64 = 100_000;
 const SEED: u64 = 1;
 
-/// Messages that panic are part of the simulation, and need no words.
-fn quiet() {
+/// Hides the output of simulated panics.
+fn hide_simulated_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let other = std::panic::take_hook();
@@ -40,32 +40,37 @@ fn quiet() {
 }
 
 #[expect(clippy::disallowed_methods, reason = "how tests are run is no configuration of the worker")]
-fn asked(name: &str) -> Option<u64> {
-    std::env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse().expect("a number"))
+fn number_variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().filter(|text| !text.is_empty()).map(|text| {
+        text.parse().unwrap_or_else(|_| panic!("{name} is {text:?}, which is not a whole number; correct or unset it"))
+    })
 }
 
 #[test]
 fn nothing_is_lost_duplicated_or_flooded() {
-    quiet();
-    let messages = asked("SIMULATE_MESSAGES").unwrap_or(MESSAGES);
-    let seed = asked("SIMULATE_SEED").unwrap_or(SEED);
+    hide_simulated_panics();
+    let messages = number_variable("SIMULATE_MESSAGES").unwrap_or(MESSAGES);
+    let seed = number_variable("SIMULATE_SEED").unwrap_or(SEED);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     match campaign(seed, messages, threads) {
         Ok(Campaign { messages, episodes, met }) => {
             println!(
-                "{messages} messages in {episodes} episodes from seed {seed}, which met\n{}",
+                "{messages} messages in {episodes} episodes from seed {seed}. Situations met:\n{}",
                 met.lines().join("\n")
             );
             let missing = met.missing();
-            assert!(messages < MESSAGES || missing.is_empty(), "never met: {missing:?}");
+            assert!(
+                messages < MESSAGES || missing.is_empty(),
+                "situations that no episode met: {missing:?}. Make the generated scripts reach them again."
+            );
         }
         Err(report) => panic!("{report}"),
     }
 }
 
 #[test]
-fn an_episode_repeats_itself() {
-    quiet();
+fn episode_of_one_seed_is_always_the_same() {
+    hide_simulated_panics();
     for seed in 1..20 {
         let [one, two] = [(); 2].map(|()| episode(&generate(seed)).trace);
         let first = one.iter().zip(&two).find(|(one, two)| one != two);

@@ -1,4 +1,4 @@
-//! What a worker tells its users in its log: which tasks may be the second one.
+//! Reads the workers' logs: for which messages they report a possible duplicate.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -12,28 +12,28 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::world::World;
 
-/// The beginning of the message that reports a possible duplicate.
+/// The beginning of the log message about a possible duplicate.
 const POSSIBLE_DUPLICATE: &str = "the CRM may have two tasks for this message";
 
 thread_local! {
     static WORLD: RefCell<Weak<World>> = RefCell::default();
-    /// Which message each task of the worker has just settled.
+    /// The message that each async task of the worker settled last.
     static SETTLED: RefCell<BTreeMap<tokio::task::Id, usize>> = RefCell::default();
 }
 
-/// From now on reports go to this world.
+/// From now on reports belong to this world.
 pub(crate) fn watch(world: &Arc<World>) {
     WORLD.set(Arc::downgrade(world));
 }
 
-/// The running task settles a message: what it reports next is about that one.
+/// The running async task settles a message: its next report is about that message.
 pub(crate) fn settles(number: usize) {
     if let Some(task) = tokio::task::try_id() {
         SETTLED.with_borrow_mut(|settled| settled.insert(task, number));
     }
 }
 
-/// Runs an episode with its workers' logs read.
+/// Runs an episode and reads its workers' logs.
 pub(crate) async fn watched<T>(episode: impl Future<Output = T>) -> T {
     SETTLED.take();
     let _guard = tracing::subscriber::set_default(LogReader);

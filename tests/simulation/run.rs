@@ -1,4 +1,4 @@
-//! Runs episodes, many at a time, and shortens one that failed.
+//! Runs episodes on several threads, and shortens an episode that failed.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,7 +22,7 @@ pub(crate) const QUEUE: &str = "wolkvox.tasks";
 /// The CRM's operation.
 pub(crate) const OPERATION: &str = "simulated";
 
-/// What an episode came to.
+/// The result of an episode.
 pub(crate) struct Ended {
     pub(crate) violations: Vec<String>,
     pub(crate) trace: Vec<String>,
@@ -30,7 +30,7 @@ pub(crate) struct Ended {
     pub(crate) met: Coverage,
 }
 
-/// One episode, in simulated time.
+/// Runs one episode in simulated time.
 pub(crate) fn episode(script: &Script) -> Ended {
     fastrand::seed(script.seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -90,10 +90,10 @@ fn happen(world: &Arc<World>, what: What) {
         What::Cut { worker, client, broker } => world.cut(worker, client, broker),
         What::Outage(fault, lasts) => world.outage(fault, lasts),
         What::Revoked(token, lasts) => world.revoke(token, lasts),
-        What::Publishing(confirm, lasts) => world.publish_weather(confirm, lasts),
+        What::Publishing(confirm, lasts) => world.start_publish_outage(confirm, lasts),
         What::CutOff { worker, client, broker, ledger } => {
             world.stores.fail(Some(worker), false, ledger);
-            // Messages wait for their claims by then.
+            // At this time messages wait for their claims.
             world.after(ledger / 4, move |world| world.cut(worker, client, broker));
         }
         What::NoLedger { taken, lasts } => world.stores.fail(None, taken, lasts),
@@ -103,9 +103,9 @@ fn happen(world: &Arc<World>, what: What) {
     }
 }
 
-/// Waits until everything has come to its end; what has not after the longest that it may take.
+/// Waits until every message is settled. Returns the messages that are not settled after the longest allowed time.
 async fn settle(world: &Arc<World>) -> Vec<String> {
-    /// For quotas, quarantines, held messages, deadly messages one after the other.
+    /// Time for quotas, suspended tokens, held messages, and several deadly messages one after the other.
     const SLACK: Duration = Duration::from_secs(8 * 3_600);
     let config = &world.config;
     let worst = Schedule::from(&config.retry).worst_case(config.crm.request_timeout);
@@ -181,14 +181,14 @@ pub(crate) fn configuration(script: &Script) -> Config {
     config
 }
 
-/// What a campaign came to.
+/// The result of a campaign.
 pub(crate) struct Campaign {
     pub(crate) messages: u64,
     pub(crate) episodes: u64,
     pub(crate) met: Coverage,
 }
 
-/// Runs episodes from `seed` on until `messages` are simulated or one fails, on `threads`.
+/// Runs episodes on `threads`, starting with `seed`, until `messages` are simulated or an episode fails.
 pub(crate) fn campaign(seed: u64, messages: u64, threads: usize) -> Result<Campaign, String> {
     let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
     let met = Mutex::new(Coverage::default());
@@ -220,7 +220,7 @@ pub(crate) fn campaign(seed: u64, messages: u64, threads: usize) -> Result<Campa
     }
 }
 
-/// What went wrong, with the shortest script found that shows it.
+/// The report of a failed episode, with the shortest script that still fails.
 fn report(script: &Script) -> String {
     let short = shorten(script.clone());
     let ended = episode(&short);
@@ -229,7 +229,7 @@ fn report(script: &Script) -> String {
     let messages: Vec<String> = short.messages.iter().map(|planned| format!("  {planned:?}")).collect();
     let events: Vec<String> = short.events.iter().map(|event| format!("  {event:?}")).collect();
     format!(
-        "seed {seed} fails; again with: make sim MESSAGES=1 SEED={seed}\n{} of its {count} messages are enough, with {} of its {} events:\n  {:?}\n{}\n{}\nwhat happened:\n  {trace}\nviolations:\n  {violations}",
+        "seed {seed} fails. Run it again with: make sim MESSAGES=1 SEED={seed}\n{} of its {count} messages are enough, with {} of its {} events:\n  {:?}\n{}\n{}\nwhat happened:\n  {trace}\nviolations:\n  {violations}",
         short.messages.len(),
         short.events.len(),
         script.events.len(),
@@ -239,10 +239,10 @@ fn report(script: &Script) -> String {
     )
 }
 
-/// Leaves out what is not needed to fail: halves first, then ever smaller pieces.
+/// Removes messages and events that are not needed for the failure: first halves, then smaller and smaller pieces.
 fn shorten(mut script: Script) -> Script {
     const MOST_TRIES: usize = 600;
-    // Who waits for the seed should not wait for an endless episode to be repeated.
+    // Bounded, so that the report comes soon also if each episode runs long.
     const LONGEST: Duration = Duration::from_secs(60);
     let (mut tries, began) = (0, Instant::now());
     let mut fails = |script: &Script| {

@@ -1,4 +1,4 @@
-//! Makes episodes from seeds.
+//! Generates the script of an episode from a seed.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub(crate) fn random_fault(rng: &mut Rng) -> Fault {
 
 pub(crate) fn random_confirm(rng: &mut Rng) -> Confirm {
     let confirm = pick(rng, &CONFIRMS);
-    // A message that is refused for good teaches little more.
+    // A permanent refusal ends a message early and tests little, so it is rare.
     if confirm == Confirm::Impossible && rng.u32(0..8) > 0 { Confirm::Refused } else { confirm }
 }
 
@@ -28,7 +28,7 @@ fn seconds(rng: &mut Rng, from: u64, to: u64) -> Duration {
     Duration::from_millis(rng.u64(from * 1000..=to * 1000))
 }
 
-/// The episode of a seed.
+/// Generates the script of a seed.
 pub(crate) fn generate(seed: u64) -> Script {
     let mut rng = Rng::with_seed(seed);
     let setting = setting(&mut rng);
@@ -42,7 +42,7 @@ fn setting(rng: &mut Rng) -> Setting {
     let delays = [&[][..], &[10], &[10, 60], &[10, 60, 300], &[5, 5, 30], &[60, 10]];
     let delays = pick(rng, &delays).iter().copied().map(Duration::from_secs).collect();
     let probe_initial = seconds(rng, 1, 3);
-    let stormy = |rng: &mut Rng, most: u32| if rng.bool() { 0 } else { rng.u32(1..=most) };
+    let fault_rate = |rng: &mut Rng, most: u32| if rng.bool() { 0 } else { rng.u32(1..=most) };
     let workers = rng.usize(1..=2);
     let ledgers = pick(rng, &[Ledgers::Shared, Ledgers::Shared, Ledgers::Local, Ledgers::Local, Ledgers::Memory]);
     let ahead = [(); 2].map(|()| pick(rng, &[0, 0, 0, 30, -30, 3_600, -3_600]));
@@ -68,10 +68,10 @@ fn setting(rng: &mut Rng) -> Setting {
         quota: (rng.u32(0..8) == 0).then(|| rng.u32(10..60)),
         midnight: seconds(rng, 60, 10_000),
         latency: Duration::from_millis(rng.u64(5..2000)),
-        crm_faults: stormy(rng, 400),
-        publish_faults: stormy(rng, 100),
-        ledger_faults: stormy(rng, 60),
-        crashes: stormy(rng, 30),
+        crm_faults: fault_rate(rng, 400),
+        publish_faults: fault_rate(rng, 100),
+        ledger_faults: fault_rate(rng, 60),
+        crashes: fault_rate(rng, 30),
     }
 }
 
@@ -82,7 +82,7 @@ fn messages(rng: &mut Rng, spread: Duration, rounds: u32, bad_kinds: &[(Nature, 
     let mut ids: Vec<String> = Vec::new();
     for subject in 0..subjects {
         let nature = nature(rng, bad, bad_kinds);
-        // Without an id nobody would know what killed the worker.
+        // Without an id the worker cannot know which message ended it.
         let without_id = nature != Nature::Deadly && chance(rng, 150);
         let conflicts = !ids.is_empty() && chance(rng, 40);
         let id = match (without_id, conflicts) {
@@ -112,7 +112,7 @@ fn pick_id(rng: &mut Rng, ids: &[String]) -> String {
     ids[rng.usize(0..ids.len())].clone()
 }
 
-/// What subjects can be bad at, the more frequent first.
+/// The natures of bad messages with their weights, the most frequent first.
 fn natures(setting: &Setting) -> Vec<(Nature, u32)> {
     let mut natures = vec![
         (Nature::Refused, 60),
@@ -121,7 +121,8 @@ fn natures(setting: &Setting) -> Vec<(Nature, u32)> {
         (Nature::Panics, 15),
         (Nature::TooLarge, 2),
     ];
-    // A ledger that is lost with the worker cannot know what ended the worker: RabbitMQ's delivery limit would end it.
+    // A memory ledger is lost with its worker and does not know the message that ended it. Only RabbitMQ's delivery limit stops such
+    // a message, and the simulation does not have it.
     if setting.strict || setting.ledgers != Ledgers::Memory {
         natures.push((Nature::Deadly, 12));
     }

@@ -1,5 +1,5 @@
-//! What an episode consists of: a set-up, messages to publish, and events that go wrong. All chance during the episode comes
-//! from [`Script::dice`], by name, so that leaving a message or an event out changes little else.
+//! The script of an episode: a set-up, messages to publish, and faults. Every random draw during the episode comes from
+//! [`Script::dice`], by name and number, so that removing a message or an event changes little else.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub(crate) struct Script {
     pub(crate) events: Vec<Event>,
 }
 
-/// The configuration, and the weather: chances in thousandths.
+/// The configuration, and the rates of random faults in thousandths.
 #[derive(Clone, Debug)]
 pub(crate) struct Setting {
     pub(crate) workers: usize,
@@ -40,7 +40,7 @@ pub(crate) struct Setting {
     pub(crate) requests_per_second: Option<f64>,
     /// Requests a day on a token.
     pub(crate) quota: Option<u32>,
-    /// From the beginning to midnight.
+    /// The time from the start to midnight.
     pub(crate) midnight: Duration,
     pub(crate) latency: Duration,
     pub(crate) crm_faults: u32,
@@ -49,44 +49,44 @@ pub(crate) struct Setting {
     pub(crate) crashes: u32,
 }
 
-/// Where the workers' ledgers are.
+/// The kind of the workers' ledgers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Ledgers {
-    /// One for all, like Redis.
+    /// One for all workers, like Redis.
     Shared,
-    /// Each worker has one, which survives it, like a file.
+    /// One for each worker, which survives the worker, like a file.
     Local,
-    /// Each worker has one, which is lost with it.
+    /// One for each worker, which is lost with the worker.
     Memory,
 }
 
 /// A message that is published.
 #[derive(Clone, Debug)]
 pub(crate) struct Planned {
-    /// Travels with it and all its copies.
+    /// The number in a header of the message and of all its copies.
     pub(crate) number: usize,
     pub(crate) at: Duration,
     pub(crate) id: Option<String>,
-    /// Messages about one subject have the same body.
+    /// Messages with the same subject have the same body.
     pub(crate) subject: usize,
     pub(crate) nature: Nature,
-    /// How many seconds before `at` its publisher dated it.
+    /// How many seconds the message's timestamp lies before `at`.
     pub(crate) dated: Option<u64>,
-    /// It arrives as from the dead-letter queue.
+    /// The message looks like one from the dead-letter queue.
     pub(crate) replay: bool,
-    /// Attempts that its headers tell of.
+    /// Attempts that its headers claim.
     pub(crate) attempts: u32,
 }
 
-/// What there is to a subject.
+/// What a subject's messages do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Nature {
     Good,
-    /// The CRM refuses it.
+    /// The CRM rejects it.
     Refused,
     NoJson,
     BadTask,
-    /// Each request about it kills the worker.
+    /// Each request about it ends the worker.
     Deadly,
     /// Processing it panics.
     Panics,
@@ -96,7 +96,7 @@ pub(crate) enum Nature {
 pub(crate) const NATURES: [Nature; 7] =
     [Nature::Good, Nature::Refused, Nature::NoJson, Nature::BadTask, Nature::Deadly, Nature::Panics, Nature::TooLarge];
 
-/// Something that happens to the parts.
+/// A fault, or an action of an operator.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Event {
     pub(crate) at: Duration,
@@ -105,26 +105,26 @@ pub(crate) struct Event {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum What {
-    /// The worker dies, and another takes its place after a while.
+    /// The worker dies, and another one starts in its place later.
     Crash(usize),
-    /// The worker is stopped by a signal, and started again.
+    /// The worker is stopped with a signal and started again.
     Restart(usize),
-    /// The consuming connection breaks: the worker and the broker notice after these times, until when acks are lost.
+    /// The consuming connection breaks. Worker and broker notice it after these times; until then acks are lost.
     Cut { worker: usize, client: Duration, broker: Duration },
-    /// For so long the ledger answers a worker and takes nothing from it, and its connection breaks meanwhile; the CRM it
-    /// reaches.
+    /// For the time `ledger`, the worker can read the ledger but not write to it, and its connection to the broker breaks. It still
+    /// reaches the CRM.
     CutOff { worker: usize, client: Duration, broker: Duration, ledger: Duration },
-    /// All requests to the CRM end so.
+    /// All requests to the CRM end with this fault.
     Outage(Fault, Duration),
-    /// A token is refused.
+    /// The CRM refuses a token.
     Revoked(usize, Duration),
-    /// Publishes end so.
+    /// All publishes end in this way.
     Publishing(Confirm, Duration),
-    /// The ledger fails, with or without taking what it is given.
+    /// The ledger fails, after it has applied the operation (`taken`) or without applying it.
     NoLedger { taken: bool, lasts: Duration },
-    /// A worker's clock is set, by seconds.
+    /// A worker's clock is set forward or back.
     ClockStep { worker: usize, seconds: i64 },
-    /// The ledger is emptied: a shared one at once, the worker's own before its next start.
+    /// A ledger is emptied: a shared one at once, a worker's own before its next start.
     LedgerLost(usize),
     /// An operator replays all dead letters.
     Replay,
@@ -167,7 +167,7 @@ impl What {
 }
 
 impl Event {
-    /// Whether it can happen where there is one worker.
+    /// Whether it can happen with only one worker.
     pub(crate) fn concerns_first(&self) -> bool {
         match self.what {
             What::Crash(worker)
@@ -226,10 +226,10 @@ pub(crate) enum Confirm {
     Returned,
     Blocked,
     Unconnected,
-    /// It arrived, but the confirm did not.
+    /// The copy is stored, but its confirm does not arrive.
     UnconfirmedStored,
     UnconfirmedLost,
-    /// The broker refuses it for good.
+    /// The broker refuses the copy permanently.
     Impossible,
 }
 
@@ -243,9 +243,9 @@ pub(crate) const CONFIRMS: [Confirm; 7] = [
     Confirm::Impossible,
 ];
 
-/// Where chance plays.
+/// What a random number is drawn for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Game {
+pub(crate) enum Draw {
     Request,
     Publish,
     Ledger,
@@ -254,14 +254,14 @@ pub(crate) enum Game {
 }
 
 impl Script {
-    /// Whether one ledger sees everything that is sent.
+    /// Whether a single ledger sees all requests.
     pub(crate) fn has_one_ledger(&self) -> bool {
         let is_lost = self.events.iter().any(|event| matches!(event.what, What::LedgerLost(_)));
         let set = &self.setting;
         !is_lost && (set.ledgers == Ledgers::Shared || (set.ledgers == Ledgers::Local && set.workers == 1))
     }
 
-    pub(crate) fn dice(&self, game: Game, of: usize, turn: u64) -> Rng {
+    pub(crate) fn dice(&self, game: Draw, of: usize, turn: u64) -> Rng {
         let mut mixed = self.seed ^ 0x9e37_79b9_7f4a_7c15;
         for part in [game as u64, of as u64, turn] {
             mixed = (mixed ^ part).wrapping_mul(0xff51_afd7_ed55_8ccd);

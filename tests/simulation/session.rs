@@ -1,5 +1,5 @@
-//! A worker's connection as `broker::session` has it: the owner of the queue is compared before the first delivery is
-//! processed. And what a worker publishes.
+//! A worker's connection: as in `broker::session`, the owner of the queue is compared before the first delivery is processed.
+//! Also the worker's publisher.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,16 +17,16 @@ use crate::broker::{NUMBER, Stored};
 use crate::coverage::{Case, Met};
 use crate::invariants::text;
 use crate::schedule::{chance, random_confirm};
-use crate::script::{Confirm, Game};
+use crate::script::{Confirm, Draw};
 use crate::world::{Life, World};
 
-/// As long as a publisher waits for a confirm.
+/// How long a publisher waits for a confirm.
 const CONFIRM: Duration = Duration::from_secs(10);
-/// Chance plays for the owner queue's publishes by this number.
+/// The number for random draws about publishes to the owner queue.
 const OWNER: usize = usize::MAX;
 
 impl World {
-    /// Hands the deliveries of a connection to the worker until it stops.
+    /// Passes the deliveries of a connection to the worker until it stops.
     pub(crate) async fn consume(
         self: Arc<Self>,
         life: Arc<Life>,
@@ -73,10 +73,10 @@ impl World {
             let replay = if is_created { Case::ReplayOfCreated } else { Case::Replay };
             self.truth().met(Met::Case(if before { Case::RedeliveredReplay } else { replay }));
         }
-        self.truth().taken(number, life.number, message.delivery_tag, connection, (before, proves));
+        self.truth().received(number, life.number, message.delivery_tag, connection, (before, proves));
     }
 
-    /// Compares the queue's owner with this worker's ledger; whether that could be done.
+    /// Compares the queue's owner with this worker's ledger. True if that succeeded.
     async fn take_ownership(self: &Arc<Self>, life: &Arc<Life>) -> bool {
         let Some(ownership) = life.ownership() else { return false };
         sleep(Duration::from_millis(5)).await;
@@ -107,23 +107,24 @@ impl World {
 
     // Publishing copies.
 
-    pub(crate) fn publish_weather(&self, confirm: Confirm, lasts: Duration) {
-        self.broker().weather = Some((confirm, Instant::now() + lasts));
+    pub(crate) fn start_publish_outage(&self, confirm: Confirm, lasts: Duration) {
+        self.broker().publish_outage = Some((confirm, Instant::now() + lasts));
     }
 
     pub(crate) fn is_publishing_blocked(&self) -> bool {
-        self.broker().weather.is_some_and(|(_, until)| until > Instant::now())
+        self.broker().publish_outage.is_some_and(|(_, until)| until > Instant::now())
     }
 
     fn confirmation(&self, number: usize) -> (Option<Confirm>, Duration) {
         let mut broker = self.broker();
         let turn = broker.publishes.entry(number).or_default();
         *turn += 1;
-        let mut dice = self.script.dice(Game::Publish, number, *turn);
+        let mut dice = self.script.dice(Draw::Publish, number, *turn);
         let latency = Duration::from_millis(dice.u64(0..20));
         let unlucky = !self.is_calm() && chance(&mut dice, self.script.setting.publish_faults);
-        let weather = broker.weather.filter(|(_, until)| *until > Instant::now()).map(|(confirm, _)| confirm);
-        let fault = weather.or_else(|| unlucky.then(|| random_confirm(&mut dice)));
+        let publish_outage =
+            broker.publish_outage.filter(|(_, until)| *until > Instant::now()).map(|(confirm, _)| confirm);
+        let fault = publish_outage.or_else(|| unlucky.then(|| random_confirm(&mut dice)));
         if let Some(fault) = fault {
             self.truth().met(Met::Publish(fault));
             broker.last_failure = Some(Instant::now());
@@ -131,7 +132,7 @@ impl World {
         (fault, latency)
     }
 
-    /// A copy reaches its queue.
+    /// Stores a copy on its queue. False if there is no such queue.
     fn store(self: &Arc<Self>, number: usize, queue: &str, message: Message) -> bool {
         let config = &self.config;
         let work = &config.broker.queue;
@@ -139,7 +140,7 @@ impl World {
             self.stores.knows(&id, self.truth().account_of(number));
         }
         if *queue == config.broker.dead_letter_queue {
-            self.truth().died(number, &message);
+            self.truth().dead_lettered(number, &message);
             self.broker().dead.push(Stored::new(number, message));
             return true;
         }
@@ -160,12 +161,12 @@ impl World {
     }
 }
 
-/// A delivery of a connection that is gone: nobody settles it.
+/// Drops a delivery of a connection that is gone, without settling it.
 fn forget(delivery: Delivery) {
     debug_assert!(!delivery.acker.is_open());
 }
 
-/// As the broker delivers what a queue's TTL brought back.
+/// The message as the broker delivers it after its time on a retry queue.
 fn expired(mut message: Message, queue: String) -> Message {
     let mut death = Headers::default();
     death.insert("reason".into(), HeaderValue::LongString("expired".into()));

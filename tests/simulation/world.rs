@@ -1,4 +1,4 @@
-//! The world of one episode: the parts, the worker processes, and what is done to them.
+//! The world of one episode: broker, CRM, ledgers and worker processes, and the faults that happen to them.
 
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -31,17 +31,17 @@ use crate::invariants::Truth;
 use crate::invariants::requests::Request;
 use crate::ledger::{FakeLedger, Stores};
 use crate::schedule::chance;
-use crate::script::{Game, Script};
+use crate::script::{Draw, Script};
 use crate::session::FakePublisher;
 
-/// How many deaths chance may bring about in one episode, those of the script and of deadly messages apart.
+/// The most random crashes in one episode, without those of the script and of deadly messages.
 const MOST_CRASHES: u32 = 8;
-/// How long a stopped worker may take to settle its messages.
+/// The longest time in which a stopped worker settles its messages.
 const GRACE: Duration = Duration::from_secs(25);
-/// How much longer than a request another worker's claim must stand still.
+/// How much longer than a request another worker's claim must stay unchanged.
 const ORPHAN_MARGIN: Duration = Duration::from_secs(5);
 
-/// Which worker process, counted over restarts.
+/// The number of a worker process. Each start gets a new one.
 pub(crate) type LifeNumber = u64;
 
 /// A worker process, from start to end.
@@ -60,7 +60,7 @@ impl Life {
         self.is_dead.load(Ordering::Relaxed)
     }
 
-    /// What a dead worker asks for never comes.
+    /// Never returns in a dead worker, so that nothing more happens in it.
     pub(crate) async fn alive(&self) {
         if self.is_dead() {
             pending::<()>().await;
@@ -82,7 +82,7 @@ struct Process {
     tasks: TaskTracker,
 }
 
-/// See the module's documentation.
+/// All parts of one episode.
 pub(crate) struct World {
     pub(crate) script: Script,
     pub(crate) config: Config,
@@ -91,8 +91,9 @@ pub(crate) struct World {
     pub(crate) crm: Mutex<CrmState>,
     pub(crate) broker: Mutex<FakeBroker>,
     truth: Mutex<Truth>,
-    /// The true time, and that of each worker.
+    /// The true time.
     pub(crate) true_clock: FakeClock,
+    /// The clock of each worker.
     pub(crate) clocks: Vec<FakeClock>,
     is_calm: AtomicBool,
     lives: AtomicU64,
@@ -130,7 +131,7 @@ impl World {
         self.truth.lock().expect("no panic inside")
     }
 
-    /// From now on nothing goes wrong by chance.
+    /// From now on no random fault occurs.
     pub(crate) fn calm_down(&self) {
         self.is_calm.store(true, Ordering::Relaxed);
         self.truth().calm();
@@ -142,7 +143,7 @@ impl World {
 
     // Workers.
 
-    /// Starts a worker in that place, where there is none.
+    /// Starts a worker in a place, if there is none.
     pub(crate) fn start(self: &Arc<Self>, worker: usize) {
         if self.processes()[worker].is_some() {
             return;
@@ -160,10 +161,10 @@ impl World {
         });
         life.publish_gate.set_can_reject(true);
         let (ended, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let made = Arc::new(self.worker(&life, &tasks));
-        self.tasks.spawn(Arc::clone(&made.recorder).watch(ended.clone()));
-        let running = self.tasks.spawn(made.run(receiver, tasks.clone()));
-        // It ends once it has returned what was not begun.
+        let built = Arc::new(self.worker(&life, &tasks));
+        self.tasks.spawn(Arc::clone(&built.recorder).watch(ended.clone()));
+        let running = self.tasks.spawn(built.run(receiver, tasks.clone()));
+        // The worker has ended as soon as it has requeued the messages that it did not start.
         let closing = tasks.clone();
         self.tasks.spawn(async move {
             let _ = running.await;
@@ -184,7 +185,7 @@ impl World {
         Gate::new(&config.gate, &config.crm, config.retry.retry_after_max, clock, on_change)
     }
 
-    /// Puts a worker together as `app` does.
+    /// Builds a worker as `app` does.
     fn worker(self: &Arc<Self>, life: &Arc<Life>, tasks: &TaskTracker) -> Worker {
         let (config, clock) = (&self.config, self.clocks[life.worker].clock());
         let events = Arc::new(Events::new("/", &config.broker.queue, Timestamp::UNIX_EPOCH));
@@ -231,7 +232,7 @@ impl World {
         self.processes.lock().expect("no panic inside")
     }
 
-    /// The worker in that place dies now.
+    /// The worker in a place dies now.
     pub(crate) fn crash(self: &Arc<Self>, worker: usize) {
         let life = self.processes()[worker].as_ref().map(|process| Arc::clone(&process.life));
         if let Some(life) = life {
@@ -239,7 +240,7 @@ impl World {
         }
     }
 
-    /// A worker dies now, be it while stopping; another follows.
+    /// A worker dies now, also while it is stopping. Another one starts later in its place.
     pub(crate) fn kill(self: &Arc<Self>, life: &Life, by: Option<&Request>) {
         if life.is_dead.swap(true, Ordering::Relaxed) {
             return;
@@ -250,7 +251,7 @@ impl World {
         }
         self.truth().crashed(number, by.map(|request| request.account));
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
-        let mut dice = self.script.dice(Game::Reconnect, worker, turn);
+        let mut dice = self.script.dice(Draw::Reconnect, worker, turn);
         let noticed = Duration::from_millis(if dice.bool() { dice.u64(0..20) } else { dice.u64(0..30_000) });
         let back = Duration::from_millis(dice.u64(500..20_000));
         self.after(noticed, move |world| world.hang_up(number));
@@ -260,7 +261,7 @@ impl World {
     /// Whether the worker dies at this point.
     pub(crate) fn dies(self: &Arc<Self>, life: &Life) -> bool {
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
-        let mut dice = self.script.dice(Game::Crash, life.worker, turn);
+        let mut dice = self.script.dice(Draw::Crash, life.worker, turn);
         let unlucky = !self.is_calm() && !life.is_dead() && chance(&mut dice, self.script.setting.crashes);
         if unlucky && self.crashes.fetch_add(1, Ordering::Relaxed) < MOST_CRASHES {
             self.kill(life, None);
@@ -269,7 +270,7 @@ impl World {
         false
     }
 
-    /// Stops the worker in that place as a signal does; it is killed when its grace has passed.
+    /// Stops the worker in a place as a signal does. It is killed when its grace is over.
     pub(crate) async fn stop(self: &Arc<Self>, worker: usize) {
         let Some(process) = self.processes()[worker].take() else { return };
         self.cancel_consumer(process.life.number);
@@ -288,7 +289,7 @@ impl World {
         self.hang_up(process.life.number);
     }
 
-    /// Does something later.
+    /// Does something after a wait.
     pub(crate) fn after(self: &Arc<Self>, wait: Duration, then: impl FnOnce(Arc<Self>) + Send + 'static) {
         let world = Arc::clone(self);
         self.tasks.spawn(async move {

@@ -103,7 +103,7 @@ fn every_queue_that_messages_are_sent_to_is_declared() {
 }
 
 #[test]
-fn arguments_have_the_types_that_the_broker_takes() {
+fn arguments_have_the_types_that_the_broker_accepts() {
     let topology = Topology::new(&broker(true), &seconds(&[10]));
     for queue in &topology.queues {
         let table = table(queue);
@@ -122,13 +122,13 @@ fn arguments_have_the_types_that_the_broker_takes() {
 }
 
 #[test]
-fn a_name_has_at_most_255_bytes() {
+fn queue_name_over_255_bytes_is_refused() {
     assert!(short(&"ä".repeat(127)).is_ok());
     assert!(short(&"ä".repeat(128)).unwrap_err().message.contains("more than 255 bytes"));
 }
 
 #[test]
-fn a_queue_with_other_arguments_is_explained_and_anything_else_passed_on() {
+fn queue_with_other_arguments_is_explained_and_other_errors_are_kept() {
     let error = |code| BrokerError { message: "inequivalent arg 'x-max-length'".to_owned(), code };
     match explain(error(Some(BrokerError::PRECONDITION_FAILED)), "tasks") {
         TopologyError::Differs(said) => {

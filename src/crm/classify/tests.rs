@@ -11,12 +11,12 @@ fn judge(status: u16, body: impl AsRef<[u8]>) -> Classified {
     classify(&HttpResult::Reply(reply), Timestamp::UNIX_EPOCH)
 }
 
-/// What a body with this code and text comes to, in the vendor's shape.
+/// Classifies a body in the vendor's form with this code and text.
 fn check(code: i64, msg: &str, outcome: Outcome) {
     for (status, code_written) in [
         (200, json!(code)),
         (200, json!(code.to_string())),
-        // The code decides, whatever the status says; but for 200, which a status can contradict.
+        // The code decides, whatever the status is. Only for code 200 an error status counts.
         (if code == 200 { 201 } else { 500 }, json!(code)),
     ] {
         for msg in [msg.to_owned(), msg.to_lowercase(), format!(" {msg}. ")] {
@@ -98,7 +98,7 @@ fn status_decides_when_there_is_no_verdict() {
 
 const OK: &str = r#"{"code": 200, "error": "null", "msg": "Succesfully create record", "data": {"wolkvox_id": "1"}}"#;
 
-/// What is too large for a file in `tests/cases/answers`, where all other shapes are.
+/// Bodies that are too large for a file in `tests/cases/answers`, which has all other cases.
 #[test]
 fn verdict_is_found_in_large_bodies() {
     let big = "x".repeat(10 << 20);
@@ -118,7 +118,7 @@ fn verdict_is_found_in_large_bodies() {
 }
 
 #[test]
-fn what_was_said_is_quoted_as_far_as_it_can_be_read() {
+fn crm_text_is_read_from_msg_or_error() {
     let long = "ñ".repeat(2_000);
     for (body, message) in [
         (json!({"code": 400, "error": "BAD REQUEST", "msg": "why"}).to_string(), Some("why")),
@@ -137,7 +137,7 @@ fn what_was_said_is_quoted_as_far_as_it_can_be_read() {
 }
 
 #[test]
-fn without_an_answer_it_matters_whether_the_request_left() {
+fn missing_answer_is_unavailable_or_unknown_by_whether_it_was_sent() {
     let why = "connection refused".to_owned();
     for (answer, outcome) in [
         (HttpResult::NotSent(why.clone()), Outcome::Unavailable),
@@ -184,7 +184,7 @@ fn retry_after_is_seconds_or_a_date() {
 }
 
 #[test]
-fn a_token_that_the_crm_repeats_is_hidden() {
+fn token_that_the_crm_repeats_is_hidden() {
     let secret = "s3cret-token-0123456789";
     for msg in [
         format!("TOKEN {secret} IS NOT {secret}"),
@@ -208,7 +208,7 @@ fn a_token_that_the_crm_repeats_is_hidden() {
 }
 
 #[test]
-fn token_information_accepts_or_not_or_says_nothing() {
+fn token_information_accepts_refuses_or_is_inconclusive() {
     for (body, accepted) in [
         (r#"{"code": "200", "error": "null", "data": {"token_limit": 4800}}"#, Some(true)),
         (r#"{"code": 401, "error": "UNAUTHORIZED"}"#, Some(false)),
@@ -224,7 +224,7 @@ fn token_information_accepts_or_not_or_says_nothing() {
     assert_eq!(token_accepted(&HttpResult::NoAnswer(String::new())), None);
 }
 
-/// Pieces of answers, put together in any order.
+/// Answers built from pieces in any order.
 fn bodies() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         prop::sample::select(vec![
@@ -256,7 +256,7 @@ fn bodies() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
 }
 
-/// Whether the text ends in a whole JSON object with the code 200 of its own.
+/// Whether the text ends in a complete JSON object whose own code is 200.
 fn ends_in_code_200(text: &str) -> bool {
     text.match_indices('{').any(|(from, _)| {
         text.get(from..)
@@ -268,7 +268,7 @@ fn ends_in_code_200(text: &str) -> bool {
 
 proptest! {
     #[test]
-    fn whatever_comes_back_is_judged(body in bodies(), status in any::<u16>()) {
+    fn any_answer_is_classified(body in bodies(), status in any::<u16>()) {
         let classified = judge(status, &body);
         if classified.outcome == Outcome::Created {
             prop_assert!(status < 300 && ends_in_code_200(&String::from_utf8_lossy(&body)));
@@ -278,7 +278,7 @@ proptest! {
     }
 
     #[test]
-    fn a_verdict_that_is_cut_off_creates_nothing(
+    fn verdict_that_is_cut_off_is_not_created(
         msg in "\\PC{0,20}", nested in any::<bool>(), at in any::<prop::sample::Index>(), before in "[^{}\\[\\]<]{0,20}",
     ) {
         let data = if nested { json!({"code": 200}) } else { json!({"wolkvox_id": msg}) };
@@ -296,7 +296,7 @@ proptest! {
 }
 
 #[test]
-fn the_quotas_reset_is_read_in_the_forms_that_it_may_have() {
+fn quota_reset_is_read_in_every_documented_form() {
     let information = |code: &str, data: &str| {
         let body = format!(r#"{{"code": {code}, "error": "null", "msg": "…", "data": {data}}}"#).into_bytes();
         HttpResult::Reply(Reply { status: 200, retry_after: None, body })

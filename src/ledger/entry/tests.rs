@@ -1,4 +1,4 @@
-//! What each operation does to an entry, as tables of cases; and what holds whatever the order of operations.
+//! Tables of cases for each operation on an entry, and properties that hold for any order of operations.
 
 use proptest::prelude::*;
 
@@ -38,7 +38,7 @@ fn finish(id: u64, result: AttemptResult, attempts: u32) -> Change {
     Change::Finish { id: ClaimId(id), digest: digest(0), result, attempts, at: at(9), epoch: 2 }
 }
 
-/// A message that was tried three times.
+/// An entry after three attempts.
 fn closed() -> Entry {
     Entry {
         version: 100,
@@ -54,7 +54,7 @@ fn closed() -> Entry {
     }
 }
 
-/// The same with claim 5 open for the fourth attempt.
+/// The same entry with claim 5 open for the fourth attempt.
 fn open() -> Entry {
     Entry { claim: Some(Claim { id: ClaimId(5), owner: OWNER, at: at(-50) }), attempts: 4, ..closed() }
 }
@@ -67,7 +67,7 @@ fn created(entry: Entry) -> Entry {
     Entry { result: KnownResult::Created, ..entry }
 }
 
-/// The entry that `change` makes of `entry`.
+/// The entry after `change`.
 fn after(entry: &Entry, change: &Change) -> Entry {
     let (after, changed) = apply(Some(entry.clone()), change);
     assert_eq!(changed, Changed::Done(after.clone()), "{change:?}");
@@ -125,7 +125,7 @@ fn claim_of_an_entry_is_added_and_keeps_what_is_known() {
     for (before, new, after) in [
         (closed(), plain.clone(), closed()),
         (orphaned.clone(), plain.clone(), orphaned.clone()),
-        // There may be one task more than the new attempts make.
+        // The attempts before the reset may have created a task.
         (orphaned.clone(), reset, started_over.clone()),
         (closed(), doubtful, in_doubt(closed())),
         (orphaned, both, in_doubt(started_over)),
@@ -138,7 +138,7 @@ fn claim_of_an_entry_is_added_and_keeps_what_is_known() {
 }
 
 #[test]
-fn claim_conflicts_with_what_the_caller_had_not_seen() {
+fn claim_conflicts_when_the_entry_has_changed() {
     let reset = NewClaim { reset: true, replay: mark(1), ..new(6, 1) };
     for (entry, expected, new) in [
         (None, Some(100), new(6, 1)),
@@ -149,7 +149,7 @@ fn claim_conflicts_with_what_the_caller_had_not_seen() {
         (Some(open()), Some(100), reset.clone()),
         (Some(created(closed())), Some(100), new(6, 1)),
         (Some(created(closed())), Some(100), reset),
-        // Given again after another worker had finished it as an orphan.
+        // The claim is repeated after another worker finished it as an orphan.
         (Some(Entry { version: 101, ..in_doubt(closed()) }), Some(100), new(5, 4)),
     ] {
         let change = claim(expected, new);
@@ -158,11 +158,11 @@ fn claim_conflicts_with_what_the_caller_had_not_seen() {
 }
 
 #[test]
-fn claim_given_again_has_succeeded() {
+fn repeated_claim_has_succeeded() {
     let change = claim(Some(100), new(6, 4));
     let claimed = after(&closed(), &change);
     assert_nothing(Some(claimed.clone()), &change);
-    // Another worker recorded a task of an earlier claim meanwhile: the claim stands, the caller reads the result.
+    // Another worker recorded the created task of an earlier claim: the claim stays open, and the caller reads the result.
     let created = after(&claimed, &finish(4, AttemptResult::Created, 3));
     assert_nothing(Some(created), &change);
 }
@@ -188,7 +188,7 @@ fn withdrawal_removes_its_own_claim_once() {
     let once = after(&open(), &own);
     assert_eq!(once, Entry { version: 101, claim: None, attempts: 3, ..open() });
     assert_eq!(after(&once, &own), Entry { version: 102, ..once });
-    // A created task of an earlier claim stays.
+    // The created task of an earlier claim stays recorded.
     let created = created(open());
     assert_eq!(after(&created, &own), Entry { version: 101, claim: None, attempts: 3, ..created });
 }
@@ -202,13 +202,13 @@ fn finish_of_the_open_claim_records_its_result() {
         (open(), AttemptResult::NotCreated, not_created, false, 0),
         (open(), AttemptResult::InDoubt, doubt, true, 0),
         (open(), AttemptResult::Orphaned, doubt, true, 1),
-        // In doubt until created, whatever comes between.
+        // The result stays in doubt until `created` is recorded.
         (orphaned.clone(), AttemptResult::NotCreated, doubt, true, 0),
         (orphaned.clone(), AttemptResult::InDoubt, doubt, true, 0),
         (orphaned.clone(), AttemptResult::Orphaned, doubt, true, 3),
         (orphaned, AttemptResult::Created, KnownResult::Created, true, 0),
         (Entry { orphans: u32::MAX, ..open() }, AttemptResult::Orphaned, doubt, true, u32::MAX),
-        // Another worker's claim, made of the message before this one was recorded as created.
+        // Another worker's claim, written before this task was recorded as created.
         (created(open()), AttemptResult::NotCreated, KnownResult::Created, false, 0),
         (created(open()), AttemptResult::InDoubt, KnownResult::Created, false, 0),
     ] {
@@ -249,7 +249,7 @@ fn created_is_recorded_whatever_claim_is_open_and_never_taken_back() {
     let recorded = |entry| Entry { version: 101, digest: digest(1), epoch: 2, at: at(9), ..created(entry) };
     assert_eq!(after(&closed(), &change), recorded(closed()));
     assert_eq!(after(&in_doubt(closed()), &change), recorded(in_doubt(closed())));
-    // The request of the other claim may make a second task.
+    // The request of the other claim may create a second task.
     assert_eq!(after(&open(), &change), Entry { doubted: true, ..recorded(open()) });
     let (from_nothing, _) = apply(None, &change);
     let from_nothing = from_nothing.unwrap();
@@ -273,7 +273,7 @@ fn created_is_recorded_whatever_claim_is_open_and_never_taken_back() {
 }
 
 #[test]
-fn names_of_results_are_read_back() {
+fn names_of_results_are_read_as_written() {
     for result in KnownResult::ALL {
         assert_eq!(KnownResult::parse(result.as_str()), Some(result));
     }
@@ -281,7 +281,7 @@ fn names_of_results_are_read_back() {
 }
 
 #[test]
-fn entry_expires_by_its_age_unless_a_claim_is_open() {
+fn entry_expires_at_its_age_unless_a_claim_is_open() {
     let second = Duration::from_secs(1);
     let changed = Entry { at: at(0), ..closed() };
     for (now, is_expired) in [(at(-5000), false), (at(999), false), (at(1000), true), (at(1_000_000), true)] {
@@ -292,7 +292,7 @@ fn entry_expires_by_its_age_unless_a_claim_is_open() {
     assert!(!changed.is_expired(Timestamp::MIN, Duration::MAX));
 }
 
-/// One operation of some worker, on what it may have seen at any time.
+/// One operation of a worker, based on any version that it may have read.
 #[derive(Clone, Debug)]
 enum Step {
     Claim {
@@ -304,7 +304,7 @@ enum Step {
         result: AttemptResult,
     },
     Withdraw(NewClaim),
-    /// The operation of an earlier step, given again or arriving late.
+    /// The operation of an earlier step, repeated or late.
     Again(usize),
 }
 
@@ -332,7 +332,7 @@ proptest! {
     #[test]
     fn invariants_hold_whatever_the_order_of_operations(steps in steps()) {
         let mut entry: Option<Entry> = None;
-        // What a worker may have seen last: each version so far, and no entry.
+        // The version that the worker read last: any version so far, or no entry.
         let mut seen = vec![None];
         let (mut given, mut claimed): (Vec<Change>, Vec<ClaimId>) = (Vec::new(), Vec::new());
         for step in steps {
@@ -351,7 +351,7 @@ proptest! {
             given.push(change.clone());
             let (after, changed) = apply(entry.clone(), &change);
             if let (Change::Claim { new, .. }, Some(after)) = (&change, &after) {
-                prop_assert!(!claimed.contains(&new.claim.id), "claim {:?} was made twice", new.claim.id);
+                prop_assert!(!claimed.contains(&new.claim.id), "claim {:?} was accepted twice", new.claim.id);
                 prop_assert!(entry.as_ref().is_none_or(|before| before.claim.is_none()), "two open claims");
                 prop_assert_eq!(after.claim, Some(new.claim));
                 claimed.push(new.claim.id);
@@ -371,7 +371,7 @@ proptest! {
     }
 }
 
-/// What no change takes back.
+/// What no operation can undo.
 fn check_kept(before: &Entry, after: &Entry, change: &Change) -> Result<(), TestCaseError> {
     prop_assert!(after.doubted || !before.doubted, "a doubt was forgotten by {change:?}");
     if before.result == KnownResult::Created {

@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_system_is_that_of_the_longest_mount_point() {
+    fn file_system_is_found_by_the_longest_mount_point() {
         let mounts = "22 1 8:1 / / rw - ext4 /dev/a rw\n\
                       30 22 0:30 / /var/lib/my\\040data rw,relatime shared:1 - nfs4 host:/x rw\n\
                       31 22 0:31 / /var/lib/my\\040data/local rw - ext4 /dev/b rw\n";

@@ -1,4 +1,4 @@
-//! The store in a file: on a real disk, on one that is full or damaged, and in processes that are killed.
+//! Tests of the file ledger: on a real disk, on a full disk, with damaged files, and in processes that are killed.
 
 mod damage;
 mod process;
@@ -20,7 +20,7 @@ use crate::ledger::suite::{FakeClock, Fixture, Model, ROOMY, TIGHT, durable_suit
 use crate::ledger::tests::block_on;
 use crate::ledger::{AttemptResult, Change, Changed, Ledger, LedgerError, renew_id};
 
-/// A folder that is gone when it is dropped.
+/// A temporary folder, removed when it is dropped.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -61,13 +61,13 @@ fn shell(path: &Path) -> Connection {
     Connection::open(path).unwrap()
 }
 
-/// A first claim of the message with that number.
+/// The first claim of the message with this number.
 async fn put(ledger: &dyn Ledger, id: u32) -> Result<Changed, LedgerError> {
     let claim = Change::Claim { expected: None, new: first(id.into(), FakeClock::new().now()) };
     ledger.change(&key(id.to_be_bytes()), claim).await
 }
 
-/// How many of the messages `0..` there are without a gap; none may come after one.
+/// How many of the messages `0..` have an entry. Panics if there is an entry after a gap.
 async fn prefix(ledger: &dyn Ledger, most: u32) -> u32 {
     let mut found = Vec::new();
     for id in 0..most {
@@ -91,7 +91,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 #[tokio::test]
-async fn file_does_what_every_store_does() {
+async fn file_ledger_passes_the_suite() {
     let folder = Folder::new();
     suite(async |limits, clock| {
         let path = folder.file(&fastrand::u64(..).to_string());
@@ -106,7 +106,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn file_is_like_the_model_however_often_it_is_opened(steps in steps()) {
+    fn file_ledger_matches_the_model_across_restarts(steps in steps()) {
         block_on(async {
             let (folder, clock, mut model) = (Folder::new(), FakeClock::new(), Model::default());
             let path = folder.file("ledger");
@@ -124,7 +124,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn file_has_one_owner_at_a_time_and_is_free_after_it() {
+async fn file_has_one_owner_at_a_time_and_is_free_afterwards() {
     let folder = Folder::new();
     let path = folder.file("ledger");
     let ledger = open(&path).await;
@@ -154,7 +154,7 @@ async fn files_are_for_their_owner_alone_to_read() {
     assert!(!beside(&path, "-wal").exists(), "a clean end leaves one file");
 }
 
-/// How many transactions the -wal file holds: frames that say how large the file is after them (SQLite's file format, 4.1).
+/// How many transactions the -wal file holds: frames that contain the size of the database after them (SQLite's file format, 4.1).
 fn commits(path: &Path) -> usize {
     const HEADER: usize = 32;
     const FRAME: usize = 24 + 4096;
@@ -164,7 +164,7 @@ fn commits(path: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn changes_that_come_together_share_a_commit() {
+async fn concurrent_changes_share_a_commit() {
     let folder = Folder::new();
     let path = folder.file("ledger");
     let ledger = open(&path).await;
@@ -177,7 +177,7 @@ async fn changes_that_come_together_share_a_commit() {
 }
 
 #[tokio::test]
-async fn copy_that_another_program_made_beside_the_work_is_a_ledger() {
+async fn copy_made_while_the_worker_writes_is_a_valid_ledger() {
     let folder = Folder::new();
     let (path, copy) = (folder.file("ledger"), folder.file("copy"));
     let ledger = open(&path).await;
@@ -217,7 +217,7 @@ async fn renewed_ledger_has_another_id_and_proves_nothing() {
 }
 
 #[tokio::test]
-async fn reader_sees_what_was_written_and_makes_nothing() {
+async fn reader_sees_written_entries_and_creates_no_file() {
     let folder = Folder::new();
     let path = folder.file("ledger");
     let error = ReadOnlyLedger::open(&config(&path)).await.err().unwrap();
@@ -241,7 +241,7 @@ async fn reader_sees_what_was_written_and_makes_nothing() {
 }
 
 #[tokio::test]
-async fn places_where_no_ledger_can_be_say_why_and_what_to_do() {
+async fn unusable_ledger_paths_say_why_and_what_to_do() {
     let folder = Folder::new();
     let said = refused(&folder.file("missing/ledger")).await;
     assert!(said.contains("its folder does not exist; make the folder, or correct ledger.url"), "{said}");
@@ -267,7 +267,7 @@ async fn lock_of_another_program_is_waited_for_and_named() {
         assert!(error.contains("another program has locked it; end the other program's transaction"), "{error}");
     }
     assert_eq!(prefix(&ledger, 3).await, 0, "reading goes on, and nothing was written");
-    // One that is held for less than two seconds is no failure.
+    // A lock of less than two seconds is not a failure.
     let (waiting, ()) = tokio::join!(put(&ledger, 0), async { shell.execute_batch("COMMIT").unwrap() });
     waiting.unwrap();
     drop(ledger);
@@ -280,7 +280,7 @@ async fn lock_of_another_program_is_waited_for_and_named() {
 }
 
 #[tokio::test]
-async fn full_disk_is_named_and_work_goes_on_when_there_is_room() {
+async fn full_disk_is_named_and_writes_continue_when_there_is_room() {
     use super::store::{Store, Task};
     let folder = Folder::new();
     let place = super::place::Place::of(&folder.file("ledger"));
@@ -307,7 +307,7 @@ async fn full_disk_is_named_and_work_goes_on_when_there_is_room() {
 }
 
 #[tokio::test]
-async fn claim_of_another_result_is_no_failure_of_the_batch() {
+async fn conflicting_claim_does_not_fail_its_batch() {
     let folder = Folder::new();
     let fixture = open_fixture(&folder.file("ledger")).await;
     fixture.claim("a", 1).await;

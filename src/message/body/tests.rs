@@ -52,7 +52,7 @@ fn bodies_of_other_systems_are_named() {
 }
 
 #[test]
-fn a_task_message_is_no_foreign_one_whatever_else_it_has() {
+fn task_message_is_not_foreign_whatever_else_it_has() {
     let body = br#"{"name": "a", "name_module": "cases", "id_record": "1", "wolkvox_owner": "o",
         "completion_date": "2026-07-30 09:00:00", "specversion": "1.0", "type": "t", "source": "s", "pattern": 1, "data": 2}"#;
     let decoded = decode(body, UnknownFields::Ignore).unwrap();
@@ -60,7 +60,7 @@ fn a_task_message_is_no_foreign_one_whatever_else_it_has() {
 }
 
 #[test]
-fn a_gzip_body_is_unpacked_within_the_limit() {
+fn gzip_body_is_unpacked_within_the_limit() {
     let most = vec![b'x'; MAX_BODY];
     for (body, encoding, unpacked) in [
         (gzip(b"{}"), Some("gzip"), Ok(&b"{}"[..])),

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_keeps_all_but_what_is_the_brokers_and_says_whence_it_comes() {
+    fn copy_keeps_all_but_the_brokers_headers_and_names_its_origin() {
         let letter = message(
             Some("m"),
             &[
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_broker_gave_up_becomes_a_replay_too_with_an_id_of_its_own() {
+    fn message_dead_lettered_by_the_broker_is_replayed_with_its_own_id() {
         let letter = message(None, &[("x-death", death(1_767_225_600)), (retry_state::ATTEMPTS, number(2))]);
         let copy = properties(&letter, "q.dead", Timestamp::UNIX_EPOCH, 131_072);
         assert_eq!(copy.message_id().as_ref().unwrap().as_str(), derived_id(&letter));
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_fits_no_frame_goes_without_its_history() {
+    fn copy_that_fits_no_frame_is_published_without_its_history() {
         let letter = message(Some("m"), &[(retry_state::HISTORY, text(&"h".repeat(4_000)))]);
         assert_eq!(header(&properties(&letter, "q", Timestamp::UNIX_EPOCH, 4_096), retry_state::HISTORY), None);
         assert!(header(&properties(&letter, "q", Timestamp::UNIX_EPOCH, 8_192), retry_state::HISTORY).is_some());

@@ -27,7 +27,7 @@ fn written(failure: &Failure) -> Message {
 
 #[test]
 fn headers_have_the_contracts_names_and_types() {
-    let letter = written(&failure());
+    let dead_letter = written(&failure());
     for (name, value) in [
         ("x-wtw-dead-letter", number(1)),
         ("x-wtw-error-stage", text("send")),
@@ -44,7 +44,7 @@ fn headers_have_the_contracts_names_and_types() {
         ("x-wtw-original-exchange", text("tasks")),
         ("x-wtw-original-routing-key", text("new")),
     ] {
-        assert_eq!(letter.header(name), Some(&value), "{name}");
+        assert_eq!(dead_letter.header(name), Some(&value), "{name}");
     }
     let bare = written(&Failure::new(Stage::Map, Kind::InvalidTask, "name: is missing"));
     for name in ["x-wtw-crm-code", "x-wtw-crm-message", "x-wtw-http-status", "x-wtw-replay-count", "x-wtw-history"] {
@@ -53,7 +53,7 @@ fn headers_have_the_contracts_names_and_types() {
 }
 
 #[test]
-fn every_kind_and_stage_is_written_and_read_again() {
+fn every_kind_and_stage_is_read_as_it_was_written() {
     for kind in Kind::ALL {
         for stage in [Stage::Decode, Stage::Map, Stage::Send] {
             let read = DeadLetter::read(&written(&Failure::new(stage, kind, "why")));
@@ -78,7 +78,7 @@ fn every_kind_and_stage_is_written_and_read_again() {
     assert_eq!(DeadLetter::read(&written(&failure())), expected);
 }
 
-/// `x-death` as RabbitMQ writes it, the newest first.
+/// `x-death` as RabbitMQ writes it, with the newest entry first.
 fn deaths(reasons: &[&str]) -> HeaderValue {
     let death = |reason: &&str| {
         let table = [
@@ -96,7 +96,7 @@ fn deaths(reasons: &[&str]) -> HeaderValue {
 }
 
 #[test]
-fn what_the_broker_gave_up_shows_its_newest_reason() {
+fn message_dead_lettered_by_the_broker_shows_its_newest_reason() {
     for (reasons, kind) in [
         (&["expired"][..], "expired"),
         (&["delivery_limit", "expired"], "delivery_limit"),
@@ -111,12 +111,12 @@ fn what_the_broker_gave_up_shows_its_newest_reason() {
 }
 
 #[test]
-fn a_replay_that_the_broker_gave_up_does_not_show_its_old_reason() {
-    let mut letter = written(&failure());
-    let mut headers = letter.properties.headers().clone().unwrap();
+fn replay_dead_lettered_by_the_broker_does_not_show_its_old_reason() {
+    let mut dead_letter = written(&failure());
+    let mut headers = dead_letter.properties.headers().clone().unwrap();
     headers.insert("x-death".into(), deaths(&["delivery_limit"]));
-    letter.properties = letter.properties.with_headers(headers);
-    let read = DeadLetter::read(&letter);
+    dead_letter.properties = dead_letter.properties.with_headers(headers);
+    let read = DeadLetter::read(&dead_letter);
     assert_eq!(read.kind, "delivery_limit");
     assert_eq!(read.message, "RabbitMQ dead-lettered it: delivery_limit");
     assert_eq!((read.stage, read.crm_code, read.crm_message), (None, None, None));
@@ -124,7 +124,7 @@ fn a_replay_that_the_broker_gave_up_does_not_show_its_old_reason() {
 }
 
 #[test]
-fn what_explains_nothing_is_read_all_the_same() {
+fn dead_letter_without_a_known_reason_can_be_read() {
     let array = |value: HeaderValue| HeaderValue::FieldArray(FieldArray::from(vec![value]));
     for headers in [
         vec![],
@@ -142,7 +142,7 @@ fn what_explains_nothing_is_read_all_the_same() {
 }
 
 #[test]
-fn a_long_text_is_cut_at_a_character() {
+fn long_text_is_cut_at_a_character() {
     let long = Failure::new(Stage::Decode, Kind::InvalidTask, "ñ€".repeat(5_000));
     let read = DeadLetter::read(&written(&long));
     assert!(read.message.len() <= MAX_MESSAGE && read.message.len() > MAX_MESSAGE - 8);

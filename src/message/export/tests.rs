@@ -23,7 +23,7 @@ fn bodies(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn reads_every_form_byte_for_byte() {
+fn export_is_read_byte_for_byte_in_every_form() {
     for (text, expected) in [
         (r#" {"name" : "ñ"} "#, vec![r#"{"name" : "ñ"}"#]),
         (r#"[{"a":1}, {"b" :2}]"#, vec![r#"{"a":1}"#, r#"{"b" :2}"#]),
@@ -39,14 +39,14 @@ fn reads_every_form_byte_for_byte() {
 }
 
 #[test]
-fn places_and_lines_are_those_of_the_input() {
+fn problems_name_the_place_and_line_of_the_input() {
     let text = "[\n{\"a\":\n1},\n\n{}]\n{}";
     let found: Vec<_> = read(text).into_iter().map(|message| message.unwrap()).map(|m| (m.place, m.line)).collect();
     assert_eq!(found, [(1, 2), (2, 5), (3, 6)]);
 }
 
 #[test]
-fn ids_come_from_batch_place_and_content() {
+fn id_is_derived_from_batch_place_and_content() {
     let ids = |text: &str, batch: &str| -> Vec<String> {
         read_with(text, Ids::Batch(batch.to_owned())).into_iter().map(|message| id(&message.unwrap())).collect()
     };
@@ -59,7 +59,7 @@ fn ids_come_from_batch_place_and_content() {
 }
 
 #[test]
-fn ids_come_from_a_field() {
+fn id_is_read_from_the_named_field() {
     let read = |text: &str| read_with(text, Ids::Field("n".to_owned())).remove(0);
     for (text, expected) in [
         (r#"{"n": "é 1"}"#, "é 1"),
@@ -82,18 +82,18 @@ fn ids_come_from_a_field() {
 }
 
 #[test]
-fn an_export_keeps_its_id_or_gets_the_one_of_a_replay() {
+fn exported_message_keeps_its_id_or_gets_a_replays_id() {
     let one = |text: &str| id(&read(text).remove(0).unwrap());
     assert_eq!(one(r#"{"wtw_export":1,"message_id":"x","body":""}"#), "x");
-    let letter = r#"{"wtw_export":1,"body":"x"}"#;
-    assert!(one(letter).starts_with("replay-") && one(letter) == one(letter), "{}", one(letter));
-    assert_ne!(one(letter), one(r#"{"wtw_export":1,"body":"y"}"#));
+    let dead_letter = r#"{"wtw_export":1,"body":"x"}"#;
+    assert!(one(dead_letter).starts_with("replay-") && one(dead_letter) == one(dead_letter), "{}", one(dead_letter));
+    assert_ne!(one(dead_letter), one(r#"{"wtw_export":1,"body":"y"}"#));
     let empty = Message { properties: Properties::default().with_message_id("".into()), ..Message::default() };
     assert_eq!(one(&line(&empty)), derived_id(&empty), "an empty one is none, as for a replay");
 }
 
 #[test]
-fn says_which_message_is_bad_and_why() {
+fn problem_names_the_message_and_the_reason() {
     for (text, place, line, why) in [
         ("{} 7", 2, 1, "it is not a JSON object"),
         ("{}\n{\n\"a\" 1}", 2, 3, "it is not JSON: expected `:` at line 3"),
@@ -115,7 +115,7 @@ fn says_which_message_is_bad_and_why() {
 }
 
 #[test]
-fn an_input_and_each_message_in_it_have_a_largest_size() {
+fn input_and_messages_over_the_largest_size_are_refused() {
     let text = "{\"a\": 1}\n".repeat(100);
     let whys = |input, largest| {
         let messages = Input::with_limits(text.as_bytes(), Ids::Batch(String::new()), input, largest);
@@ -128,14 +128,14 @@ fn an_input_and_each_message_in_it_have_a_largest_size() {
 }
 
 #[test]
-fn what_follows_a_bad_export_is_read_and_what_follows_bad_json_is_not() {
+fn messages_after_a_bad_export_are_read_and_after_bad_json_are_not() {
     let good = |text| read(text).into_iter().map(|message| message.is_ok()).collect::<Vec<_>>();
     assert_eq!(good(r#"{} {"wtw_export":1} {}"#), [true, false, true]);
     assert_eq!(good("{} {] {}"), [true, false]);
 }
 
 #[test]
-fn headers_keep_their_types() {
+fn header_types_survive_an_export() {
     let text = r#"{"wtw_export":1,"body":"","headers":{"a":1,"b":"t","c":[true,null],"d":{"e":1.5}}}"#;
     let headers = read(text).remove(0).unwrap().properties.headers().clone().unwrap();
     let get = |name: &str| headers.inner().get(name).unwrap().clone();
@@ -145,7 +145,7 @@ fn headers_keep_their_types() {
 }
 
 #[test]
-fn what_is_written_is_read_again_byte_for_byte() {
+fn export_is_read_as_it_was_written_byte_for_byte() {
     let properties = Properties::default()
         .with_message_id("m".into())
         .with_content_type("text/plain".into())
@@ -164,14 +164,14 @@ fn what_is_written_is_read_again_byte_for_byte() {
 }
 
 #[test]
-fn what_the_broker_wrote_is_not_published() {
+fn headers_of_the_broker_are_not_published() {
     let text = r#"{"wtw_export":1,"body":"","headers":{"x-death":[],"x-first-death-queue":"q","CC":["a"],"kept":1}}"#;
     let headers = read(text).remove(0).unwrap().properties.headers().clone().unwrap();
     assert_eq!(headers.inner().keys().map(ShortString::as_str).collect::<Vec<_>>(), ["kept"]);
 }
 
 #[test]
-fn an_id_is_derived_from_all_but_what_a_reading_changes() {
+fn derived_id_ignores_what_reading_the_queue_changes() {
     let failed = |at: &str| (FAILED_AT, text(at));
     let message = |headers: &[(&str, HeaderValue)]| {
         let headers = headers.iter().map(|(name, value)| ((*name).into(), value.clone())).collect::<BTreeMap<_, _>>();

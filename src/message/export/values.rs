@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_type_comes_back_as_it_went() {
+    fn every_header_type_is_read_as_it_was_exported() {
         let one = |name: &str, value| Headers::from(BTreeMap::from([(name.into(), value)]));
         let all = [
             HeaderValue::Void,
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_type_is_refused() {
+    fn unknown_header_type_is_refused() {
         for bad in [json!({"$colour": 1}), json!({"$int8": 300}), json!({"$bytes": "?"}), json!([{"$timestamp": -1}])] {
             assert!(header(bad.clone()).is_err(), "{bad}");
         }

@@ -28,7 +28,7 @@ pub(crate) fn mapping(zone: &str) -> Mapping {
     }
 }
 
-/// A message with the required fields only.
+/// A message with only the required fields.
 pub(crate) fn least() -> Map<String, Value> {
     let message = json!({
         "name": "Call back", "name_module": "cases", "completion_date": "2026-07-30 09:00:00",
@@ -43,7 +43,7 @@ pub(crate) fn with(changes: &Value) -> Value {
     Value::Object(message)
 }
 
-/// The fields that are sent for a body.
+/// The fields that the worker sends for a body.
 pub(crate) fn map(mapping: &Mapping, body: &[u8]) -> Result<Value, Failure> {
     let decoded = decode(body, mapping.defaults.unknown_fields)?;
     let payload = mapping.map(decoded)?;
@@ -55,7 +55,7 @@ fn map_message(mapping: &Mapping, message: &Value) -> Result<Value, Failure> {
 }
 
 #[test]
-fn the_body_is_the_vendors_byte_for_byte() {
+fn request_body_is_the_vendors_byte_for_byte() {
     let body = br#"{
         "remember": true, "reminder_date": "2023-07-29 00:00:00", "completion_date": "2023-07-30 00:00:00",
         "wolkvox_owner": "ADMIN_@mymodule", "id_record": "Id record", "name": "Activity name", "name_module": "cases",
@@ -75,7 +75,7 @@ fn the_body_is_the_vendors_byte_for_byte() {
 }
 
 #[test]
-fn the_reference_is_appended_where_it_is_configured_and_nowhere_else() {
+fn reference_is_appended_only_where_it_is_configured() {
     let reference = Reference::new("q", "op", "id");
     let end = format!("[ref:{reference}]");
     for (place, description, name, expected_description) in [
@@ -96,7 +96,7 @@ fn the_reference_is_appended_where_it_is_configured_and_nowhere_else() {
 }
 
 #[test]
-fn what_is_left_out_is_sent_all_the_same() {
+fn missing_optional_fields_are_sent_with_defaults() {
     let expected = json!({
         "status": "created", "name": "Call back", "priority": "normal", "name_module": "cases",
         "completion_date": "2026-07-30 09:00:00", "remember": false, "reminder_date": "2026-07-30 09:00:00",
@@ -109,7 +109,7 @@ fn what_is_left_out_is_sent_all_the_same() {
 }
 
 #[test]
-fn the_configuration_fills_in_what_a_message_leaves_out_and_nothing_else() {
+fn configuration_fills_only_fields_that_a_message_leaves_out() {
     let mut mapping = mapping("UTC");
     mapping.defaults = config::Task {
         status: "open".to_owned(),
@@ -142,7 +142,7 @@ fn the_configuration_fills_in_what_a_message_leaves_out_and_nothing_else() {
 }
 
 #[test]
-fn text_is_passed_through_unchanged() {
+fn text_is_sent_unchanged() {
     for text in [
         "👩‍👩‍👧 ☎️",
         "اتصل بالعميل \u{200f}",
@@ -181,7 +181,7 @@ fn unknown_fields_can_be_ignored_unless_given_twice() {
 }
 
 #[test]
-fn brackets_in_brackets_are_a_problem_of_their_field() {
+fn nested_brackets_are_a_problem_of_their_field() {
     let deep = "[".repeat(100_000) + &"]".repeat(100_000);
     let mut body = Value::Object(least()).to_string();
     body.truncate(body.len() - 1);
@@ -200,7 +200,7 @@ fn brackets_in_brackets_are_a_problem_of_their_field() {
 }
 
 #[test]
-fn a_body_has_a_largest_size() {
+fn body_over_the_largest_size_is_refused() {
     let mut message = least();
     let empty = with(&json!({"description": ""})).to_string().len();
     let text = "€".repeat((MAX_BODY - empty) / 3) + &"x".repeat((MAX_BODY - empty) % 3);
@@ -215,7 +215,7 @@ fn a_body_has_a_largest_size() {
 }
 
 #[test]
-fn a_body_is_utf8() {
+fn body_that_is_not_utf8_is_refused() {
     for (body, from) in [(&b"\xff{}"[..], 0), (b"{\"name\": \"\xe9\"}", 10), (b"{\"name\": \"\xed\xa0\x80\"}", 10)] {
         let failure = map(&mapping("UTC"), body).unwrap_err();
         assert_eq!((failure.stage, failure.kind), (Stage::Decode, Kind::InvalidMessage));
@@ -224,7 +224,7 @@ fn a_body_is_utf8() {
 }
 
 #[test]
-fn an_id_record_may_be_an_integer_and_keeps_its_digits() {
+fn integer_id_record_keeps_its_digits() {
     for number in ["7", "-7", "0", "18446744073709551616", "123456789012345678901234567890", &"9".repeat(400)] {
         let body = Value::Object(least()).to_string().replace("\"64b1f0\"", number);
         assert_eq!(map(&mapping("UTC"), body.as_bytes()).unwrap()["id_record"], *number);
@@ -237,7 +237,7 @@ fn an_id_record_may_be_an_integer_and_keeps_its_digits() {
 }
 
 #[test]
-fn a_report_has_a_line_for_each_problem() {
+fn report_has_a_line_for_each_problem() {
     let many: Map<String, Value> = (0..500).map(|n| (format!("zz{n}"), json!(1))).collect();
     let mut message = with(&json!({"nam": 1, "owner": 1, "priority": "urgent", "completion_date": "soon"}));
     message.as_object_mut().unwrap().extend(many);
@@ -258,14 +258,14 @@ fn a_report_has_a_line_for_each_problem() {
 }
 
 #[test]
-fn a_body_of_very_many_fields_is_no_task() {
+fn body_of_very_many_fields_is_not_a_task() {
     let fields: Vec<String> = (0..20_000).map(|n| format!("\"{n}\":1")).collect();
     let failure = map(&mapping("UTC"), format!("{{{}}}", fields.join(",")).as_bytes()).unwrap_err();
     assert_eq!(failure.kind, Kind::InvalidMessage);
     assert!(failure.message.contains("more than 1000 fields"), "{failure}");
 }
 
-/// JSON, more or less, of known and unknown names with good and bad values.
+/// JSON texts, some of them broken, with known and unknown names and good and bad values.
 pub(crate) fn messages() -> impl Strategy<Value = String> {
     let name = prop_oneof![
         8 => prop::sample::select(FIELDS.to_vec()).prop_map(str::to_owned),
@@ -288,7 +288,7 @@ pub(crate) fn messages() -> impl Strategy<Value = String> {
     })
 }
 
-/// What the vendor's table says of each field.
+/// Each field as in the vendor's table.
 pub(crate) fn has_the_vendors_form(fields: &Value) {
     let fields = fields.as_object().unwrap();
     assert_eq!(fields.len(), 10);
@@ -311,7 +311,7 @@ pub(crate) fn has_the_vendors_form(fields: &Value) {
 
 proptest! {
     #[test]
-    fn whatever_comes_in_maps_or_is_refused(
+    fn any_body_is_mapped_or_refused(
         body in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..64),
             messages().prop_map(String::into_bytes),

@@ -22,7 +22,7 @@ pub(crate) fn message(headers: &[(&str, HeaderValue)]) -> Message {
     }
 }
 
-/// The same message as its copy arrives: through the default exchange.
+/// The copy of a message as it arrives, through the default exchange.
 pub(crate) fn arrived(properties: Properties, queue: &str) -> Message {
     Message {
         body: b"{}".to_vec(),
@@ -63,7 +63,7 @@ fn state() -> RetryState {
 const FRAME: usize = 131_072;
 const QUEUE_NAME: &str = "wolkvox.tasks";
 
-/// Reads a delivery as a worker of the usual queue.
+/// Reads a delivery as the worker of the usual queue does.
 fn read(message: &Message) -> (RetryState, Vec<&'static str>) {
     RetryState::read(message, Some(QUEUE_NAME))
 }
@@ -86,7 +86,7 @@ fn copy(message: &Message, state: &RetryState) -> BTreeMap<String, HeaderValue> 
 }
 
 #[test]
-fn what_is_written_is_read_again() {
+fn state_is_read_as_it_was_written() {
     for before in [state(), RetryState { is_copy: true, ..fresh() }] {
         let copied = copy_properties(&message(&[]), &before, Vec::new(), FRAME);
         let (after, invalid) = read(&arrived(copied, "wolkvox.tasks"));
@@ -129,7 +129,7 @@ fn headers_have_the_contracts_types() {
 }
 
 #[test]
-fn a_message_without_headers_begins_its_way() {
+fn message_without_headers_starts_with_no_attempts() {
     let mut first = message(&[]);
     first.properties = Properties::default();
     let (state, invalid) = read(&first);
@@ -144,7 +144,7 @@ fn headers_of_another_queues_worker_are_ignored() {
 }
 
 #[test]
-fn what_comes_from_the_dead_letter_queue_starts_again() {
+fn replayed_message_starts_over() {
     let written = copy_properties(&message(&[]), &state(), vec![(SCHEMA, number(1))], FRAME);
     let (replayed, invalid) = read(&arrived(written, "wolkvox.tasks"));
     let expected = RetryState { attempts: 0, round: 0, replays: 4, is_copy: false, is_replay: true, ..state() };
@@ -192,7 +192,7 @@ fn invalid_headers_of_ours_are_ignored_and_named() {
 }
 
 #[test]
-fn counts_are_read_of_any_whole_number_type() {
+fn counts_are_read_from_any_integer_type() {
     for (value, count) in [
         (HeaderValue::ShortShortInt(7), 7),
         (HeaderValue::ShortShortUInt(7), 7),
@@ -207,7 +207,7 @@ fn counts_are_read_of_any_whole_number_type() {
     }
 }
 
-/// A header of every type that AMQP and RabbitMQ have.
+/// A header of every AMQP type that RabbitMQ supports.
 pub(crate) fn every_type() -> Vec<(&'static str, HeaderValue)> {
     let table = Headers::from(BTreeMap::from([(
         ShortString::from("in"),
@@ -235,7 +235,7 @@ pub(crate) fn every_type() -> Vec<(&'static str, HeaderValue)> {
 }
 
 #[test]
-fn the_publishers_headers_are_copied_as_they_came() {
+fn headers_of_the_publisher_are_copied_unchanged() {
     let copied = copy(&message(&every_type()), &state());
     for (name, value) in every_type() {
         assert_eq!(copied.get(name), Some(&value), "{name}");
@@ -243,7 +243,7 @@ fn the_publishers_headers_are_copied_as_they_came() {
 }
 
 #[test]
-fn the_brokers_headers_and_ours_are_not_copied() {
+fn headers_of_the_broker_and_ours_are_not_copied() {
     let brokers = [
         "x-death",
         "x-first-death-exchange",
@@ -264,7 +264,7 @@ fn the_brokers_headers_and_ours_are_not_copied() {
     headers.extend([("cc", text("kept")), ("x-deaths", text("kept"))]);
     let message = message(&headers);
     let copied = copy(&message, &read(&message).0);
-    // Texts that a message brings along from an earlier copy.
+    // Texts that the message has from an earlier copy.
     let carried = [ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, MESSAGE_ID, DROPPED];
     for name in HEADERS.map(|header| header.name).iter().filter(|name| !carried.contains(name)) {
         assert_ne!(copied.get(*name), Some(&text("forged")), "{name}");
@@ -276,7 +276,7 @@ fn the_brokers_headers_and_ours_are_not_copied() {
     assert_eq!(copied["x-deaths"], text("kept"));
 }
 
-/// Every property that a publisher can set, each short text as long as it can be.
+/// Every property that a publisher can set, each short text with its greatest length.
 fn every_property(headers: Headers) -> Properties {
     let long = |letter: &str| ShortString::from(letter.repeat(255));
     Properties::default()
@@ -297,13 +297,13 @@ fn every_property(headers: Headers) -> Properties {
 }
 
 #[test]
-fn properties_are_copied_except_what_a_copy_must_not_carry() {
+fn properties_are_copied_except_those_that_a_copy_must_not_have() {
     let mut message = message(&[]);
     message.properties = every_property(Headers::default());
     let copied = copy_properties(&message, &state(), Vec::new(), FRAME);
     let headers = copied.headers().clone().unwrap();
     let mut expected = every_property(headers);
-    // The publisher makes every copy persistent.
+    // The worker's publisher makes every copy persistent.
     expected = Properties::with_delivery_mode(expected, 2);
     let expiration_and_user = Properties::default().with_expiration("60000".into()).with_user_id("guest".into());
     let restored = copied
@@ -317,7 +317,7 @@ fn properties_are_copied_except_what_a_copy_must_not_carry() {
 }
 
 #[test]
-fn the_history_loses_its_oldest_first() {
+fn history_drops_its_oldest_first() {
     let mut long = RetryState::default();
     for n in 0..200 {
         long.history.push(attempt(&format!("{n} {}", "ñ".repeat(200))));
@@ -331,7 +331,7 @@ fn the_history_loses_its_oldest_first() {
 }
 
 #[test]
-fn the_history_uses_its_budget_to_the_byte() {
+fn history_uses_its_budget_to_the_byte() {
     let state = state();
     let whole = serde_json::to_string(&state.history).unwrap();
     let newest = serde_json::to_string(&state.history[1..]).unwrap();
@@ -347,7 +347,7 @@ fn the_history_uses_its_budget_to_the_byte() {
 }
 
 #[test]
-fn the_history_goes_first_then_the_publishers_largest_headers() {
+fn history_is_dropped_first_then_the_publishers_largest_headers() {
     let bytes = |length: usize| HeaderValue::ByteArray(vec![0; length].into());
     let theirs = |large: usize| [("small", number(1)), ("middle", bytes(20_000)), ("large", bytes(large))];
     let mut state = state();

@@ -1,4 +1,4 @@
-//! The cases of [`decide`].
+//! Tests of the cases of [`decide`].
 
 use jiff::Timestamp;
 
@@ -60,7 +60,7 @@ fn claim() -> Claim {
     Claim { id: ClaimId(1), owner: Owner(2), at: Timestamp::UNIX_EPOCH }
 }
 
-/// What follows for a message that is sent, in short: attempts so far, in doubt, doubted, reset.
+/// The decision for a message that is sent, in short: attempts so far, in doubt, doubted, reset.
 fn sent(entry: Option<&Entry>, facts: &Facts) -> Option<(u32, bool, bool, bool)> {
     match decide(entry, ClaimOwner::Active, facts) {
         Decision::Proceed(plan) => {
@@ -96,7 +96,7 @@ fn message_without_an_entry_is_in_doubt_unless_it_is_known_to_be_unsent() {
 }
 
 #[test]
-fn entry_says_how_many_attempts_were_made_and_whether_the_task_may_exist() {
+fn entry_holds_the_attempts_and_whether_the_task_may_exist() {
     let (not_created, in_doubt) = (entry(KnownResult::NotCreated), entry(KnownResult::InDoubt));
     let old = |result| Entry { epoch: EPOCH - 1, ..entry(result) };
     let copy = Facts { attempts: 3, is_copy: true, ..facts() };
@@ -107,7 +107,7 @@ fn entry_says_how_many_attempts_were_made_and_whether_the_task_may_exist() {
         (&not_created, copy, (3, false, false, false)),
         (&in_doubt, facts(), (0, true, true, false)),
         (&in_doubt, redelivered(), (2, true, true, false)),
-        // An entry that this ledger wrote after it last missed something is as good as proof; an older one is not.
+        // An entry proves something only if it was written after the last time that this ledger may have missed a request.
         (&not_created, unproven(), (2, false, false, false)),
         (&old(KnownResult::NotCreated), unproven(), (2, true, true, false)),
         (&old(KnownResult::NotCreated), redelivered(), (2, false, false, false)),
@@ -125,10 +125,10 @@ fn replay_resets_an_entry_once() {
         (entry(KnownResult::InDoubt), replay(1), (0, false, true, true)),
         (entry(KnownResult::InDoubt), again(1), (0, false, true, true)),
         (reset(1), replay(2), (0, false, true, true)),
-        // Delivered again after it has begun: it is not reset a second time.
+        // A replay that is delivered again after its start is not reset a second time.
         (reset(1), again(1), (2, true, true, false)),
         (reset(1), replay(1), (2, true, true, false)),
-        // Another ledger's worker may have begun it.
+        // A worker with another ledger may have started the replay.
         (Entry { epoch: 0, ..reset(1) }, Facts { proves_unsent: false, ..again(2) }, (2, true, true, false)),
     ] {
         assert_eq!(sent(Some(&entry), &facts), Some(expected), "{entry:?} {facts:?}");

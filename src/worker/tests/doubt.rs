@@ -1,4 +1,4 @@
-//! Claims of others, and what a ledger can prove.
+//! Claims of other workers, and what a ledger proves.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep};
 
-use super::fakes::{Does, FakeLedger, Site, key, message, now, redelivered, with_headers};
+use super::fakes::{Does, FakeLedger, TestWorker, key, message, now, redelivered, with_headers};
 use crate::broker::{Owners, Ownership as _};
 use crate::clock::Clock;
 use crate::ledger::{About, AttemptResult, Change, Claim, ClaimId, Digest, KnownResult, Ledger as _, NewClaim, Owner};
@@ -21,7 +21,7 @@ fn new_claim(at: Timestamp) -> NewClaim {
     NewClaim { claim, digest, attempts: 1, in_doubt: false, reset: false, replay: None, epoch: 0 }
 }
 
-/// Another worker claims the message at a time of its own clock.
+/// Another worker claims the message at this time of its own clock.
 async fn other_claims(ledger: &FakeLedger, id: &str, at: Timestamp) {
     let change = Change::Claim { expected: None, new: new_claim(at) };
     ledger.inner.change(&key(id), change).await.unwrap();
@@ -38,10 +38,10 @@ fn dead(kind: &str, attempts: i64, possibly: bool) -> (String, Option<String>, i
 }
 
 #[tokio::test(start_paused = true)]
-async fn claim_of_a_live_worker_is_waited_for_whatever_the_clocks_say() {
+async fn claim_of_a_live_worker_is_waited_for_whatever_the_clocks_show() {
     for seconds in [0, 30, -30, 3_600, -3_600] {
         for options in [&[STRICT][..], &[]] {
-            let site = Site::new(options).await;
+            let site = TestWorker::new(options).await;
             site.ledger.is_exclusive.store(false, Ordering::SeqCst);
             other_claims(&site.ledger, "a", now() + SignedDuration::from_secs(seconds)).await;
             let finishing = async {
@@ -57,7 +57,7 @@ async fn claim_of_a_live_worker_is_waited_for_whatever_the_clocks_say() {
 #[tokio::test(start_paused = true)]
 async fn claim_of_a_worker_that_is_gone_is_one_unknown_attempt() {
     for (is_exclusive, seconds) in [(true, 0), (false, 25)] {
-        let site = Site::new(&[STRICT]).await;
+        let site = TestWorker::new(&[STRICT]).await;
         site.ledger.is_exclusive.store(is_exclusive, Ordering::SeqCst);
         other_claims(&site.ledger, "a", now()).await;
         let began = Instant::now();
@@ -66,7 +66,7 @@ async fn claim_of_a_worker_that_is_gone_is_one_unknown_attempt() {
         assert_eq!((site.requests(), site.copies()), (0, vec![dead("unknown", 1, true)]));
         assert_eq!(site.ledger.knows("a").await, Some((KnownResult::InDoubt, false, 1)));
     }
-    let site = Site::new(&[]).await;
+    let site = TestWorker::new(&[]).await;
     other_claims(&site.ledger, "a", now()).await;
     site.handle(redelivered("a")).await;
     assert_eq!((site.settled(), site.requests()), (vec!["acked"], 1));
@@ -75,8 +75,8 @@ async fn claim_of_a_worker_that_is_gone_is_one_unknown_attempt() {
 
 #[tokio::test(start_paused = true)]
 async fn claim_conflicts_when_another_worker_created_the_task() {
-    let site = Site::new(&[]).await;
-    // The message is claimed and created by another worker after this one was given it for the first time.
+    let site = TestWorker::new(&[]).await;
+    // Another worker claims and creates the message after its first delivery to this worker.
     other_claims(&site.ledger, "a", now()).await;
     other_finishes(&site.ledger, "a", AttemptResult::Created).await;
     site.handle(message("a")).await;
@@ -86,7 +86,7 @@ async fn claim_conflicts_when_another_worker_created_the_task() {
 
 #[tokio::test(start_paused = true)]
 async fn late_result_of_an_orphan_that_created_the_task_is_kept() {
-    let site = Site::new(&[STRICT]).await;
+    let site = TestWorker::new(&[STRICT]).await;
     other_claims(&site.ledger, "a", now()).await;
     site.handle(redelivered("a")).await;
     assert_eq!(site.copies(), [dead("unknown", 1, true)]);
@@ -98,7 +98,7 @@ async fn late_result_of_an_orphan_that_created_the_task_is_kept() {
 
 #[tokio::test(start_paused = true)]
 async fn message_that_ends_workers_is_poison_after_five_orphans() {
-    let site = Site::new(&[]).await;
+    let site = TestWorker::new(&[]).await;
     for orphans in 0..5 {
         let entry = site.ledger.entry("a").await;
         assert_eq!(entry.as_ref().map_or(0, |entry| entry.orphans), orphans);
@@ -117,18 +117,18 @@ async fn message_that_ends_workers_is_poison_after_five_orphans() {
 
 #[tokio::test(start_paused = true)]
 async fn message_without_an_id_is_in_doubt_when_it_was_delivered_before() {
-    let site = Site::new(&[STRICT]).await;
+    let site = TestWorker::new(&[STRICT]).await;
     site.handle(message("")).await;
     site.handle(redelivered("")).await;
     assert_eq!((site.requests(), site.copies()), (1, vec![dead("unknown", 0, true)]));
-    let site = Site::new(&[]).await;
+    let site = TestWorker::new(&[]).await;
     site.handle(redelivered("")).await;
     assert_eq!((site.requests(), site.worker.events.counts().possible_duplicates), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn redelivered_replay_is_not_sent_twice() {
-    let site = Site::new(&[STRICT]).await;
+    let site = TestWorker::new(&[STRICT]).await;
     site.crm_does(&[Does::IsSilent, Does::IsSilent]);
     site.handle(message("a")).await;
     let replay = with_headers(message("a"), &[("x-wtw-dead-letter", number(1)), ("x-wtw-failed-at", text("t"))]);
@@ -140,10 +140,10 @@ async fn redelivered_replay_is_not_sent_twice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unknown_redelivered_message_is_in_doubt_after_another_ledgers_worker_until_the_queue_is_drained() {
+async fn redelivery_without_entry_is_in_doubt_after_another_ledger_until_drained() {
     let ledger = FakeLedger::new();
     ledger.set_about(About { proves_unsent: true, ..ledger.about() }).await.unwrap();
-    let site = Site::with(&[STRICT], Arc::clone(&ledger), Clock::new(now));
+    let site = TestWorker::with(&[STRICT], Arc::clone(&ledger), Clock::new(now));
     let id = site.worker.ownership.id();
     let compare = |owners: &[&str]| {
         site.worker.ownership.compare(Owners::Found(owners.iter().map(|o| (*o).to_owned()).collect()))
@@ -152,10 +152,10 @@ async fn unknown_redelivered_message_is_in_doubt_after_another_ledgers_worker_un
     assert!(!ledger.proves_unsent());
     site.handle(redelivered("a")).await;
     assert_eq!((site.requests(), site.copies()), (0, vec![dead("unknown", 0, true)]));
-    // The other worker may still hold messages while it stops: a message that is new does not prove the queue drained yet.
+    // The other worker can still hold messages while it stops: a new message does not yet prove that the queue is drained.
     site.handle(message("b")).await;
     assert!(!ledger.proves_unsent());
-    assert_eq!(compare(&[&id]).await, Ok(None), "a connection that is made again changes nothing");
+    assert_eq!(compare(&[&id]).await, Ok(None), "a new connection changes nothing");
     sleep(Duration::from_secs(3_600)).await;
     site.handle(message("c")).await;
     assert!(ledger.proves_unsent());
@@ -165,7 +165,7 @@ async fn unknown_redelivered_message_is_in_doubt_after_another_ledgers_worker_un
 
 #[tokio::test(start_paused = true)]
 async fn queue_is_drained_only_when_everything_delivered_earlier_is_settled() {
-    let site = Site::with(&[], FakeLedger::new(), Clock::new(now));
+    let site = TestWorker::with(&[], FakeLedger::new(), Clock::new(now));
     assert!(site.worker.ownership.compare(Owners::Found(vec![])).await.is_ok());
     *site.crm.takes.lock().unwrap() = Duration::from_secs(9);
     let earlier = site.handle(redelivered("a"));
@@ -181,10 +181,10 @@ async fn queue_is_drained_only_when_everything_delivered_earlier_is_settled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ledger_proves_nothing_where_the_owner_cannot_be_known() {
+async fn ledger_proves_nothing_where_the_owner_is_unknown() {
     for owners in [Owners::Unusable("no queue".to_owned()), Owners::Found(vec![])] {
         let is_unusable = matches!(owners, Owners::Unusable(_));
-        let site = Site::with(&[STRICT], FakeLedger::new(), Clock::new(now));
+        let site = TestWorker::with(&[STRICT], FakeLedger::new(), Clock::new(now));
         assert!(site.worker.ownership.compare(owners).await.is_ok());
         site.handle(message("a")).await;
         assert_eq!(site.ledger.proves_unsent(), !is_unusable);
@@ -194,8 +194,8 @@ async fn ledger_proves_nothing_where_the_owner_cannot_be_known() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_message_ids_of_new_rules_put_redelivered_messages_in_doubt_until_the_queue_is_drained() {
-    let site = Site::new(&[STRICT]).await;
+async fn redeliveries_are_in_doubt_after_new_message_id_rules_until_drained() {
+    let site = TestWorker::new(&[STRICT]).await;
     let ownership = Arc::clone(&site.worker.ownership);
     let mut was_replaced = false;
     ownership.replace_identities(String::new(), || was_replaced = true).await;
@@ -223,7 +223,7 @@ async fn other_message_ids_of_new_rules_put_redelivered_messages_in_doubt_until_
 
 #[tokio::test(start_paused = true)]
 async fn other_message_ids_that_the_ledger_cannot_record_leave_it_without_proof() {
-    let site = Site::new(&[STRICT]).await;
+    let site = TestWorker::new(&[STRICT]).await;
     let ownership = Arc::clone(&site.worker.ownership);
     site.ledger.refuses_about.store(true, Ordering::SeqCst);
     ownership.replace_identities("other".to_owned(), || {}).await;

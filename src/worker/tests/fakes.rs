@@ -1,4 +1,4 @@
-//! The worker's surroundings.
+//! Fakes of everything that the worker uses.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -43,18 +43,18 @@ pub(super) enum Does {
     Creates,
     /// An HTTP status without a verdict.
     Answers(u16),
-    /// No answer comes; whether the task was created is unknown.
+    /// No answer comes. It is not known whether the task was created.
     IsSilent,
     IsUnreachable,
     Panics,
 }
 
-/// A CRM that gives the answers of a list, and then creates every task.
+/// A CRM that gives the answers of a list and then creates every task.
 #[derive(Default)]
 pub(super) struct FakeCrm {
     pub(super) script: Mutex<VecDeque<Does>>,
     pub(super) takes: Mutex<Duration>,
-    /// The bodies of the requests in the order of their arrival.
+    /// The bodies of the requests in their order.
     pub(super) requests: Mutex<Vec<String>>,
     pub(super) questions: AtomicU32,
     pub(super) open: AtomicU32,
@@ -100,19 +100,19 @@ impl Crm for FakeCrm {
     }
 }
 
-/// How the ledger fails.
+/// How a change of the ledger fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fails {
-    /// The change is not made.
+    /// The change is not applied.
     Before,
-    /// The change is made, and its answer lost.
+    /// The change is applied, and its answer is lost.
     After,
 }
 
 /// A ledger in memory that fails on request.
 pub(super) struct FakeLedger {
     pub(super) inner: MemoryLedger,
-    /// What becomes of the next changes; the rest succeeds.
+    /// The results of the next changes. Later ones succeed.
     pub(super) fails: Mutex<VecDeque<Option<Fails>>>,
     pub(super) takes: Mutex<Duration>,
     pub(super) changes: AtomicU64,
@@ -144,7 +144,7 @@ impl FakeLedger {
         self.inner.get(&key(id)).await.unwrap()
     }
 
-    /// What is known of a message, and whether it is claimed.
+    /// The known result of a message, and whether it is claimed.
     pub(super) async fn knows(&self, id: &str) -> Option<(KnownResult, bool, u32)> {
         self.entry(id).await.map(|entry| (entry.result, entry.claim.is_some(), entry.attempts))
     }
@@ -206,7 +206,7 @@ impl Ledger for FakeLedger {
     }
 }
 
-/// Keeps the copies.
+/// A publisher that keeps the copies.
 #[derive(Default)]
 pub(super) struct FakeBroker {
     pub(super) copies: Mutex<Vec<(String, Properties)>>,
@@ -257,8 +257,8 @@ pub(super) fn now() -> Timestamp {
     "2026-03-02T03:00:00Z".parse().unwrap()
 }
 
-/// A worker and its surroundings.
-pub(super) struct Site {
+/// A worker with fakes.
+pub(super) struct TestWorker {
     pub(super) worker: Arc<Worker>,
     pub(super) crm: Arc<FakeCrm>,
     pub(super) ledger: Arc<FakeLedger>,
@@ -268,8 +268,8 @@ pub(super) struct Site {
     pub(super) stop: CancellationToken,
 }
 
-impl Site {
-    /// A worker with a ledger of its own, which proves what was not sent.
+impl TestWorker {
+    /// A worker with its own ledger, which proves that messages without an entry were not sent.
     pub(super) async fn new(more: &[(&str, &str)]) -> Self {
         let ledger = FakeLedger::new();
         let about = About { proves_unsent: true, ..ledger.about() };

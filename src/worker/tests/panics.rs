@@ -1,14 +1,14 @@
-//! A panic ends no task: its message is settled, and settled once.
+//! A panic does not end the worker: its message is settled, exactly once.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::fakes::{Does, Site, message, redelivered};
+use super::fakes::{Does, TestWorker, message, redelivered};
 use crate::ledger::KnownResult;
 
 #[tokio::test(start_paused = true)]
 async fn panic_while_sending_is_poison_and_leaves_the_task_in_doubt() {
-    let site = Site::new(&[]).await;
+    let site = TestWorker::new(&[]).await;
     site.crm_does(&[Does::Panics]);
     site.handle(message("a")).await;
     assert_eq!(site.copies(), [("wolkvox.tasks.dead".to_owned(), Some("poison".to_owned()), 0, true)]);
@@ -19,7 +19,7 @@ async fn panic_while_sending_is_poison_and_leaves_the_task_in_doubt() {
 
 #[tokio::test(start_paused = true)]
 async fn panic_while_settling_requeues_the_message() {
-    let site = Site::new(&[("WTW_RETRY_DELAYS", "none")]).await;
+    let site = TestWorker::new(&[("WTW_RETRY_DELAYS", "none")]).await;
     site.crm_does(&[Does::Answers(413), Does::Answers(413)]);
     site.broker.panics.store(1, Ordering::SeqCst);
     site.handle(message("a")).await;
@@ -30,7 +30,7 @@ async fn panic_while_settling_requeues_the_message() {
 
 #[tokio::test(start_paused = true)]
 async fn panic_of_a_probe_lets_the_next_one_go_at_once() {
-    let site = Site::new(&[("WTW_GATE_FAILURES", "1"), ("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1")]).await;
+    let site = TestWorker::new(&[("WTW_GATE_FAILURES", "1"), ("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1")]).await;
     site.crm_does(&[Does::Answers(503), Does::Panics]);
     site.handle(message("a")).await;
     assert_eq!(site.copies().len(), 1);

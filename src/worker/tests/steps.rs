@@ -1,4 +1,4 @@
-//! The eight steps, and what ends them early.
+//! The eight steps of processing a message, and what ends them early.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use super::fakes::{Does, Fails, Site, message, with_headers};
+use super::fakes::{Does, Fails, TestWorker, message, with_headers};
 use crate::broker::Message;
 use crate::ledger::{KnownResult, Ledger as _};
 use crate::message::retry_state::{number, text};
@@ -16,7 +16,7 @@ const NO_DELAYS: (&str, &str) = ("WTW_RETRY_DELAYS", "none");
 
 #[tokio::test(start_paused = true)]
 async fn first_delivery_takes_one_claim_one_request_and_one_result() {
-    let site = Site::new(&[]).await;
+    let site = TestWorker::new(&[]).await;
     site.handle(message("a")).await;
     assert_eq!((site.settled(), site.requests()), (vec!["acked"], 1));
     assert_eq!(site.ledger.knows("a").await, Some((KnownResult::Created, false, 1)));
@@ -29,7 +29,7 @@ async fn first_delivery_takes_one_claim_one_request_and_one_result() {
 #[tokio::test(start_paused = true)]
 async fn messages_behind_a_slow_crm_are_served_in_order_with_two_records_each() {
     for seconds in [1, 8, 19] {
-        let site = Site::new(&[]).await;
+        let site = TestWorker::new(&[]).await;
         *site.crm.takes.lock().unwrap() = Duration::from_secs(seconds);
         let bodies = |n: usize| Message {
             body: super::fakes::BODY.replace("\"a\"", &format!("\"{n:02}\"")).into_bytes(),
@@ -41,7 +41,7 @@ async fn messages_behind_a_slow_crm_are_served_in_order_with_two_records_each() 
             (0..48).map(|n| requests.iter().position(|body| body.contains(&format!("\"{n:02}\""))).unwrap()).collect();
         assert!(order.is_sorted(), "{order:?}");
         assert_eq!(site.ledger.changes.load(Ordering::SeqCst), 2 * 48, "{seconds} s a request");
-        // One for each open request, and one for each whose answer is there and is being recorded: no claim waits for a slot.
+        // One claim for each open request, and one for each answer that is being recorded: no claim waits for a slot.
         assert!(site.ledger.most_open_claims.load(Ordering::SeqCst) <= 4);
         assert_eq!(site.settled(), ["acked"; 48]);
     }
@@ -49,7 +49,7 @@ async fn messages_behind_a_slow_crm_are_served_in_order_with_two_records_each() 
 
 #[tokio::test(start_paused = true)]
 async fn claim_whose_answer_was_lost_counts_once() {
-    let site = Site::new(&[]).await;
+    let site = TestWorker::new(&[]).await;
     site.ledger_fails(&[Some(Fails::After)]);
     site.handle(message("a")).await;
     assert_eq!((site.settled(), site.requests()), (vec!["acked"], 1));
@@ -58,7 +58,7 @@ async fn claim_whose_answer_was_lost_counts_once() {
 
 #[tokio::test(start_paused = true)]
 async fn request_is_not_sent_when_its_claim_took_too_long() {
-    let site = Site::new(&[STRICT]).await;
+    let site = TestWorker::new(&[STRICT]).await;
     *site.ledger.takes.lock().unwrap() = Duration::from_millis(2_100);
     let handled = site.handle(message("a"));
     let recovering = async {
@@ -75,8 +75,8 @@ async fn request_is_not_sent_when_its_claim_took_too_long() {
 #[tokio::test(start_paused = true)]
 async fn withdrawal_that_fails_once_counts_no_attempt_and_leaves_nothing_in_doubt() {
     for strict in [true, false] {
-        let site = Site::new(if strict { &[STRICT] } else { &[] }).await;
-        // The claim's answer is lost twice, and the withdrawal fails twice before it goes on in the background.
+        let site = TestWorker::new(if strict { &[STRICT] } else { &[] }).await;
+        // The claim's answer is lost twice. The withdrawal fails twice before it is retried in the background.
         site.ledger_fails(&[Some(Fails::After), Some(Fails::After), Some(Fails::Before), Some(Fails::Before)]);
         let watching = site.worker.recorder.clone().watch(site.stop.clone());
         tokio::select! {
@@ -91,7 +91,7 @@ async fn withdrawal_that_fails_once_counts_no_attempt_and_leaves_nothing_in_doub
 
 #[tokio::test(start_paused = true)]
 async fn created_task_is_acked_when_the_ledger_fails_and_recorded_later() {
-    let site = Site::new(&[]).await;
+    let site = TestWorker::new(&[]).await;
     site.ledger_fails(&[None, Some(Fails::Before), Some(Fails::Before), Some(Fails::Before)]);
     site.handle(message("a")).await;
     assert_eq!(site.settled(), ["acked"]);
@@ -101,8 +101,8 @@ async fn created_task_is_acked_when_the_ledger_fails_and_recorded_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_attempts_are_retried_here_and_then_on_a_retry_queue() {
-    let site = Site::new(&[]).await;
+async fn failed_attempts_are_retried_in_a_round_and_then_on_a_retry_queue() {
+    let site = TestWorker::new(&[]).await;
     site.crm_does(&[Does::IsUnreachable, Does::Answers(502), Does::IsSilent]);
     site.handle(message("a")).await;
     assert_eq!((site.settled(), site.requests()), (vec!["acked"], 3));
@@ -115,7 +115,7 @@ async fn exhausted_attempts_and_rejections_are_dead_lettered() {
     for (does, kind, attempts) in
         [(Does::IsUnreachable, "unavailable", 3), (Does::IsSilent, "unknown", 3), (Does::Answers(413), "rejected", 1)]
     {
-        let site = Site::new(&[NO_DELAYS]).await;
+        let site = TestWorker::new(&[NO_DELAYS]).await;
         site.crm_does(&vec![does.clone(); 3]);
         site.handle(message("a")).await;
         let possibly = kind == "unknown";
@@ -126,11 +126,11 @@ async fn exhausted_attempts_and_rejections_are_dead_lettered() {
 
 #[tokio::test(start_paused = true)]
 async fn stop_before_the_first_attempt_requeues_and_after_it_uses_a_retry_queue() {
-    let site = Site::new(&[]).await;
+    let site = TestWorker::new(&[]).await;
     site.stop.cancel();
     site.handle(message("a")).await;
     assert_eq!((site.settled(), site.requests()), (vec!["requeued"], 0));
-    let site = Site::new(&[("WTW_RETRY_IMMEDIATE_INITIAL", "5s")]).await;
+    let site = TestWorker::new(&[("WTW_RETRY_IMMEDIATE_INITIAL", "5s")]).await;
     site.crm_does(&[Does::IsUnreachable]);
     let stopping = async {
         sleep(Duration::from_secs(1)).await;
@@ -141,8 +141,8 @@ async fn stop_before_the_first_attempt_requeues_and_after_it_uses_a_retry_queue(
 }
 
 #[tokio::test(start_paused = true)]
-async fn message_is_held_for_the_hold_and_nothing_is_dead_lettered_behind_a_closed_gate() {
-    let site = Site::new(&[
+async fn message_is_held_for_gate_hold_and_a_closed_gate_dead_letters_nothing() {
+    let site = TestWorker::new(&[
         ("WTW_GATE_HOLD", "40s"),
         ("WTW_TASK_MAX_AGE", "1m"),
         ("WTW_GATE_PROBE_INITIAL", "1h"),
@@ -161,7 +161,7 @@ async fn message_is_held_for_the_hold_and_nothing_is_dead_lettered_behind_a_clos
 
 #[tokio::test(start_paused = true)]
 async fn old_message_is_dead_lettered_as_expired_once_the_gate_is_open() {
-    let site = Site::new(&[("WTW_TASK_MAX_AGE", "1m")]).await;
+    let site = TestWorker::new(&[("WTW_TASK_MAX_AGE", "1m")]).await;
     let old = message("a");
     site.handle(Message { properties: old.properties.clone().with_timestamp(1), ..old }).await;
     assert_eq!(site.copies(), [("wolkvox.tasks.dead".to_owned(), Some("expired".to_owned()), 0, false)]);
@@ -169,8 +169,8 @@ async fn old_message_is_dead_lettered_as_expired_once_the_gate_is_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn strict_probe_asks_for_the_token_before_it_spends_a_message() {
-    let site = Site::new(&[STRICT, ("WTW_GATE_FAILURES", "1")]).await;
+async fn strict_probe_asks_about_the_token_before_it_sends_a_message() {
+    let site = TestWorker::new(&[STRICT, ("WTW_GATE_FAILURES", "1")]).await;
     site.crm_does(&[Does::IsUnreachable]);
     site.crm.is_down.store(true, Ordering::SeqCst);
     let recovering = async {
@@ -185,7 +185,7 @@ async fn strict_probe_asks_for_the_token_before_it_spends_a_message() {
 
 #[tokio::test(start_paused = true)]
 async fn invalid_message_is_dead_lettered_unless_its_task_exists() {
-    let site = Site::new(&[]).await;
+    let site = TestWorker::new(&[]).await;
     let invalid = |id| Message { body: b"no json".to_vec(), ..message(id) };
     site.handle(invalid("a")).await;
     assert_eq!(site.copies(), [("wolkvox.tasks.dead".to_owned(), Some("invalid_message".to_owned()), 0, false)]);
@@ -196,7 +196,7 @@ async fn invalid_message_is_dead_lettered_unless_its_task_exists() {
 
 #[tokio::test(start_paused = true)]
 async fn deliveries_of_one_id_wait_for_each_other() {
-    let site = Site::new(&[]).await;
+    let site = TestWorker::new(&[]).await;
     *site.crm.takes.lock().unwrap() = Duration::from_secs(5);
     join_all((0..5).map(|_| site.handle(message("a")))).await;
     assert_eq!((site.settled(), site.requests()), (vec!["acked"; 5], 1));
@@ -204,7 +204,7 @@ async fn deliveries_of_one_id_wait_for_each_other() {
 
 #[tokio::test(start_paused = true)]
 async fn state_of_another_queue_and_foreign_headers_have_no_influence() {
-    let site = Site::new(&[]).await;
+    let site = TestWorker::new(&[]).await;
     site.crm_does(&[Does::IsUnreachable, Does::IsUnreachable, Does::IsUnreachable]);
     let headers = [("x-attempts", number(15)), ("x-wtw-attempts", number(15)), ("x-wtw-queue", text("other"))];
     site.handle(with_headers(message("a"), &headers)).await;

@@ -1,6 +1,6 @@
-//! Instructions of single stages, counted by Valgrind: the same on a busy machine as on a quiet one, so that a regression
-//! shows. `make bench-micro` prints them with the difference to the last time. Where something is hashed they differ by a
-//! hundredth from run to run, and those of the ledger's file by two: which records share a batch is up to its threads.
+//! Instructions of single stages, counted by Valgrind. Other load of the machine does not change them, so a regression is visible.
+//! `make bench-micro` prints them with the difference from the last run. Stages with hashing vary by one percent, the ledger's file
+//! by two, because its threads decide which records share a batch.
 
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -55,7 +55,7 @@ fn map_a_task((mapping, decoded): (Mapping, Decoded<'static>)) -> Vec<u8> {
     serde_json::to_vec(&mapping.map(black_box(decoded)).expect("a payload")).expect("JSON")
 }
 
-/// A helpdesk's event of 2 KB.
+/// An event of a helpdesk with 2 KB.
 fn event() -> Vec<u8> {
     let comment = "The customer asked on the phone for a call back, and said that the line was bad. ".repeat(20);
     format!(
@@ -89,7 +89,7 @@ priority = "{{ 'high' if body.rating == 1 else 'normal' }}"
 description = "{{ body.comment | truncate(500) }}\n[ref:{{ message_id }}]"
 "#;
 
-/// A mapper, and a message for it.
+/// A mapper and a message for it.
 fn mapper(rules: &str, body: Vec<u8>) -> (Mapper, Message, RetryState) {
     let path = std::env::temp_dir().join(format!("bench-{}.toml", std::process::id()));
     std::fs::write(&path, rules).expect("written");
@@ -122,10 +122,10 @@ fn classify_a_reply(answer: HttpResult) -> Classified {
     classify(black_box(&answer), Timestamp::UNIX_EPOCH)
 }
 
-/// Messages that are recorded together.
+/// The number of messages that are recorded together.
 const TOGETHER: usize = 64;
 
-/// A ledger, ready.
+/// An open ledger.
 struct Fixture {
     runtime: Runtime,
     ledger: Arc<dyn Ledger>,
@@ -171,7 +171,7 @@ fn ledger_of_64_messages(fixture: Fixture) -> Fixture {
     fixture
 }
 
-/// From the start of the process to its end: the file's work is done on threads of its own.
+/// Counts the whole process, because the file ledger works on its own threads.
 fn with_all_threads() -> LibraryBenchmarkConfig {
     let mut config = LibraryBenchmarkConfig::default();
     config.tool(Callgrind::with_args(["--collect-atstart=yes"]).entry_point(EntryPoint::None));
@@ -184,7 +184,7 @@ fn ledger_of_4096_messages(fixture: Fixture) {
     succeed(&fixture);
 }
 
-/// What the worker writes for each message that succeeds, so many together: the claim and the result.
+/// The records of successful messages, many together: a claim and a result for each.
 fn succeed(fixture: &Fixture) {
     let one = async |(id, key): (u64, &Key)| {
         let (digest, at, claim) = (Digest([7; 32]), Timestamp::UNIX_EPOCH, ClaimId(id));

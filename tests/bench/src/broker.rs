@@ -1,4 +1,4 @@
-//! The broker, a private node of this machine's `rabbitmq-server`; and the messages.
+//! The broker, a private node of this machine's `rabbitmq-server`, and the messages.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -14,30 +14,30 @@ use uuid::Uuid;
 use crate::clock;
 use crate::reaper::Reaper;
 
-/// The queue of all contenders.
+/// The queue that all contenders consume.
 pub const QUEUE: &str = "bench";
-/// How long the broker may take to start, and for any one answer when a million messages wait.
+/// The longest time for the start of the broker, and for one answer with a million waiting messages.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Publishes that wait for their confirms at a time.
+/// How many publishes wait for their confirms at the same time.
 const PIPELINE: usize = 1_000;
 const PERSISTENT: u8 = 2;
 
-/// A running broker; gone when dropped.
+/// A running broker. Dropping it removes it.
 pub struct Broker {
-    /// Its address.
+    /// The AMQP address.
     pub url: String,
-    /// Where its data is.
+    /// The folder of its data.
     pub folder: String,
     script: String,
     _reaper: Reaper,
 }
 
 impl Broker {
-    /// Starts one.
+    /// Starts a broker.
     pub async fn start(top: &Path) -> Result<Self, String> {
         let server = output(Command::new(top.join("deploy/rabbitmq-server.sh")))?;
         let script = top.join("tests/integration/support/broker/node.sh").display().to_string();
-        // Not the folder that TMPDIR names: Erlang refuses some of the characters that such a path may have.
+        // Not in TMPDIR: Erlang refuses some characters that its path can have.
         let folder = format!("/tmp/wolkvox-task-worker-bench.{:x}.{:08x}", std::process::id(), fastrand::u32(..));
         let reaper = Reaper::new(format!("'{script}' remove '{folder}'"))?;
         let ports: Vec<String> = (0..5).map(|_| free_port().map(|port| port.to_string())).collect::<Result<_, _>>()?;
@@ -50,13 +50,13 @@ impl Broker {
         Ok(broker)
     }
 
-    /// Starts it and waits until it answers.
+    /// Starts the node and waits until it answers.
     pub async fn up(&self) -> Result<(), String> {
         self.control("start")?;
         answers(&self.url).await
     }
 
-    /// Stops it in good order; its data stays.
+    /// Stops the node properly. Its data stays.
     pub fn down(&self) -> Result<(), String> {
         self.control("stop")
     }
@@ -65,32 +65,32 @@ impl Broker {
         output_of(Command::new(&self.script).args([action, &self.folder])).map(drop)
     }
 
-    /// A channel that confirms.
-    pub async fn line(&self) -> Result<Line, String> {
+    /// Opens a connection with a channel in confirm mode.
+    pub async fn client(&self) -> Result<BrokerClient, String> {
         within(async {
             let connection = Connection::connect(&self.url, ConnectionProperties::default()).await?;
             let channel = connection.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
-            Ok(Line { connection, channel })
+            Ok(BrokerClient { connection, channel })
         })
         .await
     }
 
-    /// Its version.
+    /// The version of RabbitMQ.
     pub fn version(&self) -> Result<String, String> {
         let mut ask = Command::new(&self.script);
         output_of(ask.args(["exec", &self.folder, "rabbitmqctl", "version"]))
     }
 }
 
-/// A connection of the benchmark's own.
-pub struct Line {
+/// The benchmark's connection to the broker.
+pub struct BrokerClient {
     connection: Connection,
     channel: Channel,
 }
 
-impl Line {
-    /// Empties the queue, once the broker has noticed that whoever consumed is gone.
+impl BrokerClient {
+    /// Waits until the queue has no consumer, and empties it.
     pub async fn purge(&self) -> Result<(), String> {
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
@@ -101,15 +101,17 @@ impl Line {
             }
             sleep(Duration::from_millis(20)).await;
         }
-        Err(format!("the queue is not empty and without consumers within {PATIENCE:?}"))
+        Err(format!("the queue is not empty or still has consumers after {PATIENCE:?}"))
     }
 
-    /// Waits until the queue has so many consumers.
+    /// Waits until the queue has `count` consumers.
     pub async fn consumers(&self, count: usize) -> Result<(), String> {
         let began = Instant::now();
         while (self.queue().await?.consumer_count() as usize) < count {
             if began.elapsed() > PATIENCE {
-                return Err(format!("the queue does not have {count} consumers within {PATIENCE:?}"));
+                return Err(format!(
+                    "the queue does not have {count} consumers after {PATIENCE:?}: see target/bench/log"
+                ));
             }
             sleep(Duration::from_millis(20)).await;
         }
@@ -121,7 +123,7 @@ impl Line {
         within(self.channel.queue_declare(QUEUE.into(), options, FieldTable::default())).await
     }
 
-    /// Publishes `count` tasks, each confirmed.
+    /// Publishes `count` tasks and waits for all confirms.
     pub async fn fill(&self, count: usize) -> Result<(), String> {
         let mut number = 0;
         while number < count {
@@ -138,7 +140,7 @@ impl Line {
         Ok(())
     }
 
-    /// Publishes one task that carries the moment.
+    /// Publishes one task with the current time in its text.
     pub async fn stamped(&self, number: usize) -> Result<(), String> {
         let body = task(number, &clock::stamp());
         taken(&within(self.send(&body).await?).await?)
@@ -164,7 +166,7 @@ impl Line {
 const DESCRIPTION: &str = "The customer asked on the phone for a call back about the delivery, in the morning if possible; \
                            see the case's notes of last week.";
 
-/// A task as a publisher writes it, of some 400 bytes.
+/// A task message of about 400 bytes.
 fn task(number: usize, description: &str) -> String {
     format!(
         r#"{{"name":"Call back about order {number}","name_module":"cases","completion_date":"2030-03-01 10:00:00","#
@@ -175,7 +177,7 @@ fn task(number: usize, description: &str) -> String {
 fn taken(confirm: &Confirmation) -> Result<(), String> {
     match confirm {
         Confirmation::Ack(None) => Ok(()),
-        other => Err(format!("a message was not taken: {other:?}")),
+        other => Err(format!("the broker did not accept a message: {other:?}")),
     }
 }
 
@@ -199,7 +201,7 @@ async fn answers(url: &str) -> Result<(), String> {
     }
 }
 
-/// A port on loopback that nothing uses, below those that the system gives to outgoing connections.
+/// A free port on loopback, below the range that the system uses for outgoing connections.
 pub fn free_port() -> Result<u16, String> {
     (0..1_000)
         .map(|_| fastrand::u16(20_000..32_000))
@@ -207,7 +209,7 @@ pub fn free_port() -> Result<u16, String> {
         .ok_or_else(|| "no free port on 127.0.0.1".to_owned())
 }
 
-/// Runs a command to its end; what it printed, without the last line break.
+/// Runs a command and returns its output without the last line break.
 pub fn output(mut command: Command) -> Result<String, String> {
     output_of(&mut command)
 }
@@ -222,7 +224,7 @@ fn output_of(command: &mut Command) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// What the broker answers, if it does in time: one without room on its disk, say, takes messages and confirms none.
+/// Waits for the broker's answer within [`PATIENCE`]. A broker without room on its disk accepts messages and confirms none.
 async fn within<T>(answer: impl Future<Output = lapin::Result<T>>) -> Result<T, String> {
     match timeout(PATIENCE, answer).await {
         Ok(answered) => answered.map_err(|error| format!("the broker: {error}")),

@@ -1,5 +1,5 @@
-//! Messages a second over requests in flight as an SVG: both axes logarithmic, a line for each contender, its name at its
-//! end. Legible on light and on dark ground, in a page that shows it as an image.
+//! Draws messages per second over requests in flight as an SVG: both axes are logarithmic, and each contender has a line with its
+//! name at the end. The image is readable on light and dark backgrounds.
 
 use std::fmt::Write as _;
 
@@ -8,9 +8,9 @@ use crate::results::Results;
 
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 420.0;
-/// Left, top, right (for the names) and bottom.
+/// Margins: left, top, right (for the names) and bottom.
 const MARGINS: (f64, f64, f64, f64) = (70.0, 46.0, 200.0, 48.0);
-/// Least distance of two names.
+/// The smallest distance of two names.
 const LINE: f64 = 17.0;
 
 const STYLE: &str = "
@@ -41,7 +41,7 @@ fn class(contender: Contender) -> &'static str {
     }
 }
 
-/// Where a value is between two others, in logarithms, from 0 to 1.
+/// The position of a value between two others on a logarithmic axis, from 0 to 1.
 fn place(value: f64, from: f64, to: f64) -> f64 {
     if to > from { (value / from).ln() / (to / from).ln() } else { 0.5 }
 }
@@ -59,7 +59,7 @@ impl Frame {
             in_flight = (in_flight.0.min(count), in_flight.1.max(count));
             rates = (rates.0.min(rate), rates.1.max(rate));
         }
-        // Whole powers of ten below and above.
+        // The axis ends at whole powers of ten.
         let rates = (10_f64.powf(rates.0.log10().floor()), 10_f64.powf(rates.1.log10().ceil()));
         Self { in_flight, rates }
     }
@@ -121,7 +121,7 @@ fn lines(results: &Results, frame: &Frame, svg: &mut String) {
         }
         *svg += "</g>\n";
     }
-    // From the top down, none over another.
+    // From top to bottom, so that no name covers another one.
     ends.sort_by(|a, b| a.0.total_cmp(&b.0));
     let x = WIDTH - MARGINS.2 + 12.0;
     let mut free = f64::MIN;

@@ -1,5 +1,5 @@
-//! Those who are compared, and how each is started. Each has eight messages in hand for a request in flight, and the worker as
-//! many as it thinks fit.
+//! The contenders, and how each is started. Each has a prefetch of eight messages for each request in flight; the worker chooses
+//! its own.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -11,21 +11,21 @@ use crate::broker::QUEUE;
 use crate::process;
 use crate::site::{Server, Site};
 
-/// Where the worker keeps its ledger.
+/// The kind of the worker's ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ledger {
-    /// In a file, as by default.
+    /// A file, the default.
     File,
     /// In memory.
     Memory,
-    /// In Redis, which syncs every write.
+    /// Redis, which syncs every write to the disk.
     Redis,
 }
 
-/// One of those who are compared.
+/// A program that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Contender {
-    /// This worker, everything on.
+    /// This worker with all features.
     Worker(Ledger),
     /// lapin and reqwest, nothing else.
     BareLoop,
@@ -36,7 +36,7 @@ pub enum Contender {
 }
 
 impl Contender {
-    /// All, in the order of the table.
+    /// All contenders, in the order of the table.
     pub const ALL: [Self; 6] = [
         Self::Worker(Ledger::File),
         Self::Worker(Ledger::Redis),
@@ -46,7 +46,7 @@ impl Contender {
         Self::AmqpConsume,
     ];
 
-    /// Its name in tables.
+    /// The name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Worker(Ledger::File) => "worker, file ledger",
@@ -58,12 +58,12 @@ impl Contender {
         }
     }
 
-    /// Starts it with so many requests in flight; the ledger is empty.
+    /// Starts the contender with `in_flight` simultaneous requests and an empty ledger.
     pub fn start(self, site: &Site, in_flight: usize) -> Result<Running, String> {
         self.start_with(site, in_flight, &[])
     }
 
-    /// Starts it with further settings, which only the worker reads.
+    /// As [`Self::start`], with further settings, which only the worker reads.
     pub fn start_with(self, site: &Site, in_flight: usize, settings: &[(&str, String)]) -> Result<Running, String> {
         let prefetch = (in_flight * 8).min(2_000).to_string();
         let mut command = match self {
@@ -110,7 +110,7 @@ fn worker(site: &Site, ledger: Ledger, in_flight: usize) -> Result<Command, Stri
     Ok(worker)
 }
 
-/// What bare loop and Python worker are told.
+/// The arguments of the bare loop and of the Python worker.
 fn loop_of(mut command: Command, site: &Site, in_flight: usize, prefetch: &str) -> Command {
     command.args([&site.broker.url, QUEUE, &site.post_url(), &in_flight.to_string(), prefetch]);
     command
@@ -125,7 +125,7 @@ fn amqp_consume(site: &Site) -> Command {
     command
 }
 
-/// Empties Redis, in its own words.
+/// Empties Redis with a raw command.
 fn flush(url: &str) -> Result<(), String> {
     use std::io::{Read as _, Write as _};
     let address = url.trim_start_matches("redis://").trim_end_matches("/0");
@@ -148,12 +148,12 @@ impl Spent {
         after.done.saturating_sub(self.done).max(1) as f64
     }
 
-    /// From here on, in microseconds a message.
+    /// The processor time from here to `after`, in microseconds per message.
     pub fn a_message_until(&self, after: &Self) -> f64 {
         after.cpu_us.saturating_sub(self.cpu_us) as f64 / self.messages_until(after)
     }
 
-    /// The same by the names of its threads.
+    /// The same for each thread name.
     pub fn threads_a_message_until(&self, after: &Self) -> BTreeMap<String, f64> {
         let a_message = |(name, ran): (&String, &u64)| {
             let before = self.threads_ns.get(name).copied().unwrap_or_default();
@@ -163,7 +163,7 @@ impl Spent {
     }
 }
 
-/// A contender at work.
+/// A running contender.
 pub struct Running {
     servers: Vec<Server>,
 }
@@ -177,10 +177,12 @@ impl Running {
     /// When one of its processes has ended.
     pub fn is_alive(&mut self) -> Result<(), String> {
         let ended = self.servers.iter_mut().find_map(|server| server.0.try_wait().ok().flatten());
-        ended.map_or(Ok(()), |status| Err(format!("a contender has ended, {status}: target/bench/log says why")))
+        ended.map_or(Ok(()), |status| {
+            Err(format!("a contender has ended with {status}; see target/bench/log for the reason"))
+        })
     }
 
-    /// What it has spent so far, when so many messages were done.
+    /// The processor time so far, after `done` messages.
     pub fn spent(&self, done: usize) -> Result<Spent, String> {
         Ok(Spent { done, cpu_us: self.cpu_us()?, threads_ns: self.threads() })
     }
@@ -197,19 +199,19 @@ impl Running {
         threads
     }
 
-    /// What is resident now, in bytes.
+    /// The current resident memory in bytes.
     pub fn resident(&self) -> Result<u64, String> {
         self.sum(|pid| process::memory(pid, "VmRSS"))
     }
 
-    /// The most that was resident, in bytes.
+    /// The peak of the resident memory in bytes.
     pub fn peak(&self) -> Result<u64, String> {
         self.sum(|pid| process::memory(pid, "VmHWM"))
     }
 
-    /// Ends it.
+    /// Stops the contender.
     pub async fn stop(self) -> Result<(), String> {
-        // Those that know no good order are killed.
+        // Contenders without a graceful shutdown are killed.
         join_all(self.servers.into_iter().map(Server::stop)).await;
         Ok(())
     }

@@ -1,8 +1,8 @@
-//! A stand-in CRM without limits or latency: whatever is posted under `/server` is answered with code 200 and counted. The
-//! shipped sandbox checks, remembers and limits, and would be the slowest part.
+//! A stand-in CRM without limits and latency: it counts every request under `/server` and answers with code 200. The sandbox of
+//! the product validates, stores and limits, so it would be the slowest part.
 //!
-//! `POST /reset` forgets; `POST /reset/stamps` forgets and has it measure each message's way from here on;
-//! `GET /wait/N` is answered once N requests have come, with the Nth one's moment; `GET /report` says what came.
+//! `POST /reset` starts a new count. `POST /reset/stamps` also measures the time from each message's publish to its request.
+//! `GET /wait/N` answers after N requests with the time of the Nth one. `GET /report` returns the [`Report`].
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -19,34 +19,34 @@ use tokio::sync::oneshot;
 
 use crate::clock;
 
-/// As the vendor's page has it.
+/// The answer of the vendor's documentation.
 const CREATED: &str = r#"{"code":"200","error":"","msg":"ok","data":{"id":"4711"}}"#;
 
-/// What came since the last reset.
+/// The requests since the last reset.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// Requests.
+    /// The number of requests.
     pub count: u64,
-    /// When the first came, in nanoseconds since 1970, as all moments here.
+    /// The time of the first request, in nanoseconds since 1970 as all times here.
     pub first_ns: u64,
-    /// The longest time between two of them.
+    /// The longest time between two requests.
     pub longest_gap_ns: u64,
-    /// When that ended.
+    /// The end of that time.
     pub gap_end_ns: u64,
-    /// From each message's stamp to its request, where stamps are looked for.
+    /// The times from publish to request, if they are measured.
     pub ways_ns: Vec<u64>,
 }
 
 #[derive(Default)]
-struct Books {
+struct Requests {
     report: Report,
     stamps: bool,
-    /// When each came: whoever asks late is told the same.
+    /// The time of each request, for a `GET /wait/N` that comes later.
     moments: Vec<u64>,
     waiting: Vec<(usize, oneshot::Sender<u64>)>,
 }
 
-impl Books {
+impl Requests {
     fn count(&mut self, now: u64) {
         let report = &mut self.report;
         report.count += 1;
@@ -63,71 +63,71 @@ impl Books {
     }
 }
 
-type Shared = Arc<Mutex<Books>>;
+type Shared = Arc<Mutex<Requests>>;
 
-/// Serves for ever; prints its address first.
+/// Prints its address and serves without end.
 pub async fn serve() -> Result<(), String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
     println!("{}", listener.local_addr().map_err(|error| error.to_string())?);
-    let books = Shared::default();
+    let requests = Shared::default();
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let _ = stream.set_nodelay(true);
-        let books = Arc::clone(&books);
+        let requests = Arc::clone(&requests);
         tokio::spawn(async move {
-            let service = service_fn(|request| answer(request, Arc::clone(&books)));
+            let service = service_fn(|request| answer(request, Arc::clone(&requests)));
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }
 
-async fn answer(mut request: Request<Incoming>, books: Shared) -> Result<Response<String>, hyper::Error> {
+async fn answer(mut request: Request<Incoming>, requests: Shared) -> Result<Response<String>, hyper::Error> {
     let path = request.uri().path();
     if path.starts_with("/server") {
         let now = clock::now_ns();
         let stamps = {
-            let mut books = locked(&books);
-            books.count(now);
-            books.stamps
+            let mut requests = locked(&requests);
+            requests.count(now);
+            requests.stamps
         };
         let body = read(request.body_mut(), stamps).await?;
         if stamps && let Some(stamp) = clock::stamp_in(&body) {
-            locked(&books).report.ways_ns.push(now.saturating_sub(stamp));
+            locked(&requests).report.ways_ns.push(now.saturating_sub(stamp));
         }
         return Ok(Response::new(CREATED.to_owned()));
     }
-    let text = control(path, &books).await;
+    let text = control(path, &requests).await;
     Ok(Response::new(text))
 }
 
-async fn control(path: &str, books: &Shared) -> String {
+async fn control(path: &str, requests: &Shared) -> String {
     if let Some(wanted) = path.strip_prefix("/wait/").and_then(|wanted| wanted.parse().ok()) {
-        return wait(wanted, books).await.to_string();
+        return wait(wanted, requests).await.to_string();
     }
     if path.starts_with("/reset") {
-        *locked(books) = Books { stamps: path.ends_with("/stamps"), ..Books::default() };
+        *locked(requests) = Requests { stamps: path.ends_with("/stamps"), ..Requests::default() };
     }
-    serde_json::to_string(&locked(books).report).unwrap_or_default()
+    serde_json::to_string(&locked(requests).report).unwrap_or_default()
 }
 
-async fn wait(wanted: usize, books: &Shared) -> u64 {
+async fn wait(wanted: usize, requests: &Shared) -> u64 {
     let reached = {
-        let mut books = locked(books);
-        if let Some(moment) = books.moments.get(wanted.saturating_sub(1)) {
+        let mut requests = locked(requests);
+        if let Some(moment) = requests.moments.get(wanted.saturating_sub(1)) {
             return *moment;
         }
         let (sender, reached) = oneshot::channel();
-        books.waiting.push((wanted, sender));
+        requests.waiting.push((wanted, sender));
         reached
     };
     reached.await.unwrap_or_default()
 }
 
-fn locked(books: &Shared) -> std::sync::MutexGuard<'_, Books> {
-    books.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked(requests: &Shared) -> std::sync::MutexGuard<'_, Requests> {
+    requests.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The body, where it is looked at.
+/// Reads the body. Returns it only if `keep` is set.
 async fn read(body: &mut Incoming, keep: bool) -> Result<Vec<u8>, hyper::Error> {
     let mut bytes = Vec::new();
     while let Some(frame) = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {

@@ -1,4 +1,4 @@
-//! The goals, each with what was measured and whether it is met.
+//! The goals, each with the measured value and whether it is met.
 
 use crate::contender::{Contender, Ledger};
 use crate::plan::IN_FLIGHT_OF_GOALS;
@@ -9,15 +9,15 @@ const FILE: Contender = Contender::Worker(Ledger::File);
 
 /// One goal.
 pub struct Goal {
-    /// In words.
+    /// The goal in words.
     pub goal: &'static str,
-    /// What was measured, in words.
+    /// The measured value in words.
     pub measured: String,
-    /// Whether it is met.
+    /// Whether the goal is met.
     pub met: bool,
 }
 
-/// The goals of what was measured.
+/// Compares all results with the goals.
 pub fn all(results: &Results) -> Vec<Goal> {
     let mut goals = Vec::new();
     compared(results, &mut goals);
@@ -87,7 +87,7 @@ fn memory(results: &Results, goals: &mut Vec<Goal>) {
     }
     let backlogs: Vec<&Backlog> = results.backlogs.iter().filter(|at| at.contender == FILE).collect();
     let (few, many) = match backlogs.as_slice() {
-        // The smallest is over before everything has warmed up.
+        // The smallest backlog ends before the worker has warmed up.
         [_, few, .., many] => (few, many),
         [few, many] => (few, many),
         _ => return,

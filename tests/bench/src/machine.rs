@@ -1,4 +1,4 @@
-//! The machine that it ran on.
+//! Describes the machine of a run.
 
 use std::fs;
 use std::path::Path;
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::output;
 
-/// What a figure depends on.
+/// The properties of a machine that influence the figures.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Machine {
-    /// The day, in UTC.
+    /// The date of the run in UTC.
     pub day: String,
     /// The processor's name.
     pub processor: String,
@@ -19,16 +19,16 @@ pub struct Machine {
     pub cores: usize,
     /// Memory in bytes.
     pub memory: u64,
-    /// Median time of one small synchronous write where the ledger's file is, in milliseconds,
+    /// The median time of one small synchronous write in the folder of the ledger, in milliseconds.
     pub sync_ms: f64,
-    /// and where the broker's data is.
+    /// The same in the folder of the broker's data.
     pub broker_sync_ms: f64,
     /// Kernel, compiler, broker and so on, with their versions.
     pub versions: Vec<String>,
 }
 
 impl Machine {
-    /// This one.
+    /// Describes this machine.
     pub fn here(site: &crate::site::Site) -> Result<Self, String> {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let name = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -59,7 +59,7 @@ impl Machine {
         })
     }
 
-    /// In one sentence.
+    /// The description in one sentence.
     pub fn sentence(&self) -> String {
         format!(
             "{}, {} cores, {:.0} GiB, a synchronous write takes {:.2} ms (the broker's {:.2} ms); {}",

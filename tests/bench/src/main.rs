@@ -1,7 +1,7 @@
-//! `make bench`: the worker on this machine against what a user would write or pick instead, side by side, in one run.
+//! `make bench`: compares the worker with what a user can write or choose instead, on this machine in one run.
 //!
-//! Figures go to standard output as one report and to `target/bench/results.json`; those of a full run to
-//! `tests/bench/speed.json`, with the tables of docs/benchmarks.md and the chart. `bench crm` is the stand-in CRM, a process of its own.
+//! The figures go to standard output and to `target/bench/results.json`. A full run also writes `tests/bench/speed.json`, the
+//! tables of docs/benchmarks.md and the chart. `bench crm` runs the stand-in CRM, which is a separate process.
 
 mod broker;
 mod chart;
@@ -14,7 +14,7 @@ mod measure;
 mod plan;
 mod process;
 #[path = "../../integration/support/broker/reaper.rs"]
-#[expect(dead_code, reason = "the tests also keep what they started")]
+#[expect(dead_code, reason = "only the tests use all of it")]
 mod reaper;
 mod report;
 mod results;
@@ -32,27 +32,27 @@ use crate::plan::Plan;
 use crate::results::Results;
 use crate::site::Site;
 
-/// What was measured last, from the top of the repository.
+/// The results of the last run, relative to the repository.
 const RESULTS: &str = "target/bench/results.json";
-/// What the last full run measured.
+/// The results of the last full run.
 const SPEED: &str = "tests/bench/speed.json";
-/// The same as a chart.
+/// The chart of the last full run.
 const CHART: &str = "tests/bench/speed.svg";
 /// The page with its tables.
 const PAGE: &str = "docs/benchmarks.md";
 
-/// Measures the worker against what a user would write or pick instead
+/// Compares the worker with what a user can write or choose instead
 #[derive(Debug, Parser)]
 struct Arguments {
     #[arg(value_enum, default_value = "all")]
     what: What,
-    /// Little of everything, to see that it works; the page stays as it is
+    /// Measure only briefly, to see that the benchmark works; the page stays unchanged
     #[arg(long)]
     quick: bool,
-    /// Only some of it; the page stays as it is
+    /// Run only these parts; the page stays unchanged
     #[arg(long, value_enum, value_delimiter = ',')]
     parts: Vec<Part>,
-    /// Numbers of requests in flight to measure the throughput with, from 1 to 1000; the page stays as it is
+    /// Measure the throughput with these numbers of requests in flight, from 1 to 1000; the page stays unchanged
     #[arg(long, value_delimiter = ',', value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000))]
     in_flight: Vec<usize>,
 }
@@ -63,7 +63,7 @@ enum What {
     All,
     /// Write the page's tables and chart of the last full run again
     Report,
-    /// Be the stand-in CRM
+    /// Run the stand-in CRM
     Crm,
 }
 
@@ -132,13 +132,13 @@ async fn all(arguments: &Arguments) -> Result<(), String> {
     show(&top, &results)
 }
 
-/// The repository.
+/// The folder of the repository.
 fn top() -> Result<PathBuf, String> {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     top.canonicalize().map_err(|error| format!("{}: {error}", top.display()))
 }
 
-/// Writes what was measured last in today's form.
+/// Writes the tables and the chart of the last full run again.
 fn again() -> Result<(), String> {
     let top = top()?;
     let json = fs::read_to_string(top.join(SPEED)).map_err(|error| format!("{SPEED}: {error}; run `make bench`"))?;
@@ -150,7 +150,7 @@ fn put(top: &Path, path: &str, content: &str) -> Result<(), String> {
     fs::write(top.join(path), content).map_err(|error| format!("{path}: {error}"))
 }
 
-/// Shows the results; those of a full run are also written to the page.
+/// Prints the results. Those of a full run are also written to the page.
 fn show(top: &Path, results: &Results) -> Result<(), String> {
     if !results.throughput.is_empty() {
         put(top, "target/bench/speed.svg", &chart::svg(results))?;
@@ -158,7 +158,7 @@ fn show(top: &Path, results: &Results) -> Result<(), String> {
     let tables = report::markdown(results);
     println!("{tables}");
     if !results.full {
-        eprintln!("not a full run: {PAGE} and its chart stay as they are; target/bench has what was measured");
+        eprintln!("not a full run: {PAGE} and its chart stay unchanged; the results are in target/bench");
         return Ok(());
     }
     put(top, CHART, &chart::svg(results))?;
@@ -167,7 +167,7 @@ fn show(top: &Path, results: &Results) -> Result<(), String> {
     put(top, PAGE, &report::into_page(&page, &(chart + &tables))?)
 }
 
-/// The bare loop is to have the worker's libraries: what both lock files name has the same version in both.
+/// Checks that the bare loop has the same versions of all libraries that it shares with the worker.
 fn same_libraries(top: &Path) -> Result<(), String> {
     let versions = |path: &str| -> Result<Vec<(String, String)>, String> {
         let lock = fs::read_to_string(top.join(path)).map_err(|error| format!("{path}: {error}"))?;

@@ -25,22 +25,22 @@ struct Run {
     peak_mib: f64,
 }
 
-/// Measures from the first `warm` messages on, so that no start is counted.
+/// Measures after the first `warm` messages, so that the start does not count.
 async fn run(site: &Site, who: Contender, in_flight: usize, warm: usize, messages: usize) -> Result<Run, String> {
-    let line = site.broker.line().await?;
-    line.purge().await?;
+    let broker = site.broker.client().await?;
+    broker.purge().await?;
     site.reset(false).await?;
     let (mut running, before, began) = if who == Contender::AmqpConsume {
-        // With a process for each message in flight, a backlog would be half done before all of them are started, and again
-        // before the processor time of all is read.
+        // Starting one process for each message in flight takes long: without a pause half of the backlog is processed before all
+        // of them run, and again before the processor time of all is read.
         let mut running = who.start(site, in_flight)?;
-        line.consumers(in_flight).await?;
+        broker.consumers(in_flight).await?;
         let before = running.spent(0)?;
-        line.fill(warm + messages).await?;
+        broker.fill(warm + messages).await?;
         let began = site.reached(&mut running, warm).await?;
         (running, before, began)
     } else {
-        line.fill(warm + messages).await?;
+        broker.fill(warm + messages).await?;
         let mut running = who.start(site, in_flight)?;
         let began = site.reached(&mut running, warm).await?;
         let done = site.report().await?.count as usize;
@@ -53,7 +53,7 @@ async fn run(site: &Site, who: Contender, in_flight: usize, warm: usize, message
     let threads_us = before.threads_a_message_until(&after);
     let peak_mib = running.peak()? as f64 / MIB;
     running.stop().await?;
-    line.close().await;
+    broker.close().await;
     Ok(Run { rate: rate(messages, began, ended), cpu_us, threads_us, peak_mib })
 }
 
@@ -61,23 +61,24 @@ fn rate(messages: usize, began_ns: u64, ended_ns: u64) -> f64 {
     messages as f64 / (ended_ns.saturating_sub(began_ns).max(1) as f64 / 1e9)
 }
 
-/// Whose turn it is in a round, by a Williams square: of an even number nobody comes after the same one twice in as many
-/// rounds.
+/// The order of a round by a Williams square: with an even number of contenders, in as many rounds none follows the same one
+/// twice.
 fn turns<T>(round: usize, all: &mut [T]) -> Vec<&mut T> {
     let count = all.len();
     let mut all: Vec<Option<&mut T>> = all.iter_mut().map(Some).collect();
-    // 0, 1, -1, 2, -2 and so on, each round one further.
+    // 0, 1, -1, 2, -2 and so on, shifted by one in each round.
     let steps = (0..count).map(|turn| if turn % 2 == 1 { turn.div_ceil(2) } else { count - turn / 2 });
     steps.filter_map(|step| all.get_mut((step + round) % count)?.take()).collect()
 }
 
-/// Rate, processor time and memory of each contender, alternating: whatever the machine does meanwhile meets all alike.
+/// Measures rate, processor time and memory of each contender. They alternate, so that other load of the machine affects all
+/// equally.
 pub async fn throughput(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
     for &in_flight in &plan.in_flight {
         let mut sizes = Vec::new();
         for who in Contender::ALL {
-            // A first run, not counted, tells how many messages take as long as a run is to last.
-            // Many processes go on with what they had in hand for a while when the others have nothing left.
+            // A first run is not counted. It shows how many messages a run of the planned length needs.
+            // With many processes, some still work on prefetched messages when the others have none left.
             let few = plan.first.max(in_flight * if who == Contender::AmqpConsume { 16 } else { 4 });
             let tried = run(site, who, in_flight, 2 * in_flight, few).await?;
             let messages = (tried.rate * plan.seconds(in_flight)) as usize;
@@ -115,7 +116,7 @@ pub async fn throughput(site: &Site, plan: &Plan, results: &mut Results) -> Resu
     Ok(())
 }
 
-/// Growing backlogs, alternating. The bare loop shows how much of a difference is the broker's.
+/// Measures growing backlogs, alternating. The bare loop shows which part of a difference is due to the broker.
 pub async fn backlogs(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
     let unmeasured = |messages| {
         [FILE, Contender::BareLoop].map(|contender| Backlog {
@@ -143,15 +144,15 @@ pub async fn backlogs(site: &Site, plan: &Plan, results: &mut Results) -> Result
     Ok(())
 }
 
-/// From publish to request, on idle contenders with two in flight.
+/// Measures the time from publish to request, on idle contenders with two requests in flight.
 pub async fn ways(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
-    /// More than the worker leaves a connection to the CRM open for without a request.
+    /// Longer than the worker keeps an unused connection to the CRM.
     const REST: Duration = Duration::from_secs(5);
     let unmeasured = |contender| Way { contender, p50_ms: Series::default(), p99_ms: Series::default() };
     let mut ways = [FILE, Contender::Worker(Ledger::Memory), Contender::BareLoop, Contender::Python].map(unmeasured);
     for round in 0..plan.rounds {
         for at in turns(round, &mut ways) {
-            // At no fixed beat, and long enough that it is idle again.
+            // A random interval, long enough that the contender is idle again.
             let pause = || Duration::from_millis(fastrand::u64(4..=12));
             let ms = way(site, at.contender, plan.singles, pause).await?;
             let (p50, p99) = (ms.median(), ms.quantile(0.99));
@@ -165,30 +166,30 @@ pub async fn ways(site: &Site, plan: &Plan, results: &mut Results) -> Result<(),
     Ok(())
 }
 
-/// How long each of so many messages took, in milliseconds.
+/// The time from publish to request of each message, in milliseconds.
 async fn way(
     site: &Site,
     contender: Contender,
     singles: usize,
     pause: impl Fn() -> Duration,
 ) -> Result<Series, String> {
-    let line = site.broker.line().await?;
-    line.purge().await?;
+    let broker = site.broker.client().await?;
+    broker.purge().await?;
     site.reset(true).await?;
     let mut running = contender.start(site, 2)?;
     let warm = singles / 10 + 1;
     for number in 0..warm + singles {
-        line.stamped(number).await?;
+        broker.stamped(number).await?;
         site.reached(&mut running, number + 1).await?;
         sleep(pause()).await;
     }
     let ways = site.report().await?.ways_ns;
     running.stop().await?;
-    line.close().await;
+    broker.close().await;
     Ok(Series(ways.iter().skip(warm).map(|ns| *ns as f64 / 1e6).collect()))
 }
 
-/// From the start of the process to the first request, and what is resident without messages.
+/// Measures the time from the start of the process to the first request, and the memory without messages.
 pub async fn starts(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
     let unmeasured = |contender| Start { contender, ms: Series::default() };
     let mut starts = [FILE, Contender::BareLoop, Contender::Python].map(unmeasured);
@@ -207,12 +208,12 @@ pub async fn starts(site: &Site, plan: &Plan, results: &mut Results) -> Result<(
     Ok(())
 }
 
-/// From a start of the process to the first request, in milliseconds.
+/// The time from the start of the process to the first request, in milliseconds.
 async fn start(site: &Site, contender: Contender) -> Result<f64, String> {
-    let line = site.broker.line().await?;
-    line.purge().await?;
-    line.fill(10).await?;
-    line.close().await;
+    let broker = site.broker.client().await?;
+    broker.purge().await?;
+    broker.fill(10).await?;
+    broker.close().await;
     site.reset(false).await?;
     let began = clock::now_ns();
     let mut running = contender.start(site, 2)?;
@@ -223,33 +224,33 @@ async fn start(site: &Site, contender: Contender) -> Result<f64, String> {
     Ok(first_ns.saturating_sub(began) as f64 / 1e6)
 }
 
-/// What is resident without messages, in MiB: of a worker that has had none yet, and once it has done many.
+/// The resident memory without messages in MiB: before the first message, and after many.
 async fn idle(site: &Site, many: usize) -> Result<(f64, f64), String> {
-    // Long enough that everything which a start or a message needs is done.
+    // Long enough that all work of the start or of the last message is done.
     const REST: Duration = Duration::from_secs(3);
-    let line = site.broker.line().await?;
-    line.purge().await?;
+    let broker = site.broker.client().await?;
+    broker.purge().await?;
     site.reset(false).await?;
     let mut running = FILE.start(site, 256)?;
     sleep(REST).await;
     let idle = running.resident()? as f64 / MIB;
-    line.fill(many).await?;
+    broker.fill(many).await?;
     site.reached(&mut running, many).await?;
     sleep(REST).await;
     let again = running.resident()? as f64 / MIB;
     running.stop().await?;
-    line.close().await;
+    broker.close().await;
     Ok((idle, again))
 }
 
-/// The broker stops and starts while the worker is at work, at a pace that leaves it messages throughout.
+/// Measures the pause when the broker restarts. The worker has a rate limit, so that messages are left during the whole run.
 pub async fn restarts(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
     const PACE: usize = 100;
     for _ in 0..plan.rounds {
-        let line = site.broker.line().await?;
-        line.purge().await?;
-        line.fill(120 * PACE).await?;
-        line.close().await;
+        let broker = site.broker.client().await?;
+        broker.purge().await?;
+        broker.fill(120 * PACE).await?;
+        broker.close().await;
         site.reset(false).await?;
         let mut running = FILE.start_with(site, 2, &[("WTW_CRM_REQUESTS_PER_SECOND", PACE.to_string())])?;
         site.reached(&mut running, 2 * PACE).await?;
@@ -257,7 +258,7 @@ pub async fn restarts(site: &Site, plan: &Plan, results: &mut Results) -> Result
         site.broker.down()?;
         site.broker.up().await?;
         let (answered, away) = (clock::now_ns(), stopped.elapsed());
-        // What it had in hand may be sent without the broker; the pause is over when a hundred more have come.
+        // The worker can send prefetched messages without the broker. The pause is over after a hundred more requests.
         let count = usize::try_from(site.report().await?.count).unwrap_or_default();
         site.reached(&mut running, count + PACE).await?;
         let report = site.report().await?;
@@ -276,7 +277,7 @@ pub async fn restarts(site: &Site, plan: &Plan, results: &mut Results) -> Result
     Ok(())
 }
 
-/// The worker against the real sandbox with the CRM's limits, and a client alone beside it.
+/// Measures the worker and a client without a broker with the product's sandbox, which enforces the CRM's limits.
 pub async fn ceilings(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
     let unmeasured = |tokens| Ceiling { tokens, rate: Series::default(), direct: Series::default() };
     let mut ceilings = [1, 2, 4, 8].map(unmeasured);
@@ -297,7 +298,7 @@ pub async fn ceilings(site: &Site, plan: &Plan, results: &mut Results) -> Result
     Ok(())
 }
 
-/// Tasks a second of the worker, which may begin, and of a client alone.
+/// Tasks per second of the worker and of a client without a broker; `worker_first` is the order.
 async fn ceiling(site: &Site, tokens: usize, seconds: f64, worker_first: bool) -> Result<(f64, f64), String> {
     let names: Vec<String> = (0..tokens).map(|number| format!("bench-{number}")).collect();
     let mut command = site.worker();
@@ -306,7 +307,7 @@ async fn ceiling(site: &Site, tokens: usize, seconds: f64, worker_first: bool) -
     command.args(names.iter().flat_map(|name| ["--token", name]));
     let (sandbox, said) = Server::start_talking(&command)?;
     let said: Value = serde_json::from_str(&said).map_err(|error| format!("the sandbox: {error}"))?;
-    let address = said.get("listening").and_then(Value::as_str).ok_or("the sandbox does not say its address")?;
+    let address = said.get("listening").and_then(Value::as_str).ok_or("the sandbox did not print its address")?;
     let rates = if worker_first {
         let rate = limited(site, address, &names, seconds).await?;
         (rate, direct(site, address, &names, seconds).await?)
@@ -319,20 +320,20 @@ async fn ceiling(site: &Site, tokens: usize, seconds: f64, worker_first: bool) -
 }
 
 async fn limited(site: &Site, address: &str, tokens: &[String], seconds: f64) -> Result<f64, String> {
-    let line = site.broker.line().await?;
-    line.purge().await?;
-    // Half as much again as the limits let through.
-    line.fill((tokens.len() as f64 * 50.0 * (seconds + 1.0) * 1.5) as usize).await?;
+    let broker = site.broker.client().await?;
+    broker.purge().await?;
+    // Half as many again as the limits allow.
+    broker.fill((tokens.len() as f64 * 50.0 * (seconds + 1.0) * 1.5) as usize).await?;
     let settings = [("WTW_CRM_SERVER", address.to_owned()), ("WTW_CRM_TOKENS", tokens.join(","))];
     let running = FILE.start_with(site, 2, &settings)?;
     let rate = created(site, address, 2 * tokens.len(), seconds).await?;
     running.stop().await?;
-    line.close().await;
+    broker.close().await;
     forget(site, address).await?;
     Ok(rate)
 }
 
-/// Two loops a token that post without a pause.
+/// Runs two loops for each token, which send requests without a pause.
 async fn direct(site: &Site, address: &str, tokens: &[String], seconds: f64) -> Result<f64, String> {
     const BODY: &str = r#"{"operation":"bench","module":"wolkvox_activities","type":"task","fields":{"status":"created",
         "name":"a","priority":"high","name_module":"cases","completion_date":"2030-03-01 10:00:00","remember":false,
@@ -358,9 +359,8 @@ async fn direct(site: &Site, address: &str, tokens: &[String], seconds: f64) -> 
     rate
 }
 
-/// Tasks a second that the sandbox made, by its own books, once it has been at it for a second.
-/// Slots that answer at the same time would count once too often at the ends: what is averaged is how long it takes until as
-/// many more tasks are made as there are slots.
+/// Tasks per second by the sandbox's list of tasks, without the first second. Slots that answer at the same time distort both
+/// ends, so the average is taken over the times in which as many tasks are created as there are slots.
 async fn created(site: &Site, address: &str, slots: usize, seconds: f64) -> Result<f64, String> {
     let failed = |error: reqwest::Error| format!("the sandbox: {error}");
     sleep(Duration::from_secs_f64(seconds + 1.0)).await;
@@ -368,22 +368,22 @@ async fn created(site: &Site, address: &str, slots: usize, seconds: f64) -> Resu
     let tasks: Vec<Value> = serde_json::from_str(&tasks.text().await.map_err(failed)?).map_err(|e| e.to_string())?;
     let at = |task: &Value| task.get("at")?.as_str()?.parse::<jiff::Timestamp>().ok().map(|at| at.as_microsecond());
     let moments: Vec<i64> = tasks.iter().filter_map(at).collect();
-    let begin = moments.first().ok_or("the sandbox made no task")? + 1_000_000;
+    let begin = moments.first().ok_or("the sandbox created no task")? + 1_000_000;
     let counted: Vec<i64> = moments.into_iter().filter(|at| *at >= begin).collect();
     let turns: Vec<i64> = counted.iter().zip(counted.iter().skip(slots)).map(|(one, next)| next - one).collect();
     if turns.is_empty() {
-        return Err("the sandbox made too few tasks".to_owned());
+        return Err("the sandbox created too few tasks for a measurement; see target/bench/log".to_owned());
     }
     Ok(slots as f64 * turns.len() as f64 / (turns.iter().sum::<i64>().max(1) as f64 / 1e6))
 }
 
-/// Has the sandbox forget its tasks.
+/// Deletes the tasks of the sandbox.
 async fn forget(site: &Site, address: &str) -> Result<(), String> {
     let forgotten = site.client().delete(format!("{address}/sandbox")).send().await;
     forgotten.map(drop).map_err(|error| format!("the sandbox: {error}"))
 }
 
-/// Sizes of what is shipped.
+/// Measures the sizes of binary and image.
 pub fn sizes(site: &Site, results: &mut Results) -> Result<(), String> {
     let binary = std::fs::metadata(site.worker().get_program()).map_err(|error| error.to_string())?.len();
     let mut inspect = Command::new("sh");

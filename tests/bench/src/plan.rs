@@ -1,39 +1,39 @@
-//! How much is measured.
+//! How much a run measures.
 
-/// Requests in flight where the worker is judged beside others.
+/// The requests in flight at which the goals compare the worker with others.
 pub const IN_FLIGHT_OF_GOALS: usize = 64;
 
-/// See the module's documentation.
+/// The extent of a run.
 pub struct Plan {
-    /// Requests at a time.
+    /// The numbers of requests in flight.
     pub in_flight: Vec<usize>,
-    /// Runs of everything, alternating. The median counts; of memory the largest, since it has a limit.
+    /// How often everything is measured. The median counts; for memory the largest value.
     pub rounds: usize,
-    /// How long a run is to last, in seconds,
+    /// The length of a run in seconds.
     seconds: f64,
-    /// and where the goals are judged.
+    /// The length of a run that the goals use, in seconds.
     seconds_of_goals: f64,
-    /// Messages of the first run, by which the others are sized.
+    /// The messages of the first run, which determines the size of the others.
     pub first: usize,
-    /// Most messages of a run.
+    /// The most messages of a run.
     pub most: usize,
-    /// Backlogs.
+    /// The sizes of the backlogs.
     pub backlogs: Vec<usize>,
-    /// Single messages to an idle worker, each time,
+    /// The number of single messages to an idle worker in each run.
     pub singles: usize,
-    /// and to one that has had none for some seconds, altogether.
+    /// The total number of single messages to a worker without a message for some seconds.
     pub rested: usize,
-    /// How long the CRM's limits are kept to, each time.
+    /// The length of a run with the CRM's limits.
     pub ceiling_seconds: f64,
 }
 
 impl Plan {
-    /// How long a run with so many in flight is to last, in seconds.
+    /// The length of a run with `in_flight` requests in flight, in seconds.
     pub fn seconds(&self, in_flight: usize) -> f64 {
         if in_flight == IN_FLIGHT_OF_GOALS { self.seconds_of_goals } else { self.seconds }
     }
 
-    /// What docs/benchmarks.md shows.
+    /// The run whose figures are in docs/benchmarks.md.
     pub fn full() -> Self {
         Self {
             in_flight: vec![1, 2, 16, 64, 256],
@@ -49,7 +49,7 @@ impl Plan {
         }
     }
 
-    /// Everything once, with little: it shows that the benchmark works, and figures that are good for nothing else.
+    /// Everything once and briefly. It shows that the benchmark works; its figures have no other use.
     pub fn quick() -> Self {
         Self {
             in_flight: vec![2, 64],

@@ -1,4 +1,4 @@
-//! What the kernel says of a process.
+//! Reads the kernel's figures about a process.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,14 +13,14 @@ const TICKS_PER_SECOND: u64 = 100;
 /// When there is no such process.
 pub fn cpu(pid: u32) -> Result<Duration, String> {
     let stat = read(&format!("/proc/{pid}/stat"))?;
-    // The name, which may hold anything, is in parentheses. utime, stime, cutime and cstime are fields 14 to 17 (proc(5)).
+    // The name is in parentheses and can contain anything. utime, stime, cutime and cstime are fields 14 to 17 (proc(5)).
     let behind_name = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
     let ticks: u64 =
         behind_name.split_whitespace().skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum();
     Ok(Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND))
 }
 
-/// A line of `/proc/PID/status` that is given in kB, such as `VmHWM` (the peak of what is resident) or `VmRSS`; in bytes.
+/// A value in kB of `/proc/PID/status`, such as `VmHWM` (peak of the resident memory) or `VmRSS`, in bytes.
 ///
 /// # Errors
 /// When the process has ended.

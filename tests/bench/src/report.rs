@@ -1,4 +1,4 @@
-//! The tables, as Markdown, which reads well in a terminal too.
+//! Writes the tables as Markdown, which is also readable in a terminal.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use crate::goals;
 use crate::plan::IN_FLIGHT_OF_GOALS;
 use crate::results::{Restart, Results, Series, Throughput};
 
-/// Thousands apart, three figures that matter.
+/// A number with three significant digits and separated thousands.
 pub fn number(value: f64) -> String {
     if value < 10.0 {
         return format!("{value:.2}");
@@ -21,7 +21,7 @@ pub fn number(value: f64) -> String {
     groups.join(",")
 }
 
-/// The median, and the least and the largest.
+/// The median with the smallest and the largest value.
 pub fn with_spread(series: &Series) -> String {
     let (least, most) = series.spread();
     match series.0.len() {
@@ -31,7 +31,7 @@ pub fn with_spread(series: &Series) -> String {
     }
 }
 
-/// Everything that was measured.
+/// All tables.
 pub fn markdown(results: &Results) -> String {
     let mut text = format!("Measured on {}: {}.\n\n", results.machine.day, results.machine.sentence());
     throughput(results, &mut text);
@@ -62,8 +62,8 @@ fn throughput(results: &Results, text: &mut String) {
     ratios(results, &in_flight, text);
 }
 
-/// The worker beside the bare loop: the goals are judged by these, since what the machine did to both of a round is not in
-/// them.
+/// The worker relative to the bare loop of the same round. The goals use these values, because other load of the machine cancels
+/// out.
 fn ratios(results: &Results, in_flight: &[usize], text: &mut String) {
     heading("worker, file ledger, to the bare loop of the same round", results, in_flight, text);
     ratio("messages a second", |at| &at.rate, results, in_flight, text);
@@ -103,7 +103,7 @@ fn grid(results: &Results, in_flight: &[usize], what: &str, of: fn(&Throughput) 
     let _ = writeln!(text);
 }
 
-/// Where the time of the busiest usual run goes: what the bare loop does not pay is what the worker does beside it.
+/// The processor time by thread. The difference to the bare loop is the cost of the worker's own work.
 fn threads(results: &Results, text: &mut String) {
     const COMPARED: [Contender; 4] = [
         Contender::Worker(Ledger::File),
@@ -116,7 +116,7 @@ fn threads(results: &Results, text: &mut String) {
     let mut names: Vec<&String> = compared.iter().flat_map(|at| at.threads_us.keys()).collect();
     names.sort();
     names.dedup();
-    // What rounds to nothing is nobody's question.
+    // Values that round to zero are left out.
     names.retain(|name| compared.iter().any(|at| spent(at, name) >= 0.5));
     if names.is_empty() {
         return;
@@ -185,7 +185,7 @@ fn others(results: &Results) -> Vec<(String, String)> {
     others
 }
 
-/// The page with the tables between its marks.
+/// Replaces the tables between the page's marks.
 ///
 /// # Errors
 /// When the marks are not there.

@@ -1,4 +1,4 @@
-//! What was measured, as it is kept.
+//! The results, as they are stored.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::contender::Contender;
 use crate::machine::Machine;
 
-/// Several measurements of one thing.
+/// Several measurements of one value.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Series(pub Vec<f64>);
 
@@ -18,20 +18,20 @@ impl Series {
         sorted
     }
 
-    /// The value under which `share` of them are.
+    /// The quantile: a share of `share` of the values is below it.
     pub fn quantile(&self, share: f64) -> f64 {
         let sorted = self.sorted();
         let last = sorted.len().saturating_sub(1);
         sorted.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
     }
 
-    /// The one in the middle.
+    /// The median.
     pub fn median(&self) -> f64 {
         self.quantile(0.5)
     }
 
-    /// What it is to another, run by run: what the machine did to both of a round is not counted. Nothing where one of them
-    /// lacks a run.
+    /// The ratio to another measurement, run by run, so that other load of the machine cancels out. Empty if the numbers of runs
+    /// differ.
     pub fn to(&self, other: &Self) -> Self {
         if self.0.len() != other.0.len() {
             return Self::default();
@@ -39,143 +39,143 @@ impl Series {
         Self(self.0.iter().zip(&other.0).map(|(one, other)| one / other).collect())
     }
 
-    /// The least and the largest.
+    /// The smallest and the largest value.
     pub fn spread(&self) -> (f64, f64) {
         (self.quantile(0.0), self.quantile(1.0))
     }
 }
 
-/// A contender with so many in flight.
+/// A contender at a number of requests in flight.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Throughput {
-    /// Who.
+    /// The contender.
     pub contender: Contender,
-    /// Requests at a time.
+    /// Requests in flight.
     pub in_flight: usize,
-    /// Messages a run.
+    /// Messages per run.
     pub messages: usize,
-    /// Messages a second.
+    /// Messages per second.
     pub rate: Series,
-    /// Processor time a message, in microseconds.
+    /// Processor time per message, in microseconds.
     pub cpu_us: Series,
-    /// The same by the names of its threads.
+    /// The same for each thread name.
     pub threads_us: BTreeMap<String, Series>,
-    /// Most that was resident, in MiB.
+    /// Peak of the resident memory, in MiB.
     pub peak_mib: Series,
 }
 
-/// A contender on a backlog.
+/// A contender with a backlog.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Backlog {
-    /// Who.
+    /// The contender.
     pub contender: Contender,
-    /// Messages that waited.
+    /// Messages in the backlog.
     pub messages: usize,
-    /// Messages a second.
+    /// Messages per second.
     pub rate: Series,
-    /// Most that was resident, in MiB.
+    /// Peak of the resident memory, in MiB.
     pub peak_mib: Series,
 }
 
 /// A contender that waits for single messages.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Way {
-    /// Who.
+    /// The contender.
     pub contender: Contender,
-    /// From a message's publish to its request, in milliseconds: each run's median.
+    /// The time from publish to request in milliseconds: the median of each run.
     pub p50_ms: Series,
-    /// What all but a hundredth of each run's are under.
+    /// The 99th percentile of each run.
     pub p99_ms: Series,
 }
 
-/// How long a contender takes from its start to the first request.
+/// The time of a contender from its start to the first request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Start {
-    /// Who.
+    /// The contender.
     pub contender: Contender,
-    /// In milliseconds.
+    /// The time in milliseconds.
     pub ms: Series,
 }
 
-/// A broker that is stopped and started under a worker at work.
+/// A restart of the broker under a busy worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Restart {
-    /// From the order to stop until the broker answered a handshake again, in seconds.
+    /// The time from the stop until the broker answered a handshake again, in seconds.
     pub broker_away_s: f64,
     /// The longest time without a request, in seconds.
     pub pause_s: f64,
-    /// How much of it was after the broker's first answer, in seconds.
+    /// The part of it after the broker's first answer, in seconds.
     pub after_s: f64,
 }
 
-/// The worker under the CRM's own limits.
+/// The worker with the CRM's limits.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Ceiling {
-    /// API tokens, each with two requests at a time of 40 ms each.
+    /// API tokens, each with two simultaneous requests of 40 ms.
     pub tokens: usize,
-    /// Tasks a second.
+    /// Tasks per second.
     pub rate: Series,
-    /// What a client without a broker reaches, two loops a token.
+    /// Tasks per second of a client without a broker, with two loops for each token.
     pub direct: Series,
 }
 
 impl Ceiling {
-    /// What the limits allow, in tasks a second.
+    /// The tasks per second that the limits allow.
     pub fn allowed(&self) -> f64 {
         self.tokens as f64 * 2.0 / 0.040
     }
 
-    /// How much of it the worker reaches.
+    /// The share of it that the worker reaches.
     pub fn share(&self) -> f64 {
         self.rate.median() / self.allowed()
     }
 
-    /// How much of it a client without a broker reaches.
+    /// The share of it that a client without a broker reaches.
     pub fn direct_share(&self) -> f64 {
         self.direct.median() / self.allowed()
     }
 }
 
-/// Sizes of what is shipped.
+/// The sizes of binary and image.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Sizes {
     /// The stripped binary, in bytes.
     pub binary: u64,
-    /// The container image, in bytes; none where it is not on this machine.
+    /// The container image, in bytes; none if it is not on this machine.
     pub image: Option<u64>,
 }
 
-/// Everything.
+/// All results of a run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Results {
-    /// Whether it is a full run's.
+    /// Whether it was a full run.
     pub full: bool,
-    /// Where it was measured.
+    /// The machine.
     pub machine: Machine,
     /// Rate, processor time and memory.
     pub throughput: Vec<Throughput>,
-    /// On growing backlogs, 256 in flight.
+    /// Growing backlogs with 256 requests in flight.
     pub backlogs: Vec<Backlog>,
-    /// On an idle worker.
+    /// Single messages to an idle contender.
     pub ways: Vec<Way>,
-    /// From publish to request of single messages, on a worker that has had none for some seconds, in milliseconds.
+    /// The times from publish to request, on a worker without a message for some seconds, in milliseconds.
     pub rested_ms: Series,
-    /// From the start.
+    /// Starts of the contenders.
     pub starts: Vec<Start>,
-    /// Resident in MiB, with the file ledger, before any message,
+    /// Resident memory in MiB with the file ledger, before the first message.
     pub idle_mib: Series,
-    /// and without messages after many, 256 in flight.
+    /// The same after many messages with 256 requests in flight.
     pub idle_again_mib: Series,
-    /// The broker's restarts.
+    /// Restarts of the broker.
     pub restarts: Vec<Restart>,
-    /// The CRM's limits.
+    /// Runs with the CRM's limits.
     pub ceilings: Vec<Ceiling>,
-    /// Sizes.
+    /// The sizes of binary and image.
     pub sizes: Option<Sizes>,
 }
 
 impl Results {
-    /// A contender's figures.
+    /// The figures of a contender.
     pub fn of(&self, contender: Contender, in_flight: usize) -> Option<&Throughput> {
         self.throughput.iter().find(|at| at.contender == contender && at.in_flight == in_flight)
     }

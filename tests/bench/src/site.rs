@@ -1,4 +1,4 @@
-//! Everything that a run needs besides the contender: broker, Redis, stand-in CRM, programs, a folder.
+//! Everything that a run needs apart from the contender: broker, Redis, stand-in CRM, programs, a folder.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -14,16 +14,16 @@ use crate::broker::{Broker, QUEUE, free_port, output};
 use crate::contender::Running;
 use crate::crm::Report;
 
-/// The longest wait for anything that is measured.
+/// The longest wait for a measured event.
 const PATIENCE: Duration = Duration::from_secs(1_800);
-/// How often it looks meanwhile whether who is waited for is still there.
+/// How often a wait checks that the contender is still running.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// See the module's documentation. All of it is gone when dropped.
+/// The parts of a run. Dropping it removes all of them.
 pub struct Site {
     /// The repository.
     pub top: PathBuf,
-    /// Where logs and ledgers are.
+    /// The folder of logs and ledgers.
     pub folder: PathBuf,
     /// The broker.
     pub broker: Broker,
@@ -35,16 +35,16 @@ pub struct Site {
     _servers: Vec<Server>,
 }
 
-/// A process that ends when dropped, and with the benchmark however that ends.
+/// A process that ends when it is dropped, and at the latest with the benchmark.
 pub struct Server(pub Child);
 
 impl Server {
-    /// Starts a command whose output nobody reads. What it logs is in `log` in its folder, if it has one of its own.
+    /// Starts a command without reading its output. Its log is the file `log` in its folder, if it has one.
     pub fn start(command: &Command) -> Result<Self, String> {
         Self::spawn(command, Stdio::null())
     }
 
-    /// Starts a command and returns the first line that it prints, too.
+    /// Starts a command and also returns the first line of its output.
     pub fn start_talking(command: &Command) -> Result<(Self, String), String> {
         let mut server = Self::spawn(command, Stdio::piped())?;
         let stdout = server.0.stdout.as_mut().ok_or("no output")?;
@@ -69,7 +69,7 @@ impl Server {
         child.map(Self).map_err(|error| format!("{:?}: {error}", command.get_program()))
     }
 
-    /// Ends it in good order, or after ten seconds by force.
+    /// Stops the process with SIGTERM, and kills it after ten seconds.
     pub async fn stop(mut self) -> Result<(), String> {
         let pid = self.0.id().to_string();
         let _ = Command::new("kill").args(["-TERM", &pid]).stderr(Stdio::null()).status();
@@ -90,7 +90,7 @@ impl Drop for Server {
 }
 
 impl Site {
-    /// Starts everything.
+    /// Starts all parts.
     pub async fn open(top: &Path) -> Result<Self, String> {
         let folder = top.join("target/bench");
         fs::create_dir_all(folder.join("redis")).map_err(|error| error.to_string())?;
@@ -113,7 +113,7 @@ impl Site {
         Ok(site)
     }
 
-    /// The worker, as it is shipped, without settings of whoever measures.
+    /// The worker's release build, without the caller's WTW_ variables.
     pub fn worker(&self) -> Command {
         let mut worker = Command::new(self.top.join("target/release/wolkvox-task-worker"));
         let is_setting = |name: &[u8]| name.starts_with(b"WTW_") || name.starts_with(b"OTEL_");
@@ -128,19 +128,19 @@ impl Site {
         Ok(own_program()?.with_file_name("bare-loop"))
     }
 
-    /// Where tasks are posted.
+    /// The address to which tasks are sent.
     pub fn post_url(&self) -> String {
         format!("{}{}", self.crm, wolkvox_task_worker::crm::INSERT_PATH)
     }
 
-    /// The worker's own quorum queue, with the arguments that it declares in production, for all contenders.
+    /// Declares the worker's queue as in production; all contenders use it.
     fn declare(&self) -> Result<(), String> {
         let mut topology = self.worker();
         topology.args(["topology", "--apply"]).envs(self.broker_settings());
         output(topology).map(drop)
     }
 
-    /// What tells the worker its broker and queue; several consumers at a time are allowed for those who need them.
+    /// The worker's settings for broker and queue. Several consumers are allowed, because some contenders need them.
     pub fn broker_settings(&self) -> [(&'static str, String); 3] {
         [
             ("WTW_BROKER_URLS", self.broker.url.clone()),
@@ -149,25 +149,31 @@ impl Site {
         ]
     }
 
-    /// Has the stand-in CRM forget what came.
+    /// Starts a new count in the stand-in CRM.
     pub async fn reset(&self, stamps: bool) -> Result<(), String> {
         let path = if stamps { "/reset/stamps" } else { "/reset" };
         self.ask::<Report>(path).await.map(drop)
     }
 
-    /// Waits until so many requests have come; the moment.
+    /// Waits until `count` requests have come. Returns the time of the last one.
     pub async fn reached(&self, running: &mut Running, count: usize) -> Result<u64, String> {
         let path = format!("/wait/{count}");
         let mut asked = pin!(timeout(PATIENCE, self.ask(&path)));
         loop {
             match timeout(LOOK, &mut asked).await {
-                Ok(asked) => return asked.map_err(|_| format!("not within {PATIENCE:?}: {count} requests"))?,
+                Ok(asked) => {
+                    return asked.map_err(|_| {
+                        format!(
+                            "the stand-in CRM did not get {count} requests within {PATIENCE:?}; see target/bench/log"
+                        )
+                    })?;
+                }
                 Err(_) => running.is_alive()?,
             }
         }
     }
 
-    /// What came.
+    /// The report of the stand-in CRM.
     pub async fn report(&self) -> Result<Report, String> {
         self.ask("/report").await
     }
@@ -189,7 +195,7 @@ fn own_program() -> Result<PathBuf, String> {
     std::env::current_exe().map_err(|error| error.to_string())
 }
 
-/// A Redis that is as durable as the ledger's file: every write is on the disk before it is answered.
+/// Starts a Redis that is as durable as the ledger's file: it writes to the disk before it answers.
 fn start_redis(top: &Path, folder: &Path) -> Result<(Server, String), String> {
     let program = output(Command::new(top.join("deploy/redis-server.sh")))?;
     let port = free_port()?.to_string();
@@ -197,7 +203,7 @@ fn start_redis(top: &Path, folder: &Path) -> Result<(Server, String), String> {
     let _ = fs::remove_dir_all(data.join("appendonlydir"));
     let mut redis = Command::new(program);
     redis.args(["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "yes"]);
-    // A log that is written anew would cost the machine something in a run of somebody else's.
+    // A rewrite of the append-only file would disturb the run of another contender.
     redis.args(["--appendfsync", "always", "--auto-aof-rewrite-percentage", "0", "--dir"]).arg(&data);
     redis.current_dir(&data);
     Ok((Server::start(&redis)?, format!("redis://127.0.0.1:{port}/0")))

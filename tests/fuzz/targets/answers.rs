@@ -1,5 +1,5 @@
-//! Any bytes as the CRM's answer on a real socket, through the worker's own client: one outcome in time, and `created` only by
-//! a verdict 200. Starts from `tests/cases/answers`.
+//! Any bytes as the CRM's answer on a real socket: the worker's client returns one outcome in time, and `created` only for a
+//! verdict with code 200. The corpus starts with `tests/cases/answers`.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};

@@ -1,4 +1,4 @@
-//! Any file and any environment: a configuration, or problems in words.
+//! Any configuration file and environment: a configuration, or a list of problems.
 #![no_main]
 
 use std::fs::File;
@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use wolkvox_task_worker::config::{Config, KEYS, Sources};
 
-/// A file without a name: nothing is left of it, however the process ends.
+/// A file that is already unlinked, so that nothing is left when the process ends.
 static FILE: LazyLock<File> = LazyLock::new(|| {
     let path = std::env::temp_dir().join(format!("wolkvox-task-worker-fuzz-{}", std::process::id()));
     let file = File::create_new(&path).expect("a new file");
@@ -18,7 +18,7 @@ static FILE: LazyLock<File> = LazyLock::new(|| {
     file
 });
 
-/// Each line is a key with what TOML may make of its value, or anything. No other file is read.
+/// Writes the file. Each line is a known key with some value, or any text. Keys that name other files are left out.
 fn write(lines: &[(u8, String)]) -> PathBuf {
     let mut text = String::new();
     for (choice, rest) in lines.iter().filter(|(_, rest)| !rest.contains("_file")) {
@@ -35,7 +35,8 @@ fn write(lines: &[(u8, String)]) -> PathBuf {
 
 fuzz_target!(|given: (Vec<(u8, String)>, Option<Vec<(u8, String)>>)| {
     let (variables, lines) = given;
-    let names: Vec<String> = KEYS.iter().flat_map(|key| key.variables()).filter(|name| !name.ends_with("_FILE")).collect();
+    let names: Vec<String> =
+        KEYS.iter().flat_map(|key| key.variables()).filter(|name| !name.ends_with("_FILE")).collect();
     let environment = variables
         .into_iter()
         .filter_map(|(choice, text)| Some((names.get(usize::from(choice))?.clone().into(), text.into())))

@@ -1,4 +1,4 @@
-//! Any headers on a delivery: read without a panic, and copied within the frame.
+//! Any headers on a delivery: they are read without a panic, and a copy fits the frame.
 #![no_main]
 
 use lapin::types::{AMQPValue, FieldTable};
@@ -28,11 +28,11 @@ fuzz_target!(|input: (Vec<(u8, String, i64, bool)>, String, u8)| {
         routing_key: routing_key.chars().take(60).collect(),
         ..Message::default()
     };
-    let (journey, _) = RetryState::read(&message);
-    let copy = copy_properties(&message, &journey, Vec::new(), 4_096 << (frame % 6));
+    let (state, _) = RetryState::read(&message, None);
+    let copy = copy_properties(&message, &state, Vec::new(), 4_096 << (frame % 6));
     let copied = Message { properties: copy, ..Message::default() };
-    let (again, ill_typed) = RetryState::read(&copied);
-    assert!(ill_typed.is_empty(), "{ill_typed:?}");
-    assert_eq!((again.attempts, again.round), (journey.attempts, journey.round));
+    let (again, invalid) = RetryState::read(&copied, None);
+    assert!(invalid.is_empty(), "{invalid:?}");
+    assert_eq!((again.attempts, again.round), (state.attempts, state.round));
     let _ = DeadLetter::read(&message);
 });

@@ -1,4 +1,4 @@
-//! Any bytes as a task message: refused with a reason, or mapped to a whole body.
+//! Any bytes as a task message: it is refused with a reason, or mapped to a complete request body.
 #![no_main]
 
 use std::sync::LazyLock;

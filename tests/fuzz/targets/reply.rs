@@ -1,4 +1,4 @@
-//! Any status, header and body as the CRM's answer: one outcome, and `created` only by a verdict 200.
+//! Any status, header and body as the CRM's answer: one outcome, and `created` only for a verdict with code 200.
 #![no_main]
 
 use jiff::Timestamp;

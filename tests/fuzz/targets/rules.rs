@@ -1,4 +1,4 @@
-//! Any bytes as an event, through rules that use every filter: a task, a skip, or a reason, and never a crash.
+//! Any bytes as an event, through rules that use every filter: a task, a skip, or a reason, never a panic.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -46,7 +46,8 @@ static MAPPER: LazyLock<Mapper> = LazyLock::new(|| {
 });
 
 fuzz_target!(|body: &[u8]| {
-    let message = Sample { body: body.to_vec(), routing_key: "a.b".to_owned(), ..Sample::default() }.message().expect("short");
+    let message =
+        Sample { body: body.to_vec(), routing_key: "a.b".to_owned(), ..Sample::default() }.message().expect("short");
     let state = RetryState::new(&message);
     let once = MAPPER.map(&message, &state, Timestamp::UNIX_EPOCH);
     match &once {

@@ -1,5 +1,5 @@
-//! Three RabbitMQ nodes in containers, each reached from outside through a network of its own, and by its peers through
-//! another one, so that a node can be cut off from its peers alone.
+//! Three RabbitMQ nodes in containers. Clients and peers reach a node through different networks, so that a test can
+//! separate a node from its peers only.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::broker::{Reaper, answers, free_port, install, shell, unique};
 
-/// How long a node may take until it is a member of its cluster.
+/// The longest time in which a node joins its cluster.
 const START: Duration = Duration::from_secs(120);
-/// How long a command may take.
+/// The longest time of one command.
 const CONTROL: Duration = Duration::from_secs(60);
 const NODES: usize = 3;
 
-/// See the module's documentation. Gone when dropped.
+/// A cluster of three nodes. Dropping it removes the containers.
 pub(super) struct Cluster {
     name: String,
     image: String,
@@ -26,7 +26,7 @@ impl Cluster {
     pub(super) async fn start() -> Result<Self, String> {
         shell("docker version", Duration::from_secs(20))
             .await
-            .map_err(|_| "not installed, or its daemon does not answer")?;
+            .map_err(|_| "Docker is not installed, or its daemon does not answer. Install or start it")?;
         let image = install("deploy/docker/rabbitmq-image.sh").await?;
         let name = unique("wolkvox-task-worker-cluster");
         let containers: Vec<String> = (0..NODES).map(|node| format!("{name}-{node}")).collect();
@@ -56,25 +56,25 @@ impl Cluster {
         self.sh(format!("docker kill {}", self.container(node))).await
     }
 
-    /// Starts a node that was killed, and waits until all are together again.
+    /// Starts a node that was killed, and waits until it sees all nodes.
     pub(super) async fn start_again(&self, node: usize) -> Result<(), String> {
         self.sh(format!("docker start {}", self.container(node))).await?;
         self.whole(node).await
     }
 
-    /// Its peers do not reach it any more, clients do.
+    /// Separates a node from its peers. Clients still reach it.
     pub(super) async fn cut_off(&self, node: usize) -> Result<(), String> {
         self.sh(format!("docker network disconnect {} {}", self.name, self.container(node))).await
     }
 
-    /// Ends that, and waits until all are together again.
+    /// Connects a separated node to its peers again, and waits until it sees all nodes.
     pub(super) async fn join(&self, node: usize) -> Result<(), String> {
         self.connect(node).await?;
         self.whole(node).await
     }
 
     async fn create(&self, node: usize) -> Result<(), String> {
-        // Peers that are cut off are missed soon, and a minority stops rather than go on alone.
+        // The nodes notice a separated peer within seconds, and a minority stops instead of working alone.
         let settings = "-setcookie chaos -kernel net_ticktime 8 -rabbit cluster_partition_handling pause_minority";
         self.sh(format!(
             "docker create --name {} --hostname node{node} --publish 127.0.0.1:{}:5672 \
@@ -94,7 +94,7 @@ impl Cluster {
         self.sh(format!("docker network connect --alias node{node} {} {}", self.name, self.container(node))).await
     }
 
-    /// Waits until the node sees all of them, and answers clients.
+    /// Waits until the node sees all nodes and answers clients.
     async fn whole(&self, node: usize) -> Result<(), String> {
         let all = format!("eval '{NODES} = length(rabbit_nodes:list_running()).'");
         let deadline = Instant::now() + START;

@@ -1,18 +1,18 @@
-//! What goes wrong, and when: made from a seed.
+//! Which part fails, and when: generated from a seed.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-/// Which parts there are.
+/// The set-up of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// One worker with its ledger in a file, which is not to risk a double.
+    /// One worker in strict mode with its ledger in a file.
     Strict,
-    /// Two workers that share a ledger, and post again after an unknown outcome.
+    /// Two workers with a shared ledger, which send again after an unknown outcome.
     Failover,
-    /// The same on three nodes.
+    /// As `Failover`, on three RabbitMQ nodes.
     Cluster,
 }
 
@@ -26,21 +26,21 @@ impl Kind {
     }
 }
 
-/// Something that breaks, and is mended after a while.
+/// A fault of one part, which is repaired after some seconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fault {
     BrokerKilled,
     BrokerPaused,
-    /// The broker has no room on its disk, and takes no message.
+    /// The broker has no room on its disk and accepts no message.
     DiskAlarm,
     NodeKilled(usize),
-    /// The node's peers do not reach it, clients do.
+    /// The node's peers do not reach it; clients do.
     NodePartitioned(usize),
-    /// The worker's connections to the broker end, and new ones at once.
+    /// The worker's connections to the broker end, and each new one ends at once.
     Cut(usize),
-    /// What the worker and the broker send each other arrives late.
+    /// What worker and broker send each other arrives only after the fault.
     Held(usize),
-    /// The broker takes the worker's connections for ended, the worker does not.
+    /// The connections end for the broker; the worker notices nothing.
     Severed(usize),
     WorkerKilled(usize),
     WorkerStopped(usize),
@@ -54,21 +54,22 @@ pub(super) enum Fault {
 /// One fault of a lane.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step {
-    /// After the one before was mended.
+    /// The time since the repair of the fault before it.
     pub(super) after: Duration,
     pub(super) fault: Fault,
     pub(super) lasts: Duration,
 }
 
-/// A run: each lane breaks one part again and again, all of them at the same time.
+/// The faults of a run. Each lane breaks one part again and again; all lanes run at the same time.
 pub(super) struct Plan {
     pub(super) lanes: Vec<Vec<Step>>,
-    /// What the CRM does of itself, as the sandbox's rules.
-    pub(super) weather: Value,
+    /// The sandbox's rules: how often requests fail at random outside of the lanes.
+    pub(super) random_faults: Value,
 }
 
 impl Plan {
-    /// Each fault at least once, and on until `length` is over; of the nodes' faults not all where that is nothing.
+    /// Plans each fault at least once, and repeats them until `length` is over. With a length of zero a cluster has only two
+    /// of its node faults.
     pub(super) fn new(kind: Kind, seed: u64, length: Duration) -> Self {
         let mut rng = Rng::with_seed(seed);
         let mut decks = vec![vec![Fault::CrmDown]];
@@ -76,7 +77,7 @@ impl Plan {
             Kind::Strict | Kind::Failover => {
                 decks.push(vec![Fault::BrokerKilled, Fault::BrokerPaused, Fault::DiskAlarm]);
             }
-            // A node takes long to come back: the shortest run loses one, and another one is cut off.
+            // A node needs long to start: the shortest run kills one node and separates another one.
             Kind::Cluster if length.is_zero() => {
                 let lost = rng.usize(..3);
                 decks.push(vec![Fault::NodeKilled(lost), Fault::NodePartitioned((lost + 1) % 3)]);
@@ -96,7 +97,7 @@ impl Plan {
             }
         }
         let lanes = decks.into_iter().map(|deck| lane(&mut rng, deck, length)).collect();
-        let weather = [
+        let random_faults = [
             ("reset", 0.02),
             ("hang", 0.03),
             ("drop", 0.02),
@@ -104,10 +105,10 @@ impl Plan {
             ("status:503", 0.03),
             ("api:412:NOT THIS ONE", 0.02),
         ];
-        let rules = weather.map(|(action, probability)| json!({ "action": action, "probability": probability }));
-        // However short the run and whatever the dice say, one task is made of which the answer is lost.
-        let weather = [json!({ "action": "reset", "times": 1 })].into_iter().chain(rules).collect();
-        Self { lanes, weather }
+        let rules = random_faults.map(|(action, probability)| json!({ "action": action, "probability": probability }));
+        // In every run, however short, the answer for one created task is lost.
+        let random_faults = [json!({ "action": "reset", "times": 1 })].into_iter().chain(rules).collect();
+        Self { lanes, random_faults }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A user's system: publishes steadily, and each message again until the broker has confirmed it.
+//! A publisher that sends messages steadily, and each message again until the broker confirms it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::support::rig::{properties, task};
 
-/// Between two messages: a third of what the CRM can take.
+/// The time between two messages: a third of the rate that the CRM accepts.
 const EVERY: Duration = Duration::from_millis(30);
-/// How long the broker may take for one.
+/// The longest time to wait for a connection or a confirm.
 const CONFIRM: Duration = Duration::from_secs(5);
 
 pub(super) struct Publisher {
@@ -29,7 +29,7 @@ impl Publisher {
         Self { stop, published }
     }
 
-    /// The ids of what was confirmed, which is all that was begun.
+    /// Stops, and returns the ids of all published messages. Every one was confirmed.
     pub(super) async fn stop(self) -> BTreeSet<String> {
         self.stop.cancel();
         timeout(crate::support::BOUND, self.published).await.expect("in time").expect("no panic")
@@ -39,22 +39,22 @@ impl Publisher {
 async fn publish(urls: Vec<String>, queue: String, stop: CancellationToken) -> BTreeSet<String> {
     let mut published = BTreeSet::new();
     let mut urls = urls.iter().cycle();
-    let mut line: Option<(Connection, Channel)> = None;
+    let mut connection: Option<(Connection, Channel)> = None;
     let mut tick = interval(EVERY);
     while !stop.is_cancelled() {
         tick.tick().await;
         let id = format!("chaos-{}", published.len());
         loop {
-            if line.is_none() {
+            if connection.is_none() {
                 let url = urls.next().expect("one at least");
-                line = timeout(CONFIRM, connect(url)).await.ok().flatten();
+                connection = timeout(CONFIRM, connect(url)).await.ok().flatten();
             }
-            if let Some((_, channel)) = &line
+            if let Some((_, channel)) = &connection
                 && timeout(CONFIRM, confirmed(channel, &queue, &id)).await.ok() == Some(true)
             {
                 break;
             }
-            line = None;
+            connection = None;
             sleep(Duration::from_millis(100)).await;
         }
         published.insert(id);

@@ -1,4 +1,4 @@
-//! The parts, and how each is broken and mended.
+//! The parts of a run, and how each is broken and repaired.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex as StdMutex;
@@ -11,9 +11,9 @@ use tokio::time::{Instant, sleep};
 use wolkvox_task_worker::clock::Clock;
 use wolkvox_task_worker::sandbox::Options;
 
-use super::books::{Books, Letter};
 use super::cluster::Cluster;
 use super::plan::{Fault, Kind, Step};
+use super::report::{DeadLetter, Report};
 use crate::support::amqp::Amqp;
 use crate::support::broker::Broker;
 use crate::support::http;
@@ -22,9 +22,9 @@ use crate::support::proxy::Proxy;
 use crate::support::redis::Redis;
 use crate::support::rig::{Crm, LedgerFile, Rig, Worker};
 
-/// How long everything may take to come to its end once all is healed.
+/// The longest time until every message is settled, once all parts are repaired.
 const DRAIN: Duration = Duration::from_secs(120);
-/// How long a fault waits for the others to be over.
+/// How long a fault waits for a new task before it begins.
 const PROGRESS: Duration = Duration::from_secs(10);
 
 pub(super) enum Nodes {
@@ -37,17 +37,17 @@ pub(super) enum Ledger {
     Redis(Redis),
 }
 
-/// See the module's documentation.
+/// Broker, proxies, workers, ledger and sandbox of one run.
 pub(super) struct Site {
     kind: Kind,
-    // Its queues are deleted before their broker goes.
+    // The first field with a connection: its queues are deleted before the broker is removed.
     rig: Rig,
-    /// One for each worker, before a single broker.
+    /// Between each worker and a single broker; none with a cluster.
     proxies: Vec<Proxy>,
     workers: Vec<Mutex<Option<Worker>>>,
-    /// What became of workers that ended.
+    /// Processes that have ended, for their logs.
     ended: StdMutex<Vec<Process>>,
-    weather: StdMutex<Value>,
+    random_faults: StdMutex<Value>,
     log: StdMutex<Vec<(Timestamp, String)>>,
     began: Instant,
     ledger: Ledger,
@@ -55,7 +55,7 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// Everything is up, and no message published yet.
+    /// Starts all parts. No message is published yet.
     pub(super) async fn open(kind: Kind, nodes: Nodes, ledger: Ledger) -> Self {
         let options = Options { latency: Duration::from_millis(20), ..Crm::options() };
         let rig = Rig::with("chaos", &urls(&nodes)[0], options).await;
@@ -67,9 +67,9 @@ impl Site {
             }
         }
         let workers = (0..kind.workers()).map(|_| Mutex::default()).collect();
-        let (ended, weather, log) = Default::default();
+        let (ended, random_faults, log) = Default::default();
         let began = Instant::now();
-        let site = Self { kind, rig, proxies, workers, ended, weather, log, began, ledger, nodes };
+        let site = Self { kind, rig, proxies, workers, ended, random_faults, log, began, ledger, nodes };
         for worker in 0..kind.workers() {
             site.start(worker).await;
         }
@@ -84,27 +84,27 @@ impl Site {
         self.rig.queue.clone()
     }
 
-    /// What the CRM does of itself from now on.
-    pub(super) async fn weather(&self, rules: Value) {
+    /// Sets the sandbox's rules for random faults.
+    pub(super) async fn random_faults(&self, rules: Value) {
         self.rig.crm.faults(rules.clone()).await;
-        *self.weather.lock().expect("no panic") = rules;
+        *self.random_faults.lock().expect("no panic") = rules;
     }
 
-    /// Breaks and mends one part after the other.
+    /// Breaks and repairs one part after the other.
     pub(super) async fn follow(&self, lane: &[Step]) {
         for step in lane {
             sleep(step.after).await;
-            self.at_work().await;
+            self.progress().await;
             self.say(format!("{:?} for {:.1} s", step.fault, step.lasts.as_secs_f64()));
             self.break_down(step.fault).await.unwrap_or_else(|why| panic!("{:?}: {why}", step.fault));
             sleep(step.lasts).await;
-            self.mend(step.fault).await.unwrap_or_else(|why| panic!("{:?}: {why}", step.fault));
+            self.repair(step.fault).await.unwrap_or_else(|why| panic!("{:?}: {why}", step.fault));
             self.say(format!("{:?} is over", step.fault));
         }
     }
 
-    /// Waits for a task, so that what works is broken; not for long, since another lane may have broken it already.
-    async fn at_work(&self) {
+    /// Waits for a new task, so that the fault meets a running system. Not for long: another lane may have stopped it already.
+    async fn progress(&self) {
         let created = async || self.rig.crm.stats().await["created"].as_u64();
         let deadline = Instant::now() + PROGRESS;
         let before = created().await;
@@ -129,12 +129,12 @@ impl Site {
             (Fault::WorkerStopped(worker), ..) => self.end(worker, "TERM").await,
             (Fault::WorkerPaused(worker), ..) => self.signal(worker, "STOP").await,
             (Fault::CrmDown, ..) => self.rig.crm.faults(json!([{ "action": "status:503" }])).await,
-            _ => return Err("there is no such part".to_owned()),
+            _ => return Err("this set-up has no such part; correct the plan".to_owned()),
         }
         Ok(())
     }
 
-    async fn mend(&self, fault: Fault) -> Result<(), String> {
+    async fn repair(&self, fault: Fault) -> Result<(), String> {
         match (fault, &self.nodes, &self.ledger) {
             (Fault::BrokerKilled, Nodes::One(broker), _) => broker.restart().await?,
             (Fault::BrokerPaused, Nodes::One(broker), _) => broker.unpause().await?,
@@ -147,10 +147,10 @@ impl Site {
             (Fault::WorkerKilled(worker) | Fault::WorkerStopped(worker), ..) => self.start(worker).await,
             (Fault::WorkerPaused(worker), ..) => self.signal(worker, "CONT").await,
             (Fault::CrmDown, ..) => {
-                let weather = self.weather.lock().expect("no panic").clone();
-                self.rig.crm.faults(weather).await;
+                let random_faults = self.random_faults.lock().expect("no panic").clone();
+                self.rig.crm.faults(random_faults).await;
             }
-            _ => return Err("there is no such part".to_owned()),
+            _ => return Err("this set-up has no such part; correct the plan".to_owned()),
         }
         Ok(())
     }
@@ -162,7 +162,7 @@ impl Site {
         };
         let mut urls: Vec<String> =
             self.proxies.get(worker).map_or_else(|| self.urls(), |proxy| vec![proxy.url.clone()]);
-        // Each begins with a node of its own.
+        // Each worker tries another node first.
         let first = worker % urls.len();
         urls.rotate_left(first);
         let env = [
@@ -187,24 +187,24 @@ impl Site {
         self.ended.lock().expect("no panic").push(process);
     }
 
-    /// Waits until every message has come to its end; the books, and what happened when.
-    pub(super) async fn close(mut self, published: &BTreeSet<String>) -> (Books, String) {
-        self.say("all is healed".to_owned());
-        self.weather(json!([])).await;
+    /// Waits until every message is created or dead-lettered, then stops the workers. Returns the report and the log.
+    pub(super) async fn close(mut self, published: &BTreeSet<String>) -> (Report, String) {
+        self.say("all parts are repaired".to_owned());
+        self.random_faults(json!([])).await;
         self.rig.amqp = Amqp::connect(&self.urls()[0]).await;
         let deadline = Instant::now() + DRAIN;
-        let mut letters = Vec::new();
-        let mut resting = false;
-        // What is still missing at the deadline, the books tell.
-        while !resting && Instant::now() < deadline {
+        let mut dead_letters = Vec::new();
+        let mut drained = false;
+        // The report names what is still missing at the deadline.
+        while !drained && Instant::now() < deadline {
             sleep(Duration::from_millis(100)).await;
             let dead = self.rig.amqp.take_all(&self.rig.dead_letter_queue()).await;
-            letters.extend(dead.iter().map(Letter::read));
+            dead_letters.extend(dead.iter().map(DeadLetter::read));
             let mut ended: BTreeSet<String> = self.rig.crm.names().await.into_iter().collect();
-            ended.extend(letters.iter().map(|letter| letter.id.clone()));
-            resting = published.is_subset(&ended) && self.in_flight().await == 0.0 && self.rig.waiting().await == 0;
+            ended.extend(dead_letters.iter().map(|dead_letter| dead_letter.id.clone()));
+            drained = published.is_subset(&ended) && self.in_flight().await == 0.0 && self.rig.waiting().await == 0;
         }
-        self.say(format!("drained: {resting}"));
+        self.say(format!("every message is settled: {drained}"));
         for worker in &self.workers {
             let Worker { mut process, .. } = worker.lock().await.take().expect("running");
             process.signal("TERM").await;
@@ -213,17 +213,17 @@ impl Site {
             self.ended.lock().expect("no panic").push(process);
         }
         let dead = self.rig.amqp.take_all(&self.rig.dead_letter_queue()).await;
-        letters.extend(dead.iter().map(Letter::read));
+        dead_letters.extend(dead.iter().map(DeadLetter::read));
         let ended = std::mem::take(&mut *self.ended.lock().expect("no panic"));
         let lines: Vec<String> = ended.iter().flat_map(Process::lines).collect();
         let tasks = http::json(&format!("{}/sandbox/tasks", self.rig.crm.url)).await;
         let stats = self.rig.crm.stats().await;
-        let books = Books::new(self.kind, published, &tasks, &stats, letters, &lines);
-        if resting {
+        let report = Report::new(self.kind, published, &tasks, &stats, dead_letters, &lines);
+        if drained {
             self.rig.queues_are_empty().await;
         }
-        let log = self.log(books.pause_began(), &lines);
-        (books, log)
+        let log = self.log(report.pause_began(), &lines);
+        (report, log)
     }
 
     async fn in_flight(&self) -> f64 {
@@ -240,18 +240,17 @@ impl Site {
         self.log.lock().expect("no panic").push((Clock::system().now(), line));
     }
 
-    fn log(&self, pause_began: Timestamp, said: &[String]) -> String {
+    fn log(&self, pause_began: Timestamp, lines: &[String]) -> String {
         let mut log = self.log.lock().expect("no panic").clone();
-        log.push((pause_began, "          the longest pause begins".to_owned()));
-        log.extend(said.iter().filter_map(|line| told(line)));
+        log.push((pause_began, "          the longest time without a new task begins".to_owned()));
+        log.extend(lines.iter().filter_map(|line| connection_event(line)));
         log.sort_by_key(|(at, _)| *at);
-        let lines: Vec<String> = log.into_iter().map(|(_, line)| line).collect();
-        lines.join("\n")
+        log.into_iter().map(|(_, line)| line).collect::<Vec<String>>().join("\n")
     }
 }
 
-/// What a worker said of broker and gate.
-fn told(line: &str) -> Option<(Timestamp, String)> {
+/// A worker's log line about broker, gate or ledger.
+fn connection_event(line: &str) -> Option<(Timestamp, String)> {
     let event: Value = serde_json::from_str(line).ok()?;
     let message = event["message"].as_str()?;
     let of_note = ["connected", "gate", "copies", "ledger"].iter().any(|part| message.contains(part));

@@ -133,7 +133,7 @@ async fn created_is_not_made_again(name: &str, ledger: &str) {
     let cleared = succeeds(&env, &["discard", "--yes", "--all", "--created", "--reason", "made"]).await;
     assert_eq!(cleared, "discarded: 1\n");
     // Where it cannot be asked, the tool says that, and the worker knows.
-    let elsewhere = rig.env(&[("WTW_LEDGER_URL", "file:/nowhere/ledger.redb")]);
+    let elsewhere = rig.env(&[("WTW_LEDGER_URL", "file:/nowhere/ledger.db")]);
     let done = tool(&elsewhere, &["replay", "--yes", "--include-unknown", "--all"]).await;
     assert!(done.code == Some(0) && done.stderr.contains("the ledger could not be asked"), "{}", done.stderr);
     let worker = rig.worker(&settings).await;

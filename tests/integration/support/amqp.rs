@@ -1,4 +1,4 @@
-//! A publisher and reader of the tests' own, apart from the worker's code.
+//! A publisher and reader for the tests, independent of the worker's code.
 
 use lapin::message::Delivery;
 use lapin::options::{
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::{BOUND, eventually};
 
-/// A connection with a channel that confirms.
+/// A connection with a channel in confirm mode.
 pub(crate) struct Amqp {
     _connection: Connection,
     channel: Channel,
@@ -29,8 +29,8 @@ impl Amqp {
         Self { _connection: connection, channel, url: url.to_owned() }
     }
 
-    /// Publishes as a user's system would: to the work queue through the default exchange, and again where that refuses it,
-    /// as a quorum queue may that was only just declared.
+    /// Publishes through the default exchange and waits for the confirm. Publishes again after a refusal: a quorum queue can
+    /// refuse messages right after its declaration.
     pub(crate) async fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) {
         self.publish_to("", queue, body, properties).await;
     }
@@ -51,11 +51,11 @@ impl Amqp {
         .await;
     }
 
-    /// Publishes many at once and waits for all confirms.
+    /// Publishes many messages at once and waits for all confirms.
     pub(crate) async fn flood(&self, queue: &str, messages: impl Iterator<Item = (Vec<u8>, BasicProperties)>) {
         let (options, mut waiting) = (BasicPublishOptions::default(), 0);
         for (body, properties) in messages {
-            // Its confirm is waited for with those of others.
+            // The confirms are awaited below.
             drop(
                 self.channel
                     .basic_publish("".into(), queue.into(), options, &body, properties)
@@ -76,7 +76,7 @@ impl Amqp {
         assert!(returned.is_empty(), "{queue}");
     }
 
-    /// Takes the next message of a queue, once there is one.
+    /// Waits for the next message of a queue and takes it.
     pub(crate) async fn take(&self, queue: &str) -> Delivery {
         let what = format!("a message on {queue}");
         let delivery = eventually(&what, || self.try_take(queue)).await;
@@ -84,7 +84,7 @@ impl Amqp {
         delivery
     }
 
-    /// Takes every message that is ready on a queue.
+    /// Takes all messages that are ready on a queue.
     pub(crate) async fn take_all(&self, queue: &str) -> Vec<Delivery> {
         let mut taken = Vec::new();
         while let Some(delivery) = self.try_take(queue).await {
@@ -99,7 +99,7 @@ impl Amqp {
         got.expect("a queue").map(|got| got.delivery)
     }
 
-    /// How many messages are ready on a queue; none where there is no such queue.
+    /// The number of ready messages; none if the queue does not exist.
     pub(crate) async fn count(&self, queue: &str) -> Option<u32> {
         // A missing queue closes the channel.
         let channel = self._connection.create_channel().await.ok()?;
@@ -108,7 +108,7 @@ impl Amqp {
         Some(declared.message_count())
     }
 
-    /// Declares a queue as somebody else would.
+    /// Declares a durable queue with these arguments.
     pub(crate) async fn declare(&self, queue: &str, arguments: FieldTable) {
         self.channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments).await.expect("declared");
     }
@@ -117,7 +117,7 @@ impl Amqp {
         let _ = self.channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
     }
 
-    /// The same broker, from a thread that has no runtime.
+    /// The address of the broker.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
@@ -133,7 +133,7 @@ pub(crate) fn id(delivery: &Delivery) -> String {
     delivery.properties.message_id().as_ref().expect("an id").to_string()
 }
 
-/// A text header of a delivery; empty where there is none.
+/// A text header of a delivery; empty if it is absent.
 pub(crate) fn text(delivery: &Delivery, name: &str) -> String {
     let Some(value) = header(delivery, name) else {
         return String::new();

@@ -1,10 +1,10 @@
-//! One way to get a RabbitMQ, for the tests and for the demo: a given address; Docker; a private node of the
-//! `rabbitmq-server` on this machine, which is installed where that is possible.
+//! Gets a RabbitMQ for the tests and for the demo: from a given address, in Docker, or as a private node of this machine's
+//! `rabbitmq-server`, which is installed if possible.
 //!
-//! `TEST_BROKER=docker` or `TEST_BROKER=node` insists on one of the latter two. Nothing is left running, however the process
-//! ends: see [`Reaper`]. Brokers have nothing to do with the runtime that started them.
+//! `TEST_BROKER=docker` or `TEST_BROKER=node` chooses one of the last two. Nothing is left running, however the process ends:
+//! see [`Reaper`]. A broker does not depend on the async runtime that started it.
 
-// The paths are spelt out so that they also hold where this file is included by another target.
+// Explicit paths, because other targets include this file too.
 #[path = "broker/docker.rs"]
 mod docker;
 #[path = "broker/node.rs"]
@@ -24,14 +24,14 @@ use tokio::time::{sleep, timeout};
 
 pub(crate) use self::reaper::Reaper;
 
-/// How long a broker may take until it answers. Alone on a machine it takes some five seconds.
+/// The longest time until a broker answers. On an idle machine it takes about five seconds.
 const START: Duration = Duration::from_secs(90);
-/// How long it may take to stop, pause or go on.
+/// The longest time to stop, pause or continue it.
 const CONTROL: Duration = Duration::from_secs(60);
-/// How long images or packages may take that are not there yet.
+/// The longest time to download missing images or packages.
 const INSTALL: Duration = Duration::from_secs(1800);
 
-/// A running RabbitMQ; gone when dropped, unless it was given by address.
+/// A running RabbitMQ. Dropping it removes it, unless it was given by address.
 pub(crate) struct Broker {
     /// AMQP address with user, password and virtual host.
     pub(crate) url: String,
@@ -42,7 +42,7 @@ pub(crate) struct Broker {
     owned: Option<Owned>,
 }
 
-/// What a broker of our own can be told, each a shell command.
+/// How a broker that we started is controlled.
 struct Owned {
     control: fn(&str, &str) -> String,
     name: String,
@@ -50,25 +50,25 @@ struct Owned {
 }
 
 impl Broker {
-    /// The broker whose address the environment variable `var` holds; where it holds none, [`Broker::own`].
+    /// The broker whose address is in the environment variable `var`; without one, [`Broker::own`].
     pub(crate) async fn start(var: &str) -> Result<Self, String> {
         let Some(url) = variable(var) else {
             return Self::own().await.map_err(|why| format!("{why}\nOr give the address of one in {var}."));
         };
-        // Several nodes may be named; the first is as good as any.
+        // The variable can name several nodes; the first one is used.
         let url = url.split(',').next().unwrap_or_default().trim().to_owned();
-        answers(&url, Duration::from_secs(30))
-            .await
-            .map_err(|why| format!("the broker named in {var} does not answer: {why}"))?;
+        answers(&url, Duration::from_secs(30)).await.map_err(|why| {
+            format!("the broker in {var} does not answer: {why}. Start it, correct {var}, or unset it.")
+        })?;
         Ok(Self { url, management_url: None, metrics: None, owned: None })
     }
 
-    /// A new broker of the caller's own, which may be stopped, killed and paused.
+    /// Starts a new broker that the caller can stop, kill and pause.
     pub(crate) async fn own() -> Result<Self, String> {
         match variable("TEST_BROKER").as_deref() {
             Some("docker") => docker::start().await,
             Some("node") => node::start().await,
-            Some(other) => Err(format!("TEST_BROKER is {other:?}; allowed are \"docker\" and \"node\"")),
+            Some(other) => Err(format!("TEST_BROKER is {other:?}; set it to \"docker\" or \"node\", or unset it")),
             None => match docker::start().await {
                 Ok(broker) => Ok(broker),
                 Err(docker) => node::start()
@@ -78,7 +78,7 @@ impl Broker {
         }
     }
 
-    /// The one broker of this process, from `TEST_BROKER_URL` or of its own.
+    /// The broker that all tests of this process share: the one in `TEST_BROKER_URL`, otherwise a new one.
     pub(crate) async fn shared() -> &'static Self {
         static SHARED: OnceCell<Result<Broker, String>> = OnceCell::const_new();
         match SHARED.get_or_init(|| Self::start("TEST_BROKER_URL")).await {
@@ -87,55 +87,57 @@ impl Broker {
         }
     }
 
-    /// Stops it in good order; its data stays.
+    /// Stops the broker properly. Its data stays.
     pub(crate) async fn stop(&self) -> Result<(), String> {
         self.control("stop").await
     }
 
-    /// Ends it at once, as a crash would; its data stays.
+    /// Kills the broker, as a crash does. Its data stays.
     pub(crate) async fn kill(&self) -> Result<(), String> {
         self.control("kill").await
     }
 
-    /// Starts it again with its data and under the same address, and waits until it answers.
+    /// Starts the broker again with its data and its address, and waits until it answers.
     pub(crate) async fn restart(&self) -> Result<(), String> {
         self.control("start").await?;
         answers(&self.url, START).await
     }
 
-    /// Freezes it: connections stay open and nothing answers.
+    /// Freezes the broker: connections stay open and nothing answers.
     pub(crate) async fn pause(&self) -> Result<(), String> {
         self.control("pause").await
     }
 
-    /// Lets it go on.
+    /// Ends the pause.
     pub(crate) async fn unpause(&self) -> Result<(), String> {
         self.control("unpause").await
     }
 
-    /// The one broker of this process where that is its own, else a new one: [`Broker::ctl`] works on it. Whoever is given
-    /// it may do what touches its own queues, users and virtual hosts only.
+    /// A broker on which [`Broker::ctl`] works: the shared one if this process started it, otherwise a new one. A test must
+    /// change only its own queues, users and virtual hosts.
     pub(crate) async fn operated() -> Result<Operated, String> {
         let shared = Self::shared().await;
         if shared.owned.is_some() { Ok(Operated::Shared(shared)) } else { Ok(Operated::Own(Self::own().await?)) }
     }
 
-    /// What an operator does with `rabbitmqctl`; `arguments` are a shell's.
+    /// Runs `rabbitmqctl` with these arguments of a shell.
     pub(crate) async fn ctl(&self, arguments: &str) -> Result<(), String> {
         let Some(owned) = &self.owned else {
-            return Err("cannot operate a broker that was given by its address".to_owned());
+            return Err(
+                "cannot run rabbitmqctl on a broker that was given by its address; unset TEST_BROKER_URL".to_owned()
+            );
         };
         shell(&format!("{} rabbitmqctl --quiet {arguments}", (owned.control)("exec", &owned.name)), CONTROL).await
     }
 
-    /// Leaves it running when this process ends; returns the command that removes it, none where it is not ours.
+    /// Leaves the broker running when this process ends. Returns the command that removes it; none if it was given by address.
     pub(crate) fn keep(self) -> Option<String> {
         self.owned.map(|owned| owned.reaper.keep())
     }
 
     async fn control(&self, action: &str) -> Result<(), String> {
         let Some(owned) = &self.owned else {
-            return Err(format!("cannot {action} a broker that was given by its address"));
+            return Err(format!("cannot {action} a broker that was given by its address; unset TEST_BROKER_URL"));
         };
         shell(&(owned.control)(action, &owned.name), CONTROL).await
     }
@@ -158,7 +160,7 @@ impl Deref for Operated {
     }
 }
 
-/// A queue name that no other test and no other run has.
+/// A name that no other test and no other run uses.
 pub(crate) fn unique(name: &str) -> String {
     format!("{name}.{:x}.{:08x}", std::process::id(), fastrand::u32(..))
 }
@@ -168,7 +170,7 @@ pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Waits until an AMQP handshake succeeds: the one sign of life that every RabbitMQ gives.
+/// Waits until an AMQP handshake succeeds. This shows for every RabbitMQ that it is ready.
 pub(crate) async fn answers(url: &str, limit: Duration) -> Result<(), String> {
     const TRY: Duration = Duration::from_secs(5);
     let mut last = String::from("nothing answers");
@@ -189,7 +191,7 @@ pub(crate) async fn answers(url: &str, limit: Duration) -> Result<(), String> {
     answered.map_err(|_| format!("no AMQP handshake within {limit:?}: {last}"))
 }
 
-/// A shell command, whose errors become ours.
+/// Runs a shell command. The error contains what it printed.
 pub(crate) async fn shell(script: &str, limit: Duration) -> Result<(), String> {
     let mut command = Command::new("sh");
     command.args(["-c", script]).stdin(Stdio::null()).kill_on_drop(true);
@@ -202,7 +204,7 @@ pub(crate) async fn shell(script: &str, limit: Duration) -> Result<(), String> {
     Err(format!("`{script}`: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()))
 }
 
-/// A script of this repository that may install things: its progress is shown, what it prints is returned.
+/// Runs a script of this repository that can install packages or images. Shows its progress and returns its output.
 pub(crate) async fn install(script: &str) -> Result<String, String> {
     let path = format!("{}/{script}", env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(&path);
@@ -211,13 +213,13 @@ pub(crate) async fn install(script: &str) -> Result<String, String> {
     let output = output.map_err(|_| format!("{script} took longer than {INSTALL:?}"))?;
     let output = output.map_err(|error| format!("{path}: {error}"))?;
     if !output.status.success() {
-        return Err(format!("{script} failed; what it said is above"));
+        return Err(format!("{script} failed; its messages are above"));
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// A port on loopback that nothing uses, below those that the system gives to outgoing connections: while its broker is
-/// stopped, none of these may take it.
+/// A free port on loopback, below the range that the system uses for outgoing connections: so no connection takes it while its
+/// broker is stopped.
 pub(crate) fn free_port() -> Result<u16, String> {
     (0..1000)
         .map(|_| fastrand::u16(20_000..32_000))

@@ -1,4 +1,4 @@
-//! An OpenTelemetry collector in the test process: OTLP over HTTP, as protobuf.
+//! An OpenTelemetry collector in the test process: OTLP over HTTP with protobuf.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -19,15 +19,15 @@ use tokio::task::JoinSet;
 
 use super::eventually;
 
-/// What arrives; it ends with the test.
+/// The collector. It ends with the test.
 pub(crate) struct Collector {
-    /// For `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    /// The value for `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub(crate) url: String,
     got: Arc<Mutex<Vec<(HeaderMap, ExportTraceServiceRequest)>>>,
     _served: JoinSet<()>,
 }
 
-/// A span, made readable.
+/// A span with its attributes as text.
 #[derive(Clone, Debug)]
 pub(crate) struct Span {
     pub(crate) trace: String,
@@ -37,8 +37,10 @@ pub(crate) struct Span {
     pub(crate) name: String,
     pub(crate) kind: SpanKind,
     pub(crate) failed: bool,
+    /// Why it failed.
+    pub(crate) reason: String,
     pub(crate) attributes: BTreeMap<String, String>,
-    /// Of the process that sent it.
+    /// Attributes of the process that sent it.
     pub(crate) resource: BTreeMap<String, String>,
 }
 
@@ -57,7 +59,7 @@ impl Collector {
         Self { url, got, _served: served }
     }
 
-    /// Waits for so many spans of a name.
+    /// Waits until `count` spans with this name have arrived.
     pub(crate) async fn spans(&self, name: &str, count: usize) -> Vec<Span> {
         eventually(&format!("{count} spans: {name}"), || async {
             let spans: Vec<Span> = self.all().into_iter().filter(|span| span.name == name).collect();
@@ -66,7 +68,7 @@ impl Collector {
         .await
     }
 
-    /// Every span that arrived.
+    /// All spans that have arrived.
     pub(crate) fn all(&self) -> Vec<Span> {
         let got = self.got.lock().expect("no panic");
         let groups = got.iter().flat_map(|(_, request)| &request.resource_spans);
@@ -81,6 +83,7 @@ impl Collector {
                 name: span.name.clone(),
                 kind: span.kind(),
                 failed: span.status.as_ref().is_some_and(|status| status.code() == StatusCode::Error),
+                reason: span.status.as_ref().map(|status| status.message.clone()).unwrap_or_default(),
                 attributes: readable(&span.attributes),
                 resource: resource.clone(),
             })
@@ -88,13 +91,13 @@ impl Collector {
         spans.collect()
     }
 
-    /// Everything that arrived, as text, the headers of the requests left out.
-    pub(crate) fn told(&self) -> String {
+    /// Everything that has arrived, as text, without the headers of the requests.
+    pub(crate) fn received(&self) -> String {
         let got = self.got.lock().expect("no panic");
         got.iter().map(|(_, request)| format!("{request:?}\n")).collect()
     }
 
-    /// A header of the requests.
+    /// A header of the first request.
     pub(crate) fn header(&self, name: &str) -> Option<String> {
         let got = self.got.lock().expect("no panic");
         Some(got.first()?.0.get(name)?.to_str().expect("text").to_owned())

@@ -1,17 +1,17 @@
-//! Plain HTTP to pages on loopback.
+//! Plain HTTP requests to pages on loopback.
 
 use reqwest::{Client, StatusCode};
 use serde_json::Value;
 
 use super::BOUND;
 
-/// A client; the TLS library wants its provider even where only plain HTTP is spoken.
+/// A client. The TLS library requires a cryptography provider also for plain HTTP.
 pub(crate) fn client() -> Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder().timeout(BOUND).build().expect("a client")
 }
 
-/// Status and body of a page; none while nothing answers.
+/// Status and body of a page; none if nothing answers.
 pub(crate) async fn get(url: &str) -> Option<(StatusCode, String)> {
     let response = client().get(url).send().await.ok()?;
     Some((response.status(), response.text().await.ok()?))

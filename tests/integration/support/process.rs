@@ -1,4 +1,4 @@
-//! The program as a real process.
+//! Runs the program as a real process.
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -11,17 +11,17 @@ use tokio::time::timeout;
 
 use super::{BOUND, eventually};
 
-/// The environment of a run: nothing of the tests' own environment reaches the program.
+/// The environment of a run. The program does not inherit the environment of the tests.
 pub(crate) type Env = Vec<(String, String)>;
 
-/// A running program; killed when dropped.
+/// A running program. Dropping it kills the process.
 pub(crate) struct Process {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
     readers: JoinSet<()>,
 }
 
-/// What a finished program left.
+/// Output and exit code of a finished program.
 pub(crate) struct Finished {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
@@ -39,11 +39,11 @@ fn command_of(program: &Path, args: &[&str], env: &Env) -> Command {
     command
 }
 
-/// Runs a command to its end.
+/// Runs a command and waits for its end.
 pub(crate) async fn run(args: &[&str], env: &Env, input: &[u8]) -> Finished {
     let mut child = command(args, env).stdin(Stdio::piped()).spawn().expect("spawned");
     let mut stdin = child.stdin.take().expect("stdin");
-    // One that does not read its input closes it early.
+    // A program that does not read its input can close it early.
     let _ = stdin.write_all(input).await;
     drop(stdin);
     let output = timeout(BOUND, child.wait_with_output()).await.expect("ended in time").expect("output");
@@ -59,7 +59,7 @@ impl Process {
         Self::spawn(command(args, env))
     }
 
-    /// Starts it with a standard error that nobody reads until it has ended.
+    /// Starts the program. Its standard error is not read before its end.
     pub(crate) fn start_unread(args: &[&str], env: &Env) -> Self {
         let mut child = command(args, env).spawn().expect("spawned");
         let (lines, mut readers) = (Arc::default(), JoinSet::new());
@@ -67,7 +67,7 @@ impl Process {
         Self { child, lines, readers }
     }
 
-    /// Starts this very program of tests, with a single test, which knows by its environment that it is the process.
+    /// Starts this test program again with a single test, which finds out by its environment that it is the child process.
     pub(crate) fn start_test(name: &str, env: &Env) -> Self {
         let program = std::env::current_exe().expect("a path");
         Self::spawn(command_of(&program, &["--exact", name, "--nocapture"], env))
@@ -82,28 +82,28 @@ impl Process {
         Self { child, lines, readers }
     }
 
-    /// Everything that it has said so far.
+    /// All lines of its log so far.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.lines.lock().expect("no panic").clone()
     }
 
-    /// Its number.
+    /// The process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id().expect("running")
     }
 
-    /// Sends a signal, such as `TERM`. After `STOP` it stands still.
+    /// Sends a signal, such as `TERM`. After `STOP` it waits until every thread is stopped.
     pub(crate) async fn signal(&self, name: &str) {
         let id = self.id().to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &id]).status().await.expect("kill");
         assert!(sent.success(), "kill -{name}");
         if name == "STOP" {
-            // The kernel tells one thread, which tells the others once it has its turn; they go on until then.
+            // The kernel stops one thread first. The others run until that thread is scheduled.
             eventually("all threads stopped", || async { is_stopped(&id).then_some(()) }).await;
         }
     }
 
-    /// Waits for its end, and for everything that it said.
+    /// Waits for the end of the process and of its output.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let ended = async {
             let status = self.child.wait().await;
@@ -116,20 +116,20 @@ impl Process {
         }
     }
 
-    /// Waits until it has ended well and all that it said was read; may be waited for again.
+    /// Waits until the process has ended with exit code 0 and its output is read. Can be called again.
     pub(crate) async fn succeeds(&mut self) {
         let status = self.child.wait().await.expect("a status");
         while self.readers.join_next().await.is_some() {}
         assert_eq!(status.code(), Some(0), "{}", self.lines().join("\n"));
     }
 
-    /// Ends it as a crash would.
+    /// Kills the process, as a crash does.
     pub(crate) async fn kill(mut self) {
         self.signal("KILL").await;
         self.ended().await;
     }
 
-    /// Stops it in good order.
+    /// Stops the process with SIGTERM and expects exit code 0.
     pub(crate) async fn stop(mut self) -> Vec<String> {
         self.signal("TERM").await;
         let status = self.ended().await;
@@ -139,7 +139,7 @@ impl Process {
 }
 
 impl Drop for Process {
-    /// Shows what it said where a test fails.
+    /// Prints the log if the test has failed.
     fn drop(&mut self) {
         if std::thread::panicking() {
             println!("{}", self.lines().join("\n"));

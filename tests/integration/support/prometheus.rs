@@ -1,4 +1,4 @@
-//! A real Prometheus that watches a worker and its broker, and promtool.
+//! Runs a real Prometheus that scrapes a worker and its broker, and promtool.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,10 +12,10 @@ use tokio::time::timeout;
 use super::broker::{free_port, install, unique};
 use super::{eventually, http};
 
-/// How long promtool may take: it evaluates days of rules.
+/// The longest time of promtool: it evaluates the rules over days.
 const PROMTOOL: Duration = Duration::from_secs(300);
 
-/// A Prometheus with the configuration, the rules and the targets of `deploy/prometheus`; gone when dropped.
+/// A Prometheus with the configuration and the rules of `deploy/prometheus`. Dropping it removes it.
 pub(crate) struct Prometheus {
     url: String,
     folder: PathBuf,
@@ -23,7 +23,7 @@ pub(crate) struct Prometheus {
 }
 
 impl Prometheus {
-    /// Watches a worker and a broker, each given by host and port, every second.
+    /// Starts a Prometheus that scrapes a worker and a broker every second. Both are given as host and port.
     pub(crate) async fn watching(worker: &str, broker: &str) -> Self {
         let config = std::fs::read_to_string(folder().join("prometheus.yaml")).expect("a configuration");
         let mut watching = config.clone();
@@ -57,7 +57,7 @@ impl Prometheus {
         prometheus
     }
 
-    /// What a page of its API answers under `data`; panics where it answers with an error.
+    /// The member `data` of the answer of an API page. Panics if the answer is an error.
     pub(crate) async fn api(&self, page: &str, parameters: &[(&str, &str)]) -> Value {
         let url = Url::parse_with_params(&format!("{}/api/v1/{page}", self.url), parameters).expect("a URL");
         let (_, body) = http::get(url.as_str()).await.expect("an answer");
@@ -66,7 +66,7 @@ impl Prometheus {
         answer["data"].take()
     }
 
-    /// How many series an expression has now that have a number.
+    /// How many series of an expression have a number now.
     pub(crate) async fn numbers(&self, expression: &str) -> usize {
         let data = self.api("query", &[("query", expression)]).await;
         let series = data["result"].as_array().expect("a vector").iter();
@@ -88,7 +88,7 @@ pub(crate) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus")
 }
 
-/// Runs promtool in [`folder`]; panics with what it says where it finds anything.
+/// Runs promtool in [`folder`]. Panics with its output if it finds a problem.
 pub(crate) async fn promtool(arguments: &[&str], input: Option<&Path>) {
     let input = input.map_or_else(Stdio::null, |path| std::fs::File::open(path).expect("a file").into());
     let mut command = Command::new(program("promtool").await);

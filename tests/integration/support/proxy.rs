@@ -1,4 +1,4 @@
-//! A TCP proxy between the worker and a server, that can hold back what travels and cut connections.
+//! A TCP proxy between the worker and a server. It can hold back data and break connections.
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use url::Url;
 
-/// A running proxy; its connections end with it.
+/// A running proxy. Dropping it ends its connections.
 pub(crate) struct Proxy {
     /// The server's address, through the proxy.
     pub(crate) url: String,
@@ -14,28 +14,28 @@ pub(crate) struct Proxy {
     _accepting: JoinSet<()>,
 }
 
-/// What the line does, and how often it was cut: a cut that is over already ends a connection all the same.
+/// What the proxy does, and how often it was cut: so a connection also notices a cut that is already over.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct State {
-    line: Line,
+    mode: Mode,
     cuts: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Line {
+enum Mode {
     Open,
-    /// Connections stay and take what is written to them; nothing arrives.
+    /// Connections stay open and accept data; nothing arrives.
     Held,
-    /// As open, but that the server never hears of queues and messages: as a node does that is without the others.
+    /// As `Open`, but frames about queues and messages do not reach the server: as with a node that has lost its peers.
     Deaf,
-    /// Connections end, and new ones at once.
+    /// Connections end, and each new one ends at once.
     Cut,
-    /// The server's ends of the connections end; the others stay, and nobody answers.
+    /// The connections to the server end. Those of the clients stay open without an answer.
     Severed,
 }
 
 impl Proxy {
-    /// A proxy before the server of `url`.
+    /// Starts a proxy in front of the server of `url`.
     pub(crate) async fn start(url: &str) -> Self {
         let mut url = Url::parse(url).expect("an address");
         let host = url.host_str().expect("a host");
@@ -44,41 +44,41 @@ impl Proxy {
         let port = listener.local_addr().expect("an address").port();
         url.set_host(Some("127.0.0.1")).expect("a host");
         url.set_port(Some(port)).expect("a port");
-        let state = watch::Sender::new(State { line: Line::Open, cuts: 0 });
+        let state = watch::Sender::new(State { mode: Mode::Open, cuts: 0 });
         let mut accepting = JoinSet::new();
         let amqp = url.scheme() == "amqp";
         accepting.spawn(accept(listener, server, amqp, state.subscribe()));
         Self { url: url.into(), state, _accepting: accepting }
     }
 
-    fn set(&self, line: Line) {
-        let cut = u64::from(line == Line::Cut);
-        self.state.send_modify(|state| *state = State { line, cuts: state.cuts + cut });
+    fn set(&self, mode: Mode) {
+        let cut = u64::from(mode == Mode::Cut);
+        self.state.send_modify(|state| *state = State { mode, cuts: state.cuts + cut });
     }
 
-    /// Nothing arrives any more, in either direction.
+    /// From now on nothing arrives, in both directions.
     pub(crate) fn hold(&self) {
-        self.set(Line::Held);
+        self.set(Mode::Held);
     }
 
-    /// Lets a client of AMQP connect and open channels, and carries nothing about queues and messages to the server.
+    /// From now on an AMQP client can connect and open channels, but no frame about queues and messages reaches the server.
     pub(crate) fn deafen(&self) {
-        self.set(Line::Deaf);
+        self.set(Mode::Deaf);
     }
 
-    /// Ends every connection, with what was held back, and refuses new ones.
+    /// Ends every connection, discards what was held back, and refuses new connections.
     pub(crate) fn cut(&self) {
-        self.set(Line::Cut);
+        self.set(Mode::Cut);
     }
 
-    /// Ends every connection as the server sees it, while those who made them hear nothing.
+    /// Ends every connection to the server. The clients notice nothing.
     pub(crate) fn sever(&self) {
-        self.set(Line::Severed);
+        self.set(Mode::Severed);
     }
 
-    /// Everything arrives again.
+    /// From now on everything arrives again.
     pub(crate) fn open(&self) {
-        self.set(Line::Open);
+        self.set(Mode::Open);
     }
 }
 
@@ -94,18 +94,18 @@ async fn accept(listener: TcpListener, server: String, amqp: bool, state: watch:
 async fn connect(mut client: TcpStream, server: String, amqp: bool, state: watch::Receiver<State>) {
     let mut ends = state.clone();
     let begun = *ends.borrow();
-    if begun.line == Line::Cut {
+    if begun.mode == Mode::Cut {
         return;
     }
     tokio::select! {
         biased;
-        _ = ends.wait_for(|now| now.cuts > begun.cuts || now.line == Line::Severed) => {}
+        _ = ends.wait_for(|now| now.cuts > begun.cuts || now.mode == Mode::Severed) => {}
         () = both_ways(&mut client, &server, amqp, &state) => return,
     }
-    let _ = ends.wait_for(|now| now.cuts > begun.cuts || now.line != Line::Severed).await;
+    let _ = ends.wait_for(|now| now.cuts > begun.cuts || now.mode != Mode::Severed).await;
 }
 
-/// Carries until either end closes, which is the end of both, as with a broker's or a worker's death.
+/// Forwards data in both directions until one end closes. Then both are closed.
 async fn both_ways(client: &mut TcpStream, server: &str, amqp: bool, state: &watch::Receiver<State>) {
     let Ok(mut server) = TcpStream::connect(server).await else { return };
     let (from_client, to_client) = client.split();
@@ -125,15 +125,15 @@ async fn both_ways(client: &mut TcpStream, server: &str, amqp: bool, state: &wat
 async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, mut state: watch::Receiver<State>) {
     let mut bytes = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut bytes).await {
-        let open = state.wait_for(|now| matches!(now.line, Line::Open | Line::Deaf)).await.is_ok();
+        let open = state.wait_for(|now| matches!(now.mode, Mode::Open | Mode::Deaf)).await.is_ok();
         if !open || to.write_all(&bytes[..count]).await.is_err() {
             return;
         }
     }
 }
 
-/// Carries what a client of AMQP 0-9-1 says: a greeting of eight bytes, then frames, each of which has a type, a channel, a
-/// length, and an end of one byte.
+/// Forwards the data of an AMQP 0-9-1 client: a header of eight bytes, then frames. A frame has a type, a channel, a length, its
+/// payload, and an end byte.
 async fn carry_frames(
     from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -145,9 +145,9 @@ async fn carry_frames(
     let mut frame = vec![0; GREETING];
     from.read_exact(&mut frame).await?;
     loop {
-        let line = state.wait_for(|now| matches!(now.line, Line::Open | Line::Deaf)).await.map(|now| now.line);
-        let Ok(line) = line else { return Ok(()) };
-        if line == Line::Open || !is_work(&frame) {
+        let mode = state.wait_for(|now| matches!(now.mode, Mode::Open | Mode::Deaf)).await.map(|now| now.mode);
+        let Ok(mode) = mode else { return Ok(()) };
+        if mode == Mode::Open || !is_work(&frame) {
             to.write_all(&frame).await?;
         }
         frame.resize(HEAD, 0);

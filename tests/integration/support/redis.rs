@@ -1,8 +1,8 @@
-//! One way to get a Redis for the tests: a given address; Docker; a private one of the `redis-server` on this machine,
-//! which is installed where that is possible.
+//! Gets a Redis for the tests: from a given address, in Docker, or as a private server of this machine's `redis-server`, which
+//! is installed if possible.
 //!
-//! `TEST_REDIS=docker` or `TEST_REDIS=node` insists on one of the latter two. Nothing is left running, however the process
-//! ends: see [`Reaper`].
+//! `TEST_REDIS=docker` or `TEST_REDIS=node` chooses one of the last two. Nothing is left running, however the process ends: see
+//! [`Reaper`].
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use tokio::time::{sleep, timeout};
 
 use super::broker::{Reaper, free_port, install, shell, unique, variable};
 
-/// How long a server may take until it answers. Alone on a machine it takes less than one second.
+/// The longest time until a server answers. On an idle machine it takes less than one second.
 const START: Duration = Duration::from_secs(60);
-/// How long it may take to stop, pause or go on.
+/// The longest time to stop, pause or continue it.
 const CONTROL: Duration = Duration::from_secs(60);
-/// Every write is on the disk before it is answered, so that a killed server forgets nothing.
+/// Redis writes to the disk before it answers, so that a killed server has lost nothing.
 const DURABLE: &str = "--save '' --appendonly yes --appendfsync always";
 
-/// A running Redis; gone when dropped, unless it was given by address.
+/// A running Redis. Dropping it removes it, unless it was given by address.
 pub(crate) struct Redis {
     /// Its address.
     pub(crate) url: String,
@@ -28,12 +28,12 @@ pub(crate) struct Redis {
 struct Owned {
     /// The shell command for one of the actions below.
     control: Box<dyn Fn(&str) -> String + Send + Sync>,
-    /// Removes it when it is dropped.
+    /// Removes the server when it is dropped.
     _reaper: Reaper,
 }
 
 impl Redis {
-    /// The one server of this process, from `TEST_REDIS_URL` or of its own.
+    /// The server that all tests of this process share: the one in `TEST_REDIS_URL`, otherwise a new one.
     pub(crate) async fn shared() -> &'static Self {
         static SHARED: OnceCell<Result<Redis, String>> = OnceCell::const_new();
         let start = async || match variable("TEST_REDIS_URL") {
@@ -46,12 +46,12 @@ impl Redis {
         }
     }
 
-    /// A new server of the caller's own, which may be killed and paused.
+    /// Starts a new server that the caller can kill and pause.
     pub(crate) async fn own() -> Result<Self, String> {
         match variable("TEST_REDIS").as_deref() {
             Some("docker") => docker().await,
             Some("node") => node().await,
-            Some(other) => Err(format!("TEST_REDIS is {other:?}; allowed are \"docker\" and \"node\"")),
+            Some(other) => Err(format!("TEST_REDIS is {other:?}; set it to \"docker\" or \"node\", or unset it")),
             None => match docker().await {
                 Ok(redis) => Ok(redis),
                 Err(docker) => {
@@ -61,23 +61,23 @@ impl Redis {
         }
     }
 
-    /// Ends it at once, as a crash would; its data stays.
+    /// Kills the server, as a crash does. Its data stays.
     pub(crate) async fn kill(&self) -> Result<(), String> {
         self.control("kill").await
     }
 
-    /// Starts it again with its data and under the same address, and waits until it answers.
+    /// Starts the server again with its data and its address, and waits until it answers.
     pub(crate) async fn restart(&self) -> Result<(), String> {
         self.control("start").await?;
         answers(&self.url).await
     }
 
-    /// Freezes it: connections stay open and nothing answers.
+    /// Freezes the server: connections stay open and nothing answers.
     pub(crate) async fn pause(&self) -> Result<(), String> {
         self.control("pause").await
     }
 
-    /// Lets it go on.
+    /// Ends the pause.
     pub(crate) async fn unpause(&self) -> Result<(), String> {
         self.control("unpause").await
     }
@@ -93,7 +93,7 @@ impl Redis {
 
     async fn control(&self, action: &str) -> Result<(), String> {
         let Some(owned) = &self.owned else {
-            return Err(format!("cannot {action} a Redis that was given by its address"));
+            return Err(format!("cannot {action} a Redis that was given by its address; unset TEST_REDIS_URL"));
         };
         shell(&(owned.control)(action), CONTROL).await
     }
@@ -102,7 +102,7 @@ impl Redis {
 async fn docker() -> Result<Redis, String> {
     shell("docker version", Duration::from_secs(20))
         .await
-        .map_err(|_| "not installed, or its daemon does not answer")?;
+        .map_err(|_| "Docker is not installed, or its daemon does not answer. Install or start it")?;
     install("deploy/docker/redis-image.sh").await?;
     let name = unique("wolkvox-task-worker-redis");
     let reaper = Reaper::new(format!("timeout 60 docker rm -fv {name}"))?;
@@ -119,7 +119,7 @@ async fn docker() -> Result<Redis, String> {
 async fn node() -> Result<Redis, String> {
     let server = install("deploy/redis-server.sh").await?;
     let folder = format!("/tmp/{}", unique("wolkvox-task-worker-redis"));
-    // What has ended has no command line, though its entry may stay where nobody collects it.
+    // An ended process has no command line. Its entry in /proc can stay if its parent does not wait for it.
     let kill = format!(
         "pid=$(cat {folder}/pid) && kill -KILL $pid; \
          for tick in $(seq 200); do grep -q . /proc/$pid/cmdline 2>/dev/null || break; sleep 0.05; done"
@@ -150,7 +150,7 @@ async fn started(
     Ok(Redis { url, owned: Some(Owned { control, _reaper: reaper }) })
 }
 
-/// Waits until a PING is answered; a server that is still loading its data refuses it.
+/// Waits until the server answers a PING. It refuses it while it loads its data.
 async fn answers(url: &str) -> Result<(), String> {
     let client = redis::Client::open(url).map_err(|error| error.to_string())?;
     let mut last = String::from("nothing answers");

@@ -1,4 +1,4 @@
-//! Broker, sandbox and worker of one test, with queues of its own names.
+//! Broker, sandbox and worker of one test, with queue names of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
@@ -20,7 +20,7 @@ use super::broker::{Broker, unique};
 use super::process::{self, Env, Process};
 use super::{eventually, http};
 
-/// Everything that a message meets.
+/// The queues, the sandbox and the configuration of one test.
 pub(crate) struct Rig {
     pub(crate) amqp: Amqp,
     pub(crate) queue: String,
@@ -29,7 +29,7 @@ pub(crate) struct Rig {
     delays: Vec<String>,
 }
 
-/// A sandbox that ends with the test.
+/// The sandbox of one test. It ends with the test.
 pub(crate) struct Crm {
     pub(crate) url: String,
     _served: JoinHandle<()>,
@@ -51,7 +51,7 @@ impl Crm {
         Self { url, _served: served, _ends: shutdown.drop_guard() }
     }
 
-    /// One token, `demo-token`, and no latency.
+    /// Options with one token, `demo-token`, and no latency.
     pub(crate) fn options() -> Options {
         Options { daily_limit: 1_000_000, seed: Some(1), ..Options::default() }
     }
@@ -73,7 +73,7 @@ impl Crm {
         tasks.map(|task| task["payload"]["fields"].clone()).collect()
     }
 
-    /// The names of the tasks that were created, sorted; one created twice is there twice.
+    /// The names of the created tasks, sorted. A duplicate is there twice.
     pub(crate) async fn names(&self) -> Vec<String> {
         let tasks = self.tasks().await;
         let mut names: Vec<String> = tasks.iter().map(|task| task["name"].as_str().expect("text").to_owned()).collect();
@@ -81,25 +81,25 @@ impl Crm {
         names
     }
 
-    /// Waits for so many tasks.
+    /// Waits until the sandbox has created exactly `count` tasks.
     pub(crate) async fn created(&self, count: u64) {
         eventually(&format!("{count} tasks"), || async { (self.stats().await["created"] == count).then_some(()) })
             .await;
     }
 
-    /// How many requests met an outcome.
+    /// How many requests had this outcome.
     pub(crate) async fn requests(&self, outcome: &str) -> u64 {
         self.stats().await["requests"][outcome].as_u64().unwrap_or(0)
     }
 }
 
 impl Rig {
-    /// On the tests' common broker.
+    /// A rig on the shared broker.
     pub(crate) async fn new(name: &str) -> Self {
         Self::with(name, &Broker::shared().await.url, Crm::options()).await
     }
 
-    /// On a broker and a sandbox of the test's choice.
+    /// A rig on this broker, with these options for the sandbox.
     pub(crate) async fn with(name: &str, broker_url: &str, options: Options) -> Self {
         Self {
             amqp: Amqp::connect(broker_url).await,
@@ -117,7 +117,7 @@ impl Rig {
         self.declare_tool_queues().await;
     }
 
-    /// Declares the queues that the tools use beside the worker's, as the contract describes them.
+    /// Declares the queues that only the tools use, as the contract describes them.
     pub(crate) async fn declare_tool_queues(&self) {
         let text = |text: &str| AMQPValue::LongString(text.into());
         let number = AMQPValue::LongLongInt;
@@ -131,7 +131,7 @@ impl Rig {
         }
     }
 
-    /// The queues of what the broker dead-lettered, of what was discarded, and of the audit.
+    /// The queues for the broker's dead letters, for discarded messages, and for the audit.
     pub(crate) fn tool_queues(&self) -> [String; 3] {
         ["dead.broker", "discarded", "audit"].map(|suffix| format!("{}.{suffix}", self.queue))
     }
@@ -140,7 +140,7 @@ impl Rig {
         format!("{}.dead", self.queue)
     }
 
-    /// The configuration of this rig, with short waits; `more` comes last and wins.
+    /// The configuration of this rig, with short waits. `more` wins over it.
     pub(crate) fn env(&self, more: &[(&str, &str)]) -> Env {
         let admin = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
         let rig = [
@@ -156,7 +156,7 @@ impl Rig {
             ("WTW_LEDGER_URL", "memory:"),
             ("WTW_ADMIN_LISTEN", &admin.to_string()),
             ("WTW_LOG_LEVEL", "debug"),
-            // Nobody: a test that wants its worker to be asked names it.
+            // No worker: a test whose tools ask its worker sets this.
             ("WTW_CONSOLE_WORKERS", "http://127.0.0.1:1"),
         ];
         let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
@@ -183,7 +183,7 @@ impl Rig {
         self.publish_with(body, properties(id)).await;
     }
 
-    /// Publishes so many tasks, whose names are their ids: `PREFIX-0` and so on.
+    /// Publishes `count` tasks. Their names are their ids: `PREFIX-0` and so on.
     pub(crate) async fn publish_many(&self, prefix: &str, count: usize) -> BTreeSet<String> {
         let ids: BTreeSet<String> = (0..count).map(|n| format!("{prefix}-{n}")).collect();
         join_all(ids.iter().map(async |id| self.publish(id, &task(id)).await)).await;
@@ -199,14 +199,14 @@ impl Rig {
         self.amqp.take(&self.dead_letter_queue()).await
     }
 
-    /// Asserts that no queue holds a message that is ready.
+    /// Asserts that no queue has a ready message.
     pub(crate) async fn queues_are_empty(&self) {
         for queue in self.queues() {
             assert_eq!(self.amqp.count(&queue).await.unwrap_or(0), 0, "{queue}");
         }
     }
 
-    /// How many messages are ready on the work queue, and on the retry queues until they come back.
+    /// How many messages are ready on the work queue and wait on the retry queues.
     pub(crate) async fn waiting(&self) -> u32 {
         let mut waiting = 0;
         for queue in self.queues().iter().filter(|queue| **queue != self.dead_letter_queue()) {
@@ -223,7 +223,7 @@ impl Rig {
 }
 
 impl Drop for Rig {
-    /// Deletes the queues, on a thread of its own since dropping cannot wait.
+    /// Deletes the queues on another thread, because `drop` cannot await.
     fn drop(&mut self) {
         let queues = [self.queues(), self.tool_queues().to_vec()].concat();
         let url = self.amqp.url().to_owned();
@@ -245,25 +245,25 @@ impl Worker {
         eventually("ready", || async { http::get(&url).await.filter(|(status, _)| status.is_success()) }).await;
     }
 
-    /// One metric's value, its labels included in the name; 0 where it is not there yet.
+    /// The value of a metric, with its labels in the name; 0 if it does not exist yet.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let (_, page) = http::get(&format!("{}/metrics", self.admin)).await.expect("metrics");
         let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.parse().expect("a number"))
     }
 
-    /// Waits until a metric has a value.
+    /// Waits until a metric has this value.
     pub(crate) async fn reaches(&self, name: &str, value: f64) {
         let what = format!("{name} {value}");
         eventually(&what, || async { (self.metric(name).await >= value).then_some(()) }).await;
     }
 
-    /// What `/status` shows.
+    /// The JSON of `/status`.
     pub(crate) async fn status(&self) -> Value {
         http::json(&format!("{}/status", self.admin)).await
     }
 
-    /// Waits until it is not ready for a reason that contains `part`; the whole reason.
+    /// Waits until the worker is not ready for a reason that contains `part`. Returns the whole reason.
     pub(crate) async fn unready_for(&self, part: &str) -> String {
         let url = format!("{}/readyz", self.admin);
         eventually(&format!("not ready for {part}"), || async {
@@ -273,13 +273,13 @@ impl Worker {
         .await
     }
 
-    /// Waits until a line that it said contains `part`.
+    /// Waits until a log line contains `part`.
     pub(crate) async fn says(&self, part: &str) {
         let said = || async { self.process.lines().iter().any(|line| line.contains(part)).then_some(()) };
         eventually(&format!("it says {part}"), said).await;
     }
 
-    /// What it logged as settled, by message id.
+    /// The log lines of settled messages, by message id.
     pub(crate) fn settled(&self) -> Vec<Value> {
         let lines = self.process.lines();
         let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -301,7 +301,7 @@ fn settled_as(outcome: &str, kind: &str) -> String {
     format!("wtw_settled_messages_total{{outcome=\"{outcome}\",kind=\"{kind}\"}}")
 }
 
-/// A file for a ledger, in a folder that is gone when dropped.
+/// The path of a ledger, in a folder that is removed when it is dropped.
 pub(crate) struct LedgerFile(PathBuf);
 
 impl LedgerFile {
@@ -311,9 +311,9 @@ impl LedgerFile {
         Self(folder)
     }
 
-    /// For `ledger.url`.
+    /// The value of `ledger.url`.
     pub(crate) fn url(&self) -> String {
-        format!("file:{}", self.0.join("ledger.redb").display())
+        format!("file:{}", self.0.join("ledger.db").display())
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -332,12 +332,12 @@ pub(crate) fn properties(id: &str) -> BasicProperties {
     BasicProperties::default().with_message_id(id.into()).with_delivery_mode(2)
 }
 
-/// A task that the CRM takes.
+/// A task message that the CRM accepts.
 pub(crate) fn task(name: &str) -> Vec<u8> {
     task_with(name, json!({}))
 }
 
-/// The same with other fields.
+/// A task message with changed fields.
 pub(crate) fn task_with(name: &str, fields: Value) -> Vec<u8> {
     let mut task = json!({
         "name": name, "name_module": "cases", "completion_date": "2026-12-01 10:00:00", "id_record": name,

@@ -1,4 +1,4 @@
-//! What must hold of claims, results, and of what a ledger says that it proves.
+//! Checks claims and results, and whether a ledger rightly proves that a message without an entry was not sent.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use super::Truth;
 use crate::coverage::{Case, Met};
 use crate::world::LifeNumber;
 
-/// The longest time from the claim's first way to the ledger to the start of its request.
+/// The longest time from the first sending of a claim to the start of its request.
 pub(crate) const CLAIM_TO_REQUEST: Duration = Duration::from_secs(2);
-/// A delivery that is held for ten minutes, and is the probe once a second, turns to the ledger less often than this.
+/// The most operations for one delivery. One that is held for ten minutes and is the probe every second needs fewer.
 const ASKED: u32 = 5_000;
 
-/// A claim between its first way to the ledger and its request.
+/// A claim between its first sending to the ledger and its request.
 #[derive(Debug)]
 pub(crate) struct Claiming {
     pub(crate) life: LifeNumber,
@@ -24,36 +24,36 @@ pub(crate) struct Claiming {
 }
 
 impl Truth {
-    /// A worker turns to the ledger. Whether one did so endlessly, and all are to be stopped.
+    /// A worker uses the ledger. True if a worker does so in an endless loop; the episode then stops.
     pub(crate) fn asks(&mut self, life: LifeNumber, account: usize) -> bool {
         let asked = self.accounts[account].asked.entry(life).or_default();
         *asked += 1;
         if *asked > ASKED && !self.is_endless {
             self.is_endless = true;
-            self.wrong(format!("worker {life} turned to the ledger {ASKED} times about one delivery"));
+            self.violation(format!("worker {life} used the ledger {ASKED} times for one delivery"));
         }
         self.is_endless
     }
 
-    /// An operation is on its way to the ledger.
+    /// A worker sends an operation to the ledger.
     pub(crate) fn asked_to_change(&mut self, life: LifeNumber, account: usize, change: &Change) {
         match change {
             Change::Claim { new, .. } => self.claims(life, account, new.claim.id),
             Change::Withdraw(new) => self.withdraws(life, account, new.claim.id),
             Change::Finish { id, result, .. } if *result != AttemptResult::Orphaned => {
                 if self.accounts[account].finished.contains(id) {
-                    self.wrong(format!("worker {life} records the result of one request twice"));
+                    self.violation(format!("worker {life} records the result of one request twice"));
                 }
             }
             Change::Finish { .. } => {}
         }
     }
 
-    /// At most as many claims are open as requests may be, and each is written once.
+    /// Checks that open claims and requests together are no more than the token slots, and that each claim is written once.
     fn claims(&mut self, life: LifeNumber, account: usize, id: ClaimId) {
         if let Some(claim) = self.accounts[account].claims.get(&id) {
             if claim.is_made || !claim.has_failed {
-                self.wrong(format!("worker {life} writes one claim twice"));
+                self.violation(format!("worker {life} writes one claim twice"));
             }
             return;
         }
@@ -67,19 +67,20 @@ impl Truth {
         let open = self.on_token.iter().filter(|((of, _), _)| *of == life).map(|(_, count)| *count).sum::<usize>();
         let slots = self.script.setting.in_flight * self.script.setting.tokens;
         if claims + open > slots {
-            self.wrong(format!("worker {life} has {claims} claims beside {open} requests, and {slots} slots"));
+            self.violation(format!("worker {life} has {claims} claims and {open} requests, but only {slots} slots"));
         }
     }
 
-    /// A claim is withdrawn only for a cause: so there are two records a request.
+    /// Checks that a claim is withdrawn only for a reason, so that a request needs two ledger operations.
     fn withdraws(&mut self, life: LifeNumber, account: usize, id: ClaimId) {
         let Some(claim) = self.accounts[account].claims.remove(&id) else { return };
         let (gone, hold) = (&self.gone, self.script.setting.hold);
-        let mut hands = self.accounts[account].hands.get(&life).into_iter().flat_map(|hands| hands.values());
-        let is_over = hands.any(|hand| gone.contains_key(&hand.connection) || hand.since.elapsed() >= hold);
+        let mut deliveries =
+            self.accounts[account].deliveries.get(&life).into_iter().flat_map(|deliveries| deliveries.values());
+        let is_over = deliveries.any(|held| gone.contains_key(&held.connection) || held.since.elapsed() >= hold);
         let is_late = claim.started.elapsed() > CLAIM_TO_REQUEST;
         if !claim.has_failed && !is_late && !is_over && !self.stopping.contains(&life) {
-            self.wrong(format!("worker {life} withdraws a claim of {:?} for no reason", claim.started.elapsed()));
+            self.violation(format!("worker {life} withdraws a claim of {:?} for no reason", claim.started.elapsed()));
         }
     }
 
@@ -93,7 +94,7 @@ impl Truth {
         }
     }
 
-    /// The ledger has answered; none where it failed.
+    /// The ledger has answered; `answer` is none if it failed.
     pub(crate) fn answered_change(
         &mut self,
         life: LifeNumber,
@@ -120,7 +121,7 @@ impl Truth {
         let _ = life;
     }
 
-    /// A ledger carried an operation out.
+    /// A ledger applied an operation.
     pub(crate) fn changed(
         &mut self,
         (store, is_exclusive): (usize, bool),
@@ -132,7 +133,7 @@ impl Truth {
         self.ledger_of.insert(life, store);
         let was_created = before.as_ref().is_some_and(|entry| entry.result == KnownResult::Created);
         if was_created && after.as_ref().is_none_or(|entry| entry.result != KnownResult::Created) {
-            self.wrong(format!("worker {life} takes back that the task was created: {change:?}"));
+            self.violation(format!("worker {life} overwrites the result created: {change:?}"));
         }
         let (open, now) = (before.as_ref().and_then(|entry| entry.claim), after.as_ref().and_then(|entry| entry.claim));
         match change {
@@ -140,12 +141,12 @@ impl Truth {
                 self.note(format!("worker {life} claims account {account}"));
                 self.owner_of_claim.entry(new.claim.id).or_insert((life, Instant::now()));
                 if open.is_some_and(|open| open.id != new.claim.id) || was_created {
-                    self.wrong(format!("worker {life} claims what is claimed, or created: {before:?}"));
+                    self.violation(format!("worker {life} claims an entry that is claimed or created: {before:?}"));
                 }
                 if let (true, None, Some(mark)) = (new.reset, open, &new.replay) {
                     let reset = (store, mark.clone());
                     if self.accounts[account].resets.contains(&reset) {
-                        self.wrong(format!("worker {life} starts a replay over that was started before: {mark:?}"));
+                        self.violation(format!("worker {life} resets the entry twice for one replay: {mark:?}"));
                     }
                     self.accounts[account].resets.push(reset);
                 }
@@ -167,8 +168,8 @@ impl Truth {
         }
     }
 
-    /// A claim is taken for an orphan only if its owner is known to be gone, or was seen unchanged for long enough, which no
-    /// living owner leaves it, unless its ledger fails.
+    /// Checks that an orphan's owner is known to be gone, or that the claim was unchanged for long enough. A running owner does not
+    /// leave a claim for so long, unless its ledger fails.
     fn orphaned(&mut self, account: usize, id: ClaimId, is_exclusive: bool) {
         self.accounts[account].orphans += 1;
         let Some((owner, since)) = self.owner_of_claim.get(&id).copied() else { return };
@@ -176,18 +177,20 @@ impl Truth {
         let is_old = since.elapsed() >= self.orphan_after;
         if (is_exclusive && !is_dead) || (!is_exclusive && !is_old) || !(is_dead || failed) {
             let age = since.elapsed();
-            self.wrong(format!("the claim of worker {owner} (dead: {is_dead}) is taken for an orphan after {age:?}"));
+            self.violation(format!(
+                "the claim of worker {owner} (dead: {is_dead}) is treated as an orphan after {age:?}"
+            ));
         }
         self.met(Met::Case(if is_old { Case::OldOrphan } else { Case::YoungOrphan }));
     }
 
-    /// A ledger says from now on that what it does not know was not sent, or no longer says so. `owners` is what
-    /// `<queue>.owner` holds; `before` are the messages that come, or came, delivered before.
+    /// A ledger starts or stops to prove that a message without an entry was not sent. `owners` are the ids on `<queue>.owner`;
+    /// `before` are the messages that the worker has, or will receive, as delivered before.
     pub(crate) fn proves(&mut self, store: usize, was: &About, about: &About, owners: &[String], before: &[usize]) {
         if about.proves_unsent && !was.proves_unsent {
-            self.note(format!("ledger {store} proves what was not sent"));
+            self.note(format!("ledger {store} proves that messages without an entry were not sent"));
             self.met(Met::Case(Case::Proves));
-            // What an operator replayed, or exists more than once, may have been sent as another one.
+            // A message that was replayed or exists more than once can have been sent as the other one.
             let is_unknown = |number: &&usize| {
                 let account = &self.accounts[self.account_of(**number)];
                 let is_alone = account.published == 1 && account.replays + account.exists_twice + account.splits == 0;
@@ -196,7 +199,9 @@ impl Truth {
             };
             let unknown: Vec<usize> = before.iter().filter(is_unknown).copied().collect();
             if !unknown.is_empty() {
-                self.wrong(format!("ledger {store} is said to know what was sent, and not messages {unknown:?}"));
+                self.violation(format!(
+                    "ledger {store} claims to know all sent messages, but does not know messages {unknown:?}"
+                ));
             }
         }
         if !about.proves_unsent && was.proves_unsent {
@@ -204,16 +209,18 @@ impl Truth {
             self.met(Met::Case(Case::ProofLost));
             let is_other = owners.iter().any(|owner| *owner != about.id) || owners.is_empty();
             if !is_other && self.script.setting.has_owner_queue {
-                self.wrong(format!("ledger {store} is said to prove nothing, and no other one was used"));
+                self.violation(format!(
+                    "ledger {store} stopped to prove that messages were not sent, although no other ledger was used"
+                ));
             }
         }
     }
 
-    /// A worker's ledger proves nothing: what was delivered before, and is not settled, is in doubt.
+    /// A worker's ledger proves nothing any more: unsettled messages that were delivered before are in doubt.
     pub(crate) fn unproven(&mut self, life: LifeNumber) {
         for account in &mut self.accounts {
-            let mut hands = account.hands.get(&life).into_iter().flat_map(|hands| hands.values());
-            account.unproven += u32::from(hands.any(|hand| hand.delivered_before));
+            let mut deliveries = account.deliveries.get(&life).into_iter().flat_map(|deliveries| deliveries.values());
+            account.unproven += u32::from(deliveries.any(|held| held.delivered_before));
         }
     }
 }

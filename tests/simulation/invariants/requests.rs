@@ -1,4 +1,4 @@
-//! What must hold of requests and of the gate.
+//! Checks requests and the gate.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use super::ledgers::CLAIM_TO_REQUEST;
 use crate::coverage::{Case, Met};
 use crate::world::LifeNumber;
 
-/// Longer than it takes to ask the CRM about a token, before which the gate does not hear of the answer.
+/// Longer than the question about a token takes. The gate knows of an answer only after this question.
 const ASKING: Duration = Duration::from_millis(50);
 
-/// How a request was sent, seen from outside.
+/// How a request was sent, as far as it is visible from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Sent {
     Open,
@@ -34,36 +34,38 @@ pub(crate) struct Request {
     closing: u32,
 }
 
-/// What is seen of a worker's gate.
+/// The state of a worker's gate, as far as it is visible from outside.
 #[derive(Default)]
 pub(super) struct Gate {
     closed: Option<BlockReason>,
     since: Option<Instant>,
     probes: u32,
-    /// Told apart: a probe that outlives its closing is a request like any other.
+    /// Counts how often the gate closed: a probe from an earlier closing is treated as an ordinary request.
     closing: u32,
-    /// Failures in a row, and since when as many.
+    /// Failures in a row.
     row: u32,
+    /// When the last of these failures came.
     row_since: Option<Instant>,
-    /// Failures since a task was created: no fewer than the gate can have counted in a row.
+    /// Failures since the last created task. The gate cannot have counted more in a row.
     failures: u32,
     created: Option<Instant>,
-    /// What the latest answer asked to wait, and until when no probe may be sent.
+    /// When the last answer with a `Retry-After` came, and the wait that it asked for.
     hint: Option<(Instant, Duration)>,
+    /// Before this time no probe must be sent.
     not_before: Option<Instant>,
-    /// When a message had its turn last.
+    /// When a claim or request was last started.
     pub(super) last_turn: Option<Instant>,
 }
 
-/// Until when a token is to rest, and since when.
+/// The time in which a token must not be used.
 #[derive(Clone, Copy)]
 pub(super) struct Rest {
-    told: Instant,
+    since: Instant,
     until: Instant,
 }
 
 impl Truth {
-    /// A gate has closed, or opened.
+    /// A gate closed, or opened (without a reason).
     pub(crate) fn gate(&mut self, life: LifeNumber, reason: Option<BlockReason>) {
         self.note(format!("worker {life}: gate closed {reason:?}"));
         let (now, max) = (Instant::now(), self.script.setting.failures);
@@ -86,34 +88,34 @@ impl Truth {
             gate.row = 0;
         }
         if early {
-            self.wrong(format!("the gate of worker {life} closed after {failures} failures in a row"));
+            self.violation(format!("the gate of worker {life} closed after {failures} failures in a row"));
         }
     }
 
-    /// A worker is told that a token is of no use for so long.
+    /// A worker learned that it must not use a token for this time.
     pub(crate) fn rests(&mut self, request: &Request, outcome: Outcome, rest: Duration) {
-        let told = Instant::now();
+        let since = Instant::now();
         let place = (request.life, request.token);
-        let rest = Rest { told, until: told + rest };
+        let rest = Rest { since, until: since + rest };
         if outcome == Outcome::Throttled {
             let until = self.throttled.get(&place).map_or(rest.until, |before| before.until.max(rest.until));
-            self.throttled.insert(place, Rest { told, until });
+            self.throttled.insert(place, Rest { since, until });
         } else {
-            // Which of two that are told at a time is heard last cannot be seen.
-            let before = self.suspended.get(&place).filter(|before| before.told + ASKING >= told);
+            // The order in which the worker processes two simultaneous answers is not visible.
+            let before = self.suspended.get(&place).filter(|before| before.since + ASKING >= since);
             let until = before.map_or(rest.until, |before| before.until.min(rest.until));
-            self.suspended.insert(place, Rest { told, until });
+            self.suspended.insert(place, Rest { since, until });
         }
     }
 
-    /// Whether a request should have waited for its token, or for the gate.
-    fn impatient(&self, life: LifeNumber, token: usize, sent: Sent) -> Option<&'static str> {
+    /// Why a request must have waited longer for its token or for the gate; none if it is right.
+    fn sent_too_early(&self, life: LifeNumber, token: usize, sent: Sent) -> Option<&'static str> {
         let (now, place) = (Instant::now(), (life, token));
         let gate = self.gates.get(&life)?;
         let failed = gate.row >= self.script.setting.failures && gate.row_since.is_some_and(|since| since < now);
-        if self.throttled.get(&place).is_some_and(|rest| rest.told < now && now < rest.until) {
+        if self.throttled.get(&place).is_some_and(|rest| rest.since < now && now < rest.until) {
             Some("on a throttled token before its time")
-        } else if self.suspended.get(&place).is_some_and(|rest| rest.told + ASKING < now && now < rest.until) {
+        } else if self.suspended.get(&place).is_some_and(|rest| rest.since + ASKING < now && now < rest.until) {
             Some("on a suspended token before its time")
         } else if sent == Sent::Probe && gate.not_before.is_some_and(|at| now < at) {
             Some("as a probe before the CRM's Retry-After")
@@ -133,14 +135,14 @@ impl Truth {
         *on_token += 1;
         if *on_token > slots {
             let on_token = *on_token;
-            self.wrong(format!("{on_token} requests of one worker on a token that has {slots} slots"));
+            self.violation(format!("{on_token} requests of one worker on a token that has {slots} slots"));
         }
-        if let Some(how) = self.impatient(life, token, sent) {
-            self.wrong(format!("a request about subject {subject} was sent {how}"));
+        if let Some(how) = self.sent_too_early(life, token, sent) {
+            self.violation(format!("a request about subject {subject} was sent {how}"));
         }
         let account = self.account_of_subject[&subject];
         for what in self.forbidden(life, account) {
-            self.wrong(format!("a request about subject {subject} was sent {what}"));
+            self.violation(format!("a request about subject {subject} was sent {what}"));
         }
         if !self.accounts[account].has_id {
             self.met.note(Met::Case(Case::NoId));
@@ -161,9 +163,10 @@ impl Truth {
         let (account, extra) = (&self.accounts[number], self.extra(number));
         let mut wrong = Vec::new();
         let is_gone = |connection: &u64| self.gone.get(connection).is_some_and(|at| *at < Instant::now());
-        let mut hands = account.hands.get(&life).into_iter().flat_map(|hands| hands.values()).peekable();
-        if hands.peek().is_some() && hands.all(|hand| is_gone(&hand.connection)) {
-            wrong.push("for a delivery that is known as gone");
+        let mut deliveries =
+            account.deliveries.get(&life).into_iter().flat_map(|deliveries| deliveries.values()).peekable();
+        if deliveries.peek().is_some() && deliveries.all(|held| is_gone(&held.connection)) {
+            wrong.push("for a delivery whose connection the worker knows to be gone");
         }
         if account.has_id {
             match account.claims.values().find(|claim| claim.life == life && claim.is_made) {
@@ -174,28 +177,28 @@ impl Truth {
                 Some(_) => {}
             }
         }
-        // Copies of a message without an id have ids of their own, each another one where it exists more than once.
+        // A copy of a message without an id gets its own id. If the message exists twice, its copies have different ids.
         let is_known = account.has_id || (account.exists_twice + account.splits == 0 && account.redelivered == 0);
         let beside = account.open.iter().filter(|other| !self.is_gone(**other) && is_known);
-        // Another worker's ledger does not show its request.
+        // A worker cannot see a request that is only in another worker's ledger.
         let is_unseen = !self.has_one_ledger && (!self.is_strict() || extra + account.replays > 0);
         if beside.clone().any(|other| *other == life) || (beside.count() > 0 && !is_unseen) {
-            wrong.push("while another request with its id was open");
+            wrong.push("while another request with the same message id was open");
         }
-        // Each replay is an operator's word that one more may be risked.
+        // With each replay an operator accepts one more possible task.
         if self.is_strict() && account.doubtful >= 1 + account.replays + extra {
             wrong.push("in strict mode after one that may have created its task");
         }
-        if account.spent.0 >= self.limit * self.lives(number) {
+        if account.spent.0 >= self.limit * self.starts(number) {
             wrong.push("although its attempts were spent");
         }
         wrong
     }
 
-    /// How a request is sent; while the gate is closed, one probe at a time.
+    /// How a request is sent. Checks that a closed gate sends one probe at a time.
     fn way(&mut self, life: LifeNumber, subject: usize) -> Sent {
         let gate = self.gates.entry(life).or_default();
-        // In the very moment of closing or opening a request may be on its way already, and the claim comes before it.
+        // A request whose claim was written before the gate closed or opened can still be sent.
         let before = gate.since.is_none_or(|since| since.elapsed() > CLAIM_TO_REQUEST);
         match gate.closed {
             Some(BlockReason::Outage | BlockReason::Misconfigured | BlockReason::Quota | BlockReason::Unauthorized)
@@ -203,7 +206,7 @@ impl Truth {
             {
                 gate.probes += 1;
                 if gate.probes > 1 {
-                    self.wrong(format!("a second probe, about subject {subject}, was sent while one was open"));
+                    self.violation(format!("a second probe, about subject {subject}, was sent while one was open"));
                 }
                 Sent::Probe
             }
@@ -212,7 +215,7 @@ impl Truth {
         }
     }
 
-    /// The CRM created a task. In strict mode there is one for a message id, and one more for each replay.
+    /// The CRM created a task. Checks that in strict mode a message id has one task, and one more for each replay.
     pub(crate) fn created(&mut self, request: &Request) {
         self.note(format!("subject {} is created", request.subject));
         if self.is_gone(request.life) {
@@ -226,14 +229,20 @@ impl Truth {
             self.met.note(Met::Case(if self.script.setting.strict { Case::TwoTasksStrict } else { Case::TwoTasks }));
         }
         if self.is_strict() && tasks > allowed as usize {
-            self.wrong(format!("{tasks} tasks for one message id in strict mode, about subject {}", request.subject));
+            self.violation(format!(
+                "{tasks} tasks for one message id in strict mode, about subject {}",
+                request.subject
+            ));
         }
     }
 
-    /// The request is over; `told` is what its worker was told, none if that cannot hear it.
-    pub(crate) fn answered(&mut self, request: &Request, told: Option<(Outcome, Option<Duration>)>) {
-        let outcome = told.map(|(outcome, _)| outcome);
-        self.note(format!("worker {} is told of subject {}: {outcome:?}", request.life, request.subject));
+    /// A request is over. `answer` is the outcome that its worker received; none if the worker is dead or panicked.
+    pub(crate) fn answered(&mut self, request: &Request, answer: Option<(Outcome, Option<Duration>)>) {
+        let outcome = answer.map(|(outcome, _)| outcome);
+        self.note(format!(
+            "worker {} receives the answer about subject {}: {outcome:?}",
+            request.life, request.subject
+        ));
         if let Some(count) = self.on_token.get_mut(&(request.life, request.token)) {
             *count -= 1;
         }
@@ -245,11 +254,11 @@ impl Truth {
         if request.sent == Sent::Probe && gate.closing == request.closing {
             gate.probes = gate.probes.saturating_sub(1);
         }
-        let Some((outcome, hint)) = told else {
+        let Some((outcome, hint)) = answer else {
             account.unknowns += 1;
             return;
         };
-        self.met.note(Met::Told(outcome, request.sent));
+        self.met.note(Met::Answered(outcome, request.sent));
         gate.hint = hint.map(|hint| (Instant::now(), hint));
         if request.sent == Sent::Probe
             && gate.closing == request.closing
@@ -264,7 +273,7 @@ impl Truth {
                 (gate.row, gate.row_since) = (gate.row + 1, Some(Instant::now()));
                 gate.failures += 1;
             }
-            // One is enough, and a probe that fails afterwards has it closed for that instead.
+            // One `misconfigured` closes the gate. If a probe fails afterwards, the gate is closed for an outage.
             Outcome::Misconfigured => gate.failures = self.script.setting.failures,
             Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized => {}
         }
@@ -280,7 +289,7 @@ impl Truth {
         };
         account.spent = (account.spent.0 + least, account.spent.1 + most);
         match outcome {
-            Outcome::Created => drop(account.told_created.insert(request.life, Instant::now())),
+            Outcome::Created => drop(account.created_answers.insert(request.life, Instant::now())),
             Outcome::Unknown => account.unknowns += 1,
             Outcome::Rejected
             | Outcome::Throttled
@@ -296,12 +305,12 @@ impl Truth {
         self.on_token.iter().any(|((of, _), count)| *of == life && *count > 0)
     }
 
-    /// The worker panics at an answer.
+    /// The worker panicked while it processed an answer.
     pub(crate) fn panicked(&mut self, request: &Request) {
         self.accounts[request.account].panics += 1;
     }
 
-    /// A second after a probe ended without an answer, which lets the next one go at once.
+    /// Checks that the next probe was sent within a second after a probe ended without an answer.
     pub(crate) fn next_probe_went(&mut self, request: &Request, since: Instant) {
         let life = request.life;
         let Some(gate) =
@@ -314,17 +323,23 @@ impl Truth {
         let is_resting = self.throttled.iter().any(|((of, _), rest)| *of == life && rest.until > since);
         let has_gone = gate.last_turn.is_some_and(|at| at >= since);
         let (gone, waited) = (&self.gone, Duration::from_secs(6));
-        // One that waits for its first turn; those that the ledger may still keep waiting are left out.
+        // A message that waits for its first request. Messages that may still wait for the ledger do not count.
         let waits = self.accounts.iter().any(|account| {
-            let hands = account.hands.get(&life).map(|hands| hands.values().collect::<Vec<_>>()).unwrap_or_default();
-            let is_waiting = hands.len() == 1
-                && hands.iter().all(|hand| hand.since.elapsed() > waited && !gone.contains_key(&hand.connection));
+            let deliveries = account
+                .deliveries
+                .get(&life)
+                .map(|deliveries| deliveries.values().collect::<Vec<_>>())
+                .unwrap_or_default();
+            let is_waiting = deliveries.len() == 1
+                && deliveries.iter().all(|held| held.since.elapsed() > waited && !gone.contains_key(&held.connection));
             is_waiting && account.doubtful + account.spent.1 + account.orphans == 0 && !account.ledger_failed
         });
         let has_good_ledger = set.ledger_faults == 0;
         self.met(Met::Case(Case::ProbeWithoutAnswer));
         if !is_hindered && !is_resting && !has_gone && waits && has_good_ledger {
-            self.wrong(format!("worker {life}: a probe ended without an answer, and the next one does not go"));
+            self.violation(format!(
+                "worker {life}: a probe ended without an answer, and the next one was not sent within a second"
+            ));
         }
     }
 }

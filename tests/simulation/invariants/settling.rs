@@ -1,4 +1,4 @@
-//! What must hold of deliveries, acks, copies and dead letters.
+//! Checks deliveries, acks, copies and dead letters.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,15 +9,15 @@ use wolkvox_task_worker::broker::{HeaderValue, Message};
 use wolkvox_task_worker::message::dead_letter::DeadLetter;
 use wolkvox_task_worker::worker::decide::POISON;
 
-use super::{Account, Hand, Truth, text};
+use super::{Account, HeldDelivery, Truth, text};
 use crate::coverage::{Case, Met};
 use crate::script::Nature;
 use crate::world::LifeNumber;
 
-/// What a delivery may take beyond `gate.hold`: a request with the question about its token, the pause after it, the wait
-/// for another worker's claim, and a slow ledger. RabbitMQ closes the channel of a worker that holds a delivery for too long.
+/// How long a delivery can stay unsettled beyond `gate.hold`: a request with the question about its token, the wait after it, the
+/// wait for another worker's claim, and a slow ledger. RabbitMQ closes the channel of a worker that holds a delivery too long.
 const BEYOND_HOLD: Duration = Duration::from_secs(90);
-/// Headers that each dead letter has.
+/// Headers that every dead letter must have.
 const REQUIRED: [&str; 11] = [
     "x-wtw-dead-letter",
     "x-wtw-error-stage",
@@ -37,7 +37,7 @@ pub(crate) struct Settling {
     pub(crate) number: usize,
     pub(crate) life: LifeNumber,
     pub(crate) delivered: Instant,
-    /// Whether publishing failed meanwhile.
+    /// Whether a publish failed since the delivery.
     pub(crate) failed: bool,
 }
 
@@ -51,7 +51,7 @@ impl Truth {
             let account = self.account(number);
             account.published += 1;
             account.replays += u32::from(planned.replay);
-            account.brought = account.brought.max(if planned.replay { 0 } else { planned.attempts });
+            account.claimed_attempts = account.claimed_attempts.max(if planned.replay { 0 } else { planned.attempts });
         }
         self.progress.entry(number).or_default();
     }
@@ -61,34 +61,35 @@ impl Truth {
         self.account(number).replays += 1;
     }
 
-    /// A worker has a delivery. `proves`: whether its ledger proves that what it does not know was not sent.
-    pub(crate) fn taken(&mut self, number: usize, life: LifeNumber, tag: u64, connection: u64, hand: (bool, bool)) {
-        let (delivered_before, proves) = hand;
+    /// A worker received a delivery. `held`: whether it was delivered before, and whether the worker's ledger proves that a message
+    /// without an entry was not sent.
+    pub(crate) fn received(&mut self, number: usize, life: LifeNumber, tag: u64, connection: u64, held: (bool, bool)) {
+        let (delivered_before, proves) = held;
         let account = self.account(number);
         account.unproven += u32::from(delivered_before && !proves);
         account
-            .hands
+            .deliveries
             .entry(life)
             .or_default()
-            .insert(tag, Hand { connection, since: Instant::now(), delivered_before });
+            .insert(tag, HeldDelivery { connection, since: Instant::now(), delivered_before });
         account.asked.remove(&life);
     }
 
-    /// A worker has settled a delivery, or tried to.
-    pub(crate) fn let_go(&mut self, number: usize, life: LifeNumber, tag: u64) {
-        if let Some(hands) = self.account(number).hands.get_mut(&life) {
-            hands.remove(&tag);
+    /// A worker settled a delivery, or tried to.
+    pub(crate) fn settled(&mut self, number: usize, life: LifeNumber, tag: u64) {
+        if let Some(deliveries) = self.account(number).deliveries.get_mut(&life) {
+            deliveries.remove(&tag);
         }
     }
 
-    /// A worker knows that a connection is gone.
+    /// A worker noticed that a connection is gone.
     pub(crate) fn knows_gone(&mut self, connection: u64) {
         self.gone.insert(connection, Instant::now());
     }
 
-    /// The broker takes a delivery back from its worker.
-    pub(crate) fn taken_back(&mut self, number: usize, life: LifeNumber, delivered: Instant, is_known: bool) {
-        self.note(format!("message {number} goes back to the queue"));
+    /// The broker requeued a delivery of a worker's broken connection.
+    pub(crate) fn returned(&mut self, number: usize, life: LifeNumber, delivered: Instant, is_known: bool) {
+        self.note(format!("message {number} is requeued by the broker"));
         self.met(Met::Case(Case::Redelivered));
         let is_copied = self.progress[&number].confirmed.get(&life).is_some_and(|at| *at >= delivered);
         let is_dead = self.is_gone(life);
@@ -112,21 +113,23 @@ impl Truth {
         self.progress.entry(number).or_default().confirmed.insert(life, Instant::now());
     }
 
-    /// The broker hears an ack. `is_recorded`: whether the worker's ledger says that the task was created.
+    /// The broker received an ack. `is_recorded`: the worker's ledger says that the task was created.
     pub(crate) fn acked(&mut self, settling: &Settling, is_recorded: bool) {
         let Settling { number, life, delivered, .. } = *settling;
         self.note(format!("message {number} is acked"));
         let is_copied = self.progress[&number].confirmed.get(&life).is_some_and(|at| *at >= delivered);
         let account = self.account(number);
-        let is_told = account.told_created.get(&life).is_some_and(|at| *at >= delivered);
-        // The ledger could not take it, or the task was created for another body with its id.
+        let is_answered = account.created_answers.get(&life).is_some_and(|at| *at >= delivered);
+        // The ledger failed, or the id was created with another body.
         let is_excused = !account.has_id || account.ledger_failed || account.created.len() > 1;
-        if !(is_copied || is_recorded || (is_told && is_excused)) {
-            self.wrong(format!("message {number} was acked (created: {is_told}, recorded: {is_recorded}, no copy)"));
+        if !(is_copied || is_recorded || (is_answered && is_excused)) {
+            self.violation(format!(
+                "message {number} was acked (created: {is_answered}, recorded: {is_recorded}, no copy)"
+            ));
         }
         if !is_copied {
             self.progress.entry(number).or_default().is_ended = true;
-            self.met(Met::Settled(if is_told { "created" } else { "already_created" }));
+            self.met(Met::Settled(if is_answered { "created" } else { "already_created" }));
         }
         self.in_time(settling);
     }
@@ -138,11 +141,11 @@ impl Truth {
         self.in_time(settling);
     }
 
-    /// The broker dead-letters it, since it refuses the worker's copy for good.
+    /// The broker dead-letters a message because it permanently refused the worker's copy.
     pub(crate) fn rejected(&mut self, settling: &Settling) {
         self.note(format!("message {} is rejected", settling.number));
         if !settling.failed {
-            self.wrong(format!("message {} was rejected, and no copy was refused", settling.number));
+            self.violation(format!("message {} was rejected although no copy was refused", settling.number));
         }
         self.met(Met::Settled("rejected"));
         self.progress.entry(settling.number).or_default().is_ended = true;
@@ -150,18 +153,18 @@ impl Truth {
 
     fn in_time(&mut self, settling: &Settling) {
         let (held, hold) = (settling.delivered.elapsed(), self.script.setting.hold);
-        // While no copy can be published it is tried for as long again.
+        // While no copy can be published, the worker tries for `gate.hold` once more.
         let most = BEYOND_HOLD + if settling.failed { hold * 2 } else { hold };
         if held > most {
-            self.wrong(format!("message {} stayed unsettled for {held:?}", settling.number));
+            self.violation(format!("message {} stayed unsettled for {held:?}", settling.number));
         }
     }
 
     pub(crate) fn dropped(&mut self, number: usize) {
-        self.wrong(format!("the delivery of message {number} was dropped unsettled"));
+        self.violation(format!("the delivery of message {number} was dropped unsettled"));
     }
 
-    /// The log says that there may be two tasks for a message.
+    /// A worker logged that there may be two tasks for a message.
     pub(crate) fn reported(&mut self, number: usize) {
         self.note(format!("message {number} is reported as a possible duplicate"));
         self.met(Met::Case(Case::PossibleDuplicate));
@@ -169,111 +172,115 @@ impl Truth {
         let account = self.account(number);
         account.reported = Some(Instant::now());
         if !account.has_cause() {
-            self.wrong(format!("message {number} is reported as a possible duplicate for no reason"));
+            self.violation(format!("message {number} is reported as a possible duplicate for no reason"));
         }
         let (account, extra) = (self.account_of(number), self.extra(self.account_of(number)));
         let allowed = self.accounts[account].replays + extra;
         if is_strict && allowed == 0 {
-            self.wrong(format!("message {number} may have a second task in strict mode"));
+            self.violation(format!("message {number} may have a second task in strict mode"));
         }
     }
 
     // Copies.
 
-    /// A copy was stored, of a message that is tried again or held.
+    /// A copy was stored on a retry queue or on the hold queue.
     pub(crate) fn copied(&mut self, number: usize, queue: &str, message: &Message) {
         self.note(format!("a copy of message {number} is stored in {queue}: {:?}", DeadLetter::read(message).attempts));
         self.is_faithful(number, message);
         let is_held = queue.ends_with(".retry.hold");
         self.met(Met::Settled(if is_held { "held" } else { "retried" }));
         if is_held && self.is_held_needlessly(number) {
-            self.wrong(format!("message {number} was held although nothing stood in its way any more"));
+            self.violation(format!("message {number} was held although it could be sent"));
         }
         if message.header("x-wtw-dead-letter").is_some() {
-            self.wrong(format!("a retry copy of message {number} looks like a dead letter"));
+            self.violation(format!("a retry copy of message {number} looks like a dead letter"));
         }
     }
 
-    /// Whether a message is held long after the last fault: the gate forgot to wake it.
+    /// Whether a message is held long after the last fault, so that the gate has missed it.
     fn is_held_needlessly(&mut self, number: usize) -> bool {
-        // What waits for another one with its id, or behind many with few requests a second, is held rightly.
+        // A message that waits for another one with its id, or for a slow rate limit, is rightly held.
         let (is_slow, recovery, calm) = (self.is_slow(), self.recovery(), self.calm_since);
         let account = self.account(number);
         let is_alone = account.published + account.exists_twice == 1;
         is_alone && !is_slow && calm.is_some_and(|since| since.elapsed() > recovery)
     }
 
-    /// What every copy keeps, leaves out and counts.
+    /// Checks what a copy keeps, what it leaves out, and the attempts that it counts.
     fn is_faithful(&mut self, number: usize, message: &Message) {
         let Some(planned) = self.planned(number).cloned() else { return };
         if message.body != self.body(number) {
-            self.wrong(format!("a copy of message {number} has another body"));
+            self.violation(format!("a copy of message {number} has another body"));
         }
         if message.id() != planned.id.as_deref() {
-            self.wrong(format!("a copy of message {number} has the id {:?}", message.id()));
+            self.violation(format!("a copy of message {number} has the id {:?}", message.id()));
         }
         let properties = &message.properties;
         let brokers = ["x-death", "x-delivery-count", "CC", "BCC"];
         let has_brokers = brokers.into_iter().any(|name| message.header(name).is_some());
         if has_brokers || properties.expiration().is_some() || properties.user_id().is_some() {
-            self.wrong(format!("a copy of message {number} carries what is the broker's"));
+            self.violation(format!(
+                "a copy of message {number} has headers or properties that only the broker can set"
+            ));
         }
         for (name, meant) in [("x-wtw-original-exchange", "crm"), ("x-wtw-original-routing-key", "task.new")] {
             if text(message, name).as_deref() != Some(meant) {
-                self.wrong(format!("a copy of message {number} has {name} {:?}", text(message, name)));
+                self.violation(format!("a copy of message {number} has {name} {:?}", text(message, name)));
             }
         }
         self.are_attempts_right(number, DeadLetter::read(message).attempts, planned.attempts.into());
     }
 
-    /// Attempts are counted as they are made, and within the limit.
-    fn are_attempts_right(&mut self, number: usize, attempts: i64, brought: i64) {
+    /// Checks that a copy counts the attempts that were made, and no more than the limit.
+    fn are_attempts_right(&mut self, number: usize, attempts: i64, claimed_attempts: i64) {
         let (limit, has_one_ledger) = (i64::from(self.limit), self.has_one_ledger);
         let account = self.account(number);
-        let most = i64::from(account.spent.1 + account.orphans + account.panics + account.brought);
+        let most = i64::from(account.spent.1 + account.orphans + account.panics + account.claimed_attempts);
         let is_alone = account.published == 1 && account.replays + account.exists_twice + account.splits == 0;
         let is_known = account.has_id || account.redelivered == 0;
         let least = if is_alone && is_known && has_one_ledger { i64::from(account.spent.0) } else { 0 };
-        if attempts > limit.max(brought) {
-            self.wrong(format!("a copy of message {number} tells of {attempts} attempts; the limit is {limit}"));
+        if attempts > limit.max(claimed_attempts) {
+            self.violation(format!("a copy of message {number} counts {attempts} attempts; the limit is {limit}"));
         }
         if attempts > most || attempts < least {
-            self.wrong(format!("a copy of message {number} tells of {attempts} attempts; {least} to {most} were made"));
+            self.violation(format!(
+                "a copy of message {number} counts {attempts} attempts; {least} to {most} were made"
+            ));
         }
     }
 
     /// A dead letter was stored.
-    pub(crate) fn died(&mut self, number: usize, message: &Message) {
+    pub(crate) fn dead_lettered(&mut self, number: usize, message: &Message) {
         self.is_faithful(number, message);
         self.progress.entry(number).or_default().is_ended = true;
         let dead = DeadLetter::read(message);
         self.note(format!("message {number}: {} after {} attempts: {}", dead.kind, dead.attempts, dead.message));
         if let Some(kind) = crate::coverage::KINDS.into_iter().find(|kind| *kind == dead.kind) {
-            self.met(Met::Died(kind));
+            self.met(Met::DeadLettered(kind));
         }
         let mut missing = REQUIRED.iter().filter(|name| message.header(name).is_none());
         if let Some(name) = missing.next() {
-            self.wrong(format!("the dead letter {number} lacks {name}"));
+            self.violation(format!("the dead letter {number} lacks {name}"));
         }
         let is_of_worker = text(message, "x-wtw-worker").as_deref() == Some(wolkvox_task_worker::worker_name());
         let failed_at = text(message, "x-wtw-failed-at").and_then(|at| at.parse::<Timestamp>().ok());
         if failed_at.is_none() || !is_of_worker {
-            self.wrong(format!("the dead letter {number} does not say when or by whom"));
+            self.violation(format!("the dead letter {number} does not say when or by whom"));
         }
         if let Some(reason) = self.why_not(number, &dead, message, failed_at.unwrap_or_default()) {
-            self.wrong(format!("message {number} was dead-lettered as {}: {reason} ({})", dead.kind, dead.message));
+            self.violation(format!("message {number} was dead-lettered as {}: {reason} ({})", dead.kind, dead.message));
         }
         if dead.possibly_created {
             self.account(number).reported = Some(Instant::now());
         }
-        self.tells_of_task(number, &dead);
+        self.reports_task(number, &dead);
     }
 
-    /// Why a message should not have been dead-lettered as that.
+    /// Why a message must not be dead-lettered with this kind; none if it is right.
     fn why_not(&self, number: usize, dead: &DeadLetter, message: &Message, now: Timestamp) -> Option<String> {
         let planned = self.planned(number)?;
         let account = &self.accounts[self.account_of(number)];
-        // A round that was cut short is a round all the same.
+        // An interrupted round counts as a round.
         let last = self.script.setting.delays.len() as i64;
         let is_last = matches!(message.header("x-wtw-round"), Some(HeaderValue::LongLongInt(n)) if *n >= last);
         let is_spent = dead.attempts >= i64::from(self.limit) || is_last;
@@ -282,7 +289,7 @@ impl Truth {
             "too_large" => planned.nature == Nature::TooLarge,
             "invalid_task" => planned.nature == Nature::BadTask,
             "rejected" => account.is_rejected,
-            // While the CRM fails no message is dead-lettered before its own attempts are made.
+            // An outage of the CRM dead-letters no message before it has used its own attempts.
             "unavailable" => is_spent,
             "unknown" => account.has_cause() && (self.is_strict() || is_spent),
             "id_conflict" => account.created.iter().any(|(subject, _)| *subject != planned.subject),
@@ -301,29 +308,30 @@ impl Truth {
         })
     }
 
-    /// How many orphans a message may be blamed for. A message that was sent beside a deadly one is sent apart from it after that.
+    /// The most orphans in a row that the message can have. A message that was sent at the same time as a deadly one is later sent
+    /// separately from it.
     fn orphans_in_a_row(&self, account: &Account) -> u32 {
         if account.deaths > 0 {
             return account.orphans;
         }
         let deadly = self.script.messages.iter().filter(|message| message.nature == Nature::Deadly);
         let deadly: BTreeSet<usize> = deadly.map(|message| self.account_of(message.number)).collect();
-        // A replay of it is not suspect from the start.
+        // A replay of a deadly message is not treated as dangerous at first.
         let most = deadly.into_iter().map(|number| 1 + self.accounts[number].replays).sum();
         let beside = account.orphans_beside_deadly.min(account.orphans);
         account.orphans - beside + beside.min(most)
     }
 
-    /// A task that exists is told, or an operator would create it twice.
-    fn tells_of_task(&mut self, number: usize, dead: &DeadLetter) {
+    /// Checks that a dead letter says possibly created if its task exists. Otherwise an operator creates a duplicate.
+    fn reports_task(&mut self, number: usize, dead: &DeadLetter) {
         let Some(subject) = self.planned(number).map(|planned| planned.subject) else { return };
         let account = self.account(number);
         let exists = account.created.iter().any(|(created, _)| *created == subject);
-        // Another message with its id, or another copy of it, may have created the task beside it.
+        // Another message with the same id, or another copy, can have created the task.
         let is_alone =
             account.has_id && account.published == 1 && account.replays + account.exists_twice + account.splits == 0;
         if exists && is_alone && !dead.possibly_created {
-            self.wrong(format!("message {number}: {} does not say that its task may exist", dead.kind));
+            self.violation(format!("message {number}: {} does not say that its task may exist", dead.kind));
         }
     }
 }
@@ -331,7 +339,7 @@ impl Truth {
 fn age(message: &Message, now: Timestamp) -> Option<Duration> {
     let dated = message.properties.timestamp().and_then(|at| Timestamp::from_second(at as i64).ok());
     let began = dated.or_else(|| text(message, "x-wtw-first-attempt-at")?.parse().ok())?;
-    // The decision is made a moment before it is written down, to the millisecond.
+    // The worker decides shortly before it writes `x-wtw-failed-at`.
     let age = Duration::try_from(now.duration_since(began)).unwrap_or_default();
     Some(age + Duration::from_secs(1))
 }

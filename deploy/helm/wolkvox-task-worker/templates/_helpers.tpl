@@ -78,7 +78,7 @@ labels:
 {{- end }}
 {{- end }}
 
-{{- /* Connections close after the grace (twice 5 s), and the last traces leave (3 s). */ -}}
+{{- /* After the grace the connections are closed (twice 5 s) and the last traces are sent (3 s). */ -}}
 {{- define "wtw.terminationGrace" -}}
 {{ add 15 (include "wtw.grace" .) }}
 {{- end }}

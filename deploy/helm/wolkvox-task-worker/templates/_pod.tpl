@@ -49,7 +49,7 @@ topologySpreadConstraints:
 
 {{- define "wtw.affinity" -}}
 podAntiAffinity:
-  # Preferred, not required: on one node two pods are still better than one.
+  # Preferred, not required: two pods on one node are still better than one pod.
   preferredDuringSchedulingIgnoredDuringExecution:
     {{- range $weight, $key := dict "100" "kubernetes.io/hostname" "50" "topology.kubernetes.io/zone" }}
     - weight: {{ $weight }}
@@ -67,7 +67,7 @@ podAntiAffinity:
 {{- $pod := .pod -}}
 serviceAccountName: {{ include "wtw.serviceAccountName" $root }}
 automountServiceAccountToken: false
-# A Service whose name begins with wtw- would add variables that the worker refuses as unknown keys.
+# For a Service whose name begins with wtw- Kubernetes adds variables that the worker refuses as unknown keys.
 enableServiceLinks: false
 {{- with $pod.terminationGracePeriodSeconds }}
 terminationGracePeriodSeconds: {{ . }}
@@ -110,7 +110,7 @@ containers:
     # kubectl describe pod then shows what is wrong with the configuration.
     terminationMessagePolicy: FallbackToLogsOnError
     volumeMounts:
-      # Folders, never subPath: files mounted by subPath do not follow changes.
+      # Folders, never subPath: files that are mounted with subPath do not change with their source.
       - {name: config, mountPath: /etc/wolkvox-task-worker/config, readOnly: true}
       - {name: secrets, mountPath: /etc/wolkvox-task-worker/secrets, readOnly: true}
       {{- if or $root.Values.rules $root.Values.rulesConfigMap }}
@@ -137,7 +137,7 @@ volumes:
 - name: secrets
   secret:
     secretName: {{ include "wtw.secretName" $root }}
-    # Readable by the group of fsGroup, writable by nobody.
+    # Readable by the group of fsGroup, not writable.
     defaultMode: 0440
     items:
       - {key: {{ $keys.brokerUrls | quote }}, path: broker-urls}

@@ -1,4 +1,4 @@
-//! Files that are not as this code left them.
+//! Damaged files, and files of other programs and versions.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
@@ -47,7 +47,7 @@ async fn damage_of_a_small_file_is_found_at_start() {
         assert!(said.contains("it is damaged") && said.contains("renew-id"), "page {page}: {said}");
         assert!(said.contains(&path.display().to_string()), "{said}");
     }
-    // Cut off, as by a copy that was not completed.
+    // A file that is cut off, as by an incomplete copy.
     let cut = folder.file("cut");
     fs::copy(&whole, &cut).unwrap();
     OpenOptions::new().write(true).open(&cut).unwrap().set_len(count / 2 * PAGE).unwrap();
@@ -57,12 +57,12 @@ async fn damage_of_a_small_file_is_found_at_start() {
     fs::write(&text, "no database at all\n".repeat(300)).unwrap();
     let said = refused(&text).await;
     assert!(said.contains("it is damaged: it is no SQLite database"), "{said}");
-    // Nothing of it was changed.
+    // The file is unchanged.
     assert!(fs::read_to_string(&text).unwrap().starts_with("no database"));
 }
 
 #[tokio::test]
-async fn damage_of_a_large_file_is_found_beside_the_work() {
+async fn damage_of_a_large_file_is_found_while_the_worker_runs() {
     let folder = Folder::new();
     let path = folder.file("ledger");
     drop(open(&path).await);
@@ -70,14 +70,14 @@ async fn damage_of_a_large_file_is_found_beside_the_work() {
         INSERT INTO entry SELECT randomblob(16), i, randomblob(32), 'created', 0, NULL, NULL, NULL, 1, 0, NULL, NULL, 0,
         1700000000000, 0 FROM n";
     shell(&path).execute_batch(filler).unwrap();
-    // A whole file of that size stays usable.
+    // An undamaged file of this size stays usable.
     let ledger = open(&path).await;
     assert_eq!(ledger.len(), 40_000);
     put(&ledger, 0).await.unwrap();
     drop(ledger);
 
     assert!(pages(&path) > 1024, "{} pages", pages(&path));
-    // Leaves of the table (SQLite's file format, 1.6), which nobody reads at the start.
+    // Leaf pages of the table (SQLite's file format, 1.6), which the start does not read.
     let leaves: Vec<u64> = (0..)
         .zip(fs::read(&path).unwrap().chunks(4096))
         .filter(|(_, page)| page[0] == 0x0d)
@@ -101,7 +101,7 @@ async fn damage_of_a_large_file_is_found_beside_the_work() {
 }
 
 #[tokio::test]
-async fn damaged_row_is_found_by_its_checksum_and_hurts_no_other() {
+async fn damaged_row_is_found_by_its_checksum_and_others_can_be_read() {
     let folder = Folder::new();
     for change in [
         "attempts = attempts + 1",
@@ -130,7 +130,7 @@ async fn damaged_row_is_found_by_its_checksum_and_hurts_no_other() {
         shell(&path).execute(&format!("UPDATE entry SET {change} WHERE key = ?1"), [damaged.as_bytes()]).unwrap();
 
         let ledger = open(&path).await;
-        // All in one batch.
+        // All reads are in one batch.
         let answers = join_all((0..40).map(|id| put(&ledger, id))).await;
         for (id, answer) in answers.into_iter().enumerate() {
             assert_eq!(answer.is_err(), id == 7, "{change}: {id}: {answer:?}");
@@ -150,7 +150,7 @@ async fn files_of_other_programs_and_versions_are_refused_unchanged() {
     drop(open(&ours).await);
     shell(&ours).pragma_update(None, "user_version", 2).unwrap();
     let others = folder.file("others");
-    // Another program may have the same version number.
+    // Another program can use the same version number.
     shell(&others).execute_batch("CREATE TABLE person (name TEXT); PRAGMA user_version = 1").unwrap();
     let unversioned = folder.file("unversioned");
     shell(&unversioned).execute_batch("CREATE TABLE entry (key BLOB)").unwrap();

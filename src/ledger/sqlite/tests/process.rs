@@ -1,4 +1,4 @@
-//! A process of its own that writes a ledger until it is killed, or may write no more.
+//! A child process that writes a ledger until it is killed or reaches a limit.
 #![expect(clippy::disallowed_methods, reason = "the environment says what a child process of a test does")]
 
 use std::fs::{self, Permissions};
@@ -19,16 +19,16 @@ use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::suite::key;
 
 const PATH: &str = "WTW_TEST_LEDGER_PATH";
-/// How many changes the child makes at a time.
+/// How many changes the child writes together.
 const TOGETHER: u32 = 8;
 
-/// Not a test of its own: what the child does.
+/// The child process; without its environment variable this test does nothing.
 #[tokio::test]
 async fn child() {
     let Ok(path) = std::env::var(PATH) else {
         return;
     };
-    // A child that nobody stops ends by itself.
+    // A child that is not killed ends by itself.
     let _ = timeout(Duration::from_secs(60), write(Path::new(&path))).await;
 }
 
@@ -61,7 +61,7 @@ impl Writer {
         Self::start_by(Command::new("env"), path)
     }
 
-    /// `command` runs its arguments in some environment.
+    /// Starts the child. `command` is a program that runs its arguments.
     fn start_by(mut command: Command, path: &Path) -> Self {
         let name = concat!(module_path!(), "::child").split_once("::").unwrap().1;
         let mut child = command
@@ -75,7 +75,7 @@ impl Writer {
         Self { child, said }
     }
 
-    /// The next line that begins with `word`; the pipe ends when the child does.
+    /// Waits for the next line that begins with `word`. Panics if the child ends first.
     fn hear(&mut self, word: &str) -> Option<String> {
         let mut lines = self.said.by_ref().map_while(Result::ok);
         lines.find_map(|line| Some(line.strip_prefix(word)?.to_owned()))
@@ -85,7 +85,7 @@ impl Writer {
         self.hear("kept ").map(|id| id.parse().unwrap())
     }
 
-    /// Ends it at once; what it had said until then.
+    /// Kills the child and returns its remaining lines.
     fn kill(mut self) -> Vec<u32> {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -101,7 +101,7 @@ impl Drop for Writer {
 }
 
 #[tokio::test]
-async fn killed_process_leaves_all_it_said_it_kept() {
+async fn killed_process_keeps_all_that_it_confirmed() {
     let folder = Folder::new();
     let path = folder.file("ledger");
     let mut before = 0;
@@ -113,7 +113,7 @@ async fn killed_process_leaves_all_it_said_it_kept() {
         let said = kept.iter().max().unwrap() + 1;
         let ledger = open(&path).await;
         let found = u32::try_from(ledger.len()).unwrap();
-        // What was written together may be there before it was said.
+        // Changes of one batch can be in the file before the child confirms them.
         assert_eq!(prefix(&ledger, found + TOGETHER).await, found);
         assert!(found >= before + u32::try_from(kept.len()).unwrap(), "{found} < {before} + {}", kept.len());
         assert!(found >= said && found <= said + 2 * TOGETHER, "{found} for {said}");
@@ -122,7 +122,7 @@ async fn killed_process_leaves_all_it_said_it_kept() {
 }
 
 #[tokio::test]
-async fn file_of_another_process_is_refused_until_that_is_killed() {
+async fn file_of_another_process_is_refused_until_that_process_ends() {
     let folder = Folder::new();
     let path = folder.file("ledger");
     let mut writer = Writer::start(&path);
@@ -147,15 +147,15 @@ async fn another_process_reads_while_the_worker_writes() {
         assert!(lookup.entries[0].is_some(), "{kept}");
     }
     let last = writer.kill().into_iter().max().unwrap_or(0);
-    // What a killed worker left in the -wal file is read, too.
+    // The reader also reads what a killed worker left in the -wal file.
     assert!(reader.get(&[key(last.to_be_bytes())]).await.unwrap().entries[0].is_some());
 }
 
 #[tokio::test]
-async fn process_that_may_write_no_more_goes_on_when_it_may() {
+async fn file_size_limit_is_named_and_writes_continue_when_it_is_raised() {
     let folder = Folder::new();
     let path = folder.file("ledger");
-    // In units of 512 or 1024 bytes, whichever the shell has. Without the trap the first byte too many kills the child.
+    // The shell's unit is 512 or 1024 bytes. Without the trap the child is killed at the first byte over the limit.
     let mut limited = Command::new("sh");
     limited.args(["-c", r#"trap "" XFSZ; ulimit -S -f 1000; exec "$@""#, "sh"]);
     let mut writer = Writer::start_by(limited, &path);
@@ -176,7 +176,7 @@ async fn process_that_may_write_no_more_goes_on_when_it_may() {
     assert_eq!(prefix(&ledger, found + TOGETHER).await, found);
 }
 
-/// Runs its arguments without root's right to pass over permissions.
+/// A command that runs its arguments without root's right to ignore permissions.
 fn unprivileged() -> Command {
     let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
     let mut command = Command::new(if is_root { "setpriv" } else { "env" });
@@ -187,7 +187,7 @@ fn unprivileged() -> Command {
 }
 
 #[tokio::test]
-async fn file_and_folder_that_may_not_be_written_say_so() {
+async fn file_and_folder_without_write_permission_are_named() {
     let folder = Folder::new();
     let path = folder.file("ledger");
     let allow = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();

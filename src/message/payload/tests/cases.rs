@@ -6,12 +6,12 @@ use crate::message::failure::Kind;
 use crate::message::payload::REQUIRED;
 use crate::message::task::FIELDS;
 
-/// A message that is refused, and why.
+/// A message that is refused, and the expected reason.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Refused {
     pub(crate) case: String,
-    /// The whole body; else `with` is laid over a good message.
+    /// The whole body. Without it the members of `with` replace those of a good message.
     body: Option<String>,
     with: Option<Value>,
     #[serde(default = "task")]
@@ -38,7 +38,7 @@ pub(crate) fn refused() -> Vec<Refused> {
 }
 
 #[test]
-fn refused_messages_say_why() {
+fn refused_message_names_the_reason() {
     for case in refused() {
         let failure = map(&mapping("UTC"), case.text().as_bytes()).unwrap_err();
         let says = case.says.replace("{date}", date::ALLOWED).replace("{fields}", &FIELDS.join(", "));
@@ -52,7 +52,7 @@ fn refused_messages_say_why() {
     }
 }
 
-/// Every field with every JSON type that it may not have, and empty.
+/// Every field with every JSON type that is not allowed, and empty.
 pub(crate) fn wrong_fields() -> Vec<(&'static str, Value)> {
     let mut wrong = Vec::new();
     for field in FIELDS {
@@ -72,7 +72,7 @@ pub(crate) fn wrong_fields() -> Vec<(&'static str, Value)> {
 }
 
 #[test]
-fn a_field_of_a_wrong_type_is_named_with_what_it_held() {
+fn field_of_a_wrong_type_is_named_with_its_value() {
     for (field, value) in wrong_fields() {
         let failure = map_message(&mapping("UTC"), &with(&json!({field: value}))).unwrap_err();
         let held = match &value {
@@ -89,7 +89,7 @@ fn a_field_of_a_wrong_type_is_named_with_what_it_held() {
 }
 
 #[test]
-fn a_missing_field_is_named_only_where_it_is_required() {
+fn missing_field_is_named_only_where_it_is_required() {
     for field in FIELDS {
         let mut missing = least();
         missing.remove(field);

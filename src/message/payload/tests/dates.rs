@@ -11,7 +11,7 @@ fn check(text: &str, zone: &str, expected: Result<&str, NoDate>) {
 }
 
 #[test]
-fn a_wall_clock_is_passed_through_as_it_is() {
+fn date_without_offset_is_sent_unchanged() {
     for zone in ["UTC", "America/Bogota", "Europe/Madrid"] {
         for text in [
             "2026-07-30 09:00:00",
@@ -19,7 +19,7 @@ fn a_wall_clock_is_passed_through_as_it_is() {
             "2000-02-29 00:00:00",
             "0001-01-01 00:00:00",
             "9999-12-31 23:59:59",
-            // This hour does not exist in Madrid, and the next one is there twice.
+            // The first hour does not exist in Madrid, and the second one occurs twice.
             "2026-03-29 02:30:00",
             "2026-10-25 02:30:00",
         ] {
@@ -29,14 +29,14 @@ fn a_wall_clock_is_passed_through_as_it_is() {
 }
 
 const CONVERTED: [(&str, &str, &str); 36] = [
-    // No offset: the account's wall clock, whatever its zone.
+    // Without an offset: the account's wall clock in any zone.
     ("2026-07-30T09:00:00", "America/Bogota", "2026-07-30 09:00:00"),
     ("2026-07-30t09:00:00", "Europe/Madrid", "2026-07-30 09:00:00"),
     ("2026-03-29T02:30:00", "Europe/Madrid", "2026-03-29 02:30:00"),
     ("2026-07-30 09:00:00.5", "America/Bogota", "2026-07-30 09:00:00"),
     ("2026-07-30T09:00:00.123456", "America/Bogota", "2026-07-30 09:00:00"),
     ("2026-07-30T09:00:00,5", "UTC", "2026-07-30 09:00:00"),
-    // As JavaScript, Java, .NET, Python, PHP, Go and PostgreSQL write them.
+    // The forms of JavaScript, Java, .NET, Python, PHP, Go and PostgreSQL.
     ("2026-07-30T14:00:00.000Z", "America/Bogota", "2026-07-30 09:00:00"),
     ("2026-07-30T14:00:00.000+0000", "America/Bogota", "2026-07-30 09:00:00"),
     ("2026-07-30T14:00:00.1234567Z", "America/Bogota", "2026-07-30 09:00:00"),
@@ -70,13 +70,13 @@ const CONVERTED: [(&str, &str, &str); 36] = [
 ];
 
 #[test]
-fn an_offset_is_converted_to_the_accounts_zone() {
+fn date_with_offset_is_converted_to_the_accounts_zone() {
     for (text, zone, expected) in CONVERTED {
         check(text, zone, Ok(expected));
     }
 }
 
-/// What has the form of a date and is none.
+/// Texts with the form of a date that does not exist.
 pub(crate) const NO_DATES: [&str; 20] = [
     "2026-02-29 00:00:00",
     "2026-02-30 00:00:00",
@@ -100,7 +100,7 @@ pub(crate) const NO_DATES: [&str; 20] = [
     "2026-07-30T09:00:00+0560",
 ];
 
-/// What has not even the form.
+/// Texts without the form of a date.
 pub(crate) const NO_FORMS: [&str; 33] = [
     "2026-07-30T09:00:00+5",
     "2026-07-30T09:00:00+05:0",
@@ -138,7 +138,7 @@ pub(crate) const NO_FORMS: [&str; 33] = [
 ];
 
 #[test]
-fn what_is_no_date_is_refused_for_its_form_or_its_value() {
+fn invalid_date_is_refused_for_its_form_or_its_value() {
     let values = NO_DATES.map(|text| (text, NoDate::Value));
     for (text, why) in values.into_iter().chain(NO_FORMS.map(|text| (text, NoDate::Form))) {
         check(text, "UTC", Err(why));
@@ -154,7 +154,7 @@ fn what_is_no_date_is_refused_for_its_form_or_its_value() {
 }
 
 #[test]
-fn a_reminder_is_compared_after_conversion() {
+fn reminder_is_compared_after_conversion() {
     let bogota = mapping("America/Bogota");
     for (completion, reminder, good) in [
         ("2026-07-30 09:00:00", "2026-07-30T14:00:00Z", true),
@@ -182,7 +182,7 @@ pub(super) fn dates() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn an_instant_is_the_same_whatever_offset_it_is_written_with(
+    fn one_instant_in_any_offset_gives_one_date(
         seconds in -60_000_000_000..250_000_000_000_i64,
         nanos in 0..1_000_000_000_i32,
         offset in -86_340..86_340_i32,
@@ -197,7 +197,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_a_date_or_none(text in prop_oneof!["\\PC{0,30}", dates()]) {
+    fn any_text_is_a_date_or_is_refused(text in prop_oneof!["\\PC{0,30}", dates()]) {
         if let Ok(date) = read(&text, &TimeZone::UTC) {
             prop_assert!((1..=9_999).contains(&date.year()));
         }

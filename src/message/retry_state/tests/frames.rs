@@ -76,7 +76,7 @@ fn states() -> impl Strategy<Value = RetryState> {
 
 const FRAMES: [usize; 3] = [4_096, 8_192, 131_072];
 
-/// What the broker adds to a copy before it delivers it: the share that is kept free for it.
+/// The headers that the broker adds to a copy before it delivers it. The worker keeps room for them.
 fn brokers_share(frame_max: usize) -> usize {
     (frame_max / 8).min(2_048)
 }
@@ -88,7 +88,7 @@ fn fits(properties: &Properties, frame_max: usize) {
     assert!(ours < MAX_OURS, "{ours}");
 }
 
-/// Whether a publisher's header is there still, or named as dropped.
+/// Whether a publisher's header is still there, or is named in `x-wtw-dropped-headers`.
 fn nothing_goes_unnamed(message: &Message, properties: &Properties, frame_max: usize) {
     let copied = properties.headers().clone().unwrap();
     let dropped = copied.inner().get(DROPPED).and_then(string).unwrap_or_default();
@@ -102,7 +102,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn a_copy_fits_the_frame_whatever_it_carries(
+    fn copy_fits_the_frame_whatever_it_carries(
         headers in headers(), long in any::<bool>(), state in states(),
         said in words(), crm in prop::option::of(words()), worker in words(),
     ) {
@@ -112,8 +112,8 @@ proptest! {
             ..Failure::new(Stage::Send, Kind::Rejected, said) };
         for frame_max in FRAMES {
             let copy = copy_properties(&message, &state, Vec::new(), frame_max);
-            let letter = dead_letter::properties(&message, &state, &failure, Some("digest"), &worker, Timestamp::UNIX_EPOCH, frame_max);
-            for properties in [copy, letter] {
+            let dead_letter = dead_letter::properties(&message, &state, &failure, Some("digest"), &worker, Timestamp::UNIX_EPOCH, frame_max);
+            for properties in [copy, dead_letter] {
                 fits(&properties, frame_max);
                 nothing_goes_unnamed(&message, &properties, frame_max);
             }
@@ -121,7 +121,7 @@ proptest! {
     }
 
     #[test]
-    fn sizes_are_those_on_the_wire(headers in headers()) {
+    fn header_sizes_are_those_of_the_encoded_frame(headers in headers()) {
         let written = frame_size(&Properties::default().with_headers(headers.clone()));
         let empty = frame_size(&Properties::default().with_headers(Headers::default()));
         prop_assert_eq!(table_size(headers.inner()), written - empty);
@@ -144,7 +144,7 @@ proptest! {
 }
 
 #[test]
-fn the_largest_of_everything_fits_the_smallest_frame() {
+fn largest_headers_fit_the_smallest_frame() {
     let mut message = message(&[]);
     let many: BTreeMap<ShortString, HeaderValue> =
         (0..30).map(|n| (ShortString::from(format!("{n:0>200}")), number(n))).collect();
@@ -159,10 +159,10 @@ fn the_largest_of_everything_fits_the_smallest_frame() {
     };
     for frame_max in FRAMES {
         let at = Timestamp::MAX;
-        let letter =
+        let dead_letter =
             dead_letter::properties(&message, &state, &failure, Some("digest"), &"w".repeat(999), at, frame_max);
-        fits(&letter, frame_max);
-        let read = dead_letter::DeadLetter::read(&arrived(letter, "dead"));
+        fits(&dead_letter, frame_max);
+        let read = dead_letter::DeadLetter::read(&arrived(dead_letter, "dead"));
         assert!(read.message.starts_with('€') && read.message.ends_with("€…"), "{}", read.message);
     }
 }

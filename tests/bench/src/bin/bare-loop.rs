@@ -1,5 +1,5 @@
-//! The bare loop: lapin and reqwest, and nothing else. No validation, no ledger, no metrics, no retries; a message that fails
-//! stays unacked. What is left of a task worker without what makes it one, for `make bench`.
+//! The bare loop of `make bench`: lapin and reqwest only. It has no validation, ledger, metrics or retries; a failed message stays
+//! unacknowledged.
 //!
 //! `bare-loop AMQP_URL QUEUE POST_URL IN_FLIGHT PREFETCH`
 
@@ -19,7 +19,7 @@ type Failed = Box<dyn Error + Send + Sync>;
 async fn main() -> Result<(), Failed> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [amqp, queue, post, in_flight, prefetch] = arguments.as_slice() else {
-        return Err("bare-loop AMQP_URL QUEUE POST_URL IN_FLIGHT PREFETCH".into());
+        return Err("usage: bare-loop AMQP_URL QUEUE POST_URL IN_FLIGHT PREFETCH".into());
     };
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::builder().no_proxy().build()?;
@@ -28,7 +28,7 @@ async fn main() -> Result<(), Failed> {
     channel.basic_qos(prefetch.parse()?, BasicQosOptions::default()).await?;
     let consume =
         channel.basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
-    // On a thread of the runtime like its tasks: from the main thread each would be woken across threads.
+    // On a thread of the runtime, because waking tasks from the main thread costs more.
     tokio::spawn(work(consume.await?, client, post.clone(), in_flight.parse()?)).await?
 }
 
@@ -52,5 +52,5 @@ async fn work(mut deliveries: Consumer, client: Client, post: String, in_flight:
     Ok(())
 }
 
-/// What insert.php wants around a task's fields.
+/// The JSON that insert.php expects around a task's fields.
 const PREFIX: &[u8] = br#"{"operation":"bench","module":"wolkvox_activities","type":"task","fields":"#;

@@ -13,9 +13,9 @@ use super::{Broker, Owned, Reaper, START, answers, free_port, install, shell, un
 pub(super) async fn start() -> Result<Broker, String> {
     shell("docker version", Duration::from_secs(20))
         .await
-        .map_err(|_| "not installed, or its daemon does not answer")?;
+        .map_err(|_| "Docker is not installed, or its daemon does not answer. Install or start it")?;
     let image = install("deploy/docker/rabbitmq-image.sh").await?;
-    // Between the choice of a port and its use another process may take it.
+    // Another process can take a port before Docker uses it: try again with other ports.
     let mut last = String::new();
     for _ in 0..3 {
         match container(&image).await {
@@ -29,7 +29,7 @@ pub(super) async fn start() -> Result<Broker, String> {
 async fn container(image: &str) -> Result<Broker, String> {
     let name = unique("wolkvox-task-worker-rabbitmq");
     let reaper = Reaper::new(format!("timeout 60 docker rm -fv {name}"))?;
-    // Fixed ports, since Docker gives new ones on every start where it is left to choose; and on loopback only.
+    // Fixed ports, because Docker would choose new ones at every start. On loopback only.
     let (amqp, management, metrics) = (free_port()?, free_port()?, free_port()?);
     let bindings = HashMap::from([binding(5672, amqp), binding(15672, management), binding(15692, metrics)]);
     let (image, tag) = image.split_once(':').ok_or("an image without a tag")?;
@@ -40,7 +40,7 @@ async fn container(image: &str) -> Result<Broker, String> {
     let container = timeout(START, request.start()).await;
     let container = container.map_err(|_| format!("the container did not start within {START:?}"))?;
     let container = container.map_err(|error| format!("the container did not start: {error}"))?;
-    // The reaper removes it, whatever becomes of this runtime and of this process.
+    // The reaper removes the container, however this process ends.
     std::mem::forget(container);
     let url = format!("amqp://guest:guest@127.0.0.1:{amqp}/%2f");
     answers(&url, START).await?;

@@ -1,4 +1,4 @@
-//! RabbitMQ as a private node, without Docker.
+//! Starts RabbitMQ as a private node, without Docker.
 
 use super::{Broker, CONTROL, Owned, Reaper, START, answers, free_port, install, shell, unique};
 
@@ -6,7 +6,7 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/sup
 
 pub(super) async fn start() -> Result<Broker, String> {
     let server = install("deploy/rabbitmq-server.sh").await?;
-    // Not the folder that TMPDIR names: Erlang refuses some of the characters that such a path may have.
+    // Not in TMPDIR: Erlang refuses some characters that its path can have.
     let folder = format!("/tmp/{}", unique("wolkvox-task-worker-rabbitmq"));
     let reaper = Reaper::new(control("remove", &folder))?;
     let (amqp, management, metrics) = (free_port()?, free_port()?, free_port()?);

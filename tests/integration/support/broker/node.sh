@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A private RabbitMQ node, with everything it has in one folder and every port on loopback.
+# Controls a private RabbitMQ node. All its files are in one folder and all its ports are on loopback.
 # Usage: node.sh create FOLDER SERVER AMQP_PORT MANAGEMENT_PORT DISTRIBUTION_PORT EPMD_PORT METRICS_PORT
 #        node.sh exec FOLDER PROGRAM ARGUMENT...
 #        node.sh start|stop|kill|pause|unpause|remove FOLDER
@@ -17,7 +17,7 @@ management.tcp.port = $5
 prometheus.tcp.ip = 127.0.0.1
 prometheus.tcp.port = $8
 END
-    # Every path that has a default elsewhere is named, so that a system's own RabbitMQ is neither read nor touched.
+    # Every path with a default elsewhere is set, so that the system's own RabbitMQ is neither read nor changed.
     cat >"$folder/settings" <<END
 export HOME='$folder'
 export ERL_EPMD_ADDRESS=127.0.0.1
@@ -39,7 +39,7 @@ server='$3'
 END
 }
 
-# Into the environment that the node and its tools read.
+# Sets the environment that the node and its tools read.
 settings() {
     local name
     for name in "${!RABBITMQ_@}" "${!ERL_@}"; do unset "$name"; done
@@ -49,7 +49,7 @@ settings() {
     cd "$folder"
 }
 
-# The node's process group; its first process, a shell, has ended by then.
+# The node's process group. Its first process, a shell, has already ended.
 signal() { [ -e "$folder/group" ] && kill "-$1" -- "-$(cat "$folder/group")" 2>/dev/null; }
 
 gone() {
@@ -90,7 +90,7 @@ case $action in
         signal KILL || true
         gone 10 || true
         settings
-        # It refuses while it still counts the node as alive, which it does for a moment.
+        # epmd refuses to stop for a moment, as long as it believes that the node is alive.
         for ((tick = 0; tick < 50; tick++)); do
             epmd -names >/dev/null 2>&1 || break
             epmd -kill >/dev/null 2>&1 || true

@@ -1,22 +1,22 @@
-//! The end of brokers and other servers.
+//! Removes brokers and other servers when the process that uses them ends.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-/// A process that waits for our end and then removes what we leave.
+/// A child process that waits for the end of this process and then removes what it started.
 ///
-/// It waits for the end of a pipe that only we hold, which the system closes however we die, and it is out of reach of what
-/// a terminal sends. Dropping the reaper has it do its work and waits for that.
+/// It reads a pipe that only this process holds; the system closes the pipe however the process ends. Signals of the terminal do
+/// not reach it. Dropping the reaper starts the removal and waits for it.
 pub(crate) struct Reaper {
     child: Child,
     remove: String,
 }
 
 impl Reaper {
-    /// Starts the process; `remove` is a shell command that takes a bounded time and may find nothing to remove.
+    /// Starts the child process. `remove` is a shell command with a bounded run time, which can find nothing to remove.
     pub(crate) fn new(remove: String) -> Result<Self, String> {
-        // Where no word came we died, perhaps with a request on its way that is carried out all the same: look twice.
+        // Without a line on the pipe this process was killed. Docker can still create what it asked for last: remove twice.
         let script = format!(
             r#"trap "" HUP INT TERM
             read -r word
@@ -38,7 +38,7 @@ impl Reaper {
         Ok(Self { child, remove })
     }
 
-    /// Gives up the removal and returns its command.
+    /// Cancels the removal and returns its command.
     pub(crate) fn keep(mut self) -> String {
         self.say("keep");
         std::mem::take(&mut self.remove)
