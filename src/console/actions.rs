@@ -92,20 +92,13 @@ pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
             why: None,
         })
         .collect();
-    let filter = match (wanted.print, &wanted.rest_of) {
-        (Some(_), _) => {
-            format!("one message: {}", plan.chosen.first().map(|chosen| chosen.id.to_string()).unwrap_or_default())
-        }
-        (None, Some(action)) => format!("what the action {action} left"),
-        (None, None) => wanted.filter.words(),
-    };
     let action = Action {
         id: new_action(),
         what: wanted.what.to_owned(),
         state: "counted".to_owned(),
         who: wanted.who,
         address: wanted.address,
-        filter,
+        filter: meant(&wanted.filter, wanted.print, wanted.rest_of.as_deref(), &plan),
         query: wanted.filter.query(),
         counted: counted(&plan, wanted.what).join("\n"),
         body: wanted.body,
@@ -116,6 +109,17 @@ pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
     };
     app.store.keep(&action, &items)?;
     Ok(action.id)
+}
+
+/// Which messages are meant, in words.
+fn meant(filter: &Filter, print: Option<u128>, rest_of: Option<&str>, plan: &Plan) -> String {
+    match (print, rest_of) {
+        (Some(_), _) => {
+            format!("one message: {}", plan.chosen.first().map(|chosen| chosen.id.to_string()).unwrap_or_default())
+        }
+        (None, Some(action)) => format!("what the action {action} left"),
+        (None, None) => filter.words(),
+    }
 }
 
 /// The messages that an action is about, as they were read last.

@@ -51,19 +51,7 @@ pub struct Args {
 /// What the broker said, or that nothing matched.
 pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     let filter = args.choice.filter()?;
-    if tool.letters.config.crm.operation.is_none() {
-        return Err(Error::failed(
-            "crm.operation is not set: a replay needs it, to ask the ledger what was created; nothing was done",
-        ));
-    }
-    let previewer = Previewer::new(&tool.letters.config).map_err(|why| {
-        Error::failed(format!("{why}\nThe worker would not start with these rules; nothing was done"))
-    })?;
-    if !args.set.is_empty() && previewer.rules().is_some() {
-        let why = "--set sets a field of a task message, and here rules make the tasks: correct the rule, or change the event \
-                   with --edit; nothing was done";
-        return Err(Error { exit: USAGE, message: why.to_owned() });
-    }
+    let previewer = previewer(tool, args)?;
     let known = Known::open(&tool.letters.config).await;
     let (mut count, mut only) = (0_u64, None);
     let of = |entry: &Entry, found: Found| {
@@ -116,6 +104,24 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
         None => {}
     }
     finish(&ended, plan.count(), missing.told(), scanned.partial.is_some())
+}
+
+/// The mapper that tells what would be refused again.
+fn previewer(tool: &Tool, args: &Args) -> Result<Previewer, Error> {
+    if tool.letters.config.crm.operation.is_none() {
+        return Err(Error::failed(
+            "crm.operation is not set: a replay needs it, to ask the ledger what was created; nothing was done",
+        ));
+    }
+    let previewer = Previewer::new(&tool.letters.config).map_err(|why| {
+        Error::failed(format!("{why}\nThe worker would not start with these rules; nothing was done"))
+    })?;
+    if !args.set.is_empty() && previewer.rules().is_some() {
+        let why = "--set sets a field of a task message, and here rules make the tasks: correct the rule, or change the event \
+                   with --edit; nothing was done";
+        return Err(Error { exit: USAGE, message: why.to_owned() });
+    }
+    Ok(previewer)
 }
 
 fn candidate(tool: &Tool, entry: &Entry, found: &Found, set: &[Setting], previewer: &Previewer) -> Candidate {
