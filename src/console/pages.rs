@@ -9,6 +9,7 @@ mod find;
 mod login;
 mod message;
 pub(crate) mod now;
+mod posted;
 
 use std::sync::Arc;
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::body::to_bytes;
-use axum::extract::{Extension, FromRequest, Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, ORIGIN,
     REFERRER_POLICY, SET_COOKIE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
@@ -17,7 +17,6 @@ use url::form_urlencoded;
 
 use super::App;
 use super::auth::{self, Role};
-use super::pages::refused;
 use super::store::Session;
 
 /// The most that a form may hold, in bytes: a body of the largest size, each byte written as three.
@@ -68,29 +67,6 @@ pub(crate) enum Refused {
     NotAllowed,
     /// It is too large, or unreadable.
     Unreadable,
-}
-
-/// A post of somebody who may act, whose token was right. Any other is answered before its page sees it.
-pub(crate) struct Posted {
-    pub(crate) visitor: Visitor,
-    pub(crate) form: Form,
-}
-
-impl FromRequest<Arc<App>> for Posted {
-    type Rejection = Response;
-
-    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Response> {
-        let Some(visitor) = request.extensions().get::<Visitor>().cloned() else {
-            return Err(StatusCode::FORBIDDEN.into_response());
-        };
-        let path = request.uri().path().trim_start_matches('/').to_owned();
-        // There is no page at that address.
-        let back = if path == "actions" { "failed" } else { &path };
-        match form(&visitor, request).await {
-            Ok(form) => Ok(Self { visitor, form }),
-            Err(why) => Err(refused(app, &visitor, &why, back)),
-        }
-    }
 }
 
 /// Reads a post.

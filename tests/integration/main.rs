@@ -27,6 +27,7 @@ mod pictures;
 mod sandbox;
 mod secrets;
 mod shutdown;
+mod structure;
 mod support;
 mod topology;
 mod traces;

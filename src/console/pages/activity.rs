@@ -7,10 +7,11 @@ use axum::extract::{Extension, Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 
+use super::posted::Posted;
 use super::{Shell, go, print_of, said, show, when};
 use crate::console::App;
 use crate::console::actions::{self, Wanted};
-use crate::console::safety::{Form, Posted, Visitor};
+use crate::console::safety::{Form, Visitor};
 use crate::console::store::{Action, Counts};
 use crate::console::times::When;
 use crate::dead_letters::audit::Record;

@@ -6,11 +6,12 @@ use askama::Template;
 use axum::extract::{Extension, State};
 use axum::response::Response;
 
+use super::posted::Posted;
 use super::{Shell, show};
 use crate::check::{self, Finding, Outcome, Scope};
 use crate::config::Setting;
 use crate::console::App;
-use crate::console::safety::{Posted, Visitor};
+use crate::console::safety::Visitor;
 
 #[derive(Template)]
 #[template(path = "configuration.html")]

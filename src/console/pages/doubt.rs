@@ -8,9 +8,10 @@ use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::failed::{MessageRow, row};
+use super::posted::Posted;
 use super::{Shell, go, parameter, print_of, said, show, when};
 use crate::console::App;
-use crate::console::safety::{Posted, Visitor};
+use crate::console::safety::Visitor;
 use crate::console::times::When;
 use crate::dead_letters::filter::Filter;
 use crate::observe::forecast::grouped;
