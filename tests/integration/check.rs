@@ -1,5 +1,7 @@
 //! `check`: what it finds on real parts, and that it leaves them as they were.
 
+mod ledgers;
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 
@@ -9,7 +11,6 @@ use wolkvox_task_worker::sandbox::Options;
 
 use crate::support::broker::{Broker, unique};
 use crate::support::process::{Env, run};
-use crate::support::redis::Redis;
 use crate::support::rig::{Crm, LedgerFile, Rig, properties, task};
 
 /// What `check` printed.
@@ -53,7 +54,7 @@ fn closed_port() -> u16 {
 }
 
 #[tokio::test]
-async fn what_is_in_order_is_ok_line_by_line() {
+async fn correct_settings_are_ok_line_by_line() {
     let rig = Rig::new("check.healthy").await;
     rig.declare_topology().await;
     let ledger = LedgerFile::new();
@@ -74,7 +75,7 @@ async fn what_is_in_order_is_ok_line_by_line() {
 }
 
 #[tokio::test]
-async fn nothing_is_changed_and_each_token_pays_one_call() {
+async fn check_changes_nothing_and_costs_one_call_of_each_token() {
     let tokens = ["one", "two"].map(str::to_owned);
     let rig =
         Rig::with("check.changes", &Broker::shared().await.url, Options { tokens: tokens.into(), ..Crm::options() });
@@ -104,7 +105,7 @@ async fn nothing_is_changed_and_each_token_pays_one_call() {
 }
 
 #[tokio::test]
-async fn each_address_of_the_broker_is_checked_and_the_rest_goes_on() {
+async fn every_broker_address_is_checked_after_one_failed() {
     let rig = Rig::new("check.addresses").await;
     let good = &Broker::shared().await.url;
     let (_, at) = good.rsplit_once('@').expect("an address");
@@ -140,7 +141,7 @@ async fn each_address_of_the_broker_is_checked_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
-async fn each_missing_permission_is_named() {
+async fn every_missing_permission_is_named() {
     let broker = Broker::operated().await.expect("a broker");
     let rig = Rig::with("check.permissions", &broker.url, Crm::options()).await;
     let user = unique("check").replace('.', "-");
@@ -178,7 +179,7 @@ async fn each_missing_permission_is_named() {
 }
 
 #[tokio::test]
-async fn queues_with_other_arguments_are_compared_argument_by_argument() {
+async fn queues_with_other_arguments_are_explained_argument_by_argument() {
     let rig = Rig::new("check.queues").await;
     let quorum = |more: &[(&str, AMQPValue)]| {
         let kind = ("x-queue-type", AMQPValue::LongString("quorum".into()));
@@ -226,7 +227,7 @@ async fn queues_with_other_arguments_are_compared_argument_by_argument() {
 }
 
 #[tokio::test]
-async fn the_crm_and_each_token_are_told_apart() {
+async fn problems_of_the_crm_and_of_each_token_are_separate() {
     let options =
         Options { tokens: vec!["hunter2".to_owned(), "hunter3".to_owned()], daily_limit: 2, ..Crm::options() };
     let rig = Rig::with("check.crm", &Broker::shared().await.url, options).await;
@@ -277,84 +278,7 @@ async fn not_found() -> String {
 }
 
 #[tokio::test]
-async fn a_ledger_that_a_worker_holds_is_in_order_and_one_that_is_none_is_not() {
-    let rig = Rig::new("check.ledger").await;
-    let ledger = LedgerFile::new();
-    let url = ledger.url();
-    let beside = ("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false");
-    let env = rig.env(&[("WTW_LEDGER_URL", &url), beside]);
-    let first = rig.worker(&[("WTW_LEDGER_URL", &url), beside]).await;
-    let second = rig.worker(&[beside]).await;
-    let checked = check(&["--no-crm"], &env).await;
-    assert_eq!(checked.code, Some(0), "{}", checked.said);
-    checked.has("ledger", "ok", "a running worker has it open");
-    checked.has("audit.replicas", "warning", "2 workers consume the queue side by side");
-    checked.has("audit.replicas", "warning", "2 workers consume the queue, and each has a ledger of its own");
-    drop(second);
-    rig.publish("m-1", &task("one")).await;
-    rig.crm.created(1).await;
-    first.process.stop().await;
-    check(&["--no-crm"], &env).await.has("ledger", "ok", "can be read and written, 1 entries");
-
-    let path = ledger.folder().join("ledger.db");
-    std::fs::write(&path, [7; 9_000]).expect("written");
-    let checked = check(&["--no-crm"], &env).await;
-    assert_eq!(checked.code, Some(1), "{}", checked.said);
-    checked.has("ledger", "problem", "it is damaged: ");
-    assert_eq!(std::fs::read(&path).expect("read"), [7; 9_000], "left alone");
-    let elsewhere = rig.env(&[("WTW_LEDGER_URL", "file:/nowhere/ledger.db")]);
-    check(&["--no-crm"], &elsewhere).await.has("ledger", "problem", "its folder does not exist");
-}
-
-#[tokio::test]
-async fn a_redis_that_would_forget_is_a_problem() {
-    let rig = Rig::new("check.redis").await;
-    let redis = Redis::own().await.expect("a Redis");
-    let client = redis::Client::open(redis.url.as_str()).expect("an address");
-    let mut connection = client.get_multiplexed_async_connection().await.expect("a connection");
-    let env = rig.env(&[("WTW_LEDGER_URL", &redis.url)]);
-    let checked = check(&["--no-crm"], &env).await;
-    assert_eq!(checked.code, Some(0), "{}", checked.said);
-    for (name, part) in [("ledger", "can be read and written"), ("ledger.memory", ""), ("ledger.persistence", "")] {
-        checked.has(name, "ok", part);
-    }
-    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.expect("keys");
-    assert_eq!(keys, Vec::<String>::new(), "nothing is left in it");
-
-    // What the worker may not do, `check` may not call in order.
-    for denied in ["-eval", "-hsetnx", "-set", "-zadd"] {
-        let mut user = redis::cmd("ACL");
-        user.arg(&["SETUSER", "limited", "reset", "on", ">hunter2", "~*", "+@all", denied]);
-        user.query_async::<()>(&mut connection).await.expect("a user");
-        let limited = redis.url.replace("redis://", "redis://limited:hunter2@");
-        let checked = check(&["--no-crm"], &rig.env(&[("WTW_LEDGER_URL", &limited)])).await;
-        assert_eq!(checked.code, Some(1), "{denied}: {}", checked.said);
-        checked.has("ledger", "problem", "may do");
-        let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.expect("keys");
-        assert_eq!(keys, Vec::<String>::new(), "{denied}: nothing is left in it");
-    }
-
-    for (key, value) in [("maxmemory", "100mb"), ("maxmemory-policy", "allkeys-lru"), ("appendonly", "no")] {
-        let set = redis::cmd("CONFIG").arg("SET").arg(key).arg(value).query_async::<()>(&mut connection).await;
-        set.expect("set");
-    }
-    let checked = check(&["--no-crm"], &env).await;
-    assert_eq!(checked.code, Some(1), "{}", checked.said);
-    checked.has("ledger.memory", "problem", "allkeys-lru");
-    checked.has("ledger.persistence", "warning", "set appendonly yes");
-
-    let login = redis.url.replace("redis://", "redis://somebody:hunter2@");
-    let away = format!("redis://127.0.0.1:{}/0", closed_port());
-    for (url, advice) in [(login.as_str(), "check user and password"), (&away, "start Redis")] {
-        let checked = check(&["--no-crm"], &rig.env(&[("WTW_LEDGER_URL", url)])).await;
-        assert_eq!(checked.code, Some(1), "{}", checked.said);
-        checked.has("ledger", "problem", advice);
-        assert!(!checked.said.contains("hunter"), "{}", checked.said);
-    }
-}
-
-#[tokio::test]
-async fn offline_tells_what_does_not_go_together() {
+async fn check_offline_reports_settings_that_do_not_fit_together() {
     let own = |pairs: &[(&str, &str)]| -> Env {
         let right = [
             ("WTW_CRM_SERVER", "sv0007.crmvox.com"),

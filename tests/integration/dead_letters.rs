@@ -1,8 +1,10 @@
 //! The dead-letter queue's tool, on a real broker: looking changes nothing, and nothing is lost or doubled by a replay.
 
+mod interrupted;
 mod looking;
 mod many;
 mod replaying;
+mod unusual;
 
 use std::collections::BTreeMap;
 

@@ -14,6 +14,7 @@ mod manifests;
 mod operators;
 mod packages;
 mod permissions;
+mod surroundings;
 mod upgrade;
 
 /// Values of the chart by name of a case; together they set every value.

@@ -32,7 +32,7 @@ async fn samples(admin: &str) -> BTreeMap<String, f64> {
 }
 
 #[tokio::test]
-async fn a_suspended_token_shows_its_quota_and_its_return() {
+async fn suspended_token_shows_its_quota_and_end_of_suspension() {
     let broker = Broker::shared().await;
     let rig = Rig::with("observe.quota", &broker.url, Options { daily_limit: 5, ..Crm::options() }).await;
     // An account that tells its limit also once it is used up.
@@ -86,7 +86,7 @@ async fn start_line_names_what_the_worker_works_with_and_no_password() {
 }
 
 #[tokio::test]
-async fn a_messages_age_counts_from_its_publishing_once_it_is_done() {
+async fn age_of_a_settled_message_counts_from_publishing() {
     let rig = Rig::new("observe.age").await;
     rig.crm.faults(json!([{ "action": "status:503", "name_contains": "later", "times": 3 }])).await;
     let worker = rig.worker(&[]).await;

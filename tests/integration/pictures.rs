@@ -37,7 +37,7 @@ fn string(value: &Value) -> &str {
 }
 
 #[tokio::test]
-async fn the_rules_fire_when_they_should_and_not_otherwise() {
+async fn alert_rules_fire_only_when_they_should() {
     let _turn = crate::support::heavy().await;
     promtool(&["check", "config", "prometheus.yaml"], None).await;
     promtool(&["test", "rules", "rules.test.yaml"], None).await;
@@ -84,7 +84,7 @@ fn the_dashboard_asks_four_questions_and_explains_itself() {
 }
 
 #[tokio::test]
-async fn a_real_prometheus_has_data_for_every_rule_and_every_panel() {
+async fn prometheus_has_data_for_every_rule_and_panel() {
     let _turn = crate::support::heavy().await;
     let broker = Broker::operated().await.expect("a broker");
     let tokens = vec!["demo-token".to_owned()];

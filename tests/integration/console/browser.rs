@@ -136,7 +136,7 @@ fn rejected(id: &str, said: &str, at: &str, more: &[(&str, AMQPValue)]) -> lapin
 
 /// The night shift: an outage, the failed group, one field edited, replayed, created.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_finds_out_what_is_wrong_and_mends_it_in_a_browser() {
+async fn operator_finds_a_failure_corrects_and_replays_it_in_a_browser() {
     let _turn = crate::support::heavy().await;
     let rig = Rig::new("console.browser").await;
     let worker = rig.worker(&[("WTW_GATE_PROBE_MAX", "1s"), ("WTW_GATE_PROBE_INITIAL", "1s")]).await;
@@ -252,7 +252,7 @@ async fn replays_the_rest(console: &Console, browser: &Browser) {
 
 /// Nothing, one, and very many.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_one_and_a_hundred_thousand_dead_letters_are_shown_in_bounded_memory() {
+async fn zero_one_and_100_000_dead_letters_are_shown_in_bounded_memory() {
     let _turn = crate::support::heavy().await;
     let rig = Rig::new("console.many").await;
     rig.declare_topology().await;

@@ -55,7 +55,7 @@ async fn letters_are_counted_by_kind_and_reason_and_found_by_every_filter() {
 }
 
 #[tokio::test]
-async fn show_tells_everything_of_a_letter_and_what_a_replay_would_send() {
+async fn show_prints_a_dead_letter_and_what_a_replay_sends() {
     let rig = Rig::new("letters.show").await;
     let _worker = rig.worker(&[]).await;
     rig.crm.faults(json!([{ "action": "code:412:THE RECORD DOES NOT EXIST", "name_contains": "lost" }])).await;

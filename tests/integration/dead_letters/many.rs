@@ -33,7 +33,7 @@ async fn measured(args: &[&str], env: &Env) -> (u64, String) {
 }
 
 #[tokio::test]
-async fn a_long_queue_is_handled_in_bounded_memory() {
+async fn long_dead_letter_queue_is_handled_in_bounded_memory() {
     let _turn = crate::support::heavy().await;
     let rig = Rig::new("letters.many").await;
     rig.declare_topology().await;
@@ -93,7 +93,7 @@ async fn large_messages_behind_a_small_one_take_bounded_memory() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_reached_within_the_hold_ends_the_command() {
+async fn replay_ends_when_a_message_is_not_reached_within_the_hold() {
     let _turn = crate::support::heavy().await;
     let rig = Rig::new("letters.unreached").await;
     large_behind_small(&rig).await;

@@ -1,19 +1,18 @@
 //! `replay`: nothing lost, nothing doubled, nothing without an operator's word.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde_json::json;
 
 use super::{letter, succeeds, tool};
-use crate::support::process::Process;
 use crate::support::redis::Redis;
 use crate::support::rig::{LedgerFile, Rig, properties, task, task_with};
 
 const MAYBE: [(&str, AMQPValue); 1] = [("x-wtw-possibly-created", AMQPValue::Boolean(true))];
 
 #[tokio::test]
-async fn nothing_is_replayed_or_discarded_without_a_word() {
+async fn nothing_is_replayed_or_discarded_without_confirmation() {
     let rig = Rig::new("letters.word").await;
     rig.declare_topology().await;
     rig.put_letter(&task("one"), letter(Some("m-1"), "rejected", "no", &[])).await;
@@ -36,7 +35,7 @@ async fn nothing_is_replayed_or_discarded_without_a_word() {
 }
 
 #[tokio::test]
-async fn a_replay_says_what_it_will_do_and_takes_only_what_it_may() {
+async fn replay_announces_its_plan_and_takes_only_allowed_messages() {
     let rig = Rig::new("letters.replay").await;
     let _worker = rig.worker(&[]).await;
     rig.put_letter(&task("plain"), letter(Some("m-1"), "rejected", "no", &[])).await;
@@ -73,7 +72,7 @@ async fn a_replay_says_what_it_will_do_and_takes_only_what_it_may() {
 }
 
 #[tokio::test]
-async fn a_copy_keeps_what_it_is_and_says_whence_it_came() {
+async fn replayed_copy_keeps_body_and_properties_and_names_its_queue() {
     let rig = Rig::new("letters.copy").await;
     let env = rig.env(&[("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false")]);
     let applied = crate::support::process::run(&["topology", "--apply"], &env, b"").await;
@@ -101,7 +100,7 @@ async fn created_task_is_not_replayed_and_the_command_says_so() {
 }
 
 #[tokio::test]
-async fn what_a_shared_ledger_knows_as_created_is_not_made_again_either() {
+async fn task_created_in_a_shared_ledger_is_not_replayed() {
     created_is_not_made_again("letters.shared", &Redis::shared().await.url).await;
 }
 
@@ -144,7 +143,7 @@ async fn created_is_not_made_again(name: &str, ledger: &str) {
 }
 
 #[tokio::test]
-async fn what_the_broker_gave_up_is_told_and_replayed() {
+async fn message_dead_lettered_by_rabbitmq_is_listed_and_replayed() {
     let rig = Rig::new("letters.expired").await;
     rig.declare_topology().await;
     rig.publish_with(&task("late"), properties("m-1").with_expiration("1".into())).await;
@@ -165,7 +164,7 @@ async fn what_the_broker_gave_up_is_told_and_replayed() {
 
 /// The broker gives up what a dead worker was at, and does not tell that the task may exist; the ledger does.
 #[tokio::test]
-async fn what_the_ledger_has_open_is_left_or_counted_as_a_possible_double() {
+async fn open_claim_keeps_a_message_or_counts_a_possible_duplicate() {
     let rig = Rig::new("letters.open").await;
     let ledger = LedgerFile::new();
     let settings = [("WTW_LEDGER_URL", &*ledger.url())];
@@ -205,12 +204,12 @@ async fn what_the_ledger_has_open_is_left_or_counted_as_a_possible_double() {
 }
 
 /// Waits until nothing is left to be done.
-async fn eventually_quiet(rig: &Rig) {
+pub(super) async fn eventually_quiet(rig: &Rig) {
     crate::support::eventually("nothing waits", || async { (rig.waiting().await == 0).then_some(()) }).await;
 }
 
 #[tokio::test]
-async fn a_body_is_changed_by_field_or_in_an_editor_and_a_bad_change_loses_nothing() {
+async fn body_is_edited_by_field_or_editor_and_a_bad_edit_loses_nothing() {
     let rig = Rig::new("letters.edit").await;
     let ledger = LedgerFile::new();
     let _worker = rig.worker(&[("WTW_LEDGER_URL", &ledger.url())]).await;
@@ -271,72 +270,7 @@ async fn a_body_is_changed_by_field_or_in_an_editor_and_a_bad_change_loses_nothi
 
 /// One replay after the other is killed, then one goes to its end; beside a worker that makes the tasks.
 #[tokio::test]
-async fn replay_that_is_killed_repeatedly_creates_each_task_once() {
-    let _turn = crate::support::heavy().await;
-    const COUNT: usize = 400;
-    let rig = Rig::new("letters.killed").await;
-    let ledger = LedgerFile::new();
-    let settings = [("WTW_LEDGER_URL", ledger.url()), ("WTW_RETRY_ON_UNKNOWN", "dead-letter".to_owned())];
-    let settings = settings.each_ref().map(|(key, value)| (*key, value.as_str()));
-    let worker = rig.worker(&settings).await;
-    let mut names = BTreeSet::new();
-    for n in 0..COUNT {
-        let name = format!("n-{n}");
-        // Half of them have no id.
-        let id = (n % 2 == 0).then(|| format!("m-{n}"));
-        rig.put_letter(&task(&name), letter(id.as_deref(), "rejected", "no", &[])).await;
-        names.insert(name);
-    }
-    let env = rig.env(&settings);
-    for n in 0..12 {
-        let replay = Process::start(&["dead-letters", "replay", "--yes", "--all"], &env);
-        let before = rig.crm.requests("created").await;
-        let under_way = || async { (rig.crm.requests("created").await > before + n).then_some(()) };
-        let _ = tokio::time::timeout(
-            std::time::Duration::from_secs(3),
-            crate::support::eventually("it replays", under_way),
-        )
-        .await;
-        replay.kill().await;
-    }
-    let last = tool(&env, &["replay", "--yes", "--all"]).await;
-    // A letter whose copy was confirmed right before a kill stays, with its task created: that is all that may be left.
-    let stayed = ["their task was created meanwhile", "nothing was replayed"];
-    let done = last.code == Some(0) || stayed.iter().any(|why| last.stderr.contains(why));
-    assert!(done, "{:?}: {}", last.code, last.stderr);
-    eventually_quiet(&rig).await;
-    rig.crm.created(COUNT as u64).await;
-    let made = rig.crm.names().await;
-    assert_eq!(made.len(), COUNT, "none twice");
-    assert_eq!(made.into_iter().collect::<BTreeSet<_>>(), names, "none lost");
-    worker.process.stop().await;
-}
-
-#[tokio::test]
-async fn an_interrupted_slow_replay_goes_on_where_it_was_and_holds_nothing_for_long() {
-    let rig = Rig::new("letters.slow").await;
-    let _worker = rig.worker(&[]).await;
-    for n in 0..30 {
-        rig.put_letter(&task(&format!("n-{n}")), letter(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
-        rig.put_letter(b"no task", letter(Some(&format!("bad-{n}")), "invalid_message", "no", &[])).await;
-    }
-    let env = rig.env(&[]);
-    let slowly = |rate| ["dead-letters", "replay", "--yes", "--kind", "rejected", "--hold", "1s", "--rate", rate];
-    let mut replay = Process::start(&slowly("2"), &env);
-    rig.crm.created(3).await;
-    replay.signal("INT").await;
-    assert_eq!(replay.ended().await.code(), Some(1));
-    assert!(replay.lines().join("\n").contains("run the same command again to go on"), "{:?}", replay.lines());
-    let began = tokio::time::Instant::now();
-    succeeds(&env, &slowly("10")[1..]).await;
-    assert!(began.elapsed().as_secs_f64() > 1.0, "slowly, and longer than it may hold anything");
-    rig.crm.created(30).await;
-    rig.letters(30).await;
-    assert_eq!(rig.crm.names().await.len(), 30);
-}
-
-#[tokio::test]
-async fn what_is_discarded_is_recorded_and_can_be_restored() {
+async fn discarded_messages_are_recorded_and_can_be_restored() {
     let rig = Rig::new("letters.discard").await;
     rig.declare_topology().await;
     for n in 0..5 {
@@ -369,121 +303,4 @@ async fn what_is_discarded_is_recorded_and_can_be_restored() {
     assert_eq!(rig.amqp.count(&discarded).await, Some(1), "deleted, and not set aside");
     let none = tool(&env, &["discard", "--yes", "--all", "--reason", "a test"]).await;
     assert!(none.code == Some(1) && none.stderr.contains("no such message"), "{}", none.stderr);
-}
-
-#[tokio::test]
-async fn ids_that_no_letter_has_are_named_and_not_taken_for_done() {
-    let rig = Rig::new("letters.missing").await;
-    rig.declare_topology().await;
-    for n in 1..=3 {
-        rig.put_letter(&task("x"), letter(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
-    }
-    let env = rig.env(&[]);
-    for (args, left, told) in [
-        (&["replay", "--yes", "m-1", "m-typo"][..], 2, "each confirmed: 1"),
-        (&["discard", "--yes", "m-2", "m-typo", "--reason", "test"], 1, "discarded: 1"),
-        (&["replay", "--yes", "m-typo"], 1, ""),
-        (&["discard", "--yes", "m-typo", "--reason", "test"], 1, ""),
-        (&["replay", "--yes", "m-3", "--kind", "expired"], 1, ""),
-    ] {
-        let done = tool(&env, args).await;
-        assert_eq!(done.code, Some(1), "{args:?}: {}", done.stderr);
-        assert!(done.stderr.contains("no such message: m-"), "{args:?}: {}", done.stderr);
-        assert!(done.stdout.contains(told), "{args:?}: {}", done.stdout);
-        rig.letters(left).await;
-    }
-}
-
-#[tokio::test]
-async fn letters_that_nothing_tells_apart_make_one_task_and_the_tool_says_so() {
-    let rig = Rig::new("letters.alike").await;
-    let worker = rig.worker(&[]).await;
-    for _ in 0..2 {
-        rig.put_letter(&task("twin"), letter(None, "rejected", "no", &[])).await;
-    }
-    let done = tool(&rig.env(&[]), &["replay", "--yes", "--all"]).await;
-    assert_eq!(done.code, Some(0), "{}", done.stderr);
-    for part in ["2 of 2 messages", "1 call of the CRM's daily quota", "2 of them have no id and are exactly like"] {
-        assert!(done.stderr.contains(part), "{part} is not in {}", done.stderr);
-    }
-    worker.reaches(&crate::support::rig::settled("already_created"), 1.0).await;
-    rig.letters(0).await;
-    assert_eq!(rig.crm.names().await, ["twin"]);
-}
-
-#[tokio::test]
-async fn what_a_changed_replay_left_behind_is_known_by_the_same_change() {
-    let rig = Rig::new("letters.changed").await;
-    let ledger = LedgerFile::new();
-    let settings = [("WTW_LEDGER_URL", &*ledger.url())];
-    let worker = rig.worker(&settings).await;
-    rig.declare_tool_queues().await;
-    let env = rig.env(&settings);
-    let left_behind = async || rig.put_letter(&task("old"), letter(Some("m-1"), "rejected", "no", &[])).await;
-    left_behind().await;
-    succeeds(&env, &["replay", "--yes", "m-1", "--set", "name=new"]).await;
-    worker.reaches(&crate::support::rig::settled("created"), 1.0).await;
-    left_behind().await;
-    for (more, says) in [
-        (&["--set", "name=new"][..], "\"discard --created\" clears them: m-1"),
-        (&["--set", "name=newer"], "their id created the task of another body; --new-id gives one a new id: m-1"),
-        (&[], "their id created the task of another body; --new-id gives one a new id: m-1"),
-    ] {
-        let done = tool(&env, &[&["replay", "--yes", "m-1"], more].concat()).await;
-        assert!(done.code == Some(1) && done.stderr.contains(says), "{more:?}: {}", done.stderr);
-    }
-    let discard = ["discard", "--yes", "--all", "--created", "--reason", "made"];
-    assert_eq!(tool(&env, &discard).await.code, Some(1), "as far as it knows, another message's");
-    let cleared = succeeds(&env, &[&discard[..], &["--set", "name=new"]].concat()).await;
-    assert_eq!(cleared, "discarded: 1\n");
-    rig.letters(0).await;
-    assert_eq!(rig.crm.names().await, ["new"]);
-}
-
-#[tokio::test]
-async fn a_field_that_is_there_twice_is_not_chosen_in_silence() {
-    let rig = Rig::new("letters.twice").await;
-    rig.declare_topology().await;
-    let body = String::from_utf8(task("first")).expect("text").replacen('{', r#"{"name":"second","#, 1);
-    rig.put_letter(body.as_bytes(), letter(Some("m-1"), "invalid_task", "no", &[])).await;
-    let env = rig.env(&[]);
-    let done = tool(&env, &["replay", "--yes", "m-1", "--set", "priority=high"]).await;
-    assert!(done.stderr.contains("gives \"name\" more than once"), "{}", done.stderr);
-    rig.letters(1).await;
-    let done = tool(&env, &["replay", "--yes", "m-1", "--set", "name=third"]).await;
-    assert!(done.code == Some(1) && done.stderr.contains("edit the whole body instead"), "{}", done.stderr);
-}
-
-/// RabbitMQ drops a message that is read beyond its queue's delivery limit: reading stops long before.
-#[tokio::test]
-async fn reading_stops_at_a_message_that_was_delivered_too_often() {
-    let rig = Rig::new("letters.worn").await;
-    rig.declare_topology().await;
-    rig.put_letter(
-        &task("x"),
-        letter(Some("worn"), "rejected", "no", &[("x-delivery-count", AMQPValue::LongLongInt(6))]),
-    )
-    .await;
-    rig.amqp.delete(&rig.dead_letter_queue()).await;
-    let limited =
-        [("x-queue-type", AMQPValue::LongString("quorum".into())), ("x-delivery-limit", AMQPValue::LongLongInt(8))];
-    let limited = limited.map(|(name, value)| (ShortString::from(name), value));
-    rig.amqp.declare(&rig.dead_letter_queue(), FieldTable::from(BTreeMap::from(limited))).await;
-    rig.put_letter(&task("x"), letter(Some("worn"), "rejected", "no", &[])).await;
-    // The limit of a queue that others declared is asked of the broker: half of 8 readings, and then no more.
-    let env = rig.env(&[("WTW_BROKER_TOPOLOGY", "verify")]);
-    let mut stopped = None;
-    for reading in 0..8 {
-        let listed = tool(&env, &["list"]).await;
-        assert_eq!(listed.code, Some(0), "{}", listed.stderr);
-        if listed.stderr.contains("reading stopped at message worn") {
-            stopped = Some(reading);
-            assert!(listed.stderr.contains("reading stops at 4"), "{}", listed.stderr);
-            break;
-        }
-        rig.letters(1).await;
-    }
-    // RabbitMQ 4.3 and later do not count what is returned.
-    assert!(stopped.is_none_or(|reading| reading >= 4), "{stopped:?}");
-    rig.letters(1).await;
 }

@@ -189,7 +189,7 @@ async fn retry_replay_and_shovel_keep_exchange_routing_key_and_message_id() {
 }
 
 #[tokio::test]
-async fn a_message_that_matched_before_or_lost_headers_is_never_skipped_as_unmatched() {
+async fn message_that_matched_or_lost_headers_is_not_skipped_as_unmatched() {
     let (rig, worker, _, _file) = site("events.unskipped", &[]).await;
     let text = |text: &str| AMQPValue::LongString(text.into());
     let headers = |more: Vec<(&str, AMQPValue)>| {
@@ -226,7 +226,7 @@ async fn rules_that_do_not_compile_or_whose_example_fails_end_the_start_with_78(
 }
 
 #[tokio::test]
-async fn a_dead_letter_is_shown_with_its_rule_and_replayed_by_the_rule_that_was_fixed() {
+async fn dead_letter_is_shown_with_its_rule_and_replayed_by_the_fixed_rule() {
     let (rig, worker, exchange, file) = site("events.fixed", &[]).await;
     let event = json!({"number": 7, "rating": 1, "subject": "Fixed"});
     publish(&rig, &exchange, "ticket.closed.web", &event).await;
@@ -268,7 +268,7 @@ async fn a_dead_letter_is_shown_with_its_rule_and_replayed_by_the_rule_that_was_
 
 /// An id that a rule makes is the same whether the rule was there from the start or came later.
 #[tokio::test]
-async fn a_dead_letter_that_no_rule_was_for_gets_its_id_from_the_rule_that_is_added() {
+async fn unmatched_dead_letter_gets_its_id_from_the_added_rule() {
     let (rig, worker, exchange, file) = site("events.added", &[]).await;
     let without = rules(&exchange)
         .split("[[rules]]\nname = \"closed\"")
