@@ -189,7 +189,7 @@ impl Truth {
         if self.is_strict() && account.doubtful >= 1 + account.replays + extra {
             wrong.push("in strict mode after one that may have created its task");
         }
-        if account.spent.0 >= self.limit * self.lives(number) {
+        if account.spent.0 >= self.limit * self.starts(number) {
             wrong.push("although its attempts were spent");
         }
         wrong
