@@ -59,8 +59,10 @@ impl Settler {
             Disposition::Hold => hold_queue(&self.queue),
             Disposition::DeadLetter(_) => self.dead_letter_queue.clone(),
         };
+        let is_id_open = matches!(disposition, Disposition::DeadLetter(failure) if failure.leaves_id_open())
+            && self.mapper.has_rules();
         // From its first copy on the ledger can know the message.
-        if state.message_id.is_none() {
+        if state.message_id.is_none() && !is_id_open {
             state.message_id = Some(message.id().map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned));
         }
         let properties = |frame_max| self.properties(message, state, disposition, frame_max);

@@ -281,7 +281,12 @@ impl Worker {
                 }
             }
             Ok(Mapped::Skip { rule }) => d.rule.clone_from(rule),
-            Err(failure) => d.rule.clone_from(&failure.rule),
+            Err(failure) => {
+                d.rule.clone_from(&failure.rule);
+                if d.state.message_id.is_none() {
+                    d.state.message_id = failure.message_id.as_deref().map(str::to_owned);
+                }
+            }
         }
         let id = d.state.message_id.as_deref().or_else(|| d.message.id());
         d.key = id.map(|id| Key::new(&self.settler.queue, &self.operation, id));

@@ -5,6 +5,7 @@
 #[expect(dead_code, reason = "the tests do more with a broker")]
 mod broker;
 mod dead_letters;
+mod events;
 mod http;
 mod messages;
 mod queues;

@@ -36,7 +36,10 @@ pub(crate) async fn delete(url: &str, names: &[String]) -> Result<(), String> {
     .await
 }
 
-async fn on_a_channel<T>(url: &str, work: impl AsyncFnOnce(Channel) -> Result<T, String>) -> Result<T, String> {
+pub(crate) async fn on_a_channel<T>(
+    url: &str,
+    work: impl AsyncFnOnce(Channel) -> Result<T, String>,
+) -> Result<T, String> {
     let working = async {
         let broker = |error: lapin::Error| format!("cannot work on the demo's queues: RabbitMQ: {error}");
         let connection = Connection::connect(url, ConnectionProperties::default()).await.map_err(broker)?;

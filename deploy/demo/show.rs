@@ -8,6 +8,7 @@ use wolkvox_task_worker::clock::Clock;
 
 use crate::broker::{Broker, unique};
 use crate::dead_letters::{DeadLetter, table};
+use crate::events::Events;
 use crate::http::Http;
 use crate::messages::{self, Message};
 use crate::queues;
@@ -68,7 +69,8 @@ impl Show {
             seen,
             stopped,
         };
-        let is_good = report(&evidence, took);
+        let mut is_good = report(&evidence, took);
+        is_good &= self.play_events(&http).await?;
         if !is_good {
             print(&format!("\n{}", processes.worker.last_lines()));
         }
@@ -77,6 +79,25 @@ impl Show {
             self.print_addresses(&processes.at, &console);
         }
         Ok(is_good)
+    }
+
+    /// A second worker, whose messages are events.
+    async fn play_events(&mut self, http: &Http) -> Result<bool, String> {
+        let work = self.queues.first().map(|queue| format!("{queue}.events")).unwrap_or_default();
+        let events = Events {
+            stage: self.stage()?,
+            settings: &self.settings,
+            broker: &self.broker()?.url,
+            queue: &work,
+            listen: free_address()?,
+        };
+        let names = queue_names(&events.stage.run(&events.settings()?, &["topology"]).await?)?;
+        let played = events.play(http).await;
+        self.queues.extend(names);
+        let (text, is_right) = played?;
+        let mark = if is_right { "✓" } else { "✗" };
+        print(&format!("\nEvents\n  {mark} {text}"));
+        Ok(is_right)
     }
 
     async fn start_broker(&mut self) -> Result<(), String> {

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::broker::connect::Connector;
 use crate::broker::publisher::Publisher;
 use crate::cli::{Error, load, print};
+use crate::clock::Clock;
 use crate::config::Sources;
 use crate::message::export::input::Ids;
 
@@ -68,7 +69,8 @@ impl Args {
 pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Result<ExitCode, Error> {
     let config = load(sources, &[])?;
     let queue = config.broker.queue.clone();
-    let validator = (!args.no_validate).then(|| Validator::new(&config));
+    let now = Clock::system().now();
+    let validator = if args.no_validate { None } else { Some(Validator::new(&config, now)?) };
     let (path, ids) = (args.file.clone(), args.ids());
     // A pipe and a file on a network may keep it waiting.
     let reading = tokio::task::spawn_blocking(move || {

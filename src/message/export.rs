@@ -136,6 +136,12 @@ pub fn line(message: &Message) -> String {
     serde_json::to_string(&export).unwrap_or_default()
 }
 
+/// Body and properties of a message that was exported, as a replay would have them.
+#[must_use]
+pub fn message(line: &str) -> Option<(Vec<u8>, Properties)> {
+    message_of(line).ok()
+}
+
 fn is_export(json: &str) -> bool {
     #[derive(Deserialize)]
     struct Marked {

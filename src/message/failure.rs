@@ -124,7 +124,7 @@ pub struct Failure {
     /// One readable sentence.
     pub message: String,
     /// The single problems, where there may be several: each is a line of what people read.
-    pub problems: Vec<String>,
+    pub problems: Box<[String]>,
     /// The CRM's `code`, where it gave one.
     pub crm_code: Option<i64>,
     /// The CRM's text, where it gave one.
@@ -133,6 +133,8 @@ pub struct Failure {
     pub http_status: Option<u16>,
     /// The rule that was applied, where one was.
     pub rule: Option<Arc<str>>,
+    /// The message id, where a rule had made one before it failed.
+    pub message_id: Option<Box<str>>,
 }
 
 impl Failure {
@@ -153,11 +155,12 @@ impl Failure {
             stage,
             kind,
             message,
-            problems: Vec::new(),
+            problems: Box::default(),
             crm_code: None,
             crm_message: None,
             http_status: None,
             rule: None,
+            message_id: None,
         }
     }
 
@@ -167,9 +170,21 @@ impl Failure {
         Self { rule: Some(Arc::clone(rule)), ..self }
     }
 
+    /// The rule had given the message this id.
+    #[must_use]
+    pub fn with_id(self, message_id: Option<&str>) -> Self {
+        Self { message_id: message_id.map(Into::into), ..self }
+    }
+
+    /// Whether rules failed before one had given the message an id: a rule that is added or corrected later makes it.
+    #[must_use]
+    pub fn leaves_id_open(&self) -> bool {
+        self.stage != Stage::Send && self.message_id.is_none()
+    }
+
     /// A failure for several problems, which its sentence lists.
     pub fn of_problems(stage: Stage, kind: Kind, problems: Vec<String>) -> Self {
-        Self { message: problems.join("; "), problems, ..Self::new(stage, kind, String::new()) }
+        Self { message: problems.join("; "), problems: problems.into(), ..Self::new(stage, kind, String::new()) }
     }
 }
 
@@ -203,7 +218,7 @@ fn poison() -> Failure {
 /// A line for each problem.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.problems.as_slice() {
+        match &*self.problems {
             [] => f.write_str(&self.message),
             several => f.write_str(&several.join("\n")),
         }

@@ -142,6 +142,12 @@ impl Mapper {
         self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether messages are events, which rules make tasks of.
+    #[must_use]
+    pub fn has_rules(&self) -> bool {
+        self.current().is_some()
+    }
+
     /// The digest of the rules in force, for `x-wtw-rules`; none where messages are task messages.
     #[must_use]
     pub fn digest(&self) -> Option<Arc<str>> {
@@ -232,7 +238,8 @@ impl Mapper {
         match rules.apply(incoming, state.message_id.as_deref(), may_skip, trace)? {
             Applied::Skip { rule } => Ok(Mapped::Skip { rule }),
             Applied::Task { rule, fields, message_id } => {
-                let body = self.task(&fields, message_id.as_deref()).map_err(|failure| of_rule(failure, &rule))?;
+                let body = self.task(&fields, message_id.as_deref());
+                let body = body.map_err(|failure| of_rule(failure, &rule).with_id(message_id.as_deref()))?;
                 Ok(Mapped::Send { body, rule: Some(rule), message_id })
             }
         }
@@ -268,7 +275,7 @@ fn of_rule(failure: Failure, rule: &Arc<str>) -> Failure {
         true => format!("rule {rule}: {}", failure.message),
         false => problems.join("; "),
     };
-    Failure { stage: Stage::Map, message, problems, ..failure }.by_rule(rule)
+    Failure { stage: Stage::Map, message, problems: problems.into(), ..failure }.by_rule(rule)
 }
 
 /// The fields as a task message has them.

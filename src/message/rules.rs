@@ -218,6 +218,19 @@ impl Rules {
             Some(id) => Some(id.to_owned()),
             None => self.message_id(rule, variables)?,
         };
+        let filled = self.fill(rule, fields, variables, message_id.as_deref());
+        let fields = filled.map_err(|failure| failure.with_id(message_id.as_deref()))?;
+        Ok(Applied::Task { rule: Arc::clone(&rule.name), fields, message_id })
+    }
+
+    /// The values of a rule's fields.
+    fn fill(
+        &self,
+        rule: &Rule,
+        fields: &[Field],
+        variables: &Variables<'_>,
+        message_id: Option<&str>,
+    ) -> Result<Vec<(&'static str, FieldValue)>, Failure> {
         let mut values: BTreeMap<Value, Value> = BTreeMap::new();
         let mut given = Vec::with_capacity(fields.len());
         let mut bad: Vec<(&str, String)> = Vec::new();
@@ -227,7 +240,7 @@ impl Rules {
                 continue;
             }
             let mut context = variables.context(&field.template.variables)?;
-            context.message_id = message_id.as_deref().map(Value::from);
+            context.message_id = message_id.map(Value::from);
             if !field.references.is_empty() {
                 context.task = Some(Value::from_object(values.clone()));
             }
@@ -244,7 +257,7 @@ impl Rules {
             let listed: Vec<String> = bad.iter().map(|(field, text)| at(&rule.name, field, text)).collect();
             return Err(Failure::of_problems(Stage::Map, Kind::MappingFailed, listed));
         }
-        Ok(Applied::Task { rule: Arc::clone(&rule.name), fields: given, message_id })
+        Ok(given)
     }
 
     /// The value of a field, as other fields see it and as it is sent; none where it is absent.

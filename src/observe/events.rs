@@ -1,5 +1,7 @@
 //! One event is one log line, one metric, or both.
 
+mod log;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -224,7 +226,7 @@ impl Events {
                 "the CRM may have two tasks for this message: an earlier attempt may have created one, too"
             );
         }
-        log_settled(settled, message_id, outcome);
+        log::log_settled(settled, message_id, outcome);
     }
 
     /// How old a message was when it was done for good.
@@ -346,49 +348,6 @@ impl Events {
     /// The broker takes no messages now, for this reason, or takes them again.
     pub fn blocked(&self, reason: Option<&str>) {
         self.metrics.blocked.set(reason.is_some().into());
-    }
-}
-
-/// One line for each settled message. A task that was created needs no reason.
-fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str) {
-    let (rule, attempts, duration_ms) = (settled.rule, settled.attempts, millis(settled.duration));
-    if let Settlement::Reject(reason) = settled.settlement {
-        tracing::error!(
-            message_id,
-            outcome,
-            reason,
-            "RabbitMQ refuses the copy of this message: left to RabbitMQ to dead-letter"
-        );
-    }
-    match settled.disposition {
-        Disposition::DeadLetter(failure) => {
-            let (kind, stage, code) = (failure.kind.as_str(), failure.stage.as_str(), failure.crm_code);
-            let (status, reason) = (failure.http_status, &*failure.log_reason());
-            tracing::warn!(
-                message_id,
-                rule,
-                outcome,
-                kind,
-                stage,
-                code,
-                status,
-                attempts,
-                duration_ms,
-                reason,
-                "settled"
-            );
-        }
-        Disposition::Retry(delay) => {
-            let (reason, next, round) = (settled.reason, crate::duration::format(*delay), settled.round);
-            tracing::info!(message_id, rule, outcome, attempts, duration_ms, reason, next, round, "settled");
-        }
-        Disposition::Hold | Disposition::Requeue => {
-            tracing::info!(message_id, rule, outcome, attempts, duration_ms, reason = settled.reason, "settled");
-        }
-        Disposition::Skip(_) => tracing::info!(message_id, rule, outcome, duration_ms, "settled"),
-        Disposition::Ack | Disposition::AlreadyCreated => {
-            tracing::info!(message_id, rule, outcome, attempts, duration_ms, "settled");
-        }
     }
 }
 

@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 use std::io::Read;
 
-use crate::config::{Config, UnknownFields};
+use jiff::Timestamp;
+
+use crate::broker::Message;
+use crate::config::{Config, Problems};
 use crate::message::export::input::{Ids, Input, Outgoing};
 use crate::message::failure::Failure;
-use crate::message::payload::Mapping;
-use crate::message::{body, task};
+use crate::message::mapper::Mapper;
+use crate::message::retry_state::RetryState;
 
 /// The most messages of one input.
 const MOST: usize = 1_000_000;
@@ -18,19 +21,29 @@ const SHOWN: usize = 3;
 
 /// Tells whether the worker can make a task of a message, as `map` does.
 pub(super) struct Validator {
-    mapping: Mapping,
-    unknown_fields: UnknownFields,
+    mapper: Mapper,
+    queue: String,
+    now: Timestamp,
 }
 
 impl Validator {
-    pub(super) fn new(config: &Config) -> Self {
-        Self { mapping: Mapping::without_operation(config), unknown_fields: config.task.unknown_fields }
+    /// By the rules of a configuration, where it has any. Their examples are not run.
+    pub(super) fn new(config: &Config, now: Timestamp) -> Result<Self, Problems> {
+        let mut config = config.clone();
+        config.crm.operation.get_or_insert_default();
+        Ok(Self { mapper: Mapper::without_examples(&config)?, queue: config.broker.queue.clone(), now })
     }
 
-    fn check(&self, message: &Outgoing) -> Result<(), Failure> {
-        let encoding = message.properties.content_encoding().as_ref();
-        let body = body::unpack(&message.body, encoding.map(|encoding| encoding.as_str()))?;
-        self.mapping.map(task::decode(&body, self.unknown_fields)?).map(|_| ())
+    fn check(&self, outgoing: &Outgoing) -> Result<(), Failure> {
+        // It goes to the work queue through the default exchange.
+        let message = Message {
+            body: outgoing.body.clone(),
+            properties: outgoing.properties.clone(),
+            routing_key: self.queue.clone(),
+            ..Message::default()
+        };
+        let (state, _) = RetryState::read(&message, Some(&self.queue));
+        self.mapper.map(&message, &state, self.now).map(|_| ())
     }
 }
 

@@ -140,7 +140,7 @@ fn every_problem_of_an_input_is_told_before_anything_is_sent() {
     let check = |text: &str, validator: Option<&Validator>| {
         Checked::of(Input::new(text.as_bytes(), ids.clone()), &ids, validator)
     };
-    let report = check(&text, Some(&Validator::new(&config))).report().unwrap();
+    let report = check(&text, Some(&Validator::new(&config, jiff::Timestamp::UNIX_EPOCH).unwrap())).report().unwrap();
     for line in [
         "message 2 (line 2): it has no field id_record, from which --id-field takes the id",
         "message 3 (line 3): it has the same id as message 1, \"1\"",
@@ -150,7 +150,7 @@ fn every_problem_of_an_input_is_told_before_anything_is_sent() {
         assert!(report.lines().any(|said| said == line), "{line} is not in\n{report}");
     }
     let bad = good.replace("\"name\"", "\"nam\"");
-    let report = check(&bad, Some(&Validator::new(&config))).report().unwrap();
+    let report = check(&bad, Some(&Validator::new(&config, jiff::Timestamp::UNIX_EPOCH).unwrap())).report().unwrap();
     assert!(report.contains("message 1 (line 1): nam: is not a known field; did you mean name?\n"), "{report}");
     assert!(report.contains("message 1 (line 1): name: is missing; a text is required\n"), "{report}");
     assert_eq!(check(&bad, None).report(), None, "without validation");
@@ -158,7 +158,7 @@ fn every_problem_of_an_input_is_told_before_anything_is_sent() {
     let report = Checked::of(
         Input::new(many.as_bytes(), Ids::Batch("b".to_owned())),
         &Ids::Batch("b".to_owned()),
-        Some(&Validator::new(&config)),
+        Some(&Validator::new(&config, jiff::Timestamp::UNIX_EPOCH).unwrap()),
     )
     .report()
     .unwrap();

@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 
 use super::File;
 use crate::support::amqp::{header, text};
+use crate::support::broker::unique;
+use crate::support::collector::Collector;
+use crate::support::eventually;
 use crate::support::process::run;
 use crate::support::rig::{Rig, Worker, dead_lettered, settled};
 
@@ -116,6 +119,31 @@ async fn rule_and_reason_are_in_log_metrics_status_and_dead_letter() {
     }
 }
 
+#[tokio::test]
+async fn rule_and_reason_are_in_traces() {
+    let collector = Collector::start().await;
+    let env = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "50")];
+    let (rig, worker, exchange, _file) = site("events.traces", &env).await;
+    publish(&rig, &exchange, "ticket.opened", &json!({})).await;
+    publish(&rig, &exchange, "ticket.closed.web", &ticket(1)).await;
+    publish(&rig, &exchange, "ticket.closed.web", &json!({"number": 2, "rating": 1, "tittle": "s3cret"})).await;
+    worker.reaches(&dead_lettered("mapping_failed"), 1.0).await;
+    let (opened, closed) = ("ticket.opened", "ticket.closed.web");
+    for (routing_key, count, rule) in [(opened, 1, "opened"), (closed, 2, "closed")] {
+        let name = format!("process {exchange}:{routing_key}:{}", rig.queue);
+        for span in collector.spans(&name, count).await {
+            assert_eq!(span.attributes["wtw.rule"], rule);
+            let reason = if span.failed {
+                r#"rule closed, field name, column 4: body is an object without "title""#
+            } else {
+                ""
+            };
+            assert!(span.reason.starts_with(reason) && span.failed != span.reason.is_empty(), "{span:?}");
+        }
+    }
+    assert!(!collector.received().contains("s3cret"));
+}
+
 /// The exchange is in the task's name by its length, the routing key as it is.
 #[tokio::test]
 async fn retry_replay_and_shovel_keep_exchange_routing_key_and_message_id() {
@@ -195,4 +223,92 @@ async fn rules_that_do_not_compile_or_whose_example_fails_end_the_start_with_78(
         assert_eq!(ended.code, Some(78), "{}", ended.stderr);
         assert!(ended.stderr.contains(said), "{}", ended.stderr);
     }
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_shown_with_its_rule_and_replayed_by_the_rule_that_was_fixed() {
+    let (rig, worker, exchange, file) = site("events.fixed", &[]).await;
+    let event = json!({"number": 7, "rating": 1, "subject": "Fixed"});
+    publish(&rig, &exchange, "ticket.closed.web", &event).await;
+    worker.reaches(&dead_lettered("mapping_failed"), 1.0).await;
+    let show = async |file: &File| {
+        let env = rig.env(&[("WTW_CONFIG", file.path())]);
+        run(&["dead-letters", "show", "ticket-7"], &env, b"").await
+    };
+    let shown = show(&file).await;
+    assert_eq!(shown.code, Some(0), "{}", shown.stderr);
+    for part in [
+        "mapping_failed",
+        "closed",
+        "field name, column 4: body is an object without \"title\"",
+        "a replay would be refused again",
+    ] {
+        assert!(shown.stdout.contains(part), "{part}: {}", shown.stdout);
+    }
+    let fixed = File::new(&rules(&exchange).replace("body.title", "body.subject"));
+    let shown = show(&fixed).await;
+    let name = format!("Fixed from {} by ticket.closed.web", exchange.len());
+    for part in ["a replay would send", name.as_str()] {
+        assert!(shown.stdout.contains(part), "{part}: {}", shown.stdout);
+    }
+    let skipping = File::new(&rules(&exchange).replace("routing_key = \"ticket.opened\"", ""));
+    assert!(show(&skipping).await.stdout.contains("a replay would send nothing: rule opened skips it"));
+    worker.process.stop().await;
+    let worker = rig.worker(&[("WTW_CONFIG", fixed.path())]).await;
+    let env = rig.env(&[("WTW_CONFIG", fixed.path())]);
+    let replayed = run(&["dead-letters", "replay", "ticket-7", "--yes"], &env, b"").await;
+    assert_eq!(replayed.code, Some(0), "{} {}", replayed.stdout, replayed.stderr);
+    assert!(!replayed.stderr.contains("would be refused again"), "{}", replayed.stderr);
+    rig.crm.created(1).await;
+    assert_eq!(rig.crm.names().await, [name]);
+    assert_eq!(worker.settled()[0]["message_id"], "ticket-7", "by the id of the event");
+    publish(&rig, &exchange, "ticket.closed.web", &event).await;
+    worker.reaches(&settled("already_created"), 1.0).await;
+}
+
+/// An id that a rule makes is the same whether the rule was there from the start or came later.
+#[tokio::test]
+async fn a_dead_letter_that_no_rule_was_for_gets_its_id_from_the_rule_that_is_added() {
+    let (rig, worker, exchange, file) = site("events.added", &[]).await;
+    let without = rules(&exchange)
+        .split("[[rules]]\nname = \"closed\"")
+        .next()
+        .expect("rules")
+        .replace("\"skip\"\n[[b", "\"dead-letter\"\n[[b");
+    worker.process.stop().await;
+    let missing = File::new(&without);
+    let worker = rig.worker(&[("WTW_CONFIG", missing.path())]).await;
+    for _ in 0..2 {
+        // A publisher that gives each attempt another id.
+        let properties = BasicProperties::default().with_message_id(unique("attempt").into());
+        rig.amqp.publish_to(&exchange, "ticket.closed.web", ticket(9).to_string().as_bytes(), properties).await;
+    }
+    worker.reaches(&dead_lettered("unmatched"), 2.0).await;
+    worker.process.stop().await;
+    let worker = rig.worker(&[("WTW_CONFIG", file.path())]).await;
+    let env = rig.env(&[("WTW_CONFIG", file.path())]);
+    let replayed = run(&["dead-letters", "replay", "--all", "--yes"], &env, b"").await;
+    assert_eq!(replayed.code, Some(0), "{} {}", replayed.stdout, replayed.stderr);
+    worker.reaches(&settled("already_created"), 1.0).await;
+    assert_eq!(rig.crm.stats().await["created"], 1, "one ticket, one task");
+}
+
+/// What the broker dead-letters itself has no header of ours; its own names exchange and routing key.
+#[tokio::test]
+async fn an_event_that_the_broker_dead_lettered_is_replayed_by_its_rule() {
+    let (rig, worker, exchange, file) = site("events.broker", &[]).await;
+    worker.process.stop().await;
+    let properties = BasicProperties::default().with_expiration("1".into());
+    rig.amqp.publish_to(&exchange, "ticket.closed.web", ticket(8).to_string().as_bytes(), properties).await;
+    let broker_dead = format!("{}.dead.broker", rig.queue);
+    eventually("dead-lettered by the broker", || async {
+        (rig.amqp.count(&broker_dead).await == Some(1)).then_some(())
+    })
+    .await;
+    let _worker = rig.worker(&[("WTW_CONFIG", file.path())]).await;
+    let env = rig.env(&[("WTW_CONFIG", file.path())]);
+    let replayed = run(&["dead-letters", "replay", "--all", "--include-unknown", "--yes"], &env, b"").await;
+    assert_eq!(replayed.code, Some(0), "{} {}", replayed.stdout, replayed.stderr);
+    rig.crm.created(1).await;
+    assert_eq!(rig.crm.names().await, [format!("Call from {} by ticket.closed.web", exchange.len())]);
 }

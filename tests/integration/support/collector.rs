@@ -37,6 +37,8 @@ pub(crate) struct Span {
     pub(crate) name: String,
     pub(crate) kind: SpanKind,
     pub(crate) failed: bool,
+    /// Why it failed.
+    pub(crate) reason: String,
     pub(crate) attributes: BTreeMap<String, String>,
     /// Attributes of the process that sent it.
     pub(crate) resource: BTreeMap<String, String>,
@@ -81,6 +83,7 @@ impl Collector {
                 name: span.name.clone(),
                 kind: span.kind(),
                 failed: span.status.as_ref().is_some_and(|status| status.code() == StatusCode::Error),
+                reason: span.status.as_ref().map(|status| status.message.clone()).unwrap_or_default(),
                 attributes: readable(&span.attributes),
                 resource: resource.clone(),
             })

@@ -12,71 +12,71 @@ const EVENT: &str = r#"{"n": 2, "t": "Ana", "zero": 0, "huge": 1e308, "below": -
     "list": [3, null, "x"], "o": {"k": "v"}, "deep": {"a": {"b": [1, {"d": 5}]}}, "blank": "   ", "gap": "2027-03-28T02:30:00",
     "twice": 1, "twice": 2, "tiny": 5e-324, "control": "\u0000\u202e"}"#;
 
+/// Templates, and their text or a part of the error.
+const TEMPLATES: &[(&str, Result<&str, &str>)] = &[
+    ("{{ body.below }}", Ok("-9223372036854775809")),
+    ("{{ body.tiny }}", Ok("5e-324")),
+    ("{{ body.same[0] }} {{ body.same[1] }}", Ok("10.00 10.00")),
+    ("{{ body.twice }}", Ok("2")),
+    ("{{ body.control }}", Ok("\0\u{202e}")),
+    ("{{ body.blank }}", Ok("")),
+    ("{{ body.list[1] }}", Ok("")),
+    ("{{ body.deep.a.b[-1].d }}", Ok("5")),
+    ("{{ 9223372036854775807 + 1 }}", Ok("9223372036854775808")),
+    ("{{ body.t[::-1] }}", Ok("anA")),
+    ("{{ body.t | regex_replace('A', '$9${x}$$') }}", Ok("$na")),
+    ("{{ body.t | regex_replace('(a*)*b', '$1') }}", Ok("Ana")),
+    ("{{ ' spellings' }}", Ok("spellings")),
+    ("{% raw %}{{ x }}{% endraw %}", Ok("{{ x }}")),
+    ("{% if body.nope %}a{% else %}b{% endif %}", Ok("b")),
+    ("{{ '2027-12-31T23:59:60Z' | datetime }}", Ok("2027-12-31 23:59:59")),
+    ("{{ '2028-02-29' | add('1y') }}", Ok("2029-02-28 00:00:00")),
+    ("{{ body.gap | datetime(timezone='Europe/Madrid') }}", Ok("2027-03-28 01:30:00")),
+    ("{{ body.huge * 10 }}", Err("column 4: the number is too large, or is none (in body.huge * 10)")),
+    ("x{{ body.huge * 10 }}", Err("the number is too large, or is none")),
+    ("{{ [body.huge * 10] | join }}", Err("the number is too large, or is none")),
+    ("{{ body.n / body.zero }}", Err("a divisor is 0 (in body.n / body.zero)")),
+    ("{{ body.n // body.zero }}", Err("a divisor is 0")),
+    ("{{ body.n % body.zero }}", Err("a divisor is 0")),
+    ("{{ body.n is divisibleby(body.zero) }}", Err("a divisor is 0")),
+    ("{{ body.t | truncate(-1) }}", Err("a whole number in range is needed (in truncate(-1))")),
+    ("{{ body.t | truncate('x') }}", Err("a whole number in range is needed")),
+    ("{{ body.t | truncate(0) }}", Err("truncate needs a number from 1 on")),
+    ("{{ now | add_business_days(1.5) }}", Err("a whole number in range is needed")),
+    ("{{ body.list | join(',') }}", Err("null is no text")),
+    ("{{ body.list | sum }}", Err("can only sum numbers")),
+    ("{{ body.o }}", Err("column 4: an object is no text; use one of its members (in body.o)")),
+    ("{{ [now] }}", Err("column 4: a list is no text")),
+    ("{{ range(3) }}", Err("a list is no text")),
+    ("{{ body.get() }}", Err("get needs a key")),
+    ("{{ body.t.get('x') }}", Err("get is for objects, not for a text")),
+    ("{{ body.o | map(attribute='x') | join }}", Err("a value in join is missing")),
+    ("{% for x in body.list %}{{ x.y }}{% endfor %}", Err("x.y is missing")),
+    ("{% for x in body.nope %}a{% endfor %}", Err("body is an object without \"nope\"")),
+    ("{% for x in body.n %}a{% endfor %}", Err("number is not iterable (in body.n)")),
+    ("{% if body.nope == 1 %}a{% endif %}", Err("body is an object without \"nope\"")),
+    ("{{ body.nope | default(body.other) }}", Err("is missing")),
+    ("{{ body.t in body.n }}", Err("column 4: cannot perform a containment check on this value (in body.t in body.n)")),
+    ("{{ now + 1 }}", Err("column 4: tried to use + operator")),
+    ("{{ body.t[::0] }}", Err("step size of 0")),
+    ("{{ '2027-02-29' | datetime }}", Err("no such day or time exists")),
+    ("{{ '2027-01-01 24:00' | datetime }}", Err("no such day or time exists")),
+    ("{{ '2027-01-01T00:00:00+99:00' | datetime }}", Err("no such day or time exists")),
+    ("{{ '2027-01-01 at noon' | datetime }}", Err("the text is no date in an ISO form")),
+    ("{{ '2027-01-01T00:00:00[Europe/Madrid]' | datetime }}", Err("the text is no date in an ISO form")),
+    ("{{ '31/04/2027' | datetime('%d/%m/%Y') }}", Err("no day that exists")),
+    ("{{ '2027-04-30' | datetime('%d/%m/%Y') }}", Err("the text is no date of this form")),
+    ("{{ 'nan' | datetime(unit='s') }}", Err("out of range")),
+    ("{{ body.huge | datetime }}", Err("out of range")),
+    ("{{ '9999-12-31' | add('1d') }}", Err("out of range")),
+    ("{{ '0000-01-01' | datetime }}", Err("out of range")),
+];
+
 #[test]
 fn templates_give_the_right_text_or_say_what_is_wrong() {
-    for (template, expected) in [
-        ("{{ body.below }}", Ok("-9223372036854775809")),
-        ("{{ body.tiny }}", Ok("5e-324")),
-        ("{{ body.same[0] }} {{ body.same[1] }}", Ok("10.00 10.00")),
-        ("{{ body.twice }}", Ok("2")),
-        ("{{ body.control }}", Ok("\0\u{202e}")),
-        ("{{ body.blank }}", Ok("")),
-        ("{{ body.list[1] }}", Ok("")),
-        ("{{ body.deep.a.b[-1].d }}", Ok("5")),
-        ("{{ 9223372036854775807 + 1 }}", Ok("9223372036854775808")),
-        ("{{ body.t[::-1] }}", Ok("anA")),
-        ("{{ body.t | regex_replace('A', '$9${x}$$') }}", Ok("$na")),
-        ("{{ body.t | regex_replace('(a*)*b', '$1') }}", Ok("Ana")),
-        ("{{ ' spellings' }}", Ok("spellings")),
-        ("{% raw %}{{ x }}{% endraw %}", Ok("{{ x }}")),
-        ("{% if body.nope %}a{% else %}b{% endif %}", Ok("b")),
-        ("{{ '2027-12-31T23:59:60Z' | datetime }}", Ok("2027-12-31 23:59:59")),
-        ("{{ '2028-02-29' | add('1y') }}", Ok("2029-02-28 00:00:00")),
-        ("{{ body.gap | datetime(timezone='Europe/Madrid') }}", Ok("2027-03-28 01:30:00")),
-        ("{{ body.huge * 10 }}", Err("column 4: the number is too large, or is none (in body.huge * 10)")),
-        ("x{{ body.huge * 10 }}", Err("the number is too large, or is none")),
-        ("{{ [body.huge * 10] | join }}", Err("the number is too large, or is none")),
-        ("{{ body.n / body.zero }}", Err("a divisor is 0 (in body.n / body.zero)")),
-        ("{{ body.n // body.zero }}", Err("a divisor is 0")),
-        ("{{ body.n % body.zero }}", Err("a divisor is 0")),
-        ("{{ body.n is divisibleby(body.zero) }}", Err("a divisor is 0")),
-        ("{{ body.t | truncate(-1) }}", Err("a whole number in range is needed (in truncate(-1))")),
-        ("{{ body.t | truncate('x') }}", Err("a whole number in range is needed")),
-        ("{{ body.t | truncate(0) }}", Err("truncate needs a number from 1 on")),
-        ("{{ now | add_business_days(1.5) }}", Err("a whole number in range is needed")),
-        ("{{ body.list | join(',') }}", Err("null is no text")),
-        ("{{ body.list | sum }}", Err("can only sum numbers")),
-        ("{{ body.o }}", Err("column 4: an object is no text; use one of its members (in body.o)")),
-        ("{{ [now] }}", Err("column 4: a list is no text")),
-        ("{{ range(3) }}", Err("a list is no text")),
-        ("{{ body.get() }}", Err("get needs a key")),
-        ("{{ body.t.get('x') }}", Err("get is for objects, not for a text")),
-        ("{{ body.o | map(attribute='x') | join }}", Err("a value in join is missing")),
-        ("{% for x in body.list %}{{ x.y }}{% endfor %}", Err("x.y is missing")),
-        ("{% for x in body.nope %}a{% endfor %}", Err("body is an object without \"nope\"")),
-        ("{% for x in body.n %}a{% endfor %}", Err("number is not iterable (in body.n)")),
-        ("{% if body.nope == 1 %}a{% endif %}", Err("body is an object without \"nope\"")),
-        ("{{ body.nope | default(body.other) }}", Err("is missing")),
-        (
-            "{{ body.t in body.n }}",
-            Err("column 4: cannot perform a containment check on this value (in body.t in body.n)"),
-        ),
-        ("{{ now + 1 }}", Err("column 4: tried to use + operator")),
-        ("{{ body.t[::0] }}", Err("step size of 0")),
-        ("{{ '2027-02-29' | datetime }}", Err("no such day or time exists")),
-        ("{{ '2027-01-01 24:00' | datetime }}", Err("no such day or time exists")),
-        ("{{ '2027-01-01T00:00:00+99:00' | datetime }}", Err("no such day or time exists")),
-        ("{{ '2027-01-01 at noon' | datetime }}", Err("the text is no date in an ISO form")),
-        ("{{ '2027-01-01T00:00:00[Europe/Madrid]' | datetime }}", Err("the text is no date in an ISO form")),
-        ("{{ '31/04/2027' | datetime('%d/%m/%Y') }}", Err("no day that exists")),
-        ("{{ '2027-04-30' | datetime('%d/%m/%Y') }}", Err("the text is no date of this form")),
-        ("{{ 'nan' | datetime(unit='s') }}", Err("out of range")),
-        ("{{ body.huge | datetime }}", Err("out of range")),
-        ("{{ '9999-12-31' | add('1d') }}", Err("out of range")),
-        ("{{ '0000-01-01' | datetime }}", Err("out of range")),
-    ] {
+    for (template, expected) in TEMPLATES {
         match (field(template, event(EVENT)), expected) {
-            (Ok(got), Ok(expected)) => assert_eq!(got, expected, "{template}"),
+            (Ok(got), Ok(expected)) => assert_eq!(got, *expected, "{template}"),
             (Err(got), Err(expected)) => {
                 assert!(got.contains(expected) && got.starts_with("rule r, field description, "), "{template}: {got}");
                 assert!(!got.contains("1e308") && !got.contains("Ana"), "{template}: no value: {got}");
@@ -162,55 +162,80 @@ fn described(template: &str, body: Vec<u8>, content_type: &str, encoding: &str) 
     Ok(fields_of(&body)["description"].as_str().unwrap_or_default().to_owned())
 }
 
+/// A name, a body with its content type and encoding, and what it gives: a description, or the kind and a part of the error.
+type BodyCase<'a> = (&'a str, Vec<u8>, &'a str, &'a str, Result<&'a str, (Kind, &'a str)>);
+
+fn check_bodies(cases: Vec<BodyCase<'_>>) {
+    for (name, body, content_type, encoding, expected) in cases {
+        match (described("{{ body.t }}", body, content_type, encoding), expected) {
+            (Ok(got), Ok(expected)) => assert_eq!(got, expected, "{name}"),
+            (Err((kind, got)), Err((expected, said))) => {
+                assert!(kind == expected && got.contains(said) && got.len() < 600, "{name}: {kind:?} {got}");
+            }
+            (got, _) => panic!("{name}: {got:?}"),
+        }
+    }
+}
+
+const JSON: &str = "application/json";
+
+fn invalid(said: &str) -> Result<&str, (Kind, &str)> {
+    Err((Kind::InvalidMessage, said))
+}
+
 #[test]
-fn bodies_of_every_kind_are_read_or_named() {
+fn bodies_of_any_size_and_compression_are_read_or_refused() {
     let sized = |bytes: usize| {
         let frame = r#"{"t": "x", "pad": ""}"#;
         format!(r#"{{"t": "x", "pad": "{}"}}"#, "p".repeat(bytes - frame.len())).into_bytes()
     };
     let bomb = format!(r#"{{"t": "{}"}}"#, "x".repeat(50 << 20)).into_bytes();
+    check_bodies(vec![
+        ("of 256 KiB", sized(MAX_BODY), JSON, "", Ok("x")),
+        ("a byte more", sized(MAX_BODY + 1), JSON, "", Err((Kind::TooLarge, "at most 262144"))),
+        ("gzip", gzip(br#"{"t": "packed"}"#), JSON, "gzip", Ok("packed")),
+        ("gzip in capitals", gzip(br#"{"t": "packed"}"#), "", " GZIP ", Ok("packed")),
+        ("gzip without saying so", gzip(br#"{"t": "packed"}"#), JSON, "", invalid("gzip")),
+        ("half of gzip", gzip(br#"{"t": "packed"}"#)[..20].to_vec(), JSON, "gzip", invalid("cannot be unpacked")),
+        ("a bomb", gzip(&bomb), JSON, "gzip", Err((Kind::TooLarge, "once unpacked"))),
+        ("no gzip", br#"{"t": 1}"#.to_vec(), JSON, "gzip", invalid("the body is not gzip")),
+        ("a character set", br#"{"t": "x"}"#.to_vec(), JSON, "utf-8", Ok("x")),
+    ]);
+}
+
+#[test]
+fn bodies_that_are_no_event_are_named() {
     let nested =
         |depth: usize| format!(r#"{{"t": "x", "deep": {}{}}}"#, "[".repeat(depth), "]".repeat(depth)).into_bytes();
     let utf16 = [&b"\xff\xfe"[..], &"{\"t\":1}".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>()].concat();
-    let (json, cloud, batch) =
-        ("application/json", "application/cloudevents+json", "application/cloudevents-batch+json");
-    let invalid = |said| Err((Kind::InvalidMessage, said));
-    for (name, body, content_type, encoding, expected) in [
-        ("of 256 KiB", sized(MAX_BODY), json, "", Ok("x")),
-        ("a byte more", sized(MAX_BODY + 1), json, "", Err((Kind::TooLarge, "at most 262144"))),
-        ("gzip", gzip(br#"{"t": "packed"}"#), json, "gzip", Ok("packed")),
-        ("gzip in capitals", gzip(br#"{"t": "packed"}"#), "", " GZIP ", Ok("packed")),
-        ("gzip without saying so", gzip(br#"{"t": "packed"}"#), json, "", invalid("gzip")),
-        ("half of gzip", gzip(br#"{"t": "packed"}"#)[..20].to_vec(), json, "gzip", invalid("cannot be unpacked")),
-        ("a bomb", gzip(&bomb), json, "gzip", Err((Kind::TooLarge, "once unpacked"))),
-        ("no gzip", br#"{"t": 1}"#.to_vec(), json, "gzip", invalid("the body is not gzip")),
-        ("a character set", br#"{"t": "x"}"#.to_vec(), json, "utf-8", Ok("x")),
-        ("Latin-1", b"{\"t\": \"Nu\xf1ez\"}".to_vec(), json, "", invalid("UTF-8")),
-        ("UTF-16", utf16, json, "", invalid("UTF-16")),
-        ("a byte-order mark", b"\xef\xbb\xbf{\"t\": 1}".to_vec(), json, "", invalid("byte-order mark")),
-        ("half a surrogate", br#"{"t": "\ud800"}"#.to_vec(), json, "", invalid("not JSON")),
-        ("empty", Vec::new(), json, "", invalid("empty")),
-        ("two documents", b"{} {}".to_vec(), json, "", invalid("trailing characters")),
-        ("a comment", b"{\"t\": 1} // x".to_vec(), json, "", invalid("trailing characters")),
-        ("nested 100 deep", nested(100), json, "", Ok("x")),
-        ("nested 100,000 deep", nested(100_000), json, "", invalid("recursion limit")),
-        ("not a number", br#"{"t": NaN}"#.to_vec(), json, "", invalid("not JSON")),
-        ("a number beyond all", br#"{"t": 1e999}"#.to_vec(), json, "", invalid("out of range")),
+    let (cloud, batch) = ("application/cloudevents+json", "application/cloudevents-batch+json");
+    check_bodies(vec![
+        ("Latin-1", b"{\"t\": \"Nu\xf1ez\"}".to_vec(), JSON, "", invalid("UTF-8")),
+        ("UTF-16", utf16, JSON, "", invalid("UTF-16")),
+        ("a byte-order mark", b"\xef\xbb\xbf{\"t\": 1}".to_vec(), JSON, "", invalid("byte-order mark")),
+        ("half a surrogate", br#"{"t": "\ud800"}"#.to_vec(), JSON, "", invalid("not JSON")),
+        ("empty", Vec::new(), JSON, "", invalid("empty")),
+        ("two documents", b"{} {}".to_vec(), JSON, "", invalid("trailing characters")),
+        ("a comment", b"{\"t\": 1} // x".to_vec(), JSON, "", invalid("trailing characters")),
+        ("nested 100 deep", nested(100), JSON, "", Ok("x")),
+        ("nested 100,000 deep", nested(100_000), JSON, "", invalid("recursion limit")),
+        ("not a number", br#"{"t": NaN}"#.to_vec(), JSON, "", invalid("not JSON")),
+        ("a number beyond all", br#"{"t": 1e999}"#.to_vec(), JSON, "", invalid("out of range")),
         (
             "a list",
             br#"[{"t": 1}]"#.to_vec(),
-            json,
+            JSON,
             "",
             Err((Kind::MappingFailed, "body is a list of 1 entries without t")),
         ),
         (
             "a text",
             br#""t""#.to_vec(),
-            json,
+            JSON,
             "",
             Err((Kind::MappingFailed, "body is a text, which has no member \"t\"")),
         ),
-        ("null", b"null".to_vec(), json, "", Err((Kind::MappingFailed, "body"))),
+        ("null", b"null".to_vec(), JSON, "", Err((Kind::MappingFailed, "body"))),
         (
             "a batch",
             br#"[{"t": 1}]"#.to_vec(),
@@ -232,15 +257,7 @@ fn bodies_of_every_kind_are_read_or_named() {
             "",
             invalid("+avro is not known"),
         ),
-    ] {
-        match (described("{{ body.t }}", body, content_type, encoding), expected) {
-            (Ok(got), Ok(expected)) => assert_eq!(got, expected, "{name}"),
-            (Err((kind, got)), Err((expected, said))) => {
-                assert!(kind == expected && got.contains(said) && got.len() < 600, "{name}: {kind:?} {got}");
-            }
-            (got, _) => panic!("{name}: {got:?}"),
-        }
-    }
+    ]);
 }
 
 #[test]

@@ -1,0 +1,62 @@
+use tokio::time::Instant;
+
+use super::*;
+use crate::config::Sources;
+
+#[test]
+fn no_slot_waits_for_the_broker_and_the_pod_has_room_for_what_is_in_hand() {
+    // As docs/sizing.md has it, in KiB: the pod's limit, what else there is, and a largest message with its request.
+    const ROOM: usize = (512 - 60) << 10;
+    const MESSAGE: usize = 512;
+    let crm = configured("memory:").crm;
+    let prefetch = |slots, rate, hold| {
+        let crm = config::Crm { requests_per_second: rate, ..crm.clone() };
+        usize::from(prefetch(slots, &crm, Duration::from_secs(hold)))
+    };
+    for slots in 1..=MAX_PREFETCH {
+        let in_hand = prefetch(slots, None, 600);
+        assert!(in_hand > slots || in_hand == MAX_PREFETCH, "{slots} slots: {in_hand}");
+        assert!(in_hand <= 24 * slots, "{slots} slots: {in_hand}");
+        assert!(in_hand * MESSAGE <= ROOM || slots > 450, "{slots} slots: {in_hand}");
+    }
+    assert_eq!(prefetch(2, None, 600), 48);
+    assert_eq!(prefetch(MAX_PREFETCH + 1, None, 600), MAX_PREFETCH);
+    // One every ten seconds: the last of them would otherwise have its turn long after it is held.
+    assert_eq!([0.001, 0.1, 1.0, 100.0].map(|rate| prefetch(64, Some(rate), 600)), [1, 30, 300, 512]);
+    // Requests that take 20 s each: 41 of them are under way at two a second.
+    assert_eq!([2.0, 100.0].map(|rate| prefetch(64, Some(rate), 10)), [41, 500]);
+}
+
+fn configured(ledger: &str) -> Config {
+    let given = [
+        ("WTW_CRM_SERVER", "crm.test"),
+        ("WTW_CRM_OPERATION", "demo"),
+        ("WTW_CRM_TOKENS", "a"),
+        ("WTW_LEDGER_URL", ledger),
+    ];
+    let environment = given.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+    Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_is_heard_while_the_ledger_is_being_opened() {
+    // Takes connections and never says a word.
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}/0", mute.local_addr().unwrap());
+    let config = configured(&url);
+    let gate = Gate::new(&config.gate, &config.crm, Duration::ZERO, Clock::system(), Box::new(|_, _| {}));
+    let status = Arc::new(Status::new(
+        Arc::new(Events::new("/", "wolkvox.tasks", jiff::Timestamp::UNIX_EPOCH)),
+        gate,
+        Arc::new(Mapper::new(&config).unwrap()),
+        config.ledger.store.as_str(),
+    ));
+    let (stop, began) = (CancellationToken::new(), Instant::now());
+    let stopping = async {
+        sleep(Duration::from_secs(1)).await;
+        stop.cancel();
+    };
+    let (opened, ()) = tokio::join!(open_ledger(&config, &status, &stop), stopping);
+    assert!(opened.is_none());
+    assert_eq!(began.elapsed(), Duration::from_secs(1));
+}

@@ -1,0 +1,48 @@
+//! The log's line of a settled message.
+
+use super::{Settled, millis};
+use crate::message::disposition::Disposition;
+use crate::message::disposition::Settlement;
+
+/// One line for each settled message. A task that was created needs no reason.
+pub(super) fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str) {
+    let (rule, attempts, duration_ms) = (settled.rule, settled.attempts, millis(settled.duration));
+    if let Settlement::Reject(reason) = settled.settlement {
+        tracing::error!(
+            message_id,
+            outcome,
+            reason,
+            "RabbitMQ refuses the copy of this message: left to RabbitMQ to dead-letter"
+        );
+    }
+    match settled.disposition {
+        Disposition::DeadLetter(failure) => {
+            let (kind, stage, code) = (failure.kind.as_str(), failure.stage.as_str(), failure.crm_code);
+            let (status, reason) = (failure.http_status, &*failure.log_reason());
+            tracing::warn!(
+                message_id,
+                rule,
+                outcome,
+                kind,
+                stage,
+                code,
+                status,
+                attempts,
+                duration_ms,
+                reason,
+                "settled"
+            );
+        }
+        Disposition::Retry(delay) => {
+            let (reason, next, round) = (settled.reason, crate::duration::format(*delay), settled.round);
+            tracing::info!(message_id, rule, outcome, attempts, duration_ms, reason, next, round, "settled");
+        }
+        Disposition::Hold | Disposition::Requeue => {
+            tracing::info!(message_id, rule, outcome, attempts, duration_ms, reason = settled.reason, "settled");
+        }
+        Disposition::Skip(_) => tracing::info!(message_id, rule, outcome, duration_ms, "settled"),
+        Disposition::Ack | Disposition::AlreadyCreated => {
+            tracing::info!(message_id, rule, outcome, attempts, duration_ms, "settled");
+        }
+    }
+}
