@@ -189,7 +189,7 @@ impl Mapper {
         result
     }
 
-    /// Maps a message and tells how each rule was tried; nothing is counted.
+    /// Maps a message and says how each rule was tried; nothing is counted.
     #[must_use]
     pub fn explain(&self, message: &Message, state: &RetryState, now: Timestamp) -> Explained {
         match self.current() {

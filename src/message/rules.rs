@@ -55,7 +55,7 @@ struct Rule {
     pattern: Option<Arc<str>>,
     condition: Option<Used<Condition>>,
     message_id: Option<Used<Template>>,
-    /// The fields in an order in which each one's references stand before it; none where nothing is sent.
+    /// The fields, each after those that it refers to; none where nothing is sent.
     fields: Option<Vec<Field>>,
 }
 
@@ -235,7 +235,7 @@ impl Rules {
         let mut given = Vec::with_capacity(fields.len());
         let mut bad: Vec<(&str, String)> = Vec::new();
         for field in fields {
-            // What follows from a field that failed is no news.
+            // An error that only follows from another field's is left out.
             if field.references.iter().any(|name| bad.iter().any(|(other, _)| other == name)) {
                 continue;
             }
@@ -311,7 +311,7 @@ fn unmatched(routing_key: &str, passed: &[(Arc<str>, Reason)]) -> Failure {
     Failure::of_problems(Stage::Map, Kind::Unmatched, std::iter::once(first).chain(reasons).collect())
 }
 
-/// The beginning of a SHA-256 of texts, each apart from the next.
+/// The beginning of a SHA-256 of texts and their lengths.
 fn digest<'a>(texts: impl Iterator<Item = &'a str>) -> Arc<str> {
     let mut sha = Sha256::new();
     for text in texts {

@@ -53,7 +53,7 @@ impl Inner {
 }
 
 impl Counts {
-    /// Says which rules are in force. Those that are gone are forgotten once there are many.
+    /// Sets the rules in force. Counts of others are kept, until there are more than the largest number of rules.
     pub(super) fn track<'a>(&self, names: impl Iterator<Item = &'a Arc<str>>) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.order = names.cloned().collect();

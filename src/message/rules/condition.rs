@@ -100,7 +100,7 @@ enum Mark {
     And,
     Not,
     Compare(Operator),
-    /// What makes the whole something that is not divided.
+    /// An operator that keeps the whole expression in one piece.
     Undivided,
     Other,
 }

@@ -26,7 +26,7 @@ const OURS: &str = "x-wtw-";
 /// The longest message id, in bytes: that of an AMQP property.
 pub(super) const MAX_ID: usize = 255;
 
-/// What a message is known by.
+/// A message, and what was fixed when the worker saw it first.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Incoming<'a> {
     /// The message as it arrived, perhaps by way of a retry queue.
@@ -65,7 +65,7 @@ pub(super) struct Context {
     properties: Option<Value>,
     routing_key: Option<Value>,
     exchange: Option<Value>,
-    /// The message's id: its own for `when` and `message_id`, the one that is used for everything else.
+    /// In `when` and `message_id` the AMQP property; in fields the id that is used.
     pub(super) message_id: Option<Value>,
     published_at: Option<Value>,
     now: Option<Value>,

@@ -29,7 +29,7 @@ pub(super) struct Home {
     pub(super) holidays: Vec<Date>,
 }
 
-/// A moment, as a person in some zone sees it.
+/// A moment in a time zone.
 pub(super) struct Moment {
     at: ZonedDateTime,
     home: Arc<Home>,
@@ -160,7 +160,7 @@ impl Dates {
         let moment = self.moment(value)?;
         let mut date = moment.at.date();
         let mut left = days.abs();
-        // None is left to count, but a day off is no day to begin with.
+        // With no day left to count, a day off still becomes the next business day.
         while left > 0 || !self.is_business_day(date) {
             date = if days < 0 { date.yesterday() } else { date.tomorrow() }.map_err(|_| out_of_range())?;
             left -= i64::from(self.is_business_day(date) && left > 0);

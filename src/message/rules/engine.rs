@@ -1,5 +1,4 @@
-//! The template engine as rules use it: bounded, without HTML, with the filters of the contract. The only file beside its
-//! siblings that names MiniJinja.
+//! The template engine as rules use it: bounded, without HTML, with the filters of docs/mapping.md.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "the engine's enumerations are long, and grow")]
 
@@ -189,7 +188,7 @@ fn wrong(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
-/// A text that got too long.
+/// The error for a text that is too long.
 fn too_long() -> Error {
     wrong(format!("the text gets longer than {MAX_TEXT} bytes"))
 }

@@ -123,7 +123,7 @@ fn steps<'a>(expr: &Expr<'a>, into: &mut Vec<Step<'a>>) -> bool {
     true
 }
 
-/// That a path leads nowhere: where it ends, and what is there instead.
+/// The error for a path that leads nowhere: where it ends, and what is there instead.
 pub(super) fn missing(path: &str, context: &Value) -> String {
     let shown = shorten(path, MAX_PIECE);
     let mut found = Vec::new();

@@ -13,7 +13,7 @@ use super::names::{Fault, Names};
 
 /// The longest source of a template, in bytes.
 pub(super) const MAX_SOURCE: usize = 4_096;
-/// What turns one expression into a template that keeps its value.
+/// The text around one expression that keeps its value in a variable, which is read after rendering.
 const BEFORE: &str = "{% set result = ";
 const AFTER: &str = " %}";
 const RESULT: &str = "result";
@@ -229,13 +229,13 @@ impl Template {
         env.get_template(&self.key)?.render(context.clone()).map(Value::from)
     }
 
-    /// The value was asked for and is not there.
+    /// The error for a value that is needed and missing.
     pub(super) fn missing(&self, context: &Value) -> Unrendered {
         let column = Column(&self.source, self.start() + leading(self.text()));
         Unrendered::Missing(format!("column {column}: {}", explain::missing(self.text().trim(), context)))
     }
 
-    /// The value is there and cannot be used.
+    /// The error for a value that cannot be used, with its place.
     pub(super) fn unusable(&self, why: &str) -> String {
         let column = Column(&self.source, self.start() + leading(self.text()));
         match &self.form {
