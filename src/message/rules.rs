@@ -19,6 +19,7 @@ mod context;
 mod dates;
 mod engine;
 mod explain;
+mod moment;
 mod names;
 mod outcome;
 mod pattern;
@@ -28,7 +29,7 @@ mod value;
 use condition::{Condition, Tried};
 pub(crate) use context::Incoming;
 use context::{Context, MAX_ID, Variables};
-use dates::Home;
+use moment::Calendar;
 use template::{Template, Unrendered};
 
 /// The longest digest of rules that is shown, in hexadecimal digits.
@@ -38,7 +39,7 @@ const MAX_SHOWN: usize = 80;
 
 /// Compiled rules, in the order in which they are tried.
 pub(crate) struct Rules {
-    home: Arc<Home>,
+    calendar: Arc<Calendar>,
     env: Environment<'static>,
     rules: Vec<Rule>,
     /// What happens to a message that no rule matches.
@@ -158,7 +159,7 @@ impl Rules {
         may_skip_unmatched: bool,
         trace: &mut Trace,
     ) -> Result<Applied, Failure> {
-        let variables = Variables::new(incoming, &self.home);
+        let variables = Variables::new(incoming, &self.calendar);
         let chosen = self.choose(&variables, incoming.routing_key, trace)?;
         let Some(rule) = chosen else {
             return match self.unmatched {

@@ -113,13 +113,14 @@ async fn some_traffic(rig: &Rig) {
             { "action": "api:417:THE OWNER IS INACTIVE", "name_contains": "odd" },
         ]))
         .await;
-    rig.publish_many("made", 12).await;
+    // So many that the worker asks for the token's counter.
+    rig.publish_many("many", 40).await;
     rig.publish("refused", &task("refused")).await;
     rig.publish("later", &task("later")).await;
     rig.publish("odd", &task("odd")).await;
     rig.publish("invalid", b"{}").await;
     rig.publish_with(&task("nameless"), BasicProperties::default()).await;
-    rig.crm.created(14).await;
+    rig.crm.created(42).await;
 }
 
 /// Waits until every one of the expressions has data.

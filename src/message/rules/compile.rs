@@ -8,8 +8,8 @@ use jiff::tz::TimeZone;
 use minijinja::Environment;
 
 use super::condition::ConditionDraft;
-use super::dates::Home;
 use super::engine::{self, Patterns};
+use super::moment::Calendar;
 use super::template::Draft;
 use super::{Field, Rule, Rules, Used, digest, pattern};
 use crate::config::{self, Action, Events, Priority, Problem, RuleText, Scalar};
@@ -34,7 +34,7 @@ pub(super) fn rules(events: &Events, task: &config::Task, timezone: &TimeZone) -
 }
 
 fn compile(events: &Events, task: &config::Task, timezone: &TimeZone) -> Result<Rules, Vec<Problem>> {
-    let home = Arc::new(Home { timezone: timezone.clone(), holidays: events.holidays.clone() });
+    let calendar = Arc::new(Calendar { timezone: timezone.clone(), holidays: events.holidays.clone() });
     let mut problems = Vec::new();
     let drafts: Vec<RuleDraft<'_>> =
         events.rules.iter().map(|rule| RuleDraft::new(rule, task, &mut problems)).collect();
@@ -45,14 +45,14 @@ fn compile(events: &Events, task: &config::Task, timezone: &TimeZone) -> Result<
             patterns.insert(text.clone(), pattern);
         }
     }
-    let mut env = engine::environment(&home, patterns);
+    let mut env = engine::environment(&calendar, patterns);
     let rules: Vec<Rule> =
         drafts.into_iter().enumerate().filter_map(|(at, draft)| draft.compile(at, &mut env, &mut problems)).collect();
     if !problems.is_empty() {
         return Err(problems);
     }
     let (digest, identity) = digests(events, timezone);
-    Ok(Rules { home, env, rules, unmatched: events.unmatched, digest, identity })
+    Ok(Rules { calendar, env, rules, unmatched: events.unmatched, digest, identity })
 }
 
 /// The digest of all that is written, and that of what decides which message gets which id.

@@ -7,8 +7,8 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Value};
 
-use super::dates::Moment;
 use super::explain;
+use super::moment::Moment;
 use super::template::{Draft, Template, Unrendered, check_length};
 use super::value::kind;
 

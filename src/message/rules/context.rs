@@ -11,8 +11,8 @@ use minijinja::Value;
 use minijinja::value::{Object, ValueKind};
 use sha2::{Digest as _, Sha256};
 
-use super::dates::{Home, Moment};
 use super::engine::{SPELLINGS, SpellingsObject};
+use super::moment::{Calendar, Moment};
 use super::value::{Spellings, from_headers, from_json};
 use crate::broker::{Headers, Message, Properties, ShortString};
 use crate::message::dead_letter::replay::{REPLAYED_AT, REPLAYED_FROM};
@@ -42,7 +42,7 @@ pub(crate) struct Incoming<'a> {
 /// The variables of a message, built as they are needed.
 pub(super) struct Variables<'a> {
     incoming: Incoming<'a>,
-    home: &'a Arc<Home>,
+    calendar: &'a Arc<Calendar>,
     body: OnceCell<Parsed>,
     headers: OnceCell<Value>,
     properties: OnceCell<Value>,
@@ -106,10 +106,10 @@ impl Object for Context {
 }
 
 impl<'a> Variables<'a> {
-    pub(super) fn new(incoming: Incoming<'a>, home: &'a Arc<Home>) -> Self {
+    pub(super) fn new(incoming: Incoming<'a>, calendar: &'a Arc<Calendar>) -> Self {
         Self {
             incoming,
-            home,
+            calendar,
             body: OnceCell::new(),
             headers: OnceCell::new(),
             properties: OnceCell::new(),
@@ -137,7 +137,7 @@ impl<'a> Variables<'a> {
                 "exchange" => context.exchange = Some(Value::from(exchange)),
                 "message_id" => context.message_id = message.id().map(Value::from),
                 "published_at" => context.published_at = self.published_at(),
-                "now" => context.now = Some(Value::from_object(Moment::new(first_seen_at, self.home))),
+                "now" => context.now = Some(Value::from_object(Moment::new(first_seen_at, self.calendar))),
                 "ce" => {
                     let event = self.cloud_event()?;
                     context.cloud_event = Some(event.value).filter(|value| !value.is_undefined());
@@ -161,17 +161,17 @@ impl<'a> Variables<'a> {
     }
 
     fn headers(&self) -> Value {
-        let build = || from_headers(&publishers_headers(self.incoming.message), self.home);
+        let build = || from_headers(&publishers_headers(self.incoming.message), self.calendar);
         self.headers.get_or_init(build).clone()
     }
 
     fn properties(&self) -> Value {
-        self.properties.get_or_init(|| properties(&self.incoming.message.properties, self.home)).clone()
+        self.properties.get_or_init(|| properties(&self.incoming.message.properties, self.calendar)).clone()
     }
 
     fn published_at(&self) -> Option<Value> {
         let at = published_at(&self.incoming.message.properties)?;
-        Some(Value::from_object(Moment::new(at, self.home)))
+        Some(Value::from_object(Moment::new(at, self.calendar)))
     }
 
     /// The CloudEvent; undefined for other messages.
@@ -273,7 +273,7 @@ fn publishers_headers(message: &Message) -> Headers {
 }
 
 /// The properties that every copy of the message keeps.
-fn properties(properties: &Properties, home: &Arc<Home>) -> Value {
+fn properties(properties: &Properties, calendar: &Arc<Calendar>) -> Value {
     let texts = [
         ("content_type", properties.content_type()),
         ("content_encoding", properties.content_encoding()),
@@ -289,7 +289,7 @@ fn properties(properties: &Properties, home: &Arc<Home>) -> Value {
         members.insert(Value::from("priority"), Value::from(*priority));
     }
     if let Some(at) = published_at(properties) {
-        members.insert(Value::from("timestamp"), Value::from_object(Moment::new(at, home)));
+        members.insert(Value::from("timestamp"), Value::from_object(Moment::new(at, calendar)));
     }
     Value::from_object(members)
 }

@@ -1,16 +1,15 @@
 //! Dates in templates: a moment with its zone, and the filters on it.
 
-use std::cmp::Ordering;
-use std::fmt;
 use std::sync::Arc;
 
 use jiff::civil::{Date, DateTime, Time, Weekday};
 use jiff::fmt::strtime;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, Timestamp, ZonedDateTime};
-use minijinja::value::{DynObject, Kwargs, Object, ObjectRepr};
+use minijinja::value::Kwargs;
 use minijinja::{Error, ErrorKind, State, Value};
 
+use super::moment::{Calendar, Moment};
 use super::value::kind;
 
 /// The longest form of a date, in bytes.
@@ -19,66 +18,6 @@ const MAX_FORM: usize = 256;
 const MAX_BUSINESS_DAYS: i64 = 3_650;
 /// Numbers from this on are milliseconds since 1970, smaller ones seconds: the second is in the year 5138.
 const FIRST_MILLISECOND: f64 = 1e11;
-
-/// The account's calendar.
-#[derive(Debug)]
-pub(super) struct Home {
-    /// `crm.timezone`, in which dates are written.
-    pub(super) timezone: TimeZone,
-    /// `events.holidays`, in ascending order.
-    pub(super) holidays: Vec<Date>,
-}
-
-/// A moment in a time zone.
-pub(super) struct Moment {
-    at: ZonedDateTime,
-    home: Arc<Home>,
-}
-
-impl Moment {
-    /// A moment in the account's zone.
-    pub(super) fn new(at: Timestamp, home: &Arc<Home>) -> Self {
-        Self { at: at.to_zoned_datetime(home.timezone.clone()), home: Arc::clone(home) }
-    }
-
-    fn with(&self, at: ZonedDateTime) -> Value {
-        Value::from_object(Self { at, home: Arc::clone(&self.home) })
-    }
-}
-
-impl fmt::Debug for Moment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let date = self.home.timezone.to_datetime(self.at.timestamp());
-        write!(f, "{}", date.strftime("%Y-%m-%d %H:%M:%S"))
-    }
-}
-
-impl Object for Moment {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
-
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        Some(match key.as_str()? {
-            "year" => Value::from(self.at.year()),
-            "month" => Value::from(self.at.month()),
-            "day" => Value::from(self.at.day()),
-            "hour" => Value::from(self.at.hour()),
-            "minute" => Value::from(self.at.minute()),
-            "second" => Value::from(self.at.second()),
-            "weekday" => Value::from(self.at.weekday().to_monday_one_offset()),
-            _ => return None,
-        })
-    }
-
-    fn custom_cmp(self: &Arc<Self>, other: &DynObject) -> Option<Ordering> {
-        Some(self.at.timestamp().cmp(&other.downcast_ref::<Self>()?.at.timestamp()))
-    }
-
-    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
 
 fn wrong(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
@@ -89,9 +28,9 @@ pub(super) fn missing(value: &Value) -> Error {
     value.get_attr("").err().unwrap_or_else(|| Error::from(ErrorKind::UndefinedError))
 }
 
-/// The date filters with a home.
+/// The date filters with a calendar.
 #[derive(Clone)]
-pub(super) struct Dates(pub(super) Arc<Home>);
+pub(super) struct Dates(pub(super) Arc<Calendar>);
 
 impl Dates {
     /// `datetime`: a text or a number as a moment.
@@ -103,7 +42,7 @@ impl Dates {
         let unit = options.get::<Option<&str>>("unit")?;
         options.assert_all_used()?;
         let at = self.read(value, form, unit, &zone)?;
-        Ok(Value::from_object(Moment { at, home: Arc::clone(&self.0) }))
+        Ok(Value::from_object(Moment { at, calendar: Arc::clone(&self.0) }))
     }
 
     fn read(
@@ -141,7 +80,7 @@ impl Dates {
             return Err(wrong("a number is no date; put | datetime before this filter"));
         }
         let at = self.read(value, None, None, &self.0.timezone)?;
-        Ok(Moment { at, home: Arc::clone(&self.0) })
+        Ok(Moment { at, calendar: Arc::clone(&self.0) })
     }
 
     /// `add`: a span such as `2d 3h`.

@@ -9,7 +9,8 @@ use minijinja::value::{Kwargs, StringInput, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value, escape_formatter};
 use regex::{Regex, RegexBuilder};
 
-use super::dates::{Dates, Home, missing};
+use super::dates::{Dates, missing};
+use super::moment::Calendar;
 use super::value::{Spellings, kind};
 
 /// What one template may do: steps, and 64 bytes of text read or written for each. So it handles 1 MiB of text in all.
@@ -141,7 +142,7 @@ pub(super) fn pattern(text: &str) -> Result<Regex, String> {
 }
 
 /// An environment without templates.
-pub(super) fn environment(home: &Arc<Home>, patterns: Patterns) -> Environment<'static> {
+pub(super) fn environment(calendar: &Arc<Calendar>, patterns: Patterns) -> Environment<'static> {
     let mut env = Environment::new();
     env.set_undefined_behavior(UndefinedBehavior::SemiStrict);
     env.set_auto_escape_callback(|_| AutoEscape::None);
@@ -153,7 +154,7 @@ pub(super) fn environment(home: &Arc<Home>, patterns: Patterns) -> Environment<'
     REMOVED_FUNCTIONS.into_iter().for_each(|name| env.remove_global(name));
     env.set_formatter(write);
     env.set_unknown_method_callback(method);
-    date_filters(&mut env, Dates(Arc::clone(home)));
+    date_filters(&mut env, Dates(Arc::clone(calendar)));
     env.add_filter("join", join);
     env.add_filter("truncate", truncate);
     env.add_filter("digits", digits);

@@ -11,7 +11,7 @@ use minijinja::Value;
 use minijinja::value::ValueKind;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::dates::Moment;
+use super::moment::{Calendar, Moment};
 use crate::broker::{DecimalValue, HeaderValue, Headers};
 
 /// Headers nested deeper than this are left out: a publisher's table must not exhaust the stack.
@@ -177,18 +177,18 @@ impl<'de> Visitor<'de> for Member<'_, '_> {
 }
 
 /// A headers table as a value.
-pub(super) fn from_headers(headers: &Headers, home: &Arc<super::dates::Home>) -> Value {
-    table(headers, home, 0)
+pub(super) fn from_headers(headers: &Headers, calendar: &Arc<Calendar>) -> Value {
+    table(headers, calendar, 0)
 }
 
-fn table(headers: &Headers, home: &Arc<super::dates::Home>, depth: usize) -> Value {
-    let members = headers.inner().iter().map(|(name, value)| (name.as_str(), from_header(value, home, depth)));
+fn table(headers: &Headers, calendar: &Arc<Calendar>, depth: usize) -> Value {
+    let members = headers.inner().iter().map(|(name, value)| (name.as_str(), from_header(value, calendar, depth)));
     let known = members.filter(|(_, value)| !value.is_none());
     let members: BTreeMap<Value, Value> = known.map(|(name, value)| (Value::from(name), value)).collect();
     Value::from_object(members)
 }
 
-fn from_header(value: &HeaderValue, home: &Arc<super::dates::Home>, depth: usize) -> Value {
+fn from_header(value: &HeaderValue, calendar: &Arc<Calendar>, depth: usize) -> Value {
     match value {
         HeaderValue::Boolean(on) => Value::from(*on),
         HeaderValue::ShortShortInt(number) => Value::from(*number),
@@ -204,20 +204,20 @@ fn from_header(value: &HeaderValue, home: &Arc<super::dates::Home>, depth: usize
         HeaderValue::ShortString(text) => Value::from(text.as_str()),
         HeaderValue::LongString(text) => bytes(text.as_bytes()),
         HeaderValue::ByteArray(array) => bytes(array.as_slice()),
-        HeaderValue::Timestamp(seconds) => moment(*seconds, home).unwrap_or_default(),
+        HeaderValue::Timestamp(seconds) => moment(*seconds, calendar).unwrap_or_default(),
         HeaderValue::FieldArray(_) | HeaderValue::FieldTable(_) if depth == MAX_HEADER_DEPTH => Value::from(()),
-        HeaderValue::FieldArray(values) => {
-            Value::from(values.as_slice().iter().map(|value| from_header(value, home, depth + 1)).collect::<Vec<_>>())
-        }
-        HeaderValue::FieldTable(inner) => table(inner, home, depth + 1),
+        HeaderValue::FieldArray(values) => Value::from(
+            values.as_slice().iter().map(|value| from_header(value, calendar, depth + 1)).collect::<Vec<_>>(),
+        ),
+        HeaderValue::FieldTable(inner) => table(inner, calendar, depth + 1),
         HeaderValue::Void => Value::from(()),
     }
 }
 
 /// Seconds since 1970, as AMQP has them.
-fn moment(seconds: u64, home: &Arc<super::dates::Home>) -> Option<Value> {
+fn moment(seconds: u64, calendar: &Arc<Calendar>) -> Option<Value> {
     let at = Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;
-    Some(Value::from_object(Moment::new(at, home)))
+    Some(Value::from_object(Moment::new(at, calendar)))
 }
 
 fn bytes(bytes: &[u8]) -> Value {
