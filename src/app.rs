@@ -1,4 +1,4 @@
-//! Config → App → run: the one place that knows everybody.
+//! Builds the worker from its configuration, runs it and shuts it down. The only module that knows all others.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ use crate::worker::recorder::Recorder;
 use crate::worker::{Counters, InFlightIds, ORPHAN_MARGIN, Settings, Worker};
 
 /// Deliveries unsettled at a time, for each slot: enough that a slot finds its next message ready while others wait for the ledger,
-/// RabbitMQ or another attempt, and few enough that by default the last of them has its turn before it would be held, even if each
+/// RabbitMQ or another attempt, and few enough that by default the last one is sent before `gate.hold` has passed, even if each
 /// request takes as long as it may.
 const PREFETCH_PER_SLOT: usize = 24;
 /// The most: each unsettled message takes memory, up to its largest size.
@@ -49,7 +49,7 @@ const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 const MEASURE: Duration = Duration::from_secs(10);
 /// How long the broker's connections may take to close once everything is settled, and then the rest.
 const CLOSING: Duration = Duration::from_secs(5);
-/// The longest that a worker goes on once `shutdown.grace` is over.
+/// How long the process may still run after `shutdown.grace`.
 pub(crate) const AFTER_GRACE: Duration = CLOSING.saturating_mul(2).saturating_add(FLUSH);
 
 /// A worker ready to run.
@@ -171,7 +171,7 @@ impl Broker {
     }
 }
 
-/// Consumes and processes until it is to stop, then settles what is in flight.
+/// Consumes and processes until it must stop, then settles what is in flight.
 async fn work(config: &Config, status: &Arc<Status>, parts: Parts, services: &Services) -> Result<(), String> {
     let broker = Broker::new(config, status, services);
     let (stop, drained, tasks) = (parts.stop.clone(), services.drained(), TaskTracker::new());
@@ -279,7 +279,7 @@ fn worker(config: &Config, status: &Arc<Status>, parts: Parts, broker: &Broker, 
     }
 }
 
-/// Opens the ledger, as often as it takes; none when it is to stop before that.
+/// Opens the ledger, and tries again until it works; none if the worker must stop before.
 async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationToken) -> Option<Arc<dyn Ledger>> {
     let mut backoff = Backoff::new(REOPEN.0, REOPEN.1);
     let mut failing = Repeated::new("the ledger cannot be opened, trying again", Clock::system());
@@ -319,8 +319,8 @@ fn watch_logins(config: &Config, status: &Arc<Status>, services: &Services) {
     }
 }
 
-/// Deliveries unsettled at a time: enough for the slots. Where `crm.requests_per_second` is set, no more than it gives their
-/// turn in half the time that they may be held, and no fewer than it needs under way.
+/// The prefetch: enough for the slots. If `crm.requests_per_second` is set, at most what can be sent in half of
+/// `gate.hold`, and at least as many as can be open at once.
 fn prefetch(slots: usize, crm: &config::Crm, hold: Duration) -> u16 {
     let enough = slots.saturating_mul(PREFETCH_PER_SLOT);
     let turns = |time: Duration| {

@@ -1,5 +1,5 @@
-//! The vocabulary between the worker and its broker. lapin is named here and below only; its property and header types
-//! are the vocabulary's own, so that every AMQP type is copied as it came.
+//! The types between the worker and RabbitMQ. Only this module and its children name lapin. Its property and header types
+//! are used unchanged, so that every AMQP type is copied exactly.
 
 mod acker;
 pub mod bindings;
@@ -34,7 +34,7 @@ pub struct Message {
     pub exchange: String,
     /// The routing key that it was delivered with.
     pub routing_key: String,
-    /// Whether the broker delivered it before and heard nothing.
+    /// Whether RabbitMQ delivered it before and got no answer.
     pub redelivered: bool,
     /// The number of its delivery on the channel that it came on; 0 for one that was not delivered.
     pub delivery_tag: u64,
@@ -50,7 +50,7 @@ impl Message {
         self.properties.message_id().as_ref().map(ShortString::as_str).filter(|id| !id.is_empty())
     }
 
-    /// Whether RabbitMQ delivered it before, to whomever.
+    /// Whether RabbitMQ delivered it before, to any consumer.
     #[must_use]
     pub fn was_delivered_before(&self) -> bool {
         self.redelivered || self.delivery_count() > 0
@@ -76,7 +76,7 @@ impl Message {
     }
 }
 
-/// A message that RabbitMQ waits to hear about.
+/// A message that RabbitMQ has delivered, and that is not settled yet.
 pub struct Delivery {
     /// The message, boxed: a delivery is moved often on its way.
     pub message: Box<Message>,
@@ -116,8 +116,8 @@ pub enum Owners {
 
 /// Decides what a change of the worker that consumes the queue means.
 pub trait Ownership: Send + Sync {
-    /// Compares the owners with this worker's ledger, before the first delivery of a connection is processed. Returns the id that is
-    /// to be published in their place, if it is another one.
+    /// Compares the owners with this worker's ledger, before the first delivery of a connection is processed. Returns the id to
+    /// publish in their place, if it is another one.
     ///
     /// # Errors
     /// When the ledger cannot be used: nothing may be processed then.
@@ -142,12 +142,12 @@ pub trait Publish: Send + Sync {
     fn frame_max(&self) -> usize;
 }
 
-/// Why a message was not published, or not confirmed: it may have arrived all the same only after `Unconfirmed`.
+/// Why a message was not published, or not confirmed: only after `Unconfirmed` it may have arrived anyway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishError {
     /// No connection.
     Unconnected(String),
-    /// The broker accepts no messages for want of memory or disk.
+    /// RabbitMQ accepts no messages, because it lacks memory or disk.
     Blocked(String),
     /// So many others wait for their confirms, and it was not sent.
     Busy(usize),

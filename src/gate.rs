@@ -31,7 +31,7 @@ enum TripCause {
     Misconfigured,
 }
 
-/// A request that failed through no fault of its message.
+/// A request that failed for a reason outside its message.
 #[derive(Clone, Debug)]
 pub struct Failed {
     /// When that was known.
@@ -46,9 +46,9 @@ pub type OnChange = Box<dyn Fn(Option<BlockReason>, Option<&str>) + Send + Sync>
 /// See the module's documentation.
 pub struct Gate {
     state: SyncMutex<State>,
-    /// Held by the one that is served next.
+    /// Held by the waiting message that is served next.
     turn: Mutex<()>,
-    /// Wakes the one that is served next.
+    /// Wakes the waiting message that is served next.
     changed: Notify,
     clock: Clock,
     timezone: TimeZone,
@@ -298,7 +298,7 @@ impl Gate {
         self.lock().ledger_is_down
     }
 
-    /// Takes over a new list of tokens.
+    /// Replaces the list of tokens.
     pub fn replace_tokens(&self, secrets: Vec<SecretString>) {
         self.update(|state, _| state.tokens.replace(secrets));
     }
@@ -315,7 +315,7 @@ impl Gate {
         self.lock().since
     }
 
-    /// The latest request that failed through no fault of its message.
+    /// The latest request that failed for a reason outside its message.
     #[must_use]
     pub fn last_failure(&self) -> Option<Failed> {
         self.lock().last_failure.clone()
@@ -335,7 +335,7 @@ impl Gate {
         changed
     }
 
-    /// Changes the state, and reports whether the gate has opened or closed by it, or by the passing of time.
+    /// Changes the state, and reports whether the gate has opened or closed, by this change or because time has passed.
     fn update_quietly<T>(&self, change: impl FnOnce(&mut State, Instant) -> T) -> T {
         let now = Instant::now();
         let mut state = self.lock();

@@ -6,7 +6,7 @@
 //! more than `ledger.max_entries`; one with an open claim never is.
 //!
 //! "No entry" proves that nothing was sent only if this ledger saw everything that was sent. [`Ledger::proves_unsent`] says
-//! whether it did, see `broker::ownership`.
+//! whether it did, see `worker::ownership`.
 
 pub mod entry;
 mod error;
@@ -219,8 +219,8 @@ pub async fn open(config: &config::Ledger, clock: Clock) -> Result<Arc<dyn Ledge
     })
 }
 
-/// Gives a ledger that was restored from a backup a new id, so that it claims to know nothing that it cannot know: what was
-/// sent after the backup. The same ledger before and after.
+/// Gives a ledger that was restored from a backup a new id, so that "no entry" proves nothing about what was
+/// sent after the backup. Returns what the ledger knows about itself, before and after.
 ///
 /// # Errors
 /// When there is no such ledger, it is in memory, a worker has the file open, or the store cannot be written.

@@ -1,4 +1,4 @@
-//! The schedule: when an attempt is made again, immediately or delayed, and when all are spent. Pure; the only file that
+//! The schedule: when the next attempt is made, immediately or delayed, and when no attempt is left. Pure; the only file that
 //! names `backoff`.
 
 use std::time::Duration;
@@ -8,7 +8,7 @@ use backoff::backoff::Backoff as _;
 
 use crate::config;
 
-/// How much longer a wait may become by chance: only ever added, so that no hint is undercut.
+/// Jitter, as a share of the wait. It is only added, so that no wait is shorter than the CRM asked for.
 pub const JITTER: f64 = 0.1;
 
 /// The configured schedule.
@@ -21,10 +21,10 @@ pub struct Schedule {
     retry_after_max: Duration,
 }
 
-/// What follows a spent attempt that created nothing.
+/// What follows an attempt that counts and created nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Another post in this round, after a wait.
+    /// Another attempt in this round, after a wait.
     RetryNow,
     /// Another round, after this delay.
     RetryLater(Duration),
@@ -45,7 +45,7 @@ impl From<&config::Retry> for Schedule {
 }
 
 impl Schedule {
-    /// The most attempts that one message gets: rounds (one plus the number of delays) times posts a round.
+    /// The most attempts that one message gets: rounds (one plus the number of delays) times attempts in a round.
     #[must_use]
     pub fn limit(&self) -> u32 {
         let rounds = u32::try_from(self.delays.len()).unwrap_or(u32::MAX).saturating_add(1);
@@ -81,7 +81,7 @@ impl Schedule {
         self.delays.iter().any(|delay| *delay >= hint)
     }
 
-    /// Posts already made in round number `round` when a message arrives with `attempts`: a message held in the middle of
+    /// Attempts already made in round number `round` when a message arrives with `attempts`: a message held in the middle of
     /// its round goes on where it was.
     #[must_use]
     pub fn attempts_in_round(&self, attempts: u32, round: u32) -> u32 {
@@ -101,7 +101,7 @@ impl Schedule {
         self.delays.get(usize::try_from(round).ok()?).copied()
     }
 
-    /// The waits between the posts of one round.
+    /// The waits between the attempts of one round.
     #[must_use]
     pub fn backoff(&self) -> Backoff {
         Backoff::new(self.immediate_initial, self.immediate_max)
@@ -113,7 +113,7 @@ impl Schedule {
         hint.unwrap_or_default().min(self.retry_after_max)
     }
 
-    /// The longest time from the first post to the last, were every wait as long as it can be and each post to take
+    /// The longest time from the first attempt to the last, if each wait is as long as possible and each attempt takes
     /// `request_timeout`. Time spent waiting behind a closed gate comes on top.
     #[must_use]
     pub fn worst_case(&self, request_timeout: Duration) -> Duration {
@@ -126,7 +126,7 @@ impl Schedule {
     }
 }
 
-/// Exponentially growing waits. Every message has some at hand and nearly none waits, so they cost nothing until then.
+/// Exponentially growing waits. Allocated at the first wait, because most messages never wait.
 #[derive(Debug)]
 pub struct Backoff {
     initial: Duration,

@@ -1,4 +1,4 @@
-//! Step 8: a disposition carried out.
+//! Step 8: carries out a disposition: publishes the copy that it needs, then says whether to ack, requeue or reject.
 //!
 //! An ack follows only a created task, a rule that skips the message, or a copy that RabbitMQ confirmed. While a copy cannot be
 //! published the delivery stays unsettled and the publish is tried again, for as long as `gate.hold`.
@@ -33,7 +33,7 @@ pub struct Settler {
     pub queue: String,
     /// The dead-letter queue.
     pub dead_letter_queue: String,
-    /// How long a copy is tried.
+    /// How long the publish of a copy is retried.
     pub hold: Duration,
     /// For `x-wtw-rules`.
     pub mapper: Arc<Mapper>,
@@ -61,7 +61,7 @@ impl Settler {
         };
         let is_id_open = matches!(disposition, Disposition::DeadLetter(failure) if failure.leaves_id_open())
             && self.mapper.has_rules();
-        // From its first copy on the ledger can know the message.
+        // From its first copy on the message has an id, so that the ledger can protect it.
         if state.message_id.is_none() && !is_id_open {
             state.message_id = Some(message.id().map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned));
         }
@@ -106,7 +106,7 @@ impl Settler {
                     span.failed("impossible");
                     return self.impossible(reason);
                 }
-                // Those that it waits for say what is wrong.
+                // The publishes that it waits for report what is wrong.
                 Err(PublishError::Busy(_)) => {}
                 Err(error) => self.events.publish_failed(queue, &error),
             }
@@ -120,7 +120,7 @@ impl Settler {
         Settlement::Requeue
     }
 
-    /// RabbitMQ dead-letters the original where it is known to have a place for it. Elsewhere rejecting loses it.
+    /// Rejects the original if the work queue has a dead-letter exchange. Without one RabbitMQ drops a rejected message.
     fn impossible(&self, reason: String) -> Settlement {
         if self.publish_gate.can_reject() {
             return Settlement::Reject(reason);

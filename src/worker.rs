@@ -49,19 +49,19 @@ use crate::settle::Settler;
 
 /// How often the ledger is asked whether another worker has finished with a message.
 const CLAIM_POLL: Duration = Duration::from_millis(250);
-/// How much longer than `crm.request_timeout` a claim must have been seen unchanged to be taken for orphaned.
+/// Added to `crm.request_timeout`. A claim that this process has seen unchanged for that long is an orphan.
 pub(crate) const ORPHAN_MARGIN: Duration = Duration::from_secs(5);
 
 /// How messages are processed.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// From which age on a message is dead-lettered.
+    /// An older message is dead-lettered as `expired`.
     pub max_age: Option<Duration>,
     /// What follows an unknown outcome.
     pub on_unknown: OnUnknown,
     /// How long a message is kept in memory, counted from its delivery.
     pub hold: Duration,
-    /// How long a claim must have been seen unchanged to be taken for orphaned.
+    /// A claim that this process has seen unchanged for this long is an orphan.
     pub orphan_after: Duration,
 }
 
@@ -95,12 +95,12 @@ pub struct Worker {
     pub events: Arc<Events>,
     /// The time of day.
     pub clock: Clock,
-    /// Once cancelled, nothing new begins.
+    /// Once cancelled, no further delivery is processed.
     pub stop: CancellationToken,
 }
 
 impl Worker {
-    /// Processes deliveries until `stop`, then returns what was not begun. Each runs as a task of `tasks`; their number is bounded
+    /// Processes deliveries until `stop`, then requeues the rest. Each runs as a task of `tasks`; their number is bounded
     /// by the prefetch.
     pub async fn run(self: Arc<Self>, mut deliveries: mpsc::Receiver<Delivery>, tasks: TaskTracker) {
         let stop = self.stop.clone();
@@ -122,7 +122,7 @@ impl Worker {
         }
         deliveries.close();
         while let Some(delivery) = deliveries.recv().await {
-            // One that is gone is returned by RabbitMQ itself.
+            // RabbitMQ itself requeues a delivery whose connection is gone.
             let _ = delivery.acker.nack_requeue().await;
         }
     }
@@ -180,7 +180,7 @@ impl Worker {
         self.report(&message, report, &disposition, &settlement, settled.is_err());
     }
 
-    /// A delivery of which nothing was read yet.
+    /// The context of a delivery that has not been read yet.
     fn context<'a>(
         &self,
         message: &'a Message,
@@ -347,7 +347,7 @@ impl Worker {
         if is_gone { ClaimOwner::Gone } else { ClaimOwner::Active }
     }
 
-    /// What a panic leaves behind. After a claim the task may exist.
+    /// Records what a panic leaves. If a claim is open, the task may exist.
     async fn after_panic(&self, d: &mut DeliveryContext<'_>, failure: Failure) -> Disposition {
         if let (Some(key), Some(claim)) = (d.key, d.open_claim.take()) {
             d.state.possibly_created = true;

@@ -1,4 +1,4 @@
-//! Settles a delivery by a frame of its own.
+//! Settles each delivery with its own ack, nack or reject frame.
 
 use futures_util::future::BoxFuture;
 use lapin::Acker as LapinAcker;

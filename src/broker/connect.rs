@@ -100,7 +100,7 @@ pub struct Connector {
     turn: AtomicUsize,
 }
 
-/// Whose turn it was when a connection was made, so that what goes wrong on it passes over that node only.
+/// The node that a connection was made to, so that only this node is skipped after a failure.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NodeIndex(usize);
 

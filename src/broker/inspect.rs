@@ -114,7 +114,7 @@ impl Inspection {
     /// Why not.
     pub async fn may_consume(&self, queue: &str) -> Result<(), BrokerError> {
         let channel = self.channel().await?;
-        // Should a broker take it all the same, one message at most is held for a moment.
+        // If a broker accepts it anyway, at most one message is held for a moment.
         bounded("set the prefetch", channel.basic_qos(1, BasicQosOptions::default())).await?;
         let priority = HeaderValue::LongString("none".into());
         let impossible = FieldTable::from(BTreeMap::from([("x-priority".into(), priority)]));
@@ -142,14 +142,14 @@ impl Inspection {
         let publish =
             async { channel.basic_publish("".into(), nowhere, options, b"", Properties::default()).await?.await };
         let published = bounded("publish", publish).await;
-        // It may have taken the message, and say only behind that that it takes no more.
+        // It may take this message first, and report only afterwards that it takes no more.
         let blocked = async {
             while !self.connection.status().blocked() {
                 sleep(LOOK).await;
             }
         };
         if timeout(BLOCKED, blocked).await.is_ok() {
-            let message = "the broker has blocked publishing for want of memory or disk".to_owned();
+            let message = "the broker has blocked publishing because it lacks memory or disk".to_owned();
             return Err(BrokerError { message, code: None });
         }
         published.map(drop)

@@ -1,4 +1,4 @@
-//! The queue `<queue>.owner`: whose worker consumed the work queue last.
+//! The queue `<queue>.owner`: the id of the ledger whose worker consumed the work queue last.
 
 use lapin::Connection;
 use lapin::options::BasicGetOptions;

@@ -16,7 +16,7 @@ pub struct PublishGate {
 pub struct Closed {
     /// One readable sentence.
     pub reason: String,
-    /// It does not open by itself.
+    /// Only a restart of the worker opens it again.
     pub is_final: bool,
 }
 

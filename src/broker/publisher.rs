@@ -159,7 +159,7 @@ impl Publisher {
         Ok(link)
     }
 
-    /// Drops a connection that stays open but does nothing: that of a node without the others, perhaps.
+    /// Drops a connection that stays open but does nothing: for example, to a node that is cut off from the others.
     async fn mark_failed(&self, link: &PublisherConnection) {
         self.connector.mark_failed(link.node);
         self.forget(link).await;

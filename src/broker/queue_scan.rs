@@ -1,6 +1,6 @@
 //! Reads a queue from its head to what was its end when the scan began.
 //!
-//! A message that is not settled stays unacknowledged until the scan ends, so that no message is met twice. Then it goes
+//! A message that is not settled stays unacknowledged until the scan ends, so that no message is read twice. Then it goes
 //! back to its place by `basic.nack`. RabbitMQ 4.3 and later do not count that as a failed delivery; older brokers count
 //! every return. A quorum queue gives one consumer at most 2000 unacknowledged messages, so the scan uses one consumer after
 //! another, each for a window of messages.
@@ -27,7 +27,7 @@ pub const WINDOW: u16 = 256;
 const FIRST_WINDOW: u16 = 4;
 /// Bytes on their way to the client at a time, judged by the largest message so far.
 const WINDOW_BYTES: usize = 16 << 20;
-/// How long nothing has to come before the broker is asked whether there is more.
+/// After so long without a message the broker is asked whether there is more.
 const SILENCE: Duration = Duration::from_millis(500);
 /// A scan under way.
 pub struct QueueScan {

@@ -25,7 +25,7 @@ use crate::retry::{Backoff, jittered};
 
 /// First and longest wait before another attempt to connect.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// A connection that lasted so long was a good one: the next wait is a short one again.
+/// After a connection that lasted this long the next wait is short again.
 const HEALTHY: Duration = Duration::from_secs(30);
 /// The wait after a message that ended the connection, which does not grow: the messages behind it wait until RabbitMQ
 /// dead-letters it.

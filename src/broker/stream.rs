@@ -12,7 +12,7 @@ use crate::broker::{HeaderValue, Headers};
 
 /// Messages on their way at a time; a stream is not read without a prefetch.
 const WINDOW: u16 = 200;
-/// How long nothing has to come before the stream is taken for read.
+/// After so long without a message the stream counts as read.
 const SILENCE: Duration = Duration::from_millis(700);
 
 /// Shows each body to `visit`, the oldest first.

@@ -17,9 +17,9 @@ use crate::broker::{HeaderValue, Headers};
 use crate::config::{self, TopologyMode};
 use crate::duration;
 
-/// How often a message of the work queue may come back before the broker gives it up.
+/// `x-delivery-limit` of the work queue: after so many returns RabbitMQ dead-letters the message.
 const WORK_DELIVERY_LIMIT: i64 = 100;
-/// The same for all other queues: as good as never, but a number, since RabbitMQ 4 takes 20 where none is given.
+/// The same for all other queues: practically unlimited. Without a number RabbitMQ 4 uses 20.
 const OTHER_DELIVERY_LIMIT: i64 = 1_000_000;
 /// Messages that a queue with at-least-once dead-lettering takes before it refuses more; refused ones are published again.
 const MAX_LENGTH: i64 = 10_000_000;
@@ -266,7 +266,7 @@ pub async fn apply(connection: &Connection, topology: &Topology, mode: TopologyM
         Refused::Broker(error) => TopologyError::Broker(error),
         Refused::Differs(text) => TopologyError::Differs(text),
     })?;
-    // The queues stand; a channel that does not close properly is no reason to doubt it.
+    // The queues exist. A channel that does not close properly does not change that.
     let _ = bounded("close the channel", channel.close(200, "OK".into())).await;
     Ok(())
 }

@@ -140,7 +140,7 @@ fn failed(error: ScanError) -> Error {
     Error::failed(error.0)
 }
 
-/// Writes a line of the result: what is done next relies on its having arrived.
+/// Writes a line of the result. Fails if it cannot be written, because the next step relies on it.
 fn put(line: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{line}").and_then(|()| out.flush());

@@ -52,7 +52,7 @@ fn header(text: &str) -> Result<(String, String), String> {
 /// Every problem of the message, or of the rules and their examples.
 pub fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     let mut config = load(sources, &[])?;
-    // What the CRM is told is no question here.
+    // `map` does not need the real operation.
     config.crm.operation.get_or_insert_with(|| "<crm.operation>".to_owned());
     if args.all_examples {
         return all_examples(&config);

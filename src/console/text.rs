@@ -1,4 +1,4 @@
-//! Text of others on a page: always text, with hidden characters made visible.
+//! Escapes text from messages and from the CRM for HTML, and makes hidden characters visible.
 
 use std::fmt;
 

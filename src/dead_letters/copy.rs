@@ -115,7 +115,7 @@ fn with_headers(properties: Properties, add: Vec<(&str, HeaderValue)>, remove: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::retry_state::{number, string};
+    use crate::message::retry_state::{RetryState, number, string};
 
     fn found(headers: &[(&str, HeaderValue)], source: Source) -> Found {
         let headers = headers.iter().map(|(name, value)| ((*name).into(), value.clone())).collect::<BTreeMap<_, _>>();
@@ -146,12 +146,18 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_tells_its_action_and_what_was_edited() {
+    fn replayed_copy_names_its_action_and_the_edit() {
         let letter = found(&[], Source::Dead);
         let edited = Edited { note: Some("name".to_owned()), new_id: Some("m-2".to_owned()) };
         let copy = replayed(&letter, "q.dead", "action-1", &edited, Timestamp::UNIX_EPOCH, 131_072);
         assert_eq!(header(&copy, ACTION).as_deref(), Some("action-1"));
         assert_eq!(header(&copy, EDITED).as_deref(), Some("name"));
+        let (state, invalid) = RetryState::read(&Message { properties: copy.clone(), ..Message::default() }, None);
+        assert_eq!(
+            (state.edited.as_deref(), invalid.len()),
+            (Some("name"), 0),
+            "the worker reads what the tool writes"
+        );
         assert_eq!(header(&copy, MESSAGE_ID).as_deref(), Some("m-2"));
         assert_eq!(copy.message_id().as_ref().unwrap().as_str(), "m-2");
     }

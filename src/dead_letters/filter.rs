@@ -16,7 +16,7 @@ use crate::suggest::suggest;
 const OTHER_KINDS: [&str; 5] =
     ["broker-expired", "broker-delivery_limit", "broker-maxlen", "broker-rejected", "unexplained"];
 
-/// Messages that meet every one of these are meant.
+/// Selects the messages that meet all of these conditions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Of one of these kinds.

@@ -6,7 +6,7 @@ use crate::message::dead_letter::DeadLetter;
 use crate::message::dead_letter::replay::fingerprint;
 use crate::message::retry_state::string;
 
-/// The prefix of the broker's own reasons, which would else be taken for kinds of ours.
+/// The prefix of the broker's own reasons, so that they are not taken for the worker's kinds.
 pub const BROKER_KIND: &str = "broker-";
 /// The action that made the copy.
 pub(super) const ACTION: &str = "x-wtw-action";

@@ -24,7 +24,7 @@ pub enum Known {
     Unavailable(String),
 }
 
-/// How a message stands.
+/// Whether a message's task exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// As far as is known its task does not exist.
@@ -122,7 +122,7 @@ pub fn standing(
         Some(LedgerResult::Created) => Standing::IdTaken,
         Some(LedgerResult::InDoubt) => Standing::InDoubt,
         _ if entry.claim_open => Standing::InDoubt,
-        // The broker does not know what the worker was at; the ledger does.
+        // RabbitMQ does not know how far the worker was; the ledger does.
         Some(LedgerResult::NotCreated) if by_broker => Standing::NotCreated,
         Some(LedgerResult::NotCreated) | None if possibly_created => Standing::InDoubt,
         Some(LedgerResult::NotCreated) | None => Standing::NotCreated,

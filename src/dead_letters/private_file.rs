@@ -55,7 +55,7 @@ impl Drop for PrivateFile {
 /// A new file that its owner alone can read.
 ///
 /// # Errors
-/// When there is something of that name already, be it a link, or the file cannot be created.
+/// When a file or a link of that name exists, or the file cannot be created.
 pub fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }

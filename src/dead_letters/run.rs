@@ -77,9 +77,9 @@ impl Deed {
 /// What became of one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Acted {
-    /// It was copied, and its queue lost it.
+    /// It was copied, and removed from its queue.
     Done,
-    /// It was copied, but the broker may not have heard that it is done: it is there again.
+    /// It was copied, but RabbitMQ may not have got the ack: the original may be there again.
     Unheard,
     /// It stays, for this reason.
     Skipped(String),

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::retry::{Backoff, jittered};
 
-/// Identifies one half-open request, so that one that ends late ends no other.
+/// Identifies one half-open request, so that a late answer cannot end another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trial(u64);
 
@@ -104,7 +104,7 @@ impl<C: Copy> Breaker<C> {
         }
     }
 
-    /// Trips until a known moment, whatever was before.
+    /// Trips until a known moment, from any state.
     pub fn trip_until(&mut self, cause: C, until: Option<Instant>, now: Instant) {
         self.retry_interval.reset();
         let next_trial = now + self.retry_interval.next();
@@ -117,7 +117,7 @@ impl<C: Copy> Breaker<C> {
         self.retry_interval.reset();
     }
 
-    /// Closes if the moment has come.
+    /// Closes if that moment has passed.
     pub fn refresh(&mut self, now: Instant) {
         if self.tripped.as_ref().and_then(|tripped| tripped.until).is_some_and(|until| until <= now) {
             self.close();

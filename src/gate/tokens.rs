@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::gate::breaker::{Breaker, Trial};
 use crate::retry::{Backoff, jittered};
 
-/// First and longest wait of a throttled token whose CRM did not say how long.
+/// First and longest wait of a throttled token, if the CRM did not say how long.
 const THROTTLED: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
 /// Why a token is not used now.
@@ -87,7 +87,7 @@ pub struct Tokens {
     removed_in_use: Vec<Token>,
     slots: usize,
     retry_interval: Duration,
-    /// Where the search for a free slot begins, so that all tokens are used alike.
+    /// Where the search for a free slot begins, so that all tokens are used equally.
     next: usize,
 }
 
@@ -100,7 +100,7 @@ impl Tokens {
         tokens
     }
 
-    /// Takes over a new list; a token that was there before keeps its state.
+    /// Replaces the list. A token that stays keeps its state.
     pub fn replace(&mut self, secrets: Vec<SecretString>) {
         let mut old = std::mem::take(&mut self.list);
         old.append(&mut self.removed_in_use);
@@ -115,7 +115,7 @@ impl Tokens {
         self.removed_in_use = old;
     }
 
-    /// What each token does at `now`, whose time of day is `today`.
+    /// The state of each token at `now`; `today` is the same moment on the wall clock.
     #[must_use]
     pub fn states(&self, now: Instant, today: Timestamp) -> Vec<TokenState> {
         let time = |at: Instant| today.checked_add(at.saturating_duration_since(now)).ok();
@@ -131,7 +131,7 @@ impl Tokens {
         self.list.iter().map(state).collect()
     }
 
-    /// Ends what has run out by `now`.
+    /// Ends the waits, suspensions and counters that are over at `now`.
     pub fn refresh(&mut self, now: Instant) {
         self.removed_in_use.retain(|token| token.in_use > 0);
         for token in &mut self.list {

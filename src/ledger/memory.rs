@@ -1,4 +1,4 @@
-//! The ledger of a process that may forget: for trying things out, and for simulations.
+//! The ledger in memory, which is lost with the process: for trying things out, and for simulations.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -125,7 +125,7 @@ pub(super) fn missing(path: &Path) -> LedgerError {
     place::Place::of(path).missing()
 }
 
-/// Reading did not end by itself.
+/// The reading thread ended without an answer.
 pub(super) fn unreadable() -> LedgerError {
     place::Place::unknown().stopped()
 }
@@ -138,7 +138,7 @@ fn spawn(
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(|error| place.io(&error))
 }
 
-/// Carries out what is asked until nobody can ask any more.
+/// Carries out tasks until every sender is gone.
 fn run(mut queue: mpsc::Receiver<Task>, mut store: Store, shared: &Shared) {
     let mut batch = Vec::with_capacity(BATCH);
     while let Some(first) = queue.blocking_recv() {

@@ -21,6 +21,8 @@ use crate::message::failure::shorten;
 
 /// Our headers together stay under this, in bytes.
 pub const MAX_OURS: usize = 16_384;
+/// Longest note of an edit, in bytes.
+const MAX_EDITED: usize = 300;
 /// Longest text that an attempt's history entry quotes, in bytes.
 const MAX_HISTORY_TEXT: usize = 300;
 
@@ -86,7 +88,7 @@ pub const HEADERS: [Header; 25] = [
     retried(ORIGINAL_ROUTING_KEY, "text", "the routing key that the publisher used"),
     retried(REPLAY_COUNT, "number", "how often it was replayed"),
     retried(ACTION, "text", "id of the operator's action that sent it to the work queue"),
-    retried(EDITED, "switch", "an operator changed the body"),
+    retried(EDITED, "text", "the fields that an operator changed, when, and who it was"),
     retried(DROPPED, "text", "names of the publisher's headers that had no room"),
     dead(SCHEMA, "number", "version of these headers, 1"),
     dead("x-wtw-error-stage", "text", "where it failed: `decode`, `map` or `send`"),
@@ -180,8 +182,8 @@ pub struct RetryState {
     pub replays: u32,
     /// Id of the operator's action that sent it to the work queue.
     pub action: Option<String>,
-    /// Whether an operator changed the body.
-    pub is_edited: bool,
+    /// The fields that an operator changed, when, and who it was.
+    pub edited: Option<String>,
     /// The publisher's headers that an earlier copy had no room for, with commas between them.
     pub dropped: String,
 }
@@ -219,7 +221,7 @@ impl RetryState {
             routing_key: reader.text(ORIGINAL_ROUTING_KEY).unwrap_or_else(|| message.routing_key.clone()),
             replays: replays.saturating_add(u32::from(is_replay)),
             action: reader.text(ACTION),
-            is_edited: reader.switch(EDITED),
+            edited: reader.get(EDITED, |value| Some(shorten(&string(value)?, MAX_EDITED))),
             dropped: reader.get(DROPPED, string).unwrap_or_default(),
             ..fresh
         };
@@ -259,8 +261,8 @@ impl RetryState {
                 headers.insert(name, text(value));
             }
         }
-        if self.is_edited {
-            headers.insert(EDITED, HeaderValue::Boolean(true));
+        if let Some(edited) = &self.edited {
+            headers.insert(EDITED, text(edited));
         }
         if self.replays > 0 {
             headers.insert(REPLAY_COUNT, number(self.replays));

@@ -22,7 +22,7 @@ const CLAIM_TO_REQUEST: Duration = Duration::from_secs(2);
 /// How long the question about a token's quota may take.
 pub(crate) const TOKEN_INFORMATION: Duration = Duration::from_secs(2);
 
-/// What the ledger made of a claim.
+/// The ledger's answer to a claim.
 pub(super) enum Claimed {
     /// The request may be sent.
     Yes,
@@ -59,7 +59,7 @@ impl Worker {
         Ok((slot, alone))
     }
 
-    /// Strict mode spends no message on finding out whether the CRM works: a probe asks for the token's state first, and the
+    /// In strict mode no message is sent to find out whether the CRM works: a probe first asks for the token's state, and the
     /// message follows only when the CRM answers that.
     pub(super) async fn ask_before_probe(
         &self,
@@ -79,7 +79,7 @@ impl Worker {
         Ok(None)
     }
 
-    /// Asks for the token's counter where that is due. The message follows whatever is answered.
+    /// Asks for the token's counter if that is due. The message is sent after any answer.
     pub(super) async fn ask_counter(&self, d: &DeliveryContext<'_>, slot: &TokenSlot) -> Result<(), Abort> {
         if slot.is_probe() || !self.counters.is_due(slot.token(), Instant::now()) {
             return Ok(());
@@ -112,7 +112,7 @@ impl Worker {
             }
             Ok(Ok(Changed::Done(entry))) if started.elapsed() <= CLAIM_TO_REQUEST => {
                 d.is_possible_duplicate = plan.doubted || entry.is_some_and(|entry| entry.doubted);
-                // The wait for the ledger may have outlasted the delivery.
+                // The delivery may have ended during the wait for the ledger.
                 d.aborted().map(|()| Claimed::Yes)
             }
             Ok(Ok(Changed::Done(_)) | Err(_)) => Ok(Claimed::No),
@@ -141,7 +141,7 @@ impl Worker {
         }
         classified.hide(slot.token().expose_secret());
         slot.report(&classified);
-        // The next request goes before this one's bookkeeping: the CRM allows few at a time.
+        // Let the next request start before this result is recorded: the CRM allows few at a time.
         yield_now().await;
         let uncounted_probe = is_probe && classified.outcome == Outcome::Unavailable;
         let counts = classified.outcome.spends_attempt() && !uncounted_probe;
@@ -152,7 +152,7 @@ impl Worker {
         Attempt { classified, counts }
     }
 
-    /// Asks for the token's counter. How long until the quota starts over, if the CRM tells.
+    /// Asks for the token's counter. Returns the time until the quota's reset, if the CRM gives it.
     async fn ask_quota(&self, slot: &TokenSlot) -> Option<Duration> {
         let asked = timeout(TOKEN_INFORMATION, self.crm.token_information(slot.token())).await;
         let result = asked.unwrap_or_else(|_| HttpResult::NoAnswer("timed out".to_owned()));

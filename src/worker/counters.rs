@@ -24,7 +24,7 @@ struct Asked {
 }
 
 impl Counters {
-    /// Counts a request on a token; whether its counter is to be asked for before it.
+    /// Counts a request on a token. Returns whether the token's counter must be asked for before it.
     pub(super) fn is_due(&self, token: &SecretString, now: Instant) -> bool {
         let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = tokens.entry(Sha256::digest(token.expose_secret()).into()).or_default();

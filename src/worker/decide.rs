@@ -2,7 +2,7 @@
 
 use crate::ledger::{Claim, Digest, Entry, KnownResult, ReplayMark};
 
-/// Orphans in a row at which a message is taken for one that ends its worker.
+/// After so many orphans in a row a message is `poison`: it ends its worker.
 pub const POISON: u32 = 5;
 
 /// What is known of a delivery without the ledger.
@@ -16,7 +16,7 @@ pub struct Facts {
     pub delivered_before: bool,
     /// It is a copy of ours from a retry queue or the hold queue.
     pub is_copy: bool,
-    /// It is a replay, this one.
+    /// Which replay it is; none if it is no replay.
     pub replay: Option<ReplayMark>,
     /// Its headers say that an earlier attempt may have created the task.
     pub possibly_created: bool,
@@ -24,7 +24,7 @@ pub struct Facts {
     pub proves_unsent: bool,
     /// The epoch since which this ledger has seen everything that was sent; none where it cannot.
     pub epoch: Option<u32>,
-    /// Workers with ledgers of their own send what is in doubt.
+    /// Workers with other ledgers send messages in doubt again.
     pub others_resend: bool,
 }
 
@@ -37,7 +37,7 @@ pub enum ClaimOwner {
     Gone,
 }
 
-/// What follows.
+/// What to do with a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// The task exists: ack without a request.
@@ -47,7 +47,7 @@ pub enum Decision {
     },
     /// The id was used for another body, whose task exists.
     Conflict,
-    /// The last workers that sent it all ended without a result; so many attempts were made.
+    /// Each of the last workers that sent it ended without a result. Holds the number of attempts.
     Poison(u32),
     /// Another delivery is being sent: ask the ledger again later.
     InProgress,
@@ -114,7 +114,7 @@ pub fn decide(entry: Option<&Entry>, owner: ClaimOwner, facts: &Facts) -> Decisi
     if plan.reset {
         return Decision::Proceed(plan);
     }
-    // What an earlier delivery of this message spent counts; another message with the same id starts with its own.
+    // Attempts of an earlier delivery of this message count. Another message with the same id has its own count.
     let same = facts.delivered_before || facts.is_copy || facts.replay.is_some();
     let attempts = if same || entry.orphans > 0 { entry.attempts.max(facts.attempts) } else { facts.attempts };
     if entry.orphans >= POISON {

@@ -1,4 +1,4 @@
-//! One delivery while it is processed, and the one way in which it waits.
+//! The context of one delivery, and `wait`, the only way in which its processing waits.
 
 use std::future::Future;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::retry::Backoff;
 use crate::worker::decide::Facts;
 use crate::worker::in_flight::IdLock;
 
-/// Why processing cannot go on here and now.
+/// Why processing must stop before a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Abort {
-    /// The message was kept in memory for as long as it may be.
+    /// The message was kept in memory for `gate.hold`.
     Deadline,
     /// The worker stops.
     Shutdown,
@@ -70,7 +70,7 @@ impl DeliveryContext<'_> {
         }
     }
 
-    /// Why nothing more may begin, if so.
+    /// Fails if the worker stops, or if the delivery is gone.
     pub(super) fn aborted(&self) -> Result<(), Abort> {
         if self.stop.is_cancelled() {
             Err(Abort::Shutdown)
@@ -98,13 +98,13 @@ impl DeliveryContext<'_> {
         }
     }
 
-    /// Tells this replay from others; none for a message that is no replay.
+    /// Identifies this replay; none if the message is no replay.
     pub(super) fn replay_mark(&self) -> Option<ReplayMark> {
         let failed_at = self.state.failed_at.clone().unwrap_or_default();
         self.state.is_replay.then_some(ReplayMark { failed_at, count: self.state.replays })
     }
 
-    /// Whether nobody can have claimed it: the first delivery of a message that is no copy of ours.
+    /// Whether no worker can have claimed it: the first delivery of a message that is no copy of ours.
     pub(super) fn is_first(&self) -> bool {
         !self.message.was_delivered_before() && !self.state.is_copy && !self.state.is_replay
     }

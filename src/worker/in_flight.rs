@@ -29,7 +29,7 @@ impl InFlightIds {
         self.0.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lock of an id, if nobody has it.
+    /// Takes the lock of an id if it is free.
     pub(super) fn try_lock(&self, key: Key) -> Option<IdLock> {
         self.keys().insert(key).then(|| IdLock { ids: self.clone(), key })
     }
@@ -45,7 +45,7 @@ impl InFlightIds {
         }
     }
 
-    /// Waits until no other message is sent that was being sent when a worker ended.
+    /// Messages that were being sent when a worker ended are sent one at a time: waits until none of the others is sent.
     pub(super) async fn lock_suspects(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.0.suspects).lock_owned().await
     }

@@ -1,4 +1,4 @@
-//! What follows: from an attempt, from an entry that settles the message, from an orphan, and from a wait that was cut short.
+//! Step 7: the disposition that follows from an attempt, a ledger entry, an orphan, or an interrupted wait.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub(super) enum Next {
 pub(super) struct ClaimWatch(Option<(ClaimId, Instant)>);
 
 impl ClaimWatch {
-    /// How long that is.
+    /// How long this process has seen this claim unchanged.
     pub(super) fn seen_for(&mut self, claim: ClaimId) -> Duration {
         let (_, since) = *self.0.take_if(|(seen, _)| *seen == claim).get_or_insert((claim, Instant::now()));
         self.0 = Some((claim, since));
@@ -54,7 +54,7 @@ impl Worker {
             Outcome::Rejected => return Next::Settle(failed(Kind::Rejected, &classified)),
             Outcome::Unknown => Kind::Unknown,
             Outcome::Unavailable => Kind::Unavailable,
-            // Through no fault of the message. The gate decides when the next attempt is made.
+            // The message is not the cause. The gate decides when the next attempt is made.
             Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized | Outcome::Misconfigured => {
                 d.last_attempt = Some(classified);
                 return Next::RetryNow(Duration::ZERO);
@@ -152,7 +152,7 @@ impl Worker {
         }
     }
 
-    /// Records that nobody will tell what the request of a claim came to, and counts it as one unknown attempt.
+    /// Records a claim as orphaned, because its result will never be known. It counts as one `unknown` attempt.
     pub(super) async fn record_orphan(
         &self,
         d: &mut DeliveryContext<'_>,
@@ -160,7 +160,7 @@ impl Worker {
         claim: Claim,
     ) -> Result<(), Abort> {
         let (Some(key), Some(entry)) = (d.key, entry) else { return Ok(()) };
-        // What was sent since the entry's epoch is not known by finding an orphan.
+        // An orphan proves nothing about requests since the entry's epoch.
         let (at, epoch) = (self.clock.now(), entry.epoch);
         let (id, digest, attempts) = (claim.id, entry.digest, entry.attempts);
         let change = Change::Finish { id, digest, result: AttemptResult::Orphaned, attempts, at, epoch };
@@ -183,7 +183,7 @@ fn failed(kind: Kind, classified: &Classified) -> Disposition {
     })
 }
 
-/// How an attempt is classified whose worker ended.
+/// The classification of an attempt whose worker ended.
 fn orphaned() -> Classified {
     Classified {
         outcome: Outcome::Unknown,

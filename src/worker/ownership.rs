@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::broker::{Owners, Ownership as BrokerOwnership};
 use crate::ledger::{About, Ledger};
 
-/// How long after `shutdown.grace` RabbitMQ may take to notice that a stopped worker is gone: two heartbeats and some.
+/// How long after `shutdown.grace` RabbitMQ may take to notice that a stopped worker is gone: two heartbeats and a margin.
 const NOTICED: Duration = Duration::from_secs(40);
 
 /// See the module's documentation.
@@ -32,7 +32,7 @@ pub struct Ownership {
     sees_everything: AtomicBool,
     /// Set while what identifies messages is being replaced.
     is_replacing: AtomicBool,
-    /// Held by who writes what the ledger knows about itself.
+    /// Held while what the ledger knows about itself is written.
     writing: tokio::sync::Mutex<()>,
     drain: Mutex<Drain>,
 }
@@ -44,9 +44,9 @@ struct Drain {
     unsettled: BTreeSet<u64>,
     /// The queue is drained once everything before this delivery is settled.
     first_new: Option<u64>,
-    /// The queue is not taken for drained before.
+    /// The queue does not count as drained before this moment.
     not_before: Option<Instant>,
-    /// A message was returned on this connection: it comes again at an unknown time.
+    /// A message was requeued on this connection. RabbitMQ delivers it again at an unknown time.
     has_returned: bool,
 }
 
@@ -127,8 +127,8 @@ impl Ownership {
         Unsettled { ownership: Arc::clone(self), number }
     }
 
-    /// A delivery was settled: the ledger proves again that nothing was sent, if the queue is drained by it. Where that cannot be
-    /// recorded, the next one does it.
+    /// A delivery was settled. If the queue is now drained, "no entry" proves again that nothing was sent. If that cannot be
+    /// recorded, the next delivery tries it again.
     pub(super) async fn settled(&self, unsettled: Unsettled) {
         drop(unsettled);
         let is_news = || !self.ledger.proves_unsent() && self.sees_everything() && self.drain().is_drained();
@@ -136,7 +136,7 @@ impl Ownership {
             return;
         }
         let _writing = self.writing.lock().await;
-        // Another one may have written meanwhile.
+        // Another delivery may have recorded it meanwhile.
         if !is_news() {
             return;
         }
@@ -149,7 +149,7 @@ impl Ownership {
         }
     }
 
-    /// A delivery was returned to the queue: the queue is not drained on this connection any more.
+    /// A delivery was requeued: the queue cannot count as drained on this connection any more.
     pub(super) fn returned(&self, unsettled: Unsettled) {
         self.drain().has_returned = true;
         drop(unsettled);

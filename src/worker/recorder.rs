@@ -83,10 +83,10 @@ impl Recorder {
         changed
     }
 
-    /// Changes an entry; where that fails it goes on in the background until the process ends.
+    /// Changes an entry. If that fails, it is retried in the background until the process ends.
     ///
     /// # Errors
-    /// The ledger's, when it goes on in the background.
+    /// The ledger's error. The change is then retried in the background.
     pub(super) async fn record(self: &Arc<Self>, key: Key, change: Change) -> Result<(), LedgerError> {
         let Err(error) = self.change(&key, &change).await else { return Ok(()) };
         let recorder = Arc::clone(self);
@@ -107,7 +107,7 @@ impl Recorder {
         self.gate.ledger_failed();
     }
 
-    /// While the ledger has failed nothing else writes it: tries it until it can be written again.
+    /// After a failure nothing else writes to the ledger: tries to write until it works again.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let watching = async {
             let mut backoff = Self::backoff();

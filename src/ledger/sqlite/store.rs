@@ -59,7 +59,7 @@ pub(super) enum Answer {
     Got(Option<Entry>),
     Changed(Changed),
     AboutSet,
-    /// The entry cannot be read. The other tasks of the batch are none the worse.
+    /// The entry cannot be read. The other tasks of the batch are not affected.
     Refused(LedgerError),
 }
 
@@ -92,7 +92,7 @@ pub(super) struct Store {
     clock: Clock,
     about: About,
     entries: u64,
-    /// Up to which row was looked for what is too old.
+    /// The last row whose age was checked.
     swept: i64,
     /// Last, so that it is free only once the connection is closed.
     _lock: Lock,
