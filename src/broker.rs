@@ -125,6 +125,9 @@ pub trait Ownership: Send + Sync {
 
     /// The id of this worker's ledger.
     fn id(&self) -> String;
+
+    /// Deliveries were returned to the queue before the worker saw them.
+    fn returned_unseen(&self);
 }
 
 /// Publishes with a confirm of the broker.

@@ -236,6 +236,7 @@ impl Worker {
             // 3. Token slot
             let (slot, _alone) = self.acquire(d, &plan).await?;
             if let Some(failure) = self.refusal(d, &plan) {
+                self.record_doubt(d, &plan).await;
                 return Ok(Disposition::DeadLetter(failure));
             }
             let Some(slot) = self.ask_before_probe(d, slot).await? else { continue };
@@ -272,7 +273,9 @@ impl Worker {
         d.attempts_in_round = self.schedule.attempts_in_round(d.state.attempts, d.state.round);
         let now = self.clock.now();
         let mapped = self.mapper.map(d.message, &d.state, now);
-        d.state.first_seen_at.get_or_insert(now);
+        if !matches!(mapped, Ok(Mapped::Skip { .. })) {
+            d.state.first_seen_at.get_or_insert(now);
+        }
         match &mapped {
             Ok(Mapped::Send { rule, message_id, .. }) => {
                 d.rule.clone_from(rule);

@@ -206,12 +206,17 @@ async fn declare(connection: &Connection, queue: &str, arguments: FieldTable) ->
 }
 
 /// Whether a message of the work queue that the worker rejects goes to a dead-letter exchange: it does where the worker declared
-/// the queue, and where the queue is seen to have one.
+/// the queue, and where the queue is seen to have one that exists.
 pub(super) async fn can_reject(connection: &Connection, topology: &Topology, mode: TopologyMode) -> bool {
     let Some(queue) = topology.queues.first().filter(|_| mode == TopologyMode::Verify) else { return true };
     let exchange = "x-dead-letter-exchange";
     match differences(connection, queue).await {
-        Ok(differences) => differences.iter().all(|found| found.argument != exchange || found.actual.is_some()),
+        Ok(found) if found.len() >= MOST_DIFFERENCES => false,
+        Ok(found) => match found.iter().find(|found| found.argument == exchange) {
+            None => true,
+            Some(Difference { actual: Some(name), .. }) => exchanges::exists(connection, name).await.unwrap_or(false),
+            Some(_) => false,
+        },
         Err(_) => false,
     }
 }

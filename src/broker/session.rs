@@ -30,6 +30,9 @@ const HEALTHY: Duration = Duration::from_secs(30);
 /// The wait after a message that ended the connection, which does not grow: the messages behind it wait until RabbitMQ
 /// dead-letters it.
 const UNDELIVERABLE: Duration = Duration::from_millis(100);
+/// The longest that fetched messages wait for the comparison of the queue's owners. RabbitMQ ends a consumer that holds a message for
+/// 30 minutes.
+const OWNERSHIP: Duration = Duration::from_secs(600);
 /// First and longest wait between two tries whether RabbitMQ takes messages again.
 const PROBE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -233,6 +236,7 @@ impl Session {
                 Taken::Stopped => None,
                 // The new consumer has a higher priority, so that RabbitMQ 4 does not hand the queue to a standby.
                 Taken::Switch(_) => {
+                    self.ownership.returned_unseen();
                     let priority = subscription.priority + 1;
                     Some(Subscription::new(connection, queue, self.prefetch_for(serial), priority).await?)
                 }
@@ -284,8 +288,9 @@ impl Session {
                 None => return Err(ended_by_broker()),
             };
             if std::mem::take(&mut is_first) {
-                let queue = &self.connector.config().queue;
-                take_ownership(connection, queue, &*self.ownership, &*self.publisher).await?;
+                if !self.take_ownership(connection, work.stop).await? {
+                    return Ok(Taken::Stopped);
+                }
                 (self.on_change)(Change::Active);
             }
             life.delivered += 1;
@@ -300,6 +305,33 @@ impl Session {
             if serial.delivered() {
                 (self.on_change)(Change::Serial(None));
                 return Ok(Taken::Switch(None));
+            }
+        }
+    }
+
+    /// Compares the owners before the first delivery is handed over; false at `stop`. While the ledger or the broker fails, this is
+    /// tried again on the same connection: RabbitMQ counts the end of a connection as a failed delivery of all that it fetched.
+    async fn take_ownership(&self, connection: &Connection, stop: &CancellationToken) -> Result<bool, BrokerError> {
+        let queue = &self.connector.config().queue;
+        let (mut backoff, until) = (Backoff::new(PROBE.0, PROBE.1), Instant::now() + OWNERSHIP);
+        let mut is_told = false;
+        loop {
+            let Err(error) = take_ownership(connection, queue, &*self.ownership, &*self.publisher).await else {
+                return Ok(true);
+            };
+            if !connection.status().connected() || Instant::now() >= until {
+                return Err(error);
+            }
+            if !std::mem::replace(&mut is_told, true) {
+                let reason = &error.message;
+                tracing::warn!(
+                    reason,
+                    "the owner of the queue cannot be compared, trying again; no message is processed meanwhile"
+                );
+            }
+            tokio::select! {
+                () = sleep(jittered(backoff.next(), fastrand::f64())) => {}
+                () = stop.cancelled() => return Ok(false),
             }
         }
     }

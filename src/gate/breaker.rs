@@ -95,12 +95,14 @@ impl<C: Copy> Breaker<C> {
     }
 
     /// Trips, or waits longer after the half-open request failed; at least `not_before` from now. A late answer to a request that
-    /// was sent before it tripped changes nothing.
+    /// was sent before it tripped only asks for a longer wait.
     pub fn trip(&mut self, cause: C, trial: Option<Trial>, now: Instant, not_before: Duration, chance: f64) {
         let is_trial = trial.is_some_and(|trial| self.is_half_open(trial));
         if self.tripped.is_none() || is_trial {
             let wait = self.retry_interval.next().max(not_before);
             self.tripped = Some(Tripped { cause, until: None, next_trial: now + jittered(wait, chance), trial: None });
+        } else if let Some(tripped) = self.tripped.as_mut() {
+            tripped.next_trial = tripped.next_trial.max(now + not_before);
         }
     }
 

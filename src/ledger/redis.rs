@@ -148,7 +148,8 @@ impl RedisLedger {
         let replication = info.lines().find_map(|line| line.trim().strip_prefix("master_replid:"));
         let is_same = replication.is_some_and(|id| text("replication") == id);
         if !is_same && !self.is_read_only {
-            about.epoch += u32::from(about.proves_unsent);
+            // Also while it proves nothing: a queue that is half drained must be drained again.
+            about.epoch = about.epoch.wrapping_add(1);
             about.proves_unsent = false;
             self.write_about(link, &about, replication.unwrap_or_default()).await?;
         }

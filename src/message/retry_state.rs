@@ -26,6 +26,8 @@ const MAX_EDITED: usize = 300;
 /// Longest text that an attempt's history entry quotes, in bytes.
 const MAX_HISTORY_TEXT: usize = 300;
 
+/// What all our headers begin with.
+pub(crate) const OURS: &str = "x-wtw-";
 pub(crate) const QUEUE: &str = "x-wtw-queue";
 pub(crate) const MESSAGE_ID: &str = "x-wtw-message-id";
 pub(crate) const FIRST_SEEN_AT: &str = "x-wtw-first-seen-at";

@@ -165,7 +165,7 @@ impl Events {
             message_id: settled.message_id.map(ToOwned::to_owned),
             outcome: settled.disposition.as_str().to_owned(),
             kind: failure.map(|failure| failure.kind.as_str().to_owned()),
-            reason: failure.map(|failure| crate::message::failure::shorten(&failure.message, 200)),
+            reason: failure.map(|failure| crate::message::failure::shorten(&failure.log_reason(), 200)),
             attempts: settled.attempts,
             duration_ms: millis(settled.duration),
         };

@@ -87,13 +87,8 @@ impl Worker {
         d.wait(d.deadline, self.ask_quota(slot)).await.map(drop)
     }
 
-    /// Step 4: claims the message. Only then is a request sent.
-    pub(super) async fn claim(&self, d: &mut DeliveryContext<'_>, plan: &Plan) -> Result<Claimed, Abort> {
-        let Some(key) = d.key else {
-            d.is_possible_duplicate = plan.doubted;
-            return Ok(Claimed::Yes);
-        };
-        let new = NewClaim {
+    fn new_claim(&self, d: &DeliveryContext<'_>, plan: &Plan) -> NewClaim {
+        NewClaim {
             claim: Claim { id: ClaimId(fastrand::u64(..)), owner: self.owner, at: self.clock.now() },
             digest: d.digest,
             attempts: plan.attempts + 1,
@@ -101,7 +96,16 @@ impl Worker {
             reset: plan.reset,
             replay: d.replay_mark(),
             epoch: plan.epoch,
+        }
+    }
+
+    /// Step 4: claims the message. Only then is a request sent.
+    pub(super) async fn claim(&self, d: &mut DeliveryContext<'_>, plan: &Plan) -> Result<Claimed, Abort> {
+        let Some(key) = d.key else {
+            d.is_possible_duplicate = plan.doubted;
+            return Ok(Claimed::Yes);
         };
+        let new = self.new_claim(d, plan);
         d.open_claim = Some(new.clone());
         let started = Instant::now();
         let change = Change::Claim { expected: plan.expected, new };
@@ -124,6 +128,14 @@ impl Worker {
         claimed
     }
 
+    /// Records that a message is in doubt before it is dead-lettered for that: the ledger may be taken for proof before RabbitMQ has
+    /// the ack.
+    pub(super) async fn record_doubt(&self, d: &DeliveryContext<'_>, plan: &Plan) {
+        if let (Some(key), true) = (d.key, plan.in_doubt) {
+            let _ = self.recorder.record(key, Change::Withdraw(self.new_claim(d, plan))).await;
+        }
+    }
+
     /// Takes back the claim of a request that was not sent.
     pub(super) async fn withdraw(&self, d: &mut DeliveryContext<'_>) {
         if let (Some(key), Some(claim)) = (d.key, d.open_claim.take()) {
@@ -134,7 +146,10 @@ impl Worker {
     /// Step 5: sends one request. It is never cancelled: what may have arrived at the CRM must be known.
     pub(super) async fn send(&self, d: &mut DeliveryContext<'_>, slot: TokenSlot, body: Bytes) -> Attempt {
         let (at, began, is_probe) = (self.clock.now(), Instant::now(), slot.is_probe());
+        // Until the answer is known, a panic leaves the task in doubt.
+        let possibly_created = std::mem::replace(&mut d.state.possibly_created, true);
         let mut classified = classify(&self.crm.insert(slot.token(), body).await, self.clock.now());
+        d.state.possibly_created = possibly_created;
         let duration = began.elapsed();
         if classified.outcome == Outcome::QuotaExhausted {
             classified.retry_after = self.ask_quota(&slot).await;

@@ -46,12 +46,17 @@ struct Drain {
     first_new: Option<u64>,
     /// The queue does not count as drained before this moment.
     not_before: Option<Instant>,
+    /// The ledger's epoch when `first_new` arrived. After a loss of what the ledger knew, the queue must be drained again.
+    epoch: u32,
     /// A message was requeued on this connection. RabbitMQ delivers it again at an unknown time.
     has_returned: bool,
 }
 
 impl Drain {
-    fn arrived(&mut self, was_delivered_before: bool) -> u64 {
+    fn arrived(&mut self, was_delivered_before: bool, epoch: u32) -> u64 {
+        if self.epoch != epoch {
+            (self.epoch, self.first_new) = (epoch, None);
+        }
         let number = self.next;
         self.next += 1;
         self.unsettled.insert(number);
@@ -61,9 +66,9 @@ impl Drain {
         number
     }
 
-    fn is_drained(&self) -> bool {
+    fn is_drained(&self, epoch: u32) -> bool {
         let Some(first_new) = self.first_new else { return false };
-        !self.has_returned && self.unsettled.first().is_none_or(|first| *first >= first_new)
+        self.epoch == epoch && !self.has_returned && self.unsettled.first().is_none_or(|first| *first >= first_new)
     }
 
     /// Deliveries come again: whatever is unsettled may be among them.
@@ -112,8 +117,9 @@ impl Ownership {
 
     /// Whether "no entry" proves that nothing was sent, and since which epoch the ledger has seen everything, if it has.
     pub(super) fn proof(&self) -> (bool, Option<u32>) {
-        let about = self.ledger.about();
+        // In this order: rules that are replaced meanwhile must not be judged by the old proof.
         let sees_everything = self.sees_everything();
+        let about = self.ledger.about();
         (about.proves_unsent && sees_everything, sees_everything.then_some(about.epoch))
     }
 
@@ -123,7 +129,7 @@ impl Ownership {
 
     /// A delivery has arrived; in the order of the queue.
     pub(super) fn arrived(self: &Arc<Self>, was_delivered_before: bool) -> Unsettled {
-        let number = self.drain().arrived(was_delivered_before);
+        let number = self.drain().arrived(was_delivered_before, self.ledger.epoch());
         Unsettled { ownership: Arc::clone(self), number }
     }
 
@@ -131,7 +137,8 @@ impl Ownership {
     /// recorded, the next delivery tries it again.
     pub(super) async fn settled(&self, unsettled: Unsettled) {
         drop(unsettled);
-        let is_news = || !self.ledger.proves_unsent() && self.sees_everything() && self.drain().is_drained();
+        let is_news =
+            || !self.ledger.proves_unsent() && self.sees_everything() && self.drain().is_drained(self.ledger.epoch());
         if !is_news() {
             return;
         }
@@ -227,5 +234,9 @@ impl BrokerOwnership for Ownership {
 
     fn id(&self) -> String {
         self.ledger.about().id
+    }
+
+    fn returned_unseen(&self) {
+        self.drain().has_returned = true;
     }
 }

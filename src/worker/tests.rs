@@ -3,4 +3,5 @@
 mod doubt;
 mod fakes;
 mod panics;
+mod proof;
 mod steps;

@@ -1,12 +1,13 @@
 //! Looking at exchanges and bindings without changing them.
 
+use lapin::Connection;
 use lapin::options::ExchangeDeclareOptions;
 use lapin::types::FieldTable;
 
 use super::{Inspection, discard, permitted};
 use crate::broker::bindings::kind;
-use crate::broker::connect::short;
-use crate::broker::connect::{BrokerError, bounded};
+use crate::broker::connect::{BrokerError, bounded, open_channel};
+use crate::broker::topology::short;
 use crate::config::ExchangeType;
 
 impl Inspection {
@@ -15,11 +16,7 @@ impl Inspection {
     /// # Errors
     /// What else the broker said.
     pub async fn has_exchange(&self, name: &str) -> Result<bool, BrokerError> {
-        match self.declare_exchange(name, None).await {
-            Ok(()) => Ok(true),
-            Err(error) if error.code == Some(BrokerError::NOT_FOUND) => Ok(false),
-            Err(error) => Err(error),
-        }
+        exists(&self.connection, name).await
     }
 
     /// Whether an exchange that exists is of this type. Declaring what exists changes nothing.
@@ -27,17 +24,7 @@ impl Inspection {
     /// # Errors
     /// [`BrokerError::PRECONDITION_FAILED`] where it is of another type, or what else the broker said.
     pub async fn is_exchange_of(&self, name: &str, exchange_type: ExchangeType) -> Result<(), BrokerError> {
-        self.declare_exchange(name, Some(exchange_type)).await
-    }
-
-    async fn declare_exchange(&self, name: &str, exchange_type: Option<ExchangeType>) -> Result<(), BrokerError> {
-        let channel = self.channel().await?;
-        let passive = exchange_type.is_none();
-        let options = ExchangeDeclareOptions { durable: true, passive, ..ExchangeDeclareOptions::default() };
-        let declare = channel.exchange_declare(short(name)?, kind(exchange_type), options, FieldTable::default());
-        bounded(&format!("look for the exchange {name}"), declare).await?;
-        discard(&channel).await;
-        Ok(())
+        declare(&self.connection, name, Some(exchange_type)).await
     }
 
     /// Whether the queue may be bound to the exchange, which needs write on the queue and read on the exchange. Asked by
@@ -55,4 +42,26 @@ impl Inspection {
         }
         permitted(unbound)
     }
+}
+
+/// See [`Inspection::has_exchange`]. The default exchange, whose name is empty, always exists.
+pub(super) async fn exists(connection: &Connection, name: &str) -> Result<bool, BrokerError> {
+    if name.is_empty() {
+        return Ok(true);
+    }
+    match declare(connection, name, None).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.code == Some(BrokerError::NOT_FOUND) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+async fn declare(connection: &Connection, name: &str, exchange_type: Option<ExchangeType>) -> Result<(), BrokerError> {
+    let channel = open_channel(connection).await?;
+    let passive = exchange_type.is_none();
+    let options = ExchangeDeclareOptions { durable: true, passive, ..ExchangeDeclareOptions::default() };
+    let declare = channel.exchange_declare(short(name)?, kind(exchange_type), options, FieldTable::default());
+    bounded(&format!("look for the exchange {name}"), declare).await?;
+    discard(&channel).await;
+    Ok(())
 }

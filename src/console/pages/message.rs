@@ -248,7 +248,7 @@ fn headers(detail: &Detail) -> Vec<(String, String)> {
 }
 
 fn is_ours(name: &str) -> bool {
-    name.starts_with("x-wtw-") || name.starts_with("x-replayed-")
+    name.starts_with("x-wtw-")
 }
 
 /// The whole body as it is, read from the queue.

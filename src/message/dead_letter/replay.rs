@@ -12,9 +12,9 @@ pub use crate::message::export::fingerprint;
 use crate::message::retry_state::{self, is_brokers, number, table_size, text, without_brokers};
 
 /// The queue that a copy comes from.
-pub const REPLAYED_FROM: &str = "x-replayed-from";
+pub const REPLAYED_FROM: &str = "x-wtw-replayed-from";
 /// When it was replayed.
-pub const REPLAYED_AT: &str = "x-replayed-at";
+pub const REPLAYED_AT: &str = "x-wtw-replayed-at";
 
 /// The properties of a letter's copy for the work queue: all that the letter has but the broker's own, marked as a replay
 /// of `from`. The history of its attempts stays behind where the copy would not fit a frame of `frame_max` bytes.
@@ -93,7 +93,7 @@ mod tests {
         );
         let copy = properties(&letter, "q.dead", Timestamp::UNIX_EPOCH, 131_072);
         let names: Vec<String> = copy.headers().as_ref().unwrap().inner().keys().map(ToString::to_string).collect();
-        assert_eq!(names, ["theirs", REPLAYED_AT, REPLAYED_FROM, "x-wtw-dead-letter", "x-wtw-error-kind"]);
+        assert_eq!(names, ["theirs", "x-wtw-dead-letter", "x-wtw-error-kind", REPLAYED_AT, REPLAYED_FROM]);
         assert_eq!(copy.message_id().as_ref().unwrap().as_str(), "m");
         assert_eq!(string(&header(&copy, REPLAYED_FROM).unwrap()).unwrap(), "q.dead");
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    CRM_MESSAGE, DROPPED, ERROR_MESSAGE, HEADERS, HISTORY, MAX_OURS, RetryState, WORKER, is_brokers, string, text,
+    CRM_MESSAGE, DROPPED, ERROR_MESSAGE, HISTORY, MAX_OURS, OURS, RetryState, WORKER, is_brokers, string, text,
 };
 use crate::broker::{HeaderValue, Headers, Message, Properties, ShortString};
 use crate::message::failure::shorten;
@@ -103,7 +103,7 @@ pub(super) fn publishers_headers(properties: &Properties) -> BTreeMap<ShortStrin
     };
     let theirs = headers.inner().iter().filter(|(key, _)| {
         let key = key.as_str();
-        !is_brokers(key) && !HEADERS.iter().any(|header| header.name == key)
+        !is_brokers(key) && !key.starts_with(OURS)
     });
     theirs.map(|(key, value)| (key.clone(), value.clone())).collect()
 }

@@ -15,14 +15,11 @@ use super::engine::{SPELLINGS, SpellingsObject};
 use super::moment::{Calendar, Moment};
 use super::value::{Spellings, from_headers, from_json};
 use crate::broker::{Headers, Message, Properties, ShortString};
-use crate::message::dead_letter::replay::{REPLAYED_AT, REPLAYED_FROM};
 use crate::message::event::{self, Mode};
 use crate::message::failure::Failure;
 use crate::message::published::published_at;
-use crate::message::retry_state::is_brokers;
+use crate::message::retry_state::{OURS, is_brokers};
 
-/// What begins the names of our own headers.
-const OURS: &str = "x-wtw-";
 /// The longest message id, in bytes: that of an AMQP property.
 pub(super) const MAX_ID: usize = 255;
 
@@ -265,8 +262,7 @@ fn structured(event: Parsed) -> Result<Parsed, Failure> {
 
 /// The headers that every copy of the message keeps: a rule must give the same on a retry.
 fn publishers_headers(message: &Message) -> Headers {
-    let is_theirs =
-        |name: &str| !name.starts_with(OURS) && !is_brokers(name) && name != REPLAYED_AT && name != REPLAYED_FROM;
+    let is_theirs = |name: &str| !name.starts_with(OURS) && !is_brokers(name);
     let all = message.properties.headers().as_ref().map(Headers::inner).into_iter().flatten();
     let theirs = all.filter(|(name, _)| is_theirs(name.as_str()));
     Headers::from(theirs.map(|(name, value)| (name.clone(), value.clone())).collect::<BTreeMap<_, _>>())

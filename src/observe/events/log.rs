@@ -38,9 +38,20 @@ pub(super) fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str
             tracing::info!(message_id, rule, outcome, attempts, duration_ms, reason, next, round, "settled");
         }
         Disposition::Hold | Disposition::Requeue => {
-            tracing::info!(message_id, rule, outcome, attempts, duration_ms, reason = settled.reason, "settled");
+            let why = match settled.disposition {
+                Disposition::Hold => {
+                    "the gate was closed, or another delivery had the message, for as long as gate.hold"
+                }
+                _ => "the worker stops, or its connection to RabbitMQ is gone",
+            };
+            let reason = settled.reason.unwrap_or(why);
+            tracing::info!(message_id, rule, outcome, attempts, duration_ms, reason, "settled");
         }
-        Disposition::Skip(_) => tracing::info!(message_id, rule, outcome, duration_ms, "settled"),
+        Disposition::Skip(rule) => {
+            let reason =
+                if rule.is_some() { "its rule says skip" } else { "no rule matches, and events.unmatched is skip" };
+            tracing::info!(message_id, rule = rule.as_deref(), outcome, attempts, duration_ms, reason, "settled");
+        }
         Disposition::Ack | Disposition::AlreadyCreated => {
             tracing::info!(message_id, rule, outcome, attempts, duration_ms, "settled");
         }

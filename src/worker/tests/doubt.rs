@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::ledger::{About, AttemptResult, Change, Claim, ClaimId, Digest, KnownResult, Ledger as _, NewClaim, Owner};
 use crate::message::retry_state::{number, text};
 
-const STRICT: (&str, &str) = ("WTW_RETRY_ON_UNKNOWN", "dead-letter");
+pub(super) const STRICT: (&str, &str) = ("WTW_RETRY_ON_UNKNOWN", "dead-letter");
 
 fn new_claim(at: Timestamp) -> NewClaim {
     let claim = Claim { id: ClaimId(1), owner: Owner(1), at };
@@ -33,7 +33,7 @@ async fn other_finishes(ledger: &FakeLedger, id: &str, result: AttemptResult) {
     ledger.inner.change(&key(id), change).await.unwrap();
 }
 
-fn dead(kind: &str, attempts: i64, possibly: bool) -> (String, Option<String>, i64, bool) {
+pub(super) fn dead(kind: &str, attempts: i64, possibly: bool) -> (String, Option<String>, i64, bool) {
     ("wolkvox.tasks.dead".to_owned(), Some(kind.to_owned()), attempts, possibly)
 }
 

@@ -88,8 +88,8 @@ async fn replayed_copy_keeps_body_and_properties_and_names_its_queue() {
     assert_eq!((kept.app_id().as_ref().map(|a| a.as_str()), *kept.delivery_mode()), (Some("a"), Some(2)));
     assert_eq!(*kept.expiration(), None);
     assert_eq!(crate::support::amqp::header(&copy, "theirs"), Some(AMQPValue::Timestamp(7)));
-    assert_eq!(crate::support::amqp::text(&copy, "x-replayed-from"), rig.dead_letter_queue());
-    assert!(crate::support::amqp::text(&copy, "x-replayed-at").ends_with('Z'));
+    assert_eq!(crate::support::amqp::text(&copy, "x-wtw-replayed-from"), rig.dead_letter_queue());
+    assert!(crate::support::amqp::text(&copy, "x-wtw-replayed-at").ends_with('Z'));
     rig.queues_are_empty().await;
 }
 
