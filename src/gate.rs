@@ -126,6 +126,13 @@ impl TokenSlot {
         self.is_probe
     }
 
+    /// Whether a request may still be sent: between slot and request other answers may have closed the gate or paused the token.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        let mut state = self.gate.lock();
+        (self.is_probe || state.block_reason().is_none()) && state.tokens.is_usable(&self.taken, Instant::now())
+    }
+
     /// The CRM said how many calls a day the token has, and how many are left until its reset, if it said when that is.
     pub fn quota(&self, limit: u64, left: u64, reset: Option<Duration>) {
         let reset = reset.unwrap_or_else(|| self.gate.until_midnight());

@@ -250,6 +250,10 @@ impl Worker {
                 }
                 Claimed::No => continue,
             }
+            if !slot.is_usable() {
+                self.withdraw(d).await;
+                continue;
+            }
             // 5. Send
             let attempt = self.send(d, slot, body).await;
             // 6. Result

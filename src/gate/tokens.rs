@@ -179,6 +179,14 @@ impl Tokens {
         None
     }
 
+    /// Whether the token of a slot is neither throttled nor suspended now, or the slot is for its trial.
+    pub(super) fn is_usable(&mut self, taken: &Taken, now: Instant) -> bool {
+        self.find(&taken.secret).is_none_or(|token| {
+            let is_trial = taken.trial.is_some_and(|trial| token.breaker.is_half_open(trial));
+            token.throttled_until.is_none_or(|until| until <= now) && (is_trial || token.breaker.cause().is_none())
+        })
+    }
+
     /// Gives a slot back. A request that was not sent has cost no call.
     pub(super) fn release(&mut self, taken: &Taken, was_sent: bool) {
         if let Some(token) = self.find(&taken.secret) {
@@ -275,120 +283,4 @@ impl Token {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const INTERVAL: Duration = Duration::from_secs(900);
-
-    fn tokens(names: &[&str]) -> Tokens {
-        Tokens::new(names.iter().map(|name| SecretString::from(*name)).collect(), 2, INTERVAL)
-    }
-
-    fn take(tokens: &mut Tokens, now: Instant) -> Option<String> {
-        tokens.take(now).map(|taken| taken.secret.expose_secret().to_owned())
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn tokens_have_two_slots_each_and_take_turns() {
-        let mut tokens = tokens(&["a", "b"]);
-        let now = Instant::now();
-        let first = tokens.take(now).unwrap();
-        let taken: Vec<_> = (0..4).map(|_| take(&mut tokens, now)).collect();
-        assert_eq!(taken, [Some("b".to_owned()), Some("a".to_owned()), Some("b".to_owned()), None]);
-        tokens.release(&first, true);
-        assert_eq!(take(&mut tokens, now).as_deref(), Some("a"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn token_waits_longer_each_time_it_is_throttled() {
-        let mut tokens = tokens(&["a"]);
-        let now = Instant::now();
-        let first = tokens.take(now).unwrap();
-        tokens.throttle(&first, None, now, 0.0);
-        assert!(tokens.take(now).is_none());
-        assert_eq!(tokens.next_event(now), Some(now + THROTTLED.0));
-        tokens.throttle(&first, None, now, 0.0);
-        assert_eq!(tokens.next_event(now), Some(now + THROTTLED.0 * 2));
-        tokens.throttle(&first, Some(Duration::from_secs(7)), now, 0.0);
-        tokens.accepted(&first);
-        assert_eq!(
-            tokens.next_event(now),
-            Some(now + Duration::from_secs(7)),
-            "an earlier request's answer ends no wait"
-        );
-        tokens.refresh(now + Duration::from_secs(7));
-        assert!(tokens.take(now + Duration::from_secs(7)).is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn suspended_token_is_tried_once_an_interval_and_used_after_its_reset() {
-        let mut tokens = tokens(&["a"]);
-        let (now, secret) = (Instant::now(), SecretString::from("a"));
-        tokens.suspend(&secret, Suspended::Quota, Some(INTERVAL * 3), now);
-        assert!(tokens.take(now).is_none());
-        let trial = tokens.take(now + INTERVAL).unwrap();
-        assert!(trial.trial.is_some());
-        assert!(tokens.take(now + INTERVAL).is_none(), "one trial");
-        tokens.release(&trial, false);
-        assert!(tokens.take(now + INTERVAL).is_some_and(|taken| taken.trial.is_some()), "the next one goes at once");
-        let reset = now + INTERVAL * 3;
-        tokens.refresh(reset);
-        assert_eq!(tokens.all_suspended(), None);
-        assert!(tokens.take(reset).is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn suspension_ends_only_by_the_half_open_request() {
-        let mut tokens = tokens(&["a"]);
-        let (now, secret) = (Instant::now(), SecretString::from("a"));
-        let earlier = tokens.take(now).unwrap();
-        tokens.suspend(&secret, Suspended::Unauthorized, None, now);
-        tokens.accepted(&earlier);
-        assert_eq!(tokens.all_suspended(), Some(Suspended::Unauthorized));
-        tokens.release(&earlier, true);
-        let trial = tokens.take(now + INTERVAL).unwrap();
-        tokens.accepted(&trial);
-        assert_eq!(tokens.all_suspended(), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn token_shows_its_state_and_its_remaining_quota() {
-        let mut tokens = tokens(&["a", "b"]);
-        let (now, today, secret) = (Instant::now(), Timestamp::UNIX_EPOCH, SecretString::from("a"));
-        tokens.quota(&secret, 4_800, 2, now + INTERVAL * 3);
-        let taken = tokens.take(now).unwrap();
-        assert_eq!(tokens.states(now, today)[0].quota_left, Some(1));
-        tokens.release(&taken, false);
-        assert_eq!(tokens.states(now, today)[0].quota_left, Some(2), "a request that was not sent has cost no call");
-        let other = tokens.take(now).unwrap();
-        tokens.suspend(&secret, Suspended::Quota, Some(INTERVAL * 3), now);
-        tokens.throttle(&other, None, now, 0.0);
-        tokens.release(&other, true);
-        let [a, b] = tokens.states(now, today)[..] else { panic!("two") };
-        assert_eq!((a.slots, a.in_use, a.suspended), (2, 0, Some(Suspended::Quota)));
-        assert_eq!((a.quota_limit, a.quota_left), (Some(4_800), Some(0)), "whatever the CRM said before");
-        assert_eq!((a.until, a.quota_reset), (Some(today + INTERVAL), Some(today + INTERVAL * 3)));
-        assert_eq!((b.suspended, b.until), (Some(Suspended::Throttled), Some(today + THROTTLED.0)));
-        let tomorrow = now + INTERVAL * 3;
-        tokens.refresh(tomorrow);
-        let [a, b] = tokens.states(tomorrow, today)[..] else { panic!("two") };
-        assert_eq!((a.quota_limit, a.quota_left), (Some(4_800), None), "the day is over");
-        assert_eq!((b.suspended, b.until), (None, None));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn token_that_is_removed_and_comes_back_keeps_its_open_requests() {
-        let mut tokens = tokens(&["a"]);
-        let now = Instant::now();
-        let (first, second) = (tokens.take(now).unwrap(), tokens.take(now).unwrap());
-        tokens.replace(vec!["b".into()]);
-        tokens.refresh(now);
-        assert_eq!(take(&mut tokens, now).as_deref(), Some("b"), "nothing is sent on one that was removed");
-        tokens.release(&first, true);
-        tokens.replace(vec!["a".into()]);
-        assert_eq!(take(&mut tokens, now).as_deref(), Some("a"));
-        assert_eq!(take(&mut tokens, now), None, "an earlier request is still open");
-        tokens.release(&second, true);
-        assert!(tokens.take(now).is_some());
-    }
-}
+mod tests;

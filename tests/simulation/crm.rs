@@ -227,7 +227,7 @@ impl FakeCrm {
     fn rest(&self, token: usize, outcome: Outcome, hint: Option<Duration>) -> Option<Duration> {
         let (world, config) = (&self.world, &self.world.config);
         match outcome {
-            Outcome::Throttled => hint,
+            Outcome::Throttled => Some(hint.unwrap_or_default()),
             Outcome::QuotaExhausted => {
                 let is_reported = world.reports_quota(token);
                 let reset = if is_reported { RESTART } else { world.clocks[self.life.worker].until_midnight() };

@@ -175,7 +175,7 @@ fn invalid_headers_of_ours_are_ignored_and_named() {
         (MESSAGE_ID, number(7)),
         (FIRST_SEEN_AT, text("tomorrow")),
         (ACTION, number(7)),
-        (EDITED, text("yes")),
+        (EDITED, number(7)),
     ];
     let message = message(&ill);
     let (state, ignored) = read(&message);

@@ -18,7 +18,7 @@ async fn allows_two_at_once_on_a_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frees_the_slot_of_a_client_that_leaves_before_its_next_request() {
+async fn frees_the_slot_of_a_client_that_leaves() {
     let options = Options { max_simultaneous: 1.try_into().unwrap(), ..options() };
     let crm = Crm::start(options).await;
     crm.fault(json!([{"action": "hang", "name_contains": "hang"}])).await;
@@ -26,7 +26,8 @@ async fn frees_the_slot_of_a_client_that_leaves_before_its_next_request() {
         let held = crm.begin("one", "hang").await;
         until("it hangs", async || crm.requests("fault:hang").await == round).await;
         drop(held);
-        crm.insert("next").await.assert_created();
+        // The kernel of a busy machine can deliver the end of the connection after the next request.
+        until("the slot is free", async || crm.insert("next").await.status.is_success()).await;
     }
     assert_eq!(crm.peak("one").await, 1);
     assert_eq!(crm.created().await, 200);

@@ -79,7 +79,16 @@ impl Truth {
             self.accounts[account].deliveries.get(&life).into_iter().flat_map(|deliveries| deliveries.values());
         let is_over = deliveries.any(|held| gone.contains_key(&held.connection) || held.since.elapsed() >= hold);
         let is_late = claim.started.elapsed() > CLAIM_TO_REQUEST;
-        if !claim.has_failed && !is_late && !is_over && !self.stopping.contains(&life) {
+        // Other answers can close the gate or pause the token between slot and request.
+        let now = Instant::now();
+        let is_closed = self.gates.get(&life).is_some_and(|gate| gate.closed.is_some());
+        let is_paused = self
+            .throttled
+            .iter()
+            .chain(&self.suspended)
+            .any(|(place, rest)| place.0 == life && now < rest.until.max(rest.since + 2 * CLAIM_TO_REQUEST));
+        let has_reason = is_late || is_over || is_closed || is_paused || self.stopping.contains(&life);
+        if !claim.has_failed && !has_reason {
             self.violation(format!("worker {life} withdraws a claim of {:?} for no reason", claim.started.elapsed()));
         }
     }

@@ -37,7 +37,7 @@ pub(crate) struct Request {
 /// The state of a worker's gate, as far as it is visible from outside.
 #[derive(Default)]
 pub(super) struct Gate {
-    closed: Option<BlockReason>,
+    pub(super) closed: Option<BlockReason>,
     since: Option<Instant>,
     probes: u32,
     /// Counts how often the gate closed: a probe from an earlier closing is treated as an ordinary request.
@@ -60,8 +60,8 @@ pub(super) struct Gate {
 /// The time in which a token must not be used.
 #[derive(Clone, Copy)]
 pub(super) struct Rest {
-    since: Instant,
-    until: Instant,
+    pub(super) since: Instant,
+    pub(super) until: Instant,
 }
 
 impl Truth {
