@@ -38,11 +38,10 @@ pub(super) fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str
             tracing::info!(message_id, rule, outcome, attempts, duration_ms, reason, next, round, "settled");
         }
         Disposition::Hold | Disposition::Requeue => {
-            let why = match settled.disposition {
-                Disposition::Hold => {
-                    "the gate was closed, or another delivery had the message, for as long as gate.hold"
-                }
-                _ => "the worker stops, or its connection to RabbitMQ is gone",
+            let why = if settled.disposition == &Disposition::Hold {
+                "the gate was closed, or another delivery had the message, for as long as gate.hold"
+            } else {
+                "the worker stops, or its connection to RabbitMQ is gone"
             };
             let reason = settled.reason.unwrap_or(why);
             tracing::info!(message_id, rule, outcome, attempts, duration_ms, reason, "settled");
