@@ -148,8 +148,9 @@ impl RedisLedger {
         let replication = info.lines().find_map(|line| line.trim().strip_prefix("master_replid:"));
         let is_same = replication.is_some_and(|id| text("replication") == id);
         if !is_same && !self.is_read_only {
-            // Also while it proves nothing: a queue that is half drained must be drained again.
-            about.epoch = about.epoch.wrapping_add(1);
+            // Also while it proves nothing: a queue that is half drained must be drained again. A new ledger has lost nothing.
+            let has_lost = about.proves_unsent || !text("replication").is_empty();
+            about.epoch += u32::from(has_lost);
             about.proves_unsent = false;
             self.write_about(link, &about, replication.unwrap_or_default()).await?;
         }
