@@ -11,15 +11,28 @@ use crate::broker::{Acker as _, Owners, Ownership, Properties, Publish};
 /// More ids than the queue ever holds.
 const MOST: usize = 16;
 
+/// Why the owners were not compared.
+pub(super) enum OwnerError {
+    /// The ledger cannot be used, or this worker's id cannot be published. The consuming connection is not at fault.
+    Unusable(String),
+    /// The consuming connection failed.
+    Broker(BrokerError),
+}
+
+impl From<BrokerError> for OwnerError {
+    fn from(error: BrokerError) -> Self {
+        Self::Broker(error)
+    }
+}
+
 /// Reads the owner, has it compared, and publishes this worker's id if it is another one.
 pub(super) async fn take_ownership(
     connection: &Connection,
     queue: &str,
     ownership: &dyn Ownership,
     publisher: &dyn Publish,
-) -> Result<(), BrokerError> {
+) -> Result<(), OwnerError> {
     let queue = owner_queue(queue);
-    let failed = |message: String| BrokerError { message, code: None };
     let channel = open_channel(connection).await?;
     let mut found = Vec::new();
     let unusable = loop {
@@ -30,15 +43,20 @@ pub(super) async fn take_ownership(
             Err(error) if matches!(error.code, Some(BrokerError::NOT_FOUND | BrokerError::ACCESS_REFUSED)) => {
                 break Some(error.message);
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     };
     let ids = found.iter().map(|delivery| String::from_utf8_lossy(&delivery.data).into_owned()).collect();
     let owners = unusable.map_or(Owners::Found(ids), Owners::Unusable);
-    let id = ownership.compare(owners).await.map_err(|error| failed(format!("the ledger cannot be used: {error}")))?;
+    let id = ownership
+        .compare(owners)
+        .await
+        .map_err(|error| OwnerError::Unusable(format!("the ledger cannot be used: {error}")))?;
     if let Some(id) = id {
         let published = publisher.publish(&queue, id.as_bytes(), Properties::default()).await;
-        published.map_err(|error| failed(format!("cannot record the owner of the queue in {queue}: {error}")))?;
+        published.map_err(|error| {
+            OwnerError::Unusable(format!("cannot record the owner of the queue in {queue}: {error}"))
+        })?;
         for delivery in found {
             let _ = DeliveryAcker::new(delivery.acker, None).ack().await;
         }

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::broker::acker::receive;
 use crate::broker::connect::{BrokerError, Connector, close, described};
 use crate::broker::inspect::can_reject;
-use crate::broker::owner::take_ownership;
+use crate::broker::owner::{OwnerError, take_ownership};
 use crate::broker::publish_gate::PublishGate;
 use crate::broker::serial::{Ended, SUSPICIOUS_COUNT, SerialMode};
 use crate::broker::subscription::Subscription;
@@ -33,6 +33,8 @@ const UNDELIVERABLE: Duration = Duration::from_millis(100);
 /// The longest that fetched messages wait for the comparison of the queue's owners. RabbitMQ ends a consumer that holds a message for
 /// 30 minutes.
 const OWNERSHIP: Duration = Duration::from_secs(600);
+/// First and longest wait before the owners are compared again. The first is short: the connection may be about to end.
+const COMPARE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// First and longest wait between two tries whether RabbitMQ takes messages again.
 const PROBE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -313,17 +315,19 @@ impl Session {
     /// tried again on the same connection: RabbitMQ counts the end of a connection as a failed delivery of all that it fetched.
     async fn take_ownership(&self, connection: &Connection, stop: &CancellationToken) -> Result<bool, BrokerError> {
         let queue = &self.connector.config().queue;
-        let (mut backoff, until) = (Backoff::new(PROBE.0, PROBE.1), Instant::now() + OWNERSHIP);
-        let mut is_told = false;
+        let (mut backoff, until) = (Backoff::new(COMPARE.0, COMPARE.1), Instant::now() + OWNERSHIP);
+        let mut is_logged = false;
         loop {
-            let Err(error) = take_ownership(connection, queue, &*self.ownership, &*self.publisher).await else {
-                return Ok(true);
+            let compared = take_ownership(connection, queue, &*self.ownership, &*self.publisher).await;
+            let reason = match compared {
+                Ok(()) => return Ok(true),
+                Err(OwnerError::Broker(error)) => return Err(error),
+                Err(OwnerError::Unusable(reason)) => reason,
             };
             if !connection.status().connected() || Instant::now() >= until {
-                return Err(error);
+                return Err(BrokerError { message: reason, code: None });
             }
-            if !std::mem::replace(&mut is_told, true) {
-                let reason = &error.message;
+            if !std::mem::replace(&mut is_logged, true) {
                 tracing::warn!(
                     reason,
                     "the owner of the queue cannot be compared, trying again; no message is processed meanwhile"
