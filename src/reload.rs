@@ -1,5 +1,6 @@
 //! Files that are read again when they change: secrets and rules. A file that cannot be used changes nothing and is reported.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::broker::connect::Connector;
@@ -61,34 +62,36 @@ impl Watched {
     }
 }
 
-/// Uses the tokens in their file from its next change on.
-pub(crate) async fn tokens(file: WatchedFile, gate: Arc<Gate>, reports: Arc<WatchedFiles>) {
-    let mut watched = Watched::new(FileKey::CrmTokens, file, reports);
+/// Reports each change of a file as `replace` could use it.
+async fn follow(
+    key: FileKey,
+    file: WatchedFile,
+    reports: Arc<WatchedFiles>,
+    replace: impl Fn(&Path, &str) -> Result<(), Problems>,
+) {
+    let mut watched = Watched::new(key, file, reports);
     loop {
         let text = watched.text().await;
-        let read = config::read_tokens(watched.file.path(), &text);
-        watched.report(&read.map(|tokens| gate.replace_tokens(tokens)));
+        watched.report(&replace(watched.file.path(), &text));
     }
+}
+
+/// Uses the tokens in their file from its next change on.
+pub(crate) async fn tokens(file: WatchedFile, gate: Arc<Gate>, reports: Arc<WatchedFiles>) {
+    let replace = |path: &Path, text: &str| config::read_tokens(path, text).map(|tokens| gate.replace_tokens(tokens));
+    follow(FileKey::CrmTokens, file, reports, replace).await;
 }
 
 /// Connects to the broker's addresses in their file from its next change on. A connection that is open stays.
 pub(crate) async fn broker_urls(file: WatchedFile, connector: Arc<Connector>, reports: Arc<WatchedFiles>) {
-    let mut watched = Watched::new(FileKey::BrokerUrls, file, reports);
-    loop {
-        let text = watched.text().await;
-        let read = config::read_urls(watched.file.path(), &text);
-        watched.report(&read.map(|urls| connector.replace_urls(urls)));
-    }
+    let replace = |path: &Path, text: &str| config::read_urls(path, text).map(|urls| connector.replace_urls(urls));
+    follow(FileKey::BrokerUrls, file, reports, replace).await;
 }
 
 /// Connects to the ledger with the login in its file from its next change on. A connection that is open stays.
 pub(crate) async fn ledger_url(file: WatchedFile, url: SharedSecret, reports: Arc<WatchedFiles>) {
-    let mut watched = Watched::new(FileKey::LedgerUrl, file, reports);
-    loop {
-        let text = watched.text().await;
-        let read = config::read_ledger_url(watched.file.path(), &text, &url.get());
-        watched.report(&read.map(|new| url.replace(new)));
-    }
+    let replace = |path: &Path, text: &str| config::read_ledger_url(path, text, &url.get()).map(|new| url.replace(new));
+    follow(FileKey::LedgerUrl, file, reports, replace).await;
 }
 
 /// Applies the rules in their file from its next change on, once they compile and their examples hold.
