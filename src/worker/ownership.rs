@@ -137,14 +137,14 @@ impl Ownership {
     /// recorded, the next delivery tries it again.
     pub(super) async fn settled(&self, unsettled: Unsettled) {
         drop(unsettled);
-        let is_news =
+        let is_newly_drained =
             || !self.ledger.proves_unsent() && self.sees_everything() && self.drain().is_drained(self.ledger.epoch());
-        if !is_news() {
+        if !is_newly_drained() {
             return;
         }
         let _writing = self.writing.lock().await;
         // Another delivery may have recorded it meanwhile.
-        if !is_news() {
+        if !is_newly_drained() {
             return;
         }
         let about = self.ledger.about();
