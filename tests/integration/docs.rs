@@ -6,7 +6,9 @@ mod guarantees;
 mod links;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::support::files_below;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -17,17 +19,8 @@ fn read(path: &str) -> String {
 /// Every Markdown page that users read, by its path from the top.
 fn pages() -> Vec<String> {
     let mut pages = ["README.md", "CHANGELOG.md", "SECURITY.md"].map(str::to_owned).to_vec();
-    let mut folders = vec![PathBuf::from("docs")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(Path::new(ROOT).join(&folder)).expect("a folder") {
-            let path = folder.join(entry.expect("an entry").file_name());
-            if Path::new(ROOT).join(&path).is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "md") {
-                pages.push(path.to_str().expect("text").to_owned());
-            }
-        }
-    }
+    let docs = files_below("docs", "md");
+    pages.extend(docs.iter().map(|path| path.to_str().expect("text").to_owned()));
     pages.sort();
     pages
 }

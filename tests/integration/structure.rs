@@ -2,27 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::support::files_below;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// The most lines of a file.
 const LINES: usize = 400;
-
-/// All Rust files below a folder, by their path from the top.
-fn sources(folder: &str) -> Vec<PathBuf> {
-    let (mut found, mut folders) = (Vec::new(), vec![PathBuf::from(folder)]);
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(Path::new(ROOT).join(&folder)).expect("a folder") {
-            let path = folder.join(entry.expect("an entry").file_name());
-            if Path::new(ROOT).join(&path).is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push(path);
-            }
-        }
-    }
-    found
-}
 
 fn read(path: &Path) -> String {
     fs::read_to_string(Path::new(ROOT).join(path)).expect("text")
@@ -30,7 +16,7 @@ fn read(path: &Path) -> String {
 
 #[test]
 fn no_source_file_is_longer_than_400_lines() {
-    let files = ["src", "deploy", "tests"].into_iter().flat_map(sources);
+    let files = ["src", "deploy", "tests"].into_iter().flat_map(|folder| files_below(folder, "rs"));
     let long: Vec<String> = files
         .map(|path| (read(&path).lines().count(), path))
         .filter(|(lines, _)| *lines > LINES)
@@ -136,7 +122,7 @@ fn circle(graph: &BTreeMap<Vec<String>, BTreeSet<Vec<String>>>) -> Option<Vec<St
 #[test]
 fn modules_import_each_other_in_no_circle() {
     for root in ["src", "deploy/demo"] {
-        let files: Vec<(Vec<String>, String)> = sources(root)
+        let files: Vec<(Vec<String>, String)> = files_below(root, "rs")
             .into_iter()
             .filter(|path| !path.components().any(|part| part.as_os_str() == "tests") && !path.ends_with("tests.rs"))
             .map(|path| (module(&path, root), read(&path)))

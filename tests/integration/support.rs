@@ -10,6 +10,8 @@ pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod rig;
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -17,6 +19,23 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// The longest time that a test waits for a condition. Long, because a machine that builds and tests at once is slow.
 pub(crate) const BOUND: Duration = Duration::from_secs(60);
+
+/// All files with this extension below a folder of the repository, by their paths from its top.
+pub(crate) fn files_below(folder: &str, extension: &str) -> Vec<PathBuf> {
+    let (mut found, mut folders) = (Vec::new(), vec![PathBuf::from(folder)]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(&folder)).expect("a folder") {
+            let entry = entry.expect("an entry");
+            let path = folder.join(entry.file_name());
+            if entry.path().is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|found| found == extension) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
 
 /// A permit for a test that loads the machine (an own broker, many messages, a browser). Such tests run one after the other, so
 /// that the others stay within their bounds.

@@ -64,6 +64,19 @@ fn slow_crm() -> Options {
     Options { latency: Duration::from_millis(20), ..Crm::options() }
 }
 
+/// Every message is created or dead-lettered, and a dead letter whose task exists says so.
+fn are_accounted_for(published: &BTreeSet<String>, created: &BTreeSet<String>, dead_letters: &[Delivery]) {
+    let dead: BTreeSet<String> = dead_letters.iter().map(id).collect();
+    assert_eq!(&(created | &dead), published, "every message is created or dead-lettered");
+    for letter in dead_letters {
+        assert!(
+            possibly_created(letter) || !created.contains(&id(letter)),
+            "{}: created, but its dead letter does not say possibly created",
+            id(letter)
+        );
+    }
+}
+
 #[tokio::test]
 async fn strict_mode_loses_and_duplicates_nothing_under_faults() {
     let rig = Rig::with("guarantees.strict-under-fire", &Broker::shared().await.url, slow_crm()).await;
@@ -71,14 +84,8 @@ async fn strict_mode_loses_and_duplicates_nothing_under_faults() {
     let names = rig.crm.names().await;
     let created: BTreeSet<String> = names.iter().cloned().collect();
     assert_eq!(names.len(), created.len(), "no duplicates");
-    let dead: BTreeSet<String> = dead_letters.iter().map(id).collect();
-    assert_eq!(&created | &dead, published, "every message is created or dead-lettered");
+    are_accounted_for(&published, &created, &dead_letters);
     for letter in dead_letters {
-        assert!(
-            possibly_created(&letter) || !created.contains(&id(&letter)),
-            "{}: created, but its dead letter does not say possibly created",
-            id(&letter)
-        );
         assert_eq!(possibly_created(&letter), text(&letter, "x-wtw-error-kind") == "unknown", "{}", id(&letter));
     }
 }
@@ -97,13 +104,5 @@ async fn default_mode_duplicates_only_after_unknown_outcomes_under_faults() {
     let most = usize::try_from(unknown).expect("few") + 2 * 2;
     let duplicates = names.len() - created.len();
     assert!(duplicates <= most, "{duplicates} duplicates, {unknown} unknown outcomes");
-    let dead: BTreeSet<String> = dead_letters.iter().map(id).collect();
-    assert_eq!(&created | &dead, published, "every message is created or dead-lettered");
-    for letter in dead_letters {
-        assert!(
-            possibly_created(&letter) || !created.contains(&id(&letter)),
-            "{}: created, but its dead letter does not say possibly created",
-            id(&letter)
-        );
-    }
+    are_accounted_for(&published, &created, &dead_letters);
 }
