@@ -142,16 +142,16 @@ impl Broker {
         let connector = Arc::new(Connector::new(config.broker.clone()));
         let topology = Topology::new(&config.broker, &config.retry.delays);
         let publisher = Publisher::new(Arc::clone(&connector), "publisher", services.tracker());
-        let told = Arc::clone(status);
+        let reported = Arc::clone(status);
         let publisher = publisher.with_topology(&topology);
-        let publisher = publisher.with_blocked_callback(Arc::new(move |reason| told.blocked(reason)));
+        let publisher = publisher.with_blocked_callback(Arc::new(move |reason| reported.blocked(reason)));
         Self { connector, topology, publisher: Arc::new(publisher), publish_gate: Arc::default() }
     }
 
     fn session(&self, prefetch: u16, ownership: Arc<Ownership>, config: &Config, status: &Arc<Status>) -> Session {
-        let (told, is_local) = (Arc::clone(status), !matches!(config.ledger.store, LedgerStore::Redis(_)));
+        let (reported, is_local) = (Arc::clone(status), !matches!(config.ledger.store, LedgerStore::Redis(_)));
         let on_change = move |change: Change| {
-            told.connection(&change);
+            reported.connection(&change);
             if let (Change::Connected { others: 1.., .. }, true) = (&change, is_local) {
                 tracing::warn!(
                     "another worker consumes this queue, and the ledger is local: after a change of workers, messages that were \

@@ -55,12 +55,13 @@ impl From<Problems> for Error {
         if problems.is_interruption() {
             return Self::failed("interrupted");
         }
-        let message = format!("{problems}\nFor what a key means run \"wolkvox-task-worker config explain KEY\".");
+        let message = format!("{problems}\nTo see what a key means, run \"wolkvox-task-worker config explain KEY\".");
         Self { exit: INVALID_CONFIGURATION, message }
     }
 }
 
-/// Turns messages from RabbitMQ into wolkvox CRM tasks: none is lost, none is created twice without notice.
+/// Turns messages from RabbitMQ into tasks in the wolkvox CRM, with retries, protection against duplicates, and a
+/// dead-letter queue.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
 pub struct Cli {
@@ -73,28 +74,28 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Take messages and create tasks, until SIGTERM, SIGINT or SIGHUP
+    /// Take messages and create tasks until SIGTERM, SIGINT or SIGHUP
     #[command(after_help = "\
 Examples:
   wolkvox-task-worker run --config worker.toml
   WTW_CRM_TOKENS_FILE=/run/secrets/tokens wolkvox-task-worker run")]
     Run,
-    /// Find every problem of configuration, RabbitMQ, ledger and CRM; changes nothing
+    /// Find every problem in configuration, RabbitMQ, ledger and CRM; changes nothing
     Check(check::Args),
-    /// Show the exact insert.php body of a message, or every problem of it
+    /// Show the exact insert.php body of a message, or every problem in it
     Map(map::Args),
-    /// Publish task messages: checked first, with message ids, persistent, confirmed
+    /// Publish task messages to the work queue: validated first, with message ids, persistent, confirmed
     Publish(publish::Args),
-    /// Say what the running workers and their queues are doing
+    /// Show what the running workers and their queues are doing
     #[command(after_help = status::EXAMPLES)]
     Status(status::Args),
-    /// Say what is known of a message id: ledger, dead letters, retry queues
+    /// Show what is known about a message id: ledger, dead letters, retry queues
     #[command(after_help = find::EXAMPLES)]
     Find(find::Args),
     /// List, show, replay, discard, restore and export failed messages
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
-    /// Print a configuration file, the effective configuration, or what a key means
+    /// Print a configuration file, the values in use, or what a key means
     #[command(subcommand)]
     Config(config::Command),
     /// Serve the console: status and dead letters in a browser
@@ -104,23 +105,23 @@ Examples:
     Topology(topology::Args),
     /// Print the JSON Schema of a task message, or an AsyncAPI document
     Schema(schema::Args),
-    /// Serve a stand-in for the CRM, with its limits and with faults on demand
+    /// Serve a stand-in for the CRM, with its limits, and with faults on request
     Sandbox(sandbox::Args),
     CrmReport(crm_report::Args),
     /// Change the ledger while no worker uses it
     #[command(subcommand)]
     Ledger(ledger::Command),
-    /// Succeed when the worker that runs with this configuration is ready, or with --console when its console answers
+    /// Succeed when the worker with this configuration is ready, or with --console when its console answers
     Healthcheck(healthcheck::Args),
-    /// Do nothing until SIGTERM or SIGINT: for a toolbox container
+    /// Do nothing until SIGTERM or SIGINT: keeps a toolbox container running
     Idle,
 }
 
 impl Cli {
-    /// Runs the command; the first signal asks it to stop.
+    /// Runs the command. The first signal asks it to stop.
     ///
     /// # Errors
-    /// Why it could not do its work.
+    /// Why it failed.
     pub async fn run(self) -> Result<ExitCode, Error> {
         let stop = CancellationToken::new();
         crate::lifecycle::listen(stop.clone(), FAILED).map_err(Error::failed)?;
@@ -146,12 +147,12 @@ impl Cli {
     }
 }
 
-/// Loads the configuration and tells its warnings.
+/// Loads the configuration and prints its warnings.
 fn load(sources: &Sources, required: &[&str]) -> Result<Config, Error> {
     load_all(sources, required).map(|loaded| loaded.config)
 }
 
-/// The same with all that is known of it.
+/// Loads the configuration with the source of each value, and prints its warnings.
 fn load_all(sources: &Sources, required: &[&str]) -> Result<Loaded, Error> {
     let loaded = Config::load(sources, required)?;
     for warning in &loaded.warnings {
@@ -160,7 +161,7 @@ fn load_all(sources: &Sources, required: &[&str]) -> Result<Loaded, Error> {
     Ok(loaded)
 }
 
-/// Writes a result, with a line's end; a reader that has gone away is no failure.
+/// Prints a result and a line end. A reader that closed its end is not an error.
 fn print(text: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
@@ -169,7 +170,7 @@ fn print(text: &str) -> Result<(), Error> {
     }
 }
 
-/// Opens a file, or standard input for none and for `-`.
+/// Opens a file; without a path, or with `-`, standard input.
 fn open(file: Option<&Path>) -> Result<Box<dyn Read + Send>, Error> {
     match file.filter(|path| *path != Path::new("-")) {
         None => Ok(Box::new(std::io::stdin())),

@@ -1,4 +1,5 @@
-//! The console: dead letters, workers and actions in a browser. A process of its own; pages are made here, without a script.
+//! The console: a web page on dead letters, workers and actions, served by a process of its own. Each page is HTML that the
+//! server renders; no page needs a script.
 
 mod actions;
 pub(crate) mod auth;
@@ -39,20 +40,20 @@ use crate::reload;
 
 /// Connections at a time, at most.
 const CONNECTIONS: usize = 128;
-/// How long a request's head may take.
+/// Time limit for the head of a request.
 const HEAD: Duration = Duration::from_secs(10);
-/// How long an exchange may take: a download of everything is the longest.
+/// Time limit for a request and its answer. The longest is the download of all dead letters.
 const EXCHANGE: Duration = Duration::from_secs(600);
-/// How long what is under way may take once the console ends.
+/// Time limit for open work when the console ends.
 const GRACE: Duration = Duration::from_secs(10);
-/// How often the state is swept.
+/// Interval at which old sessions and actions are deleted.
 const SWEEP: Duration = Duration::from_secs(3_600);
 
-/// Everything that the pages work with.
+/// What every page has access to.
 pub(crate) struct App {
     pub(crate) loaded: Loaded,
     pub(crate) config: Arc<Config>,
-    pub(crate) letters: DeadLetters,
+    pub(crate) dead_letters: DeadLetters,
     pub(crate) store: Store,
     pub(crate) index: Arc<Index>,
     pub(crate) auth: Auth,
@@ -60,30 +61,30 @@ pub(crate) struct App {
     pub(crate) shared: Shared,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
-    /// What the paths of all pages begin with; ends with a slash.
+    /// The start of every page's path; it ends with a slash.
     pub(crate) base: String,
-    /// Whether it runs in Kubernetes, for `check`.
+    /// Whether the console runs in Kubernetes, for `check`.
     pub(crate) kubernetes: bool,
 }
 
 impl App {
     pub(crate) fn now(&self) -> Timestamp {
-        self.letters.clock.now()
+        self.dead_letters.clock.now()
     }
 
-    /// The mapper of the configuration, with a rules file as it is now.
+    /// A mapper for this configuration. A rules file is read again each time.
     pub(crate) fn previewer(&self) -> Result<Previewer, String> {
         tokio::task::block_in_place(|| Previewer::new(&self.config))
     }
 }
 
 impl App {
-    /// Uses the logins of broker and ledger in their files from the next change on.
+    /// Reads the secret files of broker and ledger again when they change.
     fn watch_logins(&self) {
-        // The console has no metrics: the log says it.
+        // The console has no metrics, so only the log reports a change.
         let reports = Arc::<WatchedFiles>::default();
         if let Some(file) = self.config.broker.urls_file.clone() {
-            let watching = reload::broker_urls(file, Arc::clone(&self.letters.connector), Arc::clone(&reports));
+            let watching = reload::broker_urls(file, Arc::clone(&self.dead_letters.connector), Arc::clone(&reports));
             self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(watching));
         }
         if let (Some(file), LedgerStore::Redis(url)) = (self.config.ledger.url_file.clone(), &self.config.ledger.store)
@@ -101,11 +102,11 @@ impl App {
 pub(crate) enum Refusal {
     /// The configuration does not allow it.
     Configuration(String),
-    /// It cannot work here.
+    /// It cannot start on this machine, for example because the port is in use.
     Failed(String),
 }
 
-/// A console that is bound and not yet served.
+/// A console that has its address but does not serve yet.
 pub(crate) struct Console {
     app: Arc<App>,
     listener: TcpListener,
@@ -128,10 +129,10 @@ impl Console {
             Refusal::Failed(format!("console.listen: cannot listen on {}: {error}", console.listen))
         })?;
         let config = Arc::new(loaded.config.clone());
-        let letters = DeadLetters::new(Arc::clone(&config));
+        let dead_letters = DeadLetters::new(Arc::clone(&config));
         let app = App {
             store: Store::open(&console.state).map_err(Refusal::Failed)?,
-            index: Arc::new(Index::new(letters.clone())),
+            index: Arc::new(Index::new(dead_letters.clone())),
             auth,
             running: Running::default(),
             shared: Shared::default(),
@@ -141,7 +142,7 @@ impl Console {
             kubernetes,
             loaded,
             config,
-            letters,
+            dead_letters,
         };
         Ok(Self { app: Arc::new(app), listener })
     }
@@ -151,7 +152,7 @@ impl Console {
         self.listener.local_addr()
     }
 
-    /// Serves the pages until the stop, then lets what is under way finish.
+    /// Serves the pages until it is stopped, then waits for open work.
     pub(crate) async fn serve(self) -> Result<(), String> {
         let Self { app, listener } = self;
         app.resume()?;
@@ -189,7 +190,7 @@ impl Console {
         };
         let _: Option<()> = app.stop.run_until_cancelled(accepting).await;
         app.tasks.close();
-        // What does not finish in time is gone on with at the next start.
+        // The next start of the console continues what does not finish in time.
         let _ = timeout(GRACE, app.tasks.wait()).await;
         Ok(())
     }
@@ -199,6 +200,6 @@ async fn connection(routes: Router, stream: tokio::net::TcpStream, peer: Peer) {
     let service = TowerToHyperService::new(routes.layer(Extension(peer)));
     let mut http = http1::Builder::new();
     let served = http.timer(TokioTimer::new()).header_read_timeout(HEAD).keep_alive(false);
-    // Who asks badly, or too slowly, gets no answer.
+    // A client that sends a broken request, or sends too slowly, gets no answer.
     let _ = timeout(EXCHANGE, served.serve_connection(TokioIo::new(stream), service)).await;
 }

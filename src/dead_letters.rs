@@ -1,7 +1,7 @@
-//! Work on dead letters: one implementation of each action. The command line and the console are its two front ends.
+//! Actions on dead letters: list, show, replay, discard, restore, export. The command line and the console both use them.
 //!
-//! A dead letter is known by its [fingerprint](crate::message::dead_letter::replay::fingerprint), so that an action settles
-//! the messages that were counted and no others. A message leaves its queue only after the broker confirmed the copy.
+//! A dead letter is identified by its [fingerprint](crate::message::dead_letter::replay::fingerprint), so an action handles
+//! exactly the messages that were counted. A message leaves its queue only after RabbitMQ confirmed its copy.
 
 pub mod audit;
 pub mod body;
@@ -9,10 +9,10 @@ pub mod cause;
 mod copy;
 pub mod edit;
 pub mod entry;
+pub mod fetched;
 pub mod filter;
-pub mod found;
 pub mod group;
-pub mod known;
+pub mod ledger_access;
 pub mod look_up;
 mod pace;
 pub mod plan;
@@ -29,14 +29,14 @@ use crate::broker::topology::{self, Topology};
 use crate::clock::Clock;
 use crate::config::Config;
 
-/// The queues that dead letters live in.
+/// The names of the queues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queues {
     /// The work queue, to which a replay goes.
     pub work: String,
-    /// Dead letters of the worker.
+    /// Messages that the worker dead-lettered.
     pub dead: String,
-    /// Messages that the broker dead-lettered itself.
+    /// Messages that RabbitMQ dead-lettered.
     pub broker: String,
     /// Discarded messages, which can be restored for 30 days.
     pub discarded: String,
@@ -58,8 +58,7 @@ impl Queues {
         }
     }
 
-    /// The queues whose messages are counted for people: all of the topology but the stream and the owner's, and those that
-    /// only the tools read.
+    /// The queues whose depth people see: all but the streams and those that only the tools read.
     #[must_use]
     pub fn counted(config: &Config) -> Vec<String> {
         let queues = Self::new(&config.broker);
@@ -85,13 +84,13 @@ impl Queues {
     }
 }
 
-/// Which queue a message was found on.
+/// The queue that a message was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// The worker's dead-letter queue.
     Dead,
-    /// The queue of what the broker dead-lettered itself.
+    /// The queue of what RabbitMQ dead-lettered.
     Broker,
     /// The queue of discarded messages.
     Discarded,
@@ -113,14 +112,14 @@ pub struct DeadLetters {
     pub queues: Queues,
     /// Connects to the broker.
     pub connector: Arc<Connector>,
-    /// Tells the time.
+    /// The clock.
     pub clock: Clock,
-    /// One reading at a time in this process: two at once would each see a part of what is there.
+    /// One reading at a time in this process. Two at once see only a part of the messages each.
     reading: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl DeadLetters {
-    /// The dead letters of a configuration; nothing is connected yet.
+    /// The dead letters of a configuration. It does not connect yet.
     #[must_use]
     pub fn new(config: Arc<Config>) -> Self {
         let connector = Arc::new(Connector::new(config.broker.clone()));

@@ -21,7 +21,7 @@ pub use self::block_reason::BlockReason;
 use crate::clock::Clock;
 use crate::config;
 use crate::crm::classify::{Classified, Outcome};
-use crate::gate::breaker::{Breaker, Trial};
+use crate::gate::breaker::{Breaker, HalfOpenId};
 use crate::gate::tokens::{Suspended, Taken, TokenState, Tokens};
 
 /// Why the CRM's breaker tripped.
@@ -78,7 +78,7 @@ pub struct TokenSlot {
     gate: Arc<Gate>,
     taken: Taken,
     /// The request finds out whether the CRM works again.
-    trial: Option<Trial>,
+    half_open: Option<HalfOpenId>,
     is_probe: bool,
     is_reported: bool,
 }
@@ -95,8 +95,8 @@ impl State {
         }
     }
 
-    /// A slot and the CRM's trial, if a request may be sent now.
-    fn take(&mut self, now: Instant, spacing: Duration) -> Option<(Taken, Option<Trial>)> {
+    /// A slot and the CRM's half_open, if a request may be sent now.
+    fn take(&mut self, now: Instant, spacing: Duration) -> Option<(Taken, Option<HalfOpenId>)> {
         let is_spaced = self.next_request.is_none_or(|at| at <= now);
         let has_tripped = self.crm.cause().is_some();
         if self.ledger_is_down || !is_spaced || (has_tripped && !self.crm.can_be_tried(now)) {
@@ -104,7 +104,7 @@ impl State {
         }
         let taken = self.tokens.take(now)?;
         self.next_request = (!spacing.is_zero()).then(|| now + spacing);
-        Some((taken, has_tripped.then(|| self.crm.start_trial())))
+        Some((taken, has_tripped.then(|| self.crm.start_half_open())))
     }
 
     fn next_event(&self, now: Instant) -> Option<Instant> {
@@ -167,14 +167,14 @@ impl TokenSlot {
                 // A failed probe of a suspended token trips it, too: the next one waits, as long as the CRM asks.
                 let is_closed = self.is_probe && state.block_reason().is_some();
                 if state.failures >= state.max_failures || is_closed {
-                    state.crm.trip(TripCause::Outage, self.trial, now, hint, chance);
+                    state.crm.trip(TripCause::Outage, self.half_open, now, hint, chance);
                 }
             }
-            Outcome::Misconfigured => state.crm.trip(TripCause::Misconfigured, self.trial, now, hint, chance),
+            Outcome::Misconfigured => state.crm.trip(TripCause::Misconfigured, self.half_open, now, hint, chance),
             // These are about the token.
             Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized => {
-                if let Some(trial) = self.trial {
-                    state.crm.postpone(trial, now, chance);
+                if let Some(half_open) = self.half_open {
+                    state.crm.postpone(half_open, now, chance);
                 }
             }
         }
@@ -206,8 +206,8 @@ impl Drop for TokenSlot {
         }
         self.gate.update(|state, _| {
             state.tokens.release(&self.taken, false);
-            if let Some(trial) = self.trial {
-                state.crm.abandon(trial);
+            if let Some(half_open) = self.half_open {
+                state.crm.abandon(half_open);
             }
         });
     }
@@ -282,8 +282,8 @@ impl Gate {
             let taken = state.take(now, self.spacing);
             taken.map(|taken| (taken, is_closed)).ok_or_else(|| state.next_event(now))
         });
-        let ((taken, trial), is_probe) = taken?;
-        Ok(TokenSlot { gate: Arc::clone(self), taken, trial, is_probe, is_reported: false })
+        let ((taken, half_open), is_probe) = taken?;
+        Ok(TokenSlot { gate: Arc::clone(self), taken, half_open, is_probe, is_reported: false })
     }
 
     /// The ledger cannot be used: no request is sent until [`Gate::ledger_worked`].

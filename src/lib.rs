@@ -1,4 +1,5 @@
-//! Turns messages from RabbitMQ into tasks in the wolkvox CRM: none is lost, and none is created twice without notice.
+//! Turns messages from RabbitMQ into tasks in the wolkvox CRM, without losing one, and without a duplicate unless
+//! docs/delivery.md lists the case.
 //!
 //! A message takes one way through the code. Each stage is one module that knows only the types it needs. [`worker`] is the loop
 //! that calls them, from top to bottom.

@@ -1,4 +1,4 @@
-//! A message on its way: what arrives, what the CRM is sent, what our headers say, and why a message failed. Pure.
+//! Everything about one message: decoding, mapping to a task, our headers, and reasons for failures. Pure.
 
 pub mod body;
 pub mod dead_letter;

@@ -85,8 +85,8 @@ impl Schedule {
     /// its round goes on where it was.
     #[must_use]
     pub fn attempts_in_round(&self, attempts: u32, round: u32) -> u32 {
-        let posts = attempts.saturating_sub(round.saturating_mul(self.immediate_attempts));
-        if posts < self.immediate_attempts { posts } else { 0 }
+        let in_round = attempts.saturating_sub(round.saturating_mul(self.immediate_attempts));
+        if in_round < self.immediate_attempts { in_round } else { 0 }
     }
 
     /// The last round's delay; none without delayed rounds.
@@ -117,8 +117,8 @@ impl Schedule {
     /// `request_timeout`. Time spent waiting behind a closed gate comes on top.
     #[must_use]
     pub fn worst_case(&self, request_timeout: Duration) -> Duration {
-        let mut pauses = self.backoff();
-        let waits: Duration = (1..self.immediate_attempts).map(|_| pauses.next().max(self.retry_after_max)).sum();
+        let mut backoff = self.backoff();
+        let waits: Duration = (1..self.immediate_attempts).map(|_| backoff.next().max(self.retry_after_max)).sum();
         let round = waits.mul_f64(1.0 + JITTER) + request_timeout * self.immediate_attempts;
         let rounds = u32::try_from(self.delays.len()).unwrap_or(u32::MAX).saturating_add(1);
         let delays: Duration = self.delays.iter().map(|delay| self.at_least(*delay, self.retry_after_max)).sum();
@@ -226,15 +226,15 @@ mod tests {
     #[test]
     fn held_round_continues_with_the_same_count() {
         let schedule = schedule(3, &[10, 60]);
-        for (attempts, round, posts) in [(0, 0, 0), (2, 0, 2), (3, 1, 0), (4, 1, 1), (1, 1, 0), (9, 1, 0)] {
-            assert_eq!(schedule.attempts_in_round(attempts, round), posts, "{attempts} {round}");
+        for (attempts, round, in_round) in [(0, 0, 0), (2, 0, 2), (3, 1, 0), (4, 1, 1), (1, 1, 0), (9, 1, 0)] {
+            assert_eq!(schedule.attempts_in_round(attempts, round), in_round, "{attempts} {round}");
         }
     }
 
     #[test]
     fn waits_double_up_to_the_longest() {
-        let mut pauses = schedule(9, &[]).backoff();
-        let waits: Vec<u128> = (0..7).map(|_| pauses.next().as_millis()).collect();
+        let mut backoff = schedule(9, &[]).backoff();
+        let waits: Vec<u128> = (0..7).map(|_| backoff.next().as_millis()).collect();
         assert_eq!(waits, [200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
     }
 
@@ -263,14 +263,14 @@ mod tests {
             for seconds in [0, 5, 61, 300, 9_999] {
                 let schedule = schedule(3, delays);
                 let hint = schedule.honoured(Some(Duration::from_secs(seconds)));
-                let (mut attempts, mut posts, mut round, mut total) = (0, 0, 0, Duration::ZERO);
-                let mut pauses = schedule.backoff();
+                let (mut attempts, mut in_round, mut round, mut total) = (0, 0, 0, Duration::ZERO);
+                let mut backoff = schedule.backoff();
                 loop {
-                    (attempts, posts, total) = (attempts + 1, posts + 1, total + request);
-                    match schedule.next(attempts, posts, round, hint) {
-                        Next::RetryNow => total += jittered(pauses.next().max(hint), 1.0),
+                    (attempts, in_round, total) = (attempts + 1, in_round + 1, total + request);
+                    match schedule.next(attempts, in_round, round, hint) {
+                        Next::RetryNow => total += jittered(backoff.next().max(hint), 1.0),
                         Next::RetryLater(delay) => {
-                            (posts, round, total, pauses) = (0, round + 1, total + delay, schedule.backoff());
+                            (in_round, round, total, backoff) = (0, round + 1, total + delay, schedule.backoff());
                         }
                         Next::Exhausted => break,
                     }
@@ -313,28 +313,28 @@ mod tests {
         ) {
             let schedule = schedule(immediate, &delays);
             let (mut attempts, mut round) = (start.0 % schedule.limit(), start.1);
-            let mut posts = schedule.attempts_in_round(attempts, round);
+            let mut in_round = schedule.attempts_in_round(attempts, round);
             for event in events {
-                prop_assert!(posts < immediate);
+                prop_assert!(in_round < immediate);
                 match event {
                     Event::Spent(hint) => {
-                        (attempts, posts) = (attempts + 1, posts + 1);
-                        match schedule.next(attempts, posts, round, Duration::from_secs(hint)) {
+                        (attempts, in_round) = (attempts + 1, in_round + 1);
+                        match schedule.next(attempts, in_round, round, Duration::from_secs(hint)) {
                             Next::RetryNow => prop_assert!(attempts < schedule.limit()),
                             Next::RetryLater(delay) => {
                                 prop_assert!(attempts < schedule.limit());
                                 prop_assert!(schedule.delays.contains(&delay));
                                 round += 1;
-                                posts = schedule.attempts_in_round(attempts, round);
+                                in_round = schedule.attempts_in_round(attempts, round);
                             }
                             Next::Exhausted => break,
                         }
                     }
-                    Event::CutShort if posts > 0 => {
+                    Event::CutShort if in_round > 0 => {
                         round += u32::from(schedule.delay(round).is_some());
-                        posts = schedule.attempts_in_round(attempts, round);
+                        in_round = schedule.attempts_in_round(attempts, round);
                     }
-                    Event::CutShort | Event::Arrives => posts = schedule.attempts_in_round(attempts, round),
+                    Event::CutShort | Event::Arrives => in_round = schedule.attempts_in_round(attempts, round),
                 }
             }
             prop_assert!(attempts <= schedule.limit());
@@ -345,15 +345,15 @@ mod tests {
             immediate in 1..6_u32, delays in prop::collection::vec(1..2_000_u64, 0..6), hint in 0..2_000_u64,
         ) {
             let schedule = schedule(immediate, &delays);
-            let (mut attempts, mut posts, mut round) = (0, 0, 0);
+            let (mut attempts, mut in_round, mut round) = (0, 0, 0);
             loop {
-                (attempts, posts) = (attempts + 1, posts + 1);
-                match schedule.next(attempts, posts, round, Duration::from_secs(hint)) {
+                (attempts, in_round) = (attempts + 1, in_round + 1);
+                match schedule.next(attempts, in_round, round, Duration::from_secs(hint)) {
                     Next::RetryNow => {}
                     Next::RetryLater(delay) => {
                         let asked = Duration::from_secs(hint).min(*schedule.delays.iter().max().unwrap());
                         prop_assert!(delay >= asked && delay >= schedule.delay(round).unwrap());
-                        (posts, round) = (0, round + 1);
+                        (in_round, round) = (0, round + 1);
                         prop_assert_eq!(schedule.attempts_in_round(attempts, round), 0);
                     }
                     Next::Exhausted => break,

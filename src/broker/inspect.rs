@@ -36,7 +36,7 @@ pub struct Inspection {
 
 /// A queue that exists.
 #[derive(Clone, Copy, Debug)]
-pub struct Found {
+pub struct QueueCounts {
     /// Messages that are ready.
     pub messages: u32,
     /// Consumers that are given messages: the standbys of a single active consumer are not counted.
@@ -74,14 +74,14 @@ impl Inspection {
     ///
     /// # Errors
     /// What else the broker said.
-    pub async fn find(&self, queue: &str) -> Result<Option<Found>, BrokerError> {
+    pub async fn find(&self, queue: &str) -> Result<Option<QueueCounts>, BrokerError> {
         let channel = self.channel().await?;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let declare = channel.queue_declare(short(queue)?, options, FieldTable::default());
         match bounded(&format!("look for the queue {queue}"), declare).await {
             Ok(found) => {
                 discard(&channel).await;
-                Ok(Some(Found { messages: found.message_count(), consumers: found.consumer_count() }))
+                Ok(Some(QueueCounts { messages: found.message_count(), consumers: found.consumer_count() }))
             }
             Err(error) if error.code == Some(BrokerError::NOT_FOUND) => Ok(None),
             Err(error) => Err(error),

@@ -39,11 +39,11 @@ impl PublishGate {
 
     fn set(&self, closed: Closed) {
         self.closed.send_if_modified(|now| {
-            let is_news = now.as_ref().is_none_or(|now| closed.is_final && !now.is_final);
-            if is_news {
+            let changes = now.as_ref().is_none_or(|now| closed.is_final && !now.is_final);
+            if changes {
                 *now = Some(closed);
             }
-            is_news
+            changes
         });
     }
 

@@ -72,14 +72,14 @@ fn in_redis(found: &redis::inspect::Found, findings: &mut Findings) {
             format!("{place} keeps no append-only file: what it was told since its last snapshot is lost when it ends"),
             "set appendonly yes in Redis",
         ),
-        None => untold("ledger.persistence", place, findings),
+        None => not_reported("ledger.persistence", place, findings),
     }
 }
 
 fn eviction(found: &redis::inspect::Found, findings: &mut Findings) {
     let (place, check) = (&found.place, "ledger.memory");
     let Some(policy) = &found.policy else {
-        return untold(check, place, findings);
+        return not_reported(check, place, findings);
     };
     let limit = found.memory_limit.unwrap_or_default();
     let used = found.memory_used.unwrap_or_default();
@@ -98,7 +98,7 @@ fn eviction(found: &redis::inspect::Found, findings: &mut Findings) {
     findings.ok(check, format!("{place} evicts nothing"));
 }
 
-fn untold(check: &'static str, place: &str, findings: &mut Findings) {
+fn not_reported(check: &'static str, place: &str, findings: &mut Findings) {
     let advice = "allow the user INFO, or look with CONFIG GET: maxmemory-policy noeviction, appendonly yes";
     findings.warning(check, format!("{place} does not tell this user"), advice);
 }

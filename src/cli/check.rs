@@ -1,4 +1,4 @@
-//! `check`: would a worker with this configuration work?
+//! `check`: finds what keeps a worker with this configuration from working.
 
 use std::process::ExitCode;
 
@@ -11,10 +11,10 @@ use crate::config::{Config, Sources};
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Look at the configuration only, without a network
+    /// Check the configuration only, without the network
     #[arg(long)]
     offline: bool,
-    /// Leave the CRM out: asking it about a token costs one call of that token's quota
+    /// Do not ask the CRM: each question about a token costs one call of its quota
     #[arg(long)]
     no_crm: bool,
     /// Print a JSON array instead of lines: check, result, message, advice
@@ -22,10 +22,10 @@ pub struct Args {
     json: bool,
 }
 
-/// Prints what was found; 1 where there is a problem.
+/// Prints the findings. Exit code 1 when there is a problem.
 ///
 /// # Errors
-/// An invalid configuration, or an interruption.
+/// The configuration is invalid, or the command was interrupted.
 pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Result<ExitCode, Error> {
     let loaded = match Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"]) {
         Ok(loaded) => loaded,

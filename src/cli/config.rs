@@ -1,4 +1,4 @@
-//! `config`: a file to begin with, the effective values, and what a key means.
+//! `config`: a commented file, the values in use, and what a key means.
 
 use std::process::ExitCode;
 
@@ -12,13 +12,13 @@ Examples:
   wolkvox-task-worker config init > worker.toml
   wolkvox-task-worker config show --config worker.toml")]
 pub enum Command {
-    /// Print a TOML file in which every key is explained
+    /// Print a TOML file that explains every key
     #[command(after_help = "\
 Examples:
   wolkvox-task-worker config init > worker.toml
   wolkvox-task-worker config init | less")]
     Init,
-    /// Print every key with its effective value and where that comes from; secrets are hidden
+    /// Print every key with its value and where the value comes from; secrets are hidden
     #[command(after_help = "\
 Examples:
   wolkvox-task-worker config show --config worker.toml
@@ -42,7 +42,7 @@ Examples:
 /// Prints what was asked for.
 ///
 /// # Errors
-/// An invalid configuration, or a key that is not known.
+/// The configuration is invalid, or the key is unknown.
 pub fn run(command: &Command, sources: &Sources) -> Result<ExitCode, Error> {
     let text = match command {
         Command::Init => config::template().trim_end().to_owned(),

@@ -1,4 +1,4 @@
-//! `console`: the console in the browser.
+//! `console`: serves the console for a browser.
 
 use std::io::{IsTerminal as _, Read as _};
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ pub(super) const EXAMPLES: &str = "Examples:
 /// Arguments of `console`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Read a password from standard input and print its line for console.password_file
+    /// Read a password from standard input and print the line for console.password_file
     #[arg(long)]
     hash_password: bool,
 }
@@ -26,7 +26,7 @@ pub struct Args {
 /// Serves the console until `stop`.
 ///
 /// # Errors
-/// An invalid configuration, or an address that is taken.
+/// The configuration is invalid, or the address is in use.
 pub async fn run(args: &Args, sources: &Sources, stop: CancellationToken) -> Result<ExitCode, Error> {
     if args.hash_password {
         return hash_password();

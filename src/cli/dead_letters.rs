@@ -1,5 +1,5 @@
-//! `dead-letters`: list, show, replay, discard, restore and export failed messages. The work is done by
-//! [`crate::dead_letters`]; here are the questions, the tables and the exit codes.
+//! `dead-letters`: list, show, replay, discard, restore and export failed messages. [`crate::dead_letters`] does the work;
+//! this module asks the questions and prints the tables.
 
 mod choice;
 mod discard;
@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{Error, load};
 use crate::config::Sources;
 use crate::dead_letters::audit::{self, Record};
-use crate::dead_letters::known::Known;
-use crate::dead_letters::run::{Deed, Ended, Run};
+use crate::dead_letters::ledger_access::LedgerAccess;
+use crate::dead_letters::run::{Ended, MessageAction, Run};
 use crate::dead_letters::scan::{ScanError, Scanned};
 use crate::dead_letters::{DeadLetters, plan::Plan};
 use crate::message::failure::shorten;
@@ -31,22 +31,22 @@ use crate::visible;
 /// What to do with dead letters.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Count dead letters by cause, or list each; they stay where they are
+    /// Count dead letters by cause, or list each one; changes nothing
     #[command(after_help = list::EXAMPLES)]
     List(list::Args),
-    /// Show one with its reason, its history, its body, and what a replay would send
+    /// Show one message: its reason, history and body, and what a replay sends
     #[command(after_help = show::EXAMPLES)]
     Show(show::Args),
     /// Send messages through the work queue again
     #[command(after_help = replay::EXAMPLES)]
     Replay(replay::Args),
-    /// Set messages aside for a reason; they can be restored for 30 days
+    /// Set messages aside with a reason; they can be restored for 30 days
     #[command(after_help = discard::EXAMPLES)]
     Discard(discard::Args),
-    /// Bring discarded messages back to the dead-letter queue
+    /// Move discarded messages back to the dead-letter queue
     #[command(after_help = restore::EXAMPLES)]
     Restore(restore::Args),
-    /// Write messages as JSON lines that `publish` takes back; they stay where they are
+    /// Write messages as JSON lines, which `publish` can read; changes nothing
     #[command(after_help = export::EXAMPLES)]
     Export(export::Args),
 }
@@ -54,14 +54,14 @@ pub enum Command {
 /// Runs a command on dead letters.
 ///
 /// # Errors
-/// What the broker said, or that nothing matched.
+/// What RabbitMQ answered, or that nothing matched.
 pub async fn run(command: &Command, sources: &Sources, stop: &CancellationToken) -> Result<ExitCode, Error> {
     let config = load(sources, &[])?;
     crate::observe::logs::start(&config.log)
         .map_err(|error| Error::failed(format!("the log cannot be started: {error}")))?;
-    let letters = DeadLetters::new(Arc::new(config));
+    let dead_letters = DeadLetters::new(Arc::new(config));
     let who = audit::user(|name| sources.variable(name).map(|value| value.to_string_lossy().into_owned()));
-    let tool = Tool { now: letters.clock.now(), letters, stop: stop.clone(), who };
+    let tool = Tool { now: dead_letters.clock.now(), dead_letters, stop: stop.clone(), who };
     match command {
         Command::List(args) => list::run(&tool, args).await,
         Command::Show(args) => show::run(&tool, args).await,
@@ -72,22 +72,22 @@ pub async fn run(command: &Command, sources: &Sources, stop: &CancellationToken)
     }
 }
 
-/// What every command works with.
+/// What every subcommand uses.
 struct Tool {
-    letters: DeadLetters,
-    /// Cancelled when the command must end early.
+    dead_letters: DeadLetters,
+    /// Cancelled to stop the command.
     stop: CancellationToken,
-    /// When the command began: ages are counted to here, so that what is meant does not change on the way.
+    /// When the command began. Ages count up to this time, so that a filter selects the same messages all along.
     now: Timestamp,
     /// Who runs it.
     who: String,
 }
 
-/// What an action is about, for carrying it out and for the audit.
+/// A confirmed action.
 struct Agreed<'a> {
-    deed: &'a Deed,
+    message_action: &'a MessageAction,
     plan: &'a Plan,
-    known: &'a Known,
+    known: &'a LedgerAccess,
     filter: String,
     rate: Option<f64>,
     hold: std::time::Duration,
@@ -95,17 +95,17 @@ struct Agreed<'a> {
 
 impl Tool {
     fn dead(&self) -> &str {
-        &self.letters.queues.dead
+        &self.dead_letters.queues.dead
     }
 
-    /// Carries out an action with a progress bar, and records it.
+    /// Runs a confirmed action with a progress bar, and writes the audit record.
     async fn carry_out(&self, agreed: &Agreed<'_>) -> Ended {
         let (action, chosen, count) = (audit::new_action(), agreed.plan.fingerprints(), agreed.plan.count());
-        let bar = progress(count, agreed.deed.as_str());
+        let bar = progress(count, agreed.message_action.as_str());
         let run = Run {
-            letters: &self.letters,
+            dead_letters: &self.dead_letters,
             action: &action,
-            deed: agreed.deed,
+            message_action: agreed.message_action,
             chosen: &chosen,
             count,
             rate: agreed.rate,
@@ -124,12 +124,12 @@ impl Tool {
             count,
             ..Record::default()
         };
-        self.letters.audit(record.ended(agreed.deed, &ended)).await;
+        self.dead_letters.audit(record.ended(agreed.message_action, &ended)).await;
         ended
     }
 }
 
-/// Tells what an operator must know of a scan.
+/// Prints what an operator must know about a scan.
 fn warn(scanned: &Scanned) {
     for warning in scanned.warnings() {
         eprintln!("warning: {warning}");
@@ -140,19 +140,19 @@ fn failed(error: ScanError) -> Error {
     Error::failed(error.0)
 }
 
-/// Writes a line of the result. Fails if it cannot be written, because the next step relies on it.
+/// Prints a line of the result. Fails when it cannot be written, because the next step relies on it.
 fn put(line: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{line}").and_then(|()| out.flush());
     written.map_err(|error| Error::failed(format!("standard output: {error}")))
 }
 
-/// JSON for a terminal or a pipe: the values are the same, and no character of them acts on a terminal.
+/// JSON for a terminal or a pipe. Control characters are escaped, so that they cannot change the terminal.
 fn json(what: &impl serde::Serialize) -> Result<String, Error> {
     Ok(visible::json(&serde_json::to_string_pretty(what).map_err(Error::failed)?))
 }
 
-/// So many of something, in words.
+/// A number and a noun, in the plural where necessary.
 fn counted(count: u64, one: &str) -> String {
     format!("{count} {one}{}", if count == 1 { "" } else { "s" })
 }
@@ -162,7 +162,7 @@ fn cell(text: &str) -> String {
     shorten(&visible::line(text), 120)
 }
 
-/// A moment without its fraction.
+/// A time without the fraction of a second.
 fn seconds(at: Option<Timestamp>) -> String {
     at.map_or_else(|| "-".to_owned(), |at| format!("{at:.0}"))
 }
@@ -178,9 +178,9 @@ fn progress(count: u64, verb: &'static str) -> ProgressBar {
     bar
 }
 
-/// How a command on chosen messages ends: not everything that was chosen, or named, may have been there.
+/// The exit of a command on chosen messages. It fails when some messages were not found or not handled.
 fn finish(ended: &Ended, count: u64, missing: Option<String>, partial: bool) -> Result<ExitCode, Error> {
-    let rest = count.saturating_sub(ended.done + ended.unheard + ended.skipped);
+    let rest = count.saturating_sub(ended.done + ended.ack_lost + ended.skipped);
     let mut left: Vec<String> = ended.error.iter().cloned().collect();
     if ended.interrupted {
         left.push("interrupted".to_owned());
@@ -189,7 +189,7 @@ fn finish(ended: &Ended, count: u64, missing: Option<String>, partial: bool) -> 
         left.push(format!("{} left; run the same command again to go on", counted(rest, "message")));
     } else if rest > 0 {
         left.push(format!(
-            "{} no longer there: somebody else replayed or discarded them, or reads the queue now",
+            "{} not found any more: somebody else replayed or discarded them, or is reading the queue now",
             counted(rest, "message")
         ));
     }
@@ -198,7 +198,7 @@ fn finish(ended: &Ended, count: u64, missing: Option<String>, partial: bool) -> 
         left.push("some messages were not read; run the same command again to go on with them".to_owned());
     }
     if ended.skipped > 0 {
-        left.push(format!("{} stayed: their task was created meanwhile", counted(ended.skipped, "message")));
+        left.push(format!("{} stayed: their task has been created since", counted(ended.skipped, "message")));
     }
     if left.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(Error::failed(left.join("\n"))) }
 }

@@ -1,4 +1,4 @@
-//! `find`: what is known of a message id, or of a reference.
+//! `find`: shows what is known about a message id or a reference.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -26,10 +26,10 @@ pub struct Args {
     json: bool,
 }
 
-/// Prints what is known; 1 where nothing is.
+/// Prints what is known. Exit code 1 when nothing is known.
 ///
 /// # Errors
-/// An invalid configuration.
+/// The configuration is invalid.
 pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Result<ExitCode, Error> {
     let config = load(sources, &[])?;
     let found = DeadLetters::new(Arc::new(config)).look_up(&args.id, stop).await;

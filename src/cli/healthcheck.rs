@@ -1,4 +1,4 @@
-//! `healthcheck`: whether the running worker is ready, or the console answers.
+//! `healthcheck`: succeeds when the running worker is ready, or the console answers.
 
 use std::process::ExitCode;
 
@@ -17,7 +17,7 @@ pub struct Args {
 /// Succeeds when `/readyz` of the worker, or `/healthz` of the console, answers 200.
 ///
 /// # Errors
-/// Why it is not ready, or could not be asked.
+/// Why it is not ready, or why it cannot be asked.
 pub async fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     let config = Config::load(sources, &[])?.config;
     let probed = match args.console {

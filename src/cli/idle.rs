@@ -1,4 +1,4 @@
-//! `idle`: keeps a container alive in which an operator runs the other commands.
+//! `idle`: keeps a container running in which an operator uses the other commands.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use crate::cli::Error;
 /// Waits for SIGTERM or SIGINT.
 ///
 /// # Errors
-/// None; the type is every command's.
+/// Never fails; every command has this return type.
 pub async fn run(stop: &CancellationToken) -> Result<ExitCode, Error> {
     stop.cancelled().await;
     Ok(ExitCode::SUCCESS)

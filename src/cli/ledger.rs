@@ -1,4 +1,4 @@
-//! `ledger`: work on the ledger while no worker uses it.
+//! `ledger`: changes the ledger while no worker uses it.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ use crate::ledger::{self, About};
 /// Subcommands of `ledger`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Give a ledger that was restored from a backup a new id, so that it claims to know nothing that it cannot know
+    /// Give a ledger that was restored from a backup a new id, because it does not know what was sent after the backup
     ///
     /// Stop the workers, restore the backup, run this, and start the workers again. A file that a worker has open is refused.
     #[command(after_help = RENEW_ID)]
@@ -21,7 +21,7 @@ const RENEW_ID: &str = "Examples:
   wolkvox-task-worker ledger renew-id
   WTW_LEDGER_URL=file:/var/lib/worker/ledger.db wolkvox-task-worker ledger renew-id";
 
-/// Carries it out on the configured ledger.
+/// Runs the command on the configured ledger.
 ///
 /// # Errors
 /// Why the ledger could not be changed.
@@ -39,7 +39,7 @@ pub async fn run(command: &Command, sources: &Sources) -> Result<ExitCode, Error
 fn renewed(config: &config::Ledger, old: &About, new: &About) -> String {
     let place = match &config.store {
         LedgerStore::File(path) => format!("file {}", path.display()),
-        // The address may hold a password.
+        // The URL may hold a password.
         LedgerStore::Redis(_) => "in Redis".to_owned(),
         LedgerStore::Memory => "in memory".to_owned(),
     };

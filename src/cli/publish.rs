@@ -1,4 +1,4 @@
-//! `publish`: task messages to the work queue, all of them checked before the first is sent.
+//! `publish`: sends task messages to the work queue. All of them are validated before the first is sent.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,16 +36,16 @@ pub struct Args {
     /// File with a JSON object, an array of them, JSON lines, or an export (at most 1 GiB); standard input (at most 64 MiB)
     /// when left out or -
     file: Option<PathBuf>,
-    /// Take each message's id from this field of it
+    /// Take each message's id from this field
     #[arg(long, value_name = "NAME", conflicts_with = "batch")]
     id_field: Option<String>,
-    /// Make ids of this name, each message's place in the input, and its content [default: the file's name]
+    /// Derive ids from this name, each message's place in the input, and its content [default: the file's name]
     #[arg(long, value_name = "NAME")]
     batch: Option<String>,
-    /// Publish messages of which the worker can make no task, too
+    /// Publish invalid messages, too
     #[arg(long)]
     no_validate: bool,
-    /// Check the whole input and send nothing
+    /// Validate the whole input and send nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -61,18 +61,18 @@ impl Args {
     }
 }
 
-/// Publishes everything that the input holds, in no particular order.
+/// Publishes all messages of the input, in no particular order.
 ///
 /// # Errors
-/// Every problem of the input, of which nothing is published then; or what the broker said, with which messages are confirmed,
-/// which are not published, and of which that is not known.
+/// Every problem in the input; then nothing was published. Or what RabbitMQ answered, with the messages that are confirmed,
+/// not published, or in an unknown state.
 pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Result<ExitCode, Error> {
     let config = load(sources, &[])?;
     let queue = config.broker.queue.clone();
     let now = Clock::system().now();
     let validator = if args.no_validate { None } else { Some(Validator::new(&config, now)?) };
     let (path, ids) = (args.file.clone(), args.ids());
-    // A pipe and a file on a network may keep it waiting.
+    // Reading blocks when the input is a pipe or a file on a network.
     let reading = tokio::task::spawn_blocking(move || {
         let source = Source::open(path.as_deref())?;
         let checked = Checked::of(source.messages(ids.clone())?, &ids, validator.as_ref());

@@ -10,10 +10,10 @@ use crate::config::{Config, Loaded, Sources};
 use crate::message::mapper::Mapper;
 use crate::observe::logs;
 
-/// Works until `stop`.
+/// Runs the worker until `stop`.
 ///
 /// # Errors
-/// An invalid configuration, rules that fail among it. What ends a worker after that is logged, with exit code 1.
+/// The configuration or its rules are invalid. A failure after the start is logged, and the exit code is 1.
 pub async fn run(sources: &Sources, stop: CancellationToken) -> Result<ExitCode, Error> {
     let Loaded { config, warnings, .. } = Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
     let mapper = Mapper::new(&config)?;

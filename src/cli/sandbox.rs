@@ -22,39 +22,39 @@ Examples:
 /// Serve a stand-in for the CRM, with its limits and with faults on demand
 ///
 /// It answers insert.php, tokenInformation.php, query.php and queryDates.php. The first line on standard output is its
-/// address, as JSON. GET /sandbox/tasks and GET /sandbox/stats show what arrived, PUT /sandbox/faults makes it misbehave,
-/// DELETE /sandbox makes it forget everything.
+/// address, as JSON. GET /sandbox/tasks and GET /sandbox/stats show what it received, PUT /sandbox/faults sets faults,
+/// DELETE /sandbox deletes everything that it keeps.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Where to listen; port 0 takes a free one
+    /// Address to listen on; with port 0 the system chooses a free port
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8089")]
     listen: SocketAddr,
-    /// A Wolkvox-Token that is accepted; may be given more than once
+    /// A token that it accepts; can be given several times
     #[arg(long = "token", value_name = "TOKEN", default_value = "demo-token", value_parser = token)]
     tokens: Vec<String>,
-    /// The CRM operation that the tokens are valid for
+    /// The CRM operation of the tokens
     #[arg(long, value_name = "NAME", default_value = "demo")]
     operation: String,
     /// How long an insert takes, such as 50ms or 2s
     #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration)]
     latency: Duration,
-    /// Requests at once on one token
+    /// Requests at the same time on one token
     #[arg(long, value_name = "N", default_value = "2")]
     max_simultaneous: NonZeroUsize,
     /// Calls a day on one token, 4800 unless given here or in a report; a day ends at midnight UTC
     #[arg(long, value_name = "N")]
     daily_limit: Option<u64>,
-    /// Whether query.php and queryDates.php find tasks: on unless a report says otherwise
+    /// Whether query.php and queryDates.php find tasks; on unless a report says otherwise
     #[arg(long, value_name = "on|off", value_enum, hide_possible_values = true)]
     query: Option<Switch>,
-    /// Behave as the account of this report of crm-report did; rules of --faults come first
+    /// Behave like the account of this report of crm-report; rules of --faults come first
     #[arg(long, value_name = "FILE")]
     from_report: Option<PathBuf>,
     /// A file with the rules to start with, as PUT /sandbox/faults takes them
     #[arg(long, value_name = "FILE")]
     faults: Option<PathBuf>,
-    /// Make the faults' probabilities the same in every run
+    /// Seed for the probabilities of faults, so that each run has the same
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 }
@@ -64,14 +64,14 @@ pub struct Args {
 enum Switch {
     /// Tasks are found
     On,
-    /// Nothing is ever found
+    /// No task is found
     Off,
 }
 
-/// Answers until `shutdown`.
+/// Serves requests until `shutdown`.
 ///
 /// # Errors
-/// With 78 for rules that cannot be read or are wrong, with 1 for an address that cannot be listened on.
+/// Code 78 for invalid fault rules, 1 when the address cannot be used.
 pub async fn run(args: Args, shutdown: CancellationToken) -> Result<ExitCode, Error> {
     let listen = args.listen;
     let sandbox = Sandbox::bind(options(args)?).await.map_err(|error| {
@@ -90,7 +90,7 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> Result<ExitCode, Er
     Ok(ExitCode::SUCCESS)
 }
 
-/// The options of the command line, and behind them those of the report.
+/// The options of the command line, or else those of the report.
 fn options(args: Args) -> Result<Options, Error> {
     let mut faults = read(args.faults.as_deref(), "--faults", faults::parse)?.unwrap_or_default();
     let replay = read(args.from_report.as_deref(), "--from-report", recorded::parse)?;
@@ -122,7 +122,7 @@ fn announce(address: SocketAddr) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Reads the file that an option names.
+/// Reads a file that an option names.
 fn read<T, E: std::error::Error>(
     file: Option<&Path>,
     option: &str,
@@ -141,7 +141,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     duration::parse(text).ok_or_else(|| format!("must be {}", duration::ALLOWED))
 }
 
-/// What a header can carry and people can type.
+/// A token: it must fit into a header, and people must be able to type it.
 fn token(text: &str) -> Result<String, &'static str> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
         Ok(text.to_owned())
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn says_which_rule_of_the_file_is_wrong() {
+    async fn faults_file_error_names_the_rule() {
         let file = std::env::temp_dir().join(format!("wtw-faults-{}.json", std::process::id()));
         std::fs::write(&file, r#"[{"action": "hagn"}]"#).unwrap();
         let args = parse(&["--listen", "127.0.0.1:0", "--faults", file.to_str().unwrap()]).unwrap();

@@ -17,7 +17,7 @@ Examples:
   wolkvox-task-worker schema > task.schema.json
   wolkvox-task-worker --config worker.toml schema --asyncapi > asyncapi.json")]
 pub struct Args {
-    /// Print an AsyncAPI 3 document of the queues, exchanges and messages of this configuration instead
+    /// Print an AsyncAPI 3 document of this configuration's queues, exchanges and messages instead
     #[arg(long)]
     asyncapi: bool,
 }
@@ -25,7 +25,7 @@ pub struct Args {
 /// Prints the schema, or the document.
 ///
 /// # Errors
-/// An invalid configuration, or that standard output cannot be written.
+/// The configuration is invalid, or standard output cannot be written.
 pub fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     let printed = match args.asyncapi {
         true => asyncapi::document(&load(sources, &[])?),
@@ -35,10 +35,10 @@ pub fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The schema of a message that relies on no default of the worker's configuration.
+/// The schema of a message that uses no default of the worker's configuration.
 ///
-/// That a date exists, that the reminder is not after the completion, and that no key is given twice are beyond what a
-/// schema says; the worker checks them all the same.
+/// A schema cannot say that a date exists, that the reminder is not after the completion date, and that no key is given
+/// twice. The worker checks these, too.
 #[must_use]
 pub fn schema() -> Value {
     const DATE: &str = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\

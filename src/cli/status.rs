@@ -1,4 +1,4 @@
-//! `status`: what the running workers and their queues are doing, in one screen.
+//! `status`: shows on one screen what the running workers and their queues are doing.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -32,7 +32,7 @@ pub struct Args {
 }
 
 #[derive(Serialize)]
-struct Told<'a> {
+struct Printed<'a> {
     summary: &'a str,
     works: bool,
     queues: Option<&'a Depths>,
@@ -49,10 +49,10 @@ struct ToldWorker<'a> {
     status: Option<&'a Page>,
 }
 
-/// Prints what the workers and the broker say; 1 where it does not work.
+/// Prints the answers of workers and RabbitMQ. Exit code 1 when the worker does not work.
 ///
 /// # Errors
-/// An invalid configuration.
+/// The configuration is invalid.
 pub async fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     let config = load(sources, &[])?;
     let answers = Workers::new(config.console.workers.clone()).status().await;
@@ -74,20 +74,20 @@ fn json(overview: &Overview) -> Result<String, Error> {
         problem: worker.answer.page.as_ref().err().map(String::as_str),
         status: worker.answer.page.as_ref().ok(),
     });
-    let told = Told {
+    let printed = Printed {
         summary: &overview.sentence,
         works: overview.works,
         queues: overview.depths.as_ref().ok(),
         workers: workers.collect(),
     };
-    Ok(visible::json(&serde_json::to_string_pretty(&told).map_err(Error::failed)?))
+    Ok(visible::json(&serde_json::to_string_pretty(&printed).map_err(Error::failed)?))
 }
 
 fn text(overview: &Overview, config: &Config, now: Timestamp) -> String {
     let zone = &config.crm.timezone;
     let mut text = format!("{}\n", overview.sentence);
     let mut line = |name: &str, value: &str| {
-        // Writing to a text cannot fail.
+        // Writing to a `String` cannot fail.
         let _ = write!(text, "\n{name:<10}  {}", visible::line(value));
     };
     match &overview.depths {
@@ -147,7 +147,7 @@ fn one_worker(
     let ledger = page.ledger.reason.as_deref().unwrap_or("usable");
     line("  ledger", &format!("{}, {} messages, {ledger}", page.ledger.kind, page.ledger.entries));
     for (file, problem) in page.files.iter().filter_map(|file| Some((file, file.problem.as_ref()?))) {
-        line("  file", &format!("{} ({}) cannot be used as it is now: {problem}", file.key, file.path));
+        line("  file", &format!("{} ({}) cannot be used: {problem}", file.key, file.path));
     }
     let counts = |counts: &std::collections::BTreeMap<String, u64>| {
         let some: Vec<String> =

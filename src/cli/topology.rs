@@ -1,4 +1,4 @@
-//! `topology`: what the worker declares.
+//! `topology`: prints the queues that the worker declares.
 
 use std::process::ExitCode;
 
@@ -10,15 +10,15 @@ use crate::config::Sources;
 /// Arguments of `topology`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Declare the queues on the broker as well
+    /// Declare the queues on RabbitMQ as well
     #[arg(long)]
     apply: bool,
 }
 
-/// Prints the definitions, and declares them where asked to.
+/// Prints the definitions; with `--apply` declares them.
 ///
 /// # Errors
-/// What the broker said.
+/// What RabbitMQ answered.
 pub async fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     let config = load(sources, &[])?;
     let topology = Topology::new(&config.broker, &config.retry.delays);

@@ -1,4 +1,5 @@
-//! Actions on dead letters: counted, confirmed, carried out in the background, and gone on with after a restart.
+//! Actions on dead letters. An action is counted, confirmed by a person, run in the background, and continued after a
+//! restart of the console.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,39 +14,39 @@ use super::store::{Action, Item};
 use crate::dead_letters::Source;
 use crate::dead_letters::audit::{MOST_IDS, Record, new_action};
 use crate::dead_letters::entry::Entry;
+use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::filter::Filter;
-use crate::dead_letters::found::Found;
-use crate::dead_letters::known::Known;
+use crate::dead_letters::ledger_access::LedgerAccess;
 use crate::dead_letters::plan::{Allowed, Candidate, Plan, Stays};
-use crate::dead_letters::run::{Acted, Deed, Edited, Ended, Run};
+use crate::dead_letters::run::{Edited, Ended, Handled, MessageAction, Run};
 use crate::dead_letters::scan::HOLD;
 use crate::ledger::Digest;
 use crate::observe::ledger_page::LedgerResult;
 
 /// The most messages of one action.
 pub(crate) const MOST: usize = 200_000;
-/// How many ids the ledger is asked about each time an action is looked at.
+/// How many ids the ledger is asked about each time that somebody opens an action's page.
 const FOLLOWED: u32 = 1_000;
-/// How often it is asked, at most.
+/// Shortest interval between two of these questions.
 const FOLLOW: Duration = Duration::from_secs(3);
 
-/// The actions under way.
+/// The actions that run now.
 #[derive(Default)]
 pub(crate) struct Running {
     stops: Mutex<HashMap<String, CancellationToken>>,
     followed: Mutex<HashMap<String, Instant>>,
 }
 
-/// What somebody wants to be done.
+/// What the operator asked for.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wanted {
     pub(crate) what: &'static str,
     pub(crate) filter: Filter,
-    /// One message, in place of the filter.
+    /// One message; the filter is ignored.
     pub(crate) print: Option<u128>,
-    /// What this action left, in place of the filter.
+    /// The messages that this action did not handle; the filter is ignored.
     pub(crate) rest_of: Option<String>,
-    /// Messages whose task may exist, too.
+    /// Include messages whose task may exist.
     pub(crate) in_doubt: bool,
     pub(crate) body: Option<Vec<u8>>,
     pub(crate) note: Option<String>,
@@ -54,12 +55,12 @@ pub(crate) struct Wanted {
     pub(crate) address: String,
 }
 
-/// Counts what an action would do and keeps it; its id.
+/// Counts the messages of an action, stores it, and returns its id.
 pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
     let candidates = match wanted.what {
         "restore" => {
-            let of = |entry: &Entry, found: Found| Candidate::of(entry, &found);
-            let read = app.letters.survey(&Source::DISCARDED, &wanted.filter, app.now(), &app.stop, of);
+            let of = |entry: &Entry, found: FetchedMessage| Candidate::of(entry, &found);
+            let read = app.dead_letters.survey(&Source::DISCARDED, &wanted.filter, app.now(), &app.stop, of);
             read.await.map_err(|error| error.0)?.candidates
         }
         _ => {
@@ -77,7 +78,7 @@ pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
     let plan = match wanted.what {
         "replay" => {
             let allowed = Allowed { in_doubt: wanted.in_doubt, refused: true, new_id: wanted.new_id.is_some() };
-            Plan::replay(candidates, &Known::open(&app.config).await, allowed).await
+            Plan::replay(candidates, &LedgerAccess::open(&app.config).await, allowed).await
         }
         _ => Plan::discard(&candidates),
     };
@@ -111,7 +112,7 @@ pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
     Ok(action.id)
 }
 
-/// Which messages are meant, in words.
+/// The filter in words.
 fn meant(filter: &Filter, print: Option<u128>, rest_of: Option<&str>, plan: &Plan) -> String {
     match (print, rest_of) {
         (Some(_), _) => {
@@ -122,7 +123,7 @@ fn meant(filter: &Filter, print: Option<u128>, rest_of: Option<&str>, plan: &Pla
     }
 }
 
-/// The messages that an action is about, as they were read last.
+/// The messages of an action, from the last reading of the queues.
 fn candidates(app: &App, snapshot: &Snapshot, wanted: &Wanted) -> Result<Vec<Candidate>, String> {
     let now = app.now();
     let entries: Vec<&Entry> = match (wanted.print, &wanted.rest_of) {
@@ -134,7 +135,7 @@ fn candidates(app: &App, snapshot: &Snapshot, wanted: &Wanted) -> Result<Vec<Can
         }
         (None, None) => snapshot.filtered(&wanted.filter, now).collect(),
     };
-    // What is edited was tried already.
+    // The operator's edit was already checked.
     let tries = wanted.what == "replay" && wanted.body.is_none();
     let previewer = if tries { app.previewer().ok() } else { None };
     let candidate = |entry: &Entry| {
@@ -147,7 +148,7 @@ fn candidates(app: &App, snapshot: &Snapshot, wanted: &Wanted) -> Result<Vec<Can
         let mut candidate = Candidate::new(entry, detail.as_ref().map(|detail| detail.digest).unwrap_or_default());
         let whole = detail.filter(|detail| detail.message.body.len() == entry.size as usize);
         candidate.refused = whole.and_then(|Detail { message, .. }| {
-            let preview = previewer.preview(&message, app.letters.queues.of(entry.source), &message.body, now);
+            let preview = previewer.preview(&message, app.dead_letters.queues.of(entry.source), &message.body, now);
             preview.problems().map(ToOwned::to_owned)
         });
         candidate
@@ -155,9 +156,9 @@ fn candidates(app: &App, snapshot: &Snapshot, wanted: &Wanted) -> Result<Vec<Can
     Ok(tokio::task::block_in_place(|| entries.into_iter().map(candidate).collect()))
 }
 
-/// What an operator must know before saying yes.
+/// What an operator must know before confirming, one line each.
 fn counted(plan: &Plan, what: &str) -> Vec<String> {
-    let mut lines = if what == "replay" { plan.told() } else { Vec::new() };
+    let mut lines = if what == "replay" { plan.warnings() } else { Vec::new() };
     if matches!(what, "discard" | "delete") && plan.in_doubt > 0 {
         lines.push(format!("{} of them may have created their task", plan.in_doubt));
     }
@@ -170,13 +171,13 @@ fn counted(plan: &Plan, what: &str) -> Vec<String> {
     lines
 }
 
-/// How many messages stay because their task may exist.
+/// How many messages are left out because their task may exist.
 pub(crate) fn left_in_doubt(action: &Action) -> bool {
     action.counted.contains(Stays::InDoubt.words())
 }
 
 impl App {
-    /// Starts an action that was counted; a second call starts nothing.
+    /// Starts a counted action. A second call does nothing.
     pub(crate) fn confirm(
         self: &Arc<Self>,
         id: &str,
@@ -192,7 +193,7 @@ impl App {
         Ok(())
     }
 
-    /// Goes on with what was under way when the console ended.
+    /// Continues the actions that ran when the console ended.
     pub(crate) fn resume(self: &Arc<Self>) -> Result<(), String> {
         for action in self.store.actions(Some("running"), 100)? {
             tracing::info!(action = action.id, what = action.what, "going on with an action");
@@ -201,7 +202,7 @@ impl App {
         Ok(())
     }
 
-    /// Stops an action that is under way.
+    /// Stops a running action.
     pub(crate) fn cancel(&self, id: &str) {
         if let Some(stop) = self.running.stops.lock().unwrap_or_else(PoisonError::into_inner).get(id) {
             stop.cancel();
@@ -221,13 +222,13 @@ impl App {
 
     async fn run(&self, action: &Action, stop: &CancellationToken) -> Result<(), String> {
         let items = self.store.items(&action.id, "waiting", u32::try_from(MOST).unwrap_or(u32::MAX))?;
-        let deed = deed(action);
+        let message_action = message_action(action);
         let chosen: HashSet<u128> = items.iter().map(|item| item.print).collect();
-        let known = Known::open(&self.config).await;
+        let known = LedgerAccess::open(&self.config).await;
         let run = Run {
-            letters: &self.letters,
+            dead_letters: &self.dead_letters,
             action: &action.id,
-            deed: &deed,
+            message_action: &message_action,
             chosen: &chosen,
             count: items.iter().map(|item| item.alike).sum(),
             rate: action.rate,
@@ -236,18 +237,18 @@ impl App {
             stop,
         };
         let kept = Mutex::new(Ok(()));
-        let on_acted = |print: u128, acted: &Acted| {
+        let on_handled = |print: u128, acted: &Handled| {
             let (state, why) = match acted {
-                Acted::Done | Acted::Unheard => ("sent", None),
-                Acted::Skipped(why) => ("skipped", Some(why.as_str())),
+                Handled::Done | Handled::AckLost => ("sent", None),
+                Handled::Skipped(why) => ("skipped", Some(why.as_str())),
             };
             if let Err(why) = self.store.mark(&action.id, print, state, why) {
                 *kept.lock().unwrap_or_else(PoisonError::into_inner) = Err(why);
             }
         };
-        let ended = run.run(&on_acted).await;
+        let ended = run.run(&on_handled).await;
         if self.stop.is_cancelled() {
-            // The next start of the console goes on with it.
+            // The next start of the console continues it.
             return Ok(());
         }
         let state = match (&ended.error, ended.interrupted) {
@@ -256,12 +257,12 @@ impl App {
             (None, false) => "done",
         };
         self.store.end(&action.id, state, ended.error.as_deref(), self.now().as_second())?;
-        self.record(action, &deed, &ended, &items).await;
+        self.record(action, &message_action, &ended, &items).await;
         self.index.refresh(&self.tasks, &self.stop).await;
         kept.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn record(&self, action: &Action, deed: &Deed, ended: &Ended, items: &[Item]) {
+    async fn record(&self, action: &Action, message_action: &MessageAction, ended: &Ended, items: &[Item]) {
         let record = Record {
             action: action.id.clone(),
             who: action.who.clone(),
@@ -272,10 +273,10 @@ impl App {
             reason: action.reason.clone(),
             ..Record::default()
         };
-        self.letters.audit(record.ended(deed, ended)).await;
+        self.dead_letters.audit(record.ended(message_action, ended)).await;
     }
 
-    /// Finds out what became of the messages of a replay: created, or failed again.
+    /// Asks the ledger what happened to replayed messages: created, or failed again.
     pub(crate) async fn follow(&self, action: &Action) -> Result<(), String> {
         if action.what != "replay" || !self.may_follow(&action.id) {
             return Ok(());
@@ -291,7 +292,7 @@ impl App {
             None => sent.iter().map(|item| item.id.clone()).collect(),
         };
         if !sent.is_empty()
-            && let Ok(entries) = Known::open(&self.config).await.get(&ids).await
+            && let Ok(entries) = LedgerAccess::open(&self.config).await.get(&ids).await
         {
             let created = entries.iter().zip(&sent).filter(|(entry, _)| entry.result == Some(LedgerResult::Created));
             outcomes.extend(created.map(|(_, item)| (item.id.clone(), "created")));
@@ -310,13 +311,14 @@ impl App {
     }
 }
 
-fn deed(action: &Action) -> Deed {
+fn message_action(action: &Action) -> MessageAction {
     match action.what.as_str() {
-        "discard" | "delete" => {
-            Deed::Discard { reason: action.reason.clone().unwrap_or_default(), for_good: action.what == "delete" }
-        }
-        "restore" => Deed::Restore,
-        _ => Deed::Replay {
+        "discard" | "delete" => MessageAction::Discard {
+            reason: action.reason.clone().unwrap_or_default(),
+            for_good: action.what == "delete",
+        },
+        "restore" => MessageAction::Restore,
+        _ => MessageAction::Replay {
             set: Vec::new(),
             body: action.body.clone(),
             edited: Edited { note: action.note.clone(), new_id: action.new_id.clone() },

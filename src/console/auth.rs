@@ -1,4 +1,4 @@
-//! Who a visitor is: password files with Argon2 hashes, and a delay that grows after each wrong password.
+//! Logins: password files with Argon2 hashes, and a delay that grows after each wrong password.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,23 +15,23 @@ use tokio::time::Instant;
 use crate::config::Console;
 use crate::observe::ledger_page::hex;
 
-/// The longest password that is looked at, in bytes.
+/// The longest password that is checked, in bytes.
 const MOST_PASSWORD: usize = 1_024;
-/// The most that a password file may hold, in bytes.
+/// The largest password file that is read, in bytes.
 const MOST_FILE: u64 = 64 << 10;
 /// First and longest wait after wrong passwords.
 const DELAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
-/// Addresses that are remembered, at most.
+/// The most addresses whose wrong passwords are remembered.
 const MOST_ADDRESSES: usize = 10_000;
-/// The most memory of a hash, in KiB: a hash file cannot make a login take all of it.
+/// The most memory that one hash may ask for, in KiB, so that a password file cannot make a login use all memory.
 const MOST_MEMORY: u32 = 1 << 18;
 
-/// What a visitor may do.
+/// What a visitor can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Everything.
     Operator,
-    /// Look, without bodies.
+    /// See everything but bodies, change nothing.
     Viewer,
 }
 
@@ -50,17 +50,17 @@ impl Role {
 
 /// A line of a password file.
 struct Login {
-    /// The only name that it is for; none for any name.
+    /// The only name that may use this password; none for any name.
     name: Option<String>,
     hash: SecretString,
     role: Role,
 }
 
-/// The logins, and who failed lately.
+/// The passwords, and the addresses that sent wrong ones.
 pub(crate) struct Auth {
     logins: Vec<Login>,
     failures: Mutex<HashMap<IpAddr, (u32, Instant)>>,
-    /// One at a time: each takes memory and a processor.
+    /// One password check at a time: each takes memory and a processor.
     checking: Semaphore,
 }
 
@@ -83,7 +83,7 @@ impl Auth {
         Ok(Self { logins, failures: Mutex::default(), checking: Semaphore::new(1) })
     }
 
-    /// Whether a password is asked for.
+    /// Whether visitors must log in.
     pub(crate) fn is_needed(&self) -> bool {
         !self.logins.is_empty()
     }
@@ -95,7 +95,7 @@ impl Auth {
         delay(*count).checked_sub(at.elapsed()).filter(|left| !left.is_zero())
     }
 
-    /// The role of a name and password; none where they are wrong, which is remembered of the address.
+    /// The role for a name and password. None when they are wrong; the address then has to wait.
     pub(crate) async fn check(&self, address: IpAddr, name: &str, password: &SecretString) -> Option<Role> {
         let _turn = self.checking.acquire().await.ok()?;
         let mut role = None;
@@ -124,7 +124,7 @@ impl Auth {
     }
 }
 
-/// The wait after so many wrong passwords in a row.
+/// The wait after this many wrong passwords in a row.
 fn delay(count: u32) -> Duration {
     DELAY.0.saturating_mul(1 << count.saturating_sub(1).min(16)).min(DELAY.1)
 }
@@ -163,20 +163,20 @@ fn read(path: &Path, role: Role) -> Result<Vec<Login>, String> {
     Ok(logins)
 }
 
-/// The hash of a password, as a password file holds it.
+/// Hashes a password in the form that a password file holds.
 ///
 /// # Errors
-/// Why there is no random number, or no hash.
+/// There is no random number, or the hash cannot be computed.
 pub(crate) fn hash_password(password: &SecretString) -> Result<String, String> {
     let salt = SaltString::encode_b64(&random()?).map_err(|error| error.to_string())?;
     let hash = Argon2::default().hash_password(password.expose_secret().as_bytes(), &salt);
     hash.map(|hash| hash.to_string()).map_err(|error| error.to_string())
 }
 
-/// A secret that nobody can guess, in hexadecimal.
+/// A random secret in hexadecimal.
 ///
 /// # Errors
-/// Where the operating system gives no random numbers.
+/// The operating system provides no random numbers.
 pub(crate) fn secret() -> Result<String, String> {
     random().map(|bytes| hex(&bytes))
 }
@@ -187,7 +187,7 @@ fn random() -> Result<[u8; 16], String> {
     filled.map(|()| bytes).map_err(|_| "the operating system gives no random numbers".to_owned())
 }
 
-/// Whether two secrets are the same, in a time that does not depend on where they differ.
+/// Compares two secrets in a time that does not depend on where they differ.
 pub(crate) fn same(one: &str, other: &str) -> bool {
     one.len() == other.len() && one.bytes().zip(other.bytes()).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_password_is_right_or_wrong_and_wrong_ones_cost_time() {
+    async fn wrong_password_delays_the_next_login() {
         let hash = hash_password(&"secret".into()).unwrap();
         let auth = auth(&format!("# operators\nana:{hash}\n")).unwrap();
         let (here, there) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_hash_is_refused_without_being_shown() {
+    fn password_file_with_a_bad_line_is_refused_without_quoting_it() {
         for (lines, why) in [("", "is empty"), ("hunter2", "line 1 is not an Argon2 hash"), ("\n$2y$05$abc", "line 2")]
         {
             let refused = auth(lines).err().unwrap();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_compared_as_a_whole() {
+    fn secrets_are_equal_only_when_all_characters_are() {
         assert!(same("abc", "abc") && !same("abc", "abd") && !same("abc", "ab"));
         assert_ne!(secret().unwrap(), secret().unwrap());
     }

@@ -6,8 +6,8 @@ const WIDTH: u64 = 360;
 const HEIGHT: u64 = 60;
 const MINUTES: usize = 60;
 
-/// A bar for each of the last sixty minutes, with a text for those who cannot see it. `values` are the newest last; the
-/// chart is empty where nothing was measured. Both texts are of this program, never of others.
+/// A bar for each of the last sixty minutes, and a text for screen readers. The newest value is the last one. Both texts
+/// must be this program's own: they are not escaped.
 pub(crate) fn bars(title: &str, class: &str, values: &[Option<u64>]) -> String {
     let most = values.iter().flatten().copied().max().unwrap_or(0);
     let total: u64 = values.iter().flatten().sum();
@@ -22,7 +22,7 @@ pub(crate) fn bars(title: &str, class: &str, values: &[Option<u64>]) -> String {
             continue;
         }
         let height = (value * (HEIGHT - 2)).div_ceil(most).max(1);
-        // Writing to a text cannot fail.
+        // Writing to a `String` cannot fail.
         let _ = write!(
             svg,
             "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{height}\"/>",
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chart_has_a_bar_for_each_minute_with_something() {
+    fn chart_has_a_bar_for_each_minute_with_a_value() {
         let chart = bars("Created", "good", &[Some(0), None, Some(1), Some(50)]);
         assert_eq!(chart.matches("<rect").count(), 2);
         assert!(chart.contains("Created: 51 in the last hour") && chart.contains("x=\"354\""), "{chart}");

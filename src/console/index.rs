@@ -1,5 +1,5 @@
-//! The dead letters as they were read last: one scan for all viewers, at most one a minute unless somebody asks for it.
-//! Bodies are in a temporary file that is gone with the process.
+//! The last reading of the dead-letter queues, shared by all viewers. The queues are read at most once a minute, or when
+//! somebody asks. Bodies are in a temporary file that disappears with the process.
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -15,8 +15,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::Message;
 use crate::dead_letters::entry::{Entry, Texts};
+use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::filter::Filter;
-use crate::dead_letters::found::Found;
 use crate::dead_letters::scan::Scanned;
 use crate::dead_letters::{DeadLetters, Source};
 use crate::ledger::Digest;
@@ -24,14 +24,14 @@ use crate::message::dead_letter::{DeadLetter, published_to};
 use crate::message::export;
 use crate::message::retry_state::{Attempt, EDITED, RetryState, string};
 
-/// How old the last reading may be before a page that shows it asks for another one.
+/// Age of the last reading from which a page starts another one.
 const FRESH: Duration = Duration::from_secs(60);
-/// Bytes of a body that are kept; the rest is read when somebody asks for it.
+/// Bytes of each body that are kept. The rest is read from the queue on request.
 pub(crate) const BODY: usize = 64 << 10;
-/// How long a page waits for a reading that is under way.
+/// How long a page waits for a running reading.
 const WAIT: Duration = Duration::from_secs(2);
 
-/// What a reading found.
+/// The result of one reading.
 pub(crate) struct Snapshot {
     pub(crate) entries: Vec<Entry>,
     pub(crate) at: Timestamp,
@@ -40,48 +40,48 @@ pub(crate) struct Snapshot {
     details: Mutex<Connection>,
 }
 
-/// What is kept of a message beside its entry.
+/// What is kept of a message besides its entry.
 #[derive(Clone, Debug)]
 pub(crate) struct Detail {
-    /// The message, with the beginning of its body.
+    /// The message with the first part of its body.
     pub(crate) message: Message,
-    pub(crate) letter: DeadLetter,
+    pub(crate) dead_letter: DeadLetter,
     pub(crate) history: Vec<Attempt>,
     pub(crate) edited: Option<String>,
     pub(crate) exchange: String,
     pub(crate) routing_key: String,
-    /// Whether the body is text.
+    /// Whether the body is valid UTF-8.
     pub(crate) is_text: bool,
     /// The digest of the whole body.
     pub(crate) digest: [u8; 32],
 }
 
-/// The readings.
+/// Reads the dead-letter queues and keeps the last result.
 pub(crate) struct Index {
     current: Mutex<Option<Arc<Snapshot>>>,
     reading: Mutex<Option<CancellationToken>>,
     /// Why the last reading failed.
     failure: Mutex<Option<String>>,
     seen: AtomicU64,
-    letters: DeadLetters,
+    dead_letters: DeadLetters,
 }
 
-/// What a page shows of the dead letters.
+/// The last reading, for a page.
 pub(crate) struct View {
     pub(crate) snapshot: Option<Arc<Snapshot>>,
     /// Why the last reading failed.
     pub(crate) failure: Option<String>,
-    /// Messages read so far, while a reading is under way.
+    /// Messages read so far by a running reading.
     pub(crate) reading: Option<u64>,
 }
 
 impl Index {
-    pub(crate) fn new(letters: DeadLetters) -> Self {
+    pub(crate) fn new(dead_letters: DeadLetters) -> Self {
         let seen = AtomicU64::new(0);
-        Self { current: Mutex::default(), reading: Mutex::default(), failure: Mutex::default(), seen, letters }
+        Self { current: Mutex::default(), reading: Mutex::default(), failure: Mutex::default(), seen, dead_letters }
     }
 
-    /// What was read last; asks for another reading where that is old, and waits a little for the first one.
+    /// The last reading. Starts another one when it is old, and waits a short time for the first one.
     pub(crate) async fn view(self: &Arc<Self>, tasks: &TaskTracker, stop: &CancellationToken) -> View {
         let is_fresh = self.snapshot().is_some_and(|snapshot| snapshot.began.elapsed() < FRESH);
         if !is_fresh {
@@ -93,13 +93,13 @@ impl Index {
         self.as_it_is()
     }
 
-    /// Reads again, unless a reading is under way, and waits a little for it.
+    /// Starts a reading unless one is running, and waits a short time for it.
     pub(crate) async fn refresh(self: &Arc<Self>, tasks: &TaskTracker, stop: &CancellationToken) {
         self.read(tasks, stop);
         self.wait().await;
     }
 
-    /// What was read last, without asking for more.
+    /// The last reading, without starting another one.
     pub(crate) fn as_it_is(&self) -> View {
         let is_reading = lock(&self.reading).is_some();
         View {
@@ -147,7 +147,7 @@ impl Index {
     async fn read_all(&self, stop: &CancellationToken) -> Result<Snapshot, String> {
         let failed =
             |error: rusqlite::Error| format!("the temporary file for bodies cannot be used: {error}; set TMPDIR");
-        // The empty name is a file of SQLite's own that is deleted when it is closed.
+        // SQLite creates a file without a name and deletes it when the connection closes.
         let details = Connection::open("").map_err(failed)?;
         let tables = "PRAGMA cache_size=-8000;
                       CREATE TABLE detail(print BLOB PRIMARY KEY, properties TEXT, body BLOB, is_text INTEGER, digest BLOB) STRICT;
@@ -155,7 +155,7 @@ impl Index {
         details.execute_batch(tables).map_err(failed)?;
         let (mut entries, mut texts, mut problem) = (Vec::new(), Texts::default(), None);
         let details = Mutex::new(details);
-        let visit = |found: Found| {
+        let visit = |found: FetchedMessage| {
             self.seen.fetch_add(1, Ordering::Relaxed);
             let mut entry = Entry::new(&found, &mut texts);
             entry.identify(&found);
@@ -169,15 +169,15 @@ impl Index {
                 }
             }
         };
-        let scanned = self.letters.scan(&Source::DEAD, stop, visit).await.map_err(|error| error.0)?;
+        let scanned = self.dead_letters.scan(&Source::DEAD, stop, visit).await.map_err(|error| error.0)?;
         if let Some(why) = problem {
             return Err(why);
         }
         lock(&details).execute_batch("COMMIT").map_err(failed)?;
-        // The newest first: what failed last is what somebody looks for.
+        // The newest first: people look for recent failures.
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.failed_at));
         entries.shrink_to_fit();
-        Ok(Snapshot { entries, at: self.letters.clock.now(), began: Instant::now(), scanned, details })
+        Ok(Snapshot { entries, at: self.dead_letters.clock.now(), began: Instant::now(), scanned, details })
     }
 }
 
@@ -185,7 +185,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn keep(details: &Connection, mut found: Found, print: u128) -> rusqlite::Result<()> {
+fn keep(details: &Connection, mut found: FetchedMessage, print: u128) -> rusqlite::Result<()> {
     let body = std::mem::take(&mut found.message.body);
     let (properties, print) = (export::line(&found.message), print.to_be_bytes());
     let kept = body.get(..body.len().min(BODY)).unwrap_or_default();
@@ -197,7 +197,7 @@ fn keep(details: &Connection, mut found: Found, print: u128) -> rusqlite::Result
 }
 
 impl Snapshot {
-    /// The messages that a filter means, the newest first.
+    /// The messages that meet a filter, the newest first.
     pub(crate) fn filtered<'a>(&'a self, filter: &'a Filter, now: Timestamp) -> impl Iterator<Item = &'a Entry> {
         self.entries.iter().filter(move |entry| filter.takes(entry, now, || Cow::Owned(self.body(entry.fingerprint))))
     }
@@ -233,10 +233,10 @@ impl Snapshot {
         let (state, _) = RetryState::read(&message, None);
         let (exchange, routing_key) = published_to(&message);
         let edited = message.header(EDITED).and_then(string);
-        let Found { letter, message, .. } = Found::new(entry.source, Box::new(message));
+        let FetchedMessage { dead_letter, message, .. } = FetchedMessage::new(entry.source, Box::new(message));
         Some(Detail {
             message: *message,
-            letter,
+            dead_letter,
             history: state.history,
             edited,
             exchange,

@@ -1,4 +1,4 @@
-//! The pages: their addresses, what all of them share, and the answers that are no page.
+//! The routes of the console, the frame that all pages share, and answers that are not pages.
 
 mod activity;
 mod configuration;
@@ -32,7 +32,7 @@ use super::times::When;
 /// The style sheet.
 const STYLE: &str = include_str!("pages/style.css");
 
-/// Every page, behind the guard.
+/// All routes, behind the checks of [`safety`](super::safety).
 pub(super) fn routes(app: &Arc<App>) -> Router {
     let pages = Router::new()
         .route("/", get(now::page))
@@ -60,7 +60,7 @@ pub(super) fn routes(app: &Arc<App>) -> Router {
     routes.layer(DefaultBodyLimit::disable()).layer(from_fn_with_state(Arc::clone(app), guard))
 }
 
-/// What every page shows around its own part.
+/// The frame around every page.
 pub(crate) struct Shell {
     pub(crate) base: String,
     pub(crate) title: &'static str,
@@ -73,13 +73,13 @@ pub(crate) struct Shell {
     pub(crate) sees_bodies: bool,
     pub(crate) has_login: bool,
     pub(crate) token: String,
-    /// Seconds until the page is read again; none where it is not.
+    /// Seconds until the browser loads the page again; none for a page that stays.
     pub(crate) refresh: Option<u32>,
-    /// The link that stops or begins the refresh, where the page has one.
+    /// The link that stops or restarts the refresh.
     pub(crate) pause: Option<String>,
-    /// When its data was read.
+    /// When the data of the page was read.
     pub(crate) read_at: Option<When>,
-    /// What somebody must know first.
+    /// Notes above the page.
     pub(crate) notes: Vec<String>,
 }
 
@@ -90,7 +90,7 @@ impl Shell {
             base: app.base.clone(),
             title,
             active,
-            queue: app.letters.queues.work.clone(),
+            queue: app.dead_letters.queues.work.clone(),
             who: visitor.session.name.clone(),
             role: match (visitor.can_act, sees_bodies) {
                 (true, _) => "operator",
@@ -108,7 +108,7 @@ impl Shell {
         }
     }
 
-    /// Reads the page again every so often, unless its address says that it must not.
+    /// Makes the browser load the page again, unless the address has `refresh=off`.
     pub(crate) fn refreshing(mut self, seconds: u32, path: &str, query: &str) -> Self {
         let is_paused =
             form_urlencoded::parse(query.as_bytes()).any(|(name, value)| name == "refresh" && value == "off");
@@ -118,7 +118,7 @@ impl Shell {
         self
     }
 
-    /// Tells when the dead letters were read, and what is wrong with the reading.
+    /// Shows when the dead letters were read, and what failed.
     pub(crate) fn reading(mut self, app: &App, view: &View) -> Self {
         let zone = &app.config.crm.timezone;
         if let Some(snapshot) = &view.snapshot {
@@ -140,7 +140,7 @@ impl Shell {
     }
 }
 
-/// A page that only says something.
+/// A page with only a message.
 #[derive(Template)]
 #[template(path = "said.html")]
 struct Said {
@@ -149,24 +149,24 @@ struct Said {
     back: String,
 }
 
-/// Says something in place of a page.
+/// Shows a message in place of a page.
 pub(crate) fn said(app: &App, visitor: &Visitor, status: StatusCode, text: impl Into<String>, back: &str) -> Response {
     let shell = Shell::new(app, visitor, "Not done", "");
     let page = Said { shell, text: text.into(), back: format!("{}{back}", app.base) };
     (status, show(&page)).into_response()
 }
 
-/// A template as an answer.
+/// Renders a template.
 pub(crate) fn show(page: &impl Template) -> Response {
     match page.render() {
         Ok(html) => Html(html).into_response(),
         Err(error) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, format!("this page cannot be made: {error}\n")).into_response()
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("this page cannot be rendered: {error}\n")).into_response()
         }
     }
 }
 
-/// What is answered to a post that was not taken.
+/// The answer to a post that was refused.
 pub(crate) fn refused(app: &App, visitor: &Visitor, refused: &Refused, back: &str) -> Response {
     let (status, text) = match refused {
         Refused::Expired(_) => (
@@ -181,28 +181,28 @@ pub(crate) fn refused(app: &App, visitor: &Visitor, refused: &Refused, back: &st
     said(app, visitor, status, text, back)
 }
 
-/// Goes to another page after a post.
+/// Redirects to another page after a post.
 pub(crate) fn go(app: &App, path: &str) -> Response {
     (StatusCode::SEE_OTHER, [(LOCATION, format!("{}{path}", app.base))]).into_response()
 }
 
-/// A parameter of an address.
+/// A query parameter.
 pub(crate) fn parameter(query: Option<&str>, name: &str) -> Option<String> {
     let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
     pairs.find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.into_owned())
 }
 
-/// The name of a message in addresses.
+/// The message's fingerprint as a path segment.
 pub(crate) fn print_name(print: u128) -> String {
     format!("{print:032x}")
 }
 
-/// The message of a name.
+/// Reads a fingerprint from a path segment.
 pub(crate) fn print_of(name: &str) -> Option<u128> {
     (name.len() == 32).then(|| u128::from_str_radix(name, 16).ok())?
 }
 
-/// A moment in seconds since 1970, for a page.
+/// A time in seconds since 1970, for a page.
 pub(crate) fn when(app: &App, seconds: i64) -> When {
     let at = Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH);
     When::new(at, app.now(), &app.config.crm.timezone)

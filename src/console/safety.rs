@@ -1,5 +1,4 @@
-//! What every request must pass: the host's name, the origin of a post, and who the visitor is. And the headers of every
-//! answer.
+//! The checks of every request: host name, origin of a post, login. And the security headers of every answer.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -19,25 +18,25 @@ use super::App;
 use super::auth::{self, Role};
 use super::store::Session;
 
-/// The most that a form may hold, in bytes: a body of the largest size, each byte written as three.
+/// The largest form, in bytes: the largest body, each byte percent-encoded as three.
 const MOST_FORM: usize = 1 << 20;
 /// The name of the session's cookie.
 const SESSION: &str = "wtw_session";
-/// Nothing but our own style sheet; no frame may hold a page, and forms go nowhere else.
+/// Content-Security-Policy: only our own style sheet, no frames, forms only to this console.
 const POLICY: &str =
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
-/// The address that a connection came from.
+/// The address of the connection's other end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer(pub(crate) SocketAddr);
 
-/// Who asks.
+/// The visitor of a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Visitor {
     pub(crate) session: Session,
     pub(crate) role: Role,
     pub(crate) address: IpAddr,
-    /// Whether this console lets anybody act.
+    /// Whether actions are allowed in this console at all.
     pub(crate) can_act: bool,
 }
 
@@ -59,13 +58,13 @@ impl Form {
     }
 }
 
-/// Why a post was not taken.
+/// Why a post was refused.
 pub(crate) enum Refused {
-    /// Its token is not this session's: the form is old. Its fields are kept for the page.
+    /// The form belongs to another session or is old. The page shows the fields again.
     Expired(Form),
     /// The visitor may not act.
     NotAllowed,
-    /// It is too large, or unreadable.
+    /// It is too large or unreadable.
     Unreadable,
 }
 
@@ -81,14 +80,14 @@ pub(crate) async fn form(visitor: &Visitor, request: Request) -> Result<Form, Re
     Ok(form)
 }
 
-/// The fields of a post, before anything is known of its token.
+/// The fields of a post whose token was not checked yet.
 pub(crate) async fn read(request: Request) -> Option<Form> {
     let body = to_bytes(request.into_body(), MOST_FORM).await.ok()?;
     let fields = form_urlencoded::parse(&body).map(|(name, value)| (name.into_owned(), value.into_owned()));
     Some(Form(fields.collect()))
 }
 
-/// Lets through what is safe, and adds what every answer carries.
+/// Refuses what is not safe, and adds the security headers to every answer.
 pub(crate) async fn guard(
     State(app): State<Arc<App>>,
     Extension(Peer(peer)): Extension<Peer>,
@@ -139,14 +138,14 @@ pub(crate) async fn guard(
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stranger(pub(crate) IpAddr);
 
-/// The cookie of a session; the empty one ends it.
+/// The session cookie. An empty session deletes it.
 pub(crate) fn session_cookie(base: &str, session: &str, is_secure: bool) -> String {
     let secure = if is_secure { "; Secure" } else { "" };
     let age = if session.is_empty() { "; Max-Age=0" } else { "" };
     format!("{SESSION}={session}; Path={base}; HttpOnly; SameSite=Strict{secure}{age}")
 }
 
-/// Why a request is refused, from any visitor.
+/// Why a request is refused, whoever sent it.
 fn refusal(app: &App, method: &Method, headers: &HeaderMap) -> Option<String> {
     let host = header(headers, HOST.as_str()).unwrap_or_default().to_ascii_lowercase();
     if !is_allowed_host(&host, &app.config.console.allowed_hosts) {
@@ -165,7 +164,7 @@ fn refusal(app: &App, method: &Method, headers: &HeaderMap) -> Option<String> {
         .then(|| "This form was sent from another site, and was refused.\n".to_owned())
 }
 
-/// Whether a `Host` header names this console: DNS rebinding gives a foreign page another name for this address.
+/// Whether a `Host` header names this console. With DNS rebinding, a foreign page gets this address under another name.
 fn is_allowed_host(host: &str, allowed: &[String]) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split_once(']').map_or("", |(name, _)| name),
@@ -175,14 +174,14 @@ fn is_allowed_host(host: &str, allowed: &[String]) -> bool {
     is_loopback || allowed.iter().any(|allowed| allowed == name || allowed == host)
 }
 
-/// The address of the visitor: that of the connection, or what a trusted proxy says.
+/// The visitor's address: that of the connection, or what a trusted proxy reports.
 fn address(peer: IpAddr, is_trusted: bool, headers: &HeaderMap) -> IpAddr {
     let forwarded = header(headers, "x-forwarded-for").filter(|_| is_trusted);
-    // The last one is what the trusted proxy itself saw; those before it anybody may have written.
+    // Only the last address was added by the trusted proxy. The client can forge those before it.
     forwarded.and_then(|list| list.rsplit(',').next()?.trim().parse().ok()).unwrap_or(peer)
 }
 
-/// Who asks, and the session that a cookie must tell from now on.
+/// The visitor, and the session for the cookie of the answer.
 fn visitor(
     app: &App,
     headers: &HeaderMap,
@@ -216,7 +215,7 @@ fn visitor(
     Ok((Some(of(session, Role::Operator)), Some(id)))
 }
 
-/// Begins a session.
+/// Creates a session.
 pub(crate) fn new_session(app: &App, name: &str, role: Role) -> Result<Session, String> {
     let name = crate::message::failure::shorten(name, 100);
     let session = Session { id: auth::secret()?, name, role: role.as_str().to_owned(), form: auth::secret()? };
@@ -236,7 +235,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// What every answer carries.
+/// The security headers of every answer.
 fn harden(mut response: Response) -> Response {
     let headers = response.headers_mut();
     let fixed: [(HeaderName, &'static str); 6] = [
@@ -258,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_loopback_names_and_those_that_are_allowed_are_hosts() {
+    fn host_is_accepted_only_when_loopback_or_allowed() {
         let allowed = ["console.example.com".to_owned(), "10.0.0.7:9465".to_owned()];
         for (host, is_allowed) in [
             ("localhost", true),
@@ -282,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_trusted_proxy_tells_another_address() {
+    fn forwarded_address_counts_only_from_a_trusted_proxy() {
         let headers = HeaderMap::from_iter([("x-forwarded-for".parse().unwrap(), "1.1.1.1, 2.2.2.2".parse().unwrap())]);
         let peer = IpAddr::from([127, 0, 0, 1]);
         assert_eq!(address(peer, false, &headers), peer);

@@ -1,4 +1,4 @@
-//! What the console keeps: sessions, actions with their messages, and the check-off list. One SQLite file.
+//! The console's state in one SQLite file: sessions, actions with their messages, and the check-off list.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS item(
   PRIMARY KEY(action, print)) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS checked(id TEXT PRIMARY KEY, verdict TEXT NOT NULL, who TEXT NOT NULL, at INTEGER NOT NULL) STRICT;
 ";
-/// How long actions and check marks are kept, in seconds: as long as the audit.
+/// How long actions and check marks are kept, in seconds: as long as the audit stream.
 const KEPT: i64 = 90 * 86_400;
 /// How long a session may be idle, in seconds.
 const IDLE: i64 = 12 * 3_600;
@@ -51,9 +51,9 @@ pub(crate) struct Action {
     pub(crate) state: String,
     pub(crate) who: String,
     pub(crate) address: String,
-    /// Which messages are meant, in words.
+    /// The filter in words.
     pub(crate) filter: String,
-    /// The same as an address has it.
+    /// The filter as a query string.
     pub(crate) query: String,
     /// What was counted, in lines.
     pub(crate) counted: String,
@@ -72,7 +72,7 @@ pub(crate) struct Action {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Item {
     pub(crate) print: u128,
-    /// How many messages are exactly alike.
+    /// How many messages are exactly like this one.
     pub(crate) alike: u64,
     pub(crate) id: String,
     /// `waiting`, `sent`, `created`, `failed_again`, `skipped` or `gone`.
@@ -84,7 +84,7 @@ pub(crate) struct Item {
 pub(crate) type Counts = std::collections::BTreeMap<String, u64>;
 
 impl Store {
-    /// Opens the file, which only this user can read.
+    /// Opens the file. Only its owner can read it.
     ///
     /// # Errors
     /// What is wrong, and what to do.
@@ -103,7 +103,7 @@ impl Store {
         opened.map(|db| Self(Mutex::new(db))).map_err(|error| explain(&error))
     }
 
-    /// Works on the file, on a thread that may wait for the disk.
+    /// Runs a query on a thread that may block.
     fn with<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, String> {
         tokio::task::block_in_place(|| {
             let mut db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -111,12 +111,12 @@ impl Store {
         })
     }
 
-    /// Forgets what is too old.
+    /// Deletes what is too old.
     pub(crate) fn sweep(&self, now: i64) -> Result<(), String> {
         self.with(|db| {
             db.execute("DELETE FROM session WHERE seen < ?1", [now - IDLE])?;
             db.execute("DELETE FROM checked WHERE at < ?1", [now - KEPT])?;
-            // What was counted and never confirmed is of no use the next day.
+            // An action that was never confirmed is deleted after a day.
             let old = "(made < ?1 OR (state = 'counted' AND made < ?2))";
             let bounds = params![now - KEPT, now - 86_400];
             db.execute(&format!("DELETE FROM item WHERE action IN (SELECT id FROM action WHERE {old})"), bounds)?;
@@ -158,7 +158,7 @@ impl Store {
         self.with(|db| db.execute("DELETE FROM session WHERE id = ?1", [id]).map(drop))
     }
 
-    /// Keeps an action that was counted, with its messages.
+    /// Stores a counted action and its messages.
     pub(crate) fn keep(&self, action: &Action, items: &[Item]) -> Result<(), String> {
         self.with(|db| {
             let all = db.transaction()?;
@@ -187,7 +187,7 @@ impl Store {
         self.with(|db| db.query_row("SELECT * FROM action WHERE id = ?1", [id], read_action).optional())
     }
 
-    /// The actions of a state, or all that were confirmed; the newest first.
+    /// The actions in a state, or all confirmed ones; the newest first.
     pub(crate) fn actions(&self, state: Option<&str>, most: u32) -> Result<Vec<Action>, String> {
         self.with(|db| {
             let mut read = db.prepare(
@@ -197,7 +197,7 @@ impl Store {
         })
     }
 
-    /// Starts a counted action, once: whether this call started it.
+    /// Starts a counted action. Returns false if it was started before.
     pub(crate) fn start(&self, id: &str, who: &str, reason: Option<&str>, rate: Option<f64>) -> Result<bool, String> {
         self.with(|db| {
             let started = "UPDATE action SET state = 'running', who = ?2, reason = coalesce(?3, reason), rate = ?4
@@ -206,7 +206,7 @@ impl Store {
         })
     }
 
-    /// Ends an action; what still waits is gone.
+    /// Ends an action. Messages that still wait become `gone`.
     pub(crate) fn end(&self, id: &str, state: &str, error: Option<&str>, now: i64) -> Result<(), String> {
         self.with(|db| {
             db.execute(
@@ -231,7 +231,7 @@ impl Store {
         })
     }
 
-    /// Notes what became of replayed messages, by id.
+    /// Stores the results of replayed messages, by id.
     pub(crate) fn outcomes(&self, action: &str, outcomes: &[(String, &str)]) -> Result<(), String> {
         self.with(|db| {
             let all = db.transaction()?;
@@ -276,7 +276,7 @@ impl Store {
         })
     }
 
-    /// Notes what somebody found in the CRM: `exists`, `missing`, or nothing any more.
+    /// Stores what somebody found in the CRM: `exists`, `missing`, or nothing to remove the mark.
     pub(crate) fn check_off(&self, id: &str, verdict: &str, who: &str, now: i64) -> Result<(), String> {
         self.with(|db| {
             if verdict.is_empty() {
@@ -287,7 +287,7 @@ impl Store {
         })
     }
 
-    /// What was found of an id: verdict, who, when.
+    /// What somebody found in the CRM for an id: verdict, who, when.
     pub(crate) fn checked(&self, id: &str) -> Result<Option<(String, String, i64)>, String> {
         self.with(|db| {
             db.prepare_cached("SELECT verdict, who, at FROM checked WHERE id = ?1")?
@@ -323,7 +323,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn an_action_starts_once_and_survives_a_restart() {
+    async fn action_starts_once_and_survives_a_restart() {
         let path = std::env::temp_dir().join(format!("console-{}.db", uuid::Uuid::now_v7()));
         let store = Store::open(&path).unwrap();
         let action = Action {
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_session_ends_when_it_was_idle_for_long() {
+    async fn session_ends_after_a_long_idle_time() {
         let path = std::env::temp_dir().join(format!("console-{}.db", uuid::Uuid::now_v7()));
         let store = Store::open(&path).unwrap();
         let session = Session { id: "s".into(), name: "ana".into(), role: "operator".into(), form: "f".into() };

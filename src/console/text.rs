@@ -1,4 +1,4 @@
-//! Escapes text from messages and from the CRM for HTML, and makes hidden characters visible.
+//! Escaping for HTML: text from messages and from the CRM becomes harmless, and hidden characters become visible.
 
 use std::fmt;
 
@@ -6,8 +6,8 @@ use askama::filters::Escaper;
 
 use crate::visible;
 
-/// The escaper of every template: HTML's special characters are written as entities, and characters that hide or change
-/// the direction of the text as their names.
+/// The escaper of every template. HTML's special characters become entities. Characters that are invisible or change the
+/// direction of text are shown by name.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Shown;
 
@@ -30,8 +30,8 @@ impl Escaper for Shown {
     }
 }
 
-/// Text for a form's field: hidden characters stay as they are, since they are sent back. HTML's special characters and line
-/// ends are written as references, so that no browser changes them.
+/// Text for a form field. Hidden characters stay, because the form sends them back. Special characters and line ends become
+/// references, so that no browser changes them.
 pub(crate) fn field(text: &str) -> String {
     let mut field = String::with_capacity(text.len());
     for c in text.chars() {
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn script_is_text_and_hidden_characters_are_named() {
+    fn escaper_shows_scripts_as_text_and_names_hidden_characters() {
         assert_eq!(
             shown("<script>alert('1\"&')</script>"),
             "&lt;script&gt;alert(&#39;1&quot;&amp;&#39;)&lt;/script&gt;"

@@ -1,9 +1,9 @@
-//! Times for people: how long ago, the account's wall clock, and UTC.
+//! Times on pages: how long ago, the account's wall clock, and UTC.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-/// A moment on a page.
+/// A point in time on a page.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct When {
     /// `3 min ago`
@@ -34,7 +34,7 @@ impl When {
     }
 }
 
-/// How far a moment is from `now`, in one unit.
+/// The distance between a time and `now`, in one unit.
 fn relative(at: Timestamp, now: Timestamp) -> String {
     let seconds = now.as_second() - at.as_second();
     let (count, unit) = match seconds.abs() {
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_is_told_in_the_accounts_time_and_relative() {
+    fn time_is_shown_in_the_accounts_zone_and_relative() {
         let now: Timestamp = "2026-03-01T15:00:00Z".parse().unwrap();
         let zone = TimeZone::get("America/Bogota").unwrap();
         for (at, relative, local) in [

@@ -1,4 +1,4 @@
-//! Who did what: one line in the log and one record in the stream for each action, whichever front end it came from.
+//! The audit: one log line and one stream record for each action of the command line or the console.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,16 +9,16 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::DeadLetters;
-use super::run::{Deed, Ended};
+use super::run::{Ended, MessageAction};
 use crate::broker::publisher::Publisher;
 use crate::broker::{Properties, Publish as _, stream};
 use crate::clock::rfc3339;
 
-/// Ids that a record names.
+/// The most ids in a record.
 pub const MOST_IDS: usize = 100;
-/// The newest records that are kept of a reading.
+/// The most records that a reading returns, the newest.
 const MOST_RECORDS: usize = 2_000;
-/// How long writing a record may take.
+/// Time limit for writing a record.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One action.
@@ -31,7 +31,7 @@ pub struct Record {
     pub action: String,
     /// What was done: `replay`, `discard`, `discard for good`, `restore`, `export`, `login` …
     pub what: String,
-    /// Who did it, as far as it is known.
+    /// Who did it, if that is known.
     pub who: String,
     /// From where: `command line`, or `console` with the address.
     pub from: String,
@@ -39,9 +39,9 @@ pub struct Record {
     pub filter: String,
     /// The ids of some of them.
     pub ids: Vec<String>,
-    /// How many it was about.
+    /// How many messages it was for.
     pub count: u64,
-    /// How many it was done to.
+    /// How many messages it was done to.
     pub done: u64,
     /// How many stayed.
     pub skipped: u64,
@@ -56,21 +56,21 @@ pub struct Record {
 }
 
 impl Record {
-    /// Completes the record of an action that ended.
+    /// Adds the results of an action to its record.
     #[must_use]
-    pub fn ended(mut self, deed: &Deed, ended: &Ended) -> Self {
-        self.what = deed.as_str().to_owned();
-        self.done = ended.done + ended.unheard;
+    pub fn ended(mut self, message_action: &MessageAction, ended: &Ended) -> Self {
+        self.what = message_action.as_str().to_owned();
+        self.done = ended.done + ended.ack_lost;
         self.skipped = ended.skipped;
         self.result = match (&ended.error, ended.interrupted) {
             (Some(error), _) => error.clone(),
             (None, true) => "cancelled".to_owned(),
             (None, false) => "done".to_owned(),
         };
-        if let Deed::Discard { reason, .. } = deed {
+        if let MessageAction::Discard { reason, .. } = message_action {
             self.reason = Some(reason.clone());
         }
-        if let Deed::Replay { edited, .. } = deed {
+        if let MessageAction::Replay { edited, .. } = message_action {
             self.edited.clone_from(&edited.note);
         }
         self
@@ -83,15 +83,15 @@ pub fn new_action() -> String {
     uuid::Uuid::now_v7().to_string()
 }
 
-/// The user of this process, as far as the environment tells.
+/// The user of this process, from the environment.
 #[must_use]
 pub fn user(variable: impl Fn(&str) -> Option<String>) -> String {
     ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(variable).unwrap_or_else(|| "unknown".to_owned())
 }
 
 impl DeadLetters {
-    /// Writes a record to the log and to the stream. That the stream cannot be written is logged and no failure: the action
-    /// was done.
+    /// Writes a record to the log and to the stream. If the stream fails, that is only logged, because the action is
+    /// already done.
     pub async fn audit(&self, mut record: Record) {
         record.at = rfc3339(self.clock.now());
         record.ids.truncate(MOST_IDS);

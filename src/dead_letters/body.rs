@@ -1,10 +1,10 @@
-//! The values in a message's body, and its text. Pure.
+//! Reads values from a message's JSON body, and indents it for people. Pure.
 
 use serde_json::value::RawValue;
 
 use crate::json_object::Members;
 
-/// The value at a path of a JSON body: a text without its quotation marks, everything else as it is written there.
+/// The value at a path of a JSON body: a string without its quotation marks, anything else as it is written.
 #[must_use]
 pub fn value_at(body: &[u8], path: &str) -> Option<String> {
     let mut json = std::str::from_utf8(body).ok()?;
@@ -16,8 +16,7 @@ pub fn value_at(body: &[u8], path: &str) -> Option<String> {
     Some(crate::json_object::text(value).map_or_else(|| value.get().to_owned(), std::borrow::Cow::into_owned))
 }
 
-/// A JSON body with line breaks and indentation; names, order and values stay as they are written. None for what is not
-/// JSON.
+/// A JSON body with line breaks and indentation; names, order and values stay the same. None when it is not JSON.
 #[must_use]
 pub fn indented(body: &str) -> Option<String> {
     serde_json::from_str::<&RawValue>(body).ok()?;
@@ -72,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_found_by_its_path_as_it_is_written() {
+    fn value_at_a_path_is_returned_as_written() {
         let body = br#"{"customer":{"id":12345678901234567890123,"name":"An\u0061"},"list":[1]}"#;
         for (path, value) in [
             ("customer.id", Some("12345678901234567890123")),
@@ -87,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_indented_and_its_values_stay() {
+    fn body_is_indented_without_changing_values() {
         let body = r#" {"id":12345678901234567890123,"t":"a, {\"b\": [\\","e":{},"l":[1,[ ]]} "#;
         let shown = indented(body).unwrap();
         assert_eq!(

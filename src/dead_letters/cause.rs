@@ -1,4 +1,5 @@
-//! The normalised cause of a failure: the same for all messages that failed for one reason, whatever values they held. Pure.
+//! The normalised cause of a failure: the same text for all messages that failed for the same reason, whatever their
+//! values. Pure.
 
 use crate::message::dead_letter::DeadLetter;
 use crate::message::failure::shorten;
@@ -6,14 +7,14 @@ use crate::message::failure::shorten;
 /// Longest cause, in bytes.
 const CAUSE: usize = 200;
 
-/// The cause by which messages are grouped: the CRM's code and words where it gave some, else the reason with its values
-/// left out; and the rule that matched.
+/// The cause by which messages are grouped: the CRM's code and words, or else the reason without its values; with the
+/// rule's name in front.
 #[must_use]
-pub fn of(letter: &DeadLetter, rule: Option<&str>) -> String {
-    let cause = match (letter.crm_code, &letter.crm_message) {
+pub fn of(dead_letter: &DeadLetter, rule: Option<&str>) -> String {
+    let cause = match (dead_letter.crm_code, &dead_letter.crm_message) {
         (Some(code), Some(said)) => format!("code {code}: {}", normalised(said)),
         (Some(code), None) => format!("code {code}"),
-        (None, _) => normalised(&letter.message),
+        (None, _) => normalised(&dead_letter.message),
     };
     let cause = match rule {
         Some(rule) => format!("rule {rule}: {cause}"),
@@ -24,18 +25,18 @@ pub fn of(letter: &DeadLetter, rule: Option<&str>) -> String {
 
 /// The first field that the reason of a message names: `completion_date: is …`.
 #[must_use]
-pub fn field(letter: &DeadLetter) -> Option<&str> {
-    if !matches!(letter.stage.as_deref(), Some("decode" | "map")) {
+pub fn field(dead_letter: &DeadLetter) -> Option<&str> {
+    if !matches!(dead_letter.stage.as_deref(), Some("decode" | "map")) {
         return None;
     }
     // A rule's problem begins with `rule NAME, field FIELD, column N: `.
-    let (place, _) = letter.message.split_once(": ")?;
+    let (place, _) = dead_letter.message.split_once(": ")?;
     let place = place.split(", ").find_map(|part| part.strip_prefix("field ")).unwrap_or(place);
     let is_name = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     Some(place).filter(|place| is_name(place) && place.len() <= 64)
 }
 
-/// A text with its values left out: what stands in quotation marks is `"…"`, and numbers, ids and dates are `N`.
+/// A text without its values: quoted text becomes `"…"`; numbers, ids and dates become `N`.
 #[must_use]
 pub fn normalised(text: &str) -> String {
     let mut left = String::with_capacity(text.len().min(CAUSE * 2));
@@ -69,7 +70,7 @@ pub fn normalised(text: &str) -> String {
     left.trim().to_owned()
 }
 
-/// Skips to the end of a quotation; an escaped mark does not end it.
+/// Skips a quotation. An escaped quotation mark does not end it.
 fn quoted(rest: &mut std::iter::Peekable<std::str::Chars<'_>>, mark: char) {
     while let Some(c) = rest.next() {
         if c == '\\' {
@@ -80,7 +81,7 @@ fn quoted(rest: &mut std::iter::Peekable<std::str::Chars<'_>>, mark: char) {
     }
 }
 
-/// A word, or `N` in place of one that holds a digit; the marks behind it stay.
+/// A word, or `N` if it contains a digit. Punctuation after it stays.
 fn without_value(word: &str) -> String {
     let end = word.trim_end_matches(['-', ':', '.', '+', '@']);
     let marks = word.get(end.len()..).unwrap_or_default();
@@ -96,7 +97,7 @@ mod tests {
     use crate::broker::Message;
 
     #[test]
-    fn values_are_left_out_of_a_cause() {
+    fn cause_leaves_values_out() {
         for (one, other, cause) in [
             (
                 r#"completion_date: is "2026-13-01", not a date that exists"#,
@@ -121,31 +122,31 @@ mod tests {
     }
 
     #[test]
-    fn the_crms_words_and_the_rule_make_the_cause() {
-        let letter = DeadLetter {
+    fn cause_holds_the_crms_words_and_the_rule() {
+        let dead_letter = DeadLetter {
             crm_code: Some(417),
             crm_message: Some("THE OWNER agent_7@demo IS INACTIVE".to_owned()),
             message: "whatever".to_owned(),
             ..DeadLetter::read(&Message::default())
         };
-        assert_eq!(of(&letter, None), "code 417: THE OWNER N IS INACTIVE");
-        assert_eq!(of(&letter, Some("closed")), "rule closed: code 417: THE OWNER N IS INACTIVE");
+        assert_eq!(of(&dead_letter, None), "code 417: THE OWNER N IS INACTIVE");
+        assert_eq!(of(&dead_letter, Some("closed")), "rule closed: code 417: THE OWNER N IS INACTIVE");
     }
 
     #[test]
-    fn the_field_of_a_reason_is_found() {
+    fn field_is_read_from_a_reason() {
         for (stage, reason, expected) in [
             ("map", "completion_date: is missing", Some("completion_date")),
             ("map", "rule closed, field id_record, column 4: body.customer is missing", Some("id_record")),
             ("decode", "the body is not JSON: eof", None),
             ("send", "completion_date: is missing", None),
         ] {
-            let letter = DeadLetter {
+            let dead_letter = DeadLetter {
                 stage: Some(stage.to_owned()),
                 message: reason.to_owned(),
                 ..DeadLetter::read(&Message::default())
             };
-            assert_eq!(field(&letter), expected, "{reason}");
+            assert_eq!(field(&dead_letter), expected, "{reason}");
         }
     }
 }

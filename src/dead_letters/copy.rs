@@ -1,11 +1,11 @@
-//! The properties of copies: a replay, a discarded message, a restored one. Pure.
+//! The properties of a copy when a message is replayed, discarded or restored. Pure.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
 use super::Source;
-use super::found::{ACTION, BROKER_KIND, BROKER_REASON, Found};
+use super::fetched::{ACTION, BROKER_KIND, BROKER_REASON, FetchedMessage};
 use crate::broker::{HeaderValue, Headers, Message, Properties, ShortString};
 use crate::clock::rfc3339;
 use crate::message::dead_letter::{self, replay};
@@ -14,28 +14,28 @@ use crate::message::retry_state::{is_brokers, text, without_brokers};
 
 /// Which fields an operator changed, when, who, and the digest of the body before.
 const EDITED: &str = "x-wtw-edited";
-/// The id that wins over the property.
+/// The message id that takes precedence over the AMQP property.
 const MESSAGE_ID: &str = "x-wtw-message-id";
 const DISCARDED_AT: &str = "x-wtw-discarded-at";
 const DISCARDED_FROM: &str = "x-wtw-discarded-from";
 const DISCARD_REASON: &str = "x-wtw-discard-reason";
-/// Headers of a discarded message that no other copy carries.
+/// Headers that only a discarded message has.
 const OF_DISCARDED: [&str; 3] = [DISCARDED_AT, DISCARDED_FROM, DISCARD_REASON];
 /// Longest reason of a discard, in bytes.
 const REASON: usize = 500;
 
-/// What an operator did to a message that is replayed.
+/// An operator's edit of a message that is replayed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Edited {
-    /// The changed fields, the time, who, and the digest of the body before.
+    /// The changed fields, the time, who, and the digest of the original body.
     pub note: Option<String>,
-    /// A new message id, in place of one that another body's task has.
+    /// A new message id, because the old one belongs to another task.
     pub new_id: Option<String>,
 }
 
 /// The properties of a replay.
 pub(super) fn replayed(
-    found: &Found,
+    found: &FetchedMessage,
     from: &str,
     action: &str,
     edited: &Edited,
@@ -56,28 +56,28 @@ pub(super) fn replayed(
     with_headers(properties, add, &[&OF_DISCARDED[..], &[BROKER_REASON]].concat())
 }
 
-/// What the worker gets when a message is replayed with `body`.
+/// The message that the worker receives when a dead letter is replayed with `body`.
 pub(super) fn as_received(message: &Message, from: &str, work: &str, body: &[u8]) -> Message {
     let properties = replay::properties(message, from, Timestamp::UNIX_EPOCH, usize::MAX);
     Message { body: body.to_vec(), properties, routing_key: work.to_owned(), ..Message::default() }
 }
 
 /// The properties of a discarded message.
-pub(super) fn discarded(found: &Found, from: &str, action: &str, reason: &str, at: Timestamp) -> Properties {
+pub(super) fn discarded(found: &FetchedMessage, from: &str, action: &str, reason: &str, at: Timestamp) -> Properties {
     let mut add = vec![
         (ACTION, text(action)),
         (DISCARDED_AT, text(&rfc3339(at))),
         (DISCARDED_FROM, text(from)),
         (DISCARD_REASON, text(&shorten(reason, REASON))),
     ];
-    if let Some(reason) = found.letter.kind.strip_prefix(BROKER_KIND) {
+    if let Some(reason) = found.dead_letter.kind.strip_prefix(BROKER_KIND) {
         add.push((BROKER_REASON, text(reason)));
     }
     add.extend(dead_letter::route(&found.message));
     plain(&found.message, add, &[])
 }
 
-/// The properties of a restored message: as it was before it was discarded.
+/// The properties of a restored message: those that it had before the discard.
 pub(super) fn restored(message: &Message, action: &str) -> Properties {
     plain(message, vec![(ACTION, text(action))], &OF_DISCARDED)
 }
@@ -117,10 +117,10 @@ mod tests {
     use super::*;
     use crate::message::retry_state::{RetryState, number, string};
 
-    fn found(headers: &[(&str, HeaderValue)], source: Source) -> Found {
+    fn found(headers: &[(&str, HeaderValue)], source: Source) -> FetchedMessage {
         let headers = headers.iter().map(|(name, value)| ((*name).into(), value.clone())).collect::<BTreeMap<_, _>>();
         let properties = Properties::default().with_headers(Headers::from(headers)).with_message_id("m-1".into());
-        Found::new(source, Box::new(Message { body: b"{}".to_vec(), properties, ..Message::default() }))
+        FetchedMessage::new(source, Box::new(Message { body: b"{}".to_vec(), properties, ..Message::default() }))
     }
 
     fn header(properties: &Properties, name: &str) -> Option<String> {
@@ -128,17 +128,20 @@ mod tests {
     }
 
     #[test]
-    fn a_discarded_message_is_restored_as_it_was() {
+    fn discarded_message_is_restored_unchanged() {
         let death = BTreeMap::from([("reason".into(), text("delivery_limit"))]);
         let death = HeaderValue::FieldArray(vec![HeaderValue::FieldTable(Headers::from(death))].into());
-        let letter = found(&[("theirs", number(1)), ("x-death", death)], Source::Broker);
-        let gone = discarded(&letter, "q.dead.broker", "action-1", "not ours", Timestamp::UNIX_EPOCH);
+        let dead_letter = found(&[("theirs", number(1)), ("x-death", death)], Source::Broker);
+        let gone = discarded(&dead_letter, "q.dead.broker", "action-1", "not ours", Timestamp::UNIX_EPOCH);
         assert_eq!(header(&gone, DISCARD_REASON).as_deref(), Some("not ours"));
         let message = Message { body: b"{}".to_vec(), properties: gone, ..Message::default() };
         assert_eq!(discarded_from(&message), Source::Broker);
         let back = restored(&message, "action-2");
-        let restored = Found::new(Source::Broker, Box::new(Message { properties: back.clone(), ..message }));
-        assert_eq!((restored.letter.kind.as_str(), restored.letter.possibly_created), ("broker-delivery_limit", true));
+        let restored = FetchedMessage::new(Source::Broker, Box::new(Message { properties: back.clone(), ..message }));
+        assert_eq!(
+            (restored.dead_letter.kind.as_str(), restored.dead_letter.possibly_created),
+            ("broker-delivery_limit", true)
+        );
         for name in OF_DISCARDED {
             assert_eq!(header(&back, name), None, "{name}");
         }
@@ -147,9 +150,9 @@ mod tests {
 
     #[test]
     fn replayed_copy_names_its_action_and_the_edit() {
-        let letter = found(&[], Source::Dead);
+        let dead_letter = found(&[], Source::Dead);
         let edited = Edited { note: Some("name".to_owned()), new_id: Some("m-2".to_owned()) };
-        let copy = replayed(&letter, "q.dead", "action-1", &edited, Timestamp::UNIX_EPOCH, 131_072);
+        let copy = replayed(&dead_letter, "q.dead", "action-1", &edited, Timestamp::UNIX_EPOCH, 131_072);
         assert_eq!(header(&copy, ACTION).as_deref(), Some("action-1"));
         assert_eq!(header(&copy, EDITED).as_deref(), Some("name"));
         let (state, invalid) = RetryState::read(&Message { properties: copy.clone(), ..Message::default() }, None);

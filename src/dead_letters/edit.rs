@@ -1,4 +1,4 @@
-//! Changes of a message's body. What is not changed stays byte for byte: order, numbers, unknown fields. Pure.
+//! Edits of a message's body. Everything else stays byte for byte: order, numbers, unknown fields. Pure.
 
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -7,7 +7,7 @@ use crate::json_object::Members;
 use crate::message::task::FIELDS;
 use crate::suggest::suggest;
 
-/// One field and what it is set to.
+/// A field and its new value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
     /// The field of the task.
@@ -20,7 +20,7 @@ impl Setting {
     /// Reads `field=value`.
     ///
     /// # Errors
-    /// A field that no task has, or `remember` set to something else than true or false.
+    /// No task has this field, or `remember` is set to something other than true or false.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (field, value) = text.split_once('=').ok_or("is not field=value")?;
         if !FIELDS.contains(&field) {
@@ -37,10 +37,10 @@ impl Setting {
     }
 }
 
-/// A body with fields set; the rest stays byte for byte, and new fields come last.
+/// Sets fields of a body. The rest stays byte for byte; new fields are added at the end.
 ///
 /// # Errors
-/// When the body is not a JSON object, or gives a field more than once.
+/// The body is not a JSON object, or has a field twice.
 pub fn set(body: &[u8], settings: &[Setting]) -> Result<Vec<u8>, String> {
     if settings.is_empty() {
         return Ok(body.to_vec());
@@ -73,7 +73,7 @@ fn set_one(text: &str, Setting { field, value }: &Setting) -> Result<String, Str
     Ok(replaced(text, before..before, &format!("{comma}{}:{value}", Value::from(field.as_str()))))
 }
 
-/// Where a value that was read from a text without copying stands in it.
+/// The position of a borrowed value in the text that it was parsed from.
 fn place_of(text: &str, value: &RawValue) -> Option<usize> {
     let at = (value.get().as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
     (text.get(at..at + value.get().len())? == value.get()).then_some(at)
@@ -87,7 +87,7 @@ fn replaced(text: &str, range: std::ops::Range<usize>, with: &str) -> String {
     new
 }
 
-/// The names of the fields that differ between two bodies; `the whole body` where they are not two JSON objects.
+/// The names of the fields that differ between two bodies; `the whole body` if one of them is not a JSON object.
 #[must_use]
 pub fn changed_fields(before: &[u8], after: &[u8]) -> Vec<String> {
     let read = |body| serde_json::from_slice::<Members<'_>>(body).ok();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_set_and_the_rest_stays_byte_for_byte() {
+    fn set_changes_only_the_given_fields() {
         for (body, settings, after) in [
             (
                 r#"{ "z":1.50, "name" : "a","id_record":12345678901234567890123 }"#,

@@ -1,4 +1,4 @@
-//! A dead letter without its body: small enough that a hundred thousand of them fit the memory.
+//! A dead letter without its body. It is small: a hundred thousand entries fit into memory.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::Source;
 use super::cause;
-use super::found::{ACTION, Found};
+use super::fetched::{ACTION, FetchedMessage};
 use crate::message::dead_letter::failed_at;
 use crate::message::failure::shorten;
 use crate::message::retry_state::string;
@@ -18,7 +18,7 @@ const REASON: usize = 300;
 /// A dead letter without its body.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// What tells it from all others, once it was [identified](Self::identify).
+    /// Identifies the message, once [`identify`](Self::identify) was called.
     pub fingerprint: u128,
     /// Which queue it is on.
     pub source: Source,
@@ -46,7 +46,7 @@ pub struct Entry {
     pub attempts: u32,
     /// How often it was replayed before.
     pub replays: u32,
-    /// Whether an attempt may have created the task, as far as the message tells.
+    /// Whether the message says that an attempt may have created its task.
     pub possibly_created: bool,
     /// The action that replayed or discarded it last.
     pub action: Option<Arc<str>>,
@@ -78,26 +78,26 @@ impl Texts {
 impl Entry {
     /// The entry of a message.
     #[must_use]
-    pub fn new(found: &Found, texts: &mut Texts) -> Self {
-        let Found { source, message, letter } = found;
+    pub fn new(found: &FetchedMessage, texts: &mut Texts) -> Self {
+        let FetchedMessage { source, message, dead_letter } = found;
         let rule = message.header("x-wtw-rule").and_then(string);
         let small = |number: i64| u32::try_from(number.max(0)).unwrap_or(u32::MAX);
         Self {
             fingerprint: 0,
             source: *source,
-            id: letter.id().into(),
-            has_id: letter.message_id.is_some(),
-            kind: texts.get(&letter.kind),
-            cause: texts.get(&cause::of(letter, rule.as_deref())),
-            reason: texts.get(&shorten(&letter.message, REASON)),
-            field: texts.some(cause::field(letter)),
+            id: dead_letter.id().into(),
+            has_id: dead_letter.message_id.is_some(),
+            kind: texts.get(&dead_letter.kind),
+            cause: texts.get(&cause::of(dead_letter, rule.as_deref())),
+            reason: texts.get(&shorten(&dead_letter.message, REASON)),
+            field: texts.some(cause::field(dead_letter)),
             rule: texts.some(rule.as_deref()),
-            crm_code: letter.crm_code,
-            crm_message: texts.some(letter.crm_message.as_deref().map(|said| shorten(said, REASON)).as_deref()),
+            crm_code: dead_letter.crm_code,
+            crm_message: texts.some(dead_letter.crm_message.as_deref().map(|said| shorten(said, REASON)).as_deref()),
             failed_at: failed_at(message),
-            attempts: small(letter.attempts),
-            replays: small(letter.replay_count),
-            possibly_created: letter.possibly_created,
+            attempts: small(dead_letter.attempts),
+            replays: small(dead_letter.replay_count),
+            possibly_created: dead_letter.possibly_created,
             action: texts.some(message.header(ACTION).and_then(string).as_deref()),
             size: u32::try_from(message.body.len()).unwrap_or(u32::MAX),
         }
@@ -105,8 +105,8 @@ impl Entry {
 }
 
 impl Entry {
-    /// Takes the fingerprint of its message, which costs a digest of all of it.
-    pub fn identify(&mut self, found: &Found) {
+    /// Computes the fingerprint. That is slow for a large message.
+    pub fn identify(&mut self, found: &FetchedMessage) {
         self.fingerprint = found.fingerprint();
     }
 }

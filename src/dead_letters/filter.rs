@@ -1,4 +1,5 @@
-//! Which dead letters are meant: the same conditions on the command line and in the console's addresses.
+//! Selects dead letters by kind, id, cause and so on, with the same conditions on the command line and in the console's
+//! addresses.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::duration;
 use crate::message::failure::Kind;
 use crate::suggest::suggest;
 
-/// Kinds that are not the worker's: the broker's own reasons, and a message without any.
+/// Kinds that the worker does not write: RabbitMQ's reasons, and a message without a reason.
 const OTHER_KINDS: [&str; 5] =
     ["broker-expired", "broker-delivery_limit", "broker-maxlen", "broker-rejected", "unexplained"];
 
@@ -25,33 +26,33 @@ pub struct Filter {
     pub id: Vec<String>,
     /// With this normalised cause.
     pub cause: Option<String>,
-    /// Which this rule matched.
+    /// That matched this rule.
     pub rule: Option<String>,
-    /// Whose reason names this field first.
+    /// Whose reason begins with this field.
     pub field: Option<String>,
-    /// Dead-lettered at least so long ago.
+    /// Dead-lettered at least this long ago.
     pub older_than: Option<Duration>,
-    /// Dead-lettered at most so long ago.
+    /// Dead-lettered at most this long ago.
     pub newer_than: Option<Duration>,
-    /// With this text in id, reason, the CRM's words or body, in any case; or, as `body.customer.id:17`, with that value in
-    /// the body.
+    /// With this text in the id, the reason, the CRM's words or the body, upper or lower case. `body.customer.id:17` means
+    /// that value in the body.
     pub text: Option<String>,
-    /// Whose task may exist (true), or does not (false), as far as the message tells.
+    /// Whose task may exist (true) or does not exist (false), as the message says.
     pub in_doubt: Option<bool>,
     /// Replayed before.
     pub failed_again: bool,
-    /// Replayed or discarded last by this action.
+    /// Last replayed or discarded by this action.
     pub action: Option<String>,
 }
 
 impl Filter {
-    /// Whether it says anything.
+    /// Whether it has a condition.
     #[must_use]
     pub fn is_given(&self) -> bool {
         *self != Self::default()
     }
 
-    /// Whether it means this message at `now`. `body` is asked only where a text must be found in it.
+    /// Whether a message meets it at `now`. `body` is called only when the text is searched in it.
     pub fn takes<'a>(&self, entry: &Entry, now: Timestamp, body: impl FnOnce() -> Cow<'a, [u8]>) -> bool {
         let age = entry.failed_at.map(|at| Duration::try_from(now.duration_since(at)).unwrap_or_default());
         let same =
@@ -81,7 +82,7 @@ impl Filter {
         texts.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)))
     }
 
-    /// The query of an address; empty for no filter.
+    /// The filter as a query string; empty without conditions.
     #[must_use]
     pub fn query(&self) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
@@ -109,7 +110,7 @@ impl Filter {
         query.finish()
     }
 
-    /// Reads what [`Self::query`] writes; names that it does not know, and empty values, mean nothing.
+    /// Reads what [`Self::query`] writes. Unknown names and empty values are ignored.
     ///
     /// # Errors
     /// A value that cannot be understood.
@@ -122,7 +123,7 @@ impl Filter {
             }
             let text = || Some(value.to_owned());
             match &*name {
-                // Kinds of another version are kinds, too.
+                // Another version may have other kinds.
                 "kind" => filter.kind.push(value.to_owned()),
                 "id" => filter.id.push(value.to_owned()),
                 "cause" => filter.cause = text(),
@@ -140,7 +141,7 @@ impl Filter {
         Ok(filter)
     }
 
-    /// The filter in words, for confirmations and the audit; without one all are meant.
+    /// The filter in words, for confirmations and the audit; "all" without conditions.
     #[must_use]
     pub fn words(&self) -> String {
         let mut words: Vec<String> = Vec::new();
@@ -188,7 +189,7 @@ pub fn kinds() -> impl Iterator<Item = &'static str> {
     Kind::ALL.iter().map(|kind| kind.as_str()).chain(OTHER_KINDS)
 }
 
-/// A kind by its name.
+/// Looks a kind up by name.
 ///
 /// # Errors
 /// A name that is not known, with the nearest one.
@@ -217,7 +218,7 @@ mod tests {
     use crate::broker::{HeaderValue, Headers, Message, Properties};
     use crate::dead_letters::Source;
     use crate::dead_letters::entry::Texts;
-    use crate::dead_letters::found::Found;
+    use crate::dead_letters::fetched::FetchedMessage;
     use crate::message::retry_state::{number, text};
 
     fn entry(id: Option<&str>, kind: &str, reason: &str, failed_at: Option<&str>) -> (Entry, Vec<u8>) {
@@ -235,7 +236,7 @@ mod tests {
         }
         let body = r#"{"name":"Ñandú","customer":{"id":17}}"#.as_bytes().to_vec();
         let message = Message { body: body.clone(), properties, ..Message::default() };
-        (Entry::new(&Found::new(Source::Dead, Box::new(message)), &mut Texts::default()), body)
+        (Entry::new(&FetchedMessage::new(Source::Dead, Box::new(message)), &mut Texts::default()), body)
     }
 
     #[test]
@@ -272,15 +273,15 @@ mod tests {
     }
 
     #[test]
-    fn what_the_broker_dead_lettered_is_in_doubt_and_named_as_its_own() {
+    fn message_dead_lettered_by_rabbitmq_is_in_doubt_with_a_prefixed_kind() {
         let message = Message { body: b"{}".to_vec(), ..Message::default() };
-        let found = Found::new(Source::Broker, Box::new(message.clone()));
-        assert!(found.letter.possibly_created);
-        assert!(!Found::new(Source::Dead, Box::new(message)).letter.possibly_created);
+        let found = FetchedMessage::new(Source::Broker, Box::new(message.clone()));
+        assert!(found.dead_letter.possibly_created);
+        assert!(!FetchedMessage::new(Source::Dead, Box::new(message)).dead_letter.possibly_created);
     }
 
     #[test]
-    fn a_mistyped_kind_is_refused_with_the_nearest() {
+    fn mistyped_kind_is_refused_with_the_nearest_name() {
         assert_eq!(kind("broker-delivery_limit").as_deref(), Ok("broker-delivery_limit"));
         assert!(kind("rejectd").unwrap_err().contains("did you mean rejected?"));
         assert_eq!(kinds().collect::<std::collections::HashSet<_>>().len(), kinds().count(), "no name twice");

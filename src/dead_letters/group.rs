@@ -1,4 +1,4 @@
-//! Dead letters by their normalised cause, counted in bounded memory.
+//! Counts dead letters by cause, in bounded memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use super::entry::Entry;
 
-/// The most groups; the messages of any more are counted together, by kind.
+/// The most groups. Further messages are counted by kind only.
 const MOST_GROUPS: usize = 1_000;
-/// Ids that a group names.
+/// The most ids that a group lists.
 const EXAMPLES: usize = 3;
-/// The cause of the group that takes what is beyond [`MOST_GROUPS`].
+/// The cause of messages beyond [`MOST_GROUPS`].
 const OTHERS: &str = "(various other causes)";
 
 /// Messages of one kind with one cause.
@@ -22,9 +22,9 @@ pub struct Group {
     pub kind: String,
     /// The normalised cause.
     pub cause: String,
-    /// The rule that matched them.
+    /// The rule that matched.
     pub rule: Option<String>,
-    /// The first field that their reasons name.
+    /// The field that the reasons name first.
     pub field: Option<String>,
     /// How many there are.
     pub count: u64,
@@ -32,7 +32,7 @@ pub struct Group {
     pub possibly_created: u64,
     /// How many of them failed again after a replay.
     pub failed_again: u64,
-    /// When the first was dead-lettered, as far as it is known.
+    /// When the first was dead-lettered, if that is known.
     #[serde(with = "crate::clock::optional")]
     pub oldest: Option<Timestamp>,
     /// When the last was dead-lettered.
@@ -94,10 +94,10 @@ mod tests {
     use super::*;
     use crate::dead_letters::Source;
     use crate::dead_letters::entry::Texts;
-    use crate::dead_letters::found::Found;
+    use crate::dead_letters::fetched::FetchedMessage;
 
     fn entry(kind: &str, cause: &str, at: Option<&str>, possibly_created: bool) -> Entry {
-        let found = Found::new(Source::Dead, Box::default());
+        let found = FetchedMessage::new(Source::Dead, Box::default());
         Entry {
             kind: kind.into(),
             cause: cause.into(),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_grouped_by_kind_and_cause() {
+    fn counter_groups_by_kind_and_cause() {
         let mut groups = Groups::default();
         for (kind, cause, at, maybe) in [
             ("unknown", "timeout", Some("2026-01-03T00:00:00Z"), true),
@@ -121,8 +121,8 @@ mod tests {
             groups.add(&entry(kind, cause, at, maybe));
         }
         let groups = groups.sorted();
-        let told: Vec<_> = groups.iter().map(|g| (g.kind.as_str(), g.cause.as_str(), g.count)).collect();
-        assert_eq!(told, [("unknown", "timeout", 3), ("rejected", "b", 2), ("rejected", "a", 1)]);
+        let counted: Vec<_> = groups.iter().map(|g| (g.kind.as_str(), g.cause.as_str(), g.count)).collect();
+        assert_eq!(counted, [("unknown", "timeout", 3), ("rejected", "b", 2), ("rejected", "a", 1)]);
         let unknown = serde_json::to_value(&groups[0]).unwrap();
         assert_eq!((&unknown["possibly_created"], unknown["ids"].as_array().unwrap().len()), (&2.into(), 3));
         assert_eq!(unknown["oldest"], "2026-01-01T00:00:00.000Z");
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_groups_is_bounded() {
+    fn counter_bounds_the_number_of_groups() {
         let mut groups = Groups::default();
         for n in 0..MOST_GROUPS + 10 {
             groups.add(&entry("rejected", &n.to_string(), None, false));

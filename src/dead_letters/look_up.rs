@@ -1,4 +1,4 @@
-//! Everything that is known of one message id or reference: the ledger, the dead-letter queues, and the retry queues.
+//! Everything that is known about one message id or reference: the ledger, the dead-letter queues, and the retry queues.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::entry::{Entry, Texts};
-use super::known::Known;
+use super::ledger_access::LedgerAccess;
 use super::scan::{ScanError, Stop};
 use super::{DeadLetters, Source};
 use crate::broker::connect::BrokerError;
@@ -17,14 +17,14 @@ use crate::message::reference::Reference;
 use crate::message::retry_state::{RetryState, string};
 use crate::observe::ledger_page::{LedgerEntry, LedgerResult};
 
-/// The most messages that are read of each retry queue: reading delays their return.
+/// The most messages that are read of each retry queue. Reading delays their return.
 const MOST_READ: u64 = 20_000;
-/// How long they are held, at most.
+/// The longest time that they are held.
 const HOLD: Duration = Duration::from_secs(30);
 
 /// A message found on a queue.
 #[derive(Clone, Debug, Serialize)]
-pub struct Place {
+pub struct Location {
     /// The queue.
     pub queue: String,
     /// Its message id.
@@ -37,30 +37,30 @@ pub struct Place {
     /// Why, on a dead-letter queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What tells a dead letter from all others.
+    /// Identifies a dead letter.
     #[serde(skip)]
     pub fingerprint: Option<u128>,
 }
 
-/// What is known of one message id, or of a reference.
+/// What is known about a message id or a reference.
 #[derive(Clone, Debug, Serialize)]
 pub struct LookedUp {
-    /// The id, or the reference, as it was given.
+    /// The id or the reference that was asked for.
     pub id: String,
-    /// The reference that its task has, or would have; none where `crm.operation` is not set.
+    /// The reference of its task; none when `crm.operation` is not set.
     pub reference: Option<String>,
     /// What the ledger knows.
     pub ledger: Option<LedgerEntry>,
     /// Why the ledger could not be asked.
     pub ledger_problem: Option<String>,
     /// Where it was found.
-    pub places: Vec<Place>,
-    /// What was read, and what was not.
+    pub places: Vec<Location>,
+    /// What was read, and what could not be read.
     pub looked: Vec<String>,
 }
 
 impl LookedUp {
-    /// One sentence on what is known.
+    /// A one-sentence summary.
     #[must_use]
     pub fn sentence(&self) -> String {
         let queue = self.places.first().map(|place| place.queue.as_str());
@@ -95,7 +95,7 @@ impl LookedUp {
 /// What somebody looks for.
 struct Wanted<'a> {
     id: &'a str,
-    /// The reference in what was given, where there is one. What looks like a reference may be an id, too.
+    /// The reference in the text, if there is one. A text that looks like a reference can also be an id.
     reference: Option<Reference>,
     queue: &'a str,
     operation: Option<&'a str>,
@@ -110,8 +110,8 @@ impl Wanted<'_> {
         id == self.id || (self.reference.is_some() && self.reference_of(id) == self.reference)
     }
 
-    /// What the ledger knows: of the id, else of the reference.
-    async fn known(&self, known: &Known) -> Result<Option<LedgerEntry>, String> {
+    /// The ledger entry of the id, or else of the reference.
+    async fn known(&self, known: &LedgerAccess) -> Result<Option<LedgerEntry>, String> {
         let entry = known.get(&[self.id.to_owned()]).await?.pop();
         match self.reference {
             Some(reference) if entry.as_ref().is_none_or(|entry| !entry.found) => known.find(reference).await.map(Some),
@@ -121,7 +121,7 @@ impl Wanted<'_> {
 }
 
 impl DeadLetters {
-    /// Looks an id up, or a reference. What cannot be asked is told, and the rest is asked all the same.
+    /// Looks up an id or a reference. If one source cannot be asked, the result says so, and the other sources are asked.
     pub async fn look_up(&self, text: &str, stop: &CancellationToken) -> LookedUp {
         let id = text.trim();
         let wanted = &Wanted {
@@ -139,7 +139,7 @@ impl DeadLetters {
             places: Vec::new(),
             looked: Vec::new(),
         };
-        match wanted.known(&Known::open(&self.config).await).await {
+        match wanted.known(&LedgerAccess::open(&self.config).await).await {
             Ok(entry) => found.ledger = entry,
             Err(why) => found.ledger_problem = Some(why),
         }
@@ -165,12 +165,12 @@ impl DeadLetters {
             .scan(&[source], stop, |message| {
                 let entry = Entry::new(&message, &mut texts);
                 if wanted.is(&entry.id) {
-                    places.push(Place {
+                    places.push(Location {
                         queue: queue.clone(),
                         id: entry.id.to_string(),
                         attempts: entry.attempts,
                         kind: Some(entry.kind.to_string()),
-                        reason: Some(message.letter.message.clone()),
+                        reason: Some(message.dead_letter.message.clone()),
                         fingerprint: (source != Source::Discarded).then(|| message.fingerprint()),
                     });
                 }
@@ -191,7 +191,7 @@ impl DeadLetters {
         queue: &str,
         wanted: &Wanted<'_>,
         stop: &CancellationToken,
-        places: &mut Vec<Place>,
+        places: &mut Vec<Location>,
     ) -> Result<String, ScanError> {
         let begun = QueueScan::begin(&self.connector, queue, WINDOW, HOLD).await;
         let mut scan = match begun {
@@ -213,7 +213,7 @@ impl DeadLetters {
                     if let Some(id) = theirs.as_deref().or(message.id()).filter(|id| wanted.is(id)) {
                         let (state, _) = RetryState::read(message, None);
                         let queue = queue.to_owned();
-                        places.push(Place {
+                        places.push(Location {
                             queue,
                             id: id.to_owned(),
                             attempts: state.attempts,

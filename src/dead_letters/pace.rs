@@ -1,10 +1,10 @@
-//! How fast messages are acted upon.
+//! Limits how many messages a second an action handles.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// Limits how fast messages are acted upon: the time between two, and when the next one may be.
+/// The time between two messages, and when the next one is due.
 pub(super) struct Pace(Option<(Duration, Instant)>);
 
 impl Pace {
@@ -30,12 +30,12 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_pace_is_due_at_once_and_then_when_its_time_has_passed() {
+    async fn pace_is_due_at_once_and_then_after_its_interval() {
         let began = Instant::now();
         let mut pace = Pace::new(Some(2.0));
         for halves in 0..4 {
             pace.due().await;
-            // Asking does not spend it.
+            // Asking does not use the turn up.
             pace.due().await;
             pace.taken();
             assert_eq!(began.elapsed().as_millis() / 100, halves * 5);

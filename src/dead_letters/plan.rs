@@ -1,20 +1,21 @@
-//! What an action would do, counted before an operator agrees: which messages, what they cost, and which ones stay and why.
+//! The plan that an operator confirms: which messages an action handles, what that costs, and which ones are left out and
+//! why.
 
 use std::collections::{HashMap, HashSet};
 
 use super::entry::Entry;
-use super::known::{Known, Standing, standing};
-use super::{Source, found};
+use super::ledger_access::{CreationState, LedgerAccess, creation_state};
+use super::{Source, fetched};
 
-/// Ids that the ledger is asked about at a time.
+/// Ids in one question to the ledger.
 const AT_A_TIME: usize = 100;
-/// Ids that are named for each reason why messages stay.
+/// Ids that are listed for each reason.
 const NAMED: usize = 5;
 
-/// A message that an action may be about.
+/// A message that an action can handle.
 #[derive(Clone, Debug)]
 pub struct Candidate {
-    /// What tells it from all others.
+    /// Identifies the message.
     pub fingerprint: u128,
     /// Which queue it is on.
     pub source: Source,
@@ -24,18 +25,18 @@ pub struct Candidate {
     pub has_id: bool,
     /// Whether it was replayed before.
     pub replayed_before: bool,
-    /// Whether its task may exist, as far as the message tells.
+    /// Whether the message says that its task may exist.
     pub possibly_created: bool,
-    /// Whether the broker dead-lettered it.
+    /// Whether RabbitMQ dead-lettered it.
     pub by_broker: bool,
-    /// The digests of its body: as it is, and as it would be sent.
+    /// The digests of its body, original and edited.
     pub digests: Vec<[u8; 32]>,
-    /// Why its body would be refused, where that is known.
+    /// Why the worker refuses its body, if that is known.
     pub refused: Option<String>,
 }
 
 impl Candidate {
-    /// The candidate of an entry whose body has that digest.
+    /// A candidate from an entry and the digest of its body.
     #[must_use]
     pub fn new(entry: &Entry, digest: [u8; 32]) -> Self {
         Self {
@@ -45,25 +46,25 @@ impl Candidate {
             has_id: entry.has_id,
             replayed_before: entry.replays > 0,
             possibly_created: entry.possibly_created,
-            by_broker: entry.source == Source::Broker || entry.kind.starts_with(found::BROKER_KIND),
+            by_broker: entry.source == Source::Broker || entry.kind.starts_with(fetched::BROKER_KIND),
             digests: vec![digest],
             refused: None,
         }
     }
 }
 
-/// What an operator allows.
+/// What the operator allows.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Allowed {
-    /// Messages whose task may exist, too.
+    /// Messages whose task may exist.
     pub in_doubt: bool,
-    /// Messages that would be refused again as they are, too.
+    /// Messages that the worker refuses again unless they are edited.
     pub refused: bool,
-    /// The message gets a new id, so that what the ledger knows of its old one does not matter.
+    /// The message gets a new id, so the ledger entry of its old id does not matter.
     pub new_id: bool,
 }
 
-/// Why a message stays.
+/// Why a message is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stays {
     /// Its task may exist.
@@ -72,7 +73,7 @@ pub enum Stays {
     Created,
     /// Its id created the task of another body.
     IdTaken,
-    /// The change does not make it good.
+    /// It is still invalid after the edit.
     Refused,
 }
 
@@ -84,15 +85,15 @@ impl Stays {
             Self::InDoubt => "their task may exist already",
             Self::Created => "their task was created, as the ledger says",
             Self::IdTaken => "their id created the task of another body",
-            Self::Refused => "they would be refused all the same",
+            Self::Refused => "the worker refuses them after the change, too",
         }
     }
 }
 
-/// A message that the action is about.
+/// A message that the action handles.
 #[derive(Clone, Debug)]
 pub struct Chosen {
-    /// What tells it from all others.
+    /// Identifies the message.
     pub fingerprint: u128,
     /// Its message id.
     pub id: Box<str>,
@@ -100,88 +101,88 @@ pub struct Chosen {
     pub in_doubt: bool,
 }
 
-/// What an action would do.
+/// What an action does, before it is confirmed.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
-    /// The messages that it is about.
+    /// The messages that it handles.
     pub chosen: Vec<Chosen>,
     /// How many of them may have created their task.
     pub in_doubt: u64,
     /// How many of them were replayed before.
     pub replayed_before: u64,
-    /// How many of them have no id of their publisher's.
+    /// How many of them came from the publisher without an id.
     pub without_id: u64,
-    /// How many of those are exactly like another one: they are given one id and make one task together.
+    /// How many of those are exactly like another one. They get the same id and create one task together.
     pub alike: u64,
-    /// How many different ones those are.
+    /// How many different messages those are.
     twins: u64,
-    /// How many of them would be refused as they are.
+    /// How many of them the worker refuses again unless they are edited.
     pub refused_again: u64,
-    /// How many stay, by reason, with the ids of some.
+    /// How many are left out, by reason, with some of their ids.
     pub stay: Vec<(Stays, u64, Vec<Box<str>>)>,
-    /// An example of why a change does not make a message good.
+    /// One of the reasons why the worker refuses messages after the edit.
     pub refused: Option<String>,
     /// Why the ledger could not be asked.
     pub unasked: Option<String>,
 }
 
 impl Plan {
-    /// Counts what a replay of these messages would do.
-    pub async fn replay(candidates: Vec<Candidate>, known: &Known, allowed: Allowed) -> Self {
+    /// Plans a replay.
+    pub async fn replay(candidates: Vec<Candidate>, known: &LedgerAccess, allowed: Allowed) -> Self {
         let mut counting = Counting::default();
         for some in candidates.chunks(AT_A_TIME) {
-            let standings = counting.ask(some, known).await;
-            for (candidate, standing) in some.iter().zip(standings) {
+            let states = counting.ask(some, known).await;
+            for (candidate, standing) in some.iter().zip(states) {
                 counting.add(candidate, standing, allowed);
             }
         }
         counting.done()
     }
 
-    /// Counts what a discard of these messages would do: all of them are taken.
+    /// Plans a discard. It handles all messages.
     #[must_use]
     pub fn discard(candidates: &[Candidate]) -> Self {
         let mut counting = Counting::default();
         for candidate in candidates {
-            let standing = if candidate.possibly_created { Standing::InDoubt } else { Standing::NotCreated };
+            let standing = if candidate.possibly_created { CreationState::InDoubt } else { CreationState::NotCreated };
             counting.add(candidate, standing, Allowed { in_doubt: true, refused: true, new_id: false });
         }
         counting.done()
     }
 
-    /// Counts a discard of those messages whose task was created.
+    /// Plans a discard of the messages whose task was created.
     ///
     /// # Errors
     /// Why the ledger cannot be asked.
-    pub async fn discard_created(candidates: Vec<Candidate>, known: &Known) -> Result<Self, String> {
+    pub async fn discard_created(candidates: Vec<Candidate>, known: &LedgerAccess) -> Result<Self, String> {
         let mut created = Vec::new();
         let mut counting = Counting::default();
         for some in candidates.chunks(AT_A_TIME) {
-            let standings = counting.ask(some, known).await;
+            let states = counting.ask(some, known).await;
             if let Some(why) = counting.plan.unasked.take() {
                 return Err(why);
             }
-            let those = some.iter().zip(standings).filter(|(_, standing)| *standing == Standing::Created);
+            let those = some.iter().zip(states).filter(|(_, standing)| *standing == CreationState::Created);
             created.extend(those.map(|(candidate, _)| candidate.clone()));
         }
         Ok(Self::discard(&created))
     }
 
-    /// How many messages it is about.
+    /// How many messages it handles.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.chosen.len() as u64
     }
 
-    /// How many tasks they make at most, each of which costs one call at least.
+    /// The most tasks that it can create. Each costs at least one call.
     #[must_use]
     pub fn tasks(&self) -> u64 {
         self.count() - self.alike + self.twins
     }
 
-    /// What an operator must know of a replay before saying yes, a line each.
+    /// What an operator must know before confirming a replay, one line each.
     #[must_use]
-    pub fn told(&self) -> Vec<String> {
+    pub fn warnings(&self) -> Vec<String> {
         let calls = if self.tasks() == 1 { "call" } else { "calls" };
         let all = [
             (self.tasks(), format!("{calls} of the CRM's daily quota at least; more where a message is tried again")),
@@ -190,7 +191,7 @@ impl Plan {
             (self.without_id, "of them have no id and are given one derived from what they hold".to_owned()),
             (
                 self.alike,
-                "of them have no id and are exactly like another one: those that are alike make one task together"
+                "of them have no id and are exactly like another one: identical messages create one task together"
                     .to_owned(),
             ),
             (
@@ -201,13 +202,13 @@ impl Plan {
         all.into_iter().filter(|(count, _)| *count > 0).map(|(count, text)| format!("{count} {text}")).collect()
     }
 
-    /// What they are known by.
+    /// Their ids.
     #[must_use]
     pub fn fingerprints(&self) -> HashSet<u128> {
         self.chosen.iter().map(|chosen| chosen.fingerprint).collect()
     }
 
-    /// How many stay for a reason, and the ids of some.
+    /// How many are left out for a reason, with some of their ids.
     #[must_use]
     pub fn staying(&self, why: Stays) -> (u64, &[Box<str>]) {
         let found = self.stay.iter().find(|(reason, ..)| *reason == why);
@@ -218,42 +219,42 @@ impl Plan {
 #[derive(Default)]
 struct Counting {
     plan: Plan,
-    /// How often each message without an id was met.
+    /// How often each message without an id was seen.
     nameless: HashMap<u128, u64>,
 }
 
 impl Counting {
-    async fn ask(&mut self, some: &[Candidate], known: &Known) -> Vec<Standing> {
+    async fn ask(&mut self, some: &[Candidate], known: &LedgerAccess) -> Vec<CreationState> {
         let ids: Vec<String> = some.iter().map(|candidate| candidate.id.to_string()).collect();
-        // Once is enough: the worker asks its ledger again before it sends.
+        // The ledger is asked once. The worker asks its own ledger again before it sends.
         let entries = match &self.plan.unasked {
             None => known.get(&ids).await.map_err(|why| self.plan.unasked = Some(why)).ok(),
             Some(_) => None,
         };
         let entries = entries.unwrap_or_default();
         let stand = |(n, candidate): (usize, &Candidate)| {
-            standing(entries.get(n), candidate.possibly_created, candidate.by_broker, &candidate.digests)
+            creation_state(entries.get(n), candidate.possibly_created, candidate.by_broker, &candidate.digests)
         };
         some.iter().enumerate().map(stand).collect()
     }
 
-    fn add(&mut self, candidate: &Candidate, standing: Standing, allowed: Allowed) {
+    fn add(&mut self, candidate: &Candidate, standing: CreationState, allowed: Allowed) {
         let stays = match standing {
-            Standing::Created => Some(Stays::Created),
-            Standing::IdTaken if allowed.new_id => None,
-            Standing::IdTaken => Some(Stays::IdTaken),
-            Standing::InDoubt if !allowed.in_doubt => Some(Stays::InDoubt),
-            Standing::InDoubt | Standing::NotCreated if candidate.refused.is_some() && !allowed.refused => {
+            CreationState::Created => Some(Stays::Created),
+            CreationState::IdTaken if allowed.new_id => None,
+            CreationState::IdTaken => Some(Stays::IdTaken),
+            CreationState::InDoubt if !allowed.in_doubt => Some(Stays::InDoubt),
+            CreationState::InDoubt | CreationState::NotCreated if candidate.refused.is_some() && !allowed.refused => {
                 Some(Stays::Refused)
             }
-            Standing::InDoubt | Standing::NotCreated => None,
+            CreationState::InDoubt | CreationState::NotCreated => None,
         };
         if let Some(why) = stays {
             self.stay(candidate, why);
             return;
         }
         let plan = &mut self.plan;
-        plan.in_doubt += u64::from(standing == Standing::InDoubt);
+        plan.in_doubt += u64::from(standing == CreationState::InDoubt);
         plan.replayed_before += u64::from(candidate.replayed_before);
         plan.without_id += u64::from(!candidate.has_id);
         plan.refused_again += u64::from(candidate.refused.is_some());
@@ -263,7 +264,7 @@ impl Counting {
         plan.chosen.push(Chosen {
             fingerprint: candidate.fingerprint,
             id: candidate.id.clone(),
-            in_doubt: standing == Standing::InDoubt,
+            in_doubt: standing == CreationState::InDoubt,
         });
     }
 
@@ -313,15 +314,15 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_nothing_tells_apart_make_one_task() {
+    fn plan_of_identical_messages_counts_one_task() {
         let all = [(1, None), (2, None), (1, None), (1, None), (3, Some("c")), (3, Some("c"))];
         let plan = Plan::discard(&all.map(|(print, id)| candidate(print, id)));
         assert_eq!((plan.count(), plan.without_id, plan.alike, plan.tasks()), (6, 4, 3, 4));
     }
 
     #[tokio::test]
-    async fn what_is_in_doubt_stays_unless_it_is_allowed_and_what_is_refused_is_told() {
-        let unavailable = Known::Unavailable("no ledger".to_owned());
+    async fn plan_leaves_messages_in_doubt_out_and_reports_refused_ones() {
+        let unavailable = LedgerAccess::Unavailable("no ledger".to_owned());
         let candidates = || {
             let doubtful = Candidate { possibly_created: true, ..candidate(1, Some("a")) };
             let refused = Candidate { refused: Some("name: is missing".to_owned()), ..candidate(2, Some("b")) };

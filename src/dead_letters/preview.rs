@@ -1,4 +1,4 @@
-//! What a replay of a dead letter would send, mapped by the same mapper as `run` maps it. Pure, but for a rules file.
+//! Shows what a replay of a dead letter sends, with the mapper that `run` uses. Pure, but for reading a rules file.
 
 use std::sync::Arc;
 
@@ -14,42 +14,42 @@ use crate::message::failure::Failure;
 use crate::message::mapper::{Mapped, Mapper};
 use crate::message::retry_state::RetryState;
 
-/// Maps dead letters as the worker would map their replays.
+/// Maps dead letters as the worker maps their replays.
 pub struct Previewer {
     mapper: Mapper,
     work: String,
 }
 
-/// What would become of a replay, and by which rule.
+/// The result of mapping a replay, and the rule that mapped it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Preview {
-    /// The rule that is for it; none where messages are task messages, or no rule is.
+    /// The rule that matches; none without rules, or when no rule matches.
     pub rule: Option<String>,
-    /// The id that the replay has.
+    /// The id of the replay.
     pub message_id: Option<String>,
-    /// The rules that are not for it, each with its reason.
+    /// The rules that do not match, each with its reason.
     pub passed: Vec<(String, String)>,
-    /// What the worker would do.
+    /// What the worker does.
     #[serde(flatten)]
     pub result: Replayed,
 }
 
-/// What the worker would do with a replay.
+/// What the worker does with a replay.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Replayed {
     /// It sends this `insert.php` body.
     Payload(Box<RawValue>),
-    /// A rule, or `events.unmatched`, says that nothing is sent: it acks the message.
+    /// A rule or `events.unmatched` skips the message: the worker acks it and sends nothing.
     Skipped,
     /// It dead-letters the message again, for these problems, one a line.
     Problems(String),
-    /// That cannot be told, for this reason.
+    /// It cannot be predicted, for this reason.
     Unknown(String),
 }
 
 impl Previewer {
-    /// The mapper of a configuration; a rules file is read as it is now.
+    /// The mapper of a configuration. A rules file is read now.
     ///
     /// # Errors
     /// What is wrong with the rules, or that `crm.operation` is not set.
@@ -66,13 +66,13 @@ impl Previewer {
         mapper.map(|mapper| Self { mapper, work }).map_err(|problems| problems.to_string())
     }
 
-    /// The digest of the rules, as `x-wtw-rules` has it; none where messages are task messages.
+    /// The digest of the rules, as in `x-wtw-rules`; none without rules.
     #[must_use]
     pub fn rules(&self) -> Option<Arc<str>> {
         self.mapper.digest()
     }
 
-    /// What would become of a message of the queue `from` that is replayed with `body`.
+    /// Maps a replay with `body` of a message of the queue `from`.
     #[must_use]
     pub fn preview(&self, message: &Message, from: &str, body: &[u8], now: Timestamp) -> Preview {
         let message = as_received(message, from, &self.work, body);
@@ -104,19 +104,19 @@ fn problems(failure: &Failure) -> String {
 }
 
 impl Preview {
-    /// A preview that says only why there is none.
+    /// A result that only says why there is no preview.
     #[must_use]
     pub fn unknown(why: impl Into<String>) -> Self {
         Self { rule: None, message_id: None, passed: Vec::new(), result: Replayed::Unknown(why.into()) }
     }
 
-    /// Why the worker would dead-letter it again, where it would.
+    /// Why the worker dead-letters it again, if it does.
     #[must_use]
     pub fn problems(&self) -> Option<&str> {
         if let Replayed::Problems(problems) = &self.result { Some(problems) } else { None }
     }
 
-    /// What it says, as a heading and a text, for people.
+    /// A heading and a text for people.
     #[must_use]
     pub fn words(&self) -> (String, String) {
         let by = self.rule.as_ref().map(|rule| format!(" by rule {rule}")).unwrap_or_default();
@@ -124,14 +124,14 @@ impl Preview {
         match &self.result {
             Replayed::Payload(payload) => {
                 let sent = indented(payload.get()).unwrap_or_else(|| payload.get().to_owned());
-                (format!("A replay would send this{by}"), sent)
+                (format!("A replay sends this{by}"), sent)
             }
             Replayed::Skipped => {
                 let why = passed.collect::<Vec<_>>().join("\n");
-                (format!("A replay would be skipped{by}: the worker would ack it and send nothing"), why)
+                (format!("A replay is skipped{by}: the worker acks it and sends nothing"), why)
             }
-            Replayed::Problems(problems) => ("A replay would be refused again".to_owned(), problems.clone()),
-            Replayed::Unknown(why) => ("What a replay would send is not known".to_owned(), why.clone()),
+            Replayed::Problems(problems) => ("The worker refuses a replay again".to_owned(), problems.clone()),
+            Replayed::Unknown(why) => ("What a replay sends is not known".to_owned(), why.clone()),
         }
     }
 }
@@ -181,13 +181,13 @@ wolkvox_owner = "ADMIN_@demo"
     }
 
     #[test]
-    fn event_is_mapped_by_the_rules_as_they_are_now() {
+    fn preview_maps_an_event_with_the_current_rules() {
         let config = config(RULES);
-        let letter = event(r#"{"number":7,"customer":{"name":"Ana","crm_id":"64b1f0"}}"#);
-        let preview = |config: &Config, letter: &Message| {
-            Previewer::new(config).unwrap().preview(letter, "q.dead", &letter.body, Timestamp::UNIX_EPOCH)
+        let dead_letter = event(r#"{"number":7,"customer":{"name":"Ana","crm_id":"64b1f0"}}"#);
+        let preview = |config: &Config, dead_letter: &Message| {
+            Previewer::new(config).unwrap().preview(dead_letter, "q.dead", &dead_letter.body, Timestamp::UNIX_EPOCH)
         };
-        let sent = preview(&config, &letter);
+        let sent = preview(&config, &dead_letter);
         assert_eq!((sent.rule.as_deref(), sent.message_id.as_deref()), (Some("closed"), Some("ticket-7")));
         let (heading, words) = sent.words();
         assert!(heading.ends_with("by rule closed") && words.contains("\"name\": \"Call Ana\""), "{heading}\n{words}");
@@ -202,7 +202,7 @@ wolkvox_owner = "ADMIN_@demo"
     }
 
     #[test]
-    fn rule_that_does_not_match_is_named_with_its_reason() {
+    fn preview_names_rules_that_do_not_match_with_reasons() {
         let config = config(&RULES.replace("'co'", "'mx'"));
         let refused = Previewer::new(&config).unwrap().preview(&event("{}"), "q.dead", b"{}", Timestamp::UNIX_EPOCH);
         assert!(refused.problems().unwrap().contains("closed"), "{refused:?}");

@@ -1,11 +1,11 @@
-//! Files with people's data: readable by their owner alone, and never written through a link that somebody else made.
+//! Writes files with personal data: only their owner can read them, and a link that somebody else placed is never followed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-/// A file that appears under its name only once it is whole.
+/// A file that gets its name only when it is complete.
 pub struct PrivateFile {
     file: BufWriter<File>,
     part: PathBuf,
@@ -13,10 +13,10 @@ pub struct PrivateFile {
 }
 
 impl PrivateFile {
-    /// Begins a file beside where it will stand.
+    /// Creates a temporary file in the same folder.
     ///
     /// # Errors
-    /// Why it cannot be created, with the way out.
+    /// Why it cannot be created, and what to do.
     pub fn create(path: &Path) -> Result<Self, String> {
         let mut name = std::ffi::OsString::from(".");
         name.push(path.file_name().ok_or_else(|| format!("{}: is not the name of a file", path.display()))?);
@@ -34,7 +34,7 @@ impl PrivateFile {
         writeln!(self.file, "{line}").map_err(|error| explain(&self.path, &error))
     }
 
-    /// Gives the whole file its name. A link of that name is replaced, not followed.
+    /// Gives the complete file its name. A link of that name is replaced, not followed.
     ///
     /// # Errors
     /// Why it cannot be written.
@@ -47,7 +47,7 @@ impl PrivateFile {
 
 impl Drop for PrivateFile {
     fn drop(&mut self) {
-        // There is none when it was given its name.
+        // After the rename there is nothing to delete.
         let _ = std::fs::remove_file(&self.part);
     }
 }
@@ -55,7 +55,7 @@ impl Drop for PrivateFile {
 /// A new file that its owner alone can read.
 ///
 /// # Errors
-/// When a file or a link of that name exists, or the file cannot be created.
+/// A file or a link of that name exists, or the file cannot be created.
 pub fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_private_and_a_link_is_not_followed() {
+    fn file_is_private_and_a_link_is_not_followed() {
         let folder = folder();
         let (victim, path) = (folder.join("victim"), folder.join("export"));
         std::fs::write(&victim, "kept").unwrap();
@@ -109,12 +109,12 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(create_new(&folder.join("victim")).is_err());
         drop(PrivateFile::create(&folder.join("given-up")).unwrap());
-        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2, "nothing is left of a file that was given up");
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2, "an unfinished file is deleted");
         std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
-    fn a_folder_that_cannot_be_written_is_explained() {
+    fn folder_that_cannot_be_written_is_explained() {
         let error = io::Error::from(ErrorKind::ReadOnlyFilesystem);
         let said = explain(Path::new("/x/out.jsonl"), &error);
         assert!(said.starts_with("/x/out.jsonl: the file system is read-only") && said.contains("TMPDIR"), "{said}");

@@ -1,5 +1,5 @@
-//! Carries out an action on the messages that were counted: each is copied, and leaves its queue when the broker has
-//! confirmed the copy. The scan begins again whenever its messages must go back to the queue.
+//! Runs a confirmed action: each message is copied, and is acked when RabbitMQ has confirmed the copy. A scan holds
+//! messages for a limited time; then they go back, and the next scan begins.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +16,8 @@ use tokio_util::task::TaskTracker;
 use super::copy;
 pub use super::copy::Edited;
 use super::edit::{self, Setting};
-use super::found::Found;
-use super::known::Known;
+use super::fetched::FetchedMessage;
+use super::ledger_access::LedgerAccess;
 use super::pace::Pace;
 use super::scan::{Stop, worn};
 use super::{DeadLetters, Source};
@@ -26,35 +26,35 @@ use crate::broker::queue_scan::{QueueScan, WINDOW};
 use crate::broker::{Acker, Delivery, Properties, Publish as _, PublishError};
 use crate::duration;
 
-/// Messages acted upon at a time, at most.
+/// The most messages that are handled at the same time.
 const AT_A_TIME: usize = 16;
-/// How long what is under way may take to finish after an interruption: a broker that blocks publishing confirms nothing.
+/// Time limit for open work after an interruption. RabbitMQ confirms nothing while it blocks publishing.
 const FINISH: Duration = Duration::from_secs(5);
 
 /// What is done to each message.
 #[derive(Clone, Debug)]
-pub enum Deed {
-    /// It goes to the work queue again.
+pub enum MessageAction {
+    /// It is sent to the work queue.
     Replay {
         /// Fields that are set.
         set: Vec<Setting>,
-        /// The whole body, in place of the message's own.
+        /// The whole new body.
         body: Option<Vec<u8>>,
-        /// What is told of the change.
+        /// The headers that describe the edit.
         edited: Edited,
     },
-    /// It goes to the queue of discarded messages.
+    /// It is moved to the queue of discarded messages.
     Discard {
         /// Why.
         reason: String,
-        /// It is deleted instead: it cannot be restored.
+        /// It is deleted and cannot be restored.
         for_good: bool,
     },
-    /// It goes back to the dead-letter queue that it came from.
+    /// It is moved back to the dead-letter queue that it came from.
     Restore,
 }
 
-impl Deed {
+impl MessageAction {
     /// The name in logs and records.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
@@ -74,71 +74,72 @@ impl Deed {
     }
 }
 
-/// What became of one message.
+/// The result for one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Acted {
+pub enum Handled {
     /// It was copied, and removed from its queue.
     Done,
-    /// It was copied, but RabbitMQ may not have got the ack: the original may be there again.
-    Unheard,
+    /// It was copied, but RabbitMQ may not have received the ack, so the original may still be there.
+    AckLost,
     /// It stays, for this reason.
     Skipped(String),
 }
 
-/// How an action ended.
+/// The result of an action.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
-    /// Messages copied, and gone from their queue.
+    /// Messages that were copied and acked.
     pub done: u64,
-    /// Messages copied that may be there again.
-    pub unheard: u64,
+    /// Messages that were copied but may still be there.
+    pub ack_lost: u64,
     /// Messages that stayed for a reason.
     pub skipped: u64,
-    /// Whether it was asked to stop.
+    /// Whether somebody stopped it.
     pub interrupted: bool,
-    /// What went wrong; the rest is where it was.
+    /// What failed. The messages that are left stay where they are.
     pub error: Option<String>,
 }
 
 impl Ended {
     fn handled(&self) -> u64 {
-        self.done + self.unheard + self.skipped
+        self.done + self.ack_lost + self.skipped
     }
 }
 
-/// An action to be carried out.
+/// An action to run.
 pub struct Run<'a> {
     /// The dead letters.
-    pub letters: &'a DeadLetters,
+    pub dead_letters: &'a DeadLetters,
     /// The action's id.
     pub action: &'a str,
-    /// What is done.
-    pub deed: &'a Deed,
-    /// The messages that it is done to.
+    /// What it does to each message.
+    pub message_action: &'a MessageAction,
+    /// The messages that it handles.
     pub chosen: &'a HashSet<u128>,
-    /// How many messages that is: some may be alike.
+    /// How many messages that is. Identical ones share a fingerprint.
     pub count: u64,
     /// Messages a second, at most.
     pub rate: Option<f64>,
     /// How long messages are held, at most.
     pub hold: Duration,
     /// The ledger, asked again right before a replay.
-    pub known: &'a Known,
+    pub known: &'a LedgerAccess,
     /// Cancelled to stop it.
     pub stop: &'a CancellationToken,
 }
 
-/// Told what became of each message.
-pub type OnActed<'a> = &'a (dyn Fn(u128, &Acted) + Sync);
+/// Called with the result of each message.
+pub type OnHandled<'a> = &'a (dyn Fn(u128, &Handled) + Sync);
 
 impl Run<'_> {
-    /// Carries it out.
-    pub async fn run(&self, on_acted: OnActed<'_>) -> Ended {
-        let publisher = Publisher::new(Arc::clone(&self.letters.connector), self.deed.as_str(), TaskTracker::new());
+    /// Runs it to its end.
+    pub async fn run(&self, on_handled: OnHandled<'_>) -> Ended {
+        let publisher =
+            Publisher::new(Arc::clone(&self.dead_letters.connector), self.message_action.as_str(), TaskTracker::new());
         let mut pass = Pass {
             run: self,
             publisher,
-            on_acted,
+            on_handled,
             ended: Ended::default(),
             pace: Pace::new(self.rate),
             skipped: Mutex::default(),
@@ -150,8 +151,8 @@ impl Run<'_> {
         pass.ended
     }
 
-    /// Ends when what is under way has had its time to finish after an interruption.
-    async fn given_up(&self) {
+    /// Waits until the action was stopped and the time limit for open work is over.
+    async fn finish_time_is_over(&self) {
         self.stop.cancelled().await;
         tokio::time::sleep(FINISH).await;
     }
@@ -160,26 +161,27 @@ impl Run<'_> {
 struct Pass<'a> {
     run: &'a Run<'a>,
     publisher: Publisher,
-    on_acted: OnActed<'a>,
+    on_handled: OnHandled<'a>,
     ended: Ended,
     pace: Pace,
-    /// Messages that stay: they are met in each scan.
+    /// Messages that stay. Each scan sees them again.
     skipped: Mutex<HashSet<u128>>,
 }
 
 impl Pass<'_> {
-    /// Scans the queues until all messages are handled, or none of the rest can be reached.
+    /// Scans the queues until all messages are handled, or the rest cannot be reached.
     async fn walk(&mut self) -> Result<(), String> {
-        // No more on their way than a minute takes: they wait here meanwhile.
+        // At a limited rate, fetch only what is handled within a minute: fetched messages wait here.
         let a_minute = self.run.rate.map_or(f64::from(WINDOW), |rate| (rate * 60.0).ceil());
         let window = (1..=WINDOW).rev().find(|window| f64::from(*window) <= a_minute).unwrap_or(1);
-        let limit = self.run.letters.most_deliveries().await;
+        let limit = self.run.dead_letters.most_deliveries().await;
         loop {
             let before = self.ended.handled();
             let mut overdue = false;
-            let turn = self.run.letters.reading.lock().await;
-            for source in self.run.deed.sources() {
-                let scan = self.run.letters.begin(*source, window, self.run.hold).await.map_err(|error| error.0)?;
+            let turn = self.run.dead_letters.reading.lock().await;
+            for source in self.run.message_action.sources() {
+                let scan =
+                    self.run.dead_letters.begin(*source, window, self.run.hold).await.map_err(|error| error.0)?;
                 if let Some(scan) = scan {
                     overdue |= self.one_scan(scan, *source, limit).await?;
                 }
@@ -201,20 +203,20 @@ impl Pass<'_> {
         }
     }
 
-    /// One scan of a queue; whether it ended early, since its messages had to go back.
+    /// Scans one queue. Returns whether it ended early because its messages had to go back.
     async fn one_scan(&mut self, mut scan: QueueScan, source: Source, limit: i64) -> Result<bool, String> {
         let failed = AtomicBool::new(false);
         let mut problem = None;
-        let (run, publisher, on_acted, skipped) = (self.run, &self.publisher, self.on_acted, &self.skipped);
+        let (run, publisher, on_handled, skipped) = (self.run, &self.publisher, self.on_handled, &self.skipped);
         {
             let round = Round { run, scan: &mut scan, source, limit, pace: &mut self.pace, failed: &failed, skipped };
-            let mut acting = acting(round, publisher, on_acted);
-            // What is under way is finished even when something went wrong: its message would else be met twice.
+            let mut acting = acting(round, publisher, on_handled);
+            // Open work finishes after an error, too: otherwise the next scan sees the same messages again.
             while let Some(acted) = acting.next().await {
                 match acted {
-                    Ok(Acted::Done) => self.ended.done += 1,
-                    Ok(Acted::Unheard) => self.ended.unheard += 1,
-                    Ok(Acted::Skipped(_)) => self.ended.skipped += 1,
+                    Ok(Handled::Done) => self.ended.done += 1,
+                    Ok(Handled::AckLost) => self.ended.ack_lost += 1,
+                    Ok(Handled::Skipped(_)) => self.ended.skipped += 1,
                     Err(error) => {
                         failed.store(true, Ordering::Relaxed);
                         problem.get_or_insert(error);
@@ -226,23 +228,25 @@ impl Pass<'_> {
         let ended = scan.end().await;
         match problem {
             Some(error) => Err(error),
-            None => ended.map(|()| overdue).map_err(|error| self.run.letters.explain(source, Stop::Broker(error)).0),
+            None => {
+                ended.map(|()| overdue).map_err(|error| self.run.dead_letters.explain(source, Stop::Broker(error)).0)
+            }
         }
     }
 }
 
 /// A message to act upon, and the means to settle it.
-type Taken = Result<(Found, u128, Box<dyn Acker>), String>;
+type Taken = Result<(FetchedMessage, u128, Box<dyn Acker>), String>;
 
-/// What becomes of each message of a round, several at a time.
+/// Handles the messages of a round, several at a time.
 fn acting<'a>(
     round: Round<'a>,
     publisher: &'a Publisher,
-    on_acted: OnActed<'a>,
-) -> BoxStream<'a, Result<Acted, String>> {
+    on_handled: OnHandled<'a>,
+) -> BoxStream<'a, Result<Handled, String>> {
     let (run, skipped) = (round.run, round.skipped);
     let taken = futures_util::stream::unfold(round, next_of);
-    taken.map(move |next| settle(run, publisher, next, on_acted, skipped)).buffer_unordered(AT_A_TIME).boxed()
+    taken.map(move |next| settle(run, publisher, next, on_handled, skipped)).buffer_unordered(AT_A_TIME).boxed()
 }
 
 /// The next message of a round, and the round.
@@ -250,32 +254,32 @@ fn next_of(mut round: Round<'_>) -> BoxFuture<'_, Option<(Taken, Round<'_>)>> {
     Box::pin(async move { Some((round.next().await?, round)) })
 }
 
-/// Acts upon one message, and takes it from its queue when that is done.
+/// Handles one message, and acks it when that succeeded.
 fn settle<'a>(
     run: &'a Run<'a>,
     publisher: &'a Publisher,
     next: Taken,
-    on_acted: OnActed<'a>,
+    on_handled: OnHandled<'a>,
     skipped: &'a Mutex<HashSet<u128>>,
-) -> BoxFuture<'a, Result<Acted, String>> {
+) -> BoxFuture<'a, Result<Handled, String>> {
     Box::pin(async move {
         let (found, print, acker) = next?;
         let acted = act(run, publisher, &found).await?;
-        // Some are large, and the broker may take its time.
+        // Frees the body before the ack: bodies can be large, and the ack can take long.
         drop(found);
         let acted = match &acted {
-            Acted::Done if acker.ack().await.is_err() => Acted::Unheard,
-            Acted::Done | Acted::Unheard | Acted::Skipped(_) => acted,
+            Handled::Done if acker.ack().await.is_err() => Handled::AckLost,
+            Handled::Done | Handled::AckLost | Handled::Skipped(_) => acted,
         };
-        if matches!(acted, Acted::Skipped(_)) {
+        if matches!(acted, Handled::Skipped(_)) {
             skipped.lock().unwrap_or_else(PoisonError::into_inner).insert(print);
         }
-        on_acted(print, &acted);
+        on_handled(print, &acted);
         Ok(acted)
     })
 }
 
-/// One scan among the chosen messages.
+/// One scan, filtered by the chosen messages.
 struct Round<'a> {
     run: &'a Run<'a>,
     scan: &'a mut QueueScan,
@@ -287,11 +291,11 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    /// The next chosen message; none at the end, and when no more are to be taken.
+    /// The next chosen message; none at the end, and when the scan must end.
     async fn next(&mut self) -> Option<Taken> {
         while !self.failed.load(Ordering::Relaxed) {
             let until = self.scan.until();
-            // Others are held and not looked at again; nothing of a scan that is broken off is lost: it goes back.
+            // Other messages are held until the scan ends. If the scan is interrupted, all of them go back.
             let next = tokio::select! {
                 biased;
                 () = self.run.stop.cancelled() => return None,
@@ -300,9 +304,9 @@ impl Round<'_> {
             let Delivery { message, acker, .. } = match next {
                 Ok(Some(delivery)) => delivery,
                 Ok(None) => return None,
-                Err(error) => return Some(Err(self.run.letters.explain(self.source, Stop::Broker(error)).0)),
+                Err(error) => return Some(Err(self.run.dead_letters.explain(self.source, Stop::Broker(error)).0)),
             };
-            let found = Found::new(self.source, message);
+            let found = FetchedMessage::new(self.source, message);
             if let Some(why) = worn(&found, self.limit) {
                 return Some(Err(why));
             }
@@ -325,23 +329,23 @@ impl Round<'_> {
     }
 }
 
-/// Copies one message; when this is well, the broker has the copy.
-async fn act(run: &Run<'_>, publisher: &Publisher, found: &Found) -> Result<Acted, String> {
-    let (queues, now) = (&run.letters.queues, run.letters.clock.now());
+/// Copies one message. On success RabbitMQ has confirmed the copy.
+async fn act(run: &Run<'_>, publisher: &Publisher, found: &FetchedMessage) -> Result<Handled, String> {
+    let (queues, now) = (&run.dead_letters.queues, run.dead_letters.clock.now());
     let from = queues.of(found.source);
     let edited_body;
-    let (queue, body, properties): (&str, &[u8], Properties) = match run.deed {
-        Deed::Discard { for_good: true, .. } => return Ok(Acted::Done),
-        Deed::Discard { reason, .. } => {
+    let (queue, body, properties): (&str, &[u8], Properties) = match run.message_action {
+        MessageAction::Discard { for_good: true, .. } => return Ok(Handled::Done),
+        MessageAction::Discard { reason, .. } => {
             (&queues.discarded, &found.message.body, copy::discarded(found, from, run.action, reason, now))
         }
-        Deed::Restore => {
+        MessageAction::Restore => {
             let to = queues.of(copy::discarded_from(&found.message));
             (to, &found.message.body, copy::restored(&found.message, run.action))
         }
-        Deed::Replay { set, body, edited } => {
-            if edited.new_id.is_none() && run.known.is_created_by_now(found.letter.id()).await {
-                return Ok(Acted::Skipped("its task was created meanwhile".to_owned()));
+        MessageAction::Replay { set, body, edited } => {
+            if edited.new_id.is_none() && run.known.is_created_by_now(found.dead_letter.id()).await {
+                return Ok(Handled::Skipped("its task has been created since".to_owned()));
             }
             edited_body = match body {
                 Some(body) => body.clone(),
@@ -353,12 +357,12 @@ async fn act(run: &Run<'_>, publisher: &Publisher, found: &Found) -> Result<Acte
     };
     let sent = tokio::select! {
         sent = publisher.publish(queue, body, properties) => sent.map_err(|error| refusal(queue, &error)),
-        () = run.given_up() => Err("the broker did not confirm its copy in time".to_owned()),
+        () = run.finish_time_is_over() => Err("the broker did not confirm its copy in time".to_owned()),
     };
-    sent.map(|()| Acted::Done).map_err(|why| {
+    sent.map(|()| Handled::Done).map_err(|why| {
         format!(
             "{}: {why}; the message is where it was, and its id keeps a second copy from a second task",
-            crate::visible::line(found.letter.id())
+            crate::visible::line(found.dead_letter.id())
         )
     })
 }

@@ -1,4 +1,4 @@
-//! Reads the two dead-letter queues as one, and returns every message.
+//! Reads the dead-letter queues like one queue, and returns every message to its queue.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::found::Found;
+use super::fetched::FetchedMessage;
 use super::{DeadLetters, Source};
 use crate::broker::connect::BrokerError;
 use crate::broker::inspect::Inspection;
@@ -14,24 +14,24 @@ use crate::broker::queue_scan::{QueueScan, WINDOW};
 use crate::broker::topology::Topology;
 use crate::config::TopologyMode;
 
-/// The longest that a scan holds messages: brokers end consumers that hold one for thirty minutes.
+/// The longest time that a scan holds messages. RabbitMQ closes a consumer that holds one for thirty minutes.
 pub const HOLD: Duration = Duration::from_secs(300);
-/// Deliveries of a message beyond which reading stops where the queue's delivery limit is not known: RabbitMQ 4 drops a
-/// message after 20 where no limit was set.
+/// The most deliveries of a message when the queue's delivery limit is not known. RabbitMQ 4 drops a message after 20 where
+/// no limit is set.
 const DELIVERIES_UNKNOWN_LIMIT: i64 = 5;
-/// Deliveries from which on an operator is told that the broker counts them.
+/// From this many deliveries on, the operator is warned that RabbitMQ counts them.
 const DELIVERIES_TOLD: i64 = 1_000;
-/// What a queue declared by the worker allows.
+/// The delivery limit of queues that the worker declares.
 const DECLARED_LIMIT: i64 = 1_000_000;
 
-/// How far a scan came.
+/// How far a scan got.
 #[derive(Clone, Debug, Default)]
 pub struct Scanned {
     /// Messages read.
     pub seen: u64,
-    /// Messages that were there when the scan began; those that somebody else held are not among them.
+    /// Messages in the queues when the scan began, without those that another client held.
     pub expected: u64,
-    /// Why it ended early; none when it saw everything.
+    /// Why it ended early; none when it read everything.
     pub partial: Option<String>,
     /// The most deliveries that the broker counted for a message.
     pub deliveries: i64,
@@ -40,7 +40,7 @@ pub struct Scanned {
 }
 
 impl Scanned {
-    /// What an operator must know of the scan itself.
+    /// What an operator must know about the scan.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<String> = self.partial.iter().cloned().collect();
@@ -66,7 +66,7 @@ impl std::fmt::Display for ScanError {
 }
 
 impl DeadLetters {
-    /// Reads each message of `sources`, until `visit` breaks off. All of them go back to their queues.
+    /// Calls `visit` for each message of `sources` until it breaks. All messages go back to their queues.
     ///
     /// # Errors
     /// What the broker said, or that `stop` was cancelled.
@@ -74,7 +74,7 @@ impl DeadLetters {
         &self,
         sources: &[Source],
         stop: &CancellationToken,
-        mut visit: impl FnMut(Found) -> ControlFlow<()> + Send,
+        mut visit: impl FnMut(FetchedMessage) -> ControlFlow<()> + Send,
     ) -> Result<Scanned, ScanError> {
         let _turn = self.reading.lock().await;
         let began = Instant::now();
@@ -85,7 +85,7 @@ impl DeadLetters {
             scanned.expected += scan.expected();
             let read = read(&mut scan, *source, limit, stop, &mut scanned, &mut visit).await;
             scanned.deliveries = scanned.deliveries.max(scan.deliveries());
-            // What could not be returned goes back by itself when the connection is gone.
+            // RabbitMQ returns the rest when the connection is closed.
             let _ = scan.end().await;
             let broke_off = read.map_err(|error| self.explain(*source, error))?;
             if broke_off || scanned.partial.is_some() {
@@ -96,7 +96,7 @@ impl DeadLetters {
         Ok(scanned)
     }
 
-    /// Begins to read a queue; none where there is no such queue and none is needed.
+    /// Starts reading a queue; none when the queue does not exist and does not have to.
     pub(super) async fn begin(
         &self,
         source: Source,
@@ -110,7 +110,7 @@ impl DeadLetters {
         }
     }
 
-    /// Deliveries of a message beyond which reading stops: half of the queue's limit.
+    /// The most deliveries of a message: half of the queue's limit.
     pub(super) async fn most_deliveries(&self) -> i64 {
         match self.config.broker.topology {
             TopologyMode::Declare => DECLARED_LIMIT / 2,
@@ -118,7 +118,7 @@ impl DeadLetters {
         }
     }
 
-    /// The delivery limit of a dead-letter queue that others declared, where the broker tells it.
+    /// The delivery limit of a dead-letter queue that the worker did not declare, if RabbitMQ reports it.
     async fn verified_limit(&self) -> Option<i64> {
         let broker = &self.config.broker;
         let inspection = Inspection::connect(broker, broker.urls.first()?).await.ok()?;
@@ -161,14 +161,14 @@ pub(super) enum Stop {
     Broker(BrokerError),
 }
 
-/// Reads one queue; whether `visit` broke off.
+/// Reads one queue. Returns whether `visit` broke.
 async fn read(
     scan: &mut QueueScan,
     source: Source,
     limit: i64,
     stop: &CancellationToken,
     scanned: &mut Scanned,
-    visit: &mut impl FnMut(Found) -> ControlFlow<()>,
+    visit: &mut impl FnMut(FetchedMessage) -> ControlFlow<()>,
 ) -> Result<bool, Stop> {
     loop {
         let next = tokio::select! {
@@ -185,7 +185,7 @@ async fn read(
             return Ok(false);
         };
         scanned.seen += 1;
-        let found = Found::new(source, delivery.message);
+        let found = FetchedMessage::new(source, delivery.message);
         if let Some(why) = worn(&found, limit) {
             scanned.partial = Some(why);
             return Ok(false);
@@ -196,14 +196,14 @@ async fn read(
     }
 }
 
-/// Why reading must stop at a message: RabbitMQ drops a message that was delivered too often.
-pub(super) fn worn(found: &Found, limit: i64) -> Option<String> {
+/// Why reading must stop at this message: RabbitMQ drops a message that was delivered too often.
+pub(super) fn worn(found: &FetchedMessage, limit: i64) -> Option<String> {
     let count = found.message.delivery_count();
     (count > limit).then(|| {
         format!(
             "reading stopped at message {}: RabbitMQ has delivered it {count} times, and may drop it when it is read more \
              often (reading stops at {limit}). Raise the queue's delivery limit, or move the message elsewhere.",
-            crate::visible::line(found.letter.id())
+            crate::visible::line(found.dead_letter.id())
         )
     })
 }

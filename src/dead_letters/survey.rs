@@ -1,4 +1,4 @@
-//! Reads the messages that an action may be about.
+//! Collects the messages that a filter selects, as candidates for an action.
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -7,14 +7,14 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::entry::{Entry, Texts};
+use super::fetched::FetchedMessage;
 use super::filter::Filter;
-use super::found::Found;
 use super::plan::Candidate;
 use super::scan::{ScanError, Scanned};
 use super::{DeadLetters, Source};
 use crate::ledger::Digest;
 
-/// What a filter means among the messages of some queues.
+/// The messages that a filter selects.
 pub struct Survey {
     /// The messages.
     pub candidates: Vec<Candidate>,
@@ -23,15 +23,15 @@ pub struct Survey {
 }
 
 impl Candidate {
-    /// The candidate of a message that was read.
+    /// A candidate from a message that was read.
     #[must_use]
-    pub fn of(entry: &Entry, found: &Found) -> Self {
+    pub fn of(entry: &Entry, found: &FetchedMessage) -> Self {
         Self::new(entry, Digest::of(&found.message.body).0)
     }
 }
 
 impl DeadLetters {
-    /// Reads `sources` and makes a candidate of each message that the filter means at `now`.
+    /// Reads `sources` and collects a candidate for each message that the filter selects at `now`.
     ///
     /// # Errors
     /// What the broker said, or that `stop` was cancelled.
@@ -41,10 +41,10 @@ impl DeadLetters {
         filter: &Filter,
         now: Timestamp,
         stop: &CancellationToken,
-        mut candidate: impl FnMut(&Entry, Found) -> Candidate + Send,
+        mut candidate: impl FnMut(&Entry, FetchedMessage) -> Candidate + Send,
     ) -> Result<Survey, ScanError> {
         let (mut candidates, mut texts) = (Vec::new(), Texts::default());
-        let visit = |found: Found| {
+        let visit = |found: FetchedMessage| {
             let mut entry = Entry::new(&found, &mut texts);
             if filter.takes(&entry, now, || Cow::Borrowed(&found.message.body)) {
                 entry.identify(&found);

@@ -9,13 +9,13 @@ use crate::retry::{Backoff, jittered};
 
 /// Identifies one half-open request, so that a late answer cannot end another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Trial(u64);
+pub struct HalfOpenId(u64);
 
 /// See the module's documentation. `C` is why it can trip.
 #[derive(Debug)]
 pub struct Breaker<C> {
     tripped: Option<Tripped<C>>,
-    trials: u64,
+    half_open_count: u64,
     retry_interval: Backoff,
 }
 
@@ -24,9 +24,9 @@ struct Tripped<C> {
     cause: C,
     /// When it closes by itself.
     until: Option<Instant>,
-    next_trial: Instant,
+    next_try: Instant,
     /// The one request that is half-open now.
-    trial: Option<Trial>,
+    half_open: Option<HalfOpenId>,
 }
 
 impl<C: Copy> Breaker<C> {
@@ -34,7 +34,7 @@ impl<C: Copy> Breaker<C> {
     /// `longest`.
     #[must_use]
     pub fn new(first: Duration, longest: Duration) -> Self {
-        Self { tripped: None, trials: 0, retry_interval: Backoff::new(first, longest) }
+        Self { tripped: None, half_open_count: 0, retry_interval: Backoff::new(first, longest) }
     }
 
     /// Why it has tripped; none while requests go through.
@@ -47,70 +47,71 @@ impl<C: Copy> Breaker<C> {
     #[must_use]
     pub fn next_event(&self) -> Option<Instant> {
         let tripped = self.tripped.as_ref()?;
-        let trial = tripped.trial.is_none().then_some(tripped.next_trial);
-        [trial, tripped.until].into_iter().flatten().min()
+        let half_open = tripped.half_open.is_none().then_some(tripped.next_try);
+        [half_open, tripped.until].into_iter().flatten().min()
     }
 
     /// Whether a request may go through half-open now.
     #[must_use]
     pub fn can_be_tried(&self, now: Instant) -> bool {
-        self.tripped.as_ref().is_some_and(|tripped| tripped.trial.is_none() && tripped.next_trial <= now)
+        self.tripped.as_ref().is_some_and(|tripped| tripped.half_open.is_none() && tripped.next_try <= now)
     }
 
     /// Whether a request is half-open.
     #[must_use]
-    pub fn has_trial(&self) -> bool {
-        self.tripped.as_ref().is_some_and(|tripped| tripped.trial.is_some())
+    pub fn has_half_open(&self) -> bool {
+        self.tripped.as_ref().is_some_and(|tripped| tripped.half_open.is_some())
     }
 
     /// Whether this request is the one that is half-open.
     #[must_use]
-    pub fn is_half_open(&self, trial: Trial) -> bool {
-        self.tripped.as_ref().is_some_and(|tripped| tripped.trial == Some(trial))
+    pub fn is_half_open(&self, half_open: HalfOpenId) -> bool {
+        self.tripped.as_ref().is_some_and(|tripped| tripped.half_open == Some(half_open))
     }
 
     /// Lets one request through half-open.
-    pub fn start_trial(&mut self) -> Trial {
-        self.trials += 1;
-        let trial = Trial(self.trials);
+    pub fn start_half_open(&mut self) -> HalfOpenId {
+        self.half_open_count += 1;
+        let half_open = HalfOpenId(self.half_open_count);
         if let Some(tripped) = &mut self.tripped {
-            tripped.trial = Some(trial);
+            tripped.half_open = Some(half_open);
         }
-        trial
+        half_open
     }
 
     /// The half-open request ended without an answer: the next one may go at once.
-    pub fn abandon(&mut self, trial: Trial) {
-        if let Some(tripped) = self.tripped.as_mut().filter(|tripped| tripped.trial == Some(trial)) {
-            tripped.trial = None;
+    pub fn abandon(&mut self, half_open: HalfOpenId) {
+        if let Some(tripped) = self.tripped.as_mut().filter(|tripped| tripped.half_open == Some(half_open)) {
+            tripped.half_open = None;
         }
     }
 
     /// The half-open request ended without an answer: the next one waits as after a failure.
-    pub fn postpone(&mut self, trial: Trial, now: Instant, chance: f64) {
-        if let Some(tripped) = self.tripped.as_mut().filter(|tripped| tripped.trial == Some(trial)) {
-            tripped.trial = None;
-            tripped.next_trial = now + jittered(self.retry_interval.next(), chance);
+    pub fn postpone(&mut self, half_open: HalfOpenId, now: Instant, chance: f64) {
+        if let Some(tripped) = self.tripped.as_mut().filter(|tripped| tripped.half_open == Some(half_open)) {
+            tripped.half_open = None;
+            tripped.next_try = now + jittered(self.retry_interval.next(), chance);
         }
     }
 
     /// Trips, or waits longer after the half-open request failed; at least `not_before` from now. A late answer to a request that
     /// was sent before it tripped only asks for a longer wait.
-    pub fn trip(&mut self, cause: C, trial: Option<Trial>, now: Instant, not_before: Duration, chance: f64) {
-        let is_trial = trial.is_some_and(|trial| self.is_half_open(trial));
-        if self.tripped.is_none() || is_trial {
+    pub fn trip(&mut self, cause: C, half_open: Option<HalfOpenId>, now: Instant, not_before: Duration, chance: f64) {
+        let is_half_open_request = half_open.is_some_and(|half_open| self.is_half_open(half_open));
+        if self.tripped.is_none() || is_half_open_request {
             let wait = self.retry_interval.next().max(not_before);
-            self.tripped = Some(Tripped { cause, until: None, next_trial: now + jittered(wait, chance), trial: None });
+            self.tripped =
+                Some(Tripped { cause, until: None, next_try: now + jittered(wait, chance), half_open: None });
         } else if let Some(tripped) = self.tripped.as_mut() {
-            tripped.next_trial = tripped.next_trial.max(now + not_before);
+            tripped.next_try = tripped.next_try.max(now + not_before);
         }
     }
 
     /// Trips until a known moment, from any state.
     pub fn trip_until(&mut self, cause: C, until: Option<Instant>, now: Instant) {
         self.retry_interval.reset();
-        let next_trial = now + self.retry_interval.next();
-        self.tripped = Some(Tripped { cause, until, next_trial, trial: None });
+        let next_try = now + self.retry_interval.next();
+        self.tripped = Some(Tripped { cause, until, next_try, half_open: None });
     }
 
     /// A request succeeded: requests go through again.
@@ -145,9 +146,9 @@ mod tests {
         let mut breaker = tripped(now);
         assert!(!breaker.can_be_tried(now) && breaker.can_be_tried(now + SECOND));
         for seconds in [2, 4, 4] {
-            let trial = breaker.start_trial();
+            let half_open = breaker.start_half_open();
             assert!(!breaker.can_be_tried(now + SECOND * 99), "one at a time");
-            breaker.trip("outage", Some(trial), now, Duration::ZERO, 0.0);
+            breaker.trip("outage", Some(half_open), now, Duration::ZERO, 0.0);
             assert_eq!(breaker.next_event(), Some(now + SECOND * seconds));
         }
         breaker.trip("outage", None, now + SECOND, Duration::ZERO, 0.0);
@@ -158,8 +159,8 @@ mod tests {
     async fn breaker_waits_as_long_as_the_server_asks() {
         let now = Instant::now();
         let mut breaker = tripped(now);
-        let trial = breaker.start_trial();
-        breaker.trip("outage", Some(trial), now, SECOND * 300, 0.0);
+        let half_open = breaker.start_half_open();
+        breaker.trip("outage", Some(half_open), now, SECOND * 300, 0.0);
         assert_eq!(breaker.next_event(), Some(now + SECOND * 300));
     }
 
@@ -167,11 +168,11 @@ mod tests {
     async fn breaker_lets_the_next_probe_through_after_an_abandoned_one() {
         let now = Instant::now();
         let mut breaker = tripped(now);
-        let trial = breaker.start_trial();
-        breaker.abandon(trial);
+        let half_open = breaker.start_half_open();
+        breaker.abandon(half_open);
         assert!(breaker.can_be_tried(now + SECOND));
-        let next = breaker.start_trial();
-        breaker.abandon(trial);
+        let next = breaker.start_half_open();
+        breaker.abandon(half_open);
         assert!(breaker.is_half_open(next), "one that ends twice ends no other");
     }
 
@@ -179,8 +180,8 @@ mod tests {
     async fn breaker_closes_on_success_and_starts_over() {
         let now = Instant::now();
         let mut breaker = tripped(now);
-        let trial = breaker.start_trial();
-        breaker.trip("outage", Some(trial), now, Duration::ZERO, 0.0);
+        let half_open = breaker.start_half_open();
+        breaker.trip("outage", Some(half_open), now, Duration::ZERO, 0.0);
         breaker.close();
         assert_eq!(breaker.cause(), None);
         breaker.trip("outage", None, now, Duration::ZERO, 0.0);

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
-use crate::gate::breaker::{Breaker, Trial};
+use crate::gate::breaker::{Breaker, HalfOpenId};
 use crate::retry::{Backoff, jittered};
 
 /// First and longest wait of a throttled token, if the CRM did not say how long.
@@ -76,7 +76,7 @@ struct Token {
 pub(super) struct Taken {
     pub(super) secret: Arc<SecretString>,
     /// The request finds out whether a suspended token works again.
-    pub(super) trial: Option<Trial>,
+    pub(super) half_open: Option<HalfOpenId>,
 }
 
 /// All tokens, in the order of the configuration.
@@ -158,7 +158,7 @@ impl Tokens {
     /// Takes a free slot of a token that is in use, or of a suspended one that is due to be tried.
     pub(super) fn take(&mut self, now: Instant) -> Option<Taken> {
         // While no token is in use, one request at a time finds out whether one works again.
-        if self.all_suspended().is_some() && self.list.iter().any(|token| token.breaker.has_trial()) {
+        if self.all_suspended().is_some() && self.list.iter().any(|token| token.breaker.has_half_open()) {
             return None;
         }
         let count = self.list.len();
@@ -173,17 +173,18 @@ impl Tokens {
                 *left = left.saturating_sub(1);
             }
             self.next = at + 1;
-            let trial = token.breaker.cause().is_some().then(|| token.breaker.start_trial());
-            return Some(Taken { secret: Arc::clone(&token.secret), trial });
+            let half_open = token.breaker.cause().is_some().then(|| token.breaker.start_half_open());
+            return Some(Taken { secret: Arc::clone(&token.secret), half_open });
         }
         None
     }
 
-    /// Whether the token of a slot is neither throttled nor suspended now, or the slot is for its trial.
+    /// Whether the token of a slot is neither throttled nor suspended now, or the slot is for its half_open.
     pub(super) fn is_usable(&mut self, taken: &Taken, now: Instant) -> bool {
         self.find(&taken.secret).is_none_or(|token| {
-            let is_trial = taken.trial.is_some_and(|trial| token.breaker.is_half_open(trial));
-            token.throttled_until.is_none_or(|until| until <= now) && (is_trial || token.breaker.cause().is_none())
+            let is_half_open_request = taken.half_open.is_some_and(|half_open| token.breaker.is_half_open(half_open));
+            token.throttled_until.is_none_or(|until| until <= now)
+                && (is_half_open_request || token.breaker.cause().is_none())
         })
     }
 
@@ -194,9 +195,9 @@ impl Tokens {
             if !was_sent && let Some((left, _)) = &mut token.quota_left {
                 *left += 1;
             }
-            if let Some(trial) = taken.trial {
-                // If the trial was reported, the breaker has another trial by now, or none.
-                token.breaker.abandon(trial);
+            if let Some(half_open) = taken.half_open {
+                // If the half_open was reported, the breaker has another half_open by now, or none.
+                token.breaker.abandon(half_open);
             }
         }
     }
@@ -204,7 +205,7 @@ impl Tokens {
     /// The CRM accepted the token. Only the half-open request ends a suspension: other answers may be of requests sent before.
     pub(super) fn accepted(&mut self, taken: &Taken) {
         if let Some(token) = self.find(&taken.secret) {
-            if taken.trial.is_some_and(|trial| token.breaker.is_half_open(trial)) {
+            if taken.half_open.is_some_and(|half_open| token.breaker.is_half_open(half_open)) {
                 if token.breaker.cause() == Some(Suspended::Quota) {
                     token.quota_left = None;
                 }

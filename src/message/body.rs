@@ -1,4 +1,4 @@
-//! A message's body as UTF-8 text: its size, its compression, and what else it may be instead. Pure.
+//! Reads a message's body as UTF-8 text: checks its size, decompresses it, and recognises other formats. Pure.
 
 use std::borrow::Cow;
 use std::io::Read as _;
@@ -10,12 +10,12 @@ use crate::message::failure::{Failure, Kind, Stage, shorten};
 
 pub(crate) mod foreign;
 
-/// The largest body of a message, in bytes (256 KiB); of a compressed one both sizes count.
+/// The largest body, in bytes (256 KiB). A compressed body must not be larger before or after decompression.
 pub const MAX_BODY: usize = 262_144;
 
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
-/// The body of a message, unpacked where its `content_encoding` is gzip.
+/// The body of a message, decompressed if its `content_encoding` is gzip.
 ///
 /// # Errors
 /// See [`unpack`].
@@ -24,11 +24,11 @@ pub fn unpacked(message: &Message) -> Result<Cow<'_, [u8]>, Failure> {
     unpack(&message.body, encoding.map(|encoding| encoding.as_str()))
 }
 
-/// Unpacks a body whose `content_encoding` is gzip. Other encodings leave the body as it is: publishers write character
-/// sets there, as Celery writes `utf-8`, and a body that cannot be read is named by [`text`].
+/// Decompresses a body whose `content_encoding` is gzip. With other encodings the body stays unchanged: publishers write
+/// character sets there (Celery writes `utf-8`), and [`text`] reports a body that is not text.
 ///
 /// # Errors
-/// `too_large` where the body has more than [`MAX_BODY`] bytes, packed or unpacked; `invalid_message` for what is not gzip.
+/// `too_large` for more than [`MAX_BODY`] bytes, compressed or not; `invalid_message` for what is not gzip.
 pub fn unpack<'a>(body: &'a [u8], content_encoding: Option<&str>) -> Result<Cow<'a, [u8]>, Failure> {
     check_size(body)?;
     let is_gzip =
@@ -37,7 +37,7 @@ pub fn unpack<'a>(body: &'a [u8], content_encoding: Option<&str>) -> Result<Cow<
         return Ok(Cow::Borrowed(body));
     }
     let mut unpacked = Vec::new();
-    // One byte more than is allowed is enough to refuse it.
+    // One byte over the limit is enough to refuse the body.
     let limit = u64::try_from(MAX_BODY).unwrap_or(u64::MAX).saturating_add(1);
     if let Err(error) = MultiGzDecoder::new(body).take(limit).read_to_end(&mut unpacked) {
         let start = shorten(&String::from_utf8_lossy(body.get(..16).unwrap_or(body)), 16);
@@ -66,10 +66,10 @@ pub(crate) fn check_size(body: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The body as text that may be JSON.
+/// The body as text, which can be JSON.
 ///
 /// # Errors
-/// `invalid_message` for an empty body, one with a byte-order mark, and one that is not UTF-8, which is named where it can be.
+/// `invalid_message` for an empty body, one with a byte-order mark, and one that is not UTF-8. A known format is named.
 pub fn text(body: &[u8]) -> Result<&str, Failure> {
     if let Some(named) = foreign::bytes(body) {
         return Err(invalid(&named));
@@ -84,12 +84,12 @@ pub fn text(body: &[u8]) -> Result<&str, Failure> {
     Ok(text)
 }
 
-/// Why a text is not the JSON object that a task message is, with the name of what it is instead where that can be told.
+/// Why a text is not the JSON object of a task message. A known format is named.
 pub(crate) fn not_an_object(text: &str, error: &serde_json::Error) -> Failure {
     if let Some(named) = foreign::text(text) {
         return invalid(&named);
     }
-    // The error would quote the whole of a text.
+    // The parser's error would quote the whole text.
     let found = match text.trim_start().bytes().next() {
         Some(b'[') => "it is an array",
         Some(b'"') => "it is a string",

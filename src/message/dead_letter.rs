@@ -1,4 +1,4 @@
-//! The dead letter: a failure and a message's way, to headers and back. Pure.
+//! The headers of a dead letter: written from a failure, and read again by the tools. Pure.
 
 pub mod replay;
 
@@ -27,7 +27,7 @@ pub fn properties(
     at: Timestamp,
     frame_max: usize,
 ) -> Properties {
-    // Brokers may be set to frames as small as 4 KiB.
+    // RabbitMQ can be set to frames of only 4 KiB.
     let longest = MAX_MESSAGE.min(frame_max / 8);
     let mut headers = vec![
         (retry_state::SCHEMA, number(SCHEMA_VERSION)),
@@ -55,14 +55,14 @@ pub fn properties(
     copy_properties(message, journey, headers, frame_max)
 }
 
-/// What a message on the dead-letter queue tells of itself.
+/// What the headers of a dead letter say.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct DeadLetter {
-    /// The message's identity, where it has one.
+    /// The message id, if there is one.
     pub message_id: Option<String>,
-    /// The kind of failure; for what the broker gave up itself, its reason.
+    /// The kind of failure; for a message that RabbitMQ dead-lettered, RabbitMQ's reason.
     pub kind: String,
-    /// The stage, where the worker dead-lettered it.
+    /// The stage; none for a message that RabbitMQ dead-lettered.
     pub stage: Option<String>,
     /// One readable sentence.
     pub message: String,
@@ -72,25 +72,25 @@ pub struct DeadLetter {
     pub crm_message: Option<String>,
     /// HTTP status.
     pub http_status: Option<i64>,
-    /// Attempts spent.
+    /// Attempts so far.
     pub attempts: i64,
-    /// Whether an attempt may have made a task.
+    /// Whether an attempt may have created the task.
     pub possibly_created: bool,
-    /// When it was given up.
+    /// When it was dead-lettered.
     pub failed_at: Option<String>,
-    /// How often it came back from the dead-letter queue before.
+    /// How often it was replayed before.
     pub replay_count: i64,
-    /// The id that a replay gives it, where it has none.
+    /// The id that a replay gives it; none when it has one.
     pub derived_id: Option<String>,
 }
 
 impl DeadLetter {
-    /// Reads a message of the dead-letter queue.
+    /// Reads the headers of a dead letter.
     #[must_use]
     pub fn read(message: &Message) -> Self {
         let get_text = |name: &str| message.header(name).and_then(string);
         let get_number = |name: &str| message.header(name).and_then(integer);
-        // Our copies carry no x-death: where there is one, the broker gave the message up after us.
+        // Our copies carry no x-death. If there is one, RabbitMQ dead-lettered the message after our last copy.
         let given_up = brokers_reason(message);
         let by_worker = given_up.is_none() && message.header(retry_state::SCHEMA).is_some();
         let text_of = |name: &str| get_text(name).filter(|_| by_worker);
@@ -115,14 +115,14 @@ impl DeadLetter {
         }
     }
 
-    /// What it goes by: its id, or the one that a replay gives it.
+    /// Its id, or the one that a replay gives it.
     #[must_use]
     pub fn id(&self) -> &str {
         self.message_id.as_deref().or(self.derived_id.as_deref()).unwrap_or_default()
     }
 }
 
-/// When a message was given up, by the worker or after it by the broker.
+/// When RabbitMQ or the worker dead-lettered a message, whichever was later.
 #[must_use]
 pub fn failed_at(message: &Message) -> Option<Timestamp> {
     match brokers_death(message).map(|death| death.inner().get("time")) {
@@ -132,7 +132,7 @@ pub fn failed_at(message: &Message) -> Option<Timestamp> {
     }
 }
 
-/// Where the publisher published it, as far as a copy of ours or the broker tells.
+/// Where the publisher sent the message, from our headers or RabbitMQ's.
 #[must_use]
 pub fn published_to(message: &Message) -> (String, String) {
     let first = match message.header("x-death") {
@@ -153,8 +153,8 @@ pub fn published_to(message: &Message) -> (String, String) {
     }
 }
 
-/// Headers that keep where a message was published, for a copy that loses the broker's own: rules ask for it. None where the
-/// message has them, or nothing tells.
+/// Headers that keep where a message was published, for a copy that loses RabbitMQ's own headers: rules use them. Empty
+/// when the message has them already, or when that is not known.
 pub(crate) fn route(message: &Message) -> Vec<(&'static str, HeaderValue)> {
     if message.header("x-death").is_none() || message.header(retry_state::ORIGINAL_ROUTING_KEY).is_some() {
         return Vec::new();

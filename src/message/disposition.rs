@@ -1,18 +1,18 @@
-//! What happens to a message once it was processed.
+//! What happens to a message after processing.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::message::failure::Failure;
 
-/// What happens to a message; carried out by [`crate::settle`].
+/// What happens to a message. [`crate::settle`] carries it out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Disposition {
     /// Ack: the CRM created the task.
     Ack,
     /// Ack: the ledger says that the task was created before.
     AlreadyCreated,
-    /// Ack: nothing is to be sent. This rule says so, or no rule matched.
+    /// Ack: nothing is sent, because this rule skips the message or no rule matched.
     Skip(Option<Arc<str>>),
     /// A copy on the retry queue of this delay.
     Retry(Duration),
@@ -20,7 +20,7 @@ pub enum Disposition {
     Hold,
     /// A copy on the dead-letter queue.
     DeadLetter(Failure),
-    /// Back to the work queue: the worker stops, or the broker delivers the message again anyway.
+    /// Back to the work queue: the worker stops, or RabbitMQ delivers the message again anyway.
     Requeue,
 }
 
@@ -52,7 +52,7 @@ mod tests {
     use crate::message::failure::{Kind, Stage};
 
     #[test]
-    fn every_disposition_has_its_name() {
+    fn disposition_has_a_name() {
         let failure = Failure::new(Stage::Send, Kind::Unknown, "");
         let (dead, later) = (Disposition::DeadLetter(failure), Disposition::Retry(Duration::ZERO));
         let skip = Disposition::Skip(None);
@@ -62,13 +62,13 @@ mod tests {
     }
 }
 
-/// What the worker answers RabbitMQ about a delivery.
+/// How a delivery is settled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settlement {
     /// It is done.
     Ack,
-    /// It goes back to the work queue.
+    /// The message goes back to the work queue.
     Requeue,
-    /// RabbitMQ dead-letters it itself, for this reason: it refuses the worker's copy for good.
+    /// RabbitMQ dead-letters the message, because it refuses the worker's copy for good. The reason.
     Reject(String),
 }

@@ -1,7 +1,7 @@
-//! An event as it arrives: its text, and its attributes where it is a CloudEvent. Pure.
+//! An event as a publisher sent it: its text, and its attributes if it is a CloudEvent. Pure.
 //!
-//! CloudEvents are read in structured mode (the body has everything) and in binary mode (the attributes are headers), as the
-//! specification's AMQP binding 1.0.2 has them. Batches are refused: one message is one task.
+//! CloudEvents can come in structured mode (everything in the body) or in binary mode (attributes in headers), as in the
+//! specification's AMQP binding 1.0.2. Batches are refused: one message is one task.
 
 use std::borrow::Cow;
 
@@ -20,7 +20,7 @@ const BATCH: &str = "application/cloudevents-batch";
 pub(crate) enum Mode {
     /// The body is the event.
     Structured,
-    /// The headers with this prefix are its attributes, and the body its data.
+    /// The headers with this prefix are its attributes, and the body is its data.
     Binary(&'static str),
 }
 
@@ -33,10 +33,10 @@ fn batch() -> Failure {
     invalid("the message is a batch of CloudEvents; publish each event as a message of its own")
 }
 
-/// How the message carries a CloudEvent; none where it is another event.
+/// How the message carries a CloudEvent; none when it is not one.
 ///
 /// # Errors
-/// A batch, another encoding than JSON, or attributes with both prefixes.
+/// A batch, an encoding other than JSON, or attributes with both prefixes.
 pub(crate) fn mode(message: &Message) -> Result<Option<Mode>, Failure> {
     let media_type = media_type(message);
     if media_type.starts_with(BATCH) {
@@ -65,10 +65,10 @@ pub(crate) fn mode(message: &Message) -> Result<Option<Mode>, Failure> {
     }
 }
 
-/// The message's body as text, unpacked.
+/// The message's body as text, decompressed.
 ///
 /// # Errors
-/// It is too large, no text, or a batch of CloudEvents.
+/// It is too large, not text, or a batch of CloudEvents.
 pub(crate) fn text(message: &Message) -> Result<Cow<'_, str>, Failure> {
     if media_type(message).starts_with(BATCH) {
         return Err(batch());
@@ -79,13 +79,13 @@ pub(crate) fn text(message: &Message) -> Result<Cow<'_, str>, Failure> {
     }
 }
 
-/// Whether a body of this type is JSON, as far as its type tells.
+/// Whether a content type means JSON.
 pub(crate) fn is_json(content_type: &str) -> bool {
     let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     media_type.is_empty() || media_type.ends_with("/json") || media_type.ends_with("+json")
 }
 
-/// Why a body that a rule needs is not JSON.
+/// Why a body that a rule uses is not JSON.
 pub(crate) fn not_json(text: &str, error: &serde_json::Error) -> Failure {
     let reason = match text.trim().is_empty() {
         true => "it is empty".to_owned(),

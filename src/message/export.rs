@@ -1,8 +1,8 @@
-//! Messages as JSON: exports of dead letters, and what `publish` takes.
+//! Messages as JSON: exports of dead letters, and the input of `publish`.
 //!
-//! An export is one JSON object a message, `{"wtw_export": 1, "message_id", "properties", "headers", "body"}`, with
-//! `body_base64` in place of `body` where the body is not UTF-8 text. A header of a type that JSON does not have is an object
-//! such as `{"$timestamp": 1767225600}`.
+//! An export has one JSON object for each message: `{"wtw_export": 1, "message_id", "properties", "headers", "body"}`. A
+//! body that is not UTF-8 is in `body_base64` instead of `body`. A header value that JSON has no type for is an object such
+//! as `{"$timestamp": 1767225600}`.
 
 pub mod input;
 mod values;
@@ -19,7 +19,7 @@ use crate::broker::{Message, Properties, ShortString};
 use crate::message::export::values::{short, table, values};
 use crate::message::retry_state::is_brokers;
 
-/// The version of an export.
+/// The version of the format.
 const VERSION: u32 = 1;
 
 /// One line of an export.
@@ -65,10 +65,10 @@ struct ExportedProperties {
     cluster_id: Option<String>,
 }
 
-/// Body and properties of an exported message; the properties have an id.
+/// Body and properties of an exported message. The properties always have an id.
 type Exported = (Vec<u8>, Properties);
 
-/// The message that one object of an export describes; none where the object is not an export.
+/// The message in one object of an export; none when the object is not from an export.
 fn read(json: &str) -> Option<Result<Exported, String>> {
     is_export(json).then(|| message_of(json))
 }
@@ -82,10 +82,10 @@ fn message_of(json: &str) -> Result<Exported, String> {
             return Err("an export has either body or body_base64".to_owned());
         }
     };
-    // What the broker wrote into a message that it dead-lettered would make it drop or multiply the new one.
+    // These headers of RabbitMQ would make it drop or multiply the new message.
     let headers = export.headers.into_iter().filter(|(name, _)| !is_brokers(name));
     let properties = export.properties.amqp()?.with_headers(table(headers)?);
-    // Always the same id, so that an export that is published twice creates each task once.
+    // The id is derived, so an export that is published twice creates each task once.
     let id = export.message_id.filter(|id| !id.is_empty()).unwrap_or_else(|| id_of(json));
     Ok((body, properties.with_message_id(short("message_id", id)?)))
 }
@@ -98,7 +98,7 @@ fn export_of(json: &str) -> Result<Export, String> {
     }
 }
 
-/// The properties that [`line`] wrote, with the broker's headers, which a new message must not carry.
+/// The properties that [`line`] wrote, with RabbitMQ's headers, which a new message must not carry.
 ///
 /// # Errors
 /// What is wrong with the line.
@@ -111,11 +111,11 @@ pub fn properties_of(line: &str) -> Result<Properties, String> {
     })
 }
 
-/// Headers in which the broker counts: they are no part of the message.
+/// Headers in which RabbitMQ counts. They are not part of the message.
 const COUNTERS: [&str; 2] = ["x-delivery-count", "x-acquired-count"];
 
-/// A message as one line of an export, the same whenever it is read. `expiration` and `user_id` are left out, which no copy
-/// may carry.
+/// A message as one line of an export, the same at each reading. `expiration` and `user_id` are left out, because a copy
+/// must not carry them.
 #[must_use]
 pub fn line(message: &Message) -> String {
     let (body, body_base64) = match std::str::from_utf8(&message.body) {
@@ -132,11 +132,11 @@ pub fn line(message: &Message) -> String {
         body,
         body_base64,
     };
-    // Texts, numbers and maps of them with texts as keys always are JSON.
+    // Strings, numbers and maps with string keys can always be written as JSON.
     serde_json::to_string(&export).unwrap_or_default()
 }
 
-/// Body and properties of a message that was exported, as a replay would have them.
+/// Body and properties of an exported message, as a replay has them.
 #[must_use]
 pub fn message(line: &str) -> Option<(Vec<u8>, Properties)> {
     message_of(line).ok()
@@ -151,25 +151,26 @@ fn is_export(json: &str) -> bool {
     serde_json::from_str::<Marked>(json).is_ok()
 }
 
-/// What tells a message from all others, over any number of readings: the beginning of a SHA-256 of all that it holds but
-/// the broker's counts. A message that fails again has another one, since the time is part of it.
+/// Identifies a message over any number of readings: the first bits of a SHA-256 over all of it but RabbitMQ's counts. A
+/// message that fails again has another fingerprint, because the time is part of it.
 #[must_use]
 pub fn fingerprint(message: &Message) -> u128 {
     digest(&[line(message).as_bytes()])
 }
 
-/// The id of a message that has none: always the same, so that a copy of it that was published twice is recognised.
+/// An id for a message without one. It is always the same, so a copy that is published twice is recognised.
 #[must_use]
 pub fn derived_id(message: &Message) -> String {
     id_of(&line(message))
 }
 
-/// The same of a message as it was exported.
+/// The same for an exported message.
 fn id_of(line: &str) -> String {
     format!("replay-{:032x}", digest(&[line.as_bytes()]))
 }
 
-/// The beginning of a SHA-256 of these parts. Of several parts the lengths count too, so that no two lists are alike.
+/// The first bits of a SHA-256 of these parts. Their lengths are hashed too, so that different lists never give the same
+/// input.
 fn digest(parts: &[&[u8]]) -> u128 {
     let mut hash = Sha256::new();
     for part in parts {

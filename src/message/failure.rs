@@ -1,4 +1,4 @@
-//! What a dead letter says: where a message stopped, of what kind the failure is, and why.
+//! Why a message failed: the stage, the kind of failure, and the reason. This becomes the dead letter's headers.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -14,11 +14,11 @@ const MAX_LOGGED: usize = 2_000;
 /// The stage at which a message stopped (`x-wtw-error-stage`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Bytes and properties could not be read as a task message.
+    /// Bytes and properties cannot be read as a task message.
     Decode,
-    /// The task message could not become an insert.php body.
+    /// No insert.php body can be created from the message.
     Map,
-    /// The request was not made, or did not create a task.
+    /// The request was not sent, or did not create a task.
     Send,
 }
 
@@ -39,19 +39,19 @@ impl Stage {
 pub enum Kind {
     /// The body is not a JSON object.
     InvalidMessage,
-    /// No rule is for the message.
+    /// No rule matches the message.
     Unmatched,
     /// A rule failed for the message.
     MappingFailed,
     /// The task has bad fields.
     InvalidTask,
-    /// The id stands in the ledger for another body.
+    /// The ledger has the id for another body.
     IdConflict,
     /// The CRM refused this task.
     Rejected,
-    /// The CRM could not be reached, or said that it could not, in every attempt.
+    /// In every attempt the CRM was unreachable or said that it was unavailable.
     Unavailable,
-    /// Nobody knows whether the CRM made a task.
+    /// It is not known whether the CRM created a task.
     Unknown,
     /// Older than `task.max_age`.
     Expired,
@@ -114,41 +114,41 @@ impl Kind {
     }
 }
 
-/// Why a message was not done.
+/// Why a message failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// Where it stopped.
     pub stage: Stage,
-    /// Of what kind it is.
+    /// The kind of failure.
     pub kind: Kind,
     /// One readable sentence.
     pub message: String,
-    /// The single problems, where there may be several: each is a line of what people read.
+    /// The single problems, one line each.
     pub problems: Box<[String]>,
-    /// The CRM's `code`, where it gave one.
+    /// The CRM's `code`; none without a verdict.
     pub crm_code: Option<i64>,
-    /// The CRM's text, where it gave one.
+    /// The CRM's text; none without a verdict.
     pub crm_message: Option<String>,
-    /// The HTTP status, where there was an answer.
+    /// The HTTP status; none without an answer.
     pub http_status: Option<u16>,
-    /// The rule that was applied, where one was.
+    /// The rule that matched; none without rules.
     pub rule: Option<Arc<str>>,
-    /// The message id, where a rule had made one before it failed.
+    /// The message id, if a rule created one before it failed.
     pub message_id: Option<Box<str>>,
 }
 
 impl Failure {
-    /// What log and traces say of it: no value of the message's body.
+    /// The reason for log and traces. It holds no value of the message's body.
     #[must_use]
     pub fn log_reason(&self) -> Cow<'_, str> {
         match (self.stage, self.kind) {
-            // A rule's errors name keys, never values.
+            // The error of a rule names keys, never values.
             (Stage::Send, _) | (_, Kind::Unmatched | Kind::MappingFailed) => shorten(&self.message, MAX_LOGGED).into(),
             (Stage::Decode | Stage::Map, kind) => kind.meaning().into(),
         }
     }
 
-    /// A failure without an answer of the CRM.
+    /// A failure before the CRM answered.
     pub fn new(stage: Stage, kind: Kind, message: impl Into<String>) -> Self {
         let message = message.into();
         Self {
@@ -164,36 +164,36 @@ impl Failure {
         }
     }
 
-    /// The same, of a message that a rule was applied to.
+    /// A failure of a message that matched a rule.
     #[must_use]
     pub fn by_rule(self, rule: &Arc<str>) -> Self {
         Self { rule: Some(Arc::clone(rule)), ..self }
     }
 
-    /// The rule had given the message this id.
+    /// Adds the message id that the rule created.
     #[must_use]
     pub fn with_id(self, message_id: Option<&str>) -> Self {
         Self { message_id: message_id.map(Into::into), ..self }
     }
 
-    /// Whether rules failed before one had given the message an id: a rule that is added or corrected later makes it.
+    /// Whether the rules failed before one of them created a message id. A corrected rule creates it at the next replay.
     #[must_use]
     pub fn leaves_id_open(&self) -> bool {
         self.stage != Stage::Send && self.message_id.is_none()
     }
 
-    /// A failure for several problems, which its sentence lists.
+    /// A failure with several problems, which its reason lists.
     pub fn of_problems(stage: Stage, kind: Kind, problems: Vec<String>) -> Self {
         Self { message: problems.join("; "), problems: problems.into(), ..Self::new(stage, kind, String::new()) }
     }
 }
 
-/// Does `work` on a message. A panic of it is no end of the task: it is the message's failure.
+/// Runs `work` on a message. If it panics, the message fails, and the worker goes on.
 ///
 /// # Errors
 /// The failure, of kind [`Kind::Poison`].
 pub(crate) fn catch_panic<T>(work: impl Future<Output = T>) -> impl Future<Output = Result<T, Failure>> {
-    // Not an `async fn`, whose future has room for its argument twice.
+    // Not an `async fn`: its future would hold the argument twice.
     AssertUnwindSafe(work).catch_unwind().map_err(|_| poison())
 }
 
@@ -202,20 +202,20 @@ thread_local! {
     static CRASHED_AT: Cell<Option<String>> = const { Cell::new(None) };
 }
 
-/// Keeps where this thread panics, for the failure that comes of it.
+/// Records where a thread panics, for the failure of its message.
 pub(crate) fn crashes_at(place: Option<String>) {
-    // A thread that is at its end has no room for it any more.
+    // A thread that is ending cannot store it.
     let _ = CRASHED_AT.try_with(|last| last.set(place));
 }
 
-/// A panic's place says what to look for. Its words are told nowhere: they may quote anything, a body or a token too.
+/// The source location says where to look. The panic's text is never shown, because it can quote a body or a token.
 fn poison() -> Failure {
     let place = CRASHED_AT.take().map(|place| format!(" at {place}"));
     let text = format!("processing it crashed{}", place.unwrap_or_default());
     Failure::new(Stage::Send, Kind::Poison, text)
 }
 
-/// A line for each problem.
+/// One line for each problem.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.problems {
@@ -225,10 +225,10 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What [`shorten`] puts where it cut.
+/// What [`shorten`] appends when it cuts.
 pub(crate) const CUT: char = '…';
 
-/// At most `limit` bytes of `text`, cut at a character and marked with `…` where that fits.
+/// At most `limit` bytes of `text`, cut between characters and marked with `…` if that fits.
 #[must_use]
 pub fn shorten(text: &str, limit: usize) -> String {
     if text.len() <= limit {

@@ -1,4 +1,4 @@
-//! Map: a message becomes what is sent to the CRM, directly or through the first rule that matches. Pure.
+//! Maps a message to the request body for the CRM: directly, or through the first rule that matches. Pure.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -23,23 +23,23 @@ mod examples;
 use counts::Counts;
 pub use counts::RuleCounts;
 
-/// What the CRM's form has beside a message's own fields, in bytes.
+/// Bytes that the CRM's form needs besides the message's own fields.
 const BESIDE_MESSAGE: usize = 256;
 
-/// Turns a message into what is sent to the CRM: directly, or through the first rule that matches.
+/// Creates request bodies from messages: directly, or through the first rule that matches.
 pub struct Mapper {
     mapping: Mapping,
     unknown_fields: UnknownFields,
-    /// Where the message's reference is appended.
+    /// The field that the message's reference is appended to.
     place: ReferencePlace,
     queue: String,
     operation: String,
-    /// None where messages are task messages.
+    /// None without rules.
     rules: RwLock<Option<Arc<Rules>>>,
     counts: Counts,
 }
 
-/// Rules that compile, and whose examples hold.
+/// Compiled rules whose examples passed.
 pub struct CompiledRules(Rules);
 
 impl CompiledRules {
@@ -50,21 +50,21 @@ impl CompiledRules {
     }
 }
 
-/// What becomes of a message.
+/// The result of mapping a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mapped {
     /// A request is sent.
     Send {
         /// The body of insert.php.
         body: Bytes,
-        /// The rule that made it; none for a task message.
+        /// The rule that created it; none without rules.
         rule: Option<Arc<str>>,
-        /// The message's id, which must stay the same on every copy.
+        /// The message's id, which is the same on every copy.
         message_id: Option<String>,
     },
     /// Nothing is sent.
     Skip {
-        /// The rule that said so; none where no rule matched.
+        /// The rule that skips it; none when no rule matched.
         rule: Option<Arc<str>>,
     },
 }
@@ -72,19 +72,19 @@ pub enum Mapped {
 /// How a message was mapped, for people.
 #[derive(Clone, Debug)]
 pub struct Explained {
-    /// What becomes of the message, or why it fails.
+    /// The result, or why the message fails.
     pub result: Result<Mapped, Failure>,
-    /// The rules that are not for the message, each with its reason.
+    /// The rules that did not match, each with its reason.
     pub passed: Vec<(Arc<str>, String)>,
-    /// The rule that was applied.
+    /// The rule that matched.
     pub chosen: Option<Arc<str>>,
 }
 
 impl Mapper {
-    /// The mapper of a configuration. The rules' examples are run.
+    /// Compiles the rules of a configuration and runs their examples.
     ///
     /// # Errors
-    /// Everything that is wrong with the rules, failed examples too; or that `crm.operation` is not set.
+    /// Every problem in the rules, including failed examples; or `crm.operation` is not set.
     pub fn new(config: &Config) -> Result<Self, Problems> {
         let mapper = Self::without_examples(config)?;
         if let Some(rules) = mapper.current() {
@@ -96,10 +96,10 @@ impl Mapper {
         Ok(mapper)
     }
 
-    /// The same, without the examples.
+    /// Compiles the rules without running their examples.
     ///
     /// # Errors
-    /// Everything that is wrong with the rules, or that `crm.operation` is not set.
+    /// Every problem in the rules; or `crm.operation` is not set.
     pub fn without_examples(config: &Config) -> Result<Self, Problems> {
         let mapping = Mapping::new(config)
             .map_err(|message| Problems(vec![Problem::new("crm.operation", "not set", message)]))?;
@@ -122,17 +122,17 @@ impl Mapper {
         Ok(mapper)
     }
 
-    /// Compiles other rules and runs their examples. Those in force stay until [`Self::replace`].
+    /// Compiles new rules and runs their examples. The current rules stay in use until [`Self::replace`].
     ///
     /// # Errors
-    /// Everything that is wrong with the other rules, failed examples too.
+    /// Every problem in the new rules, including failed examples.
     pub fn compile(&self, events: &Events) -> Result<CompiledRules, Problems> {
         let rules = Rules::compile(events, &self.mapping.defaults, &self.mapping.timezone).map_err(Problems)?;
         let problems = examples::run(self, &rules, events);
         if problems.is_empty() { Ok(CompiledRules(rules)) } else { Err(Problems(problems)) }
     }
 
-    /// Maps the next messages by these rules.
+    /// Uses these rules from the next message on.
     pub fn replace(&self, CompiledRules(rules): CompiledRules) {
         self.counts.track(rules.names());
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(rules));
@@ -142,26 +142,26 @@ impl Mapper {
         self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether messages are events, which rules make tasks of.
+    /// Whether there are rules, so that messages are events.
     #[must_use]
     pub fn has_rules(&self) -> bool {
         self.current().is_some()
     }
 
-    /// The digest of the rules in force, for `x-wtw-rules`; none where messages are task messages.
+    /// The digest of the current rules, for `x-wtw-rules`; none without rules.
     #[must_use]
     pub fn digest(&self) -> Option<Arc<str>> {
         self.current().map(|rules| Arc::clone(&rules.digest))
     }
 
-    /// The digest of what decides which message gets which id. After it has changed, a message that was sent before may not be
-    /// found in the ledger.
+    /// The digest of everything that decides which id a message gets. When it changes, the ledger may not find a message
+    /// that was sent before.
     #[must_use]
     pub fn identity(&self) -> Option<Arc<str>> {
         self.current().map(|rules| Arc::clone(&rules.identity))
     }
 
-    /// What the rules have done since the process started, in their order; empty where there are none.
+    /// What each rule has done since the process started, in the rules' order; empty without rules.
     #[must_use]
     pub fn counts(&self) -> Vec<RuleCounts> {
         self.counts.read()
@@ -173,10 +173,11 @@ impl Mapper {
         self.counts.unmatched()
     }
 
-    /// Maps a message. `state` has the original exchange and routing key, and what was fixed when the message was seen first.
+    /// Maps a message. `state` holds the original exchange and routing key, and what was fixed when a worker first saw the
+    /// message.
     ///
     /// # Errors
-    /// What is wrong with the message, or with the rule that is for it.
+    /// What is wrong with the message, or with the rule that matched.
     pub fn map(&self, message: &Message, state: &RetryState, now: Timestamp) -> Result<Mapped, Failure> {
         let Some(rules) = self.current() else {
             let message_id = id(message, state);
@@ -189,7 +190,7 @@ impl Mapper {
         result
     }
 
-    /// Maps a message and says how each rule was tried; nothing is counted.
+    /// Maps a message and records how each rule was tried. It changes no counter.
     #[must_use]
     pub fn explain(&self, message: &Message, state: &RetryState, now: Timestamp) -> Explained {
         match self.current() {
@@ -245,7 +246,7 @@ impl Mapper {
         }
     }
 
-    /// The insert.php body of a rule's fields, which are checked as those of a task message are.
+    /// The insert.php body of a rule's fields. They are checked like those of a task message.
     fn task(&self, fields: &[(&'static str, FieldValue)], message_id: Option<&str>) -> Result<Bytes, Failure> {
         let message = serde_json::to_vec(&AsMessage(fields)).map_err(|error| unwritable(&error))?;
         self.body(&message, UnknownFields::Reject, message_id)
@@ -256,19 +257,19 @@ fn unwritable(error: &serde_json::Error) -> Failure {
     Failure::new(Stage::Map, Kind::InvalidTask, error.to_string())
 }
 
-/// The message's id where no rule gives one.
+/// The message's id when no rule sets one.
 fn id(message: &Message, state: &RetryState) -> Option<String> {
     state.message_id.clone().or_else(|| message.id().map(str::to_owned))
 }
 
-/// Whether a rule was for the message when it was seen before: then it is never skipped because none is for it now.
+/// Whether an earlier delivery of the message matched a rule. Then it is never skipped as unmatched.
 fn has_matched_before(message: &Message, state: &RetryState) -> bool {
     let is_unmatched =
         || message.header(retry_state::ERROR_KIND).and_then(string).as_deref() == Some(Kind::Unmatched.as_str());
     state.first_seen_at.is_some() && !is_unmatched()
 }
 
-/// A failure of a task that a rule made.
+/// A failure of a task that a rule created.
 fn of_rule(failure: Failure, rule: &Arc<str>) -> Failure {
     let problems: Vec<String> = failure.problems.iter().map(|problem| format!("rule {rule}: {problem}")).collect();
     let message = match problems.is_empty() {

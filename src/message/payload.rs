@@ -1,7 +1,7 @@
-//! Map: a [`Task`] with the configured defaults becomes the body of insert.php. Pure.
+//! Maps a [`Task`] and the configured defaults to the body of insert.php. Pure.
 //!
-//! The body's form is the vendor's page "Insert task-type activity"; where that page contradicts itself (dates, quoting,
-//! the reminder), the forms of its table are sent.
+//! The form follows the vendor's page "Insert task-type activity". Where that page contradicts itself (dates, quoting, the
+//! reminder), its table is followed.
 
 use std::borrow::Cow;
 
@@ -60,7 +60,7 @@ impl Payload<'_> {
 pub struct Mapping {
     /// The CRM's name for the account.
     pub operation: String,
-    /// What is sent where a message leaves a field out.
+    /// Values for fields that a message leaves out.
     pub defaults: config::Task,
     /// The account's zone.
     pub timezone: TimeZone,
@@ -70,13 +70,13 @@ impl Mapping {
     /// The mapping of a configuration.
     ///
     /// # Errors
-    /// When `crm.operation` is not set.
+    /// `crm.operation` is not set.
     pub fn new(config: &config::Config) -> Result<Self, String> {
         let operation = config.crm.operation.clone().ok_or("crm.operation is not set")?;
         Ok(Self { operation, ..Self::without_operation(config) })
     }
 
-    /// The same for looking at messages only: a placeholder stands for a `crm.operation` that is not set.
+    /// A mapping that only looks at messages: it uses a placeholder when `crm.operation` is not set.
     #[must_use]
     pub fn without_operation(config: &config::Config) -> Self {
         Self {
@@ -89,7 +89,7 @@ impl Mapping {
     /// Fills in the defaults and checks the whole task.
     ///
     /// # Errors
-    /// `invalid_task` naming every bad field, those that decoding found included.
+    /// `invalid_task` with every bad field, including those that decoding found.
     pub fn map<'a>(&'a self, decoded: Decoded<'a>) -> Result<Payload<'a>, Failure> {
         let stage = if decoded.problems.is_empty() { Stage::Map } else { Stage::Decode };
         let mut problems = decoded.problems;
@@ -166,7 +166,7 @@ impl Mapping {
         Some((completion_text, reminder_text))
     }
 
-    /// A date in the account's wall clock, and as the vendor's table writes it.
+    /// A date in the account's wall clock, and in the form of the vendor's table.
     fn date<'a>(
         &self,
         field: &str,

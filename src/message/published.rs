@@ -1,11 +1,11 @@
-//! When a message was published, as its AMQP `timestamp` says. Pure.
+//! Reads when a message was published from its AMQP `timestamp`. Pure.
 
 use jiff::Timestamp;
 
 use crate::broker::Properties;
 
-/// The time in a message's `timestamp` property. AMQP 0-9-1 counts seconds there; many publishers write milliseconds, and some
-/// micro- or nanoseconds, which are far beyond any year that seconds stand for.
+/// The time in a message's `timestamp` property. AMQP 0-9-1 counts seconds. Many publishers write milliseconds, some micro-
+/// or nanoseconds; as seconds those are far beyond any real year.
 #[must_use]
 pub fn published_at(properties: &Properties) -> Option<Timestamp> {
     /// In seconds this is the year 5138, in milliseconds 1973.
@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timestamps_of_every_unit_are_the_same_time() {
+    fn timestamp_in_any_unit_gives_the_same_time() {
         let at = |timestamp| published_at(&Properties::default().with_timestamp(timestamp)).unwrap().to_string();
         for timestamp in [1_767_225_600, 1_767_225_600_000, 1_767_225_600_000_999, 1_767_225_600_999_999_999] {
             assert_eq!(at(timestamp), "2026-01-01T00:00:00Z", "{timestamp}");

@@ -1,13 +1,13 @@
-//! The reference of a message: twelve letters that people can read in a task and search for. Pure.
+//! The reference of a message: twelve characters in its task's text, by which people search for the message. Pure.
 //!
-//! It is the same for every attempt and every replay of a message, so two tasks with one reference are duplicates.
+//! Every attempt and every replay of a message has the same reference, so two tasks with one reference are duplicates.
 
 use std::fmt;
 use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
 
-/// RFC 4648, in lower case. It has neither 0 nor 1, which people take for letters.
+/// RFC 4648 in lower case. It has neither 0 nor 1, which look like letters.
 const ALPHABET: [u8; 32] = *b"abcdefghijklmnopqrstuvwxyz234567";
 /// Characters of a reference, of five bits each.
 const LENGTH: usize = 12;
@@ -17,8 +17,8 @@ const LENGTH: usize = 12;
 pub struct Reference(u64);
 
 impl Reference {
-    /// The reference of one message: the beginning of the SHA-256 over work queue, operation and message id that is its key in
-    /// the ledger. Each part is preceded by its length in eight bytes, so that no two triples give the same bytes.
+    /// Computes the reference of a message: the first bits of its key in the ledger, which is a SHA-256 over work queue,
+    /// operation and message id. Eight bytes with its length precede each part, so that no two triples give the same input.
     #[must_use]
     pub fn new(queue: &str, operation: &str, message_id: impl AsRef<[u8]>) -> Self {
         let mut hash = Sha256::new();
@@ -30,13 +30,14 @@ impl Reference {
         Self(key.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte)) >> 4)
     }
 
-    /// The 60 bits, by which the ledger finds the entry.
+    /// The 60 bits that the ledger is searched for.
     #[must_use]
     pub const fn bits(self) -> u64 {
         self.0
     }
 
-    /// The reference in a text that people paste: alone, as `[ref:…]` or `ref:…`, or within a task's name or description.
+    /// Finds the reference in a text that people paste: alone, as `[ref:…]` or `ref:…`, or within a task's name or
+    /// description.
     #[must_use]
     pub fn within(text: &str) -> Option<Self> {
         let lower = text.to_ascii_lowercase();
@@ -59,7 +60,7 @@ impl fmt::Display for Reference {
     }
 }
 
-/// Why a text is no reference.
+/// Why a text is not a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoReference;
 
@@ -74,7 +75,7 @@ impl std::error::Error for NoReference {}
 impl FromStr for Reference {
     type Err = NoReference;
 
-    /// Reads it as people copy it: in any case, alone or as `[ref:…]`.
+    /// Reads it as people copy it: upper or lower case, alone or as `[ref:…]`.
     fn from_str(text: &str) -> Result<Self, NoReference> {
         let text = text.trim().to_ascii_lowercase();
         let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(&text);

@@ -1,6 +1,6 @@
-//! A message's way so far, as it travels in our headers: read from a delivery, written to a copy. Pure.
+//! The history of a message, which travels in our headers: read from a delivery, written to a copy. Pure.
 //!
-//! The count of attempts lives here because the broker's own counters differ by version and can be reset.
+//! The count of attempts is in our headers, because RabbitMQ's own counters differ between versions and can be reset.
 
 mod copy;
 
@@ -26,7 +26,7 @@ const MAX_EDITED: usize = 300;
 /// Longest text that an attempt's history entry quotes, in bytes.
 const MAX_HISTORY_TEXT: usize = 300;
 
-/// What all our headers begin with.
+/// The prefix of all our headers.
 pub(crate) const OURS: &str = "x-wtw-";
 pub(crate) const QUEUE: &str = "x-wtw-queue";
 pub(crate) const MESSAGE_ID: &str = "x-wtw-message-id";
@@ -51,14 +51,14 @@ pub(crate) const ERROR_MESSAGE: &str = "x-wtw-error-message";
 pub(crate) const CRM_MESSAGE: &str = "x-wtw-crm-message";
 pub(crate) const WORKER: &str = "x-wtw-worker";
 
-/// A header of ours, as docs/reference.md has it.
+/// One of our headers, as docs/reference.md lists it.
 #[derive(Clone, Copy, Debug)]
 pub struct Header {
     /// Its name.
     pub name: &'static str,
     /// Its type.
     pub kind: &'static str,
-    /// Whether a retry copy carries it, and not a dead letter alone.
+    /// Whether retry copies carry it, or only dead letters.
     pub on_retry: bool,
     /// What it says.
     pub meaning: &'static str,
@@ -72,7 +72,7 @@ const fn dead(name: &'static str, kind: &'static str, meaning: &'static str) -> 
     Header { on_retry: false, ..retried(name, kind, meaning) }
 }
 
-/// Headers that are ours: they are read, and never copied from what arrived.
+/// Our headers. They are read from a message, and replaced on every copy.
 pub const HEADERS: [Header; 25] = [
     retried(QUEUE, "text", "the work queue whose worker wrote these headers; those of another queue are ignored"),
     retried(MESSAGE_ID, "text", "the message id by which the ledger knows the message; wins over the AMQP property"),
@@ -85,13 +85,13 @@ pub const HEADERS: [Header; 25] = [
         "JSON array of the counted attempts, the oldest dropped first: `at`, `outcome`, `http_status`, `code`, `message`, `duration_ms`",
     ),
     retried(POSSIBLY_CREATED, "switch", "an earlier attempt may have created the task"),
-    retried(FIRST_ATTEMPT_AT, "time", "when the first attempt was made"),
+    retried(FIRST_ATTEMPT_AT, "time", "when the first attempt was sent"),
     retried(ORIGINAL_EXCHANGE, "text", "the exchange that the publisher used"),
     retried(ORIGINAL_ROUTING_KEY, "text", "the routing key that the publisher used"),
     retried(REPLAY_COUNT, "number", "how often it was replayed"),
     retried(ACTION, "text", "id of the operator's action that sent it to the work queue"),
     retried(EDITED, "text", "the fields that an operator changed, when, and who it was"),
-    retried(DROPPED, "text", "names of the publisher's headers that had no room"),
+    retried(DROPPED, "text", "names of the publisher's headers that did not fit"),
     dead(SCHEMA, "number", "version of these headers, 1"),
     dead("x-wtw-error-stage", "text", "where it failed: `decode`, `map` or `send`"),
     dead(ERROR_KIND, "text", "the kind of failure"),
@@ -105,30 +105,30 @@ pub const HEADERS: [Header; 25] = [
     dead(WORKER, "text", "`name/version@host` of the worker"),
 ];
 
-/// Headers of the broker, and those that would route a copy elsewhere: a copy must not carry them. A message that returns
-/// by expiry with its `x-death` is dropped as a cycle by older brokers.
+/// RabbitMQ's headers, and headers that would route a copy elsewhere: a copy must not carry them. Older versions of
+/// RabbitMQ drop a message as a cycle if it expires with its `x-death`.
 const BROKERS: [&str; 5] = ["x-death", "x-delivery-count", "x-acquired-count", "CC", "BCC"];
 const BROKERS_PREFIXES: [&str; 2] = ["x-first-death-", "x-last-death-"];
 
-/// Whether a header is the broker's, or would route a copy elsewhere.
+/// Whether a header is RabbitMQ's, or would route a copy elsewhere.
 pub(crate) fn is_brokers(name: &str) -> bool {
     BROKERS.contains(&name) || BROKERS_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// One spent attempt, as `x-wtw-history` has it.
+/// One counted attempt, as in `x-wtw-history`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     /// When it was sent, RFC 3339.
     pub at: String,
     /// Its outcome.
     pub outcome: String,
-    /// HTTP status, where there was an answer.
+    /// HTTP status; none without an answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http_status: Option<u16>,
-    /// The CRM's code, where it gave one.
+    /// The CRM's code; none without a verdict.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<i64>,
-    /// What was said, shortened.
+    /// The CRM's text or the error, shortened.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// From sending to the verdict, in milliseconds.
@@ -136,7 +136,7 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// The entry of an attempt.
+    /// The history entry of an attempt.
     #[must_use]
     pub fn new(at: Timestamp, classified: &Classified, duration: Duration) -> Self {
         let text = classified.message.as_deref().unwrap_or(&classified.reason);
@@ -151,30 +151,30 @@ impl Attempt {
     }
 }
 
-/// What our headers say of a message's earlier deliveries.
+/// What our headers say about a message's earlier deliveries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RetryState {
     /// The work queue.
     pub queue: String,
-    /// The message id by which the ledger knows the message, fixed when the message was first seen.
+    /// The message id for the ledger, fixed when a worker first saw the message.
     pub message_id: Option<String>,
     /// When a worker first saw the message.
     pub first_seen_at: Option<Timestamp>,
-    /// Whether it is a copy of ours, from a retry queue or the hold queue.
+    /// Whether the delivery is our own copy, from a retry queue or the hold queue.
     pub is_copy: bool,
     /// Whether an operator replayed it.
     pub is_replay: bool,
-    /// When it was dead-lettered, as the header has it; for a replay.
+    /// For a replay: when it was dead-lettered.
     pub failed_at: Option<String>,
     /// Attempts so far.
     pub attempts: u32,
-    /// The round that it is in, from 0.
+    /// The current round, from 0.
     pub round: u32,
     /// The counted attempts, the oldest first.
     pub history: Vec<Attempt>,
     /// An earlier attempt may have created the task.
     pub possibly_created: bool,
-    /// When the first attempt was made.
+    /// When the first attempt was sent.
     pub first_attempt_at: Option<Timestamp>,
     /// The exchange that the publisher used.
     pub exchange: String,
@@ -184,21 +184,22 @@ pub struct RetryState {
     pub replays: u32,
     /// Id of the operator's action that sent it to the work queue.
     pub action: Option<String>,
-    /// The fields that an operator changed, when, and who it was.
+    /// The fields that an operator changed, when, and who.
     pub edited: Option<String>,
-    /// The publisher's headers that an earlier copy had no room for, with commas between them.
+    /// The publisher's headers that did not fit an earlier copy, separated by commas.
     pub dropped: String,
 }
 
 impl RetryState {
-    /// The state of a message whose headers were not read.
+    /// The state of a message whose headers cannot be read.
     #[must_use]
     pub fn new(message: &Message) -> Self {
         let (exchange, routing_key) = (message.exchange.clone(), message.routing_key.clone());
         Self { exchange, routing_key, ..Self::default() }
     }
 
-    /// Reads a delivery's headers, as a worker of `queue`. Headers of another queue's worker are ignored; without a queue none are. Those of a wrong type are ignored and named in the second part.
+    /// Reads the headers of a delivery on `queue`. Headers of another queue's worker are ignored; without a queue none are.
+    /// Headers of a wrong type are ignored and returned in the second part.
     #[must_use]
     pub fn read(message: &Message, queue: Option<&str>) -> (Self, Vec<&'static str>) {
         let mut reader = Reader { message, invalid: Vec::new() };
@@ -230,12 +231,12 @@ impl RetryState {
         (state, reader.invalid)
     }
 
-    /// Counts an attempt that was made, or found, at `at`. One that created no task goes into the history, too.
+    /// Counts an attempt that was sent, or found in the ledger, at `at`. If it created no task, it is added to the history.
     pub fn spend(&mut self, at: Timestamp, classified: &Classified, duration: Duration) {
         self.attempts = self.attempts.saturating_add(1);
         self.possibly_created |= classified.outcome == Outcome::Unknown;
         self.first_attempt_at.get_or_insert(at);
-        // After a created task no copy follows that would need the history.
+        // A message whose task was created gets no further copy, so it needs no history.
         if classified.outcome != Outcome::Created {
             self.history.push(Attempt::new(at, classified, duration));
         }
@@ -275,9 +276,9 @@ impl RetryState {
         headers
     }
 
-    /// The history as JSON under `budget` bytes, the oldest attempts left out first.
+    /// The history as JSON in at most `budget` bytes. The oldest attempts are left out first.
     fn history(&self, budget: usize) -> Option<String> {
-        // The list's brackets; each entry has one comma, the first in place of none.
+        // The list's brackets. Each entry needs one comma, except the first.
         let mut size = 1;
         let newest = self.history.iter().rev().map_while(|attempt| {
             let json = serde_json::to_string(attempt).ok()?;
@@ -296,7 +297,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// A header read by `read`; one that is there and cannot be read is noted.
+    /// A header read by `read`. If it exists but cannot be read, its name is recorded.
     fn get<T>(&mut self, name: &'static str, read: impl FnOnce(&HeaderValue) -> Option<T>) -> Option<T> {
         let value = self.message.header(name)?;
         let read = read(value);

@@ -1,4 +1,4 @@
-//! A message as people describe it, in an example or on the command line. Pure.
+//! A message that somebody describes in an example or on the command line, instead of publishing it. Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use crate::broker::{HeaderValue, Headers, Message, Properties, ShortString};
 use crate::message::retry_state::string;
 
-/// The header that stands for the property of that name.
+/// A header name that sets the property of the same name.
 const CONTENT_TYPE: &str = "content-type";
 
-/// A message that nobody published.
+/// A message that was never published.
 #[derive(Clone, Debug, Default)]
 pub struct Sample {
     /// Its body.
@@ -19,7 +19,7 @@ pub struct Sample {
     pub exchange: String,
     /// The routing key that it is published with.
     pub routing_key: String,
-    /// Its headers; `content-type` stands for the property of that name.
+    /// Its headers; `content-type` sets the property of that name.
     pub headers: BTreeMap<String, HeaderValue>,
     /// Its AMQP message id.
     pub message_id: Option<String>,
@@ -31,7 +31,7 @@ impl Sample {
     /// The message.
     ///
     /// # Errors
-    /// What AMQP cannot carry.
+    /// A value that AMQP cannot carry.
     pub fn message(self) -> Result<Message, String> {
         let short = |what: &str, text: &str| {
             ShortString::try_new(text).map_err(|_| format!("{what} has {} bytes; AMQP allows 255", text.len()))

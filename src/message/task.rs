@@ -1,4 +1,4 @@
-//! Decode: a message's bytes become a [`Task`], or a [`Failure`]. Pure.
+//! Decodes a message's bytes into a [`Task`], or a [`Failure`]. Pure.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -27,7 +27,7 @@ pub const FIELDS: [&str; 10] = [
     "reminder_date",
 ];
 
-/// A task message as its publisher wrote it: absent fields are not yet filled in. Texts stay in the message where they can.
+/// A task message as its publisher wrote it, before defaults are added. Texts are borrowed from the message if possible.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Task<'a> {
     /// Name of the activity.
@@ -52,7 +52,7 @@ pub struct Task<'a> {
     pub reminder_date: Option<Cow<'a, str>>,
 }
 
-/// A bad field: which, and what was wrong with it.
+/// A bad field and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The field's name as the message has it.
@@ -74,7 +74,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What could be read of a message, with every bad field found so far; mapping adds its own and refuses them together.
+/// The result of decoding: the good fields, and every bad field so far. Mapping adds its own and refuses them together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decoded<'a> {
     /// The good fields.
@@ -83,15 +83,16 @@ pub struct Decoded<'a> {
     pub problems: Vec<Problem>,
 }
 
-/// Reads a task message whose body is unpacked already; see [`body::unpacked`].
+/// Decodes a task message whose body is already decompressed; see [`body::unpacked`].
 ///
 /// # Errors
-/// `too_large` for a body over [`MAX_BODY`], `invalid_message` for what is not one JSON object, or one of another system.
+/// `too_large` for a body over [`MAX_BODY`]; `invalid_message` for anything but one JSON object, and for an object of
+/// another system.
 pub fn decode(body: &[u8], unknown: UnknownFields) -> Result<Decoded<'_>, Failure> {
     body::check_size(body)?;
     let text = body::text(body)?;
     let members: Members<'_> = serde_json::from_str(text).map_err(|e| body::not_an_object(text, &e))?;
-    // Each task message has a completion date. Without one, a name for the whole says more than a list of fields.
+    // Each task message has a completion date. Without one, the name of the system says more than a list of fields.
     if members.get("completion_date").is_none()
         && let Some(named) = foreign::object(&members)
     {
@@ -148,7 +149,8 @@ impl<'a> Decoded<'a> {
         }
         match Given::read(value) {
             Ok(value) => self.known(field, value),
-            // Well-formed JSON all the same: half a surrogate pair, a number beyond all bounds, brackets in brackets.
+            // Well-formed JSON that the parser cannot hold: half a surrogate pair, a number out of range, deeply nested
+            // brackets.
             Err(error) => {
                 let held = shorten(value.get(), MAX_SHOWN);
                 let text = format!("is {held}, which cannot be read: {error}; {} is allowed", allowed(field));
@@ -213,7 +215,7 @@ impl<'a> Decoded<'a> {
         priority
     }
 
-    /// A line for each name that is like a known one, and one line for all others.
+    /// One line for each name that is similar to a known one, and one line for all others.
     fn unknown(&mut self, fields: &[&str]) {
         /// The most names that one line lists.
         const LISTED: usize = 10;
@@ -236,7 +238,7 @@ impl<'a> Decoded<'a> {
     }
 }
 
-/// What a field may hold, in words.
+/// What a field must hold, in words.
 fn allowed(field: &str) -> &'static str {
     match field {
         "priority" => "high, normal or low",
@@ -246,7 +248,7 @@ fn allowed(field: &str) -> &'static str {
     }
 }
 
-/// The digits of a JSON integer, exactly as they were written: an id may have more of them than a number type holds.
+/// The digits of a JSON integer, exactly as written: an id can have more digits than a number type holds.
 fn integer(value: &RawValue) -> Option<&str> {
     let text = value.get();
     let digits = text.strip_prefix('-').unwrap_or(text);
@@ -261,7 +263,7 @@ fn shown(value: &Value) -> String {
     shorten(&value.to_string(), MAX_SHOWN)
 }
 
-/// A field's name as a problem report has it: quoted where it would not read as a name.
+/// A field's name in a problem report, quoted if it is not a simple name.
 fn named(field: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
     let short = shorten(field, 64);

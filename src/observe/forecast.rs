@@ -351,9 +351,10 @@ mod tests {
             // A month is no forecast.
             (rate(0.001, 0.001), Some(1_000_000), &[KNOWN], None, None, Some(999_400)),
         ] {
-            let told = forecast(now(), &zone, rate, backlog, tokens);
+            let got_forecast = forecast(now(), &zone, rate, backlog, tokens);
             let minutes = |at: Option<Timestamp>| at.map(|at| now().duration_until(at).as_mins());
-            let got = (minutes(told.backlog_done_at), minutes(told.quota_until), told.calls_missing);
+            let got =
+                (minutes(got_forecast.backlog_done_at), minutes(got_forecast.quota_until), got_forecast.calls_missing);
             assert_eq!(got, (done, used_up, missing), "{rate:?} {backlog:?} {tokens:?}");
         }
     }
@@ -362,15 +363,15 @@ mod tests {
     fn a_forecast_is_told_in_the_accounts_time() {
         let zone = TimeZone::get("America/Bogota").unwrap();
         let rate = Some(Rate { messages: 1.0, calls: 1.0 });
-        let told = forecast(now(), &zone, rate, Some(1_800), &[KNOWN]);
+        let got_forecast = forecast(now(), &zone, rate, Some(1_800), &[KNOWN]);
         assert_eq!(
-            told.sentences(now(), &zone),
+            got_forecast.sentences(now(), &zone),
             [
                 "1,800 waiting messages are done at about 09:30.",
                 "The quota lasts until 09:10, and the backlog needs 1,200 more calls than are left today."
             ]
         );
-        let metrics = told.metrics();
+        let metrics = got_forecast.metrics();
         let done = (now() + SignedDuration::from_mins(30)).as_second();
         assert!(metrics.contains(&format!("wtw_forecast_backlog_done_timestamp_seconds {done}")), "{metrics}");
         assert!(

@@ -81,22 +81,22 @@ pub(crate) struct Accepting {
     listener: TcpListener,
     /// What it serves, for the log.
     what: &'static str,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
-/// A connection's place among the [`MAX_CONNECTIONS`], to be held for as long as it lasts.
-pub(crate) type Place = Option<OwnedSemaphorePermit>;
+/// A connection's permit among the [`MAX_CONNECTIONS`], to be held for as long as it lasts.
+pub(crate) type ConnectionPermit = Option<OwnedSemaphorePermit>;
 
 impl Accepting {
     pub(crate) fn new(listener: TcpListener, what: &'static str) -> Self {
-        Self { listener, what, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
+        Self { listener, what, permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
     }
 
-    /// The next connection, once there is a place for it.
-    pub(crate) async fn next(&self) -> (TcpStream, Place) {
+    /// The next connection, once there is a permit for it.
+    pub(crate) async fn next(&self) -> (TcpStream, ConnectionPermit) {
         // The semaphore is never closed, so there is always a permit.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok();
-        (accept(&self.listener, self.what).await, place)
+        let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
+        (accept(&self.listener, self.what).await, permit)
     }
 }
 

@@ -44,7 +44,7 @@ pub fn flush() {
 /// Begins to log. The level is the worker's; libraries are heard at `warn` at most, since their traces hold logins and
 /// bodies, and lapin not at all: what it reports comes back as an error that is logged where it is handled.
 ///
-/// A panic becomes a log line too, so that collectors see one form only; of what it says only the place is told.
+/// A panic becomes a log line too, so that collectors see one form only; of what it says only the place is on_loss.
 ///
 /// # Errors
 /// When the thread that writes cannot be started.
@@ -61,8 +61,8 @@ pub fn start(log: &Log) -> io::Result<()> {
         .with_target("lapin", LevelFilter::OFF)
         .with_target(env!("CARGO_CRATE_NAME"), level);
     let registry = tracing_subscriber::registry().with(filter);
-    let told = |lost| tracing::warn!(lost, "log lines were lost, because nobody read the log");
-    let started = Lines::start(io::stderr(), told)?;
+    let on_loss = |lost| tracing::warn!(lost, "log lines were lost, because nobody read the log");
+    let started = Lines::start(io::stderr(), on_loss)?;
     let lines = LINES.get_or_init(|| started).clone();
     // A second start, as in tests, keeps the first one's form.
     let _ = match log.format {

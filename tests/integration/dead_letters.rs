@@ -25,8 +25,13 @@ async fn tool(env: &Env, args: &[&str]) -> Finished {
     run(&[&["dead-letters"], args].concat(), env, b"").await
 }
 
-/// Properties of a letter as the worker writes it.
-pub(crate) fn letter(id: Option<&str>, kind: &str, reason: &str, more: &[(&str, AMQPValue)]) -> BasicProperties {
+/// Properties of a dead_letter as the worker writes it.
+pub(crate) fn dead_properties(
+    id: Option<&str>,
+    kind: &str,
+    reason: &str,
+    more: &[(&str, AMQPValue)],
+) -> BasicProperties {
     let text = |text: &str| AMQPValue::LongString(text.into());
     let ours = [
         ("x-wtw-dead-letter", AMQPValue::LongLongInt(1)),
@@ -41,17 +46,17 @@ pub(crate) fn letter(id: Option<&str>, kind: &str, reason: &str, more: &[(&str, 
 }
 
 impl Rig {
-    /// Puts a letter into the dead-letter queue.
-    pub(crate) async fn put_letter(&self, body: &[u8], properties: BasicProperties) {
+    /// Puts a dead_letter into the dead-letter queue.
+    pub(crate) async fn put_dead_letter(&self, body: &[u8], properties: BasicProperties) {
         self.amqp.publish(&self.dead_letter_queue(), body, properties).await;
     }
 
-    /// Waits until so many letters are ready on the two dead-letter queues.
-    pub(crate) async fn letters(&self, count: u32) {
+    /// Waits until so many dead_letters are ready on the two dead-letter queues.
+    pub(crate) async fn wait_for_dead_letters(&self, count: u32) {
         let [broker, ..] = self.tool_queues();
         let (dead, count_of) =
             (self.dead_letter_queue(), async |queue: &str| self.amqp.count(queue).await.unwrap_or(0));
         let ready = async || (count_of(&dead).await + count_of(&broker).await == count).then_some(());
-        crate::support::eventually(&format!("{count} letters"), ready).await;
+        crate::support::eventually(&format!("{count} dead_letters"), ready).await;
     }
 }

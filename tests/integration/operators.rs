@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use wolkvox_task_worker::message::reference::Reference;
 
-use crate::dead_letters::letter;
+use crate::dead_letters::dead_properties;
 use crate::support::process::{Env, Finished, run};
 use crate::support::rig::{Rig, settled, task};
 use crate::support::{eventually, http};
@@ -74,7 +74,7 @@ async fn a_message_is_found_wherever_it_is() {
     let env = rig.env(&[delay, ("WTW_CONSOLE_WORKERS", &worker.admin)]);
     rig.publish("made", &task("made")).await;
     worker.reaches(&settled("created"), 1.0).await;
-    rig.put_letter(&task("x"), letter(Some("dead"), "rejected", "no such \u{202e}record", &[])).await;
+    rig.put_dead_letter(&task("x"), dead_properties(Some("dead"), "rejected", "no such \u{202e}record", &[])).await;
     rig.crm.faults(json!([{ "action": "status:500", "name_contains": "later" }])).await;
     rig.publish("later", &task("later")).await;
     worker.reaches(&settled("retried"), 1.0).await;
@@ -105,7 +105,7 @@ async fn a_message_is_found_wherever_it_is() {
     let found = parse(&tool(&env, &["find", "later", "--json"]).await.stdout);
     assert_eq!(found["places"][0]["queue"], format!("{}.retry.1h", rig.queue));
     // Looking changed nothing.
-    rig.letters(1).await;
+    rig.wait_for_dead_letters(1).await;
     assert_eq!(rig.amqp.count(&format!("{}.retry.1h", rig.queue)).await, Some(1));
     rig.amqp.delete(&format!("{}.retry.1h", rig.queue)).await;
 }

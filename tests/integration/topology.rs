@@ -97,15 +97,15 @@ async fn what_the_broker_gives_up_reaches_the_queue_for_that_and_is_listed() {
     let listed = eventually("the expired message", || async {
         let listed = process::run(&["dead-letters", "list", "--each", "--json"], &rig.env(&[]), b"").await;
         assert_eq!(listed.code, Some(0), "{}", listed.stderr);
-        let letters: Vec<Value> = serde_json::from_str(&listed.stdout).expect("JSON");
-        letters.into_iter().next()
+        let dead_letters: Vec<Value> = serde_json::from_str(&listed.stdout).expect("JSON");
+        dead_letters.into_iter().next()
     })
     .await;
     assert_eq!((&listed["kind"], &listed["message_id"]), (&"broker-expired".into(), &"m-1".into()));
     let [given_up, ..] = rig.tool_queues();
-    let letter = rig.amqp.take(&given_up).await;
-    assert_eq!(number(&letter, "x-wtw-dead-letter"), None);
-    assert_eq!(letter.data, task("old"));
+    let dead_letter = rig.amqp.take(&given_up).await;
+    assert_eq!(number(&dead_letter, "x-wtw-dead-letter"), None);
+    assert_eq!(dead_letter.data, task("old"));
 }
 
 #[tokio::test]

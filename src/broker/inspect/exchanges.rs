@@ -33,9 +33,9 @@ impl Inspection {
     /// # Errors
     /// Why not.
     pub async fn may_bind(&self, queue: &str, exchange: &str) -> Result<(), BrokerError> {
-        let nobodys = short(&format!("{}.check.{}", env!("CARGO_PKG_NAME"), uuid::Uuid::now_v7()))?;
+        let unused_key = short(&format!("{}.check.{}", env!("CARGO_PKG_NAME"), uuid::Uuid::now_v7()))?;
         let channel = self.channel().await?;
-        let unbind = channel.queue_unbind(short(queue)?, short(exchange)?, nobodys, FieldTable::default());
+        let unbind = channel.queue_unbind(short(queue)?, short(exchange)?, unused_key, FieldTable::default());
         let unbound = bounded(&format!("bind the queue {queue} to the exchange {exchange}"), unbind).await;
         if unbound.is_ok() {
             discard(&channel).await;

@@ -1,4 +1,4 @@
-//! Which messages a command is about: the options, and the question to the operator.
+//! Options that select messages, and the question that confirms an action.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, IsTerminal as _};
@@ -12,47 +12,48 @@ use crate::dead_letters::plan::Candidate;
 use crate::duration;
 use crate::visible;
 
-/// Exit code of a wrong usage, as clap has it.
+/// Exit code for wrong usage, the same as clap's.
 pub(super) const USAGE: u8 = 2;
-/// The longest that messages may be held: brokers end consumers that hold one for thirty minutes.
+/// The longest `--hold`. RabbitMQ closes a consumer that holds a message for thirty minutes.
 const MOST_HOLD: Duration = Duration::from_secs(20 * 60);
-/// The shortest: what is chosen must be reached within it.
+/// The shortest `--hold`. The scan must reach the chosen messages within it.
 const LEAST_HOLD: Duration = Duration::from_secs(1);
 
-/// Conditions that a message must meet, every one of them.
+/// Conditions on messages. A message must meet all of them.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct FilterArgs {
-    /// Only of this kind, such as rejected; may be given again for more kinds
+    /// Only messages of this kind, such as rejected; can be given several times
     #[arg(long, value_name = "KIND", value_parser = filter::kind)]
     kind: Vec<String>,
-    /// Only with this cause, as `list` prints it
+    /// Only messages with this cause, as `list` prints it
     #[arg(long, value_name = "TEXT")]
     cause: Option<String>,
-    /// Only those that this rule matched
+    /// Only messages that matched this rule
     #[arg(long, value_name = "NAME")]
     rule: Option<String>,
-    /// Only those whose reason names this field
+    /// Only messages whose reason names this field
     #[arg(long, value_name = "FIELD")]
     field: Option<String>,
-    /// Only those that failed at least this long ago (for example 2h)
+    /// Only messages that failed at least this long ago (for example 2h)
     #[arg(long, value_name = "DURATION", value_parser = filter::age)]
     older_than: Option<Duration>,
-    /// Only those that failed within this time (for example 30m)
+    /// Only messages that failed within this time (for example 30m)
     #[arg(long, value_name = "DURATION", value_parser = filter::age)]
     newer_than: Option<Duration>,
-    /// Only with this text in id, reason, the CRM's words or body; or with a value in the body: body.customer.id:17
+    /// Only messages with this text in id, reason, the CRM's words or body; or with a value in the body:
+    /// body.customer.id:17
     #[arg(long, value_name = "TEXT")]
     text: Option<String>,
-    /// Only those that failed again after a replay
+    /// Only messages that failed again after a replay
     #[arg(long)]
     failed_again: bool,
-    /// Only with this message id, or the id that a replay would give; may be given again
+    /// Only messages with this message id, or the id that a replay gives; can be given several times
     #[arg(long, value_name = "ID")]
     id: Vec<String>,
 }
 
 impl FilterArgs {
-    /// The same as the filter that every front end uses.
+    /// The filter that the command line and the console share.
     pub(super) fn filter(&self, ids: &[String]) -> Filter {
         let mut id = self.id.clone();
         id.extend_from_slice(ids);
@@ -72,10 +73,10 @@ impl FilterArgs {
     }
 }
 
-/// Which messages an action is about, and how it goes.
+/// Options of an action: its messages and how it runs.
 #[derive(Debug, clap::Args)]
 pub(super) struct Choice {
-    /// Message ids, or the ids that a replay would give
+    /// Message ids, or the ids that a replay gives
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     #[command(flatten)]
@@ -83,39 +84,43 @@ pub(super) struct Choice {
     /// All messages that are there when the command begins
     #[arg(long)]
     all: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
-    /// Show what would be done, and do nothing
+    /// Show what the command does, and do nothing
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Messages a second at most, such as 0.5
+    /// At most this many messages a second, such as 0.5
     #[arg(long, value_name = "N", value_parser = rate)]
     pub(super) rate: Option<f64>,
-    /// The longest that messages are held before they go back and are read again; below the broker's consumer timeout
+    /// How long messages are held before they go back to the queue and are read again; below RabbitMQ's consumer timeout
     #[arg(long, value_name = "DURATION", value_parser = hold, default_value = "5m")]
     pub(super) hold: Duration,
 }
 
 impl Choice {
-    /// What the operator means.
+    /// The filter of these options.
     ///
     /// # Errors
-    /// When nothing is said, or `--all` beside something else.
+    /// No message is selected, or `--all` is combined with a filter.
     pub(super) fn filter(&self) -> Result<Filter, Error> {
         let filter = self.filter.filter(&self.ids);
         let wrong = |text: &str| Err(Error { exit: USAGE, message: text.to_owned() });
         match (self.all, filter.is_given()) {
-            (false, false) => wrong("say which messages: ids, a filter such as --kind, or --all; nothing was done"),
-            (true, true) => wrong("--all means every message: leave the ids and filters out; nothing was done"),
+            (false, false) => {
+                wrong("no messages are selected, and nothing was done. Give ids, a filter such as --kind, or --all.")
+            }
+            (true, true) => {
+                wrong("--all selects every message, so ids and filters are not allowed with it. Nothing was done.")
+            }
             (true, false) | (false, true) => Ok(filter),
         }
     }
 
-    /// Asks the operator; without a terminal only `--yes` is a yes.
+    /// Asks the operator to confirm. Without a terminal, only `--yes` confirms.
     ///
     /// # Errors
-    /// When there is nobody to ask, or the answer is no.
+    /// There is no terminal, or the answer is no.
     pub(super) async fn confirm(&self, tool: &Tool, verb: &str, question: &str) -> Result<(), Error> {
         if self.yes {
             return Ok(());
@@ -132,15 +137,15 @@ impl Choice {
 
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse::<f64>().ok().filter(|rate| (0.001..=10_000.0).contains(rate));
-    rate.ok_or_else(|| "allowed is a number from 0.001 to 10000".to_owned())
+    rate.ok_or_else(|| "must be a number from 0.001 to 10000".to_owned())
 }
 
 fn hold(text: &str) -> Result<Duration, String> {
     let hold = duration::parse(text).filter(|hold| (LEAST_HOLD..=MOST_HOLD).contains(hold));
-    hold.ok_or_else(|| "allowed is 1s to 20m".to_owned())
+    hold.ok_or_else(|| "must be a duration from 1s to 20m".to_owned())
 }
 
-/// The ids that were named and that no message has.
+/// The ids on the command line that no message has.
 #[derive(Debug)]
 pub(super) struct Missing(BTreeSet<String>);
 
@@ -150,30 +155,31 @@ impl Missing {
         Self(filter.id.iter().filter(|id| !is_found(id)).cloned().collect())
     }
 
-    /// What to tell, where some are missing.
-    pub(super) fn told(&self) -> Option<String> {
+    /// A sentence that names them; none when all were found.
+    pub(super) fn message(&self) -> Option<String> {
         let ids: Vec<String> = self.0.iter().map(|id| visible::line(id)).collect();
-        (!ids.is_empty()).then(|| format!("no such message: {}; somebody else may read the queue now", ids.join(", ")))
+        (!ids.is_empty())
+            .then(|| format!("no such message: {}; somebody else may be reading the queue now", ids.join(", ")))
     }
 }
 
-/// Settings as the audit and the copies tell them: names only, never values.
+/// The names of the fields that were set. The audit and the copies never hold their values.
 pub(super) fn set_note(settings: &[Setting]) -> Vec<String> {
     settings.iter().map(|setting| setting.field.clone()).collect()
 }
 
 impl Tool {
-    /// A question to the person at the terminal; none where there is no terminal.
+    /// Asks a question on the terminal; none without a terminal.
     ///
     /// # Errors
-    /// When it was interrupted.
+    /// The command was interrupted.
     pub(super) async fn ask(&self, question: &str) -> Result<Option<bool>, Error> {
         if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
             return Ok(None);
         }
         eprint!("{question}");
         let (answer, answered) = tokio::sync::oneshot::channel();
-        // A thread of its own: nothing can interrupt its reading but the end of the process.
+        // A thread of its own, because reading from the terminal cannot be interrupted.
         std::thread::spawn(move || {
             let mut line = String::new();
             let read = std::io::stdin().lock().read_line(&mut line);

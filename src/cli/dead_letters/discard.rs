@@ -1,4 +1,4 @@
-//! `dead-letters discard`: messages set aside for a reason.
+//! `dead-letters discard`: sets messages aside with a reason.
 
 use std::process::ExitCode;
 
@@ -8,10 +8,10 @@ use crate::cli::{Error, print};
 use crate::dead_letters::Source;
 use crate::dead_letters::edit::{self, Setting};
 use crate::dead_letters::entry::Entry;
-use crate::dead_letters::found::Found;
-use crate::dead_letters::known::Known;
+use crate::dead_letters::fetched::FetchedMessage;
+use crate::dead_letters::ledger_access::LedgerAccess;
 use crate::dead_letters::plan::{Candidate, Plan};
-use crate::dead_letters::run::Deed;
+use crate::dead_letters::run::MessageAction;
 use crate::dead_letters::scan::Scanned;
 use crate::dead_letters::survey::Survey;
 use crate::ledger::Digest;
@@ -26,16 +26,16 @@ pub(super) const EXAMPLES: &str = "Examples:
 pub struct Args {
     #[command(flatten)]
     choice: Choice,
-    /// Why; it is kept with each message and in the audit
+    /// The reason; it is kept with each message and in the audit
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    /// Of these only the ones whose task was created, as the ledger says
+    /// Only messages whose task was created, as the ledger says
     #[arg(long)]
     created: bool,
-    /// A field that the replay had set: the ledger knows the task by the body that was sent; may be given again
+    /// A field that the replay set: the ledger compares the body that was sent; can be given several times
     #[arg(long, value_name = "FIELD=VALUE", value_parser = Setting::parse, requires = "created")]
     set: Vec<Setting>,
-    /// Delete them instead of setting them aside: for messages that the broker cannot copy. They cannot be restored
+    /// Delete the messages instead of setting them aside, and never restore them; for messages that RabbitMQ cannot copy
     #[arg(long)]
     for_good: bool,
 }
@@ -43,26 +43,26 @@ pub struct Args {
 /// Runs the command.
 ///
 /// # Errors
-/// What the broker said, or that nothing matched.
+/// What RabbitMQ answered, or that nothing matched.
 pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let filter = args.choice.filter()?;
     if args.reason.trim().is_empty() {
         let message = "--reason is empty: say why, for those who miss the messages; nothing was done".to_owned();
         return Err(Error { exit: USAGE, message });
     }
-    let of = |entry: &Entry, found: Found| {
+    let of = |entry: &Entry, found: FetchedMessage| {
         let mut candidate = Candidate::of(entry, &found);
         if let Ok(changed) = edit::set(&found.message.body, &args.set) {
             candidate.digests.push(Digest::of(&changed).0);
         }
         candidate
     };
-    let read = tool.letters.survey(&Source::DEAD, &filter, tool.now, &tool.stop, of);
+    let read = tool.dead_letters.survey(&Source::DEAD, &filter, tool.now, &tool.stop, of);
     let Survey { candidates, scanned } = read.await.map_err(failed)?;
     let missing = Missing::of(&filter, &candidates);
     warn(&scanned);
     let plan = if args.created {
-        let known = Known::open(&tool.letters.config).await;
+        let known = LedgerAccess::open(&tool.dead_letters.config).await;
         Plan::discard_created(candidates, &known).await.map_err(|why| {
             let why = visible::line(&why);
             Error::failed(format!("--created: the ledger could not be asked ({why}); nothing was done"))
@@ -71,29 +71,30 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         Plan::discard(&candidates)
     };
     if plan.count() == 0 {
-        let missing = missing.told().map(|missing| format!("\n{missing}")).unwrap_or_default();
+        let missing = missing.message().map(|missing| format!("\n{missing}")).unwrap_or_default();
         return Err(Error::failed(format!("no such message among the {} of {}{missing}", scanned.seen, tool.dead())));
     }
-    tell(tool, args, &plan, &scanned);
+    print_summary(tool, args, &plan, &scanned);
     if args.choice.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
     args.choice.confirm(tool, "discarded", &format!("Discard {}?", counted(plan.count(), "message"))).await?;
-    let deed = Deed::Discard { reason: args.reason.clone(), for_good: args.for_good };
-    let known = Known::Unavailable(String::new());
+    let message_action = MessageAction::Discard { reason: args.reason.clone(), for_good: args.for_good };
+    let known = LedgerAccess::Unavailable(String::new());
     let (rate, hold) = (args.choice.rate, args.choice.hold);
-    let agreed = Agreed { deed: &deed, plan: &plan, known: &known, filter: filter.words(), rate, hold };
+    let agreed =
+        Agreed { message_action: &message_action, plan: &plan, known: &known, filter: filter.words(), rate, hold };
     let ended = tool.carry_out(&agreed).await;
     print(&format!("discarded: {}", ended.done))?;
-    finish(&ended, plan.count(), missing.told(), scanned.partial.is_some())
+    finish(&ended, plan.count(), missing.message(), scanned.partial.is_some())
 }
 
-fn tell(tool: &Tool, args: &Args, plan: &Plan, scanned: &Scanned) {
+fn print_summary(tool: &Tool, args: &Args, plan: &Plan, scanned: &Scanned) {
     let (count, seen) = (plan.count(), counted(scanned.seen, "message"));
     match args.for_good {
         true => eprintln!("{count} of {seen} in {} will be deleted; nothing brings them back", tool.dead()),
         false => {
-            let discarded = &tool.letters.queues.discarded;
+            let discarded = &tool.dead_letters.queues.discarded;
             eprintln!(
                 "{count} of {seen} in {} will go to {discarded}; \"restore\" brings them back within 30 days",
                 tool.dead()

@@ -1,4 +1,4 @@
-//! A body in the operator's editor.
+//! Opens a message body in the operator's editor.
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -8,17 +8,17 @@ use std::process::Command;
 use crate::config::Sources;
 use crate::dead_letters::private_file::{create_new, explain};
 
-/// A body in a file that its owner alone can read.
+/// A body in a temporary file that only its owner can read.
 pub(super) struct Draft {
     path: PathBuf,
     original: Vec<u8>,
 }
 
 impl Draft {
-    /// Writes the body down, in `$TMPDIR` or the system's folder for such files.
+    /// Writes the body to a file in `$TMPDIR` or the system's folder for temporary files.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// The file cannot be written.
     pub(super) fn new(body: &[u8]) -> Result<Self, String> {
         let path = std::env::temp_dir().join(format!("dead-letter-{}.json", uuid::Uuid::now_v7()));
         let written = create_new(&path).and_then(|mut file| file.write_all(body));
@@ -28,12 +28,12 @@ impl Draft {
         Ok(Self { path, original: body.to_vec() })
     }
 
-    /// Opens it in an editor, until that is closed; what it holds then.
+    /// Opens the file in the editor, waits until that is closed, and reads the file again.
     ///
     /// # Errors
-    /// When the editor cannot be started, or ends with an error.
+    /// The editor cannot be started, or ends with an error.
     pub(super) fn edit(&self, editor: &OsString) -> Result<Vec<u8>, String> {
-        // Through a shell, as others do: the variable may hold arguments.
+        // Runs through a shell, like other programs do: the variable may hold arguments.
         let mut line = editor.clone();
         line.push(" \"$@\"");
         let status = Command::new("sh").arg("-c").arg(line).arg("sh").arg(&self.path).status();
@@ -47,7 +47,7 @@ impl Draft {
         std::fs::read(&self.path).map_err(|error| self.kept(&error.to_string()))
     }
 
-    /// Why nothing came of it, with the place where the text is kept.
+    /// An error message that also says where the draft is kept.
     pub(super) fn kept(&self, why: &str) -> String {
         if std::fs::read(&self.path).is_ok_and(|body| body == self.original) {
             self.remove();
@@ -56,18 +56,18 @@ impl Draft {
         format!("{why}\n{}; the message is where it was", self.place())
     }
 
-    /// Where the text is.
+    /// Where the draft is kept.
     pub(super) fn place(&self) -> String {
         format!("the edited body is kept in {}", self.path.display())
     }
 
-    /// Throws it away.
+    /// Deletes the draft.
     pub(super) fn done(self) {
         self.remove();
     }
 
     fn remove(&self) {
-        // A file that stays is no reason to fail.
+        // If the file cannot be deleted, the command still succeeds.
         let _ = std::fs::remove_file(&self.path);
     }
 }

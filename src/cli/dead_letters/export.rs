@@ -1,4 +1,4 @@
-//! `dead-letters export`: messages as JSON lines that `publish` takes back.
+//! `dead-letters export`: writes messages as JSON lines, which `publish` can read.
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -11,7 +11,7 @@ use crate::cli::Error;
 use crate::dead_letters::Source;
 use crate::dead_letters::audit::{Record, new_action};
 use crate::dead_letters::entry::{Entry, Texts};
-use crate::dead_letters::found::Found;
+use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::private_file::PrivateFile;
 use crate::message::export::line;
 use crate::visible;
@@ -27,7 +27,7 @@ const NOT_WHOLE: &str = "the export is not whole";
 pub struct Args {
     #[command(flatten)]
     filter: FilterArgs,
-    /// Write to this file instead of standard output. It is readable by you alone, and appears only once it is whole
+    /// Write to this file instead of standard output. Only you can read it, and it appears when it is complete
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -35,12 +35,12 @@ pub struct Args {
 /// Runs the command.
 ///
 /// # Errors
-/// What the broker said, or why the file could not be written.
+/// What RabbitMQ answered, or why the file cannot be written.
 pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let filter = args.filter.filter(&[]);
     let mut file = args.output.as_ref().map(|path| PrivateFile::create(path)).transpose().map_err(Error::failed)?;
     let (mut written, mut problem, mut texts) = (0_u64, None, Texts::default());
-    let visit = |found: Found| {
+    let visit = |found: FetchedMessage| {
         let entry = Entry::new(&found, &mut texts);
         if !filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
             return ControlFlow::Continue(());
@@ -61,7 +61,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
             }
         }
     };
-    let scanned = tool.letters.scan(&Source::DEAD, &tool.stop, visit).await.map_err(failed)?;
+    let scanned = tool.dead_letters.scan(&Source::DEAD, &tool.stop, visit).await.map_err(failed)?;
     if let Some(why) = problem {
         return Err(Error::failed(format!("{why}\n{NOT_WHOLE}")));
     }
@@ -85,6 +85,6 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         result: "done".to_owned(),
         ..Record::default()
     };
-    tool.letters.audit(record).await;
+    tool.dead_letters.audit(record).await;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! `dead-letters list`: what is there, grouped by cause, or message by message.
+//! `dead-letters list`: counts failed messages by cause, or lists each one.
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -21,7 +21,7 @@ pub(super) const EXAMPLES: &str = "Examples:
 pub struct Args {
     #[command(flatten)]
     filter: FilterArgs,
-    /// List each message instead of groups, sorted by when it failed
+    /// List each message instead of groups, sorted by the time of failure
     #[arg(long)]
     each: bool,
     /// List the discarded messages instead
@@ -30,7 +30,7 @@ pub struct Args {
     /// Print a JSON array instead of a table
     #[arg(long)]
     json: bool,
-    /// The most messages that --each lists: those that are met first, which need not be the oldest
+    /// The most messages that --each lists: the first ones read, which are not always the oldest
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     limit: usize,
 }
@@ -44,7 +44,7 @@ impl Args {
 /// Runs the command.
 ///
 /// # Errors
-/// What the broker said.
+/// What RabbitMQ answered.
 pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     if args.each { each(tool, args).await } else { groups(tool, args).await }
 }
@@ -52,14 +52,14 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
 async fn groups(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let (mut groups, mut texts) = (Groups::default(), Texts::default());
     let filter = args.filter.filter(&[]);
-    let visit = |found: crate::dead_letters::found::Found| {
+    let visit = |found: crate::dead_letters::fetched::FetchedMessage| {
         let entry = Entry::new(&found, &mut texts);
         if filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
             groups.add(&entry);
         }
         ControlFlow::Continue(())
     };
-    let scanned = tool.letters.scan(args.sources(), &tool.stop, visit).await.map_err(failed)?;
+    let scanned = tool.dead_letters.scan(args.sources(), &tool.stop, visit).await.map_err(failed)?;
     let groups = groups.sorted();
     print(&if args.json { json(&groups)? } else { group_table(&groups) })?;
     warn(&scanned);
@@ -67,25 +67,25 @@ async fn groups(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
 }
 
 async fn each(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
-    let (mut letters, mut more, mut texts) = (Vec::new(), false, Texts::default());
+    let (mut dead_letters, mut more, mut texts) = (Vec::new(), false, Texts::default());
     let filter = args.filter.filter(&[]);
-    let visit = |found: crate::dead_letters::found::Found| {
+    let visit = |found: crate::dead_letters::fetched::FetchedMessage| {
         let entry = Entry::new(&found, &mut texts);
         if !filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
             return ControlFlow::Continue(());
         }
-        more = letters.len() >= args.limit;
+        more = dead_letters.len() >= args.limit;
         if more {
             return ControlFlow::Break(());
         }
-        letters.push((failed_at(&found.message), found.letter));
+        dead_letters.push((failed_at(&found.message), found.dead_letter));
         ControlFlow::Continue(())
     };
-    let scanned = tool.letters.scan(args.sources(), &tool.stop, visit).await.map_err(failed)?;
-    // Messages that were read before come back in no certain order.
-    letters.sort_by_key(|(at, _)| *at);
-    let only: Vec<&DeadLetter> = letters.iter().map(|(_, letter)| letter).collect();
-    print(&if args.json { json(&only)? } else { table(&letters) })?;
+    let scanned = tool.dead_letters.scan(args.sources(), &tool.stop, visit).await.map_err(failed)?;
+    // RabbitMQ returns messages that were read before in no fixed order.
+    dead_letters.sort_by_key(|(at, _)| *at);
+    let only: Vec<&DeadLetter> = dead_letters.iter().map(|(_, dead_letter)| dead_letter).collect();
+    print(&if args.json { json(&only)? } else { table(&dead_letters) })?;
     if more {
         eprintln!("there are more than these, which were met first; --limit says how many are listed");
     }
@@ -116,20 +116,20 @@ fn group_table(groups: &[Group]) -> String {
     rows.join("\n")
 }
 
-fn table(letters: &[(Option<jiff::Timestamp>, DeadLetter)]) -> String {
+fn table(dead_letters: &[(Option<jiff::Timestamp>, DeadLetter)]) -> String {
     let row = |id: &str, kind: &str, attempts: &str, failed_at: &str, reason: &str| {
         format!("{id:<39}  {kind:<22}  {attempts:>8}  {failed_at:<20}  {reason}")
     };
     let mut rows = vec![row("message id", "kind", "attempts", "failed", "reason")];
-    rows.extend(letters.iter().map(|(at, letter)| {
+    rows.extend(dead_letters.iter().map(|(at, dead_letter)| {
         row(
-            &cell(letter.id()),
-            &cell(&letter.kind),
-            &letter.attempts.to_string(),
+            &cell(dead_letter.id()),
+            &cell(&dead_letter.kind),
+            &dead_letter.attempts.to_string(),
             &seconds(*at),
-            &cell(&letter.message),
+            &cell(&dead_letter.message),
         )
     }));
-    rows.push(format!("dead letters: {}", letters.len()));
+    rows.push(format!("dead letters: {}", dead_letters.len()));
     rows.join("\n")
 }

@@ -1,4 +1,4 @@
-//! `dead-letters replay`: messages through the work queue again, each on an operator's word.
+//! `dead-letters replay`: sends failed messages through the work queue again, after the operator confirmed.
 
 use std::process::ExitCode;
 
@@ -11,11 +11,11 @@ use crate::config::{LedgerStore, Sources};
 use crate::dead_letters::Source;
 use crate::dead_letters::edit::{self, Setting};
 use crate::dead_letters::entry::Entry;
-use crate::dead_letters::found::Found;
-use crate::dead_letters::known::Known;
+use crate::dead_letters::fetched::FetchedMessage;
+use crate::dead_letters::ledger_access::LedgerAccess;
 use crate::dead_letters::plan::{Allowed, Candidate, Plan, Stays};
 use crate::dead_letters::preview::Previewer;
-use crate::dead_letters::run::{Deed, Edited};
+use crate::dead_letters::run::{Edited, MessageAction};
 use crate::dead_letters::scan::Scanned;
 use crate::dead_letters::survey::Survey;
 use crate::ledger::Digest;
@@ -31,13 +31,13 @@ pub(super) const EXAMPLES: &str = "Examples:
 pub struct Args {
     #[command(flatten)]
     choice: Choice,
-    /// Also messages whose task may exist: each may create a second one
+    /// Include messages whose task may exist: each may create a second one
     #[arg(long)]
     include_unknown: bool,
-    /// Open the body in $VISUAL or $EDITOR first; one message at a time
+    /// Open the body in $VISUAL or $EDITOR before the replay; one message at a time
     #[arg(long, conflicts_with = "set")]
     edit: bool,
-    /// Set a field of the task; may be given again
+    /// Set a field of the task; can be given several times
     #[arg(long, value_name = "FIELD=VALUE", value_parser = Setting::parse)]
     set: Vec<Setting>,
     /// Give the message a new id, for an id_conflict; one message at a time
@@ -48,28 +48,28 @@ pub struct Args {
 /// Runs the command.
 ///
 /// # Errors
-/// What the broker said, or that nothing matched.
+/// What RabbitMQ answered, or that nothing matched.
 pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     let filter = args.choice.filter()?;
     let previewer = previewer(tool, args)?;
-    let known = Known::open(&tool.letters.config).await;
+    let known = LedgerAccess::open(&tool.dead_letters.config).await;
     let (mut count, mut only) = (0_u64, None);
-    let of = |entry: &Entry, found: Found| {
+    let of = |entry: &Entry, found: FetchedMessage| {
         let candidate = candidate(tool, entry, &found, &args.set, &previewer);
         count += 1;
-        // One that is edited is alone.
+        // An edited message is always the only one.
         only = (count == 1).then_some(found);
         candidate
     };
-    let read = tool.letters.survey(&Source::DEAD, &filter, tool.now, &tool.stop, of);
+    let read = tool.dead_letters.survey(&Source::DEAD, &filter, tool.now, &tool.stop, of);
     let Survey { candidates, scanned } = read.await.map_err(failed)?;
     let missing = Missing::of(&filter, &candidates);
     warn(&scanned);
     let allowed = Allowed { in_doubt: args.include_unknown, refused: args.set.is_empty(), new_id: args.new_id };
     let plan = Plan::replay(candidates, &known, allowed).await;
-    eprintln!("{}", told(tool, args, &plan, &scanned));
+    eprintln!("{}", summary(tool, args, &plan, &scanned));
     if plan.count() == 0 {
-        let missing = missing.told().map(|missing| format!("\n{missing}")).unwrap_or_default();
+        let missing = missing.message().map(|missing| format!("\n{missing}")).unwrap_or_default();
         return Err(Error::failed(format!("nothing was replayed{missing}")));
     }
     if args.new_id && plan.count() > 1 {
@@ -87,15 +87,16 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
         });
     }
     let before = only.as_ref().map(|found| found.message.body.as_slice());
-    let deed = deed(tool, args, before, draft.as_ref().map(|(_, body)| body.clone()));
+    let message_action = message_action(tool, args, before, draft.as_ref().map(|(_, body)| body.clone()));
     let (rate, hold) = (args.choice.rate, args.choice.hold);
-    let agreed = Agreed { deed: &deed, plan: &plan, known: &known, filter: filter.words(), rate, hold };
+    let agreed =
+        Agreed { message_action: &message_action, plan: &plan, known: &known, filter: filter.words(), rate, hold };
     let ended = tool.carry_out(&agreed).await;
-    print(&format!("replayed to {}, each confirmed: {}", tool.letters.queues.work, ended.done))?;
-    if ended.unheard > 0 {
+    print(&format!("replayed to {}, each confirmed: {}", tool.dead_letters.queues.work, ended.done))?;
+    if ended.ack_lost > 0 {
         eprintln!(
             "{} more were confirmed, but may still be there: their ids keep a second replay from a second task",
-            ended.unheard
+            ended.ack_lost
         );
     }
     match draft {
@@ -103,18 +104,18 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
         Some((draft, _)) => eprintln!("{}", draft.place()),
         None => {}
     }
-    finish(&ended, plan.count(), missing.told(), scanned.partial.is_some())
+    finish(&ended, plan.count(), missing.message(), scanned.partial.is_some())
 }
 
-/// The mapper that tells what would be refused again.
+/// The mapper that finds messages which the worker refuses again.
 fn previewer(tool: &Tool, args: &Args) -> Result<Previewer, Error> {
-    if tool.letters.config.crm.operation.is_none() {
+    if tool.dead_letters.config.crm.operation.is_none() {
         return Err(Error::failed(
             "crm.operation is not set: a replay needs it, to ask the ledger what was created; nothing was done",
         ));
     }
-    let previewer = Previewer::new(&tool.letters.config).map_err(|why| {
-        Error::failed(format!("{why}\nThe worker would not start with these rules; nothing was done"))
+    let previewer = Previewer::new(&tool.dead_letters.config).map_err(|why| {
+        Error::failed(format!("{why}\nThe worker does not start with these rules. Nothing was done."))
     })?;
     if !args.set.is_empty() && previewer.rules().is_some() {
         let why = "--set sets a field of a task message, and here rules make the tasks: correct the rule, or change the event \
@@ -124,14 +125,14 @@ fn previewer(tool: &Tool, args: &Args) -> Result<Previewer, Error> {
     Ok(previewer)
 }
 
-fn candidate(tool: &Tool, entry: &Entry, found: &Found, set: &[Setting], previewer: &Previewer) -> Candidate {
+fn candidate(tool: &Tool, entry: &Entry, found: &FetchedMessage, set: &[Setting], previewer: &Previewer) -> Candidate {
     let body = &found.message.body;
     let mut candidate = Candidate::of(entry, found);
     let changed = edit::set(body, set);
     if let (Ok(changed), false) = (&changed, set.is_empty()) {
         candidate.digests.push(Digest::of(changed).0);
     }
-    let from = tool.letters.queues.of(found.source);
+    let from = tool.dead_letters.queues.of(found.source);
     candidate.refused = match changed {
         Ok(body) => previewer.preview(&found.message, from, &body, tool.now).problems().map(ToOwned::to_owned),
         Err(why) => Some(why),
@@ -139,7 +140,7 @@ fn candidate(tool: &Tool, entry: &Entry, found: &Found, set: &[Setting], preview
     candidate
 }
 
-fn deed(tool: &Tool, args: &Args, before: Option<&[u8]>, body: Option<Vec<u8>>) -> Deed {
+fn message_action(tool: &Tool, args: &Args, before: Option<&[u8]>, body: Option<Vec<u8>>) -> MessageAction {
     let mut fields = set_note(&args.set);
     if let (Some(before), Some(after)) = (before, &body) {
         fields = edit::changed_fields(before, after);
@@ -149,14 +150,14 @@ fn deed(tool: &Tool, args: &Args, before: Option<&[u8]>, body: Option<Vec<u8>>) 
         format!("{} at {} by {}{digest}", fields.join(", "), rfc3339(tool.now), tool.who)
     });
     let new_id = args.new_id.then(crate::dead_letters::audit::new_action);
-    Deed::Replay { set: args.set.clone(), body, edited: Edited { note, new_id } }
+    MessageAction::Replay { set: args.set.clone(), body, edited: Edited { note, new_id } }
 }
 
-/// What an operator must know before saying yes.
-fn told(tool: &Tool, args: &Args, plan: &Plan, scanned: &Scanned) -> String {
-    let (seen, work) = (counted(scanned.seen, "message"), &tool.letters.queues.work);
+/// What an operator must know before confirming.
+fn summary(tool: &Tool, args: &Args, plan: &Plan, scanned: &Scanned) -> String {
+    let (seen, work) = (counted(scanned.seen, "message"), &tool.dead_letters.queues.work);
     let mut lines = vec![format!("{} of {seen} in {} will go to {work}", plan.count(), tool.dead())];
-    lines.extend(plan.told().into_iter().map(|line| format!("  {line}")));
+    lines.extend(plan.warnings().into_iter().map(|line| format!("  {line}")));
     let named = |ids: &[Box<str>]| visible::line(&ids.join(", "));
     for (why, count, ids) in &plan.stay {
         let help = match why {
@@ -168,7 +169,7 @@ fn told(tool: &Tool, args: &Args, plan: &Plan, scanned: &Scanned) -> String {
         lines.push(format!("  {count} others stay: {}{help}", why.words()));
     }
     if let Some(why) = plan.unasked.as_ref().filter(|_| plan.count() > 0) {
-        lines.push(unasked(why, &tool.letters.config.ledger.store));
+        lines.push(unasked(why, &tool.dead_letters.config.ledger.store));
     }
     if args.choice.rate.is_none() && plan.count() > 1 {
         lines.push("  as fast as the broker takes them; --rate slows that down".to_owned());
@@ -176,7 +177,7 @@ fn told(tool: &Tool, args: &Args, plan: &Plan, scanned: &Scanned) -> String {
     lines.join("\n")
 }
 
-/// What follows from a ledger that could not be asked.
+/// A warning that the ledger could not be asked, with its consequence.
 fn unasked(why: &str, store: &LedgerStore) -> String {
     let follows = match store {
         LedgerStore::Memory => {
@@ -189,34 +190,34 @@ fn unasked(why: &str, store: &LedgerStore) -> String {
     format!("  warning: the ledger could not be asked ({}). {follows}", visible::line(why))
 }
 
-/// The body of the only message, edited until it is good, and the draft that holds it until it is replayed.
+/// The edited body of the only message, and the draft file that holds it until the replay.
 async fn edit(
     tool: &Tool,
     previewer: &Previewer,
     plan: &Plan,
-    only: Option<&Found>,
+    only: Option<&FetchedMessage>,
     sources: &Sources,
 ) -> Result<(Draft, Vec<u8>), Error> {
     let Some(found) = only.filter(|_| plan.count() == 1) else {
         return Err(Error::failed("--edit is for one message at a time: name its id; nothing was done"));
     };
-    let (before, from) = (found.message.body.as_slice(), tool.letters.queues.of(found.source));
+    let (before, from) = (found.message.body.as_slice(), tool.dead_letters.queues.of(found.source));
     let draft = Draft::new(before).map_err(Error::failed)?;
     loop {
-        // Nothing else is under way that the editor could hold up.
+        // Reading blocks this thread; no other work runs now.
         let body = tokio::task::block_in_place(|| draft.edit(&editor(sources)));
         let body = body.map_err(|why| Error::failed(draft.kept(&why)))?;
         if body == before {
             draft.done();
             return Err(Error::failed(
-                "the body is as it was; without --edit it is replayed as it is; nothing was done",
+                "the body is unchanged, and nothing was done. To replay it unchanged, leave out --edit.",
             ));
         }
         let preview = previewer.preview(&found.message, from, &body, tool.now);
         let Some(problems) = preview.problems() else {
             return Ok((draft, body));
         };
-        eprintln!("this would be refused: {}", visible::lines(problems));
+        eprintln!("the worker refuses this body: {}", visible::lines(problems));
         match tool.ask("Edit it again? [y/N] ").await {
             Ok(Some(true)) => {}
             Ok(_) => return Err(Error::failed(draft.kept("it is not replayed"))),

@@ -1,4 +1,4 @@
-//! `dead-letters restore`: discarded messages back on the dead-letter queue.
+//! `dead-letters restore`: moves discarded messages back to the dead-letter queue.
 
 use std::process::ExitCode;
 
@@ -7,10 +7,10 @@ use super::{Agreed, Tool, counted, failed, finish, warn};
 use crate::cli::{Error, print};
 use crate::dead_letters::Source;
 use crate::dead_letters::entry::Entry;
-use crate::dead_letters::found::Found;
-use crate::dead_letters::known::Known;
+use crate::dead_letters::fetched::FetchedMessage;
+use crate::dead_letters::ledger_access::LedgerAccess;
 use crate::dead_letters::plan::{Candidate, Plan};
-use crate::dead_letters::run::Deed;
+use crate::dead_letters::run::MessageAction;
 use crate::dead_letters::survey::Survey;
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -27,17 +27,17 @@ pub struct Args {
 /// Runs the command.
 ///
 /// # Errors
-/// What the broker said, or that nothing matched.
+/// What RabbitMQ answered, or that nothing matched.
 pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let filter = args.choice.filter()?;
-    let of = |entry: &Entry, found: Found| Candidate::of(entry, &found);
-    let read = tool.letters.survey(&Source::DISCARDED, &filter, tool.now, &tool.stop, of);
+    let of = |entry: &Entry, found: FetchedMessage| Candidate::of(entry, &found);
+    let read = tool.dead_letters.survey(&Source::DISCARDED, &filter, tool.now, &tool.stop, of);
     let Survey { candidates, scanned } = read.await.map_err(failed)?;
     let missing = Missing::of(&filter, &candidates);
     warn(&scanned);
     let plan = Plan::discard(&candidates);
     if plan.count() == 0 {
-        let none = format!("no such message among the {} of {}", scanned.seen, tool.letters.queues.discarded);
+        let none = format!("no such message among the {} of {}", scanned.seen, tool.dead_letters.queues.discarded);
         return Err(Error::failed(none));
     }
     eprintln!("{} will go back to the dead-letter queues", counted(plan.count(), "message"));
@@ -45,9 +45,9 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         return Ok(ExitCode::SUCCESS);
     }
     args.choice.confirm(tool, "restored", &format!("Restore {}?", counted(plan.count(), "message"))).await?;
-    let known = Known::Unavailable(String::new());
+    let known = LedgerAccess::Unavailable(String::new());
     let agreed = Agreed {
-        deed: &Deed::Restore,
+        message_action: &MessageAction::Restore,
         plan: &plan,
         known: &known,
         filter: filter.words(),
@@ -56,5 +56,5 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     };
     let ended = tool.carry_out(&agreed).await;
     print(&format!("restored, each confirmed: {}", ended.done))?;
-    finish(&ended, plan.count(), missing.told(), scanned.partial.is_some())
+    finish(&ended, plan.count(), missing.message(), scanned.partial.is_some())
 }

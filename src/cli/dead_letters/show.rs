@@ -12,8 +12,8 @@ use super::{Tool, failed, json, warn};
 use crate::cli::{Error, print};
 use crate::dead_letters::Source;
 use crate::dead_letters::entry::{Entry, Texts};
+use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::filter::Filter;
-use crate::dead_letters::found::Found;
 use crate::dead_letters::preview::{Preview, Previewer};
 use crate::message::dead_letter::{DeadLetter, published_to};
 use crate::message::failure::shorten;
@@ -24,7 +24,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   wolkvox-task-worker dead-letters show order-17
   wolkvox-task-worker dead-letters show order-17 --json";
 
-/// Messages of one id that are shown at most.
+/// The most messages with the same id that are shown.
 const MOST: usize = 10;
 /// Bytes of a body that are shown without `--full`.
 const SHORT: usize = 4_096;
@@ -32,12 +32,12 @@ const SHORT: usize = 4_096;
 /// Arguments of `dead-letters show`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The message id, or the id that a replay would give it
+    /// The message id, or the id that a replay gives
     id: String,
     /// Print JSON, with the whole body
     #[arg(long)]
     json: bool,
-    /// Print the whole body, and not its first 4 KiB
+    /// Print the whole body instead of its first 4 KiB
     #[arg(long)]
     full: bool,
 }
@@ -46,7 +46,7 @@ pub struct Args {
 #[derive(Debug, Serialize)]
 struct Shown {
     #[serde(flatten)]
-    letter: DeadLetter,
+    dead_letter: DeadLetter,
     queue: String,
     cause: String,
     rule: Option<String>,
@@ -65,23 +65,23 @@ struct Shown {
 /// Runs the command.
 ///
 /// # Errors
-/// What the broker said, or that there is no such message.
+/// What RabbitMQ answered, or that there is no such message.
 pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let filter = Filter { id: vec![args.id.clone()], ..Filter::default() };
     let (mut shown, mut texts) = (Vec::new(), Texts::default());
-    let previewer = Previewer::new(&tool.letters.config);
-    let visit = |found: Found| {
+    let previewer = Previewer::new(&tool.dead_letters.config);
+    let visit = |found: FetchedMessage| {
         let entry = Entry::new(&found, &mut texts);
         if filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
             shown.push(everything(tool, found, &entry, &previewer));
         }
         if shown.len() < MOST { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
-    let scanned = tool.letters.scan(&Source::DEAD, &tool.stop, visit).await.map_err(failed)?;
+    let scanned = tool.dead_letters.scan(&Source::DEAD, &tool.stop, visit).await.map_err(failed)?;
     warn(&scanned);
     if shown.is_empty() {
         return Err(Error::failed(format!(
-            "no dead letter has the id {} among the {} of {}; somebody else may read the queue now. \"find {0}\" looks \
+            "no dead letter has the id {} among the {} of {}; somebody else may be reading the queue now. \"find {0}\" looks \
              elsewhere, too.",
             visible::line(&args.id),
             scanned.seen,
@@ -98,8 +98,8 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn everything(tool: &Tool, found: Found, entry: &Entry, previewer: &Result<Previewer, String>) -> Shown {
-    let queue = tool.letters.queues.of(found.source).to_owned();
+fn everything(tool: &Tool, found: FetchedMessage, entry: &Entry, previewer: &Result<Previewer, String>) -> Shown {
+    let queue = tool.dead_letters.queues.of(found.source).to_owned();
     let replay = match previewer {
         Ok(previewer) => previewer.preview(&found.message, &queue, &found.message.body, tool.now),
         Err(why) => Preview::unknown(why),
@@ -121,36 +121,36 @@ fn everything(tool: &Tool, found: Found, entry: &Entry, previewer: &Result<Previ
         body,
         body_base64,
         replay,
-        letter: found.letter,
+        dead_letter: found.dead_letter,
     }
 }
 
 fn text(shown: &Shown, full: bool, rules_now: Option<&str>) -> String {
-    let letter = &shown.letter;
+    let dead_letter = &shown.dead_letter;
     let mut lines = Vec::new();
     let mut line = |name: &str, value: Option<String>| {
         if let Some(value) = value {
             lines.push(format!("{name:<16}  {}", visible::line(&value.replace('\n', " "))));
         }
     };
-    line("message id", letter.message_id.clone());
-    line("id in a replay", letter.derived_id.clone());
+    line("message id", dead_letter.message_id.clone());
+    line("id in a replay", dead_letter.derived_id.clone());
     line("queue", Some(shown.queue.clone()));
-    line("kind", Some(letter.kind.clone()));
-    line("stage", letter.stage.clone());
+    line("kind", Some(dead_letter.kind.clone()));
+    line("stage", dead_letter.stage.clone());
     line("rule", shown.rule.clone());
     line("rules", shown.rules.as_deref().map(|digest| rules(digest, rules_now)));
-    line("reason", Some(letter.message.clone()));
-    line("CRM's code", letter.crm_code.map(|code| code.to_string()));
-    line("CRM's words", letter.crm_message.clone());
-    line("HTTP status", letter.http_status.map(|status| status.to_string()));
-    line("failed", letter.failed_at.clone());
+    line("reason", Some(dead_letter.message.clone()));
+    line("CRM's code", dead_letter.crm_code.map(|code| code.to_string()));
+    line("CRM's words", dead_letter.crm_message.clone());
+    line("HTTP status", dead_letter.http_status.map(|status| status.to_string()));
+    line("failed", dead_letter.failed_at.clone());
     line("published to", Some(shown.published_to.clone()));
-    line("replayed before", Some(letter.replay_count.to_string()));
+    line("replayed before", Some(dead_letter.replay_count.to_string()));
     line("last action", shown.action.clone());
-    let exists = if letter.possibly_created { "maybe" } else { "no, as far as this message tells" };
+    let exists = if dead_letter.possibly_created { "maybe" } else { "no, as far as this message says" };
     line("task in the CRM", Some(exists.to_owned()));
-    line("attempts", Some(letter.attempts.to_string()));
+    line("attempts", Some(dead_letter.attempts.to_string()));
     for attempt in &shown.history {
         let Attempt { at, outcome, message, duration_ms, .. } = attempt;
         let said = message.as_deref().unwrap_or_default();
@@ -170,10 +170,10 @@ fn text(shown: &Shown, full: bool, rules_now: Option<&str>) -> String {
     format!("{}\n\nbody\n{}\n\n{}", lines.join("\n"), visible::lines(&body), visible::lines(&replay))
 }
 
-/// The rules that were in force, and whether those of this configuration are the same.
+/// The rules that were in force, and whether this configuration has the same ones.
 fn rules(digest: &str, now: Option<&str>) -> String {
     match now {
-        Some(now) if now == digest => format!("{digest}, as they are now"),
+        Some(now) if now == digest => format!("{digest}, the same as now"),
         Some(now) => format!("{digest}; they have changed since, to {now}"),
         None => format!("{digest}; this configuration has no rules"),
     }

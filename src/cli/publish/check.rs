@@ -1,4 +1,4 @@
-//! What is wrong with an input, before anything of it is sent.
+//! Validates an input before anything is sent.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -14,12 +14,12 @@ use crate::message::retry_state::RetryState;
 
 /// The most messages of one input.
 const MOST: usize = 1_000_000;
-/// The most messages whose problems are told.
-const TOLD: usize = 50;
-/// The messages whose ids a dry run shows.
+/// The most messages whose problems are listed.
+const MOST_SHOWN: usize = 50;
+/// The most messages whose ids a dry run lists.
 const SHOWN: usize = 3;
 
-/// Tells whether the worker can make a task of a message, as `map` does.
+/// Checks whether the worker can create a task from a message, as `map` does.
 pub(super) struct Validator {
     mapper: Mapper,
     queue: String,
@@ -27,7 +27,7 @@ pub(super) struct Validator {
 }
 
 impl Validator {
-    /// By the rules of a configuration, where it has any. Their examples are not run.
+    /// Uses the rules of the configuration, if there are any. Their examples do not run.
     pub(super) fn new(config: &Config, now: Timestamp) -> Result<Self, Problems> {
         let mut config = config.clone();
         config.crm.operation.get_or_insert_default();
@@ -35,7 +35,7 @@ impl Validator {
     }
 
     fn check(&self, outgoing: &Outgoing) -> Result<(), Failure> {
-        // It goes to the work queue through the default exchange.
+        // `publish` uses the default exchange.
         let message = Message {
             body: outgoing.body.clone(),
             properties: outgoing.properties.clone(),
@@ -47,7 +47,7 @@ impl Validator {
     }
 }
 
-/// An input that was read once.
+/// The result of reading an input once.
 #[derive(Default)]
 pub(super) struct Checked {
     /// How many messages it has.
@@ -59,7 +59,7 @@ pub(super) struct Checked {
 }
 
 impl Checked {
-    /// Reads all messages; without a validator any that can be read is good.
+    /// Reads all messages. Without a validator, every message that can be read is valid.
     pub(super) fn of<R: Read>(messages: Input<R>, ids: &Ids, validator: Option<&Validator>) -> Self {
         let mut checked = Self::default();
         let mut seen: HashMap<String, usize> = HashMap::new();
@@ -100,25 +100,25 @@ impl Checked {
     fn problem(&mut self, place: usize, line: usize, why: &str) {
         self.bad += 1;
         self.messages = self.messages.max(place);
-        if self.bad <= TOLD {
+        if self.bad <= MOST_SHOWN {
             self.lines.extend(why.lines().map(|why| format!("message {place} (line {line}): {why}")));
         }
     }
 
-    /// Every problem on a line of its own; none where there is none.
+    /// Every problem, one a line; none when there is none.
     pub(super) fn report(&self) -> Option<String> {
         if self.bad == 0 {
             return None;
         }
         let mut lines = self.lines.clone();
-        if self.bad > TOLD {
-            lines.push(format!("… and {} more messages with problems", self.bad - TOLD));
+        if self.bad > MOST_SHOWN {
+            lines.push(format!("… and {} more messages with problems", self.bad - MOST_SHOWN));
         }
         lines.push(format!("{} of {} messages have problems; nothing was published", self.bad, self.messages));
         Some(lines.join("\n"))
     }
 
-    /// What would be published.
+    /// What `publish` sends.
     pub(super) fn dry_run(&self, queue: &str) -> String {
         let mut lines = self.first.clone();
         if self.messages > SHOWN {

@@ -1,4 +1,4 @@
-//! Sends messages side by side, and tells exactly what became of each.
+//! Publishes many messages at the same time, and reports exactly which ones are confirmed.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -14,24 +14,24 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Publish, PublishError};
 use crate::message::export::input::Input;
 
-/// Publishes under way at a time.
+/// The most open publishes.
 const AT_A_TIME: usize = 16;
-/// How long what is under way may take to finish after an error or an interruption.
+/// Time limit for open publishes after an error or an interruption.
 const FINISH: Duration = Duration::from_secs(30);
 
-/// What became of the messages.
+/// The state of all messages.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
-    /// The last message that was begun; all before it were, too.
+    /// The last message that was started. All before it were started, too.
     begun: usize,
-    /// Those of the begun ones that were not published, and why.
+    /// Messages that were not published, and why.
     failed: BTreeMap<usize, String>,
-    /// Those of which it is not known, and why.
+    /// Messages whose confirm did not arrive, and why.
     unknown: BTreeMap<usize, String>,
     is_interrupted: bool,
 }
 
-/// Publishes all messages. After an error or an interruption no further one is begun, and those under way finish.
+/// Publishes all messages. After an error or an interruption it starts no further message, and waits for open ones.
 pub(super) async fn all<R: Read>(
     mut messages: Input<R>,
     publisher: &dyn Publish,
@@ -54,7 +54,7 @@ pub(super) async fn all<R: Read>(
                         (message.place, publisher.publish(queue, &message.body, message.properties).await)
                     });
                 }
-                // It was good when it was checked.
+                // The message was valid when it was checked.
                 Some(Err(bad)) => {
                     sent.begun = bad.place;
                     sent.failed.insert(bad.place, format!("the input has changed: {}", bad.why));
@@ -92,7 +92,7 @@ impl Sent {
 
     fn settle(&mut self, place: usize, queue: &str, result: Result<(), PublishError>) {
         let Err(error) = result else { return };
-        let told = match &error {
+        let reason = match &error {
             PublishError::Unconfirmed(_) => return drop(self.unknown.insert(place, error.to_string())),
             PublishError::Returned(_) => format!(
                 "there is no queue {queue}; \"wolkvox-task-worker run\" or \"topology --apply\" creates it, or broker.queue \
@@ -105,10 +105,10 @@ impl Sent {
                 error.to_string()
             }
         };
-        self.failed.insert(place, told);
+        self.failed.insert(place, reason);
     }
 
-    /// Which messages are confirmed, which are not published, and which are not known; none where all are confirmed.
+    /// Which messages are confirmed, not published, or unknown; none when all are confirmed.
     pub(super) fn report(&self, total: usize, queue: &str) -> Option<String> {
         if self.failed.is_empty() && self.unknown.is_empty() && self.begun >= total {
             return None;
@@ -141,7 +141,7 @@ impl Sent {
     }
 }
 
-/// Places in ascending order: `1 to 485, 487`.
+/// Numbers in ascending order as ranges: `1 to 485, 487`.
 fn listed(places: &[usize]) -> String {
     let mut ranges: Vec<RangeInclusive<usize>> = Vec::new();
     for place in places {

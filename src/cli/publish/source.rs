@@ -1,4 +1,4 @@
-//! The input, which is read twice: to check it, and to publish it.
+//! The input of `publish`. It is read twice: to validate it, and to publish it.
 
 use std::fs::File;
 use std::io::{self, Cursor, Read as _, Seek as _, SeekFrom};
@@ -8,14 +8,14 @@ use std::sync::Arc;
 use crate::cli::open;
 use crate::message::export::input::{Ids, Input};
 
-/// The most that is held in memory, in bytes (64 MiB).
+/// The largest input that is kept in memory, in bytes (64 MiB).
 const MAX_HELD: u64 = 64 << 20;
 
-/// Where the messages come from.
+/// Where messages come from.
 pub(super) enum Source {
-    /// A file that can be read again from its beginning.
+    /// A file, which can be read again.
     File(File),
-    /// What a pipe held.
+    /// The content of a pipe.
     Held(Arc<[u8]>),
 }
 
@@ -23,7 +23,7 @@ pub(super) enum Source {
 pub(super) type Reader = Box<dyn io::Read + Send>;
 
 impl Source {
-    /// Opens a file, or reads what can be read only once: standard input, or a pipe.
+    /// Opens a file. Standard input and pipes are read into memory.
     pub(super) fn open(path: Option<&Path>) -> Result<Self, String> {
         let named = path.filter(|path| *path != Path::new("-"));
         if let Some(path) = named {
@@ -43,7 +43,7 @@ impl Source {
         Ok(Self::Held(held.into()))
     }
 
-    /// The messages, from the first one.
+    /// A reader that begins at the first message.
     pub(super) fn messages(&self, ids: Ids) -> Result<Input<Reader>, String> {
         let reader: Reader = match self {
             Self::Held(bytes) => Box::new(Cursor::new(Arc::clone(bytes))),

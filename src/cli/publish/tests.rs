@@ -7,7 +7,7 @@ use super::*;
 use crate::broker::{Properties, Publish, PublishError};
 use crate::message::export::input::Input;
 
-/// What a message is called in these tests decides what becomes of it.
+/// A publisher whose answer depends on the name in the message.
 #[derive(Default)]
 struct FakePublisher {
     published: Mutex<Vec<String>>,
@@ -60,7 +60,7 @@ async fn send(names: &[&str], publisher: &FakePublisher, stop: &CancellationToke
 }
 
 #[tokio::test]
-async fn every_message_is_reported_exactly_after_an_error() {
+async fn send_reports_every_message_after_an_error() {
     let good = ["good"; 40];
     for (bad, said) in [
         ("refused", "message 21: the broker refused the message; is the queue full?\n"),
@@ -86,7 +86,7 @@ async fn every_message_is_reported_exactly_after_an_error() {
 }
 
 #[tokio::test]
-async fn what_is_under_way_finishes_after_an_interruption() {
+async fn send_waits_for_open_publishes_after_an_interruption() {
     let (publisher, stop) = (FakePublisher::default(), CancellationToken::new());
     let names = ["slow"; 40];
     let interrupting = async {
@@ -105,7 +105,7 @@ async fn what_is_under_way_finishes_after_an_interruption() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_never_finishes_is_not_known() {
+async fn send_reports_a_publish_without_confirm_as_unknown() {
     let (publisher, stop) = (FakePublisher::default(), CancellationToken::new());
     let report = send(&["good", "silent", "refused", "good"], &publisher, &stop).await.unwrap();
     for part in
@@ -132,7 +132,7 @@ async fn a_second_run_has_the_same_ids() {
 }
 
 #[test]
-fn every_problem_of_an_input_is_told_before_anything_is_sent() {
+fn check_reports_every_problem_before_anything_is_sent() {
     let config = crate::config::Config::load(&Sources::default(), &[]).unwrap().config;
     let good = r#"{"name": "a", "name_module": "m", "id_record": 1, "wolkvox_owner": "o", "completion_date": "2026-07-30T09:00:00"}"#;
     let text = format!("{good}\n{{\"nam\": 1}}\n{good}\n7");
@@ -166,7 +166,7 @@ fn every_problem_of_an_input_is_told_before_anything_is_sent() {
 }
 
 #[test]
-fn the_batch_is_named_by_the_file_unless_told_otherwise() {
+fn batch_is_the_files_name_unless_given() {
     #[derive(clap::Parser)]
     struct Cli {
         #[command(flatten)]

@@ -1,4 +1,4 @@
-//! The AsyncAPI 3 document: where publishers publish what.
+//! The AsyncAPI 3 document: which messages publishers send, and where.
 
 use serde_json::{Map, Value, json};
 
@@ -72,7 +72,7 @@ fn work_queue(queue: &str, vhost: &str, all: &[&String]) -> Value {
 }
 
 fn exchange(binding: &Binding, queue: &str, vhost: &str, all: &[&String]) -> Value {
-    // Without a type the exchange is somebody else's; topic is the specification's default.
+    // Without a type, somebody else declares the exchange; AsyncAPI's default is topic.
     let kind = binding.exchange_type.map_or("topic", ExchangeType::as_str);
     let exchange =
         json!({ "name": binding.exchange, "type": kind, "durable": true, "autoDelete": false, "vhost": vhost });
@@ -84,7 +84,7 @@ fn exchange(binding: &Binding, queue: &str, vhost: &str, all: &[&String]) -> Val
     })
 }
 
-/// The task message, or an event for each rule that makes a task.
+/// The task message, or one event for each rule that creates a task.
 fn messages(config: &Config) -> Map<String, Value> {
     let rules = &config.events.rules;
     if rules.is_empty() {

@@ -23,10 +23,10 @@ fn the_schema_is_one() {
 }
 
 #[test]
-fn what_is_refused_is_refused_by_the_schema_unless_beyond_it() {
+fn schema_refuses_what_the_worker_refuses_where_it_can() {
     let validator = validator();
     for case in refused() {
-        // A parser that cannot read it refuses it as well.
+        // A parser refuses a body that it cannot read.
         let Ok(message) = serde_json::from_str::<Value>(&case.text()) else {
             continue;
         };
@@ -44,13 +44,13 @@ fn what_is_refused_is_refused_by_the_schema_unless_beyond_it() {
 }
 
 #[test]
-fn a_pattern_tells_dates_by_their_form() {
+fn date_pattern_accepts_valid_forms_only() {
     let validator = validator();
     let accepts = |text: &str| validator.is_valid(&with(&json!({"completion_date": text})));
     for text in NO_FORMS {
         assert!(!accepts(text), "{text}");
     }
-    // Those with a month, an hour or a second that no day has; the rest is for the calendar to say.
+    // The pattern refuses a month, an hour or a second out of range. It does not know how many days a month has.
     let beyond: Vec<&str> = NO_DATES.into_iter().filter(|text| accepts(text)).collect();
     assert_eq!(
         beyond,
@@ -69,7 +69,7 @@ fn a_pattern_tells_dates_by_their_form() {
 }
 
 #[test]
-fn optional_fields_may_be_null_or_left_out() {
+fn schema_accepts_optional_fields_as_null_or_absent() {
     let validator = validator();
     assert!(validator.is_valid(&Value::Object(least())));
     for field in ["description", "status", "priority", "remember", "reminder_date"] {
@@ -89,7 +89,7 @@ proptest! {
             (true, Err(failure)) => {
                 let beyond = ["a date or time that does not exist", "must not be after completion_date", "-0.0; a string or an integer"];
                 prop_assert!(beyond.iter().any(|words| failure.message.contains(words)), "{}", failure);
-                // JSON Schema takes a number without a fraction for an integer, however it is written.
+                // In JSON Schema 1.0 is an integer.
                 let fields = ["completion_date: ", "reminder_date: ", "id_record: "];
                 prop_assert!(fields.iter().any(|field| failure.message.starts_with(field)), "{}", failure);
             }

@@ -1,4 +1,4 @@
-//! *Activity*: who did what, with what came of it; and the page of each action, from its count to its result.
+//! *Activity*: who did what, and with what result. Also the page of each action, from its count to its result.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ use crate::dead_letters::audit::Record;
 use crate::dead_letters::filter::Filter;
 use crate::observe::forecast::grouped;
 
-/// Records on the page.
+/// The most records on the page.
 const MOST: usize = 200;
-/// The newest actions of which the page asks what came of them.
+/// The newest actions whose results are read from the ledger.
 const FOLLOWED: usize = 10;
-/// Messages of an action that are named for each state.
+/// The most message ids that are listed for each state.
 const NAMED: u32 = 50;
-/// Seconds between two readings of an action that is under way.
+/// Seconds until the page of a running action is loaded again.
 const REFRESH: u32 = 2;
 
 #[derive(Template)]
@@ -57,7 +57,7 @@ pub(super) async fn page(State(app): State<Arc<App>>, Extension(visitor): Extens
             shell.notes.push(why);
         }
     }
-    let records = app.letters.records().await.unwrap_or_else(|why| {
+    let records = app.dead_letters.records().await.unwrap_or_else(|why| {
         shell
             .notes
             .push(format!("The audit stream could not be read ({why}). Only this console's own actions are shown."));
@@ -94,7 +94,7 @@ fn own(app: &App, action: &Action) -> Row {
 
 fn recorded(app: &App, record: &Record, ours: &[Action]) -> Row {
     let action = ours.iter().find(|action| action.id == record.action);
-    let told = match record.result.as_str() {
+    let suffix = match record.result.as_str() {
         "done" => String::new(),
         other => format!("; {other}"),
     };
@@ -107,13 +107,13 @@ fn recorded(app: &App, record: &Record, ours: &[Action]) -> Row {
         reason: record.reason.clone().unwrap_or_default(),
         result: match action {
             Some(action) => result(action, &app.store.counts(&action.id).unwrap_or_default()),
-            None => format!("{} of {}{told}", record.done, record.count),
+            None => format!("{} of {}{suffix}", record.done, record.count),
         },
         link: action.map(|action| format!("{}actions/{}", app.base, action.id)),
     }
 }
 
-/// What came of an action, in words: `120 replayed: 112 created, 5 failed again, 3 waiting`.
+/// The result of an action in words: `120 replayed: 112 created, 5 failed again, 3 waiting`.
 fn result(action: &Action, counts: &Counts) -> String {
     let of = |state: &str| counts.get(state).copied().unwrap_or(0);
     let sent = of("sent") + of("created") + of("failed_again");
@@ -146,7 +146,7 @@ struct ActionPage {
     shell: Shell,
     id: String,
     what: String,
-    /// The action as its button has it.
+    /// The action as its button is labelled.
     verb: &'static str,
     state: String,
     who: String,
@@ -159,10 +159,10 @@ struct ActionPage {
     count: u64,
     handled: u64,
     result: String,
-    /// The action can be counted again with the messages in doubt.
+    /// The action can be counted again, with the messages in doubt.
     query_with_doubt: Option<String>,
     can_restore: bool,
-    /// RabbitMQ did not take a copy of what is left.
+    /// RabbitMQ did not take a copy of the remaining messages.
     can_delete: bool,
     lists: Vec<(&'static str, Vec<(String, String)>)>,
 }
@@ -178,7 +178,7 @@ pub(super) async fn action(
         Err(why) => return said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, "activity"),
     };
     if action.state != "counted" {
-        // What failed again is seen when the dead letters are read again.
+        // Messages that failed again show up in the next reading of the queues.
         app.index.view(&app.tasks, &app.stop).await;
     }
     if let Err(why) = app.follow(&action).await {
@@ -239,7 +239,7 @@ fn action_page(app: &App, visitor: &Visitor, action: Action) -> Result<ActionPag
     })
 }
 
-/// Counts what an action would do, and goes to its page.
+/// Counts an action and redirects to its page.
 pub(super) async fn count(State(app): State<Arc<App>>, Posted { visitor, form }: Posted) -> Response {
     let wanted = match wanted(&form, &visitor) {
         Ok(wanted) => wanted,

@@ -1,4 +1,4 @@
-//! *Configuration*: what is in force, and what `check` finds.
+//! *Configuration*: the values in use, and the findings of `check`.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ struct Page {
     problems: usize,
 }
 
-/// A key, as `config show` has it.
+/// A key as `config show` prints it.
 struct Row {
     key: &'static str,
     value: String,
@@ -36,7 +36,7 @@ pub(super) async fn page(State(app): State<Arc<App>>, Extension(visitor): Extens
     show(&filled(&app, &visitor, None))
 }
 
-/// Runs `check` without the CRM, which would cost a call of each token's quota.
+/// Runs `check` without the CRM, because asking the CRM costs a call of each token's quota.
 pub(super) async fn check(State(app): State<Arc<App>>, Posted { visitor, .. }: Posted) -> Response {
     let scope = Scope { network: true, crm: false, kubernetes: app.kubernetes };
     let mut findings = check::run(&app.loaded, scope).await;

@@ -1,4 +1,4 @@
-//! *In doubt*: messages whose task may exist, to be looked up in the CRM and checked off.
+//! *In doubt*: messages whose task may exist, as a list to check off after looking in the CRM.
 
 use std::sync::Arc;
 
@@ -76,7 +76,7 @@ pub(super) async fn page(
     })
 }
 
-/// Notes what somebody found in the CRM.
+/// Stores what somebody found in the CRM.
 pub(super) async fn post(State(app): State<Arc<App>>, Posted { visitor, form }: Posted) -> Response {
     let verdict = form.text("verdict");
     let print = form.get("print").and_then(print_of);

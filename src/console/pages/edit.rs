@@ -1,4 +1,4 @@
-//! *Edit and replay*: the incoming body in a text field, checked, and then replayed with the same id.
+//! *Edit and replay*: a form for the incoming body, which is checked and replayed with the same id.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::console::text;
 use crate::dead_letters::body;
 use crate::dead_letters::edit::{Setting, changed_fields, set};
 use crate::dead_letters::entry::Entry;
-use crate::dead_letters::known::Standing;
+use crate::dead_letters::ledger_access::CreationState;
 use crate::ledger::Digest;
 use crate::message::task::FIELDS;
 use crate::observe::ledger_page::hex;
@@ -29,7 +29,7 @@ struct Page {
     shell: Shell,
     print: String,
     id: String,
-    /// Escaped for a text field.
+    /// Text escaped for a form field.
     body: String,
     reason: String,
     fields: Vec<Field>,
@@ -43,19 +43,19 @@ struct Page {
     wants_new_id: bool,
 }
 
-/// A field of the task, for those who do not write JSON.
+/// A field of the task, for people who do not edit JSON.
 struct Field {
     name: &'static str,
     value: String,
     is_bad: bool,
 }
 
-/// The message, its body before, and how it stands.
+/// The message, its original body, and whether its task exists.
 struct Subject {
     entry: Entry,
     detail: Detail,
     before: Vec<u8>,
-    standing: Standing,
+    standing: CreationState,
 }
 
 async fn subject(app: &App, visitor: &Visitor, name: &str) -> Result<Subject, Response> {
@@ -75,7 +75,7 @@ async fn subject(app: &App, visitor: &Visitor, name: &str) -> Result<Subject, Re
         return Err(said(app, visitor, StatusCode::CONFLICT, text, "failed"));
     }
     let (_, standing) = stands(app, &entry, &detail).await;
-    if standing == Standing::Created {
+    if standing == CreationState::Created {
         return Err(said(app, visitor, StatusCode::CONFLICT, "Its task was created: it cannot be replayed.", "failed"));
     }
     Ok(Subject { entry, detail, before, standing })
@@ -95,7 +95,7 @@ pub(super) async fn page(
     }
 }
 
-/// A post checks what was written, and replays it where that is asked for and it is good.
+/// Checks the edited body, and counts a replay when the operator asked for one and the body is valid.
 pub(super) async fn post(
     State(app): State<Arc<App>>,
     Extension(visitor): Extension<Visitor>,
@@ -104,7 +104,7 @@ pub(super) async fn post(
 ) -> Response {
     let (form, note) = match safety::form(&visitor, request).await {
         Ok(form) => (form, None),
-        // What was written must not be lost: the form is shown again, with a new token.
+        // The form expired. It is shown again with a new token, so that the operator's text is not lost.
         Err(Refused::Expired(form)) => {
             (form, Some("The form had expired; nothing was done. Here it is again as you wrote it."))
         }
@@ -124,7 +124,7 @@ pub(super) async fn post(
         }
     };
     let is_good = preview(&app, &subject.entry, &subject.detail, &body).problems().is_none();
-    let is_allowed = subject.standing != Standing::InDoubt || form.get("doubt").is_some();
+    let is_allowed = subject.standing != CreationState::InDoubt || form.get("doubt").is_some();
     let is_asked = form.get("do") == Some("replay") && note.is_none();
     if !is_asked || !is_good || !is_allowed || (body == subject.before && !wants_new_id) {
         return show(&filled(&app, &visitor, &subject, &body, true, wants_new_id, note));
@@ -156,10 +156,10 @@ pub(super) async fn post(
     }
 }
 
-/// The body that the form holds: the text field, or what it was with the fields set that were changed.
+/// The edited body: the text field, or the original body with the changed fields.
 fn written(form: &Form, before: &[u8]) -> Result<Vec<u8>, String> {
     if form.get("by") != Some("fields") {
-        // Browsers send each line's end as two characters; a body that had none of them gets none.
+        // Browsers send each line end as CR LF. The CR is removed when the original body has none.
         let text = form.text("body");
         let had = before.windows(2).any(|pair| pair == b"\r\n");
         return Ok(if had { text.to_owned() } else { text.replace("\r\n", "\n") }.into_bytes());
@@ -190,9 +190,9 @@ fn filled(
     let problems = preview.problems().unwrap_or_default().to_owned();
     let preview = problems.is_empty().then(|| preview.words());
     if checked && body == subject.before && !wants_new_id {
-        shell.notes.push("The body is as it was. To replay it unchanged, use Replay on the message's page.".to_owned());
+        shell.notes.push("The body is unchanged. To replay it, use Replay on the message's page.".to_owned());
     }
-    // With rules the body is an event, whose members are no fields of a task.
+    // With rules the body is an event, so its members are not fields of a task.
     let has_fields = app.config.events.rules.is_empty();
     let is_object =
         has_fields && body::indented(&String::from_utf8_lossy(body)).is_some_and(|text| text.starts_with('{'));
@@ -205,14 +205,14 @@ fn filled(
         print: print_name(subject.entry.fingerprint),
         id: subject.entry.id.to_string(),
         body: text::field(&String::from_utf8_lossy(body)),
-        reason: subject.detail.letter.message.clone(),
+        reason: subject.detail.dead_letter.message.clone(),
         fields: if is_object { FIELDS.into_iter().map(field).collect() } else { Vec::new() },
         changed: changed_fields(&subject.before, body).join(", "),
         problems,
         preview,
         checked,
-        is_doubt: subject.standing == Standing::InDoubt,
-        is_taken: subject.standing == Standing::IdTaken || &*subject.entry.kind == "id_conflict",
+        is_doubt: subject.standing == CreationState::InDoubt,
+        is_taken: subject.standing == CreationState::IdTaken || &*subject.entry.kind == "id_conflict",
         wants_new_id,
         shell,
     }

@@ -1,4 +1,4 @@
-//! *Failed*: dead letters by cause, or one by one; and what can be done to many at once.
+//! *Failed*: dead letters by cause or one by one, and the actions on many of them.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ struct Page {
     shell: Shell,
     filter: Filter,
     query: String,
-    /// Escaped for a form's field.
+    /// Text escaped for a form field.
     cause: String,
     words: String,
     is_filtered: bool,
@@ -149,7 +149,7 @@ fn group_row(app: &App, filter: &Filter, group: &crate::dead_letters::group::Gro
     }
 }
 
-/// What a viewer sees of a cause: the CRM's words may quote people.
+/// The cause as a viewer sees it. The CRM's words are left out, because they may quote people.
 fn hidden_cause(rule: Option<&str>, field: Option<&str>) -> String {
     match (rule, field) {
         (Some(rule), Some(field)) => format!("rule {rule}, field {field}"),
@@ -175,13 +175,13 @@ pub(super) fn row(app: &App, entry: &Entry, sees: bool) -> MessageRow {
     }
 }
 
-/// Reads the queues again, because somebody asks for it.
+/// Reads the queues again on request.
 pub(super) async fn read_again(
     State(app): State<Arc<App>>,
     Extension(visitor): Extension<Visitor>,
     request: Request,
 ) -> Response {
-    // A viewer may ask, too: it changes nothing but the delivery counts, and not more than once at a time.
+    // A viewer can ask, too: a reading only raises delivery counts, and only one runs at a time.
     let Some(form) = safety::read(request).await else {
         return refused(&app, &visitor, &safety::Refused::Unreadable, "failed");
     };
@@ -192,7 +192,7 @@ pub(super) async fn read_again(
     go(&app, &format!("failed?{}", form.text("query")))
 }
 
-/// The messages of a filter as JSON lines, read from the queue now.
+/// Downloads the messages of a filter as JSON lines, read from the queues now.
 pub(super) async fn export(
     State(app): State<Arc<App>>,
     Extension(visitor): Extension<Visitor>,
@@ -211,7 +211,7 @@ pub(super) async fn export(
         Ok(filter) => filter,
         Err(why) => return said(&app, &visitor, StatusCode::BAD_REQUEST, why, "failed"),
     };
-    // A reader that is slow holds the scan up, in bounded memory.
+    // A slow reader stops the scan; memory stays bounded.
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(64);
     let exporting = Arc::clone(&app);
     app.tasks.spawn(async move { export_to(&exporting, &filter, &visitor, &sender).await });
@@ -228,7 +228,7 @@ async fn export_to(
     sender: &tokio::sync::mpsc::Sender<Result<Bytes, std::io::Error>>,
 ) {
     let (mut texts, now, mut count) = (Texts::default(), app.now(), 0);
-    let scanned = app.letters.scan(&Source::DEAD, &app.stop, |found| {
+    let scanned = app.dead_letters.scan(&Source::DEAD, &app.stop, |found| {
         let entry = Entry::new(&found, &mut texts);
         if !filter.takes(&entry, now, || std::borrow::Cow::Borrowed(&found.message.body)) {
             return std::ops::ControlFlow::Continue(());
@@ -248,7 +248,7 @@ async fn export_to(
         Err(error) => error.0,
     };
     if result != "done" {
-        // The browser sees a download that failed, and takes it for no whole one.
+        // Ends the download with an error, so that the browser does not take it for complete.
         let _ = sender.send(Err(std::io::Error::other(result.clone()))).await;
     }
     let record = Record {
@@ -262,5 +262,5 @@ async fn export_to(
         result,
         ..Record::default()
     };
-    app.letters.audit(record).await;
+    app.dead_letters.audit(record).await;
 }

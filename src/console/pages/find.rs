@@ -1,4 +1,4 @@
-//! *Find*: what is known of a message id, or of a reference.
+//! *Find*: what is known about a message id or a reference.
 
 use std::sync::Arc;
 
@@ -18,10 +18,10 @@ use crate::observe::ledger_page::LedgerResult;
 struct Page {
     shell: Shell,
     id: String,
-    found: Option<Found>,
+    found: Option<FindResult>,
 }
 
-struct Found {
+struct FindResult {
     reference: String,
     sentence: String,
     is_found: bool,
@@ -50,12 +50,12 @@ pub(super) async fn page(
     if id.is_empty() {
         return show(&Page { shell, id, found: None });
     }
-    let looked_up = app.letters.look_up(&id, &app.stop).await;
+    let looked_up = app.dead_letters.look_up(&id, &app.stop).await;
     let found = Some(found(&app, looked_up, shell.sees_bodies));
     show(&Page { shell, id, found })
 }
 
-fn found(app: &App, looked_up: LookedUp, sees: bool) -> Found {
+fn found(app: &App, looked_up: LookedUp, sees: bool) -> FindResult {
     let entry = looked_up.ledger.as_ref().filter(|entry| entry.found);
     let ledger = match (entry, &looked_up.ledger_problem) {
         (Some(entry), _) => {
@@ -72,7 +72,7 @@ fn found(app: &App, looked_up: LookedUp, sees: bool) -> Found {
         (None, None) => "not found, and this does not prove that nothing was sent".to_owned(),
     };
     let at = entry.and_then(|entry| entry.at.as_ref()).map(|at| When::parse(at, app.now(), &app.config.crm.timezone));
-    Found {
+    FindResult {
         reference: looked_up.reference.clone().unwrap_or_default(),
         sentence: looked_up.sentence(),
         is_found: looked_up.is_found(),

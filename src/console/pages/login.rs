@@ -1,4 +1,4 @@
-//! The login.
+//! The login page.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ struct Page {
     problem: String,
 }
 
-/// Where to go after the login: a path of this console, or its first page.
+/// Where the login leads: a path of this console, or its first page.
 fn target(app: &App, to: Option<String>) -> String {
     to.filter(|to| to.starts_with(&app.base) && !to.starts_with("//") && !to.contains(['\\', '\r', '\n']))
         .unwrap_or_else(|| app.base.clone())
@@ -43,7 +43,7 @@ pub(super) async fn page(
 }
 
 fn form(app: &App, to: String, name: String, problem: String) -> Page {
-    Page { base: app.base.clone(), queue: app.letters.queues.work.clone(), to, name, problem }
+    Page { base: app.base.clone(), queue: app.dead_letters.queues.work.clone(), to, name, problem }
 }
 
 pub(super) async fn post(
@@ -67,15 +67,15 @@ pub(super) async fn post(
         return (StatusCode::TOO_MANY_REQUESTS, show(&form(&app, to, name, problem))).into_response();
     }
     let problem = match name.as_str() {
-        "" => "Say who you are: the name stands in the audit.".to_owned(),
+        "" => "Enter your name. The audit records it.".to_owned(),
         _ => match app.auth.check(address, &name, &SecretString::from(fields.text("password"))).await {
             None => {
-                told(&app, &name, address, "refused");
+                audit_login(&app, &name, address, "refused");
                 "The name or the password is wrong.".to_owned()
             }
             Some(role) => match new_session(&app, &name, role) {
                 Ok(session) => {
-                    told(&app, &name, address, "done");
+                    audit_login(&app, &name, address, "done");
                     let cookie = session_cookie(&app.base, &session.id, is_secure);
                     return (StatusCode::SEE_OTHER, [(SET_COOKIE, cookie), (LOCATION, to)]).into_response();
                 }
@@ -86,8 +86,8 @@ pub(super) async fn post(
     (StatusCode::UNAUTHORIZED, show(&form(&app, to, name, problem))).into_response()
 }
 
-/// Records a login, without holding the visitor up.
-fn told(app: &Arc<App>, name: &str, address: IpAddr, result: &str) {
+/// Writes a login to the audit in the background, so that the visitor does not wait.
+fn audit_login(app: &Arc<App>, name: &str, address: IpAddr, result: &str) {
     let record = Record {
         action: new_action(),
         what: "login".to_owned(),
@@ -97,12 +97,12 @@ fn told(app: &Arc<App>, name: &str, address: IpAddr, result: &str) {
         ..Record::default()
     };
     if result != "done" {
-        // A flood of wrong passwords stays out of the stream.
+        // The audit stream records no wrong passwords, so that a flood of them cannot fill it.
         tracing::warn!(who = record.who, from = record.from, "a login was refused");
         return;
     }
     let app = Arc::clone(app);
-    app.clone().tasks.spawn(async move { app.letters.audit(record).await });
+    app.clone().tasks.spawn(async move { app.dead_letters.audit(record).await });
 }
 
 pub(super) async fn logout(

@@ -17,7 +17,7 @@ use crate::console::times::When;
 use crate::dead_letters::Source;
 use crate::dead_letters::body;
 use crate::dead_letters::entry::Entry;
-use crate::dead_letters::known::{Known, Standing, standing};
+use crate::dead_letters::ledger_access::{CreationState, LedgerAccess, creation_state};
 use crate::dead_letters::preview::Preview;
 use crate::message::retry_state::{Attempt, is_brokers, string};
 
@@ -42,7 +42,7 @@ struct Page {
     size: u32,
     /// A heading and a text.
     preview: Option<(String, String)>,
-    /// A replay as it is would be refused again.
+    /// A replay of the unchanged message is refused again.
     is_refused: bool,
     command: String,
     example: String,
@@ -77,10 +77,10 @@ pub(super) async fn page(
     show(&filled(&app, shell, &entry, &detail, ledger, standing))
 }
 
-/// What the ledger knows, in words, and how the message stands.
-pub(super) async fn stands(app: &App, entry: &Entry, detail: &Detail) -> (String, Standing) {
+/// What the ledger knows, in words, and whether the task exists.
+pub(super) async fn stands(app: &App, entry: &Entry, detail: &Detail) -> (String, CreationState) {
     let by_broker = entry.source == Source::Broker;
-    let known = Known::open(&app.config).await.get(&[entry.id.to_string()]).await;
+    let known = LedgerAccess::open(&app.config).await.get(&[entry.id.to_string()]).await;
     let found = known.as_ref().ok().and_then(|entries| entries.first());
     let words = match (&known, found.filter(|entry| entry.found)) {
         (Err(why), _) => format!("could not be asked: {why}"),
@@ -95,10 +95,10 @@ pub(super) async fn stands(app: &App, entry: &Entry, detail: &Detail) -> (String
             format!("{result}{claim}, {} attempts", known.attempts.unwrap_or(0))
         }
     };
-    (words, standing(found, entry.possibly_created, by_broker, &[detail.digest]))
+    (words, creation_state(found, entry.possibly_created, by_broker, &[detail.digest]))
 }
 
-fn filled(app: &App, shell: Shell, entry: &Entry, detail: &Detail, ledger: String, standing: Standing) -> Page {
+fn filled(app: &App, shell: Shell, entry: &Entry, detail: &Detail, ledger: String, standing: CreationState) -> Page {
     let (now, zone, sees) = (app.now(), &app.config.crm.timezone, shell.sees_bodies);
     let text = std::str::from_utf8(&detail.message.body).ok().map(ToOwned::to_owned);
     let is_cut = entry.size as usize > BODY;
@@ -111,16 +111,16 @@ fn filled(app: &App, shell: Shell, entry: &Entry, detail: &Detail, ledger: Strin
         facts: facts(app, entry, detail, sees),
         failed: When::maybe(entry.failed_at, now, zone),
         standing: match standing {
-            Standing::NotCreated => "As far as is known its task does not exist.",
-            Standing::InDoubt => {
-                "Its task may exist: the answer to an attempt was lost, or nobody knows. Look in the CRM before you replay it."
+            CreationState::NotCreated => "As far as is known its task does not exist.",
+            CreationState::InDoubt => {
+                "Its task may exist: the answer to an attempt was lost, or no result was recorded. Look in the CRM before you replay it."
             }
-            Standing::Created => "Its task was created. There is nothing to replay; discard the message.",
-            Standing::IdTaken => "Its id created the task of another body. It can be replayed with a new id.",
+            CreationState::Created => "Its task was created. There is nothing to replay; discard the message.",
+            CreationState::IdTaken => "Its id created the task of another body. It can be replayed with a new id.",
         },
-        is_doubt: standing == Standing::InDoubt,
-        is_created: standing == Standing::Created,
-        is_taken: standing == Standing::IdTaken,
+        is_doubt: standing == CreationState::InDoubt,
+        is_created: standing == CreationState::Created,
+        is_taken: standing == CreationState::IdTaken,
         ledger,
         attempts: detail.history.iter().map(|attempt| attempt_row(app, attempt, sees)).collect(),
         lines: if sees { lines(text.as_deref(), detail, entry.field.as_deref()) } else { Vec::new() },
@@ -135,9 +135,9 @@ fn filled(app: &App, shell: Shell, entry: &Entry, detail: &Detail, ledger: Strin
     }
 }
 
-/// What a replay with this body would send.
+/// What a replay with this body sends.
 pub(super) fn preview(app: &App, entry: &Entry, detail: &Detail, body: &[u8]) -> Preview {
-    let from = app.letters.queues.of(entry.source);
+    let from = app.dead_letters.queues.of(entry.source);
     match app.previewer() {
         Ok(previewer) => previewer.preview(&detail.message, from, body, app.now()),
         Err(why) => Preview::unknown(why),
@@ -147,20 +147,20 @@ pub(super) fn preview(app: &App, entry: &Entry, detail: &Detail, body: &[u8]) ->
 fn facts(app: &App, entry: &Entry, detail: &Detail, sees: bool) -> Vec<(&'static str, String)> {
     let mut facts = vec![("Kind", entry.kind.to_string())];
     let mut fact = |name, value: Option<String>| facts.extend(value.map(|value| (name, value)));
-    let letter = &detail.letter;
-    fact("Reason", Some(letter.message.clone()).filter(|_| sees));
-    fact("Stage", letter.stage.clone());
+    let dead_letter = &detail.dead_letter;
+    fact("Reason", Some(dead_letter.message.clone()).filter(|_| sees));
+    fact("Stage", dead_letter.stage.clone());
     fact("Rule", entry.rule.as_deref().map(ToOwned::to_owned));
     fact("CRM's code", entry.crm_code.map(|code| code.to_string()));
-    fact("CRM's words", letter.crm_message.clone().filter(|_| sees));
-    fact("HTTP status", letter.http_status.map(|status| status.to_string()));
+    fact("CRM's words", dead_letter.crm_message.clone().filter(|_| sees));
+    fact("HTTP status", dead_letter.http_status.map(|status| status.to_string()));
     let to = match (detail.exchange.as_str(), detail.routing_key.as_str()) {
         ("", "") => None,
         ("", key) => Some(format!("queue {key}")),
         (exchange, key) => Some(format!("exchange {exchange}, routing key {key}")),
     };
     fact("Published to", to);
-    fact("On the queue", Some(app.letters.queues.of(entry.source).to_owned()));
+    fact("On the queue", Some(app.dead_letters.queues.of(entry.source).to_owned()));
     fact("Attempts", Some(entry.attempts.to_string()));
     fact("Replayed before", Some(entry.replays.to_string()).filter(|_| entry.replays > 0));
     fact("Last action", entry.action.as_deref().map(ToOwned::to_owned));
@@ -182,10 +182,10 @@ fn attempt_row(app: &App, attempt: &Attempt, sees: bool) -> AttemptRow {
     }
 }
 
-/// The body's lines, those of the bad field marked.
+/// The lines of the body; those of the bad field are marked.
 fn lines(text: Option<&str>, detail: &Detail, field: Option<&str>) -> Vec<(String, bool)> {
     let Some(text) = text else {
-        // Cut in the middle of a character, or no text at all.
+        // The body was cut inside a character, or is not text.
         let lossy = String::from_utf8_lossy(&detail.message.body);
         return lossy.lines().map(|line| (line.to_owned(), false)).collect();
     };
@@ -220,7 +220,7 @@ fn map_command(entry: &Entry, detail: &Detail, body: &str) -> String {
 }
 
 fn rule_example(entry: &Entry, detail: &Detail, body: &str) -> String {
-    // A JSON string is a TOML string, too.
+    // A JSON string is also a TOML string.
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let event = if body.contains(['\'', '\n', '\r']) { text(body) } else { format!("'{body}'") };
     let exchange =
@@ -235,7 +235,7 @@ fn rule_example(entry: &Entry, detail: &Detail, body: &str) -> String {
     )
 }
 
-/// The publisher's headers that are text, and the content type, by which rules may choose.
+/// The publisher's headers that are text, and the content type: rules can depend on them.
 fn headers(detail: &Detail) -> Vec<(String, String)> {
     let properties = &detail.message.properties;
     let content_type = properties.content_type().as_ref().map(|kind| ("content-type".to_owned(), kind.to_string()));
@@ -251,7 +251,7 @@ fn is_ours(name: &str) -> bool {
     name.starts_with("x-wtw-")
 }
 
-/// The whole body as it is, read from the queue.
+/// The whole body, read from the queue.
 pub(super) async fn raw(
     State(app): State<Arc<App>>,
     Extension(visitor): Extension<Visitor>,
@@ -273,7 +273,7 @@ pub(super) async fn raw(
     }
 }
 
-/// The whole body of a message: what was read last where that is all of it, else from the queue.
+/// The whole body: from the last reading if it is complete there, else from the queue.
 pub(super) async fn whole_body(app: &App, print: Option<u128>) -> Result<Option<Vec<u8>>, String> {
     let Some(print) = print else { return Ok(None) };
     if let Some(snapshot) = app.index.snapshot()
@@ -284,7 +284,7 @@ pub(super) async fn whole_body(app: &App, print: Option<u128>) -> Result<Option<
         return Ok(Some(detail.message.body));
     }
     let mut body = None;
-    let scanned = app.letters.scan(&Source::DEAD, &app.stop, |found| {
+    let scanned = app.dead_letters.scan(&Source::DEAD, &app.stop, |found| {
         if found.fingerprint() != print {
             return ControlFlow::Continue(());
         }

@@ -1,4 +1,4 @@
-//! *Now*: does it work, and if not, why.
+//! *Now*: whether the worker works, and if not, why.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,17 +21,17 @@ use crate::observe::overview::Overview;
 use crate::observe::status::{Minute, Page as StatusPage, Token};
 use crate::observe::workers::Workers;
 
-/// How long one answer serves all viewers.
+/// How long one answer of the workers is reused for all viewers.
 const FRESH: Duration = Duration::from_secs(2);
-/// Seconds between two readings of the page.
+/// Seconds until the page is loaded again.
 const REFRESH: u32 = 5;
 
-/// What was asked last, for all viewers.
+/// The last answers, for all viewers.
 #[derive(Default)]
 pub(crate) struct Shared(Mutex<Option<(Instant, Arc<Overview>)>>);
 
 impl App {
-    /// The workers and queues as they are now.
+    /// Asks the workers and counts the queues.
     pub(crate) async fn overview(&self) -> Arc<Overview> {
         let mut shared = self.shared.0.lock().await;
         if let Some((at, overview)) = shared.as_ref()
@@ -41,8 +41,8 @@ impl App {
         }
         let workers = Workers::new(self.config.console.workers.clone());
         let names = Queues::counted(&self.config);
-        let (answers, depths) = tokio::join!(workers.status(), depths::count(&self.letters.connector, &names));
-        let overview = Arc::new(Overview::new(&self.letters.queues.work, answers, depths));
+        let (answers, depths) = tokio::join!(workers.status(), depths::count(&self.dead_letters.connector, &names));
+        let overview = Arc::new(Overview::new(&self.dead_letters.queues.work, answers, depths));
         *shared = Some((Instant::now(), Arc::clone(&overview)));
         overview
     }
@@ -109,7 +109,7 @@ pub(super) async fn page(
         overview.workers.iter().filter_map(|worker| worker.answer.page.as_ref().ok()).collect();
     let active = pages.iter().find(|page| page.role == "active").or_else(|| pages.first()).copied();
     let depth = |name: &str| overview.depths.as_ref().ok().and_then(|depths| depths.get(name)).copied().unwrap_or(0);
-    let queues = &app.letters.queues;
+    let queues = &app.dead_letters.queues;
     let sees = shell.sees_bodies;
     let page = Page {
         sentence: overview.sentence.clone(),

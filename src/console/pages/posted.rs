@@ -1,4 +1,4 @@
-//! A post that passed every check, as an argument of a page.
+//! The extractor of a post: a page that takes [`Posted`] as an argument runs only after every check has passed.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::refused;
 use crate::console::App;
 use crate::console::safety::{Form, Visitor, form};
 
-/// A post of a visitor who may act, with the right form token. Any other post is answered before its page sees it.
+/// A post with the right form token, from a visitor who may act. Any other post is answered before it reaches the page.
 pub(crate) struct Posted {
     pub(crate) visitor: Visitor,
     pub(crate) form: Form,

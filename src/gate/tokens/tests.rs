@@ -46,11 +46,11 @@ async fn suspended_token_is_tried_once_an_interval_and_used_after_its_reset() {
     let (now, secret) = (Instant::now(), SecretString::from("a"));
     tokens.suspend(&secret, Suspended::Quota, Some(INTERVAL * 3), now);
     assert!(tokens.take(now).is_none());
-    let trial = tokens.take(now + INTERVAL).unwrap();
-    assert!(trial.trial.is_some());
-    assert!(tokens.take(now + INTERVAL).is_none(), "one trial");
-    tokens.release(&trial, false);
-    assert!(tokens.take(now + INTERVAL).is_some_and(|taken| taken.trial.is_some()), "the next one goes at once");
+    let half_open = tokens.take(now + INTERVAL).unwrap();
+    assert!(half_open.half_open.is_some());
+    assert!(tokens.take(now + INTERVAL).is_none(), "one half_open");
+    tokens.release(&half_open, false);
+    assert!(tokens.take(now + INTERVAL).is_some_and(|taken| taken.half_open.is_some()), "the next one goes at once");
     let reset = now + INTERVAL * 3;
     tokens.refresh(reset);
     assert_eq!(tokens.all_suspended(), None);
@@ -66,8 +66,8 @@ async fn suspension_ends_only_by_the_half_open_request() {
     tokens.accepted(&earlier);
     assert_eq!(tokens.all_suspended(), Some(Suspended::Unauthorized));
     tokens.release(&earlier, true);
-    let trial = tokens.take(now + INTERVAL).unwrap();
-    tokens.accepted(&trial);
+    let half_open = tokens.take(now + INTERVAL).unwrap();
+    tokens.accepted(&half_open);
     assert_eq!(tokens.all_suspended(), None);
 }
 

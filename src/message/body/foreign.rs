@@ -1,11 +1,12 @@
-//! Names bodies of other systems and encodings, so that their publishers read what to change instead of a parser's words.
+//! Recognises bodies of other systems and encodings. The error then says what the publisher must change, instead of quoting
+//! a JSON parser.
 
 use crate::json_object::Members;
 
 /// How gzip begins (RFC 1952).
 pub(super) const GZIP: &[u8] = b"\x1f\x8b";
 
-/// How a body of another kind begins, what it is, and what its publisher can do.
+/// The first bytes of a format, its name, and what its publisher can do.
 type Beginning = (&'static [u8], &'static str, &'static str);
 
 const AS_DATA: &str = "send the JSON as bytes, in a data section";
@@ -41,17 +42,17 @@ const BEGINNINGS: [Beginning; 24] = [
     (b"\x80\x05\x95", "a Python pickle", AS_JSON),
 ];
 
-/// Names a body by its first bytes.
+/// Names a format by its first bytes.
 pub(super) fn bytes(body: &[u8]) -> Option<String> {
     let known = BEGINNINGS.iter().find(|(start, ..)| body.starts_with(start));
     known.map(|(_, what, advice)| format!("the body is {what}; {advice}"))
 }
 
-/// Names a body that is not UTF-8 from `byte` on.
+/// Names the format of a body that is not UTF-8 from `byte` on.
 pub(super) fn not_utf8(body: &[u8], byte: usize) -> String {
     let hint = match body.first() {
         Some(b'{' | b'[' | b'"') => "is it Latin-1 or Windows-1252? Send JSON as UTF-8",
-        // Maps of up to 15 members, then of any number.
+        // Maps of up to 15 members, then maps of any size.
         Some(0x80..=0x8f | 0xde | 0xdf) => "is it MessagePack? Send JSON as UTF-8 text",
         Some(0xa0..=0xbf | 0xd9) => "is it CBOR? Send JSON as UTF-8 text",
         _ => "send JSON as UTF-8 text, not a binary format",
@@ -59,7 +60,7 @@ pub(super) fn not_utf8(body: &[u8], byte: usize) -> String {
     format!("the body is not UTF-8 text from byte {byte}; {hint}")
 }
 
-/// Names a text that is not a JSON object.
+/// Names the format of a text that is not a JSON object.
 pub(super) fn text(text: &str) -> Option<String> {
     let start = text.trim_start();
     let what = match start.as_bytes() {
@@ -105,10 +106,10 @@ fn array(text: &str) -> Option<String> {
     is_event.then(|| "the body is a batch of CloudEvents; publish each event as a message of its own".to_owned())
 }
 
-/// A kind of JSON object and the members that all of its objects have.
+/// A kind of JSON object, and the members that every object of it has.
 type Shape = (&'static str, &'static [&'static str]);
 
-/// None of these members is a field of a task message. The first shape that fits names the object.
+/// None of these members is a field of a task message. The first kind that fits is named.
 const SHAPES: [Shape; 22] = [
     ("a CloudEvent", &["specversion", "type", "source"]),
     ("a MassTransit envelope", &["messageType", "message"]),
@@ -134,7 +135,7 @@ const SHAPES: [Shape; 22] = [
     ("the body of an insert.php call, of which only `fields` belongs here", &["operation", "module", "fields"]),
 ];
 
-/// Names an object that is the message of another system.
+/// Names the system that a JSON object comes from.
 pub(crate) fn object(members: &Members<'_>) -> Option<String> {
     let is_shape = |(_, names): &&Shape| names.iter().all(|name| members.get(name).is_some());
     SHAPES.iter().find(is_shape).map(|(what, _)| named(what))

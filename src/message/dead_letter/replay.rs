@@ -1,4 +1,4 @@
-//! What a replay sends. Pure.
+//! The properties of a replayed message. Pure.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,13 @@ use crate::message::export::derived_id;
 pub use crate::message::export::fingerprint;
 use crate::message::retry_state::{self, is_brokers, number, table_size, text, without_brokers};
 
-/// The queue that a copy comes from.
+/// The queue that the copy comes from.
 pub const REPLAYED_FROM: &str = "x-wtw-replayed-from";
 /// When it was replayed.
 pub const REPLAYED_AT: &str = "x-wtw-replayed-at";
 
-/// The properties of a letter's copy for the work queue: all that the letter has but the broker's own, marked as a replay
-/// of `from`. The history of its attempts stays behind where the copy would not fit a frame of `frame_max` bytes.
+/// The properties of a replay from the queue `from`: those of the dead letter without RabbitMQ's own headers. The attempt
+/// history is left out if the copy does not fit a frame of `frame_max` bytes.
 #[must_use]
 pub fn properties(message: &Message, from: &str, at: Timestamp, frame_max: usize) -> Properties {
     let mut properties = without_brokers(&message.properties);
@@ -40,7 +40,7 @@ pub fn properties(message: &Message, from: &str, at: Timestamp, frame_max: usize
     put(REPLAYED_FROM, text(from));
     put(REPLAYED_AT, text(&rfc3339(at)));
     if let (true, Some(at)) = (message.header("x-death").is_some(), failed_at(message)) {
-        // The broker tells seconds: whatever was recorded within this one was recorded before.
+        // RabbitMQ's time has whole seconds. Everything recorded within that second came before.
         put(FAILED_AT, text(&rfc3339(at + SignedDuration::from_millis(999))));
     }
     for (name, value) in route(message) {
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn copy_keeps_all_but_the_brokers_headers_and_names_its_origin() {
-        let letter = message(
+        let dead_letter = message(
             Some("m"),
             &[
                 ("theirs", number(1)),
@@ -91,7 +91,7 @@ mod tests {
                 ("x-delivery-count", number(3)),
             ],
         );
-        let copy = properties(&letter, "q.dead", Timestamp::UNIX_EPOCH, 131_072);
+        let copy = properties(&dead_letter, "q.dead", Timestamp::UNIX_EPOCH, 131_072);
         let names: Vec<String> = copy.headers().as_ref().unwrap().inner().keys().map(ToString::to_string).collect();
         assert_eq!(names, ["theirs", "x-wtw-dead-letter", "x-wtw-error-kind", REPLAYED_AT, REPLAYED_FROM]);
         assert_eq!(copy.message_id().as_ref().unwrap().as_str(), "m");
@@ -100,9 +100,9 @@ mod tests {
 
     #[test]
     fn message_dead_lettered_by_the_broker_is_replayed_with_its_own_id() {
-        let letter = message(None, &[("x-death", death(1_767_225_600)), (retry_state::ATTEMPTS, number(2))]);
-        let copy = properties(&letter, "q.dead", Timestamp::UNIX_EPOCH, 131_072);
-        assert_eq!(copy.message_id().as_ref().unwrap().as_str(), derived_id(&letter));
+        let dead_letter = message(None, &[("x-death", death(1_767_225_600)), (retry_state::ATTEMPTS, number(2))]);
+        let copy = properties(&dead_letter, "q.dead", Timestamp::UNIX_EPOCH, 131_072);
+        assert_eq!(copy.message_id().as_ref().unwrap().as_str(), derived_id(&dead_letter));
         assert_eq!(header(&copy, retry_state::SCHEMA), Some(number(1)));
         assert_eq!(header(&copy, "x-death"), None);
         assert_eq!(string(&header(&copy, FAILED_AT).unwrap()).unwrap(), "2026-01-01T00:00:00.999Z");
@@ -112,8 +112,8 @@ mod tests {
 
     #[test]
     fn copy_that_fits_no_frame_is_published_without_its_history() {
-        let letter = message(Some("m"), &[(retry_state::HISTORY, text(&"h".repeat(4_000)))]);
-        assert_eq!(header(&properties(&letter, "q", Timestamp::UNIX_EPOCH, 4_096), retry_state::HISTORY), None);
-        assert!(header(&properties(&letter, "q", Timestamp::UNIX_EPOCH, 8_192), retry_state::HISTORY).is_some());
+        let dead_letter = message(Some("m"), &[(retry_state::HISTORY, text(&"h".repeat(4_000)))]);
+        assert_eq!(header(&properties(&dead_letter, "q", Timestamp::UNIX_EPOCH, 4_096), retry_state::HISTORY), None);
+        assert!(header(&properties(&dead_letter, "q", Timestamp::UNIX_EPOCH, 8_192), retry_state::HISTORY).is_some());
     }
 }

@@ -53,7 +53,7 @@ fn headers_have_the_contracts_names_and_types() {
 }
 
 #[test]
-fn every_kind_and_stage_is_read_as_it_was_written() {
+fn kind_and_stage_are_read_as_written() {
     for kind in Kind::ALL {
         for stage in [Stage::Decode, Stage::Map, Stage::Send] {
             let read = DeadLetter::read(&written(&Failure::new(stage, kind, "why")));

@@ -1,4 +1,4 @@
-//! The input of `publish`, read message by message: a JSON object, an array of them, JSON lines, or an export.
+//! Reads the input of `publish` message by message: a JSON object, an array of objects, JSON lines, or an export.
 
 use std::io::{self, BufRead as _, BufReader, Read};
 
@@ -12,7 +12,7 @@ use crate::json_object::{self, Members};
 
 /// The largest input, in bytes (1 GiB).
 pub const MAX_INPUT: u64 = 1 << 30;
-/// The largest message in it, in bytes of JSON: four times what RabbitMQ takes by default, since Base64 and escapes add to it.
+/// The largest message in it, in bytes of JSON: four times RabbitMQ's default limit, because Base64 and escapes need more.
 const MAX_MESSAGE: u64 = 64 << 20;
 
 /// A message to publish.
@@ -20,48 +20,48 @@ const MAX_MESSAGE: u64 = 64 << 20;
 pub struct Outgoing {
     /// The body.
     pub body: Vec<u8>,
-    /// Properties, the message id among them.
+    /// Properties, with the message id.
     pub properties: Properties,
-    /// Which of the input's messages it is, from 1.
+    /// Its number in the input, from 1.
     pub place: usize,
     /// The line on which it begins, from 1.
     pub line: usize,
 }
 
-/// Where a message that is no export gets its id from.
+/// Where a message gets its id from, if it is not from an export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ids {
     /// From this field of the message.
     Field(String),
-    /// From the batch of this name, the message's place in it, and its content.
+    /// Derived from the batch's name, the message's number, and its content.
     Batch(String),
 }
 
 /// What is wrong with the input, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadInput {
-    /// Which message, from 1.
+    /// The number of the message, from 1.
     pub place: usize,
     /// The line on which it begins, from 1.
     pub line: usize,
     /// What is wrong with it.
     pub why: String,
-    /// Whether nothing that follows can be read.
+    /// Whether the rest of the input cannot be read.
     pub is_end: bool,
 }
 
-/// The messages of an input, read as they are asked for.
+/// The messages of an input, read on demand.
 pub struct Input<R: Read> {
     bytes: Bytes<R>,
     ids: Ids,
     array: Array,
-    /// How many bytes a message may have.
+    /// The largest message, in bytes.
     largest: u64,
     place: usize,
     is_over: bool,
 }
 
-/// Where in an array the input is.
+/// The position in an array.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Array {
     Outside,
@@ -70,7 +70,7 @@ enum Array {
 }
 
 impl<R: Read> Input<R> {
-    /// The messages of `reader`.
+    /// Reads the messages of `reader`.
     #[must_use]
     pub fn new(reader: R, ids: Ids) -> Self {
         Self::with_limits(reader, ids, MAX_INPUT, MAX_MESSAGE)
@@ -82,7 +82,7 @@ impl<R: Read> Input<R> {
         Self { bytes, ids, array: Array::Outside, largest, place: 0, is_over: false }
     }
 
-    /// The next message's JSON, and the line on which it begins. What cannot be read ends the input.
+    /// The JSON of the next message, and the line on which it begins. A JSON error ends the input.
     fn next_json(&mut self) -> Result<Option<(Box<RawValue>, usize)>, String> {
         if self.place == 0 {
             self.bytes.skip_byte_order_mark()?;
@@ -118,7 +118,7 @@ impl<R: Read> Input<R> {
         let mut json = serde_json::Deserializer::from_reader(&mut self.bytes);
         match Box::<RawValue>::deserialize(&mut json) {
             Ok(value) => Ok((value, line)),
-            Err(error) => Err(format!("it is not JSON: {}", told(&error, line))),
+            Err(error) => Err(format!("it is not JSON: {}", error_text(&error, line))),
         }
     }
 
@@ -157,8 +157,8 @@ fn field(json: &str, name: &str) -> Result<String, String> {
     Ok(id)
 }
 
-/// A parser's words with the line of the whole input.
-fn told(error: &serde_json::Error, begins_on: usize) -> String {
+/// A parser's error with the line number of the whole input.
+fn error_text(error: &serde_json::Error, begins_on: usize) -> String {
     let (line, column) = (error.line(), error.column());
     let words = error.to_string();
     let words = words.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&words);
@@ -190,13 +190,13 @@ impl<R: Read> Iterator for Input<R> {
     }
 }
 
-/// A bounded reader that counts lines.
+/// A reader with a limit that counts lines.
 struct Bytes<R> {
     reader: BufReader<R>,
     line: usize,
-    /// How many bytes the input may still have.
+    /// Bytes left for the input.
     input: u64,
-    /// How many bytes the present message may still have.
+    /// Bytes left for the current message.
     message: u64,
 }
 
@@ -213,7 +213,7 @@ impl<R: Read> Bytes<R> {
         self.reader.consume(1);
     }
 
-    /// The next byte that is no white space, which stays.
+    /// The next byte that is not white space; it is not consumed.
     fn next_visible(&mut self) -> Result<Option<u8>, String> {
         loop {
             match self.peek()? {
@@ -223,7 +223,7 @@ impl<R: Read> Bytes<R> {
         }
     }
 
-    /// Editors on Windows begin files with one.
+    /// Editors on Windows begin a file with a byte-order mark.
     fn skip_byte_order_mark(&mut self) -> Result<(), String> {
         if self.peek()? == Some(0xef) && self.reader.buffer().starts_with(b"\xef\xbb\xbf") {
             self.reader.consume(3);

@@ -52,7 +52,7 @@ fn id_is_derived_from_batch_place_and_content() {
     };
     let once = ids("{} {}", "b");
     assert_eq!(ids("[{},\n{}]", "b"), once, "the same whenever it is read");
-    assert_ne!(once[0], once[1], "alike at two places");
+    assert_ne!(once[0], once[1], "the same message at two places");
     assert_ne!(ids("{}", "c")[0], once[0], "of another batch");
     assert_ne!(ids(r#"{"a":1}"#, "b")[0], once[0], "of other content");
     assert!(once[0].starts_with("publish-") && once[0].len() == 40, "{}", once[0]);
@@ -145,7 +145,7 @@ fn header_types_survive_an_export() {
 }
 
 #[test]
-fn export_is_read_as_it_was_written_byte_for_byte() {
+fn export_is_read_byte_for_byte_as_written() {
     let properties = Properties::default()
         .with_message_id("m".into())
         .with_content_type("text/plain".into())

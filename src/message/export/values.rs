@@ -1,4 +1,5 @@
-//! Header values as JSON and back. What JSON has no type for is an object with one key: `{"$timestamp": 1767225600}`.
+//! Header values as JSON and back. A value that JSON has no type for is an object with one key: `{"$timestamp":
+//! 1767225600}`.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +26,7 @@ fn value_of(value: &HeaderValue) -> Value {
         HeaderValue::ShortUInt(n) => tagged("uint16", json!(n)),
         HeaderValue::LongInt(n) => tagged("int32", json!(n)),
         HeaderValue::LongUInt(n) => tagged("uint32", json!(n)),
-        // The bits: JSON has neither infinities nor a way to tell 32 from 64, and readers round.
+        // Floats are exported as bits: JSON has no infinities and one kind of number, and readers round.
         HeaderValue::Float(x) => tagged("float_bits", json!(x.to_bits())),
         HeaderValue::Double(x) if survives(*x) => json!(x),
         HeaderValue::Double(x) => tagged("double_bits", json!(x.to_bits())),
@@ -50,7 +51,7 @@ fn survives(x: f64) -> bool {
     read.is_ok_and(|read| read.to_bits() == x.to_bits())
 }
 
-/// The tag and what it is about, where an object has but one key and that one begins with `$`.
+/// The tag and the value of an object with only one key that begins with `$`.
 fn tag(value: &Value) -> Option<(&str, &Value)> {
     let (key, value) = value.as_object().filter(|object| object.len() == 1)?.iter().next()?;
     Some((key.strip_prefix('$')?, value))
@@ -81,7 +82,7 @@ fn header(value: Value) -> Result<HeaderValue, String> {
     })
 }
 
-/// None for what no tag of ours means.
+/// None for an unknown tag.
 fn typed(tag: &str, value: &Value) -> Option<Result<HeaderValue, String>> {
     let bytes = || STANDARD.decode(value.as_str()?).ok();
     Some(Ok(match tag {
@@ -105,7 +106,7 @@ fn typed(tag: &str, value: &Value) -> Option<Result<HeaderValue, String>> {
     }))
 }
 
-/// A text that AMQP takes as a short one.
+/// A string that fits AMQP's short string.
 pub(super) fn short(name: &str, text: String) -> Result<ShortString, String> {
     ShortString::try_new(text).map_err(|_| format!("{name} has more than 255 bytes, which AMQP does not allow"))
 }
@@ -115,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_header_type_is_read_as_it_was_exported() {
+    fn header_of_every_type_survives_export_and_import() {
         let one = |name: &str, value| Headers::from(BTreeMap::from([(name.into(), value)]));
         let all = [
             HeaderValue::Void,

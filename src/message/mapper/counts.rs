@@ -1,4 +1,4 @@
-//! What each rule has done, for metrics and `/status`.
+//! Counts what each rule has done, for metrics and `/status`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,16 +9,16 @@ use super::Mapped;
 use crate::message::failure::{Failure, Kind};
 use crate::message::rules::{Reason, Trace};
 
-/// What one rule has done since the process started. A message counts each time that it is mapped, on retries too.
+/// What one rule has done since the process started. A message counts each time it is mapped, also on a retry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleCounts {
     /// The rule's name.
     pub rule: Arc<str>,
-    /// Messages that it made a task of, or whose task was refused.
+    /// Messages that matched, whether or not the task was valid.
     pub matched: u64,
     /// Messages that it skipped.
     pub skipped: u64,
-    /// Messages that it failed for.
+    /// Messages for which it failed.
     pub failed: u64,
     /// Messages that lack what its `when` compares.
     pub condition_errors: u64,
@@ -31,9 +31,9 @@ pub(super) struct Counts(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    /// The names of the rules in force, in order.
+    /// The names of the current rules, in order.
     order: Vec<Arc<str>>,
-    /// Of rules that were in force too: a counter never goes back.
+    /// Also counts of earlier rules, because a counter must never decrease.
     by_name: BTreeMap<Arc<str>, RuleCounts>,
     /// Messages that no rule matched.
     unmatched: u64,
@@ -53,7 +53,7 @@ impl Inner {
 }
 
 impl Counts {
-    /// Sets the rules in force. Counts of others are kept, until there are more than the largest number of rules.
+    /// Sets the current rules. Counts of earlier ones are kept, up to the largest number of rules.
     pub(super) fn track<'a>(&self, names: impl Iterator<Item = &'a Arc<str>>) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.order = names.cloned().collect();

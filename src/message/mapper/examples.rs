@@ -1,4 +1,4 @@
-//! `[[rules.examples]]` as tests: each goes through all rules, and its own rule must be the one that is applied.
+//! Runs `[[rules.examples]]` as tests: each event goes through all rules, and must match the rule that it belongs to.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,12 +16,12 @@ use crate::message::sample::Sample;
 use crate::message::task::FIELDS;
 use crate::suggest::suggest;
 
-/// The time of an example that gives none: a Thursday.
+/// The time of an example without one: a Thursday.
 const NOW: Timestamp = Timestamp::constant(1_767_261_600, 0);
-/// The longest value that a difference shows, in bytes.
+/// The longest value that a difference quotes, in bytes.
 const MAX_SHOWN: usize = 300;
 
-/// Runs every example; the problems are those that failed.
+/// Runs every example and returns the failures.
 pub(super) fn run(mapper: &Mapper, rules: &Rules, events: &Events) -> Vec<Problem> {
     let mut problems = Vec::new();
     for rule in &events.rules {
@@ -50,12 +50,12 @@ fn try_one(mapper: &Mapper, rules: &Rules, rule: &RuleText, example: &Example) -
         },
         (Expected::Error(_), Ok(_)) => Err("an error is expected, but the rule works".to_owned()),
         (_, Err(failure)) => Err(failure.message.clone()),
-        (Expected::Skipped, Ok(_)) => Err("must be skipped, but a task is made".to_owned()),
+        (Expected::Skipped, Ok(_)) => Err("must be skipped, but a task is created".to_owned()),
         (Expected::Task { .. }, Ok(_)) => Err("a task is expected, but the rule skips".to_owned()),
     }
 }
 
-/// The example must be for its own rule.
+/// Fails if another rule matches first.
 fn check_rule(rule: &RuleText, explained: &Explained) -> Result<(), String> {
     if let Some((_, reason)) = explained.passed.iter().find(|(name, _)| **name == *rule.name) {
         return Err(format!("the rule does not match: {reason}"));
@@ -67,7 +67,7 @@ fn check_rule(rule: &RuleText, explained: &Explained) -> Result<(), String> {
     }
 }
 
-/// Each field that is not as expected, on a line of its own.
+/// Each field that differs, one line each.
 fn differences(
     expected: &BTreeMap<String, Scalar>,
     got: &BTreeMap<String, Value>,
@@ -77,7 +77,7 @@ fn differences(
     let mut report = String::new();
     let mut differ = |name: &str, expected: &Value, got: &Value| {
         let [expected, got] = [expected, got].map(|value| shorten(&value.to_string(), MAX_SHOWN));
-        // Writing to a text cannot fail.
+        // Writing to a `String` cannot fail.
         let _ = write!(report, "\n    {name}\n      expected {expected}\n      got      {got}");
     };
     for (name, scalar) in expected {
@@ -99,7 +99,7 @@ fn differences(
     if report.is_empty() { Ok(()) } else { Err(format!("the task is another one:{report}")) }
 }
 
-/// Numbers are texts in a request.
+/// A request holds numbers as strings.
 fn json(scalar: &Scalar) -> Value {
     match scalar {
         Scalar::Text(text) => Value::from(text.as_str()),

@@ -41,7 +41,7 @@ pub(super) fn mapper(text: &str) -> Mapper {
         .unwrap_or_else(|problems| panic!("{problems}"))
 }
 
-/// A rule with these lines of `[rules.task]`, of fields that the rest of which is good.
+/// A rule with these lines of `[rules.task]`. Its other fields are valid.
 pub(super) fn rule(before_task: &str, fields: &str) -> String {
     let usual = [
         ("name", "'n'"),
@@ -61,13 +61,13 @@ pub(super) fn event(body: &str) -> Sample {
     Sample { body: body.into(), routing_key: "a.b".to_owned(), exchange: "x".to_owned(), ..Sample::default() }
 }
 
-/// What becomes of a message that was not seen before.
+/// Maps a message that was not seen before.
 pub(super) fn map(mapper: &Mapper, sample: Sample) -> Result<Mapped, Failure> {
     let message = sample.message().unwrap();
     mapper.map(&message, &RetryState::new(&message), NOW)
 }
 
-/// One field of the task that a rule's template makes of an event.
+/// One field of the task that a rule's template creates from an event.
 pub(super) fn field(template: &str, sample: Sample) -> Result<String, String> {
     let text = rule("", &format!("description = {template:?}"));
     let mapped = map(&mapper(&text), sample).map_err(|failure| failure.message)?;

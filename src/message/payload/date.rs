@@ -1,18 +1,18 @@
-//! The dates of a task message: the forms that publishers write, and the one that the CRM is sent. Pure.
+//! Reads the forms of dates that publishers write, and writes the one that the CRM takes. Pure.
 
 use std::fmt;
 
 use jiff::civil::DateTime;
 use jiff::tz::{Offset, TimeZone};
 
-/// What may be written, for problem reports.
+/// The allowed forms, for problem reports.
 pub(crate) const ALLOWED: &str = "YYYY-MM-DD HH:MM:SS or YYYY-MM-DDTHH:MM:SS (the account's wall clock) or the same \
                                   with an offset, such as 2026-07-30T09:00:00-05:00, is allowed";
 
-/// Why a text is no date.
+/// Why a text is not a date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoDate {
-    /// It is written in no known form.
+    /// Its form is unknown.
     Form,
     /// The form is known; the calendar, the clock or the offset has no such value.
     Value,
@@ -29,14 +29,15 @@ impl fmt::Display for NoDate {
 
 /// Bytes of `YYYY-MM-DD HH:MM:SS`.
 const WALL_CLOCK: usize = 19;
-/// Where date and time meet.
+/// The position between date and time.
 const SEPARATOR: usize = 10;
 
-/// Reads a date: without an offset it is the account's wall clock, with one it is converted to `zone`. A fraction of a second is
+/// Reads a date. Without an offset it is the account's wall clock; with one it is converted to `zone`. Fractions of a
+/// second are dropped. There is no year 0.
 /// dropped. The calendar has no year 0.
 ///
 /// # Errors
-/// Whether the form is not known or the date does not exist.
+/// The form is unknown, or the date does not exist.
 pub(crate) fn read(text: &str, zone: &TimeZone) -> Result<DateTime, NoDate> {
     let (clock, rest) = text.split_at_checked(WALL_CLOCK).ok_or(NoDate::Form)?;
     let numbers = numbers(clock).ok_or(NoDate::Form)?;
@@ -56,7 +57,7 @@ pub(crate) fn read(text: &str, zone: &TimeZone) -> Result<DateTime, NoDate> {
     if date.year() >= 1 { Ok(date) } else { Err(NoDate::Value) }
 }
 
-/// Whether a date that was read is written as the CRM is sent it.
+/// Whether a date was already written in the form that the CRM takes.
 pub(crate) fn is_as_sent(text: &str) -> bool {
     text.len() == WALL_CLOCK && text.as_bytes().get(SEPARATOR) == Some(&b' ')
 }
@@ -66,7 +67,7 @@ pub(crate) fn written(date: DateTime) -> String {
     date.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// Year, month, day, hour, minute and second of a text with digits where digits belong.
+/// Year, month, day, hour, minute and second, if the digits are in their places.
 fn numbers(text: &str) -> Option<[i16; 6]> {
     let shape_holds = text.bytes().enumerate().all(|(at, byte)| match at {
         4 | 7 => byte == b'-',
@@ -81,7 +82,7 @@ fn numbers(text: &str) -> Option<[i16; 6]> {
     Some([number(0, 4)?, number(5, 7)?, number(8, 10)?, number(11, 13)?, number(14, 16)?, number(17, 19)?])
 }
 
-/// What follows the seconds' fraction, which ISO 8601 separates by a point or a comma.
+/// The rest after a fraction of a second, which ISO 8601 separates by a point or a comma.
 fn without_fraction(text: &str) -> Option<&str> {
     let Some(fraction) = text.strip_prefix(['.', ',']) else {
         return Some(text);
@@ -90,7 +91,7 @@ fn without_fraction(text: &str) -> Option<&str> {
     if (1..=9).contains(&digits) { fraction.get(digits..) } else { None }
 }
 
-/// An offset as it was written, which may be one that does not exist.
+/// An offset as written; it may not exist.
 struct Written {
     negative: bool,
     hours: i32,

@@ -1,4 +1,4 @@
-//! The properties of a copy: our headers beside the publisher's, within the broker's frame. Pure.
+//! The properties of a copy: our headers and the publisher's, within RabbitMQ's frame size. Pure.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,9 @@ use crate::message::failure::shorten;
 /// Longest list of dropped headers, in bytes.
 pub(super) const MAX_DROPPED: usize = 1_024;
 
-/// The properties of a copy: the publisher's without those of the broker, our headers with `more` among them, all of it
-/// within a frame of `frame_max` bytes. If it does not fit, the history goes first, then the publisher's largest headers, whose
-/// names are listed in `x-wtw-dropped-headers`.
+/// The properties of a copy within a frame of `frame_max` bytes: the publisher's without RabbitMQ's, plus our headers and
+/// `more`. If they do not fit, the history is dropped first, then the publisher's largest headers. `x-wtw-dropped-headers`
+/// lists their names.
 #[must_use]
 pub fn copy_properties(
     message: &Message,
@@ -47,18 +47,18 @@ pub fn copy_properties(
     properties.with_headers(Headers::from(theirs))
 }
 
-/// Bytes that a copy's headers may take beside its other properties.
+/// Bytes that a copy's headers can have besides its other properties.
 pub(crate) fn room(properties: &Properties, frame_max: usize) -> usize {
     /// Frame header and end, and the fixed part of a content header (AMQP 0-9-1, 4.2.3 and 4.2.6.1).
     const FRAME_OVERHEAD: usize = 8 + 14;
-    /// What the broker itself adds before it delivers the copy (`x-death` and its kin): a client closes a connection on
-    /// which a larger frame than agreed arrives, so that such a copy could never be consumed.
+    /// What RabbitMQ adds before it delivers the copy (`x-death` and others). A client closes the connection when it
+    /// receives a frame larger than agreed, so it could never consume such a copy.
     const BROKERS_SHARE: usize = 2_048;
     let taken = FRAME_OVERHEAD + properties_size(properties) + 4 + BROKERS_SHARE.min(frame_max / 8);
     frame_max.saturating_sub(taken)
 }
 
-/// Cuts our texts, those that are missed least first, until our headers fit `room`.
+/// Shortens our headers, the least important first, until they fit `room`.
 fn cut_texts(ours: &mut BTreeMap<&'static str, HeaderValue>, room: usize) {
     for name in [DROPPED, CRM_MESSAGE, WORKER, ERROR_MESSAGE] {
         let excess = table_size(ours).saturating_sub(room);
@@ -78,7 +78,7 @@ pub(crate) fn table_size<K: std::borrow::Borrow<str>>(entries: &BTreeMap<K, Head
     entries.iter().map(|(key, value)| entry_size(key.borrow(), value)).sum()
 }
 
-/// Drops the largest headers until the rest fits `room`, less `list_room` for their names where that is needed.
+/// Drops the largest headers until the rest fits `room`, less `list_room` for their names if any was dropped.
 fn drop_largest(theirs: &mut BTreeMap<ShortString, HeaderValue>, room: usize, list_room: usize) -> Vec<String> {
     let mut size = table_size(theirs);
     let mut dropped = Vec::new();
@@ -108,10 +108,10 @@ pub(super) fn publishers_headers(properties: &Properties) -> BTreeMap<ShortStrin
     theirs.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// The publisher's properties without headers, `expiration`, `user_id` and reserved `reply_to` addresses: a copy with a foreign
-/// user or such an address is refused.
+/// The publisher's properties without headers, `expiration`, `user_id` and reserved `reply_to` addresses: RabbitMQ refuses
+/// a copy with a foreign user or such an address.
 pub(crate) fn without_brokers(from: &Properties) -> Properties {
-    /// Addresses of the broker's own that a copy cannot have: RabbitMQ refuses them from another channel.
+    /// RabbitMQ's own reply addresses. It refuses them from another channel.
     const RESERVED_REPLY_TO: &str = "amq.rabbitmq.reply-to";
     let mut to = Properties::default();
     macro_rules! copy {
@@ -148,7 +148,7 @@ fn entry_size(key: &str, value: &HeaderValue) -> usize {
     1 + key.len() + value_size(value)
 }
 
-/// Bytes of a value on the wire, its type's letter included (RabbitMQ's table of AMQP 0-9-1 field types).
+/// Bytes of a value on the wire, including its type's letter (RabbitMQ's table of AMQP 0-9-1 field types).
 fn value_size(value: &HeaderValue) -> usize {
     1 + match value {
         HeaderValue::Void => 0,

@@ -63,7 +63,7 @@ fn state() -> RetryState {
 const FRAME: usize = 131_072;
 const QUEUE_NAME: &str = "wolkvox.tasks";
 
-/// Reads a delivery as the worker of the usual queue does.
+/// Reads a delivery like the worker of the usual queue.
 fn read(message: &Message) -> (RetryState, Vec<&'static str>) {
     RetryState::read(message, Some(QUEUE_NAME))
 }
@@ -86,7 +86,7 @@ fn copy(message: &Message, state: &RetryState) -> BTreeMap<String, HeaderValue> 
 }
 
 #[test]
-fn state_is_read_as_it_was_written() {
+fn state_is_read_as_written() {
     for before in [state(), RetryState { is_copy: true, ..fresh() }] {
         let copied = copy_properties(&message(&[]), &before, Vec::new(), FRAME);
         let (after, invalid) = read(&arrived(copied, "wolkvox.tasks"));

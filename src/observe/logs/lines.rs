@@ -32,10 +32,10 @@ impl Lines {
     /// Starts the thread that writes to `out`. After a loss it calls `on_loss` with the number of lines as soon as lines are
     /// written again.
     pub(super) fn start(out: impl Write + Send + 'static, on_loss: impl Fn(u64) + Send + 'static) -> io::Result<Self> {
-        Self::with_room(WAITING, out, on_loss)
+        Self::with_capacity(WAITING, out, on_loss)
     }
 
-    fn with_room(
+    fn with_capacity(
         room: usize,
         out: impl Write + Send + 'static,
         on_loss: impl Fn(u64) + Send + 'static,
@@ -105,16 +105,16 @@ fn is_deceptive(c: char) -> bool {
 }
 
 fn write(waiting: &Receiver<Item>, mut out: impl Write, lost: &AtomicU64, on_loss: impl Fn(u64)) {
-    let mut told = 0;
+    let mut reported = 0;
     while let Ok(item) = waiting.recv() {
         match item {
             Item::Line(line) => {
                 // A log that is gone for good must not end anything.
                 let _ = out.write_all(&line).and_then(|()| out.flush());
                 let now = lost.load(Ordering::Relaxed);
-                if now > told {
-                    on_loss(now - told);
-                    told = now;
+                if now > reported {
+                    on_loss(now - reported);
+                    reported = now;
                 }
             }
             Item::Flush(done) => drop(done.try_send(())),
@@ -170,8 +170,8 @@ mod tests {
     fn a_log_that_nobody_reads_loses_lines_and_stops_nobody() {
         let (mut reader, writer) = io::pipe().unwrap();
         let losses = Arc::new(Mutex::new(Vec::new()));
-        let told = Arc::clone(&losses);
-        let lines = Lines::with_room(8, writer, move |lost| told.lock().unwrap().push(lost)).unwrap();
+        let reported = Arc::clone(&losses);
+        let lines = Lines::with_capacity(8, writer, move |lost| reported.lock().unwrap().push(lost)).unwrap();
         // More than pipe and queue hold: a writer that waits would wait here for ever.
         let line = format!("{}\n", "x".repeat(1_023));
         let written = 1_000;
@@ -193,7 +193,7 @@ mod tests {
         let text = reading.join().unwrap();
         assert_eq!(text.lines().count() as u64, written - lost + 1, "each line is whole, or lost");
         assert!(text.ends_with("x\nlast\n") && text.lines().all(|line| line.len() == 1_023 || line == "last"));
-        assert_eq!(losses.lock().unwrap().iter().sum::<u64>(), lost, "the loss is told");
+        assert_eq!(losses.lock().unwrap().iter().sum::<u64>(), lost, "the loss is reported");
     }
 
     #[test]

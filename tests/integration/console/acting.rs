@@ -5,7 +5,7 @@ use reqwest::StatusCode;
 use serde_json::json;
 
 use super::Console;
-use crate::dead_letters::letter;
+use crate::dead_letters::dead_properties;
 use crate::support::rig::{LedgerFile, Rig, settled, task};
 
 #[tokio::test]
@@ -20,22 +20,26 @@ async fn a_group_is_replayed_and_what_came_of_it_is_told() {
             ("x-wtw-crm-code", AMQPValue::LongLongInt(417)),
             ("x-wtw-crm-message", AMQPValue::LongString(owner.into())),
         ];
-        rig.put_letter(&task(&name), letter(Some(&name), "rejected", "no", &said)).await;
+        rig.put_dead_letter(&task(&name), dead_properties(Some(&name), "rejected", "no", &said)).await;
     }
     let said = [
         ("x-wtw-crm-code", AMQPValue::LongLongInt(417)),
         ("x-wtw-crm-message", AMQPValue::LongString("OWNER 9 INACTIVE".into())),
     ];
-    rig.put_letter(&task("bad"), letter(Some("bad"), "rejected", "no", &said)).await;
+    rig.put_dead_letter(&task("bad"), dead_properties(Some("bad"), "rejected", "no", &said)).await;
     let maybe = [("x-wtw-possibly-created", AMQPValue::Boolean(true))];
-    rig.put_letter(&task("maybe"), letter(Some("maybe"), "rejected", "no", &[&said[..], &maybe].concat())).await;
+    rig.put_dead_letter(
+        &task("maybe"),
+        dead_properties(Some("maybe"), "rejected", "no", &[&said[..], &maybe].concat()),
+    )
+    .await;
     let console = Console::start(&rig, Some(&worker), &[]).await;
     let page = console.shows("/failed", "code 417: OWNER N INACTIVE").await;
     assert_eq!(page.matches("<li>\n<h2>").count(), 1, "one group: {page}");
     let query = "kind=rejected&cause=code+417%3A+OWNER+N+INACTIVE";
     let path = console.count(&[("what", "replay"), ("query", query)]).await;
     // What arrives after the count is not meant.
-    rig.put_letter(&task("late"), letter(Some("late"), "rejected", "no", &said)).await;
+    rig.put_dead_letter(&task("late"), dead_properties(Some("late"), "rejected", "no", &said)).await;
     let counted = console.get(&path).await.text;
     for part in ["Replay 6 messages?", "6 calls of the CRM", "1 others stay: their task may exist already"] {
         assert!(counted.contains(part), "{part} is not in {counted}");
@@ -60,7 +64,7 @@ async fn a_slow_action_is_cancelled_or_goes_on_after_a_restart() {
     rig.declare_topology().await;
     let count = 40;
     for n in 0..count {
-        rig.put_letter(&task("x"), letter(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
+        rig.put_dead_letter(&task("x"), dead_properties(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
     }
     let console = Console::start(&rig, None, &[]).await;
     console.shows("/failed", &format!("{count}</span>")).await;
@@ -86,7 +90,7 @@ async fn a_slow_action_is_cancelled_or_goes_on_after_a_restart() {
     let sent = rig.amqp.count(&work).await.expect("a queue");
     assert!(sent < count, "{sent}");
     assert!(page.contains(&format!("{} not done", count - sent)), "{sent}: {page}");
-    rig.letters(count - sent).await;
+    rig.wait_for_dead_letters(count - sent).await;
 }
 
 #[tokio::test]
@@ -94,7 +98,7 @@ async fn what_is_discarded_can_be_restored_from_its_action() {
     let rig = Rig::new("console.discard").await;
     rig.declare_topology().await;
     for n in 0..3 {
-        rig.put_letter(&task("x"), letter(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
+        rig.put_dead_letter(&task("x"), dead_properties(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
     }
     let console = Console::start(&rig, None, &[]).await;
     console.shows("/failed", "3</span>").await;
@@ -103,14 +107,14 @@ async fn what_is_discarded_can_be_restored_from_its_action() {
     assert!(refused.status == StatusCode::BAD_REQUEST && refused.text.contains("Say why"), "{}", refused.text);
     console.post(&path, &[("do", "confirm"), ("reason", "a test")]).await;
     console.shows(&path, "2 discarded").await;
-    rig.letters(1).await;
+    rig.wait_for_dead_letters(1).await;
     let [_, discarded, _] = rig.tool_queues();
     assert_eq!(rig.amqp.count(&discarded).await, Some(2));
     let action = path.trim_start_matches("/actions/").to_owned();
     let back = console.count(&[("what", "restore"), ("query", &format!("action={action}"))]).await;
     console.post(&back, &[("do", "confirm")]).await;
     console.shows(&back, "2 restored").await;
-    rig.letters(3).await;
+    rig.wait_for_dead_letters(3).await;
     // Who did it, what, and why: one line in the log for each action.
     let audited = |what: &str| {
         let lines = console.process.lines();
@@ -135,7 +139,7 @@ async fn what_cannot_be_set_aside_can_be_discarded_for_good() {
     let [_, discarded, _] = rig.tool_queues();
     rig.amqp.delete(&discarded).await;
     for n in 0..3 {
-        rig.put_letter(&task("x"), letter(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
+        rig.put_dead_letter(&task("x"), dead_properties(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
     }
     let console = Console::start(&rig, None, &[]).await;
     console.shows("/failed", "3</span>").await;
@@ -144,7 +148,7 @@ async fn what_cannot_be_set_aside_can_be_discarded_for_good() {
     console.post(&path, &[("do", "confirm"), ("reason", "a test")]).await;
     let page = console.shows(&path, "Discard the rest for good…").await;
     assert!(page.contains("there is no queue") && page.contains("2 not done"), "{page}");
-    rig.letters(3).await;
+    rig.wait_for_dead_letters(3).await;
     let action = path.trim_start_matches("/actions/").to_owned();
     let gone = console.count(&[("what", "delete"), ("rest_of", &action)]).await;
     let counted = console.get(&gone).await.text;
@@ -155,7 +159,7 @@ async fn what_cannot_be_set_aside_can_be_discarded_for_good() {
     assert!(refused.status == StatusCode::BAD_REQUEST && refused.text.contains("Say why"), "{}", refused.text);
     console.post(&gone, &[("do", "confirm"), ("reason", "too large")]).await;
     console.shows(&gone, "2 discarded for good").await;
-    rig.letters(1).await;
+    rig.wait_for_dead_letters(1).await;
     assert!(!console.get(&gone).await.text.contains("Restore these"), "nothing can be restored");
 }
 
@@ -180,7 +184,7 @@ async fn an_event_is_previewed_by_the_rules_as_they_are_now() {
         ("region", text("co")),
     ];
     let event = br#"{"number":7,"customer":{"name":"Ana","crmid":"64b1f0"}}"#;
-    rig.put_letter(event, letter(None, "mapping_failed", reason, &more)).await;
+    rig.put_dead_letter(event, dead_properties(None, "mapping_failed", reason, &more)).await;
     let settings = [("WTW_EVENTS_RULES_FILE", rules.to_str().expect("a path"))];
     let console = Console::start(&rig, None, &settings).await;
     console.shows("/failed", "1</span>").await;
@@ -210,7 +214,7 @@ async fn an_event_is_previewed_by_the_rules_as_they_are_now() {
     let good = console.get(&message).await.text;
     let shown = show().await;
     for page in [good.replace("&quot;", "\""), shown] {
-        for part in ["A replay would send this by rule closed", "\"name\": \"Call Ana\"", "\"id_record\": \"64b1f0\""] {
+        for part in ["A replay sends this by rule closed", "\"name\": \"Call Ana\"", "\"id_record\": \"64b1f0\""] {
             assert!(page.contains(part), "{part} is not in {page}");
         }
     }
@@ -260,8 +264,11 @@ async fn an_edit_keeps_the_id_and_what_was_not_changed() {
     assert_eq!(applied.code, Some(0), "{}", applied.stderr);
     rig.declare_tool_queues().await;
     let body = r#"{ "id_record":"7", "name":"a", "name_module":"cases","completion_date":"2026-13-01 10:00:00", "wolkvox_owner":"ADMIN_@demo" }"#;
-    rig.put_letter(body.as_bytes(), letter(Some("m-1"), "invalid_task", "completion_date: is \"2026-13-01\"", &[]))
-        .await;
+    rig.put_dead_letter(
+        body.as_bytes(),
+        dead_properties(Some("m-1"), "invalid_task", "completion_date: is \"2026-13-01\"", &[]),
+    )
+    .await;
     let console = Console::start(&rig, None, &settings).await;
     console.shows("/failed", "1</span>").await;
     let edit = format!("{}/edit", console.message("m-1").await);
@@ -279,7 +286,7 @@ async fn an_edit_keeps_the_id_and_what_was_not_changed() {
     let headers = [("origin", console.url.as_str())];
     let expired = console.post_as(&edit, &fields("2026-12-03 10:00:00"), &headers).await;
     assert!(expired.text.contains("as you wrote it") && expired.text.contains("2026-12-03"), "{}", expired.text);
-    rig.letters(1).await;
+    rig.wait_for_dead_letters(1).await;
     let good = console.post(&edit, &fields("2026-12-01 10:00:00")).await;
     assert_eq!(good.status, StatusCode::SEE_OTHER, "{}", good.text);
     console.post(&good.location, &[("do", "confirm")]).await;
@@ -288,5 +295,5 @@ async fn an_edit_keeps_the_id_and_what_was_not_changed() {
     assert_eq!(crate::support::amqp::id(&copy), "m-1");
     let edited = crate::support::amqp::text(&copy, "x-wtw-edited");
     assert!(edited.starts_with("completion_date at ") && edited.contains("by local; before: sha256 "), "{edited}");
-    rig.letters(0).await;
+    rig.wait_for_dead_letters(0).await;
 }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 use super::Console;
-use crate::dead_letters::letter;
+use crate::dead_letters::dead_properties;
 use crate::support::eventually;
 use crate::support::rig::{Rig, Worker, settled, task, task_with};
 
@@ -131,7 +131,7 @@ fn rejected(id: &str, said: &str, at: &str, more: &[(&str, AMQPValue)]) -> lapin
         ("x-wtw-attempts", AMQPValue::LongLongInt(1)),
         ("x-wtw-history", text(&history.to_string())),
     ];
-    letter(Some(id), "rejected", &reason, &[&all[..], more].concat())
+    dead_properties(Some(id), "rejected", &reason, &[&all[..], more].concat())
 }
 
 /// The night shift: an outage, the failed group, one field edited, replayed, created.
@@ -188,15 +188,19 @@ async fn put_letters(rig: &Rig) {
     };
     for (n, id) in ["invoice-1007", "invoice-1008", "invoice-1012"].iter().enumerate() {
         let minutes = i64::try_from(n).expect("small") * 7 + 3;
-        rig.put_letter(&owner(id), rejected(id, "THE OWNER agent_7@demo IS INACTIVE", &at(minutes), &[])).await;
+        rig.put_dead_letter(&owner(id), rejected(id, "THE OWNER agent_7@demo IS INACTIVE", &at(minutes), &[])).await;
     }
     let text = |text: &str| AMQPValue::LongString(text.into());
     let bad = task_with("visit-88", json!({ "completion_date": "2026-13-01 10:00:00" }));
     let reason = "completion_date: is \"2026-13-01 10:00:00\", not a date that exists";
     let more = [("x-wtw-failed-at", text(&at(25))), ("x-wtw-error-stage", text("map"))];
-    rig.put_letter(&bad, letter(Some("visit-88"), "invalid_task", reason, &more)).await;
+    rig.put_dead_letter(&bad, dead_properties(Some("visit-88"), "invalid_task", reason, &more)).await;
     let maybe = [("x-wtw-possibly-created", AMQPValue::Boolean(true)), ("x-wtw-failed-at", text(&at(61)))];
-    rig.put_letter(&task("visit-90"), letter(Some("visit-90"), "unknown", "no answer within 20s", &maybe)).await;
+    rig.put_dead_letter(
+        &task("visit-90"),
+        dead_properties(Some("visit-90"), "unknown", "no answer within 20s", &maybe),
+    )
+    .await;
 }
 
 async fn mends_one(rig: &Rig, console: &Console, browser: &Browser) {
@@ -207,7 +211,7 @@ async fn mends_one(rig: &Rig, console: &Console, browser: &Browser) {
     browser.pictures("failed").await;
     browser.clicks("//li[.//h2[contains(., 'completion_date')]]//a[contains(., 'Show')]").await;
     browser.clicks("//a[text()='visit-88']").await;
-    browser.sees("A replay would be refused again").await;
+    browser.sees("The worker refuses a replay again").await;
     let marked = browser.client.find(Locator::Css("mark")).await.expect("a mark").text().await.expect("text");
     assert!(marked.contains("2026-13-01"), "{marked}");
     browser.is_well_made().await;
@@ -260,14 +264,14 @@ async fn zero_one_and_100_000_dead_letters_are_shown_in_bounded_memory() {
     let browser = Browser::start(false, 1280).await;
     browser.goes(&format!("{}/failed", console.url)).await;
     browser.sees("No message has failed.").await;
-    rig.put_letter(&task("one"), letter(Some("one"), "rejected", "no such record", &[])).await;
+    rig.put_dead_letter(&task("one"), dead_properties(Some("one"), "rejected", "no such record", &[])).await;
     browser.clicks("//button[contains(., 'Read the queue again')]").await;
     browser.sees("1 message").await;
-    let letters = (1..100_000).map(|n: u32| {
+    let dead_letters = (1..100_000).map(|n: u32| {
         let reason = format!("name: is \"customer {n}\", not allowed ({})", ["x", "y", "z"][n as usize % 3]);
-        (task(&format!("task-{n}")), letter(Some(&format!("m-{n}")), "invalid_task", &reason, &[]))
+        (task(&format!("task-{n}")), dead_properties(Some(&format!("m-{n}")), "invalid_task", &reason, &[]))
     });
-    rig.amqp.flood(&rig.dead_letter_queue(), letters).await;
+    rig.amqp.flood(&rig.dead_letter_queue(), dead_letters).await;
     console.reads("/failed", "100,000 messages").await;
     browser.goes(&format!("{}/failed", console.url)).await;
     browser.sees("33,333").await;

@@ -5,7 +5,7 @@ use reqwest::StatusCode;
 use serde_json::json;
 
 use super::Console;
-use crate::dead_letters::letter;
+use crate::dead_letters::dead_properties;
 use crate::support::rig::{Rig, task, task_with};
 
 const MAYBE: [(&str, AMQPValue); 1] = [("x-wtw-possibly-created", AMQPValue::Boolean(true))];
@@ -15,9 +15,9 @@ async fn a_large_body_is_cut_and_downloaded_whole_and_numbers_stay_exact() {
     let rig = Rig::new("console.large").await;
     rig.declare_topology().await;
     let number = r#"{"id_record":12345678901234567890123,"price":1.50}"#;
-    rig.put_letter(number.as_bytes(), letter(Some("m-1"), "invalid_task", "name: is missing", &[])).await;
+    rig.put_dead_letter(number.as_bytes(), dead_properties(Some("m-1"), "invalid_task", "name: is missing", &[])).await;
     let large = task_with("large", json!({ "description": "d".repeat(100_000) }));
-    rig.put_letter(&large, letter(Some("m-2"), "rejected", "no", &[])).await;
+    rig.put_dead_letter(&large, dead_properties(Some("m-2"), "rejected", "no", &[])).await;
     let console = Console::start(&rig, None, &[]).await;
     console.shows("/failed", "2 messages").await;
     let exact = console.get(&console.message("m-1").await).await.text;
@@ -37,7 +37,7 @@ async fn a_large_body_is_cut_and_downloaded_whole_and_numbers_stay_exact() {
             "a form is never taken away: {path}"
         );
     }
-    rig.letters(2).await;
+    rig.wait_for_dead_letters(2).await;
 }
 
 #[tokio::test]
@@ -45,7 +45,7 @@ async fn messages_in_doubt_are_checked_off_and_the_marks_survive_a_restart() {
     let rig = Rig::new("console.doubt").await;
     rig.declare_topology().await;
     for id in ["m-1", "m-2"] {
-        rig.put_letter(&task(id), letter(Some(id), "unknown", "no answer", &MAYBE)).await;
+        rig.put_dead_letter(&task(id), dead_properties(Some(id), "unknown", "no answer", &MAYBE)).await;
     }
     let console = Console::start(&rig, None, &[]).await;
     let page = console.shows("/doubt", "In doubt: 2 messages").await;
@@ -72,7 +72,7 @@ async fn a_message_whose_id_is_taken_is_replayed_with_a_new_one() {
     let applied = crate::support::process::run(&["topology", "--apply"], &rig.env(&settings), b"").await;
     assert_eq!(applied.code, Some(0), "{}", applied.stderr);
     rig.declare_tool_queues().await;
-    rig.put_letter(&task("x"), letter(Some("m-1"), "id_conflict", "its id is another task's", &[])).await;
+    rig.put_dead_letter(&task("x"), dead_properties(Some("m-1"), "id_conflict", "its id is another task's", &[])).await;
     let console = Console::start(&rig, None, &settings).await;
     console.shows("/failed", "1</span>").await;
     let edit = format!("{}/edit", console.message("m-1").await);
@@ -87,5 +87,5 @@ async fn a_message_whose_id_is_taken_is_replayed_with_a_new_one() {
     assert_ne!(id, "m-1");
     assert_eq!(crate::support::amqp::text(&copy, "x-wtw-message-id"), id);
     assert_eq!(copy.data, task("x"));
-    rig.letters(0).await;
+    rig.wait_for_dead_letters(0).await;
 }

@@ -4,7 +4,7 @@ use lapin::types::AMQPValue;
 use reqwest::StatusCode;
 
 use super::{Console, password_file};
-use crate::dead_letters::letter;
+use crate::dead_letters::dead_properties;
 use crate::support::process::run;
 use crate::support::rig::{Rig, task_with};
 
@@ -14,7 +14,7 @@ const MAYBE: [(&str, AMQPValue); 1] = [("x-wtw-possibly-created", AMQPValue::Boo
 async fn a_post_needs_this_sites_origin_and_this_sessions_token() {
     let rig = Rig::new("console.posts").await;
     rig.declare_topology().await;
-    rig.put_letter(b"{}", letter(Some("m-1"), "rejected", "no", &[])).await;
+    rig.put_dead_letter(b"{}", dead_properties(Some("m-1"), "rejected", "no", &[])).await;
     let console = Console::start(&rig, None, &[]).await;
     console.shows("/failed", "1</span>").await;
     let token = console.token().await;
@@ -41,7 +41,7 @@ async fn a_post_needs_this_sites_origin_and_this_sessions_token() {
     console.shows("/failed", "1</span>").await;
     let taken = console.post_as("/actions", &right, &[("origin", &origin)]).await;
     assert_eq!(taken.status, StatusCode::SEE_OTHER, "{}", taken.text);
-    rig.letters(1).await;
+    rig.wait_for_dead_letters(1).await;
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn what_others_wrote_is_text_on_every_page() {
         MAYBE[0].clone(),
     ];
     let body = task_with(evil, serde_json::json!({ "description": evil, evil: evil }));
-    rig.put_letter(&body, letter(Some(evil), evil, &format!("name: {evil}"), &more)).await;
+    rig.put_dead_letter(&body, dead_properties(Some(evil), evil, &format!("name: {evil}"), &more)).await;
     let console = Console::start(&rig, None, &[]).await;
     console.shows("/failed", "1</span>").await;
     let list = console.get("/failed?view=list").await.text;
@@ -165,8 +165,11 @@ async fn beyond_loopback_a_password_is_needed_to_start() {
 async fn passwords_open_the_console_and_wrong_ones_wait() {
     let rig = Rig::new("console.login").await;
     rig.declare_topology().await;
-    rig.put_letter(br#"{"name":"secret body"}"#, letter(Some("m-1"), "rejected", "name: is \"secret reason\"", &[]))
-        .await;
+    rig.put_dead_letter(
+        br#"{"name":"secret body"}"#,
+        dead_properties(Some("m-1"), "rejected", "name: is \"secret reason\"", &[]),
+    )
+    .await;
     let hash = async |password: &[u8]| run(&["console", "--hash-password"], &Vec::new(), password).await.stdout;
     let (_folder, operators) = password_file(&hash(b"operators' own").await);
     let (_other, viewers) = password_file(&format!("eye:{}", hash(b"viewers' own").await));
@@ -214,14 +217,14 @@ async fn passwords_open_the_console_and_wrong_ones_wait() {
     assert!(waits.status == StatusCode::TOO_MANY_REQUESTS && waits.text.contains("Try again in 2 s"), "{}", waits.text);
     let entered = async || (login("ana", "operators' own").await.status == StatusCode::SEE_OTHER).then_some(());
     crate::support::eventually("it may enter again", entered).await;
-    rig.letters(1).await;
+    rig.wait_for_dead_letters(1).await;
 }
 
 #[tokio::test]
 async fn a_console_that_is_read_only_lets_nobody_act() {
     let rig = Rig::new("console.readonly").await;
     rig.declare_topology().await;
-    rig.put_letter(b"{}", letter(Some("m-1"), "rejected", "no", &[])).await;
+    rig.put_dead_letter(b"{}", dead_properties(Some("m-1"), "rejected", "no", &[])).await;
     let console = Console::start(&rig, None, &[("WTW_CONSOLE_READ_ONLY", "true")]).await;
     let page = console.shows("/failed", "1</span>").await;
     assert!(!page.contains("Replay…"), "{page}");
@@ -233,7 +236,7 @@ async fn a_console_that_is_read_only_lets_nobody_act() {
         let refused = console.post(path, fields).await;
         assert_eq!(refused.status, StatusCode::FORBIDDEN, "{path}: {}", refused.text);
     }
-    rig.letters(1).await;
+    rig.wait_for_dead_letters(1).await;
 }
 
 #[tokio::test]
@@ -276,7 +279,7 @@ async fn nobody_but_a_trusted_proxy_names_the_user() {
 async fn many_viewers_read_the_queue_once() {
     let rig = Rig::new("console.viewers").await;
     rig.declare_topology().await;
-    rig.put_letter(b"{}", letter(Some("m-1"), "rejected", "no", &[])).await;
+    rig.put_dead_letter(b"{}", dead_properties(Some("m-1"), "rejected", "no", &[])).await;
     let console = Console::start(&rig, None, &[]).await;
     console.shows("/failed", "1</span>").await;
     for _ in 0..10 {

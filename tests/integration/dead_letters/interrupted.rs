@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::replaying::eventually_quiet;
-use super::{letter, succeeds, tool};
+use super::{dead_properties, succeeds, tool};
 use crate::support::process::Process;
 use crate::support::rig::{LedgerFile, Rig, task};
 
@@ -21,7 +21,7 @@ async fn replay_that_is_killed_repeatedly_creates_each_task_once() {
         let name = format!("n-{n}");
         // Half of them have no id.
         let id = (n % 2 == 0).then(|| format!("m-{n}"));
-        rig.put_letter(&task(&name), letter(id.as_deref(), "rejected", "no", &[])).await;
+        rig.put_dead_letter(&task(&name), dead_properties(id.as_deref(), "rejected", "no", &[])).await;
         names.insert(name);
     }
     let env = rig.env(&settings);
@@ -37,8 +37,8 @@ async fn replay_that_is_killed_repeatedly_creates_each_task_once() {
         replay.kill().await;
     }
     let last = tool(&env, &["replay", "--yes", "--all"]).await;
-    // A letter whose copy was confirmed right before a kill stays, with its task created: that is all that may be left.
-    let stayed = ["their task was created meanwhile", "nothing was replayed"];
+    // A dead_letter whose copy was confirmed right before a kill stays, with its task created: that is all that may be left.
+    let stayed = ["their task has been created since", "nothing was replayed"];
     let done = last.code == Some(0) || stayed.iter().any(|why| last.stderr.contains(why));
     assert!(done, "{:?}: {}", last.code, last.stderr);
     eventually_quiet(&rig).await;
@@ -54,8 +54,9 @@ async fn interrupted_slow_replay_continues_and_holds_no_message_for_long() {
     let rig = Rig::new("letters.slow").await;
     let _worker = rig.worker(&[]).await;
     for n in 0..30 {
-        rig.put_letter(&task(&format!("n-{n}")), letter(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
-        rig.put_letter(b"no task", letter(Some(&format!("bad-{n}")), "invalid_message", "no", &[])).await;
+        rig.put_dead_letter(&task(&format!("n-{n}")), dead_properties(Some(&format!("m-{n}")), "rejected", "no", &[]))
+            .await;
+        rig.put_dead_letter(b"no task", dead_properties(Some(&format!("bad-{n}")), "invalid_message", "no", &[])).await;
     }
     let env = rig.env(&[]);
     let slowly = |rate| ["dead-letters", "replay", "--yes", "--kind", "rejected", "--hold", "1s", "--rate", rate];
@@ -68,6 +69,6 @@ async fn interrupted_slow_replay_continues_and_holds_no_message_for_long() {
     succeeds(&env, &slowly("10")[1..]).await;
     assert!(began.elapsed().as_secs_f64() > 1.0, "slowly, and longer than it may hold anything");
     rig.crm.created(30).await;
-    rig.letters(30).await;
+    rig.wait_for_dead_letters(30).await;
     assert_eq!(rig.crm.names().await.len(), 30);
 }

@@ -6,7 +6,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
-use super::{letter, succeeds, tool};
+use super::{dead_properties, succeeds, tool};
 use crate::support::process::{Process, run};
 use crate::support::rig::{Rig, task};
 
@@ -21,9 +21,9 @@ async fn letters_are_counted_by_kind_and_reason_and_found_by_every_filter() {
     let env = rig.env(&[]);
     assert_eq!(parse(&succeeds(&env, &["list", "--json"]).await), json!([]));
     let maybe = [("x-wtw-possibly-created", AMQPValue::Boolean(true))];
-    rig.put_letter(&task("one"), letter(Some("m-1"), "rejected", "no \x1b[31mowner", &[])).await;
-    rig.put_letter(&task("two"), letter(Some("m-2"), "rejected", "no \x1b[31mowner", &[])).await;
-    rig.put_letter(&task("three"), letter(None, "unknown", "timeout", &maybe)).await;
+    rig.put_dead_letter(&task("one"), dead_properties(Some("m-1"), "rejected", "no \x1b[31mowner", &[])).await;
+    rig.put_dead_letter(&task("two"), dead_properties(Some("m-2"), "rejected", "no \x1b[31mowner", &[])).await;
+    rig.put_dead_letter(&task("three"), dead_properties(None, "unknown", "timeout", &maybe)).await;
     let table = succeeds(&env, &["list"]).await;
     assert!(table.contains("dead letters: 3") && !table.contains('\x1b'), "{table:?}");
     let groups = parse(&succeeds(&env, &["list", "--json"]).await);
@@ -44,7 +44,7 @@ async fn letters_are_counted_by_kind_and_reason_and_found_by_every_filter() {
     ] {
         let listed = parse(&succeeds(&env, &[&["list", "--each", "--json"], filter].concat()).await);
         let listed = listed.as_array().expect("an array").iter();
-        let mut ids: Vec<_> = listed.map(|letter| letter["message_id"].as_str().unwrap_or("")).collect();
+        let mut ids: Vec<_> = listed.map(|dead_letter| dead_letter["message_id"].as_str().unwrap_or("")).collect();
         ids.sort_unstable();
         assert_eq!(ids, found, "{filter:?}");
     }
@@ -61,7 +61,7 @@ async fn show_prints_a_dead_letter_and_what_a_replay_sends() {
     rig.crm.faults(json!([{ "action": "code:412:THE RECORD DOES NOT EXIST", "name_contains": "lost" }])).await;
     rig.publish("m-1", &task("lost")).await;
     rig.publish("m-2", b"\xff\x1b").await;
-    rig.letters(2).await;
+    rig.wait_for_dead_letters(2).await;
     let env = rig.env(&[]);
     let shown = succeeds(&env, &["show", "m-1"]).await;
     for part in [
@@ -71,18 +71,18 @@ async fn show_prints_a_dead_letter_and_what_a_replay_sends() {
         "412",
         "attempts          1",
         "rejected",
-        "A replay would send this",
+        "A replay sends this",
     ] {
         assert!(shown.contains(part), "{part} is not in {shown}");
     }
     let shown = parse(&succeeds(&env, &["show", "m-1", "--json"]).await);
-    let letter = &shown[0];
-    assert_eq!((&letter["kind"], &letter["history"][0]["outcome"]), (&json!("rejected"), &json!("rejected")));
+    let dead_letter = &shown[0];
+    assert_eq!((&dead_letter["kind"], &dead_letter["history"][0]["outcome"]), (&json!("rejected"), &json!("rejected")));
     assert_eq!(
-        (&letter["published_to"], &letter["body"]),
+        (&dead_letter["published_to"], &dead_letter["body"]),
         (&json!(rig.queue), &json!(String::from_utf8(task("lost")).unwrap()))
     );
-    assert_eq!(letter["replay"]["payload"]["fields"]["name"], "lost");
+    assert_eq!(dead_letter["replay"]["payload"]["fields"]["name"], "lost");
     let shown = succeeds(&env, &["show", "m-2"]).await;
     assert!(shown.contains("/xs=") && shown.contains("would be refused again") && !shown.contains('\x1b'), "{shown:?}");
     let control = tool(&env, &["show", "m-2", "--json"]).await.stdout;
@@ -106,9 +106,10 @@ async fn what_is_exported_is_published_back_byte_for_byte() {
         ("h-int", AMQPValue::LongInt(-7)),
         ("h-table", AMQPValue::FieldTable(FieldTable::default())),
     ];
-    let properties = letter(Some("m-1"), "unknown", "timeout", &more).with_content_type("x/y".into()).with_priority(4);
-    rig.put_letter(b"\xff\x00\x1b", properties.clone()).await;
-    rig.put_letter(&task("two"), letter(Some("m-2"), "rejected", "no", &[])).await;
+    let properties =
+        dead_properties(Some("m-1"), "unknown", "timeout", &more).with_content_type("x/y".into()).with_priority(4);
+    rig.put_dead_letter(b"\xff\x00\x1b", properties.clone()).await;
+    rig.put_dead_letter(&task("two"), dead_properties(Some("m-2"), "rejected", "no", &[])).await;
     let folder = crate::support::rig::LedgerFile::new();
     let file = folder.folder().join("letters.jsonl");
     let file = file.to_str().expect("a path");
@@ -118,7 +119,7 @@ async fn what_is_exported_is_published_back_byte_for_byte() {
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(file).expect("a file").permissions());
     assert_eq!(mode & 0o777, 0o600, "readable by its owner alone");
     assert_eq!(succeeds(&env, &["export", "--kind", "unknown"]).await, exported);
-    rig.letters(2).await;
+    rig.wait_for_dead_letters(2).await;
     let refused = run(&["publish", file], &env, b"").await;
     assert!(refused.code == Some(1) && refused.stderr.contains("nothing was published"), "{}", refused.stderr);
     let published = run(&["publish", "--no-validate", file], &env, b"").await;
@@ -162,26 +163,26 @@ async fn looking_leaves_the_queue_as_it_was_also_when_it_is_killed_or_not_alone(
     rig.declare_topology().await;
     let mut put = Vec::new();
     for n in 0..600 {
-        let properties = letter(Some(&format!("m-{n}")), "rejected", "no", &[]);
-        rig.put_letter(&task(&n.to_string()), properties.clone()).await;
+        let properties = dead_properties(Some(&format!("m-{n}")), "rejected", "no", &[]);
+        rig.put_dead_letter(&task(&n.to_string()), properties.clone()).await;
         put.push((task(&n.to_string()), properties));
     }
     let env = rig.env(&[]);
     for _ in 0..3 {
         assert!(succeeds(&env, &["list"]).await.contains("dead letters: 600"));
-        rig.letters(600).await;
+        rig.wait_for_dead_letters(600).await;
         succeeds(&env, &["show", "m-599"]).await;
-        rig.letters(600).await;
+        rig.wait_for_dead_letters(600).await;
     }
     // Two at once share what is there, and neither fails.
     let (one, other) = tokio::join!(succeeds(&env, &["list"]), succeeds(&env, &["export"]));
     assert!(one.contains("dead letters: "), "{one} {other}");
-    rig.letters(600).await;
+    rig.wait_for_dead_letters(600).await;
     for _ in 0..5 {
         let looking = Process::start(&["dead-letters", "export"], &env);
         crate::support::eventually("it looks", || async { (looking.lines().len() > 50).then_some(()) }).await;
         looking.kill().await;
     }
-    rig.letters(600).await;
+    rig.wait_for_dead_letters(600).await;
     assert!(content(&rig).await == sorted(put), "another content");
 }

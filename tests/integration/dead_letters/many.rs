@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{letter, succeeds};
+use super::{dead_properties, succeeds};
 use crate::support::eventually;
 use crate::support::process::{Env, Process};
 use crate::support::rig::{LedgerFile, Rig, task, task_with};
@@ -10,7 +10,7 @@ use crate::support::rig::{LedgerFile, Rig, task, task_with};
 /// The most memory that the tool takes, in KiB: a list takes two thirds of it, a replay holds a window of copies, too.
 const MOST: u64 = 72 << 10;
 
-/// How many letters: `TEST_LETTERS`, or fewer than fit the time that tests should take.
+/// How many dead_letters: `TEST_LETTERS`, or fewer than fit the time that tests should take.
 #[expect(clippy::disallowed_methods, reason = "how tests are run is no configuration of the worker")]
 fn count() -> u32 {
     let given = std::env::var("TEST_LETTERS").ok();
@@ -40,36 +40,37 @@ async fn long_dead_letter_queue_is_handled_in_bounded_memory() {
     let count = count();
     // Together they are more than the tool may take.
     let description = "d".repeat(5_000);
-    let letters = (0..count).map(|n| {
+    let dead_letters = (0..count).map(|n| {
         let body = task_with(&n.to_string(), serde_json::json!({ "description": description }));
-        (body, letter(Some(&format!("m-{n}")), "rejected", &format!("reason {}", n % 7), &[]))
+        (body, dead_properties(Some(&format!("m-{n}")), "rejected", &format!("reason {}", n % 7), &[]))
     });
-    rig.amqp.flood(&rig.dead_letter_queue(), letters).await;
+    rig.amqp.flood(&rig.dead_letter_queue(), dead_letters).await;
     let env = rig.env(&[]);
     let (peak, said) = measured(&["dead-letters", "list"], &env).await;
     assert!(peak > 1_000 && peak < MOST, "{peak} KiB");
     assert!(said.contains(&format!("dead letters: {count}")), "{said}");
-    rig.letters(count).await;
+    rig.wait_for_dead_letters(count).await;
 
     // With nobody's question in between: the broker has to have put all of them back before they are gone through again.
     let (peak, said) = measured(&["dead-letters", "replay", "--all", "--yes"], &env).await;
     assert!(peak > 1_000 && peak < MOST, "{peak} KiB");
     assert!(said.contains(&format!("each confirmed: {count}")), "{said}");
-    rig.letters(0).await;
+    rig.wait_for_dead_letters(0).await;
     assert_eq!(rig.amqp.count(&rig.queue).await, Some(count), "no copy more, and none less");
 }
 
-/// Of memory that the tool may take at its height where letters are large, in KiB.
+/// Of memory that the tool may take at its height where dead_letters are large, in KiB.
 const MOST_OF_LARGE: u64 = 150 << 10;
 const LARGE: u32 = 60;
 
-/// A small letter, and then large ones that together are more than the tool may take.
+/// A small dead_letter, and then large ones that together are more than the tool may take.
 async fn large_behind_small(rig: &Rig) {
     rig.declare_topology().await;
-    rig.put_letter(&task("small"), letter(Some("small"), "rejected", "no", &[])).await;
+    rig.put_dead_letter(&task("small"), dead_properties(Some("small"), "rejected", "no", &[])).await;
     let large = vec![0xff; 4 << 20];
-    let letters = (0..LARGE).map(|n| (large.clone(), letter(Some(&format!("m-{n}")), "too_large", "no", &[])));
-    rig.amqp.flood(&rig.dead_letter_queue(), letters).await;
+    let dead_letters =
+        (0..LARGE).map(|n| (large.clone(), dead_properties(Some(&format!("m-{n}")), "too_large", "no", &[])));
+    rig.amqp.flood(&rig.dead_letter_queue(), dead_letters).await;
 }
 
 #[tokio::test]
@@ -84,12 +85,12 @@ async fn large_messages_behind_a_small_one_take_bounded_memory() {
         (&["export", "--output", file.to_str().expect("a path")], ": 61"),
         (&["discard", "--all", "--yes", "--reason", "test"], "discarded: 61"),
     ] {
-        rig.letters(LARGE + 1).await;
+        rig.wait_for_dead_letters(LARGE + 1).await;
         let (peak, said) = measured(&[&["dead-letters"], args].concat(), &env).await;
         assert!(peak > 1_000 && peak < MOST_OF_LARGE, "{args:?}: {peak} KiB");
         assert!(said.contains(says), "{args:?}: {said}");
     }
-    rig.letters(0).await;
+    rig.wait_for_dead_letters(0).await;
 }
 
 #[tokio::test]
@@ -108,12 +109,12 @@ async fn replay_ends_when_a_message_is_not_reached_within_the_hold() {
     eventually("it edits", || async { std::fs::exists(&begun).expect("looked").then_some(()) }).await;
     // Gone since it was seen: to learn that, the whole queue has to be read, which takes longer than a second.
     succeeds(&env, &["discard", "small", "--yes", "--reason", "test"]).await;
-    rig.letters(LARGE).await;
+    rig.wait_for_dead_letters(LARGE).await;
     std::fs::write(&go, "").expect("written");
     assert_eq!(replay.ended().await.code(), Some(1));
     let said = replay.lines().join("\n");
     for part in ["each confirmed: 0", "was reached within 1s: raise --hold", "the edited body is kept in"] {
         assert!(said.contains(part), "{part} is not in {said}");
     }
-    rig.letters(LARGE).await;
+    rig.wait_for_dead_letters(LARGE).await;
 }

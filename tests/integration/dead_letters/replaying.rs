@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde_json::json;
 
-use super::{letter, succeeds, tool};
+use super::{dead_properties, succeeds, tool};
 use crate::support::redis::Redis;
 use crate::support::rig::{LedgerFile, Rig, properties, task, task_with};
 
@@ -15,7 +15,7 @@ const MAYBE: [(&str, AMQPValue); 1] = [("x-wtw-possibly-created", AMQPValue::Boo
 async fn nothing_is_replayed_or_discarded_without_confirmation() {
     let rig = Rig::new("letters.word").await;
     rig.declare_topology().await;
-    rig.put_letter(&task("one"), letter(Some("m-1"), "rejected", "no", &[])).await;
+    rig.put_dead_letter(&task("one"), dead_properties(Some("m-1"), "rejected", "no", &[])).await;
     let env = rig.env(&[]);
     for (args, code, says) in [
         (&["replay"][..], 2, "say which messages"),
@@ -29,7 +29,7 @@ async fn nothing_is_replayed_or_discarded_without_confirmation() {
         let refused = tool(&env, args).await;
         assert_eq!(refused.code, Some(code), "{args:?}: {}", refused.stderr);
         assert!(refused.stderr.contains(says), "{args:?}: {}", refused.stderr);
-        rig.letters(1).await;
+        rig.wait_for_dead_letters(1).await;
     }
     assert_eq!(rig.waiting().await, 0);
 }
@@ -38,12 +38,12 @@ async fn nothing_is_replayed_or_discarded_without_confirmation() {
 async fn replay_announces_its_plan_and_takes_only_allowed_messages() {
     let rig = Rig::new("letters.replay").await;
     let _worker = rig.worker(&[]).await;
-    rig.put_letter(&task("plain"), letter(Some("m-1"), "rejected", "no", &[])).await;
+    rig.put_dead_letter(&task("plain"), dead_properties(Some("m-1"), "rejected", "no", &[])).await;
     let replayed = [("x-wtw-replay-count", AMQPValue::LongLongInt(2))];
-    rig.put_letter(&task("again"), letter(Some("m-2"), "rejected", "no", &replayed)).await;
-    rig.put_letter(&task("nameless"), letter(None, "rejected", "no", &[])).await;
-    rig.put_letter(&task("maybe"), letter(Some("m-4"), "unknown", "timeout", &MAYBE)).await;
-    rig.put_letter(b"no task", letter(Some("m-5"), "invalid_message", "no", &[])).await;
+    rig.put_dead_letter(&task("again"), dead_properties(Some("m-2"), "rejected", "no", &replayed)).await;
+    rig.put_dead_letter(&task("nameless"), dead_properties(None, "rejected", "no", &[])).await;
+    rig.put_dead_letter(&task("maybe"), dead_properties(Some("m-4"), "unknown", "timeout", &MAYBE)).await;
+    rig.put_dead_letter(b"no task", dead_properties(Some("m-5"), "invalid_message", "no", &[])).await;
     let env = rig.env(&[]);
     let done = tool(&env, &["replay", "--yes", "--all"]).await;
     assert_eq!(done.code, Some(0), "{}", done.stderr);
@@ -62,13 +62,13 @@ async fn replay_announces_its_plan_and_takes_only_allowed_messages() {
     rig.crm.created(3).await;
     assert_eq!(rig.crm.names().await, ["again", "nameless", "plain"]);
     // The one that is refused again comes back, counted; the other is still there.
-    rig.letters(2).await;
+    rig.wait_for_dead_letters(2).await;
     let shown = succeeds(&env, &["show", "m-5"]).await;
     assert!(shown.contains("replayed before   1"), "{shown}");
     let done = succeeds(&env, &["replay", "--yes", "--include-unknown", "m-4"]).await;
     assert!(done.contains("each confirmed: 1"), "{done}");
     rig.crm.created(4).await;
-    rig.letters(1).await;
+    rig.wait_for_dead_letters(1).await;
 }
 
 #[tokio::test]
@@ -78,9 +78,10 @@ async fn replayed_copy_keeps_body_and_properties_and_names_its_queue() {
     let applied = crate::support::process::run(&["topology", "--apply"], &env, b"").await;
     assert_eq!(applied.code, Some(0), "{}", applied.stderr);
     let theirs = [("theirs", AMQPValue::Timestamp(7))];
-    let properties =
-        letter(Some("m-1"), "rejected", "no", &theirs).with_app_id("a".into()).with_expiration("1000000".into());
-    rig.put_letter(b"\xff\x00", properties).await;
+    let properties = dead_properties(Some("m-1"), "rejected", "no", &theirs)
+        .with_app_id("a".into())
+        .with_expiration("1000000".into());
+    rig.put_dead_letter(b"\xff\x00", properties).await;
     succeeds(&env, &["replay", "--yes", "m-1"]).await;
     let copy = rig.amqp.take(&rig.queue).await;
     assert_eq!((copy.data.as_slice(), crate::support::amqp::id(&copy)), (&b"\xff\x00"[..], "m-1".to_owned()));
@@ -112,9 +113,9 @@ async fn created_is_not_made_again(name: &str, ledger: &str) {
     rig.publish("m-1", &task("one")).await;
     rig.crm.created(1).await;
     worker.reaches(&crate::support::rig::settled("created"), 1.0).await;
-    rig.put_letter(&task("one"), letter(Some("m-1"), "unknown", "timeout", &MAYBE)).await;
-    rig.put_letter(&task("other"), letter(Some("m-1"), "id_conflict", "another body", &[])).await;
-    rig.put_letter(&task("two"), letter(Some("m-2"), "rejected", "no", &[])).await;
+    rig.put_dead_letter(&task("one"), dead_properties(Some("m-1"), "unknown", "timeout", &MAYBE)).await;
+    rig.put_dead_letter(&task("other"), dead_properties(Some("m-1"), "id_conflict", "another body", &[])).await;
+    rig.put_dead_letter(&task("two"), dead_properties(Some("m-2"), "rejected", "no", &[])).await;
     let env = rig.env(&settings);
     // While the worker holds it, and when nobody does.
     let done = tool(&env, &["replay", "--yes", "--include-unknown", "m-1"]).await;
@@ -128,7 +129,7 @@ async fn created_is_not_made_again(name: &str, ledger: &str) {
     let done = tool(&env, &["replay", "--yes", "--include-unknown", "--all"]).await;
     assert!(done.code == Some(0) && told(&done.stderr), "{}", done.stderr);
     assert!(done.stdout.contains("each confirmed: 1"), "{}", done.stdout);
-    // That letter was made; the other one with its id was not.
+    // That dead_letter was made; the other one with its id was not.
     let cleared = succeeds(&env, &["discard", "--yes", "--all", "--created", "--reason", "made"]).await;
     assert_eq!(cleared, "discarded: 1\n");
     // Where it cannot be asked, the tool says that, and the worker knows.
@@ -187,7 +188,7 @@ async fn open_claim_keeps_a_message_or_counts_a_possible_duplicate() {
         death.into_iter().map(|(name, value)| (ShortString::from(name), value)).collect();
     let deaths = AMQPValue::FieldArray(vec![AMQPValue::FieldTable(FieldTable::from(death))].into());
     let headers = FieldTable::from(BTreeMap::from([(ShortString::from("x-death"), deaths)]));
-    rig.put_letter(&body, properties("m-1").with_headers(headers)).await;
+    rig.put_dead_letter(&body, properties("m-1").with_headers(headers)).await;
 
     let env = rig.env(&settings);
     let shown = succeeds(&env, &["show", "m-1"]).await;
@@ -196,7 +197,7 @@ async fn open_claim_keeps_a_message_or_counts_a_possible_duplicate() {
     }
     let left = tool(&env, &["replay", "--yes", "m-1"]).await;
     assert!(left.stderr.contains("1 others stay: their task may exist already"), "{}", left.stderr);
-    rig.letters(1).await;
+    rig.wait_for_dead_letters(1).await;
     let done = tool(&env, &["replay", "--yes", "--include-unknown", "m-1"]).await;
     assert!(done.stderr.contains("1 of them may have created their task"), "{}", done.stderr);
     rig.crm.created(2).await;
@@ -218,11 +219,11 @@ async fn body_is_edited_by_field_or_editor_and_a_bad_edit_loses_nothing() {
     for n in 1..=2 {
         rig.publish(&format!("m-{n}"), &task_with("old", json!({ "id_record": n.to_string() }))).await;
     }
-    rig.letters(2).await;
+    rig.wait_for_dead_letters(2).await;
     let env = |editor: &str| rig.env(&[("EDITOR", editor), ("TMPDIR", ledger.folder().to_str().expect("a path"))]);
     let bad = tool(&env(""), &["replay", "--yes", "m-1", "--set", "completion_date=soon"]).await;
     assert!(
-        bad.code == Some(1) && bad.stderr.contains("they would be refused all the same: completion_date"),
+        bad.code == Some(1) && bad.stderr.contains("the worker refuses them after the change, too: completion_date"),
         "{}",
         bad.stderr
     );
@@ -236,7 +237,7 @@ async fn body_is_edited_by_field_or_editor_and_a_bad_edit_loses_nothing() {
     ] {
         let kept = tool(&env(editor), &["replay", "--yes", "--edit", "m-2"]).await;
         assert!(kept.code == Some(1) && kept.stderr.contains(says), "{editor}: {}", kept.stderr);
-        rig.letters(1).await;
+        rig.wait_for_dead_letters(1).await;
     }
     // What was written is there until it is sent: when nobody says yes, and when the broker does not take it.
     let drafts = || std::fs::read_dir(ledger.folder()).expect("the folder").filter_map(Result::ok);
@@ -258,14 +259,14 @@ async fn body_is_edited_by_field_or_editor_and_a_bad_edit_loses_nothing() {
         assert!(refused.code == Some(1), "{}", refused.stderr);
         assert!(refused.stderr.contains("the edited body is kept in"), "{}", refused.stderr);
         assert_eq!(kept().count(), before + count, "{}", refused.stderr);
-        rig.letters(1).await;
+        rig.wait_for_dead_letters(1).await;
     }
     let done = succeeds(&env("sed -i s/old/newer/"), &["replay", "--yes", "--edit", "m-2"]).await;
     assert_eq!(kept().count(), before + 2, "no third: what was sent is thrown away");
     assert!(done.contains("each confirmed: 1"), "{done}");
     rig.crm.created(2).await;
     assert_eq!(rig.crm.names().await, ["new", "newer"]);
-    rig.letters(0).await;
+    rig.wait_for_dead_letters(0).await;
 }
 
 /// One replay after the other is killed, then one goes to its end; beside a worker that makes the tasks.
@@ -274,7 +275,7 @@ async fn discarded_messages_are_recorded_and_can_be_restored() {
     let rig = Rig::new("letters.discard").await;
     rig.declare_topology().await;
     for n in 0..5 {
-        rig.put_letter(&task("x"), letter(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
+        rig.put_dead_letter(&task("x"), dead_properties(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
     }
     let env = rig.env(&[]);
     let done = tool(&env, &["discard", "--yes", "m-1", "m-3", "--reason", "made by\nhand"]).await;
@@ -286,12 +287,12 @@ async fn discarded_messages_are_recorded_and_can_be_restored() {
     {
         assert!(line.contains(part), "{part} is not in {line}");
     }
-    rig.letters(3).await;
+    rig.wait_for_dead_letters(3).await;
     let gone = succeeds(&env, &["list", "--discarded", "--each"]).await;
     assert!(gone.contains("m-1") && gone.contains("m-3") && gone.contains("dead letters: 2"), "{gone}");
     let [_, discarded, audit] = rig.tool_queues();
     assert_eq!(succeeds(&env, &["restore", "--yes", "m-1"]).await, "restored, each confirmed: 1\n");
-    rig.letters(4).await;
+    rig.wait_for_dead_letters(4).await;
     assert_eq!(rig.amqp.count(&discarded).await, Some(1));
     let recorded = || async { (rig.amqp.count(&audit).await == Some(2)).then_some(()) };
     crate::support::eventually("two records in the stream", recorded).await;
@@ -299,7 +300,7 @@ async fn discarded_messages_are_recorded_and_can_be_restored() {
         succeeds(&env, &["discard", "--yes", "--all", "--reason", "a test", "--for-good"]).await,
         "discarded: 4\n"
     );
-    rig.letters(0).await;
+    rig.wait_for_dead_letters(0).await;
     assert_eq!(rig.amqp.count(&discarded).await, Some(1), "deleted, and not set aside");
     let none = tool(&env, &["discard", "--yes", "--all", "--reason", "a test"]).await;
     assert!(none.code == Some(1) && none.stderr.contains("no such message"), "{}", none.stderr);

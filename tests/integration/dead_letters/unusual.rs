@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::{letter, succeeds, tool};
+use super::{dead_properties, succeeds, tool};
 use crate::support::rig::{LedgerFile, Rig, task};
 #[tokio::test]
 async fn unknown_ids_are_named_and_end_with_exit_code_1() {
     let rig = Rig::new("letters.missing").await;
     rig.declare_topology().await;
     for n in 1..=3 {
-        rig.put_letter(&task("x"), letter(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
+        rig.put_dead_letter(&task("x"), dead_properties(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
     }
     let env = rig.env(&[]);
     for (args, left, told) in [
@@ -25,7 +25,7 @@ async fn unknown_ids_are_named_and_end_with_exit_code_1() {
         assert_eq!(done.code, Some(1), "{args:?}: {}", done.stderr);
         assert!(done.stderr.contains("no such message: m-"), "{args:?}: {}", done.stderr);
         assert!(done.stdout.contains(told), "{args:?}: {}", done.stdout);
-        rig.letters(left).await;
+        rig.wait_for_dead_letters(left).await;
     }
 }
 
@@ -34,7 +34,7 @@ async fn identical_dead_letters_without_ids_create_one_task_and_the_tool_says_so
     let rig = Rig::new("letters.alike").await;
     let worker = rig.worker(&[]).await;
     for _ in 0..2 {
-        rig.put_letter(&task("twin"), letter(None, "rejected", "no", &[])).await;
+        rig.put_dead_letter(&task("twin"), dead_properties(None, "rejected", "no", &[])).await;
     }
     let done = tool(&rig.env(&[]), &["replay", "--yes", "--all"]).await;
     assert_eq!(done.code, Some(0), "{}", done.stderr);
@@ -42,7 +42,7 @@ async fn identical_dead_letters_without_ids_create_one_task_and_the_tool_says_so
         assert!(done.stderr.contains(part), "{part} is not in {}", done.stderr);
     }
     worker.reaches(&crate::support::rig::settled("already_created"), 1.0).await;
-    rig.letters(0).await;
+    rig.wait_for_dead_letters(0).await;
     assert_eq!(rig.crm.names().await, ["twin"]);
 }
 
@@ -54,7 +54,8 @@ async fn original_of_an_edited_replay_is_recognised_by_the_same_edit() {
     let worker = rig.worker(&settings).await;
     rig.declare_tool_queues().await;
     let env = rig.env(&settings);
-    let left_behind = async || rig.put_letter(&task("old"), letter(Some("m-1"), "rejected", "no", &[])).await;
+    let left_behind =
+        async || rig.put_dead_letter(&task("old"), dead_properties(Some("m-1"), "rejected", "no", &[])).await;
     left_behind().await;
     succeeds(&env, &["replay", "--yes", "m-1", "--set", "name=new"]).await;
     worker.reaches(&crate::support::rig::settled("created"), 1.0).await;
@@ -71,7 +72,7 @@ async fn original_of_an_edited_replay_is_recognised_by_the_same_edit() {
     assert_eq!(tool(&env, &discard).await.code, Some(1), "as far as it knows, another message's");
     let cleared = succeeds(&env, &[&discard[..], &["--set", "name=new"]].concat()).await;
     assert_eq!(cleared, "discarded: 1\n");
-    rig.letters(0).await;
+    rig.wait_for_dead_letters(0).await;
     assert_eq!(rig.crm.names().await, ["new"]);
 }
 
@@ -80,11 +81,11 @@ async fn field_given_twice_is_refused_by_an_edit() {
     let rig = Rig::new("letters.twice").await;
     rig.declare_topology().await;
     let body = String::from_utf8(task("first")).expect("text").replacen('{', r#"{"name":"second","#, 1);
-    rig.put_letter(body.as_bytes(), letter(Some("m-1"), "invalid_task", "no", &[])).await;
+    rig.put_dead_letter(body.as_bytes(), dead_properties(Some("m-1"), "invalid_task", "no", &[])).await;
     let env = rig.env(&[]);
     let done = tool(&env, &["replay", "--yes", "m-1", "--set", "priority=high"]).await;
     assert!(done.stderr.contains("gives \"name\" more than once"), "{}", done.stderr);
-    rig.letters(1).await;
+    rig.wait_for_dead_letters(1).await;
     let done = tool(&env, &["replay", "--yes", "m-1", "--set", "name=third"]).await;
     assert!(done.code == Some(1) && done.stderr.contains("edit the whole body instead"), "{}", done.stderr);
 }
@@ -94,9 +95,9 @@ async fn field_given_twice_is_refused_by_an_edit() {
 async fn reading_stops_at_a_message_near_its_delivery_limit() {
     let rig = Rig::new("letters.worn").await;
     rig.declare_topology().await;
-    rig.put_letter(
+    rig.put_dead_letter(
         &task("x"),
-        letter(Some("worn"), "rejected", "no", &[("x-delivery-count", AMQPValue::LongLongInt(6))]),
+        dead_properties(Some("worn"), "rejected", "no", &[("x-delivery-count", AMQPValue::LongLongInt(6))]),
     )
     .await;
     rig.amqp.delete(&rig.dead_letter_queue()).await;
@@ -104,7 +105,7 @@ async fn reading_stops_at_a_message_near_its_delivery_limit() {
         [("x-queue-type", AMQPValue::LongString("quorum".into())), ("x-delivery-limit", AMQPValue::LongLongInt(8))];
     let limited = limited.map(|(name, value)| (ShortString::from(name), value));
     rig.amqp.declare(&rig.dead_letter_queue(), FieldTable::from(BTreeMap::from(limited))).await;
-    rig.put_letter(&task("x"), letter(Some("worn"), "rejected", "no", &[])).await;
+    rig.put_dead_letter(&task("x"), dead_properties(Some("worn"), "rejected", "no", &[])).await;
     // The limit of a queue that others declared is asked of the broker: half of 8 readings, and then no more.
     let env = rig.env(&[("WTW_BROKER_TOPOLOGY", "verify")]);
     let mut stopped = None;
@@ -116,9 +117,9 @@ async fn reading_stops_at_a_message_near_its_delivery_limit() {
             assert!(listed.stderr.contains("reading stops at 4"), "{}", listed.stderr);
             break;
         }
-        rig.letters(1).await;
+        rig.wait_for_dead_letters(1).await;
     }
     // RabbitMQ 4.3 and later do not count what is returned.
     assert!(stopped.is_none_or(|reading| reading >= 4), "{stopped:?}");
-    rig.letters(1).await;
+    rig.wait_for_dead_letters(1).await;
 }

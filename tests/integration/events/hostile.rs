@@ -91,15 +91,20 @@ async fn a_hostile_event_or_rule_costs_one_dead_letter_that_says_why() {
             published = published.with_content_encoding((*encoding).into());
         }
         rig.publish_with(body, published).await;
-        let letter = rig.dead_letter().await;
-        assert_eq!(letter.properties.message_id().as_ref().map(|id| id.as_str()), Some(id.as_str()), "{case}");
-        assert!(letter.data == *body, "{case}: byte for byte");
-        assert_eq!(text(&letter, "x-wtw-error-kind"), *kind, "{case}: {}", text(&letter, "x-wtw-error-message"));
-        let message = text(&letter, "x-wtw-error-message");
+        let dead_letter = rig.dead_letter().await;
+        assert_eq!(dead_letter.properties.message_id().as_ref().map(|id| id.as_str()), Some(id.as_str()), "{case}");
+        assert!(dead_letter.data == *body, "{case}: byte for byte");
+        assert_eq!(
+            text(&dead_letter, "x-wtw-error-kind"),
+            *kind,
+            "{case}: {}",
+            text(&dead_letter, "x-wtw-error-message")
+        );
+        let message = text(&dead_letter, "x-wtw-error-message");
         assert!(message.contains(said), "{case}: {message}");
-        assert_eq!(number(&letter, "x-wtw-attempts"), Some(0));
+        assert_eq!(number(&dead_letter, "x-wtw-attempts"), Some(0));
         if *kind != "unmatched" {
-            assert_eq!(text(&letter, "x-wtw-rule"), *case);
+            assert_eq!(text(&dead_letter, "x-wtw-rule"), *case);
         }
     }
     let good =

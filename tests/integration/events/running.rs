@@ -111,11 +111,11 @@ async fn rule_and_reason_are_in_log_metrics_status_and_dead_letter() {
     assert_eq!(skipped.iter().filter(|rule| ***rule == "opened").count(), 1);
     assert_eq!(skipped.iter().filter(|rule| rule.is_null()).count(), 3, "no rule matched: {skipped:?}");
 
-    let letters = rig.amqp.take_all(&rig.dead_letter_queue()).await;
-    assert_eq!(letters.len(), 2);
-    for letter in letters {
-        assert_eq!(text(&letter, "x-wtw-rule"), "closed", "{}", text(&letter, "x-wtw-error-kind"));
-        assert_eq!(text(&letter, "x-wtw-rules"), page["rules"]["digest"].as_str().expect("a digest"));
+    let dead_letters = rig.amqp.take_all(&rig.dead_letter_queue()).await;
+    assert_eq!(dead_letters.len(), 2);
+    for dead_letter in dead_letters {
+        assert_eq!(text(&dead_letter, "x-wtw-rule"), "closed", "{}", text(&dead_letter, "x-wtw-error-kind"));
+        assert_eq!(text(&dead_letter, "x-wtw-rules"), page["rules"]["digest"].as_str().expect("a digest"));
     }
 }
 
@@ -172,12 +172,12 @@ async fn retry_replay_and_shovel_keep_exchange_routing_key_and_message_id() {
     // A shovel moves a dead letter, with its headers, from one queue to another through the default exchange.
     rig.crm.faults(json!([{ "action": "api:412:NO SUCH RECORD", "times": 1 }])).await;
     publish(&rig, &exchange, "ticket.closed.web", &ticket(3)).await;
-    let letter = rig.dead_letter().await;
-    assert_eq!(text(&letter, "x-wtw-message-id"), "ticket-3");
-    assert_eq!(text(&letter, "x-wtw-original-exchange"), exchange);
-    assert_eq!(text(&letter, "x-wtw-original-routing-key"), "ticket.closed.web");
-    assert!(header(&letter, "x-wtw-first-seen-at").is_some());
-    rig.publish_with(&letter.data, letter.properties.clone()).await;
+    let dead_letter = rig.dead_letter().await;
+    assert_eq!(text(&dead_letter, "x-wtw-message-id"), "ticket-3");
+    assert_eq!(text(&dead_letter, "x-wtw-original-exchange"), exchange);
+    assert_eq!(text(&dead_letter, "x-wtw-original-routing-key"), "ticket.closed.web");
+    assert!(header(&dead_letter, "x-wtw-first-seen-at").is_some());
+    rig.publish_with(&dead_letter.data, dead_letter.properties.clone()).await;
     rig.crm.created(3).await;
     assert_eq!(rig.crm.names().await, [name.as_str(), name.as_str(), name.as_str()]);
     // The same events once more: their ids are those of the event, and nothing is sent.
@@ -202,9 +202,9 @@ async fn message_that_matched_or_lost_headers_is_not_skipped_as_unmatched() {
     ] {
         let properties = BasicProperties::default().with_message_id(id.into()).with_headers(headers(more));
         rig.publish_with(b"{}", properties).await;
-        let letter = rig.dead_letter().await;
-        assert_eq!(letter.properties.message_id().as_ref().map(|id| id.as_str()), Some(id));
-        assert_eq!(crate::support::amqp::text(&letter, "x-wtw-error-kind"), "unmatched");
+        let dead_letter = rig.dead_letter().await;
+        assert_eq!(dead_letter.properties.message_id().as_ref().map(|id| id.as_str()), Some(id));
+        assert_eq!(crate::support::amqp::text(&dead_letter, "x-wtw-error-kind"), "unmatched");
     }
     rig.publish("new", b"{}").await;
     worker.reaches(&settled("skipped"), 1.0).await;
@@ -241,7 +241,7 @@ async fn dead_letter_is_shown_with_its_rule_and_replayed_by_the_fixed_rule() {
         "mapping_failed",
         "closed",
         "field name, column 4: body is an object without \"title\"",
-        "A replay would be refused again",
+        "The worker refuses a replay again",
     ] {
         assert!(shown.stdout.contains(part), "{part}: {}", shown.stdout);
     }
@@ -252,7 +252,7 @@ async fn dead_letter_is_shown_with_its_rule_and_replayed_by_the_fixed_rule() {
         assert!(shown.stdout.contains(part), "{part}: {}", shown.stdout);
     }
     let skipping = File::new(&rules(&exchange).replace("routing_key = \"ticket.opened\"", ""));
-    assert!(show(&skipping).await.stdout.contains("A replay would be skipped by rule opened"));
+    assert!(show(&skipping).await.stdout.contains("A replay is skipped by rule opened"));
     worker.process.stop().await;
     let worker = rig.worker(&[("WTW_CONFIG", fixed.path())]).await;
     let env = rig.env(&[("WTW_CONFIG", fixed.path())]);

@@ -68,11 +68,11 @@ fn slow_crm() -> Options {
 fn are_accounted_for(published: &BTreeSet<String>, created: &BTreeSet<String>, dead_letters: &[Delivery]) {
     let dead: BTreeSet<String> = dead_letters.iter().map(id).collect();
     assert_eq!(&(created | &dead), published, "every message is created or dead-lettered");
-    for letter in dead_letters {
+    for dead_letter in dead_letters {
         assert!(
-            possibly_created(letter) || !created.contains(&id(letter)),
+            possibly_created(dead_letter) || !created.contains(&id(dead_letter)),
             "{}: created, but its dead letter does not say possibly created",
-            id(letter)
+            id(dead_letter)
         );
     }
 }
@@ -85,8 +85,13 @@ async fn strict_mode_loses_and_duplicates_nothing_under_faults() {
     let created: BTreeSet<String> = names.iter().cloned().collect();
     assert_eq!(names.len(), created.len(), "no duplicates");
     are_accounted_for(&published, &created, &dead_letters);
-    for letter in dead_letters {
-        assert_eq!(possibly_created(&letter), text(&letter, "x-wtw-error-kind") == "unknown", "{}", id(&letter));
+    for dead_letter in dead_letters {
+        assert_eq!(
+            possibly_created(&dead_letter),
+            text(&dead_letter, "x-wtw-error-kind") == "unknown",
+            "{}",
+            id(&dead_letter)
+        );
     }
 }
 

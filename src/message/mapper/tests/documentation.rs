@@ -1,4 +1,4 @@
-//! docs/mapping.md: its filters give what it says, its rules and recipes work.
+//! Checks docs/mapping.md: its filters return what the page says, and its rules and recipes work.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn blocks(language: &str) -> Vec<&'static str> {
 }
 
 #[test]
-fn every_filter_gives_what_the_page_says() {
+fn filter_returns_what_the_page_says() {
     let body = blocks("json")[0];
     let mut seen = 0;
     for line in PAGE.lines().filter_map(|line| line.strip_prefix("- `{{")) {
@@ -46,7 +46,7 @@ fn every_filter_gives_what_the_page_says() {
 }
 
 #[test]
-fn the_first_rules_and_the_ten_recipes_are_as_their_examples_say() {
+fn rules_on_the_page_pass_their_examples() {
     let rules: Vec<&str> = blocks("toml").into_iter().filter(|block| block.contains("[[rules]]")).collect();
     assert_eq!(rules.len(), 11);
     for text in rules {
@@ -59,7 +59,7 @@ fn the_first_rules_and_the_ten_recipes_are_as_their_examples_say() {
 }
 
 #[test]
-fn an_example_that_expects_something_else_fails_with_the_difference() {
+fn failed_example_shows_the_difference() {
     let recipe = blocks("toml").into_iter().find(|block| block.contains("missed-call")).unwrap();
     for (right, wrong, said) in [
         ("priority = \"high\", wolkvox", "priority = \"low\", wolkvox", "expected \"low\"\n      got      \"high\""),

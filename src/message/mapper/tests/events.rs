@@ -1,4 +1,4 @@
-//! Which rule is for which message, and which id it gets.
+//! Which rule matches which message, and which id the message gets.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn when(expression: &str, body: &str) -> Explained {
 }
 
 #[test]
-fn conditions_hold_as_the_page_says() {
+fn condition_matches_as_the_page_says() {
     let body = r#"{"n": 2, "t": "x", "two": "2", "yes": true, "list": [1], "o": {"p": 1}, "d": "2027-01-01"}"#;
     for (expression, expected) in [
         ("body.n < 3", Ok("")),
@@ -54,7 +54,7 @@ fn conditions_hold_as_the_page_says() {
 }
 
 #[test]
-fn comparing_what_cannot_be_compared_is_an_error() {
+fn condition_fails_when_types_cannot_be_compared() {
     let body = r#"{"n": 2, "two": "2", "d": "2027-01-01", "list": [1], "yes": true}"#;
     for (expression, said) in [
         ("body.two < 3", "body.two (a text) cannot be compared with a number; write | int"),
@@ -82,7 +82,7 @@ fn comparing_what_cannot_be_compared_is_an_error() {
 }
 
 #[test]
-fn the_first_rule_that_matches_is_applied() {
+fn first_matching_rule_is_applied() {
     let text = format!("{TWO}{}", rule("routing_key = \"a.#\"", ""));
     let mapper = mapper(&text);
     let routed = |key: &str| map(&mapper, Sample { routing_key: key.to_owned(), ..event("no JSON") });
@@ -97,7 +97,7 @@ fn the_first_rule_that_matches_is_applied() {
 }
 
 #[test]
-fn a_body_is_parsed_only_where_a_rule_needs_it() {
+fn body_is_parsed_only_when_a_rule_needs_it() {
     let mapper = mapper(&rule("", "description = \"{{ body.x }}\""));
     for body in ["", "x", "{\"a\":", "\u{feff}{}"] {
         let failure = map(&mapper, event(body)).unwrap_err();
@@ -108,7 +108,7 @@ fn a_body_is_parsed_only_where_a_rule_needs_it() {
 }
 
 #[test]
-fn unmatched_messages_are_skipped_only_when_they_were_never_for_a_rule() {
+fn unmatched_message_is_skipped_only_when_it_never_matched_a_rule() {
     let mapper = mapper(&format!("[events]\nunmatched = \"skip\"\n{TWO}"));
     let message = event("{}").message().unwrap();
     let state = RetryState::new(&message);
@@ -120,7 +120,7 @@ fn unmatched_messages_are_skipped_only_when_they_were_never_for_a_rule() {
 }
 
 #[test]
-fn the_id_and_now_stay_as_they_were_when_the_message_was_seen_first() {
+fn id_and_now_are_fixed_at_first_sight() {
     let text =
         rule("message_id = \"t-{{ body.n }}\"", "description = \"{{ message_id }} {{ now }} {{ routing_key }}\"");
     let mapper = mapper(&text);
@@ -139,7 +139,7 @@ fn the_id_and_now_stay_as_they_were_when_the_message_was_seen_first() {
 }
 
 #[test]
-fn ids_that_cannot_be_used_are_refused() {
+fn unusable_id_is_refused() {
     let mapper = mapper(&rule("message_id = \"{{ body.id }}\"", ""));
     for (body, said) in [
         (r#"{"id": ""}"#.to_owned(), "the id is empty"),
@@ -153,7 +153,7 @@ fn ids_that_cannot_be_used_are_refused() {
 }
 
 #[test]
-fn our_own_and_the_brokers_headers_are_not_seen() {
+fn rules_do_not_see_our_headers_and_the_brokers() {
     let mapper = mapper(&rule("", "description = \"{% for name in headers %}{{ name }} {% endfor %}\""));
     let mut sample = event("{}");
     for name in ["theirs", "x-wtw-attempts", "x-wtw-anything", "x-death", "x-delivery-count", "CC"] {
@@ -164,7 +164,7 @@ fn our_own_and_the_brokers_headers_are_not_seen() {
 }
 
 #[test]
-fn cloud_events_are_read_in_both_modes() {
+fn cloud_event_is_read_in_both_modes() {
     let text = rule("", "description = \"{{ ce.type }} {{ ce.data.x }}\"");
     let mapper = mapper(&text);
     let structured = |body: &str| {
@@ -212,7 +212,7 @@ fn cloud_events_are_read_in_both_modes() {
 }
 
 #[test]
-fn without_rules_messages_are_task_messages() {
+fn message_without_rules_is_a_task_message() {
     let mapper = mapper("");
     let body =
         r#"{"name":"n","name_module":"m","completion_date":"2027-01-01 00:00:00","id_record":"1","wolkvox_owner":"o"}"#;

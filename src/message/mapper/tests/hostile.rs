@@ -1,4 +1,4 @@
-//! Rules and events that mean harm or were written in a hurry: each ends in one clear sentence, or in the right task.
+//! Malicious or careless rules and events: each fails with one clear sentence, or creates the right task.
 
 use std::io::Write as _;
 
@@ -73,7 +73,7 @@ const TEMPLATES: &[(&str, Result<&str, &str>)] = &[
 ];
 
 #[test]
-fn templates_give_the_right_text_or_say_what_is_wrong() {
+fn template_returns_the_right_text_or_a_clear_error() {
     for (template, expected) in TEMPLATES {
         match (field(template, event(EVENT)), expected) {
             (Ok(got), Ok(expected)) => assert_eq!(got, *expected, "{template}"),
@@ -87,7 +87,7 @@ fn templates_give_the_right_text_or_say_what_is_wrong() {
 }
 
 #[test]
-fn what_can_be_found_before_a_message_arrives_is_a_problem_at_start() {
+fn rule_that_can_never_work_is_a_problem_at_start() {
     for (template, said) in [
         ("{{ body.list | map('uper') | join }}", "uper is not a filter; did you mean upper?"),
         ("{{ body.list | map(body.t) | join }}", "map needs the name of a filter in quotes"),
@@ -124,7 +124,7 @@ fn what_can_be_found_before_a_message_arrives_is_a_problem_at_start() {
 }
 
 #[test]
-fn long_chains_that_fail_for_a_message_end_no_thread() {
+fn long_chain_that_fails_does_not_overflow_the_stack() {
     for template in [
         format!("{{{{ {}body.t }}}}", "-".repeat(3_900)),
         format!("{{{{ {}body.nope }}}}", "not ".repeat(1_000)),
@@ -134,7 +134,7 @@ fn long_chains_that_fail_for_a_message_end_no_thread() {
         format!("{{{{ body.nope{} }}}}", "[0]".repeat(1_300)),
         format!("{{{{ {}body.nope{} }}}}", "[".repeat(30), "]".repeat(30)),
     ] {
-        // On a thread of the size that the runtime gives its workers.
+        // On a thread with the stack size of the runtime's workers.
         let mapped = std::thread::spawn(move || field(&template, event(EVENT))).join();
         assert!(mapped.is_ok());
     }
@@ -146,7 +146,7 @@ fn gzip(body: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// What becomes of a body with these properties: the description, or kind and message.
+/// Maps a body with these properties: the description, or kind and message.
 fn described(template: &str, body: Vec<u8>, content_type: &str, encoding: &str) -> Result<String, (Kind, String)> {
     let mut message = Sample { body, routing_key: "a.b".to_owned(), ..Sample::default() }.message().unwrap();
     if !content_type.is_empty() {
@@ -162,7 +162,7 @@ fn described(template: &str, body: Vec<u8>, content_type: &str, encoding: &str) 
     Ok(fields_of(&body)["description"].as_str().unwrap_or_default().to_owned())
 }
 
-/// A name, a body with its content type and encoding, and what it gives: a description, or the kind and a part of the error.
+/// A name, a body with its content type and encoding, and the result: a description, or the kind and a part of the error.
 type BodyCase<'a> = (&'a str, Vec<u8>, &'a str, &'a str, Result<&'a str, (Kind, &'a str)>);
 
 fn check_bodies(cases: Vec<BodyCase<'_>>) {
@@ -184,7 +184,7 @@ fn invalid(said: &str) -> Result<&str, (Kind, &str)> {
 }
 
 #[test]
-fn bodies_of_any_size_and_compression_are_read_or_refused() {
+fn body_of_any_size_and_compression_is_read_or_refused() {
     let sized = |bytes: usize| {
         let frame = r#"{"t": "x", "pad": ""}"#;
         format!(r#"{{"t": "x", "pad": "{}"}}"#, "p".repeat(bytes - frame.len())).into_bytes()
@@ -204,7 +204,7 @@ fn bodies_of_any_size_and_compression_are_read_or_refused() {
 }
 
 #[test]
-fn bodies_that_are_no_event_are_named() {
+fn body_that_is_no_event_is_named() {
     let nested =
         |depth: usize| format!(r#"{{"t": "x", "deep": {}{}}}"#, "[".repeat(depth), "]".repeat(depth)).into_bytes();
     let utf16 = [&b"\xff\xfe"[..], &"{\"t\":1}".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>()].concat();
@@ -261,7 +261,7 @@ fn bodies_that_are_no_event_are_named() {
 }
 
 #[test]
-fn numbers_in_the_packed_data_of_a_cloud_event_keep_their_spelling() {
+fn cloud_event_keeps_the_spelling_of_numbers_in_its_data() {
     use base64::Engine as _;
     let data = base64::engine::general_purpose::STANDARD.encode(r#"{"total": 17.10, "id": 123456789012345678901}"#);
     let event = format!(
@@ -277,7 +277,7 @@ fn numbers_in_the_packed_data_of_a_cloud_event_keep_their_spelling() {
 }
 
 #[test]
-fn an_id_that_depends_on_zone_or_holidays_is_another_when_they_change() {
+fn identity_changes_with_zone_and_holidays_that_an_id_uses() {
     let identity =
         |head: &str, id: &str| mapper(&format!("{head}\n{}", rule(&format!("message_id = {id:?}"), ""))).identity();
     let (zone, days) = ("[crm]\ntimezone = \"Europe/Madrid\"", "[events]\nholidays = [\"2027-01-01\"]");
@@ -289,7 +289,7 @@ fn an_id_that_depends_on_zone_or_holidays_is_another_when_they_change() {
 }
 
 #[test]
-fn conditions_that_cannot_be_decided_say_why() {
+fn undecidable_condition_says_why() {
     for (expression, kind, said) in [
         ("body.n / body.zero == 1", Kind::MappingFailed, "a divisor is 0"),
         ("body.list < body.list", Kind::MappingFailed, "a list"),

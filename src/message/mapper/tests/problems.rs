@@ -1,4 +1,4 @@
-//! Rules that are wrong are found at start, with their place and the nearest name.
+//! Problems in rules that are found at start, with their place and the nearest known name.
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn problems(text: &str) -> String {
 }
 
 #[test]
-fn every_problem_of_a_template_is_found_at_start() {
+fn problem_in_a_template_is_found_at_start() {
     for (template, said) in [
         ("{{ bdy.x }}", "column 4: bdy is not a variable; did you mean body?"),
         ("{{ name }}", "use body.name for the event's, task.name for the task's"),
@@ -45,7 +45,7 @@ fn every_problem_of_a_template_is_found_at_start() {
 }
 
 #[test]
-fn every_problem_of_a_rule_is_found_at_start() {
+fn problem_in_a_rule_is_found_at_start() {
     for (text, said) in [
         (rule("when = \"bdy.x == 1\"", ""), "rule r, when"),
         (rule("when = \"body.x = 1\"", ""), "column"),
@@ -96,14 +96,14 @@ fn every_problem_of_a_rule_is_found_at_start() {
 }
 
 #[test]
-fn all_problems_are_told_together() {
+fn problems_are_reported_together() {
     let text = rule("when = \"bdy\"\nmessage_id = \"{{ now }}\"", "name = \"{{ x }}{{ y | uper }}\"\nnam = \"z\"");
     let found = problems(&text);
     assert_eq!(found.lines().count(), 1 + 6, "{found}");
 }
 
 #[test]
-fn a_required_field_may_come_from_the_configuration() {
+fn required_field_can_come_from_the_configuration() {
     let text = "[task]\nname_module = \"cases\"\nwolkvox_owner = \"o\"\n[[rules]]\nname = \"r\"\n[rules.task]\nname = \"n\"\n\
                 id_record = 17\ncompletion_date = \"{{ now }}\"";
     assert_eq!(problems(text), "");

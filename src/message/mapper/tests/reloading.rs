@@ -1,4 +1,4 @@
-//! Rules that are replaced while messages are mapped.
+//! Replacing rules while messages are mapped.
 
 use super::*;
 use crate::config::read_rules;
@@ -8,7 +8,7 @@ fn events(text: &str) -> Events {
 }
 
 #[test]
-fn new_rules_replace_the_old_ones_when_their_examples_hold() {
+fn new_rules_replace_the_old_ones_when_their_examples_pass() {
     let old = rule("", "description = \"old\"");
     let mapper = mapper(&old);
     let described = || match map(&mapper, event("{}")) {
@@ -34,7 +34,7 @@ fn new_rules_replace_the_old_ones_when_their_examples_hold() {
 }
 
 #[test]
-fn a_rules_file_is_read_as_the_main_file_is() {
+fn rules_file_is_read_like_the_main_file() {
     let path = std::env::temp_dir().join(format!("wtw-rules-file-{}.toml", std::process::id()));
     let file = Temporary(path.clone());
     std::fs::write(&file.0, format!("[events]\nunmatched = \"skip\"\n{}", rule("", ""))).unwrap();

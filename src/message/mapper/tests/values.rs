@@ -1,9 +1,9 @@
-//! What templates make of an event's values.
+//! Values of an event in templates.
 
 use super::*;
 
 #[test]
-fn values_are_written_as_the_event_has_them() {
+fn value_is_written_as_in_the_event() {
     let body = r#"{"t": " a  b ", "n": 17, "f": 17.10, "z": 17.0, "e": 1e3, "big": 123456789012345678901234567890, "neg": -0,
         "yes": true, "list": ["a", 1], "numbers": [1.50, 2], "object": {"a": 1}, "empty": "", "null": null, "o'k": "q"}"#;
     for (template, expected) in [
@@ -62,7 +62,7 @@ fn values_are_written_as_the_event_has_them() {
 }
 
 #[test]
-fn errors_never_hold_a_value_of_the_event() {
+fn error_never_holds_a_value_of_the_event() {
     let body =
         r#"{"secret": "SECRET", "list": ["SECRET"], "o": {"k": "SECRET"}, "number": 7654321, "d": "SECRET-02-30"}"#;
     for template in [
@@ -107,7 +107,7 @@ fn errors_never_hold_a_value_of_the_event() {
 }
 
 #[test]
-fn fields_keep_their_kind_and_are_checked_as_those_of_a_task() {
+fn field_keeps_its_type_and_is_checked_like_a_task_messages() {
     let made = |fields: &str, body: &str| {
         let mapped = map(&mapper(&rule("", fields)), event(body)).map_err(|failure| (failure.kind, failure.message))?;
         let Mapped::Send { body, .. } = mapped else { panic!("{mapped:?}") };
@@ -136,7 +136,7 @@ fn fields_keep_their_kind_and_are_checked_as_those_of_a_task() {
 }
 
 #[test]
-fn dates_follow_the_calendar_and_the_clocks_of_the_zone() {
+fn date_follows_the_calendar_and_the_zones_clock() {
     for (zone, template, expected) in [
         ("America/Santiago", "{{ '2026-09-05 09:00' | add('1d') }}", "2026-09-06 09:00:00"),
         ("America/Santiago", "{{ '2026-09-05 09:00' | add('24h') }}", "2026-09-06 10:00:00"),
@@ -161,7 +161,7 @@ fn dates_follow_the_calendar_and_the_clocks_of_the_zone() {
 }
 
 #[test]
-fn a_task_carries_its_messages_reference_where_that_is_configured() {
+fn task_carries_the_reference_when_configured() {
     use crate::message::reference::Reference;
     let rules = rule("message_id = \"t-{{ body.n }}\"", "");
     for (text, message_id, expected) in [

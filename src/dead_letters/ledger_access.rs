@@ -1,4 +1,5 @@
-//! What the ledger knows of dead letters: read directly where that is possible, else asked of the running workers.
+//! Read access to the ledger for the tools: directly when the ledger is reachable from here, else through the running
+//! workers.
 
 use crate::config::{Config, LedgerStore};
 use crate::ledger::read_only::ReadOnlyLedger;
@@ -7,9 +8,9 @@ use crate::message::reference::Reference;
 use crate::observe::ledger_page::{LedgerEntry, LedgerResult, hex};
 use crate::observe::workers::Workers;
 
-/// A way to the ledger.
-pub enum Known {
-    /// It can be read from here.
+/// How to ask the ledger.
+pub enum LedgerAccess {
+    /// Read it directly.
     Direct {
         /// The ledger, to read only.
         ledger: Box<ReadOnlyLedger>,
@@ -18,7 +19,7 @@ pub enum Known {
         /// The CRM's operation.
         operation: String,
     },
-    /// The workers are asked.
+    /// Ask the workers.
     Workers(Workers),
     /// It cannot be asked, for this reason.
     Unavailable(String),
@@ -26,8 +27,8 @@ pub enum Known {
 
 /// Whether a message's task exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// As far as is known its task does not exist.
+pub enum CreationState {
+    /// As far as is known, the task does not exist.
     NotCreated,
     /// Its task may exist.
     InDoubt,
@@ -37,8 +38,8 @@ pub enum Standing {
     IdTaken,
 }
 
-impl Known {
-    /// The way to the ledger of a configuration.
+impl LedgerAccess {
+    /// Finds out how the ledger of a configuration can be asked.
     pub async fn open(config: &Config) -> Self {
         let workers = || Self::Workers(Workers::new(config.console.workers.clone()));
         let Some(operation) = config.crm.operation.clone() else {
@@ -54,13 +55,13 @@ impl Known {
         }
         match ReadOnlyLedger::open(&config.ledger).await {
             Ok(ledger) => Self::Direct { ledger: Box::new(ledger), queue: config.broker.queue.clone(), operation },
-            // A file that the worker holds may be another user's.
+            // The file may belong to the worker's user.
             Err(_) if matches!(config.ledger.store, LedgerStore::File(_)) => workers(),
             Err(why) => Self::Unavailable(why),
         }
     }
 
-    /// What is known of some ids, in their order.
+    /// The ledger entries of some ids, in the same order.
     ///
     /// # Errors
     /// Why the ledger cannot be asked.
@@ -76,7 +77,7 @@ impl Known {
         }
     }
 
-    /// What is known of a reference.
+    /// The ledger entry of a reference.
     ///
     /// # Errors
     /// Why the ledger cannot be asked.
@@ -91,8 +92,8 @@ impl Known {
         }
     }
 
-    /// Whether the task of an id was created, asked right before a replay. Only a ledger that is read directly is asked:
-    /// a worker asks its own ledger before it sends.
+    /// Whether the task of an id was created; asked right before a replay. Only a ledger that is read directly is asked,
+    /// because a worker asks its own ledger before it sends.
     pub async fn is_created_by_now(&self, id: &str) -> bool {
         match self {
             Self::Direct { .. } => {
@@ -104,28 +105,28 @@ impl Known {
     }
 }
 
-/// How a message stands: `possibly_created` is what the message itself tells, `by_broker` that the broker dead-lettered it,
-/// and `digests` are those of its body, as it is and as it would be sent.
+/// Whether a message's task exists. `possibly_created` is the message's own statement, `by_broker` says that RabbitMQ
+/// dead-lettered it, and `digests` are those of its body, original and edited.
 #[must_use]
-pub fn standing(
+pub fn creation_state(
     entry: Option<&LedgerEntry>,
     possibly_created: bool,
     by_broker: bool,
     digests: &[[u8; 32]],
-) -> Standing {
+) -> CreationState {
     let Some(entry) = entry.filter(|entry| entry.found) else {
-        return if possibly_created { Standing::InDoubt } else { Standing::NotCreated };
+        return if possibly_created { CreationState::InDoubt } else { CreationState::NotCreated };
     };
     let same = entry.digest.as_ref().is_none_or(|digest| digests.iter().any(|ours| hex(ours) == *digest));
     match entry.result {
-        Some(LedgerResult::Created) if same => Standing::Created,
-        Some(LedgerResult::Created) => Standing::IdTaken,
-        Some(LedgerResult::InDoubt) => Standing::InDoubt,
-        _ if entry.claim_open => Standing::InDoubt,
-        // RabbitMQ does not know how far the worker was; the ledger does.
-        Some(LedgerResult::NotCreated) if by_broker => Standing::NotCreated,
-        Some(LedgerResult::NotCreated) | None if possibly_created => Standing::InDoubt,
-        Some(LedgerResult::NotCreated) | None => Standing::NotCreated,
+        Some(LedgerResult::Created) if same => CreationState::Created,
+        Some(LedgerResult::Created) => CreationState::IdTaken,
+        Some(LedgerResult::InDoubt) => CreationState::InDoubt,
+        _ if entry.claim_open => CreationState::InDoubt,
+        // RabbitMQ does not know whether the worker sent a request. The ledger does.
+        Some(LedgerResult::NotCreated) if by_broker => CreationState::NotCreated,
+        Some(LedgerResult::NotCreated) | None if possibly_created => CreationState::InDoubt,
+        Some(LedgerResult::NotCreated) | None => CreationState::NotCreated,
     }
 }
 
@@ -134,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_stands_as_ledger_and_headers_say_together() {
+    fn creation_state_follows_ledger_and_headers() {
         let entry = |result, claim_open| LedgerEntry {
             result,
             claim_open,
@@ -144,20 +145,20 @@ mod tests {
         };
         let created = Some(LedgerResult::Created);
         for (known, possibly, by_broker, digest, expected) in [
-            (None, false, false, 7, Standing::NotCreated),
-            (None, true, false, 7, Standing::InDoubt),
-            (None, true, true, 7, Standing::InDoubt),
-            (Some(LedgerEntry::new("m", None)), true, true, 7, Standing::InDoubt),
-            (Some(entry(created, false)), false, false, 7, Standing::Created),
-            (Some(entry(created, false)), true, true, 8, Standing::IdTaken),
-            (Some(entry(Some(LedgerResult::InDoubt), false)), false, false, 7, Standing::InDoubt),
-            (Some(entry(None, true)), false, false, 7, Standing::InDoubt),
-            (Some(entry(Some(LedgerResult::NotCreated), true)), true, true, 7, Standing::InDoubt),
-            (Some(entry(Some(LedgerResult::NotCreated), false)), true, true, 7, Standing::NotCreated),
-            (Some(entry(Some(LedgerResult::NotCreated), false)), true, false, 7, Standing::InDoubt),
-            (Some(entry(Some(LedgerResult::NotCreated), false)), false, false, 7, Standing::NotCreated),
+            (None, false, false, 7, CreationState::NotCreated),
+            (None, true, false, 7, CreationState::InDoubt),
+            (None, true, true, 7, CreationState::InDoubt),
+            (Some(LedgerEntry::new("m", None)), true, true, 7, CreationState::InDoubt),
+            (Some(entry(created, false)), false, false, 7, CreationState::Created),
+            (Some(entry(created, false)), true, true, 8, CreationState::IdTaken),
+            (Some(entry(Some(LedgerResult::InDoubt), false)), false, false, 7, CreationState::InDoubt),
+            (Some(entry(None, true)), false, false, 7, CreationState::InDoubt),
+            (Some(entry(Some(LedgerResult::NotCreated), true)), true, true, 7, CreationState::InDoubt),
+            (Some(entry(Some(LedgerResult::NotCreated), false)), true, true, 7, CreationState::NotCreated),
+            (Some(entry(Some(LedgerResult::NotCreated), false)), true, false, 7, CreationState::InDoubt),
+            (Some(entry(Some(LedgerResult::NotCreated), false)), false, false, 7, CreationState::NotCreated),
         ] {
-            assert_eq!(standing(known.as_ref(), possibly, by_broker, &[[digest; 32]]), expected, "{known:?}");
+            assert_eq!(creation_state(known.as_ref(), possibly, by_broker, &[[digest; 32]]), expected, "{known:?}");
         }
     }
 }
