@@ -33,7 +33,7 @@ use crate::observe::traces::FLUSH;
 use crate::reload;
 use crate::retry::{Backoff, Schedule, jittered};
 use crate::settle::Settler;
-use crate::worker::ownership::Ownership;
+use crate::worker::ownership::{Ownership, Terms};
 use crate::worker::recorder::Recorder;
 use crate::worker::{Counters, InFlightIds, ORPHAN_MARGIN, Settings, Worker};
 
@@ -239,8 +239,12 @@ async fn measure(connector: Arc<Connector>, topology: Topology, status: Arc<Stat
 fn worker(config: &Config, status: &Arc<Status>, parts: Parts, broker: &Broker, tasks: &TaskTracker) -> Worker {
     let (gate, events) = (Arc::clone(&status.gate), Arc::clone(&status.events));
     let mapper = Arc::clone(&status.mapper);
-    let single = config.broker.single_active_consumer;
-    let stopping = config.shutdown.grace + AFTER_GRACE;
+    let terms = Terms {
+        single_active_consumer: config.broker.single_active_consumer,
+        stopping: config.shutdown.grace + AFTER_GRACE,
+        hold: config.gate.hold,
+        retention: config.ledger.retention,
+    };
     Worker {
         crm: parts.crm,
         schedule: parts.schedule,
@@ -263,8 +267,8 @@ fn worker(config: &Config, status: &Arc<Status>, parts: Parts, broker: &Broker, 
         ownership: Arc::new(Ownership::new(
             Arc::clone(&parts.ledger),
             mapper.identity().as_deref().unwrap_or_default().to_owned(),
-            single,
-            stopping,
+            terms,
+            Clock::system(),
         )),
         recorder: Recorder::new(parts.ledger, Arc::clone(&gate), Arc::clone(&events), tasks.clone()),
         mapper,

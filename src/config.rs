@@ -258,17 +258,19 @@ pub struct Gate {
     pub hold: Duration,
 }
 
-/// Where intents and outcomes are remembered.
+/// Where claims and results are recorded.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     /// Which store.
     pub store: LedgerStore,
     /// The file that its address came from, to be read again when it changes.
     pub url_file: Option<WatchedFile>,
-    /// How long an outcome is remembered.
+    /// How long an entry is kept.
     pub retention: Duration,
     /// How many entries are kept at most.
     pub max_entries: u64,
+    /// The work queue whose messages it knows. Workers of several queues can share one Redis.
+    pub queue: String,
 }
 
 /// See [`Ledger::store`].

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 pub use self::entry::{
@@ -120,6 +121,28 @@ pub struct About {
     pub epoch: u32,
     /// What identified messages when this was written: a digest of the rules' message ids and their order.
     pub identities: String,
+    /// When an entry changed last, at least to the minute; none before the first change.
+    pub last_change: Option<Timestamp>,
+}
+
+impl About {
+    /// What a new ledger knows about itself.
+    fn new() -> Self {
+        Self {
+            id: new_id(),
+            proves_unsent: false,
+            other_owner: false,
+            epoch: 0,
+            identities: String::new(),
+            last_change: None,
+        }
+    }
+
+    /// Whether both say the same about what the ledger proves.
+    #[must_use]
+    pub fn proves_the_same(&self, other: &Self) -> bool {
+        Self { last_change: None, ..self.clone() } == Self { last_change: None, ..other.clone() }
+    }
 }
 
 /// A store of entries.
@@ -154,19 +177,18 @@ pub trait Ledger: Send + Sync {
         Box::pin(async { Ok(self.about()) })
     }
 
-    /// Replaces whether the ledger proves that nothing was sent, its epoch and its identities. Durable when this returns.
+    /// Replaces whether the ledger proves that nothing was sent, its epoch and its identities, if they are still what the
+    /// caller has `seen`; whether they were. Durable when this returns.
     ///
     /// # Errors
     /// As [`Ledger::change`].
-    fn set_about(&self, about: About) -> BoxFuture<'_, Result<(), LedgerError>>;
+    fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>>;
 
-    /// Whether the ledger can be written: writes what it knows about itself again.
+    /// Whether the ledger can be written: writes something that changes nothing.
     ///
     /// # Errors
     /// As [`Ledger::change`].
-    fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
-        Box::pin(async { self.set_about(self.reload_about().await?).await })
-    }
+    fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>>;
 
     /// Whether only one process can have the ledger open, so that the owners of all other claims are gone.
     fn is_exclusive(&self) -> bool;
@@ -215,7 +237,9 @@ pub async fn open(config: &config::Ledger, clock: Clock) -> Result<Arc<dyn Ledge
     Ok(match &config.store {
         config::LedgerStore::Memory => Arc::new(memory::MemoryLedger::new(limits, clock)),
         config::LedgerStore::File(path) => Arc::new(sqlite::SqliteLedger::open(path, limits, clock).await?),
-        config::LedgerStore::Redis(url) => Arc::new(redis::RedisLedger::open(url, redis::PREFIX, limits, clock).await?),
+        config::LedgerStore::Redis(url) => {
+            Arc::new(redis::RedisLedger::open(url, &redis::prefix(&config.queue), limits, clock).await?)
+        },
     })
 }
 
@@ -243,13 +267,13 @@ pub async fn renew_id(config: &config::Ledger, clock: Clock) -> Result<(About, A
             }
             let ledger = sqlite::SqliteLedger::open(path, limits, clock).await?;
             let (old, new) = renew(ledger.about());
-            ledger.set_about(new.clone()).await?;
+            ledger.set_about(old.clone(), new.clone()).await?;
             Ok((old, new))
         }
         config::LedgerStore::Redis(url) => {
-            let ledger = redis::RedisLedger::open(url, redis::PREFIX, limits, clock).await?;
+            let ledger = redis::RedisLedger::open(url, &redis::prefix(&config.queue), limits, clock).await?;
             let (old, new) = renew(ledger.about());
-            ledger.replace_about(&new).await?;
+            ledger.set_about(old.clone(), new.clone()).await?;
             Ok((old, new))
         }
     }

@@ -35,6 +35,8 @@ const UNDELIVERABLE: Duration = Duration::from_millis(100);
 const OWNERSHIP: Duration = Duration::from_secs(600);
 /// First and longest wait before the owners are compared again. The first is short: the connection may be about to end.
 const COMPARE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// How often it is checked whether a connection has ended while nothing is read from it.
+const CONNECTED: Duration = Duration::from_millis(100);
 /// First and longest wait between two tries whether RabbitMQ takes messages again.
 const PROBE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -251,19 +253,9 @@ impl Session {
             let Some(next) = next else { return Ok(former) };
             subscription = next;
             if serial.is_on() {
-                self.wait_settled(work, life).await;
+                wait_settled(connection, work, life).await;
             }
         }
-    }
-
-    /// Waits until everything that was delivered is settled: from then on one message is unsettled at a time.
-    async fn wait_settled(&self, work: &Work<'_>, life: &Life) {
-        life.unsettled.close();
-        tokio::select! {
-            () = work.stop.cancelled() => {}
-            () = life.unsettled.wait() => {}
-        }
-        life.unsettled.reopen();
     }
 
     /// Hands the deliveries of one subscription over.
@@ -351,6 +343,23 @@ impl Session {
             let _ = unsent.0.acker.nack_requeue().await;
         }
     }
+}
+
+/// Waits until everything that was delivered is settled: from then on one message is unsettled at a time. On a connection that has
+/// ended nothing can be settled.
+async fn wait_settled(connection: &Connection, work: &Work<'_>, life: &Life) {
+    let ended = async {
+        while connection.status().connected() {
+            sleep(CONNECTED).await;
+        }
+    };
+    life.unsettled.close();
+    tokio::select! {
+        () = work.stop.cancelled() => {}
+        () = life.unsettled.wait() => {}
+        () = ended => {}
+    }
+    life.unsettled.reopen();
 }
 
 /// Why a subscription takes no more.

@@ -25,7 +25,7 @@ pub(super) async fn check(config: &config::Ledger) -> Findings {
         LedgerStore::File(path) => {
             in_file(path, &mut findings).await;
         }
-        LedgerStore::Redis(url) => match redis::inspect::inspect(url).await {
+        LedgerStore::Redis(url) => match redis::inspect::inspect(url, &config.queue).await {
             Ok(found) => in_redis(&found, &mut findings),
             Err(error) => refused(&error, &mut findings),
         },

@@ -27,7 +27,7 @@ pub(super) fn config(reader: &mut Reader<'_>, sources: &Sources) -> Result<Confi
     let events = events(reader);
     let retry = retry(reader);
     let gate = gate(reader);
-    let ledger = ledger(reader);
+    let ledger = ledger(reader, broker.as_ref().map_or_else(|_| String::new(), |broker| broker.queue.clone()));
     let listen = reader.want("admin.listen", socket);
     let console = super::console::console(reader);
     let grace = reader.want("shutdown.grace", duration);
@@ -284,7 +284,7 @@ fn gate(reader: &mut Reader<'_>) -> Result<Gate, Reported> {
     })
 }
 
-fn ledger(reader: &mut Reader<'_>) -> Result<Ledger, Reported> {
+fn ledger(reader: &mut Reader<'_>, queue: String) -> Result<Ledger, Reported> {
     let store = reader.want("ledger.url", address::ledger);
     let retention = reader.want("ledger.retention", duration);
     let max_entries = reader.want("ledger.max_entries", count);
@@ -294,7 +294,7 @@ fn ledger(reader: &mut Reader<'_>) -> Result<Ledger, Reported> {
         reader.warn("ledger.url", "is not encrypted; use rediss");
     }
     let url_file = reader.raw.get("ledger.url").flatten().and_then(|written| written.file.clone());
-    Ok(Ledger { store: store?, url_file, retention: retention?, max_entries: max_entries? })
+    Ok(Ledger { store: store?, url_file, retention: retention?, max_entries: max_entries?, queue })
 }
 
 fn socket(_: &Key, text: &str) -> Parsed<SocketAddr> {

@@ -196,7 +196,7 @@ const EVERY: &[(&str, &str, &str, &str)] = &[
     ("gate.hold", "10m", "30s", "30s"),
     ("ledger.url", "file wolkvox-task-worker.db", "memory:", "memory"),
     ("ledger.retention", "7d", "1d", "1d"),
-    ("ledger.max_entries", "1000000", "10", "10"),
+    ("ledger.max_entries", "1000000", "10000", "10000"),
     ("admin.listen", "127.0.0.1:9464", "[::]:0", "[::]:0"),
     ("console.listen", "127.0.0.1:9465", "[::1]:0", "[::1]:0"),
     ("console.workers", "http://127.0.0.1:9464/", "http://a:1, http://b:2/", "http://a:1/+http://b:2/"),

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 use super::entry::{apply, horizon};
-use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, Limits, new_id};
+use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, Limits};
 use crate::clock::Clock;
 
 /// How many entries one change forgets at most, so that no change pays for all.
@@ -32,9 +32,8 @@ impl MemoryLedger {
     /// An empty ledger.
     #[must_use]
     pub fn new(limits: Limits, clock: Clock) -> Self {
-        let about =
-            About { id: new_id(), proves_unsent: false, other_owner: false, epoch: 0, identities: String::new() };
-        Self { kept: Mutex::new(Kept { entries: HashMap::new(), closed: BTreeSet::new(), about }), limits, clock }
+        let kept = Kept { entries: HashMap::new(), closed: BTreeSet::new(), about: About::new() };
+        Self { kept: Mutex::new(kept), limits, clock }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -84,7 +83,9 @@ impl Ledger for MemoryLedger {
             let (after, changed) = apply(self.current(&kept, key), &change);
             if let Some(after) = after {
                 kept.put(*key, after);
-                kept.sweep(self.clock.now(), self.limits, key);
+                let now = self.clock.now();
+                kept.sweep(now, self.limits, key);
+                kept.about.last_change = Some(now);
             }
             Ok(changed)
         }
@@ -104,12 +105,20 @@ impl Ledger for MemoryLedger {
         self.kept().about.clone()
     }
 
-    fn set_about(&self, about: About) -> BoxFuture<'_, Result<(), LedgerError>> {
+    fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
         async move {
-            self.kept().about = about;
-            Ok(())
+            let mut kept = self.kept();
+            let is_same = kept.about.proves_the_same(&seen);
+            if is_same {
+                kept.about = About { last_change: kept.about.last_change, ..about };
+            }
+            Ok(is_same)
         }
         .boxed()
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
+        async { Ok(()) }.boxed()
     }
 
     fn is_exclusive(&self) -> bool {

@@ -40,8 +40,8 @@ impl ReadOnlyLedger {
                 Ok(ledger)
             }
             config::LedgerStore::Redis(url) => {
-                let opened =
-                    redis::RedisLedger::open_to_read(url, redis::PREFIX, Limits::from(config), Clock::system()).await;
+                let (prefix, limits) = (redis::prefix(&config.queue), Limits::from(config));
+                let opened = redis::RedisLedger::open_to_read(url, &prefix, limits, Clock::system()).await;
                 opened.map(|ledger| Self(Store::Redis(Box::new(ledger)))).map_err(|error| error.to_string())
             }
         }

@@ -27,7 +27,7 @@ use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, 
 use crate::clock::Clock;
 use crate::config::SharedSecret;
 
-/// What the keys of the workers' ledger begin with.
+/// What all keys of all ledgers begin with.
 pub const PREFIX: &str = "wolkvox-task-worker:";
 /// The layout that this code reads and writes.
 const FORMAT: &str = "1";
@@ -39,6 +39,14 @@ const SWEEP: usize = 16;
 const FIND: usize = 5_000;
 /// Replaces an entry if nobody changed it meanwhile.
 const SCRIPT: &str = include_str!("redis/record.lua");
+/// Replaces what the ledger knows about itself if nobody changed it meanwhile.
+const SET_ABOUT: &str = include_str!("redis/about.lua");
+
+/// What the keys of the ledger of one work queue begin with. Whether a ledger proves that nothing was sent depends on its queue.
+#[must_use]
+pub fn prefix(queue: &str) -> String {
+    format!("{PREFIX}{queue}:")
+}
 
 /// See the module's documentation.
 pub struct RedisLedger {
@@ -91,13 +99,11 @@ impl RedisLedger {
     ) -> Result<Self, LedgerError> {
         let keys =
             Keys { index: format!("{prefix}index"), about: format!("{prefix}about"), entry: format!("{prefix}entry:") };
-        let about =
-            About { id: String::new(), proves_unsent: false, other_owner: false, epoch: 0, identities: String::new() };
         let ledger = Self {
             connection: Connection::new(url)?,
             keys,
             verified: Mutex::default(),
-            about: Mutex::new(about),
+            about: Mutex::new(About { id: String::new(), ..About::new() }),
             entries: AtomicU64::new(0),
             limits,
             clock,
@@ -127,7 +133,10 @@ impl RedisLedger {
         }
         first.cmd("HGETALL").arg(&self.keys.about);
         first.cmd("ZCARD").arg(&self.keys.index);
-        let (found, entries): (HashMap<String, String>, u64) =
+        // Without those with an open claim, which are at infinity.
+        let newest = first.cmd("ZREVRANGEBYSCORE").arg(&self.keys.index).arg("(+inf").arg("-inf");
+        newest.arg("WITHSCORES").arg("LIMIT").arg(0).arg(1);
+        let (found, entries, newest): (HashMap<String, String>, u64, Vec<(String, f64)>) =
             self.connection.ask_on(link, &Question::Commands(first)).await?;
         let text = |name: &str| found.get(name).cloned().unwrap_or_default();
         if found.get("format").is_some_and(|format| format != FORMAT) {
@@ -139,39 +148,45 @@ impl RedisLedger {
             other_owner: text("other_owner") == "1",
             epoch: text("epoch").parse().unwrap_or(0),
             identities: text("identities"),
+            last_change: newest.first().and_then(|(_, at)| stored::moment(*at)),
         };
         self.entries.store(entries, Ordering::Relaxed);
         let mut info = redis::cmd("INFO");
         info.arg("replication");
-        // A user who may not ask learns nothing of a failover, so the ledger proves nothing.
+        // For a user who may not ask, each connection may be one to a server that lost writes.
         let info: String = self.connection.ask_on(link, &Question::Command(info)).await.unwrap_or_default();
         let replication = info.lines().find_map(|line| line.trim().strip_prefix("master_replid:"));
         let is_same = replication.is_some_and(|id| text("replication") == id);
         if !is_same && !self.is_read_only {
             // Also while it proves nothing: a queue that is half drained must be drained again. A new ledger has lost nothing.
-            let has_lost = about.proves_unsent || !text("replication").is_empty();
+            let has_lost = about.proves_unsent || !text("replication").is_empty() || replication.is_none();
+            let seen = about.clone();
             about.epoch += u32::from(has_lost);
             about.proves_unsent = false;
-            self.write_about(link, &about, replication.unwrap_or_default()).await?;
+            if !self.write_about(link, &seen, &about, replication.unwrap_or_default()).await? {
+                return Err(self.connection.contended());
+            }
         }
         *self.about.lock().unwrap_or_else(PoisonError::into_inner) = about;
         Ok(())
     }
 
-    async fn write_about(&self, link: &Link, about: &About, replication: &str) -> Result<(), LedgerError> {
-        let mut set = redis::cmd("HSET");
-        set.arg(&self.keys.about).arg("proves_unsent").arg(u8::from(about.proves_unsent));
-        set.arg("other_owner")
-            .arg(u8::from(about.other_owner))
-            .arg("epoch")
-            .arg(about.epoch)
-            .arg("identities")
-            .arg(&about.identities);
-        if !replication.is_empty() {
-            set.arg("replication").arg(replication);
+    /// Replaces what the ledger knows about itself if it is still what was `seen`; whether it was.
+    async fn write_about(
+        &self,
+        link: &Link,
+        seen: &About,
+        about: &About,
+        replication: &str,
+    ) -> Result<bool, LedgerError> {
+        let mut call = redis::cmd("EVAL");
+        call.arg(SET_ABOUT).arg(1).arg(&self.keys.about);
+        for about in [seen, about] {
+            call.arg(&about.id).arg(u8::from(about.proves_unsent)).arg(u8::from(about.other_owner));
+            call.arg(about.epoch).arg(&about.identities);
         }
-        let _: u64 = self.connection.ask_on(link, &Question::Command(set)).await?;
-        Ok(())
+        call.arg(replication);
+        self.connection.ask_on(link, &Question::Command(call)).await
     }
 
     /// Asks once more where the connection turns out to be gone, as idle ones are: every question may be asked twice.
@@ -225,19 +240,6 @@ impl RedisLedger {
         Err(self.connection.contended())
     }
 
-    /// Replaces what the ledger knows about itself, its id included. A worker that has it open notices at its next change.
-    ///
-    /// # Errors
-    /// When Redis cannot be written; part of it may be replaced then.
-    pub(super) async fn replace_about(&self, about: &About) -> Result<(), LedgerError> {
-        // The id comes last: who sees the new one must see that it proves nothing.
-        self.set_about(about.clone()).await?;
-        let mut set = redis::cmd("HSET");
-        set.arg(&self.keys.about).arg("id").arg(&about.id);
-        let _: u64 = self.ask(&Question::Command(set)).await?;
-        Ok(())
-    }
-
     async fn replace(&self, key: &Key, seen: &str, after: &Entry) -> Result<Replaced, LedgerError> {
         let is_claimed = after.claim.is_some();
         let score = if is_claimed { "+inf".to_owned() } else { after.at.as_millisecond().to_string() };
@@ -260,6 +262,11 @@ impl RedisLedger {
     }
 }
 
+/// A pattern for `SCAN` that matches this text only.
+fn literal(text: &str) -> String {
+    text.chars().flat_map(|c| matches!(c, '*' | '?' | '[' | ']' | '^' | '\\').then_some('\\').into_iter().chain([c])).collect()
+}
+
 enum Replaced {
     Done,
     Changed(String),
@@ -280,7 +287,7 @@ impl Ledger for RedisLedger {
             let mut cursor = 0_u64;
             loop {
                 let mut scan = redis::cmd("SCAN");
-                scan.arg(cursor).arg("MATCH").arg(format!("{}{prefix}*", self.keys.entry)).arg("COUNT").arg(FIND);
+                scan.arg(cursor).arg("MATCH").arg(format!("{}{prefix}*", literal(&self.keys.entry))).arg("COUNT").arg(FIND);
                 let (next, found): (u64, Vec<String>) = self.ask(&Question::Command(scan)).await?;
                 if let Some(key) = found.first() {
                     let mut get = redis::cmd("GET");
@@ -310,12 +317,26 @@ impl Ledger for RedisLedger {
         .boxed()
     }
 
-    fn set_about(&self, about: About) -> BoxFuture<'_, Result<(), LedgerError>> {
+    fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
         async move {
             let link = self.link().await?;
-            self.write_about(&link, &about, "").await?;
-            *self.about.lock().unwrap_or_else(PoisonError::into_inner) = about;
-            Ok(())
+            let is_set = self.write_about(&link, &seen, &about, "").await?;
+            if is_set {
+                *self.about.lock().unwrap_or_else(PoisonError::into_inner) = about;
+            } else {
+                // The next use reads it again.
+                *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            }
+            Ok(is_set)
+        }
+        .boxed()
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
+        async move {
+            let mut set = redis::cmd("HSETNX");
+            set.arg(&self.keys.about).arg("format").arg(FORMAT);
+            self.ask::<i64>(&Question::Command(set)).await.map(drop)
         }
         .boxed()
     }

@@ -180,8 +180,13 @@ impl Ledger for SqliteLedger {
         self.shared.about.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set_about(&self, about: About) -> BoxFuture<'_, Result<(), LedgerError>> {
-        self.ask(|reply| Task::SetAbout { about, reply }).boxed()
+    fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
+        self.ask(|reply| Task::SetAbout { seen, about, reply }).boxed()
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
+        let about = self.about();
+        async move { self.set_about(about.clone(), about).await.map(drop) }.boxed()
     }
 
     fn is_exclusive(&self) -> bool {

@@ -324,8 +324,11 @@ async fn about_is_kept(fixture: &Fixture, other: &Fixture) {
     let first = fixture.ledger.about();
     assert_eq!((first.proves_unsent, first.other_owner, first.epoch), (false, false, 0));
     assert_ne!(first.id, other.ledger.about().id);
-    let proven = About { proves_unsent: true, other_owner: true, epoch: 7, identities: "é\"'".to_owned(), ..first };
-    fixture.ledger.set_about(proven.clone()).await.unwrap();
+    let identities = "é\"'".to_owned();
+    let proven = About { proves_unsent: true, other_owner: true, epoch: 7, identities, ..first.clone() };
+    assert!(fixture.ledger.set_about(first.clone(), proven.clone()).await.unwrap());
+    let lost = About { epoch: 8, ..first.clone() };
+    assert!(!fixture.ledger.set_about(first, lost).await.unwrap(), "another worker has replaced what was seen");
     assert_eq!(fixture.ledger.about(), proven);
     assert_eq!(fixture.ledger.reload_about().await.unwrap(), proven);
     assert_eq!((fixture.ledger.proves_unsent(), fixture.ledger.epoch()), (true, 7));
@@ -345,15 +348,17 @@ pub(super) async fn durable_suite(open: impl AsyncFn(Clock) -> Arc<dyn Ledger>) 
         identities: "rules".to_owned(),
         ..fixture.ledger.about()
     };
-    fixture.ledger.set_about(about.clone()).await.unwrap();
+    fixture.ledger.set_about(fixture.ledger.about(), about.clone()).await.unwrap();
     fixture.create("created", 1).await;
-    let claimed = fixture.claim("claimed", 2).await;
+    let (claimed, changed) = (fixture.claim("claimed", 2).await, clock.now());
     drop(fixture);
 
     for milliseconds in [0, HOUR, -2 * HOUR] {
         clock.forward(milliseconds);
         let fixture = reopened().await;
-        assert_eq!(fixture.ledger.about(), about);
+        assert!(fixture.ledger.about().proves_the_same(&about));
+        let last_change = fixture.ledger.about().last_change.unwrap();
+        assert!(last_change.duration_since(changed).unsigned_abs() < Duration::from_secs(60), "{last_change}");
         assert_eq!(fixture.ledger.len(), 2);
         assert!(fixture.is_created("created").await);
         assert_eq!(fixture.get("claimed").await, Some(claimed.clone()));

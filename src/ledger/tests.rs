@@ -40,6 +40,7 @@ async fn renew_id_refuses_a_ledger_in_memory() {
         store: config::LedgerStore::Memory,
         retention: ROOMY.retention,
         max_entries: ROOMY.max_entries,
+        queue: "q".to_owned(),
     };
     let error = renew_id(&config, Clock::system()).await.unwrap_err().to_string();
     assert!(error.contains("in memory") && error.contains("ledger.url"), "{error}");

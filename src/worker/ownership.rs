@@ -3,7 +3,8 @@
 //! The queue `<queue>.owner` holds the id of the ledger whose worker consumed last. Before its first delivery on a connection is
 //! processed, a worker compares that id with its own ledger's. After a difference the ledger proves nothing until the queue is
 //! *drained*: a message that was not delivered before has arrived, and everything delivered earlier is settled. Where another
-//! worker consumed before, it may still hold messages while it stops, so at least that long passes, too.
+//! worker consumed before, it may still hold messages while it stops, so at least that long passes, too. The same applies after
+//! so long without a change that entries of unsettled messages may be forgotten.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +15,28 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::broker::{Owners, Ownership as BrokerOwnership};
+use crate::clock::Clock;
 use crate::ledger::{About, Ledger};
 
 /// How long after `shutdown.grace` RabbitMQ may take to notice that a stopped worker is gone: two heartbeats and a margin.
 const NOTICED: Duration = Duration::from_secs(40);
+/// How far the clocks of workers that share a ledger may differ.
+const MARGIN: Duration = Duration::from_secs(2 * 3_600);
+/// How often the ledger's account of itself is compared again when another worker changes it at the same time.
+const TRIES: usize = 5;
+
+/// What decides whether a ledger can prove that nothing was sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// `broker.single_active_consumer`.
+    pub single_active_consumer: bool,
+    /// How long a worker may take to stop.
+    pub stopping: Duration,
+    /// `gate.hold`: the longest time that a worker keeps a message.
+    pub hold: Duration,
+    /// `ledger.retention`.
+    pub retention: Duration,
+}
 
 /// See the module's documentation.
 pub struct Ownership {
@@ -26,8 +45,13 @@ pub struct Ownership {
     identities: Mutex<String>,
     /// Whether this ledger can see everything that is sent: shared, or with one consumer at a time.
     can_prove: bool,
-    /// How long another worker may hold messages after it was stopped.
-    stopping: Duration,
+    /// Other workers consume the queue at the same time and use the same ledger.
+    has_others: bool,
+    /// How long another worker may hold messages: after it was stopped, or while it consumes, too.
+    others_hold: Duration,
+    /// After so long without a change entries of unsettled messages may be forgotten.
+    forgets_after: Duration,
+    clock: Clock,
     /// A change of workers is noticed.
     sees_everything: AtomicBool,
     /// Set while what identifies messages is being replaced.
@@ -46,6 +70,8 @@ struct Drain {
     first_new: Option<u64>,
     /// The queue does not count as drained before this moment.
     not_before: Option<Instant>,
+    /// How long this is after a loss of what the ledger knew, where other workers hold messages of the queue.
+    wait: Option<Duration>,
     /// The ledger's epoch when `first_new` arrived. After a loss of what the ledger knew, the queue must be drained again.
     epoch: u32,
     /// A message was requeued on this connection. RabbitMQ delivers it again at an unknown time.
@@ -55,7 +81,8 @@ struct Drain {
 impl Drain {
     fn arrived(&mut self, was_delivered_before: bool, epoch: u32) -> u64 {
         if self.epoch != epoch {
-            (self.epoch, self.first_new) = (epoch, None);
+            self.epoch = epoch;
+            self.restart(self.wait);
         }
         let number = self.next;
         self.next += 1;
@@ -93,21 +120,26 @@ impl Drop for Unsettled {
 }
 
 impl Ownership {
-    /// What `ledger` can prove. `identities` is a digest of what message ids are made from; `single_active_consumer` as
-    /// configured; `stopping` is how long a worker may take to stop.
+    /// What `ledger` can prove. `identities` is a digest of what message ids are made from.
     #[must_use]
-    pub fn new(ledger: Arc<dyn Ledger>, identities: String, single_active_consumer: bool, stopping: Duration) -> Self {
-        let can_prove = single_active_consumer || !ledger.is_exclusive();
-        let stopping = stopping + NOTICED;
+    pub fn new(ledger: Arc<dyn Ledger>, identities: String, terms: Terms, clock: Clock) -> Self {
+        let has_others = !terms.single_active_consumer && !ledger.is_exclusive();
+        let stopping = terms.stopping + NOTICED;
+        let others_hold = if has_others { stopping + terms.hold } else { stopping };
+        let wait = has_others.then_some(others_hold);
+        let drain = Drain { epoch: ledger.epoch(), wait, ..Drain::default() };
         Self {
+            can_prove: terms.single_active_consumer || !ledger.is_exclusive(),
             ledger,
             identities: Mutex::new(identities),
-            can_prove,
-            stopping,
+            has_others,
+            others_hold,
+            forgets_after: terms.retention.saturating_sub(terms.hold + MARGIN),
+            clock,
             sees_everything: AtomicBool::new(false),
             is_replacing: AtomicBool::new(false),
             writing: tokio::sync::Mutex::default(),
-            drain: Mutex::default(),
+            drain: Mutex::new(drain),
         }
     }
 
@@ -148,8 +180,12 @@ impl Ownership {
             return;
         }
         let about = self.ledger.about();
-        let proven = About { proves_unsent: true, other_owner: false, ..about };
-        if self.ledger.set_about(proven).await.is_ok() {
+        // Lost meanwhile: then another epoch must be drained.
+        if !self.drain().is_drained(about.epoch) {
+            return;
+        }
+        let proven = About { proves_unsent: true, other_owner: false, ..about.clone() };
+        if self.ledger.set_about(about, proven).await == Ok(true) {
             tracing::info!(
                 "the ledger has seen all messages of the queue: messages that it does not know were not sent"
             );
@@ -176,10 +212,7 @@ impl Ownership {
         replace();
         let _writing = self.writing.lock().await;
         self.drain().restart(None);
-        let about = self.ledger.about();
-        let epoch = about.epoch + u32::from(about.proves_unsent);
-        let changed = About { proves_unsent: false, epoch, identities, ..about };
-        if let Err(error) = self.ledger.set_about(changed).await {
+        if let Err(error) = self.record_identities(&identities).await {
             // The next connection compares them again. Until then the ledger proves nothing.
             self.sees_everything.store(false, Ordering::SeqCst);
             tracing::warn!(%error, "the ledger could not record that the rules make other message ids");
@@ -187,45 +220,94 @@ impl Ownership {
         self.is_replacing.store(false, Ordering::SeqCst);
     }
 
+    async fn record_identities(&self, identities: &str) -> Result<(), String> {
+        for _ in 0..TRIES {
+            let about = self.ledger.reload_about().await.map_err(|error| error.to_string())?;
+            let epoch = about.epoch + u32::from(about.proves_unsent);
+            let changed = About { proves_unsent: false, epoch, identities: identities.to_owned(), ..about.clone() };
+            if self.ledger.set_about(about, changed).await.map_err(|error| error.to_string())? {
+                return Ok(());
+            }
+        }
+        Err(CONTENDED.to_owned())
+    }
+
     async fn compare(&self, owners: Owners) -> Result<Option<String>, String> {
         let _writing = self.writing.lock().await;
-        let about = self.ledger.reload_about().await.map_err(|error| error.to_string())?;
-        let identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let other = matches!(&owners, Owners::Found(ids) if ids.iter().any(|id| *id != about.id));
-        let is_ours = matches!(&owners, Owners::Found(ids) if !ids.is_empty() && !other);
-        let is_proof_lost = !is_ours || !self.can_prove || about.identities != identities;
-        let id = about.id.clone();
-        if is_proof_lost {
-            let reason = match &owners {
-                _ if !self.can_prove => "broker.single_active_consumer is false and the ledger is local",
-                Owners::Unusable(why) => why.as_str(),
-                Owners::Found(_) if other => "a worker with another ledger consumed the queue before",
-                Owners::Found(ids) if ids.is_empty() => "no worker has consumed the queue before",
-                Owners::Found(_) => "the rules' message ids have changed",
-            };
-            tracing::warn!(
-                reason,
-                "messages that were delivered before and are not in the ledger are in doubt for now"
-            );
-            let lost = About {
-                proves_unsent: false,
-                other_owner: about.other_owner || other,
-                // A new ledger has no entries that could be taken for proof.
-                epoch: about.epoch + u32::from(about.proves_unsent || other),
-                identities,
-                ..about.clone()
-            };
-            self.ledger.set_about(lost).await.map_err(|error| error.to_string())?;
+        for _ in 0..TRIES {
+            let about = self.ledger.reload_about().await.map_err(|error| error.to_string())?;
+            let compared = self.compared(&owners, &about);
+            if let Some(reason) = &compared.lost {
+                tracing::warn!(
+                    reason,
+                    "messages that were delivered before and are not in the ledger are in doubt for now"
+                );
+                let lost = self.without_proof(&about, compared.is_other);
+                if !self.ledger.set_about(about.clone(), lost).await.map_err(|error| error.to_string())? {
+                    continue;
+                }
+            }
+            self.restart_drain(&compared, &about);
+            self.sees_everything.store(self.can_prove && matches!(owners, Owners::Found(_)), Ordering::SeqCst);
+            return Ok((!compared.is_ours && matches!(owners, Owners::Found(_))).then_some(about.id));
         }
+        Err(CONTENDED.to_owned())
+    }
+
+    /// What the ids on `<queue>.owner` mean for a ledger that knows `about` itself.
+    fn compared(&self, owners: &Owners, about: &About) -> Compared {
+        let is_other = matches!(owners, Owners::Found(ids) if ids.iter().any(|id| *id != about.id));
+        let is_ours = matches!(owners, Owners::Found(ids) if !ids.is_empty() && !is_other);
+        let identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        let unchanged_for = about.last_change.map(|at| self.clock.now().duration_since(at).unsigned_abs());
+        let lost = match owners {
+            _ if !self.can_prove => "broker.single_active_consumer is false and the ledger is local",
+            Owners::Unusable(why) => why.as_str(),
+            Owners::Found(_) if is_other => "a worker with another ledger consumed the queue before",
+            Owners::Found(ids) if ids.is_empty() => "no worker has consumed the queue before",
+            Owners::Found(_) if about.identities != *identities => "the rules' message ids have changed",
+            Owners::Found(_) if unchanged_for.is_some_and(|time| time > self.forgets_after) => {
+                "the ledger has not changed for so long that it may have forgotten messages, see ledger.retention"
+            }
+            Owners::Found(_) => return Compared { is_other, is_ours, lost: None },
+        };
+        Compared { is_other, is_ours, lost: Some(lost.to_owned()) }
+    }
+
+    /// What a ledger knows about itself once it proves nothing.
+    fn without_proof(&self, about: &About, is_other: bool) -> About {
+        About {
+            proves_unsent: false,
+            other_owner: about.other_owner || is_other,
+            // A new ledger has no entries that could be taken for proof.
+            epoch: about.epoch + u32::from(about.proves_unsent || is_other),
+            identities: self.identities.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            ..about.clone()
+        }
+    }
+
+    /// A connection begins: whatever is unsettled may be delivered again.
+    fn restart_drain(&self, compared: &Compared, about: &About) {
         let mut drain = self.drain();
         let is_waiting = drain.not_before.is_some();
         drain.has_returned = false;
-        drain.restart((other || (about.other_owner && !is_waiting)).then_some(self.stopping));
-        drop(drain);
-        self.sees_everything.store(self.can_prove && matches!(owners, Owners::Found(_)), Ordering::SeqCst);
-        Ok((!is_ours && matches!(owners, Owners::Found(_))).then_some(id))
+        let is_new = compared.is_other || (self.has_others && compared.lost.is_some());
+        let is_old = about.other_owner || (self.has_others && !about.proves_unsent);
+        drain.restart((is_new || (is_old && !is_waiting)).then_some(self.others_hold));
     }
 }
+
+/// What a comparison with the owner of the queue found.
+struct Compared {
+    /// A worker with another ledger consumed the queue before.
+    is_other: bool,
+    /// The last worker used this ledger.
+    is_ours: bool,
+    /// Why the ledger proves nothing now.
+    lost: Option<String>,
+}
+
+const CONTENDED: &str = "other workers keep changing what the ledger knows about itself";
 
 impl BrokerOwnership for Ownership {
     fn compare(&self, owners: Owners) -> BoxFuture<'_, Result<Option<String>, String>> {

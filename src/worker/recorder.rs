@@ -14,6 +14,8 @@ use crate::retry::{Backoff, jittered};
 
 /// First and longest wait before the ledger is asked again after it failed.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// How often the ledger is checked while it works, so that a worker without messages notices that it is gone.
+const CHECK: Duration = Duration::from_secs(10);
 
 /// See the module's documentation.
 pub struct Recorder {
@@ -107,16 +109,23 @@ impl Recorder {
         self.gate.ledger_failed();
     }
 
-    /// After a failure nothing else writes to the ledger: tries to write until it works again.
+    /// Checks the ledger now and then. After a failure nothing else writes to it, so it is checked until it works again.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let watching = async {
-            let mut backoff = Self::backoff();
+            let (mut backoff, mut checked) = (Self::backoff(), Instant::now());
             loop {
                 Self::wait(&mut backoff).await;
-                if !self.gate.is_ledger_down() {
+                let is_down = self.gate.is_ledger_down();
+                if !is_down {
                     backoff.reset();
-                } else if self.ledger.check().await.is_ok() {
-                    self.gate.ledger_worked();
+                }
+                if !is_down && checked.elapsed() < CHECK {
+                    continue;
+                }
+                checked = Instant::now();
+                match self.ledger.check().await {
+                    Ok(()) => self.gate.ledger_worked(),
+                    Err(error) => self.failed(&error),
                 }
             }
         };

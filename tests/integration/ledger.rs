@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use wolkvox_task_worker::clock::Clock;
 use wolkvox_task_worker::config;
-use wolkvox_task_worker::ledger::redis::{PREFIX, RedisLedger};
+use wolkvox_task_worker::ledger::redis::{RedisLedger, prefix};
 use wolkvox_task_worker::ledger::sqlite::SqliteLedger;
 use wolkvox_task_worker::ledger::{
     self, About, AttemptResult, Change, Changed, Claim, ClaimId, Digest, Entry, Key, KnownResult, Ledger, LedgerError,
@@ -106,8 +106,32 @@ async fn replicas_share_entries() {
     });
     assert_eq!(join_all(claims).await.into_iter().filter(|won| *won).count(), 1);
     let about = About { proves_unsent: true, epoch: 3, ..here.ledger.about() };
-    here.ledger.set_about(about.clone()).await.unwrap();
-    assert_eq!(there.ledger.reload_about().await.unwrap(), about);
+    let stale = there.ledger.about();
+    assert!(here.ledger.set_about(here.ledger.about(), about.clone()).await.unwrap());
+    let lost = About { epoch: 1, ..stale.clone() };
+    assert!(!there.ledger.set_about(stale, lost).await.unwrap(), "the other replica has replaced what was seen");
+    let reloaded = there.ledger.reload_about().await.unwrap();
+    assert_eq!((reloaded.proves_unsent, reloaded.epoch), (true, 3));
+    assert_eq!(reloaded.last_change.map(|at| at.as_millisecond()), Some(clock.now().as_millisecond()));
+}
+
+#[tokio::test]
+async fn redis_that_two_queues_share_keeps_a_ledger_for_each() {
+    let redis = Redis::shared().await;
+    let (clock, one) = (FakeClock::new(), unique("tasks[*]?"));
+    let opened = async |queue: &str| {
+        let ledger = open(&redis.url, &prefix(queue), ROOMY, clock.clock()).await.unwrap();
+        Fixture { ledger: Arc::new(ledger), clock: clock.clone() }
+    };
+    let (here, there) = (opened(&one).await, opened(&unique("tasks")).await);
+    let about = here.ledger.about();
+    assert!(here.ledger.set_about(about.clone(), About { proves_unsent: true, ..about.clone() }).await.unwrap());
+    here.create("a", 1).await;
+    let other = there.ledger.reload_about().await.unwrap();
+    assert!(other.id != about.id && !other.proves_unsent, "what one queue's ledger proves says nothing of another queue");
+    assert_eq!((there.get("a").await, there.ledger.len()), (None, 0));
+    assert!(here.ledger.find(key("a").prefix()).await.unwrap().is_some(), "a queue's name is no pattern");
+    assert_eq!(there.ledger.find(key("a").prefix()).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -138,7 +162,7 @@ async fn emptied_redis_is_another_ledger_and_claims_conflict() {
     let clock = FakeClock::new();
     let fixture = Fixture { ledger: Arc::new(own(&redis, ROOMY, clock.clock()).await), clock };
     let proven = About { proves_unsent: true, epoch: 0, ..fixture.ledger.about() };
-    fixture.ledger.set_about(proven.clone()).await.unwrap();
+    fixture.ledger.set_about(fixture.ledger.about(), proven.clone()).await.unwrap();
     fixture.create("a", 1).await;
     let claim = |id| Change::Claim { expected: None, new: first(id, fixture.clock.now()) };
     let mut connection = connect(&redis).await;
@@ -152,7 +176,7 @@ async fn emptied_redis_is_another_ledger_and_claims_conflict() {
     fixture.finish("b", 3, AttemptResult::Created).await;
     assert!(fixture.is_created("b").await, "a created task is recorded all the same");
     // A claim that was decided in an earlier epoch.
-    fixture.ledger.set_about(About { epoch: 1, ..fixture.ledger.about() }).await.unwrap();
+    fixture.ledger.set_about(fixture.ledger.about(), About { epoch: 1, ..fixture.ledger.about() }).await.unwrap();
     assert_eq!(fixture.change("c", claim(4)).await, Changed::Conflict(None));
 }
 
@@ -162,7 +186,7 @@ async fn restarted_redis_no_longer_proves_that_nothing_was_sent() {
     let clock = FakeClock::new();
     let fixture = Fixture { ledger: Arc::new(own(&redis, ROOMY, clock.clock()).await), clock };
     let proven = About { proves_unsent: true, epoch: 4, identities: "rules".to_owned(), ..fixture.ledger.about() };
-    fixture.ledger.set_about(proven.clone()).await.unwrap();
+    fixture.ledger.set_about(fixture.ledger.about(), proven.clone()).await.unwrap();
     assert_eq!(fixture.ledger.reload_about().await.unwrap(), proven);
     redis.kill().await.unwrap();
     redis.restart().await.unwrap();
@@ -307,7 +331,7 @@ async fn closed_idle_connection_is_not_a_failure() {
 async fn ledger_that_cannot_be_opened_says_why_without_the_password() {
     let redis = Redis::own().await.unwrap();
     let refused = async |url: &str| {
-        let opened = open(url, PREFIX, ROOMY, Clock::system()).await;
+        let opened = open(url, &prefix("wolkvox.tasks"), ROOMY, Clock::system()).await;
         let error = opened.err().unwrap();
         let said = format!("{error} {error:?}");
         assert!(!said.contains("hunter2"), "{said}");
@@ -339,7 +363,7 @@ async fn configured_ledger_is_opened() {
     for store in [config::LedgerStore::Memory, config::LedgerStore::Redis(SecretString::from(redis.url.clone()).into())]
     {
         let retention = ROOMY.retention;
-        let config = config::Ledger { store, url_file: None, retention, max_entries: 10 };
+        let config = config::Ledger { store, url_file: None, retention, max_entries: 10, queue: "tasks".to_owned() };
         let ledger = ledger::open(&config, Clock::system()).await.unwrap();
         assert_eq!(ledger.get(&key("a")).await.unwrap(), None);
     }
@@ -359,7 +383,7 @@ async fn renew_id_command_renews_a_closed_file_and_explains_the_effect() {
     let url = format!("file:{}", path.display());
     let ledger = SqliteLedger::open(&path, ROOMY, Clock::system()).await.unwrap();
     let before = About { proves_unsent: true, ..ledger.about() };
-    ledger.set_about(before.clone()).await.unwrap();
+    ledger.set_about(ledger.about(), before.clone()).await.unwrap();
     let (code, said) = renew_id(&url).await;
     assert!(code == Some(1) && said.contains("another process has it open; stop the other worker"), "{said}");
     drop(ledger);
@@ -379,11 +403,11 @@ async fn renew_id_command_renews_a_closed_file_and_explains_the_effect() {
 async fn renew_id_command_renews_redis_and_an_open_ledger_notices() {
     let redis = Redis::own().await.unwrap();
     let clock = FakeClock::new();
-    let opened = open(&redis.url, PREFIX, ROOMY, clock.clock()).await.unwrap();
+    let opened = open(&redis.url, &prefix("wolkvox.tasks"), ROOMY, clock.clock()).await.unwrap();
     let fixture = Fixture { ledger: Arc::new(opened), clock };
     fixture.create("a", 1).await;
     let before = About { proves_unsent: true, ..fixture.ledger.about() };
-    fixture.ledger.set_about(before.clone()).await.unwrap();
+    fixture.ledger.set_about(fixture.ledger.about(), before.clone()).await.unwrap();
     let (code, said) = renew_id(&redis.url).await;
     assert!(code == Some(0) && said.contains(&before.id), "{said}");
     let claim = Change::Claim { expected: None, new: first(2, fixture.clock.now()) };

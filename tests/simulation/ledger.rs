@@ -109,7 +109,7 @@ impl Stores {
         let limits = Limits { retention: Duration::from_secs(7 * 86_400), max_entries: 1_000_000 };
         let inner = MemoryLedger::new(limits, self.clocks[place].clock());
         let about = About { id: format!("ledger-{}", state.made), ..inner.about() };
-        let _ = inner.set_about(about).now_or_never();
+        let _ = inner.set_about(inner.about(), about).now_or_never();
         let store = Arc::new(Store { inner, number: state.made });
         state.stores.insert(place, Arc::clone(&store));
         store
@@ -301,7 +301,7 @@ impl Ledger for FakeLedger {
         .boxed()
     }
 
-    fn set_about(&self, about: About) -> BoxFuture<'_, Result<(), LedgerError>> {
+    fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
         async move {
             let fault = self.ask(ABOUT, true).await;
             let is_emptied = self.notice();
@@ -312,15 +312,23 @@ impl Ledger for FakeLedger {
             let owners = self.world.broker().owners.clone();
             let before = self.world.delivered_before(self.life.number);
             self.world.truth().proves(store.number, &store.inner.about(), &about, &owners, &before);
-            let _ = store.inner.set_about(about.clone()).await;
+            let is_set = store.inner.set_about(seen, about.clone()).await?;
             if fault.is_some() {
                 return Err(error());
             }
             if !about.proves_unsent {
                 self.world.truth().unproven(self.life.number);
             }
-            self.opened().1 = about;
-            Ok(())
+            self.opened().1 = if is_set { about } else { store.inner.about() };
+            Ok(is_set)
+        }
+        .boxed()
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
+        async move {
+            let fault = self.ask(ABOUT, true).await;
+            if self.notice() || fault.is_some() { Err(error()) } else { Ok(()) }
         }
         .boxed()
     }
@@ -339,7 +347,7 @@ fn error() -> LedgerError {
     static ERROR: OnceLock<LedgerError> = OnceLock::new();
     let away = || {
         let store = config::LedgerStore::File("/nonexistent/ledger.db".into());
-        let config = config::Ledger { store, url_file: None, retention: Duration::from_secs(1), max_entries: 1 };
+        let config = config::Ledger { store, url_file: None, retention: Duration::from_secs(1), max_entries: 1, queue: QUEUE.into() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let opened = std::thread::spawn(move || runtime.block_on(open(&config, Clock::system())).err());
         opened.join().expect("no panic").expect("no such folder")

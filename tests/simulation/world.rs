@@ -19,7 +19,7 @@ use wolkvox_task_worker::message::mapper::Mapper;
 use wolkvox_task_worker::observe::events::Events;
 use wolkvox_task_worker::retry::Schedule;
 use wolkvox_task_worker::settle::Settler;
-use wolkvox_task_worker::worker::ownership::Ownership;
+use wolkvox_task_worker::worker::ownership::{Ownership, Terms};
 use wolkvox_task_worker::worker::recorder::Recorder;
 use wolkvox_task_worker::worker::{Counters, InFlightIds, Settings, Worker};
 
@@ -193,7 +193,13 @@ impl World {
         let mapper = Arc::new(Mapper::new(config).expect("an operation"));
         let fake = Arc::new(FakeLedger::open(self, life));
         let ledger: Arc<dyn Ledger> = fake.clone();
-        let ownership = Arc::new(Ownership::new(Arc::clone(&ledger), String::new(), true, GRACE));
+        let terms = Terms {
+            single_active_consumer: true,
+            stopping: GRACE,
+            hold: config.gate.hold,
+            retention: config.ledger.retention,
+        };
+        let ownership = Arc::new(Ownership::new(Arc::clone(&ledger), String::new(), terms, clock.clone()));
         let _ = life.parts.set((Arc::clone(&ownership), fake));
         Worker {
             crm: Arc::new(FakeCrm { world: Arc::clone(self), life: Arc::clone(life) }),

@@ -262,7 +262,7 @@ pub const KEYS: &[Key] = &[
     key(
         "ledger.max_entries",
         Preset::Text("1000000"),
-        Kind::Count(1, 1_000_000_000),
+        Kind::Count(10_000, 1_000_000_000),
         "Most entries; the oldest are removed first, open claims never.",
     ),
     key(

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::connection::{Connection, Link, Question};
-use super::{FORMAT, PREFIX, SCRIPT};
+use super::{FORMAT, PREFIX, SCRIPT, SET_ABOUT, prefix};
 use crate::config::SharedSecret;
 use crate::ledger::LedgerError;
 
@@ -31,16 +31,17 @@ pub struct Found {
     pub entries: u64,
 }
 
-/// Connects, looks, and writes a key that it removes again.
+/// Connects, looks at the ledger of a work queue, and writes keys that it removes again.
 ///
 /// # Errors
 /// What keeps a worker from using it.
-pub async fn inspect(url: &SharedSecret) -> Result<Found, LedgerError> {
+pub async fn inspect(url: &SharedSecret, queue: &str) -> Result<Found, LedgerError> {
     let connection = Connection::new(url)?;
     let link = connection.link().await?;
     let mut look = redis::pipe();
-    look.cmd("HGET").arg(format!("{PREFIX}about")).arg("format");
-    look.cmd("ZCARD").arg(format!("{PREFIX}index"));
+    let prefix = prefix(queue);
+    look.cmd("HGET").arg(format!("{prefix}about")).arg("format");
+    look.cmd("ZCARD").arg(format!("{prefix}index"));
     let (format, entries): (Option<String>, u64) = connection.ask_on(&link, &Question::Commands(look)).await?;
     if let Some(other) = format.filter(|format| format != FORMAT) {
         return Err(connection.foreign(&other, FORMAT));
@@ -81,9 +82,13 @@ async fn write_trial(connection: &Connection, link: &Link, keys: &[String; 3]) -
     let [entry, index, about] = keys;
     let mut first = redis::pipe();
     first.cmd("HSETNX").arg(about).arg("id").arg("check").ignore();
-    first.cmd("HSET").arg(about).arg("epoch").arg(0).ignore();
     first.cmd("HGETALL").arg(about);
-    let _: (HashMap<String, String>,) = connection.ask_on(link, &Question::Commands(first)).await?;
+    first.cmd("ZREVRANGEBYSCORE").arg(index).arg("(+inf").arg("-inf").arg("LIMIT").arg(0).arg(1);
+    let _: (HashMap<String, String>, Vec<String>) = connection.ask_on(link, &Question::Commands(first)).await?;
+    let mut call = redis::cmd("EVAL");
+    call.arg(SET_ABOUT).arg(1).arg(about).arg("check").arg(0).arg(0).arg(0).arg("");
+    call.arg("check").arg(0).arg(0).arg(0).arg("").arg("");
+    let _: i64 = connection.ask_on(link, &Question::Command(call)).await?;
     let mut call = redis::cmd("EVAL");
     call.arg(SCRIPT).arg(3).arg(entry).arg(index).arg(about);
     call.arg("check").arg("").arg("{}").arg("check").arg("0").arg(TRIAL).arg("0").arg("1").arg("1").arg(entry);

@@ -56,6 +56,12 @@ pub(super) fn encode(entry: &Entry) -> String {
     serde_json::to_string(&stored).unwrap_or_default()
 }
 
+/// The moment of a score in the index, in milliseconds since 1970.
+#[expect(clippy::cast_possible_truncation, reason = "a score that the worker wrote is a whole number")]
+pub(super) fn moment(score: f64) -> Option<Timestamp> {
+    Timestamp::from_millisecond(score as i64).ok()
+}
+
 /// The inverse of [`encode`]; an empty text is no entry. None for anything else.
 #[expect(clippy::option_option, reason = "not readable, no entry, an entry")]
 pub(super) fn decode(text: &str) -> Option<Option<Entry>> {

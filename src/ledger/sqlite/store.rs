@@ -10,7 +10,7 @@ use super::place::{Lock, Place};
 use super::row::{get, put};
 use crate::clock::Clock;
 use crate::ledger::entry::{apply, horizon};
-use crate::ledger::{About, Change, Changed, Entry, Key, KeyPrefix, LedgerError, Limits, new_id};
+use crate::ledger::{About, Change, Changed, Entry, Key, KeyPrefix, LedgerError, Limits};
 
 /// Marks the file as a ledger (`PRAGMA application_id`): "WTWL".
 const LEDGER: i64 = 0x5754_574c;
@@ -18,6 +18,8 @@ const LEDGER: i64 = 0x5754_574c;
 const FORMAT: i64 = 1;
 /// How many rows one batch looks at, and at most forgets, for each of its operations.
 const SWEEP: u64 = 16;
+/// How exact [`About::last_change`] is in the file.
+const CHANGE_RECORDED: Duration = Duration::from_secs(60);
 /// How long another program's lock is waited for, in milliseconds.
 const BUSY: u64 = 2_000;
 const TABLES: &str = "
@@ -27,7 +29,8 @@ CREATE TABLE IF NOT EXISTS about (
     proves_unsent INTEGER NOT NULL,
     other_owner INTEGER NOT NULL,
     epoch INTEGER NOT NULL,
-    identities TEXT NOT NULL
+    identities TEXT NOT NULL,
+    last_change INTEGER
 ) STRICT;
 CREATE TABLE IF NOT EXISTS entry (
     key BLOB NOT NULL UNIQUE,
@@ -51,14 +54,15 @@ CREATE TABLE IF NOT EXISTS entry (
 pub(super) enum Task {
     Get { key: Key, reply: oneshot::Sender<Result<Option<Entry>, LedgerError>> },
     Change { key: Key, change: Change, reply: oneshot::Sender<Result<Changed, LedgerError>> },
-    SetAbout { about: About, reply: oneshot::Sender<Result<(), LedgerError>> },
+    SetAbout { seen: About, about: About, reply: oneshot::Sender<Result<bool, LedgerError>> },
 }
 
 /// The answer to a [`Task`].
 pub(super) enum Answer {
     Got(Option<Entry>),
     Changed(Changed),
-    AboutSet,
+    /// Whether it was replaced.
+    AboutSet(bool),
     /// The entry cannot be read. The other tasks of the batch are not affected.
     Refused(LedgerError),
 }
@@ -69,9 +73,9 @@ impl Task {
         match (self, answer) {
             (Self::Get { reply, .. }, Answer::Got(entry)) => drop(reply.send(Ok(entry))),
             (Self::Change { reply, .. }, Answer::Changed(changed)) => drop(reply.send(Ok(changed))),
-            (Self::SetAbout { reply, .. }, Answer::AboutSet) => drop(reply.send(Ok(()))),
+            (Self::SetAbout { reply, .. }, Answer::AboutSet(is_set)) => drop(reply.send(Ok(is_set))),
             (task, Answer::Refused(error)) => task.refuse(&error),
-            (task, Answer::Got(_) | Answer::Changed(_) | Answer::AboutSet) => drop(task),
+            (task, Answer::Got(_) | Answer::Changed(_) | Answer::AboutSet(_)) => drop(task),
         }
     }
 
@@ -150,15 +154,23 @@ impl Store {
                         if let Some(after) = &after {
                             put(&transaction, key, after, is_new).map_err(explain)?;
                             entries += u64::from(is_new);
+                            if about.last_change.is_none_or(|at| now.duration_since(at).unsigned_abs() > CHANGE_RECORDED)
+                            {
+                                about.last_change = Some(now);
+                                put_about(&transaction, &about).map_err(explain)?;
+                            }
                         }
                         Answer::Changed(changed)
                     }
                     Err(error) => Answer::Refused(error),
                 },
-                Task::SetAbout { about: new, .. } => {
-                    about = new.clone();
-                    put_about(&transaction, &about).map_err(explain)?;
-                    Answer::AboutSet
+                Task::SetAbout { seen, about: new, .. } => {
+                    let is_same = about.proves_the_same(seen);
+                    if is_same {
+                        about = About { last_change: about.last_change, ..new.clone() };
+                        put_about(&transaction, &about).map_err(explain)?;
+                    }
+                    Answer::AboutSet(is_same)
                 }
             });
         }
@@ -211,9 +223,9 @@ fn make_tables(connection: &mut Connection) -> rusqlite::Result<(About, u64)> {
     transaction.execute_batch(TABLES)?;
     transaction.pragma_update(None, "application_id", LEDGER)?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
-    let first = About { id: new_id(), proves_unsent: false, other_owner: false, epoch: 0, identities: String::new() };
+    let first = About::new();
     transaction.execute(
-        "INSERT OR IGNORE INTO about VALUES (1, ?1, ?2, ?3, ?4, ?5)",
+        "INSERT OR IGNORE INTO about VALUES (1, ?1, ?2, ?3, ?4, ?5, NULL)",
         params![first.id, first.proves_unsent, first.other_owner, first.epoch, first.identities],
     )?;
     let about = read_about(&transaction)?;
@@ -223,22 +235,28 @@ fn make_tables(connection: &mut Connection) -> rusqlite::Result<(About, u64)> {
 }
 
 fn read_about(connection: &Connection) -> rusqlite::Result<About> {
-    connection.query_row("SELECT id, proves_unsent, other_owner, epoch, identities FROM about", [], |row| {
+    let select = "SELECT id, proves_unsent, other_owner, epoch, identities, last_change FROM about";
+    connection.query_row(select, [], |row| {
+        let last_change: Option<i64> = row.get(5)?;
         Ok(About {
             id: row.get(0)?,
             proves_unsent: row.get(1)?,
             other_owner: row.get(2)?,
             epoch: row.get(3)?,
             identities: row.get(4)?,
+            last_change: last_change.and_then(|at| Timestamp::from_millisecond(at).ok()),
         })
     })
 }
 
 fn put_about(connection: &Connection, about: &About) -> rusqlite::Result<()> {
     let mut put = connection.prepare_cached(
-        "UPDATE about SET id = ?1, proves_unsent = ?2, other_owner = ?3, epoch = ?4, identities = ?5 WHERE one = 1",
+        "UPDATE about SET id = ?1, proves_unsent = ?2, other_owner = ?3, epoch = ?4, identities = ?5, last_change = ?6 \
+         WHERE one = 1",
     )?;
-    put.execute(params![about.id, about.proves_unsent, about.other_owner, about.epoch, about.identities]).map(drop)
+    let last_change = about.last_change.map(Timestamp::as_millisecond);
+    put.execute(params![about.id, about.proves_unsent, about.other_owner, about.epoch, about.identities, last_change])
+        .map(drop)
 }
 
 /// Forgets what has to be, the oldest first; how many entries those were. Without an index on the age: an index costs each

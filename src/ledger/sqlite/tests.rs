@@ -81,7 +81,7 @@ async fn prefix(ledger: &dyn Ledger, most: u32) -> u32 {
 
 fn config(path: &Path) -> config::Ledger {
     let store = config::LedgerStore::File(path.to_owned());
-    config::Ledger { store, url_file: None, retention: ROOMY.retention, max_entries: ROOMY.max_entries }
+    config::Ledger { store, url_file: None, retention: ROOMY.retention, max_entries: ROOMY.max_entries, queue: "q".to_owned() }
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -201,7 +201,7 @@ async fn renewed_ledger_has_another_id_and_proves_nothing() {
     let fixture = open_fixture(&path).await;
     fixture.create("a", 1).await;
     let proven = crate::ledger::About { proves_unsent: true, epoch: 4, ..fixture.ledger.about() };
-    fixture.ledger.set_about(proven.clone()).await.unwrap();
+    fixture.ledger.set_about(fixture.ledger.about(), proven.clone()).await.unwrap();
     let error = renew().await.unwrap_err().to_string();
     assert!(error.contains("another process has it open"), "{error}");
     assert_eq!(fixture.ledger.reload_about().await.unwrap(), proven);
@@ -314,7 +314,7 @@ async fn conflicting_claim_does_not_fail_its_batch() {
     let now = fixture.clock.now();
     let mixed = (0..40_u64).map(async |id| match id % 4 {
         0 => drop(fixture.change("a", Change::Claim { expected: None, new: first(id, now) }).await),
-        1 => fixture.ledger.set_about(fixture.ledger.about()).await.unwrap(),
+        1 => fixture.ledger.check().await.unwrap(),
         2 => drop(fixture.get("a").await),
         _ => fixture.create(id.to_string(), id).await,
     });

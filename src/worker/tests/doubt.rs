@@ -142,7 +142,7 @@ async fn redelivered_replay_is_not_sent_twice() {
 #[tokio::test(start_paused = true)]
 async fn redelivery_without_entry_is_in_doubt_after_another_ledger_until_drained() {
     let ledger = FakeLedger::new();
-    ledger.set_about(About { proves_unsent: true, ..ledger.about() }).await.unwrap();
+    ledger.set_about(ledger.about(), About { proves_unsent: true, ..ledger.about() }).await.unwrap();
     let site = TestWorker::with(&[STRICT], Arc::clone(&ledger), Clock::new(now));
     let id = site.worker.ownership.id();
     let compare = |owners: &[&str]| {

@@ -30,7 +30,7 @@ use crate::message::retry_state::string;
 use crate::observe::events::Events;
 use crate::retry::Schedule;
 use crate::settle::Settler;
-use crate::worker::ownership::Ownership;
+use crate::worker::ownership::{Ownership, Terms};
 use crate::worker::recorder::Recorder;
 use crate::worker::{Counters, InFlightIds, ORPHAN_MARGIN, Settings, Worker};
 
@@ -126,9 +126,13 @@ pub(super) struct FakeLedger {
 
 impl FakeLedger {
     pub(super) fn new() -> Arc<Self> {
-        let limits = Limits { retention: Duration::from_secs(86_400), max_entries: 1_000 };
+        Self::with_clock(Clock::new(now))
+    }
+
+    pub(super) fn with_clock(clock: Clock) -> Arc<Self> {
+        let limits = Limits { retention: TERMS.retention, max_entries: 1_000 };
         Arc::new(Self {
-            inner: MemoryLedger::new(limits, Clock::new(now)),
+            inner: MemoryLedger::new(limits, clock),
             fails: Mutex::default(),
             takes: Mutex::default(),
             changes: AtomicU64::new(0),
@@ -190,11 +194,18 @@ impl Ledger for FakeLedger {
         self.inner.about()
     }
 
-    fn set_about(&self, about: About) -> BoxFuture<'_, Result<(), LedgerError>> {
+    fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
         if self.refuses_about.load(Ordering::SeqCst) {
             return ready(Err(LedgerError::new("fake", "it fails", "wait"))).boxed();
         }
-        self.inner.set_about(about)
+        self.inner.check()
+    }
+
+    fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
+        if self.refuses_about.load(Ordering::SeqCst) {
+            return ready(Err(LedgerError::new("fake", "it fails", "wait"))).boxed();
+        }
+        self.inner.set_about(seen, about)
     }
 
     fn is_exclusive(&self) -> bool {
@@ -257,6 +268,14 @@ pub(super) fn now() -> Timestamp {
     "2026-03-02T03:00:00Z".parse().unwrap()
 }
 
+/// One consumer at a time, and no worker that must be waited for.
+pub(super) const TERMS: Terms = Terms {
+    single_active_consumer: true,
+    stopping: Duration::ZERO,
+    hold: Duration::from_secs(600),
+    retention: Duration::from_secs(7 * 86_400),
+};
+
 /// A worker with fakes.
 pub(super) struct TestWorker {
     pub(super) worker: Arc<Worker>,
@@ -271,13 +290,23 @@ pub(super) struct TestWorker {
 impl TestWorker {
     /// A worker with its own ledger, which proves that messages without an entry were not sent.
     pub(super) async fn new(more: &[(&str, &str)]) -> Self {
-        let ledger = FakeLedger::new();
+        Self::with_clock(more, Clock::new(now)).await
+    }
+
+    pub(super) async fn with_clock(more: &[(&str, &str)], clock: Clock) -> Self {
+        let ledger = FakeLedger::with_clock(clock.clone());
         let about = About { proves_unsent: true, ..ledger.about() };
-        ledger.set_about(about).await.unwrap();
-        let site = Self::with(more, ledger, Clock::new(now));
-        let owners = Owners::Found(vec![site.worker.ownership.id()]);
-        assert_eq!(crate::broker::Ownership::compare(&*site.worker.ownership, owners).await, Ok(None));
+        assert!(ledger.set_about(ledger.about(), about).await.unwrap());
+        let site = Self::with(more, ledger, clock);
+        site.connects().await;
         site
+    }
+
+    /// Compares the owners of the queue: this ledger's worker was the last one.
+    pub(super) async fn connects(&self) {
+        let owners = Owners::Found(vec![self.worker.ownership.id()]);
+        let compared = crate::broker::Ownership::compare(&*self.worker.ownership, owners).await;
+        assert!(compared.is_ok(), "{compared:?}");
     }
 
     pub(super) fn with(more: &[(&str, &str)], ledger: Arc<FakeLedger>, clock: Clock) -> Self {
@@ -312,7 +341,7 @@ impl TestWorker {
                 events: Arc::clone(&events),
             },
             recorder: Recorder::new(ledger.clone(), gate, Arc::clone(&events), TaskTracker::new()),
-            ownership: Arc::new(Ownership::new(ledger.clone(), String::new(), true, Duration::ZERO)),
+            ownership: Arc::new(Ownership::new(ledger.clone(), String::new(), TERMS, clock.clone())),
             owner: Owner(fastrand::u64(..)),
             operation: "demo".into(),
             ids: InFlightIds::default(),

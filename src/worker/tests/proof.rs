@@ -1,20 +1,24 @@
 //! When "no entry" proves again that nothing was sent, after the ledger may have lost something.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use tokio::time::sleep;
 
 use super::doubt::{STRICT, dead};
-use super::fakes::{Does, TestWorker, message, redelivered};
-use crate::broker::Ownership as _;
+use super::fakes::{Does, FakeLedger, TERMS, TestWorker, message, now, redelivered};
+use crate::broker::{Owners, Ownership as _};
+use crate::clock::Clock;
 use crate::ledger::{About, Ledger as _};
+use crate::worker::ownership::{Ownership, Terms};
 
 /// What a store does that may have lost writes.
 async fn lose_writes(site: &TestWorker) {
     let about = site.ledger.about();
-    let lost = About { proves_unsent: false, epoch: about.epoch + 1, ..about };
-    site.ledger.set_about(lost).await.unwrap();
+    let lost = About { proves_unsent: false, epoch: about.epoch + 1, ..about.clone() };
+    assert!(site.ledger.set_about(about, lost).await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]
@@ -66,4 +70,70 @@ async fn panic_while_sending_a_message_without_an_id_leaves_its_task_in_doubt() 
     site.crm_does(&[Does::Panics]);
     site.handle(message("")).await;
     assert_eq!(site.copies(), vec![dead("poison", 0, true)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn redelivery_is_in_doubt_when_the_ledger_may_have_forgotten_its_entry() {
+    for (days, is_in_doubt) in [(6, false), (8, true)] {
+        let passed = Arc::new(AtomicI64::new(0));
+        let clock = Arc::clone(&passed);
+        let clock = Clock::new(move || now() + SignedDuration::from_hours(24 * clock.load(Ordering::SeqCst)));
+        let site = TestWorker::with_clock(&[STRICT], clock).await;
+        site.handle(message("a")).await;
+        passed.store(days, Ordering::SeqCst);
+        site.connects().await;
+        assert_eq!(site.ledger.proves_unsent(), !is_in_doubt, "{days} days");
+        site.handle(redelivered("a")).await;
+        let expected = if is_in_doubt { vec![dead("unknown", 0, true)] } else { Vec::new() };
+        assert_eq!((site.requests(), site.copies()), (1, expected), "{days} days");
+    }
+}
+
+/// Ownership as a worker beside others has it, and the ledger that they share.
+async fn beside_others(is_shared: bool) -> (Arc<Ownership>, Arc<FakeLedger>) {
+    let ledger = FakeLedger::new();
+    ledger.is_exclusive.store(!is_shared, Ordering::SeqCst);
+    let terms = Terms { single_active_consumer: false, ..TERMS };
+    let ownership = Arc::new(Ownership::new(ledger.clone(), String::new(), terms, Clock::new(now)));
+    ownership.compare(Owners::Found(vec![ownership.id()])).await.unwrap();
+    (ownership, ledger)
+}
+
+#[tokio::test(start_paused = true)]
+async fn local_ledger_never_proves_anything_beside_other_consumers() {
+    let (ownership, ledger) = beside_others(false).await;
+    sleep(Duration::from_secs(86_400)).await;
+    ownership.settled(ownership.arrived(false)).await;
+    assert!(!ledger.proves_unsent() && !ownership.proof().0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shared_ledger_proves_only_after_what_other_consumers_hold_is_settled() {
+    let (ownership, ledger) = beside_others(true).await;
+    for is_first in [true, false] {
+        sleep(TERMS.hold).await;
+        ownership.settled(ownership.arrived(false)).await;
+        assert!(!ledger.proves_unsent(), "another consumer may hold a message that was delivered before");
+        sleep(Duration::from_secs(41)).await;
+        ownership.settled(ownership.arrived(false)).await;
+        assert!(ledger.proves_unsent());
+        if is_first {
+            let about = ledger.about();
+            let lost = About { proves_unsent: false, epoch: about.epoch + 1, ..about.clone() };
+            assert!(ledger.set_about(about, lost).await.unwrap());
+            ownership.settled(ownership.arrived(false)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ledger_that_fails_while_no_message_arrives_is_noticed_and_used_again() {
+    let site = TestWorker::new(&[]).await;
+    let (recorder, gate, stop) = (Arc::clone(&site.worker.recorder), &site.worker.gate, site.stop.clone());
+    tokio::spawn(async move { recorder.watch(stop).await });
+    for is_down in [true, false] {
+        site.ledger.refuses_about.store(is_down, Ordering::SeqCst);
+        sleep(Duration::from_secs(25)).await;
+        assert_eq!(gate.is_ledger_down(), is_down);
+    }
 }

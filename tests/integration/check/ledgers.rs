@@ -50,7 +50,7 @@ async fn redis_that_evicts_or_refuses_commands_is_a_problem() {
     assert_eq!(keys, Vec::<String>::new(), "nothing is left in it");
 
     // What the worker may not do, `check` may not call in order.
-    for denied in ["-eval", "-hsetnx", "-set", "-zadd"] {
+    for denied in ["-eval", "-hsetnx", "-hmget", "-set", "-zadd", "-zrevrangebyscore"] {
         let mut user = redis::cmd("ACL");
         user.arg(&["SETUSER", "limited", "reset", "on", ">hunter2", "~*", "+@all", denied]);
         user.query_async::<()>(&mut connection).await.expect("a user");
