@@ -37,9 +37,9 @@ use crate::worker::ownership::{Ownership, Terms};
 use crate::worker::recorder::Recorder;
 use crate::worker::{Counters, InFlightIds, ORPHAN_MARGIN, Settings, Worker};
 
-/// Deliveries unsettled at a time, for each slot: enough that a slot finds its next message ready while others wait for the ledger,
-/// RabbitMQ or another attempt, and few enough that by default the last one is sent before `gate.hold` has passed, even if each
-/// request takes as long as it may.
+/// Unsettled deliveries for each slot. This is enough that a slot finds its next message while others wait for the ledger,
+/// RabbitMQ or another attempt. By default it is few enough that the last one is sent within `gate.hold`, even if each
+/// request takes the longest time.
 const PREFETCH_PER_SLOT: usize = 24;
 /// The most: each unsettled message takes memory, up to its largest size.
 const MAX_PREFETCH: usize = 512;
@@ -52,12 +52,12 @@ const CLOSING: Duration = Duration::from_secs(5);
 /// How long the process may still run after `shutdown.grace`.
 pub(crate) const AFTER_GRACE: Duration = CLOSING.saturating_mul(2).saturating_add(FLUSH);
 
-/// A worker ready to run.
+/// A worker that is ready to run.
 pub struct App {
     config: Config,
     listener: TcpListener,
     crm: Arc<dyn Crm>,
-    /// What the admin pages read.
+    /// The state that the admin pages read.
     status: Arc<Status>,
 }
 
@@ -71,10 +71,10 @@ impl App {
         Self::with_crm(config, mapper, crm).await
     }
 
-    /// The same with another CRM behind it.
+    /// Builds the worker with another CRM client.
     ///
     /// # Errors
-    /// When the admin address cannot be bound.
+    /// The admin address cannot be bound.
     pub async fn with_crm(config: Config, mapper: Mapper, crm: Arc<dyn Crm>) -> Result<Self, String> {
         let listen = config.admin.listen;
         let listener = bind(listen).map_err(|e| format!("admin.listen: cannot listen on {listen}: {e}"))?;
@@ -92,7 +92,7 @@ impl App {
     /// The address that the admin pages are served on.
     ///
     /// # Errors
-    /// When the operating system does not tell.
+    /// The operating system does not report it.
     pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -106,7 +106,7 @@ impl App {
         let Self { config, listener, crm, status } = self;
         let schedule = Schedule::from(&config.retry);
         announce(&config, &schedule, listener.local_addr().unwrap_or(config.admin.listen));
-        // What serves the messages in flight goes on until they are settled.
+        // The tasks that messages need run until everything is settled.
         let services = Services::new(stop.clone());
         let drained = services.drained();
         services.spawn("admin port", admin::serve(listener, Arc::clone(&status), drained.clone()));
@@ -121,7 +121,7 @@ impl App {
     }
 }
 
-/// What a worker is made of besides the configuration.
+/// The parts of a worker besides the configuration.
 struct Parts {
     crm: Arc<dyn Crm>,
     ledger: Arc<dyn Ledger>,
@@ -129,7 +129,7 @@ struct Parts {
     stop: CancellationToken,
 }
 
-/// The parts on the broker's side.
+/// The parts that talk to RabbitMQ.
 struct Broker {
     connector: Arc<Connector>,
     topology: Topology,
@@ -189,7 +189,7 @@ async fn work(config: &Config, status: &Arc<Status>, parts: Parts, services: &Se
         services.spawn("rules file", reload::rules(file, config.events.clone(), mapper, ownership, files));
     }
     services.spawn("ledger watch", Arc::clone(&worker.recorder).watch(drained.clone()));
-    // Few: what waits here is not returned before a stop.
+    // Few messages: those that wait here are not returned before a stop.
     let (sender, receiver) = mpsc::channel(1);
     let working = services.track(worker.run(receiver, tasks.clone()));
     services.spawn(
@@ -209,7 +209,7 @@ async fn work(config: &Config, status: &Arc<Status>, parts: Parts, services: &Se
     stop.cancel();
     let grace = config.shutdown.grace;
     let settled = async {
-        // It ends once it has returned what was not begun; only then is the number of tasks final.
+        // It ends after it has returned the messages that were not started. Only then is the number of tasks final.
         let _ = working.await;
         tasks.close();
         tasks.wait().await;
@@ -225,7 +225,7 @@ async fn work(config: &Config, status: &Arc<Status>, parts: Parts, services: &Se
             let _ = consuming.await;
         }
     };
-    // A connection that does not close in time is closed by the end of the process.
+    // The end of the process closes a connection that does not close in time.
     let _ = timeout(CLOSING, closing).await;
     refused.map_or(settled, Err)
 }
@@ -290,7 +290,7 @@ async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationT
     loop {
         let opened = tokio::select! {
             biased;
-            // A file on a network may be waited for without end.
+            // Opening a file on a network can take forever.
             () = stop.cancelled() => return None,
             opened = ledger::open(&config.ledger, Clock::system()) => opened,
         };
@@ -312,7 +312,7 @@ async fn open_ledger(config: &Config, status: &Arc<Status>, stop: &CancellationT
     }
 }
 
-/// Watches the files whose logins are needed before the ledger is open.
+/// Watches the files with logins, which are needed before the ledger is open.
 fn watch_logins(config: &Config, status: &Arc<Status>, services: &Services) {
     let files = &status.events.files;
     if let Some(file) = config.crm.tokens_file.clone() {
@@ -336,7 +336,7 @@ fn prefetch(slots: usize, crm: &config::Crm, hold: Duration) -> u16 {
     u16::try_from(enough.clamp(1, MAX_PREFETCH)).unwrap_or(u16::MAX)
 }
 
-/// Logs the line by which an operator recognises this worker.
+/// Logs the line that identifies this worker for operators.
 fn announce(config: &Config, schedule: &Schedule, admin: SocketAddr) {
     let listed = |waits: &[Duration]| waits.iter().copied().map(duration::format).collect::<Vec<_>>().join(",");
     let mut backoff = schedule.backoff();

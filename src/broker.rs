@@ -40,11 +40,11 @@ pub struct Message {
     pub delivery_tag: u64,
 }
 
-/// The largest body of a task message or an event, in bytes.
+/// The largest body of a message, in bytes.
 pub const MAX_BODY: usize = 262_144;
 
 impl Message {
-    /// The message's identity.
+    /// The message id.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
         self.properties.message_id().as_ref().map(ShortString::as_str).filter(|id| !id.is_empty())
@@ -56,7 +56,7 @@ impl Message {
         self.redelivered || self.delivery_count() > 0
     }
 
-    /// How often RabbitMQ delivered it before, as far as it counts that.
+    /// How often RabbitMQ delivered it before, if RabbitMQ counts that.
     #[must_use]
     pub fn delivery_count(&self) -> i64 {
         let count = |name| self.header(name).and_then(integer).unwrap_or(0);
@@ -76,51 +76,51 @@ impl Message {
     }
 }
 
-/// A message that RabbitMQ has delivered, and that is not settled yet.
+/// A delivered message that is not settled yet.
 pub struct Delivery {
-    /// The message, boxed: a delivery is moved often on its way.
+    /// The message. It is boxed, because a delivery is moved often.
     pub message: Box<Message>,
-    /// The means to settle it.
+    /// The handle to settle it.
     pub acker: Box<dyn Acker>,
-    /// Cancelled when RabbitMQ no longer waits for it, since its connection is gone: it delivers the message again.
+    /// Cancelled when the connection of the delivery is gone. RabbitMQ then delivers the message again.
     pub gone: CancellationToken,
 }
 
-/// Settles a delivery: each way consumes it, so that it happens once.
+/// Settles a delivery. Each method consumes the handle, so a delivery is settled once.
 pub trait Acker: Send + Sync {
-    /// Whether RabbitMQ still waits for this delivery. When it does not, it delivers the message again.
+    /// Whether RabbitMQ still waits for this delivery. If it does not, it delivers the message again.
     fn is_open(&self) -> bool;
 
-    /// Tells RabbitMQ that the message is done.
+    /// Acks the message.
     fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>>;
 
     /// Returns the message to its queue.
     fn nack_requeue(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>>;
 
-    /// Has RabbitMQ dead-letter the message.
+    /// Makes RabbitMQ dead-letter the message.
     fn reject(self: Box<Self>) -> BoxFuture<'static, Result<(), DeliveryGone>>;
 }
 
-/// RabbitMQ no longer waits for this delivery: its connection is gone, and it delivers the message again.
+/// The connection of the delivery is gone. RabbitMQ delivers the message again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeliveryGone;
 
-/// The ids of the ledgers whose workers consumed the queue last, as `<queue>.owner` has them.
+/// The ids of the ledgers whose workers consumed the queue last, from `<queue>.owner`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owners {
-    /// Nearly always one; none before the first worker.
+    /// Usually one; none before the first worker.
     Found(Vec<String>),
     /// The queue cannot be used, for this reason.
     Unusable(String),
 }
 
-/// Decides what a change of the worker that consumes the queue means.
+/// Decides what it means that another worker consumed the queue before.
 pub trait Ownership: Send + Sync {
-    /// Compares the owners with this worker's ledger, before the first delivery of a connection is processed. Returns the id to
-    /// publish in their place, if it is another one.
+    /// Compares the owners with this worker's ledger, before the first delivery of a connection is processed. Returns the
+    /// id to publish in their place, if it differs.
     ///
     /// # Errors
-    /// When the ledger cannot be used: nothing may be processed then.
+    /// The ledger cannot be used, so nothing may be processed.
     fn compare(&self, owners: Owners) -> BoxFuture<'_, Result<Option<String>, String>>;
 
     /// The id of this worker's ledger.
@@ -130,10 +130,10 @@ pub trait Ownership: Send + Sync {
     fn returned_unseen(&self);
 }
 
-/// Publishes with a confirm of the broker.
+/// Publishes with a confirm from RabbitMQ.
 pub trait Publish: Send + Sync {
-    /// Publishes to a queue through the default exchange, persistent and mandatory. Done only once the broker has taken
-    /// responsibility for the message.
+    /// Publishes to a queue through the default exchange, persistent and mandatory. It succeeds only when RabbitMQ has
+    /// confirmed the message.
     fn publish<'a>(
         &'a self,
         queue: &'a str,
@@ -141,24 +141,24 @@ pub trait Publish: Send + Sync {
         properties: Properties,
     ) -> BoxFuture<'a, Result<(), PublishError>>;
 
-    /// The largest frame that the broker takes, in bytes: a message's properties must fit one.
+    /// The largest frame that RabbitMQ accepts, in bytes. A message's properties must fit into one.
     fn frame_max(&self) -> usize;
 }
 
-/// Why a message was not published, or not confirmed: only after `Unconfirmed` it may have arrived anyway.
+/// Why a message was not published, or not confirmed. Only after `Unconfirmed` can it have arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishError {
     /// No connection.
     Unconnected(String),
     /// RabbitMQ accepts no messages, because it lacks memory or disk.
     Blocked(String),
-    /// So many others wait for their confirms, and it was not sent.
+    /// Too many other publishes wait for their confirms, so it was not sent.
     Busy(usize),
-    /// No queue of that name took it.
+    /// The queue does not exist.
     Returned(String),
     /// The broker refused it, as a full queue does.
     Refused,
-    /// The broker will never take it: it is too large, or a property is refused.
+    /// RabbitMQ always refuses it: it is too large, or has a property that is not allowed.
     Impossible(String),
     /// No confirm came.
     Unconfirmed(String),
@@ -178,7 +178,7 @@ impl fmt::Display for PublishError {
     }
 }
 
-/// A whole number of whichever type the header has.
+/// A whole number of any type that the header can have.
 #[expect(clippy::wildcard_enum_match_arm, reason = "all others are no whole numbers")]
 pub(crate) fn integer(value: &HeaderValue) -> Option<i64> {
     match value {

@@ -1,8 +1,7 @@
-//! The start-up checks behind `check`: whether a worker with this configuration would work, and what an operator should
-//! know before it does. Nothing is changed, declared or created; one call of each token's quota is spent, unless the CRM is
-//! left out.
+//! The checks behind `check`: whether a worker with this configuration works, and what an operator should know first. They
+//! change nothing. They cost one call of each token's quota, unless the CRM is left out.
 //!
-//! Every step has a limit, and goes on as far as it can after another one failed.
+//! Every step has a time limit. When one step fails, the others still run.
 
 mod audit;
 mod bindings;
@@ -13,15 +12,15 @@ mod rules;
 
 use crate::config::{Loaded, Problem, address};
 
-/// How a check came out.
+/// The result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// As it has to be.
+    /// Everything is as it must be.
     Ok,
-    /// It works; an operator should look at it.
+    /// It works, but an operator should look at it.
     Warning,
-    /// It does not work, or loses what it should not.
+    /// It does not work, or it can lose messages.
     Problem,
 }
 
@@ -37,31 +36,31 @@ impl Outcome {
     }
 }
 
-/// What one check found.
+/// The finding of one check.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
     /// The stable name of the check, such as `broker.login`.
     pub check: &'static str,
-    /// How it came out.
+    /// The result.
     pub result: Outcome,
-    /// What it is about and what was found, in one line; never a secret.
+    /// What was checked and what was found, in one line without secrets.
     pub message: String,
     /// What to do.
     pub advice: Option<String>,
 }
 
-/// What is looked at.
+/// Which checks run.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope {
-    /// Anything beyond the configuration.
+    /// Everything beyond the configuration.
     pub network: bool,
-    /// The CRM, which costs one call of each token's quota.
+    /// The CRM. This costs one call of each token's quota.
     pub crm: bool,
     /// Whether this process runs in Kubernetes.
     pub kubernetes: bool,
 }
 
-/// Findings in the order in which they were made.
+/// The findings, in the order of the checks.
 #[derive(Debug, Default)]
 struct Findings(Vec<Finding>);
 
@@ -84,12 +83,12 @@ impl Findings {
     }
 }
 
-/// Text for one line of a terminal: control characters of whoever wrote it stay out.
+/// Text for one line of a terminal: control characters are removed.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// Makes every check of the scope.
+/// Runs the checks of the scope.
 pub async fn run(loaded: &Loaded, scope: Scope) -> Vec<Finding> {
     let config = &loaded.config;
     let mut findings = Findings::default();
@@ -97,7 +96,7 @@ pub async fn run(loaded: &Loaded, scope: Scope) -> Vec<Finding> {
     for warning in &loaded.warnings {
         let said = warning.to_string();
         let (message, advice) = said.split_once("; ").unwrap_or((&said, ""));
-        // Whatever is sent there makes no task.
+        // An empty request creates no task.
         let result = if message.contains(address::RETIRED) { Outcome::Problem } else { Outcome::Warning };
         findings.add("configuration", result, message, Some(advice));
     }
@@ -113,7 +112,7 @@ pub async fn run(loaded: &Loaded, scope: Scope) -> Vec<Finding> {
     findings.0
 }
 
-/// The problems of a configuration that cannot be loaded, as findings.
+/// The problems of an invalid configuration as findings.
 #[must_use]
 pub fn invalid<'a>(problems: impl Iterator<Item = &'a Problem>) -> Vec<Finding> {
     let mut findings = Findings::default();

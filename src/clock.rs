@@ -1,11 +1,11 @@
-//! The wall clock as a value, so that pure stages take the time as a parameter and simulations choose it.
+//! The wall clock as a value. Pure code gets the time as a parameter, and simulations set it.
 
 use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-/// Tells the time of day. Durations are measured with `tokio::time` instead.
+/// Returns the time of day. Use `tokio::time` to measure durations.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 
@@ -17,12 +17,12 @@ impl Clock {
         Self::new(Timestamp::now)
     }
 
-    /// A clock that asks `now`.
+    /// A clock that calls `now`.
     pub fn new(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
     }
 
-    /// The present moment.
+    /// The current time.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         (self.0)()
@@ -35,18 +35,18 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// RFC 3339 in UTC with milliseconds, as headers and pages have it.
+/// RFC 3339 in UTC with milliseconds, for headers and pages.
 #[must_use]
 pub fn rfc3339(at: Timestamp) -> String {
     format!("{at:.3}")
 }
 
-/// A moment that may be missing, as JSON has it: [`rfc3339`], or null.
+/// An optional time in JSON: [`rfc3339`], or null.
 pub mod optional {
     use jiff::Timestamp;
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
 
-    /// Writes it.
+    /// Serializes it.
     ///
     /// # Errors
     /// The serializer's.
@@ -54,10 +54,10 @@ pub mod optional {
         at.map(super::rfc3339).serialize(serializer)
     }
 
-    /// Reads it.
+    /// Deserializes it.
     ///
     /// # Errors
-    /// The deserializer's, or a text that is no moment.
+    /// The deserializer's, or a text that is not a time.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
         let text: Option<String> = Option::deserialize(deserializer)?;
         text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()

@@ -1,4 +1,4 @@
-//! What is meant: the configuration after defaults, file and environment are put together and checked.
+//! The configuration, after defaults, file and environment are merged and validated.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ pub use show::Setting;
 pub use toml_table::Scalar;
 pub use watch::{FileWatch, WatchedFile};
 
-/// Everything that can be configured.
+/// The whole configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `[broker]`
@@ -68,20 +68,20 @@ pub struct Config {
     pub log: Log,
 }
 
-/// Where the messages come from.
+/// RabbitMQ: where messages come from.
 #[derive(Clone, Debug)]
 pub struct Broker {
     /// One or more nodes, tried in turn; never empty.
     pub urls: Vec<BrokerUrl>,
-    /// The file that they came from, to be read again when a login is refused.
+    /// The file that they were read from; read again when a login is refused.
     pub urls_file: Option<WatchedFile>,
     /// The work queue.
     pub queue: String,
-    /// Where goes what cannot be done.
+    /// The queue for messages that cannot be processed.
     pub dead_letter_queue: String,
-    /// Whether the worker declares its queues or only looks at them.
+    /// Whether the worker declares its queues, or only checks that they exist.
     pub topology: TopologyMode,
-    /// Whether one consumer at a time is given messages, the others being standbys.
+    /// Whether only one consumer gets messages and the others stand by.
     pub single_active_consumer: bool,
     /// The exchanges that the work queue is bound to.
     pub bindings: Vec<Binding>,
@@ -98,7 +98,7 @@ pub struct Broker {
 pub struct BrokerUrl {
     /// The whole address, with user and password.
     pub secret: SecretString,
-    /// The same without user, password and query, for people: `amqp://host:5672/%2f`.
+    /// The address without user, password and query, for people: `amqp://host:5672/%2f`.
     pub shown: String,
 }
 
@@ -107,48 +107,48 @@ pub struct BrokerUrl {
 pub enum TopologyMode {
     /// Declare the queues.
     Declare,
-    /// Look passively whether they exist: others own the topology.
+    /// Only check that they exist: others own the topology.
     Verify,
 }
 
-/// Where the tasks go.
+/// The CRM: where tasks are sent to.
 #[derive(Clone, Debug)]
 pub struct Crm {
-    /// Scheme, host and port of the CRM, without a path; none where the command did not demand it.
+    /// Scheme, host and port of the CRM, without a path; none when the command does not need it.
     pub server: Option<Url>,
-    /// The CRM's name for the account; none where the command did not demand it.
+    /// The CRM's name for the account; none when the command does not need it.
     pub operation: Option<String>,
-    /// API tokens; empty where the command did not demand them.
+    /// API tokens; empty when the command does not need them.
     pub tokens: Vec<SecretString>,
-    /// The file that the tokens came from, to be read again when it changes.
+    /// The file that the tokens were read from; read again when it changes.
     pub tokens_file: Option<WatchedFile>,
     /// Requests at a time on one token.
     pub max_in_flight_per_token: usize,
-    /// Requests a second of this process, all tokens together.
+    /// The most requests a second of this process, on all tokens together.
     pub requests_per_second: Option<f64>,
-    /// Longest wait for name, proxy, connection and TLS.
+    /// Time limit for name lookup, proxy, connection and TLS.
     pub connect_timeout: Duration,
-    /// Longest wait for a whole attempt, the connection included.
+    /// Time limit for a whole attempt, including the connection.
     pub request_timeout: Duration,
     /// Whether a connection is used for more than one request.
     pub reuse_connections: bool,
     /// PEM file with further root certificates.
     pub ca_file: Option<PathBuf>,
-    /// The proxy that the environment names for the server.
+    /// The proxy for this server, from the environment.
     pub proxy: Option<Proxy>,
-    /// The account's zone.
+    /// The account's time zone.
     pub timezone: TimeZone,
 }
 
 impl Crm {
-    /// How far apart requests leave at least: no time where `crm.requests_per_second` is not set.
+    /// The shortest time between two requests; zero without `crm.requests_per_second`.
     #[must_use]
     pub fn spacing(&self) -> Duration {
         self.requests_per_second.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate))
     }
 }
 
-/// What is sent where a message leaves a field out.
+/// Values for fields that a message leaves out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
     /// Default of `status`.
@@ -163,18 +163,18 @@ pub struct Task {
     pub wolkvox_owner: Option<String>,
     /// Default of `description`.
     pub description: Option<String>,
-    /// What becomes of a message with a field that is not known.
+    /// What happens to a message with an unknown field.
     pub unknown_fields: UnknownFields,
-    /// Age from which on a message is dead-lettered as `expired`.
+    /// A message older than this is dead-lettered as `expired`.
     pub max_age: Option<Duration>,
-    /// Where a task carries its message's reference.
+    /// Which field of the task gets the message's reference.
     pub reference: ReferencePlace,
 }
 
-/// Where a task carries its message's reference, `[ref:…]`.
+/// Which field of the task gets the message's reference, `[ref:…]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReferencePlace {
-    /// Nowhere.
+    /// None.
     #[default]
     None,
     /// At the end of the description.
@@ -196,7 +196,7 @@ pub enum Priority {
 }
 
 impl Priority {
-    /// The priority of that name.
+    /// Looks a priority up by name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
@@ -217,33 +217,33 @@ pub enum UnknownFields {
     Ignore,
 }
 
-/// When an attempt is made again.
+/// When a failed attempt is repeated.
 #[derive(Clone, Debug)]
 pub struct Retry {
-    /// Posts in a round, the first included; at least 1.
+    /// Attempts in a round, including the first; at least 1.
     pub immediate_attempts: u32,
-    /// Wait before a round's second post.
+    /// Wait before the second attempt of a round.
     pub immediate_initial: Duration,
-    /// Longest wait between two posts of a round.
+    /// Longest wait between two attempts of a round.
     pub immediate_max: Duration,
-    /// Wait before each further round; empty for none.
+    /// Wait before each further round; empty for no further rounds.
     pub delays: Vec<Duration>,
     /// The longest `Retry-After` that is honoured.
     pub retry_after_max: Duration,
-    /// What follows an attempt that may have created the task.
+    /// What happens after an attempt that may have created the task.
     pub on_unknown: OnUnknown,
 }
 
 /// See [`Retry::on_unknown`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnUnknown {
-    /// Try again; a second task is possible.
+    /// Send again. A second task is possible.
     Retry,
     /// Never risk a duplicate.
     DeadLetter,
 }
 
-/// When requests are held back.
+/// When requests are not sent.
 #[derive(Clone, Debug)]
 pub struct Gate {
     /// Failures in a row that close the gate; at least 1.
@@ -252,22 +252,22 @@ pub struct Gate {
     pub probe_initial: Duration,
     /// Longest wait between probes.
     pub probe_max: Duration,
-    /// How often a suspended token is tried again.
+    /// Interval at which a suspended token is tried again.
     pub recheck: Duration,
-    /// How long a message is held, counted from its delivery.
+    /// How long a message is held at most, from its delivery on.
     pub hold: Duration,
 }
 
-/// Where claims and results are recorded.
+/// The idempotency store.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     /// Which store.
     pub store: LedgerStore,
-    /// The file that its address came from, to be read again when it changes.
+    /// The file that its URL was read from; read again when it changes.
     pub url_file: Option<WatchedFile>,
     /// How long an entry is kept.
     pub retention: Duration,
-    /// How many entries are kept at most.
+    /// The most entries.
     pub max_entries: u64,
     /// The work queue whose messages it knows. Workers of several queues can share one Redis.
     pub queue: String,
@@ -285,7 +285,7 @@ pub enum LedgerStore {
 }
 
 impl LedgerStore {
-    /// Its name in pages.
+    /// The name on pages.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -295,7 +295,7 @@ impl LedgerStore {
         }
     }
 
-    /// What a log or a report shows of it: no login.
+    /// The store for logs and reports, without a login.
     #[must_use]
     pub fn shown(&self) -> String {
         match self {
@@ -305,7 +305,7 @@ impl LedgerStore {
     }
 }
 
-/// Where the worker answers its operators.
+/// The HTTP server for operators.
 #[derive(Clone, Debug)]
 pub struct Admin {
     /// Address of `/livez`, `/readyz`, `/metrics` and `/status`.
@@ -315,16 +315,16 @@ pub struct Admin {
 /// How the worker stops.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
-    /// How long what is in flight may take to finish.
+    /// Time limit for open work after the stop.
     pub grace: Duration,
 }
 
-/// What the worker says.
+/// The log.
 #[derive(Clone, Debug)]
 pub struct Log {
     /// Text or JSON.
     pub format: LogFormat,
-    /// The least level that is logged.
+    /// The lowest level that is logged.
     pub level: LogLevel,
 }
 
@@ -340,14 +340,14 @@ pub enum LogFormat {
 /// See [`Log::level`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogLevel {
-    /// Failures only.
+    /// Failures.
     Error,
-    /// And what an operator should look at.
+    /// Also what an operator should look at.
     Warn,
-    /// And each settled message.
+    /// Also each settled message.
     Info,
-    /// And each attempt.
+    /// Also each attempt.
     Debug,
-    /// Everything that the worker says.
+    /// Everything.
     Trace,
 }

@@ -1,8 +1,8 @@
-//! One attempt over HTTP: the only code that names reqwest.
+//! The HTTP client for the CRM. It sends one attempt; this is the only code that names reqwest.
 //!
-//! The client never sends again what it may have sent before, and never follows a redirect: the call is not idempotent. A kept
-//! connection is dropped after [`IDLE`], before the server drops it: a request on a connection that the server is closing may
-//! get no answer. Answers are read as tolerant clients read them, since what stands between may disfigure them.
+//! The client never repeats a request that may have been sent, and never follows a redirect, because the call is not
+//! idempotent. It closes an idle connection after [`IDLE`], before the server does: a request on a connection that the
+//! server closes may get no answer. It accepts answers that proxies have changed.
 
 pub mod classify;
 pub mod exchange;
@@ -27,22 +27,22 @@ use crate::tls;
 
 /// Path of the call that creates a task (vendor's page "Insert task-type activity").
 pub const INSERT_PATH: &str = "/server/API/v2/custom/insert.php";
-/// Path of the call that tells a token's use; it spends one call of the quota itself.
+/// Path of the call that returns a token's usage. It costs one call of the quota.
 pub const TOKEN_INFORMATION_PATH: &str = "/server/API/v2/token/tokenInformation.php";
 /// Header that carries the token.
 pub const TOKEN_HEADER: &str = "wolkvox-token";
 static WOLKVOX_TOKEN: HeaderName = HeaderName::from_static(TOKEN_HEADER);
 static APPLICATION_JSON: HeaderValue = HeaderValue::from_static("application/json");
-/// How long an unused connection is kept.
+/// How long an idle connection is kept.
 const IDLE: Duration = Duration::from_secs(4);
-/// The most that is read of an answer, in bytes, packed and unpacked.
+/// The largest answer that is read, in bytes, before and after decompression.
 const MAX_REPLY: usize = 1 << 20;
 /// The most header lines of an answer.
 const MAX_HEADERS: usize = 256;
-/// The most encodings of an answer, one in another.
+/// The most nested encodings of an answer.
 const MAX_ENCODINGS: usize = 2;
 
-/// The CRM as the worker sees it.
+/// The CRM's calls, as the worker uses them.
 pub trait Crm: Send + Sync {
     /// Posts one insert.php body with a token.
     fn insert<'a>(&'a self, token: &'a SecretString, body: Bytes) -> BoxFuture<'a, HttpResult>;
@@ -57,15 +57,15 @@ pub struct HttpCrm {
     client: reqwest::Client,
     insert: Url,
     token_information: Url,
-    /// What connects: the CRM's host and port, or the proxy.
+    /// The address to connect to: the CRM's host and port, or the proxy's.
     peer: String,
 }
 
 impl HttpCrm {
-    /// Makes the client. It connects when the first request is sent.
+    /// Creates the client. It connects at the first request.
     ///
     /// # Errors
-    /// When the configuration lacks server or operation, `crm.ca_file` cannot be used, or TLS has no root certificates.
+    /// The configuration has no server or operation, `crm.ca_file` cannot be used, or there are no root certificates.
     pub fn new(config: &config::Crm) -> Result<Arc<Self>, String> {
         let server = config.server.as_ref().ok_or("crm.server is not set")?;
         let operation = config.operation.as_ref().ok_or("crm.operation is not set")?;
@@ -85,7 +85,7 @@ impl HttpCrm {
         };
         token.set_sensitive(true);
         let span = Span::request(method.as_str(), url);
-        // The configuration has refused an address with a user or a password.
+        // The configuration refuses an address with a user or a password.
         let mut request = Request::new(method, url.clone());
         *request.body_mut() = body.map(Body::from);
         let headers = request.headers_mut();
@@ -125,13 +125,13 @@ impl Crm for HttpCrm {
 fn client(config: &config::Crm, server: &Url) -> Result<reqwest::Client, String> {
     let proxy = config.proxy.as_ref();
     let mut builder = reqwest::Client::builder()
-        // The configuration has read the environment's proxies; the client ignores one that it cannot read.
+        // The configuration has already read the proxy variables. The client would ignore an invalid one.
         .no_proxy()
         .connect_timeout(connect_timeout(config))
         .timeout(config.request_timeout)
         .pool_idle_timeout(IDLE)
         .redirect(reqwest::redirect::Policy::none())
-        // With none allowed, no copy of a request is kept for one either.
+        // With redirects allowed, the client would keep a copy of each request.
         .retry(reqwest::retry::never().max_retries_per_request(0))
         .referer(false)
         .tcp_nodelay(true)
@@ -153,13 +153,13 @@ fn client(config: &config::Crm, server: &Url) -> Result<reqwest::Client, String>
         builder = builder.tls_certs_merge(certificates.map_err(|e| format!("crm.ca_file: {}", causes(&e)))?);
     }
     if server.scheme() == "http" && !proxy.is_some_and(Proxy::is_encrypted) {
-        // A machine without root certificates can send plain HTTP.
+        // Plain HTTP works on a machine without root certificates.
         builder = builder.tls_certs_only([]);
     }
     builder.build().map_err(|e| format!("the HTTP client cannot be set up: {}", causes(&e)))
 }
 
-/// Shorter than the whole request's: when both end at once, it is unknown whether anything was sent.
+/// Shorter than the time limit of the request: if both ended at once, it would be unknown whether the request was sent.
 fn connect_timeout(config: &config::Crm) -> Duration {
     config.connect_timeout.min(config.request_timeout * 19 / 20)
 }
@@ -170,7 +170,7 @@ pub(crate) fn place(server: &Url) -> String {
     format!("{}:{port}", server.host_str().unwrap_or_default())
 }
 
-/// Reads an answer up to [`MAX_REPLY`]; what is behind it is left, and the connection with it.
+/// Reads an answer up to [`MAX_REPLY`]. If there is more, the connection is closed.
 async fn read(mut response: reqwest::Response) -> HttpResult {
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
     let encodings = encodings(response.headers());
@@ -181,7 +181,7 @@ async fn read(mut response: reqwest::Response) -> HttpResult {
             Ok(Some(chunk)) => body.extend_from_slice(chunk.get(..MAX_REPLY - body.len()).unwrap_or(&chunk)),
             Ok(None) => break,
             Err(error) => {
-                // A verdict that arrived before the connection broke is a verdict all the same.
+                // A verdict that arrived before the connection broke counts.
                 if body.is_empty() {
                     return HttpResult::NoAnswer(causes(&error));
                 }
@@ -198,13 +198,13 @@ fn encodings(headers: &HeaderMap) -> Vec<String> {
     named.flat_map(|names| names.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect()
 }
 
-/// Unpacks a body, which a server may have packed although the request did not ask for it. What cannot be unpacked stays as it is, and of
-/// what is cut off the beginning counts.
+/// Decompresses a body: some servers compress although the request did not ask for it. A body that cannot be decompressed
+/// stays unchanged; of one that is cut off, the readable part is used.
 fn unpack(encodings: &[String], mut body: Vec<u8>) -> Vec<u8> {
     for encoding in encodings.iter().rev().take(MAX_ENCODINGS) {
         let unpacked = match encoding.as_str() {
             "gzip" | "x-gzip" => bounded(MultiGzDecoder::new(body.as_slice())),
-            // RFC 9110 means zlib; some servers send bare deflate, and browsers read both.
+            // RFC 9110 means zlib. Some servers send bare deflate, and browsers read both.
             "deflate" if is_zlib(&body) => bounded(ZlibDecoder::new(body.as_slice())),
             "deflate" => bounded(DeflateDecoder::new(body.as_slice())),
             _ => return body,
@@ -219,7 +219,7 @@ fn unpack(encodings: &[String], mut body: Vec<u8>) -> Vec<u8> {
 
 fn bounded(decoder: impl Read) -> Vec<u8> {
     let mut unpacked = Vec::new();
-    // What came before a fault is kept.
+    // The part before an error is kept.
     let _ = decoder.take(MAX_REPLY as u64).read_to_end(&mut unpacked);
     unpacked
 }
@@ -229,7 +229,7 @@ fn is_zlib(body: &[u8]) -> bool {
     matches!(body, [method, flags, ..] if method & 0x0F == 8 && u16::from_be_bytes([*method, *flags]) % 31 == 0)
 }
 
-/// What caused an error, without the address: its query names the account.
+/// The cause of an error, without the address: its query names the account.
 fn causes(error: &reqwest::Error) -> String {
     if let Some(said) = tls::explain(error, "crm.ca_file") {
         return said;

@@ -7,10 +7,10 @@ pub const ALLOWED: &str = "a whole number with ms, s, m, h or d, such as 250ms o
 
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-/// Reads a duration such as `250ms` or `5m`.
+/// Parses a duration such as `250ms` or `5m`.
 ///
 /// # Errors
-/// None when the text is not a number with a known unit, or exceeds what milliseconds in 64 bits hold.
+/// None when the text is not a number with a known unit, or is too large for 64 bits of milliseconds.
 #[must_use]
 pub fn parse(text: &str) -> Option<Duration> {
     let text = text.trim();
@@ -21,7 +21,7 @@ pub fn parse(text: &str) -> Option<Duration> {
     count.checked_mul(*millis).map(Duration::from_millis)
 }
 
-/// Writes a duration in its largest exact unit: sixty seconds are `1m`.
+/// Formats a duration in its largest exact unit: sixty seconds are `1m`.
 #[must_use]
 pub fn format(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_every_unit_and_nothing_else() {
+    fn parse_accepts_every_unit_and_nothing_else() {
         for (text, millis) in
             [("0s", 0), ("250ms", 250), ("5s", 5_000), ("1m", 60_000), ("2h", 7_200_000), ("7d", 604_800_000)]
         {

@@ -72,12 +72,12 @@ struct State {
     since: Timestamp,
 }
 
-/// The right to have one request open on one token. Dropping it without [`TokenSlot::report`] gives it back, and tells the gate
-/// nothing.
+/// The right to have one request open on one token. Dropping it without [`TokenSlot::report`] frees it and reports no
+/// result.
 pub struct TokenSlot {
     gate: Arc<Gate>,
     taken: Taken,
-    /// The request finds out whether the CRM works again.
+    /// The half-open request, if the CRM's breaker has tripped.
     half_open: Option<HalfOpenId>,
     is_probe: bool,
     is_reported: bool,
@@ -95,7 +95,7 @@ impl State {
         }
     }
 
-    /// A slot and the CRM's half_open, if a request may be sent now.
+    /// A slot, if a request may be sent now; half-open if the CRM's breaker has tripped.
     fn take(&mut self, now: Instant, spacing: Duration) -> Option<(Taken, Option<HalfOpenId>)> {
         let is_spaced = self.next_request.is_none_or(|at| at <= now);
         let has_tripped = self.crm.cause().is_some();
@@ -164,14 +164,15 @@ impl TokenSlot {
             }
             Outcome::Unavailable | Outcome::Unknown => {
                 state.failures = state.failures.saturating_add(1);
-                // A failed probe of a suspended token trips it, too: the next one waits, as long as the CRM asks.
+                // A failed probe also trips the token's breaker if that is suspended: the next probe waits, as long as the
+                // CRM asks.
                 let is_closed = self.is_probe && state.block_reason().is_some();
                 if state.failures >= state.max_failures || is_closed {
                     state.crm.trip(TripCause::Outage, self.half_open, now, hint, chance);
                 }
             }
             Outcome::Misconfigured => state.crm.trip(TripCause::Misconfigured, self.half_open, now, hint, chance),
-            // These are about the token.
+            // These outcomes are about the token.
             Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized => {
                 if let Some(half_open) = self.half_open {
                     state.crm.postpone(half_open, now, chance);
@@ -185,7 +186,7 @@ impl TokenSlot {
         match classified.outcome {
             Outcome::Created | Outcome::Rejected => tokens.accepted(&self.taken),
             Outcome::Throttled => {
-                // Too busy is not refused.
+                // A token that is only throttled was accepted.
                 tokens.accepted(&self.taken);
                 tokens.throttle(&self.taken, hint, now, fastrand::f64());
             }
@@ -293,7 +294,7 @@ impl Gate {
 
     /// The ledger was written.
     pub fn ledger_worked(&self) {
-        // The usual case: this is called several times a message.
+        // The usual case. This is called several times for each message.
         if self.lock().ledger_is_down {
             self.update(|state, _| state.ledger_is_down = false);
         }
@@ -368,7 +369,8 @@ impl Gate {
     }
 }
 
-/// The vendor's quota is daily. Where the CRM does not say when it starts over, the worker takes midnight in the account's zone.
+/// The vendor's quota is per day. If the CRM does not say when it is reset, the worker assumes midnight in the account's
+/// zone.
 fn until_next_midnight(now: Timestamp, timezone: &TimeZone) -> Duration {
     let day = now.to_zoned_datetime(timezone.clone());
     let midnight = day.tomorrow().and_then(|next| next.start_of_day());

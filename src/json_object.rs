@@ -1,4 +1,5 @@
-//! The members of a JSON object as they stand, read without copying: one that cannot be read must not hide the others.
+//! Splits a JSON object into its names and unparsed values, without copying. A value that cannot be parsed does not hide
+//! the others.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,17 +8,17 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// More than this are neither a task message nor a verdict, and comparing them for repeated keys takes long.
+/// An object with more members is neither a task message nor a verdict, and comparing its keys takes long.
 const MOST: usize = 1_000;
-/// As many as a task message has; more need more room.
+/// The size of a task message. Larger objects allocate more memory.
 const USUAL: usize = 10;
 
-/// The members of a JSON object in order, repeated keys included. Values are read later, one by one, so that a problem names
-/// its member.
+/// The members of a JSON object in order, including repeated keys. Each value is parsed later, so that an error names its
+/// member.
 pub(crate) struct Members<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Members<'a> {
-    /// The value of a name; of repeated keys the last one counts, as in most parsers.
+    /// The value of a name. Of repeated keys the last one wins, as in most parsers.
     pub(crate) fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.0.iter().rev().find(|(given, _)| given == name).map(|(_, value)| *value)
     }
@@ -25,7 +26,7 @@ impl<'a> Members<'a> {
 
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// By itself a [`Cow`] is read as a copy.
+        /// Without this attribute serde reads a [`Cow`] as a copy.
         #[derive(Deserialize)]
         struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -52,9 +53,9 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-/// The text of a JSON string; none of what is something else, or cannot be read. Without escapes it needs no copy.
+/// The text of a JSON string; none for anything else. Without escapes it is borrowed.
 pub(crate) fn text(value: &RawValue) -> Option<Cow<'_, str>> {
-    // A raw value is valid JSON, so what is between the quotes has no further ones, and no control characters.
+    // A raw value is valid JSON, so the text between the quotes has no further quotes and no control characters.
     let inner = value.get().strip_prefix('"')?.strip_suffix('"')?;
     if inner.contains('\\') {
         serde_json::from_str(value.get()).ok().map(Cow::Owned)
@@ -68,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_texts_stay_where_they_are_unless_they_have_escapes() {
+    fn names_and_texts_are_borrowed_unless_they_have_escapes() {
         let object =
             r#"{ "plain" : "añadir" , "es\u0063aped": "a\tb\"c\\" , "half": "\ud83d", "number": 7, "number": 8 }"#;
         let members: Members<'_> = serde_json::from_str(object).unwrap();

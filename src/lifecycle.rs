@@ -1,5 +1,5 @@
-//! Signals and background tasks. The first SIGTERM, SIGINT or SIGHUP asks to stop, the second ends the process at once. A background task
-//! that ends before everything is settled ends the process, too.
+//! Signals and background tasks. The first SIGTERM, SIGINT or SIGHUP asks the process to stop, the second ends it at once.
+//! A background task that ends too early also stops the process.
 
 use std::future::Future;
 use std::io;
@@ -17,12 +17,12 @@ use crate::observe::logs;
 /// Cancels `stop` on the first signal and ends the process with `exit_code` on the second.
 ///
 /// # Errors
-/// When the signals cannot be listened to.
+/// The process cannot listen for signals.
 pub fn listen(stop: CancellationToken, exit_code: u8) -> io::Result<()> {
     let mut signals = Signals {
         terminate: signal(SignalKind::terminate())?,
         interrupt: signal(SignalKind::interrupt())?,
-        // A terminal that closes must not end the worker with requests open.
+        // SIGHUP: a closed terminal must not end the worker while requests are open.
         hangup: signal(SignalKind::hangup())?,
     };
     #[expect(clippy::disallowed_methods, reason = "it lives as long as the process; shutdown must not wait for it")]
@@ -59,30 +59,30 @@ pub struct Services {
     tracker: TaskTracker,
     stop: CancellationToken,
     drained: CancellationToken,
-    /// Why one ended.
+    /// Why a task ended too early.
     failure: Arc<Mutex<Option<String>>>,
 }
 
 impl Services {
-    /// No task yet. One that ends too early cancels `stop`.
+    /// No task yet. A task that ends too early cancels `stop`.
     #[must_use]
     pub fn new(stop: CancellationToken) -> Self {
         Self { tracker: TaskTracker::new(), stop, drained: CancellationToken::new(), failure: Arc::default() }
     }
 
-    /// Cancelled once everything is settled.
+    /// Cancelled when everything is settled.
     #[must_use]
     pub fn drained(&self) -> CancellationToken {
         self.drained.clone()
     }
 
-    /// Waits for what is spawned on it, too.
+    /// Also waits for the tasks that are spawned on it.
     #[must_use]
     pub fn tracker(&self) -> TaskTracker {
         self.tracker.clone()
     }
 
-    /// Runs a task that must last until everything is settled. If it ends or panics before that, the worker stops.
+    /// Runs a task that must last until everything is settled. If it ends or panics earlier, the worker stops.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let (stop, drained, failure) = (self.stop.clone(), self.drained.clone(), Arc::clone(&self.failure));
         let task = {
@@ -107,19 +107,19 @@ impl Services {
         });
     }
 
-    /// Runs a task whose end its caller watches.
+    /// Runs a task whose end the caller watches.
     pub fn track<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         self.tracker.spawn(task)
     }
 
-    /// Ends all tasks, and waits for them for so long.
+    /// Ends all tasks and waits for them, at most this long.
     ///
     /// # Errors
-    /// Why one of them had ended before.
+    /// Why a task ended too early.
     pub async fn end(self, within: Duration) -> Result<(), String> {
         self.drained.cancel();
         self.tracker.close();
-        // What does not end in time ends with the process.
+        // A task that does not end in time ends with the process.
         let _ = timeout(within, self.tracker.wait()).await;
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }

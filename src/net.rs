@@ -1,4 +1,4 @@
-//! Connections to a name: every address gets its turn. The same for `run` and `check`.
+//! Opens TCP connections to a host name and tries all of its addresses. `run` and `check` use it.
 
 use std::future::Future;
 use std::io;
@@ -10,17 +10,17 @@ use futures_util::stream::FuturesUnordered;
 use tokio::net::lookup_host;
 use tokio::time::{sleep, timeout};
 
-/// The longest wait for a name, and for a connection to one of its addresses.
+/// Time limit for a name lookup, and for a connection to one address.
 const WAIT: Duration = Duration::from_secs(5);
-/// How long an address has before the next one is tried beside it (RFC 8305, "Happy Eyeballs": 100 ms to 2 s).
+/// Wait before the next address is tried as well (RFC 8305, "Happy Eyeballs": 100 ms to 2 s).
 const STAGGER: Duration = Duration::from_millis(250);
-/// The most addresses of a name that are tried.
+/// The most addresses that are tried.
 const MOST: u32 = 16;
 
 /// Which step failed, and why.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Unreachable {
-    /// The name is not known.
+    /// The name is unknown.
     Name(String),
     /// Nothing listens, or nothing answers.
     Port(String),
@@ -35,10 +35,10 @@ impl Unreachable {
     }
 }
 
-/// Connects to the first address of a host that answers; `open` connects to one address.
+/// Connects to the first address of a host that answers. `open` connects to one address.
 ///
 /// # Errors
-/// Names the host, and each address with what is wrong there.
+/// The host, and what is wrong at each address.
 pub(crate) async fn connect<T, F: Future<Output = io::Result<T>>>(
     host: &str,
     port: u16,
@@ -48,7 +48,7 @@ pub(crate) async fn connect<T, F: Future<Output = io::Result<T>>>(
     let place = format!("{host}:{port}");
     match timeout(WAIT, first(&addresses, open)).await {
         Ok(Ok(connection)) => Ok((connection, addresses)),
-        // Where the host is an address it is named already.
+        // When the host is an address, it is already named.
         Ok(Err(failures)) if failures.starts_with(&place) => Err(Unreachable::Port(failures)),
         Ok(Err(failures)) => Err(Unreachable::Port(format!("{place}: {failures}"))),
         Err(_) => {
@@ -58,7 +58,7 @@ pub(crate) async fn connect<T, F: Future<Output = io::Result<T>>>(
     }
 }
 
-/// The addresses of a host, in the order in which the system prefers them.
+/// The addresses of a host, in the system's order of preference.
 async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     let host = host.trim_matches(['[', ']']);
     let found = match timeout(WAIT, lookup_host((host, port))).await {
@@ -94,7 +94,7 @@ async fn first<T, F: Future<Output = io::Result<T>>>(
     Err(failures.join("; "))
 }
 
-/// The system's words without its number: `Connection refused (os error 111)` says the same without it.
+/// The system's error without its number: `Connection refused (os error 111)` says nothing more.
 pub(crate) fn words(error: &str) -> String {
     match error.split_once(" (os error ") {
         Some((said, number)) => format!("{said}{}", number.split_once(')').map_or("", |(_, rest)| rest)),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silent_addresses_do_not_keep_a_good_one_from_its_turn() {
+    async fn connect_reaches_a_good_address_behind_silent_ones() {
         for silent in 0..=3 {
             let began = Instant::now();
             let addresses = addresses(4);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_address_that_fails_is_named() {
+    async fn connect_names_each_address_that_failed() {
         let refused = |_| ready(Err::<(), _>(io::Error::from_raw_os_error(111)));
         let failed = first(&addresses(2), refused).await;
         assert_eq!(failed, Err("127.0.0.1:1: Connection refused; 127.0.0.1:2: Connection refused".to_owned()));

@@ -1,4 +1,4 @@
-//! Files that are read again when they change: secrets and rules. A file that cannot be used changes nothing and is reported.
+//! Reads files with secrets or rules again when they change. An invalid file changes nothing and is reported.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::message::mapper::Mapper;
 use crate::observe::watched_files::{FileKey, WatchedFiles};
 use crate::worker::ownership::Ownership;
 
-/// The longest report of what is wrong with a file, in bytes.
+/// The longest report about a file, in bytes.
 const LONGEST_REPORT: usize = 4_000;
 
 /// A watched file, and where its changes are reported.
@@ -29,7 +29,7 @@ impl Watched {
         Self { key, watch: file.watch(), file, reports }
     }
 
-    /// The file's text after its next change; one that cannot be read is reported.
+    /// The file's text after its next change. A file that cannot be read is reported.
     async fn text(&mut self) -> String {
         loop {
             match self.watch.changed().await {
@@ -62,7 +62,7 @@ impl Watched {
     }
 }
 
-/// Reports each change of a file as `replace` could use it.
+/// Reports each change of a file, with the result of `replace`.
 async fn follow(
     key: FileKey,
     file: WatchedFile,
@@ -76,25 +76,25 @@ async fn follow(
     }
 }
 
-/// Uses the tokens in their file from its next change on.
+/// Uses new tokens when their file changes.
 pub(crate) async fn tokens(file: WatchedFile, gate: Arc<Gate>, reports: Arc<WatchedFiles>) {
     let replace = |path: &Path, text: &str| config::read_tokens(path, text).map(|tokens| gate.replace_tokens(tokens));
     follow(FileKey::CrmTokens, file, reports, replace).await;
 }
 
-/// Connects to the broker's addresses in their file from its next change on. A connection that is open stays.
+/// Uses new RabbitMQ addresses when their file changes. An open connection stays.
 pub(crate) async fn broker_urls(file: WatchedFile, connector: Arc<Connector>, reports: Arc<WatchedFiles>) {
     let replace = |path: &Path, text: &str| config::read_urls(path, text).map(|urls| connector.replace_urls(urls));
     follow(FileKey::BrokerUrls, file, reports, replace).await;
 }
 
-/// Connects to the ledger with the login in its file from its next change on. A connection that is open stays.
+/// Uses the ledger's new login when its file changes. An open connection stays.
 pub(crate) async fn ledger_url(file: WatchedFile, url: SharedSecret, reports: Arc<WatchedFiles>) {
     let replace = |path: &Path, text: &str| config::read_ledger_url(path, text, &url.get()).map(|new| url.replace(new));
     follow(FileKey::LedgerUrl, file, reports, replace).await;
 }
 
-/// Applies the rules in their file from its next change on, once they compile and their examples hold.
+/// Uses new rules when their file changes, if they compile and their examples pass.
 pub(crate) async fn rules(
     file: WatchedFile,
     events: config::Events,
@@ -106,7 +106,7 @@ pub(crate) async fn rules(
     loop {
         let text = watched.text().await;
         let (compiling, events) = (Arc::clone(&mapper), events.clone());
-        // It may take long, and a panic must not end the worker.
+        // Compiling can take long, and a panic must not end the worker.
         let compiled = tokio::task::spawn_blocking(move || {
             config::read_rules(&events, &text).and_then(|events| compiling.compile(&events))
         });

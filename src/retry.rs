@@ -1,5 +1,5 @@
-//! The schedule: when the next attempt is made, immediately or delayed, and when no attempt is left. Pure; the only file that
-//! names `backoff`.
+//! The retry schedule: whether the next attempt follows at once or on a retry queue, or no attempt is left. Pure; the only
+//! file that names `backoff`.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub struct Schedule {
     retry_after_max: Duration,
 }
 
-/// What follows an attempt that counts and created nothing.
+/// What follows an attempt that counts and created no task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Another attempt in this round, after a wait.
@@ -52,8 +52,8 @@ impl Schedule {
         rounds.saturating_mul(self.immediate_attempts)
     }
 
-    /// What follows, after `attempts` in all, `in_round` of them in round number `round` (from 0), when the CRM asked to
-    /// wait for `hint`.
+    /// What follows after `attempts` in all, `in_round` of them in round number `round` (from 0). `hint` is the wait that
+    /// the CRM asked for.
     #[must_use]
     pub fn next(&self, attempts: u32, in_round: u32, round: u32, hint: Duration) -> Next {
         if attempts >= self.limit() {
@@ -65,7 +65,8 @@ impl Schedule {
         }
     }
 
-    /// The delay, or the shortest one that is as long as the hint, or the longest there is.
+    /// The retry queue's delay for a hint: the delay itself, or the shortest one that is as long as the hint, or else the
+    /// longest.
     #[must_use]
     pub fn at_least(&self, delay: Duration, hint: Duration) -> Duration {
         if delay >= hint {
@@ -81,8 +82,8 @@ impl Schedule {
         self.delays.iter().any(|delay| *delay >= hint)
     }
 
-    /// Attempts already made in round number `round` when a message arrives with `attempts`: a message held in the middle of
-    /// its round goes on where it was.
+    /// How many attempts of round number `round` a message already had when it arrives with `attempts`. A message that was
+    /// held in the middle of its round continues there.
     #[must_use]
     pub fn attempts_in_round(&self, attempts: u32, round: u32) -> u32 {
         let in_round = attempts.saturating_sub(round.saturating_mul(self.immediate_attempts));
@@ -107,14 +108,14 @@ impl Schedule {
         Backoff::new(self.immediate_initial, self.immediate_max)
     }
 
-    /// A `Retry-After` as far as it is honoured.
+    /// A `Retry-After`, limited to the longest that is honoured.
     #[must_use]
     pub fn honoured(&self, hint: Option<Duration>) -> Duration {
         hint.unwrap_or_default().min(self.retry_after_max)
     }
 
     /// The longest time from the first attempt to the last, if each wait is as long as possible and each attempt takes
-    /// `request_timeout`. Time spent waiting behind a closed gate comes on top.
+    /// `request_timeout`. Time behind a closed gate is not included.
     #[must_use]
     pub fn worst_case(&self, request_timeout: Duration) -> Duration {
         let mut backoff = self.backoff();
@@ -126,7 +127,7 @@ impl Schedule {
     }
 }
 
-/// Exponentially growing waits. Allocated at the first wait, because most messages never wait.
+/// Exponentially growing waits. Memory is allocated at the first wait, because most messages never wait.
 #[derive(Debug)]
 pub struct Backoff {
     initial: Duration,
@@ -148,13 +149,13 @@ impl Backoff {
         begun.next_backoff().unwrap_or(self.max)
     }
 
-    /// Begins again with the first wait.
+    /// Starts again with the first wait.
     pub fn reset(&mut self) {
         self.begun = None;
     }
 }
 
-/// `backoff` spreads its jitter to both sides and ends after a time; ours is only added, and ends by attempts.
+/// `backoff` adds jitter on both sides and stops after a time. Ours is only added, and stops after a number of attempts.
 fn exponential(initial: Duration, max: Duration) -> ExponentialBackoff {
     ExponentialBackoff {
         current_interval: initial,
@@ -167,7 +168,7 @@ fn exponential(initial: Duration, max: Duration) -> ExponentialBackoff {
     }
 }
 
-/// `wait` with jitter, `chance` being from 0 to 1.
+/// `wait` with jitter; `chance` is from 0 to 1.
 #[must_use]
 pub fn jittered(wait: Duration, chance: f64) -> Duration {
     wait.mul_f64(1.0 + JITTER * chance.clamp(0.0, 1.0))
@@ -341,7 +342,7 @@ mod tests {
         }
 
         #[test]
-        fn every_attempt_is_made_without_interruption(
+        fn every_attempt_is_used_without_interruption(
             immediate in 1..6_u32, delays in prop::collection::vec(1..2_000_u64, 0..6), hint in 0..2_000_u64,
         ) {
             let schedule = schedule(immediate, &delays);

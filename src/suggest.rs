@@ -1,10 +1,10 @@
-//! The nearest known name to one that was mistyped.
+//! Finds the known name that is most similar to a mistyped one, for error messages.
 
-/// The known name that is most like `name`, or the only one that ends in it (`owner` for `wolkvox_owner`); none where
-/// nothing is alike.
+/// The known name that is most similar to `name`, or the only one that ends with it (`owner` for `wolkvox_owner`). None
+/// when no name is similar.
 #[must_use]
 pub fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    /// Below this Jaro-Winkler likeness a suggestion would be a guess.
+    /// A lower Jaro-Winkler similarity would be a guess.
     const ALIKE: f64 = 0.8;
     let name = name.to_lowercase();
     let known: Vec<&str> = known.into_iter().collect();

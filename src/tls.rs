@@ -1,4 +1,4 @@
-//! Certificates: the files that the configuration names, and what is wrong with them or with a server's, in words.
+//! Reads the certificate files of the configuration, and explains certificate errors in words.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -10,10 +10,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, InconsistentKeys, RootCertStore};
 
-/// The certificates of the PEM file that a key names.
+/// Reads the certificates of a PEM file that a key names.
 ///
 /// # Errors
-/// Names the key, the file and what is wrong with it.
+/// The key, the file and what is wrong with it.
 pub(crate) fn read_certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let fail = |problem: &dyn Display| format!("{key} ({}): {problem}", path.display());
     let pem = std::fs::read(path).map_err(|error| fail(&crate::net::words(&error.to_string())))?;
@@ -34,7 +34,7 @@ pub(crate) fn read_certificates(key: &str, path: &Path) -> Result<Vec<Certificat
 /// Checks that a client's certificate and key can be read and belong together.
 ///
 /// # Errors
-/// Names the key of the configuration, the file and what is wrong with it.
+/// The key, the file and what is wrong with it.
 pub(crate) fn check_identity((cert_key, cert): (&str, &Path), (key_key, key): (&str, &Path)) -> Result<(), String> {
     let certificates = read_certificates(cert_key, cert)?;
     let fail = |problem: &dyn Display| format!("{key_key} ({}): {problem}", key.display());
@@ -53,7 +53,7 @@ pub(crate) fn check_identity((cert_key, cert): (&str, &Path), (key_key, key): (&
     }
 }
 
-/// What a failed TLS handshake means, where certificates are the reason; `ca_key` is the key that can name further roots.
+/// Explains a failed TLS handshake if a certificate is the reason. `ca_key` is the key for further root certificates.
 #[expect(clippy::wildcard_enum_match_arm, reason = "all others are rare, and described by the library")]
 pub(crate) fn explain(error: &(dyn Error + 'static), ca_key: &str) -> Option<String> {
     let found = find(error)?;
@@ -97,14 +97,14 @@ fn refused(error: &CertificateError, ca_key: &str) -> String {
     }
 }
 
-/// The error of the TLS library among the causes of another.
+/// The TLS library's error among the causes of another error.
 fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {
             return Some(found);
         }
-        // The cause of an I/O error is the error in it, which `source` leaves out.
+        // `source` leaves out the error inside an I/O error.
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         next = match inner {
             Some(inner) => Some(inner),

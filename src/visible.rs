@@ -1,8 +1,9 @@
-//! Text of others for terminals, pages and JSON: control characters, and characters that change the direction of text or hide, are made visible.
+//! Makes control characters and hidden characters visible in text from messages, publishers and the CRM, for terminals,
+//! pages and JSON.
 
 use std::fmt::Write as _;
 
-/// Whether a character acts on the terminal or page that shows it, or cannot be seen: controls (C0, C1, DEL), directions,
+/// Whether a character controls a terminal or page, or cannot be seen: control characters (C0, C1, DEL), text direction,
 /// joiners and other zero-width characters, line and paragraph separators, tags and variation selectors.
 #[must_use]
 pub fn is_hidden(c: char) -> bool {
@@ -13,19 +14,19 @@ pub fn is_hidden(c: char) -> bool {
             | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// The name that stands for a hidden character: `[U+202E]`.
+/// The name that is shown for a hidden character: `[U+202E]`.
 #[must_use]
 pub fn name(c: char) -> String {
     format!("[U+{:04X}]", u32::from(c))
 }
 
-/// Text for one line: hidden characters named, line ends too.
+/// One line of text: hidden characters and line ends are shown by name.
 #[must_use]
 pub fn line(text: &str) -> String {
     shown(text, |_| false)
 }
 
-/// Text of several lines: hidden characters named, line ends and tabs kept.
+/// Several lines of text: hidden characters are shown by name; line ends and tabs stay.
 #[must_use]
 pub fn lines(text: &str) -> String {
     shown(text, |c| matches!(c, '\n' | '\t'))
@@ -43,10 +44,10 @@ fn shown(text: &str, is_kept: impl Fn(char) -> bool) -> String {
     shown
 }
 
-/// JSON whose strings hold no hidden character as such: each is written as `\uXXXX`, so that the value stays the same.
+/// JSON without hidden characters: each is written as `\uXXXX`, so the values stay the same.
 #[must_use]
 pub fn json(json: &str) -> String {
-    // Most are plain, and some are large.
+    // Most texts need no change, and some are large.
     if json.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n' | b'\t' | b'\r')) {
         return json.to_owned();
     }
@@ -54,7 +55,7 @@ pub fn json(json: &str) -> String {
     for c in json.chars() {
         if is_hidden(c) && !matches!(c, '\n' | '\t' | '\r') {
             for unit in c.encode_utf16(&mut [0; 2]) {
-                // Writing to a text cannot fail.
+                // Writing to a `String` cannot fail.
                 let _ = write!(safe, "\\u{unit:04x}");
             }
         } else {
@@ -69,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hidden_characters_are_named_and_others_stay() {
+    fn hidden_characters_are_named_and_others_stay_unchanged() {
         for (text, shown) in [
             ("añadir 日本 🎉 e\u{301}", "añadir 日本 🎉 e\u{301}"),
             ("a\x1b[31mb", "a[U+001B][31mb"),
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn json_keeps_its_value_without_hidden_characters() {
+    fn json_keeps_its_values_without_hidden_characters() {
         let value = "\u{9b}2J\u{202e}\u{200b}\u{e0041}\u{7f}ñ";
         let written = json(&serde_json::to_string_pretty(&[value]).unwrap());
         assert!(!written.chars().any(|c| is_hidden(c) && c != '\n'), "{written:?}");

@@ -4,8 +4,8 @@ use super::*;
 use crate::config::Sources;
 
 #[test]
-fn no_slot_waits_for_the_broker_and_the_pod_has_room_for_what_is_in_hand() {
-    // As docs/sizing.md has it, in KiB: the pod's limit, what else there is, and a largest message with its request.
+fn prefetch_keeps_slots_busy_and_fits_the_pods_memory() {
+    // The numbers of docs/sizing.md in KiB: the pod's limit, the worker itself, and a largest message with its request.
     const ROOM: usize = (512 - 60) << 10;
     const MESSAGE: usize = 512;
     let crm = configured("memory:").crm;
@@ -21,7 +21,7 @@ fn no_slot_waits_for_the_broker_and_the_pod_has_room_for_what_is_in_hand() {
     }
     assert_eq!(prefetch(2, None, 600), 48);
     assert_eq!(prefetch(MAX_PREFETCH + 1, None, 600), MAX_PREFETCH);
-    // One every ten seconds: the last of them would otherwise have its turn long after it is held.
+    // One request every ten seconds: otherwise the last message would be sent long after it must be held.
     assert_eq!([0.001, 0.1, 1.0, 100.0].map(|rate| prefetch(64, Some(rate), 600)), [1, 30, 300, 512]);
     // Requests that take 20 s each: 41 of them are under way at two a second.
     assert_eq!([2.0, 100.0].map(|rate| prefetch(64, Some(rate), 10)), [41, 500]);

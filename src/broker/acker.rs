@@ -11,10 +11,10 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::broker::connect::WAIT;
 use crate::broker::{Acker, Delivery, DeliveryGone, Message};
 
-/// See the module's documentation.
+/// Settles the deliveries of one channel.
 pub(super) struct DeliveryAcker {
     acker: LapinAcker,
-    /// Counts as unsettled until this is dropped.
+    /// The delivery counts as unsettled until this is dropped.
     _unsettled: Option<TaskTrackerToken>,
 }
 
@@ -43,8 +43,8 @@ impl Acker for DeliveryAcker {
     }
 }
 
-/// A message as it was received, with the means to settle it. `gone` is cancelled when its connection is; it counts as unsettled
-/// for as long as `unsettled` is held.
+/// A received message with the handle to settle it. `gone` is cancelled when its connection is gone. The message counts as
+/// unsettled while `unsettled` is held.
 pub(super) fn receive(
     received: LapinDelivery,
     gone: &CancellationToken,
@@ -67,7 +67,7 @@ pub(super) async fn nack_requeue(acker: &LapinAcker) -> Result<(), DeliveryGone>
     settled(timeout(WAIT, acker.nack(BasicNackOptions { requeue: true, multiple: false })).await)
 }
 
-/// Only `Ok(true)` means that the answer was sent to the broker.
+/// Only `Ok(true)` means that the answer was sent to RabbitMQ.
 fn settled(result: Result<lapin::Result<bool>, tokio::time::error::Elapsed>) -> Result<(), DeliveryGone> {
     match result {
         Ok(Ok(true)) => Ok(()),

@@ -1,7 +1,7 @@
-//! The exchanges that events are published to, and the work queue's bindings to them.
+//! The exchanges that publishers use, and their bindings to the work queue.
 //!
-//! AMQP has no way to list bindings. So they are declared, which changes nothing where they exist, and never verified; a
-//! binding that was taken out of the configuration stays until an operator removes it.
+//! AMQP cannot list bindings. So they are declared, which changes nothing if they exist, and never verified. A binding that
+//! was removed from the configuration stays until an operator removes it.
 
 use std::collections::BTreeMap;
 
@@ -81,16 +81,16 @@ fn amqp(value: &Scalar) -> HeaderValue {
     }
 }
 
-/// Why exchanges and bindings are not as they have to be.
+/// Why exchanges and bindings are not as they must be.
 #[derive(Clone, Debug)]
 pub(super) enum Refused {
-    /// The broker did not do it; it may later.
+    /// RabbitMQ failed; it may work later.
     Broker(BrokerError),
-    /// An exchange exists with another type; a person has to decide.
+    /// An exchange exists with another type. An operator must decide.
     Differs(String),
 }
 
-/// Declares exchanges and bindings behind the queues, or with [`TopologyMode::Verify`] looks whether the exchanges exist.
+/// Declares exchanges and bindings after the queues, or with [`TopologyMode::Verify`] checks that the exchanges exist.
 ///
 /// # Errors
 /// [`Refused`]
@@ -122,7 +122,7 @@ async fn declare(channel: &Channel, name: &str, kind: Option<ExchangeType>) -> R
     declared.map_err(|error| explain(error, name, kind))
 }
 
-/// AMQP's kind; a look at an exchange that must exist does not compare it.
+/// The exchange type for AMQP. When an exchange is only checked, RabbitMQ does not compare it.
 pub(super) fn kind(kind: Option<ExchangeType>) -> ExchangeKind {
     match kind {
         Some(ExchangeType::Topic) | None => ExchangeKind::Topic,

@@ -1,4 +1,4 @@
-//! How many messages wait on some queues, asked again and again on one connection.
+//! Counts the messages on some queues again and again, on one connection.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::broker::Headers;
 use crate::broker::connect::{BrokerError, Connector, bounded, close, open_channel};
 use crate::broker::topology::short;
 
-/// The messages that are ready on each queue, by its name; queues that do not exist are absent.
+/// The number of ready messages on each queue, by name. Queues that do not exist are left out.
 pub type Depths = BTreeMap<String, u64>;
 
 /// Counts once.
 ///
 /// # Errors
-/// What the broker said.
+/// RabbitMQ's error.
 pub async fn count(connector: &Connector, queues: &[String]) -> Result<Depths, BrokerError> {
     let connection = connector.connect("depths").await?;
     let counted = on(&connection, queues).await;
@@ -26,7 +26,7 @@ pub async fn count(connector: &Connector, queues: &[String]) -> Result<Depths, B
     counted
 }
 
-/// Counts every so often until `stop`; `report` gets none while the queues cannot be counted.
+/// Counts at an interval until `stop`. `report` is called with none when the queues cannot be counted.
 pub async fn watch(
     connector: &Connector,
     queues: &[String],
@@ -45,7 +45,7 @@ pub async fn watch(
                 None => None,
             };
             if counted.is_none() {
-                // A connection on which nothing can be asked is replaced the next time.
+                // A connection that does not work is replaced the next time.
                 connection = None;
             }
             report(counted);
@@ -68,7 +68,7 @@ async fn on(connection: &Connection, queues: &[String]) -> Result<Depths, Broker
             Ok(found) => {
                 depths.insert(queue.clone(), found.message_count().into());
             }
-            // The refusal closed the channel.
+            // RabbitMQ closed the channel when it refused.
             Err(error) if error.code == Some(BrokerError::NOT_FOUND) => channel = open_channel(connection).await?,
             Err(error) => return Err(error),
         }

@@ -1,9 +1,9 @@
-//! Looking at a broker without changing it: each question is one that the broker answers by its refusal, on a channel of
-//! its own, since a refusal closes the channel.
+//! Inspects RabbitMQ without changing it. Each question is a request that RabbitMQ refuses, on a channel of its own,
+//! because a refusal closes the channel.
 //!
-//! What permissions a user has, AMQP does not tell. RabbitMQ looks at them before it looks at anything else
-//! (`rabbit_channel`: `check_configure_permitted`, `check_read_permitted`, `check_write_permitted`), so that a request that
-//! it must refuse for another reason tells whether it would have been allowed.
+//! AMQP has no way to ask for permissions. RabbitMQ checks them before anything else (`rabbit_channel`:
+//! `check_configure_permitted`, `check_read_permitted`, `check_write_permitted`). So a request that it must refuse for
+//! another reason shows whether the user has the permission.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,13 +23,13 @@ use crate::config::{self, BrokerUrl, TopologyMode};
 
 mod exchanges;
 
-/// How long a broker with an alarm may take to say that it blocks publishing, and between two looks whether it did.
+/// How long RabbitMQ with an alarm can take to report that it blocks publishing, and the interval between two checks.
 const BLOCKED: Duration = Duration::from_millis(300);
 const LOOK: Duration = Duration::from_millis(10);
 /// More arguments than any queue has.
 const MOST_DIFFERENCES: usize = 32;
 
-/// A connection that changes nothing.
+/// A connection for inspecting.
 pub struct Inspection {
     connection: Connection,
 }
@@ -39,18 +39,18 @@ pub struct Inspection {
 pub struct QueueCounts {
     /// Messages that are ready.
     pub messages: u32,
-    /// Consumers that are given messages: the standbys of a single active consumer are not counted.
+    /// Consumers that receive messages. The standbys of a single active consumer are not counted.
     pub consumers: u32,
 }
 
-/// An argument of a queue that is not what the worker declares.
+/// An argument of a queue that differs from what the worker declares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// Its name, such as `x-delivery-limit`.
     pub argument: String,
-    /// What the worker declares; none for an argument that it leaves out.
+    /// The value that the worker declares; none if it leaves the argument out.
     pub wanted: Option<String>,
-    /// What the queue has.
+    /// The value of the queue.
     pub actual: Option<String>,
 }
 
@@ -58,13 +58,13 @@ impl Inspection {
     /// Connects to one node.
     ///
     /// # Errors
-    /// Names the node and what went wrong.
+    /// The node, and what failed.
     pub async fn connect(broker: &config::Broker, url: &BrokerUrl) -> Result<Self, BrokerError> {
         let connection = Connector::new(broker.clone()).connect_to(url, "check").await?;
         Ok(Self { connection })
     }
 
-    /// The agreed frame size in bytes; none where no limit was agreed upon.
+    /// The agreed frame size in bytes; none without a limit.
     #[must_use]
     pub fn frame_max(&self) -> Option<u32> {
         Some(self.connection.configuration().frame_max()).filter(|bytes| *bytes > 0)
@@ -73,7 +73,7 @@ impl Inspection {
     /// Whether a queue exists.
     ///
     /// # Errors
-    /// What else the broker said.
+    /// RabbitMQ's error.
     pub async fn find(&self, queue: &str) -> Result<Option<QueueCounts>, BrokerError> {
         let channel = self.channel().await?;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
@@ -88,33 +88,34 @@ impl Inspection {
         }
     }
 
-    /// How the arguments of a queue that exists differ from what the worker declares. Declaring what exists changes
-    /// nothing: it succeeds when all arguments are equal, else the broker names the first difference, which is adopted
-    /// for the next question. Only for a queue that [`Inspection::find`] has just found.
+    /// How the arguments of a queue differ from what the worker declares. Declaring a queue that exists changes nothing: it
+    /// succeeds if all arguments are equal; otherwise RabbitMQ names the first difference, which is then used in the next
+    /// question. Only for a queue that [`Inspection::find`] has just found.
     ///
     /// # Errors
-    /// What else the broker said; [`BrokerError::ACCESS_REFUSED`] without the permission to configure the queue.
+    /// RabbitMQ's error; [`BrokerError::ACCESS_REFUSED`] without the permission to configure the queue.
     pub async fn differences(&self, queue: &Queue) -> Result<Vec<Difference>, BrokerError> {
         differences(&self.connection, queue).await
     }
 
-    /// Whether the queue may be declared: asked with an argument of a type that no queue can have, so that it never is.
+    /// Whether the queue may be declared. The question has an argument of an impossible type, so the queue is never
+    /// declared.
     ///
     /// # Errors
-    /// Why not.
+    /// Why it may not.
     pub async fn may_configure(&self, queue: &str) -> Result<(), BrokerError> {
         let impossible = [("x-dead-letter-exchange", 7), ("x-message-ttl", -1)];
         let impossible = impossible.map(|(name, value)| (name.into(), HeaderValue::LongLongInt(value)));
         permitted(declare(&self.connection, queue, FieldTable::from(BTreeMap::from(impossible))).await)
     }
 
-    /// Whether the queue may be consumed: asked with a priority that is no number, so that no consumer begins.
+    /// Whether the queue may be consumed. The question has a priority that is not a number, so no consumer is created.
     ///
     /// # Errors
-    /// Why not.
+    /// Why it may not.
     pub async fn may_consume(&self, queue: &str) -> Result<(), BrokerError> {
         let channel = self.channel().await?;
-        // If a broker accepts it anyway, at most one message is held for a moment.
+        // If RabbitMQ accepts it anyway, at most one message is held for a moment.
         bounded("set the prefetch", channel.basic_qos(1, BasicQosOptions::default())).await?;
         let priority = HeaderValue::LongString("none".into());
         let impossible = FieldTable::from(BTreeMap::from([("x-priority".into(), priority)]));
@@ -130,10 +131,10 @@ impl Inspection {
         })
     }
 
-    /// Whether copies may be published: asked with an empty message to a queue that does not exist, which is returned.
+    /// Whether copies may be published. The question is an empty message to a queue that does not exist, which is returned.
     ///
     /// # Errors
-    /// Why not; a broker that has blocked publishing is one reason.
+    /// Why they may not; for example because RabbitMQ has blocked publishing.
     pub async fn may_publish(&self) -> Result<(), BrokerError> {
         let channel = self.channel().await?;
         bounded("ask for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
@@ -142,7 +143,7 @@ impl Inspection {
         let publish =
             async { channel.basic_publish("".into(), nowhere, options, b"", Properties::default()).await?.await };
         let published = bounded("publish", publish).await;
-        // It may take this message first, and report only afterwards that it takes no more.
+        // RabbitMQ can accept this message first and report only then that it blocks.
         let blocked = async {
             while !self.connection.status().blocked() {
                 sleep(LOOK).await;
@@ -155,7 +156,7 @@ impl Inspection {
         published.map(drop)
     }
 
-    /// Ends the connection.
+    /// Closes the connection.
     pub async fn close(self) {
         close(&self.connection).await;
     }
@@ -205,8 +206,8 @@ async fn declare(connection: &Connection, queue: &str, arguments: FieldTable) ->
     Ok(())
 }
 
-/// Whether a message of the work queue that the worker rejects goes to a dead-letter exchange: it does where the worker declared
-/// the queue, and where the queue is seen to have one that exists.
+/// Whether a rejected message of the work queue goes to a dead-letter exchange. It does if the worker declared the queue,
+/// or if the queue has a dead-letter exchange that exists.
 pub(super) async fn can_reject(connection: &Connection, topology: &Topology, mode: TopologyMode) -> bool {
     let Some(queue) = topology.queues.first().filter(|_| mode == TopologyMode::Verify) else { return true };
     let exchange = "x-dead-letter-exchange";
@@ -221,7 +222,7 @@ pub(super) async fn can_reject(connection: &Connection, topology: &Topology, mod
     }
 }
 
-/// A refusal for the impossible argument, or for a queue that does not exist, comes after the look at permissions.
+/// RabbitMQ refuses the impossible argument, or a queue that does not exist, only after it has checked the permission.
 fn permitted(answer: Result<(), BrokerError>) -> Result<(), BrokerError> {
     match answer {
         Err(BrokerError { code: Some(BrokerError::PRECONDITION_FAILED | BrokerError::NOT_FOUND), .. }) => Ok(()),
@@ -248,7 +249,7 @@ fn read_difference(refusal: &str) -> Option<(String, Option<String>)> {
     Some((argument.to_owned(), Some(value.to_owned())))
 }
 
-/// A value of the kind that the argument has with us, or else that it looks like.
+/// The value with the type that our argument has, or otherwise with the type that it looks like.
 fn like(text: &str, wanted: Option<&Argument>) -> Argument {
     match (wanted, text.parse(), text.parse()) {
         (Some(Argument::Text(_)), ..) => Argument::Text(text.to_owned()),

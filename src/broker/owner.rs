@@ -11,9 +11,9 @@ use crate::broker::{Acker as _, Owners, Ownership, Properties, Publish};
 /// More ids than the queue ever holds.
 const MOST: usize = 16;
 
-/// Why the owners were not compared.
+/// Why the owners could not be compared.
 pub(super) enum OwnerError {
-    /// The ledger cannot be used, or this worker's id cannot be published. The consuming connection is not at fault.
+    /// The ledger cannot be used, or this worker's id cannot be published. The consuming connection still works.
     Unusable(String),
     /// The consuming connection failed.
     Broker(BrokerError),
@@ -25,7 +25,7 @@ impl From<BrokerError> for OwnerError {
     }
 }
 
-/// Reads the owner, has it compared, and publishes this worker's id if it is another one.
+/// Reads the owner, compares it, and publishes this worker's id if it differs.
 pub(super) async fn take_ownership(
     connection: &Connection,
     queue: &str,
@@ -65,7 +65,7 @@ pub(super) async fn take_ownership(
             let _ = nack_requeue(&delivery.acker).await;
         }
     }
-    // Closing it returns what could not be settled.
+    // Closing the channel returns the messages that are not settled.
     let _ = bounded("close the channel", channel.close(200, "OK".into())).await;
     Ok(())
 }

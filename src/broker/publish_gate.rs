@@ -1,4 +1,4 @@
-//! Whether copies can be published. While they cannot, for long, the worker returns its messages and consumes nothing.
+//! Whether copies can be published. When they cannot for a long time, the worker returns its messages and stops consuming.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -65,7 +65,7 @@ impl PublishGate {
             if let Some(closed) = closed.borrow_and_update().clone() {
                 return closed;
             }
-            // The sender lives as long as this.
+            // The sender lives as long as this object.
             let _ = closed.changed().await;
         }
     }
@@ -76,7 +76,7 @@ impl PublishGate {
         self.can_reject.load(Ordering::Relaxed)
     }
 
-    /// What is known of the work queue's dead-letter exchange.
+    /// Records whether the work queue has a dead-letter exchange.
     pub fn set_can_reject(&self, can_reject: bool) {
         self.can_reject.store(can_reject, Ordering::Relaxed);
     }

@@ -1,8 +1,8 @@
-//! Publishing with confirms, on a connection of its own: while the broker has a connection blocked, nothing is written on
-//! it, acks included.
+//! Publishes with confirms, on a connection of its own. RabbitMQ stops reading from a connection that it has blocked, and
+//! acks must still get through on the other one.
 //!
-//! One publish at a time on each channel: lapin hands a returned message to whichever confirm resolves next, so with more
-//! than one under way an unroutable message could look confirmed.
+//! Each channel has at most one open publish. lapin assigns a returned message to the confirm that resolves next, so with
+//! two open publishes an unroutable message can look confirmed.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,18 +20,18 @@ use crate::broker::topology::{self, Topology, short};
 use crate::broker::{Properties, Publish, PublishError};
 use crate::config::TopologyMode;
 
-/// Publishes under way at a time, each on a channel of its own.
+/// The most open publishes, each on its own channel.
 const CHANNELS: usize = 16;
 /// The frame size that RabbitMQ negotiates by default.
 const DEFAULT_FRAME_MAX: usize = 131_072;
 /// Persistent, as the AMQP specification numbers it.
 const PERSISTENT: u8 = 2;
 
-/// Called when the broker takes no messages, for this reason, and when it does again, or when the connection is gone that said
-/// so.
+/// Called with a reason when RabbitMQ accepts no messages, and without one when it accepts them again or that connection is
+/// closed.
 pub type OnBlocked = Arc<dyn Fn(Option<&str>) + Send + Sync>;
 
-/// A pool of confirm channels on one connection, opened when first needed, and again after it broke.
+/// A pool of confirm channels on one connection, which is opened when it is first needed and again after it broke.
 pub struct Publisher {
     connector: Arc<Connector>,
     purpose: &'static str,
@@ -39,23 +39,23 @@ pub struct Publisher {
     permits: Semaphore,
     frame_max: AtomicUsize,
     tasks: TaskTracker,
-    /// Declared when a message is returned: a queue was deleted.
+    /// The queues to declare when a message is returned because a queue was deleted.
     topology: Option<Topology>,
     on_blocked: OnBlocked,
 }
 
-/// A connection with its idle channels.
+/// A connection and its idle channels.
 #[derive(Clone)]
 struct PublisherConnection {
     connection: Arc<Connection>,
     node: NodeIndex,
     idle: Arc<Mutex<Vec<Channel>>>,
-    /// Why the broker accepts nothing now.
+    /// Why RabbitMQ accepts nothing now.
     blocked: Arc<Mutex<Option<String>>>,
     _watch: Arc<AbortOnDrop>,
 }
 
-/// Ends the task that follows a connection's events when the connection is closed.
+/// Ends the task that reads the connection's events when the connection is closed.
 struct AbortOnDrop(tokio::task::AbortHandle);
 
 impl Drop for AbortOnDrop {
@@ -65,7 +65,7 @@ impl Drop for AbortOnDrop {
 }
 
 impl Publisher {
-    /// A publisher that connects when first used. `tasks` waits for what it leaves running.
+    /// A publisher that connects on first use. `tasks` waits for its background tasks.
     #[must_use]
     pub fn new(connector: Arc<Connector>, purpose: &'static str, tasks: TaskTracker) -> Self {
         Self {
@@ -80,14 +80,14 @@ impl Publisher {
         }
     }
 
-    /// The same, which tells when the broker takes no messages.
+    /// Sets a callback for when RabbitMQ accepts no messages.
     #[must_use]
     pub fn with_blocked_callback(mut self, on_blocked: OnBlocked) -> Self {
         self.on_blocked = on_blocked;
         self
     }
 
-    /// The same, which declares its queues again when one of them is gone, unless others own them.
+    /// Makes it declare the queues again when one is gone, unless others own them.
     #[must_use]
     pub fn with_topology(mut self, topology: &Topology) -> Self {
         let ours = self.connector.config().topology == TopologyMode::Declare;
@@ -105,7 +105,7 @@ impl Publisher {
     async fn send(&self, queue: &str, body: &[u8], properties: Properties) -> Result<(), PublishError> {
         let unconnected = |error: BrokerError| PublishError::Unconnected(error.message);
         let name = short(queue).map_err(unconnected)?;
-        // Those that have a place may wait for their confirms as long as the broker is blocked.
+        // Publishes with a permit may wait for their confirms as long as RabbitMQ is blocked.
         let Ok(Ok(_permit)) = timeout(WAIT, self.permits.acquire()).await else {
             return Err(PublishError::Busy(CHANNELS));
         };
@@ -124,20 +124,20 @@ impl Publisher {
         if matches!(confirmed, Ok(()) | Err(PublishError::Refused | PublishError::Returned(_))) {
             link.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
         } else if let Some(reason) = link.blocked() {
-            // The client sends what it holds once the broker unblocks: drop it with the connection.
+            // The client would send its buffer when RabbitMQ unblocks. Dropping the connection drops the buffer.
             self.forget(&link).await;
             return Err(PublishError::Blocked(reason));
         } else {
             self.mark_failed(&link).await;
         }
         if let (Err(PublishError::Returned(_)), Some(topology)) = (&confirmed, &self.topology) {
-            // The next try tells whether it helped.
+            // The next try shows whether that helped.
             let _ = topology::apply(&link.connection, topology, TopologyMode::Declare).await;
         }
         confirmed
     }
 
-    /// The present connection, or a new one.
+    /// The current connection, or a new one.
     async fn link(&self) -> Result<PublisherConnection, PublishError> {
         let mut current = self.link.lock().await;
         if let Some(link) = current.as_ref().filter(|link| link.connection.status().connected()) {
@@ -147,7 +147,7 @@ impl Publisher {
         let (connection, node) = connected.map_err(|error| PublishError::Unconnected(error.message))?;
         let connection = Arc::new(connection);
         let frame_max = usize::try_from(connection.configuration().frame_max()).unwrap_or(DEFAULT_FRAME_MAX);
-        // AMQP 0-9-1: zero means that no limit was agreed upon.
+        // In AMQP 0-9-1 zero means that no limit was agreed.
         self.frame_max.store(if frame_max == 0 { DEFAULT_FRAME_MAX } else { frame_max }, Ordering::Relaxed);
         let blocked = Arc::default();
         (self.on_blocked)(None);
@@ -159,7 +159,7 @@ impl Publisher {
         Ok(link)
     }
 
-    /// Drops a connection that stays open but does nothing: for example, to a node that is cut off from the others.
+    /// Drops a connection that is open but does nothing, for example to a node that is cut off from the others.
     async fn mark_failed(&self, link: &PublisherConnection) {
         self.connector.mark_failed(link.node);
         self.forget(link).await;
@@ -219,8 +219,8 @@ async fn confirm(
     };
     let mut publish = std::pin::pin!(publish);
     let mut confirmed = timeout(WAIT, &mut publish).await;
-    // What was written before the broker blocked is taken once it goes on: another publish makes a second copy. The wait
-    // ends with the connection, if not before.
+    // RabbitMQ accepts what was written before it blocked as soon as it unblocks. Publishing again would create a second
+    // copy. The wait ends with the connection at the latest.
     while confirmed.is_err() && link.blocked().is_some() && link.connection.status().connected() {
         confirmed = timeout(WAIT, &mut publish).await;
     }
@@ -238,7 +238,7 @@ async fn confirm(
     }
 }
 
-/// A message that is too large, or has a property that is refused, is refused each time.
+/// A message that is too large, or has a property that RabbitMQ refuses, is refused each time.
 fn explain(error: &lapin::Error) -> PublishError {
     let refused = [BrokerError::PRECONDITION_FAILED, BrokerError::CONTENT_TOO_LARGE];
     let error = described("publish", error);
@@ -249,7 +249,7 @@ fn explain(error: &lapin::Error) -> PublishError {
     }
 }
 
-/// Follows what the broker says of its resources, until the connection ends.
+/// Reads RabbitMQ's blocked and unblocked events until the connection ends.
 async fn watch(
     events: impl futures_util::Stream<Item = Event>,
     blocked: Arc<Mutex<Option<String>>>,

@@ -20,33 +20,32 @@ use crate::broker::connect::{BrokerError, Connector, bounded, close, described, 
 use crate::broker::topology::short;
 use crate::broker::{Delivery, Headers, ShortString};
 
-/// Messages on their way to the client at a time, at most.
+/// The most messages that are sent to the client ahead.
 pub const WINDOW: u16 = 256;
-/// The same of the first window; each further one is twice as large, since the size of the messages is not known before some
-/// were met.
+/// The first window. Each further one is twice as large, because the size of messages is only known after some were read.
 const FIRST_WINDOW: u16 = 4;
-/// Bytes on their way to the client at a time, judged by the largest message so far.
+/// The most bytes that are sent to the client ahead, judged by the largest message so far.
 const WINDOW_BYTES: usize = 16 << 20;
-/// After so long without a message the broker is asked whether there is more.
+/// After this time without a message, RabbitMQ is asked whether there is one.
 const SILENCE: Duration = Duration::from_millis(500);
-/// A scan under way.
+/// A running scan.
 pub struct QueueScan {
     connection: Connection,
-    /// Cancelled when the connection ends: a read that waits for the rest of a message does not notice it.
+    /// Cancelled when the connection ends: a read that waits for the rest of a message does not notice that.
     events: BoxStream<'static, Event>,
     channel: Channel,
     queue: ShortString,
     consumer: Option<(Consumer, u16)>,
-    /// Read already, to learn how many there are.
+    /// Messages that were already read, to count them.
     first: Option<Delivery>,
-    /// Given to a consumer beyond its window, since acks made room for more.
+    /// How many more messages than its window the consumer got, because acks made space for them.
     surplus: VecDeque<Delivery>,
     lost: CancellationToken,
     window: u16,
-    /// What the next window may be, as far as it is known.
+    /// The size of the next window, if it is already known.
     grown: u16,
     largest: usize,
-    /// How many there were at the beginning.
+    /// The number of messages when the scan began.
     expected: u64,
     met: u64,
     deliveries: i64,
@@ -54,10 +53,10 @@ pub struct QueueScan {
 }
 
 impl QueueScan {
-    /// Begins a scan. At most `window` messages are on their way at a time, and none is held longer than `hold`.
+    /// Starts a scan. At most `window` messages are sent ahead, and none is held longer than `hold`.
     ///
     /// # Errors
-    /// What the broker said, such as a queue that does not exist.
+    /// RabbitMQ's error, for example that the queue does not exist.
     pub async fn begin(connector: &Connector, queue: &str, window: u16, hold: Duration) -> Result<Self, BrokerError> {
         let connection = connector.connect("reader").await?;
         let events = connection.events_listener().boxed();
@@ -86,19 +85,19 @@ impl QueueScan {
         Ok(scan)
     }
 
-    /// How many messages there were when the scan began; messages that another consumer held are not among them.
+    /// The number of messages when the scan began, without those that another consumer held.
     #[must_use]
     pub fn expected(&self) -> u64 {
         self.expected
     }
 
-    /// The most deliveries that the broker has counted for a message of this scan.
+    /// The most deliveries that RabbitMQ has counted for a message of this scan.
     #[must_use]
     pub fn deliveries(&self) -> i64 {
         self.deliveries
     }
 
-    /// Until when it may hold what it holds.
+    /// When the held messages must go back.
     #[must_use]
     pub fn until(&self) -> Instant {
         self.until
@@ -110,10 +109,10 @@ impl QueueScan {
         Instant::now() >= self.until
     }
 
-    /// The next message; none at the end, and when the scan is overdue.
+    /// The next message; none at the end, or when the scan is overdue.
     ///
     /// # Errors
-    /// What the broker said; what was held goes back to the queue.
+    /// RabbitMQ's error. Messages that are held go back to the queue.
     pub async fn next(&mut self) -> Result<Option<Delivery>, BrokerError> {
         if self.met >= self.expected || self.is_overdue() {
             return Ok(None);
@@ -130,10 +129,10 @@ impl QueueScan {
         Ok(delivery)
     }
 
-    /// Ends the scan: what was not settled goes back to the queue. When this returns, the broker has taken what was settled.
+    /// Ends the scan. Messages that are not settled go back to the queue. When this returns, RabbitMQ has all acks.
     ///
     /// # Errors
-    /// What the broker said. What was not settled goes back all the same; what was settled last may be there again.
+    /// RabbitMQ's error. Messages that are not settled go back anyway. Those that were settled last may be delivered again.
     pub async fn end(mut self) -> Result<(), BrokerError> {
         let ended = self.nack_requeue().await;
         self.lost.cancel();
@@ -142,20 +141,20 @@ impl QueueScan {
     }
 
     async fn nack_requeue(&mut self) -> Result<(), BrokerError> {
-        // RabbitMQ gives returned messages at once to consumers that are still there.
+        // RabbitMQ gives returned messages at once to consumers that still exist.
         if let Some((consumer, _)) = self.consumer.take() {
             let cancel = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
             bounded("cancel the consumer", cancel).await?;
         }
         if self.met > 0 || self.first.is_some() {
-            // Number 0 stands for all that were delivered (AMQP 0-9-1).
+            // Delivery tag 0 means all deliveries (AMQP 0-9-1).
             let all = self.channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true });
             bounded("return messages", all).await?;
         }
         bounded("close the channel", self.channel.close(200, "OK".into())).await
     }
 
-    /// An error with the place of the message that cannot be read, which no other way tells.
+    /// An error with the position of the message that cannot be read; only counting shows it.
     fn placed(&self, error: BrokerError) -> BrokerError {
         match error.is_undeliverable() {
             true => {
@@ -178,14 +177,14 @@ impl QueueScan {
         if let Some(delivery) = self.consumed().await? {
             return Ok(Some(delivery));
         }
-        // Another consumer took the messages, or the broker is slow.
+        // Another consumer took the messages, or RabbitMQ is slow.
         if let Some((delivery, _)) = self.get().await? {
             return Ok(Some(delivery));
         }
         self.consumed().await
     }
 
-    /// What the consumer is given before a while of silence.
+    /// The messages that the consumer gets before a pause.
     async fn consumed(&mut self) -> Result<Option<Delivery>, BrokerError> {
         let Some((consumer, left)) = &mut self.consumer else {
             return Ok(None);
@@ -209,7 +208,7 @@ impl QueueScan {
         if let Some((mut full, _)) = self.consumer.take() {
             let options = BasicCancelOptions::default();
             bounded("cancel the consumer", self.channel.basic_cancel(full.tag(), options)).await?;
-            // It ends behind the broker's word that it is cancelled.
+            // It ends after RabbitMQ's confirmation that the consumer is cancelled.
             while let Ok(Some(Ok(delivery))) = timeout(SILENCE, full.next()).await {
                 self.surplus.push_back(receive(delivery, &self.lost, None));
             }
@@ -226,7 +225,7 @@ impl QueueScan {
         Ok(())
     }
 
-    /// The queue's first message, and how many are behind it.
+    /// The queue's first message, and the number of messages behind it.
     async fn get(&mut self) -> Result<Option<(Delivery, u32)>, BrokerError> {
         let what = format!("read the queue {}", self.queue);
         let get = self.channel.basic_get(self.queue.clone(), BasicGetOptions::default());
@@ -239,7 +238,7 @@ impl QueueScan {
     }
 }
 
-/// Why the connection fails, once it does.
+/// Why the connection failed, once it fails.
 async fn failure(events: &mut BoxStream<'static, Event>) -> lapin::Error {
     while let Some(event) = events.next().await {
         if let Event::Error(error) = event {

@@ -1,4 +1,4 @@
-//! Reads a RabbitMQ stream from its beginning to its present end.
+//! Reads a RabbitMQ stream from its beginning to its current end.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use crate::broker::connect::{BrokerError, Connector, bounded, close, described, 
 use crate::broker::topology::short;
 use crate::broker::{HeaderValue, Headers};
 
-/// Messages on their way at a time; a stream is not read without a prefetch.
+/// Messages that are sent ahead. A stream needs a prefetch.
 const WINDOW: u16 = 200;
-/// After so long without a message the stream counts as read.
+/// After this time without a message the end is reached.
 const SILENCE: Duration = Duration::from_millis(700);
 
-/// Shows each body to `visit`, the oldest first.
+/// Calls `visit` with each body, the oldest first.
 ///
 /// # Errors
-/// What the broker said, such as a stream that does not exist.
+/// RabbitMQ's error, for example that the stream does not exist.
 pub async fn read(connector: &Connector, stream: &str, mut visit: impl FnMut(&[u8])) -> Result<(), BrokerError> {
     let what = format!("read the stream {stream}");
     let connection = connector.connect("audit reader").await?;

@@ -1,4 +1,4 @@
-//! One consumer on a channel of its own.
+//! One consumer on its own channel.
 
 use futures_util::StreamExt as _;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
@@ -10,7 +10,7 @@ use crate::broker::connect::{BrokerError, WAIT, bounded, open_channel};
 use crate::broker::topology::short;
 use crate::broker::{HeaderValue, Headers};
 
-/// See the module's documentation. Deliveries are settled on its channel, so it is kept until they are.
+/// A consumer. Deliveries are settled on its channel, so it is kept until they are.
 pub(super) struct Subscription {
     channel: Channel,
     pub(super) consumer: Consumer,
@@ -26,7 +26,7 @@ impl Subscription {
         priority: i32,
     ) -> Result<Self, BrokerError> {
         let channel = open_channel(connection).await?;
-        // Before consuming: it is the only bound on the client's buffer.
+        // Set before consuming, because it is the only limit on the client's buffer.
         bounded("set the prefetch", channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
         let mut arguments = Headers::default();
         if priority > 0 {
@@ -37,7 +37,7 @@ impl Subscription {
         Ok(Self { channel, consumer, priority })
     }
 
-    /// Ends the consumer and returns what it had not handed over.
+    /// Ends the consumer and returns the deliveries that nobody has taken yet.
     pub(super) async fn cancel(&mut self) -> Result<(), BrokerError> {
         let tag = self.consumer.tag();
         bounded("cancel the consumer", self.channel.basic_cancel(tag, BasicCancelOptions::default())).await?;

@@ -1,7 +1,7 @@
-//! The queues: what the worker declares, and the same as RabbitMQ definitions.
+//! The queues that the worker uses: declares them, and prints them as RabbitMQ definitions.
 //!
-//! All but the audit stream are quorum queues. What RabbitMQ itself dead-letters goes to a queue of its own, at least once: a limit
-//! without a dead-letter target drops it.
+//! All but the audit stream are quorum queues. What RabbitMQ itself dead-letters goes to its own queue, at least once.
+//! Without a dead-letter target RabbitMQ drops a message at its limit.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,11 +17,11 @@ use crate::broker::{HeaderValue, Headers};
 use crate::config::{self, TopologyMode};
 use crate::duration;
 
-/// `x-delivery-limit` of the work queue: after so many returns RabbitMQ dead-letters the message.
+/// `x-delivery-limit` of the work queue: after this many returns RabbitMQ dead-letters the message.
 const WORK_DELIVERY_LIMIT: i64 = 100;
-/// The same for all other queues: practically unlimited. Without a number RabbitMQ 4 uses 20.
+/// `x-delivery-limit` of all other queues: practically unlimited. Without a value RabbitMQ 4 uses 20.
 const OTHER_DELIVERY_LIMIT: i64 = 1_000_000;
-/// Messages that a queue with at-least-once dead-lettering takes before it refuses more; refused ones are published again.
+/// The most messages of a queue with at-least-once dead-lettering. It refuses further ones, which are published again.
 const MAX_LENGTH: i64 = 10_000_000;
 /// What to do about a queue that exists with other arguments.
 pub const WAYS_OUT: &str = "delete the queue once it is empty and let the worker declare it; or name another queue in \
@@ -31,7 +31,7 @@ pub const WAYS_OUT: &str = "delete the queue once it is empty and let the worker
 const DISCARDED_KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// How long the stream of operators' actions is kept, as RabbitMQ writes it.
 const AUDIT_KEPT: &str = "90D";
-/// How long a held message stays away.
+/// How long a held message stays on the hold queue.
 pub const HOLD: Duration = Duration::from_secs(10);
 
 /// One queue and its arguments.
@@ -52,7 +52,7 @@ pub enum Argument {
     Text(String),
     /// A number.
     Number(i64),
-    /// A switch.
+    /// A boolean.
     Switch(bool),
 }
 
@@ -61,7 +61,7 @@ pub enum Argument {
 pub struct Topology {
     /// The queues, the work queue first.
     pub queues: Vec<Queue>,
-    /// The exchanges, and how the work queue is bound to them.
+    /// The exchanges, and their bindings to the work queue.
     pub bindings: Bindings,
 }
 
@@ -83,7 +83,7 @@ pub fn owner_queue(queue: &str) -> String {
     format!("{queue}.owner")
 }
 
-/// Name of the queue for what RabbitMQ dead-letters itself.
+/// Name of the queue for what RabbitMQ itself dead-letters.
 #[must_use]
 pub fn broker_dead_letter_queue(queue: &str) -> String {
     format!("{queue}.dead.broker")
@@ -123,7 +123,7 @@ impl Topology {
         Self { queues, bindings: Bindings::new(broker) }
     }
 
-    /// The same as RabbitMQ definitions, for `rabbitmqadmin definitions import`.
+    /// The queues as RabbitMQ definitions, for `rabbitmqadmin definitions import`.
     #[must_use]
     pub fn definitions(&self, vhost: &str) -> Value {
         let queues: Vec<Value> = self
@@ -160,7 +160,7 @@ fn optional(name: String, arguments: BTreeMap<&'static str, Argument>) -> Queue 
     Queue { name, arguments, is_required: false }
 }
 
-/// One message at most: a new owner's replaces the old one's.
+/// At most one message: a new owner's message replaces the old one.
 fn owner(broker: &config::Broker) -> Queue {
     let mut arguments = quorum();
     arguments.insert("x-max-length", Argument::Number(1));
@@ -217,7 +217,7 @@ impl Argument {
         }
     }
 
-    /// The same as people write it.
+    /// The argument as people write it.
     #[must_use]
     pub fn text(&self) -> String {
         match self {
@@ -236,16 +236,16 @@ impl Argument {
     }
 }
 
-/// Why the queues are not as they have to be.
+/// Why the queues are not as they must be.
 #[derive(Clone, Debug)]
 pub enum TopologyError {
-    /// The broker did not do it; it may later.
+    /// RabbitMQ failed; it may work later.
     Broker(BrokerError),
-    /// A queue exists with other arguments; a person has to decide.
+    /// A queue exists with other arguments. An operator must decide.
     Differs(String),
 }
 
-/// Declares every queue, or with [`TopologyMode::Verify`] looks whether it is there, on a channel that is thrown away.
+/// Declares every queue, or with [`TopologyMode::Verify`] checks that it exists, on a channel that is closed afterwards.
 ///
 /// # Errors
 /// [`TopologyError`]
@@ -266,7 +266,7 @@ pub async fn apply(connection: &Connection, topology: &Topology, mode: TopologyM
         Refused::Broker(error) => TopologyError::Broker(error),
         Refused::Differs(text) => TopologyError::Differs(text),
     })?;
-    // The queues exist. A channel that does not close properly does not change that.
+    // The queues exist, so an error while closing the channel does not matter.
     let _ = bounded("close the channel", channel.close(200, "OK".into())).await;
     Ok(())
 }
@@ -284,7 +284,7 @@ pub(super) async fn consumers(connection: &Connection, queue: &str) -> Result<u3
     Ok(found.consumer_count())
 }
 
-/// Connects only to declare.
+/// Connects, and declares the queues.
 ///
 /// # Errors
 /// [`TopologyError`]

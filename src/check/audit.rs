@@ -1,4 +1,4 @@
-//! What the configuration amounts to over time: values that are each allowed and do not go together.
+//! Checks settings that are valid one by one but do not fit together.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use crate::duration::format;
 use crate::retry::{JITTER, Schedule};
 use crate::worker::{ORPHAN_MARGIN, TOKEN_INFORMATION};
 
-/// RabbitMQ's default `consumer_timeout`; AMQP does not tell the real one.
+/// RabbitMQ's default `consumer_timeout`. AMQP cannot read the real value.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// Kubernetes' default `terminationGracePeriodSeconds`.
 const KUBERNETES_GRACE: Duration = Duration::from_secs(30);
 
-/// `consumers` are those of the work queue, where that is known.
+/// `consumers` is the number of consumers on the work queue, if known.
 pub(super) fn check(config: &Config, kubernetes: bool, consumers: Option<u32>, findings: &mut Findings) {
     retries(config, findings);
     hold(config, findings);
@@ -47,8 +47,8 @@ fn retries(config: &Config, findings: &mut Findings) {
     }
 }
 
-/// A delivery is unsettled for `gate.hold`, and then for the attempt that began just before and the wait after it, or for another
-/// worker's claim. A wait that the CRM asks for is spent on a retry queue, if one is long enough.
+/// How long a delivery can stay unsettled: `gate.hold`, plus the last attempt and the wait after it, or the wait for
+/// another worker's claim. A longer wait that the CRM asks for happens on a retry queue, if one is long enough.
 fn hold(config: &Config, findings: &mut Findings) {
     let pause = match config.retry.immediate_attempts {
         0 | 1 => Duration::ZERO,
@@ -109,7 +109,10 @@ fn replicas(config: &Config, consumers: Option<u32>, findings: &mut Findings) {
         } else {
             "; a standby with a ledger of its own treats messages that were delivered before as in doubt"
         };
-        findings.ok(check, format!("one replica works, others stand by, since the CRM's limit is per token{knows}"));
+        findings.ok(
+            check,
+            format!("one replica works and the others stand by, because the CRM's limit is per token{knows}"),
+        );
     } else {
         let each = config.crm.max_in_flight_per_token;
         let message = match several {
@@ -135,7 +138,7 @@ fn replicas(config: &Config, consumers: Option<u32>, findings: &mut Findings) {
     }
 }
 
-/// A duration for people: whole seconds are precise enough.
+/// A duration for people, in whole seconds.
 fn seconds(duration: Duration) -> String {
     let total = duration.as_secs_f64().ceil();
     let whole = Duration::try_from_secs_f64(total).unwrap_or(duration);

@@ -1,4 +1,4 @@
-//! Exchanges: whether each is there and of its type, and may be bound to. Bindings themselves cannot be looked at.
+//! Checks exchanges: whether each exists with its type, and may be bound to. AMQP cannot list bindings.
 
 use super::{Findings, Outcome};
 use crate::broker::bindings::{Bindings, missing};

@@ -1,4 +1,4 @@
-//! The broker: each address, then on the first one that lets us in permissions, queues and the frame size.
+//! Checks RabbitMQ: every address, and on the first one that accepts the login also permissions, queues and the frame size.
 
 use tokio::net::TcpStream;
 use url::Host;
@@ -11,12 +11,12 @@ use crate::config::{self, BrokerUrl, Config, TopologyMode};
 use crate::message::retry_state::MAX_OURS;
 use crate::net::{self, Unreachable, shown};
 
-/// Frames that have less room than this for our headers and as much for the publisher's are warned of.
+/// A frame size that leaves less than this for our headers, and as much for the publisher's, gets a warning.
 const FRAME: usize = 2 * MAX_OURS;
 
 pub(super) struct Checked {
     pub(super) findings: Findings,
-    /// Consumers of the work queue, where that is known.
+    /// The number of consumers on the work queue, if known.
     pub(super) consumers: Option<u32>,
 }
 
@@ -50,14 +50,14 @@ pub(super) async fn check(config: &Config) -> Checked {
     let (permitted, (found, consumers)) =
         tokio::join!(permissions(&inspection, config, &topology), queues(&inspection, config, &topology));
     let bound = super::bindings::check(&inspection, config, &topology.bindings).await;
-    // The last question: a broker with an alarm answers nothing more where somebody published.
+    // This check comes last: RabbitMQ with an alarm stops answering a client that has published.
     let published = publishing(&inspection).await;
     inspection.close().await;
     findings.0.extend([permitted, published, found, bound].into_iter().flat_map(|part| part.0));
     Checked { findings, consumers }
 }
 
-/// Name, port, encryption and login of one address.
+/// Checks name, port, encryption and login of one address.
 async fn enter(broker: &config::Broker, url: &BrokerUrl, findings: &mut Findings) -> Option<Inspection> {
     let place = &url.shown;
     let (host, port) = authority(url)?;
@@ -87,7 +87,7 @@ async fn enter(broker: &config::Broker, url: &BrokerUrl, findings: &mut Findings
         }
         Err(error) => {
             let (check, advice) = refusal(&error, broker, url);
-            // The parser's own words help nobody.
+            // The parser's own error helps nobody.
             let message = match error.message.contains("ParserErrors") {
                 true => format!("{place}: what answers there does not speak AMQP"),
                 false => error.message,
@@ -154,7 +154,7 @@ fn frames(inspection: &Inspection, findings: &mut Findings) {
     }
 }
 
-/// Write on the default exchange, and whether the broker takes messages at all.
+/// Checks write permission on the default exchange, and whether RabbitMQ accepts messages.
 async fn publishing(inspection: &Inspection) -> Findings {
     let mut findings = Findings::default();
     match inspection.may_publish().await {
@@ -173,7 +173,7 @@ async fn publishing(inspection: &Inspection) -> Findings {
     findings
 }
 
-/// Read on what is consumed; configure on what is declared.
+/// Checks read permission on queues that are consumed, and configure permission on queues that are declared.
 async fn permissions(inspection: &Inspection, config: &Config, topology: &Topology) -> Findings {
     let check = "broker.permissions";
     let mut findings = Findings::default();
@@ -187,7 +187,7 @@ async fn permissions(inspection: &Inspection, config: &Config, topology: &Topolo
     for queue in &topology.queues {
         let name = &queue.name;
         if let Err(error) = inspection.may_consume(name).await {
-            // A queue that dead-letters cannot be declared without it.
+            // Declaring a queue with a dead-letter exchange needs this permission, too.
             let needed = *name == broker.queue || (declares && *name != broker.dead_letter_queue);
             let (outcome, advice) = match needed {
                 true => (Outcome::Problem, format!("permit the user to read {name}")),
@@ -213,7 +213,7 @@ async fn permissions(inspection: &Inspection, config: &Config, topology: &Topolo
     findings
 }
 
-/// Each queue and its arguments; how many consume the work queue.
+/// Checks each queue and its arguments. Returns the number of consumers on the work queue.
 async fn queues(inspection: &Inspection, config: &Config, topology: &Topology) -> (Findings, Option<u32>) {
     let check = "broker.queue";
     let mut findings = Findings::default();
@@ -276,7 +276,7 @@ fn as_declared(queue: &Queue) -> String {
     let value = |name: &str| queue.arguments.get(name).map(crate::broker::topology::Argument::text).unwrap_or_default();
     let limit = match queue.arguments.contains_key("x-delivery-limit") {
         true => format!("delivery limit {}", value("x-delivery-limit")),
-        // A stream.
+        // The queue is a stream.
         false => return format!("kept for {}", value("x-max-age")),
     };
     match queue.arguments.contains_key("x-dead-letter-exchange") {
@@ -285,7 +285,7 @@ fn as_declared(queue: &Queue) -> String {
     }
 }
 
-/// Where the worker declares, any difference ends it; where others do, it depends on what differs.
+/// If the worker declares the queues, every difference stops it. If others declare them, it depends on the difference.
 fn differ(queue: &Queue, differences: &[Difference], config: &Config, findings: &mut Findings) {
     let or_none =
         |value: &Option<String>| value.as_ref().map_or_else(|| "none".to_owned(), |value| format!("{value:?}"));
@@ -314,7 +314,7 @@ fn differ(queue: &Queue, differences: &[Difference], config: &Config, findings: 
     }
 }
 
-/// What a difference leads to, as the rest of a sentence.
+/// The consequence of a difference, as the rest of a sentence.
 fn meaning(
     queue: &str,
     difference: &Difference,
@@ -334,7 +334,7 @@ fn meaning(
         "x-message-ttl" | "x-expires" | "x-max-length" | "x-max-length-bytes" if dead => {
             (Outcome::Problem, " (dead letters are thrown away)")
         }
-        // A negative one is none at all.
+        // RabbitMQ takes a negative value for no limit.
         "x-delivery-limit"
             if !work
                 && (number(&difference.actual) >= number(&difference.wanted)
@@ -358,7 +358,7 @@ fn meaning(
     }
 }
 
-/// Whether a queue that is full takes no more, rather than drop what it holds.
+/// Whether a full queue refuses new messages instead of dropping old ones.
 fn refuses(differences: &[Difference]) -> bool {
     differences.iter().any(|one| one.argument == "x-overflow" && one.actual.as_deref() == Some("reject-publish"))
 }

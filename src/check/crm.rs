@@ -1,5 +1,5 @@
-//! The CRM: is it there, and does it accept the tokens? `insert.php` is never called; `tokenInformation.php` is, once for
-//! each token.
+//! Checks the CRM: whether it is reachable and accepts the tokens. It never calls `insert.php`, and calls
+//! `tokenInformation.php` once for each token.
 
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpStream;
@@ -12,7 +12,7 @@ use crate::crm::{Crm as _, HttpCrm};
 use crate::net::{self, Unreachable};
 use crate::{config, duration};
 
-/// A quota of which less than this part is left is warned of, in per cent.
+/// A token with less than this part of its quota left gets a warning, in per cent.
 const NEARLY_USED_UP: u64 = 10;
 
 pub(super) async fn check(config: &config::Crm, wanted: bool) -> Findings {
@@ -63,7 +63,7 @@ fn shown(server: &Url) -> String {
     server.origin().ascii_serialization()
 }
 
-/// What is wrong with the endpoint, none when it spoke about the token.
+/// What is wrong with the endpoint; none when it answered about the token.
 async fn endpoint(
     config: &config::Crm,
     server: &Url,
@@ -73,7 +73,7 @@ async fn endpoint(
     let mut findings = Findings::default();
     let place = shown(server);
     match result {
-        // The proxy looks the name up, so that this machine may not know it.
+        // The proxy resolves the name; this machine may not be able to.
         HttpResult::NotSent(why) if config.proxy.is_some() => {
             let advice = "check the proxy and the variable that names it; NO_PROXY leaves hosts out";
             findings.problem("crm.proxy", why, advice);
@@ -101,7 +101,7 @@ async fn endpoint(
         HttpResult::Reply(_) => {
             let advice = match classified.outcome {
                 Outcome::Misconfigured => "check crm.server: no such API is there",
-                Outcome::Unavailable | Outcome::Unknown => "look at the CRM's state, and at what stands before it",
+                Outcome::Unavailable | Outcome::Unknown => "look at the CRM's state, and at proxies in front of it",
                 Outcome::Created
                 | Outcome::Rejected
                 | Outcome::Throttled
@@ -114,7 +114,7 @@ async fn endpoint(
     Some(findings)
 }
 
-/// What the CRM said of one token, which is named by its position, as in metrics and on `/status`.
+/// Checks the CRM's answer about one token. Tokens are named by their position, as in metrics and on `/status`.
 fn token(position: usize, result: &HttpResult, classified: &Classified, findings: &mut Findings) {
     let check = "crm.token";
     match classified.outcome {

@@ -1,4 +1,4 @@
-//! The ledger: can a worker open it, and will it keep what it is told?
+//! Checks the ledger: whether a worker can open it, and whether it keeps its entries.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use super::Findings;
 use crate::config::{self, LedgerStore};
 use crate::ledger::{LedgerError, redis, sqlite};
 
-/// How long the disk may take.
+/// Time limit for the disk.
 const DISK: Duration = Duration::from_secs(30);
-/// From which part of its memory on Redis is called nearly full, in per cent.
+/// From this part of its memory on, Redis is reported as nearly full, in per cent.
 const NEARLY_FULL: u64 = 90;
 
 pub(super) async fn check(config: &config::Ledger) -> Findings {
@@ -69,7 +69,7 @@ fn in_redis(found: &redis::inspect::Found, findings: &mut Findings) {
         Some(true) => findings.ok("ledger.persistence", format!("{place} keeps an append-only file")),
         Some(false) => findings.warning(
             "ledger.persistence",
-            format!("{place} keeps no append-only file: what it was told since its last snapshot is lost when it ends"),
+            format!("{place} keeps no append-only file: entries since its last snapshot are lost when Redis stops"),
             "set appendonly yes in Redis",
         ),
         None => not_reported("ledger.persistence", place, findings),
@@ -100,5 +100,5 @@ fn eviction(found: &redis::inspect::Found, findings: &mut Findings) {
 
 fn not_reported(check: &'static str, place: &str, findings: &mut Findings) {
     let advice = "allow the user INFO, or look with CONFIG GET: maxmemory-policy noeviction, appendonly yes";
-    findings.warning(check, format!("{place} does not tell this user"), advice);
+    findings.warning(check, format!("{place} does not show this to this user"), advice);
 }

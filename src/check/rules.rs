@@ -1,4 +1,4 @@
-//! Rules: whether they compile and their examples hold, and what should be looked at.
+//! Checks the rules: whether they compile, whether their examples pass, and what an operator should look at.
 
 use jiff::civil::Date;
 
@@ -15,7 +15,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
         return;
     }
     let mut config = config.clone();
-    // Its absence is told with the other keys.
+    // A missing key was already reported with the other keys.
     config.crm.operation.get_or_insert_with(String::new);
     match Mapper::new(&config) {
         Ok(_) => {

@@ -1,4 +1,4 @@
-//! The addresses of the CRM, the broker and the ledger.
+//! Parses the addresses of the CRM, RabbitMQ and the ledger.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use super::read::Parsed;
 use super::{BrokerUrl, LedgerStore};
 use crate::suggest::suggest;
 
-/// What lapin understands after a `?`; whatever else is there it leaves out without a word.
+/// The query parameters that lapin reads. It ignores all others without an error.
 const AMQP_PARAMETERS: [&str; 5] = ["heartbeat", "frame_max", "channel_max", "connection_timeout", "auth_mechanism"];
 const AUTH_MECHANISMS: [&str; 5] = ["plain", "external", "amqplain", "anonymous", "rabbit-cr-demo"];
 
@@ -42,7 +42,7 @@ pub(super) fn server(_: &Key, text: &str) -> Parsed<Url> {
     }
 }
 
-/// The scheme that a text begins with, however its colon and slashes are placed.
+/// The scheme of a text, even if its colon and slashes are wrong.
 fn scheme_of(text: &str) -> Option<(&'static str, &str)> {
     ["https", "http"].into_iter().find_map(|scheme| {
         let (start, rest) = text.split_at_checked(scheme.len())?;
@@ -54,7 +54,7 @@ fn scheme_of(text: &str) -> Option<(&'static str, &str)> {
 
 /// A URL with a host that a resolver accepts.
 fn bare(text: &str) -> Option<Url> {
-    // The parser drops these silently.
+    // The parser removes these without an error.
     if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return None;
     }
@@ -81,10 +81,10 @@ fn superfluous(url: &Url) -> Option<&'static str> {
     .find_map(|(there, part)| there.then_some(part))
 }
 
-/// The domain of the hosts that the vendor has switched off.
+/// The domain of hosts that the vendor has switched off.
 pub(crate) const RETIRED: &str = ".crmvox.com";
 
-/// What an operator should know about a server that is allowed.
+/// What an operator should know about a valid server.
 pub(super) fn server_warnings(url: &Url) -> Vec<String> {
     let host = url.host_str().unwrap_or_default();
     let mut warnings = Vec::new();
@@ -111,7 +111,7 @@ pub(super) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// One of the broker's addresses.
+/// One address of RabbitMQ.
 pub(super) fn broker(_: &Key, text: &str) -> Parsed<BrokerUrl> {
     let url = amqp(text)?;
     let host = match url.host() {
@@ -167,7 +167,7 @@ fn parameter(name: &str, value: &str) -> Parsed<()> {
     }
 }
 
-/// Where the ledger is kept.
+/// The location of the ledger.
 pub(super) fn ledger(_: &Key, text: &str) -> Parsed<LedgerStore> {
     match text.split_once(':') {
         Some(("memory", "")) => Ok(LedgerStore::Memory),
@@ -178,7 +178,7 @@ pub(super) fn ledger(_: &Key, text: &str) -> Parsed<LedgerStore> {
 }
 
 fn file(path: &str) -> Parsed<PathBuf> {
-    // `file:///x` is how URLs spell `/x`, while two slashes name a host.
+    // `file:///x` means `/x`; with two slashes the next part would be a host.
     let path = match path.strip_prefix("//") {
         Some(absolute) if absolute.starts_with('/') => absolute,
         Some(_) => return Err("names a host; write file:PATH".to_owned()),
@@ -190,10 +190,10 @@ fn file(path: &str) -> Parsed<PathBuf> {
     }
 }
 
-/// A ledger's address without user and password.
+/// A ledger's URL without user and password.
 pub(super) fn without_login(text: &str) -> Option<String> {
     let mut url = Url::parse(text).ok()?;
-    // Both fail for an address without a host only, which has neither.
+    // Both fail only for a URL without a host, which has no login.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     Some(url.into())
@@ -209,8 +209,8 @@ fn redis(text: &str) -> Parsed<LedgerStore> {
     }
 }
 
-/// Whether credentials go unencrypted through what is likely the internet. Clusters' own names and private addresses
-/// are left alone: a warning that everybody has is read by nobody.
+/// Whether credentials may cross the internet unencrypted. Cluster names and private addresses get no warning: people
+/// ignore a warning that they always see.
 pub(super) fn is_exposed(text: &str) -> bool {
     const INTERNAL: [&str; 6] = [".svc", ".local", ".internal", ".localhost", ".lan", ".localdomain"];
     let Ok(url) = Url::parse(text) else {

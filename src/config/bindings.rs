@@ -10,19 +10,19 @@ use crate::suggest::suggest;
 
 /// The most bindings.
 const MOST: usize = 100;
-/// A name or routing key in AMQP, in bytes.
+/// The longest name or routing key in AMQP, in bytes.
 const NAME_BYTES: usize = 255;
 
 /// One binding of the work queue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Binding {
-    /// The exchange that events are published to.
+    /// The exchange that publishers use.
     pub exchange: String,
-    /// The routing key or pattern; empty where the exchange does not look at it.
+    /// The routing key or pattern; empty when the exchange ignores it.
     pub routing_key: String,
-    /// Arguments of the binding, for a headers exchange.
+    /// Arguments of the binding, for a `headers` exchange.
     pub headers: BTreeMap<String, Scalar>,
-    /// The type of exchange to declare; none where the exchange must exist.
+    /// The type of exchange to declare; none when the exchange must already exist.
     pub exchange_type: Option<ExchangeType>,
 }
 
@@ -94,7 +94,7 @@ fn binding(reader: &mut TableReader<'_>) -> Option<Binding> {
     }
     let by_key = matches!(exchange_type, Some(ExchangeType::Topic | ExchangeType::Direct));
     if by_key && routing_key.is_none() {
-        reader.problem("routing_key", "is missing; an exchange of this type goes by it, such as ticket.#");
+        reader.problem("routing_key", "is missing; an exchange of this type needs one, such as ticket.#");
     }
     if !headers.is_empty() && !matches!(exchange_type, Some(ExchangeType::Headers) | None) {
         reader.problem("headers", "are for an exchange of the type headers only");
@@ -125,7 +125,7 @@ fn exchange_type(reader: &mut TableReader<'_>) -> Option<ExchangeType> {
     known
 }
 
-/// One exchange has one type.
+/// All bindings of one exchange must name the same type.
 fn disagreement(reader: &mut TableReader<'_>, earlier: &[Binding], binding: &Binding) {
     let other = earlier.iter().filter(|other| other.exchange == binding.exchange).find_map(|other| other.exchange_type);
     if let (Some(other), Some(own)) = (other, binding.exchange_type)

@@ -23,13 +23,13 @@ pub struct Console {
     pub viewer_password_file: Option<PathBuf>,
     /// The header in which a trusted proxy names the user.
     pub user_header: Option<String>,
-    /// Nobody may do anything but look.
+    /// Whether actions are switched off.
     pub read_only: bool,
-    /// Host names under which the console is reached, beside the loopback names.
+    /// Host names of the console besides the loopback names.
     pub allowed_hosts: Vec<String>,
-    /// The path that all its pages begin with; ends with a slash.
+    /// The start of every page's path; it ends with a slash.
     pub base_path: String,
-    /// Addresses of proxies whose headers are believed.
+    /// Proxies whose headers are trusted.
     pub trusted_proxies: Vec<IpAddr>,
 }
 
@@ -50,7 +50,7 @@ pub(super) fn console(reader: &mut Reader<'_>) -> Result<Console, Reported> {
         reader.problem("console.user_header", "needs console.trusted_proxies: anybody could send that header");
     }
     if let (Ok(None), Ok(Some(_))) = (&password_file, &viewer_password_file) {
-        reader.problem("console.viewer_password_file", "needs console.password_file, too: without it nobody could act");
+        reader.problem("console.viewer_password_file", "needs console.password_file, too: without it nobody can act");
     }
     Ok(Console {
         listen: listen?,

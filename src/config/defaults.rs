@@ -1,4 +1,4 @@
-//! Defaults that follow another value, so that setting one key never makes the default of another one an error.
+//! Defaults that depend on other values, so that setting one key never makes the default of another key invalid.
 
 use std::time::Duration;
 
@@ -7,18 +7,18 @@ use super::raw::Raw;
 use super::read::queue;
 use crate::duration::{format, parse};
 
-/// How much longer than a request the shutdown waits.
+/// The shutdown waits this much longer than a request.
 const BEYOND_REQUEST: Duration = Duration::from_secs(5);
-/// How much longer than a request a message is held at least.
+/// A message is held at least this much longer than a request.
 pub(super) const HOLD_BEYOND_REQUEST: Duration = Duration::from_secs(10);
 
-/// Fills in the defaults that depend on what was written; `terminal` says whether the log goes to one.
+/// Sets the defaults that depend on other values. `terminal` says whether the log goes to a terminal.
 pub(super) fn follow(raw: &mut Raw, terminal: bool) {
     let seconds = Duration::from_secs;
     let usual = request_timeout(raw);
     set_time(raw, "crm.request_timeout", usual);
     let request = time(raw, "crm.request_timeout", usual);
-    // A bad name is reported for the queue alone.
+    // A bad name was already reported for the queue itself.
     let is_good = |name: &String| find("broker.queue").is_some_and(|key| queue(key, name).is_ok());
     if let Some(queue) = raw.text("broker.queue").filter(is_good) {
         set(raw, "broker.dead_letter_queue", &format!("{queue}.dead"));
@@ -33,7 +33,7 @@ pub(super) fn follow(raw: &mut Raw, terminal: bool) {
     set(raw, "log.format", if terminal { "text" } else { "json" });
 }
 
-/// 20 s, unless a value that was written demands another time.
+/// 20 s, unless another value requires a different time.
 fn request_timeout(raw: &Raw) -> Duration {
     let written = |name: &str| raw.text(name).and_then(|text| parse(&text));
     let mut request = Duration::from_secs(20).max(written("crm.connect_timeout").unwrap_or_default());
@@ -43,11 +43,11 @@ fn request_timeout(raw: &Raw) -> Duration {
     if let Some(hold) = written("gate.hold") {
         request = request.min(hold.saturating_sub(HOLD_BEYOND_REQUEST));
     }
-    // Whole milliseconds, of which a key takes at least one.
+    // Whole milliseconds; a key takes at least one.
     Duration::from_millis(u64::try_from(request.as_millis()).unwrap_or(u64::MAX).max(1))
 }
 
-/// Two durations of which the first is at most the second: whichever is not written follows the other.
+/// Two durations, the first not longer than the second. The one that is not set follows the other.
 fn pair(raw: &mut Raw, (low, usual_low): (&str, Duration), (high, usual_high): (&str, Duration)) {
     let most = time(raw, high, usual_high);
     set_time(raw, low, usual_low.min(most));
@@ -63,7 +63,7 @@ fn set_time(raw: &mut Raw, name: &str, value: Duration) {
     set(raw, name, &format(value));
 }
 
-/// Sets a key that is not written.
+/// Sets a key unless it is already set.
 fn set(raw: &mut Raw, name: &str, text: &str) {
     if let Some(key) = find(name)
         && raw.get(name).is_none()

@@ -1,4 +1,5 @@
-//! Reads configuration files within bounds: a device has no end, and a pipe or a file on a network may never answer.
+//! Reads configuration files with limits on size and time: a device never ends, and a pipe or a network file may never
+//! answer.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -12,22 +13,22 @@ use tokio_util::sync::CancellationToken;
 pub(super) const SECRET: u64 = 64 << 10;
 /// The largest configuration file, in bytes (1 MiB).
 pub(super) const TOML: u64 = 1 << 20;
-/// The longest wait for a file.
+/// Time limit for a file.
 pub(super) const WAIT: Duration = Duration::from_secs(10);
-/// How often a stop is looked for meanwhile.
+/// Interval at which the reader checks for a stop.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// The end of a sentence about a file that was not read because the process stops.
+/// The end of an error about a file that was not read because the process stops.
 pub(super) const INTERRUPTED: &str = "was not read: interrupted";
 
-/// Reads a text of at most `limit` bytes.
+/// Reads a text file of at most `limit` bytes.
 ///
 /// # Errors
-/// What is wrong with the file, as the rest of a sentence; never its content.
+/// What is wrong with the file, as the rest of a sentence, without its content.
 pub(super) fn read(path: &Path, limit: u64, stop: &CancellationToken) -> Result<String, String> {
     let (sender, receiver) = channel();
     let owned = path.to_owned();
-    // A thread of its own, since nothing ends a read that hangs. The process does not wait for it.
+    // A thread of its own, because a read that hangs cannot be interrupted. The process does not wait for it.
     std::thread::spawn(move || {
         // The caller may have stopped waiting.
         let _ = sender.send(read_now(&owned, limit));
@@ -46,12 +47,12 @@ pub(super) fn read(path: &Path, limit: u64, stop: &CancellationToken) -> Result<
     Err(hangs())
 }
 
-/// The end of a sentence about a file that did not answer within [`WAIT`].
+/// The end of an error about a file that did not answer within [`WAIT`].
 pub(super) fn hangs() -> String {
     format!("cannot be read within {} s; does its file system hang, or is it a pipe?", WAIT.as_secs())
 }
 
-/// The same as [`read`], for as long as it takes.
+/// Reads the file without a time limit.
 ///
 /// # Errors
 /// As [`read`].
@@ -76,7 +77,7 @@ fn text(bytes: &[u8], limit: u64) -> Result<String, String> {
     String::from_utf8(bytes.to_vec()).map_err(|_| "is not UTF-8".to_owned())
 }
 
-/// What the operating system said, without its number.
+/// The operating system's error without its number.
 fn words(error: &io::Error) -> String {
     let known = [
         (io::ErrorKind::NotFound, "there is no such file"),
@@ -95,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_cannot_be_read_is_described_without_its_content() {
+    fn unreadable_file_is_described_without_its_content() {
         let stop = CancellationToken::new();
         for (path, why) in [
             ("/none", "cannot be read: there is no such file"),
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_is_heard_while_a_file_hangs() {
+    fn read_ends_at_a_stop_while_the_file_hangs() {
         let pipe = std::env::temp_dir().join(format!("wtw-files-{}", std::process::id()));
         let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
         assert!(made.success());
@@ -124,7 +125,7 @@ mod tests {
         let reading = std::thread::spawn(move || read(&path, SECRET, &asking));
         stop.cancel();
         assert_eq!(reading.join().unwrap().unwrap_err(), INTERRUPTED);
-        // Lets the thread that hangs go.
+        // Ends the thread that hangs.
         drop(std::fs::OpenOptions::new().write(true).open(&pipe));
         std::fs::remove_file(pipe).unwrap();
     }

@@ -1,4 +1,4 @@
-//! Every key that the configuration knows: the one table behind loading, messages, `config` and the documentation.
+//! The table of all configuration keys. Loading, errors, `config` and the documentation use it.
 
 use crate::duration;
 
@@ -8,20 +8,20 @@ mod table;
 pub use pages::{explain, markdown_page, template};
 pub use table::KEYS;
 
-/// One row of the configuration's table.
+/// One row of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
     /// Section and key: `crm.server`.
     pub name: &'static str,
-    /// What holds where nothing is written.
+    /// The default.
     pub preset: Preset,
-    /// What may be written.
+    /// What is allowed.
     pub kind: Kind,
-    /// What it is for, in sentences.
+    /// What it does, in sentences.
     pub meaning: &'static str,
-    /// Whether it takes several entries.
+    /// Whether it is a list.
     pub list: bool,
-    /// Whether it is never shown, and may be given as `<key>_file`.
+    /// Whether it is a secret: never shown, and readable from `<key>_file`.
     pub secret: bool,
 }
 
@@ -30,36 +30,36 @@ pub struct Key {
 pub enum Preset {
     /// This text.
     Text(&'static str),
-    /// Something that depends on other values, described here.
+    /// It depends on other values, as this text describes.
     Derived(&'static str),
-    /// Nothing: a command that uses the key demands it.
+    /// There is none, and a command that uses the key requires a value.
     Required,
-    /// Nothing, and that is fine.
+    /// There is none, and none is required.
     Absent,
 }
 
 /// See [`Key::kind`].
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
-    /// What these words say.
+    /// What this text says.
     Like(&'static str),
-    /// One of these.
+    /// One of these names.
     Choice(&'static [&'static str]),
-    /// A duration from the first to the second.
+    /// A duration within these bounds.
     Duration(&'static str, &'static str),
-    /// A whole number from the first to the second.
+    /// A whole number within these bounds.
     Count(u64, u64),
-    /// A queue's name of at most so many bytes.
+    /// A queue's name of at most this many bytes.
     Queue(usize),
 }
 
-/// The most API tokens: with the most requests a token they stay below what a prefetch count holds.
+/// The most API tokens. With the most requests per token, they stay below the largest prefetch count.
 pub(super) const MOST_TOKENS: usize = 64;
 /// The most delayed rounds.
 pub(super) const MOST_DELAYS: usize = 20;
-/// A queue's name in AMQP.
+/// The longest queue name in AMQP.
 const QUEUE_BYTES: usize = 255;
-/// What the work queue's name leaves free for its longest companion's.
+/// The longest work queue name that leaves room for the longest suffix of our other queues.
 const SUFFIX_BYTES: usize = ".retry.86399999ms".len();
 
 const fn key(name: &'static str, preset: Preset, kind: Kind, meaning: &'static str) -> Key {
@@ -77,7 +77,7 @@ impl Key {
         self
     }
 
-    /// What may be written, in words.
+    /// What is allowed, in words.
     #[must_use]
     pub fn allowed(&self) -> String {
         match self.kind {
@@ -88,7 +88,7 @@ impl Key {
         }
     }
 
-    /// The same for the documentation, which says once what a duration is.
+    /// The same for the documentation, which explains durations once.
     fn brief(&self) -> String {
         match self.kind {
             Kind::Like(words) => words.to_owned(),
@@ -101,13 +101,13 @@ impl Key {
         }
     }
 
-    /// The names under which it may be written: itself, and for a secret also `<key>_file`.
+    /// The names of the key: its own, and for a secret also `<key>_file`.
     pub(super) fn slots(&self) -> impl Iterator<Item = String> {
         let file = self.secret.then(|| format!("{}_file", self.name));
         std::iter::once(self.name.to_owned()).chain(file)
     }
 
-    /// The environment variables under which it may be written.
+    /// The environment variables of the key.
     pub fn variables(&self) -> Vec<String> {
         self.slots().map(|slot| variable(&slot)).collect()
     }
@@ -119,7 +119,7 @@ pub fn variable(name: &str) -> String {
     format!("WTW_{}", name.replace('.', "_").to_uppercase())
 }
 
-/// The row of a key.
+/// Looks a row up by its key.
 pub(super) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_has_a_section_and_a_variable_of_its_own() {
+    fn key_has_a_section_and_a_variable_of_its_own() {
         let names: Vec<String> = KEYS.iter().flat_map(Key::slots).collect();
         let variables: HashSet<String> = names.iter().map(|name| variable(name)).collect();
         assert_eq!(variables.len(), names.len());
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bounds_in_words_are_the_bounds_in_code() {
+    fn bounds_in_words_match_the_code() {
         assert!(find("crm.tokens").unwrap().allowed().contains(&MOST_TOKENS.to_string()));
         assert!(find("retry.delays").unwrap().allowed().contains(&MOST_DELAYS.to_string()));
     }

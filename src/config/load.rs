@@ -1,4 +1,4 @@
-//! From sources to a configuration, or to everything that is wrong with it.
+//! Loads a configuration from its sources, or returns every problem.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::show::{self, Setting};
 use super::{BrokerUrl, Config, LedgerStore, address, sections};
 use crate::duration::format;
 
-/// Pairs of durations, the shorter one first: the longer one must be at least so much longer.
+/// Pairs of durations, the shorter one first. The longer one must exceed it by at least this much.
 const ORDERED: [(&str, &str, Duration); 5] = [
     ("crm.connect_timeout", "crm.request_timeout", Duration::ZERO),
     ("crm.request_timeout", "shutdown.grace", Duration::from_millis(1)),
@@ -23,29 +23,29 @@ const ORDERED: [(&str, &str, Duration); 5] = [
     ("gate.probe_initial", "gate.probe_max", Duration::ZERO),
 ];
 
-/// A configuration that can be worked with.
+/// A valid configuration.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// What is meant.
+    /// The configuration.
     pub config: Config,
-    /// What is allowed but should be looked at.
+    /// Valid settings that an operator should look at.
     pub warnings: Vec<Problem>,
-    /// Every key with its value and where that comes from, secrets hidden.
+    /// Every key with its value and its source, secrets hidden.
     pub settings: Vec<Setting>,
 }
 
 impl Config {
-    /// Puts defaults, file and environment together, the latter ones before the former, and checks everything.
-    /// `required` are the keys that the command cannot do without.
+    /// Merges defaults, file and environment, of which the later ones win, and validates everything. `required` names the
+    /// keys that the command needs.
     ///
     /// # Errors
-    /// Every problem that there is, not only the first.
+    /// Every problem, not only the first.
     pub fn load(sources: &Sources, required: &[&str]) -> Result<Loaded, Problems> {
         let mut problems = Vec::new();
         let mut raw = Raw::read(sources, &mut problems);
         defaults::follow(&mut raw, sources.terminal);
         let mut reader = Reader { raw: &raw, problems, warnings: Vec::new() };
-        // What an unreadable file may have held is neither missing nor contradicted.
+        // When a file cannot be read, its keys must not be reported as missing or contradictory.
         if !raw.incomplete {
             demand(&mut reader, required);
             order(&mut reader);
@@ -59,7 +59,7 @@ impl Config {
         }
     }
 
-    /// What it amounts to, in one line without secrets.
+    /// A one-line summary without secrets.
     #[must_use]
     pub fn summary(&self) -> String {
         let urls: Vec<&str> = self.broker.urls.iter().map(|url| url.shown.as_str()).collect();
@@ -77,27 +77,27 @@ impl Config {
     }
 }
 
-/// The API tokens in the text of their file, which has changed.
+/// Reads the API tokens from the text of their file, which has changed.
 ///
 /// # Errors
-/// Everything that is wrong with the text; what was read before stays in use.
+/// Everything that is wrong with the text. The current tokens stay in use.
 pub fn read_tokens(path: &Path, text: &str) -> Result<Vec<SecretString>, Problems> {
     reread("crm.tokens", path, text, sections::tokens)
 }
 
-/// The broker's addresses in the text of their file, which has changed.
+/// Reads RabbitMQ's addresses from the text of their file, which has changed.
 ///
 /// # Errors
-/// As [`read_tokens`].
+/// The same as [`read_tokens`].
 pub fn read_urls(path: &Path, text: &str) -> Result<Vec<BrokerUrl>, Problems> {
     reread("broker.urls", path, text, |reader| reader.each("broker.urls", address::broker))
 }
 
-/// The ledger's address in the text of its file, which has changed. Only the login may differ from `current`: another server has
-/// another ledger.
+/// Reads the ledger's URL from the text of its file, which has changed. Only the login may differ from `current`, because
+/// another server is another ledger.
 ///
 /// # Errors
-/// As [`read_tokens`].
+/// The same as [`read_tokens`].
 pub fn read_ledger_url(path: &Path, text: &str, current: &SecretString) -> Result<SecretString, Problems> {
     let mut stores = reread("ledger.url", path, text, |reader| reader.each("ledger.url", address::ledger))?;
     let same = address::without_login(current.expose_secret());
@@ -110,7 +110,7 @@ pub fn read_ledger_url(path: &Path, text: &str, current: &SecretString) -> Resul
     }
 }
 
-/// Reads the text of a secret's file as it was read with everything else.
+/// Reads the changed text of a secret's file with the rules of the first reading.
 fn reread<T>(
     name: &str,
     path: &Path,

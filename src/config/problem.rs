@@ -1,29 +1,29 @@
-//! What is wrong with a configuration, said all at once.
+//! Problems in a configuration, reported all at once.
 
 use std::fmt;
 
 use super::files::INTERRUPTED;
 
-/// One thing that is wrong, or that an operator should look at; never holds a secret.
+/// A problem or a warning. It never holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Problem {
-    /// The key, such as `crm.server`, or what else is at fault.
+    /// The key, such as `crm.server`, or another place.
     pub key: String,
     /// Where the value came from: a file, an environment variable, the default, or nowhere.
     pub source: String,
-    /// What is wrong with what was found there.
+    /// What is wrong with it.
     pub message: String,
-    /// What is allowed, where that is known.
+    /// What is allowed, if that is known.
     pub allowed: Option<String>,
 }
 
 impl Problem {
-    /// A problem that no list of allowed values solves.
+    /// A problem without a list of allowed values.
     pub(crate) fn new(key: impl Into<String>, source: impl Into<String>, message: impl Into<String>) -> Self {
         Self { key: key.into(), source: source.into(), message: message.into(), allowed: None }
     }
 
-    /// Adds the right value.
+    /// Adds the allowed values.
     pub(super) fn allowed(mut self, allowed: impl Into<String>) -> Self {
         self.allowed = Some(allowed.into());
         self
@@ -40,17 +40,17 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong with a configuration; never empty.
+/// All problems of a configuration; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub(crate) Vec<Problem>);
 
 impl Problems {
-    /// The problems, in the order of their keys as far as they have one.
+    /// The problems, in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.0.iter()
     }
 
-    /// Whether the process was asked to stop while a file hung.
+    /// Whether the process was stopped while a file did not answer.
     #[must_use]
     pub fn is_interruption(&self) -> bool {
         self.0.iter().any(|problem| problem.message.ends_with(INTERRUPTED))

@@ -1,4 +1,4 @@
-//! The proxy of the CRM, which the environment names as for other programs.
+//! Finds the proxy for the CRM in the environment variables that other programs use, too.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::address::is_loopback;
 use super::problem::Problem;
 use super::raw::Sources;
 
-/// The schemes of a proxy. With `socks5h` the proxy looks names up, with `socks5` this machine does.
+/// The schemes of a proxy. With `socks5h` the proxy resolves names, with `socks5` this machine does.
 const SCHEMES: [&str; 4] = ["http", "https", "socks5", "socks5h"];
 const ALLOWED: &str = "http://host:port, https://…, socks5://… or socks5h://…, with user:password@ before the host where the proxy wants them";
 
@@ -21,15 +21,15 @@ pub struct Proxy {
     pub url: SecretString,
     /// Scheme, host and port.
     shown: String,
-    /// The environment variable that names it.
+    /// The environment variable that it came from.
     variable: &'static str,
 }
 
 impl Proxy {
-    /// The proxy that the environment names for a server, if any. A server on loopback has none: a proxy could not reach it.
+    /// The proxy for a server, if there is one. A server on loopback has none, because a proxy cannot reach it.
     ///
     /// # Errors
-    /// When the variable that counts names no proxy; an unreadable one must not send requests past the proxy.
+    /// The variable is not a valid address. The worker must not send requests around a proxy that it cannot read.
     pub(super) fn find(sources: &Sources, server: &Url) -> Result<Option<Self>, Problem> {
         let variables = match server.scheme() {
             "http" => ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"],
@@ -39,7 +39,7 @@ impl Proxy {
         let Some((variable, value)) = named.filter(|_| !is_loopback(server) && !is_exempt(sources, server)) else {
             return Ok(None);
         };
-        // The address may hold a password and is not shown.
+        // The address may hold a password, so it is not shown.
         let fail = |message: &str| Problem::new(variable, "environment", message).allowed(ALLOWED);
         let text = value.to_str().ok_or_else(|| fail("is not UTF-8"))?.trim();
         let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variable_of_the_scheme_counts_before_the_one_for_all() {
+    fn proxy_variable_of_the_scheme_wins_over_all_proxy() {
         let all = ("ALL_PROXY", "socks5h://all");
         for (server, environment, shown) in [
             ("https://crm.test", &[][..], None),
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_names_no_proxy_is_refused_without_its_value() {
+    fn invalid_proxy_variable_is_refused_without_quoting_its_value() {
         for value in [
             "not a url",
             "http://[::1",

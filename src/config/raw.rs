@@ -1,4 +1,4 @@
-//! What was written: every key's text from the highest layer that has it, not yet understood.
+//! Collects the text of every key from file and environment, before it is parsed.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -15,16 +15,16 @@ use super::watch::WatchedFile;
 mod environment;
 mod file;
 
-/// Where a configuration is looked for. Holds secrets, hence cannot be printed.
+/// The sources of a configuration. It holds secrets, so it cannot be printed.
 #[derive(Default)]
 pub struct Sources {
-    /// The TOML file that the command line named; `WTW_CONFIG` counts where it named none.
+    /// The TOML file of `--config`; without one, `WTW_CONFIG` is used.
     pub file: Option<PathBuf>,
     /// The process's environment.
     pub environment: Vec<(OsString, OsString)>,
     /// Whether the log goes to a terminal.
     pub terminal: bool,
-    /// Ends the wait for a file that hangs.
+    /// Cancelled to stop waiting for a file.
     pub stop: CancellationToken,
 }
 
@@ -35,7 +35,7 @@ impl Sources {
         Self { file, environment: std::env::vars_os().collect(), terminal: std::io::stderr().is_terminal(), stop }
     }
 
-    /// A variable of the environment that is no configuration of the worker; none where it is empty.
+    /// An environment variable that is not a key of ours; none when it is empty.
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<&OsStr> {
         let found = self.environment.iter().find(|(key, _)| key == name);
@@ -43,61 +43,61 @@ impl Sources {
     }
 }
 
-/// The text of one key. May be a secret, hence cannot be printed.
+/// The text of one key. It may be a secret, so it cannot be printed.
 pub(super) struct Written {
     /// One entry, or several for a list; trimmed, never empty.
     pub(super) entries: Vec<String>,
-    /// Where it was found, for people.
+    /// Its source, for people.
     pub(super) source: String,
-    /// The secret's file that it was read from.
+    /// The secret file that it was read from.
     pub(super) file: Option<WatchedFile>,
-    /// Whether the entries were one text, which commas and line ends divide.
+    /// Whether the entries were one text with commas or line ends.
     pub(super) is_split: bool,
 }
 
-/// Where a default comes from, for people.
+/// The source of a default, for people.
 pub(super) const DEFAULT: &str = "default";
 
-/// The text of every key that has one.
+/// The text of every key that is set.
 #[derive(Default)]
 pub(super) struct Raw {
-    /// None where what was written was so wrong that it has been reported already.
+    /// None when a problem of the key was already reported.
     values: HashMap<&'static str, Option<Written>>,
-    /// Where keys are written with an empty value, which means unset.
+    /// Where keys have an empty value, which means unset.
     empty: HashMap<&'static str, String>,
-    /// Whether a whole layer could not be read, so that what is absent may well have been written.
+    /// Whether a whole source could not be read, so that missing keys are not reported.
     pub(super) incomplete: bool,
-    /// What is no single key.
+    /// Everything that is not a single key.
     pub(super) tables: Tables,
 }
 
-/// Lists of tables, which only a file can hold, each with where it was found.
+/// Lists of tables, which only a file can hold, and where each was found.
 #[derive(Default)]
 pub(super) struct Tables {
     pub(super) rules: Option<(toml::Value, String)>,
     pub(super) bindings: Option<(toml::Value, String)>,
 }
 
-/// What one layer has under one name.
+/// What one source holds under one name.
 struct Given {
-    /// None when it has been reported already.
+    /// None when a problem was already reported.
     value: Option<Value>,
     source: String,
 }
 
-/// A value as its layer spells it.
+/// A value as written in its source.
 enum Value {
     One(String),
     Many(Vec<String>),
-    /// Written without a value, which means unset.
+    /// An empty value, which means unset.
     Empty,
 }
 
-/// One layer, by the names of [`Key::slots`].
+/// One source, by the names of [`Key::slots`].
 type Layer = HashMap<String, Given>;
 
 impl Raw {
-    /// Reads all layers; what is wrong with them is added to the problems.
+    /// Reads all sources and adds their problems.
     pub(super) fn read(sources: &Sources, problems: &mut Vec<Problem>) -> Self {
         let (environment, named) = environment::layer(&sources.environment, problems);
         let path = sources.file.clone().map(|path| (path, "--config".to_owned()));
@@ -109,7 +109,7 @@ impl Raw {
         });
         let layers = [Some(environment), file];
         for key in KEYS {
-            // Both layers are looked at, since a conflict in the lower one is an error too.
+            // Both sources are checked: a conflict in the one that is overridden is an error, too.
             let written: Vec<_> = layers.iter().flatten().filter_map(|layer| pick(key, layer, problems)).collect();
             match (written.into_iter().next(), key.preset) {
                 (Some(choice), _) => raw.insert(key, choice.resolve(key, problems, &sources.stop)),
@@ -126,12 +126,12 @@ impl Raw {
         raw
     }
 
-    /// Where a key is written with an empty value, and nowhere with another one.
+    /// The place where a key has an empty value; none when another place sets it.
     pub(super) fn empty(&self, name: &str) -> Option<&str> {
         self.empty.get(name).map(String::as_str)
     }
 
-    /// The only entry of a key.
+    /// The single entry of a key.
     pub(super) fn text(&self, name: &str) -> Option<String> {
         match self.get(name)??.entries.as_slice() {
             [text] => Some(text.clone()),
@@ -145,7 +145,7 @@ impl Raw {
         self.insert(key, value.written(key, DEFAULT.to_owned()));
     }
 
-    /// The text of a key: nothing when unset, nothing inside when it has been reported already.
+    /// The text of a key: outer none when unset, inner none when a problem was already reported.
     pub(super) fn get(&self, name: &str) -> Option<Option<&Written>> {
         self.values.get(name).map(Option::as_ref)
     }
@@ -156,7 +156,7 @@ impl Raw {
     }
 }
 
-/// Which of a layer's spellings of a key counts.
+/// Which spelling of a key is used in a source.
 enum Choice<'a> {
     Value(&'a Value, &'a str),
     File(PathBuf, &'a str),
@@ -167,7 +167,7 @@ fn pick<'a>(key: &Key, layer: &'a Layer, problems: &mut Vec<Problem>) -> Option<
     let [value, file] = [key.name.to_owned(), format!("{}_file", key.name)]
         .map(|slot| layer.get(&slot).filter(|given| !matches!(given.value, Some(Value::Empty))))
         .map(|given| given.map(|given| (given.value.as_ref(), given.source.as_str())));
-    // Only a secret's file stands for the key; `broker.ca_file` and its like are keys themselves.
+    // Only a secret has a file in its place. `broker.ca_file` and others are keys themselves.
     match (value, file.filter(|_| key.secret)) {
         (None, None) => None,
         (Some((_, source)), Some((_, other))) => {
@@ -192,7 +192,7 @@ impl Choice<'_> {
                 Err(message) => {
                     let source = match path.is_absolute() || path.exists() {
                         true => format!("file {}, named by {source}", path.display()),
-                        // Perhaps the secret itself, put where its file's path belongs.
+                        // It may be the secret itself instead of its file's path.
                         false => format!("file named by {source}"),
                     };
                     problems.push(Problem::new(key.name, source, message).allowed(key.allowed()));
@@ -216,7 +216,7 @@ impl Value {
     }
 }
 
-/// The entries of a list in one text: separated by commas or line ends, blanks aside.
+/// The entries of a list in one text, separated by commas or line ends, without blanks.
 fn entries(text: &str) -> Vec<String> {
     text.split([',', '\n']).map(str::trim).filter(|entry| !entry.is_empty()).map(str::to_owned).collect()
 }
@@ -224,15 +224,15 @@ fn entries(text: &str) -> Vec<String> {
 /// Reads a secret's file.
 ///
 /// # Errors
-/// What is wrong with the file, as the rest of a sentence; never its content.
+/// What is wrong with the file, as the rest of a sentence, without its content.
 fn read_secret(key: &Key, path: &Path, stop: &CancellationToken) -> Result<Written, String> {
     secret(key, path, &files::read(path, files::SECRET, stop)?)
 }
 
-/// What the text of a secret's file says.
+/// Parses the text of a secret's file.
 ///
 /// # Errors
-/// As [`read_secret`].
+/// The same as [`read_secret`].
 pub(super) fn secret(key: &Key, path: &Path, text: &str) -> Result<Written, String> {
     let file = WatchedFile::new(path, text, files::SECRET);
     if text.starts_with('\u{feff}') {
@@ -244,7 +244,7 @@ pub(super) fn secret(key: &Key, path: &Path, text: &str) -> Result<Written, Stri
         text if text.contains('\n') => return Err("has more than one line".to_owned()),
         text => vec![text.to_owned()],
     };
-    // Unset means the default here, which is not what a file's name asks for.
+    // An empty file would mean the default, although a file was named.
     if entries.is_empty() {
         return Err("is empty".to_owned());
     }
@@ -252,7 +252,7 @@ pub(super) fn secret(key: &Key, path: &Path, text: &str) -> Result<Written, Stri
     Ok(Written { entries, source, file: Some(file), is_split: key.list })
 }
 
-/// Whether a text amounts to nothing, which means unset.
+/// Whether a text is empty or blank, which means unset.
 fn is_unset(key: &Key, text: &str) -> bool {
     match key.list {
         true => entries(text).is_empty(),
@@ -260,12 +260,12 @@ fn is_unset(key: &Key, text: &str) -> bool {
     }
 }
 
-/// The key that is written under a name of [`Key::slots`].
+/// The key that a name of [`Key::slots`] belongs to.
 fn slot(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.slots().any(|slot| slot == name))
 }
 
-/// The only key that is called so without its section, such as `broker.queue` for `queue`.
+/// The only key with this name after its section, such as `broker.queue` for `queue`.
 fn without_section(name: &str) -> Option<String> {
     let name = name.to_lowercase();
     let is_meant = |slot: &String| slot.split_once('.').is_some_and(|(_, leaf)| leaf == name);
@@ -273,7 +273,7 @@ fn without_section(name: &str) -> Option<String> {
     meant.next().filter(|_| meant.next().is_none())
 }
 
-/// The end of a sentence about a name that is not known.
+/// The end of an error about an unknown name.
 fn did_you_mean(name: Option<String>) -> String {
     match name {
         Some(name) => format!("is not known; did you mean {name}?"),

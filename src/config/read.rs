@@ -1,4 +1,4 @@
-//! From text to values, one key at a time; what cannot be understood is noted and the reading goes on.
+//! Parses the texts of keys into values. A problem is collected, and parsing goes on.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use super::raw::{Raw, Written};
 use crate::duration;
 use crate::suggest::suggest;
 
-/// That a value is missing for a reason already noted.
+/// The value is missing because of a problem that was already reported.
 pub(super) struct Reported;
 
-/// A value, or the rest of a sentence that begins with what was held.
+/// A value, or the end of a sentence that begins with the text.
 pub(super) type Parsed<T> = Result<T, String>;
 
-/// Reads keys and collects what is wrong with them.
+/// Parses keys and collects their problems.
 pub(super) struct Reader<'a> {
     pub(super) raw: &'a Raw,
     pub(super) problems: Vec<Problem>,
@@ -23,7 +23,7 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// A key that may be unset.
+    /// A key that can be unset.
     pub(super) fn read<T>(
         &mut self,
         name: &str,
@@ -37,7 +37,7 @@ impl Reader<'_> {
         self.read(name, parse)?.ok_or(Reported)
     }
 
-    /// All entries of a key, none when it is unset.
+    /// All entries of a list; none when it is unset.
     pub(super) fn each<T>(&mut self, name: &str, parse: impl Fn(&Key, &str) -> Parsed<T>) -> Result<Vec<T>, Reported> {
         let key = find(name).ok_or(Reported)?;
         let Some(written) = self.raw.get(name) else {
@@ -79,20 +79,20 @@ impl Reader<'_> {
         }
     }
 
-    /// Notes a problem of a key as it was written.
+    /// Adds a problem of a key.
     pub(super) fn problem(&mut self, name: &str, message: impl Into<String>) {
         let allowed = find(name).map(Key::allowed).unwrap_or_default();
         let problem = Problem::new(name, self.source(name), message).allowed(allowed);
         self.problems.push(problem);
     }
 
-    /// Notes what is allowed but should be looked at.
+    /// Adds a warning about a valid key.
     pub(super) fn warn(&mut self, name: &str, message: impl Into<String>) {
         let warning = Problem::new(name, self.source(name), message);
         self.warnings.push(warning);
     }
 
-    /// Where a key was written.
+    /// The source of a key.
     pub(super) fn source(&self, name: &str) -> String {
         match self.raw.get(name).flatten() {
             Some(written) => written.source.clone(),
@@ -104,15 +104,15 @@ impl Reader<'_> {
 const QUOTES: [char; 4] = ['"', '\'', '“', '”'];
 const COMMA: &str = "; a comma separates two entries: in a user or password write it as %2C";
 
-/// Whether a value is written in quotation marks that belong to it, as `docker --env-file` leaves them.
+/// Whether a value begins and ends with a quotation mark, as `docker --env-file` passes it on.
 fn is_quoted(key: &Key, written: &Written, entry: &str) -> bool {
     let (begins, ends) = (entry.starts_with(QUOTES), entry.ends_with(QUOTES));
-    // The marks around a whole list are at its first and its last entry.
+    // A list in quotation marks has them at its first and last entry.
     let is_part = key.list && written.is_split && (begins || ends);
     is_part || (begins && ends && entry.chars().nth(1).is_some())
 }
 
-/// What a key held, for people: shortened, and not at all where it may hold a secret.
+/// The value of a key for people: shortened, and hidden when it can be a secret.
 fn held(key: &Key, written: &Written, index: usize, entry: &str) -> String {
     const SHORT: usize = 60;
     match (key.secret || entry.contains(['@', '?']), written.entries.len()) {
@@ -126,7 +126,7 @@ fn held(key: &Key, written: &Written, index: usize, entry: &str) -> String {
     }
 }
 
-/// Text of one line, passed on unchanged.
+/// A single line of text, unchanged.
 pub(super) fn text(_: &Key, text: &str) -> Parsed<String> {
     match text.chars().any(char::is_control) {
         true => Err("has a control character".to_owned()),
@@ -149,7 +149,7 @@ pub(super) fn flag(key: &Key, text: &str) -> Parsed<bool> {
     choice([true, false])(key, text)
 }
 
-/// One of the names of the key's row, which stand for these values in the same order.
+/// One of the names in the key's row; `values` are in the same order.
 pub(super) fn choice<T: Copy, const N: usize>(values: [T; N]) -> impl Fn(&Key, &str) -> Parsed<T> {
     move |key, text| {
         let Kind::Choice(names) = key.kind else {

@@ -1,4 +1,4 @@
-//! `[events]` and `[[rules]]`: what is written there, not yet compiled.
+//! Reads `[events]` and `[[rules]]`, without compiling the rules.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,23 +17,23 @@ mod file;
 pub use example::{Example, Expected};
 pub use file::read_rules;
 
-/// The most rules: each is a label of metrics.
+/// The most rules: each one is a metric label.
 pub const MAX_RULES: usize = 200;
 /// The longest name of a rule, in characters.
 const MAX_NAME: usize = 64;
 
-/// `[events]`: what becomes of messages that are no tasks.
+/// `[events]`: settings for messages that are events.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Events {
     /// What happens to a message that no rule matches.
     pub unmatched: Unmatched,
     /// Days that `add_business_days` leaves out, in ascending order.
     pub holidays: Vec<Date>,
-    /// The file that the rules were read from; it is read again when it changes.
+    /// The file that the rules were read from; read again when it changes.
     pub rules_file: Option<WatchedFile>,
-    /// The rules, in the order in which they are tried; empty where messages are task messages.
+    /// The rules, in the order in which they are tried; empty when messages are task messages.
     pub rules: Vec<RuleText>,
-    /// What the main file and the environment say, where a rules file says nothing.
+    /// The values from the main file and the environment, for keys that a rules file leaves out.
     pub(super) outside: Outside,
 }
 
@@ -42,7 +42,7 @@ pub struct Events {
 pub(super) struct Outside {
     pub(super) unmatched: Unmatched,
     pub(super) holidays: Vec<Date>,
-    /// The keys that were written, and where: they must not be written in a rules file as well.
+    /// The keys that are set, and where. A rules file must not set them again.
     pub(super) written: BTreeMap<&'static str, String>,
 }
 
@@ -63,7 +63,7 @@ impl Unmatched {
 /// One of `[[rules]]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RuleText {
-    /// Its name in logs, metrics and dead letters.
+    /// The name in logs, metrics and dead letters.
     pub name: String,
     /// An AMQP topic pattern that the routing key must match.
     pub routing_key: Option<String>,
@@ -73,9 +73,9 @@ pub struct RuleText {
     pub message_id: Option<String>,
     /// What happens to a message that matches.
     pub action: Action,
-    /// Events and what becomes of them.
+    /// Events with their expected results.
     pub examples: Vec<Example>,
-    /// The file that it stands in.
+    /// The file that holds the rule.
     pub source: String,
 }
 
@@ -88,7 +88,7 @@ pub enum Action {
     Skip,
 }
 
-/// Reads `[[rules]]`; example files stand beside `source`.
+/// Reads `[[rules]]`. Example files are in the folder of `source`.
 pub(super) fn read(value: Toml, source: &str, problems: &mut Vec<Problem>) -> Vec<RuleText> {
     let tables = match tables(value) {
         Ok(tables) => tables,
@@ -194,7 +194,7 @@ fn fields(reader: &mut TableReader<'_>, task: Table) -> BTreeMap<String, Scalar>
     fields
 }
 
-/// `[events]` of a rules file: what it says itself, else what was said outside.
+/// `[events]` of a rules file: its own values, or else those from outside.
 fn settings(table: Table, source: &str, outside: &Outside, problems: &mut Vec<Problem>) -> (Unmatched, Vec<Date>) {
     let mut reader = TableReader::new("events".to_owned(), table, source, problems);
     let unmatched = reader.text("unmatched").and_then(|text| {
@@ -245,7 +245,7 @@ fn holidays(reader: &mut TableReader<'_>, value: Toml) -> Vec<Date> {
     sorted(dates)
 }
 
-/// A holiday as text.
+/// A holiday as a date.
 pub(super) fn holiday(text: &str) -> Result<Date, String> {
     const SHAPE: usize = "2027-01-01".len();
     let date = text.parse().ok().filter(|_| text.len() == SHAPE);
@@ -259,13 +259,13 @@ pub(super) fn sorted(mut dates: Vec<Date>) -> Vec<Date> {
     dates
 }
 
-/// The problems, unless there are none.
+/// The problems, if there are any.
 fn checked<T>(value: T, problems: Vec<Problem>) -> Result<T, Problems> {
     if problems.is_empty() { Ok(value) } else { Err(Problems(problems)) }
 }
 
 impl Events {
-    /// The events of a configuration, its rules file read where there is one.
+    /// The events of a configuration. Reads the rules file if there is one.
     pub(super) fn new(
         outside: Outside,
         rules_file: Option<PathBuf>,

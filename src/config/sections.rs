@@ -1,4 +1,4 @@
-//! From keys to sections. Every key is read before a section is put together, so that all problems are found.
+//! Builds the sections of the configuration from the keys. All keys are parsed first, so that every problem is found.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::suggest::suggest;
 
-/// Understands everything.
+/// Parses all keys.
 pub(super) fn config(reader: &mut Reader<'_>, sources: &Sources) -> Result<Config, Reported> {
     let broker = broker(reader);
     let crm = crm(reader, sources);
@@ -143,7 +143,7 @@ fn crm(reader: &mut Reader<'_>, sources: &Sources) -> Result<Crm, Reported> {
     })
 }
 
-/// The tokens, from wherever they come.
+/// The tokens from file or value.
 pub(super) fn tokens(reader: &mut Reader<'_>) -> Result<Vec<SecretString>, Reported> {
     let tokens = reader.each("crm.tokens", token)?;
     let before = reader.problems.len();
@@ -171,7 +171,7 @@ fn token(_: &Key, text: &str) -> Parsed<SecretString> {
     let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic()) else {
         return Ok(SecretString::from(text));
     };
-    let comment = if text.starts_with('#') { "; lines that begin with # are no comments here" } else { "" };
+    let comment = if text.starts_with('#') { "; lines that begin with # are not comments here" } else { "" };
     let what = if bad.is_whitespace() { "a blank" } else { "a character that no HTTP header may carry" };
     Err(format!("has {what}{comment}"))
 }
@@ -186,7 +186,7 @@ fn rate(_: &Key, text: &str) -> Parsed<f64> {
 
 fn zone(_: &Key, text: &str) -> Parsed<TimeZone> {
     TimeZone::get(text).map_err(|_| {
-        // Likeness is measured in lower case; the database takes a name in any case.
+        // Names are compared in lower case. The time zone database accepts any case.
         let names: Vec<String> = jiff::tz::db().available().map(|name| name.as_str().to_lowercase()).collect();
         let meant = suggest(text, names.iter().map(String::as_str));
         match meant.and_then(|name| TimeZone::get(name).ok()) {

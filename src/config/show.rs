@@ -1,4 +1,4 @@
-//! The effective configuration, for people.
+//! The values in use, for `config show` and the console.
 
 use serde::Serialize;
 
@@ -7,14 +7,14 @@ use super::raw::Raw;
 use super::{Config, LedgerStore, address};
 use secrecy::ExposeSecret as _;
 
-/// A key with its effective value.
+/// A key with its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Setting {
     /// Section and key: `crm.server`.
     pub key: &'static str,
-    /// The value, of a secret only what is none; nothing where the key is not set.
+    /// The value, without its secret parts; none when the key is not set.
     pub value: Option<String>,
-    /// Where it comes from: a file, an environment variable, the default; nothing where the key is not set.
+    /// Its source: a file, an environment variable, the default; none when the key is not set.
     pub source: Option<String>,
 }
 
@@ -32,7 +32,7 @@ fn setting(raw: &Raw, config: &Config, key: &Key) -> Setting {
     Setting { key: key.name, value, source: written.map(|written| written.source.clone()) }
 }
 
-/// What is no secret of a secret key.
+/// The parts of a secret key that are not secret.
 fn hidden(config: &Config, name: &str) -> String {
     match name {
         "broker.urls" => {
@@ -45,7 +45,7 @@ fn hidden(config: &Config, name: &str) -> String {
             LedgerStore::File(path) => format!("file:{}", path.display()),
             LedgerStore::Redis(url) => {
                 let shown = address::without_login(url.get().expose_secret()).unwrap_or_default();
-                // A parameter may be a secret as well.
+                // A query parameter can be a secret, too.
                 format!("{} (login hidden)", shown.split('?').next().unwrap_or_default())
             }
         },

@@ -12,7 +12,7 @@ mod settings;
 
 const RUN: [&str; 3] = ["crm.server", "crm.operation", "crm.tokens"];
 
-/// A file that goes when the test does.
+/// A temporary file that is deleted at the end of the test.
 struct Temporary(PathBuf);
 
 impl Temporary {
@@ -150,7 +150,7 @@ fn events_field(events: &Events, name: &str) -> String {
     }
 }
 
-/// Every key: what the contract has as its default, something else that may be written, and what that means.
+/// For every key: the contract's default, another valid value, and what that means.
 #[rustfmt::skip]
 const EVERY: &[(&str, &str, &str, &str)] = &[
     ("broker.urls", "amqp://guest:guest@127.0.0.1:5672/%2f", "amqp://u:p@rabbit/%2f", "amqp://u:p@rabbit/%2f"),
@@ -213,7 +213,7 @@ const EVERY: &[(&str, &str, &str, &str)] = &[
     ("log.level", "Info", "trace", "Trace"),
 ];
 
-/// The other half of a pair that only goes together.
+/// A second key that the value needs.
 fn companion(name: &str) -> Option<(&'static str, &'static str)> {
     match name {
         "broker.client_cert_file" => Some(("broker.client_key_file", "x")),
@@ -225,14 +225,14 @@ fn companion(name: &str) -> Option<(&'static str, &'static str)> {
 }
 
 #[test]
-fn the_list_of_this_test_is_the_list_of_keys() {
+fn cases_list_every_key() {
     let names: Vec<&str> = EVERY.iter().map(|(name, ..)| *name).collect();
     let keys: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
     assert_eq!(names, keys);
 }
 
 #[test]
-fn every_default_is_the_contracts() {
+fn default_is_the_contracts() {
     let loaded = load_env(&[]).unwrap();
     for (name, default, ..) in EVERY {
         assert_eq!(field(&loaded.config, name), *default, "{name}");
@@ -241,7 +241,7 @@ fn every_default_is_the_contracts() {
 }
 
 #[test]
-fn every_key_is_read_from_the_environment() {
+fn key_is_read_from_the_environment() {
     for (name, _, text, meant) in EVERY {
         let mut variables = vec![(variable(name), *text)];
         variables.extend(companion(name).map(|(other, text)| (variable(other), text)));
@@ -266,7 +266,7 @@ fn every_key_is_read_from_toml() {
 }
 
 #[test]
-fn every_problem_names_key_source_value_and_what_is_allowed() {
+fn problem_names_key_source_value_and_what_is_allowed() {
     let free = [
         "task.description",
         "events.rules_file",
@@ -321,7 +321,7 @@ fn all_problems_come_together_on_a_line_each_with_exit_code_78() {
 }
 
 #[test]
-fn only_what_the_command_demands_is_required() {
+fn load_requires_only_the_keys_of_the_command() {
     let environment = environment(&[("WTW_CRM_OPERATION", "demo"), ("WTW_CRM_SERVER", " ")]);
     let sources = Sources { environment, ..Sources::default() };
     assert!(Config::load(&sources, &["crm.operation"]).is_ok());

@@ -1,4 +1,4 @@
-//! Tables of a TOML file that are no single keys: read key by key, with every problem noted.
+//! Reads TOML tables that are not single keys (bindings, rules) key by key, and collects every problem.
 
 use std::collections::BTreeMap;
 
@@ -7,9 +7,9 @@ use toml::{Table, Value as Toml};
 use super::problem::Problem;
 use crate::suggest::suggest;
 
-/// One table, whose known keys are taken out one after the other.
+/// One table. Each known key is removed when it is read.
 pub(super) struct TableReader<'a> {
-    /// What the table is called in problems: `rule ticket-closed`.
+    /// The table's name in problems: `rule ticket-closed`.
     pub(super) place: String,
     table: Table,
     known: Vec<&'static str>,
@@ -22,7 +22,7 @@ impl<'a> TableReader<'a> {
         Self { place, table, known: Vec::new(), source, problems }
     }
 
-    /// Notes a problem of one key of the table, or of the table itself where the key is empty.
+    /// Adds a problem of a key, or of the table itself when the key is empty.
     pub(super) fn problem(&mut self, key: &str, message: impl Into<String>) {
         let name = match key.is_empty() {
             true => self.place.clone(),
@@ -81,12 +81,12 @@ impl<'a> TableReader<'a> {
         }
     }
 
-    /// Whether no problem of the table or of another one was noted since there were `count`.
+    /// Whether no problem was added since there were `count`.
     pub(super) fn is_clean_since(&self, count: usize) -> bool {
         self.problems.len() == count
     }
 
-    /// How many problems are noted.
+    /// The number of problems.
     pub(super) fn count(&self) -> usize {
         self.problems.len()
     }
@@ -96,7 +96,7 @@ impl<'a> TableReader<'a> {
         TableReader::new(place, table, self.source, self.problems)
     }
 
-    /// Notes every key that was not asked for.
+    /// Adds a problem for every key that was not read.
     pub(super) fn finish(mut self) {
         let left: Vec<String> = self.table.keys().cloned().collect();
         for key in left {
@@ -109,7 +109,7 @@ impl<'a> TableReader<'a> {
     }
 }
 
-/// The tables of a list such as `[[rules]]`, or what it is instead.
+/// The tables of a list such as `[[rules]]`, or the type of what is there instead.
 pub(super) fn tables(value: Toml) -> Result<Vec<Table>, String> {
     let Toml::Array(values) = value else {
         return Err(format!("is {}; a list of tables is allowed, each under its own [[…]]", article(&value)));
@@ -126,21 +126,21 @@ pub(super) fn tables(value: Toml) -> Result<Vec<Table>, String> {
     all.collect()
 }
 
-/// A text, a number or a switch, as a header or a fixed field has it.
+/// A text, a number or a boolean, for headers and fixed fields.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scalar {
     /// A text.
     Text(String),
     /// A whole number.
     Integer(i64),
-    /// Another number.
+    /// Any other number.
     Float(f64),
-    /// A switch.
+    /// A boolean.
     Switch(bool),
 }
 
 impl Scalar {
-    /// The scalar that a TOML value is, or what it is instead.
+    /// The scalar of a TOML value, or the type of what is there instead.
     pub(super) fn read(value: Toml) -> Result<Self, String> {
         match value {
             Toml::String(text) => Ok(Self::Text(text)),
@@ -168,7 +168,7 @@ pub(super) fn scalars(reader: &mut TableReader<'_>, key: &'static str) -> BTreeM
     found
 }
 
-/// What a TOML value is, with its article.
+/// The type of a TOML value, with its article.
 pub(super) fn article(value: &Toml) -> String {
     match value {
         Toml::String(_) => "a text".to_owned(),

@@ -1,7 +1,7 @@
-//! Files that are read again while the process runs.
+//! Watches files that are read again while the process runs.
 //!
-//! The content is compared, not the file's times: a ConfigMap is replaced through a link, a single file may be a mount of its
-//! own, and a file on a network may keep its time.
+//! It compares the content and not the file's time: a ConfigMap is replaced through a link, a single file can be its own
+//! mount, and a network file can keep its time.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,34 +13,34 @@ use tokio::time::{sleep, timeout};
 
 use super::files;
 
-/// The time between two readings of a file.
+/// Interval between two readings of a file.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// A file that was read at start, with a digest of what it held.
+/// A file that was read at start, with a digest of its content.
 #[derive(Clone, PartialEq, Eq)]
 pub struct WatchedFile {
     path: PathBuf,
-    /// The most that is read, in bytes.
+    /// The largest file that is read, in bytes.
     limit: u64,
     in_use: Reading,
 }
 
-/// A digest of a file's text, or of the reason why it cannot be read: a secret is not kept twice.
+/// A digest of the file's text, or of the error when it cannot be read. The secret itself is not kept twice.
 type Reading = [u8; 32];
 
 impl WatchedFile {
-    /// A file of at most `limit` bytes that held `text` when it was read.
+    /// A file of at most `limit` bytes with this text.
     pub(super) fn new(path: &Path, text: &str, limit: u64) -> Self {
         Self { path: path.to_owned(), limit, in_use: digest(Ok(text)) }
     }
 
-    /// Where it is.
+    /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What the file holds now.
+    /// Reads the file.
     ///
     /// # Errors
     /// Why it cannot be read.
@@ -48,31 +48,31 @@ impl WatchedFile {
         files::read_now(&self.path, self.limit)
     }
 
-    /// Begins to watch the file for changes since it was read.
+    /// Starts to watch for changes since the first reading.
     #[must_use]
     pub fn watch(&self) -> FileWatch {
         FileWatch { file: self.clone(), reading: None }
     }
 }
 
-/// Without the digest: that of a short password can be guessed.
+/// The digest is left out: that of a short password can be guessed.
 impl fmt::Debug for WatchedFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.path.fmt(f)
     }
 }
 
-/// A file that is being watched.
+/// A watched file.
 #[derive(Debug)]
 pub struct FileWatch {
     file: WatchedFile,
-    /// A reading that has not ended: there is one at a time, even where a file system hangs.
+    /// The reading that runs now. There is only one, even if a file system hangs.
     reading: Option<JoinHandle<Result<String, String>>>,
 }
 
 impl FileWatch {
-    /// Waits for the next change: the file's new text, or why it cannot be read. A change counts once two readings agree, so that
-    /// a file that is missing or half written for a moment is no change. Each change is returned once.
+    /// Waits for the next change and returns it once: the new text, or why the file cannot be read. A change counts when
+    /// two readings agree, so a file that is missing or half written for a moment is ignored.
     pub async fn changed(&mut self) -> Result<String, String> {
         let mut last = self.file.in_use;
         loop {
@@ -127,13 +127,13 @@ mod tests {
         }
     }
 
-    /// The change that is found within four readings, if there is one.
+    /// A change that is found within four readings, if there is one.
     async fn next(watch: &mut FileWatch) -> Option<Result<String, String>> {
         timeout(INTERVAL * 4 + INTERVAL / 2, watch.changed()).await.ok()
     }
 
     #[tokio::test]
-    async fn a_change_is_returned_once_when_two_readings_agree() {
+    async fn change_is_returned_once_when_two_readings_agree() {
         let file = Temporary::new("change");
         file.write("a");
         let mut watch = WatchedFile::new(&file.0, "a", 10).watch();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_before_the_watch_began_is_found() {
+    async fn change_before_the_watch_began_is_found() {
         let file = Temporary::new("before");
         file.write("new");
         let mut watch = WatchedFile::new(&file.0, "read at start", 10).watch();
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_another_at_each_reading_is_no_change() {
+    async fn file_that_differs_at_each_reading_is_not_a_change() {
         let file = Temporary::new("writing");
         file.write("a");
         let mut watch = WatchedFile::new(&file.0, "a", 10).watch();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_of_a_secret_is_not_printed() {
+    fn digest_of_a_secret_is_not_printed() {
         let file = WatchedFile::new(Path::new("/f"), "secret", 10);
         assert_eq!(format!("{file:?}"), "\"/f\"");
     }

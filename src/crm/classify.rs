@@ -1,4 +1,4 @@
-//! Classify: what the CRM answered becomes an [`Outcome`]. Pure.
+//! Classifies the CRM's answer as an [`Outcome`]. Pure.
 //!
 //! Codes and texts are those of the vendor's page of API response codes. Where a body has a verdict, its `code` decides,
 //! whatever the HTTP status says; without one the HTTP status decides.
@@ -25,9 +25,9 @@ pub enum Outcome {
     QuotaExhausted,
     /// The token is not accepted.
     Unauthorized,
-    /// The endpoint is wrong, no message is.
+    /// The endpoint is wrong; the message is not the reason.
     Misconfigured,
-    /// The CRM was not reached, or is not at work.
+    /// The CRM could not be reached, or is out of service.
     Unavailable,
     /// It is not known whether the request created a task.
     Unknown,
@@ -61,7 +61,7 @@ impl Outcome {
         }
     }
 
-    /// Whether an attempt that ended so counts against the message's limit.
+    /// Whether an attempt with this outcome counts against the message's limit.
     #[must_use]
     pub fn spends_attempt(self) -> bool {
         match self {
@@ -70,7 +70,7 @@ impl Outcome {
         }
     }
 
-    /// Whether the request failed for no fault of its message, and not for being one of too many.
+    /// Whether the request failed for a reason outside its message, other than too many requests at once.
     #[must_use]
     pub fn is_failure(self) -> bool {
         match self {
@@ -79,13 +79,15 @@ impl Outcome {
         }
     }
 
-    /// When it is given and what follows, as docs/reference.md has it.
+    /// When the outcome occurs and what follows, as docs/reference.md lists it.
     #[must_use]
     pub fn meaning(self) -> (&'static str, &'static str) {
         match self {
             Self::Created => ("code 200 under an HTTP status below 300", "the result goes to the ledger; ack"),
             Self::Rejected => ("any other code below 500; HTTP 413, 414", "dead-letter at once"),
-            Self::Throttled => ("403 \"simultaneous\"; 429", "that token waits: `Retry-After`, else longer each time"),
+            Self::Throttled => {
+                ("403 \"simultaneous\"; 429", "that token waits: `Retry-After`, otherwise longer each time")
+            }
             Self::QuotaExhausted => (
                 "403 \"token limit\"",
                 "that token is suspended until its reset (`hours_to_restart_count`); the others continue",
@@ -107,12 +109,12 @@ impl Outcome {
     }
 }
 
-/// What came back from one request.
+/// The result of one HTTP request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HttpResult {
-    /// The request was not sent: DNS, proxy, connection or TLS failed. The text says why.
+    /// The request was not sent: DNS, proxy, connection or TLS failed. The text is the reason.
     NotSent(String),
-    /// The request was sent and no answer came. The text says why.
+    /// The request was sent, but no answer came. The text is the reason.
     NoAnswer(String),
     /// An answer.
     Reply(Reply),
@@ -123,31 +125,31 @@ pub enum HttpResult {
 pub struct Reply {
     /// HTTP status.
     pub status: u16,
-    /// The `Retry-After` header as it stood.
+    /// The `Retry-After` header, unparsed.
     pub retry_after: Option<String>,
-    /// The body, as far as it was read.
+    /// The part of the body that was read.
     pub body: Vec<u8>,
 }
 
-/// An [`Outcome`] with what led to it.
+/// An [`Outcome`] with its reasons.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Classified {
-    /// How the attempt ended.
+    /// The outcome of the attempt.
     pub outcome: Outcome,
     /// One readable sentence.
     pub reason: String,
-    /// HTTP status, where there was an answer.
+    /// HTTP status; none without an answer.
     pub http_status: Option<u16>,
-    /// The CRM's `code`, where it gave one.
+    /// The CRM's `code`; none without a verdict.
     pub code: Option<i64>,
-    /// The CRM's `msg` or `error`, where it gave one.
+    /// The CRM's `msg` or `error`; none without a verdict.
     pub message: Option<String>,
-    /// How long the CRM asks to wait, not yet capped; for a used-up quota, until its reset.
+    /// How long the CRM asks to wait, not yet limited; for a used-up quota, until its reset.
     pub retry_after: Option<Duration>,
 }
 
 impl Classified {
-    /// Removes a secret that the CRM repeated in its words.
+    /// Removes a secret that the CRM repeated in its text.
     pub fn hide(&mut self, secret: &str) {
         for text in std::iter::once(&mut self.reason).chain(&mut self.message) {
             if text.contains(secret) || text.ends_with(CUT) {
@@ -157,10 +159,10 @@ impl Classified {
     }
 }
 
-/// What stands in place of a token.
+/// Replaces a token in a text.
 const HIDDEN: &str = "[token]";
 
-/// Removes the beginning of a secret at which a text was cut.
+/// Removes the first part of a secret at which a text was cut.
 fn without_piece(text: String, secret: &str) -> String {
     let Some(whole) = text.strip_suffix(CUT) else {
         return text;
@@ -170,7 +172,7 @@ fn without_piece(text: String, secret: &str) -> String {
     cut.map(|rest| format!("{rest}{HIDDEN}{CUT}")).unwrap_or(text)
 }
 
-/// Classifies what came back. `now` is for a `Retry-After` that names a date.
+/// Classifies the result of a request. `now` is needed when `Retry-After` is a date.
 #[must_use]
 pub fn classify(result: &HttpResult, now: Timestamp) -> Classified {
     match result {
@@ -197,7 +199,7 @@ fn by_verdict(status: u16, verdict: Verdict) -> Classified {
     let code = verdict.code;
     let (outcome, meaning) = by_code(status, &verdict);
     let text = verdict.into_text();
-    // The text comes last: `Classified::hide` looks for a piece of a token where it was cut.
+    // The text comes last: `Classified::hide` looks for the first part of a token at its end.
     let said = text.as_ref().map_or_else(String::new, |text| format!(": {text}"));
     let usual = status == 200 || i64::from(status) == code;
     let http = if usual { String::new() } else { format!("HTTP {status} with ") };
@@ -205,7 +207,7 @@ fn by_verdict(status: u16, verdict: Verdict) -> Classified {
     Classified { code: Some(code), message: text, ..silent(outcome, reason) }
 }
 
-/// The outcome of a code, and what an operator may not guess.
+/// The outcome of a code, with advice that an operator cannot guess.
 fn by_code(status: u16, verdict: &Verdict) -> (Outcome, &'static str) {
     let words = verdict.words();
     let says = |distinctive: &str| words.contains(distinctive);
@@ -217,7 +219,7 @@ fn by_code(status: u16, verdict: &Verdict) -> (Outcome, &'static str) {
         403 if says("simultaneous") => (Outcome::Throttled, ""),
         403 if says("token limit") => (Outcome::QuotaExhausted, ""),
         403 if says("validate token") => (Outcome::Unauthorized, ""),
-        // Also the answer to every call while the vendor maintains the server, and likely to an address that is not allowed.
+        // The vendor also gives this answer during maintenance, and probably to an address that is not allowed.
         403 => (Outcome::Unavailable, " (maintenance, or the CRM does not allow this address)"),
         429 => (Outcome::Throttled, ""),
         503 => (Outcome::Unavailable, ""),
@@ -226,7 +228,7 @@ fn by_code(status: u16, verdict: &Verdict) -> (Outcome, &'static str) {
     }
 }
 
-/// The word, not a part of another: a task's own words may be quoted, and must not close the gate.
+/// Searches for the whole word: the CRM can quote a task's text, which must not close the gate.
 fn names_api(words: &str) -> bool {
     words.split(|c: char| !c.is_alphanumeric()).any(|word| word == "api")
 }
@@ -238,7 +240,7 @@ fn by_status(status: u16) -> Classified {
         404 | 405 => (Outcome::Misconfigured, "there is no API at this address; check crm.server"),
         300..=399 => (Outcome::Misconfigured, "a redirect, which is not followed; check crm.server"),
         401 | 403 => (Outcome::Unavailable, "refused by something in front of the API"),
-        // RFC 9110: the proxy has not passed the request on.
+        // RFC 9110: the proxy did not forward the request.
         407 => (Outcome::Unavailable, "the proxy wants a user and a password"),
         503 => (Outcome::Unavailable, "service unavailable"),
         _ => (Outcome::Unknown, "no verdict can be read, so the task may exist"),
@@ -250,14 +252,14 @@ fn by_status(status: u16) -> Classified {
 fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let text = text.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More seconds than fit are as good as the most that do.
+        // More seconds than fit into 64 bits become the largest number.
         return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
     let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
     Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
 }
 
-/// Whether a tokenInformation.php answer accepts the token: none when it says neither yes nor no.
+/// Whether a tokenInformation.php answer accepts the token; none when the answer says neither yes nor no.
 #[must_use]
 pub fn token_accepted(result: &HttpResult) -> Option<bool> {
     match verdict(result)?.code {
@@ -267,18 +269,18 @@ pub fn token_accepted(result: &HttpResult) -> Option<bool> {
     }
 }
 
-/// When a token's daily quota is reset, as tokenInformation.php tells it: none where it refuses or is not understood, or where
-/// it tells 0. That is what whole hours come to in the last one of the day, and would mean a used-up token that never rests.
+/// When a token's daily quota is reset, from a tokenInformation.php answer; none when it is refused, not understood, or 0.
+/// Whole hours are 0 in the last hour of the day, and a used-up token would then never rest.
 #[must_use]
 pub fn quota_reset(result: &HttpResult) -> Option<Duration> {
     let data = accepted(result)?;
-    // The vendor's page cuts the key's name after these letters.
+    // The vendor's page cuts the key's name after these characters.
     let (_, value) = data.iter().find(|(key, _)| key.starts_with("hours_to_re"))?;
     hours(value)
 }
 
-/// How many calls a day a token has and how many are left, as tokenInformation.php tells it: none where it refuses or is not
-/// understood.
+/// How many calls a day a token has and how many are left, from a tokenInformation.php answer; none when it is refused or
+/// not understood.
 #[must_use]
 pub fn quota(result: &HttpResult) -> Option<(u64, u64)> {
     let data = accepted(result)?;
@@ -298,7 +300,7 @@ fn accepted(result: &HttpResult) -> Option<BTreeMap<String, Value>> {
     verdict(result).filter(|verdict| verdict.code == 200).map(|verdict| verdict.data())
 }
 
-/// A number of hours, or `HH:MM` or `HH:MM:SS`; at most a day, since the quota is daily, and no less than a second.
+/// A number of hours, or `HH:MM` or `HH:MM:SS`; at most a day, because the quota is per day, and at least a second.
 fn hours(value: &Value) -> Option<Duration> {
     const SECOND: f64 = 1.0;
     const DAY: f64 = 24.0 * 3600.0;

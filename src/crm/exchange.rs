@@ -1,4 +1,5 @@
-//! One request to the CRM with everything that can be seen of it: for `crm-report`, which shows people what an account answers.
+//! Sends one request to the CRM and returns every detail of the answer. `crm-report` uses it to show how an account
+//! answers.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,7 +20,7 @@ const QUERY_PATH: &str = "/server/API/v2/custom/query.php";
 /// Path of the search by dates.
 const QUERY_DATES_PATH: &str = "/server/API/v2/custom/queryDates.php";
 
-/// What is asked of the CRM.
+/// A call to the CRM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
     /// `insert.php` with this body.
@@ -54,7 +55,7 @@ impl Call {
     /// The address on this server.
     ///
     /// # Errors
-    /// When the server's address takes no path.
+    /// The server's address cannot have a path.
     pub fn url(&self, server: &Url) -> Result<Url, String> {
         let path = match self {
             Self::Insert(_) => INSERT_PATH,
@@ -70,33 +71,33 @@ impl Call {
     }
 }
 
-/// What came back from a call.
+/// The answer to a call.
 #[derive(Clone, Debug)]
 pub struct Exchange {
-    /// As the worker sees it.
+    /// The answer as the worker classifies it.
     pub result: HttpResult,
-    /// Status line, headers and connection, where there was an answer.
+    /// Status line, headers and connection; none without an answer.
     pub head: Option<Head>,
-    /// From sending to the head of the answer.
+    /// Time from sending to the first byte of the answer.
     pub to_head: Option<Duration>,
-    /// From sending to the end of the answer, or of the wait for it.
+    /// Time from sending to the end of the answer, or to the time limit.
     pub total: Duration,
 }
 
 /// The head of an answer.
 #[derive(Clone, Debug)]
 pub struct Head {
-    /// Such as `HTTP/1.1 200 OK`.
+    /// For example `HTTP/1.1 200 OK`.
     pub status_line: String,
-    /// Names in lower case and values, in the answer's order.
+    /// Header names in lower case and values, in the answer's order.
     pub headers: Vec<(String, String)>,
-    /// Our end of the connection; a further request from the same one used the connection again.
+    /// Our side of the connection. If a second request has the same, it used the connection again.
     pub local: Option<SocketAddr>,
-    /// The other end: the CRM's, or a proxy's.
+    /// The other side: the CRM, or a proxy.
     pub remote: Option<SocketAddr>,
 }
 
-/// Sends calls one by one, with the worker's own HTTP client.
+/// Sends calls one at a time with the worker's own HTTP client.
 #[derive(Debug)]
 pub struct Exchanger {
     client: reqwest::Client,
@@ -104,10 +105,10 @@ pub struct Exchanger {
 }
 
 impl Exchanger {
-    /// Makes the client. It connects when the first request is sent.
+    /// Creates the client. It connects at the first request.
     ///
     /// # Errors
-    /// When the configuration lacks the server, or TLS cannot be set up.
+    /// The configuration has no server, or TLS cannot be set up.
     pub fn new(config: &config::Crm) -> Result<Self, String> {
         let server = config.server.as_ref().ok_or("crm.server is not set")?;
         Ok(Self { client: client(config, server)?, server: server.clone() })
@@ -116,7 +117,7 @@ impl Exchanger {
     /// Sends one call.
     ///
     /// # Errors
-    /// When it cannot be written as an HTTP request, so that nothing was sent.
+    /// It cannot be written as an HTTP request, so nothing was sent.
     pub async fn send(&self, call: &Call, token: &SecretString) -> Result<Exchange, String> {
         let mut token = HeaderValue::from_str(token.expose_secret())
             .map_err(|_| "the token holds characters that an HTTP header cannot carry")?;

@@ -1,16 +1,17 @@
-//! The verdict: what makes JSON the CRM's own answer about a request. Pure, and the only place that decides it.
+//! Finds the verdict in a body: the JSON that is the CRM's own answer. Pure; no other code decides what a verdict is.
 //!
-//! Proxies, gateways and PHP answer with JSON too. A verdict is a JSON object that
+//! Proxies, gateways and PHP send JSON, too. A verdict is a JSON object that
 //!
-//! - **ends the body**, with only white space after it. What an error page or a gateway quotes stands before other text. PHP
-//!   prints its notices first, and some of them are JSON, so of several objects the last one is the API's.
-//! - **is no part of something else**: an object, an array or an HTML page that was cut off may end in a part that says 200.
-//! - has a **`code` from 100 to 599**, as a number or as text: other calls of the API write `"200"`. Gateways have codes of
-//!   their own, such as 0 to 16 (gRPC) or 1000 and more (Cloudflare).
+//! - **ends the body**, with only white space after it. JSON that an error page or a gateway quotes has other text after
+//! it. PHP prints its notices first, and some of them are JSON, so of several objects the last one is the API's.
+//! - **is not part of something else**: an object, an array or an HTML page that was cut off can end with a part that says
+//! 200.
+//! - has a **`code` from 100 to 599**, as a number or as text: other calls of the API write `"200"`. Gateways have their
+//! own codes, such as 0 to 16 (gRPC) or 1000 and more (Cloudflare).
 //! - has **`msg`, `error` or `data`**: the vendor's answers have all three. Gateways write `message`, `detail` or `status`.
 //!
-//! In doubt there is no verdict. An outcome is `unknown` then, which is retried or shown to people. A verdict where there is
-//! none would lose a task.
+//! In doubt there is no verdict. Then the outcome is `unknown`, which is retried or shown to people. A wrong verdict would
+//! lose a task.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,14 +22,14 @@ use serde_json::value::RawValue;
 use crate::json_object::{self, Members};
 use crate::message::failure::shorten;
 
-/// Longest text of the CRM that is kept, in bytes.
+/// The longest text of the CRM that is kept, in bytes.
 pub(super) const MAX_TEXT: usize = 1_024;
-/// The codes of a verdict, which are those of HTTP.
+/// The codes of a verdict: those of HTTP.
 const CODES: std::ops::RangeInclusive<i64> = 100..=599;
-/// How an HTML page or script begins. PHP's own notices have none of these.
+/// The beginning of an HTML page or script. PHP's notices do not look like this.
 const PAGE: [&str; 4] = ["<!doctype", "<!--", "<html", "<script"];
 
-/// The API's own words, found in a body.
+/// The API's own answer in a body.
 pub(super) struct Verdict {
     pub(super) code: i64,
     error: Option<String>,
@@ -57,19 +58,19 @@ impl Verdict {
         both.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    /// `msg`, which says more, or else `error`.
+    /// `msg`, which says more, or otherwise `error`.
     pub(super) fn into_text(self) -> Option<String> {
         self.msg.or(self.error)
     }
 
-    /// The members of `data`; empty where it is no object.
+    /// The members of `data`; empty when it is not an object.
     pub(super) fn data(&self) -> BTreeMap<String, Value> {
         self.data.as_ref().and_then(|data| serde_json::from_str(data.get()).ok()).unwrap_or_default()
     }
 }
 
-/// The body as text. UTF-16 is known by its byte-order mark, or by the zero bytes beside its first two characters. Bytes that are no
-/// UTF-8 are replaced, so that a verdict in Latin-1 can be read.
+/// The body as text. UTF-16 is recognised by its byte-order mark, or by zero bytes next to its first two characters. Bytes
+/// that are not UTF-8 are replaced, so that a verdict in Latin-1 can be read.
 fn decode(body: &[u8]) -> Cow<'_, str> {
     fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Cow<'_, str> {
         let (pairs, _) = bytes.as_chunks();
@@ -83,10 +84,10 @@ fn decode(body: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// The JSON object that ends a text and is no part of something else.
+/// Finds the JSON object that ends a text and is not part of something else.
 ///
-/// The search goes from the front and passes over whole values and balanced brackets. It ends at JSON that is cut off or
-/// broken: whatever is behind its beginning could be a part of it.
+/// It searches from the front and skips whole values and balanced brackets. It stops at JSON that is cut off or broken,
+/// because everything after its beginning can be a part of it.
 fn last_object(text: &str) -> Option<&str> {
     let text = text.trim_end();
     let mut rest = text.ends_with('}').then_some(text)?;
@@ -113,7 +114,7 @@ fn last_object(text: &str) -> Option<&str> {
     }
 }
 
-/// Whether JSON begins here rather than a bracket in a sentence, as in `[client 10.0.0.1]`.
+/// Whether JSON begins here, and not a bracket in a sentence, as in `[client 10.0.0.1]`.
 fn begins_json(text: &str) -> bool {
     match text.strip_prefix('{') {
         Some(inside) => inside.trim_start().starts_with(['"', '}']),
@@ -121,16 +122,16 @@ fn begins_json(text: &str) -> bool {
     }
 }
 
-/// A text of the CRM, shortened. One that cannot be read as JSON text is quoted as it stands.
+/// A text of the CRM, shortened. A value that is not a JSON string is quoted as written.
 fn words(value: &RawValue) -> Option<String> {
     let quoted = || value.get().strip_prefix('"')?.strip_suffix('"').map(Cow::from);
     let text = json_object::text(value).or_else(quoted)?;
     let text = text.trim();
-    // The vendor writes the word null, in quotes, for no error.
+    // For no error the vendor writes the word null in quotes.
     (!text.is_empty() && text != "null").then(|| shorten(text, MAX_TEXT))
 }
 
-/// A whole number, or one in a text.
+/// A whole number, or a text with one.
 pub(super) fn numeric(value: &Value) -> Option<i64> {
     match value {
         Value::Number(number) => number.as_i64().or_else(|| whole(number.as_f64()?)),

@@ -1,4 +1,4 @@
-//! Why the gate is closed, and what an operator does about it.
+//! Why the gate is closed, and what an operator can do.
 
 /// Why no request is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,11 +31,11 @@ impl BlockReason {
         }
     }
 
-    /// What an operator should know or do.
+    /// What an operator must know or do.
     #[must_use]
     pub fn advice(self) -> &'static str {
         match self {
-            Self::Outage => "the CRM fails; the worker probes it until it answers, and no message is lost meanwhile",
+            Self::Outage => "the CRM fails; the worker probes it until it answers, and no message is lost",
             Self::Misconfigured => "the CRM does not know this address: check crm.server and crm.operation",
             Self::Quota => "the daily quota of every usable token is used up; the worker goes on after its reset",
             Self::Unauthorized => "the CRM refuses every token: check crm.tokens and crm.operation",

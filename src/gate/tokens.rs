@@ -75,7 +75,7 @@ struct Token {
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) secret: Arc<SecretString>,
-    /// The request finds out whether a suspended token works again.
+    /// The half-open request of a suspended token.
     pub(super) half_open: Option<HalfOpenId>,
 }
 
@@ -155,7 +155,7 @@ impl Tokens {
         })
     }
 
-    /// Takes a free slot of a token that is in use, or of a suspended one that is due to be tried.
+    /// Takes a free slot of a usable token, or of a suspended one whose next try is due.
     pub(super) fn take(&mut self, now: Instant) -> Option<Taken> {
         // While no token is in use, one request at a time finds out whether one works again.
         if self.all_suspended().is_some() && self.list.iter().any(|token| token.breaker.has_half_open()) {
@@ -179,7 +179,7 @@ impl Tokens {
         None
     }
 
-    /// Whether the token of a slot is neither throttled nor suspended now, or the slot is for its half_open.
+    /// Whether the token of a slot is neither throttled nor suspended now, or the slot is for its half-open request.
     pub(super) fn is_usable(&mut self, taken: &Taken, now: Instant) -> bool {
         self.find(&taken.secret).is_none_or(|token| {
             let is_half_open_request = taken.half_open.is_some_and(|half_open| token.breaker.is_half_open(half_open));
@@ -196,7 +196,7 @@ impl Tokens {
                 *left += 1;
             }
             if let Some(half_open) = taken.half_open {
-                // If the half_open was reported, the breaker has another half_open by now, or none.
+                // If the half-open request was reported, the breaker has another one by now, or none.
                 token.breaker.abandon(half_open);
             }
         }
@@ -211,7 +211,7 @@ impl Tokens {
                 }
                 token.breaker.close();
             }
-            // While it waits only an earlier request is answered, which says nothing about the wait.
+            // While it waits, only answers to earlier requests arrive. They say nothing about the wait.
             if token.throttled_until.is_none() {
                 token.throttle_wait.reset();
             }

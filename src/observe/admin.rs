@@ -1,4 +1,4 @@
-//! The pages for operators, on `admin.listen`: see [`PAGES`].
+//! The HTTP server on `admin.listen`; [`PAGES`] lists its pages.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -25,12 +25,12 @@ use crate::observe::ledger_page::MOST_IDS;
 use crate::observe::listener::{Newest, accept};
 use crate::observe::status::Status;
 
-/// The pages and what they answer, as docs/reference.md has it.
+/// The pages and their answers, as docs/reference.md lists them.
 pub const PAGES: [(&str, &str); 5] = [
-    ("/livez", "200 while the process makes progress, else 503"),
+    ("/livez", "200 while the process makes progress, otherwise 503"),
     (
         "/readyz",
-        "200 when the worker is connected, its ledger works and the CRM accepts its address and a token; else 503 with the reason. Throttling, quota and an outage of the CRM are no reason",
+        "200 when the worker is connected, its ledger works and the CRM accepts its address and a token; otherwise 503 with the reason. Throttling, quota and an outage of the CRM do not make it unready",
     ),
     ("/metrics", "OpenMetrics text, see below"),
     ("/status", "the same for people, as JSON, see below"),
@@ -40,18 +40,18 @@ pub const PAGES: [(&str, &str); 5] = [
     ),
 ];
 
-/// References that one call of `/ledger` may name: a search may look at the whole ledger.
+/// The most references in one call of `/ledger`: a search can read the whole ledger.
 const MOST_REFERENCES: usize = 10;
-/// How long [`probe`] waits for an answer.
+/// Time limit for the answer to [`probe`].
 const PROBE: Duration = Duration::from_secs(3);
-/// How long a connection may take, from its first byte to the last: it is for one request.
+/// Time limit for a connection, which serves one request.
 const EXCHANGE: Duration = Duration::from_secs(5);
-/// Connections at once. Enough that one has time for its request among thousands that say nothing, and few enough to leave
-/// file descriptors to the rest of the worker where a process has 1,024.
+/// The most connections at once. Among thousands that send nothing, one has enough time for its request. The rest of the
+/// worker still has file descriptors if the process has 1,024.
 const MAX_CONNECTIONS: usize = 256;
-/// What a connection's request may take, in bytes; no page needs more.
+/// The largest request head, in bytes.
 const MAX_REQUEST: usize = 16 * 1024;
-/// How long what is under way may take once the pages end.
+/// Time limit for open requests when the server ends.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Serves the pages until `stop`.
@@ -65,7 +65,7 @@ pub async fn serve(listener: TcpListener, status: Arc<Status>, stop: Cancellatio
         let stop = stop.clone();
         let task = connections.spawn(async move {
             tokio::select! {
-                // Who asks badly, or too slowly, gets no answer.
+                // A client that sends a broken request, or sends too slowly, gets no answer.
                 _ = timeout(EXCHANGE, served) => {}
                 () = async { stop.cancelled().await; sleep(GRACE).await } => {}
             }
@@ -109,7 +109,7 @@ async fn page(State(status): State<Arc<Status>>) -> Response {
     json(&status.page())
 }
 
-/// What the ledger knows of the ids of the query.
+/// The ledger entries for the ids in the query.
 async fn ledger(State(status): State<Arc<Status>>, RawQuery(query): RawQuery) -> Response {
     let query = query.unwrap_or_default();
     let of = |wanted: &str| -> Vec<String> {
@@ -142,7 +142,7 @@ async fn ledger(State(status): State<Arc<Status>>, RawQuery(query): RawQuery) ->
     }
 }
 
-/// Indented JSON, in the order of the type's fields; nothing in it acts on a terminal.
+/// Indented JSON in the order of the type's fields, with control characters escaped.
 fn json(page: &impl Serialize) -> Response {
     match serde_json::to_string_pretty(page) {
         Ok(text) => {
@@ -155,15 +155,15 @@ fn json(page: &impl Serialize) -> Response {
 /// Asks a running worker whether it is ready.
 ///
 /// # Errors
-/// What it answered instead, or why it could not be asked.
+/// Its other answer, or why it could not be asked.
 pub async fn probe(address: SocketAddr) -> Result<(), String> {
     probe_page(address, "/readyz", "worker").await
 }
 
-/// Asks a running process for a page that answers 200 when all is well.
+/// Asks a running process for a page that answers 200 when it works.
 ///
 /// # Errors
-/// What it answered instead, or why it could not be asked.
+/// Its other answer, or why it could not be asked.
 pub async fn probe_page(address: SocketAddr, page: &str, process: &str) -> Result<(), String> {
     let asked = timeout(PROBE, ask(address, page)).await;
     let answer = asked.map_err(|_| "no answer".to_owned()).and_then(|asked| asked.map_err(|e| e.to_string()));
@@ -176,7 +176,7 @@ pub async fn probe_page(address: SocketAddr, page: &str, process: &str) -> Resul
 }
 
 async fn ask(address: SocketAddr, page: &str) -> std::io::Result<String> {
-    /// More than the page has.
+    /// More than a page holds.
     const MOST: u64 = 64 * 1024;
     let mut stream = TcpStream::connect(reachable(address)).await?;
     let request = format!("GET {page} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
@@ -186,7 +186,7 @@ async fn ask(address: SocketAddr, page: &str) -> std::io::Result<String> {
     Ok(answer)
 }
 
-/// An address to connect to. One that listens everywhere answers IPv4, also where there is no IPv6.
+/// An address to connect to. For an address that listens everywhere it is IPv4 loopback, because IPv6 may be missing.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(Ipv4Addr::LOCALHOST.into());

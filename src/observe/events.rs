@@ -1,4 +1,4 @@
-//! One event is one log line, one metric, or both.
+//! Turns each event of the worker into a log line, a metric, or both.
 
 mod log;
 
@@ -30,33 +30,33 @@ use crate::observe::watched_files::WatchedFiles;
 pub struct Settled<'a> {
     /// The message id.
     pub message_id: Option<&'a str>,
-    /// Whether it arrived with an id.
+    /// Whether its publisher gave it an id.
     pub has_id: bool,
     /// The rule that matched.
     pub rule: Option<&'a str>,
-    /// What was decided.
+    /// What happens to it.
     pub disposition: &'a Disposition,
-    /// What RabbitMQ was told.
+    /// How it was settled.
     pub settlement: &'a Settlement,
-    /// Attempts so far, earlier rounds included.
+    /// Attempts so far, including earlier rounds.
     pub attempts: u32,
-    /// The round that it is in.
+    /// Its current round.
     pub round: u32,
-    /// How the latest attempt failed.
+    /// The failure of the latest attempt.
     pub reason: Option<&'a str>,
-    /// From delivery to settling.
+    /// Time from delivery to settling.
     pub duration: Duration,
-    /// The task that was created may be the second one.
+    /// Whether the created task may be a duplicate.
     pub possible_duplicate: bool,
-    /// RabbitMQ no longer waited for it, and delivers it again.
+    /// Whether the connection was lost before the ack, so that RabbitMQ delivers it again.
     pub is_gone: bool,
-    /// Now.
+    /// The current time.
     pub at: Timestamp,
-    /// When it was published, where that is known.
+    /// When it was published, if that is known.
     pub published: Option<Timestamp>,
 }
 
-/// The metrics, and the words for the log.
+/// Writes logs and metrics, and keeps what the status page shows.
 pub struct Events {
     metrics: Metrics,
     registry: Registry,
@@ -64,45 +64,45 @@ pub struct Events {
     last: Mutex<Last>,
     /// The last settled messages, the newest first.
     recent: Mutex<VecDeque<Recent>>,
-    /// The files that are read again when they change.
+    /// The files that are watched for changes.
     pub files: Arc<WatchedFiles>,
 }
 
-/// How many settled messages are kept for people.
+/// How many settled messages are kept.
 const RECENT: usize = 20;
 
-/// A settled message, for people. No body.
+/// A settled message without its body, for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Recent {
     /// When it was settled.
     pub at: String,
-    /// The message's identity.
+    /// Its message id.
     pub message_id: Option<String>,
-    /// What became of it.
+    /// What happened to it.
     pub outcome: String,
-    /// The kind of failure, of a dead letter.
+    /// The kind of failure of a dead letter.
     pub kind: Option<String>,
-    /// Why, unless it was created.
+    /// The reason, unless its task was created.
     pub reason: Option<String>,
     /// Attempts so far.
     pub attempts: u32,
-    /// From delivery to settling.
+    /// Time from delivery to settling.
     pub duration_ms: u64,
 }
 
-/// What happened last, for people.
+/// The latest events, for people.
 #[derive(Clone, Debug, Default)]
 pub struct Last {
     /// When a task was created.
     pub created: Option<Timestamp>,
-    /// What the ledger failed at.
+    /// The ledger's last failure.
     pub ledger_failure: Option<String>,
-    /// Whether there was a connection before.
+    /// Whether the worker was connected before.
     connected: bool,
 }
 
-/// A copy that the broker has not confirmed yet.
+/// A copy that RabbitMQ has not confirmed yet.
 pub struct Unconfirmed(Gauge);
 
 impl Drop for Unconfirmed {
@@ -112,7 +112,7 @@ impl Drop for Unconfirmed {
 }
 
 impl Events {
-    /// Metrics at zero, of a process that `started` then and consumes `queue` of `vhost`.
+    /// Metrics at zero, for a process that `started` at that time and consumes `queue` of `vhost`.
     #[must_use]
     pub fn new(vhost: &str, queue: &str, started: Timestamp) -> Self {
         let (metrics, files) = (Metrics::new(), Arc::<WatchedFiles>::default());
@@ -122,19 +122,19 @@ impl Events {
         Self { metrics, registry, failing, last, recent, files }
     }
 
-    /// The metrics as OpenMetrics text, those of the rules, the gate and its tokens included.
+    /// The metrics as OpenMetrics text, including those of rules, gate and tokens.
     #[must_use]
     pub fn encode(&self, gate: &Gate, mapper: &Mapper) -> String {
         crate::observe::metrics::encode(&self.registry, gate, mapper)
     }
 
-    /// What has been counted.
+    /// The counts so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.metrics.counts()
     }
 
-    /// What happened last.
+    /// The latest events.
     #[must_use]
     pub fn last(&self) -> Last {
         self.lock_last().clone()
@@ -174,12 +174,12 @@ impl Events {
         kept.truncate(RECENT);
     }
 
-    /// A message was taken.
+    /// A message was delivered.
     pub fn taken(&self) {
         self.metrics.in_flight.inc();
     }
 
-    /// A request was answered, or was not.
+    /// A request ended.
     pub fn attempted(&self, message_id: Option<&str>, classified: &Classified, duration: Duration) {
         self.metrics.attempts(classified.outcome).inc();
         self.metrics.attempt_seconds.observe(duration.as_secs_f64());
@@ -229,7 +229,7 @@ impl Events {
         log::log_settled(settled, message_id, outcome);
     }
 
-    /// How old a message was when it was done for good.
+    /// The age of a message that is acked or dead-lettered.
     fn aged(&self, settled: &Settled<'_>) {
         if settled.disposition == &Disposition::Ack {
             self.lock_last().created = Some(settled.at);
@@ -237,13 +237,13 @@ impl Events {
         let done =
             matches!(settled.disposition, Disposition::Ack | Disposition::AlreadyCreated | Disposition::DeadLetter(_));
         if let Some(published) = settled.published.filter(|_| done) {
-            // A publisher's clock may be ahead.
+            // A publisher's clock can be ahead of ours.
             let age = Duration::try_from(settled.at.duration_since(published)).unwrap_or_default();
             self.metrics.age_seconds.observe(age.as_secs_f64());
         }
     }
 
-    /// Headers of ours arrived with a wrong type and are ignored.
+    /// Our headers had a wrong type and are ignored.
     pub fn invalid_headers(&self, message_id: Option<&str>, headers: &[&str]) {
         self.metrics.invalid_headers.inc_by(u64::try_from(headers.len()).unwrap_or(u64::MAX));
         tracing::warn!(
@@ -253,7 +253,7 @@ impl Events {
         );
     }
 
-    /// A copy is to be published; it counts as unconfirmed until the answer is dropped.
+    /// A copy is being published. It counts as unconfirmed until the result is dropped.
     pub fn publishing(&self) -> Unconfirmed {
         self.metrics.unconfirmed.inc();
         Unconfirmed(self.metrics.unconfirmed.clone())
@@ -278,24 +278,24 @@ impl Events {
         self.lock_last().ledger_failure = Some(error.to_string());
     }
 
-    /// The ledger was told something, or could not be, which took so long.
+    /// The ledger was written, or failed; and how long that took.
     pub fn ledger_wrote(&self, duration: Duration, entries: u64) {
         self.metrics.ledger_write_seconds.observe(duration.as_secs_f64());
         self.ledger_has(entries);
     }
 
-    /// How many messages the ledger remembers.
+    /// The number of entries in the ledger.
     pub fn ledger_has(&self, entries: u64) {
         self.metrics.ledger_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
     }
 
-    /// A created task could not be recorded. It is acked all the same: better than a second post.
+    /// A created task could not be recorded. It is acked anyway, because sending it again would be worse.
     pub fn created_unrecorded(&self, message_id: Option<&str>, error: &LedgerError) {
         self.metrics.created_unrecorded.inc();
-        tracing::error!(message_id = message_id.unwrap_or("-"), %error, "a created task could not be recorded; it is acked all the same");
+        tracing::error!(message_id = message_id.unwrap_or("-"), %error, "a created task could not be recorded in the ledger; the message is acked anyway");
     }
 
-    /// The gate closed for a reason, or opened; `failure` is why the latest request failed.
+    /// The gate closed for this reason, or opened. `failure` is why the latest request failed.
     pub fn gate(&self, reason: Option<BlockReason>, failure: Option<&str>) {
         self.metrics.gate_changes(reason).inc();
         if reason != Some(BlockReason::Ledger) {
@@ -345,7 +345,7 @@ impl Events {
         }
     }
 
-    /// The broker takes no messages now, for this reason, or takes them again.
+    /// RabbitMQ accepts no messages for this reason, or accepts them again.
     pub fn blocked(&self, reason: Option<&str>) {
         self.metrics.blocked.set(reason.is_some().into());
     }

@@ -1,4 +1,4 @@
-//! What fails again and again: logged once, and then once a minute with how often and since when.
+//! Logs repeated connection failures once, and then once a minute with their number and the time of the first.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,13 +6,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::clock::{Clock, rfc3339};
 use crate::observe::logs::Repeated;
 
-/// The connections that a worker tries again without end.
+/// The connections that a worker opens again and again.
 pub(super) struct Failing(Mutex<State>);
 
 struct State {
     connection: Repeated,
     ledger: Repeated,
-    /// By queue.
+    /// One for each queue.
     copies: HashMap<String, Repeated>,
 }
 
@@ -21,7 +21,7 @@ impl Default for Failing {
         let repeated = |what| Repeated::new(what, Clock::system());
         Self(Mutex::new(State {
             connection: repeated("not connected to RabbitMQ, trying again"),
-            ledger: repeated("the ledger cannot be read or written, trying again; no request is sent meanwhile"),
+            ledger: repeated("the ledger cannot be read or written, trying again; no request is sent until then"),
             copies: HashMap::new(),
         }))
     }
@@ -32,24 +32,24 @@ impl Failing {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// There is no connection to RabbitMQ.
+    /// Connecting to RabbitMQ failed.
     pub(super) fn connection(&self, reason: &str) {
         self.lock().connection.warn(reason);
     }
 
-    /// There is a connection to RabbitMQ.
+    /// Connecting to RabbitMQ succeeded.
     pub(super) fn connected(&self, node: &str) {
         let failed = self.lock().connection.worked();
         let (times, since) = failed.map(|failed| (failed.times, rfc3339(failed.since))).unzip();
         tracing::info!(node, failures = times, since, "connected to RabbitMQ: consuming, or standing by");
     }
 
-    /// The ledger cannot be read or written.
+    /// The ledger cannot be used.
     pub(super) fn ledger(&self, reason: &str) {
         self.lock().ledger.warn(reason);
     }
 
-    /// The ledger can be read and written.
+    /// The ledger can be used.
     pub(super) fn ledger_works(&self) {
         if let Some(failed) = self.lock().ledger.worked() {
             let since = rfc3339(failed.since);
@@ -57,7 +57,7 @@ impl Failing {
         }
     }
 
-    /// No copy can be published to a queue.
+    /// Publishing a copy failed.
     pub(super) fn copies(&self, queue: &str, reason: &str) {
         let what = "a copy could not be published, trying again; its message stays unsettled";
         let mut state = self.lock();
@@ -65,7 +65,7 @@ impl Failing {
         copies.warn(&format!("{queue}: {reason}"));
     }
 
-    /// A copy was published to a queue.
+    /// Publishing a copy succeeded.
     pub(super) fn copies_work(&self, queue: &str) {
         let failed = self.lock().copies.remove(queue).and_then(|mut copies| copies.worked());
         if let Some(failed) = failed {

@@ -1,4 +1,4 @@
-//! When the backlog and the quota will be finished, from measured rates. Pure arithmetic: the time is a parameter.
+//! Computes when the backlog is done and how long the quota lasts, from measured rates. Pure.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,17 +13,17 @@ use tokio::time::Instant;
 
 /// How far back rates are measured.
 const WINDOW: Duration = Duration::from_secs(300);
-/// The shortest time that tells a rate.
+/// The shortest time from which a rate is computed.
 const SHORTEST: Duration = Duration::from_secs(20);
-/// The farthest that is foretold: beyond it a rate of the last minutes says nothing.
+/// The longest forecast. A rate of the last minutes says nothing about more.
 const FARTHEST: SignedDuration = SignedDuration::from_hours(24 * 30);
 
-/// What had been counted at a moment.
+/// Counts at one point in time.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
-    /// When.
+    /// The time.
     pub at: Instant,
-    /// Messages settled for good: created, already created, skipped, dead-lettered.
+    /// Messages that ended: created, already created, skipped, dead-lettered.
     pub settled: u64,
     /// Requests sent to the CRM.
     pub calls: u64,
@@ -33,17 +33,17 @@ pub struct Sample {
 #[derive(Debug, Default)]
 pub struct Rates(VecDeque<Sample>);
 
-/// How fast messages are settled.
+/// Measured rates.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
-    /// Messages settled for good, a second.
+    /// Messages a second that end.
     pub messages: f64,
     /// Requests a second.
     pub calls: f64,
 }
 
 impl Rates {
-    /// Takes a sample; those that are too old are forgotten.
+    /// Adds a sample and drops old ones.
     pub fn add(&mut self, sample: Sample) {
         while self.0.front().is_some_and(|first| sample.at.duration_since(first.at) > WINDOW) {
             self.0.pop_front();
@@ -51,7 +51,7 @@ impl Rates {
         self.0.push_back(sample);
     }
 
-    /// The rate over the samples; none before enough time has passed.
+    /// The rates over the samples; none before enough time has passed.
     #[must_use]
     pub fn rate(&self) -> Option<Rate> {
         let (first, last) = (self.0.front()?, self.0.back()?);
@@ -67,35 +67,35 @@ impl Rates {
 /// A token's quota.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quota {
-    /// Calls left today, where the CRM told them.
+    /// Calls left today, if the CRM has said so.
     pub left: Option<u64>,
-    /// Whether the CRM refuses the token, so that its calls are of no use.
+    /// Whether the CRM refuses the token, so that its calls cannot be used.
     pub is_refused: bool,
 }
 
-/// What is to come.
+/// The forecast.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Forecast {
-    /// Messages that wait: on the work queue, on the retry queues and in the worker. None where they cannot be counted.
+    /// Messages on the work queue, on the retry queues and in the worker. None when they cannot be counted.
     pub backlog: Option<u64>,
-    /// Messages settled for good in a minute, measured over the last five. None before enough was measured.
+    /// Messages a minute that end, measured over the last five minutes. None before enough was measured.
     pub settled_per_minute: Option<f64>,
-    /// When the messages that wait now will be settled.
+    /// When the messages that wait now are settled.
     #[serde(with = "crate::clock::optional")]
     pub backlog_done_at: Option<Timestamp>,
-    /// Calls left today on all tokens. None where the CRM did not tell it for each of them.
+    /// Calls left today on all tokens. None unless the CRM has said so for each of them.
     pub calls_left: Option<u64>,
-    /// Calls that the backlog needs, by what messages needed lately.
+    /// Calls that the backlog needs, if each message needs as many as recent ones.
     pub calls_needed: Option<u64>,
-    /// How many more calls the backlog needs than are left today.
+    /// How many calls are missing today for the backlog.
     pub calls_missing: Option<u64>,
-    /// When the quota will be used up; none where it lasts until its reset.
+    /// When the quota is used up; none when it lasts until its reset.
     #[serde(with = "crate::clock::optional")]
     pub quota_until: Option<Timestamp>,
 }
 
-/// Foretells at `now`, in the account's zone, whose midnight resets the quota.
+/// Computes the forecast at `now`. Midnight in the account's zone resets the quota.
 #[must_use]
 pub fn forecast(
     now: Timestamp,
@@ -110,7 +110,7 @@ pub fn forecast(
         .try_fold(0_u64, |sum, token| Some(sum.saturating_add(token.left?)));
     let calls_left = calls_left.filter(|_| tokens.iter().any(|token| !token.is_refused));
     let working = rate.filter(|rate| rate.messages > 0.0);
-    // Each message costs one call at least, also where none was settled lately.
+    // Each message costs at least one call, even if none was settled recently.
     let calls_per_message = working.map_or(1.0, |rate| (rate.calls / rate.messages).max(1.0));
     let calls_needed = backlog.map(|backlog| whole(number(backlog) * calls_per_message));
     let backlog_done_at = match (backlog, working) {
@@ -141,7 +141,7 @@ impl Forecast {
     pub fn sentences(&self, now: Timestamp, zone: &TimeZone) -> Vec<String> {
         let mut sentences = Vec::new();
         match (self.backlog, self.backlog_done_at) {
-            // Nothing to foretell.
+            // There is no backlog.
             (Some(0), _) => {}
             (Some(backlog), Some(at)) => {
                 sentences.push(format!(
@@ -180,7 +180,7 @@ impl Forecast {
         sentences
     }
 
-    /// The same as metrics, for what is known.
+    /// The known values as metrics.
     #[must_use]
     pub fn metrics(&self) -> String {
         let mut registry = Registry::with_prefix("wtw");
@@ -226,7 +226,7 @@ impl Forecast {
             }
         }
         let mut page = String::new();
-        // Writing to a text cannot fail.
+        // Writing to a `String` cannot fail.
         let _ = text::encode_registry(&mut page, &registry);
         page
     }
@@ -236,7 +236,7 @@ fn waiting(backlog: u64) -> &'static str {
     if backlog == 1 { "waiting message is" } else { "waiting messages are" }
 }
 
-/// A time of day; with its date where that is another one.
+/// A time of day, with the date unless it is today.
 #[must_use]
 pub fn clock(at: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
     let (local, today) = (zone.to_datetime(at), zone.to_datetime(now));
@@ -246,7 +246,7 @@ pub fn clock(at: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
     }
 }
 
-/// A number with a comma at each thousand.
+/// A number with a comma after each thousand.
 #[must_use]
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -260,7 +260,7 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// The next midnight of the account, when the quota begins again.
+/// The next midnight of the account, when the quota is reset.
 fn reset(now: Timestamp, zone: &TimeZone) -> Timestamp {
     let tomorrow = zone.to_datetime(now).date().tomorrow().ok();
     let midnight = tomorrow
@@ -270,17 +270,17 @@ fn reset(now: Timestamp, zone: &TimeZone) -> Timestamp {
 
 fn after(now: Timestamp, seconds: f64) -> Option<Timestamp> {
     let wait = SignedDuration::try_from_secs_f64(seconds).ok().filter(|wait| *wait <= FARTHEST)?;
-    // Nobody needs the fraction of a second.
+    // Fractions of a second do not matter.
     Timestamp::from_second((now + wait).as_second()).ok()
 }
 
 fn number(count: u64) -> f64 {
-    // Counts beyond 32 bits do not occur.
+    // Counts stay below 32 bits.
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 fn whole(number: f64) -> u64 {
-    // Never below zero, and far below what 64 bits hold.
+    // Never negative, and far below 64 bits.
     u64::try_from(SignedDuration::try_from_secs_f64(number.ceil()).map_or(i64::MAX, |held| held.as_secs())).unwrap_or(0)
 }
 
@@ -295,14 +295,14 @@ mod tests {
     const KNOWN: Quota = Quota { left: Some(600), is_refused: false };
 
     #[tokio::test(start_paused = true)]
-    async fn rates_are_measured_over_the_last_five_minutes() {
+    async fn rates_cover_the_last_five_minutes() {
         let mut rates = Rates::default();
         for minute in 0..20_u64 {
             // Ten a minute in the first ten minutes, then sixty, each with two calls.
             let settled = if minute < 10 { minute * 10 } else { 100 + (minute - 10) * 60 };
             rates.add(Sample { at: Instant::now(), settled, calls: settled * 2 });
             match minute {
-                0 => assert_eq!(rates.rate(), None, "one sample tells no rate"),
+                0 => assert_eq!(rates.rate(), None, "one sample gives no rate"),
                 5 => assert_eq!(rates.rate().map(|rate| (rate.messages * 60.0).round()), Some(10.0)),
                 19 => assert_eq!(
                     rates.rate().map(|rate| ((rate.messages * 60.0).round(), (rate.calls * 60.0).round())),
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn too_short_a_time_tells_no_rate() {
+    async fn rate_is_unknown_after_too_short_a_time() {
         let mut rates = Rates::default();
         rates.add(Sample { at: Instant::now(), settled: 0, calls: 0 });
         tokio::time::advance(Duration::from_secs(5)).await;
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn backlog_and_quota_are_foretold() {
+    fn forecast_covers_backlog_and_quota() {
         let zone = TimeZone::get("America/Bogota").unwrap();
         let rate = |messages: f64, calls: f64| Some(Rate { messages: messages / 60.0, calls: calls / 60.0 });
         // (rate, backlog, tokens) → (done after minutes, quota used up after minutes, calls missing)
@@ -346,9 +346,9 @@ mod tests {
                 Some(600),
             ),
             (rate(60.0, 60.0), Some(1_200), &[Quota { is_refused: true, left: Some(9) }], Some(20), None, None),
-            // More than the day has left: it lasts.
+            // It lasts longer than the day.
             (rate(60.0, 0.6), Some(60), &[KNOWN], Some(1), None, None),
-            // A month is no forecast.
+            // A forecast over a month is left out.
             (rate(0.001, 0.001), Some(1_000_000), &[KNOWN], None, None, Some(999_400)),
         ] {
             let got_forecast = forecast(now(), &zone, rate, backlog, tokens);
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forecast_is_told_in_the_accounts_time() {
+    fn forecast_uses_the_accounts_time() {
         let zone = TimeZone::get("America/Bogota").unwrap();
         let rate = Some(Rate { messages: 1.0, calls: 1.0 });
         let got_forecast = forecast(now(), &zone, rate, Some(1_800), &[KNOWN]);

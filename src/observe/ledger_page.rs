@@ -1,14 +1,15 @@
-//! What a ledger knows of a message, for people and tools: the answer of `/ledger`, and of a ledger that is read directly.
+//! What a ledger knows about a message, in the form of the `/ledger` page. A ledger that is read directly uses the same
+//! form.
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::rfc3339;
 use crate::ledger;
 
-/// Ids that one call of `/ledger` may name.
+/// The most ids in one call of `/ledger`.
 pub const MOST_IDS: usize = 100;
 
-/// What is known of a message's task.
+/// What is known about a message's task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LedgerResult {
@@ -20,23 +21,23 @@ pub enum LedgerResult {
     Created,
 }
 
-/// What a ledger knows of one message id. No body.
+/// A ledger entry without the body, for people and tools.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerEntry {
     /// The message id.
     pub id: String,
     /// Whether the ledger has an entry.
     pub found: bool,
-    /// What is known of the task; none where no request has ended yet, or there is no entry.
+    /// The result; none without an entry, or before the first request has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<LedgerResult>,
     /// Attempts so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
-    /// When the entry changed last, RFC 3339.
+    /// When the entry last changed, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
-    /// Whether a claim is open: a worker is sending the message, or was when it ended.
+    /// Whether a claim is open: a worker is sending the message, or stopped while it was sending.
     #[serde(default)]
     pub claim_open: bool,
     /// SHA-256 of the incoming body, in hexadecimal.
@@ -51,12 +52,12 @@ pub struct LedgerPage {
     pub proves_unsent: bool,
     /// The same in words.
     pub meaning: String,
-    /// One for each id, in the order of the question.
+    /// One entry for each id, in the order of the request.
     pub entries: Vec<LedgerEntry>,
 }
 
 impl LedgerPage {
-    /// The page of some entries.
+    /// Builds the page of some entries.
     #[must_use]
     pub fn new(proves_unsent: bool, entries: Vec<LedgerEntry>) -> Self {
         let meaning = match proves_unsent {
@@ -68,7 +69,7 @@ impl LedgerPage {
 }
 
 impl LedgerEntry {
-    /// What a ledger's entry says of `id`: the one place that reads a ledger's own type.
+    /// Converts a ledger's entry of `id`. This is the only code that reads the ledger's own type.
     #[must_use]
     pub fn new(id: &str, entry: Option<&ledger::Entry>) -> Self {
         let Some(entry) = entry else {
@@ -97,7 +98,7 @@ impl LedgerEntry {
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a text cannot fail.
+        // Writing to a `String` cannot fail.
         let _ = write!(text, "{byte:02x}");
         text
     })

@@ -1,4 +1,4 @@
-//! Listening and accepting TCP connections: what the servers of this program have in common.
+//! TCP listeners for this program's HTTP servers, with limits on connections.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,17 +12,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-/// Connections at once; further ones wait to be accepted.
+/// The most connections at once. Further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 256;
-/// Until the next try when a connection could not be accepted, for want of file descriptors most likely.
+/// Wait after an accept failed, most likely because no file descriptor was free.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Connections that the system keeps until they are accepted; it may keep fewer.
+/// The most connections that the operating system keeps until they are accepted; it can keep fewer.
 const BACKLOG: i32 = 4_096;
 
-/// Listens on an address. `[::]` answers IPv4 and IPv6, whatever the system's default is, and IPv4 alone where there is no IPv6.
+/// Listens on an address. `[::]` also answers IPv4, whatever the system's default is, and answers only IPv4 if there is no
+/// IPv6.
 ///
 /// # Errors
-/// When the address cannot be listened on.
+/// The address cannot be used.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     bind_with(address, Socket::new)
 }
@@ -37,7 +38,7 @@ fn bind_with(
         if everywhere && address.is_ipv6() {
             socket.set_only_v6(false)?;
         }
-        // As the standard library does: a server that starts again does not wait for the connections of the last one.
+        // As the standard library does, so that a restarted server can listen while old connections still close.
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
@@ -52,20 +53,21 @@ fn bind_with(
     }
 }
 
-/// Connections of which only the newest stay: a flood of those that say nothing closes each other, and a new one that asks
-/// at once is answered before it is among the oldest.
+/// Keeps only the newest connections. A flood of silent connections closes its own oldest ones, while a new one that sends
+/// its request at once gets an answer.
 pub(crate) struct Newest {
     tasks: VecDeque<AbortHandle>,
     most: usize,
 }
 
 impl Newest {
-    /// Room for so many connections.
+    /// At most this many connections.
     pub(crate) fn new(most: usize) -> Self {
         Self { tasks: VecDeque::with_capacity(most), most }
     }
 
-    /// Adds the task of a connection; closes the oldest when there are too many. One that has ended does no harm.
+    /// Adds the task of a connection, and ends the oldest one when there are too many. Ending a finished task has no
+    /// effect.
     pub(crate) fn add(&mut self, task: AbortHandle) {
         if self.tasks.len() == self.most
             && let Some(oldest) = self.tasks.pop_front()
@@ -76,7 +78,7 @@ impl Newest {
     }
 }
 
-/// A listener that does not accept more than it can bear.
+/// A listener that accepts a limited number of connections.
 pub(crate) struct Accepting {
     listener: TcpListener,
     /// What it serves, for the log.
@@ -84,7 +86,7 @@ pub(crate) struct Accepting {
     permits: Arc<Semaphore>,
 }
 
-/// A connection's permit among the [`MAX_CONNECTIONS`], to be held for as long as it lasts.
+/// One of the [`MAX_CONNECTIONS`] permits; held while the connection is open.
 pub(crate) type ConnectionPermit = Option<OwnedSemaphorePermit>;
 
 impl Accepting {
@@ -92,15 +94,15 @@ impl Accepting {
         Self { listener, what, permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
     }
 
-    /// The next connection, once there is a permit for it.
+    /// Accepts the next connection when a permit is free.
     pub(crate) async fn next(&self) -> (TcpStream, ConnectionPermit) {
-        // The semaphore is never closed, so there is always a permit.
+        // The semaphore is never closed, so this never fails.
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
         (accept(&self.listener, self.what).await, permit)
     }
 }
 
-/// The next connection, at once; `what` is served, for the log.
+/// Accepts the next connection without a permit; `what` is the server's name for the log.
 pub(crate) async fn accept(listener: &TcpListener, what: &str) -> TcpStream {
     loop {
         match listener.accept().await {
@@ -139,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_oldest_connection_ends_when_there_are_too_many() {
+    async fn oldest_connection_ends_when_there_are_too_many() {
         let mut tasks = tokio::task::JoinSet::new();
         let mut newest = Newest::new(2);
         let first = tasks.spawn(std::future::pending::<()>());

@@ -1,4 +1,5 @@
-//! Logs: text for people, JSON for collectors, both on standard error. A log that nobody reads loses lines, and stops nothing.
+//! Logs: text for people or JSON for collectors, on standard error. If nobody reads the log, lines are lost, but nothing
+//! waits.
 //! Traces: see [`crate::observe::traces`].
 
 mod lines;
@@ -25,7 +26,7 @@ use crate::message::failure::crashes_at;
 use lines::Lines;
 pub use repeated::{Repeat, Repeated};
 
-/// The process has one log, as it has one standard error.
+/// There is one log, because there is one standard error.
 static LINES: OnceLock<Lines> = OnceLock::new();
 
 /// Log lines that were lost because nobody read the log.
@@ -34,20 +35,20 @@ pub fn lost() -> u64 {
     LINES.get().map_or(0, Lines::lost)
 }
 
-/// Waits until everything that was logged is written, a second or two at most. Before the process ends.
+/// Waits until everything is written, at most two seconds. Called before the process ends.
 pub fn flush() {
     if let Some(lines) = LINES.get() {
         lines.flush();
     }
 }
 
-/// Begins to log. The level is the worker's; libraries are heard at `warn` at most, since their traces hold logins and
-/// bodies, and lapin not at all: what it reports comes back as an error that is logged where it is handled.
+/// Starts the log. The level applies to the worker. Libraries log only warnings and errors, because their traces hold
+/// logins and bodies. lapin logs nothing: its errors are logged where they are handled.
 ///
-/// A panic becomes a log line too, so that collectors see one form only; of what it says only the place is on_loss.
+/// A panic becomes a log line too, so that collectors see one form. The line has its source location, not its text.
 ///
 /// # Errors
-/// When the thread that writes cannot be started.
+/// The thread that writes cannot be started.
 pub fn start(log: &Log) -> io::Result<()> {
     let level = match log.level {
         LogLevel::Error => LevelFilter::ERROR,
@@ -64,7 +65,7 @@ pub fn start(log: &Log) -> io::Result<()> {
     let on_loss = |lost| tracing::warn!(lost, "log lines were lost, because nobody read the log");
     let started = Lines::start(io::stderr(), on_loss)?;
     let lines = LINES.get_or_init(|| started).clone();
-    // A second start, as in tests, keeps the first one's form.
+    // A second start, as in tests, keeps the form of the first.
     let _ = match log.format {
         LogFormat::Text => {
             let ansi = std::io::stderr().is_terminal();
@@ -85,8 +86,8 @@ pub fn start(log: &Log) -> io::Result<()> {
     Ok(())
 }
 
-/// One JSON object a line, what was said and its fields side by side. tracing-subscriber's own form writes a line in
-/// a hundred pieces and checks each for UTF-8, which takes several times the instructions.
+/// Writes one JSON object a line, with the message and its fields at the same level. tracing-subscriber's own form writes
+/// each line in a hundred pieces and checks each for UTF-8, which is several times slower.
 struct JsonLines(Clock);
 
 impl JsonLines {
@@ -126,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_one_object_whatever_is_said() {
+    fn line_is_one_json_object_whatever_it_says() {
         let clock = Clock::new(|| "2026-03-01T10:00:00.0000015Z".parse().unwrap());
         let (mut reader, writer) = std::io::pipe().unwrap();
         let layer = tracing_subscriber::fmt::layer().event_format(JsonLines(clock)).with_writer(Arc::new(writer));

@@ -1,5 +1,5 @@
-//! The metrics. Every label has few values, tokens have their position, and
-//! every series whose labels are known is there from the start, so that its first event is seen as an increase.
+//! All metrics. Labels have few values; a token's label is its position. Every series whose labels are known exists from
+//! the start, so that its first event counts as an increase.
 
 use std::collections::BTreeMap;
 
@@ -22,15 +22,15 @@ use crate::observe::logs;
 
 mod rules;
 
-/// Upper bounds of an attempt's duration, in seconds: `crm.request_timeout` is 20 s by default.
+/// Upper bounds for the duration of an attempt, in seconds. The default of `crm.request_timeout` is 20 s.
 const ATTEMPT_SECONDS: [f64; 11] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0];
-/// Of a message's age: from one done at once to one that went through every delayed round, or waited out a quota.
+/// Upper bounds for a message's age: from immediate success to one that used every delayed round or waited for a quota.
 const AGE_SECONDS: [f64; 13] =
     [1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0];
-/// Of a record in the ledger.
+/// Upper bounds for the duration of a ledger write.
 const WRITE_SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 
-/// How the gate's opening stands in `wtw_gate_changes_total`.
+/// The label of `wtw_gate_changes_total` when the gate opens.
 const OPEN: &str = "open";
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -60,30 +60,30 @@ struct SuspendedLabels {
     reason: &'static str,
 }
 
-/// What has been counted, for people.
+/// The counts so far, for people.
 #[derive(Clone, Debug)]
 pub struct Counts {
     /// Messages fetched and not yet settled.
     pub in_flight: i64,
-    /// What became of messages, dead letters left out.
+    /// Settled messages by result, without dead letters.
     pub settled: BTreeMap<&'static str, u64>,
     /// Dead letters by kind.
     pub dead_lettered: BTreeMap<&'static str, u64>,
     /// Requests to the CRM by outcome.
     pub attempts: BTreeMap<&'static str, u64>,
-    /// Consuming connections made after the first.
+    /// Consuming connections after the first.
     pub reconnects: u64,
-    /// Copies that the broker has not confirmed yet.
+    /// Copies that RabbitMQ has not confirmed yet.
     pub unconfirmed: i64,
     /// Copies that were not confirmed at once.
     pub publish_failures: u64,
-    /// Created tasks that may be the second one.
+    /// Created tasks that may be duplicates.
     pub possible_duplicates: u64,
-    /// Messages that the ledger remembers.
+    /// Entries in the ledger.
     pub ledger_entries: i64,
 }
 
-/// What has been counted.
+/// All counters and gauges.
 #[derive(Debug)]
 pub(super) struct Metrics {
     settled: Family<SettledLabels, Counter>,
@@ -110,7 +110,7 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    /// All at zero.
+    /// Everything at zero.
     pub(super) fn new() -> Self {
         let metrics = Self {
             settled: Family::default(),
@@ -180,12 +180,12 @@ impl Metrics {
         let mut whole = Registry::default();
         let start = Gauge::<i64>::default();
         start.set(started.as_second());
-        // Under the name that everybody's dashboards know.
+        // The name that dashboards expect.
         whole.register_with_unit("process_start_time", "When the process started, since 1970", Unit::Seconds, start);
         let ours = whole.sub_registry_with_prefix("wtw");
         self.register_messages(ours);
         self.register_surroundings(ours);
-        // By its queue an alert tells one installation from another.
+        // Alerts tell installations apart by their queue.
         let about = [("version", env!("CARGO_PKG_VERSION")), ("vhost", vhost), ("queue", queue)];
         let build = Info::new(about.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec());
         ours.register("build", "The running program, and the queue that it consumes", build);
@@ -199,7 +199,7 @@ impl Metrics {
         seconds(
             to,
             "message_age",
-            "From a message's timestamp, else its first attempt, until it is acked or dead-lettered; without replays and messages that have neither",
+            "From a message's timestamp, or its first attempt, until it is acked or dead-lettered; without replays and messages that have neither",
             &self.age_seconds,
         );
         to.register("messages_in_flight", "Messages fetched and not yet settled", self.in_flight.clone());
@@ -258,7 +258,7 @@ impl Metrics {
     }
 }
 
-/// Every way in which a message ends, with every kind of dead letter.
+/// Every way in which a message can end, with every kind of dead letter.
 fn ends() -> impl Iterator<Item = (&'static str, &'static str)> {
     let plain =
         Disposition::NAMES.into_iter().filter(|name| *name != Disposition::DEAD_LETTERED).map(|name| (name, ""));
@@ -269,17 +269,17 @@ fn seconds(to: &mut Registry, name: &str, help: &str, histogram: &Histogram) {
     to.register_with_unit(name, help, Unit::Seconds, histogram.clone());
 }
 
-/// What was counted, what the rules have done, and what the gate and its tokens do now, as OpenMetrics text.
+/// All metrics as OpenMetrics text, including those of rules, gate and tokens.
 pub(super) fn encode(registry: &Registry, gate: &Gate, mapper: &Mapper) -> String {
     let mut page = String::new();
-    // Writing to a string does not fail.
+    // Writing to a `String` cannot fail.
     let _ = text::encode_registry(&mut page, registry);
     let _ = text::encode_registry(&mut page, &rules::registry(mapper));
     let _ = text::encode(&mut page, &current(gate));
     page
 }
 
-/// What is read for each page: the gate is never stale, and a list of tokens that became shorter leaves no series behind.
+/// Values that are read for each scrape. The gate is never stale, and tokens that were removed leave no series behind.
 fn current(gate: &Gate) -> Registry {
     let (reason, tokens) = (gate.block_reason(), gate.token_states());
     let closed = Family::<ReasonLabels, Gauge>::default();

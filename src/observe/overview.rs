@@ -1,4 +1,4 @@
-//! All workers of a queue and the queue itself, in one sentence: does it work, and if not, why. Pure.
+//! Summarises all workers of a queue in one sentence: does it work, and if not, why. Pure.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -8,10 +8,10 @@ use crate::broker::depths::Depths;
 use crate::observe::forecast::{Forecast, grouped};
 use crate::observe::workers::Answer;
 
-/// A worker among the others.
+/// One of the workers.
 #[derive(Debug)]
 pub struct Member {
-    /// Its address and what it answered.
+    /// Its address and its answer.
     pub answer: Answer,
     /// `active`, `standby`, `active or standby (not known before its first message)`, `not connected` or `no answer`.
     pub role: &'static str,
@@ -31,7 +31,7 @@ pub struct Overview {
 }
 
 impl Overview {
-    /// What the workers of a queue answered, and what its broker counted.
+    /// Builds the overview from the workers' answers and the queue counts.
     #[must_use]
     pub fn new(queue: &str, answers: Vec<Answer>, depths: Result<Depths, BrokerError>) -> Self {
         let roles = roles(&answers);
@@ -41,17 +41,17 @@ impl Overview {
         Self { sentence, works, workers, depths }
     }
 
-    /// The forecasts of the workers that have one, in sentences; the active worker's where one is active.
+    /// The forecasts in sentences: the active worker's, or else those of all workers.
     #[must_use]
     pub fn forecast(&self, now: Timestamp, zone: &TimeZone) -> Vec<String> {
         match self.best_forecast() {
-            // Nothing is settled until the gate opens, whatever was measured before.
+            // While the gate is closed nothing is settled, so an earlier rate does not apply.
             Some((false, _)) | None => Vec::new(),
             Some((true, forecast)) => forecast.sentences(now, zone),
         }
     }
 
-    /// Whether the gate of the worker is open, and its forecast.
+    /// Whether the worker's gate is open, and its forecast.
     fn best_forecast(&self) -> Option<(bool, &Forecast)> {
         let pages = || self.workers.iter().filter_map(|worker| Some((worker.role, worker.answer.page.as_ref().ok()?)));
         let active = pages().find(|(role, _)| *role == "active");
@@ -61,7 +61,7 @@ impl Overview {
     }
 }
 
-/// Each worker's role: where one has said that messages reach it, the others stand by.
+/// The role of each worker: if one is active, the others stand by.
 fn roles(answers: &[Answer]) -> Vec<&'static str> {
     let is_active = |answer: &Answer| answer.page.as_ref().is_ok_and(|page| page.role == "active");
     let one_is_active = answers.iter().any(is_active);
@@ -78,7 +78,7 @@ fn roles(answers: &[Answer]) -> Vec<&'static str> {
 fn sentence(queue: &str, workers: &[Member], depths: &Result<Depths, BrokerError>) -> (bool, String) {
     let pages = || workers.iter().filter_map(|worker| worker.answer.page.as_ref().ok());
     let waiting = depths.as_ref().ok().and_then(|depths| depths.get(queue).copied());
-    // The forecast counts those that a worker holds, too.
+    // The forecast also counts messages that a worker holds.
     let elsewhere = pages().filter_map(|page| page.forecast.backlog).max().unwrap_or(0);
     let backlog = match waiting {
         Some(0) => match elsewhere {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn one_sentence_says_whether_it_works() {
+    fn sentence_says_whether_it_works() {
         let depths = |count| Ok(Depths::from([("q".to_owned(), count)]));
         let closed = GatePage { advice: Some("the CRM fails".to_owned()), ..GatePage::default() };
         let suspended = Token { suspended: Some("quota".to_owned()), ..Token::default() };
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn sentence_does_not_deny_what_a_worker_holds() {
+    fn sentence_counts_messages_that_a_worker_holds() {
         let forecast = Forecast { backlog: Some(12), ..Forecast::default() };
         let holding = answer(Ok(Page { forecast, ..page("active") }));
         let overview = Overview::new("q", vec![holding], Ok(Depths::from([("q".to_owned(), 0)])));
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn where_one_is_active_the_others_stand_by() {
+    fn workers_stand_by_when_another_is_active() {
         let roles = |pages: &[&str]| roles(&pages.iter().map(|role| answer(Ok(page(role)))).collect::<Vec<_>>());
         assert_eq!(roles(&["active", "not_known"]), ["active", "standby"]);
         assert_eq!(

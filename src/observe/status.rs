@@ -1,4 +1,4 @@
-//! What the worker knows of itself: told by the app, read by the admin pages.
+//! The state of the worker, set by the app and read by the admin pages.
 
 mod page;
 mod trend;
@@ -25,45 +25,45 @@ use crate::observe::events::Events;
 use crate::observe::forecast::{Forecast, Quota, Rate, Rates, Sample, forecast};
 use crate::observe::ledger_page::{LedgerEntry, LedgerPage};
 
-/// Calls of `/ledger` that are answered in a second.
+/// The most calls of `/ledger` that are answered in a second.
 const LEDGER_CALLS: u32 = 10;
 
-/// What the worker knows of itself.
+/// The state of the worker.
 pub struct Status {
     /// The metrics.
     pub events: Arc<Events>,
     /// The gate.
     pub gate: Arc<Gate>,
-    /// The rules, and what they have done.
+    /// The rules and their counts.
     pub mapper: Arc<Mapper>,
-    /// Why the broker is not connected; none while it is.
+    /// Why RabbitMQ is not connected; none while it is.
     unconnected: Mutex<Option<String>>,
-    /// Why the broker takes no messages; none while it does.
+    /// Why RabbitMQ accepts no messages; none while it does.
     blocked: Mutex<Option<String>>,
     /// The ledger's kind.
     ledger: &'static str,
-    /// Why the ledger is not open; none once it is.
+    /// Why the ledger is not open; none when it is.
     no_ledger: Mutex<Option<String>>,
-    /// What is served, once the ledger is open.
+    /// The queue and the ledger, when the ledger is open.
     serving: OnceLock<Serving>,
-    /// What was measured.
+    /// The measured rates.
     measured: Mutex<Measured>,
-    /// The second in which `/ledger` was asked last, and how often in it.
+    /// The last second in which `/ledger` was called, and the number of calls in it.
     ledger_calls: Mutex<(u64, u32)>,
     clock: Clock,
     started: Instant,
     /// When the runtime last made progress.
     alive: Mutex<Instant>,
-    /// Why messages are taken one at a time.
+    /// Why the worker is in serial mode.
     serial: Mutex<Option<String>>,
 }
 
-/// How long the runtime may make no progress.
+/// The longest time without progress of the runtime.
 const STALLED: Duration = Duration::from_secs(30);
-/// How often it shows that it makes progress.
+/// Interval at which the runtime records its progress.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// What a worker serves.
+/// The queue and the ledger of a worker.
 struct Serving {
     queue: String,
     operation: String,
@@ -73,19 +73,19 @@ struct Serving {
     ledger: Arc<dyn Ledger>,
 }
 
-/// The queues that are counted.
+/// The queues whose messages are counted.
 struct QueueNames {
     dead: String,
     broker: String,
 }
 
-/// What was measured, and since when.
+/// Measurements, and their start.
 #[derive(Default)]
 struct Measured {
     rates: Rates,
     trend: Trend,
     depths: Option<Depths>,
-    /// Whether a message arrived on the present connection.
+    /// Whether a message arrived on the current connection.
     active: bool,
 }
 
@@ -98,7 +98,7 @@ fn hold(place: &Mutex<Option<String>>, reason: Option<String>) {
 }
 
 impl Status {
-    /// Neither connected yet, nor with a ledger, which is of the kind `ledger`.
+    /// Not connected, and without a ledger; `ledger` is its kind.
     #[must_use]
     pub fn new(events: Arc<Events>, gate: Arc<Gate>, mapper: Arc<Mapper>, ledger: &'static str) -> Self {
         Self {
@@ -119,9 +119,9 @@ impl Status {
         }
     }
 
-    /// What the worker serves from now on.
+    /// Sets the queue and the ledger.
     pub fn serves(&self, config: &Config, ledger: Arc<dyn Ledger>) {
-        // A second ledger in one process does not occur.
+        // One process has one ledger.
         let _ = self.serving.set(Serving {
             queue: config.broker.queue.clone(),
             operation: config.crm.operation.clone().unwrap_or_default(),
@@ -152,7 +152,7 @@ impl Status {
         }
     }
 
-    /// Shows that the runtime makes progress.
+    /// Records that the runtime makes progress.
     pub async fn beat(self: Arc<Self>) {
         loop {
             tokio::time::sleep(HEARTBEAT).await;
@@ -160,18 +160,18 @@ impl Status {
         }
     }
 
-    /// Whether the runtime has made progress lately.
+    /// Whether the runtime made progress recently.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.alive.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < STALLED
     }
 
-    /// The ledger is missing for this reason, or open.
+    /// The ledger is not open for this reason, or is open.
     pub fn ledger(&self, missing: Option<String>) {
         hold(&self.no_ledger, missing);
     }
 
-    /// The broker takes no messages, for this reason, or takes them.
+    /// RabbitMQ accepts no messages for this reason, or accepts them.
     pub fn blocked(&self, reason: Option<&str>) {
         self.events.blocked(reason);
         hold(&self.blocked, reason.map(ToOwned::to_owned));
@@ -195,7 +195,7 @@ impl Status {
         }
     }
 
-    /// Takes what was counted on the queues, and measures the rates; called every few seconds.
+    /// Stores the queue counts and measures the rates; called every few seconds.
     pub fn measure(&self, depths: Option<Depths>) {
         let counts = self.events.counts();
         let settled = |name: &str| counts.settled.get(name).copied().unwrap_or(0);
@@ -210,7 +210,7 @@ impl Status {
         measured.depths = depths;
     }
 
-    /// Whether the ledger may be asked once more in this second.
+    /// Whether another call of `/ledger` is allowed in this second.
     #[must_use]
     pub fn may_ask_ledger(&self) -> bool {
         let second = self.started.elapsed().as_secs();
@@ -219,7 +219,7 @@ impl Status {
         calls.1 <= LEDGER_CALLS
     }
 
-    /// What the ledger knows of some references; none before it is open.
+    /// The ledger entries of some references; none before the ledger is open.
     ///
     /// # Errors
     /// Why it cannot be read.
@@ -236,7 +236,7 @@ impl Status {
         Ok(LedgerPage::new(serving.ledger.proves_unsent(), entries))
     }
 
-    /// What the ledger knows of some ids; none before it is open.
+    /// The ledger entries of some ids; none before the ledger is open.
     ///
     /// # Errors
     /// Why it cannot be read.
@@ -258,7 +258,7 @@ impl Status {
         format!("{}{}", self.forecast().metrics(), self.events.encode(&self.gate, &self.mapper))
     }
 
-    /// When backlog and quota will be finished.
+    /// When backlog and quota are finished.
     #[must_use]
     pub fn forecast(&self) -> Forecast {
         let tokens: Vec<Quota> = self.gate.token_states().iter().map(page::quota).collect();
@@ -266,13 +266,13 @@ impl Status {
             let measured = self.measured();
             (measured.rates.rate(), measured.depths.as_ref().map(|depths| self.backlog(depths)))
         };
-        // Behind a closed gate nothing is settled, whatever was measured before.
+        // While the gate is closed nothing is settled, so an earlier rate does not apply.
         let is_blocked = self.gate.block_reason().is_some();
         let rate = rate.map(|rate| if is_blocked { Rate { messages: 0.0, calls: 0.0 } } else { rate });
         forecast(self.clock.now(), &self.zone(), rate, backlog, &tokens)
     }
 
-    /// Everything, for people and tools.
+    /// The whole status page.
     #[must_use]
     pub fn page(&self) -> Page {
         let (unready, unconnected) = (self.unready(), held(&self.unconnected));
@@ -337,7 +337,7 @@ impl Status {
         self.serving.get().map_or(TimeZone::UTC, |serving| serving.zone.clone())
     }
 
-    /// Whether messages arrive here. AMQP does not tell a standby that it is one: before the first message it is not known.
+    /// The worker's role. AMQP does not tell a standby that it is one, so the role is unknown before the first message.
     fn role(&self, connected: bool) -> &'static str {
         if !connected {
             return "not_connected";

@@ -1,11 +1,11 @@
-//! Traces, sent to an OpenTelemetry collector where the environment names one; the only code that names `opentelemetry`.
+//! Sends traces to an OpenTelemetry collector, if environment variables name one. The only code that names `opentelemetry`.
 //!
-//! Names and attributes are those of OpenTelemetry's semantic conventions for messaging (RabbitMQ) and HTTP, 1.30. A span
-//! never holds a token, a query string or anything of a message's body.
+//! Names and attributes follow OpenTelemetry's semantic conventions for messaging (RabbitMQ) and HTTP, 1.30. A span never
+//! holds a token, a query string or anything of a message's body.
 //!
-//! A collector that is slow or away costs spans, never messages: finished spans go into a bounded queue
-//! (`OTEL_BSP_MAX_QUEUE_SIZE`, 2048) that a thread of its own empties; what finds no room is dropped. Where no collector is
-//! named, nothing is made and nothing is sent.
+//! A collector that is slow or away costs spans, never messages. Finished spans go into a bounded queue
+//! (`OTEL_BSP_MAX_QUEUE_SIZE`, 2048), which a thread empties; when it is full, spans are dropped. Without a collector no
+//! span is created.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -30,23 +30,23 @@ use crate::config::Sources;
 use crate::message::disposition::Disposition;
 use crate::message::retry_state::string;
 
-/// How long the last spans may take to leave when the worker stops.
+/// Time limit for sending the last spans when the worker stops.
 pub(crate) const FLUSH: Duration = Duration::from_secs(3);
-/// The headers of W3C Trace Context, in a message as in a request.
+/// The headers of W3C Trace Context, in messages and requests.
 const HEADERS: [&str; 2] = ["traceparent", "tracestate"];
-/// The longest of them that is passed on, in bytes: what W3C Trace Context has everybody take.
+/// The longest header that is passed on, in bytes: the length that W3C Trace Context requires everybody to accept.
 const LONGEST: usize = 512;
 
 static EXPORTING: OnceLock<(SdkTracerProvider, SdkTracer)> = OnceLock::new();
-/// Host and port of the broker's node.
+/// Host and port of a RabbitMQ node.
 static BROKER: Mutex<Option<(String, u16)>> = Mutex::new(None);
 
-/// The node of the broker that this process connected to last: messages come from there and go there.
+/// The node that this process connected to last. Messages come from it and go to it.
 pub fn connected(node: Option<(String, u16)>) {
     *BROKER.lock().unwrap_or_else(PoisonError::into_inner) = node;
 }
 
-/// Begins to send traces where the environment names a collector. What is wrong with it is logged: it stops no worker.
+/// Starts to send traces if the environment names a collector. A wrong setting is logged; it does not stop the worker.
 pub fn start(sources: &Sources) {
     let set = |name: &str| sources.variable(name).and_then(|value| value.to_str());
     let named = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"].into_iter().find_map(set);
@@ -65,15 +65,15 @@ pub fn start(sources: &Sources) {
             let provider =
                 SdkTracerProvider::builder().with_resource(resource(set)).with_batch_exporter(exporter).build();
             let tracer = provider.tracer(env!("CARGO_PKG_NAME"));
-            // A second start, as in tests, changes nothing.
+            // A second start, as in tests, has no effect.
             let _ = EXPORTING.set((provider, tracer));
         }
-        // Its words could quote an address with a password.
+        // The error could quote an address with a password.
         Err(_) => tracing::warn!("no traces are sent: check OTEL_EXPORTER_OTLP_ENDPOINT and the other OTEL_ variables"),
     }
 }
 
-/// Who sends them: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` have the last word.
+/// The attributes of this process. `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` override them.
 fn resource<'a>(set: impl Fn(&str) -> Option<&'a str>) -> Resource {
     let ours = [
         KeyValue::new("service.name", env!("CARGO_PKG_NAME")),
@@ -87,15 +87,15 @@ fn resource<'a>(set: impl Fn(&str) -> Option<&'a str>) -> Resource {
     }
 }
 
-/// Sends what is still to be sent, for at most [`FLUSH`].
+/// Sends the remaining spans, for at most [`FLUSH`].
 pub async fn finish() {
     if let Some((provider, _)) = EXPORTING.get() {
-        // It waits for its thread; what did not leave in time is lost.
+        // It waits for its thread. Spans that are not sent in time are lost.
         let _ = tokio::task::spawn_blocking(|| provider.shutdown_with_timeout(FLUSH)).await;
     }
 }
 
-/// An exporter that says once when it fails, and once when it works again.
+/// An exporter that logs once when it fails, and once when it works again.
 #[derive(Debug)]
 struct Telling {
     exporter: OtlpExporter,
@@ -129,11 +129,11 @@ impl SpanExporter for Telling {
     }
 }
 
-/// Something that takes its time; it ends when dropped. Nothing where no traces are sent.
+/// A span; it ends when it is dropped. Empty when no traces are sent.
 pub struct Span(Option<Context>);
 
 impl Span {
-    /// Nothing.
+    /// An empty span.
     #[must_use]
     pub fn none() -> Self {
         Self(None)
@@ -147,7 +147,7 @@ impl Span {
         }))
     }
 
-    /// The processing of a message from `queue`, as a part of its publisher's trace where it names one.
+    /// A span for processing a message from `queue`, within its publisher's trace if the message names one.
     #[must_use]
     pub fn processing(message: &Message, queue: &str) -> Self {
         if EXPORTING.get().is_none() {
@@ -170,7 +170,7 @@ impl Span {
         Self::begin(builder, || publisher)
     }
 
-    /// The publishing of a copy to `queue`, as a part of what goes on.
+    /// A span for publishing a copy to `queue`, within the current span.
     #[must_use]
     pub fn publishing(queue: &str) -> Self {
         let builder = || {
@@ -181,12 +181,12 @@ impl Span {
         Self::begin(builder, Context::current)
     }
 
-    /// A request to `url`, as a part of what goes on.
+    /// A span for a request to `url`, within the current span.
     #[must_use]
     pub fn request(method: &str, url: &Url) -> Self {
         let builder = || {
             let mut shown = url.clone();
-            // It names the account.
+            // The query string names the account.
             shown.set_query(None);
             let attributes = [
                 KeyValue::new("http.request.method", method.to_owned()),
@@ -199,7 +199,7 @@ impl Span {
         Self::begin(builder, Context::current)
     }
 
-    /// Does `work` as a part of this.
+    /// Runs `work` within this span.
     pub async fn around<T>(&self, work: impl Future<Output = T>) -> T {
         match &self.0 {
             Some(context) => work.with_context(context.clone()).await,
@@ -207,13 +207,13 @@ impl Span {
         }
     }
 
-    /// The headers by which whoever is asked goes on with the trace.
+    /// The headers that continue the trace on the other side.
     #[must_use]
     pub fn headers(&self) -> HashMap<String, String> {
         let mut headers = HashMap::new();
         if let Some(context) = &self.0 {
             TraceContextPropagator::new().inject_context(context, &mut headers);
-            // A publisher's oddities must cost no request.
+            // An invalid header of the publisher must not stop a request.
             headers.retain(|_, value: &mut String| {
                 (1..=LONGEST).contains(&value.len()) && value.bytes().all(|byte| (b' '..=b'~').contains(&byte))
             });
@@ -221,7 +221,7 @@ impl Span {
         headers
     }
 
-    /// What became of a message.
+    /// Sets the result of the message.
     pub fn settled(&self, disposition: &Disposition, rule: Option<&str>, attempts: u32, stale: bool) {
         let Some(context) = &self.0 else { return };
         if let Some(rule) = rule {
@@ -244,7 +244,7 @@ impl Span {
         }
     }
 
-    /// The status of an answer.
+    /// Sets the HTTP status of an answer.
     pub fn answered(&self, status: u16) {
         let Some(context) = &self.0 else { return };
         context.span().set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));
@@ -253,7 +253,7 @@ impl Span {
         }
     }
 
-    /// It failed, for a reason of which there are few.
+    /// Marks the span as failed, with one of a few reasons.
     pub fn failed(&self, kind: impl Into<Cow<'static, str>>) {
         let Some(context) = &self.0 else { return };
         context.span().set_attribute(KeyValue::new("error.type", kind.into()));
@@ -261,14 +261,14 @@ impl Span {
     }
 }
 
-/// The trace that a message's publisher began, if it did.
+/// The trace of the message's publisher, if it sent one.
 fn publisher(message: &Message) -> Context {
     let header = |name: &str| Some((name.to_owned(), message.header(name).and_then(string)?));
     let headers: HashMap<String, String> = HEADERS.into_iter().filter_map(header).collect();
     TraceContextPropagator::new().extract_with_context(&Context::new(), &headers)
 }
 
-/// Exchange, routing key and queue as far as they tell apart, as the conventions for RabbitMQ have it.
+/// The destination's name from exchange, routing key and queue, as the conventions for RabbitMQ define it.
 fn destination(message: &Message, queue: &str) -> String {
     let routing_key = Some(message.routing_key.as_str()).filter(|key| *key != queue);
     let parts = [Some(message.exchange.as_str()), routing_key, Some(queue)];
@@ -301,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_destination_names_what_tells_apart() {
+    fn destination_name_leaves_repeated_parts_out() {
         let through = |exchange: &str, routing_key: &str| {
             let (exchange, routing_key) = (exchange.to_owned(), routing_key.to_owned());
             destination(&Message { exchange, routing_key, ..Message::default() }, "tasks")
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_routing_key_is_left_out() {
+    fn destination_name_leaves_an_empty_routing_key_out() {
         let named = |routing_key| {
             let attributes = messaging("process", "process", "crm:tasks", routing_key);
             attributes.iter().any(|attribute| attribute.key.as_str() == "messaging.rabbitmq.destination.routing_key")

@@ -1,4 +1,4 @@
-//! The files that are read again while the worker runs: what their last change led to.
+//! Records whether the last change of each watched file is in use, for metrics and the status page.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 
-/// The configuration key that names a file.
+/// A configuration key that names a watched file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FileKey {
     /// `broker.urls_file`
@@ -40,21 +40,21 @@ impl FileKey {
     }
 }
 
-/// A file on the status page.
+/// A watched file on the status page.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WatchedFile {
     /// The configuration key that names it.
     pub key: String,
-    /// Where it is.
+    /// Its path.
     pub path: String,
-    /// When the file that is in use was taken over; none since the start.
+    /// When the current content was taken into use; none if that was at the start.
     pub replaced_at: Option<String>,
-    /// Why the file as it is now is not in use; none where it is.
+    /// Why the file's new content is not in use; none when it is.
     pub problem: Option<String>,
 }
 
-/// Whether the last change of each file is in use, for metrics and status page.
+/// The state of all watched files.
 #[derive(Debug, Default)]
 pub struct WatchedFiles {
     files: Mutex<BTreeMap<FileKey, WatchedFile>>,
@@ -74,7 +74,7 @@ struct FileLabels {
 }
 
 impl WatchedFiles {
-    /// Registers the metrics, of every file that there may be.
+    /// Registers the metrics of every possible file.
     pub(super) fn register(&self, to: &mut Registry) {
         for key in FileKey::ALL {
             for is_used in [true, false] {
@@ -85,7 +85,7 @@ impl WatchedFiles {
         to.register("config_reloads", "Times that a file changed, by whether it could be used", self.reloads.clone());
         to.register(
             "config_reload_successful",
-            "1 while the worker uses what a file holds; 0 while the file as it is now cannot be used",
+            "1 while the worker uses the file's current content; 0 while that content cannot be used",
             self.successful.clone(),
         );
     }
@@ -103,14 +103,14 @@ impl WatchedFiles {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A file is watched from now on.
+    /// Adds a watched file.
     pub fn watched(&self, key: FileKey, path: &Path) {
         let file =
             WatchedFile { key: key.as_str().to_owned(), path: path.display().to_string(), ..WatchedFile::default() };
         self.files().insert(key, file);
     }
 
-    /// A file changed, and is in use since `at`, or cannot be used for this reason.
+    /// A file changed. It is in use since `at`, or cannot be used for this reason.
     pub fn changed(&self, key: FileKey, at: String, problem: Option<String>) {
         self.counter(key, problem.is_none()).inc();
         self.set_successful(key, problem.is_none());

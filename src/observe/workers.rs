@@ -1,4 +1,4 @@
-//! Asks running workers on their admin ports: `/status` and `/ledger`.
+//! A client for the admin ports of running workers: `/status` and `/ledger`.
 
 use std::time::Duration;
 
@@ -16,18 +16,18 @@ use crate::message::reference::Reference;
 use crate::observe::ledger_page::{LedgerEntry, LedgerPage, LedgerResult, MOST_IDS};
 use crate::observe::status::Page;
 
-/// How long a worker may take to answer.
+/// Time limit for an answer.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// The most that an answer may hold, in bytes.
+/// The largest answer, in bytes.
 const MOST: usize = 4 << 20;
-/// Between two calls of `/ledger`: a worker answers ten a second.
+/// Interval between two calls of `/ledger`: a worker answers ten a second.
 const BETWEEN: Duration = Duration::from_millis(110);
 
 /// The workers of a queue.
 #[derive(Clone, Debug)]
 pub struct Workers(Vec<Url>);
 
-/// One worker, and what it answered.
+/// A worker and its answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// Its address, without a path.
@@ -37,13 +37,13 @@ pub struct Answer {
 }
 
 impl Workers {
-    /// The workers at these addresses.
+    /// A client for these addresses.
     #[must_use]
     pub fn new(addresses: Vec<Url>) -> Self {
         Self(addresses)
     }
 
-    /// What each of them says of itself.
+    /// The status page of each worker.
     pub async fn status(&self) -> Vec<Answer> {
         join_all(self.0.iter().map(async |url| {
             let page = match get(url, "/status").await {
@@ -58,8 +58,8 @@ impl Workers {
         .await
     }
 
-    /// What their ledgers know of some ids: of several workers the one that knows most. The second part says whether a
-    /// ledger that knows nothing proves that nothing was sent.
+    /// The ledger entries of some ids. If several workers answer, the entry that knows most is used. The second part says
+    /// whether a missing entry proves that nothing was sent.
     ///
     /// # Errors
     /// Why no worker could be asked.
@@ -67,7 +67,7 @@ impl Workers {
         self.ledger_by("id", ids).await
     }
 
-    /// What their ledgers know of a reference.
+    /// The ledger entry of a reference.
     ///
     /// # Errors
     /// Why no worker could be asked.
@@ -98,7 +98,7 @@ impl Workers {
     }
 }
 
-/// How much an entry tells: what was created outweighs a doubt, and that outweighs nothing.
+/// How much an entry knows: created is more than in doubt, and that is more than no entry.
 fn rank(entry: &LedgerEntry) -> u8 {
     match entry.result {
         Some(LedgerResult::Created) => 4,
@@ -133,7 +133,7 @@ async fn ask_ledger(url: &Url, name: &str, ids: &[String]) -> Result<(Vec<Ledger
     }
 }
 
-/// An address for people: without user, password and path.
+/// An address for people, without user, password and path.
 fn shown(url: &Url) -> String {
     format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(80))
 }

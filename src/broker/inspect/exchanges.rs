@@ -1,4 +1,4 @@
-//! Looking at exchanges and bindings without changing them.
+//! Inspects exchanges and bindings without changing them.
 
 use lapin::Connection;
 use lapin::options::ExchangeDeclareOptions;
@@ -14,24 +14,24 @@ impl Inspection {
     /// Whether an exchange exists.
     ///
     /// # Errors
-    /// What else the broker said.
+    /// RabbitMQ's error.
     pub async fn has_exchange(&self, name: &str) -> Result<bool, BrokerError> {
         exists(&self.connection, name).await
     }
 
-    /// Whether an exchange that exists is of this type. Declaring what exists changes nothing.
+    /// Whether an existing exchange has this type. Declaring what exists changes nothing.
     ///
     /// # Errors
-    /// [`BrokerError::PRECONDITION_FAILED`] where it is of another type, or what else the broker said.
+    /// [`BrokerError::PRECONDITION_FAILED`] if it has another type, or another error of RabbitMQ.
     pub async fn is_exchange_of(&self, name: &str, exchange_type: ExchangeType) -> Result<(), BrokerError> {
         declare(&self.connection, name, Some(exchange_type)).await
     }
 
-    /// Whether the queue may be bound to the exchange, which needs write on the queue and read on the exchange. Asked by
-    /// taking away a binding that does not exist, for which RabbitMQ looks at the same permissions.
+    /// Whether the queue may be bound to the exchange, which needs write permission on the queue and read permission on the
+    /// exchange. The question is to remove a binding that does not exist, which needs the same permissions.
     ///
     /// # Errors
-    /// Why not.
+    /// Why it may not.
     pub async fn may_bind(&self, queue: &str, exchange: &str) -> Result<(), BrokerError> {
         let unused_key = short(&format!("{}.check.{}", env!("CARGO_PKG_NAME"), uuid::Uuid::now_v7()))?;
         let channel = self.channel().await?;

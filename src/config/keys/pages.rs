@@ -1,4 +1,4 @@
-//! The table of keys as people read it: the documentation's page, `config explain` and `config init`.
+//! Writes the table of keys for people: docs/configuration.md, `config explain` and `config init`.
 
 use std::fmt::Write as _;
 
@@ -16,7 +16,7 @@ impl Key {
         self.name.split('.').nth(1).unwrap_or_default()
     }
 
-    /// What holds where nothing is written, in words.
+    /// The default in words.
     fn default(&self) -> &'static str {
         match self.preset {
             Preset::Text(text) | Preset::Derived(text) => text,
@@ -30,7 +30,7 @@ fn keys_of(section: &str) -> impl Iterator<Item = &'static Key> {
     KEYS.iter().filter(move |key| key.section() == section)
 }
 
-/// What holds for all keys, in sentences.
+/// What applies to all keys.
 fn rules() -> [String; 4] {
     let secrets: Vec<String> = KEYS.iter().filter(|key| key.secret).map(|key| format!("`{}_file`", key.name)).collect();
     [
@@ -48,11 +48,11 @@ fn rules() -> [String; 4] {
     ]
 }
 
-/// The documentation's page of all keys.
+/// The page docs/configuration.md.
 #[must_use]
 pub fn markdown_page() -> String {
     let mut page = "# Configuration\n".to_owned();
-    // Writing to a string cannot fail.
+    // Writing to a `String` cannot fail.
     for rule in rules() {
         let _ = write!(page, "\n{rule}\n");
     }
@@ -61,7 +61,7 @@ pub fn markdown_page() -> String {
         for key in keys_of(section) {
             let default = match key.preset {
                 Preset::Text(text) => format!("`{text}`"),
-                // Markdown takes it for a tag.
+                // Markdown would read it as a tag.
                 Preset::Derived(text) if text.starts_with('<') => format!("`{text}`"),
                 Preset::Derived(_) | Preset::Required | Preset::Absent => key.default().to_owned(),
             };
@@ -71,10 +71,10 @@ pub fn markdown_page() -> String {
     page
 }
 
-/// What the documentation says of a key, by its name or its environment variable, or of a section's keys.
+/// Explains a key, by its name or its environment variable, or all keys of a section.
 ///
 /// # Errors
-/// That there is no such key, with the nearest one.
+/// There is no such key; with the nearest name.
 pub fn explain(name: &str) -> Result<String, String> {
     let is_named = |key: &&Key| key.slots().any(|slot| slot == name || variable(&slot) == name);
     if let Some(key) = KEYS.iter().find(is_named) {
@@ -104,7 +104,7 @@ fn explained(key: &Key) -> String {
     )
 }
 
-/// A configuration file in which every key is explained and commented out, those that are required with an example.
+/// A configuration file that explains every key in comments. Required keys have an example.
 #[must_use]
 pub fn template() -> String {
     let mut text = String::new();
@@ -133,7 +133,7 @@ pub fn template() -> String {
     text
 }
 
-/// The default, or where there is none something that may be written.
+/// The default, or else an example.
 fn example(key: &Key) -> &'static str {
     match (key.preset, key.name) {
         (Preset::Text(text), _) => text,
@@ -169,7 +169,7 @@ fn example(key: &Key) -> &'static str {
     }
 }
 
-/// Adds lines of a comment, each of at most 100 characters where words allow it.
+/// Adds comment lines of at most 100 characters.
 fn comment(text: &mut String, sentence: &str) {
     const WIDTH: usize = 100;
     let mut line = "#".to_owned();
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_has_a_row_of_three_cells_for_every_key() {
+    fn page_has_a_row_of_three_cells_for_every_key() {
         let page = markdown_page();
         let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| `")).collect();
         assert_eq!(rows.len(), KEYS.len());
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_is_explained_as_on_the_page_by_each_of_its_names() {
+    fn key_is_explained_by_each_of_its_names() {
         for key in KEYS {
             let text = explain(key.name).unwrap();
             assert!(text.contains(&key.meaning.replace('`', "")) && text.contains(key.default()), "{text}");
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn every_meaning_is_made_of_sentences() {
+    fn meaning_is_made_of_sentences() {
         for key in KEYS {
             assert!(key.meaning.ends_with('.') && !key.meaning.contains('|'), "{}", key.name);
             assert!(SECTIONS.iter().any(|(section, _)| *section == key.section()), "{}", key.name);

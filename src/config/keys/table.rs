@@ -1,4 +1,4 @@
-//! The table of keys itself.
+//! The rows of the table of keys.
 
 use super::{Key, Kind, Preset, QUEUE_BYTES, SUFFIX_BYTES, key};
 
@@ -6,18 +6,18 @@ const TEXT: Kind = Kind::Like("text without control characters");
 const FILE: Kind = Kind::Like("path of a PEM file");
 const FLAG: Kind = Kind::Choice(&["true", "false"]);
 
-/// The sections with what they are about, in the order of the keys.
+/// The sections and their meaning, in the order of the keys.
 pub(super) const SECTIONS: &[(&str, &str)] = &[
     (
         "broker",
-        "RabbitMQ: where messages come from. Exchanges that the work queue is bound to stand in `[[broker.bindings]]`.",
+        "RabbitMQ: where messages come from. `[[broker.bindings]]` names the exchanges that the work queue is bound to.",
     ),
     ("crm", "The wolkvox CRM: where tasks go."),
     ("task", "What is sent where a message leaves a field out, and which messages are accepted."),
     ("events", "Messages that are no tasks. Rules, in `[[rules]]`, turn them into tasks; docs/mapping.md has them."),
     (
         "retry",
-        "When an attempt is made again. A round is a few attempts in quick succession; between rounds the message waits on a retry queue.",
+        "When a failed attempt is repeated. A round is a few attempts in quick succession; between rounds the message waits on a retry queue.",
     ),
     ("gate", "When requests are held back because the CRM does not work."),
     ("ledger", "The record of what was sent, which prevents duplicates."),
@@ -47,7 +47,7 @@ pub const KEYS: &[Key] = &[
         "broker.dead_letter_queue",
         Preset::Derived("<queue>.dead"),
         Kind::Queue(QUEUE_BYTES),
-        "The queue for messages of which no task can be made.",
+        "The queue for messages that cannot become a task.",
     ),
     key(
         "broker.topology",
@@ -152,7 +152,7 @@ pub const KEYS: &[Key] = &[
         "task.max_age",
         Preset::Absent,
         Kind::Duration("1ms", "3650d"),
-        "An older message (by its AMQP timestamp, else its first attempt) is dead-lettered as `expired`.",
+        "An older message (by its AMQP timestamp, or its first attempt) is dead-lettered as `expired`.",
     ),
     key(
         "task.reference",
@@ -250,7 +250,7 @@ pub const KEYS: &[Key] = &[
         "ledger.url",
         Preset::Text("file:wolkvox-task-worker.db"),
         Kind::Like("memory:, file:PATH, redis://… or rediss://…"),
-        "Where it is recorded which message ids were sent. Redis is shared by replicas. Of a changed `ledger.url_file` only the login may differ.",
+        "The store that records which message ids were sent. Replicas can share Redis. In a changed `ledger.url_file` only the login may differ.",
     )
     .secret(),
     key(
@@ -308,12 +308,12 @@ pub const KEYS: &[Key] = &[
         Kind::Like("name of an HTTP header; only with `console.trusted_proxies`"),
         "The header in which the proxy names the user, who then needs no password here.",
     ),
-    key("console.read_only", Preset::Text("false"), FLAG, "Nobody may do anything but look."),
+    key("console.read_only", Preset::Text("false"), FLAG, "Switches all actions off."),
     key(
         "console.allowed_hosts",
         Preset::Absent,
         Kind::Like("host names without scheme and path"),
-        "Names under which the console is reached, beside the loopback names.",
+        "Host names of the console besides the loopback names.",
     )
     .list(),
     key(
@@ -337,7 +337,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "log.format",
-        Preset::Derived("text on a terminal, else json"),
+        Preset::Derived("text on a terminal, otherwise json"),
         Kind::Choice(&["text", "json"]),
         "Lines for people, or one JSON object a line.",
     ),

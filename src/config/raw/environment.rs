@@ -1,4 +1,4 @@
-//! The environment's layer.
+//! Reads keys from environment variables.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -9,13 +9,13 @@ use crate::config::problem::Problem;
 use crate::suggest::suggest;
 
 const PREFIX: &str = "WTW_";
-/// Names the TOML file, as `--config` does.
+/// The variable that names the TOML file, like `--config`.
 const CONFIG: &str = "WTW_CONFIG";
 
-/// A configuration file and what named it.
+/// A configuration file, and what named it.
 type Named = (PathBuf, String);
 
-/// Reads the layer, and the configuration file that it names.
+/// Reads the variables, and the configuration file that one of them names.
 pub(super) fn layer(environment: &[(OsString, OsString)], problems: &mut Vec<Problem>) -> (Layer, Option<Named>) {
     let mut layer = Layer::new();
     let mut named = None;
@@ -47,7 +47,7 @@ fn source(name: &str) -> String {
     format!("environment variable {name}")
 }
 
-/// The value of a variable; nothing when it has been reported.
+/// The value of a variable; none when a problem was reported.
 fn given(slot: &str, key: &Key, value: &OsStr, problems: &mut Vec<Problem>) -> Option<Value> {
     let Some(text) = value.to_str() else {
         let problem = Problem::new(slot, source(&variable(slot)), "is not UTF-8");
@@ -58,7 +58,7 @@ fn given(slot: &str, key: &Key, value: &OsStr, problems: &mut Vec<Problem>) -> O
 }
 
 fn unknown(name: &str) -> Problem {
-    // Compared without the prefix, which makes all names alike.
+    // The prefix is left out: with it, all names are similar.
     let plain = |slot: &str| slot.replace('.', "_");
     let names: Vec<String> = known().map(|(slot, _)| plain(&slot)).chain(["config".to_owned()]).collect();
     let rest = name.trim_start_matches(PREFIX);
@@ -67,7 +67,7 @@ fn unknown(name: &str) -> Problem {
     Problem::new(name, "environment", did_you_mean(meant.map(|meant| variable(&meant))))
 }
 
-/// Whether Kubernetes made the variable, for a service whose name begins with `wtw`. No key of ours ends so.
+/// Whether Kubernetes set the variable, for a service whose name begins with `wtw`. No key of ours ends like that.
 fn is_of_kubernetes(name: &str, value: &OsStr) -> bool {
     let numbered = |part: &str| part.starts_with(|c: char| c.is_ascii_digit());
     let address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.to_string_lossy().starts_with(scheme));

@@ -1,4 +1,4 @@
-//! The TOML file's layer.
+//! Reads keys from the TOML file.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::config::keys::{KEYS, Key};
 use crate::config::problem::Problem;
 use crate::suggest::suggest;
 
-/// The layer as far as it has been read.
+/// The keys read so far.
 struct Reading<'a> {
     source: String,
     layer: Layer,
@@ -19,7 +19,7 @@ struct Reading<'a> {
     problems: &'a mut Vec<Problem>,
 }
 
-/// Reads the layer, or nothing when the file as a whole cannot be read.
+/// Reads the file; nothing when it cannot be read as a whole.
 pub(super) fn layer(
     path: &Path,
     named_by: &str,
@@ -44,7 +44,7 @@ pub(super) fn layer(
 fn read(path: &Path, named_by: &str, stop: &CancellationToken) -> Result<Table, Problem> {
     let text = files::read(path, files::TOML, stop)
         .map_err(|why| Problem::new("configuration file", named_by, format!("{} {why}", path.display())))?;
-    // The library's own text quotes the line, which may hold a secret.
+    // The library's error quotes the line, which may hold a secret.
     text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start));
         let place = before.map(place).unwrap_or_default();
@@ -53,7 +53,7 @@ fn read(path: &Path, named_by: &str, stop: &CancellationToken) -> Result<Table, 
     })
 }
 
-/// The place after a text, as people count.
+/// Line and column of the end of a text, counted from 1.
 fn place(before: &str) -> String {
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
@@ -99,7 +99,7 @@ impl Reading<'_> {
             let meant = suggest(leaf, leaves).map(|leaf| format!("{section}.{leaf}"));
             return self.problem(&name, did_you_mean(meant));
         };
-        // A secret's file is one path, even where the secret is a list.
+        // A secret's file is one path, even if the secret is a list.
         let list = key.list && name == key.name;
         let value = match text(&value, key, list) {
             Ok(value) => Some(value),
@@ -118,13 +118,13 @@ impl Reading<'_> {
     }
 }
 
-/// A value's text, or why it cannot be one.
+/// The text of a value, or what is wrong with it.
 fn text(value: &Toml, key: &Key, list: bool) -> Result<Value, String> {
     if let (Toml::Array(values), true) = (value, list) {
         let texts: Option<Vec<String>> = values.iter().map(scalar).collect();
         let mut texts = texts.ok_or("has an entry that is no text, number or boolean")?;
         texts.retain(|text| !text.is_empty());
-        // Unset means the default here, the opposite of an empty list.
+        // An empty text would mean the default, which differs from an empty list.
         return match texts.is_empty() {
             true => Err("is an empty list; leave the key out for its default".to_owned()),
             false => Ok(Value::Many(texts)),

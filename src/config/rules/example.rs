@@ -1,4 +1,4 @@
-//! `[[rules.examples]]`: an event, and what the rules must make of it.
+//! Reads `[[rules.examples]]`: an event, and the expected result of the rules.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use toml::Value as Toml;
 use crate::config::files;
 use crate::config::toml_table::{Scalar, TableReader, article, scalars};
 
-/// The largest event of an example, in bytes: that of a message.
+/// The largest event of an example, in bytes, the same as of a message.
 const MAX_EVENT: u64 = 262_144;
 
 /// One example of a rule.
@@ -18,26 +18,26 @@ const MAX_EVENT: u64 = 262_144;
 pub struct Example {
     /// The message's body.
     pub event: Vec<u8>,
-    /// The routing key that it is published with.
+    /// The routing key of the message.
     pub routing_key: String,
-    /// The exchange that it is published to.
+    /// The exchange of the message.
     pub exchange: String,
-    /// Its headers; `content-type` stands for the property of that name.
+    /// Its headers; `content-type` sets the property of that name.
     pub headers: BTreeMap<String, Scalar>,
     /// Its AMQP message id.
     pub message_id: Option<String>,
     /// Its timestamp.
     pub published_at: Option<Timestamp>,
-    /// When the worker sees it first.
+    /// When the worker first sees it.
     pub now: Option<Timestamp>,
-    /// What must become of it.
+    /// The expected result.
     pub expected: Expected,
 }
 
 /// See [`Example::expected`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expected {
-    /// A task with these fields, others aside, and with this message id where one is given.
+    /// A task with at least these fields, and with this message id if one is given.
     Task {
         /// Some of the task's fields.
         fields: BTreeMap<String, Scalar>,
@@ -50,7 +50,7 @@ pub enum Expected {
     Error(String),
 }
 
-/// Reads one example; its files stand in `folder`.
+/// Reads one example. Its files are in `folder`.
 pub(super) fn read(mut reader: TableReader<'_>, folder: &Path) -> Option<Example> {
     let before = reader.count();
     let event = event(&mut reader, folder);
@@ -126,7 +126,7 @@ fn expected(reader: &mut TableReader<'_>) -> Option<Expected> {
     }
 }
 
-/// The id stands among the fields: beside them it is the message's own.
+/// The expected id is among the fields. Outside them, `message_id` is the message's own.
 fn task_of(reader: &mut TableReader<'_>, mut fields: BTreeMap<String, Scalar>) -> Option<Expected> {
     let message_id = match fields.remove("message_id") {
         None => None,

@@ -1,4 +1,4 @@
-//! `events.rules_file`: a file of its own for `[events]` and the rules.
+//! Reads `events.rules_file`, a file of its own for `[events]` and the rules.
 
 use std::path::Path;
 
@@ -25,10 +25,10 @@ pub(super) fn first_read(events: &Events, path: &Path) -> Result<Events, Problem
     read_rules(&Events { rules_file: Some(file), ..events.clone() }, &text)
 }
 
-/// The events with the rules of their file's text in place of those that they had.
+/// The events, with the rules replaced by those in the text of their file.
 ///
 /// # Errors
-/// Everything that is wrong with the text; one without rules is wrong too.
+/// Everything that is wrong with the text. A text without rules is wrong, too.
 pub fn read_rules(events: &Events, text: &str) -> Result<Events, Problems> {
     let source = events.rules_file.as_ref().map_or_else(|| Path::new(KEY), WatchedFile::path).display().to_string();
     let mut problems = Vec::new();

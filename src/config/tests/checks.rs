@@ -1,4 +1,4 @@
-//! What each key takes and refuses, and what holds between keys.
+//! What each key accepts and refuses, and rules between keys.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn said(name: &str, text: &str) -> String {
 }
 
 #[test]
-fn the_server_is_a_host_or_a_url_and_nothing_more() {
+fn server_must_be_a_host_or_a_url() {
     for (text, meant) in [
         ("crm0001.wolkvox.com", "https://crm0001.wolkvox.com/"),
         ("CRM0001.wolkvox.com:8443", "https://crm0001.wolkvox.com:8443/"),
@@ -50,7 +50,7 @@ fn the_server_is_a_host_or_a_url_and_nothing_more() {
 }
 
 #[test]
-fn a_server_that_is_allowed_may_be_warned_of() {
+fn valid_server_can_cause_a_warning() {
     for (text, warning) in [
         ("http://crm0001.wolkvox.com", "sends tokens unencrypted; write https://crm0001.wolkvox.com"),
         ("http://10.0.0.1:80", "sends tokens unencrypted; write https://10.0.0.1"),
@@ -65,7 +65,7 @@ fn a_server_that_is_allowed_may_be_warned_of() {
 }
 
 #[test]
-fn a_brokers_address_is_shown_without_what_is_secret() {
+fn broker_address_is_shown_without_secrets() {
     for (text, shown) in [
         ("amqp://h", "amqp://h:5672/%2f"),
         ("amqps://u:p%40@h.example/v?heartbeat=15&auth_mechanism=external", "amqps://h.example:5671/v"),
@@ -99,7 +99,7 @@ fn a_brokers_address_is_shown_without_what_is_secret() {
 }
 
 #[test]
-fn the_ledger_is_memory_a_file_or_redis() {
+fn ledger_must_be_memory_a_file_or_redis() {
     for (text, meant) in [
         ("memory:", "memory"),
         ("file:a/b.redb", "file a/b.redb"),
@@ -178,12 +178,12 @@ fn values_have_bounds() {
 }
 
 #[test]
-fn marks_commas_and_blanks_around_a_value_are_named() {
+fn quotes_commas_and_blanks_around_a_value_are_named() {
     for (name, text, why) in [
         ("crm.server", "a.example,b.example", "names several servers; one is allowed"),
         ("ledger.url", "redis://a,redis://b", "names several servers; one is allowed"),
         ("crm.tokens", "a,b c", "entry 2 has a blank"),
-        ("crm.tokens", "# mine", "the value has a blank; lines that begin with # are no comments here"),
+        ("crm.tokens", "# mine", "the value has a blank; lines that begin with # are not comments here"),
         ("crm.tokens", "#mine", "entry 1 begins with #, which begins no comment here"),
         ("crm.tokens", "'a'", "the value is in quotation marks, which are part of the value; are they meant?"),
         ("crm.tokens", "\"a,b\"", "entry 1 is in quotation marks, which are part of the value; are they meant?"),

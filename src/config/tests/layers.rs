@@ -1,9 +1,9 @@
-//! Which layer counts, and what is wrong with a layer.
+//! File, environment and defaults: which one wins, and problems in a source.
 
 use super::*;
 
 #[test]
-fn the_environment_goes_before_the_file_and_the_file_before_the_defaults() {
+fn environment_overrides_the_file_and_the_file_the_defaults() {
     let toml = "[broker]\nqueue = 'from-file'\nurls = ['amqp://a/%2f', 'amqp://b/%2f']\n[log]\nlevel = 'debug'\n";
     let variables = [("WTW_LOG_LEVEL", "warn"), ("WTW_BROKER_QUEUE", ""), ("PATH", "/bin")];
     let config = load_both(toml, &variables).unwrap().config;
@@ -15,7 +15,7 @@ fn the_environment_goes_before_the_file_and_the_file_before_the_defaults() {
 }
 
 #[test]
-fn toml_may_be_written_with_its_own_types() {
+fn toml_values_can_have_their_own_types() {
     let toml = "[crm]\noperation = 7\ntokens = [1, 'two,2']\nrequests_per_second = 2.0\n\
                 [task]\nremember = true\n[retry]\nimmediate_attempts = 4\ndelays = ' 1s , 2s '\n";
     let config = load_toml(toml).unwrap().config;
@@ -32,7 +32,7 @@ fn toml_may_be_written_with_its_own_types() {
 }
 
 #[test]
-fn a_file_that_does_not_fit_is_a_problem() {
+fn file_with_wrong_content_is_a_problem() {
     for (toml, expected) in [
         ("[crm\n", "configuration file (FILE): is not TOML: line 1, column 5: "),
         ("\n[crm]\nserver = = 1", "configuration file (FILE): is not TOML: line 3, column 1"),
@@ -66,7 +66,7 @@ fn a_file_that_does_not_fit_is_a_problem() {
 }
 
 #[test]
-fn a_missing_file_is_named_and_nothing_is_said_to_be_missing_from_it() {
+fn missing_file_is_the_only_problem_reported() {
     for (file, variable, source) in [
         (None, "/none/wtw.toml", "environment variable WTW_CONFIG"),
         (Some("/none/wtw.toml".into()), "/other.toml", "--config"),
@@ -82,7 +82,7 @@ fn a_missing_file_is_named_and_nothing_is_said_to_be_missing_from_it() {
 }
 
 #[test]
-fn unknown_variables_are_problems_unless_kubernetes_makes_them() {
+fn unknown_variable_is_a_problem_unless_kubernetes_set_it() {
     for (name, value, expected) in [
         ("WTW_CRM_SERVR", "x", "is not known; did you mean WTW_CRM_SERVER?"),
         ("WTW_LEDGER_URL_FIL", "x", "is not known; did you mean WTW_LEDGER_URL_FILE?"),
@@ -109,7 +109,7 @@ fn unknown_variables_are_problems_unless_kubernetes_makes_them() {
 }
 
 #[test]
-fn a_secret_comes_from_a_file_as_well_and_the_higher_layer_wins_as_a_whole() {
+fn secret_or_its_file_in_the_environment_overrides_both_in_the_file() {
     let tokens = Temporary::new("one\r\n\n  two , three\n");
     let ledger = Temporary::new("memory:\n");
     let toml = format!("[crm]\ntokens_file = {:?}\n", tokens.path());
@@ -125,7 +125,7 @@ fn a_secret_comes_from_a_file_as_well_and_the_higher_layer_wins_as_a_whole() {
 }
 
 #[test]
-fn a_secrets_file_that_does_not_fit_is_a_problem() {
+fn secret_file_with_wrong_content_is_a_problem() {
     for (text, expected) in [
         ("", "is empty; allowed: "),
         (" ,\n", "is empty; allowed: "),
@@ -153,7 +153,7 @@ fn a_secrets_file_that_does_not_fit_is_a_problem() {
 }
 
 #[test]
-fn the_logs_format_follows_the_terminal() {
+fn log_format_follows_the_terminal() {
     let mut sources = Sources::default();
     for (terminal, format) in [(true, LogFormat::Text), (false, LogFormat::Json)] {
         sources.terminal = terminal;

@@ -1,11 +1,11 @@
-//! Defaults that follow other values, what `config show` tells, and the file of `config init`.
+//! Defaults that depend on other values, `config show`, and the file of `config init`.
 
 use super::*;
 use crate::config::template;
 use secrecy::SecretString;
 
 #[test]
-fn a_default_never_causes_an_error() {
+fn default_never_causes_an_error() {
     for key in KEYS {
         let texts: Vec<&str> = match key.kind {
             Kind::Duration(least, most) => vec![least, "1s", "15s", "1m", most],
@@ -14,7 +14,7 @@ fn a_default_never_causes_an_error() {
         };
         for text in texts {
             if let Err(problems) = load_env(&[(&variable(key.name), text)]) {
-                // A value out of its own bounds.
+                // This value itself is out of its bounds.
                 assert!(
                     problems.iter().all(|problem| problem.message.contains("is too ")),
                     "{} {text}: {problems}",
@@ -26,7 +26,7 @@ fn a_default_never_causes_an_error() {
 }
 
 #[test]
-fn defaults_follow_what_is_written() {
+fn default_follows_the_values_that_are_set() {
     for (written, expected) in [
         (
             ("crm.request_timeout", "3s"),
@@ -72,7 +72,7 @@ fn defaults_follow_what_is_written() {
 }
 
 #[test]
-fn every_setting_is_shown_with_its_source_and_no_secret() {
+fn setting_is_shown_with_its_source_and_without_secrets() {
     let file = Temporary::new("redis://user:hunter2@cache/3?password=hunter2\n");
     let toml = format!("[ledger]\nurl_file = {:?}\n[broker]\nurls = 'amqp://u:hunter2@h/v'\n", file.path());
     let loaded = load_both(&toml, &[("WTW_CRM_TOKENS", "hunter2,hunter3"), ("WTW_GATE_FAILURES", "7")]).unwrap();
@@ -93,7 +93,7 @@ fn every_setting_is_shown_with_its_source_and_no_secret() {
 }
 
 #[test]
-fn the_template_says_every_default_and_is_a_good_file_once_uncommented() {
+fn template_lists_every_default_and_is_valid_when_uncommented() {
     let template = template();
     assert!(load_toml(&template).is_ok(), "all of it is commented out");
     let is_secret_file = |line: &str| line.contains("_file = \"/run/secrets/");
@@ -104,7 +104,7 @@ fn the_template_says_every_default_and_is_a_good_file_once_uncommented() {
         })
         .map(|line| line.trim_start_matches('#'))
         .collect();
-    // The one file that must be there already.
+    // The only file that must exist.
     let text = keys.join("\n").replace("\"rules.toml\"", "\"tests/cases/rules.toml\"");
     let loaded = load_toml(&text).unwrap();
     for key in KEYS {
@@ -118,7 +118,7 @@ fn the_template_says_every_default_and_is_a_good_file_once_uncommented() {
 }
 
 #[test]
-fn of_a_changed_ledger_url_only_the_login_may_differ() {
+fn changed_ledger_url_is_refused_unless_only_the_login_differs() {
     let current = SecretString::from("redis://u:old@h:6379/1");
     for (text, is_allowed) in [
         ("redis://u:new@h:6379/1", true),

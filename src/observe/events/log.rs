@@ -1,10 +1,10 @@
-//! The log's line of a settled message.
+//! The log line of a settled message.
 
 use super::{Settled, millis};
 use crate::message::disposition::Disposition;
 use crate::message::disposition::Settlement;
 
-/// One line for each settled message. A task that was created needs no reason.
+/// Writes one line for each settled message. A created task needs no reason.
 pub(super) fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str) {
     let (rule, attempts, duration_ms) = (settled.rule, settled.attempts, millis(settled.duration));
     if let Settlement::Reject(reason) = settled.settlement {

@@ -1,4 +1,4 @@
-//! A writer of log lines that never waits. A thread of its own writes them; while nobody reads the log, lines are lost and counted.
+//! A log writer that never blocks. A thread writes the lines. If nobody reads the log, lines are lost and counted.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -8,20 +8,20 @@ use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines that wait to be written.
+/// The most lines in the queue.
 const WAITING: usize = 2_048;
-/// The longest line, in bytes: with [`WAITING`] it bounds the memory at 16 MiB.
+/// The longest line, in bytes. With [`WAITING`] this limits the memory to 16 MiB.
 const LONGEST: usize = 8 << 10;
-/// How long [`Lines::flush`] waits for a log that nobody reads.
+/// Time limit of [`Lines::flush`] when nobody reads the log.
 const FLUSH: Duration = Duration::from_secs(1);
 
 enum Item {
     Line(Vec<u8>),
-    /// Answered once everything before it is written.
+    /// Answered when everything before it is written.
     Flush(SyncSender<()>),
 }
 
-/// Where lines are handed over.
+/// The sending side.
 #[derive(Clone)]
 pub(super) struct Lines {
     queue: SyncSender<Item>,
@@ -29,8 +29,8 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Starts the thread that writes to `out`. After a loss it calls `on_loss` with the number of lines as soon as lines are
-    /// written again.
+    /// Starts the thread that writes to `out`. After a loss it calls `on_loss` with the number of lost lines as soon as it
+    /// can write again.
     pub(super) fn start(out: impl Write + Send + 'static, on_loss: impl Fn(u64) + Send + 'static) -> io::Result<Self> {
         Self::with_capacity(WAITING, out, on_loss)
     }
@@ -47,16 +47,16 @@ impl Lines {
         Ok(Self { queue, lost })
     }
 
-    /// How many lines were lost so far.
+    /// The number of lost lines so far.
     pub(super) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Waits until all lines are written, a second at most.
+    /// Waits until all lines are written, at most a second.
     pub(super) fn flush(&self) {
         let (done, wait) = sync_channel(1);
         let mut item = Item::Flush(done);
-        // While the queue is full there is no room for the question either.
+        // A full queue does not take the flush request either.
         for _ in 0..20 {
             item = match self.queue.try_send(item) {
                 Ok(()) => break,
@@ -77,7 +77,7 @@ impl Lines {
     }
 }
 
-/// A line of bounded length, in which nothing can be seen wrongly on a terminal.
+/// A line of limited length, without characters that change how a terminal shows it.
 fn cut(line: &[u8]) -> Vec<u8> {
     let Ok(text) = std::str::from_utf8(line) else {
         return line.get(..LONGEST).unwrap_or(line).to_vec();
@@ -85,20 +85,20 @@ fn cut(line: &[u8]) -> Vec<u8> {
     let mut visible = String::with_capacity(text.len());
     for c in text.chars() {
         match is_deceptive(c) {
-            // The escape of JSON, which is good in text too.
+            // The escape of JSON; it is readable in text, too.
             true => visible.push_str(&format!("\\u{:04x}", u32::from(c))),
             false => visible.push(c),
         }
     }
     if visible.len() > LONGEST {
-        // JSON cut off would be no JSON: collectors take it as text, and people see why.
+        // A JSON object that is cut is not JSON any more. Collectors read the line as text, and people see the reason.
         visible.truncate(visible.floor_char_boundary(LONGEST));
         visible.push_str("… (cut off)\n");
     }
     visible.into_bytes()
 }
 
-/// C1 controls, which some terminals obey, and characters that change the order of others or cannot be seen.
+/// C1 control characters, which some terminals obey, and characters that change the direction of text or are invisible.
 fn is_deceptive(c: char) -> bool {
     matches!(c, '\u{7f}'..='\u{9f}' | '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
@@ -109,7 +109,7 @@ fn write(waiting: &Receiver<Item>, mut out: impl Write, lost: &AtomicU64, on_los
     while let Ok(item) = waiting.recv() {
         match item {
             Item::Line(line) => {
-                // A log that is gone for good must not end anything.
+                // A closed log must not end the process.
                 let _ = out.write_all(&line).and_then(|()| out.flush());
                 let now = lost.load(Ordering::Relaxed);
                 if now > reported {
@@ -130,7 +130,7 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-/// One line, handed over when it is dropped.
+/// One line; it is sent when it is dropped.
 pub(super) struct Line<'a> {
     lines: &'a Lines,
     bytes: Vec<u8>,
@@ -167,12 +167,12 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_nobody_reads_loses_lines_and_stops_nobody() {
+    fn unread_log_loses_lines_without_blocking() {
         let (mut reader, writer) = io::pipe().unwrap();
         let losses = Arc::new(Mutex::new(Vec::new()));
         let reported = Arc::clone(&losses);
         let lines = Lines::with_capacity(8, writer, move |lost| reported.lock().unwrap().push(lost)).unwrap();
-        // More than pipe and queue hold: a writer that waits would wait here for ever.
+        // More than pipe and queue can hold: a writer that blocks would never get past this.
         let line = format!("{}\n", "x".repeat(1_023));
         let written = 1_000;
         for _ in 0..written {
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_is_gone_stops_nobody() {
+    fn closed_log_blocks_nothing() {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
         let lines = Lines::start(writer, |_| {}).unwrap();
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_deceptive_reaches_a_terminal_and_lines_have_an_end() {
+    fn lines_are_cut_and_deceptive_characters_escaped() {
         let line = "{\"id\":\"a\u{202e}gnp.exe\u{9b}2J\u{200b}\u{2066}\u{feff}ñ👩\"}\n";
         let written = String::from_utf8(cut(line.as_bytes())).unwrap();
         assert_eq!(written, "{\"id\":\"a\\u202egnp.exe\\u009b2J\\u200b\\u2066\\ufeffñ👩\"}\n");

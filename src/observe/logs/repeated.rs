@@ -1,4 +1,4 @@
-//! A failure that happens again and again is logged once, and then once a minute with how often and since when.
+//! Logs a repeated failure once, and then once a minute with the number of failures and the time of the first.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use tokio::time::Instant;
 
 use crate::clock::{Clock, rfc3339};
 
-/// How often a failure that goes on is logged.
+/// Interval at which a lasting failure is logged.
 const EVERY: Duration = Duration::from_secs(60);
-/// Different reasons that are logged at once; more of them wait for the next minute.
+/// The most different reasons that are logged at once. Further ones wait for the next minute.
 const REASONS: usize = 8;
 
-/// Follows one thing that may fail repeatedly, such as a connection.
+/// Counts the failures of one thing, such as a connection.
 #[derive(Debug)]
 pub struct Repeated {
     what: &'static str,
@@ -28,24 +28,23 @@ struct Failing {
     reasons: Vec<String>,
 }
 
-/// What is to be logged now.
+/// The values for a log line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repeat {
-    /// How often it failed so far, this time included.
+    /// The number of failures so far, including this one.
     pub times: u64,
-    /// When it failed first.
+    /// The time of the first failure.
     pub since: Timestamp,
 }
 
 impl Repeated {
-    /// Nothing has failed yet. `what` is the log line's text, such as `cannot connect to RabbitMQ, trying again`.
+    /// Starts without a failure. `what` is the text of the log line, such as `cannot connect to RabbitMQ, trying again`.
     #[must_use]
     pub fn new(what: &'static str, clock: Clock) -> Self {
         Self { what, clock, failing: None }
     }
 
-    /// Counts a failure and logs it at `warn` where it is due: the first time, for a reason that was not logged since then, and
-    /// once a minute.
+    /// Counts a failure. Logs it at `warn` the first time, for each new reason, and once a minute.
     pub fn warn(&mut self, reason: &str) {
         match self.failed(reason) {
             Some(Repeat { times: 1, .. }) => tracing::warn!(reason, "{}", self.what),
@@ -54,7 +53,7 @@ impl Repeated {
         }
     }
 
-    /// Counts a failure; what is to be logged, if anything.
+    /// Counts a failure. Returns the values for a log line when one is due.
     pub fn failed(&mut self, reason: &str) -> Option<Repeat> {
         let now = Instant::now();
         let failing = self.failing.get_or_insert_with(|| Failing {
@@ -75,7 +74,7 @@ impl Repeated {
         Some(Repeat { times: failing.times, since: failing.since })
     }
 
-    /// Notes that it works. How often it failed before, where it did.
+    /// Records a success. Returns the number of failures before it, if there were any.
     pub fn worked(&mut self) -> Option<Repeat> {
         self.failing.take().map(|failing| Repeat { times: failing.times, since: failing.since })
     }
@@ -88,7 +87,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_failure_is_logged_once_and_then_once_a_minute() {
+    async fn failure_is_logged_once_and_then_once_a_minute() {
         let mut repeated = Repeated::new("it fails", Clock::new(|| Timestamp::UNIX_EPOCH));
         let mut logged = Vec::new();
         for second in 0..=150 {
@@ -104,7 +103,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_reason_is_logged_at_once_but_no_flood_of_them() {
+    async fn new_reason_is_logged_at_once_but_not_a_flood_of_them() {
         let mut repeated = Repeated::new("it fails", Clock::new(|| Timestamp::UNIX_EPOCH));
         let is_logged = ["a", "b", "a", "b", "c"].map(|reason| repeated.failed(reason).is_some());
         assert_eq!(is_logged, [true, true, false, false, true]);

@@ -18,7 +18,7 @@ struct RuleLabels {
     rule: String,
 }
 
-/// Made again for each page: rules that a reload removed leave no series behind.
+/// Registered again for each scrape, so that rules that were removed leave no series behind.
 pub(super) fn registry(mapper: &Mapper) -> Registry {
     let (messages, condition_errors) =
         (Family::<OutcomeLabels, Counter>::default(), Family::<RuleLabels, Counter>::default());
@@ -34,7 +34,7 @@ pub(super) fn registry(mapper: &Mapper) -> Registry {
     let mut registry = Registry::with_prefix("wtw");
     registry.register(
         "rule_messages",
-        "Messages for each rule: made a task of, skipped, or failed for; a message counts each time that it is mapped",
+        "Messages that matched each rule, by result: mapped to a task, skipped, or failed. A message counts each time it is mapped",
         messages,
     );
     registry.register(

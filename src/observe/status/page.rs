@@ -1,4 +1,4 @@
-//! `/status`, in the documented order.
+//! The JSON of `/status`, in the documented order.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::observe::events::Recent;
 use crate::observe::forecast::{Forecast, Quota};
 use crate::observe::watched_files::WatchedFile;
 
-/// What a worker says of itself. A field that an older worker does not have is read as its default.
+/// The status page of a worker. A field that an older worker does not send gets its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Page {
@@ -46,15 +46,15 @@ pub struct Page {
     pub attempts: BTreeMap<String, u64>,
     /// The rules in force; none where messages are task messages.
     pub rules: Option<Rules>,
-    /// The files that are read again when they change.
+    /// The files that are watched for changes.
     pub files: Vec<WatchedFile>,
-    /// Messages on the queues; none while they cannot be counted.
+    /// Messages on the queues; none when they cannot be counted.
     pub queues: Option<Queues>,
-    /// When backlog and quota will be finished.
+    /// When backlog and quota are finished.
     pub forecast: Forecast,
     /// The last settled messages, the newest first.
     pub recent: Vec<Recent>,
-    /// The last hour, a minute each, the oldest first.
+    /// The last hour, one entry a minute, the oldest first.
     pub last_hour: Vec<Minute>,
 }
 
@@ -68,11 +68,11 @@ pub struct Broker {
     pub reason: Option<String>,
     /// Why the broker takes no messages.
     pub blocked: Option<String>,
-    /// Why messages are taken one at a time; none while they are not.
+    /// Why the worker is in serial mode; none when it is not.
     pub serial_mode: Option<String>,
-    /// Consuming connections made after the first.
+    /// Consuming connections after the first.
     pub reconnects: u64,
-    /// Copies that the broker has not confirmed yet.
+    /// Copies that RabbitMQ has not confirmed yet.
     pub unconfirmed: i64,
 }
 
@@ -82,11 +82,11 @@ pub struct Broker {
 pub struct Gate {
     /// Whether requests are sent.
     pub open: bool,
-    /// Why they are not.
+    /// Why no requests are sent.
     pub reason: Option<String>,
     /// What to do.
     pub advice: Option<String>,
-    /// Since when it is as it is.
+    /// When that began.
     pub since: String,
     /// Why the last request failed.
     pub last_failure: Option<String>,
@@ -100,11 +100,11 @@ pub struct Gate {
 pub struct Token {
     /// Its position in the configuration, from 0.
     pub token: usize,
-    /// Requests under way.
+    /// Open requests.
     pub in_use: usize,
-    /// Requests that it may have under way.
+    /// Requests that it can have open.
     pub slots: usize,
-    /// Why it is out of use: `quota`, `unauthorized` or `throttled`.
+    /// Why it is not used: `quota`, `unauthorized` or `throttled`.
     pub suspended: Option<String>,
     /// When it is tried again.
     pub until: Option<String>,
@@ -120,11 +120,11 @@ pub struct Token {
 pub struct Ledger {
     /// `memory`, `file` or `redis`.
     pub kind: String,
-    /// Messages that it remembers.
+    /// The number of entries.
     pub entries: i64,
     /// Whether it can be used.
     pub healthy: bool,
-    /// Why it cannot.
+    /// Why it cannot be used.
     pub reason: Option<String>,
 }
 
@@ -132,7 +132,7 @@ pub struct Ledger {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Messages {
-    /// Taken and not yet settled.
+    /// Delivered and not yet settled.
     pub in_flight: i64,
     /// Settled, by outcome.
     pub settled: BTreeMap<String, u64>,
@@ -150,21 +150,21 @@ pub struct Rules {
     pub digest: String,
     /// Messages that no rule matched, since the start.
     pub unmatched: u64,
-    /// What each has done since the start, in the order in which they are tried.
+    /// The counts of each rule since the start, in the rules' order.
     pub rules: Vec<Rule>,
 }
 
-/// What a rule has done since the start. A message counts each time that it is mapped.
+/// The counts of a rule since the start. A message counts each time it is mapped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Rule {
     /// Its name.
     pub rule: String,
-    /// Messages that it made a task of.
+    /// Messages that it mapped to a task.
     pub matched: u64,
     /// Messages that it skipped.
     pub skipped: u64,
-    /// Messages that it failed for.
+    /// Messages for which it failed.
     pub failed: u64,
     /// Messages that lack a value that its `when` compares.
     pub condition_errors: u64,
@@ -182,7 +182,7 @@ pub struct Queues {
     pub retry: BTreeMap<String, u64>,
     /// On the dead-letter queue.
     pub dead: u64,
-    /// On the queue of what the broker dead-lettered itself.
+    /// On the queue of what RabbitMQ dead-lettered.
     pub dead_by_broker: u64,
 }
 
@@ -210,7 +210,7 @@ pub(super) fn rules(mapper: &Mapper) -> Option<Rules> {
     Some(Rules { digest: mapper.digest()?.to_string(), unmatched: mapper.unmatched(), rules: rules.collect() })
 }
 
-/// A token's part in the forecast.
+/// A token's values for the forecast.
 pub(super) fn quota(token: &TokenState) -> Quota {
     let left = if token.suspended == Some(Suspended::Quota) { Some(0) } else { token.quota_left };
     Quota { left, is_refused: token.suspended == Some(Suspended::Unauthorized) }

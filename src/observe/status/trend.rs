@@ -1,4 +1,4 @@
-//! The last hour in minutes, for small charts.
+//! Counts of the last hour by minute, for the console's charts.
 
 use std::collections::VecDeque;
 
@@ -21,7 +21,7 @@ pub struct Minute {
     pub dead_lettered: u64,
     /// Messages sent to a retry queue.
     pub retried: u64,
-    /// Messages that waited at its end, where they could be counted.
+    /// Messages that waited at the end of the minute, if they could be counted.
     pub backlog: Option<u64>,
 }
 
@@ -29,12 +29,12 @@ pub struct Minute {
 #[derive(Debug, Default)]
 pub(super) struct Trend {
     minutes: VecDeque<Minute>,
-    /// What had been counted before.
+    /// The counts at the last update.
     before: (u64, u64, u64),
 }
 
 impl Trend {
-    /// Adds what has been counted so far to the minute of `now`.
+    /// Adds the new counts to the minute of `now`.
     pub(super) fn add(&mut self, now: Timestamp, created: u64, failed: u64, retried: u64, backlog: Option<u64>) {
         let start = Timestamp::from_second(now.as_second() - now.as_second().rem_euclid(60)).ok();
         if self.minutes.back().is_none_or(|last| last.at != start) {
