@@ -239,7 +239,7 @@ pub async fn open(config: &config::Ledger, clock: Clock) -> Result<Arc<dyn Ledge
         config::LedgerStore::File(path) => Arc::new(sqlite::SqliteLedger::open(path, limits, clock).await?),
         config::LedgerStore::Redis(url) => {
             Arc::new(redis::RedisLedger::open(url, &redis::prefix(&config.queue), limits, clock).await?)
-        },
+        }
     })
 }
 

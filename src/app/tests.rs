@@ -6,7 +6,7 @@ use crate::config::Sources;
 #[test]
 fn prefetch_keeps_slots_busy_and_fits_the_pods_memory() {
     // The numbers of docs/sizing.md in KiB: the pod's limit, the worker itself, and a largest message with its request.
-    const ROOM: usize = (512 - 60) << 10;
+    const FREE: usize = (512 - 60) << 10;
     const MESSAGE: usize = 512;
     let crm = configured("memory:").crm;
     let prefetch = |slots, rate, hold| {
@@ -14,10 +14,10 @@ fn prefetch_keeps_slots_busy_and_fits_the_pods_memory() {
         usize::from(prefetch(slots, &crm, Duration::from_secs(hold)))
     };
     for slots in 1..=MAX_PREFETCH {
-        let in_hand = prefetch(slots, None, 600);
-        assert!(in_hand > slots || in_hand == MAX_PREFETCH, "{slots} slots: {in_hand}");
-        assert!(in_hand <= 24 * slots, "{slots} slots: {in_hand}");
-        assert!(in_hand * MESSAGE <= ROOM || slots > 450, "{slots} slots: {in_hand}");
+        let prefetch = prefetch(slots, None, 600);
+        assert!(prefetch > slots || prefetch == MAX_PREFETCH, "{slots} slots: {prefetch}");
+        assert!(prefetch <= 24 * slots, "{slots} slots: {prefetch}");
+        assert!(prefetch * MESSAGE <= FREE || slots > 450, "{slots} slots: {prefetch}");
     }
     assert_eq!(prefetch(2, None, 600), 48);
     assert_eq!(prefetch(MAX_PREFETCH + 1, None, 600), MAX_PREFETCH);

@@ -213,9 +213,9 @@ impl QueueScan {
                 self.surplus.push_back(receive(delivery, &self.lost, None));
             }
         }
-        let room = (WINDOW_BYTES / self.largest).max(1);
+        let space = (WINDOW_BYTES / self.largest).max(1);
         let rest = usize::try_from(self.expected - self.met).unwrap_or(usize::MAX);
-        let size = u16::try_from(room.min(rest)).unwrap_or(u16::MAX).min(self.window).min(self.grown);
+        let size = u16::try_from(space.min(rest)).unwrap_or(u16::MAX).min(self.window).min(self.grown);
         self.grown = self.grown.saturating_mul(2);
         bounded("set the prefetch", self.channel.basic_qos(size, BasicQosOptions::default())).await?;
         let options = BasicConsumeOptions::default();

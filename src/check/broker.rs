@@ -255,7 +255,7 @@ async fn queues(inspection: &Inspection, config: &Config, topology: &Topology) -
     }
     findings.ok(
         "broker.policies",
-        "AMQP does not show them: `rabbitmqctl list_policies` and `list_operator_policies` tell whether one lowers a \
+        "AMQP does not show them: `rabbitmqctl list_policies` and `list_operator_policies` show whether one lowers a \
          delivery limit, a TTL or a length of these queues",
     );
     (findings, consumers)

@@ -118,8 +118,8 @@ mod tests {
     #[test]
     fn read_ends_at_a_stop_while_the_file_hangs() {
         let pipe = std::env::temp_dir().join(format!("wtw-files-{}", std::process::id()));
-        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
-        assert!(made.success());
+        let status = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(status.success());
         let stop = CancellationToken::new();
         let (asking, path) = (stop.clone(), pipe.clone());
         let reading = std::thread::spawn(move || read(&path, SECRET, &asking));

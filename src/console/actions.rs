@@ -105,7 +105,7 @@ pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
         body: wanted.body,
         note: wanted.note,
         new_id: wanted.new_id,
-        made: app.now().as_second(),
+        created_at: app.now().as_second(),
         ..Action::default()
     };
     app.store.keep(&action, &items)?;

@@ -63,7 +63,7 @@ pub(crate) struct Action {
     pub(crate) body: Option<Vec<u8>>,
     pub(crate) note: Option<String>,
     pub(crate) new_id: Option<String>,
-    pub(crate) made: i64,
+    pub(crate) created_at: i64,
     pub(crate) ended: Option<i64>,
     pub(crate) error: Option<String>,
 }
@@ -167,7 +167,7 @@ impl Store {
                 "INSERT INTO action VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)",
                 params![
                     a.id, a.what, a.state, a.who, a.address, a.filter, a.query, a.counted, a.reason, a.rate, a.body, a.note,
-                    a.new_id, a.made, a.ended, a.error
+                    a.new_id, a.created_at, a.ended, a.error
                 ],
             )?;
             {
@@ -312,7 +312,7 @@ fn read_action(row: &rusqlite::Row<'_>) -> rusqlite::Result<Action> {
         body: row.get(10)?,
         note: row.get(11)?,
         new_id: row.get(12)?,
-        made: row.get(13)?,
+        created_at: row.get(13)?,
         ended: row.get(14)?,
         error: row.get(15)?,
     })
@@ -330,7 +330,7 @@ mod tests {
             id: "a".to_owned(),
             what: "replay".to_owned(),
             state: "counted".to_owned(),
-            made: 100,
+            created_at: 100,
             ..Action::default()
         };
         let item =

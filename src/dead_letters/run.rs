@@ -144,7 +144,7 @@ impl Run<'_> {
             pace: Pace::new(self.rate),
             skipped: Mutex::default(),
         };
-        let result = pass.walk().await;
+        let result = pass.scan_all().await;
         pass.publisher.close().await;
         pass.ended.error = result.err();
         pass.ended.interrupted = self.stop.is_cancelled();
@@ -170,7 +170,7 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     /// Scans the queues until all messages are handled, or the rest cannot be reached.
-    async fn walk(&mut self) -> Result<(), String> {
+    async fn scan_all(&mut self) -> Result<(), String> {
         // At a limited rate, fetch only what is handled within a minute: fetched messages wait here.
         let a_minute = self.run.rate.map_or(f64::from(WINDOW), |rate| (rate * 60.0).ceil());
         let window = (1..=WINDOW).rev().find(|window| f64::from(*window) <= a_minute).unwrap_or(1);

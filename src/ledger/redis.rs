@@ -264,7 +264,9 @@ impl RedisLedger {
 
 /// A pattern for `SCAN` that matches this text only.
 fn literal(text: &str) -> String {
-    text.chars().flat_map(|c| matches!(c, '*' | '?' | '[' | ']' | '^' | '\\').then_some('\\').into_iter().chain([c])).collect()
+    text.chars()
+        .flat_map(|c| matches!(c, '*' | '?' | '[' | ']' | '^' | '\\').then_some('\\').into_iter().chain([c]))
+        .collect()
 }
 
 enum Replaced {
@@ -287,7 +289,11 @@ impl Ledger for RedisLedger {
             let mut cursor = 0_u64;
             loop {
                 let mut scan = redis::cmd("SCAN");
-                scan.arg(cursor).arg("MATCH").arg(format!("{}{prefix}*", literal(&self.keys.entry))).arg("COUNT").arg(FIND);
+                scan.arg(cursor)
+                    .arg("MATCH")
+                    .arg(format!("{}{prefix}*", literal(&self.keys.entry)))
+                    .arg("COUNT")
+                    .arg(FIND);
                 let (next, found): (u64, Vec<String>) = self.ask(&Question::Command(scan)).await?;
                 if let Some(key) = found.first() {
                     let mut get = redis::cmd("GET");

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use self::copy::MAX_DROPPED;
 pub use self::copy::copy_properties;
-pub(crate) use self::copy::{room, table_size, without_brokers};
+pub(crate) use self::copy::{header_space, table_size, without_brokers};
 use crate::broker::{HeaderValue, Message};
 pub(crate) use crate::broker::{integer, string};
 use crate::clock::rfc3339;

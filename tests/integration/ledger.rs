@@ -128,7 +128,10 @@ async fn redis_that_two_queues_share_keeps_a_ledger_for_each() {
     assert!(here.ledger.set_about(about.clone(), About { proves_unsent: true, ..about.clone() }).await.unwrap());
     here.create("a", 1).await;
     let other = there.ledger.reload_about().await.unwrap();
-    assert!(other.id != about.id && !other.proves_unsent, "what one queue's ledger proves says nothing of another queue");
+    assert!(
+        other.id != about.id && !other.proves_unsent,
+        "what one queue's ledger proves says nothing of another queue"
+    );
     assert_eq!((there.get("a").await, there.ledger.len()), (None, 0));
     assert!(here.ledger.find(key("a").prefix()).await.unwrap().is_some(), "a queue's name is no pattern");
     assert_eq!(there.ledger.find(key("a").prefix()).await.unwrap(), None);

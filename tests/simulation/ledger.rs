@@ -347,7 +347,13 @@ fn error() -> LedgerError {
     static ERROR: OnceLock<LedgerError> = OnceLock::new();
     let away = || {
         let store = config::LedgerStore::File("/nonexistent/ledger.db".into());
-        let config = config::Ledger { store, url_file: None, retention: Duration::from_secs(1), max_entries: 1, queue: QUEUE.into() };
+        let config = config::Ledger {
+            store,
+            url_file: None,
+            retention: Duration::from_secs(1),
+            max_entries: 1,
+            queue: QUEUE.into(),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let opened = std::thread::spawn(move || runtime.block_on(open(&config, Clock::system())).err());
         opened.join().expect("no panic").expect("no such folder")

@@ -94,7 +94,7 @@ fn unknown_variable_is_a_problem_unless_kubernetes_set_it() {
         let said = problems.0[0].to_string();
         assert!(said.starts_with(&format!("{name} (environment): {expected}")), "{said}");
     }
-    let made = [
+    let set_by_kubernetes = [
         ("WTW_ADMIN_SERVICE_HOST", "10.0.0.1"),
         ("WTW_ADMIN_SERVICE_PORT", "9464"),
         ("WTW_ADMIN_SERVICE_PORT_HTTP", "9464"),
@@ -105,7 +105,7 @@ fn unknown_variable_is_a_problem_unless_kubernetes_set_it() {
         ("WTW_ADMIN_PORT_9464_TCP_ADDR", "10.0.0.1"),
         ("WTW_SERVICE_HOST", "10.0.0.1"),
     ];
-    assert!(load_env(&made).is_ok());
+    assert!(load_env(&set_by_kubernetes).is_ok());
 }
 
 #[test]

@@ -81,7 +81,7 @@ pub(super) async fn page(State(app): State<Arc<App>>, Extension(visitor): Extens
 
 fn own(app: &App, action: &Action) -> Row {
     Row {
-        at: when(app, action.ended.unwrap_or(action.made)),
+        at: when(app, action.ended.unwrap_or(action.created_at)),
         who: action.who.clone(),
         from: format!("console {}", action.address),
         what: action.what.clone(),
@@ -151,7 +151,7 @@ struct ActionPage {
     state: String,
     who: String,
     filter: String,
-    made: When,
+    created_at: When,
     counted: Vec<String>,
     reason: String,
     note: String,
@@ -208,7 +208,7 @@ fn action_page(app: &App, visitor: &Visitor, action: Action) -> Result<ActionPag
         }
     }
     Ok(ActionPage {
-        made: when(app, action.made),
+        created_at: when(app, action.created_at),
         counted: action.counted.lines().map(ToOwned::to_owned).collect(),
         reason: action.reason.clone().unwrap_or_default(),
         note: action.note.clone().unwrap_or_default(),

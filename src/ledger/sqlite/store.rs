@@ -154,7 +154,9 @@ impl Store {
                         if let Some(after) = &after {
                             put(&transaction, key, after, is_new).map_err(explain)?;
                             entries += u64::from(is_new);
-                            if about.last_change.is_none_or(|at| now.duration_since(at).unsigned_abs() > CHANGE_RECORDED)
+                            if about
+                                .last_change
+                                .is_none_or(|at| now.duration_since(at).unsigned_abs() > CHANGE_RECORDED)
                             {
                                 about.last_change = Some(now);
                                 put_about(&transaction, &about).map_err(explain)?;

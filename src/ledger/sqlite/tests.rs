@@ -81,7 +81,13 @@ async fn prefix(ledger: &dyn Ledger, most: u32) -> u32 {
 
 fn config(path: &Path) -> config::Ledger {
     let store = config::LedgerStore::File(path.to_owned());
-    config::Ledger { store, url_file: None, retention: ROOMY.retention, max_entries: ROOMY.max_entries, queue: "q".to_owned() }
+    config::Ledger {
+        store,
+        url_file: None,
+        retention: ROOMY.retention,
+        max_entries: ROOMY.max_entries,
+        queue: "q".to_owned(),
+    }
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {

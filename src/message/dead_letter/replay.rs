@@ -46,7 +46,7 @@ pub fn properties(message: &Message, from: &str, at: Timestamp, frame_max: usize
     for (name, value) in route(message) {
         put(name, value);
     }
-    if table_size(&headers) > retry_state::room(&properties, frame_max) {
+    if table_size(&headers) > retry_state::header_space(&properties, frame_max) {
         headers.retain(|name, _| name.as_str() != retry_state::HISTORY);
     }
     properties.with_headers(Headers::from(headers))

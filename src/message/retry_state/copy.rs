@@ -22,20 +22,20 @@ pub fn copy_properties(
     frame_max: usize,
 ) -> Properties {
     let properties = without_brokers(&message.properties);
-    let room = room(&properties, frame_max);
+    let space = header_space(&properties, frame_max);
     let longest_list = MAX_DROPPED.min(frame_max / 16);
-    let list_room = entry_size(DROPPED, &text("")) + longest_list;
+    let list_space = entry_size(DROPPED, &text("")) + longest_list;
     let mut ours = state.headers();
     ours.extend(more);
-    cut_texts(&mut ours, room.saturating_sub(list_room));
+    cut_texts(&mut ours, space.saturating_sub(list_space));
     let fixed = table_size(&ours);
     let mut theirs = publishers_headers(&message.properties);
     let budget =
-        MAX_OURS.min(room.saturating_sub(table_size(&theirs))).saturating_sub(fixed + entry_size(HISTORY, &text("")));
+        MAX_OURS.min(space.saturating_sub(table_size(&theirs))).saturating_sub(fixed + entry_size(HISTORY, &text("")));
     if let Some(history) = state.history(budget) {
         ours.insert(HISTORY, text(&history));
     }
-    let mut dropped = drop_largest(&mut theirs, room.saturating_sub(fixed), list_room);
+    let mut dropped = drop_largest(&mut theirs, space.saturating_sub(fixed), list_space);
     if !dropped.is_empty() {
         if !state.dropped.is_empty() {
             dropped.insert(0, state.dropped.clone());
@@ -48,7 +48,7 @@ pub fn copy_properties(
 }
 
 /// Bytes that a copy's headers can have besides its other properties.
-pub(crate) fn room(properties: &Properties, frame_max: usize) -> usize {
+pub(crate) fn header_space(properties: &Properties, frame_max: usize) -> usize {
     /// Frame header and end, and the fixed part of a content header (AMQP 0-9-1, 4.2.3 and 4.2.6.1).
     const FRAME_OVERHEAD: usize = 8 + 14;
     /// What RabbitMQ adds before it delivers the copy (`x-death` and others). A client closes the connection when it
@@ -58,10 +58,10 @@ pub(crate) fn room(properties: &Properties, frame_max: usize) -> usize {
     frame_max.saturating_sub(taken)
 }
 
-/// Shortens our headers, the least important first, until they fit `room`.
-fn cut_texts(ours: &mut BTreeMap<&'static str, HeaderValue>, room: usize) {
+/// Shortens our headers, the least important first, until they fit `space`.
+fn cut_texts(ours: &mut BTreeMap<&'static str, HeaderValue>, space: usize) {
     for name in [DROPPED, CRM_MESSAGE, WORKER, ERROR_MESSAGE] {
-        let excess = table_size(ours).saturating_sub(room);
+        let excess = table_size(ours).saturating_sub(space);
         if excess == 0 {
             return;
         }
@@ -78,13 +78,13 @@ pub(crate) fn table_size<K: std::borrow::Borrow<str>>(entries: &BTreeMap<K, Head
     entries.iter().map(|(key, value)| entry_size(key.borrow(), value)).sum()
 }
 
-/// Drops the largest headers until the rest fits `room`, less `list_room` for their names if any was dropped.
-fn drop_largest(theirs: &mut BTreeMap<ShortString, HeaderValue>, room: usize, list_room: usize) -> Vec<String> {
+/// Drops the largest headers until the rest fits `space`, less `list_space` for their names if any was dropped.
+fn drop_largest(theirs: &mut BTreeMap<ShortString, HeaderValue>, space: usize, list_space: usize) -> Vec<String> {
     let mut size = table_size(theirs);
     let mut dropped = Vec::new();
-    let mut allowed = room;
+    let mut allowed = space;
     while size > allowed {
-        allowed = room.saturating_sub(list_room);
+        allowed = space.saturating_sub(list_space);
         let largest =
             theirs.iter().max_by_key(|(key, value)| entry_size(key.as_str(), value)).map(|(key, _)| key.clone());
         let Some(value) = largest.as_ref().and_then(|key| theirs.remove(key)) else {

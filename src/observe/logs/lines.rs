@@ -36,11 +36,11 @@ impl Lines {
     }
 
     fn with_capacity(
-        room: usize,
+        capacity: usize,
         out: impl Write + Send + 'static,
         on_loss: impl Fn(u64) + Send + 'static,
     ) -> io::Result<Self> {
-        let (queue, waiting) = sync_channel(room);
+        let (queue, waiting) = sync_channel(capacity);
         let lost = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&lost);
         std::thread::Builder::new().name("log".to_owned()).spawn(move || write(&waiting, out, &counted, on_loss))?;

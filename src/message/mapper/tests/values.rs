@@ -108,7 +108,7 @@ fn error_never_holds_a_value_of_the_event() {
 
 #[test]
 fn field_keeps_its_type_and_is_checked_like_a_task_messages() {
-    let made = |fields: &str, body: &str| {
+    let mapped = |fields: &str, body: &str| {
         let mapped = map(&mapper(&rule("", fields)), event(body)).map_err(|failure| (failure.kind, failure.message))?;
         let Mapped::Send { body, .. } = mapped else { panic!("{mapped:?}") };
         Ok::<_, (Kind, String)>(fields_of(&body))
@@ -116,22 +116,22 @@ fn field_keeps_its_type_and_is_checked_like_a_task_messages() {
     let date = "2027-03-01 09:00:00";
     let fields =
         format!("remember = \"{{{{ body.r }}}}\"\nreminder_date = \"{date}\"\nname = \"{{{{ body.n }}}}\\n x\"");
-    let got = made(&fields, r#"{"r": true, "n": 5}"#).unwrap();
+    let got = mapped(&fields, r#"{"r": true, "n": 5}"#).unwrap();
     assert_eq!((&got["remember"], &got["name"]), (&true.into(), &"5 x".into()), "one line");
-    let (kind, said) = made(&fields, r#"{"r": "true", "n": 5}"#).unwrap_err();
+    let (kind, said) = mapped(&fields, r#"{"r": "true", "n": 5}"#).unwrap_err();
     assert_eq!(kind, Kind::InvalidTask, "no type is guessed");
     assert!(said.starts_with("rule r: remember: ") && said.contains("without quotes"), "{said}");
     let (_, said) =
-        made("priority = \"{{ body.p }}\"\nid_record = \"{{ body.i }}\"", r#"{"p": "urgent", "i": ""}"#).unwrap_err();
+        mapped("priority = \"{{ body.p }}\"\nid_record = \"{{ body.i }}\"", r#"{"p": "urgent", "i": ""}"#).unwrap_err();
     assert!(said.contains("priority") && said.contains("id_record: is missing"), "{said}");
-    let (_, said) = made("name = \"{{ body.a }}\"\nid_record = \"{{ body.b }}\"", "{}").unwrap_err();
+    let (_, said) = mapped("name = \"{{ body.a }}\"\nid_record = \"{{ body.b }}\"", "{}").unwrap_err();
     assert!(said.contains("field name") && said.contains("field id_record"), "every field is named: {said}");
     let got =
-        made("id_record = \"{{ task.name }}-{{ task.description }}\"\ndescription = \"{{ body.x }}\"", r#"{"x": 1}"#);
+        mapped("id_record = \"{{ task.name }}-{{ task.description }}\"\ndescription = \"{{ body.x }}\"", r#"{"x": 1}"#);
     assert_eq!(got.unwrap()["id_record"], "n-1");
-    let (_, said) = made("status = \"{{ task.description }}\"\ndescription = \"{{ body.x }}\"", "{}").unwrap_err();
+    let (_, said) = mapped("status = \"{{ task.description }}\"\ndescription = \"{{ body.x }}\"", "{}").unwrap_err();
     assert!(!said.contains("field status"), "what follows from another error is no news: {said}");
-    let (_, said) = made("status = \"{{ task.description }}\"\ndescription = \"{{ '' }}\"", "{}").unwrap_err();
+    let (_, said) = mapped("status = \"{{ task.description }}\"\ndescription = \"{{ '' }}\"", "{}").unwrap_err();
     assert!(said.contains("task is an object without \"description\""), "{said}");
 }
 
