@@ -117,7 +117,7 @@ pub struct About {
     pub proves_unsent: bool,
     /// A worker with another ledger has consumed the queue since it last proved that.
     pub other_owner: bool,
-    /// How often it stopped proving that. Entries of an earlier epoch prove nothing about later requests.
+    /// Grows each time that it stops proving that. Entries of an earlier epoch prove nothing about later requests.
     pub epoch: u32,
     /// What identified messages when this was written: a digest of the rules' message ids and their order.
     pub identities: String,

@@ -192,6 +192,7 @@ impl Worker {
             acker,
             gone,
             stop: self.stop.clone(),
+            arrived_in: self.recorder.ledger().epoch(),
             deadline: Instant::now() + self.settings.hold,
             key: None,
             lock: None,
@@ -328,9 +329,13 @@ impl Worker {
                 },
             };
             let owner = self.claim_owner(entry.as_ref(), &mut watch);
-            let (proves_unsent, epoch) = self.ownership.proof();
+            // In this order: if the proof is lost in between, the claim has an epoch that is over.
             let decided_in = self.recorder.ledger().epoch();
-            match decide(entry.as_ref(), owner, &d.facts(proves_unsent, epoch, others_resend)) {
+            let (proves_unsent, epoch) = self.ownership.proof();
+            let mut facts = d.facts(proves_unsent, epoch, others_resend);
+            // Another worker may have had it, and the ledger may have lost what that worker wrote.
+            facts.delivered_before |= self.ownership.has_lost_since(d.arrived_in);
+            match decide(entry.as_ref(), owner, &facts) {
                 Decision::InProgress => d.wait(d.deadline, sleep(CLAIM_POLL)).await?,
                 Decision::Orphaned(claim) => self.record_orphan(d, entry, claim).await?,
                 Decision::Proceed(plan) => {

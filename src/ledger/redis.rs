@@ -130,6 +130,8 @@ impl RedisLedger {
         if !self.is_read_only {
             first.cmd("HSETNX").arg(&self.keys.about).arg("format").arg(FORMAT).ignore();
             first.cmd("HSETNX").arg(&self.keys.about).arg("id").arg(new_id()).ignore();
+            // Random, so that a claim that was decided before Redis was emptied has another epoch than the new ledger.
+            first.cmd("HSETNX").arg(&self.keys.about).arg("epoch").arg(fastrand::u32(..u32::MAX / 2)).ignore();
         }
         first.cmd("HGETALL").arg(&self.keys.about);
         first.cmd("ZCARD").arg(&self.keys.index);

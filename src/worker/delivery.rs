@@ -34,6 +34,8 @@ pub(super) struct DeliveryContext<'a> {
     pub(super) gone: CancellationToken,
     /// Cancelled when the worker stops.
     pub(super) stop: CancellationToken,
+    /// The ledger's epoch when it arrived.
+    pub(super) arrived_in: u32,
     /// Until when it may be kept in memory.
     pub(super) deadline: Instant,
     /// None without a message id: the ledger cannot know the message.

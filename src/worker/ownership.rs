@@ -56,6 +56,8 @@ pub struct Ownership {
     sees_everything: AtomicBool,
     /// Set while what identifies messages is being replaced.
     is_replacing: AtomicBool,
+    /// The ledger's epochs before and after what identifies messages was last replaced. Nothing was lost between them.
+    replaced_between: Mutex<Option<(u32, u32)>>,
     /// Held while what the ledger knows about itself is written.
     writing: tokio::sync::Mutex<()>,
     drain: Mutex<Drain>,
@@ -138,6 +140,7 @@ impl Ownership {
             clock,
             sees_everything: AtomicBool::new(false),
             is_replacing: AtomicBool::new(false),
+            replaced_between: Mutex::default(),
             writing: tokio::sync::Mutex::default(),
             drain: Mutex::new(drain),
         }
@@ -157,6 +160,13 @@ impl Ownership {
 
     fn sees_everything(&self) -> bool {
         self.sees_everything.load(Ordering::SeqCst) && !self.is_replacing.load(Ordering::SeqCst)
+    }
+
+    /// Whether a shared ledger may have lost what other workers wrote since an `epoch`.
+    pub(super) fn has_lost_since(&self, epoch: u32) -> bool {
+        let now = self.ledger.epoch();
+        let replaced = *self.replaced_between.lock().unwrap_or_else(PoisonError::into_inner);
+        now != epoch && replaced != Some((epoch, now)) && !self.ledger.is_exclusive()
     }
 
     /// A delivery has arrived; in the order of the queue.
@@ -225,6 +235,8 @@ impl Ownership {
             let about = self.ledger.reload_about().await.map_err(|error| error.to_string())?;
             let epoch = about.epoch + u32::from(about.proves_unsent);
             let changed = About { proves_unsent: false, epoch, identities: identities.to_owned(), ..about.clone() };
+            let between = (about.epoch, epoch);
+            *self.replaced_between.lock().unwrap_or_else(PoisonError::into_inner) = Some(between);
             if self.ledger.set_about(about, changed).await.map_err(|error| error.to_string())? {
                 return Ok(());
             }

@@ -108,7 +108,8 @@ impl Stores {
         state.made += 1;
         let limits = Limits { retention: Duration::from_secs(7 * 86_400), max_entries: 1_000_000 };
         let inner = MemoryLedger::new(limits, self.clocks[place].clock());
-        let about = About { id: format!("ledger-{}", state.made), ..inner.about() };
+        let epoch = u32::try_from(state.made).expect("few") * 1_000_000;
+        let about = About { id: format!("ledger-{}", state.made), epoch, ..inner.about() };
         let _ = inner.set_about(inner.about(), about).now_or_never();
         let store = Arc::new(Store { inner, number: state.made });
         state.stores.insert(place, Arc::clone(&store));
@@ -181,7 +182,7 @@ impl FakeLedger {
         drop(opened);
         if is_other {
             self.world.truth().met(Met::Case(Case::EmptiedWhileUsed));
-            self.world.truth().unproven(self.life.number);
+            self.world.truth().unproven(self.life.number, true);
         }
         is_other
     }
@@ -229,10 +230,12 @@ impl FakeLedger {
         let is_other = self.notice();
         let store = self.store();
         let is_claim = matches!(change, Change::Claim { .. });
+        let epoch = self.opened().1.epoch;
+        let is_outdated = matches!(&change, Change::Claim { new, .. } if new.epoch != epoch) && !self.is_exclusive();
         let answer = match fault {
             // As in the Redis ledger, a claim that was decided with another ledger conflicts.
-            Some(_) if is_other && is_claim => Err(error()),
-            None if is_other && is_claim => Ok(Changed::Conflict(store.entry(key))),
+            Some(_) if is_outdated || (is_other && is_claim) => Err(error()),
+            None if is_outdated || (is_other && is_claim) => Ok(Changed::Conflict(store.entry(key))),
             Some(Failure::NotDone) => Err(error()),
             Some(Failure::DoneLater) => {
                 let (key, life, change) = (*key, Arc::clone(life), change.clone());
@@ -317,7 +320,7 @@ impl Ledger for FakeLedger {
                 return Err(error());
             }
             if !about.proves_unsent {
-                self.world.truth().unproven(self.life.number);
+                self.world.truth().unproven(self.life.number, false);
             }
             self.opened().1 = if is_set { about } else { store.inner.about() };
             Ok(is_set)

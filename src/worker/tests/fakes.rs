@@ -178,6 +178,11 @@ impl Ledger for FakeLedger {
                 return Err(LedgerError::new("fake", "it fails", "wait"));
             }
             let is_claim = matches!(change, Change::Claim { .. });
+            // As in Redis: it was decided before the ledger may have lost writes.
+            let is_outdated = matches!(&change, Change::Claim { new, .. } if new.epoch != self.about().epoch);
+            if is_outdated && !self.is_exclusive() {
+                return Ok(Changed::Conflict(self.inner.get(key).await?));
+            }
             let changed = self.inner.change(key, change).await?;
             if is_claim && matches!(changed, Changed::Done(_)) {
                 let open = self.open_claims.fetch_add(1, Ordering::SeqCst) + 1;

@@ -137,3 +137,23 @@ async fn ledger_that_fails_while_no_message_arrives_is_noticed_and_used_again() 
         assert_eq!(gate.is_ledger_down(), is_down);
     }
 }
+
+/// Another worker may have received the message and sent it, and the ledger has lost what that worker wrote.
+#[tokio::test(start_paused = true)]
+async fn first_delivery_is_in_doubt_after_a_shared_ledger_lost_writes_while_it_waited() {
+    for (is_shared, requests) in [(false, 3), (true, 2)] {
+        let site = TestWorker::new(&[STRICT, ("WTW_CRM_MAX_IN_FLIGHT_PER_TOKEN", "1")]).await;
+        site.ledger.is_exclusive.store(!is_shared, Ordering::SeqCst);
+        *site.crm.takes.lock().unwrap() = Duration::from_secs(9);
+        let losing = async {
+            sleep(Duration::from_secs(1)).await;
+            lose_writes(&site).await;
+            let arrives_later = site.handle(message("c"));
+            arrives_later.await;
+        };
+        tokio::join!(site.handle(message("a")), site.handle(message("b")), losing);
+        assert_eq!(site.requests(), requests, "shared: {is_shared}");
+        let expected = if is_shared { vec![dead("unknown", 0, true)] } else { Vec::new() };
+        assert_eq!(site.copies(), expected, "shared: {is_shared}");
+    }
+}
