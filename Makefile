@@ -73,7 +73,7 @@ chart: setup-test ## the Helm chart, packaged into dist
 	$$(deploy/helm.sh) package deploy/helm/wolkvox-task-worker --destination dist
 
 docs: setup ## the generated parts of pages and manifests
-	UPDATE_DOCS=1 cargo test --locked --test integration -- docs:: kubernetes_yaml_is the_table_of_values the_charts_alerts the_operators_queues
+	UPDATE_DOCS=1 cargo test --locked --test integration -- docs:: kubernetes_yaml_is table_of_values charts_alerts queue_resources_match
 
 fmt: setup ## format the code
 	cargo fmt

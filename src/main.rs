@@ -19,7 +19,7 @@ fn hide_memory() -> std::io::Result<()> {
 fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
     if let Err(error) = hide_memory() {
-        eprintln!("warning: a core dump of this process would hold tokens and passwords: {error}");
+        eprintln!("warning: a core dump of this process can hold tokens and passwords: {error}");
     }
     let cli = Cli::parse();
     // All TLS libraries share one cryptography provider. Installing a second one would have no effect.

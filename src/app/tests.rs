@@ -39,7 +39,7 @@ fn configured(ledger: &str) -> Config {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_is_heard_while_the_ledger_is_being_opened() {
+async fn app_stops_while_the_ledger_is_being_opened() {
     // Takes connections and never says a word.
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}/0", mute.local_addr().unwrap());

@@ -252,7 +252,7 @@ fn key_is_read_from_the_environment() {
 }
 
 #[test]
-fn every_key_is_read_from_toml() {
+fn key_is_read_from_toml() {
     for (name, _, text, meant) in EVERY {
         let line = |name: &str, text: &str| {
             let (section, leaf) = name.split_once('.').unwrap();
@@ -298,7 +298,7 @@ fn problem_names_key_source_value_and_what_is_allowed() {
 }
 
 #[test]
-fn all_problems_come_together_on_a_line_each_with_exit_code_78() {
+fn problems_are_reported_together_one_a_line_with_exit_code_78() {
     let toml = "[broker]\ntopology = 'x'\nqueu = 'y'\n[crm]\ntokens = ['a b']\nrequest_timeout = '30s'\n[gte]\n[shutdown]\ngrace = '30s'\n";
     let variables = [("WTW_LOG_LEVEL", "loud"), ("WTW_CRM_SERVR", "x"), ("WTW_GATE_FAILURES", "0")];
     let problems = load_both(toml, &variables).unwrap_err();

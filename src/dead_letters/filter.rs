@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn every_condition_has_to_hold() {
+    fn filter_requires_every_condition() {
         let now: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
         let named = entry(Some("m-1"), "rejected", "owner: the OWNER is inactive", Some("2026-01-01T11:00:00.000Z"));
         let nameless = entry(None, "expired", "too old", None);

@@ -196,7 +196,7 @@ impl Plan {
             ),
             (
                 self.refused_again,
-                "of them would be refused again as they are; each one's page, or \"show\", says why".to_owned(),
+                "of them fail again unless they are edited; each one's page, or \"show\", says why".to_owned(),
             ),
         ];
         all.into_iter().filter(|(count, _)| *count > 0).map(|(count, text)| format!("{count} {text}")).collect()

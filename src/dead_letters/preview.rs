@@ -130,7 +130,7 @@ impl Preview {
                 let why = passed.collect::<Vec<_>>().join("\n");
                 (format!("A replay is skipped{by}: the worker acks it and sends nothing"), why)
             }
-            Replayed::Problems(problems) => ("The worker refuses a replay again".to_owned(), problems.clone()),
+            Replayed::Problems(problems) => ("A replay fails again".to_owned(), problems.clone()),
             Replayed::Unknown(why) => ("What a replay sends is not known".to_owned(), why.clone()),
         }
     }

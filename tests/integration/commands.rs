@@ -238,7 +238,7 @@ async fn listed_dead_letters_stay_on_the_queue() {
 }
 
 #[tokio::test]
-async fn healthcheck_tells_whether_the_worker_is_ready() {
+async fn healthcheck_succeeds_only_when_the_worker_is_ready() {
     let rig = Rig::new("commands.health").await;
     let mut worker = rig.worker(&[]).await;
     let env = env(&[("WTW_ADMIN_LISTEN", worker.admin.strip_prefix("http://").expect("an address"))]);

@@ -1,4 +1,4 @@
-//! The console, on a real broker and the sandbox: pages, actions, and safety rules; and a real browser.
+//! Tests of the console with a real RabbitMQ, the sandbox and a real browser: pages, actions and safety rules.
 
 mod acting;
 mod browser;
@@ -19,7 +19,7 @@ use crate::support::process::{Env, Process};
 use crate::support::rig::{LedgerFile, Rig, Worker};
 use crate::support::{BOUND, eventually, http};
 
-/// A running console, and a visitor of it.
+/// A running console, and the session of a visitor.
 pub(crate) struct Console {
     pub(crate) process: Process,
     pub(crate) url: String,
@@ -37,7 +37,7 @@ pub(crate) struct Page {
 }
 
 impl Console {
-    /// Starts a console that asks `worker`, with a state of its own.
+    /// Starts a console that asks `worker`, with its own state file.
     pub(crate) async fn start(rig: &Rig, worker: Option<&Worker>, more: &[(&str, &str)]) -> Self {
         let folder = LedgerFile::new();
         let state = folder.folder().join("console.db");
@@ -61,7 +61,7 @@ impl Console {
         Self { process, url: format!("http://{address}"), env, client, cookie: Mutex::default(), _folder: folder }
     }
 
-    /// Ends it in good order and starts it again with the same state; the visitor stays.
+    /// Stops it with SIGTERM and starts it again with the same state. The visitor stays logged in.
     pub(crate) async fn restarted(mut self) -> Self {
         self.process.signal("TERM").await;
         self.process.ended().await;
@@ -95,14 +95,14 @@ impl Console {
         self.page(response).await
     }
 
-    /// Posts as a form of this console does.
+    /// Posts a form of this console.
     pub(crate) async fn post(&self, path: &str, fields: &[(&str, &str)]) -> Page {
         let token = self.token().await;
         let fields = [&[("token", token.as_str())], fields].concat();
         self.post_as(path, &fields, &[("origin", &self.url)]).await
     }
 
-    /// Posts with these headers and fields alone.
+    /// Posts with only these headers and fields.
     pub(crate) async fn post_as(&self, path: &str, fields: &[(&str, &str)], headers: &[(&str, &str)]) -> Page {
         let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
         let mut request =
@@ -131,7 +131,7 @@ impl Console {
         .await
     }
 
-    /// Reads the queue again, and waits until a page contains a text: a long queue takes its time.
+    /// Reads the queue again, and waits until a page contains a text: reading a long queue takes time.
     pub(crate) async fn reads(&self, path: &str, part: &str) -> String {
         let deadline = Instant::now() + BOUND * 10;
         self.post("/failed/read", &[]).await;
@@ -145,7 +145,7 @@ impl Console {
         }
     }
 
-    /// Counts an action and goes to its page; its path.
+    /// Counts an action and opens its page. Returns its path.
     pub(crate) async fn count(&self, fields: &[(&str, &str)]) -> String {
         let page = self.post("/actions", fields).await;
         assert_eq!(page.status, StatusCode::SEE_OTHER, "{}", page.text);
@@ -159,7 +159,7 @@ impl Console {
         format!("/message/{}", rest.split('"').next().expect("a link"))
     }
 
-    /// How much memory it took at its height, in KiB.
+    /// The most memory that it used, in KiB.
     pub(crate) fn peak(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("a process");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
@@ -167,7 +167,7 @@ impl Console {
     }
 }
 
-/// A password file of one line; its folder is gone when dropped.
+/// A password file with one line; its folder is deleted when it is dropped.
 pub(crate) fn password_file(lines: &str) -> (LedgerFile, PathBuf) {
     let folder = LedgerFile::new();
     let path = folder.folder().join("passwords");

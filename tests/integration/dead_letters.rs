@@ -1,4 +1,5 @@
-//! The dead-letter queue's tool, on a real broker: looking changes nothing, and nothing is lost or doubled by a replay.
+//! Tests of the `dead-letters` command with a real RabbitMQ: reading changes nothing, and a replay loses and duplicates
+//! nothing.
 
 mod interrupted;
 mod looking;
@@ -14,7 +15,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use crate::support::process::{Env, Finished, run};
 use crate::support::rig::{Rig, properties};
 
-/// Runs the tool, which has to succeed; its standard output.
+/// Runs the command, which must succeed. Returns its standard output.
 async fn succeeds(env: &Env, args: &[&str]) -> String {
     let finished = tool(env, args).await;
     assert_eq!(finished.code, Some(0), "{args:?}: {}", finished.stderr);
@@ -25,7 +26,7 @@ async fn tool(env: &Env, args: &[&str]) -> Finished {
     run(&[&["dead-letters"], args].concat(), env, b"").await
 }
 
-/// Properties of a dead_letter as the worker writes it.
+/// Properties of a dead letter as the worker writes them.
 pub(crate) fn dead_properties(
     id: Option<&str>,
     kind: &str,
@@ -46,17 +47,17 @@ pub(crate) fn dead_properties(
 }
 
 impl Rig {
-    /// Puts a dead_letter into the dead-letter queue.
+    /// Puts a dead letter into the dead-letter queue.
     pub(crate) async fn put_dead_letter(&self, body: &[u8], properties: BasicProperties) {
         self.amqp.publish(&self.dead_letter_queue(), body, properties).await;
     }
 
-    /// Waits until so many dead_letters are ready on the two dead-letter queues.
+    /// Waits until this many dead letters are ready on the two dead-letter queues.
     pub(crate) async fn wait_for_dead_letters(&self, count: u32) {
         let [broker, ..] = self.tool_queues();
         let (dead, count_of) =
             (self.dead_letter_queue(), async |queue: &str| self.amqp.count(queue).await.unwrap_or(0));
         let ready = async || (count_of(&dead).await + count_of(&broker).await == count).then_some(());
-        crate::support::eventually(&format!("{count} dead_letters"), ready).await;
+        crate::support::eventually(&format!("{count} dead letters"), ready).await;
     }
 }

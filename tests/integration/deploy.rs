@@ -1,4 +1,4 @@
-//! The chart renders, is what Kubernetes and its operators accept, and agrees with the program.
+//! Tests of the Helm chart: it renders, Kubernetes and its operators accept it, and it agrees with the program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,10 +17,10 @@ mod permissions;
 mod surroundings;
 mod upgrade;
 
-/// Values of the chart by name of a case; together they set every value.
+/// Values of the chart by the name of a case. Together they set every value.
 const CASES: &str = include_str!("deploy/cases.json");
 
-/// What every case has unless it says otherwise: the values that are required.
+/// The required values, which every case has.
 fn required() -> Value {
     json!({
         "crm": { "server": "crm0001.wolkvox.com", "operation": "my-operation" },
@@ -34,7 +34,7 @@ fn deploy() -> PathBuf {
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/helm/wolkvox-task-worker");
 
-/// Runs a program with a time limit, which is enough to fetch tools and schemas on a slow line.
+/// Runs a program with a time limit, which is long enough to download tools and schemas on a slow line.
 fn run(program: &Path, args: &[&str], input: &str) -> Output {
     let mut child = Command::new("timeout")
         .arg("300")
@@ -45,7 +45,7 @@ fn run(program: &Path, args: &[&str], input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .expect("timeout is one of the coreutils");
-    // A program that ends without reading closes the pipe; its exit code says more than that.
+    // A program that ends without reading closes the pipe. Its exit code says more than that.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
 }
@@ -64,7 +64,7 @@ fn text_of(bytes: &[u8]) -> String {
 static HELM: LazyLock<PathBuf> =
     LazyLock::new(|| PathBuf::from(printed(&run(&deploy().join("helm.sh"), &[], "")).unwrap().trim()));
 
-/// Runs helm with these values, beside those that are required.
+/// Runs helm with these values and the required ones.
 fn helm(args: &[&str], values: &Value) -> Result<String, String> {
     let mut all = required();
     merge(&mut all, values);
@@ -82,7 +82,7 @@ fn merge(into: &mut Value, values: &Value) {
     }
 }
 
-/// The chart's manifests with these values, in a namespace that is named like the case.
+/// The chart's manifests with these values, in a namespace with the case's name.
 fn render(name: &str, values: &Value) -> Result<String, String> {
     helm(&["template", "wtw", CHART, "--namespace", name], values)
 }
@@ -107,7 +107,7 @@ fn cases() -> BTreeMap<String, Value> {
     cases
 }
 
-/// Where the operators' custom resource definitions are, on machines that have them.
+/// The folder with the operators' custom resource definitions; not every machine has them.
 fn definitions() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/schemas/crds")
 }
@@ -116,12 +116,12 @@ fn definitions() -> PathBuf {
 fn validate(manifests: &str) -> Result<Vec<Value>, String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/deploy/validate.py");
     let output = run(&script, &[definitions().to_str().unwrap()], manifests);
-    // Past the harness, which hides what passing tests print: what was not checked must be seen.
+    // Bypasses the test harness, which hides the output of passing tests. What was not checked must be seen.
     let _ = std::io::stderr().write_all(&output.stderr);
     Ok(serde_json::from_str(&printed(&output)?).unwrap())
 }
 
-/// Every case's manifests, checked against the schemas of Kubernetes, and of its operators where these are.
+/// The manifests of every case, checked against the schemas of Kubernetes, and of the operators if available.
 static RENDERED: LazyLock<BTreeMap<String, Vec<Value>>> = LazyLock::new(|| {
     let mut manifests = String::new();
     for (name, values) in cases() {
@@ -156,13 +156,13 @@ fn named<'a>(manifests: &'a [Value], kind: &str, name: &str) -> &'a Value {
 
 const COMPONENT: &str = "app.kubernetes.io/component";
 
-/// What runs the pods of a component, and these pods' specification.
+/// The workload of a component, and its pod specification.
 fn workload<'a>(manifests: &'a [Value], component: &str) -> (&'a Value, &'a Value) {
     let found = pods(manifests).into_iter().find(|(pod, _)| pod["metadata"]["labels"][COMPONENT] == component);
     found.unwrap_or_else(|| panic!("no {component}"))
 }
 
-/// Every pod or pod template, and what it is a part of.
+/// Every pod or pod template, and the resource that it belongs to.
 fn pods(manifests: &[Value]) -> Vec<(&Value, &Value)> {
     let templates = manifests.iter().filter(|manifest| !manifest["spec"]["template"].is_null());
     let templates = templates.map(|manifest| (&manifest["spec"]["template"], manifest));
@@ -203,7 +203,7 @@ fn selects(selector: &Value, labels: &Value) -> bool {
         })
 }
 
-/// A file made from others is what it would be if it were made now; `make docs` makes it.
+/// Checks that a generated file is current; `make docs` writes it.
 #[expect(clippy::disallowed_methods, reason = "how tests are run is no configuration of the worker")]
 fn is_current(path: &Path, expected: &str) {
     if std::env::var("UPDATE_DOCS").is_ok() {

@@ -1,4 +1,4 @@
-//! Events from other systems: bindings, publishers, and the commands that look at rules.
+//! Tests of events from other systems: bindings, publishers, and the commands about rules.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -21,11 +21,11 @@ mod running;
 const PUBLISHING: &str = include_str!("../../docs/publishing.md");
 const MAPPING: &str = include_str!("../../docs/mapping.md");
 const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/publishers/requirements.txt");
-/// Packages may have to be fetched.
+/// Time limit that is long enough to download packages.
 const INSTALL: Duration = Duration::from_secs(600);
 const RUN: Duration = Duration::from_secs(60);
 
-/// The configuration file of a test; gone with it.
+/// The configuration file of a test; deleted at its end.
 struct File(PathBuf);
 
 impl File {
@@ -50,7 +50,7 @@ impl Drop for File {
     }
 }
 
-/// The first configuration of docs/mapping.md, with an exchange of the test's own.
+/// The first configuration of docs/mapping.md, with the test's own exchange.
 fn first_rules(exchange: &str) -> String {
     let block = MAPPING.split("```toml\n").nth(1).and_then(|rest| rest.split("\n```").next()).expect("a block");
     block.replace("exchange = \"helpdesk\"", &format!("exchange = {exchange:?}"))
@@ -79,13 +79,13 @@ pub(crate) async fn succeeds(command: &mut Command, bound: Duration) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Runs the page's publisher of this name against a topic exchange that the work queue is bound to.
+/// Runs the publisher of this name from the page against a topic exchange that is bound to the work queue.
 async fn publishes(library: &str) {
     let rig = Rig::new(&format!("publisher.{library}")).await;
     let exchange = format!("{}.events", rig.queue);
     let file = File::new(&first_rules(&exchange));
     for _ in 0..2 {
-        // A test can take single messages from a queue only where that is not for one consumer alone.
+        // With a single active consumer, a test could not take single messages from the queue.
         let mut env = file.env(&rig);
         env.push(("WTW_BROKER_SINGLE_ACTIVE_CONSUMER".into(), "false".into()));
         let applied = run(&["topology", "--apply"], &env, b"").await;
@@ -107,17 +107,17 @@ async fn publishes(library: &str) {
 }
 
 #[tokio::test]
-async fn the_publisher_with_pika_works() {
+async fn publisher_with_pika_works() {
     publishes("pika").await;
 }
 
 #[tokio::test]
-async fn the_publisher_with_aio_pika_works() {
+async fn publisher_with_aio_pika_works() {
     publishes("aio-pika").await;
 }
 
 #[tokio::test]
-async fn an_exchange_that_is_missing_or_of_another_type_is_told_with_what_to_do() {
+async fn missing_or_different_exchange_is_reported_with_advice() {
     let rig = Rig::new("events.exchange").await;
     let exchange = format!("{}.events", rig.queue);
     let binding = |more: &str| format!("[[broker.bindings]]\nexchange = {exchange:?}\nrouting_key = \"a.#\"\n{more}");
@@ -150,7 +150,7 @@ async fn an_exchange_that_is_missing_or_of_another_type_is_told_with_what_to_do(
 }
 
 #[tokio::test]
-async fn map_tells_which_rule_matched_and_why_others_did_not() {
+async fn map_shows_which_rule_matched_and_why_others_did_not() {
     let file = File::new(&first_rules("helpdesk"));
     let env = vec![("WTW_CONFIG".to_owned(), file.path().to_owned())];
     let event = MAPPING.split("```json\n").nth(1).and_then(|rest| rest.split("\n```").next()).expect("an event");
@@ -179,10 +179,10 @@ async fn map_tells_which_rule_matched_and_why_others_did_not() {
     assert!(failed.stderr.contains("expected \"4712\"\n      got      \"4711\""), "{}", failed.stderr);
 }
 
-/// What the AsyncAPI 3.0.0 specification demands of the parts that the document has. The specification's own schema cannot
-/// be fetched where the tests run.
+/// What the AsyncAPI 3.0.0 specification requires of the parts that the document has. The tests cannot download the
+/// specification's own schema.
 #[tokio::test]
-async fn the_asyncapi_document_keeps_to_the_specification() {
+async fn asyncapi_document_follows_the_specification() {
     let file = File::new(&first_rules("helpdesk"));
     let with_rules = vec![("WTW_CONFIG".to_owned(), file.path().to_owned())];
     for (env, messages) in [(Env::new(), vec!["task"]), (with_rules, vec!["ticket-closed", "ticket-opened"])] {

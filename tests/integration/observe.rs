@@ -1,4 +1,4 @@
-//! What the worker tells of itself.
+//! Tests of what a worker reports about itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -21,7 +21,7 @@ fn now() -> u64 {
     Clock::system().now().as_second().unsigned_abs()
 }
 
-/// What a page of metrics has, by name and labels.
+/// The values of a metrics page, by name and labels.
 async fn samples(admin: &str) -> BTreeMap<String, f64> {
     let (_, page) = http::get(&format!("{admin}/metrics")).await.expect("metrics");
     let lines = page.lines().filter(|line| !line.starts_with('#'));
@@ -35,7 +35,7 @@ async fn samples(admin: &str) -> BTreeMap<String, f64> {
 async fn suspended_token_shows_its_quota_and_end_of_suspension() {
     let broker = Broker::shared().await;
     let rig = Rig::with("observe.quota", &broker.url, Options { daily_limit: 5, ..Crm::options() }).await;
-    // An account that tells its limit also once it is used up.
+    // An account that also reports its limit when it is used up.
     let free = json!({ "action": "account:free-information" });
     rig.crm.faults(json!([free, { "action": "api:412:NOT LIKE THIS", "times": 1 }])).await;
     let worker = rig.worker(&[]).await;
@@ -46,11 +46,14 @@ async fn suspended_token_shows_its_quota_and_end_of_suspension() {
     let started = fresh["process_start_time_seconds"];
     assert!((now() as f64 - 600.0..=now() as f64).contains(&started), "{started}");
     assert_eq!(fresh["wtw_token_suspended_until_timestamp_seconds{token=\"0\"}"], 0.0);
-    assert!(!fresh.keys().any(|name| name.starts_with("wtw_token_quota")), "nobody asked for it");
+    assert!(!fresh.keys().any(|name| name.starts_with("wtw_token_quota")), "the CRM was not asked for it");
     rig.publish("refused", &task("refused")).await;
     worker.reaches(&dead_lettered("rejected"), 1.0).await;
     let asked = samples(&worker.admin).await;
-    assert!(!asked.keys().any(|name| name.starts_with("wtw_token_quota")), "nobody asks before it is used up");
+    assert!(
+        !asked.keys().any(|name| name.starts_with("wtw_token_quota")),
+        "the CRM is not asked before the quota is used up"
+    );
     rig.publish_many("m", 5).await;
     worker.reaches("wtw_token_suspended{token=\"0\",reason=\"quota\"}", 1.0).await;
     let used_up = samples(&worker.admin).await;
@@ -105,7 +108,7 @@ async fn age_of_a_settled_message_counts_from_publishing() {
     assert_eq!(after["wtw_message_age_seconds_bucket{le=\"3600.0\"}"], 0.0);
     assert_eq!(after["wtw_message_age_seconds_bucket{le=\"14400.0\"}"], 3.0);
     assert!(after["wtw_ledger_write_duration_seconds_count"] >= 4.0, "a claim and its result, twice");
-    // A forecast is there while something can be foretold.
+    // The forecast exists while there is a backlog.
     let is_forecast = |name: &String| name.starts_with("wtw_forecast_") || name == "wtw_backlog_messages";
     let names = |samples: &BTreeMap<String, f64>| {
         samples.keys().filter(|name| !is_forecast(name)).cloned().collect::<BTreeSet<_>>()
@@ -124,7 +127,7 @@ fn resident(id: u32) -> u64 {
 #[tokio::test]
 async fn pages_answer_within_a_second_under_a_flood() {
     const FLOOD: usize = 3_000;
-    /// More than the connections that stay can take.
+    /// More than the allowed number of open connections.
     const MEMORY: u64 = 32 * 1024;
     raise_open_files();
     let rig = Rig::new("observe.flood").await;
@@ -132,7 +135,7 @@ async fn pages_answer_within_a_second_under_a_flood() {
     let address = worker.admin.trim_start_matches("http://");
     let half = async |_| {
         let mut stream = TcpStream::connect(address).await.expect("a connection");
-        // One that is closed already is a flood all the same.
+        // A connection that is already closed counts for the flood, too.
         let _ = stream.write_all(b"GET /livez HTTP/1.1\r\nHost: worker\r\n").await;
         stream
     };
@@ -159,7 +162,7 @@ fn is_closed(stream: &TcpStream) -> bool {
     !matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
-/// A flood needs more files than the usual 1,024.
+/// A flood needs more open files than the usual 1,024.
 fn raise_open_files() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -168,7 +171,7 @@ fn raise_open_files() {
 }
 
 #[tokio::test]
-async fn the_status_page_is_as_the_reference_shows_it() {
+async fn status_page_has_the_documented_keys() {
     let rig = Rig::new("observe.status").await;
     let tokens = Path::new(env!("CARGO_TARGET_TMPDIR")).join("observe.status.tokens");
     std::fs::write(&tokens, "demo-token").expect("written");
@@ -185,7 +188,7 @@ async fn the_status_page_is_as_the_reference_shows_it() {
     let reference = std::fs::read_to_string(reference).expect("docs/reference.md");
     let shown = reference.split("```json\n").find(|part| part.contains("\"uptime_s\"")).expect("a page");
     let shown: Value = serde_json::from_str(shown.split("```").next().expect("a page")).expect("JSON");
-    // The delays are the configuration's.
+    // The delays come from the configuration.
     let named = |page: &Value| -> BTreeSet<String> {
         keys(page).into_iter().filter(|key| !key.starts_with("queues.retry.")).collect()
     };
@@ -197,7 +200,7 @@ async fn the_status_page_is_as_the_reference_shows_it() {
     worker.process.stop().await;
 }
 
-/// The keys of a page, with those of the objects in it; of an array, those of its first item.
+/// The keys of a page and of the objects in it; of an array, those of its first item.
 fn keys(page: &Value) -> BTreeSet<String> {
     let inner: Vec<(String, &Value)> = match page {
         Value::Object(members) => members.iter().map(|(key, value)| (key.clone(), value)).collect(),

@@ -1,4 +1,4 @@
-//! `status`, `find` and `/ledger`: what operators ask.
+//! Tests of the commands for operators: `status`, `find` and `/ledger`.
 
 use serde_json::{Value, json};
 use wolkvox_task_worker::message::reference::Reference;
@@ -23,11 +23,7 @@ async fn status_says_in_one_sentence_whether_it_works() {
     let alone = tool(&rig.env(&[]), &["status"]).await;
     assert_eq!(alone.code, Some(1), "{}", alone.stderr);
     assert!(alone.stdout.starts_with("No worker answers (127.0.0.1:1: connection refused"), "{}", alone.stdout);
-    assert!(
-        alone.stdout.contains("No message waits on the queue."),
-        "the broker is asked all the same: {}",
-        alone.stdout
-    );
+    assert!(alone.stdout.contains("No message waits on the queue."), "the broker is asked, too: {}", alone.stdout);
 
     let (one, other) = tokio::join!(rig.worker(&[]), rig.worker(&[]));
     let workers = format!("{},{}", one.admin, other.admin);
@@ -52,10 +48,10 @@ async fn status_says_in_one_sentence_whether_it_works() {
     };
     let said = eventually("the gate is closed", closed).await;
     assert_eq!(said.code, Some(1));
-    let told = parse(&said.stdout);
-    assert_eq!(told["works"], false);
-    assert!(told["queues"][&rig.queue].is_u64() && told["workers"][0]["status"]["gate"].is_object(), "{}", said.stdout);
-    // In the documented order, as the page itself.
+    let page = parse(&said.stdout);
+    assert_eq!(page["works"], false);
+    assert!(page["queues"][&rig.queue].is_u64() && page["workers"][0]["status"]["gate"].is_object(), "{}", said.stdout);
+    // In the documented order, like the page itself.
     let page = http::get(&format!("{}/status", one.admin)).await.expect("a page").1;
     let places: Vec<_> =
         ["worker", "ready", "role", "broker", "gate", "tokens", "ledger", "messages", "attempts", "forecast", "recent"]
@@ -66,20 +62,20 @@ async fn status_says_in_one_sentence_whether_it_works() {
 }
 
 #[tokio::test]
-async fn a_message_is_found_wherever_it_is() {
+async fn find_shows_a_message_on_any_queue() {
     let rig = Rig::new("find").await;
     let delay = ("WTW_RETRY_DELAYS", "1h");
     let worker = rig.worker(&[delay]).await;
     rig.declare_tool_queues().await;
     let env = rig.env(&[delay, ("WTW_CONSOLE_WORKERS", &worker.admin)]);
-    rig.publish("made", &task("made")).await;
+    rig.publish("created", &task("created")).await;
     worker.reaches(&settled("created"), 1.0).await;
     rig.put_dead_letter(&task("x"), dead_properties(Some("dead"), "rejected", "no such \u{202e}record", &[])).await;
     rig.crm.faults(json!([{ "action": "status:500", "name_contains": "later" }])).await;
     rig.publish("later", &task("later")).await;
     worker.reaches(&settled("retried"), 1.0).await;
     for (id, code, says) in [
-        ("made", 0, "made: Its task was created."),
+        ("created", 0, "created: Its task was created."),
         ("dead", 0, &*format!("It is on {}.", rig.dead_letter_queue())),
         ("dead", 0, "no such [U+202E]record"),
         ("later", 0, &*format!("It is on {}.retry.1h.", rig.queue)),
@@ -89,11 +85,11 @@ async fn a_message_is_found_wherever_it_is() {
         assert_eq!(found.code, Some(code), "{id}: {}", found.stdout);
         assert!(found.stdout.contains(says), "{id}: {}", found.stdout);
     }
-    // A task's reference finds the same, in every form in which people paste it.
+    // The reference of a task finds the same, in every form in which people paste it.
     let reference = |id: &str| Reference::new(&rig.queue, "demo", id).to_string();
     for (text, says) in [
-        (reference("made"), "Its task was created."),
-        (format!("[ref:{}]", reference("made")), "Its task was created."),
+        (reference("created"), "Its task was created."),
+        (format!("[ref:{}]", reference("created")), "Its task was created."),
         (format!("Call Ana [REF:{}]", reference("dead").to_uppercase()), "message id dead"),
         (format!("ref: {}", reference("later")), "message id later"),
     ] {
@@ -104,31 +100,31 @@ async fn a_message_is_found_wherever_it_is() {
     assert!(unknown.code == Some(1) && unknown.stdout.contains("Nothing is known of it"), "{}", unknown.stdout);
     let found = parse(&tool(&env, &["find", "later", "--json"]).await.stdout);
     assert_eq!(found["places"][0]["queue"], format!("{}.retry.1h", rig.queue));
-    // Looking changed nothing.
+    // Reading changed nothing.
     rig.wait_for_dead_letters(1).await;
     assert_eq!(rig.amqp.count(&format!("{}.retry.1h", rig.queue)).await, Some(1));
     rig.amqp.delete(&format!("{}.retry.1h", rig.queue)).await;
 }
 
 #[tokio::test]
-async fn the_ledger_page_is_bounded_and_tells_no_body() {
+async fn ledger_page_is_bounded_and_shows_no_body() {
     let rig = Rig::new("ledger.page").await;
     let worker = rig.worker(&[]).await;
     let page = async |query: &str| http::get(&format!("{}/ledger{query}", worker.admin)).await.expect("an answer");
     let before = page("?id=none").await.1;
     assert_eq!(parse(&before)["proves_unsent"], false, "another ledger may have been used earlier: {before}");
-    // It was not delivered before, so everything earlier is settled.
+    // It was not delivered before, so every earlier message is settled.
     rig.publish("m-1", &task("secret-name")).await;
     worker.reaches(&settled("created"), 1.0).await;
     let (status, text) = page("?id=m-1&id=none").await;
-    let told = parse(&text);
+    let answer = parse(&text);
     assert!(status.is_success() && !text.contains("secret-name"), "{text}");
     assert_eq!(
-        (&told["entries"][0]["result"], &told["entries"][0]["attempts"]),
+        (&answer["entries"][0]["result"], &answer["entries"][0]["attempts"]),
         (&json!("created"), &json!(1)),
         "{text}"
     );
-    assert_eq!((&told["entries"][1]["found"], &told["proves_unsent"]), (&json!(false), &json!(true)), "{text}");
+    assert_eq!((&answer["entries"][1]["found"], &answer["proves_unsent"]), (&json!(false), &json!(true)), "{text}");
     let by_reference = parse(&page(&format!("?ref={}", Reference::new(&rig.queue, "demo", "m-1"))).await.1);
     assert_eq!(by_reference["entries"][0]["result"], "created", "{by_reference}");
     for bad in ["", "?ref=m-1", "?id=a&ref=mfrggzdfmzta", &*format!("?{}", "ref=mfrggzdfmzta&".repeat(11))] {

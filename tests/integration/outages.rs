@@ -115,7 +115,7 @@ async fn held_message_goes_to_the_hold_queue_with_no_attempt_counted() {
 }
 
 #[tokio::test]
-async fn rabbitmq_may_be_down_at_start_and_restart_later() {
+async fn worker_waits_for_rabbitmq_at_start_and_after_a_restart() {
     let _turn = crate::support::heavy().await;
     let broker = Broker::own().await.expect("a broker");
     let mut rig = Rig::with("outage.broker", &broker.url, Crm::options()).await;

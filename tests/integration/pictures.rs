@@ -1,4 +1,5 @@
-//! The alert rules, the runbook and the dashboard: true to each other, and to what a real Prometheus sees of a real worker.
+//! Tests of alert rules, runbook and dashboard: they match each other, and the metrics of a real worker in a real
+//! Prometheus.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -16,7 +17,7 @@ use crate::support::prometheus::{Prometheus, promtool};
 use crate::support::rig::{Crm, LedgerFile, Rig, Worker, task};
 use crate::support::{BOUND, eventually, http};
 
-/// Expressions that have no data in a worker that is well.
+/// Expressions without data in a healthy worker.
 const RIGHTLY_EMPTY: [&str; 1] = [r#"ALERTS{alertname=~"Wolkvox.*",alertstate="firing"}"#];
 
 fn read(file: &str) -> String {
@@ -62,7 +63,7 @@ fn every_alert_fires_in_its_test_and_has_a_whole_entry_in_the_runbook() {
 }
 
 #[test]
-fn the_dashboard_asks_four_questions_and_explains_itself() {
+fn dashboard_has_four_rows_and_descriptions() {
     let dashboard = dashboard();
     let (rows, panels): (Vec<_>, Vec<_>) = each(&dashboard["panels"]).partition(|panel| panel["type"] == "row");
     let questions: Vec<&str> = rows.iter().map(|row| string(&row["title"])).collect();
@@ -91,11 +92,11 @@ async fn prometheus_has_data_for_every_rule_and_panel() {
     let rig =
         Rig::with("pictures", &broker.url, wolkvox_task_worker::sandbox::Options { tokens, ..Crm::options() }).await;
     let ledger = LedgerFile::new();
-    // The second token is refused: one of the pictures is of tokens that are out of use.
+    // The second token is refused, because one panel shows suspended tokens.
     let worker = rig.worker(&[("WTW_LEDGER_URL", &ledger.url()), ("WTW_CRM_TOKENS", "demo-token,refused")]).await;
     let metrics = broker.metrics.as_deref().expect("a broker with metrics");
     let prometheus = Prometheus::watching(worker.admin.trim_start_matches("http://"), metrics).await;
-    // What happened before Prometheus first looked is no increase.
+    // Prometheus counts no increase before its first scrape.
     have_data(&prometheus, ["min(up) == 1", "wtw_build_info"]).await;
     some_traffic(&rig).await;
 
@@ -104,7 +105,7 @@ async fn prometheus_has_data_for_every_rule_and_panel() {
     page_is_well_formed(&worker, ledger.folder()).await;
 }
 
-/// A message of every kind that a worker meets in an ordinary week.
+/// One message of every kind that a worker meets in an ordinary week.
 async fn some_traffic(rig: &Rig) {
     rig.crm
         .faults(json!([
@@ -113,7 +114,7 @@ async fn some_traffic(rig: &Rig) {
             { "action": "api:417:THE OWNER IS INACTIVE", "name_contains": "odd" },
         ]))
         .await;
-    // So many that the worker asks for the token's counter.
+    // Enough messages that the worker asks for the token's counter.
     rig.publish_many("many", 40).await;
     rig.publish("refused", &task("refused")).await;
     rig.publish("later", &task("later")).await;
@@ -123,7 +124,7 @@ async fn some_traffic(rig: &Rig) {
     rig.crm.created(42).await;
 }
 
-/// Waits until every one of the expressions has data.
+/// Waits until every expression has data.
 async fn have_data(prometheus: &Prometheus, expressions: impl IntoIterator<Item = impl Into<String>>) {
     let mut missing: BTreeSet<String> = expressions.into_iter().map(Into::into).collect();
     let deadline = Instant::now() + BOUND;
@@ -141,7 +142,7 @@ async fn have_data(prometheus: &Prometheus, expressions: impl IntoIterator<Item 
     }
 }
 
-/// Every rule is evaluated without an error, every selector in it finds something, every alert says what it must.
+/// Checks that every rule is evaluated without an error, every selector finds something, and every alert has its texts.
 async fn rules_have_data(prometheus: &Prometheus) {
     let rules = eventually("evaluated rules", || async {
         let groups = prometheus.api("rules", &[]).await["groups"].take();
@@ -177,7 +178,7 @@ fn selectors(query: &str) -> Vec<&str> {
     found.collect()
 }
 
-/// Every panel, annotation and variable has data.
+/// Checks that every panel, annotation and variable has data.
 async fn dashboard_has_data(prometheus: &Prometheus, queue: &str) {
     let dashboard = dashboard();
     for variable in each(&dashboard["templating"]["list"]).filter(|variable| variable["type"] == "query") {
@@ -213,8 +214,8 @@ fn substituted(expression: &str, queue: &str) -> String {
     whole
 }
 
-/// What promtool finds fault with in the worker's own page. It reads the older text form alone, in which a counter's family
-/// bears the name of its samples and `info` is a gauge.
+/// The problems that promtool finds in the worker's page. It only reads the older text form, in which a counter has the
+/// name of its samples and `info` is a gauge.
 async fn page_is_well_formed(worker: &Worker, scratch: &Path) {
     let (_, page) = http::get(&format!("{}/metrics", worker.admin)).await.expect("metrics");
     let suffix = |family: &str| {

@@ -1,5 +1,6 @@
-//! How close the worker comes to the rate that its tokens allow, and what a rule costs: `make throughput`. A separate target, so that no other test runs
-//! at the same time. Run it on an idle machine: on a busy one each request and each answer waits for its process.
+//! Measures how close the worker comes to the rate that its tokens allow, and the cost of a rule: `make throughput`. It is
+//! a separate target, so that no other test runs at the same time. Run it on an idle machine: on a busy one every request
+//! and answer waits for the processor.
 #![cfg(test)]
 
 #[expect(dead_code, reason = "the helpers are written for the integration tests, which use all of them")]
@@ -83,11 +84,11 @@ fn created_at(tasks: &Value, n: usize) -> jiff::Timestamp {
     tasks[n - 1]["at"].as_str().and_then(|at| at.parse().ok()).expect("a time")
 }
 
-/// What a message through a rule may cost more than a task message.
+/// The most time that a message through a rule may need more than a task message.
 const RULE_COSTS: Duration = Duration::from_micros(30);
 /// The rule of docs/mapping.md with a condition, dates, a reference to another field and a look-up.
 const MAPPING: &str = include_str!("../../docs/mapping.md");
-/// Messages of a batch, and batches: the fastest batch is the one that nothing else disturbed.
+/// Messages in a batch, and batches. The fastest batch counts, because other processes disturb it least.
 const BATCHES: (u32, usize) = (200, 100);
 
 /// How long it takes to map a message.
@@ -113,7 +114,7 @@ fn mapping_takes(configuration: &str, sample: Sample) -> Duration {
 #[test]
 fn message_through_a_rule_costs_at_most_30_us_more_than_a_task_message() {
     let rules = MAPPING.split("```toml\n").nth(1).and_then(|rest| rest.split("\n```").next()).expect("rules");
-    // 2 KB, as a helpdesk's events have.
+    // 2 KB, the size of a helpdesk's events.
     let comment = "The customer asked on the phone for a call back, and said that the line was bad. ".repeat(20);
     let event = json!({
         "number": 17, "rating": 1, "closed_at": "2026-12-30T17:30:00-05:00", "comment": comment,

@@ -1,4 +1,4 @@
-//! The queues on a real broker.
+//! Tests of the queues with a real RabbitMQ.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::support::process;
 use crate::support::rig::{Rig, properties, task};
 
 #[tokio::test]
-async fn what_is_printed_is_what_is_declared_and_declaring_again_changes_nothing() {
+async fn printed_topology_is_the_declared_one_and_declaring_again_changes_nothing() {
     let rig = Rig::new("topology.apply").await;
     let printed = process::run(&["topology"], &rig.env(&[]), b"").await;
     assert_eq!(printed.code, Some(0), "{}", printed.stderr);
@@ -21,7 +21,7 @@ async fn what_is_printed_is_what_is_declared_and_declaring_again_changes_nothing
         rig.declare_topology().await;
     }
     for queue in definitions["queues"].as_array().expect("queues") {
-        // The broker refuses a declaration with any other argument.
+        // RabbitMQ refuses a declaration with any other argument.
         let arguments = queue["arguments"].as_object().expect("arguments").iter();
         let arguments = arguments.map(|(name, value)| (name.as_str().into(), amqp(value)));
         let name = queue["name"].as_str().expect("a name");
@@ -39,7 +39,7 @@ fn amqp(value: &Value) -> AMQPValue {
 }
 
 #[tokio::test]
-async fn a_queue_with_other_arguments_is_left_alone_and_the_difference_is_named() {
+async fn queue_with_other_arguments_is_left_alone_and_the_difference_is_named() {
     let rig = Rig::new("topology.differs").await;
     rig.amqp.declare(&rig.queue, FieldTable::default()).await;
     rig.publish("m-1", &task("kept")).await;
@@ -53,7 +53,7 @@ async fn a_queue_with_other_arguments_is_left_alone_and_the_difference_is_named(
 }
 
 #[tokio::test]
-async fn where_others_own_the_topology_missing_queues_are_waited_for() {
+async fn verify_mode_waits_for_missing_queues() {
     let rig = Rig::new("topology.verify").await;
     let worker = rig.unready_worker(&[("WTW_BROKER_TOPOLOGY", "verify")]);
     eventually("it says which queue is missing", || async {
@@ -85,12 +85,12 @@ async fn deleted_queues_are_declared_again() {
     rig.amqp.delete(&rig.queue).await;
     worker.reaches("wtw_broker_connections_lost_total", 1.0).await;
     eventually("the work queue", || rig.amqp.count(&rig.queue)).await;
-    rig.publish("m-3", &task("anew")).await;
+    rig.publish("m-3", &task("again")).await;
     rig.crm.created(2).await;
 }
 
 #[tokio::test]
-async fn what_the_broker_gives_up_reaches_the_queue_for_that_and_is_listed() {
+async fn message_dead_lettered_by_rabbitmq_reaches_its_queue_and_is_listed() {
     let rig = Rig::new("topology.expired").await;
     rig.declare_topology().await;
     rig.publish_with(&task("old"), properties("m-1").with_expiration("1".into())).await;
@@ -109,7 +109,7 @@ async fn what_the_broker_gives_up_reaches_the_queue_for_that_and_is_listed() {
 }
 
 #[tokio::test]
-async fn one_worker_is_active_and_the_other_stands_by_until_it_is_needed() {
+async fn standby_takes_over_when_the_active_worker_stops() {
     let rig = Rig::new("topology.standby").await;
     let mut first = rig.worker(&[]).await;
     let second = rig.worker(&[]).await;

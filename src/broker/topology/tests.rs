@@ -27,7 +27,7 @@ fn names(delays: &[u64]) -> Vec<String> {
 }
 
 #[test]
-fn every_queue_has_the_contracts_arguments() {
+fn queues_have_the_contracts_arguments() {
     let dead_lettering = |queue: &str| {
         json!({
             "x-queue-type": "quorum", "x-delivery-limit": 1_000_000, "x-dead-letter-exchange": "",
@@ -92,7 +92,7 @@ fn equal_delays_share_a_queue() {
 }
 
 #[test]
-fn every_queue_that_messages_are_sent_to_is_declared() {
+fn queues_that_receive_messages_are_declared() {
     let delays = seconds(&[10, 60, 90, 300, 10]);
     let topology = Topology::new(&broker(true), &delays);
     let declared = |name: &str| topology.queues.iter().any(|queue| queue.name == name);

@@ -116,7 +116,7 @@ async fn send_reports_a_publish_without_confirm_as_unknown() {
 }
 
 #[tokio::test]
-async fn a_second_run_has_the_same_ids() {
+async fn ids_are_the_same_in_a_second_run() {
     let (first, second, stop) = (FakePublisher::default(), FakePublisher::default(), CancellationToken::new());
     let names = ["a", "b", "a"];
     assert_eq!(send(&names, &first, &stop).await, None);

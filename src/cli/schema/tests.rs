@@ -12,7 +12,7 @@ fn validator() -> Validator {
 }
 
 #[test]
-fn the_schema_is_one() {
+fn schema_is_a_valid_json_schema() {
     assert!(jsonschema::meta::is_valid(&schema()));
     let properties = schema()["properties"].as_object().unwrap().clone();
     let mut names: Vec<&String> = properties.keys().collect();
@@ -81,7 +81,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_024))]
 
     #[test]
-    fn what_the_schema_accepts_maps(text in messages()) {
+    fn message_that_the_schema_accepts_can_be_mapped(text in messages()) {
         let Ok(message) = serde_json::from_str::<Value>(&text) else { return Ok(()) };
         let mapped = map(&mapping("UTC"), message.to_string().as_bytes());
         match (validator().is_valid(&message), mapped) {

@@ -206,7 +206,7 @@ fn quotes_commas_and_blanks_around_a_value_are_named() {
 }
 
 #[test]
-fn what_is_long_is_shortened() {
+fn long_value_is_shortened_in_a_problem() {
     let problems = load_env(&[("WTW_LOG_LEVEL", &"x".repeat(1000))]).unwrap_err();
     assert!(problems.0[0].message.len() < 100, "{problems}");
 }

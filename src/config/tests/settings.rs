@@ -140,7 +140,7 @@ fn changed_ledger_url_is_refused_unless_only_the_login_differs() {
 }
 
 #[test]
-fn a_secrets_file_has_a_bound() {
+fn secret_file_over_the_limit_is_refused() {
     let problems = load_env(&[("WTW_CRM_TOKENS_FILE", "/dev/zero")]).unwrap_err();
     assert!(
         problems.to_string().contains(

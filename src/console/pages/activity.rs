@@ -317,7 +317,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_result_is_told_in_words() {
+    fn action_result_is_a_sentence() {
         let action =
             |what: &str, state: &str| Action { what: what.to_owned(), state: state.to_owned(), ..Action::default() };
         let counts =

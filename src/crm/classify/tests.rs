@@ -32,7 +32,7 @@ fn check(code: i64, msg: &str, outcome: Outcome) {
 }
 
 #[test]
-fn every_documented_code_and_text_has_its_outcome() {
+fn documented_codes_and_texts_have_their_outcome() {
     use Outcome::*;
     for (code, msg, outcome) in [
         (200, "Succesfully create record", Created),
@@ -268,7 +268,7 @@ fn ends_in_code_200(text: &str) -> bool {
 
 proptest! {
     #[test]
-    fn any_answer_is_classified(body in bodies(), status in any::<u16>()) {
+    fn classify_accepts_any_answer(body in bodies(), status in any::<u16>()) {
         let classified = judge(status, &body);
         if classified.outcome == Outcome::Created {
             prop_assert!(status < 300 && ends_in_code_200(&String::from_utf8_lossy(&body)));

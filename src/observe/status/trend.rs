@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_hour_of_minutes_is_kept() {
+    fn trend_keeps_an_hour_of_minutes() {
         let mut trend = Trend::default();
         let start: Timestamp = "2026-03-01T10:00:30Z".parse().unwrap();
         for n in 0..70_u64 {

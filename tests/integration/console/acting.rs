@@ -1,4 +1,4 @@
-//! Actions: counted, confirmed once, carried out, cancelled, gone on with, and what came of them.
+//! Tests of actions: counted, confirmed once, run, cancelled, continued after a restart, with their results.
 
 use lapin::types::AMQPValue;
 use reqwest::StatusCode;
@@ -9,7 +9,7 @@ use crate::dead_letters::dead_properties;
 use crate::support::rig::{LedgerFile, Rig, settled, task};
 
 #[tokio::test]
-async fn a_group_is_replayed_and_what_came_of_it_is_told() {
+async fn group_is_replayed_and_its_results_are_shown() {
     let rig = Rig::new("console.group").await;
     let worker = rig.worker(&[]).await;
     rig.declare_tool_queues().await;
@@ -38,14 +38,14 @@ async fn a_group_is_replayed_and_what_came_of_it_is_told() {
     assert_eq!(page.matches("<li>\n<h2>").count(), 1, "one group: {page}");
     let query = "kind=rejected&cause=code+417%3A+OWNER+N+INACTIVE";
     let path = console.count(&[("what", "replay"), ("query", query)]).await;
-    // What arrives after the count is not meant.
+    // Messages that arrive after the count are not part of the action.
     rig.put_dead_letter(&task("late"), dead_properties(Some("late"), "rejected", "no", &said)).await;
     let counted = console.get(&path).await.text;
     for part in ["Replay 6 messages?", "6 calls of the CRM", "1 others stay: their task may exist already"] {
         assert!(counted.contains(part), "{part} is not in {counted}");
     }
     for _ in 0..2 {
-        // The second one is a double click.
+        // The second post is a double click.
         let confirmed = console.post(&path, &[("do", "confirm"), ("reason", "owner is back"), ("rate", "100")]).await;
         assert_eq!((confirmed.status, &confirmed.location), (StatusCode::SEE_OTHER, &path), "{}", confirmed.text);
     }
@@ -59,7 +59,7 @@ async fn a_group_is_replayed_and_what_came_of_it_is_told() {
 }
 
 #[tokio::test]
-async fn a_slow_action_is_cancelled_or_goes_on_after_a_restart() {
+async fn slow_action_is_cancelled_or_continues_after_a_restart() {
     let rig = Rig::new("console.slow").await;
     rig.declare_topology().await;
     let count = 40;
@@ -94,7 +94,7 @@ async fn a_slow_action_is_cancelled_or_goes_on_after_a_restart() {
 }
 
 #[tokio::test]
-async fn what_is_discarded_can_be_restored_from_its_action() {
+async fn discarded_messages_can_be_restored_from_their_action() {
     let rig = Rig::new("console.discard").await;
     rig.declare_topology().await;
     for n in 0..3 {
@@ -115,7 +115,7 @@ async fn what_is_discarded_can_be_restored_from_its_action() {
     console.post(&back, &[("do", "confirm")]).await;
     console.shows(&back, "2 restored").await;
     rig.wait_for_dead_letters(3).await;
-    // Who did it, what, and why: one line in the log for each action.
+    // The log has one line for each action: who, what and why.
     let audited = |what: &str| {
         let lines = console.process.lines();
         lines
@@ -132,7 +132,7 @@ async fn what_is_discarded_can_be_restored_from_its_action() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_set_aside_can_be_discarded_for_good() {
+async fn message_that_cannot_be_copied_can_be_discarded_for_good() {
     let rig = Rig::new("console.delete").await;
     let applied = crate::support::process::run(&["topology", "--apply"], &rig.env(&[]), b"").await;
     assert_eq!(applied.code, Some(0), "{}", applied.stderr);
@@ -163,9 +163,9 @@ async fn what_cannot_be_set_aside_can_be_discarded_for_good() {
     assert!(!console.get(&gone).await.text.contains("Restore these"), "nothing can be restored");
 }
 
-/// One mapper for `run`, `dead-letters show`, and both pages.
+/// `run`, `dead-letters show` and both pages use the same mapper.
 #[tokio::test]
-async fn an_event_is_previewed_by_the_rules_as_they_are_now() {
+async fn event_preview_uses_the_current_rules() {
     let rig = Rig::new("console.rules").await;
     rig.declare_topology().await;
     let folder = LedgerFile::new();
@@ -197,7 +197,7 @@ async fn an_event_is_previewed_by_the_rules_as_they_are_now() {
     let refused = console.get(&message).await.text;
     let shown = show().await;
     for page in [&refused, &shown] {
-        for part in ["would be refused again", "rule closed, field id_record", "did you mean"] {
+        for part in ["A replay fails again", "rule closed, field id_record", "did you mean"] {
             assert!(page.contains(part), "{part} is not in {page}");
         }
     }
@@ -207,9 +207,12 @@ async fn an_event_is_previewed_by_the_rules_as_they_are_now() {
     );
     assert!(shown.contains("they have changed since"), "{shown}");
     let edit = console.get(&format!("{message}/edit")).await.text;
-    assert!(edit.contains("it would be refused") && !edit.contains("By field"), "an event has no task fields: {edit}");
+    assert!(
+        edit.contains("The worker refuses this body") && !edit.contains("By field"),
+        "an event has no task fields: {edit}"
+    );
     let counted = console.count(&[("what", "replay"), ("query", "kind=mapping_failed")]).await;
-    assert!(console.get(&counted).await.text.contains("1 of them would be refused again"));
+    assert!(console.get(&counted).await.text.contains("1 of them fail again unless"));
     std::fs::write(&rules, RULES.replace("crm_id", "crmid")).expect("written");
     let good = console.get(&message).await.text;
     let shown = show().await;
@@ -238,7 +241,7 @@ wolkvox_owner = "ADMIN_@demo"
 "#;
 
 #[tokio::test]
-async fn the_configuration_is_shown_with_its_sources_and_without_secrets() {
+async fn configuration_page_shows_sources_and_no_secrets() {
     let rig = Rig::new("console.settings").await;
     rig.declare_topology().await;
     let console = Console::start(&rig, None, &[("WTW_CRM_TOKENS", "s3cret-token")]).await;
@@ -255,7 +258,7 @@ async fn the_configuration_is_shown_with_its_sources_and_without_secrets() {
 }
 
 #[tokio::test]
-async fn an_edit_keeps_the_id_and_what_was_not_changed() {
+async fn edit_keeps_the_id_and_everything_unchanged() {
     let rig = Rig::new("console.edit").await;
     let ledger = LedgerFile::new();
     let settings = [("WTW_LEDGER_URL", ledger.url()), ("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false".to_owned())];
@@ -273,7 +276,7 @@ async fn an_edit_keeps_the_id_and_what_was_not_changed() {
     console.shows("/failed", "1</span>").await;
     let edit = format!("{}/edit", console.message("m-1").await);
     let page = console.get(&edit).await.text;
-    assert!(page.contains("it would be refused") && page.contains("2026-13-01"), "{page}");
+    assert!(page.contains("The worker refuses this body") && page.contains("2026-13-01"), "{page}");
     let fields = |date| {
         let mut fields =
             vec![("by", "fields"), ("field.name", "a"), ("field.name_module", "cases"), ("field.id_record", "7")];
@@ -281,8 +284,8 @@ async fn an_edit_keeps_the_id_and_what_was_not_changed() {
         fields
     };
     let bad = console.post(&edit, &fields("2026-14-01 10:00:00")).await;
-    assert!(bad.status == StatusCode::OK && bad.text.contains("it would be refused"), "{}", bad.text);
-    // An old form is shown again as it was written.
+    assert!(bad.status == StatusCode::OK && bad.text.contains("The worker refuses this body"), "{}", bad.text);
+    // An expired form is shown again with the same text.
     let headers = [("origin", console.url.as_str())];
     let expired = console.post_as(&edit, &fields("2026-12-03 10:00:00"), &headers).await;
     assert!(expired.text.contains("as you wrote it") && expired.text.contains("2026-12-03"), "{}", expired.text);

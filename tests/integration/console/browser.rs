@@ -1,4 +1,4 @@
-//! A real browser: headless Chromium, driven through WebDriver. It takes the pictures of `docs/console.md`.
+//! Tests with a real browser: headless Chromium, driven through WebDriver. They take the pictures of `docs/console.md`.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -15,12 +15,12 @@ use crate::dead_letters::dead_properties;
 use crate::support::eventually;
 use crate::support::rig::{Rig, Worker, settled, task, task_with};
 
-/// Of memory that the console may take at its height, in KiB.
+/// The most memory of the console, in KiB.
 const MOST: u64 = 128 << 10;
-/// How long a page of a queue of 100,000 may take, on a machine that runs other tests beside a program that is not optimized.
+/// The longest time for a page about 100,000 messages, while other tests run and the program is not optimized.
 const SLOWEST: Duration = Duration::from_secs(20);
 
-/// A browser; gone when dropped.
+/// A browser; it is closed when it is dropped.
 struct Browser {
     client: Client,
     _driver: Child,
@@ -60,7 +60,7 @@ impl Browser {
         self.client.goto(url).await.expect("a page");
     }
 
-    /// Waits until the page says a text, loading it again meanwhile.
+    /// Waits until the page contains a text, and reloads it meanwhile.
     async fn sees(&self, part: &str) -> String {
         eventually(&format!("the browser sees {part}"), || async {
             let text = self.text().await;
@@ -84,7 +84,7 @@ impl Browser {
         element.click().await.unwrap_or_else(|error| panic!("{xpath}: {error}"));
     }
 
-    /// Takes a picture of the whole page into the folder of the documentation, where `UPDATE_DOCS` asks for it.
+    /// Takes a picture of the whole page for the documentation, if `UPDATE_DOCS` is set.
     async fn pictures(&self, name: &str) {
         let width = self.client.execute("return window.outerWidth", Vec::new()).await.expect("a width");
         let size = |number: u64| u32::try_from(number).expect("a size");
@@ -103,7 +103,8 @@ impl Browser {
         }
     }
 
-    /// What every page must be: no script and nothing of others, a heading, labels, and nothing wider than the window.
+    /// Checks what every page must have: no script, nothing from other servers, a heading, labels, and nothing wider than
+    /// the window.
     async fn is_well_made(&self) {
         let script = "
             const bare = [...document.querySelectorAll('input:not([type=hidden]), select, textarea')].filter(e => !e.labels.length);
@@ -134,7 +135,7 @@ fn rejected(id: &str, said: &str, at: &str, more: &[(&str, AMQPValue)]) -> lapin
     dead_properties(Some(id), "rejected", &reason, &[&all[..], more].concat())
 }
 
-/// The night shift: an outage, the failed group, one field edited, replayed, created.
+/// An outage, a group of failed messages, one field edited, replayed, created.
 #[tokio::test(flavor = "multi_thread")]
 async fn operator_finds_a_failure_corrects_and_replays_it_in_a_browser() {
     let _turn = crate::support::heavy().await;
@@ -176,7 +177,7 @@ async fn shows_an_outage(rig: &Rig, worker: &Worker, browser: &Browser) {
     rig.crm.faults(json!([])).await;
     browser.sees("Working.").await;
     worker.reaches(&settled("created"), 42.0).await;
-    // The counter is asked for once a token is in use.
+    // The worker asks for the counter when a token is in use.
     browser.sees("of 1,000,000 calls").await;
 }
 
@@ -211,7 +212,7 @@ async fn mends_one(rig: &Rig, console: &Console, browser: &Browser) {
     browser.pictures("failed").await;
     browser.clicks("//li[.//h2[contains(., 'completion_date')]]//a[contains(., 'Show')]").await;
     browser.clicks("//a[text()='visit-88']").await;
-    browser.sees("The worker refuses a replay again").await;
+    browser.sees("A replay fails again").await;
     let marked = browser.client.find(Locator::Css("mark")).await.expect("a mark").text().await.expect("text");
     assert!(marked.contains("2026-13-01"), "{marked}");
     browser.is_well_made().await;
@@ -254,7 +255,7 @@ async fn replays_the_rest(console: &Console, browser: &Browser) {
     browser.is_well_made().await;
 }
 
-/// Nothing, one, and very many.
+/// No message, one message, and very many.
 #[tokio::test(flavor = "multi_thread")]
 async fn zero_one_and_100_000_dead_letters_are_shown_in_bounded_memory() {
     let _turn = crate::support::heavy().await;
@@ -290,7 +291,7 @@ async fn zero_one_and_100_000_dead_letters_are_shown_in_bounded_memory() {
     println!("the console took {peak} KiB at most");
     browser.ends().await;
     console.process.stop().await;
-    // RabbitMQ takes its time to put so many back.
+    // RabbitMQ needs time to return so many messages.
     let (dead, deadline) = (rig.dead_letter_queue(), tokio::time::Instant::now() + Duration::from_secs(300));
     while rig.amqp.count(&dead).await != Some(100_000) {
         assert!(tokio::time::Instant::now() < deadline, "not all of them are back");

@@ -1,4 +1,4 @@
-//! Pages that show single messages: large bodies, exact numbers, downloads, the check-off list, and a new id.
+//! Tests of pages about single messages: large bodies, exact numbers, downloads, the check-off list, and a new id.
 
 use lapin::types::AMQPValue;
 use reqwest::StatusCode;
@@ -11,7 +11,7 @@ use crate::support::rig::{Rig, task, task_with};
 const MAYBE: [(&str, AMQPValue); 1] = [("x-wtw-possibly-created", AMQPValue::Boolean(true))];
 
 #[tokio::test]
-async fn a_large_body_is_cut_and_downloaded_whole_and_numbers_stay_exact() {
+async fn large_body_is_cut_and_downloaded_whole_and_numbers_stay_exact() {
     let rig = Rig::new("console.large").await;
     rig.declare_topology().await;
     let number = r#"{"id_record":12345678901234567890123,"price":1.50}"#;
@@ -25,7 +25,7 @@ async fn a_large_body_is_cut_and_downloaded_whole_and_numbers_stay_exact() {
     let path = console.message("m-2").await;
     let page = console.get(&path).await.text;
     assert!(page.contains("These are the first 64 KiB of") && page.len() < 200_000, "{} bytes", page.len());
-    assert!(!page.contains("A replay would"), "a part tells nothing of the whole");
+    assert!(!page.contains("A replay sends"), "a part of a body has no preview");
     assert_eq!(console.get(&format!("{path}/raw")).await.text.as_bytes(), large);
     let exported = console.get("/failed/export?kind=rejected").await.text;
     assert!(exported.lines().count() == 1 && exported.contains("\"m-2\""), "{} bytes", exported.len());
@@ -66,7 +66,7 @@ async fn messages_in_doubt_are_checked_off_and_the_marks_survive_a_restart() {
 }
 
 #[tokio::test]
-async fn a_message_whose_id_is_taken_is_replayed_with_a_new_one() {
+async fn message_whose_id_is_taken_is_replayed_with_a_new_id() {
     let rig = Rig::new("console.newid").await;
     let settings = [("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false")];
     let applied = crate::support::process::run(&["topology", "--apply"], &rig.env(&settings), b"").await;

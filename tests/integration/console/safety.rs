@@ -1,4 +1,4 @@
-//! Each safety rule, seen from outside.
+//! Tests of each safety rule, from outside.
 
 use lapin::types::AMQPValue;
 use reqwest::StatusCode;
@@ -11,7 +11,7 @@ use crate::support::rig::{Rig, task_with};
 const MAYBE: [(&str, AMQPValue); 1] = [("x-wtw-possibly-created", AMQPValue::Boolean(true))];
 
 #[tokio::test]
-async fn a_post_needs_this_sites_origin_and_this_sessions_token() {
+async fn post_is_refused_without_our_origin_and_the_sessions_token() {
     let rig = Rig::new("console.posts").await;
     rig.declare_topology().await;
     rig.put_dead_letter(b"{}", dead_properties(Some("m-1"), "rejected", "no", &[])).await;
@@ -45,7 +45,7 @@ async fn a_post_needs_this_sites_origin_and_this_sessions_token() {
 }
 
 #[tokio::test]
-async fn another_host_name_is_refused_unless_it_is_allowed() {
+async fn unknown_host_name_is_refused() {
     let rig = Rig::new("console.hosts").await;
     rig.declare_topology().await;
     let console = Console::start(&rig, None, &[("WTW_CONSOLE_ALLOWED_HOSTS", "console.example.com")]).await;
@@ -62,7 +62,7 @@ async fn another_host_name_is_refused_unless_it_is_allowed() {
 }
 
 #[tokio::test]
-async fn every_answer_forbids_scripts_frames_and_caches() {
+async fn answers_forbid_scripts_frames_and_caches() {
     let rig = Rig::new("console.headers").await;
     rig.declare_topology().await;
     let console = Console::start(&rig, None, &[]).await;
@@ -83,7 +83,7 @@ async fn every_answer_forbids_scripts_frames_and_caches() {
 
 /// Every field that a publisher or the CRM controls, on every page that shows it.
 #[tokio::test]
-async fn what_others_wrote_is_text_on_every_page() {
+async fn foreign_text_is_escaped_on_every_page() {
     let rig = Rig::new("console.script").await;
     rig.declare_topology().await;
     let evil = "<script>alert(1)</script>\u{202e}\u{9b}'\"&</textarea></pre>";
@@ -127,7 +127,7 @@ async fn what_others_wrote_is_text_on_every_page() {
         let page = console.get(&path).await;
         assert!(!page.text.contains("<script"), "{path}: {}", page.text);
         assert!(!page.text.contains("</textarea></pre>"), "{path}: {}", page.text);
-        // A form's field keeps what it must send back; everywhere else it is named.
+        // A form field keeps the text that it must send back. Everywhere else hidden characters are shown by name.
         if !path.ends_with("/edit") {
             assert!(!page.text.contains(['\u{202e}', '\u{9b}']), "{path}: {}", page.text);
         }
@@ -137,7 +137,7 @@ async fn what_others_wrote_is_text_on_every_page() {
 }
 
 #[tokio::test]
-async fn beyond_loopback_a_password_is_needed_to_start() {
+async fn console_beyond_loopback_does_not_start_without_a_password() {
     let rig = Rig::new("console.beyond").await;
     let state = crate::support::rig::LedgerFile::new();
     let state = state.folder().join("c.db");
@@ -162,7 +162,7 @@ async fn beyond_loopback_a_password_is_needed_to_start() {
 }
 
 #[tokio::test]
-async fn passwords_open_the_console_and_wrong_ones_wait() {
+async fn password_opens_the_console_and_a_wrong_one_delays() {
     let rig = Rig::new("console.login").await;
     rig.declare_topology().await;
     rig.put_dead_letter(
@@ -189,7 +189,7 @@ async fn passwords_open_the_console_and_wrong_ones_wait() {
     for (path, status) in [("/login", StatusCode::OK), ("/style.css", StatusCode::OK), ("/healthz", StatusCode::OK)] {
         assert_eq!(console.get(path).await.status, status, "{path}");
     }
-    // A viewer looks, without bodies and without actions.
+    // A viewer sees no bodies and has no actions.
     let entered = login("eye", "viewers' own").await;
     assert_eq!((entered.status, entered.location.as_str()), (StatusCode::SEE_OTHER, "/failed"), "{}", entered.text);
     console.shows("/failed", "1</span>").await;
@@ -204,10 +204,10 @@ async fn passwords_open_the_console_and_wrong_ones_wait() {
     }
     let refused = console.post("/actions", &[("what", "discard"), ("query", "kind=rejected")]).await;
     assert!(refused.status == StatusCode::FORBIDDEN && refused.text.contains("may look"), "{}", refused.text);
-    // An operator does everything.
+    // An operator can do everything.
     assert_eq!(login("ana", "operators' own").await.status, StatusCode::SEE_OTHER);
     assert!(console.get(&message).await.text.contains("secret body"));
-    // Wrong ones wait, each time longer; also with the right password.
+    // After a wrong password the address waits, longer each time, even with the right password.
     assert_eq!(login("ana", "operators own").await.status, StatusCode::UNAUTHORIZED);
     let waits = login("ana", "operators' own").await;
     assert!(waits.status == StatusCode::TOO_MANY_REQUESTS && waits.text.contains("Try again in 1 s"), "{}", waits.text);
@@ -221,7 +221,7 @@ async fn passwords_open_the_console_and_wrong_ones_wait() {
 }
 
 #[tokio::test]
-async fn a_console_that_is_read_only_lets_nobody_act() {
+async fn read_only_console_refuses_every_action() {
     let rig = Rig::new("console.readonly").await;
     rig.declare_topology().await;
     rig.put_dead_letter(b"{}", dead_properties(Some("m-1"), "rejected", "no", &[])).await;
@@ -240,7 +240,7 @@ async fn a_console_that_is_read_only_lets_nobody_act() {
 }
 
 #[tokio::test]
-async fn a_trusted_proxy_names_the_user_and_a_base_path_holds_all_pages() {
+async fn trusted_proxy_names_the_user_and_the_base_path_holds_all_pages() {
     let rig = Rig::new("console.proxy").await;
     rig.declare_topology().await;
     let proxied = [
@@ -261,7 +261,7 @@ async fn a_trusted_proxy_names_the_user_and_a_base_path_holds_all_pages() {
 }
 
 #[tokio::test]
-async fn nobody_but_a_trusted_proxy_names_the_user() {
+async fn user_header_is_ignored_unless_a_trusted_proxy_sent_it() {
     let rig = Rig::new("console.forged").await;
     rig.declare_topology().await;
     let elsewhere = [("WTW_CONSOLE_USER_HEADER", "X-User"), ("WTW_CONSOLE_TRUSTED_PROXIES", "192.0.2.1")];
@@ -274,9 +274,9 @@ async fn nobody_but_a_trusted_proxy_names_the_user() {
     assert!(!cookie.contains("Secure"), "{cookie}");
 }
 
-/// RabbitMQ counts each reading: however many people look, the queue is read once a minute.
+/// RabbitMQ counts each reading, so the queue is read only once a minute, however many people look.
 #[tokio::test]
-async fn many_viewers_read_the_queue_once() {
+async fn queue_is_read_once_for_many_viewers() {
     let rig = Rig::new("console.viewers").await;
     rig.declare_topology().await;
     rig.put_dead_letter(b"{}", dead_properties(Some("m-1"), "rejected", "no", &[])).await;

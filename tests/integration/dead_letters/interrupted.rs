@@ -1,4 +1,4 @@
-//! A replay that is killed or interrupted, and is run again.
+//! Tests of a replay that is killed or interrupted and then run again.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::support::rig::{LedgerFile, Rig, task};
 async fn replay_that_is_killed_repeatedly_creates_each_task_once() {
     let _turn = crate::support::heavy().await;
     const COUNT: usize = 400;
-    let rig = Rig::new("letters.killed").await;
+    let rig = Rig::new("dead.killed").await;
     let ledger = LedgerFile::new();
     let settings = [("WTW_LEDGER_URL", ledger.url()), ("WTW_RETRY_ON_UNKNOWN", "dead-letter".to_owned())];
     let settings = settings.each_ref().map(|(key, value)| (*key, value.as_str()));
@@ -19,7 +19,7 @@ async fn replay_that_is_killed_repeatedly_creates_each_task_once() {
     let mut names = BTreeSet::new();
     for n in 0..COUNT {
         let name = format!("n-{n}");
-        // Half of them have no id.
+        // Half of the messages have no id.
         let id = (n % 2 == 0).then(|| format!("m-{n}"));
         rig.put_dead_letter(&task(&name), dead_properties(id.as_deref(), "rejected", "no", &[])).await;
         names.insert(name);
@@ -37,7 +37,8 @@ async fn replay_that_is_killed_repeatedly_creates_each_task_once() {
         replay.kill().await;
     }
     let last = tool(&env, &["replay", "--yes", "--all"]).await;
-    // A dead_letter whose copy was confirmed right before a kill stays, with its task created: that is all that may be left.
+    // If a replay is killed right after a copy was confirmed, its dead letter stays although the task is created. Nothing
+    // else may be left.
     let stayed = ["their task has been created since", "nothing was replayed"];
     let done = last.code == Some(0) || stayed.iter().any(|why| last.stderr.contains(why));
     assert!(done, "{:?}: {}", last.code, last.stderr);
@@ -51,7 +52,7 @@ async fn replay_that_is_killed_repeatedly_creates_each_task_once() {
 
 #[tokio::test]
 async fn interrupted_slow_replay_continues_and_holds_no_message_for_long() {
-    let rig = Rig::new("letters.slow").await;
+    let rig = Rig::new("dead.slow").await;
     let _worker = rig.worker(&[]).await;
     for n in 0..30 {
         rig.put_dead_letter(&task(&format!("n-{n}")), dead_properties(Some(&format!("m-{n}")), "rejected", "no", &[]))

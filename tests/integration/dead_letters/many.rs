@@ -1,4 +1,4 @@
-//! A long queue, in bounded memory.
+//! Tests that the command handles a long queue in bounded memory.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use crate::support::eventually;
 use crate::support::process::{Env, Process};
 use crate::support::rig::{LedgerFile, Rig, task, task_with};
 
-/// The most memory that the tool takes, in KiB: a list takes two thirds of it, a replay holds a window of copies, too.
+/// The most memory of the command, in KiB. A list uses two thirds of it; a replay also holds a window of copies.
 const MOST: u64 = 72 << 10;
 
-/// How many dead_letters: `TEST_LETTERS`, or fewer than fit the time that tests should take.
+/// The number of dead letters: `TEST_LETTERS`, or as many as fit into the time of a test.
 #[expect(clippy::disallowed_methods, reason = "how tests are run is no configuration of the worker")]
 fn count() -> u32 {
     let given = std::env::var("TEST_LETTERS").ok();
     given.map_or(20_000, |count| count.parse().expect("TEST_LETTERS is a number"))
 }
 
-/// Runs the tool to its end; the most memory that it took, in KiB, and what it said.
+/// Runs the command to its end. Returns the most memory that it used, in KiB, and its output.
 async fn measured(args: &[&str], env: &Env) -> (u64, String) {
     let mut process = Process::start(args, env);
     let path = format!("/proc/{}/status", process.id());
@@ -35,10 +35,10 @@ async fn measured(args: &[&str], env: &Env) -> (u64, String) {
 #[tokio::test]
 async fn long_dead_letter_queue_is_handled_in_bounded_memory() {
     let _turn = crate::support::heavy().await;
-    let rig = Rig::new("letters.many").await;
+    let rig = Rig::new("dead.many").await;
     rig.declare_topology().await;
     let count = count();
-    // Together they are more than the tool may take.
+    // Together they are larger than the allowed memory.
     let description = "d".repeat(5_000);
     let dead_letters = (0..count).map(|n| {
         let body = task_with(&n.to_string(), serde_json::json!({ "description": description }));
@@ -51,7 +51,7 @@ async fn long_dead_letter_queue_is_handled_in_bounded_memory() {
     assert!(said.contains(&format!("dead letters: {count}")), "{said}");
     rig.wait_for_dead_letters(count).await;
 
-    // With nobody's question in between: the broker has to have put all of them back before they are gone through again.
+    // Without a question in between: RabbitMQ must have returned all messages before the second scan.
     let (peak, said) = measured(&["dead-letters", "replay", "--all", "--yes"], &env).await;
     assert!(peak > 1_000 && peak < MOST, "{peak} KiB");
     assert!(said.contains(&format!("each confirmed: {count}")), "{said}");
@@ -59,11 +59,11 @@ async fn long_dead_letter_queue_is_handled_in_bounded_memory() {
     assert_eq!(rig.amqp.count(&rig.queue).await, Some(count), "no copy more, and none less");
 }
 
-/// Of memory that the tool may take at its height where dead_letters are large, in KiB.
+/// The most memory of the command with large dead letters, in KiB.
 const MOST_OF_LARGE: u64 = 150 << 10;
 const LARGE: u32 = 60;
 
-/// A small dead_letter, and then large ones that together are more than the tool may take.
+/// A small dead letter, and then large ones that together exceed the allowed memory.
 async fn large_behind_small(rig: &Rig) {
     rig.declare_topology().await;
     rig.put_dead_letter(&task("small"), dead_properties(Some("small"), "rejected", "no", &[])).await;
@@ -76,7 +76,7 @@ async fn large_behind_small(rig: &Rig) {
 #[tokio::test]
 async fn large_messages_behind_a_small_one_take_bounded_memory() {
     let _turn = crate::support::heavy().await;
-    let rig = Rig::new("letters.large").await;
+    let rig = Rig::new("dead.large").await;
     large_behind_small(&rig).await;
     let (env, folder) = (rig.env(&[]), LedgerFile::new());
     let file = folder.folder().join("letters.jsonl");
@@ -96,7 +96,7 @@ async fn large_messages_behind_a_small_one_take_bounded_memory() {
 #[tokio::test]
 async fn replay_ends_when_a_message_is_not_reached_within_the_hold() {
     let _turn = crate::support::heavy().await;
-    let rig = Rig::new("letters.unreached").await;
+    let rig = Rig::new("dead.unreached").await;
     large_behind_small(&rig).await;
     let folder = LedgerFile::new();
     let path = |name: &str| folder.folder().join(name).to_str().expect("a path").to_owned();
@@ -107,7 +107,7 @@ async fn replay_ends_when_a_message_is_not_reached_within_the_hold() {
     let args = ["dead-letters", "replay", "small", "--edit", "--yes", "--hold", "1s"];
     let mut replay = Process::start(&args, &env);
     eventually("it edits", || async { std::fs::exists(&begun).expect("looked").then_some(()) }).await;
-    // Gone since it was seen: to learn that, the whole queue has to be read, which takes longer than a second.
+    // The message is gone since the scan. To find that out the command reads the whole queue, which takes over a second.
     succeeds(&env, &["discard", "small", "--yes", "--reason", "test"]).await;
     rig.wait_for_dead_letters(LARGE).await;
     std::fs::write(&go, "").expect("written");

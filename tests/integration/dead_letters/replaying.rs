@@ -1,4 +1,4 @@
-//! `replay`: nothing lost, nothing doubled, nothing without an operator's word.
+//! Tests of `replay`: it loses nothing, duplicates nothing, and does nothing without confirmation.
 
 use std::collections::BTreeMap;
 
@@ -13,13 +13,13 @@ const MAYBE: [(&str, AMQPValue); 1] = [("x-wtw-possibly-created", AMQPValue::Boo
 
 #[tokio::test]
 async fn nothing_is_replayed_or_discarded_without_confirmation() {
-    let rig = Rig::new("letters.word").await;
+    let rig = Rig::new("dead.word").await;
     rig.declare_topology().await;
     rig.put_dead_letter(&task("one"), dead_properties(Some("m-1"), "rejected", "no", &[])).await;
     let env = rig.env(&[]);
     for (args, code, says) in [
-        (&["replay"][..], 2, "say which messages"),
-        (&["replay", "--all", "--kind", "rejected"], 2, "--all means every message"),
+        (&["replay"][..], 2, "no messages are selected"),
+        (&["replay", "--all", "--kind", "rejected"], 2, "--all selects every message"),
         (&["replay", "--all"], 1, "nothing was replayed, because there is no terminal to ask on. Add --yes"),
         (&["discard", "--all", "--reason", "test"], 1, "there is no terminal"),
         (&["discard", "--all", "--yes", "--reason", " "], 2, "--reason is empty"),
@@ -36,7 +36,7 @@ async fn nothing_is_replayed_or_discarded_without_confirmation() {
 
 #[tokio::test]
 async fn replay_announces_its_plan_and_takes_only_allowed_messages() {
-    let rig = Rig::new("letters.replay").await;
+    let rig = Rig::new("dead.replay").await;
     let _worker = rig.worker(&[]).await;
     rig.put_dead_letter(&task("plain"), dead_properties(Some("m-1"), "rejected", "no", &[])).await;
     let replayed = [("x-wtw-replay-count", AMQPValue::LongLongInt(2))];
@@ -52,7 +52,7 @@ async fn replay_announces_its_plan_and_takes_only_allowed_messages() {
         "4 calls of the CRM's daily quota at least",
         "1 of them were replayed before",
         "1 of them have no id",
-        "1 of them would be refused again",
+        "1 of them fail again unless they are edited",
         "1 others stay: their task may exist already; --include-unknown",
         "The worker keeps its ledger in memory",
     ] {
@@ -61,7 +61,7 @@ async fn replay_announces_its_plan_and_takes_only_allowed_messages() {
     assert!(done.stdout.contains("each confirmed: 4"), "{}", done.stdout);
     rig.crm.created(3).await;
     assert_eq!(rig.crm.names().await, ["again", "nameless", "plain"]);
-    // The one that is refused again comes back, counted; the other is still there.
+    // The refused one comes back with one replay counted. The other one is still there.
     rig.wait_for_dead_letters(2).await;
     let shown = succeeds(&env, &["show", "m-5"]).await;
     assert!(shown.contains("replayed before   1"), "{shown}");
@@ -73,7 +73,7 @@ async fn replay_announces_its_plan_and_takes_only_allowed_messages() {
 
 #[tokio::test]
 async fn replayed_copy_keeps_body_and_properties_and_names_its_queue() {
-    let rig = Rig::new("letters.copy").await;
+    let rig = Rig::new("dead.copy").await;
     let env = rig.env(&[("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false")]);
     let applied = crate::support::process::run(&["topology", "--apply"], &env, b"").await;
     assert_eq!(applied.code, Some(0), "{}", applied.stderr);
@@ -117,7 +117,7 @@ async fn created_is_not_made_again(name: &str, ledger: &str) {
     rig.put_dead_letter(&task("other"), dead_properties(Some("m-1"), "id_conflict", "another body", &[])).await;
     rig.put_dead_letter(&task("two"), dead_properties(Some("m-2"), "rejected", "no", &[])).await;
     let env = rig.env(&settings);
-    // While the worker holds it, and when nobody does.
+    // While the worker has the ledger file open, and when no worker runs.
     let done = tool(&env, &["replay", "--yes", "--include-unknown", "m-1"]).await;
     let told = |said: &str| {
         said.contains(
@@ -129,10 +129,10 @@ async fn created_is_not_made_again(name: &str, ledger: &str) {
     let done = tool(&env, &["replay", "--yes", "--include-unknown", "--all"]).await;
     assert!(done.code == Some(0) && told(&done.stderr), "{}", done.stderr);
     assert!(done.stdout.contains("each confirmed: 1"), "{}", done.stdout);
-    // That dead_letter was made; the other one with its id was not.
+    // The task of that dead letter was created; that of the other one with the same id was not.
     let cleared = succeeds(&env, &["discard", "--yes", "--all", "--created", "--reason", "made"]).await;
     assert_eq!(cleared, "discarded: 1\n");
-    // Where it cannot be asked, the tool says that, and the worker knows.
+    // If the ledger cannot be asked, the command says so, and the worker decides.
     let elsewhere = rig.env(&[("WTW_LEDGER_URL", "file:/nowhere/ledger.db")]);
     let done = tool(&elsewhere, &["replay", "--yes", "--include-unknown", "--all"]).await;
     assert!(done.code == Some(0) && done.stderr.contains("the ledger could not be asked"), "{}", done.stderr);
@@ -145,7 +145,7 @@ async fn created_is_not_made_again(name: &str, ledger: &str) {
 
 #[tokio::test]
 async fn message_dead_lettered_by_rabbitmq_is_listed_and_replayed() {
-    let rig = Rig::new("letters.expired").await;
+    let rig = Rig::new("dead.expired").await;
     rig.declare_topology().await;
     rig.publish_with(&task("late"), properties("m-1").with_expiration("1".into())).await;
     let [by_broker, ..] = rig.tool_queues();
@@ -163,10 +163,10 @@ async fn message_dead_lettered_by_rabbitmq_is_listed_and_replayed() {
     assert_eq!(rig.crm.names().await, ["late"], "it does not expire again");
 }
 
-/// The broker gives up what a dead worker was at, and does not tell that the task may exist; the ledger does.
+/// RabbitMQ dead-letters the message of a dead worker, without a header about its task. The ledger knows about it.
 #[tokio::test]
 async fn open_claim_keeps_a_message_or_counts_a_possible_duplicate() {
-    let rig = Rig::new("letters.open").await;
+    let rig = Rig::new("dead.open").await;
     let ledger = LedgerFile::new();
     let settings = [("WTW_LEDGER_URL", &*ledger.url())];
     let worker = rig.worker(&settings).await;
@@ -204,17 +204,17 @@ async fn open_claim_keeps_a_message_or_counts_a_possible_duplicate() {
     worker.reaches("wtw_possible_duplicates_total", 1.0).await;
 }
 
-/// Waits until nothing is left to be done.
+/// Waits until the queues are empty.
 pub(super) async fn eventually_quiet(rig: &Rig) {
     crate::support::eventually("nothing waits", || async { (rig.waiting().await == 0).then_some(()) }).await;
 }
 
 #[tokio::test]
 async fn body_is_edited_by_field_or_editor_and_a_bad_edit_loses_nothing() {
-    let rig = Rig::new("letters.edit").await;
+    let rig = Rig::new("dead.edit").await;
     let ledger = LedgerFile::new();
     let _worker = rig.worker(&[("WTW_LEDGER_URL", &ledger.url())]).await;
-    // The ledger knows these ids with their old bodies, of which nothing was created.
+    // The ledger knows these ids with their old bodies. No task was created from them.
     rig.crm.faults(json!([{ "action": "code:412:NO SUCH RECORD", "name_contains": "old" }])).await;
     for n in 1..=2 {
         rig.publish(&format!("m-{n}"), &task_with("old", json!({ "id_record": n.to_string() }))).await;
@@ -231,15 +231,15 @@ async fn body_is_edited_by_field_or_editor_and_a_bad_edit_loses_nothing() {
     rig.crm.created(1).await;
     for (editor, says) in [
         ("false", "nothing was edited"),
-        ("true", "the body is as it was"),
-        ("sed -i 's/old/new/;s/10:00/99:00/'", "would be refused"),
+        ("true", "the body is unchanged"),
+        ("sed -i 's/old/new/;s/10:00/99:00/'", "the worker refuses this body"),
         ("truncate -s 0", "the edited body is kept in"),
     ] {
         let kept = tool(&env(editor), &["replay", "--yes", "--edit", "m-2"]).await;
         assert!(kept.code == Some(1) && kept.stderr.contains(says), "{editor}: {}", kept.stderr);
         rig.wait_for_dead_letters(1).await;
     }
-    // What was written is there until it is sent: when nobody says yes, and when the broker does not take it.
+    // The draft is kept until it is sent: without a confirmation, and when RabbitMQ does not accept it.
     let drafts = || std::fs::read_dir(ledger.folder()).expect("the folder").filter_map(Result::ok);
     let kept = || drafts().filter(|file| std::fs::read(file.path()).is_ok_and(|body| body.starts_with(b"{")));
     let before = kept().count();
@@ -269,10 +269,10 @@ async fn body_is_edited_by_field_or_editor_and_a_bad_edit_loses_nothing() {
     rig.wait_for_dead_letters(0).await;
 }
 
-/// One replay after the other is killed, then one goes to its end; beside a worker that makes the tasks.
+/// Kills one replay after the other, then lets one finish, while a worker creates the tasks.
 #[tokio::test]
 async fn discarded_messages_are_recorded_and_can_be_restored() {
-    let rig = Rig::new("letters.discard").await;
+    let rig = Rig::new("dead.discard").await;
     rig.declare_topology().await;
     for n in 0..5 {
         rig.put_dead_letter(&task("x"), dead_properties(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
@@ -280,7 +280,7 @@ async fn discarded_messages_are_recorded_and_can_be_restored() {
     let env = rig.env(&[]);
     let done = tool(&env, &["discard", "--yes", "m-1", "m-3", "--reason", "made by\nhand"]).await;
     assert_eq!((done.code, done.stdout.as_str()), (Some(0), "discarded: 2\n"), "{}", done.stderr);
-    // Who did it, what, and why: one line in the log.
+    // The log has one line for each action: who, what and why.
     let line = done.stderr.lines().find(|line| line.contains("\"message\":\"audit\"")).expect("an audit line");
     for part in
         ["\"what\":\"discard\"", "\"ids\":\"m-1,m-3\"", "\"count\":2", "\"done\":2", "made by\\nhand", "command line"]

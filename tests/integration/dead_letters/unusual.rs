@@ -1,4 +1,4 @@
-//! Dead letters that are easily confused, and what a replay says of them.
+//! Tests of dead letters that are easily confused, and of the output about them.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::{dead_properties, succeeds, tool};
 use crate::support::rig::{LedgerFile, Rig, task};
 #[tokio::test]
 async fn unknown_ids_are_named_and_end_with_exit_code_1() {
-    let rig = Rig::new("letters.missing").await;
+    let rig = Rig::new("dead.missing").await;
     rig.declare_topology().await;
     for n in 1..=3 {
         rig.put_dead_letter(&task("x"), dead_properties(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
@@ -31,7 +31,7 @@ async fn unknown_ids_are_named_and_end_with_exit_code_1() {
 
 #[tokio::test]
 async fn identical_dead_letters_without_ids_create_one_task_and_the_tool_says_so() {
-    let rig = Rig::new("letters.alike").await;
+    let rig = Rig::new("dead.alike").await;
     let worker = rig.worker(&[]).await;
     for _ in 0..2 {
         rig.put_dead_letter(&task("twin"), dead_properties(None, "rejected", "no", &[])).await;
@@ -48,7 +48,7 @@ async fn identical_dead_letters_without_ids_create_one_task_and_the_tool_says_so
 
 #[tokio::test]
 async fn original_of_an_edited_replay_is_recognised_by_the_same_edit() {
-    let rig = Rig::new("letters.changed").await;
+    let rig = Rig::new("dead.changed").await;
     let ledger = LedgerFile::new();
     let settings = [("WTW_LEDGER_URL", &*ledger.url())];
     let worker = rig.worker(&settings).await;
@@ -78,7 +78,7 @@ async fn original_of_an_edited_replay_is_recognised_by_the_same_edit() {
 
 #[tokio::test]
 async fn field_given_twice_is_refused_by_an_edit() {
-    let rig = Rig::new("letters.twice").await;
+    let rig = Rig::new("dead.twice").await;
     rig.declare_topology().await;
     let body = String::from_utf8(task("first")).expect("text").replacen('{', r#"{"name":"second","#, 1);
     rig.put_dead_letter(body.as_bytes(), dead_properties(Some("m-1"), "invalid_task", "no", &[])).await;
@@ -90,10 +90,10 @@ async fn field_given_twice_is_refused_by_an_edit() {
     assert!(done.code == Some(1) && done.stderr.contains("edit the whole body instead"), "{}", done.stderr);
 }
 
-/// RabbitMQ drops a message that is read beyond its queue's delivery limit: reading stops long before.
+/// RabbitMQ drops a message that is read more often than its queue's delivery limit. Reading stops long before.
 #[tokio::test]
 async fn reading_stops_at_a_message_near_its_delivery_limit() {
-    let rig = Rig::new("letters.worn").await;
+    let rig = Rig::new("dead.worn").await;
     rig.declare_topology().await;
     rig.put_dead_letter(
         &task("x"),
@@ -106,7 +106,7 @@ async fn reading_stops_at_a_message_near_its_delivery_limit() {
     let limited = limited.map(|(name, value)| (ShortString::from(name), value));
     rig.amqp.declare(&rig.dead_letter_queue(), FieldTable::from(BTreeMap::from(limited))).await;
     rig.put_dead_letter(&task("x"), dead_properties(Some("worn"), "rejected", "no", &[])).await;
-    // The limit of a queue that others declared is asked of the broker: half of 8 readings, and then no more.
+    // The limit of a queue that others declared is read from RabbitMQ: reading stops at half of 8.
     let env = rig.env(&[("WTW_BROKER_TOPOLOGY", "verify")]);
     let mut stopped = None;
     for reading in 0..8 {
@@ -119,7 +119,7 @@ async fn reading_stops_at_a_message_near_its_delivery_limit() {
         }
         rig.wait_for_dead_letters(1).await;
     }
-    // RabbitMQ 4.3 and later do not count what is returned.
+    // RabbitMQ 4.3 and later do not count returned messages.
     assert!(stopped.is_none_or(|reading| reading >= 4), "{stopped:?}");
     rig.wait_for_dead_letters(1).await;
 }

@@ -1,4 +1,4 @@
-//! Values, schema, documentation and combinations of the chart.
+//! Tests of the chart's values, schema and documentation, and of combinations of values.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ fn schema() -> Value {
     serde_json::from_str(&fs::read_to_string(Path::new(CHART).join("values.schema.json")).unwrap()).unwrap()
 }
 
-/// Values by path, each with its schema. A map whose keys are free is one value, and so is one of pod values.
+/// Values by path, each with its schema. A map with free keys is one value, and so is a map of pod values.
 fn leaves(schema: &Value) -> BTreeMap<String, &Value> {
     fn walk<'a>(schema: &'a Value, path: &str, pod: &'a Value, found: &mut BTreeMap<String, &'a Value>) {
         let refers = schema["$ref"].as_str().and_then(|refers| refers.strip_prefix("#/definitions/pod/properties/"));
@@ -34,7 +34,7 @@ fn leaves(schema: &Value) -> BTreeMap<String, &Value> {
     found.into_iter().map(|(path, schema)| (path[1..].to_owned(), schema)).collect()
 }
 
-/// Each key of values.yaml in order: its path, the comment above it, and what stands behind it.
+/// Each key of values.yaml in order: its path, the comment above it, and the text after it.
 fn documented() -> Vec<(String, String, String)> {
     let (mut path, mut comment, mut found) = (Vec::new(), Vec::new(), Vec::new());
     for line in fs::read_to_string(Path::new(CHART).join("values.yaml")).unwrap().lines() {
@@ -57,7 +57,7 @@ fn documented() -> Vec<(String, String, String)> {
 const PARENTS: [&str; 2] = ["enabled", "global"];
 
 #[test]
-fn every_value_has_a_comment_that_the_schema_repeats() {
+fn values_have_a_comment_that_the_schema_repeats() {
     let schema = schema();
     let documented: BTreeMap<_, _> = documented().into_iter().map(|(path, comment, _)| (path, comment)).collect();
     for (path, schema) in leaves(&schema) {
@@ -71,19 +71,19 @@ fn every_value_has_a_comment_that_the_schema_repeats() {
 }
 
 #[test]
-fn every_value_is_set_in_a_case_and_changes_what_is_rendered() {
+fn values_are_set_in_a_case_and_change_the_manifests() {
     let schema = schema();
     let cases = cases();
     for path in leaves(&schema).into_keys().filter(|path| !PARENTS.contains(&path.as_str())) {
         let pointer = format!("/{}", path.replace('.', "/"));
         let found = cases.iter().find(|(_, values)| values.pointer(&pointer).is_some());
         let found = found.map(|(name, values)| (name.as_str(), values.clone()));
-        // The two that every case has.
+        // The two values of every case.
         let (name, mut values) = found.unwrap_or_else(|| match required().pointer(&pointer) {
             Some(_) => ("required", required()),
             None => panic!("no case sets {path}"),
         });
-        // What only the cluster can tell is tried in `upgrade`; the number of pod values is in `manifests`.
+        // `upgrade` tests what only the cluster knows; `manifests` tests the number of pod values.
         if path == "ledger.acceptLoss" || path.ends_with(".pod") || path == "securityContext" {
             continue;
         }
@@ -94,13 +94,13 @@ fn every_value_is_set_in_a_case_and_changes_what_is_rendered() {
         if required().pointer(&pointer).is_some() {
             continue;
         }
-        // Without it, the chart renders something else or refuses.
+        // Without the value, the chart renders something else or refuses.
         assert_ne!(render(name, &values), Ok(with), "{path} in {name} changes nothing");
     }
 }
 
 #[test]
-fn what_no_value_is_called_and_what_has_the_wrong_type_is_refused() {
+fn unknown_value_or_wrong_type_is_refused() {
     for (values, complaint) in [
         (json!({ "replicaCount": 2 }), "replicaCount"),
         (json!({ "ledger": { "mode": "emptyDir" } }), "/ledger/mode"),
@@ -120,9 +120,9 @@ fn what_no_value_is_called_and_what_has_the_wrong_type_is_refused() {
     }
 }
 
-/// Null removes a default: something is rendered without it, or a sentence says that it is needed.
+/// Null removes a default: the chart renders without it, or says that it is required.
 #[test]
-fn null_never_breaks_a_template() {
+fn null_value_never_breaks_a_template() {
     let schema = schema();
     let all = json!({
         "console": { "enabled": true, "existingSecret": "p" }, "toolbox": { "enabled": true },
@@ -148,7 +148,7 @@ fn null_never_breaks_a_template() {
 }
 
 #[test]
-fn combinations_that_are_not_safe_are_refused_in_words() {
+fn unsafe_combination_is_refused_with_a_reason() {
     let secrets = json!({ "existingSecret": "", "crm": { "tokens": ["t"] }, "broker": { "urls": ["amqp://b"] } });
     let with_secrets = |values: Value| {
         let mut all = secrets.clone();
@@ -200,7 +200,7 @@ fn combinations_that_are_not_safe_are_refused_in_words() {
 }
 
 #[test]
-fn helm_finds_nothing_to_complain_of() {
+fn helm_lint_finds_no_problem() {
     for (name, values) in cases() {
         let linted = helm(&["lint", "--strict", CHART], &values);
         assert!(linted.is_ok(), "{name}: {linted:?}");
@@ -208,7 +208,7 @@ fn helm_finds_nothing_to_complain_of() {
 }
 
 #[test]
-fn the_chart_works_as_a_part_of_another() {
+fn chart_works_as_a_subchart() {
     let parent = Path::new(env!("CARGO_TARGET_TMPDIR")).join("parent-chart");
     let _ = fs::remove_dir_all(&parent);
     fs::create_dir_all(parent.join("charts")).unwrap();
@@ -230,7 +230,7 @@ fn the_chart_works_as_a_part_of_another() {
 }
 
 #[test]
-fn the_schema_check_finds_what_is_wrong() {
+fn schema_check_finds_wrong_manifests() {
     let yaml = render("wrong", &json!({})).unwrap();
     let parts = yaml.split("---\n").filter(|part| part.contains("kind: Deployment") || part.contains("kind: PodDisr"));
     let yaml = parts.collect::<Vec<_>>().join("---\n");
@@ -238,7 +238,7 @@ fn the_schema_check_finds_what_is_wrong() {
         ("  replicas: 1", "  replicaz: 1", "'replicaz' was unexpected"),
         ("  replicas: 1", "  replicas: one", "'one' is not of type"),
         ("policy/v1\n", "policy/v1beta1\n", "policy/v1beta1"),
-        // These fit the schemas.
+        // These are valid for the schemas.
         (
             "    type: Recreate\n",
             "    type: Recreate\n    rollingUpdate: {}\n",
@@ -257,9 +257,9 @@ fn the_schema_check_finds_what_is_wrong() {
     assert!(validate("").is_err());
 }
 
-/// The chart rendered with defaults, for those without Helm.
+/// The chart rendered with defaults, for users without Helm.
 #[test]
-fn kubernetes_yaml_is_the_chart_rendered() {
+fn kubernetes_yaml_is_the_rendered_chart() {
     let values = json!({
         "crm": { "server": "crm0001.wolkvox.com", "operation": "my-operation" },
         "existingSecret": "wolkvox-task-worker",
@@ -267,7 +267,7 @@ fn kubernetes_yaml_is_the_chart_rendered() {
     });
     let args = ["template", "wolkvox-task-worker", CHART, "--skip-tests"];
     let rendered = helm(&args, &values).unwrap();
-    // Nothing of Helm's, no namespace: kubectl's is used. The keep policy is Helm's too.
+    // Nothing of Helm's, and no namespace: kubectl's is used. The keep policy is Helm's, too.
     let helms =
         ["# Source:", "helm.sh/", "app.kubernetes.io/managed-by:", "  namespace: default", "  # Without the ledger"];
     let mut kept: Vec<&str> = rendered.lines().filter(|line| !helms.iter().any(|part| line.contains(part))).collect();
@@ -290,7 +290,7 @@ fn kubernetes_yaml_is_the_chart_rendered() {
 }
 
 #[test]
-fn the_table_of_values_is_made_from_values_yaml() {
+fn table_of_values_matches_values_yaml() {
     let schema = schema();
     let leaves = leaves(&schema);
     let mut table = String::from("| value | default | |\n| --- | --- | --- |\n");

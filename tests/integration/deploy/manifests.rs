@@ -1,4 +1,4 @@
-//! What must hold for the manifests of every case.
+//! Rules that the manifests of every case must keep.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,14 +18,14 @@ pub(super) fn volume<'a>(pod: &'a Value, name: &str) -> &'a Value {
     find(&pod["spec"]["volumes"], name)
 }
 
-/// The chart's own Secret, where the case has one.
+/// The chart's own Secret, if the case has one.
 pub(super) fn own_secret(manifests: &[Value]) -> Option<&Value> {
     let name = &volume(workload(manifests, "worker").0, "secrets")["secret"]["secretName"];
     all_of_kind(manifests, "Secret").into_iter().find(|secret| &secret["metadata"]["name"] == name)
 }
 
 #[test]
-fn the_default_is_one_worker_with_a_volume_of_its_own() {
+fn default_is_one_worker_with_its_own_volume() {
     for name in ["minimal", "own-claim"] {
         let (pod, deployment) = workload(case(name), "worker");
         assert_eq!(deployment["spec"]["strategy"], json!({ "type": "Recreate" }));
@@ -47,7 +47,7 @@ fn the_default_is_one_worker_with_a_volume_of_its_own() {
 }
 
 #[test]
-fn two_workers_come_only_with_a_shared_ledger() {
+fn two_workers_are_refused_without_a_shared_ledger() {
     for (name, manifests) in RENDERED.iter() {
         let (pod, deployment) = workload(manifests, "worker");
         let config = configuration(manifests);
@@ -68,14 +68,14 @@ fn two_workers_come_only_with_a_shared_ledger() {
 }
 
 #[test]
-fn one_request_timeout_sets_both_graces() {
+fn request_timeout_sets_both_grace_periods() {
     for (name, seconds) in [("minimal", 20), ("secrets", 90)] {
         let config = configuration(case(name));
         let grace = config["shutdown"]["grace"].as_str().unwrap();
         let grace = wolkvox_task_worker::duration::parse(grace).unwrap();
         assert_eq!(grace, Duration::from_secs(seconds + 5));
         let killed_after = &workload(case(name), "worker").0["spec"]["terminationGracePeriodSeconds"];
-        // Connections that close (5 s, twice) and the last traces (3 s) come after it.
+        // Closing connections (twice 5 s) and sending the last traces (3 s) follow after it.
         assert!(Duration::from_secs(killed_after.as_u64().unwrap()) >= grace + Duration::from_secs(13));
     }
     let own = &workload(case("every-knob"), "worker").0["spec"]["terminationGracePeriodSeconds"];
@@ -85,7 +85,7 @@ fn one_request_timeout_sets_both_graces() {
 }
 
 #[test]
-fn configuration_reaches_the_file_exactly_as_it_was_written() {
+fn configuration_values_reach_the_file_unchanged() {
     let config = configuration(case("secrets"));
     let expected: toml::Table = toml::from_str(
         r#"
@@ -109,7 +109,7 @@ fn configuration_reaches_the_file_exactly_as_it_was_written() {
 }
 
 #[test]
-fn rules_are_a_file_that_restarts_nothing() {
+fn changed_rules_restart_no_pod() {
     let rules = named(case("rules"), "ConfigMap", "wtw-wolkvox-task-worker-rules");
     assert_eq!(rules["data"]["rules.toml"], cases()["rules"]["rules"], "not a brace is touched");
     for (name, map) in [("rules", "wtw-wolkvox-task-worker-rules"), ("own-rules", "kept-rules")] {
@@ -131,9 +131,9 @@ fn rules_are_a_file_that_restarts_nothing() {
     }
 }
 
-/// The program takes the configuration of every case.
+/// The program accepts the configuration of every case.
 #[tokio::test]
-async fn the_worker_accepts_every_configuration() {
+async fn worker_accepts_the_configuration_of_every_case() {
     for (name, manifests) in RENDERED.iter() {
         let here = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chart-{name}"));
         fs::create_dir_all(&here).unwrap();
@@ -163,7 +163,7 @@ async fn the_worker_accepts_every_configuration() {
     }
 }
 
-/// What a secret's file holds; of keys that are named otherwise, what is usual for the file.
+/// The content of a secret's file. If its key has another name, the usual content of the file.
 fn content<'a>(files: &'a Value, item: &Value) -> &'a str {
     let (key, path) = (text(&item["key"]), text(&item["path"]));
     files.get(key).or_else(|| files.get(path)).map_or("token", text)
@@ -175,7 +175,7 @@ fn toml_text(manifests: &[Value]) -> &str {
 }
 
 #[test]
-fn secrets_are_in_secrets_alone() {
+fn secrets_are_only_in_secret_objects() {
     for (name, manifests) in RENDERED.iter() {
         let others: Vec<&Value> = manifests.iter().filter(|manifest| manifest["kind"] != "Secret").collect();
         let others = serde_json::to_string(&others).unwrap();
@@ -194,7 +194,7 @@ fn secrets_are_in_secrets_alone() {
 }
 
 #[test]
-fn probes_ask_the_admin_port() {
+fn probes_use_the_admin_port() {
     for manifests in RENDERED.values() {
         let listen: std::net::SocketAddr =
             configuration(manifests)["admin"]["listen"].as_str().unwrap().parse().unwrap();
@@ -209,7 +209,7 @@ fn probes_ask_the_admin_port() {
 
 /// Pod Security Standards, `restricted`: <https://kubernetes.io/docs/concepts/security/pod-security-standards/>.
 #[test]
-fn every_pod_is_restricted_and_bounded() {
+fn pods_meet_the_restricted_standard_and_have_limits() {
     for (name, manifests) in RENDERED.iter() {
         for (pod, owner) in pods(manifests) {
             let (spec, what) = (&pod["spec"], format!("{name}: {}", owner["metadata"]["name"]));
@@ -239,7 +239,7 @@ fn every_pod_is_restricted_and_bounded() {
 }
 
 #[test]
-fn every_pod_has_every_knob() {
+fn pods_have_every_common_value() {
     let manifests = case("every-knob");
     let found: BTreeSet<&str> =
         pods(manifests).iter().map(|(pod, _)| text(&pod["metadata"]["labels"][COMPONENT])).collect();
@@ -280,7 +280,7 @@ fn every_pod_has_every_knob() {
 }
 
 #[test]
-fn helm_test_checks_and_spends_no_call() {
+fn helm_test_runs_check_without_a_call_to_the_crm() {
     for manifests in RENDERED.values() {
         let test = of_kind(manifests, "Pod");
         assert_eq!(test["metadata"]["annotations"]["helm.sh/hook"], "test");

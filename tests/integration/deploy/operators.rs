@@ -11,9 +11,9 @@ use super::*;
 use crate::support::process;
 
 #[test]
-fn the_schema_check_covers_the_operators_kinds() {
+fn schema_check_covers_the_operators_kinds() {
     if !definitions().is_dir() {
-        // Nothing to check with; the rendering of the cases says that aloud.
+        // Without the definitions there is nothing to check with; the rendering of the cases reports that.
         assert!(!RENDERED.is_empty());
         return;
     }
@@ -32,7 +32,7 @@ fn the_schema_check_covers_the_operators_kinds() {
 }
 
 #[test]
-fn keda_counts_unacked_messages_and_scales_to_no_more_than_helps() {
+fn keda_counts_unacked_messages_and_has_an_upper_limit() {
     for (name, idle, least, most) in [("own-claim", Value::Null, 0, 1), ("keda-standby", json!(0), 2, 2)] {
         let manifests = case(name);
         let scaled = &of_kind(manifests, "ScaledObject")["spec"];
@@ -50,7 +50,7 @@ fn keda_counts_unacked_messages_and_scales_to_no_more_than_helps() {
         let trigger = &scaled["triggers"][0];
         let metadata = &trigger["metadata"];
         assert_eq!((&trigger["type"], &metadata["mode"]), (&json!("rabbitmq"), &json!("QueueLength")));
-        // Only the management interface tells of unacked messages.
+        // Only the management interface reports unacked messages.
         assert_eq!((&metadata["protocol"], &metadata["excludeUnacknowledged"]), (&json!("http"), &json!("false")));
         let queue = if name == "keda-standby" { "other.tasks" } else { "wolkvox.tasks" };
         assert_eq!(metadata["queueName"], queue);
@@ -67,7 +67,7 @@ fn keda_counts_unacked_messages_and_scales_to_no_more_than_helps() {
 }
 
 #[test]
-fn prometheus_finds_the_page_and_grafana_the_dashboard() {
+fn monitor_and_dashboard_have_the_expected_labels() {
     let manifests = case("operators");
     let monitor = &of_kind(manifests, "PodMonitor");
     let pod = workload(manifests, "worker").0;
@@ -89,20 +89,20 @@ fn prometheus_finds_the_page_and_grafana_the_dashboard() {
     assert!(!array(&shown["panels"]).is_empty());
 }
 
-/// A chart holds its files itself.
+/// A chart must contain its files.
 #[test]
-fn the_charts_alerts_and_dashboard_are_those_of_the_repository() {
+fn charts_alerts_and_dashboard_match_the_repository() {
     for (copy, original) in [("alerts.yaml", "prometheus/rules.yaml"), ("dashboard.json", "grafana/dashboard.json")] {
         let original = fs::read_to_string(deploy().join(original)).unwrap();
         is_current(&Path::new(CHART).join("files").join(copy), &original);
     }
 }
 
-/// What the program prints with the configuration of a case.
+/// The output of the program with the configuration of a case.
 async fn topology(name: &str, values: &Value) -> String {
     let manifests = validate(&render(name, values).unwrap()).unwrap();
     let map = named(&manifests, "ConfigMap", "wtw-wolkvox-task-worker");
-    // Secrets are files of the pod.
+    // Secrets are files in the pod.
     let lines = text(&map["data"]["config.toml"]).lines().filter(|line| !line.contains("_file = "));
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("topology-{name}.toml"));
     fs::write(&file, lines.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
@@ -112,12 +112,12 @@ async fn topology(name: &str, values: &Value) -> String {
     printed.stdout
 }
 
-/// Queues as the program prints them, from the operator's resources.
+/// Queues in the form that the program prints, from the operator's resources.
 fn declared(manifests: &[Value]) -> BTreeMap<String, Value> {
     let queues = all_of_kind(manifests, "Queue").into_iter().map(|queue| {
         let spec = &queue["spec"];
         assert_eq!(spec["deletionPolicy"], "retain", "{queue}");
-        // The operator writes the type over the argument.
+        // The operator sets the type from a field of its own.
         assert_eq!(spec["type"], spec["arguments"]["x-queue-type"]);
         let queue = json!({
             "name": spec["name"], "vhost": spec["vhost"], "durable": spec["durable"],
@@ -134,7 +134,7 @@ fn printed_queues(printed: &str) -> BTreeMap<String, Value> {
 }
 
 #[tokio::test]
-async fn the_operators_queues_are_those_that_the_program_prints() {
+async fn queue_resources_match_the_topology_command() {
     let printed = topology("operators", &cases()["operators"]).await;
     is_current(&Path::new(CHART).join("files/topology.json"), &printed);
     assert_eq!(configuration(case("operators"))["broker"]["topology"].as_str(), Some("verify"));
@@ -155,7 +155,7 @@ async fn the_operators_queues_are_those_that_the_program_prints() {
 }
 
 #[tokio::test]
-async fn bindings_of_the_configuration_become_the_operators_exchanges_and_bindings() {
+async fn bindings_become_exchange_and_binding_resources() {
     let config = json!({ "broker": { "bindings": [
         { "exchange": "Help.desk", "type": "topic", "routing_key": "ticket.#" },
         { "exchange": "Help.desk", "type": "topic", "routing_key": "call.missed" },
@@ -201,7 +201,7 @@ async fn bindings_of_the_configuration_become_the_operators_exchanges_and_bindin
 }
 
 #[test]
-fn the_operator_knows_the_user_that_the_worker_is() {
+fn user_resource_matches_the_workers_login() {
     let manifests = case("operators");
     let credentials = text(&of_kind(manifests, "User")["spec"]["importCredentialsSecret"]["name"]);
     let credentials = &named(manifests, "Secret", credentials)["stringData"];

@@ -1,4 +1,4 @@
-//! Image, compose file, systemd unit and the pages about installing agree with the program and with the chart.
+//! Tests that image, compose file, systemd unit and the install pages agree with the program and the chart.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +16,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(Path::new(ROOT).join(path)).unwrap()
 }
 
-/// The value behind the only line that begins like this.
+/// The value after the only line with this beginning.
 fn line<'a>(file: &'a str, begin: &str) -> &'a str {
     let found: Vec<&str> = file.lines().filter_map(|line| line.trim().strip_prefix(begin)).collect();
     assert_eq!(found.len(), 1, "{begin}");
@@ -24,7 +24,7 @@ fn line<'a>(file: &'a str, begin: &str) -> &'a str {
 }
 
 #[test]
-fn every_variable_is_a_known_key() {
+fn environment_variables_in_files_are_known_keys() {
     let variables = KEYS.iter().flat_map(|key| key.variables());
     let known: BTreeSet<String> = variables.chain(["WTW_CONFIG".to_owned()]).collect();
     let pages = ["helm", "kubernetes", "compose", "systemd"].map(|name| format!("docs/install/{name}.md"));
@@ -41,7 +41,7 @@ fn every_variable_is_a_known_key() {
 }
 
 #[test]
-fn every_path_of_the_pages_exists() {
+fn paths_on_the_install_pages_exist() {
     for page in ["helm", "kubernetes", "compose", "systemd"] {
         let text = read(&format!("docs/install/{page}.md"));
         let words = text.split(|c: char| c.is_whitespace() || "`()\"',:".contains(c));
@@ -71,16 +71,16 @@ fn image_chart_and_program_have_one_version_and_one_user() {
 }
 
 #[test]
-fn everything_waits_as_long_for_a_stop() {
+fn stop_timeouts_are_equal_everywhere() {
     let seconds = &workload(case("minimal"), "worker").0["spec"]["terminationGracePeriodSeconds"];
     let unit = read("deploy/systemd/wolkvox-task-worker.service");
     assert_eq!(line(&unit, "TimeoutStopSec="), format!("{seconds}s"));
     assert_eq!(line(&read("deploy/compose.yaml"), "stop_grace_period: "), format!("{seconds}s"));
 }
 
-/// The program takes the configuration of compose, and the sandbox its token.
+/// The program accepts the configuration of compose, and the sandbox its token.
 #[tokio::test]
-async fn compose_is_configured_as_the_worker_and_the_sandbox_want_it() {
+async fn compose_configuration_is_accepted_by_worker_and_sandbox() {
     let compose = read("deploy/compose.yaml");
     let token = read("deploy/compose/sandbox/crm-tokens");
     assert!(line(&compose, "command: [\"sandbox\"").contains(&format!("\"--token\", \"{}\"", token.trim())));
@@ -98,19 +98,19 @@ async fn compose_is_configured_as_the_worker_and_the_sandbox_want_it() {
 }
 
 #[test]
-fn the_unit_is_valid_and_hardened() {
+fn systemd_unit_is_valid_and_hardened() {
     let unit = read("deploy/systemd/wolkvox-task-worker.service");
     let here = Path::new(env!("CARGO_TARGET_TMPDIR")).join("wolkvox-task-worker.service");
-    // Verified are also the programs, and this machine has none at that place.
+    // systemd also checks that the programs exist, and this machine has none at that path.
     fs::write(&here, unit.replace("/usr/local/bin/wolkvox-task-worker", env!("CARGO_BIN_EXE_wolkvox-task-worker")))
         .unwrap();
     let analyze = |args: &[&str]| run(Path::new("systemd-analyze"), &[args, &[here.to_str().unwrap()]].concat(), "");
     let verified = analyze(&["verify"]);
     assert!(verified.status.success() && verified.stderr.is_empty(), "{:?}", printed(&verified));
-    // 0 is nothing exposed, 10 everything; it fails above 1.5.
+    // 0 is the least exposed, 10 the most. The test fails above 1.5.
     let security = analyze(&["security", "--offline=true", "--threshold=15", "--no-pager"]);
     printed(&security).unwrap();
-    // The ledger that it names is in the folder that systemd makes.
+    // The ledger is in the folder that systemd creates.
     let folder = format!("file:%S/{}", line(&unit, "StateDirectory="));
     assert!(line(&unit, "Environment=WTW_LEDGER_URL=").starts_with(&folder));
     for name in ["broker-urls", "crm-tokens"] {
@@ -123,7 +123,7 @@ fn the_unit_is_valid_and_hardened() {
 }
 
 #[test]
-fn the_images_bill_of_materials_lists_crates_and_packages() {
+fn image_bill_of_materials_lists_crates_and_packages() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("image-sbom");
     fs::create_dir_all(folder.join("status")).unwrap();
     fs::write(folder.join("crates"), "serde v1.0.0\nwolkvox-task-worker v1.0.0\n").unwrap();
@@ -139,7 +139,7 @@ fn the_images_bill_of_materials_lists_crates_and_packages() {
 }
 
 #[test]
-fn the_default_ledger_has_the_same_name_everywhere() {
+fn default_ledger_file_has_one_name_everywhere() {
     let unit = read("deploy/systemd/wolkvox-task-worker.service");
     let url = configuration(case("minimal"))["ledger"]["url"].as_str().unwrap().to_owned();
     let name = url.rsplit('/').next().unwrap();

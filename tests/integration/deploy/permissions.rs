@@ -1,4 +1,4 @@
-//! What the Topology Operator's user may do is what the worker needs.
+//! Tests that the permissions of the Topology Operator's user are those that the worker needs.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ use crate::support::process;
 use crate::support::rig::{Crm, Rig, dead_lettered, settled, task};
 
 #[tokio::test]
-async fn a_user_who_may_declare_nothing_can_work() {
+async fn worker_works_without_permission_to_declare() {
     let allowed = &of_kind(case("operators"), "Permission")["spec"]["permissions"];
     let allowed = ["configure", "write", "read"].map(|kind| format!("'{}'", text(&allowed[kind]))).join(" ");
 

@@ -1,4 +1,4 @@
-//! What the chart puts around the worker: network, Redis, console, and the names of it all.
+//! Tests of what the chart creates around the worker: network policies, Redis, console, and names.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use url::Url;
 use super::manifests::{mount, own_secret, volume};
 use super::*;
 
-/// The ports that the policies of some pods let out, or in.
+/// The ports that the network policies of some pods allow, outgoing or incoming.
 fn open(manifests: &[Value], labels: &Value, direction: &str) -> BTreeSet<u64> {
     let policies = all_of_kind(manifests, "NetworkPolicy");
     let policies = policies.into_iter().filter(|policy| selects(&policy["spec"]["podSelector"], labels));
@@ -18,7 +18,7 @@ fn open(manifests: &[Value], labels: &Value, direction: &str) -> BTreeSet<u64> {
 }
 
 #[test]
-fn the_network_is_open_where_pods_have_to_go_and_nowhere_else() {
+fn network_policies_allow_only_the_needed_connections() {
     for (name, manifests) in RENDERED.iter().filter(|(name, _)| *name != "memory") {
         let values = &cases()[name];
         let labels = |component: &str| &workload(manifests, component).0["metadata"]["labels"];
@@ -49,7 +49,7 @@ fn the_network_is_open_where_pods_have_to_go_and_nowhere_else() {
 }
 
 #[test]
-fn the_bundled_redis_forgets_nothing_and_the_worker_knows_its_password() {
+fn bundled_redis_persists_and_shares_its_password_with_the_worker() {
     for name in ["redis", "redis-existing-secret"] {
         let (pod, redis) = workload(case(name), "ledger");
         let container = &pod["spec"]["containers"][0];
@@ -71,7 +71,7 @@ fn the_bundled_redis_forgets_nothing_and_the_worker_knows_its_password() {
 }
 
 #[test]
-fn the_console_is_closed_unless_it_has_passwords() {
+fn console_listens_beyond_loopback_only_with_passwords() {
     let (pod, deployment) = workload(case("console"), "console");
     assert_eq!(deployment["spec"]["strategy"]["type"], "Recreate");
     assert_eq!(pod["spec"]["containers"][0]["args"], json!(["console"]));
@@ -110,7 +110,7 @@ fn the_console_is_closed_unless_it_has_passwords() {
 }
 
 #[test]
-fn names_stay_short_enough() {
+fn resource_names_fit_kubernetes_limit() {
     let long = "a".repeat(53);
     let values = json!({
         "toolbox": { "enabled": true }, "console": { "enabled": true, "existingSecret": "p" },

@@ -1,4 +1,4 @@
-//! Helm asks the cluster for the Deployment that runs; a server of ours answers in its place.
+//! Tests of upgrades: Helm asks the cluster for the running Deployment, and a test server answers.
 
 use axum::Json;
 use axum::Router;
@@ -22,7 +22,7 @@ fn resources(version: &str, kinds: &[&str]) -> Value {
     json!({ "kind": "APIResourceList", "groupVersion": version, "resources": resources.collect::<Vec<_>>() })
 }
 
-/// What Kubernetes' API answers to discovery, and to the question for the Deployment.
+/// The answers of Kubernetes' API to discovery, and to the request for the Deployment.
 fn answer(path: &str, ledger_mode: Option<&str>) -> Option<Value> {
     Some(match path {
         "/version" => json!({ "major": "1", "minor": "33", "gitVersion": "v1.33.0" }),
@@ -49,7 +49,7 @@ fn answer(path: &str, ledger_mode: Option<&str>) -> Option<Value> {
     })
 }
 
-/// Renders as an upgrade does, against a cluster where a worker with this ledger runs.
+/// Renders an upgrade against a cluster in which a worker with this ledger runs.
 async fn upgrade(ledger_mode: Option<&'static str>, values: Value) -> Result<String, String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -80,7 +80,7 @@ async fn upgrade(ledger_mode: Option<&'static str>, values: Value) -> Result<Str
 }
 
 #[tokio::test]
-async fn another_ledger_mode_is_refused_on_upgrade_unless_it_is_accepted() {
+async fn upgrade_to_another_ledger_mode_is_refused_unless_accepted() {
     let refused = upgrade(Some("redis"), json!({})).await.unwrap_err();
     assert!(refused.contains("ledger.mode was redis and would become pvc"), "{refused}");
     for (running, values) in [

@@ -81,7 +81,7 @@ fn is_line_as_shown(shown: &str, line: &str) -> bool {
 }
 
 #[test]
-fn dots_stand_for_any_text_and_any_lines() {
+fn dots_match_any_text_and_any_lines() {
     for (shown, printed, is_same) in [
         ("a\nb", "a\nb", true),
         ("a\nb", "a", false),
@@ -191,7 +191,7 @@ impl Vhost {
 }
 
 #[tokio::test]
-async fn getting_started_works_as_the_page_shows_it() {
+async fn getting_started_page_works_as_written() {
     let steps = steps(&read("docs/getting-started.md"));
     assert!(steps.len() > 15, "{steps:#?}");
     let vhost = Vhost::new().await;
@@ -217,7 +217,7 @@ async fn getting_started_works_as_the_page_shows_it() {
 }
 
 #[tokio::test]
-async fn the_readmes_publisher_makes_a_task() {
+async fn readme_publisher_creates_a_task() {
     let rig = Rig::new("readme.publisher").await;
     let _worker = rig.worker(&[]).await;
     let readme = read("README.md");
@@ -280,7 +280,7 @@ fn commands_of(page: &str) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn every_command_of_the_pages_is_one_that_the_program_takes() {
+fn commands_on_the_pages_are_accepted() {
     let mut count = 0;
     for page in pages() {
         // A table of commands names several in one word.
@@ -298,7 +298,7 @@ fn every_command_of_the_pages_is_one_that_the_program_takes() {
 }
 
 #[test]
-fn every_make_target_of_the_pages_exists() {
+fn make_targets_on_the_pages_exist() {
     let makefile = read("Makefile");
     let targets: Vec<&str> = makefile.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name).collect();
     for page in pages() {
@@ -311,7 +311,7 @@ fn every_make_target_of_the_pages_exists() {
 }
 
 #[test]
-fn no_command_begins_with_a_prompt() {
+fn commands_on_the_pages_have_no_prompt() {
     for page in pages() {
         let text = read(&page);
         let prompt = text.lines().find(|line| line.starts_with("$ "));

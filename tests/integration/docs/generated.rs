@@ -252,7 +252,7 @@ fn labels(samples: &[&str]) -> String {
 }
 
 #[test]
-fn the_generated_parts_of_the_reference_are_current() {
+fn generated_parts_of_the_reference_are_current() {
     let written = read(REFERENCE);
     let mut meant = written.clone();
     for (name, table) in parts() {
@@ -266,7 +266,7 @@ fn the_generated_parts_of_the_reference_are_current() {
 }
 
 #[test]
-fn the_page_of_the_configuration_is_current() {
+fn generated_configuration_page_is_current() {
     let page = "docs/configuration.md";
     is_current(page, &read(page), &config::markdown_page());
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{ROOT, read};
 
 #[test]
-fn every_test_that_the_guarantees_name_exists() {
+fn tests_named_by_the_guarantees_exist() {
     let page = read("docs/guarantees.md");
     let named: Vec<&str> = page.split('`').skip(1).step_by(2).filter(|code| code.contains("::")).collect();
     assert!(named.len() >= 60, "{named:?}");
@@ -15,7 +15,7 @@ fn every_test_that_the_guarantees_name_exists() {
 }
 
 #[test]
-fn every_promise_is_kept_by_a_test() {
+fn promises_name_a_test_each() {
     let page = read("docs/guarantees.md");
     let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---")).collect();
     let promises = rows.iter().filter(|row| !row.starts_with("| **") && !row.starts_with("| promise"));

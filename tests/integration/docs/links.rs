@@ -76,7 +76,7 @@ fn problem(page: &str, target: &str) -> Option<String> {
 }
 
 #[test]
-fn every_link_and_anchor_of_the_pages_leads_somewhere() {
+fn links_and_anchors_of_the_pages_exist() {
     let mut count = 0;
     let mut problems = Vec::new();
     for page in pages() {
@@ -106,7 +106,7 @@ fn files(folder: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) {
 
 /// Code, manifests, alerts and help texts name pages by their path from the top.
 #[test]
-fn every_page_that_another_text_names_exists() {
+fn pages_named_by_other_texts_exist() {
     let mut found = vec![Path::new(ROOT).join("Makefile")];
     let extensions = ["rs", "yaml", "json", "toml", "tpl", "txt", "sh", "service"];
     for folder in ["src", "deploy", "tests/integration"] {
@@ -127,7 +127,7 @@ fn every_page_that_another_text_names_exists() {
 }
 
 #[test]
-fn the_readme_is_short_and_leads_to_every_page() {
+fn readme_is_short_and_links_every_page() {
     let readme = read("README.md");
     let lines = readme.lines().count();
     assert!(lines <= 200, "{lines} lines; at most 200 are allowed: move details to docs");

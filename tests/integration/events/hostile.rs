@@ -1,5 +1,5 @@
-//! Rules that do too much and events that are not what a rule expects, on a running worker: one dead letter each that says why,
-//! and nothing else on the queue is harmed.
+//! Tests of rules that need too much, and of events that a rule does not expect, on a running worker. Each costs one dead
+//! letter with the reason, and no other message is affected.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -13,7 +13,7 @@ use super::File;
 use crate::support::amqp::{number, text};
 use crate::support::rig::{Rig, settled};
 
-/// A rule for the messages with this header `case`, whose description is this template.
+/// A rule for messages with this header `case`, whose description is this template.
 fn rule(case: &str, template: &str) -> String {
     format!(
         r#"
@@ -56,7 +56,7 @@ const RULES: [(&str, &str); 9] = [
 ];
 
 #[tokio::test]
-async fn a_hostile_event_or_rule_costs_one_dead_letter_that_says_why() {
+async fn hostile_event_or_rule_costs_one_dead_letter_with_the_reason() {
     let rig = Rig::new("events.hostile").await;
     let file = File::new(&RULES.map(|(case, template)| rule(case, template)).concat());
     let worker = rig.worker(&[("WTW_CONFIG", file.path())]).await;

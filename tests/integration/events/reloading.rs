@@ -1,4 +1,4 @@
-//! Files that a running worker reads again: rules, and logins of the ledger.
+//! Tests of files that a running worker reads again: rules, and logins of the ledger.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::support::proxy::Proxy;
 use crate::support::redis::Redis;
 use crate::support::rig::{Rig, Worker, dead_lettered};
 
-/// A file whose content a test replaces; gone with it.
+/// A file whose content a test replaces; deleted at the end.
 struct Watched(PathBuf);
 
 impl Watched {
@@ -39,7 +39,7 @@ impl Drop for Watched {
     }
 }
 
-/// Rules that make tasks of this name.
+/// Rules that create tasks with this name.
 fn rules(name: &str, message_id: &str) -> String {
     format!(
         r#"
@@ -68,7 +68,7 @@ async fn file_on_page(worker: &Worker) -> Value {
 }
 
 #[tokio::test]
-async fn a_changed_rules_file_is_used_and_a_bad_one_leaves_the_running_rules() {
+async fn changed_rules_file_is_used_and_an_invalid_one_changes_nothing() {
     let rig = Rig::new("events.reload").await;
     let file = Watched::new(&rules("first", "{{ body.id }}"));
     let worker = rig.worker(&[("WTW_EVENTS_RULES_FILE", file.path())]).await;
@@ -111,7 +111,7 @@ async fn a_changed_rules_file_is_used_and_a_bad_one_leaves_the_running_rules() {
     assert_eq!(file_on_page(&worker).await["problem"], Value::Null);
 }
 
-/// The new id of a message that was sent before is in no ledger.
+/// No ledger knows the new id of a message that was sent before.
 #[tokio::test]
 async fn redelivered_messages_are_in_doubt_after_a_reload_that_changes_message_ids() {
     let rig = Rig::new("events.identity").await;
@@ -127,7 +127,7 @@ async fn redelivered_messages_are_in_doubt_after_a_reload_that_changes_message_i
     rig.publish_with(b"{\"id\": 1}", BasicProperties::default()).await;
     rig.crm.created(1).await;
     worker.says("the ledger has seen all messages of the queue").await;
-    // Created, and never answered: the message stays unsettled.
+    // The task is created, but the CRM never answers: the message stays unsettled.
     rig.crm.faults(json!([{ "action": "hang" }])).await;
     rig.publish_with(b"{\"id\": 2}", BasicProperties::default()).await;
     rig.crm.created(2).await;
@@ -143,7 +143,7 @@ async fn redelivered_messages_are_in_doubt_after_a_reload_that_changes_message_i
 }
 
 #[tokio::test]
-async fn a_rotated_login_of_the_ledger_is_used_and_another_server_is_refused() {
+async fn rotated_ledger_login_is_used_and_another_server_is_refused() {
     let redis = Redis::own().await.expect("a Redis");
     let rig = Rig::new("events.ledger").await;
     let with_password = |password: &str| redis.url.replace("redis://", &format!("redis://:{password}@"));

@@ -1,4 +1,4 @@
-//! Rules in a running worker: what log, metrics, status page and dead letters say, and what stays the same on each copy.
+//! Tests of rules in a running worker: log, metrics, status page and dead letters, and what is the same on each copy.
 
 use std::collections::BTreeMap;
 
@@ -43,7 +43,7 @@ wolkvox_owner = "ADMIN_@demo"
     )
 }
 
-/// A worker with these rules, and the exchange that its queue is bound to.
+/// A worker with these rules, and the exchange that is bound to its queue.
 async fn site(name: &str, more: &[(&str, &str)]) -> (Rig, Worker, String, File) {
     let rig = Rig::new(name).await;
     let exchange = format!("{}.events", rig.queue);
@@ -65,7 +65,7 @@ fn ticket(number: u32) -> Value {
 
 #[tokio::test]
 async fn rule_and_reason_are_in_log_metrics_status_and_dead_letter() {
-    let (rig, worker, exchange, _file) = site("events.told", &[]).await;
+    let (rig, worker, exchange, _file) = site("events.reports", &[]).await;
     publish(&rig, &exchange, "ticket.closed.web", &ticket(1)).await;
     publish(&rig, &exchange, "ticket.opened", &json!({})).await;
     publish(&rig, &exchange, "ticket.closed.web", &json!({"number": 2, "rating": 5})).await;
@@ -144,7 +144,7 @@ async fn rule_and_reason_are_in_traces() {
     assert!(!collector.received().contains("s3cret"));
 }
 
-/// The exchange is in the task's name by its length, the routing key as it is.
+/// The task's name has the length of the exchange's name, and the routing key unchanged.
 #[tokio::test]
 async fn retry_replay_and_shovel_keep_exchange_routing_key_and_message_id() {
     let (rig, worker, exchange, file) =
@@ -169,7 +169,7 @@ async fn retry_replay_and_shovel_keep_exchange_routing_key_and_message_id() {
     rig.crm.created(2).await;
     assert_eq!(rig.crm.names().await, [name.as_str(), name.as_str()]);
 
-    // A shovel moves a dead letter, with its headers, from one queue to another through the default exchange.
+    // A shovel moves a dead letter and its headers from one queue to another through the default exchange.
     rig.crm.faults(json!([{ "action": "api:412:NO SUCH RECORD", "times": 1 }])).await;
     publish(&rig, &exchange, "ticket.closed.web", &ticket(3)).await;
     let dead_letter = rig.dead_letter().await;
@@ -180,7 +180,7 @@ async fn retry_replay_and_shovel_keep_exchange_routing_key_and_message_id() {
     rig.publish_with(&dead_letter.data, dead_letter.properties.clone()).await;
     rig.crm.created(3).await;
     assert_eq!(rig.crm.names().await, [name.as_str(), name.as_str(), name.as_str()]);
-    // The same events once more: their ids are those of the event, and nothing is sent.
+    // The same events again: their ids come from the event, so nothing is sent.
     for number in 1..=3 {
         publish(&rig, &exchange, "ticket.closed.web", &ticket(number)).await;
     }
@@ -211,7 +211,7 @@ async fn message_that_matched_or_lost_headers_is_not_skipped_as_unmatched() {
 }
 
 #[tokio::test]
-async fn rules_that_do_not_compile_or_whose_example_fails_end_the_start_with_78() {
+async fn invalid_rules_or_failed_example_exit_78_at_start() {
     let rig = Rig::new("events.start").await;
     let good = rules("helpdesk");
     let example = "\n[[rules.examples]]\nevent = '{\"number\": 1, \"rating\": 1, \"title\": \"A\"}'\nrouting_key = \"ticket.closed\"\ntask = { name = \"B\" }\n";
@@ -241,14 +241,14 @@ async fn dead_letter_is_shown_with_its_rule_and_replayed_by_the_fixed_rule() {
         "mapping_failed",
         "closed",
         "field name, column 4: body is an object without \"title\"",
-        "The worker refuses a replay again",
+        "A replay fails again",
     ] {
         assert!(shown.stdout.contains(part), "{part}: {}", shown.stdout);
     }
     let fixed = File::new(&rules(&exchange).replace("body.title", "body.subject"));
     let shown = show(&fixed).await;
     let name = format!("Fixed from {} by ticket.closed.web", exchange.len());
-    for part in ["A replay would send", name.as_str()] {
+    for part in ["A replay sends", name.as_str()] {
         assert!(shown.stdout.contains(part), "{part}: {}", shown.stdout);
     }
     let skipping = File::new(&rules(&exchange).replace("routing_key = \"ticket.opened\"", ""));
@@ -258,7 +258,7 @@ async fn dead_letter_is_shown_with_its_rule_and_replayed_by_the_fixed_rule() {
     let env = rig.env(&[("WTW_CONFIG", fixed.path())]);
     let replayed = run(&["dead-letters", "replay", "ticket-7", "--yes"], &env, b"").await;
     assert_eq!(replayed.code, Some(0), "{} {}", replayed.stdout, replayed.stderr);
-    assert!(!replayed.stderr.contains("would be refused again"), "{}", replayed.stderr);
+    assert!(!replayed.stderr.contains("fail again unless"), "{}", replayed.stderr);
     rig.crm.created(1).await;
     assert_eq!(rig.crm.names().await, [name]);
     assert_eq!(worker.settled()[0]["message_id"], "ticket-7", "by the id of the event");
@@ -266,7 +266,7 @@ async fn dead_letter_is_shown_with_its_rule_and_replayed_by_the_fixed_rule() {
     worker.reaches(&settled("already_created"), 1.0).await;
 }
 
-/// An id that a rule makes is the same whether the rule was there from the start or came later.
+/// An id from a rule is the same, whether the rule existed from the start or was added later.
 #[tokio::test]
 async fn unmatched_dead_letter_gets_its_id_from_the_added_rule() {
     let (rig, worker, exchange, file) = site("events.added", &[]).await;
@@ -279,7 +279,7 @@ async fn unmatched_dead_letter_gets_its_id_from_the_added_rule() {
     let missing = File::new(&without);
     let worker = rig.worker(&[("WTW_CONFIG", missing.path())]).await;
     for _ in 0..2 {
-        // A publisher that gives each attempt another id.
+        // This publisher gives each attempt another id.
         let properties = BasicProperties::default().with_message_id(unique("attempt").into());
         rig.amqp.publish_to(&exchange, "ticket.closed.web", ticket(9).to_string().as_bytes(), properties).await;
     }
@@ -293,9 +293,9 @@ async fn unmatched_dead_letter_gets_its_id_from_the_added_rule() {
     assert_eq!(rig.crm.stats().await["created"], 1, "one ticket, one task");
 }
 
-/// What the broker dead-letters itself has no header of ours; its own names exchange and routing key.
+/// A message that RabbitMQ dead-lettered has none of our headers. RabbitMQ's own name exchange and routing key.
 #[tokio::test]
-async fn an_event_that_the_broker_dead_lettered_is_replayed_by_its_rule() {
+async fn event_dead_lettered_by_rabbitmq_is_replayed_by_its_rule() {
     let (rig, worker, exchange, file) = site("events.broker", &[]).await;
     worker.process.stop().await;
     let properties = BasicProperties::default().with_expiration("1".into());
