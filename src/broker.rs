@@ -1,5 +1,5 @@
-//! The types between the worker and RabbitMQ. Only this module and its children name lapin. Its property and header types
-//! are used unchanged, so that every AMQP type is copied exactly.
+//! RabbitMQ: the message and the traits that the rest of the program uses; its children talk to RabbitMQ. No other module names
+//! lapin, the client library. Its property and header types are used unchanged, so that every AMQP type is copied exactly.
 
 mod acker;
 pub mod bindings;

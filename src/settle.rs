@@ -1,4 +1,5 @@
-//! Step 8: carries out a disposition: publishes the copy that it needs, then says whether to ack, requeue or reject.
+//! Ends a delivery as its disposition says: publishes the retry copy or dead letter, then chooses ack, requeue or reject. This is
+//! step 8 of [`worker`](crate::worker).
 //!
 //! An ack follows only a created task, a rule that skips the message, or a copy that RabbitMQ confirmed. While a copy cannot be
 //! published the delivery stays unsettled and the publish is tried again, for as long as `gate.hold`.

@@ -23,7 +23,7 @@ fn prefetch_keeps_slots_busy_and_fits_the_pods_memory() {
     assert_eq!(prefetch(MAX_PREFETCH + 1, None, 600), MAX_PREFETCH);
     // One request every ten seconds: otherwise the last message would be sent long after it must be held.
     assert_eq!([0.001, 0.1, 1.0, 100.0].map(|rate| prefetch(64, Some(rate), 600)), [1, 30, 300, 512]);
-    // Requests that take 20 s each: 41 of them are under way at two a second.
+    // Requests that take 20 s each: 41 of them are open at two a second.
     assert_eq!([2.0, 100.0].map(|rate| prefetch(64, Some(rate), 10)), [41, 500]);
 }
 

@@ -62,7 +62,7 @@ pub fn start(log: &Log) -> io::Result<()> {
         .with_target("lapin", LevelFilter::OFF)
         .with_target(env!("CARGO_CRATE_NAME"), level);
     let registry = tracing_subscriber::registry().with(filter);
-    let on_loss = |lost| tracing::warn!(lost, "log lines were lost, because nobody read the log");
+    let on_loss = |lost| tracing::warn!(lost, "log lines were lost, because the log was not read in time");
     let started = Lines::start(io::stderr(), on_loss)?;
     let lines = LINES.get_or_init(|| started).clone();
     // A second start, as in tests, keeps the form of the first.

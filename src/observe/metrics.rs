@@ -289,7 +289,7 @@ fn current(gate: &Gate) -> Registry {
     let mut registry = Registry::with_prefix("wtw");
     let lost = Counter::<u64>::default();
     lost.inc_by(logs::lost());
-    registry.register("log_lines_lost", "Log lines lost because nobody read the log in time", lost);
+    registry.register("log_lines_lost", "Log lines lost because the log was not read in time", lost);
     registry.register("gate_closed", "1 while only probes are sent, by reason", closed);
     let [in_use, slots, until, limit, left] = [(); 5].map(|()| Family::<TokenLabels, Gauge>::default());
     let suspended = Family::<SuspendedLabels, Gauge>::default();

@@ -254,7 +254,7 @@ async fn invalid_or_too_long_headers_of_ours_are_ignored() {
 
 #[tokio::test]
 async fn publishers_headers_are_dropped_when_they_leave_no_room() {
-    let rig = Rig::new("bad.room").await;
+    let rig = Rig::new("bad.space").await;
     let _worker = rig.worker(&[]).await;
     // Nearly a whole frame of 128 KiB.
     let filler = |size: usize| AMQPValue::LongString("f".repeat(size).into());

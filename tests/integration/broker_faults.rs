@@ -184,8 +184,8 @@ async fn closing_connections_and_channels_loses_nothing() {
     })
     .await;
     worker.process.stop().await;
-    let (dead, made): (BTreeSet<String>, BTreeSet<String>) = published.into_iter().partition(|id| id.contains('5'));
-    assert_eq!(rig.crm.names().await, Vec::from_iter(made), "one task each");
+    let (dead, created): (BTreeSet<String>, BTreeSet<String>) = published.into_iter().partition(|id| id.contains('5'));
+    assert_eq!(rig.crm.names().await, Vec::from_iter(created), "one task each");
     let dead_letters: BTreeSet<String> = rig.amqp.take_all(&rig.dead_letter_queue()).await.iter().map(id).collect();
     assert_eq!(dead_letters, dead);
     drop(rig);

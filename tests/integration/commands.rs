@@ -57,7 +57,7 @@ async fn invalid_configuration_exits_78_with_every_problem_and_no_secret() {
         }
         assert!(!stderr.contains("hunter"), "{stderr}");
     }
-    let usage = run(&["walk"], &env(&[]), b"").await;
+    let usage = run(&["wander"], &env(&[]), b"").await;
     assert_eq!(usage.code, Some(2));
 }
 

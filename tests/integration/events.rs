@@ -59,7 +59,7 @@ fn first_rules(exchange: &str) -> String {
 /// A Python with the publishers' libraries.
 pub(crate) async fn python() -> PathBuf {
     static PYTHON: OnceCell<PathBuf> = OnceCell::const_new();
-    let made = PYTHON.get_or_init(|| async {
+    let installed = PYTHON.get_or_init(|| async {
         let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("publishers");
         let (python, done) = (venv.join("bin/python"), venv.join("requirements.txt"));
         if std::fs::read(&done).ok() != std::fs::read(REQUIREMENTS).ok() {
@@ -70,7 +70,7 @@ pub(crate) async fn python() -> PathBuf {
         }
         python
     });
-    made.await.clone()
+    installed.await.clone()
 }
 
 pub(crate) async fn succeeds(command: &mut Command, bound: Duration) {

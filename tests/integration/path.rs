@@ -53,7 +53,7 @@ async fn configured_defaults_fill_missing_fields() {
     let body = br#"{"name":"x","completion_date":"2026-12-01T15:00:00Z","id_record":"1","remember":true,"reminder_date":"2026-12-01 09:59:59"}"#;
     rig.publish("m-1", body).await;
     rig.crm.created(1).await;
-    let made = rig.crm.tasks().await.remove(0);
+    let created = rig.crm.tasks().await.remove(0);
     for (field, value) in [
         ("name_module", json!("leads")),
         ("wolkvox_owner", json!("BOT_@demo")),
@@ -63,7 +63,7 @@ async fn configured_defaults_fill_missing_fields() {
         ("reminder_date", json!("2026-12-01 09:59:59")),
         ("remember", json!(true)),
     ] {
-        assert_eq!(made[field], value, "{field}");
+        assert_eq!(created[field], value, "{field}");
     }
 }
 

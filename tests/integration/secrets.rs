@@ -54,7 +54,7 @@ const ANSWERS: [(u16, &str); 17] = [
     (404, "no TOKEN here"),
     (302, "go to TOKEN"),
     (400, r#"{"code":"400","error":"API TOKEN does not exist"}"#),
-    (503, "no room for TOKEN"),
+    (503, "no space for TOKEN"),
     (500, r#"{"code":"500","error":"TOKEN"}"#),
     (502, "TOKEN"),
     (200, "unreadable TOKEN"),
@@ -72,7 +72,7 @@ async fn insert(
     headers: HeaderMap,
 ) -> (StatusCode, [(&'static str, String); 1], String) {
     let next = answers.lock().expect("no panic").pop_front();
-    let (status, body) = next.unwrap_or((200, r#"{"code":"200","msg":"made by TOKEN"}"#));
+    let (status, body) = next.unwrap_or((200, r#"{"code":"200","msg":"created by TOKEN"}"#));
     if status == 0 {
         std::future::pending::<()>().await;
     }

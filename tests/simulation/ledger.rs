@@ -53,7 +53,7 @@ pub(crate) struct Stores {
 
 #[derive(Default)]
 struct State {
-    made: usize,
+    opened: usize,
     /// The current store of each place: one for all workers, or one for each worker.
     stores: BTreeMap<usize, Arc<Store>>,
     accounts: BTreeMap<Key, usize>,
@@ -105,13 +105,13 @@ impl Stores {
         if let Some(store) = state.stores.get(&place) {
             return Arc::clone(store);
         }
-        state.made += 1;
+        state.opened += 1;
         let limits = Limits { retention: Duration::from_secs(7 * 86_400), max_entries: 1_000_000 };
         let inner = MemoryLedger::new(limits, self.clocks[place].clock());
-        let epoch = u32::try_from(state.made).expect("few") * 1_000_000;
-        let about = About { id: format!("ledger-{}", state.made), epoch, ..inner.about() };
+        let epoch = u32::try_from(state.opened).expect("few") * 1_000_000;
+        let about = About { id: format!("ledger-{}", state.opened), epoch, ..inner.about() };
         let _ = inner.set_about(inner.about(), about).now_or_never();
-        let store = Arc::new(Store { inner, number: state.made });
+        let store = Arc::new(Store { inner, number: state.opened });
         state.stores.insert(place, Arc::clone(&store));
         store
     }

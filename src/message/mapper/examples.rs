@@ -62,7 +62,7 @@ fn check_rule(rule: &RuleText, explained: &Explained) -> Result<(), String> {
     }
     let failed = explained.result.as_ref().err().and_then(|failure| failure.rule.as_ref());
     match explained.chosen.as_ref().or(failed) {
-        Some(chosen) if **chosen != *rule.name => Err(format!("rule {chosen} stands above this one and matches first")),
+        Some(chosen) if **chosen != *rule.name => Err(format!("rule {chosen} is above this one and matches first")),
         Some(_) | None => Ok(()),
     }
 }

@@ -224,10 +224,10 @@ fn output_of(command: &mut Command) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Waits for the broker's answer within [`PATIENCE`]. A broker without room on its disk accepts messages and confirms none.
+/// Waits for the broker's answer within [`PATIENCE`]. A broker without space on its disk accepts messages and confirms none.
 async fn within<T>(answer: impl Future<Output = lapin::Result<T>>) -> Result<T, String> {
     match timeout(PATIENCE, answer).await {
         Ok(answered) => answered.map_err(|error| format!("the broker: {error}")),
-        Err(_) => Err(format!("the broker does not answer within {PATIENCE:?}: is there room on its disk?")),
+        Err(_) => Err(format!("the broker does not answer within {PATIENCE:?}: is there space on its disk?")),
     }
 }

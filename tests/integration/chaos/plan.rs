@@ -31,7 +31,7 @@ impl Kind {
 pub(super) enum Fault {
     BrokerKilled,
     BrokerPaused,
-    /// The broker has no room on its disk and accepts no message.
+    /// The broker has no space on its disk and accepts no message.
     DiskAlarm,
     NodeKilled(usize),
     /// The node's peers do not reach it; clients do.

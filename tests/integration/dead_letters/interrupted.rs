@@ -44,9 +44,9 @@ async fn replay_that_is_killed_repeatedly_creates_each_task_once() {
     assert!(done, "{:?}: {}", last.code, last.stderr);
     eventually_quiet(&rig).await;
     rig.crm.created(COUNT as u64).await;
-    let made = rig.crm.names().await;
-    assert_eq!(made.len(), COUNT, "none twice");
-    assert_eq!(made.into_iter().collect::<BTreeSet<_>>(), names, "none lost");
+    let created = rig.crm.names().await;
+    assert_eq!(created.len(), COUNT, "none twice");
+    assert_eq!(created.into_iter().collect::<BTreeSet<_>>(), names, "none lost");
     worker.process.stop().await;
 }
 

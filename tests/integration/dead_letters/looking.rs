@@ -27,9 +27,9 @@ async fn letters_are_counted_by_kind_and_reason_and_found_by_every_filter() {
     let table = succeeds(&env, &["list"]).await;
     assert!(table.contains("dead letters: 3") && !table.contains('\x1b'), "{table:?}");
     let groups = parse(&succeeds(&env, &["list", "--json"]).await);
-    let told: Vec<_> = groups.as_array().expect("an array").iter().map(|g| (&g["kind"], &g["count"])).collect();
+    let counts: Vec<_> = groups.as_array().expect("an array").iter().map(|g| (&g["kind"], &g["count"])).collect();
     assert!(table.contains("ids: m-1, m-2") && table.contains("no [N"), "{table}");
-    assert_eq!(told, [(&json!("rejected"), &json!(2)), (&json!("unknown"), &json!(1))]);
+    assert_eq!(counts, [(&json!("rejected"), &json!(2)), (&json!("unknown"), &json!(1))]);
     assert_eq!((&groups[1]["possibly_created"], &groups[1]["oldest"]), (&json!(1), &json!("2026-01-01T00:00:00.000Z")));
     let derived = groups[1]["ids"][0].as_str().expect("an id").to_owned();
     assert!(derived.starts_with("replay-"), "{derived}");
@@ -111,7 +111,7 @@ async fn what_is_exported_is_published_back_byte_for_byte() {
     rig.put_dead_letter(b"\xff\x00\x1b", properties.clone()).await;
     rig.put_dead_letter(&task("two"), dead_properties(Some("m-2"), "rejected", "no", &[])).await;
     let folder = crate::support::rig::LedgerFile::new();
-    let file = folder.folder().join("letters.jsonl");
+    let file = folder.folder().join("failed.jsonl");
     let file = file.to_str().expect("a path");
     succeeds(&env, &["export", "--output", file, "--kind", "unknown"]).await;
     let exported = std::fs::read_to_string(file).expect("the file");
@@ -135,8 +135,8 @@ async fn what_is_exported_is_published_back_byte_for_byte() {
     let ended = unread.wait_with_output().await.expect("its end");
     let said = String::from_utf8(ended.stderr).expect("text");
     assert!(ended.status.code() == Some(1) && said.contains("the export is not whole"), "{said}");
-    let nowhere = tool(&env, &["export", "--output", "/nowhere/letters"]).await;
-    assert!(nowhere.code == Some(1) && nowhere.stderr.contains("/nowhere/letters"), "{}", nowhere.stderr);
+    let nowhere = tool(&env, &["export", "--output", "/nowhere/failed"]).await;
+    assert!(nowhere.code == Some(1) && nowhere.stderr.contains("/nowhere/failed"), "{}", nowhere.stderr);
 }
 
 /// All messages of the queue, without RabbitMQ's delivery counts.

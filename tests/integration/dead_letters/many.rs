@@ -79,7 +79,7 @@ async fn large_messages_behind_a_small_one_take_bounded_memory() {
     let rig = Rig::new("dead.large").await;
     large_behind_small(&rig).await;
     let (env, folder) = (rig.env(&[]), LedgerFile::new());
-    let file = folder.folder().join("letters.jsonl");
+    let file = folder.folder().join("failed.jsonl");
     for (args, says) in [
         (&["list"][..], "dead letters: 61"),
         (&["export", "--output", file.to_str().expect("a path")], ": 61"),

@@ -97,15 +97,15 @@ async fn replayed_copy_keeps_body_and_properties_and_names_its_queue() {
 #[tokio::test]
 async fn created_task_is_not_replayed_and_the_command_says_so() {
     let file = LedgerFile::new();
-    created_is_not_made_again("letters.created", &file.url()).await;
+    created_task_is_not_created_again("dead.created", &file.url()).await;
 }
 
 #[tokio::test]
 async fn task_created_in_a_shared_ledger_is_not_replayed() {
-    created_is_not_made_again("letters.shared", &Redis::shared().await.url).await;
+    created_task_is_not_created_again("dead.shared", &Redis::shared().await.url).await;
 }
 
-async fn created_is_not_made_again(name: &str, ledger: &str) {
+async fn created_task_is_not_created_again(name: &str, ledger: &str) {
     let rig = Rig::new(name).await;
     let settings = [("WTW_LEDGER_URL", ledger)];
     let worker = rig.worker(&settings).await;
@@ -119,18 +119,18 @@ async fn created_is_not_made_again(name: &str, ledger: &str) {
     let env = rig.env(&settings);
     // While the worker has the ledger file open, and when no worker runs.
     let done = tool(&env, &["replay", "--yes", "--include-unknown", "m-1"]).await;
-    let told = |said: &str| {
+    let warns = |said: &str| {
         said.contains(
             "1 others stay: their task was created, as the ledger says; \"discard --created\" clears them: m-1",
         ) && said.contains("1 others stay: their id created the task of another body; --new-id gives one a new id: m-1")
     };
-    assert!(done.code == Some(1) && told(&done.stderr), "{}", done.stderr);
+    assert!(done.code == Some(1) && warns(&done.stderr), "{}", done.stderr);
     worker.process.stop().await;
     let done = tool(&env, &["replay", "--yes", "--include-unknown", "--all"]).await;
-    assert!(done.code == Some(0) && told(&done.stderr), "{}", done.stderr);
+    assert!(done.code == Some(0) && warns(&done.stderr), "{}", done.stderr);
     assert!(done.stdout.contains("each confirmed: 1"), "{}", done.stdout);
     // The task of that dead letter was created; that of the other one with the same id was not.
-    let cleared = succeeds(&env, &["discard", "--yes", "--all", "--created", "--reason", "made"]).await;
+    let cleared = succeeds(&env, &["discard", "--yes", "--all", "--created", "--reason", "task exists"]).await;
     assert_eq!(cleared, "discarded: 1\n");
     // If the ledger cannot be asked, the command says so, and the worker decides.
     let elsewhere = rig.env(&[("WTW_LEDGER_URL", "file:/nowhere/ledger.db")]);
@@ -278,13 +278,18 @@ async fn discarded_messages_are_recorded_and_can_be_restored() {
         rig.put_dead_letter(&task("x"), dead_properties(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
     }
     let env = rig.env(&[]);
-    let done = tool(&env, &["discard", "--yes", "m-1", "m-3", "--reason", "made by\nhand"]).await;
+    let done = tool(&env, &["discard", "--yes", "m-1", "m-3", "--reason", "entered by\nhand"]).await;
     assert_eq!((done.code, done.stdout.as_str()), (Some(0), "discarded: 2\n"), "{}", done.stderr);
     // The log has one line for each action: who, what and why.
     let line = done.stderr.lines().find(|line| line.contains("\"message\":\"audit\"")).expect("an audit line");
-    for part in
-        ["\"what\":\"discard\"", "\"ids\":\"m-1,m-3\"", "\"count\":2", "\"done\":2", "made by\\nhand", "command line"]
-    {
+    for part in [
+        "\"what\":\"discard\"",
+        "\"ids\":\"m-1,m-3\"",
+        "\"count\":2",
+        "\"done\":2",
+        "entered by\\nhand",
+        "command line",
+    ] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
     rig.wait_for_dead_letters(3).await;

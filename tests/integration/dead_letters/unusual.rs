@@ -14,7 +14,7 @@ async fn unknown_ids_are_named_and_end_with_exit_code_1() {
         rig.put_dead_letter(&task("x"), dead_properties(Some(&format!("m-{n}")), "rejected", "no", &[])).await;
     }
     let env = rig.env(&[]);
-    for (args, left, told) in [
+    for (args, left, says) in [
         (&["replay", "--yes", "m-1", "m-typo"][..], 2, "each confirmed: 1"),
         (&["discard", "--yes", "m-2", "m-typo", "--reason", "test"], 1, "discarded: 1"),
         (&["replay", "--yes", "m-typo"], 1, ""),
@@ -24,7 +24,7 @@ async fn unknown_ids_are_named_and_end_with_exit_code_1() {
         let done = tool(&env, args).await;
         assert_eq!(done.code, Some(1), "{args:?}: {}", done.stderr);
         assert!(done.stderr.contains("no such message: m-"), "{args:?}: {}", done.stderr);
-        assert!(done.stdout.contains(told), "{args:?}: {}", done.stdout);
+        assert!(done.stdout.contains(says), "{args:?}: {}", done.stdout);
         rig.wait_for_dead_letters(left).await;
     }
 }
@@ -68,7 +68,7 @@ async fn original_of_an_edited_replay_is_recognised_by_the_same_edit() {
         let done = tool(&env, &[&["replay", "--yes", "m-1"], more].concat()).await;
         assert!(done.code == Some(1) && done.stderr.contains(says), "{more:?}: {}", done.stderr);
     }
-    let discard = ["discard", "--yes", "--all", "--created", "--reason", "made"];
+    let discard = ["discard", "--yes", "--all", "--created", "--reason", "task exists"];
     assert_eq!(tool(&env, &discard).await.code, Some(1), "as far as it knows, another message's");
     let cleared = succeeds(&env, &[&discard[..], &["--set", "name=new"]].concat()).await;
     assert_eq!(cleared, "discarded: 1\n");

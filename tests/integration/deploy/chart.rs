@@ -15,7 +15,7 @@ fn schema() -> Value {
 
 /// Values by path, each with its schema. A map with free keys is one value, and so is a map of pod values.
 fn leaves(schema: &Value) -> BTreeMap<String, &Value> {
-    fn walk<'a>(schema: &'a Value, path: &str, pod: &'a Value, found: &mut BTreeMap<String, &'a Value>) {
+    fn collect<'a>(schema: &'a Value, path: &str, pod: &'a Value, found: &mut BTreeMap<String, &'a Value>) {
         let refers = schema["$ref"].as_str().and_then(|refers| refers.strip_prefix("#/definitions/pod/properties/"));
         if let Some(name) = refers {
             found.insert(path.to_owned(), &pod[name]);
@@ -26,11 +26,11 @@ fn leaves(schema: &Value) -> BTreeMap<String, &Value> {
             return;
         };
         for (name, schema) in inner {
-            walk(schema, &format!("{path}.{name}"), pod, found);
+            collect(schema, &format!("{path}.{name}"), pod, found);
         }
     }
     let mut found = BTreeMap::new();
-    walk(schema, "", &schema["definitions"]["pod"]["properties"], &mut found);
+    collect(schema, "", &schema["definitions"]["pod"]["properties"], &mut found);
     found.into_iter().map(|(path, schema)| (path[1..].to_owned(), schema)).collect()
 }
 

@@ -39,10 +39,13 @@ fn default_is_one_worker_with_its_own_volume() {
             continue;
         }
         assert_eq!(deployment["spec"]["replicas"], 1);
-        let made = of_kind(case(name), "PersistentVolumeClaim");
-        assert_eq!(&made["metadata"]["name"], claim);
-        assert_eq!(made["spec"]["accessModes"], json!(["ReadWriteOnce"]));
-        assert_eq!(made["metadata"]["annotations"]["helm.sh/resource-policy"], "keep", "it survives an uninstall");
+        let claim_of_case = of_kind(case(name), "PersistentVolumeClaim");
+        assert_eq!(&claim_of_case["metadata"]["name"], claim);
+        assert_eq!(claim_of_case["spec"]["accessModes"], json!(["ReadWriteOnce"]));
+        assert_eq!(
+            claim_of_case["metadata"]["annotations"]["helm.sh/resource-policy"], "keep",
+            "it survives an uninstall"
+        );
     }
 }
 

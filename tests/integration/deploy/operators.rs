@@ -44,7 +44,7 @@ fn keda_counts_unacked_messages_and_has_an_upper_limit() {
         assert_eq!(scaled["fallback"]["replicas"], most, "{name}");
         let deployment = workload(manifests, "worker").1;
         assert_eq!(scaled["scaleTargetRef"]["name"], deployment["metadata"]["name"]);
-        assert!(deployment["spec"]["replicas"].is_null(), "an upgrade would undo what KEDA did");
+        assert!(deployment["spec"]["replicas"].is_null(), "an upgrade must not undo what KEDA did");
 
         assert_eq!(array(&scaled["triggers"]).len(), 1);
         let trigger = &scaled["triggers"][0];

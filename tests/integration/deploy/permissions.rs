@@ -40,7 +40,7 @@ async fn worker_works_without_permission_to_declare() {
         usual,
     ];
     let worker = rig.worker(&restricted).await;
-    rig.publish("made", &task("made")).await;
+    rig.publish("created", &task("created")).await;
     rig.publish("refused", b"no task").await;
     rig.publish("later", &task("later")).await;
     worker.reaches(&settled("created"), 1.0).await;

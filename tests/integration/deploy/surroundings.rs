@@ -42,7 +42,7 @@ fn network_policies_allow_only_the_needed_connections() {
         }
         if values["redis"]["enabled"] == true {
             assert_eq!(open(manifests, labels("ledger"), "ingress"), set([6379]));
-            assert_eq!(open(manifests, labels("ledger"), "egress"), set([]), "Redis calls nobody");
+            assert_eq!(open(manifests, labels("ledger"), "egress"), set([]), "Redis opens no connections");
         }
     }
     assert!(all_of_kind(case("memory"), "NetworkPolicy").is_empty());

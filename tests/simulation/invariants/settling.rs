@@ -231,7 +231,7 @@ impl Truth {
         self.are_attempts_right(number, DeadLetter::read(message).attempts, planned.attempts.into());
     }
 
-    /// Checks that a copy counts the attempts that were made, and no more than the limit.
+    /// Checks that a copy counts the attempts that were sent, and no more than the limit.
     fn are_attempts_right(&mut self, number: usize, attempts: i64, claimed_attempts: i64) {
         let (limit, has_one_ledger) = (i64::from(self.limit), self.has_one_ledger);
         let account = self.account(number);
@@ -244,7 +244,7 @@ impl Truth {
         }
         if attempts > most || attempts < least {
             self.violation(format!(
-                "a copy of message {number} counts {attempts} attempts; {least} to {most} were made"
+                "a copy of message {number} counts {attempts} attempts; {least} to {most} were sent"
             ));
         }
     }
