@@ -72,11 +72,8 @@ impl HttpCrm {
         let address = |path: &str| server.join(path).map_err(|e| format!("crm.server: {e}"));
         let mut token_information = address(TOKEN_INFORMATION_PATH)?;
         token_information.query_pairs_mut().append_pair("operation", operation);
-        let peer = match &config.proxy {
-            Some(proxy) => proxy.to_string(),
-            None => place(server),
-        };
-        Ok(Arc::new(Self { client: client(config, server)?, insert: address(INSERT_PATH)?, token_information, peer }))
+        let (client, peer) = (client(config, server)?, peer(config, server));
+        Ok(Arc::new(Self { client, insert: address(INSERT_PATH)?, token_information, peer }))
     }
 
     async fn send(&self, method: Method, url: &Url, body: Option<Bytes>, token: &SecretString) -> HttpResult {
@@ -98,10 +95,7 @@ impl HttpCrm {
         }
         let result = match self.client.execute(request).await {
             Ok(response) => read(response).await,
-            Err(error) if error.is_connect() || error.is_builder() => {
-                HttpResult::NotSent(format!("{}: {}", self.peer, causes(&error)))
-            }
-            Err(error) => HttpResult::NoAnswer(causes(&error)),
+            Err(error) => failed(&error, &self.peer),
         };
         match &result {
             HttpResult::Reply(reply) => span.answered(reply.status),
@@ -157,6 +151,19 @@ fn client(config: &config::Crm, server: &Url) -> Result<reqwest::Client, String>
         builder = builder.tls_certs_only([]);
     }
     builder.build().map_err(|e| format!("the HTTP client cannot be set up: {}", causes(&e)))
+}
+
+/// What connects: the CRM's host and port, or the proxy.
+fn peer(config: &config::Crm, server: &Url) -> String {
+    config.proxy.as_ref().map_or_else(|| place(server), ToString::to_string)
+}
+
+/// A request without an answer. One that did not leave names what it could not connect to.
+fn failed(error: &reqwest::Error, peer: &str) -> HttpResult {
+    match error.is_connect() || error.is_builder() {
+        true => HttpResult::NotSent(format!("{peer}: {}", causes(error))),
+        false => HttpResult::NoAnswer(causes(error)),
+    }
 }
 
 /// Shorter than the time limit of the request: if both ended at once, it would be unknown whether the request was sent.

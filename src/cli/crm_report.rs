@@ -1,5 +1,7 @@
 //! `crm-report`: what a real account answers, found out with one real task.
 
+mod output;
+
 use std::fs::File;
 use std::io::{BufRead as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -7,16 +9,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, FAILED, load, open, print};
+use super::{Error, FAILED, load, open};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::crm::exchange::Exchanger;
-use crate::crm_report::{self, MAX_CALLS, Plan, Report, TaskState, Wishes};
+use crate::crm_report::{self, Choices, MAX_CALLS, Plan, Report, Run, TaskState};
+use crate::dead_letters::private_file;
 use crate::duration;
+use crate::json_object::Members;
 use crate::message::task::{MAX_BODY, decode};
+use crate::visible;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -67,7 +72,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Sends and reports; 1 where the CRM did not confirm the task.
+/// Sends and reports; 1 where the CRM did not confirm the task, or the report could not be written.
 ///
 /// # Errors
 /// A bad message, a file that cannot be written, or an answer other than yes. Nothing was sent then.
@@ -77,39 +82,78 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
     let plan = plan(args, &config, clock.now(), stop).await?;
     show(&plan, &config);
     if args.dry_run {
-        eprintln!("\n--dry-run: nothing was sent.");
+        say("\n--dry-run: nothing was sent.");
         return Ok(ExitCode::SUCCESS);
     }
     // A connection that is used again is one of the questions.
     let mut crm = config.crm.clone();
     crm.reuse_connections = true;
     let exchanger = Exchanger::new(&crm).map_err(Error::failed)?;
-    let token = crm.tokens.first().ok_or_else(|| Error::failed("crm.tokens is empty"))?;
     if !args.yes {
         confirm(args.file.as_deref(), stop).await?;
     }
     let path = args.output.clone().unwrap_or_else(|| default_path(clock.now()));
-    let file = create(&path)?;
-    let progress = |number: usize, name: &str| eprintln!("{number:>3}. {name}");
-    let run = crm_report::run(&plan, &exchanger, token, &clock, stop, &progress).await.map_err(Error::failed)?;
-    let report = Report::new(&plan, &run, &crm, clock.now(), args.full);
-    let json = report.json();
-    // The summary first: it says how to remove the task, also where the disk is full.
-    let text = report.text();
-    print(if args.json { &json } else { text.trim_end() })?;
-    save(file, &json).map_err(|error| Error::failed(format!("{}: {error}", path.display())))?;
+    let write = |file: &File, run: &Run| {
+        let report = Report::new(&plan, run, &crm, clock.now(), args.full);
+        let written = output::write(file, report.json());
+        (report, written)
+    };
+    let file = output::create(&path).and_then(|file| write(&file, &Run::default()).1.map(|()| file));
+    let file = file.map_err(|error| {
+        let said = private_file::explain(&path, &error);
+        Error::failed(format!(
+            "nothing was sent, because the report cannot be written to {said}. Choose another file with --output."
+        ))
+    })?;
+    // What is known is in the file before each call: a second signal ends the process at once.
+    let observer = |run: &Run| {
+        if let Some((number, name)) = run.sending() {
+            say(&format!("{number:>3}. {name}"));
+        }
+        let _ = write(&file, run);
+    };
     let shown = path.display();
-    eprintln!("\nThe report is in {shown}. Read it before you hand it on. To test against an account like this one:");
-    eprintln!("  wolkvox-task-worker sandbox --from-report {shown}");
+    let sent = crm_report::run(&plan, &exchanger, &crm.tokens, &clock, stop, &observer);
+    let run = tokio::select! {
+        run = sent => run,
+        () = interrupted(stop, &path) => Run::default(),
+    };
+    let (report, written) = write(&file, &run);
+    let saved = output::deliver(&report, written, args.json, &mut std::io::stdout(), &mut std::io::stderr());
+    if let Err(error) = saved {
+        return Err(Error::failed(format!(
+            "the report is not in {}. It is above.",
+            private_file::explain(&path, &error)
+        )));
+    }
+    say(&format!(
+        "\nThe report is in {shown}. Read it before you hand it on. To test against an account like this one:"
+    ));
+    say(&format!("  wolkvox-task-worker sandbox --from-report {shown}"));
     Ok(match report.task {
         TaskState::Created => ExitCode::SUCCESS,
-        TaskState::Found | TaskState::NotCreated | TaskState::Unknown => ExitCode::from(FAILED),
+        TaskState::FoundBySearch | TaskState::NotCreated | TaskState::Unknown => ExitCode::from(FAILED),
     })
+}
+
+/// Says once after the first signal what goes on. It never ends.
+async fn interrupted(stop: &CancellationToken, path: &Path) {
+    stop.cancelled().await;
+    say(&format!(
+        "Stopping after the answer to this call. A second signal ends at once; what is known is in {}.",
+        path.display()
+    ));
+    std::future::pending().await
+}
+
+/// Writes a line to standard error. One that cannot be written must not end a report whose task was created.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// The plan around the given message, or around the answers to questions.
 async fn plan(args: &Args, config: &Config, now: Timestamp, stop: &CancellationToken) -> Result<Plan, Error> {
-    let wishes = Wishes { search_for: args.search_for, try_missing_field: args.try_missing_field };
+    let choices = Choices { search_for: args.search_for, try_missing_field: args.try_missing_field };
     let mut body = Vec::new();
     if let Some(file) = &args.file {
         // One byte more than is allowed is enough to refuse it.
@@ -121,48 +165,47 @@ async fn plan(args: &Args, config: &Config, now: Timestamp, stop: &CancellationT
     }
     let decoded = decode(&body, config.task.unknown_fields).map_err(Error::failed)?;
     let mark: String = std::iter::repeat_with(fastrand::alphanumeric).take(8).collect();
-    Plan::new(config, decoded, &mark.to_uppercase(), now, wishes).map_err(Error::failed)
+    Plan::new(config, decoded, &mark.to_uppercase(), now, choices).map_err(Error::failed)
 }
 
 fn reads_stdin(file: Option<&Path>) -> bool {
     file == Some(Path::new("-"))
 }
 
-/// Adds what a message lacks. A body that is no JSON object is returned as it is, to be refused in words.
+/// Adds what a message lacks; the rest stays as it was written. A message with a problem is returned as it is: the worker's own
+/// decoder refuses it in words.
 async fn ask_for_missing(body: Vec<u8>, config: &Config, stop: &CancellationToken) -> Result<Vec<u8>, Error> {
-    let mut message: Map<String, Value> = match body.is_empty() {
-        true => Map::new(),
-        false => match serde_json::from_slice(&body) {
-            Ok(message) => message,
-            Err(_) => return Ok(body),
-        },
+    let message: &[u8] = if body.is_empty() { b"{}" } else { &body };
+    let is_good = decode(message, config.task.unknown_fields).is_ok_and(|decoded| decoded.problems.is_empty());
+    let (true, Ok(Members(members))) = (is_good, serde_json::from_slice(message)) else { return Ok(body) };
+    let configured = [("name_module", &config.task.name_module), ("wolkvox_owner", &config.task.wolkvox_owner)];
+    let is_given = |field: &str| {
+        let is_configured = configured.iter().any(|(name, value)| *name == field && value.is_some());
+        is_configured || members.iter().any(|(name, value)| name == field && value.get() != "null")
     };
-    let defaults = [("name_module", &config.task.name_module), ("wolkvox_owner", &config.task.wolkvox_owner)];
-    let mut asked = false;
-    for (field, question) in QUESTIONS {
-        let is_configured = defaults.iter().any(|(name, value)| *name == field && value.is_some());
-        if !is_configured && message.get(field).is_none_or(Value::is_null) {
-            message.insert(field.to_owned(), Value::from(answer(question, stop).await?));
-            asked = true;
-        }
+    let mut written = Vec::new();
+    for (field, question) in QUESTIONS.iter().filter(|(field, _)| !is_given(field)) {
+        written.push(format!("\"{field}\":{}", Value::from(answer(question, stop).await?)));
     }
-    // A message that lacks nothing is left as it was written, doubles included.
-    let written = || serde_json::to_vec(&message).map_err(Error::failed);
-    if asked || body.is_empty() { written() } else { Ok(body) }
+    // Null counts as absent.
+    let kept = members.iter().filter(|(_, value)| value.get() != "null");
+    written.extend(kept.map(|(name, value)| format!("{}:{value}", Value::from(&**name))));
+    Ok(format!("{{{}}}", written.join(",")).into_bytes())
 }
 
 /// Shows what will be sent, what it costs and what it creates.
 fn show(plan: &Plan, config: &Config) {
     let server = config.crm.server.as_ref().map(|url| url.origin().ascii_serialization()).unwrap_or_default();
     let proxy = config.crm.proxy.as_ref().map_or_else(String::new, |proxy| format!(" through {proxy}"));
-    eprintln!("crm-report sends this task to {server}{proxy}:\n\n{}\n", plan.shown());
-    eprintln!("Cost: at most {} calls of the first token's quota (never more than {MAX_CALLS}).", plan.calls());
-    eprintln!("Creates: one task, \"{}\". You remove it in the CRM afterwards.", plan.name);
+    say(&format!("crm-report sends this task to {server}{proxy}:\n\n{}\n", visible::json(&plan.shown())));
+    say(&format!("Cost: at most {} calls of the first token's quota (never more than {MAX_CALLS}).", plan.calls()));
+    say(&format!("Creates: one task, \"{}\".", plan.name));
     if plan.tries_missing_field() {
-        eprintln!("         With --try-missing-field some accounts create a second one.");
+        say("         With --try-missing-field some accounts create a second one.");
     }
-    eprintln!(
-        "It also asks for the counter of the token, searches for the task, and tries a wrong token and a wrong operation."
+    say(&plan.how_to_remove(&visible::line));
+    say(
+        "It also asks for the counter of the token, searches for the task, and tries a wrong token and a wrong operation.",
     );
 }
 
@@ -181,7 +224,7 @@ async fn confirm(file: Option<&Path>, stop: &CancellationToken) -> Result<(), Er
 
 /// Asks on standard error and reads a line of standard input.
 async fn answer(question: &str, stop: &CancellationToken) -> Result<String, Error> {
-    eprint!("{question}: ");
+    let _ = write!(std::io::stderr(), "{question}: ");
     let line = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
         std::io::stdin().lock().take(LONGEST_ANSWER).read_line(&mut line).map(|_| line)
@@ -196,23 +239,6 @@ async fn answer(question: &str, stop: &CancellationToken) -> Result<String, Erro
 
 fn default_path(now: Timestamp) -> PathBuf {
     format!("wolkvox-crm-report-{}.json", now.strftime("%Y%m%dT%H%M%SZ")).into()
-}
-
-/// A new file that only its owner can read: with --full it has personal data.
-fn create(path: &Path) -> Result<File, Error> {
-    let mut options = File::options();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map_err(|error| {
-        let advice = "nothing was sent. Choose another file with --output.";
-        Error::failed(format!("the report cannot be written to {}: {error}; {advice}", path.display()))
-    })
-}
-
-fn save(mut file: File, json: &str) -> std::io::Result<()> {
-    writeln!(file, "{json}")?;
-    file.sync_all()
 }
 
 fn search_for(text: &str) -> Result<Duration, String> {

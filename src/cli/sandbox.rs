@@ -95,13 +95,16 @@ fn options(args: Args) -> Result<Options, Error> {
     let mut faults = read(args.faults.as_deref(), "--faults", faults::parse)?.unwrap_or_default();
     let replay = read(args.from_report.as_deref(), "--from-report", recorded::parse)?;
     let preset = Options::default();
-    let (query, daily_limit, recorded) = match replay {
+    let (query, daily_limit, mut recorded) = match replay {
         Some(replay) => {
             faults.extend(replay.faults);
             (replay.query, replay.daily_limit, replay.recorded)
         }
         None => (preset.query, None, preset.recorded),
     };
+    if args.query.is_some() {
+        recorded.forget_searches();
+    }
     Ok(Options {
         listen: args.listen,
         tokens: args.tokens,

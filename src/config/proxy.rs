@@ -55,6 +55,12 @@ impl Proxy {
         Ok(Some(Self { url: SecretString::from(text), shown, variable }))
     }
 
+    /// The host, for replacing it in what is handed on.
+    #[must_use]
+    pub fn host(&self) -> Option<String> {
+        Url::parse(&self.shown).ok()?.host_str().map(str::to_owned)
+    }
+
     /// Whether the connection to the proxy itself is encrypted.
     #[must_use]
     pub fn is_encrypted(&self) -> bool {

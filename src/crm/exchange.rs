@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::classify::HttpResult;
-use super::{APPLICATION_JSON, INSERT_PATH, TOKEN_INFORMATION_PATH, WOLKVOX_TOKEN, causes, client, read};
+use super::{APPLICATION_JSON, INSERT_PATH, TOKEN_INFORMATION_PATH, WOLKVOX_TOKEN, client, failed, peer, read};
 use crate::config;
 
 /// Path of the search by one field.
@@ -102,6 +102,8 @@ pub struct Head {
 pub struct Exchanger {
     client: reqwest::Client,
     server: Url,
+    /// What connects: the CRM's host and port, or the proxy.
+    peer: String,
 }
 
 impl Exchanger {
@@ -111,7 +113,7 @@ impl Exchanger {
     /// The configuration has no server, or TLS cannot be set up.
     pub fn new(config: &config::Crm) -> Result<Self, String> {
         let server = config.server.as_ref().ok_or("crm.server is not set")?;
-        Ok(Self { client: client(config, server)?, server: server.clone() })
+        Ok(Self { client: client(config, server)?, server: server.clone(), peer: peer(config, server) })
     }
 
     /// Sends one call.
@@ -133,8 +135,7 @@ impl Exchanger {
                 let (head, to_head) = (head(&response), sent.elapsed());
                 (read(response).await, Some(head), Some(to_head))
             }
-            Err(error) if error.is_connect() || error.is_builder() => (HttpResult::NotSent(causes(&error)), None, None),
-            Err(error) => (HttpResult::NoAnswer(causes(&error)), None, None),
+            Err(error) => (failed(&error, &self.peer), None, None),
         };
         Ok(Exchange { result, head, to_head, total: sent.elapsed() })
     }

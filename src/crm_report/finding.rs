@@ -7,15 +7,15 @@ use super::plan::Plan;
 use super::run::{Run, Step, own_record};
 use crate::config;
 
-/// How far a finding can be trusted.
+/// How far a finding can be trusted. Each question says which answers make it certain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Confidence {
-    /// The answers say so.
+    /// The answers show it: there is no other reading of them.
     Certain,
-    /// The answers suggest it.
+    /// The answers suggest it. Too few calls, other programs or a wrong clock can give the same answers.
     Likely,
-    /// The answers do not tell.
+    /// The answers do not show it. A refusal shows nothing but itself.
     Unknown,
 }
 
@@ -36,8 +36,11 @@ pub(super) struct Finding {
     pub(super) about: &'static str,
     /// The answer as one word, or a value.
     pub(super) answer: String,
-    /// The answer in a sentence.
+    /// The answer in a sentence, without words of others.
     pub(super) words: String,
+    /// The words of the CRM, or of what stands in front of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) said: Option<String>,
     /// The numbers of the exchanges that show it.
     pub(super) evidence: Vec<usize>,
     pub(super) confidence: Confidence,
@@ -49,16 +52,24 @@ pub(super) struct Finding {
 impl Finding {
     pub(super) fn new(about: &'static str, answer: impl Into<String>, words: impl Into<String>) -> Self {
         let (answer, words) = (answer.into(), words.into());
-        Self { about, answer, words, evidence: Vec::new(), confidence: Confidence::Certain, set: None }
+        Self { about, answer, words, said: None, evidence: Vec::new(), confidence: Confidence::Certain, set: None }
     }
 
-    /// The answers do not tell; says why.
+    /// The answers do not show it; says why.
     pub(super) fn unknown(about: &'static str, why: impl Into<String>) -> Self {
-        Self { confidence: Confidence::Unknown, ..Self::new(about, "unknown", why) }
+        Self::new(about, "unknown", why).with(Confidence::Unknown)
     }
 
     pub(super) fn likely(self) -> Self {
-        Self { confidence: Confidence::Likely, ..self }
+        self.with(Confidence::Likely)
+    }
+
+    pub(super) fn with(self, confidence: Confidence) -> Self {
+        Self { confidence, ..self }
+    }
+
+    pub(super) fn said(self, said: Option<impl Into<String>>) -> Self {
+        Self { said: said.map(Into::into).filter(|said: &String| !said.is_empty()), ..self }
     }
 
     pub(super) fn from(self, evidence: impl IntoIterator<Item = usize>) -> Self {
@@ -87,8 +98,8 @@ impl<'a> Facts<'a> {
         self.run.number(step)
     }
 
-    /// The first step that found the task, and the task as it was found.
-    pub(super) fn found(&self) -> Option<(&'a Step, Map<String, Value>)> {
+    /// The first search that found the task, and the task as it was found.
+    pub(super) fn found_task(&self) -> Option<(&'a Step, Map<String, Value>)> {
         self.run.steps.iter().find_map(|step| Some((step, own_record(step, self.plan)?)))
     }
 }

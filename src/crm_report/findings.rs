@@ -7,7 +7,7 @@ mod success;
 mod times;
 
 pub(super) use search::FOUND_AFTER;
-pub(super) use times::SHIFTED;
+pub(super) use times::{SHIFTED, reset};
 
 use super::finding::{Facts, Finding};
 

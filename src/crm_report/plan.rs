@@ -23,19 +23,21 @@ const FIRST_ROUND: usize = 4;
 const FURTHER_ROUND: usize = 2;
 /// The rounds of the search after the first, as parts of the time that it may take, in per cent.
 const FURTHER_ROUNDS: [u32; 2] = [20, 100];
+/// The most records that a search by dates asks for.
+pub(super) const SEARCH_LIMIT: usize = 100;
 /// The field that is left out on request.
 pub(super) const MISSING: &str = "completion_date";
-/// Letters outside ASCII that Spanish and Portuguese use.
+/// Characters outside ASCII that Spanish and Portuguese use.
 const ACCENTS: &str = "áéíóú ÁÉÍÓÚ ñÑ üÜ ãõç ¿¡";
 /// The module in which activities are.
 const ACTIVITIES: &str = "wolkvox_activities";
 
 /// What people choose about a report.
 #[derive(Clone, Copy, Debug)]
-pub struct Wishes {
+pub struct Choices {
     /// How long the search for the task may take.
     pub search_for: Duration,
-    /// Whether a task without a required field is tried, which a lenient account creates.
+    /// A task without a required field is tried, which a lenient account creates.
     pub try_missing_field: bool,
 }
 
@@ -49,11 +51,11 @@ pub struct Plan {
     /// Its fields as they are sent.
     pub(super) fields: Map<String, Value>,
     body: String,
-    wishes: Wishes,
+    choices: Choices,
 }
 
 impl Plan {
-    /// Plans a report around a task message, whose name and description are replaced. `mark` makes the name unlike any other.
+    /// Plans a report around a task message, whose name and description are replaced. `mark` makes the name unique.
     ///
     /// # Errors
     /// `invalid_task` naming every bad field of the message.
@@ -62,7 +64,7 @@ impl Plan {
         mut decoded: Decoded<'_>,
         mark: &str,
         now: Timestamp,
-        wishes: Wishes,
+        choices: Choices,
     ) -> Result<Self, Failure> {
         let name = format!("TEST wolkvox-task-worker {mark}");
         let description = format!("Test of wolkvox-task-worker crm-report. Please delete. Accents: {ACCENTS}");
@@ -82,7 +84,7 @@ impl Plan {
         };
         let payload = serde_json::to_value(mapping.map(decoded)?).unwrap_or_default();
         let fields = payload.get("fields").and_then(Value::as_object).cloned().unwrap_or_default();
-        Ok(Self { operation, name, fields, body: payload.to_string(), wishes })
+        Ok(Self { operation, name, fields, body: payload.to_string(), choices })
     }
 
     /// The body of the one task, indented.
@@ -92,17 +94,29 @@ impl Plan {
         serde_json::to_string_pretty(&body).unwrap_or_default()
     }
 
+    /// Where people find the one task, and remove it. `shown` is how a value of the task is shown.
+    #[must_use]
+    pub fn how_to_remove(&self, shown: &dyn Fn(&str) -> String) -> String {
+        let module = shown(self.field("name_module").unwrap_or_default());
+        let record = shown(self.field("id_record").unwrap_or_default());
+        format!(
+            "To remove it, open the record {record} of the module {module} in the CRM, look for \"{}\" among its activities, and \
+             delete it.",
+            self.name
+        )
+    }
+
     /// How many calls it costs at most.
     #[must_use]
     pub fn calls(&self) -> usize {
         let further = self.rounds().len() * FURTHER_ROUND;
-        OTHER_CALLS + FIRST_ROUND + further + usize::from(self.wishes.try_missing_field)
+        OTHER_CALLS + FIRST_ROUND + further + usize::from(self.choices.try_missing_field)
     }
 
-    /// Whether a second task may be created.
+    /// A second task may be created.
     #[must_use]
     pub fn tries_missing_field(&self) -> bool {
-        self.wishes.try_missing_field
+        self.choices.try_missing_field
     }
 
     /// A field of the task, as it is sent.
@@ -113,7 +127,7 @@ impl Plan {
 
     /// How long after the task the further rounds of the search are.
     pub(super) fn rounds(&self) -> Vec<Duration> {
-        match self.wishes.search_for {
+        match self.choices.search_for {
             Duration::ZERO => Vec::new(),
             whole => FURTHER_ROUNDS.iter().map(|percent| whole * *percent / 100).collect(),
         }
@@ -134,7 +148,7 @@ impl Plan {
         Call::Insert(body.to_string())
     }
 
-    /// The name of the second task, should there be one.
+    /// The name of the second task, if one is created.
     pub(super) fn name_without_field(&self) -> String {
         format!("{} WITHOUT {MISSING}", self.name)
     }
@@ -147,7 +161,7 @@ impl Plan {
         Call::TokenInformation("no-such-operation".to_owned())
     }
 
-    /// A token that nobody has.
+    /// A token that no account has.
     pub(super) fn other_token() -> SecretString {
         SecretString::from("no-such-token-of-wolkvox-task-worker")
     }
@@ -161,7 +175,7 @@ impl Plan {
     /// A search by the dates of creation.
     pub(super) fn query_dates(&self, from: &str, to: &str) -> Call {
         let body = json!({
-            "operation": self.operation, "module": ACTIVITIES, "date": true, "from": from, "to": to, "limit": 100,
+            "operation": self.operation, "module": ACTIVITIES, "date": true, "from": from, "to": to, "limit": SEARCH_LIMIT,
         });
         Call::QueryDates(body.to_string())
     }

@@ -1,40 +1,49 @@
-//! Takes secrets and personal data out of what a report shows. Pure.
+//! What a report shows of answers and requests. Pure.
 //!
-//! Tokens, cookies and passwords always go. The operation, the record, the owner, tasks of others and unknown fields go unless
-//! people ask for everything.
+//! Without `--full` this is a list of what is shown: known members and words, counters, and what the test task itself has. Of the
+//! rest only kind and length remain. With `--full` everything is shown but [`Secrets`].
 
-use secrecy::{ExposeSecret as _, SecretString};
-use serde_json::{Map, Value};
+mod json;
+mod words;
 
-use super::body::Body;
+use serde_json::Value;
+
+use super::body::{Body, Form};
 use super::plan::Plan;
+use super::run::{Run, own_record};
+use super::secrets::{REMOVED, Secrets, is_secret_name};
 use crate::config;
+use words::Words;
 
-/// A personal value that is shorter is replaced only where it is a whole JSON value: inside text it could be a part of
-/// anything.
-const LONG_ENOUGH: usize = 4;
 /// The longest body that is shown, in bytes.
 const MAX_BODY: usize = 64 * 1024;
-/// The fields of a task that are not personal in a test task.
-const PLAIN_FIELDS: [&str; 11] = [
-    "wolkvox_id",
-    "status",
-    "name",
-    "priority",
-    "name_module",
-    "completion_date",
-    "remember",
-    "reminder_date",
-    "description",
-    "module",
-    "type",
+/// Headers whose values are words, numbers or dates of no person.
+const KNOWN_HEADERS: [&str; 22] = [
+    "accept-ranges",
+    "age",
+    "allow",
+    "cache-control",
+    "connection",
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-type",
+    "date",
+    "expires",
+    "keep-alive",
+    "pragma",
+    "retry-after",
+    "server",
+    "strict-transport-security",
+    "transfer-encoding",
+    "upgrade",
+    "vary",
+    "x-content-type-options",
+    "x-frame-options",
+    "x-powered-by",
 ];
-/// Parts of header names whose values are never shown.
-const SECRET_HEADERS: [&str; 7] = ["cookie", "auth", "token", "secret", "key", "session", "password"];
-/// Parts of header names whose values tell people's addresses.
-const PERSONAL_HEADERS: [&str; 4] = ["forwarded", "client-ip", "real-ip", "connecting-ip"];
-/// What stands in the place of a secret.
-const REMOVED: &str = "[removed]";
+/// What takes the place of something else.
+const LABELS: [&str; 2] = ["[token]", REMOVED];
 
 /// A body as it is shown.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,78 +55,120 @@ pub(super) struct Shown {
     pub(super) left_out: usize,
 }
 
-/// What is replaced, and by what.
+/// What is shown of each part of a report.
 pub(super) struct Redactor<'a> {
     plan: &'a Plan,
-    secrets: Vec<String>,
-    /// Longest first: an owner's name has the operation in it.
-    personal: Vec<(String, &'static str)>,
+    secrets: &'a Secrets,
+    words: Words,
+    /// The ids of the tasks that the report created.
+    ids: Vec<String>,
     full: bool,
 }
 
 impl<'a> Redactor<'a> {
-    /// `full` keeps personal data, and never secrets.
-    pub(super) fn new(plan: &'a Plan, config: &config::Crm, full: bool) -> Self {
+    /// `full` shows personal data, and never secrets.
+    pub(super) fn new(plan: &'a Plan, config: &config::Crm, run: &Run, secrets: &'a Secrets, full: bool) -> Self {
         let field = |name: &str| plan.field(name).unwrap_or_default().to_owned();
-        let mut personal = vec![
+        let mut own = vec![
             (plan.operation.clone(), "[operation]"),
             (field("id_record"), "[id_record]"),
             (field("wolkvox_owner"), "[wolkvox_owner]"),
         ];
-        personal.retain(|(value, _)| !value.is_empty());
-        personal.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
-        if full {
-            personal.clear();
+        let module = field("name_module");
+        if !words::MODULES.contains(&module.as_str()) {
+            own.push((module, "[name_module]"));
         }
-        Self { plan, secrets: config.tokens.iter().flat_map(spellings).collect(), personal, full }
+        let proxy = config.proxy.as_ref().and_then(config::Proxy::host);
+        own.extend(proxy.map(|host| (host, "[proxy]")));
+        own.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
+        let created = run.steps.iter().filter(|step| ["insert", "missing_field"].contains(&step.name));
+        let created = created.filter_map(|step| step.body.wolkvox_id().map(str::to_owned));
+        let found =
+            run.steps.iter().filter_map(|step| Some(own_record(step, plan)?.get("wolkvox_id")?.as_str()?.to_owned()));
+        let ids = created.chain(found).filter(|id| is_id(id)).collect();
+        Self { plan, secrets, words: Words::new(own, secrets.words()), ids, full }
     }
 
-    /// Text of any kind.
+    /// Words of the CRM, or of what stands in front of it.
     pub(super) fn text(&self, text: &str) -> String {
-        let mut text = self.without_secrets(text);
-        for (value, placeholder) in &self.personal {
-            if value.len() >= LONG_ENOUGH {
-                text = replace_words(&text, value, placeholder);
+        let text = self.secrets.scrub(text);
+        if self.full { text } else { self.words.mask(&text, &LABELS) }
+    }
+
+    /// A value of the configuration or of the task.
+    pub(super) fn own(&self, value: &str) -> String {
+        let placeholder = self.words.placeholder(value).filter(|_| !self.full);
+        placeholder.map_or_else(|| value.to_owned(), str::to_owned)
+    }
+
+    /// The address of the server, which may have the operation in its name.
+    pub(super) fn server(&self, server: &str) -> String {
+        let has_operation = server.to_lowercase().contains(&self.plan.operation.to_lowercase());
+        match !self.full && !self.plan.operation.is_empty() && has_operation {
+            true => self.words.mask(server, &LABELS),
+            false => server.to_owned(),
+        }
+    }
+
+    /// The id of a task that the report created, where it has the form of an id.
+    pub(super) fn id(&self, id: &str) -> String {
+        match self.full {
+            true => self.secrets.scrub(id),
+            false if self.ids.iter().any(|own| own == id) => id.to_owned(),
+            false => json::length_of(id),
+        }
+    }
+
+    /// Name and value of a header.
+    pub(super) fn header(&self, name: &str, value: &str) -> [String; 2] {
+        if self.full {
+            let value = if is_secret_header(name) { REMOVED.to_owned() } else { self.secrets.scrub(value) };
+            return [self.secrets.scrub(name), value];
+        }
+        let shown = match name {
+            _ if is_secret_header(name) => REMOVED.to_owned(),
+            "content-length" | "age" | "retry-after" if is_count(value) => value.to_owned(),
+            "date" | "expires" | "retry-after" if jiff::fmt::rfc2822::parse(value).is_ok() && value.len() < 40 => {
+                value.to_owned()
             }
-        }
-        text
+            _ if KNOWN_HEADERS.contains(&name) => self.text(value),
+            _ => json::length_of(value),
+        };
+        [self.text(name), shown]
     }
 
-    fn without_secrets(&self, text: &str) -> String {
-        self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "[token]"))
-    }
-
-    /// The value of a header.
-    pub(super) fn header(&self, name: &str, value: &str) -> String {
-        let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
-        if has(&["cookie"]) {
-            // The name of a cookie tells which software is there.
-            let name = value.split('=').next().unwrap_or_default();
-            return format!("{name}={REMOVED}");
-        }
-        match has(&SECRET_HEADERS) || (!self.full && has(&PERSONAL_HEADERS)) {
-            true => REMOVED.to_owned(),
-            false => self.text(value),
+    /// The body of a request.
+    pub(super) fn request(&self, body: &str) -> String {
+        match serde_json::from_str(body) {
+            Ok(value) if !self.full => json::request(self, value).to_string(),
+            _ => self.secrets.scrub(body),
         }
     }
 
-    /// A body. JSON in it is written again where something had to be replaced.
-    pub(super) fn body(&self, bytes: &[u8]) -> Shown {
+    /// The body of an answer. In that of a search, tasks of others are left out.
+    pub(super) fn body(&self, bytes: &[u8], is_search: bool) -> Shown {
         let body = Body::read(bytes);
-        let before = self.text(&body.before);
-        let mut left_out = 0;
-        let text = if body.object.is_empty() {
-            before
-        } else {
-            let whole = String::from_utf8_lossy(bytes);
-            let original = whole.get(body.before.len()..).unwrap_or_default();
-            let mut object = Value::Object(body.object.clone());
-            left_out = self.records(&mut object);
-            self.value(&mut object);
-            let changed = object != Value::Object(body.object);
-            // A key can hold a secret, too.
-            let json = if changed { object.to_string() } else { original.to_owned() };
-            before + &self.without_secrets(&json)
+        let whole = String::from_utf8_lossy(bytes);
+        let (text, left_out) = match (self.full, body.form) {
+            (true, Form::NoJson) => (self.secrets.scrub(&whole), 0),
+            (true, _) => {
+                let original = whole.get(body.before.len()..).unwrap_or_default();
+                let object = Value::Object(body.object);
+                let scrubbed = self.secrets.scrub_json(object.clone());
+                let json = if scrubbed == object { original.to_owned() } else { scrubbed.to_string() };
+                (self.secrets.scrub(&body.before) + &self.secrets.scrub(&json), 0)
+            }
+            (false, Form::NoJson) => self.no_object(&whole, is_search),
+            (false, form) => {
+                let mut left_out = 0;
+                let value = json::answer(self, Value::Object(body.object), is_search, &mut left_out);
+                let before = match form {
+                    // The words would hide the mark.
+                    Form::ByteOrderMark => "\u{feff}".to_owned(),
+                    Form::Clean | Form::TextBefore | Form::NoJson => self.text(&body.before),
+                };
+                (before + &value.to_string(), left_out)
+            }
         };
         match text.char_indices().find(|(at, _)| *at >= MAX_BODY) {
             Some((at, _)) => Shown { text: text.get(..at).unwrap_or_default().to_owned(), is_whole: false, left_out },
@@ -125,99 +176,33 @@ impl<'a> Redactor<'a> {
         }
     }
 
-    /// Leaves the tasks of others out, and unknown fields of the own one; returns how many tasks it left out.
-    fn records(&self, object: &mut Value) -> usize {
-        let Some(records) = object.get_mut("data").and_then(Value::as_array_mut) else { return 0 };
-        if self.full {
-            return 0;
+    /// A body that does not end in a JSON object: a page, a list, or JSON that was cut off.
+    fn no_object(&self, whole: &str, is_search: bool) -> (String, usize) {
+        let mut left_out = 0;
+        if let Ok(value) = serde_json::from_str::<Value>(whole) {
+            return (json::answer(self, value, is_search, &mut left_out).to_string(), left_out);
         }
-        let before = records.len();
-        let second = self.plan.name_without_field();
-        let own = [self.plan.name.as_str(), second.as_str()];
-        records.retain(|record| {
-            let values = record.as_object().into_iter().flat_map(Map::values);
-            values.filter_map(Value::as_str).any(|text| own.contains(&text))
-        });
-        for record in records.iter_mut().filter_map(Value::as_object_mut) {
-            for (key, value) in record.iter_mut().filter(|(key, _)| !PLAIN_FIELDS.contains(&key.as_str())) {
-                if !self.personal.iter().any(|(known, _)| is_same(value, known)) {
-                    *value = masked(key, value);
-                }
-            }
-        }
-        before - records.len()
-    }
-
-    fn value(&self, value: &mut Value) {
-        let whole = self.personal.iter().find(|(known, _)| is_same(value, known));
-        match (value, whole) {
-            // A code or a counter may be the same number as a record.
-            (value @ Value::String(_), Some((_, placeholder))) => *value = Value::from(*placeholder),
-            (Value::String(text), None) => *text = self.text(text),
-            (Value::Array(values), _) => values.iter_mut().for_each(|value| self.value(value)),
-            (Value::Object(members), _) => {
-                for (key, value) in members {
-                    if key == "id_record" && !self.full {
-                        *value = Value::from("[id_record]");
-                    } else {
-                        self.value(value);
-                    }
-                }
-            }
-            (Value::Null | Value::Bool(_) | Value::Number(_), _) => {}
-        }
+        let text = match whole.trim_start().starts_with(['{', '[']) {
+            true => json::length_of(whole),
+            false => self.text(whole),
+        };
+        (text, left_out)
     }
 }
 
-/// The ways in which a token may be written: as it is, in JSON, in an address.
-fn spellings(token: &SecretString) -> Vec<String> {
-    let token = token.expose_secret();
-    let json = Value::from(token).to_string();
-    let escaped = json.trim_matches('"').to_owned();
-    let encoded: String = url::form_urlencoded::byte_serialize(token.as_bytes()).collect();
-    let mut all = vec![token.to_owned(), escaped.replace('/', "\\/"), escaped, encoded];
-    all.dedup();
-    all
+/// Whether the value of a header is secret by its name.
+fn is_secret_header(name: &str) -> bool {
+    is_secret_name(name) || name.contains("key")
 }
 
-fn is_same(value: &Value, text: &str) -> bool {
-    match value {
-        Value::String(own) => own == text,
-        Value::Number(own) => own.to_string() == text,
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => false,
-    }
+/// A number that is short enough to say nothing of a person.
+fn is_count(text: &str) -> bool {
+    (1..=8).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// What remains of an unknown field: its kind and length. Dates remain, they are what findings are about.
-fn masked(key: &str, value: &Value) -> Value {
-    match value {
-        Value::String(text) if text.parse::<jiff::civil::DateTime>().is_ok() || key.starts_with("wolkvox_fecha") => {
-            value.clone()
-        }
-        Value::String(text) => Value::from(format!("[text of {} characters]", text.chars().count())),
-        Value::Number(number) => Value::from(format!("[number of {} digits]", number.to_string().len())),
-        Value::Array(values) => Value::from(format!("[list of {}]", values.len())),
-        Value::Object(members) => Value::from(format!("[object of {}]", members.len())),
-        Value::Null | Value::Bool(_) => value.clone(),
-    }
-}
-
-/// Replaces a value where it is no part of a longer word.
-fn replace_words(text: &str, value: &str, placeholder: &str) -> String {
-    let mut replaced = String::with_capacity(text.len());
-    let mut done = 0;
-    for (at, found) in text.match_indices(value) {
-        let before = text.get(..at).and_then(|text| text.chars().next_back());
-        let after = text.get(at + found.len()..).and_then(|text| text.chars().next());
-        if [before, after].into_iter().flatten().any(char::is_alphanumeric) {
-            continue;
-        }
-        replaced.push_str(text.get(done..at).unwrap_or_default());
-        replaced.push_str(placeholder);
-        done = at + found.len();
-    }
-    replaced.push_str(text.get(done..).unwrap_or_default());
-    replaced
+/// What an id of the CRM looks like: hexadecimal, with hyphens or without.
+fn is_id(id: &str) -> bool {
+    (8..=40).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
 }
 
 #[cfg(test)]

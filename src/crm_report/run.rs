@@ -23,7 +23,7 @@ pub(super) struct Step {
     /// Which question it is about, the same in every report.
     pub(super) name: &'static str,
     pub(super) call: Call,
-    /// Whether it was sent with the configured token.
+    /// It was sent with the configured token.
     pub(super) own_token: bool,
     pub(super) at: Timestamp,
     /// How long after the answer to the insert it was sent.
@@ -38,17 +38,52 @@ impl Step {
     pub(super) fn is_accepted(&self) -> bool {
         self.classified.outcome == Outcome::Created
     }
+
+    /// What the worker makes of the answer, without the words of others.
+    pub(super) fn reason(&self) -> &str {
+        let reason = self.classified.reason.as_str();
+        self.said().and_then(|said| reason.strip_suffix(said)).unwrap_or(reason).trim_end_matches([':', ' '])
+    }
+
+    /// The words of the CRM, or why there is no answer.
+    pub(super) fn said(&self) -> Option<&str> {
+        match &self.exchange.result {
+            HttpResult::NotSent(why) | HttpResult::NoAnswer(why) => Some(why),
+            HttpResult::Reply(_) => self.classified.message.as_deref(),
+        }
+    }
+}
+
+/// Why a run ended before its end.
+#[derive(Clone, Debug)]
+pub(super) struct Stopped {
+    pub(super) why: String,
+    /// The words of the CRM.
+    pub(super) said: Option<String>,
+}
+
+impl Stopped {
+    fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into(), said: None }
+    }
 }
 
 /// Every call of a report.
 #[derive(Clone, Debug, Default)]
 pub struct Run {
     pub(super) steps: Vec<Step>,
-    /// Why it ended before its end.
-    pub(super) stopped: Option<String>,
+    pub(super) stopped: Option<Stopped>,
+    /// The call that is being sent, whose answer is not known yet.
+    pub(super) sending: Option<&'static str>,
 }
 
 impl Run {
+    /// The number and name of the call that is being sent.
+    #[must_use]
+    pub fn sending(&self) -> Option<(usize, &'static str)> {
+        self.sending.map(|name| (self.steps.len() + 1, name))
+    }
+
     /// The first step of a name.
     pub(super) fn step(&self, name: &str) -> Option<&Step> {
         self.steps.iter().find(|step| step.name == name)
@@ -60,55 +95,57 @@ impl Run {
     }
 }
 
-/// Is given the number and name of each call before it is sent.
-pub type Progress = dyn Fn(usize, &str) + Send + Sync;
+/// Gets everything that is known so far, before each call is sent.
+pub type Observer<'a> = dyn Fn(&Run) + Send + Sync + 'a;
 
 /// Sends the plan's calls. Once the task was sent, `stop` ends it before the next call; what is known by then is kept.
-///
-/// # Errors
-/// When a call cannot be written as an HTTP request.
 pub async fn run(
     plan: &Plan,
     exchanger: &Exchanger,
-    token: &SecretString,
+    tokens: &[SecretString],
     clock: &Clock,
     stop: &CancellationToken,
-    progress: &Progress,
-) -> Result<Run, String> {
-    let mut runner = Runner { plan, exchanger, token, clock, stop, progress, run: Run::default(), inserted: None };
-    let stopped = runner.all().await?.err();
-    Ok(Run { stopped, ..runner.run })
+    observer: &Observer<'_>,
+) -> Run {
+    let Some(token) = tokens.first() else {
+        return Run { stopped: Some(Stopped::new("crm.tokens is empty")), ..Run::default() };
+    };
+    let mut by_length: Vec<&SecretString> = tokens.iter().collect();
+    by_length.sort_by_key(|token| std::cmp::Reverse(token.expose_secret().len()));
+    let run = Run::default();
+    let mut runner = Runner { plan, exchanger, token, tokens: by_length, clock, stop, observer, run, inserted: None };
+    let stopped = runner.all().await.err();
+    Run { stopped, sending: None, ..runner.run }
 }
 
 struct Runner<'a> {
     plan: &'a Plan,
     exchanger: &'a Exchanger,
     token: &'a SecretString,
+    /// All tokens, the longest first: a shorter one can be its beginning.
+    tokens: Vec<&'a SecretString>,
     clock: &'a Clock,
     stop: &'a CancellationToken,
-    progress: &'a Progress,
+    observer: &'a Observer<'a>,
     run: Run,
     /// When the answer to the insert was there, or was not waited for any longer.
     inserted: Option<Instant>,
 }
 
-/// Why the run goes no further.
-type Ended = Result<(), String>;
-
 impl Runner<'_> {
-    async fn all(&mut self) -> Result<Ended, String> {
+    async fn all(&mut self) -> Result<(), Stopped> {
         let counter = self.step("counter_before", self.plan.counter()).await?;
-        if let Some(why) = counter.and_then(|step| reason_to_stop(&step.classified)) {
-            return Ok(Err(format!("tokenInformation.php was asked first, and no task was sent: {why}")));
+        if let Some(stopped) = counter.and_then(reason_to_stop) {
+            return Err(stopped);
         }
         if self.step("insert", self.plan.insert()).await?.is_none() {
-            return Ok(Err("interrupted before the task was sent".to_owned()));
+            return Err(Stopped::new("interrupted before the task was sent"));
         }
         self.inserted = Some(Instant::now());
         self.step("counter_after", self.plan.counter()).await?;
         let outcome = self.run.step("insert").map(|step| (step.classified.outcome, &step.exchange.result));
         match outcome {
-            Some((_, HttpResult::NotSent(_))) | None => return Ok(Err("the task was not sent".to_owned())),
+            Some((_, HttpResult::NotSent(_))) | None => return Err(Stopped::new("the task was not sent")),
             Some((Outcome::Created | Outcome::Unknown, _)) => self.search().await?,
             Some(_) => {}
         }
@@ -119,11 +156,11 @@ impl Runner<'_> {
             self.step("missing_field", self.plan.insert_without_field()).await?;
         }
         self.step("counter_end", self.plan.counter()).await?;
-        Ok(if self.stop.is_cancelled() { Err("interrupted".to_owned()) } else { Ok(()) })
+        if self.stop.is_cancelled() { Err(Stopped::new("interrupted")) } else { Ok(()) }
     }
 
     /// Looks for the task until it is found, at most for as long as was planned.
-    async fn search(&mut self) -> Result<(), String> {
+    async fn search(&mut self) -> Result<(), Stopped> {
         let plan = self.plan;
         let id = self.run.step("insert").and_then(|step| step.body.wolkvox_id()).map(ToOwned::to_owned);
         let mut found = self.query(id.as_deref()).await?;
@@ -144,7 +181,7 @@ impl Runner<'_> {
     }
 
     /// Asks by id and by name; returns the task where one of them finds it.
-    async fn query(&mut self, id: Option<&str>) -> Result<Option<Map<String, Value>>, String> {
+    async fn query(&mut self, id: Option<&str>) -> Result<Option<Map<String, Value>>, Stopped> {
         let plan = self.plan;
         let by_id = match id {
             Some(id) => self.step("query_by_id", plan.query("wolkvox_id", id)).await?,
@@ -155,7 +192,7 @@ impl Runner<'_> {
         Ok(by_id.or_else(|| by_name.and_then(|step| own_record(step, plan))))
     }
 
-    async fn step(&mut self, name: &'static str, call: Call) -> Result<Option<&Step>, String> {
+    async fn step(&mut self, name: &'static str, call: Call) -> Result<Option<&Step>, Stopped> {
         self.send(name, call, self.token, true).await
     }
 
@@ -166,18 +203,23 @@ impl Runner<'_> {
         call: Call,
         token: &SecretString,
         own_token: bool,
-    ) -> Result<Option<&Step>, String> {
+    ) -> Result<Option<&Step>, Stopped> {
         if self.stop.is_cancelled() || self.run.steps.len() >= MAX_CALLS {
             return Ok(None);
         }
-        (self.progress)(self.run.steps.len() + 1, name);
+        self.run.sending = Some(name);
+        (self.observer)(&self.run);
         // A connection that the CRM has closed is known to be closed by then.
         sleep(PAUSE).await;
         let at = self.clock.now();
         let after_insert = self.inserted.map(|inserted| inserted.elapsed());
-        let exchange = self.exchanger.send(&call, token).await?;
+        let exchange = self.exchanger.send(&call, token).await;
+        self.run.sending = None;
+        let exchange = exchange.map_err(|why| Stopped::new(format!("{name} cannot be sent: {why}")))?;
         let mut classified = classify(&exchange.result, self.clock.now());
-        classified.hide(self.token.expose_secret());
+        for token in &self.tokens {
+            classified.hide(token.expose_secret());
+        }
         let body = match &exchange.result {
             HttpResult::Reply(reply) => Body::read(&reply.body),
             HttpResult::NotSent(_) | HttpResult::NoAnswer(_) => Body::read(&[]),
@@ -188,8 +230,8 @@ impl Runner<'_> {
 }
 
 /// Why no task is sent after this answer of tokenInformation.php.
-fn reason_to_stop(classified: &Classified) -> Option<String> {
-    let advice = match classified.outcome {
+fn reason_to_stop(step: &Step) -> Option<Stopped> {
+    let advice = match step.classified.outcome {
         Outcome::Created | Outcome::Rejected => return None,
         Outcome::Throttled => "Stop the other programs that use this token for a minute, then try again.",
         Outcome::QuotaExhausted => "Try again after the reset of the quota.",
@@ -199,7 +241,9 @@ fn reason_to_stop(classified: &Classified) -> Option<String> {
             "Run \"wolkvox-task-worker check\", and check whether this machine's address is allowed in the CRM."
         }
     };
-    Some(format!("{}. {advice}", classified.reason))
+    let reason = step.reason();
+    let why = format!("tokenInformation.php was asked first, and no task was sent: {reason}. {advice}");
+    Some(Stopped { why, said: step.said().map(ToOwned::to_owned) })
 }
 
 /// The task of this report among what a search found.

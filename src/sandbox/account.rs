@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
+use super::recorded::to;
 use crate::duration;
 use crate::suggest::suggest;
 
@@ -63,6 +64,12 @@ pub(super) struct Account {
     pub(super) refused_search: Option<(u16, String)>,
     /// How much later the dates of a task come back than they were sent.
     pub(super) shifted_dates: SignedDuration,
+    /// Each token is accepted.
+    pub(super) any_token: bool,
+    /// A token is accepted for each operation.
+    pub(super) any_operation: bool,
+    /// The recorded answers that are not given, because a rule beside the report's says how the account answers.
+    pub(super) ruled: Vec<&'static str>,
 }
 
 impl Default for Account {
@@ -83,12 +90,15 @@ impl Default for Account {
             bad_token: None,
             refused_search: None,
             shifted_dates: SignedDuration::ZERO,
+            any_token: false,
+            any_operation: false,
+            ruled: Vec::new(),
         }
     }
 }
 
 /// What may stand behind `account:`.
-pub(super) const FORMS: [&str; 17] = [
+pub(super) const FORMS: [&str; 19] = [
     "string-codes",
     "number-codes",
     "status-200",
@@ -103,6 +113,8 @@ pub(super) const FORMS: [&str; 17] = [
     "lenient",
     "close",
     "silent-close",
+    "any-token",
+    "any-operation",
     "bad-token:CODE:TEXT",
     "refused-search:CODE:TEXT",
     "shifted-dates:+DURATION or shifted-dates:-DURATION",
@@ -127,6 +139,8 @@ impl Account {
             ("altered-accents", None) => self.altered_accents = true,
             ("free-information", None) => self.free_information = true,
             ("lenient", None) => self.lenient = true,
+            ("any-token", None) => self.any_token = true,
+            ("any-operation", None) => self.any_operation = true,
             ("close", None) => self.close = true,
             ("silent-close", None) => self.silent_close = true,
             ("slow-counter", Some(text)) => self.slow_counter = wait(text)?,
@@ -139,6 +153,19 @@ impl Account {
             (word, _) => return Err(unknown(word)),
         }
         Ok(())
+    }
+
+    /// Gives no recorded answer to what this behaviour is about.
+    pub(super) fn rule_out(&mut self, behaviour: &str) {
+        let answers: &[&'static str] = match behaviour.split(':').next().unwrap_or_default() {
+            "string-codes" | "number-codes" | "status-200" => &to::ALL,
+            "no-id" | "uuid-id" => &[to::CREATED],
+            "lenient" => &[to::MISSING_FIELD],
+            "any-token" | "any-operation" | "bad-token" => &[to::WRONG_TOKEN, to::WRONG_OPERATION],
+            "refused-search" => &[to::SEARCH, to::SEARCH_BY_DATES],
+            _ => &[],
+        };
+        self.ruled.extend(answers);
     }
 }
 

@@ -10,25 +10,32 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
 use super::account::Account;
-use super::answer::{Answer, Refusal, account_headers};
+use super::answer::{Answer, Refusal};
+use super::recorded::to;
 use super::state::State;
 
 /// Bytes of a request's body, beyond which it is answered 413.
 pub(super) const MAX_BODY: usize = 1024 * 1024;
+/// The outcome of a request that an account refused in a report.
+pub(super) const RECORDED: &str = "recorded";
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The known token of a request.
-pub(super) fn authenticate(state: &State, headers: &HeaderMap) -> Result<Arc<str>, Refusal> {
+pub(super) fn authenticate(state: &State, account: &Account, headers: &HeaderMap) -> Result<Arc<str>, Refusal> {
     match headers.get("wolkvox-token") {
-        Some(given) if !given.is_empty() => state.token(given.as_bytes()).ok_or(Refusal::InvalidToken),
+        Some(given) if !given.is_empty() => {
+            let any = || state.first_token().filter(|_| account.any_token);
+            state.token(given.as_bytes()).or_else(any).ok_or(Refusal::InvalidToken)
+        }
         Some(_) | None => Err(Refusal::NoToken),
     }
 }
 
 /// Refuses another operation than the token's.
-pub(super) fn check_operation(state: &State, operation: &str) -> Result<(), Refusal> {
-    if operation == state.options.operation { Ok(()) } else { Err(Refusal::OtherOperation) }
+pub(super) fn check_operation(state: &State, account: &Account, operation: &str) -> Result<(), Refusal> {
+    let is_accepted = account.any_operation || operation == state.options.operation;
+    if is_accepted { Ok(()) } else { Err(Refusal::OtherOperation) }
 }
 
 /// A body that has arrived.
@@ -40,7 +47,7 @@ pub(super) struct Received {
 }
 
 /// Reads a body to its end, and refuses one of another operation.
-pub(super) async fn receive(state: &State, request: Request) -> Result<Received, Refusal> {
+pub(super) async fn receive(state: &State, account: &Account, request: Request) -> Result<Received, Refusal> {
     let content_type = request.headers().get(header::CONTENT_TYPE);
     let content_type = content_type.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let bytes = match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await {
@@ -54,15 +61,22 @@ pub(super) async fn receive(state: &State, request: Request) -> Result<Received,
     if let Ok(Value::Object(members)) = &document
         && let Some(Value::String(operation)) = members.get("operation")
     {
-        check_operation(state, operation)?;
+        check_operation(state, account, operation)?;
     }
     Ok(Received { bytes, document, content_type })
 }
 
 /// The answer to a call that was not carried out.
 pub(super) fn refusal_answer(state: &State, account: &Account, refusal: &Refusal) -> Answer {
-    let recorded = refusal.exchange().and_then(|exchange| state.options.recorded.answer(exchange, None));
-    recorded.map_or_else(|| refusal.answer(account), |answer| account_headers(account, answer))
+    let recorded = refusal.recorded().and_then(|to| state.options.recorded.answer(to, account, None));
+    recorded.unwrap_or_else(|| refusal.answer(account))
+}
+
+/// The answer of an account that refused everything, which is counted.
+pub(super) fn refused_as_recorded(state: &State, account: &Account) -> Option<Response> {
+    let answer = state.options.recorded.answer(to::EVERYTHING, account, None)?;
+    state.count(RECORDED);
+    Some(answer.into_response())
 }
 
 /// Counts a refusal and answers with it.

@@ -199,8 +199,8 @@ impl Refusal {
         answer
     }
 
-    /// The exchange of a report in which an account refuses so.
-    pub(super) fn exchange(&self) -> Option<&'static str> {
+    /// The recorded answer in which an account refuses so.
+    pub(super) fn recorded(&self) -> Option<&'static str> {
         match self {
             Self::InvalidToken => Some("wrong_token"),
             Self::OtherOperation => Some("wrong_operation"),

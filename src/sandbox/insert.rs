@@ -12,9 +12,10 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::account::Account;
-use super::admission::{Received, authenticate, receive, refusal_answer, refuse};
+use super::admission::{RECORDED, Received, authenticate, receive, refusal_answer, refuse};
 use super::answer::Refusal;
 use super::client::Client;
+use super::recorded::to;
 use super::state::{Slot, State};
 use ending::Ending;
 
@@ -44,8 +45,8 @@ async fn admit(
     client: &Client,
     request: Request,
 ) -> Result<(Slot, Call), Refusal> {
-    let token = authenticate(state, request.headers())?;
-    let received = receive(state, request).await?;
+    let token = authenticate(state, account, request.headers())?;
+    let received = receive(state, account, request).await?;
     let arrived = Instant::now();
     let slot = state.admit(token, client, account, 1)?;
     Ok((slot, Call { arrived, received }))
@@ -85,14 +86,24 @@ async fn conclude(
     let name = check::check(call.received.content_type.as_deref(), &call.received.document, account.lenient)?;
     let fault = state.fault(name);
     let action = fault.as_ref().map(|fault| &fault.action);
-    let outcome = action.map_or("created", |action| action.outcome());
-    let creates = action.is_none_or(|action| action.creates());
+    let recorded = &state.options.recorded;
+    let refused = [to::EVERYTHING, to::REFUSED].iter().find_map(|to| recorded.answer(to, account, None));
+    let refused = refused.filter(|_| fault.is_none());
+    let outcome = match (action, &refused) {
+        (Some(action), _) => action.outcome(),
+        (None, Some(_)) => RECORDED,
+        (None, None) => "created",
+    };
+    let creates = refused.is_none() && action.is_none_or(|action| action.creates());
     let delay = action.map_or(Duration::ZERO, |action| action.delay());
     // What takes its time is done during the latency, not after it.
     let payload: Box<RawValue> =
         serde_json::from_slice(&call.received.bytes).map_err(|error| Refusal::Parameters(error.to_string()))?;
     let id = state.next_id(account);
-    let ending = ending::ending(fault, account, &state.options.recorded, &id);
+    let ending = match refused {
+        Some(answer) => Ending::Answer(answer),
+        None => ending::ending(fault, account, recorded, &id),
+    };
     wait_until(call.arrived, state.options.latency.saturating_add(delay)).await;
     if creates {
         state.create(payload, token, client.number, id)?;

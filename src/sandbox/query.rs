@@ -13,9 +13,10 @@ use jiff::civil::DateTime;
 use serde_json::{Map, Value, json};
 
 use super::account::Account;
-use super::admission::{authenticate, receive, refuse};
+use super::admission::{authenticate, receive, refuse, refused_as_recorded};
 use super::answer::{Refusal, Verdict};
 use super::client::Client;
+use super::recorded::to;
 use super::state::{State, Task};
 
 /// The module that tasks are found in.
@@ -39,7 +40,7 @@ pub(super) async fn by_field(
     Extension(client): Extension<Client>,
     request: Request,
 ) -> Response {
-    answer(&state, &client, request, read_field).await
+    answer(&state, &client, request, read_field, to::SEARCH).await
 }
 
 /// `queryDates.php`: records by the time of their creation.
@@ -48,7 +49,7 @@ pub(super) async fn by_dates(
     Extension(client): Extension<Client>,
     request: Request,
 ) -> Response {
-    answer(&state, &client, request, read_dates).await
+    answer(&state, &client, request, read_dates, to::SEARCH_BY_DATES).await
 }
 
 async fn answer(
@@ -56,15 +57,23 @@ async fn answer(
     client: &Client,
     request: Request,
     read: fn(&Map<String, Value>) -> Result<Search, Refusal>,
+    to: &str,
 ) -> Response {
     let account = state.account();
-    match (find(state, &account, client, request, read).await, &account.refused_search) {
-        (Ok(_), Some((code, msg))) => {
+    if let Some(refused) = refused_as_recorded(state, &account) {
+        return refused;
+    }
+    let recorded = state.options.recorded.answer(to, &account, None);
+    match (find(state, &account, client, request, read).await, &account.refused_search, recorded) {
+        (Ok(_), Some((code, msg)), _) => {
             let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::BAD_REQUEST);
             Verdict::refused(status, *code, msg.clone()).answer(&account).into_response()
         }
-        (Ok(records), None) => Verdict::found(records.len(), Value::from(records)).answer(&account).into_response(),
-        (Err(refusal), _) => refuse(state, &account, &refusal),
+        (Ok(_), None, Some(recorded)) => recorded.into_response(),
+        (Ok(records), None, None) => {
+            Verdict::found(records.len(), Value::from(records)).answer(&account).into_response()
+        }
+        (Err(refusal), ..) => refuse(state, &account, &refusal),
     }
 }
 
@@ -75,8 +84,8 @@ async fn find(
     request: Request,
     read: fn(&Map<String, Value>) -> Result<Search, Refusal>,
 ) -> Result<Vec<Value>, Refusal> {
-    let token = authenticate(state, request.headers())?;
-    let received = receive(state, request).await?;
+    let token = authenticate(state, account, request.headers())?;
+    let received = receive(state, account, request).await?;
     let slot = state.admit(token, client, account, 1)?;
     let Ok(Value::Object(members)) = &received.document else {
         return Err(Refusal::Parameters("a JSON object".to_owned()));
@@ -131,8 +140,8 @@ fn record(task: &Task, account: &Account) -> Option<Map<String, Value>> {
     record.insert(CREATED.to_owned(), json!(local(task.at, account)));
     for (field, value) in fields {
         let value = match value.as_str() {
-            Some(text) if account.altered_accents => json!(altered(text)),
             Some(text) if field.ends_with("_date") => json!(shifted(text, account)),
+            Some(text) if account.altered_accents => json!(altered(text)),
             _ => value,
         };
         record.insert(field, value);

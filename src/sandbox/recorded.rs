@@ -1,5 +1,7 @@
 //! Answers of a real account, as the report of `crm-report` has them, and what else the report says of that account.
 
+pub(super) mod to;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -7,13 +9,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::answer::Answer;
+use super::account::Account;
+use super::answer::{Answer, account_headers};
 use super::faults::{self, Rule};
 
-/// The exchanges of a report whose answers are given again, byte for byte but for ids.
-pub const REPLAYED: [&str; 4] = ["insert", "missing_field", "wrong_token", "wrong_operation"];
-
-/// Recorded answers by the name of their exchange.
+/// Recorded answers by what they are the answer to.
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
     answers: BTreeMap<String, Answer>,
@@ -22,13 +22,19 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// The recorded answer of an exchange, with `id` in the place of the recorded id.
-    pub(super) fn answer(&self, exchange: &str, id: Option<&str>) -> Option<Answer> {
-        let mut answer = self.answers.get(exchange)?.clone();
+    /// The recorded answer, with `id` in the place of the recorded id. None where the account has a rule about it, which says
+    /// more than the record.
+    pub(super) fn answer(&self, to: &str, account: &Account, id: Option<&str>) -> Option<Answer> {
+        let mut answer = self.answers.get(to).filter(|_| !account.ruled.contains(&to))?.clone();
         if let (Some(recorded), Some(id)) = (&self.id, id) {
             answer.body = String::from_utf8_lossy(&answer.body).replace(recorded, id).into_bytes().into();
         }
-        Some(answer)
+        Some(account_headers(account, answer))
+    }
+
+    /// Forgets how searches were refused.
+    pub fn forget_searches(&mut self) {
+        self.answers.retain(|to, _| ![to::SEARCH, to::SEARCH_BY_DATES].contains(&to.as_str()));
     }
 }
 
@@ -70,11 +76,14 @@ struct Settings {
     query: bool,
     daily_limit: Option<u64>,
     faults: Value,
+    /// The numbers of the exchanges whose answers are given again.
+    #[serde(default)]
+    answers: BTreeMap<String, u64>,
 }
 
 #[derive(Deserialize)]
 struct Exchange {
-    name: String,
+    number: u64,
     response: Option<Response>,
     wolkvox_id: Option<String>,
 }
@@ -103,21 +112,25 @@ pub fn parse(json: &[u8]) -> Result<Replay, Error> {
     }
     let rules = faults::parse(report.sandbox.faults.to_string().as_bytes());
     let mut recorded = Recorded::default();
-    for exchange in report.exchanges {
-        let replayed = REPLAYED.contains(&exchange.name.as_str());
-        if let (true, Some(response)) = (replayed, exchange.response.filter(|response| response.body_is_whole)) {
-            if exchange.name == "insert" {
-                // Without an id the CRM did not create a task that other answers could stand for.
-                let Some(id) = exchange.wolkvox_id else { continue };
-                recorded.id = Some(id);
-            }
-            recorded.answers.insert(exchange.name, answer(&response)?);
+    for (to, number) in report.sandbox.answers {
+        if !to::ALL.contains(&to.as_str()) {
+            return Err(Error(format!("its sandbox.answers: \"{to}\" is none of {}", to::ALL.join(", "))));
+        }
+        let exchange = report.exchanges.iter().find(|exchange| exchange.number == number);
+        let response = exchange.and_then(|exchange| exchange.response.as_ref());
+        if let Some(response) = response.filter(|response| response.body_is_whole) {
+            recorded.answers.insert(to, answer(response)?);
         }
     }
+    recorded.id = report.exchanges.iter().find_map(|exchange| exchange.wolkvox_id.clone());
     Ok(Replay {
         query: report.sandbox.query,
         daily_limit: report.sandbox.daily_limit,
-        faults: rules.map_err(|error| Error(format!("its sandbox.faults: {error}")))?,
+        faults: rules
+            .map_err(|error| Error(format!("its sandbox.faults: {error}")))?
+            .into_iter()
+            .map(Rule::of_report)
+            .collect(),
         recorded,
     })
 }

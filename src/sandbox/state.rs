@@ -45,7 +45,7 @@ pub(super) struct Task {
 /// The sandbox's memory, shared by all connections.
 #[derive(Debug)]
 pub(super) struct State {
-    /// How it was told to behave.
+    /// How it behaves.
     pub(super) options: Options,
     limits: Limits,
     memory: Mutex<Memory>,
@@ -107,6 +107,11 @@ impl State {
     pub(super) fn token(&self, given: &[u8]) -> Option<Arc<str>> {
         let memory = self.lock();
         memory.tokens.keys().find(|token| token.as_bytes() == given).cloned()
+    }
+
+    /// The first of the known tokens.
+    pub(super) fn first_token(&self) -> Option<Arc<str>> {
+        self.options.tokens.first().and_then(|token| self.token(token.as_bytes()))
     }
 
     /// Takes a slot and spends `cost` calls of the quota, or says which limit forbids it.

@@ -9,7 +9,7 @@ use serde_json::json;
 use url::form_urlencoded;
 
 use super::account::Account;
-use super::admission::{authenticate, check_operation, refuse};
+use super::admission::{authenticate, check_operation, refuse, refused_as_recorded};
 use super::answer::{Refusal, Verdict};
 use super::client::Client;
 use super::state::{Quota, State};
@@ -22,6 +22,9 @@ pub(super) async fn information(
     uri: Uri,
 ) -> Response {
     let account = state.account();
+    if let Some(refused) = refused_as_recorded(&state, &account) {
+        return refused;
+    }
     match spend(&state, &account, &client, &headers, &uri) {
         Ok(quota) => verdict(state.options.daily_limit, quota).answer(&account).into_response(),
         Err(refusal) => refuse(&state, &account, &refusal),
@@ -35,10 +38,10 @@ fn spend(
     headers: &HeaderMap,
     uri: &Uri,
 ) -> Result<Quota, Refusal> {
-    let token = authenticate(state, headers)?;
+    let token = authenticate(state, account, headers)?;
     let query = uri.query().unwrap_or_default();
     match form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "operation") {
-        Some((_, operation)) => check_operation(state, &operation)?,
+        Some((_, operation)) => check_operation(state, account, &operation)?,
         None => return Err(Refusal::Parameters("operation".to_owned())),
     }
     let slot = state.admit(token, client, account, u64::from(!account.free_information))?;

@@ -11,15 +11,16 @@ const KEPT: Duration = Duration::from_secs(3);
 /// An answer that takes more than this part of the timeout is slow, in per cent.
 const SLOW: u32 = 50;
 
-/// Whether connections are used again.
+/// Whether connections are used again. Likely at most, but for an announced close that was seen more than once: a proxy or a busy
+/// moment looks the same.
 pub(super) fn connections(facts: Facts<'_>) -> Finding {
     let about = "connections";
     let steps = &facts.run.steps;
     let pairs: Vec<(&Step, &Step)> = steps.iter().zip(steps.iter().skip(1)).filter(|pair| is_near(*pair)).collect();
     let known: Vec<((&Step, &Step), bool)> = pairs.iter().filter_map(|pair| Some((*pair, is_reused(*pair)?))).collect();
     let evidence = |pair: &(&Step, &Step)| [facts.number(pair.0), facts.number(pair.1)];
-    // A connection that was not free in time is no closed one, so a single new connection proves nothing.
-    let closed = known.iter().all(|(_, reused)| !reused);
+    // A connection that was not free in time is not closed, so a single new connection proves nothing.
+    let closed = !known.is_empty() && known.iter().all(|(_, reused)| !reused);
     let unannounced = known.iter().find(|((one, _), _)| !announces_close(one));
     if let (true, Some((pair, _))) = (closed, unannounced) {
         let words = "A connection was closed after an answer that did not announce it. A request that is sent at that moment \
@@ -29,18 +30,19 @@ pub(super) fn connections(facts: Facts<'_>) -> Finding {
             .likely()
             .set("crm.reuse_connections = false");
     }
-    match known.first().filter(|_| closed) {
-        Some((pair, _)) => {
-            let words =
-                "The CRM announces that it closes the connection after an answer, and each request has its own.";
-            Finding::new(about, "closed_announced", words).from(evidence(pair))
+    let other_end = if facts.config.proxy.is_some() { "The proxy" } else { "The CRM" };
+    match (known.first(), known.iter().find(|(_, reused)| *reused)) {
+        (None, _) => Finding::unknown(about, "There were no two answers in a row."),
+        (Some(_), Some((pair, _))) => {
+            Finding::new(about, "reused", "Connections are kept and used again.").from(evidence(pair)).likely()
         }
-        None => match known.iter().find(|(_, reused)| *reused) {
-            Some((pair, _)) => {
-                Finding::new(about, "reused", "Connections are kept and used again.").from(evidence(pair)).likely()
-            }
-            None => Finding::unknown(about, "There were no two answers in a row."),
-        },
+        (Some((pair, _)), None) => {
+            let words = format!(
+                "{other_end} announces that it closes the connection after an answer, and each request has its own."
+            );
+            let finding = Finding::new(about, "closed_announced", words).from(evidence(pair));
+            if known.len() > 1 { finding } else { finding.likely() }
+        }
     }
 }
 
@@ -50,7 +52,7 @@ fn is_near((one, next): (&Step, &Step)) -> bool {
     next.at.duration_since(ended).unsigned_abs() < KEPT
 }
 
-/// Whether the second of two requests went over the first one's connection, where that can be told.
+/// Whether the second of two requests went over the first one's connection, where that can be seen.
 fn is_reused((one, next): (&Step, &Step)) -> Option<bool> {
     match (local(one), local(next), &next.exchange.result) {
         (Some(one), Some(next), _) => Some(one == next),
@@ -72,7 +74,7 @@ fn announces_close(step: &Step) -> bool {
     is_old || headers.into_iter().any(|(name, value)| name == "connection" && value.to_lowercase().contains("close"))
 }
 
-/// The address family and the proxy.
+/// The address family and the proxy. Certain: it is this end's own connection.
 pub(super) fn route(facts: Facts<'_>) -> Finding {
     let about = "route";
     let steps = facts.run.steps.iter();
@@ -81,17 +83,21 @@ pub(super) fn route(facts: Facts<'_>) -> Finding {
         return Finding::unknown(about, "There was no answer.");
     };
     let family = if remote.is_ipv6() { "IPv6" } else { "IPv4" };
-    let (answer, words) = match &facts.config.proxy {
-        Some(proxy) => (format!("{family}, proxy"), format!("Requests go by {family} through {proxy}.")),
-        None => (
-            family.to_owned(),
-            format!("Requests go by {family}, without a proxy. The CRM sees this machine's outgoing address."),
-        ),
+    let finding = match &facts.config.proxy {
+        Some(proxy) => {
+            let words = format!("This machine reaches the proxy by {family}. The CRM sees the proxy's address.");
+            Finding::new(about, format!("{family}, proxy"), words).said(Some(proxy.to_string()))
+        }
+        None => {
+            let words =
+                format!("Requests go by {family}, without a proxy. The CRM sees the outgoing address of this network.");
+            Finding::new(about, family, words)
+        }
     };
-    Finding::new(about, answer, words).from([facts.number(step)])
+    finding.from([facts.number(step)])
 }
 
-/// Whether the answer to the task leaves room before the timeout.
+/// Whether the answer to the task leaves room before the timeout. Likely at most: it is one request.
 pub(super) fn latency(facts: Facts<'_>) -> Finding {
     let about = "latency";
     let Some(step) = facts.step("insert") else {
@@ -100,8 +106,17 @@ pub(super) fn latency(facts: Facts<'_>) -> Finding {
     let total = step.exchange.total;
     let timeout = facts.config.request_timeout;
     let millis = total.as_millis();
+    let evidence = [facts.number(step)];
+    match &step.exchange.result {
+        HttpResult::NotSent(_) => return Finding::unknown(about, "The task was not sent.").from(evidence),
+        HttpResult::NoAnswer(_) => {
+            let words = format!("There was no answer to the task within {millis} ms.");
+            return Finding::unknown(about, words).from(evidence);
+        }
+        HttpResult::Reply(_) => {}
+    }
     let slow = total >= timeout * SLOW / 100;
     let words = format!("The answer to the task took {millis} ms; crm.request_timeout is {} ms.", timeout.as_millis());
-    let finding = Finding::new(about, if slow { "slow" } else { "fast" }, words).from([facts.number(step)]);
+    let finding = Finding::new(about, if slow { "slow" } else { "fast" }, words).from(evidence).likely();
     if slow { finding.set("crm.request_timeout to three times of that, or more") } else { finding }
 }

@@ -1,11 +1,13 @@
 //! How the account refuses.
 
 use crate::crm::classify::{HttpResult, Outcome};
-use crate::crm_report::finding::{Facts, Finding};
+use crate::crm::exchange::Call;
+use crate::crm_report::finding::{Confidence, Facts, Finding};
 use crate::crm_report::plan::MISSING;
 use crate::crm_report::run::Step;
 
-/// How the HTTP status stands to `code`.
+/// How the HTTP status stands to `code`. Likely where a single call refused: others may refuse in another way. A refusal that
+/// differs is certain.
 pub(super) fn http_status(facts: Facts<'_>) -> Finding {
     let about = "http_status";
     let refused = |step: &&Step| step.classified.code.is_some_and(|code| code != 200);
@@ -14,56 +16,77 @@ pub(super) fn http_status(facts: Facts<'_>) -> Finding {
     let (answer, words) = if steps.is_empty() {
         return Finding::unknown(about, "No answer had a code other than 200.");
     } else if steps.iter().map(both).all(|(status, code)| status == code) {
-        ("equals_code", "The HTTP status of a refusal is its code.")
+        ("equals_code", "The HTTP status of each refusal was its code.")
     } else if steps.iter().map(both).all(|(status, _)| status == Some(200)) {
-        ("always_200", "The HTTP status is 200 also for a refusal. The worker goes by the code.")
+        ("always_200", "The HTTP status of each refusal was 200. The worker goes by the code.")
     } else {
-        ("other", "The HTTP status of a refusal is neither its code nor always 200. The worker goes by the code.")
+        ("other", "The HTTP status of a refusal was neither its code nor always 200. The worker goes by the code.")
     };
+    let is_one_call = steps.iter().all(|step| path(&step.call) == steps.first().map_or("", |first| path(&first.call)));
+    let confidence = if is_one_call && answer != "other" { Confidence::Likely } else { Confidence::Certain };
     let evidence: Vec<usize> = steps.iter().map(|step| facts.number(step)).collect();
-    Finding::new(about, answer, words).from(evidence)
+    Finding::new(about, answer, words).from(evidence).with(confidence)
 }
 
-/// Whether a wrong token is refused as documented.
+fn path(call: &Call) -> &'static str {
+    match call {
+        Call::Insert(_) => "insert.php",
+        Call::TokenInformation(_) => "tokenInformation.php",
+        Call::Query(_) => "query.php",
+        Call::QueryDates(_) => "queryDates.php",
+    }
+}
+
+/// Whether a wrong token is refused as documented. Certain for tokenInformation.php, the only call that is tried with one.
 pub(super) fn wrong_token(facts: Facts<'_>) -> Finding {
-    refused_as_documented(facts, "wrong_token", "A wrong token")
+    refused_as_documented(facts, "wrong_token", "a wrong token")
 }
 
-/// Whether another operation than the token's is refused as documented.
+/// Whether another operation than the token's is refused as documented. Certain for tokenInformation.php.
 pub(super) fn wrong_operation(facts: Facts<'_>) -> Finding {
-    refused_as_documented(facts, "wrong_operation", "A wrong operation")
+    refused_as_documented(facts, "wrong_operation", "a wrong operation")
 }
 
 fn refused_as_documented(facts: Facts<'_>, about: &'static str, what: &str) -> Finding {
     let Some(step) = facts.step(about) else {
         return Finding::unknown(about, "It was not tried.");
     };
+    let evidence = [facts.number(step)];
+    let said = step.said().unwrap_or_default();
+    let reason = step.reason();
     if !matches!(step.exchange.result, HttpResult::Reply(_)) {
-        return Finding::unknown(about, format!("There was no answer: {}.", step.classified.reason));
+        return Finding::unknown(about, format!("There was no answer: {reason}.")).said(step.said()).from(evidence);
     }
-    let said = step.classified.message.as_deref().unwrap_or_default();
-    let reason = &step.classified.reason;
-    let outcome = step.classified.outcome;
-    let (answer, words) = if step.is_accepted() {
-        ("accepted", format!("{what} is accepted."))
-    } else if outcome == Outcome::Unauthorized && said.eq_ignore_ascii_case("please validate token") {
-        ("documented", format!("{what} is refused as documented: {reason}."))
-    } else if outcome == Outcome::Unauthorized {
-        (
-            "other_words",
-            format!("{what} is refused in other words than documented. The worker understands them: {reason}."),
-        )
-    } else {
-        let words = format!(
-            "{what} is not refused as documented: {reason}. The worker takes it for {} and does not suspend the token.",
-            outcome.as_str()
-        );
-        ("misunderstood", words)
+    let is_about_token = step.classified.code.is_some_and(|code| (400..500).contains(&code) && code != 429);
+    let finding = match step.classified.outcome {
+        Outcome::Created => Finding::new(about, "accepted", format!("tokenInformation.php accepts {what}.")),
+        Outcome::Unauthorized if said.eq_ignore_ascii_case("please validate token") => {
+            Finding::new(about, "documented", format!("tokenInformation.php refuses {what} as documented: {reason}."))
+        }
+        Outcome::Unauthorized => {
+            let words = format!(
+                "tokenInformation.php refuses {what} in other words than documented. The worker understands them: {reason}."
+            );
+            Finding::new(about, "other_words", words)
+        }
+        outcome @ (Outcome::Rejected | Outcome::Misconfigured | Outcome::Unavailable) if is_about_token => {
+            let words = format!(
+                "tokenInformation.php does not refuse {what} as documented: {reason}. The worker takes it for {} and does \
+                 not suspend the token.",
+                outcome.as_str()
+            );
+            Finding::new(about, "misunderstood", words).likely()
+        }
+        _ => {
+            let words = format!("The answer to {what} may have another cause: {reason}.");
+            Finding::new(about, "unclear", words).with(Confidence::Unknown)
+        }
     };
-    Finding::new(about, answer, words).from([facts.number(step)])
+    finding.said(step.said()).from(evidence)
 }
 
-/// Whether a task without a required field is refused.
+/// Whether a task without a required field is refused. Certain where the task with all fields was created: the two differ in
+/// nothing else.
 pub(super) fn missing_field(facts: Facts<'_>) -> Finding {
     let about = "missing_field";
     let Some(step) = facts.step(about) else {
@@ -72,14 +95,22 @@ pub(super) fn missing_field(facts: Facts<'_>) -> Finding {
             "It was not tried; --try-missing-field tries it, which may create a second task.",
         );
     };
-    let reason = &step.classified.reason;
-    let outcome = step.classified.outcome;
-    let (answer, words) = if step.is_accepted() {
-        ("accepted", format!("A task without {MISSING} is created. There are now two tasks to remove."))
-    } else if outcome == Outcome::Rejected {
-        ("refused", format!("A task without {MISSING} is refused: {reason}."))
-    } else {
-        (outcome.as_str(), format!("A task without {MISSING} has the outcome {}: {reason}.", outcome.as_str()))
+    let reason = step.reason();
+    let is_whole_created = facts.step("insert").is_some_and(Step::is_accepted);
+    let finding = match step.classified.outcome {
+        Outcome::Created => {
+            Finding::new(about, "accepted", format!("A task without {MISSING} was created. Remove it, too."))
+        }
+        Outcome::Rejected if is_whole_created => {
+            Finding::new(about, "refused", format!("A task without {MISSING} is refused: {reason}."))
+        }
+        outcome => {
+            let words = format!(
+                "A task without {MISSING} had the outcome {}: {reason}. That may have another cause than the missing field.",
+                outcome.as_str()
+            );
+            Finding::new(about, outcome.as_str(), words).with(Confidence::Unknown)
+        }
     };
-    Finding::new(about, answer, words).from([facts.number(step)])
+    finding.said(step.said()).from([facts.number(step)])
 }

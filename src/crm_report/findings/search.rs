@@ -1,8 +1,9 @@
-//! Whether tasks can be searched.
+//! Whether tasks can be searched. A search that was refused says nothing about that.
 
 use serde_json::Value;
 
-use crate::crm_report::finding::{Facts, Finding};
+use crate::crm_report::finding::{Confidence, Facts, Finding};
+use crate::crm_report::plan::SEARCH_LIMIT;
 use crate::crm_report::run::{Step, own_record};
 
 /// The calls of `query.php`, and the field that each searches by.
@@ -12,72 +13,133 @@ const QUERIES: [(&str, &str); 3] =
 /// How an answer begins that is a time.
 pub(in crate::crm_report) const FOUND_AFTER: &str = "found after ";
 
-/// Whether `query.php` finds the task, by which fields, and after how long.
+/// Whether `query.php` finds the task, by which fields, and after how long. Certain where it does. Where it answers and does not,
+/// a later search may find it.
 pub(super) fn query(facts: Facts<'_>) -> Finding {
     let about = "query";
+    let fields: Vec<Searched<'_>> = QUERIES.iter().map(|(name, field)| Searched::new(facts, name, field)).collect();
     let asked: Vec<&Step> =
         facts.run.steps.iter().filter(|step| QUERIES.iter().any(|(name, _)| *name == step.name)).collect();
-    if asked.is_empty() {
-        return Finding::unknown(about, "No task was created that could be searched for.");
-    }
-    let finds = |step: &&Step| own_record(step, facts.plan).is_some();
-    let mut found: Vec<&Step> = asked.iter().copied().filter(finds).collect();
-    let Some(first) = found.first().copied() else {
-        let refused = asked.iter().find(|step| !step.is_accepted());
-        let evidence: Vec<usize> = asked.iter().map(|step| facts.number(step)).collect();
-        let (answer, words) = match refused {
-            Some(step) => ("refused", format!("query.php does not search activities: {}.", step.classified.reason)),
-            None => ("not_found", "query.php answers and does not find the task.".to_owned()),
+    let evidence: Vec<usize> = asked.iter().map(|step| facts.number(step)).collect();
+    let Some(last) = asked.last() else {
+        return Finding::unknown(about, "No search was sent, because no task was created.");
+    };
+    let refused = asked.iter().find(|step| !step.is_accepted());
+    let each = fields.iter().filter_map(Searched::words).collect::<Vec<_>>().join("; ");
+    let first = asked.iter().find(|step| own_record(step, facts.plan).is_some());
+    let finding = if let Some(first) = first {
+        let missed = fields.iter().any(|searched| searched.name == first.name && searched.last_miss().is_some());
+        let answer = match missed {
+            true => format!("{FOUND_AFTER}{}ms", after(first).as_millis()),
+            false => "found".to_owned(),
         };
-        return Finding::new(about, answer, words).from(evidence).likely();
+        Finding::new(about, answer, format!("query.php finds the task {each}."))
+    } else if asked.iter().any(|step| step.is_accepted()) {
+        let words = format!(
+            "query.php answers and does not find the task, {each}. Either it does not search activities, or it finds them later \
+             than {} after the task.",
+            seconds(last)
+        );
+        Finding::new(about, "not_found", words).likely()
+    } else {
+        let reason = refused.map(|step| step.reason()).unwrap_or_default();
+        let words = format!(
+            "Each search with query.php was refused: {reason}. That does not show whether it searches activities."
+        );
+        Finding::new(about, "refused", words).with(Confidence::Unknown)
     };
-    found.dedup_by_key(|step| step.name);
-    let field = |step: &&Step| QUERIES.iter().find(|(name, _)| *name == step.name).map(|(_, field)| *field);
-    let fields = found.iter().filter_map(field).collect::<Vec<_>>().join(", ");
-    let after = first.after_insert.unwrap_or_default();
-    let at_once = asked.iter().take_while(|step| !std::ptr::eq(**step, first)).all(|step| step.name != first.name);
-    let when = match at_once {
-        true => "at once".to_owned(),
-        false => format!("{:.1} s after it was created, not before", after.as_secs_f64()),
-    };
-    let answer = if at_once { "found".to_owned() } else { format!("{FOUND_AFTER}{}ms", after.as_millis()) };
-    let evidence: Vec<usize> = found.iter().map(|step| facts.number(step)).collect();
-    Finding::new(about, answer, format!("query.php finds the task {when}, by {fields}.")).from(evidence)
+    finding.said(refused.and_then(|step| step.said())).from(evidence)
 }
 
-/// Whether `queryDates.php` finds the task.
+/// The searches by one field.
+struct Searched<'a> {
+    name: &'static str,
+    field: &'static str,
+    steps: Vec<(&'a Step, bool)>,
+}
+
+impl<'a> Searched<'a> {
+    fn new(facts: Facts<'a>, name: &'static str, field: &'static str) -> Self {
+        let steps = facts.run.steps.iter().filter(|step| step.name == name);
+        Self { name, field, steps: steps.map(|step| (step, own_record(step, facts.plan).is_some())).collect() }
+    }
+
+    fn hit(&self) -> Option<&'a Step> {
+        self.steps.iter().find(|(_, is_found)| *is_found).map(|(step, _)| *step)
+    }
+
+    /// The last search that answered and did not find the task.
+    fn last_miss(&self) -> Option<&'a Step> {
+        let misses = self.steps.iter().take_while(|(_, is_found)| !is_found);
+        misses.filter(|(step, _)| step.is_accepted()).last().map(|(step, _)| *step)
+    }
+
+    /// What was seen, and no more.
+    fn words(&self) -> Option<String> {
+        let (first, _) = self.steps.first()?;
+        let field = self.field;
+        Some(match (self.hit(), self.last_miss()) {
+            (Some(hit), None) => format!("by {field} {} after it was created", seconds(hit)),
+            (Some(hit), Some(miss)) => {
+                format!("by {field} {} after it was created (not after {})", seconds(hit), seconds(miss))
+            }
+            (None, Some(miss)) => format!("not by {field} (asked {} after the task)", seconds(miss)),
+            (None, None) => format!("a search by {field} was refused ({} after the task)", seconds(first)),
+        })
+    }
+}
+
+fn after(step: &Step) -> std::time::Duration {
+    step.after_insert.unwrap_or_default()
+}
+
+fn seconds(step: &Step) -> String {
+    format!("{:.1} s", after(step).as_secs_f64())
+}
+
+/// Whether `queryDates.php` finds the task. Certain where it does; see [`query`].
 pub(super) fn query_dates(facts: Facts<'_>) -> Finding {
     let about = "query_dates";
     let Some(step) = facts.step("query_by_dates") else {
-        return Finding::unknown(about, "It was not tried.");
+        return Finding::unknown(about, "No search was sent, because no task was created.");
     };
-    let (answer, words) = if own_record(step, facts.plan).is_some() {
-        ("found", "queryDates.php finds the task by the time of its creation.".to_owned())
-    } else if step.is_accepted() {
-        ("not_found", "queryDates.php answers and does not find the task among the first 100.".to_owned())
+    let when = seconds(step);
+    let finding = if own_record(step, facts.plan).is_some() {
+        let words = format!("queryDates.php finds the task by the time of its creation, {when} after it was created.");
+        Finding::new(about, "found", words)
+    } else if !step.is_accepted() {
+        let words = format!(
+            "The search with queryDates.php was refused: {}. That does not show whether it searches activities.",
+            step.reason()
+        );
+        Finding::new(about, "refused", words).with(Confidence::Unknown).said(step.said())
+    } else if step.body.records().count() >= SEARCH_LIMIT {
+        let words = format!("queryDates.php returned {SEARCH_LIMIT} others. The task may be behind them.");
+        Finding::new(about, "too_many", words).with(Confidence::Unknown)
     } else {
-        ("refused", format!("queryDates.php does not search activities: {}.", step.classified.reason))
+        let words = format!("queryDates.php answers and does not find the task, {when} after the task.");
+        Finding::new(about, "not_found", words).likely()
     };
-    Finding::new(about, answer, words).from([facts.number(step)])
+    finding.from([facts.number(step)])
 }
 
-/// Whether letters with accents come back as they were.
+/// Whether text with accents comes back as it was. Certain for what a search returns, and not for what the CRM stores.
 pub(super) fn accents(facts: Facts<'_>) -> Finding {
     let about = "accents";
-    let Some((step, record)) = facts.found() else {
+    let Some((step, record)) = facts.found_task() else {
         return Finding::unknown(
             about,
-            "The task was not found, so its text was not seen again. Look at it in the CRM.",
+            "No search found the task, so its text was not seen again. Look at it in the CRM.",
         );
     };
     let Some(back) = record.get("description").and_then(Value::as_str) else {
         return Finding::unknown(about, "The task that was found has no description. Look at it in the CRM.");
     };
     let finding = if Some(back) == facts.plan.field("description") {
-        Finding::new(about, "intact", "Text with accents comes back as it was sent.")
+        Finding::new(about, "intact", "A search returns text with accents as it was sent.")
     } else {
-        let words = "Text with accents comes back altered. Look at the task in the CRM: if it is right there, only the search \
-                     alters it. Compare ASCII only when you search.";
+        let words = "A search returns text with accents altered. Look at the task in the CRM: if it is right there, only the \
+                     search alters it. Compare ASCII only when you search.";
         Finding::new(about, "altered", words)
     };
     finding.from([facts.number(step)])

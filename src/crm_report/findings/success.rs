@@ -4,56 +4,96 @@ use serde_json::Value;
 
 use crate::crm::classify::{HttpResult, Outcome};
 use crate::crm_report::body::Form;
-use crate::crm_report::finding::{Facts, Finding};
+use crate::crm_report::finding::{Confidence, Facts, Finding};
 use crate::crm_report::run::Step;
 
-/// Whether the task was created.
+/// Whether the task was created. Certain by the CRM's word, by a search that found the task, and where nothing was sent.
 pub(super) fn insert(facts: Facts<'_>) -> Finding {
     let about = "insert";
     let Some(step) = facts.step("insert") else {
         return Finding::unknown(about, "No task was sent.");
     };
     let outcome = step.classified.outcome;
-    let reason = &step.classified.reason;
-    let words = match (outcome, facts.found()) {
-        (Outcome::Created, _) => format!("The worker sees that the task was created: {reason}."),
-        (Outcome::Unknown, Some(_)) => format!("The task was created, but the worker cannot see that: {reason}."),
-        (Outcome::Unknown, None) => format!("It is not known whether the task was created: {reason}."),
-        _ => format!("The task was not created: {reason}."),
+    let reason = step.reason();
+    let is_sent = !matches!(step.exchange.result, HttpResult::NotSent(_));
+    let (words, confidence) = match (outcome, facts.found_task()) {
+        (Outcome::Created, _) => (format!("The CRM says that it created the task: {reason}."), Confidence::Certain),
+        (_, Some(_)) => {
+            (format!("The task was created, and its answer does not show that: {reason}."), Confidence::Certain)
+        }
+        (Outcome::Unknown, None) => {
+            (format!("It is not known whether the task was created: {reason}."), Confidence::Unknown)
+        }
+        (Outcome::Rejected, None) => (format!("The task was not created: {reason}."), Confidence::Certain),
+        _ if !is_sent => (format!("The task was not created: {reason}."), Confidence::Certain),
+        // Something in front of the API may have answered.
+        _ => (format!("The task was not created: {reason}."), Confidence::Likely),
     };
-    let finding = Finding::new(about, outcome.as_str(), words).from([facts.number(step)]);
-    if step.is_accepted() {
-        finding
-    } else if outcome == Outcome::Unknown {
-        finding.set("retry.on_unknown = \"dead-letter\", until it is known why the answer was lost")
-    } else {
-        finding.set("what the CRM says is wrong, then run crm-report again before the first message")
+    let finding =
+        Finding::new(about, outcome.as_str(), words).said(step.said()).from([facts.number(step)]).with(confidence);
+    match outcome {
+        Outcome::Created => finding,
+        Outcome::Unknown => {
+            finding.set("retry.on_unknown = \"dead-letter\", until it is known why the answer was lost")
+        }
+        _ => finding.set("what the CRM says is wrong, then run crm-report again before the first message"),
     }
 }
 
-/// Whether `code` is a number or a string.
+/// Whether `code` is a number or a string. Certain where success of insert.php, success of another call and a refusal were all
+/// seen; likely where one of them was not.
 pub(super) fn code_type(facts: Facts<'_>) -> Finding {
     let about = "code_type";
     let kinds: Vec<(&Step, &str)> = facts.run.steps.iter().filter_map(|step| Some((step, kind(step)?))).collect();
-    let of = |is_insert: bool| {
-        let names = |step: &Step| (step.name == "insert") == is_insert && step.is_accepted();
-        kinds.iter().find(|(step, _)| names(step)).map(|(_, kind)| *kind)
-    };
-    let evidence: Vec<usize> = kinds.iter().map(|(step, _)| facts.number(step)).collect();
+    if kinds.is_empty() {
+        return Finding::unknown(about, "No answer had a code.");
+    }
+    let of = |group: Group| kinds.iter().find(|(step, _)| Group::of(step) == group).map(|(_, kind)| *kind);
+    let (inserted, others, refused) = (of(Group::Inserted), of(Group::OtherSuccess), of(Group::Refused));
     let all = |wanted: &str| kinds.iter().all(|(_, kind)| *kind == wanted);
-    let (answer, words) = match (of(true), of(false)) {
-        (None, None) => return Finding::unknown(about, "No answer had a code of success."),
-        _ if all("string") => ("string", "code is a string in every answer."),
-        _ if all("number") => ("number", "code is a number in every answer."),
-        (Some("number") | None, Some("string") | None) => {
-            ("documented", "code is a number from insert.php and a string from the other calls, as documented.")
-        }
-        _ => ("mixed", "code is a string in some answers and a number in others."),
+    let is_documented =
+        kinds.iter().all(|(step, kind)| (Group::of(step) == Group::OtherSuccess) == (*kind == "string"));
+    let (answer, words) = if all("string") {
+        ("string", "code was a string in each answer.")
+    } else if all("number") {
+        ("number", "code was a number in each answer.")
+    } else if is_documented {
+        (
+            "documented",
+            "code was a string from the calls other than insert.php and a number in the rest, as documented.",
+        )
+    } else {
+        ("mixed", "code was a string in some answers and a number in others.")
     };
-    Finding::new(about, answer, format!("{words} The worker reads both.")).from(evidence)
+    let is_certain = answer == "mixed" || (inserted.is_some() && others.is_some() && refused.is_some());
+    let confidence = if is_certain { Confidence::Certain } else { Confidence::Likely };
+    let evidence: Vec<usize> = kinds.iter().map(|(step, _)| facts.number(step)).collect();
+    Finding::new(about, answer, format!("{words} The worker reads both.")).from(evidence).with(confidence)
+}
+
+/// The answers in which the vendor's pages write `code` in different ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Group {
+    /// A created task.
+    Inserted,
+    /// Success of another call.
+    OtherSuccess,
+    Refused,
+}
+
+impl Group {
+    fn of(step: &Step) -> Self {
+        match (step.is_accepted(), step.name) {
+            (true, "insert" | "missing_field") => Self::Inserted,
+            (true, _) => Self::OtherSuccess,
+            (false, _) => Self::Refused,
+        }
+    }
 }
 
 fn kind(step: &Step) -> Option<&'static str> {
+    // Something else than the CRM may have a code, too.
+    step.classified.code?;
     match step.body.code()? {
         Value::Number(_) => Some("number"),
         Value::String(_) => Some("string"),
@@ -61,22 +101,30 @@ fn kind(step: &Step) -> Option<&'static str> {
     }
 }
 
-/// Whether the answer to the task is clean JSON.
+/// Whether the answer to the task is clean JSON. Certain for this one answer.
 pub(super) fn body_form(facts: Facts<'_>) -> Finding {
+    /// Others are not named: the header can hold anything.
+    const ENCODINGS: [&str; 5] = ["gzip", "x-gzip", "deflate", "br", "zstd"];
     let about = "body_form";
     let Some((step, HttpResult::Reply(_))) = facts.step("insert").map(|step| (step, &step.exchange.result)) else {
         return Finding::unknown(about, "There was no answer to the task.");
     };
-    let compressed =
-        step.exchange.head.iter().flat_map(|head| &head.headers).find(|(name, _)| name == "content-encoding");
+    let mut headers = step.exchange.head.iter().flat_map(|head| &head.headers);
+    let encoding = headers.find(|(name, _)| name == "content-encoding").map(|(_, encoding)| {
+        ENCODINGS
+            .iter()
+            .find(|known| encoding.trim().eq_ignore_ascii_case(known))
+            .copied()
+            .unwrap_or("another encoding")
+    });
     let (answer, words) = match step.body.form {
         Form::Clean => ("clean", "The answer to the task is clean JSON."),
         Form::ByteOrderMark => ("byte_order_mark", "A byte-order mark stands before the JSON. The worker skips it."),
         Form::TextBefore => ("text_before", "Other text stands before the JSON. The worker skips it."),
         Form::NoJson => ("no_json", "The answer to the task does not end in a JSON object."),
     };
-    let finding = match compressed {
-        Some((_, encoding)) => {
+    let finding = match encoding {
+        Some(encoding) => {
             Finding::new(about, format!("{answer}, {encoding}"), format!("{words} It was compressed ({encoding})."))
         }
         None => Finding::new(about, answer, words),
@@ -84,28 +132,33 @@ pub(super) fn body_form(facts: Facts<'_>) -> Finding {
     finding.from([facts.number(step)])
 }
 
-/// Whether the answer has an id, and of which form.
+/// How far the time in an id may be from now for it to be a time, in seconds: a clock that is set wrong is within it.
+const NEAR: i64 = 400 * 24 * 3600;
+
+/// Whether the answer has an id, and of which form. That an id begins with its time is likely where that time is near now.
 pub(super) fn wolkvox_id(facts: Facts<'_>) -> Finding {
     let about = "wolkvox_id";
     let Some(step) = facts.step("insert").filter(|step| step.is_accepted()) else {
         return Finding::unknown(about, "The CRM did not confirm a task.");
     };
-    let (answer, words) = match step.body.wolkvox_id() {
-        Some(id) if time_of(id).is_some() => {
-            ("object_id", "The answer has a wolkvox_id of 24 hexadecimal digits, the first 8 of them a time.")
+    let finding = match step.body.wolkvox_id() {
+        Some(id) if time_of(id, step).is_some() => {
+            let words = "The answer has a wolkvox_id of 24 hexadecimal digits, of which the first 8 look like the time of creation.";
+            Finding::new(about, "object_id", words).likely()
         }
-        Some(_) => ("other", "The answer has a wolkvox_id of another form than 24 hexadecimal digits."),
-        None => ("absent", "The answer has no wolkvox_id. Find tasks by their name instead."),
+        Some(_) => {
+            let words = "The answer has a wolkvox_id of another form than a time and further digits, 24 hexadecimal digits in all.";
+            Finding::new(about, "other", words)
+        }
+        None => Finding::new(about, "absent", "The answer has no wolkvox_id. Find tasks by their name instead.")
+            .set("task.reference = \"description\", so that people can find the task of a message"),
     };
-    let finding = Finding::new(about, answer, words).from([facts.number(step)]);
-    match answer {
-        "absent" => finding.set("task.reference = \"description\", so that people can find the task of a message"),
-        _ => finding,
-    }
+    finding.from([facts.number(step)])
 }
 
-/// The time in an id, in seconds since 1970.
-pub(super) fn time_of(id: &str) -> Option<i64> {
+/// The time in the id of a task that this step created or found, in seconds since 1970.
+pub(super) fn time_of(id: &str, step: &Step) -> Option<i64> {
     let is_object_id = id.len() == 24 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_object_id.then(|| i64::from_str_radix(id.get(..8)?, 16).ok()).flatten()
+    let time = is_object_id.then(|| i64::from_str_radix(id.get(..8)?, 16).ok()).flatten()?;
+    ((time - step.at.as_second()).abs() <= NEAR).then_some(time)
 }

@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
 
 use super::success::time_of;
-use crate::crm_report::finding::{Facts, Finding};
+use crate::crm_report::finding::{Confidence, Facts, Finding};
 use crate::crm_report::run::Step;
 
 /// Two clocks that differ by no more are taken for the same, in seconds.
@@ -28,10 +28,12 @@ const LIKELY_ZONES: [(i64, &str); 7] = [
     (120, "Europe/Madrid"),
 ];
 
-/// How far the CRM's clock is ahead, with the step that tells it: from the id, which has the time of creation.
+/// How far the CRM's clock is ahead, with the step that shows it: from the id, which has the time of creation.
 fn ahead<'a>(facts: Facts<'a>) -> Option<(i64, &'a Step)> {
     let step = facts.step("insert")?;
-    let created = time_of(step.body.wolkvox_id()?)?;
+    let found = || facts.found_task()?.1.get("wolkvox_id")?.as_str().map(ToOwned::to_owned);
+    let id = step.body.wolkvox_id().map(ToOwned::to_owned).or_else(found)?;
+    let created = time_of(&id, step)?;
     let sent = step.at.as_second();
     let answered = sent + i64::try_from(step.exchange.total.as_secs()).ok()? + 1;
     let ahead = match created {
@@ -42,11 +44,12 @@ fn ahead<'a>(facts: Facts<'a>) -> Option<(i64, &'a Step)> {
     Some((if ahead.abs() <= SAME_CLOCK { 0 } else { ahead }, step))
 }
 
-/// Whether the CRM's clock agrees with this machine's.
+/// Whether the CRM's clock agrees with this machine's. Certain where the two agree: an id has their time by no accident. Likely
+/// where they differ, because the id may not begin with the time of creation.
 pub(super) fn clock(facts: Facts<'_>) -> Finding {
     let about = "clock";
     let Some((ahead, step)) = ahead(facts) else {
-        return Finding::unknown(about, "The answer had no wolkvox_id with a time.");
+        return Finding::unknown(about, "No answer had a wolkvox_id with a time.");
     };
     let words = match ahead {
         0 => "The CRM's clock agrees with this machine's.".to_owned(),
@@ -54,27 +57,29 @@ pub(super) fn clock(facts: Facts<'_>) -> Finding {
         behind => format!("The CRM's clock is {} s behind this machine's.", -behind),
     };
     let finding = Finding::new(about, ahead.to_string(), words).from([facts.number(step)]);
-    if ahead == 0 { finding } else { finding.set("the clock of this machine by NTP, if it is the wrong one") }
+    if ahead == 0 { finding } else { finding.likely().set("the clock of this machine by NTP, if it is the wrong one") }
 }
 
-/// The zone of times in answers.
+/// The zone of times in answers. Likely: a clock that is an hour off looks like another zone.
 pub(super) fn answer_zone(facts: Facts<'_>) -> Finding {
     let about = "answer_zone";
-    let Some((step, record)) = facts.found() else {
-        return Finding::unknown(about, "The task was not found, so no answer had a time.");
+    let Some((step, record)) = facts.found_task() else {
+        return Finding::unknown(about, "No search found the task, so no answer had a time.");
     };
     let Some(insert) = facts.step("insert") else {
         return Finding::unknown(about, "No task was sent.");
     };
-    let shift = ahead(facts).map_or(0, |(ahead, _)| ahead);
-    let now = insert.at.as_second() + shift;
+    let clock = ahead(facts).map(|(ahead, _)| ahead);
+    let now = insert.at.as_second() + clock.unwrap_or_default();
     let Some((field, offset)) = local_time(&record, facts, now) else {
         return Finding::unknown(about, "The task that was found has no time of its creation.");
     };
     let name = offset_name(offset);
     let configured = i64::from(facts.config.timezone.to_offset(insert.at).seconds());
-    let words = format!("Times in answers have the offset {name} ({field} of the task that was found).");
+    let condition = if clock.is_some() { "" } else { ", if the CRM's clock is right" };
+    let words = format!("The time of creation in the task that was found has the offset {name}{condition}.");
     let finding = Finding::new(about, name.clone(), words).from([facts.number(insert), facts.number(step)]).likely();
+    let finding = if field == CREATED { finding } else { finding.said(Some(format!("the field is {field}"))) };
     if configured == offset {
         return finding;
     }
@@ -85,10 +90,13 @@ pub(super) fn answer_zone(facts: Facts<'_>) -> Finding {
     }
 }
 
-/// The field of a record that tells the local time of its creation, and the zone's offset in seconds.
+/// The vendor's name of the time of creation.
+const CREATED: &str = "wolkvox_fecha_creacion";
+
+/// The field of a record that has the local time of its creation, and the zone's offset in seconds.
 fn local_time(record: &Map<String, Value>, facts: Facts<'_>, now: i64) -> Option<(String, i64)> {
     let mut candidates: Vec<&String> = record.keys().collect();
-    candidates.sort_by_key(|key| key.as_str() != "wolkvox_fecha_creacion");
+    candidates.sort_by_key(|key| key.as_str() != CREATED);
     candidates.into_iter().filter(|key| !facts.plan.fields.contains_key(*key)).find_map(|key| {
         let local: DateTime = record.get(key)?.as_str()?.parse().ok()?;
         let local = local.to_zoned_datetime(TimeZone::UTC).ok()?.timestamp().as_second();
@@ -109,11 +117,11 @@ fn offset_name(seconds: i64) -> String {
 /// How an answer begins that is the difference of two dates, in minutes.
 pub(in crate::crm_report) const SHIFTED: &str = "shifted ";
 
-/// Whether the date that was sent comes back as it was.
+/// Whether the date that was sent comes back as it was. Certain for what a search returns, and not for how the CRM reads it.
 pub(super) fn sent_dates(facts: Facts<'_>) -> Finding {
     let about = "sent_dates";
-    let Some((step, record)) = facts.found() else {
-        return Finding::unknown(about, "The task was not found, so the date that was sent was not seen again.");
+    let Some((step, record)) = facts.found_task() else {
+        return Finding::unknown(about, "No search found the task, so the date that was sent was not seen again.");
     };
     let sent = facts.plan.field("completion_date").unwrap_or_default();
     let Some(back) = record.get("completion_date").and_then(Value::as_str) else {
@@ -121,41 +129,33 @@ pub(super) fn sent_dates(facts: Facts<'_>) -> Finding {
     };
     let parse = |text: &str| text.parse::<DateTime>().ok();
     let finding = match (parse(sent), parse(back)) {
-        _ if sent == back => Finding::new(about, "unchanged", "completion_date comes back as it was sent."),
+        _ if sent == back => Finding::new(about, "unchanged", "A search returns completion_date as it was sent."),
         (Some(sent), Some(back)) => {
             let minutes = back.duration_since(sent).as_mins();
             let words = format!(
-                "completion_date comes back {} minutes {} than it was sent. Look at it in the CRM.",
+                "A search returns completion_date {} minutes {} than it was sent. Look at it in the CRM.",
                 minutes.abs(),
                 if minutes < 0 { "earlier" } else { "later" }
             );
             Finding::new(about, format!("{SHIFTED}{minutes}m"), words)
         }
-        _ => Finding::new(about, "changed", format!("completion_date comes back in another form: {back}.")),
+        _ => Finding::new(about, "changed", "A search returns completion_date in another form.").said(Some(back)),
     };
     finding.from([facts.number(step)])
 }
 
-/// When the quota is reset.
+/// When the quota is reset. Likely: the hours are rounded, and one day in twenty-four midnight is among them by accident.
 pub(super) fn quota_reset(facts: Facts<'_>) -> Finding {
     let about = "quota_reset";
-    let counter = facts.step("counter_before");
-    let Some((step, hours)) = counter.and_then(|step| Some((step, step.body.number("hours_to_re")?))) else {
-        return Finding::unknown(about, "tokenInformation.php did not tell the hours to the reset.");
-    };
-    // Whole hours, rounded down, by a clock that may be a little off.
-    let at =
-        |hours: i64, off: i64| second(step.at.as_second().checked_add(hours.checked_mul(3600)?)?.checked_add(off)?);
-    let times = (at(hours, -SAME_CLOCK), hours.checked_add(1).and_then(|hours| at(hours, SAME_CLOCK)));
-    let (Some(from), Some(to)) = times else {
-        return Finding::unknown(about, format!("tokenInformation.php told {hours} hours to the reset."));
+    let Some((step, from, to)) = reset(facts) else {
+        return Finding::unknown(about, "tokenInformation.php did not say in how many hours the quota is reset.");
     };
     let zone = &facts.config.timezone;
     let (local_from, local_to) = (zone.to_datetime(from), zone.to_datetime(to));
     let crosses_midnight = local_from.date() != local_to.date();
     let shown = |local: DateTime| local.strftime("%H:%M").to_string();
     let words = format!(
-        "The quota is reset in about {hours} hours, between {} and {} of crm.timezone{}.",
+        "The quota is reset between {} and {} of crm.timezone{}.",
         shown(local_from),
         shown(local_to),
         if crosses_midnight { ", which agrees with midnight" } else { ", which is not midnight" }
@@ -164,11 +164,19 @@ pub(super) fn quota_reset(facts: Facts<'_>) -> Finding {
     Finding::new(about, answer, words).from([facts.number(step)]).likely()
 }
 
-fn second(seconds: i64) -> Option<Timestamp> {
-    Timestamp::from_second(seconds).ok()
+/// The times between which the quota is reset, with the step that says so: whole hours, rounded down, by a clock that may be a little
+/// off.
+pub(in crate::crm_report) fn reset<'a>(facts: Facts<'a>) -> Option<(&'a Step, Timestamp, Timestamp)> {
+    let step = facts.step("counter_before")?;
+    let hours = step.body.number("hours_to_re")?;
+    let at = |hours: i64, off: i64| {
+        let seconds = step.at.as_second().checked_add(hours.checked_mul(3600)?)?.checked_add(off)?;
+        Timestamp::from_second(seconds).ok()
+    };
+    Some((step, at(hours, -SAME_CLOCK)?, at(hours.checked_add(1)?, SAME_CLOCK)?))
 }
 
-/// What the counter of the quota counts.
+/// What the counter of the quota counts. Likely at most: other programs can use the token at the same time.
 pub(super) fn counter(facts: Facts<'_>) -> Finding {
     let about = "counter";
     let used = |name: &str| {
@@ -176,25 +184,29 @@ pub(super) fn counter(facts: Facts<'_>) -> Finding {
         Some((step, step.body.number("token_use_today")?))
     };
     let (Some((before, first)), Some((after, second))) = (used("counter_before"), used("counter_after")) else {
-        return Finding::unknown(
-            about,
-            "tokenInformation.php did not tell the use of the token before and after the task.",
-        );
+        let words = "tokenInformation.php did not say how often the token was used before and after the task.";
+        return Finding::unknown(about, words);
     };
     let limit = before.body.number("token_limit").map_or_else(String::new, |limit| format!(" of {limit} a day"));
     let end = used("counter_end").map_or_else(String::new, |(_, end)| format!(", {end} at the end"));
     let seen = format!("The counter was {first} before the task and {second} after it{end}{limit}.");
-    let (answer, words) = match second - first {
-        2 => ("exact", "The task and each question about the counter count as one call."),
-        1 => ("free_information", "The task counts as one call, and questions about the counter do not."),
-        0 => ("slow", "It does not count at once, so the quota that the worker shows lags behind."),
-        _ => ("shared", "Other programs used the token at the same time, or a task counts as several calls."),
-    };
     let evidence = [Some(before), Some(after), facts.step("counter_end")];
     let evidence: Vec<usize> = evidence.into_iter().flatten().map(|step| facts.number(step)).collect();
+    if !facts.step("insert").is_some_and(Step::is_accepted) {
+        let words =
+            format!("{seen} The CRM did not confirm the task, so it is not known whether that counts as a call.");
+        return Finding::unknown(about, words).from(evidence);
+    }
+    let (answer, words) = match second.saturating_sub(first) {
+        2 => ("exact", "The task counts as one call, and so does the question about the counter."),
+        1 => ("free_information", "The task counts as one call, and the question about the counter does not."),
+        0 => ("slow", "It does not count at once, so the quota that the worker shows lags behind."),
+        ..0 => ("reset", "It was reset in between. Run crm-report again to learn what it counts."),
+        _ => ("shared", "Other programs used the token at the same time, or a task counts as several calls."),
+    };
     let finding = Finding::new(about, answer, format!("{seen} {words}")).from(evidence);
     match answer {
-        "exact" => finding,
+        "reset" => finding.with(Confidence::Unknown),
         "shared" => finding.likely().set("a token for the worker alone"),
         _ => finding.likely(),
     }

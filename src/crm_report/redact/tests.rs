@@ -1,102 +1,198 @@
-use secrecy::SecretString;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
 use crate::config::{Config, Sources};
-use crate::crm_report::Wishes;
+use crate::crm_report::Choices;
 use crate::message::task::decode;
+
+const OPERATION: &str = "qx";
+const OWNER: &str = "ADMIN_@qx";
 
 fn config() -> Config {
     let environment =
-        [("WTW_CRM_SERVER", "crm.test"), ("WTW_CRM_OPERATION", "acme"), ("WTW_CRM_TOKENS", r#"s3cret/"tok\en"#)];
+        [("WTW_CRM_SERVER", "crm.test"), ("WTW_CRM_OPERATION", OPERATION), ("WTW_CRM_TOKENS", "s3cret,second")];
     let environment = environment.map(|(name, value)| (name.into(), value.into())).into();
     let sources = Sources { environment, ..Sources::default() };
     Config::load(&sources, &["crm.tokens"]).unwrap().config
 }
 
 fn plan(config: &Config, record: &str) -> Plan {
-    let message = json!({"name_module": "cases", "id_record": record, "wolkvox_owner": "ADMIN_@acme"}).to_string();
-    let wishes = Wishes { search_for: std::time::Duration::ZERO, try_missing_field: false };
+    let message = json!({"name_module": "Ventas", "id_record": record, "wolkvox_owner": OWNER}).to_string();
+    let choices = Choices { search_for: std::time::Duration::ZERO, try_missing_field: false };
     let decoded = decode(message.as_bytes(), config.task.unknown_fields).unwrap();
-    Plan::new(config, decoded, "ABC", jiff::Timestamp::UNIX_EPOCH, wishes).unwrap()
+    Plan::new(config, decoded, "ABC", jiff::Timestamp::UNIX_EPOCH, choices).unwrap()
+}
+
+/// Gives a redactor of the test's account to `test`.
+fn with_redactor<T>(record: &str, full: bool, test: impl FnOnce(&Redactor<'_>, &Plan) -> T) -> T {
+    let config = config();
+    let plan = plan(&config, record);
+    let run = Run::default();
+    let secrets = Secrets::new(&config.crm, &run);
+    test(&Redactor::new(&plan, &config.crm, &run, &secrets, full), &plan)
+}
+
+fn body(record: &str, body: &str) -> String {
+    with_redactor(record, false, |redactor, _| redactor.body(body.as_bytes(), true).text)
 }
 
 #[test]
-fn secrets_go_in_every_spelling_and_whatever_is_asked_for() {
-    let config = config();
-    let plan = plan(&config, "64b1f0");
-    let token: &SecretString = &config.crm.tokens[0];
-    for full in [false, true] {
-        let redactor = Redactor::new(&plan, &config.crm, full);
-        for spelling in spellings(token) {
-            let bodies = [
-                format!("bad {spelling}!"),
-                format!("{{\"msg\":\"{}\"}}", spelling.replace('\\', "\\\\").replace('"', "\\\"")),
-                format!("<b>{spelling}</b>{{\"code\":200}}"),
-            ];
-            for body in bodies {
-                let shown = redactor.body(body.as_bytes()).text;
-                assert!(!shown.contains("s3cret") && shown.contains("[token]"), "{body}: {shown}");
-            }
-        }
-        for (name, value, shown) in [
-            ("set-cookie", "PHPSESSID=abc; path=/", "PHPSESSID=[removed]"),
-            ("www-authenticate", "Basic realm=x", "[removed]"),
-            ("x-api-key", "abc", "[removed]"),
-            ("server", "nginx", "nginx"),
-        ] {
-            assert_eq!(redactor.header(name, value), shown, "{name}");
-        }
+fn headers_are_shown_where_they_are_known_and_never_secret() {
+    for (name, value, shown, full) in [
+        ("set-cookie", "PHPSESSID=abc; path=/", REMOVED, REMOVED),
+        ("www-authenticate", "Basic realm=x", REMOVED, REMOVED),
+        ("x-api-key", "abc", REMOVED, REMOVED),
+        ("x-debug", "PHPSESSID=abc", "[text of 13 characters]", "PHPSESSID=[removed]"),
+        ("x-request", "s3cret", "[text of 6 characters]", "[token]"),
+        ("x-client-ip", "10.1.2.3", "[text of 8 characters]", "10.1.2.3"),
+        ("server", "nginx (qx) S3CRET", "nginx ([operation]) [token]", "nginx (qx) [token]"),
+        ("content-length", "1234", "1234", "1234"),
+        ("date", "Sun, 29 Nov 2026 17:59:00 GMT", "Sun, 29 Nov 2026 17:59:00 GMT", "Sun, 29 Nov 2026 17:59:00 GMT"),
+        ("content-type", "text/html; charset=UTF-8", "text/html; charset=UTF-8", "text/html; charset=UTF-8"),
+    ] {
+        let of = |full| with_redactor("64b1f0", full, |redactor, _| redactor.header(name, value)[1].clone());
+        assert_eq!((of(false).as_str(), of(true).as_str()), (shown, full), "{name}: {value}");
     }
 }
 
 #[test]
-fn personal_data_goes_unless_it_is_asked_for() {
-    let config = config();
-    let plan = plan(&config, "64b1f0");
-    let body = json!({"msg": "OWNER ADMIN_@acme OF acme IS NOT IN 64b1f0, acmeland 64b1f07", "data": {"id": "acme"}});
-    let redacted = Redactor::new(&plan, &config.crm, false).body(body.to_string().as_bytes()).text;
-    let expected = json!({
-        "msg": "OWNER [wolkvox_owner] OF [operation] IS NOT IN [id_record], acmeland 64b1f07", "data": {"id": "[operation]"},
-    });
-    assert_eq!(serde_json::from_str::<Value>(&redacted).unwrap(), expected);
-    let full = Redactor::new(&plan, &config.crm, true).body(body.to_string().as_bytes()).text;
-    assert_eq!(full, body.to_string());
+fn words_of_refusals_stay_and_everything_else_has_a_length() {
+    for (text, shown) in [
+        ("PLEASE VALIDATE TOKEN", "PLEASE VALIDATE TOKEN"),
+        (
+            "EXCEEDS THE LIMIT OF SIMULTANEOUS REQUESTS PER TOKEN (2)",
+            "EXCEEDS THE LIMIT OF SIMULTANEOUS REQUESTS PER TOKEN (2)",
+        ),
+        ("OWNER ADMIN_@QX OF QX IS NOT IN 64b1f0", "OWNER [wolkvox_owner] OF [operation] IS NOT IN [id_record]"),
+        ("qxland 64b1f07 Ana", "[6 characters] [7 characters] [3 characters]"),
+        ("call 300 123 4567 or +57", "[4 characters] [10 digits] or +57"),
+        ("MODULE Ventas", "MODULE [name_module]"),
+        ("<b>Warning</b> on line <b>42</b>", "<b>Warning</b> on line <b>42</b>"),
+        ("el campo no existe: teléfono", "el campo no existe: [8 characters]"),
+        ("s\0e\0c", "[5 characters]"),
+        ("a\u{e0061}b \u{202e}", "[3 characters] [1 characters]"),
+    ] {
+        assert_eq!(with_redactor("64b1f0", false, |redactor, _| redactor.text(text)), shown, "{text}");
+        let full = with_redactor("64b1f0", true, |redactor, _| redactor.text(text));
+        assert_eq!(full, text);
+    }
 }
 
 #[test]
-fn a_short_record_is_replaced_as_a_value_and_not_inside_numbers() {
-    let config = config();
-    let plan = plan(&config, "2");
-    let body = r#"{"code":2,"msg":"2 records in 20","data":{"id_record":2,"record":"2"}}"#;
-    let shown = Redactor::new(&plan, &config.crm, false).body(body.as_bytes()).text;
-    let expected =
-        json!({"code": 2, "msg": "2 records in 20", "data": {"id_record": "[id_record]", "record": "[id_record]"}});
+fn short_record_is_replaced_as_a_value_and_as_a_number() {
+    let shown = body("2", r#"{"code":200,"msg":"2 records in 20","data":{"id_record":2,"record":"2"}}"#);
+    let expected = json!({
+        "code": 200, "msg": "[id_record] records in 20", "data": {"id_record": "[number of 1 characters]", "record": "[id_record]"},
+    });
     assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), expected);
 }
 
 #[test]
-fn tasks_of_others_and_unknown_fields_are_left_out() {
+fn search_of_any_shape_shows_the_own_task_and_no_other() {
+    let (name, description) =
+        with_redactor("64b1f0", false, |_, plan| (plan.name.clone(), plan.field("description").unwrap().to_owned()));
+    let own = json!({
+        "wolkvox_id": "a", "name": name, "wolkvox_fecha_creacion": "2026-11-29 10:00:00", "changed": "2026-11-29 10:00:00",
+        "telefono": "3001234567", "movil": 3001234567_u64, "wolkvox_owner": OWNER, "done": false, "description": description,
+        "session_id": "x", "name_module": "Ventas",
+    });
+    let shown = json!({
+        "wolkvox_id": "[text of 1 characters]", "name": name, "wolkvox_fecha_creacion": "2026-11-29 10:00:00",
+        "[name 1 of 7 characters]": "2026-11-29 10:00:00", "[name 8 of 8 characters]": "[text of 10 characters]",
+        "[name 3 of 4 characters]": false, "[name 4 of 5 characters]": "[number of 10 characters]",
+        "wolkvox_owner": "[wolkvox_owner]", "description": description, "session_id": REMOVED, "name_module": "[name_module]",
+    });
+    for (given, expected, others) in [
+        (json!({"data": [{"name": "Call Ana Gómez"}, own, {"name": "x"}]}), json!({"data": [shown]}), 2),
+        (json!({"data": {"rows": [{"n": "Ana"}, own]}}), json!({"data": {"rows": [shown]}}), 1),
+        (
+            json!({"data": {"64b1f0": {"name": "Ana", "at": "2026-11-29 10:00:00"}, "Ana Gómez": own}}),
+            json!({"data": {
+                "[name 1 of 6 characters]": {"name": "[text of 3 characters]", "at": "[text of 19 characters]"},
+                "[name 2 of 9 characters]": shown,
+            }}),
+            0,
+        ),
+        (json!({"data": ["Ana", ["Ben"]]}), json!({"data": ["[text of 3 characters]", ["[text of 3 characters]"]]}), 0),
+        (json!([{"name": "Ana"}, own]), json!([shown]), 1),
+    ] {
+        let redacted = with_redactor("64b1f0", false, |redactor, _| redactor.body(given.to_string().as_bytes(), true));
+        assert_eq!(serde_json::from_str::<Value>(&redacted.text).unwrap(), expected, "{given}");
+        assert_eq!(redacted.left_out, others, "{given}");
+    }
+}
+
+#[test]
+fn repeated_members_cut_json_and_pages_show_no_value() {
+    for (given, shown) in [
+        (r#"{"code": 200, "msg": "Ana", "msg": "ok"}"#, r#"{"code":200,"msg":"ok"}"#),
+        (r#"{"code": 200, "msg": "An"#, "[text of 24 characters]"),
+        (
+            r#"{"a": "Ana"} <b>Notice</b> {"code": 200}"#,
+            r#"{"[1 characters]": "[3 characters]"} <b>Notice</b> {"code":200}"#,
+        ),
+        ("\u{feff}{\"code\": 200}", "\u{feff}{\"code\":200}"),
+        ("<h1>403 Forbidden</h1> for 10.11.12.13", "<h1>403 Forbidden</h1> for [8 digits]"),
+    ] {
+        assert_eq!(body("64b1f0", given), shown);
+    }
+}
+
+#[test]
+fn request_shows_the_form_of_the_task_and_no_own_value() {
     let config = config();
     let plan = plan(&config, "64b1f0");
-    let own = json!({
-        "wolkvox_id": "a", "name": plan.name, "wolkvox_fecha_creacion": "2026-11-29 10:00:00", "changed": "2026-11-29 10:00:00",
-        "telefono": "3001234567", "movil": 3001234567_u64, "wolkvox_owner": "ADMIN_@acme", "done": false,
-    });
-    let body = json!({"code": "200", "data": [{"name": "Call Ana Gómez"}, own, {"name": "x"}]}).to_string();
-    let shown = Redactor::new(&plan, &config.crm, false).body(body.as_bytes());
-    let expected = json!({"code": "200", "data": [{
-        "wolkvox_id": "a", "name": plan.name, "wolkvox_fecha_creacion": "2026-11-29 10:00:00", "changed": "2026-11-29 10:00:00",
-        "telefono": "[text of 10 characters]", "movil": "[number of 10 digits]", "wolkvox_owner": "[wolkvox_owner]",
-        "done": false,
-    }]});
-    assert_eq!((serde_json::from_str::<Value>(&shown.text).unwrap(), shown.left_out), (expected, 2));
+    let shown =
+        with_redactor("64b1f0", false, |redactor, _| redactor.request(&plan.insert().body().unwrap().to_owned()));
+    for part in ["[operation]", "[id_record]", "[wolkvox_owner]", "[name_module]", "áéíóú", &plan.name] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    assert!(!shown.contains("\"qx\"") && !shown.contains("Ventas"), "{shown}");
 }
 
 #[test]
 fn a_long_body_is_cut_and_says_so() {
-    let config = config();
-    let plan = plan(&config, "64b1f0");
-    let shown = Redactor::new(&plan, &config.crm, false).body("é".repeat(MAX_BODY).as_bytes());
+    let shown = with_redactor("64b1f0", true, |redactor, _| redactor.body("é".repeat(MAX_BODY).as_bytes(), false));
     assert_eq!((shown.text.len(), shown.is_whole), (MAX_BODY, false));
+}
+
+/// The ways in which an answer may write a value.
+fn spelling() -> impl Strategy<Value = fn(&str) -> String> {
+    let ways: [fn(&str) -> String; 6] = [
+        str::to_owned,
+        str::to_uppercase,
+        |text| text.bytes().map(|byte| format!("%{byte:02x}")).collect(),
+        |text| STANDARD.encode(text),
+        |text| format!("&#{};{}", u32::from(text.chars().next().unwrap()), text.get(1..).unwrap()),
+        |text| text.bytes().map(|byte| format!("\\u{byte:04x}")).collect(),
+    ];
+    prop::sample::select(ways.to_vec())
+}
+
+proptest! {
+    /// Wherever a personal value stands in an answer, and however it is written: it is not in the report.
+    #[test]
+    fn no_personal_value_is_left_in_an_answer(
+        value in prop::sample::select(vec!["s3cret", "second", "Gómez-Ana", "zx81zx", "3001234567", OPERATION]),
+        way in spelling(),
+        place in 0..8_usize,
+        is_search in any::<bool>(),
+    ) {
+        let value = if value == "zx81zx" { value.to_owned() } else { way(value) };
+        let json = match place {
+            0 => json!({"code": 200, "msg": format!("NO RECORD {value} HERE")}).to_string(),
+            1 => json!({"code": 200, "data": {value.clone(): {"id": value}}}).to_string(),
+            2 => json!({"data": [{"name": value}], "error": value}).to_string(),
+            3 => json!([[value], {"rows": value}]).to_string(),
+            4 => format!("<p>{value}</p>"),
+            5 => format!("{{\"code\": \"{value}"),
+            6 => format!("Notice: {value} {{\"code\": 200}}"),
+            _ => json!({"description": format!("{value} x"), "code": value, "token_limit": value}).to_string(),
+        };
+        let shown = with_redactor("zx81zx", false, |redactor, _| redactor.body(json.as_bytes(), is_search).text);
+        prop_assert!(!shown.to_lowercase().contains(&value.to_lowercase()), "{json}: {shown}");
+    }
 }

@@ -2,35 +2,59 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::crm::classify::{HttpResult, Outcome};
 use crate::crm_report::finding::{Facts, Finding};
-use crate::crm_report::findings::{FOUND_AFTER, SHIFTED};
-use crate::crm_report::redact::Redactor;
+use crate::crm_report::findings::{FOUND_AFTER, SHIFTED, reset};
 use crate::crm_report::run::Step;
 use crate::duration;
 
 /// The settings that `sandbox --from-report` reads.
-pub(super) fn settings(findings: &[Finding], facts: Facts<'_>, redactor: &Redactor<'_>) -> Value {
+pub(super) fn settings(findings: &[Finding], facts: Facts<'_>) -> Value {
     let answer =
         |about: &str| findings.iter().find(|finding| finding.about == about).map_or("", |finding| &finding.answer);
-    let faults = account(&answer, facts, redactor).into_iter().chain(insert(&answer, facts, redactor));
+    let faults = account(&answer, facts).into_iter().chain(insert(&answer, facts));
     let faults: Vec<Value> = faults.map(|action| json!({"action": action})).collect();
-    let searched = answer("query");
     let counter = facts.run.step("counter_before");
     json!({
-        // What was not tried is taken for possible.
-        "query": searched != "not_found",
+        // What was not tried counts as possible.
+        "query": answer("query") != "not_found",
         "daily_limit": counter.and_then(|step| step.body.number("token_limit")).filter(|limit| *limit >= 0),
         "faults": faults,
+        "answers": answers(&answer, facts),
     })
 }
 
+/// The exchanges whose answers the sandbox gives again, by what they are the answer to.
+fn answers<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Map<String, Value> {
+    let run = facts.run;
+    let refused = |step: &&Step| !step.is_accepted();
+    let insert = run.step("insert").map(|step| match step.is_accepted() || facts.found_task().is_some() {
+        true => ("created", step),
+        false => ("refused", step),
+    });
+    let searches = run.steps.iter().filter(|step| step.name.starts_with("query_by_") && step.name != "query_by_dates");
+    let all = [
+        run.step("counter_before")
+            .filter(|_| run.step("insert").is_none())
+            .filter(refused)
+            .map(|step| ("everything", step)),
+        insert,
+        run.step("missing_field").filter(refused).map(|step| ("missing_field", step)),
+        run.step("wrong_token").filter(refused).map(|step| ("wrong_token", step)),
+        run.step("wrong_operation").filter(refused).map(|step| ("wrong_operation", step)),
+        searches.filter(|_| answer("query") == "refused").last().map(|step| ("search", step)),
+        run.step("query_by_dates").filter(refused).map(|step| ("search_by_dates", step)),
+    ];
+    let answered = all.into_iter().flatten().filter(|(_, step)| matches!(step.exchange.result, HttpResult::Reply(_)));
+    answered.map(|(what, step)| (what.to_owned(), json!(facts.number(step)))).collect()
+}
+
 /// How the account behaves.
-fn account<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>, redactor: &Redactor<'_>) -> Vec<String> {
+fn account<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Vec<String> {
     /// A question, an answer to it, and the behaviour that gives this answer.
-    const BEHAVIOURS: [(&str, &str, &str); 11] = [
+    const BEHAVIOURS: [(&str, &str, &str); 13] = [
         ("code_type", "string", "string-codes"),
         ("code_type", "number", "number-codes"),
         ("http_status", "always_200", "status-200"),
@@ -40,6 +64,8 @@ fn account<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>, redactor: &R
         ("counter", "free_information", "free-information"),
         ("counter", "slow", "slow-counter:1m"),
         ("missing_field", "accepted", "lenient"),
+        ("wrong_token", "accepted", "any-token"),
+        ("wrong_operation", "accepted", "any-operation"),
         ("connections", "closed_announced", "close"),
         ("connections", "closed_unannounced", "silent-close"),
     ];
@@ -48,9 +74,11 @@ fn account<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>, redactor: &R
     if let Some(ahead) = answer("clock").parse::<i64>().ok().filter(|ahead| *ahead != 0) {
         all.push(format!("clock:{}{}s", if ahead < 0 { '-' } else { '+' }, ahead.abs()));
     }
-    if let Some(zone) = Some(answer("answer_zone")).filter(|zone| zone.starts_with("UTC") && *zone != "UTC+00:00") {
-        all.push(format!("zone:{zone}"));
-    }
+    let zone = match answer("answer_zone") {
+        zone if zone.starts_with("UTC") => Some(zone.to_owned()),
+        _ => zone_of_reset(facts),
+    };
+    all.extend(zone.filter(|zone| zone != "UTC+00:00").map(|zone| format!("zone:{zone}")));
     if let Some(after) = answer("query").strip_prefix(FOUND_AFTER).and_then(duration::parse) {
         // A little less than was seen, so that a search after the same time finds it again.
         all.push(format!("slow-query:{}", duration::format(Duration::from_millis(millis(after) * 9 / 10))));
@@ -58,42 +86,36 @@ fn account<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>, redactor: &R
     if let Some(minutes) = answer("sent_dates").strip_prefix(SHIFTED) {
         all.push(format!("shifted-dates:{minutes}"));
     }
-    let is_other_refusal = ["other_words", "misunderstood"].contains(&answer("wrong_token"));
-    let refusals = [
-        ("bad-token", is_other_refusal.then(|| facts.run.step("wrong_token"))),
-        ("refused-search", (answer("query") == "refused").then(|| facts.run.step("query_by_name"))),
-    ];
-    for (way, step) in refusals {
-        let verdict = step.flatten().and_then(|step| verdict(step, redactor));
-        all.extend(verdict.map(|(code, text)| format!("{way}:{code}:{text}")));
-    }
     all.into_iter().map(|behaviour| format!("account:{behaviour}")).collect()
 }
 
-/// The code and text of a refusal.
-fn verdict(step: &Step, redactor: &Redactor<'_>) -> Option<(i64, String)> {
-    let code = step.classified.code.filter(|code| (300..=599).contains(code))?;
-    Some((code, redactor.text(step.classified.message.as_deref().unwrap_or_default())))
+/// The zone in whose midnight the quota is reset, where no answer had a local time: `crm.timezone`, or the whole hours from UTC
+/// nearest to it.
+fn zone_of_reset(facts: Facts<'_>) -> Option<String> {
+    let (_, from, to) = reset(facts)?;
+    let zone = &facts.config.timezone;
+    let configured = i64::from(zone.to_offset(from).seconds());
+    let is_midnight =
+        |offset: &i64| (from.as_second() + offset).div_euclid(86_400) != (to.as_second() + offset).div_euclid(86_400);
+    let whole_hours = (-12..=14).map(|hours| hours * 3600).filter(is_midnight);
+    let nearest = Some(configured)
+        .filter(is_midnight)
+        .or_else(|| whole_hours.min_by_key(|offset| (offset - configured).abs()))?;
+    let sign = if nearest < 0 { '-' } else { '+' };
+    Some(format!("UTC{sign}{:02}:{:02}", nearest.abs() / 3600, nearest.abs() / 60 % 60))
 }
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 9)
 }
 
-/// What goes wrong with each insert.
-fn insert<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>, redactor: &Redactor<'_>) -> Option<String> {
+/// What goes wrong with each insert, where no recorded answer shows it.
+fn insert<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Option<String> {
     let step = facts.run.step("insert")?;
-    let classified = &step.classified;
-    match (classified.outcome, &step.exchange.result) {
+    match (step.classified.outcome, &step.exchange.result) {
         (Outcome::Created, _) => answer("body_form").contains("gzip").then(|| "gzip".to_owned()),
         (_, HttpResult::NoAnswer(why)) if why.contains("timed out") => Some("hang".to_owned()),
-        (_, HttpResult::NoAnswer(_)) => Some(if facts.found().is_some() { "reset" } else { "drop" }.to_owned()),
-        (_, HttpResult::NotSent(_)) => None,
-        (_, HttpResult::Reply(reply)) => match verdict(step, redactor) {
-            Some((code, text)) if reply.status == 200 => Some(format!("code:{code}:{text}")),
-            Some((code, text)) => Some(format!("api:{code}:{text}")),
-            None if facts.found().is_some() => Some("garbage".to_owned()),
-            None => (200..=599).contains(&reply.status).then(|| format!("status:{}", reply.status)),
-        },
+        (_, HttpResult::NoAnswer(_)) => Some(if facts.found_task().is_some() { "reset" } else { "drop" }.to_owned()),
+        (_, HttpResult::NotSent(_) | HttpResult::Reply(_)) => None,
     }
 }

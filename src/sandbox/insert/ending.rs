@@ -9,10 +9,10 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use crate::sandbox::account::{Account, Ids};
-use crate::sandbox::answer::{Answer, Verdict, account_headers};
+use crate::sandbox::answer::{Answer, Verdict};
 use crate::sandbox::client::End;
 use crate::sandbox::faults::{Action, Fault};
-use crate::sandbox::recorded::Recorded;
+use crate::sandbox::recorded::{Recorded, to};
 
 /// What PHP prints where its warnings are not kept from the page.
 const PHP_WARNING: &str = "<br />\n<b>Warning</b>:  Undefined array key \"source\" in \
@@ -67,10 +67,9 @@ pub(super) fn ending(fault: Option<Fault>, account: &Account, recorded: &Recorde
 }
 
 fn created(account: &Account, recorded: &Recorded, id: &str) -> Answer {
-    match recorded.answer("insert", Some(id)) {
-        Some(answer) => account_headers(account, answer),
-        None => Verdict::created(data(account, id)).answer(account),
-    }
+    recorded
+        .answer(to::CREATED, account, Some(id))
+        .unwrap_or_else(|| Verdict::created(data(account, id)).answer(account))
 }
 
 fn data(account: &Account, id: &str) -> Value {

@@ -1,0 +1,142 @@
+//! What is shown of JSON: known members with values of a known form. Of the rest kind and length remain. Pure.
+
+use serde_json::{Map, Value};
+
+use super::{Redactor, is_count};
+use crate::crm_report::secrets::{REMOVED, is_secret_name};
+
+/// The longest date that is shown, in bytes.
+const LONGEST_DATE: usize = 32;
+/// Members with the CRM's own words.
+const TEXTS: [&str; 5] = ["error", "msg", "message", "detail", "title"];
+/// Members with counters.
+const COUNTERS: [&str; 3] = ["token_limit", "token_use_today", "available_consumition_options"];
+
+/// An answer as it is shown. Counts the tasks of others that it leaves out of a search's answer.
+pub(super) fn answer(redactor: &Redactor<'_>, value: Value, is_search: bool, left_out: &mut usize) -> Value {
+    let mut walk = Walk { redactor, is_search, left_out };
+    walk.value(None, value, false)
+}
+
+struct Walk<'a> {
+    redactor: &'a Redactor<'a>,
+    is_search: bool,
+    left_out: &'a mut usize,
+}
+
+impl Walk<'_> {
+    fn value(&mut self, name: Option<&str>, value: Value, in_own: bool) -> Value {
+        match value {
+            Value::Object(members) => Value::Object(self.object(members)),
+            Value::Array(values) => {
+                let is_search = self.is_search;
+                let (shown, others): (Vec<Value>, Vec<Value>) =
+                    values.into_iter().partition(|value| !is_search || !value.is_object() || self.is_own(value));
+                *self.left_out += others.len();
+                shown.into_iter().map(|value| self.value(name, value, in_own)).collect()
+            }
+            Value::Null | Value::Bool(_) => value,
+            Value::String(_) | Value::Number(_) if self.is_known(name, &value, in_own) => value,
+            Value::String(text) if in_own && name.is_some_and(|name| self.redactor.plan.field(name) == Some(&text)) => {
+                Value::from(self.redactor.own(&text))
+            }
+            Value::String(text) if !in_own && name.is_some_and(|name| TEXTS.contains(&name)) => {
+                Value::from(self.redactor.text(&text))
+            }
+            Value::String(text) => {
+                let placeholder = self.redactor.words.placeholder(&text);
+                Value::from(placeholder.map_or_else(|| length_of(&text), str::to_owned))
+            }
+            Value::Number(number) => Value::from(format!("[number of {} characters]", number.to_string().len())),
+        }
+    }
+
+    fn object(&mut self, members: Map<String, Value>) -> Map<String, Value> {
+        let in_own = self.is_own(&Value::Object(members.clone()));
+        let mut shown = Map::new();
+        for (name, value) in members {
+            if self.redactor.words.knows_name(&name) {
+                let value = match is_secret_name(&name) {
+                    true => Value::from(REMOVED),
+                    false => self.value(Some(&name), value, in_own),
+                };
+                shown.insert(name, value);
+            } else {
+                let value = if is_secret_name(&name) { Value::from(REMOVED) } else { self.value(None, value, in_own) };
+                shown.insert(format!("[name {} of {} characters]", shown.len() + 1, name.chars().count()), value);
+            }
+        }
+        shown
+    }
+
+    /// Whether it is a task of this report.
+    fn is_own(&self, value: &Value) -> bool {
+        let plan = self.redactor.plan;
+        let second = plan.name_without_field();
+        let own = [plan.name.as_str(), second.as_str()];
+        let values = value.as_object().into_iter().flat_map(Map::values);
+        values.filter_map(Value::as_str).any(|text| own.contains(&text))
+    }
+
+    /// Whether a value has the form that the vendor's pages show for its name, or stands in the test task.
+    fn is_known(&self, name: Option<&str>, value: &Value, in_own: bool) -> bool {
+        let plan = self.redactor.plan;
+        let text = value.as_str();
+        let written = text.map_or_else(|| value.to_string(), |text| text.trim().to_owned());
+        let is_own_text = text.is_some_and(|text| {
+            text == plan.name || text == plan.name_without_field() || is_description(plan.field("description"), text)
+        });
+        is_own_text
+            || match name {
+                Some("code") => {
+                    written.parse::<f64>().is_ok_and(|code| (100.0..600.0).contains(&code)) && written.len() < 8
+                }
+                Some(name) if COUNTERS.contains(&name) => is_count(&written),
+                Some(name) if name.starts_with("hours_to_re") => written.split(':').all(is_count) && written.len() <= 8,
+                Some("wolkvox_id") => self.redactor.ids.contains(&written),
+                _ => in_own && text.is_some_and(is_date),
+            }
+    }
+}
+
+/// The description of the test task, as it was sent or with its accents altered in a way that is known.
+fn is_description(sent: Option<&str>, text: &str) -> bool {
+    let Some(sent) = sent else { return false };
+    let altered = |other: fn(char) -> String| {
+        sent.chars().map(|c| if c.is_ascii() { c.to_string() } else { other(c) }).collect::<String>()
+    };
+    text == sent
+        || text == altered(|c| format!("u{:04x}", u32::from(c)))
+        || text == altered(|c| format!("\\u{:04x}", u32::from(c)))
+        || text == altered(|_| "?".to_owned())
+        || text == altered(|_| "\u{fffd}".to_owned())
+        || text == altered(|_| String::new())
+        // UTF-8 that was taken for Latin-1.
+        || text == altered(|c| c.to_string().bytes().map(char::from).collect())
+}
+
+fn is_date(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_digit() || matches!(byte, b' ' | b':' | b'-' | b'.' | b'/' | b'T');
+    text.len() <= LONGEST_DATE && text.bytes().all(is_plain) && text.parse::<jiff::civil::DateTime>().is_ok()
+}
+
+/// What remains of a text.
+pub(super) fn length_of(text: &str) -> String {
+    format!("[text of {} characters]", text.chars().count())
+}
+
+/// A request as it is shown: the values of configuration and task have their placeholders.
+pub(super) fn request(redactor: &Redactor<'_>, value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let is_by_id = members.get("field").and_then(Value::as_str) == Some("wolkvox_id");
+            let members = members.into_iter().map(|(name, value)| match value {
+                Value::String(id) if is_by_id && name == "value" => (name, Value::from(redactor.id(&id))),
+                value => (name, request(redactor, value)),
+            });
+            Value::Object(members.collect())
+        }
+        Value::String(text) => Value::from(redactor.own(&text)),
+        value => value,
+    }
+}

@@ -1,0 +1,72 @@
+//! Whether the task is in the CRM, and how people find and remove it. Pure.
+
+use serde::Serialize;
+
+use crate::crm::classify::{HttpResult, Outcome};
+use crate::crm_report::finding::Facts;
+
+/// Whether the task is in the CRM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// It is, and the CRM said so.
+    Created,
+    /// It is: a search found it, although the answer to the insert did not confirm it.
+    FoundBySearch,
+    /// It is not.
+    NotCreated,
+    /// It may be.
+    Unknown,
+}
+
+pub(super) fn state(facts: Facts<'_>) -> TaskState {
+    let run = facts.run;
+    let Some(step) = run.step("insert") else {
+        return if run.sending == Some("insert") { TaskState::Unknown } else { TaskState::NotCreated };
+    };
+    match (step.classified.outcome, &step.exchange.result) {
+        (Outcome::Created, _) => TaskState::Created,
+        _ if facts.found_task().is_some() => TaskState::FoundBySearch,
+        (_, HttpResult::NotSent(_)) => TaskState::NotCreated,
+        (Outcome::Unknown, _) => TaskState::Unknown,
+        // A 503 or a refusal in front of the API.
+        _ => TaskState::NotCreated,
+    }
+}
+
+/// The id of the task, from the answer to the insert or from a search.
+pub(super) fn id(facts: Facts<'_>) -> Option<String> {
+    let id = facts.run.step("insert").and_then(|step| step.body.wolkvox_id()).map(ToOwned::to_owned);
+    id.or_else(|| Some(facts.found_task()?.1.get("wolkvox_id")?.as_str()?.to_owned()))
+}
+
+/// How to find and remove what was created. `own` shows a value of the task, `shown_id` an id of the CRM.
+pub(super) fn remove(
+    facts: Facts<'_>,
+    state: TaskState,
+    own: &dyn Fn(&str) -> String,
+    shown_id: &dyn Fn(&str) -> String,
+) -> Vec<String> {
+    let plan = facts.plan;
+    let id =
+        id(facts).map_or_else(|| "without a known wolkvox_id".to_owned(), |id| format!("wolkvox_id {}", shown_id(&id)));
+    let name = &plan.name;
+    let mut lines = vec![match state {
+        TaskState::Created => format!("\"{name}\" was created, {id}."),
+        TaskState::FoundBySearch => format!("\"{name}\" was created, {id}, although its answer did not say so."),
+        TaskState::NotCreated => "No task was created.".to_owned(),
+        TaskState::Unknown => format!("\"{name}\" may have been created: its answer was lost."),
+    }];
+    if state != TaskState::NotCreated {
+        lines.push(plan.how_to_remove(own));
+    }
+    let missing = facts.run.step("missing_field").map(|step| step.classified.outcome);
+    let is_sending = facts.run.sending == Some("missing_field");
+    if is_sending || matches!(missing, Some(Outcome::Created | Outcome::Unknown)) {
+        let module = own(plan.field("name_module").unwrap_or_default());
+        let record = own(plan.field("id_record").unwrap_or_default());
+        let second = plan.name_without_field();
+        lines.push(format!("Look for \"{second}\" at the record {record} of the module {module}, and delete it, too."));
+    }
+    lines
+}

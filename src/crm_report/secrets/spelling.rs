@@ -1,0 +1,149 @@
+//! The ways in which a secret may be written: in other case, percent-encoded, escaped, in Base64 or hexadecimal. Pure.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+
+/// How often an encoding within an encoding is undone.
+const LEVELS: usize = 4;
+/// The shortest secret that is looked for in Base64 and hexadecimal, in bytes.
+const LONG_ENOUGH: usize = 6;
+
+/// A text that must not be shown, and what stands in its place.
+pub(super) struct Secret {
+    text: String,
+    /// In lower case, each as characters.
+    spellings: Vec<Vec<char>>,
+    label: &'static str,
+}
+
+impl Secret {
+    pub(super) fn new(text: String, label: &'static str) -> Self {
+        let mut spellings = vec![text.clone()];
+        if text.len() >= LONG_ENOUGH {
+            spellings.push(text.bytes().map(|byte| format!("{byte:02x}")).collect());
+            // Within a longer text the secret begins at one of three positions of a group.
+            for before in 0..3 {
+                spellings.extend([STANDARD.encode(padded(&text, before)), URL_SAFE.encode(padded(&text, before))].map(
+                    |encoded| {
+                        // The characters at the ends have bits of their neighbours.
+                        let (from, to) = ([0, 2, 3][before % 3], [0, 3, 2][(before + text.len()) % 3]);
+                        let end = encoded.trim_end_matches('=').len();
+                        let end = if to == 0 { end } else { end.saturating_sub(1) };
+                        encoded.get(from..end).unwrap_or_default().to_owned()
+                    },
+                ));
+            }
+        }
+        let spellings = spellings.iter().map(|text| text.chars().map(lower).collect()).collect();
+        Self { text: text.to_lowercase(), spellings, label }
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+fn padded(text: &str, before: usize) -> Vec<u8> {
+    [&vec![0; before], text.as_bytes()].concat()
+}
+
+fn lower(c: char) -> char {
+    c.to_lowercase().next().unwrap_or(c)
+}
+
+/// A character that an encoded text stands for, and the bytes that stand for it.
+#[derive(Clone, Copy)]
+struct Character {
+    is: char,
+    from: usize,
+    to: usize,
+}
+
+/// Replaces secrets in a text. Where two overlap, the longer counts.
+pub(super) fn replace(text: &str, secrets: &[Secret]) -> String {
+    let mut spans: Vec<(usize, usize, &str)> = Vec::new();
+    let mut characters: Vec<Character> =
+        text.char_indices().map(|(from, is)| Character { is, from, to: from + is.len_utf8() }).collect();
+    for _ in 0..=LEVELS {
+        for secret in secrets {
+            spans.extend(
+                secret
+                    .spellings
+                    .iter()
+                    .flat_map(|spelling| positions(&characters, spelling).map(|(from, to)| (from, to, secret.label))),
+            );
+        }
+        let Some(decoded) = decode(&characters) else { break };
+        characters = decoded;
+    }
+    spans.sort_by_key(|(from, to, _)| (*from, std::cmp::Reverse(*to)));
+    let mut shown = String::with_capacity(text.len());
+    let mut done = 0;
+    for (from, to, label) in spans {
+        if from >= done {
+            shown.push_str(text.get(done..from).unwrap_or_default());
+            shown.push_str(label);
+        }
+        done = done.max(to);
+    }
+    shown.push_str(text.get(done..).unwrap_or_default());
+    shown
+}
+
+/// Where a spelling stands, in bytes of the original text.
+fn positions<'a>(text: &'a [Character], spelling: &'a [char]) -> impl Iterator<Item = (usize, usize)> + 'a {
+    let windows = text.windows(spelling.len().max(1));
+    let hits = windows.filter(|window| window.iter().map(|character| lower(character.is)).eq(spelling.iter().copied()));
+    hits.filter_map(|window| Some((window.first()?.from, window.last()?.to)))
+}
+
+/// A text with one level of encoding undone.
+pub(super) fn decoded(text: &str) -> String {
+    let characters: Vec<Character> =
+        text.char_indices().map(|(from, is)| Character { is, from, to: from + is.len_utf8() }).collect();
+    decode(&characters).unwrap_or(characters).iter().map(|character| character.is).collect()
+}
+
+/// The same text with one level of encoding undone; none where there is no encoding.
+fn decode(text: &[Character]) -> Option<Vec<Character>> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.first() {
+        let (is, length) = escape(rest).unwrap_or((first.is, 1));
+        let (escaped, behind) = rest.split_at_checked(length)?;
+        decoded.push(Character { is, from: first.from, to: escaped.last()?.to });
+        rest = behind;
+    }
+    (decoded.len() < text.len()).then_some(decoded)
+}
+
+/// What an escape at the beginning stands for, and its length in characters.
+fn escape(text: &[Character]) -> Option<(char, usize)> {
+    let [first, second, ..] = text else { return None };
+    match (first.is, second.is) {
+        ('%', _) => Some((number(text.get(1..3)?, 16)?, 3)),
+        ('\\', 'u') => Some((number(text.get(2..6)?, 16)?, 6)),
+        ('\\', 'x') => Some((number(text.get(2..4)?, 16)?, 4)),
+        ('\\', c) if c.is_ascii_punctuation() => Some((c, 2)),
+        ('&', '#') => {
+            let end = text.iter().take(10).position(|character| character.is == ';')?;
+            let c = match text.get(2)?.is {
+                'x' | 'X' => number(text.get(3..end)?, 16)?,
+                _ => number(text.get(2..end)?, 10)?,
+            };
+            Some((c, end + 1))
+        }
+        ('&', _) => {
+            let end = text.iter().take(6).position(|character| character.is == ';')?;
+            let name: String = text.get(1..end)?.iter().map(|character| character.is).collect();
+            let known = [("amp", '&'), ("lt", '<'), ("gt", '>'), ("quot", '"'), ("apos", '\'')];
+            known.iter().find(|(known, _)| *known == name).map(|(_, c)| (*c, end + 1))
+        }
+        _ => None,
+    }
+}
+
+fn number(digits: &[Character], radix: u32) -> Option<char> {
+    let digits: String = digits.iter().map(|character| character.is).collect();
+    char::from_u32(u32::from_str_radix(&digits, radix).ok()?)
+}

@@ -1,0 +1,21 @@
+//! What a recorded answer is the answer to.
+
+/// Each call: the account refused the first one, and so no other was sent.
+pub(in crate::sandbox) const EVERYTHING: &str = "everything";
+/// An insert that creates the task.
+pub(in crate::sandbox) const CREATED: &str = "created";
+/// An insert that does not create the task.
+pub(in crate::sandbox) const REFUSED: &str = "refused";
+/// An insert that lacks a field.
+pub(in crate::sandbox) const MISSING_FIELD: &str = "missing_field";
+/// A call with a token that is not known.
+pub(in crate::sandbox) const WRONG_TOKEN: &str = "wrong_token";
+/// A call for an operation that is not the token's.
+pub(in crate::sandbox) const WRONG_OPERATION: &str = "wrong_operation";
+/// `query.php`.
+pub(in crate::sandbox) const SEARCH: &str = "search";
+/// `queryDates.php`.
+pub(in crate::sandbox) const SEARCH_BY_DATES: &str = "search_by_dates";
+/// All of them.
+pub(in crate::sandbox) const ALL: [&str; 8] =
+    [EVERYTHING, CREATED, REFUSED, MISSING_FIELD, WRONG_TOKEN, WRONG_OPERATION, SEARCH, SEARCH_BY_DATES];
