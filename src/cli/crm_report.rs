@@ -35,7 +35,7 @@ const LONGEST_ANSWER: u64 = 4_096;
 /// What is asked for where neither the message nor the configuration has it.
 const QUESTIONS: [(&str, &str); 3] = [
     ("name_module", "Module of the record that gets the task, such as cases"),
-    ("id_record", "Id of that record (its wolkvox_id, 24 hexadecimal digits)"),
+    ("id_record", "Id of the record that gets the task (its wolkvox_id, 24 hexadecimal digits)"),
     ("wolkvox_owner", "Owner of the task, such as ADMIN_@my-operation"),
 ];
 
@@ -52,7 +52,7 @@ pub struct Args {
     /// Send without asking
     #[arg(long)]
     yes: bool,
-    /// Show what would be sent, and send nothing
+    /// Show what will be sent, and send nothing
     #[arg(long)]
     dry_run: bool,
     /// Keep the operation, the record, the owner and other tasks in the report (tokens and cookies never)

@@ -53,6 +53,7 @@ fn header(text: &str) -> Result<(String, String), String> {
 pub fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     let mut config = load(sources, &[])?;
     // `map` does not need the real operation.
+    let has_operation = config.crm.operation.is_some();
     config.crm.operation.get_or_insert_with(|| "<crm.operation>".to_owned());
     if args.all_examples {
         return all_examples(&config);
@@ -65,6 +66,12 @@ pub fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     }
     match explained.result {
         Ok(Mapped::Send { body, .. }) => {
+            if !has_operation {
+                eprintln!(
+                    "crm.operation is not set: <crm.operation> stands in its place. A reference in this task is not the one that the \
+                     worker writes."
+                );
+            }
             print(&pretty(&body).map_err(Error::failed)?)?;
         }
         Ok(Mapped::Skip { .. }) => {}

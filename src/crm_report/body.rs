@@ -7,14 +7,14 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 /// The most beginnings of an object that are tried in one body.
 const MOST_TRIES: usize = 200;
 
-/// How a body stands to its JSON.
+/// What a body has beside its JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     /// It is JSON and nothing else.
     Clean,
-    /// A byte-order mark stands before the JSON.
+    /// A byte-order mark before the JSON.
     ByteOrderMark,
-    /// Other text stands before the JSON.
+    /// Other text before the JSON.
     TextBefore,
     /// There is no JSON object at its end.
     NoJson,
@@ -24,7 +24,7 @@ pub(super) enum Form {
 #[derive(Clone, Debug)]
 pub(super) struct Body {
     pub(super) form: Form,
-    /// What stands before the object.
+    /// What is before the object.
     pub(super) before: String,
     pub(super) object: Map<String, Value>,
 }

@@ -38,7 +38,7 @@ pub(super) struct Finding {
     pub(super) answer: String,
     /// The answer in a sentence, without words of others.
     pub(super) words: String,
-    /// The words of the CRM, or of what stands in front of it.
+    /// The words of the CRM, or of a proxy or firewall in front of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) said: Option<String>,
     /// The numbers of the exchanges that show it.
@@ -81,7 +81,7 @@ impl Finding {
     }
 }
 
-/// What findings are made of.
+/// What findings are drawn from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts<'a> {
     pub(super) plan: &'a Plan,
@@ -96,6 +96,11 @@ impl<'a> Facts<'a> {
 
     pub(super) fn number(&self, step: &Step) -> usize {
         self.run.number(step)
+    }
+
+    /// The task is in the CRM: an answer or a search says so.
+    pub(super) fn is_created(&self) -> bool {
+        self.step("insert").is_some_and(Step::is_accepted) || self.found_task().is_some()
     }
 
     /// The first search that found the task, and the task as it was found.

@@ -42,7 +42,7 @@ const KNOWN_HEADERS: [&str; 22] = [
     "x-frame-options",
     "x-powered-by",
 ];
-/// What takes the place of something else.
+/// What secrets are replaced by.
 const LABELS: [&str; 2] = ["[token]", REMOVED];
 
 /// A body as it is shown.
@@ -85,11 +85,11 @@ impl<'a> Redactor<'a> {
         let created = created.filter_map(|step| step.body.wolkvox_id().map(str::to_owned));
         let found =
             run.steps.iter().filter_map(|step| Some(own_record(step, plan)?.get("wolkvox_id")?.as_str()?.to_owned()));
-        let ids = created.chain(found).filter(|id| is_id(id)).collect();
+        let ids = created.chain(found).filter(|id| is_id(id) && secrets.scrub(id) == *id).collect();
         Self { plan, secrets, words: Words::new(own, secrets.words()), ids, full }
     }
 
-    /// Words of the CRM, or of what stands in front of it.
+    /// Words of the CRM, or of a proxy or firewall in front of it.
     pub(super) fn text(&self, text: &str) -> String {
         let text = self.secrets.scrub(text);
         if self.full { text } else { self.words.mask(&text, &LABELS) }
@@ -128,9 +128,7 @@ impl<'a> Redactor<'a> {
         let shown = match name {
             _ if is_secret_header(name) => REMOVED.to_owned(),
             "content-length" | "age" | "retry-after" if is_count(value) => value.to_owned(),
-            "date" | "expires" | "retry-after" if jiff::fmt::rfc2822::parse(value).is_ok() && value.len() < 40 => {
-                value.to_owned()
-            }
+            "date" | "expires" | "retry-after" if is_http_date(value) => value.to_owned(),
             _ if KNOWN_HEADERS.contains(&name) => self.text(value),
             _ => json::length_of(value),
         };
@@ -198,6 +196,11 @@ fn is_secret_header(name: &str) -> bool {
 /// A number that is short enough to say nothing of a person.
 fn is_count(text: &str) -> bool {
     (1..=8).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// A date, without the comments that RFC 2822 allows in one.
+fn is_http_date(text: &str) -> bool {
+    text.len() < 40 && !text.contains('(') && jiff::fmt::rfc2822::parse(text).is_ok()
 }
 
 /// What an id of the CRM looks like: hexadecimal, with hyphens or without.

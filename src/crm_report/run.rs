@@ -13,6 +13,7 @@ use super::plan::{MAX_CALLS, Plan};
 use crate::clock::Clock;
 use crate::crm::classify::{Classified, HttpResult, Outcome, classify};
 use crate::crm::exchange::{Call, Exchange, Exchanger};
+use crate::message::failure::{CUT, shorten};
 
 /// Between an answer and the next call.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -110,10 +111,10 @@ pub async fn run(
     let Some(token) = tokens.first() else {
         return Run { stopped: Some(Stopped::new("crm.tokens is empty")), ..Run::default() };
     };
-    let mut by_length: Vec<&SecretString> = tokens.iter().collect();
-    by_length.sort_by_key(|token| std::cmp::Reverse(token.expose_secret().len()));
+    // In some encodings a character takes six.
+    let reserve = tokens.iter().map(|token| token.expose_secret().len() * 6).max().unwrap_or_default();
     let run = Run::default();
-    let mut runner = Runner { plan, exchanger, token, tokens: by_length, clock, stop, observer, run, inserted: None };
+    let mut runner = Runner { plan, exchanger, token, reserve, clock, stop, observer, run, inserted: None };
     let stopped = runner.all().await.err();
     Run { stopped, sending: None, ..runner.run }
 }
@@ -122,8 +123,8 @@ struct Runner<'a> {
     plan: &'a Plan,
     exchanger: &'a Exchanger,
     token: &'a SecretString,
-    /// All tokens, the longest first: a shorter one can be its beginning.
-    tokens: Vec<&'a SecretString>,
+    /// How many bytes a token takes at most.
+    reserve: usize,
     clock: &'a Clock,
     stop: &'a CancellationToken,
     observer: &'a Observer<'a>,
@@ -217,9 +218,7 @@ impl Runner<'_> {
         self.run.sending = None;
         let exchange = exchange.map_err(|why| Stopped::new(format!("{name} cannot be sent: {why}")))?;
         let mut classified = classify(&exchange.result, self.clock.now());
-        for token in &self.tokens {
-            classified.hide(token.expose_secret());
-        }
+        drop_cut_end(&mut classified, self.reserve);
         let body = match &exchange.result {
             HttpResult::Reply(reply) => Body::read(&reply.body),
             HttpResult::NotSent(_) | HttpResult::NoAnswer(_) => Body::read(&[]),
@@ -227,6 +226,16 @@ impl Runner<'_> {
         self.run.steps.push(Step { name, call, own_token, at, after_insert, exchange, classified, body });
         Ok(self.run.steps.last())
     }
+}
+
+/// Removes the last bytes of words that were cut: a piece of a token there is not recognised as one.
+fn drop_cut_end(classified: &mut Classified, reserve: usize) {
+    let Some(message) = classified.message.take_if(|message| message.ends_with(CUT)) else { return };
+    let kept = shorten(&message, message.len().saturating_sub(reserve));
+    if let Some(own) = classified.reason.strip_suffix(message.as_str()) {
+        classified.reason = format!("{own}{kept}");
+    }
+    classified.message = Some(kept);
 }
 
 /// Why no task is sent after this answer of tokenInformation.php.
@@ -262,4 +271,23 @@ fn window(found: Option<&Map<String, Value>>, now: Timestamp) -> (String, String
     let written = |date: jiff::civil::DateTime| date.strftime("%Y-%m-%d %H:%M").to_string();
     let span = jiff::Span::new().minutes(minutes);
     (written(middle.saturating_sub(span)), written(middle.saturating_add(span)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crm::classify::Reply;
+
+    #[test]
+    fn words_that_were_cut_lose_the_piece_of_a_token_at_their_end() {
+        for before in 990..1030 {
+            let body = format!("{{\"code\": 412, \"msg\": \"{}s3cret-token\"}}", "x".repeat(before));
+            let reply = Reply { status: 200, retry_after: None, body: body.into_bytes() };
+            let mut classified = classify(&HttpResult::Reply(reply), Timestamp::UNIX_EPOCH);
+            drop_cut_end(&mut classified, 12 * 6);
+            let message = classified.message.unwrap();
+            assert!(message.contains("s3cret-token") || !message.contains('s'), "{before}: {message}");
+            assert!(classified.reason.ends_with(&message));
+        }
+    }
 }

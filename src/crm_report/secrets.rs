@@ -13,9 +13,9 @@ use super::run::Run;
 use crate::config;
 use spelling::Secret;
 
-/// What stands in the place of a token.
+/// What is shown instead of a token.
 const TOKEN: &str = "[token]";
-/// What stands in the place of another secret.
+/// What is shown instead of another secret.
 pub(super) const REMOVED: &str = "[removed]";
 /// The shortest cookie or password that is looked for in text, in bytes. A shorter one could be part of any word.
 const LONG_ENOUGH: usize = 4;
@@ -88,7 +88,7 @@ impl Secrets {
     }
 }
 
-/// Removes what stands behind a secret's name and a colon or equals sign, as in `PHPSESSID=…` or `"password": "…"`.
+/// Removes what follows a secret's name and a colon or equals sign, as in `PHPSESSID=…` or `"password": "…"`.
 fn without_named(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
@@ -101,7 +101,7 @@ fn without_named(text: &str) -> String {
     shown
 }
 
-/// Where the next value begins and ends that stands behind a secret's name.
+/// Where the next value that follows a secret's name begins and ends.
 fn next_named(text: &str) -> Option<(usize, usize)> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     let is_between = |c: char| matches!(c, '"' | '\'' | '\\' | ' ' | '\t');

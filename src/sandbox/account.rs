@@ -1,4 +1,4 @@
-//! The ways in which a real account may differ from the vendor's pages. `crm-report` tells them apart on a real account.
+//! The ways in which a real account may differ from the vendor's pages. `crm-report` finds out which of them a real account has.
 
 use std::time::Duration;
 

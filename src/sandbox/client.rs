@@ -30,7 +30,7 @@ impl Client {
         Self { number, socket: Arc::new(socket), end: Arc::default(), ended: CancellationToken::new() }
     }
 
-    /// Ends the connection in place of an answer. The caller must not answer any more.
+    /// Ends the connection instead of an answer. The caller must not answer any more.
     pub(super) fn end(&self, end: End) {
         let _ = self.end.set(end);
         self.ended.cancel();

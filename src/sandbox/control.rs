@@ -33,7 +33,7 @@ pub(super) async fn stats(Shared(state): Shared<Arc<State>>) -> Response {
     Answer::json(StatusCode::OK, &body).into_response()
 }
 
-/// `PUT /sandbox/faults`: other rules in the place of all that were, or what is wrong with them.
+/// `PUT /sandbox/faults`: replaces all rules, or says what is wrong with the new ones.
 pub(super) async fn faults(Shared(state): Shared<Arc<State>>, body: Bytes) -> Response {
     match faults::parse(&body) {
         Ok(rules) => {

@@ -176,7 +176,7 @@ impl Faults {
         (Self { rules: inserts, seed, random }, account)
     }
 
-    /// Puts other rules in the place of all, and starts the draws from the seed again.
+    /// Replaces all rules, and starts the draws from the seed again.
     pub(super) fn replace(&mut self, rules: Vec<Rule>) -> Account {
         let (faults, account) = Self::new(rules, self.seed);
         *self = faults;

@@ -112,7 +112,7 @@ async fn conclude(
 }
 
 /// Waits until `wait` after `since`, to some microseconds: tokio's timer rounds up to whole milliseconds, and waking takes
-/// time, so that a slot held for tens of milliseconds would lose a noticeable part of its calls.
+/// time, so that a slot held for tens of milliseconds loses a noticeable part of its calls.
 async fn wait_until(since: Instant, wait: Duration) {
     const ROUNDING: Duration = Duration::from_millis(2);
     const WAKING: Duration = Duration::from_micros(300);

@@ -11,17 +11,17 @@ use tokio::time::Instant;
 
 use super::answer::Refusal;
 
-/// A request that takes one of its token's places.
+/// A request that takes one of its token's slots.
 #[derive(Clone, Debug)]
 pub(super) struct Holder {
-    /// Unlike every other's.
+    /// Unique.
     pub(super) id: u64,
     /// The connection that it came on.
     pub(super) socket: Arc<TcpStream>,
 }
 
 impl Holder {
-    /// Whether its client has left. The task that serves it may be told only after a request that the client has sent since
+    /// Whether its client has left. The task that serves it can learn that later than a request arrives which the client has sent since
     /// on another connection, so the socket itself is asked.
     fn has_left(&self) -> bool {
         match self.socket.peek(&mut [0]) {
@@ -52,7 +52,7 @@ pub(super) struct Use {
 }
 
 impl Use {
-    /// Takes a place and spends `cost` calls; returns the calls spent today. A refused request spends none.
+    /// Takes a slot and spends `cost` calls; returns the calls spent today. A refused request spends none.
     pub(super) fn admit(&mut self, limits: Limits, today: Date, holder: Holder, cost: u64) -> Result<u64, Refusal> {
         let allowed = limits.simultaneous;
         if self.holders.len() >= allowed {
@@ -85,7 +85,7 @@ impl Use {
         }
     }
 
-    /// Frees the place of the request with this id.
+    /// Frees the slot of the request with this id.
     pub(super) fn release(&mut self, id: u64) {
         self.holders.retain(|holder| holder.id != id);
     }

@@ -17,12 +17,12 @@ use super::faults::{self, Rule};
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
     answers: BTreeMap<String, Answer>,
-    /// The id in the recorded answer to the insert, which each new one takes the place of.
+    /// The id in the recorded answer to the insert, which each new id replaces.
     id: Option<String>,
 }
 
 impl Recorded {
-    /// The recorded answer, with `id` in the place of the recorded id. None where the account has a rule about it, which says
+    /// The recorded answer, with `id` instead of the recorded id. None where the account has a rule about it, which says
     /// more than the record.
     pub(super) fn answer(&self, to: &str, account: &Account, id: Option<&str>) -> Option<Answer> {
         let mut answer = self.answers.get(to).filter(|_| !account.ruled.contains(&to))?.clone();

@@ -110,7 +110,7 @@ async fn close_silently(client: &Client, response: Response) -> Result<Response,
 /// Ends a connection as a fault wants it.
 async fn last(mut stream: TcpStream, how: End) -> io::Result<()> {
     match how {
-        // With no time to linger, closing sends RST in the place of FIN.
+        // With no time to linger, closing sends RST instead of FIN.
         End::Reset => stream.set_zero_linger(),
         End::Write(bytes) => {
             let written = async {

@@ -75,7 +75,7 @@ pub(super) struct Counts {
     pub(super) peaks: BTreeMap<String, usize>,
 }
 
-/// A token's use of its quota, as `tokenInformation.php` tells it.
+/// A token's use of its quota, as `tokenInformation.php` shows it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quota {
     /// Calls today.
@@ -205,7 +205,7 @@ impl State {
         }
     }
 
-    /// Puts these rules in the place of all others, and starts the draws from the seed again.
+    /// Replaces all rules, and starts the draws from the seed again.
     pub(super) fn replace_faults(&self, rules: Vec<Rule>) {
         let mut memory = self.lock();
         memory.account = Arc::new(memory.faults.replace(rules));
@@ -233,7 +233,7 @@ impl Memory {
     }
 }
 
-/// One of a token's simultaneous requests. Its place is free when this is dropped, also when the client leaves.
+/// One of a token's simultaneous requests. It is free when this is dropped, also when the client leaves.
 #[derive(Debug)]
 pub(super) struct Slot {
     state: Arc<State>,
@@ -243,18 +243,18 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Frees the place and counts the request, in one step.
+    /// Frees the slot and counts the request, in one step.
     pub(super) fn finish(mut self, outcome: &'static str) {
         self.outcome = Some(outcome);
     }
 
-    /// Counts the request and keeps the place.
+    /// Counts the request and keeps the slot.
     pub(super) fn count(&mut self, outcome: &'static str) {
         self.outcome = None;
         self.state.count(outcome);
     }
 
-    /// The token that the place is on.
+    /// The token that the slot is on.
     pub(super) fn token(&self) -> Arc<str> {
         Arc::clone(&self.token)
     }

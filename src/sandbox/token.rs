@@ -1,4 +1,4 @@
-//! `GET tokenInformation.php?operation=…`, the call that tells a token's use.
+//! `GET tokenInformation.php?operation=…`, the call that shows a token's use.
 
 use std::sync::Arc;
 

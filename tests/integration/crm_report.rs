@@ -1,15 +1,20 @@
 //! `crm-report` against a sandbox that differs from the vendor's pages in each way that a real account may.
 
+mod input;
+mod output;
+mod redaction;
+mod replay;
+
 use std::path::PathBuf;
 
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use wolkvox_task_worker::sandbox::{Options, recorded};
+use wolkvox_task_worker::sandbox::Options;
 
-use crate::support::eventually;
-use crate::support::process::{Env, Finished, Process, run};
+use crate::support::process::{Env, Finished, run};
 use crate::support::rig::Crm;
+use replay::replayed;
 
 /// A folder that goes with the test.
 struct Folder(PathBuf);
@@ -58,10 +63,13 @@ async fn report(url: &str, folder: &Folder, further: &[&str]) -> (Finished, Valu
     (finished, serde_json::from_slice(&json).expect("JSON"))
 }
 
-fn answer<'a>(report: &'a Value, about: &str) -> &'a str {
+fn finding<'a>(report: &'a Value, about: &str) -> &'a Value {
     let findings = report["findings"].as_array().expect("findings");
-    let finding = findings.iter().find(|finding| finding["about"] == about);
-    finding.unwrap_or_else(|| panic!("no {about}"))["answer"].as_str().expect("text")
+    findings.iter().find(|finding| finding["about"] == about).unwrap_or_else(|| panic!("no {about}"))
+}
+
+fn answer<'a>(report: &'a Value, about: &str) -> &'a str {
+    finding(report, about)["answer"].as_str().expect("text")
 }
 
 /// Every answer that is the same in every run.
@@ -72,7 +80,7 @@ fn answers(report: &Value) -> Vec<(&str, &str)> {
 }
 
 #[tokio::test]
-async fn a_documented_account_gives_documented_findings_and_one_task() {
+async fn report_on_a_documented_account_gives_documented_findings_and_one_task() {
     let (crm, folder) = (Crm::start(options()).await, Folder::new("documented"));
     let (Finished { code, stdout, stderr }, report) = report(&crm.url, &folder, &[]).await;
     assert_eq!(code, Some(0), "{stderr}");
@@ -116,45 +124,12 @@ async fn a_documented_account_gives_documented_findings_and_one_task() {
     assert!(insert["milliseconds"]["total"].is_u64(), "{insert}");
 }
 
-#[tokio::test]
-async fn the_report_has_no_secret_and_personal_data_only_when_asked_for() {
-    let (crm, folder) = (Crm::start(options()).await, Folder::new("secrets"));
-    // What belongs to another: the search by record finds it, too.
-    let other = json!({"operation": "acme-co", "module": "wolkvox_activities", "type": "task", "fields": {
-        "status": "created", "name": "Call Ben", "priority": "low", "name_module": "cases",
-        "completion_date": "2026-07-30 00:00:00", "remember": false, "reminder_date": "2026-07-30 00:00:00",
-        "description": "confidential", "id_record": "64b1f0c2a9", "wolkvox_owner": "agent_7@acme-co",
-    }});
-    let url = format!("{}/server/API/v2/custom/insert.php", crm.url);
-    let post = crate::support::http::client().post(url).header("wolkvox-token", "hunter2-token");
-    post.header("content-type", "application/json").body(other.to_string()).send().await.expect("created");
-    let quoting = "RECORD 64b1f0c2a9 OF acme-co, TOKEN hunter2-token";
-    crm.faults(json!([
-        {"action": "account:lenient"},
-        {"action": format!("account:bad-token:403:{quoting}")},
-        {"action": format!("code:412:{quoting}"), "name_contains": "WITHOUT"},
-    ]))
-    .await;
-    for full in [false, true] {
-        let further: &[&str] = if full { &["--full", "--try-missing-field"] } else { &["--try-missing-field"] };
-        let (finished, report) = report(&crm.url, &folder, further).await;
-        let text = report.to_string();
-        assert!(!text.contains("hunter2") && !finished.stdout.contains("hunter2"), "{text}");
-        for personal in ["acme-co", "64b1f0c2a9", "ADMIN_", "confidential"] {
-            assert_eq!(text.contains(personal), full, "{personal}: {text}");
-        }
-        let mut by_record = report["exchanges"].as_array().expect("exchanges").iter();
-        let by_record = by_record.find(|exchange| exchange["name"] == "query_by_record").expect("asked");
-        assert_eq!(by_record["response"]["other_tasks_left_out"] == json!(0), full, "{by_record}");
-    }
-}
-
 /// How an account differs, and what the report must say of it.
-const WAYS: [(&str, &[(&str, &str)]); 23] = [
+const WAYS: [(&str, &[(&str, &str)]); 27] = [
     ("account:string-codes", &[("code_type", "string")]),
     ("account:number-codes", &[("code_type", "number")]),
     ("account:status-200", &[("http_status", "always_200"), ("wrong_token", "documented")]),
-    ("account:no-id", &[("wolkvox_id", "absent"), ("query", "found"), ("clock", "unknown")]),
+    ("account:no-id", &[("wolkvox_id", "absent"), ("query", "found"), ("clock", "0")]),
     ("account:uuid-id", &[("wolkvox_id", "other"), ("clock", "unknown")]),
     ("account:zone:UTC-05:00", &[("answer_zone", "UTC-05:00"), ("clock", "0")]),
     ("account:zone:UTC+05:30", &[("answer_zone", "UTC+05:30")]),
@@ -165,6 +140,10 @@ const WAYS: [(&str, &[(&str, &str)]); 23] = [
     ("account:lenient", &[("missing_field", "accepted")]),
     ("account:bad-token:401:NO SUCH TOKEN", &[("wrong_token", "other_words"), ("wrong_operation", "other_words")]),
     ("account:bad-token:403:DENIED", &[("wrong_token", "misunderstood")]),
+    ("account:bad-token:503:BUSY", &[("wrong_token", "unclear"), ("wrong_operation", "unclear")]),
+    ("account:any-token", &[("wrong_token", "accepted"), ("wrong_operation", "documented")]),
+    ("account:any-operation", &[("wrong_token", "documented"), ("wrong_operation", "accepted")]),
+    ("account:refused-search:403:TOKEN LIMIT EXCEEDED", &[("query", "refused"), ("accents", "unknown")]),
     ("account:refused-search:400:NO SUCH MODULE", &[("query", "refused"), ("query_dates", "refused")]),
     ("account:shifted-dates:-5h", &[("sent_dates", "shifted -300m"), ("answer_zone", "UTC+00:00")]),
     ("bom", &[("body_form", "byte_order_mark"), ("insert", "created")]),
@@ -178,7 +157,7 @@ const WAYS: [(&str, &[(&str, &str)]); 23] = [
 
 /// Each difference is found, and a sandbox that replays the report gives the same answers again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_way_in_which_an_account_may_differ_is_found_and_replayed() {
+async fn account_that_differs_is_recognised_and_replayed() {
     let tried = stream::iter(WAYS.iter().enumerate()).map(async |(number, (action, expected))| {
         let (crm, folder) = (Crm::start(options()).await, Folder::new(&format!("way-{number}")));
         crm.faults(json!([{"action": action}])).await;
@@ -191,90 +170,6 @@ async fn each_way_in_which_an_account_may_differ_is_found_and_replayed() {
         assert_eq!(answers(&second), answers(&first), "{action}: {}\n{stdout}", first["sandbox"]);
     });
     tried.buffer_unordered(4).collect::<()>().await;
-}
-
-/// A sandbox that behaves as a report says.
-async fn replayed(report: &Value) -> Crm {
-    let replay = recorded::parse(report.to_string().as_bytes()).expect("a report");
-    let options = Options { query: replay.query, faults: replay.faults, recorded: replay.recorded, ..options() };
-    Crm::start(options).await
-}
-
-/// The same by the command line.
-#[tokio::test]
-async fn the_sandbox_command_replays_a_report() {
-    let (crm, folder) = (Crm::start(options()).await, Folder::new("command"));
-    crm.faults(json!([{"action": "account:no-id"}])).await;
-    let (_, first) = report(&crm.url, &folder, &[]).await;
-    let kept = folder.0.join("kept.json");
-    std::fs::rename(folder.report(), &kept).expect("kept");
-    let args = ["--listen", "127.0.0.1:0", "--token", "hunter2-token", "--operation", "acme-co", "--from-report"];
-    let args = [&["sandbox"], &args[..], &[kept.to_str().expect("text")]].concat();
-    let sandbox = Process::start(&args, &Env::new());
-    let url = eventually("its address", || async {
-        let line = sandbox.lines().into_iter().find(|line| line.contains("listening"))?;
-        serde_json::from_str::<Value>(&line).ok()?["listening"].as_str().map(ToOwned::to_owned)
-    })
-    .await;
-    let (_, second) = report(&url, &folder, &[]).await;
-    assert_eq!((answer(&first, "wolkvox_id"), answer(&second, "wolkvox_id")), ("absent", "absent"));
-    sandbox.stop().await;
-}
-
-#[tokio::test]
-async fn a_clock_that_is_ahead_is_found_and_replayed() {
-    let (crm, folder) = (Crm::start(options()).await, Folder::new("clock"));
-    crm.faults(json!([{"action": "account:clock:+1h"}])).await;
-    let (_, first) = report(&crm.url, &folder, &[]).await;
-    let (_, second) = report(&replayed(&first).await.url, &folder, &[]).await;
-    for report in [first, second] {
-        let ahead: i64 = answer(&report, "clock").parse().expect("seconds");
-        assert!((3590..=3600).contains(&ahead), "{ahead}");
-        assert_eq!(answer(&report, "answer_zone"), "UTC+00:00", "the clock is not taken for a zone");
-    }
-}
-
-#[tokio::test]
-async fn an_account_whose_activities_cannot_be_searched_is_found_and_replayed() {
-    let (crm, folder) = (Crm::start(Options { query: false, ..options() }).await, Folder::new("no-query"));
-    let (Finished { code, .. }, first) = report(&crm.url, &folder, &[]).await;
-    assert_eq!(code, Some(0));
-    let (_, second) = report(&replayed(&first).await.url, &folder, &[]).await;
-    for report in [first, second] {
-        assert_eq!((answer(&report, "query"), answer(&report, "accents")), ("not_found", "unknown"));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_search_that_finds_tasks_late_is_found_and_replayed() {
-    let (crm, folder) = (Crm::start(options()).await, Folder::new("late"));
-    crm.faults(json!([{"action": "account:slow-query:500ms"}])).await;
-    let (_, first) = report(&crm.url, &folder, &["--search-for", "5s"]).await;
-    let (_, second) = report(&replayed(&first).await.url, &folder, &["--search-for", "5s"]).await;
-    for report in [first, second] {
-        assert!(answer(&report, "query").starts_with("found after 1"), "{}", answer(&report, "query"));
-        assert!(report["exchanges"].as_array().expect("exchanges").len() <= 16);
-    }
-}
-
-#[tokio::test]
-async fn a_lost_answer_says_how_to_find_and_remove_the_task() {
-    let (crm, folder) = (Crm::start(options()).await, Folder::new("lost"));
-    crm.faults(json!([{"action": "reset"}])).await;
-    let (Finished { code, stdout, .. }, json) = report(&crm.url, &folder, &[]).await;
-    assert_eq!((code, json["task"]["state"].as_str()), (Some(1), Some("found")));
-    for part in ["although its answer did not say so", "wolkvox_id ", "To remove it", "retry.on_unknown"] {
-        assert!(stdout.contains(part), "{part} is not in {stdout}");
-    }
-    let crm = Crm::start(Options { query: false, ..options() }).await;
-    crm.faults(json!([{"action": "reset"}])).await;
-    let (Finished { stdout, .. }, json) = report(&crm.url, &folder, &[]).await;
-    assert_eq!(json["task"]["state"], "unknown");
-    assert!(
-        stdout.contains("may have been created: its answer was lost") && stdout.contains("To remove it"),
-        "{stdout}"
-    );
-    assert_eq!(crm.tasks().await.len(), 1, "it is sent once");
 }
 
 #[tokio::test]
@@ -298,32 +193,56 @@ async fn nothing_is_created_where_the_token_is_refused_or_nothing_answers() {
     assert_eq!(report["exchanges"].as_array().map(Vec::len), Some(1));
 }
 
+/// How an account differs, a question, and how far the answer can be trusted.
+const CONFIDENCE: [(&str, &[(&str, &str)]); 10] = [
+    (
+        "account:lenient",
+        &[("code_type", "certain"), ("http_status", "likely"), ("counter", "likely"), ("clock", "certain")],
+    ),
+    (
+        "account:refused-search:403:DENIED",
+        &[("query", "unknown"), ("query_dates", "unknown"), ("http_status", "certain")],
+    ),
+    ("account:refused-search:500:ERROR", &[("query", "unknown"), ("query_dates", "unknown")]),
+    ("account:bad-token:403:DENIED", &[("wrong_token", "likely"), ("wrong_operation", "likely")]),
+    ("account:bad-token:503:BUSY", &[("wrong_token", "unknown")]),
+    ("account:clock:+1h", &[("clock", "likely"), ("answer_zone", "likely")]),
+    ("code:412:NO SUCH RECORD", &[("insert", "certain"), ("missing_field", "unknown"), ("counter", "unknown")]),
+    ("status:403", &[("insert", "likely"), ("code_type", "likely")]),
+    ("drop", &[("insert", "unknown"), ("query", "unknown"), ("query_dates", "unknown")]),
+    ("garbage", &[("insert", "certain"), ("wolkvox_id", "unknown")]),
+];
+
+/// A finding is certain only where the answers have no other reading.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn finding_is_as_certain_as_its_evidence() {
+    let tried = stream::iter(CONFIDENCE.iter().enumerate()).map(async |(number, (action, expected))| {
+        let (crm, folder) = (Crm::start(options()).await, Folder::new(&format!("confidence-{number}")));
+        crm.faults(json!([{"action": action}])).await;
+        let (Finished { stdout, .. }, report) = report(&crm.url, &folder, &["--try-missing-field"]).await;
+        for (about, expected) in *expected {
+            assert_eq!(finding(&report, about)["confidence"], *expected, "{action}, {about}: {stdout}");
+        }
+    });
+    tried.buffer_unordered(4).collect::<()>().await;
+}
+
 #[tokio::test]
-async fn nothing_is_sent_without_a_yes() {
-    let (crm, folder) = (Crm::start(options()).await, Folder::new("yes"));
-    let output = folder.report();
-    let output = output.to_str().expect("text");
-    let ask = ["crm-report", "--search-for", "0s", "--output", output];
-    let dry = [&ask[..], &["--dry-run"]].concat();
-    let taken = ["crm-report", "--yes", "--output", folder.0.to_str().expect("text"), "-"];
-    for (args, input, code, said) in [
-        (&dry[..], "cases\n64b1\nADMIN_@acme-co\n", 0, "--dry-run: nothing was sent"),
-        (&ask[..], "cases\n64b1\nADMIN_@acme-co\nno\n", 1, "the answer was not yes"),
-        (&ask[..], "cases\n64b1\n", 1, "no answer to \"Owner of the task"),
-        (&[&ask[..], &["-"]].concat()[..], MESSAGE, 1, "--yes is needed"),
-        (&[&ask[..], &["--yes", "-"]].concat()[..], "{}", 1, "id_record: is missing"),
-        (&[&ask[..], &["--yes", "-"]].concat()[..], "[]", 1, "not a task message"),
-        (&taken[..], MESSAGE, 1, "the report cannot be written to"),
-    ] {
-        let finished = run(args, &env(&crm.url), input.as_bytes()).await;
-        assert_eq!((finished.code, finished.stdout.as_str()), (Some(code), ""), "{}", finished.stderr);
-        assert!(finished.stderr.contains(said), "{said} is not in {}", finished.stderr);
+async fn refused_search_is_reported_as_a_refusal_and_not_as_an_answer() {
+    let (crm, folder) = (Crm::start(options()).await, Folder::new("refused-search"));
+    crm.faults(json!([{"action": "account:refused-search:403:TOKEN LIMIT EXCEEDED"}])).await;
+    let (Finished { stdout, .. }, report) = report(&crm.url, &folder, &[]).await;
+    for about in ["query", "query_dates"] {
+        let words = finding(&report, about)["words"].as_str().expect("text");
+        assert!(words.contains("refused") && words.contains("does not show whether it searches"), "{words}");
     }
-    assert_eq!(crm.stats().await["requests"], json!({}), "not even a question");
-    let sent = run(&ask, &env(&crm.url), b"cases\n64b1\nADMIN_@acme-co\nyes\n").await;
-    assert_eq!(sent.code, Some(0), "{}", sent.stderr);
-    for part in ["\"name_module\": \"cases\"", "Cost: at most 10 calls", "Creates: one task, \"TEST "] {
-        assert!(sent.stderr.contains(part), "{part} is not in {}", sent.stderr);
-    }
-    assert_eq!(crm.tasks().await.len(), 1);
+    assert!(stdout.contains("TOKEN LIMIT EXCEEDED") && !stdout.contains("does not search activities"), "{stdout}");
+}
+
+#[tokio::test]
+async fn altered_accents_and_shifted_dates_are_both_recognised() {
+    let (crm, folder) = (Crm::start(options()).await, Folder::new("both"));
+    crm.faults(json!([{"action": "account:altered-accents"}, {"action": "account:shifted-dates:-5h"}])).await;
+    let (_, report) = report(&crm.url, &folder, &[]).await;
+    assert_eq!((answer(&report, "accents"), answer(&report, "sent_dates")), ("altered", "shifted -300m"));
 }

@@ -55,3 +55,48 @@ fn print(to: &mut dyn Write, text: &str) -> io::Result<()> {
     writeln!(to, "{text}")?;
     to.flush()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{Config, Sources};
+    use crate::crm_report::{Choices, Plan, Run};
+    use crate::message::task::decode;
+
+    fn report() -> Report {
+        let environment = [("WTW_CRM_SERVER", "crm.test"), ("WTW_CRM_OPERATION", "acme"), ("WTW_CRM_TOKENS", "alpha")];
+        let environment = environment.map(|(name, value)| (name.into(), value.into())).into();
+        let config = Config::load(&Sources { environment, ..Sources::default() }, &["crm.tokens"]).unwrap().config;
+        let message = br#"{"name_module": "cases", "id_record": "1", "wolkvox_owner": "a"}"#;
+        let choices = Choices { search_for: Duration::ZERO, try_missing_field: false };
+        let decoded = decode(message, config.task.unknown_fields).unwrap();
+        let plan = Plan::new(&config, decoded, "ABC", jiff::Timestamp::UNIX_EPOCH, choices).unwrap();
+        Report::new(&plan, &Run::default(), &config.crm, jiff::Timestamp::UNIX_EPOCH, false)
+    }
+
+    #[test]
+    fn report_goes_where_it_can_be_written() {
+        let report = report();
+        let full = || File::options().write(true).open("/dev/full").unwrap();
+        let failed = || write(&full(), report.json());
+        assert_eq!(failed().unwrap_err().kind(), ErrorKind::StorageFull);
+        for (saved, as_json, out_is_full, out_has, err_has) in [
+            (Ok(()), false, false, "Report on", ""),
+            (Ok(()), false, true, "", "Report on"),
+            (failed(), false, false, "wolkvox-crm-report", ""),
+            (failed(), true, false, "wolkvox-crm-report", ""),
+            (failed(), false, true, "", "wolkvox-crm-report"),
+        ] {
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            let is_saved = saved.is_ok();
+            let mut device = full();
+            let to: &mut dyn Write = if out_is_full { &mut device } else { &mut out };
+            assert_eq!(deliver(&report, saved, as_json, to, &mut err).is_ok(), is_saved);
+            let (out, err) = (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap());
+            assert!(out.contains(out_has) && err.contains(err_has), "{out}\n{err}");
+            assert_eq!((out.is_empty(), err.is_empty()), (out_has.is_empty(), err_has.is_empty()));
+        }
+    }
+}

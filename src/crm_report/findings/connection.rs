@@ -1,4 +1,4 @@
-//! The way to the account: connections, addresses, times.
+//! Connections, addresses, and how long an answer takes.
 
 use std::time::Duration;
 

@@ -96,12 +96,11 @@ pub(super) fn missing_field(facts: Facts<'_>) -> Finding {
         );
     };
     let reason = step.reason();
-    let is_whole_created = facts.step("insert").is_some_and(Step::is_accepted);
     let finding = match step.classified.outcome {
         Outcome::Created => {
             Finding::new(about, "accepted", format!("A task without {MISSING} was created. Remove it, too."))
         }
-        Outcome::Rejected if is_whole_created => {
+        Outcome::Rejected if facts.is_created() => {
             Finding::new(about, "refused", format!("A task without {MISSING} is refused: {reason}."))
         }
         outcome => {

@@ -37,10 +37,11 @@ pub(super) fn query(facts: Facts<'_>) -> Finding {
     } else if asked.iter().any(|step| step.is_accepted()) {
         let words = format!(
             "query.php answers and does not find the task, {each}. Either it does not search activities, or it finds them later \
-             than {} after the task.",
-            seconds(last)
+             than {} after the task{}.",
+            seconds(last),
+            not_created(facts)
         );
-        Finding::new(about, "not_found", words).likely()
+        Finding::new(about, "not_found", words).with(confidence_of_a_miss(facts))
     } else {
         let reason = refused.map(|step| step.reason()).unwrap_or_default();
         let words = format!(
@@ -89,6 +90,15 @@ impl<'a> Searched<'a> {
     }
 }
 
+/// A search that does not find the task shows little where the task may not be there.
+fn confidence_of_a_miss(facts: Facts<'_>) -> Confidence {
+    if facts.is_created() { Confidence::Likely } else { Confidence::Unknown }
+}
+
+fn not_created(facts: Facts<'_>) -> &'static str {
+    if facts.is_created() { "" } else { ", or the task was not created" }
+}
+
 fn after(step: &Step) -> std::time::Duration {
     step.after_insert.unwrap_or_default()
 }
@@ -117,8 +127,12 @@ pub(super) fn query_dates(facts: Facts<'_>) -> Finding {
         let words = format!("queryDates.php returned {SEARCH_LIMIT} others. The task may be behind them.");
         Finding::new(about, "too_many", words).with(Confidence::Unknown)
     } else {
-        let words = format!("queryDates.php answers and does not find the task, {when} after the task.");
-        Finding::new(about, "not_found", words).likely()
+        let words = format!(
+            "queryDates.php answers and does not find the task, asked {when} after it. Either it does not search activities, or it \
+             finds them later{}.",
+            not_created(facts)
+        );
+        Finding::new(about, "not_found", words).with(confidence_of_a_miss(facts))
     };
     finding.from([facts.number(step)])
 }

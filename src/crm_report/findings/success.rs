@@ -33,9 +33,9 @@ pub(super) fn insert(facts: Facts<'_>) -> Finding {
         Finding::new(about, outcome.as_str(), words).said(step.said()).from([facts.number(step)]).with(confidence);
     match outcome {
         Outcome::Created => finding,
-        Outcome::Unknown => {
-            finding.set("retry.on_unknown = \"dead-letter\", until it is known why the answer was lost")
-        }
+        Outcome::Unknown => finding.set(
+            "retry.on_unknown = \"dead-letter\", until it is known why no answer shows whether a task was created",
+        ),
         _ => finding.set("what the CRM says is wrong, then run crm-report again before the first message"),
     }
 }
@@ -60,7 +60,7 @@ pub(super) fn code_type(facts: Facts<'_>) -> Finding {
     } else if is_documented {
         (
             "documented",
-            "code was a string from the calls other than insert.php and a number in the rest, as documented.",
+            "code was a string where a call other than insert.php succeeded, and a number elsewhere, as documented.",
         )
     } else {
         ("mixed", "code was a string in some answers and a number in others.")
@@ -119,8 +119,8 @@ pub(super) fn body_form(facts: Facts<'_>) -> Finding {
     });
     let (answer, words) = match step.body.form {
         Form::Clean => ("clean", "The answer to the task is clean JSON."),
-        Form::ByteOrderMark => ("byte_order_mark", "A byte-order mark stands before the JSON. The worker skips it."),
-        Form::TextBefore => ("text_before", "Other text stands before the JSON. The worker skips it."),
+        Form::ByteOrderMark => ("byte_order_mark", "There is a byte-order mark before the JSON. The worker skips it."),
+        Form::TextBefore => ("text_before", "There is other text before the JSON. The worker skips it."),
         Form::NoJson => ("no_json", "The answer to the task does not end in a JSON object."),
     };
     let finding = match encoding {

@@ -192,9 +192,8 @@ pub(super) fn counter(facts: Facts<'_>) -> Finding {
     let seen = format!("The counter was {first} before the task and {second} after it{end}{limit}.");
     let evidence = [Some(before), Some(after), facts.step("counter_end")];
     let evidence: Vec<usize> = evidence.into_iter().flatten().map(|step| facts.number(step)).collect();
-    if !facts.step("insert").is_some_and(Step::is_accepted) {
-        let words =
-            format!("{seen} The CRM did not confirm the task, so it is not known whether that counts as a call.");
+    if !facts.is_created() {
+        let words = format!("{seen} It is not known whether the task was created, nor what a refused one costs.");
         return Finding::unknown(about, words).from(evidence);
     }
     let (answer, words) = match second.saturating_sub(first) {

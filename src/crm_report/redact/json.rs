@@ -78,11 +78,14 @@ impl Walk<'_> {
         values.filter_map(Value::as_str).any(|text| own.contains(&text))
     }
 
-    /// Whether a value has the form that the vendor's pages show for its name, or stands in the test task.
+    /// Whether a value has the form that the vendor's pages show for its name, or is a part of the test task.
     fn is_known(&self, name: Option<&str>, value: &Value, in_own: bool) -> bool {
         let plan = self.redactor.plan;
         let text = value.as_str();
         let written = text.map_or_else(|| value.to_string(), |text| text.trim().to_owned());
+        if self.redactor.secrets.scrub(&written) != written {
+            return false;
+        }
         let is_own_text = text.is_some_and(|text| {
             text == plan.name || text == plan.name_without_field() || is_description(plan.field("description"), text)
         });

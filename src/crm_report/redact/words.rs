@@ -1,4 +1,4 @@
-//! The words that may stand in a report. Whatever else an answer says is replaced by its length. Pure.
+//! The words that a report may show. Whatever else an answer says is replaced by its length. Pure.
 //!
 //! The words of refusals, of PHP's notices and of error pages are what people must know of an account. Names, addresses,
 //! numbers, tokens and tasks are none of them, in whatever encoding they are written.
@@ -157,20 +157,20 @@ impl Words {
     fn own_at(&self, text: &str) -> Option<(usize, &'static str)> {
         self.own.iter().find_map(|(own, placeholder)| {
             let mut at = 0;
-            let mut letters = text.chars();
+            let mut characters = text.chars();
             for wanted in own.chars() {
-                let c = letters.next()?;
+                let c = characters.next()?;
                 if c.to_lowercase().next()? != wanted {
                     return None;
                 }
                 at += c.len_utf8();
             }
-            letters.next().is_none_or(|c| !is_word(c)).then_some((at, *placeholder))
+            characters.next().is_none_or(|c| !is_word(c)).then_some((at, *placeholder))
         })
     }
 
     fn word(&self, word: &str, is_tag: bool) -> String {
-        // In UTF-16 a text could be read letter by letter.
+        // UTF-16 that is read as UTF-8 has one word for each character.
         let is_known = match word.len() {
             1 => is_tag && word.is_ascii(),
             _ => self.known.contains(word.to_lowercase().as_str()),
@@ -197,12 +197,12 @@ impl Words {
     }
 }
 
-/// Whether a word that begins with a digit has letters in it, too.
+/// Whether a word that begins with a digit has other characters, too.
 fn is_mixed(text: &str) -> bool {
     text.chars().take_while(|c| is_word(*c)).any(|c| !c.is_ascii_digit())
 }
 
-/// Part of a word: a letter, or anything that could stand for one in some encoding.
+/// Part of a word, in plain text or in some encoding.
 fn is_word(c: char) -> bool {
     matches!(c, '_' | '%' | '#' | '&' | '\\')
         || c.is_ascii_alphanumeric()

@@ -34,6 +34,13 @@ pub(super) fn state(facts: Facts<'_>) -> TaskState {
     }
 }
 
+/// The answer to the insert may come from a proxy or firewall in front of the CRM.
+fn is_by_another(facts: Facts<'_>) -> bool {
+    facts.run.step("insert").is_some_and(|step| {
+        matches!(step.exchange.result, HttpResult::Reply(_)) && step.classified.outcome != Outcome::Rejected
+    })
+}
+
 /// The id of the task, from the answer to the insert or from a search.
 pub(super) fn id(facts: Facts<'_>) -> Option<String> {
     let id = facts.run.step("insert").and_then(|step| step.body.wolkvox_id()).map(ToOwned::to_owned);
@@ -54,7 +61,13 @@ pub(super) fn remove(
     let mut lines = vec![match state {
         TaskState::Created => format!("\"{name}\" was created, {id}."),
         TaskState::FoundBySearch => format!("\"{name}\" was created, {id}, although its answer did not say so."),
+        TaskState::NotCreated if is_by_another(facts) => {
+            format!("No task was created, as far as the answer shows. If \"{name}\" is in the CRM, delete it.")
+        }
         TaskState::NotCreated => "No task was created.".to_owned(),
+        TaskState::Unknown if facts.run.step("insert").is_some_and(|step| step.exchange.head.is_some()) => {
+            format!("\"{name}\" may have been created: its answer does not show whether it was.")
+        }
         TaskState::Unknown => format!("\"{name}\" may have been created: its answer was lost."),
     }];
     if state != TaskState::NotCreated {

@@ -8,7 +8,7 @@ const LEVELS: usize = 4;
 /// The shortest secret that is looked for in Base64 and hexadecimal, in bytes.
 const LONG_ENOUGH: usize = 6;
 
-/// A text that must not be shown, and what stands in its place.
+/// A text that must not be shown, and what is shown instead.
 pub(super) struct Secret {
     text: String,
     /// In lower case, each as characters.
@@ -51,7 +51,7 @@ fn lower(c: char) -> char {
     c.to_lowercase().next().unwrap_or(c)
 }
 
-/// A character that an encoded text stands for, and the bytes that stand for it.
+/// A character of the decoded text, and its bytes in the original text.
 #[derive(Clone, Copy)]
 struct Character {
     is: char,
@@ -90,7 +90,7 @@ pub(super) fn replace(text: &str, secrets: &[Secret]) -> String {
     shown
 }
 
-/// Where a spelling stands, in bytes of the original text.
+/// Where a spelling is, in bytes of the original text.
 fn positions<'a>(text: &'a [Character], spelling: &'a [char]) -> impl Iterator<Item = (usize, usize)> + 'a {
     let windows = text.windows(spelling.len().max(1));
     let hits = windows.filter(|window| window.iter().map(|character| lower(character.is)).eq(spelling.iter().copied()));
@@ -117,7 +117,7 @@ fn decode(text: &[Character]) -> Option<Vec<Character>> {
     (decoded.len() < text.len()).then_some(decoded)
 }
 
-/// What an escape at the beginning stands for, and its length in characters.
+/// The character of an escape at the beginning, and its length in characters.
 fn escape(text: &[Character]) -> Option<(char, usize)> {
     let [first, second, ..] = text else { return None };
     match (first.is, second.is) {

@@ -27,7 +27,7 @@ pub(super) enum Ending {
     Answer(Answer),
     /// With none, the connection left open.
     Hang,
-    /// With the connection's end in the place of an answer.
+    /// With the connection's end instead of an answer.
     Connection(End),
 }
 
