@@ -77,7 +77,12 @@ fn refused_as_documented(facts: Facts<'_>, about: &'static str, what: &str) -> F
             );
             Finding::new(about, "misunderstood", words).likely()
         }
-        _ => {
+        Outcome::Rejected
+        | Outcome::Misconfigured
+        | Outcome::Unavailable
+        | Outcome::Throttled
+        | Outcome::QuotaExhausted
+        | Outcome::Unknown => {
             let words = format!("The answer to {what} may have another cause: {reason}.");
             Finding::new(about, "unclear", words).with(Confidence::Unknown)
         }
@@ -96,20 +101,17 @@ pub(super) fn missing_field(facts: Facts<'_>) -> Finding {
         );
     };
     let reason = step.reason();
-    let finding = match step.classified.outcome {
-        Outcome::Created => {
-            Finding::new(about, "accepted", format!("A task without {MISSING} was created. Remove it, too."))
-        }
-        Outcome::Rejected if facts.is_created() => {
-            Finding::new(about, "refused", format!("A task without {MISSING} is refused: {reason}."))
-        }
-        outcome => {
-            let words = format!(
-                "A task without {MISSING} had the outcome {}: {reason}. That may have another cause than the missing field.",
-                outcome.as_str()
-            );
-            Finding::new(about, outcome.as_str(), words).with(Confidence::Unknown)
-        }
+    let outcome = step.classified.outcome;
+    let finding = if outcome == Outcome::Created {
+        Finding::new(about, "accepted", format!("A task without {MISSING} was created. Remove it, too."))
+    } else if outcome == Outcome::Rejected && facts.is_created() {
+        Finding::new(about, "refused", format!("A task without {MISSING} is refused: {reason}."))
+    } else {
+        let words = format!(
+            "A task without {MISSING} had the outcome {}: {reason}. That may have another cause than the missing field.",
+            outcome.as_str()
+        );
+        Finding::new(about, outcome.as_str(), words).with(Confidence::Unknown)
     };
     finding.said(step.said()).from([facts.number(step)])
 }

@@ -31,12 +31,13 @@ pub(super) fn insert(facts: Facts<'_>) -> Finding {
     };
     let finding =
         Finding::new(about, outcome.as_str(), words).said(step.said()).from([facts.number(step)]).with(confidence);
-    match outcome {
-        Outcome::Created => finding,
-        Outcome::Unknown => finding.set(
-            "retry.on_unknown = \"dead-letter\", until it is known why no answer shows whether a task was created",
-        ),
-        _ => finding.set("what the CRM says is wrong, then run crm-report again before the first message"),
+    if outcome == Outcome::Created {
+        finding
+    } else if outcome == Outcome::Unknown {
+        finding
+            .set("retry.on_unknown = \"dead-letter\", until it is known why no answer shows whether a task was created")
+    } else {
+        finding.set("what the CRM says is wrong, then run crm-report again before the first message")
     }
 }
 

@@ -129,17 +129,16 @@ pub(super) fn length_of(text: &str) -> String {
 }
 
 /// A request as it is shown: the values of configuration and task have their placeholders.
-pub(super) fn request(redactor: &Redactor<'_>, value: Value) -> Value {
-    match value {
-        Value::Object(members) => {
-            let is_by_id = members.get("field").and_then(Value::as_str) == Some("wolkvox_id");
-            let members = members.into_iter().map(|(name, value)| match value {
-                Value::String(id) if is_by_id && name == "value" => (name, Value::from(redactor.id(&id))),
-                value => (name, request(redactor, value)),
-            });
-            Value::Object(members.collect())
+pub(super) fn request(redactor: &Redactor<'_>, mut value: Value) -> Value {
+    let is_by_id = value.get("field").and_then(Value::as_str) == Some("wolkvox_id");
+    if let Value::Object(members) = &mut value {
+        for (name, member) in members {
+            *member = match member.as_str() {
+                Some(id) if is_by_id && name == "value" => Value::from(redactor.id(id)),
+                Some(text) => Value::from(redactor.own(text)),
+                None => request(redactor, member.take()),
+            };
         }
-        Value::String(text) => Value::from(redactor.own(&text)),
-        value => value,
     }
+    value
 }

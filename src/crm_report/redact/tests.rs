@@ -145,8 +145,7 @@ fn repeated_members_cut_json_and_pages_show_no_value() {
 fn request_shows_the_form_of_the_task_and_no_own_value() {
     let config = config();
     let plan = plan(&config, "64b1f0");
-    let shown =
-        with_redactor("64b1f0", false, |redactor, _| redactor.request(&plan.insert().body().unwrap().to_owned()));
+    let shown = with_redactor("64b1f0", false, |redactor, _| redactor.request(plan.insert().body().unwrap()));
     for part in ["[operation]", "[id_record]", "[wolkvox_owner]", "[name_module]", "áéíóú", &plan.name] {
         assert!(shown.contains(part), "{part} is not in {shown}");
     }

@@ -21,17 +21,15 @@ impl Secret {
         let mut spellings = vec![text.clone()];
         if text.len() >= LONG_ENOUGH {
             spellings.push(text.bytes().map(|byte| format!("{byte:02x}")).collect());
-            // Within a longer text the secret begins at one of three positions of a group.
-            for before in 0..3 {
-                spellings.extend([STANDARD.encode(padded(&text, before)), URL_SAFE.encode(padded(&text, before))].map(
-                    |encoded| {
-                        // The characters at the ends have bits of their neighbours.
-                        let (from, to) = ([0, 2, 3][before % 3], [0, 3, 2][(before + text.len()) % 3]);
-                        let end = encoded.trim_end_matches('=').len();
-                        let end = if to == 0 { end } else { end.saturating_sub(1) };
-                        encoded.get(from..end).unwrap_or_default().to_owned()
-                    },
-                ));
+            // Within a longer text the secret begins at one of three positions of a group. The characters at its ends have
+            // bits of its neighbours.
+            for (before, from) in [(0, 0), (1, 2), (2, 3)] {
+                let is_whole = (before + text.len()).is_multiple_of(3);
+                spellings.extend([&STANDARD, &URL_SAFE].map(|encoding| {
+                    let encoded = encoding.encode(padded(&text, before));
+                    let end = encoded.trim_end_matches('=').len() - usize::from(!is_whole);
+                    encoded.get(from..end).unwrap_or_default().to_owned()
+                }));
             }
         }
         let spellings = spellings.iter().map(|text| text.chars().map(lower).collect()).collect();
