@@ -28,6 +28,7 @@ use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Loaded, Problems, Sources};
+use crate::message::mapper::Mapper;
 
 /// Exit code of a command that failed.
 pub const FAILED: u8 = 1;
@@ -154,11 +155,25 @@ fn load(sources: &Sources, required: &[&str]) -> Result<Config, Error> {
 
 /// Loads the configuration with the source of each value, and prints its warnings.
 fn load_all(sources: &Sources, required: &[&str]) -> Result<Loaded, Error> {
-    let loaded = Config::load(sources, required)?;
+    let loaded = Config::load(sources, required).map_err(|problems| with_rules(problems, sources))?;
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
     }
     Ok(loaded)
+}
+
+/// The problems of a configuration with those of its rules and their examples: all are reported together.
+fn with_rules(problems: Problems, sources: &Sources) -> Problems {
+    let rest = match problems.is_interruption() {
+        true => None,
+        false => Config::without(sources, &problems),
+    };
+    let Some(mut config) = rest else { return problems };
+    config.crm.operation.get_or_insert_with(String::new);
+    match Mapper::new(&config) {
+        Ok(_) => problems,
+        Err(more) => problems.and(more),
+    }
 }
 
 /// Prints a result and a line end. A reader that closed its end is not an error.

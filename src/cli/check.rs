@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
 use crate::check::{self, Finding, Outcome, Scope};
-use crate::cli::{Error, FAILED, print};
+use crate::cli::{Error, FAILED, print, with_rules};
 use crate::config::{Config, Sources};
 
 /// Arguments of `check`.
@@ -30,6 +30,7 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
     let loaded = match Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"]) {
         Ok(loaded) => loaded,
         Err(problems) => {
+            let problems = with_rules(problems, sources);
             if args.json {
                 print(&json(&check::invalid(problems.iter()))?)?;
             }
@@ -42,10 +43,11 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
         kubernetes: sources.environment.iter().any(|(name, _)| name == "KUBERNETES_SERVICE_HOST"),
     };
     if scope.crm {
-        let tokens = loaded.config.crm.tokens.len();
-        eprintln!(
-            "asking the CRM about {tokens} tokens, which costs one call of each one's quota (--no-crm leaves it out)"
-        );
+        let asked = match loaded.config.crm.tokens.len() {
+            1 => "1 token, which costs one call of its quota".to_owned(),
+            tokens => format!("{tokens} tokens, which costs one call of each one's quota"),
+        };
+        eprintln!("asking the CRM about {asked} (--no-crm leaves it out)");
     }
     let checking = stop.run_until_cancelled(check::run(&loaded, scope)).await;
     let findings = checking.ok_or_else(|| Error::failed("interrupted"))?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::defaults::{self, HOLD_BEYOND_REQUEST};
-use super::keys::{find, variable};
+use super::keys::{KEYS, find, variable};
 use super::problem::{Problem, Problems};
 use super::raw::{self, Raw, Sources};
 use super::read::{Reader, Reported, duration};
@@ -57,6 +57,19 @@ impl Config {
             }
             Ok(_) | Err(_) => Err(Problems(reader.problems)),
         }
+    }
+
+    /// What is left of a configuration with problems: the keys that have one are as if they were not written. Rules can be
+    /// checked with it, so that their problems are reported with the others.
+    #[must_use]
+    pub fn without(sources: &Sources, problems: &Problems) -> Option<Self> {
+        let mut raw = Raw::read(sources, &mut Vec::new());
+        for key in KEYS.iter().filter(|key| problems.iter().any(|problem| problem.key == key.name)) {
+            raw.forget(key);
+        }
+        defaults::follow(&mut raw, sources.terminal);
+        let mut reader = Reader { raw: &raw, problems: Vec::new(), warnings: Vec::new() };
+        sections::config(&mut reader, sources).ok().filter(|_| !raw.incomplete)
     }
 
     /// A one-line summary without secrets.

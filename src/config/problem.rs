@@ -50,6 +50,13 @@ impl Problems {
         self.0.iter()
     }
 
+    /// These and others.
+    #[must_use]
+    pub fn and(mut self, others: Self) -> Self {
+        self.0.extend(others.0);
+        self
+    }
+
     /// Whether the process was stopped while a file did not answer.
     #[must_use]
     pub fn is_interruption(&self) -> bool {

@@ -150,6 +150,14 @@ impl Raw {
         self.values.get(name).map(Option::as_ref)
     }
 
+    /// Takes back what was written of a key.
+    pub(super) fn forget(&mut self, key: &Key) {
+        self.values.remove(key.name);
+        if let Preset::Text(text) = key.preset {
+            self.insert_default(key, text);
+        }
+    }
+
     /// Sets the text of a key.
     pub(super) fn insert(&mut self, key: &Key, written: Option<Written>) {
         self.values.insert(key.name, written);

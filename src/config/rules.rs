@@ -157,7 +157,19 @@ fn name(reader: &mut TableReader<'_>, earlier: &[RuleText]) -> Option<String> {
 }
 
 fn action(reader: &mut TableReader<'_>) -> Option<Action> {
+    const ONE: &str =
+        "one event makes at most one task; where two are needed, bind two queues and run two workers, each with its rules";
     let action = reader.text("action");
+    if reader.has("tasks") {
+        let _ = reader.take("tasks");
+        reader.problem("tasks", format!("is not known: {ONE}"));
+        return None;
+    }
+    if reader.has_list("task") {
+        let _ = reader.take("task");
+        reader.problem("task", format!("is a list; write [rules.task] in single brackets: {ONE}"));
+        return None;
+    }
     let task = reader.table("task");
     match (action.as_deref(), task) {
         (Some("skip"), None) => Some(Action::Skip),

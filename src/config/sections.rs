@@ -229,9 +229,16 @@ fn events(reader: &mut Reader<'_>) -> Result<Events, Reported> {
     let keys = [("events.unmatched", "unmatched"), ("events.holidays", "holidays")];
     let written = keys.into_iter().map(|(name, key)| (key, reader.source(name)));
     let written = written.filter(|(_, source)| source != "default" && source != "not set").collect();
-    let outside = Outside { unmatched: unmatched?, holidays: sorted(holidays?), written };
     let rules = reader.raw.tables.rules.clone();
-    Ok(Events::new(outside, rules_file?, rules, &mut reader.problems))
+    // The rules are read in any case: all problems are reported together.
+    let outside = Outside {
+        unmatched: *unmatched.as_ref().unwrap_or(&Unmatched::DeadLetter),
+        holidays: sorted(holidays.as_ref().map(Clone::clone).unwrap_or_default()),
+        written,
+    };
+    let file = rules_file.as_ref().ok().cloned().flatten();
+    let events = Events::new(outside, file, rules, &mut reader.problems);
+    (unmatched.and(holidays.map(|_| ())).and(rules_file.map(|_| ()))).map(|()| events)
 }
 
 fn retry(reader: &mut Reader<'_>) -> Result<Retry, Reported> {

@@ -31,6 +31,16 @@ impl<'a> TableReader<'a> {
         self.problems.push(Problem::new(name, self.source, message));
     }
 
+    /// Whether there is a value.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Whether there is a list of values.
+    pub(super) fn has_list(&self, key: &str) -> bool {
+        matches!(self.table.get(key), Some(Toml::Array(_)))
+    }
+
     /// A value of any type.
     pub(super) fn take(&mut self, key: &'static str) -> Option<Toml> {
         self.known.push(key);

@@ -29,19 +29,23 @@ fn media_type(message: &Message) -> String {
     content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-fn batch() -> Failure {
-    invalid("the message is a batch of CloudEvents; publish each event as a message of its own")
+/// Refuses several events in one message: one message is one task.
+///
+/// # Errors
+/// It is a batch of CloudEvents.
+pub(crate) fn refuse_batch(message: &Message) -> Result<(), Failure> {
+    match media_type(message).starts_with(BATCH) {
+        true => Err(invalid("the message is a batch of CloudEvents; publish each event as a message of its own")),
+        false => Ok(()),
+    }
 }
 
 /// How the message carries a CloudEvent; none when it is not one.
 ///
 /// # Errors
-/// A batch, an encoding other than JSON, or attributes with both prefixes.
+/// An encoding other than JSON, or attributes with both prefixes.
 pub(crate) fn mode(message: &Message) -> Result<Option<Mode>, Failure> {
     let media_type = media_type(message);
-    if media_type.starts_with(BATCH) {
-        return Err(batch());
-    }
     if let Some(rest) = media_type.strip_prefix(MEDIA_TYPE) {
         return match rest {
             "+json" | "" => Ok(Some(Mode::Structured)),
@@ -68,11 +72,8 @@ pub(crate) fn mode(message: &Message) -> Result<Option<Mode>, Failure> {
 /// The message's body as text, decompressed.
 ///
 /// # Errors
-/// It is too large, not text, or a batch of CloudEvents.
+/// It is too large, or not text.
 pub(crate) fn text(message: &Message) -> Result<Cow<'_, str>, Failure> {
-    if media_type(message).starts_with(BATCH) {
-        return Err(batch());
-    }
     match body::unpacked(message)? {
         Cow::Borrowed(bytes) => body::text(bytes).map(Cow::Borrowed),
         Cow::Owned(bytes) => body::text(&bytes).map(|text| Cow::Owned(text.to_owned())),

@@ -144,6 +144,7 @@ impl Failure {
         match (self.stage, self.kind) {
             // The error of a rule names keys, never values.
             (Stage::Send, _) | (_, Kind::Unmatched | Kind::MappingFailed) => shorten(&self.message, MAX_LOGGED).into(),
+            (_, Kind::InvalidTask) if self.rule.is_some() => shorten(&self.message, MAX_LOGGED).into(),
             (Stage::Decode | Stage::Map, kind) => kind.meaning().into(),
         }
     }

@@ -10,8 +10,9 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use crate::broker::Message;
 use crate::config::{Config, Events, Problem, Problems, ReferencePlace, UnknownFields};
 use crate::message::body;
+use crate::message::event;
 use crate::message::failure::{Failure, Kind, Stage};
-use crate::message::payload::Mapping;
+use crate::message::payload::{Mapping, Payload};
 use crate::message::reference::Reference;
 use crate::message::retry_state::{self, RetryState, string};
 use crate::message::rules::{Applied, FieldValue, Incoming, Rules, Trace};
@@ -87,13 +88,14 @@ impl Mapper {
     /// Every problem in the rules, including failed examples; or `crm.operation` is not set.
     pub fn new(config: &Config) -> Result<Self, Problems> {
         let mapper = Self::without_examples(config)?;
-        if let Some(rules) = mapper.current() {
-            let problems = examples::run(&mapper, &rules, &config.events);
-            if !problems.is_empty() {
-                return Err(Problems(problems));
-            }
-        }
-        Ok(mapper)
+        let problems = mapper.failed_examples(&config.events);
+        if problems.is_empty() { Ok(mapper) } else { Err(Problems(problems)) }
+    }
+
+    /// Runs the examples of its rules: a problem for each that fails.
+    #[must_use]
+    pub fn failed_examples(&self, events: &Events) -> Vec<Problem> {
+        self.current().map(|rules| examples::run(self, &rules, events)).unwrap_or_default()
     }
 
     /// Compiles the rules without running their examples.
@@ -208,15 +210,17 @@ impl Mapper {
 
     /// The insert.php body of a task message.
     fn direct(&self, message: &Message, message_id: Option<&str>) -> Result<Bytes, Failure> {
-        self.body(&body::unpacked(message)?, self.unknown_fields, message_id)
+        let task = body::unpacked(message)?;
+        let payload = self.mapping.map(task::decode(&task, self.unknown_fields)?)?;
+        self.json(payload, task.len(), message_id)
     }
 
-    fn body(&self, task: &[u8], unknown_fields: UnknownFields, message_id: Option<&str>) -> Result<Bytes, Failure> {
-        let mut payload = self.mapping.map(task::decode(task, unknown_fields)?)?;
+    /// The payload as JSON, with the message's reference where that is configured.
+    fn json(&self, mut payload: Payload<'_>, size: usize, message_id: Option<&str>) -> Result<Bytes, Failure> {
         if let Some(id) = message_id.filter(|_| self.place != ReferencePlace::None) {
             payload.append_reference(self.place, Reference::new(&self.queue, &self.operation, id));
         }
-        let mut json = Vec::with_capacity(task.len() + BESIDE_MESSAGE);
+        let mut json = Vec::with_capacity(size + BESIDE_MESSAGE);
         serde_json::to_writer(&mut json, &payload).map_err(|error| unwritable(&error))?;
         Ok(json.into())
     }
@@ -229,11 +233,16 @@ impl Mapper {
         now: Timestamp,
         trace: &mut Trace,
     ) -> Result<Mapped, Failure> {
+        // Also where no rule looks at the body.
+        body::check_size(&message.body)?;
+        event::refuse_batch(message)?;
         let incoming = Incoming {
             message,
             exchange: &state.exchange,
             routing_key: &state.routing_key,
             first_seen_at: state.first_seen_at.unwrap_or(now),
+            queue: &self.queue,
+            operation: &self.operation,
         };
         let may_skip = !has_matched_before(message, state) && state.dropped.is_empty();
         match rules.apply(incoming, state.message_id.as_deref(), may_skip, trace)? {
@@ -249,7 +258,13 @@ impl Mapper {
     /// The insert.php body of a rule's fields. They are checked like those of a task message.
     fn task(&self, fields: &[(&'static str, FieldValue)], message_id: Option<&str>) -> Result<Bytes, Failure> {
         let message = serde_json::to_vec(&AsMessage(fields)).map_err(|error| unwritable(&error))?;
-        self.body(&message, UnknownFields::Reject, message_id)
+        let decoded = task::decode(&message, UnknownFields::Reject)?;
+        let payload = self.mapping.check(decoded).map_err(|problems| {
+            // The fields' values come from the event, and errors of rules never hold them.
+            let lines = problems.iter().map(task::Problem::without_value).collect();
+            Failure::of_problems(Stage::Map, Kind::InvalidTask, lines)
+        })?;
+        self.json(payload, message.len(), message_id)
     }
 }
 

@@ -92,16 +92,22 @@ impl Mapping {
     /// `invalid_task` with every bad field, including those that decoding found.
     pub fn map<'a>(&'a self, decoded: Decoded<'a>) -> Result<Payload<'a>, Failure> {
         let stage = if decoded.problems.is_empty() { Stage::Map } else { Stage::Decode };
+        self.check(decoded).map_err(|problems| {
+            Failure::of_problems(stage, Kind::InvalidTask, problems.iter().map(ToString::to_string).collect())
+        })
+    }
+
+    /// The same for a task that is no message's own.
+    ///
+    /// # Errors
+    /// Every bad field, those that decoding found included.
+    pub fn check<'a>(&'a self, decoded: Decoded<'a>) -> Result<Payload<'a>, Vec<Problem>> {
         let mut problems = decoded.problems;
-        let fields = self.fields(decoded.task, &mut problems);
-        match fields {
+        match self.fields(decoded.task, &mut problems) {
             Some(fields) if problems.is_empty() => {
                 Ok(Payload { operation: &self.operation, module: "wolkvox_activities", r#type: "task", fields })
             }
-            Some(_) | None => {
-                let lines = problems.iter().map(ToString::to_string).collect();
-                Err(Failure::of_problems(stage, Kind::InvalidTask, lines))
-            }
+            Some(_) | None => Err(problems),
         }
     }
 
@@ -161,7 +167,8 @@ impl Mapping {
             let text = format!(
                 "is {reminder_text} in the account's time zone; it must not be after completion_date, {completion_text}"
             );
-            problems.push(Problem::new("reminder_date", text));
+            let without_value = "is after completion_date; it must not be after it";
+            problems.push(Problem::quoting("reminder_date", text, without_value));
         }
         Some((completion_text, reminder_text))
     }
@@ -177,7 +184,8 @@ impl Mapping {
         let date = match date::read(&text, &self.timezone) {
             Ok(date) => date,
             Err(error) => {
-                problems.push(Problem::new(field, format!("is {:?}, {error}", shorten(&text, 40))));
+                let text = format!("is {:?}, {error}", shorten(&text, 40));
+                problems.push(Problem::quoting(field, text, error.without_value()));
                 return None;
             }
         };

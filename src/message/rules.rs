@@ -1,36 +1,47 @@
 //! Rules: the first one that matches turns an event into the fields of a task. Pure.
 //!
-//! MiniJinja is named here and below only.
+//! Templates have the syntax of MiniJinja, whose parser reads them. What they mean is decided here, because rules need bounds,
+//! exact numbers and plain errors that the engine does not have.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
-use minijinja::{Environment, Value};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{self, Events, Problem, Unmatched};
 use crate::message::failure::{Failure, Kind, Stage, shorten};
 
+mod clock;
 mod compile;
 mod condition;
 mod context;
-mod dates;
-mod engine;
+mod evaluate;
 mod explain;
+mod filters;
+mod fixed;
+mod headers;
+mod json;
 mod moment;
 mod names;
+mod number;
+mod operators;
 mod outcome;
+mod parameters;
 mod pattern;
+mod reader;
 mod template;
+mod tree;
 mod value;
+mod work;
 
-use condition::{Condition, Tried};
+use condition::Tried;
 pub(crate) use context::Incoming;
 use context::{Context, MAX_ID, Variables};
 use moment::Calendar;
-use template::{Template, Unrendered};
+use template::Template;
+use value::{Members, Value};
+use work::Fail;
 
 /// The longest digest of rules that is shown, in hexadecimal digits.
 const DIGEST_DIGITS: usize = 16;
@@ -40,7 +51,6 @@ const MAX_SHOWN: usize = 80;
 /// Compiled rules, in the order in which they are tried.
 pub(crate) struct Rules {
     calendar: Arc<Calendar>,
-    env: Environment<'static>,
     rules: Vec<Rule>,
     /// What happens to a message that no rule matches.
     pub(crate) unmatched: Unmatched,
@@ -54,23 +64,17 @@ pub(crate) struct Rules {
 struct Rule {
     name: Arc<str>,
     pattern: Option<Arc<str>>,
-    condition: Option<Used<Condition>>,
-    message_id: Option<Used<Template>>,
+    condition: Option<Template>,
+    message_id: Option<Template>,
     /// The fields, each after those that it refers to; none where nothing is sent.
     fields: Option<Vec<Field>>,
-}
-
-/// A template and the variables that it uses.
-struct Used<T> {
-    part: T,
-    variables: BTreeSet<&'static str>,
 }
 
 struct Field {
     name: &'static str,
     /// The other fields that its template uses.
     references: Vec<&'static str>,
-    template: Used<Template>,
+    template: Template,
 }
 
 /// A value of a task's field that is not absent.
@@ -168,7 +172,7 @@ impl Rules {
             };
         };
         trace.chosen = Some(Arc::clone(&rule.name));
-        let applied = self.task(rule, &variables, known_id);
+        let applied = Self::task(rule, &variables, known_id);
         applied.map_err(|failure| failure.by_rule(&rule.name))
     }
 
@@ -184,7 +188,7 @@ impl Rules {
                     Reason::RoutingKey { pattern: Arc::clone(pattern) }
                 }
                 (_, None) => return Ok(Some(rule)),
-                (_, Some(condition)) => match self.when(rule, condition, variables)? {
+                (_, Some(condition)) => match Self::when(rule, condition, variables)? {
                     None => return Ok(Some(rule)),
                     Some(reason) => reason,
                 },
@@ -196,43 +200,41 @@ impl Rules {
 
     /// Why the condition does not hold, if it does not.
     fn when(
-        &self,
         rule: &Rule,
-        condition: &Used<Condition>,
+        condition: &Template,
         variables: &Variables<'_>,
     ) -> Result<Option<Reason>, Failure> {
         let by_rule = |failure: Failure| failure.by_rule(&rule.name);
-        let context = variables.context(&condition.variables).map_err(by_rule)?;
-        match condition.part.try_on(&self.env, &Value::from_object(context)) {
+        let context = variables.context(&condition.names.variables).map_err(by_rule)?;
+        match condition::try_on(condition, &context) {
             Ok(Tried::True) => Ok(None),
-            Ok(Tried::False(part)) => Ok(Some(Reason::False(part.to_owned()))),
-            Err(Unrendered::Missing(text)) => Ok(Some(Reason::Missing(text))),
-            Err(Unrendered::Wrong(text)) => Err(failed(&rule.name, "when", &text)),
+            Ok(Tried::False(part)) => Ok(Some(Reason::False(part))),
+            Err(Fail::Missing(text)) => Ok(Some(Reason::Missing(text))),
+            Err(Fail::Wrong(text)) => Err(failed(&rule.name, "when", &text)),
         }
     }
 
-    fn task(&self, rule: &Rule, variables: &Variables<'_>, known_id: Option<&str>) -> Result<Applied, Failure> {
+    fn task(rule: &Rule, variables: &Variables<'_>, known_id: Option<&str>) -> Result<Applied, Failure> {
         let Some(fields) = &rule.fields else {
             return Ok(Applied::Skip { rule: Some(Arc::clone(&rule.name)) });
         };
         let message_id = match known_id {
             Some(id) => Some(id.to_owned()),
-            None => self.message_id(rule, variables)?,
+            None => Self::message_id(rule, variables)?,
         };
-        let filled = self.fill(rule, fields, variables, message_id.as_deref());
+        let filled = Self::fill(rule, fields, variables, message_id.as_deref());
         let fields = filled.map_err(|failure| failure.with_id(message_id.as_deref()))?;
         Ok(Applied::Task { rule: Arc::clone(&rule.name), fields, message_id })
     }
 
     /// The values of a rule's fields.
     fn fill(
-        &self,
         rule: &Rule,
         fields: &[Field],
         variables: &Variables<'_>,
         message_id: Option<&str>,
     ) -> Result<Vec<(&'static str, FieldValue)>, Failure> {
-        let mut values: BTreeMap<Value, Value> = BTreeMap::new();
+        let mut values = Members::new();
         let mut given = Vec::with_capacity(fields.len());
         let mut bad: Vec<(&str, String)> = Vec::new();
         for field in fields {
@@ -240,14 +242,18 @@ impl Rules {
             if field.references.iter().any(|name| bad.iter().any(|(other, _)| other == name)) {
                 continue;
             }
-            let mut context = variables.context(&field.template.variables)?;
-            context.message_id = message_id.map(Value::from);
-            if !field.references.is_empty() {
-                context.task = Some(Value::from_object(values.clone()));
+            let used = &field.template.names.variables;
+            let mut context = variables.context(used)?;
+            context.set("message_id", message_id.map(Value::text));
+            if used.contains("reference") {
+                context.set("reference", message_id.map(|id| variables.reference(id)));
             }
-            match self.field(field, context) {
+            if !field.references.is_empty() {
+                context.set("task", Some(Value::from(values.clone())));
+            }
+            match Self::field(field, &context) {
                 Ok(Some((value, result))) => {
-                    values.insert(Value::from(field.name), value);
+                    values.insert(field.name.into(), value);
                     given.push((field.name, result));
                 }
                 Ok(None) => {}
@@ -262,31 +268,20 @@ impl Rules {
     }
 
     /// The value of a field, as other fields see it and as it is sent; none where it is absent.
-    fn field(&self, field: &Field, context: Context) -> Result<Option<(Value, FieldValue)>, String> {
-        let spellings = context.spellings();
-        let context = Value::from_object(context);
-        let template = &field.template.part;
-        let value = template.value(&self.env, &context).map_err(|error| error.text().to_owned())?;
-        if value.is_undefined() {
-            return Err(template.missing(&context).text().to_owned());
-        }
-        let result = outcome::field(field.name, &value, spellings.as_ref()).map_err(|why| template.unusable(&why))?;
+    fn field(field: &Field, context: &Context) -> Result<Option<(Value, FieldValue)>, String> {
+        let value = field.template.value(context).map_err(Fail::into_text)?;
+        let result = outcome::field(field.name, &value).map_err(|why| field.template.unusable(why))?;
         Ok(result.map(|result| (value, result)))
     }
 
-    fn message_id(&self, rule: &Rule, variables: &Variables<'_>) -> Result<Option<String>, Failure> {
-        let Some(used) = &rule.message_id else {
+    fn message_id(rule: &Rule, variables: &Variables<'_>) -> Result<Option<String>, Failure> {
+        let Some(template) = &rule.message_id else {
             return variables.own_id();
         };
-        let context = variables.context(&used.variables)?;
-        let spellings = context.spellings();
-        let context = Value::from_object(context);
+        let context = variables.context(&template.names.variables)?;
         let failed = |text: &str| failed(&rule.name, "message_id", text);
-        let value = used.part.value(&self.env, &context).map_err(|error| failed(error.text()))?;
-        if value.is_undefined() {
-            return Err(failed(used.part.missing(&context).text()));
-        }
-        match outcome::text(&value, spellings.as_ref(), true).map_err(|why| failed(&used.part.unusable(&why)))? {
+        let value = template.value(&context).map_err(|fail| failed(&fail.into_text()))?;
+        match outcome::text(&value, true).map_err(|why| failed(&template.unusable(why)))? {
             Some(id) if id.len() > MAX_ID => {
                 Err(failed(&format!("the id has {} bytes; at most {MAX_ID} are allowed", id.len())))
             }

@@ -59,12 +59,25 @@ pub struct Problem {
     pub field: String,
     /// What it held and what is allowed.
     pub text: String,
+    /// The same in words that do not hold a value, where the text holds one.
+    without_value: Option<String>,
 }
 
 impl Problem {
-    /// A problem of `field`.
+    /// A problem of `field`, in words that hold no value.
     pub fn new(field: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { field: field.into(), text: text.into() }
+        Self { field: field.into(), text: text.into(), without_value: None }
+    }
+
+    /// A problem of `field` in words that say what it held, and in words that do not.
+    pub fn quoting(field: impl Into<String>, text: impl Into<String>, without_value: impl Into<String>) -> Self {
+        Self { without_value: Some(without_value.into()), ..Self::new(field, text) }
+    }
+
+    /// The problem in words that hold no value, for the task that a rule made of an event.
+    #[must_use]
+    pub fn without_value(&self) -> String {
+        format!("{}: {}", self.field, self.without_value.as_ref().unwrap_or(&self.text))
     }
 }
 
@@ -140,6 +153,21 @@ impl<'a> Decoded<'a> {
         self.problems.push(Problem::new(named(field), text));
     }
 
+    /// A field holds something else than is allowed.
+    fn other(&mut self, field: &str, held: &Value, allowed: &str) {
+        let is = match held {
+            Value::String(_) => "is another text",
+            Value::Number(_) => "is a number",
+            Value::Bool(_) => "is a boolean",
+            Value::Array(_) => "is a list",
+            Value::Object(_) => "is an object",
+            Value::Null => "is null",
+        };
+        let problem =
+            Problem::quoting(named(field), format!("is {}; {allowed}", shown(held)), format!("{is}; {allowed}"));
+        self.problems.push(problem);
+    }
+
     fn take(&mut self, field: &str, value: &'a RawValue) {
         if field == "id_record"
             && let Some(number) = integer(value)
@@ -153,8 +181,8 @@ impl<'a> Decoded<'a> {
             // brackets.
             Err(error) => {
                 let held = shorten(value.get(), MAX_SHOWN);
-                let text = format!("is {held}, which cannot be read: {error}; {} is allowed", allowed(field));
-                self.problem(field, text);
+                let rest = format!("cannot be read: {error}; {} is allowed", allowed(field));
+                self.problems.push(Problem::quoting(named(field), format!("is {held}, which {rest}"), rest));
             }
         }
     }
@@ -180,7 +208,7 @@ impl<'a> Decoded<'a> {
             Given::Text(text) => Some(text),
             Given::Other(Value::Null) => None,
             Given::Other(value) => {
-                self.problem(field, format!("is {}; {} is allowed", shown(&value), allowed(field)));
+                self.other(field, &value, &format!("{} is allowed", allowed(field)));
                 None
             }
         }
@@ -202,7 +230,7 @@ impl<'a> Decoded<'a> {
             Given::Other(value) => value,
             Given::Text(text) => Value::from(text),
         };
-        self.problem(field, format!("is {}; true or false is allowed, without quotes", shown(&value)));
+        self.other(field, &value, "true or false is allowed, without quotes");
         None
     }
 
@@ -210,7 +238,7 @@ impl<'a> Decoded<'a> {
         let text = self.text(field, value)?;
         let priority = Priority::from_name(&text);
         if priority.is_none() {
-            self.problem(field, format!("is {}; high, normal or low is allowed", shown(&Value::from(text))));
+            self.other(field, &Value::from(text), "high, normal or low is allowed");
         }
         priority
     }

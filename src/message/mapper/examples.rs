@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Explained, Mapped, Mapper, fields_of};
 use crate::broker::{HeaderValue, Message};
 use crate::config::{Events, Example, Expected, Problem, RuleText, Scalar};
-use crate::message::failure::shorten;
+use crate::message::failure::{CUT, shorten};
 use crate::message::retry_state::{RetryState, text};
 use crate::message::rules::Rules;
 use crate::message::sample::Sample;
@@ -20,6 +20,8 @@ use crate::suggest::suggest;
 const NOW: Timestamp = Timestamp::constant(1_767_261_600, 0);
 /// The longest value that a difference quotes, in bytes.
 const MAX_SHOWN: usize = 300;
+/// How much of it stands before the first difference, in bytes.
+const BEFORE: usize = 60;
 
 /// Runs every example and returns the failures.
 pub(super) fn run(mapper: &Mapper, rules: &Rules, events: &Events) -> Vec<Problem> {
@@ -76,7 +78,9 @@ fn differences(
 ) -> Result<(), String> {
     let mut report = String::new();
     let mut differ = |name: &str, expected: &Value, got: &Value| {
-        let [expected, got] = [expected, got].map(|value| shorten(&value.to_string(), MAX_SHOWN));
+        let (expected, got) = (expected.to_string(), got.to_string());
+        let from = shown_from(&expected, &got);
+        let [expected, got] = [expected, got].map(|text| shown(&text, from));
         // Writing to a `String` cannot fail.
         let _ = write!(report, "\n    {name}\n      expected {expected}\n      got      {got}");
     };
@@ -97,6 +101,17 @@ fn differences(
         differ("message_id", &Value::from(expected), &id.map_or(Value::Null, Value::from));
     }
     if report.is_empty() { Ok(()) } else { Err(format!("the task is another one:{report}")) }
+}
+
+/// Where the shown part of two long values begins: shortly before the first difference.
+fn shown_from(one: &str, other: &str) -> usize {
+    let common = one.bytes().zip(other.bytes()).take_while(|(one, other)| one == other).count();
+    if common < MAX_SHOWN - BEFORE { 0 } else { one.floor_char_boundary(common - BEFORE) }
+}
+
+fn shown(text: &str, from: usize) -> String {
+    let rest = shorten(text.get(from..).unwrap_or_default(), MAX_SHOWN);
+    if from == 0 { rest } else { format!("{CUT}{rest}") }
 }
 
 /// A request holds numbers as strings.

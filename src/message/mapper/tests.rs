@@ -12,6 +12,7 @@ mod events;
 mod hostile;
 mod problems;
 mod reloading;
+mod strict;
 mod values;
 
 pub(super) const NOW: Timestamp = Timestamp::constant(1_767_261_600, 0);
@@ -67,10 +68,15 @@ pub(super) fn map(mapper: &Mapper, sample: Sample) -> Result<Mapped, Failure> {
     mapper.map(&message, &RetryState::new(&message), NOW)
 }
 
-/// One field of the task that a rule's template creates from an event.
+/// One field of the task that a rule's template creates from an event; or the error, at start or for the event.
 pub(super) fn field(template: &str, sample: Sample) -> Result<String, String> {
     let text = rule("", &format!("description = {template:?}"));
-    let mapped = map(&mapper(&text), sample).map_err(|failure| failure.message)?;
+    let mapper = config(&text).and_then(|config| Mapper::new(&config)).map_err(|problems| {
+        let lines: Vec<String> =
+            problems.iter().map(|problem| format!("{}, {}", problem.key, problem.message)).collect();
+        lines.join("; ")
+    })?;
+    let mapped = map(&mapper, sample).map_err(|failure| failure.message)?;
     let Mapped::Send { body, .. } = mapped else { panic!("{mapped:?}") };
     Ok(fields_of(&body)["description"].as_str().unwrap().to_owned())
 }

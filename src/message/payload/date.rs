@@ -27,6 +27,16 @@ impl fmt::Display for NoDate {
     }
 }
 
+impl NoDate {
+    /// The problem in words that do not follow what the field held.
+    pub(crate) fn without_value(self) -> String {
+        match self {
+            Self::Form => format!("is no known form of a date; {ALLOWED}"),
+            Self::Value => "is a date or time that does not exist; an existing one is allowed".to_owned(),
+        }
+    }
+}
+
 /// Bytes of `YYYY-MM-DD HH:MM:SS`.
 const WALL_CLOCK: usize = 19;
 /// The position between date and time.

@@ -7,17 +7,17 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use minijinja::Value;
-use minijinja::value::{Object, ValueKind};
 use sha2::{Digest as _, Sha256};
 
-use super::engine::{SPELLINGS, SpellingsObject};
+use super::headers::from_headers;
+use super::json::from_json;
 use super::moment::{Calendar, Moment};
-use super::value::{Spellings, from_headers, from_json};
+use super::value::{Members, Value};
 use crate::broker::{Headers, Message, Properties, ShortString};
 use crate::message::event::{self, Mode};
 use crate::message::failure::Failure;
 use crate::message::published::published_at;
+use crate::message::reference::Reference;
 use crate::message::retry_state::{OURS, is_brokers};
 
 /// The longest message id, in bytes: that of an AMQP property.
@@ -34,71 +34,44 @@ pub(crate) struct Incoming<'a> {
     pub(crate) routing_key: &'a str,
     /// When the worker saw it first.
     pub(crate) first_seen_at: Timestamp,
+    /// The work queue, which is a part of the message's reference.
+    pub(crate) queue: &'a str,
+    /// The CRM's name for the account, another part of it.
+    pub(crate) operation: &'a str,
 }
 
 /// The variables of a message, built as they are needed.
 pub(super) struct Variables<'a> {
     incoming: Incoming<'a>,
     calendar: &'a Arc<Calendar>,
-    body: OnceCell<Parsed>,
+    body: OnceCell<Value>,
     headers: OnceCell<Value>,
     properties: OnceCell<Value>,
-    cloud_event: OnceCell<Parsed>,
-}
-
-/// A value, and how the event spells its numbers.
-#[derive(Clone)]
-struct Parsed {
-    value: Value,
-    spellings: Spellings,
+    cloud_event: OnceCell<Value>,
 }
 
 /// What templates look variables up in.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Context {
-    body: Option<Value>,
-    spellings: Option<Value>,
-    headers: Option<Value>,
-    properties: Option<Value>,
-    routing_key: Option<Value>,
-    exchange: Option<Value>,
-    /// In `when` and `message_id` the AMQP property; in fields the id that is used.
-    pub(super) message_id: Option<Value>,
-    published_at: Option<Value>,
-    now: Option<Value>,
-    cloud_event: Option<Value>,
-    /// Other fields of the task.
-    pub(super) task: Option<Value>,
+    pub(super) calendar: Arc<Calendar>,
+    variables: Vec<(&'static str, Value)>,
 }
 
 impl Context {
-    /// How the event spells its numbers.
-    pub(super) fn spellings(&self) -> Option<Value> {
-        self.spellings.clone()
-    }
-}
-
-impl Object for Context {
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        self.get_value_by_str(key.as_str()?)
+    /// One without variables.
+    pub(super) fn empty(calendar: &Arc<Calendar>) -> Self {
+        Self { calendar: Arc::clone(calendar), variables: Vec::new() }
     }
 
-    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
-        let value = match key {
-            "body" => &self.body,
-            SPELLINGS => &self.spellings,
-            "headers" => &self.headers,
-            "properties" => &self.properties,
-            "routing_key" => &self.routing_key,
-            "exchange" => &self.exchange,
-            "message_id" => &self.message_id,
-            "published_at" => &self.published_at,
-            "now" => &self.now,
-            "ce" => &self.cloud_event,
-            "task" => &self.task,
-            _ => return None,
-        };
-        value.clone()
+    /// A variable; none where the message does not have it.
+    pub(super) fn variable(&self, name: &str) -> Option<Value> {
+        self.variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
+    }
+
+    /// Gives a variable another value; none for one that the message does not have.
+    pub(super) fn set(&mut self, name: &'static str, value: Option<Value>) {
+        self.variables.retain(|(known, _)| *known != name);
+        self.variables.extend(value.map(|value| (name, value)));
     }
 }
 
@@ -119,42 +92,38 @@ impl<'a> Variables<'a> {
     /// # Errors
     /// `invalid_message` where the body is needed and is not JSON.
     pub(super) fn context(&self, used: &BTreeSet<&'static str>) -> Result<Context, Failure> {
-        let Incoming { message, exchange, routing_key, first_seen_at } = self.incoming;
-        let (mut context, mut spellings) = (Context::default(), Vec::new());
+        let Incoming { message, exchange, routing_key, first_seen_at, .. } = self.incoming;
+        let mut context = Context::empty(self.calendar);
         for name in used {
-            match *name {
-                "body" => {
-                    let body = self.body()?;
-                    context.body = Some(body.value);
-                    spellings.push(body.spellings);
-                }
-                "headers" => context.headers = Some(self.headers()),
-                "properties" => context.properties = Some(self.properties()),
-                "routing_key" => context.routing_key = Some(Value::from(routing_key)),
-                "exchange" => context.exchange = Some(Value::from(exchange)),
-                "message_id" => context.message_id = message.id().map(Value::from),
-                "published_at" => context.published_at = self.published_at(),
-                "now" => context.now = Some(Value::from_object(Moment::new(first_seen_at, self.calendar))),
-                "ce" => {
-                    let event = self.cloud_event()?;
-                    context.cloud_event = Some(event.value).filter(|value| !value.is_undefined());
-                    spellings.push(event.spellings);
-                }
-                _ => {}
-            }
+            let value = match *name {
+                "body" => Some(self.body()?),
+                "headers" => Some(self.headers()),
+                "properties" => Some(self.properties()),
+                "routing_key" => Some(Value::text(routing_key)),
+                "exchange" => Some(Value::text(exchange)),
+                "message_id" => message.id().map(Value::text),
+                "published_at" => self.published_at(),
+                "now" => Some(Value::from(Moment::new(first_seen_at, self.calendar))),
+                "ce" => Some(self.cloud_event()?).filter(|event| !matches!(event, Value::Null)),
+                _ => None,
+            };
+            context.set(name, value);
         }
-        let spellings = spellings.into_iter().reduce(|one, other| one.or(&other)).filter(|all| !all.is_empty());
-        context.spellings = spellings.map(|spellings| Value::from_object(SpellingsObject(spellings)));
         Ok(context)
     }
 
-    fn body(&self) -> Result<Parsed, Failure> {
+    /// The reference of the message with this id, as `task.reference` appends it.
+    pub(super) fn reference(&self, message_id: &str) -> Value {
+        Value::from(Reference::new(self.incoming.queue, self.incoming.operation, message_id).to_string())
+    }
+
+    fn body(&self) -> Result<Value, Failure> {
         if let Some(body) = self.body.get() {
             return Ok(body.clone());
         }
         let text = event::text(self.incoming.message)?;
-        let (value, spellings) = from_json(&text).map_err(|error| event::not_json(&text, &error))?;
-        Ok(self.body.get_or_init(|| Parsed { value, spellings }).clone())
+        let value = from_json(&text).map_err(|error| event::not_json(&text, &error))?;
+        Ok(self.body.get_or_init(|| value).clone())
     }
 
     fn headers(&self) -> Value {
@@ -168,48 +137,41 @@ impl<'a> Variables<'a> {
 
     fn published_at(&self) -> Option<Value> {
         let at = published_at(&self.incoming.message.properties)?;
-        Some(Value::from_object(Moment::new(at, self.calendar)))
+        Some(Value::from(Moment::new(at, self.calendar)))
     }
 
-    /// The CloudEvent; undefined for other messages.
-    fn cloud_event(&self) -> Result<Parsed, Failure> {
+    /// The CloudEvent; null for other messages.
+    fn cloud_event(&self) -> Result<Value, Failure> {
         if let Some(event) = self.cloud_event.get() {
             return Ok(event.clone());
         }
         let event = match event::mode(self.incoming.message)? {
-            None => Parsed { value: Value::UNDEFINED, spellings: Spellings::default() },
+            None => Value::Null,
             Some(Mode::Structured) => structured(self.body()?)?,
             Some(Mode::Binary(prefix)) => self.binary(prefix)?,
         };
         Ok(self.cloud_event.get_or_init(|| event).clone())
     }
 
-    fn binary(&self, prefix: &str) -> Result<Parsed, Failure> {
-        let mut spellings = Spellings::default();
+    fn binary(&self, prefix: &str) -> Result<Value, Failure> {
         let message = self.incoming.message;
-        let mut members = BTreeMap::new();
-        let headers = self.headers();
-        for name in headers.try_iter().into_iter().flatten() {
-            if let Some(attribute) = name.as_str().and_then(|name| name.strip_prefix(prefix)) {
-                members.insert(Value::from(attribute), headers.get_item(&name).unwrap_or_default());
-            }
+        let mut members = Members::new();
+        if let Value::Map(headers) = self.headers() {
+            let attributes = headers.iter().filter_map(|(name, value)| Some((name.strip_prefix(prefix)?, value)));
+            members.extend(attributes.map(|(name, value)| (name.into(), value.clone())));
         }
         let content_type = message.properties.content_type().as_ref().map(ShortString::as_str);
         if let Some(content_type) = content_type {
-            members.insert(Value::from("datacontenttype"), Value::from(content_type));
+            members.insert("datacontenttype".into(), Value::text(content_type));
         }
         if !message.body.is_empty() {
             let data = match event::is_json(content_type.unwrap_or_default()) {
-                true => {
-                    let body = self.body()?;
-                    spellings = body.spellings;
-                    body.value
-                }
-                false => event::text(message).map_or_else(|_| Value::from_bytes(message.body.clone()), Value::from),
+                true => self.body()?,
+                false => event::text(message).map_or(Value::Bytes, |text| Value::text(&text)),
             };
-            members.insert(Value::from("data"), data);
+            members.insert("data".into(), data);
         }
-        Ok(Parsed { value: Value::from_object(members), spellings })
+        Ok(Value::from(members))
     }
 
     /// The id that the message has by itself: a CloudEvent's source and id, else the AMQP message id.
@@ -219,11 +181,10 @@ impl<'a> Variables<'a> {
     pub(super) fn own_id(&self) -> Result<Option<String>, Failure> {
         let event = match event::mode(self.incoming.message)? {
             None => return Ok(self.incoming.message.id().map(str::to_owned)),
-            Some(_) => self.cloud_event()?.value,
+            Some(_) => self.cloud_event()?,
         };
         let attribute = |name: &str| -> Result<String, Failure> {
-            let value = event.get_attr(name).unwrap_or_default();
-            let text = value.as_str().map(str::trim).filter(|text| !text.is_empty());
+            let text = event.at_path(name).and_then(Value::as_text).map(str::trim).filter(|text| !text.is_empty());
             text.map(str::to_owned)
                 .ok_or_else(|| event::invalid(&format!("the CloudEvent has no {name}, which must be a text")))
         };
@@ -234,30 +195,21 @@ impl<'a> Variables<'a> {
 }
 
 /// The body of a structured event, its data unpacked where it is Base64.
-fn structured(event: Parsed) -> Result<Parsed, Failure> {
-    let body = &event.value;
-    if body.kind() != ValueKind::Map {
+fn structured(event: Value) -> Result<Value, Failure> {
+    let Value::Map(body) = &event else {
         return Err(event::invalid("the message is a CloudEvent by its content type, but the body is no JSON object"));
-    }
-    let packed = body.get_attr("data_base64").unwrap_or_default();
-    let Some(packed) = packed.as_str() else {
+    };
+    let Some(packed) = body.get("data_base64").and_then(Value::as_text) else {
         return Ok(event);
     };
     let bytes = STANDARD.decode(packed).map_err(|_| event::invalid("the CloudEvent's data_base64 is not Base64"))?;
-    let mut spellings = event.spellings.clone();
-    let data = match std::str::from_utf8(&bytes).map(|text| (text, from_json(text))) {
-        Ok((_, Ok((value, of_data)))) => {
-            spellings = of_data.or(&spellings);
-            value
-        }
-        Ok((text, Err(_))) => Value::from(text),
-        Err(_) => Value::from_bytes(bytes),
+    let data = match std::str::from_utf8(&bytes) {
+        Ok(text) => from_json(text).unwrap_or_else(|_| Value::text(text)),
+        Err(_) => Value::Bytes,
     };
-    let members = body.try_iter().into_iter().flatten();
-    let mut members: BTreeMap<Value, Value> =
-        members.map(|key| (key.clone(), body.get_item(&key).unwrap_or_default())).collect();
-    members.insert(Value::from("data"), data);
-    Ok(Parsed { value: Value::from_object(members), spellings })
+    let mut members = Members::clone(body);
+    members.insert("data".into(), data);
+    Ok(Value::from(members))
 }
 
 /// The headers that every copy of the message keeps: a rule must give the same on a retry.
@@ -279,13 +231,13 @@ fn properties(properties: &Properties, calendar: &Arc<Calendar>) -> Value {
         ("type", properties.kind()),
         ("app_id", properties.app_id()),
     ];
-    let texts = texts.into_iter().filter_map(|(name, text)| Some((name, Value::from(text.as_ref()?.as_str()))));
-    let mut members: BTreeMap<Value, Value> = texts.map(|(name, value)| (Value::from(name), value)).collect();
+    let texts = texts.into_iter().filter_map(|(name, text)| Some((name, Value::text(text.as_ref()?.as_str()))));
+    let mut members: Members = texts.map(|(name, value)| (name.into(), value)).collect();
     if let Some(priority) = properties.priority() {
-        members.insert(Value::from("priority"), Value::from(*priority));
+        members.insert("priority".into(), Value::from(i128::from(*priority)));
     }
     if let Some(at) = published_at(properties) {
-        members.insert(Value::from("timestamp"), Value::from_object(Moment::new(at, calendar)));
+        members.insert("timestamp".into(), Value::from(Moment::new(at, calendar)));
     }
-    Value::from_object(members)
+    Value::from(members)
 }

@@ -4,11 +4,9 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
-use jiff::civil::Date;
+use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ZonedDateTime};
-use minijinja::Value;
-use minijinja::value::{DynObject, Object, ObjectRepr};
 
 /// The account's time zone and holidays.
 #[derive(Debug)]
@@ -20,52 +18,69 @@ pub(super) struct Calendar {
 }
 
 /// A moment in a time zone.
+#[derive(Debug)]
 pub(super) struct Moment {
-    pub(super) at: ZonedDateTime,
+    pub(super) at: At,
     pub(super) calendar: Arc<Calendar>,
+}
+
+/// See [`Moment`].
+#[derive(Clone, Debug)]
+pub(super) enum At {
+    /// The moment in the zone in which it was given.
+    Zoned(ZonedDateTime),
+    /// The account's wall clock in the last days of the year 9999, which timestamps do not reach.
+    Last(DateTime),
 }
 
 impl Moment {
     /// A moment in the account's zone.
     pub(super) fn new(at: Timestamp, calendar: &Arc<Calendar>) -> Self {
-        Self { at: at.to_zoned_datetime(calendar.timezone.clone()), calendar: Arc::clone(calendar) }
+        Self { at: At::Zoned(at.to_zoned_datetime(calendar.timezone.clone())), calendar: Arc::clone(calendar) }
     }
 
-    pub(super) fn with(&self, at: ZonedDateTime) -> Value {
-        Value::from_object(Self { at, calendar: Arc::clone(&self.calendar) })
-    }
-}
-
-impl fmt::Debug for Moment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let date = self.calendar.timezone.to_datetime(self.at.timestamp());
-        write!(f, "{}", date.strftime("%Y-%m-%d %H:%M:%S"))
-    }
-}
-
-impl Object for Moment {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
+    /// What the clocks of its zone show.
+    pub(super) fn clock(&self) -> DateTime {
+        match &self.at {
+            At::Zoned(at) => at.datetime(),
+            At::Last(clock) => *clock,
+        }
     }
 
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        Some(match key.as_str()? {
-            "year" => Value::from(self.at.year()),
-            "month" => Value::from(self.at.month()),
-            "day" => Value::from(self.at.day()),
-            "hour" => Value::from(self.at.hour()),
-            "minute" => Value::from(self.at.minute()),
-            "second" => Value::from(self.at.second()),
-            "weekday" => Value::from(self.at.weekday().to_monday_one_offset()),
+    /// What the account's clocks show.
+    fn account_clock(&self) -> DateTime {
+        match &self.at {
+            At::Zoned(at) => self.calendar.timezone.to_datetime(at.timestamp()),
+            At::Last(clock) => *clock,
+        }
+    }
+
+    /// A part of it, such as the year; none where there is no such part.
+    pub(super) fn part(&self, name: &str) -> Option<i128> {
+        let clock = self.clock();
+        Some(match name {
+            "year" => clock.year().into(),
+            "month" => clock.month().into(),
+            "day" => clock.day().into(),
+            "hour" => clock.hour().into(),
+            "minute" => clock.minute().into(),
+            "second" => clock.second().into(),
+            "weekday" => clock.weekday().to_monday_one_offset().into(),
             _ => return None,
         })
     }
 
-    fn custom_cmp(self: &Arc<Self>, other: &DynObject) -> Option<Ordering> {
-        Some(self.at.timestamp().cmp(&other.downcast_ref::<Self>()?.at.timestamp()))
+    /// Which of two moments is earlier.
+    pub(super) fn order(&self, other: &Self) -> Ordering {
+        match (&self.at, &other.at) {
+            (At::Zoned(one), At::Zoned(other)) => one.timestamp().cmp(&other.timestamp()),
+            (At::Zoned(_) | At::Last(_), _) => self.account_clock().cmp(&other.account_clock()),
+        }
     }
+}
 
-    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.account_clock().strftime("%Y-%m-%d %H:%M:%S"))
     }
 }

@@ -1,20 +1,27 @@
-//! The names that a template uses, found in its syntax tree: what does not exist is a problem at start, not on the first
-//! message that gets there.
-
-#![expect(clippy::wildcard_enum_match_arm, reason = "the engine's enumerations are long, and grow")]
+//! The names that a template uses, and what is wrong with them.
 
 use std::collections::BTreeSet;
 
-use minijinja::Value;
-use minijinja::machinery::ast::{self, CallArg, CallType, Expr, Stmt};
+use minijinja::machinery::ast::CallArg;
 
-use super::engine::{FUNCTIONS, TESTS, filters};
-use super::{dates, engine};
+use super::filters;
+use super::parameters::Parameter;
 use crate::suggest::suggest;
 
-/// The variables that templates may use, `task` and `now` where they are allowed.
-pub(super) const VARIABLES: [&str; 10] =
-    ["body", "headers", "properties", "routing_key", "exchange", "message_id", "published_at", "now", "ce", "task"];
+/// The variables that templates may use, `task`, `now` and `reference` where they are allowed.
+pub(super) const VARIABLES: [&str; 11] = [
+    "body",
+    "headers",
+    "properties",
+    "routing_key",
+    "exchange",
+    "message_id",
+    "reference",
+    "published_at",
+    "now",
+    "ce",
+    "task",
+];
 
 /// What is wrong at some place of a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,150 +37,21 @@ pub(super) struct Fault {
 pub(super) struct Names {
     /// Variables.
     pub(super) variables: BTreeSet<&'static str>,
-    /// Other fields of the task, each with its place.
-    pub(super) fields: Vec<(String, usize)>,
-    /// Patterns of `regex_replace`.
-    pub(super) patterns: Vec<String>,
+    /// Other fields of the task.
+    pub(super) fields: Vec<String>,
     /// What is wrong.
     pub(super) faults: Vec<Fault>,
-    /// Names that a template gives itself, of the blocks around the place that is looked at.
-    local: Vec<String>,
 }
 
 impl Names {
-    /// Looks through a whole template.
-    pub(super) fn statement(&mut self, stmt: &Stmt<'_>) {
-        let depth = self.local.len();
-        match stmt {
-            Stmt::Template(template) => return self.block(&template.children),
-            Stmt::EmitExpr(emit) => self.expression(&emit.expr),
-            Stmt::EmitRaw(_) => {}
-            Stmt::ForLoop(inner) => {
-                self.expression(&inner.iter);
-                self.target(&inner.target);
-                self.local.push("loop".to_owned());
-                if let Some(filter) = &inner.filter_expr {
-                    self.expression(filter);
-                }
-                self.block(&inner.body);
-                self.local.truncate(depth);
-                self.block(&inner.else_body);
-            }
-            Stmt::IfCond(inner) => {
-                self.expression(&inner.expr);
-                self.block(&inner.true_body);
-                self.block(&inner.false_body);
-                // What a branch sets is there behind it.
-                return;
-            }
-            Stmt::WithBlock(inner) => {
-                for (target, value) in &inner.assignments {
-                    self.expression(value);
-                    self.target(target);
-                }
-                self.block(&inner.body);
-            }
-            Stmt::Set(inner) => {
-                self.expression(&inner.expr);
-                return self.target(&inner.target);
-            }
-            Stmt::SetBlock(inner) => {
-                self.block(&inner.body);
-                if let Some(filter) = &inner.filter {
-                    self.expression(filter);
-                }
-                return self.target(&inner.target);
-            }
-            Stmt::FilterBlock(inner) => {
-                self.block(&inner.body);
-                self.expression(&inner.filter);
-            }
-            Stmt::Do(inner) => self.call(&inner.call, inner.span().start_offset as usize),
-            Stmt::AutoEscape(inner) => {
-                let message = "autoescape is not available: nothing is written as HTML".to_owned();
-                self.faults.push(Fault { offset: inner.span().start_offset as usize, message });
-            }
-        }
-        self.local.truncate(depth);
-    }
-
-    fn block(&mut self, statements: &[Stmt<'_>]) {
-        statements.iter().for_each(|statement| self.statement(statement));
-    }
-
-    fn target(&mut self, target: &Expr<'_>) {
-        match target {
-            Expr::Var(variable) => {
-                if VARIABLES.contains(&variable.id) {
-                    let message = format!("{} is a variable of the message; choose another name", variable.id);
-                    self.fault(target.span().start_offset as usize, message);
-                }
-                self.local.push(variable.id.to_owned());
-            }
-            Expr::List(list) => list.items.iter().for_each(|item| self.target(item)),
-            Expr::Tuple(tuple) => tuple.items.iter().for_each(|item| self.target(item)),
-            // A member of a namespace.
-            Expr::GetAttr(member) => self.expression(&member.expr),
-            _ => {}
-        }
-    }
-
-    fn fault(&mut self, offset: usize, message: impl Into<String>) {
+    pub(super) fn fault(&mut self, offset: usize, message: impl Into<String>) {
         self.faults.push(Fault { offset, message: message.into() });
     }
 
-    /// Looks through an expression.
-    pub(super) fn expression(&mut self, expr: &Expr<'_>) {
-        let offset = expr.span().start_offset as usize;
-        match expr {
-            Expr::Var(variable) => self.variable(variable.id, offset),
-            Expr::Const(_) => {}
-            Expr::Slice(slice) => {
-                self.expression(&slice.expr);
-                [&slice.start, &slice.stop, &slice.step].into_iter().flatten().for_each(|part| self.expression(part));
-            }
-            Expr::UnaryOp(operator) => self.expression(&operator.expr),
-            Expr::BinOp(operator) => {
-                self.expression(&operator.left);
-                self.expression(&operator.right);
-            }
-            Expr::Compare(compare) => {
-                self.expression(&compare.expr);
-                compare.ops.iter().for_each(|operand| self.expression(&operand.expr));
-            }
-            Expr::IfExpr(inner) => {
-                self.expression(&inner.test_expr);
-                self.expression(&inner.true_expr);
-                inner.false_expr.iter().for_each(|other| self.expression(other));
-            }
-            Expr::Filter(filter) => self.filter(filter, offset),
-            Expr::Test(test) => {
-                if !TESTS.contains(&test.name) {
-                    self.unknown("test", test.name, &TESTS, offset);
-                }
-                self.expression(&test.expr);
-                self.arguments(&test.args);
-            }
-            Expr::GetAttr(member) => self.member(&member.expr, Some(member.name), offset),
-            Expr::GetItem(member) => match &member.subscript_expr {
-                Expr::Const(constant) => self.member(&member.expr, constant.value.as_str(), offset),
-                other => {
-                    self.member(&member.expr, None, offset);
-                    self.expression(other);
-                }
-            },
-            Expr::Call(call) => self.call(call, offset),
-            Expr::List(list) => list.items.iter().for_each(|item| self.expression(item)),
-            Expr::Tuple(tuple) => tuple.items.iter().for_each(|item| self.expression(item)),
-            Expr::Map(map) => map.keys.iter().chain(&map.values).for_each(|part| self.expression(part)),
-        }
-    }
-
-    fn variable(&mut self, name: &str, offset: usize) {
-        if self.local.iter().any(|local| local == name) {
-            return;
-        }
-        match VARIABLES.into_iter().find(|known| *known == name) {
+    /// Notes a variable; none where it does not exist.
+    pub(super) fn variable(&mut self, name: &str, offset: usize) -> Option<&'static str> {
+        let known = VARIABLES.into_iter().find(|known| *known == name);
+        match known {
             Some("task") => self.fault(offset, "task stands for other fields: task.completion_date, for example"),
             Some(known) => {
                 self.variables.insert(known);
@@ -185,21 +63,16 @@ impl Names {
             }
             None => self.unknown("variable", name, &VARIABLES, offset),
         }
+        known
     }
 
-    fn member(&mut self, of: &Expr<'_>, name: Option<&str>, offset: usize) {
-        match (of, name) {
-            (Expr::Var(variable), Some(field))
-                if variable.id == "task" && !self.local.iter().any(|local| local == "task") =>
-            {
-                self.variables.insert("task");
-                self.fields.push((field.to_owned(), offset));
-            }
-            _ => self.expression(of),
-        }
+    /// Notes another field of the task.
+    pub(super) fn field(&mut self, name: &str, _: usize) {
+        self.variables.insert("task");
+        self.fields.push(name.to_owned());
     }
 
-    fn unknown(&mut self, what: &str, name: &str, known: &[&str], offset: usize) {
+    pub(super) fn unknown(&mut self, what: &str, name: &str, known: &[&str], offset: usize) {
         let hint = match suggest(name, known.iter().copied()) {
             Some(near) => format!("did you mean {near}?"),
             None => format!("there are {}", known.join(", ")),
@@ -207,128 +80,89 @@ impl Names {
         self.fault(offset, format!("{name} is not a {what}; {hint}"));
     }
 
-    fn filter(&mut self, filter: &ast::Filter<'_>, offset: usize) {
-        if let Some(expr) = &filter.expr {
-            self.expression(expr);
-        }
-        self.arguments(&filter.args);
-        let all: Vec<&str> = filters().collect();
-        if !all.contains(&filter.name) {
-            return self.unknown("filter", filter.name, &all, offset);
-        }
-        let texts = filter.args.iter().map(|argument| match argument {
-            CallArg::Pos(Expr::Const(constant)) => Some(constant.value.clone()),
-            _ => None,
-        });
-        let texts: Vec<Option<Value>> = texts.collect();
-        if let Err(message) = self.constant(filter.name, texts.first().and_then(Option::as_ref)) {
-            self.fault(offset, message);
-        }
-        self.applied(filter, offset);
-        let names = filter.args.iter().filter_map(|argument| match argument {
-            CallArg::Kwarg("timezone", Expr::Const(constant)) => constant.value.as_str().map(str::to_owned),
-            _ => None,
-        });
-        for name in names.filter(|_| filter.name == "datetime").collect::<Vec<_>>() {
-            if let Err(error) = dates::zone(&name) {
-                self.fault(offset, format!("{name:?} {}", error.detail().unwrap_or_default()));
-            }
-        }
-    }
-
-    /// `map`, `select` and their like apply a filter or a test by its name.
-    fn applied(&mut self, by: &ast::Filter<'_>, offset: usize) {
-        let (position, what, known): (usize, &str, Vec<&str>) = match by.name {
-            "map" => (0, "filter", filters().collect()),
-            "select" | "reject" => (0, "test", TESTS.to_vec()),
-            "selectattr" | "rejectattr" => (1, "test", TESTS.to_vec()),
-            _ => return,
-        };
-        let name = match by.args.get(position) {
-            Some(CallArg::Pos(Expr::Const(constant))) => constant.value.as_str(),
-            Some(CallArg::Pos(_) | CallArg::PosSplat(_)) => None,
-            Some(CallArg::Kwarg(..) | CallArg::KwargSplat(_)) | None => return,
-        };
-        match name {
-            Some(name) if known.contains(&name) => {}
-            Some(name) => self.unknown(what, name, &known, offset),
-            None => self.fault(offset, format!("{} needs the name of a {what} in quotes", by.name)),
-        }
-    }
-
-    /// An argument that stands in the rule is looked at now.
-    fn constant(&mut self, filter: &str, argument: Option<&Value>) -> Result<(), String> {
-        let text = argument.map(|value| value.as_str().ok_or_else(|| format!("{filter} needs a text in quotes")));
-        let checked = match (filter, text) {
-            ("regex_replace", Some(text)) => {
-                let text = text?;
-                engine::pattern(text)?;
-                self.patterns.push(text.to_owned());
-                return Ok(());
-            }
-            ("regex_replace", None) => {
-                return Err(
-                    "regex_replace needs its pattern in quotes, and what to write instead: regex_replace('[ -]', '')"
-                        .to_owned(),
-                );
-            }
-            ("add", Some(text)) => dates::parse_span(text?).map(|_| ()),
-            ("at", Some(text)) => dates::parse_time(text?).map(|_| ()),
-            ("in_timezone", Some(text)) => dates::zone(text?).map(|_| ()),
-            ("format", Some(text)) => dates::check_written_form(text?),
-            ("datetime", Some(text)) => dates::check_read_form(text?),
-            _ => Ok(()),
-        };
-        let held = argument.and_then(Value::as_str).unwrap_or_default();
-        checked.map_err(|error| format!("{held:?} {}", error.detail().unwrap_or_default()))
-    }
-
-    fn arguments(&mut self, arguments: &[CallArg<'_>]) {
-        for argument in arguments {
-            match argument {
-                CallArg::Pos(expr) | CallArg::Kwarg(_, expr) | CallArg::PosSplat(expr) | CallArg::KwargSplat(expr) => {
-                    self.expression(expr);
-                }
-            }
-        }
-    }
-
-    fn call(&mut self, call: &ast::Call<'_>, offset: usize) {
-        self.arguments(&call.args);
-        match call.identify_call() {
-            CallType::Function(name) if !FUNCTIONS.contains(&name) => {
-                let all: Vec<&str> = filters().collect();
-                match all.contains(&name) {
-                    true => self
-                        .fault(offset, format!("{name} is a filter, not a function; write the value, then | {name}")),
-                    false => self.unknown("function", name, &FUNCTIONS, offset),
-                }
-            }
-            CallType::Function(_) => {}
-            CallType::Method(of, name) => {
-                self.expression(of);
-                if name != "get" {
-                    self.fault(offset, method(name));
-                }
-            }
-            CallType::Object(of) => {
-                self.expression(of);
-                self.fault(offset, "only functions and filters can be called");
+    /// `body.closed-at` is a subtraction for the parser.
+    pub(super) fn explain_hyphens(&mut self, source: &str) {
+        for fault in &mut self.faults {
+            let before = source.get(..fault.offset).unwrap_or_default();
+            let Some(rest) = before.strip_suffix('-') else { continue };
+            let is_name = |c: char| c.is_alphanumeric() || c == '_';
+            let key = rest.rsplit(|c| !is_name(c)).next().unwrap_or_default();
+            let is_member = rest.strip_suffix(key).is_some_and(|path| path.ends_with('.'));
+            if is_member && fault.message.contains("is not a variable") {
+                let name: String =
+                    source.get(fault.offset..).unwrap_or_default().chars().take_while(|c| is_name(*c)).collect();
+                fault.message = format!("a key with a hyphen is written in brackets: ['{key}-{name}']");
             }
         }
     }
 }
 
-fn method(name: &str) -> String {
-    let all: Vec<&str> = filters().collect();
+/// What is said of a function: there are none.
+pub(super) fn no_function(name: &str) -> String {
+    match filters::names().any(|filter| filter == name) {
+        true => format!("{name} is a filter, not a function; write the value, then | {name}"),
+        false => format!("{name} is not available: there are filters, but no functions"),
+    }
+}
+
+/// What is said of a method: there is only `get`.
+pub(super) fn no_method(name: &str) -> String {
     let filter = match name {
         "strip" => Some("trim"),
         "startswith" => return "startswith is not a method; write: is startingwith '…'".to_owned(),
         "endswith" => return "endswith is not a method; write: is endingwith '…'".to_owned(),
-        other => all.into_iter().find(|filter| *filter == other),
+        other => filters::names().find(|filter| *filter == other),
     };
     match filter {
         Some(filter) => format!("{name} is not a method; use the filter: | {filter}"),
         None => format!("{name} is not a method; the only one is get, as in body.get('x')"),
     }
+}
+
+/// What a filter or a test takes, in words.
+pub(super) fn signature(parameters: &[Parameter]) -> String {
+    match parameters {
+        [] => "nothing".to_owned(),
+        some => some.iter().map(|parameter| parameter.name).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// What is said of an argument that is not taken.
+pub(super) fn too_much(of: &str, argument: &CallArg<'_>, parameters: &[Parameter]) -> String {
+    let takes = signature(parameters);
+    match argument {
+        CallArg::Kwarg(name, _) => {
+            let near = suggest(name, parameters.iter().map(|parameter| parameter.name));
+            let hint = near.map_or_else(String::new, |near| format!("; did you mean {near}?"));
+            format!("{of} does not take {name}; it takes {takes}{hint}")
+        }
+        CallArg::Pos(_) => format!("{of} has too many arguments; it takes {takes}"),
+        CallArg::PosSplat(_) | CallArg::KwargSplat(_) => "arguments are written one by one".to_owned(),
+    }
+}
+
+/// Where an expression begins with the brackets that it closes.
+pub(super) fn with_brackets(source: &str, start: usize, end: usize) -> usize {
+    let (mut open, mut missing, mut quote) = (0_usize, 0_usize, None);
+    let mut letters = source.get(start..end).unwrap_or_default().chars();
+    while let Some(letter) = letters.next() {
+        match (letter, quote) {
+            ('\\', Some(_)) => {
+                letters.next();
+            }
+            (letter, Some(end)) if letter == end => quote = None,
+            (_, Some(_)) => {}
+            ('\'' | '"', None) => quote = Some(letter),
+            ('(', None) => open += 1,
+            (')', None) if open == 0 => missing += 1,
+            (')', None) => open -= 1,
+            _ => {}
+        }
+    }
+    let mut start = start;
+    for _ in 0..missing {
+        let before = source.get(..start).unwrap_or_default().trim_end();
+        start = before.strip_suffix('(').map_or(start, str::len);
+    }
+    start
 }

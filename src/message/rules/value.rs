@@ -1,304 +1,181 @@
-//! Values that templates see: from JSON and from AMQP headers.
+//! Values that templates handle.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "the engine's enumerations are long, and grow")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "most functions are about one or two kinds of values")]
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt;
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use minijinja::Value;
-use minijinja::value::ValueKind;
-use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use super::moment::Moment;
+use super::number::Number;
 
-use super::moment::{Calendar, Moment};
-use crate::broker::{DecimalValue, HeaderValue, Headers};
-
-/// Headers nested deeper than this are left out: a publisher's table must not exhaust the stack.
-const MAX_HEADER_DEPTH: usize = 16;
-
-/// How numbers with a fraction or an exponent are spelled in an event, where the engine would spell them differently.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Spellings(Arc<HashMap<u64, Box<str>>>);
-
-impl Spellings {
-    /// The event's spelling of a number.
-    pub(super) fn of(&self, number: f64) -> Option<&str> {
-        self.0.get(&number.to_bits()).map(|text| &**text)
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// These, and those of another text for the numbers that this one does not have.
-    pub(super) fn or(&self, other: &Self) -> Self {
-        if self.0.is_empty() || other.0.is_empty() {
-            return if self.0.is_empty() { other.clone() } else { self.clone() };
-        }
-        let all = other.0.iter().chain(&*self.0).map(|(bits, text)| (*bits, text.clone()));
-        Self(Arc::new(all.collect()))
-    }
+/// A value. Copies share what they hold.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    /// What is not there. It stands in no list and no object, and is no filter's argument.
+    Missing(Arc<Absent>),
+    Null,
+    Bool(bool),
+    Number(Number),
+    Text(Arc<str>),
+    /// Bytes that are no text.
+    Bytes,
+    Date(Arc<Moment>),
+    List(Arc<[Value]>),
+    Map(Arc<Members>),
 }
 
-/// A JSON text as a value. Null members of objects are left out. Integers of more than 64 bits become texts, which are
-/// exact; of a key given twice the last one counts.
-///
-/// # Errors
-/// Why it is not JSON.
-pub(super) fn from_json(text: &str) -> serde_json::Result<(Value, Spellings)> {
-    let mut numbers = Numbers { rest: text, spellings: HashMap::new() };
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = Member(&mut numbers).deserialize(&mut deserializer)?;
-    deserializer.end()?;
-    Ok((value, Spellings(Arc::new(numbers.spellings))))
+/// The members of an object.
+pub(super) type Members = BTreeMap<Arc<str>, Value>;
+
+/// What is missing.
+#[derive(Debug)]
+pub(super) struct Absent {
+    /// The byte of the template at which it is used.
+    pub(super) offset: usize,
+    /// What it is.
+    pub(super) what: Lack,
 }
 
-/// Finds the spelling of each number that does not fit 64 bits, in the order of the text.
-struct Numbers<'a> {
-    rest: &'a str,
-    spellings: HashMap<u64, Box<str>>,
+/// See [`Absent::what`].
+#[derive(Debug)]
+pub(super) enum Lack {
+    /// A variable that this message does not have.
+    Variable(&'static str),
+    /// A name that the template gives only in a branch that was not taken.
+    Name(String),
+    /// A member that is named in the template: its place, what is there, and the member's name.
+    Member(String, Value, String),
+    /// A member that an expression names: its place, what is there, and the expression.
+    Lookup(String, Value, String),
+    /// The entry that a filter takes of a list or text that has none.
+    Entry(&'static str),
 }
 
-impl<'a> Numbers<'a> {
-    /// The next number that is no 64-bit integer. The text is JSON as far as it is looked at.
-    fn next_token(&mut self) -> &'a str {
-        let bytes = self.rest.as_bytes();
-        let mut at = 0;
-        while let Some(byte) = bytes.get(at) {
-            match byte {
-                b'"' => at += string_length(bytes.get(at..).unwrap_or_default()),
-                b'-' | b'0'..=b'9' => {
-                    let rest = self.rest.get(at..).unwrap_or_default();
-                    let is_part = |c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.' | 'e' | 'E');
-                    let length = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
-                    let (token, after) = rest.split_at(length);
-                    // A negative zero is no integer for the parser.
-                    if token == "-0" || (token.parse::<i64>().is_err() && token.parse::<u64>().is_err()) {
-                        self.rest = after;
-                        return token;
-                    }
-                    at += length;
-                }
-                _ => at += 1,
-            }
-        }
-        ""
+impl Value {
+    pub(super) fn text(text: &str) -> Self {
+        Self::Text(text.into())
     }
 
-    fn value(&mut self, number: f64) -> Value {
-        let token = self.next_token();
-        if token == "-0" {
-            return Value::from(0);
-        }
-        if !token.is_empty() && !token.contains(['.', 'e', 'E']) {
-            return Value::from(token);
-        }
-        let value = Value::from(number);
-        if !token.is_empty() && value.to_string() != token {
-            self.spellings.entry(number.to_bits()).or_insert_with(|| token.into());
-        }
-        value
-    }
-}
-
-/// Bytes of the JSON string that a text begins with, quotes included.
-fn string_length(bytes: &[u8]) -> usize {
-    let mut escaped = false;
-    let end = bytes.iter().skip(1).position(|byte| {
-        let ends = *byte == b'"' && !escaped;
-        escaped = *byte == b'\\' && !escaped;
-        ends
-    });
-    end.map_or(bytes.len(), |end| end + 2)
-}
-
-struct Member<'n, 'a>(&'n mut Numbers<'a>);
-
-impl<'de> DeserializeSeed<'de> for Member<'_, '_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Member<'_, '_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_bool<E: de::Error>(self, on: bool) -> Result<Value, E> {
-        Ok(Value::from(on))
-    }
-
-    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Value, E> {
-        Ok(Value::from(number))
-    }
-
-    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Value, E> {
-        Ok(Value::from(number))
-    }
-
-    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Value, E> {
-        Ok(self.0.value(number))
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Value, E> {
-        Ok(Value::from(text))
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
-        Ok(Value::from(()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let mut values = Vec::new();
-        while let Some(value) = seq.next_element_seed(Member(&mut *self.0))? {
-            values.push(value);
-        }
-        Ok(Value::from(values))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut members: BTreeMap<Value, Value> = BTreeMap::new();
-        while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            let name = Value::from(&*name);
-            let value = map.next_value_seed(Member(&mut *self.0))?;
-            match value.is_none() {
-                true => members.remove(&name),
-                false => members.insert(name, value),
-            };
-        }
-        Ok(Value::from_object(members))
-    }
-}
-
-/// A headers table as a value.
-pub(super) fn from_headers(headers: &Headers, calendar: &Arc<Calendar>) -> Value {
-    table(headers, calendar, 0)
-}
-
-fn table(headers: &Headers, calendar: &Arc<Calendar>, depth: usize) -> Value {
-    let members = headers.inner().iter().map(|(name, value)| (name.as_str(), from_header(value, calendar, depth)));
-    let known = members.filter(|(_, value)| !value.is_none());
-    let members: BTreeMap<Value, Value> = known.map(|(name, value)| (Value::from(name), value)).collect();
-    Value::from_object(members)
-}
-
-fn from_header(value: &HeaderValue, calendar: &Arc<Calendar>, depth: usize) -> Value {
-    match value {
-        HeaderValue::Boolean(on) => Value::from(*on),
-        HeaderValue::ShortShortInt(number) => Value::from(*number),
-        HeaderValue::ShortShortUInt(number) => Value::from(*number),
-        HeaderValue::ShortInt(number) => Value::from(*number),
-        HeaderValue::ShortUInt(number) => Value::from(*number),
-        HeaderValue::LongInt(number) => Value::from(*number),
-        HeaderValue::LongUInt(number) => Value::from(*number),
-        HeaderValue::LongLongInt(number) => Value::from(*number),
-        HeaderValue::Float(number) => Value::from(*number),
-        HeaderValue::Double(number) => Value::from(*number),
-        HeaderValue::DecimalValue(number) => Value::from(decimal(number)),
-        HeaderValue::ShortString(text) => Value::from(text.as_str()),
-        HeaderValue::LongString(text) => bytes(text.as_bytes()),
-        HeaderValue::ByteArray(array) => bytes(array.as_slice()),
-        HeaderValue::Timestamp(seconds) => moment(*seconds, calendar).unwrap_or_default(),
-        HeaderValue::FieldArray(_) | HeaderValue::FieldTable(_) if depth == MAX_HEADER_DEPTH => Value::from(()),
-        HeaderValue::FieldArray(values) => Value::from(
-            values.as_slice().iter().map(|value| from_header(value, calendar, depth + 1)).collect::<Vec<_>>(),
-        ),
-        HeaderValue::FieldTable(inner) => table(inner, calendar, depth + 1),
-        HeaderValue::Void => Value::from(()),
-    }
-}
-
-/// Seconds since 1970, as AMQP has them.
-fn moment(seconds: u64, calendar: &Arc<Calendar>) -> Option<Value> {
-    let at = Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;
-    Some(Value::from_object(Moment::new(at, calendar)))
-}
-
-fn bytes(bytes: &[u8]) -> Value {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Value::from(text),
-        Err(_) => Value::from_bytes(bytes.to_vec()),
-    }
-}
-
-/// A decimal as people write it.
-fn decimal(number: &DecimalValue) -> String {
-    let digits = number.value.to_string();
-    let scale = usize::from(number.scale);
-    if scale == 0 {
-        return digits;
-    }
-    let digits = format!("{digits:0>width$}", width = scale + 1);
-    let (whole, fraction) = digits.split_at(digits.len() - scale);
-    format!("{whole}.{fraction}")
-}
-
-/// What a value is, for people; never what it holds.
-pub(super) fn kind(value: &Value) -> &'static str {
-    if value.downcast_object_ref::<Moment>().is_some() {
-        return "a date";
-    }
-    match value.kind() {
-        ValueKind::Undefined => "missing",
-        ValueKind::None => "null",
-        ValueKind::Bool => "a boolean",
-        ValueKind::Number => "a number",
-        ValueKind::String => "a text",
-        ValueKind::Bytes => "bytes that are no text",
-        ValueKind::Seq | ValueKind::Iterable => "a list",
-        ValueKind::Map => "an object",
-        _ => "no value",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_keep_their_spelling() {
-        let event = r#"{"a": 17, "b": 17.10, "c": [1e3, -0.0], "q": "\"9.90\\", "d": 123456789012345678901234567890,
-                        "e": 18446744073709551615, "f": 17.5, "g": -9223372036854775808}"#;
-        let (body, spellings) = from_json(event).unwrap();
-        let get = |name: &str| body.get_attr(name).unwrap();
-        let spelled = |value: &Value| spellings.of(f64::try_from(value.clone()).unwrap()).map(str::to_owned);
-        assert_eq!(get("a").to_string(), "17");
-        assert_eq!(spelled(&get("b")).as_deref(), Some("17.10"));
-        assert_eq!(spelled(&get("c").get_item_by_index(0).unwrap()).as_deref(), Some("1e3"));
-        assert_eq!(get("d").as_str(), Some("123456789012345678901234567890"));
-        assert_eq!(get("e").to_string(), "18446744073709551615");
-        assert_eq!(spelled(&get("f")), None, "the engine's own spelling");
-        assert_eq!(get("g").to_string(), "-9223372036854775808");
-    }
-
-    #[test]
-    fn null_members_are_absent_and_the_last_of_two_counts() {
-        let (body, _) =
-            from_json(r#"{"a": null, "b": {"c": null}, "d": [null], "e": 1, "e": 2, "f": 1, "f": null}"#).unwrap();
-        let (body, inner) = (body.clone(), body.get_attr("b").unwrap());
-        assert!(body.get_attr("a").unwrap().is_undefined());
-        assert!(inner.get_attr("c").unwrap().is_undefined());
-        assert!(body.get_attr("d").unwrap().get_item_by_index(0).unwrap().is_none());
-        assert_eq!(body.get_attr("e").unwrap(), Value::from(2));
-        assert!(body.get_attr("f").unwrap().is_undefined());
-    }
-
-    #[test]
-    fn what_is_no_json_is_refused() {
-        for text in ["", "{", "{} {}", "nul", "1e999", "[1,]"] {
-            assert!(from_json(text).is_err(), "{text}");
+    /// The value as the text that it is.
+    pub(super) fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
         }
     }
 
-    #[test]
-    fn decimals_have_their_point_where_it_belongs() {
-        let shown = |value, scale| decimal(&DecimalValue { scale, value });
-        assert_eq!((shown(1234, 2), shown(5, 3), shown(7, 0)), ("12.34".into(), "0.005".into(), "7".into()));
+    /// A member, or a member's member where the path has dots; none where there is none.
+    pub(super) fn at_path(&self, path: &str) -> Option<&Self> {
+        path.split('.').try_fold(self, |value, name| match value {
+            Self::Map(members) => members.get(name),
+            _ => None,
+        })
+    }
+
+    /// Whether `if` takes it for true.
+    pub(super) fn is_true(&self) -> bool {
+        match self {
+            Self::Missing(_) | Self::Null => false,
+            Self::Bool(on) => *on,
+            Self::Number(number) => !number.is_zero(),
+            Self::Text(text) => !text.is_empty(),
+            Self::List(entries) => !entries.is_empty(),
+            Self::Map(members) => !members.is_empty(),
+            Self::Bytes | Self::Date(_) => true,
+        }
+    }
+
+    /// What the value is, for people; never what it holds.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Missing(_) => "missing",
+            Self::Null => "null",
+            Self::Bool(_) => "a boolean",
+            Self::Number(_) => "a number",
+            Self::Text(_) => "a text",
+            Self::Bytes => "bytes that are no text",
+            Self::Date(_) => "a date",
+            Self::List(_) => "a list",
+            Self::Map(_) => "an object",
+        }
+    }
+
+    /// The text of a value that has one.
+    ///
+    /// # Errors
+    /// What to write instead.
+    pub(super) fn written(&self) -> Result<Cow<'_, str>, &'static str> {
+        match self {
+            Self::Text(text) => Ok(Cow::Borrowed(text)),
+            Self::Number(number) => Ok(Cow::Owned(number.to_string())),
+            Self::Bool(on) => Ok(Cow::Borrowed(if *on { "true" } else { "false" })),
+            Self::Date(moment) => Ok(Cow::Owned(moment.to_string())),
+            Self::List(_) => Err("a list is no text; use | join(', ') or one of its entries"),
+            Self::Map(_) => Err("an object is no text; use one of its members"),
+            Self::Null => Err("null is no text; use | default('…')"),
+            Self::Bytes => Err("the bytes are no text"),
+            Self::Missing(_) => Err("the value is missing"),
+        }
+    }
+
+    /// Which of two values of one kind comes first; none where they have no order, or are of different kinds.
+    pub(super) fn order(&self, other: &Self) -> Option<Result<Ordering, &'static str>> {
+        match (self, other) {
+            (Self::Number(one), Self::Number(other)) => Some(one.compare(other)),
+            (Self::Text(one), Self::Text(other)) => Some(Ok(one.cmp(other))),
+            (Self::Bool(one), Self::Bool(other)) => Some(Ok(one.cmp(other))),
+            (Self::Date(one), Self::Date(other)) => Some(Ok(one.order(other))),
+            _ => None,
+        }
+    }
+}
+
+impl From<bool> for Value {
+    fn from(on: bool) -> Self {
+        Self::Bool(on)
+    }
+}
+
+impl From<Number> for Value {
+    fn from(number: Number) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<Vec<Value>> for Value {
+    fn from(entries: Vec<Value>) -> Self {
+        Self::List(entries.into())
+    }
+}
+
+impl From<Members> for Value {
+    fn from(members: Members) -> Self {
+        Self::Map(Arc::new(members))
+    }
+}
+
+impl From<i128> for Value {
+    fn from(number: i128) -> Self {
+        Self::Number(number.into())
+    }
+}
+
+impl From<usize> for Value {
+    fn from(number: usize) -> Self {
+        Self::from(i128::try_from(number).unwrap_or(i128::MAX))
+    }
+}
+
+impl From<Moment> for Value {
+    fn from(moment: Moment) -> Self {
+        Self::Date(Arc::new(moment))
     }
 }

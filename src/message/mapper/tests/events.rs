@@ -17,6 +17,7 @@ fn condition_matches_as_the_page_says() {
         ("body.n < 3", Ok("")),
         ("1 < body.n < 3", Ok("")),
         ("(body.n + 1) * 2 == 6", Ok("")),
+        ("3 > 2", Ok("")),
         ("not (body.n == 3)", Ok("")),
         ("(body.n == 3 or body.t == 'x') and body.yes", Ok("")),
         ("body.n == 2 or body.nope == 1", Ok("")),
@@ -36,11 +37,16 @@ fn condition_matches_as_the_page_says() {
         ("body.nope == 1", Err("body is an object without \"nope\"")),
         ("not (body.nope == 1)", Err("body is an object without \"nope\"")),
         ("body.nope.x == 1", Err("body is an object without \"nope\"")),
-        ("body.nope", Err("body.nope is missing")),
+        ("body.nope", Err("body is an object without \"nope\"")),
+        ("(body.n + 1) * 2 == 7", Err("(body.n + 1) * 2 == 7 is not true")),
+        ("not (body.n == 2 and body.yes)", Err("not (body.n == 2 and body.yes) is not true")),
+        ("body.t is not defined", Err("body.t is not defined is not true")),
+        ("body.t not in ['x']", Err("body.t not in ['x'] is not true")),
         ("body.get('nope') < 3", Err("body.get('nope') is null")),
         ("body.nope == 1 or body.n == 2", Err("body is an object without \"nope\"")),
         ("headers.x == 1", Err("headers is an object without \"x\"")),
-        ("3 < 2", Err("is not true")),
+        ("3 < 2", Err("3 < 2 is not true")),
+        ("false", Err("false is not true")),
     ] {
         let explained = when(expression, body);
         match expected {

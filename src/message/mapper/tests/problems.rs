@@ -16,7 +16,7 @@ fn problem_in_a_template_is_found_at_start() {
         ("{{ body.x | uper }}", "uper is not a filter; did you mean upper?"),
         ("{{ body.x | tojson }}", "tojson is not a filter"),
         ("{{ body.x | pprint }}", "pprint is not a filter"),
-        ("{{ debug() }}", "debug is not a function"),
+        ("{{ debug() }}", "debug is not available: there are filters, but no functions"),
         ("{{ upper(body.x) }}", "upper is a filter, not a function"),
         ("{{ 'a' if body.x is defned }}", "defned is not a test; did you mean defined?"),
         ("{{ body.x.strip() }}", "use the filter: | trim"),
@@ -26,16 +26,35 @@ fn problem_in_a_template_is_found_at_start() {
         ("{% autoescape true %}x{% endautoescape %}", "autoescape is not available"),
         ("{{ body.x", "column"),
         ("{{ }}", "column"),
-        ("{% for x in body recursive %}{{ loop(x) }}{% endfor %}", "loop is not a function"),
+        ("{% for x in body recursive %}{{ loop(x) }}{% endfor %}", "loop is not available"),
+        ("{{ body.x }", "column 11: unexpected `}`, expected }}"),
+        ("{% if body.x %}x", "the end of the text"),
         ("{{ task.descrption }}", "uses task.descrption, which is not a field of this rule"),
         ("{{ task.namee }}", "did you mean task.name?"),
         ("{{ task }}", "task stands for other fields"),
         ("{{ task.description }}", "has fields that need each other: description"),
         ("{{ now | add('x') }}", "\"x\" is no span of time"),
-        ("{{ now | add(5) }}", "add needs a text in quotes"),
+        ("{{ now | add(5) }}", "span is a number; a text in quotes is needed"),
         ("{{ now | at('25:00') }}", "\"25:00\" is no time of day"),
         ("{{ now | in_timezone('Mars') }}", "\"Mars\" is no time zone"),
         ("{{ now | datetime(timezone='Mars') }}", "\"Mars\" is no time zone"),
+        ("{{ body.x | add }}", "add needs span"),
+        ("{{ body.x | add('1d', '2d') }}", "add has too many arguments; it takes span"),
+        ("{{ body.x | upper('x') }}", "upper has too many arguments; it takes nothing"),
+        ("{{ body.x | datetime(timezon='UTC') }}", "did you mean timezone?"),
+        ("{{ body.x | datetime(*body.y) }}", "arguments are written one by one"),
+        ("{{ body.x | datetime(unit='h') }}", "\"h\" is not known; s or ms is allowed"),
+        ("{{ body.x | truncate(0) }}", "length must be a whole number from 1 to"),
+        ("{{ body.x | truncate(-1) }}", "length must be a whole number from 1 to"),
+        ("{{ body.x | truncate('x') }}", "length is a text; a whole number is needed"),
+        ("{{ body.x | add_business_days(1.5) }}", "days must be a whole number from -3650 to 3650"),
+        ("{{ body.x | round(99) }}", "precision must be a whole number from 0 to 15"),
+        ("{{ body.x | sort(reverse='yes') }}", "reverse is a text; true or false is needed"),
+        ("{{ body.x is divisibleby(0) }}", "number must be a whole number from 1 to"),
+        ("{{ body.x is startingwith(5) }}", "text is a number; a text in quotes is needed"),
+        ("{{ 1 // 0 }}", "the result is too large, or a divisor is 0"),
+        ("{{ '2027-02-30' | datetime }}", "no such day or time exists"),
+        ("{{ [1, 2] }}", "a list is no text"),
         ("{{ body.x | regex_replace('[', '') }}", "the pattern \"[\" is wrong"),
         ("{{ body.x | regex_replace(body.y, '') }}", "regex_replace needs its pattern in quotes"),
     ] {
@@ -53,10 +72,25 @@ fn problem_in_a_rule_is_found_at_start() {
         (rule("when = \"{{ body.x }}\"", ""), "column"),
         (rule("message_id = \"{{ now }}\"", ""), "cannot use now"),
         (rule("message_id = \"{{ task.name }}\"", ""), "cannot use task"),
+        (rule("message_id = \"{{ reference }}\"", ""), "cannot use reference: it is made from the id"),
+        (rule("message_id = \"ticket\"", ""), "is the same for every message"),
+        (rule("when = \"reference == 'x'\"", ""), "cannot use reference"),
+        (rule("when = \"1\"", ""), "1 is a number; true or false is needed"),
+        (rule("when = \"1 < 'x'\"", ""), "a number cannot be compared with a text"),
         (rule("routing_key = \"ticket*\"", ""), "* and # stand for whole words"),
         (rule("routing_kye = \"x\"", ""), "routing_kye ("),
         (rule("", "nam = \"x\""), "is not a field of a task; did you mean name?"),
-        (rule("", "priority = \"urgent\""), "high, normal or low is allowed"),
+        (rule("", "priority = \"urgent\""), "field priority ("),
+        (rule("", "priority = \"{{ 'urgent' }}\""), "is \"urgent\"; high, normal or low is allowed"),
+        (rule("", "priority = 5"), "is \"5\"; high, normal or low is allowed"),
+        (rule("", "completion_date = \"soon\""), "is \"soon\", which is no known form of a date"),
+        (rule("", "completion_date = \"2027-02-30 10:00:00\""), "does not exist"),
+        (rule("", "name = \" \""), "field name ("),
+        (rule("", "remember = true"), "field reminder_date ("),
+        (
+            rule("", "remember = true\nreminder_date = \"2027-03-02 10:00:00\""),
+            "it must not be after completion_date",
+        ),
         (rule("", "remember = \"true\""), "true or false without quotes is allowed"),
         (rule("", "remember = \"{% if true %}true{% endif %}\""), "or one expression in braces"),
         (rule("", "name = true"), "is a switch; a text is allowed"),
@@ -71,6 +105,13 @@ fn problem_in_a_rule_is_found_at_start() {
             "[[rules]]\nname = \"r\"\naction = \"skip\"\n[[rules]]\nname = \"r\"\naction = \"skip\"".to_owned(),
             "an earlier rule",
         ),
+        (
+            "[[rules]]\nname = \"r\"\n[[rules.task]]\nname = \"a\"\n[[rules.task]]\nname = \"b\"".to_owned(),
+            "rule r, task",
+        ),
+        ("[[rules]]\nname = \"r\"\n[[rules.task]]\nname = \"a\"".to_owned(), "one event makes at most one task"),
+        ("[[rules]]\nname = \"r\"\ntasks = [{ name = \"a\" }]".to_owned(), "one event makes at most one task"),
+        (skips(201), "are 201 rules; at most 200"),
         ("rules = 5".to_owned(), "a list of tables is allowed"),
         ("[[rule]]\nname = \"r\"".to_owned(), "did you mean [rules]?"),
         ("[events]\nunmatched = \"drop\"".to_owned(), "events.unmatched"),
@@ -100,6 +141,16 @@ fn problems_are_reported_together() {
     let text = rule("when = \"bdy\"\nmessage_id = \"{{ now }}\"", "name = \"{{ x }}{{ y | uper }}\"\nnam = \"z\"");
     let found = problems(&text);
     assert_eq!(found.lines().count(), 1 + 6, "{found}");
+}
+
+/// So many rules.
+fn skips(count: usize) -> String {
+    (0..count).map(|n| format!("[[rules]]\nname = \"r{n}\"\naction = \"skip\"\n")).collect()
+}
+
+#[test]
+fn two_hundred_rules_are_allowed() {
+    assert_eq!(problems(&skips(200)), "");
 }
 
 #[test]

@@ -1,0 +1,316 @@
+//! A template's value for one message. Every step is counted, so that no rule and no event can take more than its share.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "most of it is about one or two kinds of values")]
+
+use std::sync::Arc;
+
+use super::context::Context;
+use super::explain;
+use super::number::Arithmetic;
+use super::operators::{Comparison, calculate, compare, concatenate};
+use super::parameters::{Arguments, Parameter};
+use super::tree::{Call, Expr, Node, Part};
+use super::value::{Absent, Lack, Members, Value};
+use super::work::{Fail, Work};
+
+mod filters;
+mod statements;
+
+/// Why a template gives no value, and where.
+#[derive(Clone, Debug)]
+pub(super) struct Trouble {
+    pub(super) fail: Fail,
+    /// The first and the last byte of the part that is wrong.
+    pub(super) start: usize,
+    pub(super) end: usize,
+}
+
+/// The evaluation of one template for one message.
+pub(super) struct Evaluation<'a> {
+    source: &'a str,
+    context: &'a Context,
+    work: Work<'a>,
+    /// Names that the template gave, the last one first that was given last.
+    locals: Vec<(Arc<str>, Value)>,
+}
+
+impl<'a> Evaluation<'a> {
+    pub(super) fn new(source: &'a str, context: &'a Context) -> Self {
+        Self { source, context, work: Work::new(&context.calendar), locals: Vec::new() }
+    }
+
+    fn piece(&self, node: &Node) -> &'a str {
+        self.source.get(node.start..node.end).unwrap_or_default().trim()
+    }
+
+    /// The value of an expression, which may be missing.
+    ///
+    /// # Errors
+    /// It uses what is missing, or cannot be done with these values.
+    pub(super) fn value(&mut self, node: &Node) -> Result<Value, Trouble> {
+        self.step(node, |work| work.spend(1))?;
+        match &node.expr {
+            Expr::Constant(value) => Ok(value.clone()),
+            Expr::Variable(name) => {
+                let absent = || Value::Missing(Arc::new(Absent { offset: node.start, what: Lack::Variable(name) }));
+                Ok(self.context.variable(name).unwrap_or_else(absent))
+            }
+            Expr::Local(name) => Ok(self.local(name, node)),
+            Expr::Member(of, name) => {
+                let holder = self.value(of)?;
+                Ok(self.member(of, holder, name, node))
+            }
+            Expr::Item(of, key) => self.item(node, of, key),
+            Expr::Slice(of, from, to) => self.slice(node, of, from.as_ref(), to.as_ref()),
+            Expr::Get(of, key, other) => self.get(node, of, key, other.as_ref()),
+            Expr::Not(inner) => Ok(Value::from(!self.value(inner)?.is_true())),
+            Expr::Negative(inner) => self.negative(node, inner),
+            Expr::And(left, right) => {
+                let value = self.value(left)?;
+                if value.is_true() { self.value(right) } else { Ok(value) }
+            }
+            Expr::Or(left, right) => {
+                let value = self.value(left)?;
+                if value.is_true() { Ok(value) } else { self.value(right) }
+            }
+            Expr::Compare(first, rest) => self.compare(node, first, rest),
+            Expr::Calculate(operator, left, right) => self.calculate(node, *operator, left, right),
+            Expr::Concatenate(left, right) => {
+                let (left, right) = (self.present(left)?, self.present(right)?);
+                self.step(node, |work| concatenate(work, &left, &right))
+            }
+            Expr::If { test, yes, no } => match (self.value(test)?.is_true(), no) {
+                (true, _) => self.value(yes),
+                (false, Some(no)) => self.value(no),
+                (false, None) => Ok(Value::text("")),
+            },
+            Expr::Filter(of, call) => self.filter(node, of, call),
+            Expr::Default(of, other, also_empty) => self.default(of, other.as_ref(), also_empty.as_ref()),
+            Expr::Members(of, path, other) => self.members(node, of, path, other.as_ref()),
+            Expr::Each(of, call) => self.each(node, of, call),
+            Expr::Select(of, selection) => self.select(node, of, selection),
+            Expr::Test(of, call) => {
+                let value = self.value(of)?;
+                self.test(node, &value, call).map(Value::from)
+            }
+            Expr::List(items) => {
+                let entries: Result<Vec<Value>, Trouble> = items.iter().map(|item| self.present(item)).collect();
+                entries.map(Value::from)
+            }
+            Expr::Map(members) => self.map(members),
+        }
+    }
+
+    /// The value of an expression that must be there.
+    ///
+    /// # Errors
+    /// It is missing; see [`Self::value`] too.
+    pub(super) fn present(&mut self, node: &Node) -> Result<Value, Trouble> {
+        match self.value(node)? {
+            Value::Missing(absent) => Err(missing(&absent, node)),
+            value => Ok(value),
+        }
+    }
+
+    /// Does work whose errors belong to an expression.
+    fn step<T>(&mut self, node: &Node, work: impl FnOnce(&mut Work<'a>) -> Result<T, Fail>) -> Result<T, Trouble> {
+        work(&mut self.work).map_err(|fail| Trouble { fail, start: node.start, end: node.end })
+    }
+
+    fn local(&self, name: &str, node: &Node) -> Value {
+        let found = self.locals.iter().rev().find(|(known, _)| &**known == name);
+        let absent = || Value::Missing(Arc::new(Absent { offset: node.start, what: Lack::Name(name.to_owned()) }));
+        found.map_or_else(absent, |(_, value)| value.clone())
+    }
+
+    /// A member that the template names.
+    fn member(&self, of: &Node, holder: Value, name: &str, node: &Node) -> Value {
+        let found = match &holder {
+            Value::Missing(_) => return holder,
+            Value::Map(members) => members.get(name).cloned(),
+            Value::Date(moment) => moment.part(name).map(Value::from),
+            _ => None,
+        };
+        found.unwrap_or_else(|| {
+            let what = Lack::Member(self.piece(of).to_owned(), holder, name.to_owned());
+            Value::Missing(Arc::new(Absent { offset: node.start, what }))
+        })
+    }
+
+    /// A member or an entry that an expression names.
+    fn item(&mut self, node: &Node, of: &Node, key: &Node) -> Result<Value, Trouble> {
+        let holder = self.value(of)?;
+        if let Value::Missing(_) = holder {
+            return Ok(holder);
+        }
+        let found = match (&holder, self.present(key)?) {
+            (Value::Map(members), Value::Text(name)) => members.get(&name).cloned(),
+            (Value::List(entries), Value::Number(index)) => {
+                let at = index.as_whole().and_then(|index| position(index, entries.len()));
+                at.and_then(|at| entries.get(at)).cloned()
+            }
+            _ => None,
+        };
+        let lookup = || Lack::Lookup(self.piece(of).to_owned(), holder.clone(), self.piece(key).to_owned());
+        Ok(found.unwrap_or_else(|| Value::Missing(Arc::new(Absent { offset: node.start, what: lookup() }))))
+    }
+
+    /// `x[from:to]` of a list or a text; ends beyond it are its own.
+    fn slice(
+        &mut self,
+        node: &Node,
+        of: &Node,
+        from: Option<&Part>,
+        to: Option<&Part>,
+    ) -> Result<Value, Trouble> {
+        let value = self.present(of)?;
+        let length = match &value {
+            Value::Text(text) => text.chars().count(),
+            Value::List(entries) => entries.len(),
+            other => {
+                let why = format!("a slice is for texts and lists, not for {}", other.kind());
+                return self.step(node, |_| Err(why.into()));
+            }
+        };
+        let from = self.bound(from, length, 0)?;
+        let to = self.bound(to, length, length)?.max(from);
+        match &value {
+            Value::Text(text) => {
+                self.step(node, |work| work.handle(text.len()))?;
+                Ok(Value::from(text.chars().skip(from).take(to - from).collect::<String>()))
+            }
+            Value::List(entries) => {
+                self.step(node, |work| work.spend(to - from))?;
+                Ok(Value::from(entries.get(from..to).unwrap_or_default().to_vec()))
+            }
+            _ => Ok(value),
+        }
+    }
+
+    fn bound(&mut self, part: Option<&Part>, length: usize, other: usize) -> Result<usize, Trouble> {
+        let Some(part) = part else { return Ok(other) };
+        match self.present(part)? {
+            Value::Number(number) if number.as_whole().is_some() => {
+                let index = number.as_whole().unwrap_or_default();
+                let most = i128::try_from(length).unwrap_or(i128::MAX);
+                let index = if index < 0 { index.saturating_add(most) } else { index };
+                Ok(usize::try_from(index.clamp(0, most)).unwrap_or_default())
+            }
+            value => {
+                let why = format!("a slice needs whole numbers, not {}", value.kind());
+                self.step(part, |_| Err(why.into()))
+            }
+        }
+    }
+
+    /// `x.get(key, other)`: null, or another value, where there is no such member.
+    fn get(&mut self, node: &Node, of: &Node, key: &Node, other: Option<&Part>) -> Result<Value, Trouble> {
+        let found = match (self.present(of)?, self.present(key)?) {
+            (Value::Map(members), Value::Text(name)) => members.get(&name).cloned(),
+            (Value::Map(_), key) => {
+                let why = format!("get needs a text as the key, not {}", key.kind());
+                return self.step(node, |_| Err(why.into()));
+            }
+            (value, _) => {
+                let why = format!("get is for objects, not for {}", value.kind());
+                return self.step(node, |_| Err(why.into()));
+            }
+        };
+        match (found, other) {
+            (Some(value), _) => Ok(value),
+            (None, Some(other)) => self.present(other),
+            (None, None) => Ok(Value::Null),
+        }
+    }
+
+    fn negative(&mut self, node: &Node, inner: &Node) -> Result<Value, Trouble> {
+        match self.present(inner)? {
+            Value::Number(number) => self.step(node, |_| Ok(Value::from(number.negated()?))),
+            value => {
+                let why = format!("{} is no number to calculate with", value.kind());
+                self.step(node, |_| Err(why.into()))
+            }
+        }
+    }
+
+    /// `a < b < c`: true when each pair is; what follows a false one is not looked at.
+    fn compare(&mut self, node: &Node, first: &Node, rest: &[(Comparison, Node)]) -> Result<Value, Trouble> {
+        let (mut left, mut text) = (self.present(first)?, self.operand(first));
+        for (operator, part) in rest {
+            let (right, right_text) = (self.present(part)?, self.operand(part));
+            let holds = self.step(node, |work| compare(work, *operator, &left, &right, (text, right_text)))?;
+            if !holds {
+                return Ok(Value::Bool(false));
+            }
+            (left, text) = (right, right_text);
+        }
+        Ok(Value::Bool(true))
+    }
+
+    fn calculate(
+        &mut self,
+        node: &Node,
+        operator: Arithmetic,
+        left: &Node,
+        right: &Node,
+    ) -> Result<Value, Trouble> {
+        let texts = (self.operand(left), self.operand(right));
+        let (left, right) = (self.present(left)?, self.present(right)?);
+        self.step(node, |work| calculate(work, operator, &left, &right, texts))
+    }
+
+    /// What an operand is called: a constant has no name.
+    fn operand(&self, node: &Node) -> &'a str {
+        match node.expr {
+            Expr::Constant(_) => "",
+            _ => self.piece(node),
+        }
+    }
+
+    fn map(&mut self, given: &[(Node, Node)]) -> Result<Value, Trouble> {
+        let mut members = Members::new();
+        for (key, value) in given {
+            match self.present(key)? {
+                Value::Text(name) => members.insert(name, self.present(value)?),
+                other => {
+                    let why = format!("the keys of an object are texts, not {}", other.kind());
+                    return self.step(key, |_| Err(why.into()));
+                }
+            };
+        }
+        Ok(Value::from(members))
+    }
+
+    /// The arguments of a filter or a test, all of which must be there.
+    fn arguments<'c, T>(
+        &mut self,
+        call: &'c Call<T>,
+        parameters: &'static [Parameter],
+    ) -> Result<Arguments<'c>, Trouble> {
+        let mut given = Vec::with_capacity(call.given.len());
+        for (argument, parameter) in call.given.iter().zip(parameters) {
+            let Some(node) = argument else {
+                given.push(None);
+                continue;
+            };
+            let value = self.present(node)?;
+            if !matches!(node.expr, Expr::Constant(_)) {
+                self.step(node, |_| Ok(parameter.check(&value, false)?))?;
+            }
+            given.push(Some(value));
+        }
+        Ok(Arguments { given, pattern: call.pattern.as_ref() })
+    }
+}
+
+/// The error for what is missing and needed.
+pub(super) fn missing(absent: &Absent, node: &Node) -> Trouble {
+    let fail = Fail::Missing(explain::absent(&absent.what));
+    Trouble { fail, start: absent.offset, end: node.end }
+}
+
+/// The entry of an index, which counts from the end where it is negative.
+fn position(index: i128, length: usize) -> Option<usize> {
+    let from_end = i128::try_from(length).ok()?.checked_add(index)?;
+    usize::try_from(if index < 0 { from_end } else { index }).ok()
+}

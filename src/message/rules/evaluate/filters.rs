@@ -1,0 +1,136 @@
+//! Filters, and those that need more than a value.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "most of it is about one or two kinds of values")]
+
+use std::sync::Arc;
+
+use super::{Evaluation, Trouble};
+use crate::message::rules::filters::Filter;
+use crate::message::rules::operators::Test;
+use crate::message::rules::tree::{Call, Node, Part, Selection};
+use crate::message::rules::value::{Absent, Lack, Value};
+use crate::message::rules::work::Fail;
+
+impl Evaluation<'_> {
+    pub(super) fn filter(&mut self, node: &Node, of: &Node, call: &Call<Filter>) -> Result<Value, Trouble> {
+        let value = self.present(of)?;
+        let arguments = self.arguments(call, call.what.parameters)?;
+        match (call.what.apply)(&mut self.work, &value, &arguments) {
+            // Its place is known here only.
+            Ok(Value::Missing(absent)) => match absent.what {
+                Lack::Entry(which) => Ok(Value::Missing(Arc::new(Absent { offset: node.start, what: Lack::Entry(which) }))),
+                _ => Ok(Value::Missing(absent)),
+            },
+            Ok(value) => Ok(value),
+            Err(fail) => Err(Trouble { fail, start: call.start, end: node.end }),
+        }
+    }
+
+    /// `default`: another value for one that is missing or null, and, where that is asked for, for an empty one.
+    pub(super) fn default(
+        &mut self,
+        of: &Node,
+        other: Option<&Part>,
+        also_empty: Option<&Part>,
+    ) -> Result<Value, Trouble> {
+        let value = self.value(of)?;
+        let is_absent = match &value {
+            Value::Missing(_) | Value::Null => true,
+            value => match also_empty {
+                Some(also_empty) => self.present(also_empty)?.is_true() && !value.is_true(),
+                None => false,
+            },
+        };
+        match (is_absent, other) {
+            (false, _) => Ok(value),
+            (true, Some(other)) => self.value(other),
+            (true, None) => Ok(Value::text("")),
+        }
+    }
+
+    /// The entries of a list, each of which is looked at.
+    fn list(&mut self, node: &Node, of: &Node) -> Result<Arc<[Value]>, Trouble> {
+        match self.present(of)? {
+            Value::List(entries) => {
+                self.step(node, |work| work.spend(entries.len()))?;
+                Ok(entries)
+            }
+            other => {
+                let why = format!("{} is no list", other.kind());
+                self.step(node, |_| Err(why.into()))
+            }
+        }
+    }
+
+    pub(super) fn members(
+        &mut self,
+        node: &Node,
+        of: &Node,
+        path: &str,
+        other: Option<&Part>,
+    ) -> Result<Value, Trouble> {
+        let mut found = Vec::new();
+        for (at, entry) in self.list(node, of)?.iter().enumerate() {
+            found.push(match (entry.at_path(path), other) {
+                (Some(value), _) => value.clone(),
+                (None, Some(other)) => self.present(other)?,
+                (None, None) => return Err(self.without_member(node, of, at, path)),
+            });
+        }
+        Ok(Value::from(found))
+    }
+
+    fn without_member(&self, node: &Node, of: &Node, at: usize, path: &str) -> Trouble {
+        let why = format!("entry {at} of {} has no {path:?}", self.piece(of));
+        Trouble { fail: Fail::Missing(why), start: of.start, end: node.end }
+    }
+
+    pub(super) fn each(&mut self, node: &Node, of: &Node, call: &Call<Filter>) -> Result<Value, Trouble> {
+        let entries = self.list(node, of)?;
+        let arguments = self.arguments(call, call.what.parameters)?;
+        let mut made = Vec::with_capacity(entries.len());
+        for entry in entries.iter() {
+            let result = (call.what.apply)(&mut self.work, entry, &arguments);
+            match result.map_err(|fail| Trouble { fail, start: call.start, end: node.end })? {
+                Value::Missing(absent) => return Err(super::missing(&absent, node)),
+                value => made.push(value),
+            }
+        }
+        Ok(Value::from(made))
+    }
+
+    pub(super) fn select(&mut self, node: &Node, of: &Node, selection: &Selection) -> Result<Value, Trouble> {
+        let mut kept = Vec::new();
+        for entry in self.list(node, of)?.iter() {
+            let value = match &selection.member {
+                None => entry.clone(),
+                Some(path) => entry.at_path(path).cloned().unwrap_or_else(|| {
+                    let what = Lack::Member("an entry of the list".to_owned(), entry.clone(), path.to_string());
+                    Value::Missing(Arc::new(Absent { offset: node.start, what }))
+                }),
+            };
+            let holds = match &selection.test {
+                None => value.is_true(),
+                Some(call) => self.test(node, &value, call)?,
+            };
+            if holds == selection.keeps {
+                kept.push(entry.clone());
+            }
+        }
+        Ok(Value::from(kept))
+    }
+
+    /// Whether a test holds. Only whether it is there can be asked of what is missing.
+    pub(super) fn test(&mut self, node: &Node, value: &Value, call: &Call<Test>) -> Result<bool, Trouble> {
+        self.step(node, |work| work.spend(1))?;
+        match value {
+            Value::Missing(absent) if !matches!(call.what.name, "defined" | "undefined") => {
+                return Err(super::missing(absent, node));
+            }
+            _ => {}
+        }
+        let arguments = self.arguments(call, call.what.parameters)?;
+        (call.what.holds)(&mut self.work, value, &arguments)
+            .map_err(|fail| Trouble { fail, start: call.start, end: node.end })
+    }
+}

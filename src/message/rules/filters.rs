@@ -1,0 +1,87 @@
+//! The filters: what they take, and which function does their work.
+
+use super::parameters::{Arguments, Parameter, Takes, needed, optional};
+use super::value::Value;
+use super::work::{Fail, Work};
+
+mod dates;
+mod lists;
+mod numbers;
+mod texts;
+
+/// A filter.
+#[derive(Debug)]
+pub(super) struct Filter {
+    pub(super) name: &'static str,
+    pub(super) parameters: &'static [Parameter],
+    pub(super) apply: fn(&mut Work<'_>, &Value, &Arguments<'_>) -> Result<Value, Fail>,
+}
+
+type Apply = fn(&mut Work<'_>, &Value, &Arguments<'_>) -> Result<Value, Fail>;
+
+const fn filter(name: &'static str, parameters: &'static [Parameter], apply: Apply) -> Filter {
+    Filter { name, parameters, apply }
+}
+
+/// The most characters that `truncate` keeps.
+const MOST: i128 = 262_144;
+/// The most digits behind the point.
+const DIGITS: i128 = 15;
+const DAYS: i128 = dates::MAX_BUSINESS_DAYS;
+
+const WORK_BY_FUNCTIONS: &[Filter] = &[
+    filter(
+        "datetime",
+        &[optional("form", Takes::ReadForm), optional("timezone", Takes::Zone), optional("unit", Takes::Unit)],
+        dates::datetime,
+    ),
+    filter("add", &[needed("span", Takes::Span)], dates::add),
+    filter("add_business_days", &[needed("days", Takes::Whole(-DAYS, DAYS))], dates::add_business_days),
+    filter("at", &[needed("time", Takes::Time)], dates::at),
+    filter("in_timezone", &[needed("timezone", Takes::Zone)], dates::in_timezone),
+    filter("format", &[needed("form", Takes::WrittenForm)], dates::format),
+    filter("truncate", &[needed("length", Takes::Whole(1, MOST))], texts::truncate),
+    filter("digits", &[], texts::digits),
+    filter("regex_replace", &[needed("pattern", Takes::Pattern), needed("by", Takes::Text)], texts::regex_replace),
+    filter("abs", &[], numbers::abs),
+    filter("capitalize", &[], texts::capitalize),
+    filter("count", &[], lists::length),
+    filter("dictsort", &[], lists::items),
+    filter("first", &[], lists::first),
+    filter("float", &[optional("default", Takes::Any)], numbers::float),
+    filter("int", &[optional("default", Takes::Any)], numbers::int),
+    filter("items", &[], lists::items),
+    filter("join", &[optional("d", Takes::Text)], lists::join),
+    filter("last", &[], lists::last),
+    filter("length", &[], lists::length),
+    filter("list", &[], lists::list),
+    filter("lower", &[], texts::lower),
+    filter("max", &[], lists::max),
+    filter("min", &[], lists::min),
+    filter("replace", &[needed("old", Takes::Part), needed("new", Takes::Text)], texts::replace),
+    filter("reverse", &[], lists::reverse),
+    filter("round", &[optional("precision", Takes::Whole(0, DIGITS))], numbers::round),
+    filter("sort", &[optional("reverse", Takes::Flag), optional("attribute", Takes::Text)], lists::sort),
+    filter("split", &[optional("by", Takes::Part)], texts::split),
+    filter("string", &[], texts::string),
+    filter("sum", &[optional("attribute", Takes::Text)], lists::sum),
+    filter("title", &[], texts::title),
+    filter("trim", &[optional("chars", Takes::Text)], texts::trim),
+    filter("unique", &[], lists::unique),
+    filter("upper", &[], texts::upper),
+    #[cfg(test)]
+    filter("crash", &[], |_, _, _| panic!("a filter of the tests")),
+];
+
+/// The filters that need more than a value and arguments: the evaluation does their work.
+const WORK_BY_EVALUATION: [&str; 7] = ["d", "default", "map", "reject", "rejectattr", "select", "selectattr"];
+
+/// The filter of a name.
+pub(super) fn find(name: &str) -> Option<&'static Filter> {
+    WORK_BY_FUNCTIONS.iter().find(|filter| filter.name == name)
+}
+
+/// Every filter's name.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    WORK_BY_FUNCTIONS.iter().map(|filter| filter.name).chain(WORK_BY_EVALUATION)
+}

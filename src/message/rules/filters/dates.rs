@@ -1,0 +1,133 @@
+//! The filters on dates.
+
+use std::sync::Arc;
+
+use jiff::civil::{Date, Weekday};
+use jiff::tz::TimeZone;
+
+use crate::message::rules::clock;
+use crate::message::rules::moment::{At, Calendar, Moment};
+use crate::message::rules::parameters::Arguments;
+use crate::message::rules::value::Value;
+use crate::message::rules::work::{Fail, Work};
+
+/// The most business days that are counted.
+pub(super) const MAX_BUSINESS_DAYS: i128 = 3_650;
+
+fn value(at: At, work: &Work<'_>) -> Value {
+    Value::from(Moment { at, calendar: Arc::clone(work.calendar) })
+}
+
+/// `datetime`: a text or a number as a moment.
+pub(super) fn datetime(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+    let account = work.calendar.timezone.clone();
+    let (form, unit) = (arguments.text(0), arguments.text(2));
+    let zone = arguments.text(1).map_or_else(|| Ok(account.clone()), clock::zone)?;
+    let number = |number: f64| clock::since_1970(number, unit, &zone);
+    let at = match (of, form, unit) {
+        (Value::Date(_), ..) => return Ok(of.clone()),
+        (_, Some(_), Some(_)) => return Err("a form and a unit exclude each other".into()),
+        (Value::Text(text), Some(form), None) => clock::parse_form(text, form, &zone, &account)?,
+        (Value::Text(text), None, None) => clock::parse_iso(text, &zone, &account)?,
+        (Value::Text(text), None, Some(_)) => {
+            let given = text.trim().parse().map_err(|_| "the text is no number, which unit asks for")?;
+            number(given)?
+        }
+        (_, Some(_), None) => return Err(format!("{} is no text, which a form asks for", of.kind()).into()),
+        (Value::Number(given), None, _) => number(given.as_f64())?,
+        _ => return Err(no_date(of)),
+    };
+    Ok(value(at, work))
+}
+
+fn no_date(of: &Value) -> Fail {
+    match of {
+        Value::Number(_) => "a number is no date; put | datetime before this filter".into(),
+        other => format!("{} is no date; a text or a number is allowed", other.kind()).into(),
+    }
+}
+
+/// A moment, or a text that is one in an ISO form.
+fn moment(work: &Work<'_>, of: &Value) -> Result<At, Fail> {
+    let account = &work.calendar.timezone;
+    match of {
+        Value::Date(moment) => Ok(moment.at.clone()),
+        Value::Text(text) => Ok(clock::parse_iso(text, account, account)?),
+        other => Err(no_date(other)),
+    }
+}
+
+/// The zone in which a moment's clocks are read.
+fn zone_of(at: &At, work: &Work<'_>) -> TimeZone {
+    match at {
+        At::Zoned(at) => at.time_zone().clone(),
+        At::Last(_) => work.calendar.timezone.clone(),
+    }
+}
+
+/// `add`: a span such as `2d 3h`.
+pub(super) fn add(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+    let span = clock::parse_span(arguments.text(0).unwrap_or_default())?;
+    let out_of_range = |_: jiff::Error| clock::out_of_range();
+    let at = match moment(work, of)? {
+        At::Zoned(at) => At::Zoned(at.checked_add(span).map_err(out_of_range)?),
+        At::Last(clock) => {
+            let (later, account) = (clock.checked_add(span).map_err(out_of_range)?, &work.calendar.timezone);
+            clock::civil(later, account, account)?
+        }
+    };
+    Ok(value(at, work))
+}
+
+/// `add_business_days`: Monday to Friday, less the holidays.
+pub(super) fn add_business_days(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+    let days = arguments.whole(0).unwrap_or_default();
+    let mut left = usize::try_from(days.unsigned_abs()).unwrap_or(usize::MAX);
+    work.spend(left)?;
+    let at = moment(work, of)?;
+    let calendar = work.calendar;
+    let clock = value(at.clone(), work);
+    let Value::Date(read) = &clock else { return Err(no_date(of)) };
+    let mut date = read.clock().date();
+    // With no day left to count, a day off still becomes the next business day.
+    while left > 0 || !is_business_day(date, calendar) {
+        date = if days < 0 { date.yesterday() } else { date.tomorrow() }.map_err(|_| clock::out_of_range())?;
+        left -= usize::from(is_business_day(date, calendar) && left > 0);
+    }
+    let moved = date.to_datetime(read.clock().time());
+    Ok(value(clock::civil(moved, &zone_of(&at, work), &work.calendar.timezone)?, work))
+}
+
+fn is_business_day(date: Date, calendar: &Calendar) -> bool {
+    let is_weekend = matches!(date.weekday(), Weekday::Saturday | Weekday::Sunday);
+    !is_weekend && calendar.holidays.binary_search(&date).is_err()
+}
+
+/// `at`: another time of the same day. One that the clocks leave out becomes the one after the gap.
+pub(super) fn at(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+    let time = clock::parse_time(arguments.text(0).unwrap_or_default())?;
+    let at = moment(work, of)?;
+    let date = match &at {
+        At::Zoned(at) => at.date(),
+        At::Last(clock) => clock.date(),
+    };
+    Ok(value(clock::civil(date.to_datetime(time), &zone_of(&at, work), &work.calendar.timezone)?, work))
+}
+
+/// `in_timezone`: the same moment as another zone sees it.
+pub(super) fn in_timezone(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+    let zone = clock::zone(arguments.text(0).unwrap_or_default())?;
+    let at = match moment(work, of)? {
+        At::Zoned(at) => At::Zoned(at.with_time_zone(zone)),
+        At::Last(clock) if zone == work.calendar.timezone => At::Last(clock),
+        At::Last(_) => return Err(clock::out_of_range().into()),
+    };
+    Ok(value(at, work))
+}
+
+/// `format`: a text of the moment in its zone.
+pub(super) fn format(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+    let at = moment(work, of)?;
+    let text = clock::write_form(arguments.text(0).unwrap_or_default(), &at)?;
+    work.made(text)
+}

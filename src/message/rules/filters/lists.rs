@@ -1,0 +1,198 @@
+//! The filters on lists and objects.
+
+use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::message::rules::number::{Arithmetic, Number};
+use crate::message::rules::parameters::Arguments;
+use crate::message::rules::value::{Absent, Lack, Value};
+use crate::message::rules::work::{Fail, Work};
+
+/// The entries of a list, each of which is looked at.
+pub(super) fn entries<'v>(work: &mut Work<'_>, of: &'v Value) -> Result<&'v [Value], Fail> {
+    match of {
+        Value::List(entries) => {
+            work.spend(entries.len())?;
+            Ok(entries)
+        }
+        other => Err(format!("{} is no list", other.kind()).into()),
+    }
+}
+
+/// `length` of a list or an object: its entries; of a text: its characters.
+pub(super) fn length(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+    match of {
+        Value::List(entries) => Ok(Value::from(entries.len())),
+        Value::Map(members) => Ok(Value::from(members.len())),
+        Value::Text(text) => {
+            work.handle(text.len())?;
+            Ok(Value::from(text.chars().count()))
+        }
+        other => Err(format!("{} has no length", other.kind()).into()),
+    }
+}
+
+/// `list`: a list as it is.
+pub(super) fn list(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+    entries(work, of)?;
+    Ok(of.clone())
+}
+
+pub(super) fn first(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+    let entry = match of {
+        Value::Text(text) => text.chars().next().map(|c| Value::from(c.to_string())),
+        other => entries(work, other)?.first().cloned(),
+    };
+    Ok(entry.unwrap_or_else(|| none("first")))
+}
+
+pub(super) fn last(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+    let entry = match of {
+        Value::Text(text) => text.chars().next_back().map(|c| Value::from(c.to_string())),
+        other => entries(work, other)?.last().cloned(),
+    };
+    Ok(entry.unwrap_or_else(|| none("last")))
+}
+
+/// What is taken of a list or text that has nothing.
+fn none(which: &'static str) -> Value {
+    Value::Missing(Arc::new(Absent { offset: 0, what: Lack::Entry(which) }))
+}
+
+pub(super) fn reverse(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+    match of {
+        Value::Text(text) => work.made(text.chars().rev().collect()),
+        other => Ok(Value::from(entries(work, other)?.iter().rev().cloned().collect::<Vec<_>>())),
+    }
+}
+
+/// `join`: the texts of the entries, with a text between each two.
+pub(super) fn join(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+    let between = arguments.text(0).unwrap_or_default();
+    let mut joined = String::new();
+    for (index, entry) in entries(work, of)?.iter().enumerate() {
+        if index > 0 {
+            work.append(&mut joined, between)?;
+        }
+        work.write(&mut joined, entry)?;
+    }
+    Ok(Value::from(joined))
+}
+
+/// A text as lists order it: large and small letters count alike.
+fn folded(work: &mut Work<'_>, value: &Value) -> Result<Value, Fail> {
+    match value {
+        Value::Text(text) => {
+            work.handle(text.len())?;
+            Ok(Value::from(text.to_lowercase()))
+        }
+        other => Ok(other.clone()),
+    }
+}
+
+/// A member of an entry, for filters with `attribute`; the entry itself where no attribute is given.
+fn key(work: &mut Work<'_>, entry: &Value, attribute: Option<&str>) -> Result<Value, Fail> {
+    let Some(name) = attribute else {
+        return folded(work, entry);
+    };
+    let found = entry.at_path(name).ok_or_else(|| Fail::Missing(format!("an entry of the list has no {name:?}")))?;
+    folded(work, found)
+}
+
+/// `sort`: the entries in ascending order, or in descending order.
+pub(super) fn sort(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+    let attribute = arguments.text(1);
+    let mut keyed = Vec::new();
+    for entry in entries(work, of)? {
+        keyed.push((key(work, entry, attribute)?, entry.clone()));
+    }
+    // As many comparisons as a sort needs.
+    let rounds = usize::try_from(keyed.len().checked_ilog2().unwrap_or_default()).unwrap_or_default();
+    work.spend(keyed.len().saturating_mul(rounds))?;
+    let mut wrong = None;
+    keyed.sort_by(|(one, _), (other, _)| {
+        order(one, other).unwrap_or_else(|fail| {
+            wrong = Some(fail);
+            Ordering::Equal
+        })
+    });
+    if let Some(fail) = wrong {
+        return Err(fail);
+    }
+    let sorted = keyed.into_iter().map(|(_, entry)| entry);
+    Ok(Value::from(match arguments.flag(0) {
+        true => sorted.rev().collect::<Vec<_>>(),
+        false => sorted.collect(),
+    }))
+}
+
+fn order(one: &Value, other: &Value) -> Result<Ordering, Fail> {
+    match one.order(other) {
+        Some(order) => Ok(order?),
+        None => Err(format!("the list has {} and {}, which have no order", one.kind(), other.kind()).into()),
+    }
+}
+
+/// `unique`: the entries without those that are equal to an earlier one.
+pub(super) fn unique(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+    let mut seen: HashSet<(&str, String)> = HashSet::new();
+    let mut kept = Vec::new();
+    for entry in entries(work, of)? {
+        let text = folded(work, entry)?.written()?.into_owned();
+        if seen.insert((entry.kind(), text)) {
+            kept.push(entry.clone());
+        }
+    }
+    Ok(Value::from(kept))
+}
+
+fn extreme(work: &mut Work<'_>, of: &Value, wanted: Ordering, which: &'static str) -> Result<Value, Fail> {
+    let mut found: Option<&Value> = None;
+    for entry in entries(work, of)? {
+        if let Value::Text(text) = entry {
+            work.handle(text.len())?;
+        }
+        let is_first = found.is_none();
+        if is_first || order(entry, found.unwrap_or(entry))? == wanted {
+            found = Some(entry);
+        }
+    }
+    Ok(found.cloned().unwrap_or_else(|| none(which)))
+}
+
+pub(super) fn min(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+    extreme(work, of, Ordering::Less, "smallest")
+}
+
+pub(super) fn max(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+    extreme(work, of, Ordering::Greater, "largest")
+}
+
+/// `sum` of numbers, or of a member of each entry.
+pub(super) fn sum(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+    let attribute = arguments.text(0);
+    let mut total = Number::from(0);
+    for entry in entries(work, of)? {
+        match key(work, entry, attribute)? {
+            Value::Number(number) => total = total.calculate(Arithmetic::Add, &number)?,
+            other => return Err(format!("the list has {}; only numbers can be added", other.kind()).into()),
+        }
+    }
+    Ok(Value::from(total))
+}
+
+/// `dictsort` and `items`: a list of the names and values of an object, by name.
+pub(super) fn items(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+    let Value::Map(members) = of else {
+        return Err(format!("{} is no object", of.kind()).into());
+    };
+    work.spend(members.len())?;
+    let mut all: Vec<(String, Value)> = Vec::new();
+    for (name, value) in members.iter() {
+        work.handle(name.len())?;
+        all.push((name.to_lowercase(), Value::from(vec![Value::Text(Arc::clone(name)), value.clone()])));
+    }
+    all.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(Value::from(all.into_iter().map(|(_, item)| item).collect::<Vec<_>>()))
+}

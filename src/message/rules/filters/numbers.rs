@@ -1,0 +1,58 @@
+//! The filters on numbers.
+
+use crate::message::rules::number::Number;
+use crate::message::rules::parameters::Arguments;
+use crate::message::rules::value::Value;
+use crate::message::rules::work::{Fail, Work};
+
+fn number(of: &Value) -> Result<&Number, Fail> {
+    match of {
+        Value::Number(number) => Ok(number),
+        Value::Text(_) => Err("a text is no number; write | int or | float before this filter".into()),
+        other => Err(format!("{} is no number", other.kind()).into()),
+    }
+}
+
+/// The number that a value is, or that its text spells.
+fn read(of: &Value) -> Result<Number, Fail> {
+    match of {
+        Value::Text(text) => {
+            let text = text.trim();
+            // A float's other names are no numbers here.
+            let is_plain = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E');
+            let known = if text.chars().all(is_plain) { Number::spelled(text) } else { None };
+            known.ok_or_else(|| "the text is no number".into())
+        }
+        other => number(other).cloned(),
+    }
+}
+
+/// `int`: a whole number, what follows the point left out.
+pub(super) fn int(_: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+    let whole = |number: Number| {
+        let plain = number.as_whole().map(Number::from);
+        plain.map_or_else(|| number.truncated(), Ok).map(Value::from)
+    };
+    match (read(of).and_then(|number| Ok(whole(number)?)), arguments.value(0)) {
+        (Err(_), Some(other)) => Ok(other.clone()),
+        (result, _) => result,
+    }
+}
+
+/// `float`: a number with a point.
+pub(super) fn float(_: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+    match (read(of).and_then(|number| Ok(Value::from(number.as_real()?))), arguments.value(0)) {
+        (Err(_), Some(other)) => Ok(other.clone()),
+        (result, _) => result,
+    }
+}
+
+pub(super) fn abs(_: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {
+    Ok(Value::from(number(of)?.absolute()?))
+}
+
+/// `round`: to so many digits behind the point.
+pub(super) fn round(_: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+    let digits = arguments.whole(0).and_then(|digits| i32::try_from(digits).ok()).unwrap_or_default();
+    Ok(Value::from(number(of)?.rounded(digits)?))
+}

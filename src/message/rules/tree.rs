@@ -1,0 +1,111 @@
+//! A template as it is evaluated: what MiniJinja's parser reads, with every name found.
+
+use std::sync::Arc;
+
+use regex::Regex;
+
+use super::filters::Filter;
+use super::number::Arithmetic;
+use super::operators::{Comparison, Test};
+use super::value::Value;
+
+/// An expression and its place, in bytes of the source.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) expr: Expr,
+}
+
+/// A part that is another expression.
+pub(super) type Part = Box<Node>;
+
+/// An expression.
+#[derive(Debug)]
+pub(super) enum Expr {
+    Constant(Value),
+    /// A variable of the message.
+    Variable(&'static str),
+    /// A name that the template gave.
+    Local(Arc<str>),
+    Member(Part, Arc<str>),
+    Item(Part, Part),
+    Slice(Part, Option<Part>, Option<Part>),
+    /// `x.get(key, other)`.
+    Get(Part, Part, Option<Part>),
+    Not(Part),
+    Negative(Part),
+    And(Part, Part),
+    Or(Part, Part),
+    /// `a < b < c`: true when each pair is.
+    Compare(Part, Vec<(Comparison, Node)>),
+    Calculate(Arithmetic, Part, Part),
+    Concatenate(Part, Part),
+    /// `yes if test else no`.
+    If { test: Part, yes: Part, no: Option<Part> },
+    Filter(Part, Call<Filter>),
+    /// `x | default(other, also_empty)`: the other one is evaluated only where it is needed.
+    Default(Part, Option<Part>, Option<Part>),
+    /// `x | map(attribute='a.b', default=other)`.
+    Members(Part, Arc<str>, Option<Part>),
+    /// `x | map('upper')`.
+    Each(Part, Call<Filter>),
+    /// `x | select('odd')`, `reject`, `selectattr` and `rejectattr`.
+    Select(Part, Selection),
+    Test(Part, Call<Test>),
+    List(Vec<Node>),
+    Map(Vec<(Node, Node)>),
+}
+
+/// A filter or a test with its arguments.
+#[derive(Debug)]
+pub(super) struct Call<T: 'static> {
+    pub(super) what: &'static T,
+    /// Where its name stands.
+    pub(super) start: usize,
+    /// What is given for each parameter.
+    pub(super) given: Vec<Option<Node>>,
+    /// The pattern of `regex_replace`.
+    pub(super) pattern: Option<Regex>,
+}
+
+/// Which entries of a list are kept.
+#[derive(Debug)]
+pub(super) struct Selection {
+    /// The member that is looked at; none where it is the entry itself.
+    pub(super) member: Option<Arc<str>>,
+    /// The test that is asked; none where the value itself is.
+    pub(super) test: Option<Call<Test>>,
+    /// Whether those are kept for which it holds.
+    pub(super) keeps: bool,
+}
+
+/// A part of a template between texts.
+#[derive(Debug)]
+pub(super) enum Stmt {
+    Raw(String),
+    Emit(Node),
+    Set(Target, Node),
+    /// Conditions in order, each with what is written where it is the first that holds; and what is written where none does.
+    If(Vec<(Node, Vec<Stmt>)>, Vec<Stmt>),
+    For(Box<Loop>),
+}
+
+/// `{% for target in list if filter %}`.
+#[derive(Debug)]
+pub(super) struct Loop {
+    pub(super) target: Target,
+    pub(super) list: Node,
+    pub(super) filter: Option<Node>,
+    /// Whether `loop` is used.
+    pub(super) has_counter: bool,
+    pub(super) body: Vec<Stmt>,
+    pub(super) otherwise: Vec<Stmt>,
+}
+
+/// The names that a value is given, one for each of its entries where there are several.
+#[derive(Debug)]
+pub(super) enum Target {
+    One(Arc<str>),
+    Several(Vec<Arc<str>>),
+}

@@ -1,0 +1,118 @@
+//! What a template does for one message, within bounds.
+
+use std::sync::Arc;
+
+use super::moment::Calendar;
+use super::value::Value;
+
+/// The steps that a template may take. Each entry of a list that is looked at is one, and each 64 bytes of text that are read or
+/// written, so that a template handles 1 MiB of text in all.
+const STEPS: usize = 16_384;
+const BYTES_PER_STEP: usize = 64;
+/// The longest text that a template makes, in bytes: that of a message.
+pub(super) const MAX_TEXT: usize = 262_144;
+
+/// Why a part of a template gives no value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fail {
+    /// It uses what the message does not have.
+    Missing(String),
+    /// It is wrong for this message.
+    Wrong(String),
+}
+
+impl Fail {
+    /// What to tell people.
+    pub(super) fn into_text(self) -> String {
+        let (Self::Missing(text) | Self::Wrong(text)) = self;
+        text
+    }
+}
+
+impl From<String> for Fail {
+    fn from(text: String) -> Self {
+        Self::Wrong(text)
+    }
+}
+
+impl From<&str> for Fail {
+    fn from(text: &str) -> Self {
+        Self::Wrong(text.to_owned())
+    }
+}
+
+/// The work of one template on one message.
+#[derive(Debug)]
+pub(super) struct Work<'a> {
+    pub(super) calendar: &'a Arc<Calendar>,
+    left: usize,
+}
+
+impl<'a> Work<'a> {
+    pub(super) fn new(calendar: &'a Arc<Calendar>) -> Self {
+        Self { calendar, left: STEPS }
+    }
+
+    /// Takes steps.
+    ///
+    /// # Errors
+    /// There are not so many left.
+    pub(super) fn spend(&mut self, steps: usize) -> Result<(), Fail> {
+        match self.left.checked_sub(steps) {
+            Some(left) => {
+                self.left = left;
+                Ok(())
+            }
+            None => Err("this template does too much work, or handles more than 1 MiB of text".into()),
+        }
+    }
+
+    /// Reads or writes so many bytes of text.
+    ///
+    /// # Errors
+    /// See [`Self::spend`]; or it is longer than a text may be.
+    pub(super) fn handle(&mut self, bytes: usize) -> Result<(), Fail> {
+        fits(bytes)?;
+        self.spend(bytes / BYTES_PER_STEP)
+    }
+
+    /// A text that was made. What may be long is announced with [`Self::handle`] before it is made.
+    ///
+    /// # Errors
+    /// It is longer than a text may be.
+    pub(super) fn made(&mut self, text: String) -> Result<Value, Fail> {
+        self.handle(text.len())?;
+        Ok(Value::from(text))
+    }
+
+    /// Writes a value behind a text.
+    ///
+    /// # Errors
+    /// It has no text, or all gets too long.
+    pub(super) fn write(&mut self, out: &mut String, value: &Value) -> Result<(), Fail> {
+        let text = value.written()?;
+        self.append(out, &text)
+    }
+
+    /// Writes a text behind another.
+    ///
+    /// # Errors
+    /// All gets too long.
+    pub(super) fn append(&mut self, out: &mut String, text: &str) -> Result<(), Fail> {
+        self.handle(text.len())?;
+        fits(out.len() + text.len())?;
+        out.push_str(text);
+        Ok(())
+    }
+}
+
+/// Whether a text of so many bytes may be made.
+///
+/// # Errors
+/// It may not.
+pub(super) fn fits(bytes: usize) -> Result<(), Fail> {
+    match bytes > MAX_TEXT {
+        true => Err(format!("the text gets longer than {MAX_TEXT} bytes").into()),
+        false => Ok(()),
+    }
+}
