@@ -64,7 +64,15 @@ impl From<Problems> for Error {
 /// Turns messages from RabbitMQ into tasks in the wolkvox CRM, with retries, protection against duplicates, and a
 /// dead-letter queue.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(
+    version,
+    about,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  wolkvox-task-worker config init > worker.toml
+  wolkvox-task-worker --config worker.toml run"
+)]
 pub struct Cli {
     /// TOML file with the configuration; environment variables override it [env: WTW_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
@@ -82,6 +90,7 @@ Examples:
   WTW_CRM_TOKENS_FILE=/run/secrets/tokens wolkvox-task-worker run")]
     Run,
     /// Find every problem in configuration, RabbitMQ, ledger and CRM; changes nothing
+    #[command(after_help = check::EXAMPLES)]
     Check(check::Args),
     /// Show the exact insert.php body of a message, or every problem in it
     Map(map::Args),
@@ -94,7 +103,7 @@ Examples:
     #[command(after_help = find::EXAMPLES)]
     Find(find::Args),
     /// List, show, replay, discard, restore and export failed messages
-    #[command(subcommand)]
+    #[command(subcommand, after_help = dead_letters::EXAMPLES)]
     DeadLetters(dead_letters::Command),
     /// Print a configuration file, the values in use, or what a key means
     #[command(subcommand)]
@@ -103,6 +112,7 @@ Examples:
     #[command(after_help = console::EXAMPLES)]
     Console(console::Args),
     /// Print the queues that the worker declares, as RabbitMQ definitions
+    #[command(after_help = topology::EXAMPLES)]
     Topology(topology::Args),
     /// Print the JSON Schema of a task message, or an AsyncAPI document
     Schema(schema::Args),
@@ -110,11 +120,13 @@ Examples:
     Sandbox(sandbox::Args),
     CrmReport(crm_report::Args),
     /// Change the ledger while no worker uses it
-    #[command(subcommand)]
+    #[command(subcommand, after_help = ledger::EXAMPLES)]
     Ledger(ledger::Command),
     /// Succeed when the worker with this configuration is ready, or with --console when its console answers
+    #[command(after_help = healthcheck::EXAMPLES)]
     Healthcheck(healthcheck::Args),
     /// Do nothing until SIGTERM or SIGINT: keeps a toolbox container running
+    #[command(after_help = idle::EXAMPLES)]
     Idle,
 }
 
@@ -193,5 +205,26 @@ fn open(file: Option<&Path>) -> Result<Box<dyn Read + Send>, Error> {
             Ok(file) => Ok(Box::new(file)),
             Err(error) => Err(Error::failed(format!("{}: {error}", path.display()))),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn help_of_every_command_has_two_examples() {
+        fn check(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            let help = command.clone().render_long_help().to_string();
+            let examples = help.split("Examples:").nth(1).unwrap_or_default();
+            let count = examples.lines().filter(|line| line.contains("wolkvox-task-worker")).count();
+            assert!(count >= 2, "{path} has {count}: {help}");
+            let subcommands = command.get_subcommands().filter(|inner| inner.get_name() != "help");
+            subcommands.for_each(|inner| check(inner, &path));
+        }
+        check(&Cli::command(), "");
     }
 }

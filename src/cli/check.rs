@@ -8,6 +8,10 @@ use crate::check::{self, Finding, Outcome, Scope};
 use crate::cli::{Error, FAILED, print, with_rules};
 use crate::config::{Config, Sources};
 
+pub(super) const EXAMPLES: &str = "Examples:
+  wolkvox-task-worker check --config worker.toml
+  wolkvox-task-worker check --offline --json | jq '.[] | select(.result == \"problem\")'";
+
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -28,6 +28,10 @@ use crate::dead_letters::{DeadLetters, plan::Plan};
 use crate::message::failure::shorten;
 use crate::visible;
 
+pub(super) const EXAMPLES: &str = "Examples:
+  wolkvox-task-worker dead-letters list
+  wolkvox-task-worker dead-letters show ticket-17";
+
 /// What to do with dead letters.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {

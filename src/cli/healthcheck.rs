@@ -6,6 +6,10 @@ use crate::cli::Error;
 use crate::config::{Config, Sources};
 use crate::observe::admin;
 
+pub(super) const EXAMPLES: &str = "Examples:
+  wolkvox-task-worker healthcheck
+  WTW_CONSOLE_LISTEN=127.0.0.1:9465 wolkvox-task-worker healthcheck --console";
+
 /// Arguments of `healthcheck`.
 #[derive(Debug, clap::Args)]
 pub struct Args {

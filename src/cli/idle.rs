@@ -6,6 +6,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::Error;
 
+pub(super) const EXAMPLES: &str = "Examples:
+  wolkvox-task-worker idle
+  docker run --detach --name toolbox --env-file worker.env wolkvox-task-worker idle";
+
 /// Waits for SIGTERM or SIGINT.
 ///
 /// # Errors

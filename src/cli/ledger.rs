@@ -17,6 +17,8 @@ pub enum Command {
     RenewId,
 }
 
+pub(super) const EXAMPLES: &str = RENEW_ID;
+
 const RENEW_ID: &str = "Examples:
   wolkvox-task-worker ledger renew-id
   WTW_LEDGER_URL=file:/var/lib/worker/ledger.db wolkvox-task-worker ledger renew-id";

@@ -123,7 +123,9 @@ fn sample(args: &Args) -> Result<Sample, Error> {
     let limit = u64::try_from(MAX_BODY).unwrap_or(u64::MAX).saturating_add(1);
     open(args.file.as_deref())?.take(limit).read_to_end(&mut body).map_err(Error::failed)?;
     if body.len() > MAX_BODY {
-        return Err(Error::failed(format!("the message has more than {MAX_BODY} bytes; at most {MAX_BODY} are allowed")));
+        return Err(Error::failed(format!(
+            "the message has more than {MAX_BODY} bytes; at most {MAX_BODY} are allowed"
+        )));
     }
     let headers =
         args.headers.iter().map(|(name, value)| (name.clone(), HeaderValue::LongString(value.as_str().into())));

@@ -7,6 +7,12 @@ use crate::broker::topology::{Topology, TopologyError, apply_once};
 use crate::cli::{Error, load, print};
 use crate::config::Sources;
 
+pub(super) const EXAMPLES: &str = "Examples:
+  wolkvox-task-worker topology > definitions.json
+  wolkvox-task-worker topology --apply --config worker.toml
+
+A binding that is not in the configuration any more stays on RabbitMQ: remove it there.";
+
 /// Arguments of `topology`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -28,6 +34,7 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
             TopologyError::Broker(error) => Error::failed(error),
             TopologyError::Differs(text) => Error::failed(text),
         })?;
+        eprintln!("declared; a binding that is not in the configuration any more stays on RabbitMQ: remove it there");
     }
     let vhost = config.broker.urls.first().map_or_else(|| "/".to_owned(), vhost);
     let definitions = topology.definitions(&vhost);

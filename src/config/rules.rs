@@ -157,8 +157,7 @@ fn name(reader: &mut TableReader<'_>, earlier: &[RuleText]) -> Option<String> {
 }
 
 fn action(reader: &mut TableReader<'_>) -> Option<Action> {
-    const ONE: &str =
-        "one event makes at most one task; where two are needed, bind two queues and run two workers, each with its rules";
+    const ONE: &str = "one event makes at most one task; where two are needed, bind two queues and run two workers, each with its rules";
     let action = reader.text("action");
     if reader.has("tasks") {
         let _ = reader.take("tasks");

@@ -20,7 +20,30 @@ pub struct Setting {
 
 /// Every key, in the order of the table.
 pub(super) fn settings(raw: &Raw, config: &Config) -> Vec<Setting> {
-    KEYS.iter().map(|key| setting(raw, config, key)).collect()
+    let keys = KEYS.iter().map(|key| setting(raw, config, key));
+    keys.chain(lists(raw, config)).collect()
+}
+
+/// What is no single key: the bindings and the rules, each by its name.
+fn lists(raw: &Raw, config: &Config) -> [Setting; 2] {
+    let listed = |key, names: Vec<&str>, source: Option<String>| {
+        let value = (!names.is_empty()).then(|| format!("{}: {}", names.len(), names.join(", ")));
+        Setting { key, source: source.filter(|_| value.is_some()), value }
+    };
+    let file = config.events.rules_file.as_ref().map(|file| file.path().display().to_string());
+    let written = |table: &Option<(toml::Value, String)>| table.as_ref().map(|(_, source)| source.clone());
+    [
+        listed(
+            "broker.bindings",
+            config.broker.bindings.iter().map(|binding| binding.exchange.as_str()).collect(),
+            written(&raw.tables.bindings),
+        ),
+        listed(
+            "rules",
+            config.events.rules.iter().map(|rule| rule.name.as_str()).collect(),
+            file.or_else(|| written(&raw.tables.rules)),
+        ),
+    ]
 }
 
 fn setting(raw: &Raw, config: &Config, key: &Key) -> Setting {

@@ -3,6 +3,11 @@
 //! Templates have the syntax of MiniJinja, whose parser reads them. What they mean is decided here, because rules need bounds,
 //! exact numbers and plain errors that the engine does not have.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "values and expressions are of many kinds; most code is about a few"
+)]
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -199,11 +204,7 @@ impl Rules {
     }
 
     /// Why the condition does not hold, if it does not.
-    fn when(
-        rule: &Rule,
-        condition: &Template,
-        variables: &Variables<'_>,
-    ) -> Result<Option<Reason>, Failure> {
+    fn when(rule: &Rule, condition: &Template, variables: &Variables<'_>) -> Result<Option<Reason>, Failure> {
         let by_rule = |failure: Failure| failure.by_rule(&rule.name);
         let context = variables.context(&condition.names.variables).map_err(by_rule)?;
         match condition::try_on(condition, &context) {
@@ -305,6 +306,12 @@ fn unmatched(routing_key: &str, passed: &[(Arc<str>, Reason)]) -> Failure {
     let reasons = passed.iter().map(|(rule, reason)| format!("rule {rule}: {reason}"));
     let first = format!("no rule matches (routing key {:?})", shorten(routing_key, MAX_SHOWN));
     Failure::of_problems(Stage::Map, Kind::Unmatched, std::iter::once(first).chain(reasons).collect())
+}
+
+/// The names of all filters and tests, which the page must list.
+#[cfg(test)]
+pub(crate) fn names_of_filters_and_tests() -> (Vec<&'static str>, Vec<&'static str>) {
+    (filters::names().filter(|name| *name != "crash").collect(), operators::test_names().collect())
 }
 
 /// The beginning of a SHA-256 of texts and their lengths.

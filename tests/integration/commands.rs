@@ -194,6 +194,7 @@ async fn config_prints_a_file_effective_values_and_a_keys_meaning() {
     let settings: Vec<Value> = serde_json::from_str(&json).expect("JSON");
     let hold = settings.iter().find(|setting| setting["key"] == "gate.hold").expect("a key");
     assert_eq!(*hold, json!({ "key": "gate.hold", "value": "10m", "source": "default" }));
+    assert!(line("rules").ends_with('–') && line("broker.bindings").ends_with('–'), "{shown}");
     let explained = succeeds(&["config", "explain", "WTW_CRM_SERVER"], &env(&[]), b"").await;
     assert!(explained.starts_with("crm.server\n") && explained.contains("Default: required."), "{explained}");
     let unknown = run(&["config", "explain", "crm.sevrer"], &env(&[]), b"").await;

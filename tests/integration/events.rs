@@ -15,6 +15,7 @@ use crate::support::process::{Env, run};
 use crate::support::rig::Rig;
 
 mod hostile;
+mod looking;
 mod reloading;
 mod running;
 

@@ -71,6 +71,41 @@ pub fn markdown_page() -> String {
     page
 }
 
+/// Lists of tables, which are no single keys.
+const LISTS: [(&str, &str); 2] = [
+    (
+        "broker.bindings",
+        "  An exchange that the work queue is bound to. May be given several times, in the TOML file only.
+  exchange     the exchange's name; required
+  type         topic, direct, fanout or headers: the worker declares the exchange; without it the exchange must exist
+  routing_key  the binding's key, with * and # for a topic exchange; empty where it is left out
+  headers      arguments of the binding, for a headers exchange
+  Example:
+    [[broker.bindings]]
+    exchange = \"helpdesk\"
+    type = \"topic\"
+    routing_key = \"ticket.#\"
+  More in docs/mapping.md.",
+    ),
+    (
+        "rules",
+        "  Turns events into tasks: the first rule that matches a message is applied. In the TOML file, or in events.rules_file.
+  name          its name in logs, metrics and dead letters; required
+  routing_key   an AMQP topic pattern that the routing key must match
+  when          an expression that must be true
+  message_id    a template of the message id; without it the AMQP message id is used
+  action        \"skip\": nothing is sent
+  [rules.task]  a template or a fixed value for each field of the task
+  [[rules.examples]]  events, and what must become of them; run by check, at start, and by map --all-examples
+  Example:
+    [[rules]]
+    name = \"ticket-opened\"
+    routing_key = \"ticket.opened.#\"
+    action = \"skip\"
+  More in docs/mapping.md.",
+    ),
+];
+
 /// Explains a key, by its name or its environment variable, or all keys of a section.
 ///
 /// # Errors
@@ -81,12 +116,16 @@ pub fn explain(name: &str) -> Result<String, String> {
         return Ok(explained(key));
     }
     let section = name.trim_matches(['[', ']']);
+    if let Some((name, text)) = LISTS.iter().find(|(known, _)| *known == section) {
+        return Ok(format!("[[{name}]]\n{text}"));
+    }
     if let Some((_, about)) = SECTIONS.iter().find(|(known, _)| *known == section) {
         let keys: Vec<String> = keys_of(section).map(explained).collect();
         return Ok(format!("[{section}]\n{about}\n\n{}", keys.join("\n\n")));
     }
     let by_leaf = KEYS.iter().find(|key| key.leaf() == name).map(|key| key.name);
-    Err(match by_leaf.or_else(|| suggest(name, KEYS.iter().map(|key| key.name))) {
+    let names = KEYS.iter().map(|key| key.name).chain(LISTS.iter().map(|(name, _)| *name));
+    Err(match by_leaf.or_else(|| suggest(name, names)) {
         Some(meant) => format!("there is no key {name}; did you mean {meant}?"),
         None => format!("there is no key {name}; \"wolkvox-task-worker config init\" lists all of them"),
     })
@@ -210,9 +249,14 @@ mod tests {
             }
         }
         assert!(explain("[gate]").unwrap().contains("gate.failures\n"));
+        assert!(explain("events").unwrap().contains("events.rules_file\n"));
+        for (name, part) in [("rules", "[rules.task]"), ("[[rules]]", "action"), ("broker.bindings", "routing_key")] {
+            assert!(explain(name).unwrap().contains(part), "{name}");
+        }
         for (name, said) in [
             ("crm.sevrer", "there is no key crm.sevrer; did you mean crm.server?"),
             ("server", "there is no key server; did you mean crm.server?"),
+            ("rulse", "there is no key rulse; did you mean rules?"),
             ("zzz", "there is no key zzz; \"wolkvox-task-worker config init\" lists all of them"),
         ] {
             assert_eq!(explain(name).unwrap_err(), said);

@@ -80,7 +80,7 @@ fn setting_is_shown_with_its_source_and_without_secrets() {
         let setting = loaded.settings.iter().find(|setting| setting.key == key).unwrap();
         (setting.value.clone().unwrap_or_default(), setting.source.clone().unwrap_or_default())
     };
-    assert_eq!(loaded.settings.len(), KEYS.len());
+    assert_eq!(loaded.settings.len(), KEYS.len() + 2, "and the lists of bindings and rules");
     assert!(!format!("{:?}", loaded.settings).contains("hunter"));
     let environment = |name: &str| format!("environment variable {name}");
     assert_eq!(shown("crm.tokens"), ("2 (hidden)".to_owned(), environment("WTW_CRM_TOKENS")));
@@ -89,6 +89,12 @@ fn setting_is_shown_with_its_source_and_without_secrets() {
     assert_eq!(shown("broker.urls").0, "amqp://h:5672/v (login hidden)");
     assert_eq!(shown("ledger.url"), ("redis://cache/3 (login hidden)".to_owned(), format!("file {}", file.path())));
     assert_eq!(shown("crm.server"), (String::new(), String::new()));
+    assert_eq!(shown("rules"), (String::new(), String::new()));
+    let lists = "[[broker.bindings]]\nexchange = 'x'\n[[rules]]\nname = 'a'\naction = 'skip'\n[[rules]]\nname = 'b'\naction = 'skip'\n";
+    let settings = load_toml(lists).unwrap().settings;
+    let value =
+        |key: &str| settings.iter().find(|setting| setting.key == key).and_then(|setting| setting.value.clone());
+    assert_eq!((value("broker.bindings"), value("rules")), (Some("1: x".to_owned()), Some("2: a, b".to_owned())));
     assert_eq!(loaded.config.ledger.url_file.as_ref().map(WatchedFile::path), Some(file.0.as_path()));
 }
 

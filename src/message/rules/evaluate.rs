@@ -1,7 +1,5 @@
 //! A template's value for one message. Every step is counted, so that no rule and no event can take more than its share.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "most of it is about one or two kinds of values")]
-
 use std::sync::Arc;
 
 use super::context::Context;
@@ -156,13 +154,7 @@ impl<'a> Evaluation<'a> {
     }
 
     /// `x[from:to]` of a list or a text; ends beyond it are its own.
-    fn slice(
-        &mut self,
-        node: &Node,
-        of: &Node,
-        from: Option<&Part>,
-        to: Option<&Part>,
-    ) -> Result<Value, Trouble> {
+    fn slice(&mut self, node: &Node, of: &Node, from: Option<&Part>, to: Option<&Part>) -> Result<Value, Trouble> {
         let value = self.present(of)?;
         let length = match &value {
             Value::Text(text) => text.chars().count(),
@@ -247,13 +239,7 @@ impl<'a> Evaluation<'a> {
         Ok(Value::Bool(true))
     }
 
-    fn calculate(
-        &mut self,
-        node: &Node,
-        operator: Arithmetic,
-        left: &Node,
-        right: &Node,
-    ) -> Result<Value, Trouble> {
+    fn calculate(&mut self, node: &Node, operator: Arithmetic, left: &Node, right: &Node) -> Result<Value, Trouble> {
         let texts = (self.operand(left), self.operand(right));
         let (left, right) = (self.present(left)?, self.present(right)?);
         self.step(node, |work| calculate(work, operator, &left, &right, texts))

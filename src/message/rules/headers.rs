@@ -65,7 +65,9 @@ fn bytes(bytes: &[u8]) -> Value {
 
 /// A float in its shortest spelling; null where it is no number.
 fn spelled(number: impl fmt::Debug) -> Value {
-    Number::spelled(&format!("{number:?}")).filter(|number| number.as_f64().is_finite()).map_or(Value::Null, Value::Number)
+    Number::spelled(&format!("{number:?}"))
+        .filter(|number| number.as_f64().is_finite())
+        .map_or(Value::Null, Value::Number)
 }
 
 /// A decimal as people write it.

@@ -69,10 +69,17 @@ mod tests {
 
     #[test]
     fn numbers_keep_their_spelling() {
-        let event = r#"{"a": 17, "b": 17.10, "c": 1e400, "d": 123456789012345678901234567890, "e": -0, "q": "\"9.90\\"}"#;
+        let event =
+            r#"{"a": 17, "b": 17.10, "c": 1e400, "d": 123456789012345678901234567890, "e": -0, "q": "\"9.90\\"}"#;
         let body = from_json(event).unwrap();
-        for (name, expected) in [("a", "17"), ("b", "17.10"), ("c", "1e400"), ("e", "-0"), ("q", "\"9.90\\"),
-            ("d", "123456789012345678901234567890")] {
+        for (name, expected) in [
+            ("a", "17"),
+            ("b", "17.10"),
+            ("c", "1e400"),
+            ("e", "-0"),
+            ("q", "\"9.90\\"),
+            ("d", "123456789012345678901234567890"),
+        ] {
             assert_eq!(member(&body, name).unwrap().written().unwrap(), expected);
         }
     }

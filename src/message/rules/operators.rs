@@ -80,9 +80,7 @@ pub(super) fn compare(
     let is_order_of_booleans = !is_equality && matches!(left, Value::Bool(_));
     let Some(order) = left.order(right).filter(|_| !is_order_of_booleans) else {
         let hint = hint(left, right);
-        return Err(
-            format!("{} cannot be compared with {}{hint}", shown(texts.0, left), shown(texts.1, right)).into()
-        );
+        return Err(format!("{} cannot be compared with {}{hint}", shown(texts.0, left), shown(texts.1, right)).into());
     };
     let order = order?;
     Ok(match operator {

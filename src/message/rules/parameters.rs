@@ -40,6 +40,8 @@ pub(super) enum Takes {
     WrittenForm,
     /// A pattern, which must stand in the rule.
     Pattern,
+    /// The name of a member, which must stand in the rule: errors name it.
+    Member,
 }
 
 /// A parameter that must be given.
@@ -92,8 +94,10 @@ impl Parameter {
         let checked = match self.takes {
             Takes::Any => return Ok(()),
             Takes::Text | Takes::Pattern => return text().map(|_| ()),
-            Takes::Part if text()? == "" => return Err(format!("{name} is empty; a text is needed")),
-            Takes::Part => return Ok(()),
+            Takes::Part | Takes::Member if text()?.is_empty() => {
+                return Err(format!("{name} is empty; a text is needed"));
+            }
+            Takes::Part | Takes::Member => return Ok(()),
             Takes::Whole(least, most) => return whole(name, value, least, most),
             Takes::Flag => {
                 return match value {

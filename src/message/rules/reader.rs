@@ -1,8 +1,6 @@
 //! From MiniJinja's syntax tree to ours. What does not exist, or is not available, is a problem at start, not on the first
 //! message that gets there.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "the parser's enumerations are long, and grow")]
-
 use minijinja::machinery::Span;
 use minijinja::machinery::ast::{self, BinOpKind, CompareOpKind, Expr as Parsed, UnaryOpKind};
 use minijinja::value::ValueKind;
@@ -51,7 +49,8 @@ impl<'s> Reader<'s> {
     pub(super) fn expression(&mut self, parsed: &Parsed<'_>) -> Node {
         let span = parsed.span();
         if self.depth == MAX_DEPTH {
-            let message = format!("more than {MAX_DEPTH} parts stand in each other, or are chained; divide the template");
+            let message =
+                format!("more than {MAX_DEPTH} parts stand in each other, or are chained; divide the template");
             self.fault(start(span), message);
         }
         if self.depth >= MAX_DEPTH {
@@ -83,13 +82,10 @@ impl<'s> Reader<'s> {
                 let of = self.part(&slice.expr);
                 Expr::Slice(of, self.optional(slice.start.as_ref()), self.optional(slice.stop.as_ref()))
             }
-            Parsed::UnaryOp(operator) => {
-                let inner = self.part(&operator.expr);
-                match (&operator.op, inner) {
-                    (UnaryOpKind::Not, inner) => negate(inner),
-                    (UnaryOpKind::Neg, inner) => negative(inner),
-                }
-            }
+            Parsed::UnaryOp(operator) => match operator.op {
+                UnaryOpKind::Not => negate(self.expression(&operator.expr)),
+                UnaryOpKind::Neg => negative(self.part(&operator.expr)),
+            },
             Parsed::BinOp(operator) => {
                 let (left, right) = (self.part(&operator.left), self.part(&operator.right));
                 self.binary(operator.op, left, right, offset)
@@ -226,8 +222,7 @@ impl<'s> Reader<'s> {
 }
 
 /// `not x`; `x not in y` has an operator of its own.
-fn negate(inner: Part) -> Expr {
-    let Node { start, end, expr } = *inner;
+fn negate(Node { start, end, expr }: Node) -> Expr {
     match expr {
         Expr::Compare(left, mut rest) => match rest.pop() {
             Some((Comparison::In, right)) if rest.is_empty() => Expr::Compare(left, vec![(Comparison::NotIn, right)]),

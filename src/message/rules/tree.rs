@@ -42,7 +42,11 @@ pub(super) enum Expr {
     Calculate(Arithmetic, Part, Part),
     Concatenate(Part, Part),
     /// `yes if test else no`.
-    If { test: Part, yes: Part, no: Option<Part> },
+    If {
+        test: Part,
+        yes: Part,
+        no: Option<Part>,
+    },
     Filter(Part, Call<Filter>),
     /// `x | default(other, also_empty)`: the other one is evaluated only where it is needed.
     Default(Part, Option<Part>, Option<Part>),

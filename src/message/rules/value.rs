@@ -1,7 +1,5 @@
 //! Values that templates handle.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "most functions are about one or two kinds of values")]
-
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;

@@ -4,7 +4,36 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::fakes::{Does, TestWorker, message, redelivered};
+use crate::broker::Message;
 use crate::ledger::KnownResult;
+
+const RULES: &str = r#"
+[[rules]]
+name = "crashes"
+[rules.task]
+name = "{{ body.name | crash if body.crashes else body.name }}"
+name_module = "cases"
+id_record = "7"
+completion_date = "2026-04-01 10:00:00"
+wolkvox_owner = "ana"
+"#;
+
+#[tokio::test(start_paused = true)]
+async fn panic_in_a_rule_costs_one_message() {
+    let path = std::env::temp_dir().join(format!("wtw-crash-{}.toml", std::process::id()));
+    std::fs::write(&path, RULES).unwrap();
+    let site = TestWorker::new(&[("WTW_CONFIG", path.to_str().unwrap())]).await;
+    std::fs::remove_file(&path).unwrap();
+    let event = |id: &str, crashes: bool| Message {
+        body: format!(r#"{{"name": "n", "crashes": {crashes}}}"#).into_bytes(),
+        ..message(id)
+    };
+    site.handle(event("a", true)).await;
+    assert_eq!(site.copies(), [("wolkvox.tasks.dead".to_owned(), Some("poison".to_owned()), 0, false)]);
+    site.handle(event("b", false)).await;
+    assert_eq!((site.settled(), site.requests()), (vec!["acked"; 2], 1));
+    assert_eq!(site.copies(), [], "the second message is no dead letter");
+}
 
 #[tokio::test(start_paused = true)]
 async fn panic_while_sending_is_poison_and_leaves_the_task_in_doubt() {

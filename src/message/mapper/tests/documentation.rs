@@ -38,10 +38,9 @@ fn filter_returns_what_the_page_says() {
         seen += 1;
     }
     assert!(seen >= 39, "{seen}");
-    for filter in
-        ["datetime", "add", "add_business_days", "at", "in_timezone", "format", "truncate", "digits", "regex_replace"]
-    {
-        assert!(PAGE.contains(&format!("| {filter}")), "{filter} has no example");
+    let (filters, tests) = crate::message::rules::names_of_filters_and_tests();
+    for name in filters.iter().chain(&tests) {
+        assert!(PAGE.contains(&format!("`{name}`")), "{name} is not on the page");
     }
 }
 

@@ -39,7 +39,10 @@ const TEMPLATES: &[(&str, Result<&str, &str>)] = &[
     ("{{ body.n // body.zero }}", Err("a divisor is 0")),
     ("{{ body.n % body.zero }}", Err("a divisor is 0")),
     ("{{ body.n is divisibleby(body.zero) }}", Err("number must be a whole number from 1 to")),
-    ("{{ body.t | truncate(body.zero) }}", Err("column 23: length must be a whole number from 1 to 262144 (in body.zero)")),
+    (
+        "{{ body.t | truncate(body.zero) }}",
+        Err("column 22: length must be a whole number from 1 to 262144 (in body.zero)"),
+    ),
     ("{{ body.t | truncate(body.t) }}", Err("length is a text; a whole number is needed")),
     ("{{ now | add_business_days(body.huge) }}", Err("days must be a whole number from -3650 to 3650")),
     ("{{ body.list | join(',') }}", Err("null is no text")),

@@ -49,6 +49,9 @@ fn problem_in_a_template_is_found_at_start() {
         ("{{ body.x | truncate('x') }}", "length is a text; a whole number is needed"),
         ("{{ body.x | add_business_days(1.5) }}", "days must be a whole number from -3650 to 3650"),
         ("{{ body.x | round(99) }}", "precision must be a whole number from 0 to 15"),
+        ("{{ body.x | sort(attribute=body.y) }}", "sort needs the name of a member in quotes"),
+        ("{{ body.x | map(attribute=body.y) }}", "map needs the name of a member in quotes"),
+        ("{{ body.x | map() }}", "map needs attribute"),
         ("{{ body.x | sort(reverse='yes') }}", "reverse is a text; true or false is needed"),
         ("{{ body.x is divisibleby(0) }}", "number must be a whole number from 1 to"),
         ("{{ body.x is startingwith(5) }}", "text is a number; a text in quotes is needed"),
@@ -80,17 +83,6 @@ fn problem_in_a_rule_is_found_at_start() {
         (rule("routing_key = \"ticket*\"", ""), "* and # stand for whole words"),
         (rule("routing_kye = \"x\"", ""), "routing_kye ("),
         (rule("", "nam = \"x\""), "is not a field of a task; did you mean name?"),
-        (rule("", "priority = \"urgent\""), "field priority ("),
-        (rule("", "priority = \"{{ 'urgent' }}\""), "is \"urgent\"; high, normal or low is allowed"),
-        (rule("", "priority = 5"), "is \"5\"; high, normal or low is allowed"),
-        (rule("", "completion_date = \"soon\""), "is \"soon\", which is no known form of a date"),
-        (rule("", "completion_date = \"2027-02-30 10:00:00\""), "does not exist"),
-        (rule("", "name = \" \""), "field name ("),
-        (rule("", "remember = true"), "field reminder_date ("),
-        (
-            rule("", "remember = true\nreminder_date = \"2027-03-02 10:00:00\""),
-            "it must not be after completion_date",
-        ),
         (rule("", "remember = \"true\""), "true or false without quotes is allowed"),
         (rule("", "remember = \"{% if true %}true{% endif %}\""), "or one expression in braces"),
         (rule("", "name = true"), "is a switch; a text is allowed"),
@@ -105,12 +97,6 @@ fn problem_in_a_rule_is_found_at_start() {
             "[[rules]]\nname = \"r\"\naction = \"skip\"\n[[rules]]\nname = \"r\"\naction = \"skip\"".to_owned(),
             "an earlier rule",
         ),
-        (
-            "[[rules]]\nname = \"r\"\n[[rules.task]]\nname = \"a\"\n[[rules.task]]\nname = \"b\"".to_owned(),
-            "rule r, task",
-        ),
-        ("[[rules]]\nname = \"r\"\n[[rules.task]]\nname = \"a\"".to_owned(), "one event makes at most one task"),
-        ("[[rules]]\nname = \"r\"\ntasks = [{ name = \"a\" }]".to_owned(), "one event makes at most one task"),
         (skips(201), "are 201 rules; at most 200"),
         ("rules = 5".to_owned(), "a list of tables is allowed"),
         ("[[rule]]\nname = \"r\"".to_owned(), "did you mean [rules]?"),
@@ -141,6 +127,38 @@ fn problems_are_reported_together() {
     let text = rule("when = \"bdy\"\nmessage_id = \"{{ now }}\"", "name = \"{{ x }}{{ y | uper }}\"\nnam = \"z\"");
     let found = problems(&text);
     assert_eq!(found.lines().count(), 1 + 6, "{found}");
+}
+
+#[test]
+fn field_that_is_the_same_for_every_message_is_checked_at_start() {
+    for (text, said) in [
+        (rule("", "priority = \"urgent\""), "field priority ("),
+        (rule("", "priority = \"{{ 'urgent' }}\""), "is \"urgent\"; high, normal or low is allowed"),
+        (rule("", "priority = 5"), "is \"5\"; high, normal or low is allowed"),
+        (rule("", "completion_date = \"soon\""), "is \"soon\", which is no known form of a date"),
+        (rule("", "completion_date = \"2027-02-30 10:00:00\""), "does not exist"),
+        (rule("", "name = \" \""), "field name ("),
+        (rule("", "remember = true"), "field reminder_date ("),
+        (rule("", "remember = true\nreminder_date = \"2027-03-02 10:00:00\""), "it must not be after completion_date"),
+    ] {
+        let found = problems(&text);
+        assert!(found.contains(said), "{text}\n{found}");
+    }
+}
+
+#[test]
+fn several_tasks_from_one_event_are_refused_in_words() {
+    for (text, said) in [
+        (
+            "[[rules]]\nname = \"r\"\n[[rules.task]]\nname = \"a\"\n[[rules.task]]\nname = \"b\"".to_owned(),
+            "rule r, task",
+        ),
+        ("[[rules]]\nname = \"r\"\n[[rules.task]]\nname = \"a\"".to_owned(), "one event makes at most one task"),
+        ("[[rules]]\nname = \"r\"\ntasks = [{ name = \"a\" }]".to_owned(), "one event makes at most one task"),
+    ] {
+        let found = problems(&text);
+        assert!(found.contains(said), "{text}\n{found}");
+    }
 }
 
 /// So many rules.

@@ -20,7 +20,10 @@ fn check(cases: &[(&str, Result<&str, &str>)]) {
 #[test]
 fn list_object_or_null_never_becomes_text() {
     check(&[
-        ("{{ body.list ~ 'x' }}", Err("a list is no text; use | join(', ') or one of its entries (in body.list ~ 'x')")),
+        (
+            "{{ body.list ~ 'x' }}",
+            Err("a list is no text; use | join(', ') or one of its entries (in body.list ~ 'x')"),
+        ),
         ("{{ 'x' ~ body.o }}", Err("an object is no text")),
         ("{{ body.get('nope') ~ 'x' }}", Err("null is no text; use | default")),
         ("{{ body.list | upper }}", Err("column 16: a list is no text")),
@@ -51,7 +54,9 @@ fn boolean_is_written_as_true_or_false() {
 #[test]
 fn number_keeps_its_spelling_through_every_text_filter() {
     let mut cases = Vec::new();
-    for through in ["", " | string", " | trim", " | lower", " ~ ''", " | truncate(99)", " | replace('x', 'y')", " | default(1)"] {
+    for through in
+        ["", " | string", " | trim", " | lower", " ~ ''", " | truncate(99)", " | replace('x', 'y')", " | default(1)"]
+    {
         for (name, expected) in [("f", "17.10"), ("neg", "-0"), ("id", "123456789012345678901234567890")] {
             cases.push((format!("{{{{ body.{name}{through} }}}}"), expected));
         }
@@ -140,7 +145,10 @@ fn loop_and_lists_work_as_the_page_says() {
         ("{{ [body.o] | map(attribute='x', default='-') | join }}", Ok("-")),
         ("{{ [body.o] | map(attribute='x') | join }}", Err("entry 0 of [body.o] has no \"x\"")),
         ("{{ ['b', 'A', 'a'] | unique | sort | join }}", Ok("Ab")),
-        ("{{ 'a, b' | split(', ') | last }} {{ 7 // 2 }} {{ 7 % 4 }} {{ 7 / 2 }} {{ 2.567 | round(2) }}", Ok("b 3 3 3.5 2.57")),
+        (
+            "{{ 'a, b' | split(', ') | last }} {{ 7 // 2 }} {{ 7 % 4 }} {{ 7 / 2 }} {{ 2.567 | round(2) }}",
+            Ok("b 3 3 3.5 2.57"),
+        ),
     ]);
 }
 
@@ -159,9 +167,13 @@ fn problem_of_a_rules_task_never_holds_a_value_of_the_event() {
         assert!(failure.message.contains(said), "{failure}");
         assert!(!["SECRET", "2027-02-30", "2099"].iter().any(|value| failure.message.contains(value)), "{failure}");
     }
-    let task = r#"{"name": "n", "name_module": "m", "id_record": "1", "wolkvox_owner": "o", "completion_date": "SECRET"}"#;
+    let task =
+        r#"{"name": "n", "name_module": "m", "id_record": "1", "wolkvox_owner": "o", "completion_date": "SECRET"}"#;
     let failure = map(&mapper(""), event(task)).unwrap_err();
-    assert!(failure.message.contains("is \"SECRET\", which is no known form"), "a task message's own report: {failure}");
+    assert!(
+        failure.message.contains("is \"SECRET\", which is no known form"),
+        "a task message's own report: {failure}"
+    );
 }
 
 #[test]

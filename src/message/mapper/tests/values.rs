@@ -102,7 +102,8 @@ fn error_never_holds_a_value_of_the_event() {
         "{{ body.secret | datetime(timezone=body.secret) }}",
         "{{ body.secret | datetime(body.secret) }}",
         "{{ body.secret | datetime(other=body.secret) }}",
-        "{{ body.list | sort(attribute=body.secret) | join }}",
+        "{{ body.list | sort(attribute='x') | join }}",
+        "{{ [body.o] | sort(attribute='x') | length }}",
     ] {
         if let Err(said) = field(template, event(body)) {
             assert!(!said.contains("SECRET") && !said.contains("7654321"), "{template}: {said}");

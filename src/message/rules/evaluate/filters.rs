@@ -1,7 +1,5 @@
 //! Filters, and those that need more than a value.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "most of it is about one or two kinds of values")]
-
 use std::sync::Arc;
 
 use super::{Evaluation, Trouble};
@@ -18,7 +16,9 @@ impl Evaluation<'_> {
         match (call.what.apply)(&mut self.work, &value, &arguments) {
             // Its place is known here only.
             Ok(Value::Missing(absent)) => match absent.what {
-                Lack::Entry(which) => Ok(Value::Missing(Arc::new(Absent { offset: node.start, what: Lack::Entry(which) }))),
+                Lack::Entry(which) => {
+                    Ok(Value::Missing(Arc::new(Absent { offset: node.start, what: Lack::Entry(which) })))
+                }
                 _ => Ok(Value::Missing(absent)),
             },
             Ok(value) => Ok(value),
@@ -130,7 +130,10 @@ impl Evaluation<'_> {
             _ => {}
         }
         let arguments = self.arguments(call, call.what.parameters)?;
-        (call.what.holds)(&mut self.work, value, &arguments)
-            .map_err(|fail| Trouble { fail, start: call.start, end: node.end })
+        (call.what.holds)(&mut self.work, value, &arguments).map_err(|fail| Trouble {
+            fail,
+            start: call.start,
+            end: node.end,
+        })
     }
 }

@@ -1,7 +1,5 @@
 //! Templates with texts between their parts.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "most of it is about one or two kinds of values")]
-
 use std::sync::Arc;
 
 use super::{Evaluation, Trouble};
@@ -37,12 +35,7 @@ impl Evaluation<'_> {
         result.map_err(|fail| Trouble { fail, start: 0, end: 0 })
     }
 
-    fn branch(
-        &mut self,
-        branches: &[(Node, Vec<Stmt>)],
-        otherwise: &[Stmt],
-        out: &mut String,
-    ) -> Result<(), Trouble> {
+    fn branch(&mut self, branches: &[(Node, Vec<Stmt>)], otherwise: &[Stmt], out: &mut String) -> Result<(), Trouble> {
         for (condition, body) in branches {
             if self.value(condition)?.is_true() {
                 return self.write(body, out);

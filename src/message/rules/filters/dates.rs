@@ -68,15 +68,20 @@ fn zone_of(at: &At, work: &Work<'_>) -> TimeZone {
 /// `add`: a span such as `2d 3h`.
 pub(super) fn add(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
     let span = clock::parse_span(arguments.text(0).unwrap_or_default())?;
-    let out_of_range = |_: jiff::Error| clock::out_of_range();
-    let at = match moment(work, of)? {
-        At::Zoned(at) => At::Zoned(at.checked_add(span).map_err(out_of_range)?),
-        At::Last(clock) => {
-            let (later, account) = (clock.checked_add(span).map_err(out_of_range)?, &work.calendar.timezone);
-            clock::civil(later, account, account)?
-        }
+    let at = moment(work, of)?;
+    if let At::Zoned(at) = &at
+        && let Ok(moved) = at.checked_add(span)
+    {
+        return Ok(value(At::Zoned(moved), work));
+    }
+    // Timestamps end before the calendar does.
+    let zone = zone_of(&at, work);
+    let clock = match at {
+        At::Zoned(at) => at.datetime(),
+        At::Last(clock) => clock,
     };
-    Ok(value(at, work))
+    let moved = clock.checked_add(span).map_err(|_| clock::out_of_range())?;
+    Ok(value(clock::civil(moved, &zone, &work.calendar.timezone)?, work))
 }
 
 /// `add_business_days`: Monday to Friday, less the holidays.

@@ -11,13 +11,11 @@ use crate::message::rules::tree::{Call, Expr, Node, Part, Selection};
 use crate::message::rules::value::Value;
 
 /// Parameters of `default`.
-const DEFAULT: &[Parameter] = &[
-    parameters::optional("default_value", Takes::Any),
-    parameters::optional("boolean", Takes::Flag),
-];
+const DEFAULT: &[Parameter] =
+    &[parameters::optional("default_value", Takes::Any), parameters::optional("boolean", Takes::Flag)];
 /// Parameters of `map` where it is given a member's name.
 const MEMBERS: &[Parameter] =
-    &[parameters::needed("attribute", Takes::Part), parameters::optional("default", Takes::Any)];
+    &[parameters::needed("attribute", Takes::Member), parameters::optional("default", Takes::Any)];
 /// Parameters of `x.get`.
 const GET: &[Parameter] = &[parameters::needed("key", Takes::Text), parameters::optional("default", Takes::Any)];
 
@@ -82,11 +80,8 @@ impl Reader<'_> {
             let [attribute, other] = self.two("map", arguments, MEMBERS, offset);
             return match attribute.map(|node| node.expr) {
                 Some(Expr::Constant(Value::Text(path))) => Expr::Members(of, path, other),
-                Some(_) => {
-                    self.fault(offset, "map needs the name of a member in quotes: map(attribute='title')");
-                    Expr::Constant(Value::Null)
-                }
-                None => Expr::Constant(Value::Null),
+                // That was noted.
+                Some(_) | None => Expr::Constant(Value::Null),
             };
         };
         let all: Vec<&str> = filters::names().filter(|name| filters::find(name).is_some()).collect();
@@ -101,14 +96,7 @@ impl Reader<'_> {
         Expr::Constant(Value::Null)
     }
 
-    fn select(
-        &mut self,
-        of: Part,
-        by: &str,
-        member: Option<&str>,
-        arguments: &[CallArg<'_>],
-        offset: usize,
-    ) -> Expr {
+    fn select(&mut self, of: Part, by: &str, member: Option<&str>, arguments: &[CallArg<'_>], offset: usize) -> Expr {
         let test = match arguments.split_first() {
             None => None,
             Some((first, rest)) => match (text(first), text(first).and_then(operators::find_test)) {
@@ -184,10 +172,16 @@ impl Reader<'_> {
                 self.fault(node.start, message);
                 continue;
             };
-            if let Expr::Constant(value) = &node.expr
-                && let Err(message) = parameter.check(value, true)
-            {
-                self.names.fault(node.start, message);
+            match &node.expr {
+                Expr::Constant(value) => {
+                    let checked = parameter.check(value, true);
+                    checked.unwrap_or_else(|message| self.names.fault(node.start, message));
+                }
+                _ if parameter.takes == Takes::Member => {
+                    let message = format!("{of} needs the name of a member in quotes");
+                    self.names.fault(node.start, message);
+                }
+                _ => {}
             }
             *slot = Some(node);
         }

@@ -1,0 +1,129 @@
+//! `check`, `map` and `topology` on configurations with rules and bindings.
+
+use lapin::BasicProperties;
+use serde_json::Value;
+
+use super::{File, first_rules};
+use crate::support::broker::{Broker, unique};
+use crate::support::process::{Env, run};
+use crate::support::rig::{Crm, Rig};
+
+fn with_config(file: &File) -> Env {
+    vec![("WTW_CONFIG".to_owned(), file.path().to_owned())]
+}
+
+#[tokio::test]
+async fn check_reports_a_failing_example() {
+    let file = File::new(&first_rules("helpdesk").replace("id_record = \"4711\"", "id_record = \"4712\""));
+    let mut env = with_config(&file);
+    let crm = [("WTW_CRM_SERVER", "crm.test"), ("WTW_CRM_OPERATION", "demo"), ("WTW_CRM_TOKENS", "t")];
+    env.extend(crm.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let checked = run(&["check", "--offline", "--json"], &env, b"").await;
+    assert_eq!(checked.code, Some(1), "{}", checked.stderr);
+    let findings: Vec<Value> = serde_json::from_str(&checked.stdout).expect("JSON");
+    let problems: Vec<&Value> = findings.iter().filter(|finding| finding["result"] == "problem").collect();
+    assert_eq!(problems.len(), 1, "{findings:?}");
+    let message = problems[0]["message"].as_str().expect("text");
+    assert!(message.contains("rule ticket-closed, example 1") && message.contains("expected \"4712\""), "{message}");
+}
+
+#[tokio::test]
+async fn problems_of_keys_rules_and_examples_are_reported_together() {
+    let broken = first_rules("helpdesk").replace("body.customer.name", "bdy.customer.name");
+    let failing = first_rules("helpdesk").replace("id_record = \"4711\"", "id_record = \"4712\"");
+    for (text, said) in [(broken, "did you mean body?"), (failing, "expected \"4712\"")] {
+        let file = File::new(&format!(
+            "[events]\nunmatched = \"drop\"\n{}",
+            text.replace("[events]\nunmatched = \"dead-letter\"\n", "").replace("holidays = [\"2027-01-01\"]\n", "")
+        ));
+        let mut env = with_config(&file);
+        env.push(("WTW_GATE_HOLD".to_owned(), "1s".to_owned()));
+        env.push(("WTW_TASK_PRIORITY".to_owned(), "urgent".to_owned()));
+        for command in [&["check"][..], &["run"], &["check", "--json"]] {
+            let ended = run(command, &env, b"").await;
+            assert_eq!(ended.code, Some(78), "{command:?}: {}", ended.stderr);
+            for part in ["gate.hold", "task.priority", "events.unmatched", "crm.tokens", "rule ticket-closed", said] {
+                assert!(ended.stderr.contains(part), "{command:?}: {part} is not in {}", ended.stderr);
+            }
+            if command.contains(&"--json") {
+                assert!(ended.stdout.contains("rule ticket-closed") && ended.stdout.contains("gate.hold"));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn map_tells_invalid_rules_from_failed_examples_by_its_exit_code() {
+    let two = "\n[[rules.examples]]\nevent = '{}'\nrouting_key = \"ticket.opened\"\nskipped = true\n";
+    let text = format!("{}{two}", first_rules("helpdesk"));
+    for (text, code, said) in [
+        (text.clone(), 0, "examples: 2, all as expected"),
+        (text.replace("id_record = \"4711\"", "id_record = \"4712\""), 1, "1 of 2 examples failed"),
+        (text.replace("body.customer.name", "bdy.x | uper"), 78, "the configuration has 2 problems"),
+    ] {
+        let file = File::new(&text);
+        let ended = run(&["map", "--all-examples"], &with_config(&file), b"").await;
+        assert_eq!(ended.code, Some(code), "{}", ended.stderr);
+        assert!(ended.stdout.contains(said) || ended.stderr.contains(said), "{}{}", ended.stdout, ended.stderr);
+    }
+}
+
+#[tokio::test]
+async fn map_refuses_a_message_of_one_byte_too_many() {
+    let file = File::new("[[rules]]\nname = \"all\"\naction = \"skip\"\n");
+    let largest = run(&["map"], &with_config(&file), &vec![b'x'; 262_144]).await;
+    assert_eq!(largest.code, Some(0), "{}", largest.stderr);
+    for bytes in [262_145, 300_000] {
+        let refused = run(&["map"], &with_config(&file), &vec![b'x'; bytes]).await;
+        assert_eq!(refused.code, Some(1));
+        assert!(
+            refused.stderr.contains("has more than 262144 bytes; at most 262144 are allowed"),
+            "{}",
+            refused.stderr
+        );
+    }
+}
+
+#[tokio::test]
+async fn check_names_the_missing_permission_to_bind() {
+    let broker = Broker::operated().await.expect("a broker");
+    let rig = Rig::with("events.permissions", &broker.url, Crm::options()).await;
+    rig.declare_topology().await;
+    let exchange = format!("{}.events", rig.queue);
+    let file = File::new(&first_rules(&exchange));
+    let applied = run(&["topology", "--apply"], &file.env(&rig), b"").await;
+    assert_eq!(applied.code, Some(0), "{}", applied.stderr);
+    let user = unique("bind").replace('.', "-");
+    broker.ctl(&format!("add_user {user} hunter2")).await.expect("a user");
+    let (_, at) = broker.url.rsplit_once('@').expect("an address");
+    let url = format!("amqp://{user}:hunter2@{at}");
+    let env = rig.env(&[("WTW_BROKER_URLS", &url), ("WTW_CONFIG", file.path())]);
+    // Everything is permitted but to read from the exchange, which a binding needs.
+    for (read, refused) in [(r"'^(?!.*\.events$).*$'", true), ("'.*'", false)] {
+        broker.ctl(&format!("set_permissions {user} '.*' '.*' {read}")).await.expect("permissions");
+        let checked = run(&["check", "--no-crm"], &env, b"").await;
+        let advice = format!("permit the user to write to {} and to read {exchange}", rig.queue);
+        assert_eq!(checked.stdout.contains(&advice), refused, "{}", checked.stdout);
+        assert_eq!(checked.code, Some(i32::from(refused)), "{}", checked.stdout);
+    }
+    broker.ctl(&format!("delete_user {user}")).await.expect("deleted");
+}
+
+#[tokio::test]
+async fn binding_that_is_taken_out_of_the_configuration_stays() {
+    let rig = Rig::new("events.unbound").await;
+    let exchange = format!("{}.events", rig.queue);
+    let mut env = File::new(&first_rules(&exchange)).env(&rig);
+    let file = File::new(&first_rules(&exchange));
+    env.retain(|(name, _)| name != "WTW_CONFIG");
+    env.push(("WTW_BROKER_SINGLE_ACTIVE_CONSUMER".to_owned(), "false".to_owned()));
+    let with = [&env[..], &with_config(&file)].concat();
+    assert_eq!(run(&["topology", "--apply"], &with, b"").await.code, Some(0));
+    let without = run(&["topology", "--apply"], &env, b"").await;
+    assert_eq!(without.code, Some(0), "{}", without.stderr);
+    assert!(without.stderr.contains("not in the configuration any more stays on RabbitMQ"), "{}", without.stderr);
+    let definitions: Value = serde_json::from_str(&without.stdout).expect("JSON");
+    assert!(definitions["bindings"].as_array().is_none_or(Vec::is_empty), "{definitions}");
+    rig.amqp.publish_to(&exchange, "ticket.closed", b"{}", BasicProperties::default()).await;
+    assert_eq!(rig.amqp.take(&rig.queue).await.data, b"{}", "it still arrives");
+}
