@@ -167,25 +167,27 @@ fn load(sources: &Sources, required: &[&str]) -> Result<Config, Error> {
 
 /// Loads the configuration with the source of each value, and prints its warnings.
 fn load_all(sources: &Sources, required: &[&str]) -> Result<Loaded, Error> {
-    let loaded = Config::load(sources, required).map_err(|problems| with_rules(problems, sources))?;
+    let loaded = load_or_report(sources, required)?;
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
     }
     Ok(loaded)
 }
 
-/// The problems of a configuration with those of its rules and their examples: all are reported together.
-fn with_rules(problems: Problems, sources: &Sources) -> Problems {
-    let rest = match problems.is_interruption() {
-        true => None,
-        false => Config::without(sources, &problems),
-    };
-    let Some(mut config) = rest else { return problems };
-    config.crm.operation.get_or_insert_with(String::new);
-    match Mapper::new(&config) {
-        Ok(_) => problems,
-        Err(more) => problems.and(more),
-    }
+/// Loads the configuration, or reports its problems together with those of the rules and their examples.
+fn load_or_report(sources: &Sources, required: &[&str]) -> Result<Loaded, Problems> {
+    Config::load(sources, required).map_err(|problems| {
+        let rest = match problems.is_interruption() {
+            true => None,
+            false => Config::without(sources, &problems),
+        };
+        let Some(mut config) = rest else { return problems };
+        config.crm.operation.get_or_insert_with(String::new);
+        match Mapper::new(&config) {
+            Ok(_) => problems,
+            Err(more) => problems.and(more),
+        }
+    })
 }
 
 /// Prints a result and a line end. A reader that closed its end is not an error.

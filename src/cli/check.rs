@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
 use crate::check::{self, Finding, Outcome, Scope};
-use crate::cli::{Error, FAILED, print, with_rules};
-use crate::config::{Config, Sources};
+use crate::cli::{Error, FAILED, load_or_report, print};
+use crate::config::Sources;
 
 pub(super) const EXAMPLES: &str = "Examples:
   wolkvox-task-worker check --config worker.toml
@@ -31,10 +31,9 @@ pub struct Args {
 /// # Errors
 /// The configuration is invalid, or the command was interrupted.
 pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Result<ExitCode, Error> {
-    let loaded = match Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"]) {
+    let loaded = match load_or_report(sources, &["crm.server", "crm.operation", "crm.tokens"]) {
         Ok(loaded) => loaded,
         Err(problems) => {
-            let problems = with_rules(problems, sources);
             if args.json {
                 print(&json(&check::invalid(problems.iter()))?)?;
             }

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use crate::cli::{Error, FAILED};
-use crate::config::{Config, Loaded, Sources};
+use crate::cli::{Error, FAILED, load_or_report};
+use crate::config::{Loaded, Sources};
 use crate::message::mapper::Mapper;
 use crate::observe::logs;
 
@@ -15,7 +15,7 @@ use crate::observe::logs;
 /// # Errors
 /// The configuration or its rules are invalid. A failure after the start is logged, and the exit code is 1.
 pub async fn run(sources: &Sources, stop: CancellationToken) -> Result<ExitCode, Error> {
-    let Loaded { config, warnings, .. } = Config::load(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
+    let Loaded { config, warnings, .. } = load_or_report(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
     let mapper = Mapper::new(&config)?;
     logs::start(&config.log).map_err(|error| Error::failed(format!("the log cannot be started: {error}")))?;
     crate::observe::traces::start(sources);

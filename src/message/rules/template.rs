@@ -126,6 +126,8 @@ impl Template {
         let column = Column(&self.source, trouble.start);
         match &trouble.fail {
             Fail::Missing(text) => Fail::Missing(format!("column {column}: {text}")),
+            // A text between two parts has no column of interest.
+            Fail::Wrong(why) if trouble.start == trouble.end => Fail::Wrong(why.clone()),
             Fail::Wrong(why) => {
                 let piece = self.piece(trouble.start, trouble.end);
                 Fail::Wrong(format!("column {column}: {}", explain::quoting(why, piece)))
