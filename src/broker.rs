@@ -40,6 +40,13 @@ pub struct Message {
     pub delivery_tag: u64,
 }
 
+/// How often RabbitMQ delivered a message before, if RabbitMQ counts that.
+fn delivery_count(properties: &Properties) -> i64 {
+    let headers = properties.headers().as_ref();
+    let count = |name| headers.and_then(|headers| headers.inner().get(name)).and_then(integer).unwrap_or(0);
+    count("x-delivery-count").max(count("x-acquired-count"))
+}
+
 /// The largest body of a message, in bytes.
 pub const MAX_BODY: usize = 262_144;
 
@@ -59,8 +66,7 @@ impl Message {
     /// How often RabbitMQ delivered it before, if RabbitMQ counts that.
     #[must_use]
     pub fn delivery_count(&self) -> i64 {
-        let count = |name| self.header(name).and_then(integer).unwrap_or(0);
-        count("x-delivery-count").max(count("x-acquired-count"))
+        delivery_count(&self.properties)
     }
 
     /// Whether its body is larger than that of any task message or event.

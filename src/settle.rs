@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::broker::publish_gate::PublishGate;
 use crate::broker::topology::{hold_queue, retry_queue};
@@ -97,7 +97,12 @@ impl Settler {
         let (_unconfirmed, span) = (self.events.publishing(), Span::publishing(queue));
         while acker.is_open() {
             let properties = properties(self.publisher.frame_max());
-            match self.publisher.publish(queue, body, properties).await {
+            // A publish waits without end while RabbitMQ blocks its connection.
+            let publish = timeout_at(until, self.publisher.publish(queue, body, properties));
+            match publish
+                .await
+                .unwrap_or_else(|_| Err(PublishError::Unconfirmed("RabbitMQ blocks publishing".to_owned())))
+            {
                 Ok(()) => {
                     self.events.published(queue);
                     return Settlement::Ack;

@@ -10,6 +10,8 @@ use crate::broker::connect::BrokerError;
 
 /// From this delivery count on a message is taken for one that may end the connection.
 pub(super) const SUSPICIOUS_COUNT: i64 = 3;
+/// From this delivery count on the message that switched the mode on is returned instead of being processed first.
+pub(super) const RETURNED_COUNT: i64 = 10;
 /// A connection that ends within this time, with nothing settled, ended right after delivery.
 const RIGHT_AFTER: Duration = Duration::from_secs(10);
 /// How many connections must end right after delivery.

@@ -7,20 +7,21 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use lapin::Connection;
+use lapin::message::Delivery as LapinDelivery;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::acker::receive;
+use crate::broker::acker::{nack_requeue, receive};
 use crate::broker::connect::{BrokerError, Connector, close, described};
 use crate::broker::inspect::can_reject;
 use crate::broker::owner::{OwnerError, take_ownership};
 use crate::broker::publish_gate::PublishGate;
-use crate::broker::serial::{Ended, SUSPICIOUS_COUNT, SerialMode};
+use crate::broker::serial::{Ended, RETURNED_COUNT, SUSPICIOUS_COUNT, SerialMode};
 use crate::broker::subscription::Subscription;
 use crate::broker::topology::{self, Topology, TopologyError};
-use crate::broker::{Acker, Delivery, Ownership, Properties, Publish, PublishError};
+use crate::broker::{Delivery, Ownership, Properties, Publish, PublishError, delivery_count};
 use crate::retry::{Backoff, jittered};
 
 /// First and longest wait before another attempt to connect.
@@ -246,14 +247,14 @@ impl Session {
                 }
             };
             subscription.cancel().await?;
-            if let Taken::Switch(Some(suspicious)) = ended {
-                let _ = suspicious.nack_requeue().await;
-            }
             former.push(subscription);
             let Some(next) = next else { return Ok(former) };
             subscription = next;
             if serial.is_on() {
                 wait_settled(connection, work, life).await;
+            }
+            if let Taken::Switch(Some(suspicious)) = ended {
+                self.pass_on_alone(connection, *suspicious, work, life, serial).await;
             }
         }
     }
@@ -288,14 +289,13 @@ impl Session {
                 (self.on_change)(Change::Active);
             }
             life.delivered += 1;
-            let delivery = receive(received, &life.gone, Some(life.unsettled.token()));
-            if !serial.is_on() && delivery.message.delivery_count() >= SUSPICIOUS_COUNT && self.prefetch > 1 {
+            let count = delivery_count(&received.properties);
+            if !serial.is_on() && count >= SUSPICIOUS_COUNT && self.prefetch > 1 {
                 serial.start(self.prefetch);
-                let reason = format!("a message was delivered {} times before", delivery.message.delivery_count());
-                (self.on_change)(Change::Serial(Some(reason)));
-                return Ok(Taken::Switch(Some(delivery.acker)));
+                (self.on_change)(Change::Serial(Some(format!("a message was delivered {count} times before"))));
+                return Ok(Taken::Switch(Some(Box::new(received))));
             }
-            self.pass_on(delivery, work).await;
+            self.pass_on(receive(received, &life.gone, Some(life.unsettled.token())), work).await;
             if serial.delivered() {
                 (self.on_change)(Change::Serial(None));
                 return Ok(Taken::Switch(None));
@@ -332,6 +332,26 @@ impl Session {
         }
     }
 
+    /// Hands over the message that switched serial mode on, and waits until it is settled. One message of the new consumer is
+    /// unsettled meanwhile. So that it is not dead-lettered with a message that ends one worker after the other, such a message is
+    /// returned: RabbitMQ 4 puts it behind the others.
+    async fn pass_on_alone(
+        &self,
+        connection: &Connection,
+        suspicious: LapinDelivery,
+        work: &Work<'_>,
+        life: &Life,
+        serial: &mut SerialMode,
+    ) {
+        if delivery_count(&suspicious.properties) >= RETURNED_COUNT {
+            let _ = nack_requeue(&suspicious.acker).await;
+            return;
+        }
+        self.pass_on(receive(suspicious, &life.gone, Some(life.unsettled.token())), work).await;
+        wait_settled(connection, work, life).await;
+        serial.delivered();
+    }
+
     async fn pass_on(&self, delivery: Delivery, work: &Work<'_>) {
         if delivery.message.is_oversized() && self.publish_gate.can_reject() {
             // Not kept: memory has a limit, and as many of them as the prefetch can be unsettled.
@@ -366,8 +386,8 @@ async fn wait_settled(connection: &Connection, work: &Work<'_>, life: &Life) {
 enum Taken {
     /// The worker stops.
     Stopped,
-    /// The prefetch changes. With a message to return.
-    Switch(Option<Box<dyn Acker>>),
+    /// The prefetch changes. With the message that is the reason.
+    Switch(Option<Box<LapinDelivery>>),
 }
 
 fn ended_by_broker() -> BrokerError {

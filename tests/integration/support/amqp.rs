@@ -1,9 +1,10 @@
 //! A publisher and reader for the tests, independent of the worker's code.
 
+use futures_util::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
-    QueueDeleteOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions,
+    ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
@@ -74,6 +75,19 @@ impl Amqp {
     async fn confirmed(&self, queue: &str) {
         let returned = timeout(BOUND, self.channel.wait_for_confirms()).await.expect("in time").expect("confirms");
         assert!(returned.is_empty(), "{queue}");
+    }
+
+    /// Delivers the next message of a queue and returns it to the queue.
+    pub(crate) async fn requeue(&self, queue: &str) {
+        // A queue with a single active consumer answers no `basic.get`.
+        let channel = self._connection.create_channel().await.expect("a channel");
+        channel.basic_qos(1, BasicQosOptions::default()).await.expect("a prefetch");
+        let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+        let consumed = channel.basic_consume(queue.into(), "".into(), options, arguments).await;
+        let delivery = timeout(BOUND, consumed.expect("a consumer").next()).await.expect("in time");
+        let requeue = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+        delivery.expect("a message").expect("a message").nack(requeue).await.expect("returned");
+        channel.close(200, "".into()).await.expect("closed");
     }
 
     /// Waits for the next message of a queue and takes it.

@@ -92,6 +92,13 @@ impl Process {
         self.child.id().expect("running")
     }
 
+    /// The most memory that it has taken so far, in KiB.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// Sends a signal, such as `TERM`. After `STOP` it waits until every thread is stopped.
     pub(crate) async fn signal(&self, name: &str) {
         let id = self.id().to_string();
