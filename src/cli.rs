@@ -116,7 +116,6 @@ Examples:
     Topology(topology::Args),
     /// Print the JSON Schema of a task message, or an AsyncAPI document
     Schema(schema::Args),
-    /// Serve a stand-in for the CRM, with its limits, and with faults on request
     Sandbox(sandbox::Args),
     CrmReport(crm_report::Args),
     /// Change the ledger while no worker uses it

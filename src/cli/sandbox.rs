@@ -19,7 +19,7 @@ Examples:
   wolkvox-task-worker sandbox --token demo-token --operation demo
   wolkvox-task-worker sandbox --listen 127.0.0.1:0 --from-report wolkvox-crm-report-20261129T101500Z.json";
 
-/// Serve a stand-in for the CRM, with its limits and with faults on demand
+/// Serve a stand-in for the CRM, with its limits, and with faults on request
 ///
 /// It answers insert.php, tokenInformation.php, query.php and queryDates.php. The first line on standard output is its
 /// address, as JSON. GET /sandbox/tasks and GET /sandbox/stats show what it received, PUT /sandbox/faults sets faults,

@@ -3,11 +3,11 @@
 //! Proxies, gateways and PHP send JSON, too. A verdict is a JSON object that
 //!
 //! - **ends the body**, with only white space after it. JSON that an error page or a gateway quotes has other text after
-//! it. PHP prints its notices first, and some of them are JSON, so of several objects the last one is the API's.
+//!   it. PHP prints its notices first, and some of them are JSON, so of several objects the last one is the API's.
 //! - **is not part of something else**: an object, an array or an HTML page that was cut off can end with a part that says
-//! 200.
+//!   200.
 //! - has a **`code` from 100 to 599**, as a number or as text: other calls of the API write `"200"`. Gateways have their
-//! own codes, such as 0 to 16 (gRPC) or 1000 and more (Cloudflare).
+//!   own codes, such as 0 to 16 (gRPC) or 1000 and more (Cloudflare).
 //! - has **`msg`, `error` or `data`**: the vendor's answers have all three. Gateways write `message`, `detail` or `status`.
 //!
 //! In doubt there is no verdict. Then the outcome is `unknown`, which is retried or shown to people. A wrong verdict would

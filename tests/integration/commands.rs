@@ -201,10 +201,22 @@ async fn config_prints_a_file_effective_values_and_a_keys_meaning() {
     assert!(unknown.code == Some(1) && unknown.stderr.contains("did you mean crm.server?"), "{}", unknown.stderr);
     let invalid = run(&["config", "show"], &env(&[("WTW_GATE_HOLD", "x")]), b"").await;
     assert_eq!(invalid.code, Some(78));
-    for command in
-        [&["publish"][..], &["run"], &["config"], &["config", "init"], &["config", "show"], &["config", "explain"]]
-    {
-        let help = succeeds(&[command, &["--help"]].concat(), &env(&[]), b"").await;
+}
+
+#[tokio::test]
+async fn help_of_every_command_has_two_examples_and_wraps() {
+    let top = succeeds(&["--help"], &env(&[]), b"").await;
+    let names = top.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names = names.filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')));
+    let mut commands: Vec<Vec<&str>> = names.filter_map(|line| Some(vec![line.split(' ').next()?])).collect();
+    assert!(commands.len() >= 16, "{top}");
+    commands.retain(|command| command != &["help"]);
+    commands.extend(["init", "show", "explain"].map(|name| vec!["config", name]));
+    let dead_letters = ["list", "show", "replay", "discard", "restore", "export"];
+    commands.extend(dead_letters.map(|name| vec!["dead-letters", name]));
+    commands.extend([vec!["ledger", "renew-id"], vec![]]);
+    for command in commands {
+        let help = succeeds(&[&command[..], &["--help"]].concat(), &env(&[]), b"").await;
         let examples = help.split("Examples:").nth(1).expect("examples");
         assert!(examples.matches("wolkvox-task-worker").count() >= 2, "{help}");
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");

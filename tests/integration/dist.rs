@@ -74,8 +74,8 @@ fn manual_pages_render_without_a_warning() {
     let main: String = main
         .iter()
         .enumerate()
-        .filter(|(at, dead_letter)| **dead_letter != '\u{8}' && main.get(at + 1) != Some(&'\u{8}'))
-        .map(|(_, dead_letter)| dead_letter)
+        .filter(|(at, letter)| **letter != '\u{8}' && main.get(at + 1) != Some(&'\u{8}'))
+        .map(|(_, letter)| letter)
         .collect();
     for word in ["SYNOPSIS", "--config", "EXIT STATUS", "78", "ENVIRONMENT", "WTW_CRM_TOKENS, WTW_CRM_TOKENS_FILE"] {
         assert!(main.contains(word), "{word}\n{main}");

@@ -95,13 +95,8 @@ async fn hostile_event_or_rule_costs_one_dead_letter_with_the_reason() {
         let dead_letter = rig.dead_letter().await;
         assert_eq!(dead_letter.properties.message_id().as_ref().map(|id| id.as_str()), Some(id.as_str()), "{case}");
         assert!(dead_letter.data == *body, "{case}: byte for byte");
-        assert_eq!(
-            text(&dead_letter, "x-wtw-error-kind"),
-            *kind,
-            "{case}: {}",
-            text(&dead_letter, "x-wtw-error-message")
-        );
         let message = text(&dead_letter, "x-wtw-error-message");
+        assert_eq!(text(&dead_letter, "x-wtw-error-kind"), *kind, "{case}: {message}");
         assert!(message.contains(said), "{case}: {message}");
         assert_eq!(number(&dead_letter, "x-wtw-attempts"), Some(0));
         if *kind != "unmatched" {
