@@ -38,19 +38,35 @@ fn configured(ledger: &str) -> Config {
     Config::load(&Sources { environment, ..Sources::default() }, &[]).unwrap().config
 }
 
+fn status(config: &Config) -> Arc<Status> {
+    let gate = Gate::new(&config.gate, &config.crm, Duration::ZERO, Clock::system(), Box::new(|_, _| {}));
+    Arc::new(Status::new(
+        Arc::new(Events::new("/", "wolkvox.tasks", jiff::Timestamp::UNIX_EPOCH)),
+        gate,
+        Arc::new(Mapper::new(config).unwrap()),
+        config.ledger.store.as_str(),
+    ))
+}
+
+#[tokio::test(start_paused = true)]
+async fn process_is_not_alive_after_30_seconds_without_progress() {
+    let status = status(&configured("memory:"));
+    for (passes, is_alive) in [(29, true), (2, false)] {
+        sleep(Duration::from_secs(passes)).await;
+        assert_eq!(status.is_alive(), is_alive);
+    }
+    tokio::spawn(Arc::clone(&status).beat());
+    sleep(Duration::from_secs(60)).await;
+    assert!(status.is_alive(), "the runtime makes progress");
+}
+
 #[tokio::test(start_paused = true)]
 async fn app_stops_while_the_ledger_is_being_opened() {
     // Takes connections and never says a word.
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}/0", mute.local_addr().unwrap());
     let config = configured(&url);
-    let gate = Gate::new(&config.gate, &config.crm, Duration::ZERO, Clock::system(), Box::new(|_, _| {}));
-    let status = Arc::new(Status::new(
-        Arc::new(Events::new("/", "wolkvox.tasks", jiff::Timestamp::UNIX_EPOCH)),
-        gate,
-        Arc::new(Mapper::new(&config).unwrap()),
-        config.ledger.store.as_str(),
-    ));
+    let status = status(&config);
     let (stop, began) = (CancellationToken::new(), Instant::now());
     let stopping = async {
         sleep(Duration::from_secs(1)).await;
