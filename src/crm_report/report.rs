@@ -160,5 +160,9 @@ fn summary(
     if settings.is_empty() {
         let _ = writeln!(text, "  nothing: the configuration fits this account as far as the answers show");
     }
+    // The first line says what became of the task. After a long list the others are needed again.
+    if let Some((_, how)) = remove.split_first().filter(|(_, how)| !how.is_empty()) {
+        let _ = writeln!(text, "\nRemove\n  {}", how.join("\n  "));
+    }
     text
 }

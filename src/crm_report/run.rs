@@ -41,9 +41,16 @@ impl Step {
     }
 
     /// What the worker makes of the answer, without the words of others.
-    pub(super) fn reason(&self) -> &str {
+    pub(super) fn reason(&self) -> String {
         let reason = self.classified.reason.as_str();
-        self.said().and_then(|said| reason.strip_suffix(said)).unwrap_or(reason).trim_end_matches([':', ' '])
+        let own = self.said().and_then(|said| reason.strip_suffix(said)).unwrap_or(reason).trim_end_matches([':', ' ']);
+        match self.call {
+            Call::Insert(_) => own.to_owned(),
+            // The words are about inserts.
+            Call::TokenInformation(_) | Call::Query(_) | Call::QueryDates(_) => {
+                own.replace(", so the task may exist", "").replace(" (the task may exist)", "")
+            }
+        }
     }
 
     /// The words of the CRM, or why there is no answer.
@@ -255,10 +262,20 @@ fn reason_to_stop(step: &Step) -> Option<Stopped> {
     Some(Stopped { why, said: step.said().map(ToOwned::to_owned) })
 }
 
-/// The task of this report among what a search found.
+/// The task of this report in the answer to a search, whatever the answer's form.
 pub(super) fn own_record(step: &Step, plan: &Plan) -> Option<Map<String, Value>> {
-    let is_own = |record: &&Map<String, Value>| record.values().any(|value| value.as_str() == Some(&plan.name));
-    step.body.records().find(is_own).cloned()
+    let is_search = matches!(step.call, Call::Query(_) | Call::QueryDates(_));
+    step.body.object.values().filter(|_| is_search).find_map(|value| object_with(value, &plan.name)).cloned()
+}
+
+/// The object that has a text among its values.
+fn object_with<'a>(value: &'a Value, text: &str) -> Option<&'a Map<String, Value>> {
+    match value {
+        Value::Object(members) if members.values().any(|value| value.as_str() == Some(text)) => Some(members),
+        Value::Object(members) => members.values().find_map(|value| object_with(value, text)),
+        Value::Array(values) => values.iter().find_map(|value| object_with(value, text)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+    }
 }
 
 /// The dates between which the task was created: its own time where that is known, else every time zone's today.
@@ -277,6 +294,20 @@ fn window(found: Option<&Map<String, Value>>, now: Timestamp) -> (String, String
 mod tests {
     use super::*;
     use crate::crm::classify::Reply;
+
+    #[test]
+    fn task_is_found_in_an_answer_of_any_form() {
+        let own = serde_json::json!({"name": "TEST 1", "x": 1});
+        for answer in [
+            serde_json::json!([{"name": "TEST 2"}, own]),
+            serde_json::json!({"rows": [own]}),
+            serde_json::json!({"64b1": own}),
+            own.clone(),
+        ] {
+            assert_eq!(object_with(&answer, "TEST 1").map(|found| found.len()), Some(2), "{answer}");
+        }
+        assert_eq!(object_with(&serde_json::json!(["TEST 1", {"name": "TEST 12"}]), "TEST 1"), None);
+    }
 
     #[test]
     fn words_that_were_cut_lose_the_piece_of_a_token_at_their_end() {

@@ -37,16 +37,16 @@ pub(super) fn query(facts: Facts<'_>) -> Finding {
     } else if asked.iter().any(|step| step.is_accepted()) {
         let words = format!(
             "query.php answers and does not find the task, {each}. Either it does not search activities, or it finds them later \
-             than {} after the task{}.",
+             than {} after insert.php{}.",
             seconds(last),
             not_created(facts)
         );
         Finding::new(about, "not_found", words).with(confidence_of_a_miss(facts))
     } else {
+        let how = refused.map_or("failed", |step| how_it_failed(step));
         let reason = refused.map(|step| step.reason()).unwrap_or_default();
-        let words = format!(
-            "Each search with query.php was refused: {reason}. That does not show whether it searches activities."
-        );
+        let words =
+            format!("Each search with query.php {how}: {reason}. That does not show whether it searches activities.");
         Finding::new(about, "refused", words).with(Confidence::Unknown)
     };
     finding.said(refused.and_then(|step| step.said())).from(evidence)
@@ -80,12 +80,14 @@ impl<'a> Searched<'a> {
         let (first, _) = self.steps.first()?;
         let field = self.field;
         Some(match (self.hit(), self.last_miss()) {
-            (Some(hit), None) => format!("by {field} {} after it was created", seconds(hit)),
+            (Some(hit), None) => format!("by {field} {} after insert.php", seconds(hit)),
             (Some(hit), Some(miss)) => {
-                format!("by {field} {} after it was created (not after {})", seconds(hit), seconds(miss))
+                format!("by {field} {} after insert.php (not after {})", seconds(hit), seconds(miss))
             }
-            (None, Some(miss)) => format!("not by {field} (asked {} after the task)", seconds(miss)),
-            (None, None) => format!("a search by {field} was refused ({} after the task)", seconds(first)),
+            (None, Some(miss)) => format!("not by {field} (asked {} after insert.php)", seconds(miss)),
+            (None, None) => {
+                format!("a search by {field} {} ({} after insert.php)", how_it_failed(first), seconds(first))
+            }
         })
     }
 }
@@ -97,6 +99,11 @@ fn confidence_of_a_miss(facts: Facts<'_>) -> Confidence {
 
 fn not_created(facts: Facts<'_>) -> &'static str {
     if facts.is_created() { "" } else { ", or the task was not created" }
+}
+
+/// What can be said of a search without a result.
+fn how_it_failed(step: &Step) -> &'static str {
+    if step.classified.code.is_some() { "was refused" } else { "failed" }
 }
 
 fn after(step: &Step) -> std::time::Duration {
@@ -115,11 +122,12 @@ pub(super) fn query_dates(facts: Facts<'_>) -> Finding {
     };
     let when = seconds(step);
     let finding = if own_record(step, facts.plan).is_some() {
-        let words = format!("queryDates.php finds the task by the time of its creation, {when} after it was created.");
+        let words = format!("queryDates.php finds the task by the time of its creation, {when} after insert.php.");
         Finding::new(about, "found", words)
     } else if !step.is_accepted() {
         let words = format!(
-            "The search with queryDates.php was refused: {}. That does not show whether it searches activities.",
+            "The search with queryDates.php {}: {}. That does not show whether it searches activities.",
+            how_it_failed(step),
             step.reason()
         );
         Finding::new(about, "refused", words).with(Confidence::Unknown).said(step.said())
@@ -128,7 +136,7 @@ pub(super) fn query_dates(facts: Facts<'_>) -> Finding {
         Finding::new(about, "too_many", words).with(Confidence::Unknown)
     } else {
         let words = format!(
-            "queryDates.php answers and does not find the task, asked {when} after it. Either it does not search activities, or it \
+            "queryDates.php answers and does not find the task, asked {when} after insert.php. Either it does not search activities, or it \
              finds them later{}.",
             not_created(facts)
         );

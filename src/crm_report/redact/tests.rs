@@ -153,7 +153,7 @@ fn request_shows_the_form_of_the_task_and_no_own_value() {
 }
 
 #[test]
-fn a_long_body_is_cut_and_says_so() {
+fn long_body_is_cut_and_says_so() {
     let shown = with_redactor("64b1f0", true, |redactor, _| redactor.body("é".repeat(MAX_BODY).as_bytes(), false));
     assert_eq!((shown.text.len(), shown.is_whole), (MAX_BODY, false));
 }

@@ -40,6 +40,10 @@ fn answers<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Map<Strin
             .filter(|_| run.step("insert").is_none())
             .filter(refused)
             .map(|step| ("everything", step)),
+        run.step("counter_before")
+            .filter(|_| run.step("insert").is_some())
+            .filter(refused)
+            .map(|step| ("counter", step)),
         insert,
         run.step("missing_field").filter(refused).map(|step| ("missing_field", step)),
         run.step("wrong_token").filter(refused).map(|step| ("wrong_token", step)),
@@ -70,7 +74,8 @@ fn account<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Vec<Strin
         ("connections", "closed_unannounced", "silent-close"),
     ];
     let holds = |(about, wanted, _): &&(&str, &str, &str)| answer(about) == *wanted;
-    let mut all: Vec<String> = BEHAVIOURS.iter().filter(holds).map(|(_, _, way)| (*way).to_owned()).collect();
+    let mut all: Vec<String> =
+        BEHAVIOURS.iter().filter(holds).map(|(_, _, behaviour)| (*behaviour).to_owned()).collect();
     if let Some(ahead) = answer("clock").parse::<i64>().ok().filter(|ahead| *ahead != 0) {
         all.push(format!("clock:{}{}s", if ahead < 0 { '-' } else { '+' }, ahead.abs()));
     }

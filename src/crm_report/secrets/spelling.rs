@@ -49,7 +49,7 @@ fn lower(c: char) -> char {
     c.to_lowercase().next().unwrap_or(c)
 }
 
-/// A character of the decoded text, and its bytes in the original text.
+/// A character of the decoded text in lower case, and its bytes in the original text.
 #[derive(Clone, Copy)]
 struct Character {
     is: char,
@@ -60,8 +60,7 @@ struct Character {
 /// Replaces secrets in a text. Where two overlap, the longer counts.
 pub(super) fn replace(text: &str, secrets: &[Secret]) -> String {
     let mut spans: Vec<(usize, usize, &str)> = Vec::new();
-    let mut characters: Vec<Character> =
-        text.char_indices().map(|(from, is)| Character { is, from, to: from + is.len_utf8() }).collect();
+    let mut characters = characters_of(text);
     for _ in 0..=LEVELS {
         for secret in secrets {
             spans.extend(
@@ -88,17 +87,21 @@ pub(super) fn replace(text: &str, secrets: &[Secret]) -> String {
     shown
 }
 
+fn characters_of(text: &str) -> Vec<Character> {
+    let characters = text.char_indices();
+    characters.map(|(from, c)| Character { is: lower(c), from, to: from + c.len_utf8() }).collect()
+}
+
 /// Where a spelling is, in bytes of the original text.
 fn positions<'a>(text: &'a [Character], spelling: &'a [char]) -> impl Iterator<Item = (usize, usize)> + 'a {
     let windows = text.windows(spelling.len().max(1));
-    let hits = windows.filter(|window| window.iter().map(|character| lower(character.is)).eq(spelling.iter().copied()));
+    let hits = windows.filter(move |window| window.iter().map(|character| &character.is).eq(spelling));
     hits.filter_map(|window| Some((window.first()?.from, window.last()?.to)))
 }
 
-/// A text with one level of encoding undone.
+/// A text in lower case with one level of encoding undone.
 pub(super) fn decoded(text: &str) -> String {
-    let characters: Vec<Character> =
-        text.char_indices().map(|(from, is)| Character { is, from, to: from + is.len_utf8() }).collect();
+    let characters = characters_of(text);
     decode(&characters).unwrap_or(characters).iter().map(|character| character.is).collect()
 }
 
@@ -109,7 +112,7 @@ fn decode(text: &[Character]) -> Option<Vec<Character>> {
     while let Some(first) = rest.first() {
         let (is, length) = escape(rest).unwrap_or((first.is, 1));
         let (escaped, behind) = rest.split_at_checked(length)?;
-        decoded.push(Character { is, from: first.from, to: escaped.last()?.to });
+        decoded.push(Character { is: lower(is), from: first.from, to: escaped.last()?.to });
         rest = behind;
     }
     (decoded.len() < text.len()).then_some(decoded)
@@ -126,7 +129,7 @@ fn escape(text: &[Character]) -> Option<(char, usize)> {
         ('&', '#') => {
             let end = text.iter().take(10).position(|character| character.is == ';')?;
             let c = match text.get(2)?.is {
-                'x' | 'X' => number(text.get(3..end)?, 16)?,
+                'x' => number(text.get(3..end)?, 16)?,
                 _ => number(text.get(2..end)?, 10)?,
             };
             Some((c, end + 1))

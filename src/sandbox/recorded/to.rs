@@ -12,10 +12,12 @@ pub(in crate::sandbox) const MISSING_FIELD: &str = "missing_field";
 pub(in crate::sandbox) const WRONG_TOKEN: &str = "wrong_token";
 /// A call for an operation that is not the token's.
 pub(in crate::sandbox) const WRONG_OPERATION: &str = "wrong_operation";
+/// `tokenInformation.php`.
+pub(in crate::sandbox) const COUNTER: &str = "counter";
 /// `query.php`.
 pub(in crate::sandbox) const SEARCH: &str = "search";
 /// `queryDates.php`.
 pub(in crate::sandbox) const SEARCH_BY_DATES: &str = "search_by_dates";
 /// All of them.
-pub(in crate::sandbox) const ALL: [&str; 8] =
-    [EVERYTHING, CREATED, REFUSED, MISSING_FIELD, WRONG_TOKEN, WRONG_OPERATION, SEARCH, SEARCH_BY_DATES];
+pub(in crate::sandbox) const ALL: [&str; 9] =
+    [EVERYTHING, CREATED, REFUSED, MISSING_FIELD, WRONG_TOKEN, WRONG_OPERATION, COUNTER, SEARCH, SEARCH_BY_DATES];

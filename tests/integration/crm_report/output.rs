@@ -14,7 +14,7 @@ use crate::support::process::{Finished, Process, run};
 use crate::support::rig::Crm;
 
 #[tokio::test]
-async fn a_lost_answer_says_how_to_find_and_remove_the_task() {
+async fn lost_answer_says_how_to_find_and_remove_the_task() {
     let (crm, folder) = (Crm::start(options()).await, Folder::new("lost"));
     crm.faults(json!([{"action": "reset"}])).await;
     let (Finished { code, stdout, .. }, json) = report(&crm.url, &folder, &[]).await;

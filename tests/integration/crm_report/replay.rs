@@ -30,7 +30,7 @@ async fn sandbox_command_replays_a_report() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_ahead_is_found_and_replayed() {
+async fn clock_that_is_ahead_is_recognised_and_replayed() {
     let (crm, folder) = (Crm::start(options()).await, Folder::new("clock"));
     crm.faults(json!([{"action": "account:clock:+1h"}])).await;
     let (_, first) = report(&crm.url, &folder, &[]).await;
@@ -43,7 +43,7 @@ async fn a_clock_that_is_ahead_is_found_and_replayed() {
 }
 
 #[tokio::test]
-async fn an_account_whose_activities_cannot_be_searched_is_found_and_replayed() {
+async fn account_without_search_is_recognised_and_replayed() {
     let (crm, folder) = (Crm::start(Options { query: false, ..options() }).await, Folder::new("no-query"));
     let (Finished { code, .. }, first) = report(&crm.url, &folder, &[]).await;
     assert_eq!(code, Some(0));
@@ -54,7 +54,7 @@ async fn an_account_whose_activities_cannot_be_searched_is_found_and_replayed() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_search_that_finds_tasks_late_is_found_and_replayed() {
+async fn search_that_finds_tasks_late_is_recognised_and_replayed() {
     let (crm, folder) = (Crm::start(options()).await, Folder::new("late"));
     crm.faults(json!([{"action": "account:slow-query:500ms"}])).await;
     let (_, first) = report(&crm.url, &folder, &["--search-for", "5s"]).await;
@@ -62,7 +62,7 @@ async fn a_search_that_finds_tasks_late_is_found_and_replayed() {
     for report in [first, second] {
         assert!(answer(&report, "query").starts_with("found after 1"), "{}", answer(&report, "query"));
         let words = finding(&report, "query")["words"].as_str().expect("text");
-        assert!(words.contains("by wolkvox_id 1.") && words.contains("after it was created (not after 0."), "{words}");
+        assert!(words.contains("by wolkvox_id 1.") && words.contains("after insert.php (not after 0."), "{words}");
         assert!(words.contains("not by id_record (asked 0."), "{words}");
         assert!(report["exchanges"].as_array().expect("exchanges").len() <= 16);
     }
@@ -110,6 +110,19 @@ fn task() -> Value {
         "completion_date": "2026-07-30 00:00:00", "remember": false, "reminder_date": "2026-07-30 00:00:00",
         "description": "", "id_record": "64b1f0c2a9", "wolkvox_owner": "agent_7@acme-co",
     }})
+}
+
+#[tokio::test]
+async fn refused_question_about_the_counter_is_replayed() {
+    let (crm, folder) = (Crm::start(options()).await, Folder::new("counter"));
+    let (_, mut first) = report(&crm.url, &folder, &[]).await;
+    first["sandbox"]["answers"]["counter"] = json!(1);
+    first["exchanges"][0]["response"]["status"] = json!(400);
+    first["exchanges"][0]["response"]["body"] = json!("{\"code\": 400, \"msg\": \"NO COUNTER\"}");
+    let (_, second) = report(&replayed(&first).await.url, &folder, &[]).await;
+    assert_eq!((answer(&second, "counter"), answer(&second, "insert")), ("unknown", "created"));
+    let (_, third) = report(&replayed(&second).await.url, &folder, &[]).await;
+    assert_eq!(answers(&third), answers(&second));
 }
 
 #[tokio::test]
