@@ -2,7 +2,6 @@
 
 mod output;
 
-use std::fs::File;
 use std::io::{BufRead as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,7 +16,6 @@ use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::crm::exchange::Exchanger;
 use crate::crm_report::{self, Choices, MAX_CALLS, Plan, Report, Run, TaskState};
-use crate::dead_letters::private_file;
 use crate::duration;
 use crate::json_object::Members;
 use crate::message::task::{MAX_BODY, decode};
@@ -93,16 +91,10 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
         confirm(args.file.as_deref(), stop).await?;
     }
     let path = args.output.clone().unwrap_or_else(|| default_path(clock.now()));
-    let write = |file: &File, run: &Run| {
-        let report = Report::new(&plan, run, &crm, clock.now(), args.full);
-        let written = output::write(file, report.json());
-        (report, written)
-    };
-    let file = output::create(&path).and_then(|file| write(&file, &Run::default()).1.map(|()| file));
-    let file = file.map_err(|error| {
-        let said = private_file::explain(&path, &error);
+    let report = |run: &Run| Report::new(&plan, run, &crm, clock.now(), args.full);
+    output::create(&path, report(&Run::default()).json()).map_err(|why| {
         Error::failed(format!(
-            "nothing was sent, because the report cannot be written to {said}. Choose another file with --output."
+            "nothing was sent, because the report cannot be written to {why}. Choose another file with --output."
         ))
     })?;
     // What is known is in the file before each call: a second signal ends the process at once.
@@ -110,7 +102,7 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
         if let Some((number, name)) = run.sending() {
             say(&format!("{number:>3}. {name}"));
         }
-        let _ = write(&file, run);
+        let _ = output::write(&path, report(run).json());
     };
     let shown = path.display();
     let sent = crm_report::run(&plan, &exchanger, &crm.tokens, &clock, stop, &observer);
@@ -118,13 +110,11 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
         run = sent => run,
         () = interrupted(stop, &path) => Run::default(),
     };
-    let (report, written) = write(&file, &run);
-    let saved = output::deliver(&report, written, args.json, &mut std::io::stdout(), &mut std::io::stderr());
-    if let Err(error) = saved {
-        return Err(Error::failed(format!(
-            "the report is not in {}. It is above.",
-            private_file::explain(&path, &error)
-        )));
+    let report = report(&run);
+    let saved = output::write(&path, report.json());
+    let saved = output::deliver(&report, saved, args.json, &mut std::io::stdout(), &mut std::io::stderr());
+    if let Err(why) = saved {
+        return Err(Error::failed(format!("the whole report is above, and not in {why}")));
     }
     say(&format!(
         "\nThe report is in {shown}. Read it before you hand it on. To test against an account like this one:"

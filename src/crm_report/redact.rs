@@ -132,7 +132,7 @@ impl<'a> Redactor<'a> {
             _ if KNOWN_HEADERS.contains(&name) => self.text(value),
             _ => json::length_of(value),
         };
-        [self.text(name), shown]
+        [self.words.mask_header(name), shown]
     }
 
     /// The body of a request.

@@ -1,26 +1,34 @@
 //! Where a report goes: its file, standard output, and what remains where one of them cannot be written.
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Seek as _, SeekFrom, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 use crate::crm_report::Report;
-use crate::dead_letters::private_file;
+use crate::dead_letters::private_file::{self, PrivateFile};
 
-/// A new file that its owner alone can read: with `--full` it has personal data. No link is followed.
-pub(super) fn create(path: &Path) -> io::Result<File> {
-    private_file::create_new(path)
+/// Makes the file, which its owner alone can read: with `--full` it has personal data. No file is replaced, and no link followed.
+///
+/// # Errors
+/// Why it cannot be made or written.
+pub(super) fn create(path: &Path, json: &str) -> Result<(), String> {
+    private_file::create_new(path).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => format!("{}: a file of that name exists", path.display()),
+        _ => private_file::explain(path, &error),
+    })?;
+    write(path, json).inspect_err(|_| {
+        // It is empty.
+        let _ = std::fs::remove_file(path);
+    })
 }
 
-/// Writes the JSON in the place of what the file has.
-pub(super) fn write(mut file: &File, json: &str) -> io::Result<()> {
-    file.seek(SeekFrom::Start(0))?;
-    file.write_all(json.as_bytes())?;
-    file.write_all(b"\n")?;
-    let end = file.stream_position()?;
-    // A device has no length.
-    let _ = file.set_len(end);
-    file.sync_all()
+/// Replaces the file by one with this JSON. If that fails, the file stays as it was.
+///
+/// # Errors
+/// Why it cannot be written.
+pub(super) fn write(path: &Path, json: &str) -> Result<(), String> {
+    let mut file = PrivateFile::create(path)?;
+    file.line(json)?;
+    file.finish()
 }
 
 /// Shows the summary, or with `as_json` the JSON. What cannot be written to the file or to standard output goes to the other one, or to
@@ -30,11 +38,11 @@ pub(super) fn write(mut file: &File, json: &str) -> io::Result<()> {
 /// Why the file could not be written.
 pub(super) fn deliver(
     report: &Report,
-    saved: io::Result<()>,
+    saved: Result<(), String>,
     as_json: bool,
     out: &mut dyn Write,
     err: &mut dyn Write,
-) -> io::Result<()> {
+) -> Result<(), String> {
     let shown = if as_json { report.json() } else { report.text() };
     let is_shown = match print(out, shown) {
         // A reader that has gone away is no failure where the file has the report.
@@ -77,11 +85,27 @@ mod tests {
     }
 
     #[test]
+    fn file_keeps_its_report_where_the_next_one_cannot_be_written() {
+        let folder = std::env::temp_dir().join(format!("wtw-crm-report-{}", uuid::Uuid::now_v7()));
+        std::fs::create_dir(&folder).unwrap();
+        let path = folder.join("report.json");
+        assert!(create(&folder, "one").is_err(), "a folder is there");
+        assert_eq!(create(&path, "one"), Ok(()));
+        assert!(create(&path, "two").unwrap_err().contains("exists"));
+        assert_eq!(write(&path, "two"), Ok(()));
+        std::fs::rename(&folder, folder.with_extension("moved")).unwrap();
+        assert!(write(&path, "three").unwrap_err().contains("the folder does not exist"));
+        let folder = folder.with_extension("moved");
+        assert_eq!(std::fs::read_to_string(folder.join("report.json")).unwrap(), "two\n");
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
     fn report_goes_where_it_can_be_written() {
         let report = report();
-        let full = || File::options().write(true).open("/dev/full").unwrap();
-        let failed = || write(&full(), report.json());
-        assert_eq!(failed().unwrap_err().kind(), ErrorKind::StorageFull);
+        let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let failed = || Err("full".to_owned());
         for (saved, as_json, out_is_full, out_has, err_has) in [
             (Ok(()), false, false, "Report on", ""),
             (Ok(()), false, true, "", "Report on"),

@@ -72,7 +72,7 @@ pub(super) fn answer_zone(facts: Facts<'_>) -> Finding {
     let clock = ahead(facts).map(|(ahead, _)| ahead);
     let now = insert.at.as_second() + clock.unwrap_or_default();
     let Some((field, offset)) = local_time(&record, facts, now) else {
-        return Finding::unknown(about, "The task that was found has no time of its creation.");
+        return Finding::unknown(about, "The task that was found has no time that fits that of its creation.");
     };
     let name = offset_name(offset);
     let configured = i64::from(facts.config.timezone.to_offset(insert.at).seconds());

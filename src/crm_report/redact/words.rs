@@ -57,7 +57,7 @@ const KNOWN: &str = "
     actividades propietario prioridad estado nombre
     html head title meta body center div span br hr strong pre code style script class href src rel link lang doctype
     public dtd en es www w3 org xhtml h1 h2 h3 ul ol li table tr td th font img alt width height viewport device scale
-    initial stylesheet css equiv v1 v2 v3 phpsessid
+    initial stylesheet css equiv cookie password bearer basic realm forwarded real client original trace debug amz cf v1 v2 v3 phpsessid
 ";
 /// Members of the vendor's answers, which are shown whatever the operation is called.
 const MEMBERS: [&str; 24] = [
@@ -113,9 +113,20 @@ impl Words {
 
     /// Whether every part of a name is known, so that it can be shown.
     pub(super) fn knows_name(&self, name: &str) -> bool {
+        let name = name.to_ascii_lowercase();
         let is_plain = name.len() <= 40 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-        let is_vendors = MEMBERS.contains(&name) || name.starts_with("hours_to_re");
-        is_plain && (is_vendors || self.known.contains(name) || name.split('_').all(|part| self.known.contains(part)))
+        let is_vendors = MEMBERS.contains(&name.as_str()) || name.starts_with("hours_to_re");
+        is_plain && (is_vendors || name.split('_').all(|part| self.known.contains(part)))
+    }
+
+    /// The name of a header with its known words.
+    pub(super) fn mask_header(&self, name: &str) -> String {
+        let known = |part: &&str| *part == "x" || self.known.contains(part);
+        let parts = name.split('-').map(|part| match Some(part).filter(known) {
+            Some(part) => part.to_owned(),
+            None => format!("[{} characters]", part.chars().count()),
+        });
+        parts.collect::<Vec<_>>().join("-")
     }
 
     /// The placeholder of a value that is one of the own ones.
