@@ -76,6 +76,9 @@ pub fn explain(path: &Path, error: &io::Error) -> String {
             "{path}: this user may not write there. Name a file in a folder that can be written, or set TMPDIR."
         );
     }
+    if is(ErrorKind::AlreadyExists) {
+        return format!("{path}: a file of that name exists");
+    }
     if is(ErrorKind::NotFound) {
         return format!("{path}: the folder does not exist");
     }

@@ -11,10 +11,7 @@ use crate::dead_letters::private_file::{self, PrivateFile};
 /// # Errors
 /// Why it cannot be made or written.
 pub(super) fn create(path: &Path, json: &str) -> Result<(), String> {
-    private_file::create_new(path).map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => format!("{}: a file of that name exists", path.display()),
-        _ => private_file::explain(path, &error),
-    })?;
+    private_file::create_new(path).map_err(|error| private_file::explain(path, &error))?;
     write(path, json).inspect_err(|_| {
         // It is empty.
         let _ = std::fs::remove_file(path);
