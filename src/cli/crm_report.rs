@@ -2,6 +2,7 @@
 
 mod output;
 
+use std::convert::Infallible;
 use std::io::{BufRead as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -108,7 +109,7 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
     let sent = crm_report::run(&plan, &exchanger, &crm.tokens, &clock, stop, &observer);
     let run = tokio::select! {
         run = sent => run,
-        () = interrupted(stop, &path) => Run::default(),
+        never = interrupted(stop, &path) => match never {},
     };
     let report = report(&run);
     let saved = output::write(&path, report.json());
@@ -127,7 +128,7 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
 }
 
 /// Says once after the first signal what goes on. It never ends.
-async fn interrupted(stop: &CancellationToken, path: &Path) {
+async fn interrupted(stop: &CancellationToken, path: &Path) -> Infallible {
     stop.cancelled().await;
     say(&format!(
         "Stopping after the answer to this call. A second signal ends at once; what is known is in {}.",

@@ -59,6 +59,18 @@ fn headers_are_shown_where_they_are_known_and_never_secret() {
 }
 
 #[test]
+fn header_names_are_shown_by_their_known_words() {
+    for (name, shown) in [
+        ("set-cookie", "set-cookie"),
+        ("x-request-id", "x-request-id"),
+        ("x-acme-gómez", "x-[4 characters]-[5 characters]"),
+        ("x-s3cret", "x-[6 characters]"),
+    ] {
+        assert_eq!(with_redactor("64b1f0", false, |redactor, _| redactor.header(name, "")[0].clone()), shown);
+    }
+}
+
+#[test]
 fn words_of_refusals_stay_and_everything_else_has_a_length() {
     for (text, shown) in [
         ("PLEASE VALIDATE TOKEN", "PLEASE VALIDATE TOKEN"),
@@ -71,6 +83,14 @@ fn words_of_refusals_stay_and_everything_else_has_a_length() {
         ("call 300 123 4567 or +57", "[4 characters] [10 digits] or +57"),
         ("MODULE Ventas", "MODULE [name_module]"),
         ("<b>Warning</b> on line <b>42</b>", "<b>Warning</b> on line <b>42</b>"),
+        (
+            "the proxy http://10.1.2.3:3128 (from HTTP_PROXY): operation timed out",
+            "the proxy http://[9 digits] (from HTTP_PROXY): operation timed out",
+        ),
+        (
+            "failed to lookup address information: Name or service not known",
+            "failed to lookup address information: Name or service not known",
+        ),
         ("el campo no existe: teléfono", "el campo no existe: [8 characters]"),
         ("s\0e\0c", "[5 characters]"),
         ("a\u{e0061}b \u{202e}", "[3 characters] [1 characters]"),

@@ -57,7 +57,7 @@ const KNOWN: &str = "
     actividades propietario prioridad estado nombre
     html head title meta body center div span br hr strong pre code style script class href src rel link lang doctype
     public dtd en es www w3 org xhtml h1 h2 h3 ul ol li table tr td th font img alt width height viewport device scale
-    initial stylesheet css equiv cookie password bearer basic realm forwarded real client original trace debug amz cf v1 v2 v3 phpsessid
+    initial stylesheet css equiv http_proxy https_proxy all_proxy information service known failure handshake eof verify chain pipe broken cookie password bearer basic realm forwarded real client original trace debug amz cf v1 v2 v3 phpsessid
 ";
 /// Members of the vendor's answers, which are shown whatever the operation is called.
 const MEMBERS: [&str; 24] = [
