@@ -22,7 +22,7 @@ use crate::cli::{Error, load};
 use crate::config::Sources;
 use crate::dead_letters::audit::{self, Record};
 use crate::dead_letters::ledger_access::LedgerAccess;
-use crate::dead_letters::run::{Ended, MessageAction, Run};
+use crate::dead_letters::run::{MessageAction, Run, RunResult};
 use crate::dead_letters::scan::{ScanError, Scanned};
 use crate::dead_letters::{DeadLetters, plan::Plan};
 use crate::message::failure::shorten;
@@ -91,7 +91,7 @@ struct Tool {
 struct Agreed<'a> {
     message_action: &'a MessageAction,
     plan: &'a Plan,
-    known: &'a LedgerAccess,
+    ledger: &'a LedgerAccess,
     filter: String,
     rate: Option<f64>,
     hold: std::time::Duration,
@@ -103,7 +103,7 @@ impl Tool {
     }
 
     /// Runs a confirmed action with a progress bar, and writes the audit record.
-    async fn carry_out(&self, agreed: &Agreed<'_>) -> Ended {
+    async fn carry_out(&self, agreed: &Agreed<'_>) -> RunResult {
         let (action, chosen, count) = (audit::new_action(), agreed.plan.fingerprints(), agreed.plan.count());
         let bar = progress(count, agreed.message_action.as_str());
         let run = Run {
@@ -114,7 +114,7 @@ impl Tool {
             count,
             rate: agreed.rate,
             hold: agreed.hold,
-            known: agreed.known,
+            ledger: agreed.ledger,
             stop: &self.stop,
         };
         let ended = run.run(&|_, _| bar.inc(1)).await;
@@ -183,7 +183,7 @@ fn progress(count: u64, verb: &'static str) -> ProgressBar {
 }
 
 /// The exit of a command on chosen messages. It fails when some messages were not found or not handled.
-fn finish(ended: &Ended, count: u64, missing: Option<String>, partial: bool) -> Result<ExitCode, Error> {
+fn finish(ended: &RunResult, count: u64, missing: Option<String>, partial: bool) -> Result<ExitCode, Error> {
     let rest = count.saturating_sub(ended.done + ended.ack_lost + ended.skipped);
     let mut left: Vec<String> = ended.error.iter().cloned().collect();
     if ended.interrupted {

@@ -17,8 +17,8 @@ use crate::dead_letters::entry::Entry;
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::ledger_access::LedgerAccess;
-use crate::dead_letters::plan::{Allowed, Candidate, Plan, Stays};
-use crate::dead_letters::run::{Edited, Ended, Handled, MessageAction, Run};
+use crate::dead_letters::plan::{Allowed, Candidate, ExclusionReason, Plan};
+use crate::dead_letters::run::{Edited, Handled, MessageAction, Run, RunResult};
 use crate::dead_letters::scan::HOLD;
 use crate::ledger::Digest;
 use crate::observe::ledger_page::LedgerResult;
@@ -162,7 +162,7 @@ fn counted(plan: &Plan, what: &str) -> Vec<String> {
     if matches!(what, "discard" | "delete") && plan.in_doubt > 0 {
         lines.push(format!("{} of them may have created their task", plan.in_doubt));
     }
-    for (why, count, _) in &plan.stay {
+    for (why, count, _) in &plan.excluded {
         lines.push(format!("{count} others stay: {}", why.words()));
     }
     if let Some(why) = &plan.unasked {
@@ -173,7 +173,7 @@ fn counted(plan: &Plan, what: &str) -> Vec<String> {
 
 /// How many messages are left out because their task may exist.
 pub(crate) fn left_in_doubt(action: &Action) -> bool {
-    action.counted.contains(Stays::InDoubt.words())
+    action.counted.contains(ExclusionReason::InDoubt.words())
 }
 
 impl App {
@@ -224,7 +224,7 @@ impl App {
         let items = self.store.items(&action.id, "waiting", u32::try_from(MOST).unwrap_or(u32::MAX))?;
         let message_action = message_action(action);
         let chosen: HashSet<u128> = items.iter().map(|item| item.print).collect();
-        let known = LedgerAccess::open(&self.config).await;
+        let ledger = LedgerAccess::open(&self.config).await;
         let run = Run {
             dead_letters: &self.dead_letters,
             action: &action.id,
@@ -233,7 +233,7 @@ impl App {
             count: items.iter().map(|item| item.alike).sum(),
             rate: action.rate,
             hold: HOLD,
-            known: &known,
+            ledger: &ledger,
             stop,
         };
         let kept = Mutex::new(Ok(()));
@@ -262,7 +262,7 @@ impl App {
         kept.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn record(&self, action: &Action, message_action: &MessageAction, ended: &Ended, items: &[Item]) {
+    async fn record(&self, action: &Action, message_action: &MessageAction, ended: &RunResult, items: &[Item]) {
         let record = Record {
             action: action.id.clone(),
             who: action.who.clone(),

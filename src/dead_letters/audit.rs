@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::DeadLetters;
-use super::run::{Ended, MessageAction};
+use super::run::{MessageAction, RunResult};
 use crate::broker::publisher::Publisher;
 use crate::broker::{Properties, Publish as _, stream};
 use crate::clock::rfc3339;
@@ -58,7 +58,7 @@ pub struct Record {
 impl Record {
     /// Adds the results of an action to its record.
     #[must_use]
-    pub fn ended(mut self, message_action: &MessageAction, ended: &Ended) -> Self {
+    pub fn ended(mut self, message_action: &MessageAction, ended: &RunResult) -> Self {
         self.what = message_action.as_str().to_owned();
         self.done = ended.done + ended.ack_lost;
         self.skipped = ended.skipped;

@@ -81,7 +81,7 @@ impl LookedUp {
             (Some(LedgerResult::NotCreated), None) => {
                 "It was tried and created no task. It waits on the work queue, in a worker, or is gone.".to_owned()
             }
-            (None, None) => "Nothing is known of it: it may wait on the work queue, or never have arrived.".to_owned(),
+            (None, None) => "Nothing is known about it: it may wait on the work queue, or it never arrived.".to_owned(),
         }
     }
 
@@ -111,10 +111,12 @@ impl Wanted<'_> {
     }
 
     /// The ledger entry of the id, or else of the reference.
-    async fn known(&self, known: &LedgerAccess) -> Result<Option<LedgerEntry>, String> {
-        let entry = known.get(&[self.id.to_owned()]).await?.pop();
+    async fn ledger_entry(&self, ledger: &LedgerAccess) -> Result<Option<LedgerEntry>, String> {
+        let entry = ledger.get(&[self.id.to_owned()]).await?.pop();
         match self.reference {
-            Some(reference) if entry.as_ref().is_none_or(|entry| !entry.found) => known.find(reference).await.map(Some),
+            Some(reference) if entry.as_ref().is_none_or(|entry| !entry.found) => {
+                ledger.find(reference).await.map(Some)
+            }
             Some(_) | None => Ok(entry),
         }
     }
@@ -139,7 +141,7 @@ impl DeadLetters {
             places: Vec::new(),
             looked: Vec::new(),
         };
-        match wanted.known(&LedgerAccess::open(&self.config).await).await {
+        match wanted.ledger_entry(&LedgerAccess::open(&self.config).await).await {
             Ok(entry) => found.ledger = entry,
             Err(why) => found.ledger_problem = Some(why),
         }

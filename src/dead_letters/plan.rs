@@ -66,7 +66,7 @@ pub struct Allowed {
 
 /// Why a message is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Stays {
+pub enum ExclusionReason {
     /// Its task may exist.
     InDoubt,
     /// Its task was created.
@@ -77,7 +77,7 @@ pub enum Stays {
     Refused,
 }
 
-impl Stays {
+impl ExclusionReason {
     /// The reason in words.
     #[must_use]
     pub fn words(self) -> &'static str {
@@ -115,11 +115,11 @@ pub struct Plan {
     /// How many of those are exactly like another one. They get the same id and create one task together.
     pub alike: u64,
     /// How many different messages those are.
-    twins: u64,
+    distinct_alike: u64,
     /// How many of them the worker refuses again unless they are edited.
     pub refused_again: u64,
     /// How many are left out, by reason, with some of their ids.
-    pub stay: Vec<(Stays, u64, Vec<Box<str>>)>,
+    pub excluded: Vec<(ExclusionReason, u64, Vec<Box<str>>)>,
     /// One of the reasons why the worker refuses messages after the edit.
     pub refused: Option<String>,
     /// Why the ledger could not be asked.
@@ -128,12 +128,12 @@ pub struct Plan {
 
 impl Plan {
     /// Plans a replay.
-    pub async fn replay(candidates: Vec<Candidate>, known: &LedgerAccess, allowed: Allowed) -> Self {
+    pub async fn replay(candidates: Vec<Candidate>, ledger: &LedgerAccess, allowed: Allowed) -> Self {
         let mut counting = Counting::default();
         for some in candidates.chunks(AT_A_TIME) {
-            let states = counting.ask(some, known).await;
-            for (candidate, standing) in some.iter().zip(states) {
-                counting.add(candidate, standing, allowed);
+            let states = counting.ask(some, ledger).await;
+            for (candidate, creation) in some.iter().zip(states) {
+                counting.add(candidate, creation, allowed);
             }
         }
         counting.done()
@@ -144,8 +144,8 @@ impl Plan {
     pub fn discard(candidates: &[Candidate]) -> Self {
         let mut counting = Counting::default();
         for candidate in candidates {
-            let standing = if candidate.possibly_created { CreationState::InDoubt } else { CreationState::NotCreated };
-            counting.add(candidate, standing, Allowed { in_doubt: true, refused: true, new_id: false });
+            let creation = if candidate.possibly_created { CreationState::InDoubt } else { CreationState::NotCreated };
+            counting.add(candidate, creation, Allowed { in_doubt: true, refused: true, new_id: false });
         }
         counting.done()
     }
@@ -154,15 +154,15 @@ impl Plan {
     ///
     /// # Errors
     /// Why the ledger cannot be asked.
-    pub async fn discard_created(candidates: Vec<Candidate>, known: &LedgerAccess) -> Result<Self, String> {
+    pub async fn discard_created(candidates: Vec<Candidate>, ledger: &LedgerAccess) -> Result<Self, String> {
         let mut created = Vec::new();
         let mut counting = Counting::default();
         for some in candidates.chunks(AT_A_TIME) {
-            let states = counting.ask(some, known).await;
+            let states = counting.ask(some, ledger).await;
             if let Some(why) = counting.plan.unasked.take() {
                 return Err(why);
             }
-            let those = some.iter().zip(states).filter(|(_, standing)| *standing == CreationState::Created);
+            let those = some.iter().zip(states).filter(|(_, creation)| *creation == CreationState::Created);
             created.extend(those.map(|(candidate, _)| candidate.clone()));
         }
         Ok(Self::discard(&created))
@@ -177,7 +177,7 @@ impl Plan {
     /// The most tasks that it can create. Each costs at least one call.
     #[must_use]
     pub fn tasks(&self) -> u64 {
-        self.count() - self.alike + self.twins
+        self.count() - self.alike + self.distinct_alike
     }
 
     /// What an operator must know before confirming a replay, one line each.
@@ -210,8 +210,8 @@ impl Plan {
 
     /// How many are left out for a reason, with some of their ids.
     #[must_use]
-    pub fn staying(&self, why: Stays) -> (u64, &[Box<str>]) {
-        let found = self.stay.iter().find(|(reason, ..)| *reason == why);
+    pub fn staying(&self, why: ExclusionReason) -> (u64, &[Box<str>]) {
+        let found = self.excluded.iter().find(|(reason, ..)| *reason == why);
         found.map_or((0, &[]), |(_, count, ids)| (*count, ids))
     }
 }
@@ -224,11 +224,11 @@ struct Counting {
 }
 
 impl Counting {
-    async fn ask(&mut self, some: &[Candidate], known: &LedgerAccess) -> Vec<CreationState> {
+    async fn ask(&mut self, some: &[Candidate], ledger: &LedgerAccess) -> Vec<CreationState> {
         let ids: Vec<String> = some.iter().map(|candidate| candidate.id.to_string()).collect();
         // The ledger is asked once. The worker asks its own ledger again before it sends.
         let entries = match &self.plan.unasked {
-            None => known.get(&ids).await.map_err(|why| self.plan.unasked = Some(why)).ok(),
+            None => ledger.get(&ids).await.map_err(|why| self.plan.unasked = Some(why)).ok(),
             Some(_) => None,
         };
         let entries = entries.unwrap_or_default();
@@ -238,23 +238,23 @@ impl Counting {
         some.iter().enumerate().map(stand).collect()
     }
 
-    fn add(&mut self, candidate: &Candidate, standing: CreationState, allowed: Allowed) {
-        let stays = match standing {
-            CreationState::Created => Some(Stays::Created),
+    fn add(&mut self, candidate: &Candidate, creation: CreationState, allowed: Allowed) {
+        let excluded = match creation {
+            CreationState::Created => Some(ExclusionReason::Created),
             CreationState::IdTaken if allowed.new_id => None,
-            CreationState::IdTaken => Some(Stays::IdTaken),
-            CreationState::InDoubt if !allowed.in_doubt => Some(Stays::InDoubt),
+            CreationState::IdTaken => Some(ExclusionReason::IdTaken),
+            CreationState::InDoubt if !allowed.in_doubt => Some(ExclusionReason::InDoubt),
             CreationState::InDoubt | CreationState::NotCreated if candidate.refused.is_some() && !allowed.refused => {
-                Some(Stays::Refused)
+                Some(ExclusionReason::Refused)
             }
             CreationState::InDoubt | CreationState::NotCreated => None,
         };
-        if let Some(why) = stays {
-            self.stay(candidate, why);
+        if let Some(why) = excluded {
+            self.exclude(candidate, why);
             return;
         }
         let plan = &mut self.plan;
-        plan.in_doubt += u64::from(standing == CreationState::InDoubt);
+        plan.in_doubt += u64::from(creation == CreationState::InDoubt);
         plan.replayed_before += u64::from(candidate.replayed_before);
         plan.without_id += u64::from(!candidate.has_id);
         plan.refused_again += u64::from(candidate.refused.is_some());
@@ -264,21 +264,21 @@ impl Counting {
         plan.chosen.push(Chosen {
             fingerprint: candidate.fingerprint,
             id: candidate.id.clone(),
-            in_doubt: standing == CreationState::InDoubt,
+            in_doubt: creation == CreationState::InDoubt,
         });
     }
 
-    fn stay(&mut self, candidate: &Candidate, why: Stays) {
+    fn exclude(&mut self, candidate: &Candidate, why: ExclusionReason) {
         let plan = &mut self.plan;
-        if why == Stays::Refused {
+        if why == ExclusionReason::Refused {
             plan.refused = plan.refused.take().or_else(|| candidate.refused.clone());
         }
-        let at = plan.stay.iter().position(|(reason, ..)| *reason == why);
+        let at = plan.excluded.iter().position(|(reason, ..)| *reason == why);
         let at = at.unwrap_or_else(|| {
-            plan.stay.push((why, 0, Vec::new()));
-            plan.stay.len() - 1
+            plan.excluded.push((why, 0, Vec::new()));
+            plan.excluded.len() - 1
         });
-        if let Some((_, count, ids)) = plan.stay.get_mut(at) {
+        if let Some((_, count, ids)) = plan.excluded.get_mut(at) {
             *count += 1;
             if ids.len() < NAMED {
                 ids.push(candidate.id.clone());
@@ -287,10 +287,10 @@ impl Counting {
     }
 
     fn done(mut self) -> Plan {
-        let twins = self.nameless.values().filter(|count| **count > 1);
-        self.plan.alike = twins.clone().sum();
-        self.plan.twins = twins.count() as u64;
-        self.plan.stay.sort_by_key(|(why, ..)| *why);
+        let distinct_alike = self.nameless.values().filter(|count| **count > 1);
+        self.plan.alike = distinct_alike.clone().sum();
+        self.plan.distinct_alike = distinct_alike.count() as u64;
+        self.plan.excluded.sort_by_key(|(why, ..)| *why);
         self.plan
     }
 }
@@ -330,8 +330,8 @@ mod tests {
         };
         let plan = Plan::replay(candidates(), &unavailable, Allowed::default()).await;
         assert_eq!((plan.count(), plan.in_doubt, plan.unasked.as_deref()), (1, 0, Some("no ledger")));
-        assert_eq!(plan.staying(Stays::InDoubt).0, 1);
-        assert_eq!((plan.staying(Stays::Refused).0, plan.refused.as_deref()), (1, Some("name: is missing")));
+        assert_eq!(plan.staying(ExclusionReason::InDoubt).0, 1);
+        assert_eq!((plan.staying(ExclusionReason::Refused).0, plan.refused.as_deref()), (1, Some("name: is missing")));
         let allowed = Allowed { in_doubt: true, refused: true, new_id: false };
         let plan = Plan::replay(candidates(), &unavailable, allowed).await;
         assert_eq!((plan.count(), plan.in_doubt, plan.refused_again), (3, 1, 1));

@@ -81,13 +81,13 @@ pub enum Handled {
     Done,
     /// It was copied, but RabbitMQ may not have received the ack, so the original may still be there.
     AckLost,
-    /// It stays, for this reason.
+    /// It stays on its queue, for this reason.
     Skipped(String),
 }
 
 /// The result of an action.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ended {
+pub struct RunResult {
     /// Messages that were copied and acked.
     pub done: u64,
     /// Messages that were copied but may still be there.
@@ -100,7 +100,7 @@ pub struct Ended {
     pub error: Option<String>,
 }
 
-impl Ended {
+impl RunResult {
     fn handled(&self) -> u64 {
         self.done + self.ack_lost + self.skipped
     }
@@ -123,7 +123,7 @@ pub struct Run<'a> {
     /// How long messages are held, at most.
     pub hold: Duration,
     /// The ledger, asked again right before a replay.
-    pub known: &'a LedgerAccess,
+    pub ledger: &'a LedgerAccess,
     /// Cancelled to stop it.
     pub stop: &'a CancellationToken,
 }
@@ -133,22 +133,22 @@ pub type OnHandled<'a> = &'a (dyn Fn(u128, &Handled) + Sync);
 
 impl Run<'_> {
     /// Runs it to its end.
-    pub async fn run(&self, on_handled: OnHandled<'_>) -> Ended {
+    pub async fn run(&self, on_handled: OnHandled<'_>) -> RunResult {
         let publisher =
             Publisher::new(Arc::clone(&self.dead_letters.connector), self.message_action.as_str(), TaskTracker::new());
-        let mut pass = Pass {
+        let mut state = RunState {
             run: self,
             publisher,
             on_handled,
-            ended: Ended::default(),
+            ended: RunResult::default(),
             pace: Pace::new(self.rate),
             skipped: Mutex::default(),
         };
-        let result = pass.scan_all().await;
-        pass.publisher.close().await;
-        pass.ended.error = result.err();
-        pass.ended.interrupted = self.stop.is_cancelled();
-        pass.ended
+        let result = state.scan_all().await;
+        state.publisher.close().await;
+        state.ended.error = result.err();
+        state.ended.interrupted = self.stop.is_cancelled();
+        state.ended
     }
 
     /// Waits until the action was stopped and the time limit for open work is over.
@@ -158,17 +158,17 @@ impl Run<'_> {
     }
 }
 
-struct Pass<'a> {
+struct RunState<'a> {
     run: &'a Run<'a>,
     publisher: Publisher,
     on_handled: OnHandled<'a>,
-    ended: Ended,
+    ended: RunResult,
     pace: Pace,
     /// Messages that stay. Each scan sees them again.
     skipped: Mutex<HashSet<u128>>,
 }
 
-impl Pass<'_> {
+impl RunState<'_> {
     /// Scans the queues until all messages are handled, or the rest cannot be reached.
     async fn scan_all(&mut self) -> Result<(), String> {
         // At a limited rate, fetch only what is handled within a minute: fetched messages wait here.
@@ -209,8 +209,9 @@ impl Pass<'_> {
         let mut problem = None;
         let (run, publisher, on_handled, skipped) = (self.run, &self.publisher, self.on_handled, &self.skipped);
         {
-            let round = Round { run, scan: &mut scan, source, limit, pace: &mut self.pace, failed: &failed, skipped };
-            let mut acting = acting(round, publisher, on_handled);
+            let filtered =
+                FilteredScan { run, scan: &mut scan, source, limit, pace: &mut self.pace, failed: &failed, skipped };
+            let mut acting = acting(filtered, publisher, on_handled);
             // Open work finishes after an error, too: otherwise the next scan sees the same messages again.
             while let Some(acted) = acting.next().await {
                 match acted {
@@ -236,29 +237,29 @@ impl Pass<'_> {
 }
 
 /// A message to act upon, and the means to settle it.
-type Taken = Result<(FetchedMessage, u128, Box<dyn Acker>), String>;
+type NextMessage = Result<(FetchedMessage, u128, Box<dyn Acker>), String>;
 
-/// Handles the messages of a round, several at a time.
+/// Handles the chosen messages of one scan, several at a time.
 fn acting<'a>(
-    round: Round<'a>,
+    filtered: FilteredScan<'a>,
     publisher: &'a Publisher,
     on_handled: OnHandled<'a>,
 ) -> BoxStream<'a, Result<Handled, String>> {
-    let (run, skipped) = (round.run, round.skipped);
-    let taken = futures_util::stream::unfold(round, next_of);
+    let (run, skipped) = (filtered.run, filtered.skipped);
+    let taken = futures_util::stream::unfold(filtered, next_of);
     taken.map(move |next| settle(run, publisher, next, on_handled, skipped)).buffer_unordered(AT_A_TIME).boxed()
 }
 
-/// The next message of a round, and the round.
-fn next_of(mut round: Round<'_>) -> BoxFuture<'_, Option<(Taken, Round<'_>)>> {
-    Box::pin(async move { Some((round.next().await?, round)) })
+/// The next chosen message, and the rest of the scan.
+fn next_of(mut filtered: FilteredScan<'_>) -> BoxFuture<'_, Option<(NextMessage, FilteredScan<'_>)>> {
+    Box::pin(async move { Some((filtered.next().await?, filtered)) })
 }
 
 /// Handles one message, and acks it when that succeeded.
 fn settle<'a>(
     run: &'a Run<'a>,
     publisher: &'a Publisher,
-    next: Taken,
+    next: NextMessage,
     on_handled: OnHandled<'a>,
     skipped: &'a Mutex<HashSet<u128>>,
 ) -> BoxFuture<'a, Result<Handled, String>> {
@@ -280,7 +281,7 @@ fn settle<'a>(
 }
 
 /// One scan, filtered by the chosen messages.
-struct Round<'a> {
+struct FilteredScan<'a> {
     run: &'a Run<'a>,
     scan: &'a mut QueueScan,
     source: Source,
@@ -290,9 +291,9 @@ struct Round<'a> {
     skipped: &'a Mutex<HashSet<u128>>,
 }
 
-impl Round<'_> {
+impl FilteredScan<'_> {
     /// The next chosen message; none at the end, and when the scan must end.
-    async fn next(&mut self) -> Option<Taken> {
+    async fn next(&mut self) -> Option<NextMessage> {
         while !self.failed.load(Ordering::Relaxed) {
             let until = self.scan.until();
             // Other messages are held until the scan ends. If the scan is interrupted, all of them go back.
@@ -311,8 +312,8 @@ impl Round<'_> {
                 return Some(Err(why));
             }
             let print = found.fingerprint();
-            let stays = || self.skipped.lock().unwrap_or_else(PoisonError::into_inner).contains(&print);
-            if !self.run.chosen.contains(&print) || stays() {
+            let is_skipped = || self.skipped.lock().unwrap_or_else(PoisonError::into_inner).contains(&print);
+            if !self.run.chosen.contains(&print) || is_skipped() {
                 continue;
             }
             return tokio::select! {
@@ -344,7 +345,7 @@ async fn act(run: &Run<'_>, publisher: &Publisher, found: &FetchedMessage) -> Re
             (to, &found.message.body, copy::restored(&found.message, run.action))
         }
         MessageAction::Replay { set, body, edited } => {
-            if edited.new_id.is_none() && run.known.is_created_by_now(found.dead_letter.id()).await {
+            if edited.new_id.is_none() && run.ledger.is_created_by_now(found.dead_letter.id()).await {
                 return Ok(Handled::Skipped("its task has been created since".to_owned()));
             }
             edited_body = match body {

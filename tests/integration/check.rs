@@ -105,7 +105,7 @@ async fn check_changes_nothing_and_costs_one_call_of_each_token() {
 }
 
 #[tokio::test]
-async fn every_broker_address_is_checked_after_one_failed() {
+async fn check_tries_every_broker_address_after_one_failed() {
     let rig = Rig::new("check.addresses").await;
     let good = &Broker::shared().await.url;
     let (_, at) = good.rsplit_once('@').expect("an address");
@@ -141,7 +141,7 @@ async fn every_broker_address_is_checked_after_one_failed() {
 }
 
 #[tokio::test]
-async fn every_missing_permission_is_named() {
+async fn missing_permissions_are_all_named() {
     let broker = Broker::operated().await.expect("a broker");
     let rig = Rig::with("check.permissions", &broker.url, Crm::options()).await;
     let user = unique("check").replace('.', "-");

@@ -79,7 +79,7 @@ async fn find_shows_a_message_on_any_queue() {
         ("dead", 0, &*format!("It is on {}.", rig.dead_letter_queue())),
         ("dead", 0, "no such [U+202E]record"),
         ("later", 0, &*format!("It is on {}.retry.1h.", rig.queue)),
-        ("nobody", 1, "Nothing is known of it"),
+        ("nobody", 1, "Nothing is known about it"),
     ] {
         let found = tool(&env, &["find", id]).await;
         assert_eq!(found.code, Some(code), "{id}: {}", found.stdout);
@@ -97,7 +97,7 @@ async fn find_shows_a_message_on_any_queue() {
         assert!(found.code == Some(0) && found.stdout.contains(says), "{text}: {}", found.stdout);
     }
     let unknown = tool(&env, &["find", "[ref:mfrggzdfmzta]"]).await;
-    assert!(unknown.code == Some(1) && unknown.stdout.contains("Nothing is known of it"), "{}", unknown.stdout);
+    assert!(unknown.code == Some(1) && unknown.stdout.contains("Nothing is known about it"), "{}", unknown.stdout);
     let found = parse(&tool(&env, &["find", "later", "--json"]).await.stdout);
     assert_eq!(found["places"][0]["queue"], format!("{}.retry.1h", rig.queue));
     // Reading changed nothing.

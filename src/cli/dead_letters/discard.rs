@@ -62,8 +62,8 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let missing = Missing::of(&filter, &candidates);
     warn(&scanned);
     let plan = if args.created {
-        let known = LedgerAccess::open(&tool.dead_letters.config).await;
-        Plan::discard_created(candidates, &known).await.map_err(|why| {
+        let ledger = LedgerAccess::open(&tool.dead_letters.config).await;
+        Plan::discard_created(candidates, &ledger).await.map_err(|why| {
             let why = visible::line(&why);
             Error::failed(format!("--created: the ledger could not be asked ({why}); nothing was done"))
         })?
@@ -80,10 +80,10 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     }
     args.choice.confirm(tool, "discarded", &format!("Discard {}?", counted(plan.count(), "message"))).await?;
     let message_action = MessageAction::Discard { reason: args.reason.clone(), for_good: args.for_good };
-    let known = LedgerAccess::Unavailable(String::new());
+    let ledger = LedgerAccess::Unavailable(String::new());
     let (rate, hold) = (args.choice.rate, args.choice.hold);
     let agreed =
-        Agreed { message_action: &message_action, plan: &plan, known: &known, filter: filter.words(), rate, hold };
+        Agreed { message_action: &message_action, plan: &plan, ledger: &ledger, filter: filter.words(), rate, hold };
     let ended = tool.carry_out(&agreed).await;
     print(&format!("discarded: {}", ended.done))?;
     finish(&ended, plan.count(), missing.message(), scanned.partial.is_some())

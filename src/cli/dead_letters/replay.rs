@@ -13,7 +13,7 @@ use crate::dead_letters::edit::{self, Setting};
 use crate::dead_letters::entry::Entry;
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::ledger_access::LedgerAccess;
-use crate::dead_letters::plan::{Allowed, Candidate, Plan, Stays};
+use crate::dead_letters::plan::{Allowed, Candidate, ExclusionReason, Plan};
 use crate::dead_letters::preview::Previewer;
 use crate::dead_letters::run::{Edited, MessageAction};
 use crate::dead_letters::scan::Scanned;
@@ -52,7 +52,7 @@ pub struct Args {
 pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     let filter = args.choice.filter()?;
     let previewer = previewer(tool, args)?;
-    let known = LedgerAccess::open(&tool.dead_letters.config).await;
+    let ledger = LedgerAccess::open(&tool.dead_letters.config).await;
     let (mut count, mut only) = (0_u64, None);
     let of = |entry: &Entry, found: FetchedMessage| {
         let candidate = candidate(tool, entry, &found, &args.set, &previewer);
@@ -66,7 +66,7 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
     let missing = Missing::of(&filter, &candidates);
     warn(&scanned);
     let allowed = Allowed { in_doubt: args.include_unknown, refused: args.set.is_empty(), new_id: args.new_id };
-    let plan = Plan::replay(candidates, &known, allowed).await;
+    let plan = Plan::replay(candidates, &ledger, allowed).await;
     eprintln!("{}", summary(tool, args, &plan, &scanned));
     if plan.count() == 0 {
         let missing = missing.message().map(|missing| format!("\n{missing}")).unwrap_or_default();
@@ -90,7 +90,7 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
     let message_action = message_action(tool, args, before, draft.as_ref().map(|(_, body)| body.clone()));
     let (rate, hold) = (args.choice.rate, args.choice.hold);
     let agreed =
-        Agreed { message_action: &message_action, plan: &plan, known: &known, filter: filter.words(), rate, hold };
+        Agreed { message_action: &message_action, plan: &plan, ledger: &ledger, filter: filter.words(), rate, hold };
     let ended = tool.carry_out(&agreed).await;
     print(&format!("replayed to {}, each confirmed: {}", tool.dead_letters.queues.work, ended.done))?;
     if ended.ack_lost > 0 {
@@ -159,12 +159,12 @@ fn summary(tool: &Tool, args: &Args, plan: &Plan, scanned: &Scanned) -> String {
     let mut lines = vec![format!("{} of {seen} in {} will go to {work}", plan.count(), tool.dead())];
     lines.extend(plan.warnings().into_iter().map(|line| format!("  {line}")));
     let named = |ids: &[Box<str>]| visible::line(&ids.join(", "));
-    for (why, count, ids) in &plan.stay {
+    for (why, count, ids) in &plan.excluded {
         let help = match why {
-            Stays::InDoubt => "; --include-unknown takes them, too".to_owned(),
-            Stays::Created => format!("; \"discard --created\" clears them: {}", named(ids)),
-            Stays::IdTaken => format!("; --new-id gives one a new id: {}", named(ids)),
-            Stays::Refused => format!(": {}", visible::line(plan.refused.as_deref().unwrap_or_default())),
+            ExclusionReason::InDoubt => "; --include-unknown takes them, too".to_owned(),
+            ExclusionReason::Created => format!("; \"discard --created\" clears them: {}", named(ids)),
+            ExclusionReason::IdTaken => format!("; --new-id gives one a new id: {}", named(ids)),
+            ExclusionReason::Refused => format!(": {}", visible::line(plan.refused.as_deref().unwrap_or_default())),
         };
         lines.push(format!("  {count} others stay: {}{help}", why.words()));
     }

@@ -45,11 +45,11 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         return Ok(ExitCode::SUCCESS);
     }
     args.choice.confirm(tool, "restored", &format!("Restore {}?", counted(plan.count(), "message"))).await?;
-    let known = LedgerAccess::Unavailable(String::new());
+    let ledger = LedgerAccess::Unavailable(String::new());
     let agreed = Agreed {
         message_action: &MessageAction::Restore,
         plan: &plan,
-        known: &known,
+        ledger: &ledger,
         filter: filter.words(),
         rate: args.choice.rate,
         hold: args.choice.hold,

@@ -7,7 +7,7 @@ use axum::extract::{Extension, Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::message::{preview, stands, whole_body};
+use super::message::{ledger_and_creation, preview, whole_body};
 use super::{Shell, go, print_name, print_of, refused, said, show};
 use crate::clock::rfc3339;
 use crate::console::App;
@@ -55,7 +55,7 @@ struct Subject {
     entry: Entry,
     detail: Detail,
     before: Vec<u8>,
-    standing: CreationState,
+    creation: CreationState,
 }
 
 async fn subject(app: &App, visitor: &Visitor, name: &str) -> Result<Subject, Response> {
@@ -74,11 +74,11 @@ async fn subject(app: &App, visitor: &Visitor, name: &str) -> Result<Subject, Re
         let text = "This body is not text and cannot be edited here. Export it, and publish a corrected one.";
         return Err(said(app, visitor, StatusCode::CONFLICT, text, "failed"));
     }
-    let (_, standing) = stands(app, &entry, &detail).await;
-    if standing == CreationState::Created {
+    let (_, creation) = ledger_and_creation(app, &entry, &detail).await;
+    if creation == CreationState::Created {
         return Err(said(app, visitor, StatusCode::CONFLICT, "Its task was created: it cannot be replayed.", "failed"));
     }
-    Ok(Subject { entry, detail, before, standing })
+    Ok(Subject { entry, detail, before, creation })
 }
 
 pub(super) async fn page(
@@ -124,7 +124,7 @@ pub(super) async fn post(
         }
     };
     let is_good = preview(&app, &subject.entry, &subject.detail, &body).problems().is_none();
-    let is_allowed = subject.standing != CreationState::InDoubt || form.get("doubt").is_some();
+    let is_allowed = subject.creation != CreationState::InDoubt || form.get("doubt").is_some();
     let is_asked = form.get("do") == Some("replay") && note.is_none();
     if !is_asked || !is_good || !is_allowed || (body == subject.before && !wants_new_id) {
         return show(&filled(&app, &visitor, &subject, &body, true, wants_new_id, note));
@@ -211,8 +211,8 @@ fn filled(
         problems,
         preview,
         checked,
-        is_doubt: subject.standing == CreationState::InDoubt,
-        is_taken: subject.standing == CreationState::IdTaken || &*subject.entry.kind == "id_conflict",
+        is_doubt: subject.creation == CreationState::InDoubt,
+        is_taken: subject.creation == CreationState::IdTaken || &*subject.entry.kind == "id_conflict",
         wants_new_id,
         shell,
     }

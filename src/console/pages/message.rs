@@ -30,7 +30,7 @@ struct Page {
     has_id: bool,
     facts: Vec<(&'static str, String)>,
     failed: Option<When>,
-    standing: &'static str,
+    creation: &'static str,
     is_doubt: bool,
     is_created: bool,
     is_taken: bool,
@@ -73,12 +73,12 @@ pub(super) async fn page(
         return said(&app, &visitor, StatusCode::NOT_FOUND, text, "failed");
     };
     let shell = Shell::new(&app, &visitor, "Message", "failed").reading(&app, &view);
-    let (ledger, standing) = stands(&app, &entry, &detail).await;
-    show(&filled(&app, shell, &entry, &detail, ledger, standing))
+    let (ledger, creation) = ledger_and_creation(&app, &entry, &detail).await;
+    show(&filled(&app, shell, &entry, &detail, ledger, creation))
 }
 
 /// What the ledger knows, in words, and whether the task exists.
-pub(super) async fn stands(app: &App, entry: &Entry, detail: &Detail) -> (String, CreationState) {
+pub(super) async fn ledger_and_creation(app: &App, entry: &Entry, detail: &Detail) -> (String, CreationState) {
     let by_broker = entry.source == Source::Broker;
     let known = LedgerAccess::open(&app.config).await.get(&[entry.id.to_string()]).await;
     let found = known.as_ref().ok().and_then(|entries| entries.first());
@@ -98,7 +98,7 @@ pub(super) async fn stands(app: &App, entry: &Entry, detail: &Detail) -> (String
     (words, creation_state(found, entry.possibly_created, by_broker, &[detail.digest]))
 }
 
-fn filled(app: &App, shell: Shell, entry: &Entry, detail: &Detail, ledger: String, standing: CreationState) -> Page {
+fn filled(app: &App, shell: Shell, entry: &Entry, detail: &Detail, ledger: String, creation: CreationState) -> Page {
     let (now, zone, sees) = (app.now(), &app.config.crm.timezone, shell.sees_bodies);
     let text = std::str::from_utf8(&detail.message.body).ok().map(ToOwned::to_owned);
     let is_cut = entry.size as usize > BODY;
@@ -110,7 +110,7 @@ fn filled(app: &App, shell: Shell, entry: &Entry, detail: &Detail, ledger: Strin
         has_id: entry.has_id,
         facts: facts(app, entry, detail, sees),
         failed: When::maybe(entry.failed_at, now, zone),
-        standing: match standing {
+        creation: match creation {
             CreationState::NotCreated => "As far as is known its task does not exist.",
             CreationState::InDoubt => {
                 "Its task may exist: the answer to an attempt was lost, or no result was recorded. Look in the CRM before you replay it."
@@ -118,9 +118,9 @@ fn filled(app: &App, shell: Shell, entry: &Entry, detail: &Detail, ledger: Strin
             CreationState::Created => "Its task was created. There is nothing to replay; discard the message.",
             CreationState::IdTaken => "Its id created the task of another body. It can be replayed with a new id.",
         },
-        is_doubt: standing == CreationState::InDoubt,
-        is_created: standing == CreationState::Created,
-        is_taken: standing == CreationState::IdTaken,
+        is_doubt: creation == CreationState::InDoubt,
+        is_created: creation == CreationState::Created,
+        is_taken: creation == CreationState::IdTaken,
         ledger,
         attempts: detail.history.iter().map(|attempt| attempt_row(app, attempt, sees)).collect(),
         lines: if sees { lines(text.as_deref(), detail, entry.field.as_deref()) } else { Vec::new() },

@@ -15,7 +15,7 @@ fn parse(text: &str) -> Value {
 }
 
 #[tokio::test]
-async fn letters_are_counted_by_kind_and_reason_and_found_by_every_filter() {
+async fn list_counts_by_kind_and_cause_and_applies_every_filter() {
     let rig = Rig::new("dead.list").await;
     rig.declare_topology().await;
     let env = rig.env(&[]);
@@ -95,7 +95,7 @@ async fn show_prints_a_dead_letter_and_what_a_replay_sends() {
 }
 
 #[tokio::test]
-async fn what_is_exported_is_published_back_byte_for_byte() {
+async fn exported_messages_are_published_again_byte_for_byte() {
     let rig = Rig::new("dead.export").await;
     // A queue with a single active consumer cannot be read message by message.
     let env = rig.env(&[("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false")]);
@@ -158,7 +158,7 @@ fn sorted(mut content: Vec<(Vec<u8>, BasicProperties)>) -> Vec<(Vec<u8>, BasicPr
 }
 
 #[tokio::test]
-async fn looking_leaves_the_queue_as_it_was_also_when_it_is_killed_or_not_alone() {
+async fn list_leaves_the_queue_unchanged_when_killed_or_run_twice() {
     let rig = Rig::new("dead.looking").await;
     rig.declare_topology().await;
     let mut put = Vec::new();

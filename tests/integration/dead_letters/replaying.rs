@@ -12,7 +12,7 @@ use crate::support::rig::{LedgerFile, Rig, properties, task, task_with};
 const MAYBE: [(&str, AMQPValue); 1] = [("x-wtw-possibly-created", AMQPValue::Boolean(true))];
 
 #[tokio::test]
-async fn nothing_is_replayed_or_discarded_without_confirmation() {
+async fn replay_and_discard_do_nothing_without_confirmation() {
     let rig = Rig::new("dead.word").await;
     rig.declare_topology().await;
     rig.put_dead_letter(&task("one"), dead_properties(Some("m-1"), "rejected", "no", &[])).await;

@@ -47,7 +47,7 @@ async fn identical_dead_letters_without_ids_create_one_task_and_the_tool_says_so
 }
 
 #[tokio::test]
-async fn original_of_an_edited_replay_is_recognised_by_the_same_edit() {
+async fn edited_replay_is_recognised_by_the_same_edit() {
     let rig = Rig::new("dead.changed").await;
     let ledger = LedgerFile::new();
     let settings = [("WTW_LEDGER_URL", &*ledger.url())];
