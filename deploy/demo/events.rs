@@ -1,4 +1,4 @@
-//! Events of another system: through an exchange and a rule to tasks, each published twice and made one task of.
+//! Events of another system: through an exchange, which a rule turns into tasks. Each is published twice and creates one task.
 
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ impl Events<'_> {
         .await?;
         let (created, already) = settled;
         let text = format!(
-            "{COUNT} events, each published twice to a topic exchange: a rule made {created} tasks, and {already} second copies were recognised by their ids"
+            "{COUNT} events, each published twice to a topic exchange: a rule created {created} tasks, and {already} second copies were recognised by their ids"
         );
         Ok((text, settled == (COUNT, COUNT)))
     }

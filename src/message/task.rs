@@ -74,7 +74,7 @@ impl Problem {
         Self { without_value: Some(without_value.into()), ..Self::new(field, text) }
     }
 
-    /// The problem in words that hold no value, for the task that a rule made of an event.
+    /// The problem in words that hold no value, for the task that a rule created from an event.
     #[must_use]
     pub fn without_value(&self) -> String {
         format!("{}: {}", self.field, self.without_value.as_ref().unwrap_or(&self.text))
