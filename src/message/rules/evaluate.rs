@@ -281,7 +281,10 @@ impl<'a> Evaluation<'a> {
             };
             let value = self.present(node)?;
             if !matches!(node.expr, Expr::Constant(_)) {
-                self.step(node, |_| Ok(parameter.check(&value, false)?))?;
+                self.step(node, |work| {
+                    work.handle(value.as_text().map_or(0, str::len))?;
+                    Ok(parameter.check(&value, false)?)
+                })?;
             }
             given.push(Some(value));
         }

@@ -48,7 +48,7 @@ impl Moment {
     }
 
     /// What the account's clocks show.
-    fn account_clock(&self) -> DateTime {
+    pub(super) fn account_clock(&self) -> DateTime {
         match &self.at {
             At::Zoned(at) => self.calendar.timezone.to_datetime(at.timestamp()),
             At::Last(clock) => *clock,

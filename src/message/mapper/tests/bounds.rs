@@ -16,9 +16,9 @@ fn template_beyond_a_bound_is_refused() {
         "{{ body.t ~ body.t ~ body.t }}",
         "{{ body.t | replace('x', body.t) }}",
         "{{ body.t | replace('x', 'yy') }}",
-        "{{ body.t | regex_replace('x', 'yy') }}",
-        "{{ body.t | regex_replace('', 'yy') }}",
-        "{{ body.t | regex_replace('^.*$', '$0$0$0$0$0$0$0$0$0$0') }}",
+        "{{ body.t[:60000] | regex_replace('x', 'yy') }}",
+        "{{ body.t[:60000] | regex_replace('', 'yy') }}",
+        "{{ body.t[:60000] | regex_replace('^.*$', '$0$0$0$0$0$0$0$0$0$0') }}",
         "{{ body.t | upper | lower | upper | lower | upper }}",
         "{% for a in body.list %}{% for b in body.list %}x{% endfor %}{% endfor %}",
         "{% for a in body.list if a in body.list %}x{% endfor %}",
@@ -40,6 +40,57 @@ fn template_beyond_a_bound_is_refused() {
         assert!(failed.len() < 500, "{template}: {failed}");
         assert!(began.elapsed() < LONGEST, "{template}: {:?}", began.elapsed());
     }
+}
+
+#[test]
+fn every_operation_on_a_long_text_is_counted() {
+    let (spaces, digits) = (" ".repeat(80_000), "9".repeat(40_000));
+    let body = format!(
+        r#"{{"list": [{}1], "date": "2027-01-01{spaces}", "n": {digits}, "d": "{digits}", "a": "{}", "x": "{}"}}"#,
+        "1,".repeat(3_000),
+        "a".repeat(10_000),
+        "x".repeat(1_000),
+    );
+    for part in [
+        "body.date | datetime",
+        "body.date | add('1d')",
+        "body.d | int(0)",
+        "body.d | float(0)",
+        "body.d | trim('9')",
+        "body.n | string | length",
+        "[body.n] | unique | length",
+        "[body.n] | join | length",
+        "body.d == body.d",
+        "'x' in body.d",
+        "body.d is startingwith 'x'",
+        "body.d | length",
+        "body.d[5:] | first",
+        "body.o | default(body.d) | first ~ body.d",
+        "'2027-01-01' | add('1d') | format(body.form | default('%Y')) ~ body.d",
+        "body.a | regex_replace('[^b]*b|a', '') | length",
+    ] {
+        let began = Instant::now();
+        let template = format!("{{% for x in body.list %}}{{% set y = {part} %}}{{% endfor %}}");
+        let failed = field(&template, event(&body)).expect_err(part);
+        assert!(failed.contains("too much work"), "{part}: {failed}");
+        assert!(began.elapsed() < LONGEST, "{part}: {:?}", began.elapsed());
+    }
+    for (template, said) in [
+        ("{{ body.date | regex_replace('[^b]*b|9', '') }}", "regex_replace takes at most 65536"),
+        ("{{ body.d | trim(body.x) }}", "chars has 1000 bytes; at most 64 are allowed"),
+    ] {
+        let failed = field(template, event(&body)).expect_err(template);
+        assert!(failed.contains(said), "{template}: {failed}");
+    }
+}
+
+#[test]
+fn deeply_nested_event_is_read_within_a_bound_of_time() {
+    let entries = "1,".repeat(100_000);
+    let body = format!("{}[{entries}1]{}", "{\"a\":".repeat(120), "}".repeat(120));
+    let began = Instant::now();
+    assert_eq!(field("{{ body.a.a | length }}", event(&body)).as_deref(), Ok("1"));
+    assert!(began.elapsed() < LONGEST, "{:?}", began.elapsed());
 }
 
 #[test]

@@ -81,6 +81,8 @@ const TEMPLATES: &[(&str, Result<&str, &str>)] = &[
     ("{{ '31/13/2027' | datetime('%d/%m/%Y') }}", Err("no day or time that exists")),
     ("{{ '9999-12-31' | add('1d') }}", Err("out of range")),
     ("{{ '0000-01-01' | datetime }}", Err("out of range")),
+    ("{{ body.leap | replace('29', '28') | add('-9999y') }}", Err("out of range")),
+    ("{{ -62135596801 | datetime }}", Err("out of range")),
 ];
 
 #[test]

@@ -14,12 +14,19 @@ use crate::message::rules::work::{Fail, Work};
 /// The most business days that are counted.
 pub(super) const MAX_BUSINESS_DAYS: i128 = 3_650;
 
-fn value(at: At, work: &Work<'_>) -> Value {
-    Value::from(Moment { at, calendar: Arc::clone(work.calendar) })
+fn value(at: At, work: &Work<'_>) -> Result<Value, Fail> {
+    let moment = Moment { at, calendar: Arc::clone(work.calendar) };
+    match moment.account_clock().year() {
+        ..=0 => Err(clock::out_of_range().into()),
+        _ => Ok(Value::from(moment)),
+    }
 }
 
 /// `datetime`: a text or a number as a moment.
 pub(super) fn datetime(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+    if let Value::Text(text) = of {
+        work.handle(text.len())?;
+    }
     let account = work.calendar.timezone.clone();
     let (form, unit) = (arguments.text(0), arguments.text(2));
     let zone = arguments.text(1).map_or_else(|| Ok(account.clone()), clock::zone)?;
@@ -37,7 +44,7 @@ pub(super) fn datetime(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_
         (Value::Number(given), None, _) => number(given.as_f64())?,
         _ => return Err(no_date(of)),
     };
-    Ok(value(at, work))
+    value(at, work)
 }
 
 fn no_date(of: &Value) -> Fail {
@@ -48,11 +55,14 @@ fn no_date(of: &Value) -> Fail {
 }
 
 /// A moment, or a text that is one in an ISO form.
-fn moment(work: &Work<'_>, of: &Value) -> Result<At, Fail> {
-    let account = &work.calendar.timezone;
+fn moment(work: &mut Work<'_>, of: &Value) -> Result<At, Fail> {
     match of {
         Value::Date(moment) => Ok(moment.at.clone()),
-        Value::Text(text) => Ok(clock::parse_iso(text, account, account)?),
+        Value::Text(text) => {
+            work.handle(text.len())?;
+            let account = &work.calendar.timezone;
+            Ok(clock::parse_iso(text, account, account)?)
+        }
         other => Err(no_date(other)),
     }
 }
@@ -72,7 +82,7 @@ pub(super) fn add(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) ->
     if let At::Zoned(at) = &at
         && let Ok(moved) = at.checked_add(span)
     {
-        return Ok(value(At::Zoned(moved), work));
+        return value(At::Zoned(moved), work);
     }
     // Timestamps end before the calendar does.
     let zone = zone_of(&at, work);
@@ -81,7 +91,7 @@ pub(super) fn add(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) ->
         At::Last(clock) => clock,
     };
     let moved = clock.checked_add(span).map_err(|_| clock::out_of_range())?;
-    Ok(value(clock::civil(moved, &zone, &work.calendar.timezone)?, work))
+    value(clock::civil(moved, &zone, &work.calendar.timezone)?, work)
 }
 
 /// `add_business_days`: Monday to Friday, less the holidays.
@@ -91,7 +101,7 @@ pub(super) fn add_business_days(work: &mut Work<'_>, of: &Value, arguments: &Arg
     work.spend(left)?;
     let at = moment(work, of)?;
     let calendar = work.calendar;
-    let clock = value(at.clone(), work);
+    let clock = value(at.clone(), work)?;
     let Value::Date(read) = &clock else { return Err(no_date(of)) };
     let mut date = read.clock().date();
     // With no day left to count, a day off still becomes the next business day.
@@ -100,7 +110,7 @@ pub(super) fn add_business_days(work: &mut Work<'_>, of: &Value, arguments: &Arg
         left -= usize::from(is_business_day(date, calendar) && left > 0);
     }
     let moved = date.to_datetime(read.clock().time());
-    Ok(value(clock::civil(moved, &zone_of(&at, work), &work.calendar.timezone)?, work))
+    value(clock::civil(moved, &zone_of(&at, work), &work.calendar.timezone)?, work)
 }
 
 fn is_business_day(date: Date, calendar: &Calendar) -> bool {
@@ -116,7 +126,7 @@ pub(super) fn at(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> 
         At::Zoned(at) => at.date(),
         At::Last(clock) => clock.date(),
     };
-    Ok(value(clock::civil(date.to_datetime(time), &zone_of(&at, work), &work.calendar.timezone)?, work))
+    value(clock::civil(date.to_datetime(time), &zone_of(&at, work), &work.calendar.timezone)?, work)
 }
 
 /// `in_timezone`: the same moment as another zone sees it.
@@ -127,7 +137,7 @@ pub(super) fn in_timezone(work: &mut Work<'_>, of: &Value, arguments: &Arguments
         At::Last(clock) if zone == work.calendar.timezone => At::Last(clock),
         At::Last(_) => return Err(clock::out_of_range().into()),
     };
-    Ok(value(at, work))
+    value(at, work)
 }
 
 /// `format`: a text of the moment in its zone.

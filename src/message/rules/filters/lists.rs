@@ -140,6 +140,7 @@ pub(super) fn unique(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Resu
     let mut kept = Vec::new();
     for entry in entries(work, of)? {
         let text = folded(work, entry)?.written()?.into_owned();
+        work.handle(text.len())?;
         if seen.insert((entry.kind(), text)) {
             kept.push(entry.clone());
         }

@@ -14,9 +14,10 @@ fn number(of: &Value) -> Result<&Number, Fail> {
 }
 
 /// The number that a value is, or that its text spells.
-fn read(of: &Value) -> Result<Number, Fail> {
+fn read(work: &mut Work<'_>, of: &Value) -> Result<Number, Fail> {
     match of {
         Value::Text(text) => {
+            work.handle(text.len())?;
             let text = text.trim();
             // A float's other names are no numbers here.
             let is_plain = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E');
@@ -28,20 +29,20 @@ fn read(of: &Value) -> Result<Number, Fail> {
 }
 
 /// `int`: a whole number, what follows the point left out.
-pub(super) fn int(_: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+pub(super) fn int(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
     let whole = |number: Number| {
         let plain = number.as_whole().map(Number::from);
         plain.map_or_else(|| number.truncated(), Ok).map(Value::from)
     };
-    match (read(of).and_then(|number| Ok(whole(number)?)), arguments.value(0)) {
+    match (read(work, of).and_then(|number| Ok(whole(number)?)), arguments.value(0)) {
         (Err(_), Some(other)) => Ok(other.clone()),
         (result, _) => result,
     }
 }
 
 /// `float`: a number with a point.
-pub(super) fn float(_: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
-    match (read(of).and_then(|number| Ok(Value::from(number.as_real()?))), arguments.value(0)) {
+pub(super) fn float(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
+    match (read(work, of).and_then(|number| Ok(Value::from(number.as_real()?))), arguments.value(0)) {
         (Err(_), Some(other)) => Ok(other.clone()),
         (result, _) => result,
     }

@@ -6,6 +6,13 @@ use crate::message::rules::parameters::Arguments;
 use crate::message::rules::value::Value;
 use crate::message::rules::work::{Fail, Work, fits};
 
+/// The most characters that `trim` takes at both ends, in bytes: it looks each one up in them.
+const MAX_TRIMMED: usize = 64;
+/// The longest text in which `regex_replace` looks for matches, in bytes: each match may be looked for up to its end.
+const MAX_SEARCHED: usize = 65_536;
+/// The steps that each match takes, for the same reason.
+const STEPS_PER_MATCH: usize = 4;
+
 /// The text of a value, which is read.
 fn read<'v>(work: &mut Work<'_>, of: &'v Value) -> Result<Cow<'v, str>, Fail> {
     let text = of.written()?;
@@ -59,6 +66,9 @@ pub(super) fn title(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Resul
 pub(super) fn trim(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
     let text = read(work, of)?;
     let trimmed = match arguments.text(0) {
+        Some(characters) if characters.len() > MAX_TRIMMED => {
+            return Err(format!("chars has {} bytes; at most {MAX_TRIMMED} are allowed", characters.len()).into());
+        }
         Some(characters) => text.trim_matches(|c| characters.contains(c)),
         None => text.trim(),
     };
@@ -119,12 +129,18 @@ pub(super) fn regex_replace(work: &mut Work<'_>, of: &Value, arguments: &Argumen
     let text = read(work, of)?;
     let by = arguments.text(1).unwrap_or_default();
     let pattern = arguments.pattern.ok_or("the pattern must be written in the rule, in quotes")?;
+    if text.len() > MAX_SEARCHED {
+        let bytes = text.len();
+        return Err(
+            format!("the text has {bytes} bytes; regex_replace takes at most {MAX_SEARCHED}, see truncate").into()
+        );
+    }
     let mut replaced = String::new();
     let mut end = 0;
     let groups = by.matches('$').count();
     for found in pattern.captures_iter(&text) {
         let whole = found.get_match();
-        work.spend(1)?;
+        work.spend(STEPS_PER_MATCH)?;
         // Before it is made: a replacement can name the match many times.
         let size = by.len().saturating_add(groups.saturating_mul(whole.len()));
         work.handle(size)?;
