@@ -258,6 +258,10 @@ impl Mapper {
     /// The insert.php body of a rule's fields. They are checked like those of a task message.
     fn task(&self, fields: &[(&'static str, FieldValue)], message_id: Option<&str>) -> Result<Bytes, Failure> {
         let message = serde_json::to_vec(&AsMessage(fields)).map_err(|error| unwritable(&error))?;
+        if message.len() > task::MAX_BODY {
+            let text = format!("the task has more than {} bytes; shorten its fields, see truncate", task::MAX_BODY);
+            return Err(Failure::new(Stage::Map, Kind::InvalidTask, text));
+        }
         let decoded = task::decode(&message, UnknownFields::Reject)?;
         let payload = self.mapping.check(decoded).map_err(|problems| {
             // The fields' values come from the event, and errors of rules never hold them.

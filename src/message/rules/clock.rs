@@ -14,6 +14,8 @@ use super::moment::At;
 const MAX_FORM: usize = 256;
 /// Numbers from this on are milliseconds since 1970, smaller ones seconds: the second is in the year 5138.
 const FIRST_MILLISECOND: f64 = 1e11;
+/// A smaller year in a text was meant as another one: 27 as 2027.
+const FIRST_YEAR_OF_FOUR_DIGITS: i16 = 1_000;
 /// The last year.
 const LAST_YEAR: i16 = 9_999;
 
@@ -96,6 +98,9 @@ pub(super) fn parse_form(text: &str, form: &str, zone: &TimeZone, account: &Time
     }
     let date = parsed.to_datetime().or_else(|_| parsed.to_date().map(|date| date.to_datetime(Time::midnight())));
     let date = date.map_err(|_| "the text has this form, but no day or time that exists".to_owned())?;
+    if date.year() < FIRST_YEAR_OF_FOUR_DIGITS {
+        return Err("the year has fewer than four digits; %y is the form of one with two".to_owned());
+    }
     civil(date, zone, account)
 }
 

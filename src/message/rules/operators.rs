@@ -36,6 +36,8 @@ fn hint(left: &Value, right: &Value) -> &'static str {
             "; write | int, | float or | string behind one of them"
         }
         (Value::Date(_), _) | (_, Value::Date(_)) => "; write | datetime behind the other one",
+        (Value::Bool(_), Value::Bool(_)) => "; true and false have no order",
+        (Value::List(_), Value::List(_)) | (Value::Map(_), Value::Map(_)) => "; compare their parts",
         (Value::Bool(_), Value::Text(_)) | (Value::Text(_), Value::Bool(_)) => {
             "; true and false are written without quotes"
         }

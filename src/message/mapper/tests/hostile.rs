@@ -78,6 +78,8 @@ const TEMPLATES: &[(&str, Result<&str, &str>)] = &[
     ("{{ body.noon | datetime }}", Err("the text is no date in an ISO form")),
     ("{{ '2027-01-01T' | datetime }}", Err("the text is no date in an ISO form")),
     ("{{ '2027-01-01 1:00' | datetime }}", Err("the text is no date in an ISO form")),
+    ("{{ '1/1/27' | datetime('%d/%m/%Y') }}", Err("the year has fewer than four digits; %y is the form")),
+    ("{{ '1/1/27' | datetime('%d/%m/%y') }}", Ok("2027-01-01 00:00:00")),
     ("{{ '31/13/2027' | datetime('%d/%m/%Y') }}", Err("no day or time that exists")),
     ("{{ '9999-12-31' | add('1d') }}", Err("out of range")),
     ("{{ '0000-01-01' | datetime }}", Err("out of range")),

@@ -122,6 +122,8 @@ fn text_is_not_compared_with_a_number_anywhere() {
         ("{{ body.text in body.list }}", said),
         ("{{ body.n in ['1', '2'] }}", said),
         ("{{ body.flag == 'true' }}", Err("true and false are written without quotes")),
+        ("{{ body.flag > body.off }}", Err("true and false have no order")),
+        ("{{ body.list == body.list }}", Err("compare their parts")),
         ("{{ body.list | max > body.text }}", said),
         ("{{ [1, 'x'] | sort | join }}", Err("which have no order")),
         ("{{ body.text | int == 2 }}", Ok("true")),
@@ -174,6 +176,14 @@ fn problem_of_a_rules_task_never_holds_a_value_of_the_event() {
         failure.message.contains("is \"SECRET\", which is no known form"),
         "a task message's own report: {failure}"
     );
+}
+
+#[test]
+fn task_that_gets_too_long_is_refused_by_its_own_name() {
+    let body = format!("\"{}\"", "x".repeat(MAX_BODY - 2));
+    let failure = map(&mapper(&rule("", "description = \"{{ body }}\"")), event(&body)).unwrap_err();
+    assert_eq!(failure.kind, Kind::InvalidTask);
+    assert!(failure.message.contains("rule r: the task has more than 262144 bytes"), "{failure}");
 }
 
 #[test]
