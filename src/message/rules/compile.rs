@@ -27,7 +27,7 @@ pub(super) fn rules(events: &Events, task: &config::Task, timezone: &TimeZone) -
     let compiled = thread::scope(|scope| {
         let work = || compile(events, task, timezone);
         let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
-        thread.map_err(|error| error.to_string())?.join().map_err(|_| "the template engine crashed".to_owned())
+        thread.map_err(|error| error.to_string())?.join().map_err(|_| "reading the templates crashed".to_owned())
     });
     compiled.unwrap_or_else(|why| Err(vec![Problem::new("rules", "events", format!("cannot be compiled: {why}"))]))
 }
