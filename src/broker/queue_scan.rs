@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions};
+use lapin::options::{
+    BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions, QueueDeclareOptions,
+};
 use lapin::{Channel, Connection, Consumer, Event};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::acker::receive;
@@ -28,6 +30,11 @@ const FIRST_WINDOW: u16 = 4;
 const WINDOW_BYTES: usize = 16 << 20;
 /// After this time without a message, RabbitMQ is asked whether there is one.
 const SILENCE: Duration = Duration::from_millis(500);
+/// How long a scan waits at its begin for another reader of the queue to end.
+const OTHERS: Duration = Duration::from_secs(10);
+/// Interval between two checks for another reader.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// A running scan.
 pub struct QueueScan {
     connection: Connection,
@@ -47,6 +54,8 @@ pub struct QueueScan {
     largest: usize,
     /// The number of messages when the scan began.
     expected: u64,
+    /// Another reader held messages when the scan began.
+    is_shared: bool,
     met: u64,
     deliveries: i64,
     until: Instant,
@@ -74,21 +83,50 @@ impl QueueScan {
             grown: FIRST_WINDOW,
             largest: 1,
             expected: 0,
+            is_shared: false,
             met: 0,
             deliveries: 0,
-            until: Instant::now() + hold,
+            until: Instant::now(),
         };
+        let ready = scan.wait_for_others().await?;
+        scan.until = Instant::now() + hold;
         if let Some((first, behind)) = scan.get().await.map_err(|error| scan.placed(error))? {
             scan.first = Some(first);
             scan.expected = u64::from(behind) + 1;
         }
+        // Another reader that began at the same time took its first message between the two requests.
+        scan.is_shared |= scan.expected < u64::from(ready);
         Ok(scan)
+    }
+
+    /// Waits until no other consumer has messages of the queue, for a limited time. Returns the number of ready messages.
+    ///
+    /// A quorum queue counts every client that holds a message as a consumer, also after `basic.cancel` and `basic.get`
+    /// (`rabbit_fifo:query_stat`).
+    async fn wait_for_others(&mut self) -> Result<u32, BrokerError> {
+        let began = Instant::now();
+        loop {
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let declare = self.channel.queue_declare(self.queue.clone(), options, Headers::default());
+            let found = bounded(&format!("read the queue {}", self.queue), declare).await?;
+            self.is_shared = found.consumer_count() > 0;
+            if !self.is_shared || began.elapsed() >= OTHERS {
+                return Ok(found.message_count());
+            }
+            sleep(LOOK).await;
+        }
     }
 
     /// The number of messages when the scan began, without those that another consumer held.
     #[must_use]
     pub fn expected(&self) -> u64 {
         self.expected
+    }
+
+    /// Whether another reader had messages of the queue when the scan began, so that this scan cannot see them.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.is_shared
     }
 
     /// The most deliveries that RabbitMQ has counted for a message of this scan.

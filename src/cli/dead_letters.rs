@@ -18,9 +18,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Error, load};
+use crate::cli::{Error, FAILED, load};
 use crate::config::Sources;
 use crate::dead_letters::audit::{self, Record};
+use crate::dead_letters::filter::Filter;
 use crate::dead_letters::ledger_access::LedgerAccess;
 use crate::dead_letters::run::{MessageAction, Run, RunResult};
 use crate::dead_letters::scan::{ScanError, Scanned};
@@ -137,6 +138,18 @@ impl Tool {
 fn warn(scanned: &Scanned) {
     for warning in scanned.warnings() {
         eprintln!("warning: {warning}");
+    }
+}
+
+/// The exit of a command that only reads: it fails when nothing matched where something was asked for, and when messages
+/// were not read.
+fn read_exit(scanned: &Scanned, filter: &Filter, matched: u64) -> Result<ExitCode, Error> {
+    match (&scanned.partial, matched) {
+        (Some(_), _) => Ok(ExitCode::from(FAILED)),
+        (None, 0) if filter.is_given() => {
+            Err(Error::failed(format!("no message matches: {}", visible::line(&filter.words()))))
+        }
+        (None, _) => Ok(ExitCode::SUCCESS),
     }
 }
 

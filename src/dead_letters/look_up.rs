@@ -226,6 +226,9 @@ impl DeadLetters {
                     }
                 }
                 Ok(Some(_)) => break Ok(format!("only the first {read} of {} read", scan.expected())),
+                Ok(None) if scan.is_shared() => {
+                    break Ok(format!("{read} read; another program is reading this queue now, so try again"));
+                }
                 Ok(None) => break Ok(format!("{read} read")),
                 Err(error) => break Err(Stop::Broker(error)),
             }

@@ -29,7 +29,7 @@ const DECLARED_LIMIT: i64 = 1_000_000;
 pub struct Scanned {
     /// Messages read.
     pub seen: u64,
-    /// Messages in the queues when the scan began, without those that another client held.
+    /// Messages in the queues when the scan began, without those that another reader held.
     pub expected: u64,
     /// Why it ended early; none when it read everything.
     pub partial: Option<String>,
@@ -81,7 +81,12 @@ impl DeadLetters {
         let limit = self.most_deliveries().await;
         let mut scanned = Scanned::default();
         for source in sources {
-            let Some(mut scan) = self.begin(*source, WINDOW, HOLD).await? else { continue };
+            let begun = tokio::select! {
+                biased;
+                () = stop.cancelled() => Err(self.explain(*source, Stop::Interrupted)),
+                begun = self.begin(*source, WINDOW, HOLD) => begun,
+            };
+            let Some(mut scan) = begun? else { continue };
             scanned.expected += scan.expected();
             let read = read(&mut scan, *source, limit, stop, &mut scanned, &mut visit).await;
             scanned.deliveries = scanned.deliveries.max(scan.deliveries());
@@ -181,6 +186,9 @@ async fn read(
                 let (seen, expected) = (scanned.seen, scanned.expected);
                 scanned.partial =
                     Some(format!("only {seen} of {expected} messages were read before they had to go back"));
+            } else if scan.is_shared() || scanned.seen < scanned.expected {
+                let (seen, expected) = (scanned.seen, scanned.expected);
+                scanned.partial = Some(shared(seen, expected));
             }
             return Ok(false);
         };
@@ -194,6 +202,15 @@ async fn read(
             return Ok(true);
         }
     }
+}
+
+/// What an operator must know when another reader holds a part of the messages.
+fn shared(seen: u64, expected: u64) -> String {
+    let read = if seen < expected { format!("{seen} of {expected}") } else { format!("only {seen}") };
+    format!(
+        "another program is reading this queue now and holds a part of its messages; {read} messages were read. Try again \
+         when it has ended"
+    )
 }
 
 /// Why reading must stop at this message: RabbitMQ drops a message that was delivered too often.

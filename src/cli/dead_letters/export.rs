@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::choice::FilterArgs;
-use super::{Tool, failed, put, warn};
+use super::{Tool, failed, put, read_exit, warn};
 use crate::cli::Error;
 use crate::dead_letters::Source;
 use crate::dead_letters::audit::{Record, new_action};
@@ -67,7 +67,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     }
     if scanned.partial.is_some() {
         warn(&scanned);
-        return Err(Error::failed(format!("{NOT_WHOLE}; take fewer messages at a time, with a filter")));
+        return Err(Error::failed(NOT_WHOLE));
     }
     if let Some(file) = file {
         file.finish().map_err(Error::failed)?;
@@ -86,5 +86,5 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         ..Record::default()
     };
     tool.dead_letters.audit(record).await;
-    Ok(ExitCode::SUCCESS)
+    read_exit(&scanned, &filter, written)
 }

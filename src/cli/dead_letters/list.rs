@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use super::choice::FilterArgs;
-use super::{Tool, cell, failed, json, seconds, warn};
+use super::{Tool, cell, failed, json, read_exit, seconds, warn};
 use crate::cli::{Error, print};
 use crate::dead_letters::Source;
 use crate::dead_letters::entry::{Entry, Texts};
@@ -63,7 +63,7 @@ async fn groups(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let groups = groups.sorted();
     print(&if args.json { json(&groups)? } else { group_table(&groups) })?;
     warn(&scanned);
-    Ok(ExitCode::SUCCESS)
+    read_exit(&scanned, &filter, groups.iter().map(|group| group.count).sum())
 }
 
 async fn each(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
@@ -90,7 +90,7 @@ async fn each(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         eprintln!("there are more than these, which were met first; --limit says how many are listed");
     }
     warn(&scanned);
-    Ok(ExitCode::SUCCESS)
+    read_exit(&scanned, &filter, dead_letters.len() as u64)
 }
 
 fn group_table(groups: &[Group]) -> String {

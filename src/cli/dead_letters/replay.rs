@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::choice::{Choice, Missing, USAGE, set_note};
 use super::draft::{Draft, editor};
 use super::{Agreed, Tool, counted, failed, finish, warn};
-use crate::cli::{Error, print};
+use crate::cli::{Error, FAILED, print};
 use crate::clock::rfc3339;
 use crate::config::{LedgerStore, Sources};
 use crate::dead_letters::Source;
@@ -76,7 +76,7 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
         return Err(Error::failed("--new-id is for one message at a time: name its id; nothing was done"));
     }
     if args.choice.dry_run {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(if scanned.partial.is_some() { ExitCode::from(FAILED) } else { ExitCode::SUCCESS });
     }
     let draft = if args.edit { Some(edit(tool, &previewer, &plan, only.as_ref(), sources).await?) } else { None };
     let question = format!("Replay {}?", counted(plan.count(), "message"));

@@ -3,6 +3,7 @@
 use std::process::Stdio;
 
 use lapin::BasicProperties;
+use lapin::options::BasicNackOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
@@ -42,12 +43,20 @@ async fn list_counts_by_kind_and_cause_and_applies_every_filter() {
         (&["--older-than", "1d"], vec!["", "m-1", "m-2"]),
         (&["--newer-than", "1d"], vec![]),
     ] {
-        let listed = parse(&succeeds(&env, &[&["list", "--each", "--json"], filter].concat()).await);
+        let finished = tool(&env, &[&["list", "--each", "--json"], filter].concat()).await;
+        assert_eq!(finished.code, Some(i32::from(found.is_empty())), "{filter:?}: {}", finished.stderr);
+        let listed = parse(&finished.stdout);
         let listed = listed.as_array().expect("an array").iter();
         let mut ids: Vec<_> = listed.map(|dead_letter| dead_letter["message_id"].as_str().unwrap_or("")).collect();
         ids.sort_unstable();
         assert_eq!(ids, found, "{filter:?}");
     }
+    let nothing = tool(&env, &["export", "--kind", "expired"]).await;
+    assert!(
+        nothing.code == Some(1) && nothing.stderr.contains("no message matches: kind expired"),
+        "{}",
+        nothing.stderr
+    );
     let wrong = tool(&env, &["list", "--kind", "rejectd"]).await;
     assert!(wrong.code == Some(2) && wrong.stderr.contains("did you mean rejected?"), "{}", wrong.stderr);
     let limited = tool(&env, &["list", "--each", "--limit", "1"]).await;
@@ -174,9 +183,9 @@ async fn list_leaves_the_queue_unchanged_when_killed_or_run_twice() {
         succeeds(&env, &["show", "m-599"]).await;
         rig.wait_for_dead_letters(600).await;
     }
-    // Two readers at once see a part each, and both succeed.
+    // Two readers at once: one waits for the other.
     let (one, other) = tokio::join!(succeeds(&env, &["list"]), succeeds(&env, &["export"]));
-    assert!(one.contains("dead letters: "), "{one} {other}");
+    assert!(one.contains("dead letters: 600") && other.lines().count() == 600, "{one} {}", other.lines().count());
     rig.wait_for_dead_letters(600).await;
     for _ in 0..5 {
         let looking = Process::start(&["dead-letters", "export"], &env);
@@ -185,4 +194,26 @@ async fn list_leaves_the_queue_unchanged_when_killed_or_run_twice() {
     }
     rig.wait_for_dead_letters(600).await;
     assert!(content(&rig).await == sorted(put), "another content");
+}
+
+#[tokio::test]
+async fn list_and_find_say_that_another_reader_holds_messages() {
+    let rig = Rig::new("dead.shared").await;
+    rig.declare_topology().await;
+    for id in ["m-1", "m-2"] {
+        rig.put_dead_letter(&task(id), dead_properties(Some(id), "rejected", "no", &[])).await;
+    }
+    let held = rig.amqp.try_take(&rig.dead_letter_queue()).await.expect("a message");
+    let env = rig.env(&[]);
+    let notice = "another program is reading this queue now";
+    let (listed, exported, found) =
+        tokio::join!(tool(&env, &["list"]), tool(&env, &["export"]), run(&["find", "m-1"], &env, b""),);
+    for finished in [&listed, &exported] {
+        assert_eq!(finished.code, Some(1), "{} {}", finished.stdout, finished.stderr);
+        assert!(finished.stderr.contains(notice), "{}", finished.stderr);
+    }
+    assert!(found.stdout.contains(notice), "{}", found.stdout);
+    let requeue = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+    held.nack(requeue).await.expect("returned");
+    assert!(succeeds(&env, &["list"]).await.contains("dead letters: 2"));
 }

@@ -108,7 +108,8 @@ impl Amqp {
         taken
     }
 
-    async fn try_take(&self, queue: &str) -> Option<Delivery> {
+    /// The next message of a queue, not settled, if there is one.
+    pub(crate) async fn try_take(&self, queue: &str) -> Option<Delivery> {
         let got = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await;
         got.expect("a queue").map(|got| got.delivery)
     }
