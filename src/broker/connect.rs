@@ -70,6 +70,14 @@ pub(crate) async fn bounded<T>(
     what: &str,
     operation: impl Future<Output = lapin::Result<T>>,
 ) -> Result<T, BrokerError> {
+    bounded_by(what, operation, described).await
+}
+
+async fn bounded_by<T>(
+    what: &str,
+    operation: impl Future<Output = lapin::Result<T>>,
+    described: fn(&str, &lapin::Error) -> BrokerError,
+) -> Result<T, BrokerError> {
     match timeout(WAIT, operation).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(described(what, &error)),
@@ -89,6 +97,16 @@ pub(super) fn described(what: &str, error: &lapin::Error) -> BrokerError {
         _ => (error.to_string(), None),
     };
     BrokerError { message: format!("{what}: {message}"), code }
+}
+
+/// Why a connection was not made. No message was read yet, so a message is never the cause.
+fn unconnected(what: &str, error: &lapin::Error) -> BrokerError {
+    if let lapin::ErrorKind::ParsingError(_) = error.kind() {
+        let message = format!("{what}: what answers there does not speak AMQP (a port for TLS wants amqps)");
+        return BrokerError { message, code: None };
+    }
+    let error = described(what, error);
+    BrokerError { code: error.code.filter(|_| !error.is_undeliverable()), ..error }
 }
 
 /// Where and how to connect; remembers which node's turn it is.
@@ -180,7 +198,7 @@ impl Connector {
                 AMQPScheme::AMQPS => Ok(stream.into_tls(name_of(&host), tls.as_ref()).await.map_err(in_words)?),
             }
         };
-        bounded(&what, Connection::connector(uri, runtime, open, properties)).await
+        bounded_by(&what, Connection::connector(uri, runtime, open, properties), unconnected).await
     }
 
     /// Reads the certificates again for each connection: they are renewed while the worker runs.
@@ -269,4 +287,31 @@ pub(crate) async fn open_channel(connection: &Connection) -> Result<Channel, Bro
 pub(crate) async fn close(connection: &Connection) {
     // A connection that is gone already is as good as closed.
     let _ = bounded("close the connection", connection.close(200, "OK".into())).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::{Config, Sources};
+
+    #[tokio::test]
+    async fn connect_to_what_answers_http_does_not_blame_a_message() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("amqp://{}/%2f", listener.local_addr().unwrap());
+        let environment = vec![("WTW_BROKER_URLS".into(), url.into())];
+        let config = Config::load(&Sources { environment, ..Sources::default() }, &["broker.urls"]).unwrap().config;
+        let answer = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").await.unwrap();
+            stream
+        };
+        let connector = Connector::new(config.broker);
+        let (connected, _stream) = tokio::join!(connector.connect("test"), answer);
+        let error = connected.unwrap_err();
+        assert!(!error.is_undeliverable(), "no message is the cause: {error}");
+        assert!(error.message.contains("what answers there does not speak AMQP"), "{error}");
+    }
 }

@@ -87,12 +87,7 @@ async fn enter(broker: &config::Broker, url: &BrokerUrl, findings: &mut Findings
         }
         Err(error) => {
             let (check, advice) = refusal(&error, broker, url);
-            // The parser's own error helps nobody.
-            let message = match error.message.contains("ParserErrors") {
-                true => format!("{place}: what answers there does not speak AMQP"),
-                false => error.message,
-            };
-            findings.problem(check, message, advice);
+            findings.problem(check, error.message, advice);
             None
         }
     }
