@@ -125,6 +125,8 @@ pub struct Failure {
     pub message: String,
     /// The single problems, one line each.
     pub problems: Box<[String]>,
+    /// The problems in words that hold no value; none where `message` holds none, or where there are no such words.
+    pub without_values: Option<Box<str>>,
     /// The CRM's `code`; none without a verdict.
     pub crm_code: Option<i64>,
     /// The CRM's text; none without a verdict.
@@ -145,7 +147,10 @@ impl Failure {
             // The error of a rule names keys, never values.
             (Stage::Send, _) | (_, Kind::Unmatched | Kind::MappingFailed) => shorten(&self.message, MAX_LOGGED).into(),
             (_, Kind::InvalidTask) if self.rule.is_some() => shorten(&self.message, MAX_LOGGED).into(),
-            (Stage::Decode | Stage::Map, kind) => kind.meaning().into(),
+            (Stage::Decode | Stage::Map, kind) => match &self.without_values {
+                Some(problems) => shorten(problems, MAX_LOGGED).into(),
+                None => kind.meaning().into(),
+            },
         }
     }
 
@@ -157,6 +162,7 @@ impl Failure {
             kind,
             message,
             problems: Box::default(),
+            without_values: None,
             crm_code: None,
             crm_message: None,
             http_status: None,

@@ -93,7 +93,10 @@ impl Mapping {
     pub fn map<'a>(&'a self, decoded: Decoded<'a>) -> Result<Payload<'a>, Failure> {
         let stage = if decoded.problems.is_empty() { Stage::Map } else { Stage::Decode };
         self.check(decoded).map_err(|problems| {
-            Failure::of_problems(stage, Kind::InvalidTask, problems.iter().map(ToString::to_string).collect())
+            let without_values: Vec<String> = problems.iter().map(Problem::without_value).collect();
+            let without_values = Some(without_values.join("; ").into());
+            let problems = problems.iter().map(ToString::to_string).collect();
+            Failure { without_values, ..Failure::of_problems(stage, Kind::InvalidTask, problems) }
         })
     }
 

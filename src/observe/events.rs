@@ -1,7 +1,10 @@
 //! Turns each event of the worker into a log line, a metric, or both.
 
 mod log;
+#[cfg(test)]
+mod tests;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,7 +21,7 @@ use crate::crm::classify::Classified;
 use crate::gate::{BlockReason, Gate};
 use crate::ledger::LedgerError;
 use crate::message::disposition::{Disposition, Settlement};
-use crate::message::failure::Kind;
+use crate::message::failure::{Kind, shorten};
 use crate::message::mapper::Mapper;
 use crate::observe::failing::Failing;
 pub use crate::observe::metrics::Counts;
@@ -70,6 +73,8 @@ pub struct Events {
 
 /// How many settled messages are kept.
 const RECENT: usize = 20;
+/// The longest reason of a settled message that is kept, in bytes.
+const RECENT_REASON: usize = 200;
 
 /// A settled message without its body, for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,12 +165,18 @@ impl Events {
             | Disposition::Hold
             | Disposition::Requeue => None,
         };
+        let is_created = matches!(settled.disposition, Disposition::Ack | Disposition::AlreadyCreated);
+        let reason = match failure {
+            Some(failure) => Some(failure.log_reason()),
+            // An earlier attempt's reason says nothing about a task that exists.
+            None => settled.reason.filter(|_| !is_created).map(Cow::from),
+        };
         let recent = Recent {
             at: rfc3339(settled.at),
             message_id: settled.message_id.map(ToOwned::to_owned),
             outcome: settled.disposition.as_str().to_owned(),
             kind: failure.map(|failure| failure.kind.as_str().to_owned()),
-            reason: failure.map(|failure| crate::message::failure::shorten(&failure.log_reason(), 200)),
+            reason: reason.map(|reason| shorten(&reason, RECENT_REASON)),
             attempts: settled.attempts,
             duration_ms: millis(settled.duration),
         };

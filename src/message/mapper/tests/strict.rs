@@ -176,6 +176,9 @@ fn problem_of_a_rules_task_never_holds_a_value_of_the_event() {
         failure.message.contains("is \"SECRET\", which is no known form"),
         "a task message's own report: {failure}"
     );
+    let logged = failure.log_reason();
+    assert!(logged.starts_with("completion_date: is no known form of a date"), "the log names the field: {logged}");
+    assert!(!logged.contains("SECRET"), "and not its value: {logged}");
 }
 
 #[test]
