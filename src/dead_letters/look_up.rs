@@ -57,6 +57,12 @@ pub struct LookedUp {
     pub places: Vec<Location>,
     /// What was read, and what could not be read.
     pub looked: Vec<String>,
+    /// Whether a queue was read.
+    #[serde(skip)]
+    is_broker_asked: bool,
+    /// Why queues could not be read, and which ones.
+    #[serde(skip)]
+    unread: Vec<(String, Vec<String>)>,
 }
 
 impl LookedUp {
@@ -81,8 +87,34 @@ impl LookedUp {
             (Some(LedgerResult::NotCreated), None) => {
                 "It was tried and created no task. It waits on the work queue, in a worker, or is gone.".to_owned()
             }
-            (None, None) => "Nothing is known about it: it may wait on the work queue, or it never arrived.".to_owned(),
+            (None, None) => self.nothing_found().to_owned(),
         }
+    }
+
+    /// A sentence for a message that was not found. What could not be asked may know it.
+    fn nothing_found(&self) -> &'static str {
+        match (self.ledger_problem.is_some(), self.unread.is_empty(), self.is_broker_asked) {
+            (true, _, false) => {
+                "It is not known: neither the ledger nor RabbitMQ could be asked. Read the lines below."
+            }
+            (true, ..) => "It was not found, but the ledger could not be asked. Read the lines below.",
+            (false, false, _) => "It was not found, but not all queues could be read. Read the lines below.",
+            (false, true, _) => "Nothing is known about it: it may wait on the work queue, or it never arrived.",
+        }
+    }
+
+    /// A queue could not be read. Queues with the same reason share a line.
+    fn cannot_read(&mut self, queue: &str, why: &str) {
+        match self.unread.iter_mut().find(|(reason, _)| reason == why) {
+            Some((_, queues)) => queues.push(queue.to_owned()),
+            None => self.unread.push((why.to_owned(), vec![queue.to_owned()])),
+        }
+    }
+
+    /// Adds a line for each reason why queues could not be read.
+    fn list_unread(&mut self) {
+        let line = |(why, queues): &(String, Vec<String>)| format!("{}: {}", queues.join(", "), why.replace('\n', " "));
+        self.looked.extend(self.unread.iter().map(line));
     }
 
     /// Whether anything was found.
@@ -140,6 +172,8 @@ impl DeadLetters {
             ledger_problem: None,
             places: Vec::new(),
             looked: Vec::new(),
+            is_broker_asked: false,
+            unread: Vec::new(),
         };
         match wanted.ledger_entry(&LedgerAccess::open(&self.config).await).await {
             Ok(entry) => found.ledger = entry,
@@ -154,9 +188,10 @@ impl DeadLetters {
         for queue in topology.queues.iter().filter(|queue| queue.name.starts_with(&prefix)) {
             match self.look_on_retry(&queue.name, wanted, stop, &mut found.places).await {
                 Ok(read) => found.looked.push(format!("{}: {read}", queue.name)),
-                Err(error) => found.looked.push(format!("{}: {error}", queue.name)),
+                Err(ScanError(why)) => found.cannot_read(&queue.name, &why),
             }
         }
+        found.list_unread();
         found
     }
 
@@ -182,9 +217,10 @@ impl DeadLetters {
         match scanned {
             Ok(scanned) => {
                 let partial = scanned.partial.map(|why| format!("; {why}")).unwrap_or_default();
+                found.is_broker_asked = true;
                 found.looked.push(format!("{queue}: {} read{partial}", scanned.seen));
             }
-            Err(ScanError(why)) => found.looked.push(format!("{queue}: {why}")),
+            Err(ScanError(why)) => found.cannot_read(&queue, &why),
         }
     }
 
@@ -235,5 +271,46 @@ impl DeadLetters {
         };
         let _ = scan.end().await;
         looked.map_err(|stop| self.explain(Source::Dead, stop))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn not_found(ledger_problem: Option<&str>, is_broker_asked: bool, unread: &[(&str, &str)]) -> LookedUp {
+        let mut found = LookedUp {
+            id: "m-1".to_owned(),
+            reference: None,
+            ledger: None,
+            ledger_problem: ledger_problem.map(ToOwned::to_owned),
+            places: Vec::new(),
+            looked: Vec::new(),
+            is_broker_asked,
+            unread: Vec::new(),
+        };
+        unread.iter().for_each(|(queue, why)| found.cannot_read(queue, why));
+        found.list_unread();
+        found
+    }
+
+    #[test]
+    fn sentence_says_what_could_not_be_asked() {
+        let refused = "connection refused";
+        let down = [("q.dead", refused), ("q.dead.broker", refused), ("q.retry.10s", "a\nb")];
+        for (found, sentence) in [
+            (not_found(Some(refused), false, &down), "It is not known: neither the ledger nor RabbitMQ"),
+            (not_found(Some(refused), true, &[]), "It was not found, but the ledger could not be asked"),
+            (not_found(None, false, &down), "It was not found, but not all queues could be read"),
+            (not_found(None, true, &[]), "Nothing is known about it"),
+        ] {
+            assert!(found.sentence().starts_with(sentence), "{}", found.sentence());
+        }
+    }
+
+    #[test]
+    fn queues_that_fail_for_one_reason_share_a_line() {
+        let found = not_found(None, false, &[("q.dead", "down"), ("q.retry.10s", "a\nb"), ("q.dead.broker", "down")]);
+        assert_eq!(found.looked, ["q.dead, q.dead.broker: down", "q.retry.10s: a b"]);
     }
 }

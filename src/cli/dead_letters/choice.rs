@@ -159,7 +159,13 @@ impl Missing {
     pub(super) fn message(&self) -> Option<String> {
         let ids: Vec<String> = self.0.iter().map(|id| visible::line(id)).collect();
         (!ids.is_empty())
-            .then(|| format!("no such message: {}; somebody else may be reading the queue now", ids.join(", ")))
+            .then(|| {
+                format!(
+                    "no such message: {}. Its task may have been created already, or somebody else is reading the queue now: \
+                     \"find ID\" says what is known of it.",
+                    ids.join(", ")
+                )
+            })
     }
 }
 

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::{Tool, failed, json, warn};
 use crate::cli::{Error, print};
 use crate::dead_letters::Source;
+use crate::dead_letters::cause::field;
 use crate::dead_letters::entry::{Entry, Texts};
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::filter::Filter;
@@ -166,8 +167,28 @@ fn text(shown: &Shown, full: bool, rules_now: Option<&str>) -> String {
     };
     let (heading, sent) = shown.replay.words();
     let id = shown.replay.message_id.as_deref().map(|id| format!(", with the id {id}")).unwrap_or_default();
-    let replay = format!("{heading}{id}:\n{sent}");
+    let next = shown.replay.problems().map(|_| next_step(dead_letter, rules_now.is_some())).unwrap_or_default();
+    let replay = format!("{heading}{id}:\n{sent}{next}");
     format!("{}\n\nbody\n{}\n\n{}", lines.join("\n"), visible::lines(&body), visible::lines(&replay))
+}
+
+/// What to do with a message that the worker refuses again.
+fn next_step(dead_letter: &DeadLetter, has_rules: bool) -> String {
+    let id = shell_word(dead_letter.id());
+    let replay = format!("wolkvox-task-worker dead-letters replay {id}");
+    let correct = match (has_rules, field(dead_letter)) {
+        (true, _) => format!("correct the rule, or the event with: {replay} --edit"),
+        (false, Some(field)) => format!("correct the field with: {replay} --set {field}=VALUE"),
+        (false, None) => format!("correct the body with: {replay} --edit"),
+    };
+    format!("\nNext: {correct}\nOr remove it with: wolkvox-task-worker dead-letters discard {id} --reason TEXT")
+}
+
+/// A text as one word of a shell.
+fn shell_word(text: &str) -> String {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/' | b'@');
+    let is_simple = !text.is_empty() && !text.starts_with('-') && text.bytes().all(is_plain);
+    if is_simple { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// The rules that were in force, and whether this configuration has the same ones.
@@ -176,5 +197,23 @@ fn rules(digest: &str, now: Option<&str>) -> String {
         Some(now) if now == digest => format!("{digest}, the same as now"),
         Some(now) => format!("{digest}; they have changed since, to {now}"),
         None => format!("{digest}; this configuration has no rules"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Message;
+
+    #[test]
+    fn refused_message_is_shown_with_the_command_that_corrects_it() {
+        let mut dead_letter = DeadLetter::read(&Message::default());
+        dead_letter.message_id = Some("order 17".to_owned());
+        dead_letter.stage = Some("decode".to_owned());
+        dead_letter.message = "wolkvox_owner: is missing; a text is required".to_owned();
+        assert!(next_step(&dead_letter, false).contains("replay 'order 17' --set wolkvox_owner=VALUE"));
+        assert!(next_step(&dead_letter, true).contains("correct the rule, or the event with:"));
+        dead_letter.message = "\"a b\": is not a known field".to_owned();
+        assert!(next_step(&dead_letter, false).contains("replay 'order 17' --edit"));
     }
 }
