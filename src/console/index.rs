@@ -75,6 +75,14 @@ pub(crate) struct View {
     pub(crate) reading: Option<u64>,
 }
 
+impl View {
+    /// Whether a list of its messages can be shown. An empty list of an old reading says nothing when the last reading
+    /// failed.
+    pub(crate) fn knows(&self, is_empty: bool) -> bool {
+        self.snapshot.is_some() && !(is_empty && self.failure.is_some())
+    }
+}
+
 impl Index {
     pub(crate) fn new(dead_letters: DeadLetters) -> Self {
         let seen = AtomicU64::new(0);

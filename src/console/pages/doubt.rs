@@ -29,6 +29,7 @@ struct Page {
     earlier: Option<String>,
     later: Option<String>,
     read: bool,
+    is_failed: bool,
 }
 
 struct Row {
@@ -71,7 +72,8 @@ pub(super) async fn page(
         page: number,
         earlier: (number > 0).then(|| link(number - 1)),
         later: (from + PAGE < entries.len()).then(|| link(number + 1)),
-        read: view.snapshot.is_some(),
+        read: view.knows(entries.is_empty()),
+        is_failed: view.failure.is_some(),
         shell,
     })
 }

@@ -50,6 +50,7 @@ struct Page {
     later: Option<String>,
     in_doubt: u64,
     read: bool,
+    is_failed: bool,
 }
 
 struct GroupRow {
@@ -89,7 +90,7 @@ pub(super) async fn page(
     let shell = Shell::new(&app, &visitor, "Failed", "failed").reading(&app, &view);
     let as_list = parameter(Some(&query), "view").as_deref() == Some("list");
     let number: usize = parameter(Some(&query), "page").and_then(|page| page.parse().ok()).unwrap_or(0);
-    let page = tokio::task::block_in_place(|| filled(&app, shell, filter, view.snapshot.as_deref(), as_list, number));
+    let page = tokio::task::block_in_place(|| filled(&app, shell, filter, &view, as_list, number));
     show(&page)
 }
 
@@ -97,11 +98,11 @@ fn filled(
     app: &App,
     shell: Shell,
     filter: Filter,
-    snapshot: Option<&crate::console::index::Snapshot>,
+    view: &crate::console::index::View,
     as_list: bool,
     number: usize,
 ) -> Page {
-    let now = app.now();
+    let (now, snapshot) = (app.now(), view.snapshot.as_deref());
     let entries: Vec<&Entry> = snapshot.map(|snapshot| snapshot.filtered(&filter, now).collect()).unwrap_or_default();
     let total = snapshot.map_or(0, |snapshot| snapshot.entries.len());
     let mut groups = Groups::default();
@@ -126,7 +127,8 @@ fn filled(
         messages: as_list.then(|| entries.iter().skip(from).take(PAGE).map(|entry| row(app, entry, sees)).collect()),
         earlier: (as_list && number > 0).then(|| link(number - 1)),
         later: (as_list && from + PAGE < entries.len()).then(|| link(number + 1)),
-        read: snapshot.is_some(),
+        read: view.knows(total == 0),
+        is_failed: view.failure.is_some(),
         query,
         filter,
         shell,
