@@ -329,6 +329,16 @@ impl Gate {
         self.lock().last_failure.clone()
     }
 
+    /// When the CRM is probed next; none while it is not blamed, and while a probe runs.
+    #[must_use]
+    pub fn next_probe_at(&self) -> Option<Timestamp> {
+        let wait = self.update_quietly(|state, now| {
+            let is_probed = matches!(state.block_reason(), Some(BlockReason::Outage | BlockReason::Misconfigured));
+            state.crm.next_event().filter(|_| is_probed).map(|at| at.saturating_duration_since(now))
+        });
+        self.clock.now().checked_add(wait?).ok()
+    }
+
     /// What each token does, in the order of the configuration.
     #[must_use]
     pub fn token_states(&self) -> Vec<TokenState> {

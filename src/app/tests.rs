@@ -1,6 +1,7 @@
 use tokio::time::Instant;
 
 use super::*;
+use crate::broker::depths::Depths;
 use crate::config::Sources;
 
 #[test]
@@ -58,6 +59,15 @@ async fn process_is_not_alive_after_30_seconds_without_progress() {
     tokio::spawn(Arc::clone(&status).beat());
     sleep(Duration::from_secs(60)).await;
     assert!(status.is_alive(), "the runtime makes progress");
+}
+
+#[tokio::test(start_paused = true)]
+async fn forecast_is_empty_when_the_connection_to_the_broker_is_lost() {
+    let config = configured("memory:");
+    let status = status(&config);
+    status.connection(&Change::Lost("connection refused".to_owned()));
+    status.measure(Some(Depths::from([("wolkvox.tasks".to_owned(), 3)])));
+    assert_eq!(status.forecast().backlog, None, "the last count is old");
 }
 
 #[tokio::test(start_paused = true)]

@@ -57,7 +57,8 @@ pub async fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
     let config = load(sources, &[])?;
     let answers = Workers::new(config.console.workers.clone()).status().await;
     let depths = depths::count(&Connector::new(config.broker.clone()), &Queues::counted(&config)).await;
-    let overview = Overview::new(&config.broker.queue, answers, depths);
+    let queues = Queues::new(&config.broker);
+    let overview = Overview::new(&queues.work, &[&queues.dead, &queues.broker], answers, depths);
     let now = Clock::system().now();
     if args.json {
         print(&json(&overview)?)?;
@@ -71,7 +72,7 @@ fn json(overview: &Overview) -> Result<String, Error> {
     let workers = overview.workers.iter().map(|worker| ToldWorker {
         address: &worker.answer.address,
         role: worker.role,
-        problem: worker.answer.page.as_ref().err().map(String::as_str),
+        problem: worker.answer.page.as_ref().err().map(|no_page| no_page.why.as_str()),
         status: worker.answer.page.as_ref().ok(),
     });
     let printed = Printed {
@@ -96,14 +97,20 @@ fn text(overview: &Overview, config: &Config, now: Timestamp) -> String {
                 line("queue", &format!("{name}: {}", grouped(*count)));
             }
         }
-        Err(error) => line("broker", &format!("the queues could not be counted: {error}")),
+        Err(error) => line(
+            "broker",
+            &format!(
+                "the queues could not be counted: {error}. Is RabbitMQ running, and is broker.urls right? For details run \
+                 \"wolkvox-task-worker check --no-crm\"."
+            ),
+        ),
     }
     for sentence in overview.forecast(now, zone) {
         line("forecast", &sentence);
     }
     for worker in &overview.workers {
         match &worker.answer.page {
-            Err(why) => line("worker", &format!("{}: {why}", worker.answer.address)),
+            Err(no_page) => line("worker", &format!("{}: {}", worker.answer.address, no_page.why)),
             Ok(page) => one_worker(page, &worker.answer.address, worker.role, (now, zone), &mut line),
         }
     }
@@ -130,13 +137,16 @@ fn one_worker(
             if let Some(failure) = &page.gate.last_failure {
                 line("", &format!("last failure: {failure}"));
             }
+            if let Some(at) = page.gate.next_probe_at.as_ref().and_then(|at| at.parse::<Timestamp>().ok()) {
+                line("", &format!("next probe in {} s", at.duration_since(now).as_secs().max(0)));
+            }
         }
     }
     for token in &page.tokens {
         let state = match (&token.suspended, &token.until) {
             (Some(why), Some(until)) => {
                 let until = until.parse().map_or_else(|_| until.clone(), |at| clock(at, now, zone));
-                format!("suspended ({why}) until {until}")
+                format!("suspended ({why}), tried again at {until}")
             }
             (Some(why), None) => format!("suspended ({why})"),
             (None, _) => format!("{} of {} slots in use", token.in_use, token.slots),

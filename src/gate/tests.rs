@@ -60,6 +60,17 @@ fn is_about(wait: Duration, seconds: u64) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
+async fn next_probe_has_a_time_while_the_crm_fails() {
+    let (gate, _) = gate(&[]);
+    assert_eq!(gate.next_probe_at(), None, "the gate is open");
+    fail(&gate, 3).await;
+    let wait = gate.next_probe_at().unwrap().duration_since(gate.clock.now());
+    assert!(is_about(wait.unsigned_abs(), 1), "{wait}");
+    let _probe = gate.acquire().await;
+    assert_eq!(gate.next_probe_at(), None, "a probe runs");
+}
+
+#[tokio::test(start_paused = true)]
 async fn third_request_waits_for_a_slot_and_gets_one_that_is_released() {
     let (gate, _) = gate(&[]);
     let (first, second) = (gate.acquire().await, gate.acquire().await);

@@ -71,6 +71,8 @@ pub struct Quota {
     pub left: Option<u64>,
     /// Whether the CRM refuses the token, so that its calls cannot be used.
     pub is_refused: bool,
+    /// When its calls are reset, if the CRM has said so.
+    pub reset: Option<Timestamp>,
 }
 
 /// The forecast.
@@ -81,7 +83,7 @@ pub struct Forecast {
     pub backlog: Option<u64>,
     /// Messages a minute that end, measured over the last five minutes. None before enough was measured.
     pub settled_per_minute: Option<f64>,
-    /// When the messages that wait now are settled.
+    /// When the messages that wait now are settled. None when today's calls are not enough for them.
     #[serde(with = "crate::clock::optional")]
     pub backlog_done_at: Option<Timestamp>,
     /// Calls left today on all tokens. None unless the CRM has said so for each of them.
@@ -93,6 +95,9 @@ pub struct Forecast {
     /// When the quota is used up; none when it lasts until its reset.
     #[serde(with = "crate::clock::optional")]
     pub quota_until: Option<Timestamp>,
+    /// When the first token has new calls: the CRM's own word, or else midnight of the account.
+    #[serde(with = "crate::clock::optional")]
+    pub quota_reset_at: Option<Timestamp>,
 }
 
 /// Computes the forecast at `now`. Midnight in the account's zone resets the quota.
@@ -109,21 +114,29 @@ pub fn forecast(
         .filter(|token| !token.is_refused)
         .try_fold(0_u64, |sum, token| Some(sum.saturating_add(token.left?)));
     let calls_left = calls_left.filter(|_| tokens.iter().any(|token| !token.is_refused));
+    let usable = tokens.iter().filter(|token| !token.is_refused);
+    // The time of a token was converted between two clocks, so its fraction of a second means nothing.
+    let whole_second = |at: Timestamp| Timestamp::from_second((at + SignedDuration::from_millis(500)).as_second()).ok();
+    let told = usable.filter_map(|token| token.reset.and_then(whole_second)).min();
+    let quota_reset = told.unwrap_or_else(|| reset(now, zone));
     let working = rate.filter(|rate| rate.messages > 0.0);
     // Each message costs at least one call, even if none was settled recently.
     let calls_per_message = working.map_or(1.0, |rate| (rate.calls / rate.messages).max(1.0));
     let calls_needed = backlog.map(|backlog| whole(number(backlog) * calls_per_message));
+    let quota_until = match (calls_left, rate.filter(|rate| rate.calls > 0.0)) {
+        (Some(left), Some(rate)) => after(now, number(left) / rate.calls).filter(|at| *at < quota_reset),
+        _ => None,
+    };
+    let calls_missing =
+        calls_needed.zip(calls_left).map(|(needed, left)| needed.saturating_sub(left)).filter(|missing| *missing > 0);
     let backlog_done_at = match (backlog, working) {
         (Some(0), _) => Some(now),
         (Some(backlog), Some(rate)) => after(now, number(backlog) / rate.messages),
         _ => None,
     };
-    let quota_until = match (calls_left, rate.filter(|rate| rate.calls > 0.0)) {
-        (Some(left), Some(rate)) => after(now, number(left) / rate.calls).filter(|at| *at < reset(now, zone)),
-        _ => None,
-    };
-    let calls_missing =
-        calls_needed.zip(calls_left).map(|(needed, left)| needed.saturating_sub(left)).filter(|missing| *missing > 0);
+    // Messages that get no call today wait for the reset, so the rate says nothing about the last of them.
+    let waits_for_reset = |at: &Timestamp| calls_missing.is_some() && (quota_until.is_some() || *at < quota_reset);
+    let backlog_done_at = backlog_done_at.filter(|at| !waits_for_reset(at));
     Forecast {
         backlog,
         settled_per_minute: rate.map(|rate| (rate.messages * 600.0).round() / 10.0),
@@ -132,6 +145,7 @@ pub fn forecast(
         calls_needed,
         calls_missing,
         quota_until,
+        quota_reset_at: calls_left.map(|_| quota_reset),
     }
 }
 
@@ -139,45 +153,47 @@ impl Forecast {
     /// The forecast in sentences, times in `zone`.
     #[must_use]
     pub fn sentences(&self, now: Timestamp, zone: &TimeZone) -> Vec<String> {
-        let mut sentences = Vec::new();
-        match (self.backlog, self.backlog_done_at) {
-            // There is no backlog.
-            (Some(0), _) => {}
-            (Some(backlog), Some(at)) => {
-                sentences.push(format!(
-                    "{} {} done at about {}.",
-                    grouped(backlog),
-                    waiting(backlog),
-                    clock(at, now, zone)
-                ));
-            }
-            (Some(backlog), None) => {
-                let why = if self.settled_per_minute.is_some() {
-                    "no message was settled in the last minutes"
-                } else {
-                    "the rate is not measured yet"
-                };
-                sentences.push(format!(
-                    "{} {} waiting; {why}.",
-                    grouped(backlog),
-                    if backlog == 1 { "message is" } else { "messages are" }
-                ));
-            }
-            (None, _) => {}
+        self.backlog_sentence(now, zone).into_iter().chain(self.quota_sentence(now, zone)).collect()
+    }
+
+    fn backlog_sentence(&self, now: Timestamp, zone: &TimeZone) -> Option<String> {
+        let backlog = self.backlog.filter(|backlog| *backlog > 0)?;
+        let count = grouped(backlog);
+        if let Some(at) = self.backlog_done_at {
+            let are = if backlog == 1 { "waiting message is" } else { "waiting messages are" };
+            return Some(format!("{count} {are} done at about {}.", clock(at, now, zone)));
         }
-        match (self.quota_until, self.calls_missing) {
-            (Some(at), Some(missing)) => sentences.push(format!(
-                "The quota lasts until {}, and the backlog needs {} more calls than are left today.",
-                clock(at, now, zone),
-                grouped(missing)
+        let why = match (self.calls_missing, self.settled_per_minute) {
+            (Some(_), _) => "today's calls are not enough for all of them",
+            (None, Some(_)) => "no message was settled in the last minutes",
+            (None, None) => "the rate is not measured yet",
+        };
+        let are = if backlog == 1 { "message is" } else { "messages are" };
+        Some(format!("{count} {are} waiting; {why}."))
+    }
+
+    /// When the quota is used up, which calls are missing, and when the quota is reset; none when it is enough or not known.
+    #[must_use]
+    pub fn quota_sentence(&self, now: Timestamp, zone: &TimeZone) -> Option<String> {
+        let again = self.quota_reset_at.unwrap_or_else(|| reset(now, zone));
+        let again = format!("The quota is reset at {}.", clock(again, now, zone));
+        if self.calls_left == Some(0) {
+            let needed = self.calls_needed.filter(|needed| *needed > 0);
+            let needed =
+                needed.map(|needed| format!(", and the backlog needs {}", grouped(needed))).unwrap_or_default();
+            return Some(format!("No call is left today{needed}. {again}"));
+        }
+        let until = self.quota_until.map(|at| clock(at, now, zone));
+        match (until, self.calls_missing.map(grouped)) {
+            (Some(until), Some(missing)) => Some(format!(
+                "The quota lasts until {until}, and the backlog needs {missing} more calls than are left today. {again}"
             )),
-            (Some(at), None) => sentences.push(format!("The quota lasts until {} at this rate.", clock(at, now, zone))),
+            (Some(until), None) => Some(format!("The quota lasts until {until} at this rate. {again}")),
             (None, Some(missing)) => {
-                sentences.push(format!("The backlog needs {} more calls than are left today.", grouped(missing)));
+                Some(format!("The backlog needs {missing} more calls than are left today. {again}"))
             }
-            (None, None) => {}
+            (None, None) => None,
         }
-        sentences
     }
 
     /// The known values as metrics.
@@ -232,10 +248,6 @@ impl Forecast {
     }
 }
 
-fn waiting(backlog: u64) -> &'static str {
-    if backlog == 1 { "waiting message is" } else { "waiting messages are" }
-}
-
 /// A time of day, with the date unless it is today.
 #[must_use]
 pub fn clock(at: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
@@ -285,100 +297,4 @@ fn whole(number: f64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn now() -> Timestamp {
-        "2026-03-01T14:00:00Z".parse().unwrap()
-    }
-
-    const KNOWN: Quota = Quota { left: Some(600), is_refused: false };
-
-    #[tokio::test(start_paused = true)]
-    async fn rates_cover_the_last_five_minutes() {
-        let mut rates = Rates::default();
-        for minute in 0..20_u64 {
-            // Ten a minute in the first ten minutes, then sixty, each with two calls.
-            let settled = if minute < 10 { minute * 10 } else { 100 + (minute - 10) * 60 };
-            rates.add(Sample { at: Instant::now(), settled, calls: settled * 2 });
-            match minute {
-                0 => assert_eq!(rates.rate(), None, "one sample gives no rate"),
-                5 => assert_eq!(rates.rate().map(|rate| (rate.messages * 60.0).round()), Some(10.0)),
-                19 => assert_eq!(
-                    rates.rate().map(|rate| ((rate.messages * 60.0).round(), (rate.calls * 60.0).round())),
-                    Some((60.0, 120.0))
-                ),
-                _ => {}
-            }
-            tokio::time::advance(Duration::from_secs(60)).await;
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn rate_is_unknown_after_too_short_a_time() {
-        let mut rates = Rates::default();
-        rates.add(Sample { at: Instant::now(), settled: 0, calls: 0 });
-        tokio::time::advance(Duration::from_secs(5)).await;
-        rates.add(Sample { at: Instant::now(), settled: 50, calls: 50 });
-        assert_eq!(rates.rate(), None);
-    }
-
-    #[test]
-    fn forecast_covers_backlog_and_quota() {
-        let zone = TimeZone::get("America/Bogota").unwrap();
-        let rate = |messages: f64, calls: f64| Some(Rate { messages: messages / 60.0, calls: calls / 60.0 });
-        // (rate, backlog, tokens) → (done after minutes, quota used up after minutes, calls missing)
-        for (rate, backlog, tokens, done, used_up, missing) in [
-            (rate(60.0, 60.0), Some(1_200), &[KNOWN][..], Some(20), Some(10), Some(600)),
-            (rate(60.0, 120.0), Some(1_200), &[KNOWN], Some(20), Some(5), Some(1_800)),
-            (rate(60.0, 60.0), Some(300), &[KNOWN], Some(5), Some(10), None),
-            (rate(60.0, 60.0), Some(0), &[KNOWN], Some(0), Some(10), None),
-            (rate(0.0, 0.0), Some(700), &[KNOWN], None, None, Some(100)),
-            (None, Some(700), &[KNOWN], None, None, Some(100)),
-            (rate(60.0, 60.0), None, &[KNOWN], None, Some(10), None),
-            (rate(60.0, 60.0), Some(1_200), &[KNOWN, Quota::default()], Some(20), None, None),
-            (
-                rate(60.0, 60.0),
-                Some(1_200),
-                &[KNOWN, Quota { is_refused: true, left: None }],
-                Some(20),
-                Some(10),
-                Some(600),
-            ),
-            (rate(60.0, 60.0), Some(1_200), &[Quota { is_refused: true, left: Some(9) }], Some(20), None, None),
-            // It lasts longer than the day.
-            (rate(60.0, 0.6), Some(60), &[KNOWN], Some(1), None, None),
-            // A forecast over a month is left out.
-            (rate(0.001, 0.001), Some(1_000_000), &[KNOWN], None, None, Some(999_400)),
-        ] {
-            let got_forecast = forecast(now(), &zone, rate, backlog, tokens);
-            let minutes = |at: Option<Timestamp>| at.map(|at| now().duration_until(at).as_mins());
-            let got =
-                (minutes(got_forecast.backlog_done_at), minutes(got_forecast.quota_until), got_forecast.calls_missing);
-            assert_eq!(got, (done, used_up, missing), "{rate:?} {backlog:?} {tokens:?}");
-        }
-    }
-
-    #[test]
-    fn forecast_uses_the_accounts_time() {
-        let zone = TimeZone::get("America/Bogota").unwrap();
-        let rate = Some(Rate { messages: 1.0, calls: 1.0 });
-        let got_forecast = forecast(now(), &zone, rate, Some(1_800), &[KNOWN]);
-        assert_eq!(
-            got_forecast.sentences(now(), &zone),
-            [
-                "1,800 waiting messages are done at about 09:30.",
-                "The quota lasts until 09:10, and the backlog needs 1,200 more calls than are left today."
-            ]
-        );
-        let metrics = got_forecast.metrics();
-        let done = (now() + SignedDuration::from_mins(30)).as_second();
-        assert!(metrics.contains(&format!("wtw_forecast_backlog_done_timestamp_seconds {done}")), "{metrics}");
-        assert!(
-            metrics.contains("wtw_forecast_calls_missing 1200") && metrics.contains("wtw_backlog_messages 1800"),
-            "{metrics}"
-        );
-        assert_eq!(Forecast::default().metrics(), "");
-        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
-    }
-}
+mod tests;

@@ -6,7 +6,8 @@ use jiff::tz::TimeZone;
 use crate::broker::connect::BrokerError;
 use crate::broker::depths::Depths;
 use crate::observe::forecast::{Forecast, grouped};
-use crate::observe::workers::Answer;
+use crate::observe::status::Page;
+use crate::observe::workers::{Answer, NoPage};
 
 /// One of the workers.
 #[derive(Debug)]
@@ -28,17 +29,33 @@ pub struct Overview {
     pub workers: Vec<Member>,
     /// The messages that are ready on the queues.
     pub depths: Result<Depths, BrokerError>,
+    /// The messages on the dead-letter queues; none when they cannot be counted.
+    dead: Option<u64>,
 }
 
 impl Overview {
-    /// Builds the overview from the workers' answers and the queue counts.
+    /// Builds the overview from the workers' answers and the queue counts. `dead` names the dead-letter queues.
     #[must_use]
-    pub fn new(queue: &str, answers: Vec<Answer>, depths: Result<Depths, BrokerError>) -> Self {
+    pub fn new(queue: &str, dead: &[&str], answers: Vec<Answer>, depths: Result<Depths, BrokerError>) -> Self {
+        let answers: Vec<Answer> = answers.into_iter().map(|answer| of_queue(queue, answer)).collect();
         let roles = roles(&answers);
         let workers: Vec<Member> =
             answers.into_iter().zip(roles).map(|(answer, role)| Member { answer, role }).collect();
-        let (works, sentence) = sentence(queue, &workers, &depths);
-        Self { sentence, works, workers, depths }
+        let (works, mut sentence) = sentence(queue, &workers, &depths);
+        let of = |depths: &Depths| dead.iter().filter_map(|name| depths.get(*name)).sum();
+        let dead = depths.as_ref().ok().map(of);
+        match dead {
+            Some(0) | None => {}
+            Some(1) => sentence.push_str(" There is one dead letter."),
+            Some(count) => sentence.push_str(&format!(" There are {} dead letters.", grouped(count))),
+        }
+        Self { sentence, works, workers, depths, dead }
+    }
+
+    /// The messages on the dead-letter queues; none when they cannot be counted.
+    #[must_use]
+    pub fn dead_letters(&self) -> Option<u64> {
+        self.dead
     }
 
     /// The forecasts in sentences: the active worker's, or else those of all workers.
@@ -46,8 +63,9 @@ impl Overview {
     pub fn forecast(&self, now: Timestamp, zone: &TimeZone) -> Vec<String> {
         match self.best_forecast() {
             // While the gate is closed nothing is settled, so an earlier rate does not apply.
-            Some((false, _)) | None => Vec::new(),
+            Some((false, forecast)) => forecast.quota_sentence(now, zone).into_iter().collect(),
             Some((true, forecast)) => forecast.sentences(now, zone),
+            None => Vec::new(),
         }
     }
 
@@ -59,6 +77,18 @@ impl Overview {
             .or_else(|| pages().find(|(_, page)| page.forecast.backlog.is_some()))
             .map(|(_, page)| (page.gate.open, &page.forecast))
     }
+}
+
+/// The answer of a worker of this queue. What a worker of another queue answers is a problem.
+fn of_queue(queue: &str, answer: Answer) -> Answer {
+    let page = answer.page.and_then(|page| match &page.queue {
+        Some(other) if other != queue => {
+            let why = format!("this worker serves the queue {other}, and broker.queue is {queue}");
+            Err(NoPage { why, is_other: true })
+        }
+        Some(_) | None => Ok(page),
+    });
+    Answer { page, ..answer }
 }
 
 /// The role of each worker: if one is active, the others stand by.
@@ -76,11 +106,62 @@ fn roles(answers: &[Answer]) -> Vec<&'static str> {
 }
 
 fn sentence(queue: &str, workers: &[Member], depths: &Result<Depths, BrokerError>) -> (bool, String) {
-    let pages = || workers.iter().filter_map(|worker| worker.answer.page.as_ref().ok());
+    let pages = || workers.iter().filter_map(|worker| Some((worker, worker.answer.page.as_ref().ok()?)));
+    let backlog = backlog(queue, pages().map(|(_, page)| page), depths);
+    if pages().next().is_none() {
+        return (false, no_worker(workers, &backlog));
+    }
+    // A standby sends nothing, so its gate and tokens can be in a state of long ago.
+    let is_one_active = pages().any(|(worker, _)| worker.role == "active");
+    let senders: Vec<&Page> =
+        pages().filter(|(worker, _)| !is_one_active || worker.role == "active").map(|(_, page)| page).collect();
+    let ready: Vec<&Page> = senders.iter().copied().filter(|page| page.ready).collect();
+    if ready.is_empty() {
+        let why = senders.iter().find_map(|page| page.reason.clone()).unwrap_or_default();
+        return (false, format!("Not working: {why}.{backlog}"));
+    }
+    let closed: Vec<&Page> = ready.iter().copied().filter(|page| !page.gate.open).collect();
+    let advice = closed.first().and_then(|page| page.gate.advice.clone().or_else(|| page.gate.reason.clone()));
+    let advice = advice.unwrap_or_default();
+    if closed.len() == ready.len() {
+        return (false, format!("Not sending: {advice}.{backlog}"));
+    }
+    let closed = match closed.len() {
+        0 => String::new(),
+        some => format!(" {some} of {} workers send nothing: {advice}.", ready.len()),
+    };
+    let tokens = match suspended(&senders) {
+        0 => String::new(),
+        1 => " One token is suspended.".to_owned(),
+        some => format!(" {some} tokens are suspended."),
+    };
+    let silent = workers.iter().filter(|worker| worker.answer.page.is_err()).count();
+    let silent =
+        if silent > 0 { format!(" {silent} of {} workers do not answer.", workers.len()) } else { String::new() };
+    (true, format!("Working.{backlog}{closed}{tokens}{silent}"))
+}
+
+/// No worker of this queue answers. What answers there instead is named before an address where nothing answers.
+fn no_worker(workers: &[Member], backlog: &str) -> String {
+    let problems = || workers.iter().filter_map(|worker| Some((worker, worker.answer.page.as_ref().err()?)));
+    let first = problems().find(|(_, no_page)| no_page.is_other).or_else(|| problems().next());
+    let why = first.map(|(worker, no_page)| format!("{}: {}", worker.answer.address, no_page.why));
+    let why = why.unwrap_or_else(|| "console.workers names none".to_owned());
+    let advice = match first {
+        Some((_, NoPage { is_other: true, .. })) => {
+            "Correct console.workers: each address must be the admin.listen of a worker of this queue."
+        }
+        Some(_) | None => "Start a worker, or correct console.workers.",
+    };
+    format!("No worker answers ({why}).{backlog} {advice}")
+}
+
+/// The number of waiting messages in a sentence that begins with a space.
+fn backlog<'a>(queue: &str, pages: impl Iterator<Item = &'a Page>, depths: &Result<Depths, BrokerError>) -> String {
     let waiting = depths.as_ref().ok().and_then(|depths| depths.get(queue).copied());
     // The forecast also counts messages that a worker holds.
-    let elsewhere = pages().filter_map(|page| page.forecast.backlog).max().unwrap_or(0);
-    let backlog = match waiting {
+    let elsewhere = pages.filter_map(|page| page.forecast.backlog).max().unwrap_or(0);
+    match waiting {
         Some(0) => match elsewhere {
             0 => " No message waits on the queue.".to_owned(),
             1 => " One message waits on a retry queue or in the worker.".to_owned(),
@@ -89,44 +170,25 @@ fn sentence(queue: &str, workers: &[Member], depths: &Result<Depths, BrokerError
         Some(1) => " One message waits on the queue.".to_owned(),
         Some(count) => format!(" {} messages wait on the queue.", grouped(count)),
         None => String::new(),
-    };
-    if pages().next().is_none() {
-        let why = workers.iter().find_map(|worker| {
-            worker.answer.page.as_ref().err().map(|why| format!("{}: {why}", worker.answer.address))
-        });
-        let why = why.unwrap_or_else(|| "console.workers names none".to_owned());
-        return (false, format!("No worker answers ({why}).{backlog} Start a worker, or correct console.workers."));
     }
-    if pages().all(|page| !page.ready) {
-        let why = pages().find_map(|page| page.reason.clone()).unwrap_or_default();
-        return (false, format!("Not working: {why}.{backlog}"));
-    }
-    if let Some(closed) = pages().filter(|page| page.ready).find(|page| !page.gate.open) {
-        let advice = closed.gate.advice.clone().or_else(|| closed.gate.reason.clone()).unwrap_or_default();
-        return (false, format!("Not sending: {advice}.{backlog}"));
-    }
-    let suspended = pages()
-        .flat_map(|page| &page.tokens)
-        .filter(|token| token.suspended.as_deref().is_some_and(|why| why != "throttled"))
-        .count();
-    let tokens = match suspended {
-        0 => String::new(),
-        1 => " One token is suspended.".to_owned(),
-        some => format!(" {some} tokens are suspended."),
-    };
-    let silent = workers.iter().filter(|worker| worker.answer.page.is_err()).count();
-    let silent =
-        if silent > 0 { format!(" {silent} of {} workers do not answer.", workers.len()) } else { String::new() };
-    (true, format!("Working.{backlog}{tokens}{silent}"))
+}
+
+/// The number of tokens that are suspended for longer than a throttled one.
+fn suspended(pages: &[&Page]) -> usize {
+    let tokens = pages.iter().flat_map(|page| &page.tokens);
+    tokens.filter(|token| token.suspended.as_deref().is_some_and(|why| why != "throttled")).count()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::status::{GatePage, Page, Token};
+    use crate::observe::status::{GatePage, Token};
 
     fn answer(page: Result<Page, &str>) -> Answer {
-        Answer { address: "w:9464".to_owned(), page: page.map_err(ToOwned::to_owned) }
+        Answer {
+            address: "w:9464".to_owned(),
+            page: page.map_err(|why| NoPage { why: why.to_owned(), is_other: false }),
+        }
     }
 
     fn page(role: &str) -> Page {
@@ -176,18 +238,63 @@ mod tests {
                 "Working. 212 messages wait on the queue. One token is suspended.",
             ),
         ] {
-            let overview = Overview::new("q", answers, depths(212));
+            let overview = Overview::new("q", &["q.dead"], answers, depths(212));
             assert_eq!((overview.works, overview.sentence.as_str()), (works, sentence));
         }
+    }
+
+    #[test]
+    fn sentence_ignores_the_gate_of_a_standby_when_a_worker_is_active() {
+        let closed = || GatePage { advice: Some("the CRM fails".to_owned()), ..GatePage::default() };
+        let old = Token { suspended: Some("quota".to_owned()), ..Token::default() };
+        let standby = || Page { gate: closed(), tokens: vec![old.clone()], ..page("not_known") };
+        let closed_active = || Page { gate: closed(), ..page("active") };
+        for (pages, works, sentence) in [
+            (vec![standby(), page("active")], true, "Working."),
+            (vec![page("not_known"), closed_active()], false, "Not sending: the CRM fails."),
+            (vec![standby(), standby()], false, "Not sending: the CRM fails."),
+            (vec![page("active"), closed_active()], true, "Working. 1 of 2 workers send nothing: the CRM fails."),
+        ] {
+            let answers = pages.into_iter().map(|page| answer(Ok(page))).collect();
+            let overview = Overview::new("q", &["q.dead"], answers, Ok(Depths::new()));
+            assert_eq!((overview.works, overview.sentence.as_str()), (works, sentence));
+        }
+    }
+
+    #[test]
+    fn dead_letters_are_counted_in_the_sentence_or_not_known() {
+        let depths = Depths::from([("q".to_owned(), 0), ("q.dead".to_owned(), 75)]);
+        let overview = Overview::new("q", &["q.dead", "q.dead.broker"], vec![answer(Ok(page("active")))], Ok(depths));
+        assert_eq!(overview.sentence, "Working. No message waits on the queue. There are 75 dead letters.");
+        assert_eq!(overview.dead_letters(), Some(75));
+        let down = Err(BrokerError { message: "connection refused".to_owned(), code: None });
+        let overview = Overview::new("q", &["q.dead"], vec![answer(Ok(page("active")))], down);
+        assert_eq!(overview.dead_letters(), None, "not counted is not zero");
+    }
+
+    #[test]
+    fn worker_of_another_queue_counts_as_no_answer() {
+        let of = |queue: &str| answer(Ok(Page { queue: Some(queue.to_owned()), ..page("active") }));
+        let overview = Overview::new("q", &["q.dead"], vec![of("other")], Ok(Depths::new()));
+        assert_eq!(
+            (overview.works, overview.sentence.as_str()),
+            (
+                false,
+                "No worker answers (w:9464: this worker serves the queue other, and broker.queue is q). Correct \
+                 console.workers: each address must be the admin.listen of a worker of this queue."
+            )
+        );
+        assert!(Overview::new("q", &["q.dead"], vec![of("q")], Ok(Depths::new())).works);
     }
 
     #[test]
     fn sentence_counts_messages_that_a_worker_holds() {
         let forecast = Forecast { backlog: Some(12), ..Forecast::default() };
         let holding = answer(Ok(Page { forecast, ..page("active") }));
-        let overview = Overview::new("q", vec![holding], Ok(Depths::from([("q".to_owned(), 0)])));
+        let overview = Overview::new("q", &["q.dead"], vec![holding], Ok(Depths::from([("q".to_owned(), 0)])));
         assert_eq!(overview.sentence, "Working. 12 messages wait on the retry queues or in the worker.");
-        let idle = Overview::new("q", vec![answer(Ok(page("active")))], Ok(Depths::from([("q".to_owned(), 0)])));
+        let idle =
+            Overview::new("q", &["q.dead"], vec![answer(Ok(page("active")))], Ok(Depths::from([("q".to_owned(), 0)])));
         assert_eq!(idle.sentence, "Working. No message waits on the queue.");
     }
 

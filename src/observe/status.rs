@@ -266,8 +266,11 @@ impl Status {
             let measured = self.measured();
             (measured.rates.rate(), measured.depths.as_ref().map(|depths| self.backlog(depths)))
         };
+        // Without a connection the queues cannot be counted, and the last count is old.
+        let is_connected = held(&self.unconnected).is_none();
+        let backlog = backlog.filter(|_| is_connected);
         // While the gate is closed nothing is settled, so an earlier rate does not apply.
-        let is_blocked = self.gate.block_reason().is_some();
+        let is_blocked = !is_connected || self.gate.block_reason().is_some();
         let rate = rate.map(|rate| if is_blocked { Rate { messages: 0.0, calls: 0.0 } } else { rate });
         forecast(self.clock.now(), &self.zone(), rate, backlog, &tokens)
     }
@@ -305,6 +308,7 @@ impl Status {
                 since: rfc3339(self.gate.since()),
                 last_failure: failed.as_ref().map(|failed| failed.reason.to_string()),
                 last_failure_at: failed.as_ref().map(|failed| rfc3339(failed.at)),
+                next_probe_at: self.gate.next_probe_at().map(rfc3339),
             },
             tokens: self.gate.token_states().iter().enumerate().map(page::token).collect(),
             ledger: LedgerState {

@@ -33,7 +33,16 @@ pub struct Answer {
     /// Its address, without a path.
     pub address: String,
     /// Its status page, or why there is none.
-    pub page: Result<Page, String>,
+    pub page: Result<Page, NoPage>,
+}
+
+/// Why there is no status page of a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoPage {
+    /// The reason.
+    pub why: String,
+    /// Whether something answers at the address, so that starting a worker does not help.
+    pub is_other: bool,
 }
 
 impl Workers {
@@ -47,11 +56,10 @@ impl Workers {
     pub async fn status(&self) -> Vec<Answer> {
         join_all(self.0.iter().map(async |url| {
             let page = match get(url, "/status").await {
-                Ok((200, body)) => {
-                    serde_json::from_slice(&body).map_err(|error| format!("its status cannot be read: {error}"))
-                }
-                Ok((status, _)) => Err(format!("it answered HTTP {status}")),
-                Err(why) => Err(why),
+                Ok((200, body)) => serde_json::from_slice(&body)
+                    .map_err(|error| NoPage { why: format!("its status cannot be read: {error}"), is_other: true }),
+                Ok((status, _)) => Err(NoPage { why: format!("it answered HTTP {status}"), is_other: true }),
+                Err(why) => Err(NoPage { why, is_other: false }),
             };
             Answer { address: shown(url), page }
         }))

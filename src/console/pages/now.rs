@@ -42,7 +42,9 @@ impl App {
         let workers = Workers::new(self.config.console.workers.clone());
         let names = Queues::counted(&self.config);
         let (answers, depths) = tokio::join!(workers.status(), depths::count(&self.dead_letters.connector, &names));
-        let overview = Arc::new(Overview::new(&self.dead_letters.queues.work, answers, depths));
+        let queues = &self.dead_letters.queues;
+        let dead = [queues.dead.as_str(), &queues.broker];
+        let overview = Arc::new(Overview::new(&queues.work, &dead, answers, depths));
         *shared = Some((Instant::now(), Arc::clone(&overview)));
         overview
     }
@@ -59,7 +61,8 @@ struct Page {
     tokens: Vec<TokenRow>,
     queues: Vec<(String, String)>,
     queue_problem: Option<String>,
-    dead: u64,
+    /// None when they cannot be counted.
+    dead: Option<u64>,
     kinds: Vec<(String, String)>,
     /// A caption and a chart.
     charts: Vec<(String, String)>,
@@ -76,6 +79,7 @@ struct Worker {
     gate: String,
     gate_since: Option<When>,
     failure: Option<String>,
+    next_probe: Option<When>,
     ledger: String,
 }
 
@@ -108,8 +112,6 @@ pub(super) async fn page(
     let pages: Vec<&StatusPage> =
         overview.workers.iter().filter_map(|worker| worker.answer.page.as_ref().ok()).collect();
     let active = pages.iter().find(|page| page.role == "active").or_else(|| pages.first()).copied();
-    let depth = |name: &str| overview.depths.as_ref().ok().and_then(|depths| depths.get(name)).copied().unwrap_or(0);
-    let queues = &app.dead_letters.queues;
     let sees = shell.sees_bodies;
     let page = Page {
         sentence: overview.sentence.clone(),
@@ -123,7 +125,7 @@ pub(super) async fn page(
             .map(|depths| depths.iter().map(|(name, count)| (name.clone(), grouped(*count))).collect())
             .unwrap_or_default(),
         queue_problem: overview.depths.as_ref().err().map(|error| error.message.clone()),
-        dead: depth(&queues.dead) + depth(&queues.broker),
+        dead: overview.dead_letters(),
         kinds: active.map(failures).unwrap_or_default(),
         charts: active.map(charts).unwrap_or_default(),
         recent: active.map(|page| recent(&app, page, sees)).unwrap_or_default(),
@@ -136,17 +138,18 @@ fn worker(app: &App, answer: &crate::observe::workers::Answer, role: &'static st
     let (now, zone) = (app.now(), &app.config.crm.timezone);
     let page = match &answer.page {
         Ok(page) => page,
-        Err(why) => {
+        Err(no_page) => {
             return Worker {
                 address: answer.address.clone(),
                 name: "–".to_owned(),
                 role,
-                state: why.clone(),
+                state: no_page.why.clone(),
                 is_good: false,
                 is_open: false,
                 gate: "–".to_owned(),
                 gate_since: None,
                 failure: None,
+                next_probe: None,
                 ledger: "–".to_owned(),
             };
         }
@@ -166,6 +169,7 @@ fn worker(app: &App, answer: &crate::observe::workers::Answer, role: &'static st
         gate,
         gate_since: Some(When::parse(&page.gate.since, now, zone)),
         failure: page.gate.last_failure.clone().filter(|_| !page.gate.open),
+        next_probe: page.gate.next_probe_at.as_ref().map(|at| When::parse(at, now, zone)),
         ledger: format!("{}, {} messages, {ledger}", page.ledger.kind, page.ledger.entries),
     }
 }

@@ -92,6 +92,8 @@ pub struct Gate {
     pub last_failure: Option<String>,
     /// When it failed.
     pub last_failure_at: Option<String>,
+    /// When the next probe is sent; none when no probe is planned, and while one runs.
+    pub next_probe_at: Option<String>,
 }
 
 /// A token.
@@ -213,7 +215,7 @@ pub(super) fn rules(mapper: &Mapper) -> Option<Rules> {
 /// A token's values for the forecast.
 pub(super) fn quota(token: &TokenState) -> Quota {
     let left = if token.suspended == Some(Suspended::Quota) { Some(0) } else { token.quota_left };
-    Quota { left, is_refused: token.suspended == Some(Suspended::Unauthorized) }
+    Quota { left, is_refused: token.suspended == Some(Suspended::Unauthorized), reset: token.quota_reset }
 }
 
 pub(super) fn named(counts: &BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {
