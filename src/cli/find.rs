@@ -66,7 +66,9 @@ fn text(found: &LookedUp) -> String {
         let kind = place.kind.as_deref().map(|kind| format!(", {kind}")).unwrap_or_default();
         let reason = place.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
         let id = if place.id == found.id { String::new() } else { format!(", message id {}", place.id) };
-        line("found on", &format!("{}{id}, attempts {}{kind}{reason}", place.queue, place.attempts));
+        let discarded =
+            place.discard_reason.as_deref().map(|reason| format!("; discarded: {reason}")).unwrap_or_default();
+        line("found on", &format!("{}{id}, attempts {}{kind}{reason}{discarded}", place.queue, place.attempts));
     }
     for looked in &found.looked {
         line("looked", looked);

@@ -82,6 +82,11 @@ pub(super) fn restored(message: &Message, action: &str) -> Properties {
     plain(message, vec![(ACTION, text(action))], &OF_DISCARDED)
 }
 
+/// Why an operator discarded a message.
+pub(super) fn discard_reason(message: &Message) -> Option<String> {
+    message.header(DISCARD_REASON).and_then(crate::message::retry_state::string)
+}
+
 /// The queue that a discarded message came from.
 pub(super) fn discarded_from(message: &Message) -> Source {
     let from = message.header(DISCARDED_FROM).and_then(crate::message::retry_state::string);
@@ -136,6 +141,7 @@ mod tests {
         assert_eq!(header(&gone, DISCARD_REASON).as_deref(), Some("not ours"));
         let message = Message { body: b"{}".to_vec(), properties: gone, ..Message::default() };
         assert_eq!(discarded_from(&message), Source::Broker);
+        assert_eq!(discard_reason(&message).as_deref(), Some("not ours"));
         let back = restored(&message, "action-2");
         let restored = FetchedMessage::new(Source::Broker, Box::new(Message { properties: back.clone(), ..message }));
         assert_eq!(

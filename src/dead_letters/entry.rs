@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::Source;
 use super::cause;
+use super::copy;
 use super::fetched::{ACTION, FetchedMessage};
 use crate::message::dead_letter::failed_at;
 use crate::message::failure::shorten;
@@ -42,6 +43,8 @@ pub struct Entry {
     pub crm_message: Option<Arc<str>>,
     /// When it was dead-lettered.
     pub failed_at: Option<Timestamp>,
+    /// Why an operator discarded it; none on a dead-letter queue.
+    pub discard_reason: Option<Arc<str>>,
     /// Attempts counted.
     pub attempts: u32,
     /// How often it was replayed before.
@@ -95,6 +98,7 @@ impl Entry {
             crm_code: dead_letter.crm_code,
             crm_message: texts.some(dead_letter.crm_message.as_deref().map(|said| shorten(said, REASON)).as_deref()),
             failed_at: failed_at(message),
+            discard_reason: texts.some(copy::discard_reason(message).as_deref()),
             attempts: small(dead_letter.attempts),
             replays: small(dead_letter.replay_count),
             possibly_created: dead_letter.possibly_created,

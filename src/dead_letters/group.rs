@@ -42,6 +42,9 @@ pub struct Group {
     pub example: String,
     /// The ids of some of them.
     pub ids: Vec<String>,
+    /// Some of the reasons for which operators discarded them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub discard_reasons: Vec<String>,
 }
 
 /// Messages by cause.
@@ -67,6 +70,7 @@ impl Groups {
             newest: None,
             example: entry.reason.to_string(),
             ids: Vec::new(),
+            discard_reasons: Vec::new(),
         });
         group.count += 1;
         group.possibly_created += u64::from(entry.possibly_created);
@@ -77,6 +81,12 @@ impl Groups {
         }
         if group.ids.len() < EXAMPLES {
             group.ids.push(entry.id.to_string());
+        }
+        if let Some(reason) = entry.discard_reason.as_deref()
+            && group.discard_reasons.len() < EXAMPLES
+            && !group.discard_reasons.iter().any(|known| known == reason)
+        {
+            group.discard_reasons.push(reason.to_owned());
         }
     }
 
@@ -127,6 +137,16 @@ mod tests {
         assert_eq!((&unknown["possibly_created"], unknown["ids"].as_array().unwrap().len()), (&2.into(), 3));
         assert_eq!(unknown["oldest"], "2026-01-01T00:00:00.000Z");
         assert_eq!(unknown["newest"], "2026-01-03T00:00:00.000Z");
+    }
+
+    #[test]
+    fn group_lists_each_reason_of_a_discard_once() {
+        let mut groups = Groups::default();
+        for reason in [Some("not ours"), Some("entered by hand"), Some("not ours"), None] {
+            let entry = entry("rejected", "a", None, false);
+            groups.add(&Entry { discard_reason: reason.map(Into::into), ..entry });
+        }
+        assert_eq!(groups.sorted()[0].discard_reasons, ["not ours", "entered by hand"]);
     }
 
     #[test]

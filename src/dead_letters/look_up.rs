@@ -37,6 +37,9 @@ pub struct Location {
     /// Why, on a dead-letter queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Why an operator discarded it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discard_reason: Option<String>,
     /// Identifies a dead letter.
     #[serde(skip)]
     pub fingerprint: Option<u128>,
@@ -208,6 +211,7 @@ impl DeadLetters {
                         attempts: entry.attempts,
                         kind: Some(entry.kind.to_string()),
                         reason: Some(message.dead_letter.message.clone()),
+                        discard_reason: entry.discard_reason.as_deref().map(ToOwned::to_owned),
                         fingerprint: (source != Source::Discarded).then(|| message.fingerprint()),
                     });
                 }
@@ -257,6 +261,7 @@ impl DeadLetters {
                             attempts: state.attempts,
                             kind: None,
                             reason: None,
+                            discard_reason: None,
                             fingerprint: None,
                         });
                     }

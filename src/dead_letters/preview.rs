@@ -9,15 +9,36 @@ use serde_json::value::RawValue;
 use super::body::indented;
 use super::copy::as_received;
 use crate::broker::Message;
-use crate::config::{self, Config};
+use crate::config::{self, Config, ReferencePlace};
 use crate::message::failure::Failure;
-use crate::message::mapper::{Mapped, Mapper};
+use crate::message::mapper::{Mapped, Mapper, fields_of};
+use crate::message::reference::Reference;
 use crate::message::retry_state::RetryState;
 
 /// Maps dead letters as the worker maps their replays.
 pub struct Previewer {
     mapper: Mapper,
     work: String,
+    operation: String,
+    reference: ReferencePlace,
+}
+
+/// What people look for in the CRM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TaskFacts {
+    /// The task's name.
+    pub name: String,
+    /// The record that it belongs to.
+    pub id_record: String,
+    /// The reference in the task; none where `task.reference` is not set.
+    pub reference: Option<String>,
+}
+
+impl std::fmt::Display for TaskFacts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}, record {}", self.name, self.id_record)?;
+        self.reference.iter().try_for_each(|reference| write!(f, ", [ref:{reference}]"))
+    }
 }
 
 /// The result of mapping a replay, and the rule that mapped it.
@@ -63,7 +84,30 @@ impl Previewer {
             }
         };
         let mapper = Mapper::without_examples(&Config { events, ..config.clone() });
-        mapper.map(|mapper| Self { mapper, work }).map_err(|problems| problems.to_string())
+        let (operation, reference) = (config.crm.operation.clone().unwrap_or_default(), config.task.reference);
+        mapper.map(|mapper| Self { mapper, work, operation, reference }).map_err(|problems| problems.to_string())
+    }
+
+    /// The task that a replay of a message of the queue `from` creates; none when the worker refuses or skips it. `id` is the
+    /// message's id.
+    #[must_use]
+    pub fn task(&self, message: &Message, from: &str, id: &str, now: Timestamp) -> Option<TaskFacts> {
+        let preview = self.preview(message, from, &message.body, now);
+        let Replayed::Payload(payload) = &preview.result else {
+            return None;
+        };
+        let fields = fields_of(payload.get().as_bytes());
+        let text = |name: &str| fields.get(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
+        let id = preview.message_id.as_deref().unwrap_or(id);
+        let reference =
+            (self.reference != ReferencePlace::None).then(|| Reference::new(&self.work, &self.operation, id));
+        let without = |name: String| match &reference {
+            // It has a place of its own.
+            Some(reference) => name.trim_end_matches(&format!("[ref:{reference}]")).trim_end().to_owned(),
+            None => name,
+        };
+        let (name, id_record) = (without(text("name")), text("id_record"));
+        Some(TaskFacts { name, id_record, reference: reference.map(|reference| reference.to_string()) })
     }
 
     /// The digest of the rules, as in `x-wtw-rules`; none without rules.
@@ -199,6 +243,21 @@ wolkvox_owner = "ADMIN_@demo"
         }
         std::fs::write(config.events.rules_file.as_ref().unwrap().path(), RULES.replace("crm_id", "crmid")).unwrap();
         assert!(preview(&config, &bad).words().1.contains("\"id_record\": \"64b1f0\""), "the rule was corrected");
+    }
+
+    #[test]
+    fn task_facts_name_the_task_its_record_and_its_reference() {
+        let mut config = config(RULES);
+        let dead_letter = event(r#"{"number":7,"customer":{"name":"Ana","crm_id":"64b1f0"}}"#);
+        let facts = |config: &Config, message: &Message| {
+            Previewer::new(config).unwrap().task(message, "q.dead", "ticket-7", Timestamp::UNIX_EPOCH)
+        };
+        assert_eq!(facts(&config, &dead_letter).unwrap().to_string(), "Call Ana, record 64b1f0");
+        config.task.reference = ReferencePlace::Name;
+        let reference = Reference::new(&config.broker.queue, "demo", "ticket-7");
+        let with_reference = facts(&config, &dead_letter).unwrap().to_string();
+        assert_eq!(with_reference, format!("Call Ana, record 64b1f0, [ref:{reference}]"));
+        assert_eq!(facts(&config, &event("{}")), None, "the worker refuses it");
     }
 
     #[test]

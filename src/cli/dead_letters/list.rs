@@ -4,12 +4,17 @@ use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
+use jiff::Timestamp;
+use serde::Serialize;
+
 use super::choice::FilterArgs;
 use super::{Tool, cell, failed, json, read_exit, seconds, warn};
 use crate::cli::{Error, print};
 use crate::dead_letters::Source;
 use crate::dead_letters::entry::{Entry, Texts};
+use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::group::{Group, Groups};
+use crate::dead_letters::preview::{Previewer, TaskFacts};
 use crate::message::dead_letter::{DeadLetter, failed_at};
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -35,7 +40,26 @@ pub struct Args {
     limit: usize,
 }
 
+/// A message of `--each`.
+#[derive(Debug, Serialize)]
+struct Listed {
+    #[serde(skip)]
+    at: Option<Timestamp>,
+    #[serde(flatten)]
+    dead_letter: DeadLetter,
+    /// What to look for in the CRM; none when the worker refuses the message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<TaskFacts>,
+    /// Why an operator discarded it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    discard_reason: Option<String>,
+}
+
 impl Args {
+    fn noun(&self) -> &'static str {
+        if self.discarded { "discarded messages" } else { "dead letters" }
+    }
+
     fn sources(&self) -> &'static [Source] {
         if self.discarded { &Source::DISCARDED } else { &Source::DEAD }
     }
@@ -52,7 +76,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
 async fn groups(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let (mut groups, mut texts) = (Groups::default(), Texts::default());
     let filter = args.filter.filter(&[]);
-    let visit = |found: crate::dead_letters::fetched::FetchedMessage| {
+    let visit = |found: FetchedMessage| {
         let entry = Entry::new(&found, &mut texts);
         if filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
             groups.add(&entry);
@@ -61,15 +85,25 @@ async fn groups(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     };
     let scanned = tool.dead_letters.scan(args.sources(), &tool.stop, visit).await.map_err(failed)?;
     let groups = groups.sorted();
-    print(&if args.json { json(&groups)? } else { group_table(&groups) })?;
+    print(&if args.json { json(&groups)? } else { group_table(&groups, args.noun()) })?;
     warn(&scanned);
     read_exit(&scanned, &filter, groups.iter().map(|group| group.count).sum())
 }
 
 async fn each(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let (mut dead_letters, mut more, mut texts) = (Vec::new(), false, Texts::default());
+    let previewer = Previewer::new(&tool.dead_letters.config).ok();
+    let listed = |found: FetchedMessage, entry: &Entry| {
+        let from = tool.dead_letters.queues.of(found.source);
+        Listed {
+            at: failed_at(&found.message),
+            task: previewer.as_ref().and_then(|previewer| previewer.task(&found.message, from, &entry.id, tool.now)),
+            discard_reason: entry.discard_reason.as_deref().map(ToOwned::to_owned),
+            dead_letter: found.dead_letter,
+        }
+    };
     let filter = args.filter.filter(&[]);
-    let visit = |found: crate::dead_letters::fetched::FetchedMessage| {
+    let visit = |found: FetchedMessage| {
         let entry = Entry::new(&found, &mut texts);
         if !filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
             return ControlFlow::Continue(());
@@ -78,14 +112,13 @@ async fn each(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         if more {
             return ControlFlow::Break(());
         }
-        dead_letters.push((failed_at(&found.message), found.dead_letter));
+        dead_letters.push(listed(found, &entry));
         ControlFlow::Continue(())
     };
     let scanned = tool.dead_letters.scan(args.sources(), &tool.stop, visit).await.map_err(failed)?;
     // RabbitMQ returns messages that were read before in no fixed order.
-    dead_letters.sort_by_key(|(at, _)| *at);
-    let only: Vec<&DeadLetter> = dead_letters.iter().map(|(_, dead_letter)| dead_letter).collect();
-    print(&if args.json { json(&only)? } else { table(&dead_letters) })?;
+    dead_letters.sort_by_key(|listed| listed.at);
+    print(&if args.json { json(&dead_letters)? } else { table(&dead_letters, args.noun()) })?;
     if more {
         eprintln!("there are more than these, which were met first; --limit says how many are listed");
     }
@@ -93,7 +126,7 @@ async fn each(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     read_exit(&scanned, &filter, dead_letters.len() as u64)
 }
 
-fn group_table(groups: &[Group]) -> String {
+fn group_table(groups: &[Group], noun: &str) -> String {
     let row = |kind: &str, count: &str, maybe: &str, oldest: &str, newest: &str, cause: &str| {
         format!("{kind:<22}  {count:>8}  {maybe:>12}  {oldest:<20}  {newest:<20}  {cause}")
     };
@@ -111,25 +144,46 @@ fn group_table(groups: &[Group]) -> String {
         let ids: Vec<String> = group.ids.iter().map(|id| cell(id)).collect();
         let more = if group.count > ids.len() as u64 { ", …" } else { "" };
         rows.push(format!("  ids: {}{more}", ids.join(", ")));
+        let reasons: Vec<String> = group.discard_reasons.iter().map(|reason| cell(reason)).collect();
+        rows.extend((!reasons.is_empty()).then(|| format!("  discarded: {}", reasons.join("; "))));
     }
-    rows.push(format!("dead letters: {}", groups.iter().map(|group| group.count).sum::<u64>()));
+    rows.push(format!("{noun}: {}", groups.iter().map(|group| group.count).sum::<u64>()));
     rows.join("\n")
 }
 
-fn table(dead_letters: &[(Option<jiff::Timestamp>, DeadLetter)]) -> String {
+fn table(dead_letters: &[Listed], noun: &str) -> String {
     let row = |id: &str, kind: &str, attempts: &str, failed_at: &str, reason: &str| {
         format!("{id:<39}  {kind:<22}  {attempts:>8}  {failed_at:<20}  {reason}")
     };
     let mut rows = vec![row("message id", "kind", "attempts", "failed", "reason")];
-    rows.extend(dead_letters.iter().map(|(at, dead_letter)| {
-        row(
+    for Listed { at, dead_letter, task, discard_reason } in dead_letters {
+        rows.push(row(
             &cell(dead_letter.id()),
             &cell(&dead_letter.kind),
             &dead_letter.attempts.to_string(),
             &seconds(*at),
             &cell(&dead_letter.message),
-        )
-    }));
-    rows.push(format!("dead letters: {}", dead_letters.len()));
+        ));
+        rows.extend(task.as_ref().map(|task| format!("  task: {}", cell(&task.to_string()))));
+        rows.extend(discard_reason.as_ref().map(|reason| format!("  discarded: {}", cell(reason))));
+    }
+    rows.push(format!("{noun}: {}", dead_letters.len()));
     rows.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Message;
+
+    #[test]
+    fn table_shows_the_task_and_why_a_message_was_discarded() {
+        let task =
+            TaskFacts { name: "Call Ana".to_owned(), id_record: "4711".to_owned(), reference: Some("abc".to_owned()) };
+        let dead_letter = DeadLetter::read(&Message::default());
+        let listed = Listed { at: None, dead_letter, task: Some(task), discard_reason: Some("not ours".into()) };
+        let table = table(&[listed], "discarded messages");
+        let end = "  task: Call Ana, record 4711, [ref:abc]\n  discarded: not ours\ndiscarded messages: 1";
+        assert!(table.ends_with(end), "{table}");
+    }
 }

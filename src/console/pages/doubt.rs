@@ -11,9 +11,12 @@ use super::failed::{MessageRow, row};
 use super::posted::Posted;
 use super::{Shell, go, parameter, print_of, said, show, when};
 use crate::console::App;
+use crate::console::index::{BODY, Snapshot};
 use crate::console::safety::Visitor;
 use crate::console::times::When;
+use crate::dead_letters::entry::Entry;
 use crate::dead_letters::filter::Filter;
+use crate::dead_letters::preview::Previewer;
 use crate::observe::forecast::grouped;
 
 /// Messages on one page.
@@ -34,6 +37,8 @@ struct Page {
 
 struct Row {
     message: MessageRow,
+    /// What to look for in the CRM; none for viewers.
+    task: Option<String>,
     /// `exists`, `missing`, or nothing yet.
     verdict: String,
     who: String,
@@ -53,6 +58,7 @@ pub(super) async fn page(
     let entries: Vec<_> =
         view.snapshot.as_ref().map(|snapshot| snapshot.filtered(&filter, now).collect()).unwrap_or_default();
     let from = number.saturating_mul(PAGE).min(entries.len());
+    let previewer = if shell.sees_bodies { app.previewer().ok() } else { None };
     let mut rows = Vec::new();
     for entry in entries.iter().skip(from).take(PAGE) {
         let checked = match app.store.checked(&entry.id) {
@@ -63,7 +69,8 @@ pub(super) async fn page(
             Some((verdict, who, at)) => (verdict, who, Some(when(&app, at))),
             None => (String::new(), String::new(), None),
         };
-        rows.push(Row { message: row(&app, entry, shell.sees_bodies), verdict, who, at });
+        let task = previewer.as_ref().and_then(|previewer| task(&app, previewer, view.snapshot.as_deref()?, entry));
+        rows.push(Row { message: row(&app, entry, shell.sees_bodies), task, verdict, who, at });
     }
     let link = |page: usize| format!("{}doubt?page={page}", app.base);
     show(&Page {
@@ -76,6 +83,13 @@ pub(super) async fn page(
         is_failed: view.failure.is_some(),
         shell,
     })
+}
+
+/// What to look for in the CRM; none when the worker refuses the message, and for a body that is not kept as a whole.
+fn task(app: &App, previewer: &Previewer, snapshot: &Snapshot, entry: &Entry) -> Option<String> {
+    let detail = snapshot.detail(entry).filter(|_| entry.size as usize <= BODY)?;
+    let from = app.dead_letters.queues.of(entry.source);
+    previewer.task(&detail.message, from, &entry.id, app.now()).map(|task| task.to_string())
 }
 
 /// Stores what somebody found in the CRM.

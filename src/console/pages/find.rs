@@ -37,6 +37,7 @@ struct PlaceRow {
     attempts: u32,
     kind: String,
     reason: String,
+    discarded: String,
     print: Option<String>,
 }
 
@@ -87,6 +88,7 @@ fn found(app: &App, looked_up: LookedUp, sees: bool) -> FindResult {
                 attempts: place.attempts,
                 kind: place.kind.unwrap_or_default(),
                 reason: place.reason.filter(|_| sees).unwrap_or_default(),
+                discarded: place.discard_reason.filter(|_| sees).unwrap_or_default(),
                 print: place.fingerprint.map(print_name),
             })
             .collect(),

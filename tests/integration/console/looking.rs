@@ -53,6 +53,7 @@ async fn messages_in_doubt_are_checked_off_and_the_marks_survive_a_restart() {
         !page.contains("Replay…") && !page.contains("Discard…"),
         "nothing is offered before somebody looked: {page}"
     );
+    assert!(page.contains("m-1, record "), "what to look for in the CRM: {page}");
     for (id, verdict) in [("m-1", "exists"), ("m-2", "missing")] {
         let path = console.message(id).await;
         let print = path.trim_start_matches("/message/");

@@ -294,7 +294,8 @@ async fn discarded_messages_are_recorded_and_can_be_restored() {
     }
     rig.wait_for_dead_letters(3).await;
     let gone = succeeds(&env, &["list", "--discarded", "--each"]).await;
-    assert!(gone.contains("m-1") && gone.contains("m-3") && gone.contains("dead letters: 2"), "{gone}");
+    assert!(gone.contains("m-1") && gone.contains("m-3") && gone.contains("discarded messages: 2"), "{gone}");
+    assert_eq!(gone.matches("  discarded: entered by").count(), 2, "{gone}");
     let [_, discarded, audit] = rig.tool_queues();
     assert_eq!(succeeds(&env, &["restore", "--yes", "m-1"]).await, "restored, each confirmed: 1\n");
     rig.wait_for_dead_letters(4).await;
