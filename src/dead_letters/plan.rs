@@ -33,6 +33,8 @@ pub struct Candidate {
     pub digests: Vec<[u8; 32]>,
     /// Why the worker refuses its body, if that is known.
     pub refused: Option<String>,
+    /// Whether somebody found its task in the CRM and checked that off.
+    pub found_in_crm: bool,
 }
 
 impl Candidate {
@@ -49,6 +51,7 @@ impl Candidate {
             by_broker: entry.source == Source::Broker || entry.kind.starts_with(fetched::BROKER_KIND),
             digests: vec![digest],
             refused: None,
+            found_in_crm: false,
         }
     }
 }
@@ -71,6 +74,8 @@ pub enum ExclusionReason {
     InDoubt,
     /// Its task was created.
     Created,
+    /// Somebody found its task in the CRM.
+    FoundInCrm,
     /// Its id created the task of another body.
     IdTaken,
     /// It is still invalid after the edit.
@@ -84,6 +89,7 @@ impl ExclusionReason {
         match self {
             Self::InDoubt => "their task may exist already",
             Self::Created => "their task was created, as the ledger says",
+            Self::FoundInCrm => "somebody found their task in the CRM and checked that off under In doubt",
             Self::IdTaken => "their id created the task of another body",
             Self::Refused => "the worker refuses them after the change, too",
         }
@@ -114,8 +120,8 @@ pub struct Plan {
     pub without_id: u64,
     /// How many of those are exactly like another one. They get the same id and create one task together.
     pub alike: u64,
-    /// How many different messages those are.
-    distinct_alike: u64,
+    /// The most tasks that it can create. Each costs at least one call.
+    pub tasks: u64,
     /// How many of them the worker refuses again unless they are edited.
     pub refused_again: u64,
     /// How many are left out, by reason, with some of their ids.
@@ -145,7 +151,7 @@ impl Plan {
         let mut counting = Counting::default();
         for candidate in candidates {
             let creation = if candidate.possibly_created { CreationState::InDoubt } else { CreationState::NotCreated };
-            counting.add(candidate, creation, Allowed { in_doubt: true, refused: true, new_id: false });
+            counting.choose(candidate, creation);
         }
         counting.done()
     }
@@ -174,18 +180,12 @@ impl Plan {
         self.chosen.len() as u64
     }
 
-    /// The most tasks that it can create. Each costs at least one call.
-    #[must_use]
-    pub fn tasks(&self) -> u64 {
-        self.count() - self.alike + self.distinct_alike
-    }
-
     /// What an operator must know before confirming a replay, one line each.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        let calls = if self.tasks() == 1 { "call" } else { "calls" };
+        let calls = if self.tasks == 1 { "call" } else { "calls" };
         let all = [
-            (self.tasks(), format!("{calls} of the CRM's daily quota at least; more where a message is tried again")),
+            (self.tasks, format!("{calls} of the CRM's daily quota at least; more where a message is tried again")),
             (self.in_doubt, "of them may have created their task, and may create a second one".to_owned()),
             (self.replayed_before, "of them were replayed before".to_owned()),
             (self.without_id, "of them have no id and are given one derived from what they hold".to_owned()),
@@ -243,24 +243,36 @@ impl Counting {
             CreationState::Created => Some(ExclusionReason::Created),
             CreationState::IdTaken if allowed.new_id => None,
             CreationState::IdTaken => Some(ExclusionReason::IdTaken),
+            // The operator's permission is for messages that nobody has looked up.
+            CreationState::InDoubt | CreationState::NotCreated if candidate.found_in_crm => {
+                Some(ExclusionReason::FoundInCrm)
+            }
             CreationState::InDoubt if !allowed.in_doubt => Some(ExclusionReason::InDoubt),
             CreationState::InDoubt | CreationState::NotCreated if candidate.refused.is_some() && !allowed.refused => {
                 Some(ExclusionReason::Refused)
             }
             CreationState::InDoubt | CreationState::NotCreated => None,
         };
-        if let Some(why) = excluded {
-            self.exclude(candidate, why);
-            return;
+        match excluded {
+            Some(why) => self.exclude(candidate, why),
+            None => self.choose(candidate, creation),
         }
+    }
+
+    fn choose(&mut self, candidate: &Candidate, creation: CreationState) {
         let plan = &mut self.plan;
         plan.in_doubt += u64::from(creation == CreationState::InDoubt);
         plan.replayed_before += u64::from(candidate.replayed_before);
         plan.without_id += u64::from(!candidate.has_id);
         plan.refused_again += u64::from(candidate.refused.is_some());
+        let mut is_first = true;
         if !candidate.has_id {
-            *self.nameless.entry(candidate.fingerprint).or_default() += 1;
+            let alike = self.nameless.entry(candidate.fingerprint).or_default();
+            *alike += 1;
+            is_first = *alike == 1;
         }
+        // What the worker refuses costs no call, and identical messages create one task together.
+        plan.tasks += u64::from(candidate.refused.is_none() && is_first);
         plan.chosen.push(Chosen {
             fingerprint: candidate.fingerprint,
             id: candidate.id.clone(),
@@ -287,9 +299,7 @@ impl Counting {
     }
 
     fn done(mut self) -> Plan {
-        let distinct_alike = self.nameless.values().filter(|count| **count > 1);
-        self.plan.alike = distinct_alike.clone().sum();
-        self.plan.distinct_alike = distinct_alike.count() as u64;
+        self.plan.alike = self.nameless.values().filter(|count| **count > 1).sum();
         self.plan.excluded.sort_by_key(|(why, ..)| *why);
         self.plan
     }
@@ -310,6 +320,7 @@ mod tests {
             by_broker: false,
             digests: vec![[0; 32]],
             refused: None,
+            found_in_crm: false,
         }
     }
 
@@ -317,7 +328,7 @@ mod tests {
     fn plan_of_identical_messages_counts_one_task() {
         let all = [(1, None), (2, None), (1, None), (1, None), (3, Some("c")), (3, Some("c"))];
         let plan = Plan::discard(&all.map(|(print, id)| candidate(print, id)));
-        assert_eq!((plan.count(), plan.without_id, plan.alike, plan.tasks()), (6, 4, 3, 4));
+        assert_eq!((plan.count(), plan.without_id, plan.alike, plan.tasks), (6, 4, 3, 4));
     }
 
     #[tokio::test]
@@ -335,5 +346,27 @@ mod tests {
         let allowed = Allowed { in_doubt: true, refused: true, new_id: false };
         let plan = Plan::replay(candidates(), &unavailable, allowed).await;
         assert_eq!((plan.count(), plan.in_doubt, plan.refused_again), (3, 1, 1));
+    }
+
+    #[tokio::test]
+    async fn replay_of_refused_messages_costs_no_calls() {
+        let unavailable = LedgerAccess::Unavailable("no ledger".to_owned());
+        let refused = |print, id| Candidate { refused: Some("name: is missing".to_owned()), ..candidate(print, id) };
+        let all = vec![refused(1, Some("a")), refused(2, None), refused(2, None), candidate(3, Some("c"))];
+        let plan = Plan::replay(all, &unavailable, Allowed { refused: true, ..Allowed::default() }).await;
+        assert_eq!((plan.count(), plan.refused_again, plan.tasks), (4, 3, 1));
+        assert!(plan.warnings().iter().any(|line| line.starts_with("1 call of the CRM's")), "{:?}", plan.warnings());
+    }
+
+    #[tokio::test]
+    async fn message_whose_task_somebody_found_is_never_replayed() {
+        let unavailable = LedgerAccess::Unavailable("no ledger".to_owned());
+        let found = Candidate { possibly_created: true, found_in_crm: true, ..candidate(1, Some("a")) };
+        let doubtful = Candidate { possibly_created: true, ..candidate(2, Some("b")) };
+        let allowed = Allowed { in_doubt: true, refused: true, new_id: false };
+        let plan = Plan::replay(vec![found, doubtful], &unavailable, allowed).await;
+        assert_eq!((plan.fingerprints(), plan.staying(ExclusionReason::FoundInCrm).0), (HashSet::from([2]), 1));
+        let discarded = Candidate { found_in_crm: true, ..candidate(1, Some("a")) };
+        assert_eq!(Plan::discard(&[discarded]).count(), 1, "it can be discarded");
     }
 }

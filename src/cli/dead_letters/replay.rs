@@ -163,6 +163,7 @@ fn summary(tool: &Tool, args: &Args, plan: &Plan, scanned: &Scanned) -> String {
         let help = match why {
             ExclusionReason::InDoubt => "; --include-unknown takes them, too".to_owned(),
             ExclusionReason::Created => format!("; \"discard --created\" clears them: {}", named(ids)),
+            ExclusionReason::FoundInCrm => String::new(),
             ExclusionReason::IdTaken => format!("; --new-id gives one a new id: {}", named(ids)),
             ExclusionReason::Refused => format!(": {}", visible::line(plan.refused.as_deref().unwrap_or_default())),
         };
