@@ -1,12 +1,12 @@
-//! Read access to the ledger for the tools: directly when the ledger is reachable from here, else through the running
-//! workers.
+//! Read access to the ledger for the tools: directly when the ledger is reachable from here, and through the running
+//! workers. A ledger file that is here can be another one than the workers'.
 
 use crate::config::{Config, LedgerStore};
 use crate::ledger::read_only::ReadOnlyLedger;
 use crate::ledger::{Key, KeyPrefix};
 use crate::message::reference::Reference;
 use crate::observe::ledger_page::{LedgerEntry, LedgerResult, hex};
-use crate::observe::workers::Workers;
+use crate::observe::workers::{Workers, merge};
 
 /// How to ask the ledger.
 pub enum LedgerAccess {
@@ -18,6 +18,8 @@ pub enum LedgerAccess {
         queue: String,
         /// The CRM's operation.
         operation: String,
+        /// Workers of the queue, which are asked, too: their ledger can be another file.
+        workers: Option<Workers>,
     },
     /// Ask the workers.
     Workers(Workers),
@@ -54,7 +56,13 @@ impl LedgerAccess {
             return workers();
         }
         match ReadOnlyLedger::open(&config.ledger).await {
-            Ok(ledger) => Self::Direct { ledger: Box::new(ledger), queue: config.broker.queue.clone(), operation },
+            Ok(ledger) => {
+                let queue = config.broker.queue.clone();
+                let is_shared = matches!(config.ledger.store, LedgerStore::Redis(_));
+                let all = Workers::new(config.console.workers.clone());
+                let workers = if is_shared { None } else { all.of_queue(&queue).await };
+                Self::Direct { ledger: Box::new(ledger), queue, operation, workers }
+            }
             // The file may belong to the worker's user.
             Err(_) if matches!(config.ledger.store, LedgerStore::File(_)) => workers(),
             Err(why) => Self::Unavailable(why),
@@ -67,10 +75,14 @@ impl LedgerAccess {
     /// Why the ledger cannot be asked.
     pub async fn get(&self, ids: &[String]) -> Result<Vec<LedgerEntry>, String> {
         match self {
-            Self::Direct { ledger, queue, operation } => {
-                let keys: Vec<Key> = ids.iter().map(|id| Key::new(queue, operation, id)).collect();
-                let lookup = ledger.get(&keys).await.map_err(|error| error.to_string())?;
-                Ok(ids.iter().zip(&lookup.entries).map(|(id, entry)| LedgerEntry::new(id, entry.as_ref())).collect())
+            Self::Direct { ledger, queue, operation, workers } => {
+                let mut entries = directly(ledger, queue, operation, ids).await?;
+                if let Some(workers) = workers
+                    && let Ok((others, _)) = workers.ledger(ids).await
+                {
+                    merge(&mut entries, others);
+                }
+                Ok(entries)
             }
             Self::Workers(workers) => workers.ledger(ids).await.map(|(entries, _)| entries),
             Self::Unavailable(why) => Err(why.clone()),
@@ -83,9 +95,16 @@ impl LedgerAccess {
     /// Why the ledger cannot be asked.
     pub async fn find(&self, reference: Reference) -> Result<LedgerEntry, String> {
         match self {
-            Self::Direct { ledger, .. } => {
+            Self::Direct { ledger, workers, .. } => {
                 let entry = ledger.find(KeyPrefix::new(reference.bits())).await.map_err(|error| error.to_string())?;
-                Ok(LedgerEntry::new(&reference.to_string(), entry.as_ref()))
+                let mut entries = [LedgerEntry::new(&reference.to_string(), entry.as_ref())];
+                if let Some(workers) = workers
+                    && let Ok(other) = workers.find(reference).await
+                {
+                    merge(&mut entries, vec![other]);
+                }
+                let [entry] = entries;
+                Ok(entry)
             }
             Self::Workers(workers) => workers.find(reference).await,
             Self::Unavailable(why) => Err(why.clone()),
@@ -96,13 +115,24 @@ impl LedgerAccess {
     /// because a worker asks its own ledger before it sends.
     pub async fn is_created_by_now(&self, id: &str) -> bool {
         match self {
-            Self::Direct { .. } => {
-                let entries = self.get(&[id.to_owned()]).await.unwrap_or_default();
+            Self::Direct { ledger, queue, operation, .. } => {
+                let entries = directly(ledger, queue, operation, &[id.to_owned()]).await.unwrap_or_default();
                 entries.first().is_some_and(|entry| entry.result == Some(LedgerResult::Created))
             }
             Self::Workers(_) | Self::Unavailable(_) => false,
         }
     }
+}
+
+async fn directly(
+    ledger: &ReadOnlyLedger,
+    queue: &str,
+    operation: &str,
+    ids: &[String],
+) -> Result<Vec<LedgerEntry>, String> {
+    let keys: Vec<Key> = ids.iter().map(|id| Key::new(queue, operation, id)).collect();
+    let lookup = ledger.get(&keys).await.map_err(|error| error.to_string())?;
+    Ok(ids.iter().zip(&lookup.entries).map(|(id, entry)| LedgerEntry::new(id, entry.as_ref())).collect())
 }
 
 /// Whether a message's task exists. `possibly_created` is the message's own statement, `by_broker` says that RabbitMQ

@@ -66,6 +66,14 @@ impl Workers {
         .await
     }
 
+    /// Those of the workers that answer and work on this queue; none if there are none.
+    pub async fn of_queue(&self, queue: &str) -> Option<Self> {
+        let answers = self.status().await.into_iter().zip(&self.0);
+        let is_ours = |answer: &Answer| matches!(&answer.page, Ok(page) if page.queue.as_deref() == Some(queue));
+        let those: Vec<Url> = answers.filter(|(answer, _)| is_ours(answer)).map(|(_, url)| url.clone()).collect();
+        (!those.is_empty()).then_some(Self(those))
+    }
+
     /// The ledger entries of some ids. If several workers answer, the entry that knows most is used. The second part says
     /// whether a missing entry proves that nothing was sent.
     ///
@@ -93,16 +101,21 @@ impl Workers {
                 Ok((entries, worker_proves)) => {
                     answered = true;
                     proves |= worker_proves;
-                    for (known, entry) in known.iter_mut().zip(entries) {
-                        if rank(&entry) > rank(known) {
-                            *known = entry;
-                        }
-                    }
+                    merge(&mut known, entries);
                 }
                 Err(why) => failure = format!("{}: {why}", shown(url)),
             }
         }
         if answered { Ok((known, proves)) } else { Err(failure) }
+    }
+}
+
+/// Replaces each entry by one of the same id that knows more.
+pub fn merge(known: &mut [LedgerEntry], others: Vec<LedgerEntry>) {
+    for (known, other) in known.iter_mut().zip(others) {
+        if rank(&other) > rank(known) {
+            *known = other;
+        }
     }
 }
 
@@ -120,10 +133,7 @@ fn rank(entry: &LedgerEntry) -> u8 {
 async fn ask_ledger(url: &Url, name: &str, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool), String> {
     let mut entries = Vec::with_capacity(ids.len());
     let mut proves = false;
-    for (n, some) in ids.chunks(MOST_IDS).enumerate() {
-        if n > 0 {
-            sleep(BETWEEN).await;
-        }
+    for some in ids.chunks(MOST_IDS) {
         let query =
             form_urlencoded::Serializer::new(String::new()).extend_pairs(some.iter().map(|id| (name, id))).finish();
         let (status, body) = get(url, &format!("/ledger?{query}")).await?;
@@ -134,6 +144,10 @@ async fn ask_ledger(url: &Url, name: &str, ids: &[String]) -> Result<(Vec<Ledger
             serde_json::from_slice(&body).map_err(|error| format!("its answer cannot be read: {error}"))?;
         proves = page.proves_unsent;
         entries.extend(page.entries);
+        // Another question follows a full one, in this call or in the next.
+        if some.len() == MOST_IDS {
+            sleep(BETWEEN).await;
+        }
     }
     match entries.len() == ids.len() {
         true => Ok((entries, proves)),

@@ -5,7 +5,7 @@ use wolkvox_task_worker::message::reference::Reference;
 
 use crate::dead_letters::dead_properties;
 use crate::support::process::{Env, Finished, run};
-use crate::support::rig::{Rig, settled, task};
+use crate::support::rig::{LedgerFile, Rig, settled, task};
 use crate::support::{eventually, http};
 
 async fn tool(env: &Env, args: &[&str]) -> Finished {
@@ -59,6 +59,27 @@ async fn status_says_in_one_sentence_whether_it_works() {
             .map(|name| page.find(&format!("\n  \"{name}\":")).unwrap_or_else(|| panic!("{name} is not in {page}")))
             .collect();
     assert!(places.is_sorted(), "{page}");
+}
+
+#[tokio::test]
+async fn find_asks_the_workers_when_another_ledger_file_is_here() {
+    let (rig, file) = (Rig::new("find.both").await, LedgerFile::new());
+    let elsewhere = ("WTW_LEDGER_URL", &*file.url());
+    // This worker leaves a ledger file that knows nothing of the message.
+    rig.worker(&[elsewhere]).await.process.stop().await;
+    let worker = rig.worker(&[]).await;
+    rig.publish("m-1", &task("one")).await;
+    worker.reaches(&settled("created"), 1.0).await;
+    let id = Reference::new(&rig.queue, "demo", "m-1").to_string();
+    let env = rig.env(&[elsewhere, ("WTW_CONSOLE_WORKERS", &worker.admin)]);
+    for id in ["m-1", &id] {
+        let found = tool(&env, &["find", id]).await;
+        assert!(found.stdout.contains("Its task was created."), "{}", found.stdout);
+    }
+    // Workers of other queues are not asked.
+    let other = rig.env(&[elsewhere, ("WTW_CONSOLE_WORKERS", &worker.admin), ("WTW_BROKER_QUEUE", "other")]);
+    let found = tool(&other, &["find", "m-1"]).await;
+    assert!(found.stdout.contains("Nothing is known about it"), "{}", found.stdout);
 }
 
 #[tokio::test]
