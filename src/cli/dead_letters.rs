@@ -65,7 +65,8 @@ pub async fn run(command: &Command, sources: &Sources, stop: &CancellationToken)
     crate::observe::logs::start(&config.log)
         .map_err(|error| Error::failed(format!("the log cannot be started: {error}")))?;
     let dead_letters = DeadLetters::new(Arc::new(config));
-    let who = audit::user(|name| sources.variable(name).map(|value| value.to_string_lossy().into_owned()));
+    let variable = |name: &str| sources.variable(name).map(|value| value.to_string_lossy().into_owned());
+    let who = audit::user(variable, rustix::process::getuid().as_raw());
     let tool = Tool { now: dead_letters.clock.now(), dead_letters, stop: stop.clone(), who };
     match command {
         Command::List(args) => list::run(&tool, args).await,

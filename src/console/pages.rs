@@ -10,6 +10,7 @@ mod login;
 mod message;
 pub(crate) mod now;
 mod posted;
+mod results;
 
 use std::sync::Arc;
 

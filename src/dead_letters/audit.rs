@@ -72,6 +72,10 @@ impl Record {
         }
         if let MessageAction::Replay { edited, .. } = message_action {
             self.edited.clone_from(&edited.note);
+            // The result is found under the new id.
+            if let Some(id) = &edited.new_id {
+                self.ids = vec![id.clone()];
+            }
         }
         self
     }
@@ -83,10 +87,11 @@ pub fn new_action() -> String {
     uuid::Uuid::now_v7().to_string()
 }
 
-/// The user of this process, from the environment.
+/// The user of this process, from the environment, or else the number of the user.
 #[must_use]
-pub fn user(variable: impl Fn(&str) -> Option<String>) -> String {
-    ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(variable).unwrap_or_else(|| "unknown".to_owned())
+pub fn user(variable: impl Fn(&str) -> Option<String>, uid: u32) -> String {
+    let name = ["SUDO_USER", "USER", "LOGNAME"].into_iter().filter_map(variable).find(|name| !name.is_empty());
+    name.unwrap_or_else(|| format!("uid {uid}"))
 }
 
 impl DeadLetters {
@@ -128,5 +133,26 @@ impl DeadLetters {
         });
         read.await.map_err(|error| error.message)?;
         Ok(records.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dead_letters::run::Edited;
+
+    #[test]
+    fn user_without_a_name_is_known_by_number() {
+        let none = |_: &str| None;
+        let named = |name: &str| (name == "LOGNAME").then(|| "ana".to_owned());
+        assert_eq!((user(none, 1000), user(named, 1000)), ("uid 1000".to_owned(), "ana".to_owned()));
+    }
+
+    #[test]
+    fn record_of_a_replay_with_a_new_id_names_the_new_id() {
+        let edited = Edited { note: None, new_id: Some("new".to_owned()) };
+        let replay = MessageAction::Replay { set: Vec::new(), body: None, edited };
+        let record = Record { ids: vec!["old".to_owned()], ..Record::default() };
+        assert_eq!(record.ended(&replay, &RunResult::default()).ids, ["new"]);
     }
 }

@@ -1,5 +1,6 @@
 //! *Activity*: who did what, and with what result. Also the page of each action, from its count to its result.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use askama::Template;
@@ -8,11 +9,12 @@ use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::posted::Posted;
+use super::results::{FOLLOWED, replays_elsewhere, result};
 use super::{Shell, go, print_of, said, show, when};
 use crate::console::App;
 use crate::console::actions::{self, Wanted};
 use crate::console::safety::{Form, Visitor};
-use crate::console::store::{Action, Counts};
+use crate::console::store::Action;
 use crate::console::times::When;
 use crate::dead_letters::audit::Record;
 use crate::dead_letters::filter::Filter;
@@ -20,8 +22,6 @@ use crate::observe::forecast::grouped;
 
 /// The most records on the page.
 const MOST: usize = 200;
-/// The newest actions whose results are read from the ledger.
-const FOLLOWED: usize = 10;
 /// The most message ids that are listed for each state.
 const NAMED: u32 = 50;
 /// Seconds until the page of a running action is loaded again.
@@ -73,7 +73,8 @@ pub(super) async fn page(State(app): State<Arc<App>>, Extension(visitor): Extens
             rows.push(own(&app, action));
         }
     }
-    rows.extend(records.iter().take(MOST).map(|record| recorded(&app, record, &ours)));
+    let results = replays_elsewhere(&app, &records, &ours).await;
+    rows.extend(records.iter().take(MOST).map(|record| recorded(&app, record, &ours, &results)));
     rows.sort_by(|a, b| b.at.utc.cmp(&a.at.utc));
     rows.truncate(MOST);
     show(&Page { shell, running, rows })
@@ -92,7 +93,7 @@ fn own(app: &App, action: &Action) -> Row {
     }
 }
 
-fn recorded(app: &App, record: &Record, ours: &[Action]) -> Row {
+fn recorded(app: &App, record: &Record, ours: &[Action], results: &HashMap<String, String>) -> Row {
     let action = ours.iter().find(|action| action.id == record.action);
     let suffix = match record.result.as_str() {
         "done" => String::new(),
@@ -107,37 +108,14 @@ fn recorded(app: &App, record: &Record, ours: &[Action]) -> Row {
         reason: record.reason.clone().unwrap_or_default(),
         result: match action {
             Some(action) => result(action, &app.store.counts(&action.id).unwrap_or_default()),
-            None => format!("{} of {}{suffix}", record.done, record.count),
+            None => match results.get(&record.action) {
+                Some(result) => format!("{result}{suffix}"),
+                None if record.count == 0 => record.result.clone(),
+                None => format!("{} of {}{suffix}", grouped(record.done), grouped(record.count)),
+            },
         },
         link: action.map(|action| format!("{}actions/{}", app.base, action.id)),
     }
-}
-
-/// The result of an action in words: `120 replayed: 112 created, 5 failed again, 3 waiting`.
-fn result(action: &Action, counts: &Counts) -> String {
-    let of = |state: &str| counts.get(state).copied().unwrap_or(0);
-    let sent = of("sent") + of("created") + of("failed_again");
-    let done = match action.what.as_str() {
-        "replay" => format!("{sent} replayed"),
-        "discard" => format!("{sent} discarded"),
-        "delete" => format!("{sent} discarded for good"),
-        _ => format!("{sent} restored"),
-    };
-    let mut parts = Vec::new();
-    let mut part = |count: u64, text: &str| {
-        if count > 0 {
-            parts.push(format!("{} {text}", grouped(count)));
-        }
-    };
-    part(of("created"), "created");
-    part(of("failed_again"), "failed again");
-    if action.what == "replay" {
-        part(of("sent"), "waiting for their result");
-    }
-    part(of("skipped"), "stayed");
-    part(of("gone"), "no longer there");
-    part(of("waiting"), if action.state == "running" { "to go" } else { "not done" });
-    if parts.is_empty() { done } else { format!("{done}: {}", parts.join(", ")) }
 }
 
 #[derive(Template)]
@@ -309,28 +287,5 @@ pub(super) async fn post(
     match app.confirm(&id, &visitor.session.name, reason, rate) {
         Ok(()) => go(&app, &back),
         Err(why) => said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, &back),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn action_result_is_a_sentence() {
-        let action =
-            |what: &str, state: &str| Action { what: what.to_owned(), state: state.to_owned(), ..Action::default() };
-        let counts =
-            |some: &[(&str, u64)]| some.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect::<Counts>();
-        let all = counts(&[("created", 112), ("failed_again", 5), ("sent", 3)]);
-        assert_eq!(
-            result(&action("replay", "done"), &all),
-            "120 replayed: 112 created, 5 failed again, 3 waiting for their result"
-        );
-        assert_eq!(
-            result(&action("discard", "done"), &counts(&[("sent", 3), ("gone", 1)])),
-            "3 discarded: 1 no longer there"
-        );
-        assert_eq!(result(&action("replay", "running"), &counts(&[("waiting", 1_200)])), "0 replayed: 1,200 to go");
     }
 }
