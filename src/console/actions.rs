@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::App;
 use super::index::{Detail, Snapshot};
-use super::store::{Action, Item};
+use super::store::{Action, Counts, Item};
 use crate::dead_letters::Source;
 use crate::dead_letters::audit::{MOST_IDS, Record, new_action};
 use crate::dead_letters::entry::Entry;
@@ -57,6 +57,7 @@ pub(crate) struct Wanted {
 
 /// Counts the messages of an action, stores it, and returns its id.
 pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
+    let mut note = None;
     let candidates = match wanted.what {
         "restore" => {
             let of = |entry: &Entry, found: FetchedMessage| Candidate::of(entry, &found);
@@ -64,8 +65,15 @@ pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
             read.await.map_err(|error| error.0)?.candidates
         }
         _ => {
-            let snapshot =
-                app.index.snapshot().ok_or("the dead letters have not been read yet; try again in a moment")?;
+            let seen = app.index.snapshot().filter(|_| wanted.print.is_some());
+            let snapshot = match seen {
+                Some(snapshot) => snapshot,
+                None => {
+                    let (snapshot, why) = app.index.recent(&app.tasks, &app.stop).await?;
+                    note = why;
+                    snapshot
+                }
+            };
             candidates(app, &snapshot, &wanted)?
         }
     };
@@ -101,7 +109,7 @@ pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
         address: wanted.address,
         filter: meant(&wanted.filter, wanted.print, wanted.rest_of.as_deref(), &plan),
         query: wanted.filter.query(),
-        counted: counted(&plan, wanted.what).join("\n"),
+        counted: counted(&plan, wanted.what).into_iter().chain(note).collect::<Vec<_>>().join("\n"),
         body: wanted.body,
         note: wanted.note,
         new_id: wanted.new_id,
@@ -135,6 +143,7 @@ fn candidates(app: &App, snapshot: &Snapshot, wanted: &Wanted) -> Result<Vec<Can
         }
         (None, None) => snapshot.filtered(&wanted.filter, now).collect(),
     };
+    let found_in_crm = app.store.found_in_crm()?;
     // The operator's edit was already checked.
     let tries = wanted.what == "replay" && wanted.body.is_none();
     let previewer = if tries { app.previewer().ok() } else { None };
@@ -153,6 +162,7 @@ fn candidates(app: &App, snapshot: &Snapshot, wanted: &Wanted) -> Result<Vec<Can
         });
         candidate
     };
+    let candidate = |entry: &Entry| Candidate { found_in_crm: found_in_crm.contains(&*entry.id), ..candidate(entry) };
     Ok(tokio::task::block_in_place(|| entries.into_iter().map(candidate).collect()))
 }
 
@@ -256,24 +266,39 @@ impl App {
             (None, true) => "cancelled",
             (None, false) => "done",
         };
+        let counts = self.store.counts(&action.id)?;
         self.store.end(&action.id, state, ended.error.as_deref(), self.now().as_second())?;
-        self.record(action, &message_action, &ended, &items).await;
+        self.record(action, &message_action, &ended, &items, &counts).await;
         self.index.refresh(&self.tasks, &self.stop).await;
         kept.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn record(&self, action: &Action, message_action: &MessageAction, ended: &RunResult, items: &[Item]) {
+    /// Writes the audit record. Its numbers are those of the whole action, also after a restart of the console.
+    async fn record(
+        &self,
+        action: &Action,
+        message_action: &MessageAction,
+        ended: &RunResult,
+        items: &[Item],
+        counts: &Counts,
+    ) {
         let record = Record {
             action: action.id.clone(),
             who: action.who.clone(),
             from: format!("console {}", action.address),
             filter: action.filter.clone(),
             ids: items.iter().take(MOST_IDS).map(|item| item.id.clone()).collect(),
-            count: items.iter().map(|item| item.alike).sum(),
             reason: action.reason.clone(),
             ..Record::default()
         };
-        self.dead_letters.audit(record.ended(message_action, ended)).await;
+        let of = |states: &[&str]| states.iter().filter_map(|state| counts.get(*state)).sum();
+        let record = Record {
+            count: counts.values().sum(),
+            done: of(&["sent", "created", "failed_again"]),
+            skipped: of(&["skipped"]),
+            ..record.ended(message_action, ended)
+        };
+        self.dead_letters.audit(record).await;
     }
 
     /// Asks the ledger what happened to replayed messages: created, or failed again.

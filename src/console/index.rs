@@ -28,6 +28,8 @@ use crate::message::retry_state::{Attempt, EDITED, RetryState, string};
 const FRESH: Duration = Duration::from_secs(60);
 /// Bytes of each body that are kept. The rest is read from the queue on request.
 pub(crate) const BODY: usize = 64 << 10;
+/// How long the count of an action waits for a reading.
+const COUNT_WAIT: Duration = Duration::from_secs(10);
 /// How long a page waits for a running reading.
 const WAIT: Duration = Duration::from_secs(2);
 
@@ -105,6 +107,37 @@ impl Index {
     pub(crate) async fn refresh(self: &Arc<Self>, tasks: &TaskTracker, stop: &CancellationToken) {
         self.read(tasks, stop);
         self.wait().await;
+    }
+
+    /// Reads the queues for the count of an action. If that takes too long, for example because an action runs, the last
+    /// reading is used, and the second part says so.
+    ///
+    /// # Errors
+    /// Why there is no reading.
+    pub(crate) async fn recent(
+        self: &Arc<Self>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<(Arc<Snapshot>, Option<String>), String> {
+        self.read(tasks, stop);
+        let reading = lock(&self.reading).clone();
+        let late = match reading {
+            Some(reading) => timeout(COUNT_WAIT, reading.cancelled()).await.is_err(),
+            None => false,
+        };
+        let view = self.as_it_is();
+        if let Some(why) = view.failure {
+            return Err(format!("the dead letters could not be read, so nothing was counted: {why}"));
+        }
+        let snapshot = view.snapshot.ok_or("the dead letters have not been read yet; try again in a moment")?;
+        let note = late.then(|| {
+            format!(
+                "These numbers are from a reading {} s ago: the dead letters are still being read. Count again later.",
+                snapshot.began.elapsed().as_secs()
+            )
+        });
+        let note = note.or_else(|| snapshot.scanned.partial.clone());
+        Ok((snapshot, note))
     }
 
     /// The last reading, without starting another one.

@@ -1,8 +1,9 @@
 //! The console's state in one SQLite file: sessions, actions with their messages, and the check-off list.
 
-use std::fs::OpenOptions;
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,8 +29,8 @@ const IDLE: i64 = 12 * 3_600;
 /// The most sessions.
 const MOST_SESSIONS: i64 = 1_000;
 
-/// The file.
-pub(crate) struct Store(Mutex<Connection>);
+/// The file, and the lock of the one console that uses it. The operating system frees the lock when the process ends.
+pub(crate) struct Store(Mutex<Connection>, #[expect(dead_code, reason = "it is held, not read")] File);
 
 /// A visitor's session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,13 +95,23 @@ impl Store {
         };
         let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
         made.map_err(|error| explain(&error))?;
+        // Two consoles would both go on with the same action.
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock_path(path));
+        let lock = lock.map_err(|error| explain(&error))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => {
+                let path = path.display();
+                format!("console.state: {path}: another console uses it. End that one, or name another file.")
+            }
+            TryLockError::Error(error) => explain(&error),
+        })?;
         let opened = Connection::open(path).and_then(|db| {
             db.busy_timeout(Duration::from_secs(5))?;
             db.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;")?;
             db.execute_batch(SCHEMA)?;
             Ok(db)
         });
-        opened.map(|db| Self(Mutex::new(db))).map_err(|error| explain(&error))
+        opened.map(|db| Self(Mutex::new(db), lock)).map_err(|error| explain(&error))
     }
 
     /// Runs a query on a thread that may block.
@@ -287,6 +298,14 @@ impl Store {
         })
     }
 
+    /// The ids whose task somebody found in the CRM.
+    pub(crate) fn found_in_crm(&self) -> Result<HashSet<String>, String> {
+        self.with(|db| {
+            let mut read = db.prepare_cached("SELECT id FROM checked WHERE verdict = 'exists'")?;
+            read.query_map([], |row| row.get(0))?.collect()
+        })
+    }
+
     /// What somebody found in the CRM for an id: verdict, who, when.
     pub(crate) fn checked(&self, id: &str) -> Result<Option<(String, String, i64)>, String> {
         self.with(|db| {
@@ -295,6 +314,12 @@ impl Store {
                 .optional()
         })
     }
+}
+
+fn lock_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
 }
 
 fn read_action(row: &rusqlite::Row<'_>) -> rusqlite::Result<Action> {
@@ -339,6 +364,8 @@ mod tests {
         assert!(store.start("a", "ana", Some("why"), Some(2.0)).unwrap());
         assert!(!store.start("a", "ana", None, None).unwrap(), "a second submission starts nothing");
         store.mark("a", u128::MAX, "sent", None).unwrap();
+        let refused = Store::open(&path).err().unwrap();
+        assert!(refused.contains("another console uses it"), "{refused}");
         drop(store);
         let store = Store::open(&path).unwrap();
         let running = store.actions(Some("running"), 10).unwrap();

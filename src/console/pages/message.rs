@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse as _, Response};
 
-use super::{Shell, print_name, print_of, said, show};
+use super::{Shell, print_name, print_of, said, show, when};
 use crate::console::App;
 use crate::console::index::{BODY, Detail};
 use crate::console::safety::Visitor;
@@ -165,7 +165,15 @@ fn facts(app: &App, entry: &Entry, detail: &Detail, sees: bool) -> Vec<(&'static
     fact("Replayed before", Some(entry.replays.to_string()).filter(|_| entry.replays > 0));
     fact("Last action", entry.action.as_deref().map(ToOwned::to_owned));
     fact("Edited", detail.edited.clone());
+    fact("Looked up in the CRM", looked_up(app, &entry.id));
     facts
+}
+
+/// What somebody found in the CRM, from the check-off list.
+fn looked_up(app: &App, id: &str) -> Option<String> {
+    let (verdict, who, at) = app.store.checked(id).ok()??;
+    let found = if verdict == "exists" { "the task exists" } else { "the task does not exist" };
+    Some(format!("{found}, says {who}, {}", when(app, at).local))
 }
 
 fn attempt_row(app: &App, attempt: &Attempt, sees: bool) -> AttemptRow {

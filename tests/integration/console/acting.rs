@@ -37,11 +37,13 @@ async fn group_is_replayed_and_its_results_are_shown() {
     let page = console.shows("/failed", "code 417: OWNER N INACTIVE").await;
     assert_eq!(page.matches("<li>\n<h2>").count(), 1, "one group: {page}");
     let query = "kind=rejected&cause=code+417%3A+OWNER+N+INACTIVE";
+    // A count reads the queues, so it includes messages that the pages do not show yet.
+    rig.put_dead_letter(&task("good-5"), dead_properties(Some("good-5"), "rejected", "no", &said)).await;
     let path = console.count(&[("what", "replay"), ("query", query)]).await;
     // Messages that arrive after the count are not part of the action.
     rig.put_dead_letter(&task("late"), dead_properties(Some("late"), "rejected", "no", &said)).await;
     let counted = console.get(&path).await.text;
-    for part in ["Replay 6 messages?", "6 calls of the CRM", "1 others stay: their task may exist already"] {
+    for part in ["Replay 7 messages?", "7 calls of the CRM", "1 others stay: their task may exist already"] {
         assert!(counted.contains(part), "{part} is not in {counted}");
     }
     for _ in 0..2 {
@@ -49,11 +51,16 @@ async fn group_is_replayed_and_its_results_are_shown() {
         let confirmed = console.post(&path, &[("do", "confirm"), ("reason", "owner is back"), ("rate", "100")]).await;
         assert_eq!((confirmed.status, &confirmed.location), (StatusCode::SEE_OTHER, &path), "{}", confirmed.text);
     }
-    worker.reaches(&settled("created"), 5.0).await;
-    console.reads(&path, "6 replayed: 5 created, 1 failed again").await;
-    let activity = console.shows("/activity", "6 replayed: 5 created, 1 failed again").await;
+    worker.reaches(&settled("created"), 6.0).await;
+    console.reads(&path, "7 replayed: 6 created, 1 failed again").await;
+    let activity = console.shows("/activity", "7 replayed: 6 created, 1 failed again").await;
     assert!(activity.contains("owner is back") && activity.contains("local"), "{activity}");
-    assert_eq!(rig.crm.names().await, ["good-0", "good-1", "good-2", "good-3", "good-4"]);
+    assert_eq!(rig.crm.names().await, ["good-0", "good-1", "good-2", "good-3", "good-4", "good-5"]);
+    // A replay from the command line has its result, too.
+    let env = rig.env(&[("WTW_CONSOLE_WORKERS", &worker.admin)]);
+    let done = crate::support::process::run(&["dead-letters", "replay", "--yes", "late"], &env, b"").await;
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    console.shows("/activity", "1 replayed: 1 created").await;
     let failed = console.reads("/failed", "1 failed again after replay").await;
     assert!(failed.contains("in doubt"), "{failed}");
 }
@@ -90,6 +97,16 @@ async fn slow_action_is_cancelled_or_continues_after_a_restart() {
     let sent = rig.amqp.count(&work).await.expect("a queue");
     assert!(sent < count, "{sent}");
     assert!(page.contains(&format!("{} not done", count - sent)), "{sent}: {page}");
+    // The audit counts the whole action, with what was done before the restart.
+    let audited = || async {
+        console
+            .process
+            .lines()
+            .into_iter()
+            .find(|line| line.contains("\"message\":\"audit\"") && line.contains("replay"))
+    };
+    let line = crate::support::eventually("an audit line", audited).await;
+    assert!(line.contains(&format!("\"count\":{count},\"done\":{sent},")), "{sent}: {line}");
     rig.wait_for_dead_letters(count - sent).await;
 }
 

@@ -64,6 +64,11 @@ async fn messages_in_doubt_are_checked_off_and_the_marks_survive_a_restart() {
     let page = console.shows("/doubt", "<strong>exists</strong>").await;
     assert!(page.contains("<strong>does not exist</strong>") && page.contains("local"), "{page}");
     assert_eq!((page.matches("Discard…").count(), page.matches("Replay…").count()), (1, 1), "{page}");
+    // The check-off decides: what exists is not replayed, also when messages in doubt are asked for.
+    assert!(console.get(&console.message("m-1").await).await.text.contains("the task exists, says local"));
+    let action = console.count(&[("query", "kind=unknown"), ("what", "replay"), ("doubt", "yes")]).await;
+    let page = console.shows(&action, "1 others stay: somebody found their task in the CRM").await;
+    assert!(page.contains("Replay 1 message"), "{page}");
 }
 
 #[tokio::test]
