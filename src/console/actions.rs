@@ -57,26 +57,7 @@ pub(crate) struct Wanted {
 
 /// Counts the messages of an action, stores it, and returns its id.
 pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
-    let mut note = None;
-    let candidates = match wanted.what {
-        "restore" => {
-            let of = |entry: &Entry, found: FetchedMessage| Candidate::of(entry, &found);
-            let read = app.dead_letters.survey(&Source::DISCARDED, &wanted.filter, app.now(), &app.stop, of);
-            read.await.map_err(|error| error.0)?.candidates
-        }
-        _ => {
-            let seen = app.index.snapshot().filter(|_| wanted.print.is_some());
-            let snapshot = match seen {
-                Some(snapshot) => snapshot,
-                None => {
-                    let (snapshot, why) = app.index.recent(&app.tasks, &app.stop).await?;
-                    note = why;
-                    snapshot
-                }
-            };
-            candidates(app, &snapshot, &wanted)?
-        }
-    };
+    let (candidates, note) = read(app, &wanted).await?;
     if candidates.len() > MOST {
         return Err(format!(
             "this is about {} messages; take at most {MOST} at a time, with a filter",
@@ -118,6 +99,23 @@ pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
     };
     app.store.keep(&action, &items)?;
     Ok(action.id)
+}
+
+/// The messages of an action, and what an operator must know about how they were read.
+async fn read(app: &App, wanted: &Wanted) -> Result<(Vec<Candidate>, Option<String>), String> {
+    if wanted.what == "restore" {
+        let of = |entry: &Entry, found: FetchedMessage| Candidate::of(entry, &found);
+        let read = app.dead_letters.survey(&Source::DISCARDED, &wanted.filter, app.now(), &app.stop, of);
+        let survey = read.await.map_err(|error| error.0)?;
+        return Ok((survey.candidates, survey.scanned.partial));
+    }
+    // One message was chosen on a page of the last reading.
+    let seen = app.index.snapshot().filter(|_| wanted.print.is_some());
+    let (snapshot, note) = match seen {
+        Some(snapshot) => (snapshot, None),
+        None => app.index.recent(&app.tasks, &app.stop).await?,
+    };
+    Ok((candidates(app, &snapshot, wanted)?, note))
 }
 
 /// The filter in words.
