@@ -191,7 +191,7 @@ async fn work(config: &Config, status: &Arc<Status>, parts: Parts, services: &Se
     services.spawn("ledger watch", Arc::clone(&worker.recorder).watch(drained.clone()));
     // Few messages: those that wait here are not returned before a stop.
     let (sender, receiver) = mpsc::channel(1);
-    let working = services.track(worker.run(receiver, tasks.clone()));
+    let mut working = services.track(worker.run(receiver, tasks.clone()));
     services.spawn(
         "forecast",
         measure(Arc::clone(&broker.connector), broker.topology.clone(), Arc::clone(status), drained.clone()),
@@ -203,14 +203,18 @@ async fn work(config: &Config, status: &Arc<Status>, parts: Parts, services: &Se
     let mut consuming = services.track(consuming);
 
     let refused = tokio::select! {
+        biased;
         ended = &mut consuming => ended.map_err(|e| format!("consuming: {e}")).and_then(|ended| ended).err(),
         () = stop.cancelled() => None,
+        _ = &mut working => Some("processing has ended by itself".to_owned()),
     };
     stop.cancel();
     let grace = config.shutdown.grace;
     let settled = async {
         // It ends after it has returned the messages that were not started. Only then is the number of tasks final.
-        let _ = working.await;
+        if !working.is_finished() {
+            let _ = working.await;
+        }
         tasks.close();
         tasks.wait().await;
     };

@@ -82,7 +82,8 @@ impl Settler {
             let rules = self.mapper.digest();
             return dead_letter::properties(message, state, failure, rules.as_deref(), worker, at, frame_max);
         }
-        copy_properties(message, state, Vec::new(), frame_max)
+        let more = if *disposition == Disposition::Hold { state.replay_headers() } else { Vec::new() };
+        copy_properties(message, state, more, frame_max)
     }
 
     /// Publishes until the broker has confirmed, for as long as the delivery can be settled, and `gate.hold` at most.

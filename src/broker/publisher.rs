@@ -4,7 +4,7 @@
 //! Each channel has at most one open publish. lapin assigns a returned message to the confirm that resolves next, so with
 //! two open publishes an unroutable message can look confirmed.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::StreamExt as _;
@@ -52,6 +52,8 @@ struct PublisherConnection {
     idle: Arc<Mutex<Vec<Channel>>>,
     /// Why RabbitMQ accepts nothing now.
     blocked: Arc<Mutex<Option<String>>>,
+    /// A publish on it was given up. The client would send it when RabbitMQ unblocks.
+    is_abandoned: Arc<AtomicBool>,
     _watch: Arc<AbortOnDrop>,
 }
 
@@ -120,7 +122,9 @@ impl Publisher {
                 return Err(unconnected(error));
             }
         };
+        let abandoned = AbandonOnDrop(&link.is_abandoned);
         let confirmed = confirm(&link, &channel, name, body, properties).await;
+        std::mem::forget(abandoned);
         if matches!(confirmed, Ok(()) | Err(PublishError::Refused | PublishError::Returned(_))) {
             link.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
         } else if let Some(reason) = link.blocked() {
@@ -140,7 +144,10 @@ impl Publisher {
     /// The current connection, or a new one.
     async fn link(&self) -> Result<PublisherConnection, PublishError> {
         let mut current = self.link.lock().await;
-        if let Some(link) = current.as_ref().filter(|link| link.connection.status().connected()) {
+        let is_usable = |link: &&PublisherConnection| {
+            link.connection.status().connected() && !link.is_abandoned.load(Ordering::Relaxed)
+        };
+        if let Some(link) = current.as_ref().filter(is_usable) {
             return Ok(link.clone());
         }
         let connected = self.connector.connect_in_turn(self.purpose).await;
@@ -154,7 +161,14 @@ impl Publisher {
         let watching = watch(connection.events_listener(), Arc::clone(&blocked), Arc::clone(&self.on_blocked));
         let watch = self.tasks.spawn(watching);
         let _watch = Arc::new(AbortOnDrop(watch.abort_handle()));
-        let link = PublisherConnection { connection, node, idle: Arc::default(), blocked, _watch };
+        let link = PublisherConnection {
+            connection,
+            node,
+            idle: Arc::default(),
+            blocked,
+            is_abandoned: Arc::default(),
+            _watch,
+        };
         *current = Some(link.clone());
         Ok(link)
     }
@@ -186,6 +200,15 @@ impl Publish for Publisher {
 
     fn frame_max(&self) -> usize {
         self.frame_max.load(Ordering::Relaxed)
+    }
+}
+
+/// Marks a connection whose publish is given up while its confirm is waited for.
+struct AbandonOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for AbandonOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -1,6 +1,8 @@
 //! Consuming: one connection, supervised. When it breaks, everything is built again after a jittered, growing wait. Nothing is
 //! acked that was not settled, so RabbitMQ delivers it again.
 
+mod life;
+
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +13,8 @@ use lapin::message::Delivery as LapinDelivery;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use self::life::{Life, Work, wait_settled};
 use crate::broker::acker::{nack_requeue, receive};
 use crate::broker::connect::{BrokerError, Connector, close, described};
 use crate::broker::inspect::can_reject;
@@ -36,8 +38,6 @@ const UNDELIVERABLE: Duration = Duration::from_millis(100);
 const OWNERSHIP: Duration = Duration::from_secs(600);
 /// First and longest wait before the owners are compared again. The first is short: the connection may be about to end.
 const COMPARE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-/// How often it is checked whether a connection has ended while nothing is read from it.
-const CONNECTED: Duration = Duration::from_millis(100);
 /// First and longest wait between two tries whether RabbitMQ takes messages again.
 const PROBE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -87,20 +87,6 @@ pub struct Session {
     pub on_change: OnChange,
 }
 
-/// Where deliveries go, and what ends consuming.
-struct Work<'a> {
-    deliveries: &'a mpsc::Sender<Delivery>,
-    stop: &'a CancellationToken,
-    drained: &'a CancellationToken,
-}
-
-/// One connection's life.
-struct Life {
-    gone: CancellationToken,
-    unsettled: TaskTracker,
-    delivered: usize,
-}
-
 impl Session {
     /// Consumes until `stop`, then returns what was not handed over, and keeps the connection for what is still to be settled
     /// until `drained`.
@@ -120,7 +106,7 @@ impl Session {
                 continue;
             }
             let began = Instant::now();
-            let mut life = Life { gone: CancellationToken::new(), unsettled: TaskTracker::new(), delivered: 0 };
+            let mut life = Life::default();
             let ended = self.consume(&work, &mut life, &mut serial).await;
             if began.elapsed() >= HEALTHY {
                 backoff.reset();
@@ -253,6 +239,9 @@ impl Session {
             if serial.is_on() {
                 wait_settled(connection, work, life).await;
             }
+            if life.unsettled.is_empty() && !matches!(ended, Taken::Switch(Some(_))) {
+                former.clear();
+            }
             if let Taken::Switch(Some(suspicious)) = ended {
                 self.pass_on_alone(connection, *suspicious, work, life, serial).await;
             }
@@ -285,6 +274,10 @@ impl Session {
             if std::mem::take(&mut is_first) {
                 if !self.take_ownership(connection, work.stop).await? {
                     return Ok(Taken::Stopped);
+                }
+                if life.delivered > 0 {
+                    // What an earlier subscription of this connection returned comes again.
+                    self.ownership.returned_unseen();
                 }
                 (self.on_change)(Change::Active);
             }
@@ -345,6 +338,8 @@ impl Session {
     ) {
         if delivery_count(&suspicious.properties) >= RETURNED_COUNT {
             let _ = nack_requeue(&suspicious.acker).await;
+            // Until it arrives again, behind what was fetched.
+            serial.start(self.prefetch + 2);
             return;
         }
         self.pass_on(receive(suspicious, &life.gone, Some(life.unsettled.token())), work).await;
@@ -363,23 +358,6 @@ impl Session {
             let _ = unsent.0.acker.nack_requeue().await;
         }
     }
-}
-
-/// Waits until everything that was delivered is settled: from then on one message is unsettled at a time. On a connection that has
-/// ended nothing can be settled.
-async fn wait_settled(connection: &Connection, work: &Work<'_>, life: &Life) {
-    let ended = async {
-        while connection.status().connected() {
-            sleep(CONNECTED).await;
-        }
-    };
-    life.unsettled.close();
-    tokio::select! {
-        () = work.stop.cancelled() => {}
-        () = life.unsettled.wait() => {}
-        () = ended => {}
-    }
-    life.unsettled.reopen();
 }
 
 /// Why a subscription takes no more.
