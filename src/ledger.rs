@@ -267,16 +267,20 @@ pub async fn renew_id(config: &config::Ledger, clock: Clock) -> Result<(About, A
             }
             let ledger = sqlite::SqliteLedger::open(path, limits, clock).await?;
             let (old, new) = renew(ledger.about());
-            ledger.set_about(old.clone(), new.clone()).await?;
-            Ok((old, new))
+            replaced(ledger.set_about(old.clone(), new.clone()).await?).map(|()| (old, new))
         }
         config::LedgerStore::Redis(url) => {
             let ledger = redis::RedisLedger::open(url, &redis::prefix(&config.queue), limits, clock).await?;
             let (old, new) = renew(ledger.about());
-            ledger.set_about(old.clone(), new.clone()).await?;
-            Ok((old, new))
+            replaced(ledger.set_about(old.clone(), new.clone()).await?).map(|()| (old, new))
         }
     }
+}
+
+fn replaced(is_replaced: bool) -> Result<(), LedgerError> {
+    let advice = "stop all workers of this ledger, then run the command again";
+    let error = || LedgerError::new("in use", "a worker changed it at the same time", advice);
+    if is_replaced { Ok(()) } else { Err(error()) }
 }
 
 /// A new, random ledger id.

@@ -54,6 +54,8 @@ pub struct RedisLedger {
     keys: Keys,
     /// The connection on which the ledger's own data was read: another one may lead to a server that lost writes.
     verified: Mutex<Option<Link>>,
+    /// Held while that is read or replaced, so that an older reading never replaces a newer one.
+    verifying: tokio::sync::Mutex<()>,
     about: Mutex<About>,
     entries: AtomicU64,
     limits: Limits,
@@ -103,6 +105,7 @@ impl RedisLedger {
             connection: Connection::new(url)?,
             keys,
             verified: Mutex::default(),
+            verifying: tokio::sync::Mutex::default(),
             about: Mutex::new(About { id: String::new(), ..About::new() }),
             entries: AtomicU64::new(0),
             limits,
@@ -116,12 +119,20 @@ impl RedisLedger {
     /// The connection to use, once the ledger's own data was read on it.
     async fn link(&self) -> Result<Link, LedgerError> {
         let link = self.connection.link().await?;
-        let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if verified.is_none_or(|verified| !verified.is_same(&link)) {
+        if self.is_verified(&link) {
+            return Ok(link);
+        }
+        let _verifying = self.verifying.lock().await;
+        if !self.is_verified(&link) {
             self.verify(&link).await?;
             *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = Some(link.clone());
         }
         Ok(link)
+    }
+
+    fn is_verified(&self, link: &Link) -> bool {
+        let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        verified.as_ref().is_some_and(|verified| verified.is_same(link))
     }
 
     /// Reads what the ledger knows about itself. Another replication id means that writes may be lost.
@@ -156,7 +167,10 @@ impl RedisLedger {
         let mut info = redis::cmd("INFO");
         info.arg("replication");
         // For a user who may not ask, each connection may be one to a server that lost writes.
-        let info: String = self.connection.ask_on(link, &Question::Command(info)).await.unwrap_or_default();
+        let info: String = match self.connection.try_on(link, &Question::Command(info)).await {
+            Err(error) if connection::is_forbidden(&error) => String::new(),
+            answer => answer.map_err(|error| self.connection.explain(&error))?,
+        };
         let replication = info.lines().find_map(|line| line.trim().strip_prefix("master_replid:"));
         let is_same = replication.is_some_and(|id| text("replication") == id);
         if !is_same && !self.is_read_only {
@@ -225,7 +239,11 @@ impl RedisLedger {
             }
             let (after, changed) = apply(entry, change);
             let Some(after) = after else { return Ok(changed) };
-            match self.replace(key, &seen, &after).await? {
+            let epoch = match change {
+                Change::Claim { new, .. } => Some(new.epoch),
+                Change::Finish { .. } | Change::Withdraw(_) => None,
+            };
+            match self.replace(key, &seen, &after, epoch).await? {
                 Replaced::Done => return Ok(changed),
                 Replaced::Changed(found) => seen = found,
                 Replaced::OtherLedger => {
@@ -242,7 +260,8 @@ impl RedisLedger {
         Err(self.connection.contended())
     }
 
-    async fn replace(&self, key: &Key, seen: &str, after: &Entry) -> Result<Replaced, LedgerError> {
+    /// Replaces an entry if it is still what was `seen`, in this `epoch` only if one is given.
+    async fn replace(&self, key: &Key, seen: &str, after: &Entry, epoch: Option<u32>) -> Result<Replaced, LedgerError> {
         let is_claimed = after.claim.is_some();
         let score = if is_claimed { "+inf".to_owned() } else { after.at.as_millisecond().to_string() };
         let ttl = if is_claimed { String::new() } else { self.limits.retention.as_millis().max(1).to_string() };
@@ -251,7 +270,7 @@ impl RedisLedger {
         call.arg(SCRIPT).arg(3).arg(format!("{}{name}", self.keys.entry)).arg(&self.keys.index).arg(&self.keys.about);
         call.arg(id).arg(seen).arg(stored::encode(after)).arg(name).arg(score).arg(ttl);
         call.arg(horizon(self.clock.now(), self.limits.retention)).arg(self.limits.max_entries).arg(SWEEP);
-        call.arg(&self.keys.entry);
+        call.arg(&self.keys.entry).arg(epoch.map(|epoch| epoch.to_string()).unwrap_or_default());
         let (replaced, found, entries): (i8, String, u64) = self.ask(&Question::Command(call)).await?;
         Ok(match replaced {
             1 => {
@@ -328,6 +347,7 @@ impl Ledger for RedisLedger {
     fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
         async move {
             let link = self.link().await?;
+            let _verifying = self.verifying.lock().await;
             let is_set = self.write_about(&link, &seen, &about, "").await?;
             if is_set {
                 *self.about.lock().unwrap_or_else(PoisonError::into_inner) = about;

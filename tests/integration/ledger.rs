@@ -23,6 +23,7 @@ use wolkvox_task_worker::ledger::{
     Limits, NewClaim, Owner, ReplayMark, entry,
 };
 
+mod owners;
 #[path = "../../src/ledger/suite.rs"]
 mod suite;
 
@@ -381,53 +382,4 @@ async fn configured_ledger_is_opened() {
         let ledger = ledger::open(&config, Clock::system()).await.unwrap();
         assert_eq!(ledger.get(&key("a")).await.unwrap(), None);
     }
-}
-
-async fn renew_id(url: &str) -> (Option<i32>, String) {
-    let env: Env = [("WTW_LEDGER_URL".to_owned(), url.to_owned())].into();
-    let finished = run(&["ledger", "renew-id"], &env, b"").await;
-    (finished.code, format!("{}{}", finished.stdout, finished.stderr))
-}
-
-#[tokio::test]
-async fn renew_id_command_renews_a_closed_file_and_explains_the_effect() {
-    let folder = std::env::temp_dir().join(unique("ledger"));
-    std::fs::create_dir(&folder).unwrap();
-    let path = folder.join("ledger.db");
-    let url = format!("file:{}", path.display());
-    let ledger = SqliteLedger::open(&path, ROOMY, Clock::system()).await.unwrap();
-    let before = About { proves_unsent: true, ..ledger.about() };
-    ledger.set_about(ledger.about(), before.clone()).await.unwrap();
-    let (code, said) = renew_id(&url).await;
-    assert!(code == Some(1) && said.contains("another process has it open; stop the other worker"), "{said}");
-    drop(ledger);
-    let (code, said) = renew_id(&url).await;
-    assert!(code == Some(0) && said.contains(&before.id) && said.contains("is now in doubt"), "{said}");
-    let after = SqliteLedger::open(&path, ROOMY, Clock::system()).await.unwrap().about();
-    assert!(after.id != before.id && said.contains(&after.id), "{said}");
-    assert_eq!((after.proves_unsent, after.epoch), (false, before.epoch + 1));
-    std::fs::remove_dir_all(&folder).unwrap();
-    for (url, expected) in [("memory:", "only the worker's process has it"), (&url, "there is no such file")] {
-        let (code, said) = renew_id(url).await;
-        assert!(code == Some(1) && said.contains(expected), "{said}");
-    }
-}
-
-#[tokio::test]
-async fn renew_id_command_renews_redis_and_an_open_ledger_notices() {
-    let redis = Redis::own().await.unwrap();
-    let clock = FakeClock::new();
-    let opened = open(&redis.url, &prefix("wolkvox.tasks"), ROOMY, clock.clock()).await.unwrap();
-    let fixture = Fixture { ledger: Arc::new(opened), clock };
-    fixture.create("a", 1).await;
-    let before = About { proves_unsent: true, ..fixture.ledger.about() };
-    fixture.ledger.set_about(fixture.ledger.about(), before.clone()).await.unwrap();
-    let (code, said) = renew_id(&redis.url).await;
-    assert!(code == Some(0) && said.contains(&before.id), "{said}");
-    let claim = Change::Claim { expected: None, new: first(2, fixture.clock.now()) };
-    assert_eq!(fixture.change("b", claim).await, Changed::Conflict(None));
-    let after = fixture.ledger.about();
-    assert!(after.id != before.id && said.contains(&after.id), "{said}");
-    assert_eq!((after.proves_unsent, after.epoch), (false, before.epoch + 1));
-    assert!(fixture.is_created("a").await);
 }

@@ -43,6 +43,11 @@ impl Link {
     }
 }
 
+/// Whether the user may not do what was asked. The connection can be used all the same.
+pub(super) fn is_forbidden(error: &RedisError) -> bool {
+    error.code() == Some("NOPERM")
+}
+
 impl Connection {
     /// Connects to nothing yet.
     pub(super) fn new(url: &SharedSecret) -> Result<Self, LedgerError> {
@@ -79,7 +84,7 @@ impl Connection {
             Question::Command(command) => command.query_async(&mut connection).await,
             Question::Commands(commands) => commands.query_async(&mut connection).await,
         };
-        if answer.is_err() {
+        if answer.as_ref().is_err_and(|error| !is_forbidden(error)) {
             // Also after a refusal: a server that has become a replica is left by connecting again.
             let mut current = self.current();
             if current.as_ref().is_some_and(|used| used.is_same(link)) {

@@ -91,7 +91,7 @@ async fn write_trial(connection: &Connection, link: &Link, keys: &[String; 3]) -
     let _: i64 = connection.ask_on(link, &Question::Command(call)).await?;
     let mut call = redis::cmd("EVAL");
     call.arg(SCRIPT).arg(3).arg(entry).arg(index).arg(about);
-    call.arg("check").arg("").arg("{}").arg("check").arg("0").arg(TRIAL).arg("0").arg("1").arg("1").arg(entry);
+    call.arg("check").arg("").arg("{}").arg("check").arg("0").arg(TRIAL).arg("0").arg("1").arg("1").arg(entry).arg("");
     let _: (i64, String, u64) = connection.ask_on(link, &Question::Command(call)).await?;
     Ok(())
 }

@@ -4,14 +4,14 @@
 -- their last change; entries with an open claim are at infinity, where nothing is forgotten.
 -- ARGV: the ledger's id, what the caller saw ('' for nothing), what is to be there, the entry's name in the index, its score,
 -- its time to live in milliseconds ('' for none), the time up to which entries are forgotten, how many entries are kept, how
--- many are forgotten at most, what precedes an entry's name in its key.
--- Returns 1 if it was replaced, 0 if the entry had changed, -1 if this is another ledger; what was there; how many entries
+-- many are forgotten at most, what precedes an entry's name in its key, the ledger's epoch ('' for any).
+-- Returns 1 if it was replaced, 0 if the entry had changed, -1 if this is another ledger or epoch; what was there; how many entries
 -- there are.
 local entry, index, about = KEYS[1], KEYS[2], KEYS[3]
 local id, seen, new, name, score, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local horizon, most, sweep, prefix = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10]
 
-if redis.call('HGET', about, 'id') ~= id then
+if redis.call('HGET', about, 'id') ~= id or (ARGV[11] ~= '' and redis.call('HGET', about, 'epoch') ~= ARGV[11]) then
     return {-1, '', 0}
 end
 local current = redis.call('GET', entry) or ''
