@@ -29,7 +29,7 @@ use self::decide::{ClaimOwner, Decision, Plan, decide};
 use self::delivery::{Abort, DeliveryContext};
 pub use self::in_flight::InFlightIds;
 use self::next::{ClaimWatch, Next};
-use self::ownership::{Ownership, Unsettled};
+use self::ownership::{NOTICED, Ownership, Unsettled};
 use self::recorder::Recorder;
 use self::report::Report;
 use crate::broker::{Delivery, Message};
@@ -161,15 +161,12 @@ impl Worker {
         };
         let disposition = decided.unwrap_or(Disposition::Requeue);
         let report = Report::of(&d, &disposition, began);
-        // The id stays locked until the message is settled, so that no other delivery of it reads the ledger too early.
-        let lock = d.lock.take();
         drop(d);
         let settled = match &settlement {
             Settlement::Ack => acker.ack().await,
             Settlement::Requeue => acker.nack_requeue().await,
             Settlement::Reject(_) => acker.reject().await,
         };
-        drop(lock);
         match (settled, &settlement) {
             (Ok(()), Settlement::Ack | Settlement::Reject(_)) => self.ownership.settled(unsettled).await,
             (Ok(()), Settlement::Requeue) => self.ownership.returned(unsettled),
@@ -220,12 +217,12 @@ impl Worker {
     async fn process_steps(&self, d: &mut DeliveryContext<'_>) -> Result<Disposition, Abort> {
         // 1. Facts
         let mapped = self.read(d);
-        self.lock_id(d).await?;
+        self.lock_id(d).await.map_err(|abort| d.undecided(abort))?;
         // A first delivery rarely has an entry, so the read is left out: a conflict in step 4 brings the entry.
         let mut found = if d.is_first() && mapped.is_ok() { Some(None) } else { None };
         loop {
             // 2. Decide
-            let plan = match self.decide(d, found.take()).await? {
+            let plan = match self.decide(d, found.take()).await.map_err(|abort| d.undecided(abort))? {
                 Ok(plan) => plan,
                 Err(disposition) => return Ok(disposition),
             };
@@ -332,10 +329,13 @@ impl Worker {
             // In this order: if the proof is lost in between, the claim has an epoch that is over.
             let decided_in = self.recorder.ledger().epoch();
             let (proves_unsent, epoch) = self.ownership.proof();
-            let mut facts = d.facts(proves_unsent, epoch, others_resend);
-            // Another worker may have had it, and the ledger may have lost what that worker wrote.
-            facts.delivered_before |= self.ownership.has_lost_since(d.arrived_in);
-            match decide(entry.as_ref(), owner, &facts) {
+            if entry.is_none() && d.is_first() && self.ownership.has_lost_since(d.arrived_in) {
+                // On a connection that is cut another worker may have received it. If RabbitMQ still waits for this delivery, none did.
+                d.wait(d.deadline, sleep(NOTICED)).await?;
+                d.arrived_in = decided_in;
+                continue;
+            }
+            match decide(entry.as_ref(), owner, &d.facts(proves_unsent, epoch, others_resend)) {
                 Decision::InProgress => d.wait(d.deadline, sleep(CLAIM_POLL)).await?,
                 Decision::Orphaned(claim) => self.record_orphan(d, entry, claim).await?,
                 Decision::Proceed(plan) => {

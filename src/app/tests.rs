@@ -56,7 +56,7 @@ async fn process_is_not_alive_after_30_seconds_without_progress() {
         sleep(Duration::from_secs(passes)).await;
         assert_eq!(status.is_alive(), is_alive);
     }
-    tokio::spawn(Arc::clone(&status).beat());
+    TaskTracker::new().spawn(Arc::clone(&status).beat());
     sleep(Duration::from_secs(60)).await;
     assert!(status.is_alive(), "the runtime makes progress");
 }

@@ -11,7 +11,7 @@ use crate::message::failure::{Failure, shorten};
 use crate::message::retry_state::{self, RetryState, copy_properties, integer, number, string, text};
 
 /// The version of these headers.
-pub const SCHEMA_VERSION: i64 = 1;
+pub const SCHEMA_VERSION: i64 = retry_state::SCHEMA_VERSION;
 pub(crate) use crate::message::retry_state::FAILED_AT;
 /// Longest `x-wtw-error-message`, in bytes.
 const MAX_MESSAGE: usize = 4_096;

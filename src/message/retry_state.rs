@@ -44,6 +44,8 @@ pub(crate) const FIRST_ATTEMPT_AT: &str = "x-wtw-first-attempt-at";
 pub(crate) const ORIGINAL_EXCHANGE: &str = "x-wtw-original-exchange";
 pub(crate) const ORIGINAL_ROUTING_KEY: &str = "x-wtw-original-routing-key";
 pub(crate) const SCHEMA: &str = "x-wtw-dead-letter";
+/// The version of the dead letters' headers.
+pub(crate) const SCHEMA_VERSION: i64 = 1;
 pub(crate) const REPLAY_COUNT: &str = "x-wtw-replay-count";
 pub(crate) const DROPPED: &str = "x-wtw-dropped-headers";
 pub(crate) const ERROR_KIND: &str = "x-wtw-error-kind";
@@ -273,6 +275,17 @@ impl RetryState {
         if !self.dropped.is_empty() {
             headers.insert(DROPPED, text(&shorten(&self.dropped, MAX_DROPPED)));
         }
+        headers
+    }
+
+    /// The headers by which a replay of which no attempt was made stays the same replay while it is held.
+    #[must_use]
+    pub fn replay_headers(&self) -> Vec<(&'static str, HeaderValue)> {
+        if !self.is_replay || self.attempts > 0 {
+            return Vec::new();
+        }
+        let mut headers = vec![(SCHEMA, number(SCHEMA_VERSION)), (REPLAY_COUNT, number(self.replays - 1))];
+        headers.extend(self.failed_at.as_deref().map(|at| (FAILED_AT, text(at))));
         headers
     }
 

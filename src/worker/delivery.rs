@@ -24,6 +24,8 @@ pub(super) enum Abort {
     Shutdown,
     /// RabbitMQ no longer waits for the delivery: it delivers the message again.
     DeliveryGone,
+    /// It was kept for as long as is allowed, and a copy would lose that RabbitMQ delivered it before.
+    Undecided,
 }
 
 /// A delivery with everything that is known of it.
@@ -83,6 +85,12 @@ impl DeliveryContext<'_> {
         } else {
             Ok(())
         }
+    }
+
+    /// What follows where the ledger could not be asked. Only RabbitMQ knows that the message was delivered before.
+    pub(super) fn undecided(&self, abort: Abort) -> Abort {
+        let is_known_by_rabbitmq = self.message.was_delivered_before() && self.attempts_made == 0;
+        if abort == Abort::Deadline && is_known_by_rabbitmq { Abort::Undecided } else { abort }
     }
 
     /// What is known of it without the ledger's entry.

@@ -91,7 +91,12 @@ impl Worker {
     /// The disposition of a message that cannot go on here and now.
     pub(super) fn aborted(&self, d: &mut DeliveryContext<'_>, abort: Abort) -> Disposition {
         match abort {
-            Abort::Deadline => Disposition::Hold,
+            Abort::Deadline => {
+                // Once a request was sent, the ledger's entry has been reset for this replay.
+                d.state.is_replay &= d.last_attempt.is_none();
+                Disposition::Hold
+            }
+            Abort::Undecided => Disposition::Requeue,
             Abort::Shutdown | Abort::DeliveryGone => self.cut_short(d, Duration::ZERO),
         }
     }

@@ -7,7 +7,7 @@
 //! so long without a change that entries of unsettled messages may be forgotten.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::ledger::{About, Ledger};
 
 /// How long after `shutdown.grace` RabbitMQ may take to notice that a stopped worker is gone: two heartbeats and a margin.
-const NOTICED: Duration = Duration::from_secs(40);
+pub(super) const NOTICED: Duration = Duration::from_secs(40);
 /// How far the clocks of workers that share a ledger may differ.
 const MARGIN: Duration = Duration::from_secs(2 * 3_600);
 /// How often the ledger's account of itself is compared again when another worker changes it at the same time.
@@ -45,8 +45,12 @@ pub struct Ownership {
     identities: Mutex<String>,
     /// Whether this ledger can see everything that is sent: shared, or with one consumer at a time.
     can_prove: bool,
-    /// Other workers consume the queue at the same time and use the same ledger.
+    /// Other workers use the same ledger, and may hold messages of the queue.
+    is_shared: bool,
+    /// They consume the queue at the same time.
     has_others: bool,
+    /// How often the owner was read in vain: another worker compares at the same time.
+    empty_reads: AtomicUsize,
     /// How long another worker may hold messages: after it was stopped, or while it consumes, too.
     others_hold: Duration,
     /// After so long without a change entries of unsettled messages may be forgotten.
@@ -84,7 +88,7 @@ impl Drain {
     fn arrived(&mut self, was_delivered_before: bool, epoch: u32) -> u64 {
         if self.epoch != epoch {
             self.epoch = epoch;
-            self.restart(self.wait);
+            self.restart_after_loss();
         }
         let number = self.next;
         self.next += 1;
@@ -98,6 +102,11 @@ impl Drain {
     fn is_drained(&self, epoch: u32) -> bool {
         let Some(first_new) = self.first_new else { return false };
         self.epoch == epoch && !self.has_returned && self.unsettled.first().is_none_or(|first| *first >= first_new)
+    }
+
+    /// What the ledger knew may be lost.
+    fn restart_after_loss(&mut self) {
+        self.restart(self.wait);
     }
 
     /// Deliveries come again: whatever is unsettled may be among them.
@@ -125,16 +134,20 @@ impl Ownership {
     /// What `ledger` can prove. `identities` is a digest of what message ids are made from.
     #[must_use]
     pub fn new(ledger: Arc<dyn Ledger>, identities: String, terms: Terms, clock: Clock) -> Self {
-        let has_others = !terms.single_active_consumer && !ledger.is_exclusive();
+        let is_shared = !ledger.is_exclusive();
+        let has_others = !terms.single_active_consumer && is_shared;
         let stopping = terms.stopping + NOTICED;
-        let others_hold = if has_others { stopping + terms.hold } else { stopping };
-        let wait = has_others.then_some(others_hold);
+        // A message is held twice at most: until its request, and until its copy is published.
+        let others_hold = if has_others { stopping + terms.hold * 2 } else { stopping };
+        let wait = is_shared.then_some(others_hold);
         let drain = Drain { epoch: ledger.epoch(), wait, ..Drain::default() };
         Self {
             can_prove: terms.single_active_consumer || !ledger.is_exclusive(),
             ledger,
             identities: Mutex::new(identities),
+            is_shared,
             has_others,
+            empty_reads: AtomicUsize::new(0),
             others_hold,
             forgets_after: terms.retention.saturating_sub(terms.hold + MARGIN),
             clock,
@@ -155,7 +168,8 @@ impl Ownership {
         // In this order: rules that are replaced meanwhile must not be judged by the old proof.
         let sees_everything = self.sees_everything();
         let about = self.ledger.about();
-        (about.proves_unsent && sees_everything, sees_everything.then_some(about.epoch))
+        let is_ours = about.identities == *self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        (about.proves_unsent && sees_everything && is_ours, sees_everything.then_some(about.epoch))
     }
 
     fn sees_everything(&self) -> bool {
@@ -221,7 +235,7 @@ impl Ownership {
         self.is_replacing.store(true, Ordering::SeqCst);
         replace();
         let _writing = self.writing.lock().await;
-        self.drain().restart(None);
+        self.drain().restart_after_loss();
         if let Err(error) = self.record_identities(&identities).await {
             // The next connection compares them again. Until then the ledger proves nothing.
             self.sees_everything.store(false, Ordering::SeqCst);
@@ -248,6 +262,9 @@ impl Ownership {
         let _writing = self.writing.lock().await;
         for _ in 0..TRIES {
             let about = self.ledger.reload_about().await.map_err(|error| error.to_string())?;
+            if self.is_compared_elsewhere(&owners, &about) {
+                return Err("another worker is reading the owner of the queue".to_owned());
+            }
             let compared = self.compared(&owners, &about);
             if let Some(reason) = &compared.lost {
                 tracing::warn!(
@@ -264,6 +281,17 @@ impl Ownership {
             return Ok((!compared.is_ours && matches!(owners, Owners::Found(_))).then_some(about.id));
         }
         Err(CONTENDED.to_owned())
+    }
+
+    /// Whether another worker has the message of `<queue>.owner` right now. Tried a few times.
+    fn is_compared_elsewhere(&self, owners: &Owners, about: &About) -> bool {
+        let is_missing =
+            self.has_others && about.proves_unsent && matches!(owners, Owners::Found(ids) if ids.is_empty());
+        let reads = if is_missing { self.empty_reads.fetch_add(1, Ordering::SeqCst) } else { TRIES };
+        if reads >= TRIES {
+            self.empty_reads.store(0, Ordering::SeqCst);
+        }
+        reads < TRIES
     }
 
     /// What the ids on `<queue>.owner` mean for a ledger that knows `about` itself.
@@ -303,8 +331,8 @@ impl Ownership {
         let mut drain = self.drain();
         let is_waiting = drain.not_before.is_some();
         drain.has_returned = false;
-        let is_new = compared.is_other || (self.has_others && compared.lost.is_some());
-        let is_old = about.other_owner || (self.has_others && !about.proves_unsent);
+        let is_new = compared.is_other || (self.is_shared && compared.lost.is_some());
+        let is_old = about.other_owner || (self.is_shared && !about.proves_unsent);
         drain.restart((is_new || (is_old && !is_waiting)).then_some(self.others_hold));
     }
 }

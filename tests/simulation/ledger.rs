@@ -182,7 +182,7 @@ impl FakeLedger {
         drop(opened);
         if is_other {
             self.world.truth().met(Met::Case(Case::EmptiedWhileUsed));
-            self.world.truth().unproven(self.life.number, true);
+            self.world.truth().unproven(self.life.number);
         }
         is_other
     }
@@ -320,7 +320,7 @@ impl Ledger for FakeLedger {
                 return Err(error());
             }
             if !about.proves_unsent {
-                self.world.truth().unproven(self.life.number, false);
+                self.world.truth().unproven(self.life.number);
             }
             self.opened().1 = if is_set { about } else { store.inner.about() };
             Ok(is_set)

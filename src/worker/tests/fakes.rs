@@ -1,5 +1,7 @@
 //! Fakes of everything that the worker uses.
 
+mod ledger;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -33,6 +35,8 @@ use crate::settle::Settler;
 use crate::worker::ownership::{Ownership, Terms};
 use crate::worker::recorder::Recorder;
 use crate::worker::{Counters, InFlightIds, ORPHAN_MARGIN, Settings, Worker};
+
+pub(super) use self::ledger::{Fails, FakeLedger, key};
 
 pub(super) const BODY: &str = r#"{"name": "a", "name_module": "cases", "completion_date": "2026-04-01 10:00:00", "id_record": "7", "wolkvox_owner": "ana"}"#;
 pub(super) const PANIC: &str = "on purpose";
@@ -97,128 +101,6 @@ impl Crm for FakeCrm {
             reply(200, r#"{"code": "200", "error": null, "msg": "", "data": {}}"#)
         };
         ready(answer).boxed()
-    }
-}
-
-/// How a change of the ledger fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fails {
-    /// The change is not applied.
-    Before,
-    /// The change is applied, and its answer is lost.
-    After,
-}
-
-/// A ledger in memory that fails on request.
-pub(super) struct FakeLedger {
-    pub(super) inner: MemoryLedger,
-    /// The results of the next changes. Later ones succeed.
-    pub(super) fails: Mutex<VecDeque<Option<Fails>>>,
-    pub(super) takes: Mutex<Duration>,
-    pub(super) changes: AtomicU64,
-    pub(super) reads: AtomicU64,
-    pub(super) is_exclusive: AtomicBool,
-    /// Whether what it knows about itself cannot be written.
-    pub(super) refuses_about: AtomicBool,
-    open_claims: AtomicI32,
-    pub(super) most_open_claims: AtomicI32,
-}
-
-impl FakeLedger {
-    pub(super) fn new() -> Arc<Self> {
-        Self::with_clock(Clock::new(now))
-    }
-
-    pub(super) fn with_clock(clock: Clock) -> Arc<Self> {
-        let limits = Limits { retention: TERMS.retention, max_entries: 1_000 };
-        Arc::new(Self {
-            inner: MemoryLedger::new(limits, clock),
-            fails: Mutex::default(),
-            takes: Mutex::default(),
-            changes: AtomicU64::new(0),
-            reads: AtomicU64::new(0),
-            is_exclusive: AtomicBool::new(true),
-            refuses_about: AtomicBool::new(false),
-            open_claims: AtomicI32::new(0),
-            most_open_claims: AtomicI32::new(0),
-        })
-    }
-
-    pub(super) async fn entry(&self, id: &str) -> Option<Entry> {
-        self.inner.get(&key(id)).await.unwrap()
-    }
-
-    /// The known result of a message, and whether it is claimed.
-    pub(super) async fn knows(&self, id: &str) -> Option<(KnownResult, bool, u32)> {
-        self.entry(id).await.map(|entry| (entry.result, entry.claim.is_some(), entry.attempts))
-    }
-}
-
-pub(super) fn key(id: &str) -> Key {
-    Key::new("wolkvox.tasks", "demo", id)
-}
-
-impl Ledger for FakeLedger {
-    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
-        self.reads.fetch_add(1, Ordering::SeqCst);
-        self.inner.get(key)
-    }
-
-    fn find(&self, prefix: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>> {
-        self.inner.find(prefix)
-    }
-
-    fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>> {
-        async move {
-            self.changes.fetch_add(1, Ordering::SeqCst);
-            let takes = *self.takes.lock().unwrap();
-            sleep(takes).await;
-            let fails = self.fails.lock().unwrap().pop_front().flatten();
-            if fails == Some(Fails::Before) {
-                return Err(LedgerError::new("fake", "it fails", "wait"));
-            }
-            let is_claim = matches!(change, Change::Claim { .. });
-            // As in Redis: it was decided before the ledger may have lost writes.
-            let is_outdated = matches!(&change, Change::Claim { new, .. } if new.epoch != self.about().epoch);
-            if is_outdated && !self.is_exclusive() {
-                return Ok(Changed::Conflict(self.inner.get(key).await?));
-            }
-            let changed = self.inner.change(key, change).await?;
-            if is_claim && matches!(changed, Changed::Done(_)) {
-                let open = self.open_claims.fetch_add(1, Ordering::SeqCst) + 1;
-                self.most_open_claims.fetch_max(open, Ordering::SeqCst);
-            } else if !is_claim {
-                self.open_claims.fetch_sub(1, Ordering::SeqCst);
-            }
-            if fails == Some(Fails::After) { Err(LedgerError::new("fake", "no answer", "wait")) } else { Ok(changed) }
-        }
-        .boxed()
-    }
-
-    fn about(&self) -> About {
-        self.inner.about()
-    }
-
-    fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
-        if self.refuses_about.load(Ordering::SeqCst) {
-            return ready(Err(LedgerError::new("fake", "it fails", "wait"))).boxed();
-        }
-        self.inner.check()
-    }
-
-    fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
-        if self.refuses_about.load(Ordering::SeqCst) {
-            return ready(Err(LedgerError::new("fake", "it fails", "wait"))).boxed();
-        }
-        self.inner.set_about(seen, about)
-    }
-
-    fn is_exclusive(&self) -> bool {
-        self.is_exclusive.load(Ordering::SeqCst)
-    }
-
-    fn len(&self) -> u64 {
-        self.inner.len()
     }
 }
 
@@ -384,6 +266,13 @@ impl TestWorker {
 
     pub(super) fn requests(&self) -> usize {
         self.crm.requests.lock().unwrap().len()
+    }
+
+    /// The only copy, as it arrives on the work queue.
+    pub(super) fn take_copy(&self) -> Message {
+        let copies = std::mem::take(&mut *self.broker.copies.lock().unwrap());
+        let [(_, properties)] = <[_; 1]>::try_from(copies).expect("one copy");
+        Message { body: BODY.as_bytes().to_vec(), properties, ..Message::default() }
     }
 
     /// The copies: the queue, the kind of a dead letter, attempts, possibly created.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
 
 use super::doubt::{STRICT, dead};
 use super::fakes::{Does, FakeLedger, TERMS, TestWorker, message, now, redelivered};
@@ -111,7 +112,7 @@ async fn local_ledger_never_proves_anything_beside_other_consumers() {
 async fn shared_ledger_proves_only_after_what_other_consumers_hold_is_settled() {
     let (ownership, ledger) = beside_others(true).await;
     for is_first in [true, false] {
-        sleep(TERMS.hold).await;
+        sleep(TERMS.hold * 2).await;
         ownership.settled(ownership.arrived(false)).await;
         assert!(!ledger.proves_unsent(), "another consumer may hold a message that was delivered before");
         sleep(Duration::from_secs(41)).await;
@@ -130,7 +131,7 @@ async fn shared_ledger_proves_only_after_what_other_consumers_hold_is_settled() 
 async fn ledger_that_fails_while_no_message_arrives_is_noticed_and_used_again() {
     let site = TestWorker::new(&[]).await;
     let (recorder, gate, stop) = (Arc::clone(&site.worker.recorder), &site.worker.gate, site.stop.clone());
-    tokio::spawn(async move { recorder.watch(stop).await });
+    TaskTracker::new().spawn(recorder.watch(stop));
     for is_down in [true, false] {
         site.ledger.refuses_about.store(is_down, Ordering::SeqCst);
         sleep(Duration::from_secs(25)).await;
@@ -138,22 +139,47 @@ async fn ledger_that_fails_while_no_message_arrives_is_noticed_and_used_again() 
     }
 }
 
-/// Another worker may have received the message and sent it, and the ledger has lost what that worker wrote.
+/// Another worker may have received the message on a connection that is cut, and the ledger has lost what that worker wrote.
 #[tokio::test(start_paused = true)]
-async fn first_delivery_is_in_doubt_after_a_shared_ledger_lost_writes_while_it_waited() {
-    for (is_shared, requests) in [(false, 3), (true, 2)] {
-        let site = TestWorker::new(&[STRICT, ("WTW_CRM_MAX_IN_FLIGHT_PER_TOKEN", "1")]).await;
+async fn waiting_first_delivery_is_sent_after_a_loss_only_if_rabbitmq_still_waits_for_it() {
+    for (is_shared, is_cut, requests) in [(false, false, 2), (true, false, 2), (true, true, 1)] {
+        let site = TestWorker::new(&[STRICT]).await;
         site.ledger.is_exclusive.store(!is_shared, Ordering::SeqCst);
-        *site.crm.takes.lock().unwrap() = Duration::from_secs(9);
+        site.handle(message("a")).await;
+        site.worker.gate.ledger_failed();
+        let waiting = site.handle(message("b"));
         let losing = async {
             sleep(Duration::from_secs(1)).await;
             lose_writes(&site).await;
-            let arrives_later = site.handle(message("c"));
-            arrives_later.await;
+            site.worker.gate.ledger_worked();
+            sleep(Duration::from_secs(20)).await;
+            if is_cut {
+                site.gone.cancel();
+            }
         };
-        tokio::join!(site.handle(message("a")), site.handle(message("b")), losing);
-        assert_eq!(site.requests(), requests, "shared: {is_shared}");
-        let expected = if is_shared { vec![dead("unknown", 0, true)] } else { Vec::new() };
-        assert_eq!(site.copies(), expected, "shared: {is_shared}");
+        tokio::join!(waiting, losing);
+        assert_eq!((site.requests(), site.copies()), (requests, Vec::new()), "shared: {is_shared}, cut: {is_cut}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn redelivery_that_could_not_be_decided_is_requeued_and_not_copied() {
+    let site = TestWorker::new(&[]).await;
+    site.ledger.fails_to_read.store(true, Ordering::SeqCst);
+    site.handle(redelivered("a")).await;
+    assert_eq!((site.settled(), site.copies()), (vec!["requeued"], Vec::new()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn replay_that_was_held_is_still_the_same_replay() {
+    let site = TestWorker::new(&[STRICT]).await;
+    site.crm_does(&[Does::IsSilent]);
+    site.handle(message("a")).await;
+    let dead_letter = site.take_copy();
+    site.worker.gate.ledger_failed();
+    site.handle(dead_letter).await;
+    let held = site.take_copy();
+    site.worker.gate.ledger_worked();
+    site.handle(held).await;
+    assert_eq!((site.requests(), site.copies()), (2, Vec::new()), "it starts over, as the operator wants");
 }

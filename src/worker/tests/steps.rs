@@ -211,3 +211,22 @@ async fn state_of_another_queue_and_foreign_headers_have_no_influence() {
     assert_eq!(site.copies(), [("wolkvox.tasks.retry.10s".to_owned(), None, 3, false)]);
     assert_eq!(site.ledger.len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn request_is_not_sent_when_the_gate_closes_while_its_claim_is_written() {
+    let site = TestWorker::new(&[("WTW_GATE_FAILURES", "1"), ("WTW_GATE_PROBE_INITIAL", "1m")]).await;
+    site.crm_does(&[Does::Answers(503)]);
+    *site.crm.takes.lock().unwrap() = Duration::from_secs(1);
+    let claiming = async {
+        sleep(Duration::from_millis(500)).await;
+        *site.ledger.takes.lock().unwrap() = Duration::from_secs(1);
+        site.handle(message("b")).await;
+    };
+    let looking = async {
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(site.requests(), 1, "the gate closed after 1 s, and the claim was written after 1.5 s");
+        assert_eq!(site.ledger.knows("b").await, Some((KnownResult::NotCreated, false, 0)), "withdrawn");
+    };
+    tokio::join!(site.handle(message("a")), claiming, looking);
+    assert_eq!(site.requests(), 3);
+}

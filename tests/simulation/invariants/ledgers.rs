@@ -225,12 +225,11 @@ impl Truth {
         }
     }
 
-    /// A worker's ledger proves nothing any more: unsettled messages that were delivered before are in doubt. If it was emptied while
-    /// the worker used it, all unsettled messages are: another worker may have received and sent them.
-    pub(crate) fn unproven(&mut self, life: LifeNumber, was_emptied: bool) {
+    /// A worker's ledger proves nothing any more: unsettled messages that were delivered before are in doubt.
+    pub(crate) fn unproven(&mut self, life: LifeNumber) {
         for account in &mut self.accounts {
             let mut deliveries = account.deliveries.get(&life).into_iter().flat_map(|deliveries| deliveries.values());
-            account.unproven += u32::from(deliveries.any(|held| held.delivered_before || was_emptied));
+            account.unproven += u32::from(deliveries.any(|held| held.delivered_before));
         }
     }
 }

@@ -192,7 +192,9 @@ impl Truth {
         if is_held && self.is_held_needlessly(number) {
             self.violation(format!("message {number} was held although it could be sent"));
         }
-        if message.header("x-wtw-dead-letter").is_some() {
+        // A replay of which no attempt was made stays a replay while it is held.
+        let is_held_replay = is_held && self.account(number).replays > 0 && DeadLetter::read(message).attempts == 0;
+        if message.header("x-wtw-dead-letter").is_some() && !is_held_replay {
             self.violation(format!("a retry copy of message {number} looks like a dead letter"));
         }
     }
