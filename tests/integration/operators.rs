@@ -79,7 +79,7 @@ async fn find_asks_the_workers_when_another_ledger_file_is_here() {
     // Workers of other queues are not asked.
     let other = rig.env(&[elsewhere, ("WTW_CONSOLE_WORKERS", &worker.admin), ("WTW_BROKER_QUEUE", "other")]);
     let found = tool(&other, &["find", "m-1"]).await;
-    assert!(found.stdout.contains("Nothing is known about it"), "{}", found.stdout);
+    assert!(found.code == Some(1) && found.stdout.contains("ledger    not found"), "{}", found.stdout);
 }
 
 #[tokio::test]
