@@ -10,7 +10,6 @@ use super::body::indented;
 use super::copy::as_received;
 use crate::broker::Message;
 use crate::config::{self, Config, ReferencePlace};
-use crate::message::failure::Failure;
 use crate::message::mapper::{Mapped, Mapper, fields_of};
 use crate::message::reference::Reference;
 use crate::message::retry_state::RetryState;
@@ -125,7 +124,7 @@ impl Previewer {
         let (message_id, result) = match explained.result {
             Ok(Mapped::Send { body, message_id, .. }) => (message_id, payload(&body)),
             Ok(Mapped::Skip { .. }) => (None, Replayed::Skipped),
-            Err(failure) => (None, Replayed::Problems(problems(&failure))),
+            Err(failure) => (None, Replayed::Problems(failure.to_string())),
         };
         Preview {
             rule: explained.chosen.map(|rule| rule.to_string()),
@@ -141,10 +140,6 @@ fn payload(body: &[u8]) -> Replayed {
         Ok(value) => Replayed::Payload(value),
         Err(error) => Replayed::Unknown(error.to_string()),
     }
-}
-
-fn problems(failure: &Failure) -> String {
-    if failure.problems.is_empty() { failure.message.clone() } else { failure.problems.join("\n") }
 }
 
 impl Preview {

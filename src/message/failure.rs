@@ -114,6 +114,21 @@ impl Kind {
     }
 }
 
+/// One problem of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProblemLine {
+    /// What is wrong, in one line.
+    pub text: String,
+    /// The same in words that hold no value of the message, for the log; none where there are no such words.
+    pub without_value: Option<String>,
+}
+
+impl fmt::Display for ProblemLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 /// Why a message failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -124,9 +139,7 @@ pub struct Failure {
     /// One readable sentence.
     pub message: String,
     /// The single problems, one line each.
-    pub problems: Box<[String]>,
-    /// The problems in words that hold no value; none where `message` holds none, or where there are no such words.
-    pub without_values: Option<Box<str>>,
+    pub problems: Box<[ProblemLine]>,
     /// The CRM's `code`; none without a verdict.
     pub crm_code: Option<i64>,
     /// The CRM's text; none without a verdict.
@@ -147,10 +160,14 @@ impl Failure {
             // The error of a rule names keys, never values.
             (Stage::Send, _) | (_, Kind::Unmatched | Kind::MappingFailed) => shorten(&self.message, MAX_LOGGED).into(),
             (_, Kind::InvalidTask) if self.rule.is_some() => shorten(&self.message, MAX_LOGGED).into(),
-            (Stage::Decode | Stage::Map, kind) => match &self.without_values {
-                Some(problems) => shorten(problems, MAX_LOGGED).into(),
-                None => kind.meaning().into(),
-            },
+            (Stage::Decode | Stage::Map, kind) => {
+                let problems: Option<Vec<&str>> =
+                    self.problems.iter().map(|problem| problem.without_value.as_deref()).collect();
+                match problems {
+                    Some(problems) if !problems.is_empty() => shorten(&problems.join("; "), MAX_LOGGED).into(),
+                    Some(_) | None => kind.meaning().into(),
+                }
+            }
         }
     }
 
@@ -162,7 +179,6 @@ impl Failure {
             kind,
             message,
             problems: Box::default(),
-            without_values: None,
             crm_code: None,
             crm_message: None,
             http_status: None,
@@ -191,7 +207,18 @@ impl Failure {
 
     /// A failure with several problems, which its reason lists.
     pub fn of_problems(stage: Stage, kind: Kind, problems: Vec<String>) -> Self {
-        Self { message: problems.join("; "), problems: problems.into(), ..Self::new(stage, kind, String::new()) }
+        Self::of_lines(
+            stage,
+            kind,
+            problems.into_iter().map(|text| ProblemLine { text, without_value: None }).collect(),
+        )
+    }
+
+    /// The same, with words for the log.
+    #[must_use]
+    pub fn of_lines(stage: Stage, kind: Kind, problems: Box<[ProblemLine]>) -> Self {
+        let message = joined(&problems, "; ");
+        Self { problems, ..Self::new(stage, kind, message) }
     }
 }
 
@@ -227,9 +254,14 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.problems {
             [] => f.write_str(&self.message),
-            several => f.write_str(&several.join("\n")),
+            several => f.write_str(&joined(several, "\n")),
         }
     }
+}
+
+fn joined(problems: &[ProblemLine], between: &str) -> String {
+    let texts: Vec<&str> = problems.iter().map(|problem| problem.text.as_str()).collect();
+    texts.join(between)
 }
 
 /// What [`shorten`] appends when it cuts.

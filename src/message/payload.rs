@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::config::{self, Priority, ReferencePlace};
-use crate::message::failure::{Failure, Kind, Stage, shorten};
+use crate::message::failure::{Failure, Kind, ProblemLine, Stage, shorten};
 use crate::message::reference::Reference;
 use crate::message::task::{Decoded, Problem, Task};
 
@@ -93,10 +93,11 @@ impl Mapping {
     pub fn map<'a>(&'a self, decoded: Decoded<'a>) -> Result<Payload<'a>, Failure> {
         let stage = if decoded.problems.is_empty() { Stage::Map } else { Stage::Decode };
         self.check(decoded).map_err(|problems| {
-            let without_values: Vec<String> = problems.iter().map(Problem::without_value).collect();
-            let without_values = Some(without_values.join("; ").into());
-            let problems = problems.iter().map(ToString::to_string).collect();
-            Failure { without_values, ..Failure::of_problems(stage, Kind::InvalidTask, problems) }
+            let line = |problem: &Problem| ProblemLine {
+                text: problem.to_string(),
+                without_value: Some(problem.without_value()),
+            };
+            Failure::of_lines(stage, Kind::InvalidTask, problems.iter().map(line).collect())
         })
     }
 
