@@ -220,9 +220,11 @@ impl DeadLetters {
             .await;
         match scanned {
             Ok(scanned) => {
-                let partial = scanned.partial.map(|why| format!("; {why}")).unwrap_or_default();
                 found.is_broker_asked = true;
-                found.looked.push(format!("{queue}: {} read{partial}", scanned.seen));
+                match scanned.partial {
+                    Some(why) => found.cannot_read(&queue, &format!("{} read; {why}", scanned.seen)),
+                    None => found.looked.push(format!("{queue}: {} read", scanned.seen)),
+                }
             }
             Err(ScanError(why)) => found.cannot_read(&queue, &why),
         }
