@@ -344,7 +344,7 @@ impl Worker {
                     return Ok(Ok(Plan { epoch: decided_in, ..plan }));
                 }
                 settled @ (Decision::Duplicate { .. } | Decision::Conflict | Decision::Poison(_)) => {
-                    return Ok(Err(self.known(d, settled)));
+                    return Ok(Err(self.entry_disposition(d, settled)));
                 }
             }
         }

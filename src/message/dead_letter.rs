@@ -20,7 +20,7 @@ const MAX_MESSAGE: usize = 4_096;
 #[must_use]
 pub fn properties(
     message: &Message,
-    journey: &RetryState,
+    state: &RetryState,
     failure: &Failure,
     rules: Option<&str>,
     worker: &str,
@@ -52,7 +52,7 @@ pub fn properties(
     if let Some(status) = failure.http_status {
         headers.push(("x-wtw-http-status", number(status)));
     }
-    copy_properties(message, journey, headers, frame_max)
+    copy_properties(message, state, headers, frame_max)
 }
 
 /// What the headers of a dead letter say.
@@ -139,7 +139,7 @@ pub fn published_to(message: &Message) -> (String, String) {
         Some(HeaderValue::FieldArray(deaths)) => deaths.as_slice().last(),
         _ => None,
     };
-    let (journey, _) = RetryState::read(message, None);
+    let (state, _) = RetryState::read(message, None);
     match (message.header(retry_state::ORIGINAL_EXCHANGE), first) {
         (None, Some(HeaderValue::FieldTable(death))) => {
             let key = match death.inner().get("routing-keys") {
@@ -149,7 +149,7 @@ pub fn published_to(message: &Message) -> (String, String) {
             let exchange = death.inner().get("exchange").and_then(string);
             (exchange.unwrap_or_default(), key.unwrap_or_default())
         }
-        _ => (journey.exchange, journey.routing_key),
+        _ => (state.exchange, state.routing_key),
     }
 }
 

@@ -141,7 +141,7 @@ impl Worker {
     }
 
     /// The disposition that an entry leads to by itself.
-    pub(super) fn known(&self, d: &mut DeliveryContext<'_>, decision: Decision) -> Disposition {
+    pub(super) fn entry_disposition(&self, d: &mut DeliveryContext<'_>, decision: Decision) -> Disposition {
         let dead_letter = |kind, text| Disposition::DeadLetter(Failure::new(Stage::Send, kind, text));
         match decision {
             Decision::Duplicate { doubted } => {

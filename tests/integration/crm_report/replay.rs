@@ -56,14 +56,17 @@ async fn account_without_search_is_recognised_and_replayed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn search_that_finds_tasks_late_is_recognised_and_replayed() {
     let (crm, folder) = (Crm::start(options()).await, Folder::new("late"));
-    crm.faults(json!([{"action": "account:slow-query:500ms"}])).await;
-    let (_, first) = report(&crm.url, &folder, &["--search-for", "5s"]).await;
-    let (_, second) = report(&replayed(&first).await.url, &folder, &["--search-for", "5s"]).await;
+    // Longer than the first search can take on a busy machine.
+    crm.faults(json!([{"action": "account:slow-query:3s"}])).await;
+    let (_, first) = report(&crm.url, &folder, &["--search-for", "15s"]).await;
+    let (_, second) = report(&replayed(&first).await.url, &folder, &["--search-for", "15s"]).await;
     for report in [first, second] {
-        assert!(answer(&report, "query").starts_with("found after 1"), "{}", answer(&report, "query"));
+        let found = answer(&report, "query").to_owned();
+        let after = found.strip_prefix("found after ").and_then(|rest| rest.trim_end_matches("ms").parse::<u32>().ok());
+        assert!(after.is_some_and(|milliseconds| (3_000..15_000).contains(&milliseconds)), "{found}");
         let words = finding(&report, "query")["words"].as_str().expect("text");
-        assert!(words.contains("by wolkvox_id 1.") && words.contains("after insert.php (not after 0."), "{words}");
-        assert!(words.contains("not by id_record (asked 0."), "{words}");
+        assert!(words.contains("by wolkvox_id ") && words.contains("after insert.php (not after "), "{words}");
+        assert!(words.contains("not by id_record (asked "), "{words}");
         assert!(report["exchanges"].as_array().expect("exchanges").len() <= 16);
     }
 }
