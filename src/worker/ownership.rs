@@ -142,7 +142,7 @@ impl Ownership {
         let wait = is_shared.then_some(others_hold);
         let drain = Drain { epoch: ledger.epoch(), wait, ..Drain::default() };
         Self {
-            can_prove: terms.single_active_consumer || !ledger.is_exclusive(),
+            can_prove: terms.single_active_consumer || is_shared,
             ledger,
             identities: Mutex::new(identities),
             is_shared,
@@ -163,12 +163,16 @@ impl Ownership {
         self.drain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn identities(&self) -> MutexGuard<'_, String> {
+        self.identities.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether "no entry" proves that nothing was sent, and since which epoch the ledger has seen everything, if it has.
     pub(super) fn proof(&self) -> (bool, Option<u32>) {
         // In this order: rules that are replaced meanwhile must not be judged by the old proof.
         let sees_everything = self.sees_everything();
         let about = self.ledger.about();
-        let is_ours = about.identities == *self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_ours = about.identities == *self.identities();
         (about.proves_unsent && sees_everything && is_ours, sees_everything.then_some(about.epoch))
     }
 
@@ -225,8 +229,7 @@ impl Ownership {
     /// Replaces what message ids are made from: `replace` puts the new rules into force. What was sent before is not found under a
     /// new id, so messages that were delivered before are in doubt until the queue is drained.
     pub async fn replace_identities(&self, identities: String, replace: impl FnOnce()) {
-        let former =
-            std::mem::replace(&mut *self.identities.lock().unwrap_or_else(PoisonError::into_inner), identities.clone());
+        let former = std::mem::replace(&mut *self.identities(), identities.clone());
         if former == identities {
             replace();
             return;
@@ -236,7 +239,7 @@ impl Ownership {
         replace();
         let _writing = self.writing.lock().await;
         self.drain().restart_after_loss();
-        if let Err(error) = self.record_identities(&identities).await {
+        if let Err(error) = self.record_identities().await {
             // The next connection compares them again. Until then the ledger proves nothing.
             self.sees_everything.store(false, Ordering::SeqCst);
             tracing::warn!(%error, "the ledger could not record that the rules make other message ids");
@@ -244,12 +247,11 @@ impl Ownership {
         self.is_replacing.store(false, Ordering::SeqCst);
     }
 
-    async fn record_identities(&self, identities: &str) -> Result<(), String> {
+    async fn record_identities(&self) -> Result<(), String> {
         for _ in 0..TRIES {
             let about = self.ledger.reload_about().await.map_err(|error| error.to_string())?;
-            let epoch = about.epoch + u32::from(about.proves_unsent);
-            let changed = About { proves_unsent: false, epoch, identities: identities.to_owned(), ..about.clone() };
-            let between = (about.epoch, epoch);
+            let changed = self.without_proof(&about, false);
+            let between = (about.epoch, changed.epoch);
             *self.replaced_between.lock().unwrap_or_else(PoisonError::into_inner) = Some(between);
             if self.ledger.set_about(about, changed).await.map_err(|error| error.to_string())? {
                 return Ok(());
@@ -298,14 +300,13 @@ impl Ownership {
     fn compared(&self, owners: &Owners, about: &About) -> Compared {
         let is_other = matches!(owners, Owners::Found(ids) if ids.iter().any(|id| *id != about.id));
         let is_ours = matches!(owners, Owners::Found(ids) if !ids.is_empty() && !is_other);
-        let identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
         let unchanged_for = about.last_change.map(|at| self.clock.now().duration_since(at).unsigned_abs());
         let lost = match owners {
             _ if !self.can_prove => "broker.single_active_consumer is false and the ledger is local",
             Owners::Unusable(why) => why.as_str(),
             Owners::Found(_) if is_other => "a worker with another ledger consumed the queue before",
             Owners::Found(ids) if ids.is_empty() => "no worker has consumed the queue before",
-            Owners::Found(_) if about.identities != *identities => "the rules' message ids have changed",
+            Owners::Found(_) if about.identities != *self.identities() => "the rules' message ids have changed",
             Owners::Found(_) if unchanged_for.is_some_and(|time| time > self.forgets_after) => {
                 "the ledger has not changed for so long that it may have forgotten messages, see ledger.retention"
             }
@@ -321,7 +322,7 @@ impl Ownership {
             other_owner: about.other_owner || is_other,
             // A new ledger has no entries that could be taken for proof.
             epoch: about.epoch + u32::from(about.proves_unsent || is_other),
-            identities: self.identities.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            identities: self.identities().clone(),
             ..about.clone()
         }
     }

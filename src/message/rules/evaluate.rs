@@ -28,7 +28,7 @@ pub(super) struct Evaluation<'a> {
     source: &'a str,
     context: &'a Context,
     work: Work<'a>,
-    /// Names that the template gave, the last one first that was given last.
+    /// The variables that the template has set, in the order in which it set them.
     locals: Vec<(Arc<str>, Value)>,
 }
 
