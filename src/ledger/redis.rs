@@ -232,12 +232,7 @@ impl RedisLedger {
     async fn carry_out(&self, key: &Key, change: &Change) -> Result<Changed, LedgerError> {
         let mut seen = self.read(key).await?;
         for _ in 0..TRIES {
-            let entry = self.decode(&seen)?;
-            if matches!(change, Change::Claim { new, .. } if new.epoch != self.about().epoch) {
-                // It was decided by what the ledger proved before it may have lost writes.
-                return Ok(Changed::Conflict(entry));
-            }
-            let (after, changed) = apply(entry, change);
+            let (after, changed) = apply(self.decode(&seen)?, change);
             let Some(after) = after else { return Ok(changed) };
             let epoch = match change {
                 Change::Claim { new, .. } => Some(new.epoch),
@@ -247,12 +242,15 @@ impl RedisLedger {
                 Replaced::Done => return Ok(changed),
                 Replaced::Changed(found) => seen = found,
                 Replaced::OtherLedger => {
-                    // It was emptied. What it knows about itself is made again, and proves nothing.
+                    // It was emptied, or may have lost writes. What it knows about itself is read again.
                     *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     seen = self.read(key).await?;
-                    if matches!(change, Change::Claim { .. }) {
-                        // It was decided by what the other ledger proved.
-                        return Ok(Changed::Conflict(self.decode(&seen)?));
+                    if let Change::Claim { new, .. } = change {
+                        // It was decided by what the ledger proved before. A claim whose answer was lost may still be there.
+                        let entry = self.decode(&seen)?;
+                        let open = entry.as_ref().and_then(|entry| entry.claim);
+                        let is_there = open.is_some_and(|open| open.id == new.claim.id);
+                        return Ok(if is_there { Changed::Done(entry) } else { Changed::Conflict(entry) });
                     }
                 }
             }

@@ -81,3 +81,18 @@ async fn redis_user_who_may_not_ask_for_info_can_claim_and_proves_nothing_after_
     in_time(async || fixture.ledger.reload_about().await.map(drop)).await;
     assert!(!fixture.ledger.proves_unsent() && fixture.ledger.epoch() != epoch, "it may be another server");
 }
+
+#[tokio::test]
+async fn claim_whose_answer_was_lost_is_there_after_redis_may_have_lost_writes() {
+    let redis = Redis::shared().await;
+    let clock = FakeClock::new();
+    let fixture = Fixture { ledger: Arc::new(own(redis, ROOMY, clock.clock()).await), clock };
+    let claim = Change::Claim { expected: None, new: first(1, fixture.clock.now()) };
+    let claimed = fixture.change("a", claim.clone()).await;
+    assert!(matches!(claimed, Changed::Done(Some(_))));
+    let about = fixture.ledger.about();
+    assert!(fixture.ledger.set_about(about.clone(), About { epoch: 1, ..about }).await.unwrap());
+    assert_eq!(fixture.change("a", claim).await, claimed, "otherwise its worker waits for its own claim");
+    let other = Change::Claim { expected: None, new: first(2, fixture.clock.now()) };
+    assert_eq!(fixture.change("b", other).await, Changed::Conflict(None));
+}
