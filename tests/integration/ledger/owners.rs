@@ -52,7 +52,7 @@ async fn renew_id_command_renews_redis_and_an_open_ledger_notices() {
 }
 
 #[tokio::test]
-async fn redis_user_who_may_not_ask_for_info_can_claim_and_proves_nothing_after_a_reconnect() {
+async fn redis_user_without_info_can_claim_and_proves_nothing_after_a_reconnect() {
     let redis = Redis::own().await.unwrap();
     let mut connection = connect(&redis).await;
     let mut user = redis::cmd("ACL");
