@@ -138,7 +138,7 @@ impl Worker {
 
     async fn handle_in(&self, delivery: Delivery, unsettled: Unsettled, span: &Span) {
         let Delivery { message, acker, gone } = delivery;
-        let mut d = self.context(&message, &*acker, gone);
+        let mut d = self.context(&message, &*acker, gone, unsettled.epoch);
         self.events.taken();
         let (began, mut decided) = (Instant::now(), None);
         // A panic is caught here and nowhere else. While the message is processed it becomes its disposition; while it is settled
@@ -183,13 +183,14 @@ impl Worker {
         message: &'a Message,
         acker: &'a dyn crate::broker::Acker,
         gone: CancellationToken,
+        arrived_in: u32,
     ) -> DeliveryContext<'a> {
         DeliveryContext {
             message,
             acker,
             gone,
             stop: self.stop.clone(),
-            arrived_in: self.recorder.ledger().epoch(),
+            arrived_in,
             deadline: Instant::now() + self.settings.hold,
             key: None,
             lock: None,

@@ -122,6 +122,8 @@ impl Drain {
 pub(super) struct Unsettled {
     ownership: Arc<Ownership>,
     number: u64,
+    /// The ledger's epoch when it arrived.
+    pub(super) epoch: u32,
 }
 
 impl Drop for Unsettled {
@@ -189,8 +191,9 @@ impl Ownership {
 
     /// A delivery has arrived; in the order of the queue.
     pub(super) fn arrived(self: &Arc<Self>, was_delivered_before: bool) -> Unsettled {
-        let number = self.drain().arrived(was_delivered_before, self.ledger.epoch());
-        Unsettled { ownership: Arc::clone(self), number }
+        let epoch = self.ledger.epoch();
+        let number = self.drain().arrived(was_delivered_before, epoch);
+        Unsettled { ownership: Arc::clone(self), number, epoch }
     }
 
     /// A delivery was settled. If the queue is now drained, "no entry" proves again that nothing was sent. If that cannot be
