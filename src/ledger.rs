@@ -115,7 +115,7 @@ pub struct About {
     pub id: String,
     /// Whether "no entry" proves that nothing was sent.
     pub proves_unsent: bool,
-    /// A worker with another ledger has consumed the queue since it last proved that.
+    /// Since it last proved that, another worker has consumed the queue, with another ledger or with other message ids.
     pub other_owner: bool,
     /// Grows each time that it stops proving that. Entries of an earlier epoch prove nothing about later requests.
     pub epoch: u32,

@@ -141,7 +141,7 @@ impl Ownership {
         let stopping = terms.stopping + NOTICED;
         // A message is held twice at most: until its request, and until its copy is published.
         let others_hold = if has_others { stopping + terms.hold * 2 } else { stopping };
-        let wait = is_shared.then_some(others_hold);
+        let wait = has_others.then_some(others_hold);
         let drain = Drain { epoch: ledger.epoch(), wait, ..Drain::default() };
         Self {
             can_prove: terms.single_active_consumer || is_shared,
@@ -276,7 +276,8 @@ impl Ownership {
                     reason,
                     "messages that were delivered before and are not in the ledger are in doubt for now"
                 );
-                let lost = self.without_proof(&about, compared.is_other);
+                let other_owner = about.other_owner || compared.must_wait;
+                let lost = About { other_owner, ..self.without_proof(&about, compared.is_other) };
                 if !self.ledger.set_about(about.clone(), lost).await.map_err(|error| error.to_string())? {
                     continue;
                 }
@@ -303,26 +304,27 @@ impl Ownership {
     fn compared(&self, owners: &Owners, about: &About) -> Compared {
         let is_other = matches!(owners, Owners::Found(ids) if ids.iter().any(|id| *id != about.id));
         let is_ours = matches!(owners, Owners::Found(ids) if !ids.is_empty() && !is_other);
+        let has_other_ids = about.identities != *self.identities();
         let unchanged_for = about.last_change.map(|at| self.clock.now().duration_since(at).unsigned_abs());
         let lost = match owners {
             _ if !self.can_prove => "broker.single_active_consumer is false and the ledger is local",
             Owners::Unusable(why) => why.as_str(),
             Owners::Found(_) if is_other => "a worker with another ledger consumed the queue before",
             Owners::Found(ids) if ids.is_empty() => "no worker has consumed the queue before",
-            Owners::Found(_) if about.identities != *self.identities() => "the rules' message ids have changed",
+            Owners::Found(_) if has_other_ids => "the rules' message ids have changed",
             Owners::Found(_) if unchanged_for.is_some_and(|time| time > self.forgets_after) => {
                 "the ledger has not changed for so long that it may have forgotten messages, see ledger.retention"
             }
-            Owners::Found(_) => return Compared { is_other, is_ours, lost: None },
+            Owners::Found(_) => return Compared { is_other, is_ours, must_wait: false, lost: None },
         };
-        Compared { is_other, is_ours, lost: Some(lost.to_owned()) }
+        let must_wait = is_other || self.has_others || (self.is_shared && is_ours && has_other_ids);
+        Compared { is_other, is_ours, must_wait, lost: Some(lost.to_owned()) }
     }
 
     /// What a ledger knows about itself once it proves nothing.
     fn without_proof(&self, about: &About, is_other: bool) -> About {
         About {
             proves_unsent: false,
-            other_owner: about.other_owner || is_other,
             // A new ledger has no entries that could be taken for proof.
             epoch: about.epoch + u32::from(about.proves_unsent || is_other),
             identities: self.identities().clone(),
@@ -335,9 +337,9 @@ impl Ownership {
         let mut drain = self.drain();
         let is_waiting = drain.not_before.is_some();
         drain.has_returned = false;
-        let is_new = compared.is_other || (self.is_shared && compared.lost.is_some());
-        let is_old = about.other_owner || (self.is_shared && !about.proves_unsent);
-        drain.restart((is_new || (is_old && !is_waiting)).then_some(self.others_hold));
+        let had_to_wait = about.other_owner || (self.has_others && !about.proves_unsent);
+        let must_wait = compared.must_wait || (had_to_wait && !is_waiting);
+        drain.restart(must_wait.then_some(self.others_hold));
     }
 }
 
@@ -347,6 +349,8 @@ struct Compared {
     is_other: bool,
     /// The last worker used this ledger.
     is_ours: bool,
+    /// Another worker may hold messages that the ledger does not know, or knows by other ids.
+    must_wait: bool,
     /// Why the ledger proves nothing now.
     lost: Option<String>,
 }

@@ -183,3 +183,30 @@ async fn replay_that_was_held_is_still_the_same_replay() {
     site.handle(held).await;
     assert_eq!((site.requests(), site.copies()), (2, Vec::new()), "it starts over, as the operator wants");
 }
+
+/// How long after the start of a worker with a shared ledger the queue counts as drained, in seconds; at most 60.
+async fn drained_after(identities: &str, owners: impl Fn(String) -> Vec<String>) -> u64 {
+    let ledger = FakeLedger::new();
+    ledger.is_exclusive.store(false, Ordering::SeqCst);
+    let clock = Clock::new(now);
+    let former = Arc::new(Ownership::new(ledger.clone(), String::new(), TERMS, clock.clone()));
+    former.compare(Owners::Found(Vec::new())).await.unwrap();
+    let ownership = Arc::new(Ownership::new(ledger.clone(), identities.to_owned(), TERMS, clock));
+    ownership.compare(Owners::Found(owners(ownership.id()))).await.unwrap();
+    for seconds in 0..60 {
+        ownership.settled(ownership.arrived(false)).await;
+        if ledger.proves_unsent() {
+            return seconds;
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+    60
+}
+
+#[tokio::test(start_paused = true)]
+async fn shared_ledger_waits_for_the_former_worker_only_if_it_used_other_ids_or_another_ledger() {
+    assert_eq!(drained_after("", |_| Vec::new()).await, 0, "the first start");
+    assert_eq!(drained_after("", |id| vec![id]).await, 0, "the same ledger and the same ids");
+    assert_eq!(drained_after("rules", |id| vec![id]).await, 40);
+    assert_eq!(drained_after("", |_| vec!["other".to_owned()]).await, 40);
+}
