@@ -1,4 +1,4 @@
-//! From rules as they are written to compiled ones, or to everything that is wrong with them.
+//! Compiles the rules of the configuration, or reports everything that is wrong with them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

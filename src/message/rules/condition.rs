@@ -1,4 +1,4 @@
-//! `when`: whether a rule is for a message, and which part of it decided that.
+//! `when`: decides whether a rule matches a message, and which part of the expression decided it.
 
 use super::context::Context;
 use super::evaluate::{Evaluation, Trouble};

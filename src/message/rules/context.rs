@@ -1,4 +1,4 @@
-//! The variables that templates see of one message. What no rule uses is not built: a body is parsed when a rule needs it.
+//! Builds the variables of one message that templates read. The body is parsed only when a rule needs it.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};

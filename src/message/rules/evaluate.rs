@@ -1,4 +1,4 @@
-//! A template's value for one message. Every step is counted, so that no rule and no event can take more than its share.
+//! Evaluates a template for one message. Every step is counted, so that no message takes unbounded work.
 
 use std::sync::Arc;
 

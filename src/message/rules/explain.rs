@@ -1,4 +1,4 @@
-//! Errors of templates in words that name places and keys, and never a value of the event.
+//! Words the errors of templates. They name places and keys, and never a value of the event.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! The filters: what they take, and which function does their work.
+//! The table of filters: the parameters of each, and the function that it calls.
 
 use super::parameters::{Arguments, Parameter, Takes, needed, optional};
 use super::value::Value;

@@ -1,4 +1,4 @@
-//! The fields of a rule that are the same for every message: they are checked at start as those of a task are.
+//! Checks at start the fields of a rule that are the same for every message.
 
 use std::collections::BTreeMap;
 

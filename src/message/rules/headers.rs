@@ -1,4 +1,4 @@
-//! A message's headers as a value.
+//! Turns a message's headers into a value for templates.
 
 use std::fmt;
 use std::sync::Arc;

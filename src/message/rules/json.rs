@@ -1,4 +1,4 @@
-//! An event's JSON as a value.
+//! Parses an event's JSON into a value for templates.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The names that a template uses, and what is wrong with them.
+//! The variables and fields that a template uses, and the faults that are found in it.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Numbers as events have them: the spelling is kept, and what is calculated is exact or an error.
+//! Numbers of events. Their spelling is kept; a calculation is exact or an error.
 
 use std::cmp::Ordering;
 use std::fmt;

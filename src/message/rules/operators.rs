@@ -1,4 +1,4 @@
-//! What operators and tests do with values. Values of different kinds are not compared: that is always a mistake.
+//! Operators and tests on values. To compare values of different kinds is an error.
 
 use super::number::Arithmetic;
 use super::parameters::{Arguments, Parameter, Takes, needed};

@@ -1,4 +1,4 @@
-//! From a template's value to what is sent.
+//! Turns a template's value into the field that is sent.
 
 use super::FieldValue;
 use super::value::Value;

@@ -1,4 +1,4 @@
-//! What filters and tests take in brackets. What stands in the rule is checked at start, the rest for each message.
+//! The parameters of filters and tests. Constant arguments are checked at start, others for each message.
 
 use regex::{Regex, RegexBuilder};
 

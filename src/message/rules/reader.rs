@@ -1,5 +1,5 @@
-//! From MiniJinja's syntax tree to ours. What does not exist, or is not available, is a problem at start, not on the first
-//! message that gets there.
+//! Converts the syntax tree of MiniJinja's parser into ours. What is unknown or not available is reported at start, not at the
+//! first message that uses it.
 
 use minijinja::machinery::Span;
 use minijinja::machinery::ast::{self, BinOpKind, CompareOpKind, Expr as Parsed, UnaryOpKind};

@@ -1,4 +1,4 @@
-//! A template as it is evaluated: what MiniJinja's parser reads, with every name found.
+//! The syntax tree that is evaluated: the one of MiniJinja's parser, with every name resolved.
 
 use std::sync::Arc;
 

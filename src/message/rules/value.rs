@@ -1,4 +1,4 @@
-//! Values that templates handle.
+//! The values that templates work with.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;

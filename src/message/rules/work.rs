@@ -1,4 +1,4 @@
-//! What a template does for one message, within bounds.
+//! Counts the work of a template for one message, and stops it at the limits.
 
 use std::sync::Arc;
 

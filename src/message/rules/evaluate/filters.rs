@@ -1,4 +1,4 @@
-//! Filters, and those that need more than a value.
+//! Evaluates filters, `default` among them, which takes a missing value.
 
 use std::sync::Arc;
 

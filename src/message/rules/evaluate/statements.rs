@@ -1,4 +1,4 @@
-//! Templates with texts between their parts.
+//! Evaluates statements and the texts between them.
 
 use std::sync::Arc;
 

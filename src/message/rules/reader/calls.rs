@@ -1,4 +1,4 @@
-//! Filters, tests and methods with what they are given.
+//! Converts calls of filters, tests and methods, with their arguments.
 
 use minijinja::machinery::ast::{self, CallArg, CallType, Expr as Parsed};
 
