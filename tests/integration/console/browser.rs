@@ -63,8 +63,7 @@ impl Browser {
     /// Waits until the page contains a text, and reloads it meanwhile.
     async fn sees(&self, part: &str) -> String {
         eventually(&format!("the browser sees {part}"), || async {
-            let text = self.text().await;
-            if text.contains(part) {
+            if let Some(text) = self.text().await.filter(|text| text.contains(part)) {
                 return Some(text);
             }
             tokio::time::sleep(Duration::from_millis(300)).await;
@@ -74,13 +73,18 @@ impl Browser {
         .await
     }
 
-    async fn text(&self) -> String {
-        let body = self.client.find(Locator::Css("body")).await.expect("a body");
-        body.text().await.unwrap_or_default()
+    /// The text of the page; `None` while a page that a click asked for is not there yet.
+    async fn text(&self) -> Option<String> {
+        self.client.find(Locator::Css("body")).await.ok()?.text().await.ok()
+    }
+
+    async fn finds(&self, locator: Locator<'_>) -> fantoccini::elements::Element {
+        let wait = self.client.wait().at_most(Duration::from_secs(10));
+        wait.for_element(locator).await.unwrap_or_else(|error| panic!("{locator:?}: {error}"))
     }
 
     async fn clicks(&self, xpath: &str) {
-        let element = self.client.find(Locator::XPath(xpath)).await.unwrap_or_else(|error| panic!("{xpath}: {error}"));
+        let element = self.finds(Locator::XPath(xpath)).await;
         element.click().await.unwrap_or_else(|error| panic!("{xpath}: {error}"));
     }
 
@@ -213,12 +217,12 @@ async fn mends_one(rig: &Rig, console: &Console, browser: &Browser) {
     browser.clicks("//li[.//h2[contains(., 'completion_date')]]//a[contains(., 'Show')]").await;
     browser.clicks("//a[text()='visit-88']").await;
     browser.sees("A replay fails again").await;
-    let marked = browser.client.find(Locator::Css("mark")).await.expect("a mark").text().await.expect("text");
+    let marked = browser.finds(Locator::Css("mark")).await.text().await.expect("text");
     assert!(marked.contains("2026-13-01"), "{marked}");
     browser.is_well_made().await;
     browser.pictures("message").await;
     browser.clicks("//a[contains(., 'Edit and replay')]").await;
-    let field = browser.client.find(Locator::Css("input[name='field.completion_date']")).await.expect("a field");
+    let field = browser.finds(Locator::Css("input[name='field.completion_date']")).await;
     field.clear().await.expect("cleared");
     field.send_keys("2026-12-01 10:00:00").await.expect("typed");
     browser.is_well_made().await;
