@@ -1,8 +1,8 @@
-//! `crm-report`: what a real account answers, found out with one real task.
+//! Finds out with one real task how a real CRM account answers, and writes a report: the command `crm-report`.
 //!
-//! The vendor's pages leave questions open that only an account can answer. [`plan`] says what will be sent, [`run`] sends it,
+//! The vendor's pages leave questions open that only an account can answer. [`plan`] decides what will be sent, [`run`] sends it,
 //! [`findings`] (pure) says what the answers mean, [`report`] writes everything down. [`secrets`] (pure) removes what must never be
-//! shown, and [`redact`] (pure) lets through what may be handed on.
+//! shown. [`redact`] (pure) decides what people can give to others.
 
 mod body;
 mod finding;

@@ -1,4 +1,4 @@
-//! The parts of an answer's body that findings are about. Pure.
+//! Reads the body of an answer: the JSON at its end, and what is before it. Pure.
 
 use serde_json::{Map, Value};
 

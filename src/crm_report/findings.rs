@@ -1,4 +1,4 @@
-//! What the answers mean: each question with its answer, in words, with evidence. Pure.
+//! Answers each question about the account, in words and with evidence. Pure.
 
 mod connection;
 mod refusals;

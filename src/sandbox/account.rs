@@ -97,7 +97,7 @@ impl Default for Account {
     }
 }
 
-/// What may stand behind `account:`.
+/// What can follow `account:` in a rule.
 pub(super) const FORMS: [&str; 19] = [
     "string-codes",
     "number-codes",
@@ -121,7 +121,7 @@ pub(super) const FORMS: [&str; 19] = [
 ];
 
 impl Account {
-    /// Applies what stands behind `account:` in a rule.
+    /// Applies what follows `account:` in a rule.
     ///
     /// # Errors
     /// What is wrong with it, in words.
@@ -185,7 +185,7 @@ fn wait(text: &str) -> Result<Duration, String> {
 }
 
 fn signed(text: &str) -> Result<SignedDuration, String> {
-    /// Far beyond any clock that is only set wrong, and within what times can be shifted by.
+    /// More than any wrong clock is off. A time that is shifted by this much is still a valid time.
     const MOST: Duration = Duration::from_secs(400 * 24 * 3600);
     let (behind, rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),

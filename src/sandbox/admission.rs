@@ -1,4 +1,4 @@
-//! What comes before every call of the API: the token, the operation, the body, the limits; and how a call is refused.
+//! The sandbox's checks before every call (token, operation, body, limits), and how it refuses a call.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Rules by which the sandbox misbehaves.
+//! The rules with which a test makes the sandbox misbehave.
 
 mod action;
 
@@ -46,7 +46,7 @@ impl Rule {
 enum Kind {
     /// Something that goes wrong with an insert.
     Insert(InsertRule),
-    /// How the whole account behaves: what stands behind `account:`.
+    /// How the whole account behaves: what follows `account:`.
     Account(String),
 }
 

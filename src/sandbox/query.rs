@@ -1,4 +1,4 @@
-//! `POST query.php` and `POST queryDates.php`: the created tasks as flat records.
+//! `POST query.php` and `POST queryDates.php`: searches for the created tasks.
 //!
 //! The vendor shows both calls for other modules only. Whether a real account finds activities is not known, so this is one
 //! way in which it may be (`--query on`); with `--query off` nothing is ever found.

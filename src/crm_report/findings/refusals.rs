@@ -1,4 +1,4 @@
-//! How the account refuses.
+//! Findings about refused calls: a wrong token, a wrong operation, a missing field.
 
 use crate::crm::classify::{HttpResult, Outcome};
 use crate::crm::exchange::Call;

@@ -1,4 +1,4 @@
-//! Whether tasks can be searched. A search that was refused says nothing about that.
+//! Findings about searches: whether they find the task. A search that was refused does not show that.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! The answer to the task: whether it was created, and what the answer looks like.
+//! Findings about the answer to the task: whether it was created, and what the answer looks like.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! What is shown of JSON: known members with values of a known form. Of the rest kind and length remain. Pure.
+//! What a report shows of JSON: known members with values of a known form. Of the rest it shows kind and length. Pure.
 
 use serde_json::{Map, Value};
 
@@ -14,17 +14,17 @@ const COUNTERS: [&str; 3] = ["token_limit", "token_use_today", "available_consum
 
 /// An answer as it is shown. Counts the tasks of others that it leaves out of a search's answer.
 pub(super) fn answer(redactor: &Redactor<'_>, value: Value, is_search: bool, left_out: &mut usize) -> Value {
-    let mut walk = Walk { redactor, is_search, left_out };
-    walk.value(None, value, false)
+    let mut answer = AnswerRedactor { redactor, is_search, left_out };
+    answer.value(None, value, false)
 }
 
-struct Walk<'a> {
+struct AnswerRedactor<'a> {
     redactor: &'a Redactor<'a>,
     is_search: bool,
     left_out: &'a mut usize,
 }
 
-impl Walk<'_> {
+impl AnswerRedactor<'_> {
     fn value(&mut self, name: Option<&str>, value: Value, in_own: bool) -> Value {
         match value {
             Value::Object(members) => Value::Object(self.object(members)),

@@ -1,4 +1,4 @@
-//! The parameters of insert.php, each as the vendor's page has it.
+//! Checks the parameters of insert.php against the vendor's page.
 
 use jiff::civil::DateTime;
 use serde_json::{Map, Value};

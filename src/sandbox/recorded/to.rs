@@ -1,4 +1,4 @@
-//! What a recorded answer is the answer to.
+//! The names of what an answer in a report was the answer to.
 
 /// Each call: the account refused the first one, and so no other was sent.
 pub(in crate::sandbox) const EVERYTHING: &str = "everything";
