@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Loaded, Problems, Sources};
+use crate::config::{Config, Loaded, Problems, Sources, file_error};
 use crate::message::mapper::Mapper;
 
 /// Exit code of a command that failed.
@@ -200,12 +200,13 @@ fn print(text: &str) -> Result<(), Error> {
 
 /// Opens a file; without a path, or with `-`, standard input.
 fn open(file: Option<&Path>) -> Result<Box<dyn Read + Send>, Error> {
-    match file.filter(|path| *path != Path::new("-")) {
-        None => Ok(Box::new(std::io::stdin())),
-        Some(path) => match std::fs::File::open(path) {
-            Ok(file) => Ok(Box::new(file)),
-            Err(error) => Err(Error::failed(format!("{}: {error}", path.display()))),
-        },
+    let Some(path) = file.filter(|path| *path != Path::new("-")) else { return Ok(Box::new(std::io::stdin())) };
+    let is_directory = std::fs::metadata(path).is_ok_and(|metadata| metadata.is_dir());
+    // A directory can be opened; reading it fails without its name.
+    let opened = if is_directory { Err(std::io::ErrorKind::IsADirectory.into()) } else { std::fs::File::open(path) };
+    match opened {
+        Ok(file) => Ok(Box::new(file)),
+        Err(error) => Err(Error::failed(format!("cannot read {}: {}", path.display(), file_error(&error)))),
     }
 }
 

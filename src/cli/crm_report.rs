@@ -78,8 +78,9 @@ pub struct Args {
 pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Result<ExitCode, Error> {
     let config = load(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
     let clock = Clock::system();
-    let plan = plan(args, &config, clock.now(), stop).await?;
-    show(&plan, &config);
+    let message_id = uuid::Uuid::now_v7().to_string();
+    let plan = plan(args, &config, &message_id, clock.now(), stop).await?;
+    show(&plan, &config, &message_id);
     if args.dry_run {
         say("\n--dry-run: nothing was sent.");
         return Ok(ExitCode::SUCCESS);
@@ -117,10 +118,11 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
     if let Err(why) = saved {
         return Err(Error::failed(format!("the whole report is above, and not in {why}")));
     }
-    say(&format!(
-        "\nThe report is in {shown}. Read it before you hand it on. To test against an account like this one:"
-    ));
-    say(&format!("  wolkvox-task-worker sandbox --from-report {shown}"));
+    say(&format!("\nThe report is in {shown}. Read it before you give it to others."));
+    if report.can_be_replayed {
+        say("To test against an account like this one:");
+        say(&format!("  wolkvox-task-worker sandbox --from-report {shown}"));
+    }
     Ok(match report.task {
         TaskState::Created => ExitCode::SUCCESS,
         TaskState::FoundBySearch | TaskState::NotCreated | TaskState::Unknown => ExitCode::from(FAILED),
@@ -143,7 +145,13 @@ fn say(line: &str) {
 }
 
 /// The plan around the given message, or around the answers to questions.
-async fn plan(args: &Args, config: &Config, now: Timestamp, stop: &CancellationToken) -> Result<Plan, Error> {
+async fn plan(
+    args: &Args,
+    config: &Config,
+    message_id: &str,
+    now: Timestamp,
+    stop: &CancellationToken,
+) -> Result<Plan, Error> {
     let choices = Choices { search_for: args.search_for, try_missing_field: args.try_missing_field };
     let mut body = Vec::new();
     if let Some(file) = &args.file {
@@ -156,7 +164,7 @@ async fn plan(args: &Args, config: &Config, now: Timestamp, stop: &CancellationT
     }
     let decoded = decode(&body, config.task.unknown_fields).map_err(Error::failed)?;
     let mark: String = std::iter::repeat_with(fastrand::alphanumeric).take(8).collect();
-    Plan::new(config, decoded, &mark.to_uppercase(), now, choices).map_err(Error::failed)
+    Plan::new(config, decoded, &mark.to_uppercase(), message_id, now, choices).map_err(Error::failed)
 }
 
 fn reads_stdin(file: Option<&Path>) -> bool {
@@ -185,7 +193,7 @@ async fn ask_for_missing(body: Vec<u8>, config: &Config, stop: &CancellationToke
 }
 
 /// Shows what will be sent, what it costs and what it creates.
-fn show(plan: &Plan, config: &Config) {
+fn show(plan: &Plan, config: &Config, message_id: &str) {
     let server = config.crm.server.as_ref().map(|url| url.origin().ascii_serialization()).unwrap_or_default();
     let proxy = config.crm.proxy.as_ref().map_or_else(String::new, |proxy| format!(" through {proxy}"));
     say(&format!("crm-report sends this task to {server}{proxy}:\n\n{}\n", visible::json(&plan.shown())));
@@ -193,6 +201,11 @@ fn show(plan: &Plan, config: &Config) {
     say(&format!("Creates: one task, \"{}\".", plan.name));
     if plan.tries_missing_field() {
         say("         With --try-missing-field some accounts create a second one.");
+    }
+    if let Some((field, reference)) = plan.reference() {
+        say(&format!(
+            "         Its {field} ends with [ref:{reference}], as task.reference asks: the reference of the message id {message_id}."
+        ));
     }
     say(&plan.how_to_remove(&visible::line));
     say(
@@ -221,7 +234,9 @@ async fn answer(question: &str, stop: &CancellationToken) -> Result<String, Erro
         std::io::stdin().lock().take(LONGEST_ANSWER).read_line(&mut line).map(|_| line)
     });
     let line = stop.run_until_cancelled(line).await.ok_or_else(|| Error::failed("interrupted: nothing was sent"))?;
-    let line = line.map_err(Error::failed)?.map_err(Error::failed)?;
+    let line = line.map_err(Error::failed)?.map_err(|_| {
+        Error::failed(format!("nothing was sent: the answer to \"{}\" is no UTF-8 text", question.trim()))
+    })?;
     match line.trim() {
         "" => Err(Error::failed(format!("nothing was sent: no answer to \"{}\"", question.trim()))),
         answer => Ok(answer.to_owned()),

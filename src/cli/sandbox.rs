@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, INVALID_CONFIGURATION};
+use crate::config::file_error;
 use crate::duration;
 use crate::sandbox::{Options, Sandbox, faults, recorded};
 
@@ -18,6 +19,9 @@ const EXAMPLES: &str = "\
 Examples:
   wolkvox-task-worker sandbox --token demo-token --operation demo
   wolkvox-task-worker sandbox --listen 127.0.0.1:0 --from-report wolkvox-crm-report-20261129T101500Z.json";
+
+/// How long an insert takes where nothing else is given.
+const LATENCY: Duration = Duration::from_millis(50);
 
 /// Serve a stand-in for the CRM, with its limits, and with faults on request
 ///
@@ -36,9 +40,9 @@ pub struct Args {
     /// The CRM operation of the tokens
     #[arg(long, value_name = "NAME", default_value = "demo")]
     operation: String,
-    /// How long an insert takes, such as 50ms or 2s
-    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration)]
-    latency: Duration,
+    /// How long an insert takes, such as 50ms or 2s; 50ms unless given here or in a report
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    latency: Option<Duration>,
     /// Requests at the same time on one token
     #[arg(long, value_name = "N", default_value = "2")]
     max_simultaneous: NonZeroUsize,
@@ -95,12 +99,12 @@ fn options(args: Args) -> Result<Options, Error> {
     let mut faults = read(args.faults.as_deref(), "--faults", faults::parse)?.unwrap_or_default();
     let replay = read(args.from_report.as_deref(), "--from-report", recorded::parse)?;
     let preset = Options::default();
-    let (query, daily_limit, mut recorded) = match replay {
+    let (query, latency, daily_limit, mut recorded) = match replay {
         Some(replay) => {
             faults.extend(replay.faults);
-            (replay.query, replay.daily_limit, replay.recorded)
+            (replay.query, replay.latency, replay.daily_limit, replay.recorded)
         }
-        None => (preset.query, None, preset.recorded),
+        None => (preset.query, None, None, preset.recorded),
     };
     if args.query.is_some() {
         recorded.forget_searches();
@@ -109,7 +113,7 @@ fn options(args: Args) -> Result<Options, Error> {
         listen: args.listen,
         tokens: args.tokens,
         operation: args.operation,
-        latency: args.latency,
+        latency: args.latency.or(latency).unwrap_or(LATENCY),
         max_simultaneous: args.max_simultaneous,
         daily_limit: args.daily_limit.or(daily_limit).unwrap_or(preset.daily_limit),
         query: args.query.map_or(query, |query| query == Switch::On),
@@ -132,12 +136,10 @@ fn read<T, E: std::error::Error>(
     parse: impl FnOnce(&[u8]) -> Result<T, E>,
 ) -> Result<Option<T>, Error> {
     let Some(file) = file else { return Ok(None) };
-    let invalid = |error: &dyn std::error::Error| Error {
-        exit: INVALID_CONFIGURATION,
-        message: format!("{option} {}: {error}", file.display()),
-    };
-    let json = std::fs::read(file).map_err(|error| invalid(&error))?;
-    parse(&json).map(Some).map_err(|error| invalid(&error))
+    let invalid =
+        |why: String| Error { exit: INVALID_CONFIGURATION, message: format!("{option} {}: {why}", file.display()) };
+    let json = std::fs::read(file).map_err(|error| invalid(file_error(&error)))?;
+    parse(&json).map(Some).map_err(|error| invalid(error.to_string()))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -175,9 +177,9 @@ mod tests {
         assert_eq!(args.listen.to_string(), "127.0.0.1:8089");
         assert_eq!(args.tokens, ["demo-token"]);
         assert_eq!(args.operation, "demo");
-        assert_eq!(args.latency, Duration::from_millis(50));
         assert_eq!(args.max_simultaneous.get(), 2);
         let options = options(args).unwrap();
+        assert_eq!(options.latency, Duration::from_millis(50));
         assert_eq!((options.daily_limit, options.query, options.seed), (4800, true, None));
         assert!(options.faults.is_empty());
         assert!(!super::options(parse(&["--query", "off"]).unwrap()).unwrap().query);
@@ -208,7 +210,7 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         let args = parse(&["--faults", file.to_str().unwrap()]).unwrap();
         let missing = run(args, CancellationToken::new()).await.unwrap_err();
-        for (error, said) in [(wrong, "rule 1: unknown action"), (missing, "No such file")] {
+        for (error, said) in [(wrong, "rule 1: unknown action"), (missing, "there is no such file")] {
             assert_eq!(error.exit, INVALID_CONFIGURATION);
             assert!(error.message.contains(said), "{}", error.message);
             assert!(error.message.starts_with(&format!("--faults {}: ", file.display())));

@@ -77,8 +77,8 @@ fn text(bytes: &[u8], limit: u64) -> Result<String, String> {
     String::from_utf8(bytes.to_vec()).map_err(|_| "is not UTF-8".to_owned())
 }
 
-/// The operating system's error without its number.
-fn words(error: &io::Error) -> String {
+/// The operating system's error about a file that cannot be read, without its number.
+pub(crate) fn words(error: &io::Error) -> String {
     let known = [
         (io::ErrorKind::NotFound, "there is no such file"),
         (io::ErrorKind::PermissionDenied, "permission denied; may this user read it?"),

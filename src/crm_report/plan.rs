@@ -7,10 +7,11 @@ use jiff::{Span, Timestamp};
 use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 
-use crate::config::Config;
+use crate::config::{Config, ReferencePlace};
 use crate::crm::exchange::Call;
 use crate::message::failure::Failure;
 use crate::message::payload::Mapping;
+use crate::message::reference::Reference;
 use crate::message::task::Decoded;
 
 /// The most calls of the token's quota that a report costs.
@@ -51,11 +52,15 @@ pub struct Plan {
     /// Its fields as they are sent.
     pub(super) fields: Map<String, Value>,
     body: String,
+    /// Where the task has its reference, and the reference.
+    reference: Option<(&'static str, Reference)>,
     choices: Choices,
 }
 
 impl Plan {
-    /// Plans a report around a task message, whose name and description are replaced. `mark` makes the name unique.
+    /// Plans a report around a task message, whose name and description are replaced. `mark` makes the name unique. The reference,
+    /// where `task.reference` is set, is that of `message_id`. No report may show this id: with it, the operation can be guessed
+    /// from the reference.
     ///
     /// # Errors
     /// `invalid_task` naming every bad field of the message.
@@ -63,12 +68,13 @@ impl Plan {
         config: &Config,
         mut decoded: Decoded<'_>,
         mark: &str,
+        message_id: &str,
         now: Timestamp,
         choices: Choices,
     ) -> Result<Self, Failure> {
         let name = format!("TEST wolkvox-task-worker {mark}");
         let description = format!("Test of wolkvox-task-worker crm-report. Please delete. Accents: {ACCENTS}");
-        decoded.task.name = Some(Cow::from(name.clone()));
+        decoded.task.name = Some(Cow::from(name));
         decoded.task.description = Some(Cow::from(description));
         if decoded.task.completion_date.is_none() && decoded.problems.iter().all(|p| p.field != "completion_date") {
             decoded.task.completion_date = Some(Cow::from(tomorrow(config, now)));
@@ -82,9 +88,18 @@ impl Plan {
             defaults: config.task.clone(),
             timezone: config.crm.timezone.clone(),
         };
-        let payload = serde_json::to_value(mapping.map(decoded)?).unwrap_or_default();
+        let mut payload = mapping.map(decoded)?;
+        let reference = Reference::new(&config.broker.queue, &operation, message_id);
+        payload.append_reference(config.task.reference, reference);
+        let reference = match config.task.reference {
+            ReferencePlace::None => None,
+            ReferencePlace::Description => Some(("description", reference)),
+            ReferencePlace::Name => Some(("name", reference)),
+        };
+        let payload = serde_json::to_value(payload).unwrap_or_default();
         let fields = payload.get("fields").and_then(Value::as_object).cloned().unwrap_or_default();
-        Ok(Self { operation, name, fields, body: payload.to_string(), choices })
+        let name = fields.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        Ok(Self { operation, name, fields, body: payload.to_string(), reference, choices })
     }
 
     /// The body of the one task, indented.
@@ -99,11 +114,20 @@ impl Plan {
     pub fn how_to_remove(&self, shown: &dyn Fn(&str) -> String) -> String {
         let module = shown(self.field("name_module").unwrap_or_default());
         let record = shown(self.field("id_record").unwrap_or_default());
+        let reference = self
+            .reference
+            .map_or_else(String::new, |(field, reference)| format!(", whose {field} ends with [ref:{reference}],"));
         format!(
-            "To remove it, open the record {record} of the module {module} in the CRM, look for \"{}\" among its activities, and \
-             delete it.",
+            "To remove it, open the record {record} of the module {module} in the CRM, look for \"{}\"{reference} among its \
+             activities, and delete it.",
             self.name
         )
+    }
+
+    /// The field that ends with the reference, and the reference; none where `task.reference` is not set.
+    #[must_use]
+    pub fn reference(&self) -> Option<(&'static str, Reference)> {
+        self.reference
     }
 
     /// How many calls it costs at most.

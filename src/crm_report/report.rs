@@ -14,7 +14,7 @@ use super::finding::{Confidence, Facts, Finding};
 use super::findings::findings;
 use super::plan::Plan;
 use super::redact::Redactor;
-use super::run::Run;
+use super::run::{NoAnswer, Run};
 use super::secrets::Secrets;
 use crate::clock::rfc3339;
 use crate::config;
@@ -31,6 +31,8 @@ const MAX_SAID: usize = 300;
 pub struct Report {
     /// Whether the task is in the CRM.
     pub task: TaskState,
+    /// A call reached the account, so that `sandbox --from-report` can behave as the account did.
+    pub can_be_replayed: bool,
     text: String,
     json: String,
 }
@@ -105,7 +107,8 @@ impl Report {
         let said = |text: &str| shorten(&visible::line(&secrets.scrub(text)), MAX_SAID);
         let remove = task::remove(facts, task, &visible::line, &said);
         let text = summary(&server, stopped(&said).as_deref(), &remove, &findings, &said);
-        Self { task, text, json: visible::json(&json) }
+        let can_be_replayed = run.steps.iter().any(|step| step.no_answer() != Some(NoAnswer::NotSent));
+        Self { task, can_be_replayed, text, json: visible::json(&json) }
     }
 
     /// The JSON, indented.
@@ -158,7 +161,15 @@ fn summary(
         let _ = writeln!(text, "  {setting}");
     }
     if settings.is_empty() {
-        let _ = writeln!(text, "  nothing: the configuration fits this account as far as the answers show");
+        let is_unknown = findings.iter().all(|finding| finding.confidence == Confidence::Unknown);
+        let _ = writeln!(
+            text,
+            "  {}",
+            match is_unknown {
+                true => "not known: no answer shows whether the configuration fits this account",
+                false => "nothing: the configuration fits this account as far as the answers show",
+            }
+        );
     }
     // The first line says what became of the task. After a long list the others are needed again.
     if let Some((_, how)) = remove.split_first().filter(|(_, how)| !how.is_empty()) {

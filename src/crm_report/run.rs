@@ -1,9 +1,10 @@
-//! Sends what the plan says, one call after the other.
+//! Sends the calls of a report, one after the other.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,18 @@ use crate::message::failure::{CUT, shorten};
 
 /// Between an answer and the next call.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// What happened to a call that has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum NoAnswer {
+    /// It was not sent: there was no connection.
+    NotSent,
+    /// `crm.request_timeout` was over.
+    TimedOut,
+    /// The connection ended.
+    ConnectionEnded,
+}
 
 /// One call and what came back.
 #[derive(Clone, Debug)]
@@ -50,6 +63,16 @@ impl Step {
             Call::TokenInformation(_) | Call::Query(_) | Call::QueryDates(_) => {
                 own.replace(", so the task may exist", "").replace(" (the task may exist)", "")
             }
+        }
+    }
+
+    /// Why there is no answer.
+    pub(super) fn no_answer(&self) -> Option<NoAnswer> {
+        match &self.exchange.result {
+            HttpResult::NotSent(_) => Some(NoAnswer::NotSent),
+            HttpResult::NoAnswer(why) if why.contains("timed out") => Some(NoAnswer::TimedOut),
+            HttpResult::NoAnswer(_) => Some(NoAnswer::ConnectionEnded),
+            HttpResult::Reply(_) => None,
         }
     }
 

@@ -10,19 +10,30 @@ use serde_json::{Value, json};
 
 use super::account::{Account, Codes};
 
+/// What happens to a call that gets no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoAnswer {
+    /// The connection stays open.
+    Hang,
+    /// The connection is reset.
+    Reset,
+}
+
 /// An HTTP answer.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// It is not given; the rest does not count then.
+    pub(super) withheld: Option<NoAnswer>,
 }
 
 impl Answer {
     /// Any body.
     pub(super) fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))]);
-        Self { status, headers, body: body.into() }
+        Self { status, headers, body: body.into(), withheld: None }
     }
 
     /// A JSON body.
@@ -36,6 +47,11 @@ impl Answer {
             "<html>\r\n<head><title>{status}</title></head>\r\n<body>\r\n<center><h1>{status}</h1></center>\r\n</body>\r\n</html>\r\n"
         );
         Self::new(status, "text/html", page)
+    }
+
+    /// None at all.
+    pub(super) fn none(how: NoAnswer) -> Self {
+        Self { withheld: Some(how), ..Self::html(StatusCode::GATEWAY_TIMEOUT) }
     }
 
     /// With one more header.
@@ -65,6 +81,10 @@ impl IntoResponse for Answer {
         let mut response = Response::new(Body::from(self.body));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
+        // The loop of the connection reads it.
+        if let Some(how) = self.withheld {
+            response.extensions_mut().insert(how);
+        }
         response
     }
 }

@@ -1,16 +1,17 @@
-//! Answers of a real account, as the report of `crm-report` has them, and what else the report says of that account.
+//! Reads a report of `crm-report`, so that the sandbox can behave as that account did.
 
 pub(super) mod to;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::account::Account;
-use super::answer::{Answer, account_headers};
+use super::answer::{Answer, NoAnswer, account_headers};
 use super::faults::{self, Rule};
 
 /// Recorded answers by what they are the answer to.
@@ -43,6 +44,8 @@ impl Recorded {
 pub struct Replay {
     /// Whether activities can be searched.
     pub query: bool,
+    /// How long an insert takes, where it was answered.
+    pub latency: Option<Duration>,
     /// Calls a day on a token, where the account said so.
     pub daily_limit: Option<u64>,
     /// The rules that make the sandbox behave as the account did.
@@ -74,6 +77,7 @@ struct Report {
 #[derive(Deserialize)]
 struct Settings {
     query: bool,
+    latency_milliseconds: Option<u64>,
     daily_limit: Option<u64>,
     faults: Value,
     /// The numbers of the exchanges whose answers are given again.
@@ -85,7 +89,17 @@ struct Settings {
 struct Exchange {
     number: u64,
     response: Option<Response>,
+    no_answer: Option<Unanswered>,
     wolkvox_id: Option<String>,
+}
+
+/// What happened to a call that has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Unanswered {
+    NotSent,
+    TimedOut,
+    ConnectionEnded,
 }
 
 #[derive(Deserialize)]
@@ -117,14 +131,23 @@ pub fn parse(json: &[u8]) -> Result<Replay, Error> {
             return Err(Error(format!("its sandbox.answers: \"{to}\" is none of {}", to::ALL.join(", "))));
         }
         let exchange = report.exchanges.iter().find(|exchange| exchange.number == number);
-        let response = exchange.and_then(|exchange| exchange.response.as_ref());
-        if let Some(response) = response.filter(|response| response.body_is_whole) {
-            recorded.answers.insert(to, answer(response)?);
+        if let Some(answer) = exchange.map(|exchange| answer(&to, exchange)).transpose()?.flatten() {
+            recorded.answers.insert(to, answer);
         }
+    }
+    // Where no call reached the account, nothing is known of it.
+    let reached = |exchange: &Exchange| exchange.response.is_some() || exchange.no_answer != Some(Unanswered::NotSent);
+    if !report.exchanges.iter().any(reached) {
+        return Err(Error(
+            "it cannot be replayed: no call of it reached the account, so it does not show how the account behaves. Its findings \
+             and its exchanges say why. When crm-report reaches the account, replay that report."
+                .to_owned(),
+        ));
     }
     recorded.id = report.exchanges.iter().find_map(|exchange| exchange.wolkvox_id.clone());
     Ok(Replay {
         query: report.sandbox.query,
+        latency: report.sandbox.latency_milliseconds.map(Duration::from_millis),
         daily_limit: report.sandbox.daily_limit,
         faults: rules
             .map_err(|error| Error(format!("its sandbox.faults: {error}")))?
@@ -138,7 +161,15 @@ pub fn parse(json: &[u8]) -> Result<Replay, Error> {
 /// Headers about how the recorded bytes were transferred. They are not those of the replayed answer.
 const OF_THE_TRANSFER: [&str; 5] = ["content-length", "transfer-encoding", "content-encoding", "date", "keep-alive"];
 
-fn answer(response: &Response) -> Result<Answer, Error> {
+/// What the sandbox gives again: the answer, or none. A report keeps the beginning of a long body only. That is enough for a refusal,
+/// but is no success.
+fn answer(to: &str, exchange: &Exchange) -> Result<Option<Answer>, Error> {
+    let response = match (&exchange.response, exchange.no_answer) {
+        (Some(response), _) if response.body_is_whole || to != to::CREATED => response,
+        (None, Some(Unanswered::TimedOut)) => return Ok(Some(Answer::none(NoAnswer::Hang))),
+        (None, Some(Unanswered::ConnectionEnded)) => return Ok(Some(Answer::none(NoAnswer::Reset))),
+        (Some(_) | None, _) => return Ok(None),
+    };
     let status = StatusCode::from_u16(response.status)
         .map_err(|_| Error(format!("it has an answer with the HTTP status {}", response.status)))?;
     let mut headers = HeaderMap::new();
@@ -150,7 +181,7 @@ fn answer(response: &Response) -> Result<Answer, Error> {
             headers.append(name, value);
         }
     }
-    Ok(Answer { status, headers, body: response.body.clone().into() })
+    Ok(Some(Answer { status, headers, body: response.body.clone().into(), withheld: None }))
 }
 
 #[cfg(test)]

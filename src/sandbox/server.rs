@@ -1,4 +1,4 @@
-//! The connections and the routes. The loop is our own so that a fault can end a TCP connection.
+//! Serves the sandbox's connections and routes. It accepts connections itself, so that a fault can end a TCP connection.
 
 use std::convert::Infallible;
 use std::io;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::{MAX_BODY, refuse};
-use super::answer::{Answer, Refusal};
+use super::answer::{Answer, NoAnswer, Refusal};
 use super::client::{Client, End};
 use super::state::State;
 use super::{control, insert, query, token};
@@ -81,6 +81,9 @@ async fn connection(
         let answered = routes.call(request);
         async move {
             let response = answered.await?;
+            if let Some(how) = response.extensions().get::<NoAnswer>() {
+                return withhold(&client, *how).await;
+            }
             if is_silent { close_silently(&client, response).await } else { Ok(response) }
         }
     });
@@ -99,11 +102,21 @@ async fn connection(
     }
 }
 
+/// Gives no answer.
+async fn withhold(client: &Client, how: NoAnswer) -> Result<Response, Infallible> {
+    match how {
+        NoAnswer::Hang => {}
+        NoAnswer::Reset => client.end(End::Reset),
+    }
+    std::future::pending().await
+}
+
 /// Answers and closes the connection, without a header that says so.
 async fn close_silently(client: &Client, response: Response) -> Result<Response, Infallible> {
     let (head, body) = response.into_parts();
     let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
-    client.end(End::Write(Answer { status: head.status, headers: head.headers, body }.to_wire("")));
+    let answer = Answer { status: head.status, headers: head.headers, body, withheld: None };
+    client.end(End::Write(answer.to_wire("")));
     std::future::pending().await
 }
 

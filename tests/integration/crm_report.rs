@@ -3,7 +3,9 @@
 mod input;
 mod output;
 mod redaction;
+mod reference;
 mod replay;
+mod route;
 
 use std::path::PathBuf;
 
@@ -116,6 +118,11 @@ async fn report_on_a_documented_account_gives_documented_findings_and_one_task()
     let id = report["task"]["wolkvox_id"].as_str().expect("an id");
     assert!(stdout.contains(id) && stdout.contains("To remove it, open the record 64b1f0c2a9"), "{stdout}");
     assert!(stdout.contains("Set\n  nothing"), "{stdout}");
+    let hours = report["exchanges"][0]["response"]["body"].as_str().expect("a body");
+    let hours: Value = serde_json::from_str(hours).expect("JSON");
+    let hours =
+        format!("The quota is reset in {} hours, rounded down: between ", hours["data"]["hours_to_restart_count"]);
+    assert!(stdout.contains(&hours), "{hours} is not in {stdout}");
     let end = format!("look for \"{name}\" among its activities, and delete it.\n");
     assert!(stdout.contains("Remove\n  To remove it") && stdout.ends_with(&end), "{stdout}");
     let exchanges = report["exchanges"].as_array().expect("exchanges");
@@ -127,7 +134,7 @@ async fn report_on_a_documented_account_gives_documented_findings_and_one_task()
 }
 
 /// How an account differs, and what the report must say of it.
-const DIFFERENCES: [(&str, &[(&str, &str)]); 27] = [
+const DIFFERENCES: [(&str, &[(&str, &str)]); 32] = [
     ("account:string-codes", &[("code_type", "string")]),
     ("account:number-codes", &[("code_type", "number")]),
     ("account:status-200", &[("http_status", "always_200"), ("wrong_token", "documented")]),
@@ -155,6 +162,11 @@ const DIFFERENCES: [(&str, &[(&str, &str)]); 27] = [
     ("close", &[("connections", "reused"), ("insert", "created")]),
     ("garbage", &[("insert", "unknown"), ("body_form", "no_json"), ("query", "found")]),
     ("code:412:THE RECORD DOES NOT EXIST", &[("insert", "rejected"), ("query", "unknown")]),
+    ("status:403", &[("insert", "unavailable"), ("body_form", "no_json")]),
+    ("drop", &[("insert", "unknown"), ("query", "not_found")]),
+    ("reset", &[("insert", "unknown"), ("query", "found")]),
+    ("bad-header", &[("insert", "created")]),
+    ("string-code", &[("insert", "created"), ("code_type", "mixed")]),
 ];
 
 /// Each difference is found, and a sandbox that replays the report gives the same answers again.

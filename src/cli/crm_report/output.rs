@@ -77,7 +77,7 @@ mod tests {
         let message = br#"{"name_module": "cases", "id_record": "1", "wolkvox_owner": "a"}"#;
         let choices = Choices { search_for: Duration::ZERO, try_missing_field: false };
         let decoded = decode(message, config.task.unknown_fields).unwrap();
-        let plan = Plan::new(&config, decoded, "ABC", jiff::Timestamp::UNIX_EPOCH, choices).unwrap();
+        let plan = Plan::new(&config, decoded, "ABC", "id-1", jiff::Timestamp::UNIX_EPOCH, choices).unwrap();
         Report::new(&plan, &Run::default(), &config.crm, jiff::Timestamp::UNIX_EPOCH, false)
     }
 

@@ -1,10 +1,10 @@
-//! Connections, addresses, and how long an answer takes.
+//! Findings about connections, addresses, and how long an answer takes.
 
 use std::time::Duration;
 
 use crate::crm::classify::HttpResult;
 use crate::crm_report::finding::{Facts, Finding};
-use crate::crm_report::run::Step;
+use crate::crm_report::run::{NoAnswer, Step};
 
 /// Between requests that are no farther apart a connection is kept.
 const KEPT: Duration = Duration::from_secs(3);
@@ -54,12 +54,10 @@ fn is_near((one, next): (&Step, &Step)) -> bool {
 
 /// Whether the second of two requests went over the first one's connection, where that can be seen.
 fn is_reused((one, next): (&Step, &Step)) -> Option<bool> {
-    match (local(one), local(next), &next.exchange.result) {
+    match (local(one), local(next), next.no_answer()) {
         (Some(one), Some(next), _) => Some(one == next),
         // The connection ended under the request. The task itself may have met another fault.
-        (Some(_), None, HttpResult::NoAnswer(why)) if next.name != "insert" && !why.contains("timed out") => {
-            Some(false)
-        }
+        (Some(_), None, Some(NoAnswer::ConnectionEnded)) if next.name != "insert" => Some(false),
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! Clock, zones, and the quota's counter.
+//! Findings about the CRM's clock, its time zone, and the counter of the quota.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -155,7 +155,8 @@ pub(super) fn quota_reset(facts: Facts<'_>) -> Finding {
     let crosses_midnight = local_from.date() != local_to.date();
     let shown = |local: DateTime| local.strftime("%H:%M").to_string();
     let words = format!(
-        "The quota is reset between {} and {} of crm.timezone{}.",
+        "The quota is reset in {} hours, rounded down: between {} and {} of crm.timezone{}.",
+        step.body.number("hours_to_re").unwrap_or_default(),
         shown(local_from),
         shown(local_to),
         if crosses_midnight { ", which agrees with midnight" } else { ", which is not midnight" }

@@ -23,7 +23,7 @@ fn plan(config: &Config, record: &str) -> Plan {
     let message = json!({"name_module": "Ventas", "id_record": record, "wolkvox_owner": OWNER}).to_string();
     let choices = Choices { search_for: std::time::Duration::ZERO, try_missing_field: false };
     let decoded = decode(message.as_bytes(), config.task.unknown_fields).unwrap();
-    Plan::new(config, decoded, "ABC", jiff::Timestamp::UNIX_EPOCH, choices).unwrap()
+    Plan::new(config, decoded, "ABC", "id-1", jiff::Timestamp::UNIX_EPOCH, choices).unwrap()
 }
 
 /// Gives a redactor of the test's account to `test`.

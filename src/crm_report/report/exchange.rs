@@ -27,6 +27,7 @@ pub(super) fn exchange(step: &Step, facts: Facts<'_>, redactor: &Redactor<'_>) -
         "at": rfc3339(step.at),
         "request": request(step, facts, redactor),
         "response": response(step, redactor),
+        "no_answer": step.no_answer(),
         "error": said.clone().filter(|_| !is_answered),
         "wolkvox_id": step.body.wolkvox_id().filter(|_| step.name == "insert").map(|id| redactor.id(id)),
         "milliseconds": {

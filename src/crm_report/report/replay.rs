@@ -1,13 +1,12 @@
-//! What makes the sandbox behave as the account did. Pure.
+//! The settings in a report with which the sandbox behaves as the account did. Pure.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::crm::classify::{HttpResult, Outcome};
 use crate::crm_report::finding::{Facts, Finding};
 use crate::crm_report::findings::{FOUND_AFTER, SHIFTED, reset};
-use crate::crm_report::run::Step;
+use crate::crm_report::run::{NoAnswer, Step};
 use crate::duration;
 
 /// The settings that `sandbox --from-report` reads.
@@ -17,7 +16,9 @@ pub(super) fn settings(findings: &[Finding], facts: Facts<'_>) -> Value {
     let faults = account(&answer, facts).into_iter().chain(insert(&answer, facts));
     let faults: Vec<Value> = faults.map(|action| json!({"action": action})).collect();
     let counter = facts.run.step("counter_before");
+    let inserted = facts.run.step("insert").filter(|step| step.no_answer().is_none());
     json!({
+        "latency_milliseconds": inserted.map(|step| millis(step.exchange.total)),
         // What was not tried counts as possible.
         "query": answer("query") != "not_found",
         "daily_limit": counter.and_then(|step| step.body.number("token_limit")).filter(|limit| *limit >= 0),
@@ -26,7 +27,7 @@ pub(super) fn settings(findings: &[Finding], facts: Facts<'_>) -> Value {
     })
 }
 
-/// The exchanges whose answers the sandbox gives again, by what they are the answer to.
+/// The exchanges that the sandbox repeats, by what each is the answer to. Where there was no answer, the sandbox gives none.
 fn answers<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Map<String, Value> {
     let run = facts.run;
     let refused = |step: &&Step| !step.is_accepted();
@@ -51,8 +52,9 @@ fn answers<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Map<Strin
         searches.filter(|_| answer("query") == "refused").last().map(|step| ("search", step)),
         run.step("query_by_dates").filter(refused).map(|step| ("search_by_dates", step)),
     ];
-    let answered = all.into_iter().flatten().filter(|(_, step)| matches!(step.exchange.result, HttpResult::Reply(_)));
-    answered.map(|(what, step)| (what.to_owned(), json!(facts.number(step)))).collect()
+    // What becomes of an insert without an answer is a fault.
+    let repeated = all.into_iter().flatten().filter(|(_, step)| step.name != "insert" || step.no_answer().is_none());
+    repeated.map(|(what, step)| (what.to_owned(), json!(facts.number(step)))).collect()
 }
 
 /// How the account behaves.
@@ -117,10 +119,12 @@ fn millis(duration: Duration) -> u64 {
 /// What goes wrong with each insert, where no recorded answer shows it.
 fn insert<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Option<String> {
     let step = facts.run.step("insert")?;
-    match (step.classified.outcome, &step.exchange.result) {
-        (Outcome::Created, _) => answer("body_form").contains("gzip").then(|| "gzip".to_owned()),
-        (_, HttpResult::NoAnswer(why)) if why.contains("timed out") => Some("hang".to_owned()),
-        (_, HttpResult::NoAnswer(_)) => Some(if facts.found_task().is_some() { "reset" } else { "drop" }.to_owned()),
-        (_, HttpResult::NotSent(_) | HttpResult::Reply(_)) => None,
-    }
+    let action = match step.no_answer() {
+        Some(NoAnswer::TimedOut) => "hang",
+        Some(NoAnswer::ConnectionEnded) if facts.found_task().is_some() => "reset",
+        Some(NoAnswer::ConnectionEnded) => "drop",
+        None if step.is_accepted() && answer("body_form").contains("gzip") => "gzip",
+        Some(NoAnswer::NotSent) | None => return None,
+    };
+    Some(action.to_owned())
 }

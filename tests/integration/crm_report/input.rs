@@ -22,11 +22,15 @@ async fn nothing_is_sent_without_a_yes() {
         (&[&ask[..], &["--yes", "-"]].concat()[..], "{}", 1, "id_record: is missing"),
         (&[&ask[..], &["--yes", "-"]].concat()[..], "[]", 1, "not a task message"),
         (&taken[..], MESSAGE, 1, "the report cannot be written to"),
+        (&[&ask[..], &["."]].concat()[..], "", 1, "cannot read .: it is a directory"),
+        (&[&ask[..], &["/nowhere.json"]].concat()[..], "", 1, "cannot read /nowhere.json: there is no such file"),
     ] {
         let finished = run(args, &env(&crm.url), input.as_bytes()).await;
         assert_eq!((finished.code, finished.stdout.as_str()), (Some(code), ""), "{}", finished.stderr);
         assert!(finished.stderr.contains(said), "{said} is not in {}", finished.stderr);
     }
+    let unreadable = run(&ask, &env(&crm.url), b"cases\n64b1\n\xff\n").await;
+    assert!(unreadable.stderr.contains("is no UTF-8 text"), "{}", unreadable.stderr);
     assert_eq!(crm.stats().await["requests"], json!({}), "not even a question");
     let sent = run(&ask, &env(&crm.url), b"cases\n64b1\nADMIN_@acme-co\nyes\n").await;
     assert_eq!(sent.code, Some(0), "{}", sent.stderr);

@@ -1,11 +1,13 @@
 //! A sandbox behaves as the account of a report did.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use wolkvox_task_worker::sandbox::{Options, recorded};
 
 use super::{Folder, answer, answers, finding, options, report};
 use crate::support::eventually;
-use crate::support::process::{Env, Finished, Process};
+use crate::support::process::{Env, Finished, Process, run};
 use crate::support::rig::Crm;
 
 /// A sandbox that behaves as a report says.
@@ -19,13 +21,15 @@ pub(super) async fn replayed(report: &Value) -> Crm {
 #[tokio::test]
 async fn sandbox_command_replays_a_report() {
     let (crm, folder) = (Crm::start(options()).await, Folder::new("command"));
-    crm.faults(json!([{"action": "account:no-id"}])).await;
+    crm.faults(json!([{"action": "account:no-id"}, {"action": "delay:700ms"}])).await;
     let (_, first) = report(&crm.url, &folder, &[]).await;
     let kept = folder.0.join("kept.json");
     std::fs::rename(folder.report(), &kept).expect("kept");
     let (sandbox, url) = sandbox(&["--from-report", kept.to_str().expect("text")]).await;
     let (_, second) = report(&url, &folder, &[]).await;
     assert_eq!((answer(&first, "wolkvox_id"), answer(&second, "wolkvox_id")), ("absent", "absent"));
+    let latency = second["exchanges"][1]["milliseconds"]["total"].as_u64().expect("milliseconds");
+    assert!(latency >= 700, "the time that the account took: {latency}");
     sandbox.stop().await;
 }
 
@@ -183,4 +187,117 @@ async fn rules_of_a_faults_file_win_over_those_of_a_report() {
         assert_eq!(answer(&second, about), expected, "{about}");
     }
     sandbox.stop().await;
+}
+
+/// A server that takes connections and gives no answer: it reads what comes, or ends each connection at once.
+async fn silent(ends: bool) -> (String, tokio::task::JoinSet<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let mut running = tokio::task::JoinSet::new();
+    running.spawn(async move {
+        let mut kept = Vec::new();
+        loop {
+            let (mut client, _) = listener.accept().await.expect("a connection");
+            if ends {
+                // What was sent is read, so that the request was sent.
+                let _ = tokio::io::AsyncReadExt::read(&mut client, &mut [0; 4096]).await;
+            } else {
+                kept.push(client);
+            }
+        }
+    });
+    (url, running)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn account_that_never_answers_is_replayed() {
+    let folder = Folder::new("silent");
+    for (ends, no_answer) in [(false, "timed_out"), (true, "connection_ended")] {
+        let (url, _running) = silent(ends).await;
+        let first = impatient_report(&url, &folder).await;
+        let again = replayed(&first).await;
+        let second = impatient_report(&again.url, &folder).await;
+        assert_eq!(answers(&second), answers(&first));
+        for report in [&first, &second] {
+            assert_eq!(report["exchanges"][0]["no_answer"], no_answer, "{report}");
+            assert_eq!(report["exchanges"][0]["classification"]["outcome"], "unknown");
+            assert_eq!(report["exchanges"].as_array().map(Vec::len), Some(1));
+            assert_eq!(report["task"]["state"], "not_created");
+        }
+        // Nor is a worker's task answered, or created.
+        let insert = crate::support::http::client()
+            .post(format!("{}/server/API/v2/custom/insert.php", again.url))
+            .header("wolkvox-token", "hunter2-token")
+            .header("content-type", "application/json")
+            .timeout(std::time::Duration::from_secs(1))
+            .body(task().to_string());
+        assert_eq!(insert.send().await.expect_err("no answer").is_timeout(), !ends);
+        assert!(again.tasks().await.is_empty());
+    }
+}
+
+/// The report of a command that waits a second for each answer.
+async fn impatient_report(url: &str, folder: &Folder) -> Value {
+    let path = folder.report();
+    let _ = std::fs::remove_file(&path);
+    let args = ["crm-report", "--yes", "--search-for", "0s", "--output", path.to_str().expect("text"), "-"];
+    let mut env = super::env(url);
+    env.push(("WTW_CRM_REQUEST_TIMEOUT".to_owned(), "1s".to_owned()));
+    let finished = run(&args, &env, super::MESSAGE.as_bytes()).await;
+    let json = std::fs::read(&path).unwrap_or_else(|error| panic!("{error}: {}", finished.stderr));
+    serde_json::from_slice(&json).expect("JSON")
+}
+
+#[tokio::test]
+async fn report_that_reached_no_account_is_refused_in_words() {
+    let (folder, url) = (Folder::new("unreached"), "http://127.0.0.1:1");
+    let (finished, first) = report(url, &folder, &[]).await;
+    assert_eq!(first["exchanges"][0]["no_answer"], "not_sent");
+    assert!(!finished.stderr.contains("--from-report"), "{}", finished.stderr);
+    let set = "Set\n  not known: no answer shows whether the configuration fits this account";
+    assert!(finished.stdout.contains(set), "{}", finished.stdout);
+    let report = folder.report();
+    let refused = run(&["sandbox", "--from-report", report.to_str().expect("text")], &Env::new(), b"").await;
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(78), ""));
+    assert!(refused.stderr.contains("it cannot be replayed: no call of it reached the account"), "{}", refused.stderr);
+}
+
+#[tokio::test]
+async fn calls_without_an_answer_are_replayed_beside_those_with_one() {
+    let (crm, folder) = (Crm::start(options()).await, Folder::new("partly"));
+    let (_, mut first) = report(&crm.url, &folder, &[]).await;
+    let number = |report: &Value, name: &str| {
+        let exchanges = report["exchanges"].as_array().expect("exchanges");
+        exchanges.iter().position(|exchange| exchange["name"] == name).expect("an exchange")
+    };
+    for (answer, name) in
+        [("wrong_token", "wrong_token"), ("search", "query_by_name"), ("search_by_dates", "query_by_dates")]
+    {
+        let at = number(&first, name);
+        first["sandbox"]["answers"][answer] = json!(at + 1);
+        first["exchanges"][at]["response"] = json!(null);
+        first["exchanges"][at]["no_answer"] = json!("connection_ended");
+    }
+    let (_, second) = report(&replayed(&first).await.url, &folder, &[]).await;
+    for name in ["wrong_token", "query_by_id", "query_by_name", "query_by_dates"] {
+        assert_eq!(second["exchanges"][number(&second, name)]["no_answer"], "connection_ended", "{name}");
+    }
+    assert_eq!((answer(&second, "insert"), answer(&second, "query")), ("created", "refused"));
+    let (_, third) = report(&replayed(&second).await.url, &folder, &[]).await;
+    assert_eq!(answers(&third), answers(&second), "{}", second["sandbox"]);
+}
+
+/// An error page that is longer than a report keeps.
+#[tokio::test]
+async fn long_refusal_is_replayed_as_a_refusal() {
+    let (crm, folder) = (Crm::start(options()).await, Folder::new("long"));
+    let page = format!("<html>{}</html>", "Access denied ".repeat(7_000));
+    let answer = format!("HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{page}", page.len());
+    crm.faults(json!([{"action": format!("raw:{}", STANDARD.encode(answer))}])).await;
+    let (_, first) = report(&crm.url, &folder, &[]).await;
+    assert_eq!(first["exchanges"][1]["response"]["body_is_whole"], false);
+    let again = replayed(&first).await;
+    let (_, second) = report(&again.url, &folder, &[]).await;
+    assert_eq!(answers(&second), answers(&first));
+    assert!(again.tasks().await.is_empty());
 }
