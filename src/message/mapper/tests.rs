@@ -10,6 +10,7 @@ mod bounds;
 mod documentation;
 mod events;
 mod hostile;
+mod jinja;
 mod problems;
 mod reloading;
 mod strict;

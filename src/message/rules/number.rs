@@ -61,6 +61,11 @@ impl Number {
         self.as_f64() == 0.0
     }
 
+    /// The number in its usual spelling.
+    pub(super) fn plain(&self) -> Self {
+        Self { amount: self.amount, spelling: None }
+    }
+
     /// Without what follows the point.
     pub(super) fn truncated(&self) -> Result<Self, &'static str> {
         /// Larger than what an integer holds.
@@ -76,21 +81,18 @@ impl Number {
         }
     }
 
-    /// Rounded to so many digits behind the point.
-    pub(super) fn rounded(&self, digits: i32) -> Result<Self, &'static str> {
+    /// Rounded to so many digits behind the point, as in Jinja: of two that are equally near, to the even one.
+    pub(super) fn rounded(&self, digits: usize) -> Result<Self, &'static str> {
         match self.amount {
             Amount::Whole(_) => Ok(self.clone()),
-            Amount::Real(number) => {
-                let factor = 10_f64.powi(digits);
-                Self::real((number * factor).round() / factor)
-            }
+            Amount::Real(number) => Self::real(format!("{number:.digits$}").parse().unwrap_or(number)),
         }
     }
 
     pub(super) fn absolute(&self) -> Result<Self, &'static str> {
         match self.amount {
             Amount::Whole(number) => number.checked_abs().map(Self::from).ok_or(OUT_OF_RANGE),
-            Amount::Real(number) if number < 0.0 => Self::real(-number),
+            Amount::Real(number) if number.is_sign_negative() => Self::real(-number),
             Amount::Real(_) => Ok(self.clone()),
         }
     }
@@ -119,8 +121,10 @@ impl Number {
                 Arithmetic::Add => one.checked_add(other),
                 Arithmetic::Subtract => one.checked_sub(other),
                 Arithmetic::Multiply => one.checked_mul(other),
-                Arithmetic::DivideWhole => one.checked_div_euclid(other),
-                Arithmetic::Divide | Arithmetic::Remainder => one.checked_rem_euclid(other),
+                Arithmetic::DivideWhole => floor_division(one, other),
+                Arithmetic::Divide | Arithmetic::Remainder => {
+                    floor_division(one, other).and_then(|whole| one.checked_sub(whole.checked_mul(other)?))
+                }
             };
             return whole.map(Self::from).ok_or(OUT_OF_RANGE);
         }
@@ -130,22 +134,58 @@ impl Number {
             Arithmetic::Subtract => one - other,
             Arithmetic::Multiply => one * other,
             Arithmetic::Divide => one / other,
-            Arithmetic::DivideWhole => one.div_euclid(other),
-            Arithmetic::Remainder => one.rem_euclid(other),
+            Arithmetic::DivideWhole => (one / other).floor(),
+            Arithmetic::Remainder => {
+                let rest = one % other;
+                if rest != 0.0 && (rest < 0.0) != (other < 0.0) { rest + other } else { rest }
+            }
         })
     }
 
-    /// Which of two numbers is larger.
+    /// Which of two numbers is larger. The order is total, which sorting needs.
     pub(super) fn compare(&self, other: &Self) -> Result<Ordering, &'static str> {
-        if let (Amount::Whole(one), Amount::Whole(other)) = (self.amount, other.amount) {
-            return Ok(one.cmp(&other));
-        }
-        let (one, other) = (self.as_f64(), other.as_f64());
-        match one.is_finite() || other.is_finite() {
-            true => one.partial_cmp(&other).ok_or("the numbers cannot be compared"),
-            false => Err("the numbers are too large to be compared"),
+        Ok(match (self.amount, other.amount) {
+            (Amount::Whole(one), Amount::Whole(other)) => one.cmp(&other),
+            (Amount::Whole(one), Amount::Real(other)) => whole_and_real(one, other),
+            (Amount::Real(one), Amount::Whole(other)) => whole_and_real(other, one).reverse(),
+            (Amount::Real(one), Amount::Real(other)) if one.is_infinite() && one == other => {
+                return Err("the numbers are too large to be compared");
+            }
+            // Neither is NaN, which no spelling gives.
+            (Amount::Real(one), Amount::Real(other)) => one.partial_cmp(&other).unwrap_or(Ordering::Equal),
+        })
+    }
+
+    /// A text that equal numbers share.
+    pub(super) fn canonical(&self) -> String {
+        match self.amount {
+            Amount::Whole(number) => number.to_string(),
+            Amount::Real(number) if number.is_infinite() => self.to_string(),
+            Amount::Real(number) => match self.truncated() {
+                Ok(whole) if number.fract() == 0.0 => whole.to_string(),
+                Ok(_) | Err(_) => number.to_string(),
+            },
         }
     }
+}
+
+/// The whole number below a quotient; none where there is no quotient.
+fn floor_division(one: i128, other: i128) -> Option<i128> {
+    let whole = one.checked_div(other)?;
+    let is_above = one % other != 0 && (one < 0) != (other < 0);
+    whole.checked_sub(i128::from(is_above))
+}
+
+/// The order of a whole number and a float, exactly.
+fn whole_and_real(one: i128, other: f64) -> Ordering {
+    /// The first number above all whole ones.
+    const END: f64 = 170_141_183_460_469_231_731_687_303_715_884_105_728.0;
+    if other >= END || other < -END {
+        return if other > 0.0 { Ordering::Less } else { Ordering::Greater };
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "in range")]
+    let whole = other.trunc() as i128;
+    one.cmp(&whole).then(0.0_f64.partial_cmp(&other.fract()).unwrap_or(Ordering::Equal))
 }
 
 /// An operator on two numbers.

@@ -101,17 +101,23 @@ fn contains(work: &mut Work<'_>, holder: &Value, part: &Value, texts: Operands<'
     match (holder, part) {
         (Value::List(entries), _) => {
             let mut unlike = None;
-            let mut is_any_alike = entries.is_empty();
+            let mut is_any_alike = false;
             for entry in entries.iter() {
                 work.spend(1)?;
                 read(work, entry)?;
+                match (part, entry) {
+                    (Value::Null, Value::Null) => return Ok(true),
+                    // Null is equal to nothing else, and that is no mistake.
+                    (Value::Null, _) | (_, Value::Null) => continue,
+                    _ => {}
+                }
                 match part.order(entry) {
                     Some(order) if order?.is_eq() => return Ok(true),
                     Some(_) => is_any_alike = true,
                     None => unlike = Some(entry),
                 }
             }
-            match unlike.filter(|entry| !is_any_alike && !hint(part, entry).is_empty()) {
+            match unlike.filter(|_| !is_any_alike) {
                 Some(entry) => {
                     let (part, entry, hint) = (shown(texts.0, part), entry.kind(), hint(part, entry));
                     Err(format!("{part} cannot be compared with the entries of {} ({entry}){hint}", texts.1).into())

@@ -110,21 +110,20 @@ pub(super) fn sort(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -
     // As many comparisons as a sort needs.
     let rounds = usize::try_from(keyed.len().checked_ilog2().unwrap_or_default()).unwrap_or_default();
     work.spend(keyed.len().saturating_mul(rounds))?;
+    let is_descending = arguments.flag(0);
     let mut wrong = None;
     keyed.sort_by(|(one, _), (other, _)| {
-        order(one, other).unwrap_or_else(|fail| {
-            wrong = Some(fail);
-            Ordering::Equal
-        })
+        // The order must be total even where it is an error: `sort_by` panics otherwise.
+        let order = order(one, other).unwrap_or_else(|fail| {
+            wrong.get_or_insert(fail);
+            one.kind().cmp(other.kind())
+        });
+        if is_descending { order.reverse() } else { order }
     });
-    if let Some(fail) = wrong {
-        return Err(fail);
+    match wrong {
+        Some(fail) => Err(fail),
+        None => Ok(Value::from(keyed.into_iter().map(|(_, entry)| entry).collect::<Vec<_>>())),
     }
-    let sorted = keyed.into_iter().map(|(_, entry)| entry);
-    Ok(Value::from(match arguments.flag(0) {
-        true => sorted.rev().collect::<Vec<_>>(),
-        false => sorted.collect(),
-    }))
 }
 
 fn order(one: &Value, other: &Value) -> Result<Ordering, Fail> {
@@ -139,7 +138,11 @@ pub(super) fn unique(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Resu
     let mut seen: HashSet<(&str, String)> = HashSet::new();
     let mut kept = Vec::new();
     for entry in entries(work, of)? {
-        let text = folded(work, entry)?.written()?.into_owned();
+        let text = match folded(work, entry)? {
+            Value::Number(number) => number.canonical(),
+            Value::Null => String::new(),
+            other => other.written()?.into_owned(),
+        };
         work.handle(text.len())?;
         if seen.insert((entry.kind(), text)) {
             kept.push(entry.clone());
@@ -149,17 +152,18 @@ pub(super) fn unique(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Resu
 }
 
 fn extreme(work: &mut Work<'_>, of: &Value, wanted: Ordering, which: &'static str) -> Result<Value, Fail> {
-    let mut found: Option<&Value> = None;
+    let mut found: Option<(Value, &Value)> = None;
     for entry in entries(work, of)? {
-        if let Value::Text(text) = entry {
-            work.handle(text.len())?;
-        }
-        let is_first = found.is_none();
-        if is_first || order(entry, found.unwrap_or(entry))? == wanted {
-            found = Some(entry);
+        let key = folded(work, entry)?;
+        let is_better = match &found {
+            Some((best, _)) => order(&key, best)? == wanted,
+            None => true,
+        };
+        if is_better {
+            found = Some((key, entry));
         }
     }
-    Ok(found.cloned().unwrap_or_else(|| none(which)))
+    Ok(found.map_or_else(|| none(which), |(_, entry)| entry.clone()))
 }
 
 pub(super) fn min(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Value, Fail> {

@@ -13,6 +13,11 @@ fn number(of: &Value) -> Result<&Number, Fail> {
     }
 }
 
+/// Whether a number is spelled as in JSON: `+1.50` and `.5` are not.
+fn is_as_in_json(text: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+}
+
 /// The number that a value is, or that its text spells.
 fn read(work: &mut Work<'_>, of: &Value) -> Result<Number, Fail> {
     match of {
@@ -22,8 +27,10 @@ fn read(work: &mut Work<'_>, of: &Value) -> Result<Number, Fail> {
             // A float's other names are no numbers here.
             let is_plain = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E');
             let known = if text.chars().all(is_plain) { Number::spelled(text) } else { None };
-            known.ok_or_else(|| "the text is no number".into())
+            let known = known.ok_or("the text is no number")?;
+            Ok(if is_as_in_json(text) { known } else { known.plain() })
         }
+        Value::Bool(on) => Ok(Number::from(i128::from(*on))),
         other => number(other).cloned(),
     }
 }
@@ -54,6 +61,6 @@ pub(super) fn abs(_: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Val
 
 /// `round`: to so many digits behind the point.
 pub(super) fn round(_: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
-    let digits = arguments.whole(0).and_then(|digits| i32::try_from(digits).ok()).unwrap_or_default();
+    let digits = arguments.whole(0).and_then(|digits| usize::try_from(digits).ok()).unwrap_or_default();
     Ok(Value::from(number(of)?.rounded(digits)?))
 }

@@ -57,7 +57,7 @@ pub(super) fn title(work: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Resul
             true => titled.extend(letter.to_lowercase()),
             false => titled.extend(letter.to_uppercase()),
         }
-        is_inside = letter.is_alphanumeric() || (letter == '\'' && is_inside);
+        is_inside = !(letter.is_whitespace() || matches!(letter, '-' | '(' | '{' | '[' | '<'));
     }
     work.made(titled)
 }
