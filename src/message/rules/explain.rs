@@ -33,7 +33,8 @@ impl fmt::Display for Column<'_> {
 /// What is wrong with the syntax of a template.
 pub(super) fn syntax(error: &Error, source: &str) -> String {
     /// The parser's words and ours.
-    const WORDS: [(&str, &str); 8] = [
+    const WORDS: [(&str, &str); 9] = [
+        ("unexpected character", "unexpected character; a key with such a character is written in brackets: body['…']"),
         ("end of variable block", "}}"),
         ("end of print statement", "}}"),
         ("end of block", "%}"),
@@ -46,6 +47,9 @@ pub(super) fn syntax(error: &Error, source: &str) -> String {
     let offset = error.range().map_or(0, |range| range.start);
     let detail = error.detail().unwrap_or("it cannot be read");
     let detail = match detail.strip_prefix("unknown statement ") {
+        Some(name) if name.starts_with("end") || name.starts_with("el") => {
+            format!("{name} stands without the beginning of its block")
+        }
         Some(name) => format!("the statement {name} is not available; there are for, if and set"),
         None => WORDS.iter().fold(detail.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours)),
     };

@@ -23,6 +23,26 @@ pub(super) const VARIABLES: [&str; 11] = [
     "task",
 ];
 
+/// The members of a variable that has the same ones for every message; none for others.
+pub(super) fn members(variable: &str) -> Option<&'static [&'static str]> {
+    match variable {
+        "loop" => Some(&["index", "index0", "first", "last", "length"]),
+        "now" | "published_at" => Some(&["year", "month", "day", "hour", "minute", "second", "weekday"]),
+        "properties" => Some(&[
+            "content_type",
+            "content_encoding",
+            "correlation_id",
+            "reply_to",
+            "message_id",
+            "type",
+            "app_id",
+            "priority",
+            "timestamp",
+        ]),
+        _ => None,
+    }
+}
+
 /// What is wrong at some place of a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
@@ -119,17 +139,14 @@ pub(super) fn no_method(name: &str) -> String {
     }
 }
 
-/// What a filter or a test takes, in words.
-pub(super) fn signature(parameters: &[Parameter]) -> String {
-    match parameters {
-        [] => "nothing".to_owned(),
-        some => some.iter().map(|parameter| parameter.name).collect::<Vec<_>>().join(", "),
-    }
+/// The names of parameters.
+pub(super) fn listed<'a>(parameters: impl Iterator<Item = &'a Parameter>) -> String {
+    parameters.map(|parameter| parameter.name).collect::<Vec<_>>().join(", ")
 }
 
 /// What is said of an argument that is not taken.
 pub(super) fn too_much(of: &str, argument: &CallArg<'_>, parameters: &[Parameter]) -> String {
-    let takes = signature(parameters);
+    let takes = if parameters.is_empty() { "nothing".to_owned() } else { listed(parameters.iter()) };
     match argument {
         CallArg::Kwarg(name, _) => {
             let near = suggest(name, parameters.iter().map(|parameter| parameter.name));

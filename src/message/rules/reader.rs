@@ -148,6 +148,16 @@ impl<'s> Reader<'s> {
             }
             false => self.part(of),
         };
+        let variable = match &of.expr {
+            Expr::Variable(variable) => Some(*variable),
+            Expr::Local(local) if &**local == "loop" => Some("loop"),
+            _ => None,
+        };
+        if let Some((variable, known)) = variable.and_then(|variable| Some((variable, names::members(variable)?)))
+            && !known.contains(&name)
+        {
+            self.names.unknown(&format!("member of {variable}"), name, known, offset);
+        }
         Expr::Member(of, name.into())
     }
 

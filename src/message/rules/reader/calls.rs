@@ -165,7 +165,9 @@ impl Reader<'_> {
                 CallArg::Kwarg(name, expr) => (parameters.iter().position(|known| known.name == *name), expr),
                 CallArg::PosSplat(expr) | CallArg::KwargSplat(expr) => (None, expr),
             };
+            let faults = self.names.faults.len();
             let node = self.expression(expr);
+            let is_good = self.names.faults.len() == faults;
             let slot = at.and_then(|at| Some((parameters.get(at)?, given.get_mut(at)?)));
             let Some((parameter, slot)) = slot else {
                 let message = names::too_much(of, argument, parameters);
@@ -173,11 +175,11 @@ impl Reader<'_> {
                 continue;
             };
             match &node.expr {
-                Expr::Constant(value) => {
+                Expr::Constant(value) if is_good => {
                     let checked = parameter.check(value, true);
                     checked.unwrap_or_else(|message| self.names.fault(node.start, message));
                 }
-                _ if parameter.takes == Takes::Member => {
+                _ if is_good && parameter.takes == Takes::Member => {
                     let message = format!("{of} needs the name of a member in quotes");
                     self.names.fault(node.start, message);
                 }
@@ -187,7 +189,8 @@ impl Reader<'_> {
         }
         for (parameter, given) in parameters.iter().zip(&given) {
             if parameter.is_required && given.is_none() {
-                let message = format!("{of} needs {}", names::signature(parameters));
+                let message =
+                    format!("{of} needs {}", names::listed(parameters.iter().filter(|known| known.is_required)));
                 self.fault(offset, message);
                 break;
             }
