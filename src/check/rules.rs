@@ -52,7 +52,7 @@ fn warnings(rules: &[RuleText], findings: &mut Findings) {
         findings.warning(
             CHECK,
             message,
-            "add [[rules.examples]] behind it: an event, and the task that must become of it",
+            "add [[rules.examples]] behind it: an event, and the task that the rule must create from it",
         );
     }
 }

@@ -291,11 +291,11 @@ fn has_matched_before(message: &Message, state: &RetryState) -> bool {
 /// A failure of a task that a rule created.
 fn of_rule(failure: Failure, rule: &Arc<str>) -> Failure {
     let problems: Vec<String> = failure.problems.iter().map(|problem| format!("rule {rule}: {problem}")).collect();
-    let told = match problems.is_empty() {
+    let named = match problems.is_empty() {
         true => Failure::new(Stage::Map, failure.kind, format!("rule {rule}: {}", failure.message)),
         false => Failure::of_problems(Stage::Map, failure.kind, problems),
     };
-    Failure { stage: told.stage, message: told.message, problems: told.problems, ..failure }.by_rule(rule)
+    Failure { stage: named.stage, message: named.message, problems: named.problems, ..failure }.by_rule(rule)
 }
 
 /// The fields as a task message has them.
