@@ -103,8 +103,11 @@ async fn publishes(library: &str) {
     assert!(properties.timestamp().is_some_and(|seconds| seconds > 1_700_000_000), "in seconds");
     assert_eq!(text(&delivery, "region"), "co");
     assert_eq!((delivery.exchange.as_str(), delivery.routing_key.as_str()), (exchange.as_str(), "ticket.closed.web"));
-    let body: Value = serde_json::from_slice(&delivery.data).expect("JSON");
-    assert_eq!(body["customer"], json!({"name": "Ana Gómez", "crm_id": 4711}));
+    let map = ["map", "-", "--routing-key", "ticket.closed.web", "--header", "region=co"];
+    let mapped = run(&map, &file.env(&rig), &delivery.data).await;
+    assert_eq!(mapped.code, Some(0), "{}", mapped.stderr);
+    let request: Value = serde_json::from_str(&mapped.stdout).expect("JSON");
+    assert_eq!(request["fields"]["name"], json!("Call Ana Gómez about ticket 17"));
 }
 
 #[tokio::test]
