@@ -148,11 +148,14 @@ impl Number {
             (Amount::Whole(one), Amount::Whole(other)) => one.cmp(&other),
             (Amount::Whole(one), Amount::Real(other)) => whole_and_real(one, other),
             (Amount::Real(one), Amount::Whole(other)) => whole_and_real(other, one).reverse(),
-            (Amount::Real(one), Amount::Real(other)) if one.is_infinite() && one == other => {
-                return Err("the numbers are too large to be compared");
+            (Amount::Real(one), Amount::Real(other)) => {
+                // Neither is NaN, which no spelling gives.
+                let order = one.partial_cmp(&other).unwrap_or(Ordering::Equal);
+                if one.is_infinite() && order.is_eq() {
+                    return Err("the numbers are too large to be compared");
+                }
+                order
             }
-            // Neither is NaN, which no spelling gives.
-            (Amount::Real(one), Amount::Real(other)) => one.partial_cmp(&other).unwrap_or(Ordering::Equal),
         })
     }
 
