@@ -1,4 +1,4 @@
-//! Any bytes as an event, through rules that use every filter: a task, a skip, or a reason, never a panic.
+//! Any bytes as an event, through rules with the filters that do most work: a task, a skip, or a reason, never a panic.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -30,6 +30,8 @@ completion_date = "{{ body.at | default(now) | datetime | add('1d 2h') | add_bus
 remember = "{{ body.list is defined }}"
 reminder_date = "{{ task.completion_date | add(body.span | default('-1h')) }}"
 wolkvox_owner = "{{ body.date | default('01/02/2027') | datetime('%d/%m/%Y') | format(body.form | default('%Y')) }}"
+priority = "{{ 'high' if body.list | default([]) | sort | map('string') | unique | length > 1 else 'normal' }}"
+status = "{{ 'created' if (body.list | default([1]) | sum | round(2)) // (body.a | default(7)) in [body.list | default([1]) | max] else 'created' }}"
 description = """
 {% for x in body.list | default([]) %}{{ x }};{% endfor %}
 {{ body.text | default('') | regex_replace('(.)|[^a]', '$1') }}{{ body.text | default('x') | replace(body.c | default('a'), body.text | default('b')) }}
