@@ -1,9 +1,9 @@
 //! The ledger: which messages have been sent, and with what result, remembered beyond the process, so that no task is
 //! created twice.
 //!
-//! Before each request the worker writes a claim; afterwards it records the result. What an operation does to an entry is
-//! decided in [`entry`], whatever the store. An entry is forgotten when it is older than `ledger.retention`, or when there are
-//! more than `ledger.max_entries`; one with an open claim never is.
+//! Before each request the worker writes a claim. After the request it records the result. [`entry`] decides what each
+//! operation does to an entry, the same for all three stores: memory, file and Redis. An entry is forgotten when it is older
+//! than `ledger.retention`, or when there are more than `ledger.max_entries`. An entry with an open claim is never forgotten.
 //!
 //! "No entry" proves that nothing was sent only if this ledger saw everything that was sent. [`Ledger::proves_unsent`] says
 //! whether it did, see `worker::ownership`.
@@ -44,14 +44,14 @@ impl Key {
     pub fn new(queue: &str, operation: &str, message_id: impl AsRef<[u8]>) -> Self {
         let mut hash = Sha256::new();
         for part in [queue.as_bytes(), operation.as_bytes(), message_id.as_ref()] {
-            // Each part after its length, so that no two triples are the same bytes.
+            // The length comes before each part, so that ("ab", "c") and ("a", "bc") have different keys.
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
         Self(hash.finalize().first_chunk().copied().unwrap_or_default())
     }
 
-    /// What a reference tells of it.
+    /// The part of the key that a message's [reference](crate::message::reference) contains.
     #[must_use]
     pub const fn prefix(&self) -> KeyPrefix {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
@@ -65,7 +65,7 @@ impl Key {
     }
 }
 
-/// The first 60 bits of a key: what a message's reference tells of it.
+/// The first 60 bits of a key: the part that a message's [reference](crate::message::reference) contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyPrefix(u64);
 
@@ -76,7 +76,7 @@ impl KeyPrefix {
         Self(bits & (u64::MAX >> 4))
     }
 
-    /// The first and the last key that begin so.
+    /// The first and the last key that begin with these bits.
     #[must_use]
     pub fn range(self) -> (Key, Key) {
         let (mut first, mut last) = ([0; 16], [0xff; 16]);
@@ -111,17 +111,18 @@ impl fmt::Display for Key {
 /// What the ledger knows about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct About {
-    /// Random, made with the ledger. Another ledger, or this one after it was emptied, has another one.
+    /// Random; set when the ledger is created. Another ledger, or this one after it was emptied, has another id.
     pub id: String,
     /// Whether "no entry" proves that nothing was sent.
     pub proves_unsent: bool,
-    /// Since it last proved that, another worker has consumed the queue, with another ledger or with other message ids.
+    /// Since `proves_unsent` was last true, a worker with another ledger or with other message ids has consumed the queue.
     pub other_owner: bool,
-    /// Grows each time that it stops proving that. Entries of an earlier epoch prove nothing about later requests.
+    /// Increased each time that `proves_unsent` becomes false. Entries of an earlier epoch prove nothing about later requests.
     pub epoch: u32,
-    /// What identified messages when this was written: a digest of the rules' message ids and their order.
+    /// A digest of what the rules' message ids are made from, and of the rules' order. It changes when a message may get
+    /// another id than before.
     pub identities: String,
-    /// When an entry changed last, at least to the minute; none before the first change.
+    /// When an entry changed last, exact to one minute; none before the first change.
     pub last_change: Option<Timestamp>,
 }
 
@@ -138,14 +139,14 @@ impl About {
         }
     }
 
-    /// Whether both say the same about what the ledger proves.
+    /// Whether both are equal apart from `last_change`.
     #[must_use]
     pub fn proves_the_same(&self, other: &Self) -> bool {
         Self { last_change: None, ..self.clone() } == Self { last_change: None, ..other.clone() }
     }
 }
 
-/// A store of entries.
+/// A store of entries, one for each message.
 pub trait Ledger: Send + Sync {
     /// The entry of a message.
     ///
@@ -153,14 +154,15 @@ pub trait Ledger: Send + Sync {
     /// When the store cannot be read; it may be tried again.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>>;
 
-    /// Carries out one operation. It is durable when this returns. When the future is dropped it may be carried out anyway.
+    /// Carries out one operation. It is durable when this returns. If the future is dropped, the operation may be carried out
+    /// all the same.
     ///
     /// # Errors
-    /// When the store cannot be written. Whether the operation was carried out is then not known. The same one may be given
-    /// again and counts once.
+    /// When the store cannot be written. It is then not known whether the operation was carried out. The caller can repeat it:
+    /// the same operation counts once.
     fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>>;
 
-    /// The entry whose key begins so, for people. It may look at every entry.
+    /// The entry whose key begins with `prefix`, for people who search by reference. Slow: it may read every entry.
     ///
     /// # Errors
     /// As [`Ledger::get`].
@@ -169,7 +171,7 @@ pub trait Ledger: Send + Sync {
     /// What the ledger knows about itself, as last read or written.
     fn about(&self) -> About;
 
-    /// The same, read again: another worker may have changed it.
+    /// What the ledger knows about itself, read again, because another worker may have changed it.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -177,23 +179,23 @@ pub trait Ledger: Send + Sync {
         Box::pin(async { Ok(self.about()) })
     }
 
-    /// Replaces whether the ledger proves that nothing was sent, its epoch and its identities, if they are still what the
-    /// caller has `seen`; whether they were. Durable when this returns.
+    /// Replaces what the ledger knows about itself, if it is still what the caller has `seen`. Returns whether it was replaced.
+    /// Durable when this returns.
     ///
     /// # Errors
     /// As [`Ledger::change`].
     fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>>;
 
-    /// Whether the ledger can be written: writes something that changes nothing.
+    /// Finds out whether the ledger can be written, by a write that changes nothing.
     ///
     /// # Errors
     /// As [`Ledger::change`].
     fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>>;
 
-    /// Whether only one process can have the ledger open, so that the owners of all other claims are gone.
+    /// Whether only one process at a time can have the ledger open. If so, the owner of every other claim is gone.
     fn is_exclusive(&self) -> bool;
 
-    /// How many entries there were after the latest change by this process; costs nothing.
+    /// The number of entries after the latest change by this process. Reads a counter, not the store.
     fn len(&self) -> u64;
 
     /// Whether [`Ledger::len`] is 0.
@@ -201,18 +203,18 @@ pub trait Ledger: Send + Sync {
         self.len() == 0
     }
 
-    /// Whether "no entry" proves that nothing was sent for a message.
+    /// See [`About::proves_unsent`].
     fn proves_unsent(&self) -> bool {
         self.about().proves_unsent
     }
 
-    /// How often this ledger stopped proving that nothing was sent.
+    /// See [`About::epoch`].
     fn epoch(&self) -> u32 {
         self.about().epoch
     }
 }
 
-/// What bounds a ledger.
+/// How long, and how many, entries are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// How long an entry without an open claim is remembered.
@@ -227,11 +229,11 @@ impl From<&config::Ledger> for Limits {
     }
 }
 
-/// Opens the configured ledger. `clock` tells how old entries are.
+/// Opens the configured ledger. The age of entries is measured by `clock`.
 ///
 /// # Errors
-/// When the file is locked, damaged or of another version, its folder missing, or Redis away. The error says what to do, and
-/// opening may be tried again.
+/// When the file is locked, damaged or of another version, its folder is missing, or Redis cannot be reached. The error says
+/// what to do. The caller can try again.
 pub async fn open(config: &config::Ledger, clock: Clock) -> Result<Arc<dyn Ledger>, LedgerError> {
     let limits = Limits::from(config);
     Ok(match &config.store {
@@ -267,17 +269,17 @@ pub async fn renew_id(config: &config::Ledger, clock: Clock) -> Result<(About, A
             }
             let ledger = sqlite::SqliteLedger::open(path, limits, clock).await?;
             let (old, new) = renew(ledger.about());
-            replaced(ledger.set_about(old.clone(), new.clone()).await?).map(|()| (old, new))
+            require_replaced(ledger.set_about(old.clone(), new.clone()).await?).map(|()| (old, new))
         }
         config::LedgerStore::Redis(url) => {
             let ledger = redis::RedisLedger::open(url, &redis::prefix(&config.queue), limits, clock).await?;
             let (old, new) = renew(ledger.about());
-            replaced(ledger.set_about(old.clone(), new.clone()).await?).map(|()| (old, new))
+            require_replaced(ledger.set_about(old.clone(), new.clone()).await?).map(|()| (old, new))
         }
     }
 }
 
-fn replaced(is_replaced: bool) -> Result<(), LedgerError> {
+fn require_replaced(is_replaced: bool) -> Result<(), LedgerError> {
     let advice = "stop all workers of this ledger, then run the command again";
     let error = || LedgerError::new("in use", "a worker changed it at the same time", advice);
     if is_replaced { Ok(()) } else { Err(error()) }

@@ -43,9 +43,9 @@ async fn in_file(path: &Path, findings: &mut Findings) {
     let looking = tokio::task::spawn_blocking(move || sqlite::inspect(&path));
     let message = match timeout(DISK, looking).await {
         Ok(Ok(Ok(found))) => match found {
-            sqlite::Found::Nothing => "does not exist yet; its folder can be written".to_owned(),
-            sqlite::Found::Held(entries) => format!("a running worker has it open, {entries} entries"),
-            sqlite::Found::Ledger(entries) => format!("can be read and written, {entries} entries"),
+            sqlite::FileState::Absent => "does not exist yet; its folder can be written".to_owned(),
+            sqlite::FileState::InUse(entries) => format!("a running worker has it open, {entries} entries"),
+            sqlite::FileState::Free(entries) => format!("can be read and written, {entries} entries"),
         },
         Ok(Ok(Err(error))) => return refused(&error, findings),
         Ok(Err(_)) | Err(_) => {
@@ -56,35 +56,37 @@ async fn in_file(path: &Path, findings: &mut Findings) {
     findings.ok("ledger", format!("{shown}: {message}"));
 }
 
-fn in_redis(found: &redis::inspect::Found, findings: &mut Findings) {
-    let place = &found.place;
+fn in_redis(found: &redis::inspect::ServerInfo, findings: &mut Findings) {
+    let address = &found.address;
     let version = found.version.as_ref().map_or_else(String::new, |version| format!(" version {version},"));
-    findings.ok("ledger", format!("{place}:{version} can be read and written, {} entries", found.entries));
+    findings.ok("ledger", format!("{address}:{version} can be read and written, {} entries", found.entries));
     if found.cluster == Some(true) {
-        let message = format!("{place} is part of a Redis Cluster, which the worker does not understand");
-        findings.problem("ledger.cluster", message, "name a Redis that is no cluster in ledger.url");
+        let message = format!("{address} is part of a Redis Cluster, which the worker does not support");
+        findings.problem("ledger.cluster", message, "name a Redis server that is not a cluster in ledger.url");
     }
     eviction(found, findings);
     match found.append_only {
-        Some(true) => findings.ok("ledger.persistence", format!("{place} keeps an append-only file")),
+        Some(true) => findings.ok("ledger.persistence", format!("{address} keeps an append-only file")),
         Some(false) => findings.warning(
             "ledger.persistence",
-            format!("{place} keeps no append-only file: entries since its last snapshot are lost when Redis stops"),
+            format!("{address} keeps no append-only file: entries since its last snapshot are lost when Redis stops"),
             "set appendonly yes in Redis",
         ),
-        None => not_reported("ledger.persistence", place, findings),
+        None => not_reported("ledger.persistence", address, findings),
     }
 }
 
-fn eviction(found: &redis::inspect::Found, findings: &mut Findings) {
-    let (place, check) = (&found.place, "ledger.memory");
+fn eviction(found: &redis::inspect::ServerInfo, findings: &mut Findings) {
+    let (address, check) = (&found.address, "ledger.memory");
     let Some(policy) = &found.policy else {
-        return not_reported(check, place, findings);
+        return not_reported(check, address, findings);
     };
     let limit = found.memory_limit.unwrap_or_default();
     let used = found.memory_used.unwrap_or_default();
     if policy != "noeviction" {
-        let message = format!("{place} has maxmemory-policy {policy}: what it evicts may be created a second time");
+        let message = format!(
+            "{address} has maxmemory-policy {policy}: it may evict an entry, and the task may then be created twice"
+        );
         let advice = "set maxmemory-policy noeviction in Redis";
         return match limit {
             0 => findings.warning(check, format!("{message}, once it has a maxmemory"), advice),
@@ -92,13 +94,13 @@ fn eviction(found: &redis::inspect::Found, findings: &mut Findings) {
         };
     }
     if limit > 0 && used.saturating_mul(100) >= limit.saturating_mul(NEARLY_FULL) {
-        let message = format!("{place} uses {used} of {limit} bytes; when it is full no request leaves");
+        let message = format!("{address} uses {used} of {limit} bytes; when it is full, the worker sends nothing");
         return findings.warning(check, message, "give Redis more memory, or lower ledger.max_entries");
     }
-    findings.ok(check, format!("{place} evicts nothing"));
+    findings.ok(check, format!("{address} evicts nothing"));
 }
 
-fn not_reported(check: &'static str, place: &str, findings: &mut Findings) {
+fn not_reported(check: &'static str, address: &str, findings: &mut Findings) {
     let advice = "allow the user INFO, or look with CONFIG GET: maxmemory-policy noeviction, appendonly yes";
-    findings.warning(check, format!("{place} does not show this to this user"), advice);
+    findings.warning(check, format!("{address} does not show this to this user"), advice);
 }

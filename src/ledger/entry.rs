@@ -1,14 +1,14 @@
-//! What the ledger knows of one message, and what each operation does to that: the one place that decides it, for every
-//! store. Pure.
+//! The ledger's entry for one message, and how claiming, finishing and withdrawing change it. Pure; every store uses it.
 //!
 //! | operation | on no entry | on an entry |
 //! | --- | --- | --- |
-//! | [`Change::Claim`] | a claimed entry, if none was expected | the claim is added if the version is the expected one, no claim is open and no task is created; else nothing, and the entry is the answer |
-//! | [`Change::Finish`] `Created` | an entry that says so | `Created`, whatever claim is open |
-//! | [`Change::Finish`] otherwise | nothing | the result, if that claim is open; `InDoubt` stays until `Created` |
-//! | [`Change::Withdraw`] | an entry without a claim | that claim is removed if it is open; the version changes in any case |
+//! | [`Change::Claim`] | makes an entry with the claim, if the caller expected none | adds the claim if the version is the expected one, no claim is open and no task is created; else changes nothing and returns the entry |
+//! | [`Change::Finish`] `Created` | makes an entry with the result `Created` | sets the result `Created`, whatever claim is open |
+//! | [`Change::Finish`] otherwise | changes nothing | sets the result if that claim is open; `InDoubt` stays until `Created` |
+//! | [`Change::Withdraw`] | makes an entry without a claim | removes that claim if it is open; changes the version in any case |
 //!
-//! A claim whose answer was lost can arrive after its withdrawal. It finds another version than it expects and does nothing.
+//! A withdrawal always changes the version. A claim that arrives after its own withdrawal therefore expects an old version, and
+//! changes nothing.
 
 use std::fmt;
 use std::time::Duration;
@@ -78,18 +78,18 @@ pub struct Owner(pub u64);
 /// Who is sending the message now; written before the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// Which claim it is.
+    /// Identifies this claim.
     pub id: ClaimId,
-    /// Whose it is.
+    /// The worker process that made it.
     pub owner: Owner,
-    /// When it was made, by the owner's clock. For people only: nothing is decided by it.
+    /// When it was made, by the owner's clock. Only shown to people: no decision uses it.
     pub at: Timestamp,
 }
 
-/// Tells one replay of a message from another: when it was dead-lettered, and how often it had been replayed before.
+/// Identifies one replay of a message by the time when it was dead-lettered and the number of earlier replays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplayMark {
-    /// `x-wtw-failed-at` as it stood; empty where RabbitMQ dead-lettered the message.
+    /// The text of `x-wtw-failed-at`; empty if RabbitMQ dead-lettered the message.
     pub failed_at: String,
     /// `x-wtw-replay-count`.
     pub count: u32,
@@ -98,25 +98,25 @@ pub struct ReplayMark {
 /// What the ledger knows of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Changes with every change of the entry.
+    /// Changes with every change of the entry: a claim names the version that its worker has seen.
     pub version: u64,
-    /// Of the body that was sent or claimed last; of the one that created the task, once it exists.
+    /// The digest of the body that was claimed or sent last. Once the task exists: of the body that created it.
     pub digest: Digest,
     /// Whether the task exists.
     pub result: KnownResult,
-    /// Whether there may be one task more than `result` says: an attempt before was in doubt.
+    /// An earlier attempt was in doubt, so there may be one task more than `result` says.
     pub doubted: bool,
     /// The open claim.
     pub claim: Option<Claim>,
-    /// Attempts so far, the one of the open claim included.
+    /// Attempts so far, including the one of the open claim.
     pub attempts: u32,
-    /// Orphans in a row: claims whose owner was gone before it recorded a result.
+    /// Orphans in a row: claims whose owner ended before it recorded a result.
     pub orphans: u32,
     /// The replay that the entry was last reset for.
     pub replay: Option<ReplayMark>,
     /// The ledger's [`epoch`](super::Ledger::epoch) at the last change.
     pub epoch: u32,
-    /// When it changed last.
+    /// When the entry changed last.
     pub at: Timestamp,
 }
 
@@ -125,30 +125,30 @@ pub struct Entry {
 pub struct NewClaim {
     /// The claim.
     pub claim: Claim,
-    /// Of the body to send.
+    /// The digest of the body to send.
     pub digest: Digest,
-    /// Attempts so far, this one included.
+    /// Attempts so far, including this one.
     pub attempts: u32,
-    /// The request may be the second one, for a reason that no entry of this ledger shows.
+    /// An earlier request may have created the task, although the entry does not say so.
     pub in_doubt: bool,
-    /// Start over: what is known of earlier attempts does not count, because an operator replayed the message.
+    /// Forget the results of earlier attempts, because an operator replayed the message.
     pub reset: bool,
-    /// The replay that the message is, if it is one.
+    /// Which replay the message is; none if it is no replay.
     pub replay: Option<ReplayMark>,
     /// The ledger's epoch.
     pub epoch: u32,
 }
 
-/// How one attempt ended, as far as the ledger is concerned.
+/// How one attempt ended, in the ledger's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptResult {
     /// The CRM said that it created the task.
     Created,
-    /// It did not create the task.
+    /// The CRM did not create the task.
     NotCreated,
-    /// It may have created the task.
+    /// The CRM may have created the task.
     InDoubt,
-    /// Its owner was gone before it recorded a result.
+    /// The claim's owner ended before it recorded a result.
     Orphaned,
 }
 
@@ -157,7 +157,7 @@ pub enum AttemptResult {
 pub enum Change {
     /// Claim the message, if its entry has the expected version.
     Claim {
-        /// The version that the caller has seen; none if there was no entry.
+        /// The entry's version that the caller has seen; none if there was no entry.
         expected: Option<u64>,
         /// The claim.
         new: NewClaim,
@@ -166,31 +166,31 @@ pub enum Change {
     Finish {
         /// The claim.
         id: ClaimId,
-        /// Of the body that was sent.
+        /// The digest of the body that was sent.
         digest: Digest,
-        /// How it ended.
+        /// How the attempt ended.
         result: AttemptResult,
         /// Attempts so far.
         attempts: u32,
-        /// Now.
+        /// The time now.
         at: Timestamp,
         /// The ledger's epoch.
         epoch: u32,
     },
-    /// Take a claim back whose request was not sent.
+    /// Remove a claim whose request was not sent.
     Withdraw(NewClaim),
 }
 
-/// What a [`Change`] came to.
+/// The result of a [`Change`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// It was carried out, or had been before. With the entry after it, if there is one.
+    /// It was carried out, now or when it was given before. Holds the entry after it, if there is one.
     Done(Option<Entry>),
-    /// The claim was not made, since this is what the ledger has.
+    /// The claim was not made, because the entry is not the expected one. Holds the entry that is there.
     Conflict(Option<Entry>),
 }
 
-/// What `change` makes of `entry`: the new entry, if it is another one, and the answer.
+/// Applies `change` to `entry`. Returns the entry to store, none if nothing changes, and the answer to the caller.
 #[must_use]
 pub fn apply(entry: Option<Entry>, change: &Change) -> (Option<Entry>, Changed) {
     match change {
@@ -210,14 +210,14 @@ pub fn apply(entry: Option<Entry>, change: &Change) -> (Option<Entry>, Changed) 
 fn claim(entry: Option<Entry>, expected: Option<u64>, new: &NewClaim) -> (Option<Entry>, Changed) {
     let open = entry.as_ref().and_then(|entry| entry.claim);
     if open.is_some_and(|open| open.id == new.claim.id) {
-        // Given again, since its answer was lost.
+        // The caller repeats the claim, because its answer was lost.
         return (None, Changed::Done(entry));
     }
     let is_created = entry.as_ref().is_some_and(|entry| entry.result == KnownResult::Created);
     if entry.as_ref().map(|entry| entry.version) != expected || open.is_some() || is_created {
         return (None, Changed::Conflict(entry));
     }
-    let mut after = entry.unwrap_or_else(|| unclaimed(new));
+    let mut after = entry.unwrap_or_else(|| new_entry(new));
     if new.reset {
         (after.result, after.orphans) = (KnownResult::NotCreated, 0);
     }
@@ -233,10 +233,10 @@ fn claim(entry: Option<Entry>, expected: Option<u64>, new: &NewClaim) -> (Option
     (Some(after.clone()), Changed::Done(Some(after)))
 }
 
-/// The entry of a message that was not sent before.
-fn unclaimed(new: &NewClaim) -> Entry {
+/// The entry of a message that has none yet, before its claim is added.
+fn new_entry(new: &NewClaim) -> Entry {
     Entry {
-        // Random, so that an entry that was removed and created again never has a version that another worker has seen.
+        // Random, so that an entry that is forgotten and made again never repeats a version that another worker has seen.
         version: new.claim.id.0,
         digest: new.digest,
         result: if new.in_doubt { KnownResult::InDoubt } else { KnownResult::NotCreated },
@@ -251,7 +251,7 @@ fn unclaimed(new: &NewClaim) -> Entry {
 }
 
 fn withdraw(entry: Option<Entry>, new: &NewClaim) -> Entry {
-    let mut after = entry.unwrap_or_else(|| unclaimed(new));
+    let mut after = entry.unwrap_or_else(|| new_entry(new));
     after.version = after.version.wrapping_add(1);
     if after.claim.is_some_and(|open| open.id == new.claim.id) {
         (after.claim, after.attempts) = (None, after.attempts.saturating_sub(1));

@@ -1,24 +1,24 @@
-//! Why the ledger did not do its work.
+//! The error of a ledger that cannot be read or written: where, what is wrong, and what to do.
 
 use std::fmt;
 
-/// The ledger could not be read or written. Displays as what was wrong, where, and what to do; never a password.
+/// The ledger cannot be read or written. Its text says where, what is wrong and what to do. It never contains a password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerError {
-    place: String,
+    location: String,
     problem: String,
     advice: &'static str,
 }
 
 impl LedgerError {
-    pub(crate) fn new(place: &str, problem: impl fmt::Display, advice: &'static str) -> Self {
-        Self { place: place.to_owned(), problem: problem.to_string(), advice }
+    pub(crate) fn new(location: &str, problem: impl fmt::Display, advice: &'static str) -> Self {
+        Self { location: location.to_owned(), problem: problem.to_string(), advice }
     }
 
-    /// What was wrong and where.
+    /// Where the ledger is, and what is wrong.
     #[must_use]
     pub fn problem(&self) -> String {
-        format!("{}: {}", self.place, self.problem)
+        format!("{}: {}", self.location, self.problem)
     }
 
     /// What to do.
@@ -30,7 +30,7 @@ impl LedgerError {
 
 impl fmt::Display for LedgerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ledger {}: {}; {}", self.place, self.problem, self.advice)
+        write!(f, "ledger {}: {}; {}", self.location, self.problem, self.advice)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The ledger in memory, which is lost with the process: for trying things out, and for simulations.
+//! The ledger in memory, lost when the process ends. For trying the worker out, and for tests.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,19 +11,19 @@ use super::entry::{apply, horizon};
 use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, Limits};
 use crate::clock::Clock;
 
-/// How many entries one change forgets at most, so that no change pays for all.
-const SWEEP: usize = 16;
+/// The most entries that one change forgets. Without a limit, one change could take as long as forgetting all of them.
+const MAX_SWEPT: usize = 16;
 
-/// Forgets everything when it is dropped.
+/// See the module's documentation.
 pub struct MemoryLedger {
-    kept: Mutex<Kept>,
+    state: Mutex<State>,
     limits: Limits,
     clock: Clock,
 }
 
-struct Kept {
+struct State {
     entries: HashMap<Key, Entry>,
-    /// The entries without an open claim, the oldest first.
+    /// The entries without an open claim, sorted by age.
     closed: BTreeSet<(Timestamp, Key)>,
     about: About,
 }
@@ -32,21 +32,22 @@ impl MemoryLedger {
     /// An empty ledger.
     #[must_use]
     pub fn new(limits: Limits, clock: Clock) -> Self {
-        let kept = Kept { entries: HashMap::new(), closed: BTreeSet::new(), about: About::new() };
-        Self { kept: Mutex::new(kept), limits, clock }
+        let state = State { entries: HashMap::new(), closed: BTreeSet::new(), about: About::new() };
+        Self { state: Mutex::new(state), limits, clock }
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn current(&self, kept: &Kept, key: &Key) -> Option<Entry> {
-        let entry = kept.entries.get(key).cloned();
+    /// The entry of a message, unless it has expired.
+    fn current(&self, state: &State, key: &Key) -> Option<Entry> {
+        let entry = state.entries.get(key).cloned();
         entry.filter(|entry| !entry.is_expired(self.clock.now(), self.limits.retention))
     }
 }
 
-impl Kept {
+impl State {
     fn put(&mut self, key: Key, entry: Entry) {
         self.remove(&key);
         if entry.claim.is_none() {
@@ -61,12 +62,12 @@ impl Kept {
         }
     }
 
-    /// Forgets what has to be, but not `changed`.
+    /// Forgets the oldest entries that are expired or over the limit, but not `changed`.
     fn sweep(&mut self, now: Timestamp, limits: Limits, changed: &Key) {
         let excess = (self.entries.len() as u64).saturating_sub(limits.max_entries);
         let horizon = horizon(now, limits.retention);
-        let oldest = self.closed.iter().filter(|(_, key)| key != changed).take(SWEEP).zip(0..);
-        let swept = oldest.filter(|((at, _), place)| *place < excess || at.as_millisecond() <= horizon);
+        let oldest = self.closed.iter().filter(|(_, key)| key != changed).take(MAX_SWEPT).zip(0..);
+        let swept = oldest.filter(|((at, _), index)| *index < excess || at.as_millisecond() <= horizon);
         let swept: Vec<Key> = swept.map(|((_, key), _)| *key).collect();
         swept.iter().for_each(|key| self.remove(key));
     }
@@ -74,18 +75,18 @@ impl Kept {
 
 impl Ledger for MemoryLedger {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
-        async move { Ok(self.current(&self.kept(), key)) }.boxed()
+        async move { Ok(self.current(&self.state(), key)) }.boxed()
     }
 
     fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>> {
         async move {
-            let mut kept = self.kept();
-            let (after, changed) = apply(self.current(&kept, key), &change);
+            let mut state = self.state();
+            let (after, changed) = apply(self.current(&state, key), &change);
             if let Some(after) = after {
-                kept.put(*key, after);
+                state.put(*key, after);
                 let now = self.clock.now();
-                kept.sweep(now, self.limits, key);
-                kept.about.last_change = Some(now);
+                state.sweep(now, self.limits, key);
+                state.about.last_change = Some(now);
             }
             Ok(changed)
         }
@@ -94,23 +95,23 @@ impl Ledger for MemoryLedger {
 
     fn find(&self, prefix: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>> {
         async move {
-            let kept = self.kept();
-            let key = kept.entries.keys().find(|key| key.prefix() == prefix);
-            Ok(key.and_then(|key| self.current(&kept, key)))
+            let state = self.state();
+            let key = state.entries.keys().find(|key| key.prefix() == prefix);
+            Ok(key.and_then(|key| self.current(&state, key)))
         }
         .boxed()
     }
 
     fn about(&self) -> About {
-        self.kept().about.clone()
+        self.state().about.clone()
     }
 
     fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
         async move {
-            let mut kept = self.kept();
-            let is_same = kept.about.proves_the_same(&seen);
+            let mut state = self.state();
+            let is_same = state.about.proves_the_same(&seen);
             if is_same {
-                kept.about = About { last_change: kept.about.last_change, ..about };
+                state.about = About { last_change: state.about.last_change, ..about };
             }
             Ok(is_same)
         }
@@ -126,6 +127,6 @@ impl Ledger for MemoryLedger {
     }
 
     fn len(&self) -> u64 {
-        self.kept().entries.len() as u64
+        self.state().entries.len() as u64
     }
 }

@@ -1,4 +1,4 @@
-//! The ledger as another process sees it: for `find`, the dead letters' tool and the console. Nothing is written.
+//! Reads the ledger of a running worker from another process, for `find`, `dead-letters` and the console. Writes nothing.
 
 use std::path::PathBuf;
 
@@ -14,24 +14,24 @@ enum Store {
     Redis(Box<redis::RedisLedger>),
 }
 
-/// What the ledger has of some messages, and what it knows about itself.
+/// The entries of some messages, and what the ledger knows about itself.
 pub struct Lookup {
-    /// The entries, in the order of the keys.
+    /// The entries, in the order of the keys that were asked for.
     pub entries: Vec<Option<Entry>>,
     /// What the ledger knows about itself.
     pub about: About,
 }
 
 impl ReadOnlyLedger {
-    /// Opens the configured ledger, to read only.
+    /// Opens the configured ledger for reading.
     ///
     /// # Errors
-    /// Why that cannot be, for example because the ledger is in the worker's memory.
+    /// Why it cannot be read. For example, only the worker can read a ledger in its memory.
     pub async fn open(config: &config::Ledger) -> Result<Self, String> {
         match &config.store {
             config::LedgerStore::Memory => {
                 Err("the ledger is in the worker's memory, where only the worker can read it; \
-                                                ask its admin port: /ledger?id=…"
+                     ask its admin port: /ledger?id=…"
                     .to_owned())
             }
             config::LedgerStore::File(path) => {
@@ -47,7 +47,7 @@ impl ReadOnlyLedger {
         }
     }
 
-    /// The entry whose key begins so.
+    /// The entry whose key begins with `prefix`.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -62,7 +62,7 @@ impl ReadOnlyLedger {
         }
     }
 
-    /// The entries of some messages. Entries older than `ledger.retention` are among them until they are swept.
+    /// The entries of some messages. Expired entries are among them until the worker has removed them.
     ///
     /// # Errors
     /// When the store cannot be read.

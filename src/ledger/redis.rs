@@ -1,13 +1,13 @@
 //! The ledger in Redis, shared by replicas.
 //!
-//! The worker reads an entry, changes it as in every store, and puts it back by a script that does so only if nobody changed
-//! it meanwhile. An entry without an open claim expires by itself.
+//! To change an entry, the worker reads it, applies the change, and runs a script that writes the new entry if nobody else
+//! changed it in the meantime. Redis expires entries without an open claim.
 //!
-//! A change is as durable as Redis is set up to make it: `appendonly yes` with `appendfsync always` loses nothing, `everysec` up
-//! to a second. After a failover or a restart Redis has another replication id; the ledger then no longer proves that nothing
-//! was sent. `maxmemory-policy` should be `noeviction`, or a task may be created twice.
+//! Redis' own configuration decides how durable a change is. `appendonly yes` with `appendfsync always` loses nothing; with
+//! `everysec`, Redis can lose a second. After a failover or a restart Redis has another replication id, and the ledger no longer
+//! proves that nothing was sent. `maxmemory-policy` must be `noeviction`: an evicted entry can lead to a duplicate.
 //!
-//! A Redis Cluster is not supported; a single node, or the address of the current master, is.
+//! `ledger.url` names a single node or the current master. A Redis Cluster is not supported.
 
 mod connection;
 pub mod inspect;
@@ -21,7 +21,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use redis::FromRedisValue;
 
-use self::connection::{Connection, Link, Question};
+use self::connection::{Connection, ConnectionManager, Query};
 use super::entry::{apply, horizon};
 use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, Limits, new_id};
 use crate::clock::Clock;
@@ -31,18 +31,18 @@ use crate::config::SharedSecret;
 pub const PREFIX: &str = "wolkvox-task-worker:";
 /// The layout that this code reads and writes.
 const FORMAT: &str = "1";
-/// How often a change is tried whose entry others change at the same time.
-const TRIES: usize = 100;
-/// How many entries one change forgets at most.
-const SWEEP: usize = 16;
-/// How many keys one step of a search looks at.
-const FIND: usize = 5_000;
-/// Replaces an entry if nobody changed it meanwhile.
-const SCRIPT: &str = include_str!("redis/record.lua");
-/// Replaces what the ledger knows about itself if nobody changed it meanwhile.
+/// How often a change is tried while other workers change the same entry.
+const MAX_TRIES: usize = 100;
+/// The most entries that one change forgets.
+const MAX_SWEPT: usize = 16;
+/// How many keys one step of a search reads.
+const SCAN_COUNT: usize = 5_000;
+/// Replaces an entry if it has not changed since it was read.
+const SET_ENTRY: &str = include_str!("redis/record.lua");
+/// Replaces what the ledger knows about itself, if that has not changed since it was read.
 const SET_ABOUT: &str = include_str!("redis/about.lua");
 
-/// What the keys of the ledger of one work queue begin with. Whether a ledger proves that nothing was sent depends on its queue.
+/// The prefix of a ledger's keys. Each work queue has a ledger of its own, because what a ledger proves depends on its queue.
 #[must_use]
 pub fn prefix(queue: &str) -> String {
     format!("{PREFIX}{queue}:")
@@ -50,11 +50,12 @@ pub fn prefix(queue: &str) -> String {
 
 /// See the module's documentation.
 pub struct RedisLedger {
-    connection: Connection,
+    manager: ConnectionManager,
     keys: Keys,
-    /// The connection on which the ledger's own data was read: another one may lead to a server that lost writes.
-    verified: Mutex<Option<Link>>,
-    /// Held while that is read or replaced, so that an older reading never replaces a newer one.
+    /// The connection on which the server's replication id was last compared. A new connection may lead to a server that lost
+    /// writes, so the id is compared again.
+    verified: Mutex<Option<Connection>>,
+    /// Held while `about` is read or replaced, so that an older value never replaces a newer one.
     verifying: tokio::sync::Mutex<()>,
     about: Mutex<About>,
     entries: AtomicU64,
@@ -66,20 +67,20 @@ pub struct RedisLedger {
 struct Keys {
     index: String,
     about: String,
-    /// What precedes an entry's name in its key.
+    /// The prefix of an entry's key.
     entry: String,
 }
 
 impl RedisLedger {
-    /// Connects, and reads or writes what the ledger knows about itself. The keys begin with `prefix`.
+    /// Connects, and reads what the ledger knows about itself; a new ledger writes it first. All keys begin with `prefix`.
     ///
     /// # Errors
-    /// When Redis cannot be reached or refuses, or the format is another.
+    /// When Redis cannot be reached or refuses a command, or another version wrote the ledger.
     pub async fn open(url: &SharedSecret, prefix: &str, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
         Self::connect(url, prefix, limits, clock, false).await
     }
 
-    /// Likewise, but writes nothing.
+    /// As [`RedisLedger::open`], but writes nothing.
     ///
     /// # Errors
     /// As [`RedisLedger::open`].
@@ -102,7 +103,7 @@ impl RedisLedger {
         let keys =
             Keys { index: format!("{prefix}index"), about: format!("{prefix}about"), entry: format!("{prefix}entry:") };
         let ledger = Self {
-            connection: Connection::new(url)?,
+            manager: ConnectionManager::new(url)?,
             keys,
             verified: Mutex::default(),
             verifying: tokio::sync::Mutex::default(),
@@ -112,48 +113,49 @@ impl RedisLedger {
             clock,
             is_read_only,
         };
-        ledger.link().await?;
+        ledger.verified_connection().await?;
         Ok(ledger)
     }
 
-    /// The connection to use, once the ledger's own data was read on it.
-    async fn link(&self) -> Result<Link, LedgerError> {
-        let link = self.connection.link().await?;
-        if self.is_verified(&link) {
-            return Ok(link);
+    /// The connection to use. On a new connection [`RedisLedger::verify`] runs first.
+    async fn verified_connection(&self) -> Result<Connection, LedgerError> {
+        let connection = self.manager.connection().await?;
+        if self.is_verified(&connection) {
+            return Ok(connection);
         }
         let _verifying = self.verifying.lock().await;
-        if !self.is_verified(&link) {
-            self.verify(&link).await?;
-            *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = Some(link.clone());
+        if !self.is_verified(&connection) {
+            self.verify(&connection).await?;
+            *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
         }
-        Ok(link)
+        Ok(connection)
     }
 
-    fn is_verified(&self, link: &Link) -> bool {
+    fn is_verified(&self, connection: &Connection) -> bool {
         let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-        verified.as_ref().is_some_and(|verified| verified.is_same(link))
+        verified.as_ref().is_some_and(|verified| verified.is_same(connection))
     }
 
-    /// Reads what the ledger knows about itself. Another replication id means that writes may be lost.
-    async fn verify(&self, link: &Link) -> Result<(), LedgerError> {
+    /// Reads what the ledger knows about itself, and compares the server's replication id with the stored one. Another id means
+    /// that the server may have lost writes.
+    async fn verify(&self, connection: &Connection) -> Result<(), LedgerError> {
         let mut first = redis::pipe();
         if !self.is_read_only {
             first.cmd("HSETNX").arg(&self.keys.about).arg("format").arg(FORMAT).ignore();
             first.cmd("HSETNX").arg(&self.keys.about).arg("id").arg(new_id()).ignore();
-            // Random, so that a claim that was decided before Redis was emptied has another epoch than the new ledger.
+            // Random: if Redis is emptied, a claim that was decided before must not match the new ledger's epoch.
             first.cmd("HSETNX").arg(&self.keys.about).arg("epoch").arg(fastrand::u32(..u32::MAX / 2)).ignore();
         }
         first.cmd("HGETALL").arg(&self.keys.about);
         first.cmd("ZCARD").arg(&self.keys.index);
-        // Without those with an open claim, which are at infinity.
+        // Entries with an open claim have an infinite score and are left out.
         let newest = first.cmd("ZREVRANGEBYSCORE").arg(&self.keys.index).arg("(+inf").arg("-inf");
         newest.arg("WITHSCORES").arg("LIMIT").arg(0).arg(1);
         let (found, entries, newest): (HashMap<String, String>, u64, Vec<(String, f64)>) =
-            self.connection.ask_on(link, &Question::Commands(first)).await?;
+            self.manager.query_on(connection, &Query::Pipeline(first)).await?;
         let text = |name: &str| found.get(name).cloned().unwrap_or_default();
         if found.get("format").is_some_and(|format| format != FORMAT) {
-            return Err(self.connection.foreign(&text("format"), FORMAT));
+            return Err(self.manager.other_format(&text("format"), FORMAT));
         }
         let mut about = About {
             id: text("id"),
@@ -161,36 +163,37 @@ impl RedisLedger {
             other_owner: text("other_owner") == "1",
             epoch: text("epoch").parse().unwrap_or(0),
             identities: text("identities"),
-            last_change: newest.first().and_then(|(_, at)| stored::moment(*at)),
+            last_change: newest.first().and_then(|(_, at)| stored::score_time(*at)),
         };
         self.entries.store(entries, Ordering::Relaxed);
         let mut info = redis::cmd("INFO");
         info.arg("replication");
-        // For a user who may not ask, each connection may be one to a server that lost writes.
-        let info: String = match self.connection.try_on(link, &Question::Command(info)).await {
+        // A user without the right to `INFO` cannot compare the id, so every new connection counts as a server that lost writes.
+        let info: String = match self.manager.try_query_on(connection, &Query::Command(info)).await {
             Err(error) if connection::is_forbidden(&error) => String::new(),
-            answer => answer.map_err(|error| self.connection.explain(&error))?,
+            answer => answer.map_err(|error| self.manager.explain(&error))?,
         };
         let replication = info.lines().find_map(|line| line.trim().strip_prefix("master_replid:"));
         let is_same = replication.is_some_and(|id| text("replication") == id);
         if !is_same && !self.is_read_only {
-            // Also while it proves nothing: a queue that is half drained must be drained again. A new ledger has lost nothing.
+            // The epoch also grows while nothing is proven, because a queue that is half drained must then be drained again. A
+            // new ledger has lost nothing.
             let has_lost = about.proves_unsent || !text("replication").is_empty() || replication.is_none();
             let seen = about.clone();
             about.epoch += u32::from(has_lost);
             about.proves_unsent = false;
-            if !self.write_about(link, &seen, &about, replication.unwrap_or_default()).await? {
-                return Err(self.connection.contended());
+            if !self.write_about(connection, &seen, &about, replication.unwrap_or_default()).await? {
+                return Err(self.manager.contended());
             }
         }
         *self.about.lock().unwrap_or_else(PoisonError::into_inner) = about;
         Ok(())
     }
 
-    /// Replaces what the ledger knows about itself if it is still what was `seen`; whether it was.
+    /// Replaces what the ledger knows about itself, if it is still what was `seen`. Returns whether it was replaced.
     async fn write_about(
         &self,
-        link: &Link,
+        connection: &Connection,
         seen: &About,
         about: &About,
         replication: &str,
@@ -202,36 +205,36 @@ impl RedisLedger {
             call.arg(about.epoch).arg(&about.identities);
         }
         call.arg(replication);
-        self.connection.ask_on(link, &Question::Command(call)).await
+        self.manager.query_on(connection, &Query::Command(call)).await
     }
 
-    /// Asks once more where the connection turns out to be gone, as idle ones are: every question may be asked twice.
-    async fn ask<T: FromRedisValue>(&self, question: &Question) -> Result<T, LedgerError> {
-        let link = self.link().await?;
-        match self.connection.try_on(&link, question).await {
+    /// Sends a query. If the connection is gone, as idle ones often are, it is sent once more: every query can be repeated.
+    async fn query<T: FromRedisValue>(&self, query: &Query) -> Result<T, LedgerError> {
+        let connection = self.verified_connection().await?;
+        match self.manager.try_query_on(&connection, query).await {
             Err(error) if error.is_connection_dropped() => {
-                let link = self.link().await?;
-                self.connection.ask_on(&link, question).await
+                let connection = self.verified_connection().await?;
+                self.manager.query_on(&connection, query).await
             }
-            answer => answer.map_err(|error| self.connection.explain(&error)),
+            answer => answer.map_err(|error| self.manager.explain(&error)),
         }
     }
 
     async fn read(&self, key: &Key) -> Result<String, LedgerError> {
         let mut get = redis::cmd("GET");
         get.arg(format!("{}{key}", self.keys.entry));
-        let found: Option<String> = self.ask(&Question::Command(get)).await?;
+        let found: Option<String> = self.query(&Query::Command(get)).await?;
         Ok(found.unwrap_or_default())
     }
 
     fn decode(&self, text: &str) -> Result<Option<Entry>, LedgerError> {
-        let entry = stored::decode(text).ok_or_else(|| self.connection.garbled())?;
+        let entry = stored::decode(text).ok_or_else(|| self.manager.unreadable_entry())?;
         Ok(entry.filter(|entry| !entry.is_expired(self.clock.now(), self.limits.retention)))
     }
 
     async fn carry_out(&self, key: &Key, change: &Change) -> Result<Changed, LedgerError> {
         let mut seen = self.read(key).await?;
-        for _ in 0..TRIES {
+        for _ in 0..MAX_TRIES {
             let (after, changed) = apply(self.decode(&seen)?, change);
             let Some(after) = after else { return Ok(changed) };
             let epoch = match change {
@@ -242,11 +245,12 @@ impl RedisLedger {
                 Replaced::Done => return Ok(changed),
                 Replaced::Changed(found) => seen = found,
                 Replaced::OtherLedger => {
-                    // It was emptied, or may have lost writes. What it knows about itself is read again.
+                    // Redis was emptied, or may have lost writes: read again what the ledger knows about itself.
                     *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     seen = self.read(key).await?;
                     if let Change::Claim { new, .. } = change {
-                        // It was decided by what the ledger proved before. A claim whose answer was lost may still be there.
+                        // What the ledger proved when this was decided no longer holds. But if only the claim's answer was
+                        // lost, the claim is there.
                         let entry = self.decode(&seen)?;
                         let open = entry.as_ref().and_then(|entry| entry.claim);
                         let is_there = open.is_some_and(|open| open.id == new.claim.id);
@@ -255,21 +259,25 @@ impl RedisLedger {
                 }
             }
         }
-        Err(self.connection.contended())
+        Err(self.manager.contended())
     }
 
-    /// Replaces an entry if it is still what was `seen`, in this `epoch` only if one is given.
+    /// Replaces an entry, if it is still what was `seen` and, where an `epoch` is given, the ledger is still in that epoch.
     async fn replace(&self, key: &Key, seen: &str, after: &Entry, epoch: Option<u32>) -> Result<Replaced, LedgerError> {
         let is_claimed = after.claim.is_some();
         let score = if is_claimed { "+inf".to_owned() } else { after.at.as_millisecond().to_string() };
         let ttl = if is_claimed { String::new() } else { self.limits.retention.as_millis().max(1).to_string() };
         let (name, id) = (key.to_string(), self.about().id);
         let mut call = redis::cmd("EVAL");
-        call.arg(SCRIPT).arg(3).arg(format!("{}{name}", self.keys.entry)).arg(&self.keys.index).arg(&self.keys.about);
+        call.arg(SET_ENTRY)
+            .arg(3)
+            .arg(format!("{}{name}", self.keys.entry))
+            .arg(&self.keys.index)
+            .arg(&self.keys.about);
         call.arg(id).arg(seen).arg(stored::encode(after)).arg(name).arg(score).arg(ttl);
-        call.arg(horizon(self.clock.now(), self.limits.retention)).arg(self.limits.max_entries).arg(SWEEP);
+        call.arg(horizon(self.clock.now(), self.limits.retention)).arg(self.limits.max_entries).arg(MAX_SWEPT);
         call.arg(&self.keys.entry).arg(epoch.map(|epoch| epoch.to_string()).unwrap_or_default());
-        let (replaced, found, entries): (i8, String, u64) = self.ask(&Question::Command(call)).await?;
+        let (replaced, found, entries): (i8, String, u64) = self.query(&Query::Command(call)).await?;
         Ok(match replaced {
             1 => {
                 self.entries.store(entries, Ordering::Relaxed);
@@ -281,8 +289,8 @@ impl RedisLedger {
     }
 }
 
-/// A pattern for `SCAN` that matches this text only.
-fn literal(text: &str) -> String {
+/// Escapes a text for the pattern of `SCAN`, so that it matches only itself.
+fn escape_pattern(text: &str) -> String {
     text.chars()
         .flat_map(|c| matches!(c, '*' | '?' | '[' | ']' | '^' | '\\').then_some('\\').into_iter().chain([c]))
         .collect()
@@ -310,14 +318,14 @@ impl Ledger for RedisLedger {
                 let mut scan = redis::cmd("SCAN");
                 scan.arg(cursor)
                     .arg("MATCH")
-                    .arg(format!("{}{prefix}*", literal(&self.keys.entry)))
+                    .arg(format!("{}{prefix}*", escape_pattern(&self.keys.entry)))
                     .arg("COUNT")
-                    .arg(FIND);
-                let (next, found): (u64, Vec<String>) = self.ask(&Question::Command(scan)).await?;
+                    .arg(SCAN_COUNT);
+                let (next, found): (u64, Vec<String>) = self.query(&Query::Command(scan)).await?;
                 if let Some(key) = found.first() {
                     let mut get = redis::cmd("GET");
                     get.arg(key);
-                    let text: Option<String> = self.ask(&Question::Command(get)).await?;
+                    let text: Option<String> = self.query(&Query::Command(get)).await?;
                     return self.decode(&text.unwrap_or_default());
                 }
                 if next == 0 {
@@ -336,7 +344,7 @@ impl Ledger for RedisLedger {
     fn reload_about(&self) -> BoxFuture<'_, Result<About, LedgerError>> {
         async move {
             *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            self.link().await?;
+            self.verified_connection().await?;
             Ok(self.about())
         }
         .boxed()
@@ -344,13 +352,13 @@ impl Ledger for RedisLedger {
 
     fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
         async move {
-            let link = self.link().await?;
+            let connection = self.verified_connection().await?;
             let _verifying = self.verifying.lock().await;
-            let is_set = self.write_about(&link, &seen, &about, "").await?;
+            let is_set = self.write_about(&connection, &seen, &about, "").await?;
             if is_set {
                 *self.about.lock().unwrap_or_else(PoisonError::into_inner) = about;
             } else {
-                // The next use reads it again.
+                // The next query reads it again.
                 *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = None;
             }
             Ok(is_set)
@@ -362,7 +370,7 @@ impl Ledger for RedisLedger {
         async move {
             let mut set = redis::cmd("HSETNX");
             set.arg(&self.keys.about).arg("format").arg(FORMAT);
-            self.ask::<i64>(&Question::Command(set)).await.map(drop)
+            self.query::<i64>(&Query::Command(set)).await.map(drop)
         }
         .boxed()
     }

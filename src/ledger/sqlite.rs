@@ -1,10 +1,10 @@
-//! The ledger in a file: an SQLite database, owned by one worker at a time.
+//! The ledger in a file: an SQLite database that one worker at a time writes.
 //!
-//! One thread owns the database. What is asked while it makes a batch durable goes into the next batch, so that many messages
+//! One thread runs all operations. Operations that arrive while it writes a batch form the next batch, so that many messages
 //! share one wait for the disk. Other processes can read the file while the worker writes it. `sqlite3 FILE .backup` copies it.
 
+mod file;
 mod inspect;
-mod place;
 mod row;
 mod store;
 #[cfg(test)]
@@ -21,37 +21,37 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-pub use self::inspect::{Found, inspect};
-use self::store::{Store, Task};
+pub use self::inspect::{FileState, inspect};
+use self::store::{Operation, Store};
 use super::{About, Change, Changed, Entry, Key, KeyPrefix, Ledger, LedgerError, Limits};
 use crate::clock::Clock;
 
-/// How many operations may wait; more wait outside.
-const QUEUE: usize = 1024;
-/// How many operations share a transaction at most.
-const BATCH: usize = 1024;
-/// How long the disk may take.
-const DISK: Duration = Duration::from_secs(30);
+/// How many operations can wait for the thread; callers with more wait for room.
+const QUEUE_CAPACITY: usize = 1024;
+/// The most operations in one transaction.
+const MAX_BATCH: usize = 1024;
+/// The longest wait for an operation, including the disk.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// See the module's documentation.
 pub struct SqliteLedger {
     shared: Arc<Shared>,
-    tasks: Option<mpsc::Sender<Task>>,
+    operations: Option<mpsc::Sender<Operation>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the database's thread tells the others.
+/// What the database's thread shows to the others.
 struct Shared {
-    place: place::Place,
+    file: file::LedgerFile,
     about: Mutex<About>,
     entries: AtomicU64,
-    /// The check of the whole file, which runs beside the work, has found damage.
+    /// The damage that the background check of the whole file has found.
     damage: Mutex<Option<LedgerError>>,
 }
 
 impl SqliteLedger {
-    /// Opens the file, or makes it for its owner alone to read; the folder must exist. A large file is checked for damage
-    /// while the ledger is already in use.
+    /// Opens the file. If it does not exist, creates it so that only its owner can read it; the folder must exist. A large file
+    /// is checked for damage in the background.
     ///
     /// # Errors
     /// When another worker has the file open, it is damaged, of another version or on a network file system, or its folder is
@@ -59,91 +59,92 @@ impl SqliteLedger {
     pub async fn open(path: &Path, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
         let path = path.to_owned();
         let opening = tokio::task::spawn_blocking(move || Self::open_blocking(&path, limits, clock));
-        opening.await.unwrap_or_else(|_| Err(place::Place::unknown().stopped()))
+        opening.await.unwrap_or_else(|_| Err(file::LedgerFile::unknown().stopped()))
     }
 
     fn open_blocking(path: &Path, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
-        let place = place::Place::of(path);
-        let store = Store::open(&place, limits, clock)?;
+        let file = file::LedgerFile::of(path);
+        let store = Store::open(&file, limits, clock)?;
         let shared = Arc::new(Shared {
             about: Mutex::new(store.about().clone()),
             entries: AtomicU64::new(store.entries()),
             damage: Mutex::default(),
-            place,
+            file,
         });
-        let (tasks, queue) = mpsc::channel(QUEUE);
+        let (operations, queue) = mpsc::channel(QUEUE_CAPACITY);
         let state = Arc::clone(&shared);
-        let thread = spawn(&shared.place, "ledger", move || run(queue, store, &state))?;
-        if shared.place.is_large() {
+        let thread = spawn(&shared.file, "ledger", move || run(queue, store, &state))?;
+        if shared.file.is_large() {
             let state = Arc::clone(&shared);
-            // It ends by itself; the process does not wait for it.
-            spawn(&shared.place, "ledger-check", move || {
-                if let Err(error) = store::check_whole(&state.place) {
+            // It ends by itself. The process does not wait for it.
+            spawn(&shared.file, "ledger-check", move || {
+                if let Err(error) = store::check_whole(&state.file) {
                     *state.damage.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 }
             })?;
         }
-        Ok(Self { shared, tasks: Some(tasks), thread: Some(thread) })
+        Ok(Self { shared, operations: Some(operations), thread: Some(thread) })
     }
 
-    async fn ask<T>(
+    /// Gives an operation to the thread and waits for its result.
+    async fn run<T>(
         &self,
-        task: impl FnOnce(oneshot::Sender<Result<T, LedgerError>>) -> Task,
+        operation: impl FnOnce(oneshot::Sender<Result<T, LedgerError>>) -> Operation,
     ) -> Result<T, LedgerError> {
         let damage = self.shared.damage.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(damage) = damage {
             return Err(damage);
         }
         let (reply, answer) = oneshot::channel();
-        let task = task(reply);
-        let asked = async {
-            match &self.tasks {
-                Some(tasks) if tasks.send(task).await.is_ok() => answer.await.ok(),
+        let operation = operation(reply);
+        let answered = async {
+            match &self.operations {
+                Some(operations) if operations.send(operation).await.is_ok() => answer.await.ok(),
                 _ => None,
             }
         };
-        match timeout(DISK, asked).await {
+        match timeout(TIMEOUT, answered).await {
             Ok(Some(answer)) => answer,
-            Ok(None) => Err(self.shared.place.stopped()),
-            Err(_) => Err(self.shared.place.slow(DISK)),
+            Ok(None) => Err(self.shared.file.stopped()),
+            Err(_) => Err(self.shared.file.slow(TIMEOUT)),
         }
     }
 }
 
-/// What another process may see of the file: see [`store::read_only`].
+/// Reads entries from another process: see [`store::read_only`].
 pub(super) fn read_only(path: &Path, keys: &[Key]) -> Result<(About, Vec<Option<Entry>>), LedgerError> {
-    store::read_only(&place::Place::of(path), keys).map(|(about, _, entries)| (about, entries))
+    store::read_only(&file::LedgerFile::of(path), keys).map(|(about, _, entries)| (about, entries))
 }
 
-/// The entry whose key begins so, as another process may see it.
+/// Finds an entry by the beginning of its key, from another process.
 pub(super) fn find(path: &Path, prefix: KeyPrefix) -> Result<Option<Entry>, LedgerError> {
-    store::find(&place::Place::of(path), prefix)
+    store::find(&file::LedgerFile::of(path), prefix)
 }
 
-/// There is no file at `path`.
+/// The error that there is no file at `path`.
 pub(super) fn missing(path: &Path) -> LedgerError {
-    place::Place::of(path).missing()
+    file::LedgerFile::of(path).missing()
 }
 
-/// The reading thread ended without an answer.
+/// The error that the reading thread ended without an answer.
 pub(super) fn unreadable() -> LedgerError {
-    place::Place::unknown().stopped()
+    file::LedgerFile::unknown().stopped()
 }
 
 fn spawn(
-    place: &place::Place,
+    file: &file::LedgerFile,
     name: &str,
     work: impl FnOnce() + Send + 'static,
 ) -> Result<JoinHandle<()>, LedgerError> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(|error| place.io(&error))
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(|error| file.io(&error))
 }
 
-/// Carries out tasks until every sender is gone.
-fn run(mut queue: mpsc::Receiver<Task>, mut store: Store, shared: &Shared) {
-    let mut batch = Vec::with_capacity(BATCH);
+/// Carries out operations until every sender is gone.
+fn run(mut queue: mpsc::Receiver<Operation>, mut store: Store, shared: &Shared) {
+    let mut batch = Vec::with_capacity(MAX_BATCH);
     while let Some(first) = queue.blocking_recv() {
         batch.push(first);
-        while batch.len() < BATCH
+        while batch.len() < MAX_BATCH
             && let Ok(next) = queue.try_recv()
         {
             batch.push(next);
@@ -152,25 +153,25 @@ fn run(mut queue: mpsc::Receiver<Task>, mut store: Store, shared: &Shared) {
         shared.entries.store(store.entries(), Ordering::Relaxed);
         shared.about.lock().unwrap_or_else(PoisonError::into_inner).clone_from(store.about());
         match answers {
-            Ok(answers) => batch.drain(..).zip(answers).for_each(|(task, answer)| task.answer(answer)),
-            Err(error) => batch.drain(..).for_each(|task| task.refuse(&error)),
+            Ok(answers) => batch.drain(..).zip(answers).for_each(|(operation, answer)| operation.answer(answer)),
+            Err(error) => batch.drain(..).for_each(|operation| operation.refuse(&error)),
         }
     }
 }
 
 impl Ledger for SqliteLedger {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
-        self.ask(|reply| Task::Get { key: *key, reply }).boxed()
+        self.run(|reply| Operation::Get { key: *key, reply }).boxed()
     }
 
     fn change<'a>(&'a self, key: &'a Key, change: Change) -> BoxFuture<'a, Result<Changed, LedgerError>> {
-        self.ask(|reply| Task::Change { key: *key, change, reply }).boxed()
+        self.run(|reply| Operation::Change { key: *key, change, reply }).boxed()
     }
 
     fn find(&self, prefix: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>> {
-        let place = self.shared.place.clone();
+        let file = self.shared.file.clone();
         async move {
-            let reading = tokio::task::spawn_blocking(move || store::find(&place, prefix));
+            let reading = tokio::task::spawn_blocking(move || store::find(&file, prefix));
             reading.await.unwrap_or_else(|_| Err(unreadable()))
         }
         .boxed()
@@ -181,7 +182,7 @@ impl Ledger for SqliteLedger {
     }
 
     fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
-        self.ask(|reply| Task::SetAbout { seen, about, reply }).boxed()
+        self.run(|reply| Operation::SetAbout { seen, about, reply }).boxed()
     }
 
     fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
@@ -200,8 +201,8 @@ impl Ledger for SqliteLedger {
 
 impl Drop for SqliteLedger {
     fn drop(&mut self) {
-        // The thread ends when nobody can ask any more. Then the file is free for the next owner.
-        self.tasks = None;
+        // Without a sender the thread ends and frees the file for the next owner.
+        self.operations = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -1,5 +1,5 @@
-//! What every store has to do. It is also part of the integration tests, which run it against Redis; so it names what it
-//! needs through the module that it is in, and the paths are spelt out.
+//! The test suite that every store must pass. The integration tests include this file, too, and run it against Redis. So its
+//! imports go through `super`, and its modules have explicit paths.
 
 #[path = "suite/fixture.rs"]
 mod fixture;
@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 
 pub(super) use self::fixture::{FakeClock, Fixture, digest, finish, first, key};
-pub(super) use self::model::{Model, TIGHT, steps};
+pub(super) use self::model::{Model, SHORT_RETENTION, steps};
 use super::entry::apply;
 use super::{
     About, AttemptResult, Change, Changed, Claim, ClaimId, Clock, Entry, Key, KnownResult, Ledger, Limits, NewClaim,
@@ -23,38 +23,40 @@ use super::{
 
 const SECOND: i64 = 1000;
 const HOUR: i64 = 3600 * SECOND;
-pub(super) const ROOMY: Limits = Limits { retention: Duration::from_secs(7 * 24 * 3600), max_entries: 1_000_000 };
+pub(super) const LONG_RETENTION: Limits =
+    Limits { retention: Duration::from_secs(7 * 24 * 3600), max_entries: 1_000_000 };
 /// The shortest retention that can be configured.
 const SHORTEST: Duration = Duration::from_secs(24 * 3600);
 
-/// Runs everything; `make` gives a new, empty ledger each time.
+/// Runs all tests of the suite. `make` returns a new, empty ledger each time.
 pub(super) async fn suite(make: impl AsyncFn(Limits, Clock) -> Arc<dyn Ledger>) {
     let fixture = async |limits| {
         let clock = FakeClock::new();
         let ledger = make(limits, clock.clock()).await;
         Fixture { ledger, clock }
     };
-    entries_come_back_as_they_were_written(&fixture(ROOMY).await).await;
-    one_of_forty_claimers_wins(&fixture(ROOMY).await).await;
-    changes_whose_answer_was_lost_count_once(&fixture(ROOMY).await).await;
-    withdrawal_leaves_no_attempt_and_no_doubt(&fixture(ROOMY).await).await;
-    created_is_recorded_whatever_claim_is_open(&fixture(ROOMY).await).await;
-    keys_are_never_confused(&fixture(ROOMY).await).await;
-    many_messages_at_once_are_all_kept(&fixture(ROOMY).await).await;
-    let minute = Limits { retention: Duration::from_secs(60), ..ROOMY };
+    entries_come_back_as_they_were_written(&fixture(LONG_RETENTION).await).await;
+    one_of_forty_concurrent_claims_succeeds(&fixture(LONG_RETENTION).await).await;
+    change_whose_answer_was_lost_counts_once(&fixture(LONG_RETENTION).await).await;
+    withdrawal_leaves_no_attempt_and_no_doubt(&fixture(LONG_RETENTION).await).await;
+    created_is_recorded_whatever_claim_is_open(&fixture(LONG_RETENTION).await).await;
+    keys_are_never_confused(&fixture(LONG_RETENTION).await).await;
+    concurrent_changes_of_many_messages_are_all_stored(&fixture(LONG_RETENTION).await).await;
+    let minute = Limits { retention: Duration::from_secs(60), ..LONG_RETENTION };
     entries_expire_unless_a_claim_is_open(&fixture(minute).await).await;
-    sweeping_is_spread_over_changes(&fixture(minute).await).await;
-    let small = Limits { max_entries: 3, ..ROOMY };
+    forgetting_is_spread_over_changes(&fixture(minute).await).await;
+    let small = Limits { max_entries: 3, ..LONG_RETENTION };
     oldest_entries_are_forgotten_first(&fixture(small).await).await;
     open_claims_are_never_forgotten(&fixture(small).await).await;
-    let shortest = Limits { retention: SHORTEST, ..ROOMY };
+    let shortest = Limits { retention: SHORTEST, ..LONG_RETENTION };
     for milliseconds in [30 * SECOND, HOUR, -30 * SECOND, -HOUR] {
-        another_clock_makes_no_difference(&fixture(shortest).await, milliseconds).await;
+        wrong_clock_of_another_worker_loses_nothing(&fixture(shortest).await, milliseconds).await;
     }
-    about_is_kept(&fixture(ROOMY).await, &fixture(ROOMY).await).await;
+    about_is_stored_and_replaced_only_if_unchanged(&fixture(LONG_RETENTION).await, &fixture(LONG_RETENTION).await)
+        .await;
 }
 
-/// An entry as stores keep it, which have milliseconds.
+/// An entry with its times cut to milliseconds, as stores keep them.
 fn in_milliseconds(entry: Entry) -> Entry {
     let cut = |at: Timestamp| Timestamp::from_millisecond(at.as_millisecond()).unwrap();
     let claim = entry.claim.map(|claim| Claim { at: cut(claim.at), ..claim });
@@ -96,7 +98,7 @@ async fn entries_come_back_as_they_were_written(fixture: &Fixture) {
     assert_eq!((fixture.ledger.len(), fixture.ledger.is_empty()), (3, false));
 }
 
-async fn one_of_forty_claimers_wins(fixture: &Fixture) {
+async fn one_of_forty_concurrent_claims_succeeds(fixture: &Fixture) {
     let mut expected = None;
     for round in 0..3 {
         let ids = round * 40..(round + 1) * 40;
@@ -115,28 +117,28 @@ async fn one_of_forty_claimers_wins(fixture: &Fixture) {
     assert_eq!(fixture.get("a").await.unwrap().attempts, 1);
 }
 
-/// Gives the change, does not wait for its answer, and gives it again.
-async fn given_again(fixture: &Fixture, id: &str, change: &Change) -> Changed {
+/// Starts the change, drops the future before its answer, and makes the same change again.
+async fn change_twice(fixture: &Fixture, id: &str, change: &Change) -> Changed {
     let key = key(id);
     let lost = fixture.ledger.change(&key, change.clone()).now_or_never();
     drop(lost);
     fixture.change(id, change.clone()).await
 }
 
-async fn changes_whose_answer_was_lost_count_once(fixture: &Fixture) {
+async fn change_whose_answer_was_lost_counts_once(fixture: &Fixture) {
     let claim = Change::Claim { expected: None, new: first(1, fixture.clock.now()) };
-    let Changed::Done(Some(claimed)) = given_again(fixture, "a", &claim).await else { panic!("the own claim") };
+    let Changed::Done(Some(claimed)) = change_twice(fixture, "a", &claim).await else { panic!("the own claim") };
     assert_eq!((claimed.claim.map(|claim| claim.id), claimed.attempts), (Some(ClaimId(1)), 1));
 
     let orphaned = finish(1, AttemptResult::Orphaned, 1, fixture.clock.now());
-    given_again(fixture, "a", &orphaned).await;
+    change_twice(fixture, "a", &orphaned).await;
     let entry = fixture.get("a").await.unwrap();
     assert_eq!((entry.orphans, entry.result, entry.claim), (1, KnownResult::InDoubt, None));
 
-    // The first claim, still on its way, is late.
+    // The first claim arrives again, too late.
     assert_eq!(fixture.change("a", claim).await, Changed::Conflict(Some(entry)));
     fixture.claim("a", 2).await;
-    given_again(fixture, "a", &finish(2, AttemptResult::Created, 2, fixture.clock.now())).await;
+    change_twice(fixture, "a", &finish(2, AttemptResult::Created, 2, fixture.clock.now())).await;
     let entry = fixture.get("a").await.unwrap();
     assert_eq!((entry.result, entry.attempts, entry.orphans), (KnownResult::Created, 2, 0));
 }
@@ -148,14 +150,14 @@ async fn withdrawal_leaves_no_attempt_and_no_doubt(fixture: &Fixture) {
         let attempts = fixture.claim("a", claim).await.attempts;
         assert_eq!(attempts, 2);
         let new = NewClaim { attempts, ..first(claim, fixture.clock.now()) };
-        given_again(fixture, "a", &Change::Withdraw(new)).await;
+        change_twice(fixture, "a", &Change::Withdraw(new)).await;
         let entry = fixture.get("a").await.unwrap();
         assert_eq!((entry.attempts, entry.orphans, entry.claim), (1, 0, None));
         assert_eq!((entry.result, entry.doubted), (KnownResult::NotCreated, false));
     }
-    // A withdrawal that is before its claim.
+    // A withdrawal that arrives before its claim.
     let late = first(4, fixture.clock.now());
-    given_again(fixture, "b", &Change::Withdraw(late.clone())).await;
+    change_twice(fixture, "b", &Change::Withdraw(late.clone())).await;
     let entry = fixture.get("b").await.unwrap();
     assert_eq!((entry.attempts, entry.claim, entry.result), (0, None, KnownResult::NotCreated));
     let claim = Change::Claim { expected: None, new: late };
@@ -168,7 +170,7 @@ async fn created_is_recorded_whatever_claim_is_open(fixture: &Fixture) {
     fixture.claim("a", 1).await;
     fixture.finish("a", 1, AttemptResult::Orphaned).await;
     fixture.claim("a", 2).await;
-    // The orphan's request was answered after all.
+    // The answer to the orphan's request arrives after all.
     fixture.finish("a", 1, AttemptResult::Created).await;
     let entry = fixture.get("a").await.unwrap();
     assert_eq!((entry.result, entry.doubted), (KnownResult::Created, true));
@@ -181,7 +183,7 @@ async fn created_is_recorded_whatever_claim_is_open(fixture: &Fixture) {
     assert_eq!(entry.claim, None);
     let claim = Change::Claim { expected: Some(entry.version), new: first(3, fixture.clock.now()) };
     assert_eq!(fixture.change("a", claim).await, Changed::Conflict(Some(entry)));
-    // Without an entry, too, such as after it was forgotten.
+    // Also without an entry, for example after it was forgotten.
     fixture.finish("b", 9, AttemptResult::Created).await;
     assert!(fixture.is_created("b").await);
     fixture.finish("c", 9, AttemptResult::InDoubt).await;
@@ -212,7 +214,7 @@ async fn keys_are_never_confused(fixture: &Fixture) {
     assert_eq!(fixture.ledger.find(Key::new("a", "b", "c").prefix()).await.unwrap(), None);
 }
 
-async fn many_messages_at_once_are_all_kept(fixture: &Fixture) {
+async fn concurrent_changes_of_many_messages_are_all_stored(fixture: &Fixture) {
     join_all((0..200_u64).map(|id| fixture.create(id.to_string(), id))).await;
     assert_eq!(fixture.ledger.len(), 200);
     for id in 0..200 {
@@ -242,7 +244,7 @@ async fn entries_expire_unless_a_claim_is_open(fixture: &Fixture) {
     }
 }
 
-async fn sweeping_is_spread_over_changes(fixture: &Fixture) {
+async fn forgetting_is_spread_over_changes(fixture: &Fixture) {
     join_all((0..100_u64).map(|id| fixture.create(id.to_string(), id))).await;
     fixture.clock.forward(60 * SECOND);
     let mut before = fixture.ledger.len();
@@ -251,7 +253,7 @@ async fn sweeping_is_spread_over_changes(fixture: &Fixture) {
         fixture.create("later", claim).await;
         fixture.clock.forward(60 * SECOND);
         let left = fixture.ledger.len();
-        assert!(before - left.min(before) <= 32, "one message paid for {before} - {left}");
+        assert!(before - left.min(before) <= 32, "one message removed {before} - {left} entries");
         before = left;
     }
     assert_eq!(before, 1);
@@ -270,7 +272,7 @@ async fn oldest_entries_are_forgotten_first(fixture: &Fixture) {
         fixture.create(id, claim).await;
     }
     fixture.clock.forward(SECOND);
-    // Old by its last claim, not by its first.
+    // Its age counts from its last claim, not from its first.
     fixture.claim("retried", 7).await;
     fixture.finish("retried", 7, AttemptResult::Created).await;
     fixture.clock.forward(SECOND);
@@ -298,8 +300,8 @@ async fn open_claims_are_never_forgotten(fixture: &Fixture) {
     assert!(fixture.ledger.len() <= 3, "{}", fixture.ledger.len());
 }
 
-/// Another worker's clock is ahead by so many milliseconds: no claim is lost to it, no entry forgotten for it.
-async fn another_clock_makes_no_difference(fixture: &Fixture, milliseconds: i64) {
+/// Another worker's clock is ahead by so many milliseconds. No claim and no entry is lost for that.
+async fn wrong_clock_of_another_worker_loses_nothing(fixture: &Fixture, milliseconds: i64) {
     let theirs = FakeClock::new();
     theirs.forward(milliseconds);
     let claim = Change::Claim { expected: None, new: first(1, theirs.now()) };
@@ -310,7 +312,7 @@ async fn another_clock_makes_no_difference(fixture: &Fixture, milliseconds: i64)
     fixture.change("a", result).await;
     assert!(fixture.is_created("a").await);
     fixture.create("b", 3).await;
-    // A clock that is set while the ledger is open.
+    // This worker's clock is set while the ledger is open.
     fixture.clock.forward(milliseconds);
     for id in 0..100_u64 {
         fixture.create(id.to_string(), 100 + id).await;
@@ -320,7 +322,7 @@ async fn another_clock_makes_no_difference(fixture: &Fixture, milliseconds: i64)
     assert_eq!((entry.attempts, entry.orphans, entry.doubted), (1, 0, false));
 }
 
-async fn about_is_kept(fixture: &Fixture, other: &Fixture) {
+async fn about_is_stored_and_replaced_only_if_unchanged(fixture: &Fixture, other: &Fixture) {
     let first = fixture.ledger.about();
     assert_eq!((first.proves_unsent, first.other_owner, first.epoch), (false, false, 0));
     assert_ne!(first.id, other.ledger.about().id);
@@ -336,7 +338,7 @@ async fn about_is_kept(fixture: &Fixture, other: &Fixture) {
     assert_eq!(fixture.ledger.about(), proven);
 }
 
-/// What outlives the process; `open` opens the same ledger each time, with no other handle of it left open.
+/// Tests that a ledger survives its process. `open` opens the same ledger each time; no other handle of it is open then.
 pub(super) async fn durable_suite(open: impl AsyncFn(Clock) -> Arc<dyn Ledger>) {
     let clock = FakeClock::new();
     let reopened = async || Fixture { ledger: open(clock.clock()).await, clock: clock.clone() };

@@ -1,11 +1,11 @@
-//! Tests of the memory ledger, and of names and texts.
+//! Tests of the memory ledger, of `renew-id` in memory, and of how keys are shown.
 
 use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::memory::MemoryLedger;
-use super::suite::{FakeClock, Model, ROOMY, TIGHT, digest, steps, suite};
+use super::suite::{FakeClock, LONG_RETENTION, Model, SHORT_RETENTION, digest, steps, suite};
 use super::{Key, renew_id};
 use crate::clock::Clock;
 use crate::config;
@@ -25,9 +25,9 @@ proptest! {
     fn memory_ledger_matches_the_model(steps in steps()) {
         block_on(async {
             let (clock, mut model) = (FakeClock::new(), Model::default());
-            let ledger = MemoryLedger::new(TIGHT, clock.clock());
+            let ledger = MemoryLedger::new(SHORT_RETENTION, clock.clock());
             for step in &steps {
-                model.step(step, &ledger, &clock, TIGHT, 1).await;
+                model.step(step, &ledger, &clock, SHORT_RETENTION, 1).await;
             }
         });
     }
@@ -38,8 +38,8 @@ async fn renew_id_refuses_a_ledger_in_memory() {
     let config = config::Ledger {
         url_file: None,
         store: config::LedgerStore::Memory,
-        retention: ROOMY.retention,
-        max_entries: ROOMY.max_entries,
+        retention: LONG_RETENTION.retention,
+        max_entries: LONG_RETENTION.max_entries,
         queue: "q".to_owned(),
     };
     let error = renew_id(&config, Clock::system()).await.unwrap_err().to_string();
@@ -47,7 +47,7 @@ async fn renew_id_refuses_a_ledger_in_memory() {
 }
 
 #[test]
-fn keys_and_digests_are_shown_briefly() {
+fn keys_and_digests_are_printed_as_short_hex() {
     let key = Key::new("q", "o", b"\xff\n");
     assert_eq!(format!("{key:?}"), format!("Key({key})"));
     assert_eq!(key.to_string().len(), 32);

@@ -27,7 +27,9 @@ mod owners;
 #[path = "../../src/ledger/suite.rs"]
 mod suite;
 
-use self::suite::{FakeClock, Fixture, Model, ROOMY, TIGHT, durable_suite, finish, first, key, steps, suite};
+use self::suite::{
+    FakeClock, Fixture, LONG_RETENTION, Model, SHORT_RETENTION, durable_suite, finish, first, key, steps, suite,
+};
 use crate::support::broker::unique;
 use crate::support::process::{Env, run};
 use crate::support::redis::Redis;
@@ -69,7 +71,7 @@ async fn redis_ledger_passes_the_suite() {
     let redis = Redis::shared().await;
     suite(async |limits, clock| Arc::new(own(redis, limits, clock).await) as _).await;
     let prefix = unique("test");
-    durable_suite(async |clock| Arc::new(open(&redis.url, &prefix, ROOMY, clock).await.unwrap()) as _).await;
+    durable_suite(async |clock| Arc::new(open(&redis.url, &prefix, LONG_RETENTION, clock).await.unwrap()) as _).await;
 }
 
 #[tokio::test]
@@ -77,7 +79,7 @@ async fn redis_ledger_matches_the_model_across_restarts() {
     let redis = Redis::shared().await;
     let mut runner = TestRunner::default();
     // In seconds instead of milliseconds, so that nothing expires during the test by Redis' own clock.
-    let limits = Limits { retention: TIGHT.retention * 1000, ..TIGHT };
+    let limits = Limits { retention: SHORT_RETENTION.retention * 1000, ..SHORT_RETENTION };
     for _ in 0..48 {
         let steps = steps().new_tree(&mut runner).unwrap().current();
         let (clock, prefix, mut model) = (FakeClock::new(), unique("test"), Model::default());
@@ -96,7 +98,7 @@ async fn replicas_share_entries() {
     let redis = Redis::shared().await;
     let (clock, prefix) = (FakeClock::new(), unique("test"));
     let fixture = async || Fixture {
-        ledger: Arc::new(open(&redis.url, &prefix, ROOMY, clock.clock()).await.unwrap()),
+        ledger: Arc::new(open(&redis.url, &prefix, LONG_RETENTION, clock.clock()).await.unwrap()),
         clock: clock.clone(),
     };
     let (here, there) = (fixture().await, fixture().await);
@@ -127,7 +129,7 @@ async fn redis_that_two_queues_share_keeps_a_ledger_for_each() {
     let redis = Redis::shared().await;
     let (clock, one) = (FakeClock::new(), unique("tasks[*]?"));
     let opened = async |queue: &str| {
-        let ledger = open(&redis.url, &prefix(queue), ROOMY, clock.clock()).await.unwrap();
+        let ledger = open(&redis.url, &prefix(queue), LONG_RETENTION, clock.clock()).await.unwrap();
         Fixture { ledger: Arc::new(ledger), clock: clock.clone() }
     };
     let (here, there) = (opened(&one).await, opened(&unique("tasks")).await);
@@ -148,7 +150,7 @@ async fn redis_that_two_queues_share_keeps_a_ledger_for_each() {
 async fn redis_entries_expire_unless_a_claim_is_open() {
     let redis = Redis::shared().await;
     let (clock, prefix) = (FakeClock::new(), unique("test"));
-    let ledger = Arc::new(open(&redis.url, &prefix, ROOMY, clock.clock()).await.unwrap());
+    let ledger = Arc::new(open(&redis.url, &prefix, LONG_RETENTION, clock.clock()).await.unwrap());
     let fixture = Fixture { ledger, clock };
     let mut connection = connect(redis).await;
     let mut ttl = async || -> i64 {
@@ -157,7 +159,7 @@ async fn redis_entries_expire_unless_a_claim_is_open() {
         assert_eq!(keys.len(), 1);
         redis::cmd("PTTL").arg(&keys[0]).query_async(&mut connection).await.unwrap()
     };
-    let retention = i64::try_from(ROOMY.retention.as_millis()).unwrap();
+    let retention = i64::try_from(LONG_RETENTION.retention.as_millis()).unwrap();
     for (claim, result) in [(1, AttemptResult::InDoubt), (2, AttemptResult::NotCreated), (3, AttemptResult::Created)] {
         fixture.claim("a", claim).await;
         assert_eq!(ttl().await, -1);
@@ -170,7 +172,7 @@ async fn redis_entries_expire_unless_a_claim_is_open() {
 async fn emptied_redis_is_another_ledger_and_claims_conflict() {
     let redis = Redis::own().await.unwrap();
     let clock = FakeClock::new();
-    let fixture = Fixture { ledger: Arc::new(own(&redis, ROOMY, clock.clock()).await), clock };
+    let fixture = Fixture { ledger: Arc::new(own(&redis, LONG_RETENTION, clock.clock()).await), clock };
     let proven = About { proves_unsent: true, epoch: 0, ..fixture.ledger.about() };
     fixture.ledger.set_about(fixture.ledger.about(), proven.clone()).await.unwrap();
     fixture.create("a", 1).await;
@@ -199,7 +201,7 @@ async fn emptied_redis_is_another_ledger_and_claims_conflict() {
 async fn restarted_redis_no_longer_proves_that_nothing_was_sent() {
     let redis = Redis::own().await.unwrap();
     let clock = FakeClock::new();
-    let fixture = Fixture { ledger: Arc::new(own(&redis, ROOMY, clock.clock()).await), clock };
+    let fixture = Fixture { ledger: Arc::new(own(&redis, LONG_RETENTION, clock.clock()).await), clock };
     let proven = About { proves_unsent: true, epoch: 4, identities: "rules".to_owned(), ..fixture.ledger.about() };
     fixture.ledger.set_about(fixture.ledger.about(), proven.clone()).await.unwrap();
     assert_eq!(fixture.ledger.reload_about().await.unwrap(), proven);
@@ -213,7 +215,7 @@ async fn restarted_redis_no_longer_proves_that_nothing_was_sent() {
 async fn redis_that_hangs_or_ends_is_reported_and_used_again() {
     let redis = Redis::own().await.unwrap();
     let clock = FakeClock::new();
-    let fixture = Fixture { ledger: Arc::new(own(&redis, ROOMY, clock.clock()).await), clock: clock.clone() };
+    let fixture = Fixture { ledger: Arc::new(own(&redis, LONG_RETENTION, clock.clock()).await), clock: clock.clone() };
     fixture.create("kept", 1).await;
     let key = key("a");
     let claim = Change::Claim { expected: None, new: first(2, clock.now()) };
@@ -293,7 +295,7 @@ async fn change_counts_once_when_it_is_repeated_after_a_lost_answer() {
     let mut proxy = Proxy::start(redis).await;
     let (clock, prefix) = (FakeClock::new(), unique("test"));
     let fixture = async |url: &str| Fixture {
-        ledger: Arc::new(open(url, &prefix, ROOMY, clock.clock()).await.unwrap()),
+        ledger: Arc::new(open(url, &prefix, LONG_RETENTION, clock.clock()).await.unwrap()),
         clock: clock.clone(),
     };
     let (through, beside) = (fixture(&proxy.url).await, fixture(&redis.url).await);
@@ -329,7 +331,7 @@ async fn change_counts_once_when_it_is_repeated_after_a_lost_answer() {
 async fn closed_idle_connection_is_not_a_failure() {
     let redis = Redis::own().await.unwrap();
     let clock = FakeClock::new();
-    let fixture = Fixture { ledger: Arc::new(own(&redis, ROOMY, clock.clock()).await), clock };
+    let fixture = Fixture { ledger: Arc::new(own(&redis, LONG_RETENTION, clock.clock()).await), clock };
     let mut connection = connect(&redis).await;
     let mut kill = redis::cmd("CLIENT");
     kill.arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("yes");
@@ -346,7 +348,7 @@ async fn closed_idle_connection_is_not_a_failure() {
 async fn ledger_that_cannot_be_opened_says_why_without_the_password() {
     let redis = Redis::own().await.unwrap();
     let refused = async |url: &str| {
-        let opened = open(url, &prefix("wolkvox.tasks"), ROOMY, Clock::system()).await;
+        let opened = open(url, &prefix("wolkvox.tasks"), LONG_RETENTION, Clock::system()).await;
         let error = opened.err().unwrap();
         let said = format!("{error} {error:?}");
         assert!(!said.contains("hunter2"), "{said}");
@@ -368,7 +370,7 @@ async fn ledger_that_cannot_be_opened_says_why_without_the_password() {
     let mut set = redis::cmd("HSET");
     set.arg(format!("{newer}about")).arg("format").arg("2");
     set.query_async::<()>(&mut connection).await.unwrap();
-    let error = open(&redis.url, &newer, ROOMY, Clock::system()).await.err().unwrap();
+    let error = open(&redis.url, &newer, LONG_RETENTION, Clock::system()).await.err().unwrap();
     assert!(error.to_string().contains("it has format \"2\""), "{error}");
 }
 
@@ -377,7 +379,7 @@ async fn configured_ledger_is_opened() {
     let redis = Redis::own().await.unwrap();
     for store in [config::LedgerStore::Memory, config::LedgerStore::Redis(SecretString::from(redis.url.clone()).into())]
     {
-        let retention = ROOMY.retention;
+        let retention = LONG_RETENTION.retention;
         let config = config::Ledger { store, url_file: None, retention, max_entries: 10, queue: "tasks".to_owned() };
         let ledger = ledger::open(&config, Clock::system()).await.unwrap();
         assert_eq!(ledger.get(&key("a")).await.unwrap(), None);

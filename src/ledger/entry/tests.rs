@@ -79,7 +79,7 @@ fn assert_nothing(entry: Option<Entry>, change: &Change) {
 }
 
 #[test]
-fn claim_of_a_new_message_makes_an_entry() {
+fn claim_without_an_entry_makes_one() {
     let claimed = |new: NewClaim, result, doubted| Entry {
         version: new.claim.id.0 + 1,
         digest: new.digest,
@@ -106,7 +106,7 @@ fn claim_of_a_new_message_makes_an_entry() {
 }
 
 #[test]
-fn claim_of_an_entry_is_added_and_keeps_what_is_known() {
+fn claim_of_an_entry_keeps_its_result_unless_it_resets_it() {
     let expected = |new: &NewClaim, entry: Entry| Entry {
         version: 101,
         claim: Some(new.claim),
@@ -158,7 +158,7 @@ fn claim_conflicts_when_the_entry_has_changed() {
 }
 
 #[test]
-fn repeated_claim_has_succeeded() {
+fn repeated_claim_succeeds_and_changes_nothing() {
     let change = claim(Some(100), new(6, 4));
     let claimed = after(&closed(), &change);
     assert_nothing(Some(claimed.clone()), &change);
@@ -273,7 +273,7 @@ fn created_is_recorded_whatever_claim_is_open_and_never_taken_back() {
 }
 
 #[test]
-fn names_of_results_are_read_as_written() {
+fn result_names_are_read_as_written() {
     for result in KnownResult::ALL {
         assert_eq!(KnownResult::parse(result.as_str()), Some(result));
     }
@@ -292,7 +292,7 @@ fn entry_expires_at_its_age_unless_a_claim_is_open() {
     assert!(!changed.is_expired(Timestamp::MIN, Duration::MAX));
 }
 
-/// One operation of a worker, based on any version that it may have read.
+/// One operation of a worker. A claim may be based on an old version.
 #[derive(Clone, Debug)]
 enum Step {
     Claim {
@@ -304,7 +304,7 @@ enum Step {
         result: AttemptResult,
     },
     Withdraw(NewClaim),
-    /// The operation of an earlier step, repeated or late.
+    /// Repeats the operation of an earlier step.
     Again(usize),
 }
 
@@ -332,7 +332,7 @@ proptest! {
     #[test]
     fn invariants_hold_whatever_the_order_of_operations(steps in steps()) {
         let mut entry: Option<Entry> = None;
-        // The version that the worker read last: any version so far, or no entry.
+        // All versions so far, and none for no entry. A worker may have read any of them.
         let mut seen = vec![None];
         let (mut given, mut claimed): (Vec<Change>, Vec<ClaimId>) = (Vec::new(), Vec::new());
         for step in steps {
@@ -371,7 +371,7 @@ proptest! {
     }
 }
 
-/// What no operation can undo.
+/// Checks what no operation may undo: a doubt, a created task, another worker's claim.
 fn check_kept(before: &Entry, after: &Entry, change: &Change) -> Result<(), TestCaseError> {
     prop_assert!(after.doubted || !before.doubted, "a doubt was forgotten by {change:?}");
     if before.result == KnownResult::Created {

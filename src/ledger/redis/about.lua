@@ -1,8 +1,8 @@
--- Replaces what the ledger knows about itself if it is still what the caller saw.
+-- Replaces what the ledger knows about itself, if it is still what the caller saw.
 --
--- KEYS: what the ledger knows about itself, a hash.
--- ARGV: the id, proves_unsent, other_owner, epoch and identities that the caller saw; the same five to put there; the replication
--- id of the server ('' to leave what is there).
+-- KEYS: the hash with what the ledger knows about itself.
+-- ARGV: the id, proves_unsent, other_owner, epoch and identities that the caller saw; the new values of these five; the server's
+-- replication id ('' to keep the stored one).
 -- Returns 1 if it was replaced, 0 if another worker has changed it.
 local names = {'id', 'proves_unsent', 'other_owner', 'epoch', 'identities'}
 local defaults = {'', '0', '0', '0', ''}

@@ -1,4 +1,4 @@
-//! One connection for all tasks, opened again after it failed, and the words for its errors.
+//! One connection to Redis, which everything in the process shares. It is opened again after a failure. Errors say what to do.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,79 +15,77 @@ use crate::ledger::LedgerError;
 use crate::{net, tls};
 
 /// Longest wait for name, connection, TLS and login.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for an answer.
-const RESPONSE: Duration = Duration::from_secs(2);
-/// How many requests may be on their way; more wait outside.
-const PIPELINE: usize = 256;
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many queries can wait for the connection; more wait for room.
+const PIPELINE_CAPACITY: usize = 256;
 
-pub(super) struct Connection {
-    /// The address with its login, which may be replaced.
+/// Opens the shared connection when it is needed.
+pub(super) struct ConnectionManager {
+    /// The address with its login. A changed `ledger.url_file` replaces it.
     url: SharedSecret,
     /// Scheme, host, port and database, without user and password.
-    place: String,
+    address: String,
     /// The connection in use, none after a failure.
-    current: Mutex<Option<Link>>,
-    /// Held by who makes a connection, while the others wait for it.
+    current: Mutex<Option<Connection>>,
+    /// Held while a connection is made, so that only one is made at a time.
     connecting: tokio::sync::Mutex<()>,
 }
 
-/// A connection that many use at a time.
+/// A connection that can be used by many at the same time.
 #[derive(Clone)]
-pub(super) struct Link(Arc<MultiplexedConnection>);
+pub(super) struct Connection(Arc<MultiplexedConnection>);
 
-impl Link {
+impl Connection {
     /// Whether both are the same connection.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-/// Whether the user may not do what was asked. The connection can be used all the same.
+/// Whether the user lacks the right to a command. The connection stays usable.
 pub(super) fn is_forbidden(error: &RedisError) -> bool {
     error.code() == Some("NOPERM")
 }
 
-impl Connection {
-    /// Connects to nothing yet.
+impl ConnectionManager {
+    /// Reads the address. The first query connects.
     pub(super) fn new(url: &SharedSecret) -> Result<Self, LedgerError> {
-        let place = place(&url.get());
-        let connection =
-            Self { url: url.clone(), place, current: Mutex::default(), connecting: tokio::sync::Mutex::default() };
-        connection.client().map(|_| connection)
+        let address = address(&url.get());
+        let manager =
+            Self { url: url.clone(), address, current: Mutex::default(), connecting: tokio::sync::Mutex::default() };
+        manager.client().map(|_| manager)
     }
 
     fn client(&self) -> Result<Client, LedgerError> {
-        // The library's own words may repeat the address.
+        // The library's error text may contain the address with its password.
         Client::open(self.url.get().expose_secret()).map_err(|_| {
-            self.error(
-                "the address is none that Redis' library understands",
-                "correct ledger.url, as in redis://user:password@host:6379/0",
-            )
+            self.error("the address cannot be read", "correct ledger.url, as in redis://user:password@host:6379/0")
         })
     }
 
     /// Scheme, host, port and database, without user and password.
-    pub(super) fn place(&self) -> &str {
-        &self.place
+    pub(super) fn address(&self) -> &str {
+        &self.address
     }
 
-    /// Asks on a connection. Whether a question that failed was carried out is not known.
-    pub(super) async fn ask_on<T: FromRedisValue>(&self, link: &Link, question: &Question) -> Result<T, LedgerError> {
-        self.try_on(link, question).await.map_err(|error| self.explain(&error))
+    /// Sends a query on this connection. After an error it is not known whether Redis carried it out.
+    pub(super) async fn query_on<T: FromRedisValue>(&self, on: &Connection, query: &Query) -> Result<T, LedgerError> {
+        self.try_query_on(on, query).await.map_err(|error| self.explain(&error))
     }
 
-    /// The same, with the library's error.
-    pub(super) async fn try_on<T: FromRedisValue>(&self, link: &Link, question: &Question) -> RedisResult<T> {
-        let mut connection = MultiplexedConnection::clone(&link.0);
-        let answer = match question {
-            Question::Command(command) => command.query_async(&mut connection).await,
-            Question::Commands(commands) => commands.query_async(&mut connection).await,
+    /// As [`ConnectionManager::query_on`], with the library's error.
+    pub(super) async fn try_query_on<T: FromRedisValue>(&self, on: &Connection, query: &Query) -> RedisResult<T> {
+        let mut connection = MultiplexedConnection::clone(&on.0);
+        let answer = match query {
+            Query::Command(command) => command.query_async(&mut connection).await,
+            Query::Pipeline(commands) => commands.query_async(&mut connection).await,
         };
         if answer.as_ref().is_err_and(|error| !is_forbidden(error)) {
-            // Also after a refusal: a server that has become a replica is left by connecting again.
+            // Also after a refusal: the server may have become a replica, and a new connection can lead to the new master.
             let mut current = self.current();
-            if current.as_ref().is_some_and(|used| used.is_same(link)) {
+            if current.as_ref().is_some_and(|used| used.is_same(on)) {
                 *current = None;
             }
         }
@@ -95,48 +93,48 @@ impl Connection {
     }
 
     /// The connection in use, or a new one.
-    pub(super) async fn link(&self) -> Result<Link, LedgerError> {
+    pub(super) async fn connection(&self) -> Result<Connection, LedgerError> {
         if let Some(shared) = self.current().clone() {
             return Ok(shared);
         }
         let connecting = async {
-            let _alone = self.connecting.lock().await;
+            let _connecting = self.connecting.lock().await;
             if let Some(shared) = self.current().clone() {
                 return Ok(shared);
             }
             let config = AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(CONNECT))
-                .set_response_timeout(Some(RESPONSE))
-                .set_pipeline_buffer_size(PIPELINE);
+                .set_connection_timeout(Some(CONNECT_TIMEOUT))
+                .set_response_timeout(Some(RESPONSE_TIMEOUT))
+                .set_pipeline_buffer_size(PIPELINE_CAPACITY);
             let client = self.client()?;
             let made = client.get_multiplexed_async_connection_with_config(&config).await;
-            let shared = Link(Arc::new(made.map_err(|error| self.explain(&error))?));
+            let shared = Connection(Arc::new(made.map_err(|error| self.explain(&error))?));
             *self.current() = Some(shared.clone());
             Ok(shared)
         };
-        match timeout(CONNECT, connecting).await {
+        match timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(made) => made,
-            Err(_) => Err(self.error(format_args!("no connection within {CONNECT:?}"), UNREACHABLE)),
+            Err(_) => Err(self.error(format_args!("no connection within {CONNECT_TIMEOUT:?}"), UNREACHABLE)),
         }
     }
 
-    fn current(&self) -> MutexGuard<'_, Option<Link>> {
+    fn current(&self) -> MutexGuard<'_, Option<Connection>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What Redis is asked.
-pub(super) enum Question {
+/// What is sent to Redis.
+pub(super) enum Query {
     Command(redis::Cmd),
-    Commands(redis::Pipeline),
+    Pipeline(redis::Pipeline),
 }
 
 const UNREACHABLE: &str = "start Redis, or correct host and port in ledger.url";
 
-/// What went wrong, and what to do.
-impl Connection {
+/// Errors that say what went wrong and what to do.
+impl ConnectionManager {
     fn error(&self, problem: impl fmt::Display, advice: &'static str) -> LedgerError {
-        LedgerError::new(&self.place, problem, advice)
+        LedgerError::new(&self.address, problem, advice)
     }
 
     pub(super) fn explain(&self, error: &RedisError) -> LedgerError {
@@ -145,15 +143,17 @@ impl Connection {
             (ErrorKind::AuthenticationFailed, _) | (_, "NOAUTH" | "WRONGPASS" | "NOPERM") => {
                 "check user and password in ledger.url, and what the user may do"
             }
-            // A command of the script.
+            // The refusal of a command inside a script has no code of its own.
             _ if error.to_string().contains("ACL failure") => "check what the user in ledger.url may do",
             (_, "OOM") => "give Redis more memory, or lower ledger.max_entries",
             (_, "READONLY" | "MASTERDOWN") => "name the master in ledger.url",
-            (_, "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN") => "name a Redis that is no cluster in ledger.url",
+            (_, "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN") => {
+                "name a Redis server that is not a cluster in ledger.url"
+            }
             (_, "MISCONF") => "make room on Redis' disk",
             _ if error.is_timeout() => "look at Redis' load and at the network",
             _ if error.to_string().contains("certificate") => {
-                "have the system trust its authority, or name a file with it in SSL_CERT_FILE"
+                "add its certificate authority to the system's, or name a file with it in SSL_CERT_FILE"
             }
             (ErrorKind::Io, _) => UNREACHABLE,
             _ => "look at Redis' log",
@@ -162,26 +162,27 @@ impl Connection {
         self.error(said, advice)
     }
 
-    pub(super) fn foreign(&self, found: &str, known: &str) -> LedgerError {
+    pub(super) fn other_format(&self, found: &str, known: &str) -> LedgerError {
         self.error(
             format_args!("it has format {found:?}, and this version knows format {known}"),
             "run the version that wrote it, or name another database in ledger.url",
         )
     }
 
-    pub(super) fn garbled(&self) -> LedgerError {
-        self.error("an entry cannot be read", "name a database in ledger.url that only the workers write")
+    pub(super) fn unreadable_entry(&self) -> LedgerError {
+        self.error("an entry cannot be read", "name a database in ledger.url that only the workers write to")
     }
 
     pub(super) fn contended(&self) -> LedgerError {
         self.error(
-            "others change the same entry all the time",
-            "look for workers that are given one message at the same time",
+            "other workers keep changing the same entry",
+            "find out why several workers process one message at the same time",
         )
     }
 }
 
-fn place(url: &SecretString) -> String {
+/// Scheme, host, port and database, without user and password.
+fn address(url: &SecretString) -> String {
     let Ok(url) = Url::parse(url.expose_secret()) else {
         return "redis".to_owned();
     };

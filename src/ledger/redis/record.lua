@@ -1,12 +1,12 @@
--- Replaces one entry if it is still what the caller saw, keeps the index, and forgets what has to be forgotten.
+-- Replaces one entry, if it is still what the caller saw; updates the index; forgets old entries.
 --
--- KEYS: the entry, the index, what the ledger knows about itself. The index is a sorted set of all entries by the time of
--- their last change; entries with an open claim are at infinity, where nothing is forgotten.
--- ARGV: the ledger's id, what the caller saw ('' for nothing), what is to be there, the entry's name in the index, its score,
--- its time to live in milliseconds ('' for none), the time up to which entries are forgotten, how many entries are kept, how
--- many are forgotten at most, what precedes an entry's name in its key, the ledger's epoch ('' for any).
--- Returns 1 if it was replaced, 0 if the entry had changed, -1 if this is another ledger or epoch; what was there; how many entries
--- there are.
+-- KEYS: the entry; the index; the hash with what the ledger knows about itself. The index is a sorted set of all entries. The
+-- score is the time of the last change, and infinity for an entry with an open claim, which is never forgotten.
+-- ARGV: the ledger's id; the entry that the caller saw ('' for none); the new entry; its name in the index; its score; its time to
+-- live in milliseconds ('' for none); the time up to which entries are forgotten; how many entries are kept; the most entries that
+-- one call forgets; the prefix of an entry's key; the ledger's epoch ('' for any).
+-- Returns 1 if it was replaced, 0 if the entry had changed, -1 if this is another ledger or epoch; the entry that was there; the
+-- number of entries.
 local entry, index, about = KEYS[1], KEYS[2], KEYS[3]
 local id, seen, new, name, score, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local horizon, most, sweep, prefix = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10]

@@ -1,4 +1,4 @@
-//! An entry as Redis keeps it: JSON, so that `redis-cli GET` shows it.
+//! Writes an entry as JSON for Redis, and reads it again. `redis-cli GET` shows it to people.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -52,18 +52,18 @@ pub(super) fn encode(entry: &Entry) -> String {
         epoch: entry.epoch,
         at: entry.at.as_millisecond(),
     };
-    // Numbers and texts always become JSON.
+    // Cannot fail: the fields are numbers and texts.
     serde_json::to_string(&stored).unwrap_or_default()
 }
 
-/// The moment of a score in the index, in milliseconds since 1970.
+/// The time that a score in the index means: milliseconds since 1970.
 #[expect(clippy::cast_possible_truncation, reason = "a score that the worker wrote is a whole number")]
-pub(super) fn moment(score: f64) -> Option<Timestamp> {
+pub(super) fn score_time(score: f64) -> Option<Timestamp> {
     Timestamp::from_millisecond(score as i64).ok()
 }
 
-/// The inverse of [`encode`]; an empty text is no entry. None for anything else.
-#[expect(clippy::option_option, reason = "not readable, no entry, an entry")]
+/// Reads what [`encode`] wrote. An empty text is no entry. None if the text cannot be read.
+#[expect(clippy::option_option, reason = "three cases: unreadable, no entry, an entry")]
 pub(super) fn decode(text: &str) -> Option<Option<Entry>> {
     if text.is_empty() {
         return Some(None);

@@ -1,50 +1,50 @@
-//! Looking at the file without changing it and without making one, for `check`.
+//! Looks at the ledger's file for `check`, without changing or creating it.
 
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::place::Place;
+use super::file::LedgerFile;
 use super::store::read_only;
 use crate::ledger::LedgerError;
 
-/// What there is at a ledger's path.
+/// The state of a ledger's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// Nothing yet, in a folder where the file can be made.
-    Nothing,
-    /// A ledger with so many entries.
-    Ledger(u64),
-    /// A ledger with so many entries, that a worker has open.
-    Held(u64),
+pub enum FileState {
+    /// It does not exist yet, or is empty. It can be created.
+    Absent,
+    /// A ledger with this number of entries. No worker has it open.
+    Free(u64),
+    /// A ledger with this number of entries. A worker has it open.
+    InUse(u64),
 }
 
-/// Looks at a path. Waits for the disk.
+/// Looks at the file at `path`. Blocks while the disk is read.
 ///
 /// # Errors
-/// What keeps a worker from opening it.
-pub fn inspect(path: &Path) -> Result<Found, LedgerError> {
-    let place = Place::of(path);
-    place.refuse_network()?;
-    match OpenOptions::new().read(true).write(true).open(&place.path) {
-        Ok(file) if file.metadata().map_err(|error| place.io(&error))?.len() == 0 => Ok(Found::Nothing),
+/// Why a worker cannot open it.
+pub fn inspect(path: &Path) -> Result<FileState, LedgerError> {
+    let file = LedgerFile::of(path);
+    file.refuse_network()?;
+    match OpenOptions::new().read(true).write(true).open(&file.path) {
+        Ok(opened) if opened.metadata().map_err(|error| file.io(&error))?.len() == 0 => Ok(FileState::Absent),
         Ok(_) => {
-            let (_, entries, _) = read_only(&place, &[])?;
-            Ok(if place.is_locked() { Found::Held(entries) } else { Found::Ledger(entries) })
+            let (_, entries, _) = read_only(&file, &[])?;
+            Ok(if file.is_locked() { FileState::InUse(entries) } else { FileState::Free(entries) })
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            make_and_remove(&place.path).map_err(|error| place.io(&error))?;
-            Ok(Found::Nothing)
+            test_create(&file.path).map_err(|error| file.io(&error))?;
+            Ok(FileState::Absent)
         }
-        Err(error) => Err(place.io(&error)),
+        Err(error) => Err(file.io(&error)),
     }
 }
 
-/// Whether a file can be made in the folder, by making another one.
-fn make_and_remove(path: &Path) -> std::io::Result<()> {
+/// Finds out whether a file can be created in the folder: creates one with another name, and removes it.
+fn test_create(path: &Path) -> std::io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".check-{}", std::process::id()));
-    let trial = path.with_file_name(name);
-    OpenOptions::new().write(true).create_new(true).open(&trial)?;
-    fs::remove_file(&trial)
+    let test_file = path.with_file_name(name);
+    OpenOptions::new().write(true).create_new(true).open(&test_file)?;
+    fs::remove_file(&test_file)
 }

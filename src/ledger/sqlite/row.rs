@@ -1,29 +1,29 @@
-//! One entry as a row.
+//! Reads and writes one entry as a row of the database, with a checksum.
 
 use jiff::Timestamp;
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Row, params};
 use sha2::{Digest as _, Sha256};
 
-use super::place::Place;
+use super::file::LedgerFile;
 use crate::ledger::{Claim, ClaimId, Digest, Entry, Key, KnownResult, LedgerError, Owner, ReplayMark};
 
 const COLUMNS: &str = "version, digest, result, doubted, claim_id, claim_owner, claim_at, attempts, orphans, \
                        replay_failed_at, replay_count, epoch, at, checksum";
 
-/// The entry of a message. A row that this code did not write, or not so, is damage.
-pub(super) fn get(connection: &Connection, place: &Place, key: &Key) -> Result<Option<Entry>, LedgerError> {
+/// The entry of a message. A row with values that this code does not write, or with a wrong checksum, is damage.
+pub(super) fn get(connection: &Connection, file: &LedgerFile, key: &Key) -> Result<Option<Entry>, LedgerError> {
     let select = format!("SELECT {COLUMNS} FROM entry WHERE key = ?1");
     let row =
         connection.prepare_cached(&select).and_then(|mut select| select.query_row([key.as_bytes()], read).optional());
     match row {
         Ok(None) => Ok(None),
         Ok(Some((Some(entry), sum))) if sum == checksum(key, &entry) => Ok(Some(entry)),
-        Err(error @ rusqlite::Error::SqliteFailure(..)) => Err(place.explain(&error)),
-        Ok(Some(_)) | Err(_) => Err(place.damaged(format_args!("the entry {key} cannot be read"))),
+        Err(error @ rusqlite::Error::SqliteFailure(..)) => Err(file.explain(&error)),
+        Ok(Some(_)) | Err(_) => Err(file.damaged(format_args!("the entry {key} cannot be read"))),
     }
 }
 
-/// An entry with its checksum; no entry where a column holds what this code does not write.
+/// Reads an entry and its checksum. No entry if a column has a value that this code does not write.
 fn read(row: &Row<'_>) -> rusqlite::Result<(Option<Entry>, i64)> {
     let digest: Vec<u8> = row.get(1)?;
     let result: String = row.get(2)?;
@@ -61,7 +61,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<(Option<Entry>, i64)> {
     Ok((entry(), sum))
 }
 
-/// Writes an entry. One that is claimed becomes the newest row, since the oldest rows are forgotten first.
+/// Writes an entry. A claimed entry becomes the newest row, because the oldest rows are forgotten first.
 pub(super) fn put(connection: &Connection, key: &Key, entry: &Entry, is_new: bool) -> rusqlite::Result<()> {
     let mut put: CachedStatement<'_> = if is_new || entry.claim.is_some() {
         connection.prepare_cached(&format!(
@@ -95,7 +95,7 @@ pub(super) fn put(connection: &Connection, key: &Key, entry: &Entry, is_new: boo
     .map(drop)
 }
 
-/// SQLite has no checksums of its pages, so each row has one.
+/// SQLite has no checksums for its pages, so each row has its own.
 fn checksum(key: &Key, entry: &Entry) -> i64 {
     let Entry { version, digest, result, doubted, claim, attempts, orphans, replay, epoch, at } = entry;
     let mut hash = Sha256::new();

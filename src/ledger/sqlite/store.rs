@@ -1,4 +1,4 @@
-//! The database: its tables, one transaction for a batch, and what is forgotten.
+//! The SQLite database: its tables, one transaction for each batch of operations, and the removal of old entries.
 
 use std::time::Duration;
 
@@ -6,22 +6,22 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use tokio::sync::oneshot;
 
-use super::place::{Lock, Place};
+use super::file::{LedgerFile, Lock};
 use super::row::{get, put};
 use crate::clock::Clock;
 use crate::ledger::entry::{apply, horizon};
 use crate::ledger::{About, Change, Changed, Entry, Key, KeyPrefix, LedgerError, Limits};
 
 /// Marks the file as a ledger (`PRAGMA application_id`): "WTWL".
-const LEDGER: i64 = 0x5754_574c;
+const APPLICATION_ID: i64 = 0x5754_574c;
 /// The layout that this code reads and writes (`PRAGMA user_version`).
 const FORMAT: i64 = 1;
-/// How many rows one batch looks at, and at most forgets, for each of its operations.
-const SWEEP: u64 = 16;
-/// How exact [`About::last_change`] is in the file.
-const CHANGE_RECORDED: Duration = Duration::from_secs(60);
-/// How long another program's lock is waited for, in milliseconds.
-const BUSY: u64 = 2_000;
+/// For each operation of a batch, so many rows are checked for their age; no more are forgotten.
+const SWEPT_ROWS: u64 = 16;
+/// How exact [`About::last_change`] is. Writing it with each change would cost too much.
+const LAST_CHANGE_PRECISION: Duration = Duration::from_secs(60);
+/// The longest wait for another program's lock, in milliseconds.
+const BUSY_TIMEOUT: u64 = 2_000;
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS about (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -50,32 +50,32 @@ CREATE TABLE IF NOT EXISTS entry (
     checksum INTEGER NOT NULL
 ) STRICT;";
 
-/// What the database's thread is asked.
-pub(super) enum Task {
+/// An operation for the database's thread, and where its answer goes.
+pub(super) enum Operation {
     Get { key: Key, reply: oneshot::Sender<Result<Option<Entry>, LedgerError>> },
     Change { key: Key, change: Change, reply: oneshot::Sender<Result<Changed, LedgerError>> },
     SetAbout { seen: About, about: About, reply: oneshot::Sender<Result<bool, LedgerError>> },
 }
 
-/// The answer to a [`Task`].
+/// The answer to an [`Operation`].
 pub(super) enum Answer {
     Got(Option<Entry>),
     Changed(Changed),
-    /// Whether it was replaced.
+    /// Whether what the ledger knows about itself was replaced.
     AboutSet(bool),
-    /// The entry cannot be read. The other tasks of the batch are not affected.
+    /// The entry cannot be read. The other operations of the batch are not affected.
     Refused(LedgerError),
 }
 
-impl Task {
-    /// A caller that no longer waits needs no answer.
+impl Operation {
+    /// Sends the answer, if the caller still waits for it.
     pub(super) fn answer(self, answer: Answer) {
         match (self, answer) {
             (Self::Get { reply, .. }, Answer::Got(entry)) => drop(reply.send(Ok(entry))),
             (Self::Change { reply, .. }, Answer::Changed(changed)) => drop(reply.send(Ok(changed))),
             (Self::SetAbout { reply, .. }, Answer::AboutSet(is_set)) => drop(reply.send(Ok(is_set))),
-            (task, Answer::Refused(error)) => task.refuse(&error),
-            (task, Answer::Got(_) | Answer::Changed(_) | Answer::AboutSet(_)) => drop(task),
+            (operation, Answer::Refused(error)) => operation.refuse(&error),
+            (operation, Answer::Got(_) | Answer::Changed(_) | Answer::AboutSet(_)) => drop(operation),
         }
     }
 
@@ -91,33 +91,33 @@ impl Task {
 /// An open database. It holds the lock until it is closed.
 pub(super) struct Store {
     pub(super) connection: Connection,
-    place: Place,
+    file: LedgerFile,
     limits: Limits,
     clock: Clock,
     about: About,
     entries: u64,
-    /// The last row whose age was checked.
+    /// The id of the last row that was checked for its age.
     swept: i64,
-    /// Last, so that it is free only once the connection is closed.
+    /// The last field, so that the lock is freed after the connection is closed.
     _lock: Lock,
 }
 
 impl Store {
-    pub(super) fn open(place: &Place, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
-        let lock = place.lock()?;
-        // SQLite itself creates it readable by others.
-        drop(place.private(&place.path)?);
-        let explain = |error: rusqlite::Error| place.explain(&error);
-        let mut connection = Connection::open(&place.path).map_err(explain)?;
+    pub(super) fn open(file: &LedgerFile, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
+        let lock = file.lock()?;
+        // Created here, because SQLite would let other users read it.
+        drop(file.open_private(&file.path)?);
+        let explain = |error: rusqlite::Error| file.explain(&error);
+        let mut connection = Connection::open(&file.path).map_err(explain)?;
         if tables(&connection).map_err(explain)? > 0 {
-            check_format(&connection, place)?;
+            check_format(&connection, file)?;
         }
         prepare(&connection).map_err(explain)?;
-        if !place.is_large() {
-            check_pages(&connection, place)?;
+        if !file.is_large() {
+            check_pages(&connection, file)?;
         }
         let (about, entries) = make_tables(&mut connection).map_err(explain)?;
-        Ok(Self { connection, place: place.clone(), limits, clock, about, entries, swept: 0, _lock: lock })
+        Ok(Self { connection, file: file.clone(), limits, clock, about, entries, swept: 0, _lock: lock })
     }
 
     pub(super) fn about(&self) -> &About {
@@ -128,15 +128,15 @@ impl Store {
         self.entries
     }
 
-    /// Carries out a batch in one transaction; durable when this returns. After an error nothing of it was done.
-    pub(super) fn carry_out(&mut self, batch: &[Task]) -> Result<Vec<Answer>, LedgerError> {
+    /// Carries out a batch in one transaction. It is durable when this returns. After an error nothing of the batch was done.
+    pub(super) fn carry_out(&mut self, batch: &[Operation]) -> Result<Vec<Answer>, LedgerError> {
         let now = self.clock.now();
-        let place = self.place.clone();
-        let explain = |error: rusqlite::Error| place.explain(&error);
-        if batch.iter().all(|task| matches!(task, Task::Get { .. })) {
-            let got = batch.iter().map(|task| match task {
-                Task::Get { key, .. } => self.got(get(&self.connection, &place, key), now),
-                Task::Change { .. } | Task::SetAbout { .. } => Answer::Got(None),
+        let file = self.file.clone();
+        let explain = |error: rusqlite::Error| file.explain(&error);
+        if batch.iter().all(|operation| matches!(operation, Operation::Get { .. })) {
+            let got = batch.iter().map(|operation| match operation {
+                Operation::Get { key, .. } => self.got(get(&self.connection, &file, key), now),
+                Operation::Change { .. } | Operation::SetAbout { .. } => Answer::Got(None),
             });
             return Ok(got.collect());
         }
@@ -144,10 +144,10 @@ impl Store {
             Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate).map_err(explain)?;
         let (mut about, mut entries, mut swept) = (self.about.clone(), self.entries, self.swept);
         let mut answers = Vec::with_capacity(batch.len());
-        for task in batch {
-            answers.push(match task {
-                Task::Get { key, .. } => self.got(get(&transaction, &place, key), now),
-                Task::Change { key, change, .. } => match get(&transaction, &place, key) {
+        for operation in batch {
+            answers.push(match operation {
+                Operation::Get { key, .. } => self.got(get(&transaction, &file, key), now),
+                Operation::Change { key, change, .. } => match get(&transaction, &file, key) {
                     Ok(stored) => {
                         let is_new = stored.is_none();
                         let (after, changed) = apply(self.unexpired(stored, now), change);
@@ -156,7 +156,7 @@ impl Store {
                             entries += u64::from(is_new);
                             if about
                                 .last_change
-                                .is_none_or(|at| now.duration_since(at).unsigned_abs() > CHANGE_RECORDED)
+                                .is_none_or(|at| now.duration_since(at).unsigned_abs() > LAST_CHANGE_PRECISION)
                             {
                                 about.last_change = Some(now);
                                 put_about(&transaction, &about).map_err(explain)?;
@@ -166,7 +166,7 @@ impl Store {
                     }
                     Err(error) => Answer::Refused(error),
                 },
-                Task::SetAbout { seen, about: new, .. } => {
+                Operation::SetAbout { seen, about: new, .. } => {
                     let is_same = about.proves_the_same(seen);
                     if is_same {
                         about = About { last_change: about.last_change, ..new.clone() };
@@ -176,7 +176,7 @@ impl Store {
                 }
             });
         }
-        let looked_at = SWEEP * batch.len() as u64;
+        let looked_at = SWEPT_ROWS * batch.len() as u64;
         let forgotten = sweep(&transaction, self.limits, now, entries, looked_at, &mut swept).map_err(explain)?;
         transaction.commit().map_err(explain)?;
         (self.about, self.swept) = (about, swept);
@@ -194,27 +194,27 @@ impl Store {
 }
 
 fn tables(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.busy_timeout(Duration::from_millis(BUSY))?;
+    connection.busy_timeout(Duration::from_millis(BUSY_TIMEOUT))?;
     connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
 }
 
 /// Refuses the file of another program or of another version.
-fn check_format(connection: &Connection, place: &Place) -> Result<(), LedgerError> {
+fn check_format(connection: &Connection, file: &LedgerFile) -> Result<(), LedgerError> {
     let number =
-        |pragma: &str| connection.query_row(pragma, [], |row| row.get(0)).map_err(|error| place.explain(&error));
+        |pragma: &str| connection.query_row(pragma, [], |row| row.get(0)).map_err(|error| file.explain(&error));
     let (program, format): (i64, i64) = (number("PRAGMA application_id")?, number("PRAGMA user_version")?);
     match (program, format) {
-        (LEDGER, FORMAT) => Ok(()),
-        (LEDGER, other) => Err(place.foreign(other, FORMAT)),
-        _ => Err(place.no_ledger()),
+        (APPLICATION_ID, FORMAT) => Ok(()),
+        (APPLICATION_ID, other) => Err(file.other_format(other, FORMAT)),
+        _ => Err(file.no_ledger()),
     }
 }
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
-    // One fsync a commit: what was answered survives a power failure.
+    // FULL means one fsync for each commit, so that confirmed changes survive a power failure.
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    // After a reader that took long, the -wal file shrinks again.
+    // A slow reader makes the -wal file grow. This lets it shrink again.
     connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(())
@@ -223,7 +223,7 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
 fn make_tables(connection: &mut Connection) -> rusqlite::Result<(About, u64)> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(TABLES)?;
-    transaction.pragma_update(None, "application_id", LEDGER)?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
     let first = About::new();
     transaction.execute(
@@ -261,8 +261,8 @@ fn put_about(connection: &Connection, about: &About) -> rusqlite::Result<()> {
         .map(drop)
 }
 
-/// Forgets what has to be, the oldest first; how many entries those were. Without an index on the age: an index costs each
-/// message more than looking at a few rows in turn.
+/// Forgets expired entries, and the oldest ones over the limit. Returns their number. There is no index on the age, because
+/// maintaining one costs more than reading a few rows in turn.
 fn sweep(
     transaction: &Transaction<'_>,
     limits: Limits,
@@ -271,69 +271,69 @@ fn sweep(
     looked_at: u64,
     swept: &mut i64,
 ) -> rusqlite::Result<u64> {
-    let mut old = transaction.prepare_cached(
+    let mut delete_expired = transaction.prepare_cached(
         "DELETE FROM entry WHERE rowid IN (SELECT rowid FROM entry WHERE rowid > ?1 ORDER BY rowid LIMIT ?2) \
          AND claim_id IS NULL AND at <= ?3",
     )?;
-    let mut last = transaction
+    let mut last_row = transaction
         .prepare_cached("SELECT max(rowid) FROM (SELECT rowid FROM entry WHERE rowid > ?1 ORDER BY rowid LIMIT ?2)")?;
-    let next: Option<i64> = last.query_row(params![*swept, looked_at.cast_signed()], |row| row.get(0))?;
-    let mut forgotten = old.execute(params![*swept, looked_at.cast_signed(), horizon(now, limits.retention)])?;
+    let next: Option<i64> = last_row.query_row(params![*swept, looked_at.cast_signed()], |row| row.get(0))?;
+    let mut forgotten =
+        delete_expired.execute(params![*swept, looked_at.cast_signed(), horizon(now, limits.retention)])?;
     *swept = next.unwrap_or(0);
     let excess = entries.saturating_sub(forgotten as u64).saturating_sub(limits.max_entries).min(looked_at);
     if excess > 0 {
-        // The newest row stays, as it may be the one that was just written.
-        let mut most = transaction.prepare_cached(
+        // The newest row stays, because it may be the one that was just written.
+        let mut delete_oldest = transaction.prepare_cached(
             "DELETE FROM entry WHERE rowid IN (SELECT rowid FROM entry WHERE claim_id IS NULL \
              AND rowid < (SELECT max(rowid) FROM entry) ORDER BY rowid LIMIT ?1)",
         )?;
-        forgotten += most.execute([excess.cast_signed()])?;
+        forgotten += delete_oldest.execute([excess.cast_signed()])?;
     }
     Ok(forgotten as u64)
 }
 
 /// Reads the whole file and looks for damage.
-pub(super) fn check_whole(place: &Place) -> Result<(), LedgerError> {
-    check_pages(&open_to_read(place)?, place)
+pub(super) fn check_whole(file: &LedgerFile) -> Result<(), LedgerError> {
+    check_pages(&open_to_read(file)?, file)
 }
 
-fn check_pages(connection: &Connection, place: &Place) -> Result<(), LedgerError> {
-    let said: String =
-        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(|error| place.explain(&error))?;
-    if said == "ok" { Ok(()) } else { Err(place.damaged(said)) }
+fn check_pages(connection: &Connection, file: &LedgerFile) -> Result<(), LedgerError> {
+    let result: String =
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(|error| file.explain(&error))?;
+    if result == "ok" { Ok(()) } else { Err(file.damaged(result)) }
 }
 
-fn open_to_read(place: &Place) -> Result<Connection, LedgerError> {
-    if !place.path.exists() {
-        return Err(place.missing());
+fn open_to_read(file: &LedgerFile) -> Result<Connection, LedgerError> {
+    if !file.path.exists() {
+        return Err(file.missing());
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-    let connection = Connection::open_with_flags(place.uri(), flags).map_err(|error| place.explain(&error))?;
-    connection.busy_timeout(Duration::from_millis(BUSY)).map_err(|error| place.explain(&error))?;
+    let connection = Connection::open_with_flags(file.read_uri(), flags).map_err(|error| file.explain(&error))?;
+    connection.busy_timeout(Duration::from_millis(BUSY_TIMEOUT)).map_err(|error| file.explain(&error))?;
     Ok(connection)
 }
 
-/// The entry whose key begins so.
-pub(super) fn find(place: &Place, prefix: KeyPrefix) -> Result<Option<Entry>, LedgerError> {
-    let connection = open_to_read(place)?;
-    check_format(&connection, place)?;
+/// The entry whose key begins with `prefix`.
+pub(super) fn find(file: &LedgerFile, prefix: KeyPrefix) -> Result<Option<Entry>, LedgerError> {
+    let connection = open_to_read(file)?;
+    check_format(&connection, file)?;
     let (first, last) = prefix.range();
     let key = "SELECT key FROM entry WHERE key BETWEEN ?1 AND ?2 LIMIT 1";
     let key = connection.query_row(key, params![first.as_bytes(), last.as_bytes()], |row| row.get(0)).optional();
-    match key.map_err(|error| place.explain(&error))? {
-        Some(key) => get(&connection, place, &Key(key)),
+    match key.map_err(|error| file.explain(&error))? {
+        Some(key) => get(&connection, file, &Key(key)),
         None => Ok(None),
     }
 }
 
-/// What another process may see of a ledger: entries by their keys, in one short transaction, since a long one lets the
-/// -wal file grow.
-pub(super) fn read_only(place: &Place, keys: &[Key]) -> Result<(About, u64, Vec<Option<Entry>>), LedgerError> {
-    let connection = open_to_read(place)?;
-    let explain = |error: rusqlite::Error| place.explain(&error);
-    check_format(&connection, place)?;
+/// Reads from another process: what the ledger knows about itself, the number of entries, and the entries of `keys`.
+pub(super) fn read_only(file: &LedgerFile, keys: &[Key]) -> Result<(About, u64, Vec<Option<Entry>>), LedgerError> {
+    let connection = open_to_read(file)?;
+    let explain = |error: rusqlite::Error| file.explain(&error);
+    check_format(&connection, file)?;
     let about = read_about(&connection).map_err(explain)?;
     let entries: i64 = connection.query_row("SELECT count(*) FROM entry", [], |row| row.get(0)).map_err(explain)?;
-    let found = keys.iter().map(|key| get(&connection, place, key)).collect::<Result<_, _>>()?;
+    let found = keys.iter().map(|key| get(&connection, file, key)).collect::<Result<_, _>>()?;
     Ok((about, entries.unsigned_abs(), found))
 }

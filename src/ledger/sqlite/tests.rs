@@ -12,11 +12,13 @@ use futures_util::future::join_all;
 use proptest::prelude::*;
 use rusqlite::Connection;
 
-use super::{Found, SqliteLedger, inspect};
+use super::{FileState, SqliteLedger, inspect};
 use crate::clock::Clock;
 use crate::config;
 use crate::ledger::read_only::ReadOnlyLedger;
-use crate::ledger::suite::{FakeClock, Fixture, Model, ROOMY, TIGHT, durable_suite, first, key, steps, suite};
+use crate::ledger::suite::{
+    FakeClock, Fixture, LONG_RETENTION, Model, SHORT_RETENTION, durable_suite, first, key, steps, suite,
+};
 use crate::ledger::tests::block_on;
 use crate::ledger::{AttemptResult, Change, Changed, Ledger, LedgerError, renew_id};
 
@@ -43,7 +45,7 @@ impl Drop for Folder {
 }
 
 async fn open(path: &Path) -> SqliteLedger {
-    let opened = SqliteLedger::open(path, ROOMY, FakeClock::new().clock()).await;
+    let opened = SqliteLedger::open(path, LONG_RETENTION, FakeClock::new().clock()).await;
     opened.unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -51,26 +53,26 @@ async fn open_fixture(path: &Path) -> Fixture {
     Fixture { ledger: Arc::new(open(path).await), clock: FakeClock::new() }
 }
 
-async fn refused(path: &Path) -> String {
-    let opened = SqliteLedger::open(path, ROOMY, Clock::system()).await;
-    opened.err().expect("refused").to_string()
+async fn open_error(path: &Path) -> String {
+    let opened = SqliteLedger::open(path, LONG_RETENTION, Clock::system()).await;
+    opened.err().expect("an error").to_string()
 }
 
 /// Another program's connection to a file.
-fn shell(path: &Path) -> Connection {
+fn other_program(path: &Path) -> Connection {
     Connection::open(path).unwrap()
 }
 
-/// The first claim of the message with this number.
-async fn put(ledger: &dyn Ledger, id: u32) -> Result<Changed, LedgerError> {
+/// Writes the first claim of the message with this number.
+async fn claim_first(ledger: &dyn Ledger, id: u32) -> Result<Changed, LedgerError> {
     let claim = Change::Claim { expected: None, new: first(id.into(), FakeClock::new().now()) };
     ledger.change(&key(id.to_be_bytes()), claim).await
 }
 
-/// How many of the messages `0..` have an entry. Panics if there is an entry after a gap.
-async fn prefix(ledger: &dyn Ledger, most: u32) -> u32 {
+/// Counts the entries of the messages 0 to `limit`. Panics if one is missing and a later one is there.
+async fn count_entries(ledger: &dyn Ledger, limit: u32) -> u32 {
     let mut found = Vec::new();
-    for id in 0..most {
+    for id in 0..limit {
         found.push(ledger.get(&key(id.to_be_bytes())).await.unwrap());
     }
     let length = found.iter().take_while(|entry| entry.is_some()).count();
@@ -84,13 +86,13 @@ fn config(path: &Path) -> config::Ledger {
     config::Ledger {
         store,
         url_file: None,
-        retention: ROOMY.retention,
-        max_entries: ROOMY.max_entries,
+        retention: LONG_RETENTION.retention,
+        max_entries: LONG_RETENTION.max_entries,
         queue: "q".to_owned(),
     }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -105,7 +107,7 @@ async fn file_ledger_passes_the_suite() {
     })
     .await;
     let path = folder.file("durable");
-    durable_suite(async |clock| Arc::new(SqliteLedger::open(&path, ROOMY, clock).await.unwrap()) as _).await;
+    durable_suite(async |clock| Arc::new(SqliteLedger::open(&path, LONG_RETENTION, clock).await.unwrap()) as _).await;
 }
 
 proptest! {
@@ -116,55 +118,56 @@ proptest! {
         block_on(async {
             let (folder, clock, mut model) = (Folder::new(), FakeClock::new(), Model::default());
             let path = folder.file("ledger");
-            let open = async || SqliteLedger::open(&path, TIGHT, clock.clock()).await.unwrap();
+            let open = async || SqliteLedger::open(&path, SHORT_RETENTION, clock.clock()).await.unwrap();
             let mut ledger = open().await;
             for step in &steps {
                 if step.reopen {
                     drop(ledger);
                     ledger = open().await;
                 }
-                model.step(step, &ledger, &clock, TIGHT, 1).await;
+                model.step(step, &ledger, &clock, SHORT_RETENTION, 1).await;
             }
         });
     }
 }
 
 #[tokio::test]
-async fn file_has_one_owner_at_a_time_and_is_free_afterwards() {
+async fn file_has_one_owner_at_a_time_and_is_free_when_the_owner_ends() {
     let folder = Folder::new();
     let path = folder.file("ledger");
     let ledger = open(&path).await;
-    let said = refused(&path).await;
+    let error = open_error(&path).await;
     assert!(
-        said.contains(&format!("file {}: another process has it open; stop the other worker", path.display())),
-        "{said}"
+        error.contains(&format!("file {}: another process has it open; stop the other worker", path.display())),
+        "{error}"
     );
-    assert_eq!(inspect(&path).unwrap(), Found::Held(0));
-    put(&ledger, 0).await.unwrap();
+    assert_eq!(inspect(&path).unwrap(), FileState::InUse(0));
+    claim_first(&ledger, 0).await.unwrap();
     drop(ledger);
-    assert_eq!(inspect(&path).unwrap(), Found::Ledger(1));
-    assert_eq!(prefix(&open(&path).await, 2).await, 1);
+    assert_eq!(inspect(&path).unwrap(), FileState::Free(1));
+    assert_eq!(count_entries(&open(&path).await, 2).await, 1);
 }
 
 #[tokio::test]
-async fn files_are_for_their_owner_alone_to_read() {
+async fn files_are_readable_by_their_owner_only() {
     let folder = Folder::new();
     let path = folder.file("ledger");
     let ledger = open(&path).await;
-    put(&ledger, 0).await.unwrap();
+    claim_first(&ledger, 0).await.unwrap();
     for suffix in ["", "-wal", "-shm", ".lock"] {
-        let mode = fs::metadata(beside(&path, suffix)).unwrap().permissions().mode();
+        let mode = fs::metadata(with_suffix(&path, suffix)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{suffix}");
     }
     drop(ledger);
-    assert!(!beside(&path, "-wal").exists(), "a clean end leaves one file");
+    assert!(!with_suffix(&path, "-wal").exists(), "a clean end leaves one file");
 }
 
-/// How many transactions the -wal file holds: frames that contain the size of the database after them (SQLite's file format, 4.1).
+/// How many transactions the -wal file holds: frames that contain the size of the database after them (SQLite's file format,
+/// 4.1).
 fn commits(path: &Path) -> usize {
     const HEADER: usize = 32;
     const FRAME: usize = 24 + 4096;
-    let wal = fs::read(beside(path, "-wal")).unwrap();
+    let wal = fs::read(with_suffix(path, "-wal")).unwrap();
     let frames = wal[HEADER..].chunks(FRAME);
     frames.filter(|frame| frame[4..8] != [0; 4]).count()
 }
@@ -175,10 +178,10 @@ async fn concurrent_changes_share_a_commit() {
     let path = folder.file("ledger");
     let ledger = open(&path).await;
     let before = commits(&path);
-    join_all((0..200).map(|id| put(&ledger, id))).await;
+    join_all((0..200).map(|id| claim_first(&ledger, id))).await;
     let after = commits(&path);
     assert!((before + 1..before + 20).contains(&after), "{} commits for 200 changes", after - before);
-    put(&ledger, 200).await.unwrap();
+    claim_first(&ledger, 200).await.unwrap();
     assert_eq!(commits(&path), after + 1);
 }
 
@@ -187,13 +190,13 @@ async fn copy_made_while_the_worker_writes_is_a_valid_ledger() {
     let folder = Folder::new();
     let (path, copy) = (folder.file("ledger"), folder.file("copy"));
     let ledger = open(&path).await;
-    join_all((0..100).map(|id| put(&ledger, id))).await;
-    shell(&path).execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
-    join_all((100..200).map(|id| put(&ledger, id))).await;
+    join_all((0..100).map(|id| claim_first(&ledger, id))).await;
+    other_program(&path).execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
+    join_all((100..200).map(|id| claim_first(&ledger, id))).await;
     let restored = open(&copy).await;
     assert_eq!(restored.about(), ledger.about());
-    assert_eq!(prefix(&restored, 200).await, 100);
-    assert_eq!(prefix(&ledger, 300).await, 200);
+    assert_eq!(count_entries(&restored, 200).await, 100);
+    assert_eq!(count_entries(&ledger, 300).await, 200);
 }
 
 #[tokio::test]
@@ -228,7 +231,7 @@ async fn reader_sees_written_entries_and_creates_no_file() {
     let path = folder.file("ledger");
     let error = ReadOnlyLedger::open(&config(&path)).await.err().unwrap();
     assert!(error.contains("there is no such file"), "{error}");
-    assert_eq!(inspect(&path).unwrap(), Found::Nothing);
+    assert_eq!(inspect(&path).unwrap(), FileState::Absent);
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
 
     let fixture = open_fixture(&path).await;
@@ -243,57 +246,57 @@ async fn reader_sees_written_entries_and_creates_no_file() {
     drop(fixture);
     let lookup = reader.get(&keys).await.unwrap();
     assert_eq!((lookup.entries, lookup.about), (expected, about));
-    assert!(!beside(&path, "-wal").exists() && !beside(&path, "-shm").exists());
+    assert!(!with_suffix(&path, "-wal").exists() && !with_suffix(&path, "-shm").exists());
 }
 
 #[tokio::test]
 async fn unusable_ledger_paths_say_why_and_what_to_do() {
     let folder = Folder::new();
-    let said = refused(&folder.file("missing/ledger")).await;
-    assert!(said.contains("its folder does not exist; make the folder, or correct ledger.url"), "{said}");
-    let said = refused(&folder.0).await;
-    assert!(said.contains("it is a folder; name a file in ledger.url"), "{said}");
+    let error = open_error(&folder.file("missing/ledger")).await;
+    assert!(error.contains("its folder does not exist; make the folder, or correct ledger.url"), "{error}");
+    let error = open_error(&folder.0).await;
+    assert!(error.contains("it is a folder; name a file in ledger.url"), "{error}");
     let odd = folder.file("a ?mode=ro&x#y%25 'ñ'");
-    put(&open(&odd).await, 0).await.unwrap();
+    claim_first(&open(&odd).await, 0).await.unwrap();
     let reader = ReadOnlyLedger::open(&config(&odd)).await.unwrap();
     assert!(reader.get(&[key(0_u32.to_be_bytes())]).await.unwrap().entries[0].is_some());
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 2, "the file and its lock");
 }
 
 #[tokio::test]
-async fn lock_of_another_program_is_waited_for_and_named() {
+async fn lock_of_another_program_is_waited_for_and_then_reported() {
     let folder = Folder::new();
     let path = folder.file("ledger");
     let ledger = open(&path).await;
-    let shell = shell(&path);
-    shell.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let errors = join_all((0..3).map(|id| put(&ledger, id))).await;
+    let other = other_program(&path);
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let errors = join_all((0..3).map(|id| claim_first(&ledger, id))).await;
     for error in errors {
         let error = error.unwrap_err().to_string();
         assert!(error.contains("another program has locked it; end the other program's transaction"), "{error}");
     }
-    assert_eq!(prefix(&ledger, 3).await, 0, "reading goes on, and nothing was written");
+    assert_eq!(count_entries(&ledger, 3).await, 0, "reading still works, and nothing was written");
     // A lock of less than two seconds is not a failure.
-    let (waiting, ()) = tokio::join!(put(&ledger, 0), async { shell.execute_batch("COMMIT").unwrap() });
+    let (waiting, ()) = tokio::join!(claim_first(&ledger, 0), async { other.execute_batch("COMMIT").unwrap() });
     waiting.unwrap();
     drop(ledger);
 
-    shell.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let said = refused(&path).await;
-    assert!(said.contains("another program has locked it"), "{said}");
-    shell.execute_batch("ROLLBACK").unwrap();
-    assert_eq!(prefix(&open(&path).await, 3).await, 1);
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = open_error(&path).await;
+    assert!(error.contains("another program has locked it"), "{error}");
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(count_entries(&open(&path).await, 3).await, 1);
 }
 
 #[tokio::test]
-async fn full_disk_is_named_and_writes_continue_when_there_is_room() {
-    use super::store::{Store, Task};
+async fn full_disk_is_reported_and_writes_continue_when_there_is_room() {
+    use super::store::{Operation, Store};
     let folder = Folder::new();
-    let place = super::place::Place::of(&folder.file("ledger"));
-    let mut store = Store::open(&place, ROOMY, FakeClock::new().clock()).unwrap();
-    let claims = |ids: std::ops::Range<u32>| -> Vec<Task> {
+    let file = super::file::LedgerFile::of(&folder.file("ledger"));
+    let mut store = Store::open(&file, LONG_RETENTION, FakeClock::new().clock()).unwrap();
+    let claims = |ids: std::ops::Range<u32>| -> Vec<Operation> {
         let claim = |id: u32| Change::Claim { expected: None, new: first(id.into(), FakeClock::new().now()) };
-        ids.map(|id| Task::Change {
+        ids.map(|id| Operation::Change {
             key: key(id.to_be_bytes()),
             change: claim(id),
             reply: tokio::sync::oneshot::channel().0,
@@ -309,7 +312,7 @@ async fn full_disk_is_named_and_writes_continue_when_there_is_room() {
     store.carry_out(&claims(10..500)).unwrap();
     assert_eq!(store.entries(), 500);
     drop(store);
-    assert_eq!(prefix(&open(&place.path).await, 1000).await, 500);
+    assert_eq!(count_entries(&open(&file.path).await, 1000).await, 500);
 }
 
 #[tokio::test]

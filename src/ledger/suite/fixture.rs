@@ -1,4 +1,4 @@
-//! A ledger with a clock that is set by hand.
+//! A ledger with a fake clock, and short functions for its operations.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,7 +11,7 @@ use super::super::{
 
 const START: i64 = 1_700_000_000_000;
 
-/// A clock that is set by hand.
+/// A clock that only the test moves.
 #[derive(Clone)]
 pub(in super::super) struct FakeClock(Arc<AtomicI64>);
 
@@ -42,7 +42,7 @@ pub(in super::super) fn digest(body: u8) -> Digest {
     Digest::of(&[body])
 }
 
-/// The first attempt of a message; the owner's clock says `at`.
+/// The claim for a message's first attempt, made at `at` by the owner's clock.
 pub(in super::super) fn first(id: u64, at: Timestamp) -> NewClaim {
     NewClaim {
         claim: Claim { id: ClaimId(id), owner: Owner(1), at },
@@ -59,7 +59,7 @@ pub(in super::super) fn finish(id: u64, result: AttemptResult, attempts: u32, at
     Change::Finish { id: ClaimId(id), digest: digest(0), result, attempts, at, epoch: 0 }
 }
 
-/// A ledger and its clock, with short words for what is done to it.
+/// A ledger and its clock.
 pub(in super::super) struct Fixture {
     pub(in super::super) ledger: Arc<dyn Ledger>,
     pub(in super::super) clock: FakeClock,
@@ -74,7 +74,7 @@ impl Fixture {
         self.ledger.change(&key(id), change).await.unwrap()
     }
 
-    /// Claims what is there now.
+    /// Claims the message with the version that is there now.
     pub(in super::super) async fn claim(&self, id: impl AsRef<[u8]>, claim: u64) -> Entry {
         let before = self.get(&id).await;
         let attempts = before.as_ref().map_or(0, |entry| entry.attempts) + 1;
@@ -90,7 +90,7 @@ impl Fixture {
         self.change(id, finish(claim, result, 1, self.clock.now())).await;
     }
 
-    /// One message from its claim to its task.
+    /// Claims the message and records its task as created.
     pub(in super::super) async fn create(&self, id: impl AsRef<[u8]>, claim: u64) {
         self.claim(&id, claim).await;
         self.finish(&id, claim, AttemptResult::Created).await;

@@ -1,4 +1,4 @@
-//! The ledger as the documentation has it, and generated runs of it.
+//! A simple model of the ledger, and random sequences of operations that compare a store with it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,19 +10,19 @@ use super::super::entry::apply;
 use super::super::{AttemptResult, Change, Claim, Entry, Ledger, Limits, NewClaim, ReplayMark};
 use super::fixture::{FakeClock, digest, finish, first, key};
 
-/// One step of a generated run.
+/// One step of a random sequence.
 #[derive(Clone, Debug)]
 pub(in super::super) struct Step {
     id: u8,
-    what: What,
-    /// How long after the step before.
+    operation: Operation,
+    /// The time since the step before.
     milliseconds: i64,
     pub(in super::super) reopen: bool,
 }
 
 #[derive(Clone, Debug)]
-enum What {
-    /// Claims the version that is there, or an older one.
+enum Operation {
+    /// Claims the current version, or an older one if `is_late`.
     Claim {
         is_late: bool,
         new: NewClaim,
@@ -31,8 +31,9 @@ enum What {
     Withdraw(NewClaim),
 }
 
-/// A retention at which entries of [`steps`] expire.
-pub(in super::super) const TIGHT: Limits = Limits { retention: Duration::from_millis(1000), max_entries: 1_000_000 };
+/// A retention so short that entries of [`steps`] expire.
+pub(in super::super) const SHORT_RETENTION: Limits =
+    Limits { retention: Duration::from_millis(1000), max_entries: 1_000_000 };
 
 pub(in super::super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let results =
@@ -48,17 +49,17 @@ pub(in super::super) fn steps() -> impl Strategy<Value = Vec<Step>> {
                 ..first(id, Timestamp::UNIX_EPOCH)
             }
         });
-    let what = prop_oneof![
-        4 => (prop::bool::weighted(0.2), new.clone()).prop_map(|(is_late, new)| What::Claim { is_late, new }),
-        4 => (0..9_u64, prop::sample::select(results)).prop_map(|(id, result)| What::Finish(id, result)),
-        1 => new.prop_map(What::Withdraw),
+    let operation = prop_oneof![
+        4 => (prop::bool::weighted(0.2), new.clone()).prop_map(|(is_late, new)| Operation::Claim { is_late, new }),
+        4 => (0..9_u64, prop::sample::select(results)).prop_map(|(id, result)| Operation::Finish(id, result)),
+        1 => new.prop_map(Operation::Withdraw),
     ];
-    let step = (0..5_u8, what, 0..300_i64, prop::bool::weighted(0.05));
-    let step = step.prop_map(|(id, what, milliseconds, reopen)| Step { id, what, milliseconds, reopen });
+    let step = (0..5_u8, operation, 0..300_i64, prop::bool::weighted(0.05));
+    let step = step.prop_map(|(id, operation, milliseconds, reopen)| Step { id, operation, milliseconds, reopen });
     prop::collection::vec(step, 1..80)
 }
 
-/// The ledger as the documentation has it, without a thought for its cost.
+/// The model: the entries in a map, changed by [`apply`].
 #[derive(Default)]
 pub(in super::super) struct Model(HashMap<u8, Entry>);
 
@@ -67,8 +68,8 @@ impl Model {
         self.0.get(&id).filter(|entry| !entry.is_expired(now, limits.retention)).cloned()
     }
 
-    /// Takes the step on the model and on the ledger, and compares the answers and all entries. A step lasts `slower` times as
-    /// long as it says.
+    /// Takes the step on the model and on the ledger, and compares the answers and all entries. The step's time is multiplied by
+    /// `slower`.
     pub(in super::super) async fn step(
         &mut self,
         step: &Step,
@@ -81,14 +82,14 @@ impl Model {
         let now = clock.now();
         let at_now = |new: &NewClaim| NewClaim { claim: Claim { at: now, ..new.claim }, ..new.clone() };
         let before = self.get(step.id, now, limits);
-        let change = match &step.what {
-            What::Claim { is_late, new } => {
+        let change = match &step.operation {
+            Operation::Claim { is_late, new } => {
                 let version = before.as_ref().map(|entry| entry.version);
                 let expected = if *is_late { version.map(|version| version.wrapping_sub(1)) } else { version };
                 Change::Claim { expected, new: at_now(new) }
             }
-            What::Finish(id, result) => finish(*id, *result, 3, now),
-            What::Withdraw(new) => Change::Withdraw(at_now(new)),
+            Operation::Finish(id, result) => finish(*id, *result, 3, now),
+            Operation::Withdraw(new) => Change::Withdraw(at_now(new)),
         };
         let (after, expected) = apply(before, &change);
         if let Some(after) = after {

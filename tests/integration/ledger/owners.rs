@@ -14,7 +14,7 @@ async fn renew_id_command_renews_a_closed_file_and_explains_the_effect() {
     std::fs::create_dir(&folder).unwrap();
     let path = folder.join("ledger.db");
     let url = format!("file:{}", path.display());
-    let ledger = SqliteLedger::open(&path, ROOMY, Clock::system()).await.unwrap();
+    let ledger = SqliteLedger::open(&path, LONG_RETENTION, Clock::system()).await.unwrap();
     let before = About { proves_unsent: true, ..ledger.about() };
     ledger.set_about(ledger.about(), before.clone()).await.unwrap();
     let (code, said) = renew_id(&url).await;
@@ -22,7 +22,7 @@ async fn renew_id_command_renews_a_closed_file_and_explains_the_effect() {
     drop(ledger);
     let (code, said) = renew_id(&url).await;
     assert!(code == Some(0) && said.contains(&before.id) && said.contains("is now in doubt"), "{said}");
-    let after = SqliteLedger::open(&path, ROOMY, Clock::system()).await.unwrap().about();
+    let after = SqliteLedger::open(&path, LONG_RETENTION, Clock::system()).await.unwrap().about();
     assert!(after.id != before.id && said.contains(&after.id), "{said}");
     assert_eq!((after.proves_unsent, after.epoch), (false, before.epoch + 1));
     std::fs::remove_dir_all(&folder).unwrap();
@@ -36,7 +36,7 @@ async fn renew_id_command_renews_a_closed_file_and_explains_the_effect() {
 async fn renew_id_command_renews_redis_and_an_open_ledger_notices() {
     let redis = Redis::own().await.unwrap();
     let clock = FakeClock::new();
-    let opened = open(&redis.url, &prefix("wolkvox.tasks"), ROOMY, clock.clock()).await.unwrap();
+    let opened = open(&redis.url, &prefix("wolkvox.tasks"), LONG_RETENTION, clock.clock()).await.unwrap();
     let fixture = Fixture { ledger: Arc::new(opened), clock };
     fixture.create("a", 1).await;
     let before = About { proves_unsent: true, ..fixture.ledger.about() };
@@ -60,7 +60,8 @@ async fn redis_user_without_info_can_claim_and_proves_nothing_after_a_reconnect(
     user.query_async::<()>(&mut connection).await.unwrap();
     let url = redis.url.replacen("redis://", "redis://limited:secret@", 1);
     let clock = FakeClock::new();
-    let fixture = Fixture { ledger: Arc::new(open(&url, "test:", ROOMY, clock.clock()).await.unwrap()), clock };
+    let fixture =
+        Fixture { ledger: Arc::new(open(&url, "test:", LONG_RETENTION, clock.clock()).await.unwrap()), clock };
     let epoch = fixture.ledger.epoch();
     let claim = |id| Change::Claim { expected: None, new: NewClaim { epoch, ..first(id, fixture.clock.now()) } };
     for id in 0..5_u64 {
@@ -86,7 +87,7 @@ async fn redis_user_without_info_can_claim_and_proves_nothing_after_a_reconnect(
 async fn claim_whose_answer_was_lost_is_there_after_redis_may_have_lost_writes() {
     let redis = Redis::shared().await;
     let clock = FakeClock::new();
-    let fixture = Fixture { ledger: Arc::new(own(redis, ROOMY, clock.clock()).await), clock };
+    let fixture = Fixture { ledger: Arc::new(own(redis, LONG_RETENTION, clock.clock()).await), clock };
     let claim = Change::Claim { expected: None, new: first(1, fixture.clock.now()) };
     let claimed = fixture.change("a", claim.clone()).await;
     assert!(matches!(claimed, Changed::Done(Some(_))));

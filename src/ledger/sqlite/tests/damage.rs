@@ -1,4 +1,4 @@
-//! Damaged files, and files of other programs and versions.
+//! Tests of damaged files, and of files that other programs or versions wrote.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
@@ -8,7 +8,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
-use super::{Folder, ROOMY, config, open, open_fixture, prefix, put, refused, shell};
+use super::{
+    Folder, LONG_RETENTION, claim_first, config, count_entries, open, open_error, open_fixture, other_program,
+};
 use crate::clock::Clock;
 use crate::ledger::Ledger;
 use crate::ledger::read_only::ReadOnlyLedger;
@@ -17,8 +19,8 @@ use crate::ledger::suite::key;
 
 const PAGE: u64 = 4096;
 
-/// Fills pages with random bytes.
-fn scribble(path: &Path, pages: impl Iterator<Item = u64>) {
+/// Overwrites pages of a file with random bytes.
+fn overwrite_pages(path: &Path, pages: impl Iterator<Item = u64>) {
     let file = OpenOptions::new().write(true).open(path).unwrap();
     for page in pages {
         let bytes: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(4096).collect();
@@ -35,28 +37,28 @@ async fn damage_of_a_small_file_is_found_at_start() {
     let folder = Folder::new();
     let whole = folder.file("whole");
     let ledger = open(&whole).await;
-    join_all((0..500).map(|id| put(&ledger, id))).await;
+    join_all((0..500).map(|id| claim_first(&ledger, id))).await;
     drop(ledger);
     let count = pages(&whole);
     assert!(count > 10, "{count} pages");
     for page in 0..count {
         let path = folder.file(&page.to_string());
         fs::copy(&whole, &path).unwrap();
-        scribble(&path, std::iter::once(page));
-        let said = refused(&path).await;
-        assert!(said.contains("it is damaged") && said.contains("renew-id"), "page {page}: {said}");
-        assert!(said.contains(&path.display().to_string()), "{said}");
+        overwrite_pages(&path, std::iter::once(page));
+        let error = open_error(&path).await;
+        assert!(error.contains("it is damaged") && error.contains("renew-id"), "page {page}: {error}");
+        assert!(error.contains(&path.display().to_string()), "{error}");
     }
-    // A file that is cut off, as by an incomplete copy.
+    // A truncated file, such as an incomplete copy.
     let cut = folder.file("cut");
     fs::copy(&whole, &cut).unwrap();
     OpenOptions::new().write(true).open(&cut).unwrap().set_len(count / 2 * PAGE).unwrap();
-    let said = refused(&cut).await;
-    assert!(said.contains("it is damaged"), "{said}");
+    let error = open_error(&cut).await;
+    assert!(error.contains("it is damaged"), "{error}");
     let text = folder.file("text");
     fs::write(&text, "no database at all\n".repeat(300)).unwrap();
-    let said = refused(&text).await;
-    assert!(said.contains("it is damaged: it is no SQLite database"), "{said}");
+    let error = open_error(&text).await;
+    assert!(error.contains("it is damaged: it is not an SQLite database"), "{error}");
     // The file is unchanged.
     assert!(fs::read_to_string(&text).unwrap().starts_with("no database"));
 }
@@ -69,11 +71,11 @@ async fn damage_of_a_large_file_is_found_while_the_worker_runs() {
     let filler = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40000)
         INSERT INTO entry SELECT randomblob(16), i, randomblob(32), 'created', 0, NULL, NULL, NULL, 1, 0, NULL, NULL, 0,
         1700000000000, 0 FROM n";
-    shell(&path).execute_batch(filler).unwrap();
+    other_program(&path).execute_batch(filler).unwrap();
     // An undamaged file of this size stays usable.
     let ledger = open(&path).await;
     assert_eq!(ledger.len(), 40_000);
-    put(&ledger, 0).await.unwrap();
+    claim_first(&ledger, 0).await.unwrap();
     drop(ledger);
 
     assert!(pages(&path) > 1024, "{} pages", pages(&path));
@@ -83,9 +85,10 @@ async fn damage_of_a_large_file_is_found_while_the_worker_runs() {
         .filter(|(_, page)| page[0] == 0x0d)
         .map(|(number, _)| number)
         .collect();
-    scribble(&path, leaves[leaves.len() - 40..].iter().copied());
-    let ledger =
-        SqliteLedger::open(&path, ROOMY, Clock::system()).await.expect("the start does not wait for the check");
+    overwrite_pages(&path, leaves[leaves.len() - 40..].iter().copied());
+    let ledger = SqliteLedger::open(&path, LONG_RETENTION, Clock::system())
+        .await
+        .expect("the start does not wait for the check");
     let found = async {
         loop {
             match ledger.get(&key("some")).await {
@@ -96,7 +99,7 @@ async fn damage_of_a_large_file_is_found_while_the_worker_runs() {
     };
     let error = timeout(Duration::from_secs(60), found).await.unwrap();
     assert!(error.contains("it is damaged"), "{error}");
-    let error = put(&ledger, 1).await.unwrap_err().to_string();
+    let error = claim_first(&ledger, 1).await.unwrap_err().to_string();
     assert!(error.contains("it is damaged") && error.contains("restore a backup"), "{error}");
 }
 
@@ -124,14 +127,16 @@ async fn damaged_row_is_found_by_its_checksum_and_others_can_be_read() {
     ] {
         let path = folder.file(&fastrand::u64(..).to_string());
         let ledger = open(&path).await;
-        join_all((0..20).map(|id| put(&ledger, id))).await;
+        join_all((0..20).map(|id| claim_first(&ledger, id))).await;
         drop(ledger);
         let damaged = key(7_u32.to_be_bytes());
-        shell(&path).execute(&format!("UPDATE entry SET {change} WHERE key = ?1"), [damaged.as_bytes()]).unwrap();
+        other_program(&path)
+            .execute(&format!("UPDATE entry SET {change} WHERE key = ?1"), [damaged.as_bytes()])
+            .unwrap();
 
         let ledger = open(&path).await;
         // All reads are in one batch.
-        let answers = join_all((0..40).map(|id| put(&ledger, id))).await;
+        let answers = join_all((0..40).map(|id| claim_first(&ledger, id))).await;
         for (id, answer) in answers.into_iter().enumerate() {
             assert_eq!(answer.is_err(), id == 7, "{change}: {id}: {answer:?}");
         }
@@ -148,20 +153,20 @@ async fn files_of_other_programs_and_versions_are_refused_unchanged() {
     let folder = Folder::new();
     let ours = folder.file("ours");
     drop(open(&ours).await);
-    shell(&ours).pragma_update(None, "user_version", 2).unwrap();
+    other_program(&ours).pragma_update(None, "user_version", 2).unwrap();
     let others = folder.file("others");
     // Another program can use the same version number.
-    shell(&others).execute_batch("CREATE TABLE person (name TEXT); PRAGMA user_version = 1").unwrap();
+    other_program(&others).execute_batch("CREATE TABLE person (name TEXT); PRAGMA user_version = 1").unwrap();
     let unversioned = folder.file("unversioned");
-    shell(&unversioned).execute_batch("CREATE TABLE entry (key BLOB)").unwrap();
+    other_program(&unversioned).execute_batch("CREATE TABLE entry (key BLOB)").unwrap();
     for (path, expected) in [
         (ours, "it has format 2, and this version knows format 1; run the version that wrote it"),
         (others, "it is an SQLite database, but not a ledger of this worker; name another file"),
         (unversioned, "it is an SQLite database, but not a ledger of this worker; name another file"),
     ] {
         let before = fs::read(&path).unwrap();
-        for said in [refused(&path).await, ReadOnlyLedger::open(&config(&path)).await.err().unwrap()] {
-            assert!(said.contains(expected), "{said}");
+        for error in [open_error(&path).await, ReadOnlyLedger::open(&config(&path)).await.err().unwrap()] {
+            assert!(error.contains(expected), "{error}");
         }
         assert_eq!(fs::read(&path).unwrap(), before, "{}", path.display());
     }
@@ -169,5 +174,5 @@ async fn files_of_other_programs_and_versions_are_refused_unchanged() {
     fs::write(&empty, "").unwrap();
     let fixture = open_fixture(&empty).await;
     fixture.create("a", 1).await;
-    assert_eq!(prefix(&*fixture.ledger, 1).await, 0);
+    assert_eq!(count_entries(&*fixture.ledger, 1).await, 0);
 }

@@ -1,4 +1,4 @@
-//! Where the database is, and what went wrong there, with advice.
+//! The ledger's file: its lock, its permissions, whether its disk is suitable, and errors that say what to do.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -10,8 +10,8 @@ use rusqlite::ErrorCode;
 
 use crate::ledger::LedgerError;
 
-/// File systems whose locks and shared memory SQLite cannot rely on.
-const NETWORK: [&str; 12] = [
+/// File systems on which SQLite cannot rely on locks and shared memory.
+const NETWORK_FILE_SYSTEMS: [&str; 12] = [
     "nfs",
     "nfs4",
     "cifs",
@@ -25,35 +25,36 @@ const NETWORK: [&str; 12] = [
     "fuse.s3fs",
     "fuse.cephfs",
 ];
-/// A file of more bytes than this is checked beside the work: reading it takes longer than a start may.
-const LARGE: u64 = 4 << 20;
+/// A file of more bytes is checked for damage in the background, because reading it would delay the start.
+const LARGE_FILE: u64 = 4 << 20;
 
-/// The path of a ledger.
+/// The path of a ledger's file.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct LedgerFile {
     pub(super) path: PathBuf,
-    shown: String,
+    /// The file's name in errors.
+    location: String,
 }
 
-/// The lock of the one worker that may write, until it is dropped.
+/// The right to write the file, held by one worker at a time. Dropping it frees the lock.
 pub(super) struct Lock(File);
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing the file is not enough: a process that is being started has a copy of it for a moment.
+        // Closing the file is not enough: a process that is being started holds a copy of the file descriptor for a moment.
         let _ = self.0.unlock();
     }
 }
 
-impl Place {
+impl LedgerFile {
     pub(super) fn of(path: &Path) -> Self {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let shown = format!("file {}", path.display());
-        Self { path, shown }
+        let location = format!("file {}", path.display());
+        Self { path, location }
     }
 
     pub(super) fn unknown() -> Self {
-        Self { path: PathBuf::new(), shown: "file".to_owned() }
+        Self { path: PathBuf::new(), location: "file".to_owned() }
     }
 
     fn lock_path(&self) -> PathBuf {
@@ -62,13 +63,14 @@ impl Place {
         name.into()
     }
 
-    /// Takes the lock of the one worker that may write. The operating system frees it when the process ends, however it ends.
+    /// Takes the lock of the one worker that writes the file. The operating system frees it when the process ends, even if it is
+    /// killed.
     pub(super) fn lock(&self) -> Result<Lock, LedgerError> {
         self.refuse_network()?;
-        let file = self.private(&self.lock_path())?;
+        let file = self.open_private(&self.lock_path())?;
         match file.try_lock() {
             Ok(()) => Ok(Lock(file)),
-            Err(fs::TryLockError::WouldBlock) => Err(self.held()),
+            Err(fs::TryLockError::WouldBlock) => Err(self.in_use()),
             Err(fs::TryLockError::Error(error)) => Err(self.io(&error)),
         }
     }
@@ -83,20 +85,20 @@ impl Place {
         matches!(locked, Err(fs::TryLockError::WouldBlock))
     }
 
-    /// Opens a file, or makes it for its owner alone to read and write.
-    pub(super) fn private(&self, path: &Path) -> Result<File, LedgerError> {
+    /// Opens a file. If it does not exist, creates it so that only its owner can read and write it.
+    pub(super) fn open_private(&self, path: &Path) -> Result<File, LedgerError> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         let file = file.map_err(|error| self.io(&error))?;
-        // A new file survives a power failure only when its folder is on the disk, too.
+        // A new file survives a power failure only if its folder was written to the disk, too.
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = File::open(folder.unwrap_or(Path::new("."))).and_then(|folder| folder.sync_all());
         folder.map_err(|error| self.io(&error))?;
         Ok(file)
     }
 
-    /// The address to read the file with. Without a -wal file nobody has it open: it is read unchanged, which makes no
-    /// further files and works on a read-only file system.
-    pub(super) fn uri(&self) -> String {
+    /// The URI for reading the file. Without a -wal file no process has it open. It is then opened as immutable, which creates no
+    /// other files and works on a read-only file system.
+    pub(super) fn read_uri(&self) -> String {
         let mut wal = self.path.as_os_str().to_owned();
         wal.push("-wal");
         let path = self.path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
@@ -105,16 +107,16 @@ impl Place {
     }
 
     pub(super) fn is_large(&self) -> bool {
-        fs::metadata(&self.path).is_ok_and(|file| file.len() > LARGE)
+        fs::metadata(&self.path).is_ok_and(|file| file.len() > LARGE_FILE)
     }
 
-    /// Refuses a network file system, by what the kernel says is mounted there.
+    /// Fails if the file is on a network file system, according to the kernel's list of mounts.
     pub(super) fn refuse_network(&self) -> Result<(), LedgerError> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let folder = self.path.parent().and_then(|folder| fs::canonicalize(folder).ok());
         match folder.and_then(|folder| file_system(&mounts, &folder)) {
-            Some(kind) if NETWORK.contains(&kind.as_str()) => Err(LedgerError::new(
-                &self.shown,
+            Some(kind) if NETWORK_FILE_SYSTEMS.contains(&kind.as_str()) => Err(LedgerError::new(
+                &self.location,
                 format_args!("it is on a network file system ({kind}), on which SQLite is not safe"),
                 "put it on a local disk or a block volume, or use redis://… in ledger.url",
             )),
@@ -122,17 +124,17 @@ impl Place {
         }
     }
 
-    pub(super) fn held(&self) -> LedgerError {
+    pub(super) fn in_use(&self) -> LedgerError {
         LedgerError::new(
-            &self.shown,
+            &self.location,
             "another process has it open",
             "stop the other worker, or give each worker a file of its own in ledger.url",
         )
     }
 
-    pub(super) fn foreign(&self, found: i64, known: i64) -> LedgerError {
+    pub(super) fn other_format(&self, found: i64, known: i64) -> LedgerError {
         LedgerError::new(
-            &self.shown,
+            &self.location,
             format_args!("it has format {found}, and this version knows format {known}"),
             "run the version that wrote it, or name another file in ledger.url",
         )
@@ -140,19 +142,19 @@ impl Place {
 
     pub(super) fn no_ledger(&self) -> LedgerError {
         LedgerError::new(
-            &self.shown,
+            &self.location,
             "it is an SQLite database, but not a ledger of this worker",
             "name another file in ledger.url",
         )
     }
 
     pub(super) fn missing(&self) -> LedgerError {
-        LedgerError::new(&self.shown, "there is no such file", "set ledger.url to the worker's file")
+        LedgerError::new(&self.location, "there is no such file", "set ledger.url to the worker's file")
     }
 
     pub(super) fn damaged(&self, what: impl std::fmt::Display) -> LedgerError {
         LedgerError::new(
-            &self.shown,
+            &self.location,
             format_args!("it is damaged: {what}"),
             "restore a backup, then run \"wolkvox-task-worker ledger renew-id\"; or move the file away: the worker then starts \
              an empty ledger and treats messages that were delivered before as in doubt",
@@ -161,11 +163,11 @@ impl Place {
 
     pub(super) fn slow(&self, limit: Duration) -> LedgerError {
         let problem = format_args!("no answer within {} s", limit.as_secs()).to_string();
-        LedgerError::new(&self.shown, problem, "look at the disk's load and health")
+        LedgerError::new(&self.location, problem, "look at the disk's load and health")
     }
 
     pub(super) fn stopped(&self) -> LedgerError {
-        LedgerError::new(&self.shown, "its thread has ended", "restart the worker")
+        LedgerError::new(&self.location, "its thread has ended", "restart the worker")
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "the standard library adds kinds")]
@@ -180,12 +182,12 @@ impl Place {
             }
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FULL,
             io::ErrorKind::IsADirectory => ("it is a folder", "name a file in ledger.url"),
-            _ => return LedgerError::new(&self.shown, error, "look at the disk"),
+            _ => return LedgerError::new(&self.location, error, "look at the disk"),
         };
-        LedgerError::new(&self.shown, problem, advice)
+        LedgerError::new(&self.location, problem, advice)
     }
 
-    #[expect(clippy::wildcard_enum_match_arm, reason = "all others are SQLite's own, in words that serve")]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "SQLite's own text is good enough for the others")]
     pub(super) fn explain(&self, error: &rusqlite::Error) -> LedgerError {
         let rusqlite::Error::SqliteFailure(failure, text) = error else {
             return self.damaged(error);
@@ -202,14 +204,14 @@ impl Place {
                 "another program has locked it",
                 "end the other program's transaction, such as that of a sqlite3 shell",
             ),
-            ErrorCode::NotADatabase => return self.damaged("it is no SQLite database"),
+            ErrorCode::NotADatabase => return self.damaged("it is not an SQLite database"),
             ErrorCode::DatabaseCorrupt => return self.damaged("SQLite finds it malformed"),
             _ => {
                 let text = text.clone().unwrap_or_else(|| failure.to_string());
-                return LedgerError::new(&self.shown, text, "look at the disk");
+                return LedgerError::new(&self.location, text, "look at the disk");
             }
         };
-        LedgerError::new(&self.shown, problem, advice)
+        LedgerError::new(&self.location, problem, advice)
     }
 }
 
@@ -222,9 +224,9 @@ fn file_system(mounts: &str, folder: &Path) -> Option<String> {
         let point = about.split(' ').nth(4)?.replace("\\040", " ");
         Some((point, source.split(' ').next()?))
     });
-    let on_the_way = mounts.filter(|(point, _)| folder.starts_with(point));
-    // Of mounts on the same point the last one is seen.
-    on_the_way.max_by_key(|(point, _)| point.len()).map(|(_, kind)| kind.to_owned())
+    let above = mounts.filter(|(point, _)| folder.starts_with(point));
+    // Of several mounts on one point, the last one hides the others, and `max_by_key` returns the last maximum.
+    above.max_by_key(|(point, _)| point.len()).map(|(_, kind)| kind.to_owned())
 }
 
 #[cfg(test)]
