@@ -33,7 +33,7 @@ use crate::observe::traces::FLUSH;
 use crate::reload;
 use crate::retry::{Backoff, Schedule, jittered};
 use crate::settle::Settler;
-use crate::worker::ownership::{Ownership, Terms};
+use crate::worker::ownership::{Ownership, ProofConditions};
 use crate::worker::recorder::Recorder;
 use crate::worker::{Counters, InFlightIds, ORPHAN_MARGIN, Settings, Worker};
 
@@ -243,7 +243,7 @@ async fn measure(connector: Arc<Connector>, topology: Topology, status: Arc<Stat
 fn worker(config: &Config, status: &Arc<Status>, parts: Parts, broker: &Broker, tasks: &TaskTracker) -> Worker {
     let (gate, events) = (Arc::clone(&status.gate), Arc::clone(&status.events));
     let mapper = Arc::clone(&status.mapper);
-    let terms = Terms {
+    let conditions = ProofConditions {
         single_active_consumer: config.broker.single_active_consumer,
         stopping: config.shutdown.grace + AFTER_GRACE,
         hold: config.gate.hold,
@@ -271,7 +271,7 @@ fn worker(config: &Config, status: &Arc<Status>, parts: Parts, broker: &Broker, 
         ownership: Arc::new(Ownership::new(
             Arc::clone(&parts.ledger),
             mapper.identity().as_deref().unwrap_or_default().to_owned(),
-            terms,
+            conditions,
             Clock::system(),
         )),
         recorder: Recorder::new(parts.ledger, Arc::clone(&gate), Arc::clone(&events), tasks.clone()),

@@ -133,7 +133,7 @@ pub trait Ownership: Send + Sync {
     fn id(&self) -> String;
 
     /// Deliveries were returned to the queue before the worker saw them.
-    fn returned_unseen(&self);
+    fn requeued_unseen(&self);
 }
 
 /// Publishes with a confirm from RabbitMQ.

@@ -1,6 +1,7 @@
 //! The worker: takes a delivery, processes it in eight steps, and settles it.
 //!
-//! Between receiving and settling nothing returns early: [`Worker::process`] is total and ends in a [`Disposition`].
+//! [`Worker::process_steps`] is the loop of steps 1 to 7. However it ends, [`Worker::process`] returns a [`Disposition`], and
+//! [`Worker::handle`] settles the delivery accordingly: this is where a message is acked.
 
 mod attempt;
 mod counters;
@@ -22,14 +23,14 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::attempt::Claimed;
+use self::attempt::ClaimResult;
 pub(crate) use self::attempt::TOKEN_INFORMATION;
 pub use self::counters::Counters;
 use self::decide::{ClaimOwner, Decision, Plan, decide};
 use self::delivery::{Abort, DeliveryContext};
 pub use self::in_flight::InFlightIds;
 use self::next::{ClaimWatch, Next};
-use self::ownership::{NOTICED, Ownership, Unsettled};
+use self::ownership::{CONNECTION_LOSS_NOTICED, Ownership, UnsettledDelivery};
 use self::recorder::Recorder;
 use self::report::Report;
 use crate::broker::{Delivery, Message};
@@ -49,7 +50,7 @@ use crate::settle::Settler;
 
 /// How often the ledger is asked whether another worker has finished with a message.
 const CLAIM_POLL: Duration = Duration::from_millis(250);
-/// Added to `crm.request_timeout`. A claim that this process has seen unchanged for that long is an orphan.
+/// A claim that this process has seen unchanged for `crm.request_timeout` and this margin is an orphan.
 pub(crate) const ORPHAN_MARGIN: Duration = Duration::from_secs(5);
 
 /// How messages are processed.
@@ -59,7 +60,7 @@ pub struct Settings {
     pub max_age: Option<Duration>,
     /// What follows an unknown outcome.
     pub on_unknown: OnUnknown,
-    /// How long a message is kept in memory, counted from its delivery.
+    /// How long a message is kept in memory after its delivery (`gate.hold`).
     pub hold: Duration,
     /// A claim that this process has seen unchanged for this long is an orphan.
     pub orphan_after: Duration,
@@ -71,7 +72,7 @@ pub struct Worker {
     pub crm: Arc<dyn Crm>,
     /// When a request may be sent.
     pub gate: Arc<Gate>,
-    /// When an attempt is made again.
+    /// When the next attempt is made.
     pub schedule: Schedule,
     /// How a message becomes a request.
     pub mapper: Arc<Mapper>,
@@ -81,15 +82,15 @@ pub struct Worker {
     pub settler: Settler,
     /// Reads and writes the ledger.
     pub recorder: Arc<Recorder>,
-    /// Whether the ledger saw everything that was sent.
+    /// Knows whether the ledger saw everything that was sent.
     pub ownership: Arc<Ownership>,
-    /// Which process this is, in the ledger's claims.
+    /// Identifies this process in the ledger's claims.
     pub owner: Owner,
     /// The CRM's operation, part of a message's key in the ledger.
     pub operation: Arc<str>,
     /// The ids that are being processed.
     pub ids: InFlightIds,
-    /// When the CRM is asked for a token's counter.
+    /// Decides when the CRM is asked how much of a token's quota is used.
     pub counters: Counters,
     /// Logs and metrics.
     pub events: Arc<Events>,
@@ -114,7 +115,7 @@ impl Worker {
             let Some(delivery) = delivery else { return };
             let unsettled = self.ownership.arrived(delivery.message.was_delivered_before());
             if delivery.message.is_oversized() {
-                // One at a time, so that no more of them are kept.
+                // One at a time, so that only one such body is in memory.
                 Arc::clone(&self).handle(delivery, unsettled).await;
             } else {
                 tasks.spawn(Arc::clone(&self).handle(delivery, unsettled));
@@ -122,27 +123,27 @@ impl Worker {
         }
         deliveries.close();
         while let Some(delivery) = deliveries.recv().await {
-            // RabbitMQ itself requeues a delivery whose connection is gone.
+            // If this fails, the connection is gone, and RabbitMQ requeues the delivery itself.
             let _ = delivery.acker.nack_requeue().await;
         }
     }
 
     /// Processes one delivery and settles it.
-    fn handle(self: Arc<Self>, delivery: Delivery, unsettled: Unsettled) -> BoxFuture<'static, ()> {
-        // Boxed, since it is moved often until it runs.
+    fn handle(self: Arc<Self>, delivery: Delivery, unsettled: UnsettledDelivery) -> BoxFuture<'static, ()> {
+        // Boxed, because the large future is moved several times before it runs.
         Box::pin(async move {
             let span = Span::processing(&delivery.message, &self.settler.queue);
             span.around(self.handle_in(delivery, unsettled, &span)).await;
         })
     }
 
-    async fn handle_in(&self, delivery: Delivery, unsettled: Unsettled, span: &Span) {
+    async fn handle_in(&self, delivery: Delivery, unsettled: UnsettledDelivery, span: &Span) {
         let Delivery { message, acker, gone } = delivery;
         let mut d = self.context(&message, &*acker, gone, unsettled.epoch);
         self.events.taken();
         let (began, mut decided) = (Instant::now(), None);
-        // A panic is caught here and nowhere else. While the message is processed it becomes its disposition; while it is settled
-        // the message is requeued.
+        // A panic is caught here and nowhere else. During processing it leads to a dead letter; during settling the message is
+        // requeued.
         let settlement = loop {
             let work = async {
                 if decided.is_none() {
@@ -169,7 +170,7 @@ impl Worker {
         };
         match (settled, &settlement) {
             (Ok(()), Settlement::Ack | Settlement::Reject(_)) => self.ownership.settled(unsettled).await,
-            (Ok(()), Settlement::Requeue) => self.ownership.returned(unsettled),
+            (Ok(()), Settlement::Requeue) => self.ownership.requeued(unsettled),
             // RabbitMQ delivers it again, perhaps to a worker with another ledger.
             (Err(_), _) => drop(unsettled),
         }
@@ -177,20 +178,20 @@ impl Worker {
         self.report(&message, report, &disposition, &settlement, settled.is_err());
     }
 
-    /// The context of a delivery that has not been read yet.
+    /// The context of a delivery whose headers and body have not been read yet.
     fn context<'a>(
         &self,
         message: &'a Message,
         acker: &'a dyn crate::broker::Acker,
         gone: CancellationToken,
-        arrived_in: u32,
+        epoch_on_arrival: u32,
     ) -> DeliveryContext<'a> {
         DeliveryContext {
             message,
             acker,
             gone,
             stop: self.stop.clone(),
-            arrived_in,
+            epoch_on_arrival,
             deadline: Instant::now() + self.settings.hold,
             key: None,
             lock: None,
@@ -219,11 +220,12 @@ impl Worker {
         // 1. Facts
         let mapped = self.read(d);
         self.lock_id(d).await.map_err(|abort| d.undecided(abort))?;
-        // A first delivery rarely has an entry, so the read is left out: a conflict in step 4 brings the entry.
-        let mut found = if d.is_first() && mapped.is_ok() { Some(None) } else { None };
+        // A first delivery rarely has an entry, so the ledger is not read. If there is one, the claim in step 4 conflicts and
+        // returns it.
+        let mut entry_read = if d.is_first() && mapped.is_ok() { Some(None) } else { None };
         loop {
             // 2. Decide
-            let plan = match self.decide(d, found.take()).await.map_err(|abort| d.undecided(abort))? {
+            let plan = match self.decide(d, entry_read.take()).await.map_err(|abort| d.undecided(abort))? {
                 Ok(plan) => plan,
                 Err(disposition) => return Ok(disposition),
             };
@@ -233,8 +235,8 @@ impl Worker {
                 Err(failure) => return Ok(Disposition::DeadLetter(failure.clone())),
             };
             // 3. Token slot
-            let (slot, _alone) = self.acquire(d, &plan).await?;
-            if let Some(failure) = self.refusal(d, &plan) {
+            let (slot, _suspects) = self.acquire(d, &plan).await?;
+            if let Some(failure) = self.reason_not_to_send(d, &plan) {
                 self.record_doubt(d, &plan).await;
                 return Ok(Disposition::DeadLetter(failure));
             }
@@ -242,12 +244,12 @@ impl Worker {
             self.ask_counter(d, &slot).await?;
             // 4. Claim
             match self.claim(d, &plan).await? {
-                Claimed::Yes => {}
-                Claimed::Conflict(entry) => {
-                    found = Some(entry);
+                ClaimResult::Claimed => {}
+                ClaimResult::Conflict(entry) => {
+                    entry_read = Some(entry);
                     continue;
                 }
-                Claimed::No => continue,
+                ClaimResult::Withdrawn => continue,
             }
             if !slot.is_usable() {
                 self.withdraw(d).await;
@@ -262,7 +264,7 @@ impl Worker {
                 Next::Settle(disposition) => return Ok(disposition),
                 Next::RetryNow(wait) => d.wait(d.deadline, sleep(wait)).await?,
             }
-            // 8. Settle: what follows in `handle`
+            // 8. Settle: see `handle`
         }
     }
 
@@ -310,16 +312,17 @@ impl Worker {
         Ok(())
     }
 
-    /// Step 2: what the ledger's entry means. `found` is the entry if it was read already.
+    /// Step 2: decides from the ledger's entry whether to send. `entry_read` is the entry if it was read already. Returns the
+    /// plan for sending, or the disposition if nothing is sent.
     async fn decide(
         &self,
         d: &mut DeliveryContext<'_>,
-        mut found: Option<Option<Entry>>,
+        mut entry_read: Option<Option<Entry>>,
     ) -> Result<Result<Plan, Disposition>, Abort> {
         let others_resend = self.recorder.ledger().is_exclusive() && self.settings.on_unknown == OnUnknown::Retry;
         let mut watch = ClaimWatch::default();
         loop {
-            let entry = match found.take() {
+            let entry = match entry_read.take() {
                 Some(entry) => entry,
                 None => match &d.key {
                     Some(key) => d.wait(d.deadline, self.recorder.get(key)).await?,
@@ -327,13 +330,14 @@ impl Worker {
                 },
             };
             let owner = self.claim_owner(entry.as_ref(), &mut watch);
-            // In this order: if the proof is lost in between, the claim has an epoch that is over.
+            // The epoch is read first: if the proof is lost in between, the claim has an old epoch and conflicts.
             let decided_in = self.recorder.ledger().epoch();
             let (proves_unsent, epoch) = self.ownership.proof();
-            if entry.is_none() && d.is_first() && self.ownership.has_lost_since(d.arrived_in) {
-                // On a connection that is cut another worker may have received it. If RabbitMQ still waits for this delivery, none did.
-                d.wait(d.deadline, sleep(NOTICED)).await?;
-                d.arrived_in = decided_in;
+            if entry.is_none() && d.is_first() && self.ownership.has_lost_since(d.epoch_on_arrival) {
+                // If this worker's connection is cut, RabbitMQ may have delivered the message to another worker, whose claim is
+                // lost. If the connection still works after this wait, no other worker received it.
+                d.wait(d.deadline, sleep(CONNECTION_LOSS_NOTICED)).await?;
+                d.epoch_on_arrival = decided_in;
                 continue;
             }
             match decide(entry.as_ref(), owner, &d.facts(proves_unsent, epoch, others_resend)) {
@@ -354,13 +358,14 @@ impl Worker {
     fn claim_owner(&self, entry: Option<&Entry>, watch: &mut ClaimWatch) -> ClaimOwner {
         let Some(claim) = entry.and_then(|entry| entry.claim) else { return ClaimOwner::Active };
         let seen_for = watch.seen_for(claim.id);
-        // A claim of this process is being withdrawn or finished in the background.
+        // A claim of this process is never an orphan: its withdrawal or result is retried in the background.
         let is_gone = claim.owner != self.owner
             && (self.recorder.ledger().is_exclusive() || seen_for >= self.settings.orphan_after);
         if is_gone { ClaimOwner::Gone } else { ClaimOwner::Active }
     }
 
-    /// Records what a panic leaves. If a claim is open, the task may exist.
+    /// The dead letter of a message whose processing panicked. If a claim is open, the task may exist, and the ledger records
+    /// it as in doubt.
     async fn after_panic(&self, d: &mut DeliveryContext<'_>, failure: Failure) -> Disposition {
         if let (Some(key), Some(claim)) = (d.key, d.open_claim.take()) {
             d.state.possibly_created = true;
@@ -370,7 +375,7 @@ impl Worker {
     }
 }
 
-/// A dead letter names the rule that its message went through, whatever it failed at.
+/// Adds the message's rule to a dead letter, whatever its reason.
 fn with_rule(disposition: Disposition, rule: Option<&Arc<str>>) -> Disposition {
     match (disposition, rule) {
         (Disposition::DeadLetter(failure), Some(rule)) => Disposition::DeadLetter(failure.by_rule(rule)),

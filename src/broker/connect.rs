@@ -1,4 +1,4 @@
-//! Connections: nodes tried in turn, each address of a node's name, a limit to every wait.
+//! Opens connections to RabbitMQ: tries each node and each address of its host name, with a timeout for every wait.
 
 use std::future::Future;
 use std::io;

@@ -1,4 +1,4 @@
-//! Whether copies can be published. When they cannot for a long time, the worker returns its messages and stops consuming.
+//! Knows whether copies can be published. If they cannot for a long time, the worker returns its messages and stops consuming.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

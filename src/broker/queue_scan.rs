@@ -1,4 +1,4 @@
-//! Reads a queue from its head to what was its end when the scan began.
+//! Reads a queue from its first message to the message that was last when the scan began.
 //!
 //! A message that is not settled stays unacknowledged until the scan ends, so that no message is read twice. Then it goes
 //! back to its place by `basic.nack`. RabbitMQ 4.3 and later do not count that as a failed delivery; older brokers count

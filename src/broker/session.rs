@@ -1,5 +1,5 @@
-//! Consuming: one connection, supervised. When it breaks, everything is built again after a jittered, growing wait. Nothing is
-//! acked that was not settled, so RabbitMQ delivers it again.
+//! Consumes the work queue on one supervised connection. When it breaks, everything is built again after a jittered, growing
+//! wait. Nothing is acked that was not settled, so RabbitMQ delivers it again.
 
 mod life;
 
@@ -33,8 +33,8 @@ const HEALTHY: Duration = Duration::from_secs(30);
 /// The wait after a message that ended the connection, which does not grow: the messages behind it wait until RabbitMQ
 /// dead-letters it.
 const UNDELIVERABLE: Duration = Duration::from_millis(100);
-/// The longest that fetched messages wait for the comparison of the queue's owners. RabbitMQ ends a consumer that holds a message for
-/// 30 minutes.
+/// The longest that fetched messages wait for the comparison of the queue's owners. RabbitMQ ends a consumer that holds a
+/// message for 30 minutes.
 const OWNERSHIP: Duration = Duration::from_secs(600);
 /// First and longest wait before the owners are compared again. The first is short: the connection may be about to end.
 const COMPARE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
@@ -209,8 +209,8 @@ impl Session {
         if serial.is_on() { 1 } else { self.prefetch }
     }
 
-    /// Hands deliveries over until `stop`, or until the consumer ends, whose first error or end is final. Unsettled deliveries are
-    /// settled on the channel that they came on, and a channel that nobody holds closes: all are returned to be held.
+    /// Hands deliveries over until `stop`, or until the consumer ends, whose first error or end is final. Unsettled deliveries
+    /// are settled on the channel that they came on, and a channel that nobody holds closes: all are returned to be held.
     async fn hand_over(
         &self,
         connection: &Connection,
@@ -227,7 +227,7 @@ impl Session {
                 Taken::Stopped => None,
                 // The new consumer has a higher priority, so that RabbitMQ 4 does not hand the queue to a standby.
                 Taken::Switch(_) => {
-                    self.ownership.returned_unseen();
+                    self.ownership.requeued_unseen();
                     let priority = subscription.priority + 1;
                     Some(Subscription::new(connection, queue, self.prefetch_for(serial), priority).await?)
                 }
@@ -277,7 +277,7 @@ impl Session {
                 }
                 if life.delivered > 0 {
                     // What an earlier subscription of this connection returned comes again.
-                    self.ownership.returned_unseen();
+                    self.ownership.requeued_unseen();
                 }
                 (self.on_change)(Change::Active);
             }
@@ -296,8 +296,9 @@ impl Session {
         }
     }
 
-    /// Compares the owners before the first delivery is handed over; false at `stop`. While the ledger or the broker fails, this is
-    /// tried again on the same connection: RabbitMQ counts the end of a connection as a failed delivery of all that it fetched.
+    /// Compares the owners before the first delivery is handed over; false at `stop`. While the ledger or the broker fails,
+    /// this is tried again on the same connection: RabbitMQ counts the end of a connection as a failed delivery of all that it
+    /// fetched.
     async fn take_ownership(&self, connection: &Connection, stop: &CancellationToken) -> Result<bool, BrokerError> {
         let queue = &self.connector.config().queue;
         let (mut backoff, until) = (Backoff::new(COMPARE.0, COMPARE.1), Instant::now() + OWNERSHIP);
@@ -326,8 +327,8 @@ impl Session {
     }
 
     /// Hands over the message that switched serial mode on, and waits until it is settled. One message of the new consumer is
-    /// unsettled meanwhile. So that it is not dead-lettered with a message that ends one worker after the other, such a message is
-    /// returned: RabbitMQ 4 puts it behind the others.
+    /// unsettled meanwhile. So that it is not dead-lettered with a message that ends one worker after the other, such a message
+    /// is returned: RabbitMQ 4 puts it behind the others.
     async fn pass_on_alone(
         &self,
         connection: &Connection,

@@ -1,4 +1,4 @@
-//! Steps 3 to 6: token slot, claim, request, result.
+//! Steps 3 to 6 of processing: get a token slot, claim the message, send the request, record its result.
 
 use std::time::Duration;
 
@@ -16,20 +16,20 @@ use crate::crm::classify::{Classified, HttpResult, Outcome, classify, quota, quo
 use crate::gate::TokenSlot;
 use crate::ledger::{AttemptResult, Change, Changed, Claim, ClaimId, Entry, NewClaim};
 
-/// A request starts at most this long after its claim was first sent to the ledger. Other workers take a claim for orphaned
-/// after `crm.request_timeout` + 5 s, so this must be less than those 5 s.
+/// A request starts at most this long after its claim was first sent to the ledger. It must be shorter than
+/// [`ORPHAN_MARGIN`](super::ORPHAN_MARGIN): otherwise another worker could treat the claim as an orphan during the request.
 const CLAIM_TO_REQUEST: Duration = Duration::from_secs(2);
-/// How long the question about a token's quota may take.
+/// The longest wait for tokenInformation.php.
 pub(crate) const TOKEN_INFORMATION: Duration = Duration::from_secs(2);
 
-/// The ledger's answer to a claim.
-pub(super) enum Claimed {
-    /// The request may be sent.
-    Yes,
-    /// Another delivery changed the entry: decide again with this one.
+/// The result of step 4.
+pub(super) enum ClaimResult {
+    /// The message is claimed: the request may be sent.
+    Claimed,
+    /// Another worker changed the entry: decide again with this one.
     Conflict(Option<Entry>),
-    /// The claim came too late, or the ledger failed: decide again.
-    No,
+    /// The claim took too long, or the ledger failed. The claim is withdrawn: decide again.
+    Withdrawn,
 }
 
 /// How one request ended.
@@ -40,14 +40,15 @@ pub(super) struct Attempt {
 }
 
 impl Worker {
-    /// Step 3: waits for the right to send. Messages whose worker ended while they were sent take turns.
+    /// Step 3: waits for a token slot. A suspect, a message that was being sent when a worker ended, also waits until no other
+    /// suspect is being sent.
     pub(super) async fn acquire(
         &self,
         d: &DeliveryContext<'_>,
         plan: &Plan,
     ) -> Result<(TokenSlot, Option<OwnedMutexGuard<()>>), Abort> {
         d.aborted()?;
-        let alone = match plan.is_suspect {
+        let suspects = match plan.is_suspect {
             true => Some(d.wait(d.deadline, self.ids.lock_suspects()).await?),
             false => None,
         };
@@ -56,11 +57,11 @@ impl Worker {
             None => d.wait(d.deadline, self.gate.acquire()).await?,
         };
         d.aborted()?;
-        Ok((slot, alone))
+        Ok((slot, suspects))
     }
 
-    /// In strict mode no message is sent to find out whether the CRM works: a probe first asks for the token's state, and the
-    /// message follows only when the CRM answers that.
+    /// In strict mode a probe asks tokenInformation.php first, because a message must not be sent to a CRM that may not work. The
+    /// message is sent only if the CRM answers.
     pub(super) async fn ask_before_probe(
         &self,
         d: &DeliveryContext<'_>,
@@ -79,7 +80,7 @@ impl Worker {
         Ok(None)
     }
 
-    /// Asks for the token's counter if that is due. The message is sent after any answer.
+    /// Asks how much of the token's quota is used, if that is due. The message is sent whatever the answer is.
     pub(super) async fn ask_counter(&self, d: &DeliveryContext<'_>, slot: &TokenSlot) -> Result<(), Abort> {
         if slot.is_probe() || !self.counters.is_due(slot.token(), Instant::now()) {
             return Ok(());
@@ -99,54 +100,54 @@ impl Worker {
         }
     }
 
-    /// Step 4: claims the message. Only then is a request sent.
-    pub(super) async fn claim(&self, d: &mut DeliveryContext<'_>, plan: &Plan) -> Result<Claimed, Abort> {
+    /// Step 4: claims the message in the ledger. Without a claim no request is sent.
+    pub(super) async fn claim(&self, d: &mut DeliveryContext<'_>, plan: &Plan) -> Result<ClaimResult, Abort> {
         let Some(key) = d.key else {
             d.is_possible_duplicate = plan.doubted;
-            return Ok(Claimed::Yes);
+            return Ok(ClaimResult::Claimed);
         };
         let new = self.new_claim(d, plan);
         d.open_claim = Some(new.clone());
         let started = Instant::now();
         let change = Change::Claim { expected: plan.expected, new };
         let claimed = match d.wait(d.deadline, self.recorder.change(&key, &change)).await {
-            Ok(Ok(Changed::Conflict(found))) => {
+            Ok(Ok(Changed::Conflict(entry))) => {
                 d.open_claim = None;
-                return Ok(Claimed::Conflict(found));
+                return Ok(ClaimResult::Conflict(entry));
             }
             Ok(Ok(Changed::Done(entry))) if started.elapsed() <= CLAIM_TO_REQUEST => {
                 d.is_possible_duplicate = plan.doubted || entry.is_some_and(|entry| entry.doubted);
-                // The delivery may have ended during the wait for the ledger.
-                d.aborted().map(|()| Claimed::Yes)
+                // The delivery may have been lost during the wait for the ledger.
+                d.aborted().map(|()| ClaimResult::Claimed)
             }
-            Ok(Ok(Changed::Done(_)) | Err(_)) => Ok(Claimed::No),
+            Ok(Ok(Changed::Done(_)) | Err(_)) => Ok(ClaimResult::Withdrawn),
             Err(abort) => Err(abort),
         };
-        if !matches!(claimed, Ok(Claimed::Yes)) {
+        if !matches!(claimed, Ok(ClaimResult::Claimed)) {
             self.withdraw(d).await;
         }
         claimed
     }
 
-    /// Records that a message is in doubt before it is dead-lettered for that: the ledger may be taken for proof before RabbitMQ has
-    /// the ack.
+    /// Records that a message is in doubt, before it is dead-lettered for that. If its ack is lost and RabbitMQ delivers it
+    /// again, the ledger must not prove by then that nothing was sent.
     pub(super) async fn record_doubt(&self, d: &DeliveryContext<'_>, plan: &Plan) {
         if let (Some(key), true) = (d.key, plan.in_doubt) {
             let _ = self.recorder.record(key, Change::Withdraw(self.new_claim(d, plan))).await;
         }
     }
 
-    /// Takes back the claim of a request that was not sent.
+    /// Withdraws the claim of a request that was not sent.
     pub(super) async fn withdraw(&self, d: &mut DeliveryContext<'_>) {
         if let (Some(key), Some(claim)) = (d.key, d.open_claim.take()) {
             let _ = self.recorder.record(key, Change::Withdraw(claim)).await;
         }
     }
 
-    /// Step 5: sends one request. It is never cancelled: what may have arrived at the CRM must be known.
+    /// Step 5: sends one request. It is never cancelled, because then it is not known whether it reached the CRM.
     pub(super) async fn send(&self, d: &mut DeliveryContext<'_>, slot: TokenSlot, body: Bytes) -> Attempt {
         let (at, began, is_probe) = (self.clock.now(), Instant::now(), slot.is_probe());
-        // Until the answer is known, a panic leaves the task in doubt.
+        // If a panic occurs before the answer is known, the task may exist.
         let possibly_created = std::mem::replace(&mut d.state.possibly_created, true);
         let mut classified = classify(&self.crm.insert(slot.token(), body).await, self.clock.now());
         d.state.possibly_created = possibly_created;
@@ -156,7 +157,7 @@ impl Worker {
         }
         classified.hide(slot.token().expose_secret());
         slot.report(&classified);
-        // Let the next request start before this result is recorded: the CRM allows few at a time.
+        // The slot is free: the next request can start before this result is recorded.
         yield_now().await;
         let uncounted_probe = is_probe && classified.outcome == Outcome::Unavailable;
         let counts = classified.outcome.spends_attempt() && !uncounted_probe;
@@ -167,7 +168,7 @@ impl Worker {
         Attempt { classified, counts }
     }
 
-    /// Asks for the token's counter. Returns the time until the quota's reset, if the CRM gives it.
+    /// Asks how much of the token's quota is used. Returns the time until its reset, if the CRM says it.
     async fn ask_quota(&self, slot: &TokenSlot) -> Option<Duration> {
         let asked = timeout(TOKEN_INFORMATION, self.crm.token_information(slot.token())).await;
         let result = asked.unwrap_or_else(|_| HttpResult::NoAnswer("timed out".to_owned()));
@@ -177,7 +178,7 @@ impl Worker {
         quota_reset(&result)
     }
 
-    /// Step 6: records how the request ended. Where the ledger fails, that is retried in the background.
+    /// Step 6: records how the request ended. If the ledger fails, this is retried in the background.
     pub(super) async fn finish(&self, d: &mut DeliveryContext<'_>, outcome: Outcome) {
         let (Some(key), Some(claim)) = (d.key, d.open_claim.take()) else { return };
         let result = match outcome {

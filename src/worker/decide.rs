@@ -1,16 +1,17 @@
-//! What the ledger's entry means for a delivery. Pure.
+//! Decides from the ledger's entry what to do with a delivery: send it, ack it as a duplicate, wait, or dead-letter it. Pure.
 
 use crate::ledger::{Claim, Digest, Entry, KnownResult, ReplayMark};
 
-/// After so many orphans in a row a message is `poison`: it ends its worker.
+/// After so many orphans in a row a message is `poison`: each of the last workers that sent it ended without a result, so the
+/// message probably ends its worker.
 pub const POISON: u32 = 5;
 
 /// What is known of a delivery without the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// Digest of its body.
+    /// The digest of its body.
     pub digest: Digest,
-    /// Attempts counted in its headers.
+    /// Attempts according to its headers.
     pub attempts: u32,
     /// RabbitMQ delivered it before.
     pub delivered_before: bool,
@@ -22,18 +23,18 @@ pub struct Facts {
     pub possibly_created: bool,
     /// "No entry" proves that nothing was sent.
     pub proves_unsent: bool,
-    /// The epoch since which this ledger has seen everything that was sent; none where it cannot.
+    /// The ledger's epoch, if this ledger has seen everything that was sent since the epoch began; else none.
     pub epoch: Option<u32>,
-    /// Workers with other ledgers send messages in doubt again.
+    /// A worker with another ledger can have sent this message again while it was in doubt.
     pub others_resend: bool,
 }
 
-/// What is known of the claim that the entry holds.
+/// The state of the worker that made the entry's open claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimOwner {
-    /// Its owner may still be sending.
+    /// It may still be sending.
     Active,
-    /// Its owner is gone, or has not finished for longer than a request can take.
+    /// It has ended, or has kept the claim for longer than a request can take.
     Gone,
 }
 
@@ -42,16 +43,16 @@ pub enum ClaimOwner {
 pub enum Decision {
     /// The task exists: ack without a request.
     Duplicate {
-        /// The task may exist twice.
+        /// The CRM may have two tasks for it.
         doubted: bool,
     },
-    /// The id was used for another body, whose task exists.
+    /// A task exists for another body with the same id.
     Conflict,
-    /// Each of the last workers that sent it ended without a result. Holds the number of attempts.
+    /// Dead-letter it as `poison`: see [`POISON`]. Holds the number of attempts.
     Poison(u32),
-    /// Another delivery is being sent: ask the ledger again later.
+    /// Another worker is sending it: read the ledger again later.
     InProgress,
-    /// Nobody will record the result of this claim: record it as orphaned, then decide again.
+    /// The owner of this claim is gone: record the claim as orphaned, then decide again.
     Orphaned(Claim),
     /// Send it; with [`Plan::reset`] it starts over.
     Proceed(Plan),
@@ -60,20 +61,19 @@ pub enum Decision {
 /// How to claim and send a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// The version of the entry that this follows from; none if there is no entry.
+    /// The version of the entry that the decision is based on; none if there is no entry.
     pub expected: Option<u64>,
     /// Attempts so far.
     pub attempts: u32,
-    /// An earlier request may have created the task. In strict mode it is not sent.
+    /// An earlier request may have created the task. In strict mode the message is then not sent.
     pub in_doubt: bool,
     /// A task that is created now may be the second one.
     pub doubted: bool,
     /// The ledger's epoch when this was decided.
     pub epoch: u32,
-    /// It starts over: an operator replayed it.
+    /// Forget earlier results, because an operator replayed it.
     pub reset: bool,
-    /// Its worker ended while it was being sent: such messages are sent one at a time, so that the one that ends workers is
-    /// found.
+    /// A worker ended while it was sending this message. Such messages are sent one at a time, to find the one that ends workers.
     pub is_suspect: bool,
 }
 
@@ -87,7 +87,7 @@ pub fn decide(entry: Option<&Entry>, owner: ClaimOwner, facts: &Facts) -> Decisi
         let reset = facts.replay.is_some() && !in_doubt;
         return Decision::Proceed(Plan { attempts: facts.attempts, in_doubt, doubted, reset, ..Plan::default() });
     };
-    // An entry of an earlier epoch does not know what another ledger's worker sent meanwhile.
+    // After an entry of an earlier epoch, a worker with another ledger may have sent the message.
     let is_unproven = facts.delivered_before && !facts.proves_unsent && Some(entry.epoch) != facts.epoch;
     if entry.result == KnownResult::Created {
         let same = facts.delivered_before || facts.is_copy;
@@ -114,7 +114,7 @@ pub fn decide(entry: Option<&Entry>, owner: ClaimOwner, facts: &Facts) -> Decisi
     if plan.reset {
         return Decision::Proceed(plan);
     }
-    // Attempts of an earlier delivery of this message count. Another message with the same id has its own count.
+    // Attempts of earlier deliveries of this message count. Another message with the same id has its own count.
     let same = facts.delivered_before || facts.is_copy || facts.replay.is_some();
     let attempts = if same || entry.orphans > 0 { entry.attempts.max(facts.attempts) } else { facts.attempts };
     if entry.orphans >= POISON {

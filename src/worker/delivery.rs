@@ -1,4 +1,5 @@
-//! The context of one delivery, and `wait`, the only way in which its processing waits.
+//! Everything that is known about the delivery being processed, and `wait`, which ends each of its waits at the deadline, at
+//! shutdown, or when the delivery is lost.
 
 use std::future::Future;
 use std::time::Duration;
@@ -15,41 +16,42 @@ use crate::retry::Backoff;
 use crate::worker::decide::Facts;
 use crate::worker::in_flight::IdLock;
 
-/// Why processing must stop before a decision.
+/// Why processing stops before the message is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Abort {
     /// The message was kept in memory for `gate.hold`.
     Deadline,
     /// The worker stops.
     Shutdown,
-    /// RabbitMQ no longer waits for the delivery: it delivers the message again.
+    /// The connection is lost: RabbitMQ delivers the message again.
     DeliveryGone,
-    /// It was kept for as long as is allowed, and a copy would lose that RabbitMQ delivered it before.
+    /// The message was kept for `gate.hold`, but its copy would not say that RabbitMQ delivered it before. It is requeued
+    /// instead.
     Undecided,
 }
 
-/// A delivery with everything that is known of it.
+/// A delivery with everything that is known about it.
 pub(super) struct DeliveryContext<'a> {
     pub(super) message: &'a Message,
     pub(super) acker: &'a dyn Acker,
-    /// Cancelled when RabbitMQ no longer waits for it.
+    /// Cancelled when the delivery's connection is lost.
     pub(super) gone: CancellationToken,
     /// Cancelled when the worker stops.
     pub(super) stop: CancellationToken,
-    /// The ledger's epoch when it arrived.
-    pub(super) arrived_in: u32,
-    /// Until when it may be kept in memory.
+    /// The ledger's epoch when the delivery arrived.
+    pub(super) epoch_on_arrival: u32,
+    /// The time until which it may be kept in memory.
     pub(super) deadline: Instant,
     /// None without a message id: the ledger cannot know the message.
     pub(super) key: Option<Key>,
-    /// Keeps other deliveries of the id waiting.
+    /// Makes other deliveries of the same id wait.
     pub(super) lock: Option<IdLock>,
     pub(super) digest: Digest,
-    /// What our headers say, brought up to date with each attempt.
+    /// The content of our headers, updated after each attempt.
     pub(super) state: RetryState,
-    /// Attempts since it arrived.
+    /// Attempts since the delivery arrived.
     pub(super) attempts_made: u32,
-    /// Attempts in the present round.
+    /// Attempts in the current round.
     pub(super) attempts_in_round: u32,
     pub(super) backoff: Backoff,
     /// The claim of a request whose result is not recorded yet.
@@ -63,7 +65,7 @@ pub(super) struct DeliveryContext<'a> {
 }
 
 impl DeliveryContext<'_> {
-    /// Waits for `future`, but no longer than until `deadline`, the worker's stop or the delivery's end.
+    /// Waits for `future`, until `deadline`, shutdown or the loss of the delivery.
     pub(super) async fn wait<T>(&self, deadline: Instant, future: impl Future<Output = T>) -> Result<T, Abort> {
         tokio::select! {
             biased;
@@ -74,7 +76,7 @@ impl DeliveryContext<'_> {
         }
     }
 
-    /// Fails if the worker stops, or if the delivery is gone.
+    /// Fails if the worker stops, the delivery is lost, or the deadline has passed.
     pub(super) fn aborted(&self) -> Result<(), Abort> {
         if self.stop.is_cancelled() {
             Err(Abort::Shutdown)
@@ -87,13 +89,14 @@ impl DeliveryContext<'_> {
         }
     }
 
-    /// What follows where the ledger could not be asked. Only RabbitMQ knows that the message was delivered before.
+    /// The reason for a stop before the ledger's entry was read. Until then only RabbitMQ's flag says that the message was
+    /// delivered before, and a copy would lose that flag.
     pub(super) fn undecided(&self, abort: Abort) -> Abort {
-        let is_known_by_rabbitmq = self.message.was_delivered_before() && self.attempts_made == 0;
-        if abort == Abort::Deadline && is_known_by_rabbitmq { Abort::Undecided } else { abort }
+        let needs_flag = self.message.was_delivered_before() && self.attempts_made == 0;
+        if abort == Abort::Deadline && needs_flag { Abort::Undecided } else { abort }
     }
 
-    /// What is known of it without the ledger's entry.
+    /// What is known about it without the ledger's entry.
     pub(super) fn facts(&self, proves_unsent: bool, epoch: Option<u32>, others_resend: bool) -> Facts {
         Facts {
             digest: self.digest,

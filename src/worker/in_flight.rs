@@ -1,4 +1,4 @@
-//! The message ids that are being processed: no two deliveries of one id are processed together.
+//! Locks on message ids, so that two deliveries of one id are never processed at the same time.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,11 +14,11 @@ pub struct InFlightIds(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     keys: Mutex<HashSet<Key>>,
-    left: Notify,
+    released: Notify,
     suspects: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// Keeps other deliveries of one id waiting until it is dropped.
+/// The lock on one id, until it is dropped.
 pub(super) struct IdLock {
     ids: InFlightIds,
     key: Key,
@@ -37,15 +37,15 @@ impl InFlightIds {
     /// Waits for the lock of an id.
     pub(super) async fn lock(&self, key: Key) -> IdLock {
         loop {
-            let left = self.0.left.notified();
+            let released = self.0.released.notified();
             if let Some(lock) = self.try_lock(key) {
                 return lock;
             }
-            left.await;
+            released.await;
         }
     }
 
-    /// Messages that were being sent when a worker ended are sent one at a time: waits until none of the others is sent.
+    /// Waits until no other suspect is being sent: see [`Plan::is_suspect`](super::decide::Plan::is_suspect).
     pub(super) async fn lock_suspects(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.0.suspects).lock_owned().await
     }
@@ -54,6 +54,6 @@ impl InFlightIds {
 impl Drop for IdLock {
     fn drop(&mut self) {
         self.ids.keys().remove(&self.key);
-        self.ids.0.left.notify_waiters();
+        self.ids.0.released.notify_waiters();
     }
 }

@@ -1,4 +1,5 @@
-//! Step 7: the disposition that follows from an attempt, a ledger entry, an orphan, or an interrupted wait.
+//! Step 7 of processing: decides what happens to a message after an attempt, a decision from its ledger entry, or an interrupted
+//! wait.
 
 use std::time::Duration;
 
@@ -24,15 +25,15 @@ const IN_DOUBT: &str = "it is not known whether an earlier attempt created the t
                         other attempt; look for the task in the CRM, then replay or discard the message";
 const ORPHANED: &str = "a worker ended between sending the request and recording its result, so the task may exist";
 
-/// What follows from an attempt.
+/// What happens after an attempt.
 pub(super) enum Next {
-    /// The message is settled.
+    /// Settle the message.
     Settle(Disposition),
-    /// Another attempt, after this wait.
+    /// Make another attempt after this wait.
     RetryNow(Duration),
 }
 
-/// Since when this process has seen the same claim.
+/// Measures how long this process has seen the same claim in an entry.
 #[derive(Default)]
 pub(super) struct ClaimWatch(Option<(ClaimId, Instant)>);
 
@@ -46,7 +47,7 @@ impl ClaimWatch {
 }
 
 impl Worker {
-    /// Step 7: what an attempt leads to.
+    /// Step 7: decides what happens after an attempt.
     pub(super) fn next(&self, d: &mut DeliveryContext<'_>, attempt: Attempt) -> Next {
         let Attempt { classified, counts } = attempt;
         let kind = match classified.outcome {
@@ -54,7 +55,7 @@ impl Worker {
             Outcome::Rejected => return Next::Settle(failed(Kind::Rejected, &classified)),
             Outcome::Unknown => Kind::Unknown,
             Outcome::Unavailable => Kind::Unavailable,
-            // The message is not the cause. The gate decides when the next attempt is made.
+            // The message did not cause this. The gate decides when the next attempt is made.
             Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized | Outcome::Misconfigured => {
                 d.last_attempt = Some(classified);
                 return Next::RetryNow(Duration::ZERO);
@@ -76,9 +77,9 @@ impl Worker {
             }
             retry::Next::RetryNow => {
                 let wait = jittered(d.backoff.next().max(hint), fastrand::f64());
-                // A long wait that the CRM asks for is spent on a retry queue, if one is long enough.
+                // If the CRM asks for a wait beyond `gate.hold`, the message waits on a retry queue, if one has such a delay.
                 if !hint.is_zero() && Instant::now() + wait > d.deadline && self.schedule.reaches(hint) {
-                    Next::Settle(self.cut_short(d, hint))
+                    Next::Settle(self.end_round(d, hint))
                 } else {
                     Next::RetryNow(wait)
                 }
@@ -88,22 +89,22 @@ impl Worker {
         next
     }
 
-    /// The disposition of a message that cannot go on here and now.
+    /// The disposition of a message whose processing was interrupted.
     pub(super) fn aborted(&self, d: &mut DeliveryContext<'_>, abort: Abort) -> Disposition {
         match abort {
             Abort::Deadline => {
-                // Once a request was sent, the ledger's entry has been reset for this replay.
+                // After a request the ledger's entry has been reset for this replay; the held copy must not reset it again.
                 d.state.is_replay &= d.last_attempt.is_none();
                 Disposition::Hold
             }
             Abort::Undecided => Disposition::Requeue,
-            Abort::Shutdown | Abort::DeliveryGone => self.cut_short(d, Duration::ZERO),
+            Abort::Shutdown | Abort::DeliveryGone => self.end_round(d, Duration::ZERO),
         }
     }
 
-    /// A round that ends early goes on in the next one, on a retry queue whose delay is as long as the CRM asked for. A message of
-    /// which no attempt was made is requeued.
-    fn cut_short(&self, d: &mut DeliveryContext<'_>, hint: Duration) -> Disposition {
+    /// Ends a round early: the message goes to a retry queue, whose delay is at least `hint`, the wait that the CRM asked for. A
+    /// message without an attempt is requeued.
+    fn end_round(&self, d: &mut DeliveryContext<'_>, hint: Duration) -> Disposition {
         if d.attempts_made == 0 {
             return Disposition::Requeue;
         }
@@ -113,8 +114,9 @@ impl Worker {
         delay.map_or(Disposition::Hold, |delay| Disposition::Retry(self.schedule.at_least(delay, hint)))
     }
 
-    /// Why no other attempt is made, although the gate is open.
-    pub(super) fn refusal(&self, d: &DeliveryContext<'_>, plan: &Plan) -> Option<Failure> {
+    /// Why the message is dead-lettered instead of sent, although the gate is open: it is in doubt in strict mode, too old, or
+    /// has no attempts left.
+    pub(super) fn reason_not_to_send(&self, d: &DeliveryContext<'_>, plan: &Plan) -> Option<Failure> {
         let now = self.clock.now();
         let age = |at: jiff::Timestamp| Duration::try_from(now.duration_since(at)).ok();
         if plan.in_doubt && self.settings.on_unknown == OnUnknown::DeadLetter {
@@ -140,7 +142,7 @@ impl Worker {
         })
     }
 
-    /// The disposition that an entry leads to by itself.
+    /// The disposition for a decision that needs no request.
     pub(super) fn entry_disposition(&self, d: &mut DeliveryContext<'_>, decision: Decision) -> Disposition {
         let dead_letter = |kind, text| Disposition::DeadLetter(Failure::new(Stage::Send, kind, text));
         match decision {
@@ -165,7 +167,7 @@ impl Worker {
         claim: Claim,
     ) -> Result<(), Abort> {
         let (Some(key), Some(entry)) = (d.key, entry) else { return Ok(()) };
-        // An orphan proves nothing about requests since the entry's epoch.
+        // The entry keeps its epoch, because an orphan proves nothing about requests since then.
         let (at, epoch) = (self.clock.now(), entry.epoch);
         let (id, digest, attempts) = (claim.id, entry.digest, entry.attempts);
         let change = Change::Finish { id, digest, result: AttemptResult::Orphaned, attempts, at, epoch };

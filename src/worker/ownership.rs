@@ -1,10 +1,12 @@
-//! Whether "no entry" proves that nothing was sent: only if this ledger saw everything that was sent for the queue.
+//! Decides whether the ledger proves that a message without an entry was never sent. It does so only if this ledger saw
+//! everything that was sent for the queue.
 //!
-//! The queue `<queue>.owner` holds the id of the ledger whose worker consumed last. Before its first delivery on a connection is
-//! processed, a worker compares that id with its own ledger's. After a difference the ledger proves nothing until the queue is
-//! *drained*: a message that was not delivered before has arrived, and everything delivered earlier is settled. Where another
-//! worker consumed before, it may still hold messages while it stops, so at least that long passes, too. The same applies after
-//! so long without a change that entries of unsettled messages may be forgotten.
+//! The queue `<queue>.owner` holds the id of the ledger whose worker consumed last. On each new connection, before the first
+//! delivery is processed, the worker compares that id with its own ledger's id. If they differ, the ledger proves nothing until
+//! the queue is *drained*: a message that was not delivered before has arrived, and everything delivered earlier is settled. If
+//! another worker consumed before, it may still hold messages while it stops, so the queue does not count as drained before that
+//! time has passed. The same applies if the ledger has not changed for so long that it may have forgotten entries of unsettled
+//! messages.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,16 +20,16 @@ use crate::broker::{Owners, Ownership as BrokerOwnership};
 use crate::clock::Clock;
 use crate::ledger::{About, Ledger};
 
-/// How long after `shutdown.grace` RabbitMQ may take to notice that a stopped worker is gone: two heartbeats and a margin.
-pub(super) const NOTICED: Duration = Duration::from_secs(40);
+/// The longest time until RabbitMQ notices that a worker's connection is lost: two heartbeats and a margin.
+pub(super) const CONNECTION_LOSS_NOTICED: Duration = Duration::from_secs(40);
 /// How far the clocks of workers that share a ledger may differ.
-const MARGIN: Duration = Duration::from_secs(2 * 3_600);
-/// How often the ledger's account of itself is compared again when another worker changes it at the same time.
-const TRIES: usize = 5;
+const CLOCK_DIFFERENCE: Duration = Duration::from_secs(2 * 3_600);
+/// How often a change of what the ledger knows about itself is tried while another worker changes it.
+const MAX_TRIES: usize = 5;
 
-/// What decides whether a ledger can prove that nothing was sent.
+/// The configuration that decides whether, and when, a ledger proves that nothing was sent.
 #[derive(Clone, Copy, Debug)]
-pub struct Terms {
+pub struct ProofConditions {
     /// `broker.single_active_consumer`.
     pub single_active_consumer: bool,
     /// How long a worker may take to stop.
@@ -41,33 +43,33 @@ pub struct Terms {
 /// See the module's documentation.
 pub struct Ownership {
     ledger: Arc<dyn Ledger>,
-    /// What identifies messages now: a digest of the rules' message ids and their order.
+    /// The digest of what the rules' message ids are made from: see [`About::identities`].
     identities: Mutex<String>,
-    /// Whether this ledger can see everything that is sent: shared, or with one consumer at a time.
+    /// The ledger can see everything that is sent, because it is shared or only one worker consumes at a time.
     can_prove: bool,
-    /// Other workers use the same ledger, and may hold messages of the queue.
+    /// Other workers can use the same ledger.
     is_shared: bool,
-    /// They consume the queue at the same time.
+    /// Other workers with the same ledger consume the queue at the same time.
     has_others: bool,
-    /// How often the owner was read in vain: another worker compares at the same time.
+    /// How often `<queue>.owner` was read and found empty, perhaps because another worker was reading it.
     empty_reads: AtomicUsize,
-    /// How long another worker may hold messages: after it was stopped, or while it consumes, too.
+    /// The longest time that another worker can hold a message.
     others_hold: Duration,
-    /// After so long without a change entries of unsettled messages may be forgotten.
+    /// After this time without a change, the ledger may have forgotten entries of unsettled messages.
     forgets_after: Duration,
     clock: Clock,
-    /// A change of workers is noticed.
+    /// The owner was compared on this connection, so no other ledger's worker can have consumed unnoticed.
     sees_everything: AtomicBool,
-    /// Set while what identifies messages is being replaced.
+    /// Set while `identities` is being replaced.
     is_replacing: AtomicBool,
-    /// The ledger's epochs before and after what identifies messages was last replaced. Nothing was lost between them.
+    /// The ledger's epochs before and after `identities` was last replaced. No entry was lost between these two.
     replaced_between: Mutex<Option<(u32, u32)>>,
-    /// Held while what the ledger knows about itself is written.
+    /// Held while the ledger's [`About`] is written.
     writing: tokio::sync::Mutex<()>,
     drain: Mutex<Drain>,
 }
 
-/// Which deliveries are unsettled.
+/// Finds out when the queue is drained, from the order in which deliveries arrive and are settled.
 #[derive(Default)]
 struct Drain {
     next: u64,
@@ -76,12 +78,12 @@ struct Drain {
     first_new: Option<u64>,
     /// The queue does not count as drained before this moment.
     not_before: Option<Instant>,
-    /// How long this is after a loss of what the ledger knew, where other workers hold messages of the queue.
+    /// How far `not_before` is moved when the ledger may have lost entries; none if no other worker can hold messages.
     wait: Option<Duration>,
-    /// The ledger's epoch when `first_new` arrived. After a loss of what the ledger knew, the queue must be drained again.
+    /// The ledger's epoch when `first_new` arrived. In a new epoch the queue must be drained again.
     epoch: u32,
     /// A message was requeued on this connection. RabbitMQ delivers it again at an unknown time.
-    has_returned: bool,
+    has_requeued: bool,
 }
 
 impl Drain {
@@ -101,15 +103,15 @@ impl Drain {
 
     fn is_drained(&self, epoch: u32) -> bool {
         let Some(first_new) = self.first_new else { return false };
-        self.epoch == epoch && !self.has_returned && self.unsettled.first().is_none_or(|first| *first >= first_new)
+        self.epoch == epoch && !self.has_requeued && self.unsettled.first().is_none_or(|first| *first >= first_new)
     }
 
-    /// What the ledger knew may be lost.
+    /// The ledger may have lost entries.
     fn restart_after_loss(&mut self) {
         self.restart(self.wait);
     }
 
-    /// Deliveries come again: whatever is unsettled may be among them.
+    /// RabbitMQ may deliver unsettled messages again, so a new `first_new` is needed.
     fn restart(&mut self, wait: Option<Duration>) {
         self.first_new = None;
         if let Some(wait) = wait {
@@ -118,27 +120,27 @@ impl Drain {
     }
 }
 
-/// A delivery that is not settled yet, as far as [`Ownership`] is concerned.
-pub(super) struct Unsettled {
+/// A delivery that [`Ownership`] counts as unsettled until this is dropped.
+pub(super) struct UnsettledDelivery {
     ownership: Arc<Ownership>,
     number: u64,
-    /// The ledger's epoch when it arrived.
+    /// The ledger's epoch when the delivery arrived.
     pub(super) epoch: u32,
 }
 
-impl Drop for Unsettled {
+impl Drop for UnsettledDelivery {
     fn drop(&mut self) {
         self.ownership.drain().unsettled.remove(&self.number);
     }
 }
 
 impl Ownership {
-    /// What `ledger` can prove. `identities` is a digest of what message ids are made from.
+    /// Before the first comparison the ledger proves nothing. `identities`: see [`About::identities`].
     #[must_use]
-    pub fn new(ledger: Arc<dyn Ledger>, identities: String, terms: Terms, clock: Clock) -> Self {
+    pub fn new(ledger: Arc<dyn Ledger>, identities: String, terms: ProofConditions, clock: Clock) -> Self {
         let is_shared = !ledger.is_exclusive();
         let has_others = !terms.single_active_consumer && is_shared;
-        let stopping = terms.stopping + NOTICED;
+        let stopping = terms.stopping + CONNECTION_LOSS_NOTICED;
         // A message is held twice at most: until its request, and until its copy is published.
         let others_hold = if has_others { stopping + terms.hold * 2 } else { stopping };
         let wait = has_others.then_some(others_hold);
@@ -151,7 +153,7 @@ impl Ownership {
             has_others,
             empty_reads: AtomicUsize::new(0),
             others_hold,
-            forgets_after: terms.retention.saturating_sub(terms.hold + MARGIN),
+            forgets_after: terms.retention.saturating_sub(terms.hold + CLOCK_DIFFERENCE),
             clock,
             sees_everything: AtomicBool::new(false),
             is_replacing: AtomicBool::new(false),
@@ -169,9 +171,10 @@ impl Ownership {
         self.identities.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether "no entry" proves that nothing was sent, and since which epoch the ledger has seen everything, if it has.
+    /// Whether "no entry" proves that nothing was sent; and the current epoch, if the ledger has seen everything since the epoch
+    /// began.
     pub(super) fn proof(&self) -> (bool, Option<u32>) {
-        // In this order: rules that are replaced meanwhile must not be judged by the old proof.
+        // `sees_everything` is read first, so that the old proof does not count for rules that are being replaced.
         let sees_everything = self.sees_everything();
         let about = self.ledger.about();
         let is_ours = about.identities == *self.identities();
@@ -182,23 +185,23 @@ impl Ownership {
         self.sees_everything.load(Ordering::SeqCst) && !self.is_replacing.load(Ordering::SeqCst)
     }
 
-    /// Whether a shared ledger may have lost what other workers wrote since an `epoch`.
+    /// Whether a shared ledger may have lost entries of other workers since `epoch`.
     pub(super) fn has_lost_since(&self, epoch: u32) -> bool {
         let now = self.ledger.epoch();
         let replaced = *self.replaced_between.lock().unwrap_or_else(PoisonError::into_inner);
         now != epoch && replaced != Some((epoch, now)) && !self.ledger.is_exclusive()
     }
 
-    /// A delivery has arrived; in the order of the queue.
-    pub(super) fn arrived(self: &Arc<Self>, was_delivered_before: bool) -> Unsettled {
+    /// Notes that a delivery has arrived. Call it in the order of the deliveries.
+    pub(super) fn arrived(self: &Arc<Self>, was_delivered_before: bool) -> UnsettledDelivery {
         let epoch = self.ledger.epoch();
         let number = self.drain().arrived(was_delivered_before, epoch);
-        Unsettled { ownership: Arc::clone(self), number, epoch }
+        UnsettledDelivery { ownership: Arc::clone(self), number, epoch }
     }
 
-    /// A delivery was settled. If the queue is now drained, "no entry" proves again that nothing was sent. If that cannot be
-    /// recorded, the next delivery tries it again.
-    pub(super) async fn settled(&self, unsettled: Unsettled) {
+    /// Notes that a delivery was settled. If the queue is now drained, the ledger proves again that nothing was sent. If that
+    /// cannot be recorded, the next settled delivery tries again.
+    pub(super) async fn settled(&self, unsettled: UnsettledDelivery) {
         drop(unsettled);
         let is_newly_drained =
             || !self.ledger.proves_unsent() && self.sees_everything() && self.drain().is_drained(self.ledger.epoch());
@@ -206,12 +209,12 @@ impl Ownership {
             return;
         }
         let _writing = self.writing.lock().await;
-        // Another delivery may have recorded it meanwhile.
+        // Another delivery may have recorded it in the meantime.
         if !is_newly_drained() {
             return;
         }
         let about = self.ledger.about();
-        // Lost meanwhile: then another epoch must be drained.
+        // Entries may have been lost in the meantime: then the queue must be drained in the new epoch.
         if !self.drain().is_drained(about.epoch) {
             return;
         }
@@ -223,21 +226,21 @@ impl Ownership {
         }
     }
 
-    /// A delivery was requeued: the queue cannot count as drained on this connection any more.
-    pub(super) fn returned(&self, unsettled: Unsettled) {
-        self.drain().has_returned = true;
+    /// Notes that a delivery was requeued. On this connection the queue no longer counts as drained.
+    pub(super) fn requeued(&self, unsettled: UnsettledDelivery) {
+        self.drain().has_requeued = true;
         drop(unsettled);
     }
 
-    /// Replaces what message ids are made from: `replace` puts the new rules into force. What was sent before is not found under a
-    /// new id, so messages that were delivered before are in doubt until the queue is drained.
+    /// Calls `replace`, which puts new rules into force, whose ids have the digest `identities`. A message that was sent before
+    /// may get another id now. So messages that were delivered before are in doubt until the queue is drained.
     pub async fn replace_identities(&self, identities: String, replace: impl FnOnce()) {
         let former = std::mem::replace(&mut *self.identities(), identities.clone());
         if former == identities {
             replace();
             return;
         }
-        // Before the first message that the new rules map, and until the ledger has recorded the change.
+        // Nothing is proven from before the first message that the new rules map until the ledger has recorded the change.
         self.is_replacing.store(true, Ordering::SeqCst);
         replace();
         let _writing = self.writing.lock().await;
@@ -245,13 +248,13 @@ impl Ownership {
         if let Err(error) = self.record_identities().await {
             // The next connection compares them again. Until then the ledger proves nothing.
             self.sees_everything.store(false, Ordering::SeqCst);
-            tracing::warn!(%error, "the ledger could not record that the rules make other message ids");
+            tracing::warn!(%error, "the ledger could not record that the new rules make other message ids");
         }
         self.is_replacing.store(false, Ordering::SeqCst);
     }
 
     async fn record_identities(&self) -> Result<(), String> {
-        for _ in 0..TRIES {
+        for _ in 0..MAX_TRIES {
             let about = self.ledger.reload_about().await.map_err(|error| error.to_string())?;
             let changed = self.without_proof(&about, false);
             let between = (about.epoch, changed.epoch);
@@ -265,12 +268,12 @@ impl Ownership {
 
     async fn compare(&self, owners: Owners) -> Result<Option<String>, String> {
         let _writing = self.writing.lock().await;
-        for _ in 0..TRIES {
+        for _ in 0..MAX_TRIES {
             let about = self.ledger.reload_about().await.map_err(|error| error.to_string())?;
             if self.is_compared_elsewhere(&owners, &about) {
                 return Err("another worker is reading the owner of the queue".to_owned());
             }
-            let compared = self.compared(&owners, &about);
+            let compared = self.comparison(&owners, &about);
             if let Some(reason) = &compared.lost {
                 tracing::warn!(
                     reason,
@@ -289,19 +292,19 @@ impl Ownership {
         Err(CONTENDED.to_owned())
     }
 
-    /// Whether another worker has the message of `<queue>.owner` right now. Tried a few times.
+    /// Whether another worker is reading `<queue>.owner` right now, so that it looks empty. After a few times it counts as empty.
     fn is_compared_elsewhere(&self, owners: &Owners, about: &About) -> bool {
         let is_missing =
             self.has_others && about.proves_unsent && matches!(owners, Owners::Found(ids) if ids.is_empty());
-        let reads = if is_missing { self.empty_reads.fetch_add(1, Ordering::SeqCst) } else { TRIES };
-        if reads >= TRIES {
+        let reads = if is_missing { self.empty_reads.fetch_add(1, Ordering::SeqCst) } else { MAX_TRIES };
+        if reads >= MAX_TRIES {
             self.empty_reads.store(0, Ordering::SeqCst);
         }
-        reads < TRIES
+        reads < MAX_TRIES
     }
 
-    /// What the ids on `<queue>.owner` mean for a ledger that knows `about` itself.
-    fn compared(&self, owners: &Owners, about: &About) -> Compared {
+    /// Compares the ids on `<queue>.owner` with the ledger's `about`.
+    fn comparison(&self, owners: &Owners, about: &About) -> Comparison {
         let is_other = matches!(owners, Owners::Found(ids) if ids.iter().any(|id| *id != about.id));
         let is_ours = matches!(owners, Owners::Found(ids) if !ids.is_empty() && !is_other);
         let has_other_ids = about.identities != *self.identities();
@@ -315,41 +318,41 @@ impl Ownership {
             Owners::Found(_) if unchanged_for.is_some_and(|time| time > self.forgets_after) => {
                 "the ledger has not changed for so long that it may have forgotten messages, see ledger.retention"
             }
-            Owners::Found(_) => return Compared { is_other, is_ours, must_wait: false, lost: None },
+            Owners::Found(_) => return Comparison { is_other, is_ours, must_wait: false, lost: None },
         };
         let must_wait = is_other || self.has_others || (self.is_shared && is_ours && has_other_ids);
-        Compared { is_other, is_ours, must_wait, lost: Some(lost.to_owned()) }
+        Comparison { is_other, is_ours, must_wait, lost: Some(lost.to_owned()) }
     }
 
-    /// What a ledger knows about itself once it proves nothing.
+    /// `about` of a ledger that no longer proves anything.
     fn without_proof(&self, about: &About, is_other: bool) -> About {
         About {
             proves_unsent: false,
-            // A new ledger has no entries that could be taken for proof.
+            // The epoch of a new ledger can stay, because it has no entries.
             epoch: about.epoch + u32::from(about.proves_unsent || is_other),
             identities: self.identities().clone(),
             ..about.clone()
         }
     }
 
-    /// A connection begins: whatever is unsettled may be delivered again.
-    fn restart_drain(&self, compared: &Compared, about: &About) {
+    /// A new connection begins: unsettled messages may be delivered again.
+    fn restart_drain(&self, compared: &Comparison, about: &About) {
         let mut drain = self.drain();
         let is_waiting = drain.not_before.is_some();
-        drain.has_returned = false;
+        drain.has_requeued = false;
         let had_to_wait = about.other_owner || (self.has_others && !about.proves_unsent);
         let must_wait = compared.must_wait || (had_to_wait && !is_waiting);
         drain.restart(must_wait.then_some(self.others_hold));
     }
 }
 
-/// What a comparison with the owner of the queue found.
-struct Compared {
+/// The result of comparing the queue's owner with this worker's ledger.
+struct Comparison {
     /// A worker with another ledger consumed the queue before.
     is_other: bool,
     /// The last worker used this ledger.
     is_ours: bool,
-    /// Another worker may hold messages that the ledger does not know, or knows by other ids.
+    /// Another worker may hold messages that the ledger does not have, or has under other ids.
     must_wait: bool,
     /// Why the ledger proves nothing now.
     lost: Option<String>,
@@ -366,7 +369,7 @@ impl BrokerOwnership for Ownership {
         self.ledger.about().id
     }
 
-    fn returned_unseen(&self) {
-        self.drain().has_returned = true;
+    fn requeued_unseen(&self) {
+        self.drain().has_requeued = true;
     }
 }

@@ -1,4 +1,4 @@
-//! Every read and write of the ledger, with what follows from a failure.
+//! Reads and writes the ledger for the worker. After a failure it retries, closes the gate, and reports the error.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,21 +13,21 @@ use crate::observe::events::Events;
 use crate::retry::{Backoff, jittered};
 
 /// First and longest wait before the ledger is asked again after it failed.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
-/// How often the ledger is checked while it works, so that a worker without messages notices that it is gone.
-const CHECK: Duration = Duration::from_secs(10);
+const RETRY_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// How often the ledger is checked, so that a worker without messages notices its failure.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// See the module's documentation.
 pub struct Recorder {
     ledger: Arc<dyn Ledger>,
     gate: Arc<Gate>,
     events: Arc<Events>,
-    /// Records that the ledger does not have yet.
+    /// Writes that failed and are being retried.
     background: TaskTracker,
 }
 
 impl Recorder {
-    /// Writes to `ledger`; its failures close `gate`. Failed records are retried as tasks of `background`.
+    /// Uses `ledger`. Its failures close `gate`. Failed writes are retried in tasks of `background`.
     #[must_use]
     pub fn new(ledger: Arc<dyn Ledger>, gate: Arc<Gate>, events: Arc<Events>, background: TaskTracker) -> Arc<Self> {
         Arc::new(Self { ledger, gate, events, background })
@@ -40,7 +40,7 @@ impl Recorder {
 
     /// The waits between tries.
     pub(super) fn backoff() -> Backoff {
-        Backoff::new(RETRY.0, RETRY.1)
+        Backoff::new(RETRY_WAITS.0, RETRY_WAITS.1)
     }
 
     pub(super) async fn wait(backoff: &mut Backoff) {
@@ -55,9 +55,9 @@ impl Recorder {
                 Ok(entry) => return entry,
                 Err(error) => {
                     failures += 1;
-                    // One failure may be a connection that broke.
+                    // A single failure may only be a broken connection.
                     if failures > 1 {
-                        self.failed(&error);
+                        self.report_failure(&error);
                     }
                 }
             }
@@ -65,12 +65,12 @@ impl Recorder {
         }
     }
 
-    /// Changes an entry. Tried twice: one failure may be a connection that broke, and the same change given again counts once.
+    /// Changes an entry, with one retry: a single failure may only be a broken connection, and a repeated change counts once.
     pub(super) async fn change(&self, key: &Key, change: &Change) -> Result<Changed, LedgerError> {
         let first = self.try_change(key, change).await;
         let changed = if first.is_err() { self.try_change(key, change).await } else { first };
         if let Err(error) = &changed {
-            self.failed(error);
+            self.report_failure(error);
         }
         changed
     }
@@ -85,10 +85,10 @@ impl Recorder {
         changed
     }
 
-    /// Changes an entry. If that fails, it is retried in the background until the process ends.
+    /// Changes an entry. After a failure it is retried in the background until the process ends.
     ///
     /// # Errors
-    /// The ledger's error. The change is then retried in the background.
+    /// The ledger's error, while the change is retried in the background.
     pub(super) async fn record(self: &Arc<Self>, key: Key, change: Change) -> Result<(), LedgerError> {
         let Err(error) = self.change(&key, &change).await else { return Ok(()) };
         let recorder = Arc::clone(self);
@@ -104,12 +104,13 @@ impl Recorder {
         Err(error)
     }
 
-    fn failed(&self, error: &LedgerError) {
+    fn report_failure(&self, error: &LedgerError) {
         self.events.ledger_failed(error);
         self.gate.ledger_failed();
     }
 
-    /// Checks the ledger now and then. After a failure nothing else writes to it, so it is checked until it works again.
+    /// Checks the ledger every [`CHECK_INTERVAL`]. After a failure the gate is closed and nothing else uses the ledger, so it is
+    /// checked until it works again.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let watching = async {
             let (mut backoff, mut checked) = (Self::backoff(), Instant::now());
@@ -119,13 +120,13 @@ impl Recorder {
                 if !is_down {
                     backoff.reset();
                 }
-                if !is_down && checked.elapsed() < CHECK {
+                if !is_down && checked.elapsed() < CHECK_INTERVAL {
                     continue;
                 }
                 checked = Instant::now();
                 match self.ledger.check().await {
                     Ok(()) => self.gate.ledger_worked(),
-                    Err(error) => self.failed(&error),
+                    Err(error) => self.report_failure(&error),
                 }
             }
         };

@@ -1,4 +1,4 @@
-//! What the log and the metrics say of a delivery.
+//! Collects what the log line and the metrics say about a settled delivery.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::message::disposition::{Disposition, Settlement};
 use crate::message::published::published_at;
 use crate::observe::events::Settled;
 
-/// What the log and the metrics say of a delivery.
+/// What the log line and the metrics say about a delivery.
 pub(super) struct Report {
     id: Option<String>,
     has_id: bool,
@@ -68,12 +68,12 @@ impl Worker {
             round: report.round,
             reason: report.reason.as_deref(),
             duration: report.began.elapsed(),
-            // RabbitMQ's dead letter has no header that says so.
+            // Only for a rejected message: a dead letter of RabbitMQ itself has no header that says it.
             possible_duplicate: report.is_possible_duplicate
                 || (may_be_several && matches!(settlement, Settlement::Reject(_))),
             is_gone: gone,
             at: self.clock.now(),
-            // A replay waited for an operator, not for the worker.
+            // Not for a replay, whose time since publication includes the wait for an operator.
             published: published_at(&message.properties).or(report.first_attempt_at).filter(|_| report.replays == 0),
         });
     }

@@ -60,7 +60,7 @@ fn claim() -> Claim {
     Claim { id: ClaimId(1), owner: Owner(2), at: Timestamp::UNIX_EPOCH }
 }
 
-/// The decision for a message that is sent, in short: attempts so far, in doubt, doubted, reset.
+/// The plan for a message that is sent: attempts so far, in doubt, doubted, reset. None if it is not sent.
 fn sent(entry: Option<&Entry>, facts: &Facts) -> Option<(u32, bool, bool, bool)> {
     match decide(entry, ClaimOwner::Active, facts) {
         Decision::Proceed(plan) => {

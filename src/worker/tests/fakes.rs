@@ -1,4 +1,4 @@
-//! Fakes of everything that the worker uses.
+//! Fakes of the CRM, the broker and the ledger, and a worker that uses them.
 
 mod ledger;
 
@@ -32,31 +32,31 @@ use crate::message::retry_state::string;
 use crate::observe::events::Events;
 use crate::retry::Schedule;
 use crate::settle::Settler;
-use crate::worker::ownership::{Ownership, Terms};
+use crate::worker::ownership::{Ownership, ProofConditions};
 use crate::worker::recorder::Recorder;
 use crate::worker::{Counters, InFlightIds, ORPHAN_MARGIN, Settings, Worker};
 
-pub(super) use self::ledger::{Fails, FakeLedger, key};
+pub(super) use self::ledger::{FakeLedger, LedgerFailure, key};
 
 pub(super) const BODY: &str = r#"{"name": "a", "name_module": "cases", "completion_date": "2026-04-01 10:00:00", "id_record": "7", "wolkvox_owner": "ana"}"#;
 pub(super) const PANIC: &str = "on purpose";
 
-/// What the CRM does with one request.
+/// How the CRM answers one request.
 #[derive(Clone, Debug)]
-pub(super) enum Does {
-    Creates,
-    /// An HTTP status without a verdict.
-    Answers(u16),
+pub(super) enum CrmAnswer {
+    Created,
+    /// An HTTP status without a `code` in the body.
+    Status(u16),
     /// No answer comes. It is not known whether the task was created.
-    IsSilent,
-    IsUnreachable,
-    Panics,
+    NoAnswer,
+    Unreachable,
+    Panic,
 }
 
 /// A CRM that gives the answers of a list and then creates every task.
 #[derive(Default)]
 pub(super) struct FakeCrm {
-    pub(super) script: Mutex<VecDeque<Does>>,
+    pub(super) script: Mutex<VecDeque<CrmAnswer>>,
     pub(super) takes: Mutex<Duration>,
     /// The bodies of the requests in their order.
     pub(super) requests: Mutex<Vec<String>>,
@@ -74,19 +74,19 @@ impl Crm for FakeCrm {
     fn insert<'a>(&'a self, _: &'a SecretString, body: Bytes) -> BoxFuture<'a, HttpResult> {
         async move {
             self.requests.lock().unwrap().push(String::from_utf8(body.to_vec()).unwrap());
-            let does = self.script.lock().unwrap().pop_front().unwrap_or(Does::Creates);
-            assert!(!matches!(does, Does::Panics), "{PANIC}");
+            let answer = self.script.lock().unwrap().pop_front().unwrap_or(CrmAnswer::Created);
+            assert!(!matches!(answer, CrmAnswer::Panic), "{PANIC}");
             self.open.fetch_add(1, Ordering::SeqCst);
             let takes = *self.takes.lock().unwrap();
             sleep(takes).await;
             self.open.fetch_sub(1, Ordering::SeqCst);
-            match does {
-                Does::Creates | Does::Panics => {
+            match answer {
+                CrmAnswer::Created | CrmAnswer::Panic => {
                     reply(200, r#"{"code": "200", "error": null, "msg": "ok", "data": []}"#)
                 }
-                Does::Answers(status) => reply(status, "<html>"),
-                Does::IsSilent => HttpResult::NoAnswer("timed out".to_owned()),
-                Does::IsUnreachable => HttpResult::NotSent("connection refused".to_owned()),
+                CrmAnswer::Status(status) => reply(status, "<html>"),
+                CrmAnswer::NoAnswer => HttpResult::NoAnswer("timed out".to_owned()),
+                CrmAnswer::Unreachable => HttpResult::NotSent("connection refused".to_owned()),
             }
         }
         .boxed()
@@ -155,8 +155,8 @@ pub(super) fn now() -> Timestamp {
     "2026-03-02T03:00:00Z".parse().unwrap()
 }
 
-/// One consumer at a time, and no worker that must be waited for.
-pub(super) const TERMS: Terms = Terms {
+/// One consumer at a time, and no time for another worker to stop.
+pub(super) const CONDITIONS: ProofConditions = ProofConditions {
     single_active_consumer: true,
     stopping: Duration::ZERO,
     hold: Duration::from_secs(600),
@@ -175,7 +175,7 @@ pub(super) struct TestWorker {
 }
 
 impl TestWorker {
-    /// A worker with its own ledger, which proves that messages without an entry were not sent.
+    /// A worker whose ledger proves that messages without an entry were not sent.
     pub(super) async fn new(more: &[(&str, &str)]) -> Self {
         Self::with_clock(more, Clock::new(now)).await
     }
@@ -184,12 +184,12 @@ impl TestWorker {
         let ledger = FakeLedger::with_clock(clock.clone());
         let about = About { proves_unsent: true, ..ledger.about() };
         assert!(ledger.set_about(ledger.about(), about).await.unwrap());
-        let site = Self::with(more, ledger, clock);
-        site.connects().await;
-        site
+        let test = Self::with(more, ledger, clock);
+        test.connects().await;
+        test
     }
 
-    /// Compares the owners of the queue: this ledger's worker was the last one.
+    /// Connects to the queue, whose last consumer used this ledger.
     pub(super) async fn connects(&self) {
         let owners = Owners::Found(vec![self.worker.ownership.id()]);
         let compared = crate::broker::Ownership::compare(&*self.worker.ownership, owners).await;
@@ -228,7 +228,7 @@ impl TestWorker {
                 events: Arc::clone(&events),
             },
             recorder: Recorder::new(ledger.clone(), gate, Arc::clone(&events), TaskTracker::new()),
-            ownership: Arc::new(Ownership::new(ledger.clone(), String::new(), TERMS, clock.clone())),
+            ownership: Arc::new(Ownership::new(ledger.clone(), String::new(), CONDITIONS, clock.clone())),
             owner: Owner(fastrand::u64(..)),
             operation: "demo".into(),
             ids: InFlightIds::default(),
@@ -241,11 +241,11 @@ impl TestWorker {
         Self { worker: Arc::new(worker), crm, ledger, broker, settled, gone: CancellationToken::new(), stop }
     }
 
-    pub(super) fn crm_does(&self, script: &[Does]) {
+    pub(super) fn crm_answers(&self, script: &[CrmAnswer]) {
         self.crm.script.lock().unwrap().extend(script.iter().cloned());
     }
 
-    pub(super) fn ledger_fails(&self, fails: &[Option<Fails>]) {
+    pub(super) fn ledger_fails(&self, fails: &[Option<LedgerFailure>]) {
         self.ledger.fails.lock().unwrap().extend(fails);
     }
 
@@ -275,7 +275,7 @@ impl TestWorker {
         Message { body: BODY.as_bytes().to_vec(), properties, ..Message::default() }
     }
 
-    /// The copies: the queue, the kind of a dead letter, attempts, possibly created.
+    /// The published copies: the queue, the kind of a dead letter, attempts, possibly created.
     pub(super) fn copies(&self) -> Vec<(String, Option<String>, i64, bool)> {
         let copies = std::mem::take(&mut *self.broker.copies.lock().unwrap());
         let read = |(queue, properties): (String, Properties)| {

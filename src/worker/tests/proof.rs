@@ -1,4 +1,4 @@
-//! When "no entry" proves again that nothing was sent, after the ledger may have lost something.
+//! Tests of when a ledger proves again that a message without an entry was not sent, after it may have lost entries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -8,69 +8,69 @@ use jiff::SignedDuration;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-use super::doubt::{STRICT, dead};
-use super::fakes::{Does, FakeLedger, TERMS, TestWorker, message, now, redelivered};
+use super::doubt::{STRICT, dead_letter};
+use super::fakes::{CONDITIONS, CrmAnswer, FakeLedger, TestWorker, message, now, redelivered};
 use crate::broker::{Owners, Ownership as _};
 use crate::clock::Clock;
 use crate::ledger::{About, Ledger as _};
-use crate::worker::ownership::{Ownership, Terms};
+use crate::worker::ownership::{Ownership, ProofConditions};
 
-/// What a store does that may have lost writes.
-async fn lose_writes(site: &TestWorker) {
-    let about = site.ledger.about();
+/// The store may have lost writes, such as Redis after a failover.
+async fn lose_writes(test: &TestWorker) {
+    let about = test.ledger.about();
     let lost = About { proves_unsent: false, epoch: about.epoch + 1, ..about.clone() };
-    assert!(site.ledger.set_about(about, lost).await.unwrap());
+    assert!(test.ledger.set_about(about, lost).await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]
 async fn proof_lost_during_a_request_returns_only_after_that_request_is_settled() {
-    let site = TestWorker::new(&[STRICT]).await;
-    site.handle(message("a")).await;
-    assert!(site.ledger.proves_unsent());
-    *site.crm.takes.lock().unwrap() = Duration::from_secs(9);
-    let open = site.handle(message("b"));
+    let test = TestWorker::new(&[STRICT]).await;
+    test.handle(message("a")).await;
+    assert!(test.ledger.proves_unsent());
+    *test.crm.takes.lock().unwrap() = Duration::from_secs(9);
+    let open = test.handle(message("b"));
     let later = async {
         sleep(Duration::from_secs(1)).await;
-        *site.crm.takes.lock().unwrap() = Duration::ZERO;
-        lose_writes(&site).await;
-        site.handle(message("c")).await;
-        assert!(!site.ledger.proves_unsent(), "the claim of the open request may be lost");
+        *test.crm.takes.lock().unwrap() = Duration::ZERO;
+        lose_writes(&test).await;
+        test.handle(message("c")).await;
+        assert!(!test.ledger.proves_unsent(), "the claim of the open request may be lost");
     };
     tokio::join!(open, later);
-    assert!(site.ledger.proves_unsent(), "drained");
+    assert!(test.ledger.proves_unsent(), "drained");
 }
 
 #[tokio::test(start_paused = true)]
-async fn proof_does_not_return_on_a_connection_that_returned_deliveries_unseen() {
-    let site = TestWorker::new(&[STRICT]).await;
-    lose_writes(&site).await;
-    site.worker.ownership.returned_unseen();
-    site.handle(message("a")).await;
-    assert!(!site.ledger.proves_unsent());
-    let ownership = Arc::clone(&site.worker.ownership);
+async fn proof_does_not_return_on_a_connection_that_requeued_unseen_deliveries() {
+    let test = TestWorker::new(&[STRICT]).await;
+    lose_writes(&test).await;
+    test.worker.ownership.requeued_unseen();
+    test.handle(message("a")).await;
+    assert!(!test.ledger.proves_unsent());
+    let ownership = Arc::clone(&test.worker.ownership);
     ownership.compare(crate::broker::Owners::Found(vec![ownership.id()])).await.unwrap();
-    site.handle(message("b")).await;
-    assert!(site.ledger.proves_unsent(), "the next connection sees every delivery");
+    test.handle(message("b")).await;
+    assert!(test.ledger.proves_unsent(), "the next connection sees every delivery");
 }
 
 #[tokio::test(start_paused = true)]
 async fn message_dead_lettered_as_in_doubt_stays_in_doubt_when_its_ack_is_lost() {
-    let site = TestWorker::new(&[STRICT]).await;
-    lose_writes(&site).await;
-    site.handle(redelivered("a")).await;
-    assert_eq!(site.copies(), vec![dead("unknown", 0, true)]);
-    site.handle(message("b")).await;
-    assert!(site.ledger.proves_unsent());
-    site.handle(redelivered("a")).await;
-    assert_eq!((site.requests(), site.copies()), (1, vec![dead("unknown", 0, true)]));
+    let test = TestWorker::new(&[STRICT]).await;
+    lose_writes(&test).await;
+    test.handle(redelivered("a")).await;
+    assert_eq!(test.copies(), vec![dead_letter("unknown", 0, true)]);
+    test.handle(message("b")).await;
+    assert!(test.ledger.proves_unsent());
+    test.handle(redelivered("a")).await;
+    assert_eq!((test.requests(), test.copies()), (1, vec![dead_letter("unknown", 0, true)]));
 }
 
 #[tokio::test(start_paused = true)]
 async fn panic_while_sending_a_message_without_an_id_leaves_its_task_in_doubt() {
-    let site = TestWorker::new(&[]).await;
-    site.crm_does(&[Does::Panics]);
-    site.handle(message("")).await;
-    assert_eq!(site.copies(), vec![dead("poison", 0, true)]);
+    let test = TestWorker::new(&[]).await;
+    test.crm_answers(&[CrmAnswer::Panic]);
+    test.handle(message("")).await;
+    assert_eq!(test.copies(), vec![dead_letter("poison", 0, true)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -79,22 +79,22 @@ async fn redelivery_is_in_doubt_when_the_ledger_may_have_forgotten_its_entry() {
         let passed = Arc::new(AtomicI64::new(0));
         let clock = Arc::clone(&passed);
         let clock = Clock::new(move || now() + SignedDuration::from_hours(24 * clock.load(Ordering::SeqCst)));
-        let site = TestWorker::with_clock(&[STRICT], clock).await;
-        site.handle(message("a")).await;
+        let test = TestWorker::with_clock(&[STRICT], clock).await;
+        test.handle(message("a")).await;
         passed.store(days, Ordering::SeqCst);
-        site.connects().await;
-        assert_eq!(site.ledger.proves_unsent(), !is_in_doubt, "{days} days");
-        site.handle(redelivered("a")).await;
-        let expected = if is_in_doubt { vec![dead("unknown", 0, true)] } else { Vec::new() };
-        assert_eq!((site.requests(), site.copies()), (1, expected), "{days} days");
+        test.connects().await;
+        assert_eq!(test.ledger.proves_unsent(), !is_in_doubt, "{days} days");
+        test.handle(redelivered("a")).await;
+        let expected = if is_in_doubt { vec![dead_letter("unknown", 0, true)] } else { Vec::new() };
+        assert_eq!((test.requests(), test.copies()), (1, expected), "{days} days");
     }
 }
 
-/// Ownership as a worker beside others has it, and the ledger that they share.
-async fn beside_others(is_shared: bool) -> (Arc<Ownership>, Arc<FakeLedger>) {
+/// The ownership and the ledger of a worker that consumes at the same time as others.
+async fn with_other_consumers(is_shared: bool) -> (Arc<Ownership>, Arc<FakeLedger>) {
     let ledger = FakeLedger::new();
     ledger.is_exclusive.store(!is_shared, Ordering::SeqCst);
-    let terms = Terms { single_active_consumer: false, ..TERMS };
+    let terms = ProofConditions { single_active_consumer: false, ..CONDITIONS };
     let ownership = Arc::new(Ownership::new(ledger.clone(), String::new(), terms, Clock::new(now)));
     ownership.compare(Owners::Found(vec![ownership.id()])).await.unwrap();
     (ownership, ledger)
@@ -102,7 +102,7 @@ async fn beside_others(is_shared: bool) -> (Arc<Ownership>, Arc<FakeLedger>) {
 
 #[tokio::test(start_paused = true)]
 async fn local_ledger_never_proves_anything_beside_other_consumers() {
-    let (ownership, ledger) = beside_others(false).await;
+    let (ownership, ledger) = with_other_consumers(false).await;
     sleep(Duration::from_secs(86_400)).await;
     ownership.settled(ownership.arrived(false)).await;
     assert!(!ledger.proves_unsent() && !ownership.proof().0);
@@ -110,9 +110,9 @@ async fn local_ledger_never_proves_anything_beside_other_consumers() {
 
 #[tokio::test(start_paused = true)]
 async fn shared_ledger_proves_only_after_what_other_consumers_hold_is_settled() {
-    let (ownership, ledger) = beside_others(true).await;
+    let (ownership, ledger) = with_other_consumers(true).await;
     for is_first in [true, false] {
-        sleep(TERMS.hold * 2).await;
+        sleep(CONDITIONS.hold * 2).await;
         ownership.settled(ownership.arrived(false)).await;
         assert!(!ledger.proves_unsent(), "another consumer may hold a message that was delivered before");
         sleep(Duration::from_secs(41)).await;
@@ -129,59 +129,59 @@ async fn shared_ledger_proves_only_after_what_other_consumers_hold_is_settled() 
 
 #[tokio::test(start_paused = true)]
 async fn ledger_that_fails_while_no_message_arrives_is_noticed_and_used_again() {
-    let site = TestWorker::new(&[]).await;
-    let (recorder, gate, stop) = (Arc::clone(&site.worker.recorder), &site.worker.gate, site.stop.clone());
+    let test = TestWorker::new(&[]).await;
+    let (recorder, gate, stop) = (Arc::clone(&test.worker.recorder), &test.worker.gate, test.stop.clone());
     TaskTracker::new().spawn(recorder.watch(stop));
     for is_down in [true, false] {
-        site.ledger.refuses_about.store(is_down, Ordering::SeqCst);
+        test.ledger.refuses_about.store(is_down, Ordering::SeqCst);
         sleep(Duration::from_secs(25)).await;
         assert_eq!(gate.is_ledger_down(), is_down);
     }
 }
 
-/// Another worker may have received the message on a connection that is cut, and the ledger has lost what that worker wrote.
+/// While this worker's connection is cut, another worker may have received the message, and the ledger has lost its claim.
 #[tokio::test(start_paused = true)]
 async fn waiting_first_delivery_is_sent_after_a_loss_only_if_rabbitmq_still_waits_for_it() {
     for (is_shared, is_cut, requests) in [(false, false, 2), (true, false, 2), (true, true, 1)] {
-        let site = TestWorker::new(&[STRICT]).await;
-        site.ledger.is_exclusive.store(!is_shared, Ordering::SeqCst);
-        site.handle(message("a")).await;
-        site.worker.gate.ledger_failed();
-        let waiting = site.handle(message("b"));
+        let test = TestWorker::new(&[STRICT]).await;
+        test.ledger.is_exclusive.store(!is_shared, Ordering::SeqCst);
+        test.handle(message("a")).await;
+        test.worker.gate.ledger_failed();
+        let waiting = test.handle(message("b"));
         let losing = async {
             sleep(Duration::from_secs(1)).await;
-            lose_writes(&site).await;
-            site.worker.gate.ledger_worked();
+            lose_writes(&test).await;
+            test.worker.gate.ledger_worked();
             sleep(Duration::from_secs(20)).await;
             if is_cut {
-                site.gone.cancel();
+                test.gone.cancel();
             }
         };
         tokio::join!(waiting, losing);
-        assert_eq!((site.requests(), site.copies()), (requests, Vec::new()), "shared: {is_shared}, cut: {is_cut}");
+        assert_eq!((test.requests(), test.copies()), (requests, Vec::new()), "shared: {is_shared}, cut: {is_cut}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn redelivery_that_could_not_be_decided_is_requeued_and_not_copied() {
-    let site = TestWorker::new(&[]).await;
-    site.ledger.fails_to_read.store(true, Ordering::SeqCst);
-    site.handle(redelivered("a")).await;
-    assert_eq!((site.settled(), site.copies()), (vec!["requeued"], Vec::new()));
+    let test = TestWorker::new(&[]).await;
+    test.ledger.fails_to_read.store(true, Ordering::SeqCst);
+    test.handle(redelivered("a")).await;
+    assert_eq!((test.settled(), test.copies()), (vec!["requeued"], Vec::new()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn replay_that_was_held_is_still_the_same_replay() {
-    let site = TestWorker::new(&[STRICT]).await;
-    site.crm_does(&[Does::IsSilent]);
-    site.handle(message("a")).await;
-    let dead_letter = site.take_copy();
-    site.worker.gate.ledger_failed();
-    site.handle(dead_letter).await;
-    let held = site.take_copy();
-    site.worker.gate.ledger_worked();
-    site.handle(held).await;
-    assert_eq!((site.requests(), site.copies()), (2, Vec::new()), "it starts over, as the operator wants");
+    let test = TestWorker::new(&[STRICT]).await;
+    test.crm_answers(&[CrmAnswer::NoAnswer]);
+    test.handle(message("a")).await;
+    let dead_letter = test.take_copy();
+    test.worker.gate.ledger_failed();
+    test.handle(dead_letter).await;
+    let held = test.take_copy();
+    test.worker.gate.ledger_worked();
+    test.handle(held).await;
+    assert_eq!((test.requests(), test.copies()), (2, Vec::new()), "it starts over, as the operator wants");
 }
 
 /// How long after the start of a worker with a shared ledger the queue counts as drained, in seconds; at most 60.
@@ -189,9 +189,9 @@ async fn drained_after(identities: &str, owners: impl Fn(String) -> Vec<String>)
     let ledger = FakeLedger::new();
     ledger.is_exclusive.store(false, Ordering::SeqCst);
     let clock = Clock::new(now);
-    let former = Arc::new(Ownership::new(ledger.clone(), String::new(), TERMS, clock.clone()));
+    let former = Arc::new(Ownership::new(ledger.clone(), String::new(), CONDITIONS, clock.clone()));
     former.compare(Owners::Found(Vec::new())).await.unwrap();
-    let ownership = Arc::new(Ownership::new(ledger.clone(), identities.to_owned(), TERMS, clock));
+    let ownership = Arc::new(Ownership::new(ledger.clone(), identities.to_owned(), CONDITIONS, clock));
     ownership.compare(Owners::Found(owners(ownership.id()))).await.unwrap();
     for seconds in 0..60 {
         ownership.settled(ownership.arrived(false)).await;
@@ -204,7 +204,7 @@ async fn drained_after(identities: &str, owners: impl Fn(String) -> Vec<String>)
 }
 
 #[tokio::test(start_paused = true)]
-async fn shared_ledger_waits_for_the_former_worker_only_if_it_used_other_ids_or_another_ledger() {
+async fn shared_ledger_waits_for_a_former_worker_only_after_other_ids_or_another_ledger() {
     assert_eq!(drained_after("", |_| Vec::new()).await, 0, "the first start");
     assert_eq!(drained_after("", |id| vec![id]).await, 0, "the same ledger and the same ids");
     assert_eq!(drained_after("rules", |id| vec![id]).await, 40);

@@ -1,4 +1,4 @@
-//! The eight steps of processing a message, and what ends them early.
+//! Tests of the eight steps of processing a message, and of what ends them early.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use super::fakes::{Does, Fails, TestWorker, message, with_headers};
+use super::fakes::{CrmAnswer, LedgerFailure, TestWorker, message, with_headers};
 use crate::broker::Message;
 use crate::ledger::{KnownResult, Ledger as _};
 use crate::message::retry_state::{number, text};
@@ -16,217 +16,229 @@ const NO_DELAYS: (&str, &str) = ("WTW_RETRY_DELAYS", "none");
 
 #[tokio::test(start_paused = true)]
 async fn first_delivery_takes_one_claim_one_request_and_one_result() {
-    let site = TestWorker::new(&[]).await;
-    site.handle(message("a")).await;
-    assert_eq!((site.settled(), site.requests()), (vec!["acked"], 1));
-    assert_eq!(site.ledger.knows("a").await, Some((KnownResult::Created, false, 1)));
-    let (changes, reads) = (site.ledger.changes.load(Ordering::SeqCst), site.ledger.reads.load(Ordering::SeqCst));
+    let test = TestWorker::new(&[]).await;
+    test.handle(message("a")).await;
+    assert_eq!((test.settled(), test.requests()), (vec!["acked"], 1));
+    assert_eq!(test.ledger.result_of("a").await, Some((KnownResult::Created, false, 1)));
+    let (changes, reads) = (test.ledger.changes.load(Ordering::SeqCst), test.ledger.reads.load(Ordering::SeqCst));
     assert_eq!((changes, reads), (2, 0));
-    site.handle(message("a")).await;
-    assert_eq!((site.settled(), site.requests()), (vec!["acked"], 1), "known by then");
+    test.handle(message("a")).await;
+    assert_eq!((test.settled(), test.requests()), (vec!["acked"], 1), "the ledger has the task");
 }
 
 #[tokio::test(start_paused = true)]
 async fn messages_behind_a_slow_crm_are_served_in_order_with_two_records_each() {
     for seconds in [1, 8, 19] {
-        let site = TestWorker::new(&[]).await;
-        *site.crm.takes.lock().unwrap() = Duration::from_secs(seconds);
+        let test = TestWorker::new(&[]).await;
+        *test.crm.takes.lock().unwrap() = Duration::from_secs(seconds);
         let bodies = |n: usize| Message {
             body: super::fakes::BODY.replace("\"a\"", &format!("\"{n:02}\"")).into_bytes(),
             ..message(&n.to_string())
         };
-        join_all((0..48).map(|n| site.handle(bodies(n)))).await;
-        let requests = site.crm.requests.lock().unwrap().clone();
+        join_all((0..48).map(|n| test.handle(bodies(n)))).await;
+        let requests = test.crm.requests.lock().unwrap().clone();
         let order: Vec<usize> =
             (0..48).map(|n| requests.iter().position(|body| body.contains(&format!("\"{n:02}\""))).unwrap()).collect();
         assert!(order.is_sorted(), "{order:?}");
-        assert_eq!(site.ledger.changes.load(Ordering::SeqCst), 2 * 48, "{seconds} s a request");
+        assert_eq!(test.ledger.changes.load(Ordering::SeqCst), 2 * 48, "{seconds} s a request");
         // One claim for each open request, and one for each answer that is being recorded: no claim waits for a slot.
-        assert!(site.ledger.most_open_claims.load(Ordering::SeqCst) <= 4);
-        assert_eq!(site.settled(), ["acked"; 48]);
+        assert!(test.ledger.most_open_claims.load(Ordering::SeqCst) <= 4);
+        assert_eq!(test.settled(), ["acked"; 48]);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn claim_whose_answer_was_lost_counts_once() {
-    let site = TestWorker::new(&[]).await;
-    site.ledger_fails(&[Some(Fails::After)]);
-    site.handle(message("a")).await;
-    assert_eq!((site.settled(), site.requests()), (vec!["acked"], 1));
-    assert_eq!(site.ledger.knows("a").await, Some((KnownResult::Created, false, 1)));
+    let test = TestWorker::new(&[]).await;
+    test.ledger_fails(&[Some(LedgerFailure::AnswerLost)]);
+    test.handle(message("a")).await;
+    assert_eq!((test.settled(), test.requests()), (vec!["acked"], 1));
+    assert_eq!(test.ledger.result_of("a").await, Some((KnownResult::Created, false, 1)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn request_is_not_sent_when_its_claim_took_too_long() {
-    let site = TestWorker::new(&[STRICT]).await;
-    *site.ledger.takes.lock().unwrap() = Duration::from_millis(2_100);
-    let handled = site.handle(message("a"));
+    let test = TestWorker::new(&[STRICT]).await;
+    *test.ledger.takes.lock().unwrap() = Duration::from_millis(2_100);
+    let handled = test.handle(message("a"));
     let recovering = async {
         sleep(Duration::from_secs(10)).await;
-        assert_eq!(site.requests(), 0);
-        *site.ledger.takes.lock().unwrap() = Duration::ZERO;
+        assert_eq!(test.requests(), 0);
+        *test.ledger.takes.lock().unwrap() = Duration::ZERO;
     };
     tokio::join!(handled, recovering);
-    assert_eq!((site.settled(), site.requests()), (vec!["acked"], 1));
-    assert_eq!(site.ledger.knows("a").await, Some((KnownResult::Created, false, 1)), "no attempt was counted");
-    assert_eq!(site.worker.events.counts().possible_duplicates, 0);
+    assert_eq!((test.settled(), test.requests()), (vec!["acked"], 1));
+    assert_eq!(test.ledger.result_of("a").await, Some((KnownResult::Created, false, 1)), "no attempt was counted");
+    assert_eq!(test.worker.events.counts().possible_duplicates, 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn withdrawal_that_fails_once_counts_no_attempt_and_leaves_nothing_in_doubt() {
     for strict in [true, false] {
-        let site = TestWorker::new(if strict { &[STRICT] } else { &[] }).await;
+        let test = TestWorker::new(if strict { &[STRICT] } else { &[] }).await;
         // The claim's answer is lost twice. The withdrawal fails twice before it is retried in the background.
-        site.ledger_fails(&[Some(Fails::After), Some(Fails::After), Some(Fails::Before), Some(Fails::Before)]);
-        let watching = site.worker.recorder.clone().watch(site.stop.clone());
+        test.ledger_fails(&[
+            Some(LedgerFailure::AnswerLost),
+            Some(LedgerFailure::AnswerLost),
+            Some(LedgerFailure::NotApplied),
+            Some(LedgerFailure::NotApplied),
+        ]);
+        let watching = test.worker.recorder.clone().watch(test.stop.clone());
         tokio::select! {
-            () = site.handle(message("a")) => {}
+            () = test.handle(message("a")) => {}
             () = watching => {}
         }
-        assert_eq!((site.settled(), site.requests(), site.copies()), (vec!["acked"], 1, vec![]));
-        let entry = site.ledger.entry("a").await.unwrap();
+        assert_eq!((test.settled(), test.requests(), test.copies()), (vec!["acked"], 1, vec![]));
+        let entry = test.ledger.entry("a").await.unwrap();
         assert_eq!((entry.result, entry.attempts, entry.doubted), (KnownResult::Created, 1, false));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn created_task_is_acked_when_the_ledger_fails_and_recorded_later() {
-    let site = TestWorker::new(&[]).await;
-    site.ledger_fails(&[None, Some(Fails::Before), Some(Fails::Before), Some(Fails::Before)]);
-    site.handle(message("a")).await;
-    assert_eq!(site.settled(), ["acked"]);
-    assert_eq!(site.ledger.knows("a").await, Some((KnownResult::NotCreated, true, 1)));
+    let test = TestWorker::new(&[]).await;
+    test.ledger_fails(&[
+        None,
+        Some(LedgerFailure::NotApplied),
+        Some(LedgerFailure::NotApplied),
+        Some(LedgerFailure::NotApplied),
+    ]);
+    test.handle(message("a")).await;
+    assert_eq!(test.settled(), ["acked"]);
+    assert_eq!(test.ledger.result_of("a").await, Some((KnownResult::NotCreated, true, 1)));
     sleep(Duration::from_secs(60)).await;
-    assert_eq!(site.ledger.knows("a").await, Some((KnownResult::Created, false, 1)));
+    assert_eq!(test.ledger.result_of("a").await, Some((KnownResult::Created, false, 1)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn failed_attempts_are_retried_in_a_round_and_then_on_a_retry_queue() {
-    let site = TestWorker::new(&[]).await;
-    site.crm_does(&[Does::IsUnreachable, Does::Answers(502), Does::IsSilent]);
-    site.handle(message("a")).await;
-    assert_eq!((site.settled(), site.requests()), (vec!["acked"], 3));
-    assert_eq!(site.copies(), [("wolkvox.tasks.retry.10s".to_owned(), None, 3, true)]);
-    assert_eq!(site.ledger.knows("a").await, Some((KnownResult::InDoubt, false, 3)));
+    let test = TestWorker::new(&[]).await;
+    test.crm_answers(&[CrmAnswer::Unreachable, CrmAnswer::Status(502), CrmAnswer::NoAnswer]);
+    test.handle(message("a")).await;
+    assert_eq!((test.settled(), test.requests()), (vec!["acked"], 3));
+    assert_eq!(test.copies(), [("wolkvox.tasks.retry.10s".to_owned(), None, 3, true)]);
+    assert_eq!(test.ledger.result_of("a").await, Some((KnownResult::InDoubt, false, 3)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn exhausted_attempts_and_rejections_are_dead_lettered() {
-    for (does, kind, attempts) in
-        [(Does::IsUnreachable, "unavailable", 3), (Does::IsSilent, "unknown", 3), (Does::Answers(413), "rejected", 1)]
-    {
-        let site = TestWorker::new(&[NO_DELAYS]).await;
-        site.crm_does(&vec![does.clone(); 3]);
-        site.handle(message("a")).await;
+    for (does, kind, attempts) in [
+        (CrmAnswer::Unreachable, "unavailable", 3),
+        (CrmAnswer::NoAnswer, "unknown", 3),
+        (CrmAnswer::Status(413), "rejected", 1),
+    ] {
+        let test = TestWorker::new(&[NO_DELAYS]).await;
+        test.crm_answers(&vec![does.clone(); 3]);
+        test.handle(message("a")).await;
         let possibly = kind == "unknown";
-        assert_eq!(site.copies(), [("wolkvox.tasks.dead".to_owned(), Some(kind.to_owned()), attempts, possibly)]);
-        assert_eq!(site.settled(), ["acked"]);
+        assert_eq!(test.copies(), [("wolkvox.tasks.dead".to_owned(), Some(kind.to_owned()), attempts, possibly)]);
+        assert_eq!(test.settled(), ["acked"]);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn stop_before_the_first_attempt_requeues_and_after_it_uses_a_retry_queue() {
-    let site = TestWorker::new(&[]).await;
-    site.stop.cancel();
-    site.handle(message("a")).await;
-    assert_eq!((site.settled(), site.requests()), (vec!["requeued"], 0));
-    let site = TestWorker::new(&[("WTW_RETRY_IMMEDIATE_INITIAL", "5s")]).await;
-    site.crm_does(&[Does::IsUnreachable]);
+    let test = TestWorker::new(&[]).await;
+    test.stop.cancel();
+    test.handle(message("a")).await;
+    assert_eq!((test.settled(), test.requests()), (vec!["requeued"], 0));
+    let test = TestWorker::new(&[("WTW_RETRY_IMMEDIATE_INITIAL", "5s")]).await;
+    test.crm_answers(&[CrmAnswer::Unreachable]);
     let stopping = async {
         sleep(Duration::from_secs(1)).await;
-        site.stop.cancel();
+        test.stop.cancel();
     };
-    tokio::join!(site.handle(message("a")), stopping);
-    assert_eq!(site.copies(), [("wolkvox.tasks.retry.10s".to_owned(), None, 1, false)]);
+    tokio::join!(test.handle(message("a")), stopping);
+    assert_eq!(test.copies(), [("wolkvox.tasks.retry.10s".to_owned(), None, 1, false)]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn message_is_held_for_gate_hold_and_a_closed_gate_dead_letters_nothing() {
-    let site = TestWorker::new(&[
+    let test = TestWorker::new(&[
         ("WTW_GATE_HOLD", "40s"),
         ("WTW_TASK_MAX_AGE", "1m"),
         ("WTW_GATE_PROBE_INITIAL", "1h"),
         ("WTW_GATE_PROBE_MAX", "1h"),
     ])
     .await;
-    site.crm_does(&[Does::Answers(404)]);
+    test.crm_answers(&[CrmAnswer::Status(404)]);
     let old = message("a");
     let old = Message { properties: old.properties.clone().with_timestamp(1), ..old };
     let began = Instant::now();
-    tokio::join!(site.handle(message("b")), site.handle(old));
+    tokio::join!(test.handle(message("b")), test.handle(old));
     assert_eq!(began.elapsed().as_secs(), 40);
     let held = ("wolkvox.tasks.retry.hold".to_owned(), None, 0, false);
-    assert_eq!((site.copies(), site.settled()), (vec![held.clone(), held], vec!["acked"; 2]));
+    assert_eq!((test.copies(), test.settled()), (vec![held.clone(), held], vec!["acked"; 2]));
 }
 
 #[tokio::test(start_paused = true)]
 async fn old_message_is_dead_lettered_as_expired_once_the_gate_is_open() {
-    let site = TestWorker::new(&[("WTW_TASK_MAX_AGE", "1m")]).await;
+    let test = TestWorker::new(&[("WTW_TASK_MAX_AGE", "1m")]).await;
     let old = message("a");
-    site.handle(Message { properties: old.properties.clone().with_timestamp(1), ..old }).await;
-    assert_eq!(site.copies(), [("wolkvox.tasks.dead".to_owned(), Some("expired".to_owned()), 0, false)]);
-    assert_eq!(site.requests(), 0);
+    test.handle(Message { properties: old.properties.clone().with_timestamp(1), ..old }).await;
+    assert_eq!(test.copies(), [("wolkvox.tasks.dead".to_owned(), Some("expired".to_owned()), 0, false)]);
+    assert_eq!(test.requests(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn strict_probe_asks_about_the_token_before_it_sends_a_message() {
-    let site = TestWorker::new(&[STRICT, ("WTW_GATE_FAILURES", "1")]).await;
-    site.crm_does(&[Does::IsUnreachable]);
-    site.crm.is_down.store(true, Ordering::SeqCst);
+    let test = TestWorker::new(&[STRICT, ("WTW_GATE_FAILURES", "1")]).await;
+    test.crm_answers(&[CrmAnswer::Unreachable]);
+    test.crm.is_down.store(true, Ordering::SeqCst);
     let recovering = async {
         sleep(Duration::from_secs(60)).await;
-        assert!(site.crm.questions.load(Ordering::SeqCst) > 2);
-        assert_eq!(site.requests(), 1, "the message waits");
-        site.crm.is_down.store(false, Ordering::SeqCst);
+        assert!(test.crm.questions.load(Ordering::SeqCst) > 2);
+        assert_eq!(test.requests(), 1, "the message waits");
+        test.crm.is_down.store(false, Ordering::SeqCst);
     };
-    tokio::join!(site.handle(message("a")), recovering);
-    assert_eq!((site.settled(), site.requests(), site.copies()), (vec!["acked"], 2, vec![]));
+    tokio::join!(test.handle(message("a")), recovering);
+    assert_eq!((test.settled(), test.requests(), test.copies()), (vec!["acked"], 2, vec![]));
 }
 
 #[tokio::test(start_paused = true)]
 async fn invalid_message_is_dead_lettered_unless_its_task_exists() {
-    let site = TestWorker::new(&[]).await;
+    let test = TestWorker::new(&[]).await;
     let invalid = |id| Message { body: b"no json".to_vec(), ..message(id) };
-    site.handle(invalid("a")).await;
-    assert_eq!(site.copies(), [("wolkvox.tasks.dead".to_owned(), Some("invalid_message".to_owned()), 0, false)]);
-    site.handle(message("b")).await;
-    site.handle(invalid("b")).await;
-    assert_eq!(site.copies()[0].1.as_deref(), Some("id_conflict"));
+    test.handle(invalid("a")).await;
+    assert_eq!(test.copies(), [("wolkvox.tasks.dead".to_owned(), Some("invalid_message".to_owned()), 0, false)]);
+    test.handle(message("b")).await;
+    test.handle(invalid("b")).await;
+    assert_eq!(test.copies()[0].1.as_deref(), Some("id_conflict"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn deliveries_of_one_id_wait_for_each_other() {
-    let site = TestWorker::new(&[]).await;
-    *site.crm.takes.lock().unwrap() = Duration::from_secs(5);
-    join_all((0..5).map(|_| site.handle(message("a")))).await;
-    assert_eq!((site.settled(), site.requests()), (vec!["acked"; 5], 1));
+    let test = TestWorker::new(&[]).await;
+    *test.crm.takes.lock().unwrap() = Duration::from_secs(5);
+    join_all((0..5).map(|_| test.handle(message("a")))).await;
+    assert_eq!((test.settled(), test.requests()), (vec!["acked"; 5], 1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn state_of_another_queue_and_foreign_headers_have_no_influence() {
-    let site = TestWorker::new(&[]).await;
-    site.crm_does(&[Does::IsUnreachable, Does::IsUnreachable, Does::IsUnreachable]);
+    let test = TestWorker::new(&[]).await;
+    test.crm_answers(&[CrmAnswer::Unreachable, CrmAnswer::Unreachable, CrmAnswer::Unreachable]);
     let headers = [("x-attempts", number(15)), ("x-wtw-attempts", number(15)), ("x-wtw-queue", text("other"))];
-    site.handle(with_headers(message("a"), &headers)).await;
-    assert_eq!(site.copies(), [("wolkvox.tasks.retry.10s".to_owned(), None, 3, false)]);
-    assert_eq!(site.ledger.len(), 1);
+    test.handle(with_headers(message("a"), &headers)).await;
+    assert_eq!(test.copies(), [("wolkvox.tasks.retry.10s".to_owned(), None, 3, false)]);
+    assert_eq!(test.ledger.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn request_is_not_sent_when_the_gate_closes_while_its_claim_is_written() {
-    let site = TestWorker::new(&[("WTW_GATE_FAILURES", "1"), ("WTW_GATE_PROBE_INITIAL", "1m")]).await;
-    site.crm_does(&[Does::Answers(503)]);
-    *site.crm.takes.lock().unwrap() = Duration::from_secs(1);
+    let test = TestWorker::new(&[("WTW_GATE_FAILURES", "1"), ("WTW_GATE_PROBE_INITIAL", "1m")]).await;
+    test.crm_answers(&[CrmAnswer::Status(503)]);
+    *test.crm.takes.lock().unwrap() = Duration::from_secs(1);
     let claiming = async {
         sleep(Duration::from_millis(500)).await;
-        *site.ledger.takes.lock().unwrap() = Duration::from_secs(1);
-        site.handle(message("b")).await;
+        *test.ledger.takes.lock().unwrap() = Duration::from_secs(1);
+        test.handle(message("b")).await;
     };
     let looking = async {
         sleep(Duration::from_secs(10)).await;
-        assert_eq!(site.requests(), 1, "the gate closed after 1 s, and the claim was written after 1.5 s");
-        assert_eq!(site.ledger.knows("b").await, Some((KnownResult::NotCreated, false, 0)), "withdrawn");
+        assert_eq!(test.requests(), 1, "the gate closed after 1 s, and the claim was written after 1.5 s");
+        assert_eq!(test.ledger.result_of("b").await, Some((KnownResult::NotCreated, false, 0)), "withdrawn");
     };
-    tokio::join!(site.handle(message("a")), claiming, looking);
-    assert_eq!(site.requests(), 3);
+    tokio::join!(test.handle(message("a")), claiming, looking);
+    assert_eq!(test.requests(), 3);
 }

@@ -4,18 +4,18 @@ use super::*;
 
 /// How a change of the ledger fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum Fails {
+pub(in super::super) enum LedgerFailure {
     /// The change is not applied.
-    Before,
+    NotApplied,
     /// The change is applied, and its answer is lost.
-    After,
+    AnswerLost,
 }
 
 /// A ledger in memory that fails on request.
 pub(in super::super) struct FakeLedger {
     pub(in super::super) inner: MemoryLedger,
     /// The results of the next changes. Later ones succeed.
-    pub(in super::super) fails: Mutex<VecDeque<Option<Fails>>>,
+    pub(in super::super) fails: Mutex<VecDeque<Option<LedgerFailure>>>,
     pub(in super::super) takes: Mutex<Duration>,
     pub(in super::super) changes: AtomicU64,
     pub(in super::super) reads: AtomicU64,
@@ -33,7 +33,7 @@ impl FakeLedger {
     }
 
     pub(in super::super) fn with_clock(clock: Clock) -> Arc<Self> {
-        let limits = Limits { retention: TERMS.retention, max_entries: 1_000 };
+        let limits = Limits { retention: CONDITIONS.retention, max_entries: 1_000 };
         Arc::new(Self {
             inner: MemoryLedger::new(limits, clock),
             fails: Mutex::default(),
@@ -52,8 +52,8 @@ impl FakeLedger {
         self.inner.get(&key(id)).await.unwrap()
     }
 
-    /// The known result of a message, and whether it is claimed.
-    pub(in super::super) async fn knows(&self, id: &str) -> Option<(KnownResult, bool, u32)> {
+    /// The result of a message, whether it is claimed, and its attempts.
+    pub(in super::super) async fn result_of(&self, id: &str) -> Option<(KnownResult, bool, u32)> {
         self.entry(id).await.map(|entry| (entry.result, entry.claim.is_some(), entry.attempts))
     }
 }
@@ -81,11 +81,11 @@ impl Ledger for FakeLedger {
             let takes = *self.takes.lock().unwrap();
             sleep(takes).await;
             let fails = self.fails.lock().unwrap().pop_front().flatten();
-            if fails == Some(Fails::Before) {
+            if fails == Some(LedgerFailure::NotApplied) {
                 return Err(LedgerError::new("fake", "it fails", "wait"));
             }
             let is_claim = matches!(change, Change::Claim { .. });
-            // As in Redis: it was decided before the ledger may have lost writes.
+            // As with Redis: the claim was decided before the ledger may have lost writes.
             let is_outdated = matches!(&change, Change::Claim { new, .. } if new.epoch != self.about().epoch);
             if is_outdated && !self.is_exclusive() {
                 return Ok(Changed::Conflict(self.inner.get(key).await?));
@@ -97,7 +97,11 @@ impl Ledger for FakeLedger {
             } else if !is_claim {
                 self.open_claims.fetch_sub(1, Ordering::SeqCst);
             }
-            if fails == Some(Fails::After) { Err(LedgerError::new("fake", "no answer", "wait")) } else { Ok(changed) }
+            if fails == Some(LedgerFailure::AnswerLost) {
+                Err(LedgerError::new("fake", "no answer", "wait"))
+            } else {
+                Ok(changed)
+            }
         }
         .boxed()
     }
