@@ -41,7 +41,7 @@ fuzz: setup-check ## fuzzing of messages, CRM replies, headers and configuration
 
 sim: setup ## the worker simulated with everything going wrong, MESSAGES of them (1000000), from SEED on (by the clock)
 	SIMULATE_MESSAGES=$(or $(MESSAGES),1000000) SIMULATE_SEED=$(or $(SEED),$(shell date +%s)) \
-	  cargo test --locked --test simulation -- --nocapture nothing_is_lost_duplicated_or_flooded
+	  cargo test --locked --test simulation -- --nocapture nothing_is_lost_or_duplicated_and_no_limit_is_exceeded
 
 dist: setup $(CYCLONEDX) ## a release in dist: program, completions, manual pages; image; chart; bills of materials; checksums
 ifdef DOCKER

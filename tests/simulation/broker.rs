@@ -1,4 +1,5 @@
-//! RabbitMQ in memory: a work queue with a single active consumer, retry queues, a dead-letter queue, and connections that break.
+//! A fake RabbitMQ in memory: a work queue with a single active consumer, retry queues, a dead-letter queue, and connections
+//! that break.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -11,37 +12,37 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wolkvox_task_worker::broker::{Acker, Delivery, DeliveryGone, HeaderValue, Headers, Message};
 
-use crate::coverage::{Case, Met};
+use crate::coverage::{Case, Situation};
 use crate::invariants::settling::Settling;
 use crate::script::{Confirm, Draw};
-use crate::world::{Life, LifeNumber, World};
+use crate::world::{ProcessNumber, WorkerProcess, World};
 
 /// The header with a message's number. All copies of the message have it.
 pub(crate) const NUMBER: &str = "simulated-message";
 
 /// A message in a queue.
 #[derive(Clone)]
-pub(crate) struct Stored {
+pub(crate) struct QueuedMessage {
     pub(crate) number: usize,
     pub(crate) message: Message,
     /// The broker's count of earlier deliveries.
     count: i64,
 }
 
-impl Stored {
+impl QueuedMessage {
     pub(crate) fn new(number: usize, message: Message) -> Self {
         Self { number, message, count: 0 }
     }
 }
 
 struct Unacked {
-    stored: Stored,
+    stored: QueuedMessage,
     delivered: Instant,
 }
 
 struct Connection {
     number: u64,
-    life: Arc<Life>,
+    process: Arc<WorkerProcess>,
     inbox: mpsc::Sender<Delivery>,
     unacked: BTreeMap<u64, Unacked>,
     /// Nothing arrives any more, in both directions.
@@ -54,9 +55,9 @@ struct Connection {
 /// The broker's state.
 #[derive(Default)]
 pub(crate) struct FakeBroker {
-    pub(crate) work: VecDeque<Stored>,
+    pub(crate) work: VecDeque<QueuedMessage>,
     pub(crate) waiting: usize,
-    pub(crate) dead: Vec<Stored>,
+    pub(crate) dead: Vec<QueuedMessage>,
     /// The ledger ids on the queue `<queue>.owner`.
     pub(crate) owners: Vec<String>,
     connections: Vec<Connection>,
@@ -74,8 +75,8 @@ impl World {
 
     /// Puts a publisher's message on the work queue.
     pub(crate) fn publish(self: &Arc<Self>, number: usize, message: Message) {
-        self.truth().published(number);
-        self.broker().work.push_back(Stored::new(number, message));
+        self.checker().published(number);
+        self.broker().work.push_back(QueuedMessage::new(number, message));
         self.dispatch();
     }
 
@@ -83,7 +84,7 @@ impl World {
     pub(crate) fn replay(self: &Arc<Self>) {
         let dead = std::mem::take(&mut self.broker().dead);
         for mut stored in dead {
-            self.truth().replayed(stored.number);
+            self.checker().replayed(stored.number);
             stored.message.exchange = String::new();
             stored.message.routing_key.clone_from(&self.config.broker.queue);
             self.broker().work.push_back(stored);
@@ -104,9 +105,9 @@ impl World {
     }
 
     /// The messages that a worker has, or will receive, as delivered before.
-    pub(crate) fn delivered_before(&self, life: LifeNumber) -> Vec<usize> {
+    pub(crate) fn delivered_before(&self, process: ProcessNumber) -> Vec<usize> {
         let broker = self.broker();
-        let of_others = |connection: &Connection| connection.life.number != life;
+        let of_others = |connection: &Connection| connection.process.number != process;
         let unacked = broker.connections.iter().flat_map(|connection| {
             let is_other = of_others(connection);
             connection.unacked.values().filter(move |held| is_other || held.stored.message.redelivered)
@@ -118,7 +119,7 @@ impl World {
     // Connections.
 
     /// Connects a worker.
-    pub(crate) fn connect(self: &Arc<Self>, life: &Arc<Life>) {
+    pub(crate) fn connect(self: &Arc<Self>, process: &Arc<WorkerProcess>) {
         let (sender, inbox) = mpsc::channel(self.script.setting.prefetch.into());
         let gone = CancellationToken::new();
         let mut broker = self.broker();
@@ -126,7 +127,7 @@ impl World {
         let number = broker.next;
         broker.connections.push(Connection {
             number,
-            life: Arc::clone(life),
+            process: Arc::clone(process),
             inbox: sender,
             unacked: BTreeMap::new(),
             is_cut: false,
@@ -134,23 +135,23 @@ impl World {
             is_cancelled: false,
         });
         drop(broker);
-        self.tasks.spawn(Arc::clone(self).consume(Arc::clone(life), number, inbox, gone));
+        self.tasks.spawn(Arc::clone(self).consume(Arc::clone(process), number, inbox, gone));
         self.dispatch();
     }
 
-    pub(crate) fn cancel_consumer(self: &Arc<Self>, life: LifeNumber) {
+    pub(crate) fn cancel_consumer(self: &Arc<Self>, process: ProcessNumber) {
         for connection in &mut self.broker().connections {
-            connection.is_cancelled |= connection.life.number == life;
+            connection.is_cancelled |= connection.process.number == process;
         }
         self.dispatch();
     }
 
     /// The broker notices that a worker is gone.
-    pub(crate) fn hang_up(self: &Arc<Self>, life: LifeNumber) {
+    pub(crate) fn close_connections(self: &Arc<Self>, process: ProcessNumber) {
         loop {
-            let found = self.broker().connections.iter().find(|c| c.life.number == life).map(|c| c.number);
+            let found = self.broker().connections.iter().find(|c| c.process.number == process).map(|c| c.number);
             match found {
-                Some(number) => self.take_back(number),
+                Some(number) => self.requeue_and_close(number),
                 None => return,
             }
         }
@@ -160,23 +161,23 @@ impl World {
     pub(crate) fn close(self: &Arc<Self>, number: u64) {
         let closed = self.broker().connections.iter().find(|c| c.number == number && !c.gone.is_cancelled()).map(|c| {
             c.gone.cancel();
-            Arc::clone(&c.life)
+            Arc::clone(&c.process)
         });
-        let Some(life) = closed else { return };
-        self.truth().knows_gone(number);
-        self.take_back(number);
-        self.connect_later(life, Duration::from_millis(500));
+        let Some(process) = closed else { return };
+        self.checker().knows_gone(number);
+        self.requeue_and_close(number);
+        self.connect_later(process, Duration::from_millis(500));
     }
 
-    fn connect_later(self: &Arc<Self>, life: Arc<Life>, wait: Duration) {
+    fn connect_later(self: &Arc<Self>, process: Arc<WorkerProcess>, wait: Duration) {
         self.after(wait, move |world| {
-            let is_publishing = life.publish_gate.closed().is_none() || !world.is_publishing_blocked();
-            if life.is_dead() || life.stop.is_cancelled() {
+            let is_publishing = process.publish_gate.closed().is_none() || !world.is_publishing_blocked();
+            if process.is_dead() || process.stop.is_cancelled() {
             } else if is_publishing {
-                life.publish_gate.open();
-                world.connect(&life);
+                process.publish_gate.open();
+                world.connect(&process);
             } else {
-                world.connect_later(life, Duration::from_secs(5));
+                world.connect_later(process, Duration::from_secs(5));
             }
         });
     }
@@ -185,39 +186,39 @@ impl World {
     pub(crate) fn cut(self: &Arc<Self>, worker: usize, client: Duration, broker: Duration) {
         let mut state = self.broker();
         let of_worker = |c: &&mut Connection| {
-            c.life.worker == worker && !c.is_cut && !c.is_cancelled && !c.life.is_dead() && !c.gone.is_cancelled()
+            c.process.worker == worker && !c.is_cut && !c.is_cancelled && !c.process.is_dead() && !c.gone.is_cancelled()
         };
         let Some(connection) = state.connections.iter_mut().find(of_worker) else { return };
         connection.is_cut = true;
-        let (number, life, gone) = (connection.number, Arc::clone(&connection.life), connection.gone.clone());
+        let (number, process, gone) = (connection.number, Arc::clone(&connection.process), connection.gone.clone());
         drop(state);
-        self.after(broker, move |world| world.take_back(number));
-        let mut dice = self.script.dice(Draw::Reconnect, worker, number);
-        let wait = Duration::from_millis(dice.u64(200..1_000));
+        self.after(broker, move |world| world.requeue_and_close(number));
+        let mut rng = self.script.rng(Draw::Reconnect, worker, number);
+        let wait = Duration::from_millis(rng.u64(200..1_000));
         self.after(client, move |world| {
             if gone.is_cancelled() {
                 return;
             }
-            if world.truth().has_requests_open(life.number) {
-                world.truth().met(Met::Case(Case::GoneInFlight));
+            if world.checker().has_requests_open(process.number) {
+                world.checker().met(Situation::Case(Case::GoneInFlight));
             }
-            world.truth().knows_gone(number);
+            world.checker().knows_gone(number);
             gone.cancel();
-            world.connect_later(life, wait);
+            world.connect_later(process, wait);
         });
     }
 
     /// The broker closes a connection and requeues its unacknowledged messages.
-    fn take_back(self: &Arc<Self>, number: u64) {
+    fn requeue_and_close(self: &Arc<Self>, number: u64) {
         let mut broker = self.broker();
-        let Some(place) = broker.connections.iter().position(|c| c.number == number) else { return };
-        let connection = broker.connections.remove(place);
+        let Some(index) = broker.connections.iter().position(|c| c.number == number) else { return };
+        let connection = broker.connections.remove(index);
         for held in connection.unacked.into_values().rev() {
             let mut stored = held.stored;
             stored.message.redelivered = true;
             stored.count += i64::from(self.script.setting.counts_deliveries);
             let is_known = connection.gone.is_cancelled();
-            self.truth().returned(stored.number, connection.life.number, held.delivered, is_known);
+            self.checker().returned(stored.number, connection.process.number, held.delivered, is_known);
             broker.work.push_front(stored);
         }
         drop(broker);
@@ -235,10 +236,10 @@ impl World {
         while active.unacked.len() < prefetch {
             let Some(stored) = broker.work.pop_front() else { return };
             broker.next += 1;
-            let (tag, life, number) = (broker.next, Arc::clone(&active.life), stored.number);
+            let (tag, process, number) = (broker.next, Arc::clone(&active.process), stored.number);
             // A delivery on a broken connection or to a dead worker never arrives.
-            let arrives = !active.is_cut && !life.is_dead() && !active.gone.is_cancelled();
-            let place = if arrives { active.inbox.try_reserve().ok() } else { None };
+            let arrives = !active.is_cut && !process.is_dead() && !active.gone.is_cancelled();
+            let permit = if arrives { active.inbox.try_reserve().ok() } else { None };
             let mut message = stored.message.clone();
             if stored.count > 0 {
                 message = with_header(message, "x-delivery-count", HeaderValue::LongLongInt(stored.count));
@@ -246,14 +247,15 @@ impl World {
             message.delivery_tag = tag;
             let id = message.id();
             if id.is_some() && active.unacked.values().any(|held| held.stored.message.id() == id) {
-                self.truth().met(Met::Case(Case::SameIdTogether));
+                self.checker().met(Situation::Case(Case::SameIdTogether));
             }
-            self.truth().note(format!("message {number} is delivered to worker {}", life.number));
-            if let Some(place) = place {
+            self.checker().note(format!("message {number} is delivered to worker {}", process.number));
+            if let Some(permit) = permit {
                 let (world, gone) = (Arc::clone(self), active.gone.clone());
                 let connection = active.number;
-                let acker = FakeAcker { world, life, connection, gone: gone.clone(), tag, number, is_settled: false };
-                place.send(Delivery { message: Box::new(message), acker: Box::new(acker), gone });
+                let acker =
+                    FakeAcker { world, process, connection, gone: gone.clone(), tag, number, is_settled: false };
+                permit.send(Delivery { message: Box::new(message), acker: Box::new(acker), gone });
             }
             active.unacked.insert(tag, Unacked { stored, delivered: Instant::now() });
         }
@@ -261,40 +263,40 @@ impl World {
 
     /// Settles a delivery. Fails if the worker knows that its connection is gone.
     fn settle(self: &Arc<Self>, acker: &FakeAcker, how: How) -> Result<(), DeliveryGone> {
-        let (number, life) = (acker.number, &acker.life);
+        let (number, process) = (acker.number, &acker.process);
         let mut broker = self.broker();
         if acker.gone.is_cancelled() {
             // A copy of the message, if there is one, stays on its queue.
-            self.truth().met(Met::Case(Case::AckTooLate));
-            self.truth().exists_twice(number);
+            self.checker().met(Situation::Case(Case::AckTooLate));
+            self.checker().exists_twice(number);
             return Err(DeliveryGone);
         }
         let connection = broker.connections.iter_mut().find(|c| c.number == acker.connection);
         let Some(connection) = connection.filter(|connection| !connection.is_cut) else {
             // The broker never reads the ack: it delivers the message again, or has done so.
-            self.truth().met(Met::Case(Case::AckLost));
-            self.truth().exists_twice(number);
+            self.checker().met(Situation::Case(Case::AckLost));
+            self.checker().exists_twice(number);
             return Ok(());
         };
         let Some(held) = connection.unacked.remove(&acker.tag) else { return Err(DeliveryGone) };
         let failed = broker.last_failure.is_some_and(|at| at >= held.delivered);
-        let settling = Settling { number, life: life.number, delivered: held.delivered, failed };
+        let settling = Settling { number, process: process.number, delivered: held.delivered, failed };
         match how {
             How::Ack => {
-                let recorded = self.stores.is_created(life, &held.stored.message);
-                self.truth().acked(&settling, recorded);
+                let recorded = self.stores.is_created(process, &held.stored.message);
+                self.checker().acked(&settling, recorded);
             }
             How::Requeue => {
                 let mut stored = held.stored;
                 stored.message.redelivered = true;
                 broker.work.push_front(stored);
-                self.truth().requeued(&settling);
+                self.checker().requeued(&settling);
             }
-            How::Reject => self.truth().rejected(&settling),
+            How::Reject => self.checker().rejected(&settling),
         }
         drop(broker);
-        if how == How::Requeue && life.publish_gate.closed().is_some() {
-            self.truth().met(Met::Case(Case::StopsConsuming));
+        if how == How::Requeue && process.publish_gate.closed().is_some() {
+            self.checker().met(Situation::Case(Case::StopsConsuming));
             self.close(acker.connection);
         }
         self.dispatch();
@@ -320,7 +322,7 @@ enum How {
 /// Settles one delivery.
 struct FakeAcker {
     world: Arc<World>,
-    life: Arc<Life>,
+    process: Arc<WorkerProcess>,
     connection: u64,
     gone: CancellationToken,
     tag: u64,
@@ -351,12 +353,12 @@ impl FakeAcker {
         async move {
             self.is_settled = true;
             crate::reports::settles(self.number);
-            self.life.alive().await;
-            if self.world.dies(&self.life) {
-                self.life.alive().await;
+            self.process.hang_if_dead().await;
+            if self.world.crashes_here(&self.process) {
+                self.process.hang_if_dead().await;
             }
             let world = Arc::clone(&self.world);
-            world.truth().settled(self.number, self.life.number, self.tag);
+            world.checker().settled(self.number, self.process.number, self.tag);
             world.settle(&self, how)
         }
         .boxed()
@@ -365,8 +367,8 @@ impl FakeAcker {
 
 impl Drop for FakeAcker {
     fn drop(&mut self) {
-        if !self.is_settled && !self.life.is_dead() && !std::thread::panicking() && self.is_open() {
-            self.world.truth().dropped(self.number);
+        if !self.is_settled && !self.process.is_dead() && !std::thread::panicking() && self.is_open() {
+            self.world.checker().dropped(self.number);
         }
     }
 }

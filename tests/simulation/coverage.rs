@@ -9,11 +9,11 @@ use wolkvox_task_worker::gate::BlockReason;
 use crate::invariants::ledgers::RECORDS;
 use crate::invariants::requests::Sent;
 use crate::ledger::{FAILURES, Failure};
-use crate::script::{CONFIRMS, Confirm, FAULTS, Fault, NATURES, Nature, What};
+use crate::script::{Action, CONFIRMS, Confirm, FAULTS, Fault, NATURES, Nature};
 
 /// A situation that a campaign must meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Met {
+pub(crate) enum Situation {
     /// An event of the script.
     Event(&'static str),
     /// A request ended with this fault.
@@ -36,8 +36,8 @@ pub(crate) enum Met {
     Record(&'static str, bool),
     /// An operation of the ledger failed in this way.
     LedgerFailed(Failure),
-    /// What a read of the ledger found.
-    Found(&'static str),
+    /// The entry that a read of the ledger returned.
+    EntryRead(&'static str),
     /// Anything else.
     Case(Case),
 }
@@ -91,7 +91,7 @@ cases! {
     /// A worker was killed while it was stopping.
     DeathAtStop,
     /// A request of a dead worker created its task.
-    CreatedForTheDead,
+    CreatedAfterDeath,
     /// Two tasks were created for one message id, in retry mode.
     TwoTasks,
     /// Two tasks were created for one message id in strict mode, after a replay.
@@ -101,9 +101,9 @@ cases! {
     /// A claim conflicted with the ledger's entry.
     Conflict,
     /// A claim was treated as an orphan because it had not changed for long enough.
-    OldOrphan,
+    OrphanByAge,
     /// A claim was treated as an orphan because its owner is known to be gone.
-    YoungOrphan,
+    OrphanOfGoneOwner,
     /// A shared ledger was emptied while a worker used it.
     EmptiedWhileUsed,
     /// Another worker's ledger was the last one used for the queue.
@@ -135,10 +135,10 @@ const WAYS: [Sent; 2] = [Sent::Open, Sent::Probe];
 
 /// How often each situation was met.
 #[derive(Default)]
-pub(crate) struct Coverage(HashMap<Met, u64>);
+pub(crate) struct Coverage(HashMap<Situation, u64>);
 
 impl Coverage {
-    pub(crate) fn note(&mut self, met: Met) {
+    pub(crate) fn note(&mut self, met: Situation) {
         *self.0.entry(met).or_default() += 1;
     }
 
@@ -154,29 +154,30 @@ impl Coverage {
     }
 
     /// The situations that were not met.
-    pub(crate) fn missing(&self) -> Vec<Met> {
+    pub(crate) fn missing(&self) -> Vec<Situation> {
         all().filter(|met| !self.0.contains_key(met)).collect()
     }
 }
 
 /// All situations that a campaign must meet.
-fn all() -> impl Iterator<Item = Met> {
-    let answered = Outcome::ALL.into_iter().flat_map(|outcome| WAYS.map(|way| Met::Answered(outcome, way)));
-    let records = RECORDS.into_iter().map(|record| Met::Record(record, true));
+fn all() -> impl Iterator<Item = Situation> {
+    let answered =
+        Outcome::ALL.into_iter().flat_map(|outcome| WAYS.map(|how_sent| Situation::Answered(outcome, how_sent)));
+    let records = RECORDS.into_iter().map(|record| Situation::Record(record, true));
     let late = [("withdrawn", true), ("withdrawn", false), ("created", false)];
     let settled = ["created", "already_created", "retried", "held", "requeued", "rejected"];
-    (What::NAMES.into_iter().map(Met::Event))
-        .chain(FAULTS.map(Met::Fault))
-        .chain(CONFIRMS.map(Met::Publish))
-        .chain(NATURES.map(Met::Nature))
+    (Action::NAMES.into_iter().map(Situation::Event))
+        .chain(FAULTS.map(Situation::Fault))
+        .chain(CONFIRMS.map(Situation::Publish))
+        .chain(NATURES.map(Situation::Nature))
         .chain(answered)
-        .chain(BlockReason::ALL.map(Met::Closed))
-        .chain(BlockReason::ALL.map(Met::Opened))
-        .chain(settled.map(Met::Settled))
-        .chain(KINDS.map(Met::DeadLettered))
+        .chain(BlockReason::ALL.map(Situation::Closed))
+        .chain(BlockReason::ALL.map(Situation::Opened))
+        .chain(settled.map(Situation::Settled))
+        .chain(KINDS.map(Situation::DeadLettered))
         .chain(records)
-        .chain(late.map(|(record, is_open)| Met::Record(record, is_open)))
-        .chain(FAILURES.map(Met::LedgerFailed))
-        .chain(["nothing", "claimed", "not_created", "in_doubt", "created"].map(Met::Found))
-        .chain(CASES.iter().copied().map(Met::Case))
+        .chain(late.map(|(record, is_open)| Situation::Record(record, is_open)))
+        .chain(FAILURES.map(Situation::LedgerFailed))
+        .chain(["nothing", "claimed", "not_created", "in_doubt", "created"].map(Situation::EntryRead))
+        .chain(CASES.iter().copied().map(Situation::Case))
 }

@@ -1,5 +1,5 @@
-//! The CRM in memory. It creates tasks, enforces the limits of each token over all workers, and gives the answers of the
-//! contract's table of outcomes as HTTP replies, which the worker classifies itself.
+//! A fake CRM in memory. It creates tasks and enforces the limits of each token over all workers. It answers with the HTTP
+//! replies of the contract's table of outcomes, and the worker's own code classifies them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use tokio::time::{Instant, sleep};
 use wolkvox_task_worker::crm::Crm;
 use wolkvox_task_worker::crm::classify::{HttpResult, Outcome, Reply, classify};
 
-use crate::coverage::{Case, Met};
+use crate::coverage::{Case, Situation};
 use crate::invariants::requests::Request;
 use crate::schedule::{chance, random_fault};
 use crate::script::{Draw, Fault, Nature, Script};
-use crate::world::{Life, World};
+use crate::world::{WorkerProcess, World};
 
 /// The simultaneous requests that the CRM accepts on a token.
 const SIMULTANEOUS: usize = 2;
@@ -85,42 +85,42 @@ impl World {
         let mut crm = self.crm();
         let turn = crm.requests.entry(subject).or_default();
         *turn += 1;
-        let mut dice = self.script.dice(Draw::Request, subject, *turn);
-        let unlucky = !self.is_calm() && chance(&mut dice, self.script.setting.crm_faults);
+        let mut rng = self.script.rng(Draw::Request, subject, *turn);
+        let unlucky = !self.is_fault_free() && chance(&mut rng, self.script.setting.crm_faults);
         let outage = crm.outage();
         if let Some(fault @ (Fault::NotSent | Fault::Unavailable503)) = outage {
-            return (self.faulty(fault, &mut dice), dice);
+            return (self.faulty(fault, &mut rng), rng);
         }
         let day = (token, self.true_clock.now().to_zoned_datetime(TimeZone::UTC).date());
         let used = crm.used.entry(day).or_default();
         *used += 1;
-        let met = |case| self.truth().met(Met::Case(case));
-        if !self.is_calm() && self.script.setting.quota.is_some_and(|quota| *used > quota) {
+        let met = |case| self.checker().met(Situation::Case(case));
+        if !self.is_fault_free() && self.script.setting.quota.is_some_and(|quota| *used > quota) {
             met(Case::QuotaUsedUp);
-            return (verdict(403, "TOKEN LIMIT EXCEEDED"), dice);
+            return (verdict(403, "TOKEN LIMIT EXCEEDED"), rng);
         }
         if crm.revoked.get(&token).is_some_and(|until| *until > Instant::now()) {
             met(Case::TokenRevoked);
-            return (verdict(403, "PLEASE VALIDATE TOKEN"), dice);
+            return (verdict(403, "PLEASE VALIDATE TOKEN"), rng);
         }
         if crm.on_token.get(&token).is_some_and(|count| *count > SIMULTANEOUS) {
             met(Case::TooManyAtATime);
-            return (verdict(403, "TOO MANY SIMULTANEOUS CONNECTIONS"), dice);
+            return (verdict(403, "TOO MANY SIMULTANEOUS CONNECTIONS"), rng);
         }
-        if let Some(fault) = outage.or_else(|| unlucky.then(|| random_fault(&mut dice))) {
-            return (self.faulty(fault, &mut dice), dice);
+        if let Some(fault) = outage.or_else(|| unlucky.then(|| random_fault(&mut rng))) {
+            return (self.faulty(fault, &mut rng), rng);
         }
         let is_refused = crm.nature(subject) == Nature::Refused;
-        (if is_refused { verdict(412, "BAD ID_RECORD") } else { created() }, dice)
+        (if is_refused { verdict(412, "BAD ID_RECORD") } else { created() }, rng)
     }
 
-    fn faulty(&self, fault: Fault, dice: &mut Rng) -> Plan {
-        self.truth().met(Met::Fault(fault));
+    fn faulty(&self, fault: Fault, rng: &mut Rng) -> Plan {
+        self.checker().met(Situation::Fault(fault));
         let not_created = |answer| Plan { creates: false, answer, hangs: false };
         let lost = |why: &str| HttpResult::NoAnswer(why.to_owned());
-        let hint = dice.bool().then(|| dice.u32(0..400));
+        let hint = rng.bool().then(|| rng.u32(0..400));
         if hint.is_some() && matches!(fault, Fault::Throttled429 | Fault::Unavailable503) {
-            self.truth().met(Met::Case(Case::RetryAfter));
+            self.checker().met(Situation::Case(Case::RetryAfter));
         }
         match fault {
             Fault::NotSent => not_created(HttpResult::NotSent("connection refused".to_owned())),
@@ -128,7 +128,7 @@ impl World {
             Fault::Code500 => verdict(500, "INTERNAL ERROR"),
             Fault::Silent => not_created(lost("reset")),
             Fault::SilentCreated => Plan { creates: true, ..not_created(lost("reset")) },
-            Fault::Hangs => Plan { creates: dice.bool(), hangs: true, ..not_created(lost("timed out")) },
+            Fault::Hangs => Plan { creates: rng.bool(), hangs: true, ..not_created(lost("timed out")) },
             Fault::Garbage => not_created(page(200)),
             Fault::GarbageCreated => Plan { creates: true, ..not_created(page(200)) },
             Fault::Throttled429 => {
@@ -170,21 +170,21 @@ fn with_hint(mut answer: HttpResult, hint: Option<u32>) -> HttpResult {
 /// The CRM as one worker reaches it.
 pub(crate) struct FakeCrm {
     pub(crate) world: Arc<World>,
-    pub(crate) life: Arc<Life>,
+    pub(crate) process: Arc<WorkerProcess>,
 }
 
 impl FakeCrm {
     async fn request(&self, token: usize, subject: usize) -> HttpResult {
-        let (world, life) = (&self.world, &self.life);
-        life.alive().await;
-        let request = world.truth().sent(life.number, token, subject);
+        let (world, process) = (&self.world, &self.process);
+        process.hang_if_dead().await;
+        let request = world.checker().sent(process.number, token, subject);
         *world.crm().on_token.entry(token).or_default() += 1;
-        let (plan, mut dice) = world.plan(token, subject);
-        let latency = Duration::from_millis(dice.u64(1..=world.script.setting.latency.as_millis() as u64));
-        sleep(latency.mul_f64(dice.f64())).await;
+        let (plan, mut rng) = world.plan(token, subject);
+        let latency = Duration::from_millis(rng.u64(1..=world.script.setting.latency.as_millis() as u64));
+        sleep(latency.mul_f64(rng.f64())).await;
         // A request of a dead worker can have arrived complete, or not.
-        if plan.creates && (!life.is_dead() || dice.bool()) {
-            world.truth().created(&request);
+        if plan.creates && (!process.is_dead() || rng.bool()) {
+            world.checker().created(&request);
         }
         sleep(if plan.hangs { world.config.crm.request_timeout } else { latency }).await;
         if let Some(count) = world.crm().on_token.get_mut(&token) {
@@ -194,32 +194,32 @@ impl FakeCrm {
     }
 
     async fn answer(&self, request: Request, plan: Plan) -> HttpResult {
-        let (world, life) = (&self.world, &self.life);
+        let (world, process) = (&self.world, &self.process);
         let nature = world.crm().nature(request.subject);
-        if life.is_dead() {
-            world.truth().answered(&request, None);
+        if process.is_dead() {
+            world.checker().answered(&request, None);
         } else if nature == Nature::Deadly {
-            world.kill(life, Some(&request));
-            world.truth().answered(&request, None);
+            world.kill(process, Some(&request));
+            world.checker().answered(&request, None);
         } else if nature == Nature::Panics {
-            world.truth().answered(&request, None);
-            world.truth().panicked(&request);
+            world.checker().answered(&request, None);
+            world.checker().panicked(&request);
             let since = Instant::now();
-            world.after(Duration::from_secs(1), move |world| world.truth().next_probe_went(&request, since));
+            world.after(Duration::from_secs(1), move |world| world.checker().check_next_probe(&request, since));
             std::panic::panic_any(PANIC);
-        } else if world.dies(life) {
-            world.truth().met(Met::Case(Case::DeathBeforeRecord));
-            world.truth().answered(&request, None);
+        } else if world.crashes_here(process) {
+            world.checker().met(Situation::Case(Case::DeathBeforeRecord));
+            world.checker().answered(&request, None);
         } else {
             let classified = classify(&plan.answer, Timestamp::UNIX_EPOCH);
             let hint = classified.retry_after.map(|hint| hint.min(world.config.retry.retry_after_max));
             let rest = self.rest(request.token, classified.outcome, hint);
-            world.truth().answered(&request, Some((classified.outcome, hint)));
+            world.checker().answered(&request, Some((classified.outcome, hint)));
             if let Some(rest) = rest {
-                world.truth().rests(&request, classified.outcome, rest);
+                world.checker().rests(&request, classified.outcome, rest);
             }
         }
-        life.alive().await;
+        process.hang_if_dead().await;
         plan.answer
     }
 
@@ -230,7 +230,7 @@ impl FakeCrm {
             Outcome::Throttled => Some(hint.unwrap_or_default()),
             Outcome::QuotaExhausted => {
                 let is_reported = world.reports_quota(token);
-                let reset = if is_reported { RESTART } else { world.clocks[self.life.worker].until_midnight() };
+                let reset = if is_reported { RESTART } else { world.clocks[self.process.worker].until_midnight() };
                 Some(reset.min(config.gate.recheck))
             }
             Outcome::Unauthorized => Some(config.gate.recheck),
@@ -258,13 +258,13 @@ impl Crm for FakeCrm {
 
     fn token_information<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, HttpResult> {
         async move {
-            self.life.alive().await;
+            self.process.hang_if_dead().await;
             sleep(Duration::from_millis(20)).await;
-            self.life.alive().await;
+            self.process.hang_if_dead().await;
             let outage = self.world.crm().outage();
             if let Some(fault @ (Fault::NotSent | Fault::Unavailable503)) = outage {
-                let mut dice = Rng::with_seed(self.world.script.seed);
-                return self.world.faulty(fault, &mut dice).answer;
+                let mut rng = Rng::with_seed(self.world.script.seed);
+                return self.world.faulty(fault, &mut rng).answer;
             }
             let is_reported = self.world.reports_quota(token_number(token));
             let (code, hours) = if is_reported { (200, "0.25") } else { (412, "null") };

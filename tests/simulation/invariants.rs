@@ -1,8 +1,8 @@
-//! Checks the guarantees of the contract. Broker, CRM and ledgers report every event to the [`Truth`]: a request arrived, a task
-//! was created, a ledger applied an operation. It records each event that violates a guarantee.
+//! The [`Checker`] finds violations of the contract's guarantees. The fake broker, CRM and ledgers report every event to it, for
+//! example that a request arrived, a task was created, or a ledger applied an operation.
 //!
 //! In the words of the contract:
-//! - No message is lost, and every message is settled in time ([`Truth::end`], [`settling`]).
+//! - No message is lost, and every message is settled in time ([`Checker::end`], [`settling`]).
 //! - In strict mode no message id has two tasks, except after a replay ([`requests`]). In every mode a possible duplicate is
 //!   reported, by a log line or a dead letter.
 //! - The worker keeps the limits of each token, the gate and `Retry-After` ([`requests`]).
@@ -30,10 +30,10 @@ use wolkvox_task_worker::ledger::{ClaimId, ReplayMark};
 
 use self::ledgers::Claiming;
 use self::requests::{Gate, Rest};
-use crate::coverage::{Coverage, Met};
+use crate::coverage::{Coverage, Situation};
 use crate::run::body;
-use crate::script::{Nature, Planned, Script, What};
-use crate::world::LifeNumber;
+use crate::script::{Action, Nature, PlannedMessage, Script};
+use crate::world::ProcessNumber;
 
 /// What happened to all messages with one message id, or to one message without an id.
 #[derive(Default)]
@@ -56,7 +56,7 @@ struct Account {
     // Requests.
     /// Requests that may have created a task, open ones included.
     doubtful: u32,
-    open: Vec<LifeNumber>,
+    open: Vec<ProcessNumber>,
     /// The ledgers of the workers that sent a request.
     sent_by: BTreeSet<usize>,
     /// The lowest and highest possible number of counted attempts: it is not always visible from outside whether a request was a
@@ -66,7 +66,7 @@ struct Account {
     claimed_attempts: u32,
     /// The created tasks: subject, and when the request was sent.
     created: Vec<(usize, Instant)>,
-    created_answers: BTreeMap<LifeNumber, Instant>,
+    created_answers: BTreeMap<ProcessNumber, Instant>,
     is_rejected: bool,
     /// When a possible duplicate was last reported.
     reported: Option<Instant>,
@@ -75,10 +75,10 @@ struct Account {
     finished: BTreeSet<ClaimId>,
     resets: Vec<(usize, ReplayMark)>,
     ledger_failed: bool,
-    /// How often a worker used the ledger for it since its delivery.
-    asked: BTreeMap<LifeNumber, u32>,
+    /// How often each process has used the ledger since the latest delivery.
+    ledger_uses: BTreeMap<ProcessNumber, u32>,
     // Deliveries.
-    deliveries: BTreeMap<LifeNumber, BTreeMap<u64, HeldDelivery>>,
+    deliveries: BTreeMap<ProcessNumber, BTreeMap<u64, HeldDelivery>>,
 }
 
 /// A delivery that a worker has.
@@ -97,32 +97,32 @@ impl Account {
 /// The state of one published message.
 #[derive(Default)]
 struct Progress {
-    confirmed: BTreeMap<LifeNumber, Instant>,
+    confirmed: BTreeMap<ProcessNumber, Instant>,
     is_ended: bool,
 }
 
 /// Everything that happened in an episode, and every violation of a guarantee.
-pub(crate) struct Truth {
+pub(crate) struct Checker {
     script: Script,
     account_of: BTreeMap<usize, usize>,
     account_of_subject: BTreeMap<usize, usize>,
     accounts: Vec<Account>,
     progress: BTreeMap<usize, Progress>,
-    gates: BTreeMap<LifeNumber, Gate>,
-    on_token: BTreeMap<(LifeNumber, usize), usize>,
+    gates: BTreeMap<ProcessNumber, Gate>,
+    on_token: BTreeMap<(ProcessNumber, usize), usize>,
     /// Until when a worker must not use a token that was throttled.
-    throttled: BTreeMap<(LifeNumber, usize), Rest>,
+    throttled: BTreeMap<(ProcessNumber, usize), Rest>,
     /// Until when a worker must not use a token that was suspended.
-    suspended: BTreeMap<(LifeNumber, usize), Rest>,
+    suspended: BTreeMap<(ProcessNumber, usize), Rest>,
     /// Connections whose loss their workers have noticed.
     gone: BTreeMap<u64, Instant>,
-    dead: BTreeSet<LifeNumber>,
-    stopping: BTreeSet<LifeNumber>,
+    dead: BTreeSet<ProcessNumber>,
+    stopping: BTreeSet<ProcessNumber>,
     /// The ledger of each worker.
-    ledger_of: BTreeMap<LifeNumber, usize>,
-    owner_of_claim: BTreeMap<ClaimId, (LifeNumber, Instant)>,
+    ledger_of: BTreeMap<ProcessNumber, usize>,
+    owner_of_claim: BTreeMap<ClaimId, (ProcessNumber, Instant)>,
     is_endless: bool,
-    calm_since: Option<Instant>,
+    fault_free_since: Option<Instant>,
     limit: u32,
     orphan_after: Duration,
     has_one_ledger: bool,
@@ -133,9 +133,9 @@ pub(crate) struct Truth {
     pub(crate) met: Coverage,
 }
 
-impl Truth {
+impl Checker {
     pub(crate) fn new(script: &Script, limit: u32, orphan_after: Duration) -> Self {
-        let mut truth = Self {
+        let mut checker = Self {
             script: script.clone(),
             account_of: BTreeMap::new(),
             account_of_subject: BTreeMap::new(),
@@ -151,7 +151,7 @@ impl Truth {
             ledger_of: BTreeMap::new(),
             owner_of_claim: BTreeMap::new(),
             is_endless: false,
-            calm_since: None,
+            fault_free_since: None,
             limit,
             orphan_after,
             has_one_ledger: script.has_one_ledger(),
@@ -164,13 +164,13 @@ impl Truth {
         for message in &script.messages {
             let name = message.id.clone().unwrap_or_else(|| format!("subject {}", message.subject));
             let account = *names.entry(name).or_insert_with(|| {
-                truth.accounts.push(Account { has_id: message.id.is_some(), ..Account::default() });
-                truth.accounts.len() - 1
+                checker.accounts.push(Account { has_id: message.id.is_some(), ..Account::default() });
+                checker.accounts.len() - 1
             });
-            truth.account_of.insert(message.number, account);
-            truth.account_of_subject.insert(message.subject, account);
+            checker.account_of.insert(message.number, account);
+            checker.account_of_subject.insert(message.subject, account);
         }
-        truth
+        checker
     }
 
     fn violation(&mut self, what: String) {
@@ -185,7 +185,7 @@ impl Truth {
         self.trace.push(format!("{at:>10.3} {what}"));
     }
 
-    pub(crate) fn met(&mut self, met: Met) {
+    pub(crate) fn met(&mut self, met: Situation) {
         self.met.note(met);
     }
 
@@ -198,7 +198,7 @@ impl Truth {
         &mut self.accounts[account]
     }
 
-    fn planned(&self, number: usize) -> Option<&Planned> {
+    fn planned(&self, number: usize) -> Option<&PlannedMessage> {
         self.script.messages.iter().find(|message| message.number == number)
     }
 
@@ -210,8 +210,8 @@ impl Truth {
         self.script.setting.strict
     }
 
-    fn is_gone(&self, life: LifeNumber) -> bool {
-        self.dead.contains(&life)
+    fn is_gone(&self, process: ProcessNumber) -> bool {
+        self.dead.contains(&process)
     }
 
     /// How many messages of an account no ledger can recognise as duplicates.
@@ -230,25 +230,26 @@ impl Truth {
     }
 
     /// From now on no random fault occurs.
-    pub(crate) fn calm(&mut self) {
-        self.note("calm".to_owned());
-        self.calm_since = Some(Instant::now());
+    pub(crate) fn faults_ended(&mut self) {
+        self.note("from now on no random fault occurs".to_owned());
+        self.fault_free_since = Some(Instant::now());
     }
 
     // Workers.
 
-    pub(crate) fn stops(&mut self, life: LifeNumber) {
-        self.stopping.insert(life);
+    pub(crate) fn stops(&mut self, process: ProcessNumber) {
+        self.stopping.insert(process);
     }
 
-    pub(crate) fn crashed(&mut self, life: LifeNumber, by: Option<usize>) {
-        self.note(format!("worker {life} dies"));
-        self.dead.insert(life);
+    pub(crate) fn crashed(&mut self, process: ProcessNumber, by: Option<usize>) {
+        self.note(format!("worker {process} dies"));
+        self.dead.insert(process);
         for (number, account) in self.accounts.iter_mut().enumerate() {
-            if account.open.contains(&life) {
+            if account.open.contains(&process) {
                 account.unknowns += 1;
             }
-            let is_claimed = account.open.contains(&life) || account.claims.values().any(|claim| claim.life == life);
+            let is_claimed =
+                account.open.contains(&process) || account.claims.values().any(|claim| claim.process == process);
             account.orphans_beside_deadly += u32::from(is_claimed && by.is_some_and(|by| by != number));
         }
         if let Some(by) = by {
@@ -265,8 +266,8 @@ impl Truth {
     }
 
     /// A worker stopped after a signal with all its messages settled.
-    pub(crate) fn left(&mut self, life: LifeNumber) {
-        self.dead.insert(life);
+    pub(crate) fn left(&mut self, process: ProcessNumber) {
+        self.dead.insert(process);
     }
 
     /// Checks that every message is settled. `left_over` is what is not settled when the time is over.
@@ -279,20 +280,20 @@ impl Truth {
             self.violation(format!("lost: messages {lost:?}"));
         }
         for account in 0..self.accounts.len() {
-            self.tasks_are_reported(account);
+            self.check_duplicates_are_reported(account);
         }
     }
 
     /// Checks that a second task is reported, by a log line or by a dead letter that says possibly created.
-    fn tasks_are_reported(&mut self, number: usize) {
+    fn check_duplicates_are_reported(&mut self, number: usize) {
         let (extra, account) = (self.extra(number), &self.accounts[number]);
         let latest = account.created.iter().map(|(_, sent)| *sent).max();
         let (count, subjects) = (account.created.len(), &account.created);
         if count < 2 || extra > 0 {
             return;
         }
-        // An earlier report counts in two cases: for a message without an id, whose copies get different ids; and for a worker with a
-        // ledger of its own, which can lose its connection, send once more, and end before it logs that.
+        // An earlier report counts in two cases: for a message without an id, whose copies get different ids; and for a worker
+        // with a ledger of its own, which can lose its connection, send once more, and end before it logs that.
         let since = if account.has_id && self.has_one_ledger { latest } else { None };
         if account.reported < since || account.reported.is_none() {
             let text = format!(
@@ -316,18 +317,18 @@ impl Truth {
 
     /// How far a worker's clock can be from the true time.
     fn clock_error(&self) -> Duration {
-        let steps = self.script.events.iter().map(|event| match event.what {
-            What::ClockStep { seconds, .. } => seconds.unsigned_abs(),
-            What::Crash(_)
-            | What::Restart(_)
-            | What::Cut { .. }
-            | What::CutOff { .. }
-            | What::Outage(..)
-            | What::Revoked(..)
-            | What::Publishing(..)
-            | What::NoLedger { .. }
-            | What::LedgerLost(_)
-            | What::Replay => 0,
+        let steps = self.script.events.iter().map(|event| match event.action {
+            Action::ClockStep { seconds, .. } => seconds.unsigned_abs(),
+            Action::Crash(_)
+            | Action::Restart(_)
+            | Action::Cut { .. }
+            | Action::CutOff { .. }
+            | Action::Outage(..)
+            | Action::Revoked(..)
+            | Action::Publishing(..)
+            | Action::NoLedger { .. }
+            | Action::LedgerLost(_)
+            | Action::Replay => 0,
         });
         let ahead = self.script.setting.ahead.iter().map(|seconds| seconds.unsigned_abs()).max();
         Duration::from_secs(steps.sum::<u64>() + ahead.unwrap_or_default())

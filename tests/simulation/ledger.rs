@@ -1,5 +1,5 @@
-//! Ledgers that survive the workers, can be slow, and can fail: after the operation was applied, without applying it, or before
-//! it is applied later.
+//! Fake ledgers. They survive the worker processes, can be slow, and can fail in three ways: the operation is applied, it is not
+//! applied, or it is applied later.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -17,12 +17,12 @@ use wolkvox_task_worker::ledger::{
 };
 
 use crate::clock::FakeClock;
-use crate::coverage::{Case, Met};
-use crate::invariants::{Truth, text};
+use crate::coverage::{Case, Situation};
+use crate::invariants::{Checker, text};
 use crate::run::{OPERATION, QUEUE};
 use crate::schedule::chance;
 use crate::script::{Draw, Ledgers, Script};
-use crate::world::{Life, World};
+use crate::world::{WorkerProcess, World};
 
 /// The number for random draws that concern no message.
 const ABOUT: usize = usize::MAX;
@@ -46,7 +46,7 @@ pub(crate) const FAILURES: [Failure; 3] = [Failure::NotDone, Failure::Done, Fail
 
 /// All ledgers of an episode.
 pub(crate) struct Stores {
-    place: Ledgers,
+    kind: Ledgers,
     clocks: Vec<FakeClock>,
     state: Mutex<State>,
 }
@@ -54,7 +54,7 @@ pub(crate) struct Stores {
 #[derive(Default)]
 struct State {
     opened: usize,
-    /// The current store of each place: one for all workers, or one for each worker.
+    /// The current stores: one for all workers, or one for each worker.
     stores: BTreeMap<usize, Arc<Store>>,
     accounts: BTreeMap<Key, usize>,
     turns: BTreeMap<usize, u64>,
@@ -63,14 +63,14 @@ struct State {
 }
 
 impl Stores {
-    pub(crate) fn new(script: &Script, truth: &Truth, true_clock: &FakeClock, clocks: &[FakeClock]) -> Self {
-        let place = script.setting.ledgers;
+    pub(crate) fn new(script: &Script, checker: &Checker, true_clock: &FakeClock, clocks: &[FakeClock]) -> Self {
+        let kind = script.setting.ledgers;
         // Redis has its own clock.
-        let clocks = if place == Ledgers::Shared { vec![true_clock.clone()] } else { clocks.to_vec() };
-        let stores = Self { place, clocks, state: Mutex::default() };
+        let clocks = if kind == Ledgers::Shared { vec![true_clock.clone()] } else { clocks.to_vec() };
+        let stores = Self { kind, clocks, state: Mutex::default() };
         for message in &script.messages {
             if let Some(id) = &message.id {
-                stores.knows(id, truth.account_of(message.number));
+                stores.register_id(id, checker.account_of(message.number));
             }
         }
         stores
@@ -80,12 +80,13 @@ impl Stores {
         self.state.lock().expect("no panic inside")
     }
 
-    fn place(&self, worker: usize) -> usize {
-        if self.place == Ledgers::Shared { 0 } else { worker }
+    /// The index of the worker's store.
+    fn index(&self, worker: usize) -> usize {
+        if self.kind == Ledgers::Shared { 0 } else { worker }
     }
 
     /// Registers a message id of an account.
-    pub(crate) fn knows(&self, id: &str, account: usize) {
+    pub(crate) fn register_id(&self, id: &str, account: usize) {
         self.state().accounts.insert(Key::new(QUEUE, OPERATION, id), account);
     }
 
@@ -95,31 +96,31 @@ impl Stores {
     }
 
     /// Empties a ledger. A worker notices it at its next start, or at its next change if the ledger is shared.
-    pub(crate) fn lose(&self, worker: usize) {
-        self.state().stores.remove(&self.place(worker));
+    pub(crate) fn empty(&self, worker: usize) {
+        self.state().stores.remove(&self.index(worker));
     }
 
     fn current(&self, worker: usize) -> Arc<Store> {
-        let place = self.place(worker);
+        let index = self.index(worker);
         let mut state = self.state();
-        if let Some(store) = state.stores.get(&place) {
+        if let Some(store) = state.stores.get(&index) {
             return Arc::clone(store);
         }
         state.opened += 1;
         let limits = Limits { retention: Duration::from_secs(7 * 86_400), max_entries: 1_000_000 };
-        let inner = MemoryLedger::new(limits, self.clocks[place].clock());
+        let inner = MemoryLedger::new(limits, self.clocks[index].clock());
         let epoch = u32::try_from(state.opened).expect("few") * 1_000_000;
         let about = About { id: format!("ledger-{}", state.opened), epoch, ..inner.about() };
         let _ = inner.set_about(inner.about(), about).now_or_never();
         let store = Arc::new(Store { inner, number: state.opened });
-        state.stores.insert(place, Arc::clone(&store));
+        state.stores.insert(index, Arc::clone(&store));
         store
     }
 
     /// Whether the worker's ledger has the result `created` for this message.
-    pub(crate) fn is_created(&self, life: &Life, message: &Message) -> bool {
+    pub(crate) fn is_created(&self, process: &WorkerProcess, message: &Message) -> bool {
         let id = text(message, "x-wtw-message-id").or_else(|| message.id().map(str::to_owned));
-        let (Some(id), Some(ledger)) = (id, life.ledger()) else { return false };
+        let (Some(id), Some(ledger)) = (id, process.ledger()) else { return false };
         let entry = ledger.store().entry(&Key::new(QUEUE, OPERATION, id));
         entry.is_some_and(|entry| entry.result == KnownResult::Created && entry.digest == Digest::of(&message.body))
     }
@@ -130,13 +131,13 @@ impl Store {
         self.inner.get(key).now_or_never().and_then(Result::ok).flatten()
     }
 
-    /// Applies an operation and reports it to the truth.
-    fn apply(&self, world: &World, life: &Life, key: &Key, account: usize, change: &Change) -> Changed {
+    /// Applies an operation and reports it to the checker.
+    fn apply(&self, world: &World, process: &WorkerProcess, key: &Key, account: usize, change: &Change) -> Changed {
         let before = self.entry(key);
         let changed = self.inner.change(key, change.clone()).now_or_never().and_then(Result::ok);
-        let is_exclusive = world.stores.place != Ledgers::Shared;
+        let is_exclusive = world.stores.kind != Ledgers::Shared;
         let after = self.entry(key);
-        world.truth().changed((self.number, is_exclusive), life.number, account, change, (before, after));
+        world.checker().changed((self.number, is_exclusive), process.number, account, change, (before, after));
         changed.expect("a memory ledger does not wait")
     }
 }
@@ -144,19 +145,19 @@ impl Store {
 /// The ledger as one worker reaches it.
 pub(crate) struct FakeLedger {
     world: Arc<World>,
-    life: Arc<Life>,
+    process: Arc<WorkerProcess>,
     open: Mutex<(Arc<Store>, About)>,
 }
 
 impl FakeLedger {
     /// Opens the ledger of a worker that starts.
-    pub(crate) fn open(world: &Arc<World>, life: &Arc<Life>) -> Self {
-        if world.stores.place == Ledgers::Memory {
-            world.stores.lose(life.worker);
+    pub(crate) fn open(world: &Arc<World>, process: &Arc<WorkerProcess>) -> Self {
+        if world.stores.kind == Ledgers::Memory {
+            world.stores.empty(process.worker);
         }
-        let store = world.stores.current(life.worker);
+        let store = world.stores.current(process.worker);
         let about = store.inner.about();
-        Self { world: Arc::clone(world), life: Arc::clone(life), open: Mutex::new((store, about)) }
+        Self { world: Arc::clone(world), process: Arc::clone(process), open: Mutex::new((store, about)) }
     }
 
     fn opened(&self) -> MutexGuard<'_, (Arc<Store>, About)> {
@@ -165,14 +166,14 @@ impl FakeLedger {
 
     /// The store that is open. A shared store that was emptied is a new one.
     pub(crate) fn store(&self) -> Arc<Store> {
-        if self.world.stores.place == Ledgers::Shared {
-            return self.world.stores.current(self.life.worker);
+        if self.world.stores.kind == Ledgers::Shared {
+            return self.world.stores.current(self.process.worker);
         }
         Arc::clone(&self.opened().0)
     }
 
     /// Notices that a shared ledger was emptied, as the Redis ledger does at each change.
-    fn notice(&self) -> bool {
+    fn notice_emptied(&self) -> bool {
         let store = self.store();
         let mut opened = self.opened();
         let is_other = opened.0.number != store.number;
@@ -181,8 +182,8 @@ impl FakeLedger {
         }
         drop(opened);
         if is_other {
-            self.world.truth().met(Met::Case(Case::EmptiedWhileUsed));
-            self.world.truth().unproven(self.life.number);
+            self.world.checker().met(Situation::Case(Case::EmptiedWhileUsed));
+            self.world.checker().unproven(self.process.number);
         }
         is_other
     }
@@ -192,42 +193,42 @@ impl FakeLedger {
     }
 
     /// Waits for the store's latency. Returns how the operation fails, if it does.
-    async fn ask(&self, account: usize, writes: bool) -> Option<Failure> {
+    async fn wait_or_fail(&self, account: usize, writes: bool) -> Option<Failure> {
         let (world, stores) = (&self.world, &self.world.stores);
-        self.life.alive().await;
-        if account != ABOUT && world.truth().asks(self.life.number, account) {
+        self.process.hang_if_dead().await;
+        if account != ABOUT && world.checker().uses_ledger(self.process.number, account) {
             std::future::pending::<()>().await;
         }
         let (failure, latency) = {
             let mut state = stores.state();
             let turn = state.turns.entry(account).or_default();
             *turn += 1;
-            let mut dice = world.script.dice(Draw::Ledger, account, *turn);
-            let unlucky = !world.is_calm() && chance(&mut dice, world.script.setting.ledger_faults);
-            let places = [Some(None), writes.then_some(Some(self.life.worker))];
-            let mut outages = places.into_iter().flatten().filter_map(|place| state.outages.get(&place));
+            let mut rng = world.script.rng(Draw::Ledger, account, *turn);
+            let unlucky = !world.is_fault_free() && chance(&mut rng, world.script.setting.ledger_faults);
+            let keys = [Some(None), writes.then_some(Some(self.process.worker))];
+            let mut outages = keys.into_iter().flatten().filter_map(|key| state.outages.get(&key));
             let outages = outages.find(|(_, until)| *until > Instant::now()).map(|(is_done, _)| *is_done);
             let outages = outages.map(|is_done| if is_done { Failure::Done } else { Failure::NotDone });
-            let slow = if !world.is_calm() && chance(&mut dice, 20) { 3_500 } else { 3 };
-            let random = FAILURES[dice.usize(0..3)];
-            (outages.or_else(|| unlucky.then_some(random)), dice.u64(0..slow))
+            let slow = if !world.is_fault_free() && chance(&mut rng, 20) { 3_500 } else { 3 };
+            let random = FAILURES[rng.usize(0..3)];
+            (outages.or_else(|| unlucky.then_some(random)), rng.u64(0..slow))
         };
         if latency > 0 {
             sleep(Duration::from_millis(latency)).await;
         }
-        self.life.alive().await;
+        self.process.hang_if_dead().await;
         failure
     }
 
     async fn change_entry(&self, key: &Key, change: Change) -> Result<Changed, LedgerError> {
-        let (world, life, account) = (&self.world, &self.life, self.account(key));
-        world.truth().asked_to_change(life.number, account, &change);
-        let fault = self.ask(account, true).await;
+        let (world, process, account) = (&self.world, &self.process, self.account(key));
+        world.checker().asked_to_change(process.number, account, &change);
+        let fault = self.wait_or_fail(account, true).await;
         if let Some(failure) = fault {
-            world.truth().met(Met::LedgerFailed(failure));
-            world.truth().ledger_failed(account, &change);
+            world.checker().met(Situation::LedgerFailed(failure));
+            world.checker().ledger_failed(account, &change);
         }
-        let is_other = self.notice();
+        let is_other = self.notice_emptied();
         let store = self.store();
         let is_claim = matches!(change, Change::Claim { .. });
         let epoch = self.opened().1.epoch;
@@ -238,24 +239,24 @@ impl FakeLedger {
             None if is_outdated || (is_other && is_claim) => Ok(Changed::Conflict(store.entry(key))),
             Some(Failure::NotDone) => Err(error()),
             Some(Failure::DoneLater) => {
-                let (key, life, change) = (*key, Arc::clone(life), change.clone());
+                let (key, process, change) = (*key, Arc::clone(process), change.clone());
                 world.after(Duration::from_millis(1_500), move |world| {
                     // With a file, an operation that is not applied is lost with its worker.
-                    if world.stores.place == Ledgers::Shared || !life.is_dead() {
-                        store.apply(&world, &life, &key, account, &change);
+                    if world.stores.kind == Ledgers::Shared || !process.is_dead() {
+                        store.apply(&world, &process, &key, account, &change);
                     }
                 });
                 Err(error())
             }
             Some(Failure::Done) => {
-                store.apply(world, life, key, account, &change);
+                store.apply(world, process, key, account, &change);
                 Err(error())
             }
-            None => Ok(store.apply(world, life, key, account, &change)),
+            None => Ok(store.apply(world, process, key, account, &change)),
         };
-        let _ = world.dies(life);
-        life.alive().await;
-        world.truth().answered_change(life.number, account, &change, answer.as_ref().ok());
+        let _ = world.crashes_here(process);
+        process.hang_if_dead().await;
+        world.checker().answered_change(process.number, account, &change, answer.as_ref().ok());
         answer
     }
 }
@@ -264,11 +265,11 @@ impl Ledger for FakeLedger {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
         async move {
             let account = self.account(key);
-            if self.ask(account, false).await.is_some() {
+            if self.wait_or_fail(account, false).await.is_some() {
                 return Err(error());
             }
             let found = self.store().entry(key);
-            self.world.truth().met(Met::Found(match &found {
+            self.world.checker().met(Situation::EntryRead(match &found {
                 None => "nothing",
                 Some(entry) if entry.claim.is_some() => "claimed",
                 Some(entry) => entry.result.as_str(),
@@ -279,7 +280,7 @@ impl Ledger for FakeLedger {
     }
 
     fn find(&self, _: KeyPrefix) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>> {
-        // People ask, and there are none here.
+        // Only people search by reference.
         async { Ok(None) }.boxed()
     }
 
@@ -293,10 +294,10 @@ impl Ledger for FakeLedger {
 
     fn reload_about(&self) -> BoxFuture<'_, Result<About, LedgerError>> {
         async move {
-            if self.ask(ABOUT, false).await.is_some() {
+            if self.wait_or_fail(ABOUT, false).await.is_some() {
                 return Err(error());
             }
-            self.notice();
+            self.notice_emptied();
             let about = self.store().inner.about();
             self.opened().1 = about.clone();
             Ok(about)
@@ -306,21 +307,21 @@ impl Ledger for FakeLedger {
 
     fn set_about(&self, seen: About, about: About) -> BoxFuture<'_, Result<bool, LedgerError>> {
         async move {
-            let fault = self.ask(ABOUT, true).await;
-            let is_emptied = self.notice();
+            let fault = self.wait_or_fail(ABOUT, true).await;
+            let is_emptied = self.notice_emptied();
             if is_emptied || fault == Some(Failure::NotDone) {
                 return Err(error());
             }
             let store = self.store();
             let owners = self.world.broker().owners.clone();
-            let before = self.world.delivered_before(self.life.number);
-            self.world.truth().proves(store.number, &store.inner.about(), &about, &owners, &before);
+            let before = self.world.delivered_before(self.process.number);
+            self.world.checker().proves(store.number, &store.inner.about(), &about, &owners, &before);
             let is_set = store.inner.set_about(seen, about.clone()).await?;
             if fault.is_some() {
                 return Err(error());
             }
             if !about.proves_unsent {
-                self.world.truth().unproven(self.life.number);
+                self.world.checker().unproven(self.process.number);
             }
             self.opened().1 = if is_set { about } else { store.inner.about() };
             Ok(is_set)
@@ -330,14 +331,14 @@ impl Ledger for FakeLedger {
 
     fn check(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
         async move {
-            let fault = self.ask(ABOUT, true).await;
-            if self.notice() || fault.is_some() { Err(error()) } else { Ok(()) }
+            let fault = self.wait_or_fail(ABOUT, true).await;
+            if self.notice_emptied() || fault.is_some() { Err(error()) } else { Ok(()) }
         }
         .boxed()
     }
 
     fn is_exclusive(&self) -> bool {
-        self.world.stores.place != Ledgers::Shared
+        self.world.stores.kind != Ledgers::Shared
     }
 
     fn len(&self) -> u64 {

@@ -1,5 +1,5 @@
-//! Simulation of the whole worker with broker, CRM and ledger in memory and simulated time. Each seed generates an episode with
-//! messages and faults; the [`invariants`] check the guarantees of the contract.
+//! Simulates the whole worker with a fake broker, CRM and ledger in simulated time. Each seed generates one episode of messages
+//! and faults. [`invariants`] checks the guarantees of the contract.
 //!
 //! `make sim MESSAGES=10000000 SEED=1` runs ten million messages. The same seed gives the same episode.
 #![cfg(test)]
@@ -47,7 +47,7 @@ fn number_variable(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn nothing_is_lost_duplicated_or_flooded() {
+fn nothing_is_lost_or_duplicated_and_no_limit_is_exceeded() {
     hide_simulated_panics();
     let messages = number_variable("SIMULATE_MESSAGES").unwrap_or(MESSAGES);
     let seed = number_variable("SIMULATE_SEED").unwrap_or(SEED);

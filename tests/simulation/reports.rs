@@ -1,4 +1,4 @@
-//! Reads the workers' logs: for which messages they report a possible duplicate.
+//! Reads the workers' logs to find the messages that they report as possible duplicates.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -42,9 +42,10 @@ pub(crate) async fn watched<T>(episode: impl Future<Output = T>) -> T {
 
 struct LogReader;
 
-struct Words(bool);
+/// Whether an event's message reports a possible duplicate.
+struct IsReport(bool);
 
-impl Visit for Words {
+impl Visit for IsReport {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.0 |= field.name() == "message" && format!("{value:?}").starts_with(POSSIBLE_DUPLICATE);
     }
@@ -64,14 +65,14 @@ impl Subscriber for LogReader {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, event: &Event<'_>) {
-        let mut words = Words(false);
-        event.record(&mut words);
-        if !words.0 {
+        let mut is_report = IsReport(false);
+        event.record(&mut is_report);
+        if !is_report.0 {
             return;
         }
         let number = tokio::task::try_id().and_then(|task| SETTLED.with_borrow(|settled| settled.get(&task).copied()));
         if let (Some(number), Some(world)) = (number, WORLD.with_borrow(Weak::upgrade)) {
-            world.truth().reported(number);
+            world.checker().reported(number);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Runs episodes on several threads, and shortens an episode that failed.
+//! Runs episodes on several threads, and shortens the script of an episode that failed.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,9 +12,9 @@ use wolkvox_task_worker::message::task::MAX_BODY;
 use wolkvox_task_worker::retry::Schedule;
 
 use crate::broker::NUMBER;
-use crate::coverage::{Coverage, Met};
+use crate::coverage::{Coverage, Situation};
 use crate::schedule::generate;
-use crate::script::{Nature, Planned, Script, What};
+use crate::script::{Action, Nature, PlannedMessage, Script};
 use crate::world::World;
 
 /// The work queue.
@@ -23,7 +23,7 @@ pub(crate) const QUEUE: &str = "wolkvox.tasks";
 pub(crate) const OPERATION: &str = "simulated";
 
 /// The result of an episode.
-pub(crate) struct Ended {
+pub(crate) struct EpisodeResult {
     pub(crate) violations: Vec<String>,
     pub(crate) trace: Vec<String>,
     pub(crate) messages: u64,
@@ -31,14 +31,14 @@ pub(crate) struct Ended {
 }
 
 /// Runs one episode in simulated time.
-pub(crate) fn episode(script: &Script) -> Ended {
+pub(crate) fn episode(script: &Script) -> EpisodeResult {
     fastrand::seed(script.seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime");
     runtime.block_on(crate::reports::watched(play(script.clone())))
 }
 
-async fn play(script: Script) -> Ended {
+async fn play(script: Script) -> EpisodeResult {
     let messages = script.messages.len() as u64;
     let config = configuration(&script);
     let world = World::new(script, config);
@@ -50,20 +50,20 @@ async fn play(script: Script) -> Ended {
     let publishing = world.tasks.spawn(publish(Arc::clone(&world), began));
     for event in world.script.events.clone() {
         sleep_until(began + event.at).await;
-        happen(&world, event.what);
+        carry_out(&world, event.action);
     }
     let _ = publishing.await;
-    world.calm_down();
+    world.end_faults();
     let left_over = settle(&world).await;
     for worker in 0..world.script.setting.workers {
         world.stop(worker).await;
     }
-    let mut truth = world.truth();
-    if truth.violations.is_empty() {
-        truth.end(&left_over);
+    let mut checker = world.checker();
+    if checker.violations.is_empty() {
+        checker.end(&left_over);
     }
-    let (violations, trace) = (std::mem::take(&mut truth.violations), std::mem::take(&mut truth.trace));
-    Ended { violations, trace, messages, met: std::mem::take(&mut truth.met) }
+    let (violations, trace) = (std::mem::take(&mut checker.violations), std::mem::take(&mut checker.trace));
+    EpisodeResult { violations, trace, messages, met: std::mem::take(&mut checker.met) }
 }
 
 async fn publish(world: Arc<World>, began: Instant) {
@@ -75,11 +75,11 @@ async fn publish(world: Arc<World>, began: Instant) {
     }
 }
 
-fn happen(world: &Arc<World>, what: What) {
-    world.truth().met(Met::Event(what.name()));
-    match what {
-        What::Crash(worker) => world.crash(worker),
-        What::Restart(worker) => {
+fn carry_out(world: &Arc<World>, action: Action) {
+    world.checker().met(Situation::Event(action.name()));
+    match action {
+        Action::Crash(worker) => world.crash(worker),
+        Action::Restart(worker) => {
             let world = Arc::clone(world);
             let tasks = world.tasks.clone();
             tasks.spawn(async move {
@@ -87,25 +87,25 @@ fn happen(world: &Arc<World>, what: What) {
                 world.start(worker);
             });
         }
-        What::Cut { worker, client, broker } => world.cut(worker, client, broker),
-        What::Outage(fault, lasts) => world.outage(fault, lasts),
-        What::Revoked(token, lasts) => world.revoke(token, lasts),
-        What::Publishing(confirm, lasts) => world.start_publish_outage(confirm, lasts),
-        What::CutOff { worker, client, broker, ledger } => {
+        Action::Cut { worker, client, broker } => world.cut(worker, client, broker),
+        Action::Outage(fault, lasts) => world.outage(fault, lasts),
+        Action::Revoked(token, lasts) => world.revoke(token, lasts),
+        Action::Publishing(confirm, lasts) => world.start_publish_outage(confirm, lasts),
+        Action::CutOff { worker, client, broker, ledger } => {
             world.stores.fail(Some(worker), false, ledger);
             // At this time messages wait for their claims.
             world.after(ledger / 4, move |world| world.cut(worker, client, broker));
         }
-        What::NoLedger { taken, lasts } => world.stores.fail(None, taken, lasts),
-        What::ClockStep { worker, seconds } => world.clocks[worker].step(seconds),
-        What::LedgerLost(worker) => world.stores.lose(worker),
-        What::Replay => world.replay(),
+        Action::NoLedger { taken, lasts } => world.stores.fail(None, taken, lasts),
+        Action::ClockStep { worker, seconds } => world.clocks[worker].step(seconds),
+        Action::LedgerLost(worker) => world.stores.empty(worker),
+        Action::Replay => world.replay(),
     }
 }
 
 /// Waits until every message is settled. Returns the messages that are not settled after the longest allowed time.
 async fn settle(world: &Arc<World>) -> Vec<String> {
-    /// Time for quotas, suspended tokens, held messages, and several deadly messages one after the other.
+    /// Time for quotas, suspended tokens, held messages, and several messages that end workers, one after the other.
     const SLACK: Duration = Duration::from_secs(8 * 3_600);
     let config = &world.config;
     let worst = Schedule::from(&config.retry).worst_case(config.crm.request_timeout);
@@ -113,7 +113,7 @@ async fn settle(world: &Arc<World>) -> Vec<String> {
     let mut pause = Duration::from_secs(1);
     loop {
         let left_over = world.left_over();
-        if left_over.is_empty() || Instant::now() > deadline || !world.truth().violations.is_empty() {
+        if left_over.is_empty() || Instant::now() > deadline || !world.checker().violations.is_empty() {
             return left_over;
         }
         sleep(pause).await;
@@ -121,7 +121,7 @@ async fn settle(world: &Arc<World>) -> Vec<String> {
     }
 }
 
-pub(crate) fn body(planned: &Planned) -> Vec<u8> {
+pub(crate) fn body(planned: &PlannedMessage) -> Vec<u8> {
     let subject = planned.subject;
     let whole = format!(
         r#"{{"name": "subject {subject}", "name_module": "cases", "completion_date": "2026-04-01 10:00:00", "id_record": "7", "wolkvox_owner": "ana"}}"#
@@ -134,7 +134,7 @@ pub(crate) fn body(planned: &Planned) -> Vec<u8> {
     }
 }
 
-fn message(world: &World, planned: &Planned) -> Message {
+fn message(world: &World, planned: &PlannedMessage) -> Message {
     let mut headers = Headers::default();
     headers.insert(NUMBER.into(), HeaderValue::LongLongInt(planned.number as i64));
     for elsewhere in ["CC", "BCC"] {
@@ -229,7 +229,7 @@ fn report(script: &Script) -> String {
     let messages: Vec<String> = short.messages.iter().map(|planned| format!("  {planned:?}")).collect();
     let events: Vec<String> = short.events.iter().map(|event| format!("  {event:?}")).collect();
     format!(
-        "seed {seed} fails. Run it again with: make sim MESSAGES=1 SEED={seed}\n{} of its {count} messages are enough, with {} of its {} events:\n  {:?}\n{}\n{}\nwhat happened:\n  {trace}\nviolations:\n  {violations}",
+        "seed {seed} fails. Run it again with: make sim MESSAGES=1 SEED={seed}\n{} of its {count} messages are enough, with {} of its {} events:\n  {:?}\n{}\n{}\nevents:\n  {trace}\nviolations:\n  {violations}",
         short.messages.len(),
         short.events.len(),
         script.events.len(),
@@ -239,7 +239,7 @@ fn report(script: &Script) -> String {
     )
 }
 
-/// Removes messages and events that are not needed for the failure: first halves, then smaller and smaller pieces.
+/// Removes faults, messages and events without which the episode still fails: first in large pieces, then in smaller ones.
 fn shorten(mut script: Script) -> Script {
     const MOST_TRIES: usize = 600;
     // Bounded, so that the report comes soon also if each episode runs long.
@@ -249,16 +249,16 @@ fn shorten(mut script: Script) -> Script {
         tries += 1;
         tries <= MOST_TRIES && began.elapsed() < LONGEST && !episode(script).violations.is_empty()
     };
-    let calmer: [fn(&mut Script); 5] = [
+    let reductions: [fn(&mut Script); 5] = [
         |script| script.setting.crm_faults = 0,
         |script| script.setting.publish_faults = 0,
         |script| script.setting.ledger_faults = 0,
         |script| script.setting.crashes = 0,
         |script| script.setting.workers = 1,
     ];
-    for calm in calmer {
+    for reduce in reductions {
         let mut less = script.clone();
-        calm(&mut less);
+        reduce(&mut less);
         less.events.retain(|event| less.setting.workers == 2 || event.concerns_first());
         if fails(&less) {
             script = less;
@@ -274,6 +274,7 @@ fn shorten(mut script: Script) -> Script {
     }
 }
 
+/// Removes items while `fails` is still true for the rest.
 fn fewer<T: Clone>(items: &[T], mut fails: impl FnMut(Vec<T>) -> bool) -> Vec<T> {
     let mut items = items.to_vec();
     let mut piece = items.len();

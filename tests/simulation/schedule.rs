@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use crate::script::{CONFIRMS, Confirm, Event, FAULTS, Fault, Ledgers, Nature, Planned, Script, Setting, What};
+use crate::script::{
+    Action, CONFIRMS, Confirm, Event, FAULTS, Fault, Ledgers, Nature, PlannedMessage, Script, Setting,
+};
 
 pub(crate) fn random_fault(rng: &mut Rng) -> Fault {
     pick(rng, &FAULTS)
@@ -16,10 +18,12 @@ pub(crate) fn random_confirm(rng: &mut Rng) -> Confirm {
     if confirm == Confirm::Impossible && rng.u32(0..8) > 0 { Confirm::Refused } else { confirm }
 }
 
+/// True with this probability.
 pub(crate) fn chance(rng: &mut Rng, thousandths: u32) -> bool {
     rng.u32(0..1000) < thousandths
 }
 
+/// A random element.
 fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
     of[rng.usize(0..of.len())]
 }
@@ -75,7 +79,7 @@ fn setting(rng: &mut Rng) -> Setting {
     }
 }
 
-fn messages(rng: &mut Rng, spread: Duration, rounds: u32, bad_kinds: &[(Nature, u32)]) -> Vec<Planned> {
+fn messages(rng: &mut Rng, spread: Duration, rounds: u32, bad_kinds: &[(Nature, u32)]) -> Vec<PlannedMessage> {
     let subjects = rng.usize(20..120);
     let bad = rng.u32(0..250);
     let mut messages = Vec::new();
@@ -93,7 +97,7 @@ fn messages(rng: &mut Rng, spread: Duration, rounds: u32, bad_kinds: &[(Nature, 
         ids.extend(id.clone());
         let publications = if without_id || chance(rng, 900) { 1 } else { rng.usize(2..=3) };
         for _ in 0..publications {
-            messages.push(Planned {
+            messages.push(PlannedMessage {
                 number: messages.len(),
                 at: Duration::from_millis(rng.u64(0..=spread.as_millis() as u64)),
                 id: id.clone(),
@@ -121,8 +125,8 @@ fn natures(setting: &Setting) -> Vec<(Nature, u32)> {
         (Nature::Panics, 15),
         (Nature::TooLarge, 2),
     ];
-    // A memory ledger is lost with its worker and does not know the message that ended it. Only RabbitMQ's delivery limit stops such
-    // a message, and the simulation does not have it.
+    // A memory ledger is lost with its worker and does not know the message that ended it. Only RabbitMQ's delivery limit stops
+    // such a message, and the simulation does not have it.
     if setting.strict || setting.ledgers != Ledgers::Memory {
         natures.push((Nature::Deadly, 12));
     }
@@ -148,33 +152,33 @@ fn events(rng: &mut Rng, setting: &Setting, spread: Duration) -> Vec<Event> {
     let mut events: Vec<Event> = (0..count)
         .map(|_| Event {
             at: Duration::from_millis(rng.u64(0..=spread.as_millis() as u64 + 60_000)),
-            what: what(rng, setting),
+            action: action(rng, setting),
         })
         .collect();
     if chance(rng, 300) {
-        events.push(Event { at: spread + seconds(rng, 60, 1200), what: What::Replay });
+        events.push(Event { at: spread + seconds(rng, 60, 1200), action: Action::Replay });
     }
     events.sort_by_key(|event| event.at);
     events
 }
 
-fn what(rng: &mut Rng, setting: &Setting) -> What {
+fn action(rng: &mut Rng, setting: &Setting) -> Action {
     let worker = rng.usize(0..setting.workers);
     let lasts = seconds(rng, 1, 240);
     match rng.u32(0..100) {
-        0..15 => What::Crash(worker),
-        15..25 => What::Restart(worker),
-        25..37 => What::Cut { worker, client: seconds(rng, 0, 30), broker: seconds(rng, 0, 30) },
+        0..15 => Action::Crash(worker),
+        15..25 => Action::Restart(worker),
+        25..37 => Action::Cut { worker, client: seconds(rng, 0, 30), broker: seconds(rng, 0, 30) },
         37..45 => {
             let (client, broker) = (seconds(rng, 0, 60), seconds(rng, 0, 5));
-            What::CutOff { worker, client, broker, ledger: seconds(rng, 4, 40) }
+            Action::CutOff { worker, client, broker, ledger: seconds(rng, 4, 40) }
         }
-        45..65 => What::Outage(random_fault(rng), lasts),
-        65..72 => What::Revoked(rng.usize(0..setting.tokens), lasts),
-        72..82 => What::Publishing(random_confirm(rng), lasts),
-        82..92 => What::NoLedger { taken: rng.bool(), lasts },
-        92..95 => What::Replay,
-        95..97 => What::LedgerLost(worker),
-        _ => What::ClockStep { worker, seconds: pick(rng, &[-7200, -600, -30, -1, 1, 20, 600, 7200]) },
+        45..65 => Action::Outage(random_fault(rng), lasts),
+        65..72 => Action::Revoked(rng.usize(0..setting.tokens), lasts),
+        72..82 => Action::Publishing(random_confirm(rng), lasts),
+        82..92 => Action::NoLedger { taken: rng.bool(), lasts },
+        92..95 => Action::Replay,
+        95..97 => Action::LedgerLost(worker),
+        _ => Action::ClockStep { worker, seconds: pick(rng, &[-7200, -600, -30, -1, 1, 20, 600, 7200]) },
     }
 }

@@ -1,5 +1,5 @@
-//! The script of an episode: a set-up, messages to publish, and faults. Every random draw during the episode comes from
-//! [`Script::dice`], by name and number, so that removing a message or an event changes little else.
+//! The script of an episode: a set-up, messages to publish, and faults. Every random number during the episode comes from
+//! [`Script::rng`] and depends on its purpose only. So removing one message or event hardly changes the rest of the episode.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use fastrand::Rng;
 pub(crate) struct Script {
     pub(crate) seed: u64,
     pub(crate) setting: Setting,
-    pub(crate) messages: Vec<Planned>,
+    pub(crate) messages: Vec<PlannedMessage>,
     pub(crate) events: Vec<Event>,
 }
 
@@ -23,7 +23,7 @@ pub(crate) struct Setting {
     pub(crate) ahead: [i64; 2],
     /// Whether `<queue>.owner` can be used.
     pub(crate) has_owner_queue: bool,
-    /// Whether the broker counts deliveries, beside `redelivered`.
+    /// Whether the broker sets `x-delivery-count` in addition to `redelivered`.
     pub(crate) counts_deliveries: bool,
     pub(crate) tokens: usize,
     pub(crate) in_flight: usize,
@@ -62,7 +62,7 @@ pub(crate) enum Ledgers {
 
 /// A message that is published.
 #[derive(Clone, Debug)]
-pub(crate) struct Planned {
+pub(crate) struct PlannedMessage {
     /// The number in a header of the message and of all its copies.
     pub(crate) number: usize,
     pub(crate) at: Duration,
@@ -78,7 +78,7 @@ pub(crate) struct Planned {
     pub(crate) attempts: u32,
 }
 
-/// What a subject's messages do.
+/// What is special about the messages with one subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Nature {
     Good,
@@ -100,19 +100,19 @@ pub(crate) const NATURES: [Nature; 7] =
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Event {
     pub(crate) at: Duration,
-    pub(crate) what: What,
+    pub(crate) action: Action,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum What {
+pub(crate) enum Action {
     /// The worker dies, and another one starts in its place later.
     Crash(usize),
     /// The worker is stopped with a signal and started again.
     Restart(usize),
     /// The consuming connection breaks. Worker and broker notice it after these times; until then acks are lost.
     Cut { worker: usize, client: Duration, broker: Duration },
-    /// For the time `ledger`, the worker can read the ledger but not write to it, and its connection to the broker breaks. It still
-    /// reaches the CRM.
+    /// For the duration `ledger`, the worker can read the ledger but not write it. Its connection to the broker breaks, too. It
+    /// still reaches the CRM.
     CutOff { worker: usize, client: Duration, broker: Duration, ledger: Duration },
     /// All requests to the CRM end with this fault.
     Outage(Fault, Duration),
@@ -130,7 +130,7 @@ pub(crate) enum What {
     Replay,
 }
 
-impl What {
+impl Action {
     pub(crate) const NAMES: [&str; 13] = [
         "crash",
         "restart",
@@ -167,16 +167,20 @@ impl What {
 }
 
 impl Event {
-    /// Whether it can happen with only one worker.
+    /// Whether it can occur in an episode with only the first worker.
     pub(crate) fn concerns_first(&self) -> bool {
-        match self.what {
-            What::Crash(worker)
-            | What::Restart(worker)
-            | What::Cut { worker, .. }
-            | What::CutOff { worker, .. }
-            | What::ClockStep { worker, .. }
-            | What::LedgerLost(worker) => worker == 0,
-            What::Outage(..) | What::Revoked(..) | What::Publishing(..) | What::NoLedger { .. } | What::Replay => true,
+        match self.action {
+            Action::Crash(worker)
+            | Action::Restart(worker)
+            | Action::Cut { worker, .. }
+            | Action::CutOff { worker, .. }
+            | Action::ClockStep { worker, .. }
+            | Action::LedgerLost(worker) => worker == 0,
+            Action::Outage(..)
+            | Action::Revoked(..)
+            | Action::Publishing(..)
+            | Action::NoLedger { .. }
+            | Action::Replay => true,
         }
     }
 }
@@ -243,7 +247,7 @@ pub(crate) const CONFIRMS: [Confirm; 7] = [
     Confirm::Impossible,
 ];
 
-/// What a random number is drawn for.
+/// The purpose of a random number.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Draw {
     Request,
@@ -256,14 +260,15 @@ pub(crate) enum Draw {
 impl Script {
     /// Whether a single ledger sees all requests.
     pub(crate) fn has_one_ledger(&self) -> bool {
-        let is_lost = self.events.iter().any(|event| matches!(event.what, What::LedgerLost(_)));
+        let is_lost = self.events.iter().any(|event| matches!(event.action, Action::LedgerLost(_)));
         let set = &self.setting;
         !is_lost && (set.ledgers == Ledgers::Shared || (set.ledgers == Ledgers::Local && set.workers == 1))
     }
 
-    pub(crate) fn dice(&self, game: Draw, of: usize, turn: u64) -> Rng {
+    /// The random numbers for one purpose, one message or worker (`of`), and one turn.
+    pub(crate) fn rng(&self, draw: Draw, of: usize, turn: u64) -> Rng {
         let mut mixed = self.seed ^ 0x9e37_79b9_7f4a_7c15;
-        for part in [game as u64, of as u64, turn] {
+        for part in [draw as u64, of as u64, turn] {
             mixed = (mixed ^ part).wrapping_mul(0xff51_afd7_ed55_8ccd);
             mixed ^= mixed >> 33;
         }

@@ -13,12 +13,12 @@ use wolkvox_task_worker::broker::topology::{HOLD, hold_queue, retry_queue};
 use wolkvox_task_worker::broker::{Delivery, HeaderValue, Headers, Message, Owners, Properties, Publish, PublishError};
 use wolkvox_task_worker::ledger::Ledger as _;
 
-use crate::broker::{NUMBER, Stored};
-use crate::coverage::{Case, Met};
+use crate::broker::{NUMBER, QueuedMessage};
+use crate::coverage::{Case, Situation};
 use crate::invariants::text;
 use crate::schedule::{chance, random_confirm};
 use crate::script::{Confirm, Draw};
-use crate::world::{Life, World};
+use crate::world::{WorkerProcess, World};
 
 /// How long a publisher waits for a confirm.
 const CONFIRM: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ impl World {
     /// Passes the deliveries of a connection to the worker until it stops.
     pub(crate) async fn consume(
         self: Arc<Self>,
-        life: Arc<Life>,
+        process: Arc<WorkerProcess>,
         number: u64,
         mut inbox: mpsc::Receiver<Delivery>,
         gone: CancellationToken,
@@ -38,14 +38,14 @@ impl World {
         loop {
             let next = tokio::select! {
                 biased;
-                () = life.stop.cancelled() => None,
+                () = process.stop.cancelled() => None,
                 () = gone.cancelled() => return,
                 next = inbox.recv() => next,
             };
-            life.alive().await;
+            process.hang_if_dead().await;
             let Some(delivery) = next else { break };
-            if std::mem::take(&mut is_first) && !self.take_ownership(&life).await {
-                self.truth().met(Met::Case(Case::OwnerUnknown));
+            if std::mem::take(&mut is_first) && !self.take_ownership(&process).await {
+                self.checker().met(Situation::Case(Case::OwnerUnknown));
                 self.close(number);
                 forget(delivery);
                 while let Ok(delivery) = inbox.try_recv() {
@@ -53,8 +53,8 @@ impl World {
                 }
                 return;
             }
-            self.arrived(&life, number, &delivery);
-            if let Err(unsent) = life.deliveries.send(delivery).await {
+            self.arrived(&process, number, &delivery);
+            if let Err(unsent) = process.deliveries.send(delivery).await {
                 let _ = unsent.0.acker.nack_requeue().await;
             }
         }
@@ -63,24 +63,24 @@ impl World {
         }
     }
 
-    fn arrived(&self, life: &Life, connection: u64, delivery: &Delivery) {
+    fn arrived(&self, process: &WorkerProcess, connection: u64, delivery: &Delivery) {
         let message = &delivery.message;
         let Some(HeaderValue::LongLongInt(number)) = message.header(NUMBER) else { return };
         let (number, before) = (*number as usize, message.was_delivered_before());
-        let proves = life.ledger().is_some_and(|ledger| ledger.proves_unsent());
+        let proves = process.ledger().is_some_and(|ledger| ledger.proves_unsent());
         if message.header("x-wtw-dead-letter").is_some() {
-            let is_created = self.stores.is_created(life, message);
+            let is_created = self.stores.is_created(process, message);
             let replay = if is_created { Case::ReplayOfCreated } else { Case::Replay };
-            self.truth().met(Met::Case(if before { Case::RedeliveredReplay } else { replay }));
+            self.checker().met(Situation::Case(if before { Case::RedeliveredReplay } else { replay }));
         }
-        self.truth().received(number, life.number, message.delivery_tag, connection, (before, proves));
+        self.checker().received(number, process.number, message.delivery_tag, connection, (before, proves));
     }
 
     /// Compares the queue's owner with this worker's ledger. True if that succeeded.
-    async fn take_ownership(self: &Arc<Self>, life: &Arc<Life>) -> bool {
-        let Some(ownership) = life.ownership() else { return false };
+    async fn take_ownership(self: &Arc<Self>, process: &Arc<WorkerProcess>) -> bool {
+        let Some(ownership) = process.ownership() else { return false };
         sleep(Duration::from_millis(5)).await;
-        life.alive().await;
+        process.hang_if_dead().await;
         let has_owner_queue = self.script.setting.has_owner_queue;
         let owners = if has_owner_queue {
             Owners::Found(self.broker().owners.clone())
@@ -88,20 +88,20 @@ impl World {
             Owners::Unusable("no permission".to_owned())
         };
         let Ok(id) = ownership.compare(owners).await else { return false };
-        life.alive().await;
+        process.hang_if_dead().await;
         let Some(id) = id else { return true };
-        self.truth().note(format!("worker {} takes the queue over", life.number));
-        self.truth().met(Met::Case(Case::OtherOwner));
+        self.checker().note(format!("worker {} takes the queue over", process.number));
+        self.checker().met(Situation::Case(Case::OtherOwner));
         let (fault, latency) = self.confirmation(OWNER);
         sleep(latency).await;
-        life.alive().await;
+        process.hang_if_dead().await;
         match fault {
             None => self.broker().owners = vec![id],
             Some(Confirm::UnconfirmedStored) => self.broker().owners.push(id),
             Some(_) => {}
         }
-        let _ = self.dies(life);
-        life.alive().await;
+        let _ = self.crashes_here(process);
+        process.hang_if_dead().await;
         fault.is_none()
     }
 
@@ -119,14 +119,14 @@ impl World {
         let mut broker = self.broker();
         let turn = broker.publishes.entry(number).or_default();
         *turn += 1;
-        let mut dice = self.script.dice(Draw::Publish, number, *turn);
-        let latency = Duration::from_millis(dice.u64(0..20));
-        let unlucky = !self.is_calm() && chance(&mut dice, self.script.setting.publish_faults);
+        let mut rng = self.script.rng(Draw::Publish, number, *turn);
+        let latency = Duration::from_millis(rng.u64(0..20));
+        let unlucky = !self.is_fault_free() && chance(&mut rng, self.script.setting.publish_faults);
         let publish_outage =
             broker.publish_outage.filter(|(_, until)| *until > Instant::now()).map(|(confirm, _)| confirm);
-        let fault = publish_outage.or_else(|| unlucky.then(|| random_confirm(&mut dice)));
+        let fault = publish_outage.or_else(|| unlucky.then(|| random_confirm(&mut rng)));
         if let Some(fault) = fault {
-            self.truth().met(Met::Publish(fault));
+            self.checker().met(Situation::Publish(fault));
             broker.last_failure = Some(Instant::now());
         }
         (fault, latency)
@@ -137,23 +137,23 @@ impl World {
         let config = &self.config;
         let work = &config.broker.queue;
         if let Some(id) = text(&message, "x-wtw-message-id") {
-            self.stores.knows(&id, self.truth().account_of(number));
+            self.stores.register_id(&id, self.checker().account_of(number));
         }
         if *queue == config.broker.dead_letter_queue {
-            self.truth().dead_lettered(number, &message);
-            self.broker().dead.push(Stored::new(number, message));
+            self.checker().dead_lettered(number, &message);
+            self.broker().dead.push(QueuedMessage::new(number, message));
             return true;
         }
         let delays = config.retry.delays.iter().map(|delay| (retry_queue(work, *delay), *delay));
         let ttl = delays.chain([(hold_queue(work), HOLD)]).find(|(name, _)| name == queue).map(|(_, ttl)| ttl);
         let Some(ttl) = ttl else { return false };
-        self.truth().copied(number, queue, &message);
+        self.checker().copied(number, queue, &message);
         self.broker().waiting += 1;
         self.after(ttl, move |world| {
             let message = expired(message, world.config.broker.queue.clone());
             let mut broker = world.broker();
             broker.waiting -= 1;
-            broker.work.push_back(Stored::new(number, message));
+            broker.work.push_back(QueuedMessage::new(number, message));
             drop(broker);
             world.dispatch();
         });
@@ -179,12 +179,12 @@ fn expired(mut message: Message, queue: String) -> Message {
 /// The publishing side of a worker.
 pub(crate) struct FakePublisher {
     pub(crate) world: Arc<World>,
-    pub(crate) life: Arc<Life>,
+    pub(crate) process: Arc<WorkerProcess>,
 }
 
 impl FakePublisher {
     async fn send(&self, queue: &str, message: Message) -> Result<(), PublishError> {
-        let (world, life) = (&self.world, &self.life);
+        let (world, process) = (&self.world, &self.process);
         let Some(HeaderValue::LongLongInt(number)) = message.header(NUMBER) else {
             return Err(PublishError::Refused);
         };
@@ -196,14 +196,14 @@ impl FakePublisher {
             Some(Confirm::Blocked) => return Err(PublishError::Blocked(why())),
             Some(_) | None => sleep(latency).await,
         }
-        life.alive().await;
+        process.hang_if_dead().await;
         match fault {
             Some(Confirm::Refused) => return Err(PublishError::Refused),
             Some(Confirm::Returned) => return Err(PublishError::Returned(why())),
             Some(Confirm::Impossible) => return Err(PublishError::Impossible(why())),
             Some(Confirm::UnconfirmedLost) => {
                 sleep(CONFIRM).await;
-                life.alive().await;
+                process.hang_if_dead().await;
                 return Err(PublishError::Unconfirmed(why()));
             }
             Some(Confirm::UnconfirmedStored | Confirm::Unconnected | Confirm::Blocked) | None => {}
@@ -211,14 +211,14 @@ impl FakePublisher {
         if !world.store(number, queue, message) {
             return Err(PublishError::Returned(format!("no queue {queue}")));
         }
-        let is_confirmed = fault.is_none() && !world.dies(life);
+        let is_confirmed = fault.is_none() && !world.crashes_here(process);
         sleep(if is_confirmed { latency } else { CONFIRM }).await;
-        if life.is_dead() || !is_confirmed {
-            world.truth().exists_twice(number);
-            life.alive().await;
+        if process.is_dead() || !is_confirmed {
+            world.checker().exists_twice(number);
+            process.hang_if_dead().await;
             return Err(PublishError::Unconfirmed(why()));
         }
-        world.truth().confirmed(number, life.number);
+        world.checker().confirmed(number, process.number);
         Ok(())
     }
 }
@@ -232,7 +232,7 @@ impl Publish for FakePublisher {
     ) -> BoxFuture<'a, Result<(), PublishError>> {
         let message = Message { body: body.to_vec(), properties, ..Message::default() };
         async move {
-            self.life.alive().await;
+            self.process.hang_if_dead().await;
             self.send(queue, message).await
         }
         .boxed()

@@ -1,4 +1,4 @@
-//! The world of one episode: broker, CRM, ledgers and worker processes, and the faults that happen to them.
+//! Everything that takes part in one episode: the fake broker, CRM and ledgers, the worker processes, and the faults.
 
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -19,15 +19,15 @@ use wolkvox_task_worker::message::mapper::Mapper;
 use wolkvox_task_worker::observe::events::Events;
 use wolkvox_task_worker::retry::Schedule;
 use wolkvox_task_worker::settle::Settler;
-use wolkvox_task_worker::worker::ownership::{Ownership, Terms};
+use wolkvox_task_worker::worker::ownership::{Ownership, ProofConditions};
 use wolkvox_task_worker::worker::recorder::Recorder;
 use wolkvox_task_worker::worker::{Counters, InFlightIds, Settings, Worker};
 
 use crate::broker::FakeBroker;
 use crate::clock::FakeClock;
-use crate::coverage::{Case, Met};
+use crate::coverage::{Case, Situation};
 use crate::crm::{CrmState, FakeCrm};
-use crate::invariants::Truth;
+use crate::invariants::Checker;
 use crate::invariants::requests::Request;
 use crate::ledger::{FakeLedger, Stores};
 use crate::schedule::chance;
@@ -38,15 +38,15 @@ use crate::session::FakePublisher;
 const MOST_CRASHES: u32 = 8;
 /// The longest time in which a stopped worker settles its messages.
 const GRACE: Duration = Duration::from_secs(25);
-/// How much longer than a request another worker's claim must stay unchanged.
+/// Another worker's claim must stay unchanged for `crm.request_timeout` and this margin before it is an orphan.
 const ORPHAN_MARGIN: Duration = Duration::from_secs(5);
 
 /// The number of a worker process. Each start gets a new one.
-pub(crate) type LifeNumber = u64;
+pub(crate) type ProcessNumber = u64;
 
 /// A worker process, from start to end.
-pub(crate) struct Life {
-    pub(crate) number: LifeNumber,
+pub(crate) struct WorkerProcess {
+    pub(crate) number: ProcessNumber,
     pub(crate) worker: usize,
     pub(crate) stop: CancellationToken,
     pub(crate) deliveries: mpsc::Sender<Delivery>,
@@ -55,13 +55,13 @@ pub(crate) struct Life {
     parts: OnceLock<(Arc<Ownership>, Arc<FakeLedger>)>,
 }
 
-impl Life {
+impl WorkerProcess {
     pub(crate) fn is_dead(&self) -> bool {
         self.is_dead.load(Ordering::Relaxed)
     }
 
-    /// Never returns in a dead worker, so that nothing more happens in it.
-    pub(crate) async fn alive(&self) {
+    /// Never returns if the worker is dead, so that its code does nothing more.
+    pub(crate) async fn hang_if_dead(&self) {
         if self.is_dead() {
             pending::<()>().await;
         }
@@ -76,8 +76,9 @@ impl Life {
     }
 }
 
-struct Process {
-    life: Arc<Life>,
+/// A running process, with what stops it.
+struct ProcessHandle {
+    process: Arc<WorkerProcess>,
     ended: CancellationToken,
     tasks: TaskTracker,
 }
@@ -90,16 +91,16 @@ pub(crate) struct World {
     pub(crate) stores: Stores,
     pub(crate) crm: Mutex<CrmState>,
     pub(crate) broker: Mutex<FakeBroker>,
-    truth: Mutex<Truth>,
+    checker: Mutex<Checker>,
     /// The true time.
     pub(crate) true_clock: FakeClock,
     /// The clock of each worker.
     pub(crate) clocks: Vec<FakeClock>,
-    is_calm: AtomicBool,
-    lives: AtomicU64,
+    is_fault_free: AtomicBool,
+    next_process: AtomicU64,
     crashes: AtomicU32,
     turns: AtomicU64,
-    processes: Mutex<Vec<Option<Process>>>,
+    processes: Mutex<Vec<Option<ProcessHandle>>>,
 }
 
 impl World {
@@ -107,19 +108,19 @@ impl World {
         let set = &script.setting;
         let clocks: Vec<FakeClock> = set.ahead.iter().map(|ahead| FakeClock::new(set.midnight, *ahead)).collect();
         let true_clock = FakeClock::new(set.midnight, 0);
-        let truth =
-            Truth::new(&script, Schedule::from(&config.retry).limit(), config.crm.request_timeout + ORPHAN_MARGIN);
+        let checker =
+            Checker::new(&script, Schedule::from(&config.retry).limit(), config.crm.request_timeout + ORPHAN_MARGIN);
         Arc::new(Self {
-            stores: Stores::new(&script, &truth, &true_clock, &clocks),
+            stores: Stores::new(&script, &checker, &true_clock, &clocks),
             crm: Mutex::new(CrmState::new(&script)),
             broker: Mutex::default(),
-            truth: Mutex::new(truth),
+            checker: Mutex::new(checker),
             config,
             tasks: TaskTracker::new(),
             true_clock,
             clocks,
-            is_calm: AtomicBool::new(false),
-            lives: AtomicU64::new(0),
+            is_fault_free: AtomicBool::new(false),
+            next_process: AtomicU64::new(0),
             crashes: AtomicU32::new(0),
             turns: AtomicU64::new(0),
             processes: Mutex::new((0..set.workers).map(|_| None).collect()),
@@ -127,30 +128,30 @@ impl World {
         })
     }
 
-    pub(crate) fn truth(&self) -> MutexGuard<'_, Truth> {
-        self.truth.lock().expect("no panic inside")
+    pub(crate) fn checker(&self) -> MutexGuard<'_, Checker> {
+        self.checker.lock().expect("no panic inside")
     }
 
     /// From now on no random fault occurs.
-    pub(crate) fn calm_down(&self) {
-        self.is_calm.store(true, Ordering::Relaxed);
-        self.truth().calm();
+    pub(crate) fn end_faults(&self) {
+        self.is_fault_free.store(true, Ordering::Relaxed);
+        self.checker().faults_ended();
     }
 
-    pub(crate) fn is_calm(&self) -> bool {
-        self.is_calm.load(Ordering::Relaxed)
+    pub(crate) fn is_fault_free(&self) -> bool {
+        self.is_fault_free.load(Ordering::Relaxed)
     }
 
     // Workers.
 
-    /// Starts a worker in a place, if there is none.
+    /// Starts a process of this worker, if none runs.
     pub(crate) fn start(self: &Arc<Self>, worker: usize) {
         if self.processes()[worker].is_some() {
             return;
         }
-        let number = self.lives.fetch_add(1, Ordering::Relaxed);
+        let number = self.next_process.fetch_add(1, Ordering::Relaxed);
         let (deliveries, receiver) = mpsc::channel(1);
-        let life = Arc::new(Life {
+        let process = Arc::new(WorkerProcess {
             number,
             worker,
             stop: CancellationToken::new(),
@@ -159,9 +160,9 @@ impl World {
             is_dead: AtomicBool::new(false),
             parts: OnceLock::new(),
         });
-        life.publish_gate.set_can_reject(true);
+        process.publish_gate.set_can_reject(true);
         let (ended, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let built = Arc::new(self.worker(&life, &tasks));
+        let built = Arc::new(self.worker(&process, &tasks));
         self.tasks.spawn(Arc::clone(&built.recorder).watch(ended.clone()));
         let running = self.tasks.spawn(built.run(receiver, tasks.clone()));
         // The worker has ended as soon as it has requeued the messages that it did not start.
@@ -170,39 +171,39 @@ impl World {
             let _ = running.await;
             closing.close();
         });
-        self.connect(&life);
-        self.processes()[worker] = Some(Process { life, ended, tasks });
+        self.connect(&process);
+        self.processes()[worker] = Some(ProcessHandle { process, ended, tasks });
     }
 
-    fn gate(self: &Arc<Self>, life: &Life) -> Arc<Gate> {
-        let (world, number) = (Arc::downgrade(self), life.number);
+    fn gate(self: &Arc<Self>, process: &WorkerProcess) -> Arc<Gate> {
+        let (world, number) = (Arc::downgrade(self), process.number);
         let on_change = Box::new(move |reason, _: Option<&str>| {
             if let Some(world) = world.upgrade() {
-                world.truth().gate(number, reason);
+                world.checker().gate(number, reason);
             }
         });
-        let (config, clock) = (&self.config, self.clocks[life.worker].clock());
+        let (config, clock) = (&self.config, self.clocks[process.worker].clock());
         Gate::new(&config.gate, &config.crm, config.retry.retry_after_max, clock, on_change)
     }
 
     /// Builds a worker as `app` does.
-    fn worker(self: &Arc<Self>, life: &Arc<Life>, tasks: &TaskTracker) -> Worker {
-        let (config, clock) = (&self.config, self.clocks[life.worker].clock());
+    fn worker(self: &Arc<Self>, process: &Arc<WorkerProcess>, tasks: &TaskTracker) -> Worker {
+        let (config, clock) = (&self.config, self.clocks[process.worker].clock());
         let events = Arc::new(Events::new("/", &config.broker.queue, Timestamp::UNIX_EPOCH));
-        let gate = self.gate(life);
+        let gate = self.gate(process);
         let mapper = Arc::new(Mapper::new(config).expect("an operation"));
-        let fake = Arc::new(FakeLedger::open(self, life));
+        let fake = Arc::new(FakeLedger::open(self, process));
         let ledger: Arc<dyn Ledger> = fake.clone();
-        let terms = Terms {
+        let conditions = ProofConditions {
             single_active_consumer: true,
             stopping: GRACE,
             hold: config.gate.hold,
             retention: config.ledger.retention,
         };
-        let ownership = Arc::new(Ownership::new(Arc::clone(&ledger), String::new(), terms, clock.clone()));
-        let _ = life.parts.set((Arc::clone(&ownership), fake));
+        let ownership = Arc::new(Ownership::new(Arc::clone(&ledger), String::new(), conditions, clock.clone()));
+        let _ = process.parts.set((Arc::clone(&ownership), fake));
         Worker {
-            crm: Arc::new(FakeCrm { world: Arc::clone(self), life: Arc::clone(life) }),
+            crm: Arc::new(FakeCrm { world: Arc::clone(self), process: Arc::clone(process) }),
             schedule: Schedule::from(&config.retry),
             mapper: Arc::clone(&mapper),
             settings: Settings {
@@ -213,8 +214,8 @@ impl World {
             },
             settler: Settler {
                 mapper,
-                publisher: Arc::new(FakePublisher { world: Arc::clone(self), life: Arc::clone(life) }),
-                publish_gate: Arc::clone(&life.publish_gate),
+                publisher: Arc::new(FakePublisher { world: Arc::clone(self), process: Arc::clone(process) }),
+                publish_gate: Arc::clone(&process.publish_gate),
                 queue: config.broker.queue.clone(),
                 dead_letter_queue: config.broker.dead_letter_queue.clone(),
                 hold: config.gate.hold,
@@ -223,79 +224,80 @@ impl World {
             },
             recorder: Recorder::new(ledger, Arc::clone(&gate), Arc::clone(&events), tasks.clone()),
             ownership,
-            owner: Owner(life.number),
+            owner: Owner(process.number),
             operation: config.crm.operation.as_deref().unwrap_or_default().into(),
             gate,
             ids: InFlightIds::default(),
             counters: Counters::default(),
             events,
             clock,
-            stop: life.stop.clone(),
+            stop: process.stop.clone(),
         }
     }
 
-    fn processes(&self) -> MutexGuard<'_, Vec<Option<Process>>> {
+    fn processes(&self) -> MutexGuard<'_, Vec<Option<ProcessHandle>>> {
         self.processes.lock().expect("no panic inside")
     }
 
-    /// The worker in a place dies now.
+    /// Kills this worker's process now.
     pub(crate) fn crash(self: &Arc<Self>, worker: usize) {
-        let life = self.processes()[worker].as_ref().map(|process| Arc::clone(&process.life));
-        if let Some(life) = life {
-            self.kill(&life, None);
+        let process = self.processes()[worker].as_ref().map(|handle| Arc::clone(&handle.process));
+        if let Some(process) = process {
+            self.kill(&process, None);
         }
     }
 
-    /// A worker dies now, also while it is stopping. Another one starts later in its place.
-    pub(crate) fn kill(self: &Arc<Self>, life: &Life, by: Option<&Request>) {
-        if life.is_dead.swap(true, Ordering::Relaxed) {
+    /// Kills a process, even while it is stopping. The worker starts again later. `by` is the request of the message that ended
+    /// it.
+    pub(crate) fn kill(self: &Arc<Self>, process: &WorkerProcess, by: Option<&Request>) {
+        if process.is_dead.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (number, worker) = (life.number, life.worker);
-        if let Some(process) = self.processes()[worker].take_if(|process| process.life.number == number) {
-            process.ended.cancel();
+        let (number, worker) = (process.number, process.worker);
+        if let Some(handle) = self.processes()[worker].take_if(|handle| handle.process.number == number) {
+            handle.ended.cancel();
         }
-        self.truth().crashed(number, by.map(|request| request.account));
+        self.checker().crashed(number, by.map(|request| request.account));
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
-        let mut dice = self.script.dice(Draw::Reconnect, worker, turn);
-        let noticed = Duration::from_millis(if dice.bool() { dice.u64(0..20) } else { dice.u64(0..30_000) });
-        let back = Duration::from_millis(dice.u64(500..20_000));
-        self.after(noticed, move |world| world.hang_up(number));
+        let mut rng = self.script.rng(Draw::Reconnect, worker, turn);
+        let noticed = Duration::from_millis(if rng.bool() { rng.u64(0..20) } else { rng.u64(0..30_000) });
+        let back = Duration::from_millis(rng.u64(500..20_000));
+        self.after(noticed, move |world| world.close_connections(number));
         self.after(back, move |world| world.start(worker));
     }
 
-    /// Whether the worker dies at this point.
-    pub(crate) fn dies(self: &Arc<Self>, life: &Life) -> bool {
+    /// Decides at random whether the process crashes at this point, and kills it.
+    pub(crate) fn crashes_here(self: &Arc<Self>, process: &WorkerProcess) -> bool {
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
-        let mut dice = self.script.dice(Draw::Crash, life.worker, turn);
-        let unlucky = !self.is_calm() && !life.is_dead() && chance(&mut dice, self.script.setting.crashes);
+        let mut rng = self.script.rng(Draw::Crash, process.worker, turn);
+        let unlucky = !self.is_fault_free() && !process.is_dead() && chance(&mut rng, self.script.setting.crashes);
         if unlucky && self.crashes.fetch_add(1, Ordering::Relaxed) < MOST_CRASHES {
-            self.kill(life, None);
+            self.kill(process, None);
             return true;
         }
         false
     }
 
-    /// Stops the worker in a place as a signal does. It is killed when its grace is over.
+    /// Stops this worker's process as SIGTERM does. It is killed when its grace is over.
     pub(crate) async fn stop(self: &Arc<Self>, worker: usize) {
-        let Some(process) = self.processes()[worker].take() else { return };
-        self.cancel_consumer(process.life.number);
-        self.truth().stops(process.life.number);
-        process.life.stop.cancel();
-        let settled = timeout(GRACE, process.tasks.wait()).await.is_ok();
-        process.ended.cancel();
-        if !process.life.is_dead.swap(true, Ordering::Relaxed) {
+        let Some(handle) = self.processes()[worker].take() else { return };
+        self.cancel_consumer(handle.process.number);
+        self.checker().stops(handle.process.number);
+        handle.process.stop.cancel();
+        let settled = timeout(GRACE, handle.tasks.wait()).await.is_ok();
+        handle.ended.cancel();
+        if !handle.process.is_dead.swap(true, Ordering::Relaxed) {
             if settled {
-                self.truth().left(process.life.number);
+                self.checker().left(handle.process.number);
             } else {
-                self.truth().met(Met::Case(Case::DeathAtStop));
-                self.truth().crashed(process.life.number, None);
+                self.checker().met(Situation::Case(Case::DeathAtStop));
+                self.checker().crashed(handle.process.number, None);
             }
         }
-        self.hang_up(process.life.number);
+        self.close_connections(handle.process.number);
     }
 
-    /// Does something after a wait.
+    /// Calls `then` after a wait.
     pub(crate) fn after(self: &Arc<Self>, wait: Duration, then: impl FnOnce(Arc<Self>) + Send + 'static) {
         let world = Arc::clone(self);
         self.tasks.spawn(async move {

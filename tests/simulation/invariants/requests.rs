@@ -1,4 +1,4 @@
-//! Checks requests and the gate.
+//! Checks when requests are sent: duplicates, limits of tokens, the gate, `Retry-After`.
 
 use std::time::Duration;
 
@@ -6,26 +6,29 @@ use tokio::time::Instant;
 use wolkvox_task_worker::crm::classify::Outcome;
 use wolkvox_task_worker::gate::BlockReason;
 
-use super::Truth;
+use super::Checker;
 use super::ledgers::CLAIM_TO_REQUEST;
-use crate::coverage::{Case, Met};
-use crate::world::LifeNumber;
+use crate::coverage::{Case, Situation};
+use crate::world::ProcessNumber;
 
-/// Longer than the question about a token takes. The gate knows of an answer only after this question.
+/// Longer than a call of tokenInformation.php. The gate learns of an answer only after this call.
 const ASKING: Duration = Duration::from_millis(50);
 
 /// How a request was sent, as far as it is visible from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Sent {
+    /// Through an open gate.
     Open,
+    /// As a probe.
     Probe,
+    /// The gate changed so recently that both are possible.
     Unclear,
 }
 
 /// A request at the CRM.
 #[derive(Clone, Copy)]
 pub(crate) struct Request {
-    pub(crate) life: LifeNumber,
+    pub(crate) process: ProcessNumber,
     pub(crate) token: usize,
     pub(crate) subject: usize,
     pub(crate) account: usize,
@@ -64,18 +67,18 @@ pub(super) struct Rest {
     pub(super) until: Instant,
 }
 
-impl Truth {
+impl Checker {
     /// A gate closed, or opened (without a reason).
-    pub(crate) fn gate(&mut self, life: LifeNumber, reason: Option<BlockReason>) {
-        self.note(format!("worker {life}: gate closed {reason:?}"));
+    pub(crate) fn gate(&mut self, process: ProcessNumber, reason: Option<BlockReason>) {
+        self.note(format!("worker {process}: gate closed {reason:?}"));
         let (now, max) = (Instant::now(), self.script.setting.failures);
-        let gate = self.gates.entry(life).or_default();
+        let gate = self.gates.entry(process).or_default();
         let failures = gate.failures;
         let is_early = reason == Some(BlockReason::Outage) && gate.closed.is_none() && failures < max;
         let early = is_early && gate.created.is_none_or(|at| at < now);
         match (gate.closed, reason) {
-            (_, Some(reason)) => self.met.note(Met::Closed(reason)),
-            (Some(reason), None) => self.met.note(Met::Opened(reason)),
+            (_, Some(reason)) => self.met.note(Situation::Closed(reason)),
+            (Some(reason), None) => self.met.note(Situation::Opened(reason)),
             (None, None) => {}
         }
         if matches!(reason, Some(BlockReason::Outage | BlockReason::Misconfigured)) {
@@ -88,14 +91,14 @@ impl Truth {
             gate.row = 0;
         }
         if early {
-            self.violation(format!("the gate of worker {life} closed after {failures} failures in a row"));
+            self.violation(format!("the gate of worker {process} closed after {failures} failures in a row"));
         }
     }
 
     /// A worker learned that it must not use a token for this time.
     pub(crate) fn rests(&mut self, request: &Request, outcome: Outcome, rest: Duration) {
         let since = Instant::now();
-        let place = (request.life, request.token);
+        let place = (request.process, request.token);
         let rest = Rest { since, until: since + rest };
         if outcome == Outcome::Throttled {
             let until = self.throttled.get(&place).map_or(rest.until, |before| before.until.max(rest.until));
@@ -109,9 +112,9 @@ impl Truth {
     }
 
     /// Why a request must have waited longer for its token or for the gate; none if it is right.
-    fn sent_too_early(&self, life: LifeNumber, token: usize, sent: Sent) -> Option<&'static str> {
-        let (now, place) = (Instant::now(), (life, token));
-        let gate = self.gates.get(&life)?;
+    fn sent_too_early(&self, process: ProcessNumber, token: usize, sent: Sent) -> Option<&'static str> {
+        let (now, place) = (Instant::now(), (process, token));
+        let gate = self.gates.get(&process)?;
         let failed = gate.row >= self.script.setting.failures && gate.row_since.is_some_and(|since| since < now);
         if self.throttled.get(&place).is_some_and(|rest| rest.since < now && now < rest.until) {
             Some("on a throttled token before its time")
@@ -127,49 +130,49 @@ impl Truth {
     }
 
     /// A request is sent.
-    pub(crate) fn sent(&mut self, life: LifeNumber, token: usize, subject: usize) -> Request {
-        let sent = self.way(life, subject);
-        self.note(format!("worker {life} sends subject {subject} on token {token} ({sent:?})"));
+    pub(crate) fn sent(&mut self, process: ProcessNumber, token: usize, subject: usize) -> Request {
+        let sent = self.how_sent(process, subject);
+        self.note(format!("worker {process} sends subject {subject} on token {token} ({sent:?})"));
         let slots = self.script.setting.in_flight;
-        let on_token = self.on_token.entry((life, token)).or_default();
+        let on_token = self.on_token.entry((process, token)).or_default();
         *on_token += 1;
         if *on_token > slots {
             let on_token = *on_token;
             self.violation(format!("{on_token} requests of one worker on a token that has {slots} slots"));
         }
-        if let Some(how) = self.sent_too_early(life, token, sent) {
+        if let Some(how) = self.sent_too_early(process, token, sent) {
             self.violation(format!("a request about subject {subject} was sent {how}"));
         }
         let account = self.account_of_subject[&subject];
-        for what in self.forbidden(life, account) {
+        for what in self.forbidden(process, account) {
             self.violation(format!("a request about subject {subject} was sent {what}"));
         }
         if !self.accounts[account].has_id {
-            self.met.note(Met::Case(Case::NoId));
+            self.met.note(Situation::Case(Case::NoId));
         }
-        let store = self.ledger_of.get(&life).copied();
+        let store = self.ledger_of.get(&process).copied();
         let of = &mut self.accounts[account];
-        of.claims.retain(|_, claim| claim.life != life);
+        of.claims.retain(|_, claim| claim.process != process);
         of.sent_by.extend(store);
         of.doubtful += 1;
-        of.open.push(life);
-        let gate = self.gates.entry(life).or_default();
+        of.open.push(process);
+        let gate = self.gates.entry(process).or_default();
         gate.last_turn = Some(Instant::now());
-        Request { life, token, subject, account, sent, at: Instant::now(), closing: gate.closing }
+        Request { process, token, subject, account, sent, at: Instant::now(), closing: gate.closing }
     }
 
     /// Why a request must not be sent.
-    fn forbidden(&self, life: LifeNumber, number: usize) -> Vec<&'static str> {
+    fn forbidden(&self, process: ProcessNumber, number: usize) -> Vec<&'static str> {
         let (account, extra) = (&self.accounts[number], self.extra(number));
         let mut wrong = Vec::new();
         let is_gone = |connection: &u64| self.gone.get(connection).is_some_and(|at| *at < Instant::now());
         let mut deliveries =
-            account.deliveries.get(&life).into_iter().flat_map(|deliveries| deliveries.values()).peekable();
+            account.deliveries.get(&process).into_iter().flat_map(|deliveries| deliveries.values()).peekable();
         if deliveries.peek().is_some() && deliveries.all(|held| is_gone(&held.connection)) {
             wrong.push("for a delivery whose connection the worker knows to be gone");
         }
         if account.has_id {
-            match account.claims.values().find(|claim| claim.life == life && claim.is_made) {
+            match account.claims.values().find(|claim| claim.process == process && claim.is_made) {
                 None => wrong.push("without a claim"),
                 Some(claim) if claim.started.elapsed() > CLAIM_TO_REQUEST => {
                     wrong.push("more than 2 s after its claim")
@@ -182,7 +185,7 @@ impl Truth {
         let beside = account.open.iter().filter(|other| !self.is_gone(**other) && is_known);
         // A worker cannot see a request that is only in another worker's ledger.
         let is_unseen = !self.has_one_ledger && (!self.is_strict() || extra + account.replays > 0);
-        if beside.clone().any(|other| *other == life) || (beside.count() > 0 && !is_unseen) {
+        if beside.clone().any(|other| *other == process) || (beside.count() > 0 && !is_unseen) {
             wrong.push("while another request with the same message id was open");
         }
         // With each replay an operator accepts one more possible task.
@@ -196,8 +199,8 @@ impl Truth {
     }
 
     /// How a request is sent. Checks that a closed gate sends one probe at a time.
-    fn way(&mut self, life: LifeNumber, subject: usize) -> Sent {
-        let gate = self.gates.entry(life).or_default();
+    fn how_sent(&mut self, process: ProcessNumber, subject: usize) -> Sent {
+        let gate = self.gates.entry(process).or_default();
         // A request whose claim was written before the gate closed or opened can still be sent.
         let before = gate.since.is_none_or(|since| since.elapsed() > CLAIM_TO_REQUEST);
         match gate.closed {
@@ -218,15 +221,19 @@ impl Truth {
     /// The CRM created a task. Checks that in strict mode a message id has one task, and one more for each replay.
     pub(crate) fn created(&mut self, request: &Request) {
         self.note(format!("subject {} is created", request.subject));
-        if self.is_gone(request.life) {
-            self.met(Met::Case(Case::CreatedForTheDead));
+        if self.is_gone(request.process) {
+            self.met(Situation::Case(Case::CreatedAfterDeath));
         }
         let extra = self.extra(request.account);
         let account = &mut self.accounts[request.account];
         account.created.push((request.subject, request.at));
         let (tasks, allowed) = (account.created.len(), 1 + account.replays + extra);
         if tasks > 1 {
-            self.met.note(Met::Case(if self.script.setting.strict { Case::TwoTasksStrict } else { Case::TwoTasks }));
+            self.met.note(Situation::Case(if self.script.setting.strict {
+                Case::TwoTasksStrict
+            } else {
+                Case::TwoTasks
+            }));
         }
         if self.is_strict() && tasks > allowed as usize {
             self.violation(format!(
@@ -241,16 +248,16 @@ impl Truth {
         let outcome = answer.map(|(outcome, _)| outcome);
         self.note(format!(
             "worker {} receives the answer about subject {}: {outcome:?}",
-            request.life, request.subject
+            request.process, request.subject
         ));
-        if let Some(count) = self.on_token.get_mut(&(request.life, request.token)) {
+        if let Some(count) = self.on_token.get_mut(&(request.process, request.token)) {
             *count -= 1;
         }
         let account = &mut self.accounts[request.account];
-        if let Some(place) = account.open.iter().position(|life| *life == request.life) {
-            account.open.remove(place);
+        if let Some(index) = account.open.iter().position(|process| *process == request.process) {
+            account.open.remove(index);
         }
-        let gate = self.gates.entry(request.life).or_default();
+        let gate = self.gates.entry(request.process).or_default();
         if request.sent == Sent::Probe && gate.closing == request.closing {
             gate.probes = gate.probes.saturating_sub(1);
         }
@@ -258,7 +265,7 @@ impl Truth {
             account.unknowns += 1;
             return;
         };
-        self.met.note(Met::Answered(outcome, request.sent));
+        self.met.note(Situation::Answered(outcome, request.sent));
         gate.hint = hint.map(|hint| (Instant::now(), hint));
         if request.sent == Sent::Probe
             && gate.closing == request.closing
@@ -289,7 +296,7 @@ impl Truth {
         };
         account.spent = (account.spent.0 + least, account.spent.1 + most);
         match outcome {
-            Outcome::Created => drop(account.created_answers.insert(request.life, Instant::now())),
+            Outcome::Created => drop(account.created_answers.insert(request.process, Instant::now())),
             Outcome::Unknown => account.unknowns += 1,
             Outcome::Rejected
             | Outcome::Throttled
@@ -301,8 +308,8 @@ impl Truth {
         account.is_rejected |= outcome == Outcome::Rejected;
     }
 
-    pub(crate) fn has_requests_open(&self, life: LifeNumber) -> bool {
-        self.on_token.iter().any(|((of, _), count)| *of == life && *count > 0)
+    pub(crate) fn has_requests_open(&self, process: ProcessNumber) -> bool {
+        self.on_token.iter().any(|((of, _), count)| *of == process && *count > 0)
     }
 
     /// The worker panicked while it processed an answer.
@@ -311,23 +318,24 @@ impl Truth {
     }
 
     /// Checks that the next probe was sent within a second after a probe ended without an answer.
-    pub(crate) fn next_probe_went(&mut self, request: &Request, since: Instant) {
-        let life = request.life;
+    pub(crate) fn check_next_probe(&mut self, request: &Request, since: Instant) {
+        let process = request.process;
         let Some(gate) =
-            self.gates.get(&life).filter(|gate| request.sent == Sent::Probe && gate.closing == request.closing)
+            self.gates.get(&process).filter(|gate| request.sent == Sent::Probe && gate.closing == request.closing)
         else {
             return;
         };
         let set = &self.script.setting;
-        let is_hindered = self.is_gone(life) || self.stopping.contains(&life) || set.requests_per_second.is_some();
-        let is_resting = self.throttled.iter().any(|((of, _), rest)| *of == life && rest.until > since);
+        let is_hindered =
+            self.is_gone(process) || self.stopping.contains(&process) || set.requests_per_second.is_some();
+        let is_resting = self.throttled.iter().any(|((of, _), rest)| *of == process && rest.until > since);
         let has_gone = gate.last_turn.is_some_and(|at| at >= since);
         let (gone, waited) = (&self.gone, Duration::from_secs(6));
         // A message that waits for its first request. Messages that may still wait for the ledger do not count.
         let waits = self.accounts.iter().any(|account| {
             let deliveries = account
                 .deliveries
-                .get(&life)
+                .get(&process)
                 .map(|deliveries| deliveries.values().collect::<Vec<_>>())
                 .unwrap_or_default();
             let is_waiting = deliveries.len() == 1
@@ -335,10 +343,10 @@ impl Truth {
             is_waiting && account.doubtful + account.spent.1 + account.orphans == 0 && !account.ledger_failed
         });
         let has_good_ledger = set.ledger_faults == 0;
-        self.met(Met::Case(Case::ProbeWithoutAnswer));
+        self.met(Situation::Case(Case::ProbeWithoutAnswer));
         if !is_hindered && !is_resting && !has_gone && waits && has_good_ledger {
             self.violation(format!(
-                "worker {life}: a probe ended without an answer, and the next one was not sent within a second"
+                "worker {process}: a probe ended without an answer, and the next one was not sent within a second"
             ));
         }
     }

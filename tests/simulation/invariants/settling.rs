@@ -9,12 +9,12 @@ use wolkvox_task_worker::broker::{HeaderValue, Message};
 use wolkvox_task_worker::message::dead_letter::DeadLetter;
 use wolkvox_task_worker::worker::decide::POISON;
 
-use super::{Account, HeldDelivery, Truth, text};
-use crate::coverage::{Case, Met};
+use super::{Account, Checker, HeldDelivery, text};
+use crate::coverage::{Case, Situation};
 use crate::script::Nature;
-use crate::world::LifeNumber;
+use crate::world::ProcessNumber;
 
-/// How long a delivery can stay unsettled beyond `gate.hold`: a request with the question about its token, the wait after it, the
+/// How long a delivery can stay unsettled beyond `gate.hold`: time for a request and tokenInformation.php, the wait after it, the
 /// wait for another worker's claim, and a slow ledger. RabbitMQ closes the channel of a worker that holds a delivery too long.
 const BEYOND_HOLD: Duration = Duration::from_secs(90);
 /// Headers that every dead letter must have.
@@ -35,19 +35,19 @@ const REQUIRED: [&str; 11] = [
 /// A delivery that is being settled.
 pub(crate) struct Settling {
     pub(crate) number: usize,
-    pub(crate) life: LifeNumber,
+    pub(crate) process: ProcessNumber,
     pub(crate) delivered: Instant,
     /// Whether a publish failed since the delivery.
     pub(crate) failed: bool,
 }
 
-impl Truth {
+impl Checker {
     // Deliveries.
 
     pub(crate) fn published(&mut self, number: usize) {
         self.note(format!("message {number} is published"));
         if let Some(planned) = self.planned(number).cloned() {
-            self.met.note(Met::Nature(planned.nature));
+            self.met.note(Situation::Nature(planned.nature));
             let account = self.account(number);
             account.published += 1;
             account.replays += u32::from(planned.replay);
@@ -61,23 +61,30 @@ impl Truth {
         self.account(number).replays += 1;
     }
 
-    /// A worker received a delivery. `held`: whether it was delivered before, and whether the worker's ledger proves that a message
-    /// without an entry was not sent.
-    pub(crate) fn received(&mut self, number: usize, life: LifeNumber, tag: u64, connection: u64, held: (bool, bool)) {
+    /// A worker received a delivery. `held`: whether it was delivered before, and whether the worker's ledger proves that a
+    /// message without an entry was not sent.
+    pub(crate) fn received(
+        &mut self,
+        number: usize,
+        process: ProcessNumber,
+        tag: u64,
+        connection: u64,
+        held: (bool, bool),
+    ) {
         let (delivered_before, proves) = held;
         let account = self.account(number);
         account.unproven += u32::from(delivered_before && !proves);
         account
             .deliveries
-            .entry(life)
+            .entry(process)
             .or_default()
             .insert(tag, HeldDelivery { connection, since: Instant::now(), delivered_before });
-        account.asked.remove(&life);
+        account.ledger_uses.remove(&process);
     }
 
     /// A worker settled a delivery, or tried to.
-    pub(crate) fn settled(&mut self, number: usize, life: LifeNumber, tag: u64) {
-        if let Some(deliveries) = self.account(number).deliveries.get_mut(&life) {
+    pub(crate) fn settled(&mut self, number: usize, process: ProcessNumber, tag: u64) {
+        if let Some(deliveries) = self.account(number).deliveries.get_mut(&process) {
             deliveries.remove(&tag);
         }
     }
@@ -88,17 +95,17 @@ impl Truth {
     }
 
     /// The broker requeued a delivery of a worker's broken connection.
-    pub(crate) fn returned(&mut self, number: usize, life: LifeNumber, delivered: Instant, is_known: bool) {
+    pub(crate) fn returned(&mut self, number: usize, process: ProcessNumber, delivered: Instant, is_known: bool) {
         self.note(format!("message {number} is requeued by the broker"));
-        self.met(Met::Case(Case::Redelivered));
-        let is_copied = self.progress[&number].confirmed.get(&life).is_some_and(|at| *at >= delivered);
-        let is_dead = self.is_gone(life);
+        self.met(Situation::Case(Case::Redelivered));
+        let is_copied = self.progress[&number].confirmed.get(&process).is_some_and(|at| *at >= delivered);
+        let is_dead = self.is_gone(process);
         let account = self.account(number);
         account.redelivered += 1;
         account.splits += u32::from(!is_dead && !is_known);
         account.exists_twice += u32::from(is_copied);
         if is_copied && is_dead {
-            self.met(Met::Case(Case::DeathBeforeAck));
+            self.met(Situation::Case(Case::DeathBeforeAck));
         }
     }
 
@@ -109,17 +116,17 @@ impl Truth {
 
     // Settling.
 
-    pub(crate) fn confirmed(&mut self, number: usize, life: LifeNumber) {
-        self.progress.entry(number).or_default().confirmed.insert(life, Instant::now());
+    pub(crate) fn confirmed(&mut self, number: usize, process: ProcessNumber) {
+        self.progress.entry(number).or_default().confirmed.insert(process, Instant::now());
     }
 
     /// The broker received an ack. `is_recorded`: the worker's ledger says that the task was created.
     pub(crate) fn acked(&mut self, settling: &Settling, is_recorded: bool) {
-        let Settling { number, life, delivered, .. } = *settling;
+        let Settling { number, process, delivered, .. } = *settling;
         self.note(format!("message {number} is acked"));
-        let is_copied = self.progress[&number].confirmed.get(&life).is_some_and(|at| *at >= delivered);
+        let is_copied = self.progress[&number].confirmed.get(&process).is_some_and(|at| *at >= delivered);
         let account = self.account(number);
-        let is_answered = account.created_answers.get(&life).is_some_and(|at| *at >= delivered);
+        let is_answered = account.created_answers.get(&process).is_some_and(|at| *at >= delivered);
         // The ledger failed, or the id was created with another body.
         let is_excused = !account.has_id || account.ledger_failed || account.created.len() > 1;
         if !(is_copied || is_recorded || (is_answered && is_excused)) {
@@ -129,16 +136,16 @@ impl Truth {
         }
         if !is_copied {
             self.progress.entry(number).or_default().is_ended = true;
-            self.met(Met::Settled(if is_answered { "created" } else { "already_created" }));
+            self.met(Situation::Settled(if is_answered { "created" } else { "already_created" }));
         }
-        self.in_time(settling);
+        self.check_settled_in_time(settling);
     }
 
     pub(crate) fn requeued(&mut self, settling: &Settling) {
         self.note(format!("message {} is requeued", settling.number));
         self.account(settling.number).redelivered += 1;
-        self.met(Met::Settled("requeued"));
-        self.in_time(settling);
+        self.met(Situation::Settled("requeued"));
+        self.check_settled_in_time(settling);
     }
 
     /// The broker dead-letters a message because it permanently refused the worker's copy.
@@ -147,11 +154,11 @@ impl Truth {
         if !settling.failed {
             self.violation(format!("message {} was rejected although no copy was refused", settling.number));
         }
-        self.met(Met::Settled("rejected"));
+        self.met(Situation::Settled("rejected"));
         self.progress.entry(settling.number).or_default().is_ended = true;
     }
 
-    fn in_time(&mut self, settling: &Settling) {
+    fn check_settled_in_time(&mut self, settling: &Settling) {
         let (held, hold) = (settling.delivered.elapsed(), self.script.setting.hold);
         // While no copy can be published, the worker tries for `gate.hold` once more.
         let most = BEYOND_HOLD + if settling.failed { hold * 2 } else { hold };
@@ -167,7 +174,7 @@ impl Truth {
     /// A worker logged that there may be two tasks for a message.
     pub(crate) fn reported(&mut self, number: usize) {
         self.note(format!("message {number} is reported as a possible duplicate"));
-        self.met(Met::Case(Case::PossibleDuplicate));
+        self.met(Situation::Case(Case::PossibleDuplicate));
         let is_strict = self.is_strict();
         let account = self.account(number);
         account.reported = Some(Instant::now());
@@ -186,9 +193,9 @@ impl Truth {
     /// A copy was stored on a retry queue or on the hold queue.
     pub(crate) fn copied(&mut self, number: usize, queue: &str, message: &Message) {
         self.note(format!("a copy of message {number} is stored in {queue}: {:?}", DeadLetter::read(message).attempts));
-        self.is_faithful(number, message);
+        self.check_copy(number, message);
         let is_held = queue.ends_with(".retry.hold");
-        self.met(Met::Settled(if is_held { "held" } else { "retried" }));
+        self.met(Situation::Settled(if is_held { "held" } else { "retried" }));
         if is_held && self.is_held_needlessly(number) {
             self.violation(format!("message {number} was held although it could be sent"));
         }
@@ -202,14 +209,14 @@ impl Truth {
     /// Whether a message is held long after the last fault, so that the gate has missed it.
     fn is_held_needlessly(&mut self, number: usize) -> bool {
         // A message that waits for another one with its id, or for a slow rate limit, is rightly held.
-        let (is_slow, recovery, calm) = (self.is_slow(), self.recovery(), self.calm_since);
+        let (is_slow, recovery, calm) = (self.is_slow(), self.recovery(), self.fault_free_since);
         let account = self.account(number);
         let is_alone = account.published + account.exists_twice == 1;
         is_alone && !is_slow && calm.is_some_and(|since| since.elapsed() > recovery)
     }
 
     /// Checks what a copy keeps, what it leaves out, and the attempts that it counts.
-    fn is_faithful(&mut self, number: usize, message: &Message) {
+    fn check_copy(&mut self, number: usize, message: &Message) {
         let Some(planned) = self.planned(number).cloned() else { return };
         if message.body != self.body(number) {
             self.violation(format!("a copy of message {number} has another body"));
@@ -230,11 +237,11 @@ impl Truth {
                 self.violation(format!("a copy of message {number} has {name} {:?}", text(message, name)));
             }
         }
-        self.are_attempts_right(number, DeadLetter::read(message).attempts, planned.attempts.into());
+        self.check_attempts(number, DeadLetter::read(message).attempts, planned.attempts.into());
     }
 
     /// Checks that a copy counts the attempts that were sent, and no more than the limit.
-    fn are_attempts_right(&mut self, number: usize, attempts: i64, claimed_attempts: i64) {
+    fn check_attempts(&mut self, number: usize, attempts: i64, claimed_attempts: i64) {
         let (limit, has_one_ledger) = (i64::from(self.limit), self.has_one_ledger);
         let account = self.account(number);
         let most = i64::from(account.spent.1 + account.orphans + account.panics + account.claimed_attempts);
@@ -253,12 +260,12 @@ impl Truth {
 
     /// A dead letter was stored.
     pub(crate) fn dead_lettered(&mut self, number: usize, message: &Message) {
-        self.is_faithful(number, message);
+        self.check_copy(number, message);
         self.progress.entry(number).or_default().is_ended = true;
         let dead = DeadLetter::read(message);
         self.note(format!("message {number}: {} after {} attempts: {}", dead.kind, dead.attempts, dead.message));
         if let Some(kind) = crate::coverage::KINDS.into_iter().find(|kind| *kind == dead.kind) {
-            self.met(Met::DeadLettered(kind));
+            self.met(Situation::DeadLettered(kind));
         }
         let mut missing = REQUIRED.iter().filter(|name| message.header(name).is_none());
         if let Some(name) = missing.next() {
@@ -269,17 +276,17 @@ impl Truth {
         if failed_at.is_none() || !is_of_worker {
             self.violation(format!("the dead letter {number} does not say when or by whom"));
         }
-        if let Some(reason) = self.why_not(number, &dead, message, failed_at.unwrap_or_default()) {
+        if let Some(reason) = self.why_kind_is_wrong(number, &dead, message, failed_at.unwrap_or_default()) {
             self.violation(format!("message {number} was dead-lettered as {}: {reason} ({})", dead.kind, dead.message));
         }
         if dead.possibly_created {
             self.account(number).reported = Some(Instant::now());
         }
-        self.reports_task(number, &dead);
+        self.check_possibly_created(number, &dead);
     }
 
     /// Why a message must not be dead-lettered with this kind; none if it is right.
-    fn why_not(&self, number: usize, dead: &DeadLetter, message: &Message, now: Timestamp) -> Option<String> {
+    fn why_kind_is_wrong(&self, number: usize, dead: &DeadLetter, message: &Message, now: Timestamp) -> Option<String> {
         let planned = self.planned(number)?;
         let account = &self.accounts[self.account_of(number)];
         // An interrupted round counts as a round.
@@ -310,8 +317,8 @@ impl Truth {
         })
     }
 
-    /// The most orphans in a row that the message can have. A message that was sent at the same time as a deadly one is later sent
-    /// separately from it.
+    /// The most orphans in a row that the message can have. A message that was sent at the same time as a deadly one is later
+    /// sent separately from it.
     fn orphans_in_a_row(&self, account: &Account) -> u32 {
         if account.deaths > 0 {
             return account.orphans;
@@ -325,7 +332,7 @@ impl Truth {
     }
 
     /// Checks that a dead letter says possibly created if its task exists. Otherwise an operator creates a duplicate.
-    fn reports_task(&mut self, number: usize, dead: &DeadLetter) {
+    fn check_possibly_created(&mut self, number: usize, dead: &DeadLetter) {
         let Some(subject) = self.planned(number).map(|planned| planned.subject) else { return };
         let account = self.account(number);
         let exists = account.created.iter().any(|(created, _)| *created == subject);
