@@ -1,4 +1,4 @@
-//! Defaults that depend on other values, so that setting one key never makes the default of another key invalid.
+//! Computes defaults that depend on other values, so that setting one key never makes the default of another key invalid.
 
 use std::time::Duration;
 

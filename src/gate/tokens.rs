@@ -1,4 +1,4 @@
-//! The tokens: slots, throttling and suspension of each. Pure: the time is a parameter.
+//! Keeps the state of each token: its slots, throttling and suspension. Pure: the time is a parameter.
 
 use std::sync::Arc;
 use std::time::Duration;
