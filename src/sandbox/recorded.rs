@@ -125,6 +125,7 @@ pub fn parse(json: &[u8]) -> Result<Replay, Error> {
         )));
     }
     let rules = faults::parse(report.sandbox.faults.to_string().as_bytes());
+    let rules = rules.map_err(|error| Error(format!("its sandbox.faults: {error}")))?;
     let mut recorded = Recorded::default();
     for (to, number) in report.sandbox.answers {
         if !to::ALL.contains(&to.as_str()) {
@@ -149,11 +150,7 @@ pub fn parse(json: &[u8]) -> Result<Replay, Error> {
         query: report.sandbox.query,
         latency: report.sandbox.latency_milliseconds.map(Duration::from_millis),
         daily_limit: report.sandbox.daily_limit,
-        faults: rules
-            .map_err(|error| Error(format!("its sandbox.faults: {error}")))?
-            .into_iter()
-            .map(Rule::of_report)
-            .collect(),
+        faults: rules.into_iter().map(Rule::of_report).collect(),
         recorded,
     })
 }
