@@ -18,6 +18,7 @@ use crate::broker::session::{Change, Session};
 use crate::broker::topology::Topology;
 use crate::clock::Clock;
 use crate::config::{self, Config, LedgerStore};
+use crate::count::{counted, either};
 use crate::crm::{Crm, HttpCrm};
 use crate::duration;
 use crate::gate::Gate;
@@ -172,6 +173,13 @@ impl Broker {
 }
 
 /// Consumes and processes until it must stop, then settles what is in flight.
+/// Says how many messages were not settled in time.
+fn unsettled(count: u64, grace: Duration) -> String {
+    let (messages, grace) = (counted(count, "message"), duration::format(grace));
+    let (were, them) = (either(count, "was", "were"), either(count, "it", "them"));
+    format!("{messages} {were} not settled within shutdown.grace ({grace}); RabbitMQ delivers {them} again")
+}
+
 async fn work(config: &Config, status: &Arc<Status>, parts: Parts, services: &Services) -> Result<(), String> {
     let broker = Broker::new(config, status, services);
     let (stop, drained, tasks) = (parts.stop.clone(), services.drained(), TaskTracker::new());
@@ -218,10 +226,7 @@ async fn work(config: &Config, status: &Arc<Status>, parts: Parts, services: &Se
         tasks.close();
         tasks.wait().await;
     };
-    let settled = timeout(grace, settled).await.map_err(|_| {
-        let (unsettled, grace) = (tasks.len(), duration::format(grace));
-        format!("{unsettled} messages were not settled within shutdown.grace ({grace}); RabbitMQ delivers them again")
-    });
+    let settled = timeout(grace, settled).await.map_err(|_| unsettled(tasks.len() as u64, grace));
     drained.cancel();
     let closing = async {
         broker.publisher.close().await;

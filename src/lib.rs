@@ -72,6 +72,8 @@ pub mod sandbox;
 // Shared parts.
 pub mod clock;
 
+pub mod count;
+
 pub mod duration;
 
 mod json_object;

@@ -24,6 +24,10 @@ pub const WAIT: Duration = Duration::from_secs(10);
 /// Seconds between heartbeats; a dead peer is noticed after twice as long.
 const HEARTBEAT: &str = "8";
 
+/// What an operator does when RabbitMQ cannot be reached.
+pub const ADVICE: &str =
+    "Is RabbitMQ running, and is broker.urls right? For details run \"wolkvox-task-worker check --no-crm\".";
+
 /// Why an operation on the broker failed.
 #[derive(Clone, Debug)]
 pub struct BrokerError {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Findings;
 use crate::app::AFTER_GRACE;
 use crate::config::{Config, LedgerStore};
+use crate::count::counted;
 use crate::duration::format;
 use crate::retry::{JITTER, Schedule};
 use crate::worker::{ORPHAN_MARGIN, TOKEN_INFORMATION};
@@ -26,10 +27,10 @@ fn retries(config: &Config, findings: &mut Findings) {
     let check = "audit.retry";
     let schedule = Schedule::from(&config.retry);
     let worst = schedule.worst_case(config.crm.request_timeout);
-    let (attempts, shown) = (schedule.limit(), seconds(worst));
+    let (attempts, shown) = (counted(schedule.limit().into(), "attempt"), seconds(worst));
     findings.ok(
         check,
-        format!("a message gets at most {attempts} attempts, within {shown}; waits behind a closed gate come on top"),
+        format!("a message gets at most {attempts}, within {shown}; waits behind a closed gate come on top"),
     );
     if config.ledger.retention < worst {
         let message = format!(
@@ -114,10 +115,10 @@ fn replicas(config: &Config, consumers: Option<u32>, findings: &mut Findings) {
             format!("one replica works and the others stand by, because the CRM's limit is per token{knows}"),
         );
     } else {
-        let each = config.crm.max_in_flight_per_token;
+        let each = counted(config.crm.max_in_flight_per_token as u64, "request");
         let message = match several {
             Some(count) => format!(
-                "{count} workers consume the queue side by side, each with {each} requests at a time on each token: the \
+                "{count} workers consume the queue side by side, each with {each} at a time on each token: the \
                  CRM's limit counts them together"
             ),
             None => {

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::Findings;
 use crate::config::{self, LedgerStore};
+use crate::count::counted;
 use crate::ledger::{LedgerError, redis, sqlite};
 
 /// Time limit for the disk.
@@ -44,8 +45,8 @@ async fn in_file(path: &Path, findings: &mut Findings) {
     let message = match timeout(DISK, looking).await {
         Ok(Ok(Ok(found))) => match found {
             sqlite::FileState::Absent => "does not exist yet; its folder can be written".to_owned(),
-            sqlite::FileState::InUse(entries) => format!("a running worker has it open, {entries} entries"),
-            sqlite::FileState::Free(entries) => format!("can be read and written, {entries} entries"),
+            sqlite::FileState::InUse(entries) => format!("a running worker has it open, {}", counted(entries, "entry")),
+            sqlite::FileState::Free(entries) => format!("can be read and written, {}", counted(entries, "entry")),
         },
         Ok(Ok(Err(error))) => return refused(&error, findings),
         Ok(Err(_)) | Err(_) => {
@@ -59,7 +60,7 @@ async fn in_file(path: &Path, findings: &mut Findings) {
 fn in_redis(found: &redis::inspect::ServerInfo, findings: &mut Findings) {
     let address = &found.address;
     let version = found.version.as_ref().map_or_else(String::new, |version| format!(" version {version},"));
-    findings.ok("ledger", format!("{address}:{version} can be read and written, {} entries", found.entries));
+    findings.ok("ledger", format!("{address}:{version} can be read and written, {}", counted(found.entries, "entry")));
     if found.cluster == Some(true) {
         let message = format!("{address} is part of a Redis Cluster, which the worker does not support");
         findings.problem("ledger.cluster", message, "name a Redis server that is not a cluster in ledger.url");

@@ -7,13 +7,14 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use crate::broker::connect::Connector;
+use crate::broker::connect::{ADVICE, Connector};
 use crate::broker::depths::{self, Depths};
 use crate::cli::{Error, FAILED, load, print};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
+use crate::count::{counted, grouped};
 use crate::dead_letters::Queues;
-use crate::observe::forecast::{clock, grouped};
+use crate::observe::forecast::clock;
 use crate::observe::overview::Overview;
 use crate::observe::status::Page;
 use crate::observe::workers::Workers;
@@ -97,13 +98,7 @@ fn text(overview: &Overview, config: &Config, now: Timestamp) -> String {
                 line("queue", &format!("{name}: {}", grouped(*count)));
             }
         }
-        Err(error) => line(
-            "broker",
-            &format!(
-                "the queues could not be counted: {error}. Is RabbitMQ running, and is broker.urls right? For details run \
-                 \"wolkvox-task-worker check --no-crm\"."
-            ),
-        ),
+        Err(error) => line("broker", &format!("the queues could not be counted: {error}. {ADVICE}")),
     }
     for sentence in overview.forecast(now, zone) {
         line("forecast", &sentence);
@@ -151,11 +146,14 @@ fn one_worker(
             (Some(why), None) => format!("suspended ({why})"),
             (None, _) => format!("{} of {} slots in use", token.in_use, token.slots),
         };
-        let quota = token.quota_left.map(|left| format!(", {} calls left today", grouped(left))).unwrap_or_default();
+        let quota = token.quota_left.map(|left| format!(", {} left today", counted(left, "call"))).unwrap_or_default();
         line("  token", &format!("{}: {state}{quota}", token.token));
     }
     let ledger = page.ledger.reason.as_deref().unwrap_or("usable");
-    line("  ledger", &format!("{}, {} messages, {ledger}", page.ledger.kind, page.ledger.entries));
+    line(
+        "  ledger",
+        &format!("{}, {}, {ledger}", page.ledger.kind, counted(page.ledger.entries.unsigned_abs(), "message")),
+    );
     for (file, problem) in page.files.iter().filter_map(|file| Some((file, file.problem.as_ref()?))) {
         line("  file", &format!("{} ({}) cannot be used: {problem}", file.key, file.path));
     }

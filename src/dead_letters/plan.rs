@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use super::entry::Entry;
 use super::ledger_access::{CreationState, LedgerAccess, creation_state};
 use super::{Source, fetched};
+use crate::count::{either, grouped};
 
 /// Ids in one question to the ledger.
 const AT_A_TIME: usize = 100;
@@ -83,15 +84,25 @@ pub enum ExclusionReason {
 }
 
 impl ExclusionReason {
-    /// The reason in words.
+    /// How many stay, and why: `3 others stay: their task may exist already`.
     #[must_use]
-    pub fn words(self) -> &'static str {
+    pub fn sentence(self, count: u64) -> String {
+        let stay = either(count, "other stays", "others stay");
+        format!("{} {stay}: {}", grouped(count), self.words(count))
+    }
+
+    /// Why, for this many messages.
+    #[must_use]
+    pub fn words(self, count: u64) -> String {
+        let (their, them) = (either(count, "its", "their"), either(count, "it", "them"));
         match self {
-            Self::InDoubt => "their task may exist already",
-            Self::Created => "their task was created, as the ledger says",
-            Self::FoundInCrm => "somebody found their task in the CRM and checked that off under In doubt",
-            Self::IdTaken => "their id created the task of another body",
-            Self::Refused => "the worker refuses them after the change, too",
+            Self::InDoubt => format!("{their} task may exist already"),
+            Self::Created => format!("{their} task was created, as the ledger says"),
+            Self::FoundInCrm => {
+                format!("somebody found {their} task in the CRM and checked that off in the console, under In doubt")
+            }
+            Self::IdTaken => format!("{their} id created the task of another body"),
+            Self::Refused => format!("the worker refuses {them} after the change, too"),
         }
     }
 }
@@ -183,23 +194,36 @@ impl Plan {
     /// What an operator must know before confirming a replay, one line each.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        let calls = if self.tasks == 1 { "call" } else { "calls" };
         let all = [
-            (self.tasks, format!("{calls} of the CRM's daily quota at least; more where a message is tried again")),
-            (self.in_doubt, "of them may have created their task, and may create a second one".to_owned()),
-            (self.replayed_before, "of them were replayed before".to_owned()),
-            (self.without_id, "of them have no id and are given one derived from what they hold".to_owned()),
+            (
+                self.tasks,
+                "call of the CRM's daily quota at least; more where a message is tried again",
+                "calls of the CRM's daily quota at least; more where a message is tried again",
+            ),
+            (
+                self.in_doubt,
+                "of them may have created its task, and may create a second one",
+                "of them may have created their task, and may create a second one",
+            ),
+            (self.replayed_before, "of them was replayed before", "of them were replayed before"),
+            (
+                self.without_id,
+                "of them has no id and is given one derived from what it holds",
+                "of them have no id and are given one derived from what they hold",
+            ),
             (
                 self.alike,
-                "of them have no id and are exactly like another one: identical messages create one task together"
-                    .to_owned(),
+                "",
+                "of them have no id and are exactly like another one: identical messages create one task together",
             ),
             (
                 self.refused_again,
-                "of them fail again unless they are edited; each one's page, or \"show\", says why".to_owned(),
+                "of them fails again unless it is edited; its page, or \"show\", says why",
+                "of them fail again unless they are edited; each one's page, or \"show\", says why",
             ),
         ];
-        all.into_iter().filter(|(count, _)| *count > 0).map(|(count, text)| format!("{count} {text}")).collect()
+        let all = all.into_iter().filter(|(count, ..)| *count > 0);
+        all.map(|(count, one, many)| format!("{} {}", grouped(count), either(count, one, many))).collect()
     }
 
     /// Their ids.

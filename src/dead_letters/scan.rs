@@ -8,11 +8,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::fetched::FetchedMessage;
 use super::{DeadLetters, Source};
-use crate::broker::connect::BrokerError;
+use crate::broker::connect::{ADVICE, BrokerError};
 use crate::broker::inspect::Inspection;
 use crate::broker::queue_scan::{QueueScan, WINDOW};
 use crate::broker::topology::Topology;
 use crate::config::TopologyMode;
+use crate::count::{counted, grouped};
 
 /// The longest time that a scan holds messages. RabbitMQ closes a consumer that holds one for thirty minutes.
 pub const HOLD: Duration = Duration::from_secs(300);
@@ -153,9 +154,7 @@ impl DeadLetters {
                 "{error}\nNo command gets past that message of {queue}. Remove it in RabbitMQ's management interface (Queues, \
                  {queue}, Get messages), then go on."
             ),
-            Stop::Broker(error) => format!(
-                "{error}. Is RabbitMQ running, and is broker.urls right? For details run \"wolkvox-task-worker check --no-crm\"."
-            ),
+            Stop::Broker(error) => format!("{error}. {ADVICE}"),
         })
     }
 }
@@ -183,12 +182,10 @@ async fn read(
         };
         let Some(delivery) = next else {
             if scan.is_overdue() {
-                let (seen, expected) = (scanned.seen, scanned.expected);
-                scanned.partial =
-                    Some(format!("only {seen} of {expected} messages were read before they had to go back"));
+                let read = read_of(scanned.seen, scanned.expected);
+                scanned.partial = Some(format!("the messages had to go back before all were read: {read}"));
             } else if scan.is_shared() || scanned.seen < scanned.expected {
-                let (seen, expected) = (scanned.seen, scanned.expected);
-                scanned.partial = Some(shared(seen, expected));
+                scanned.partial = Some(shared(scanned.seen, scanned.expected));
             }
             return Ok(false);
         };
@@ -206,11 +203,14 @@ async fn read(
 
 /// What an operator must know when another reader holds a part of the messages.
 fn shared(seen: u64, expected: u64) -> String {
-    let read = if seen < expected { format!("{seen} of {expected}") } else { format!("only {seen}") };
+    let read = if seen < expected { read_of(seen, expected) } else { format!("{} read", counted(seen, "message")) };
     format!(
-        "another program is reading this queue now and holds a part of its messages; {read} messages were read. Try again \
-         when it has ended"
+        "another program is reading this queue now and holds a part of its messages ({read}). Try again when it has ended"
     )
+}
+
+fn read_of(seen: u64, expected: u64) -> String {
+    format!("{} of {} read", grouped(seen), counted(expected, "message"))
 }
 
 /// Why reading must stop at this message: RabbitMQ drops a message that was delivered too often.

@@ -11,6 +11,8 @@ use prometheus_client::registry::{Registry, Unit};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::count::{counted, either, grouped};
+
 /// How far back rates are measured.
 const WINDOW: Duration = Duration::from_secs(300);
 /// The shortest time from which a rate is computed.
@@ -160,15 +162,15 @@ impl Forecast {
         let backlog = self.backlog.filter(|backlog| *backlog > 0)?;
         let count = grouped(backlog);
         if let Some(at) = self.backlog_done_at {
-            let are = if backlog == 1 { "waiting message is" } else { "waiting messages are" };
+            let are = either(backlog, "waiting message is", "waiting messages are");
             return Some(format!("{count} {are} done at about {}.", clock(at, now, zone)));
         }
         let why = match (self.calls_missing, self.settled_per_minute) {
-            (Some(_), _) => "today's calls are not enough for all of them",
+            (Some(_), _) => "today's calls are not enough",
             (None, Some(_)) => "no message was settled in the last minutes",
             (None, None) => "the rate is not measured yet",
         };
-        let are = if backlog == 1 { "message is" } else { "messages are" };
+        let are = either(backlog, "message is", "messages are");
         Some(format!("{count} {are} waiting; {why}."))
     }
 
@@ -184,14 +186,12 @@ impl Forecast {
             return Some(format!("No call is left today{needed}. {again}"));
         }
         let until = self.quota_until.map(|at| clock(at, now, zone));
-        match (until, self.calls_missing.map(grouped)) {
+        match (until, self.calls_missing.map(|missing| counted(missing, "more call"))) {
             (Some(until), Some(missing)) => Some(format!(
-                "The quota lasts until {until}, and the backlog needs {missing} more calls than are left today. {again}"
+                "The quota lasts until {until}, and the backlog needs {missing} than are left today. {again}"
             )),
             (Some(until), None) => Some(format!("The quota lasts until {until} at this rate. {again}")),
-            (None, Some(missing)) => {
-                Some(format!("The backlog needs {missing} more calls than are left today. {again}"))
-            }
+            (None, Some(missing)) => Some(format!("The backlog needs {missing} than are left today. {again}")),
             (None, None) => None,
         }
     }
@@ -256,20 +256,6 @@ pub fn clock(at: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
         true => local.strftime("%H:%M").to_string(),
         false => local.strftime("%H:%M on %Y-%m-%d").to_string(),
     }
-}
-
-/// A number with a comma after each thousand.
-#[must_use]
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (n, digit) in digits.chars().enumerate() {
-        if n > 0 && (digits.len() - n).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// The next midnight of the account, when the quota is reset.

@@ -3,9 +3,10 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::broker::connect::BrokerError;
+use crate::broker::connect::{ADVICE, BrokerError};
 use crate::broker::depths::Depths;
-use crate::observe::forecast::{Forecast, grouped};
+use crate::count::{counted, either, grouped};
+use crate::observe::forecast::Forecast;
 use crate::observe::status::Page;
 use crate::observe::workers::{Answer, NoPage};
 
@@ -47,7 +48,7 @@ impl Overview {
         match dead {
             Some(0) | None => {}
             Some(1) => sentence.push_str(" There is one dead letter."),
-            Some(count) => sentence.push_str(&format!(" There are {} dead letters.", grouped(count))),
+            Some(count) => sentence.push_str(&format!(" There are {}.", counted(count, "dead letter"))),
         }
         Self { sentence, works, workers, depths, dead }
     }
@@ -117,8 +118,9 @@ fn sentence(queue: &str, workers: &[Member], depths: &Result<Depths, BrokerError
         pages().filter(|(worker, _)| !is_one_active || worker.role == "active").map(|(_, page)| page).collect();
     let ready: Vec<&Page> = senders.iter().copied().filter(|page| page.ready).collect();
     if ready.is_empty() {
-        let why = senders.iter().find_map(|page| page.reason.clone()).unwrap_or_default();
-        return (false, format!("Not working: {why}.{backlog}"));
+        let first = senders.iter().find_map(|page| Some((page, page.reason.as_deref()?)));
+        let (why, advice) = first.map(|(page, why)| (why, next_step(page))).unwrap_or_default();
+        return (false, format!("Not working: {why}.{backlog}{advice}"));
     }
     let closed: Vec<&Page> = ready.iter().copied().filter(|page| !page.gate.open).collect();
     let advice = closed.first().and_then(|page| page.gate.advice.clone().or_else(|| page.gate.reason.clone()));
@@ -128,7 +130,10 @@ fn sentence(queue: &str, workers: &[Member], depths: &Result<Depths, BrokerError
     }
     let closed = match closed.len() {
         0 => String::new(),
-        some => format!(" {some} of {} workers send nothing: {advice}.", ready.len()),
+        some => {
+            let send = either(some as u64, "sends", "send");
+            format!(" {some} of {} workers {send} nothing: {advice}.", ready.len())
+        }
     };
     let tokens = match suspended(&senders) {
         0 => String::new(),
@@ -136,9 +141,23 @@ fn sentence(queue: &str, workers: &[Member], depths: &Result<Depths, BrokerError
         some => format!(" {some} tokens are suspended."),
     };
     let silent = workers.iter().filter(|worker| worker.answer.page.is_err()).count();
-    let silent =
-        if silent > 0 { format!(" {silent} of {} workers do not answer.", workers.len()) } else { String::new() };
+    let silent = match silent {
+        0 => String::new(),
+        some => {
+            let does = either(some as u64, "does", "do");
+            format!(" {some} of {} workers {does} not answer.", workers.len())
+        }
+    };
     (true, format!("Working.{backlog}{closed}{tokens}{silent}"))
+}
+
+/// What an operator does about a worker that is not ready. Other reasons than these name the next step themselves.
+fn next_step(page: &Page) -> String {
+    match (page.ledger.healthy, page.broker.connected) {
+        (false, _) => " For details run \"wolkvox-task-worker check --no-crm\".".to_owned(),
+        (true, false) => format!(" {ADVICE}"),
+        (true, true) => String::new(),
+    }
 }
 
 /// No worker of this queue answers. What answers there instead is named before an address where nothing answers.
@@ -182,7 +201,7 @@ fn suspended(pages: &[&Page]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::status::{GatePage, Token};
+    use crate::observe::status::{Broker, GatePage, LedgerState, Token};
 
     fn answer(page: Result<Page, &str>) -> Answer {
         Answer {
@@ -196,7 +215,31 @@ mod tests {
             role: role.to_owned(),
             ready: true,
             gate: GatePage { open: true, ..GatePage::default() },
+            broker: Broker { connected: true, ..Broker::default() },
+            ledger: LedgerState { healthy: true, ..LedgerState::default() },
             ..Page::default()
+        }
+    }
+
+    #[test]
+    fn sentence_says_what_to_do_when_broker_or_ledger_is_down() {
+        let unready = |why: &str| Page { ready: false, reason: Some(why.to_owned()), ..page("not_connected") };
+        let broker = Page { broker: Broker::default(), ..unready("not connected to the broker: refused") };
+        let ledger = Page { ledger: LedgerState::default(), ..unready("the ledger is not open: refused") };
+        for (page, sentence) in [
+            (
+                broker,
+                "Not working: not connected to the broker: refused. Is RabbitMQ running, and is broker.urls right? For \
+                 details run \"wolkvox-task-worker check --no-crm\".",
+            ),
+            (
+                ledger,
+                "Not working: the ledger is not open: refused. For details run \"wolkvox-task-worker check --no-crm\".",
+            ),
+        ] {
+            let down = Err(BrokerError { message: "refused".to_owned(), code: None });
+            let overview = Overview::new("q", &["q.dead"], vec![answer(Ok(page))], down);
+            assert_eq!((overview.works, overview.sentence.as_str()), (false, sentence));
         }
     }
 
@@ -220,7 +263,7 @@ mod tests {
             (
                 vec![answer(Ok(page("active"))), answer(Err("x"))],
                 true,
-                "Working. 212 messages wait on the queue. 1 of 2 workers do not answer.",
+                "Working. 212 messages wait on the queue. 1 of 2 workers does not answer.",
             ),
             (
                 vec![answer(Ok(Page { gate: closed, ..page("active") }))],
@@ -253,7 +296,7 @@ mod tests {
             (vec![standby(), page("active")], true, "Working."),
             (vec![page("not_known"), closed_active()], false, "Not sending: the CRM fails."),
             (vec![standby(), standby()], false, "Not sending: the CRM fails."),
-            (vec![page("active"), closed_active()], true, "Working. 1 of 2 workers send nothing: the CRM fails."),
+            (vec![page("active"), closed_active()], true, "Working. 1 of 2 workers sends nothing: the CRM fails."),
         ] {
             let answers = pages.into_iter().map(|page| answer(Ok(page))).collect();
             let overview = Overview::new("q", &["q.dead"], answers, Ok(Depths::new()));

@@ -137,7 +137,7 @@ impl Worker {
             } else {
                 (Kind::Unavailable, "none of them created the task")
             };
-            let text = format!("{made} attempts were made and the configuration allows {limit}; {task}");
+            let text = format!("attempts made: {made}, and the configuration allows {limit}; {task}");
             Failure::new(Stage::Send, kind, text)
         })
     }

@@ -93,7 +93,7 @@ async fn exceeded_grace_exits_1_and_the_message_stays_queued() {
     worker.process.signal("TERM").await;
     assert_eq!(worker.process.ended().await.code(), Some(1));
     let said = worker.process.lines().join("\n");
-    assert!(said.contains("1 messages were not settled within shutdown.grace (600ms)"), "{said}");
+    assert!(said.contains("1 message was not settled within shutdown.grace (600ms)"), "{said}");
     eventually("the message is on the work queue again", || async {
         (rig.amqp.count(&rig.queue).await == Some(1)).then_some(())
     })

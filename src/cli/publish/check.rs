@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use crate::broker::Message;
 use crate::config::{Config, Problems};
+use crate::count::{counted, either};
 use crate::message::export::input::{Ids, Input, Outgoing};
 use crate::message::failure::Failure;
 use crate::message::mapper::Mapper;
@@ -112,9 +113,10 @@ impl Checked {
         }
         let mut lines = self.lines.clone();
         if self.bad > MOST_SHOWN {
-            lines.push(format!("… and {} more messages with problems", self.bad - MOST_SHOWN));
+            lines.push(format!("… and {} with problems", counted((self.bad - MOST_SHOWN) as u64, "more message")));
         }
-        lines.push(format!("{} of {} messages have problems; nothing was published", self.bad, self.messages));
+        let (messages, have) = (counted(self.messages as u64, "message"), either(self.bad as u64, "has", "have"));
+        lines.push(format!("{} of {messages} {have} problems; nothing was published", self.bad));
         Some(lines.join("\n"))
     }
 

@@ -10,6 +10,7 @@ use super::{Shell, parameter, print_name, show};
 use crate::console::App;
 use crate::console::safety::Visitor;
 use crate::console::times::When;
+use crate::count::counted;
 use crate::dead_letters::look_up::LookedUp;
 use crate::observe::ledger_page::LedgerResult;
 
@@ -67,7 +68,7 @@ fn found(app: &App, looked_up: LookedUp, sees: bool) -> FindResult {
                 None => "no result yet",
             };
             let claim = if entry.claim_open { ", a claim is open" } else { "" };
-            format!("{result}{claim}, {} attempts", entry.attempts.unwrap_or(0))
+            format!("{result}{claim}, {}", counted(entry.attempts.unwrap_or(0).into(), "attempt"))
         }
         (None, Some(why)) => format!("could not be asked: {why}"),
         (None, None) => "not found, and this does not prove that nothing was sent".to_owned(),

@@ -10,13 +10,14 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::{Shell, show};
+use crate::broker::connect::ADVICE;
 use crate::broker::depths;
 use crate::console::App;
 use crate::console::chart::bars;
 use crate::console::safety::Visitor;
 use crate::console::times::When;
+use crate::count::{counted, grouped};
 use crate::dead_letters::Queues;
-use crate::observe::forecast::grouped;
 use crate::observe::overview::Overview;
 use crate::observe::status::{Minute, Page as StatusPage, Token};
 use crate::observe::workers::Workers;
@@ -124,7 +125,7 @@ pub(super) async fn page(
             .as_ref()
             .map(|depths| depths.iter().map(|(name, count)| (name.clone(), grouped(*count))).collect())
             .unwrap_or_default(),
-        queue_problem: overview.depths.as_ref().err().map(|error| error.message.clone()),
+        queue_problem: overview.depths.as_ref().err().map(|error| format!("{error}. {ADVICE}")),
         dead: overview.dead_letters(),
         kinds: active.map(failures).unwrap_or_default(),
         charts: active.map(charts).unwrap_or_default(),
@@ -170,15 +171,15 @@ fn worker(app: &App, answer: &crate::observe::workers::Answer, role: &'static st
         gate_since: Some(When::parse(&page.gate.since, now, zone)),
         failure: page.gate.last_failure.clone().filter(|_| !page.gate.open),
         next_probe: page.gate.next_probe_at.as_ref().map(|at| When::parse(at, now, zone)),
-        ledger: format!("{}, {} messages, {ledger}", page.ledger.kind, page.ledger.entries),
+        ledger: format!("{}, {}, {ledger}", page.ledger.kind, counted(page.ledger.entries.unsigned_abs(), "message")),
     }
 }
 
 fn token(app: &App, token: &Token) -> TokenRow {
     let (now, zone) = (app.now(), &app.config.crm.timezone);
     let left = match (token.quota_left, token.quota_limit) {
-        (Some(left), Some(limit)) => format!("{} of {} calls", grouped(left), grouped(limit)),
-        (Some(left), None) => format!("{} calls", grouped(left)),
+        (Some(left), Some(limit)) => format!("{} of {}", grouped(left), counted(limit, "call")),
+        (Some(left), None) => counted(left, "call"),
         (None, _) => "not known yet".to_owned(),
     };
     TokenRow {

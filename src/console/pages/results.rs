@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use crate::console::App;
 use crate::console::store::{Action, Counts};
+use crate::count::grouped;
 use crate::dead_letters::audit::Record;
 use crate::dead_letters::ledger_access::LedgerAccess;
-use crate::observe::forecast::grouped;
 use crate::observe::ledger_page::LedgerResult;
 
 /// The newest actions whose results are read from the ledger.
@@ -69,7 +69,7 @@ pub(super) async fn replays_elsewhere(app: &Arc<App>, records: &[Record], ours: 
 fn replayed(record: &Record, created: u64, failed_again: u64) -> String {
     let named = record.ids.len() as u64;
     let of = record.done.min(named);
-    // A message stays only because its task has been created since.
+    // A message stays because its task has been created since, or was found in the CRM.
     let created = created.saturating_sub(record.skipped).min(of);
     let failed_again = failed_again.min(of - created);
     let counts = [("created", created), ("failed_again", failed_again), ("sent", of - created - failed_again)];

@@ -88,7 +88,7 @@ fn forecast_uses_the_accounts_time() {
     assert_eq!(
         got_forecast.sentences(now(), &zone),
         [
-            "1,800 messages are waiting; today's calls are not enough for all of them.",
+            "1,800 messages are waiting; today's calls are not enough.",
             "The quota lasts until 09:10, and the backlog needs 1,200 more calls than are left today. The quota is reset \
              at 00:00 on 2026-03-02."
         ]

@@ -22,7 +22,7 @@ async fn ledger_file_in_use_is_ok_and_a_damaged_one_is_a_problem() {
     rig.publish("m-1", &task("one")).await;
     rig.crm.created(1).await;
     first.process.stop().await;
-    check(&["--no-crm"], &env).await.has("ledger", "ok", "can be read and written, 1 entries");
+    check(&["--no-crm"], &env).await.has("ledger", "ok", "can be read and written, 1 entry");
 
     let path = ledger.folder().join("ledger.db");
     std::fs::write(&path, [7; 9_000]).expect("written");

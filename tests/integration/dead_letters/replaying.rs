@@ -50,10 +50,10 @@ async fn replay_announces_its_plan_and_takes_only_allowed_messages() {
     for part in [
         "4 of 5 messages in",
         "3 calls of the CRM's daily quota at least",
-        "1 of them were replayed before",
-        "1 of them have no id",
-        "1 of them fail again unless they are edited",
-        "1 others stay: their task may exist already; --include-unknown",
+        "1 of them was replayed before",
+        "1 of them has no id",
+        "1 of them fails again unless it is edited",
+        "1 other stays: its task may exist already; --include-unknown takes it",
         "The worker keeps its ledger in memory",
     ] {
         assert!(done.stderr.contains(part), "{part} is not in {}", done.stderr);
@@ -120,9 +120,8 @@ async fn created_task_is_not_created_again(name: &str, ledger: &str) {
     // While the worker has the ledger file open, and when no worker runs.
     let done = tool(&env, &["replay", "--yes", "--include-unknown", "m-1"]).await;
     let warns = |said: &str| {
-        said.contains(
-            "1 others stay: their task was created, as the ledger says; \"discard --created\" clears them: m-1",
-        ) && said.contains("1 others stay: their id created the task of another body; --new-id gives one a new id: m-1")
+        said.contains("1 other stays: its task was created, as the ledger says; \"discard --created\" clears it: m-1")
+            && said.contains("1 other stays: its id created the task of another body; --new-id gives one a new id: m-1")
     };
     assert!(done.code == Some(1) && warns(&done.stderr), "{}", done.stderr);
     worker.process.stop().await;
@@ -196,10 +195,10 @@ async fn open_claim_keeps_a_message_or_counts_a_possible_duplicate() {
         assert!(shown.contains(part), "{part} is not in {shown}");
     }
     let left = tool(&env, &["replay", "--yes", "m-1"]).await;
-    assert!(left.stderr.contains("1 others stay: their task may exist already"), "{}", left.stderr);
+    assert!(left.stderr.contains("1 other stays: its task may exist already"), "{}", left.stderr);
     rig.wait_for_dead_letters(1).await;
     let done = tool(&env, &["replay", "--yes", "--include-unknown", "m-1"]).await;
-    assert!(done.stderr.contains("1 of them may have created their task"), "{}", done.stderr);
+    assert!(done.stderr.contains("1 of them may have created its task"), "{}", done.stderr);
     rig.crm.created(2).await;
     worker.reaches("wtw_possible_duplicates_total", 1.0).await;
 }

@@ -1,0 +1,44 @@
+//! Numbers and their nouns in sentences for people.
+
+/// A number and a noun: `1 message`, `1,200 messages`.
+#[must_use]
+pub fn counted(count: u64, noun: &str) -> String {
+    let plural = match noun.strip_suffix('y') {
+        Some(stem) => format!("{stem}ies"),
+        None => format!("{noun}s"),
+    };
+    format!("{} {}", grouped(count), either(count, noun, &plural))
+}
+
+/// The words for one, or those for any other number.
+#[must_use]
+pub fn either<'a>(count: u64, one: &'a str, many: &'a str) -> &'a str {
+    if count == 1 { one } else { many }
+}
+
+/// A number with a comma after each thousand.
+#[must_use]
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_counted_in_the_singular() {
+        let texts = [0, 1, 2, 1_200_000].map(|count| counted(count, "message"));
+        assert_eq!(texts, ["0 messages", "1 message", "2 messages", "1,200,000 messages"]);
+        assert_eq!([1, 2].map(|count| counted(count, "entry")), ["1 entry", "2 entries"]);
+        assert_eq!([0, 1, 2].map(|count| either(count, "it", "them")), ["them", "it", "them"]);
+    }
+}
