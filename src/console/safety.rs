@@ -116,11 +116,11 @@ pub(crate) async fn guard(
             request.extensions_mut().insert(Stranger(address));
         }
         None => {
-            let to = format!(
-                "{}login?{}",
-                app.base,
-                form_urlencoded::Serializer::new(String::new()).append_pair("to", &path).finish()
-            );
+            // What a post answers has no address of its own.
+            let asked = request.uri().path_and_query().filter(|_| request.method() == Method::GET);
+            let asked = asked.map_or(app.base.as_str(), |asked| asked.as_str());
+            let to = form_urlencoded::Serializer::new(String::new()).append_pair("to", asked).finish();
+            let to = format!("{}login?{to}", app.base);
             return harden((StatusCode::SEE_OTHER, [(LOCATION, to)]).into_response());
         }
     }

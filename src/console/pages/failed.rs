@@ -14,13 +14,13 @@ use super::{Shell, go, parameter, print_name, refused, said, show};
 use crate::console::App;
 use crate::console::safety::{self, Visitor};
 use crate::console::times::When;
+use crate::count::grouped;
 use crate::dead_letters::Source;
 use crate::dead_letters::audit::{Record, new_action};
 use crate::dead_letters::entry::{Entry, Texts};
 use crate::dead_letters::filter::{Filter, kinds};
 use crate::dead_letters::group::Groups;
 use crate::message::export;
-use crate::observe::forecast::grouped;
 use crate::visible;
 
 /// Messages on one page.
@@ -88,6 +88,10 @@ pub(super) async fn page(
     };
     let view = app.index.view(&app.tasks, &app.stop).await;
     let shell = Shell::new(&app, &visitor, "Failed", "failed").reading(&app, &view);
+    if !shell.sees_bodies && (filter.text.is_some() || filter.cause.is_some()) {
+        let text = "Viewers see no bodies and no reasons, so they cannot search them.";
+        return said(&app, &visitor, StatusCode::FORBIDDEN, text, "failed");
+    }
     let as_list = parameter(Some(&query), "view").as_deref() == Some("list");
     let number: usize = parameter(Some(&query), "page").and_then(|page| page.parse().ok()).unwrap_or(0);
     let page = tokio::task::block_in_place(|| filled(&app, shell, filter, &view, as_list, number));
@@ -137,7 +141,12 @@ fn filled(
 
 fn group_row(app: &App, filter: &Filter, group: &crate::dead_letters::group::Group, sees: bool) -> GroupRow {
     let (now, zone) = (app.now(), &app.config.crm.timezone);
-    let only = Filter { kind: vec![group.kind.to_string()], cause: Some(group.cause.to_string()), ..filter.clone() };
+    let kind = Filter { kind: vec![group.kind.clone()], ..filter.clone() };
+    // The cause holds the CRM's words, which viewers do not see, not even in an address.
+    let only = match sees {
+        true => Filter { cause: Some(group.cause.clone()), ..kind },
+        false => Filter { rule: group.rule.clone(), field: group.field.clone(), ..kind },
+    };
     GroupRow {
         kind: group.kind.to_string(),
         cause: if sees { group.cause.to_string() } else { hidden_cause(group.rule.as_deref(), group.field.as_deref()) },

@@ -27,7 +27,9 @@ struct Page {
 
 /// Where the login leads: a path of this console, or its first page.
 fn target(app: &App, to: Option<String>) -> String {
-    to.filter(|to| to.starts_with(&app.base) && !to.starts_with("//") && !to.contains(['\\', '\r', '\n']))
+    // Browsers leave out tabs and line ends, and take a backslash for a slash: "/\t/host" is another server.
+    to.filter(|to| to.starts_with(&app.base) && !to.starts_with("//"))
+        .filter(|to| !to.contains(|letter: char| letter == '\\' || letter.is_control()))
         .unwrap_or_else(|| app.base.clone())
 }
 

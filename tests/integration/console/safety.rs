@@ -165,9 +165,13 @@ async fn console_beyond_loopback_does_not_start_without_a_password() {
 async fn password_opens_the_console_and_a_wrong_one_delays() {
     let rig = Rig::new("console.login").await;
     rig.declare_topology().await;
+    let said = [
+        ("x-wtw-crm-code", AMQPValue::LongLongInt(417)),
+        ("x-wtw-crm-message", AMQPValue::LongString("secret words".into())),
+    ];
     rig.put_dead_letter(
         br#"{"name":"secret body"}"#,
-        dead_properties(Some("m-1"), "rejected", "name: is \"secret reason\"", &[]),
+        dead_properties(Some("m-1"), "rejected", "name: is \"secret reason\"", &said),
     )
     .await;
     let hash = async |password: &[u8]| run(&["console", "--hash-password"], &Vec::new(), password).await.stdout;
@@ -184,8 +188,13 @@ async fn password_opens_the_console_and_a_wrong_one_delays() {
             .post_as("/login", &[("name", name), ("password", password), ("to", "/failed")], &[("origin", &origin)])
             .await
     };
-    let page = console.get("/failed").await;
-    assert_eq!((page.status, page.location.as_str()), (StatusCode::SEE_OTHER, "/login?to=%2Ffailed"));
+    let page = console.get("/failed?kind=rejected").await;
+    let asked = "/login?to=%2Ffailed%3Fkind%3Drejected";
+    assert_eq!((page.status, page.location.as_str()), (StatusCode::SEE_OTHER, asked), "the filter is kept");
+    for elsewhere in ["%2F%09%2Fevil", "%2F%2Fevil", "%2F%5Cevil", "http%3A%2F%2Fevil"] {
+        let page = console.get(&format!("/login?to={elsewhere}")).await.text;
+        assert!(page.contains("name=\"to\" value=\"/\""), "{elsewhere}: {page}");
+    }
     for (path, status) in [("/login", StatusCode::OK), ("/style.css", StatusCode::OK), ("/healthz", StatusCode::OK)] {
         assert_eq!(console.get(path).await.status, status, "{path}");
     }
@@ -198,7 +207,8 @@ async fn password_opens_the_console_and_a_wrong_one_delays() {
         let page = console.get(path).await.text;
         assert!(!page.contains("secret") && !page.contains("Replay"), "{path}: {page}");
     }
-    for path in [format!("{message}/raw"), format!("{message}/edit"), "/failed/export".to_owned()] {
+    let others = ["/failed/export", "/failed?text=secret", "/failed?cause=code+417%3A+secret+words"].map(String::from);
+    for path in [format!("{message}/raw"), format!("{message}/edit")].into_iter().chain(others) {
         let page = console.get(&path).await;
         assert!(page.status == StatusCode::FORBIDDEN && !page.text.contains("secret"), "{path}: {}", page.text);
     }
