@@ -4,6 +4,7 @@
 mod actions;
 pub(crate) mod auth;
 mod chart;
+pub(crate) mod check_marks;
 mod index;
 mod pages;
 mod safety;

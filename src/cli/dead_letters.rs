@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Error, FAILED, load};
 use crate::config::Sources;
+use crate::console::check_marks::CheckMarks;
+use crate::count::{counted, either};
 use crate::dead_letters::audit::{self, Record};
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::ledger_access::LedgerAccess;
@@ -94,6 +96,8 @@ struct Agreed<'a> {
     message_action: &'a MessageAction,
     plan: &'a Plan,
     ledger: &'a LedgerAccess,
+    /// The check-off list of the console; none for an action that creates no task.
+    check_marks: Option<&'a CheckMarks>,
     filter: String,
     rate: Option<f64>,
     hold: std::time::Duration,
@@ -117,6 +121,7 @@ impl Tool {
             rate: agreed.rate,
             hold: agreed.hold,
             ledger: agreed.ledger,
+            found_in_crm: &|id| agreed.check_marks.map_or(Ok(false), |check_marks| check_marks.is_found(id)),
             stop: &self.stop,
         };
         let ended = run.run(&|_, _| bar.inc(1)).await;
@@ -170,11 +175,6 @@ fn json(what: &impl serde::Serialize) -> Result<String, Error> {
     Ok(visible::json(&serde_json::to_string_pretty(what).map_err(Error::failed)?))
 }
 
-/// A number and a noun, in the plural where necessary.
-fn counted(count: u64, one: &str) -> String {
-    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
-}
-
 /// Text for one cell of a table.
 fn cell(text: &str) -> String {
     shorten(&visible::line(text), 120)
@@ -198,7 +198,7 @@ fn progress(count: u64, verb: &'static str) -> ProgressBar {
 
 /// The exit of a command on chosen messages. It fails when some messages were not found or not handled.
 fn finish(ended: &RunResult, count: u64, missing: Option<String>, partial: bool) -> Result<ExitCode, Error> {
-    let rest = count.saturating_sub(ended.done + ended.ack_lost + ended.skipped);
+    let rest = count.saturating_sub(ended.done + ended.ack_lost + ended.skipped());
     let mut left: Vec<String> = ended.error.iter().cloned().collect();
     if ended.interrupted {
         left.push("interrupted".to_owned());
@@ -207,16 +207,15 @@ fn finish(ended: &RunResult, count: u64, missing: Option<String>, partial: bool)
         left.push(format!("{} left; run the same command again to go on", counted(rest, "message")));
     } else if rest > 0 {
         left.push(format!(
-            "{} not found any more: somebody else replayed or discarded them, or is reading the queue now",
-            counted(rest, "message")
+            "{} not found any more: somebody else replayed or discarded {}, or is reading the queue now",
+            counted(rest, "message"),
+            either(rest, "it", "them")
         ));
     }
     left.extend(missing);
     if partial {
         left.push("some messages were not read; run the same command again to go on with them".to_owned());
     }
-    if ended.skipped > 0 {
-        left.push(format!("{} stayed: their task has been created since", counted(ended.skipped, "message")));
-    }
+    left.extend(ended.skipped.iter().map(|(why, count)| format!("{} stayed: {why}", counted(*count, "message"))));
     if left.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(Error::failed(left.join("\n"))) }
 }

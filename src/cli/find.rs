@@ -20,6 +20,7 @@ pub(super) const EXAMPLES: &str = "Examples:
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The message id, or the reference of its task: [ref:mfrggzdfmzta], or the twelve characters
+    #[arg(value_parser = given)]
     id: String,
     /// Print JSON
     #[arg(long)]
@@ -39,6 +40,10 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
         print(&text(&found))?;
     }
     Ok(if found.is_found() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+fn given(id: &str) -> Result<String, &'static str> {
+    if id.trim().is_empty() { Err("give a message id or a reference") } else { Ok(id.to_owned()) }
 }
 
 fn text(found: &LookedUp) -> String {

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::App;
 use super::index::{Detail, Snapshot};
 use super::store::{Action, Counts, Item};
+use crate::count::{counted as counted_of, either, grouped};
 use crate::dead_letters::Source;
 use crate::dead_letters::audit::{MOST_IDS, Record, new_action};
 use crate::dead_letters::entry::Entry;
@@ -23,6 +24,8 @@ use crate::dead_letters::scan::HOLD;
 use crate::ledger::Digest;
 use crate::observe::ledger_page::LedgerResult;
 
+/// The parameter that names one message in place of a filter.
+pub(crate) const PRINT: &str = "print";
 /// The most messages of one action.
 pub(crate) const MOST: usize = 200_000;
 /// How many ids the ledger is asked about each time that somebody opens an action's page.
@@ -60,10 +63,12 @@ pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
     let (candidates, note) = read(app, &wanted).await?;
     if candidates.len() > MOST {
         return Err(format!(
-            "this is about {} messages; take at most {MOST} at a time, with a filter",
-            candidates.len()
+            "this is about {}; take at most {} at a time, with a filter",
+            counted_of(candidates.len() as u64, "message"),
+            grouped(MOST as u64)
         ));
     }
+    let only = candidates.first().filter(|_| wanted.print.is_some()).map(|candidate| candidate.id.clone());
     let plan = match wanted.what {
         "replay" => {
             let allowed = Allowed { in_doubt: wanted.in_doubt, refused: true, new_id: wanted.new_id.is_some() };
@@ -88,8 +93,11 @@ pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
         state: "counted".to_owned(),
         who: wanted.who,
         address: wanted.address,
-        filter: meant(&wanted.filter, wanted.print, wanted.rest_of.as_deref(), &plan),
-        query: wanted.filter.query(),
+        filter: meant(&wanted.filter, only.as_deref(), wanted.rest_of.as_deref()),
+        query: match wanted.print {
+            Some(print) => format!("{PRINT}={print:032x}"),
+            None => wanted.filter.query(),
+        },
         counted: counted(&plan, wanted.what).into_iter().chain(note).collect::<Vec<_>>().join("\n"),
         body: wanted.body,
         note: wanted.note,
@@ -119,11 +127,9 @@ async fn read(app: &App, wanted: &Wanted) -> Result<(Vec<Candidate>, Option<Stri
 }
 
 /// The filter in words.
-fn meant(filter: &Filter, print: Option<u128>, rest_of: Option<&str>, plan: &Plan) -> String {
-    match (print, rest_of) {
-        (Some(_), _) => {
-            format!("one message: {}", plan.chosen.first().map(|chosen| chosen.id.to_string()).unwrap_or_default())
-        }
+fn meant(filter: &Filter, only: Option<&str>, rest_of: Option<&str>) -> String {
+    match (only, rest_of) {
+        (Some(id), _) => format!("one message: {id}"),
         (None, Some(action)) => format!("what the action {action} left"),
         (None, None) => filter.words(),
     }
@@ -168,10 +174,11 @@ fn candidates(app: &App, snapshot: &Snapshot, wanted: &Wanted) -> Result<Vec<Can
 fn counted(plan: &Plan, what: &str) -> Vec<String> {
     let mut lines = if what == "replay" { plan.warnings() } else { Vec::new() };
     if matches!(what, "discard" | "delete") && plan.in_doubt > 0 {
-        lines.push(format!("{} of them may have created their task", plan.in_doubt));
+        let their = either(plan.in_doubt, "its", "their");
+        lines.push(format!("{} of them may have created {their} task", grouped(plan.in_doubt)));
     }
     for (why, count, _) in &plan.excluded {
-        lines.push(format!("{count} others stay: {}", why.words()));
+        lines.push(why.sentence(*count));
     }
     if let Some(why) = &plan.unasked {
         lines.push(format!("The ledger could not be asked ({why}). The worker asks its own before it sends."));
@@ -181,7 +188,9 @@ fn counted(plan: &Plan, what: &str) -> Vec<String> {
 
 /// How many messages are left out because their task may exist.
 pub(crate) fn left_in_doubt(action: &Action) -> bool {
-    action.counted.contains(ExclusionReason::InDoubt.words())
+    // One line says how many.
+    let says = |count: u64| action.counted.contains(&ExclusionReason::InDoubt.words(count));
+    says(1) || says(2)
 }
 
 impl App {
@@ -242,13 +251,14 @@ impl App {
             rate: action.rate,
             hold: HOLD,
             ledger: &ledger,
+            found_in_crm: &|id| self.store.is_found_in_crm(id),
             stop,
         };
         let kept = Mutex::new(Ok(()));
         let on_handled = |print: u128, acted: &Handled| {
             let (state, why) = match acted {
                 Handled::Done | Handled::AckLost => ("sent", None),
-                Handled::Skipped(why) => ("skipped", Some(why.as_str())),
+                Handled::Skipped(why) => ("skipped", Some(*why)),
             };
             if let Err(why) = self.store.mark(&action.id, print, state, why) {
                 *kept.lock().unwrap_or_else(PoisonError::into_inner) = Err(why);

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Extension, State};
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, LOCATION};
 use axum::middleware::from_fn_with_state;
@@ -53,6 +53,7 @@ pub(super) fn routes(app: &Arc<App>) -> Router {
         .route("/logout", post(login::logout))
         .route("/style.css", get(async || ([(CONTENT_TYPE, "text/css")], STYLE)))
         .route("/healthz", get(async || "ok\n"))
+        .fallback(no_page)
         .with_state(Arc::clone(app));
     let routes = match app.base.as_str() {
         "/" => pages,
@@ -155,6 +156,10 @@ pub(crate) fn said(app: &App, visitor: &Visitor, status: StatusCode, text: impl 
     let shell = Shell::new(app, visitor, "Not done", "");
     let page = Said { shell, text: text.into(), back: format!("{}{back}", app.base) };
     (status, show(&page)).into_response()
+}
+
+async fn no_page(State(app): State<Arc<App>>, Extension(visitor): Extension<Visitor>) -> Response {
+    said(&app, &visitor, StatusCode::NOT_FOUND, "There is no such page.", "")
 }
 
 /// Renders a template.

@@ -1,6 +1,5 @@
 //! The console's state in one SQLite file: sessions, actions with their messages, and the check-off list.
 
-use std::collections::HashSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -54,7 +53,7 @@ pub(crate) struct Action {
     pub(crate) address: String,
     /// The filter in words.
     pub(crate) filter: String,
-    /// The filter as a query string.
+    /// The filter as a query string, or the one message.
     pub(crate) query: String,
     /// What was counted, in lines.
     pub(crate) counted: String,
@@ -115,7 +114,7 @@ impl Store {
     }
 
     /// Runs a query on a thread that may block.
-    fn with<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, String> {
+    pub(super) fn with<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, String> {
         tokio::task::block_in_place(|| {
             let mut db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             work(&mut db).map_err(|error| format!("console.state cannot be used: {error}"))
@@ -284,34 +283,6 @@ impl Store {
                 Ok((row.get::<_, String>(0)?, u64::try_from(count).unwrap_or(0)))
             })?;
             rows.collect()
-        })
-    }
-
-    /// Stores what somebody found in the CRM: `exists`, `missing`, or nothing to remove the mark.
-    pub(crate) fn check_off(&self, id: &str, verdict: &str, who: &str, now: i64) -> Result<(), String> {
-        self.with(|db| {
-            if verdict.is_empty() {
-                return db.execute("DELETE FROM checked WHERE id = ?1", [id]).map(drop);
-            }
-            db.execute("INSERT OR REPLACE INTO checked VALUES(?1, ?2, ?3, ?4)", params![id, verdict, who, now])
-                .map(drop)
-        })
-    }
-
-    /// The ids whose task somebody found in the CRM.
-    pub(crate) fn found_in_crm(&self) -> Result<HashSet<String>, String> {
-        self.with(|db| {
-            let mut read = db.prepare_cached("SELECT id FROM checked WHERE verdict = 'exists'")?;
-            read.query_map([], |row| row.get(0))?.collect()
-        })
-    }
-
-    /// What somebody found in the CRM for an id: verdict, who, when.
-    pub(crate) fn checked(&self, id: &str) -> Result<Option<(String, String, i64)>, String> {
-        self.with(|db| {
-            db.prepare_cached("SELECT verdict, who, at FROM checked WHERE id = ?1")?
-                .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-                .optional()
         })
     }
 }

@@ -61,7 +61,7 @@ impl Record {
     pub fn ended(mut self, message_action: &MessageAction, ended: &RunResult) -> Self {
         self.what = message_action.as_str().to_owned();
         self.done = ended.done + ended.ack_lost;
-        self.skipped = ended.skipped;
+        self.skipped = ended.skipped();
         self.result = match (&ended.error, ended.interrupted) {
             (Some(error), _) => error.clone(),
             (None, true) => "cancelled".to_owned(),

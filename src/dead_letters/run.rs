@@ -1,7 +1,7 @@
 //! Runs a confirmed action: each message is copied, and is acked when RabbitMQ has confirmed the copy. A scan holds
 //! messages for a limited time; then they go back, and the next scan begins.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -82,7 +82,7 @@ pub enum Handled {
     /// It was copied, but RabbitMQ may not have received the ack, so the original may still be there.
     AckLost,
     /// It stays on its queue, for this reason.
-    Skipped(String),
+    Skipped(&'static str),
 }
 
 /// The result of an action.
@@ -92,8 +92,8 @@ pub struct RunResult {
     pub done: u64,
     /// Messages that were copied but may still be there.
     pub ack_lost: u64,
-    /// Messages that stayed for a reason.
-    pub skipped: u64,
+    /// Messages that stayed, by reason.
+    pub skipped: BTreeMap<&'static str, u64>,
     /// Whether somebody stopped it.
     pub interrupted: bool,
     /// What failed. The messages that are left stay where they are.
@@ -101,8 +101,14 @@ pub struct RunResult {
 }
 
 impl RunResult {
+    /// Messages that stayed for a reason.
+    #[must_use]
+    pub fn skipped(&self) -> u64 {
+        self.skipped.values().sum()
+    }
+
     fn handled(&self) -> u64 {
-        self.done + self.ack_lost + self.skipped
+        self.done + self.ack_lost + self.skipped()
     }
 }
 
@@ -124,9 +130,14 @@ pub struct Run<'a> {
     pub hold: Duration,
     /// The ledger, asked again right before a replay.
     pub ledger: &'a LedgerAccess,
+    /// Whether somebody found the task of an id in the CRM, asked again right before a replay.
+    pub found_in_crm: FoundInCrm<'a>,
     /// Cancelled to stop it.
     pub stop: &'a CancellationToken,
 }
+
+/// Whether somebody found the task of an id in the CRM and checked that off, or why that is not known.
+pub type FoundInCrm<'a> = &'a (dyn Fn(&str) -> Result<bool, String> + Send + Sync);
 
 /// Called with the result of each message.
 pub type OnHandled<'a> = &'a (dyn Fn(u128, &Handled) + Sync);
@@ -217,7 +228,7 @@ impl RunState<'_> {
                 match acted {
                     Ok(Handled::Done) => self.ended.done += 1,
                     Ok(Handled::AckLost) => self.ended.ack_lost += 1,
-                    Ok(Handled::Skipped(_)) => self.ended.skipped += 1,
+                    Ok(Handled::Skipped(why)) => *self.ended.skipped.entry(why).or_default() += 1,
                     Err(error) => {
                         failed.store(true, Ordering::Relaxed);
                         problem.get_or_insert(error);
@@ -345,8 +356,14 @@ async fn act(run: &Run<'_>, publisher: &Publisher, found: &FetchedMessage) -> Re
             (to, &found.message.body, copy::restored(&found.message, run.action))
         }
         MessageAction::Replay { set, body, edited } => {
-            if edited.new_id.is_none() && run.ledger.is_created_by_now(found.dead_letter.id()).await {
-                return Ok(Handled::Skipped("its task has been created since".to_owned()));
+            let id = found.dead_letter.id();
+            // The entry and the check mark of its old id do not matter to a message with a new one.
+            let keeps_id = edited.new_id.is_none();
+            if keeps_id && run.ledger.is_created_by_now(id).await {
+                return Ok(Handled::Skipped("its task has been created since"));
+            }
+            if keeps_id && (run.found_in_crm)(id)? {
+                return Ok(Handled::Skipped("somebody found its task in the CRM since, and checked that off"));
             }
             edited_body = match body {
                 Some(body) => body.clone(),

@@ -2,6 +2,7 @@
 
 mod acting;
 mod browser;
+mod doubt;
 mod looking;
 mod safety;
 
@@ -26,7 +27,7 @@ pub(crate) struct Console {
     env: Env,
     client: Client,
     cookie: Mutex<String>,
-    _folder: Option<LedgerFile>,
+    folder: Option<LedgerFile>,
 }
 
 /// A page.
@@ -58,7 +59,7 @@ impl Console {
         let _ = http::client();
         let client = Client::builder().timeout(BOUND).redirect(Policy::none()).build().expect("a client");
         let process = Process::start(&["console"], &env);
-        Self { process, url: format!("http://{address}"), env, client, cookie: Mutex::default(), _folder: folder }
+        Self { process, url: format!("http://{address}"), env, client, cookie: Mutex::default(), folder }
     }
 
     /// Stops it with SIGTERM and starts it again with the same state. The visitor stays logged in.

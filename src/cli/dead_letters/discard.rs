@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use super::choice::{Choice, Missing, USAGE};
-use super::{Agreed, Tool, counted, failed, finish, warn};
+use super::{Agreed, Tool, failed, finish, warn};
 use crate::cli::{Error, print};
+use crate::count::{counted, either, grouped};
 use crate::dead_letters::Source;
 use crate::dead_letters::edit::{self, Setting};
 use crate::dead_letters::entry::Entry;
@@ -72,7 +73,11 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     };
     if plan.count() == 0 {
         let missing = missing.message().map(|missing| format!("\n{missing}")).unwrap_or_default();
-        return Err(Error::failed(format!("no such message among the {} of {}{missing}", scanned.seen, tool.dead())));
+        return Err(Error::failed(format!(
+            "no such message among {} of {}{missing}",
+            counted(scanned.seen, "message"),
+            tool.dead()
+        )));
     }
     print_summary(tool, args, &plan, &scanned);
     if args.choice.dry_run {
@@ -82,26 +87,34 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let message_action = MessageAction::Discard { reason: args.reason.clone(), for_good: args.for_good };
     let ledger = LedgerAccess::Unavailable(String::new());
     let (rate, hold) = (args.choice.rate, args.choice.hold);
-    let agreed =
-        Agreed { message_action: &message_action, plan: &plan, ledger: &ledger, filter: filter.words(), rate, hold };
+    let agreed = Agreed {
+        message_action: &message_action,
+        plan: &plan,
+        ledger: &ledger,
+        check_marks: None,
+        filter: filter.words(),
+        rate,
+        hold,
+    };
     let ended = tool.carry_out(&agreed).await;
     print(&format!("discarded: {}", ended.done))?;
     finish(&ended, plan.count(), missing.message(), scanned.partial.is_some())
 }
 
 fn print_summary(tool: &Tool, args: &Args, plan: &Plan, scanned: &Scanned) {
-    let (count, seen) = (plan.count(), counted(scanned.seen, "message"));
+    let (count, seen) = (grouped(plan.count()), counted(scanned.seen, "message"));
     match args.for_good {
-        true => eprintln!("{count} of {seen} in {} will be deleted; nothing brings them back", tool.dead()),
+        true => eprintln!("{count} of {seen} in {} will be deleted, and cannot be restored", tool.dead()),
         false => {
             let discarded = &tool.dead_letters.queues.discarded;
             eprintln!(
-                "{count} of {seen} in {} will go to {discarded}; \"restore\" brings them back within 30 days",
+                "{count} of {seen} in {} will go to {discarded}, for 30 days; \"restore\" undoes that",
                 tool.dead()
             );
         }
     }
     if plan.in_doubt > 0 {
-        eprintln!("  {} of them may have created their task", plan.in_doubt);
+        let their = either(plan.in_doubt, "its", "their");
+        eprintln!("  {} of them may have created {their} task", grouped(plan.in_doubt));
     }
 }

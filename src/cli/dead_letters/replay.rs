@@ -4,10 +4,12 @@ use std::process::ExitCode;
 
 use super::choice::{Choice, Missing, USAGE, set_note};
 use super::draft::{Draft, editor};
-use super::{Agreed, Tool, counted, failed, finish, warn};
+use super::{Agreed, Tool, failed, finish, warn};
 use crate::cli::{Error, FAILED, print};
 use crate::clock::rfc3339;
 use crate::config::{LedgerStore, Sources};
+use crate::console::check_marks::CheckMarks;
+use crate::count::{counted, either, grouped};
 use crate::dead_letters::Source;
 use crate::dead_letters::edit::{self, Setting};
 use crate::dead_letters::entry::Entry;
@@ -15,7 +17,7 @@ use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::ledger_access::LedgerAccess;
 use crate::dead_letters::plan::{Allowed, Candidate, ExclusionReason, Plan};
 use crate::dead_letters::preview::Previewer;
-use crate::dead_letters::run::{Edited, MessageAction};
+use crate::dead_letters::run::{Edited, MessageAction, RunResult};
 use crate::dead_letters::scan::Scanned;
 use crate::dead_letters::survey::Survey;
 use crate::ledger::Digest;
@@ -31,7 +33,8 @@ pub(super) const EXAMPLES: &str = "Examples:
 pub struct Args {
     #[command(flatten)]
     choice: Choice,
-    /// Include messages whose task may exist: each may create a second one
+    /// Include messages whose task may exist: each may create a second one. What somebody found in the CRM and checked off
+    /// in a console stays, where its console.state file is
     #[arg(long)]
     include_unknown: bool,
     /// Open the body in $VISUAL or $EDITOR before the replay; one message at a time
@@ -53,9 +56,13 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
     let filter = args.choice.filter()?;
     let previewer = previewer(tool, args)?;
     let ledger = LedgerAccess::open(&tool.dead_letters.config).await;
+    let nothing = |why: String| Error::failed(format!("{why} Nothing was done."));
+    let check_marks = CheckMarks::open(&tool.dead_letters.config.console.state).map_err(nothing)?;
+    let found_in_crm = check_marks.found().map_err(Error::failed)?;
     let (mut count, mut only) = (0_u64, None);
     let of = |entry: &Entry, found: FetchedMessage| {
         let candidate = candidate(tool, entry, &found, &args.set, &previewer);
+        let candidate = Candidate { found_in_crm: found_in_crm.contains(&*entry.id), ..candidate };
         count += 1;
         // An edited message is always the only one.
         only = (count == 1).then_some(found);
@@ -88,23 +95,34 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
     }
     let before = only.as_ref().map(|found| found.message.body.as_slice());
     let message_action = message_action(tool, args, before, draft.as_ref().map(|(_, body)| body.clone()));
-    let (rate, hold) = (args.choice.rate, args.choice.hold);
-    let agreed =
-        Agreed { message_action: &message_action, plan: &plan, ledger: &ledger, filter: filter.words(), rate, hold };
+    let agreed = Agreed {
+        message_action: &message_action,
+        plan: &plan,
+        ledger: &ledger,
+        check_marks: Some(&check_marks),
+        filter: filter.words(),
+        rate: args.choice.rate,
+        hold: args.choice.hold,
+    };
     let ended = tool.carry_out(&agreed).await;
-    print(&format!("replayed to {}, each confirmed: {}", tool.dead_letters.queues.work, ended.done))?;
-    if ended.ack_lost > 0 {
-        eprintln!(
-            "{} more were confirmed, but may still be there: their ids keep a second replay from a second task",
-            ended.ack_lost
-        );
-    }
+    put_result(tool, &ended)?;
     match draft {
         Some((draft, _)) if ended.done == 1 => draft.done(),
         Some((draft, _)) => eprintln!("{}", draft.place()),
         None => {}
     }
     finish(&ended, plan.count(), missing.message(), scanned.partial.is_some())
+}
+
+fn put_result(tool: &Tool, ended: &RunResult) -> Result<(), Error> {
+    print(&format!("replayed to {}, each confirmed: {}", tool.dead_letters.queues.work, ended.done))?;
+    if ended.ack_lost > 0 {
+        eprintln!(
+            "confirmed, but perhaps still there: {}; the message id keeps a second replay from a second task",
+            ended.ack_lost
+        );
+    }
+    Ok(())
 }
 
 /// The mapper that finds messages which the worker refuses again.
@@ -156,18 +174,20 @@ fn message_action(tool: &Tool, args: &Args, before: Option<&[u8]>, body: Option<
 /// What an operator must know before confirming.
 fn summary(tool: &Tool, args: &Args, plan: &Plan, scanned: &Scanned) -> String {
     let (seen, work) = (counted(scanned.seen, "message"), &tool.dead_letters.queues.work);
-    let mut lines = vec![format!("{} of {seen} in {} will go to {work}", plan.count(), tool.dead())];
+    let mut lines = vec![format!("{} of {seen} in {} will go to {work}", grouped(plan.count()), tool.dead())];
     lines.extend(plan.warnings().into_iter().map(|line| format!("  {line}")));
     let named = |ids: &[Box<str>]| visible::line(&ids.join(", "));
     for (why, count, ids) in &plan.excluded {
         let help = match why {
-            ExclusionReason::InDoubt => "; --include-unknown takes them, too".to_owned(),
-            ExclusionReason::Created => format!("; \"discard --created\" clears them: {}", named(ids)),
+            ExclusionReason::InDoubt => format!("; --include-unknown takes {}, too", either(*count, "it", "them")),
+            ExclusionReason::Created => {
+                format!("; \"discard --created\" clears {}: {}", either(*count, "it", "them"), named(ids))
+            }
             ExclusionReason::FoundInCrm => String::new(),
             ExclusionReason::IdTaken => format!("; --new-id gives one a new id: {}", named(ids)),
             ExclusionReason::Refused => format!(": {}", visible::line(plan.refused.as_deref().unwrap_or_default())),
         };
-        lines.push(format!("  {count} others stay: {}{help}", why.words()));
+        lines.push(format!("  {}{help}", why.sentence(*count)));
     }
     if let Some(why) = plan.unasked.as_ref().filter(|_| plan.count() > 0) {
         lines.push(unasked(why, &tool.dead_letters.config.ledger.store));

@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use super::choice::{Choice, Missing};
-use super::{Agreed, Tool, counted, failed, finish, warn};
+use super::{Agreed, Tool, failed, finish, warn};
 use crate::cli::{Error, print};
+use crate::count::counted;
 use crate::dead_letters::Source;
 use crate::dead_letters::entry::Entry;
 use crate::dead_letters::fetched::FetchedMessage;
@@ -37,10 +38,14 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     warn(&scanned);
     let plan = Plan::discard(&candidates);
     if plan.count() == 0 {
-        let none = format!("no such message among the {} of {}", scanned.seen, tool.dead_letters.queues.discarded);
+        let none = format!(
+            "no such message among {} of {}",
+            counted(scanned.seen, "message"),
+            tool.dead_letters.queues.discarded
+        );
         return Err(Error::failed(none));
     }
-    eprintln!("{} will go back to the dead-letter queues", counted(plan.count(), "message"));
+    eprintln!("{} will go back to the dead-letter queue", counted(plan.count(), "message"));
     if args.choice.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
@@ -50,6 +55,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         message_action: &MessageAction::Restore,
         plan: &plan,
         ledger: &ledger,
+        check_marks: None,
         filter: filter.words(),
         rate: args.choice.rate,
         hold: args.choice.hold,

@@ -10,15 +10,15 @@ use axum::response::Response;
 
 use super::posted::Posted;
 use super::results::{FOLLOWED, replays_elsewhere, result};
-use super::{Shell, go, print_of, said, show, when};
+use super::{Shell, go, parameter, print_of, said, show, when};
 use crate::console::App;
-use crate::console::actions::{self, Wanted};
+use crate::console::actions::{self, PRINT, Wanted};
 use crate::console::safety::{Form, Visitor};
 use crate::console::store::Action;
 use crate::console::times::When;
+use crate::count::grouped;
 use crate::dead_letters::audit::Record;
 use crate::dead_letters::filter::Filter;
-use crate::observe::forecast::grouped;
 
 /// The most records on the page.
 const MOST: usize = 200;
@@ -137,8 +137,8 @@ struct ActionPage {
     count: u64,
     handled: u64,
     result: String,
-    /// The action can be counted again, with the messages in doubt.
-    query_with_doubt: Option<String>,
+    /// What is counted again with the messages in doubt, as a form field: its name and value.
+    again_with_doubt: Option<(&'static str, String)>,
     can_restore: bool,
     /// RabbitMQ did not take a copy of the remaining messages.
     can_delete: bool,
@@ -194,8 +194,12 @@ fn action_page(app: &App, visitor: &Visitor, action: Action) -> Result<ActionPag
         count,
         handled: count - of("waiting"),
         result: result(&action, &counts),
-        query_with_doubt: (action.state == "counted" && actions::left_in_doubt(&action) && action.body.is_none())
-            .then(|| action.query.clone()),
+        again_with_doubt: (action.state == "counted" && actions::left_in_doubt(&action) && action.body.is_none()).then(
+            || match parameter(Some(&action.query), PRINT) {
+                Some(print) => (PRINT, print),
+                None => ("query", action.query.clone()),
+            },
+        ),
         can_restore: action.what == "discard"
             && action.state != "counted"
             && action.state != "running"

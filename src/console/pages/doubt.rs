@@ -14,10 +14,10 @@ use crate::console::App;
 use crate::console::index::{BODY, Snapshot};
 use crate::console::safety::Visitor;
 use crate::console::times::When;
+use crate::count::grouped;
 use crate::dead_letters::entry::Entry;
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::preview::Previewer;
-use crate::observe::forecast::grouped;
 
 /// Messages on one page.
 const PAGE: usize = 50;

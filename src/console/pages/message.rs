@@ -14,6 +14,7 @@ use crate::console::App;
 use crate::console::index::{BODY, Detail};
 use crate::console::safety::Visitor;
 use crate::console::times::When;
+use crate::count::counted;
 use crate::dead_letters::Source;
 use crate::dead_letters::body;
 use crate::dead_letters::entry::Entry;
@@ -92,7 +93,7 @@ pub(super) async fn ledger_and_creation(app: &App, entry: &Entry, detail: &Detai
                 crate::observe::ledger_page::LedgerResult::NotCreated => "not created",
             });
             let claim = if known.claim_open { ", a claim is open" } else { "" };
-            format!("{result}{claim}, {} attempts", known.attempts.unwrap_or(0))
+            format!("{result}{claim}, {}", counted(known.attempts.unwrap_or(0).into(), "attempt"))
         }
     };
     (words, creation_state(found, entry.possibly_created, by_broker, &[detail.digest]))

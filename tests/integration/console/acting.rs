@@ -43,7 +43,7 @@ async fn group_is_replayed_and_its_results_are_shown() {
     // Messages that arrive after the count are not part of the action.
     rig.put_dead_letter(&task("late"), dead_properties(Some("late"), "rejected", "no", &said)).await;
     let counted = console.get(&path).await.text;
-    for part in ["Replay 7 messages?", "7 calls of the CRM", "1 others stay: their task may exist already"] {
+    for part in ["Replay 7 messages?", "7 calls of the CRM", "1 other stays: its task may exist already"] {
         assert!(counted.contains(part), "{part} is not in {counted}");
     }
     for _ in 0..2 {
@@ -229,7 +229,7 @@ async fn event_preview_uses_the_current_rules() {
         "an event has no task fields: {edit}"
     );
     let counted = console.count(&[("what", "replay"), ("query", "kind=mapping_failed")]).await;
-    assert!(console.get(&counted).await.text.contains("1 of them fail again unless"));
+    assert!(console.get(&counted).await.text.contains("1 of them fails again unless"));
     std::fs::write(&rules, RULES.replace("crm_id", "crmid")).expect("written");
     let good = console.get(&message).await.text;
     let shown = show().await;

@@ -1,14 +1,11 @@
 //! Tests of pages about single messages: large bodies, exact numbers, downloads, the check-off list, and a new id.
 
-use lapin::types::AMQPValue;
 use reqwest::StatusCode;
 use serde_json::json;
 
 use super::Console;
 use crate::dead_letters::dead_properties;
 use crate::support::rig::{Rig, task, task_with};
-
-const MAYBE: [(&str, AMQPValue); 1] = [("x-wtw-possibly-created", AMQPValue::Boolean(true))];
 
 #[tokio::test]
 async fn large_body_is_cut_and_downloaded_whole_and_numbers_stay_exact() {
@@ -37,38 +34,9 @@ async fn large_body_is_cut_and_downloaded_whole_and_numbers_stay_exact() {
             "a form is never taken away: {path}"
         );
     }
+    let nowhere = console.get("/fialed").await;
+    assert!(nowhere.status == StatusCode::NOT_FOUND && nowhere.text.contains("no such page"), "{}", nowhere.text);
     rig.wait_for_dead_letters(2).await;
-}
-
-#[tokio::test]
-async fn messages_in_doubt_are_checked_off_and_the_marks_survive_a_restart() {
-    let rig = Rig::new("console.doubt").await;
-    rig.declare_topology().await;
-    for id in ["m-1", "m-2"] {
-        rig.put_dead_letter(&task(id), dead_properties(Some(id), "unknown", "no answer", &MAYBE)).await;
-    }
-    let console = Console::start(&rig, None, &[]).await;
-    let page = console.shows("/doubt", "In doubt: 2 messages").await;
-    assert!(
-        !page.contains("Replay…") && !page.contains("Discard…"),
-        "nothing is offered before somebody looked: {page}"
-    );
-    assert!(page.contains("m-1, record "), "what to look for in the CRM: {page}");
-    for (id, verdict) in [("m-1", "exists"), ("m-2", "missing")] {
-        let path = console.message(id).await;
-        let print = path.trim_start_matches("/message/");
-        let marked = console.post("/doubt", &[("print", print), ("verdict", verdict)]).await;
-        assert_eq!(marked.status, StatusCode::SEE_OTHER, "{}", marked.text);
-    }
-    let console = console.restarted().await;
-    let page = console.shows("/doubt", "<strong>exists</strong>").await;
-    assert!(page.contains("<strong>does not exist</strong>") && page.contains("local"), "{page}");
-    assert_eq!((page.matches("Discard…").count(), page.matches("Replay…").count()), (1, 1), "{page}");
-    // The check-off decides: what exists is not replayed, also when messages in doubt are asked for.
-    assert!(console.get(&console.message("m-1").await).await.text.contains("the task exists, says local"));
-    let action = console.count(&[("query", "kind=unknown"), ("what", "replay"), ("doubt", "yes")]).await;
-    let page = console.shows(&action, "1 others stay: somebody found their task in the CRM").await;
-    assert!(page.contains("Replay 1 message"), "{page}");
 }
 
 #[tokio::test]

@@ -1,0 +1,101 @@
+//! The check-off list of *In doubt*: the ids whose task somebody found in the CRM. The command line reads it from the
+//! console's state file.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+
+use super::store::Store;
+
+/// The check-off list of a console that may run in another process.
+pub(crate) struct CheckMarks(Option<Mutex<Connection>>);
+
+impl CheckMarks {
+    /// Opens the state file. Where there is none, nothing is checked off.
+    ///
+    /// # Errors
+    /// Why it cannot be read, and what to do.
+    pub(crate) fn open(state: &Path) -> Result<Self, String> {
+        if matches!(state.try_exists(), Ok(false)) {
+            return Ok(Self(None));
+        }
+        // SQLite cannot read a file in WAL mode without writing beside it.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = Connection::open_with_flags(state, flags).and_then(|db| {
+            db.busy_timeout(Duration::from_secs(5))?;
+            db.execute_batch("PRAGMA query_only=ON")?;
+            found(&db)?;
+            Ok(db)
+        });
+        let db = opened.map_err(|error| {
+            format!(
+                "console.state: {}: {error}. It says which tasks somebody found in the CRM. Run this command as the user of \
+                 the console, or correct console.state.",
+                state.display()
+            )
+        })?;
+        Ok(Self(Some(Mutex::new(db))))
+    }
+
+    /// The ids whose task somebody found in the CRM.
+    pub(crate) fn found(&self) -> Result<HashSet<String>, String> {
+        self.read(found)
+    }
+
+    /// Whether somebody found the task of an id in the CRM.
+    pub(crate) fn is_found(&self, id: &str) -> Result<bool, String> {
+        self.read(|db| is_found(db, id))
+    }
+
+    fn read<T: Default>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, String> {
+        let Some(db) = &self.0 else { return Ok(T::default()) };
+        let db = db.lock().unwrap_or_else(PoisonError::into_inner);
+        read(&db).map_err(|error| format!("console.state cannot be read: {error}"))
+    }
+}
+
+impl Store {
+    /// Stores what somebody found in the CRM: `exists`, `missing`, or nothing to remove the mark.
+    pub(crate) fn check_off(&self, id: &str, verdict: &str, who: &str, now: i64) -> Result<(), String> {
+        self.with(|db| {
+            if verdict.is_empty() {
+                return db.execute("DELETE FROM checked WHERE id = ?1", [id]).map(drop);
+            }
+            db.execute("INSERT OR REPLACE INTO checked VALUES(?1, ?2, ?3, ?4)", params![id, verdict, who, now])
+                .map(drop)
+        })
+    }
+
+    /// The ids whose task somebody found in the CRM.
+    pub(crate) fn found_in_crm(&self) -> Result<HashSet<String>, String> {
+        self.with(|db| found(db))
+    }
+
+    /// Whether somebody found the task of an id in the CRM.
+    pub(crate) fn is_found_in_crm(&self, id: &str) -> Result<bool, String> {
+        self.with(|db| is_found(db, id))
+    }
+
+    /// What somebody found in the CRM for an id: verdict, who, when.
+    pub(crate) fn checked(&self, id: &str) -> Result<Option<(String, String, i64)>, String> {
+        self.with(|db| {
+            db.prepare_cached("SELECT verdict, who, at FROM checked WHERE id = ?1")?
+                .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .optional()
+        })
+    }
+}
+
+/// The ids whose task somebody found in the CRM.
+fn found(db: &Connection) -> rusqlite::Result<HashSet<String>> {
+    let mut read = db.prepare_cached("SELECT id FROM checked WHERE verdict = 'exists'")?;
+    read.query_map([], |row| row.get(0))?.collect()
+}
+
+/// Whether somebody found the task of an id in the CRM.
+fn is_found(db: &Connection, id: &str) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT 1 FROM checked WHERE id = ?1 AND verdict = 'exists'")?.exists([id])
+}
