@@ -28,6 +28,8 @@ use crate::retry::{Backoff, jittered};
 
 /// First and longest wait before another attempt to connect.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// The longest wait while RabbitMQ gives no answer: work is to go on within a second of a restarted RabbitMQ's first one.
+const UNANSWERED: Duration = Duration::from_millis(500);
 /// After a connection that lasted this long the next wait is short again.
 const HEALTHY: Duration = Duration::from_secs(30);
 /// The wait after a message that ended the connection, which does not grow: the messages behind it wait until RabbitMQ
@@ -124,7 +126,12 @@ impl Session {
             if is_cause && !was_on {
                 (self.on_change)(Change::Serial(Some(error.message.clone())));
             }
-            let wait = jittered(if is_cause { UNDELIVERABLE } else { backoff.next() }, fastrand::f64());
+            let wait = match backoff.next() {
+                _ if is_cause => UNDELIVERABLE,
+                wait if error.code.is_none() => wait.min(UNANSWERED),
+                wait => wait,
+            };
+            let wait = jittered(wait, fastrand::f64());
             tokio::select! {
                 () = sleep(wait) => {}
                 () = stop.cancelled() => {}

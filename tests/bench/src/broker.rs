@@ -9,13 +9,14 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOpti
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Queue};
 use tokio::time::{sleep, timeout};
-use uuid::Uuid;
 
 use crate::clock;
 use crate::reaper::Reaper;
 
 /// The queue that all contenders consume.
 pub const QUEUE: &str = "bench";
+/// The queue with one active consumer, on which a standby waits.
+pub const STANDBY_QUEUE: &str = "bench-standby";
 /// The longest time for the start of the broker, and for one answer with a million waiting messages.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How many publishes wait for their confirms at the same time.
@@ -35,14 +36,14 @@ pub struct Broker {
 impl Broker {
     /// Starts a broker.
     pub async fn start(top: &Path) -> Result<Self, String> {
-        let server = output(Command::new(top.join("deploy/rabbitmq-server.sh")))?;
+        let server = output(&mut Command::new(top.join("deploy/rabbitmq-server.sh")))?;
         let script = top.join("tests/integration/support/broker/node.sh").display().to_string();
         // Not in TMPDIR: Erlang refuses some characters that its path can have.
         let folder = format!("/tmp/wolkvox-task-worker-bench.{:x}.{:08x}", std::process::id(), fastrand::u32(..));
         let reaper = Reaper::new(format!("'{script}' remove '{folder}'"))?;
         let ports: Vec<String> = (0..5).map(|_| free_port().map(|port| port.to_string())).collect::<Result<_, _>>()?;
         let mut create = Command::new(&script);
-        output_of(create.args(["create", &folder, &server]).args(&ports))?;
+        output(create.args(["create", &folder, &server]).args(&ports))?;
         let [amqp, ..] = ports.as_slice() else { return Err("no port".to_owned()) };
         let url = format!("amqp://guest:guest@127.0.0.1:{amqp}/%2f");
         let broker = Self { url, folder, script, _reaper: reaper };
@@ -62,16 +63,21 @@ impl Broker {
     }
 
     fn control(&self, action: &str) -> Result<(), String> {
-        output_of(Command::new(&self.script).args([action, &self.folder])).map(drop)
+        output(Command::new(&self.script).args([action, &self.folder])).map(drop)
     }
 
-    /// Opens a connection with a channel in confirm mode.
+    /// Opens a connection for the contenders' queue.
     pub async fn client(&self) -> Result<BrokerClient, String> {
+        self.client_of(QUEUE).await
+    }
+
+    /// Opens a connection with a channel in confirm mode, for one queue.
+    pub async fn client_of(&self, queue: &'static str) -> Result<BrokerClient, String> {
         within(async {
             let connection = Connection::connect(&self.url, ConnectionProperties::default()).await?;
             let channel = connection.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
-            Ok(BrokerClient { connection, channel })
+            Ok(BrokerClient { connection, channel, queue })
         })
         .await
     }
@@ -79,7 +85,7 @@ impl Broker {
     /// The version of RabbitMQ.
     pub fn version(&self) -> Result<String, String> {
         let mut ask = Command::new(&self.script);
-        output_of(ask.args(["exec", &self.folder, "rabbitmqctl", "version"]))
+        output(ask.args(["exec", &self.folder, "rabbitmqctl", "version"]))
     }
 }
 
@@ -87,6 +93,7 @@ impl Broker {
 pub struct BrokerClient {
     connection: Connection,
     channel: Channel,
+    queue: &'static str,
 }
 
 impl BrokerClient {
@@ -94,7 +101,7 @@ impl BrokerClient {
     pub async fn purge(&self) -> Result<(), String> {
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
-            within(self.channel.queue_purge(QUEUE.into(), QueuePurgeOptions::default())).await?;
+            within(self.channel.queue_purge(self.queue.into(), QueuePurgeOptions::default())).await?;
             let queue = self.queue().await?;
             if queue.message_count() == 0 && queue.consumer_count() == 0 {
                 return Ok(());
@@ -120,7 +127,7 @@ impl BrokerClient {
 
     async fn queue(&self) -> Result<Queue, String> {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        within(self.channel.queue_declare(QUEUE.into(), options, FieldTable::default())).await
+        within(self.channel.queue_declare(self.queue.into(), options, FieldTable::default())).await
     }
 
     /// Publishes `count` tasks and waits for all confirms.
@@ -147,13 +154,14 @@ impl BrokerClient {
     }
 
     async fn send(&self, body: &str) -> Result<lapin::PublisherConfirm, String> {
-        let id = Uuid::now_v7().to_string();
+        // Random, so that the ledger's entries are not written in the order of their keys.
+        let id = format!("{:032x}", fastrand::u128(..));
         let properties = BasicProperties::default()
             .with_content_type("application/json".into())
             .with_delivery_mode(PERSISTENT)
             .with_message_id(id.into());
         let options = BasicPublishOptions::default();
-        let publish = self.channel.basic_publish("".into(), QUEUE.into(), options, body.as_bytes(), properties);
+        let publish = self.channel.basic_publish("".into(), self.queue.into(), options, body.as_bytes(), properties);
         within(publish).await
     }
 
@@ -210,11 +218,7 @@ pub fn free_port() -> Result<u16, String> {
 }
 
 /// Runs a command and returns its output without the last line break.
-pub fn output(mut command: Command) -> Result<String, String> {
-    output_of(&mut command)
-}
-
-fn output_of(command: &mut Command) -> Result<String, String> {
+pub fn output(command: &mut Command) -> Result<String, String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     let program = command.get_program().display();
     let output = output.map_err(|error| format!("{program}: {error}"))?;

@@ -2,14 +2,19 @@
 //! its own.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
-use crate::broker::QUEUE;
+use crate::broker::{QUEUE, output};
 use crate::process;
 use crate::site::{Server, Site};
+
+/// The file ledger, in the benchmark's folder.
+const LEDGER: &str = "ledger.db";
 
 /// The kind of the worker's ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,9 +70,24 @@ impl Contender {
 
     /// As [`Self::start`], with further settings, which only the worker reads.
     pub fn start_with(self, site: &Site, in_flight: usize, settings: &[(&str, String)]) -> Result<Running, String> {
+        empty_ledgers(site)?;
+        self.join(site, in_flight, settings)
+    }
+
+    /// As [`Self::start`], with a copy of a ledger's file.
+    pub fn start_on(self, site: &Site, in_flight: usize, ledger: Option<&Path>) -> Result<Running, String> {
+        empty_ledgers(site)?;
+        if let Some(ledger) = ledger {
+            fs::copy(ledger, site.folder.join(LEDGER)).map_err(|error| error.to_string())?;
+        }
+        self.join(site, in_flight, &[])
+    }
+
+    /// As [`Self::start_with`]; the ledger stays as it is.
+    pub fn join(self, site: &Site, in_flight: usize, settings: &[(&str, String)]) -> Result<Running, String> {
         let prefetch = (in_flight * 8).min(2_000).to_string();
         let mut command = match self {
-            Self::Worker(ledger) => worker(site, ledger, in_flight)?,
+            Self::Worker(ledger) => worker(site, ledger, in_flight),
             Self::BareLoop => loop_of(Command::new(site.bare_loop()?), site, in_flight, &prefetch),
             Self::Python => {
                 let mut python = Command::new(site.folder.join("venv/bin/python"));
@@ -83,16 +103,23 @@ impl Contender {
     }
 }
 
-fn worker(site: &Site, ledger: Ledger, in_flight: usize) -> Result<Command, String> {
-    let file = site.folder.join("ledger.db");
-    for part in ["ledger.db", "ledger.db-wal", "ledger.db-shm", "ledger.db.lock"] {
-        let _ = std::fs::remove_file(site.folder.join(part));
+/// Keeps the file of the last worker, which has stopped, as a ledger to start with.
+pub fn keep_ledger(site: &Site) -> Result<PathBuf, String> {
+    let kept = site.folder.join("full.db");
+    fs::rename(site.folder.join(LEDGER), &kept).map_err(|error| error.to_string())?;
+    Ok(kept)
+}
+
+fn empty_ledgers(site: &Site) -> Result<(), String> {
+    for part in ["", "-wal", "-shm", ".lock"] {
+        let _ = fs::remove_file(site.folder.join(format!("{LEDGER}{part}")));
     }
-    if ledger == Ledger::Redis {
-        flush(&site.redis)?;
-    }
+    flush(&site.redis)
+}
+
+fn worker(site: &Site, ledger: Ledger, in_flight: usize) -> Command {
     let mut worker = site.worker();
-    worker.arg("run").envs(site.broker_settings()).envs([
+    worker.arg("run").envs(site.broker_settings(QUEUE, false)).envs([
         ("WTW_CRM_SERVER", site.crm.clone()),
         ("WTW_CRM_OPERATION", "bench".to_owned()),
         ("WTW_CRM_TOKENS", "bench".to_owned()),
@@ -101,13 +128,13 @@ fn worker(site: &Site, ledger: Ledger, in_flight: usize) -> Result<Command, Stri
         (
             "WTW_LEDGER_URL",
             match ledger {
-                Ledger::File => format!("file:{}", file.display()),
+                Ledger::File => format!("file:{}", site.folder.join(LEDGER).display()),
                 Ledger::Memory => "memory:".to_owned(),
                 Ledger::Redis => site.redis.clone(),
             },
         ),
     ]);
-    Ok(worker)
+    worker
 }
 
 /// The arguments of the bare loop and of the Python worker.
@@ -207,6 +234,13 @@ impl Running {
     /// The peak of the resident memory in bytes.
     pub fn peak(&self) -> Result<u64, String> {
         self.sum(|pid| process::memory(pid, "VmHWM"))
+    }
+
+    /// Sends a signal, such as `KILL`.
+    pub fn signal(&self, name: &str) -> Result<(), String> {
+        let pids = self.servers.iter().map(|server| server.0.id().to_string());
+        let mut kill = Command::new("kill");
+        output(kill.arg(format!("-{name}")).args(pids)).map(drop)
     }
 
     /// Stops the contender.

@@ -76,7 +76,7 @@ impl Machine {
 fn output_or_none(command: &mut Command) -> Option<String> {
     let mut owned = Command::new(command.get_program());
     owned.args(command.get_args());
-    output(owned).ok().and_then(|text| text.lines().next().map(str::to_owned))
+    output(&mut owned).ok().and_then(|text| text.lines().next().map(str::to_owned))
 }
 
 fn words(line: &str, count: usize) -> String {

@@ -4,6 +4,7 @@
 //! tables of docs/benchmarks.md and the chart. `bench crm` runs the stand-in CRM, which is a separate process.
 
 mod broker;
+mod ceilings;
 mod chart;
 mod clock;
 mod contender;
@@ -13,12 +14,16 @@ mod machine;
 mod measure;
 mod plan;
 mod process;
+#[path = "../../integration/support/proxy.rs"]
+#[expect(dead_code, reason = "only the tests use all of it")]
+mod proxy;
 #[path = "../../integration/support/broker/reaper.rs"]
 #[expect(dead_code, reason = "only the tests use all of it")]
 mod reaper;
 mod report;
 mod results;
 mod site;
+mod takeovers;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -74,6 +79,7 @@ enum Part {
     Ways,
     Starts,
     Restarts,
+    Takeovers,
     Ceilings,
 }
 
@@ -119,13 +125,16 @@ async fn all(arguments: &Arguments) -> Result<(), String> {
         measure::throughput(&site, &plan, &mut results).await?;
     }
     if wanted(Part::Ceilings) {
-        measure::ceilings(&site, &plan, &mut results).await?;
+        ceilings::measure(&site, &plan, &mut results).await?;
     }
     if wanted(Part::Backlogs) {
         measure::backlogs(&site, &plan, &mut results).await?;
     }
     if wanted(Part::Restarts) {
         measure::restarts(&site, &plan, &mut results).await?;
+    }
+    if wanted(Part::Takeovers) {
+        takeovers::measure(&site, &plan, &mut results).await?;
     }
     let json = serde_json::to_string(&results).map_err(|error| error.to_string())? + "\n";
     put(&top, if full { SPEED } else { RESULTS }, &json)?;

@@ -1,18 +1,18 @@
 //! The measurements, one function each.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::broker::output;
 use crate::clock;
-use crate::contender::{Contender, Ledger};
+use crate::contender::{self, Contender, Ledger};
 use crate::plan::Plan;
-use crate::results::{Backlog, Ceiling, Restart, Results, Series, Sizes, Start, Throughput, Way};
-use crate::site::{Server, Site};
+use crate::results::{Backlog, Restart, Results, Series, Sizes, Start, Throughput, Way};
+use crate::site::Site;
 
 const MIB: f64 = (1_u64 << 20) as f64;
 const FILE: Contender = Contender::Worker(Ledger::File);
@@ -27,6 +27,18 @@ struct Run {
 
 /// Measures after the first `warm` messages, so that the start does not count.
 async fn run(site: &Site, who: Contender, in_flight: usize, warm: usize, messages: usize) -> Result<Run, String> {
+    run_on(site, who, in_flight, warm, messages, None).await
+}
+
+/// As [`run`], with a copy of a ledger's file.
+async fn run_on(
+    site: &Site,
+    who: Contender,
+    in_flight: usize,
+    warm: usize,
+    messages: usize,
+    ledger: Option<&Path>,
+) -> Result<Run, String> {
     let broker = site.broker.client().await?;
     broker.purge().await?;
     site.reset(false).await?;
@@ -41,7 +53,7 @@ async fn run(site: &Site, who: Contender, in_flight: usize, warm: usize, message
         (running, before, began)
     } else {
         broker.fill(warm + messages).await?;
-        let mut running = who.start(site, in_flight)?;
+        let mut running = who.start_on(site, in_flight, ledger)?;
         let began = site.reached(&mut running, warm).await?;
         let done = site.report().await?.count as usize;
         let before = running.spent(done)?;
@@ -63,7 +75,7 @@ fn rate(messages: usize, began_ns: u64, ended_ns: u64) -> f64 {
 
 /// The order of a round by a Williams square: with an even number of contenders, in as many rounds none follows the same one
 /// twice.
-fn turns<T>(round: usize, all: &mut [T]) -> Vec<&mut T> {
+pub fn turns<T>(round: usize, all: &mut [T]) -> Vec<&mut T> {
     let count = all.len();
     let mut all: Vec<Option<&mut T>> = all.iter_mut().map(Some).collect();
     // 0, 1, -1, 2, -2 and so on, shifted by one in each round.
@@ -116,25 +128,28 @@ pub async fn throughput(site: &Site, plan: &Plan, results: &mut Results) -> Resu
     Ok(())
 }
 
-/// Measures growing backlogs, alternating. The bare loop shows which part of a difference is due to the broker.
+/// Measures growing backlogs, alternating. The largest one meets a ledger that is as large.
 pub async fn backlogs(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
-    let unmeasured = |messages| {
-        [FILE, Contender::BareLoop].map(|contender| Backlog {
-            contender,
-            messages,
-            rate: Series::default(),
-            peak_mib: Series::default(),
-        })
+    let largest = plan.backlogs.iter().copied().max().unwrap_or_default();
+    eprintln!("a ledger with {largest} entries");
+    run(site, FILE, 256, 0, largest).await?;
+    let full = contender::keep_ledger(site)?;
+    let unmeasured = |&messages: &usize| {
+        let entries = if messages == largest { largest } else { 0 };
+        Backlog { messages, entries, rate: Series::default(), peak_mib: Series::default() }
     };
-    let mut backlogs: Vec<Backlog> = plan.backlogs.iter().copied().flat_map(unmeasured).collect();
+    let mut backlogs: Vec<Backlog> = plan.backlogs.iter().map(unmeasured).collect();
     for round in 0..plan.rounds {
-        for at in turns(round, &mut backlogs) {
+        for at in &mut backlogs {
             let warm = at.messages / 5;
-            let run = run(site, at.contender, 256, warm, at.messages - warm).await?;
-            let (who, left) = (at.contender.name(), plan.rounds - round - 1);
+            let ledger = (at.entries > 0).then_some(full.as_path());
+            let run = run_on(site, FILE, 256, warm, at.messages - warm, ledger).await?;
             eprintln!(
-                "backlog of {:>9}  {who:<28} {:>8.0} messages/s {:>5.0} MiB   {left} to go",
-                at.messages, run.rate, run.peak_mib
+                "backlog of {:>9}  {:>8.0} messages/s {:>5.0} MiB   {} to go",
+                at.messages,
+                run.rate,
+                run.peak_mib,
+                plan.rounds - round - 1
             );
             at.rate.0.push(run.rate);
             at.peak_mib.0.push(run.peak_mib);
@@ -277,118 +292,12 @@ pub async fn restarts(site: &Site, plan: &Plan, results: &mut Results) -> Result
     Ok(())
 }
 
-/// Measures the worker and a client without a broker with the product's sandbox, which enforces the CRM's limits.
-pub async fn ceilings(site: &Site, plan: &Plan, results: &mut Results) -> Result<(), String> {
-    let unmeasured = |tokens| Ceiling { tokens, rate: Series::default(), direct: Series::default() };
-    let mut ceilings = [1, 2, 4, 8].map(unmeasured);
-    for round in 0..plan.rounds {
-        for at in turns(round, &mut ceilings) {
-            let (rate, direct) = ceiling(site, at.tokens, plan.ceiling_seconds, round % 2 == 1).await?;
-            at.rate.0.push(rate);
-            at.direct.0.push(direct);
-            let (share, left) = (100.0 * rate / at.allowed(), plan.rounds - round - 1);
-            eprintln!(
-                "{} tokens: {rate:.1} tasks/s, {share:.1} % of {:.0}; a client alone {direct:.1}   {left} to go",
-                at.tokens,
-                at.allowed()
-            );
-        }
-    }
-    results.ceilings.extend(ceilings);
-    Ok(())
-}
-
-/// Tasks per second of the worker and of a client without a broker; `worker_first` is the order.
-async fn ceiling(site: &Site, tokens: usize, seconds: f64, worker_first: bool) -> Result<(f64, f64), String> {
-    let names: Vec<String> = (0..tokens).map(|number| format!("bench-{number}")).collect();
-    let mut command = site.worker();
-    command.args(["sandbox", "--listen", "127.0.0.1:0", "--operation", "bench", "--latency", "40ms"]);
-    command.args(["--daily-limit", "100000000"]);
-    command.args(names.iter().flat_map(|name| ["--token", name]));
-    let (sandbox, said) = Server::start_talking(&command)?;
-    let said: Value = serde_json::from_str(&said).map_err(|error| format!("the sandbox: {error}"))?;
-    let address = said.get("listening").and_then(Value::as_str).ok_or("the sandbox did not print its address")?;
-    let rates = if worker_first {
-        let rate = limited(site, address, &names, seconds).await?;
-        (rate, direct(site, address, &names, seconds).await?)
-    } else {
-        let direct = direct(site, address, &names, seconds).await?;
-        (limited(site, address, &names, seconds).await?, direct)
-    };
-    sandbox.stop().await?;
-    Ok(rates)
-}
-
-async fn limited(site: &Site, address: &str, tokens: &[String], seconds: f64) -> Result<f64, String> {
-    let broker = site.broker.client().await?;
-    broker.purge().await?;
-    // Half as many again as the limits allow.
-    broker.fill((tokens.len() as f64 * 50.0 * (seconds + 1.0) * 1.5) as usize).await?;
-    let settings = [("WTW_CRM_SERVER", address.to_owned()), ("WTW_CRM_TOKENS", tokens.join(","))];
-    let running = FILE.start_with(site, 2, &settings)?;
-    let rate = created(site, address, 2 * tokens.len(), seconds).await?;
-    running.stop().await?;
-    broker.close().await;
-    forget(site, address).await?;
-    Ok(rate)
-}
-
-/// Runs two loops for each token, which send requests without a pause.
-async fn direct(site: &Site, address: &str, tokens: &[String], seconds: f64) -> Result<f64, String> {
-    const BODY: &str = r#"{"operation":"bench","module":"wolkvox_activities","type":"task","fields":{"status":"created",
-        "name":"a","priority":"high","name_module":"cases","completion_date":"2030-03-01 10:00:00","remember":false,
-        "reminder_date":"2030-03-01 10:00:00","description":"","id_record":"1","wolkvox_owner":"agent@example.com"}}"#;
-    let post = format!("{address}{}", wolkvox_task_worker::crm::INSERT_PATH);
-    let loops: Vec<_> = tokens
-        .iter()
-        .chain(tokens)
-        .map(|token| {
-            let request =
-                site.client().post(&post).header("wolkvox-token", token).header("content-type", "application/json");
-            tokio::spawn(async move {
-                while let Some(request) = request.try_clone() {
-                    let Ok(answer) = request.body(BODY).send().await else { break };
-                    let _ = answer.bytes().await;
-                }
-            })
-        })
-        .collect();
-    let rate = created(site, address, 2 * tokens.len(), seconds).await;
-    loops.iter().for_each(tokio::task::JoinHandle::abort);
-    forget(site, address).await?;
-    rate
-}
-
-/// Tasks per second by the sandbox's list of tasks, without the first second. Slots that answer at the same time distort both
-/// ends, so the average is taken over the times in which as many tasks are created as there are slots.
-async fn created(site: &Site, address: &str, slots: usize, seconds: f64) -> Result<f64, String> {
-    let failed = |error: reqwest::Error| format!("the sandbox: {error}");
-    sleep(Duration::from_secs_f64(seconds + 1.0)).await;
-    let tasks = site.client().get(format!("{address}/sandbox/tasks")).send().await.map_err(failed)?;
-    let tasks: Vec<Value> = serde_json::from_str(&tasks.text().await.map_err(failed)?).map_err(|e| e.to_string())?;
-    let at = |task: &Value| task.get("at")?.as_str()?.parse::<jiff::Timestamp>().ok().map(|at| at.as_microsecond());
-    let moments: Vec<i64> = tasks.iter().filter_map(at).collect();
-    let begin = moments.first().ok_or("the sandbox created no task")? + 1_000_000;
-    let counted: Vec<i64> = moments.into_iter().filter(|at| *at >= begin).collect();
-    let turns: Vec<i64> = counted.iter().zip(counted.iter().skip(slots)).map(|(one, next)| next - one).collect();
-    if turns.is_empty() {
-        return Err("the sandbox created too few tasks for a measurement; see target/bench/log".to_owned());
-    }
-    Ok(slots as f64 * turns.len() as f64 / (turns.iter().sum::<i64>().max(1) as f64 / 1e6))
-}
-
-/// Deletes the tasks of the sandbox.
-async fn forget(site: &Site, address: &str) -> Result<(), String> {
-    let forgotten = site.client().delete(format!("{address}/sandbox")).send().await;
-    forgotten.map(drop).map_err(|error| format!("the sandbox: {error}"))
-}
-
 /// Measures the sizes of binary and image.
 pub fn sizes(site: &Site, results: &mut Results) -> Result<(), String> {
     let binary = std::fs::metadata(site.worker().get_program()).map_err(|error| error.to_string())?.len();
     let mut inspect = Command::new("sh");
     inspect.args(["-c", "timeout 20 docker image inspect --format '{{.Size}}' wolkvox-task-worker:latest 2>/dev/null"]);
-    let image = output(inspect).ok().and_then(|size| size.parse().ok());
+    let image = output(&mut inspect).ok().and_then(|size| size.parse().ok());
     results.sizes = Some(Sizes { binary, image });
     Ok(())
 }

@@ -138,7 +138,8 @@ fn threads(results: &Results, text: &mut String) {
 fn others(results: &Results) -> Vec<(String, String)> {
     let mut others = Vec::new();
     for at in &results.backlogs {
-        let what = format!("a backlog of {}, 256 in flight: {}", number(at.messages as f64), at.contender.name());
+        let (messages, entries) = (number(at.messages as f64), number(at.entries as f64));
+        let what = format!("a backlog of {messages}, 256 in flight, {entries} entries in the ledger");
         let peak = at.peak_mib.spread().1;
         others.push((what, format!("{} messages/s, peak {peak:.1} MiB at most", with_spread(&at.rate))));
     }
@@ -167,8 +168,12 @@ fn others(results: &Results) -> Vec<(String, String)> {
             format!("{pause} s while the broker was away for {away} s; {after} s of it after its first answer"),
         ));
     }
+    for at in &results.takeovers {
+        let what = format!("the active worker {}, to the standby's first request (Redis ledger)", at.loss.name());
+        others.push((what, format!("{} s", with_spread(&at.seconds))));
+    }
     for at in &results.ceilings {
-        let what = format!("two at a time, 40 ms, tokens: {}", at.tokens);
+        let what = format!("two at a time, {} ms, tokens: {}", at.latency_ms, at.tokens);
         let (share, direct) = (100.0 * at.share(), 100.0 * at.direct_share());
         let figure = format!(
             "{} tasks/s, {share:.2} % of what is allowed; a client without a broker {} tasks/s, {direct:.2} %",

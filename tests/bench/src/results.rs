@@ -64,13 +64,13 @@ pub struct Throughput {
     pub peak_mib: Series,
 }
 
-/// A contender with a backlog.
+/// The worker with the file ledger and a backlog.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Backlog {
-    /// The contender.
-    pub contender: Contender,
     /// Messages in the backlog.
     pub messages: usize,
+    /// Entries in the ledger at the start.
+    pub entries: usize,
     /// Messages per second.
     pub rate: Series,
     /// Peak of the resident memory, in MiB.
@@ -108,11 +108,47 @@ pub struct Restart {
     pub after_s: f64,
 }
 
+/// The loss of the active worker while another one waits.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Takeover {
+    /// How the active worker is lost.
+    pub loss: Loss,
+    /// The time from the loss to the standby's first request, in seconds.
+    pub seconds: Series,
+}
+
+/// A way to lose a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Loss {
+    /// SIGKILL.
+    Killed,
+    /// SIGSTOP: its connection stays open and is silent.
+    Stopped,
+    /// Its connection to the broker carries nothing any more, and stays open at both ends.
+    CutOff,
+}
+
+impl Loss {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Killed, Self::Stopped, Self::CutOff];
+
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Killed => "killed",
+            Self::Stopped => "stopped (SIGSTOP)",
+            Self::CutOff => "cut off from the broker",
+        }
+    }
+}
+
 /// The worker with the CRM's limits.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Ceiling {
-    /// API tokens, each with two simultaneous requests of 40 ms.
+    /// API tokens, each with two simultaneous requests.
     pub tokens: usize,
+    /// How long the CRM takes for a request, in milliseconds.
+    pub latency_ms: u32,
     /// Tasks per second.
     pub rate: Series,
     /// Tasks per second of a client without a broker, with two loops for each token.
@@ -122,7 +158,7 @@ pub struct Ceiling {
 impl Ceiling {
     /// The tasks per second that the limits allow.
     pub fn allowed(&self) -> f64 {
-        self.tokens as f64 * 2.0 / 0.040
+        self.tokens as f64 * 2_000.0 / f64::from(self.latency_ms)
     }
 
     /// The share of it that the worker reaches.
@@ -168,6 +204,8 @@ pub struct Results {
     pub idle_again_mib: Series,
     /// Restarts of the broker.
     pub restarts: Vec<Restart>,
+    /// Losses of the active worker.
+    pub takeovers: Vec<Takeover>,
     /// Runs with the CRM's limits.
     pub ceilings: Vec<Ceiling>,
     /// The sizes of binary and image.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use tokio::time::{sleep, timeout};
 
-use crate::broker::{Broker, QUEUE, free_port, output};
+use crate::broker::{Broker, QUEUE, STANDBY_QUEUE, free_port, output};
 use crate::contender::Running;
 use crate::crm::Report;
 
@@ -133,19 +133,21 @@ impl Site {
         format!("{}{}", self.crm, wolkvox_task_worker::crm::INSERT_PATH)
     }
 
-    /// Declares the worker's queue as in production; all contenders use it.
+    /// Declares the worker's queues as in production. All contenders use the first.
     fn declare(&self) -> Result<(), String> {
-        let mut topology = self.worker();
-        topology.args(["topology", "--apply"]).envs(self.broker_settings());
-        output(topology).map(drop)
+        for settings in [self.broker_settings(QUEUE, false), self.broker_settings(STANDBY_QUEUE, true)] {
+            let mut topology = self.worker();
+            output(topology.args(["topology", "--apply"]).envs(settings))?;
+        }
+        Ok(())
     }
 
-    /// The worker's settings for broker and queue. Several consumers are allowed, because some contenders need them.
-    pub fn broker_settings(&self) -> [(&'static str, String); 3] {
+    /// The worker's settings for broker and queue. Some contenders need several active consumers.
+    pub fn broker_settings(&self, queue: &str, single_active_consumer: bool) -> [(&'static str, String); 3] {
         [
             ("WTW_BROKER_URLS", self.broker.url.clone()),
-            ("WTW_BROKER_QUEUE", QUEUE.to_owned()),
-            ("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", "false".to_owned()),
+            ("WTW_BROKER_QUEUE", queue.to_owned()),
+            ("WTW_BROKER_SINGLE_ACTIVE_CONSUMER", single_active_consumer.to_string()),
         ]
     }
 
@@ -197,7 +199,7 @@ fn own_program() -> Result<PathBuf, String> {
 
 /// Starts a Redis that is as durable as the ledger's file: it writes to the disk before it answers.
 fn start_redis(top: &Path, folder: &Path) -> Result<(Server, String), String> {
-    let program = output(Command::new(top.join("deploy/redis-server.sh")))?;
+    let program = output(&mut Command::new(top.join("deploy/redis-server.sh")))?;
     let port = free_port()?.to_string();
     let data = folder.join("redis");
     let _ = fs::remove_dir_all(data.join("appendonlydir"));
