@@ -1,8 +1,12 @@
 //! How soon a standby takes over from the active worker, with a ledger that both share.
 
-use crate::broker::STANDBY_QUEUE;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::broker::{STANDBY_QUEUE, free_port};
 use crate::clock;
-use crate::contender::{Contender, Ledger};
+use crate::contender::{Contender, Ledger, Running};
 use crate::plan::Plan;
 use crate::proxy::Proxy;
 use crate::results::{Loss, Results, Series, Takeover};
@@ -26,6 +30,18 @@ pub async fn measure(site: &Site, plan: &Plan, results: &mut Results) -> Result<
     Ok(())
 }
 
+/// Waits until a worker consumes, if only as a standby.
+async fn ready(site: &Site, admin: &str, worker: &mut Running) -> Result<(), String> {
+    loop {
+        worker.is_alive()?;
+        let answer = site.client().get(format!("http://{admin}/readyz")).send().await;
+        if answer.is_ok_and(|answer| answer.status().is_success()) {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// The time from the loss to the first request after the pause, in seconds.
 async fn takeover(site: &Site, loss: Loss) -> Result<f64, String> {
     let broker = site.broker.client_of(STANDBY_QUEUE).await?;
@@ -40,9 +56,10 @@ async fn takeover(site: &Site, loss: Loss) -> Result<f64, String> {
     };
     let mut active = SHARED.start_with(site, 2, &settings(&proxy.url))?;
     site.reached(&mut active, PACE).await?;
-    let mut standby = SHARED.join(site, 2, &settings(&site.broker.url))?;
-    broker.consumers(2).await?;
-    site.reached(&mut standby, 2 * PACE).await?;
+    let admin = format!("127.0.0.1:{}", free_port()?);
+    let listen = [("WTW_ADMIN_LISTEN", admin.clone())];
+    let mut standby = SHARED.join(site, 2, &[&settings(&site.broker.url)[..], &listen].concat())?;
+    ready(site, &admin, &mut standby).await?;
 
     site.reset(false).await?;
     let lost = clock::now_ns();
