@@ -68,7 +68,8 @@ pub(super) async fn receive(state: &State, account: &Account, request: Request) 
 
 /// The answer to a call that was not carried out.
 pub(super) fn refusal_answer(state: &State, account: &Account, refusal: &Refusal) -> Answer {
-    let recorded = refusal.recorded().and_then(|to| state.options.recorded.answer(to, account, None));
+    let answer = |to| state.options.recorded.answer(to, account, None);
+    let recorded = answer(to::EVERYTHING).or_else(|| refusal.recorded().and_then(answer));
     recorded.unwrap_or_else(|| refusal.answer(account))
 }
 
