@@ -172,14 +172,14 @@ impl Broker {
     }
 }
 
-/// Consumes and processes until it must stop, then settles what is in flight.
-/// Says how many messages were not settled in time.
+/// The error that some messages were not settled in time.
 fn unsettled(count: u64, grace: Duration) -> String {
     let (messages, grace) = (counted(count, "message"), duration::format(grace));
     let (were, them) = (either(count, "was", "were"), either(count, "it", "them"));
     format!("{messages} {were} not settled within shutdown.grace ({grace}); RabbitMQ delivers {them} again")
 }
 
+/// Consumes and processes until it must stop, then settles what is in flight.
 async fn work(config: &Config, status: &Arc<Status>, parts: Parts, services: &Services) -> Result<(), String> {
     let broker = Broker::new(config, status, services);
     let (stop, drained, tasks) = (parts.stop.clone(), services.drained(), TaskTracker::new());

@@ -28,7 +28,8 @@ use crate::retry::{Backoff, jittered};
 
 /// First and longest wait before another attempt to connect.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// The longest wait while RabbitMQ gives no answer: work is to go on within a second of a restarted RabbitMQ's first one.
+/// The longest wait after an error without an AMQP reply code, such as a refused connection. It is short, so that work continues
+/// within a second after RabbitMQ has restarted.
 const UNANSWERED: Duration = Duration::from_millis(500);
 /// After a connection that lasted this long the next wait is short again.
 const HEALTHY: Duration = Duration::from_secs(30);
@@ -216,8 +217,9 @@ impl Session {
         if serial.is_on() { 1 } else { self.prefetch }
     }
 
-    /// Hands deliveries over until `stop`, or until the consumer ends, whose first error or end is final. Unsettled deliveries
-    /// are settled on the channel that they came on, and a channel that nobody holds closes: all are returned to be held.
+    /// Hands deliveries over until `stop`, or until the consumer fails or ends. Returns the subscriptions whose deliveries may be
+    /// unsettled. The caller must keep them: a delivery is settled on the channel that it came on, and a channel closes when its
+    /// subscription is dropped.
     async fn hand_over(
         &self,
         connection: &Connection,
@@ -333,9 +335,9 @@ impl Session {
         }
     }
 
-    /// Hands over the message that switched serial mode on, and waits until it is settled. One message of the new consumer is
-    /// unsettled meanwhile. So that it is not dead-lettered with a message that ends one worker after the other, such a message
-    /// is returned: RabbitMQ 4 puts it behind the others.
+    /// Hands over the message that switched serial mode on, and waits until it is settled. During that time one message of the
+    /// new consumer is unsettled, too. A message with [`RETURNED_COUNT`] deliveries may end each worker, and the other message
+    /// would be dead-lettered with it. So it is requeued instead: RabbitMQ 4 puts it behind the others.
     async fn pass_on_alone(
         &self,
         connection: &Connection,
@@ -346,7 +348,7 @@ impl Session {
     ) {
         if delivery_count(&suspicious.properties) >= RETURNED_COUNT {
             let _ = nack_requeue(&suspicious.acker).await;
-            // Until it arrives again, behind what was fetched.
+            // Serial mode must last until the message arrives again, behind the messages that were already fetched.
             serial.start(self.prefetch + 2);
             return;
         }
