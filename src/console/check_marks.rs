@@ -22,7 +22,7 @@ impl CheckMarks {
         if matches!(state.try_exists(), Ok(false)) {
             return Ok(Self(None));
         }
-        // SQLite cannot read a file in WAL mode without writing beside it.
+        // In WAL mode SQLite writes files beside the database even to read it, so it must not be opened read-only.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = Connection::open_with_flags(state, flags).and_then(|db| {
             db.busy_timeout(Duration::from_secs(5))?;

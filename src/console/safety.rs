@@ -116,7 +116,7 @@ pub(crate) async fn guard(
             request.extensions_mut().insert(Stranger(address));
         }
         None => {
-            // What a post answers has no address of its own.
+            // Only a GET has a page that the login can lead back to.
             let asked = request.uri().path_and_query().filter(|_| request.method() == Method::GET);
             let asked = asked.map_or(app.base.as_str(), |asked| asked.as_str());
             let to = form_urlencoded::Serializer::new(String::new()).append_pair("to", asked).finish();

@@ -53,7 +53,7 @@ pub(crate) struct Action {
     pub(crate) address: String,
     /// The filter in words.
     pub(crate) filter: String,
-    /// The filter as a query string, or the one message.
+    /// The filter, or the one message (`print=…`), as a query string.
     pub(crate) query: String,
     /// What was counted, in lines.
     pub(crate) counted: String,

@@ -137,7 +137,7 @@ struct ActionPage {
     count: u64,
     handled: u64,
     result: String,
-    /// What is counted again with the messages in doubt, as a form field: its name and value.
+    /// The form field (name and value) that counts the same messages again, with those in doubt. None if nothing was left out.
     again_with_doubt: Option<(&'static str, String)>,
     can_restore: bool,
     /// RabbitMQ did not take a copy of the remaining messages.
