@@ -31,7 +31,7 @@ const MAX_SAID: usize = 300;
 pub struct Report {
     /// Whether the task is in the CRM.
     pub task: TaskState,
-    /// A call reached the account, so that `sandbox --from-report` can behave as the account did.
+    /// At least one call reached the account, so `sandbox --from-report` can behave as the account did.
     pub can_be_replayed: bool,
     text: String,
     json: String,

@@ -25,7 +25,7 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
-    /// It is not given; the rest does not count then.
+    /// If set, the answer is not sent, and the other fields are ignored.
     pub(super) withheld: Option<NoAnswer>,
 }
 
@@ -49,7 +49,7 @@ impl Answer {
         Self::new(status, "text/html", page)
     }
 
-    /// None at all.
+    /// No answer.
     pub(super) fn none(how: NoAnswer) -> Self {
         Self { withheld: Some(how), ..Self::html(StatusCode::GATEWAY_TIMEOUT) }
     }
@@ -81,7 +81,7 @@ impl IntoResponse for Answer {
         let mut response = Response::new(Body::from(self.body));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
-        // The loop of the connection reads it.
+        // The connection's service reads it.
         if let Some(how) = self.withheld {
             response.extensions_mut().insert(how);
         }

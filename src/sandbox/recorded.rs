@@ -136,7 +136,7 @@ pub fn parse(json: &[u8]) -> Result<Replay, Error> {
             recorded.answers.insert(to, answer);
         }
     }
-    // Where no call reached the account, nothing is known of it.
+    // If no call reached the account, the report does not show how the account behaves.
     let reached = |exchange: &Exchange| exchange.response.is_some() || exchange.no_answer != Some(Unanswered::NotSent);
     if !report.exchanges.iter().any(reached) {
         return Err(Error(
@@ -158,8 +158,8 @@ pub fn parse(json: &[u8]) -> Result<Replay, Error> {
 /// Headers about how the recorded bytes were transferred. They are not those of the replayed answer.
 const OF_THE_TRANSFER: [&str; 5] = ["content-length", "transfer-encoding", "content-encoding", "date", "keep-alive"];
 
-/// What the sandbox gives again: the answer, or none. A report keeps the beginning of a long body only. That is enough for a refusal,
-/// but is no success.
+/// What the sandbox repeats of an exchange: its answer, or that there was none. A report keeps only the beginning of a long body.
+/// The sandbox can repeat a refusal from that, but not a success.
 fn answer(to: &str, exchange: &Exchange) -> Result<Option<Answer>, Error> {
     let response = match (&exchange.response, exchange.no_answer) {
         (Some(response), _) if response.body_is_whole || to != to::CREATED => response,

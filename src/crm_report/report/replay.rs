@@ -27,7 +27,7 @@ pub(super) fn settings(findings: &[Finding], facts: Facts<'_>) -> Value {
     })
 }
 
-/// The exchanges that the sandbox repeats, by what each is the answer to. Where there was no answer, the sandbox gives none.
+/// The exchanges that the sandbox repeats, by the calls that they belong to. If one had no answer, the sandbox gives none.
 fn answers<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Map<String, Value> {
     let run = facts.run;
     let refused = |step: &&Step| !step.is_accepted();
@@ -52,7 +52,7 @@ fn answers<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Map<Strin
         searches.filter(|_| answer("query") == "refused").last().map(|step| ("search", step)),
         run.step("query_by_dates").filter(refused).map(|step| ("search_by_dates", step)),
     ];
-    // What becomes of an insert without an answer is a fault.
+    // An insert without an answer is repeated by a rule of `sandbox.faults`.
     let repeated = all.into_iter().flatten().filter(|(_, step)| step.name != "insert" || step.no_answer().is_none());
     repeated.map(|(what, step)| (what.to_owned(), json!(facts.number(step)))).collect()
 }

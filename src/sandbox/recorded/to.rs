@@ -1,4 +1,4 @@
-//! The names of what an answer in a report was the answer to.
+//! The keys of `sandbox.answers` in a report: each names the calls that its answer belongs to.
 
 /// Each call: the account refused the first one, and so no other was sent.
 pub(in crate::sandbox) const EVERYTHING: &str = "everything";
