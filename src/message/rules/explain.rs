@@ -1,4 +1,4 @@
-//! Words the errors of templates. They name places and keys, and never a value of the event.
+//! Writes the error messages of templates. They name places and keys, and never a value of the event.
 
 use std::fmt;
 

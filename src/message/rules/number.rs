@@ -1,4 +1,4 @@
-//! Numbers of events. Their spelling is kept; a calculation is exact or an error.
+//! Numbers of events. Their spelling is kept. A calculation with integers is exact or an error.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -81,7 +81,7 @@ impl Number {
         }
     }
 
-    /// Rounded to so many digits behind the point, as in Jinja: of two that are equally near, to the even one.
+    /// Rounded to so many digits after the point, as in Jinja: if two results are equally near, the even one is taken.
     pub(super) fn rounded(&self, digits: usize) -> Result<Self, &'static str> {
         match self.amount {
             Amount::Whole(_) => Ok(self.clone()),
@@ -149,7 +149,7 @@ impl Number {
             (Amount::Whole(one), Amount::Real(other)) => whole_and_real(one, other),
             (Amount::Real(one), Amount::Whole(other)) => whole_and_real(other, one).reverse(),
             (Amount::Real(one), Amount::Real(other)) => {
-                // Neither is NaN, which no spelling gives.
+                // Neither is NaN, because no spelling means NaN.
                 let order = one.partial_cmp(&other).unwrap_or(Ordering::Equal);
                 if one.is_infinite() && order.is_eq() {
                     return Err("the numbers are too large to be compared");
@@ -172,7 +172,7 @@ impl Number {
     }
 }
 
-/// The whole number below a quotient; none where there is no quotient.
+/// The quotient, rounded down; none if the divisor is 0 or the quotient is out of range.
 fn floor_division(one: i128, other: i128) -> Option<i128> {
     let whole = one.checked_div(other)?;
     let is_above = one % other != 0 && (one < 0) != (other < 0);
