@@ -179,8 +179,8 @@ pub trait Ledger: Send + Sync {
         Box::pin(async { Ok(self.about()) })
     }
 
-    /// Replaces what the ledger knows about itself, if it is still what the caller has `seen`. Returns whether it was replaced.
-    /// Durable when this returns.
+    /// Replaces what the ledger knows about itself, except `last_change`, if it is still what the caller has `seen`. Returns
+    /// whether it was replaced. Durable when this returns.
     ///
     /// # Errors
     /// As [`Ledger::change`].

@@ -58,7 +58,7 @@ pub struct Ownership {
     /// After this time without a change, the ledger may have forgotten entries of unsettled messages.
     forgets_after: Duration,
     clock: Clock,
-    /// The owner was compared on this connection, so no other ledger's worker can have consumed unnoticed.
+    /// `can_prove`, and `<queue>.owner` could be read at the last comparison, so a worker with another ledger is noticed.
     sees_everything: AtomicBool,
     /// Set while `identities` is being replaced.
     is_replacing: AtomicBool,
