@@ -282,7 +282,7 @@ impl Rules {
         let context = variables.context(&template.names.variables)?;
         let failed = |text: &str| failed(&rule.name, "message_id", text);
         let value = template.value(&context).map_err(|fail| failed(&fail.into_text()))?;
-        match outcome::text(&value, true).map_err(|why| failed(&template.unusable(why)))? {
+        match outcome::text(&value).map_err(|why| failed(&template.unusable(why)))? {
             Some(id) if id.len() > MAX_ID => {
                 Err(failed(&format!("the id has {} bytes; at most {MAX_ID} are allowed", id.len())))
             }

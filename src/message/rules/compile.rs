@@ -171,7 +171,7 @@ fn message_id(source: &str, notes: &mut Notes<'_>) -> Option<Template> {
         ],
     );
     if let Some(value) = notes.constant(PLACE, &template) {
-        match outcome::text(&value, true) {
+        match outcome::text(&value) {
             Ok(Some(_)) => notes.add(PLACE, "is the same for every message; use what tells one event from all others"),
             Ok(None) => notes.add(PLACE, "is empty; use what tells one event from all others, or leave it out"),
             Err(why) => notes.add(PLACE, template.unusable(why)),

@@ -9,19 +9,24 @@ pub(super) fn field(name: &str, value: &Value) -> Result<Option<FieldValue>, &'s
         return Ok(Some(FieldValue::Switch(*on)));
     }
     let is_one_line = name != "description";
-    Ok(text(value, is_one_line)?.map(FieldValue::Text))
+    let text = text(value)?.map(|text| if is_one_line { on_one_line(text) } else { text });
+    Ok(text.map(FieldValue::Text))
 }
 
-/// The text of a value, trimmed, its blanks and line ends made one blank each where it has one line.
-pub(super) fn text(value: &Value, is_one_line: bool) -> Result<Option<String>, &'static str> {
+/// The text of a value, trimmed. White space inside stays: it can be what tells two message ids apart.
+pub(super) fn text(value: &Value) -> Result<Option<String>, &'static str> {
     if let Value::Null = value {
         return Ok(None);
     }
-    let text = value.written()?;
-    let is_odd = |c: char| c.is_whitespace() && c != ' ';
-    let text = match is_one_line && (text.contains(is_odd) || text.contains("  ")) {
-        true => text.split_whitespace().collect::<Vec<_>>().join(" "),
-        false => text.trim().to_owned(),
-    };
+    let text = value.written()?.trim().to_owned();
     Ok((!text.is_empty()).then_some(text))
+}
+
+/// Makes each run of blanks and line ends one blank.
+fn on_one_line(text: String) -> String {
+    let is_odd = |c: char| c.is_whitespace() && c != ' ';
+    match text.contains(is_odd) || text.contains("  ") {
+        true => text.split_whitespace().collect::<Vec<_>>().join(" "),
+        false => text,
+    }
 }

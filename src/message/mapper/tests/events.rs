@@ -145,6 +145,18 @@ fn id_and_now_are_fixed_at_first_sight() {
 }
 
 #[test]
+fn ids_that_differ_in_inner_white_space_stay_different() {
+    let mapper = mapper(&rule("message_id = \"{{ body.id }}\"", ""));
+    for (given, id) in
+        [("a b", "a b"), ("a  b", "a  b"), ("a\tb", "a\tb"), ("a\nb", "a\nb"), (" a\u{a0}\u{a0}b\n", "a\u{a0}\u{a0}b")]
+    {
+        let body = serde_json::json!({ "id": given }).to_string();
+        let Ok(Mapped::Send { message_id, .. }) = map(&mapper, event(&body)) else { panic!("{given:?}") };
+        assert_eq!(message_id.as_deref(), Some(id));
+    }
+}
+
+#[test]
 fn unusable_id_is_refused() {
     let mapper = mapper(&rule("message_id = \"{{ body.id }}\"", ""));
     for (body, said) in [
