@@ -15,7 +15,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use futures_util::future::BoxFuture;
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{
+    CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
+};
 use reqwest::{Body, Certificate, Method, Request};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
@@ -199,10 +201,13 @@ async fn read(mut response: reqwest::Response) -> HttpResult {
     HttpResult::Reply(Reply { status, retry_after, body: unpack(&encodings, body) })
 }
 
-/// The `Content-Encoding` of an answer, innermost first, in lower case.
+/// The encodings of an answer, innermost first, in lower case. A `Transfer-Encoding` is the outer one; hyper has undone its
+/// `chunked`. Empty elements of a list are ignored (RFC 9110, 5.6.1).
 fn encodings(headers: &HeaderMap) -> Vec<String> {
-    let named = headers.get_all(CONTENT_ENCODING).into_iter().filter_map(|value| value.to_str().ok());
-    named.flat_map(|names| names.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect()
+    let lines = headers.get_all(CONTENT_ENCODING).into_iter().chain(headers.get_all(TRANSFER_ENCODING));
+    let named = lines.filter_map(|value| value.to_str().ok()).flat_map(|names| names.split(','));
+    let named = named.map(|name| name.trim().to_ascii_lowercase());
+    named.filter(|name| !["", "identity", "chunked"].contains(&name.as_str())).collect()
 }
 
 /// Decompresses a body: some servers compress although the request did not ask for it. A body that cannot be decompressed

@@ -255,8 +255,15 @@ fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
         // More seconds than fit into 64 bits become the largest number.
         return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
-    let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    let at = jiff::fmt::rfc2822::parse(text).map(|at| at.timestamp()).ok().or_else(|| old_date(text))?;
     Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+}
+
+/// The two obsolete forms of a date, which a client must read all the same (RFC 9110, 5.6.7).
+fn old_date(text: &str) -> Option<Timestamp> {
+    let forms = ["%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"];
+    let date = forms.iter().find_map(|form| jiff::civil::DateTime::strptime(form, text).ok())?;
+    date.to_zoned_datetime(jiff::tz::TimeZone::UTC).ok().map(|at| at.timestamp())
 }
 
 /// Whether a tokenInformation.php answer accepts the token; none when the answer says neither yes nor no.

@@ -27,7 +27,7 @@ pub(super) const MAX_TEXT: usize = 1_024;
 /// The codes of a verdict: those of HTTP.
 const CODES: std::ops::RangeInclusive<i64> = 100..=599;
 /// The beginning of an HTML page or script. PHP's notices do not look like this.
-const PAGE: [&str; 4] = ["<!doctype", "<!--", "<html", "<script"];
+const PAGE: [&str; 7] = ["<!doctype", "<!--", "<html", "<head", "<body", "<script", "<svg"];
 
 /// The API's own answer in a body.
 pub(super) struct Verdict {
@@ -69,8 +69,8 @@ impl Verdict {
     }
 }
 
-/// The body as text. UTF-16 is recognised by its byte-order mark, or by zero bytes next to its first two characters. Bytes
-/// that are not UTF-8 are replaced, so that a verdict in Latin-1 can be read.
+/// The body as text. UTF-16 is recognised by its byte-order mark, or by a zero byte next to each of its first two
+/// characters. Bytes that are not UTF-8 are replaced, so that a verdict in Latin-1 can be read.
 fn decode(body: &[u8]) -> Cow<'_, str> {
     fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Cow<'_, str> {
         let (pairs, _) = bytes.as_chunks();
@@ -78,8 +78,8 @@ fn decode(body: &[u8]) -> Cow<'_, str> {
         char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
     }
     match body {
-        [0xFF, 0xFE, text @ ..] | text @ [b'{', 0, _, 0, ..] => utf16(text, u16::from_le_bytes),
-        [0xFE, 0xFF, text @ ..] | text @ [0, b'{', 0, _, ..] => utf16(text, u16::from_be_bytes),
+        [0xFF, 0xFE, text @ ..] | text @ [1..=0xFF, 0, 1..=0xFF, 0, ..] => utf16(text, u16::from_le_bytes),
+        [0xFE, 0xFF, text @ ..] | text @ [0, 1..=0xFF, 0, 1..=0xFF, ..] => utf16(text, u16::from_be_bytes),
         _ => String::from_utf8_lossy(body),
     }
 }
