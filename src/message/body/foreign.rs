@@ -15,7 +15,7 @@ const UNCOMPRESSED: &str = "send it uncompressed, or as gzip with the property c
 
 /// AMQP 1.0 sections begin with a descriptor (part 3, section 3.2): RabbitMQ leaves them in a body that it converts for
 /// AMQP 0-9-1. The others are the magic numbers of their formats.
-const BEGINNINGS: [Beginning; 24] = [
+const BEGINNINGS: [Beginning; 31] = [
     (b"\x00\x53\x77", "an AMQP 1.0 value (section amqp-value)", AS_DATA),
     (b"\x00\x53\x76", "an AMQP 1.0 sequence (section amqp-sequence)", AS_DATA),
     (b"\x00\x53\x75", "an AMQP 1.0 data section with its descriptor", AS_DATA),
@@ -29,23 +29,38 @@ const BEGINNINGS: [Beginning; 24] = [
     (b"\x00\x00\x00{", "UTF-32 text", AS_JSON),
     (b"{\x00", "UTF-16 text", AS_JSON),
     (b"\x00{", "UTF-16 text", AS_JSON),
-    (GZIP, "gzip, which its property content_encoding does not say", "set content_encoding to gzip"),
+    (GZIP, "gzip", "set its property content_encoding to gzip"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd", UNCOMPRESSED),
     (b"\x04\x22\x4d\x18", "compressed with LZ4", UNCOMPRESSED),
     (b"\xff\x06\x00\x00sNaPpY", "compressed with Snappy", UNCOMPRESSED),
+    (b"BZh", "compressed with bzip2", UNCOMPRESSED),
+    (b"\xfd7zXZ\x00", "compressed with xz", UNCOMPRESSED),
+    (b"PK\x03\x04", "a zip archive", UNCOMPRESSED),
+    (b"\x78\x01", "compressed with zlib", UNCOMPRESSED),
+    (b"\x78\x5e", "compressed with zlib", UNCOMPRESSED),
     (b"\x78\x9c", "compressed with zlib", UNCOMPRESSED),
     (b"\x78\xda", "compressed with zlib", UNCOMPRESSED),
     (b"\xac\xed\x00\x05", "a serialized Java object", AS_JSON),
     (b"\x00\x01\x00\x00\x00\xff\xff\xff\xff", "a serialized .NET object", AS_JSON),
     (b"Obj\x01", "an Avro file", AS_JSON),
-    (b"\x80\x04\x95", "a Python pickle", AS_JSON),
-    (b"\x80\x05\x95", "a Python pickle", AS_JSON),
+    (b"\x80\x02", "a Python pickle", AS_JSON),
+    (b"\x80\x03", "a Python pickle", AS_JSON),
+    (b"\x80\x04", "a Python pickle", AS_JSON),
+    (b"\x80\x05", "a Python pickle", AS_JSON),
 ];
 
 /// Names a format by its first bytes.
 pub(super) fn bytes(body: &[u8]) -> Option<String> {
-    let known = BEGINNINGS.iter().find(|(start, ..)| body.starts_with(start));
-    known.map(|(_, what, advice)| format!("the body is {what}; {advice}"))
+    beginning(body).map(|(_, what, advice)| format!("the body is {what}; {advice}"))
+}
+
+/// Names the format of an input that is not JSON, by its first bytes.
+pub(crate) fn input(bytes: &[u8]) -> Option<String> {
+    beginning(bytes).map(|(_, what, _)| format!("it is {what}, not JSON as UTF-8 text"))
+}
+
+fn beginning(bytes: &[u8]) -> Option<&'static Beginning> {
+    BEGINNINGS.iter().find(|(start, ..)| bytes.starts_with(start))
 }
 
 /// Names the format of a body that is not UTF-8 from `byte` on.
@@ -69,10 +84,14 @@ pub(super) fn text(text: &str) -> Option<String> {
             let inner: String = serde_json::from_str(start.trim_end()).ok()?;
             inner.trim_start().starts_with('{').then_some("a string that holds JSON: it was encoded twice")?
         }
-        [b'<', ..] => "XML",
-        [b'e', b'y', b'J', ..] | [b'e', b'w', ..] if is_base64(start) => "JSON in Base64",
+        [b'{', ..] if is_json_lines(start) => {
+            return Some("the body is several JSON objects; publish each as a message of its own".to_owned());
+        }
+        [b'<', ..] => "XML or HTML",
+        [b'e', b'y', b'J', ..] | [b'e', b'w', ..] if is_base64(start) => "JSON in Base64, or a JSON Web Token",
         [b'a' | b'O', b':', digit, ..] if digit.is_ascii_digit() => "serialized by PHP",
         [b'-', b'-', b'-', b'\n' | b'\r', ..] => "YAML",
+        [first, ..] if *first != b'{' && start.contains(is_binary) => "binary data, such as Protobuf or Avro",
         _ if is_form(start) => "a form (application/x-www-form-urlencoded)",
         _ => return None,
     };
@@ -80,7 +99,17 @@ pub(super) fn text(text: &str) -> Option<String> {
 }
 
 fn is_base64(text: &str) -> bool {
-    text.trim_end().bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=-_\r\n".contains(&b))
+    text.trim_end().bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=-_.\r\n".contains(&b))
+}
+
+fn is_json_lines(text: &str) -> bool {
+    let objects = serde_json::Deserializer::from_str(text).into_iter::<Members<'_>>();
+    objects.take(2).filter(Result::is_ok).count() == 2
+}
+
+/// A control character that no text has.
+fn is_binary(c: char) -> bool {
+    c.is_control() && !c.is_whitespace()
 }
 
 fn is_form(text: &str) -> bool {
@@ -110,12 +139,14 @@ fn array(text: &str) -> Option<String> {
 type Shape = (&'static str, &'static [&'static str]);
 
 /// None of these members is a field of a task message. The first kind that fits is named.
-const SHAPES: [Shape; 22] = [
+const SHAPES: [Shape; 25] = [
     ("a CloudEvent", &["specversion", "type", "source"]),
     ("a MassTransit envelope", &["messageType", "message"]),
     ("a Debezium change event", &["payload", "schema"]),
     ("a Debezium change event", &["before", "after", "op"]),
     ("a Debezium change event", &["source", "op", "ts_ms"]),
+    ("a Canal change event", &["database", "table", "isDdl"]),
+    ("a Maxwell change event", &["database", "table", "type", "data"]),
     ("a Celery task (protocol 1)", &["task", "args", "kwargs"]),
     ("a Kombu envelope", &["body", "content-encoding", "properties"]),
     ("a Laravel job", &["displayName", "job", "data"]),
@@ -124,6 +155,7 @@ const SHAPES: [Shape; 22] = [
     ("a Dramatiq message", &["queue_name", "actor_name", "args"]),
     ("a NestJS message", &["pattern", "data"]),
     ("a Symfony Messenger envelope", &["body", "headers"]),
+    ("a .NET object with its type name", &["$type"]),
     ("a JSON-RPC request", &["jsonrpc", "method"]),
     ("an Amazon SNS notification", &["Type", "TopicArn", "Message"]),
     ("an Amazon EventBridge event", &["detail-type", "detail"]),

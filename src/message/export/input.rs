@@ -9,6 +9,7 @@ use super::values::short;
 use super::{digest, read};
 use crate::broker::Properties;
 use crate::json_object::{self, Members};
+use crate::message::body::foreign;
 
 /// The largest input, in bytes (1 GiB).
 pub const MAX_INPUT: u64 = 1 << 30;
@@ -108,7 +109,8 @@ impl<R: Read> Input<R> {
 
     fn json(&mut self) -> Result<(Box<RawValue>, usize), String> {
         if self.bytes.peek()? != Some(b'{') {
-            return Err("it is not a JSON object".to_owned());
+            let named = foreign::input(self.bytes.reader.buffer());
+            return Err(named.unwrap_or_else(|| "it is not a JSON object".to_owned()));
         }
         if self.array == Array::Begun {
             self.array = Array::AfterElement;

@@ -128,6 +128,21 @@ fn input_and_messages_over_the_largest_size_are_refused() {
 }
 
 #[test]
+fn input_in_another_encoding_is_named() {
+    for (bytes, what) in [
+        (&b"\xff\xfe{\0}\0"[..], "UTF-16 text"),
+        (b"\0{\0}", "UTF-16 text"),
+        (b"\x1f\x8b\x08\0", "gzip"),
+        (b"\x28\xb5\x2f\xfd\0", "compressed with zstd"),
+        (b"PK\x03\x04", "a zip archive"),
+    ] {
+        let found: Vec<_> =
+            Input::new(bytes, Ids::Batch("b".to_owned())).map(|message| message.unwrap_err().why).collect();
+        assert_eq!(found, [format!("it is {what}, not JSON as UTF-8 text")]);
+    }
+}
+
+#[test]
 fn messages_after_a_bad_export_are_read_and_after_bad_json_are_not() {
     let good = |text| read(text).into_iter().map(|message| message.is_ok()).collect::<Vec<_>>();
     assert_eq!(good(r#"{} {"wtw_export":1} {}"#), [true, false, true]);
