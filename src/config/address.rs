@@ -59,11 +59,14 @@ fn bare(text: &str) -> Option<Url> {
         return None;
     }
     let url = Url::parse(text).ok()?;
-    let plausible = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
     match url.host()? {
-        Host::Domain(name) => plausible(name).then_some(url),
+        Host::Domain(name) => is_host_name(name).then_some(url),
         Host::Ipv4(_) | Host::Ipv6(_) => Some(url),
     }
+}
+
+fn is_host_name(name: &str) -> bool {
+    name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
 }
 
 fn origin(url: &Url) -> String {
@@ -116,6 +119,9 @@ pub(super) fn broker(_: &Key, text: &str) -> Parsed<BrokerUrl> {
     let url = amqp(text)?;
     let host = match url.host() {
         None | Some(Host::Domain("")) => return Err("names no host".to_owned()),
+        Some(Host::Domain(name)) if !is_host_name(name) => {
+            return Err("names a host that cannot exist; separate several addresses with commas".to_owned());
+        }
         Some(host) => host,
     };
     let vhost = match url.path().strip_prefix('/') {

@@ -87,6 +87,10 @@ fn broker_address_is_shown_without_secrets() {
         ("amqp:///v", "the value names no host"),
         ("amqp://h/", "the value ends in a slash"),
         ("amqp://h\t/v", "the value has a blank in it"),
+        (
+            "amqp://u:p@a;amqp://u:p@b",
+            "the value names a host that cannot exist; separate several addresses with commas",
+        ),
         ("amqp://h/v?heartbeet=1", "the value has a parameter that is not known; did you mean heartbeat?"),
         ("amqp://h/v?x=1", "the value has a parameter that is not known; known are heartbeat, frame_max"),
         ("amqp://h/v?heartbeat=70000", "the value has a parameter heartbeat that cannot be read"),
