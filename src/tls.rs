@@ -2,7 +2,8 @@
 
 use std::error::Error;
 use std::fmt::Display;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use rustls::pki_types::pem::PemObject as _;
@@ -10,13 +11,16 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, InconsistentKeys, RootCertStore};
 
+/// The largest file with certificates or a key, in bytes (4 MiB). A machine's own bundle has a quarter of a MiB.
+const MAX_FILE: u64 = 4 << 20;
+
 /// Reads the certificates of a PEM file that a key names.
 ///
 /// # Errors
 /// The key, the file and what is wrong with it.
 pub(crate) fn read_certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let fail = |problem: &dyn Display| format!("{key} ({}): {problem}", path.display());
-    let pem = std::fs::read(path).map_err(|error| fail(&crate::net::words(&error.to_string())))?;
+    let pem = bytes(path).map_err(|error| fail(&crate::net::words(&error.to_string())))?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let certificates = certificates.map_err(|_| fail(&"is no PEM file that can be read"))?;
     if certificates.is_empty() {
@@ -38,7 +42,7 @@ pub(crate) fn read_certificates(key: &str, path: &Path) -> Result<Vec<Certificat
 pub(crate) fn check_identity((cert_key, cert): (&str, &Path), (key_key, key): (&str, &Path)) -> Result<(), String> {
     let certificates = read_certificates(cert_key, cert)?;
     let fail = |problem: &dyn Display| format!("{key_key} ({}): {problem}", key.display());
-    let pem = std::fs::read(key).map_err(|error| fail(&crate::net::words(&error.to_string())))?;
+    let pem = bytes(key).map_err(|error| fail(&crate::net::words(&error.to_string())))?;
     if String::from_utf8_lossy(&pem).contains("ENCRYPTED") {
         return Err(fail(&"is encrypted; write it without a password: openssl pkey -in FILE -out NEW-FILE"));
     }
@@ -50,6 +54,15 @@ pub(crate) fn check_identity((cert_key, cert): (&str, &Path), (key_key, key): (&
             Err(fail(&format!("is not the key of the first certificate in {cert_key} ({})", cert.display())))
         }
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn bytes(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE.saturating_add(1)).read_to_end(&mut bytes)?;
+    match u64::try_from(bytes.len()).is_ok_and(|bytes| bytes <= MAX_FILE) {
+        true => Ok(bytes),
+        false => Err(io::Error::other(format!("is larger than {} MiB", MAX_FILE >> 20))),
     }
 }
 
@@ -67,6 +80,8 @@ pub(crate) fn explain(error: &(dyn Error + 'static), ca_key: &str) -> Option<Str
         _ => return None,
     })
 }
+
+const NOT_FOR_SERVERS: &str = "the server's certificate is not one for servers: its extendedKeyUsage lacks serverAuth";
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "all others are rare, and named by the library")]
 fn refused(error: &CertificateError, ca_key: &str) -> String {
@@ -93,6 +108,8 @@ fn refused(error: &CertificateError, ca_key: &str) -> String {
              {ca_key}; make it with basicConstraints=CA:FALSE"
                 .replace("{ca_key}", ca_key)
         }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => NOT_FOR_SERVERS.to_owned(),
+        CertificateError::Other(other) if other.to_string().contains("EkuError") => NOT_FOR_SERVERS.to_owned(),
         other => format!("the server's certificate is refused: {other}"),
     }
 }
@@ -112,4 +129,28 @@ fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
         };
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::OtherError;
+
+    use super::*;
+
+    #[test]
+    fn endless_file_is_refused() {
+        let endless = Path::new("/dev/zero");
+        let refused = read_certificates("crm.ca_file", endless).unwrap_err();
+        assert_eq!(refused, "crm.ca_file (/dev/zero): is larger than 4 MiB");
+    }
+
+    #[test]
+    fn certificate_that_is_not_for_servers_is_named() {
+        let other = CertificateError::Other(OtherError(Arc::new(io::Error::other("EkuError"))));
+        for error in [CertificateError::InvalidPurpose, other] {
+            assert!(refused(&error, "crm.ca_file").contains("extendedKeyUsage"), "{error}");
+        }
+    }
 }
