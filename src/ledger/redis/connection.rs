@@ -138,6 +138,10 @@ impl ConnectionManager {
     }
 
     pub(super) fn explain(&self, error: &RedisError) -> LedgerError {
+        // The library lists the errors of a pipeline by number. The first one is the reason.
+        let errors = error.clone().into_server_errors();
+        let first = errors.and_then(|errors| Some(RedisError::from(errors.first()?.1.clone())));
+        let error = first.as_ref().unwrap_or(error);
         let code = error.code().unwrap_or_default();
         let advice = match (error.kind(), code) {
             (ErrorKind::AuthenticationFailed, _) | (_, "NOAUTH" | "WRONGPASS" | "NOPERM") => {

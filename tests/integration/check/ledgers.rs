@@ -62,6 +62,12 @@ async fn redis_that_evicts_or_refuses_commands_is_a_problem() {
         assert_eq!(keys, Vec::<String>::new(), "{denied}: nothing is left in it");
     }
 
+    let set = redis::cmd("CONFIG").arg(&["SET", "maxmemory", "1"]).query_async::<()>(&mut connection).await;
+    set.expect("set");
+    let checked = check(&["--no-crm"], &env).await;
+    checked.has("ledger", "problem", "give Redis more memory");
+    assert!(!checked.said.contains("Index"), "{}", checked.said);
+
     for (key, value) in [("maxmemory", "100mb"), ("maxmemory-policy", "allkeys-lru"), ("appendonly", "no")] {
         let set = redis::cmd("CONFIG").arg("SET").arg(key).arg(value).query_async::<()>(&mut connection).await;
         set.expect("set");
