@@ -109,7 +109,7 @@ fn refused(error: &CertificateError, ca_key: &str) -> String {
                 .replace("{ca_key}", ca_key)
         }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => NOT_FOR_SERVERS.to_owned(),
-        CertificateError::Other(other) if other.to_string().contains("EkuError") => NOT_FOR_SERVERS.to_owned(),
+        CertificateError::Other(other) if format!("{other:?}").contains("EkuError") => NOT_FOR_SERVERS.to_owned(),
         other => format!("the server's certificate is refused: {other}"),
     }
 }

@@ -142,13 +142,15 @@ impl ConnectionManager {
         let errors = error.clone().into_server_errors();
         let first = errors.and_then(|errors| Some(RedisError::from(errors.first()?.1.clone())));
         let error = first.as_ref().unwrap_or(error);
-        let code = error.code().unwrap_or_default();
+        let (code, text) = (error.code().unwrap_or_default(), error.to_string());
         let advice = match (error.kind(), code) {
             (ErrorKind::AuthenticationFailed, _) | (_, "NOAUTH" | "WRONGPASS" | "NOPERM") => {
                 "check user and password in ledger.url, and what the user may do"
             }
-            // The refusal of a command inside a script has no code of its own.
-            _ if error.to_string().contains("ACL failure") => "check what the user in ledger.url may do",
+            // The refusal of a command inside a script has no code of its own. Before 7.2 Redis had other words for it.
+            _ if ["ACL failure", "executing the script can't"].iter().any(|said| text.contains(said)) => {
+                "check what the user in ledger.url may do"
+            }
             (_, "OOM") => "give Redis more memory, or lower ledger.max_entries",
             (_, "READONLY" | "MASTERDOWN") => "name the master in ledger.url",
             (_, "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN") => {
@@ -156,13 +158,13 @@ impl ConnectionManager {
             }
             (_, "MISCONF") => "make room on Redis' disk",
             _ if error.is_timeout() => "look at Redis' load and at the network",
-            _ if error.to_string().contains("certificate") => {
+            _ if text.contains("certificate") => {
                 "add its certificate authority to the system's, or name a file with it in SSL_CERT_FILE"
             }
             (ErrorKind::Io, _) => UNREACHABLE,
             _ => "look at Redis' log",
         };
-        let said = tls::explain(error, "SSL_CERT_FILE").unwrap_or_else(|| net::words(&error.to_string()));
+        let said = tls::explain(error, "SSL_CERT_FILE").unwrap_or_else(|| net::words(&text));
         self.error(said, advice)
     }
 
