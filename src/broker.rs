@@ -175,7 +175,7 @@ impl fmt::Display for PublishError {
         match self {
             Self::Unconnected(why) => write!(f, "no connection to the broker: {why}"),
             Self::Blocked(why) => write!(f, "the broker has blocked publishing: {why}"),
-            Self::Busy(others) => write!(f, "messages before it that wait for the broker's confirm: {others}"),
+            Self::Busy(others) => write!(f, "too many copies wait for RabbitMQ's confirm ({others})"),
             Self::Returned(why) => write!(f, "the broker returned the message: {why}"),
             Self::Refused => f.write_str("the broker refused the message; is the queue full?"),
             Self::Impossible(why) => write!(f, "the broker refuses this message for good: {why}"),

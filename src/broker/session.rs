@@ -30,7 +30,7 @@ use crate::retry::{Backoff, jittered};
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// The longest wait after an error without an AMQP reply code, such as a refused connection. It is short, so that work continues
 /// within a second after RabbitMQ has restarted.
-const UNANSWERED: Duration = Duration::from_millis(500);
+const UNREFUSED: Duration = Duration::from_millis(500);
 /// After a connection that lasted this long the next wait is short again.
 const HEALTHY: Duration = Duration::from_secs(30);
 /// The wait after a message that ended the connection, which does not grow: the messages behind it wait until RabbitMQ
@@ -127,10 +127,10 @@ impl Session {
             if is_cause && !was_on {
                 (self.on_change)(Change::Serial(Some(error.message.clone())));
             }
-            let wait = match backoff.next() {
+            let wait = match error.code {
                 _ if is_cause => UNDELIVERABLE,
-                wait if error.code.is_none() => wait.min(UNANSWERED),
-                wait => wait,
+                None => backoff.next().min(UNREFUSED),
+                Some(_) => backoff.next(),
             };
             let wait = jittered(wait, fastrand::f64());
             tokio::select! {

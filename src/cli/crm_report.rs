@@ -234,9 +234,9 @@ async fn answer(question: &str, stop: &CancellationToken) -> Result<String, Erro
         std::io::stdin().lock().take(LONGEST_ANSWER).read_line(&mut line).map(|_| line)
     });
     let line = stop.run_until_cancelled(line).await.ok_or_else(|| Error::failed("interrupted: nothing was sent"))?;
-    let line = line.map_err(Error::failed)?.map_err(|_| {
-        Error::failed(format!("nothing was sent: the answer to \"{}\" is no UTF-8 text", question.trim()))
-    })?;
+    let line = line
+        .map_err(Error::failed)?
+        .map_err(|_| Error::failed(format!("nothing was sent: the answer to \"{}\" is not UTF-8", question.trim())))?;
     match line.trim() {
         "" => Err(Error::failed(format!("nothing was sent: no answer to \"{}\"", question.trim()))),
         answer => Ok(answer.to_owned()),

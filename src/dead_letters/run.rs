@@ -357,13 +357,13 @@ async fn act(run: &Run<'_>, publisher: &Publisher, found: &FetchedMessage) -> Re
         }
         MessageAction::Replay { set, body, edited } => {
             let id = found.dead_letter.id();
-            // The entry and the check mark of its old id do not matter to a message with a new one.
-            let keeps_id = edited.new_id.is_none();
-            if keeps_id && run.ledger.is_created_by_now(id).await {
-                return Ok(Handled::Skipped("its task has been created since"));
+            let is_created = run.ledger.is_created_by_now(id).await;
+            if is_created && edited.new_id.is_none() {
+                return Ok(Handled::Skipped("created since the count"));
             }
-            if keeps_id && (run.found_in_crm)(id)? {
-                return Ok(Handled::Skipped("somebody found its task in the CRM since, and checked that off"));
+            // A message that gets a new id because its own is taken: the created task and the check mark are another's.
+            if !is_created && (run.found_in_crm)(id)? {
+                return Ok(Handled::Skipped("found in the CRM since the count, and checked off in the console"));
             }
             edited_body = match body {
                 Some(body) => body.clone(),

@@ -137,7 +137,7 @@ impl Worker {
             } else {
                 (Kind::Unavailable, "none of them created the task")
             };
-            let text = format!("attempts made: {made}, and the configuration allows {limit}; {task}");
+            let text = format!("this message has had {made} attempts, and the configuration allows {limit}; {task}");
             Failure::new(Stage::Send, kind, text)
         })
     }

@@ -137,23 +137,23 @@ impl Drop for UnsettledDelivery {
 impl Ownership {
     /// Before the first comparison the ledger proves nothing. `identities`: see [`About::identities`].
     #[must_use]
-    pub fn new(ledger: Arc<dyn Ledger>, identities: String, terms: ProofConditions, clock: Clock) -> Self {
+    pub fn new(ledger: Arc<dyn Ledger>, identities: String, conditions: ProofConditions, clock: Clock) -> Self {
         let is_shared = !ledger.is_exclusive();
-        let has_others = !terms.single_active_consumer && is_shared;
-        let stopping = terms.stopping + CONNECTION_LOSS_NOTICED;
+        let has_others = !conditions.single_active_consumer && is_shared;
+        let stopping = conditions.stopping + CONNECTION_LOSS_NOTICED;
         // A message is held twice at most: until its request, and until its copy is published.
-        let others_hold = if has_others { stopping + terms.hold * 2 } else { stopping };
+        let others_hold = if has_others { stopping + conditions.hold * 2 } else { stopping };
         let wait = has_others.then_some(others_hold);
         let drain = Drain { epoch: ledger.epoch(), wait, ..Drain::default() };
         Self {
-            can_prove: terms.single_active_consumer || is_shared,
+            can_prove: conditions.single_active_consumer || is_shared,
             ledger,
             identities: Mutex::new(identities),
             is_shared,
             has_others,
             empty_reads: AtomicUsize::new(0),
             others_hold,
-            forgets_after: terms.retention.saturating_sub(terms.hold + CLOCK_DIFFERENCE),
+            forgets_after: conditions.retention.saturating_sub(conditions.hold + CLOCK_DIFFERENCE),
             clock,
             sees_everything: AtomicBool::new(false),
             is_replacing: AtomicBool::new(false),

@@ -118,8 +118,9 @@ fn put_result(tool: &Tool, ended: &RunResult) -> Result<(), Error> {
     print(&format!("replayed to {}, each confirmed: {}", tool.dead_letters.queues.work, ended.done))?;
     if ended.ack_lost > 0 {
         eprintln!(
-            "confirmed, but perhaps still there: {}; the message id keeps a second replay from a second task",
-            ended.ack_lost
+            "{} perhaps still there: RabbitMQ confirmed the copy, and not the removal. A second replay creates no second \
+             task, because the message id stays the same.",
+            counted(ended.ack_lost, "message")
         );
     }
     Ok(())

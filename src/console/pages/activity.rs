@@ -239,8 +239,12 @@ fn wanted(form: &Form, visitor: &Visitor) -> Result<Wanted, String> {
         Some(name) => Some(print_of(name).ok_or("there is no such message")?),
         None => None,
     };
+    let what = what.ok_or("say what to do: replay, discard, delete or restore")?;
+    if form.get("rest_of").is_some() && what != "delete" {
+        return Err("the rest of an action can only be deleted".to_owned());
+    }
     Ok(Wanted {
-        what: what.ok_or("say what to do: replay, discard, delete or restore")?,
+        what,
         filter: Filter::from_query(form.text("query"))?,
         print,
         rest_of: form.get("rest_of").map(ToOwned::to_owned),

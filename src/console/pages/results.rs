@@ -32,7 +32,7 @@ pub(super) fn result(action: &Action, counts: &Counts) -> String {
     part(of("created"), "created");
     part(of("failed_again"), "failed again");
     if action.what == "replay" {
-        part(of("sent"), "waiting for their result");
+        part(of("sent"), if of("sent") == 1 { "waiting for its result" } else { "waiting for their result" });
     }
     part(of("skipped"), "stayed");
     part(of("gone"), "no longer there");
@@ -69,9 +69,9 @@ pub(super) async fn replays_elsewhere(app: &Arc<App>, records: &[Record], ours: 
 fn replayed(record: &Record, created: u64, failed_again: u64) -> String {
     let named = record.ids.len() as u64;
     let of = record.done.min(named);
-    // A message stays because its task has been created since, or was found in the CRM.
-    let created = created.saturating_sub(record.skipped).min(of);
-    let failed_again = failed_again.min(of - created);
+    // A created task can also be that of a message that stayed, so what failed again counts first.
+    let failed_again = failed_again.min(of);
+    let created = created.min(of - failed_again);
     let counts = [("created", created), ("failed_again", failed_again), ("sent", of - created - failed_again)];
     let mut counts: Counts = counts.into_iter().map(|(state, count)| (state.to_owned(), count)).collect();
     let first = if record.done > named {
@@ -94,6 +94,8 @@ mod tests {
         let ids: Vec<String> = (0..3).map(|n| n.to_string()).collect();
         let record = Record { count: 3, done: 2, skipped: 1, ids: ids.clone(), ..Record::default() };
         assert_eq!(replayed(&record, 2, 1), "2 replayed: 1 created, 1 failed again, 1 stayed");
+        assert_eq!(replayed(&record, 2, 0), "2 replayed: 2 created, 1 stayed");
+        assert_eq!(replayed(&record, 1, 0), "2 replayed: 1 created, 1 waiting for its result, 1 stayed");
         let record = Record { count: 2_004, done: 2_004, ids, ..Record::default() };
         assert_eq!(
             replayed(&record, 1, 0),

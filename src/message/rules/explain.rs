@@ -47,7 +47,7 @@ pub(super) fn syntax(error: &Error, source: &str) -> String {
     let offset = error.range().map_or(0, |range| range.start);
     let detail = error.detail().unwrap_or("it cannot be read");
     let detail = match detail.strip_prefix("unknown statement ") {
-        Some(name) if name.starts_with("end") || name.starts_with("el") => {
+        Some(name @ ("elif" | "else" | "endif" | "endfor" | "endset")) => {
             format!("{name} stands without the beginning of its block")
         }
         Some(name) => format!("the statement {name} is not available; there are for, if and set"),

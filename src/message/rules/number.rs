@@ -183,7 +183,7 @@ fn floor_division(one: i128, other: i128) -> Option<i128> {
 fn whole_and_real(one: i128, other: f64) -> Ordering {
     /// The first number above all whole ones.
     const END: f64 = 170_141_183_460_469_231_731_687_303_715_884_105_728.0;
-    if other >= END || other < -END {
+    if !(-END..END).contains(&other) {
         return if other > 0.0 { Ordering::Less } else { Ordering::Greater };
     }
     #[expect(clippy::cast_possible_truncation, reason = "in range")]

@@ -72,7 +72,11 @@ async fn takeover(site: &Site, loss: Loss) -> Result<f64, String> {
     // a request.
     let count = usize::try_from(site.report().await?.count).unwrap_or_default();
     site.reached(&mut standby, count + 5 * PACE).await?;
-    let seconds = site.report().await?.gap_end_ns.saturating_sub(lost) as f64 / 1e9;
+    let report = site.report().await?;
+    // Nothing may have come between the loss and the first request: then that is the end of the pause.
+    let first = report.first_ns.saturating_sub(lost);
+    let end = if first > report.longest_gap_ns { report.first_ns } else { report.gap_end_ns };
+    let seconds = end.saturating_sub(lost) as f64 / 1e9;
     standby.stop().await?;
     drop(active);
     broker.close().await;

@@ -108,7 +108,7 @@ async fn command_line_leaves_out_what_was_checked_off_in_the_console() {
     std::fs::write(&go, "").expect("written");
     assert_eq!(editing.ended().await.code(), Some(1));
     let said = editing.lines().join("\n");
-    assert!(said.contains("1 message stayed: somebody found its task in the CRM since"), "{said}");
+    assert!(said.contains("1 message stayed: found in the CRM since the count"), "{said}");
     rig.wait_for_dead_letters(2).await;
 
     // The file is read without its console, too. What cannot be read is not ignored.

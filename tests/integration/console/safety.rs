@@ -198,12 +198,16 @@ async fn password_opens_the_console_and_a_wrong_one_delays() {
     for (path, status) in [("/login", StatusCode::OK), ("/style.css", StatusCode::OK), ("/healthz", StatusCode::OK)] {
         assert_eq!(console.get(path).await.status, status, "{path}");
     }
-    // A viewer sees no bodies and has no actions.
+    // A viewer sees no bodies, no words of the CRM and no searches, and has no actions.
+    assert_eq!(login("ana", "operators' own").await.status, StatusCode::SEE_OTHER);
+    let searched = [("what", "discard"), ("query", "kind=rejected&cause=code+417%3A+secret+words")];
+    let action = console.count(&searched).await;
+    assert!(console.get(&action).await.text.contains("secret words"));
     let entered = login("eye", "viewers' own").await;
     assert_eq!((entered.status, entered.location.as_str()), (StatusCode::SEE_OTHER, "/failed"), "{}", entered.text);
     console.shows("/failed", "1</span>").await;
     let message = console.message("m-1").await;
-    for path in ["/failed", "/failed?view=list", "/doubt", "/find?id=m-1", &message] {
+    for path in ["/failed", "/failed?view=list", "/doubt", "/find?id=m-1", "/activity", &message, &action] {
         let page = console.get(path).await.text;
         assert!(!page.contains("secret") && !page.contains("Replay"), "{path}: {page}");
     }

@@ -30,7 +30,7 @@ async fn nothing_is_sent_without_a_yes() {
         assert!(finished.stderr.contains(said), "{said} is not in {}", finished.stderr);
     }
     let unreadable = run(&ask, &env(&crm.url), b"cases\n64b1\n\xff\n").await;
-    assert!(unreadable.stderr.contains("is no UTF-8 text"), "{}", unreadable.stderr);
+    assert!(unreadable.stderr.contains("is not UTF-8"), "{}", unreadable.stderr);
     assert_eq!(crm.stats().await["requests"], json!({}), "not even a question");
     let sent = run(&ask, &env(&crm.url), b"cases\n64b1\nADMIN_@acme-co\nyes\n").await;
     assert_eq!(sent.code, Some(0), "{}", sent.stderr);
