@@ -129,6 +129,31 @@ Examples:
     Idle,
 }
 
+impl Command {
+    /// Whether it works with a wrong `events.rules_file`. What needs the rules in such a command reads them itself, and says what is
+    /// wrong.
+    fn tolerates_wrong_rules(&self) -> bool {
+        match self {
+            Self::Status(_)
+            | Self::Find(_)
+            | Self::DeadLetters(_)
+            | Self::Console(_)
+            | Self::Topology(_)
+            | Self::Ledger(_)
+            | Self::Healthcheck(_) => true,
+            Self::Run
+            | Self::Check(_)
+            | Self::Map(_)
+            | Self::Publish(_)
+            | Self::Config(_)
+            | Self::Schema(_)
+            | Self::Sandbox(_)
+            | Self::CrmReport(_)
+            | Self::Idle => false,
+        }
+    }
+}
+
 impl Cli {
     /// Runs the command. The first signal asks it to stop.
     ///
@@ -137,7 +162,8 @@ impl Cli {
     pub async fn run(self) -> Result<ExitCode, Error> {
         let stop = CancellationToken::new();
         crate::lifecycle::listen(stop.clone(), FAILED).map_err(Error::failed)?;
-        let sources = Sources::of_process(self.config, stop.clone());
+        let mut sources = Sources::of_process(self.config, stop.clone());
+        sources.tolerates_wrong_rules = self.command.tolerates_wrong_rules();
         match self.command {
             Command::Run => run::run(&sources, stop).await,
             Command::Check(args) => check::run(&args, &sources, &stop).await,

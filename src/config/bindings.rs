@@ -79,6 +79,9 @@ pub(super) fn read(value: Toml, source: &str, problems: &mut Vec<Problem>) -> Ve
     bindings
 }
 
+/// The ways in which RabbitMQ compares headers; it closes the channel for another.
+const MATCHES: [&str; 4] = ["all", "any", "all-with-x", "any-with-x"];
+
 fn binding(reader: &mut TableReader<'_>) -> Option<Binding> {
     let before = reader.count();
     let exchange = name(reader, "exchange");
@@ -98,6 +101,11 @@ fn binding(reader: &mut TableReader<'_>) -> Option<Binding> {
     }
     if !headers.is_empty() && !matches!(exchange_type, Some(ExchangeType::Headers) | None) {
         reader.problem("headers", "are for an exchange of the type headers only");
+    }
+    match headers.get("x-match") {
+        Some(Scalar::Text(how)) if MATCHES.contains(&how.as_str()) => {}
+        Some(_) => reader.problem("headers", format!("x-match is one of {}", MATCHES.join(", "))),
+        None => {}
     }
     let binding = Binding { exchange, routing_key: routing_key.unwrap_or_default(), headers, exchange_type };
     reader.is_clean_since(before).then_some(binding)

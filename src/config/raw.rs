@@ -26,13 +26,22 @@ pub struct Sources {
     pub terminal: bool,
     /// Cancelled to stop waiting for a file.
     pub stop: CancellationToken,
+    /// Whether a wrong `events.rules_file` is no problem: for commands that must work while the worker runs with the rules that it
+    /// read before.
+    pub tolerates_wrong_rules: bool,
 }
 
 impl Sources {
     /// The sources of this process.
     #[must_use]
     pub fn of_process(file: Option<PathBuf>, stop: CancellationToken) -> Self {
-        Self { file, environment: std::env::vars_os().collect(), terminal: std::io::stderr().is_terminal(), stop }
+        Self {
+            file,
+            environment: std::env::vars_os().collect(),
+            terminal: std::io::stderr().is_terminal(),
+            stop,
+            tolerates_wrong_rules: false,
+        }
     }
 
     /// An environment variable that is not a key of ours; none when it is empty.

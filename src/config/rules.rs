@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::civil::Date;
 use toml::{Table, Value as Toml};
 
+use super::files;
 use super::problem::{Problem, Problems};
 use super::toml_table::{Scalar, TableReader, article, tables};
 use super::watch::WatchedFile;
@@ -276,7 +277,7 @@ fn checked<T>(value: T, problems: Vec<Problem>) -> Result<T, Problems> {
 }
 
 impl Events {
-    /// The events of a configuration. Reads the rules file if there is one.
+    /// The events of a configuration. Reads the rules file if there is one; without rules where it is wrong.
     pub(super) fn new(
         outside: Outside,
         rules_file: Option<PathBuf>,
@@ -292,7 +293,10 @@ impl Events {
             }
             match file::first_read(&events, &path) {
                 Ok(read) => events = read,
-                Err(found) => problems.extend(found.0),
+                Err(found) => {
+                    problems.extend(found.0);
+                    events.rules_file = Some(WatchedFile::new(&path, "", files::TOML));
+                }
             }
         } else if let Some((value, source)) = rules {
             events.rules = read(value, &source, problems);

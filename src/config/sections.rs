@@ -24,7 +24,7 @@ pub(super) fn config(reader: &mut Reader<'_>, sources: &Sources) -> Result<Confi
     let broker = broker(reader);
     let crm = crm(reader, sources);
     let task = task(reader);
-    let events = events(reader);
+    let events = events(reader, sources.tolerates_wrong_rules);
     let retry = retry(reader);
     let gate = gate(reader);
     let ledger = ledger(reader, broker.as_ref().map_or_else(|_| String::new(), |broker| broker.queue.clone()));
@@ -222,7 +222,7 @@ fn task(reader: &mut Reader<'_>) -> Result<Task, Reported> {
     })
 }
 
-fn events(reader: &mut Reader<'_>) -> Result<Events, Reported> {
+fn events(reader: &mut Reader<'_>, tolerates_wrong_rules: bool) -> Result<Events, Reported> {
     let unmatched = reader.want("events.unmatched", choice([Unmatched::DeadLetter, Unmatched::Skip]));
     let holidays = reader.each("events.holidays", |_, text| holiday(text));
     let rules_file = reader.read("events.rules_file", path);
@@ -237,7 +237,11 @@ fn events(reader: &mut Reader<'_>) -> Result<Events, Reported> {
         written,
     };
     let file = rules_file.as_ref().ok().cloned().flatten();
-    let events = Events::new(outside, file, rules, &mut reader.problems);
+    let mut problems = Vec::new();
+    let events = Events::new(outside, file, rules, &mut problems);
+    if !(tolerates_wrong_rules && events.rules_file.is_some()) {
+        reader.problems.extend(problems);
+    }
     (unmatched.and(holidays.map(|_| ())).and(rules_file.map(|_| ()))).map(|()| events)
 }
 

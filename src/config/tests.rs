@@ -321,6 +321,33 @@ fn problems_are_reported_together_one_a_line_with_exit_code_78() {
 }
 
 #[test]
+fn binding_by_headers_compares_them_in_a_way_that_rabbitmq_knows() {
+    let load = |how: &str| {
+        load_toml(&format!(
+            "[[broker.bindings]]\nexchange = 'x'\ntype = 'headers'\nheaders = {{ x-match = {how}, a = 1 }}"
+        ))
+    };
+    assert!(load("'any-with-x'").is_ok());
+    for how in ["'some'", "1"] {
+        assert!(load(how).unwrap_err().to_string().contains("x-match is one of all, any, all-with-x, any-with-x"));
+    }
+}
+
+#[test]
+fn command_without_rules_works_with_a_wrong_rules_file() {
+    let wrong = Temporary::new("[[rules]]\nname = 'a'\nfields.nam = 'x'");
+    for path in [wrong.0.display().to_string(), "/no/such/rules.toml".to_owned()] {
+        let load = |tolerates_wrong_rules| {
+            let environment = environment(&[("WTW_EVENTS_RULES_FILE", &path)]);
+            Config::load(&Sources { environment, tolerates_wrong_rules, ..Sources::default() }, &[])
+        };
+        assert!(load(false).is_err());
+        let events = load(true).unwrap().config.events;
+        assert!(events.rules.is_empty() && events.rules_file.is_some(), "{path}");
+    }
+}
+
+#[test]
 fn load_requires_only_the_keys_of_the_command() {
     let environment = environment(&[("WTW_CRM_OPERATION", "demo"), ("WTW_CRM_SERVER", " ")]);
     let sources = Sources { environment, ..Sources::default() };

@@ -106,7 +106,8 @@ impl Report {
         let json = serde_json::to_string_pretty(&written).unwrap_or_default();
         let said = |text: &str| shorten(&visible::line(&secrets.scrub(text)), MAX_SAID);
         let remove = task::remove(facts, task, &visible::line, &said);
-        let text = summary(&server, stopped(&said).as_deref(), &remove, &findings, &said);
+        let advice = run.stopped.as_ref().and_then(|stopped| stopped.advice);
+        let text = summary(&server, (stopped(&said).as_deref(), advice), &remove, &findings, &said);
         let can_be_replayed = run.steps.iter().any(|step| step.no_answer() != Some(NoAnswer::NotSent));
         Self { task, can_be_replayed, text, json: visible::json(&json) }
     }
@@ -131,7 +132,7 @@ fn redacted(finding: Finding, redactor: &Redactor<'_>) -> Finding {
 /// `said` makes words of others fit for a line.
 fn summary(
     server: &str,
-    stopped: Option<&str>,
+    (stopped, advice): (Option<&str>, Option<&str>),
     remove: &[String],
     findings: &[Finding],
     said: &dyn Fn(&str) -> String,
@@ -155,18 +156,19 @@ fn summary(
         let quoted = finding.said.as_deref().map_or_else(String::new, |text| format!(" \"{}\"", said(text)));
         let _ = writeln!(text, "  {:<width$}  {}{quoted}{confidence}{evidence}", finding.about, finding.words);
     }
-    let settings: Vec<&String> = findings.iter().filter_map(|finding| finding.set.as_ref()).collect();
+    let settings = findings.iter().filter_map(|finding| finding.set.as_deref());
+    let settings: Vec<&str> = advice.into_iter().chain(settings).collect();
     let _ = writeln!(text, "\nSet");
     for setting in &settings {
         let _ = writeln!(text, "  {setting}");
     }
     if settings.is_empty() {
-        let is_unknown = findings.iter().all(|finding| finding.confidence == Confidence::Unknown);
+        let is_unknown = stopped.is_some() || findings.iter().all(|finding| finding.confidence == Confidence::Unknown);
         let _ = writeln!(
             text,
             "  {}",
             match is_unknown {
-                true => "not known: no answer shows whether the configuration fits this account",
+                true => "not known: the answers do not show whether the configuration fits this account",
                 false => "nothing: the configuration fits this account as far as the answers show",
             }
         );

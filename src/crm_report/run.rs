@@ -91,11 +91,13 @@ pub(super) struct Stopped {
     pub(super) why: String,
     /// The words of the CRM.
     pub(super) said: Option<String>,
+    /// What to change before the next try.
+    pub(super) advice: Option<&'static str>,
 }
 
 impl Stopped {
     fn new(why: impl Into<String>) -> Self {
-        Self { why: why.into(), said: None }
+        Self { why: why.into(), said: None, advice: None }
     }
 }
 
@@ -281,8 +283,8 @@ fn reason_to_stop(step: &Step) -> Option<Stopped> {
         }
     };
     let reason = step.reason();
-    let why = format!("tokenInformation.php was asked first, and no task was sent: {reason}. {advice}");
-    Some(Stopped { why, said: step.said().map(ToOwned::to_owned) })
+    let why = format!("tokenInformation.php was asked first, and no task was sent: {reason}.");
+    Some(Stopped { why, said: step.said().map(ToOwned::to_owned), advice: Some(advice) })
 }
 
 /// The task of this report in the answer to a search, whatever the answer's form.

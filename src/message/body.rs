@@ -6,7 +6,7 @@ use std::io::Read as _;
 use flate2::read::MultiGzDecoder;
 
 use crate::broker::Message;
-use crate::message::failure::{Failure, Kind, Stage, shorten};
+use crate::message::failure::{Failure, Kind, ProblemLine, Stage, shorten};
 
 pub(crate) mod foreign;
 
@@ -40,12 +40,14 @@ pub fn unpack<'a>(body: &'a [u8], content_encoding: Option<&str>) -> Result<Cow<
     // One byte over the limit is enough to refuse the body.
     let limit = u64::try_from(MAX_BODY).unwrap_or(u64::MAX).saturating_add(1);
     if let Err(error) = MultiGzDecoder::new(body).take(limit).read_to_end(&mut unpacked) {
+        let what = "content_encoding is gzip, but the body is not gzip";
+        if body.starts_with(foreign::GZIP) {
+            return Err(invalid(&format!("{what}: it cannot be unpacked: {error}")));
+        }
         let start = shorten(&String::from_utf8_lossy(body.get(..16).unwrap_or(body)), 16);
-        let why = match body.starts_with(foreign::GZIP) {
-            true => format!("it cannot be unpacked: {error}"),
-            false => format!("it begins with {start:?}"),
-        };
-        return Err(invalid(&format!("content_encoding is gzip, but the body is not gzip: {why}")));
+        let text = format!("{what}: it begins with {start:?}");
+        let line = ProblemLine { text, without_value: Some(what.to_owned()) };
+        return Err(Failure::of_lines(Stage::Decode, Kind::InvalidMessage, Box::new([line])));
     }
     if unpacked.len() > MAX_BODY {
         let text = format!("the body has more than {MAX_BODY} bytes once unpacked; at most {MAX_BODY} are allowed");

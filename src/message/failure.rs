@@ -99,7 +99,7 @@ impl Kind {
     #[must_use]
     pub fn meaning(self) -> &'static str {
         match self {
-            Self::InvalidMessage => "the body is not a JSON object",
+            Self::InvalidMessage => "the body cannot be read as a task message or an event",
             Self::Unmatched => "no rule matches the message; each rule's reason is given",
             Self::MappingFailed => "a rule failed; its name, field and expression are given",
             Self::InvalidTask => "fields are missing, unknown or wrong; each is named",
@@ -157,6 +157,8 @@ impl Failure {
     #[must_use]
     pub fn log_reason(&self) -> Cow<'_, str> {
         match (self.stage, self.kind) {
+            // What is wrong with a body as a whole: its format, size or encoding.
+            (Stage::Decode, _) if self.problems.is_empty() => shorten(&self.message, MAX_LOGGED).into(),
             // The error of a rule names keys, never values.
             (Stage::Send, _) | (_, Kind::Unmatched | Kind::MappingFailed) => shorten(&self.message, MAX_LOGGED).into(),
             (_, Kind::InvalidTask) if self.rule.is_some() => shorten(&self.message, MAX_LOGGED).into(),

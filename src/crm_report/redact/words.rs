@@ -12,7 +12,7 @@ const DIGITS: usize = 3;
 
 /// The vendor's words, and those of web servers, proxies and TLS, in English and Spanish.
 const KNOWN: &str = "
-    the of to in is are was were be been not no and or an for from by on at as with without this that it its you your
+    the of to in some is are was were be been not no and or an for from by on at as with without this that it its you your
     please check enter enters validate valid invalid validation required require requires missing needed parameter
     parameters param params field fields value values name names type types module modules operation operations
     wolkvox wolkvox_activities wolkvox_id wolkvox_owner token tokens limit limits exceed exceeds exceeded simultaneous

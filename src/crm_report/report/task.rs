@@ -29,6 +29,8 @@ pub(super) fn state(facts: Facts<'_>) -> TaskState {
         _ if facts.found_task().is_some() => TaskState::FoundBySearch,
         (_, HttpResult::NotSent(_)) => TaskState::NotCreated,
         (Outcome::Unknown, _) => TaskState::Unknown,
+        // A refusal creates nothing that has an id.
+        _ if step.body.wolkvox_id().is_some() => TaskState::Unknown,
         // A 503 or a refusal in front of the API.
         _ => TaskState::NotCreated,
     }

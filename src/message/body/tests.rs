@@ -88,7 +88,14 @@ fn gzip_body_is_unpacked_within_the_limit() {
         let message = Message { body, properties, ..Message::default() };
         match (super::unpacked(&message), unpacked) {
             (Ok(got), Ok(expected)) => assert_eq!(&*got, expected),
-            (Err(failure), Err(why)) => assert!(failure.message.contains(why), "{failure}"),
+            (Err(failure), Err(why)) => {
+                assert!(failure.message.contains(why), "{failure}");
+                let logged = failure.log_reason();
+                assert!(
+                    logged.contains(why.split(": it begins").next().unwrap()) && !logged.contains("{}"),
+                    "{logged}"
+                );
+            }
             (got, expected) => panic!("{:?} instead of {:?}", got.map(|body| body.len()), expected.map(<[u8]>::len)),
         }
     }

@@ -66,10 +66,21 @@ pub(super) fn check_written_form(form: &str) -> Result<(), String> {
 /// Whether a form of a date can be used to read one: what it writes must be read again.
 pub(super) fn check_read_form(form: &str) -> Result<(), String> {
     check_written_form(form)?;
+    check_zone_of_form(form)?;
     let example = At::Zoned(Timestamp::UNIX_EPOCH.to_zoned_datetime(TimeZone::UTC));
     parse_form(&write_form(form, &example)?, form, &TimeZone::UTC, &TimeZone::UTC).map(|_| ()).map_err(|_| {
         "is a form that gives no whole date; day, month and year are needed, such as %d/%m/%Y %H:%M".to_owned()
     })
+}
+
+/// A zone's name in a text would be read over: its offset is not.
+fn check_zone_of_form(form: &str) -> Result<(), String> {
+    match form.contains("%Q") || form.contains("%:Q") {
+        true => {
+            Err("is a form with the name of a zone, which is not read; use %z for an offset such as -05:00".to_owned())
+        }
+        false => Ok(()),
+    }
 }
 
 /// A date in a form.
@@ -84,6 +95,7 @@ pub(super) fn write_form(form: &str, at: &At) -> Result<String, String> {
 /// Reads a text of a form, without an offset as the clocks of `zone` show it.
 pub(super) fn parse_form(text: &str, form: &str, zone: &TimeZone, account: &TimeZone) -> Result<At, String> {
     check_form(form)?;
+    check_zone_of_form(form)?;
     let text = text.trim();
     let Ok(parsed) = strtime::parse(form, text) else {
         // With other digits it may be a date: then the day or time is what is wrong.
@@ -119,11 +131,19 @@ pub(super) fn parse_iso(text: &str, zone: &TimeZone, account: &TimeZone) -> Resu
     const FORMS: &str = r"(?i-u)\A\d{4}-\d\d-\d\d([t ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?(z|[+-]\d\d(:?\d\d)?)?)?\z";
     #[expect(clippy::expect_used, reason = "a constant")]
     static KNOWN: LazyLock<Regex> = LazyLock::new(|| Regex::new(FORMS).expect("a pattern"));
+    const OFFSETS: &str = r"(?i)\A(.{11,}?)(z|[+-][0-9]{2}(:?[0-9]{2})?)\z";
+    #[expect(clippy::expect_used, reason = "a constant")]
+    static WITH_OFFSET: LazyLock<Regex> = LazyLock::new(|| Regex::new(OFFSETS).expect("a pattern"));
     let text = text.trim();
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(At::Zoned(at.to_zoned_datetime(zone.clone())));
     }
+    let without_offset = WITH_OFFSET.captures(text).and_then(|parts| parts.get(1)?.as_str().parse::<DateTime>().ok());
+    if without_offset.is_some_and(|date| date.year() == LAST_YEAR) {
+        return Err(out_of_range());
+    }
     if let Ok(date) = text.parse::<DateTime>()
+        && without_offset.is_none()
         && !text.contains('[')
     {
         return civil(date, zone, account);

@@ -205,19 +205,7 @@ async fn password_opens_the_console_and_a_wrong_one_delays() {
     assert!(console.get(&action).await.text.contains("secret words"));
     let entered = login("eye", "viewers' own").await;
     assert_eq!((entered.status, entered.location.as_str()), (StatusCode::SEE_OTHER, "/failed"), "{}", entered.text);
-    console.shows("/failed", "1</span>").await;
-    let message = console.message("m-1").await;
-    for path in ["/failed", "/failed?view=list", "/doubt", "/find?id=m-1", "/activity", &message, &action] {
-        let page = console.get(path).await.text;
-        assert!(!page.contains("secret") && !page.contains("Replay"), "{path}: {page}");
-    }
-    let others = ["/failed/export", "/failed?text=secret", "/failed?cause=code+417%3A+secret+words"].map(String::from);
-    for path in [format!("{message}/raw"), format!("{message}/edit")].into_iter().chain(others) {
-        let page = console.get(&path).await;
-        assert!(page.status == StatusCode::FORBIDDEN && !page.text.contains("secret"), "{path}: {}", page.text);
-    }
-    let refused = console.post("/actions", &[("what", "discard"), ("query", "kind=rejected")]).await;
-    assert!(refused.status == StatusCode::FORBIDDEN && refused.text.contains("may look"), "{}", refused.text);
+    let message = is_told_nothing(&console, &action).await;
     // An operator can do everything.
     assert_eq!(login("ana", "operators' own").await.status, StatusCode::SEE_OTHER);
     assert!(console.get(&message).await.text.contains("secret body"));
@@ -232,6 +220,24 @@ async fn password_opens_the_console_and_a_wrong_one_delays() {
     let entered = async || (login("ana", "operators' own").await.status == StatusCode::SEE_OTHER).then_some(());
     crate::support::eventually("it may enter again", entered).await;
     rig.wait_for_dead_letters(1).await;
+}
+
+/// Checks what a viewer sees and may do. Returns the address of the message's page.
+async fn is_told_nothing(console: &Console, action: &str) -> String {
+    console.shows("/failed", "1</span>").await;
+    let message = console.message("m-1").await;
+    for path in ["/failed", "/failed?view=list", "/doubt", "/find?id=m-1", "/activity", &message, action] {
+        let page = console.get(path).await.text;
+        assert!(!page.contains("secret") && !page.contains("Replay"), "{path}: {page}");
+    }
+    let others = ["/failed/export", "/failed?text=secret", "/failed?cause=code+417%3A+secret+words"].map(String::from);
+    for path in [format!("{message}/raw"), format!("{message}/edit")].into_iter().chain(others) {
+        let page = console.get(&path).await;
+        assert!(page.status == StatusCode::FORBIDDEN && !page.text.contains("secret"), "{path}: {}", page.text);
+    }
+    let refused = console.post("/actions", &[("what", "discard"), ("query", "kind=rejected")]).await;
+    assert!(refused.status == StatusCode::FORBIDDEN && refused.text.contains("may look"), "{}", refused.text);
+    message
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::amqp::text;
 use crate::support::broker::{Broker, unique};
+use crate::support::process::run;
 use crate::support::proxy::Proxy;
 use crate::support::redis::Redis;
 use crate::support::rig::{Rig, Worker, dead_lettered};
@@ -104,6 +105,12 @@ async fn changed_rules_file_is_used_and_an_invalid_one_changes_nothing() {
     rig.publish_with(b"{\"id\": 3}", BasicProperties::default()).await;
     rig.crm.created(3).await;
     assert_eq!(rig.crm.names().await, ["first", "second", "second"]);
+    // The commands of operators work as the worker does.
+    let env = rig.env(&[("WTW_EVENTS_RULES_FILE", file.path()), ("WTW_CONSOLE_WORKERS", &worker.admin)]);
+    for command in [&["status"][..], &["find", "m-1"], &["dead-letters", "list"], &["topology"]] {
+        let ended = run(command, &env, b"").await;
+        assert_ne!(ended.code, Some(78), "{command:?}: {}", ended.stderr);
+    }
 
     file.replace(&rules("second", "{{ body.id }}"));
     worker.reaches(SUCCESS, 2.0).await;

@@ -83,6 +83,8 @@ const TEMPLATES: &[(&str, Result<&str, &str>)] = &[
     ("{{ '31/13/2027' | datetime('%d/%m/%Y') }}", Err("no day or time that exists")),
     ("{{ '9999-12-31' | add('1d') }}", Err("out of range")),
     ("{{ '0000-01-01' | datetime }}", Err("out of range")),
+    ("{{ '9999-12-31T23:59:59-12:00' | datetime }}", Err("out of range")),
+    ("{{ '9999-12-31T00:00:00Z' | datetime }}", Err("out of range")),
     ("{{ body.leap | replace('29', '28') | add('-9999y') }}", Err("out of range")),
     ("{{ -62135596801 | datetime }}", Err("out of range")),
 ];
@@ -112,6 +114,7 @@ fn rule_that_can_never_work_is_a_problem_at_start() {
         ("{{ body.list | rejectattr('x', body.t, 1) | join }}", "rejectattr needs the name of a test in quotes"),
         ("{{ body.d | datetime('%d/%m') }}", "gives no whole date"),
         ("{{ body.d | datetime('%H:%M') }}", "gives no whole date"),
+        ("{{ body.d | datetime('%d/%m/%Y %H:%M %Q') }}", "the name of a zone, which is not read"),
         ("{{ body.d | datetime('%d/%m/%!') }}", "a part which is not known"),
         ("{% set body = 1 %}{{ body.n }}", "body is a variable of the message; choose another name"),
         ("{% for now in body.list %}{{ now }}{% endfor %}", "now is a variable of the message"),
