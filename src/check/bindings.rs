@@ -59,10 +59,15 @@ async fn exchange(
             Err(error) => findings.problem(CHECK, error.message, "look at the broker's log"),
         },
         (Ok(true), None) => findings.ok(CHECK, format!("{name} is there")),
-        (Ok(false), Some(wanted)) if declares => {
-            findings
-                .ok(CHECK, format!("{name} is not there yet; the worker declares it, of the type {}", wanted.as_str()));
-        }
+        (Ok(false), Some(wanted)) if declares => match inspection.may_declare_exchange(name, wanted).await {
+            Ok(()) => findings
+                .ok(CHECK, format!("{name} is not there yet; the worker declares it, of the type {}", wanted.as_str())),
+            Err(error) => findings.problem(
+                CHECK,
+                format!("{name} is not there, and the worker cannot declare it: {}", error.message),
+                "permit the user to configure it, or create the exchange",
+            ),
+        },
         (Ok(false), _) => findings.problem(CHECK, missing(name), "create the exchange, or give its type"),
         (Err(error), _) => {
             findings.problem(CHECK, error.message, "look at the broker's log; this exchange cannot be used")

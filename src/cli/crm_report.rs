@@ -54,7 +54,7 @@ pub struct Args {
     /// Show what will be sent, and send nothing
     #[arg(long)]
     dry_run: bool,
-    /// Keep the operation, the record, the owner and other tasks in the report (tokens and cookies never)
+    /// Keep the operation, the record, the owner and other tasks in the report (tokens and cookies are removed, also in the usual encodings)
     #[arg(long)]
     full: bool,
     /// Also send a task without a required field, which some accounts create as a second task

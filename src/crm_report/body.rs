@@ -58,6 +58,20 @@ impl Body {
         (!id.is_empty()).then_some(id)
     }
 
+    /// Whether there is an id in another place, or of another type.
+    pub(super) fn has_other_id(&self) -> bool {
+        fn holds_id(value: &Value) -> bool {
+            match value {
+                Value::Object(members) => {
+                    members.get("wolkvox_id").is_some_and(|id| !id.is_null()) || members.values().any(holds_id)
+                }
+                Value::Array(values) => values.iter().any(holds_id),
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+            }
+        }
+        self.wolkvox_id().is_none() && (self.object.contains_key("wolkvox_id") || self.object.values().any(holds_id))
+    }
+
     /// The records that a search found.
     pub(super) fn records(&self) -> impl Iterator<Item = &Map<String, Value>> {
         let data = self.object.get("data").and_then(Value::as_array);
@@ -101,6 +115,15 @@ mod tests {
         let read = |body: &str| Body::read(body.as_bytes());
         assert_eq!(read(r#"{"data": {"wolkvox_id": " "}}"#).wolkvox_id(), None);
         assert_eq!(read(r#"{"data": {"wolkvox_id": "a1"}}"#).wolkvox_id(), Some("a1"));
+        for (answer, has_other) in [
+            (r#"{"data": {"wolkvox_id": "a1"}}"#, false),
+            (r#"{"data": {"id": 7}}"#, false),
+            (r#"{"data": {"wolkvox_id": 12345}}"#, true),
+            (r#"{"data": [{"wolkvox_id": "a1"}]}"#, true),
+            (r#"{"code": "200", "wolkvox_id": "a1"}"#, true),
+        ] {
+            assert_eq!(read(answer).has_other_id(), has_other, "{answer}");
+        }
         assert_eq!(read(r#"{"data": [{"a": 1}, 2, {}]}"#).records().count(), 2);
         assert_eq!(read(r#"{"data": {"hours_to_restart_count": "15"}}"#).number("hours_to_re"), Some(15));
         assert_eq!(read(r#"{"data": {"token_limit": 1.5}}"#).number("token_limit"), None);

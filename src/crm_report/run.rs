@@ -176,11 +176,16 @@ impl Runner<'_> {
         }
         self.inserted = Some(Instant::now());
         self.step("counter_after", self.plan.counter()).await?;
-        let outcome = self.run.step("insert").map(|step| (step.classified.outcome, &step.exchange.result));
-        match outcome {
-            Some((_, HttpResult::NotSent(_))) | None => return Err(Stopped::new("the task was not sent")),
-            Some((Outcome::Created | Outcome::Unknown, _)) => self.search().await?,
-            Some(_) => {}
+        let Some(inserted) =
+            self.run.step("insert").filter(|step| !matches!(step.exchange.result, HttpResult::NotSent(_)))
+        else {
+            return Err(Stopped::new("the task was not sent"));
+        };
+        // A refusal with an id may have created the task all the same.
+        if matches!(inserted.classified.outcome, Outcome::Created | Outcome::Unknown)
+            || inserted.body.wolkvox_id().is_some()
+        {
+            self.search().await?;
         }
         let wrong = Plan::other_token();
         self.send("wrong_token", self.plan.counter(), &wrong, false).await?;

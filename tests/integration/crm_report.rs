@@ -195,7 +195,7 @@ async fn nothing_is_created_where_the_token_is_refused_or_nothing_answers() {
     let args = ["crm-report", "--yes", "--output", path.to_str().expect("text"), "-"];
     let Finished { code, stdout, .. } = run(&args, &wrong, MESSAGE.as_bytes()).await;
     assert_eq!(code, Some(1));
-    for part in ["No task was created.", "PLEASE VALIDATE TOKEN", "Check crm.tokens and crm.operation."] {
+    for part in ["No task was created.", "PLEASE VALIDATE TOKEN", "Set\n  Check crm.tokens and crm.operation."] {
         assert!(stdout.contains(part), "{part} is not in {stdout}");
     }
     assert!(crm.tasks().await.is_empty());

@@ -1,10 +1,13 @@
 //! Inspects exchanges and bindings without changing them.
 
+use std::collections::BTreeMap;
+
 use lapin::Connection;
 use lapin::options::ExchangeDeclareOptions;
 use lapin::types::FieldTable;
 
 use super::{Inspection, discard, permitted};
+use crate::broker::HeaderValue;
 use crate::broker::bindings::kind;
 use crate::broker::connect::{BrokerError, bounded, open_channel};
 use crate::broker::topology::short;
@@ -24,7 +27,16 @@ impl Inspection {
     /// # Errors
     /// [`BrokerError::PRECONDITION_FAILED`] if it has another type, or another error of RabbitMQ.
     pub async fn is_exchange_of(&self, name: &str, exchange_type: ExchangeType) -> Result<(), BrokerError> {
-        declare(&self.connection, name, Some(exchange_type)).await
+        declare(&self.connection, name, Some(exchange_type), FieldTable::default()).await
+    }
+
+    /// Whether an exchange may be declared. The question has an argument of an impossible type, so the exchange is never declared.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub async fn may_declare_exchange(&self, name: &str, exchange_type: ExchangeType) -> Result<(), BrokerError> {
+        let impossible = BTreeMap::from([("alternate-exchange".into(), HeaderValue::LongLongInt(7))]);
+        permitted(declare(&self.connection, name, Some(exchange_type), FieldTable::from(impossible)).await)
     }
 
     /// Whether the queue may be bound to the exchange, which needs write permission on the queue and read permission on the
@@ -49,18 +61,23 @@ pub(super) async fn exists(connection: &Connection, name: &str) -> Result<bool, 
     if name.is_empty() {
         return Ok(true);
     }
-    match declare(connection, name, None).await {
+    match declare(connection, name, None, FieldTable::default()).await {
         Ok(()) => Ok(true),
         Err(error) if error.code == Some(BrokerError::NOT_FOUND) => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-async fn declare(connection: &Connection, name: &str, exchange_type: Option<ExchangeType>) -> Result<(), BrokerError> {
+async fn declare(
+    connection: &Connection,
+    name: &str,
+    exchange_type: Option<ExchangeType>,
+    arguments: FieldTable,
+) -> Result<(), BrokerError> {
     let channel = open_channel(connection).await?;
     let passive = exchange_type.is_none();
     let options = ExchangeDeclareOptions { durable: true, passive, ..ExchangeDeclareOptions::default() };
-    let declare = channel.exchange_declare(short(name)?, kind(exchange_type), options, FieldTable::default());
+    let declare = channel.exchange_declare(short(name)?, kind(exchange_type), options, arguments);
     bounded(&format!("look for the exchange {name}"), declare).await?;
     discard(&channel).await;
     Ok(())

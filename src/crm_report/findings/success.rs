@@ -24,6 +24,10 @@ pub(super) fn insert(facts: Facts<'_>) -> Finding {
         (Outcome::Unknown, None) => {
             (format!("It is not known whether the task was created: {reason}."), Confidence::Unknown)
         }
+        (Outcome::Rejected, None) if step.body.wolkvox_id().is_some() => {
+            let words = format!("It is not known whether the task was created: {reason}, and the answer has an id.");
+            (words, Confidence::Unknown)
+        }
         (Outcome::Rejected, None) => (format!("The task was not created: {reason}."), Confidence::Certain),
         _ if !is_sent => (format!("The task was not created: {reason}."), Confidence::Certain),
         // Something in front of the API may have answered.
@@ -151,10 +155,17 @@ pub(super) fn wolkvox_id(facts: Facts<'_>) -> Finding {
             let words = "The answer has a wolkvox_id of another form than a time and further digits, 24 hexadecimal digits in all.";
             Finding::new(about, "other", words)
         }
-        None => Finding::new(about, "absent", "The answer has no wolkvox_id. Find tasks by their name instead.")
+        None => Finding::new(about, "absent", without_id(step))
             .set("task.reference = \"description\", so that people can find the task of a message"),
     };
     finding.from([facts.number(step)])
+}
+
+fn without_id(step: &Step) -> &'static str {
+    match step.body.has_other_id() {
+        true => "The answer has a wolkvox_id, but not as a text in data. Find tasks by their name instead.",
+        false => "The answer has no wolkvox_id. Find tasks by their name instead.",
+    }
 }
 
 /// The time in the id of a task that this step created or found, in seconds since 1970.

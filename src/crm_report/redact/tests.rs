@@ -59,6 +59,21 @@ fn headers_are_shown_where_they_are_known_and_never_secret() {
 }
 
 #[test]
+fn words_of_the_vendors_pages_are_shown() {
+    for text in [
+        "EXCEEDS THE LIMIT OF SIMULTANEOUS REQUESTS PER TOKEN",
+        "PLEASE VALIDATE TOKEN",
+        "SOME PARAMETERS ARE REQUIRED",
+        "THE API YOU WANT TO CONSULT DOES NOT EXIST",
+        "TOKEN LIMIT EXCEEDED",
+        "Succesfully create record",
+        "1 records were are found",
+    ] {
+        assert_eq!(with_redactor("64b1f0", false, |redactor, _| redactor.text(text)), text);
+    }
+}
+
+#[test]
 fn header_names_are_shown_by_their_known_words() {
     for (name, shown) in [
         ("set-cookie", "set-cookie"),

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use wolkvox_task_worker::sandbox::Options;
@@ -31,6 +33,19 @@ async fn lost_answer_says_how_to_find_and_remove_the_task() {
         "{stdout}"
     );
     assert_eq!(crm.tasks().await.len(), 1, "it is sent once");
+}
+
+#[tokio::test]
+async fn refusal_with_an_id_says_that_the_task_may_exist() {
+    let (crm, folder) = (Crm::start(options()).await, Folder::new("refused-with-id"));
+    let body = r#"{"code":201,"msg":"Succesfully create record","data":{"wolkvox_id":"64b1f0c2a9d4e5f601234567"}}"#;
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+    crm.faults(json!([{"action": format!("raw:{}", STANDARD.encode(answer))}])).await;
+    let (Finished { stdout, .. }, json) = report(&crm.url, &folder, &[]).await;
+    assert_eq!(json["task"]["state"], "unknown", "{stdout}");
+    assert!(stdout.contains("may have been created") && stdout.contains("To remove it"), "{stdout}");
+    let exchanges = json["exchanges"].as_array().expect("exchanges");
+    assert!(exchanges.iter().any(|exchange| exchange["name"] == "query_by_id"), "it is looked for");
 }
 
 /// Writes a message to a file of the folder.

@@ -85,7 +85,7 @@ async fn map_refuses_a_message_of_one_byte_too_many() {
 }
 
 #[tokio::test]
-async fn check_names_the_missing_permission_to_bind() {
+async fn check_names_the_missing_permission_to_bind_or_declare() {
     let broker = Broker::operated().await.expect("a broker");
     let rig = Rig::with("events.permissions", &broker.url, Crm::options()).await;
     rig.declare_topology().await;
@@ -104,6 +104,16 @@ async fn check_names_the_missing_permission_to_bind() {
         let checked = run(&["check", "--no-crm"], &env, b"").await;
         let advice = format!("permit the user to write to {} and to read {exchange}", rig.queue);
         assert_eq!(checked.stdout.contains(&advice), refused, "{}", checked.stdout);
+        assert_eq!(checked.code, Some(i32::from(refused)), "{}", checked.stdout);
+    }
+    // An exchange that is not there yet needs the permission to declare it. The check declares nothing.
+    let file = File::new(&first_rules(&format!("{}.new", rig.queue)));
+    let env = rig.env(&[("WTW_BROKER_URLS", &url), ("WTW_CONFIG", file.path())]);
+    for (configure, refused) in [("'.*'", false), (r"'^(?!.*\.new$).*$'", true), ("'.*'", false)] {
+        broker.ctl(&format!("set_permissions {user} {configure} '.*' '.*'")).await.expect("permissions");
+        let checked = run(&["check", "--no-crm"], &env, b"").await;
+        let said = if refused { "the worker cannot declare it" } else { "is not there yet" };
+        assert!(checked.stdout.contains(said), "{}", checked.stdout);
         assert_eq!(checked.code, Some(i32::from(refused)), "{}", checked.stdout);
     }
     broker.ctl(&format!("delete_user {user}")).await.expect("deleted");
