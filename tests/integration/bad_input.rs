@@ -45,7 +45,7 @@ async fn body_that_is_not_a_task_message_is_refused() {
             ("string", b"\"name\"".to_vec(), "invalid_message", "JSON object"),
             ("number", b"7".to_vec(), "invalid_message", "JSON object"),
             ("null", b"null".to_vec(), "invalid_message", "JSON object"),
-            ("two", b"{} {}".to_vec(), "invalid_message", "trailing"),
+            ("two", b"{} {}".to_vec(), "invalid_message", "several JSON objects"),
             ("truncated", b"{\"name\": \"x".to_vec(), "invalid_message", "EOF"),
             ("not-utf8", b"{\"name\": \"\xff\xfe\"}".to_vec(), "invalid_message", "UTF-8"),
             ("deep", deep, "invalid_message", "JSON object"),
