@@ -254,7 +254,7 @@ async fn report_that_reached_no_account_is_refused_in_words() {
     let (finished, first) = report(url, &folder, &[]).await;
     assert_eq!(first["exchanges"][0]["no_answer"], "not_sent");
     assert!(!finished.stderr.contains("--from-report"), "{}", finished.stderr);
-    let set = "Set\n  not known: the answers do not show whether the configuration fits this account";
+    let set = "Set\n  Run \"wolkvox-task-worker check\"";
     assert!(finished.stdout.contains(set), "{}", finished.stdout);
     let report = folder.report();
     let refused = run(&["sandbox", "--from-report", report.to_str().expect("text")], &Env::new(), b"").await;

@@ -222,7 +222,7 @@ async fn body_is_edited_by_field_or_editor_and_a_bad_edit_loses_nothing() {
     let env = |editor: &str| rig.env(&[("EDITOR", editor), ("TMPDIR", ledger.folder().to_str().expect("a path"))]);
     let bad = tool(&env(""), &["replay", "--yes", "m-1", "--set", "completion_date=soon"]).await;
     assert!(
-        bad.code == Some(1) && bad.stderr.contains("the worker refuses them after the change, too: completion_date"),
+        bad.code == Some(1) && bad.stderr.contains("the worker refuses it after the change, too: completion_date"),
         "{}",
         bad.stderr
     );
