@@ -321,19 +321,6 @@ fn problems_are_reported_together_one_a_line_with_exit_code_78() {
 }
 
 #[test]
-fn binding_by_headers_compares_them_in_a_way_that_rabbitmq_knows() {
-    let load = |how: &str| {
-        load_toml(&format!(
-            "[[broker.bindings]]\nexchange = 'x'\ntype = 'headers'\nheaders = {{ x-match = {how}, a = 1 }}"
-        ))
-    };
-    assert!(load("'any-with-x'").is_ok());
-    for how in ["'some'", "1"] {
-        assert!(load(how).unwrap_err().to_string().contains("x-match is one of all, any, all-with-x, any-with-x"));
-    }
-}
-
-#[test]
 fn command_without_rules_works_with_a_wrong_rules_file() {
     let wrong = Temporary::new("[[rules]]\nname = 'a'\nfields.nam = 'x'");
     for path in [wrong.0.display().to_string(), "/no/such/rules.toml".to_owned()] {

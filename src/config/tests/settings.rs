@@ -155,3 +155,16 @@ fn secret_file_over_the_limit_is_refused() {
         "{problems}"
     );
 }
+
+#[test]
+fn binding_by_headers_compares_them_in_a_way_that_rabbitmq_knows() {
+    let load = |how: &str| {
+        load_toml(&format!(
+            "[[broker.bindings]]\nexchange = 'x'\ntype = 'headers'\nheaders = {{ x-match = {how}, a = 1 }}"
+        ))
+    };
+    assert!(load("'any-with-x'").is_ok());
+    for how in ["'some'", "1"] {
+        assert!(load(how).unwrap_err().to_string().contains("x-match is one of all, any, all-with-x, any-with-x"));
+    }
+}
