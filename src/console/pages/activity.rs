@@ -77,6 +77,12 @@ pub(super) async fn page(State(app): State<Arc<App>>, Extension(visitor): Extens
     rows.extend(records.iter().take(MOST).map(|record| recorded(&app, record, &ours, &results)));
     rows.sort_by(|a, b| b.at.utc.cmp(&a.at.utc));
     rows.truncate(MOST);
+    if !shell.sees_bodies {
+        // A filter can hold the CRM's words or a search in bodies.
+        for row in running.iter_mut().chain(&mut rows) {
+            (row.filter, row.reason) = Default::default();
+        }
+    }
     show(&Page { shell, running, rows })
 }
 
@@ -178,18 +184,20 @@ fn action_page(app: &App, visitor: &Visitor, action: Action) -> Result<ActionPag
         shell = shell.refreshing(REFRESH, &format!("actions/{}", action.id), "");
         shell.pause = None;
     }
+    // A filter can hold the CRM's words or a search in bodies.
+    let shown = |text: String| if shell.sees_bodies { text } else { String::new() };
     let mut lists = Vec::new();
     for (state, title) in [("failed_again", "Failed again"), ("skipped", "Stayed"), ("gone", "No longer there")] {
         let items = app.store.items(&action.id, state, NAMED)?;
         if !items.is_empty() {
-            lists.push((title, items.into_iter().map(|item| (item.id, item.why.unwrap_or_default())).collect()));
+            lists.push((title, items.into_iter().map(|item| (item.id, shown(item.why.unwrap_or_default()))).collect()));
         }
     }
     Ok(ActionPage {
         created_at: when(app, action.created_at),
         counted: action.counted.lines().map(ToOwned::to_owned).collect(),
-        reason: action.reason.clone().unwrap_or_default(),
-        note: action.note.clone().unwrap_or_default(),
+        reason: shown(action.reason.clone().unwrap_or_default()),
+        note: shown(action.note.clone().unwrap_or_default()),
         error: action.error.clone().unwrap_or_default(),
         count,
         handled: count - of("waiting"),
@@ -216,7 +224,7 @@ fn action_page(app: &App, visitor: &Visitor, action: Action) -> Result<ActionPag
         what: action.what,
         state: action.state,
         who: action.who,
-        filter: action.filter,
+        filter: shown(action.filter),
         shell,
     })
 }
