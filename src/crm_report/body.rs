@@ -60,16 +60,15 @@ impl Body {
 
     /// Whether there is an id in another place, or of another type.
     pub(super) fn has_other_id(&self) -> bool {
-        fn holds_id(value: &Value) -> bool {
-            match value {
-                Value::Object(members) => {
-                    members.get("wolkvox_id").is_some_and(|id| !id.is_null()) || members.values().any(holds_id)
-                }
-                Value::Array(values) => values.iter().any(holds_id),
+        fn is_id_or_holds_it((name, value): (&String, &Value)) -> bool {
+            let holds_it = match value {
+                Value::Object(members) => members.iter().any(is_id_or_holds_it),
+                Value::Array(values) => values.iter().any(|value| is_id_or_holds_it((&String::new(), value))),
                 Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
-            }
+            };
+            holds_it || (name == "wolkvox_id" && !value.is_null())
         }
-        self.wolkvox_id().is_none() && (self.object.contains_key("wolkvox_id") || self.object.values().any(holds_id))
+        self.wolkvox_id().is_none() && self.object.iter().any(is_id_or_holds_it)
     }
 
     /// The records that a search found.

@@ -107,4 +107,14 @@ impl<'a> Facts<'a> {
     pub(super) fn found_task(&self) -> Option<(&'a Step, Map<String, Value>)> {
         self.run.steps.iter().find_map(|step| Some((step, own_record(step, self.plan)?)))
     }
+
+    /// The id of the task, from the answer to the insert or from a search.
+    pub(super) fn task_id(&self) -> Option<String> {
+        let answered = self.step("insert").and_then(|step| step.body.wolkvox_id()).map(ToOwned::to_owned);
+        answered.or_else(|| match self.found_task()?.1.get("wolkvox_id")? {
+            Value::String(id) => Some(id.clone()),
+            Value::Number(id) => Some(id.to_string()),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+        })
+    }
 }

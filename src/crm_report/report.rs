@@ -90,7 +90,7 @@ impl Report {
             task: WrittenTask {
                 state: task,
                 name: plan.name.clone(),
-                wolkvox_id: task::id(facts).map(|id| redactor.id(&id)),
+                wolkvox_id: facts.task_id().map(|id| redactor.id(&id)),
                 remove: task::remove(facts, task, &|value| redactor.own(value), &|id| redactor.id(id)),
             },
             stopped: stopped(&|said| redactor.text(said)),

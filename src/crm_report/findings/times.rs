@@ -31,9 +31,7 @@ const LIKELY_ZONES: [(i64, &str); 7] = [
 /// How far the CRM's clock is ahead, with the step that shows it: from the id, which has the time of creation.
 fn ahead<'a>(facts: Facts<'a>) -> Option<(i64, &'a Step)> {
     let step = facts.step("insert")?;
-    let found = || facts.found_task()?.1.get("wolkvox_id")?.as_str().map(ToOwned::to_owned);
-    let id = step.body.wolkvox_id().map(ToOwned::to_owned).or_else(found)?;
-    let created = time_of(&id, step)?;
+    let created = time_of(&facts.task_id()?, step)?;
     let sent = step.at.as_second();
     let answered = sent + i64::try_from(step.exchange.total.as_secs()).ok()? + 1;
     let ahead = match created {

@@ -1,7 +1,6 @@
 //! Whether the task is in the CRM, and how people find and remove it. Pure.
 
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::crm::classify::{HttpResult, Outcome};
 use crate::crm_report::finding::Facts;
@@ -44,16 +43,6 @@ fn is_by_another(facts: Facts<'_>) -> bool {
     })
 }
 
-/// The id of the task, from the answer to the insert or from a search.
-pub(super) fn id(facts: Facts<'_>) -> Option<String> {
-    let id = facts.run.step("insert").and_then(|step| step.body.wolkvox_id()).map(ToOwned::to_owned);
-    id.or_else(|| match facts.found_task()?.1.get("wolkvox_id")? {
-        Value::String(id) => Some(id.clone()),
-        Value::Number(id) => Some(id.to_string()),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
-    })
-}
-
 /// How to find and remove what was created. `own` shows a value of the task, `shown_id` an id of the CRM.
 pub(super) fn remove(
     facts: Facts<'_>,
@@ -62,8 +51,9 @@ pub(super) fn remove(
     shown_id: &dyn Fn(&str) -> String,
 ) -> Vec<String> {
     let plan = facts.plan;
-    let id =
-        id(facts).map_or_else(|| "without a known wolkvox_id".to_owned(), |id| format!("wolkvox_id {}", shown_id(&id)));
+    let id = facts
+        .task_id()
+        .map_or_else(|| "without a known wolkvox_id".to_owned(), |id| format!("wolkvox_id {}", shown_id(&id)));
     let name = &plan.name;
     let mut lines = vec![match state {
         TaskState::Created => format!("\"{name}\" was created, {id}."),
