@@ -131,22 +131,17 @@ pub(super) fn parse_iso(text: &str, zone: &TimeZone, account: &TimeZone) -> Resu
     const FORMS: &str = r"(?i-u)\A\d{4}-\d\d-\d\d([t ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?(z|[+-]\d\d(:?\d\d)?)?)?\z";
     #[expect(clippy::expect_used, reason = "a constant")]
     static KNOWN: LazyLock<Regex> = LazyLock::new(|| Regex::new(FORMS).expect("a pattern"));
-    const OFFSETS: &str = r"(?i)\A(.{11,}?)(z|[+-][0-9]{2}(:?[0-9]{2})?)\z";
-    #[expect(clippy::expect_used, reason = "a constant")]
-    static WITH_OFFSET: LazyLock<Regex> = LazyLock::new(|| Regex::new(OFFSETS).expect("a pattern"));
     let text = text.trim();
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(At::Zoned(at.to_zoned_datetime(zone.clone())));
     }
-    let without_offset = WITH_OFFSET.captures(text).and_then(|parts| parts.get(1)?.as_str().parse::<DateTime>().ok());
-    if without_offset.is_some_and(|date| date.year() == LAST_YEAR) {
-        return Err(out_of_range());
-    }
-    if let Ok(date) = text.parse::<DateTime>()
-        && without_offset.is_none()
+    let without_z = text.strip_suffix(['z', 'Z']).unwrap_or(text);
+    if let Ok(date) = without_z.parse::<DateTime>()
         && !text.contains('[')
     {
-        return civil(date, zone, account);
+        // A date with an offset that is no timestamp: timestamps end before the last year does.
+        let has_offset = without_z != text || text.get(11..).is_some_and(|time| time.contains(['+', '-']));
+        return if has_offset { Err(out_of_range()) } else { civil(date, zone, account) };
     }
     Err(match KNOWN.is_match(text) {
         true => "the text has the form of a date, but no such day or time exists".to_owned(),
