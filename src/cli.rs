@@ -20,7 +20,8 @@ pub mod status;
 pub mod topology;
 
 use std::fmt;
-use std::io::{Read, Write as _};
+use std::fs::{File, Metadata};
+use std::io::{ErrorKind, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -133,24 +134,16 @@ impl Command {
     /// Whether it works with a wrong `events.rules_file`. What needs the rules in such a command reads them itself, and says what is
     /// wrong.
     fn tolerates_wrong_rules(&self) -> bool {
-        match self {
+        matches!(
+            self,
             Self::Status(_)
-            | Self::Find(_)
-            | Self::DeadLetters(_)
-            | Self::Console(_)
-            | Self::Topology(_)
-            | Self::Ledger(_)
-            | Self::Healthcheck(_) => true,
-            Self::Run
-            | Self::Check(_)
-            | Self::Map(_)
-            | Self::Publish(_)
-            | Self::Config(_)
-            | Self::Schema(_)
-            | Self::Sandbox(_)
-            | Self::CrmReport(_)
-            | Self::Idle => false,
-        }
+                | Self::Find(_)
+                | Self::DeadLetters(_)
+                | Self::Console(_)
+                | Self::Topology(_)
+                | Self::Ledger(_)
+                | Self::Healthcheck(_)
+        )
     }
 }
 
@@ -226,14 +219,19 @@ fn print(text: &str) -> Result<(), Error> {
 
 /// Opens a file; without a path, or with `-`, standard input.
 fn open(file: Option<&Path>) -> Result<Box<dyn Read + Send>, Error> {
-    let Some(path) = file.filter(|path| *path != Path::new("-")) else { return Ok(Box::new(std::io::stdin())) };
-    let is_directory = std::fs::metadata(path).is_ok_and(|metadata| metadata.is_dir());
-    // A directory can be opened; reading it fails without its name.
-    let opened = if is_directory { Err(std::io::ErrorKind::IsADirectory.into()) } else { std::fs::File::open(path) };
-    match opened {
-        Ok(file) => Ok(Box::new(file)),
-        Err(error) => Err(Error::failed(format!("cannot read {}: {}", path.display(), file_error(&error)))),
+    match file.filter(|path| *path != Path::new("-")) {
+        None => Ok(Box::new(std::io::stdin())),
+        Some(path) => Ok(Box::new(open_file(path)?.0)),
     }
+}
+
+/// Opens a file that is no directory. A directory can be opened, too; reading it fails without its name.
+fn open_file(path: &Path) -> Result<(File, Metadata), Error> {
+    let opened = File::open(path).and_then(|file| {
+        let metadata = file.metadata()?;
+        if metadata.is_dir() { Err(ErrorKind::IsADirectory.into()) } else { Ok((file, metadata)) }
+    });
+    opened.map_err(|error| Error::failed(format!("cannot read {}: {}", path.display(), file_error(&error))))
 }
 
 #[cfg(test)]

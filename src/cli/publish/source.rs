@@ -5,7 +5,7 @@ use std::io::{self, Cursor, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::cli::open;
+use crate::cli::open_file;
 use crate::message::export::input::{Ids, Input};
 
 /// The largest input that is kept in memory, in bytes (64 MiB).
@@ -26,16 +26,15 @@ impl Source {
     /// Opens a file. Standard input and pipes are read into memory.
     pub(super) fn open(path: Option<&Path>) -> Result<Self, String> {
         let named = path.filter(|path| *path != Path::new("-"));
-        if let Some(path) = named {
-            let file = File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
-            let kind = file.metadata().map_err(|error| format!("{}: {error}", path.display()))?;
-            if kind.is_file() {
-                return Ok(Self::File(file));
-            }
-        }
-        let name = named.map_or_else(|| "standard input".to_owned(), |path| path.display().to_string());
+        let (name, reader): (String, Reader) = match named {
+            None => ("standard input".to_owned(), Box::new(io::stdin())),
+            Some(path) => match open_file(path).map_err(|error| error.message)? {
+                (file, metadata) if metadata.is_file() => return Ok(Self::File(file)),
+                // A pipe is opened once: what writes to it ends with its first reader.
+                (pipe, _) => (path.display().to_string(), Box::new(pipe)),
+            },
+        };
         let mut held = Vec::new();
-        let reader = open(path).map_err(|error| error.message)?;
         reader.take(MAX_HELD + 1).read_to_end(&mut held).map_err(|error| format!("{name}: {error}"))?;
         if u64::try_from(held.len()).is_ok_and(|bytes| bytes > MAX_HELD) {
             return Err(format!("{name} holds more than 64 MiB; write it to a file and name the file"));
