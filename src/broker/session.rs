@@ -30,7 +30,7 @@ use crate::retry::{Backoff, jittered};
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// The longest wait after an error without an AMQP reply code, such as a refused connection. It is short, so that work continues
 /// within a second after RabbitMQ has restarted.
-const UNREFUSED: Duration = Duration::from_millis(500);
+const WITHOUT_REPLY_CODE: Duration = Duration::from_millis(500);
 /// After a connection that lasted this long the next wait is short again.
 const HEALTHY: Duration = Duration::from_secs(30);
 /// The wait after a message that ended the connection, which does not grow: the messages behind it wait until RabbitMQ
@@ -129,7 +129,7 @@ impl Session {
             }
             let wait = match error.code {
                 _ if is_cause => UNDELIVERABLE,
-                None => backoff.next().min(UNREFUSED),
+                None => backoff.next().min(WITHOUT_REPLY_CODE),
                 Some(_) => backoff.next(),
             };
             let wait = jittered(wait, fastrand::f64());
