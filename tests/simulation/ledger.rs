@@ -256,7 +256,7 @@ impl FakeLedger {
         };
         let _ = world.crashes_here(process);
         process.hang_if_dead().await;
-        world.checker().answered_change(process.number, account, &change, answer.as_ref().ok());
+        world.checker().answered_change(account, &change, answer.as_ref().ok());
         answer
     }
 }

@@ -108,13 +108,7 @@ impl Checker {
     }
 
     /// The ledger has answered; `answer` is none if it failed.
-    pub(crate) fn answered_change(
-        &mut self,
-        process: ProcessNumber,
-        account: usize,
-        change: &Change,
-        answer: Option<&Changed>,
-    ) {
+    pub(crate) fn answered_change(&mut self, account: usize, change: &Change, answer: Option<&Changed>) {
         let account = &mut self.accounts[account];
         match (change, answer) {
             (Change::Claim { new, .. }, Some(Changed::Done(_))) => {
@@ -131,7 +125,6 @@ impl Checker {
             }
             _ => {}
         }
-        let _ = process;
     }
 
     /// A ledger applied an operation.
