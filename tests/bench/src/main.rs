@@ -151,7 +151,8 @@ fn top() -> Result<PathBuf, String> {
 fn again() -> Result<(), String> {
     let top = top()?;
     let json = fs::read_to_string(top.join(SPEED)).map_err(|error| format!("{SPEED}: {error}; run `make bench`"))?;
-    let results: Results = serde_json::from_str(&json).map_err(|error| format!("{SPEED}: {error}; run `make bench`"))?;
+    let results: Results =
+        serde_json::from_str(&json).map_err(|error| format!("{SPEED}: {error}; run `make bench`"))?;
     show(&top, &results)
 }
 
