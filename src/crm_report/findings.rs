@@ -6,7 +6,7 @@ mod search;
 mod success;
 mod times;
 
-pub(super) use search::FOUND_AFTER;
+pub(super) use search::{FOUND_AFTER, QUERIES};
 pub(super) use times::{SHIFTED, reset};
 
 use super::finding::{Facts, Finding};

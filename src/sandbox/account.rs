@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use jiff::civil::Time;
 use jiff::tz::TimeZone;
 
 use super::recorded::to;
@@ -42,6 +43,8 @@ pub(super) struct Account {
     pub(super) ids: Ids,
     /// The zone of times in answers, and of the quota's day.
     pub(super) zone: TimeZone,
+    /// When the quota's day ends, as the time since midnight.
+    pub(super) day_end: SignedDuration,
     /// How far its clock is ahead of the real time.
     pub(super) clock: SignedDuration,
     /// `é` comes back as `u00e9`.
@@ -79,6 +82,7 @@ impl Default for Account {
             always_200: false,
             ids: Ids::default(),
             zone: TimeZone::UTC,
+            day_end: SignedDuration::ZERO,
             clock: SignedDuration::ZERO,
             altered_accents: false,
             slow_counter: Duration::ZERO,
@@ -98,13 +102,14 @@ impl Default for Account {
 }
 
 /// What can follow `account:` in a rule.
-pub(super) const FORMS: [&str; 19] = [
+pub(super) const FORMS: [&str; 20] = [
     "string-codes",
     "number-codes",
     "status-200",
     "no-id",
     "uuid-id",
     "zone:NAME",
+    "day-ends:HH:MM",
     "clock:+DURATION or clock:-DURATION",
     "altered-accents",
     "slow-counter:DURATION",
@@ -147,6 +152,7 @@ impl Account {
             ("slow-query", Some(text)) => self.slow_query = wait(text)?,
             ("clock", Some(text)) => self.clock = signed(text)?,
             ("zone", Some(name)) => self.zone = zone(name)?,
+            ("day-ends", Some(text)) => self.day_end = time_of_day(text)?,
             ("shifted-dates", Some(text)) => self.shifted_dates = signed(text)?,
             ("refused-search", Some(verdict)) => self.refused_search = Some(refusal(verdict)?),
             ("bad-token", Some(verdict)) => self.bad_token = Some(refusal(verdict)?),
@@ -204,6 +210,14 @@ fn zone(name: &str) -> Result<TimeZone, String> {
         .map_err(|_| format!("the zone \"{name}\" must be an IANA name such as America/Bogota, or UTC-05:00"))
 }
 
+/// `HH:MM`, as the time since midnight.
+fn time_of_day(text: &str) -> Result<SignedDuration, String> {
+    match (text.len(), text.parse::<Time>()) {
+        (5, Ok(time)) => Ok(time.duration_since(Time::midnight())),
+        _ => Err(format!("the time \"{text}\" must be written HH:MM, from 00:00 to 23:59")),
+    }
+}
+
 /// `±HH:MM`.
 fn offset(text: &str) -> Option<TimeZone> {
     let (sign, rest) = match text.split_at_checked(1)? {
@@ -237,6 +251,7 @@ mod tests {
                 .next()
                 .unwrap()
                 .replace("NAME", "UTC-05:00")
+                .replace("HH:MM", "07:00")
                 .replace("DURATION", "90s")
                 .replace("CODE:TEXT", "401:NO");
             let mut account = Account::default();
@@ -252,6 +267,8 @@ mod tests {
             ("zone", "\"account:zone\" must be written account:zone:NAME"),
             ("lenient:1", "\"account:lenient\" must be written account:lenient"),
             ("zone:Mars", "the zone \"Mars\" must be"),
+            ("day-ends:7", "the time \"7\" must be written HH:MM"),
+            ("day-ends:24:00", "the time \"24:00\" must be written HH:MM"),
             ("zone:UTC-5", "the offset \"UTC-5\" must be"),
             ("clock:5", "the duration \"5\" must be"),
             ("bad-token:200:OK", "the verdict must be"),

@@ -16,7 +16,7 @@ use super::account::Account;
 use super::admission::{authenticate, receive, refuse, refused_as_recorded};
 use super::answer::{Refusal, Verdict};
 use super::client::Client;
-use super::recorded::to;
+use super::recorded::{self, BY_DATES, BY_FIELD, CREATED, ID};
 use super::state::{State, Task};
 
 /// The module that tasks are found in.
@@ -40,7 +40,7 @@ pub(super) async fn by_field(
     Extension(client): Extension<Client>,
     request: Request,
 ) -> Response {
-    answer(&state, &client, request, read_field, to::SEARCH).await
+    answer(&state, &client, request, read_field, BY_FIELD).await
 }
 
 /// `queryDates.php`: records by the time of their creation.
@@ -49,7 +49,7 @@ pub(super) async fn by_dates(
     Extension(client): Extension<Client>,
     request: Request,
 ) -> Response {
-    answer(&state, &client, request, read_dates, to::SEARCH_BY_DATES).await
+    answer(&state, &client, request, read_dates, BY_DATES).await
 }
 
 async fn answer(
@@ -57,23 +57,22 @@ async fn answer(
     client: &Client,
     request: Request,
     read: fn(&Map<String, Value>) -> Result<Search, Refusal>,
-    to: &str,
+    call: recorded::Search,
 ) -> Response {
     let account = state.account();
     if let Some(refused) = refused_as_recorded(state, &account) {
         return refused;
     }
-    let recorded = state.options.recorded.answer(to, &account, None);
-    match (find(state, &account, client, request, read).await, &account.refused_search, recorded) {
-        (Ok(_), Some((code, msg)), _) => {
+    match (find(state, &account, client, request, read).await, &account.refused_search) {
+        (Ok(_), Some((code, msg))) => {
             let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::BAD_REQUEST);
             Verdict::refused(status, *code, msg.clone()).answer(&account).into_response()
         }
-        (Ok(_), None, Some(recorded)) => recorded.into_response(),
-        (Ok(records), None, None) => {
-            Verdict::found(records.len(), Value::from(records)).answer(&account).into_response()
+        (Ok(records), None) => {
+            let recorded = state.options.recorded.search(call, &account, &records);
+            recorded.unwrap_or_else(|| Verdict::found(records.len(), records.into()).answer(&account)).into_response()
         }
-        (Err(refusal), ..) => refuse(state, &account, &refusal),
+        (Err(refusal), _) => refuse(state, &account, &refusal),
     }
 }
 
@@ -83,7 +82,7 @@ async fn find(
     client: &Client,
     request: Request,
     read: fn(&Map<String, Value>) -> Result<Search, Refusal>,
-) -> Result<Vec<Value>, Refusal> {
+) -> Result<Vec<Map<String, Value>>, Refusal> {
     let token = authenticate(state, account, request.headers())?;
     let received = receive(state, account, request).await?;
     let slot = state.admit(token, client, account, 1)?;
@@ -101,7 +100,7 @@ async fn find(
     Ok(records)
 }
 
-fn search_tasks(state: &State, account: &Account, search: &Search) -> Vec<Value> {
+fn search_tasks(state: &State, account: &Account, search: &Search) -> Vec<Map<String, Value>> {
     let now = State::now(&Account::default());
     let is_visible = |task: &Task| now.duration_since(task.at).unsigned_abs() >= account.slow_query;
     let tasks = state.newest(SEARCHED);
@@ -110,7 +109,7 @@ fn search_tasks(state: &State, account: &Account, search: &Search) -> Vec<Value>
         Search::Field { .. } => MOST,
         Search::Created { limit, .. } => *limit,
     };
-    records.filter(|record| matches(search, record)).take(limit).map(Value::Object).collect()
+    records.filter(|record| matches(search, record)).take(limit).collect()
 }
 
 fn matches(search: &Search, record: &Map<String, Value>) -> bool {
@@ -126,8 +125,6 @@ fn matches(search: &Search, record: &Map<String, Value>) -> bool {
     }
 }
 
-/// The vendor's name of the time of creation.
-const CREATED: &str = "wolkvox_fecha_creacion";
 /// Bytes of `YYYY-MM-DD HH:MM`.
 const MINUTES: usize = 16;
 
@@ -136,7 +133,7 @@ fn record(task: &Task, account: &Account) -> Option<Map<String, Value>> {
     let mut payload: Value = serde_json::from_str(task.payload.get()).ok()?;
     let Some(Value::Object(fields)) = payload.get_mut("fields").map(Value::take) else { return None };
     let mut record = Map::new();
-    record.insert("wolkvox_id".to_owned(), json!(task.id));
+    record.insert(ID.to_owned(), json!(task.id));
     record.insert(CREATED.to_owned(), json!(local(task.at, account)));
     for (field, value) in fields {
         let value = match value.as_str() {

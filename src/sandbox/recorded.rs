@@ -1,5 +1,6 @@
 //! Reads a report of `crm-report`, so that the sandbox can behave as that account did.
 
+mod found;
 pub(super) mod to;
 
 use std::collections::BTreeMap;
@@ -8,7 +9,9 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+pub(super) use found::{CREATED, ID};
 
 use super::account::Account;
 use super::answer::{Answer, NoAnswer, account_headers};
@@ -20,7 +23,23 @@ pub struct Recorded {
     answers: BTreeMap<String, Answer>,
     /// The id in the recorded answer to the insert, which each new id replaces.
     id: Option<String>,
+    /// The fields of the recorded task, as they were sent.
+    fields: Map<String, Value>,
 }
+
+/// A call that searches, by the recorded answers to it.
+#[derive(Clone, Copy)]
+pub(super) struct Search {
+    /// Given whatever is searched for.
+    always: &'static str,
+    found: &'static str,
+    not_found: Option<&'static str>,
+}
+
+/// `query.php`.
+pub(super) const BY_FIELD: Search = Search { always: to::SEARCH, found: to::FOUND, not_found: Some(to::NOT_FOUND) };
+/// `queryDates.php`.
+pub(super) const BY_DATES: Search = Search { always: to::SEARCH_BY_DATES, found: to::FOUND_BY_DATES, not_found: None };
 
 impl Recorded {
     /// The recorded answer, with `id` instead of the recorded id. None where the account has a rule about it, which says
@@ -33,7 +52,20 @@ impl Recorded {
         Some(account_headers(account, answer))
     }
 
-    /// Forgets how searches were refused.
+    /// The recorded answer to a search that finds these tasks, with them in it.
+    pub(super) fn search(&self, call: Search, account: &Account, tasks: &[Map<String, Value>]) -> Option<Answer> {
+        let always = self.answer(call.always, account, None);
+        always.or_else(|| match tasks.is_empty() {
+            true => self.answer(call.not_found?, account, None),
+            false => {
+                let mut answer = self.answer(call.found, account, None)?;
+                answer.body = found::fill(&answer.body, &self.fields, self.id.as_deref(), tasks)?.into();
+                Some(answer)
+            }
+        })
+    }
+
+    /// Forgets that searches were refused, or found nothing.
     pub fn forget_searches(&mut self) {
         self.answers.retain(|to, _| ![to::SEARCH, to::SEARCH_BY_DATES].contains(&to.as_str()));
     }
@@ -88,9 +120,16 @@ struct Settings {
 #[derive(Deserialize)]
 struct Exchange {
     number: u64,
+    #[serde(default)]
+    request: Request,
     response: Option<Response>,
     no_answer: Option<Unanswered>,
     wolkvox_id: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct Request {
+    body: Option<String>,
 }
 
 /// What happened to a call that has no answer.
@@ -146,6 +185,7 @@ pub fn parse(json: &[u8]) -> Result<Replay, Error> {
         ));
     }
     recorded.id = report.exchanges.iter().find_map(|exchange| exchange.wolkvox_id.clone());
+    recorded.fields = report.exchanges.iter().find_map(sent_fields).unwrap_or_default();
     Ok(Replay {
         query: report.sandbox.query,
         latency: report.sandbox.latency_milliseconds.map(Duration::from_millis),
@@ -155,6 +195,15 @@ pub fn parse(json: &[u8]) -> Result<Replay, Error> {
     })
 }
 
+/// The fields of the task, where this exchange sent it.
+fn sent_fields(exchange: &Exchange) -> Option<Map<String, Value>> {
+    let mut body: Value = serde_json::from_str(exchange.request.body.as_deref()?).ok()?;
+    match body.get_mut("fields").map(Value::take) {
+        Some(Value::Object(fields)) => Some(fields),
+        _ => None,
+    }
+}
+
 /// Headers about how the recorded bytes were transferred. They are not those of the replayed answer.
 const OF_THE_TRANSFER: [&str; 5] = ["content-length", "transfer-encoding", "content-encoding", "date", "keep-alive"];
 
@@ -162,7 +211,11 @@ const OF_THE_TRANSFER: [&str; 5] = ["content-length", "transfer-encoding", "cont
 /// The sandbox can repeat a refusal from that, but not a success.
 fn answer(to: &str, exchange: &Exchange) -> Result<Option<Answer>, Error> {
     let response = match (&exchange.response, exchange.no_answer) {
-        (Some(response), _) if response.body_is_whole || to != to::CREATED => response,
+        (Some(response), _)
+            if response.body_is_whole || ![to::CREATED, to::FOUND, to::FOUND_BY_DATES].contains(&to) =>
+        {
+            response
+        }
         (None, Some(Unanswered::TimedOut)) => return Ok(Some(Answer::none(NoAnswer::Hang))),
         (None, Some(Unanswered::ConnectionEnded)) => return Ok(Some(Answer::none(NoAnswer::Reset))),
         (Some(_) | None, _) => return Ok(None),

@@ -280,6 +280,8 @@ fn now() -> Timestamp {
 /// The account's day, and the whole hours until it ends, rounded down.
 fn day(now: Timestamp, account: &Account) -> (Date, i64) {
     let local = account.zone.to_datetime(now.checked_add(account.clock).unwrap_or(now));
+    // As long ago as the day ends after midnight, it was midnight when the day ends.
+    let local = local.saturating_sub(account.day_end);
     let full_hour = local.minute() == 0 && local.second() == 0;
     (local.date(), 23 - i64::from(local.hour()) + i64::from(full_hour))
 }
@@ -306,6 +308,20 @@ mod tests {
         account.apply("zone:UTC-05:00").unwrap();
         let (date, hours) = day("1970-01-02T04:30:00Z".parse().unwrap(), &account);
         assert_eq!((date.to_string().as_str(), hours), ("1970-01-01", 0));
+    }
+
+    #[test]
+    fn ends_the_day_at_the_hour_of_the_account() {
+        let mut account = Account::default();
+        account.apply("zone:UTC-05:00").unwrap();
+        account.apply("day-ends:07:00").unwrap();
+        for (now, date, hours) in [
+            ("1970-01-02T11:30:00Z", "1970-01-01", 0),
+            ("1970-01-02T12:00:00Z", "1970-01-02", 24),
+            ("1970-01-02T23:30:00Z", "1970-01-02", 12),
+        ] {
+            assert_eq!(day(now.parse().unwrap(), &account), (date.parse().unwrap(), hours), "{now}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::crm_report::plan::SEARCH_LIMIT;
 use crate::crm_report::run::{Step, own_record};
 
 /// The calls of `query.php`, and the field that each searches by.
-const QUERIES: [(&str, &str); 3] =
+pub(in crate::crm_report) const QUERIES: [(&str, &str); 3] =
     [("query_by_id", "wolkvox_id"), ("query_by_name", "name"), ("query_by_record", "id_record")];
 
 /// How an answer begins that is a time.

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use jiff::civil::Time;
+use jiff::fmt::strtime;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
 use crate::crm_report::finding::{Facts, Finding};
-use crate::crm_report::findings::{FOUND_AFTER, SHIFTED, reset};
-use crate::crm_report::run::{NoAnswer, Step};
+use crate::crm_report::findings::{FOUND_AFTER, QUERIES, SHIFTED, reset};
+use crate::crm_report::run::{NoAnswer, Step, own_record};
 use crate::duration;
 
 /// The settings that `sandbox --from-report` reads.
@@ -20,7 +24,7 @@ pub(super) fn settings(findings: &[Finding], facts: Facts<'_>) -> Value {
     json!({
         "latency_milliseconds": inserted.map(|step| millis(step.exchange.total)),
         // What was not tried counts as possible.
-        "query": answer("query") != "not_found",
+        "query": answer("query") != "not_found" || answer("query_dates") == "found",
         "daily_limit": counter.and_then(|step| step.body.number("token_limit")).filter(|limit| *limit >= 0),
         "faults": faults,
         "answers": answers(&answer, facts),
@@ -35,7 +39,6 @@ fn answers<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Map<Strin
         true => ("created", step),
         false => ("refused", step),
     });
-    let searches = run.steps.iter().filter(|step| step.name.starts_with("query_by_") && step.name != "query_by_dates");
     let all = [
         run.step("counter_before")
             .filter(|_| run.step("insert").is_none())
@@ -49,12 +52,31 @@ fn answers<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Map<Strin
         run.step("missing_field").filter(refused).map(|step| ("missing_field", step)),
         run.step("wrong_token").filter(refused).map(|step| ("wrong_token", step)),
         run.step("wrong_operation").filter(refused).map(|step| ("wrong_operation", step)),
-        searches.filter(|_| answer("query") == "refused").last().map(|step| ("search", step)),
-        run.step("query_by_dates").filter(refused).map(|step| ("search_by_dates", step)),
     ];
+    let all = all.into_iter().chain(searches(answer, facts)).flatten();
     // An insert without an answer is repeated by a rule of `sandbox.faults`.
-    let repeated = all.into_iter().flatten().filter(|(_, step)| step.name != "insert" || step.no_answer().is_none());
+    let repeated = all.filter(|(_, step)| step.name != "insert" || step.no_answer().is_none());
     repeated.map(|(what, step)| (what.to_owned(), json!(facts.number(step)))).collect()
+}
+
+/// The same for searches. The answers of an account that never found the task belong to each search.
+fn searches<'a, 'f>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'f>) -> [Option<(&'static str, &'f Step)>; 3] {
+    let found = |step: &&Step| own_record(step, facts.plan).is_some();
+    let by_field = || facts.run.steps.iter().filter(|step| QUERIES.iter().any(|(name, _)| *name == step.name));
+    let hit = by_field().find(found);
+    let misses = || by_field().filter(|step| !found(step));
+    let miss = misses().filter(|step| step.is_accepted()).last().or_else(|| misses().last());
+    let by_dates = facts.run.step("query_by_dates");
+    let dates = match answer("query_dates") {
+        "found" => Some("found_by_dates"),
+        "not_found" | "refused" => Some("search_by_dates"),
+        _ => None,
+    };
+    [
+        hit.map(|step| ("found", step)),
+        miss.map(|step| (if hit.is_some() { "not_found" } else { "search" }, step)),
+        dates.zip(by_dates),
+    ]
 }
 
 /// How the account behaves.
@@ -81,11 +103,11 @@ fn account<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Vec<Strin
     if let Some(ahead) = answer("clock").parse::<i64>().ok().filter(|ahead| *ahead != 0) {
         all.push(format!("clock:{}{}s", if ahead < 0 { '-' } else { '+' }, ahead.abs()));
     }
-    let zone = match answer("answer_zone") {
-        zone if zone.starts_with("UTC") => Some(zone.to_owned()),
-        _ => zone_of_reset(facts),
-    };
-    all.extend(zone.filter(|zone| zone != "UTC+00:00").map(|zone| format!("zone:{zone}")));
+    let zone = answer("answer_zone");
+    if zone.starts_with("UTC") && zone != "UTC+00:00" {
+        all.push(format!("zone:{zone}"));
+    }
+    all.extend(day_end(answer, facts).map(|time| format!("day-ends:{time}")));
     if let Some(after) = answer("query").strip_prefix(FOUND_AFTER).and_then(duration::parse) {
         // A little less than was seen, so that a search after the same time finds it again.
         all.push(format!("slow-query:{}", duration::format(Duration::from_millis(millis(after) * 9 / 10))));
@@ -96,20 +118,26 @@ fn account<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Vec<Strin
     all.into_iter().map(|behaviour| format!("account:{behaviour}")).collect()
 }
 
-/// The zone in whose midnight the quota is reset, where no answer had a local time: `crm.timezone`, or the whole hours from UTC
-/// nearest to it.
-fn zone_of_reset(facts: Facts<'_>) -> Option<String> {
+/// When the quota's day ends by the account's clock and in its zone, where that is not midnight: at midnight of `crm.timezone`,
+/// where that agrees with what the account said, else at a whole hour of UTC.
+fn day_end<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Option<String> {
     let (_, from, to) = reset(facts)?;
-    let zone = &facts.config.timezone;
-    let configured = i64::from(zone.to_offset(from).seconds());
-    let is_midnight =
-        |offset: &i64| (from.as_second() + offset).div_euclid(86_400) != (to.as_second() + offset).div_euclid(86_400);
-    let whole_hours = (-12..=14).map(|hours| hours * 3600).filter(is_midnight);
-    let nearest = Some(configured)
-        .filter(is_midnight)
-        .or_else(|| whole_hours.min_by_key(|offset| (offset - configured).abs()))?;
-    let sign = if nearest < 0 { '-' } else { '+' };
-    Some(format!("UTC{sign}{:02}:{:02}", nearest.abs() / 3600, nearest.abs() / 60 % 60))
+    let configured = &facts.config.timezone;
+    let (day, midnight) = (configured.to_datetime(from).date(), configured.to_datetime(to).date());
+    let end = match day == midnight {
+        false => configured.to_timestamp(midnight.to_datetime(Time::midnight())).ok()?,
+        true => Timestamp::from_second(to.as_second().div_euclid(3600) * 3600).ok()?,
+    };
+    let ahead = SignedDuration::from_secs(answer("clock").parse().unwrap_or_default());
+    let local = zone_of(answer("answer_zone")).to_datetime(end.checked_add(ahead).ok()?);
+    let midnight = local.date().to_datetime(Time::midnight());
+    Some(local.strftime("%H:%M").to_string()).filter(|_| local != midnight)
+}
+
+/// The zone of an answer such as `UTC-05:00`; UTC where it is none.
+fn zone_of(answer: &str) -> TimeZone {
+    let offset = strtime::parse("UTC%:z", answer).ok().and_then(|written| written.offset());
+    offset.map_or(TimeZone::UTC, TimeZone::fixed)
 }
 
 fn millis(duration: Duration) -> u64 {

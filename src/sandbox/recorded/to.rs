@@ -14,10 +14,28 @@ pub(in crate::sandbox) const WRONG_TOKEN: &str = "wrong_token";
 pub(in crate::sandbox) const WRONG_OPERATION: &str = "wrong_operation";
 /// `tokenInformation.php`.
 pub(in crate::sandbox) const COUNTER: &str = "counter";
-/// `query.php`.
+/// `query.php`, whatever is searched for.
 pub(in crate::sandbox) const SEARCH: &str = "search";
-/// `queryDates.php`.
+/// `query.php` that finds a task.
+pub(in crate::sandbox) const FOUND: &str = "found";
+/// `query.php` that finds no task.
+pub(in crate::sandbox) const NOT_FOUND: &str = "not_found";
+/// `queryDates.php`, whatever is searched for.
 pub(in crate::sandbox) const SEARCH_BY_DATES: &str = "search_by_dates";
+/// `queryDates.php` that finds a task.
+pub(in crate::sandbox) const FOUND_BY_DATES: &str = "found_by_dates";
 /// All of them.
-pub(in crate::sandbox) const ALL: [&str; 9] =
-    [EVERYTHING, CREATED, REFUSED, MISSING_FIELD, WRONG_TOKEN, WRONG_OPERATION, COUNTER, SEARCH, SEARCH_BY_DATES];
+pub(in crate::sandbox) const ALL: [&str; 12] = [
+    EVERYTHING,
+    CREATED,
+    REFUSED,
+    MISSING_FIELD,
+    WRONG_TOKEN,
+    WRONG_OPERATION,
+    COUNTER,
+    SEARCH,
+    FOUND,
+    NOT_FOUND,
+    SEARCH_BY_DATES,
+    FOUND_BY_DATES,
+];
