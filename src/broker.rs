@@ -173,7 +173,7 @@ pub enum PublishError {
 impl fmt::Display for PublishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unconnected(why) => write!(f, "no connection to the broker: {why}"),
+            Self::Unconnected(why) => f.write_str(why),
             Self::Blocked(why) => write!(f, "the broker has blocked publishing: {why}"),
             Self::Busy(others) => write!(f, "too many copies wait for RabbitMQ's confirm ({others})"),
             Self::Returned(why) => write!(f, "the broker returned the message: {why}"),

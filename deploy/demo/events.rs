@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::http::Http;
+use crate::launcher::{Launcher, Settings};
 use crate::queues::on_a_channel;
-use crate::stage::{Settings, Stage};
 
 /// How many events there are.
 const COUNT: u64 = 20;
@@ -38,7 +38,7 @@ wolkvox_owner = "ADMIN_@demo"
 
 /// What the events need.
 pub(crate) struct Events<'a> {
-    pub(crate) stage: &'a Stage,
+    pub(crate) launcher: &'a Launcher,
     /// Of the demo's worker; the events have a worker and a queue of their own.
     pub(crate) settings: &'a Settings,
     pub(crate) broker: &'a str,
@@ -49,7 +49,7 @@ pub(crate) struct Events<'a> {
 impl Events<'_> {
     /// Its settings: another queue, another address, and rules.
     pub(crate) fn settings(&self) -> Result<Settings, String> {
-        let file = self.stage.write("events.toml", &RULES.replace("EXCHANGE", &self.exchange()))?;
+        let file = self.launcher.write("events.toml", &RULES.replace("EXCHANGE", &self.exchange()))?;
         let own = [
             ("WTW_CONFIG", file.display().to_string()),
             ("WTW_BROKER_QUEUE", self.queue.to_owned()),
@@ -66,7 +66,7 @@ impl Events<'_> {
 
     /// Publishes the events and waits for their tasks; what was counted, and whether it is right.
     pub(crate) async fn play(&self, http: &Http) -> Result<(String, bool), String> {
-        let mut worker = self.stage.start("worker-of-events", &self.settings()?, &["run"])?;
+        let mut worker = self.launcher.start("worker-of-events", &self.settings()?, &["run"])?;
         let admin = format!("http://{}", self.listen);
         worker.answers(http, &format!("{admin}/readyz")).await?;
         let exchange = self.exchange();

@@ -7,13 +7,13 @@ mod broker;
 mod dead_letters;
 mod events;
 mod http;
+mod launcher;
 mod messages;
 mod queues;
 mod report;
 mod screen;
 mod seen;
-mod show;
-mod stage;
+mod steps;
 mod watch;
 
 use std::process::ExitCode;
@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::show::Show;
+use crate::steps::Demo;
 
 /// The exit code that a shell gives a program ended by SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -37,32 +37,32 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let mut show = Show::default();
+    let mut demo = Demo::default();
     let result = tokio::select! {
-        result = show.run(arguments.keep) => Some(result),
+        result = demo.run(arguments.keep) => Some(result),
         () = interrupted() => None,
     };
     let is_good = match result {
         None => {
             eprintln!("interrupted: stopping what the demo started");
-            show.close().await;
+            demo.close().await;
             return ExitCode::from(INTERRUPTED);
         }
         Some(Err(why)) => {
-            show.failed();
-            show.close().await;
+            demo.failed();
+            demo.close().await;
             eprintln!("error: {why}");
             return ExitCode::FAILURE;
         }
         Some(Ok(is_good)) => is_good,
     };
     if !is_good {
-        show.failed();
+        demo.failed();
     }
     if arguments.keep {
-        show.keep();
+        demo.keep();
     } else {
-        show.close().await;
+        demo.close().await;
     }
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::http::Http;
+use crate::launcher::Running;
 use crate::screen::Screen;
 use crate::seen::Seen;
-use crate::stage::Running;
 
 /// The time between two readings.
 const LOOK: Duration = Duration::from_millis(100);

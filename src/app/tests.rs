@@ -1,3 +1,5 @@
+//! Tests of the prefetch, of progress and forecast, and of a stop while the ledger is being opened.
+
 use tokio::time::Instant;
 
 use super::*;

@@ -68,7 +68,7 @@ fn shown(value: &Scalar) -> Value {
         Scalar::Text(text) => json!(text),
         Scalar::Integer(number) => json!(number),
         Scalar::Float(number) => json!(number),
-        Scalar::Switch(on) => json!(on),
+        Scalar::Boolean(on) => json!(on),
     }
 }
 
@@ -77,7 +77,7 @@ fn amqp(value: &Scalar) -> HeaderValue {
         Scalar::Text(text) => HeaderValue::LongString(text.as_str().into()),
         Scalar::Integer(number) => HeaderValue::LongLongInt(*number),
         Scalar::Float(number) => HeaderValue::Double(*number),
-        Scalar::Switch(on) => HeaderValue::Boolean(*on),
+        Scalar::Boolean(on) => HeaderValue::Boolean(*on),
     }
 }
 

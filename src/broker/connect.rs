@@ -95,10 +95,10 @@ pub(super) fn described(what: &str, error: &lapin::Error) -> BrokerError {
         lapin::ErrorKind::ProtocolError(refusal) => (refusal.get_message().to_string(), Some(refusal.get_id())),
         // Its own words are the parser's, and quote what could not be read.
         lapin::ErrorKind::ParsingError(_) => {
-            let text = "the broker sent what cannot be read, such as a message with a property that is not UTF-8";
+            let text = "RabbitMQ sent unreadable data, such as a message with a property that is not UTF-8";
             (text.to_owned(), Some(BrokerError::SYNTAX_ERROR))
         }
-        _ => (error.to_string(), None),
+        _ => (error.to_string().trim_start_matches("IO error: ").to_owned(), None),
     };
     BrokerError { message: format!("{what}: {message}"), code }
 }
@@ -106,7 +106,7 @@ pub(super) fn described(what: &str, error: &lapin::Error) -> BrokerError {
 /// Why a connection was not made. No message was read yet, so a message is never the cause.
 fn unconnected(what: &str, error: &lapin::Error) -> BrokerError {
     if let lapin::ErrorKind::ParsingError(_) = error.kind() {
-        let message = format!("{what}: what answers there does not speak AMQP (a port for TLS wants amqps)");
+        let message = format!("{what}: the server there does not speak AMQP (a port with TLS needs amqps)");
         return BrokerError { message, code: None };
     }
     let error = described(what, error);
@@ -185,7 +185,7 @@ impl Connector {
 
     /// Connects to one node.
     pub(crate) async fn connect_to(&self, url: &BrokerUrl, purpose: &str) -> Result<Connection, BrokerError> {
-        let what = format!("connect to {}", url.shown);
+        let what = format!("cannot connect to {}", url.shown);
         let fail = |message: String| BrokerError { message: format!("{what}: {message}"), code: None };
         let (host, port) = authority(url).ok_or_else(|| fail("the address names no host".to_owned()))?;
         let tls = self.tls().await.map_err(fail)?;

@@ -1,4 +1,4 @@
-//! Counts the messages on some queues again and again, on one connection.
+//! Counts the messages on the given queues, once or at an interval, on one connection.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

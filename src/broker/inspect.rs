@@ -254,7 +254,7 @@ fn like(text: &str, wanted: Option<&Argument>) -> Argument {
     match (wanted, text.parse(), text.parse()) {
         (Some(Argument::Text(_)), ..) => Argument::Text(text.to_owned()),
         (_, Ok(number), _) => Argument::Number(number),
-        (_, _, Ok(on)) => Argument::Switch(on),
+        (_, _, Ok(on)) => Argument::Boolean(on),
         _ => Argument::Text(text.to_owned()),
     }
 }

@@ -111,7 +111,7 @@ impl Publisher {
         let Ok(Ok(_permit)) = timeout(WAIT, self.permits.acquire()).await else {
             return Err(PublishError::Busy(CHANNELS));
         };
-        let link = self.link().await?;
+        let link = self.connection().await?;
         if let Some(reason) = link.blocked() {
             return Err(PublishError::Blocked(reason));
         }
@@ -142,7 +142,7 @@ impl Publisher {
     }
 
     /// The current connection, or a new one.
-    async fn link(&self) -> Result<PublisherConnection, PublishError> {
+    async fn connection(&self) -> Result<PublisherConnection, PublishError> {
         let mut current = self.link.lock().await;
         let is_usable = |link: &&PublisherConnection| {
             link.connection.status().connected() && !link.is_abandoned.load(Ordering::Relaxed)

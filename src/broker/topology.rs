@@ -53,7 +53,7 @@ pub enum Argument {
     /// A number.
     Number(i64),
     /// A boolean.
-    Switch(bool),
+    Boolean(bool),
 }
 
 /// Every queue that the worker uses.
@@ -147,7 +147,7 @@ fn work(broker: &config::Broker) -> Queue {
     let mut arguments = dead_lettering_to(&broker_dead_letter_queue(&broker.queue));
     arguments.insert("x-delivery-limit", Argument::Number(WORK_DELIVERY_LIMIT));
     if broker.single_active_consumer {
-        arguments.insert("x-single-active-consumer", Argument::Switch(true));
+        arguments.insert("x-single-active-consumer", Argument::Boolean(true));
     }
     Queue { name: broker.queue.clone(), arguments, is_required: true }
 }
@@ -213,7 +213,7 @@ impl Argument {
         match self {
             Self::Text(text) => json!(text),
             Self::Number(number) => json!(number),
-            Self::Switch(on) => json!(on),
+            Self::Boolean(on) => json!(on),
         }
     }
 
@@ -223,7 +223,7 @@ impl Argument {
         match self {
             Self::Text(text) => text.clone(),
             Self::Number(number) => number.to_string(),
-            Self::Switch(on) => on.to_string(),
+            Self::Boolean(on) => on.to_string(),
         }
     }
 
@@ -231,7 +231,7 @@ impl Argument {
         match self {
             Self::Text(text) => HeaderValue::LongString(text.as_str().into()),
             Self::Number(number) => HeaderValue::LongLongInt(*number),
-            Self::Switch(on) => HeaderValue::Boolean(*on),
+            Self::Boolean(on) => HeaderValue::Boolean(*on),
         }
     }
 }

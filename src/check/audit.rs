@@ -30,7 +30,7 @@ fn retries(config: &Config, findings: &mut Findings) {
     let (attempts, shown) = (counted(schedule.limit().into(), "attempt"), seconds(worst));
     findings.ok(
         check,
-        format!("a message gets at most {attempts}, within {shown}; waits behind a closed gate come on top"),
+        format!("a message gets at most {attempts}, within {shown}; the time while the gate is closed is not counted"),
     );
     if config.ledger.retention < worst {
         let message = format!(
@@ -44,7 +44,7 @@ fn retries(config: &Config, findings: &mut Findings) {
     if let Some(age) = config.task.max_age.filter(|age| *age < planned) {
         let message =
             format!("task.max_age ({}) ends before the last of retry.delays ({})", format(age), seconds(planned));
-        findings.warning(check, message, "raise task.max_age, or shorten retry.delays: the last rounds never come");
+        findings.warning(check, message, "raise task.max_age, or shorten retry.delays: the last rounds come too late");
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) async fn check(config: &Config) -> Checked {
     let mut findings = Findings::default();
     let mut inspection = None;
     for url in &config.broker.urls {
-        let entered = enter(&config.broker, url, &mut findings).await;
+        let entered = check_address(&config.broker, url, &mut findings).await;
         match (entered, &inspection) {
             (Some(first), None) => inspection = Some(first),
             (Some(further), Some(_)) => further.close().await,
@@ -40,8 +40,8 @@ pub(super) async fn check(config: &Config) -> Checked {
     let Some(inspection) = inspection else {
         findings.warning(
             "broker.queues",
-            "permissions and queues: not looked at",
-            "check again when the broker lets us in",
+            "permissions and queues: not checked",
+            "run this check again when RabbitMQ accepts the login",
         );
         return Checked { findings, consumers: None };
     };
@@ -58,7 +58,7 @@ pub(super) async fn check(config: &Config) -> Checked {
 }
 
 /// Checks name, port, encryption and login of one address.
-async fn enter(broker: &config::Broker, url: &BrokerUrl, findings: &mut Findings) -> Option<Inspection> {
+async fn check_address(broker: &config::Broker, url: &BrokerUrl, findings: &mut Findings) -> Option<Inspection> {
     let place = &url.shown;
     let (host, port) = authority(url)?;
     match net::connect(&host, port, TcpStream::connect).await {
@@ -80,7 +80,7 @@ async fn enter(broker: &config::Broker, url: &BrokerUrl, findings: &mut Findings
             let encrypted = if place.starts_with("amqps:") { "TLS and login" } else { "login" };
             findings.ok("broker.login", format!("{place}: {encrypted} accepted"));
             if user(url) == "guest" && !is_loopback(&host) {
-                let message = format!("{place} lets the user guest in from afar");
+                let message = format!("{place} accepts the user guest from another machine");
                 findings.warning("broker.login", message, "give the worker a user of its own, and remove guest");
             }
             Some(inspection)
@@ -96,10 +96,7 @@ async fn enter(broker: &config::Broker, url: &BrokerUrl, findings: &mut Findings
 fn refusal(error: &BrokerError, broker: &config::Broker, url: &BrokerUrl) -> (&'static str, &'static str) {
     let files = [&broker.ca_file, &broker.client_cert_file, &broker.client_key_file];
     if files.into_iter().flatten().any(|file| error.message.contains(&*file.to_string_lossy())) {
-        return (
-            "broker.tls",
-            "see that broker.ca_file, client_cert_file and client_key_file are right, or leave them out",
-        );
+        return ("broker.tls", "correct broker.ca_file, client_cert_file or client_key_file, or leave them out");
     }
     match error.code {
         Some(BrokerError::ACCESS_REFUSED) => (
@@ -116,7 +113,7 @@ fn refusal(error: &BrokerError, broker: &config::Broker, url: &BrokerUrl) -> (&'
             "check that this port speaks TLS, that broker.ca_file holds the authority of its certificate, and that the \
              certificate names this host",
         ),
-        _ => ("broker.login", "check that this port speaks AMQP; one for TLS wants amqps"),
+        _ => ("broker.login", "check that this port speaks AMQP; a port with TLS needs amqps"),
     }
 }
 
@@ -162,7 +159,7 @@ async fn publishing(inspection: &Inspection) -> Findings {
         Err(error) => findings.problem(
             "broker.publish",
             error.message,
-            "look at the broker's alarms: rabbitmq-diagnostics alarms; it wants memory or disk",
+            "look at RabbitMQ's alarms (rabbitmq-diagnostics alarms): it lacks memory or disk",
         ),
     }
     findings
@@ -224,7 +221,7 @@ async fn queues(inspection: &Inspection, config: &Config, topology: &Topology) -
             Err(error) => {
                 let advice = match error.code {
                     Some(BrokerError::ACCESS_REFUSED) => {
-                        "permit the user to configure it: this broker wants that for a look"
+                        "permit the user to configure it: this RabbitMQ shows a queue only to such a user"
                     }
                     _ => "look at the broker's log; this queue cannot be used",
                 };
@@ -240,7 +237,7 @@ async fn queues(inspection: &Inspection, config: &Config, topology: &Topology) -
             Ok(differences) if differences.is_empty() => {
                 findings.ok(check, format!("{holds}; {}", as_declared(queue)));
             }
-            Ok(differences) => differ(queue, &differences, config, &mut findings),
+            Ok(differences) => report_differences(queue, &differences, config, &mut findings),
             Err(error) if error.code == Some(BrokerError::ACCESS_REFUSED) => {
                 findings
                     .ok(check, format!("{holds}; without permission to configure its arguments cannot be looked at"));
@@ -262,7 +259,7 @@ fn absent(name: &str, mode: TopologyMode, findings: &mut Findings) {
         TopologyMode::Verify => findings.problem(
             "broker.queue",
             format!("{name}: not there"),
-            "have its owner declare it as `topology` prints it, or set broker.topology = \"declare\"",
+            "ask its owner to declare it as `topology` prints it, or set broker.topology = \"declare\"",
         ),
     }
 }
@@ -281,7 +278,7 @@ fn as_declared(queue: &Queue) -> String {
 }
 
 /// If the worker declares the queues, every difference stops it. If others declare them, it depends on the difference.
-fn differ(queue: &Queue, differences: &[Difference], config: &Config, findings: &mut Findings) {
+fn report_differences(queue: &Queue, differences: &[Difference], config: &Config, findings: &mut Findings) {
     let or_none =
         |value: &Option<String>| value.as_ref().map_or_else(|| "none".to_owned(), |value| format!("{value:?}"));
     let mut worst = Outcome::Ok;
@@ -296,14 +293,14 @@ fn differ(queue: &Queue, differences: &[Difference], config: &Config, findings: 
     match (config.broker.topology, worst) {
         (TopologyMode::Declare, _) => findings.problem("broker.queue", message, WAYS_OUT),
         (TopologyMode::Verify, Outcome::Problem) => {
-            findings.problem("broker.queue", message, "have its owner declare it as `topology` prints it");
+            findings.problem("broker.queue", message, "ask its owner to declare it as `topology` prints it");
         }
         (TopologyMode::Verify, Outcome::Ok) => findings.ok("broker.queue", message),
         (TopologyMode::Verify, Outcome::Warning) => {
             findings.warning(
                 "broker.queue",
                 message,
-                "have its owner look at it; `topology` prints what the worker declares",
+                "ask its owner to check it; `topology` prints what the worker declares",
             );
         }
     }
@@ -321,13 +318,13 @@ fn meaning(
     let number = |value: &Option<String>| value.as_ref().and_then(|value| value.parse::<i64>().ok());
     match difference.argument.as_str() {
         "x-queue-type" if difference.actual.as_deref() == Some("stream") => {
-            (Outcome::Problem, " (nothing can be taken out of a stream, which drops what is old)")
+            (Outcome::Problem, " (no message can be removed from a stream, and a stream drops old ones)")
         }
         "x-max-length" | "x-max-length-bytes" if dead && refuses(others) => {
             (Outcome::Warning, " (when it is full, messages that fail stay on the work queue)")
         }
         "x-message-ttl" | "x-expires" | "x-max-length" | "x-max-length-bytes" if dead => {
-            (Outcome::Problem, " (dead letters are thrown away)")
+            (Outcome::Problem, " (RabbitMQ drops dead letters)")
         }
         // RabbitMQ takes a negative value for no limit.
         "x-delivery-limit"
@@ -335,20 +332,18 @@ fn meaning(
                 && (number(&difference.actual) >= number(&difference.wanted)
                     || number(&difference.actual).is_some_and(i64::is_negative)) =>
         {
-            (Outcome::Ok, " (more is as good)")
+            (Outcome::Ok, " (a higher limit is good, too)")
         }
         "x-dead-letter-exchange" if work && absent => {
-            (Outcome::Problem, " (what the broker gives up is lost, unless a policy says where it goes)")
+            (Outcome::Problem, " (RabbitMQ drops what it dead-letters, unless a policy sets an exchange)")
         }
         "x-dead-letter-exchange" | "x-dead-letter-routing-key" | "x-message-ttl" if !work && !dead => {
-            (Outcome::Problem, " (what waits here does not come back as it has to)")
+            (Outcome::Problem, " (messages that wait here do not return as they must)")
         }
-        "x-delivery-limit" if dead => {
-            (Outcome::Warning, " (each look at a dead letter may count as a delivery: looking wears it out)")
-        }
-        "x-delivery-limit" if work && absent => (Outcome::Warning, " (that is 20 from RabbitMQ 4.0 on)"),
-        "x-single-active-consumer" => (Outcome::Warning, " (whether replicas stand by or work side by side)"),
-        "x-dead-letter-strategy" => (Outcome::Warning, " (what the broker moves can be lost on the way)"),
+        "x-delivery-limit" if dead => (Outcome::Warning, " (each reading of a dead letter may count as a delivery)"),
+        "x-delivery-limit" if work && absent => (Outcome::Warning, " (RabbitMQ 4.0 and later then use 20)"),
+        "x-single-active-consumer" => (Outcome::Warning, " (it decides whether replicas stand by or all work)"),
+        "x-dead-letter-strategy" => (Outcome::Warning, " (a message that RabbitMQ dead-letters can be lost)"),
         _ => (Outcome::Warning, ""),
     }
 }

@@ -18,7 +18,7 @@ const NEARLY_USED_UP: u64 = 10;
 pub(super) async fn check(config: &config::Crm, wanted: bool) -> Findings {
     let mut findings = Findings::default();
     let (Some(server), true) = (&config.server, wanted) else {
-        findings.ok("crm", "not looked at");
+        findings.ok("crm", "not checked");
         return findings;
     };
     let crm = match HttpCrm::new(config) {
@@ -53,7 +53,7 @@ pub(super) async fn check(config: &config::Crm, wanted: bool) -> Findings {
             (first, last) => format!("tokens {first} to {last}"),
         };
         let message = format!("{which}: not asked, as the CRM did not answer");
-        tokens.warning("crm.token", message, "check again when the CRM answers");
+        tokens.warning("crm.token", message, "run this check again when the CRM answers");
     }
     findings.0.extend(tokens.0);
     findings
@@ -96,7 +96,7 @@ async fn endpoint(
         }
         HttpResult::NoAnswer(why) => {
             let advice = "look at the CRM's state, and at crm.request_timeout";
-            findings.problem("crm.endpoint", format!("{place} took the request and did not answer: {why}"), advice);
+            findings.problem("crm.endpoint", format!("{place} got the request and did not answer: {why}"), advice);
         }
         HttpResult::Reply(_) => {
             let advice = match classified.outcome {
@@ -132,10 +132,7 @@ fn token(position: usize, result: &HttpResult, classified: &Classified, findings
         },
         Outcome::QuotaExhausted => used_up(position, result, findings),
         Outcome::Throttled => {
-            findings.ok(
-                check,
-                format!("token {position}: in use by as many requests as it may have; the CRM says no more"),
-            );
+            findings.ok(check, format!("token {position}: all its slots are in use, so the CRM did not answer more"));
         }
         Outcome::Unauthorized => {
             let advice = "check this token, and crm.operation: a wrong one is refused in the same way";

@@ -129,7 +129,7 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
     })
 }
 
-/// Says once after the first signal what goes on. It never ends.
+/// After the first signal, says once what the command still does. Never ends.
 async fn interrupted(stop: &CancellationToken, path: &Path) -> Infallible {
     stop.cancelled().await;
     say(&format!(

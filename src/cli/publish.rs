@@ -98,7 +98,10 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
     match sent.report(total, &queue) {
         Some(report) => Err(Error::failed(report)),
         None => {
-            print(&format!("published to {queue}, each confirmed: {total}"))?;
+            print(&match total {
+                0 => "the input has no message; nothing was published".to_owned(),
+                _ => format!("published to {queue}, each confirmed: {total}"),
+            })?;
             Ok(ExitCode::SUCCESS)
         }
     }

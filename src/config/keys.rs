@@ -96,7 +96,7 @@ impl Key {
             Kind::Duration(least, most) => format!("{least} to {most}"),
             Kind::Count(least, most) => format!("a whole number from {least} to {most}"),
             Kind::Queue(most) => {
-                format!("1 to {most} bytes without control characters, not beginning with amq.")
+                format!("1 to {most} bytes without control characters, not beginning with \"amq.\"")
             }
         }
     }

@@ -1,3 +1,5 @@
+//! Tests of loading a configuration: problems, secrets, and the table of keys.
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -146,7 +146,7 @@ pub enum Scalar {
     /// Any other number.
     Float(f64),
     /// A boolean.
-    Switch(bool),
+    Boolean(bool),
 }
 
 impl Scalar {
@@ -156,7 +156,7 @@ impl Scalar {
             Toml::String(text) => Ok(Self::Text(text)),
             Toml::Integer(number) => Ok(Self::Integer(number)),
             Toml::Float(number) => Ok(Self::Float(number)),
-            Toml::Boolean(on) => Ok(Self::Switch(on)),
+            Toml::Boolean(on) => Ok(Self::Boolean(on)),
             Toml::Datetime(_) | Toml::Array(_) | Toml::Table(_) => {
                 Err(format!("is {}; a text, a number, true or false is allowed", article(&value)))
             }

@@ -42,7 +42,7 @@ pub(crate) struct Running {
 
 /// What the operator asked for.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct ActionRequest {
     pub(crate) what: &'static str,
     pub(crate) filter: Filter,
     /// One message; the filter is ignored.
@@ -59,7 +59,7 @@ pub(crate) struct Wanted {
 }
 
 /// Counts the messages of an action, stores it, and returns its id.
-pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
+pub(crate) async fn count(app: &App, wanted: ActionRequest) -> Result<String, String> {
     let (candidates, note) = read(app, &wanted).await?;
     if candidates.len() > MOST {
         return Err(format!(
@@ -93,7 +93,7 @@ pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
         state: "counted".to_owned(),
         who: wanted.who,
         address: wanted.address,
-        filter: meant(&wanted.filter, only.as_deref(), wanted.rest_of.as_deref()),
+        filter: describe_filter(&wanted.filter, only.as_deref(), wanted.rest_of.as_deref()),
         query: match wanted.print {
             Some(print) => format!("{PRINT}={print:032x}"),
             None => wanted.filter.query(),
@@ -110,7 +110,7 @@ pub(crate) async fn count(app: &App, wanted: Wanted) -> Result<String, String> {
 }
 
 /// The messages of an action, and what an operator must know about how they were read.
-async fn read(app: &App, wanted: &Wanted) -> Result<(Vec<Candidate>, Option<String>), String> {
+async fn read(app: &App, wanted: &ActionRequest) -> Result<(Vec<Candidate>, Option<String>), String> {
     if wanted.what == "restore" {
         let of = |entry: &Entry, found: FetchedMessage| Candidate::of(entry, &found);
         let read = app.dead_letters.survey(&Source::DISCARDED, &wanted.filter, app.now(), &app.stop, of);
@@ -127,7 +127,7 @@ async fn read(app: &App, wanted: &Wanted) -> Result<(Vec<Candidate>, Option<Stri
 }
 
 /// The filter in words.
-fn meant(filter: &Filter, only: Option<&str>, rest_of: Option<&str>) -> String {
+fn describe_filter(filter: &Filter, only: Option<&str>, rest_of: Option<&str>) -> String {
     match (only, rest_of) {
         (Some(id), _) => format!("one message: {id}"),
         (None, Some(action)) => format!("what the action {action} left"),
@@ -136,7 +136,7 @@ fn meant(filter: &Filter, only: Option<&str>, rest_of: Option<&str>) -> String {
 }
 
 /// The messages of an action, from the last reading of the queues.
-fn candidates(app: &App, snapshot: &Snapshot, wanted: &Wanted) -> Result<Vec<Candidate>, String> {
+fn candidates(app: &App, snapshot: &Snapshot, wanted: &ActionRequest) -> Result<Vec<Candidate>, String> {
     let now = app.now();
     let entries: Vec<&Entry> = match (wanted.print, &wanted.rest_of) {
         (Some(print), _) => vec![snapshot.entry(print).ok_or("that message is no longer there")?],

@@ -100,7 +100,7 @@ impl Index {
         if self.snapshot().is_none() {
             self.wait().await;
         }
-        self.as_it_is()
+        self.current_view()
     }
 
     /// Starts a reading unless one is running, and waits a short time for it.
@@ -125,7 +125,7 @@ impl Index {
             Some(reading) => timeout(COUNT_WAIT, reading.cancelled()).await.is_err(),
             None => false,
         };
-        let view = self.as_it_is();
+        let view = self.current_view();
         if let Some(why) = view.failure {
             return Err(format!("the dead letters could not be read, so nothing was counted: {why}"));
         }
@@ -141,7 +141,7 @@ impl Index {
     }
 
     /// The last reading, without starting another one.
-    pub(crate) fn as_it_is(&self) -> View {
+    pub(crate) fn current_view(&self) -> View {
         let is_reading = lock(&self.reading).is_some();
         View {
             snapshot: self.snapshot(),

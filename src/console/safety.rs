@@ -145,7 +145,7 @@ pub(crate) fn session_cookie(base: &str, session: &str, is_secure: bool) -> Stri
     format!("{SESSION}={session}; Path={base}; HttpOnly; SameSite=Strict{secure}{age}")
 }
 
-/// Why a request is refused, whoever sent it.
+/// Why a request is refused for every visitor.
 fn refusal(app: &App, method: &Method, headers: &HeaderMap) -> Option<String> {
     let host = header(headers, HOST.as_str()).unwrap_or_default().to_ascii_lowercase();
     if !is_allowed_host(&host, &app.config.console.allowed_hosts) {

@@ -53,13 +53,13 @@ impl Step {
         self.classified.outcome == Outcome::Created
     }
 
-    /// What the worker makes of the answer, without the words of others.
+    /// The worker's reason for its classification, without quoted words of the CRM or of the system.
     pub(super) fn reason(&self) -> String {
         let reason = self.classified.reason.as_str();
         let own = self.said().and_then(|said| reason.strip_suffix(said)).unwrap_or(reason).trim_end_matches([':', ' ']);
         match self.call {
             Call::Insert(_) => own.to_owned(),
-            // The words are about inserts.
+            // The worker's reasons speak of a task. This call creates none.
             Call::TokenInformation(_) | Call::Query(_) | Call::QueryDates(_) => {
                 own.replace(", so the task may exist", "").replace(" (the task may exist)", "")
             }
@@ -143,7 +143,7 @@ pub async fn run(
     let Some(token) = tokens.first() else {
         return Run { stopped: Some(Stopped::new("crm.tokens is empty")), ..Run::default() };
     };
-    // In some encodings a character takes six.
+    // In some encodings one character of a token takes six bytes.
     let reserve = tokens.iter().map(|token| token.expose_secret().len() * 6).max().unwrap_or_default();
     let run = Run::default();
     let mut runner = Runner { plan, exchanger, token, reserve, clock, stop, observer, run, inserted: None };
@@ -181,7 +181,7 @@ impl Runner<'_> {
         else {
             return Err(Stopped::new("the task was not sent"));
         };
-        // A refusal with an id may have created the task all the same.
+        // A refusal with an id may have created the task anyway.
         if matches!(inserted.classified.outcome, Outcome::Created | Outcome::Unknown)
             || inserted.body.wolkvox_id().is_some()
         {
@@ -234,7 +234,7 @@ impl Runner<'_> {
         self.send(name, call, self.token, true).await
     }
 
-    /// Sends a call, unless the report is to stop or has cost enough.
+    /// Sends a call, unless the run was stopped or has made its most calls.
     async fn send(
         &mut self,
         name: &'static str,
@@ -247,7 +247,7 @@ impl Runner<'_> {
         }
         self.run.sending = Some(name);
         (self.observer)(&self.run);
-        // A connection that the CRM has closed is known to be closed by then.
+        // After this pause the client knows whether the CRM has closed the kept connection.
         sleep(PAUSE).await;
         let at = self.clock.now();
         let after_insert = self.inserted.map(|inserted| inserted.elapsed());
@@ -265,7 +265,7 @@ impl Runner<'_> {
     }
 }
 
-/// Removes the last bytes of words that were cut: a piece of a token there is not recognised as one.
+/// Removes the end of a text that was cut: part of a token there is not recognised as a secret.
 fn drop_cut_end(classified: &mut Classified, reserve: usize) {
     let Some(message) = classified.message.take_if(|message| message.ends_with(CUT)) else { return };
     let kept = shorten(&message, message.len().saturating_sub(reserve));

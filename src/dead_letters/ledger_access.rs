@@ -1,5 +1,5 @@
 //! Read access to the ledger for the tools: directly when the ledger is reachable from here, and through the running
-//! workers. A ledger file that is here can be another one than the workers'.
+//! workers. A ledger file on this machine may not be the workers' file.
 
 use crate::config::{Config, LedgerStore};
 use crate::ledger::read_only::ReadOnlyLedger;

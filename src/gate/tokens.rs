@@ -226,7 +226,7 @@ impl Tokens {
         }
     }
 
-    /// Takes a token out of use, for `lasts` if that is known.
+    /// Suspends a token, for `lasts` if that is known.
     pub(super) fn suspend(&mut self, secret: &SecretString, reason: Suspended, lasts: Option<Duration>, now: Instant) {
         if let Some(token) = self.find(secret) {
             let until = lasts.map(|lasts| now + lasts);

@@ -300,7 +300,7 @@ async fn open_claims_are_never_forgotten(fixture: &Fixture) {
     assert!(fixture.ledger.len() <= 3, "{}", fixture.ledger.len());
 }
 
-/// Another worker's clock is ahead by so many milliseconds. No claim and no entry is lost for that.
+/// Another worker's clock is ahead by `milliseconds`. No claim and no entry is lost for that.
 async fn wrong_clock_of_another_worker_loses_nothing(fixture: &Fixture, milliseconds: i64) {
     let theirs = FakeClock::new();
     theirs.forward(milliseconds);

@@ -307,7 +307,7 @@ impl Serialize for AsMessage<'_> {
         for (name, value) in self.0 {
             match value {
                 FieldValue::Text(text) => map.serialize_entry(name, text)?,
-                FieldValue::Switch(on) => map.serialize_entry(name, on)?,
+                FieldValue::Boolean(on) => map.serialize_entry(name, on)?,
             }
         }
         map.end()

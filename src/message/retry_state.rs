@@ -86,7 +86,7 @@ pub const HEADERS: [Header; 25] = [
         "text",
         "JSON array of the counted attempts, the oldest dropped first: `at`, `outcome`, `http_status`, `code`, `message`, `duration_ms`",
     ),
-    retried(POSSIBLY_CREATED, "switch", "an earlier attempt may have created the task"),
+    retried(POSSIBLY_CREATED, "boolean", "an earlier attempt may have created the task"),
     retried(FIRST_ATTEMPT_AT, "time", "when the first attempt was sent"),
     retried(ORIGINAL_EXCHANGE, "text", "the exchange that the publisher used"),
     retried(ORIGINAL_ROUTING_KEY, "text", "the routing key that the publisher used"),

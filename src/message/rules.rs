@@ -87,8 +87,8 @@ struct Field {
 pub(crate) enum FieldValue {
     /// A text.
     Text(String),
-    /// A switch.
-    Switch(bool),
+    /// A boolean.
+    Boolean(bool),
 }
 
 /// What the rules make of a message.

@@ -33,7 +33,7 @@ pub const PAGES: [(&str, &str); 5] = [
         "200 when the worker is connected, its ledger works and the CRM accepts its address and a token; otherwise 503 with the reason. Throttling, quota and an outage of the CRM do not make it unready",
     ),
     ("/metrics", "OpenMetrics text, see below"),
-    ("/status", "the same for people, as JSON, see below"),
+    ("/status", "what the worker is doing, as JSON, see below"),
     (
         "/ledger?id=ID",
         "what the ledger knows of up to 100 message ids, or by `?ref=` of up to 10 references, as JSON; ten calls a second",
@@ -167,7 +167,8 @@ pub async fn probe(address: SocketAddr) -> Result<(), String> {
 pub async fn probe_page(address: SocketAddr, page: &str, process: &str) -> Result<(), String> {
     let asked = timeout(PROBE, ask(address, page)).await;
     let answer = asked.map_err(|_| "no answer".to_owned()).and_then(|asked| asked.map_err(|e| e.to_string()));
-    let answer = answer.map_err(|why| format!("no {process} answers on {address}: {why}"))?;
+    let answer = answer
+        .map_err(|why| format!("no {process} answers on {address}: {}; does it run?", crate::net::words(&why)))?;
     if answer.starts_with("HTTP/1.1 200") {
         return Ok(());
     }

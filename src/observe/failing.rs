@@ -1,4 +1,4 @@
-//! Logs repeated connection failures once, and then once a minute with their number and the time of the first.
+//! The worker's repeated failures (RabbitMQ, ledger, copies), each logged with [`Repeated`].
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

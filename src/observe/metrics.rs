@@ -322,10 +322,10 @@ fn current(gate: &Gate) -> Registry {
         "Calls left today on a token: the CRM's last answer, less the requests since; absent without an answer today",
         left,
     );
-    registry.register("token_suspended", "1 while a token is out of use, by reason", suspended);
+    registry.register("token_suspended", "1 while a token is suspended, by reason", suspended);
     registry.register_with_unit(
         "token_suspended_until_timestamp",
-        "When a token that is out of use is tried again; 0 for one in use",
+        "When a suspended token is tried again; 0 for one in use",
         Unit::Seconds,
         until,
     );

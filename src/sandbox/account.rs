@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
 
-use super::recorded::to;
+use super::recorded::calls;
 use crate::duration;
 use crate::suggest::suggest;
 
@@ -71,8 +71,8 @@ pub(super) struct Account {
     pub(super) any_token: bool,
     /// A token is accepted for each operation.
     pub(super) any_operation: bool,
-    /// The recorded answers that are not given, because a rule beside the report's says how the account answers.
-    pub(super) ruled: Vec<&'static str>,
+    /// Recorded answers that are not replayed, because a rule that is not from the report decides the answer.
+    pub(super) not_replayed: Vec<&'static str>,
 }
 
 impl Default for Account {
@@ -96,7 +96,7 @@ impl Default for Account {
             shifted_dates: SignedDuration::ZERO,
             any_token: false,
             any_operation: false,
-            ruled: Vec::new(),
+            not_replayed: Vec::new(),
         }
     }
 }
@@ -161,17 +161,17 @@ impl Account {
         Ok(())
     }
 
-    /// Gives no recorded answer to what this behaviour is about.
-    pub(super) fn rule_out(&mut self, behaviour: &str) {
+    /// No longer replays the recorded answers that this behaviour decides.
+    pub(super) fn stop_replaying(&mut self, behaviour: &str) {
         let answers: &[&'static str] = match behaviour.split(':').next().unwrap_or_default() {
-            "string-codes" | "number-codes" | "status-200" => &to::ALL,
-            "no-id" | "uuid-id" => &[to::CREATED],
-            "lenient" => &[to::MISSING_FIELD],
-            "any-token" | "any-operation" | "bad-token" => &[to::WRONG_TOKEN, to::WRONG_OPERATION],
-            "refused-search" => &[to::SEARCH, to::SEARCH_BY_DATES],
+            "string-codes" | "number-codes" | "status-200" => &calls::ALL,
+            "no-id" | "uuid-id" => &[calls::CREATED],
+            "lenient" => &[calls::MISSING_FIELD],
+            "any-token" | "any-operation" | "bad-token" => &[calls::WRONG_TOKEN, calls::WRONG_OPERATION],
+            "refused-search" => &[calls::SEARCH, calls::SEARCH_BY_DATES],
             _ => &[],
         };
-        self.ruled.extend(answers);
+        self.not_replayed.extend(answers);
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::account::Account;
 use super::answer::{Answer, Refusal};
-use super::recorded::to;
+use super::recorded::calls;
 use super::state::State;
 
 /// Bytes of a request's body, beyond which it is answered 413.
@@ -68,14 +68,14 @@ pub(super) async fn receive(state: &State, account: &Account, request: Request) 
 
 /// The answer to a call that was not carried out.
 pub(super) fn refusal_answer(state: &State, account: &Account, refusal: &Refusal) -> Answer {
-    let answer = |to| state.options.recorded.answer(to, account, None);
-    let recorded = answer(to::EVERYTHING).or_else(|| refusal.recorded().and_then(answer));
+    let answer = |call| state.options.recorded.answer(call, account, None);
+    let recorded = answer(calls::EVERYTHING).or_else(|| refusal.recorded().and_then(answer));
     recorded.unwrap_or_else(|| refusal.answer(account))
 }
 
 /// The answer of an account that refused everything, which is counted.
 pub(super) fn refused_as_recorded(state: &State, account: &Account) -> Option<Response> {
-    let answer = state.options.recorded.answer(to::EVERYTHING, account, None)?;
+    let answer = state.options.recorded.answer(calls::EVERYTHING, account, None)?;
     state.count(RECORDED);
     Some(answer.into_response())
 }

@@ -1,4 +1,4 @@
-//! The control endpoints. Tokens appear here: they are the sandbox's own.
+//! The pages under `/sandbox`: they show what arrived and set faults. They show tokens, which are the sandbox's own.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -50,7 +50,7 @@ enum Kind {
     Account(String),
 }
 
-/// When what goes wrong with an insert.
+/// A fault of inserts, and when it applies.
 #[derive(Clone, Debug, PartialEq)]
 struct InsertRule {
     fault: Fault,
@@ -166,7 +166,7 @@ impl Faults {
                     // It was tried when the rule was read.
                     account.apply(&behaviour).unwrap_or_default();
                     if !is_of_report {
-                        account.rule_out(&behaviour);
+                        account.stop_replaying(&behaviour);
                     }
                 }
             }

@@ -15,7 +15,7 @@ use super::account::Account;
 use super::admission::{RECORDED, Received, authenticate, receive, refusal_answer, refuse};
 use super::answer::Refusal;
 use super::client::Client;
-use super::recorded::to;
+use super::recorded::calls;
 use super::state::{Slot, State};
 use ending::Ending;
 
@@ -34,7 +34,7 @@ pub(super) async fn insert(
 
 /// A call that has its slot.
 struct Call {
-    /// When all of it was there.
+    /// When the whole request had arrived.
     arrived: Instant,
     received: Received,
 }
@@ -52,7 +52,7 @@ async fn admit(
     Ok((slot, Call { arrived, received }))
 }
 
-/// The slot is freed before the answer is written. It is also freed when the client leaves, because this is dropped then.
+/// The slot is freed before the answer is written. It is also freed when the client leaves: this future is dropped then.
 async fn carry_out(state: &State, account: &Account, client: &Client, mut slot: Slot, call: Call) -> Response {
     let (outcome, ending) = match conclude(state, account, client, slot.token(), &call).await {
         Ok(done) => done,
@@ -87,7 +87,7 @@ async fn conclude(
     let fault = state.fault(name);
     let action = fault.as_ref().map(|fault| &fault.action);
     let recorded = &state.options.recorded;
-    let refused = [to::EVERYTHING, to::REFUSED].iter().find_map(|to| recorded.answer(to, account, None));
+    let refused = [calls::EVERYTHING, calls::REFUSED].iter().find_map(|call| recorded.answer(call, account, None));
     let refused = refused.filter(|_| fault.is_none());
     let outcome = match (action, &refused) {
         (Some(action), _) => action.outcome(),
@@ -96,7 +96,7 @@ async fn conclude(
     };
     let creates = refused.is_none() && action.is_none_or(|action| action.creates());
     let delay = action.map_or(Duration::ZERO, |action| action.delay());
-    // What takes its time is done during the latency, not after it.
+    // Done before the wait, so that it adds nothing to the latency.
     let payload: Box<RawValue> =
         serde_json::from_slice(&call.received.bytes).map_err(|error| Refusal::Parameters(error.to_string()))?;
     let id = state.next_id(account);
@@ -111,7 +111,7 @@ async fn conclude(
     Ok((outcome, ending))
 }
 
-/// Waits until `wait` after `since`, to some microseconds: tokio's timer rounds up to whole milliseconds, and waking takes
+/// Waits until `wait` after `since`, exact to microseconds: tokio's timer rounds up to whole milliseconds, and waking takes
 /// time, so that a slot held for tens of milliseconds loses a noticeable part of its calls.
 async fn wait_until(since: Instant, wait: Duration) {
     const ROUNDING: Duration = Duration::from_millis(2);

@@ -21,8 +21,8 @@ pub(super) struct Holder {
 }
 
 impl Holder {
-    /// Whether its client has left. The task that serves it can learn that later than a request arrives which the client has sent since
-    /// on another connection, so the socket itself is asked.
+    /// Whether its client has left. The client's next request, on another connection, can arrive before the task that serves this one
+    /// notices it. So the socket itself is asked.
     fn has_left(&self) -> bool {
         match self.socket.peek(&mut [0]) {
             Ok(bytes) => bytes == 0,

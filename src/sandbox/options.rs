@@ -1,4 +1,4 @@
-//! How the sandbox behaves.
+//! The options with which a sandbox starts.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;

@@ -1,7 +1,7 @@
 //! Reads a report of `crm-report`, so that the sandbox can behave as that account did.
 
+pub(super) mod calls;
 mod found;
-pub(super) mod to;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +17,7 @@ use super::account::Account;
 use super::answer::{Answer, NoAnswer, account_headers};
 use super::faults::{self, Rule};
 
-/// Recorded answers by what they are the answer to.
+/// Recorded answers, by the key of the calls that they answer.
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
     answers: BTreeMap<String, Answer>,
@@ -30,22 +30,24 @@ pub struct Recorded {
 /// A call that searches, by the recorded answers to it.
 #[derive(Clone, Copy)]
 pub(super) struct Search {
-    /// Given whatever is searched for.
+    /// The answer to every search of this kind.
     always: &'static str,
     found: &'static str,
     not_found: Option<&'static str>,
 }
 
 /// `query.php`.
-pub(super) const BY_FIELD: Search = Search { always: to::SEARCH, found: to::FOUND, not_found: Some(to::NOT_FOUND) };
+pub(super) const BY_FIELD: Search =
+    Search { always: calls::SEARCH, found: calls::FOUND, not_found: Some(calls::NOT_FOUND) };
 /// `queryDates.php`.
-pub(super) const BY_DATES: Search = Search { always: to::SEARCH_BY_DATES, found: to::FOUND_BY_DATES, not_found: None };
+pub(super) const BY_DATES: Search =
+    Search { always: calls::SEARCH_BY_DATES, found: calls::FOUND_BY_DATES, not_found: None };
 
 impl Recorded {
     /// The recorded answer, with `id` instead of the recorded id. None where the account has a rule about it, which says
     /// more than the record.
-    pub(super) fn answer(&self, to: &str, account: &Account, id: Option<&str>) -> Option<Answer> {
-        let mut answer = self.answers.get(to).filter(|_| !account.ruled.contains(&to))?.clone();
+    pub(super) fn answer(&self, call: &str, account: &Account, id: Option<&str>) -> Option<Answer> {
+        let mut answer = self.answers.get(call).filter(|_| !account.not_replayed.contains(&call))?.clone();
         if let (Some(recorded), Some(id)) = (&self.id, id) {
             answer.body = String::from_utf8_lossy(&answer.body).replace(recorded, id).into_bytes().into();
         }
@@ -67,7 +69,7 @@ impl Recorded {
 
     /// Forgets that searches were refused, or found nothing.
     pub fn forget_searches(&mut self) {
-        self.answers.retain(|to, _| ![to::SEARCH, to::SEARCH_BY_DATES].contains(&to.as_str()));
+        self.answers.retain(|call, _| ![calls::SEARCH, calls::SEARCH_BY_DATES].contains(&call.as_str()));
     }
 }
 
@@ -166,13 +168,13 @@ pub fn parse(json: &[u8]) -> Result<Replay, Error> {
     let rules = faults::parse(report.sandbox.faults.to_string().as_bytes());
     let rules = rules.map_err(|error| Error(format!("its sandbox.faults: {error}")))?;
     let mut recorded = Recorded::default();
-    for (to, number) in report.sandbox.answers {
-        if !to::ALL.contains(&to.as_str()) {
-            return Err(Error(format!("its sandbox.answers: \"{to}\" is none of {}", to::ALL.join(", "))));
+    for (call, number) in report.sandbox.answers {
+        if !calls::ALL.contains(&call.as_str()) {
+            return Err(Error(format!("its sandbox.answers: \"{call}\" is none of {}", calls::ALL.join(", "))));
         }
         let exchange = report.exchanges.iter().find(|exchange| exchange.number == number);
-        if let Some(answer) = exchange.map(|exchange| answer(&to, exchange)).transpose()?.flatten() {
-            recorded.answers.insert(to, answer);
+        if let Some(answer) = exchange.map(|exchange| answer(&call, exchange)).transpose()?.flatten() {
+            recorded.answers.insert(call, answer);
         }
     }
     // If no call reached the account, the report does not show how the account behaves.
@@ -209,10 +211,10 @@ const OF_THE_TRANSFER: [&str; 5] = ["content-length", "transfer-encoding", "cont
 
 /// What the sandbox repeats of an exchange: its answer, or that there was none. A report keeps only the beginning of a long body.
 /// The sandbox can repeat a refusal from that, but not a success.
-fn answer(to: &str, exchange: &Exchange) -> Result<Option<Answer>, Error> {
+fn answer(call: &str, exchange: &Exchange) -> Result<Option<Answer>, Error> {
     let response = match (&exchange.response, exchange.no_answer) {
         (Some(response), _)
-            if response.body_is_whole || ![to::CREATED, to::FOUND, to::FOUND_BY_DATES].contains(&to) =>
+            if response.body_is_whole || ![calls::CREATED, calls::FOUND, calls::FOUND_BY_DATES].contains(&call) =>
         {
             response
         }

@@ -280,7 +280,7 @@ fn now() -> Timestamp {
 /// The account's day, and the whole hours until it ends, rounded down.
 fn day(now: Timestamp, account: &Account) -> (Date, i64) {
     let local = account.zone.to_datetime(now.checked_add(account.clock).unwrap_or(now));
-    // As long ago as the day ends after midnight, it was midnight when the day ends.
+    // Moved back by the time from midnight to the end of the day, the day ends at midnight.
     let local = local.saturating_sub(account.day_end);
     let full_hour = local.minute() == 0 && local.second() == 0;
     (local.date(), 23 - i64::from(local.hour()) + i64::from(full_hour))

@@ -12,7 +12,7 @@ use super::account::Account;
 use super::admission::{authenticate, check_operation, refuse, refused_as_recorded};
 use super::answer::{Refusal, Verdict};
 use super::client::Client;
-use super::recorded::to;
+use super::recorded::calls;
 use super::state::{Quota, State};
 
 /// Answers as the vendor shows it.
@@ -28,7 +28,7 @@ pub(super) async fn information(
     }
     match spend(&state, &account, &client, &headers, &uri) {
         Ok(quota) => {
-            let recorded = state.options.recorded.answer(to::COUNTER, &account, None);
+            let recorded = state.options.recorded.answer(calls::COUNTER, &account, None);
             recorded.unwrap_or_else(|| verdict(state.options.daily_limit, quota).answer(&account)).into_response()
         }
         Err(refusal) => refuse(&state, &account, &refusal),

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
-/// A token is asked about only after so many requests, because asking costs a call of its quota.
+/// The CRM is asked about a token only after this many requests, because asking costs a call of its quota.
 const MIN_REQUESTS: u32 = 25;
 /// The shortest time between two questions about one token.
 const MIN_INTERVAL: Duration = Duration::from_secs(3_600);

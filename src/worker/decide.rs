@@ -2,7 +2,7 @@
 
 use crate::ledger::{Claim, Digest, Entry, KnownResult, ReplayMark};
 
-/// After so many orphans in a row a message is `poison`: each of the last workers that sent it ended without a result, so the
+/// After this many orphans in a row a message is `poison`: each of the last workers that sent it ended without a result, so the
 /// message probably ends its worker.
 pub const POISON: u32 = 5;
 

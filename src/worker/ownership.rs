@@ -232,7 +232,7 @@ impl Ownership {
         drop(unsettled);
     }
 
-    /// Calls `replace`, which puts new rules into force, whose ids have the digest `identities`. A message that was sent before
+    /// Calls `replace`, which puts new rules into force. `identities` is their ids' digest. A message that was sent before
     /// may get another id now. So messages that were delivered before are in doubt until the queue is drained.
     pub async fn replace_identities(&self, identities: String, replace: impl FnOnce()) {
         let former = std::mem::replace(&mut *self.identities(), identities.clone());
@@ -240,7 +240,7 @@ impl Ownership {
             replace();
             return;
         }
-        // Nothing is proven from before the first message that the new rules map until the ledger has recorded the change.
+        // The ledger proves nothing from before the first message under the new rules until it has recorded the change.
         self.is_replacing.store(true, Ordering::SeqCst);
         replace();
         let _writing = self.writing.lock().await;

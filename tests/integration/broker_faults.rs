@@ -242,7 +242,7 @@ async fn dead_and_silent_nodes_are_skipped() {
     let urls = format!("amqp://127.0.0.1:{dead}/%2f,amqp://{silent}/%2f,{}", Broker::shared().await.url);
     let worker = rig.unready_worker(&[("WTW_BROKER_URLS", &urls)]);
     worker.unready_for("not connected to the broker").await;
-    worker.says(&format!("connect to amqp://127.0.0.1:{dead}")).await;
+    worker.says(&format!("cannot connect to amqp://127.0.0.1:{dead}")).await;
     worker.says("no answer within 10 s").await;
     worker.ready().await;
     consumes_and_publishes(&rig, &worker, "third").await;

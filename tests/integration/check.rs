@@ -83,7 +83,7 @@ async fn check_changes_nothing_and_costs_one_call_of_each_token() {
     let env = rig.env(&[("WTW_CRM_TOKENS", "one,two")]);
     let checked = check(&["--no-crm"], &env).await;
     assert_eq!(checked.code, Some(0), "{}", checked.said);
-    checked.has("crm", "ok", "not looked at");
+    checked.has("crm", "ok", "not checked");
     assert_eq!(rig.crm.stats().await["requests"], serde_json::json!({}), "no call without the CRM");
     for name in names(&rig) {
         checked.has("broker.queue", "ok", &format!("{name}: not there yet; `run` declares it"));
@@ -131,11 +131,11 @@ async fn check_tries_every_broker_address_after_one_failed() {
     assert!(!checked.said.contains("hunter"), "{}", checked.said);
 
     let checked = check(&["--no-crm"], &rig.env(&[("WTW_BROKER_CA_FILE", "/nowhere/ca.pem")])).await;
-    assert!(checked.has("broker.tls", "problem", "/nowhere/ca.pem").contains("→ see that broker.ca_file"));
+    assert!(checked.has("broker.tls", "problem", "/nowhere/ca.pem").contains("→ correct broker.ca_file"));
 
     let away = format!("amqp://guest:guest@127.0.0.1:{}/%2f", closed_port());
     let checked = check(&[], &rig.env(&[("WTW_BROKER_URLS", &away)])).await;
-    checked.has("broker.queues", "warning", "not looked at");
+    checked.has("broker.queues", "warning", "not checked");
     checked.has("crm.token", "ok", "token 0: accepted");
     checked.has("ledger", "warning", "in memory");
 }
@@ -193,28 +193,28 @@ async fn queues_with_other_arguments_are_explained_argument_by_argument() {
     let said = checked.has("broker.queue", "problem", &format!("{}: ", rig.queue));
     for part in [
         "x-delivery-limit is \"5\", not \"100\"",
-        "x-dead-letter-exchange is none, not \"\" (what the broker gives up is lost, unless a policy says where it goes)",
+        "x-dead-letter-exchange is none, not \"\" (RabbitMQ drops what it dead-letters, unless a policy sets an exchange)",
         "x-single-active-consumer is none, not \"true\"",
         "→ delete the queue once it is empty",
     ] {
         assert!(said.contains(part), "{part} is not in {said}");
     }
-    checked.has("broker.queue", "problem", "x-delivery-limit is \"3\", not \"1000000\" (each look");
+    checked.has("broker.queue", "problem", "x-delivery-limit is \"3\", not \"1000000\" (each reading");
 
     let checked = check(&[], &rig.env(&[("WTW_BROKER_TOPOLOGY", "verify")])).await;
-    checked.has("broker.queue", "problem", "what the broker gives up is lost");
-    checked.has("broker.queue", "warning", "looking wears it out");
+    checked.has("broker.queue", "problem", "RabbitMQ drops what it dead-letters");
+    checked.has("broker.queue", "warning", "may count as a delivery");
     checked.has("broker.queue", "problem", ".retry.hold: not there");
     let number = |name, value| (name, AMQPValue::LongLongInt(value));
     let limit = number("x-delivery-limit", 1_000_000);
     let refusing = ("x-overflow", AMQPValue::LongString("reject-publish".into()));
     for (arguments, result, part) in [
-        (quorum(&[limit.clone(), number("x-message-ttl", 60_000)]), "problem", "dead letters are thrown away"),
-        (quorum(&[limit.clone(), number("x-expires", 600_000)]), "problem", "dead letters are thrown away"),
-        (quorum(&[limit.clone(), number("x-max-length", 5)]), "problem", "dead letters are thrown away"),
+        (quorum(&[limit.clone(), number("x-message-ttl", 60_000)]), "problem", "RabbitMQ drops dead letters"),
+        (quorum(&[limit.clone(), number("x-expires", 600_000)]), "problem", "RabbitMQ drops dead letters"),
+        (quorum(&[limit.clone(), number("x-max-length", 5)]), "problem", "RabbitMQ drops dead letters"),
         (quorum(&[limit.clone(), number("x-max-length", 5), refusing]), "warning", "stay on the work queue"),
-        (quorum(&[number("x-delivery-limit", 2_000_000)]), "ok", "more is as good"),
-        (quorum(&[]), "warning", "looking wears it out"),
+        (quorum(&[number("x-delivery-limit", 2_000_000)]), "ok", "a higher limit is good, too"),
+        (quorum(&[]), "warning", "may count as a delivery"),
         (stream(), "problem", "nothing can be taken out of a stream"),
     ] {
         rig.amqp.delete(&rig.dead_letter_queue()).await;

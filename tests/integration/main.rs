@@ -2,6 +2,7 @@
 //! one broker.
 #![cfg(test)]
 
+mod alerts;
 mod answers;
 mod bad_input;
 mod broker_faults;
@@ -24,7 +25,6 @@ mod observe;
 mod operators;
 mod outages;
 mod path;
-mod pictures;
 mod sandbox;
 mod secrets;
 mod serial_mode;

@@ -133,7 +133,7 @@ async fn failing_proxy_is_named_and_the_request_counts_as_not_sent() {
 }
 
 #[tokio::test]
-async fn proxy_that_wants_a_login_counts_as_not_sent() {
+async fn proxy_that_requires_a_login_counts_as_not_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = format!("http://{}", listener.local_addr().expect("an address"));
     let refuse = async {

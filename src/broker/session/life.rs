@@ -1,4 +1,4 @@
-//! What one consuming connection has delivered, and the wait until that is settled.
+//! Tracks what one consuming connection has delivered, and waits until all of it is settled.
 
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Tests of the declared queues, their arguments, and their definitions.
+
 use serde_json::json;
 
 use super::*;

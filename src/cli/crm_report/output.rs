@@ -1,4 +1,4 @@
-//! Where a report goes: its file, standard output, and what remains where one of them cannot be written.
+//! Writes a report to its file and to standard output. If one of them fails, the report goes to the other one.
 
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;

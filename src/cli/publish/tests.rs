@@ -1,3 +1,5 @@
+//! Tests of what `publish` reports after an error or an interruption.
+
 use std::sync::Mutex;
 
 use futures_util::future::BoxFuture;

@@ -1,3 +1,5 @@
+//! Tests that the JSON Schema and the decoder agree on which messages are valid.
+
 use jsonschema::Validator;
 use proptest::prelude::*;
 

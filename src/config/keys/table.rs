@@ -14,7 +14,7 @@ pub(super) const SECTIONS: &[(&str, &str)] = &[
     ),
     ("crm", "The wolkvox CRM: where tasks go."),
     ("task", "What is sent where a message leaves a field out, and which messages are accepted."),
-    ("events", "Messages that are no tasks. Rules, in `[[rules]]`, turn them into tasks; docs/mapping.md has them."),
+    ("events", "Messages that are not task messages. `[[rules]]` turn them into tasks; docs/mapping.md explains them."),
     (
         "retry",
         "When a failed attempt is repeated. A round is a few attempts in quick succession; between rounds the message waits on a retry queue.",
@@ -109,7 +109,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "crm.request_timeout",
-        Preset::Derived("20s, or what crm.connect_timeout, shutdown.grace or gate.hold demand where they are set"),
+        Preset::Derived("20s; more if crm.connect_timeout is longer, less if shutdown.grace or gate.hold is too short for it"),
         Kind::Duration("1ms", "10m"),
         "Longest wait for a whole attempt, the connection included.",
     ),
@@ -158,7 +158,7 @@ pub const KEYS: &[Key] = &[
         "task.reference",
         Preset::Text("none"),
         Kind::Choice(&["none", "description", "name"]),
-        "Where `[ref:…]` is appended. It is the same for every attempt of a message, so that people can find a task's message.",
+        "The field to which `[ref:…]` is appended. It is the same for every attempt of a message; `find` takes it.",
     ),
     key(
         "events.unmatched",
@@ -220,7 +220,7 @@ pub const KEYS: &[Key] = &[
         "gate.failures",
         Preset::Text("5"),
         Kind::Count(1, 1000),
-        "So many outcomes `unavailable` or `unknown` in a row, whatever the message, close the gate.",
+        "This many outcomes `unavailable` or `unknown` in a row, of any messages, close the gate.",
     ),
     key(
         "gate.probe_initial",
@@ -345,6 +345,6 @@ pub const KEYS: &[Key] = &[
         "log.level",
         Preset::Text("info"),
         Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
-        "The least level that is logged.",
+        "The lowest level that is logged.",
     ),
 ];

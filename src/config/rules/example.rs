@@ -131,7 +131,7 @@ fn task_of(reader: &mut TableReader<'_>, mut fields: BTreeMap<String, Scalar>) -
     let message_id = match fields.remove("message_id") {
         None => None,
         Some(Scalar::Text(id)) => Some(id),
-        Some(Scalar::Integer(_) | Scalar::Float(_) | Scalar::Switch(_)) => {
+        Some(Scalar::Integer(_) | Scalar::Float(_) | Scalar::Boolean(_)) => {
             reader.problem("task.message_id", "is no text");
             return None;
         }

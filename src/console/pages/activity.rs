@@ -12,7 +12,7 @@ use super::posted::Posted;
 use super::results::{FOLLOWED, replays_elsewhere, result};
 use super::{Shell, go, parameter, print_of, said, show, when};
 use crate::console::App;
-use crate::console::actions::{self, PRINT, Wanted};
+use crate::console::actions::{self, ActionRequest, PRINT};
 use crate::console::safety::{Form, Visitor};
 use crate::console::store::Action;
 use crate::console::times::When;
@@ -241,7 +241,7 @@ pub(super) async fn count(State(app): State<Arc<App>>, Posted { visitor, form }:
     }
 }
 
-fn wanted(form: &Form, visitor: &Visitor) -> Result<Wanted, String> {
+fn wanted(form: &Form, visitor: &Visitor) -> Result<ActionRequest, String> {
     let what = ["replay", "discard", "delete", "restore"].into_iter().find(|what| form.get("what") == Some(what));
     let print = match form.get("print") {
         Some(name) => Some(print_of(name).ok_or("there is no such message")?),
@@ -251,7 +251,7 @@ fn wanted(form: &Form, visitor: &Visitor) -> Result<Wanted, String> {
     if form.get("rest_of").is_some() && what != "delete" {
         return Err("the rest of an action can only be deleted".to_owned());
     }
-    Ok(Wanted {
+    Ok(ActionRequest {
         what,
         filter: Filter::from_query(form.text("query"))?,
         print,
@@ -260,7 +260,7 @@ fn wanted(form: &Form, visitor: &Visitor) -> Result<Wanted, String> {
         new_id: form.get("new_id").map(|_| crate::dead_letters::audit::new_action()),
         who: visitor.session.name.clone(),
         address: visitor.address.to_string(),
-        ..Wanted::default()
+        ..ActionRequest::default()
     })
 }
 

@@ -11,7 +11,7 @@ use super::message::{ledger_and_creation, preview, whole_body};
 use super::{Shell, go, print_name, print_of, refused, said, show};
 use crate::clock::rfc3339;
 use crate::console::App;
-use crate::console::actions::{Wanted, count};
+use crate::console::actions::{ActionRequest, count};
 use crate::console::index::Detail;
 use crate::console::safety::{self, Form, Refused, Visitor};
 use crate::console::text;
@@ -139,7 +139,7 @@ pub(super) async fn post(
             hex(&Digest::of(&subject.before).0)
         )
     });
-    let wanted = Wanted {
+    let wanted = ActionRequest {
         what: "replay",
         print: Some(subject.entry.fingerprint),
         in_doubt: form.get("doubt").is_some(),
@@ -148,7 +148,7 @@ pub(super) async fn post(
         new_id: wants_new_id.then(crate::dead_letters::audit::new_action),
         who: visitor.session.name.clone(),
         address: visitor.address.to_string(),
-        ..Wanted::default()
+        ..ActionRequest::default()
     };
     match count(&app, wanted).await {
         Ok(id) => go(&app, &format!("actions/{id}")),

@@ -1,3 +1,5 @@
+//! Tests of the outcome of every answer that the CRM or a proxy can give.
+
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -6,12 +6,12 @@ use crate::crm::classify::HttpResult;
 use crate::crm_report::finding::{Facts, Finding};
 use crate::crm_report::run::{NoAnswer, Step};
 
-/// Between requests that are no farther apart a connection is kept.
+/// The client keeps a connection between two requests that are at most this far apart.
 const KEPT: Duration = Duration::from_secs(3);
 /// An answer that takes more than this part of the timeout is slow, in per cent.
 const SLOW: u32 = 50;
 
-/// Whether connections are used again. Likely at most, but for an announced close that was seen more than once: a proxy or a busy
+/// Whether connections are used again. Certain only if a close was announced more than once; otherwise likely: a proxy or a busy
 /// moment looks the same.
 pub(super) fn connections(facts: Facts<'_>) -> Finding {
     let about = "connections";

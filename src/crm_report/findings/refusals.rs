@@ -6,7 +6,7 @@ use crate::crm_report::finding::{Confidence, Facts, Finding};
 use crate::crm_report::plan::MISSING;
 use crate::crm_report::run::Step;
 
-/// How the HTTP status stands to `code`. Likely where a single call refused: others may refuse in another way. A refusal that
+/// Whether refusals have the HTTP status of their `code`. Likely if only one call refused: others may differ. A refusal that
 /// differs is certain.
 pub(super) fn http_status(facts: Facts<'_>) -> Finding {
     let about = "http_status";

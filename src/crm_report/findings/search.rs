@@ -10,7 +10,7 @@ use crate::crm_report::run::{Step, own_record};
 pub(in crate::crm_report) const QUERIES: [(&str, &str); 3] =
     [("query_by_id", "wolkvox_id"), ("query_by_name", "name"), ("query_by_record", "id_record")];
 
-/// How an answer begins that is a time.
+/// The beginning of an answer that is a time.
 pub(in crate::crm_report) const FOUND_AFTER: &str = "found after ";
 
 /// Whether `query.php` finds the task, by which fields, and after how long. Certain where it does. Where it answers and does not,
@@ -92,7 +92,7 @@ impl<'a> Searched<'a> {
     }
 }
 
-/// A search that does not find the task shows little where the task may not be there.
+/// A search that does not find the task proves nothing if the task may not exist.
 fn confidence_of_a_miss(facts: Facts<'_>) -> Confidence {
     if facts.is_created() { Confidence::Likely } else { Confidence::Unknown }
 }

@@ -137,10 +137,10 @@ pub(super) fn body_form(facts: Facts<'_>) -> Finding {
     finding.from([facts.number(step)])
 }
 
-/// How far the time in an id may be from now for it to be a time, in seconds: a clock that is set wrong is within it.
+/// A number in an id counts as a time if it is at most this many seconds from now. A wrong clock is off by less.
 const NEAR: i64 = 400 * 24 * 3600;
 
-/// Whether the answer has an id, and of which form. That an id begins with its time is likely where that time is near now.
+/// Whether the answer has an id, and of which form. If an id begins with a time near now, that is likely its time of creation.
 pub(super) fn wolkvox_id(facts: Facts<'_>) -> Finding {
     let about = "wolkvox_id";
     let Some(step) = facts.step("insert").filter(|step| step.is_accepted()) else {

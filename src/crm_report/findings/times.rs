@@ -9,11 +9,11 @@ use super::success::time_of;
 use crate::crm_report::finding::{Confidence, Facts, Finding};
 use crate::crm_report::run::Step;
 
-/// Two clocks that differ by no more are taken for the same, in seconds.
+/// Clocks that differ by at most this many seconds count as equal.
 const SAME_CLOCK: i64 = 3;
 /// Offsets of zones are multiples of this, in seconds.
 const QUARTER: i64 = 900;
-/// How far from a multiple a difference may be that is taken for a zone's offset, in seconds.
+/// A difference counts as a zone's offset if it is at most this many seconds from a multiple of [`QUARTER`].
 const TOLERANCE: i64 = 120;
 /// The farthest offsets from UTC, in seconds.
 const OFFSETS: std::ops::RangeInclusive<i64> = -12 * 3600..=14 * 3600;
@@ -42,8 +42,8 @@ fn ahead<'a>(facts: Facts<'a>) -> Option<(i64, &'a Step)> {
     Some((if ahead.abs() <= SAME_CLOCK { 0 } else { ahead }, step))
 }
 
-/// Whether the CRM's clock agrees with this machine's. Certain where the two agree: an id has their time by no accident. Likely
-/// where they differ, because the id may not begin with the time of creation.
+/// Whether the CRM's clock agrees with this machine's. Certain if they agree: an id with this time is no coincidence. Likely
+/// if they differ, because the id may not begin with the time of creation.
 pub(super) fn clock(facts: Facts<'_>) -> Finding {
     let about = "clock";
     let Some((ahead, step)) = ahead(facts) else {
@@ -112,10 +112,10 @@ fn offset_name(seconds: i64) -> String {
     format!("UTC{sign}{:02}:{:02}", minutes / 60, minutes % 60)
 }
 
-/// How an answer begins that is the difference of two dates, in minutes.
+/// The beginning of the answer when dates come back shifted. The minutes follow.
 pub(in crate::crm_report) const SHIFTED: &str = "shifted ";
 
-/// Whether the date that was sent comes back as it was. Certain for what a search returns, and not for how the CRM reads it.
+/// Whether a search returns the date that was sent. Certain about the search, not about how the CRM understands the date.
 pub(super) fn sent_dates(facts: Facts<'_>) -> Finding {
     let about = "sent_dates";
     let Some((step, record)) = facts.found_task() else {
@@ -142,7 +142,7 @@ pub(super) fn sent_dates(facts: Facts<'_>) -> Finding {
     finding.from([facts.number(step)])
 }
 
-/// When the quota is reset. Likely: the hours are rounded, and one day in twenty-four midnight is among them by accident.
+/// When the quota is reset. Likely: the hours are rounded, so in one case of 24 they include midnight by coincidence.
 pub(super) fn quota_reset(facts: Facts<'_>) -> Finding {
     let about = "quota_reset";
     let Some((step, from, to)) = reset(facts) else {

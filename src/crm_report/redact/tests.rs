@@ -1,3 +1,5 @@
+//! Tests of what a report shows of answers and headers, and what it hides.
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;

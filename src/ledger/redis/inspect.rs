@@ -7,7 +7,7 @@ use super::{FORMAT, PREFIX, SET_ABOUT, SET_ENTRY, prefix};
 use crate::config::SharedSecret;
 use crate::ledger::LedgerError;
 
-/// After so many milliseconds Redis removes the test key of an interrupted check.
+/// After this many milliseconds Redis removes the test key of an interrupted check.
 const TEST_KEY_TTL: u64 = 10_000;
 
 /// What Redis says about itself in `INFO`. None where it does not say.

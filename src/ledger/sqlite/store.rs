@@ -16,7 +16,7 @@ use crate::ledger::{About, Change, Changed, Entry, Key, KeyPrefix, LedgerError, 
 const APPLICATION_ID: i64 = 0x5754_574c;
 /// The layout that this code reads and writes (`PRAGMA user_version`).
 const FORMAT: i64 = 1;
-/// For each operation of a batch, so many rows are checked for their age; no more are forgotten.
+/// For each operation of a batch, this many rows are checked for their age. At most as many are forgotten.
 const SWEPT_ROWS: u64 = 16;
 /// How exact [`About::last_change`] is. Writing it with each change would cost too much.
 const LAST_CHANGE_PRECISION: Duration = Duration::from_secs(60);

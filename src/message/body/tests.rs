@@ -1,3 +1,5 @@
+//! Tests of size, compression, and bodies of other systems.
+
 use std::io::Write as _;
 
 use flate2::Compression;

@@ -1,3 +1,5 @@
+//! Tests of the headers of dead letters, written and read.
+
 use lapin::types::FieldArray;
 
 use super::*;

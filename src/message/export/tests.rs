@@ -1,3 +1,5 @@
+//! Tests of exports, and of the input of `publish`.
+
 use std::collections::BTreeMap;
 
 use super::input::{BadInput, Ids, Input, Outgoing};

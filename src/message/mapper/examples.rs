@@ -120,7 +120,7 @@ fn json(scalar: &Scalar) -> Value {
         Scalar::Text(text) => Value::from(text.as_str()),
         Scalar::Integer(number) => Value::from(number.to_string()),
         Scalar::Float(number) => Value::from(number.to_string()),
-        Scalar::Switch(on) => Value::from(*on),
+        Scalar::Boolean(on) => Value::from(*on),
     }
 }
 
@@ -139,7 +139,7 @@ fn message(example: &Example) -> Result<Message, String> {
             Scalar::Text(value) => text(value),
             Scalar::Integer(number) => HeaderValue::LongLongInt(*number),
             Scalar::Float(number) => HeaderValue::Double(*number),
-            Scalar::Switch(on) => HeaderValue::Boolean(*on),
+            Scalar::Boolean(on) => HeaderValue::Boolean(*on),
         };
         sample.headers.insert(name.clone(), value);
     }

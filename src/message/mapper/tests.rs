@@ -1,3 +1,5 @@
+//! Tests of rules and templates, by topic.
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 

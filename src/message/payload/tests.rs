@@ -1,3 +1,5 @@
+//! Tests of the request body that a task becomes.
+
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 

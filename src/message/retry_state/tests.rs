@@ -1,3 +1,5 @@
+//! Tests of the headers that travel with a retry copy.
+
 use std::time::Duration;
 
 use lapin::protocol::basic::gen_properties;

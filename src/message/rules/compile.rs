@@ -214,8 +214,8 @@ fn fields(given: &BTreeMap<String, Scalar>, notes: &mut Notes<'_>) -> BTreeMap<&
 
 fn template(field: &str, value: &Scalar) -> Result<Template, String> {
     let template = match value {
-        Scalar::Switch(on) if field == "remember" => return Ok(Template::fixed(Value::Bool(*on))),
-        Scalar::Switch(_) => return Err("is a switch; a text is allowed".to_owned()),
+        Scalar::Boolean(on) if field == "remember" => return Ok(Template::fixed(Value::Bool(*on))),
+        Scalar::Boolean(_) => return Err("is a boolean; a text is allowed".to_owned()),
         Scalar::Integer(number) => Template::fixed(Value::from(number.to_string())),
         Scalar::Float(number) => Template::fixed(Value::from(number.to_string())),
         Scalar::Text(text) => Template::new(text)?,

@@ -153,7 +153,7 @@ impl<'a> Evaluation<'a> {
         Ok(found.unwrap_or_else(|| Value::Missing(Arc::new(Absent { offset: node.start, what: lookup() }))))
     }
 
-    /// `x[from:to]` of a list or a text; ends beyond it are its own.
+    /// `x[from:to]` of a list or a text. A bound beyond its end counts as its end.
     fn slice(&mut self, node: &Node, of: &Node, from: Option<&Part>, to: Option<&Part>) -> Result<Value, Trouble> {
         let value = self.present(of)?;
         let length = match &value {
@@ -225,7 +225,7 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// `a < b < c`: true when each pair is; what follows a false one is not looked at.
+    /// `a < b < c`: true if each pair is. After a false pair the rest is not evaluated.
     fn compare(&mut self, node: &Node, first: &Node, rest: &[(Comparison, Node)]) -> Result<Value, Trouble> {
         let (mut left, mut text) = (self.present(first)?, self.operand(first));
         for (operator, part) in rest {
@@ -245,7 +245,7 @@ impl<'a> Evaluation<'a> {
         self.step(node, |work| calculate(work, operator, &left, &right, texts))
     }
 
-    /// What an operand is called: a constant has no name.
+    /// An operand's name in errors. A constant has none.
     fn operand(&self, node: &Node) -> &'a str {
         match node.expr {
             Expr::Constant(_) => "",

@@ -22,7 +22,7 @@ pub(super) fn problems(
     for (name, value) in fixed {
         match value {
             Some(FieldValue::Text(text)) => message.insert((*name).to_owned(), json!(text)),
-            Some(FieldValue::Switch(on)) => message.insert((*name).to_owned(), json!(on)),
+            Some(FieldValue::Boolean(on)) => message.insert((*name).to_owned(), json!(on)),
             None => message.remove(*name),
         };
     }

@@ -1,4 +1,4 @@
-//! The variables and fields that a template uses, and the faults that are found in it.
+//! Finds the variables and fields that a template uses, and reports unknown names.
 
 use std::collections::BTreeSet;
 

@@ -81,7 +81,7 @@ impl Number {
         }
     }
 
-    /// Rounded to so many digits after the point, as in Jinja: if two results are equally near, the even one is taken.
+    /// Rounded to `digits` digits after the point, as in Jinja: if two results are equally near, the even one is taken.
     pub(super) fn rounded(&self, digits: usize) -> Result<Self, &'static str> {
         match self.amount {
             Amount::Whole(_) => Ok(self.clone()),

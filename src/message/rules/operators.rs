@@ -18,7 +18,7 @@ pub(super) enum Comparison {
     NotIn,
 }
 
-/// What an operand is called in errors: its text in the template.
+/// The names of the operands in errors: their texts in the template.
 pub(super) type Operands<'a> = (&'a str, &'a str);
 
 /// An operand in words.

@@ -6,7 +6,7 @@ use super::value::Value;
 /// The value of a field; none where it is absent, which an empty text and null mean.
 pub(super) fn field(name: &str, value: &Value) -> Result<Option<FieldValue>, &'static str> {
     if let ("remember", Value::Bool(on)) = (name, value) {
-        return Ok(Some(FieldValue::Switch(*on)));
+        return Ok(Some(FieldValue::Boolean(*on)));
     }
     let is_one_line = name != "description";
     let text = text(value)?.map(|text| if is_one_line { on_one_line(text) } else { text });

@@ -56,7 +56,7 @@ impl<'a> Work<'a> {
     /// Takes steps.
     ///
     /// # Errors
-    /// There are not so many left.
+    /// Too few are left.
     pub(super) fn spend(&mut self, steps: usize) -> Result<(), Fail> {
         match self.left.checked_sub(steps) {
             Some(left) => {
@@ -67,7 +67,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Reads or writes so many bytes of text.
+    /// Counts the reading or writing of `bytes` bytes of text.
     ///
     /// # Errors
     /// See [`Self::spend`]; or it is longer than a text may be.
@@ -106,10 +106,10 @@ impl<'a> Work<'a> {
     }
 }
 
-/// Whether a text of so many bytes may be made.
+/// Refuses a text of more than [`MAX_TEXT`] bytes.
 ///
 /// # Errors
-/// It may not.
+/// It is longer.
 pub(super) fn fits(bytes: usize) -> Result<(), Fail> {
     match bytes > MAX_TEXT {
         true => Err(format!("the text gets longer than {MAX_TEXT} bytes").into()),

@@ -1,3 +1,5 @@
+//! Tests of the recently settled messages that the status page shows.
+
 use super::*;
 
 fn settled<'a>(disposition: &'a Disposition, reason: Option<&'a str>) -> Settled<'a> {

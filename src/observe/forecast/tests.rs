@@ -1,3 +1,5 @@
+//! Tests of the forecast of backlog and quota, and of its sentences.
+
 use super::*;
 
 fn now() -> Timestamp {
@@ -109,7 +111,7 @@ fn forecast_uses_the_accounts_time() {
 }
 
 #[test]
-fn used_up_quota_is_told_with_its_reset_and_the_calls_needed() {
+fn used_up_quota_is_shown_with_its_reset_and_the_calls_needed() {
     let zone = TimeZone::get("America/Bogota").unwrap();
     let said = "2026-03-01T20:30:00Z".parse().ok();
     for (backlog, reset, sentence) in [

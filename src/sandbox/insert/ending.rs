@@ -1,4 +1,4 @@
-//! How an insert ends: as the account answers, or as a fault wants it.
+//! How an insert ends: as the account answers, or as a fault says.
 
 use std::io::Write as _;
 
@@ -12,7 +12,7 @@ use crate::sandbox::account::{Account, Ids};
 use crate::sandbox::answer::{Answer, Verdict};
 use crate::sandbox::client::End;
 use crate::sandbox::faults::{Action, Fault};
-use crate::sandbox::recorded::{Recorded, to};
+use crate::sandbox::recorded::{Recorded, calls};
 
 /// What PHP prints where its warnings are not kept from the page.
 const PHP_WARNING: &str = "<br />\n<b>Warning</b>:  Undefined array key \"source\" in \
@@ -68,7 +68,7 @@ pub(super) fn ending(fault: Option<Fault>, account: &Account, recorded: &Recorde
 
 fn created(account: &Account, recorded: &Recorded, id: &str) -> Answer {
     recorded
-        .answer(to::CREATED, account, Some(id))
+        .answer(calls::CREATED, account, Some(id))
         .unwrap_or_else(|| Verdict::created(data(account, id)).answer(account))
 }
 

@@ -1,4 +1,4 @@
-//! What is asked, and what is refused before anything is sent.
+//! Tests of the questions that `crm-report` asks, and of what it refuses before it sends anything.
 
 use serde_json::json;
 

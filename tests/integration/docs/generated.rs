@@ -166,7 +166,7 @@ fn argument(key: &str, value: &Argument) -> String {
         Argument::Text(text) if text.is_empty() => format!("`{key}`: empty"),
         Argument::Text(text) => format!("`{key}`: `{text}`"),
         Argument::Number(number) => format!("`{key}`: {number}"),
-        Argument::Switch(switch) => format!("`{key}`: {switch}"),
+        Argument::Boolean(switch) => format!("`{key}`: {switch}"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A new id for a ledger, and what a user of Redis may not do.
+//! Tests of `ledger renew-id`, and of a Redis user without the right to `INFO`.
 
 use super::*;
 

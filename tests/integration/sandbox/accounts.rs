@@ -1,4 +1,4 @@
-//! Searches, and accounts that differ from the vendor's pages.
+//! Tests of searches, and of accounts that differ from the vendor's pages.
 
 use super::*;
 
@@ -70,7 +70,7 @@ async fn account(ways: &[&str]) -> Crm {
 }
 
 #[tokio::test]
-async fn an_account_may_write_codes_and_statuses_otherwise() {
+async fn account_rules_change_how_codes_and_statuses_are_written() {
     let crm = account(&["string-codes", "status-200", "bad-token:401:NO SUCH TOKEN"]).await;
     assert_eq!(crm.insert("x").await.json()["code"], "200");
     let refused = send(crm.insert_request("three", &task("x"))).await.unwrap();
@@ -81,7 +81,7 @@ async fn an_account_may_write_codes_and_statuses_otherwise() {
 }
 
 #[tokio::test]
-async fn an_account_may_have_other_ids_times_and_letters() {
+async fn account_rules_change_ids_times_and_accents() {
     let crm = account(&["no-id", "altered-accents", "zone:UTC-05:00", "clock:+1d"]).await;
     assert_eq!(crm.insert("x").await.json()["data"], json!({}));
     let record = &crm.find(QUERY, json!({"field": "name", "value": "x"})).await[0];
@@ -95,7 +95,7 @@ async fn an_account_may_have_other_ids_times_and_letters() {
 }
 
 #[tokio::test]
-async fn an_account_may_count_and_find_otherwise() {
+async fn account_rules_change_counting_and_searching() {
     let crm = account(&["slow-counter:1h", "slow-query:1h"]).await;
     for _ in 0..2 {
         assert_eq!(crm.token_information().await.json()["data"]["token_use_today"], 1);

@@ -1,4 +1,4 @@
-//! Requests at once, latency, quota, and the end of the sandbox.
+//! Tests of limits: requests at a time, latency, quota, and what a stop of the sandbox waits for.
 
 use super::*;
 
@@ -34,13 +34,13 @@ async fn frees_the_slot_of_a_client_that_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn gives_up_on_a_task_whose_client_leaves_during_the_latency() {
+async fn task_is_not_created_when_its_client_leaves_during_the_latency() {
     let options = Options { latency: Duration::from_secs(3600), ..options() };
     let crm = Crm::start(options).await;
     let held = crm.begin("one", "slow").await;
     until("it has arrived", async || crm.peak("one").await == 1).await;
     drop(held);
-    until("it is given up", async || crm.requests("abandoned").await == 1).await;
+    until("it is abandoned", async || crm.requests("abandoned").await == 1).await;
     assert_eq!(crm.created().await, 0);
     send(crm.request(Method::DELETE, "/sandbox")).await.unwrap();
     assert_eq!(crm.peak("one").await, 0, "its slot is free");

@@ -1,9 +1,9 @@
-//! What goes wrong with an insert, as rules want it.
+//! Tests of fault rules: each ends an insert as its rule says.
 
 use super::*;
 
 #[tokio::test]
-async fn answers_as_a_fault_wants_it() {
+async fn sandbox_answers_as_the_fault_rule_says() {
     let crm = Crm::start(options()).await;
     let created = "{\"code\":200,";
     for (action, status, starts, contains, tasks) in [
@@ -42,7 +42,7 @@ async fn wire(crm: &Crm) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn ends_the_connection_with_the_bytes_that_a_fault_wants() {
+async fn raw_fault_sends_its_bytes_and_closes_the_connection() {
     let crm = Crm::start(options()).await;
     crm.fault(json!([{"action": "raw:SFRUUC8xLjEgMjAwIE9LDQoNCv8A"}])).await;
     assert_eq!(wire(&crm).await, b"HTTP/1.1 200 OK\r\n\r\n\xff\0");
@@ -61,7 +61,7 @@ async fn ends_the_connection_with_the_bytes_that_a_fault_wants() {
 }
 
 #[tokio::test]
-async fn compresses_the_answer_as_a_fault_wants_it() {
+async fn gzip_fault_compresses_the_answer() {
     let crm = Crm::start(options()).await;
     crm.fault(json!([{"action": "gzip"}])).await;
     let reply = crm.insert("x").await;
@@ -111,7 +111,7 @@ async fn hangs_with_the_task_created_and_no_answer() {
 }
 
 #[tokio::test]
-async fn takes_the_first_rule_that_matches_until_it_is_spent() {
+async fn first_matching_rule_applies_until_its_times_are_used_up() {
     let crm = Crm::start(options()).await;
     crm.fault(json!([
         {"action": "status:500", "name_contains": "bad", "times": 2},

@@ -216,7 +216,7 @@ impl Checker {
             let is_other = owners.iter().any(|owner| *owner != about.id) || owners.is_empty();
             if !is_other && self.script.setting.has_owner_queue {
                 self.violation(format!(
-                    "ledger {store} stopped to prove that messages were not sent, although no other ledger was used"
+                    "ledger {store} no longer proves that messages were not sent, although no other ledger was used"
                 ));
             }
         }

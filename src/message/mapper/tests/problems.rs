@@ -85,7 +85,7 @@ fn problem_in_a_rule_is_found_at_start() {
         (rule("", "nam = \"x\""), "is not a field of a task; did you mean name?"),
         (rule("", "remember = \"true\""), "true or false without quotes is allowed"),
         (rule("", "remember = \"{% if true %}true{% endif %}\""), "or one expression in braces"),
-        (rule("", "name = true"), "is a switch; a text is allowed"),
+        (rule("", "name = true"), "is a boolean; a text is allowed"),
         (rule("", "name = []"), "is a list"),
         (rule("", &format!("name = \"{}\"", "x".repeat(5000))), "a template has at most 4096"),
         ("[[rules]]\nname = \"r\"\n[rules.task]\nname = \"x\"".to_owned(), "rule r, field id_record"),

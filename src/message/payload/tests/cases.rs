@@ -1,3 +1,5 @@
+//! Tests of messages with wrong, missing or unknown fields.
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 

@@ -1,3 +1,5 @@
+//! Tests of dates: accepted forms, zones, and reminders.
+
 use jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Tests that the properties of a copy fit the frame, whatever the publisher sends.
+
 use super::*;
 use crate::message::dead_letter;
 use crate::message::failure::{Failure, Kind, Stage};

@@ -59,7 +59,7 @@ pub(super) fn abs(_: &mut Work<'_>, of: &Value, _: &Arguments<'_>) -> Result<Val
     Ok(Value::from(number(of)?.absolute()?))
 }
 
-/// `round`: to so many digits behind the point.
+/// `round`: to the given number of digits after the point.
 pub(super) fn round(_: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
     let digits = arguments.whole(0).and_then(|digits| usize::try_from(digits).ok()).unwrap_or_default();
     Ok(Value::from(number(of)?.rounded(digits)?))

@@ -100,7 +100,7 @@ pub(super) fn split(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) 
     Ok(Value::from(entries))
 }
 
-/// `truncate`: at most so many characters, cut between words where possible, with `…` where it was cut.
+/// `truncate`: at most the given number of characters, cut between words where possible, with `…` where it was cut.
 pub(super) fn truncate(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -> Result<Value, Fail> {
     let text = read(work, of)?;
     let most = arguments.whole(0).and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);

@@ -10,11 +10,11 @@ use crate::broker::{Broker, unique};
 use crate::dead_letters::{DeadLetter, table};
 use crate::events::Events;
 use crate::http::Http;
+use crate::launcher::{Launcher, Running, Settings};
 use crate::messages::{self, Message};
 use crate::queues;
 use crate::report::{Evidence, checks};
 use crate::screen::{Screen, print};
-use crate::stage::{Running, Settings, Stage};
 use crate::watch::{Addresses, Watch};
 
 /// The environment variable with the address of a broker to use instead of a new one.
@@ -24,8 +24,8 @@ const COUNTS: Duration = Duration::from_secs(10);
 
 /// Everything that the demo started, to stop or to keep at the end.
 #[derive(Default)]
-pub(crate) struct Show {
-    stage: Option<Stage>,
+pub(crate) struct Demo {
+    launcher: Option<Launcher>,
     broker: Option<Broker>,
     /// The demo's queues, the work queue first.
     queues: Vec<String>,
@@ -38,7 +38,7 @@ struct Processes {
     at: Addresses,
 }
 
-impl Show {
+impl Demo {
     /// Runs the demo. True when every check holds. With `keep` the worker is not stopped before the report.
     pub(crate) async fn run(&mut self, keep: bool) -> Result<bool, String> {
         let http = Http::new()?;
@@ -85,13 +85,13 @@ impl Show {
     async fn play_events(&mut self, http: &Http) -> Result<bool, String> {
         let work = self.queues.first().map(|queue| format!("{queue}.events")).unwrap_or_default();
         let events = Events {
-            stage: self.stage()?,
+            launcher: self.launcher()?,
             settings: &self.settings,
             broker: &self.broker()?.url,
             queue: &work,
             listen: free_address()?,
         };
-        let names = queue_names(&events.stage.run(&events.settings()?, &["topology"]).await?)?;
+        let names = queue_names(&events.launcher.run(&events.settings()?, &["topology"]).await?)?;
         let played = events.play(http).await;
         self.queues.extend(names);
         let (text, is_right) = played?;
@@ -133,12 +133,12 @@ impl Show {
     }
 
     async fn start_processes(&mut self, http: &Http, messages: &[Message]) -> Result<Processes, String> {
-        let stage = self.stage.insert(Stage::new()?);
+        let launcher = self.launcher.insert(Launcher::new()?);
         let faults = messages::faults(messages);
-        let file = stage.write("faults.json", &Value::from(faults.as_slice()).to_string())?;
+        let file = launcher.write("faults.json", &Value::from(faults.as_slice()).to_string())?;
         let (latency, file) = ("40ms", file.display().to_string());
         let arguments = ["sandbox", "--listen", "127.0.0.1:0", "--latency", latency, "--faults", &file];
-        let mut sandbox = stage.start("sandbox", &Settings::new(), &arguments)?;
+        let mut sandbox = launcher.start("sandbox", &Settings::new(), &arguments)?;
         let line = sandbox.first_line().await?;
         let line: Value = serde_json::from_str(&line).map_err(|error| format!("{line}: {error}"))?;
         let sandbox = line.get("listening").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -149,9 +149,9 @@ impl Show {
         let listen = free_address()?;
         self.settings.push(("WTW_CRM_SERVER", sandbox.clone()));
         self.settings.push(("WTW_ADMIN_LISTEN", listen.clone()));
-        self.queues = queue_names(&stage.run(&self.settings, &["topology"]).await?)?;
+        self.queues = queue_names(&launcher.run(&self.settings, &["topology"]).await?)?;
         let admin = format!("http://{listen}");
-        let mut worker = stage.start("worker", &self.settings, &["run"])?;
+        let mut worker = launcher.start("worker", &self.settings, &["run"])?;
         worker.answers(http, &format!("{admin}/readyz")).await?;
         print(&format!("  worker     {admin}/status   log: {}", worker.log().display()));
         let at = Addresses { sandbox, admin };
@@ -164,18 +164,18 @@ impl Show {
         let console = format!("http://{listen}");
         self.settings.push(("WTW_CONSOLE_LISTEN", listen));
         self.settings.push(("WTW_CONSOLE_WORKERS", at.admin.clone()));
-        let stage = self.stage()?;
-        let mut running = stage.start("console", &self.settings, &["console"])?;
+        let launcher = self.launcher()?;
+        let mut running = launcher.start("console", &self.settings, &["console"])?;
         running.answers(http, &format!("{console}/healthz")).await?;
         Ok(console)
     }
 
     /// Publishes all messages. The time of the report starts here.
     async fn publish(&self, messages: &[Message]) -> Result<(Screen, usize), String> {
-        let stage = self.stage()?;
-        let file = stage.write("tasks.jsonl", &messages::export(messages))?;
+        let launcher = self.launcher()?;
+        let file = launcher.write("tasks.jsonl", &messages::export(messages))?;
         let screen = Screen::new(messages.len());
-        let said = stage.run(&self.settings, &["publish", "--no-validate", &file.display().to_string()]).await?;
+        let said = launcher.run(&self.settings, &["publish", "--no-validate", &file.display().to_string()]).await?;
         let count = said.trim().rsplit(' ').next().and_then(|count| count.parse().ok());
         let confirmed =
             count.ok_or_else(|| format!("publish printed {said:?}; expected a line that ends with a number"))?;
@@ -184,8 +184,8 @@ impl Show {
     }
 
     async fn dead_letters(&self) -> Result<Vec<DeadLetter>, String> {
-        let stage = self.stage()?;
-        let listed = stage.run(&self.settings, &["dead-letters", "list", "--each", "--json"]).await?;
+        let launcher = self.launcher()?;
+        let listed = launcher.run(&self.settings, &["dead-letters", "list", "--each", "--json"]).await?;
         serde_json::from_str(&listed).map_err(|error| format!("dead-letters list --each --json: {error}"))
     }
 
@@ -205,8 +205,8 @@ impl Show {
         }
     }
 
-    fn stage(&self) -> Result<&Stage, String> {
-        self.stage.as_ref().ok_or_else(|| "the demo has no folder yet: report this bug".to_owned())
+    fn launcher(&self) -> Result<&Launcher, String> {
+        self.launcher.as_ref().ok_or_else(|| "the demo has no folder yet: report this bug".to_owned())
     }
 
     fn broker(&self) -> Result<&Broker, String> {
@@ -219,7 +219,7 @@ impl Show {
         print(&format!("  console     {console}/   what works, what failed and why, in a browser"));
         print(&format!("  sandbox     {sandbox}/sandbox/stats, {sandbox}/sandbox/tasks"));
         print(&format!("  worker      {admin}/status, {admin}/readyz, {admin}/metrics"));
-        let (Some(stage), Some(broker)) = (&self.stage, &self.broker) else {
+        let (Some(launcher), Some(broker)) = (&self.launcher, &self.broker) else {
             return;
         };
         let amqp = without_password(broker);
@@ -229,21 +229,21 @@ impl Show {
             return print(&format!("  its queues  {queues}, which stay until you delete them"));
         };
         print(&format!("  management  {management}   user guest, password guest"));
-        let program = stage.program.display();
+        let program = launcher.program.display();
         print(&format!("Publish more tasks with:\n  WTW_BROKER_URLS='{amqp}' '{program}' publish FILE"));
     }
 
     /// Keeps the logs of a failed demo.
     pub(crate) fn failed(&self) {
-        if let Some(stage) = &self.stage {
-            stage.leave_logs();
+        if let Some(launcher) = &self.launcher {
+            launcher.leave_logs();
         }
     }
 
     /// Leaves everything running and prints the command that stops it.
     pub(crate) fn keep(mut self) {
-        if let (Some(stage), Some(broker)) = (self.stage.take(), self.broker.take()) {
-            match stage.keep(broker) {
+        if let (Some(launcher), Some(broker)) = (self.launcher.take(), self.broker.take()) {
+            match launcher.keep(broker) {
                 Ok(command) => print(&format!("Stop everything with:\n  {command}")),
                 Err(why) => eprintln!("error: {why}"),
             }
@@ -252,7 +252,7 @@ impl Show {
 
     /// Stops the processes. Then removes the demo's queues from a broker that was given, or removes the demo's broker.
     pub(crate) async fn close(mut self) {
-        drop(self.stage.take());
+        drop(self.launcher.take());
         if let Some(broker) = self.broker.take()
             && !is_own(&broker)
             && let Err(why) = queues::delete(&broker.url, &self.queues).await

@@ -35,7 +35,7 @@ const LAST_LINES: usize = 15;
 pub(crate) type Settings = Vec<(&'static str, String)>;
 
 /// The folder and the processes. Dropping it removes both.
-pub(crate) struct Stage {
+pub(crate) struct Launcher {
     folder: PathBuf,
     pub(crate) program: PathBuf,
     reaper: Reaper,
@@ -48,7 +48,7 @@ pub(crate) struct Running {
     log: PathBuf,
 }
 
-impl Stage {
+impl Launcher {
     pub(crate) fn new() -> Result<Self, String> {
         let folder = std::env::temp_dir().join(unique("wolkvox-task-worker-demo"));
         fs::create_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;

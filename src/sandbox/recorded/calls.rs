@@ -14,13 +14,13 @@ pub(in crate::sandbox) const WRONG_TOKEN: &str = "wrong_token";
 pub(in crate::sandbox) const WRONG_OPERATION: &str = "wrong_operation";
 /// `tokenInformation.php`.
 pub(in crate::sandbox) const COUNTER: &str = "counter";
-/// `query.php`, whatever is searched for.
+/// Every call of `query.php`.
 pub(in crate::sandbox) const SEARCH: &str = "search";
 /// `query.php` that finds a task.
 pub(in crate::sandbox) const FOUND: &str = "found";
 /// `query.php` that finds no task.
 pub(in crate::sandbox) const NOT_FOUND: &str = "not_found";
-/// `queryDates.php`, whatever is searched for.
+/// Every call of `queryDates.php`.
 pub(in crate::sandbox) const SEARCH_BY_DATES: &str = "search_by_dates";
 /// `queryDates.php` that finds a task.
 pub(in crate::sandbox) const FOUND_BY_DATES: &str = "found_by_dates";
