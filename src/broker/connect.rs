@@ -316,6 +316,6 @@ mod tests {
         let (connected, _stream) = tokio::join!(connector.connect("test"), answer);
         let error = connected.unwrap_err();
         assert!(!error.is_undeliverable(), "no message is the cause: {error}");
-        assert!(error.message.contains("what answers there does not speak AMQP"), "{error}");
+        assert!(error.message.contains("the server there does not speak AMQP"), "{error}");
     }
 }
