@@ -57,6 +57,7 @@ pub fn markdown_page() -> String {
         let _ = write!(page, "\n{rule}\n");
     }
     for (section, about) in SECTIONS {
+        let about = about.replace("docs/mapping.md", "[mapping.md](mapping.md)");
         let _ = write!(page, "\n## [{section}]\n\n{about}\n\n| key | default | meaning |\n| --- | --- | --- |\n");
         for key in keys_of(section) {
             let default = match key.preset {
