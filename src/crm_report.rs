@@ -4,9 +4,10 @@
 //! [`findings`] (pure) says what the answers mean, [`report`] writes everything down. [`secrets`] (pure) removes what must never be
 //! shown. [`redact`] (pure) decides what people can give to others.
 
-mod body;
+pub(crate) mod body;
 mod finding;
 mod findings;
+pub(crate) mod own;
 mod plan;
 mod redact;
 mod report;

@@ -1,6 +1,9 @@
 //! Reads the body of an answer: the JSON at its end, and what is before it. Pure.
 
+use jiff::civil::DateTime;
 use serde_json::{Map, Value};
+
+use super::own::{ID, id_of};
 
 /// A byte-order mark as text.
 const BYTE_ORDER_MARK: char = '\u{feff}';
@@ -9,7 +12,7 @@ const MOST_TRIES: usize = 200;
 
 /// What a body has beside its JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     /// It is JSON and nothing else.
     Clean,
     /// A byte-order mark before the JSON.
@@ -22,16 +25,16 @@ pub(super) enum Form {
 
 /// A body and the JSON object at its end.
 #[derive(Clone, Debug)]
-pub(super) struct Body {
-    pub(super) form: Form,
+pub(crate) struct Body {
+    pub(crate) form: Form,
     /// What is before the object.
-    pub(super) before: String,
-    pub(super) object: Map<String, Value>,
+    pub(crate) before: String,
+    pub(crate) object: Map<String, Value>,
 }
 
 impl Body {
     /// Reads a body.
-    pub(super) fn read(bytes: &[u8]) -> Self {
+    pub(crate) fn read(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes);
         for (start, _) in text.match_indices('{').take(MOST_TRIES) {
             let (before, object) = text.split_at(start);
@@ -48,37 +51,41 @@ impl Body {
     }
 
     /// `code` as it is written.
-    pub(super) fn code(&self) -> Option<&Value> {
+    pub(crate) fn code(&self) -> Option<&Value> {
         self.object.get("code")
     }
 
     /// The id of a created task.
-    pub(super) fn wolkvox_id(&self) -> Option<&str> {
-        let id = self.object.get("data")?.get("wolkvox_id")?.as_str()?.trim();
-        (!id.is_empty()).then_some(id)
+    pub(crate) fn wolkvox_id(&self) -> Option<String> {
+        id_of(self.object.get("data")?.get(ID)?)
+    }
+
+    /// The id is a number and not a text.
+    pub(crate) fn has_number_id(&self) -> bool {
+        self.object.get("data").and_then(|data| data.get(ID)).is_some_and(Value::is_number)
     }
 
     /// Whether there is an id in another place, or of another type.
-    pub(super) fn has_other_id(&self) -> bool {
+    pub(crate) fn has_other_id(&self) -> bool {
         fn is_id_or_holds_it((name, value): (&String, &Value)) -> bool {
             let holds_it = match value {
                 Value::Object(members) => members.iter().any(is_id_or_holds_it),
                 Value::Array(values) => values.iter().any(|value| is_id_or_holds_it((&String::new(), value))),
                 Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
             };
-            holds_it || (name == "wolkvox_id" && !value.is_null())
+            holds_it || (name == ID && !value.is_null())
         }
         self.wolkvox_id().is_none() && self.object.iter().any(is_id_or_holds_it)
     }
 
     /// The records that a search found.
-    pub(super) fn records(&self) -> impl Iterator<Item = &Map<String, Value>> {
+    pub(crate) fn records(&self) -> impl Iterator<Item = &Map<String, Value>> {
         let data = self.object.get("data").and_then(Value::as_array);
         data.into_iter().flatten().filter_map(Value::as_object)
     }
 
     /// A number among the data, which may be written as text. The key may be cut.
-    pub(super) fn number(&self, key: &str) -> Option<i64> {
+    pub(crate) fn number(&self, key: &str) -> Option<i64> {
         let data = self.object.get("data")?.as_object()?;
         let (_, value) = data.iter().find(|(name, _)| name.starts_with(key))?;
         match value {
@@ -87,6 +94,11 @@ impl Body {
             Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
         }
     }
+}
+
+/// A date in an answer, as it is written there: in which zone it is, is not known.
+pub(crate) fn date(text: &str) -> Option<DateTime> {
+    text.strip_suffix('Z').unwrap_or(text).parse().ok()
 }
 
 #[cfg(test)]
@@ -112,12 +124,17 @@ mod tests {
     #[test]
     fn reads_ids_records_and_numbers() {
         let read = |body: &str| Body::read(body.as_bytes());
-        assert_eq!(read(r#"{"data": {"wolkvox_id": " "}}"#).wolkvox_id(), None);
-        assert_eq!(read(r#"{"data": {"wolkvox_id": "a1"}}"#).wolkvox_id(), Some("a1"));
+        for (answer, id) in [
+            (r#"{"data": {"wolkvox_id": " "}}"#, None),
+            (r#"{"data": {"wolkvox_id": " a1"}}"#, Some("a1")),
+            (r#"{"data": {"wolkvox_id": 12345}}"#, Some("12345")),
+        ] {
+            assert_eq!(read(answer).wolkvox_id().as_deref(), id, "{answer}");
+        }
         for (answer, has_other) in [
             (r#"{"data": {"wolkvox_id": "a1"}}"#, false),
             (r#"{"data": {"id": 7}}"#, false),
-            (r#"{"data": {"wolkvox_id": 12345}}"#, true),
+            (r#"{"data": {"wolkvox_id": true}}"#, true),
             (r#"{"data": [{"wolkvox_id": "a1"}]}"#, true),
             (r#"{"code": "200", "wolkvox_id": "a1"}"#, true),
         ] {

@@ -3,8 +3,9 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::own::{ID, id_of};
 use super::plan::Plan;
-use super::run::{Run, Step, own_record};
+use super::run::{Run, Step};
 use crate::config;
 
 /// How far a finding can be trusted. Each question says which answers make it certain.
@@ -104,17 +105,13 @@ impl<'a> Facts<'a> {
     }
 
     /// The first search that found the task, and the task as it was found.
-    pub(super) fn found_task(&self) -> Option<(&'a Step, Map<String, Value>)> {
-        self.run.steps.iter().find_map(|step| Some((step, own_record(step, self.plan)?)))
+    pub(super) fn found_task(&self) -> Option<(&'a Step, &'a Map<String, Value>)> {
+        self.run.steps.iter().find_map(|step| Some((step, step.found.as_ref()?)))
     }
 
     /// The id of the task, from the answer to the insert or from a search.
     pub(super) fn task_id(&self) -> Option<String> {
-        let answered = self.step("insert").and_then(|step| step.body.wolkvox_id()).map(ToOwned::to_owned);
-        answered.or_else(|| match self.found_task()?.1.get("wolkvox_id")? {
-            Value::String(id) => Some(id.clone()),
-            Value::Number(id) => Some(id.to_string()),
-            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
-        })
+        let answered = self.run.inserted_id();
+        answered.or_else(|| id_of(self.found_task()?.1.get(ID)?))
     }
 }

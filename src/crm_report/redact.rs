@@ -9,8 +9,9 @@ mod words;
 use serde_json::Value;
 
 use super::body::{Body, Form};
+use super::own::{ID, OwnTask, id_of};
 use super::plan::Plan;
-use super::run::{Run, own_record};
+use super::run::Run;
 use super::secrets::{REMOVED, Secrets, is_secret_name};
 use crate::config;
 use words::Words;
@@ -60,7 +61,9 @@ pub(super) struct Redactor<'a> {
     plan: &'a Plan,
     secrets: &'a Secrets,
     words: Words,
-    /// The ids of the tasks that the report created.
+    /// The tasks that the report created.
+    own: OwnTask,
+    /// Their ids, where they look like ids.
     ids: Vec<String>,
     full: bool,
 }
@@ -82,11 +85,13 @@ impl<'a> Redactor<'a> {
         own.extend(proxy.map(|host| (host, "[proxy]")));
         own.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
         let created = run.steps.iter().filter(|step| ["insert", "missing_field"].contains(&step.name));
-        let created = created.filter_map(|step| step.body.wolkvox_id().map(str::to_owned));
-        let found =
-            run.steps.iter().filter_map(|step| Some(own_record(step, plan)?.get("wolkvox_id")?.as_str()?.to_owned()));
-        let ids = created.chain(found).filter(|id| is_id(id) && secrets.scrub(id) == *id).collect();
-        Self { plan, secrets, words: Words::new(own, secrets.words()), ids, full }
+        let created: Vec<String> = created.filter_map(|step| step.body.wolkvox_id()).collect();
+        let found = run.steps.iter().filter_map(|step| id_of(step.found.as_ref()?.get(ID)?));
+        let ids = created.iter().cloned().chain(found);
+        let ids = ids.filter(|id| is_id(id) && secrets.scrub(id) == *id).collect();
+        let words = Words::new(own, secrets.words());
+        let own = OwnTask::new([plan.name.clone(), plan.name_without_field()], created);
+        Self { plan, secrets, words, own, ids, full }
     }
 
     /// Words of the CRM, or of a proxy or firewall in front of it.
@@ -203,9 +208,11 @@ fn is_http_date(text: &str) -> bool {
     text.len() < 40 && !text.contains('(') && jiff::fmt::rfc2822::parse(text).is_ok()
 }
 
-/// What an id of the CRM looks like: hexadecimal, with hyphens or without.
+/// What an id of the CRM looks like: hexadecimal, with hyphens or without, or a number.
 fn is_id(id: &str) -> bool {
-    (8..=40).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+    let is_number = id.bytes().all(|byte| byte.is_ascii_digit());
+    let is_hexadecimal = id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    id.len() <= 40 && (is_number || (is_hexadecimal && id.len() >= 8))
 }
 
 #[cfg(test)]

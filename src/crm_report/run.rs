@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::body::Body;
+use super::body::{Body, date};
+use super::own::{ID, OwnTask};
 use super::plan::{MAX_CALLS, Plan};
 use crate::clock::Clock;
 use crate::crm::classify::{Classified, HttpResult, Outcome, classify};
@@ -45,6 +46,8 @@ pub(super) struct Step {
     pub(super) exchange: Exchange,
     pub(super) classified: Classified,
     pub(super) body: Body,
+    /// The task, if it is a search that found it.
+    pub(super) found: Option<Map<String, Value>>,
 }
 
 impl Step {
@@ -120,6 +123,11 @@ impl Run {
     /// The first step of a name.
     pub(super) fn step(&self, name: &str) -> Option<&Step> {
         self.steps.iter().find(|step| step.name == name)
+    }
+
+    /// The id in the answer to the insert.
+    pub(super) fn inserted_id(&self) -> Option<String> {
+        self.step("insert").and_then(|step| step.body.wolkvox_id())
     }
 
     /// The number of a step in the report, from 1.
@@ -200,11 +208,11 @@ impl Runner<'_> {
     /// Looks for the task until it is found, at most for as long as was planned.
     async fn search(&mut self) -> Result<(), Stopped> {
         let plan = self.plan;
-        let id = self.run.step("insert").and_then(|step| step.body.wolkvox_id()).map(ToOwned::to_owned);
+        let id = self.run.inserted_id();
         let mut found = self.query(id.as_deref()).await?;
         let record = plan.field("id_record").unwrap_or_default();
         let by_record = self.step("query_by_record", plan.query("id_record", record)).await?;
-        found = found.or_else(|| by_record.and_then(|step| own_record(step, plan)));
+        found = found.or_else(|| by_record.and_then(|step| step.found.clone()));
         for after in plan.rounds() {
             let due = self.inserted.map(|at| at + after);
             if let (None, Some(due)) = (&found, due)
@@ -222,12 +230,12 @@ impl Runner<'_> {
     async fn query(&mut self, id: Option<&str>) -> Result<Option<Map<String, Value>>, Stopped> {
         let plan = self.plan;
         let by_id = match id {
-            Some(id) => self.step("query_by_id", plan.query("wolkvox_id", id)).await?,
+            Some(id) => self.step("query_by_id", plan.query(ID, id)).await?,
             None => None,
         };
-        let by_id = by_id.and_then(|step| own_record(step, plan));
+        let by_id = by_id.and_then(|step| step.found.clone());
         let by_name = self.step("query_by_name", plan.query("name", &plan.name)).await?;
-        Ok(by_id.or_else(|| by_name.and_then(|step| own_record(step, plan))))
+        Ok(by_id.or_else(|| by_name.and_then(|step| step.found.clone())))
     }
 
     async fn step(&mut self, name: &'static str, call: Call) -> Result<Option<&Step>, Stopped> {
@@ -260,7 +268,12 @@ impl Runner<'_> {
             HttpResult::Reply(reply) => Body::read(&reply.body),
             HttpResult::NotSent(_) | HttpResult::NoAnswer(_) => Body::read(&[]),
         };
-        self.run.steps.push(Step { name, call, own_token, at, after_insert, exchange, classified, body });
+        let own = OwnTask::new([self.plan.name.clone()], self.run.inserted_id());
+        let found = match call {
+            Call::Query(_) | Call::QueryDates(_) => body.object.values().find_map(|value| own.record(value)),
+            Call::Insert(_) | Call::TokenInformation(_) => None,
+        };
+        self.run.steps.push(Step { name, call, own_token, at, after_insert, exchange, classified, body, found });
         Ok(self.run.steps.last())
     }
 }
@@ -292,25 +305,9 @@ fn reason_to_stop(step: &Step) -> Option<Stopped> {
     Some(Stopped { why, said: step.said().map(ToOwned::to_owned), advice: Some(advice) })
 }
 
-/// The task of this report in the answer to a search, whatever the answer's form.
-pub(super) fn own_record(step: &Step, plan: &Plan) -> Option<Map<String, Value>> {
-    let is_search = matches!(step.call, Call::Query(_) | Call::QueryDates(_));
-    step.body.object.values().filter(|_| is_search).find_map(|value| object_with(value, &plan.name)).cloned()
-}
-
-/// The object that has a text among its values.
-fn object_with<'a>(value: &'a Value, text: &str) -> Option<&'a Map<String, Value>> {
-    match value {
-        Value::Object(members) if members.values().any(|value| value.as_str() == Some(text)) => Some(members),
-        Value::Object(members) => members.values().find_map(|value| object_with(value, text)),
-        Value::Array(values) => values.iter().find_map(|value| object_with(value, text)),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
-    }
-}
-
 /// The dates between which the task was created: its own time where that is known, else every time zone's today.
 fn window(found: Option<&Map<String, Value>>, now: Timestamp) -> (String, String) {
-    let created = found.and_then(|record| record.get("wolkvox_fecha_creacion")?.as_str()?.parse().ok());
+    let created = found.and_then(|record| date(record.get("wolkvox_fecha_creacion")?.as_str()?));
     let (middle, minutes) = match created {
         Some(created) => (created, 2),
         None => (jiff::tz::TimeZone::UTC.to_datetime(now), 15 * 60),
@@ -324,20 +321,6 @@ fn window(found: Option<&Map<String, Value>>, now: Timestamp) -> (String, String
 mod tests {
     use super::*;
     use crate::crm::classify::Reply;
-
-    #[test]
-    fn task_is_found_in_an_answer_of_any_form() {
-        let own = serde_json::json!({"name": "TEST 1", "x": 1});
-        for answer in [
-            serde_json::json!([{"name": "TEST 2"}, own]),
-            serde_json::json!({"rows": [own]}),
-            serde_json::json!({"64b1": own}),
-            own.clone(),
-        ] {
-            assert_eq!(object_with(&answer, "TEST 1").map(|found| found.len()), Some(2), "{answer}");
-        }
-        assert_eq!(object_with(&serde_json::json!(["TEST 1", {"name": "TEST 12"}]), "TEST 1"), None);
-    }
 
     #[test]
     fn words_that_were_cut_lose_the_piece_of_a_token_at_their_end() {

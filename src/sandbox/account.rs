@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
+use serde_json::Value;
 
 use super::recorded::calls;
 use crate::duration;
@@ -30,6 +31,8 @@ pub(super) enum Ids {
     ObjectId,
     /// Something else.
     Uuid,
+    /// A number.
+    Number,
     /// It is missing in the answer of insert.php.
     None,
 }
@@ -102,12 +105,13 @@ impl Default for Account {
 }
 
 /// What can follow `account:` in a rule.
-pub(super) const FORMS: [&str; 20] = [
+pub(super) const FORMS: [&str; 21] = [
     "string-codes",
     "number-codes",
     "status-200",
     "no-id",
     "uuid-id",
+    "number-id",
     "zone:NAME",
     "day-ends:HH:MM",
     "clock:+DURATION or clock:-DURATION",
@@ -141,6 +145,7 @@ impl Account {
             ("status-200", None) => self.always_200 = true,
             ("no-id", None) => self.ids = Ids::None,
             ("uuid-id", None) => self.ids = Ids::Uuid,
+            ("number-id", None) => self.ids = Ids::Number,
             ("altered-accents", None) => self.altered_accents = true,
             ("free-information", None) => self.free_information = true,
             ("lenient", None) => self.lenient = true,
@@ -161,14 +166,20 @@ impl Account {
         Ok(())
     }
 
+    /// An id as this account writes it.
+    pub(super) fn written_id(&self, id: &str) -> Value {
+        let number = id.parse::<u64>().ok().filter(|_| self.ids == Ids::Number);
+        number.map_or_else(|| Value::from(id), Value::from)
+    }
+
     /// No longer replays the recorded answers that this behaviour decides.
     pub(super) fn stop_replaying(&mut self, behaviour: &str) {
         let answers: &[&'static str] = match behaviour.split(':').next().unwrap_or_default() {
             "string-codes" | "number-codes" | "status-200" => &calls::ALL,
-            "no-id" | "uuid-id" => &[calls::CREATED],
+            "no-id" | "uuid-id" | "number-id" => &[calls::CREATED],
             "lenient" => &[calls::MISSING_FIELD],
             "any-token" | "any-operation" | "bad-token" => &[calls::WRONG_TOKEN, calls::WRONG_OPERATION],
-            "refused-search" => &[calls::SEARCH, calls::SEARCH_BY_DATES],
+            "day-ends" | "slow-counter" | "free-information" => &[calls::COUNTER],
             _ => &[],
         };
         self.not_replayed.extend(answers);

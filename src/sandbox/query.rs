@@ -16,7 +16,7 @@ use super::account::Account;
 use super::admission::{authenticate, receive, refuse, refused_as_recorded};
 use super::answer::{Refusal, Verdict};
 use super::client::Client;
-use super::recorded::{self, BY_DATES, BY_FIELD, CREATED, ID};
+use super::recorded::{CREATED, ID, calls};
 use super::state::{State, Task};
 
 /// The module that tasks are found in.
@@ -34,13 +34,23 @@ enum Search {
     Created { from: String, to: String, limit: usize },
 }
 
+impl Search {
+    /// What it searches by.
+    fn by(&self) -> &str {
+        match self {
+            Self::Field { field, .. } => field,
+            Self::Created { .. } => calls::DATES,
+        }
+    }
+}
+
 /// `query.php`: records by one field.
 pub(super) async fn by_field(
     Shared(state): Shared<Arc<State>>,
     Extension(client): Extension<Client>,
     request: Request,
 ) -> Response {
-    answer(&state, &client, request, read_field, BY_FIELD).await
+    answer(&state, &client, request, read_field).await
 }
 
 /// `queryDates.php`: records by the time of their creation.
@@ -49,7 +59,7 @@ pub(super) async fn by_dates(
     Extension(client): Extension<Client>,
     request: Request,
 ) -> Response {
-    answer(&state, &client, request, read_dates, BY_DATES).await
+    answer(&state, &client, request, read_dates).await
 }
 
 async fn answer(
@@ -57,7 +67,6 @@ async fn answer(
     client: &Client,
     request: Request,
     read: fn(&Map<String, Value>) -> Result<Search, Refusal>,
-    call: recorded::Search,
 ) -> Response {
     let account = state.account();
     if let Some(refused) = refused_as_recorded(state, &account) {
@@ -68,8 +77,8 @@ async fn answer(
             let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::BAD_REQUEST);
             Verdict::refused(status, *code, msg.clone()).answer(&account).into_response()
         }
-        (Ok(records), None) => {
-            let recorded = state.options.recorded.search(call, &account, &records);
+        (Ok((search, records)), None) => {
+            let recorded = state.options.recorded.search(search.by(), &account, &records);
             recorded.unwrap_or_else(|| Verdict::found(records.len(), records.into()).answer(&account)).into_response()
         }
         (Err(refusal), _) => refuse(state, &account, &refusal),
@@ -82,7 +91,7 @@ async fn find(
     client: &Client,
     request: Request,
     read: fn(&Map<String, Value>) -> Result<Search, Refusal>,
-) -> Result<Vec<Map<String, Value>>, Refusal> {
+) -> Result<(Search, Vec<Map<String, Value>>), Refusal> {
     let token = authenticate(state, account, request.headers())?;
     let received = receive(state, account, request).await?;
     let slot = state.admit(token, client, account, 1)?;
@@ -97,7 +106,7 @@ async fn find(
         false => Vec::new(),
     };
     slot.finish("query");
-    Ok(records)
+    Ok((search, records))
 }
 
 fn search_tasks(state: &State, account: &Account, search: &Search) -> Vec<Map<String, Value>> {
@@ -133,7 +142,7 @@ fn record(task: &Task, account: &Account) -> Option<Map<String, Value>> {
     let mut payload: Value = serde_json::from_str(task.payload.get()).ok()?;
     let Some(Value::Object(fields)) = payload.get_mut("fields").map(Value::take) else { return None };
     let mut record = Map::new();
-    record.insert(ID.to_owned(), json!(task.id));
+    record.insert(ID.to_owned(), account.written_id(&task.id));
     record.insert(CREATED.to_owned(), json!(local(task.at, account)));
     for (field, value) in fields {
         let value = match value.as_str() {

@@ -27,49 +27,39 @@ pub struct Recorded {
     fields: Map<String, Value>,
 }
 
-/// A call that searches, by the recorded answers to it.
-#[derive(Clone, Copy)]
-pub(super) struct Search {
-    /// The answer to every search of this kind.
-    always: &'static str,
-    found: &'static str,
-    not_found: Option<&'static str>,
-}
-
-/// `query.php`.
-pub(super) const BY_FIELD: Search =
-    Search { always: calls::SEARCH, found: calls::FOUND, not_found: Some(calls::NOT_FOUND) };
-/// `queryDates.php`.
-pub(super) const BY_DATES: Search =
-    Search { always: calls::SEARCH_BY_DATES, found: calls::FOUND_BY_DATES, not_found: None };
-
 impl Recorded {
     /// The recorded answer, with `id` instead of the recorded id. None where the account has a rule about it, which says
     /// more than the record.
     pub(super) fn answer(&self, call: &str, account: &Account, id: Option<&str>) -> Option<Answer> {
         let mut answer = self.answers.get(call).filter(|_| !account.not_replayed.contains(&call))?.clone();
-        if let (Some(recorded), Some(id)) = (&self.id, id) {
-            answer.body = String::from_utf8_lossy(&answer.body).replace(recorded, id).into_bytes().into();
+        if let (Some(recorded), Some(id)) = (&self.id, id)
+            && let Some(body) = found::with_id(&answer.body, recorded, &account.written_id(id))
+        {
+            answer.body = body.into();
         }
         Some(account_headers(account, answer))
     }
 
-    /// The recorded answer to a search that finds these tasks, with them in it.
-    pub(super) fn search(&self, call: Search, account: &Account, tasks: &[Map<String, Value>]) -> Option<Answer> {
-        let always = self.answer(call.always, account, None);
-        always.or_else(|| match tasks.is_empty() {
-            true => self.answer(call.not_found?, account, None),
-            false => {
-                let mut answer = self.answer(call.found, account, None)?;
+    /// The recorded answer to a search by this that finds these tasks, with them in it. For a field that was not tried, another field's
+    /// answer counts.
+    pub(super) fn search(&self, by: &str, account: &Account, tasks: &[Map<String, Value>]) -> Option<Answer> {
+        let of = |call: fn(&str) -> String, by: &str| self.answer(&call(by), account, None);
+        let fields = || calls::FIELDS.into_iter().filter(|_| by != calls::DATES);
+        let missed = of(calls::not_found, by);
+        let other = || fields().find_map(|by| of(calls::found, by)).filter(|_| missed.is_none());
+        match of(calls::found, by).or_else(other) {
+            Some(mut answer) if !tasks.is_empty() => {
                 answer.body = found::fill(&answer.body, &self.fields, self.id.as_deref(), tasks)?.into();
                 Some(answer)
             }
-        })
+            Some(_) => missed,
+            None => missed.or_else(|| fields().find_map(|by| of(calls::not_found, by))),
+        }
     }
 
     /// Forgets that searches were refused, or found nothing.
     pub fn forget_searches(&mut self) {
-        self.answers.retain(|call, _| ![calls::SEARCH, calls::SEARCH_BY_DATES].contains(&call.as_str()));
+        self.answers.retain(|call, _| !calls::is_not_found(call));
     }
 }
 
@@ -150,6 +140,8 @@ struct Response {
     body: String,
     #[serde(default)]
     body_is_whole: bool,
+    #[serde(default)]
+    other_tasks_left_out: usize,
 }
 
 /// Reads the JSON file of `crm-report`.
@@ -213,11 +205,7 @@ const OF_THE_TRANSFER: [&str; 5] = ["content-length", "transfer-encoding", "cont
 /// The sandbox can repeat a refusal from that, but not a success.
 fn answer(call: &str, exchange: &Exchange) -> Result<Option<Answer>, Error> {
     let response = match (&exchange.response, exchange.no_answer) {
-        (Some(response), _)
-            if response.body_is_whole || ![calls::CREATED, calls::FOUND, calls::FOUND_BY_DATES].contains(&call) =>
-        {
-            response
-        }
+        (Some(response), _) if response.body_is_whole || !calls::has_task(call) => response,
         (None, Some(Unanswered::TimedOut)) => return Ok(Some(Answer::none(NoAnswer::Hang))),
         (None, Some(Unanswered::ConnectionEnded)) => return Ok(Some(Answer::none(NoAnswer::Reset))),
         (Some(_) | None, _) => return Ok(None),
@@ -233,7 +221,11 @@ fn answer(call: &str, exchange: &Exchange) -> Result<Option<Answer>, Error> {
             headers.append(name, value);
         }
     }
-    Ok(Some(Answer { status, headers, body: response.body.clone().into(), withheld: None }))
+    let body = match response.other_tasks_left_out {
+        others if others > 0 && calls::is_not_found(call) => found::with_others(&response.body, others),
+        _ => response.body.clone(),
+    };
+    Ok(Some(Answer { status, headers, body: body.into(), withheld: None }))
 }
 
 #[cfg(test)]

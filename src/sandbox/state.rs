@@ -158,6 +158,9 @@ impl State {
         }
         let seconds = u32::try_from(Self::now(account).as_second()).unwrap_or_default();
         let number = self.next_id.fetch_add(1, Ordering::Relaxed) & 0xff_ffff;
+        if account.ids == Ids::Number {
+            return (1_000_000 + u64::from(number)).to_string();
+        }
         format!("{seconds:08x}{:010x}{number:06x}", self.ids & 0xff_ffff_ffff)
     }
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::crm_report::finding::{Confidence, Facts, Finding};
 use crate::crm_report::plan::SEARCH_LIMIT;
-use crate::crm_report::run::{Step, own_record};
+use crate::crm_report::run::Step;
 
 /// The calls of `query.php`, and the field that each searches by.
 pub(in crate::crm_report) const QUERIES: [(&str, &str); 3] =
@@ -26,18 +26,19 @@ pub(super) fn query(facts: Facts<'_>) -> Finding {
     };
     let refused = asked.iter().find(|step| !step.is_accepted());
     let each = fields.iter().filter_map(Searched::words).collect::<Vec<_>>().join("; ");
-    let first = asked.iter().find(|step| own_record(step, facts.plan).is_some());
+    let failed: String = fields.iter().filter_map(Searched::failed).collect();
+    let first = asked.iter().find(|step| step.found.is_some());
     let finding = if let Some(first) = first {
         let missed = fields.iter().any(|searched| searched.name == first.name && searched.last_miss().is_some());
         let answer = match missed {
             true => format!("{FOUND_AFTER}{}ms", after(first).as_millis()),
             false => "found".to_owned(),
         };
-        Finding::new(about, answer, format!("query.php finds the task {each}."))
+        Finding::new(about, answer, format!("query.php finds the task {each}.{failed}"))
     } else if asked.iter().any(|step| step.is_accepted()) {
         let words = format!(
             "query.php answers and does not find the task, {each}. Either it does not search activities, or it finds them later \
-             than {} after insert.php{}.",
+             than {} after insert.php{}.{failed}",
             seconds(last),
             not_created(facts)
         );
@@ -62,33 +63,38 @@ struct Searched<'a> {
 impl<'a> Searched<'a> {
     fn new(facts: Facts<'a>, name: &'static str, field: &'static str) -> Self {
         let steps = facts.run.steps.iter().filter(|step| step.name == name);
-        Self { name, field, steps: steps.map(|step| (step, own_record(step, facts.plan).is_some())).collect() }
+        Self { name, field, steps: steps.map(|step| (step, step.found.is_some())).collect() }
     }
 
     fn hit(&self) -> Option<&'a Step> {
         self.steps.iter().find(|(_, is_found)| *is_found).map(|(step, _)| *step)
     }
 
-    /// The last search that answered and did not find the task.
+    /// The last search that answered and did not find the task. A refusal before a search that finds it says the same.
     fn last_miss(&self) -> Option<&'a Step> {
-        let misses = self.steps.iter().take_while(|(_, is_found)| !is_found);
-        misses.filter(|(step, _)| step.is_accepted()).last().map(|(step, _)| *step)
+        let misses = self.steps.iter().take_while(|(_, is_found)| !is_found).map(|(step, _)| *step);
+        let is_hit = self.hit().is_some();
+        misses.filter(|step| step.is_accepted() || (is_hit && step.no_answer().is_none())).last()
     }
 
     /// What was seen, and no more.
     fn words(&self) -> Option<String> {
-        let (first, _) = self.steps.first()?;
         let field = self.field;
-        Some(match (self.hit(), self.last_miss()) {
-            (Some(hit), None) => format!("by {field} {} after insert.php", seconds(hit)),
+        match (self.hit(), self.last_miss()) {
+            (Some(hit), None) => Some(format!("by {field} {} after insert.php", seconds(hit))),
             (Some(hit), Some(miss)) => {
-                format!("by {field} {} after insert.php (not after {})", seconds(hit), seconds(miss))
+                Some(format!("by {field} {} after insert.php (not after {})", seconds(hit), seconds(miss)))
             }
-            (None, Some(miss)) => format!("not by {field} (asked {} after insert.php)", seconds(miss)),
-            (None, None) => {
-                format!("a search by {field} {} ({} after insert.php)", how_it_failed(first), seconds(first))
-            }
-        })
+            (None, Some(miss)) => Some(format!("not by {field} (asked {} after insert.php)", seconds(miss))),
+            (None, None) => None,
+        }
+    }
+
+    /// A sentence about searches that neither found the task nor missed it.
+    fn failed(&self) -> Option<String> {
+        let (first, _) = self.steps.first().filter(|_| self.words().is_none())?;
+        let how = how_it_failed(first);
+        Some(format!(" A search by {} {how} ({} after insert.php).", self.field, seconds(first)))
     }
 }
 
@@ -121,7 +127,7 @@ pub(super) fn query_dates(facts: Facts<'_>) -> Finding {
         return Finding::unknown(about, "No search was sent, because no task was created.");
     };
     let when = seconds(step);
-    let finding = if own_record(step, facts.plan).is_some() {
+    let finding = if step.found.is_some() {
         let words = format!("queryDates.php finds the task by the time of its creation, {when} after insert.php.");
         Finding::new(about, "found", words)
     } else if !step.is_accepted() {

@@ -40,6 +40,11 @@ pub(super) fn insert(facts: Facts<'_>) -> Finding {
     } else if outcome == Outcome::Unknown {
         finding
             .set("retry.on_unknown = \"dead-letter\", until it is known why no answer shows whether a task was created")
+    } else if facts.found_task().is_some() {
+        finding.set(
+            "nothing: do not start the worker with this account. It takes this answer for a refusal, although the task was created. \
+             Attach the report to an issue.",
+        )
     } else {
         finding.set("what the CRM says is wrong, then run crm-report again before the first message")
     }
@@ -58,15 +63,15 @@ pub(super) fn code_type(facts: Facts<'_>) -> Finding {
     let all = |wanted: &str| kinds.iter().all(|(_, kind)| *kind == wanted);
     let is_documented =
         kinds.iter().all(|(step, kind)| (Group::of(step) == Group::OtherSuccess) == (*kind == "string"));
-    let (answer, words) = if all("string") {
+    let (answer, words) = if is_documented {
+        (
+            "documented",
+            "code was written as documented in each answer: a string where a call other than insert.php succeeds, else a number.",
+        )
+    } else if all("string") {
         ("string", "code was a string in each answer.")
     } else if all("number") {
         ("number", "code was a number in each answer.")
-    } else if is_documented {
-        (
-            "documented",
-            "code was a string where a call other than insert.php succeeded, and a number elsewhere, as documented.",
-        )
     } else {
         ("mixed", "code was a string in some answers and a number in others.")
     };
@@ -147,9 +152,12 @@ pub(super) fn wolkvox_id(facts: Facts<'_>) -> Finding {
         return Finding::unknown(about, "The CRM did not confirm a task.");
     };
     let finding = match step.body.wolkvox_id() {
-        Some(id) if time_of(id, step).is_some() => {
+        Some(id) if time_of(&id, step).is_some() => {
             let words = "The answer has a wolkvox_id of 24 hexadecimal digits, of which the first 8 look like the time of creation.";
             Finding::new(about, "object_id", words).likely()
+        }
+        Some(_) if step.body.has_number_id() => {
+            Finding::new(about, "number", "The answer has a wolkvox_id that is a number, and no text.")
         }
         Some(_) => {
             let words = "The answer has a wolkvox_id of another form than a time and further digits, 24 hexadecimal digits in all.";
@@ -163,7 +171,7 @@ pub(super) fn wolkvox_id(facts: Facts<'_>) -> Finding {
 
 fn without_id(step: &Step) -> &'static str {
     match step.body.has_other_id() {
-        true => "The answer has a wolkvox_id, but not as a text in data. Find tasks by their name instead.",
+        true => "The answer has a wolkvox_id, but not as a text or number in data. Find tasks by their name instead.",
         false => "The answer has no wolkvox_id. Find tasks by their name instead.",
     }
 }

@@ -6,6 +6,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
 
 use super::success::time_of;
+use crate::crm_report::body::date;
 use crate::crm_report::finding::{Confidence, Facts, Finding};
 use crate::crm_report::run::Step;
 
@@ -32,14 +33,17 @@ const LIKELY_ZONES: [(i64, &str); 7] = [
 fn ahead<'a>(facts: Facts<'a>) -> Option<(i64, &'a Step)> {
     let step = facts.step("insert")?;
     let created = time_of(&facts.task_id()?, step)?;
-    let sent = step.at.as_second();
-    let answered = sent + i64::try_from(step.exchange.total.as_secs()).ok()? + 1;
-    let ahead = match created {
-        early if early < sent => early - sent,
-        late if late > answered => late - answered,
-        _ => 0,
-    };
-    Some((if ahead.abs() <= SAME_CLOCK { 0 } else { ahead }, step))
+    let took = i64::try_from(step.exchange.total.as_millis()).ok()?;
+    Some((seconds_ahead(created, step.at.as_millisecond(), took), step))
+}
+
+/// How many seconds later a task was created by the CRM's clock, in whole seconds, than in the middle of its call by this machine's.
+/// 0 where the two agree.
+fn seconds_ahead(created: i64, sent_milliseconds: i64, took_milliseconds: i64) -> i64 {
+    let middle = sent_milliseconds + took_milliseconds / 2;
+    // On average half a second is cut off from whole seconds. The rest rounds.
+    let ahead = (created * 1000 + 500 - middle + 499).div_euclid(1000);
+    if ahead.abs() * 1000 <= SAME_CLOCK * 1000 + took_milliseconds / 2 { 0 } else { ahead }
 }
 
 /// Whether the CRM's clock agrees with this machine's. Certain if they agree: an id with this time is no coincidence. Likely
@@ -69,8 +73,8 @@ pub(super) fn answer_zone(facts: Facts<'_>) -> Finding {
     };
     let clock = ahead(facts).map(|(ahead, _)| ahead);
     let now = insert.at.as_second() + clock.unwrap_or_default();
-    let Some((field, offset)) = local_time(&record, facts, now) else {
-        return Finding::unknown(about, "The task that was found has no time that fits that of its creation.");
+    let Some((field, offset)) = local_time(record, facts, now) else {
+        return Finding::unknown(about, "The task that was found has no time of its creation in a form that is read.");
     };
     let name = offset_name(offset);
     let configured = i64::from(facts.config.timezone.to_offset(insert.at).seconds());
@@ -96,7 +100,9 @@ fn local_time(record: &Map<String, Value>, facts: Facts<'_>, now: i64) -> Option
     let mut candidates: Vec<&String> = record.keys().collect();
     candidates.sort_by_key(|key| key.as_str() != CREATED);
     candidates.into_iter().filter(|key| !facts.plan.fields.contains_key(*key)).find_map(|key| {
-        let local: DateTime = record.get(key)?.as_str()?.parse().ok()?;
+        // A date alone is no time.
+        let text = record.get(key)?.as_str().filter(|text| text.contains(':'))?;
+        let local = date(text)?;
         let local = local.to_zoned_datetime(TimeZone::UTC).ok()?.timestamp().as_second();
         let difference = local - now;
         let offset = (difference as f64 / QUARTER as f64).round() as i64 * QUARTER;
@@ -122,14 +128,12 @@ pub(super) fn sent_dates(facts: Facts<'_>) -> Finding {
         return Finding::unknown(about, "No search found the task, so the date that was sent was not seen again.");
     };
     let sent = facts.plan.field("completion_date").unwrap_or_default();
-    let Some(back) = record.get("completion_date").and_then(Value::as_str) else {
+    let Some(back) = record.get("completion_date").filter(|back| !back.is_null()) else {
         return Finding::unknown(about, "The task that was found has no completion_date.");
     };
-    let parse = |text: &str| text.parse::<DateTime>().ok();
-    let finding = match (parse(sent), parse(back)) {
+    let finding = match minutes_later(sent, back.as_str().unwrap_or_default()) {
         _ if sent == back => Finding::new(about, "unchanged", "A search returns completion_date as it was sent."),
-        (Some(sent), Some(back)) => {
-            let minutes = back.duration_since(sent).as_mins();
+        Some(minutes) => {
             let words = format!(
                 "A search returns completion_date {} minutes {} than it was sent. Look at it in the CRM.",
                 minutes.abs(),
@@ -137,24 +141,40 @@ pub(super) fn sent_dates(facts: Facts<'_>) -> Finding {
             );
             Finding::new(about, format!("{SHIFTED}{minutes}m"), words)
         }
-        _ => Finding::new(about, "changed", "A search returns completion_date in another form.").said(Some(back)),
+        None => {
+            let said = back.as_str().map_or_else(|| back.to_string(), str::to_owned);
+            Finding::new(about, "changed", "A search returns completion_date in another form.").said(Some(said))
+        }
     };
     finding.from([facts.number(step)])
 }
 
-/// When the quota is reset. Likely: the hours are rounded, so in one case of 24 they include midnight by coincidence.
+/// How many minutes later a date came back than it was sent, if both are written in the vendor's form.
+fn minutes_later(sent: &str, back: &str) -> Option<i64> {
+    const FORM: &str = "%Y-%m-%d %H:%M:%S";
+    let parse = |text: &str| DateTime::strptime(FORM, text).ok().filter(|date| date.strftime(FORM).to_string() == text);
+    let seconds = parse(back)?.duration_since(parse(sent)?).as_secs();
+    (seconds != 0 && seconds % 60 == 0).then_some(seconds / 60)
+}
+
+/// The beginning of the member with the hours to the reset of the quota.
+pub(in crate::crm_report) const HOURS_TO_RESET: &str = "hours_to_re";
+/// The member with the calls of today.
+pub(in crate::crm_report) const TOKEN_USE: &str = "token_use_today";
+
+/// When the quota is reset. Likely: the hours are rounded, so in two cases of 24 they include midnight by coincidence.
 pub(super) fn quota_reset(facts: Facts<'_>) -> Finding {
     let about = "quota_reset";
     let Some((step, from, to)) = reset(facts) else {
-        return Finding::unknown(about, "tokenInformation.php did not say in how many hours the quota is reset.");
+        return Finding::unknown(about, "tokenInformation.php has no whole number of hours to the reset.");
     };
     let zone = &facts.config.timezone;
     let (local_from, local_to) = (zone.to_datetime(from), zone.to_datetime(to));
     let crosses_midnight = local_from.date() != local_to.date();
     let shown = |local: DateTime| local.strftime("%H:%M").to_string();
     let words = format!(
-        "The quota is reset in {} hours, rounded down: between {} and {} of crm.timezone{}.",
-        step.body.number("hours_to_re").unwrap_or_default(),
+        "The quota is reset in about {} hours: between {} and {} of crm.timezone{}.",
+        step.body.number(HOURS_TO_RESET).unwrap_or_default(),
         shown(local_from),
         shown(local_to),
         if crosses_midnight { ", which agrees with midnight" } else { ", which is not midnight" }
@@ -163,16 +183,16 @@ pub(super) fn quota_reset(facts: Facts<'_>) -> Finding {
     Finding::new(about, answer, words).from([facts.number(step)]).likely()
 }
 
-/// The times between which the quota is reset, with the step that says so: whole hours, rounded down, by a clock that may be a little
-/// off.
+/// The times between which the quota is reset, with the step that says so: in whole hours, of which it is not known how they are rounded,
+/// by a clock that may be a little off.
 pub(in crate::crm_report) fn reset<'a>(facts: Facts<'a>) -> Option<(&'a Step, Timestamp, Timestamp)> {
     let step = facts.step("counter_before")?;
-    let hours = step.body.number("hours_to_re")?;
+    let hours = step.body.number(HOURS_TO_RESET)?;
     let at = |hours: i64, off: i64| {
         let seconds = step.at.as_second().checked_add(hours.checked_mul(3600)?)?.checked_add(off)?;
         Timestamp::from_second(seconds).ok()
     };
-    Some((step, at(hours, -SAME_CLOCK)?, at(hours.checked_add(1)?, SAME_CLOCK)?))
+    Some((step, at(hours.checked_sub(1)?, -SAME_CLOCK)?, at(hours.checked_add(1)?, SAME_CLOCK)?))
 }
 
 /// What the counter of the quota counts. Likely at most: other programs can use the token at the same time.
@@ -180,7 +200,7 @@ pub(super) fn counter(facts: Facts<'_>) -> Finding {
     let about = "counter";
     let used = |name: &str| {
         let step = facts.step(name)?;
-        Some((step, step.body.number("token_use_today")?))
+        Some((step, step.body.number(TOKEN_USE)?))
     };
     let (Some((before, first)), Some((after, second))) = (used("counter_before"), used("counter_after")) else {
         let words = "tokenInformation.php did not say how often the token was used before and after the task.";
@@ -207,5 +227,43 @@ pub(super) fn counter(facts: Facts<'_>) -> Finding {
         "reset" => finding.with(Confidence::Unknown),
         "shared" => finding.likely().set("a token for the worker alone"),
         _ => finding.likely(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clock_is_ahead_by_the_seconds_that_an_id_shows() {
+        for (created, sent, took, ahead) in [
+            (2_219, 0, 0, 2_219),
+            (2_219, 999, 0, 2_219),
+            (2_220, 900, 200, 2_219),
+            (100, 99_500, 20, 0),
+            (103, 100_000, 20, 0),
+            (104, 100_000, 20, 4),
+            (104, 100_000, 4_000, 0),
+            (96, 100_000, 20, -4),
+        ] {
+            assert_eq!(seconds_ahead(created, sent, took), ahead, "{created} {sent} {took}");
+        }
+    }
+
+    #[test]
+    fn date_is_shifted_only_where_its_form_is_the_same() {
+        for (back, minutes) in [
+            ("2026-11-30 05:20:30", Some(-300)),
+            ("2026-11-30 10:50:30", Some(30)),
+            ("2026-11-30 10:20:30", None),
+            ("2026-11-30 10:21:00", None),
+            ("2026-11-30T05:20:30", None),
+            ("2026-11-30 05:20", None),
+            ("2026-11-30", None),
+            ("2026-11-30 5:20:30", None),
+            ("", None),
+        ] {
+            assert_eq!(minutes_later("2026-11-30 10:20:30", back), minutes, "{back}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{Redactor, is_count};
+use crate::crm_report::body::date;
 use crate::crm_report::secrets::{REMOVED, is_secret_name};
 
 /// The longest date that is shown, in bytes.
@@ -27,13 +28,21 @@ struct AnswerRedactor<'a> {
 impl AnswerRedactor<'_> {
     fn value(&mut self, name: Option<&str>, value: Value, in_own: bool) -> Value {
         match value {
-            Value::Object(members) => Value::Object(self.object(members)),
+            Value::Object(members) => {
+                let in_own = self.is_search && self.redactor.own.is(&members);
+                Value::Object(self.object(members, in_own))
+            }
             Value::Array(values) => {
-                let is_search = self.is_search;
+                let (is_search, own) = (self.is_search, &self.redactor.own);
                 let (shown, others): (Vec<Value>, Vec<Value>) =
-                    values.into_iter().partition(|value| !is_search || !value.is_object() || self.is_own(value));
+                    values.into_iter().partition(|value| !is_search || !value.is_object() || own.find(value).is_some());
                 *self.left_out += others.len();
-                shown.into_iter().map(|value| self.value(name, value, in_own)).collect()
+                let shown = shown.into_iter().map(|value| (is_search && own.is_in(&value), value));
+                let shown = shown.map(|(is_own, value)| match value {
+                    Value::Object(members) if is_own => Value::Object(self.object(members, true)),
+                    value => self.value(name, value, in_own),
+                });
+                shown.collect()
             }
             Value::Null | Value::Bool(_) => value,
             Value::String(_) | Value::Number(_) if self.is_known(name, &value, in_own) => value,
@@ -51,8 +60,7 @@ impl AnswerRedactor<'_> {
         }
     }
 
-    fn object(&mut self, members: Map<String, Value>) -> Map<String, Value> {
-        let in_own = self.is_own(&Value::Object(members.clone()));
+    fn object(&mut self, members: Map<String, Value>, in_own: bool) -> Map<String, Value> {
         let mut shown = Map::new();
         for (name, value) in members {
             if self.redactor.words.knows_name(&name) {
@@ -69,15 +77,6 @@ impl AnswerRedactor<'_> {
         shown
     }
 
-    /// Whether it is a task of this report.
-    fn is_own(&self, value: &Value) -> bool {
-        let plan = self.redactor.plan;
-        let second = plan.name_without_field();
-        let own = [plan.name.as_str(), second.as_str()];
-        let values = value.as_object().into_iter().flat_map(Map::values);
-        values.filter_map(Value::as_str).any(|text| own.contains(&text))
-    }
-
     /// Whether a value has the form that the vendor's pages show for its name, or is a part of the test task.
     fn is_known(&self, name: Option<&str>, value: &Value, in_own: bool) -> bool {
         let plan = self.redactor.plan;
@@ -86,9 +85,8 @@ impl AnswerRedactor<'_> {
         if self.redactor.secrets.scrub(&written) != written {
             return false;
         }
-        let is_own_text = text.is_some_and(|text| {
-            text == plan.name || text == plan.name_without_field() || is_description(plan.field("description"), text)
-        });
+        let is_own_text =
+            text.is_some_and(|text| self.redactor.own.is_name(text) || is_description(plan.field("description"), text));
         is_own_text
             || match name {
                 Some("code") => {
@@ -119,8 +117,8 @@ fn is_description(sent: Option<&str>, text: &str) -> bool {
 }
 
 fn is_date(text: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_digit() || matches!(byte, b' ' | b':' | b'-' | b'.' | b'/' | b'T');
-    text.len() <= LONGEST_DATE && text.bytes().all(is_plain) && text.parse::<jiff::civil::DateTime>().is_ok()
+    let is_plain = |byte: u8| byte.is_ascii_digit() || b" :-+./TZ".contains(&byte);
+    text.len() <= LONGEST_DATE && text.bytes().all(is_plain) && date(text).is_some()
 }
 
 /// What remains of a text.

@@ -29,7 +29,7 @@ pub(super) fn exchange(step: &Step, facts: Facts<'_>, redactor: &Redactor<'_>) -
         "response": response(step, redactor),
         "no_answer": step.no_answer(),
         "error": said.clone().filter(|_| !is_answered),
-        "wolkvox_id": step.body.wolkvox_id().filter(|_| step.name == "insert").map(|id| redactor.id(id)),
+        "wolkvox_id": step.body.wolkvox_id().filter(|_| step.name == "insert").map(|id| redactor.id(&id)),
         "milliseconds": {
             "to_head": step.exchange.to_head.map(millis),
             "total": millis(step.exchange.total),

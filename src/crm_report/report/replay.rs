@@ -9,8 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
 use crate::crm_report::finding::{Facts, Finding};
-use crate::crm_report::findings::{FOUND_AFTER, QUERIES, SHIFTED, reset};
-use crate::crm_report::run::{NoAnswer, Step, own_record};
+use crate::crm_report::findings::{FOUND_AFTER, HOURS_TO_RESET, QUERIES, SHIFTED, TOKEN_USE, reset};
+use crate::crm_report::run::{NoAnswer, Step};
 use crate::duration;
 
 /// The settings that `sandbox --from-report` reads.
@@ -27,67 +27,59 @@ pub(super) fn settings(findings: &[Finding], facts: Facts<'_>) -> Value {
         "query": answer("query") != "not_found" || answer("query_dates") == "found",
         "daily_limit": counter.and_then(|step| step.body.number("token_limit")).filter(|limit| *limit >= 0),
         "faults": faults,
-        "answers": answers(&answer, facts),
+        "answers": answers(facts),
     })
 }
 
 /// The exchanges that the sandbox repeats, by the calls that they belong to. If one had no answer, the sandbox gives none.
-fn answers<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Map<String, Value> {
+fn answers(facts: Facts<'_>) -> Map<String, Value> {
     let run = facts.run;
     let refused = |step: &&Step| !step.is_accepted();
     let insert = run.step("insert").map(|step| match step.is_accepted() || facts.found_task().is_some() {
         true => ("created", step),
         false => ("refused", step),
     });
-    let all = [
-        run.step("counter_before")
-            .filter(|_| run.step("insert").is_none())
-            .filter(refused)
-            .map(|step| ("everything", step)),
-        run.step("counter_before")
-            .filter(|_| run.step("insert").is_some())
-            .filter(refused)
-            .map(|step| ("counter", step)),
-        insert,
-        run.step("missing_field").filter(refused).map(|step| ("missing_field", step)),
-        run.step("wrong_token").filter(refused).map(|step| ("wrong_token", step)),
-        run.step("wrong_operation").filter(refused).map(|step| ("wrong_operation", step)),
-    ];
-    let all = all.into_iter().chain(searches(answer, facts)).flatten();
+    let counter = run.step("counter_before").and_then(|step| match (step.is_accepted(), run.step("insert")) {
+        (false, None) => Some(("everything", step)),
+        (false, Some(_)) => Some(("counter", step)),
+        (true, _) => Some(("counter", step)).filter(|_| !is_readable_counter(step)),
+    });
+    let one = |name: &'static str| run.step(name).filter(refused).map(|step| (name, step));
+    let all = [counter, insert, one("missing_field"), one("wrong_token"), one("wrong_operation")];
+    let all = all.into_iter().flatten().map(|(what, step)| (what.to_owned(), step)).chain(searches(facts));
     // An insert without an answer is repeated by a rule of `sandbox.faults`.
     let repeated = all.filter(|(_, step)| step.name != "insert" || step.no_answer().is_none());
-    repeated.map(|(what, step)| (what.to_owned(), json!(facts.number(step)))).collect()
+    repeated.map(|(what, step)| (what, json!(facts.number(step)))).collect()
 }
 
-/// The same for searches. The answers of an account that never found the task belong to each search.
-fn searches<'a, 'f>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'f>) -> [Option<(&'static str, &'f Step)>; 3] {
-    let found = |step: &&Step| own_record(step, facts.plan).is_some();
-    let by_field = || facts.run.steps.iter().filter(|step| QUERIES.iter().any(|(name, _)| *name == step.name));
-    let hit = by_field().find(found);
-    let misses = || by_field().filter(|step| !found(step));
-    let miss = misses().filter(|step| step.is_accepted()).last().or_else(|| misses().last());
-    let by_dates = facts.run.step("query_by_dates");
-    let dates = match answer("query_dates") {
-        "found" => Some("found_by_dates"),
-        "not_found" | "refused" => Some("search_by_dates"),
-        _ => None,
-    };
-    [
-        hit.map(|step| ("found", step)),
-        miss.map(|step| (if hit.is_some() { "not_found" } else { "search" }, step)),
-        dates.zip(by_dates),
-    ]
+/// The sandbox can say the same in its own words: the hours to the reset, and how often the token was used.
+fn is_readable_counter(step: &Step) -> bool {
+    [HOURS_TO_RESET, TOKEN_USE].iter().all(|key| step.body.number(key).is_some())
+}
+
+/// The same for searches: by each field, and by dates, one that found the task and one that did not.
+fn searches(facts: Facts<'_>) -> impl Iterator<Item = (String, &Step)> {
+    let all = QUERIES.into_iter().chain([("query_by_dates", "dates")]);
+    all.flat_map(move |(name, by)| {
+        let steps = || facts.run.steps.iter().filter(move |step| step.name == name);
+        let misses = || steps().filter(|step| step.found.is_none());
+        let hit = steps().find(|step| step.found.is_some());
+        let miss = misses().filter(|step| step.is_accepted()).last().or_else(|| misses().last());
+        let hit = hit.map(|step| (format!("found_by_{by}"), step));
+        hit.into_iter().chain(miss.map(|step| (format!("not_found_by_{by}"), step)))
+    })
 }
 
 /// How the account behaves.
 fn account<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Vec<String> {
     /// A question, an answer to it, and the behaviour that gives this answer.
-    const BEHAVIOURS: [(&str, &str, &str); 13] = [
+    const BEHAVIOURS: [(&str, &str, &str); 14] = [
         ("code_type", "string", "string-codes"),
         ("code_type", "number", "number-codes"),
         ("http_status", "always_200", "status-200"),
         ("wolkvox_id", "absent", "no-id"),
         ("wolkvox_id", "other", "uuid-id"),
+        ("wolkvox_id", "number", "number-id"),
         ("accents", "altered", "altered-accents"),
         ("counter", "free_information", "free-information"),
         ("counter", "slow", "slow-counter:1m"),
@@ -118,18 +110,23 @@ fn account<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Vec<Strin
     all.into_iter().map(|behaviour| format!("account:{behaviour}")).collect()
 }
 
-/// When the quota's day ends by the account's clock and in its zone, where that is not midnight: at midnight of `crm.timezone`,
-/// where that agrees with what the account said, else at a whole hour of UTC.
+/// When the quota's day ends by the account's clock and in its zone, where that is not midnight: at midnight of `crm.timezone`, or of
+/// the zone of its answers, where that agrees with what the account said, else at a whole hour of UTC.
 fn day_end<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Option<String> {
     let (_, from, to) = reset(facts)?;
     let configured = &facts.config.timezone;
-    let (day, midnight) = (configured.to_datetime(from).date(), configured.to_datetime(to).date());
-    let end = match day == midnight {
-        false => configured.to_timestamp(midnight.to_datetime(Time::midnight())).ok()?,
-        true => Timestamp::from_second(to.as_second().div_euclid(3600) * 3600).ok()?,
-    };
     let ahead = SignedDuration::from_secs(answer("clock").parse().unwrap_or_default());
-    let local = zone_of(answer("answer_zone")).to_datetime(end.checked_add(ahead).ok()?);
+    let zone = zone_of(answer("answer_zone"));
+    let midnight = |zone: &TimeZone, ahead: SignedDuration| {
+        let day = |at: Timestamp| Some(zone.to_datetime(at.checked_add(ahead).ok()?).date());
+        let next = day(to).filter(|next| day(from) != Some(*next))?;
+        zone.to_timestamp(next.to_datetime(Time::midnight())).ok()?.checked_sub(ahead).ok()
+    };
+    let end = match midnight(configured, SignedDuration::ZERO).or_else(|| midnight(&zone, ahead)) {
+        Some(end) => end,
+        None => Timestamp::from_second(to.as_second().div_euclid(3600) * 3600).ok()?,
+    };
+    let local = zone.to_datetime(end.checked_add(ahead).ok()?);
     let midnight = local.date().to_datetime(Time::midnight());
     Some(local.strftime("%H:%M").to_string()).filter(|_| local != midnight)
 }

@@ -75,7 +75,7 @@ fn created(account: &Account, recorded: &Recorded, id: &str) -> Answer {
 fn data(account: &Account, id: &str) -> Value {
     match account.ids {
         Ids::None => json!({}),
-        Ids::ObjectId | Ids::Uuid => json!({"wolkvox_id": id}),
+        Ids::ObjectId | Ids::Uuid | Ids::Number => json!({"wolkvox_id": account.written_id(id)}),
     }
 }
 

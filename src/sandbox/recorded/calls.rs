@@ -14,18 +14,12 @@ pub(in crate::sandbox) const WRONG_TOKEN: &str = "wrong_token";
 pub(in crate::sandbox) const WRONG_OPERATION: &str = "wrong_operation";
 /// `tokenInformation.php`.
 pub(in crate::sandbox) const COUNTER: &str = "counter";
-/// Every call of `query.php`.
-pub(in crate::sandbox) const SEARCH: &str = "search";
-/// `query.php` that finds a task.
-pub(in crate::sandbox) const FOUND: &str = "found";
-/// `query.php` that finds no task.
-pub(in crate::sandbox) const NOT_FOUND: &str = "not_found";
-/// Every call of `queryDates.php`.
-pub(in crate::sandbox) const SEARCH_BY_DATES: &str = "search_by_dates";
-/// `queryDates.php` that finds a task.
-pub(in crate::sandbox) const FOUND_BY_DATES: &str = "found_by_dates";
+/// The fields by which `query.php` was asked.
+pub(in crate::sandbox) const FIELDS: [&str; 3] = ["wolkvox_id", "name", "id_record"];
+/// What `queryDates.php` searches by.
+pub(in crate::sandbox) const DATES: &str = "dates";
 /// All of them.
-pub(in crate::sandbox) const ALL: [&str; 12] = [
+pub(in crate::sandbox) const ALL: [&str; 15] = [
     EVERYTHING,
     CREATED,
     REFUSED,
@@ -33,9 +27,32 @@ pub(in crate::sandbox) const ALL: [&str; 12] = [
     WRONG_TOKEN,
     WRONG_OPERATION,
     COUNTER,
-    SEARCH,
-    FOUND,
-    NOT_FOUND,
-    SEARCH_BY_DATES,
-    FOUND_BY_DATES,
+    "found_by_wolkvox_id",
+    "found_by_name",
+    "found_by_id_record",
+    "found_by_dates",
+    "not_found_by_wolkvox_id",
+    "not_found_by_name",
+    "not_found_by_id_record",
+    "not_found_by_dates",
 ];
+
+/// A search that finds a task by this.
+pub(in crate::sandbox) fn found(by: &str) -> String {
+    format!("found_by_{by}")
+}
+
+/// A search that finds no task by this, or is refused.
+pub(in crate::sandbox) fn not_found(by: &str) -> String {
+    format!("not_found_by_{by}")
+}
+
+/// It finds no task, or is refused.
+pub(in crate::sandbox) fn is_not_found(call: &str) -> bool {
+    call.starts_with(&not_found(""))
+}
+
+/// It creates or finds a task.
+pub(in crate::sandbox) fn has_task(call: &str) -> bool {
+    call == CREATED || call.starts_with(&found(""))
+}

@@ -1,14 +1,16 @@
 //! Puts the tasks that a search finds in the place of the recorded task in a recorded answer. Pure.
 
-use jiff::civil::DateTime;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-/// The vendor's name of the id of a task.
-pub(in crate::sandbox) const ID: &str = "wolkvox_id";
+use crate::crm_report::body::{Body, Form, date};
+use crate::crm_report::own::{OwnTask, id_of};
+
+pub(in crate::sandbox) use crate::crm_report::own::ID;
+
 /// The vendor's name of the time of creation.
 pub(in crate::sandbox) const CREATED: &str = "wolkvox_fecha_creacion";
-/// The most beginnings of an object that are tried in one body.
-const MOST_TRIES: usize = 200;
+/// The most records of an answer.
+const MOST_OTHERS: usize = 1_000;
 
 /// The body of a recorded answer with `tasks` in it. None where it does not have the recorded task, whose fields were sent as
 /// `fields`.
@@ -18,26 +20,58 @@ pub(super) fn fill(
     id: Option<&str>,
     tasks: &[Map<String, Value>],
 ) -> Option<String> {
-    let text = std::str::from_utf8(body).ok()?;
-    let starts = text.match_indices('{').take(MOST_TRIES);
-    let (before, mut answer) = starts
-        .map(|(start, _)| text.split_at(start))
-        .find_map(|(before, json)| Some((before, serde_json::from_str::<Value>(json).ok()?)))?;
-    let form = Form { fields, id };
-    form.replace(&mut answer, tasks).then(|| format!("{before}{answer}"))
+    let name = fields.get("name").and_then(Value::as_str).map(str::to_owned);
+    let recorded = RecordedTask { fields, id, own: OwnTask::new(name, id.map(str::to_owned)) };
+    changed(body, |answer| recorded.replace(answer, tasks))
+}
+
+/// The body of a recorded answer with an id in the place of the recorded one.
+pub(super) fn with_id(body: &[u8], recorded: &str, id: &Value) -> Option<String> {
+    fn replace(value: &mut Value, recorded: &str, id: &Value) {
+        match value {
+            Value::Array(values) => values.iter_mut().for_each(|value| replace(value, recorded, id)),
+            Value::Object(members) => members.values_mut().for_each(|value| replace(value, recorded, id)),
+            value if id_of(value).is_some_and(|own| own == recorded) => *value = id.clone(),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    changed(body, |answer| {
+        replace(answer, recorded, id);
+        true
+    })
+}
+
+/// The body of a recorded answer with empty objects for the tasks of others that the report left out.
+pub(super) fn with_others(body: &str, others: usize) -> String {
+    let with_others = changed(body.as_bytes(), |answer| match answer.get_mut("data") {
+        Some(Value::Array(data)) => {
+            data.resize(others.min(MOST_OTHERS), json!({}));
+            true
+        }
+        _ => false,
+    });
+    with_others.unwrap_or_else(|| body.to_owned())
+}
+
+/// The body with its JSON changed. None where it has none, or where `change` returns false.
+fn changed(body: &[u8], change: impl FnOnce(&mut Value) -> bool) -> Option<String> {
+    let Body { form, before, object } = Body::read(body);
+    let mut answer = Value::Object(object);
+    (form != Form::NoJson && change(&mut answer)).then(|| format!("{before}{answer}"))
 }
 
 /// What the recorded task was.
-struct Form<'a> {
+struct RecordedTask<'a> {
     fields: &'a Map<String, Value>,
     id: Option<&'a str>,
+    own: OwnTask,
 }
 
-impl Form<'_> {
+impl RecordedTask<'_> {
     /// Replaces the recorded task wherever it is; says whether it was there.
     fn replace(&self, value: &mut Value, tasks: &[Map<String, Value>]) -> bool {
         match value {
-            Value::Array(values) => match values.iter().position(|value| self.is_task(value)) {
+            Value::Array(values) => match values.iter().position(|value| self.own.is_in(value)) {
                 Some(at) => {
                     let recorded = values.swap_remove(at);
                     *values = tasks.iter().map(|task| self.like(&recorded, task)).collect();
@@ -45,7 +79,7 @@ impl Form<'_> {
                 }
                 None => values.iter_mut().any(|value| self.replace(value, tasks)),
             },
-            Value::Object(_) if self.is_task(value) => {
+            Value::Object(members) if self.own.is(members) => {
                 if let Some(task) = tasks.first() {
                     *value = self.like(value, task);
                 }
@@ -56,28 +90,43 @@ impl Form<'_> {
         }
     }
 
-    /// Whether it is the recorded task: it has its name.
-    fn is_task(&self, value: &Value) -> bool {
-        let name = self.fields.get("name");
-        value.as_object().is_some_and(|members| name.is_some() && members.values().any(|value| Some(value) == name))
+    /// A task with the members that the recorded one has.
+    fn like(&self, recorded: &Value, task: &Map<String, Value>) -> Value {
+        let members = recorded.as_object().into_iter().flatten();
+        let own = members.map(|(name, value)| match value {
+            Value::Object(_) if self.own.is_in(value) => (name.clone(), self.like(value, task)),
+            value => (name.clone(), self.member(name, value, task).unwrap_or_else(|| value.clone())),
+        });
+        Value::Object(own.collect())
     }
 
-    /// A task with the members that the recorded one has. A member of an unknown name is known by what it holds.
-    fn like(&self, recorded: &Value, task: &Map<String, Value>) -> Value {
-        let own = |name: &str, value: &Value| {
-            let text = value.as_str().filter(|text| !text.is_empty());
-            let field = self.fields.iter().find(|(_, sent)| text.is_some() && *sent == value).map(|(field, _)| field);
-            let known = match text {
-                _ if task.contains_key(name) => Some(name),
-                Some(text) if Some(text) == self.id => Some(ID),
-                Some(text) => field.map(String::as_str).or_else(|| text.parse::<DateTime>().ok().map(|_| CREATED)),
-                None => None,
-            };
-            known.and_then(|name| task.get(name)).unwrap_or(value).clone()
+    /// What a task has in the place of a recorded member. A member of an unknown name is known by what it holds. A date that cannot be
+    /// read stays as it was recorded.
+    fn member(&self, name: &str, value: &Value, task: &Map<String, Value>) -> Option<Value> {
+        let text = value.as_str().filter(|text| !text.is_empty());
+        let by_value = || self.fields.iter().find(|(_, sent)| text.is_some() && *sent == value);
+        let field = if task.contains_key(name) {
+            name
+        } else if self.id.is_some() && id_of(value).as_deref() == self.id {
+            ID
+        } else if text.is_some_and(|text| self.own.is_name(text)) {
+            "name"
+        } else {
+            by_value().map_or(CREATED, |(field, _)| field)
         };
-        let members = recorded.as_object().into_iter().flatten();
-        Value::Object(members.map(|(name, value)| (name.clone(), own(name, value))).collect())
+        let own = task.get(field)?;
+        match field == CREATED || field.ends_with("_date") {
+            true => Some(Value::from(in_form_of(text.filter(|text| date(text).is_some())?, own.as_str()?))),
+            false => Some(own.clone()),
+        }
     }
+}
+
+/// A date in the form of a recorded one: its digits in the place of the recorded digits.
+fn in_form_of(recorded: &str, date: &str) -> String {
+    let mut digits = date.chars().filter(char::is_ascii_digit);
+    let own = |c: char| if c.is_ascii_digit() { digits.next().unwrap_or(c) } else { c };
+    recorded.chars().map(own).collect()
 }
 
 #[cfg(test)]
