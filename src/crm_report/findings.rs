@@ -7,7 +7,7 @@ mod success;
 mod times;
 
 pub(super) use search::{FOUND_AFTER, QUERIES};
-pub(super) use times::{HOURS_TO_RESET, SHIFTED, TOKEN_USE, reset};
+pub(super) use times::{SHIFTED, reset};
 
 use super::finding::{Facts, Finding};
 

@@ -208,6 +208,12 @@ impl Mapper {
         Explained { result, passed, chosen: trace.chosen }
     }
 
+    /// The reference in the task of a message with this id; none where `task.reference` is not set.
+    #[must_use]
+    pub fn reference(&self, message_id: &str) -> Option<Reference> {
+        (self.place != ReferencePlace::None).then(|| Reference::new(&self.queue, &self.operation, message_id))
+    }
+
     /// The insert.php body of a task message.
     fn direct(&self, message: &Message, message_id: Option<&str>) -> Result<Bytes, Failure> {
         let task = body::unpacked(message)?;
@@ -217,8 +223,8 @@ impl Mapper {
 
     /// The payload as JSON, with the message's reference where that is configured.
     fn json(&self, mut payload: Payload<'_>, size: usize, message_id: Option<&str>) -> Result<Bytes, Failure> {
-        if let Some(id) = message_id.filter(|_| self.place != ReferencePlace::None) {
-            payload.append_reference(self.place, Reference::new(&self.queue, &self.operation, id));
+        if let Some(reference) = message_id.and_then(|id| self.reference(id)) {
+            payload.append_reference(self.place, reference);
         }
         let mut json = Vec::with_capacity(size + BESIDE_MESSAGE);
         serde_json::to_writer(&mut json, &payload).map_err(|error| unwritable(&error))?;

@@ -23,6 +23,7 @@ use crate::ledger::LedgerError;
 use crate::message::disposition::{Disposition, Settlement};
 use crate::message::failure::{Kind, shorten};
 use crate::message::mapper::Mapper;
+use crate::message::reference::Reference;
 use crate::observe::failing::Failing;
 pub use crate::observe::metrics::Counts;
 use crate::observe::metrics::Metrics;
@@ -35,6 +36,8 @@ pub struct Settled<'a> {
     pub message_id: Option<&'a str>,
     /// Whether its publisher gave it an id.
     pub has_id: bool,
+    /// What its task's text ends with.
+    pub reference: Option<Reference>,
     /// The rule that matched.
     pub rule: Option<&'a str>,
     /// What happens to it.

@@ -179,7 +179,6 @@ impl Account {
             "no-id" | "uuid-id" | "number-id" => &[calls::CREATED],
             "lenient" => &[calls::MISSING_FIELD],
             "any-token" | "any-operation" | "bad-token" => &[calls::WRONG_TOKEN, calls::WRONG_OPERATION],
-            "day-ends" | "slow-counter" | "free-information" => &[calls::COUNTER],
             _ => &[],
         };
         self.not_replayed.extend(answers);

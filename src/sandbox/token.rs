@@ -5,14 +5,13 @@ use std::sync::Arc;
 use axum::extract::{Extension, State as Shared};
 use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use super::account::Account;
 use super::admission::{authenticate, check_operation, refuse, refused_as_recorded};
 use super::answer::{Refusal, Verdict};
 use super::client::Client;
-use super::recorded::calls;
 use super::state::{Quota, State};
 
 /// Answers as the vendor shows it.
@@ -28,8 +27,9 @@ pub(super) async fn information(
     }
     match spend(&state, &account, &client, &headers, &uri) {
         Ok(quota) => {
-            let recorded = state.options.recorded.answer(calls::COUNTER, &account, None);
-            recorded.unwrap_or_else(|| verdict(state.options.daily_limit, quota).answer(&account)).into_response()
+            let data = data(state.options.daily_limit, quota);
+            let recorded = state.options.recorded.counter(&account, &data);
+            recorded.unwrap_or_else(|| Verdict::found(1, data).answer(&account)).into_response()
         }
         Err(refusal) => refuse(&state, &account, &refusal),
     }
@@ -54,13 +54,12 @@ fn spend(
     Ok(quota)
 }
 
-fn verdict(limit: u64, quota: Quota) -> Verdict {
-    let data = json!({
+fn data(limit: u64, quota: Quota) -> Value {
+    json!({
         "description": "token",
         "token_limit": limit,
         "token_use_today": quota.used,
         "available_consumition_options": limit.saturating_sub(quota.used),
         "hours_to_restart_count": quota.hours_to_restart,
-    });
-    Verdict::found(1, data)
+    })
 }

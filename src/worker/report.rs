@@ -61,6 +61,7 @@ impl Worker {
         self.events.settled(&Settled {
             message_id: report.id.as_deref(),
             has_id: report.has_id,
+            reference: report.id.as_deref().and_then(|id| self.mapper.reference(id)),
             rule: report.rule.as_deref(),
             disposition,
             settlement,

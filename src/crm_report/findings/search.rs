@@ -17,7 +17,8 @@ pub(in crate::crm_report) const FOUND_AFTER: &str = "found after ";
 /// a later search may find it.
 pub(super) fn query(facts: Facts<'_>) -> Finding {
     let about = "query";
-    let fields: Vec<Searched<'_>> = QUERIES.iter().map(|(name, field)| Searched::new(facts, name, field)).collect();
+    let mut fields: Vec<Searched<'_>> = QUERIES.iter().map(|(name, field)| Searched::new(facts, name, field)).collect();
+    fields.sort_by_key(|searched| searched.hit().is_none());
     let asked: Vec<&Step> =
         facts.run.steps.iter().filter(|step| QUERIES.iter().any(|(name, _)| *name == step.name)).collect();
     let evidence: Vec<usize> = asked.iter().map(|step| facts.number(step)).collect();

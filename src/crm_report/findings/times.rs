@@ -158,9 +158,7 @@ fn minutes_later(sent: &str, back: &str) -> Option<i64> {
 }
 
 /// The beginning of the member with the hours to the reset of the quota.
-pub(in crate::crm_report) const HOURS_TO_RESET: &str = "hours_to_re";
-/// The member with the calls of today.
-pub(in crate::crm_report) const TOKEN_USE: &str = "token_use_today";
+const HOURS_TO_RESET: &str = "hours_to_re";
 
 /// When the quota is reset. Likely: the hours are rounded, so in two cases of 24 they include midnight by coincidence.
 pub(super) fn quota_reset(facts: Facts<'_>) -> Finding {
@@ -200,7 +198,7 @@ pub(super) fn counter(facts: Facts<'_>) -> Finding {
     let about = "counter";
     let used = |name: &str| {
         let step = facts.step(name)?;
-        Some((step, step.body.number(TOKEN_USE)?))
+        Some((step, step.body.number("token_use_today")?))
     };
     let (Some((before, first)), Some((after, second))) = (used("counter_before"), used("counter_after")) else {
         let words = "tokenInformation.php did not say how often the token was used before and after the task.";

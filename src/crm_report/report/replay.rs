@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
 use crate::crm_report::finding::{Facts, Finding};
-use crate::crm_report::findings::{FOUND_AFTER, HOURS_TO_RESET, QUERIES, SHIFTED, TOKEN_USE, reset};
+use crate::crm_report::findings::{FOUND_AFTER, QUERIES, SHIFTED, reset};
 use crate::crm_report::run::{NoAnswer, Step};
 use crate::duration;
 
@@ -39,10 +39,9 @@ fn answers(facts: Facts<'_>) -> Map<String, Value> {
         true => ("created", step),
         false => ("refused", step),
     });
-    let counter = run.step("counter_before").and_then(|step| match (step.is_accepted(), run.step("insert")) {
-        (false, None) => Some(("everything", step)),
-        (false, Some(_)) => Some(("counter", step)),
-        (true, _) => Some(("counter", step)).filter(|_| !is_readable_counter(step)),
+    let counter = run.step("counter_before").map(|step| match step.is_accepted() || run.step("insert").is_some() {
+        true => ("counter", step),
+        false => ("everything", step),
     });
     let one = |name: &'static str| run.step(name).filter(refused).map(|step| (name, step));
     let all = [counter, insert, one("missing_field"), one("wrong_token"), one("wrong_operation")];
@@ -50,11 +49,6 @@ fn answers(facts: Facts<'_>) -> Map<String, Value> {
     // An insert without an answer is repeated by a rule of `sandbox.faults`.
     let repeated = all.filter(|(_, step)| step.name != "insert" || step.no_answer().is_none());
     repeated.map(|(what, step)| (what, json!(facts.number(step)))).collect()
-}
-
-/// The sandbox can say the same in its own words: the hours to the reset, and how often the token was used.
-fn is_readable_counter(step: &Step) -> bool {
-    [HOURS_TO_RESET, TOKEN_USE].iter().all(|key| step.body.number(key).is_some())
 }
 
 /// The same for searches: by each field, and by dates, one that found the task and one that did not.

@@ -7,6 +7,8 @@ use crate::message::disposition::Settlement;
 /// Writes one line for each settled message. A created task needs no reason.
 pub(super) fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str) {
     let (rule, attempts, duration_ms) = (settled.rule, settled.attempts, millis(settled.duration));
+    // By it, people find the message of a task.
+    let reference = settled.reference.map(tracing::field::display);
     if let Settlement::Reject(reason) = settled.settlement {
         tracing::error!(
             message_id,
@@ -21,6 +23,7 @@ pub(super) fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str
             let (status, reason) = (failure.http_status, &*failure.log_reason());
             tracing::warn!(
                 message_id,
+                reference,
                 rule,
                 outcome,
                 kind,
@@ -35,7 +38,7 @@ pub(super) fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str
         }
         Disposition::Retry(delay) => {
             let (reason, next, round) = (settled.reason, crate::duration::format(*delay), settled.round);
-            tracing::info!(message_id, rule, outcome, attempts, duration_ms, reason, next, round, "settled");
+            tracing::info!(message_id, reference, rule, outcome, attempts, duration_ms, reason, next, round, "settled");
         }
         Disposition::Hold | Disposition::Requeue => {
             let why = if settled.disposition == &Disposition::Hold {
@@ -44,7 +47,7 @@ pub(super) fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str
                 "the worker stops, or its connection to RabbitMQ is gone"
             };
             let reason = settled.reason.unwrap_or(why);
-            tracing::info!(message_id, rule, outcome, attempts, duration_ms, reason, "settled");
+            tracing::info!(message_id, reference, rule, outcome, attempts, duration_ms, reason, "settled");
         }
         Disposition::Skip(rule) => {
             let reason =
@@ -52,7 +55,7 @@ pub(super) fn log_settled(settled: &Settled<'_>, message_id: &str, outcome: &str
             tracing::info!(message_id, rule = rule.as_deref(), outcome, attempts, duration_ms, reason, "settled");
         }
         Disposition::Ack | Disposition::AlreadyCreated => {
-            tracing::info!(message_id, rule, outcome, attempts, duration_ms, "settled");
+            tracing::info!(message_id, reference, rule, outcome, attempts, duration_ms, "settled");
         }
     }
 }

@@ -6,6 +6,7 @@ fn settled<'a>(disposition: &'a Disposition, reason: Option<&'a str>) -> Settled
     Settled {
         message_id: Some("m-1"),
         has_id: true,
+        reference: None,
         rule: None,
         disposition,
         settlement: &Settlement::Ack,

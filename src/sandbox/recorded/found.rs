@@ -41,6 +41,23 @@ pub(super) fn with_id(body: &[u8], recorded: &str, id: &Value) -> Option<String>
     })
 }
 
+/// The body of a recorded answer with other whole numbers in the members of its data, written as they were recorded.
+pub(super) fn with_numbers(body: &[u8], numbers: &Value) -> Option<String> {
+    changed(body, |answer| {
+        let members = answer.get_mut("data").and_then(Value::as_object_mut);
+        for (name, value) in members.into_iter().flatten() {
+            match numbers.get(name) {
+                Some(own) if value.is_i64() => *value = own.clone(),
+                Some(own) if value.as_str().is_some_and(|text| text.trim().parse::<i64>().is_ok()) => {
+                    *value = Value::from(own.to_string());
+                }
+                _ => {}
+            }
+        }
+        true
+    })
+}
+
 /// The body of a recorded answer with empty objects for the tasks of others that the report left out.
 pub(super) fn with_others(body: &str, others: usize) -> String {
     let with_others = changed(body.as_bytes(), |answer| match answer.get_mut("data") {
