@@ -101,6 +101,11 @@ pub(crate) fn date(text: &str) -> Option<DateTime> {
     text.strip_suffix('Z').unwrap_or(text).parse().ok()
 }
 
+/// A time in an answer. A date alone is none.
+pub(crate) fn time(text: &str) -> Option<DateTime> {
+    date(text).filter(|_| text.contains(':'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -86,7 +86,7 @@ async fn find_asks_the_workers_when_another_ledger_file_is_here() {
 async fn find_shows_a_message_on_any_queue() {
     let rig = Rig::new("find").await;
     let delay = ("WTW_RETRY_DELAYS", "1h");
-    let worker = rig.worker(&[delay]).await;
+    let worker = rig.worker(&[delay, ("WTW_TASK_REFERENCE", "name")]).await;
     rig.declare_tool_queues().await;
     let env = rig.env(&[delay, ("WTW_CONSOLE_WORKERS", &worker.admin)]);
     rig.publish("created", &task("created")).await;
@@ -108,6 +108,11 @@ async fn find_shows_a_message_on_any_queue() {
     }
     // The reference of a task finds the same, in every form in which people paste it.
     let reference = |id: &str| Reference::new(&rig.queue, "demo", id).to_string();
+    // The ledger has no message ids. The log has them.
+    let settled = worker.settled();
+    for (line, id) in settled.iter().zip(["created", "later"]) {
+        assert_eq!((&line["message_id"], &line["reference"]), (&json!(id), &json!(reference(id))));
+    }
     for (text, says) in [
         (reference("created"), "Its task was created."),
         (format!("[ref:{}]", reference("created")), "Its task was created."),

@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
 
 use super::success::time_of;
-use crate::crm_report::body::date;
+use crate::crm_report::body::time;
 use crate::crm_report::finding::{Confidence, Facts, Finding};
 use crate::crm_report::run::Step;
 
@@ -100,9 +100,7 @@ fn local_time(record: &Map<String, Value>, facts: Facts<'_>, now: i64) -> Option
     let mut candidates: Vec<&String> = record.keys().collect();
     candidates.sort_by_key(|key| key.as_str() != CREATED);
     candidates.into_iter().filter(|key| !facts.plan.fields.contains_key(*key)).find_map(|key| {
-        // A date alone is no time.
-        let text = record.get(key)?.as_str().filter(|text| text.contains(':'))?;
-        let local = date(text)?;
+        let local = time(record.get(key)?.as_str()?)?;
         let local = local.to_zoned_datetime(TimeZone::UTC).ok()?.timestamp().as_second();
         let difference = local - now;
         let offset = (difference as f64 / QUARTER as f64).round() as i64 * QUARTER;

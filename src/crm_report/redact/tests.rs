@@ -232,3 +232,34 @@ proptest! {
         prop_assert!(!shown.to_lowercase().contains(&value.to_lowercase()), "{json}: {shown}");
     }
 }
+
+/// The id of the insert's answer is enough: the record may have no name, or have it in an object within it.
+#[test]
+fn own_task_is_shown_by_its_id_and_in_an_outer_object() {
+    let name = with_redactor("64b1f0", false, |_, plan| plan.name.clone());
+    let (date, id) = ("2026-11-29 10:00:00", 6_593_042);
+    for (own, shown) in [
+        (json!({"wolkvox_id": id, "due": date}), json!({"wolkvox_id": id, "[name 1 of 3 characters]": date})),
+        (
+            json!({"wolkvox_fecha_creacion": date, "fields": {"name": name}, "parent": {"name": "Ana", "due": date}}),
+            json!({"wolkvox_fecha_creacion": date, "[name 1 of 6 characters]": {"name": name}, "[name 2 of 6 characters]": {
+                "name": "[text of 3 characters]", "[name 1 of 3 characters]": "[text of 19 characters]",
+            }}),
+        ),
+        (json!({"name": name.to_uppercase()}), json!({"name": name.to_uppercase()})),
+    ] {
+        let given = json!({"data": [{"name": "Ana", "wolkvox_id": 7}, own]}).to_string();
+        let redacted = with_redactor("64b1f0", false, |redactor, plan| {
+            let own = OwnTask::new([plan.name.clone()], [id.to_string()]);
+            let redactor = Redactor {
+                own,
+                ids: vec![id.to_string()],
+                words: Words::new(Vec::new(), std::iter::empty()),
+                ..*redactor
+            };
+            redactor.body(given.as_bytes(), true)
+        });
+        assert_eq!(serde_json::from_str::<Value>(&redacted.text).unwrap(), json!({"data": [shown]}), "{given}");
+        assert_eq!(redacted.left_out, 1);
+    }
+}

@@ -173,8 +173,26 @@ mod tests {
             let filled: Value = serde_json::from_str(filled.strip_prefix("<br>").unwrap()).unwrap();
             assert_eq!(filled, expected);
         }
+        // A nested task, known by its id, with dates in other forms.
+        let nested = |id: &str, name: &str, made: &str, due: Value| {
+            json!([{"wolkvox_id": id, "wolkvox_fecha_creacion": made, "completion_date": due, "fields": {"name": name},
+                "parent": {"name": "Ana"}}])
+        };
+        let old = json!({"rows": nested("0f", "OLD", "2025-01-01T00:00Z", json!("1/2/2025"))}).to_string();
+        let filled = fill(old.as_bytes(), &fields, Some("0f"), &tasks[..1]).unwrap();
+        let new = nested("1a", "A", "2026-01-02T10:00Z", json!("1/2/2025"));
+        assert_eq!(serde_json::from_str::<Value>(&filled).unwrap(), json!({"rows": new}));
         for without in [r#"{"data": []}"#, "no JSON"] {
             assert_eq!(fill(without.as_bytes(), &fields, Some("0f"), &tasks), None, "{without}");
         }
+    }
+    #[test]
+    fn id_is_replaced_where_it_is_a_whole_value() {
+        let id = |id: Value| with_id(br#"{"msg":"20 of 20","at":"2026-01-20","data":{"wolkvox_id":"20"}}"#, "20", &id);
+        let expected = r#"{"at":"2026-01-20","data":{"wolkvox_id":"1a"},"msg":"20 of 20"}"#;
+        assert_eq!(id(json!("1a")).as_deref(), Some(expected));
+        let number = with_id(br#"{"data":{"wolkvox_id":20,"of":[200]}}"#, "20", &json!(7));
+        assert_eq!(number.as_deref(), Some(r#"{"data":{"of":[200],"wolkvox_id":7}}"#));
+        assert_eq!(with_id(b"<html>20</html>", "20", &json!(7)), None);
     }
 }
