@@ -242,7 +242,7 @@ fn own_task_is_shown_by_its_id_and_in_an_outer_object() {
         (json!({"wolkvox_id": id, "due": date}), json!({"wolkvox_id": id, "[name 1 of 3 characters]": date})),
         (
             json!({"wolkvox_fecha_creacion": date, "fields": {"name": name}, "parent": {"name": "Ana", "due": date}}),
-            json!({"wolkvox_fecha_creacion": date, "[name 1 of 6 characters]": {"name": name}, "[name 2 of 6 characters]": {
+            json!({"wolkvox_fecha_creacion": date, "fields": {"name": name}, "[name 2 of 6 characters]": {
                 "name": "[text of 3 characters]", "[name 1 of 3 characters]": "[text of 19 characters]",
             }}),
         ),
