@@ -49,8 +49,8 @@ impl Recorded {
         Some(answer)
     }
 
-    /// The recorded answer to a search by this that finds these tasks, with them in it. For a field that was not tried, another field's
-    /// answer counts.
+    /// The recorded answer to a search by this that finds these tasks, with them in it. For a field that was not tried,
+    /// another field's answer counts.
     pub(super) fn search(&self, by: &str, account: &Account, tasks: &[Map<String, Value>]) -> Option<Answer> {
         let of = |call: fn(&str) -> String, by: &str| self.answer(&call(by), account, None);
         let fields = || calls::FIELDS.into_iter().filter(|_| by != calls::DATES);

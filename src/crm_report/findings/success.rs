@@ -42,8 +42,8 @@ pub(super) fn insert(facts: Facts<'_>) -> Finding {
             .set("retry.on_unknown = \"dead-letter\", until it is known why no answer shows whether a task was created")
     } else if facts.found_task().is_some() {
         finding.set(
-            "nothing: do not start the worker with this account. It takes this answer for a refusal, although the task was created. \
-             Attach the report to an issue.",
+            "nothing: do not start the worker with this account. It takes this answer for a refusal, although the task was \
+             created. Attach the report to an issue.",
         )
     } else {
         finding.set("what the CRM says is wrong, then run crm-report again before the first message")
@@ -66,7 +66,8 @@ pub(super) fn code_type(facts: Facts<'_>) -> Finding {
     let (answer, words) = if is_documented {
         (
             "documented",
-            "code was written as documented in each answer: a string where a call other than insert.php succeeds, else a number.",
+            "code was written as documented in each answer: a string where a call other than insert.php succeeds, else a \
+             number.",
         )
     } else if all("string") {
         ("string", "code was a string in each answer.")

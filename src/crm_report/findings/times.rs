@@ -179,8 +179,8 @@ pub(super) fn quota_reset(facts: Facts<'_>) -> Finding {
     Finding::new(about, answer, words).from([facts.number(step)]).likely()
 }
 
-/// The times between which the quota is reset, with the step that says so: in whole hours, of which it is not known how they are rounded,
-/// by a clock that may be a little off.
+/// The times between which the quota is reset, with the step that says so. How its whole hours are rounded is not known, and the
+/// account's clock may be a little off.
 pub(in crate::crm_report) fn reset<'a>(facts: Facts<'a>) -> Option<(&'a Step, Timestamp, Timestamp)> {
     let step = facts.step("counter_before")?;
     let hours = step.body.number(HOURS_TO_RESET)?;

@@ -104,8 +104,8 @@ fn account<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Vec<Strin
     all.into_iter().map(|behaviour| format!("account:{behaviour}")).collect()
 }
 
-/// When the quota's day ends by the account's clock and in its zone, where that is not midnight: at midnight of `crm.timezone`, or of
-/// the zone of its answers, where that agrees with what the account said, else at a whole hour of UTC.
+/// When the quota's day ends by the account's clock and in its zone, where that is not midnight: at midnight of
+/// `crm.timezone`, or of the zone of its answers, where that agrees with what the account said, else at a whole hour of UTC.
 fn day_end<'a>(answer: &impl Fn(&str) -> &'a str, facts: Facts<'_>) -> Option<String> {
     let (_, from, to) = reset(facts)?;
     let configured = &facts.config.timezone;

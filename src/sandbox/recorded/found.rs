@@ -117,8 +117,8 @@ impl RecordedTask<'_> {
         Value::Object(own.collect())
     }
 
-    /// What a task has in the place of a recorded member. A member of an unknown name is known by what it holds. A date that cannot be
-    /// read stays as it was recorded.
+    /// What a task has in the place of a recorded member. A member of an unknown name is known by what it holds.
+    /// A date that cannot be read stays as it was recorded.
     fn member(&self, name: &str, value: &Value, task: &Map<String, Value>) -> Option<Value> {
         let text = value.as_str().filter(|text| !text.is_empty());
         let by_value = || self.fields.iter().find(|(_, sent)| text.is_some() && *sent == value);

@@ -1,4 +1,4 @@
-//! The answers to searches have another form than the vendor's pages show: the report says the same of the account and of its replay.
+//! Answers have another form than the vendor's pages show: the report says the same of the account and of its replay.
 
 use serde_json::{Value, json};
 
