@@ -191,7 +191,9 @@ impl TokenSlot {
                 tokens.throttle(&self.taken, hint, now, fastrand::f64());
             }
             Outcome::QuotaExhausted => {
-                let reset = classified.retry_after.unwrap_or_else(|| self.gate.until_midnight());
+                // Once the quota is used up, the CRM may not say any more when it is reset.
+                let reset = classified.retry_after.or_else(|| tokens.quota_reset(secret, now));
+                let reset = reset.unwrap_or_else(|| self.gate.until_midnight());
                 tokens.suspend(secret, Suspended::Quota, Some(reset), now);
             }
             Outcome::Unauthorized => tokens.suspend(secret, Suspended::Unauthorized, None, now),

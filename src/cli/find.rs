@@ -9,7 +9,7 @@ use crate::cli::{Error, FAILED, load, print};
 use crate::config::Sources;
 use crate::dead_letters::DeadLetters;
 use crate::dead_letters::look_up::LookedUp;
-use crate::observe::ledger_page::LedgerResult;
+use crate::observe::ledger_page::{LedgerResult, not_found};
 use crate::visible;
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -65,7 +65,7 @@ fn text(found: &LookedUp) -> String {
             line("ledger", &format!("{result}{claim}, attempts {attempts}, at {at}"));
         }
         (_, Some(why)) => line("ledger", &format!("could not be asked: {why}")),
-        _ => line("ledger", "not found, and this does not prove that nothing was sent"),
+        _ => line("ledger", not_found(found.proves_unsent)),
     }
     for place in &found.places {
         let kind = place.kind.as_deref().map(|kind| format!(", {kind}")).unwrap_or_default();

@@ -128,12 +128,18 @@ fn one_worker(
         false => {
             let (why, advice) =
                 (page.gate.reason.as_deref().unwrap_or_default(), page.gate.advice.as_deref().unwrap_or_default());
-            line("  gate", &format!("closed since {since}: {why}. {advice}"));
+            line("  gate", &format!("closed since {since}: {why}: {advice}"));
             if let Some(failure) = &page.gate.last_failure {
                 line("", &format!("last failure: {failure}"));
             }
             if let Some(at) = page.gate.next_probe_at.as_ref().and_then(|at| at.parse::<Timestamp>().ok()) {
-                line("", &format!("next probe in {} s", at.duration_since(now).as_secs().max(0)));
+                line(
+                    "",
+                    &match at.duration_since(now).as_secs() {
+                        ..=0 => "next probe now".to_owned(),
+                        seconds => format!("next probe in {seconds} s"),
+                    },
+                );
             }
         }
     }

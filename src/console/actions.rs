@@ -219,11 +219,14 @@ impl App {
         Ok(())
     }
 
-    /// Stops a running action.
-    pub(crate) fn cancel(&self, id: &str) {
-        if let Some(stop) = self.running.stops.lock().unwrap_or_else(PoisonError::into_inner).get(id) {
+    /// Stops an action. Says whether it was running.
+    pub(crate) fn cancel(&self, id: &str) -> bool {
+        let stops = self.running.stops.lock().unwrap_or_else(PoisonError::into_inner);
+        let stop = stops.get(id).filter(|stop| !stop.is_cancelled());
+        if let Some(stop) = stop {
             stop.cancel();
         }
+        stop.is_some()
     }
 
     fn carry_out(self: &Arc<Self>, action: Action) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use argon2::password_hash::{PasswordHash, PasswordHasher as _, PasswordVerifier as _, SaltString};
 use argon2::{Argon2, Params};
 use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -35,17 +36,19 @@ pub(crate) enum Role {
     Viewer,
 }
 
-impl Role {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Operator => "operator",
-            Self::Viewer => "viewer",
-        }
-    }
+/// What a session of a console without passwords began with.
+pub(crate) const LOCAL: &str = "local";
+/// What a session of a trusted proxy's user began with.
+pub(crate) const PROXY: &str = "proxy";
 
-    pub(crate) fn from_name(name: &str) -> Self {
-        if name == "operator" { Self::Operator } else { Self::Viewer }
-    }
+/// What became of a name and a password.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Checked {
+    /// They are right. Has what the session begins with.
+    Right(String),
+    Wrong,
+    /// They were not checked: the address must wait for so long.
+    Wait(Duration),
 }
 
 /// A line of a password file.
@@ -54,6 +57,14 @@ struct Login {
     name: Option<String>,
     hash: SecretString,
     role: Role,
+}
+
+impl Login {
+    /// Tells it from all other lines, in hexadecimal.
+    fn digest(&self) -> String {
+        let hash = Sha256::new().chain_update(self.hash.expose_secret());
+        hex(&hash.chain_update(self.name.as_deref().unwrap_or_default()).finalize())
+    }
 }
 
 /// The passwords, and the addresses that sent wrong ones.
@@ -95,21 +106,36 @@ impl Auth {
         delay(*count).checked_sub(at.elapsed()).filter(|left| !left.is_zero())
     }
 
-    /// The role for a name and password. None when they are wrong; the address then has to wait.
-    pub(crate) async fn check(&self, address: IpAddr, name: &str, password: &SecretString) -> Option<Role> {
-        let _turn = self.checking.acquire().await.ok()?;
-        let mut role = None;
-        if password.expose_secret().len() <= MOST_PASSWORD {
+    /// The role of a session, by what it began with. None where it is no longer valid: its password or its user was removed from the
+    /// files, or passwords are needed now.
+    pub(crate) fn role(&self, login: &str) -> Option<Role> {
+        match login {
+            LOCAL => (!self.is_needed()).then_some(Role::Operator),
+            // Its name comes with every request.
+            PROXY => None,
+            _ => self.logins.iter().find(|known| same(&known.digest(), login)).map(|known| known.role),
+        }
+    }
+
+    /// Checks a name and a password. After wrong ones the address has to wait.
+    pub(crate) async fn check(&self, address: IpAddr, name: &str, password: &SecretString) -> Checked {
+        let turn = self.checking.acquire().await;
+        // Another request from there may have been wrong while this one waited for its turn.
+        if let Some(wait) = self.wait(address) {
+            return Checked::Wait(wait);
+        }
+        let mut right = None;
+        if turn.is_ok() && password.expose_secret().len() <= MOST_PASSWORD {
             tokio::task::block_in_place(|| {
                 for login in self.logins.iter().filter(|login| login.name.as_deref().is_none_or(|only| only == name)) {
-                    if role.is_none() && verify(&login.hash, password) {
-                        role = Some(login.role);
+                    if right.is_none() && verify(&login.hash, password) {
+                        right = Some(login.digest());
                     }
                 }
             });
         }
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if role.is_some() {
+        if right.is_some() {
             failures.remove(&address);
         } else {
             if failures.len() >= MOST_ADDRESSES {
@@ -120,7 +146,7 @@ impl Auth {
                 *failure = (failure.0.saturating_add(1), Instant::now());
             }
         }
-        role
+        right.map_or(Checked::Wrong, Checked::Right)
     }
 }
 
@@ -212,12 +238,14 @@ mod tests {
         let hash = hash_password(&"secret".into()).unwrap();
         let auth = auth(&format!("# operators\nana:{hash}\n")).unwrap();
         let (here, there) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        assert_eq!(auth.check(here, "ana", &"secret".into()).await, Some(Role::Operator));
+        let Checked::Right(login) = auth.check(here, "ana", &"secret".into()).await else { panic!("it is right") };
+        assert_eq!((auth.role(&login), auth.role(LOCAL), auth.role(PROXY)), (Some(Role::Operator), None, None));
         assert_eq!(auth.wait(here), None);
-        for (name, password) in [("ana", "Secret"), ("eve", "secret"), ("ana", "")] {
-            assert_eq!(auth.check(here, name, &password.into()).await, None, "{name} {password}");
-        }
-        assert!(auth.wait(here).is_some_and(|wait| wait > Duration::from_secs(3)), "{:?}", auth.wait(here));
+        let one = async |n: usize| auth.check(here, ["ana", "eve"][n % 2], &"Secret".into()).await;
+        let all = futures_util::future::join_all((0..10).map(one)).await;
+        assert_eq!(all.iter().filter(|checked| **checked == Checked::Wrong).count(), 1, "{all:?}");
+        assert!(matches!(all.last(), Some(Checked::Wait(_))), "ten at a time: {all:?}");
+        assert!(auth.wait(here).is_some(), "{:?}", auth.wait(here));
         assert_eq!(auth.wait(there), None, "another address does not wait");
         assert_eq!([1, 2, 5, 100].map(|count| delay(count).as_secs()), [1, 2, 16, 300]);
     }

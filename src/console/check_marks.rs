@@ -59,12 +59,12 @@ impl CheckMarks {
 
 impl Store {
     /// Stores what somebody found in the CRM: `exists`, `missing`, or nothing to remove the mark.
-    pub(crate) fn check_off(&self, id: &str, verdict: &str, who: &str, now: i64) -> Result<(), String> {
+    pub(crate) fn check_off(&self, id: &str, found: &str, who: &str, now: i64) -> Result<(), String> {
         self.with(|db| {
-            if verdict.is_empty() {
-                return db.execute("DELETE FROM checked WHERE id = ?1", [id]).map(drop);
+            if found.is_empty() {
+                return db.execute("DELETE FROM check_mark WHERE id = ?1", [id]).map(drop);
             }
-            db.execute("INSERT OR REPLACE INTO checked VALUES(?1, ?2, ?3, ?4)", params![id, verdict, who, now])
+            db.execute("INSERT OR REPLACE INTO check_mark VALUES(?1, ?2, ?3, ?4)", params![id, found, who, now])
                 .map(drop)
         })
     }
@@ -79,10 +79,10 @@ impl Store {
         self.with(|db| is_found(db, id))
     }
 
-    /// What somebody found in the CRM for an id: verdict, who, when.
+    /// What somebody found in the CRM for an id: found, who, when.
     pub(crate) fn checked(&self, id: &str) -> Result<Option<(String, String, i64)>, String> {
         self.with(|db| {
-            db.prepare_cached("SELECT verdict, who, at FROM checked WHERE id = ?1")?
+            db.prepare_cached("SELECT found, who, at FROM check_mark WHERE id = ?1")?
                 .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
                 .optional()
         })
@@ -91,11 +91,11 @@ impl Store {
 
 /// The ids whose task somebody found in the CRM.
 fn found(db: &Connection) -> rusqlite::Result<HashSet<String>> {
-    let mut read = db.prepare_cached("SELECT id FROM checked WHERE verdict = 'exists'")?;
+    let mut read = db.prepare_cached("SELECT id FROM check_mark WHERE found = 'exists'")?;
     read.query_map([], |row| row.get(0))?.collect()
 }
 
 /// Whether somebody found the task of an id in the CRM.
 fn is_found(db: &Connection, id: &str) -> rusqlite::Result<bool> {
-    db.prepare_cached("SELECT 1 FROM checked WHERE id = ?1 AND verdict = 'exists'")?.exists([id])
+    db.prepare_cached("SELECT 1 FROM check_mark WHERE id = ?1 AND found = 'exists'")?.exists([id])
 }

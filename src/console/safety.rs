@@ -53,6 +53,11 @@ impl Form {
             .filter(|value| !value.is_empty())
     }
 
+    /// Whether the form has the field, even an empty one.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(field, _)| field == name)
+    }
+
     pub(crate) fn text(&self, name: &str) -> &str {
         self.get(name).unwrap_or_default()
     }
@@ -197,28 +202,26 @@ fn visitor(
     };
     let named = app.config.console.user_header.as_deref().filter(|_| is_trusted);
     let named = named.and_then(|name| header(headers, name)).filter(|name| !name.is_empty());
-    let name = match named {
-        Some(name) => name,
+    let (name, login) = match named {
+        Some(name) => (name, auth::PROXY),
         None if app.auth.is_needed() => {
-            return Ok((
-                known.map(|session| (Role::from_name(&session.role), session)).map(|(role, session)| of(session, role)),
-                None,
-            ));
+            let visitor = known.and_then(|session| app.auth.role(&session.login).map(|role| of(session, role)));
+            return Ok((visitor, None));
         }
-        None => "local",
+        None => ("local", auth::LOCAL),
     };
-    if let Some(session) = known.filter(|session| session.name == name) {
+    if let Some(session) = known.filter(|session| (session.name.as_str(), session.login.as_str()) == (name, login)) {
         return Ok((Some(of(session, Role::Operator)), None));
     }
-    let session = new_session(app, name, Role::Operator)?;
+    let session = new_session(app, name, login)?;
     let id = session.id.clone();
     Ok((Some(of(session, Role::Operator)), Some(id)))
 }
 
 /// Creates a session.
-pub(crate) fn new_session(app: &App, name: &str, role: Role) -> Result<Session, String> {
+pub(crate) fn new_session(app: &App, name: &str, login: &str) -> Result<Session, String> {
     let name = crate::message::failure::shorten(name, 100);
-    let session = Session { id: auth::secret()?, name, role: role.as_str().to_owned(), form: auth::secret()? };
+    let session = Session { id: auth::secret()?, name, login: login.to_owned(), form: auth::secret()? };
     app.store.begin_session(&session, app.now().as_second())?;
     Ok(session)
 }

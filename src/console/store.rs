@@ -10,8 +10,8 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 /// The tables.
 const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS session(
-  id TEXT PRIMARY KEY, name TEXT NOT NULL, role TEXT NOT NULL, form TEXT NOT NULL, seen INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS login_session(
+  id TEXT PRIMARY KEY, name TEXT NOT NULL, login TEXT NOT NULL, form TEXT NOT NULL, seen INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS action(
   id TEXT PRIMARY KEY, what TEXT NOT NULL, state TEXT NOT NULL, who TEXT NOT NULL, address TEXT NOT NULL,
   filter TEXT NOT NULL, query TEXT NOT NULL, counted TEXT NOT NULL, reason TEXT, rate REAL, body BLOB, note TEXT, new_id TEXT,
@@ -19,7 +19,7 @@ CREATE TABLE IF NOT EXISTS action(
 CREATE TABLE IF NOT EXISTS item(
   action TEXT NOT NULL, print BLOB NOT NULL, alike INTEGER NOT NULL, id TEXT NOT NULL, state TEXT NOT NULL, why TEXT,
   PRIMARY KEY(action, print)) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS checked(id TEXT PRIMARY KEY, verdict TEXT NOT NULL, who TEXT NOT NULL, at INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS check_mark(id TEXT PRIMARY KEY, found TEXT NOT NULL, who TEXT NOT NULL, at INTEGER NOT NULL) STRICT;
 ";
 /// How long actions and check marks are kept, in seconds: as long as the audit stream.
 const KEPT: i64 = 90 * 86_400;
@@ -36,7 +36,8 @@ pub(crate) struct Store(Mutex<Connection>, #[expect(dead_code, reason = "it is h
 pub(crate) struct Session {
     pub(crate) id: String,
     pub(crate) name: String,
-    pub(crate) role: String,
+    /// What it began with, see [`Auth::role`](super::auth::Auth::role).
+    pub(crate) login: String,
     /// What each form of this session carries.
     pub(crate) form: String,
 }
@@ -124,8 +125,8 @@ impl Store {
     /// Deletes what is too old.
     pub(crate) fn sweep(&self, now: i64) -> Result<(), String> {
         self.with(|db| {
-            db.execute("DELETE FROM session WHERE seen < ?1", [now - IDLE])?;
-            db.execute("DELETE FROM checked WHERE at < ?1", [now - KEPT])?;
+            db.execute("DELETE FROM login_session WHERE seen < ?1", [now - IDLE])?;
+            db.execute("DELETE FROM check_mark WHERE at < ?1", [now - KEPT])?;
             // An action that was never confirmed is deleted after a day.
             let old = "(made < ?1 OR (state = 'counted' AND made < ?2))";
             let bounds = params![now - KEPT, now - 86_400];
@@ -137,10 +138,10 @@ impl Store {
 
     pub(crate) fn begin_session(&self, session: &Session, now: i64) -> Result<(), String> {
         self.with(|db| {
-            let Session { id, name, role, form } = session;
-            db.execute("INSERT INTO session VALUES(?1, ?2, ?3, ?4, ?5)", params![id, name, role, form, now])?;
-            let oldest = "SELECT id FROM session ORDER BY seen DESC LIMIT -1 OFFSET ?1";
-            db.execute(&format!("DELETE FROM session WHERE id IN ({oldest})"), [MOST_SESSIONS])?;
+            let Session { id, name, login, form } = session;
+            db.execute("INSERT INTO login_session VALUES(?1, ?2, ?3, ?4, ?5)", params![id, name, login, form, now])?;
+            let oldest = "SELECT id FROM login_session ORDER BY seen DESC LIMIT -1 OFFSET ?1";
+            db.execute(&format!("DELETE FROM login_session WHERE id IN ({oldest})"), [MOST_SESSIONS])?;
             Ok(())
         })
     }
@@ -148,24 +149,24 @@ impl Store {
     pub(crate) fn session(&self, id: &str, now: i64) -> Result<Option<Session>, String> {
         self.with(|db| {
             let found = db
-                .prepare_cached("SELECT name, role, form, seen FROM session WHERE id = ?1 AND seen >= ?2")?
+                .prepare_cached("SELECT name, login, form, seen FROM login_session WHERE id = ?1 AND seen >= ?2")?
                 .query_row(params![id, now - IDLE], |row| {
                     let session =
-                        Session { id: id.to_owned(), name: row.get(0)?, role: row.get(1)?, form: row.get(2)? };
+                        Session { id: id.to_owned(), name: row.get(0)?, login: row.get(1)?, form: row.get(2)? };
                     Ok((session, row.get::<_, i64>(3)?))
                 })
                 .optional()?;
             if let Some((_, seen)) = &found
                 && now - seen > 60
             {
-                db.execute("UPDATE session SET seen = ?2 WHERE id = ?1", params![id, now])?;
+                db.execute("UPDATE login_session SET seen = ?2 WHERE id = ?1", params![id, now])?;
             }
             Ok(found.map(|(session, _)| session))
         })
     }
 
     pub(crate) fn end_session(&self, id: &str) -> Result<(), String> {
-        self.with(|db| db.execute("DELETE FROM session WHERE id = ?1", [id]).map(drop))
+        self.with(|db| db.execute("DELETE FROM login_session WHERE id = ?1", [id]).map(drop))
     }
 
     /// Stores a counted action and its messages.
@@ -360,7 +361,7 @@ mod tests {
     async fn session_ends_after_a_long_idle_time() {
         let path = std::env::temp_dir().join(format!("console-{}.db", uuid::Uuid::now_v7()));
         let store = Store::open(&path).unwrap();
-        let session = Session { id: "s".into(), name: "ana".into(), role: "operator".into(), form: "f".into() };
+        let session = Session { id: "s".into(), name: "ana".into(), login: "local".into(), form: "f".into() };
         store.begin_session(&session, 1_000).unwrap();
         assert_eq!(store.session("s", 1_000 + IDLE).unwrap(), Some(session));
         assert_eq!(store.session("s", 1_001 + 2 * IDLE).unwrap(), None);

@@ -29,6 +29,13 @@ impl When {
         }
     }
 
+    /// For what is due at this time: `now` instead of `0 s ago`.
+    pub(crate) fn or_now(self, now: Timestamp) -> Self {
+        let is_due = self.utc.parse::<Timestamp>().is_ok_and(|at| at <= now);
+        let relative = if is_due { "now".to_owned() } else { self.relative };
+        Self { relative, ..self }
+    }
+
     pub(crate) fn maybe(at: Option<Timestamp>, now: Timestamp, zone: &TimeZone) -> Option<Self> {
         at.map(|at| Self::new(at, now, zone))
     }
@@ -63,6 +70,8 @@ mod tests {
         ] {
             let when = When::new(at.parse().unwrap(), now, &zone);
             assert_eq!((when.relative.as_str(), when.local.as_str(), when.utc.as_str()), (relative, local, at));
+            let due = when.or_now(now).relative;
+            assert_eq!(due, if relative.ends_with("ago") { "now" } else { relative });
         }
     }
 }

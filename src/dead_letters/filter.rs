@@ -135,7 +135,9 @@ impl Filter {
                 "newer" => filter.newer_than = Some(age(value)?),
                 "doubt" => filter.in_doubt = Some(value == "yes"),
                 "again" => filter.failed_again = value == "yes",
-                _ => {}
+                // Of the page that shows the messages.
+                "view" | "page" => {}
+                other => return Err(format!("there is no filter {other:?}")),
             }
         }
         Ok(filter)

@@ -74,17 +74,26 @@ impl LedgerAccess {
     /// # Errors
     /// Why the ledger cannot be asked.
     pub async fn get(&self, ids: &[String]) -> Result<Vec<LedgerEntry>, String> {
+        self.get_with_proof(ids).await.map(|(entries, _)| entries)
+    }
+
+    /// The same, and whether "not found" proves that nothing was sent.
+    ///
+    /// # Errors
+    /// Why the ledger cannot be asked.
+    pub async fn get_with_proof(&self, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool), String> {
         match self {
             Self::Direct { ledger, queue, operation, workers } => {
-                let mut entries = directly(ledger, queue, operation, ids).await?;
+                let (mut entries, mut proves) = directly(ledger, queue, operation, ids).await?;
                 if let Some(workers) = workers
-                    && let Ok((others, _)) = workers.ledger(ids).await
+                    && let Ok((others, workers_prove)) = workers.ledger(ids).await
                 {
                     merge(&mut entries, others);
+                    proves &= workers_prove;
                 }
-                Ok(entries)
+                Ok((entries, proves))
             }
-            Self::Workers(workers) => workers.ledger(ids).await.map(|(entries, _)| entries),
+            Self::Workers(workers) => workers.ledger(ids).await,
             Self::Unavailable(why) => Err(why.clone()),
         }
     }
@@ -116,7 +125,7 @@ impl LedgerAccess {
     pub async fn is_created_by_now(&self, id: &str) -> bool {
         match self {
             Self::Direct { ledger, queue, operation, .. } => {
-                let entries = directly(ledger, queue, operation, &[id.to_owned()]).await.unwrap_or_default();
+                let (entries, _) = directly(ledger, queue, operation, &[id.to_owned()]).await.unwrap_or_default();
                 entries.first().is_some_and(|entry| entry.result == Some(LedgerResult::Created))
             }
             Self::Workers(_) | Self::Unavailable(_) => false,
@@ -129,10 +138,11 @@ async fn directly(
     queue: &str,
     operation: &str,
     ids: &[String],
-) -> Result<Vec<LedgerEntry>, String> {
+) -> Result<(Vec<LedgerEntry>, bool), String> {
     let keys: Vec<Key> = ids.iter().map(|id| Key::new(queue, operation, id)).collect();
     let lookup = ledger.get(&keys).await.map_err(|error| error.to_string())?;
-    Ok(ids.iter().zip(&lookup.entries).map(|(id, entry)| LedgerEntry::new(id, entry.as_ref())).collect())
+    let entries = ids.iter().zip(&lookup.entries).map(|(id, entry)| LedgerEntry::new(id, entry.as_ref()));
+    Ok((entries.collect(), lookup.about.proves_unsent))
 }
 
 /// Whether a message's task exists. `possibly_created` is the message's own statement, `by_broker` says that RabbitMQ

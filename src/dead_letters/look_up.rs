@@ -54,6 +54,8 @@ pub struct LookedUp {
     pub reference: Option<String>,
     /// What the ledger knows.
     pub ledger: Option<LedgerEntry>,
+    /// Whether it proves that nothing was sent if the ledger knows nothing.
+    pub proves_unsent: bool,
     /// Why the ledger could not be asked.
     pub ledger_problem: Option<String>,
     /// Where it was found.
@@ -145,15 +147,16 @@ impl Wanted<'_> {
         id == self.id || (self.reference.is_some() && self.reference_of(id) == self.reference)
     }
 
-    /// The ledger entry of the id, or else of the reference.
-    async fn ledger_entry(&self, ledger: &LedgerAccess) -> Result<Option<LedgerEntry>, String> {
-        let entry = ledger.get(&[self.id.to_owned()]).await?.pop();
-        match self.reference {
-            Some(reference) if entry.as_ref().is_none_or(|entry| !entry.found) => {
-                ledger.find(reference).await.map(Some)
+    /// The ledger entry of the id, or else of the reference, and whether "not found" proves that nothing was sent.
+    async fn ledger_entry(&self, ledger: &LedgerAccess) -> Result<(Option<LedgerEntry>, bool), String> {
+        let (mut entries, proves_unsent) = ledger.get_with_proof(&[self.id.to_owned()]).await?;
+        let entry = match (self.reference, entries.pop()) {
+            (Some(reference), entry) if entry.as_ref().is_none_or(|entry| !entry.found) => {
+                Some(ledger.find(reference).await?)
             }
-            Some(_) | None => Ok(entry),
-        }
+            (_, entry) => entry,
+        };
+        Ok((entry, proves_unsent))
     }
 }
 
@@ -172,6 +175,7 @@ impl DeadLetters {
             id: id.to_owned(),
             reference: reference.map(|reference| reference.to_string()),
             ledger: None,
+            proves_unsent: false,
             ledger_problem: None,
             places: Vec::new(),
             looked: Vec::new(),
@@ -179,7 +183,7 @@ impl DeadLetters {
             unread: Vec::new(),
         };
         match wanted.ledger_entry(&LedgerAccess::open(&self.config).await).await {
-            Ok(entry) => found.ledger = entry,
+            Ok((entry, proves_unsent)) => (found.ledger, found.proves_unsent) = (entry, proves_unsent),
             Err(why) => found.ledger_problem = Some(why),
         }
         let sources = [Source::Dead, Source::Broker, Source::Discarded];
@@ -290,6 +294,7 @@ mod tests {
             id: "m-1".to_owned(),
             reference: None,
             ledger: None,
+            proves_unsent: false,
             ledger_problem: ledger_problem.map(ToOwned::to_owned),
             places: Vec::new(),
             looked: Vec::new(),

@@ -238,6 +238,16 @@ async fn quota_without_a_reset_lasts_until_midnight_of_the_account() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn quota_that_is_used_up_lasts_until_the_reset_that_the_crm_named_before() {
+    let (gate, _) = gate(&[("WTW_CRM_TIMEZONE", "America/Bogota"), ("WTW_GATE_RECHECK", "1d")]);
+    let slot = gate.acquire().await;
+    slot.quota(4800, 1, Some(SECOND * 18 * 3_600));
+    slot.report(&ended(Outcome::QuotaExhausted));
+    let (wait, _) = wait_for_slot(&gate).await;
+    assert_eq!(wait.as_secs(), 18 * 3_600);
+}
+
+#[tokio::test(start_paused = true)]
 async fn requests_keep_the_configured_rate() {
     let (gate, _) = gate(&[("WTW_CRM_REQUESTS_PER_SECOND", "0.5"), ("WTW_CRM_MAX_IN_FLIGHT_PER_TOKEN", "9")]);
     let first = gate.acquire().await;

@@ -244,6 +244,12 @@ impl Tokens {
         }
     }
 
+    /// How long it is until the reset of a token's quota, if the CRM has said so.
+    pub(super) fn quota_reset(&mut self, secret: &SecretString, now: Instant) -> Option<Duration> {
+        let (_, reset) = self.find(secret)?.quota_left?;
+        reset.checked_duration_since(now).filter(|left| !left.is_zero())
+    }
+
     /// The next moment at which a token may become usable by itself.
     #[must_use]
     pub fn next_event(&self, now: Instant) -> Option<Instant> {

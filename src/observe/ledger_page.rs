@@ -60,11 +60,16 @@ impl LedgerPage {
     /// Builds the page of some entries.
     #[must_use]
     pub fn new(proves_unsent: bool, entries: Vec<LedgerEntry>) -> Self {
-        let meaning = match proves_unsent {
-            true => "not found means that nothing was sent",
-            false => "not found, and this ledger cannot prove that nothing was sent",
-        };
-        Self { proves_unsent, meaning: meaning.to_owned(), entries }
+        Self { proves_unsent, meaning: not_found(proves_unsent).to_owned(), entries }
+    }
+}
+
+/// What it means that a message is not found.
+#[must_use]
+pub fn not_found(proves_unsent: bool) -> &'static str {
+    match proves_unsent {
+        true => "not found: nothing was sent within ledger.retention",
+        false => "not found, and this ledger cannot prove that nothing was sent",
     }
 }
 

@@ -1,5 +1,7 @@
 //! Summarises all workers of a queue in one sentence: does it work, and if not, why. Pure.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -135,11 +137,7 @@ fn sentence(queue: &str, workers: &[Member], depths: &Result<Depths, BrokerError
             format!(" {some} of {} workers {send} nothing: {advice}.", ready.len())
         }
     };
-    let tokens = match suspended(&senders) {
-        0 => String::new(),
-        1 => " One token is suspended.".to_owned(),
-        some => format!(" {some} tokens are suspended."),
-    };
+    let tokens = suspended(&senders);
     let silent = workers.iter().filter(|worker| worker.answer.page.is_err()).count();
     let silent = match silent {
         0 => String::new(),
@@ -177,31 +175,43 @@ fn no_worker(workers: &[Member], backlog: &str) -> String {
 
 /// The number of waiting messages in a sentence that begins with a space.
 fn backlog<'a>(queue: &str, pages: impl Iterator<Item = &'a Page>, depths: &Result<Depths, BrokerError>) -> String {
-    let waiting = depths.as_ref().ok().and_then(|depths| depths.get(queue).copied());
-    // The forecast also counts messages that a worker holds.
-    let elsewhere = pages.filter_map(|page| page.forecast.backlog).max().unwrap_or(0);
-    match waiting {
-        Some(0) => match elsewhere {
-            0 => " No message waits on the queue.".to_owned(),
-            1 => " One message waits on a retry queue or in the worker.".to_owned(),
-            count => format!(" {} messages wait on the retry queues or in the worker.", grouped(count)),
+    let Ok(depths) = depths else { return String::new() };
+    let retry = format!("{queue}.retry.");
+    let waiting: u64 = depths.iter().filter(|(name, _)| name.starts_with(&retry)).map(|(_, count)| count).sum();
+    let held: u64 = pages.filter_map(|page| u64::try_from(page.messages.in_flight).ok()).sum();
+    match depths.get(queue) {
+        Some(0) => match (waiting + held, waiting) {
+            (0, _) => " No message waits on the queue.".to_owned(),
+            (1, 0) => " One message waits in the worker.".to_owned(),
+            (1, _) => " One message waits on a retry queue.".to_owned(),
+            (count, 0) => format!(" {} messages wait in the worker.", grouped(count)),
+            (count, _) => format!(" {} messages wait on the retry queues or in the worker.", grouped(count)),
         },
         Some(1) => " One message waits on the queue.".to_owned(),
-        Some(count) => format!(" {} messages wait on the queue.", grouped(count)),
+        Some(count) => format!(" {} messages wait on the queue.", grouped(*count)),
         None => String::new(),
     }
 }
 
-/// The number of tokens that are suspended for longer than a throttled one.
-fn suspended(pages: &[&Page]) -> usize {
-    let tokens = pages.iter().flat_map(|page| &page.tokens);
-    tokens.filter(|token| token.suspended.as_deref().is_some_and(|why| why != "throttled")).count()
+/// The tokens that are suspended for longer than a throttled one, and what to do, in sentences that begin with a space.
+fn suspended(pages: &[&Page]) -> String {
+    let of = |reason: &str| {
+        let tokens = pages.iter().flat_map(|page| &page.tokens);
+        let positions = tokens.filter(|token| token.suspended.as_deref() == Some(reason)).map(|token| token.token);
+        let positions: BTreeSet<String> = positions.map(|position| position.to_string()).collect();
+        let word = either(positions.len() as u64, "token", "tokens");
+        (!positions.is_empty()).then(|| format!("{word} {}", Vec::from_iter(positions).join(", ")))
+    };
+    let refused = of("unauthorized")
+        .map(|tokens| format!(" The CRM refuses {tokens} of crm.tokens: correct what is wrong there."));
+    let used_up = of("quota").map(|tokens| format!(" The quota of {tokens} is used up."));
+    refused.into_iter().chain(used_up).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::status::{Broker, GatePage, LedgerState, Token};
+    use crate::observe::status::{Broker, GatePage, LedgerState, Messages, Token};
 
     fn answer(page: Result<Page, &str>) -> Answer {
         Answer {
@@ -278,7 +288,7 @@ mod tests {
             (
                 vec![answer(Ok(Page { tokens: vec![suspended], ..page("active") }))],
                 true,
-                "Working. 212 messages wait on the queue. One token is suspended.",
+                "Working. 212 messages wait on the queue. The quota of token 0 is used up.",
             ),
         ] {
             let overview = Overview::new("q", &["q.dead"], answers, depths(212));
@@ -332,13 +342,20 @@ mod tests {
 
     #[test]
     fn sentence_counts_messages_that_a_worker_holds() {
-        let forecast = Forecast { backlog: Some(12), ..Forecast::default() };
-        let holding = answer(Ok(Page { forecast, ..page("active") }));
-        let overview = Overview::new("q", &["q.dead"], vec![holding], Ok(Depths::from([("q".to_owned(), 0)])));
-        assert_eq!(overview.sentence, "Working. 12 messages wait on the retry queues or in the worker.");
-        let idle =
-            Overview::new("q", &["q.dead"], vec![answer(Ok(page("active")))], Ok(Depths::from([("q".to_owned(), 0)])));
-        assert_eq!(idle.sentence, "Working. No message waits on the queue.");
+        for (in_flight, retry, sentence) in [
+            (0, 0, "Working. No message waits on the queue."),
+            (1, 0, "Working. One message waits in the worker."),
+            (12, 0, "Working. 12 messages wait in the worker."),
+            (0, 1, "Working. One message waits on a retry queue."),
+            (2, 10, "Working. 12 messages wait on the retry queues or in the worker."),
+        ] {
+            let messages = Messages { in_flight, ..Messages::default() };
+            // The forecast was measured before, and is not what waits now.
+            let forecast = Forecast { backlog: Some(99), ..Forecast::default() };
+            let holding = answer(Ok(Page { messages, forecast, ..page("active") }));
+            let depths = Depths::from([("q".to_owned(), 0), ("q.retry.10s".to_owned(), retry)]);
+            assert_eq!(Overview::new("q", &["q.dead"], vec![holding], Ok(depths)).sentence, sentence);
+        }
     }
 
     #[test]

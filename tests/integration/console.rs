@@ -71,6 +71,12 @@ impl Console {
         self
     }
 
+    /// The same with more settings.
+    pub(crate) async fn restarted_with(mut self, more: &[(&str, &str)]) -> Self {
+        self.env.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        self.restarted().await
+    }
+
     async fn answers(&self) {
         let url = format!("{}/healthz", self.url);
         eventually("the console answers", || async { http::get(&url).await.filter(|(status, _)| status.is_success()) })

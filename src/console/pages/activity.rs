@@ -248,6 +248,9 @@ fn wanted(form: &Form, visitor: &Visitor) -> Result<ActionRequest, String> {
         None => None,
     };
     let what = what.ok_or("say what to do: replay, discard, delete or restore")?;
+    if !["print", "query", "rest_of"].iter().any(|which| form.has(which)) {
+        return Err("say which messages: print, query or rest_of is missing".to_owned());
+    }
     if form.get("rest_of").is_some() && what != "delete" {
         return Err("the rest of an action can only be deleted".to_owned());
     }
@@ -264,6 +267,20 @@ fn wanted(form: &Form, visitor: &Visitor) -> Result<ActionRequest, String> {
     })
 }
 
+/// Writes to the audit who cancelled an action, in the background: it can be another operator than the one who began it.
+fn audit_cancel(app: &Arc<App>, id: &str, visitor: &Visitor) {
+    let record = Record {
+        action: id.to_owned(),
+        what: "cancel".to_owned(),
+        who: visitor.session.name.clone(),
+        from: format!("console {}", visitor.address),
+        result: "done".to_owned(),
+        ..Record::default()
+    };
+    let auditing = Arc::clone(app);
+    app.tasks.spawn(async move { auditing.dead_letters.audit(record).await });
+}
+
 /// Confirms an action, or cancels it.
 pub(super) async fn post(
     State(app): State<Arc<App>>,
@@ -272,7 +289,9 @@ pub(super) async fn post(
 ) -> Response {
     let back = format!("actions/{id}");
     if form.get("do") == Some("cancel") {
-        app.cancel(&id);
+        if app.cancel(&id) {
+            audit_cancel(&app, &id, &visitor);
+        }
         return go(&app, &back);
     }
     let needs_reason =

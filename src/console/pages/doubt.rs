@@ -40,7 +40,7 @@ struct Row {
     /// What to look for in the CRM; none for viewers.
     task: Option<String>,
     /// `exists`, `missing`, or nothing yet.
-    verdict: String,
+    found: String,
     who: String,
     at: Option<When>,
 }
@@ -65,12 +65,12 @@ pub(super) async fn page(
             Ok(checked) => checked,
             Err(why) => return said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, ""),
         };
-        let (verdict, who, at) = match checked {
-            Some((verdict, who, at)) => (verdict, who, Some(when(&app, at))),
+        let (found, who, at) = match checked {
+            Some((found, who, at)) => (found, who, Some(when(&app, at))),
             None => (String::new(), String::new(), None),
         };
         let task = previewer.as_ref().and_then(|previewer| task(&app, previewer, view.snapshot.as_deref()?, entry));
-        rows.push(Row { message: row(&app, entry, shell.sees_bodies), task, verdict, who, at });
+        rows.push(Row { message: row(&app, entry, shell.sees_bodies), task, found, who, at });
     }
     let link = |page: usize| format!("{}doubt?page={page}", app.base);
     show(&Page {
@@ -94,13 +94,13 @@ fn task(app: &App, previewer: &Previewer, snapshot: &Snapshot, entry: &Entry) ->
 
 /// Stores what somebody found in the CRM.
 pub(super) async fn post(State(app): State<Arc<App>>, Posted { visitor, form }: Posted) -> Response {
-    let verdict = form.text("verdict");
+    let found = form.text("found");
     let print = form.get("print").and_then(print_of);
     let entry = print.and_then(|print| app.index.snapshot()?.entry(print).cloned());
-    let (Some(entry), "exists" | "missing" | "") = (entry, verdict) else {
+    let (Some(entry), "exists" | "missing" | "") = (entry, found) else {
         return said(&app, &visitor, StatusCode::NOT_FOUND, "This message is no longer there.", "doubt");
     };
-    match app.store.check_off(&entry.id, verdict, &visitor.session.name, app.now().as_second()) {
+    match app.store.check_off(&entry.id, found, &visitor.session.name, app.now().as_second()) {
         Ok(()) => go(&app, &format!("doubt?page={}", form.text("page"))),
         Err(why) => said(&app, &visitor, StatusCode::SERVICE_UNAVAILABLE, why, "doubt"),
     }

@@ -12,7 +12,7 @@ use crate::console::safety::Visitor;
 use crate::console::times::When;
 use crate::count::counted;
 use crate::dead_letters::look_up::LookedUp;
-use crate::observe::ledger_page::LedgerResult;
+use crate::observe::ledger_page::{LedgerResult, not_found};
 
 #[derive(Template)]
 #[template(path = "find.html")]
@@ -71,7 +71,7 @@ fn found(app: &App, looked_up: LookedUp, sees: bool) -> FindResult {
             format!("{result}{claim}, {}", counted(entry.attempts.unwrap_or(0).into(), "attempt"))
         }
         (None, Some(why)) => format!("could not be asked: {why}"),
-        (None, None) => "not found, and this does not prove that nothing was sent".to_owned(),
+        (None, None) => not_found(looked_up.proves_unsent).to_owned(),
     };
     let at = entry.and_then(|entry| entry.at.as_ref()).map(|at| When::parse(at, app.now(), &app.config.crm.timezone));
     FindResult {

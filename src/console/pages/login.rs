@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use askama::Template;
 use axum::extract::{Extension, RawQuery, Request, State};
@@ -12,6 +13,7 @@ use secrecy::SecretString;
 
 use super::{go, parameter, refused, show};
 use crate::console::App;
+use crate::console::auth::Checked;
 use crate::console::safety::{self, Stranger, Visitor, new_session, session_cookie};
 use crate::dead_letters::audit::{Record, new_action};
 
@@ -65,17 +67,17 @@ pub(super) async fn post(
     };
     let (name, to) = (fields.text("name").trim().to_owned(), target(&app, fields.get("to").map(ToOwned::to_owned)));
     if let Some(wait) = app.auth.wait(address) {
-        let problem = format!("Too many wrong passwords from here. Try again in {} s.", wait.as_secs() + 1);
-        return (StatusCode::TOO_MANY_REQUESTS, show(&form(&app, to, name, problem))).into_response();
+        return too_many(&app, to, name, wait);
     }
     let problem = match name.as_str() {
         "" => "Enter your name. The audit records it.".to_owned(),
         _ => match app.auth.check(address, &name, &SecretString::from(fields.text("password"))).await {
-            None => {
+            Checked::Wait(wait) => return too_many(&app, to, name, wait),
+            Checked::Wrong => {
                 audit_login(&app, &name, address, "refused");
                 "The name or the password is wrong.".to_owned()
             }
-            Some(role) => match new_session(&app, &name, role) {
+            Checked::Right(login) => match new_session(&app, &name, &login) {
                 Ok(session) => {
                     audit_login(&app, &name, address, "done");
                     let cookie = session_cookie(&app.base, &session.id, is_secure);
@@ -86,6 +88,11 @@ pub(super) async fn post(
         },
     };
     (StatusCode::UNAUTHORIZED, show(&form(&app, to, name, problem))).into_response()
+}
+
+fn too_many(app: &App, to: String, name: String, wait: Duration) -> Response {
+    let problem = format!("Too many wrong passwords from here. Try again in {} s.", wait.as_secs() + 1);
+    (StatusCode::TOO_MANY_REQUESTS, show(&form(app, to, name, problem))).into_response()
 }
 
 /// Writes a login to the audit in the background, so that the visitor does not wait.

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::{Shell, print_name, print_of, said, show, when};
 use crate::console::App;
-use crate::console::index::{BODY, Detail};
+use crate::console::index::{BODY, Detail, View};
 use crate::console::safety::Visitor;
 use crate::console::times::When;
 use crate::count::counted;
@@ -21,6 +21,7 @@ use crate::dead_letters::entry::Entry;
 use crate::dead_letters::ledger_access::{CreationState, LedgerAccess, creation_state};
 use crate::dead_letters::preview::Preview;
 use crate::message::retry_state::{Attempt, is_brokers, string};
+use crate::observe::ledger_page::not_found;
 
 #[derive(Template)]
 #[template(path = "message.html")]
@@ -62,15 +63,22 @@ pub(super) async fn page(
     Extension(visitor): Extension<Visitor>,
     Path(name): Path<String>,
 ) -> Response {
-    let view = app.index.view(&app.tasks, &app.stop).await;
-    let found = print_of(&name).and_then(|print| {
+    let found_in = |view: &View| {
         let snapshot = view.snapshot.as_ref()?;
-        let entry = snapshot.entry(print)?;
+        let entry = snapshot.entry(print_of(&name)?)?;
         Some((entry.clone(), snapshot.detail(entry)?))
-    });
+    };
+    let mut view = app.index.view(&app.tasks, &app.stop).await;
+    let mut found = found_in(&view);
+    // Find reads the queues itself, so it links to messages that are younger than the last reading.
+    if found.is_none() && print_of(&name).is_some() {
+        app.index.refresh(&app.tasks, &app.stop).await;
+        view = app.index.current_view();
+        found = found_in(&view);
+    }
     let Some((entry, detail)) = found else {
-        let text = "This message is not among the dead letters that were read last. It may have been replayed or discarded: \
-                    look it up by its id under Find, or read the dead letters again.";
+        let text = "This message is not among the dead letters. It may have been replayed or discarded: look it up by its id \
+                    under Find.";
         return said(&app, &visitor, StatusCode::NOT_FOUND, text, "failed");
     };
     let shell = Shell::new(&app, &visitor, "Message", "failed").reading(&app, &view);
@@ -81,11 +89,11 @@ pub(super) async fn page(
 /// What the ledger knows, in words, and whether the task exists.
 pub(super) async fn ledger_and_creation(app: &App, entry: &Entry, detail: &Detail) -> (String, CreationState) {
     let by_broker = entry.source == Source::Broker;
-    let known = LedgerAccess::open(&app.config).await.get(&[entry.id.to_string()]).await;
-    let found = known.as_ref().ok().and_then(|entries| entries.first());
+    let known = LedgerAccess::open(&app.config).await.get_with_proof(&[entry.id.to_string()]).await;
+    let found = known.as_ref().ok().and_then(|(entries, _)| entries.first());
     let words = match (&known, found.filter(|entry| entry.found)) {
         (Err(why), _) => format!("could not be asked: {why}"),
-        (Ok(_), None) => "knows nothing of it, which does not prove that nothing was sent".to_owned(),
+        (Ok((_, proves_unsent)), None) => not_found(*proves_unsent).to_owned(),
         (Ok(_), Some(known)) => {
             let result = known.result.map_or("no result yet", |result| match result {
                 crate::observe::ledger_page::LedgerResult::Created => "created",
@@ -172,8 +180,8 @@ fn facts(app: &App, entry: &Entry, detail: &Detail, sees: bool) -> Vec<(&'static
 
 /// What somebody found in the CRM, from the check-off list.
 fn looked_up(app: &App, id: &str) -> Option<String> {
-    let (verdict, who, at) = app.store.checked(id).ok()??;
-    let found = if verdict == "exists" { "the task exists" } else { "the task does not exist" };
+    let (found, who, at) = app.store.checked(id).ok()??;
+    let found = if found == "exists" { "the task exists" } else { "the task does not exist" };
     Some(format!("{found}, says {who}, {}", when(app, at).local))
 }
 
@@ -211,8 +219,12 @@ fn lines(text: Option<&str>, detail: &Detail, field: Option<&str>) -> Vec<(Strin
     shown.lines().map(mark).collect()
 }
 
+/// A text as one word of a shell command, whatever it contains.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 fn map_command(entry: &Entry, detail: &Detail, body: &str) -> String {
-    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
     let option = |name: &str, value: &str| format!(" --{name} {}", quoted(value));
     let mut options = String::new();
     if !detail.exchange.is_empty() {
@@ -225,7 +237,8 @@ fn map_command(entry: &Entry, detail: &Detail, body: &str) -> String {
         options.push_str(&option("header", &format!("{name}={value}")));
     }
     options.push_str(&option("message-id", &entry.id));
-    format!("wolkvox-task-worker map{options} - <<'END_OF_MESSAGE'\n{body}\nEND_OF_MESSAGE")
+    // Not a here-document: a body with its last line would end it, and the shell would run what follows.
+    format!("printf %s {} | wolkvox-task-worker map{options} -", quoted(body))
 }
 
 fn rule_example(entry: &Entry, detail: &Detail, body: &str) -> String {
@@ -302,4 +315,19 @@ pub(super) async fn whole_body(app: &App, print: Option<u128>) -> Result<Option<
     });
     scanned.await.map_err(|error| error.0)?;
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoted_text_is_one_word_to_a_shell() {
+        for text in
+            ["x\nEND_OF_MESSAGE\necho PWNED", "it's; $(echo PWNED) `echo PWNED` \\ \"", "'; echo PWNED #", "-n %s\n"]
+        {
+            let shell = std::process::Command::new("sh").args(["-c", &format!("printf %s {}", quoted(text))]).output();
+            assert_eq!(String::from_utf8(shell.unwrap().stdout).unwrap(), text);
+        }
+    }
 }

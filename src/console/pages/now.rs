@@ -18,7 +18,7 @@ use crate::console::safety::Visitor;
 use crate::console::times::When;
 use crate::count::{counted, grouped};
 use crate::dead_letters::Queues;
-use crate::observe::overview::Overview;
+use crate::observe::overview::{Member, Overview};
 use crate::observe::status::{Minute, Page as StatusPage, Token};
 use crate::observe::workers::Workers;
 
@@ -118,7 +118,7 @@ pub(super) async fn page(
         sentence: overview.sentence.clone(),
         works: overview.works,
         forecast: overview.forecast(now, &zone),
-        workers: overview.workers.iter().map(|member| worker(&app, &member.answer, member.role)).collect(),
+        workers: overview.workers.iter().map(|member| worker(&app, member, sees)).collect(),
         tokens: active.map(|page| page.tokens.iter().map(|state| token(&app, state)).collect()).unwrap_or_default(),
         queues: overview
             .depths
@@ -135,8 +135,9 @@ pub(super) async fn page(
     show(&page)
 }
 
-fn worker(app: &App, answer: &crate::observe::workers::Answer, role: &'static str) -> Worker {
-    let (now, zone) = (app.now(), &app.config.crm.timezone);
+/// `sees`: whether the visitor may see the words of the CRM.
+fn worker(app: &App, Member { answer, role }: &Member, sees: bool) -> Worker {
+    let (now, zone, role) = (app.now(), &app.config.crm.timezone, *role);
     let page = match &answer.page {
         Ok(page) => page,
         Err(no_page) => {
@@ -169,8 +170,8 @@ fn worker(app: &App, answer: &crate::observe::workers::Answer, role: &'static st
         is_open: page.gate.open,
         gate,
         gate_since: Some(When::parse(&page.gate.since, now, zone)),
-        failure: page.gate.last_failure.clone().filter(|_| !page.gate.open),
-        next_probe: page.gate.next_probe_at.as_ref().map(|at| When::parse(at, now, zone)),
+        failure: page.gate.last_failure.clone().filter(|_| sees && !page.gate.open),
+        next_probe: page.gate.next_probe_at.as_ref().map(|at| When::parse(at, now, zone).or_now(now)),
         ledger: format!("{}, {}, {ledger}", page.ledger.kind, counted(page.ledger.entries.unsigned_abs(), "message")),
     }
 }

@@ -23,10 +23,10 @@ async fn with_two_in_doubt(name: &str) -> (Rig, Console) {
     (rig, console)
 }
 
-async fn check_off(console: &Console, id: &str, verdict: &str) {
+async fn check_off(console: &Console, id: &str, found: &str) {
     let path = console.message(id).await;
     let print = path.trim_start_matches("/message/");
-    let marked = console.post("/doubt", &[("print", print), ("verdict", verdict)]).await;
+    let marked = console.post("/doubt", &[("print", print), ("found", found)]).await;
     assert_eq!(marked.status, StatusCode::SEE_OTHER, "{}", marked.text);
 }
 
@@ -39,8 +39,8 @@ async fn messages_in_doubt_are_checked_off_and_the_marks_survive_a_restart() {
         "nothing is offered before somebody looked: {page}"
     );
     assert!(page.contains("m-1, record "), "what to look for in the CRM: {page}");
-    for (id, verdict) in [("m-1", "exists"), ("m-2", "missing")] {
-        check_off(&console, id, verdict).await;
+    for (id, found) in [("m-1", "exists"), ("m-2", "missing")] {
+        check_off(&console, id, found).await;
     }
     let console = console.restarted().await;
     let page = console.shows("/doubt", "<strong>exists</strong>").await;

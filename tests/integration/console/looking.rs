@@ -39,6 +39,31 @@ async fn large_body_is_cut_and_downloaded_whole_and_numbers_stay_exact() {
     rig.wait_for_dead_letters(2).await;
 }
 
+/// Find reads the queues itself; the lists are read once a minute.
+#[tokio::test]
+async fn message_that_find_has_just_read_has_a_page() {
+    let rig = Rig::new("console.young").await;
+    rig.declare_topology().await;
+    let console = Console::start(&rig, None, &[]).await;
+    console.shows("/failed", "No message has failed.").await;
+    rig.put_dead_letter(b"{}", dead_properties(Some("m-1"), "rejected", "no", &[])).await;
+    let found = console.get("/find?id=m-1").await.text;
+    let (_, rest) = found.split_once("/message/").unwrap_or_else(|| panic!("no link in {found}"));
+    let page = console.get(&format!("/message/{}", rest.split('"').next().expect("a link"))).await;
+    assert!(page.status.is_success() && page.text.contains("m-1"), "{}", page.text);
+}
+
+#[tokio::test]
+async fn filter_that_is_not_known_is_refused() {
+    let rig = Rig::new("console.filters").await;
+    rig.declare_topology().await;
+    let console = Console::start(&rig, None, &[]).await;
+    let page = console.get("/failed?within=abc").await;
+    assert!(page.text.contains("there is no filter"), "{}", page.text);
+    let page = console.post("/actions", &[("what", "discard")]).await;
+    assert!(page.status == StatusCode::BAD_REQUEST && page.text.contains("say which messages"), "{}", page.text);
+}
+
 #[tokio::test]
 async fn message_whose_id_is_taken_is_replayed_with_a_new_id() {
     let rig = Rig::new("console.newid").await;

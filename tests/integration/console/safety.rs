@@ -2,6 +2,7 @@
 
 use lapin::types::AMQPValue;
 use reqwest::StatusCode;
+use serde_json::json;
 
 use super::{Console, password_file};
 use crate::dead_letters::dead_properties;
@@ -107,7 +108,7 @@ async fn foreign_text_is_escaped_on_every_page() {
     let (_, rest) = list.split_once("/message/").expect("a link");
     let print = rest.split('"').next().expect("a link").to_owned();
     let path = console.count(&[("what", "replay"), ("print", &print), ("doubt", "yes")]).await;
-    console.post("/doubt", &[("print", &print), ("verdict", "exists")]).await;
+    console.post("/doubt", &[("print", &print), ("found", "exists")]).await;
     let query =
         url::form_urlencoded::Serializer::new(String::new()).append_pair("id", evil).append_pair("text", evil).finish();
     for path in [
@@ -181,7 +182,8 @@ async fn password_opens_the_console_and_a_wrong_one_delays() {
         ("WTW_CONSOLE_PASSWORD_FILE", operators.to_str().expect("a path")),
         ("WTW_CONSOLE_VIEWER_PASSWORD_FILE", viewers.to_str().expect("a path")),
     ];
-    let console = Console::start(&rig, None, &files).await;
+    let worker = rig.worker(&[]).await;
+    let console = Console::start(&rig, Some(&worker), &files).await;
     let origin = console.url.clone();
     let login = async |name: &str, password: &str| {
         console
@@ -199,10 +201,13 @@ async fn password_opens_the_console_and_a_wrong_one_delays() {
         assert_eq!(console.get(path).await.status, status, "{path}");
     }
     // A viewer sees no bodies, no words of the CRM and no searches, and has no actions.
+    rig.crm.faults(json!([{ "action": "api:403:secret words about an address" }])).await;
+    rig.publish("blocked", &task_with("Blocked", json!({}))).await;
     assert_eq!(login("ana", "operators' own").await.status, StatusCode::SEE_OTHER);
     let searched = [("what", "discard"), ("query", "kind=rejected&cause=code+417%3A+secret+words")];
     let action = console.count(&searched).await;
     assert!(console.get(&action).await.text.contains("secret words"));
+    console.shows("/", "secret words about an address").await;
     let entered = login("eye", "viewers' own").await;
     assert_eq!((entered.status, entered.location.as_str()), (StatusCode::SEE_OTHER, "/failed"), "{}", entered.text);
     let message = is_told_nothing(&console, &action).await;
@@ -222,11 +227,33 @@ async fn password_opens_the_console_and_a_wrong_one_delays() {
     rig.wait_for_dead_letters(1).await;
 }
 
+#[tokio::test]
+async fn session_ends_when_its_login_is_no_longer_valid() {
+    let rig = Rig::new("console.sessions").await;
+    rig.declare_topology().await;
+    let hash = async |password: &[u8]| run(&["console", "--hash-password"], &Vec::new(), password).await.stdout;
+    let (folder, operators) = password_file(&format!("ana:{}", hash(b"anas own").await));
+    let open = Console::start(&rig, None, &[]).await;
+    assert!(open.get("/failed").await.text.contains("local (operator)"));
+    let file = ("WTW_CONSOLE_PASSWORD_FILE", operators.to_str().expect("a path"));
+    let mut console = open.restarted_with(&[file]).await;
+    assert_eq!(console.get("/failed").await.status, StatusCode::SEE_OTHER, "passwords are needed now");
+    let origin = console.url.clone();
+    let fields = [("name", "ana"), ("password", "anas own")];
+    assert_eq!(console.post_as("/login", &fields, &[("origin", &origin)]).await.status, StatusCode::SEE_OTHER);
+    console = console.restarted_with(&[]).await;
+    assert!(console.get("/failed").await.text.contains("ana (operator)"), "the login is still valid");
+    std::fs::write(&operators, hash(b"anas new one").await).expect("written");
+    console = console.restarted_with(&[]).await;
+    assert_eq!(console.get("/failed").await.status, StatusCode::SEE_OTHER, "the password was changed");
+    drop((console, folder));
+}
+
 /// Checks what a viewer sees and may do. Returns the address of the message's page.
 async fn is_told_nothing(console: &Console, action: &str) -> String {
     console.shows("/failed", "1</span>").await;
     let message = console.message("m-1").await;
-    for path in ["/failed", "/failed?view=list", "/doubt", "/find?id=m-1", "/activity", &message, action] {
+    for path in ["/", "/failed", "/failed?view=list", "/doubt", "/find?id=m-1", "/activity", &message, action] {
         let page = console.get(path).await.text;
         assert!(!page.contains("secret") && !page.contains("Replay"), "{path}: {page}");
     }
@@ -250,7 +277,7 @@ async fn read_only_console_refuses_every_action() {
     assert!(!page.contains("Replay…"), "{page}");
     for (path, fields) in [
         ("/actions", &[("what", "discard"), ("query", "kind=rejected")][..]),
-        ("/doubt", &[("print", "0"), ("verdict", "exists")]),
+        ("/doubt", &[("print", "0"), ("found", "exists")]),
         ("/configuration", &[]),
     ] {
         let refused = console.post(path, fields).await;
