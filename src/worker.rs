@@ -163,6 +163,7 @@ impl Worker {
         let disposition = decided.unwrap_or(Disposition::Requeue);
         let report = Report::of(&d, &disposition, began);
         drop(d);
+        self.warn_of_duplicate(&report, &settlement);
         let settled = match &settlement {
             Settlement::Ack => acker.ack().await,
             Settlement::Requeue => acker.nack_requeue().await,

@@ -52,8 +52,6 @@ pub struct Settled<'a> {
     pub reason: Option<&'a str>,
     /// Time from delivery to settling.
     pub duration: Duration,
-    /// Whether the created task may be a duplicate.
-    pub possible_duplicate: bool,
     /// Whether the connection was lost before the ack, so that RabbitMQ delivers it again.
     pub is_gone: bool,
     /// The current time.
@@ -202,6 +200,15 @@ impl Events {
         tracing::debug!(message_id, outcome, status, duration_ms, reason = classified.reason, "attempt");
     }
 
+    /// The CRM may have two tasks for a message.
+    pub fn possible_duplicate(&self, message_id: Option<&str>) {
+        self.metrics.possible_duplicates.inc();
+        tracing::warn!(
+            message_id = message_id.unwrap_or("-"),
+            "the CRM may have two tasks for this message: an earlier attempt may have created one, too"
+        );
+    }
+
     /// A message was settled.
     pub fn settled(&self, settled: &Settled<'_>) {
         self.metrics.in_flight.dec();
@@ -233,13 +240,6 @@ impl Events {
         self.metrics.settled(outcome, kind).inc();
         self.remember(settled);
         self.aged(settled);
-        if settled.possible_duplicate {
-            self.metrics.possible_duplicates.inc();
-            tracing::warn!(
-                message_id,
-                "the CRM may have two tasks for this message: an earlier attempt may have created one, too"
-            );
-        }
         log::log_settled(settled, message_id, outcome);
     }
 

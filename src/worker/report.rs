@@ -47,6 +47,19 @@ impl Report {
 }
 
 impl Worker {
+    /// Logs and counts a possible duplicate, before the delivery is settled: a worker that is killed right after that has said it.
+    /// If RabbitMQ delivers the message again instead, it is said again.
+    pub(super) fn warn_of_duplicate(&self, report: &Report, settlement: &Settlement) {
+        // A dead letter of the worker has a header that says it, and one of RabbitMQ itself has none.
+        let may_be_several = matches!(settlement, Settlement::Reject(_))
+            && report.possibly_created
+            && report.attempts > 1
+            && self.settings.on_unknown == OnUnknown::Retry;
+        if report.is_possible_duplicate || may_be_several {
+            self.events.possible_duplicate(report.id.as_deref());
+        }
+    }
+
     /// Logs and counts how a delivery was settled.
     pub(super) fn report(
         &self,
@@ -56,8 +69,6 @@ impl Worker {
         settlement: &Settlement,
         gone: bool,
     ) {
-        let may_be_several =
-            report.possibly_created && report.attempts > 1 && self.settings.on_unknown == OnUnknown::Retry;
         self.events.settled(&Settled {
             message_id: report.id.as_deref(),
             has_id: report.has_id,
@@ -69,9 +80,6 @@ impl Worker {
             round: report.round,
             reason: report.reason.as_deref(),
             duration: report.began.elapsed(),
-            // Only for a rejected message: a dead letter of RabbitMQ itself has no header that says it.
-            possible_duplicate: report.is_possible_duplicate
-                || (may_be_several && matches!(settlement, Settlement::Reject(_))),
             is_gone: gone,
             at: self.clock.now(),
             // Not for a replay, whose time since publication includes the wait for an operator.

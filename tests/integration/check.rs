@@ -215,7 +215,7 @@ async fn queues_with_other_arguments_are_explained_argument_by_argument() {
         (quorum(&[limit.clone(), number("x-max-length", 5), refusing]), "warning", "stay on the work queue"),
         (quorum(&[number("x-delivery-limit", 2_000_000)]), "ok", "a higher limit is good, too"),
         (quorum(&[]), "warning", "may count as a delivery"),
-        (stream(), "problem", "nothing can be taken out of a stream"),
+        (stream(), "problem", "no message can be removed from a stream"),
     ] {
         rig.amqp.delete(&rig.dead_letter_queue()).await;
         rig.amqp.declare(&rig.dead_letter_queue(), arguments).await;

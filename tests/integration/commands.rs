@@ -104,11 +104,12 @@ async fn publish_takes_every_form_and_confirms_each() {
         (format!("{one}\n{two}\n"), 2, ["--batch", "c"]),
         // Bytes that are not a task.
         (export.to_string(), 1, ["--no-validate", "-"]),
-        (String::new(), 0, ["--batch", "d"]),
     ] {
         let said = succeeds(&["publish", args[0], args[1]], &env, input.as_bytes()).await;
         assert!(said.contains(&rig.queue) && said.trim_end().ends_with(&format!("each confirmed: {count}")), "{said}");
     }
+    let said = succeeds(&["publish", "-"], &env, b"").await;
+    assert_eq!(said, "the input has no message; nothing was published\n");
     let mut ids = Vec::new();
     for _ in 0..6 {
         let message = rig.amqp.take(&rig.queue).await;
@@ -196,7 +197,10 @@ async fn config_prints_a_file_effective_values_and_a_keys_meaning() {
     assert_eq!(*hold, json!({ "key": "gate.hold", "value": "10m", "source": "default" }));
     assert!(line("rules").ends_with('–') && line("broker.bindings").ends_with('–'), "{shown}");
     let explained = succeeds(&["config", "explain", "WTW_CRM_SERVER"], &env(&[]), b"").await;
-    assert!(explained.starts_with("crm.server\n") && explained.contains("Default: required."), "{explained}");
+    assert!(
+        explained.starts_with("crm.server\n") && explained.contains("Default: none; the key is required."),
+        "{explained}"
+    );
     let unknown = run(&["config", "explain", "crm.sevrer"], &env(&[]), b"").await;
     assert!(unknown.code == Some(1) && unknown.stderr.contains("did you mean crm.server?"), "{}", unknown.stderr);
     let invalid = run(&["config", "show"], &env(&[("WTW_GATE_HOLD", "x")]), b"").await;

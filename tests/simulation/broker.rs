@@ -359,7 +359,12 @@ impl FakeAcker {
             }
             let world = Arc::clone(&self.world);
             world.checker().settled(self.number, self.process.number, self.tag);
-            world.settle(&self, how)
+            let settled = world.settle(&self, how);
+            // What the worker does after that can be lost.
+            if world.crashes_here(&self.process) {
+                self.process.hang_if_dead().await;
+            }
+            settled
         }
         .boxed()
     }

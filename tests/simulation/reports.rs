@@ -1,7 +1,7 @@
 //! Reads the workers' logs to find the messages that they report as possible duplicates.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Weak};
@@ -17,8 +17,8 @@ const POSSIBLE_DUPLICATE: &str = "the CRM may have two tasks for this message";
 
 thread_local! {
     static WORLD: RefCell<Weak<World>> = RefCell::default();
-    /// The message that each async task of the worker settled last.
-    static SETTLED: RefCell<BTreeMap<tokio::task::Id, usize>> = RefCell::default();
+    /// The async tasks of workers that have reported a possible duplicate and not settled its message yet.
+    static REPORTED: RefCell<BTreeSet<tokio::task::Id>> = RefCell::default();
 }
 
 /// From now on reports belong to this world.
@@ -26,16 +26,17 @@ pub(crate) fn watch(world: &Arc<World>) {
     WORLD.set(Arc::downgrade(world));
 }
 
-/// The running async task settles a message: its next report is about that message.
+/// The running async task settles a message: its report is about that message.
 pub(crate) fn settles(number: usize) {
-    if let Some(task) = tokio::task::try_id() {
-        SETTLED.with_borrow_mut(|settled| settled.insert(task, number));
+    let is_reported = tokio::task::try_id().is_some_and(|task| REPORTED.with_borrow_mut(|tasks| tasks.remove(&task)));
+    if let (true, Some(world)) = (is_reported, WORLD.with_borrow(Weak::upgrade)) {
+        world.checker().reported(number);
     }
 }
 
 /// Runs an episode and reads its workers' logs.
 pub(crate) async fn watched<T>(episode: impl Future<Output = T>) -> T {
-    SETTLED.take();
+    REPORTED.take();
     let _guard = tracing::subscriber::set_default(LogReader);
     episode.await
 }
@@ -67,12 +68,8 @@ impl Subscriber for LogReader {
     fn event(&self, event: &Event<'_>) {
         let mut is_report = IsReport(false);
         event.record(&mut is_report);
-        if !is_report.0 {
-            return;
-        }
-        let number = tokio::task::try_id().and_then(|task| SETTLED.with_borrow(|settled| settled.get(&task).copied()));
-        if let (Some(number), Some(world)) = (number, WORLD.with_borrow(Weak::upgrade)) {
-            world.checker().reported(number);
+        if let (true, Some(task)) = (is_report.0, tokio::task::try_id()) {
+            REPORTED.with_borrow_mut(|tasks| tasks.insert(task));
         }
     }
 

@@ -14,7 +14,6 @@ fn settled<'a>(disposition: &'a Disposition, reason: Option<&'a str>) -> Settled
         round: 0,
         reason,
         duration: Duration::from_millis(5),
-        possible_duplicate: false,
         is_gone: false,
         at: Timestamp::UNIX_EPOCH,
         published: None,

@@ -171,28 +171,28 @@ async fn list_leaves_the_queue_unchanged_when_killed_or_run_twice() {
     let rig = Rig::new("dead.looking").await;
     rig.declare_topology().await;
     let mut put = Vec::new();
-    for n in 0..600 {
+    for n in 0..200 {
         let properties = dead_properties(Some(&format!("m-{n}")), "rejected", "no", &[]);
         rig.put_dead_letter(&task(&n.to_string()), properties.clone()).await;
         put.push((task(&n.to_string()), properties));
     }
     let env = rig.env(&[]);
     for _ in 0..3 {
-        assert!(succeeds(&env, &["list"]).await.contains("dead letters: 600"));
-        rig.wait_for_dead_letters(600).await;
-        succeeds(&env, &["show", "m-599"]).await;
-        rig.wait_for_dead_letters(600).await;
+        assert!(succeeds(&env, &["list"]).await.contains("dead letters: 200"));
+        rig.wait_for_dead_letters(200).await;
+        succeeds(&env, &["show", "m-199"]).await;
+        rig.wait_for_dead_letters(200).await;
     }
     // Two readers at once: one waits for the other.
     let (one, other) = tokio::join!(succeeds(&env, &["list"]), succeeds(&env, &["export"]));
-    assert!(one.contains("dead letters: 600") && other.lines().count() == 600, "{one} {}", other.lines().count());
-    rig.wait_for_dead_letters(600).await;
+    assert!(one.contains("dead letters: 200") && other.lines().count() == 200, "{one} {}", other.lines().count());
+    rig.wait_for_dead_letters(200).await;
     for _ in 0..5 {
         let looking = Process::start(&["dead-letters", "export"], &env);
         crate::support::eventually("it looks", || async { (looking.lines().len() > 50).then_some(()) }).await;
         looking.kill().await;
     }
-    rig.wait_for_dead_letters(600).await;
+    rig.wait_for_dead_letters(200).await;
     assert!(content(&rig).await == sorted(put), "another content");
 }
 

@@ -331,7 +331,8 @@ impl Checker {
         let is_resting = self.throttled.iter().any(|((of, _), rest)| *of == process && rest.until > since);
         let has_gone = gate.last_turn.is_some_and(|at| at >= since);
         let (gone, waited) = (&self.gone, Duration::from_secs(6));
-        // A message that waits for its first request. Messages that may still wait for the ledger do not count.
+        // A message that waits for its first request. Messages that may still wait for the ledger, or for the claim of a worker that
+        // has ended, do not count.
         let waits = self.accounts.iter().any(|account| {
             let deliveries = account
                 .deliveries
@@ -340,7 +341,10 @@ impl Checker {
                 .unwrap_or_default();
             let is_waiting = deliveries.len() == 1
                 && deliveries.iter().all(|held| held.since.elapsed() > waited && !gone.contains_key(&held.connection));
-            is_waiting && account.doubtful + account.spent.1 + account.orphans == 0 && !account.ledger_failed
+            is_waiting
+                && account.doubtful + account.spent.1 + account.orphans == 0
+                && account.claims.is_empty()
+                && !account.ledger_failed
         });
         let has_good_ledger = set.ledger_faults == 0;
         self.met(Situation::Case(Case::ProbeWithoutAnswer));
