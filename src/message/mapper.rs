@@ -287,11 +287,13 @@ fn id(message: &Message, state: &RetryState) -> Option<String> {
     state.message_id.clone().or_else(|| message.id().map(str::to_owned))
 }
 
-/// Whether an earlier delivery of the message matched a rule. Then it is never skipped as unmatched.
+/// Whether an earlier delivery of the message may have matched a rule. Then it is never skipped as unmatched.
 fn has_matched_before(message: &Message, state: &RetryState) -> bool {
     let is_unmatched =
         || message.header(retry_state::ERROR_KIND).and_then(string).as_deref() == Some(Kind::Unmatched.as_str());
-    state.first_seen_at.is_some() && !is_unmatched()
+    // An id or an attempt is from a rule that matched. Of an earlier dead letter, the kind is not known any more.
+    let has_traces = state.message_id.is_some() || state.first_attempt_at.is_some() || state.replays > 1;
+    state.first_seen_at.is_some() && (has_traces || !is_unmatched())
 }
 
 /// A failure of a task that a rule created.

@@ -211,6 +211,33 @@ async fn message_that_matched_or_lost_headers_is_not_skipped_as_unmatched() {
 }
 
 #[tokio::test]
+async fn message_that_matched_before_is_not_skipped_by_a_replay() {
+    let more = [("WTW_GATE_FAILURES", "1"), ("WTW_RETRY_IMMEDIATE_ATTEMPTS", "1"), ("WTW_RETRY_DELAYS", "200ms")];
+    let (rig, worker, exchange, file) = site("events.matched", &more).await;
+    // The copy from the retry queue waits for the gate.
+    rig.crm.faults(json!([{ "action": "status:503" }])).await;
+    publish(&rig, &exchange, "ticket.closed.web", &ticket(1)).await;
+    worker.reaches(&settled("retried"), 1.0).await;
+    worker.process.stop().await;
+    rig.crm.faults(json!([])).await;
+    let other = File::new(&rules(&exchange).replace("body.rating < 3", "body.rating < 1"));
+    let worker = rig.worker(&[("WTW_CONFIG", other.path())]).await;
+    worker.reaches(&dead_lettered("unmatched"), 1.0).await;
+    let env = rig.env(&[("WTW_CONFIG", other.path())]);
+    let shown = run(&["dead-letters", "show", "ticket-1"], &env, b"").await;
+    assert!(shown.stdout.contains("A replay fails again"), "{}", shown.stdout);
+    let replay = ["dead-letters", "replay", "ticket-1", "--yes"];
+    run(&replay, &env, b"").await;
+    worker.reaches(&dead_lettered("unmatched"), 2.0).await;
+    assert_eq!(worker.metric(&settled("skipped")).await, 0.0);
+    worker.process.stop().await;
+    let _worker = rig.worker(&[("WTW_CONFIG", file.path())]).await;
+    let replayed = run(&replay, &rig.env(&[("WTW_CONFIG", file.path())]), b"").await;
+    assert_eq!(replayed.code, Some(0), "{} {}", replayed.stdout, replayed.stderr);
+    rig.crm.created(1).await;
+}
+
+#[tokio::test]
 async fn invalid_rules_or_failed_example_exit_78_at_start() {
     let rig = Rig::new("events.start").await;
     let good = rules("helpdesk");

@@ -1,6 +1,7 @@
 //! Which rule matches which message, and which id the message gets.
 
 use super::*;
+use crate::broker::{Headers, Properties};
 
 const TWO: &str = "[[rules]]\nname = \"skip\"\nrouting_key = \"a.skip\"\naction = \"skip\"\n";
 
@@ -116,13 +117,30 @@ fn body_is_parsed_only_when_a_rule_needs_it() {
 #[test]
 fn unmatched_message_is_skipped_only_when_it_never_matched_a_rule() {
     let mapper = mapper(&format!("[events]\nunmatched = \"skip\"\n{TWO}"));
-    let message = event("{}").message().unwrap();
-    let state = RetryState::new(&message);
-    assert_eq!(mapper.map(&message, &state, NOW), Ok(Mapped::Skip { rule: None }));
-    let seen = RetryState { first_seen_at: Some(NOW), ..state.clone() };
-    assert_eq!(mapper.map(&message, &seen, NOW).unwrap_err().kind, Kind::Unmatched);
-    let lost = RetryState { dropped: "region".to_owned(), ..state };
-    assert_eq!(mapper.map(&message, &lost, NOW).unwrap_err().kind, Kind::Unmatched);
+    let maps = |headers: &[(&'static str, &str)]| {
+        let value = |text: &str| text.parse::<i64>().map_or_else(|_| text_header(text), HeaderValue::LongLongInt);
+        let headers: BTreeMap<_, _> = headers.iter().map(|(name, text)| ((*name).into(), value(text))).collect();
+        let properties = Properties::default().with_headers(Headers::from(headers));
+        let message = Message { properties, ..event("{}").message().unwrap() };
+        let (state, invalid) = RetryState::read(&message, Some("q"));
+        assert!(invalid.is_empty(), "{invalid:?}");
+        mapper.map(&message, &state, NOW).map_err(|failure| failure.kind)
+    };
+    let (seen, dropped) = (("x-wtw-first-seen-at", "2026-01-01T00:00:00Z"), ("x-wtw-dropped-headers", "region"));
+    let (dead, kind) = (("x-wtw-dead-letter", "1"), ("x-wtw-error-kind", "unmatched"));
+    for headers in [&[][..], &[seen, dead, kind]] {
+        assert_eq!(maps(headers), Ok(Mapped::Skip { rule: None }), "{headers:?}");
+    }
+    for headers in [
+        &[seen][..],
+        &[dropped],
+        &[seen, dead, ("x-wtw-error-kind", "mapping_failed")],
+        &[seen, dead, kind, ("x-wtw-message-id", "ticket-1")],
+        &[seen, dead, kind, ("x-wtw-first-attempt-at", "2026-01-01T00:00:01Z")],
+        &[seen, dead, kind, ("x-wtw-replay-count", "1")],
+    ] {
+        assert_eq!(maps(headers), Err(Kind::Unmatched), "{headers:?}");
+    }
 }
 
 #[test]
