@@ -34,6 +34,8 @@ pub struct Events {
     pub rules_file: Option<WatchedFile>,
     /// The rules, in the order in which they are tried; empty when messages are task messages.
     pub rules: Vec<RuleText>,
+    /// The keys of `[events]` that the rules file sets.
+    pub(super) in_rules_file: Vec<&'static str>,
     /// The values from the main file and the environment, for keys that a rules file leaves out.
     pub(super) outside: Outside,
 }
@@ -59,6 +61,15 @@ pub enum Unmatched {
 impl Unmatched {
     /// The names in the configuration, in the order of the variants.
     pub(super) const NAMES: [&str; 2] = ["dead-letter", "skip"];
+
+    /// The name in the configuration.
+    pub(super) fn as_str(self) -> &'static str {
+        let [dead_letter, skip] = Self::NAMES;
+        match self {
+            Self::DeadLetter => dead_letter,
+            Self::Skip => skip,
+        }
+    }
 }
 
 /// One of `[[rules]]`.
@@ -206,8 +217,9 @@ fn fields(reader: &mut TableReader<'_>, task: Table) -> BTreeMap<String, Scalar>
     fields
 }
 
-/// `[events]` of a rules file: its own values, or else those from outside.
-fn settings(table: Table, source: &str, outside: &Outside, problems: &mut Vec<Problem>) -> (Unmatched, Vec<Date>) {
+/// `[events]` of a rules file: its own values, or else those from outside. Without rules.
+fn settings(table: Table, source: &str, events: &Events, problems: &mut Vec<Problem>) -> Events {
+    let outside = &events.outside;
     let mut reader = TableReader::new("events".to_owned(), table, source, problems);
     let unmatched = reader.text("unmatched").and_then(|text| {
         let known = unmatched(&text);
@@ -217,13 +229,21 @@ fn settings(table: Table, source: &str, outside: &Outside, problems: &mut Vec<Pr
         known.ok()
     });
     let holidays = reader.take("holidays").map(|value| holidays(&mut reader, value));
-    for (key, is_there) in [("unmatched", unmatched.is_some()), ("holidays", holidays.is_some())] {
-        if let (true, Some(elsewhere)) = (is_there, outside.written.get(key)) {
+    let given = [("unmatched", unmatched.is_some()), ("holidays", holidays.is_some())];
+    let in_rules_file: Vec<_> = given.into_iter().filter_map(|(key, is_there)| is_there.then_some(key)).collect();
+    for key in &in_rules_file {
+        if let Some(elsewhere) = outside.written.get(key) {
             reader.problem(key, format!("is given here and by {elsewhere}; one of the two is allowed"));
         }
     }
     reader.finish();
-    (unmatched.unwrap_or(outside.unmatched), holidays.unwrap_or_else(|| outside.holidays.clone()))
+    Events {
+        unmatched: unmatched.unwrap_or(outside.unmatched),
+        holidays: holidays.unwrap_or_else(|| outside.holidays.clone()),
+        rules: Vec::new(),
+        in_rules_file,
+        ..events.clone()
+    }
 }
 
 fn unmatched(text: &str) -> Result<Unmatched, String> {
@@ -285,7 +305,8 @@ impl Events {
         problems: &mut Vec<Problem>,
     ) -> Self {
         let (unmatched, holidays) = (outside.unmatched, outside.holidays.clone());
-        let mut events = Self { unmatched, holidays, rules_file: None, rules: Vec::new(), outside };
+        let mut events =
+            Self { unmatched, holidays, rules_file: None, rules: Vec::new(), in_rules_file: Vec::new(), outside };
         if let Some(path) = rules_file {
             if let Some((_, source)) = rules {
                 let message = format!("are given in {source} and in events.rules_file; one of the two is allowed");

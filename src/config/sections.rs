@@ -25,6 +25,11 @@ pub(super) fn config(reader: &mut Reader<'_>, sources: &Sources) -> Result<Confi
     let crm = crm(reader, sources);
     let task = task(reader);
     let events = events(reader, sources.tolerates_wrong_rules);
+    if let (Ok(Task { unknown_fields: UnknownFields::Ignore, .. }), Ok(Events { rules, .. })) = (&task, &events)
+        && !rules.is_empty()
+    {
+        reader.problem("task.unknown_fields", "is for task messages, and has no effect with rules; leave it out");
+    }
     let retry = retry(reader);
     let gate = gate(reader);
     let ledger = ledger(reader, broker.as_ref().map_or_else(|_| String::new(), |broker| broker.queue.clone()));

@@ -47,12 +47,27 @@ fn lists(raw: &Raw, config: &Config) -> [Setting; 2] {
 }
 
 fn setting(raw: &Raw, config: &Config, key: &Key) -> Setting {
+    if let Some(setting) = in_rules_file(config, key.name) {
+        return setting;
+    }
     let written = raw.get(key.name).flatten();
     let value = written.map(|written| match key.secret {
         true => hidden(config, key.name),
         false => written.entries.join(","),
     });
     Setting { key: key.name, value, source: written.map(|written| written.source.clone()) }
+}
+
+/// A key of `[events]` that the rules file sets.
+fn in_rules_file(config: &Config, key: &'static str) -> Option<Setting> {
+    let events = &config.events;
+    let file = events.rules_file.as_ref()?;
+    let name = key.strip_prefix("events.").filter(|name| events.in_rules_file.contains(name))?;
+    let value = match name {
+        "unmatched" => events.unmatched.as_str().to_owned(),
+        _ => events.holidays.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+    };
+    Some(Setting { key, value: Some(value), source: Some(file.path().display().to_string()) })
 }
 
 /// The parts of a secret key that are not secret.

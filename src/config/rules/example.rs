@@ -119,8 +119,14 @@ fn expected(reader: &mut TableReader<'_>) -> Option<Expected> {
         }
         (true, None, Some(text)) => Some(Expected::Error(text)),
         _ if !reader.is_clean_since(before) => None,
-        _ => {
-            reader.problem("", "must say what is expected by one of task = { … }, skipped = true, error = \"…\"");
+        (task_is_empty, skipped, error) => {
+            let given = [("task", !task_is_empty), ("skipped", skipped.is_some()), ("error", error.is_some())];
+            let given: Vec<&str> = given.into_iter().filter_map(|(key, is_given)| is_given.then_some(key)).collect();
+            let begin = match given.is_empty() {
+                true => "must say what is expected".to_owned(),
+                false => format!("{} are given", given.join(" and ")),
+            };
+            reader.problem("", format!("{begin}; one of task = {{ … }}, skipped = true, error = \"…\" is allowed"));
             None
         }
     }

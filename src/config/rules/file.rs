@@ -55,10 +55,10 @@ pub fn read_rules(events: &Events, text: &str) -> Result<Events, Problems> {
             }
         }
     }
-    let (unmatched, holidays) = settings(own, &source, &events.outside, &mut problems);
+    let settings = settings(own, &source, events, &mut problems);
     let rules = rules.map(|rules| read(rules, &source, &mut problems)).unwrap_or_default();
     if rules.is_empty() && problems.is_empty() {
         problems.push(Problem::new("rules", &source, "are missing; a rules file has at least one of [[rules]]"));
     }
-    checked(Events { unmatched, holidays, rules, ..events.clone() }, problems)
+    checked(Events { rules, ..settings }, problems)
 }
