@@ -11,6 +11,6 @@ pub mod payload;
 pub mod published;
 pub mod reference;
 pub mod retry_state;
-mod rules;
+pub(crate) mod rules;
 pub mod sample;
 pub mod task;

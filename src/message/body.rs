@@ -81,7 +81,7 @@ pub fn text(body: &[u8]) -> Result<&str, Failure> {
         return Err(invalid("the body begins with a byte-order mark; send JSON as UTF-8 without one"));
     }
     if text.trim().is_empty() {
-        return Err(invalid("the body is empty; a task message is a JSON object"));
+        return Err(invalid("the body is empty; send JSON"));
     }
     Ok(text)
 }
@@ -102,9 +102,26 @@ pub(crate) fn not_an_object(text: &str, error: &serde_json::Error) -> Failure {
     };
     let reason = match error.is_data() && !found.is_empty() {
         true => found.to_owned(),
-        false => error.to_string(),
+        false => reason(error),
     };
     invalid(&format!("the body is not a task message, a JSON object: {reason}"))
+}
+
+/// Why a text is not JSON. The parser's words are kept where a publisher understands them.
+pub(crate) fn reason(error: &serde_json::Error) -> String {
+    const WORDS: [(&str, &str); 5] = [
+        ("recursion limit", "more than 128 lists or objects stand in each other"),
+        ("EOF", "the text ends before the JSON does"),
+        ("expected ident", "this is no JSON"),
+        ("expected value", "this is no JSON"),
+        ("key must be", "a key is a text in double quotes"),
+    ];
+    let text = error.to_string();
+    match WORDS.iter().find(|(theirs, _)| text.starts_with(theirs)) {
+        Some((_, ours)) if error.line() > 0 => format!("line {}, column {}: {ours}", error.line(), error.column()),
+        Some((_, ours)) => (*ours).to_owned(),
+        None => text,
+    }
 }
 
 pub(crate) fn invalid(text: &str) -> Failure {

@@ -60,6 +60,8 @@ pub fn properties(
 pub struct DeadLetter {
     /// The message id, if there is one.
     pub message_id: Option<String>,
+    /// The publisher's id, where the worker uses another one: a rule has a `message_id`.
+    pub published_as: Option<String>,
     /// The kind of failure; for a message that RabbitMQ dead-lettered, RabbitMQ's reason.
     pub kind: String,
     /// The stage; none for a message that RabbitMQ dead-lettered.
@@ -101,6 +103,7 @@ impl DeadLetter {
         };
         Self {
             message_id: message.id().map(ToOwned::to_owned),
+            published_as: None,
             message: text_of(retry_state::ERROR_MESSAGE).unwrap_or_else(unexplained),
             kind: text_of("x-wtw-error-kind").or(given_up.clone()).unwrap_or_else(|| "unexplained".to_owned()),
             stage: text_of("x-wtw-error-stage"),

@@ -90,7 +90,7 @@ pub(crate) fn is_json(content_type: &str) -> bool {
 pub(crate) fn not_json(text: &str, error: &serde_json::Error) -> Failure {
     let reason = match text.trim().is_empty() {
         true => "it is empty".to_owned(),
-        false => error.to_string(),
+        false => body::reason(error),
     };
     invalid(&format!("the body is not JSON, which the rules need: {reason}"))
 }

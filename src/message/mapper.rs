@@ -271,10 +271,19 @@ impl Mapper {
         let decoded = task::decode(&message, UnknownFields::Reject)?;
         let payload = self.mapping.check(decoded).map_err(|problems| {
             // The fields' values come from the event, and errors of rules never hold them.
-            let lines = problems.iter().map(task::Problem::without_value).collect();
+            let lines = problems.iter().map(explained).collect();
             Failure::of_problems(Stage::Map, Kind::InvalidTask, lines)
         })?;
         self.json(payload, message.len(), message_id)
+    }
+}
+
+/// A problem of a rule's field. A required field that the rule leaves out is found at start, so its text was empty.
+fn explained(problem: &task::Problem) -> String {
+    let text = problem.without_value();
+    match problem.field.as_str() {
+        "reminder_date" => text,
+        _ => text.replacen(": is missing;", ": the template gave an empty text;", 1),
     }
 }
 

@@ -33,7 +33,7 @@ mod number;
 mod operators;
 mod outcome;
 mod parameters;
-mod pattern;
+pub(crate) mod pattern;
 mod reader;
 mod template;
 mod tree;
@@ -299,7 +299,8 @@ fn failed(rule: &Arc<str>, field: &str, text: &str) -> Failure {
 
 /// What is wrong, with its place.
 fn at(rule: &str, field: &str, text: &str) -> String {
-    format!("rule {rule}, field {field}, {text}")
+    let mark = if text.starts_with("column ") { "," } else { ":" };
+    format!("rule {rule}, field {field}{mark} {text}")
 }
 
 fn unmatched(routing_key: &str, passed: &[(Arc<str>, Reason)]) -> Failure {

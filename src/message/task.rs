@@ -181,7 +181,7 @@ impl<'a> Decoded<'a> {
             // brackets.
             Err(error) => {
                 let held = shorten(value.get(), MAX_SHOWN);
-                let rest = format!("cannot be read: {error}; {} is allowed", allowed(field));
+                let rest = format!("cannot be read: {}; {} is allowed", body::reason(&error), allowed(field));
                 self.problems.push(Problem::quoting(named(field), format!("is {held}, which {rest}"), rest));
             }
         }

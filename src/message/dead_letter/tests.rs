@@ -65,6 +65,7 @@ fn kind_and_stage_are_read_as_written() {
     }
     let expected = DeadLetter {
         message_id: Some("m-1".to_owned()),
+        published_as: None,
         kind: "rejected".to_owned(),
         stage: Some("send".to_owned()),
         message: "the CRM answered code 400".to_owned(),

@@ -188,7 +188,10 @@ fn nested_brackets_are_a_problem_of_their_field() {
     let mut body = Value::Object(least()).to_string();
     body.truncate(body.len() - 1);
     for (field, said) in [
-        ("description", "cannot be read: recursion limit exceeded at line 1 column 128; a string is allowed"),
+        (
+            "description",
+            "cannot be read: line 1, column 128: more than 128 lists or objects stand in each other; a string is allowed",
+        ),
         ("zzz", "is not a known field"),
     ] {
         let failure = map(&mapping("UTC"), format!("{body}, \"{field}\": {deep}}}").as_bytes()).unwrap_err();

@@ -141,6 +141,10 @@ fn rule(text: &RuleText, mut notes: Notes<'_>) -> Option<Rule> {
 }
 
 fn when(source: &str, notes: &mut Notes<'_>) -> Option<Template> {
+    if source.trim_start().starts_with("{{") {
+        notes.add("when", "is an expression without braces: write body.csat <= 2, for example");
+        return None;
+    }
     let template = notes.template("when", Template::expression(source))?;
     notes.forbid(
         "when",

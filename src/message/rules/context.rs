@@ -184,9 +184,12 @@ impl<'a> Variables<'a> {
             Some(_) => self.cloud_event()?,
         };
         let attribute = |name: &str| -> Result<String, Failure> {
-            let text = event.at_path(name).and_then(Value::as_text).map(str::trim).filter(|text| !text.is_empty());
-            text.map(str::to_owned)
-                .ok_or_else(|| event::invalid(&format!("the CloudEvent has no {name}, which must be a text")))
+            let why = match event.at_path(name) {
+                Some(Value::Text(text)) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+                Some(Value::Text(_)) | None => format!("the CloudEvent has no {name}, which must be a text"),
+                Some(other) => format!("the CloudEvent's {name} is {}; a text is needed", other.kind()),
+            };
+            Err(event::invalid(&why))
         };
         // A source is a URI, in which no blank can stand.
         let id = format!("{} {}", attribute("source")?, attribute("id")?);

@@ -147,6 +147,19 @@ impl<'a> Evaluation<'a> {
                 let at = index.as_whole().and_then(|index| position(index, entries.len()));
                 at.and_then(|at| entries.get(at)).cloned()
             }
+            (Value::Map(_) | Value::List(_), Value::Null) => None,
+            (Value::Map(_), other) => {
+                let advice = match key.expr {
+                    Expr::Constant(_) => format!("write '{}'", self.piece(key)),
+                    _ => "write | string behind the key".to_owned(),
+                };
+                let why = format!("the keys of an object are texts, not {}; {advice}", other.kind());
+                return self.step(key, |_| Err(why.into()));
+            }
+            (Value::List(_), Value::Text(_)) => {
+                let why = "the entries of a list are counted with numbers; write | int behind it";
+                return self.step(key, |_| Err(why.into()));
+            }
             _ => None,
         };
         let lookup = || Lack::Lookup(self.piece(of).to_owned(), holder.clone(), self.piece(key).to_owned());
@@ -259,7 +272,12 @@ impl<'a> Evaluation<'a> {
             match self.present(key)? {
                 Value::Text(name) => members.insert(name, self.present(value)?),
                 other => {
-                    let why = format!("the keys of an object are texts, not {}", other.kind());
+                    let key_text = self.piece(key);
+                    let advice = match key.expr {
+                        Expr::Constant(_) => format!("; write '{key_text}'"),
+                        _ => String::new(),
+                    };
+                    let why = format!("the keys of an object are texts, not {}{advice}", other.kind());
                     return self.step(key, |_| Err(why.into()));
                 }
             };

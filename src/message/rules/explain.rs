@@ -34,7 +34,7 @@ impl fmt::Display for Column<'_> {
 pub(super) fn syntax(error: &Error, source: &str) -> String {
     /// The parser's words and ours.
     const WORDS: [(&str, &str); 9] = [
-        ("unexpected character", "unexpected character; a key with such a character is written in brackets: body['…']"),
+        ("unexpected identifier", "unexpected name"),
         ("end of variable block", "}}"),
         ("end of print statement", "}}"),
         ("end of block", "%}"),
@@ -46,6 +46,9 @@ pub(super) fn syntax(error: &Error, source: &str) -> String {
     ];
     let offset = error.range().map_or(0, |range| range.start);
     let detail = error.detail().unwrap_or("it cannot be read");
+    if detail.starts_with("unexpected end of input") && detail.ends_with("of variable block") {
+        return format!("column {}: the text ends here; }}}} is missing", Column(source, offset));
+    }
     let detail = match detail.strip_prefix("unknown statement ") {
         Some(name @ ("elif" | "else" | "endif" | "endfor" | "endset")) => {
             format!("{name} stands without the beginning of its block")
@@ -53,7 +56,42 @@ pub(super) fn syntax(error: &Error, source: &str) -> String {
         Some(name) => format!("the statement {name} is not available; there are for, if and set"),
         None => WORDS.iter().fold(detail.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours)),
     };
-    format!("column {}: {detail}", Column(source, offset))
+    let is_character = detail.starts_with("unexpected character");
+    let hint = hint(source, offset, is_character).map_or_else(String::new, |hint| format!("; {hint}"));
+    format!("column {}: {detail}{hint}", Column(source, offset))
+}
+
+/// What to write instead of what other languages write.
+fn hint(source: &str, offset: usize, is_character: bool) -> Option<&'static str> {
+    const HINTS: [(&str, &str); 14] = [
+        ("===", "write == or !="),
+        ("!==", "write == or !="),
+        ("==", ""),
+        ("!=", ""),
+        ("=", "compare with =="),
+        ("&&", "write and"),
+        ("||", "write or"),
+        ("!", "write not"),
+        ("?", "write x if … else y"),
+        ("AND ", "write and, or, not in small letters"),
+        ("OR ", "write and, or, not in small letters"),
+        ("starts", "a test stands behind is: is startingwith 'a'"),
+        ("ends", "a test stands behind is: is endingwith 'a'"),
+        ("contains", "write 'a' in x"),
+    ];
+    let (before, _) = source.split_at(source.floor_char_boundary(offset));
+    let start = before.trim_end_matches(['=', '!', '&', '|']).len();
+    let here = source.get(start..).unwrap_or_default();
+    if before.trim_end().ends_with("NOT") {
+        return Some("write and, or, not in small letters");
+    }
+    match HINTS.iter().find(|(theirs, _)| here.starts_with(theirs)) {
+        Some((_, ours)) => Some(*ours).filter(|ours| !ours.is_empty()),
+        None if is_character && before.ends_with(|c: char| c == '.' || c.is_alphanumeric()) => {
+            Some("a key with such a character is written in brackets: body['…']")
+        }
+        None => None,
+    }
 }
 
 /// What is wrong, and the piece of the template.
@@ -79,7 +117,10 @@ fn without(variable: &str) -> &'static str {
     match variable {
         "published_at" => ": the message has no timestamp",
         "message_id" | "reference" => ": the message has no message id",
-        "ce" => ": the message is no CloudEvent",
+        "ce" => {
+            ": the message is no CloudEvent: its content type is not application/cloudevents+json, and it has no headers \
+             cloudEvents_…"
+        }
         _ => "",
     }
 }
@@ -103,7 +144,7 @@ fn listed(keys: &[String]) -> String {
     let listed: Vec<String> = keys.iter().take(MAX_KEYS).map(|key| format!("{key:?}")).collect();
     let more = if keys.len() > MAX_KEYS { ", …" } else { "" };
     match listed.is_empty() {
-        true => "it is empty".to_owned(),
+        true => "it has no members with a value".to_owned(),
         false => format!("has: {}{more}", listed.join(", ")),
     }
 }

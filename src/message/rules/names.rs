@@ -61,6 +61,8 @@ pub(super) struct Names {
     pub(super) fields: Vec<String>,
     /// What is wrong.
     pub(super) faults: Vec<Fault>,
+    /// Whether they are those of `when`, which cannot use every variable.
+    pub(super) in_condition: bool,
 }
 
 impl Names {
@@ -81,7 +83,11 @@ impl Names {
                     format!("{name} is not a variable; use body.{name} for the event's, task.{name} for the task's");
                 self.fault(offset, message);
             }
-            None => self.unknown("variable", name, &VARIABLES, offset),
+            None => {
+                let is_there = |known: &&str| !(self.in_condition && matches!(*known, "task" | "reference"));
+                let known: Vec<&str> = VARIABLES.into_iter().filter(is_there).collect();
+                self.unknown("variable", name, &known, offset);
+            }
         }
         known
     }
@@ -95,7 +101,14 @@ impl Names {
     pub(super) fn unknown(&mut self, what: &str, name: &str, known: &[&str], offset: usize) {
         let hint = match suggest(name, known.iter().copied()) {
             Some(near) => format!("did you mean {near}?"),
-            None => format!("there are {}", known.join(", ")),
+            None if what != "variable" => format!("there are {}", known.join(", ")),
+            None => {
+                let own = match name {
+                    "event" | "message" | "payload" => "the event itself is body".to_owned(),
+                    name => format!("for the event's own write body.{name}"),
+                };
+                format!("there are {}; {own}", known.join(", "))
+            }
         };
         self.fault(offset, format!("{name} is not a {what}; {hint}"));
     }

@@ -1,5 +1,7 @@
 //! AMQP's topic patterns: words between dots, `*` for one word, `#` for any number of them.
 
+use std::collections::BTreeSet;
+
 /// Whether a routing key matches a pattern.
 pub(super) fn matches(pattern: &str, key: &str) -> bool {
     if !pattern.contains(['*', '#']) {
@@ -29,6 +31,26 @@ pub(super) fn matches(pattern: &str, key: &str) -> bool {
         reached = next;
     }
     reached.last().copied().unwrap_or(false)
+}
+
+/// Whether some routing key matches both patterns.
+pub(crate) fn overlap(one: &str, other: &str) -> bool {
+    let (one, other) = (words(one), words(other));
+    let (mut open, mut seen) = (vec![(0, 0)], BTreeSet::new());
+    while let Some((i, j)) = open.pop() {
+        if !seen.insert((i, j)) {
+            continue;
+        }
+        // A # takes the other side's next word, or ends.
+        match (one.get(i).copied(), other.get(j).copied()) {
+            (None, None) => return true,
+            (Some("#"), word) => open.extend([(i + 1, j)].into_iter().chain(word.map(|_| (i, j + 1)))),
+            (word, Some("#")) => open.extend([(i, j + 1)].into_iter().chain(word.map(|_| (i + 1, j)))),
+            (Some(word), Some(same)) if word == same || word == "*" || same == "*" => open.push((i + 1, j + 1)),
+            _ => {}
+        }
+    }
+    false
 }
 
 fn words(text: &str) -> Vec<&str> {
@@ -76,6 +98,26 @@ mod tests {
         ];
         for (pattern, key, expected) in table {
             assert_eq!(matches(pattern, key), expected, "{pattern} {key}");
+            assert_eq!(overlap(pattern, key), expected, "{pattern} {key}");
+        }
+    }
+
+    #[test]
+    fn two_patterns_overlap_when_one_key_matches_both() {
+        let many = "#.a.".repeat(60);
+        for (one, other, expected) in [
+            ("z.#", "a.b", false),
+            ("a.*", "*.b", true),
+            ("a.*", "*.b.c", false),
+            ("a.#", "#.b", true),
+            ("#.a.#", "b.*", true),
+            ("#.a.b", "a.*.c", false),
+            ("*.*", "a.#", true),
+            ("*", "#.a.b", false),
+            (&format!("{many}#"), &format!("{many}b"), true),
+            (&format!("{many}c"), &format!("{many}b"), false),
+        ] {
+            assert_eq!((overlap(one, other), overlap(other, one)), (expected, expected), "{one} {other}");
         }
     }
 }

@@ -237,7 +237,7 @@ fn cloud_event_is_read_in_both_modes() {
         (structured("[]"), "the body is no JSON object"),
         (
             structured(r#"{"id": 7, "source": "/s", "type": "t", "data": {"x": 1}}"#),
-            "the CloudEvent has no id, which must be a text",
+            "the CloudEvent's id is a number; a text is needed",
         ),
         (structured(r#"{"id": "7", "source": "/s", "type": "t", "data_base64": "?"}"#), "is not Base64"),
     ] {

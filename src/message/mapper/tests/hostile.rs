@@ -242,7 +242,7 @@ fn body_that_is_no_event_is_named() {
         ("two documents", b"{} {}".to_vec(), JSON, "", invalid("trailing characters")),
         ("a comment", b"{\"t\": 1} // x".to_vec(), JSON, "", invalid("trailing characters")),
         ("nested 100 deep", nested(100), JSON, "", Ok("x")),
-        ("nested 100,000 deep", nested(100_000), JSON, "", invalid("recursion limit")),
+        ("nested 100,000 deep", nested(100_000), JSON, "", invalid("more than 128 lists or objects")),
         ("not a number", br#"{"t": NaN}"#.to_vec(), JSON, "", invalid("not JSON")),
         ("a number beyond all", br#"{"t": 1e999}"#.to_vec(), JSON, "", Ok("1e999")),
         (
@@ -323,7 +323,11 @@ fn undecidable_condition_says_why() {
         ("body.deep.a.c is defined", Kind::Unmatched, "body.deep.a.c is defined is not true"),
         ("body.nope in ['a']", Kind::Unmatched, "body is an object without \"nope\""),
         ("body.nope | length > 0", Kind::Unmatched, "body is an object without \"nope\""),
-        ("headers.region == 'co'", Kind::Unmatched, "headers is an object without \"region\" (it is empty)"),
+        (
+            "headers.region == 'co'",
+            Kind::Unmatched,
+            "headers is an object without \"region\" (it has no members with a value)",
+        ),
         ("ce.type == 't'", Kind::Unmatched, "the message is no CloudEvent"),
         ("published_at < now", Kind::Unmatched, "the message has no timestamp"),
     ] {

@@ -72,7 +72,7 @@ fn problem_in_a_rule_is_found_at_start() {
         (rule("when = \"bdy.x == 1\"", ""), "rule r, when"),
         (rule("when = \"body.x = 1\"", ""), "column"),
         (rule("when = \"task.name == 'x'\"", ""), "cannot use task"),
-        (rule("when = \"{{ body.x }}\"", ""), "column"),
+        (rule("when = \"{{ body.x }}\"", ""), "without braces"),
         (rule("message_id = \"{{ now }}\"", ""), "cannot use now"),
         (rule("message_id = \"{{ task.name }}\"", ""), "cannot use task"),
         (rule("message_id = \"{{ reference }}\"", ""), "cannot use reference: it is made from the id"),
@@ -102,7 +102,11 @@ fn problem_in_a_rule_is_found_at_start() {
         ("[[rule]]\nname = \"r\"".to_owned(), "did you mean [rules]?"),
         ("[events]\nunmatched = \"drop\"".to_owned(), "events.unmatched"),
         ("[events]\nholidays = [\"2027-02-30\"]".to_owned(), "is no date"),
-        (format!("{}\n[[rules.examples]]\nevent = '{{}}'", rule("", "")), "must say what is expected"),
+        (format!("{}\n[[rules.examples]]\nevent = '{{}}'", rule("", "")), "must say what is expected; one of task"),
+        (
+            format!("{}\n[[rules.examples]]\nevent = '{{}}'\nskipped = true\nerror = 'x'", rule("", "")),
+            "skipped and error are given; one of task",
+        ),
         (format!("{}\n[[rules.examples]]\nskipped = true", rule("", "")), "event"),
         (
             format!("{}\n[[rules.examples]]\nevent_file = \"/none\"\nskipped = true", rule("", "")),
@@ -176,4 +180,41 @@ fn required_field_can_come_from_the_configuration() {
     let text = "[task]\nname_module = \"cases\"\nwolkvox_owner = \"o\"\n[[rules]]\nname = \"r\"\n[rules.task]\nname = \"n\"\n\
                 id_record = 17\ncompletion_date = \"{{ now }}\"";
     assert_eq!(problems(text), "");
+}
+
+#[test]
+fn syntax_of_other_languages_is_answered_with_what_to_write() {
+    let words = "write and, or, not in small letters";
+    for (expression, said) in [
+        ("body.a = 1", "compare with =="),
+        ("body.a === 1", "write == or !="),
+        ("body.a !== 1", "write == or !="),
+        ("body.a == 1 AND body.b", words),
+        ("body.a OR body.b", words),
+        ("NOT body.a", words),
+        ("body.a and NOT body.b", words),
+        ("body.a && body.b", "write and"),
+        ("body.a || body.b", "write or"),
+        ("!body.a", "write not"),
+        ("body.a ? 'x' : 'y'", "write x if … else y"),
+        ("body.t starts with 'a'", "a test stands behind is: is startingwith 'a'"),
+        ("{{ body.csat <= 2 }}", "is an expression without braces: write body.csat <= 2"),
+        ("event.ok", "published_at, now, ce; the event itself is body"),
+        ("customer.name == 'x'", "for the event's own write body.customer"),
+        ("body.año", "brackets: body['…']"),
+        ("body.a ==", "column 8: unexpected the end of the text, expected expression\n"),
+        ("body.@type == 'x'", "brackets: body['…']"),
+        ("body.a @", "column 8: unexpected character\n"),
+    ] {
+        let found = problems(&rule(&format!("when = {expression:?}"), ""));
+        assert!(format!("{found}\n").contains(said), "{expression}: {found}");
+    }
+    for (template, said) in [
+        ("{{ body.a", "the text ends here; }} is missing"),
+        ("{{ customer.name }}", "ce, task; for the event's own write body.customer"),
+        ("{{ body.a = 1 }}", "compare with =="),
+    ] {
+        let found = problems(&rule("", &format!("description = {template:?}")));
+        assert!(found.contains(said), "{template}: {found}");
+    }
 }

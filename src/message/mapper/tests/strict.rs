@@ -242,7 +242,10 @@ fn key_or_index_of_a_wrong_type_is_an_error_even_with_a_default() {
             Err("the keys of an object are texts, not a number; write | string behind the key (in body.n)"),
         ),
         ("{{ {'true': 'x'}[body.flag] | default('z') }}", Err("the keys of an object are texts, not a boolean")),
-        ("{{ body.list['0'] | default('z') }}", Err("the entries of a list are counted with numbers; write | int behind it")),
+        (
+            "{{ body.list[body.text] | default('z') }}",
+            Err("the entries of a list are counted with numbers; write | int behind it"),
+        ),
         ("{{ {'2': 'high'}[body.n | string] | default('z') }}", Ok("high")),
         ("{{ {'2': 'high'}[body.nulls[0]] | default('z') }}", Ok("z")),
         ("{{ {'2': 'high'}['3'] | default('z') }}", Ok("z")),

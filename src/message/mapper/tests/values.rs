@@ -42,9 +42,9 @@ fn value_is_written_as_in_the_event() {
         ("{{ body.list | datetime }}", Err("a list is no date")),
         ("{{ body.n | add('1d') }}", Err("put | datetime before this filter")),
         ("{{ published_at }}", Err("published_at is missing: the message has no timestamp")),
-        ("{{ ce.id }}", Err("ce is missing: the message is no CloudEvent")),
+        ("{{ ce.id }}", Err("the message is no CloudEvent: its content type is not application/cloudevents+json")),
         ("{{ message_id }}", Err("message_id is missing: the message has no message id")),
-        ("{{ headers.x }}", Err("headers is an object without \"x\" (it is empty)")),
+        ("{{ headers.x }}", Err("headers is an object without \"x\" (it has no members with a value)")),
         ("{{ body.n | datetime(unit=body.empty) }}", Err("unit is not known")),
         ("{{ 1e300 | datetime }}", Err("out of range")),
         ("{{ body.t | add_business_days(9999999) }}", Err("from -3650 to 3650")),
@@ -128,7 +128,7 @@ fn field_keeps_its_type_and_is_checked_like_a_task_messages() {
     assert!(said.starts_with("rule r: remember: is another text; ") && said.contains("without quotes"), "{said}");
     let (_, said) =
         mapped("priority = \"{{ body.p }}\"\nid_record = \"{{ body.i }}\"", r#"{"p": "urgent", "i": ""}"#).unwrap_err();
-    assert!(said.contains("priority") && said.contains("id_record: is missing"), "{said}");
+    assert!(said.contains("priority") && said.contains("id_record: the template gave an empty text"), "{said}");
     let (_, said) = mapped("name = \"{{ body.a }}\"\nid_record = \"{{ body.b }}\"", "{}").unwrap_err();
     assert!(said.contains("field name") && said.contains("field id_record"), "every field is named: {said}");
     let got =
