@@ -11,13 +11,19 @@ const CAUSE: usize = 200;
 /// rule's name in front.
 #[must_use]
 pub fn of(dead_letter: &DeadLetter, rule: Option<&str>) -> String {
+    let named = rule.map_or_else(String::new, |rule| format!("rule {rule}"));
+    let message = dead_letter.message.strip_prefix(&named).unwrap_or(&dead_letter.message);
     let cause = match (dead_letter.crm_code, &dead_letter.crm_message) {
         (Some(code), Some(said)) => format!("code {code}: {}", normalised(said)),
         (Some(code), None) => format!("code {code}"),
-        (None, _) => normalised(&dead_letter.message),
+        (None, _) => normalised(message),
     };
     let cause = match rule {
-        Some(rule) => format!("rule {rule}: {cause}"),
+        // The worker's own reason begins with the rule.
+        Some(_) if message.len() < dead_letter.message.len() && dead_letter.crm_code.is_none() => {
+            format!("{named}{cause}")
+        }
+        Some(_) => format!("{named}: {cause}"),
         None => cause,
     };
     shorten(&cause, CAUSE)
@@ -131,6 +137,14 @@ mod tests {
         };
         assert_eq!(of(&dead_letter, None), "code 417: THE OWNER N IS INACTIVE");
         assert_eq!(of(&dead_letter, Some("closed")), "rule closed: code 417: THE OWNER N IS INACTIVE");
+        for (message, cause) in [
+            ("rule t2, field name, column 4: body is null", "rule t2, field name, column N: body is null"),
+            ("rule t2: priority: is 7; high is allowed", "rule t2: priority: is N; high is allowed"),
+            ("no answer", "rule t2: no answer"),
+        ] {
+            let dead_letter = DeadLetter { message: message.to_owned(), ..DeadLetter::read(&Message::default()) };
+            assert_eq!(of(&dead_letter, Some("t2")), cause);
+        }
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl FetchedMessage {
 /// the prefix.
 fn complete(dead_letter: &mut DeadLetter, source: Source, message: &Message) {
     if let Some(id) = message.header("x-wtw-message-id").and_then(string) {
-        dead_letter.message_id = Some(id);
+        dead_letter.published_as = dead_letter.message_id.replace(id.clone()).filter(|theirs| *theirs != id);
         dead_letter.derived_id = None;
     }
     if let Some(reason) = message.header(BROKER_REASON).and_then(string) {

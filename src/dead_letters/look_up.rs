@@ -208,7 +208,8 @@ impl DeadLetters {
         let scanned = self
             .scan(&[source], stop, |message| {
                 let entry = Entry::new(&message, &mut texts);
-                if wanted.is(&entry.id) {
+                let published_as = message.dead_letter.published_as.as_deref();
+                if wanted.is(&entry.id) || published_as.is_some_and(|id| wanted.is(id)) {
                     places.push(Location {
                         queue: queue.clone(),
                         id: entry.id.to_string(),
@@ -258,7 +259,9 @@ impl DeadLetters {
                     read += 1;
                     let message = &delivery.message;
                     let theirs = message.header("x-wtw-message-id").and_then(string);
-                    if let Some(id) = theirs.as_deref().or(message.id()).filter(|id| wanted.is(id)) {
+                    let ids = [theirs.as_deref(), message.id()];
+                    let is_wanted = ids.into_iter().flatten().any(|id| wanted.is(id));
+                    if let Some(id) = ids.into_iter().flatten().next().filter(|_| is_wanted) {
                         let (state, _) = RetryState::read(message, None);
                         let queue = queue.to_owned();
                         places.push(Location {

@@ -1,6 +1,5 @@
 //! `dead-letters show`: everything about one message.
 
-use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
@@ -14,7 +13,6 @@ use crate::dead_letters::Source;
 use crate::dead_letters::cause::field;
 use crate::dead_letters::entry::{Entry, Texts};
 use crate::dead_letters::fetched::FetchedMessage;
-use crate::dead_letters::filter::Filter;
 use crate::dead_letters::preview::{Preview, Previewer};
 use crate::message::dead_letter::{DeadLetter, published_to};
 use crate::message::failure::shorten;
@@ -33,7 +31,7 @@ const SHORT: usize = 4_096;
 /// Arguments of `dead-letters show`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The message id, or the id that a replay gives
+    /// The message id, the publisher's id, or the id that a replay gives
     id: String,
     /// Print JSON, with the whole body
     #[arg(long)]
@@ -68,12 +66,11 @@ struct Shown {
 /// # Errors
 /// What RabbitMQ answered, or that there is no such message.
 pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
-    let filter = Filter { id: vec![args.id.clone()], ..Filter::default() };
     let (mut shown, mut texts) = (Vec::new(), Texts::default());
     let previewer = Previewer::new(&tool.dead_letters.config);
     let visit = |found: FetchedMessage| {
         let entry = Entry::new(&found, &mut texts);
-        if filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
+        if *entry.id == *args.id || found.dead_letter.published_as.as_ref() == Some(&args.id) {
             shown.push(everything(tool, found, &entry, &previewer));
         }
         if shown.len() < MOST { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -135,6 +132,7 @@ fn text(shown: &Shown, full: bool, rules_now: Option<&str>) -> String {
         }
     };
     line("message id", dead_letter.message_id.clone());
+    line("published as", dead_letter.published_as.clone());
     line("id in a replay", dead_letter.derived_id.clone());
     line("queue", Some(shown.queue.clone()));
     line("kind", Some(dead_letter.kind.clone()));
