@@ -63,7 +63,8 @@ impl Bindings {
     }
 }
 
-fn shown(value: &Scalar) -> Value {
+/// A binding's argument, or an example's header, as JSON.
+pub fn shown(value: &Scalar) -> Value {
     match value {
         Scalar::Text(text) => json!(text),
         Scalar::Integer(number) => json!(number),
@@ -96,7 +97,7 @@ pub(super) enum Refused {
 /// [`Refused`]
 pub(super) async fn apply(channel: &Channel, bindings: &Bindings, mode: TopologyMode) -> Result<(), Refused> {
     for (name, kind) in &bindings.exchanges {
-        declare(channel, name, kind.filter(|_| mode == TopologyMode::Declare)).await?;
+        declare(channel, name, *kind, mode).await?;
     }
     if mode == TopologyMode::Verify {
         return Ok(());
@@ -113,13 +114,14 @@ pub(super) async fn apply(channel: &Channel, bindings: &Bindings, mode: Topology
     Ok(())
 }
 
-async fn declare(channel: &Channel, name: &str, kind: Option<ExchangeType>) -> Result<(), Refused> {
+async fn declare(channel: &Channel, name: &str, kind: Option<ExchangeType>, mode: TopologyMode) -> Result<(), Refused> {
+    let kind = kind.filter(|_| mode == TopologyMode::Declare);
     let options =
         ExchangeDeclareOptions { durable: true, passive: kind.is_none(), ..ExchangeDeclareOptions::default() };
     let exchange = short(name).map_err(Refused::Broker)?;
     let declare = channel.exchange_declare(exchange, self::kind(kind), options, FieldTable::default());
     let declared = bounded(&format!("declare the exchange {name}"), declare).await;
-    declared.map_err(|error| explain(error, name, kind))
+    declared.map_err(|error| explain(error, name, mode))
 }
 
 /// The exchange type for AMQP. When an exchange is only checked, RabbitMQ does not compare it.
@@ -133,27 +135,41 @@ pub(super) fn kind(kind: Option<ExchangeType>) -> ExchangeKind {
 }
 
 /// What to do about an exchange that does not exist.
-pub fn missing(name: &str) -> String {
+pub fn missing(name: &str, mode: TopologyMode) -> String {
+    let missing = format!("the exchange {name} does not exist");
+    match mode {
+        TopologyMode::Verify => format!("{missing}. Create it, as its publisher does"),
+        TopologyMode::Declare => format!(
+            "{missing}. Ways out: create it, as its publisher does; or let the worker declare it, with type = \"topic\", \
+             \"direct\", \"fanout\" or \"headers\" in [[broker.bindings]]"
+        ),
+    }
+}
+
+/// Whether RabbitMQ refused an exchange for its type, and not for another property.
+pub fn has_other_type(said: &str) -> bool {
+    said.contains("inequivalent arg 'type'")
+}
+
+/// What to do about an exchange of another type, or with other properties.
+fn differs(name: &str, said: &str) -> String {
+    let (what, first) = match has_other_type(said) {
+        true => ("another type", "give its type in [[broker.bindings]]; or "),
+        false => ("other properties", ""),
+    };
     format!(
-        "the exchange {name} does not exist. Ways out: create it, as its publisher does; or let the worker declare it, with \
-         type = \"topic\", \"direct\", \"fanout\" or \"headers\" in [[broker.bindings]]"
+        "the exchange {name} exists with {what} and is left alone: {said}\n\
+         Ways out: {first}leave type out, so that the worker uses the exchange unchanged; or name another exchange."
     )
 }
 
-/// What to do about an exchange of another type.
-pub fn differs(name: &str, said: &str) -> String {
-    format!(
-        "the exchange {name} exists with another type or other arguments and is left alone: {said}\n\
-         Ways out: give its type in [[broker.bindings]]; or leave type out, so that the worker uses the exchange unchanged; \
-         or name another exchange."
-    )
-}
-
-fn explain(error: BrokerError, name: &str, kind: Option<ExchangeType>) -> Refused {
+fn explain(error: BrokerError, name: &str, mode: TopologyMode) -> Refused {
     match error.code {
         // Its publisher may create it later.
-        Some(BrokerError::NOT_FOUND) => Refused::Broker(BrokerError { message: missing(name), ..error }),
-        Some(BrokerError::PRECONDITION_FAILED) if kind.is_some() => Refused::Differs(differs(name, &error.message)),
+        Some(BrokerError::NOT_FOUND) => Refused::Broker(BrokerError { message: missing(name, mode), ..error }),
+        Some(BrokerError::PRECONDITION_FAILED) if mode == TopologyMode::Declare => {
+            Refused::Differs(differs(name, &error.message))
+        }
         _ => Refused::Broker(error),
     }
 }

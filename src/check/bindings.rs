@@ -1,7 +1,7 @@
 //! Checks exchanges: whether each exists with its type, and may be bound to. AMQP cannot list bindings.
 
 use super::{Findings, Outcome};
-use crate::broker::bindings::{Bindings, missing};
+use crate::broker::bindings::{Bindings, has_other_type, missing};
 use crate::broker::connect::BrokerError;
 use crate::broker::inspect::Inspection;
 use crate::config::{Config, ExchangeType, TopologyMode};
@@ -48,7 +48,10 @@ async fn exchange(
             Err(error) if error.code == Some(BrokerError::PRECONDITION_FAILED) => findings.problem(
                 CHECK,
                 format!("{name} is not a durable exchange of the type {}: {}", wanted.as_str(), error.message),
-                "give its type in [[broker.bindings]], or leave type out",
+                match has_other_type(&error.message) {
+                    true => "give its type in [[broker.bindings]], or leave type out",
+                    false => "leave type out in [[broker.bindings]], so that the worker uses the exchange unchanged",
+                },
             ),
             Err(error) if error.code == Some(BrokerError::ACCESS_REFUSED) => findings.add(
                 CHECK,
@@ -68,7 +71,11 @@ async fn exchange(
                 "permit the user to configure it, or create the exchange",
             ),
         },
-        (Ok(false), _) => findings.problem(CHECK, missing(name), "create the exchange, or give its type"),
+        (Ok(false), _) if declares => {
+            let message = missing(name, TopologyMode::Declare);
+            findings.problem(CHECK, message, "create the exchange, or give its type");
+        }
+        (Ok(false), _) => findings.problem(CHECK, missing(name, TopologyMode::Verify), ""),
         (Err(error), _) => {
             findings.problem(CHECK, error.message, "look at the broker's log; this exchange cannot be used")
         }

@@ -4,8 +4,9 @@ use jiff::civil::Date;
 
 use super::Findings;
 use crate::clock::Clock;
-use crate::config::{Config, RuleText};
+use crate::config::{Action, Binding, Broker, Config, ExchangeType, RuleText};
 use crate::message::mapper::Mapper;
+use crate::message::rules::pattern;
 
 const CHECK: &str = "rules";
 
@@ -24,19 +25,44 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
         }
         Err(problems) => {
             for problem in problems.iter() {
-                findings.problem(CHECK, problem.to_string(), "change the rule, or its example");
+                findings.problem(CHECK, on_one_line(&problem.to_string()), "change the rule, or its example");
             }
         }
     }
     warnings(rules, findings);
+    unreachable(&config.broker, rules, findings);
     if let Some(last) = config.events.holidays.last().filter(|last| **last < today(&config)) {
         let message = format!("the last of events.holidays is {last}, which has passed");
         findings.warning(CHECK, message, "add the holidays to come: add_business_days counts them as business days");
     }
 }
 
+/// A failed example in one line, its differences too.
+fn on_one_line(problem: &str) -> String {
+    let joined = problem.replace("\n      expected ", ": expected ").replace("\n      got      ", ", got ");
+    joined.replacen("\n    ", " ", 1).replace("\n    ", "; ")
+}
+
 fn today(config: &Config) -> Date {
     config.crm.timezone.to_datetime(Clock::system().now()).date()
+}
+
+/// Warns about rules for routing keys that no binding delivers. A message can also come through the default exchange, with
+/// the queue's name as its routing key.
+fn unreachable(broker: &Broker, rules: &[RuleText], findings: &mut Findings) {
+    let by_key = |binding: &Binding| matches!(binding.exchange_type, Some(ExchangeType::Topic | ExchangeType::Direct));
+    if broker.bindings.is_empty() || !broker.bindings.iter().all(by_key) {
+        return;
+    }
+    let delivered = || broker.bindings.iter().map(|binding| &binding.routing_key).chain([&broker.queue]);
+    for rule in rules {
+        if let Some(key) = &rule.routing_key
+            && !delivered().any(|other| pattern::overlap(key, other))
+        {
+            let message = format!("rule {}: no binding delivers the routing key {key}", rule.name);
+            findings.warning(CHECK, message, "change the rule's routing_key, or add it to [[broker.bindings]]");
+        }
+    }
 }
 
 fn warnings(rules: &[RuleText], findings: &mut Findings) {
@@ -48,11 +74,11 @@ fn warnings(rules: &[RuleText], findings: &mut Findings) {
         findings.warning(CHECK, message, "move it to the end, or give it a routing_key or when");
     }
     for rule in rules.iter().filter(|rule| rule.examples.is_empty()) {
-        let message = format!("rule {} has no example", rule.name);
-        findings.warning(
-            CHECK,
-            message,
-            "add [[rules.examples]] behind it: an event, and the task that the rule must create from it",
-        );
+        let expected = match rule.action {
+            Action::Task(_) => "the task that the rule must create from it",
+            Action::Skip => "skipped = true",
+        };
+        let advice = format!("add [[rules.examples]] behind it: an event, and {expected}");
+        findings.warning(CHECK, format!("rule {} has no example", rule.name), advice);
     }
 }
