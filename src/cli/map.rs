@@ -10,6 +10,7 @@ use crate::cli::{Error, load, open, print};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::json_object::Members;
+use crate::message::failure::Kind;
 use crate::message::mapper::{Explained, Mapped, Mapper};
 use crate::message::retry_state::RetryState;
 use crate::message::sample::Sample;
@@ -75,7 +76,15 @@ pub fn run(args: &Args, sources: &Sources) -> Result<ExitCode, Error> {
             print(&pretty(&body).map_err(Error::failed)?)?;
         }
         Ok(Mapped::Skip { .. }) => {}
-        Err(failure) => return Err(Error::failed(failure)),
+        Err(failure) => {
+            let mut reasons = explained.passed.iter().map(|(_, reason)| reason);
+            let is_key_missing = args.routing_key.is_empty() && reasons.all(|why| why.starts_with("the routing key"));
+            let hint = match failure.kind == Kind::Unmatched && is_key_missing {
+                true => "\ngive --routing-key: the key that the event is published with",
+                false => "",
+            };
+            return Err(Error::failed(format!("{failure}{hint}")));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -105,10 +114,14 @@ fn quoted(name: &str) -> serde_json::Value {
 fn all_examples(config: &Config) -> Result<ExitCode, Error> {
     let rules = &config.events.rules;
     let (rules, examples) = (rules.len(), rules.iter().map(|rule| rule.examples.len()).sum::<usize>());
+    let mapper = Mapper::without_examples(config)?;
+    if rules == 0 {
+        return Err(Error::failed("there are no rules; add [[rules]], or name a file in events.rules_file"));
+    }
     if examples == 0 {
         return Err(Error::failed("there are no examples; add [[rules.examples]] behind a rule"));
     }
-    let failed = Mapper::without_examples(config)?.failed_examples(&config.events);
+    let failed = mapper.failed_examples(&config.events);
     if failed.is_empty() {
         print(&format!("rules: {rules}, examples: {examples}, all as expected"))?;
         return Ok(ExitCode::SUCCESS);
