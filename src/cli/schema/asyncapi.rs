@@ -3,8 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use super::schema;
+use crate::broker::bindings::shown;
 use crate::broker::connect::vhost;
-use crate::config::{Binding, Config, ExchangeType, RuleText};
+use crate::config::{Action, Binding, Config, Example, RuleText, Scalar};
+
+const JSON: &str = "application/json";
 
 /// The document of a configuration.
 pub(super) fn document(config: &Config) -> Value {
@@ -26,7 +29,7 @@ pub(super) fn document(config: &Config) -> Value {
             "version": env!("CARGO_PKG_VERSION"),
             "description": "Messages that become tasks in the wolkvox CRM.",
         },
-        "defaultContentType": "application/json",
+        "defaultContentType": JSON,
         "channels": channels,
         "operations": operations,
         "components": { "messages": messages },
@@ -72,23 +75,37 @@ fn work_queue(queue: &str, vhost: &str, all: &[&String]) -> Value {
 }
 
 fn exchange(binding: &Binding, queue: &str, vhost: &str, all: &[&String]) -> Value {
-    // Without a type, somebody else declares the exchange; AsyncAPI's default is topic.
-    let kind = binding.exchange_type.map_or("topic", ExchangeType::as_str);
-    let exchange =
-        json!({ "name": binding.exchange, "type": kind, "durable": true, "autoDelete": false, "vhost": vhost });
+    let mut exchange = json!({ "name": binding.exchange, "vhost": vhost });
+    let declared = match binding.exchange_type {
+        Some(kind) => {
+            exchange["type"] = json!(kind.as_str());
+            exchange["durable"] = json!(true);
+            exchange["autoDelete"] = json!(false);
+            ""
+        }
+        None => ", of the type that its publisher declares",
+    };
+    let arguments: Vec<String> =
+        binding.headers.iter().map(|(name, value)| format!("{name} = {}", shown(value))).collect();
+    let arguments = match arguments.is_empty() {
+        true => String::new(),
+        false => format!(" and with the arguments {}", arguments.join(", ")),
+    };
+    let name = &binding.exchange;
     json!({
         "address": binding.routing_key,
-        "description": format!("The exchange {}, which the queue {queue} is bound to with this routing key.", binding.exchange),
+        "description":
+            format!("The exchange {name}{declared}. The queue {queue} is bound to it with this routing key{arguments}."),
         "messages": listed(all),
         "bindings": { "amqp": { "is": "routingKey", "exchange": exchange, "bindingVersion": "0.3.0" } },
     })
 }
 
-/// The task message, or one event for each rule that creates a task.
+/// The task message, or one event for each rule, also for one that skips it.
 fn messages(config: &Config) -> Map<String, Value> {
     let rules = &config.events.rules;
     if rules.is_empty() {
-        let message = message("Task message", "A task of the CRM.", schema(), Vec::new());
+        let message = message("Task message", "A task of the CRM.", JSON, schema(), Vec::new());
         return Map::from_iter([("task".to_owned(), message)]);
     }
     rules.iter().map(|rule| (rule.name.clone(), event(rule))).collect()
@@ -97,27 +114,36 @@ fn messages(config: &Config) -> Map<String, Value> {
 fn event(rule: &RuleText) -> Value {
     let route = rule.routing_key.as_ref().map_or_else(String::new, |key| format!(" It is published with {key}."));
     let condition = rule.when.as_ref().map_or_else(String::new, |when| format!(" It is used when {when}."));
-    let text = format!("An event for the rule {}.{route}{condition}", rule.name);
+    let skipped = if rule.action == Action::Skip { " The worker acks it and sends nothing." } else { "" };
+    let text = format!("An event for the rule {}.{route}{condition}{skipped}", rule.name);
     let payload = json!({ "description": "An event in its publisher's shape." });
-    let examples: Vec<Value> = rule
-        .examples
-        .iter()
-        .filter_map(|example| Some(json!({ "payload": serde_json::from_slice::<Value>(&example.event).ok()? })))
-        .collect();
-    message(&rule.name, &text, payload, examples)
+    let examples: Vec<Value> = rule.examples.iter().filter_map(example).collect();
+    let mut content_types = rule.examples.iter().filter_map(|example| match example.headers.get("content-type") {
+        Some(Scalar::Text(content_type)) => Some(content_type.as_str()),
+        _ => None,
+    });
+    message(&rule.name, &text, content_types.next().unwrap_or(JSON), payload, examples)
 }
 
-fn message(title: &str, text: &str, payload: Value, examples: Vec<Value>) -> Value {
+fn example(given: &Example) -> Option<Value> {
+    let mut example = json!({ "payload": serde_json::from_slice::<Value>(&given.event).ok()? });
+    if !given.headers.is_empty() {
+        example["headers"] = given.headers.iter().map(|(name, value)| (name.clone(), shown(value))).collect();
+    }
+    Some(example)
+}
+
+fn message(title: &str, text: &str, content_type: &str, payload: Value, examples: Vec<Value>) -> Value {
     json!({
         "examples": examples,
         "title": title,
         "description": text,
-        "contentType": "application/json",
+        "contentType": content_type,
         "payload": payload,
         "correlationId": {
             "description": "message_id: the same for every copy of an event, so that it makes one task.",
             "location": "$message.header#/message_id",
         },
-        "bindings": { "amqp": { "contentEncoding": "utf-8", "bindingVersion": "0.3.0" } },
+        "bindings": { "amqp": { "bindingVersion": "0.3.0" } },
     })
 }
