@@ -149,6 +149,21 @@ async fn missing_or_different_exchange_is_reported_with_advice() {
     let checked = run(&["check", "--no-crm"], &File::new(&fanout).env(&rig), b"").await;
     assert!(checked.stdout.contains("is not a durable exchange of the type fanout"), "{}", checked.stdout);
     let verify = rig.env(&[("WTW_CONFIG", file.path()), ("WTW_BROKER_TOPOLOGY", "verify")]);
+    let other = topic.replace(".events", ".none");
+    let none = File::new(&other);
+    let env = rig.env(&[("WTW_CONFIG", none.path()), ("WTW_BROKER_TOPOLOGY", "verify")]);
+    let checked = run(&["check", "--no-crm"], &env, b"").await;
+    assert!(checked.stdout.contains("does not exist. Create it, as its publisher does\n"), "{}", checked.stdout);
+    assert!(!checked.stdout.contains("its type"), "the worker declares nothing: {}", checked.stdout);
+    let internal = topic.replace(".events", ".internal");
+    rig.amqp.declare_internal_exchange(&exchange.replace(".events", ".internal")).await;
+    let file_of_internal = File::new(&internal);
+    let checked = run(&["check", "--no-crm"], &file_of_internal.env(&rig), b"").await;
+    assert!(checked.stdout.contains("→ leave type out in [[broker.bindings]]"), "{}", checked.stdout);
+    let refused = apply(&internal).await;
+    for part in ["exists with other properties", "Ways out: leave type out"] {
+        assert!(refused.stderr.contains(part), "{part} is not in {}", refused.stderr);
+    }
     let checked = run(&["check", "--no-crm"], &verify, b"").await;
     assert!(checked.stdout.contains("not verified: AMQP has no way to list bindings"), "{}", checked.stdout);
 }
@@ -176,7 +191,7 @@ async fn map_shows_which_rule_matched_and_why_others_did_not() {
     assert_eq!(unmatched.code, Some(1));
     assert!(unmatched.stderr.contains("no rule matches (routing key \"other\")"), "{}", unmatched.stderr);
     let all = run(&["map", "--all-examples"], &env, b"").await;
-    assert_eq!((all.code, all.stdout.as_str()), (Some(0), "rules: 2, examples: 1, all as expected\n"));
+    assert_eq!((all.code, all.stdout.as_str()), (Some(0), "rules: 2, examples: 2, all as expected\n"));
     let wrong = File::new(&first_rules("helpdesk").replace("id_record = \"4711\"", "id_record = \"4712\""));
     let env = vec![("WTW_CONFIG".to_owned(), wrong.path().to_owned())];
     let failed = run(&["map", "--all-examples"], &env, b"").await;

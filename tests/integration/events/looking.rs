@@ -57,8 +57,8 @@ async fn map_tells_invalid_rules_from_failed_examples_by_its_exit_code() {
     let two = "\n[[rules.examples]]\nevent = '{}'\nrouting_key = \"ticket.opened\"\nskipped = true\n";
     let text = format!("{}{two}", first_rules("helpdesk"));
     for (text, code, said) in [
-        (text.clone(), 0, "examples: 2, all as expected"),
-        (text.replace("id_record = \"4711\"", "id_record = \"4712\""), 1, "1 of 2 examples failed"),
+        (text.clone(), 0, "examples: 3, all as expected"),
+        (text.replace("id_record = \"4711\"", "id_record = \"4712\""), 1, "1 of 3 examples failed"),
         (text.replace("body.customer.name", "bdy.x | uper"), 78, "the configuration has 2 problems"),
     ] {
         let file = File::new(&text);
@@ -82,6 +82,81 @@ async fn map_refuses_a_message_of_one_byte_too_many() {
             refused.stderr
         );
     }
+}
+
+const SKIP: &str = "[[rules]]\nname = \"r\"\nrouting_key = \"a.b\"\naction = \"skip\"\n";
+
+/// A configuration with everything that `check --offline` needs.
+fn complete(text: &str) -> String {
+    format!("{text}\n[crm]\nserver = \"crm.test\"\noperation = \"demo\"\ntokens = [\"t\"]\n")
+}
+
+#[tokio::test]
+async fn commands_say_what_to_do_about_rules_and_bindings() {
+    let binding =
+        |kind: &str| format!("[[broker.bindings]]\nexchange = \"x\"\ntype = {kind:?}\nrouting_key = \"z.#\"\n{SKIP}");
+    let example = format!("{SKIP}[[rules.examples]]\nevent = '{{}}'\nrouting_key = \"a.b\"\n");
+    let failing = first_rules("x")
+        .replace("[crm]\ntimezone", "[crm]\nserver = \"crm.test\"\noperation = \"demo\"\ntokens = [\"t\"]\ntimezone");
+    let failing =
+        failing.replace("id_record = \"4711\", completion", "id_record = \"4712\", priority = \"low\", completion");
+    let differs = "the task is another one: id_record: expected \"4712\", got \"4711\"; priority: expected \"low\", got \"normal\"";
+    let (check, all): (&[&str], &[&str]) = (&["check", "--offline"], &["map", "--all-examples"]);
+    for (text, args, said) in [
+        (failing, check, differs),
+        (complete(SKIP), check, "add [[rules.examples]] behind it: an event, and skipped = true"),
+        (complete(&binding("topic")), check, "rule r: no binding delivers the routing key a.b"),
+        (format!("[task]\nunknown_fields = \"ignore\"\n{SKIP}"), all, "has no effect with rules; leave it out"),
+        (String::new(), all, "there are no rules"),
+        (SKIP.to_owned(), all, "there are no examples"),
+        (format!("{SKIP}when = \"bdy.x\""), all, "did you mean body?"),
+        (format!("{example}skipped = true\nerror = \"x\""), all, "skipped and error are given; one of task"),
+        (SKIP.to_owned(), &["map"], "give --routing-key: the key that the event is published with"),
+        (String::new(), &["config", "explain", "broker.bindings"], "required with the types topic and direct"),
+    ] {
+        let file = File::new(&text);
+        let ended = run(args, &with_config(&file), b"{}").await;
+        assert!(
+            ended.stdout.contains(said) || ended.stderr.contains(said),
+            "{said}: {} {}",
+            ended.stdout,
+            ended.stderr
+        );
+    }
+    let fanout = File::new(&complete(&binding("fanout").replace("routing_key = \"z.#\"\n", "")));
+    let checked = run(check, &with_config(&fanout), b"").await;
+    assert!(!checked.stdout.contains("no binding"), "a fanout exchange delivers every key: {}", checked.stdout);
+}
+
+#[tokio::test]
+async fn config_show_names_the_rules_file_for_the_values_that_it_sets() {
+    let rules = File::new(&format!("[events]\nunmatched = \"skip\"\nholidays = [\"2027-01-01\"]\n{SKIP}"));
+    let env = vec![("WTW_EVENTS_RULES_FILE".to_owned(), rules.path().to_owned())];
+    let shown = run(&["config", "show"], &env, b"").await;
+    for (key, value) in [("events.unmatched", "skip"), ("events.holidays", "2027-01-01")] {
+        let line = shown.stdout.lines().find(|line| line.starts_with(key)).unwrap_or_default();
+        assert!(line.contains(value) && line.contains(rules.path()), "{line}: {}", shown.stderr);
+    }
+}
+
+#[tokio::test]
+async fn asyncapi_names_arguments_content_type_and_skipped_events() {
+    let file = File::new(&format!(
+        "[[broker.bindings]]\nexchange = \"x\"\nheaders = {{ x-match = \"any\", region = \"co\" }}\n{SKIP}\
+         [[rules.examples]]\nevent = '{{}}'\nrouting_key = \"a.b\"\nskipped = true\n\
+         headers = {{ content-type = \"application/cloudevents+json\" }}\n"
+    ));
+    let printed = run(&["schema", "--asyncapi"], &with_config(&file), b"").await;
+    let document: Value = serde_json::from_str(&printed.stdout).expect("JSON");
+    let channel = &document["channels"]["exchange1"];
+    let text = "The exchange x, of the type that its publisher declares. The queue wolkvox.tasks is bound to it with this \
+                routing key and with the arguments region = \"co\", x-match = \"any\".";
+    assert_eq!(channel["description"], text);
+    assert_eq!(channel["bindings"]["amqp"]["exchange"].get("type"), None);
+    let message = &document["components"]["messages"]["r"];
+    assert_eq!(message["contentType"], "application/cloudevents+json");
+    assert_eq!(message["examples"][0]["headers"]["content-type"], "application/cloudevents+json");
+    assert!(message["description"].as_str().expect("text").ends_with("The worker acks it and sends nothing."));
 }
 
 #[tokio::test]

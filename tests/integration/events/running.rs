@@ -154,6 +154,7 @@ async fn retry_replay_and_shovel_keep_exchange_routing_key_and_message_id() {
     publish(&rig, &exchange, "ticket.closed.web", &ticket(1)).await;
     rig.crm.created(1).await;
     assert_eq!(rig.crm.names().await, [name.as_str()]);
+    worker.reaches(&settled("created"), 1.0).await;
     let line = &worker.settled()[1];
     assert_eq!(
         (&line["message_id"], &line["outcome"], &line["rule"]),
@@ -227,7 +228,8 @@ async fn message_that_matched_before_is_not_skipped_by_a_replay() {
     let shown = run(&["dead-letters", "show", "ticket-1"], &env, b"").await;
     assert!(shown.stdout.contains("A replay fails again"), "{}", shown.stdout);
     let replay = ["dead-letters", "replay", "ticket-1", "--yes"];
-    run(&replay, &env, b"").await;
+    let replayed = run(&replay, &env, b"").await;
+    assert_eq!(replayed.code, Some(0), "{} {}", replayed.stdout, replayed.stderr);
     worker.reaches(&dead_lettered("unmatched"), 2.0).await;
     assert_eq!(worker.metric(&settled("skipped")).await, 0.0);
     worker.process.stop().await;
@@ -271,6 +273,14 @@ async fn dead_letter_is_shown_with_its_rule_and_replayed_by_the_fixed_rule() {
         "A replay fails again",
     ] {
         assert!(shown.stdout.contains(part), "{part}: {}", shown.stdout);
+    }
+    // The publisher knows only its own id.
+    for (command, said) in [
+        (&["dead-letters", "show", "of-the-publisher"][..], "published as      of-the-publisher"),
+        (&["find", "of-the-publisher"], "message id ticket-7"),
+    ] {
+        let found = run(command, &file.env(&rig), b"").await;
+        assert!(found.code == Some(0) && found.stdout.contains(said), "{} {}", found.stdout, found.stderr);
     }
     let fixed = File::new(&rules(&exchange).replace("body.title", "body.subject"));
     let shown = show(&fixed).await;

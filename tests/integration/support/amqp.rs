@@ -4,10 +4,10 @@ use futures_util::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions,
-    ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
+    ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind};
 use tokio::time::timeout;
 
 use super::{BOUND, eventually};
@@ -126,6 +126,13 @@ impl Amqp {
     /// Declares a durable queue with these arguments.
     pub(crate) async fn declare(&self, queue: &str, arguments: FieldTable) {
         self.channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments).await.expect("declared");
+    }
+
+    /// Declares an exchange to which only other exchanges can publish.
+    pub(crate) async fn declare_internal_exchange(&self, name: &str) {
+        let options = ExchangeDeclareOptions { durable: true, internal: true, ..ExchangeDeclareOptions::default() };
+        let declare = self.channel.exchange_declare(name.into(), ExchangeKind::Topic, options, FieldTable::default());
+        declare.await.expect("declared");
     }
 
     pub(crate) async fn delete(&self, queue: &str) {
