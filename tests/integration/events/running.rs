@@ -227,7 +227,8 @@ async fn message_that_matched_before_is_not_skipped_by_a_replay() {
     let env = rig.env(&[("WTW_CONFIG", other.path())]);
     let shown = run(&["dead-letters", "show", "ticket-1"], &env, b"").await;
     assert!(shown.stdout.contains("A replay fails again"), "{}", shown.stdout);
-    let replay = ["dead-letters", "replay", "ticket-1", "--yes"];
+    // In doubt where the stopped worker held it.
+    let replay = ["dead-letters", "replay", "ticket-1", "--include-unknown", "--yes"];
     let replayed = run(&replay, &env, b"").await;
     assert_eq!(replayed.code, Some(0), "{} {}", replayed.stdout, replayed.stderr);
     worker.reaches(&dead_lettered("unmatched"), 2.0).await;
