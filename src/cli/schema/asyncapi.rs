@@ -75,15 +75,13 @@ fn work_queue(queue: &str, vhost: &str, all: &[&String]) -> Value {
 }
 
 fn exchange(binding: &Binding, queue: &str, vhost: &str, all: &[&String]) -> Value {
-    let mut exchange = json!({ "name": binding.exchange, "vhost": vhost });
-    let declared = match binding.exchange_type {
+    let name = &binding.exchange;
+    let (exchange, declared) = match binding.exchange_type {
         Some(kind) => {
-            exchange["type"] = json!(kind.as_str());
-            exchange["durable"] = json!(true);
-            exchange["autoDelete"] = json!(false);
-            ""
+            let kind = kind.as_str();
+            (json!({ "name": name, "type": kind, "durable": true, "autoDelete": false, "vhost": vhost }), "")
         }
-        None => ", of the type that its publisher declares",
+        None => (json!({ "name": name, "vhost": vhost }), ", of the type that its publisher declares"),
     };
     let arguments: Vec<String> =
         binding.headers.iter().map(|(name, value)| format!("{name} = {}", shown(value))).collect();
@@ -91,7 +89,6 @@ fn exchange(binding: &Binding, queue: &str, vhost: &str, all: &[&String]) -> Val
         true => String::new(),
         false => format!(" and with the arguments {}", arguments.join(", ")),
     };
-    let name = &binding.exchange;
     json!({
         "address": binding.routing_key,
         "description":
@@ -126,11 +123,12 @@ fn event(rule: &RuleText) -> Value {
 }
 
 fn example(given: &Example) -> Option<Value> {
-    let mut example = json!({ "payload": serde_json::from_slice::<Value>(&given.event).ok()? });
-    if !given.headers.is_empty() {
-        example["headers"] = given.headers.iter().map(|(name, value)| (name.clone(), shown(value))).collect();
+    let payload: Value = serde_json::from_slice(&given.event).ok()?;
+    let headers: Map<String, Value> = given.headers.iter().map(|(name, value)| (name.clone(), shown(value))).collect();
+    match headers.is_empty() {
+        true => Some(json!({ "payload": payload })),
+        false => Some(json!({ "headers": headers, "payload": payload })),
     }
-    Some(example)
 }
 
 fn message(title: &str, text: &str, content_type: &str, payload: Value, examples: Vec<Value>) -> Value {

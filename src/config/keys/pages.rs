@@ -79,7 +79,8 @@ const LISTS: [(&str, &str); 2] = [
         "  An exchange that the work queue is bound to. May be given several times, in the TOML file only.
   exchange     the exchange's name; required
   type         topic, direct, fanout or headers: the worker declares the exchange; without it the exchange must exist
-  routing_key  the binding's key, with * and # for a topic exchange; required with the types topic and direct, otherwise empty where it is left out
+  routing_key  the binding's key, with * and # for a topic exchange; required for topic and direct; otherwise empty where
+               it is left out
   headers      arguments of the binding, for a headers exchange
   Example:
     [[broker.bindings]]

@@ -112,7 +112,7 @@ async fn commands_say_what_to_do_about_rules_and_bindings() {
         (format!("{SKIP}when = \"bdy.x\""), all, "did you mean body?"),
         (format!("{example}skipped = true\nerror = \"x\""), all, "skipped and error are given; one of task"),
         (SKIP.to_owned(), &["map"], "give --routing-key: the key that the event is published with"),
-        (String::new(), &["config", "explain", "broker.bindings"], "required with the types topic and direct"),
+        (String::new(), &["config", "explain", "broker.bindings"], "required for topic and direct; otherwise empty"),
     ] {
         let file = File::new(&text);
         let ended = run(args, &with_config(&file), b"{}").await;
