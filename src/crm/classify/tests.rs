@@ -281,7 +281,7 @@ proptest! {
 
     #[test]
     fn verdict_that_is_cut_off_is_not_created(
-        msg in "\\PC{0,20}", nested in any::<bool>(), at in any::<prop::sample::Index>(), before in "[^{}\\[\\]<]{0,20}",
+        msg in "\\PC{0,20}", nested in any::<bool>(), at in any::<prop::sample::Index>(), before in "[^{}\\[\\]<\\x00]{0,20}",
     ) {
         let data = if nested { json!({"code": 200}) } else { json!({"wolkvox_id": msg}) };
         let whole = json!({"data": data, "msg": msg, "code": 200}).to_string();
