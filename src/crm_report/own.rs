@@ -56,9 +56,9 @@ impl OwnTask {
         match value {
             Value::Object(members) if self.is(members) => Some(members),
             Value::Object(members) => members.values().find_map(|value| self.find(value)),
-            Value::Array(values) => values.iter().find_map(|value| match value {
-                Value::Object(members) if self.is_in(value) => Some(members),
-                _ => self.find(value),
+            Value::Array(values) => values.iter().find_map(|value| match value.as_object() {
+                Some(members) if self.is_in(value) => Some(members),
+                Some(_) | None => self.find(value),
             }),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
         }

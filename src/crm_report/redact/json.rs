@@ -40,7 +40,12 @@ impl AnswerRedactor<'_> {
                 let shown = shown.into_iter().map(|value| (is_search && own.is_in(&value), value));
                 let shown = shown.map(|(is_own, value)| match value {
                     Value::Object(members) if is_own => Value::Object(self.object(members, true)),
-                    value => self.value(name, value, in_own),
+                    other @ (Value::Null
+                    | Value::Bool(_)
+                    | Value::Number(_)
+                    | Value::String(_)
+                    | Value::Array(_)
+                    | Value::Object(_)) => self.value(name, other, in_own),
                 });
                 shown.collect()
             }

@@ -56,9 +56,9 @@ fn searches(facts: Facts<'_>) -> impl Iterator<Item = (String, &Step)> {
     let all = QUERIES.into_iter().chain([("query_by_dates", "dates")]);
     all.flat_map(move |(name, by)| {
         let steps = || facts.run.steps.iter().filter(move |step| step.name == name);
-        let misses = || steps().filter(|step| step.found.is_none());
+        let misses = || steps().filter(|step| step.found.is_none()).rev();
         let hit = steps().find(|step| step.found.is_some());
-        let miss = misses().filter(|step| step.is_accepted()).last().or_else(|| misses().last());
+        let miss = misses().find(|step| step.is_accepted()).or_else(|| misses().next());
         let hit = hit.map(|step| (format!("found_by_{by}"), step));
         hit.into_iter().chain(miss.map(|step| (format!("not_found_by_{by}"), step)))
     })

@@ -110,11 +110,11 @@ impl RecordedTask<'_> {
     /// A task with the members that the recorded one has.
     fn like(&self, recorded: &Value, task: &Map<String, Value>) -> Value {
         let members = recorded.as_object().into_iter().flatten();
-        let own = members.map(|(name, value)| match value {
-            Value::Object(_) if self.own.is_in(value) => (name.clone(), self.like(value, task)),
-            value => (name.clone(), self.member(name, value, task).unwrap_or_else(|| value.clone())),
-        });
-        Value::Object(own.collect())
+        let own = |name: &str, value: &Value| match self.own.is_in(value) {
+            true => self.like(value, task),
+            false => self.member(name, value, task).unwrap_or_else(|| value.clone()),
+        };
+        Value::Object(members.map(|(name, value)| (name.clone(), own(name, value))).collect())
     }
 
     /// What a task has in the place of a recorded member. A member of an unknown name is known by what it holds.

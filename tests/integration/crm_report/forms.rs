@@ -56,8 +56,10 @@ fn with(task: &Value, member: &str, value: Value) -> Value {
     task
 }
 
-/// A form, and what the report must say of it.
-const FORMS: [(&str, Form, &[(&str, &str)]); 12] = [
+/// The name of a form, the form, and what the report must say of it: questions and answers.
+type Case = (&'static str, Form, &'static [(&'static str, &'static str)]);
+
+const FORMS: [Case; 12] = [
     (
         "without a name",
         |task| json!({"wolkvox_id": task["wolkvox_id"], CREATED: task[CREATED], "status": "created"}),
