@@ -15,7 +15,7 @@ use crate::config::{Loaded, Problem, address};
 /// The result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub enum Severity {
     /// Everything is as it must be.
     Ok,
     /// It works, but an operator should look at it.
@@ -24,7 +24,7 @@ pub enum Outcome {
     Problem,
 }
 
-impl Outcome {
+impl Severity {
     /// The word for it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -42,7 +42,7 @@ pub struct Finding {
     /// The stable name of the check, such as `broker.login`.
     pub check: &'static str,
     /// The result.
-    pub result: Outcome,
+    pub result: Severity,
     /// What was checked and what was found, in one line without secrets.
     pub message: String,
     /// What to do.
@@ -66,18 +66,18 @@ struct Findings(Vec<Finding>);
 
 impl Findings {
     fn ok(&mut self, check: &'static str, message: impl AsRef<str>) {
-        self.add(check, Outcome::Ok, message.as_ref(), None);
+        self.add(check, Severity::Ok, message.as_ref(), None);
     }
 
     fn warning(&mut self, check: &'static str, message: impl AsRef<str>, advice: impl AsRef<str>) {
-        self.add(check, Outcome::Warning, message.as_ref(), Some(advice.as_ref()));
+        self.add(check, Severity::Warning, message.as_ref(), Some(advice.as_ref()));
     }
 
     fn problem(&mut self, check: &'static str, message: impl AsRef<str>, advice: impl AsRef<str>) {
-        self.add(check, Outcome::Problem, message.as_ref(), Some(advice.as_ref()));
+        self.add(check, Severity::Problem, message.as_ref(), Some(advice.as_ref()));
     }
 
-    fn add(&mut self, check: &'static str, result: Outcome, message: &str, advice: Option<&str>) {
+    fn add(&mut self, check: &'static str, result: Severity, message: &str, advice: Option<&str>) {
         let advice = advice.filter(|advice| !advice.is_empty()).map(one_line);
         self.0.push(Finding { check, result, message: one_line(message), advice });
     }
@@ -97,7 +97,7 @@ pub async fn run(loaded: &Loaded, scope: Scope) -> Vec<Finding> {
         let said = warning.to_string();
         let (message, advice) = said.split_once("; ").unwrap_or((&said, ""));
         // An empty request creates no task.
-        let result = if message.contains(address::RETIRED) { Outcome::Problem } else { Outcome::Warning };
+        let result = if message.contains(address::RETIRED) { Severity::Problem } else { Severity::Warning };
         findings.add("configuration", result, message, Some(advice));
     }
     rules::check(config, &mut findings);

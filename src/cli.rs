@@ -119,7 +119,7 @@ Examples:
     Schema(schema::Args),
     Sandbox(sandbox::Args),
     CrmReport(crm_report::Args),
-    /// Change the ledger while no worker uses it
+    /// Give a ledger that was restored from a backup a new id, while no worker uses it
     #[command(subcommand, after_help = ledger::EXAMPLES)]
     Ledger(ledger::Command),
     /// Succeed when the worker with this configuration is ready, or with --console when its console answers

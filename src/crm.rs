@@ -121,13 +121,13 @@ impl Crm for HttpCrm {
 fn client(config: &config::Crm, server: &Url) -> Result<reqwest::Client, String> {
     let proxy = config.proxy.as_ref();
     let mut builder = reqwest::Client::builder()
-        // The configuration has already read the proxy variables. The client would ignore an invalid one.
+        // The configuration has already read the proxy variables. The client ignores an invalid one.
         .no_proxy()
         .connect_timeout(connect_timeout(config))
         .timeout(config.request_timeout)
         .pool_idle_timeout(IDLE)
         .redirect(reqwest::redirect::Policy::none())
-        // With redirects allowed, the client would keep a copy of each request.
+        // With redirects allowed, the client keeps a copy of each request.
         .retry(reqwest::retry::never().max_retries_per_request(0))
         .referer(false)
         .tcp_nodelay(true)

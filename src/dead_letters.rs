@@ -1,7 +1,7 @@
 //! Actions on dead letters: list, show, replay, discard, restore, export. The command line and the console both use them.
 //!
 //! A dead letter is identified by its [fingerprint](crate::message::dead_letter::replay::fingerprint), so an action handles
-//! exactly the messages that were counted. A message leaves its queue only after RabbitMQ confirmed its copy.
+//! exactly the messages that were counted. Except for a discard for good, RabbitMQ confirms a copy before a message leaves.
 
 pub mod audit;
 pub mod body;

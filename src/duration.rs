@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_the_largest_exact_unit() {
+    fn duration_is_written_in_its_largest_exact_unit() {
         for (text, written) in [("60s", "1m"), ("90s", "90s"), ("1440m", "1d"), ("1500ms", "1500ms"), ("0ms", "0s")] {
             assert_eq!(format(parse(text).unwrap()), written, "{text}");
         }

@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         eprintln!("warning: a core dump of this process can hold tokens and passwords: {error}");
     }
     let cli = Cli::parse();
-    // All TLS libraries share one cryptography provider. Installing a second one would have no effect.
+    // All TLS libraries share one cryptography provider. Installing a second one has no effect.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = match runtime {

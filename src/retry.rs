@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn one_round_without_delays() {
+    fn schedule_without_delays_has_one_round() {
         let schedule = schedule(3, &[]);
         assert_eq!(schedule.limit(), 3);
         assert_eq!(schedule.next(2, 2, 0, Duration::ZERO), Next::RetryNow);

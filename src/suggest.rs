@@ -4,7 +4,7 @@
 /// when no name is similar.
 #[must_use]
 pub fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    /// A lower Jaro-Winkler similarity would be a guess.
+    /// A lower Jaro-Winkler similarity is a guess.
     const ALIKE: f64 = 0.8;
     let name = name.to_lowercase();
     let known: Vec<&str> = known.into_iter().collect();
@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn suggests_near_misses_only() {
+    fn name_is_suggested_only_for_a_near_miss() {
         let known = ["completion_date", "name", "name_module", "priority"];
         assert_eq!(suggest("complete_date", known), Some("completion_date"));
         assert_eq!(suggest("Priorty", known), Some("priority"));

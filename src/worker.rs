@@ -4,12 +4,12 @@
 //! [`Worker::handle`] settles the delivery accordingly: this is where a message is acked.
 
 mod attempt;
-mod counters;
 pub mod decide;
 mod delivery;
 mod in_flight;
 mod next;
 pub mod ownership;
+mod quota_checks;
 pub mod recorder;
 mod report;
 
@@ -25,12 +25,12 @@ use tokio_util::task::TaskTracker;
 
 use self::attempt::ClaimResult;
 pub(crate) use self::attempt::TOKEN_INFORMATION;
-pub use self::counters::Counters;
 use self::decide::{ClaimOwner, Decision, Plan, decide};
 use self::delivery::{Abort, DeliveryContext};
 pub use self::in_flight::InFlightIds;
 use self::next::{ClaimWatch, Next};
 use self::ownership::{CONNECTION_LOSS_NOTICED, Ownership, UnsettledDelivery};
+pub use self::quota_checks::QuotaChecks;
 use self::recorder::Recorder;
 use self::report::Report;
 use crate::broker::{Delivery, Message};
@@ -91,7 +91,7 @@ pub struct Worker {
     /// The ids that are being processed.
     pub ids: InFlightIds,
     /// Decides when the CRM is asked how much of a token's quota is used.
-    pub counters: Counters,
+    pub quota_checks: QuotaChecks,
     /// Logs and metrics.
     pub events: Arc<Events>,
     /// The time of day.

@@ -98,7 +98,7 @@ pub(super) fn described(what: &str, error: &lapin::Error) -> BrokerError {
             let text = "RabbitMQ sent unreadable data, such as a message with a property that is not UTF-8";
             (text.to_owned(), Some(BrokerError::SYNTAX_ERROR))
         }
-        _ => (error.to_string().trim_start_matches("IO error: ").to_owned(), None),
+        _ => (crate::net::words(error.to_string().trim_start_matches("IO error: ")), None),
     };
     BrokerError { message: format!("{what}: {message}"), code }
 }

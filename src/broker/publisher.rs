@@ -52,7 +52,7 @@ struct PublisherConnection {
     idle: Arc<Mutex<Vec<Channel>>>,
     /// Why RabbitMQ accepts nothing now.
     blocked: Arc<Mutex<Option<String>>>,
-    /// A publish on it was given up. The client would send it when RabbitMQ unblocks.
+    /// A publish on it was abandoned. The client sends it when RabbitMQ unblocks.
     is_abandoned: Arc<AtomicBool>,
     _watch: Arc<AbortOnDrop>,
 }
@@ -128,7 +128,7 @@ impl Publisher {
         if matches!(confirmed, Ok(()) | Err(PublishError::Refused | PublishError::Returned(_))) {
             link.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
         } else if let Some(reason) = link.blocked() {
-            // The client would send its buffer when RabbitMQ unblocks. Dropping the connection drops the buffer.
+            // The client sends its buffer when RabbitMQ unblocks. Dropping the connection drops the buffer.
             self.forget(&link).await;
             return Err(PublishError::Blocked(reason));
         } else {
@@ -203,7 +203,7 @@ impl Publish for Publisher {
     }
 }
 
-/// Marks a connection whose publish is given up while its confirm is waited for.
+/// Marks a connection whose publish is abandoned while its confirm is waited for.
 struct AbandonOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for AbandonOnDrop<'_> {

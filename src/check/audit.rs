@@ -34,8 +34,8 @@ fn retries(config: &Config, findings: &mut Findings) {
     );
     if config.ledger.retention < worst {
         let message = format!(
-            "ledger.retention ({}) ends before the last attempt ({shown}): what an earlier one may have created is \
-             forgotten by then",
+            "ledger.retention ({}) is shorter than the time to the last attempt ({shown}): by then the ledger has \
+             forgotten the earlier attempts",
             format(config.ledger.retention)
         );
         findings.warning(check, message, "raise ledger.retention, or shorten retry.delays");
@@ -122,8 +122,8 @@ fn replicas(config: &Config, consumers: Option<u32>, findings: &mut Findings) {
                  CRM's limit counts them together"
             ),
             None => {
-                "without a single active consumer a second replica works beside the first, with requests of its own \
-                     on each token: the CRM's limit counts them together"
+                "broker.single_active_consumer is false: a second worker sends requests of its own on each token, and \
+                     the CRM's limit counts the requests of both"
                     .to_owned()
             }
         };

@@ -1,6 +1,6 @@
 //! Checks exchanges: whether each exists with its type, and may be bound to. AMQP cannot list bindings.
 
-use super::{Findings, Outcome};
+use super::{Findings, Severity};
 use crate::broker::bindings::{Bindings, has_other_type, missing};
 use crate::broker::connect::BrokerError;
 use crate::broker::inspect::Inspection;
@@ -55,7 +55,7 @@ async fn exchange(
             ),
             Err(error) if error.code == Some(BrokerError::ACCESS_REFUSED) => findings.add(
                 CHECK,
-                if declares { Outcome::Problem } else { Outcome::Ok },
+                if declares { Severity::Problem } else { Severity::Ok },
                 &format!("{name} is there; without permission to configure it its type cannot be looked at"),
                 declares.then_some("permit the user to configure it, or leave type out in [[broker.bindings]]"),
             ),

@@ -3,7 +3,7 @@
 use tokio::net::TcpStream;
 use url::Host;
 
-use super::{Findings, Outcome};
+use super::{Findings, Severity};
 use crate::broker::connect::{BrokerError, authority, user, vhost};
 use crate::broker::inspect::{Difference, Inspection};
 use crate::broker::topology::{Queue, Topology, WAYS_OUT};
@@ -131,10 +131,10 @@ fn frames(inspection: &Inspection, findings: &mut Findings) {
     match inspection.frame_max() {
         Some(bytes) if (bytes as usize) < FRAME => {
             let message = format!(
-                "frames of {bytes} bytes: {ours} KiB of history and reason and the publisher's headers \
-                                   do not fit, and are cut"
+                "frames of {bytes} bytes are too small for {ours} KiB of our headers and the publisher's: the worker \
+                                   leaves out the history first, then the publisher's largest headers"
             );
-            findings.warning("broker.frame", message, "set frame_max to 131072 in broker and broker.urls");
+            findings.warning("broker.frame", message, "set frame_max to 131072 in RabbitMQ and in broker.urls");
         }
         Some(bytes) => {
             findings.ok(
@@ -172,30 +172,30 @@ async fn permissions(inspection: &Inspection, config: &Config, topology: &Topolo
     let broker = &config.broker;
     let declares = broker.topology == TopologyMode::Declare;
     let mut refused = 0_usize;
-    let mut note = |outcome: Outcome, error: BrokerError, advice: &str| {
+    let mut note = |severity: Severity, error: BrokerError, advice: &str| {
         refused += 1;
-        findings.add(check, outcome, &error.message, Some(advice));
+        findings.add(check, severity, &error.message, Some(advice));
     };
     for queue in &topology.queues {
         let name = &queue.name;
         if let Err(error) = inspection.may_consume(name).await {
             // Declaring a queue with a dead-letter exchange needs this permission, too.
             let needed = *name == broker.queue || (declares && *name != broker.dead_letter_queue);
-            let (outcome, advice) = match needed {
-                true => (Outcome::Problem, format!("permit the user to read {name}")),
+            let (severity, advice) = match needed {
+                true => (Severity::Problem, format!("permit the user to read {name}")),
                 false if *name == broker.dead_letter_queue => {
-                    (Outcome::Warning, format!("permit the user to read {name}, or use another one for dead-letters"))
+                    (Severity::Warning, format!("permit the user to read {name}, or run dead-letters as another user"))
                 }
                 false => continue,
             };
-            note(outcome, error, &advice);
+            note(severity, error, &advice);
         }
         if !declares {
             continue;
         }
         if let Err(error) = inspection.may_configure(name).await {
             let advice = format!("permit the user to configure {name}, or set broker.topology = \"verify\"");
-            note(Outcome::Problem, error, &advice);
+            note(Severity::Problem, error, &advice);
         }
     }
     if refused == 0 {
@@ -281,22 +281,22 @@ fn as_declared(queue: &Queue) -> String {
 fn report_differences(queue: &Queue, differences: &[Difference], config: &Config, findings: &mut Findings) {
     let or_none =
         |value: &Option<String>| value.as_ref().map_or_else(|| "none".to_owned(), |value| format!("{value:?}"));
-    let mut worst = Outcome::Ok;
+    let mut worst = Severity::Ok;
     let mut said = Vec::new();
     for difference in differences {
-        let (outcome, meaning) = meaning(&queue.name, difference, differences, &config.broker);
-        worst = worst.max(outcome);
+        let (severity, meaning) = meaning(&queue.name, difference, differences, &config.broker);
+        worst = worst.max(severity);
         let (actual, wanted) = (or_none(&difference.actual), or_none(&difference.wanted));
         said.push(format!("{} is {actual}, not {wanted}{meaning}", difference.argument));
     }
     let message = format!("{}: {}", queue.name, said.join("; "));
     match (config.broker.topology, worst) {
         (TopologyMode::Declare, _) => findings.problem("broker.queue", message, WAYS_OUT),
-        (TopologyMode::Verify, Outcome::Problem) => {
+        (TopologyMode::Verify, Severity::Problem) => {
             findings.problem("broker.queue", message, "ask its owner to declare it as `topology` prints it");
         }
-        (TopologyMode::Verify, Outcome::Ok) => findings.ok("broker.queue", message),
-        (TopologyMode::Verify, Outcome::Warning) => {
+        (TopologyMode::Verify, Severity::Ok) => findings.ok("broker.queue", message),
+        (TopologyMode::Verify, Severity::Warning) => {
             findings.warning(
                 "broker.queue",
                 message,
@@ -312,19 +312,19 @@ fn meaning(
     difference: &Difference,
     others: &[Difference],
     broker: &config::Broker,
-) -> (Outcome, &'static str) {
+) -> (Severity, &'static str) {
     let absent = difference.actual.is_none();
     let (work, dead) = (queue == broker.queue, queue == broker.dead_letter_queue);
     let number = |value: &Option<String>| value.as_ref().and_then(|value| value.parse::<i64>().ok());
     match difference.argument.as_str() {
         "x-queue-type" if difference.actual.as_deref() == Some("stream") => {
-            (Outcome::Problem, " (no message can be removed from a stream, and a stream drops old ones)")
+            (Severity::Problem, " (no message can be removed from a stream, and a stream drops old ones)")
         }
         "x-max-length" | "x-max-length-bytes" if dead && refuses(others) => {
-            (Outcome::Warning, " (when it is full, messages that fail stay on the work queue)")
+            (Severity::Warning, " (when it is full, messages that fail stay on the work queue)")
         }
         "x-message-ttl" | "x-expires" | "x-max-length" | "x-max-length-bytes" if dead => {
-            (Outcome::Problem, " (RabbitMQ drops dead letters)")
+            (Severity::Problem, " (RabbitMQ drops dead letters)")
         }
         // RabbitMQ takes a negative value for no limit.
         "x-delivery-limit"
@@ -332,19 +332,19 @@ fn meaning(
                 && (number(&difference.actual) >= number(&difference.wanted)
                     || number(&difference.actual).is_some_and(i64::is_negative)) =>
         {
-            (Outcome::Ok, " (a higher limit is good, too)")
+            (Severity::Ok, " (a higher limit is good, too)")
         }
         "x-dead-letter-exchange" if work && absent => {
-            (Outcome::Problem, " (RabbitMQ drops what it dead-letters, unless a policy sets an exchange)")
+            (Severity::Problem, " (RabbitMQ drops what it dead-letters, unless a policy sets an exchange)")
         }
         "x-dead-letter-exchange" | "x-dead-letter-routing-key" | "x-message-ttl" if !work && !dead => {
-            (Outcome::Problem, " (messages that wait here do not return as they must)")
+            (Severity::Problem, " (messages that wait here do not return as they must)")
         }
-        "x-delivery-limit" if dead => (Outcome::Warning, " (each reading of a dead letter may count as a delivery)"),
-        "x-delivery-limit" if work && absent => (Outcome::Warning, " (RabbitMQ 4.0 and later then use 20)"),
-        "x-single-active-consumer" => (Outcome::Warning, " (it decides whether replicas stand by or all work)"),
-        "x-dead-letter-strategy" => (Outcome::Warning, " (a message that RabbitMQ dead-letters can be lost)"),
-        _ => (Outcome::Warning, ""),
+        "x-delivery-limit" if dead => (Severity::Warning, " (each reading of a dead letter may count as a delivery)"),
+        "x-delivery-limit" if work && absent => (Severity::Warning, " (RabbitMQ 4.0 and later then use 20)"),
+        "x-single-active-consumer" => (Severity::Warning, " (it decides whether replicas stand by or all work)"),
+        "x-dead-letter-strategy" => (Severity::Warning, " (a message that RabbitMQ dead-letters can be lost)"),
+        _ => (Severity::Warning, ""),
     }
 }
 

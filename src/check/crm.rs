@@ -52,7 +52,7 @@ pub(super) async fn check(config: &config::Crm, wanted: bool) -> Findings {
             (first, last) if first == last => format!("token {last}"),
             (first, last) => format!("tokens {first} to {last}"),
         };
-        let message = format!("{which}: not asked, as the CRM did not answer");
+        let message = format!("{which}: not asked, because the CRM did not answer");
         tokens.warning("crm.token", message, "run this check again when the CRM answers");
     }
     findings.0.extend(tokens.0);
@@ -95,13 +95,13 @@ async fn endpoint(
             }
         }
         HttpResult::NoAnswer(why) => {
-            let advice = "look at the CRM's state, and at crm.request_timeout";
+            let advice = "find out whether the CRM works; if it is only slow, raise crm.request_timeout";
             findings.problem("crm.endpoint", format!("{place} got the request and did not answer: {why}"), advice);
         }
         HttpResult::Reply(_) => {
             let advice = match classified.outcome {
                 Outcome::Misconfigured => "check crm.server: no such API is there",
-                Outcome::Unavailable | Outcome::Unknown => "look at the CRM's state, and at proxies in front of it",
+                Outcome::Unavailable | Outcome::Unknown => "find out whether the CRM and the proxies before it work",
                 Outcome::Created
                 | Outcome::Rejected
                 | Outcome::Throttled

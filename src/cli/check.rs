@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::check::{self, Finding, Outcome, Scope};
+use crate::check::{self, Finding, Scope, Severity};
 use crate::cli::{Error, FAILED, load_or_report, print};
 use crate::config::Sources;
 
@@ -55,7 +55,7 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
     let checking = stop.run_until_cancelled(check::run(&loaded, scope)).await;
     let findings = checking.ok_or_else(|| Error::failed("interrupted"))?;
     print(&if args.json { json(&findings)? } else { text(&findings) })?;
-    let bad = count(&findings, Outcome::Problem) > 0;
+    let bad = count(&findings, Severity::Problem) > 0;
     Ok(if bad { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
 }
 
@@ -71,11 +71,11 @@ fn text(findings: &[Finding]) -> String {
     };
     let mut lines: Vec<String> = findings.iter().map(line).collect();
     let [ok, warnings, problems] =
-        [Outcome::Ok, Outcome::Warning, Outcome::Problem].map(|outcome| count(findings, outcome));
+        [Severity::Ok, Severity::Warning, Severity::Problem].map(|severity| count(findings, severity));
     lines.push(format!("ok: {ok}, warnings: {warnings}, problems: {problems}"));
     lines.join("\n")
 }
 
-fn count(findings: &[Finding], outcome: Outcome) -> usize {
-    findings.iter().filter(|finding| finding.result == outcome).count()
+fn count(findings: &[Finding], severity: Severity) -> usize {
+    findings.iter().filter(|finding| finding.result == severity).count()
 }

@@ -61,7 +61,7 @@ fn hash_password() -> Result<ExitCode, Error> {
     std::io::stdin().take(MOST).read_to_string(&mut password).map_err(Error::failed)?;
     let password = password.trim_end_matches(['\r', '\n']);
     if password.len() < 8 {
-        return Err(Error::failed("a password has at least 8 characters"));
+        return Err(Error::failed("the password is too short: it must have at least 8 characters"));
     }
     print(&auth::hash_password(&SecretString::from(password)).map_err(Error::failed)?)?;
     Ok(ExitCode::SUCCESS)

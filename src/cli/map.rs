@@ -137,7 +137,7 @@ fn sample(args: &Args) -> Result<Sample, Error> {
     open(args.file.as_deref())?.take(limit).read_to_end(&mut body).map_err(Error::failed)?;
     if body.len() > MAX_BODY {
         return Err(Error::failed(format!(
-            "the message has more than {MAX_BODY} bytes; at most {MAX_BODY} are allowed"
+            "the message has more than {MAX_BODY} bytes, which are the most that the worker accepts"
         )));
     }
     let headers =

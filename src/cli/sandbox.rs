@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn has_the_defaults_of_the_demo() {
+    fn sandbox_has_the_defaults_of_the_demo() {
         let args = parse(&[]).unwrap();
         assert_eq!(args.listen.to_string(), "127.0.0.1:8089");
         assert_eq!(args.tokens, ["demo-token"]);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_cannot_work() {
+    fn sandbox_refuses_options_that_cannot_work() {
         for args in [
             ["--listen", "8089"],
             ["--token", ""],

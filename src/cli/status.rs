@@ -152,7 +152,11 @@ fn one_worker(
             (Some(why), None) => format!("suspended ({why})"),
             (None, _) => format!("{} of {} slots in use", token.in_use, token.slots),
         };
-        let quota = token.quota_left.map(|left| format!(", {} left today", counted(left, "call"))).unwrap_or_default();
+        let quota = match (token.quota_left, token.quota_limit) {
+            (Some(left), Some(limit)) => format!(", {} of {} left today", grouped(left), counted(limit, "call")),
+            (Some(left), None) => format!(", {} left today", counted(left, "call")),
+            (None, _) => String::new(),
+        };
         line("  token", &format!("{}: {state}{quota}", token.token));
     }
     let ledger = page.ledger.reason.as_deref().unwrap_or("usable");

@@ -184,7 +184,7 @@ pub(super) fn ledger(_: &Key, text: &str) -> Parsed<LedgerStore> {
 }
 
 fn file(path: &str) -> Parsed<PathBuf> {
-    // `file:///x` means `/x`; with two slashes the next part would be a host.
+    // `file:///x` means `/x`; after only two slashes the next part is a host.
     let path = match path.strip_prefix("//") {
         Some(absolute) if absolute.starts_with('/') => absolute,
         Some(_) => return Err("names a host; write file:PATH".to_owned()),

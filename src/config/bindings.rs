@@ -64,7 +64,7 @@ pub(super) fn read(value: Toml, source: &str, problems: &mut Vec<Problem>) -> Ve
         }
     };
     if tables.len() > MOST {
-        let message = format!("are {} bindings; at most {MOST} are allowed", tables.len());
+        let message = format!("there are {} bindings; at most {MOST} are allowed", tables.len());
         problems.push(Problem::new("broker.bindings", source, message));
     }
     let mut bindings: Vec<Binding> = Vec::new();

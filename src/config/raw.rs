@@ -261,7 +261,7 @@ pub(super) fn secret(key: &Key, path: &Path, text: &str) -> Result<Written, Stri
         text if text.contains('\n') => return Err("has more than one line".to_owned()),
         text => vec![text.to_owned()],
     };
-    // An empty file would mean the default, although a file was named.
+    // An empty file must not mean the default, because a file was named.
     if entries.is_empty() {
         return Err("is empty".to_owned());
     }

@@ -110,7 +110,7 @@ pub(super) fn read(value: Toml, source: &str, problems: &mut Vec<Problem>) -> Ve
         }
     };
     if tables.len() > MAX_RULES {
-        let message = format!("are {} rules; at most {MAX_RULES} are allowed", tables.len());
+        let message = format!("there are {} rules; at most {MAX_RULES} are allowed", tables.len());
         problems.push(Problem::new("rules", source, message));
         return Vec::new();
     }

@@ -119,7 +119,7 @@ fn crm(reader: &mut Reader<'_>, sources: &Sources) -> Result<Crm, Reported> {
         }
     }
     if let Ok(count @ 3..) = max_in_flight_per_token {
-        let message = format!("{count} requests at a time exceed the vendor's limit of 2");
+        let message = format!("{count} requests at a time exceed the vendor's limit of 2; set it to 2");
         reader.warn("crm.max_in_flight_per_token", message);
     }
     let server = server?;
@@ -153,12 +153,12 @@ pub(super) fn tokens(reader: &mut Reader<'_>) -> Result<Vec<SecretString>, Repor
     let tokens = reader.each("crm.tokens", token)?;
     let before = reader.problems.len();
     if tokens.len() > MOST_TOKENS {
-        reader.problem("crm.tokens", format!("are {} tokens", tokens.len()));
+        reader.problem("crm.tokens", format!("there are {} tokens", tokens.len()));
     }
     let mut first = HashMap::new();
     for (index, token) in (1..).zip(&tokens) {
         if token.expose_secret().starts_with('#') {
-            reader.warn("crm.tokens", format!("entry {index} begins with #, which begins no comment here"));
+            reader.warn("crm.tokens", format!("entry {index} begins with #, but comments are not allowed; remove it"));
         }
         let earlier = *first.entry(token.expose_secret()).or_insert(index);
         if earlier != index {
@@ -273,7 +273,7 @@ fn delays(reader: &mut Reader<'_>) -> Result<Vec<Duration>, Reported> {
     match written.map(|written| written.entries.as_slice()) {
         Some([none]) if none == "none" => return Ok(Vec::new()),
         Some(many) if many.len() > MOST_DELAYS => {
-            reader.problem("retry.delays", format!("are {} delays", many.len()));
+            reader.problem("retry.delays", format!("there are {} delays", many.len()));
         }
         Some(_) | None => {}
     }
@@ -287,8 +287,8 @@ fn gate(reader: &mut Reader<'_>) -> Result<Gate, Reported> {
     let recheck = reader.want("gate.recheck", duration);
     let hold = reader.want("gate.hold", duration);
     if hold.as_ref().is_ok_and(|hold| *hold > Duration::from_secs(25 * 60)) {
-        let message = "comes near the broker's consumer timeout, 30m unless changed there, \
-                       after which it takes the messages back";
+        let message = "is near RabbitMQ's consumer timeout (30m unless changed), which takes messages back; \
+                       shorten it, or raise consumer_timeout in RabbitMQ";
         reader.warn("gate.hold", message);
     }
     Ok(Gate {

@@ -95,7 +95,7 @@ impl Store {
         };
         let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
         made.map_err(|error| explain(&error))?;
-        // Two consoles would both go on with the same action.
+        // Two consoles on one file both go on with the same action.
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock_path(path));
         let lock = lock.map_err(|error| explain(&error))?;
         lock.try_lock().map_err(|error| match error {

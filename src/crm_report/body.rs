@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_how_the_body_stands_to_its_json() {
+    fn body_form_says_what_stands_before_the_json() {
         for (body, form, code) in [
             (" {\"code\": 200}\n", Form::Clean, Some("200")),
             ("\u{feff}{\"code\": \"200\"}", Form::ByteOrderMark, Some("\"200\"")),
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_ids_records_and_numbers() {
+    fn body_gives_its_ids_records_and_numbers() {
         let read = |body: &str| Body::read(body.as_bytes());
         for (answer, id) in [
             (r#"{"data": {"wolkvox_id": " "}}"#, None),

@@ -28,8 +28,10 @@ const FURTHER_ROUNDS: [u32; 2] = [20, 100];
 pub(super) const SEARCH_LIMIT: usize = 100;
 /// The field that is left out on request.
 pub(super) const MISSING: &str = "completion_date";
+/// What stands before the accents in the description.
+pub(super) const BEFORE_ACCENTS: &str = "Accents: ";
 /// Characters outside ASCII that Spanish and Portuguese use.
-const ACCENTS: &str = "áéíóú ÁÉÍÓÚ ñÑ üÜ ãõç ¿¡";
+pub(super) const ACCENTS: &str = "áéíóú ÁÉÍÓÚ ñÑ üÜ ãõç ¿¡";
 /// The module in which activities are.
 const ACTIVITIES: &str = "wolkvox_activities";
 
@@ -73,7 +75,7 @@ impl Plan {
         choices: Choices,
     ) -> Result<Self, Failure> {
         let name = format!("TEST wolkvox-task-worker {mark}");
-        let description = format!("Test of wolkvox-task-worker crm-report. Please delete. Accents: {ACCENTS}");
+        let description = format!("Test of wolkvox-task-worker crm-report. Please delete. {BEFORE_ACCENTS}{ACCENTS}");
         decoded.task.name = Some(Cow::from(name));
         decoded.task.description = Some(Cow::from(description));
         if decoded.task.completion_date.is_none() && decoded.problems.iter().all(|p| p.field != "completion_date") {

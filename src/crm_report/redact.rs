@@ -1,6 +1,6 @@
 //! What a report shows of answers and requests. Pure.
 //!
-//! Without `--full` this is a list of what is shown: known members and words, counters, and what the test task itself has. Of the
+//! Without `--full` it shows only these: known members and words, counters, and what the test task itself has. Of the
 //! rest only kind and length remain. With `--full` everything is shown but [`Secrets`].
 
 mod json;

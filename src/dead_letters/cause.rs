@@ -87,11 +87,11 @@ fn quoted(rest: &mut std::iter::Peekable<std::str::Chars<'_>>, mark: char) {
     }
 }
 
-/// A word, or `N` if it contains a digit. Punctuation after it stays.
+/// A word, or `N` if it contains a digit and is no name of an encoding. Punctuation after it stays.
 fn without_value(word: &str) -> String {
     let end = word.trim_end_matches(['-', ':', '.', '+', '@']);
     let marks = word.get(end.len()..).unwrap_or_default();
-    match end.chars().any(|c| c.is_numeric()) {
+    match end.chars().any(|c| c.is_numeric()) && !end.starts_with("UTF-") {
         true => format!("N{marks}"),
         false => word.to_owned(),
     }
@@ -117,6 +117,11 @@ mod tests {
             ),
             ("the body has 300000 bytes", "the body has 300001 bytes", "the body has N bytes"),
             ("no answer of 10.0.0.7:443.", "no answer of 10.0.0.8:443.", "no answer of N."),
+            (
+                "the body is UTF-16 text, 7 bytes",
+                "the body is UTF-16 text, 8 bytes",
+                "the body is UTF-16 text, N bytes",
+            ),
             ("order 0190c2f0-7b1e-7a4e", "order 77aa-1", "order N"),
         ] {
             assert_eq!(normalised(one), cause);

@@ -64,7 +64,7 @@ fn set_one(text: &str, Setting { field, value }: &Setting) -> Result<String, Str
     }
     let value = value.to_string();
     if let Some((_, held)) = members.iter().find(|(name, _)| name == field) {
-        let at = place_of(text, held).ok_or("the body cannot be edited")?;
+        let at = place_of(text, held).ok_or("the field cannot be replaced: edit the whole body instead (--edit)")?;
         return Ok(replaced(text, at..at + held.get().len(), &value));
     }
     let end = text.rfind('}').ok_or("the body is not a JSON object")?;

@@ -208,8 +208,8 @@ impl Plan {
             (self.replayed_before, "of them was replayed before", "of them were replayed before"),
             (
                 self.without_id,
-                "of them has no id and is given one derived from what it holds",
-                "of them have no id and are given one derived from what they hold",
+                "of them has no id and gets one that is derived from its content",
+                "of them have no id and get one that is derived from their content",
             ),
             (
                 self.alike,

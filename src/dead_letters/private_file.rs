@@ -77,12 +77,12 @@ pub fn explain(path: &Path, error: &io::Error) -> String {
         );
     }
     if is(ErrorKind::AlreadyExists) {
-        return format!("{path}: a file of that name exists");
+        return format!("{path}: a file of that name exists already. Choose another name.");
     }
     if is(ErrorKind::NotFound) {
-        return format!("{path}: the folder does not exist");
+        return format!("{path}: the folder does not exist. Create it, or name another one.");
     }
-    if is(ErrorKind::StorageFull) { format!("{path}: the disk is full") } else { format!("{path}: {error}") }
+    if is(ErrorKind::StorageFull) { format!("{path}: the disk is full; make room") } else { format!("{path}: {error}") }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Runs a confirmed action: each message is copied, and is acked when RabbitMQ has confirmed the copy. A scan holds
+//! Runs a confirmed action. A message is acked after RabbitMQ confirmed its copy; a discard for good makes none. A scan holds
 //! messages for a limited time; then they go back, and the next scan begins.
 
 use std::collections::{BTreeMap, HashSet};
@@ -379,7 +379,7 @@ async fn act(run: &Run<'_>, publisher: &Publisher, found: &FetchedMessage) -> Re
     };
     sent.map(|()| Handled::Done).map_err(|why| {
         format!(
-            "{}: {why}; the message is where it was, and its id keeps a second copy from a second task",
+            "{}: {why}; the message stays on its queue. If its copy arrived all the same, both are one task",
             crate::visible::line(found.dead_letter.id())
         )
     })

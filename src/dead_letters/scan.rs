@@ -183,7 +183,7 @@ async fn read(
         let Some(delivery) = next else {
             if scan.is_overdue() {
                 let read = read_of(scanned.seen, scanned.expected);
-                scanned.partial = Some(format!("the messages had to go back before all were read: {read}"));
+                scanned.partial = Some(format!("reading took too long and the messages went back ({read}). Try again"));
             } else if scan.is_shared() || scanned.seen < scanned.expected {
                 scanned.partial = Some(shared(scanned.seen, scanned.expected));
             }

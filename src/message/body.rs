@@ -91,7 +91,7 @@ pub(crate) fn not_an_object(text: &str, error: &serde_json::Error) -> Failure {
     if let Some(named) = foreign::text(text) {
         return invalid(&named);
     }
-    // The parser's error would quote the whole text.
+    // The parser's error quotes the whole text.
     let found = match text.trim_start().bytes().next() {
         Some(b'[') => "it is an array",
         Some(b'"') => "it is a string",

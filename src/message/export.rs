@@ -82,7 +82,7 @@ fn message_of(json: &str) -> Result<Exported, String> {
             return Err("an export has either body or body_base64".to_owned());
         }
     };
-    // These headers of RabbitMQ would make it drop or multiply the new message.
+    // With these headers RabbitMQ drops or multiplies the new message.
     let headers = export.headers.into_iter().filter(|(name, _)| !is_brokers(name));
     let properties = export.properties.amqp()?.with_headers(table(headers)?);
     // The id is derived, so an export that is published twice creates each task once.

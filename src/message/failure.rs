@@ -55,7 +55,7 @@ pub enum Kind {
     Unknown,
     /// Older than `task.max_age`.
     Expired,
-    /// Processing it has crashed the worker.
+    /// Processing it panicked, or five workers in a row ended while they sent it (`worker::decide::POISON`).
     Poison,
     /// The body is larger than a task message may be.
     TooLarge,
@@ -108,7 +108,7 @@ impl Kind {
             Self::Unavailable => "the CRM was unavailable, and no attempt is left",
             Self::Unknown => "an attempt got no readable answer; the task may exist",
             Self::Expired => "older than `task.max_age`",
-            Self::Poison => "processing it crashed the worker",
+            Self::Poison => "processing it panicked, or ended five workers in a row",
             Self::TooLarge => "the body is larger than 256 KiB",
         }
     }
@@ -229,7 +229,7 @@ impl Failure {
 /// # Errors
 /// The failure, of kind [`Kind::Poison`].
 pub(crate) fn catch_panic<T>(work: impl Future<Output = T>) -> impl Future<Output = Result<T, Failure>> {
-    // Not an `async fn`: its future would hold the argument twice.
+    // Not an `async fn`: its future holds the argument twice.
     AssertUnwindSafe(work).catch_unwind().map_err(|_| poison())
 }
 

@@ -107,12 +107,12 @@ pub const HEADERS: [Header; 25] = [
     dead(WORKER, "text", "`name/version@host` of the worker"),
 ];
 
-/// RabbitMQ's headers, and headers that would route a copy elsewhere: a copy must not carry them. Older versions of
+/// RabbitMQ's headers, and headers that route a copy elsewhere: a copy must not carry them. Older versions of
 /// RabbitMQ drop a message as a cycle if it expires with its `x-death`.
 const BROKERS: [&str; 5] = ["x-death", "x-delivery-count", "x-acquired-count", "CC", "BCC"];
 const BROKERS_PREFIXES: [&str; 2] = ["x-first-death-", "x-last-death-"];
 
-/// Whether a header is RabbitMQ's, or would route a copy elsewhere.
+/// Whether a header is RabbitMQ's, or routes a copy elsewhere.
 pub(crate) fn is_brokers(name: &str) -> bool {
     BROKERS.contains(&name) || BROKERS_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }

@@ -23,6 +23,7 @@ mod condition;
 mod context;
 mod evaluate;
 mod explain;
+mod field_value;
 mod filters;
 mod fixed;
 mod headers;
@@ -31,7 +32,6 @@ mod moment;
 mod names;
 mod number;
 mod operators;
-mod outcome;
 mod parameters;
 pub(crate) mod pattern;
 mod reader;
@@ -271,7 +271,7 @@ impl Rules {
     /// The value of a field, as other fields see it and as it is sent; none where it is absent.
     fn field(field: &Field, context: &Context) -> Result<Option<(Value, FieldValue)>, String> {
         let value = field.template.value(context).map_err(Fail::into_text)?;
-        let result = outcome::field(field.name, &value).map_err(|why| field.template.unusable(why))?;
+        let result = field_value::field(field.name, &value).map_err(|why| field.template.unusable(why))?;
         Ok(result.map(|result| (value, result)))
     }
 
@@ -282,7 +282,7 @@ impl Rules {
         let context = variables.context(&template.names.variables)?;
         let failed = |text: &str| failed(&rule.name, "message_id", text);
         let value = template.value(&context).map_err(|fail| failed(&fail.into_text()))?;
-        match outcome::text(&value).map_err(|why| failed(&template.unusable(why)))? {
+        match field_value::text(&value).map_err(|why| failed(&template.unusable(why)))? {
             Some(id) if id.len() > MAX_ID => {
                 Err(failed(&format!("the id has {} bytes; at most {MAX_ID} are allowed", id.len())))
             }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::clock::{Clock, rfc3339};
 use crate::observe::logs::Repeated;
 
-/// The connections that a worker opens again and again.
+/// The failures that repeat until RabbitMQ, the ledger or a queue works again.
 pub(super) struct Failing(Mutex<State>);
 
 struct State {

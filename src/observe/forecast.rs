@@ -119,8 +119,8 @@ pub fn forecast(
     let usable = tokens.iter().filter(|token| !token.is_refused);
     // The time of a token was converted between two clocks, so its fraction of a second means nothing.
     let whole_second = |at: Timestamp| Timestamp::from_second((at + SignedDuration::from_millis(500)).as_second()).ok();
-    let told = usable.filter_map(|token| token.reset.and_then(whole_second)).min();
-    let quota_reset = told.unwrap_or_else(|| reset(now, zone));
+    let known_reset = usable.filter_map(|token| token.reset.and_then(whole_second)).min();
+    let quota_reset = known_reset.unwrap_or_else(|| reset(now, zone));
     let working = rate.filter(|rate| rate.messages > 0.0);
     // Each message costs at least one call, even if none was settled recently.
     let calls_per_message = working.map_or(1.0, |rate| (rate.calls / rate.messages).max(1.0));

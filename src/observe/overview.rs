@@ -163,7 +163,7 @@ fn no_worker(workers: &[Member], backlog: &str) -> String {
     let problems = || workers.iter().filter_map(|worker| Some((worker, worker.answer.page.as_ref().err()?)));
     let first = problems().find(|(_, no_page)| no_page.is_other).or_else(|| problems().next());
     let why = first.map(|(worker, no_page)| format!("{}: {}", worker.answer.address, no_page.why));
-    let why = why.unwrap_or_else(|| "console.workers names none".to_owned());
+    let why = why.unwrap_or_else(|| "console.workers names no worker".to_owned());
     let advice = match first {
         Some((_, NoPage { is_other: true, .. })) => {
             "Correct console.workers: each address must be the admin.listen of a worker of this queue."
@@ -202,8 +202,8 @@ fn suspended(pages: &[&Page]) -> String {
         let word = either(positions.len() as u64, "token", "tokens");
         (!positions.is_empty()).then(|| format!("{word} {}", Vec::from_iter(positions).join(", ")))
     };
-    let refused = of("unauthorized")
-        .map(|tokens| format!(" The CRM refuses {tokens} of crm.tokens: correct what is wrong there."));
+    let refused =
+        of("unauthorized").map(|tokens| format!(" The CRM refuses {tokens}: check crm.tokens and crm.operation."));
     let used_up = of("quota").map(|tokens| format!(" The quota of {tokens} is used up."));
     refused.into_iter().chain(used_up).collect()
 }
@@ -262,7 +262,7 @@ mod tests {
             (
                 vec![],
                 false,
-                "No worker answers (console.workers names none). 212 messages wait on the queue. Start a worker, or correct console.workers.",
+                "No worker answers (console.workers names no worker). 212 messages wait on the queue. Start a worker, or correct console.workers.",
             ),
             (
                 vec![answer(Err("connection refused"))],

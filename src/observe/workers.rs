@@ -95,7 +95,7 @@ impl Workers {
     async fn ledger_by(&self, name: &str, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool), String> {
         let mut known: Vec<LedgerEntry> = ids.iter().map(|id| LedgerEntry::new(id, None)).collect();
         let (mut answered, mut proves) = (false, true);
-        let mut failure = "console.workers names none".to_owned();
+        let mut failure = "console.workers names no worker".to_owned();
         for url in &self.0 {
             match ask_ledger(url, name, ids).await {
                 Ok((entries, worker_proves)) => {

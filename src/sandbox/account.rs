@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_does_not_know() {
+    fn account_refuses_settings_that_it_does_not_know() {
         for (text, said) in [
             ("string-code", "unknown account behaviour \"string-code\", did you mean \"string-codes\"?"),
             ("zone", "\"account:zone\" must be written account:zone:NAME"),

@@ -41,7 +41,7 @@ impl Answer {
         Self::new(status, "application/json", body.to_string())
     }
 
-    /// The page that a web server in front of the CRM would show.
+    /// An error page, as a web server in front of the CRM shows it.
     pub(super) fn html(status: StatusCode) -> Self {
         let page = format!(
             "<html>\r\n<head><title>{status}</title></head>\r\n<body>\r\n<center><h1>{status}</h1></center>\r\n</body>\r\n</html>\r\n"

@@ -230,7 +230,7 @@ mod tests {
     ];
 
     #[test]
-    fn says_what_is_wrong_with_a_rule() {
+    fn wrong_rule_is_refused_with_the_reason() {
         for (rules, said) in WRONG {
             let error = parse(rules.as_bytes()).unwrap_err().to_string();
             assert!(error.starts_with(said), "{rules}: {error}");
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_names_every_action() {
+    fn sandbox_page_names_every_action() {
         let page = include_str!("../../docs/sandbox.md");
         let actions = action::ACTIONS.map(|(word, form)| if form.is_empty() { word } else { form }.to_owned());
         let accounts = super::super::account::FORMS.iter().flat_map(|form| form.split(" or "));
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_the_first_that_matches_as_often_as_it_says() {
+    fn first_matching_rule_applies_as_often_as_it_says() {
         let mut faults = faults(
             r#"[{"action":"hang","name_contains":"x","times":2},
                 {"action":"drop","probability":0},

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_third_until_one_is_done_or_has_left() {
+    fn token_refuses_a_third_request_until_one_is_done_or_has_left() {
         let (limits, today) = (limits(10), day(1));
         let mut usage = Use::default();
         let clients: Vec<_> = (1..=5).map(holder).collect();
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn starts_the_quota_again_with_the_day_and_spends_none_on_refusals() {
+    fn quota_starts_again_with_the_day_and_refusals_spend_nothing() {
         let limits = limits(2);
         let mut usage = Use::default();
         let (_client, holder) = holder(1);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_counter_shows_what_was_true() {
+    async fn slow_counter_shows_an_earlier_count() {
         let mut usage = Use { used: 3, ..Use::default() };
         let age = Duration::from_secs(60);
         assert_eq!(usage.shown(age), 3);

@@ -242,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_why_a_file_is_no_report() {
+    fn file_that_is_no_report_is_refused_with_the_reason() {
         for (json, said) in [
             ("", "it is no report of crm-report: EOF"),
             ("{}", "it is no report of crm-report: missing field"),

@@ -298,7 +298,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ends_the_day_at_midnight_of_the_account_and_counts_the_hours_down() {
+    fn day_ends_at_midnight_of_the_account_and_its_hours_count_down() {
         let mut account = Account::default();
         for (now, date, hours) in [
             ("1970-01-01T00:00:00Z", "1970-01-01", 24),
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_the_day_at_the_hour_of_the_account() {
+    fn day_ends_at_the_hour_of_the_account() {
         let mut account = Account::default();
         account.apply("zone:UTC-05:00").unwrap();
         account.apply("day-ends:07:00").unwrap();
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_task_when_its_memory_is_full() {
+    fn task_is_refused_when_the_memory_is_full() {
         let state = State::new(Options::default());
         let create = || {
             let payload = RawValue::from_string("{}".to_owned()).unwrap();

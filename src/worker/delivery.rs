@@ -25,7 +25,7 @@ pub(super) enum Abort {
     Shutdown,
     /// The connection is lost: RabbitMQ delivers the message again.
     DeliveryGone,
-    /// The message was kept for `gate.hold`, but its copy would not say that RabbitMQ delivered it before. It is requeued
+    /// The message was kept for `gate.hold`, but its copy does not say that RabbitMQ delivered it before. It is requeued
     /// instead.
     Undecided,
 }
@@ -90,7 +90,7 @@ impl DeliveryContext<'_> {
     }
 
     /// The reason for a stop before the ledger's entry was read. Until then only RabbitMQ's flag says that the message was
-    /// delivered before, and a copy would lose that flag.
+    /// delivered before, and a copy loses that flag.
     pub(super) fn undecided(&self, abort: Abort) -> Abort {
         let needs_flag = self.message.was_delivered_before() && self.attempts_made == 0;
         if abort == Abort::Deadline && needs_flag { Abort::Undecided } else { abort }

@@ -260,7 +260,7 @@ async fn problems_of_the_crm_and_of_each_token_are_separate() {
         let checked = of(server, "demo", "hunter2,hunter3").await;
         assert_eq!(checked.code, Some(1), "{}", checked.said);
         checked.has(check, "problem", part);
-        checked.has("crm.token", "warning", "tokens 0 to 1: not asked, as the CRM did not answer");
+        checked.has("crm.token", "warning", "tokens 0 to 1: not asked, because the CRM did not answer");
         checked.has("broker.permissions", "ok", &rig.queue);
     }
 }

@@ -121,7 +121,7 @@ async fn failing_proxy_is_named_and_the_request_counts_as_not_sent() {
         assert!(!asked.reason.contains("hunter2") && !asked.reason.contains("os error"), "{}", asked.reason);
         let findings = check(&env).await;
         has(&findings, &format!("crm.proxy problem: {named}"));
-        has(&findings, "crm.token warning: token 0: not asked, as the CRM did not answer");
+        has(&findings, "crm.token warning: token 0: not asked, because the CRM did not answer");
         assert!(!findings.iter().any(|line| line.contains("crm.dns") || line.contains("hunter2")), "{findings:?}");
     }
     let env: Env = [("WTW_CRM_SERVER", "crm.invalid"), ("WTW_CRM_TOKENS", "t"), ("HTTPS_PROXY", "foo://hunter2")]

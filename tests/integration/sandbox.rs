@@ -187,7 +187,7 @@ async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) 
 }
 
 #[tokio::test]
-async fn creates_a_task_and_tells_of_it() {
+async fn insert_creates_a_task_and_the_control_page_lists_it() {
     let crm = Crm::start(options()).await;
     let reply = crm.insert("First").await;
     let body = reply.json();
@@ -220,7 +220,7 @@ async fn creates_a_task_and_tells_of_it() {
 }
 
 #[tokio::test]
-async fn numbers_connections_not_requests() {
+async fn connections_are_numbered_and_requests_are_not() {
     let crm = Crm::start(options()).await;
     let mut stream = crm.begin("one", "a").await;
     until("the first is created", async || crm.created().await == 1).await;
@@ -245,7 +245,7 @@ async fn refused(request: RequestBuilder, code: u16, error: &str, msg: &str) {
 }
 
 #[tokio::test]
-async fn refuses_other_paths_and_methods() {
+async fn sandbox_refuses_other_paths_and_methods() {
     let crm = Crm::start(options()).await;
     for path in ["/server/API/v2/custom/insert", "/server/API"] {
         let request = crm.request(Method::POST, path);
@@ -263,7 +263,7 @@ async fn refuses_other_paths_and_methods() {
 }
 
 #[tokio::test]
-async fn refuses_tokens_in_the_vendors_words() {
+async fn wrong_token_is_refused_in_the_vendors_words() {
     let crm = Crm::start(options()).await;
     let mut elsewhere = task("x");
     elsewhere["operation"] = json!("other");
@@ -287,7 +287,7 @@ async fn refuses_tokens_in_the_vendors_words() {
 }
 
 #[tokio::test]
-async fn refuses_a_task_with_anything_missing_or_wrong() {
+async fn insert_refuses_a_task_with_anything_missing_or_wrong() {
     let crm = Crm::start(options()).await;
     let whole = task("x");
     let top = whole.as_object().unwrap().keys().map(|key| ("", key));
@@ -315,7 +315,7 @@ async fn refuses_a_task_with_anything_missing_or_wrong() {
 }
 
 #[tokio::test]
-async fn warns_when_it_listens_beyond_loopback() {
+async fn sandbox_warns_when_it_listens_beyond_loopback() {
     for (listen, warns) in [("127.0.0.1:0", false), ("0.0.0.0:0", true)] {
         let sandbox = Process::start(&["sandbox", "--listen", listen], &Env::new());
         let has = |part: &str| sandbox.lines().iter().any(|line| line.contains(part));
@@ -327,7 +327,7 @@ async fn warns_when_it_listens_beyond_loopback() {
 }
 
 #[tokio::test]
-async fn forgets_everything_when_told() {
+async fn delete_makes_the_sandbox_forget_everything() {
     let crm = Crm::start(options()).await;
     crm.insert("x").await.assert_created();
     let reply = send(crm.request(Method::DELETE, "/sandbox")).await.unwrap();

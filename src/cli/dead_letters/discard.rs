@@ -48,7 +48,7 @@ pub struct Args {
 pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let filter = args.choice.filter()?;
     if args.reason.trim().is_empty() {
-        let message = "--reason is empty: say why, for those who miss the messages; nothing was done".to_owned();
+        let message = "--reason is empty: say why, for people who look for the messages; nothing was done".to_owned();
         return Err(Error { exit: USAGE, message });
     }
     let of = |entry: &Entry, found: FetchedMessage| {

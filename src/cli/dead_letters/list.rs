@@ -120,23 +120,23 @@ async fn each(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     dead_letters.sort_by_key(|listed| listed.at);
     print(&if args.json { json(&dead_letters)? } else { table(&dead_letters, args.noun()) })?;
     if more {
-        eprintln!("there are more than these, which were met first; --limit says how many are listed");
+        eprintln!("there are more messages than these; a filter or a higher --limit shows them");
     }
     warn(&scanned);
     read_exit(&scanned, &filter, dead_letters.len() as u64)
 }
 
 fn group_table(groups: &[Group], noun: &str) -> String {
-    let row = |kind: &str, count: &str, maybe: &str, oldest: &str, newest: &str, cause: &str| {
-        format!("{kind:<22}  {count:>8}  {maybe:>12}  {oldest:<20}  {newest:<20}  {cause}")
+    let row = |kind: &str, count: &str, doubtful: &str, oldest: &str, newest: &str, cause: &str| {
+        format!("{kind:<22}  {count:>8}  {doubtful:>8}  {oldest:<20}  {newest:<20}  {cause}")
     };
-    let mut rows = vec![row("kind", "messages", "maybe in CRM", "oldest", "newest", "cause")];
+    let mut rows = vec![row("kind", "messages", "in doubt", "oldest", "newest", "cause")];
     for group in groups {
-        let (count, maybe) = (group.count.to_string(), group.possibly_created.to_string());
+        let (count, doubtful) = (group.count.to_string(), group.possibly_created.to_string());
         rows.push(row(
             &cell(&group.kind),
             &count,
-            &maybe,
+            &doubtful,
             &seconds(group.oldest),
             &seconds(group.newest),
             &cell(&group.cause),

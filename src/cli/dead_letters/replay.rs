@@ -118,7 +118,7 @@ fn put_result(tool: &Tool, ended: &RunResult) -> Result<(), Error> {
     print(&format!("replayed to {}, each confirmed: {}", tool.dead_letters.queues.work, ended.done))?;
     if ended.ack_lost > 0 {
         eprintln!(
-            "{} perhaps still there: RabbitMQ confirmed the copy, and not the removal. A second replay creates no second \
+            "{} may still be there: RabbitMQ confirmed the copy, not the removal. A second replay creates no second \
              task, because the message id stays the same.",
             counted(ended.ack_lost, "message")
         );

@@ -62,7 +62,7 @@ pub fn markdown_page() -> String {
         for key in keys_of(section) {
             let default = match key.preset {
                 Preset::Text(text) => format!("`{text}`"),
-                // Markdown would read it as a tag.
+                // Markdown reads it as a tag.
                 Preset::Derived(text) if text.starts_with('<') => format!("`{text}`"),
                 Preset::Derived(_) | Preset::Required | Preset::Absent => key.default().to_owned(),
             };

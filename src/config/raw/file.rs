@@ -124,7 +124,7 @@ fn text(value: &Toml, key: &Key, list: bool) -> Result<Value, String> {
         let texts: Option<Vec<String>> = values.iter().map(scalar).collect();
         let mut texts = texts.ok_or("has an entry that is no text, number or boolean")?;
         texts.retain(|text| !text.is_empty());
-        // An empty text would mean the default, which differs from an empty list.
+        // An empty text means the default, which differs from an empty list.
         return match texts.is_empty() {
             true => Err("is an empty list; leave the key out for its default".to_owned()),
             false => Ok(Value::Many(texts)),

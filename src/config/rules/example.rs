@@ -138,7 +138,7 @@ fn task_of(reader: &mut TableReader<'_>, mut fields: BTreeMap<String, Scalar>) -
         None => None,
         Some(Scalar::Text(id)) => Some(id),
         Some(Scalar::Integer(_) | Scalar::Float(_) | Scalar::Boolean(_)) => {
-            reader.problem("task.message_id", "is no text");
+            reader.problem("task.message_id", "is not a text; write it in quotes");
             return None;
         }
     };

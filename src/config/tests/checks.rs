@@ -167,7 +167,7 @@ fn values_have_bounds() {
         ("retry.delays", delays.as_str(), "are 21 delays"),
         ("gate.failures", "0", "is out of bounds"),
         ("gate.hold", "25m", ""),
-        ("gate.hold", "26m", "comes near the broker's consumer timeout"),
+        ("gate.hold", "26m", "is near RabbitMQ's consumer timeout"),
         ("gate.hold", "10s", "is too short"),
         ("ledger.retention", "23h", "is too short"),
         ("ledger.max_entries", "0", "is out of bounds"),
@@ -188,7 +188,7 @@ fn quotes_commas_and_blanks_around_a_value_are_named() {
         ("ledger.url", "redis://a,redis://b", "names several servers; one is allowed"),
         ("crm.tokens", "a,b c", "entry 2 has a blank"),
         ("crm.tokens", "# mine", "the value has a blank; lines that begin with # are not comments here"),
-        ("crm.tokens", "#mine", "entry 1 begins with #, which begins no comment here"),
+        ("crm.tokens", "#mine", "entry 1 begins with #, but comments are not allowed; remove it"),
         ("crm.tokens", "'a'", "the value is in quotation marks, which are part of the value; are they meant?"),
         ("crm.tokens", "\"a,b\"", "entry 1 is in quotation marks, which are part of the value; are they meant?"),
         (

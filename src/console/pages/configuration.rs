@@ -8,7 +8,7 @@ use axum::response::Response;
 
 use super::posted::Posted;
 use super::{Shell, show};
-use crate::check::{self, Finding, Outcome, Scope};
+use crate::check::{self, Finding, Scope, Severity};
 use crate::config::Setting;
 use crate::console::App;
 use crate::console::safety::Visitor;
@@ -46,7 +46,7 @@ pub(super) async fn check(State(app): State<Arc<App>>, Posted { visitor, .. }: P
 
 fn filled(app: &App, visitor: &Visitor, findings: Option<Vec<Finding>>) -> Page {
     let shell = Shell::new(app, visitor, "Configuration", "configuration");
-    let problems = findings.iter().flatten().filter(|finding| finding.result == Outcome::Problem).count();
+    let problems = findings.iter().flatten().filter(|finding| finding.result == Severity::Problem).count();
     Page {
         shell,
         summary: app.config.summary(),

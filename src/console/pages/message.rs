@@ -237,7 +237,7 @@ fn map_command(entry: &Entry, detail: &Detail, body: &str) -> String {
         options.push_str(&option("header", &format!("{name}={value}")));
     }
     options.push_str(&option("message-id", &entry.id));
-    // Not a here-document: a body with its last line would end it, and the shell would run what follows.
+    // Not a here-document: a body with its last line ends it, and the shell runs what follows.
     format!("printf %s {} | wolkvox-task-worker map{options} -", quoted(body))
 }
 

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
+use crate::crm::classify::Outcome;
 use crate::crm_report::finding::{Confidence, Facts, Finding};
-use crate::crm_report::plan::SEARCH_LIMIT;
+use crate::crm_report::plan::{ACCENTS, BEFORE_ACCENTS, SEARCH_LIMIT};
 use crate::crm_report::run::Step;
 
 /// The calls of `query.php`, and the field that each searches by.
@@ -71,11 +72,12 @@ impl<'a> Searched<'a> {
         self.steps.iter().find(|(_, is_found)| *is_found).map(|(step, _)| *step)
     }
 
-    /// The last search that answered and did not find the task. A refusal before a search that finds it says the same.
+    /// The last search that answered and did not find the task. If a later search finds it, one that was rejected says the same. One
+    /// that was refused for its token or its rate does not.
     fn last_miss(&self) -> Option<&'a Step> {
         let misses = self.steps.iter().take_while(|(_, is_found)| !is_found).map(|(step, _)| *step);
         let is_hit = self.hit().is_some();
-        misses.filter(|step| step.is_accepted() || (is_hit && step.no_answer().is_none())).last()
+        misses.filter(|step| step.is_accepted() || (is_hit && step.classified.outcome == Outcome::Rejected)).last()
     }
 
     /// What was seen, and no more.
@@ -166,6 +168,12 @@ pub(super) fn accents(facts: Facts<'_>) -> Finding {
     };
     let finding = if Some(back) == facts.plan.field("description") {
         Finding::new(about, "intact", "A search returns text with accents as it was sent.")
+    } else if back.contains(ACCENTS) {
+        let words = "A search returns accents as they were sent, and the rest of the description altered.";
+        Finding::new(about, "intact", words)
+    } else if !back.contains(BEFORE_ACCENTS) {
+        let words = "The description that a search returns lacks the part with the accents. Look at it in the CRM.";
+        Finding::unknown(about, words)
     } else {
         let words = "A search returns text with accents altered. Look at the task in the CRM: if it is right there, only the \
                      search alters it. Compare ASCII only when you search.";

@@ -141,17 +141,19 @@ pub(super) fn sent_dates(facts: Facts<'_>) -> Finding {
         }
         None => {
             let said = back.as_str().map_or_else(|| back.to_string(), str::to_owned);
-            Finding::new(about, "changed", "A search returns completion_date in another form.").said(Some(said))
+            let words = match time(&said).filter(|back| Some(*back) != time(sent)) {
+                Some(_) => "A search returns completion_date with another time than was sent. Look at it in the CRM.",
+                None => "A search returns completion_date in another form.",
+            };
+            Finding::new(about, "changed", words).said(Some(said))
         }
     };
     finding.from([facts.number(step)])
 }
 
-/// How many minutes later a date came back than it was sent, if both are written in the vendor's form.
+/// How many minutes later a date came back than it was sent, if it was moved by whole minutes.
 fn minutes_later(sent: &str, back: &str) -> Option<i64> {
-    const FORM: &str = "%Y-%m-%d %H:%M:%S";
-    let parse = |text: &str| DateTime::strptime(FORM, text).ok().filter(|date| date.strftime(FORM).to_string() == text);
-    let seconds = parse(back)?.duration_since(parse(sent)?).as_secs();
+    let seconds = time(back)?.duration_since(time(sent)?).as_secs();
     (seconds != 0 && seconds % 60 == 0).then_some(seconds / 60)
 }
 
@@ -202,7 +204,8 @@ pub(super) fn counter(facts: Facts<'_>) -> Finding {
         let words = "tokenInformation.php did not say how often the token was used before and after the task.";
         return Finding::unknown(about, words);
     };
-    let limit = before.body.number("token_limit").map_or_else(String::new, |limit| format!(" of {limit} a day"));
+    let limit = before.body.number("token_limit").filter(|limit| *limit > 0);
+    let limit = limit.map_or_else(String::new, |limit| format!(" of {limit} a day"));
     let end = used("counter_end").map_or_else(String::new, |(_, end)| format!(", {end} at the end"));
     let seen = format!("The counter was {first} before the task and {second} after it{end}{limit}.");
     let evidence = [Some(before), Some(after), facts.step("counter_end")];
@@ -247,16 +250,16 @@ mod tests {
     }
 
     #[test]
-    fn date_is_shifted_only_where_its_form_is_the_same() {
+    fn date_is_shifted_only_by_whole_minutes() {
         for (back, minutes) in [
             ("2026-11-30 05:20:30", Some(-300)),
             ("2026-11-30 10:50:30", Some(30)),
             ("2026-11-30 10:20:30", None),
             ("2026-11-30 10:21:00", None),
-            ("2026-11-30T05:20:30", None),
+            ("2026-11-30T05:20:30.000Z", Some(-300)),
+            ("2026-11-30T10:20:30", None),
             ("2026-11-30 05:20", None),
             ("2026-11-30", None),
-            ("2026-11-30 5:20:30", None),
             ("", None),
         ] {
             assert_eq!(minutes_later("2026-11-30 10:20:30", back), minutes, "{back}");

@@ -20,12 +20,14 @@ pub(super) fn settings(findings: &[Finding], facts: Facts<'_>) -> Value {
     let faults = account(&answer, facts).into_iter().chain(insert(&answer, facts));
     let faults: Vec<Value> = faults.map(|action| json!({"action": action})).collect();
     let counter = facts.run.step("counter_before");
+    // A limit that the account does not keep is none.
+    let most_used = facts.run.steps.iter().filter_map(|step| step.body.number("token_use_today")).max().unwrap_or(0);
     let inserted = facts.run.step("insert").filter(|step| step.no_answer().is_none());
     json!({
         "latency_milliseconds": inserted.map(|step| millis(step.exchange.total)),
         // What was not tried counts as possible.
         "query": answer("query") != "not_found" || answer("query_dates") == "found",
-        "daily_limit": counter.and_then(|step| step.body.number("token_limit")).filter(|limit| *limit >= 0),
+        "daily_limit": counter.and_then(|step| step.body.number("token_limit")).filter(|limit| *limit > most_used),
         "faults": faults,
         "answers": answers(facts),
     })

@@ -25,7 +25,7 @@ const NETWORK_FILE_SYSTEMS: [&str; 12] = [
     "fuse.s3fs",
     "fuse.cephfs",
 ];
-/// A file of more bytes is checked for damage in the background, because reading it would delay the start.
+/// A file of more bytes is checked for damage in the background, because reading it delays the start.
 const LARGE_FILE: u64 = 4 << 20;
 
 /// The path of a ledger's file.

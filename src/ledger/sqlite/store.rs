@@ -18,7 +18,7 @@ const APPLICATION_ID: i64 = 0x5754_574c;
 const FORMAT: i64 = 1;
 /// For each operation of a batch, this many rows are checked for their age. At most as many are forgotten.
 const SWEPT_ROWS: u64 = 16;
-/// How exact [`About::last_change`] is. Writing it with each change would cost too much.
+/// How exact [`About::last_change`] is. Writing it with each change costs too much.
 const LAST_CHANGE_PRECISION: Duration = Duration::from_secs(60);
 /// The longest wait for another program's lock, in milliseconds.
 const BUSY_TIMEOUT: u64 = 2_000;
@@ -105,7 +105,7 @@ pub(super) struct Store {
 impl Store {
     pub(super) fn open(file: &LedgerFile, limits: Limits, clock: Clock) -> Result<Self, LedgerError> {
         let lock = file.lock()?;
-        // Created here, because SQLite would let other users read it.
+        // Created here, because SQLite lets other users read a file that it creates.
         drop(file.open_private(&file.path)?);
         let explain = |error: rusqlite::Error| file.explain(&error);
         let mut connection = Connection::open(&file.path).map_err(explain)?;

@@ -73,7 +73,7 @@ pub(super) fn check_read_form(form: &str) -> Result<(), String> {
     })
 }
 
-/// A zone's name in a text would be read over: its offset is not.
+/// jiff accepts a zone's name in a text and ignores it. It uses an offset.
 fn check_zone_of_form(form: &str) -> Result<(), String> {
     match form.contains("%Q") || form.contains("%:Q") {
         true => {

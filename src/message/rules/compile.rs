@@ -10,7 +10,7 @@ use super::context::Context;
 use super::moment::Calendar;
 use super::template::Template;
 use super::value::Value;
-use super::{Field, Rule, Rules, condition, digest, fixed, outcome, pattern};
+use super::{Field, Rule, Rules, condition, digest, field_value, fixed, pattern};
 use crate::config::{self, Action, Events, Problem, RuleText, Scalar};
 use crate::message::payload::Mapping;
 use crate::message::task::FIELDS;
@@ -175,7 +175,7 @@ fn message_id(source: &str, notes: &mut Notes<'_>) -> Option<Template> {
         ],
     );
     if let Some(value) = notes.constant(PLACE, &template) {
-        match outcome::text(&value) {
+        match field_value::text(&value) {
             Ok(Some(_)) => notes.add(PLACE, "is the same for every message; use what tells one event from all others"),
             Ok(None) => notes.add(PLACE, "is empty; use what tells one event from all others, or leave it out"),
             Err(why) => notes.add(PLACE, template.unusable(why)),
@@ -199,7 +199,7 @@ fn fields(given: &BTreeMap<String, Scalar>, notes: &mut Notes<'_>) -> BTreeMap<&
         let place = format!("field {known}");
         if let Some(template) = notes.template(&place, template(known, value)) {
             references(known, &template, given, notes);
-            let value = notes.constant(&place, &template).map(|value| outcome::field(known, &value));
+            let value = notes.constant(&place, &template).map(|value| field_value::field(known, &value));
             match value {
                 Some(Err(why)) => notes.add(&place, template.unusable(why)),
                 Some(Ok(value)) => {

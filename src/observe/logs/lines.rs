@@ -172,7 +172,7 @@ mod tests {
         let losses = Arc::new(Mutex::new(Vec::new()));
         let reported = Arc::clone(&losses);
         let lines = Lines::with_capacity(8, writer, move |lost| reported.lock().unwrap().push(lost)).unwrap();
-        // More than pipe and queue can hold: a writer that blocks would never get past this.
+        // More than pipe and queue can hold: a writer that blocks never gets past this.
         let line = format!("{}\n", "x".repeat(1_023));
         let written = 1_000;
         for _ in 0..written {

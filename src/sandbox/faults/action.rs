@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_every_action() {
+    fn action_of_every_kind_is_read() {
         let expected = [
             ("status:503", Action::Status(StatusCode::SERVICE_UNAVAILABLE)),
             ("code:417:NO: REALLY", Action::Code(417, "NO: REALLY".into())),

@@ -122,7 +122,7 @@ fn compare(
     }
 }
 
-/// jiff reads more than one form; only what it would write in this one passes.
+/// jiff reads more than one form. A text passes only if jiff writes its date in the same way.
 fn is_date(text: &str) -> bool {
     text.parse::<DateTime>().is_ok_and(|date| date.strftime("%Y-%m-%d %H:%M:%S").to_string() == text)
 }
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_only_dates_that_exist_in_the_one_form() {
+    fn insert_accepts_only_existing_dates_in_one_form() {
         for text in ["2026-07-30 00:00:00", "2024-02-29 23:59:59", "0001-01-01 00:00:00"] {
             assert!(is_date(text), "{text}");
         }
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_a_whole_task_in_json() {
+    fn insert_accepts_a_complete_task_in_json() {
         for content_type in ["application/json", "Application/JSON; charset=utf-8"] {
             assert_eq!(check(Some(content_type), &Ok(task()), false), Ok("Call back"));
         }
@@ -191,14 +191,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lenient_account_takes_what_lacks_fields() {
+    fn insert_accepts_missing_fields_on_a_lenient_account() {
         let lacking = Ok(json!({"fields": {"name": "x"}}));
         assert_eq!(check(Some("application/json"), &lacking, true), Ok("x"));
         assert!(check(Some("application/json"), &Ok(json!({})), true).is_err());
     }
 
     #[test]
-    fn refuses_each_field_that_is_missing_or_null() {
+    fn insert_refuses_each_field_that_is_missing_or_null() {
         let pointers = PARAMETERS.iter().map(|(name, _)| ("", *name));
         let fields = FIELDS.iter().map(|(name, _)| ("/fields", *name));
         for (parent, name) in pointers.chain(fields).chain([("", "fields")]) {
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_a_field_must_not_hold() {
+    fn insert_refuses_wrong_values_of_each_field() {
         for (pointer, value, said) in [
             ("/module", json!("cases"), "module (must be \"wolkvox_activities\")"),
             ("/type", json!("call"), "type (must be \"task\")"),
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn names_unknown_fields_and_everything_at_once() {
+    fn insert_names_unknown_fields_and_all_problems_at_once() {
         let mut wrong = task();
         wrong["tpye"] = json!("task");
         wrong["fields"]["zzz"] = json!(1);

@@ -1,4 +1,4 @@
-//! The keys of `sandbox.answers` in a report: each names the calls that its answer belongs to.
+//! The keys of `sandbox.answers` in a report. A key names the calls that get its answer.
 
 /// Each call: the account refused the first one, and so no other was sent.
 pub(in crate::sandbox) const EVERYTHING: &str = "everything";

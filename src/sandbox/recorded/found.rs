@@ -2,13 +2,15 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::crm_report::body::{Body, Form, date};
+use crate::crm_report::body::{Body, Form, date, time};
 use crate::crm_report::own::{OwnTask, id_of};
 
 pub(in crate::sandbox) use crate::crm_report::own::ID;
 
 /// The vendor's name of the time of creation.
 pub(in crate::sandbox) const CREATED: &str = "wolkvox_fecha_creacion";
+/// Where hour, minute and second begin in `YYYY-MM-DD HH:MM:SS`.
+const TIME: [usize; 3] = [11, 14, 17];
 /// The most records of an answer.
 const MOST_OTHERS: usize = 1_000;
 
@@ -133,10 +135,24 @@ impl RecordedTask<'_> {
         };
         let own = task.get(field)?;
         match field == CREATED || field.ends_with("_date") {
-            true => Some(Value::from(in_form_of(text.filter(|text| date(text).is_some())?, own.as_str()?))),
+            true => {
+                let (recorded, own) = (text.filter(|text| date(text).is_some())?, own.as_str()?);
+                let cut = self.fields.get(field).and_then(|sent| with_lost_time(recorded, sent.as_str()?, own));
+                Some(Value::from(cut.unwrap_or_else(|| in_form_of(recorded, own))))
+            }
             false => Some(own.clone()),
         }
     }
+}
+
+/// A date without the part of its time that the recorded one lost, such as its seconds. None if it lost none, or was moved by whole
+/// minutes.
+fn with_lost_time(recorded: &str, sent: &str, date: &str) -> Option<String> {
+    let moved = time(recorded)?.duration_since(time(sent)?).as_secs();
+    let same =
+        |end: usize| recorded.len() == sent.len() && recorded.get(..end).is_some_and(|start| sent.starts_with(start));
+    let kept = TIME.into_iter().rev().find(|start| same(*start)).filter(|_| moved % 60 != 0)?;
+    Some(format!("{}{}", date.get(..kept)?, recorded.get(kept..)?))
 }
 
 /// A date in the form of a recorded one: its digits in the place of the recorded digits.
@@ -194,5 +210,20 @@ mod tests {
         let number = with_id(br#"{"data":{"wolkvox_id":20,"of":[200]}}"#, "20", &json!(7));
         assert_eq!(number.as_deref(), Some(r#"{"data":{"of":[200],"wolkvox_id":7}}"#));
         assert_eq!(with_id(b"<html>20</html>", "20", &json!(7)), None);
+    }
+
+    #[test]
+    fn date_loses_the_part_of_its_time_that_the_recorded_one_lost() {
+        for (recorded, expected) in [
+            ("2026-01-01 10:20:00", Some("2027-05-05 11:31:00")),
+            ("2026-01-01 00:00:00", Some("2027-05-05 00:00:00")),
+            ("2026-01-01 23:59:59", Some("2027-05-05 23:59:59")),
+            ("2026-01-01 15:20:30", None),
+            ("2026-01-01 10:20:30", None),
+            ("2026-01-01T10:20:00", None),
+        ] {
+            let lost = with_lost_time(recorded, "2026-01-01 10:20:30", "2027-05-05 11:31:41");
+            assert_eq!(lost.as_deref(), expected, "{recorded}");
+        }
     }
 }

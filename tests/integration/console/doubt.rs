@@ -73,7 +73,7 @@ async fn count_of_one_message_in_doubt_is_repeated_for_that_message_alone() {
     let print = path.trim_start_matches("/message/");
     let action = console.count(&[("print", print), ("what", "replay")]).await;
     let page = console.get(&action).await.text;
-    assert!(page.contains("Meant: one message: m-1.") && page.contains("There is nothing to do."), "{page}");
+    assert!(page.contains("Selected: one message: m-1.") && page.contains("There is nothing to do."), "{page}");
     let (_, rest) = page.split_once("actions\" class=\"inline\">").expect("a form to count again");
     let field = |name: &str| {
         let (_, rest) = rest.split_once(&format!("name=\"{name}\" value=\""))?;

@@ -56,10 +56,15 @@ fn with(task: &Value, member: &str, value: Value) -> Value {
     task
 }
 
+/// The task with its completion date in another form.
+fn with_date(task: &Value, form: fn(&str) -> String) -> Value {
+    with(task, "completion_date", json!(form(task["completion_date"].as_str().expect("a date"))))
+}
+
 /// The name of a form, the form, and what the report must say of it: questions and answers.
 type Case = (&'static str, Form, &'static [(&'static str, &'static str)]);
 
-const FORMS: [Case; 12] = [
+const FORMS: [Case; 15] = [
     (
         "without a name",
         |task| json!({"wolkvox_id": task["wolkvox_id"], CREATED: task[CREATED], "status": "created"}),
@@ -75,13 +80,16 @@ const FORMS: [Case; 12] = [
     ("created as a date", |task| with(task, CREATED, json!("2026-11-30")), &[("answer_zone", "unknown")]),
     ("created with Z", |task| with(task, CREATED, json!("2026-11-30T01:34:48Z")), &[("answer_zone", "UTC+00:00")]),
     ("created without seconds", |task| with(task, CREATED, json!("2026-11-30 01:34")), &[("answer_zone", "UTC+00:00")]),
-    ("date with T", |task| with(task, "completion_date", json!("2026-12-01T10:20:30")), &[("sent_dates", "changed")]),
+    ("date with T", |task| with_date(task, |date| date.replace(' ', "T")), &[("sent_dates", "changed")]),
+    ("date without seconds", |task| with_date(task, |date| date[..16].to_owned()), &[("sent_dates", "changed")]),
+    ("date alone", |task| with_date(task, |date| date[..10].to_owned()), &[("sent_dates", "changed")]),
+    ("seconds lost", |task| with_date(task, |date| format!("{}00", &date[..17])), &[("sent_dates", "changed")]),
+    ("time lost", |task| with_date(task, |date| format!("{} 00:00:00", &date[..10])), &[("sent_dates", "changed")]),
     (
-        "date without seconds",
-        |task| with(task, "completion_date", json!("2026-12-01 10:20")),
-        &[("sent_dates", "changed")],
+        "description as a page",
+        |task| with(task, "description", json!(format!("<p>{}</p>\n", task["description"].as_str().expect("text")))),
+        &[("accents", "intact")],
     ),
-    ("date alone", |task| with(task, "completion_date", json!("2026-12-01")), &[("sent_dates", "changed")]),
     ("date as day/month", |task| with(task, "completion_date", json!("01/12/2026")), &[("sent_dates", "changed")]),
     ("date as a number", |task| with(task, "completion_date", json!(1_796_000_000)), &[("sent_dates", "changed")]),
 ];

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn finds_tasks_by_field_and_by_time() {
+async fn query_finds_tasks_by_field_and_by_time() {
     let crm = Crm::start(options()).await;
     let id = crm.insert("First").await.json()["data"]["wolkvox_id"].as_str().unwrap().to_owned();
     crm.insert("Second").await.assert_created();
@@ -29,14 +29,14 @@ async fn finds_tasks_by_field_and_by_time() {
 }
 
 #[tokio::test]
-async fn finds_nothing_where_activities_cannot_be_searched() {
+async fn query_finds_nothing_where_activities_cannot_be_searched() {
     let crm = Crm::start(Options { query: false, ..options() }).await;
     crm.insert("First").await.assert_created();
     assert!(crm.find(QUERY, json!({"field": "name", "value": "First"})).await.is_empty());
 }
 
 #[tokio::test]
-async fn refuses_searches_that_lack_something() {
+async fn query_refuses_searches_that_lack_something() {
     let crm = Crm::start(options()).await;
     let module = json!({"operation": "demo", "module": "wolkvox_activities"});
     for (path, search, wanting) in [

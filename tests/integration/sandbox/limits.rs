@@ -59,7 +59,7 @@ async fn frees_the_slot_before_the_answer_is_written() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn takes_the_latency_with_the_slot_held() {
+async fn latency_passes_while_the_slot_is_held() {
     let latency = Duration::from_millis(200);
     let crm = Crm::start(Options { latency, ..options() }).await;
     let started = tokio::time::Instant::now();
@@ -71,7 +71,7 @@ async fn takes_the_latency_with_the_slot_held() {
 }
 
 #[tokio::test]
-async fn keeps_the_daily_limit_of_each_token() {
+async fn daily_limit_is_kept_for_each_token() {
     let crm = Crm::start(Options { daily_limit: 3, ..options() }).await;
     crm.insert("x").await.assert_created();
     let mut bad = task("x");

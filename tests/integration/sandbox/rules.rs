@@ -72,7 +72,7 @@ async fn gzip_fault_compresses_the_answer() {
 }
 
 #[tokio::test]
-async fn delays_the_answer() {
+async fn delay_rule_delays_the_answer() {
     let crm = Crm::start(options()).await;
     crm.fault(json!([{"action": "delay:300ms"}])).await;
     let started = tokio::time::Instant::now();
@@ -81,7 +81,7 @@ async fn delays_the_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn resets_the_connection_with_and_without_a_task() {
+async fn reset_and_drop_rules_reset_the_connection_with_and_without_a_task() {
     let crm = Crm::start(options()).await;
     for (action, tasks) in [("drop", 0), ("reset", 1)] {
         crm.fault(json!([{"action": action, "times": 1}])).await;
@@ -131,7 +131,7 @@ async fn first_matching_rule_applies_until_its_times_are_used_up() {
 }
 
 #[tokio::test]
-async fn keeps_its_rules_when_new_ones_are_wrong() {
+async fn rules_stay_when_new_ones_are_wrong() {
     let faults = faults::parse(br#"[{"action": "status:500"}]"#).unwrap();
     let crm = Crm::start(Options { faults, ..options() }).await;
     let reply = crm.put_faults(&json!([{"action": "hagn"}])).await;
@@ -147,7 +147,7 @@ async fn keeps_its_rules_when_new_ones_are_wrong() {
 }
 
 #[tokio::test]
-async fn repeats_itself_with_the_same_seed() {
+async fn sandbox_repeats_itself_with_the_same_seed() {
     let rules = json!([{"action": "status:500", "probability": 0.5}]);
     let mut runs = Vec::new();
     for seed in [7, 7, 8] {

@@ -15,7 +15,7 @@ const MIN_INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// When each token was last asked about, and the requests since then. The key is a hash, so that no token is kept.
 #[derive(Debug, Default)]
-pub struct Counters(Mutex<HashMap<[u8; 32], SinceAsked>>);
+pub struct QuotaChecks(Mutex<HashMap<[u8; 32], SinceAsked>>);
 
 #[derive(Debug, Default)]
 struct SinceAsked {
@@ -23,7 +23,7 @@ struct SinceAsked {
     at: Option<Instant>,
 }
 
-impl Counters {
+impl QuotaChecks {
     /// Counts a request on a token. Returns whether the worker must ask about the token before it.
     pub(super) fn is_due(&self, token: &SecretString, now: Instant) -> bool {
         let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -43,12 +43,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn token_is_asked_about_after_some_requests_and_then_once_an_hour() {
-        let (counters, now, token) = (Counters::default(), Instant::now(), SecretString::from("a"));
-        let asked = |times: u32, at: Instant| (0..times).filter(|_| counters.is_due(&token, at)).count();
+        let (checks, now, token) = (QuotaChecks::default(), Instant::now(), SecretString::from("a"));
+        let asked = |times: u32, at: Instant| (0..times).filter(|_| checks.is_due(&token, at)).count();
         assert_eq!(asked(MIN_REQUESTS, now), 0, "a token that is hardly used costs nothing");
         assert_eq!(asked(1, now), 1);
         assert_eq!(asked(MIN_REQUESTS * 10, now + MIN_INTERVAL / 2), 0);
         assert_eq!(asked(MIN_REQUESTS * 10, now + MIN_INTERVAL), 1);
-        assert!(!counters.is_due(&SecretString::from("b"), now + MIN_INTERVAL), "each token has its own count");
+        assert!(!checks.is_due(&SecretString::from("b"), now + MIN_INTERVAL), "each token has its own count");
     }
 }
