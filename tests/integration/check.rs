@@ -310,8 +310,8 @@ async fn check_offline_reports_settings_that_do_not_fit_together() {
     )
     .await;
     assert_eq!(checked.of("problem").len(), 1, "the retired host only: {}", checked.said);
-    checked.has("audit.replicas", "warning", "without a single active consumer");
-    checked.has("audit.retry", "warning", "ledger.retention (1d) ends before");
+    checked.has("audit.replicas", "warning", "broker.single_active_consumer is false");
+    checked.has("audit.retry", "warning", "ledger.retention (1d) is shorter than the time to the last attempt");
     checked.has("audit.retry", "warning", "task.max_age (20m) ends before");
     checked.has("audit.consumer_timeout", "warning", "shorten gate.hold");
     checked.has("audit.shutdown", "warning", "terminationGracePeriodSeconds: 73 or more");

@@ -77,7 +77,7 @@ async fn map_refuses_a_message_of_one_byte_too_many() {
         let refused = run(&["map"], &with_config(&file), &vec![b'x'; bytes]).await;
         assert_eq!(refused.code, Some(1));
         assert!(
-            refused.stderr.contains("has more than 262144 bytes; at most 262144 are allowed"),
+            refused.stderr.contains("has more than 262144 bytes, which are the most that the worker accepts"),
             "{}",
             refused.stderr
         );
