@@ -62,6 +62,15 @@ fn unreachable(broker: &Broker, rules: &[RuleText], findings: &mut Findings) {
             let message = format!("rule {}: no binding delivers the routing key {key}", rule.name);
             findings.warning(CHECK, message, "change the rule's routing_key, or add it to [[broker.bindings]]");
         }
+        let keys =
+            rule.examples.iter().filter(|example| example.exchange.is_empty()).map(|example| &example.routing_key);
+        for (n, key) in keys.enumerate().filter(|(_, key)| !key.is_empty()) {
+            if !delivered().any(|other| pattern::overlap(key, other)) {
+                let message =
+                    format!("rule {}, example {}: no binding delivers the routing key {key}", rule.name, n + 1);
+                findings.warning(CHECK, message, "change [[broker.bindings]]: * is one word, # any number of words");
+            }
+        }
     }
 }
 

@@ -99,6 +99,15 @@ fn binding(reader: &mut TableReader<'_>) -> Option<Binding> {
     if by_key && routing_key.is_none() {
         reader.problem("routing_key", "is missing; an exchange of this type needs one, such as ticket.#");
     }
+    let key = routing_key.as_deref().unwrap_or_default();
+    if exchange_type == Some(ExchangeType::Direct) && key.contains(['*', '#']) {
+        let why = "has * or #, which only a topic exchange understands; give the whole key, or type = \"topic\"";
+        reader.problem("routing_key", why);
+    }
+    let mut words = key.split('.');
+    if exchange_type == Some(ExchangeType::Topic) && words.any(|word| word.len() > 1 && word.contains(['*', '#'])) {
+        reader.problem("routing_key", "has * or # inside a word; they stand for whole words between dots");
+    }
     if !headers.is_empty() && !matches!(exchange_type, Some(ExchangeType::Headers) | None) {
         reader.problem("headers", "are for an exchange of the type headers only");
     }

@@ -1,7 +1,7 @@
 //! Logins: password files with Argon2 hashes, and a delay that grows after each wrong password.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -102,7 +102,7 @@ impl Auth {
     /// How long an address must wait before it may try again.
     pub(crate) fn wait(&self, address: IpAddr) -> Option<Duration> {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let (count, at) = failures.get(&address)?;
+        let (count, at) = failures.get(&network(address))?;
         delay(*count).checked_sub(at.elapsed()).filter(|left| !left.is_zero())
     }
 
@@ -124,7 +124,7 @@ impl Auth {
         if let Some(wait) = self.wait(address) {
             return Checked::Wait(wait);
         }
-        let mut right = None;
+        let (address, mut right) = (network(address), None);
         if turn.is_ok() && password.expose_secret().len() <= MOST_PASSWORD {
             tokio::task::block_in_place(|| {
                 for login in self.logins.iter().filter(|login| login.name.as_deref().is_none_or(|only| only == name)) {
@@ -147,6 +147,14 @@ impl Auth {
             }
         }
         right.map_or(Checked::Wrong, Checked::Right)
+    }
+}
+
+/// What has to wait: an address, or the whole network of an IPv6 address, because one client can have all of its addresses.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
     }
 }
 
@@ -247,6 +255,9 @@ mod tests {
         assert!(matches!(all.last(), Some(Checked::Wait(_))), "ten at a time: {all:?}");
         assert!(auth.wait(here).is_some(), "{:?}", auth.wait(here));
         assert_eq!(auth.wait(there), None, "another address does not wait");
+        let [one, same, other] = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(|text| text.parse().unwrap());
+        assert_eq!(auth.check(one, "ana", &"Secret".into()).await, Checked::Wrong);
+        assert!(auth.wait(same).is_some() && auth.wait(other).is_none(), "an IPv6 network waits as one");
         assert_eq!([1, 2, 5, 100].map(|count| delay(count).as_secs()), [1, 2, 16, 300]);
     }
 

@@ -76,7 +76,11 @@ impl Reading<'_> {
             }
             (true, other) => self.problem(name, format!("is a section, not {}", article(&other))),
             (false, _) => {
-                let section = || suggest(name, sections).map(|section| format!("[{section}]"));
+                let section = || match (name, suggest(name, sections)) {
+                    ("binding" | "bindings", _) => Some("[[broker.bindings]]".to_owned()),
+                    (_, Some("rules")) => Some("[[rules]]".to_owned()),
+                    (_, near) => near.map(|section| format!("[{section}]")),
+                };
                 let meant = without_section(name).or_else(section);
                 self.problem(name, did_you_mean(meant));
             }
@@ -121,6 +125,9 @@ impl Reading<'_> {
 /// The text of a value, or what is wrong with it.
 fn text(value: &Toml, key: &Key, list: bool) -> Result<Value, String> {
     if let (Toml::Array(values), true) = (value, list) {
+        if values.iter().any(|value| matches!(value, Toml::Datetime(_))) {
+            return Err("has a date without quotes; write \"2027-01-01\"".to_owned());
+        }
         let texts: Option<Vec<String>> = values.iter().map(scalar).collect();
         let mut texts = texts.ok_or("has an entry that is no text, number or boolean")?;
         texts.retain(|text| !text.is_empty());

@@ -168,3 +168,19 @@ fn binding_by_headers_compares_them_in_a_way_that_rabbitmq_knows() {
         assert!(load(how).unwrap_err().to_string().contains("x-match is one of all, any, all-with-x, any-with-x"));
     }
 }
+
+#[test]
+fn routing_key_of_a_binding_fits_the_type_of_its_exchange() {
+    for (kind, key, said) in [
+        ("topic", "ticket.#", ""),
+        ("topic", "ticket#", "has * or # inside a word"),
+        ("direct", "ticket", ""),
+        ("direct", "ticket.#", "which only a topic exchange understands"),
+    ] {
+        let loaded = load_toml(&format!("[[broker.bindings]]\nexchange = 'x'\ntype = '{kind}'\nrouting_key = '{key}'"));
+        match loaded {
+            Ok(_) => assert_eq!(said, "", "{kind} {key}"),
+            Err(why) => assert!(!said.is_empty() && why.to_string().contains(said), "{kind} {key}: {why}"),
+        }
+    }
+}

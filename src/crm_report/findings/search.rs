@@ -168,10 +168,10 @@ pub(super) fn accents(facts: Facts<'_>) -> Finding {
     };
     let finding = if Some(back) == facts.plan.field("description") {
         Finding::new(about, "intact", "A search returns text with accents as it was sent.")
-    } else if back.contains(ACCENTS) {
+    } else if without_spaces(back).contains(&without_spaces(ACCENTS)) {
         let words = "A search returns accents as they were sent, and the rest of the description altered.";
         Finding::new(about, "intact", words)
-    } else if !back.contains(BEFORE_ACCENTS) {
+    } else if !without_spaces(back).contains(&without_spaces(BEFORE_ACCENTS)) {
         let words = "The description that a search returns lacks the part with the accents. Look at it in the CRM.";
         Finding::unknown(about, words)
     } else {
@@ -180,4 +180,9 @@ pub(super) fn accents(facts: Facts<'_>) -> Finding {
         Finding::new(about, "altered", words)
     };
     finding.from([facts.number(step)])
+}
+
+/// A text without spaces and line ends, which editors of rich text replace.
+fn without_spaces(text: &str) -> String {
+    text.replace("&nbsp;", "").chars().filter(|letter| !letter.is_whitespace()).collect()
 }

@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
+use crate::crm::classify::Outcome;
 use crate::crm_report::finding::{Facts, Finding};
 use crate::crm_report::findings::{FOUND_AFTER, QUERIES, SHIFTED, reset};
 use crate::crm_report::run::{NoAnswer, Step};
@@ -20,14 +21,15 @@ pub(super) fn settings(findings: &[Finding], facts: Facts<'_>) -> Value {
     let faults = account(&answer, facts).into_iter().chain(insert(&answer, facts));
     let faults: Vec<Value> = faults.map(|action| json!({"action": action})).collect();
     let counter = facts.run.step("counter_before");
-    // A limit that the account does not keep is none.
+    // A limit that the account does not keep is none. If it is used up exactly, only a refusal shows that it is kept.
     let most_used = facts.run.steps.iter().filter_map(|step| step.body.number("token_use_today")).max().unwrap_or(0);
+    let is_kept = facts.run.steps.iter().any(|step| step.classified.outcome == Outcome::QuotaExhausted);
     let inserted = facts.run.step("insert").filter(|step| step.no_answer().is_none());
     json!({
         "latency_milliseconds": inserted.map(|step| millis(step.exchange.total)),
         // What was not tried counts as possible.
         "query": answer("query") != "not_found" || answer("query_dates") == "found",
-        "daily_limit": counter.and_then(|step| step.body.number("token_limit")).filter(|limit| *limit > most_used),
+        "daily_limit": counter.and_then(|step| step.body.number("token_limit")).filter(|limit| *limit > most_used || (is_kept && *limit > 0)),
         "faults": faults,
         "answers": answers(facts),
     })

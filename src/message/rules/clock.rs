@@ -60,6 +60,9 @@ fn check_form(form: &str) -> Result<(), String> {
 /// Whether a form of a date can be used to write one.
 pub(super) fn check_written_form(form: &str) -> Result<(), String> {
     check_form(form)?;
+    if !form.contains('%') {
+        return Err("is a form without a part of the date; write %d/%m/%Y, for example".to_owned());
+    }
     write_form(form, &At::Zoned(Timestamp::UNIX_EPOCH.to_zoned_datetime(TimeZone::UTC))).map(|_| ())
 }
 

@@ -33,7 +33,8 @@ impl fmt::Display for Column<'_> {
 /// What is wrong with the syntax of a template.
 pub(super) fn syntax(error: &Error, source: &str) -> String {
     /// The parser's words and ours.
-    const WORDS: [(&str, &str); 9] = [
+    const WORDS: [(&str, &str); 10] = [
+        ("unexpected end of input", "the text ends too early"),
         ("unexpected identifier", "unexpected name"),
         ("end of variable block", "}}"),
         ("end of print statement", "}}"),
@@ -49,6 +50,12 @@ pub(super) fn syntax(error: &Error, source: &str) -> String {
     if detail.starts_with("unexpected end of input") && detail.ends_with("of variable block") {
         return format!("column {}: the text ends here; }}}} is missing", Column(source, offset));
     }
+    if detail.starts_with("unexpected end of input") && source.rfind("%}") > source.rfind("{%") {
+        return format!(
+            "column {}: the text ends here; {{% endif %}} or {{% endfor %}} is missing",
+            Column(source, offset)
+        );
+    }
     let detail = match detail.strip_prefix("unknown statement ") {
         Some(name @ ("elif" | "else" | "endif" | "endfor" | "endset")) => {
             format!("{name} stands without the beginning of its block")
@@ -63,11 +70,15 @@ pub(super) fn syntax(error: &Error, source: &str) -> String {
 
 /// What to write instead of what other languages write.
 fn hint(source: &str, offset: usize, is_character: bool) -> Option<&'static str> {
-    const HINTS: [(&str, &str); 14] = [
+    const HINTS: [(&str, &str); 24] = [
         ("===", "write == or !="),
         ("!==", "write == or !="),
         ("==", ""),
         ("!=", ""),
+        ("=<", "write <="),
+        ("=>", "write >="),
+        ("=~", "write 'a' in x, or x is startingwith 'a'"),
+        ("<>", "write !="),
         ("=", "compare with =="),
         ("&&", "write and"),
         ("||", "write or"),
@@ -78,12 +89,27 @@ fn hint(source: &str, offset: usize, is_character: bool) -> Option<&'static str>
         ("starts", "a test stands behind is: is startingwith 'a'"),
         ("ends", "a test stands behind is: is endingwith 'a'"),
         ("contains", "write 'a' in x"),
+        ("matches", "write 'a' in x, or x is startingwith 'a'"),
+        ("like", "write 'a' in x, or x is startingwith 'a'"),
+        ("between", "write x >= 1 and x <= 2"),
+        (";", "leave it out"),
+        ("$", "the event itself is body"),
+        ("then", "leave then out"),
     ];
     let (before, _) = source.split_at(source.floor_char_boundary(offset));
-    let start = before.trim_end_matches(['=', '!', '&', '|']).len();
+    let start = before.trim_end_matches(['=', '!', '&', '|', '<']).len();
     let here = source.get(start..).unwrap_or_default();
     if before.trim_end().ends_with("NOT") {
         return Some("write and, or, not in small letters");
+    }
+    if before.trim() == "if" {
+        return Some("when is the condition alone; leave if out");
+    }
+    if here.starts_with(['“', '”', '‘', '’']) {
+        return Some("write straight quotes: 'a'");
+    }
+    if source.contains("{{{") {
+        return Some("write two braces: {{ … }}");
     }
     match HINTS.iter().find(|(theirs, _)| here.starts_with(theirs)) {
         Some((_, ours)) => Some(*ours).filter(|ours| !ours.is_empty()),

@@ -65,6 +65,18 @@ pub(super) struct Names {
     pub(super) in_condition: bool,
 }
 
+/// Filters of other languages, and what to write instead.
+const OTHER_FILTERS: [(&str, &str); 8] = [
+    ("strftime", "| format('%d/%m/%Y')"),
+    ("strptime", "| datetime('%d/%m/%Y')"),
+    ("strip", "| trim"),
+    ("substring", "text[:10]"),
+    ("substr", "text[:10]"),
+    ("slice", "text[:10]"),
+    ("concat", "a ~ b"),
+    ("business_days", "| add_business_days"),
+];
+
 impl Names {
     pub(super) fn fault(&mut self, offset: usize, message: impl Into<String>) {
         self.faults.push(Fault { offset, message: message.into() });
@@ -99,6 +111,15 @@ impl Names {
     }
 
     pub(super) fn unknown(&mut self, what: &str, name: &str, known: &[&str], offset: usize) {
+        let theirs = |(other, _): &&(&str, &str)| *other == name;
+        if what == "variable" && ["null", "nil", "undefined"].contains(&name) {
+            self.fault(offset, format!("{name} is not a variable; write: is defined, or: is not defined"));
+            return;
+        }
+        if let Some((_, ours)) = OTHER_FILTERS.iter().find(theirs).filter(|_| what == "filter") {
+            self.fault(offset, format!("{name} is not a filter; write {ours}"));
+            return;
+        }
         let hint = match suggest(name, known.iter().copied()) {
             Some(near) => format!("did you mean {near}?"),
             None if what != "variable" => format!("there are {}", known.join(", ")),
@@ -134,6 +155,10 @@ impl Names {
 pub(super) fn no_function(name: &str) -> String {
     match filters::names().any(|filter| filter == name) {
         true => format!("{name} is a filter, not a function; write the value, then | {name}"),
+        false if VARIABLES.contains(&name) => {
+            format!("{name} is a variable, not a function; write it without brackets")
+        }
+        false if name == "len" => "len is not available; write the value, then | length".to_owned(),
         false => format!("{name} is not available: there are filters, but no functions"),
     }
 }

@@ -148,11 +148,11 @@ impl RecordedTask<'_> {
 /// A date without the part of its time that the recorded one lost, such as its seconds. None if it lost none, or was moved by whole
 /// minutes.
 fn with_lost_time(recorded: &str, sent: &str, date: &str) -> Option<String> {
+    let written = recorded.get(..sent.len())?.replacen('T', " ", 1);
     let moved = time(recorded)?.duration_since(time(sent)?).as_secs();
-    let same =
-        |end: usize| recorded.len() == sent.len() && recorded.get(..end).is_some_and(|start| sent.starts_with(start));
+    let same = |end: usize| written.get(..end).is_some_and(|start| sent.starts_with(start));
     let kept = TIME.into_iter().rev().find(|start| same(*start)).filter(|_| moved % 60 != 0)?;
-    Some(format!("{}{}", date.get(..kept)?, recorded.get(kept..)?))
+    Some(in_form_of(recorded.get(..kept)?, date.get(..kept)?) + recorded.get(kept..)?)
 }
 
 /// A date in the form of a recorded one: its digits in the place of the recorded digits.
@@ -220,7 +220,10 @@ mod tests {
             ("2026-01-01 23:59:59", Some("2027-05-05 23:59:59")),
             ("2026-01-01 15:20:30", None),
             ("2026-01-01 10:20:30", None),
-            ("2026-01-01T10:20:00", None),
+            ("2026-01-01T10:20:00", Some("2027-05-05T11:31:00")),
+            ("2026-01-01T00:00:00.000Z", Some("2027-05-05T00:00:00.000Z")),
+            ("2026-01-01 10:20:00.000000", Some("2027-05-05 11:31:00.000000")),
+            ("2026-01-01 10:20", None),
         ] {
             let lost = with_lost_time(recorded, "2026-01-01 10:20:30", "2027-05-05 11:31:41");
             assert_eq!(lost.as_deref(), expected, "{recorded}");

@@ -64,7 +64,7 @@ fn with_date(task: &Value, form: fn(&str) -> String) -> Value {
 /// The name of a form, the form, and what the report must say of it: questions and answers.
 type Case = (&'static str, Form, &'static [(&'static str, &'static str)]);
 
-const FORMS: [Case; 15] = [
+const FORMS: [Case; 16] = [
     (
         "without a name",
         |task| json!({"wolkvox_id": task["wolkvox_id"], CREATED: task[CREATED], "status": "created"}),
@@ -84,6 +84,11 @@ const FORMS: [Case; 15] = [
     ("date without seconds", |task| with_date(task, |date| date[..16].to_owned()), &[("sent_dates", "changed")]),
     ("date alone", |task| with_date(task, |date| date[..10].to_owned()), &[("sent_dates", "changed")]),
     ("seconds lost", |task| with_date(task, |date| format!("{}00", &date[..17])), &[("sent_dates", "changed")]),
+    (
+        "seconds lost, with T",
+        |task| with_date(task, |date| format!("{}00.000Z", &date[..17].replace(' ', "T"))),
+        &[("sent_dates", "changed")],
+    ),
     ("time lost", |task| with_date(task, |date| format!("{} 00:00:00", &date[..10])), &[("sent_dates", "changed")]),
     (
         "description as a page",

@@ -23,7 +23,15 @@ impl Reader<'_> {
 
     fn statement(&mut self, parsed: &ParsedStmt<'_>) -> Option<Stmt> {
         let (name, span) = match parsed {
-            ParsedStmt::EmitRaw(raw) => return Some(Stmt::Raw(raw.raw.to_owned())),
+            ParsedStmt::EmitRaw(raw) => {
+                if let Some(at) = single_brace(raw.raw) {
+                    self.fault(
+                        start(raw.span()) + at,
+                        "what is filled in stands in two braces, without $: {{ body.… }}",
+                    );
+                }
+                return Some(Stmt::Raw(raw.raw.to_owned()));
+            }
             ParsedStmt::EmitExpr(emit) => return Some(Stmt::Emit(self.expression(&emit.expr))),
             ParsedStmt::ForLoop(inner) => return Some(self.for_loop(inner)),
             ParsedStmt::IfCond(inner) => return Some(self.if_cond(inner)),
@@ -103,4 +111,11 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// Where a text has one brace before a variable: it is sent as it is.
+fn single_brace(text: &str) -> Option<usize> {
+    let is_variable = |rest: &str| ["body.", "headers.", "ce.", "task."].iter().any(|name| rest.starts_with(name));
+    let braces = text.match_indices('{').map(|(at, _)| at);
+    braces.into_iter().find(|at| text.get(at + 1..).is_some_and(|rest| is_variable(rest.trim_start())))
 }
