@@ -88,33 +88,48 @@ impl QueueScan {
             deliveries: 0,
             until: Instant::now(),
         };
-        let ready = scan.wait_for_others().await?;
-        scan.until = Instant::now() + hold;
-        if let Some((first, behind)) = scan.get().await.map_err(|error| scan.placed(error))? {
-            scan.first = Some(first);
+        let began = Instant::now();
+        let ready = loop {
+            let ready = scan.wait_for_others(began).await?;
+            scan.until = Instant::now() + hold;
+            let Some((first, behind)) = scan.get().await.map_err(|error| scan.placed(error))? else { break ready };
             scan.expected = u64::from(behind) + 1;
-        }
+            // This scan has a message now, so RabbitMQ counts it.
+            let (others, _) = scan.readers().await?;
+            if others <= 1 || began.elapsed() >= OTHERS {
+                scan.first = Some(first);
+                break ready;
+            }
+            // Another scan began at the same time. Each waits for the other's messages, so both begin again.
+            let _ = first.acker.nack_requeue().await;
+            sleep(LOOK.mul_f64(fastrand::f64())).await;
+        };
         // Another reader that began at the same time took its first message between the two requests.
         scan.is_shared |= scan.expected < u64::from(ready);
         Ok(scan)
     }
 
-    /// Waits until no other consumer has messages of the queue, for a limited time. Returns the number of ready messages.
+    /// Waits until no other consumer has messages of the queue, at most until [`OTHERS`] after `began`. Returns the number of ready messages.
     ///
     /// A quorum queue counts every client that holds a message as a consumer, also after `basic.cancel` and `basic.get`
     /// (`rabbit_fifo:query_stat`).
-    async fn wait_for_others(&mut self) -> Result<u32, BrokerError> {
-        let began = Instant::now();
+    async fn wait_for_others(&mut self, began: Instant) -> Result<u32, BrokerError> {
         loop {
-            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-            let declare = self.channel.queue_declare(self.queue.clone(), options, Headers::default());
-            let found = bounded(&format!("read the queue {}", self.queue), declare).await?;
-            self.is_shared = found.consumer_count() > 0;
+            let (others, ready) = self.readers().await?;
+            self.is_shared = others > 0;
             if !self.is_shared || began.elapsed() >= OTHERS {
-                return Ok(found.message_count());
+                return Ok(ready);
             }
             sleep(LOOK).await;
         }
+    }
+
+    /// The number of clients that hold messages of the queue, and of ready messages.
+    async fn readers(&mut self) -> Result<(u32, u32), BrokerError> {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let declare = self.channel.queue_declare(self.queue.clone(), options, Headers::default());
+        let found = bounded(&format!("read the queue {}", self.queue), declare).await?;
+        Ok((found.consumer_count(), found.message_count()))
     }
 
     /// The number of messages when the scan began, without those that another consumer held.
