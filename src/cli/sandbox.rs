@@ -109,6 +109,9 @@ fn options(args: Args) -> Result<Options, Error> {
     if args.query.is_some() {
         recorded.forget_searches();
     }
+    if args.daily_limit.is_some() {
+        recorded.forget_limit();
+    }
     Ok(Options {
         listen: args.listen,
         tokens: args.tokens,

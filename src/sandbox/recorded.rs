@@ -25,6 +25,8 @@ pub struct Recorded {
     id: Option<String>,
     /// The fields of the recorded task, as they were sent.
     fields: Map<String, Value>,
+    /// The account shows a daily limit that it does not keep.
+    limit_is_shown_only: bool,
 }
 
 impl Recorded {
@@ -42,8 +44,11 @@ impl Recorded {
 
     /// The recorded answer of `tokenInformation.php`, with the sandbox's own numbers in the place of those that can be read.
     pub(super) fn counter(&self, account: &Account, own: &Value) -> Option<Answer> {
-        let mut answer = self.answer(calls::COUNTER, account, None)?;
-        if let Some(body) = found::with_numbers(&answer.body, own) {
+        let (mut answer, mut own) = (self.answer(calls::COUNTER, account, None)?, own.clone());
+        if let Some(numbers) = own.as_object_mut().filter(|_| self.limit_is_shown_only) {
+            numbers.retain(|name, _| !["token_limit", "available_consumition_options"].contains(&name.as_str()));
+        }
+        if let Some(body) = found::with_numbers(&answer.body, &own) {
             answer.body = body.into();
         }
         Some(answer)
@@ -64,6 +69,11 @@ impl Recorded {
             Some(_) => missed,
             None => missed.or_else(|| fields().find_map(|by| of(calls::not_found, by))),
         }
+    }
+
+    /// The sandbox keeps its own daily limit, and shows it.
+    pub fn forget_limit(&mut self) {
+        self.limit_is_shown_only = false;
     }
 
     /// Forgets that searches were refused, or found nothing.
@@ -188,6 +198,7 @@ pub fn parse(json: &[u8]) -> Result<Replay, Error> {
         ));
     }
     recorded.id = report.exchanges.iter().find_map(|exchange| exchange.wolkvox_id.clone());
+    recorded.limit_is_shown_only = report.sandbox.daily_limit.is_none();
     recorded.fields = report.exchanges.iter().find_map(sent_fields).unwrap_or_default();
     Ok(Replay {
         query: report.sandbox.query,

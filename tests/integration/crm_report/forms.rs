@@ -223,6 +223,19 @@ async fn form_of_the_counters_answer_is_replayed() {
     }
 }
 
+#[tokio::test]
+async fn daily_limit_that_the_account_does_not_keep_is_shown_by_the_replay() {
+    let (crm, folder) = (Crm::start(options()).await, Folder::new("limit"));
+    let (_, mut first) = report(&crm.url, &folder, &[]).await;
+    let mut counter = body(&mut first, "counter_before");
+    (counter["data"]["token_limit"], counter["data"]["available_consumition_options"]) = (json!("0"), json!("0"));
+    exchange(&mut first, "counter_before")["response"]["body"] = json!(counter.to_string());
+    first["sandbox"]["daily_limit"] = json!(null);
+    let mut second = replays(&first, &folder).await;
+    assert_eq!((answer(&second, "insert"), &second["sandbox"]["daily_limit"]), ("created", &json!(null)));
+    assert_eq!(body(&mut second, "counter_before")["data"]["token_limit"], "0");
+}
+
 /// Answers that the worker takes for a refusal, although the task was created.
 #[tokio::test]
 async fn created_task_with_a_refusal_as_its_answer_is_not_blamed_on_the_task() {
