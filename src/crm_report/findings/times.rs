@@ -151,10 +151,18 @@ pub(super) fn sent_dates(facts: Facts<'_>) -> Finding {
     finding.from([facts.number(step)])
 }
 
-/// How many minutes later a date came back than it was sent, if it was moved by whole minutes.
+/// How many minutes later a date came back than it was sent, if it was moved by whole minutes. Its seconds may be lost if it was moved
+/// by the offset of a zone.
 fn minutes_later(sent: &str, back: &str) -> Option<i64> {
-    let seconds = time(back)?.duration_since(time(sent)?).as_secs();
-    (seconds != 0 && seconds % 60 == 0).then_some(seconds / 60)
+    let (sent, back) = (time(sent)?, time(back)?);
+    let seconds = back.duration_since(sent).as_secs();
+    let without_seconds = seconds + i64::from(sent.second());
+    match seconds {
+        0 => None,
+        seconds if seconds % 60 == 0 => Some(seconds / 60),
+        _ if back.second() == 0 && without_seconds % QUARTER == 0 && without_seconds != 0 => Some(without_seconds / 60),
+        _ => None,
+    }
 }
 
 /// The beginning of the member with the hours to the reset of the quota.
@@ -256,9 +264,12 @@ mod tests {
             ("2026-11-30 10:50:30", Some(30)),
             ("2026-11-30 10:20:30", None),
             ("2026-11-30 10:21:00", None),
+            ("2026-11-30 10:20:00", None),
+            ("2026-11-30 15:20:00", Some(300)),
+            ("2026-11-30T05:20:00.000Z", Some(-300)),
             ("2026-11-30T05:20:30.000Z", Some(-300)),
             ("2026-11-30T10:20:30", None),
-            ("2026-11-30 05:20", None),
+            ("2026-11-30 05:20", Some(-300)),
             ("2026-11-30", None),
             ("", None),
         ] {

@@ -152,6 +152,9 @@ fn with_lost_time(recorded: &str, sent: &str, date: &str) -> Option<String> {
     let moved = time(recorded)?.duration_since(time(sent)?).as_secs();
     let same = |end: usize| written.get(..end).is_some_and(|start| sent.starts_with(start));
     let kept = TIME.into_iter().rev().find(|start| same(*start)).filter(|_| moved % 60 != 0)?;
+    // Another hour and another minute without seconds: it was moved to another zone, too.
+    let is_other_time = kept == TIME[0] && written.ends_with(":00") && !written.ends_with(":00:00");
+    let kept = if is_other_time { TIME[2] } else { kept };
     Some(in_form_of(recorded.get(..kept)?, date.get(..kept)?) + recorded.get(kept..)?)
 }
 
@@ -218,6 +221,8 @@ mod tests {
             ("2026-01-01 10:20:00", Some("2027-05-05 11:31:00")),
             ("2026-01-01 00:00:00", Some("2027-05-05 00:00:00")),
             ("2026-01-01 23:59:59", Some("2027-05-05 23:59:59")),
+            ("2026-01-01 15:20:00", Some("2027-05-05 11:31:00")),
+            ("2026-01-01 05:00:00", Some("2027-05-05 05:00:00")),
             ("2026-01-01 15:20:30", None),
             ("2026-01-01 10:20:30", None),
             ("2026-01-01T10:20:00", Some("2027-05-05T11:31:00")),
