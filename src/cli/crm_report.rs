@@ -238,7 +238,10 @@ async fn answer(question: &str, stop: &CancellationToken) -> Result<String, Erro
         .map_err(Error::failed)?
         .map_err(|_| Error::failed(format!("nothing was sent: the answer to \"{}\" is not UTF-8", question.trim())))?;
     match line.trim() {
-        "" => Err(Error::failed(format!("nothing was sent: no answer to \"{}\"", question.trim()))),
+        "" => Err(Error::failed(format!(
+            "nothing was sent: no answer to \"{}\"; answer it, or give a task message as FILE",
+            question.trim()
+        ))),
         answer => Ok(answer.to_owned()),
     }
 }

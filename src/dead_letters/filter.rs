@@ -133,6 +133,9 @@ impl Filter {
                 "action" => filter.action = text(),
                 "older" => filter.older_than = Some(age(value)?),
                 "newer" => filter.newer_than = Some(age(value)?),
+                "doubt" | "again" if !["yes", "no"].contains(&value) => {
+                    return Err(format!("{name} is yes or no, not {value:?}"));
+                }
                 "doubt" => filter.in_doubt = Some(value == "yes"),
                 "again" => filter.failed_again = value == "yes",
                 // Of the page that shows the messages.

@@ -160,10 +160,8 @@ impl Forecast {
 
     fn backlog_sentence(&self, now: Timestamp, zone: &TimeZone) -> Option<String> {
         let backlog = self.backlog.filter(|backlog| *backlog > 0)?;
-        let count = grouped(backlog);
         if let Some(at) = self.backlog_done_at {
-            let are = either(backlog, "waiting message is", "waiting messages are");
-            return Some(format!("{count} {are} done at about {}.", clock(at, now, zone)));
+            return Some(format!("The backlog is done at about {}.", clock(at, now, zone)));
         }
         let why = match (self.calls_missing, self.settled_per_minute) {
             (Some(_), _) => "today's calls are not enough",
@@ -171,7 +169,7 @@ impl Forecast {
             (None, None) => "the rate is not measured yet",
         };
         let are = either(backlog, "message is", "messages are");
-        Some(format!("{count} {are} waiting; {why}."))
+        Some(format!("{} {are} waiting; {why}.", grouped(backlog)))
     }
 
     /// When the quota is used up, which calls are missing, and when the quota is reset; none when it is enough or not known.

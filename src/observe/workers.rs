@@ -103,7 +103,11 @@ impl Workers {
                     proves &= worker_proves;
                     merge(&mut known, entries);
                 }
-                Err(why) => failure = format!("{}: {why}", shown(url)),
+                Err(why) => {
+                    // Its ledger may know what the others do not.
+                    proves = false;
+                    failure = format!("{}: {why}", shown(url));
+                }
             }
         }
         if answered { Ok((known, proves)) } else { Err(failure) }

@@ -121,7 +121,7 @@ async fn report_on_a_documented_account_gives_documented_findings_and_one_task()
     assert!(stdout.contains("Set\n  nothing"), "{stdout}");
     let hours = report["exchanges"][0]["response"]["body"].as_str().expect("a body");
     let hours: Value = serde_json::from_str(hours).expect("JSON");
-    let hours = format!("The quota is reset in about {} hours: between ", hours["data"]["hours_to_restart_count"]);
+    let hours = format!("The quota is reset in about {} h: between ", hours["data"]["hours_to_restart_count"]);
     assert!(stdout.contains(&hours), "{hours} is not in {stdout}");
     let end = format!("look for \"{name}\" among its activities, and delete it.\n");
     assert!(stdout.contains("Remove\n  To remove it") && stdout.ends_with(&end), "{stdout}");

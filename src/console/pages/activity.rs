@@ -113,6 +113,7 @@ fn recorded(app: &App, record: &Record, ours: &[Action], results: &HashMap<Strin
         filter: record.filter.clone(),
         reason: record.reason.clone().unwrap_or_default(),
         result: match action {
+            _ if record.what == "cancel" => record.result.clone(),
             Some(action) => result(action, &app.store.counts(&action.id).unwrap_or_default()),
             None => match results.get(&record.action) {
                 Some(result) => format!("{result}{suffix}"),

@@ -179,7 +179,7 @@ pub(super) fn quota_reset(facts: Facts<'_>) -> Finding {
     let crosses_midnight = local_from.date() != local_to.date();
     let shown = |local: DateTime| local.strftime("%H:%M").to_string();
     let words = format!(
-        "The quota is reset in about {} hours: between {} and {} of crm.timezone{}.",
+        "The quota is reset in about {} h: between {} and {} of crm.timezone{}.",
         step.body.number(HOURS_TO_RESET).unwrap_or_default(),
         shown(local_from),
         shown(local_to),

@@ -97,7 +97,7 @@ impl AnswerRedactor<'_> {
                 Some("code") => {
                     written.parse::<f64>().is_ok_and(|code| (100.0..600.0).contains(&code)) && written.len() < 8
                 }
-                Some(name) if COUNTERS.contains(&name) => is_count(&written),
+                Some(name) if COUNTERS.contains(&name) => is_count(written.strip_prefix('-').unwrap_or(&written)),
                 Some(name) if name.starts_with("hours_to_re") => written.split(':').all(is_count) && written.len() <= 8,
                 Some("wolkvox_id") => self.redactor.ids.contains(&written),
                 _ => in_own && text.is_some_and(is_date),

@@ -105,7 +105,7 @@ fn forecast_uses_the_accounts_time() {
     let at = (now() + SignedDuration::from_mins(5)).as_second();
     let metrics = done.metrics();
     assert!(metrics.contains(&format!("wtw_forecast_backlog_done_timestamp_seconds {at}")), "{metrics}");
-    assert_eq!(done.sentences(now(), &zone)[0], "300 waiting messages are done at about 09:05.");
+    assert_eq!(done.sentences(now(), &zone)[0], "The backlog is done at about 09:05.");
     assert_eq!(Forecast::default().metrics(), "");
     assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
 }
