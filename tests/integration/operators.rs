@@ -82,6 +82,23 @@ async fn find_asks_the_workers_when_another_ledger_file_is_here() {
     assert!(found.code == Some(1) && found.stdout.contains("ledger    not found"), "{}", found.stdout);
 }
 
+/// Its ledger may know what the others do not.
+#[tokio::test]
+async fn find_proves_nothing_while_a_worker_does_not_answer() {
+    let rig = Rig::new("find.proof").await;
+    let worker = rig.worker(&[]).await;
+    rig.publish("m-1", &task("one")).await;
+    worker.reaches(&settled("created"), 1.0).await;
+    let both = format!("{},http://127.0.0.1:1", worker.admin);
+    for (workers, says) in [
+        (&worker.admin, "not found: nothing was sent within ledger.retention"),
+        (&both, "not found, and this ledger cannot prove that nothing was sent"),
+    ] {
+        let found = tool(&rig.env(&[("WTW_CONSOLE_WORKERS", workers)]), &["find", "nobody"]).await;
+        assert!(found.code == Some(1) && found.stdout.contains(says), "{workers}: {}", found.stdout);
+    }
+}
+
 #[tokio::test]
 async fn find_shows_a_message_on_any_queue() {
     let rig = Rig::new("find").await;
