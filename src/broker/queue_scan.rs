@@ -109,7 +109,8 @@ impl QueueScan {
         Ok(scan)
     }
 
-    /// Waits until no other consumer has messages of the queue, at most until [`OTHERS`] after `began`. Returns the number of ready messages.
+    /// Waits until no other consumer has messages of the queue, at most until [`OTHERS`] after `began`. Returns the number of
+    /// ready messages.
     ///
     /// A quorum queue counts every client that holds a message as a consumer, also after `basic.cancel` and `basic.get`
     /// (`rabbit_fifo:query_stat`).

@@ -4,6 +4,8 @@ use serde_json::{Map, Value};
 
 /// The vendor's name of the id of a task.
 pub(crate) const ID: &str = "wolkvox_id";
+/// The vendor's name of the time of creation.
+pub(crate) const CREATED: &str = "wolkvox_fecha_creacion";
 /// A shorter id can be equal to any other value by coincidence, in characters.
 const DISTINCT: usize = 8;
 

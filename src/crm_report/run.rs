@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::body::{Body, time};
-use super::own::{ID, OwnTask};
+use super::own::{CREATED, ID, OwnTask};
 use super::plan::{MAX_CALLS, Plan};
 use crate::clock::Clock;
 use crate::crm::classify::{Classified, HttpResult, Outcome, classify};
@@ -307,7 +307,7 @@ fn reason_to_stop(step: &Step) -> Option<Stopped> {
 
 /// The dates between which the task was created: its own time where that is known, else every time zone's today.
 fn window(found: Option<&Map<String, Value>>, now: Timestamp) -> (String, String) {
-    let created = found.and_then(|record| time(record.get("wolkvox_fecha_creacion")?.as_str()?));
+    let created = found.and_then(|record| time(record.get(CREATED)?.as_str()?));
     let (middle, minutes) = match created {
         Some(created) => (created, 2),
         None => (jiff::tz::TimeZone::UTC.to_datetime(now), 15 * 60),

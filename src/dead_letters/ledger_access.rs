@@ -20,6 +20,8 @@ pub enum LedgerAccess {
         operation: String,
         /// Workers of the queue, which are asked, too: their ledger can be another file.
         workers: Option<Workers>,
+        /// Every ledger that a worker of the queue may use is asked: the ledger is shared, or all workers answer.
+        is_complete: bool,
     },
     /// Ask the workers.
     Workers(Workers),
@@ -61,7 +63,8 @@ impl LedgerAccess {
                 let is_shared = matches!(config.ledger.store, LedgerStore::Redis(_));
                 let all = Workers::new(config.console.workers.clone());
                 let workers = if is_shared { None } else { all.of_queue(&queue).await };
-                Self::Direct { ledger: Box::new(ledger), queue, operation, workers }
+                let is_complete = is_shared || workers.as_ref().is_some_and(|some| some.count() == all.count());
+                Self::Direct { ledger: Box::new(ledger), queue, operation, workers, is_complete }
             }
             // The file may belong to the worker's user.
             Err(_) if matches!(config.ledger.store, LedgerStore::File(_)) => workers(),
@@ -83,15 +86,14 @@ impl LedgerAccess {
     /// Why the ledger cannot be asked.
     pub async fn get_with_proof(&self, ids: &[String]) -> Result<(Vec<LedgerEntry>, bool), String> {
         match self {
-            Self::Direct { ledger, queue, operation, workers } => {
+            Self::Direct { ledger, queue, operation, workers, is_complete } => {
                 let (mut entries, mut proves) = directly(ledger, queue, operation, ids).await?;
-                if let Some(workers) = workers
-                    && let Ok((others, workers_prove)) = workers.ledger(ids).await
-                {
-                    merge(&mut entries, others);
-                    proves &= workers_prove;
+                if let Some(workers) = workers {
+                    let asked = workers.ledger(ids).await.ok();
+                    proves &= asked.as_ref().is_some_and(|(_, workers_prove)| *workers_prove);
+                    merge(&mut entries, asked.map(|(others, _)| others).unwrap_or_default());
                 }
-                Ok((entries, proves))
+                Ok((entries, proves && *is_complete))
             }
             Self::Workers(workers) => workers.ledger(ids).await,
             Self::Unavailable(why) => Err(why.clone()),

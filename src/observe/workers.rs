@@ -74,6 +74,12 @@ impl Workers {
         (!those.is_empty()).then_some(Self(those))
     }
 
+    /// How many they are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The ledger entries of some ids. If several workers answer, the entry that knows most is used. The second part says
     /// whether a missing entry proves that nothing was sent.
     ///

@@ -85,8 +85,9 @@ async fn find_asks_the_workers_when_another_ledger_file_is_here() {
 /// Its ledger may know what the others do not.
 #[tokio::test]
 async fn find_proves_nothing_while_a_worker_does_not_answer() {
-    let rig = Rig::new("find.proof").await;
-    let worker = rig.worker(&[]).await;
+    let (rig, file) = (Rig::new("find.proof").await, LedgerFile::new());
+    let ledger = ("WTW_LEDGER_URL", &*file.url());
+    let worker = rig.worker(&[ledger]).await;
     rig.publish("m-1", &task("one")).await;
     worker.reaches(&settled("created"), 1.0).await;
     let both = format!("{},http://127.0.0.1:1", worker.admin);
@@ -94,8 +95,11 @@ async fn find_proves_nothing_while_a_worker_does_not_answer() {
         (&worker.admin, "not found: nothing was sent within ledger.retention"),
         (&both, "not found, and this ledger cannot prove that nothing was sent"),
     ] {
-        let found = tool(&rig.env(&[("WTW_CONSOLE_WORKERS", workers)]), &["find", "nobody"]).await;
-        assert!(found.code == Some(1) && found.stdout.contains(says), "{workers}: {}", found.stdout);
+        // Through the workers alone, and with the ledger file beside them.
+        for settings in [&[("WTW_CONSOLE_WORKERS", &**workers)][..], &[ledger, ("WTW_CONSOLE_WORKERS", workers)]] {
+            let found = tool(&rig.env(settings), &["find", "nobody"]).await;
+            assert!(found.code == Some(1) && found.stdout.contains(says), "{workers}: {}", found.stdout);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::success::time_of;
 use crate::crm_report::body::time;
 use crate::crm_report::finding::{Confidence, Facts, Finding};
+use crate::crm_report::own::CREATED;
 use crate::crm_report::run::Step;
 
 /// Clocks that differ by at most this many seconds count as equal.
@@ -91,9 +92,6 @@ pub(super) fn answer_zone(facts: Facts<'_>) -> Finding {
         None => finding.set(format!("crm.timezone to the account's zone, which is at {name}")),
     }
 }
-
-/// The vendor's name of the time of creation.
-const CREATED: &str = "wolkvox_fecha_creacion";
 
 /// The field of a record that has the local time of its creation, and the zone's offset in seconds.
 fn local_time(record: &Map<String, Value>, facts: Facts<'_>, now: i64) -> Option<(String, i64)> {

@@ -5,10 +5,8 @@ use serde_json::{Map, Value, json};
 use crate::crm_report::body::{Body, Form, date, time};
 use crate::crm_report::own::{OwnTask, id_of};
 
-pub(in crate::sandbox) use crate::crm_report::own::ID;
+pub(in crate::sandbox) use crate::crm_report::own::{CREATED, ID};
 
-/// The vendor's name of the time of creation.
-pub(in crate::sandbox) const CREATED: &str = "wolkvox_fecha_creacion";
 /// Where hour, minute and second begin in `YYYY-MM-DD HH:MM:SS`.
 const TIME: [usize; 3] = [11, 14, 17];
 /// The most records of an answer.

@@ -116,6 +116,6 @@ impl Reader<'_> {
 /// Where a text has one brace before a variable: it is sent as it is.
 fn single_brace(text: &str) -> Option<usize> {
     let is_variable = |rest: &str| ["body.", "headers.", "ce.", "task."].iter().any(|name| rest.starts_with(name));
-    let braces = text.match_indices('{').map(|(at, _)| at);
-    braces.into_iter().find(|at| text.get(at + 1..).is_some_and(|rest| is_variable(rest.trim_start())))
+    let mut braces = text.match_indices('{').map(|(at, _)| at);
+    braces.find(|at| text.get(at + 1..).is_some_and(|rest| is_variable(rest.trim_start())))
 }
