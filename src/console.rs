@@ -35,6 +35,7 @@ use self::safety::Peer;
 use self::store::Store;
 use crate::config::{Config, LedgerStore, Loaded};
 use crate::dead_letters::DeadLetters;
+use crate::dead_letters::audit::Record;
 use crate::dead_letters::preview::Previewer;
 use crate::observe::watched_files::WatchedFiles;
 use crate::reload;
@@ -71,6 +72,12 @@ pub(crate) struct App {
 impl App {
     pub(crate) fn now(&self) -> Timestamp {
         self.dead_letters.clock.now()
+    }
+
+    /// Writes to the audit in the background, so that the visitor does not wait.
+    pub(crate) fn audit(self: &Arc<Self>, record: Record) {
+        let app = Arc::clone(self);
+        self.tasks.spawn(async move { app.dead_letters.audit(record).await });
     }
 
     /// A mapper for this configuration. A rules file is read again each time.

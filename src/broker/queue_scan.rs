@@ -95,8 +95,8 @@ impl QueueScan {
             let Some((first, behind)) = scan.get().await.map_err(|error| scan.placed(error))? else { break ready };
             scan.expected = u64::from(behind) + 1;
             // This scan has a message now, so RabbitMQ counts it.
-            let (others, _) = scan.readers().await?;
-            if others <= 1 || began.elapsed() >= OTHERS {
+            let (readers, _) = scan.readers().await?;
+            if readers <= 1 || began.elapsed() >= OTHERS {
                 scan.first = Some(first);
                 break ready;
             }

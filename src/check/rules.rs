@@ -55,17 +55,17 @@ fn unreachable(broker: &Broker, rules: &[RuleText], findings: &mut Findings) {
         return;
     }
     let delivered = || broker.bindings.iter().map(|binding| &binding.routing_key).chain([&broker.queue]);
+    let is_delivered = |key: &String| delivered().any(|other| pattern::overlap(key, other));
     for rule in rules {
         if let Some(key) = &rule.routing_key
-            && !delivered().any(|other| pattern::overlap(key, other))
+            && !is_delivered(key)
         {
             let message = format!("rule {}: no binding delivers the routing key {key}", rule.name);
             findings.warning(CHECK, message, "change the rule's routing_key, or add it to [[broker.bindings]]");
         }
-        let keys =
-            rule.examples.iter().filter(|example| example.exchange.is_empty()).map(|example| &example.routing_key);
-        for (n, key) in keys.enumerate().filter(|(_, key)| !key.is_empty()) {
-            if !delivered().any(|other| pattern::overlap(key, other)) {
+        for (n, example) in rule.examples.iter().enumerate() {
+            let key = &example.routing_key;
+            if example.exchange.is_empty() && !key.is_empty() && !is_delivered(key) {
                 let message =
                     format!("rule {}, example {}: no binding delivers the routing key {key}", rule.name, n + 1);
                 findings.warning(CHECK, message, "change [[broker.bindings]]: * is one word, # any number of words");

@@ -59,8 +59,8 @@ pub(crate) struct ActionRequest {
 }
 
 /// Counts the messages of an action, stores it, and returns its id.
-pub(crate) async fn count(app: &App, wanted: ActionRequest) -> Result<String, String> {
-    let (candidates, note) = read(app, &wanted).await?;
+pub(crate) async fn count(app: &App, asked: ActionRequest) -> Result<String, String> {
+    let (candidates, note) = read(app, &asked).await?;
     if candidates.len() > MOST {
         return Err(format!(
             "this is about {}; take at most {} at a time, with a filter",
@@ -68,10 +68,10 @@ pub(crate) async fn count(app: &App, wanted: ActionRequest) -> Result<String, St
             grouped(MOST as u64)
         ));
     }
-    let only = candidates.first().filter(|_| wanted.print.is_some()).map(|candidate| candidate.id.clone());
-    let plan = match wanted.what {
+    let only = candidates.first().filter(|_| asked.print.is_some()).map(|candidate| candidate.id.clone());
+    let plan = match asked.what {
         "replay" => {
-            let allowed = Allowed { in_doubt: wanted.in_doubt, refused: true, new_id: wanted.new_id.is_some() };
+            let allowed = Allowed { in_doubt: asked.in_doubt, refused: true, new_id: asked.new_id.is_some() };
             Plan::replay(candidates, &LedgerAccess::open(&app.config).await, allowed).await
         }
         _ => Plan::discard(&candidates),
@@ -89,19 +89,19 @@ pub(crate) async fn count(app: &App, wanted: ActionRequest) -> Result<String, St
         .collect();
     let action = Action {
         id: new_action(),
-        what: wanted.what.to_owned(),
+        what: asked.what.to_owned(),
         state: "counted".to_owned(),
-        who: wanted.who,
-        address: wanted.address,
-        filter: describe_filter(&wanted.filter, only.as_deref(), wanted.rest_of.as_deref()),
-        query: match wanted.print {
+        who: asked.who,
+        address: asked.address,
+        filter: describe_filter(&asked.filter, only.as_deref(), asked.rest_of.as_deref()),
+        query: match asked.print {
             Some(print) => format!("{PRINT}={print:032x}"),
-            None => wanted.filter.query(),
+            None => asked.filter.query(),
         },
-        counted: counted(&plan, wanted.what).into_iter().chain(note).collect::<Vec<_>>().join("\n"),
-        body: wanted.body,
-        note: wanted.note,
-        new_id: wanted.new_id,
+        counted: counted(&plan, asked.what).into_iter().chain(note).collect::<Vec<_>>().join("\n"),
+        body: asked.body,
+        note: asked.note,
+        new_id: asked.new_id,
         created_at: app.now().as_second(),
         ..Action::default()
     };
@@ -110,20 +110,20 @@ pub(crate) async fn count(app: &App, wanted: ActionRequest) -> Result<String, St
 }
 
 /// The messages of an action, and what an operator must know about how they were read.
-async fn read(app: &App, wanted: &ActionRequest) -> Result<(Vec<Candidate>, Option<String>), String> {
-    if wanted.what == "restore" {
+async fn read(app: &App, asked: &ActionRequest) -> Result<(Vec<Candidate>, Option<String>), String> {
+    if asked.what == "restore" {
         let of = |entry: &Entry, found: FetchedMessage| Candidate::of(entry, &found);
-        let read = app.dead_letters.survey(&Source::DISCARDED, &wanted.filter, app.now(), &app.stop, of);
+        let read = app.dead_letters.survey(&Source::DISCARDED, &asked.filter, app.now(), &app.stop, of);
         let survey = read.await.map_err(|error| error.0)?;
         return Ok((survey.candidates, survey.scanned.partial));
     }
     // One message was chosen on a page of the last reading.
-    let seen = app.index.snapshot().filter(|_| wanted.print.is_some());
+    let seen = app.index.snapshot().filter(|_| asked.print.is_some());
     let (snapshot, note) = match seen {
         Some(snapshot) => (snapshot, None),
         None => app.index.recent(&app.tasks, &app.stop).await?,
     };
-    Ok((candidates(app, &snapshot, wanted)?, note))
+    Ok((candidates(app, &snapshot, asked)?, note))
 }
 
 /// The filter in words.
@@ -136,25 +136,25 @@ fn describe_filter(filter: &Filter, only: Option<&str>, rest_of: Option<&str>) -
 }
 
 /// The messages of an action, from the last reading of the queues.
-fn candidates(app: &App, snapshot: &Snapshot, wanted: &ActionRequest) -> Result<Vec<Candidate>, String> {
+fn candidates(app: &App, snapshot: &Snapshot, asked: &ActionRequest) -> Result<Vec<Candidate>, String> {
     let now = app.now();
-    let entries: Vec<&Entry> = match (wanted.print, &wanted.rest_of) {
+    let entries: Vec<&Entry> = match (asked.print, &asked.rest_of) {
         (Some(print), _) => vec![snapshot.entry(print).ok_or("that message is no longer there")?],
         (None, Some(action)) => {
             let left = app.store.items(action, "waiting", u32::MAX)?;
             let left: HashSet<u128> = left.iter().map(|item| item.print).collect();
             snapshot.entries.iter().filter(|entry| left.contains(&entry.fingerprint)).collect()
         }
-        (None, None) => snapshot.filtered(&wanted.filter, now).collect(),
+        (None, None) => snapshot.filtered(&asked.filter, now).collect(),
     };
     let found_in_crm = app.store.found_in_crm()?;
     // The operator's edit was already checked.
-    let tries = wanted.what == "replay" && wanted.body.is_none();
+    let tries = asked.what == "replay" && asked.body.is_none();
     let previewer = if tries { app.previewer().ok() } else { None };
     let candidate = |entry: &Entry| {
         let Some(previewer) = &previewer else {
             let mut candidate = Candidate::new(entry, snapshot.digest(entry.fingerprint).unwrap_or_default());
-            candidate.digests.extend(wanted.body.as_ref().map(|body| Digest::of(body).0));
+            candidate.digests.extend(asked.body.as_ref().map(|body| Digest::of(body).0));
             return candidate;
         };
         let detail = snapshot.detail(entry);

@@ -232,17 +232,17 @@ fn action_page(app: &App, visitor: &Visitor, action: Action) -> Result<ActionPag
 
 /// Counts an action and redirects to its page.
 pub(super) async fn count(State(app): State<Arc<App>>, Posted { visitor, form }: Posted) -> Response {
-    let wanted = match wanted(&form, &visitor) {
-        Ok(wanted) => wanted,
+    let asked = match action_request(&form, &visitor) {
+        Ok(asked) => asked,
         Err(why) => return said(&app, &visitor, StatusCode::BAD_REQUEST, why, "failed"),
     };
-    match actions::count(&app, wanted).await {
+    match actions::count(&app, asked).await {
         Ok(id) => go(&app, &format!("actions/{id}")),
         Err(why) => said(&app, &visitor, StatusCode::CONFLICT, why, "failed"),
     }
 }
 
-fn wanted(form: &Form, visitor: &Visitor) -> Result<ActionRequest, String> {
+fn action_request(form: &Form, visitor: &Visitor) -> Result<ActionRequest, String> {
     let what = ["replay", "discard", "delete", "restore"].into_iter().find(|what| form.get("what") == Some(what));
     let print = match form.get("print") {
         Some(name) => Some(print_of(name).ok_or("there is no such message")?),
@@ -268,7 +268,7 @@ fn wanted(form: &Form, visitor: &Visitor) -> Result<ActionRequest, String> {
     })
 }
 
-/// Writes to the audit who cancelled an action, in the background: it can be another operator than the one who began it.
+/// Writes to the audit who cancelled an action: it can be another operator than the one who began it.
 fn audit_cancel(app: &Arc<App>, id: &str, visitor: &Visitor) {
     let record = Record {
         action: id.to_owned(),
@@ -278,8 +278,7 @@ fn audit_cancel(app: &Arc<App>, id: &str, visitor: &Visitor) {
         result: "done".to_owned(),
         ..Record::default()
     };
-    let auditing = Arc::clone(app);
-    app.tasks.spawn(async move { auditing.dead_letters.audit(record).await });
+    app.audit(record);
 }
 
 /// Confirms an action, or cancels it.

@@ -139,7 +139,7 @@ pub(super) async fn post(
             hex(&Digest::of(&subject.before).0)
         )
     });
-    let wanted = ActionRequest {
+    let asked = ActionRequest {
         what: "replay",
         print: Some(subject.entry.fingerprint),
         in_doubt: form.get("doubt").is_some(),
@@ -150,7 +150,7 @@ pub(super) async fn post(
         address: visitor.address.to_string(),
         ..ActionRequest::default()
     };
-    match count(&app, wanted).await {
+    match count(&app, asked).await {
         Ok(id) => go(&app, &format!("actions/{id}")),
         Err(why) => said(&app, &visitor, StatusCode::CONFLICT, why, "failed"),
     }

@@ -25,6 +25,7 @@ struct Page {
 struct FindResult {
     reference: String,
     sentence: String,
+    is_found: bool,
     is_created: bool,
     ledger: String,
     at: Option<When>,
@@ -77,6 +78,7 @@ fn found(app: &App, looked_up: LookedUp, sees: bool) -> FindResult {
     FindResult {
         reference: looked_up.reference.clone().unwrap_or_default(),
         sentence: looked_up.sentence(),
+        is_found: looked_up.is_found(),
         is_created: entry.is_some_and(|entry| entry.result == Some(LedgerResult::Created)),
         ledger,
         at,

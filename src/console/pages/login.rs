@@ -95,7 +95,7 @@ fn too_many(app: &App, to: String, name: String, wait: Duration) -> Response {
     (StatusCode::TOO_MANY_REQUESTS, show(&form(app, to, name, problem))).into_response()
 }
 
-/// Writes a login to the audit in the background, so that the visitor does not wait.
+/// Writes a login to the audit.
 fn audit_login(app: &Arc<App>, name: &str, address: IpAddr, result: &str) {
     let record = Record {
         action: new_action(),
@@ -110,8 +110,7 @@ fn audit_login(app: &Arc<App>, name: &str, address: IpAddr, result: &str) {
         tracing::warn!(who = record.who, from = record.from, "a login was refused");
         return;
     }
-    let app = Arc::clone(app);
-    app.clone().tasks.spawn(async move { app.dead_letters.audit(record).await });
+    app.audit(record);
 }
 
 pub(super) async fn logout(

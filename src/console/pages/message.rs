@@ -77,8 +77,8 @@ pub(super) async fn page(
         found = found_in(&view);
     }
     let Some((entry, detail)) = found else {
-        let text = "This message is not among the dead letters. It may have been replayed or discarded: look it up by its id \
-                    under Find.";
+        let text = "This message is not among the dead letters that were read last. It may have been replayed or discarded: \
+                    look it up by its id under Find, or read the dead letters again.";
         return said(&app, &visitor, StatusCode::NOT_FOUND, text, "failed");
     };
     let shell = Shell::new(&app, &visitor, "Message", "failed").reading(&app, &view);

@@ -37,16 +37,11 @@ impl AnswerRedactor<'_> {
                 let (shown, others): (Vec<Value>, Vec<Value>) =
                     values.into_iter().partition(|value| !is_search || !value.is_object() || own.find(value).is_some());
                 *self.left_out += others.len();
-                let shown = shown.into_iter().map(|value| (is_search && own.is_in(&value), value));
-                let shown = shown.map(|(is_own, value)| match value {
-                    Value::Object(members) if is_own => Value::Object(self.object(members, true)),
-                    other @ (Value::Null
-                    | Value::Bool(_)
-                    | Value::Number(_)
-                    | Value::String(_)
-                    | Value::Array(_)
-                    | Value::Object(_)) => self.value(name, other, in_own),
-                });
+                let shown =
+                    shown.into_iter().map(|value| match value.as_object().filter(|_| is_search && own.is_in(&value)) {
+                        Some(members) => Value::Object(self.object(members.clone(), true)),
+                        None => self.value(name, value, in_own),
+                    });
                 shown.collect()
             }
             Value::Null | Value::Bool(_) => value,

@@ -24,12 +24,13 @@ pub(super) fn settings(findings: &[Finding], facts: Facts<'_>) -> Value {
     // A limit that the account does not keep is none. If it is used up exactly, only a refusal shows that it is kept.
     let most_used = facts.run.steps.iter().filter_map(|step| step.body.number("token_use_today")).max().unwrap_or(0);
     let is_kept = facts.run.steps.iter().any(|step| step.classified.outcome == Outcome::QuotaExhausted);
+    let limit = counter.and_then(|step| step.body.number("token_limit"));
     let inserted = facts.run.step("insert").filter(|step| step.no_answer().is_none());
     json!({
         "latency_milliseconds": inserted.map(|step| millis(step.exchange.total)),
         // What was not tried counts as possible.
         "query": answer("query") != "not_found" || answer("query_dates") == "found",
-        "daily_limit": counter.and_then(|step| step.body.number("token_limit")).filter(|limit| *limit > most_used || (is_kept && *limit > 0)),
+        "daily_limit": limit.filter(|limit| *limit > most_used || (is_kept && *limit > 0)),
         "faults": faults,
         "answers": answers(facts),
     })

@@ -148,14 +148,7 @@ impl<'a> Evaluation<'a> {
                 at.and_then(|at| entries.get(at)).cloned()
             }
             (Value::Map(_) | Value::List(_), Value::Null) => None,
-            (Value::Map(_), other) => {
-                let advice = match key.expr {
-                    Expr::Constant(_) => format!("write '{}'", self.piece(key)),
-                    _ => "write | string behind the key".to_owned(),
-                };
-                let why = format!("the keys of an object are texts, not {}; {advice}", other.kind());
-                return self.step(key, |_| Err(why.into()));
-            }
+            (Value::Map(_), other) => return self.no_key(key, &other, "; write | string behind the key"),
             (Value::List(_), Value::Text(_)) => {
                 let why = "the entries of a list are counted with numbers; write | int behind it";
                 return self.step(key, |_| Err(why.into()));
@@ -164,6 +157,16 @@ impl<'a> Evaluation<'a> {
         };
         let lookup = || Lack::Lookup(self.piece(of).to_owned(), holder.clone(), self.piece(key).to_owned());
         Ok(found.unwrap_or_else(|| Value::Missing(Arc::new(Absent { offset: node.start, what: lookup() }))))
+    }
+
+    /// A key of an object that is no text. `advice` is for one that is no constant.
+    fn no_key(&mut self, key: &Node, given: &Value, advice: &str) -> Result<Value, Trouble> {
+        let advice = match key.expr {
+            Expr::Constant(_) => format!("; write '{}'", self.piece(key)),
+            _ => advice.to_owned(),
+        };
+        let why = format!("the keys of an object are texts, not {}{advice}", given.kind());
+        self.step(key, |_| Err(why.into()))
     }
 
     /// `x[from:to]` of a list or a text. A bound beyond its end counts as its end.
@@ -271,15 +274,7 @@ impl<'a> Evaluation<'a> {
         for (key, value) in given {
             match self.present(key)? {
                 Value::Text(name) => members.insert(name, self.present(value)?),
-                other => {
-                    let key_text = self.piece(key);
-                    let advice = match key.expr {
-                        Expr::Constant(_) => format!("; write '{key_text}'"),
-                        _ => String::new(),
-                    };
-                    let why = format!("the keys of an object are texts, not {}{advice}", other.kind());
-                    return self.step(key, |_| Err(why.into()));
-                }
+                other => return self.no_key(key, &other, ""),
             };
         }
         Ok(Value::from(members))

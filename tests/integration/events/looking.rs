@@ -101,14 +101,16 @@ async fn commands_say_what_to_do_about_rules_and_bindings() {
     let failing =
         failing.replace("id_record = \"4711\", completion", "id_record = \"4712\", priority = \"low\", completion");
     let differs = "the task is another one: id_record: expected \"4712\", got \"4711\"; priority: expected \"low\", got \"normal\"";
+    // The first example's message comes through an exchange of its own.
     let deeper = "[[broker.bindings]]\nexchange = 'x'\ntype = 'topic'\nrouting_key = 'a.*'\n[[rules]]\nname = 'r'\nrouting_key = 'a.#'\n\
-                  action = 'skip'\n[[rules.examples]]\nevent = '{}'\nrouting_key = 'a.b.c'\nskipped = true\n";
+                  action = 'skip'\n[[rules.examples]]\nevent = '{}'\nrouting_key = 'a.b.c'\nexchange = 'y'\nskipped = true\n\
+                  [[rules.examples]]\nevent = '{}'\nrouting_key = 'a.b.c'\nskipped = true\n";
     let (check, all): (&[&str], &[&str]) = (&["check", "--offline"], &["map", "--all-examples"]);
     for (text, args, said) in [
         (failing, check, differs),
         (complete(SKIP), check, "add [[rules.examples]] behind it: an event, and skipped = true"),
         (complete(&binding("topic")), check, "rule r: no binding delivers the routing key a.b"),
-        (complete(deeper), check, "rule r, example 1: no binding delivers the routing key a.b.c"),
+        (complete(deeper), check, "rule r, example 2: no binding delivers the routing key a.b.c"),
         (format!("[task]\nunknown_fields = \"ignore\"\n{SKIP}"), all, "has no effect with rules; leave it out"),
         (String::new(), all, "there are no rules"),
         (SKIP.to_owned(), all, "there are no examples"),
