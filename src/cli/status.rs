@@ -136,7 +136,7 @@ fn one_worker(
                 line(
                     "",
                     &match at.duration_since(now).as_secs() {
-                        ..=0 => "next probe now".to_owned(),
+                        ..=0 => "the next message is the next probe".to_owned(),
                         seconds => format!("next probe in {seconds} s"),
                     },
                 );

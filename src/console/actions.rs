@@ -141,6 +141,7 @@ fn candidates(app: &App, snapshot: &Snapshot, asked: &ActionRequest) -> Result<V
     let entries: Vec<&Entry> = match (asked.print, &asked.rest_of) {
         (Some(print), _) => vec![snapshot.entry(print).ok_or("that message is no longer there")?],
         (None, Some(action)) => {
+            app.store.action(action)?.ok_or("there is no such action: it may be older than the console keeps them")?;
             let left = app.store.items(action, "waiting", u32::MAX)?;
             let left: HashSet<u128> = left.iter().map(|item| item.print).collect();
             snapshot.entries.iter().filter(|entry| left.contains(&entry.fingerprint)).collect()

@@ -29,10 +29,10 @@ impl When {
         }
     }
 
-    /// For what is due at this time: `now` instead of `0 s ago`.
-    pub(crate) fn or_now(self, now: Timestamp) -> Self {
+    /// For a probe: it needs a message, so that a probe that is due waits for one.
+    pub(crate) fn of_probe(self, now: Timestamp) -> Self {
         let is_due = self.utc.parse::<Timestamp>().is_ok_and(|at| at <= now);
-        let relative = if is_due { "now".to_owned() } else { self.relative };
+        let relative = if is_due { "with the next message".to_owned() } else { self.relative };
         Self { relative, ..self }
     }
 
@@ -70,8 +70,8 @@ mod tests {
         ] {
             let when = When::new(at.parse().unwrap(), now, &zone);
             assert_eq!((when.relative.as_str(), when.local.as_str(), when.utc.as_str()), (relative, local, at));
-            let due = when.or_now(now).relative;
-            assert_eq!(due, if relative.ends_with("ago") { "now" } else { relative });
+            let due = when.of_probe(now).relative;
+            assert_eq!(due, if relative.ends_with("ago") { "with the next message" } else { relative });
         }
     }
 }

@@ -158,15 +158,15 @@ impl World {
     }
 
     /// The worker closes its connection. It connects again later, as soon as it can publish.
-    pub(crate) fn close(self: &Arc<Self>, number: u64) {
-        let closed = self.broker().connections.iter().find(|c| c.number == number && !c.gone.is_cancelled()).map(|c| {
-            c.gone.cancel();
-            Arc::clone(&c.process)
-        });
-        let Some(process) = closed else { return };
+    /// The broker may have closed the connection before, without the worker's knowledge.
+    pub(crate) fn close(self: &Arc<Self>, number: u64, process: &Arc<WorkerProcess>, gone: &CancellationToken) {
+        if gone.is_cancelled() {
+            return;
+        }
+        gone.cancel();
         self.checker().knows_gone(number);
         self.requeue_and_close(number);
-        self.connect_later(process, Duration::from_millis(500));
+        self.connect_later(Arc::clone(process), Duration::from_millis(500));
     }
 
     fn connect_later(self: &Arc<Self>, process: Arc<WorkerProcess>, wait: Duration) {
@@ -297,7 +297,7 @@ impl World {
         drop(broker);
         if how == How::Requeue && process.publish_gate.closed().is_some() {
             self.checker().met(Situation::Case(Case::StopsConsuming));
-            self.close(acker.connection);
+            self.close(acker.connection, process, &acker.gone);
         }
         self.dispatch();
         Ok(())

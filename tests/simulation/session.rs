@@ -46,7 +46,7 @@ impl World {
             let Some(delivery) = next else { break };
             if std::mem::take(&mut is_first) && !self.take_ownership(&process).await {
                 self.checker().met(Situation::Case(Case::OwnerUnknown));
-                self.close(number);
+                self.close(number, &process, &gone);
                 forget(delivery);
                 while let Ok(delivery) = inbox.try_recv() {
                     forget(delivery);

@@ -171,7 +171,7 @@ fn worker(app: &App, Member { answer, role }: &Member, sees: bool) -> Worker {
         gate,
         gate_since: Some(When::parse(&page.gate.since, now, zone)),
         failure: page.gate.last_failure.clone().filter(|_| sees && !page.gate.open),
-        next_probe: page.gate.next_probe_at.as_ref().map(|at| When::parse(at, now, zone).or_now(now)),
+        next_probe: page.gate.next_probe_at.as_ref().map(|at| When::parse(at, now, zone).of_probe(now)),
         ledger: format!("{}, {}, {ledger}", page.ledger.kind, counted(page.ledger.entries.unsigned_abs(), "message")),
     }
 }

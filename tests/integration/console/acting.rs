@@ -178,6 +178,8 @@ async fn message_that_cannot_be_copied_can_be_discarded_for_good() {
     console.shows(&gone, "2 discarded for good").await;
     rig.wait_for_dead_letters(1).await;
     assert!(!console.get(&gone).await.text.contains("Restore these"), "nothing can be restored");
+    let unknown = console.post("/actions", &[("what", "delete"), ("rest_of", "20260101-000000-none")]).await;
+    assert!(unknown.status == StatusCode::CONFLICT && unknown.text.contains("no such action"), "{}", unknown.text);
 }
 
 /// `run`, `dead-letters show` and both pages use the same mapper.
