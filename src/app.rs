@@ -155,8 +155,8 @@ impl Broker {
             reported.connection(&change);
             if let (Change::Connected { others: 1.., .. }, true) = (&change, is_local) {
                 tracing::warn!(
-                    "another worker consumes this queue, and the ledger is local: after a change of workers, messages that were \
-                     delivered before are in doubt. Share a ledger (ledger.url = \"redis://…\"), or run one worker"
+                    "another worker consumes this queue, and this worker's ledger is local. After a change of workers, messages \
+                     that were delivered before are in doubt. Set ledger.url to one redis://… for all workers, or run one worker"
                 );
             }
         };

@@ -171,7 +171,7 @@ impl Console {
             let swept = async {
                 loop {
                     if let Err(why) = sweeping.store.sweep(sweeping.now().as_second()) {
-                        tracing::warn!(why, "the console's state was not swept");
+                        tracing::warn!(why, "old records could not be deleted from console.state; check its disk and permissions");
                     }
                     sleep(SWEEP).await;
                 }
@@ -190,7 +190,7 @@ impl Console {
                         });
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "a connection could not be accepted");
+                        tracing::warn!(%error, "a connection could not be accepted; if this repeats, raise the limit of open files (ulimit -n)");
                         sleep(Duration::from_millis(100)).await;
                     }
                 }

@@ -17,7 +17,7 @@
 //! 2. An ack follows one of these and nothing else: the CRM said 200 and the ledger has it, or could not record it; the ledger says
 //!    that the task exists; a retry copy or a dead letter is confirmed; a rule skipped the message.
 //! 3. Pure modules do no I/O and read no clock and no random source: those are parameters.
-//! 4. Each outside library has one module: lapin in [`broker`], reqwest in [`crm`], the stores in [`ledger`], the web server in
+//! 4. Each outside library has one module: lapin in [`broker`], reqwest in [`crm`], the stores in [`ledger`] (SQLite also in `console`, for its own state), the web server in
 //!    [`observe`], `console` and [`sandbox`], MiniJinja in [`message`], `backoff` in [`retry`].
 //! 5. No two clocks are compared to decide whether a request was sent. How long another owner's claim has stood still is measured
 //!    by the process that waits.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::broker::publish_gate::PublishGate;
@@ -66,7 +67,9 @@ impl Settler {
         if state.message_id.is_none() && !is_id_open {
             state.message_id = Some(message.id().map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned));
         }
-        let properties = |frame_max| self.properties(message, state, disposition, frame_max);
+        // All copies of one dead letter have the same time, so that their replays count as one replay.
+        let at = self.clock.now();
+        let properties = |frame_max| self.properties(message, state, disposition, at, frame_max);
         self.publish(acker, &queue, &message.body, properties).await
     }
 
@@ -75,11 +78,11 @@ impl Settler {
         message: &Message,
         state: &RetryState,
         disposition: &Disposition,
+        at: Timestamp,
         frame_max: usize,
     ) -> Properties {
         if let Disposition::DeadLetter(failure) = disposition {
-            let (at, worker) = (self.clock.now(), crate::worker_name());
-            let rules = self.mapper.digest();
+            let (rules, worker) = (self.mapper.digest(), crate::worker_name());
             return dead_letter::properties(message, state, failure, rules.as_deref(), worker, at, frame_max);
         }
         let more = if *disposition == Disposition::Hold { state.replay_headers() } else { Vec::new() };

@@ -193,6 +193,7 @@ impl Worker {
             gone,
             stop: self.stop.clone(),
             epoch_on_arrival,
+            decided_in: None,
             deadline: Instant::now() + self.settings.hold,
             key: None,
             lock: None,
@@ -212,7 +213,7 @@ impl Worker {
     async fn process(&self, d: &mut DeliveryContext<'_>) -> Disposition {
         let disposition = match self.process_steps(d).await {
             Ok(disposition) => disposition,
-            Err(abort) => self.aborted(d, abort),
+            Err(abort) => self.aborted(d, abort).await,
         };
         with_rule(disposition, d.rule.as_ref())
     }
@@ -220,13 +221,13 @@ impl Worker {
     async fn process_steps(&self, d: &mut DeliveryContext<'_>) -> Result<Disposition, Abort> {
         // 1. Facts
         let mapped = self.read(d);
-        self.lock_id(d).await.map_err(|abort| d.undecided(abort))?;
+        self.lock_id(d).await?;
         // A first delivery rarely has an entry, so the ledger is not read. If there is one, the claim in step 4 conflicts and
         // returns it.
         let mut entry_read = if d.is_first() && mapped.is_ok() { Some(None) } else { None };
         loop {
             // 2. Decide
-            let plan = match self.decide(d, entry_read.take()).await.map_err(|abort| d.undecided(abort))? {
+            let plan = match self.decide(d, entry_read.take()).await? {
                 Ok(plan) => plan,
                 Err(disposition) => return Ok(disposition),
             };
@@ -322,6 +323,7 @@ impl Worker {
     ) -> Result<Result<Plan, Disposition>, Abort> {
         let others_resend = self.recorder.ledger().is_exclusive() && self.settings.on_unknown == OnUnknown::Retry;
         let mut watch = ClaimWatch::default();
+        d.decided_in = None;
         loop {
             let entry = match entry_read.take() {
                 Some(entry) => entry,
@@ -347,6 +349,7 @@ impl Worker {
                 Decision::Proceed(plan) => {
                     d.state.attempts = plan.attempts;
                     d.state.possibly_created |= plan.doubted;
+                    d.decided_in = Some(decided_in);
                     return Ok(Ok(Plan { epoch: decided_in, ..plan }));
                 }
                 settled @ (Decision::Duplicate { .. } | Decision::Conflict | Decision::Poison(_)) => {

@@ -1,4 +1,5 @@
-//! Knows whether copies can be published. If they cannot for a long time, the worker returns its messages and stops consuming.
+//! Says whether RabbitMQ confirms copies. If it confirms none for `gate.hold`, the worker requeues its messages and stops
+//! consuming.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

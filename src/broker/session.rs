@@ -1,5 +1,5 @@
-//! Consumes the work queue on one supervised connection. When it breaks, everything is built again after a jittered, growing
-//! wait. Nothing is acked that was not settled, so RabbitMQ delivers it again.
+//! Consumes the work queue on one supervised connection. If it breaks, the worker connects again after a growing, jittered
+//! wait. RabbitMQ then delivers every unsettled message again.
 
 mod life;
 

@@ -56,10 +56,10 @@ async fn exchange(
             Err(error) if error.code == Some(BrokerError::ACCESS_REFUSED) => findings.add(
                 CHECK,
                 if declares { Severity::Problem } else { Severity::Ok },
-                &format!("{name} is there; without permission to configure it its type cannot be looked at"),
+                &format!("{name} is there; its type is not checked, because the user may not configure it"),
                 declares.then_some("permit the user to configure it, or leave type out in [[broker.bindings]]"),
             ),
-            Err(error) => findings.problem(CHECK, error.message, "look at the broker's log"),
+            Err(error) => findings.problem(CHECK, error.message, "look for this error in the log of the RabbitMQ node"),
         },
         (Ok(true), None) => findings.ok(CHECK, format!("{name} is there")),
         (Ok(false), Some(wanted)) if declares => match inspection.may_declare_exchange(name, wanted).await {
@@ -75,9 +75,12 @@ async fn exchange(
             let message = missing(name, TopologyMode::Declare);
             findings.problem(CHECK, message, "create the exchange, or give its type");
         }
-        (Ok(false), _) => findings.problem(CHECK, missing(name, TopologyMode::Verify), ""),
+        (Ok(false), _) => {
+            let message = missing(name, TopologyMode::Verify);
+            findings.problem(CHECK, message, "create the exchange, or correct its name in [[broker.bindings]]");
+        },
         (Err(error), _) => {
-            findings.problem(CHECK, error.message, "look at the broker's log; this exchange cannot be used")
+            findings.problem(CHECK, error.message, "look for this error in the log of the RabbitMQ node; this exchange cannot be used")
         }
     }
 }

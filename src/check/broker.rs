@@ -223,7 +223,7 @@ async fn queues(inspection: &Inspection, config: &Config, topology: &Topology) -
                     Some(BrokerError::ACCESS_REFUSED) => {
                         "permit the user to configure it: this RabbitMQ shows a queue only to such a user"
                     }
-                    _ => "look at the broker's log; this queue cannot be used",
+                    _ => "look for this error in the log of the RabbitMQ node; this queue cannot be used",
                 };
                 findings.problem(check, error.message, advice);
                 continue;
@@ -240,7 +240,7 @@ async fn queues(inspection: &Inspection, config: &Config, topology: &Topology) -
             Ok(differences) => report_differences(queue, &differences, config, &mut findings),
             Err(error) if error.code == Some(BrokerError::ACCESS_REFUSED) => {
                 findings
-                    .ok(check, format!("{holds}; without permission to configure its arguments cannot be looked at"));
+                    .ok(check, format!("{holds}; its arguments are not checked, because the user may not configure it"));
             }
             Err(error) => findings.problem(check, format!("{holds}; {}", error.message), WAYS_OUT),
         }

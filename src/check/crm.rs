@@ -24,7 +24,7 @@ pub(super) async fn check(config: &config::Crm, wanted: bool) -> Findings {
     let crm = match HttpCrm::new(config) {
         Ok(crm) => crm,
         Err(why) => {
-            findings.problem("crm.endpoint", why, "");
+            findings.problem("crm.endpoint", why, "correct the crm keys that the message names");
             return findings;
         }
     };

@@ -1,4 +1,4 @@
-//! `crm-report`: what a real account answers, found out with one real task.
+//! `crm-report`: sends one real task, and reports how the account answers.
 
 mod output;
 

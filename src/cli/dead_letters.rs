@@ -65,7 +65,7 @@ pub enum Command {
 pub async fn run(command: &Command, sources: &Sources, stop: &CancellationToken) -> Result<ExitCode, Error> {
     let config = load(sources, &[])?;
     crate::observe::logs::start(&config.log)
-        .map_err(|error| Error::failed(format!("the log cannot be started: {error}")))?;
+        .map_err(|error| Error::failed(format!("the log cannot be started: {error}. This is a fault of the program: report it with this line")))?;
     let dead_letters = DeadLetters::new(Arc::new(config));
     let variable = |name: &str| sources.variable(name).map(|value| value.to_string_lossy().into_owned());
     let who = audit::user(variable, rustix::process::getuid().as_raw());
@@ -167,7 +167,7 @@ fn failed(error: ScanError) -> Error {
 fn put(line: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{line}").and_then(|()| out.flush());
-    written.map_err(|error| Error::failed(format!("standard output: {error}")))
+    written.map_err(|error| Error::failed(format!("cannot write to standard output: {error}. Is the disk full, or did the reading program end?")))
 }
 
 /// JSON for a terminal or a pipe. Control characters are escaped, so that they cannot change the terminal.

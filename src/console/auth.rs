@@ -36,7 +36,7 @@ pub(crate) enum Role {
     Viewer,
 }
 
-/// What a session of a console without passwords began with.
+/// The `login` of a session in a console without passwords.
 pub(crate) const LOCAL: &str = "local";
 /// What a session of a trusted proxy's user began with.
 pub(crate) const PROXY: &str = "proxy";

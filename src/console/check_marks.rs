@@ -1,5 +1,4 @@
-//! The check-off list of *In doubt*: the ids whose task somebody found in the CRM. The command line reads it from the
-//! console's state file.
+//! Reads the check-off list from the console's state file: the ids of messages in doubt whose task somebody found in the CRM.
 
 use std::collections::HashSet;
 use std::path::Path;

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 pub(crate) const ID: &str = "wolkvox_id";
 /// The vendor's name of the time of creation.
 pub(crate) const CREATED: &str = "wolkvox_fecha_creacion";
-/// A shorter id can be equal to any other value by coincidence, in characters.
+/// The shortest id that is searched for, in characters. A shorter one can equal another value by chance.
 const DISTINCT: usize = 8;
 
 /// An id as text: the vendor's pages show a text, and an account may write a number.

@@ -35,7 +35,9 @@ impl BlockReason {
     #[must_use]
     pub fn advice(self) -> &'static str {
         match self {
-            Self::Outage => "the CRM fails; the worker tries one message at a time until the CRM answers, and no message is lost",
+            Self::Outage => {
+                "the CRM fails; the worker tries one message at a time until the CRM answers, and no message is lost"
+            }
             Self::Misconfigured => "the CRM does not know this address: check crm.server and crm.operation",
             Self::Quota => "the daily quota of every usable token is used up; the worker goes on after its reset",
             Self::Unauthorized => "the CRM refuses every token: check crm.tokens and crm.operation",

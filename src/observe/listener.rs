@@ -108,7 +108,7 @@ pub(crate) async fn accept(listener: &TcpListener, what: &str) -> TcpStream {
         match listener.accept().await {
             Ok((stream, _)) => return stream,
             Err(error) => {
-                tracing::warn!(%error, "{what} could not accept a connection");
+                tracing::warn!(%error, "{what} could not accept a connection; if this repeats, raise the limit of open files (ulimit -n)");
                 sleep(PAUSE).await;
             }
         }

@@ -1,7 +1,7 @@
 //! `POST query.php` and `POST queryDates.php`: searches for the created tasks.
 //!
-//! The vendor shows both calls for other modules only. Whether a real account finds activities is not known, so this is one
-//! way in which it may be (`--query on`); with `--query off` nothing is ever found.
+//! The vendor shows both calls for other modules only. It does not document whether a real
+//! account finds activities: `--query on` assumes that it does, `--query off` that it does not.
 
 use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 use crate::ledger::{Claim, Digest, Entry, KnownResult, ReplayMark};
 
 /// After this many orphans in a row a message is `poison`: each of the last workers that sent it ended without a result, so the
-/// message probably ends its worker.
+/// message probably ends its worker. A panic also makes a message `poison`: see `after_panic` in `worker.rs`.
 pub const POISON: u32 = 5;
 
 /// What is known of a delivery without the ledger.

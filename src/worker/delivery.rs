@@ -1,4 +1,4 @@
-//! Everything that is known about the delivery being processed, and `wait`, which ends each of its waits at the deadline, at
+//! The delivery that is being processed, with everything known about it. `wait` ends each of its waits at the deadline, at
 //! shutdown, or when the delivery is lost.
 
 use std::future::Future;
@@ -25,9 +25,6 @@ pub(super) enum Abort {
     Shutdown,
     /// The connection is lost: RabbitMQ delivers the message again.
     DeliveryGone,
-    /// The message was kept for `gate.hold`, but its copy does not say that RabbitMQ delivered it before. It is requeued
-    /// instead.
-    Undecided,
 }
 
 /// A delivery with everything that is known about it.
@@ -40,6 +37,8 @@ pub(super) struct DeliveryContext<'a> {
     pub(super) stop: CancellationToken,
     /// The ledger's epoch when the delivery arrived.
     pub(super) epoch_on_arrival: u32,
+    /// The ledger's epoch at the latest decision to send it; none before that.
+    pub(super) decided_in: Option<u32>,
     /// The time until which it may be kept in memory.
     pub(super) deadline: Instant,
     /// None without a message id: the ledger cannot know the message.
@@ -87,13 +86,6 @@ impl DeliveryContext<'_> {
         } else {
             Ok(())
         }
-    }
-
-    /// The reason for a stop before the ledger's entry was read. Until then only RabbitMQ's flag says that the message was
-    /// delivered before, and a copy loses that flag.
-    pub(super) fn undecided(&self, abort: Abort) -> Abort {
-        let needs_flag = self.message.was_delivered_before() && self.attempts_made == 0;
-        if abort == Abort::Deadline && needs_flag { Abort::Undecided } else { abort }
     }
 
     /// What is known about it without the ledger's entry.

@@ -20,7 +20,7 @@ use crate::retry::{self, jittered};
 
 const ID_CONFLICT: &str = "the message id was used before for a message with another body, whose task exists; give each message an id of its own";
 const POISON: &str =
-    "each of the last five workers that sent it ended before it recorded a result; replay it once the cause is known";
+    "five workers in a row ended while they sent this message, so it probably ends the worker; find the cause in their logs, and correct it before you replay the message";
 const IN_DOUBT: &str = "it is not known whether an earlier attempt created the task, and retry.on_unknown = \"dead-letter\" allows no \
                         other attempt; look for the task in the CRM, then replay or discard the message";
 const ORPHANED: &str = "a worker ended between sending the request and recording its result, so the task may exist";
@@ -90,16 +90,26 @@ impl Worker {
     }
 
     /// The disposition of a message whose processing was interrupted.
-    pub(super) fn aborted(&self, d: &mut DeliveryContext<'_>, abort: Abort) -> Disposition {
+    pub(super) async fn aborted(&self, d: &mut DeliveryContext<'_>, abort: Abort) -> Disposition {
         match abort {
+            Abort::Deadline if self.needs_redelivered_flag(d).await => Disposition::Requeue,
             Abort::Deadline => {
                 // After a request the ledger's entry has been reset for this replay; the held copy must not reset it again.
                 d.state.is_replay &= d.last_attempt.is_none();
                 Disposition::Hold
             }
-            Abort::Undecided => Disposition::Requeue,
             Abort::Shutdown | Abort::DeliveryGone => self.end_round(d, Duration::ZERO),
         }
+    }
+
+    /// Whether only RabbitMQ's flag says that another worker may have sent the message. A copy loses that flag. It is needed until
+    /// the message is decided, and again if the ledger has lost its entries since then.
+    async fn needs_redelivered_flag(&self, d: &DeliveryContext<'_>) -> bool {
+        if !d.message.was_delivered_before() || d.attempts_made > 0 {
+            return false;
+        }
+        let about = self.recorder.ledger().reload_about().await;
+        d.decided_in.is_none() || about.ok().map(|about| about.epoch) != d.decided_in
     }
 
     /// Ends a round early: the message goes to a retry queue, whose delay is at least `hint`, the wait that the CRM asked for. A

@@ -4,8 +4,8 @@
 //! The queue `<queue>.owner` holds the id of the ledger whose worker consumed last. On each new connection, before the first
 //! delivery is processed, the worker compares that id with its own ledger's id. If they differ, the ledger proves nothing until
 //! the queue is *drained*: a message that was not delivered before has arrived, and everything delivered earlier is settled. If
-//! another worker consumed before, it may still hold messages while it stops, so the queue does not count as drained before that
-//! time has passed. The same applies if the ledger has not changed for so long that it may have forgotten entries of unsettled
+//! another worker consumed before, it may still hold messages until it has stopped, so the queue does not count as drained before
+//! `others_hold` has passed. The same applies if the ledger has not changed for so long that it may have forgotten entries of unsettled
 //! messages.
 
 use std::collections::BTreeSet;

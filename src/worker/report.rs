@@ -22,14 +22,15 @@ pub(super) struct Report {
     replays: u32,
     reason: Option<String>,
     first_attempt_at: Option<jiff::Timestamp>,
-    is_possible_duplicate: bool,
+    is_created: bool,
+    /// An earlier attempt, or another worker, may have created the task before this one was sent.
+    was_doubted: bool,
     possibly_created: bool,
     began: Instant,
 }
 
 impl Report {
     pub(super) fn of(d: &DeliveryContext<'_>, disposition: &Disposition, began: Instant) -> Self {
-        let is_created = matches!(disposition, Disposition::Ack | Disposition::AlreadyCreated);
         Self {
             id: d.state.message_id.clone().or_else(|| d.message.id().map(str::to_owned)),
             has_id: d.key.is_some(),
@@ -39,7 +40,8 @@ impl Report {
             replays: d.state.replays,
             reason: d.last_attempt.as_ref().map(|attempt| attempt.reason.clone()),
             first_attempt_at: d.state.first_attempt_at,
-            is_possible_duplicate: is_created && d.is_possible_duplicate,
+            is_created: matches!(disposition, Disposition::Ack | Disposition::AlreadyCreated),
+            was_doubted: d.is_possible_duplicate,
             possibly_created: d.state.possibly_created,
             began,
         }
@@ -53,9 +55,8 @@ impl Worker {
         // A dead letter of the worker has a header that says it, and one of RabbitMQ itself has none.
         let may_be_several = matches!(settlement, Settlement::Reject(_))
             && report.possibly_created
-            && report.attempts > 1
-            && self.settings.on_unknown == OnUnknown::Retry;
-        if report.is_possible_duplicate || may_be_several {
+            && (report.was_doubted || (report.attempts > 1 && self.settings.on_unknown == OnUnknown::Retry));
+        if (report.is_created && report.was_doubted) || may_be_several {
             self.events.possible_duplicate(report.id.as_deref());
         }
     }

@@ -104,15 +104,21 @@ impl World {
         left
     }
 
-    /// The messages that a worker has, or will receive, as delivered before.
+    /// The messages that a worker has, or will receive on its connection, as delivered before.
     pub(crate) fn delivered_before(&self, process: ProcessNumber) -> Vec<usize> {
         let broker = self.broker();
+        // A worker that stops, or whose connection is broken, receives nothing before it has compared the owner again.
+        let receives = |c: &Connection| c.process.number == process && !c.is_cut && !c.is_cancelled;
+        let receives = broker.connections.iter().any(receives);
         let of_others = |connection: &Connection| connection.process.number != process;
         let unacked = broker.connections.iter().flat_map(|connection| {
             let is_other = of_others(connection);
-            connection.unacked.values().filter(move |held| is_other || held.stored.message.redelivered)
+            connection
+                .unacked
+                .values()
+                .filter(move |held| if is_other { receives } else { held.stored.message.redelivered })
         });
-        let before = broker.work.iter().filter(|stored| stored.message.redelivered);
+        let before = broker.work.iter().filter(|stored| receives && stored.message.redelivered);
         unacked.map(|held| held.stored.number).chain(before.map(|stored| stored.number)).collect()
     }
 

@@ -73,7 +73,7 @@ struct Account {
     // The ledger.
     claims: BTreeMap<ClaimId, Claiming>,
     finished: BTreeSet<ClaimId>,
-    resets: Vec<(usize, ReplayMark)>,
+    resets: BTreeMap<usize, ReplayMark>,
     ledger_failed: bool,
     /// How often each process has used the ledger since the latest delivery.
     ledger_uses: BTreeMap<ProcessNumber, u32>,

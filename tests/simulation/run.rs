@@ -142,6 +142,8 @@ fn message(world: &World, planned: &PlannedMessage) -> Message {
     }
     if planned.replay {
         headers.insert("x-wtw-dead-letter".into(), HeaderValue::LongLongInt(1));
+        let failed_at = format!("2026-03-01T00:00:00.{:03}Z", planned.number);
+        headers.insert("x-wtw-failed-at".into(), HeaderValue::LongString(failed_at.into()));
     }
     if planned.attempts > 0 {
         headers.insert("x-wtw-attempts".into(), HeaderValue::LongLongInt(planned.attempts.into()));

@@ -127,7 +127,7 @@ impl Choice {
         }
         match tool.ask(&format!("{question} [y/N] ")).await? {
             Some(true) => Ok(()),
-            Some(false) => Err(Error::failed("nothing was done")),
+            Some(false) => Err(Error::failed("nothing was done: the answer was not yes")),
             None => Err(Error::failed(format!(
                 "nothing was {verb}, because there is no terminal to ask on. Add --yes to go ahead."
             ))),

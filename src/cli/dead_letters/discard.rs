@@ -66,7 +66,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         let ledger = LedgerAccess::open(&tool.dead_letters.config).await;
         Plan::discard_created(candidates, &ledger).await.map_err(|why| {
             let why = visible::line(&why);
-            Error::failed(format!("--created: the ledger could not be asked ({why}); nothing was done"))
+            Error::failed(format!("--created: the ledger could not be asked ({why}); nothing was done. Run \"check --no-crm\", then try again"))
         })?
     } else {
         Plan::discard(&candidates)
@@ -74,7 +74,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     if plan.count() == 0 {
         let missing = missing.message().map(|missing| format!("\n{missing}")).unwrap_or_default();
         return Err(Error::failed(format!(
-            "no such message among {} of {}{missing}",
+            "none of the {} in {} matches; \"dead-letters list --each\" shows them{missing}",
             counted(scanned.seen, "message"),
             tool.dead()
         )));

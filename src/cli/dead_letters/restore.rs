@@ -39,7 +39,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let plan = Plan::discard(&candidates);
     if plan.count() == 0 {
         let none = format!(
-            "no such message among {} of {}",
+            "none of the {} in {} matches; \"dead-letters list --discarded --each\" shows them",
             counted(scanned.seen, "message"),
             tool.dead_letters.queues.discarded
         );

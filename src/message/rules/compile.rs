@@ -19,7 +19,7 @@ use crate::suggest::suggest;
 /// Stack for MiniJinja's parser, which calls itself for each link of a long chain.
 const STACK: usize = 64 << 20;
 
-/// What a text holds that handles dates: zone and holidays decide its value, too.
+/// A template that contains one of these can depend on the time zone and the holidays.
 const DATES: [&str; 5] = ["|", "now", "published_at", "timestamp", "headers"];
 
 /// Compiles all rules.

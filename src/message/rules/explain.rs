@@ -84,8 +84,8 @@ fn hint(source: &str, offset: usize, is_character: bool) -> Option<&'static str>
         ("||", "write or"),
         ("!", "write not"),
         ("?", "write x if … else y"),
-        ("AND ", "write and, or, not in small letters"),
-        ("OR ", "write and, or, not in small letters"),
+        ("AND ", "write and, or, not in lower case"),
+        ("OR ", "write and, or, not in lower case"),
         ("starts", "a test stands behind is: is startingwith 'a'"),
         ("ends", "a test stands behind is: is endingwith 'a'"),
         ("contains", "write 'a' in x"),
@@ -100,7 +100,7 @@ fn hint(source: &str, offset: usize, is_character: bool) -> Option<&'static str>
     let start = before.trim_end_matches(['=', '!', '&', '|', '<']).len();
     let here = source.get(start..).unwrap_or_default();
     if before.trim_end().ends_with("NOT") {
-        return Some("write and, or, not in small letters");
+        return Some("write and, or, not in lower case");
     }
     if before.trim() == "if" {
         return Some("when is the condition alone; leave if out");

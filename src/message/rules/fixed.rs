@@ -9,7 +9,7 @@ use crate::config::{Scalar, UnknownFields};
 use crate::message::payload::Mapping;
 use crate::message::task::{self, Problem};
 
-/// What is wrong with every task of a rule. The fields that depend on the message stand in for good ones.
+/// What is wrong with every task of a rule. Fields that depend on the message get a valid placeholder.
 pub(super) fn problems(
     mapping: &Mapping,
     given: &BTreeMap<String, Scalar>,

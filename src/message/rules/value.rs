@@ -11,7 +11,7 @@ use super::number::Number;
 /// A value. Copies share what they hold.
 #[derive(Clone, Debug)]
 pub(super) enum Value {
-    /// What is not there. It stands in no list and no object, and is no filter's argument.
+    /// A missing value. It is never an entry of a list or object, nor an argument of a filter.
     Missing(Arc<Absent>),
     Null,
     Bool(bool),

@@ -1,4 +1,4 @@
-//! Puts the tasks that a search finds in the place of the recorded task in a recorded answer. Pure.
+//! Replaces the recorded task in a recorded search answer by the tasks that the search finds in the sandbox. Pure.
 
 use serde_json::{Map, Value, json};
 

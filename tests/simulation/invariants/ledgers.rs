@@ -150,11 +150,10 @@ impl Checker {
                     self.violation(format!("worker {process} claims an entry that is claimed or created: {before:?}"));
                 }
                 if let (true, None, Some(mark)) = (new.reset, open, &new.replay) {
-                    let reset = (store, mark.clone());
-                    if self.accounts[account].resets.contains(&reset) {
+                    // An entry keeps its latest reset only.
+                    if self.accounts[account].resets.insert(store, mark.clone()).as_ref() == Some(mark) {
                         self.violation(format!("worker {process} resets the entry twice for one replay: {mark:?}"));
                     }
-                    self.accounts[account].resets.push(reset);
                 }
             }
             Change::Claim { .. } => self.note(format!("worker {process} cannot claim account {account}")),

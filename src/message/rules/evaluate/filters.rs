@@ -1,4 +1,4 @@
-//! Evaluates filters, `default` among them, which takes a missing value.
+//! Evaluates filters. Of these, only `default` accepts a missing value.
 
 use std::sync::Arc;
 

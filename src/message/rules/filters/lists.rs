@@ -80,7 +80,7 @@ pub(super) fn join(work: &mut Work<'_>, of: &Value, arguments: &Arguments<'_>) -
     Ok(Value::from(joined))
 }
 
-/// A text as lists order it: large and small letters count alike.
+/// A text as lists order it: upper and lower case count alike.
 fn folded(work: &mut Work<'_>, value: &Value) -> Result<Value, Fail> {
     match value {
         Value::Text(text) => {

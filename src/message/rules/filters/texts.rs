@@ -6,7 +6,7 @@ use crate::message::rules::parameters::Arguments;
 use crate::message::rules::value::Value;
 use crate::message::rules::work::{Fail, Work, fits};
 
-/// The most characters that `trim` takes at both ends, in bytes: it looks each one up in them.
+/// The longest argument of `trim`, in bytes. `trim` compares every character at both ends with it.
 const MAX_TRIMMED: usize = 64;
 /// The longest text in which `regex_replace` looks for matches, in bytes: each match may be looked for up to its end.
 const MAX_SEARCHED: usize = 65_536;
