@@ -14,7 +14,7 @@ use crate::broker::connect::{Connector, vhost};
 use crate::broker::depths;
 use crate::broker::publish_gate::PublishGate;
 use crate::broker::publisher::Publisher;
-use crate::broker::session::{Change, Session};
+use crate::broker::session::{ConnectionChange, Session};
 use crate::broker::topology::Topology;
 use crate::clock::Clock;
 use crate::config::{self, Config, LedgerStore};
@@ -151,9 +151,9 @@ impl Broker {
 
     fn session(&self, prefetch: u16, ownership: Arc<Ownership>, config: &Config, status: &Arc<Status>) -> Session {
         let (reported, is_local) = (Arc::clone(status), !matches!(config.ledger.store, LedgerStore::Redis(_)));
-        let on_change = move |change: Change| {
+        let on_change = move |change: ConnectionChange| {
             reported.connection(&change);
-            if let (Change::Connected { others: 1.., .. }, true) = (&change, is_local) {
+            if let (ConnectionChange::Connected { others: 1.., .. }, true) = (&change, is_local) {
                 tracing::warn!(
                     "another worker consumes this queue, and this worker's ledger is local. After a change of workers, messages \
                      that were delivered before are in doubt. Set ledger.url to one redis://… for all workers, or run one worker"

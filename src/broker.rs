@@ -121,7 +121,7 @@ pub enum Owners {
 }
 
 /// Decides what it means that another worker consumed the queue before.
-pub trait Ownership: Send + Sync {
+pub trait CompareOwners: Send + Sync {
     /// Compares the owners with this worker's ledger, before the first delivery of a connection is processed. Returns the
     /// id to publish in their place, if it differs.
     ///

@@ -171,7 +171,10 @@ impl Console {
             let swept = async {
                 loop {
                     if let Err(why) = sweeping.store.sweep(sweeping.now().as_second()) {
-                        tracing::warn!(why, "old records could not be deleted from console.state; check its disk and permissions");
+                        tracing::warn!(
+                            why,
+                            "old records could not be deleted from console.state; check its disk and permissions"
+                        );
                     }
                     sleep(SWEEP).await;
                 }

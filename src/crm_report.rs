@@ -14,6 +14,6 @@ mod report;
 mod run;
 mod secrets;
 
-pub use plan::{Choices, MAX_CALLS, Plan};
+pub use plan::{Choices, MAX_CALLS, ReportPlan};
 pub use report::{Report, TaskState};
 pub use run::{Observer, Run, run};

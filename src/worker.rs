@@ -25,10 +25,10 @@ use tokio_util::task::TaskTracker;
 
 use self::attempt::ClaimResult;
 pub(crate) use self::attempt::TOKEN_INFORMATION;
-use self::decide::{ClaimOwner, Decision, Plan, decide};
+use self::decide::{ClaimOwner, Decision, SendPlan, decide};
 use self::delivery::{Abort, DeliveryContext};
 pub use self::in_flight::InFlightIds;
-use self::next::{ClaimWatch, Next};
+use self::next::{AfterAttempt, ClaimWatch};
 use self::ownership::{CONNECTION_LOSS_NOTICED, Ownership, UnsettledDelivery};
 pub use self::quota_checks::QuotaChecks;
 use self::recorder::Recorder;
@@ -263,8 +263,8 @@ impl Worker {
             self.finish(d, attempt.classified.outcome).await;
             // 7. Next
             match self.next(d, attempt) {
-                Next::Settle(disposition) => return Ok(disposition),
-                Next::RetryNow(wait) => d.wait(d.deadline, sleep(wait)).await?,
+                AfterAttempt::Settle(disposition) => return Ok(disposition),
+                AfterAttempt::RetryNow(wait) => d.wait(d.deadline, sleep(wait)).await?,
             }
             // 8. Settle: see `handle`
         }
@@ -320,7 +320,7 @@ impl Worker {
         &self,
         d: &mut DeliveryContext<'_>,
         mut entry_read: Option<Option<Entry>>,
-    ) -> Result<Result<Plan, Disposition>, Abort> {
+    ) -> Result<Result<SendPlan, Disposition>, Abort> {
         let others_resend = self.recorder.ledger().is_exclusive() && self.settings.on_unknown == OnUnknown::Retry;
         let mut watch = ClaimWatch::default();
         d.decided_in = None;
@@ -350,7 +350,7 @@ impl Worker {
                     d.state.attempts = plan.attempts;
                     d.state.possibly_created |= plan.doubted;
                     d.decided_in = Some(decided_in);
-                    return Ok(Ok(Plan { epoch: decided_in, ..plan }));
+                    return Ok(Ok(SendPlan { epoch: decided_in, ..plan }));
                 }
                 settled @ (Decision::Duplicate { .. } | Decision::Conflict | Decision::Poison(_)) => {
                     return Ok(Err(self.entry_disposition(d, settled)));

@@ -67,7 +67,7 @@ async fn process_is_not_alive_after_30_seconds_without_progress() {
 async fn forecast_is_empty_when_the_connection_to_the_broker_is_lost() {
     let config = configured("memory:");
     let status = status(&config);
-    status.connection(&Change::Lost("connection refused".to_owned()));
+    status.connection(&ConnectionChange::Lost("connection refused".to_owned()));
     status.measure(Some(Depths::from([("wolkvox.tasks".to_owned(), 3)])));
     assert_eq!(status.forecast().backlog, None, "the last count is old");
 }

@@ -6,7 +6,7 @@ use lapin::options::BasicGetOptions;
 use crate::broker::acker::{DeliveryAcker, nack_requeue};
 use crate::broker::connect::{BrokerError, bounded, open_channel};
 use crate::broker::topology::{owner_queue, short};
-use crate::broker::{Acker as _, Owners, Ownership, Properties, Publish};
+use crate::broker::{Acker as _, CompareOwners, Owners, Properties, Publish};
 
 /// More ids than the queue ever holds.
 const MOST: usize = 16;
@@ -29,7 +29,7 @@ impl From<BrokerError> for OwnerError {
 pub(super) async fn take_ownership(
     connection: &Connection,
     queue: &str,
-    ownership: &dyn Ownership,
+    ownership: &dyn CompareOwners,
     publisher: &dyn Publish,
 ) -> Result<(), OwnerError> {
     let queue = owner_queue(queue);

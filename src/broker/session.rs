@@ -23,7 +23,7 @@ use crate::broker::publish_gate::PublishGate;
 use crate::broker::serial::{Ended, RETURNED_COUNT, SUSPICIOUS_COUNT, SerialMode};
 use crate::broker::subscription::Subscription;
 use crate::broker::topology::{self, Topology, TopologyError};
-use crate::broker::{Delivery, Ownership, Properties, Publish, PublishError, delivery_count};
+use crate::broker::{CompareOwners, Delivery, Properties, Publish, PublishError, delivery_count};
 use crate::retry::{Backoff, jittered};
 
 /// First and longest wait before another attempt to connect.
@@ -46,7 +46,7 @@ const PROBE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 
 /// What happens to the consuming connection.
 #[derive(Clone, Debug)]
-pub enum Change {
+pub enum ConnectionChange {
     /// It consumes, or stands by behind another consumer. `others` is how many consumers the queue had before.
     Connected {
         /// Host and port of the node.
@@ -69,8 +69,8 @@ pub enum Change {
     },
 }
 
-/// Called with every [`Change`].
-pub type OnChange = Arc<dyn Fn(Change) + Send + Sync>;
+/// Called with every [`ConnectionChange`].
+pub type OnChange = Arc<dyn Fn(ConnectionChange) + Send + Sync>;
 
 /// Consumes the work queue.
 pub struct Session {
@@ -85,7 +85,7 @@ pub struct Session {
     /// Closed while copies cannot be published.
     pub publish_gate: Arc<PublishGate>,
     /// Decides what another owner of the queue means.
-    pub ownership: Arc<dyn Ownership>,
+    pub ownership: Arc<dyn CompareOwners>,
     /// Called with every change.
     pub on_change: OnChange,
 }
@@ -119,13 +119,13 @@ impl Session {
                 Err(TopologyError::Differs(text)) => return Err(text),
                 Err(TopologyError::Broker(error)) => error,
             };
-            (self.on_change)(Change::Lost(error.message.clone()));
+            (self.on_change)(ConnectionChange::Lost(error.message.clone()));
             let (lasted, unsettled) = (began.elapsed(), life.unsettled.len());
             let ended = Ended { error: &error, lasted, delivered: life.delivered, unsettled };
             let was_on = serial.is_on();
             let is_cause = serial.connection_ended(&ended, self.prefetch);
             if is_cause && !was_on {
-                (self.on_change)(Change::Serial(Some(error.message.clone())));
+                (self.on_change)(ConnectionChange::Serial(Some(error.message.clone())));
             }
             let wait = match error.code {
                 _ if is_cause => UNDELIVERABLE,
@@ -144,7 +144,7 @@ impl Session {
     /// Waits until RabbitMQ takes messages again; false at `stop`.
     async fn wait_until_publishing(&self, stop: &CancellationToken) -> bool {
         let Some(closed) = self.publish_gate.closed() else { return true };
-        (self.on_change)(Change::Lost(closed.reason));
+        (self.on_change)(ConnectionChange::Lost(closed.reason));
         let mut backoff = Backoff::new(PROBE.0, PROBE.1);
         let probing = async {
             while closed.is_final || !self.can_publish().await {
@@ -189,7 +189,7 @@ impl Session {
         let (connection, node) = connected.map_err(TopologyError::Broker)?;
         match self.subscribe(&connection, serial).await {
             Ok((subscription, others)) => {
-                (self.on_change)(Change::Connected { node: self.connector.node(node), others });
+                (self.on_change)(ConnectionChange::Connected { node: self.connector.node(node), others });
                 Ok((connection, subscription))
             }
             Err(error) => {
@@ -288,18 +288,20 @@ impl Session {
                     // What an earlier subscription of this connection returned comes again.
                     self.ownership.requeued_unseen();
                 }
-                (self.on_change)(Change::Active);
+                (self.on_change)(ConnectionChange::Active);
             }
             life.delivered += 1;
             let count = delivery_count(&received.properties);
             if !serial.is_on() && count >= SUSPICIOUS_COUNT && self.prefetch > 1 {
                 serial.start(self.prefetch);
-                (self.on_change)(Change::Serial(Some(format!("a message was delivered {count} times before"))));
+                (self.on_change)(ConnectionChange::Serial(Some(format!(
+                    "a message was delivered {count} times before"
+                ))));
                 return Ok(Taken::Switch(Some(Box::new(received))));
             }
             self.pass_on(receive(received, &life.gone, Some(life.unsettled.token())), work).await;
             if serial.delivered() {
-                (self.on_change)(Change::Serial(None));
+                (self.on_change)(ConnectionChange::Serial(None));
                 return Ok(Taken::Switch(None));
             }
         }
@@ -361,7 +363,7 @@ impl Session {
         if delivery.message.is_oversized() && self.publish_gate.can_reject() {
             // Not kept: memory has a limit, and as many of them as the prefetch can be unsettled.
             let (message_id, bytes) = (delivery.message.id().map(str::to_owned), delivery.message.body.len());
-            (self.on_change)(Change::Oversized { message_id, bytes });
+            (self.on_change)(ConnectionChange::Oversized { message_id, bytes });
             let _ = delivery.acker.reject().await;
         } else if let Err(unsent) = work.deliveries.send(delivery).await {
             // Nobody takes deliveries any more: the worker is stopping.

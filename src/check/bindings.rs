@@ -78,9 +78,11 @@ async fn exchange(
         (Ok(false), _) => {
             let message = missing(name, TopologyMode::Verify);
             findings.problem(CHECK, message, "create the exchange, or correct its name in [[broker.bindings]]");
-        },
-        (Err(error), _) => {
-            findings.problem(CHECK, error.message, "look for this error in the log of the RabbitMQ node; this exchange cannot be used")
         }
+        (Err(error), _) => findings.problem(
+            CHECK,
+            error.message,
+            "look for this error in the log of the RabbitMQ node; this exchange cannot be used",
+        ),
     }
 }

@@ -239,8 +239,10 @@ async fn queues(inspection: &Inspection, config: &Config, topology: &Topology) -
             }
             Ok(differences) => report_differences(queue, &differences, config, &mut findings),
             Err(error) if error.code == Some(BrokerError::ACCESS_REFUSED) => {
-                findings
-                    .ok(check, format!("{holds}; its arguments are not checked, because the user may not configure it"));
+                findings.ok(
+                    check,
+                    format!("{holds}; its arguments are not checked, because the user may not configure it"),
+                );
             }
             Err(error) => findings.problem(check, format!("{holds}; {}", error.message), WAYS_OUT),
         }

@@ -51,7 +51,11 @@ async fn in_file(path: &Path, findings: &mut Findings) {
         Ok(Ok(Err(error))) => return refused(&error, findings),
         Ok(Err(_)) | Err(_) => {
             let message = format!("{shown}: no answer within {} s", DISK.as_secs());
-            return findings.problem("ledger", message, "check whether the disk or volume of this file hangs (dmesg, df)");
+            return findings.problem(
+                "ledger",
+                message,
+                "check whether the disk or volume of this file hangs (dmesg, df)",
+            );
         }
     };
     findings.ok("ledger", format!("{shown}: {message}"));

@@ -53,7 +53,8 @@ pub async fn run(args: &Args, sources: &Sources, stop: &CancellationToken) -> Re
         eprintln!("asking the CRM about {asked} (--no-crm leaves it out)");
     }
     let checking = stop.run_until_cancelled(check::run(&loaded, scope)).await;
-    let findings = checking.ok_or_else(|| Error::failed("check was interrupted before it finished; it changed nothing. Run it again"))?;
+    let findings = checking
+        .ok_or_else(|| Error::failed("check was interrupted before it finished; it changed nothing. Run it again"))?;
     print(&if args.json { json(&findings)? } else { text(&findings) })?;
     let bad = count(&findings, Severity::Problem) > 0;
     Ok(if bad { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })

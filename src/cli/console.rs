@@ -32,7 +32,11 @@ pub async fn run(args: &Args, sources: &Sources, stop: CancellationToken) -> Res
         return hash_password();
     }
     let loaded = Config::load(sources, &[])?;
-    logs::start(&loaded.config.log).map_err(|error| Error::failed(format!("the log cannot be started: {error}. This is a fault of the program: report it with this line")))?;
+    logs::start(&loaded.config.log).map_err(|error| {
+        Error::failed(format!(
+            "the log cannot be started: {error}. This is a fault of the program: report it with this line"
+        ))
+    })?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }

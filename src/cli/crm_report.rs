@@ -16,7 +16,7 @@ use super::{Error, FAILED, load, open};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::crm::exchange::Exchanger;
-use crate::crm_report::{self, Choices, MAX_CALLS, Plan, Report, Run, TaskState};
+use crate::crm_report::{self, Choices, MAX_CALLS, Report, ReportPlan, Run, TaskState};
 use crate::duration;
 use crate::json_object::Members;
 use crate::message::task::{MAX_BODY, decode};
@@ -151,7 +151,7 @@ async fn plan(
     message_id: &str,
     now: Timestamp,
     stop: &CancellationToken,
-) -> Result<Plan, Error> {
+) -> Result<ReportPlan, Error> {
     let choices = Choices { search_for: args.search_for, try_missing_field: args.try_missing_field };
     let mut body = Vec::new();
     if let Some(file) = &args.file {
@@ -164,7 +164,7 @@ async fn plan(
     }
     let decoded = decode(&body, config.task.unknown_fields).map_err(Error::failed)?;
     let mark: String = std::iter::repeat_with(fastrand::alphanumeric).take(8).collect();
-    Plan::new(config, decoded, &mark.to_uppercase(), message_id, now, choices).map_err(Error::failed)
+    ReportPlan::new(config, decoded, &mark.to_uppercase(), message_id, now, choices).map_err(Error::failed)
 }
 
 fn reads_stdin(file: Option<&Path>) -> bool {
@@ -193,7 +193,7 @@ async fn ask_for_missing(body: Vec<u8>, config: &Config, stop: &CancellationToke
 }
 
 /// Shows what will be sent, what it costs and what it creates.
-fn show(plan: &Plan, config: &Config, message_id: &str) {
+fn show(plan: &ReportPlan, config: &Config, message_id: &str) {
     let server = config.crm.server.as_ref().map(|url| url.origin().ascii_serialization()).unwrap_or_default();
     let proxy = config.crm.proxy.as_ref().map_or_else(String::new, |proxy| format!(" through {proxy}"));
     say(&format!("crm-report sends this task to {server}{proxy}:\n\n{}\n", visible::json(&plan.shown())));

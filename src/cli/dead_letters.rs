@@ -27,7 +27,7 @@ use crate::dead_letters::filter::Filter;
 use crate::dead_letters::ledger_access::LedgerAccess;
 use crate::dead_letters::run::{MessageAction, Run, RunResult};
 use crate::dead_letters::scan::{ScanError, Scanned};
-use crate::dead_letters::{DeadLetters, plan::Plan};
+use crate::dead_letters::{DeadLetters, plan::ActionPlan};
 use crate::message::failure::shorten;
 use crate::visible;
 
@@ -64,8 +64,11 @@ pub enum Command {
 /// What RabbitMQ answered, or that nothing matched.
 pub async fn run(command: &Command, sources: &Sources, stop: &CancellationToken) -> Result<ExitCode, Error> {
     let config = load(sources, &[])?;
-    crate::observe::logs::start(&config.log)
-        .map_err(|error| Error::failed(format!("the log cannot be started: {error}. This is a fault of the program: report it with this line")))?;
+    crate::observe::logs::start(&config.log).map_err(|error| {
+        Error::failed(format!(
+            "the log cannot be started: {error}. This is a fault of the program: report it with this line"
+        ))
+    })?;
     let dead_letters = DeadLetters::new(Arc::new(config));
     let variable = |name: &str| sources.variable(name).map(|value| value.to_string_lossy().into_owned());
     let who = audit::user(variable, rustix::process::getuid().as_raw());
@@ -94,7 +97,7 @@ struct Tool {
 /// A confirmed action.
 struct Agreed<'a> {
     message_action: &'a MessageAction,
-    plan: &'a Plan,
+    plan: &'a ActionPlan,
     ledger: &'a LedgerAccess,
     /// The check-off list of the console; none for an action that creates no task.
     check_marks: Option<&'a CheckMarks>,
@@ -167,7 +170,11 @@ fn failed(error: ScanError) -> Error {
 fn put(line: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{line}").and_then(|()| out.flush());
-    written.map_err(|error| Error::failed(format!("cannot write to standard output: {error}. Is the disk full, or did the reading program end?")))
+    written.map_err(|error| {
+        Error::failed(format!(
+            "cannot write to standard output: {error}. Is the disk full, or did the reading program end?"
+        ))
+    })
 }
 
 /// JSON for a terminal or a pipe. Control characters are escaped, so that they cannot change the terminal.

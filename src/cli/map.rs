@@ -44,7 +44,11 @@ pub struct Args {
 
 fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("a header is NAME=VALUE, such as region=co")?;
-    if name.is_empty() { Err("the header has no name; write NAME=VALUE".to_owned()) } else { Ok((name.to_owned(), value.to_owned())) }
+    if name.is_empty() {
+        Err("the header has no name; write NAME=VALUE".to_owned())
+    } else {
+        Ok((name.to_owned(), value.to_owned()))
+    }
 }
 
 /// Prints the body as JSON; on standard error which rule made it.

@@ -17,7 +17,11 @@ use crate::observe::logs;
 pub async fn run(sources: &Sources, stop: CancellationToken) -> Result<ExitCode, Error> {
     let Loaded { config, warnings, .. } = load_or_report(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
     let mapper = Mapper::new(&config)?;
-    logs::start(&config.log).map_err(|error| Error::failed(format!("the log cannot be started: {error}. This is a fault of the program: report it with this line")))?;
+    logs::start(&config.log).map_err(|error| {
+        Error::failed(format!(
+            "the log cannot be started: {error}. This is a fault of the program: report it with this line"
+        ))
+    })?;
     crate::observe::traces::start(sources);
     for warning in warnings {
         tracing::warn!("{warning}");

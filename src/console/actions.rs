@@ -18,7 +18,7 @@ use crate::dead_letters::entry::Entry;
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::ledger_access::LedgerAccess;
-use crate::dead_letters::plan::{Allowed, Candidate, ExclusionReason, Plan};
+use crate::dead_letters::plan::{ActionPlan, Allowed, Candidate, ExclusionReason};
 use crate::dead_letters::run::{Edited, Handled, MessageAction, Run, RunResult};
 use crate::dead_letters::scan::HOLD;
 use crate::ledger::Digest;
@@ -72,9 +72,9 @@ pub(crate) async fn count(app: &App, asked: ActionRequest) -> Result<String, Str
     let plan = match asked.what {
         "replay" => {
             let allowed = Allowed { in_doubt: asked.in_doubt, refused: true, new_id: asked.new_id.is_some() };
-            Plan::replay(candidates, &LedgerAccess::open(&app.config).await, allowed).await
+            ActionPlan::replay(candidates, &LedgerAccess::open(&app.config).await, allowed).await
         }
-        _ => Plan::discard(&candidates),
+        _ => ActionPlan::discard(&candidates),
     };
     let items: Vec<Item> = plan
         .chosen
@@ -172,7 +172,7 @@ fn candidates(app: &App, snapshot: &Snapshot, asked: &ActionRequest) -> Result<V
 }
 
 /// What an operator must know before confirming, one line each.
-fn counted(plan: &Plan, what: &str) -> Vec<String> {
+fn counted(plan: &ActionPlan, what: &str) -> Vec<String> {
     let mut lines = if what == "replay" { plan.warnings() } else { Vec::new() };
     if matches!(what, "discard" | "delete") && plan.in_doubt > 0 {
         let their = either(plan.in_doubt, "its", "their");

@@ -22,7 +22,7 @@ use crate::dead_letters::{DeadLetters, Source};
 use crate::ledger::Digest;
 use crate::message::dead_letter::{DeadLetter, published_to};
 use crate::message::export;
-use crate::message::retry_state::{Attempt, EDITED, RetryState, string};
+use crate::message::retry_state::{EDITED, PastAttempt, RetryState, string};
 
 /// Age of the last reading from which a page starts another one.
 const FRESH: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ pub(crate) struct Detail {
     /// The message with the first part of its body.
     pub(crate) message: Message,
     pub(crate) dead_letter: DeadLetter,
-    pub(crate) history: Vec<Attempt>,
+    pub(crate) history: Vec<PastAttempt>,
     pub(crate) edited: Option<String>,
     pub(crate) exchange: String,
     pub(crate) routing_key: String,

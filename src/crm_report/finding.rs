@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::own::{ID, id_of};
-use super::plan::Plan;
+use super::plan::ReportPlan;
 use super::run::{Run, Step};
 use crate::config;
 
@@ -85,7 +85,7 @@ impl Finding {
 /// What findings are drawn from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts<'a> {
-    pub(super) plan: &'a Plan,
+    pub(super) plan: &'a ReportPlan,
     pub(super) run: &'a Run,
     pub(super) config: &'a config::Crm,
 }

@@ -46,7 +46,7 @@ pub struct Choices {
 
 /// What a report will send.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct ReportPlan {
     /// The operation of the account.
     pub(super) operation: String,
     /// The name of the one task.
@@ -59,7 +59,7 @@ pub struct Plan {
     choices: Choices,
 }
 
-impl Plan {
+impl ReportPlan {
     /// Plans a report around a task message, whose name and description are replaced. `mark` makes the name unique. The reference,
     /// where `task.reference` is set, is that of `message_id`. No report may show this id: with it, the operation can be guessed
     /// from the reference.

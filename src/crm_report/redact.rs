@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::body::{Body, Form};
 use super::own::{ID, OwnTask, id_of};
-use super::plan::Plan;
+use super::plan::ReportPlan;
 use super::run::Run;
 use super::secrets::{REMOVED, Secrets, is_secret_name};
 use crate::config;
@@ -58,7 +58,7 @@ pub(super) struct Shown {
 
 /// What is shown of each part of a report.
 pub(super) struct Redactor<'a> {
-    plan: &'a Plan,
+    plan: &'a ReportPlan,
     secrets: &'a Secrets,
     words: Words,
     /// The tasks that the report created.
@@ -70,7 +70,7 @@ pub(super) struct Redactor<'a> {
 
 impl<'a> Redactor<'a> {
     /// `full` shows personal data, and never secrets.
-    pub(super) fn new(plan: &'a Plan, config: &config::Crm, run: &Run, secrets: &'a Secrets, full: bool) -> Self {
+    pub(super) fn new(plan: &'a ReportPlan, config: &config::Crm, run: &Run, secrets: &'a Secrets, full: bool) -> Self {
         let field = |name: &str| plan.field(name).unwrap_or_default().to_owned();
         let mut own = vec![
             (plan.operation.clone(), "[operation]"),

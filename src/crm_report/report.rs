@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::finding::{Confidence, Facts, Finding};
 use super::findings::findings;
-use super::plan::Plan;
+use super::plan::ReportPlan;
 use super::redact::Redactor;
 use super::run::{NoAnswer, Run};
 use super::secrets::Secrets;
@@ -67,7 +67,7 @@ struct WrittenTask {
 impl Report {
     /// Draws the conclusions from a run, or from what is known of it so far. `full` keeps personal data in the JSON.
     #[must_use]
-    pub fn new(plan: &Plan, run: &Run, config: &config::Crm, now: Timestamp, full: bool) -> Self {
+    pub fn new(plan: &ReportPlan, run: &Run, config: &config::Crm, now: Timestamp, full: bool) -> Self {
         let facts = Facts { plan, run, config };
         let findings = findings(facts);
         let task = task::state(facts);

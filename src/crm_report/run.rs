@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::{Body, time};
 use super::own::{CREATED, ID, OwnTask};
-use super::plan::{MAX_CALLS, Plan};
+use super::plan::{MAX_CALLS, ReportPlan};
 use crate::clock::Clock;
 use crate::crm::classify::{Classified, HttpResult, Outcome, classify};
 use crate::crm::exchange::{Call, Exchange, Exchanger};
@@ -141,7 +141,7 @@ pub type Observer<'a> = dyn Fn(&Run) + Send + Sync + 'a;
 
 /// Sends the plan's calls. Once the task was sent, `stop` ends it before the next call; what is known by then is kept.
 pub async fn run(
-    plan: &Plan,
+    plan: &ReportPlan,
     exchanger: &Exchanger,
     tokens: &[SecretString],
     clock: &Clock,
@@ -160,7 +160,7 @@ pub async fn run(
 }
 
 struct Runner<'a> {
-    plan: &'a Plan,
+    plan: &'a ReportPlan,
     exchanger: &'a Exchanger,
     token: &'a SecretString,
     /// How many bytes a token takes at most.
@@ -195,9 +195,9 @@ impl Runner<'_> {
         {
             self.search().await?;
         }
-        let wrong = Plan::other_token();
+        let wrong = ReportPlan::other_token();
         self.send("wrong_token", self.plan.counter(), &wrong, false).await?;
-        self.step("wrong_operation", Plan::other_operation()).await?;
+        self.step("wrong_operation", ReportPlan::other_operation()).await?;
         if self.plan.tries_missing_field() {
             self.step("missing_field", self.plan.insert_without_field()).await?;
         }

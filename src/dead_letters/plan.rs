@@ -120,7 +120,7 @@ pub struct Chosen {
 
 /// What an action does, before it is confirmed.
 #[derive(Clone, Debug, Default)]
-pub struct Plan {
+pub struct ActionPlan {
     /// The messages that it handles.
     pub chosen: Vec<Chosen>,
     /// How many of them may have created their task.
@@ -143,7 +143,7 @@ pub struct Plan {
     pub unasked: Option<String>,
 }
 
-impl Plan {
+impl ActionPlan {
     /// Plans a replay.
     pub async fn replay(candidates: Vec<Candidate>, ledger: &LedgerAccess, allowed: Allowed) -> Self {
         let mut counting = Counting::default();
@@ -242,7 +242,7 @@ impl Plan {
 
 #[derive(Default)]
 struct Counting {
-    plan: Plan,
+    plan: ActionPlan,
     /// How often each message without an id was seen.
     nameless: HashMap<u128, u64>,
 }
@@ -322,7 +322,7 @@ impl Counting {
         }
     }
 
-    fn done(mut self) -> Plan {
+    fn done(mut self) -> ActionPlan {
         self.plan.alike = self.nameless.values().filter(|count| **count > 1).sum();
         self.plan.excluded.sort_by_key(|(why, ..)| *why);
         self.plan
@@ -351,7 +351,7 @@ mod tests {
     #[test]
     fn plan_of_identical_messages_counts_one_task() {
         let all = [(1, None), (2, None), (1, None), (1, None), (3, Some("c")), (3, Some("c"))];
-        let plan = Plan::discard(&all.map(|(print, id)| candidate(print, id)));
+        let plan = ActionPlan::discard(&all.map(|(print, id)| candidate(print, id)));
         assert_eq!((plan.count(), plan.without_id, plan.alike, plan.tasks), (6, 4, 3, 4));
     }
 
@@ -363,12 +363,12 @@ mod tests {
             let refused = Candidate { refused: Some("name: is missing".to_owned()), ..candidate(2, Some("b")) };
             vec![doubtful, refused, candidate(3, Some("c"))]
         };
-        let plan = Plan::replay(candidates(), &unavailable, Allowed::default()).await;
+        let plan = ActionPlan::replay(candidates(), &unavailable, Allowed::default()).await;
         assert_eq!((plan.count(), plan.in_doubt, plan.unasked.as_deref()), (1, 0, Some("no ledger")));
         assert_eq!(plan.staying(ExclusionReason::InDoubt).0, 1);
         assert_eq!((plan.staying(ExclusionReason::Refused).0, plan.refused.as_deref()), (1, Some("name: is missing")));
         let allowed = Allowed { in_doubt: true, refused: true, new_id: false };
-        let plan = Plan::replay(candidates(), &unavailable, allowed).await;
+        let plan = ActionPlan::replay(candidates(), &unavailable, allowed).await;
         assert_eq!((plan.count(), plan.in_doubt, plan.refused_again), (3, 1, 1));
     }
 
@@ -377,7 +377,7 @@ mod tests {
         let unavailable = LedgerAccess::Unavailable("no ledger".to_owned());
         let refused = |print, id| Candidate { refused: Some("name: is missing".to_owned()), ..candidate(print, id) };
         let all = vec![refused(1, Some("a")), refused(2, None), refused(2, None), candidate(3, Some("c"))];
-        let plan = Plan::replay(all, &unavailable, Allowed { refused: true, ..Allowed::default() }).await;
+        let plan = ActionPlan::replay(all, &unavailable, Allowed { refused: true, ..Allowed::default() }).await;
         assert_eq!((plan.count(), plan.refused_again, plan.tasks), (4, 3, 1));
         assert!(plan.warnings().iter().any(|line| line.starts_with("1 call of the CRM's")), "{:?}", plan.warnings());
     }
@@ -388,9 +388,9 @@ mod tests {
         let found = Candidate { possibly_created: true, found_in_crm: true, ..candidate(1, Some("a")) };
         let doubtful = Candidate { possibly_created: true, ..candidate(2, Some("b")) };
         let allowed = Allowed { in_doubt: true, refused: true, new_id: false };
-        let plan = Plan::replay(vec![found, doubtful], &unavailable, allowed).await;
+        let plan = ActionPlan::replay(vec![found, doubtful], &unavailable, allowed).await;
         assert_eq!((plan.fingerprints(), plan.staying(ExclusionReason::FoundInCrm).0), (HashSet::from([2]), 1));
         let discarded = Candidate { found_in_crm: true, ..candidate(1, Some("a")) };
-        assert_eq!(Plan::discard(&[discarded]).count(), 1, "it can be discarded");
+        assert_eq!(ActionPlan::discard(&[discarded]).count(), 1, "it can be discarded");
     }
 }

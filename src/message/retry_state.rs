@@ -119,7 +119,7 @@ pub(crate) fn is_brokers(name: &str) -> bool {
 
 /// One counted attempt, as in `x-wtw-history`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attempt {
+pub struct PastAttempt {
     /// When it was sent, RFC 3339.
     pub at: String,
     /// Its outcome.
@@ -137,7 +137,7 @@ pub struct Attempt {
     pub duration_ms: u64,
 }
 
-impl Attempt {
+impl PastAttempt {
     /// The history entry of an attempt.
     #[must_use]
     pub fn new(at: Timestamp, classified: &Classified, duration: Duration) -> Self {
@@ -173,7 +173,7 @@ pub struct RetryState {
     /// The current round, from 0.
     pub round: u32,
     /// The counted attempts, the oldest first.
-    pub history: Vec<Attempt>,
+    pub history: Vec<PastAttempt>,
     /// An earlier attempt may have created the task.
     pub possibly_created: bool,
     /// When the first attempt was sent.
@@ -240,7 +240,7 @@ impl RetryState {
         self.first_attempt_at.get_or_insert(at);
         // A message whose task was created gets no further copy, so it needs no history.
         if classified.outcome != Outcome::Created {
-            self.history.push(Attempt::new(at, classified, duration));
+            self.history.push(PastAttempt::new(at, classified, duration));
         }
     }
 
@@ -342,7 +342,7 @@ impl Reader<'_> {
         self.get(name, |value| string(value)?.parse().ok())
     }
 
-    fn history(&mut self) -> Vec<Attempt> {
+    fn history(&mut self) -> Vec<PastAttempt> {
         self.get(HISTORY, |value| serde_json::from_str(&string(value)?).ok()).unwrap_or_default()
     }
 }

@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::PublishError;
-use crate::broker::session::Change;
+use crate::broker::session::ConnectionChange;
 use crate::clock::rfc3339;
 use crate::crm::classify::Classified;
 use crate::gate::{BlockReason, Gate};
@@ -327,30 +327,30 @@ impl Events {
     }
 
     /// The consuming connection changed.
-    pub fn connection(&self, change: &Change) {
+    pub fn connection(&self, change: &ConnectionChange) {
         match change {
-            Change::Connected { node, .. } => {
+            ConnectionChange::Connected { node, .. } => {
                 self.metrics.connected.set(1);
                 if std::mem::replace(&mut self.lock_last().connected, true) {
                     self.metrics.reconnects.inc();
                 }
                 self.failing.connected(node);
             }
-            Change::Active => tracing::info!("active: messages arrive"),
-            Change::Lost(reason) => {
+            ConnectionChange::Active => tracing::info!("active: messages arrive"),
+            ConnectionChange::Lost(reason) => {
                 self.metrics.connected.set(0);
                 self.metrics.connections_lost.inc();
                 self.failing.connection(reason);
             }
-            Change::Serial(Some(reason)) => {
+            ConnectionChange::Serial(Some(reason)) => {
                 self.metrics.serial_mode.set(1);
                 tracing::warn!(reason, "serial mode: one message at a time, so that no other message is harmed");
             }
-            Change::Serial(None) => {
+            ConnectionChange::Serial(None) => {
                 self.metrics.serial_mode.set(0);
                 tracing::info!("serial mode is over");
             }
-            Change::Oversized { message_id, bytes } => {
+            ConnectionChange::Oversized { message_id, bytes } => {
                 let kind = Kind::TooLarge.as_str();
                 self.metrics.settled(Disposition::DEAD_LETTERED, kind).inc();
                 let message_id = message_id.as_deref().unwrap_or("-");

@@ -13,7 +13,7 @@ pub use self::page::{Broker, Gate as GatePage, Ledger as LedgerState, Messages, 
 pub use self::trend::Minute;
 use self::trend::Trend;
 use crate::broker::depths::Depths;
-use crate::broker::session::Change;
+use crate::broker::session::ConnectionChange;
 use crate::broker::topology;
 use crate::clock::{Clock, rfc3339};
 use crate::config::Config;
@@ -178,20 +178,20 @@ impl Status {
     }
 
     /// The consuming connection changed.
-    pub fn connection(&self, change: &Change) {
+    pub fn connection(&self, change: &ConnectionChange) {
         self.events.connection(change);
         match change {
-            Change::Connected { .. } => {
+            ConnectionChange::Connected { .. } => {
                 hold(&self.unconnected, None);
                 self.measured().active = false;
             }
-            Change::Active => self.measured().active = true,
-            Change::Lost(reason) => {
+            ConnectionChange::Active => self.measured().active = true,
+            ConnectionChange::Lost(reason) => {
                 hold(&self.unconnected, Some(reason.clone()));
                 self.measured().active = false;
             }
-            Change::Serial(reason) => hold(&self.serial, reason.clone()),
-            Change::Oversized { .. } => {}
+            ConnectionChange::Serial(reason) => hold(&self.serial, reason.clone()),
+            ConnectionChange::Oversized { .. } => {}
         }
     }
 

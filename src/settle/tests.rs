@@ -36,10 +36,14 @@ struct FakeBroker {
     refuses: u32,
     error: PublishError,
     asked: AtomicU32,
+    failed_at: std::sync::Mutex<Vec<Option<String>>>,
 }
 
 impl Publish for FakeBroker {
-    fn publish<'a>(&'a self, _: &'a str, _: &'a [u8], _: Properties) -> BoxFuture<'a, Result<(), PublishError>> {
+    fn publish<'a>(&'a self, _: &'a str, _: &'a [u8], copy: Properties) -> BoxFuture<'a, Result<(), PublishError>> {
+        let copy = Message { properties: copy, ..Message::default() };
+        let failed_at = copy.header(dead_letter::FAILED_AT).and_then(crate::message::retry_state::string);
+        self.failed_at.lock().unwrap().push(failed_at);
         let before = self.asked.fetch_add(1, Ordering::SeqCst);
         Box::pin(ready(if before < self.refuses { Err(self.error.clone()) } else { Ok(()) }))
     }
@@ -50,7 +54,7 @@ impl Publish for FakeBroker {
 }
 
 fn broker(refuses: u32, error: PublishError) -> Arc<FakeBroker> {
-    Arc::new(FakeBroker { refuses, error, asked: AtomicU32::new(0) })
+    Arc::new(FakeBroker { refuses, error, asked: AtomicU32::new(0), failed_at: std::sync::Mutex::default() })
 }
 
 fn config() -> Config {
@@ -106,6 +110,18 @@ async fn ack_follows_a_confirmed_copy_and_the_copy_has_an_id() {
         assert_eq!((settlement, broker.asked.load(Ordering::SeqCst)), (Settlement::Ack, 3));
         assert!(state.message_id.is_some());
     }
+}
+
+/// The time tells replays apart: copies of one dead letter, of which RabbitMQ stored several, are one replay.
+#[tokio::test(start_paused = true)]
+async fn copies_of_one_dead_letter_have_the_same_time() {
+    let broker = broker(3, PublishError::Unconfirmed("timed out".to_owned()));
+    let began = Instant::now();
+    let clock = Clock::new(move || Timestamp::from_second(began.elapsed().as_secs() as i64).unwrap());
+    settle(&Settler { clock, ..settler(&broker) }, 9, &dead_letter()).await;
+    let times = broker.failed_at.lock().unwrap().clone();
+    assert!(began.elapsed().as_secs() > 0 && times.len() == 4, "{times:?}");
+    assert!(times.iter().all(|time| time.is_some() && *time == times[0]), "{times:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::Worker;
-use super::decide::Plan;
+use super::decide::SendPlan;
 use super::delivery::{Abort, DeliveryContext};
 use crate::config::OnUnknown;
 use crate::crm::classify::{Classified, HttpResult, Outcome, classify, quota, quota_reset};
@@ -45,7 +45,7 @@ impl Worker {
     pub(super) async fn acquire(
         &self,
         d: &DeliveryContext<'_>,
-        plan: &Plan,
+        plan: &SendPlan,
     ) -> Result<(TokenSlot, Option<OwnedMutexGuard<()>>), Abort> {
         d.aborted()?;
         let suspects = match plan.is_suspect {
@@ -88,7 +88,7 @@ impl Worker {
         d.wait(d.deadline, self.ask_quota(slot)).await.map(drop)
     }
 
-    fn new_claim(&self, d: &DeliveryContext<'_>, plan: &Plan) -> NewClaim {
+    fn new_claim(&self, d: &DeliveryContext<'_>, plan: &SendPlan) -> NewClaim {
         NewClaim {
             claim: Claim { id: ClaimId(fastrand::u64(..)), owner: self.owner, at: self.clock.now() },
             digest: d.digest,
@@ -101,7 +101,7 @@ impl Worker {
     }
 
     /// Step 4: claims the message in the ledger. Without a claim no request is sent.
-    pub(super) async fn claim(&self, d: &mut DeliveryContext<'_>, plan: &Plan) -> Result<ClaimResult, Abort> {
+    pub(super) async fn claim(&self, d: &mut DeliveryContext<'_>, plan: &SendPlan) -> Result<ClaimResult, Abort> {
         let Some(key) = d.key else {
             d.is_possible_duplicate = plan.doubted;
             return Ok(ClaimResult::Claimed);
@@ -131,7 +131,7 @@ impl Worker {
 
     /// Records that a message is in doubt, before it is dead-lettered for that. If its ack is lost and RabbitMQ delivers it
     /// again, the ledger must not prove by then that nothing was sent.
-    pub(super) async fn record_doubt(&self, d: &DeliveryContext<'_>, plan: &Plan) {
+    pub(super) async fn record_doubt(&self, d: &DeliveryContext<'_>, plan: &SendPlan) {
         if let (Some(key), true) = (d.key, plan.in_doubt) {
             let _ = self.recorder.record(key, Change::Withdraw(self.new_claim(d, plan))).await;
         }

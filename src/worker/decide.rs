@@ -8,7 +8,7 @@ pub const POISON: u32 = 5;
 
 /// What is known of a delivery without the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct DeliveryFacts {
     /// The digest of its body.
     pub digest: Digest,
     /// Attempts according to its headers.
@@ -54,13 +54,13 @@ pub enum Decision {
     InProgress,
     /// The owner of this claim is gone: record the claim as orphaned, then decide again.
     Orphaned(Claim),
-    /// Send it; with [`Plan::reset`] it starts over.
-    Proceed(Plan),
+    /// Send it; with [`SendPlan::reset`] it starts over.
+    Proceed(SendPlan),
 }
 
 /// How to claim and send a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
+pub struct SendPlan {
     /// The version of the entry that the decision is based on; none if there is no entry.
     pub expected: Option<u64>,
     /// Attempts so far.
@@ -85,7 +85,13 @@ pub fn decide(entry: Option<&Entry>, owner: ClaimOwner, facts: &Facts) -> Decisi
         let in_doubt = is_known_copy || (facts.delivered_before && !facts.proves_unsent);
         let doubted = in_doubt || facts.possibly_created;
         let reset = facts.replay.is_some() && !in_doubt;
-        return Decision::Proceed(Plan { attempts: facts.attempts, in_doubt, doubted, reset, ..Plan::default() });
+        return Decision::Proceed(SendPlan {
+            attempts: facts.attempts,
+            in_doubt,
+            doubted,
+            reset,
+            ..SendPlan::default()
+        });
     };
     // After an entry of an earlier epoch, a worker with another ledger may have sent the message.
     let is_unproven = facts.delivered_before && !facts.proves_unsent && Some(entry.epoch) != facts.epoch;
@@ -102,14 +108,14 @@ pub fn decide(entry: Option<&Entry>, owner: ClaimOwner, facts: &Facts) -> Decisi
         (Some(claim), ClaimOwner::Gone) => return Decision::Orphaned(claim),
         (None, _) => {}
     }
-    let plan = Plan {
+    let plan = SendPlan {
         expected: Some(entry.version),
         attempts: facts.attempts,
         in_doubt: is_unproven,
         doubted: is_unproven || entry.doubted || facts.possibly_created,
         reset: facts.replay.is_some() && facts.replay != entry.replay && !is_unproven,
         is_suspect: entry.orphans > 0,
-        ..Plan::default()
+        ..SendPlan::default()
     };
     if plan.reset {
         return Decision::Proceed(plan);
@@ -120,7 +126,7 @@ pub fn decide(entry: Option<&Entry>, owner: ClaimOwner, facts: &Facts) -> Decisi
     if entry.orphans >= POISON {
         return Decision::Poison(attempts);
     }
-    Decision::Proceed(Plan { attempts, in_doubt: is_unproven || entry.result == KnownResult::InDoubt, ..plan })
+    Decision::Proceed(SendPlan { attempts, in_doubt: is_unproven || entry.result == KnownResult::InDoubt, ..plan })
 }
 
 #[cfg(test)]

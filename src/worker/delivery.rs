@@ -13,7 +13,7 @@ use crate::crm::classify::Classified;
 use crate::ledger::{Digest, Key, NewClaim, ReplayMark};
 use crate::message::retry_state::RetryState;
 use crate::retry::Backoff;
-use crate::worker::decide::Facts;
+use crate::worker::decide::DeliveryFacts;
 use crate::worker::in_flight::IdLock;
 
 /// Why processing stops before the message is decided.
@@ -89,8 +89,8 @@ impl DeliveryContext<'_> {
     }
 
     /// What is known about it without the ledger's entry.
-    pub(super) fn facts(&self, proves_unsent: bool, epoch: Option<u32>, others_resend: bool) -> Facts {
-        Facts {
+    pub(super) fn facts(&self, proves_unsent: bool, epoch: Option<u32>, others_resend: bool) -> DeliveryFacts {
+        DeliveryFacts {
             digest: self.digest,
             attempts: self.state.attempts,
             delivered_before: self.message.was_delivered_before(),

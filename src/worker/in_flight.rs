@@ -45,7 +45,7 @@ impl InFlightIds {
         }
     }
 
-    /// Waits until no other suspect is being sent: see [`Plan::is_suspect`](super::decide::Plan::is_suspect).
+    /// Waits until no other suspect is being sent: see [`SendPlan::is_suspect`](super::decide::SendPlan::is_suspect).
     pub(super) async fn lock_suspects(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.0.suspects).lock_owned().await
     }

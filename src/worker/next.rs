@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Worker;
 use super::attempt::Attempt;
-use super::decide::{Decision, Plan};
+use super::decide::{Decision, SendPlan};
 use super::delivery::{Abort, DeliveryContext};
 use super::recorder::Recorder;
 use crate::config::OnUnknown;
@@ -19,14 +19,13 @@ use crate::message::published::published_at;
 use crate::retry::{self, jittered};
 
 const ID_CONFLICT: &str = "the message id was used before for a message with another body, whose task exists; give each message an id of its own";
-const POISON: &str =
-    "five workers in a row ended while they sent this message, so it probably ends the worker; find the cause in their logs, and correct it before you replay the message";
+const POISON: &str = "five workers in a row ended while they sent this message, so it probably ends the worker; find the cause in their logs, and correct it before you replay the message";
 const IN_DOUBT: &str = "it is not known whether an earlier attempt created the task, and retry.on_unknown = \"dead-letter\" allows no \
                         other attempt; look for the task in the CRM, then replay or discard the message";
 const ORPHANED: &str = "a worker ended between sending the request and recording its result, so the task may exist";
 
 /// What happens after an attempt.
-pub(super) enum Next {
+pub(super) enum AfterAttempt {
     /// Settle the message.
     Settle(Disposition),
     /// Make another attempt after this wait.
@@ -48,40 +47,40 @@ impl ClaimWatch {
 
 impl Worker {
     /// Step 7: decides what happens after an attempt.
-    pub(super) fn next(&self, d: &mut DeliveryContext<'_>, attempt: Attempt) -> Next {
+    pub(super) fn next(&self, d: &mut DeliveryContext<'_>, attempt: Attempt) -> AfterAttempt {
         let Attempt { classified, counts } = attempt;
         let kind = match classified.outcome {
-            Outcome::Created => return Next::Settle(Disposition::Ack),
-            Outcome::Rejected => return Next::Settle(failed(Kind::Rejected, &classified)),
+            Outcome::Created => return AfterAttempt::Settle(Disposition::Ack),
+            Outcome::Rejected => return AfterAttempt::Settle(failed(Kind::Rejected, &classified)),
             Outcome::Unknown => Kind::Unknown,
             Outcome::Unavailable => Kind::Unavailable,
             // The message did not cause this. The gate decides when the next attempt is made.
             Outcome::Throttled | Outcome::QuotaExhausted | Outcome::Unauthorized | Outcome::Misconfigured => {
                 d.last_attempt = Some(classified);
-                return Next::RetryNow(Duration::ZERO);
+                return AfterAttempt::RetryNow(Duration::ZERO);
             }
         };
         if kind == Kind::Unknown && self.settings.on_unknown == OnUnknown::DeadLetter {
-            return Next::Settle(failed(kind, &classified));
+            return AfterAttempt::Settle(failed(kind, &classified));
         }
         if !counts {
             d.last_attempt = Some(classified);
-            return Next::RetryNow(Duration::ZERO);
+            return AfterAttempt::RetryNow(Duration::ZERO);
         }
         let hint = self.schedule.honoured(classified.retry_after);
         let next = match self.schedule.next(d.state.attempts, d.attempts_in_round, d.state.round, hint) {
-            retry::Next::Exhausted => Next::Settle(failed(kind, &classified)),
+            retry::Next::Exhausted => AfterAttempt::Settle(failed(kind, &classified)),
             retry::Next::RetryLater(delay) => {
                 d.state.round += 1;
-                Next::Settle(Disposition::Retry(delay))
+                AfterAttempt::Settle(Disposition::Retry(delay))
             }
             retry::Next::RetryNow => {
                 let wait = jittered(d.backoff.next().max(hint), fastrand::f64());
                 // If the CRM asks for a wait beyond `gate.hold`, the message waits on a retry queue, if one has such a delay.
                 if !hint.is_zero() && Instant::now() + wait > d.deadline && self.schedule.reaches(hint) {
-                    Next::Settle(self.end_round(d, hint))
+                    AfterAttempt::Settle(self.end_round(d, hint))
                 } else {
-                    Next::RetryNow(wait)
+                    AfterAttempt::RetryNow(wait)
                 }
             }
         };
@@ -126,7 +125,7 @@ impl Worker {
 
     /// Why the message is dead-lettered instead of sent, although the gate is open: it is in doubt in strict mode, too old, or
     /// has no attempts left.
-    pub(super) fn reason_not_to_send(&self, d: &DeliveryContext<'_>, plan: &Plan) -> Option<Failure> {
+    pub(super) fn reason_not_to_send(&self, d: &DeliveryContext<'_>, plan: &SendPlan) -> Option<Failure> {
         let now = self.clock.now();
         let age = |at: jiff::Timestamp| Duration::try_from(now.duration_since(at)).ok();
         if plan.in_doubt && self.settings.on_unknown == OnUnknown::DeadLetter {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::broker::{Owners, Ownership as BrokerOwnership};
+use crate::broker::{CompareOwners, Owners};
 use crate::clock::Clock;
 use crate::ledger::{About, Ledger};
 
@@ -360,7 +360,7 @@ struct Comparison {
 
 const CONTENDED: &str = "other workers keep changing what the ledger knows about itself";
 
-impl BrokerOwnership for Ownership {
+impl CompareOwners for Ownership {
     fn compare(&self, owners: Owners) -> BoxFuture<'_, Result<Option<String>, String>> {
         Box::pin(Ownership::compare(self, owners))
     }

@@ -67,7 +67,7 @@ impl WorkerProcess {
         }
     }
 
-    pub(crate) fn ownership(&self) -> Option<Arc<dyn wolkvox_task_worker::broker::Ownership>> {
+    pub(crate) fn ownership(&self) -> Option<Arc<dyn wolkvox_task_worker::broker::CompareOwners>> {
         self.parts.get().map(|(ownership, _)| Arc::clone(ownership) as _)
     }
 

@@ -67,7 +67,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, Sources};
-    use crate::crm_report::{Choices, Plan, Run};
+    use crate::crm_report::{Choices, ReportPlan, Run};
     use crate::message::task::decode;
 
     fn report() -> Report {
@@ -77,7 +77,7 @@ mod tests {
         let message = br#"{"name_module": "cases", "id_record": "1", "wolkvox_owner": "a"}"#;
         let choices = Choices { search_for: Duration::ZERO, try_missing_field: false };
         let decoded = decode(message, config.task.unknown_fields).unwrap();
-        let plan = Plan::new(&config, decoded, "ABC", "id-1", jiff::Timestamp::UNIX_EPOCH, choices).unwrap();
+        let plan = ReportPlan::new(&config, decoded, "ABC", "id-1", jiff::Timestamp::UNIX_EPOCH, choices).unwrap();
         Report::new(&plan, &Run::default(), &config.crm, jiff::Timestamp::UNIX_EPOCH, false)
     }
 

@@ -11,7 +11,7 @@ use crate::dead_letters::edit::{self, Setting};
 use crate::dead_letters::entry::Entry;
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::ledger_access::LedgerAccess;
-use crate::dead_letters::plan::{Candidate, Plan};
+use crate::dead_letters::plan::{ActionPlan, Candidate};
 use crate::dead_letters::run::MessageAction;
 use crate::dead_letters::scan::Scanned;
 use crate::dead_letters::survey::Survey;
@@ -64,12 +64,12 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     warn(&scanned);
     let plan = if args.created {
         let ledger = LedgerAccess::open(&tool.dead_letters.config).await;
-        Plan::discard_created(candidates, &ledger).await.map_err(|why| {
+        ActionPlan::discard_created(candidates, &ledger).await.map_err(|why| {
             let why = visible::line(&why);
             Error::failed(format!("--created: the ledger could not be asked ({why}); nothing was done. Run \"check --no-crm\", then try again"))
         })?
     } else {
-        Plan::discard(&candidates)
+        ActionPlan::discard(&candidates)
     };
     if plan.count() == 0 {
         let missing = missing.message().map(|missing| format!("\n{missing}")).unwrap_or_default();
@@ -101,7 +101,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     finish(&ended, plan.count(), missing.message(), scanned.partial.is_some())
 }
 
-fn print_summary(tool: &Tool, args: &Args, plan: &Plan, scanned: &Scanned) {
+fn print_summary(tool: &Tool, args: &Args, plan: &ActionPlan, scanned: &Scanned) {
     let (count, seen) = (grouped(plan.count()), counted(scanned.seen, "message"));
     match args.for_good {
         true => eprintln!("{count} of {seen} in {} will be deleted, and cannot be restored", tool.dead()),

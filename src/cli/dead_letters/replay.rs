@@ -15,7 +15,7 @@ use crate::dead_letters::edit::{self, Setting};
 use crate::dead_letters::entry::Entry;
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::ledger_access::LedgerAccess;
-use crate::dead_letters::plan::{Allowed, Candidate, ExclusionReason, Plan};
+use crate::dead_letters::plan::{ActionPlan, Allowed, Candidate, ExclusionReason};
 use crate::dead_letters::preview::Previewer;
 use crate::dead_letters::run::{Edited, MessageAction, RunResult};
 use crate::dead_letters::scan::Scanned;
@@ -73,7 +73,7 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
     let missing = Missing::of(&filter, &candidates);
     warn(&scanned);
     let allowed = Allowed { in_doubt: args.include_unknown, refused: args.set.is_empty(), new_id: args.new_id };
-    let plan = Plan::replay(candidates, &ledger, allowed).await;
+    let plan = ActionPlan::replay(candidates, &ledger, allowed).await;
     eprintln!("{}", summary(tool, args, &plan, &scanned));
     if plan.count() == 0 {
         let missing = missing.message().map(|missing| format!("\n{missing}")).unwrap_or_default();
@@ -173,7 +173,7 @@ fn message_action(tool: &Tool, args: &Args, before: Option<&[u8]>, body: Option<
 }
 
 /// What an operator must know before confirming.
-fn summary(tool: &Tool, args: &Args, plan: &Plan, scanned: &Scanned) -> String {
+fn summary(tool: &Tool, args: &Args, plan: &ActionPlan, scanned: &Scanned) -> String {
     let (seen, work) = (counted(scanned.seen, "message"), &tool.dead_letters.queues.work);
     let mut lines = vec![format!("{} of {seen} in {} will go to {work}", grouped(plan.count()), tool.dead())];
     lines.extend(plan.warnings().into_iter().map(|line| format!("  {line}")));
@@ -216,7 +216,7 @@ fn unasked(why: &str, store: &LedgerStore) -> String {
 async fn edit(
     tool: &Tool,
     previewer: &Previewer,
-    plan: &Plan,
+    plan: &ActionPlan,
     only: Option<&FetchedMessage>,
     sources: &Sources,
 ) -> Result<(Draft, Vec<u8>), Error> {

@@ -10,7 +10,7 @@ use crate::dead_letters::Source;
 use crate::dead_letters::entry::Entry;
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::ledger_access::LedgerAccess;
-use crate::dead_letters::plan::{Candidate, Plan};
+use crate::dead_letters::plan::{ActionPlan, Candidate};
 use crate::dead_letters::run::MessageAction;
 use crate::dead_letters::survey::Survey;
 
@@ -36,7 +36,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let Survey { candidates, scanned } = read.await.map_err(failed)?;
     let missing = Missing::of(&filter, &candidates);
     warn(&scanned);
-    let plan = Plan::discard(&candidates);
+    let plan = ActionPlan::discard(&candidates);
     if plan.count() == 0 {
         let none = format!(
             "none of the {} in {} matches; \"dead-letters list --discarded --each\" shows them",

@@ -16,7 +16,7 @@ use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::preview::{Preview, Previewer};
 use crate::message::dead_letter::{DeadLetter, published_to};
 use crate::message::failure::shorten;
-use crate::message::retry_state::{Attempt, RULES, RetryState, string};
+use crate::message::retry_state::{PastAttempt, RULES, RetryState, string};
 use crate::visible;
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -52,7 +52,7 @@ struct Shown {
     /// The digest of the rules that were in force.
     rules: Option<String>,
     action: Option<String>,
-    history: Vec<Attempt>,
+    history: Vec<PastAttempt>,
     published_to: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<String>,
@@ -151,7 +151,7 @@ fn text(shown: &Shown, full: bool, rules_now: Option<&str>) -> String {
     line("task in the CRM", Some(exists.to_owned()));
     line("attempts", Some(dead_letter.attempts.to_string()));
     for attempt in &shown.history {
-        let Attempt { at, outcome, message, duration_ms, .. } = attempt;
+        let PastAttempt { at, outcome, message, duration_ms, .. } = attempt;
         let said = message.as_deref().unwrap_or_default();
         line("", Some(format!("{at}  {outcome:<12}  {duration_ms:>6} ms  {said}")));
     }

@@ -20,7 +20,7 @@ use crate::dead_letters::body;
 use crate::dead_letters::entry::Entry;
 use crate::dead_letters::ledger_access::{CreationState, LedgerAccess, creation_state};
 use crate::dead_letters::preview::Preview;
-use crate::message::retry_state::{Attempt, is_brokers, string};
+use crate::message::retry_state::{PastAttempt, is_brokers, string};
 use crate::observe::ledger_page::not_found;
 
 #[derive(Template)]
@@ -185,7 +185,7 @@ fn looked_up(app: &App, id: &str) -> Option<String> {
     Some(format!("{found}, says {who}, {}", when(app, at).local))
 }
 
-fn attempt_row(app: &App, attempt: &Attempt, sees: bool) -> AttemptRow {
+fn attempt_row(app: &App, attempt: &PastAttempt, sees: bool) -> AttemptRow {
     AttemptRow {
         at: When::parse(&attempt.at, app.now(), &app.config.crm.timezone),
         outcome: attempt.outcome.clone(),

@@ -21,15 +21,15 @@ fn config() -> Config {
     Config::load(&sources, &["crm.tokens"]).unwrap().config
 }
 
-fn plan(config: &Config, record: &str) -> Plan {
+fn plan(config: &Config, record: &str) -> ReportPlan {
     let message = json!({"name_module": "Ventas", "id_record": record, "wolkvox_owner": OWNER}).to_string();
     let choices = Choices { search_for: std::time::Duration::ZERO, try_missing_field: false };
     let decoded = decode(message.as_bytes(), config.task.unknown_fields).unwrap();
-    Plan::new(config, decoded, "ABC", "id-1", jiff::Timestamp::UNIX_EPOCH, choices).unwrap()
+    ReportPlan::new(config, decoded, "ABC", "id-1", jiff::Timestamp::UNIX_EPOCH, choices).unwrap()
 }
 
 /// Gives a redactor of the test's account to `test`.
-fn with_redactor<T>(record: &str, full: bool, test: impl FnOnce(&Redactor<'_>, &Plan) -> T) -> T {
+fn with_redactor<T>(record: &str, full: bool, test: impl FnOnce(&Redactor<'_>, &ReportPlan) -> T) -> T {
     let config = config();
     let plan = plan(&config, record);
     let run = Run::default();

@@ -35,9 +35,9 @@ pub(crate) fn arrived(properties: Properties, queue: &str) -> Message {
     }
 }
 
-fn attempt(message: &str) -> Attempt {
+fn attempt(message: &str) -> PastAttempt {
     let classified = classify(&HttpResult::NotSent(message.to_owned()), Timestamp::UNIX_EPOCH);
-    Attempt::new(Timestamp::UNIX_EPOCH, &classified, Duration::from_millis(1_234))
+    PastAttempt::new(Timestamp::UNIX_EPOCH, &classified, Duration::from_millis(1_234))
 }
 
 fn state() -> RetryState {
@@ -325,7 +325,7 @@ fn history_drops_its_oldest_first() {
         long.history.push(attempt(&format!("{n} {}", "ñ".repeat(200))));
     }
     let headers = copy(&message(&[]), &long);
-    let kept: Vec<Attempt> = serde_json::from_str(&string(&headers[HISTORY]).unwrap()).unwrap();
+    let kept: Vec<PastAttempt> = serde_json::from_str(&string(&headers[HISTORY]).unwrap()).unwrap();
     assert!((20..60).contains(&kept.len()), "{}", kept.len());
     assert_eq!(kept, long.history[200 - kept.len()..]);
     assert!(kept.iter().all(|attempt| attempt.message.as_ref().unwrap().len() <= MAX_HISTORY_TEXT));

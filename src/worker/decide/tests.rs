@@ -7,8 +7,8 @@ use crate::ledger::{ClaimId, Owner};
 
 const EPOCH: u32 = 3;
 
-fn facts() -> Facts {
-    Facts {
+fn facts() -> DeliveryFacts {
+    DeliveryFacts {
         digest: Digest::of(b"body"),
         attempts: 0,
         delivered_before: false,
@@ -21,16 +21,16 @@ fn facts() -> Facts {
     }
 }
 
-fn redelivered() -> Facts {
-    Facts { delivered_before: true, ..facts() }
+fn redelivered() -> DeliveryFacts {
+    DeliveryFacts { delivered_before: true, ..facts() }
 }
 
-fn unproven() -> Facts {
-    Facts { proves_unsent: false, ..redelivered() }
+fn unproven() -> DeliveryFacts {
+    DeliveryFacts { proves_unsent: false, ..redelivered() }
 }
 
-fn replay(count: u32) -> Facts {
-    Facts { replay: Some(mark(count)), ..facts() }
+fn replay(count: u32) -> DeliveryFacts {
+    DeliveryFacts { replay: Some(mark(count)), ..facts() }
 }
 
 fn mark(count: u32) -> ReplayMark {
@@ -77,19 +77,19 @@ fn sent(entry: Option<&Entry>, facts: &Facts) -> Option<(u32, bool, bool, bool)>
 
 #[test]
 fn message_without_an_entry_is_in_doubt_unless_it_is_known_to_be_unsent() {
-    let copy = Facts { attempts: 2, is_copy: true, ..facts() };
-    let doubtful_copy = Facts { possibly_created: true, ..copy.clone() };
+    let copy = DeliveryFacts { attempts: 2, is_copy: true, ..facts() };
+    let doubtful_copy = DeliveryFacts { possibly_created: true, ..copy.clone() };
     for (facts, expected) in [
         (facts(), (0, false, false, false)),
         (redelivered(), (0, false, false, false)),
         (unproven(), (0, true, true, false)),
-        (Facts { proves_unsent: false, ..facts() }, (0, false, false, false)),
+        (DeliveryFacts { proves_unsent: false, ..facts() }, (0, false, false, false)),
         (copy, (2, false, false, false)),
         (doubtful_copy, (2, true, true, false)),
         (replay(1), (0, false, false, true)),
-        (Facts { possibly_created: true, ..replay(1) }, (0, false, true, true)),
-        (Facts { delivered_before: true, ..replay(1) }, (0, false, false, true)),
-        (Facts { delivered_before: true, proves_unsent: false, ..replay(1) }, (0, true, true, false)),
+        (DeliveryFacts { possibly_created: true, ..replay(1) }, (0, false, true, true)),
+        (DeliveryFacts { delivered_before: true, ..replay(1) }, (0, false, false, true)),
+        (DeliveryFacts { delivered_before: true, proves_unsent: false, ..replay(1) }, (0, true, true, false)),
     ] {
         assert_eq!(sent(None, &facts), Some(expected), "{facts:?}");
     }
@@ -99,7 +99,7 @@ fn message_without_an_entry_is_in_doubt_unless_it_is_known_to_be_unsent() {
 fn entry_holds_the_attempts_and_whether_the_task_may_exist() {
     let (not_created, in_doubt) = (entry(KnownResult::NotCreated), entry(KnownResult::InDoubt));
     let old = |result| Entry { epoch: EPOCH - 1, ..entry(result) };
-    let copy = Facts { attempts: 3, is_copy: true, ..facts() };
+    let copy = DeliveryFacts { attempts: 3, is_copy: true, ..facts() };
     for (entry, facts, expected) in [
         // Another message with the same id starts with its own attempts; the same message goes on.
         (&not_created, facts(), (0, false, false, false)),
@@ -111,7 +111,7 @@ fn entry_holds_the_attempts_and_whether_the_task_may_exist() {
         (&not_created, unproven(), (2, false, false, false)),
         (&old(KnownResult::NotCreated), unproven(), (2, true, true, false)),
         (&old(KnownResult::NotCreated), redelivered(), (2, false, false, false)),
-        (&not_created, Facts { epoch: None, ..unproven() }, (2, true, true, false)),
+        (&not_created, DeliveryFacts { epoch: None, ..unproven() }, (2, true, true, false)),
     ] {
         assert_eq!(sent(Some(entry), &facts), Some(expected), "{entry:?} {facts:?}");
     }
@@ -120,7 +120,7 @@ fn entry_holds_the_attempts_and_whether_the_task_may_exist() {
 #[test]
 fn replay_resets_an_entry_once() {
     let reset = |count| Entry { replay: Some(mark(count)), ..entry(KnownResult::InDoubt) };
-    let again = |count| Facts { delivered_before: true, ..replay(count) };
+    let again = |count| DeliveryFacts { delivered_before: true, ..replay(count) };
     for (entry, facts, expected) in [
         (entry(KnownResult::InDoubt), replay(1), (0, false, true, true)),
         (entry(KnownResult::InDoubt), again(1), (0, false, true, true)),
@@ -129,7 +129,7 @@ fn replay_resets_an_entry_once() {
         (reset(1), again(1), (2, true, true, false)),
         (reset(1), replay(1), (2, true, true, false)),
         // A worker with another ledger may have started the replay.
-        (Entry { epoch: 0, ..reset(1) }, Facts { proves_unsent: false, ..again(2) }, (2, true, true, false)),
+        (Entry { epoch: 0, ..reset(1) }, DeliveryFacts { proves_unsent: false, ..again(2) }, (2, true, true, false)),
     ] {
         assert_eq!(sent(Some(&entry), &facts), Some(expected), "{entry:?} {facts:?}");
     }
@@ -141,7 +141,7 @@ fn created_task_is_never_sent_again() {
     let doubted = Entry { doubted: true, ..created.clone() };
     let claimed = Entry { claim: Some(claim()), ..created.clone() };
     let earlier = Entry { epoch: EPOCH - 1, ..created.clone() };
-    let other = |facts: Facts| Facts { digest: Digest::of(b"other"), ..facts };
+    let other = |facts: Facts| DeliveryFacts { digest: Digest::of(b"other"), ..facts };
     for (entry, facts, decision) in [
         (&created, facts(), Decision::Duplicate { doubted: false }),
         (&created, replay(1), Decision::Duplicate { doubted: false }),
@@ -150,7 +150,7 @@ fn created_task_is_never_sent_again() {
         (&doubted, redelivered(), Decision::Duplicate { doubted: true }),
         (&doubted, facts(), Decision::Duplicate { doubted: false }),
         (&earlier, unproven(), Decision::Duplicate { doubted: true }),
-        (&earlier, Facts { others_resend: false, ..unproven() }, Decision::Duplicate { doubted: false }),
+        (&earlier, DeliveryFacts { others_resend: false, ..unproven() }, Decision::Duplicate { doubted: false }),
         (&created, other(facts()), Decision::Conflict),
         (&created, other(replay(1)), Decision::Conflict),
     ] {

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep};
 
 use super::fakes::{CrmAnswer, FakeLedger, TestWorker, key, message, now, redelivered, with_headers};
-use crate::broker::{Owners, Ownership as _};
+use crate::broker::{CompareOwners as _, Owners};
 use crate::clock::Clock;
 use crate::ledger::{About, AttemptResult, Change, Claim, ClaimId, Digest, KnownResult, Ledger as _, NewClaim, Owner};
 use crate::message::retry_state::{number, text};
@@ -124,6 +124,21 @@ async fn message_without_an_id_is_in_doubt_when_it_was_delivered_before() {
     let test = TestWorker::new(&[]).await;
     test.handle(redelivered("")).await;
     assert_eq!((test.requests(), test.worker.events.counts().possible_duplicates), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn second_task_of_a_replay_is_reported_when_rabbitmq_itself_dead_letters_it() {
+    for (answer, reports) in [(CrmAnswer::NoAnswer, 1), (CrmAnswer::Created, 1)] {
+        let test = TestWorker::new(&[STRICT]).await;
+        test.crm_answers(&[CrmAnswer::NoAnswer, answer]);
+        test.worker.settler.publish_gate.set_can_reject(true);
+        test.broker.refuses.store(true, Ordering::SeqCst);
+        test.handle(message("a")).await;
+        assert_eq!(test.worker.events.counts().possible_duplicates, 0);
+        test.handle(with_headers(message("a"), &[("x-wtw-dead-letter", number(1)), ("x-wtw-failed-at", text("t"))]))
+            .await;
+        assert_eq!((test.requests(), test.worker.events.counts().possible_duplicates), (2, reports));
+    }
 }
 
 #[tokio::test(start_paused = true)]

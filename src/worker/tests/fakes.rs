@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::{
-    Acker, Delivery, DeliveryGone, HeaderValue, Headers, Message, Owners, Ownership as _, Properties, Publish,
+    Acker, CompareOwners as _, Delivery, DeliveryGone, HeaderValue, Headers, Message, Owners, Properties, Publish,
     PublishError,
 };
 use crate::clock::Clock;
@@ -109,12 +109,17 @@ impl Crm for FakeCrm {
 pub(super) struct FakeBroker {
     pub(super) copies: Mutex<Vec<(String, Properties)>>,
     pub(super) panics: AtomicU32,
+    /// Refuses every copy for good.
+    pub(super) refuses: AtomicBool,
 }
 
 impl Publish for FakeBroker {
     fn publish<'a>(&'a self, queue: &'a str, _: &'a [u8], copy: Properties) -> BoxFuture<'a, Result<(), PublishError>> {
         let panics = self.panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         assert!(panics.is_err(), "{PANIC}");
+        if self.refuses.load(Ordering::SeqCst) {
+            return ready(Err(PublishError::Impossible("too large".to_owned()))).boxed();
+        }
         self.copies.lock().unwrap().push((queue.to_owned(), copy));
         ready(Ok(())).boxed()
     }
@@ -192,7 +197,7 @@ impl TestWorker {
     /// Connects to the queue, whose last consumer used this ledger.
     pub(super) async fn connects(&self) {
         let owners = Owners::Found(vec![self.worker.ownership.id()]);
-        let compared = crate::broker::Ownership::compare(&*self.worker.ownership, owners).await;
+        let compared = crate::broker::CompareOwners::compare(&*self.worker.ownership, owners).await;
         assert!(compared.is_ok(), "{compared:?}");
     }
 

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::doubt::{STRICT, dead_letter};
 use super::fakes::{CONDITIONS, CrmAnswer, FakeLedger, TestWorker, message, now, redelivered};
-use crate::broker::{Owners, Ownership as _};
+use crate::broker::{CompareOwners as _, Owners};
 use crate::clock::Clock;
 use crate::ledger::{About, Ledger as _};
 use crate::worker::ownership::{Ownership, ProofConditions};
@@ -168,6 +168,25 @@ async fn redelivery_that_could_not_be_decided_is_requeued_and_not_copied() {
     test.ledger.fails_to_read.store(true, Ordering::SeqCst);
     test.handle(redelivered("a")).await;
     assert_eq!((test.settled(), test.copies()), (vec!["requeued"], Vec::new()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn held_redelivery_is_requeued_if_the_ledger_lost_its_entries_after_the_decision() {
+    for is_lost in [false, true] {
+        let test = TestWorker::new(&[STRICT]).await;
+        test.handle(message("a")).await;
+        test.settled();
+        test.worker.gate.ledger_failed();
+        let losing = async {
+            sleep(Duration::from_secs(1)).await;
+            if is_lost {
+                lose_writes(&test).await;
+            }
+        };
+        tokio::join!(test.handle(redelivered("b")), losing);
+        let expected = if is_lost { ("requeued", 0) } else { ("acked", 1) };
+        assert_eq!((test.settled(), test.copies().len()), (vec![expected.0], expected.1));
+    }
 }
 
 #[tokio::test(start_paused = true)]
