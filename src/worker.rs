@@ -221,6 +221,10 @@ impl Worker {
     async fn process_steps(&self, d: &mut DeliveryContext<'_>) -> Result<Disposition, Abort> {
         // 1. Facts
         let mapped = self.read(d);
+        if let (Err(failure), true) = (&mapped, d.message.is_oversized()) {
+            // No worker has ever sent it. It must not wait, because `run` takes no other delivery meanwhile.
+            return Ok(Disposition::DeadLetter(failure.clone()));
+        }
         self.lock_id(d).await?;
         // A first delivery rarely has an entry, so the ledger is not read. If there is one, the claim in step 4 conflicts and
         // returns it.

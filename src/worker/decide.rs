@@ -79,7 +79,7 @@ pub struct SendPlan {
 
 /// Decides what an entry, and the owner of its claim, mean for a delivery.
 #[must_use]
-pub fn decide(entry: Option<&Entry>, owner: ClaimOwner, facts: &Facts) -> Decision {
+pub fn decide(entry: Option<&Entry>, owner: ClaimOwner, facts: &DeliveryFacts) -> Decision {
     let Some(entry) = entry else {
         let is_known_copy = facts.possibly_created && facts.replay.is_none();
         let in_doubt = is_known_copy || (facts.delivered_before && !facts.proves_unsent);

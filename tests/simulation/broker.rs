@@ -298,7 +298,10 @@ impl World {
                 broker.work.push_front(stored);
                 self.checker().requeued(&settling);
             }
-            How::Reject => self.checker().rejected(&settling),
+            How::Reject => {
+                let possibly_created = held.stored.message.header("x-wtw-possibly-created");
+                self.checker().rejected(&settling, possibly_created == Some(&HeaderValue::Boolean(true)));
+            }
         }
         drop(broker);
         if how == How::Requeue && process.publish_gate.closed().is_some() {

@@ -205,7 +205,12 @@ impl FakeCrm {
             world.checker().answered(&request, None);
             world.checker().panicked(&request);
             let since = Instant::now();
-            world.after(Duration::from_secs(1), move |world| world.checker().check_next_probe(&request, since));
+            world.after(Duration::from_secs(1), move |world| {
+                // While nothing can be published, a message can wait for its copy instead of the gate.
+                if !world.is_publishing_blocked() {
+                    world.checker().check_next_probe(&request, since);
+                }
+            });
             std::panic::panic_any(PANIC);
         } else if world.crashes_here(process) {
             world.checker().met(Situation::Case(Case::DeathBeforeRecord));

@@ -61,7 +61,7 @@ fn claim() -> Claim {
 }
 
 /// The plan for a message that is sent: attempts so far, in doubt, doubted, reset. None if it is not sent.
-fn sent(entry: Option<&Entry>, facts: &Facts) -> Option<(u32, bool, bool, bool)> {
+fn sent(entry: Option<&Entry>, facts: &DeliveryFacts) -> Option<(u32, bool, bool, bool)> {
     match decide(entry, ClaimOwner::Active, facts) {
         Decision::Proceed(plan) => {
             assert_eq!(plan.expected, entry.map(|entry| entry.version), "{facts:?}");
@@ -141,7 +141,7 @@ fn created_task_is_never_sent_again() {
     let doubted = Entry { doubted: true, ..created.clone() };
     let claimed = Entry { claim: Some(claim()), ..created.clone() };
     let earlier = Entry { epoch: EPOCH - 1, ..created.clone() };
-    let other = |facts: Facts| DeliveryFacts { digest: Digest::of(b"other"), ..facts };
+    let other = |facts: DeliveryFacts| DeliveryFacts { digest: Digest::of(b"other"), ..facts };
     for (entry, facts, decision) in [
         (&created, facts(), Decision::Duplicate { doubted: false }),
         (&created, replay(1), Decision::Duplicate { doubted: false }),

@@ -149,8 +149,12 @@ impl Checker {
     }
 
     /// The broker dead-letters a message because it permanently refused the worker's copy.
-    pub(crate) fn rejected(&mut self, settling: &Settling) {
+    /// `possibly_created`: its headers say so, and thus its dead letter.
+    pub(crate) fn rejected(&mut self, settling: &Settling, possibly_created: bool) {
         self.note(format!("message {} is rejected", settling.number));
+        if possibly_created {
+            self.account(settling.number).reported = Some(Instant::now());
+        }
         if !settling.failed {
             self.violation(format!("message {} was rejected although no copy was refused", settling.number));
         }
