@@ -172,6 +172,18 @@ async fn message_is_held_for_gate_hold_and_a_closed_gate_dead_letters_nothing() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn message_that_is_too_large_waits_for_nothing() {
+    let test = TestWorker::new(&[]).await;
+    test.worker.gate.ledger_failed();
+    test.ledger.fails_to_read.store(true, Ordering::SeqCst);
+    let large = Message { body: vec![b' '; crate::broker::MAX_BODY + 1], ..super::fakes::redelivered("a") };
+    let began = Instant::now();
+    test.handle(large).await;
+    let dead_letter = super::doubt::dead_letter("too_large", 0, false);
+    assert_eq!((began.elapsed(), test.copies()), (Duration::ZERO, vec![dead_letter]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn old_message_is_dead_lettered_as_expired_once_the_gate_is_open() {
     let test = TestWorker::new(&[("WTW_TASK_MAX_AGE", "1m")]).await;
     let old = message("a");
