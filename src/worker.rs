@@ -38,7 +38,7 @@ use crate::clock::Clock;
 use crate::config::OnUnknown;
 use crate::crm::Crm;
 use crate::gate::Gate;
-use crate::ledger::{AttemptResult, Digest, Entry, Key, Owner};
+use crate::ledger::{AttemptResult, Digest, Entry, Key, KnownResult, Owner};
 use crate::message::disposition::{Disposition, Settlement};
 use crate::message::failure::{Failure, catch_panic};
 use crate::message::mapper::{Mapped, Mapper};
@@ -340,7 +340,8 @@ impl Worker {
             // The epoch is read first: if the proof is lost in between, the claim has an old epoch and conflicts.
             let decided_in = self.recorder.ledger().epoch();
             let (proves_unsent, epoch) = self.ownership.proof();
-            if entry.is_none() && d.is_first() && self.ownership.has_lost_since(d.epoch_on_arrival) {
+            let is_unknown = entry.as_ref().is_none_or(|entry| entry.result == KnownResult::NotCreated);
+            if is_unknown && d.is_first() && self.ownership.has_lost_since(d.epoch_on_arrival) {
                 // If this worker's connection is cut, RabbitMQ may have delivered the message to another worker, whose claim is
                 // lost. If the connection still works after this wait, no other worker received it.
                 d.wait(d.deadline, sleep(CONNECTION_LOSS_NOTICED)).await?;

@@ -26,6 +26,8 @@ pub(super) struct Report {
     /// An earlier attempt, or another worker, may have created the task before this one was sent.
     was_doubted: bool,
     possibly_created: bool,
+    /// It had several attempts, or an earlier delivery may have had some.
+    may_be_resent: bool,
     began: Instant,
 }
 
@@ -43,6 +45,7 @@ impl Report {
             is_created: matches!(disposition, Disposition::Ack | Disposition::AlreadyCreated),
             was_doubted: d.is_possible_duplicate,
             possibly_created: d.state.possibly_created,
+            may_be_resent: d.state.attempts > 1 || d.message.was_delivered_before(),
             began,
         }
     }
@@ -55,7 +58,7 @@ impl Worker {
         // A dead letter of the worker has a header that says it, and one of RabbitMQ itself has none.
         let may_be_several = matches!(settlement, Settlement::Reject(_))
             && report.possibly_created
-            && (report.was_doubted || (report.attempts > 1 && self.settings.on_unknown == OnUnknown::Retry));
+            && (report.was_doubted || (report.may_be_resent && self.settings.on_unknown == OnUnknown::Retry));
         if (report.is_created && report.was_doubted) || may_be_several {
             self.events.possible_duplicate(report.id.as_deref());
         }

@@ -73,7 +73,8 @@ struct Account {
     // The ledger.
     claims: BTreeMap<ClaimId, Claiming>,
     finished: BTreeSet<ClaimId>,
-    resets: BTreeMap<usize, ReplayMark>,
+    /// The latest replay of each ledger's entry.
+    replayed: BTreeMap<usize, ReplayMark>,
     ledger_failed: bool,
     /// How often each process has used the ledger since the latest delivery.
     ledger_uses: BTreeMap<ProcessNumber, u32>,

@@ -149,9 +149,10 @@ impl Checker {
                 if open.is_some_and(|open| open.id != new.claim.id) || was_created {
                     self.violation(format!("worker {process} claims an entry that is claimed or created: {before:?}"));
                 }
-                if let (true, None, Some(mark)) = (new.reset, open, &new.replay) {
-                    // An entry keeps its latest reset only.
-                    if self.accounts[account].resets.insert(store, mark.clone()).as_ref() == Some(mark) {
+                if let (None, Some(mark)) = (open, &new.replay) {
+                    // An entry keeps its latest replay only. Copies of a message without an id have entries of their own.
+                    let former = self.accounts[account].replayed.insert(store, mark.clone());
+                    if new.reset && former.as_ref() == Some(mark) && self.accounts[account].has_id {
                         self.violation(format!("worker {process} resets the entry twice for one replay: {mark:?}"));
                     }
                 }
@@ -166,8 +167,11 @@ impl Checker {
                 self.note(format!("worker {process} records {result:?} of account {account}"));
                 let is_open = open.is_some_and(|open| open.id == *id);
                 self.met(Situation::Record(record(*result), is_open));
-                if *result == AttemptResult::Orphaned && is_open {
-                    self.orphaned(account, *id, is_exclusive);
+                match (*result == AttemptResult::Orphaned, is_open) {
+                    (true, true) => self.orphaned(account, *id, is_exclusive),
+                    // The ledger has lost the claim since the worker read it.
+                    (true, false) => self.accounts[account].orphans += 1,
+                    (false, _) => {}
                 }
             }
         }
