@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_is_counted_in_the_singular() {
+    fn counted_uses_the_singular_for_one() {
         let texts = [0, 1, 2, 1_200_000].map(|count| counted(count, "message"));
         assert_eq!(texts, ["0 messages", "1 message", "2 messages", "1,200,000 messages"]);
         assert_eq!([1, 2].map(|count| counted(count, "entry")), ["1 entry", "2 entries"]);

@@ -69,7 +69,7 @@ fn hold(config: &Config, findings: &mut Findings) {
         false => findings.warning(
             "audit.consumer_timeout",
             message,
-            "shorten gate.hold or retry.retry_after_max, lengthen retry.delays, or raise consumer_timeout on the broker",
+            "shorten gate.hold or retry.retry_after_max, lengthen retry.delays, or raise consumer_timeout in RabbitMQ",
         ),
     }
 }

@@ -23,7 +23,9 @@ pub(super) async fn check(inspection: &Inspection, config: &Config, bindings: &B
         match declares {
             true => findings.ok(
                 CHECK,
-                format!("bindings: {many}, declared at start. One that is taken out of the configuration stays on the broker"),
+                format!(
+                    "bindings: {many}, declared at start. One that is taken out of the configuration stays in RabbitMQ"
+                ),
             ),
             false => findings.warning(
                 CHECK,

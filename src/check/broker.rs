@@ -70,7 +70,7 @@ async fn check_address(broker: &config::Broker, url: &BrokerUrl, findings: &mut 
             return None;
         }
         Err(Unreachable::Port(said)) => {
-            let advice = "start the broker, or check host and port in broker.urls and the firewalls on the way";
+            let advice = "start RabbitMQ, or check host and port in broker.urls and the firewalls on the way";
             findings.problem("broker.connect", said, advice);
             return None;
         }
@@ -101,7 +101,7 @@ fn refusal(error: &BrokerError, broker: &config::Broker, url: &BrokerUrl) -> (&'
     match error.code {
         Some(BrokerError::ACCESS_REFUSED) => (
             "broker.login",
-            "check user and password in broker.urls, with / written as %2F; guest may log in from the broker's machine only",
+            "check user and password in broker.urls, with / written as %2F; guest may log in from RabbitMQ's machine only",
         ),
         Some(BrokerError::NOT_ALLOWED) => (
             "broker.vhost",
@@ -150,7 +150,7 @@ fn frames(inspection: &Inspection, findings: &mut Findings) {
 async fn publishing(inspection: &Inspection) -> Findings {
     let mut findings = Findings::default();
     match inspection.may_publish().await {
-        Ok(()) => findings.ok("broker.publish", "the user may publish copies, and the broker takes them"),
+        Ok(()) => findings.ok("broker.publish", "the user may publish copies, and RabbitMQ takes them"),
         Err(error) if error.code == Some(BrokerError::ACCESS_REFUSED) => findings.problem(
             "broker.publish",
             error.message,

@@ -25,16 +25,16 @@ pub struct Args {
     /// File with one message; standard input when left out or -
     #[arg(conflicts_with = "all_examples")]
     file: Option<PathBuf>,
-    /// The routing key that it is published with
+    /// Routing key of the message
     #[arg(long, value_name = "KEY", default_value = "")]
     routing_key: String,
-    /// The exchange that it is published to
+    /// Exchange that the message is published to
     #[arg(long, value_name = "NAME", default_value = "")]
     exchange: String,
-    /// A header of it, a text; content-type sets the property of that name. May be given several times
+    /// Header of the message, as text; content-type sets that property; can be given several times
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
-    /// Its AMQP message id
+    /// AMQP message id of the message
     #[arg(long, value_name = "ID")]
     message_id: Option<String>,
     /// Run the examples of all rules, and map no message

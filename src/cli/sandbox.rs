@@ -34,7 +34,7 @@ pub struct Args {
     /// Address to listen on; with port 0 the system chooses a free port
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8089")]
     listen: SocketAddr,
-    /// A token that it accepts; can be given several times
+    /// Token that the sandbox accepts; can be given several times
     #[arg(long = "token", value_name = "TOKEN", default_value = "demo-token", value_parser = token)]
     tokens: Vec<String>,
     /// The CRM operation of the tokens

@@ -16,7 +16,7 @@ A binding that is not in the configuration any more stays on RabbitMQ: remove it
 /// Arguments of `topology`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Declare the queues on RabbitMQ as well
+    /// Also declare the queues, exchanges and bindings on RabbitMQ
     #[arg(long)]
     apply: bool,
 }

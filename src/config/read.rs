@@ -199,7 +199,7 @@ pub(super) fn queue(key: &Key, text: &str) -> Parsed<String> {
         return Err(format!("has {} bytes", text.len()));
     }
     match text.starts_with("amq.") {
-        true => Err("is a name that the broker reserves".to_owned()),
+        true => Err("is a name that RabbitMQ reserves".to_owned()),
         false => self::text(key, text),
     }
 }

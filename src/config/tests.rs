@@ -227,14 +227,14 @@ fn companion(name: &str) -> Option<(&'static str, &'static str)> {
 }
 
 #[test]
-fn cases_list_every_key() {
+fn table_of_cases_names_every_key() {
     let names: Vec<&str> = EVERY.iter().map(|(name, ..)| *name).collect();
     let keys: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
     assert_eq!(names, keys);
 }
 
 #[test]
-fn default_is_the_contracts() {
+fn default_of_each_key_matches_the_contract() {
     let loaded = load_env(&[]).unwrap();
     for (name, default, ..) in EVERY {
         assert_eq!(field(&loaded.config, name), *default, "{name}");

@@ -52,7 +52,7 @@ mod tests {
     use crate::message::failure::{Kind, Stage};
 
     #[test]
-    fn disposition_has_a_name() {
+    fn each_disposition_has_its_documented_name() {
         let failure = Failure::new(Stage::Send, Kind::Unknown, "");
         let (dead, later) = (Disposition::DeadLetter(failure), Disposition::Retry(Duration::ZERO));
         let skip = Disposition::Skip(None);

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn everywhere_is_both_families_and_ipv4_alone_without_ipv6() {
+    async fn bind_to_all_addresses_uses_ipv4_alone_without_ipv6() {
         let everywhere: SocketAddr = "[::]:0".parse().unwrap();
         let reached = async |listener: &TcpListener, host| {
             TcpStream::connect((host, listener.local_addr().unwrap().port())).await.is_ok()

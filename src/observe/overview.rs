@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn sentence_says_whether_it_works() {
+    fn overview_sentence_says_whether_the_worker_works() {
         let depths = |count| Ok(Depths::from([("q".to_owned(), count)]));
         let closed = GatePage { advice: Some("the CRM fails".to_owned()), ..GatePage::default() };
         let suspended = Token { suspended: Some("quota".to_owned()), ..Token::default() };

@@ -33,7 +33,7 @@ pub struct Args {
     /// Only messages whose task was created, as the ledger says
     #[arg(long)]
     created: bool,
-    /// A field that the replay set: the ledger compares the body that was sent; can be given several times
+    /// With --created: a field that a replay changed with --set; can be given several times
     #[arg(long, value_name = "FIELD=VALUE", value_parser = Setting::parse, requires = "created")]
     set: Vec<Setting>,
     /// Delete the messages instead of setting them aside, and never restore them; for messages that RabbitMQ cannot copy

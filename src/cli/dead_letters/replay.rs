@@ -33,8 +33,8 @@ pub(super) const EXAMPLES: &str = "Examples:
 pub struct Args {
     #[command(flatten)]
     choice: Choice,
-    /// Include messages whose task may exist: each may create a second one. What somebody found in the CRM and checked off
-    /// in a console stays, where its console.state file is
+    /// Include messages whose task may exist: each may create a second one. A message that somebody checked off in the
+    /// console as existing stays, if this command can read console.state
     #[arg(long)]
     include_unknown: bool,
     /// Open the body in $VISUAL or $EDITOR before the replay; one message at a time
@@ -194,7 +194,7 @@ fn summary(tool: &Tool, args: &Args, plan: &ActionPlan, scanned: &Scanned) -> St
         lines.push(unasked(why, &tool.dead_letters.config.ledger.store));
     }
     if args.choice.rate.is_none() && plan.count() > 1 {
-        lines.push("  as fast as the broker takes them; --rate slows that down".to_owned());
+        lines.push("  as fast as RabbitMQ takes them; --rate slows that down".to_owned());
     }
     lines.join("\n")
 }

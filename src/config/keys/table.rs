@@ -53,7 +53,7 @@ pub const KEYS: &[Key] = &[
         "broker.topology",
         Preset::Text("declare"),
         Kind::Choice(&["declare", "verify"]),
-        "Declare the queues, or only verify that they exist where others own the topology.",
+        "`declare`: the worker declares its queues. `verify`: somebody else declares them, and the worker only checks that they exist.",
     ),
     key(
         "broker.single_active_consumer",
@@ -294,13 +294,13 @@ pub const KEYS: &[Key] = &[
         "console.password_file",
         Preset::Absent,
         Kind::Like("path of a file with one Argon2 hash a line, or NAME:HASH"),
-        "Passwords of those who may act; `console --hash-password` makes a line.",
+        "Passwords of operators, who can act; `console --hash-password` makes a line.",
     ),
     key(
         "console.viewer_password_file",
         Preset::Absent,
         Kind::Like("path of a file with one Argon2 hash a line, or NAME:HASH"),
-        "Passwords of those who may look, and see no bodies.",
+        "Passwords of viewers, who see no bodies and cannot act.",
     ),
     key(
         "console.user_header",
@@ -320,7 +320,7 @@ pub const KEYS: &[Key] = &[
         "console.base_path",
         Preset::Text("/"),
         Kind::Like("a path such as /wolkvox/"),
-        "What the paths of all pages begin with, behind a proxy.",
+        "The start of the path of every page, if a proxy serves the console under a path.",
     ),
     key(
         "console.trusted_proxies",

@@ -130,7 +130,7 @@ fn ledger_must_be_memory_a_file_or_redis() {
 }
 
 #[test]
-fn values_have_bounds() {
+fn value_outside_its_bounds_is_refused() {
     let long = "q".repeat(239);
     let longest = &long[..238];
     let tokens = |count: u32| (0..count).map(|n| format!("t{n}")).collect::<Vec<_>>().join(",");
@@ -139,7 +139,7 @@ fn values_have_bounds() {
     for (name, text, why) in [
         ("broker.queue", longest, ""),
         ("broker.queue", long.as_str(), "has 239 bytes"),
-        ("broker.queue", "amq.tasks", "is a name that the broker reserves"),
+        ("broker.queue", "amq.tasks", "is a name that RabbitMQ reserves"),
         ("broker.queue", "a\nb", "has a control character"),
         ("broker.dead_letter_queue", long.as_str(), ""),
         ("broker.topology", "Verify", "is not allowed; did you mean verify?"),

@@ -88,7 +88,7 @@ fn copy(message: &Message, state: &RetryState) -> BTreeMap<String, HeaderValue> 
 }
 
 #[test]
-fn state_is_read_as_written() {
+fn retry_state_is_read_as_written() {
     for before in [state(), RetryState { is_copy: true, ..fresh() }] {
         let copied = copy_properties(&message(&[]), &before, Vec::new(), FRAME);
         let (after, invalid) = read(&arrived(copied, "wolkvox.tasks"));

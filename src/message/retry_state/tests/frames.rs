@@ -133,7 +133,7 @@ proptest! {
     }
 
     #[test]
-    fn any_headers_can_be_read(headers in headers()) {
+    fn arbitrary_headers_are_read_without_a_panic(headers in headers()) {
         let mut message = message(&[]);
         message.properties = Properties::default().with_headers(headers);
         let (state, invalid) = read(&message);
