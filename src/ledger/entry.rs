@@ -112,7 +112,7 @@ pub struct Entry {
     pub attempts: u32,
     /// Orphans in a row: claims whose owner ended before it recorded a result.
     pub orphans: u32,
-    /// The replay that the entry was last reset for.
+    /// The latest replay that was claimed, by its count: another message with the same id can be replayed in between.
     pub replay: Option<ReplayMark>,
     /// The ledger's [`epoch`](super::Ledger::epoch) at the last change.
     pub epoch: u32,
@@ -221,9 +221,7 @@ fn claim(entry: Option<Entry>, expected: Option<u64>, new: &NewClaim) -> (Option
     if new.reset {
         (after.result, after.orphans) = (KnownResult::NotCreated, 0);
     }
-    if new.replay.is_some() {
-        after.replay.clone_from(&new.replay);
-    }
+    after.keep_replay(new);
     if new.in_doubt {
         (after.result, after.doubted) = (KnownResult::InDoubt, true);
     }
@@ -253,6 +251,10 @@ fn new_entry(new: &NewClaim) -> Entry {
 fn withdraw(entry: Option<Entry>, new: &NewClaim) -> Entry {
     let mut after = entry.unwrap_or_else(|| new_entry(new));
     after.version = after.version.wrapping_add(1);
+    if new.in_doubt && after.result != KnownResult::Created {
+        (after.result, after.doubted) = (KnownResult::InDoubt, true);
+        after.keep_replay(new);
+    }
     if after.claim.is_some_and(|open| open.id == new.claim.id) {
         (after.claim, after.attempts) = (None, after.attempts.saturating_sub(1));
     }
@@ -298,6 +300,14 @@ fn finish(entry: Option<&Entry>, id: ClaimId, digest: Digest, result: AttemptRes
 }
 
 impl Entry {
+    fn keep_replay(&mut self, new: &NewClaim) {
+        if let Some(replay) = &new.replay
+            && self.replay.as_ref().is_none_or(|last| last.count <= replay.count)
+        {
+            self.replay = Some(replay.clone());
+        }
+    }
+
     /// Whether the entry may be forgotten: it has no open claim and is older than `retention`.
     #[must_use]
     pub fn is_expired(&self, now: Timestamp, retention: Duration) -> bool {

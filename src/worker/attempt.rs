@@ -47,6 +47,18 @@ impl Worker {
         d: &DeliveryContext<'_>,
         plan: &SendPlan,
     ) -> Result<(TokenSlot, Option<OwnedMutexGuard<()>>), Abort> {
+        let acquired = self.wait_for_slot(d, plan).await;
+        if matches!(acquired, Err(Abort::Deadline)) {
+            self.record_doubt(d, plan).await;
+        }
+        acquired
+    }
+
+    async fn wait_for_slot(
+        &self,
+        d: &DeliveryContext<'_>,
+        plan: &SendPlan,
+    ) -> Result<(TokenSlot, Option<OwnedMutexGuard<()>>), Abort> {
         d.aborted()?;
         let suspects = match plan.is_suspect {
             true => Some(d.wait(d.deadline, self.ids.lock_suspects()).await?),
@@ -129,8 +141,8 @@ impl Worker {
         claimed
     }
 
-    /// Records that a message is in doubt, before it is dead-lettered for that. If its ack is lost and RabbitMQ delivers it
-    /// again, the ledger must not prove by then that nothing was sent.
+    /// Records that a message is in doubt, before it is dead-lettered for that or held. When its copy arrives, or RabbitMQ delivers
+    /// it again because its ack was lost, the ledger must not prove by then that nothing was sent.
     pub(super) async fn record_doubt(&self, d: &DeliveryContext<'_>, plan: &SendPlan) {
         if let (Some(key), true) = (d.key, plan.in_doubt) {
             let _ = self.recorder.record(key, Change::Withdraw(self.new_claim(d, plan))).await;

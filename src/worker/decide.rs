@@ -108,12 +108,17 @@ pub fn decide(entry: Option<&Entry>, owner: ClaimOwner, facts: &DeliveryFacts) -
         (Some(claim), ClaimOwner::Gone) => return Decision::Orphaned(claim),
         (None, _) => {}
     }
+    // A replay that was delivered before may have been sent before the replay that the entry knows, unless it is a later one.
+    let may_be_sent = |replay: &ReplayMark| {
+        let is_known = |last: &ReplayMark| last == replay || (facts.delivered_before && replay.count <= last.count);
+        entry.replay.as_ref().is_some_and(is_known)
+    };
     let plan = SendPlan {
         expected: Some(entry.version),
         attempts: facts.attempts,
         in_doubt: is_unproven,
         doubted: is_unproven || entry.doubted || facts.possibly_created,
-        reset: facts.replay.is_some() && facts.replay != entry.replay && !is_unproven,
+        reset: facts.replay.as_ref().is_some_and(|replay| !may_be_sent(replay)) && !is_unproven,
         is_suspect: entry.orphans > 0,
         ..SendPlan::default()
     };

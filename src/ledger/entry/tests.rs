@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod replays;
+
 const OWNER: Owner = Owner(7);
 
 fn at(milliseconds: i64) -> Timestamp {

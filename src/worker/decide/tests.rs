@@ -121,6 +121,10 @@ fn entry_holds_the_attempts_and_whether_the_task_may_exist() {
 fn replay_resets_an_entry_once() {
     let reset = |count| Entry { replay: Some(mark(count)), ..entry(KnownResult::InDoubt) };
     let again = |count| DeliveryFacts { delivered_before: true, ..replay(count) };
+    let other = |count| {
+        let mark = ReplayMark { failed_at: "2026-03-02T11:00:00.000Z".to_owned(), count };
+        Entry { replay: Some(mark), ..reset(count) }
+    };
     for (entry, facts, expected) in [
         (entry(KnownResult::InDoubt), replay(1), (0, false, true, true)),
         (entry(KnownResult::InDoubt), again(1), (0, false, true, true)),
@@ -128,6 +132,11 @@ fn replay_resets_an_entry_once() {
         // A replay that is delivered again after its start is not reset a second time.
         (reset(1), again(1), (2, true, true, false)),
         (reset(1), replay(1), (2, true, true, false)),
+        // In between, another message with the same id was replayed.
+        (reset(2), again(1), (2, true, true, false)),
+        (other(1), again(1), (2, true, true, false)),
+        (other(1), replay(1), (0, false, true, true)),
+        (other(1), again(2), (0, false, true, true)),
         // A worker with another ledger may have started the replay.
         (Entry { epoch: 0, ..reset(1) }, DeliveryFacts { proves_unsent: false, ..again(2) }, (2, true, true, false)),
     ] {

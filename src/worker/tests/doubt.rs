@@ -22,12 +22,12 @@ fn new_claim(at: Timestamp) -> NewClaim {
 }
 
 /// Another worker claims the message at this time of its own clock.
-async fn other_claims(ledger: &FakeLedger, id: &str, at: Timestamp) {
+pub(super) async fn other_claims(ledger: &FakeLedger, id: &str, at: Timestamp) {
     let change = Change::Claim { expected: None, new: new_claim(at) };
     ledger.inner.change(&key(id), change).await.unwrap();
 }
 
-async fn other_finishes(ledger: &FakeLedger, id: &str, result: AttemptResult) {
+pub(super) async fn other_finishes(ledger: &FakeLedger, id: &str, result: AttemptResult) {
     let new = new_claim(now());
     let change = Change::Finish { id: new.claim.id, digest: new.digest, result, attempts: 1, at: now(), epoch: 0 };
     ledger.inner.change(&key(id), change).await.unwrap();

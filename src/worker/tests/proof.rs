@@ -8,11 +8,11 @@ use jiff::SignedDuration;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-use super::doubt::{STRICT, dead_letter};
+use super::doubt::{STRICT, dead_letter, other_claims, other_finishes};
 use super::fakes::{CONDITIONS, CrmAnswer, FakeLedger, TestWorker, message, now, redelivered};
 use crate::broker::{CompareOwners as _, Owners};
 use crate::clock::Clock;
-use crate::ledger::{About, Ledger as _};
+use crate::ledger::{About, AttemptResult, Ledger as _};
 use crate::worker::ownership::{Ownership, ProofConditions};
 
 /// The store may have lost writes, such as Redis after a failover.
@@ -187,6 +187,20 @@ async fn held_redelivery_is_requeued_if_the_ledger_lost_its_entries_after_the_de
         let expected = if is_lost { ("requeued", 0) } else { ("acked", 1) };
         assert_eq!((test.settled(), test.copies().len()), (vec![expected.0], expected.1));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn message_in_doubt_is_still_in_doubt_after_it_was_held() {
+    let test = TestWorker::new(&[STRICT]).await;
+    other_claims(&test.ledger, "a", now()).await;
+    other_finishes(&test.ledger, "a", AttemptResult::NotCreated).await;
+    lose_writes(&test).await;
+    test.worker.gate.ledger_failed();
+    test.handle(redelivered("a")).await;
+    let held = test.take_copy();
+    test.worker.gate.ledger_worked();
+    test.handle(held).await;
+    assert_eq!((test.requests(), test.copies()), (0, vec![dead_letter("unknown", 1, true)]));
 }
 
 #[tokio::test(start_paused = true)]
