@@ -77,10 +77,7 @@ async fn exchange(
             let message = missing(name, TopologyMode::Declare);
             findings.problem(CHECK, message, "create the exchange, or give its type");
         }
-        (Ok(false), _) => {
-            let message = missing(name, TopologyMode::Verify);
-            findings.problem(CHECK, message, "create the exchange, or correct its name in [[broker.bindings]]");
-        }
+        (Ok(false), _) => findings.problem(CHECK, missing(name, TopologyMode::Verify), ""),
         (Err(error), _) => findings.problem(
             CHECK,
             error.message,
