@@ -11,7 +11,7 @@ use lapin::tcp::{AsyncTcpStream, OwnedIdentity, OwnedTLSConfig};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties};
 use secrecy::ExposeSecret;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use url::Url;
 
 use crate::broker::ShortString;
@@ -23,6 +23,8 @@ use crate::{net, tls};
 pub const WAIT: Duration = Duration::from_secs(10);
 /// Seconds between heartbeats; a dead peer is noticed after twice as long.
 const HEARTBEAT: &str = "8";
+/// How often it is checked whether a connection has ended while nothing is read from it.
+const CONNECTED: Duration = Duration::from_millis(100);
 
 /// What an operator does when RabbitMQ cannot be reached.
 pub const ADVICE: &str =
@@ -282,9 +284,20 @@ pub(crate) fn short(text: &str) -> Result<ShortString, BrokerError> {
         .map_err(|_| BrokerError { message: format!("the name {text:?} has more than 255 bytes"), code: None })
 }
 
-/// Opens a channel.
+/// Opens a channel. lapin gives no answer if the connection ends in the meantime.
 pub(crate) async fn open_channel(connection: &Connection) -> Result<Channel, BrokerError> {
-    bounded("open a channel", connection.create_channel()).await
+    tokio::select! {
+        biased;
+        opened = bounded("open a channel", connection.create_channel()) => opened,
+        () = ended(connection) => Err(BrokerError { message: "open a channel: the connection has ended".to_owned(), code: None }),
+    }
+}
+
+/// Waits until the connection has ended.
+pub(super) async fn ended(connection: &Connection) {
+    while connection.status().connected() {
+        sleep(CONNECTED).await;
+    }
 }
 
 /// Closes a connection; what was written before is with the broker when this returns in time.

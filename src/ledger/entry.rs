@@ -221,7 +221,7 @@ fn claim(entry: Option<Entry>, expected: Option<u64>, new: &NewClaim) -> (Option
     if new.reset {
         (after.result, after.orphans) = (KnownResult::NotCreated, 0);
     }
-    after.keep_replay(new);
+    after.keep_replay(new, |last, replay| last <= replay);
     if new.in_doubt {
         (after.result, after.doubted) = (KnownResult::InDoubt, true);
     }
@@ -253,7 +253,7 @@ fn withdraw(entry: Option<Entry>, new: &NewClaim) -> Entry {
     after.version = after.version.wrapping_add(1);
     if new.in_doubt && after.result != KnownResult::Created {
         (after.result, after.doubted) = (KnownResult::InDoubt, true);
-        after.keep_replay(new);
+        after.keep_replay(new, |last, replay| last < replay);
     }
     if after.claim.is_some_and(|open| open.id == new.claim.id) {
         (after.claim, after.attempts) = (None, after.attempts.saturating_sub(1));
@@ -300,9 +300,10 @@ fn finish(entry: Option<&Entry>, id: ClaimId, digest: Digest, result: AttemptRes
 }
 
 impl Entry {
-    fn keep_replay(&mut self, new: &NewClaim) {
+    /// Keeps which replay is claimed, if its count and the count of the entry's replay permit that.
+    fn keep_replay(&mut self, new: &NewClaim, permits: impl Fn(u32, u32) -> bool) {
         if let Some(replay) = &new.replay
-            && self.replay.as_ref().is_none_or(|last| last.count <= replay.count)
+            && self.replay.as_ref().is_none_or(|last| permits(last.count, replay.count))
         {
             self.replay = Some(replay.clone());
         }

@@ -97,8 +97,9 @@ pub fn decide(entry: Option<&Entry>, owner: ClaimOwner, facts: &DeliveryFacts) -
     let is_unproven = facts.delivered_before && !facts.proves_unsent && Some(entry.epoch) != facts.epoch;
     if entry.result == KnownResult::Created {
         let same = facts.delivered_before || facts.is_copy;
+        let has_others_doubt = is_unproven || (facts.is_copy && facts.possibly_created);
         return if entry.digest == facts.digest {
-            Decision::Duplicate { doubted: same && (entry.doubted || (is_unproven && facts.others_resend)) }
+            Decision::Duplicate { doubted: same && (entry.doubted || (has_others_doubt && facts.others_resend)) }
         } else {
             Decision::Conflict
         };

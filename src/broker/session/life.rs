@@ -1,17 +1,12 @@
 //! Tracks what one consuming connection has delivered, and waits until all of it is settled.
 
-use std::time::Duration;
-
 use lapin::Connection;
 use tokio::sync::mpsc;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::Delivery;
-
-/// How often it is checked whether a connection has ended while nothing is read from it.
-const CONNECTED: Duration = Duration::from_millis(100);
+use crate::broker::connect::ended;
 
 /// Where deliveries go, and what ends consuming.
 pub(super) struct Work<'a> {
@@ -31,16 +26,11 @@ pub(super) struct Life {
 /// Waits until everything that was delivered is settled: from then on one message is unsettled at a time. On a connection that has
 /// ended nothing can be settled.
 pub(super) async fn wait_settled(connection: &Connection, work: &Work<'_>, life: &Life) {
-    let ended = async {
-        while connection.status().connected() {
-            sleep(CONNECTED).await;
-        }
-    };
     life.unsettled.close();
     tokio::select! {
         () = work.stop.cancelled() => {}
         () = life.unsettled.wait() => {}
-        () = ended => {}
+        () = ended(connection) => {}
     }
     life.unsettled.reopen();
 }

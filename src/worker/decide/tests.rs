@@ -151,6 +151,7 @@ fn created_task_is_never_sent_again() {
     let claimed = Entry { claim: Some(claim()), ..created.clone() };
     let earlier = Entry { epoch: EPOCH - 1, ..created.clone() };
     let other = |facts: DeliveryFacts| DeliveryFacts { digest: Digest::of(b"other"), ..facts };
+    let copy = |others_resend| DeliveryFacts { is_copy: true, possibly_created: true, others_resend, ..facts() };
     for (entry, facts, decision) in [
         (&created, facts(), Decision::Duplicate { doubted: false }),
         (&created, replay(1), Decision::Duplicate { doubted: false }),
@@ -160,6 +161,9 @@ fn created_task_is_never_sent_again() {
         (&doubted, facts(), Decision::Duplicate { doubted: false }),
         (&earlier, unproven(), Decision::Duplicate { doubted: true }),
         (&earlier, DeliveryFacts { others_resend: false, ..unproven() }, Decision::Duplicate { doubted: false }),
+        // A worker with another ledger may have sent a copy.
+        (&created, copy(true), Decision::Duplicate { doubted: true }),
+        (&created, copy(false), Decision::Duplicate { doubted: false }),
         (&created, other(facts()), Decision::Conflict),
         (&created, other(replay(1)), Decision::Conflict),
     ] {
