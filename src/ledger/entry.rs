@@ -112,7 +112,7 @@ pub struct Entry {
     pub attempts: u32,
     /// Orphans in a row: claims whose owner ended before it recorded a result.
     pub orphans: u32,
-    /// The latest replay that was claimed, by its count: another message with the same id can be replayed in between.
+    /// The latest replay that was claimed, with the highest count so far: other messages with the same id can be replayed, too.
     pub replay: Option<ReplayMark>,
     /// The ledger's [`epoch`](super::Ledger::epoch) at the last change.
     pub epoch: u32,
@@ -221,7 +221,7 @@ fn claim(entry: Option<Entry>, expected: Option<u64>, new: &NewClaim) -> (Option
     if new.reset {
         (after.result, after.orphans) = (KnownResult::NotCreated, 0);
     }
-    after.keep_replay(new, |last, replay| last <= replay);
+    after.keep_replay(new);
     if new.in_doubt {
         (after.result, after.doubted) = (KnownResult::InDoubt, true);
     }
@@ -253,7 +253,11 @@ fn withdraw(entry: Option<Entry>, new: &NewClaim) -> Entry {
     after.version = after.version.wrapping_add(1);
     if new.in_doubt && after.result != KnownResult::Created {
         (after.result, after.doubted) = (KnownResult::InDoubt, true);
-        after.keep_replay(new, |last, replay| last < replay);
+        // A replay that was claimed stays known.
+        let count = |replay: &Option<ReplayMark>| replay.as_ref().map(|replay| replay.count);
+        if count(&new.replay) > count(&after.replay) {
+            after.keep_replay(new);
+        }
     }
     if after.claim.is_some_and(|open| open.id == new.claim.id) {
         (after.claim, after.attempts) = (None, after.attempts.saturating_sub(1));
@@ -300,12 +304,11 @@ fn finish(entry: Option<&Entry>, id: ClaimId, digest: Digest, result: AttemptRes
 }
 
 impl Entry {
-    /// Keeps which replay is claimed, if its count and the count of the entry's replay permit that.
-    fn keep_replay(&mut self, new: &NewClaim, permits: impl Fn(u32, u32) -> bool) {
-        if let Some(replay) = &new.replay
-            && self.replay.as_ref().is_none_or(|last| permits(last.count, replay.count))
-        {
-            self.replay = Some(replay.clone());
+    /// Keeps which replay is claimed, with the highest count of all.
+    fn keep_replay(&mut self, new: &NewClaim) {
+        if let Some(ReplayMark { failed_at, count }) = new.replay.clone() {
+            let highest = self.replay.as_ref().map_or(0, |last| last.count);
+            self.replay = Some(ReplayMark { failed_at, count: count.max(highest) });
         }
     }
 

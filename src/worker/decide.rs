@@ -109,9 +109,11 @@ pub fn decide(entry: Option<&Entry>, owner: ClaimOwner, facts: &DeliveryFacts) -
         (Some(claim), ClaimOwner::Gone) => return Decision::Orphaned(claim),
         (None, _) => {}
     }
-    // A replay that was delivered before may have been sent before the replay that the entry knows, unless it is a later one.
+    // A replay that was delivered before may have been sent before the replay that the entry knows, unless its count is higher.
     let may_be_sent = |replay: &ReplayMark| {
-        let is_known = |last: &ReplayMark| last == replay || (facts.delivered_before && replay.count <= last.count);
+        let is_known = |last: &ReplayMark| {
+            replay.count <= last.count && (facts.delivered_before || replay.failed_at == last.failed_at)
+        };
         entry.replay.as_ref().is_some_and(is_known)
     };
     let plan = SendPlan {
