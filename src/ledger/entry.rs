@@ -251,7 +251,8 @@ fn new_entry(new: &NewClaim) -> Entry {
 fn withdraw(entry: Option<Entry>, new: &NewClaim) -> Entry {
     let mut after = entry.unwrap_or_else(|| new_entry(new));
     after.version = after.version.wrapping_add(1);
-    if new.in_doubt && after.result != KnownResult::Created {
+    // The owner of an open claim will record whether the task exists.
+    if new.in_doubt && after.claim.is_none() && after.result != KnownResult::Created {
         (after.result, after.doubted) = (KnownResult::InDoubt, true);
         // A replay that was claimed stays known.
         let count = |replay: &Option<ReplayMark>| replay.as_ref().map(|replay| replay.count);
