@@ -280,6 +280,15 @@ impl Session {
                 Some(received) => received.map_err(|error| described("consuming", &error))?,
                 None => return Err(ended_by_broker()),
             };
+            let count = delivery_count(&received.properties);
+            let is_suspicious = !serial.is_on() && count >= SUSPICIOUS_COUNT && self.prefetch > 1;
+            if is_suspicious {
+                // Before the owners are compared: a message behind this one can end the connection during that.
+                serial.start(self.prefetch);
+                (self.on_change)(ConnectionChange::Serial(Some(format!(
+                    "a message was delivered {count} times before"
+                ))));
+            }
             if std::mem::take(&mut is_first) {
                 if !self.take_ownership(connection, work.stop).await? {
                     return Ok(Taken::Stopped);
@@ -291,12 +300,7 @@ impl Session {
                 (self.on_change)(ConnectionChange::Active);
             }
             life.delivered += 1;
-            let count = delivery_count(&received.properties);
-            if !serial.is_on() && count >= SUSPICIOUS_COUNT && self.prefetch > 1 {
-                serial.start(self.prefetch);
-                (self.on_change)(ConnectionChange::Serial(Some(format!(
-                    "a message was delivered {count} times before"
-                ))));
+            if is_suspicious {
                 return Ok(Taken::Switch(Some(Box::new(received))));
             }
             self.pass_on(receive(received, &life.gone, Some(life.unsettled.token())), work).await;
