@@ -206,8 +206,8 @@ impl FakeCrm {
             world.checker().panicked(&request);
             let since = Instant::now();
             world.after(Duration::from_secs(1), move |world| {
-                // While nothing can be published, a message can wait for its copy instead of the gate.
-                if !world.is_publishing_blocked() {
+                // While nothing can be published, and until it is tried again, a message can wait for its copy instead of the gate.
+                if !world.was_publishing_blocked() {
                     world.checker().check_next_probe(&request, since);
                 }
             });

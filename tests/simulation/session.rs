@@ -115,6 +115,12 @@ impl World {
         self.broker().publish_outage.is_some_and(|(_, until)| until > Instant::now())
     }
 
+    /// Whether nothing could be published a short time ago. The worker tries again after at most this time.
+    pub(crate) fn was_publishing_blocked(&self) -> bool {
+        let tried_again = Duration::from_secs(15);
+        self.broker().publish_outage.is_some_and(|(_, until)| until + tried_again > Instant::now())
+    }
+
     fn confirmation(&self, number: usize) -> (Option<Confirm>, Duration) {
         let mut broker = self.broker();
         let turn = broker.publishes.entry(number).or_default();
