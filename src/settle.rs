@@ -67,7 +67,7 @@ impl Settler {
         if state.message_id.is_none() && !is_id_open {
             state.message_id = Some(message.id().map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned));
         }
-        // All copies of one dead letter have the same time, so that their replays count as one replay.
+        // Each try publishes the same time. If RabbitMQ stores several copies of one dead letter, they are one replay.
         let at = self.clock.now();
         let properties = |frame_max| self.properties(message, state, disposition, at, frame_max);
         self.publish(acker, &queue, &message.body, properties).await

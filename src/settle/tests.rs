@@ -112,7 +112,7 @@ async fn ack_follows_a_confirmed_copy_and_the_copy_has_an_id() {
     }
 }
 
-/// The time tells replays apart: copies of one dead letter, of which RabbitMQ stored several, are one replay.
+/// The time identifies a replay. If RabbitMQ stores several copies of one dead letter, they are one replay.
 #[tokio::test(start_paused = true)]
 async fn copies_of_one_dead_letter_have_the_same_time() {
     let broker = broker(3, PublishError::Unconfirmed("timed out".to_owned()));

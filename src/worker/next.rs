@@ -107,8 +107,9 @@ impl Worker {
         if !d.message.was_delivered_before() || d.attempts_made > 0 {
             return false;
         }
+        let Some(decided_in) = d.decided_in else { return true };
         let about = self.recorder.ledger().reload_about().await;
-        d.decided_in.is_none() || about.ok().map(|about| about.epoch) != d.decided_in
+        about.map_or(true, |about| about.epoch != decided_in)
     }
 
     /// Ends a round early: the message goes to a retry queue, whose delay is at least `hint`, the wait that the CRM asked for. A

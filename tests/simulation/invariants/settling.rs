@@ -149,7 +149,7 @@ impl Checker {
     }
 
     /// The broker dead-letters a message because it permanently refused the worker's copy.
-    /// `possibly_created`: its headers say so, and thus its dead letter.
+    /// `possibly_created`: the headers say that the task may exist. RabbitMQ keeps them on the dead letter.
     pub(crate) fn rejected(&mut self, settling: &Settling, possibly_created: bool) {
         self.note(format!("message {} is rejected", settling.number));
         if possibly_created {
