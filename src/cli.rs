@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Loaded, Problems, Sources, file_error};
+use crate::config::{Config, Loaded, Log, Problems, Sources, file_error};
 use crate::message::mapper::Mapper;
 
 /// Exit code of a command that failed.
@@ -215,6 +215,14 @@ fn print(text: &str) -> Result<(), Error> {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::failed(error)),
         _ => Ok(()),
     }
+}
+
+/// Starts the log. It needs a thread of its own.
+fn start_log(log: &Log) -> Result<(), Error> {
+    crate::observe::logs::start(log).map_err(|error| {
+        let advice = "raise the limit of threads (ulimit -u, or the container's limit of processes)";
+        Error::failed(format!("the log cannot be started: {error}; {advice}"))
+    })
 }
 
 /// Opens a file; without a path, or with `-`, standard input.

@@ -6,10 +6,9 @@ use std::process::ExitCode;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Error, INVALID_CONFIGURATION, print};
+use crate::cli::{Error, INVALID_CONFIGURATION, print, start_log};
 use crate::config::{Config, Loaded, Sources};
 use crate::console::{Console, Refusal, auth};
-use crate::observe::logs;
 
 pub(super) const EXAMPLES: &str = "Examples:
   wolkvox-task-worker console
@@ -32,11 +31,7 @@ pub async fn run(args: &Args, sources: &Sources, stop: CancellationToken) -> Res
         return hash_password();
     }
     let loaded = Config::load(sources, &[])?;
-    logs::start(&loaded.config.log).map_err(|error| {
-        Error::failed(format!(
-            "the log cannot be started: {error}. This is a fault of the program: report it with this line"
-        ))
-    })?;
+    start_log(&loaded.config.log)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }

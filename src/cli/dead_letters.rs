@@ -18,7 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Error, FAILED, load};
+use crate::cli::{Error, FAILED, load, start_log};
 use crate::config::Sources;
 use crate::console::check_marks::CheckMarks;
 use crate::count::{counted, either};
@@ -64,11 +64,7 @@ pub enum Command {
 /// What RabbitMQ answered, or that nothing matched.
 pub async fn run(command: &Command, sources: &Sources, stop: &CancellationToken) -> Result<ExitCode, Error> {
     let config = load(sources, &[])?;
-    crate::observe::logs::start(&config.log).map_err(|error| {
-        Error::failed(format!(
-            "the log cannot be started: {error}. This is a fault of the program: report it with this line"
-        ))
-    })?;
+    start_log(&config.log)?;
     let dead_letters = DeadLetters::new(Arc::new(config));
     let variable = |name: &str| sources.variable(name).map(|value| value.to_string_lossy().into_owned());
     let who = audit::user(variable, rustix::process::getuid().as_raw());

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use crate::cli::{Error, FAILED, load_or_report};
+use crate::cli::{Error, FAILED, load_or_report, start_log};
 use crate::config::{Loaded, Sources};
 use crate::message::mapper::Mapper;
 use crate::observe::logs;
@@ -17,11 +17,7 @@ use crate::observe::logs;
 pub async fn run(sources: &Sources, stop: CancellationToken) -> Result<ExitCode, Error> {
     let Loaded { config, warnings, .. } = load_or_report(sources, &["crm.server", "crm.operation", "crm.tokens"])?;
     let mapper = Mapper::new(&config)?;
-    logs::start(&config.log).map_err(|error| {
-        Error::failed(format!(
-            "the log cannot be started: {error}. This is a fault of the program: report it with this line"
-        ))
-    })?;
+    start_log(&config.log)?;
     crate::observe::traces::start(sources);
     for warning in warnings {
         tracing::warn!("{warning}");
