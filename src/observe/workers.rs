@@ -8,7 +8,7 @@ use hyper::Request;
 use hyper::header::HOST;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use url::{Url, form_urlencoded};
 
@@ -146,7 +146,7 @@ async fn ask_ledger(url: &Url, name: &str, ids: &[String]) -> Result<(Vec<Ledger
     for some in ids.chunks(MOST_IDS) {
         let query =
             form_urlencoded::Serializer::new(String::new()).extend_pairs(some.iter().map(|id| (name, id))).finish();
-        let (status, body) = get(url, &format!("/ledger?{query}")).await?;
+        let (status, body) = get_when_free(url, &format!("/ledger?{query}")).await?;
         if status != 200 {
             return Err(format!("it answered HTTP {status}: {}", String::from_utf8_lossy(&body).trim()));
         }
@@ -168,6 +168,17 @@ async fn ask_ledger(url: &Url, name: &str, ids: &[String]) -> Result<(Vec<Ledger
 /// An address for people, without user, password and path.
 fn shown(url: &Url) -> String {
     format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(80))
+}
+
+/// Status and body of a page; asked again for a while if others have used up the calls of this second.
+async fn get_when_free(url: &Url, path: &str) -> Result<(u16, Vec<u8>), String> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match get(url, path).await? {
+            (429, _) if Instant::now() + BETWEEN < end => sleep(BETWEEN).await,
+            answer => return Ok(answer),
+        }
+    }
 }
 
 /// Status and body of a page.

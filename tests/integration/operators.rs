@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use wolkvox_task_worker::message::reference::Reference;
+use wolkvox_task_worker::observe::workers::Workers;
 
 use crate::dead_letters::dead_properties;
 use crate::support::process::{Env, Finished, run};
@@ -180,4 +181,9 @@ async fn ledger_page_is_bounded_and_shows_no_body() {
     assert_eq!(page(&format!("?{}", "id=x&".repeat(101))).await.0, 400);
     let answers = futures_util::future::join_all((0..40).map(|_| page("?id=x"))).await;
     assert!(answers.iter().any(|(status, _)| *status == 429), "more than ten calls a second are not answered");
+    // The tool waits for its turn.
+    let workers = Workers::new(vec![worker.admin.parse().expect("an address")]);
+    let ids = ["m-1".to_owned()];
+    let answers = futures_util::future::join_all((0..15).map(|_| workers.ledger(&ids))).await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
 }
