@@ -14,10 +14,10 @@ use super::store::{Action, Counts, Item};
 use crate::count::{counted as counted_of, either, grouped};
 use crate::dead_letters::Source;
 use crate::dead_letters::audit::{MOST_IDS, Record, new_action};
-use crate::dead_letters::entry::Entry;
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::ledger_access::LedgerAccess;
+use crate::dead_letters::list_entry::ListEntry;
 use crate::dead_letters::plan::{ActionPlan, Allowed, Candidate, ExclusionReason};
 use crate::dead_letters::run::{Edited, Handled, MessageAction, Run, RunResult};
 use crate::dead_letters::scan::HOLD;
@@ -112,7 +112,7 @@ pub(crate) async fn count(app: &App, asked: ActionRequest) -> Result<String, Str
 /// The messages of an action, and what an operator must know about how they were read.
 async fn read(app: &App, asked: &ActionRequest) -> Result<(Vec<Candidate>, Option<String>), String> {
     if asked.what == "restore" {
-        let of = |entry: &Entry, found: FetchedMessage| Candidate::of(entry, &found);
+        let of = |entry: &ListEntry, found: FetchedMessage| Candidate::of(entry, &found);
         let read = app.dead_letters.survey(&Source::DISCARDED, &asked.filter, app.now(), &app.stop, of);
         let survey = read.await.map_err(|error| error.0)?;
         return Ok((survey.candidates, survey.scanned.partial));
@@ -138,7 +138,7 @@ fn describe_filter(filter: &Filter, only: Option<&str>, rest_of: Option<&str>) -
 /// The messages of an action, from the last reading of the queues.
 fn candidates(app: &App, snapshot: &Snapshot, asked: &ActionRequest) -> Result<Vec<Candidate>, String> {
     let now = app.now();
-    let entries: Vec<&Entry> = match (asked.print, &asked.rest_of) {
+    let entries: Vec<&ListEntry> = match (asked.print, &asked.rest_of) {
         (Some(print), _) => vec![snapshot.entry(print).ok_or("that message is no longer there")?],
         (None, Some(action)) => {
             app.store.action(action)?.ok_or("there is no such action: it may be older than the console keeps them")?;
@@ -152,7 +152,7 @@ fn candidates(app: &App, snapshot: &Snapshot, asked: &ActionRequest) -> Result<V
     // The operator's edit was already checked.
     let tries = asked.what == "replay" && asked.body.is_none();
     let previewer = if tries { app.previewer().ok() } else { None };
-    let candidate = |entry: &Entry| {
+    let candidate = |entry: &ListEntry| {
         let Some(previewer) = &previewer else {
             let mut candidate = Candidate::new(entry, snapshot.digest(entry.fingerprint).unwrap_or_default());
             candidate.digests.extend(asked.body.as_ref().map(|body| Digest::of(body).0));
@@ -167,7 +167,8 @@ fn candidates(app: &App, snapshot: &Snapshot, asked: &ActionRequest) -> Result<V
         });
         candidate
     };
-    let candidate = |entry: &Entry| Candidate { found_in_crm: found_in_crm.contains(&*entry.id), ..candidate(entry) };
+    let candidate =
+        |entry: &ListEntry| Candidate { found_in_crm: found_in_crm.contains(&*entry.id), ..candidate(entry) };
     Ok(tokio::task::block_in_place(|| entries.into_iter().map(candidate).collect()))
 }
 

@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::Message;
-use crate::dead_letters::entry::{Entry, Texts};
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::filter::Filter;
+use crate::dead_letters::list_entry::{ListEntry, Texts};
 use crate::dead_letters::scan::Scanned;
 use crate::dead_letters::{DeadLetters, Source};
 use crate::ledger::Digest;
@@ -35,7 +35,7 @@ const WAIT: Duration = Duration::from_secs(2);
 
 /// The result of one reading.
 pub(crate) struct Snapshot {
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Vec<ListEntry>,
     pub(crate) at: Timestamp,
     began: Instant,
     pub(crate) scanned: Scanned,
@@ -198,7 +198,7 @@ impl Index {
         let details = Mutex::new(details);
         let visit = |found: FetchedMessage| {
             self.seen.fetch_add(1, Ordering::Relaxed);
-            let mut entry = Entry::new(&found, &mut texts);
+            let mut entry = ListEntry::new(&found, &mut texts);
             entry.identify(&found);
             let print = entry.fingerprint;
             entries.push(entry);
@@ -239,11 +239,11 @@ fn keep(details: &Connection, mut found: FetchedMessage, print: u128) -> rusqlit
 
 impl Snapshot {
     /// The messages that meet a filter, the newest first.
-    pub(crate) fn filtered<'a>(&'a self, filter: &'a Filter, now: Timestamp) -> impl Iterator<Item = &'a Entry> {
+    pub(crate) fn filtered<'a>(&'a self, filter: &'a Filter, now: Timestamp) -> impl Iterator<Item = &'a ListEntry> {
         self.entries.iter().filter(move |entry| filter.takes(entry, now, || Cow::Owned(self.body(entry.fingerprint))))
     }
 
-    pub(crate) fn entry(&self, print: u128) -> Option<&Entry> {
+    pub(crate) fn entry(&self, print: u128) -> Option<&ListEntry> {
         self.entries.iter().find(|entry| entry.fingerprint == print)
     }
 
@@ -262,7 +262,7 @@ impl Snapshot {
         read.query_row([print.to_be_bytes()], |row| row.get(0)).ok()
     }
 
-    pub(crate) fn detail(&self, entry: &Entry) -> Option<Detail> {
+    pub(crate) fn detail(&self, entry: &ListEntry) -> Option<Detail> {
         let (properties, body, is_text, digest): (String, Vec<u8>, bool, [u8; 32]) = {
             let details = lock(&self.details);
             let mut read =

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use url::form_urlencoded;
 
 use super::body;
-use super::entry::Entry;
+use super::list_entry::ListEntry;
 use crate::duration;
 use crate::message::failure::Kind;
 use crate::suggest::suggest;
@@ -53,7 +53,7 @@ impl Filter {
     }
 
     /// Whether a message meets it at `now`. `body` is called only when the text is searched in it.
-    pub fn takes<'a>(&self, entry: &Entry, now: Timestamp, body: impl FnOnce() -> Cow<'a, [u8]>) -> bool {
+    pub fn takes<'a>(&self, entry: &ListEntry, now: Timestamp, body: impl FnOnce() -> Cow<'a, [u8]>) -> bool {
         let age = entry.failed_at.map(|at| Duration::try_from(now.duration_since(at)).unwrap_or_default());
         let same =
             |wanted: &Option<String>, held: Option<&str>| wanted.as_deref().is_none_or(|wanted| held == Some(wanted));
@@ -177,7 +177,7 @@ impl Filter {
     }
 }
 
-fn holds<'a>(text: &str, entry: &Entry, body: impl FnOnce() -> Cow<'a, [u8]>) -> bool {
+fn holds<'a>(text: &str, entry: &ListEntry, body: impl FnOnce() -> Cow<'a, [u8]>) -> bool {
     if let Some((path, value)) = text.strip_prefix("body.").and_then(|rest| rest.split_once(':')) {
         return body::value_at(&body(), path).is_some_and(|held| held == value);
     }
@@ -222,11 +222,11 @@ mod tests {
     use super::*;
     use crate::broker::{HeaderValue, Headers, Message, Properties};
     use crate::dead_letters::Source;
-    use crate::dead_letters::entry::Texts;
     use crate::dead_letters::fetched::FetchedMessage;
+    use crate::dead_letters::list_entry::Texts;
     use crate::message::retry_state::{number, text};
 
-    fn entry(id: Option<&str>, kind: &str, reason: &str, failed_at: Option<&str>) -> (Entry, Vec<u8>) {
+    fn entry(id: Option<&str>, kind: &str, reason: &str, failed_at: Option<&str>) -> (ListEntry, Vec<u8>) {
         let mut headers = BTreeMap::from([
             ("x-wtw-dead-letter", number(1)),
             ("x-wtw-error-stage", text("map")),
@@ -241,7 +241,7 @@ mod tests {
         }
         let body = r#"{"name":"Ñandú","customer":{"id":17}}"#.as_bytes().to_vec();
         let message = Message { body: body.clone(), properties, ..Message::default() };
-        (Entry::new(&FetchedMessage::new(Source::Dead, Box::new(message)), &mut Texts::default()), body)
+        (ListEntry::new(&FetchedMessage::new(Source::Dead, Box::new(message)), &mut Texts::default()), body)
     }
 
     #[test]
@@ -250,7 +250,8 @@ mod tests {
         let named = entry(Some("m-1"), "rejected", "owner: the OWNER is inactive", Some("2026-01-01T11:00:00.000Z"));
         let nameless = entry(None, "expired", "too old", None);
         let derived = nameless.0.id.to_string();
-        let is = |filter: &Filter, (entry, body): &(Entry, Vec<u8>)| filter.takes(entry, now, || Cow::Borrowed(body));
+        let is =
+            |filter: &Filter, (entry, body): &(ListEntry, Vec<u8>)| filter.takes(entry, now, || Cow::Borrowed(body));
         let hours = |hours: u64| Some(Duration::from_secs(hours * 3_600));
         let none = Filter::default();
         for (filter, takes) in [

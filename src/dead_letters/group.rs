@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::entry::Entry;
+use super::list_entry::ListEntry;
 
 /// The most groups. Further messages are counted by kind only.
 const MOST_GROUPS: usize = 1_000;
@@ -53,7 +53,7 @@ pub struct Groups(BTreeMap<(Arc<str>, Arc<str>), Group>);
 
 impl Groups {
     /// Counts a message.
-    pub fn add(&mut self, entry: &Entry) {
+    pub fn add(&mut self, entry: &ListEntry) {
         let mut key = (Arc::clone(&entry.kind), Arc::clone(&entry.cause));
         if self.0.len() >= MOST_GROUPS && !self.0.contains_key(&key) {
             key.1 = OTHERS.into();
@@ -103,17 +103,17 @@ impl Groups {
 mod tests {
     use super::*;
     use crate::dead_letters::Source;
-    use crate::dead_letters::entry::Texts;
     use crate::dead_letters::fetched::FetchedMessage;
+    use crate::dead_letters::list_entry::Texts;
 
-    fn entry(kind: &str, cause: &str, at: Option<&str>, possibly_created: bool) -> Entry {
+    fn entry(kind: &str, cause: &str, at: Option<&str>, possibly_created: bool) -> ListEntry {
         let found = FetchedMessage::new(Source::Dead, Box::default());
-        Entry {
+        ListEntry {
             kind: kind.into(),
             cause: cause.into(),
             failed_at: at.map(|at| at.parse().unwrap()),
             possibly_created,
-            ..Entry::new(&found, &mut Texts::default())
+            ..ListEntry::new(&found, &mut Texts::default())
         }
     }
 
@@ -144,7 +144,7 @@ mod tests {
         let mut groups = Groups::default();
         for reason in [Some("not ours"), Some("entered by hand"), Some("not ours"), None] {
             let entry = entry("rejected", "a", None, false);
-            groups.add(&Entry { discard_reason: reason.map(Into::into), ..entry });
+            groups.add(&ListEntry { discard_reason: reason.map(Into::into), ..entry });
         }
         assert_eq!(groups.sorted()[0].discard_reasons, ["not ours", "entered by hand"]);
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::entry::{Entry, Texts};
 use super::ledger_access::LedgerAccess;
+use super::list_entry::{ListEntry, Texts};
 use super::scan::{ScanError, Stop};
 use super::{DeadLetters, Source};
 use crate::broker::connect::BrokerError;
@@ -207,7 +207,7 @@ impl DeadLetters {
         let places = &mut found.places;
         let scanned = self
             .scan(&[source], stop, |message| {
-                let entry = Entry::new(&message, &mut texts);
+                let entry = ListEntry::new(&message, &mut texts);
                 let published_as = message.dead_letter.published_as.as_deref();
                 if wanted.is(&entry.id) || published_as.is_some_and(|id| wanted.is(id)) {
                     places.push(Location {

@@ -3,8 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::entry::Entry;
 use super::ledger_access::{CreationState, LedgerAccess, creation_state};
+use super::list_entry::ListEntry;
 use super::{Source, fetched};
 use crate::count::{either, grouped};
 
@@ -41,7 +41,7 @@ pub struct Candidate {
 impl Candidate {
     /// A candidate from an entry and the digest of its body.
     #[must_use]
-    pub fn new(entry: &Entry, digest: [u8; 32]) -> Self {
+    pub fn new(entry: &ListEntry, digest: [u8; 32]) -> Self {
         Self {
             fingerprint: entry.fingerprint,
             source: entry.source,

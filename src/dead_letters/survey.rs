@@ -6,9 +6,9 @@ use std::ops::ControlFlow;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::entry::{Entry, Texts};
 use super::fetched::FetchedMessage;
 use super::filter::Filter;
+use super::list_entry::{ListEntry, Texts};
 use super::plan::Candidate;
 use super::scan::{ScanError, Scanned};
 use super::{DeadLetters, Source};
@@ -25,7 +25,7 @@ pub struct Survey {
 impl Candidate {
     /// A candidate from a message that was read.
     #[must_use]
-    pub fn of(entry: &Entry, found: &FetchedMessage) -> Self {
+    pub fn of(entry: &ListEntry, found: &FetchedMessage) -> Self {
         Self::new(entry, Digest::of(&found.message.body).0)
     }
 }
@@ -41,11 +41,11 @@ impl DeadLetters {
         filter: &Filter,
         now: Timestamp,
         stop: &CancellationToken,
-        mut candidate: impl FnMut(&Entry, FetchedMessage) -> Candidate + Send,
+        mut candidate: impl FnMut(&ListEntry, FetchedMessage) -> Candidate + Send,
     ) -> Result<Survey, ScanError> {
         let (mut candidates, mut texts) = (Vec::new(), Texts::default());
         let visit = |found: FetchedMessage| {
-            let mut entry = Entry::new(&found, &mut texts);
+            let mut entry = ListEntry::new(&found, &mut texts);
             if filter.takes(&entry, now, || Cow::Borrowed(&found.message.body)) {
                 entry.identify(&found);
                 candidates.push(candidate(&entry, found));

@@ -211,7 +211,7 @@ fn suspended(pages: &[&Page]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::status::{Broker, GatePage, LedgerState, Messages, Token};
+    use crate::observe::status::{BrokerStatus, GateStatus, LedgerStatus, Messages, TokenStatus};
 
     fn answer(page: Result<Page, &str>) -> Answer {
         Answer {
@@ -224,9 +224,9 @@ mod tests {
         Page {
             role: role.to_owned(),
             ready: true,
-            gate: GatePage { open: true, ..GatePage::default() },
-            broker: Broker { connected: true, ..Broker::default() },
-            ledger: LedgerState { healthy: true, ..LedgerState::default() },
+            gate: GateStatus { open: true, ..GateStatus::default() },
+            broker: BrokerStatus { connected: true, ..BrokerStatus::default() },
+            ledger: LedgerStatus { healthy: true, ..LedgerStatus::default() },
             ..Page::default()
         }
     }
@@ -234,8 +234,8 @@ mod tests {
     #[test]
     fn sentence_says_what_to_do_when_broker_or_ledger_is_down() {
         let unready = |why: &str| Page { ready: false, reason: Some(why.to_owned()), ..page("not_connected") };
-        let broker = Page { broker: Broker::default(), ..unready("not connected to the broker: refused") };
-        let ledger = Page { ledger: LedgerState::default(), ..unready("the ledger is not open: refused") };
+        let broker = Page { broker: BrokerStatus::default(), ..unready("not connected to the broker: refused") };
+        let ledger = Page { ledger: LedgerStatus::default(), ..unready("the ledger is not open: refused") };
         for (page, sentence) in [
             (
                 broker,
@@ -256,8 +256,8 @@ mod tests {
     #[test]
     fn overview_sentence_says_whether_the_worker_works() {
         let depths = |count| Ok(Depths::from([("q".to_owned(), count)]));
-        let closed = GatePage { advice: Some("the CRM fails".to_owned()), ..GatePage::default() };
-        let suspended = Token { suspended: Some("quota".to_owned()), ..Token::default() };
+        let closed = GateStatus { advice: Some("the CRM fails".to_owned()), ..GateStatus::default() };
+        let suspended = TokenStatus { suspended: Some("quota".to_owned()), ..TokenStatus::default() };
         for (answers, works, sentence) in [
             (
                 vec![],
@@ -298,8 +298,8 @@ mod tests {
 
     #[test]
     fn sentence_ignores_the_gate_of_a_standby_when_a_worker_is_active() {
-        let closed = || GatePage { advice: Some("the CRM fails".to_owned()), ..GatePage::default() };
-        let old = Token { suspended: Some("quota".to_owned()), ..Token::default() };
+        let closed = || GateStatus { advice: Some("the CRM fails".to_owned()), ..GateStatus::default() };
+        let old = TokenStatus { suspended: Some("quota".to_owned()), ..TokenStatus::default() };
         let standby = || Page { gate: closed(), tokens: vec![old.clone()], ..page("not_known") };
         let closed_active = || Page { gate: closed(), ..page("active") };
         for (pages, works, sentence) in [

@@ -9,7 +9,9 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
-pub use self::page::{Broker, Gate as GatePage, Ledger as LedgerState, Messages, Page, Queues, Rule, Rules, Token};
+pub use self::page::{
+    BrokerStatus, GateStatus, LedgerStatus, Messages, Page, QueuesStatus, RuleStatus, RulesStatus, TokenStatus,
+};
 pub use self::trend::Minute;
 use self::trend::Trend;
 use crate::broker::depths::Depths;
@@ -293,7 +295,7 @@ impl Status {
             role: self.role(unconnected.is_none()).to_owned(),
             queue: self.serving.get().map(|serving| serving.queue.clone()),
             timezone: self.zone().iana_name().unwrap_or("UTC").to_owned(),
-            broker: Broker {
+            broker: BrokerStatus {
                 connected: unconnected.is_none(),
                 reason: unconnected,
                 serial_mode: held(&self.serial),
@@ -301,7 +303,7 @@ impl Status {
                 reconnects: counts.reconnects,
                 unconfirmed: counts.unconfirmed,
             },
-            gate: GatePage {
+            gate: GateStatus {
                 open: closed.is_none(),
                 reason: closed.map(|closed| closed.as_str().to_owned()),
                 advice: closed.map(|closed| closed.advice().to_owned()),
@@ -311,7 +313,7 @@ impl Status {
                 next_probe_at: self.gate.next_probe_at().map(rfc3339),
             },
             tokens: self.gate.token_states().iter().enumerate().map(page::token).collect(),
-            ledger: LedgerState {
+            ledger: LedgerStatus {
                 kind: self.ledger.to_owned(),
                 entries: counts.ledger_entries,
                 healthy: no_ledger.is_none(),
@@ -361,13 +363,13 @@ impl Status {
         waiting + u64::try_from(self.events.counts().in_flight).unwrap_or(0)
     }
 
-    fn queues(&self) -> Option<Queues> {
+    fn queues(&self) -> Option<QueuesStatus> {
         let serving = self.serving.get()?;
         let measured = self.measured();
         let depths = measured.depths.as_ref()?;
         let of = |name: &str| depths.get(name).copied();
         let prefix = format!("{}.retry.", serving.queue);
-        Some(Queues {
+        Some(QueuesStatus {
             waiting: of(&serving.queue).unwrap_or(0),
             retry: depths
                 .iter()

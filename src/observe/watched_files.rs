@@ -43,7 +43,7 @@ impl FileKey {
 /// A watched file on the status page.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct WatchedFile {
+pub struct WatchedFileStatus {
     /// The configuration key that names it.
     pub key: String,
     /// Its path.
@@ -57,7 +57,7 @@ pub struct WatchedFile {
 /// The state of all watched files.
 #[derive(Debug, Default)]
 pub struct WatchedFiles {
-    files: Mutex<BTreeMap<FileKey, WatchedFile>>,
+    files: Mutex<BTreeMap<FileKey, WatchedFileStatus>>,
     reloads: Family<ReloadLabels, Counter>,
     successful: Family<FileLabels, Gauge>,
 }
@@ -99,14 +99,17 @@ impl WatchedFiles {
         self.successful.get_or_create(&FileLabels { file: key.as_str() }).set(is_used.into());
     }
 
-    fn files(&self) -> MutexGuard<'_, BTreeMap<FileKey, WatchedFile>> {
+    fn files(&self) -> MutexGuard<'_, BTreeMap<FileKey, WatchedFileStatus>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a watched file.
     pub fn watched(&self, key: FileKey, path: &Path) {
-        let file =
-            WatchedFile { key: key.as_str().to_owned(), path: path.display().to_string(), ..WatchedFile::default() };
+        let file = WatchedFileStatus {
+            key: key.as_str().to_owned(),
+            path: path.display().to_string(),
+            ..WatchedFileStatus::default()
+        };
         self.files().insert(key, file);
     }
 
@@ -124,7 +127,7 @@ impl WatchedFiles {
 
     /// The files that are watched, in the order of the documentation.
     #[must_use]
-    pub fn page(&self) -> Vec<WatchedFile> {
+    pub fn page(&self) -> Vec<WatchedFileStatus> {
         self.files().values().cloned().collect()
     }
 }

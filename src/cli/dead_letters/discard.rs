@@ -8,9 +8,9 @@ use crate::cli::{Error, print};
 use crate::count::{counted, either, grouped};
 use crate::dead_letters::Source;
 use crate::dead_letters::edit::{self, Setting};
-use crate::dead_letters::entry::Entry;
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::ledger_access::LedgerAccess;
+use crate::dead_letters::list_entry::ListEntry;
 use crate::dead_letters::plan::{ActionPlan, Candidate};
 use crate::dead_letters::run::MessageAction;
 use crate::dead_letters::scan::Scanned;
@@ -51,7 +51,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
         let message = "--reason is empty: say why, for people who look for the messages; nothing was done".to_owned();
         return Err(Error { exit: USAGE, message });
     }
-    let of = |entry: &Entry, found: FetchedMessage| {
+    let of = |entry: &ListEntry, found: FetchedMessage| {
         let mut candidate = Candidate::of(entry, &found);
         if let Ok(changed) = edit::set(&found.message.body, &args.set) {
             candidate.digests.push(Digest::of(&changed).0);

@@ -10,8 +10,8 @@ use super::{Tool, failed, put, read_exit, warn};
 use crate::cli::Error;
 use crate::dead_letters::Source;
 use crate::dead_letters::audit::{Record, new_action};
-use crate::dead_letters::entry::{Entry, Texts};
 use crate::dead_letters::fetched::FetchedMessage;
+use crate::dead_letters::list_entry::{ListEntry, Texts};
 use crate::dead_letters::private_file::PrivateFile;
 use crate::message::export::line;
 use crate::visible;
@@ -41,7 +41,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let mut file = args.output.as_ref().map(|path| PrivateFile::create(path)).transpose().map_err(Error::failed)?;
     let (mut written, mut problem, mut texts) = (0_u64, None, Texts::default());
     let visit = |found: FetchedMessage| {
-        let entry = Entry::new(&found, &mut texts);
+        let entry = ListEntry::new(&found, &mut texts);
         if !filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
             return ControlFlow::Continue(());
         }

@@ -11,9 +11,9 @@ use super::choice::FilterArgs;
 use super::{Tool, cell, failed, json, read_exit, seconds, warn};
 use crate::cli::{Error, print};
 use crate::dead_letters::Source;
-use crate::dead_letters::entry::{Entry, Texts};
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::group::{Group, Groups};
+use crate::dead_letters::list_entry::{ListEntry, Texts};
 use crate::dead_letters::preview::{Previewer, TaskFacts};
 use crate::message::dead_letter::{DeadLetter, failed_at};
 
@@ -77,7 +77,7 @@ async fn groups(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let (mut groups, mut texts) = (Groups::default(), Texts::default());
     let filter = args.filter.filter(&[]);
     let visit = |found: FetchedMessage| {
-        let entry = Entry::new(&found, &mut texts);
+        let entry = ListEntry::new(&found, &mut texts);
         if filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
             groups.add(&entry);
         }
@@ -93,7 +93,7 @@ async fn groups(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
 async fn each(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let (mut dead_letters, mut more, mut texts) = (Vec::new(), false, Texts::default());
     let previewer = Previewer::new(&tool.dead_letters.config).ok();
-    let listed = |found: FetchedMessage, entry: &Entry| {
+    let listed = |found: FetchedMessage, entry: &ListEntry| {
         let from = tool.dead_letters.queues.of(found.source);
         Listed {
             at: failed_at(&found.message),
@@ -104,7 +104,7 @@ async fn each(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     };
     let filter = args.filter.filter(&[]);
     let visit = |found: FetchedMessage| {
-        let entry = Entry::new(&found, &mut texts);
+        let entry = ListEntry::new(&found, &mut texts);
         if !filter.takes(&entry, tool.now, || Cow::Borrowed(&found.message.body)) {
             return ControlFlow::Continue(());
         }

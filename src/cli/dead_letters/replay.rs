@@ -12,9 +12,9 @@ use crate::console::check_marks::CheckMarks;
 use crate::count::{counted, either, grouped};
 use crate::dead_letters::Source;
 use crate::dead_letters::edit::{self, Setting};
-use crate::dead_letters::entry::Entry;
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::ledger_access::LedgerAccess;
+use crate::dead_letters::list_entry::ListEntry;
 use crate::dead_letters::plan::{ActionPlan, Allowed, Candidate, ExclusionReason};
 use crate::dead_letters::preview::Previewer;
 use crate::dead_letters::run::{Edited, MessageAction, RunResult};
@@ -60,7 +60,7 @@ pub(super) async fn run(tool: &Tool, args: &Args, sources: &Sources) -> Result<E
     let check_marks = CheckMarks::open(&tool.dead_letters.config.console.state).map_err(nothing)?;
     let found_in_crm = check_marks.found().map_err(Error::failed)?;
     let (mut count, mut only) = (0_u64, None);
-    let of = |entry: &Entry, found: FetchedMessage| {
+    let of = |entry: &ListEntry, found: FetchedMessage| {
         let candidate = candidate(tool, entry, &found, &args.set, &previewer);
         let candidate = Candidate { found_in_crm: found_in_crm.contains(&*entry.id), ..candidate };
         count += 1;
@@ -144,7 +144,13 @@ fn previewer(tool: &Tool, args: &Args) -> Result<Previewer, Error> {
     Ok(previewer)
 }
 
-fn candidate(tool: &Tool, entry: &Entry, found: &FetchedMessage, set: &[Setting], previewer: &Previewer) -> Candidate {
+fn candidate(
+    tool: &Tool,
+    entry: &ListEntry,
+    found: &FetchedMessage,
+    set: &[Setting],
+    previewer: &Previewer,
+) -> Candidate {
     let body = &found.message.body;
     let mut candidate = Candidate::of(entry, found);
     let changed = edit::set(body, set);

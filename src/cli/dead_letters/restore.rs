@@ -7,9 +7,9 @@ use super::{Agreed, Tool, failed, finish, warn};
 use crate::cli::{Error, print};
 use crate::count::counted;
 use crate::dead_letters::Source;
-use crate::dead_letters::entry::Entry;
 use crate::dead_letters::fetched::FetchedMessage;
 use crate::dead_letters::ledger_access::LedgerAccess;
+use crate::dead_letters::list_entry::ListEntry;
 use crate::dead_letters::plan::{ActionPlan, Candidate};
 use crate::dead_letters::run::MessageAction;
 use crate::dead_letters::survey::Survey;
@@ -31,7 +31,7 @@ pub struct Args {
 /// What RabbitMQ answered, or that nothing matched.
 pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let filter = args.choice.filter()?;
-    let of = |entry: &Entry, found: FetchedMessage| Candidate::of(entry, &found);
+    let of = |entry: &ListEntry, found: FetchedMessage| Candidate::of(entry, &found);
     let read = tool.dead_letters.survey(&Source::DISCARDED, &filter, tool.now, &tool.stop, of);
     let Survey { candidates, scanned } = read.await.map_err(failed)?;
     let missing = Missing::of(&filter, &candidates);

@@ -11,8 +11,8 @@ use super::{Tool, failed, json, warn};
 use crate::cli::{Error, print};
 use crate::dead_letters::Source;
 use crate::dead_letters::cause::field;
-use crate::dead_letters::entry::{Entry, Texts};
 use crate::dead_letters::fetched::FetchedMessage;
+use crate::dead_letters::list_entry::{ListEntry, Texts};
 use crate::dead_letters::preview::{Preview, Previewer};
 use crate::message::dead_letter::{DeadLetter, published_to};
 use crate::message::failure::shorten;
@@ -69,7 +69,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     let (mut shown, mut texts) = (Vec::new(), Texts::default());
     let previewer = Previewer::new(&tool.dead_letters.config);
     let visit = |found: FetchedMessage| {
-        let entry = Entry::new(&found, &mut texts);
+        let entry = ListEntry::new(&found, &mut texts);
         if *entry.id == *args.id || found.dead_letter.published_as.as_ref() == Some(&args.id) {
             shown.push(everything(tool, found, &entry, &previewer));
         }
@@ -96,7 +96,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn everything(tool: &Tool, found: FetchedMessage, entry: &Entry, previewer: &Result<Previewer, String>) -> Shown {
+fn everything(tool: &Tool, found: FetchedMessage, entry: &ListEntry, previewer: &Result<Previewer, String>) -> Shown {
     let queue = tool.dead_letters.queues.of(found.source).to_owned();
     let replay = match previewer {
         Ok(previewer) => previewer.preview(&found.message, &queue, &found.message.body, tool.now),

@@ -15,8 +15,8 @@ use crate::console::index::{BODY, Snapshot};
 use crate::console::safety::Visitor;
 use crate::console::times::When;
 use crate::count::grouped;
-use crate::dead_letters::entry::Entry;
 use crate::dead_letters::filter::Filter;
+use crate::dead_letters::list_entry::ListEntry;
 use crate::dead_letters::preview::Previewer;
 
 /// Messages on one page.
@@ -86,7 +86,7 @@ pub(super) async fn page(
 }
 
 /// What to look for in the CRM; none when the worker refuses the message, and for a body that is not kept as a whole.
-fn task(app: &App, previewer: &Previewer, snapshot: &Snapshot, entry: &Entry) -> Option<String> {
+fn task(app: &App, previewer: &Previewer, snapshot: &Snapshot, entry: &ListEntry) -> Option<String> {
     let detail = snapshot.detail(entry).filter(|_| entry.size as usize <= BODY)?;
     let from = app.dead_letters.queues.of(entry.source);
     previewer.task(&detail.message, from, &entry.id, app.now()).map(|task| task.to_string())

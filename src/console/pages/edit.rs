@@ -17,8 +17,8 @@ use crate::console::safety::{self, Form, Refused, Visitor};
 use crate::console::text;
 use crate::dead_letters::body;
 use crate::dead_letters::edit::{Setting, changed_fields, set};
-use crate::dead_letters::entry::Entry;
 use crate::dead_letters::ledger_access::CreationState;
+use crate::dead_letters::list_entry::ListEntry;
 use crate::ledger::Digest;
 use crate::message::task::FIELDS;
 use crate::observe::ledger_page::hex;
@@ -52,7 +52,7 @@ struct Field {
 
 /// The message, its original body, and whether its task exists.
 struct Subject {
-    entry: Entry,
+    entry: ListEntry,
     detail: Detail,
     before: Vec<u8>,
     creation: CreationState,

@@ -17,9 +17,9 @@ use crate::console::times::When;
 use crate::count::grouped;
 use crate::dead_letters::Source;
 use crate::dead_letters::audit::{Record, new_action};
-use crate::dead_letters::entry::{Entry, Texts};
 use crate::dead_letters::filter::{Filter, kinds};
 use crate::dead_letters::group::Groups;
+use crate::dead_letters::list_entry::{ListEntry, Texts};
 use crate::message::export;
 use crate::visible;
 
@@ -107,7 +107,8 @@ fn filled(
     number: usize,
 ) -> Page {
     let (now, snapshot) = (app.now(), view.snapshot.as_deref());
-    let entries: Vec<&Entry> = snapshot.map(|snapshot| snapshot.filtered(&filter, now).collect()).unwrap_or_default();
+    let entries: Vec<&ListEntry> =
+        snapshot.map(|snapshot| snapshot.filtered(&filter, now).collect()).unwrap_or_default();
     let total = snapshot.map_or(0, |snapshot| snapshot.entries.len());
     let mut groups = Groups::default();
     entries.iter().for_each(|entry| groups.add(entry));
@@ -170,7 +171,7 @@ fn hidden_cause(rule: Option<&str>, field: Option<&str>) -> String {
     }
 }
 
-pub(super) fn row(app: &App, entry: &Entry, sees: bool) -> MessageRow {
+pub(super) fn row(app: &App, entry: &ListEntry, sees: bool) -> MessageRow {
     MessageRow {
         print: print_name(entry.fingerprint),
         id: entry.id.to_string(),
@@ -240,7 +241,7 @@ async fn export_to(
 ) {
     let (mut texts, now, mut count) = (Texts::default(), app.now(), 0);
     let scanned = app.dead_letters.scan(&Source::DEAD, &app.stop, |found| {
-        let entry = Entry::new(&found, &mut texts);
+        let entry = ListEntry::new(&found, &mut texts);
         if !filter.takes(&entry, now, || std::borrow::Cow::Borrowed(&found.message.body)) {
             return std::ops::ControlFlow::Continue(());
         }

@@ -17,8 +17,8 @@ use crate::console::times::When;
 use crate::count::counted;
 use crate::dead_letters::Source;
 use crate::dead_letters::body;
-use crate::dead_letters::entry::Entry;
 use crate::dead_letters::ledger_access::{CreationState, LedgerAccess, creation_state};
+use crate::dead_letters::list_entry::ListEntry;
 use crate::dead_letters::preview::Preview;
 use crate::message::retry_state::{PastAttempt, is_brokers, string};
 use crate::observe::ledger_page::not_found;
@@ -87,7 +87,7 @@ pub(super) async fn page(
 }
 
 /// What the ledger knows, in words, and whether the task exists.
-pub(super) async fn ledger_and_creation(app: &App, entry: &Entry, detail: &Detail) -> (String, CreationState) {
+pub(super) async fn ledger_and_creation(app: &App, entry: &ListEntry, detail: &Detail) -> (String, CreationState) {
     let by_broker = entry.source == Source::Broker;
     let known = LedgerAccess::open(&app.config).await.get_with_proof(&[entry.id.to_string()]).await;
     let found = known.as_ref().ok().and_then(|(entries, _)| entries.first());
@@ -107,7 +107,14 @@ pub(super) async fn ledger_and_creation(app: &App, entry: &Entry, detail: &Detai
     (words, creation_state(found, entry.possibly_created, by_broker, &[detail.digest]))
 }
 
-fn filled(app: &App, shell: Shell, entry: &Entry, detail: &Detail, ledger: String, creation: CreationState) -> Page {
+fn filled(
+    app: &App,
+    shell: Shell,
+    entry: &ListEntry,
+    detail: &Detail,
+    ledger: String,
+    creation: CreationState,
+) -> Page {
     let (now, zone, sees) = (app.now(), &app.config.crm.timezone, shell.sees_bodies);
     let text = std::str::from_utf8(&detail.message.body).ok().map(ToOwned::to_owned);
     let is_cut = entry.size as usize > BODY;
@@ -145,7 +152,7 @@ fn filled(app: &App, shell: Shell, entry: &Entry, detail: &Detail, ledger: Strin
 }
 
 /// What a replay with this body sends.
-pub(super) fn preview(app: &App, entry: &Entry, detail: &Detail, body: &[u8]) -> Preview {
+pub(super) fn preview(app: &App, entry: &ListEntry, detail: &Detail, body: &[u8]) -> Preview {
     let from = app.dead_letters.queues.of(entry.source);
     match app.previewer() {
         Ok(previewer) => previewer.preview(&detail.message, from, body, app.now()),
@@ -153,7 +160,7 @@ pub(super) fn preview(app: &App, entry: &Entry, detail: &Detail, body: &[u8]) ->
     }
 }
 
-fn facts(app: &App, entry: &Entry, detail: &Detail, sees: bool) -> Vec<(&'static str, String)> {
+fn facts(app: &App, entry: &ListEntry, detail: &Detail, sees: bool) -> Vec<(&'static str, String)> {
     let mut facts = vec![("Kind", entry.kind.to_string())];
     let mut fact = |name, value: Option<String>| facts.extend(value.map(|value| (name, value)));
     let dead_letter = &detail.dead_letter;
@@ -224,7 +231,7 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-fn map_command(entry: &Entry, detail: &Detail, body: &str) -> String {
+fn map_command(entry: &ListEntry, detail: &Detail, body: &str) -> String {
     let option = |name: &str, value: &str| format!(" --{name} {}", quoted(value));
     let mut options = String::new();
     if !detail.exchange.is_empty() {
@@ -241,7 +248,7 @@ fn map_command(entry: &Entry, detail: &Detail, body: &str) -> String {
     format!("printf %s {} | wolkvox-task-worker map{options} -", quoted(body))
 }
 
-fn rule_example(entry: &Entry, detail: &Detail, body: &str) -> String {
+fn rule_example(entry: &ListEntry, detail: &Detail, body: &str) -> String {
     // A JSON string is also a TOML string.
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let event = if body.contains(['\'', '\n', '\r']) { text(body) } else { format!("'{body}'") };

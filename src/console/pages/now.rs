@@ -19,7 +19,7 @@ use crate::console::times::When;
 use crate::count::{counted, grouped};
 use crate::dead_letters::Queues;
 use crate::observe::overview::{Member, Overview};
-use crate::observe::status::{Minute, Page as StatusPage, Token};
+use crate::observe::status::{Minute, Page as StatusPage, TokenStatus};
 use crate::observe::workers::Workers;
 
 /// How long one answer of the workers is reused for all viewers.
@@ -176,7 +176,7 @@ fn worker(app: &App, Member { answer, role }: &Member, sees: bool) -> Worker {
     }
 }
 
-fn token(app: &App, token: &Token) -> TokenRow {
+fn token(app: &App, token: &TokenStatus) -> TokenRow {
     let (now, zone) = (app.now(), &app.config.crm.timezone);
     let left = match (token.quota_left, token.quota_limit) {
         (Some(left), Some(limit)) => format!("{} of {}", grouped(left), counted(limit, "call")),

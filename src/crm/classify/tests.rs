@@ -8,7 +8,7 @@ use crate::crm::verdict::MAX_TEXT;
 use crate::json_object::Members;
 use crate::message::failure::shorten;
 
-fn judge(status: u16, body: impl AsRef<[u8]>) -> Classified {
+fn classify_body(status: u16, body: impl AsRef<[u8]>) -> Classified {
     let reply = Reply { status, retry_after: None, body: body.as_ref().to_vec() };
     classify(&HttpResult::Reply(reply), Timestamp::UNIX_EPOCH)
 }
@@ -23,7 +23,7 @@ fn check(code: i64, msg: &str, outcome: Outcome) {
     ] {
         for msg in [msg.to_owned(), msg.to_lowercase(), format!(" {msg}. ")] {
             let body = json!({"code": code_written, "error": "ERROR", "msg": msg});
-            let classified = judge(status, body.to_string());
+            let classified = classify_body(status, body.to_string());
             assert_eq!(classified.outcome, outcome, "{body}");
             assert_eq!(classified.code, Some(code), "{body}");
             assert_eq!(classified.http_status, Some(status), "{body}");
@@ -87,14 +87,14 @@ fn status_decides_when_there_is_no_verdict() {
             _ => Outcome::Unknown,
         };
         for body in ["", "<html><h1>Oops</h1></html>", "{}", r#"{"msg": "x"}"#, r#"{"code": 14, "message": "x"}"#] {
-            let classified = judge(status, body);
+            let classified = classify_body(status, body);
             assert_eq!(classified.outcome, expected, "{status} {body}");
             assert_eq!(classified.http_status, Some(status));
             assert_eq!((classified.code, classified.message), (None, None));
             assert!(classified.reason.contains(&status.to_string()));
         }
         let contradicted = if status < 300 { Outcome::Created } else { Outcome::Unknown };
-        assert_eq!(judge(status, OK).outcome, contradicted, "{status}");
+        assert_eq!(classify_body(status, OK).outcome, contradicted, "{status}");
     }
 }
 
@@ -115,7 +115,7 @@ fn verdict_is_found_in_large_bodies() {
         ("{".repeat(500_000) + OK, None),
         ("[".repeat(500_000) + OK, None),
     ] {
-        assert_eq!(judge(200, &body).code, code, "{}", shorten(&body, 200));
+        assert_eq!(classify_body(200, &body).code, code, "{}", shorten(&body, 200));
     }
 }
 
@@ -131,9 +131,9 @@ fn crm_text_is_read_from_msg_or_error() {
         ("{\"code\": 400, \"msg\": \"a\\ud83d\"}".to_owned(), Some("a\\ud83d")),
         (json!({"code": 400, "msg": long}).to_string(), Some(&*shorten(&long, MAX_TEXT))),
     ] {
-        assert_eq!(judge(400, &body).message.as_deref(), message, "{body}");
+        assert_eq!(classify_body(400, &body).message.as_deref(), message, "{body}");
     }
-    let latin1 = judge(400, b"{\"code\": 403, \"msg\": \"L\xcdMITE: token limit\"}");
+    let latin1 = classify_body(400, b"{\"code\": 403, \"msg\": \"L\xcdMITE: token limit\"}");
     assert_eq!(latin1.outcome, Outcome::QuotaExhausted);
     assert_eq!(latin1.message.as_deref(), Some("L\u{fffd}MITE: token limit"));
 }
@@ -182,7 +182,7 @@ fn retry_after_is_seconds_or_a_date() {
             assert_eq!(asked, seconds.map(Duration::from_secs), "{text}");
         }
     }
-    assert_eq!(judge(429, "").retry_after, None);
+    assert_eq!(classify_body(429, "").retry_after, None);
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn token_that_the_crm_repeats_is_hidden() {
         format!("{}{secret}", "x".repeat(MAX_TEXT - 4)),
         format!("{}{secret}{secret}", "x".repeat(MAX_TEXT - 30)),
     ] {
-        let mut classified = judge(403, json!({"code": 403, "msg": msg}).to_string());
+        let mut classified = classify_body(403, json!({"code": 403, "msg": msg}).to_string());
         classified.hide(secret);
         for text in [&classified.reason, classified.message.as_ref().unwrap()] {
             assert!(!text.contains("s3"), "{text}");
@@ -203,7 +203,7 @@ fn token_that_the_crm_repeats_is_hidden() {
             assert!(text.contains('['), "{text}");
         }
     }
-    let mut harmless = judge(400, r#"{"code": 400, "msg": "why"}"#);
+    let mut harmless = classify_body(400, r#"{"code": 400, "msg": "why"}"#);
     let before = harmless.clone();
     harmless.hide(secret);
     assert_eq!(harmless, before);
@@ -271,7 +271,7 @@ fn ends_in_code_200(text: &str) -> bool {
 proptest! {
     #[test]
     fn classify_accepts_any_answer(body in bodies(), status in any::<u16>()) {
-        let classified = judge(status, &body);
+        let classified = classify_body(status, &body);
         if classified.outcome == Outcome::Created {
             prop_assert!(status < 300 && ends_in_code_200(&String::from_utf8_lossy(&body)));
             prop_assert_eq!(classified.code, Some(200));
@@ -287,8 +287,8 @@ proptest! {
         let whole = json!({"data": data, "msg": msg, "code": 200}).to_string();
         let end = whole.floor_char_boundary(at.index(whole.len()));
         let cut = format!("{before}{}", &whole[..end]);
-        prop_assert_eq!(judge(200, &cut).outcome, Outcome::Unknown);
-        prop_assert_eq!(judge(200, format!("{before}{whole}")).outcome, Outcome::Created);
+        prop_assert_eq!(classify_body(200, &cut).outcome, Outcome::Unknown);
+        prop_assert_eq!(classify_body(200, format!("{before}{whole}")).outcome, Outcome::Created);
     }
 
     #[test]

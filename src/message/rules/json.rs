@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_keep_their_spelling() {
+    fn number_of_an_event_keeps_its_spelling() {
         let event =
             r#"{"a": 17, "b": 17.10, "c": 1e400, "d": 123456789012345678901234567890, "e": -0, "q": "\"9.90\\"}"#;
         let body = from_json(event).unwrap();

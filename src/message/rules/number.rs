@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_keep_their_spelling() {
+    fn number_is_printed_as_it_was_spelled() {
         for text in [
             "0",
             "-0",

@@ -10,7 +10,7 @@ use crate::gate::tokens::{Suspended, TokenState};
 use crate::message::mapper::Mapper;
 use crate::observe::events::Recent;
 use crate::observe::forecast::{Forecast, Quota};
-use crate::observe::watched_files::WatchedFile;
+use crate::observe::watched_files::WatchedFileStatus;
 
 /// The status page of a worker. A field that an older worker does not send gets its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -33,23 +33,23 @@ pub struct Page {
     /// The account's time zone.
     pub timezone: String,
     /// The broker.
-    pub broker: Broker,
+    pub broker: BrokerStatus,
     /// The gate.
-    pub gate: Gate,
+    pub gate: GateStatus,
     /// The tokens, by position.
-    pub tokens: Vec<Token>,
+    pub tokens: Vec<TokenStatus>,
     /// The ledger.
-    pub ledger: Ledger,
+    pub ledger: LedgerStatus,
     /// Messages since the start.
     pub messages: Messages,
     /// Requests to the CRM since the start, by outcome.
     pub attempts: BTreeMap<String, u64>,
     /// The rules in force; none where messages are task messages.
-    pub rules: Option<Rules>,
+    pub rules: Option<RulesStatus>,
     /// The files that are watched for changes.
-    pub files: Vec<WatchedFile>,
+    pub files: Vec<WatchedFileStatus>,
     /// Messages on the queues; none when they cannot be counted.
-    pub queues: Option<Queues>,
+    pub queues: Option<QueuesStatus>,
     /// When backlog and quota are finished.
     pub forecast: Forecast,
     /// The last settled messages, the newest first.
@@ -61,7 +61,7 @@ pub struct Page {
 /// The broker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Broker {
+pub struct BrokerStatus {
     /// Whether the worker is connected.
     pub connected: bool,
     /// Why it is not.
@@ -79,7 +79,7 @@ pub struct Broker {
 /// The gate.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Gate {
+pub struct GateStatus {
     /// Whether requests are sent.
     pub open: bool,
     /// Why no requests are sent.
@@ -99,7 +99,7 @@ pub struct Gate {
 /// A token.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Token {
+pub struct TokenStatus {
     /// Its position in the configuration, from 0.
     pub token: usize,
     /// Open requests.
@@ -119,7 +119,7 @@ pub struct Token {
 /// The ledger.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Ledger {
+pub struct LedgerStatus {
     /// `memory`, `file` or `redis`.
     pub kind: String,
     /// The number of entries.
@@ -147,19 +147,19 @@ pub struct Messages {
 /// The rules in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Rules {
+pub struct RulesStatus {
     /// Their digest, as in `x-wtw-rules`.
     pub digest: String,
     /// Messages that no rule matched, since the start.
     pub unmatched: u64,
     /// The counts of each rule since the start, in the rules' order.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<RuleStatus>,
 }
 
 /// The counts of a rule since the start. A message counts each time it is mapped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Rule {
+pub struct RuleStatus {
     /// Its name.
     pub rule: String,
     /// Messages that it mapped to a task.
@@ -177,7 +177,7 @@ pub struct Rule {
 /// Messages that are ready on the queues.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Queues {
+pub struct QueuesStatus {
     /// On the work queue.
     pub waiting: u64,
     /// On the retry queues, by delay.
@@ -188,8 +188,8 @@ pub struct Queues {
     pub dead_by_broker: u64,
 }
 
-pub(super) fn token((position, token): (usize, &TokenState)) -> Token {
-    Token {
+pub(super) fn token((position, token): (usize, &TokenState)) -> TokenStatus {
+    TokenStatus {
         token: position,
         in_use: token.in_use,
         slots: token.slots,
@@ -200,8 +200,8 @@ pub(super) fn token((position, token): (usize, &TokenState)) -> Token {
     }
 }
 
-pub(super) fn rules(mapper: &Mapper) -> Option<Rules> {
-    let rules = mapper.counts().into_iter().map(|counts| Rule {
+pub(super) fn rules(mapper: &Mapper) -> Option<RulesStatus> {
+    let rules = mapper.counts().into_iter().map(|counts| RuleStatus {
         rule: counts.rule.to_string(),
         matched: counts.matched,
         skipped: counts.skipped,
@@ -209,7 +209,7 @@ pub(super) fn rules(mapper: &Mapper) -> Option<Rules> {
         condition_errors: counts.condition_errors,
         last_match: counts.last_match.map(rfc3339),
     });
-    Some(Rules { digest: mapper.digest()?.to_string(), unmatched: mapper.unmatched(), rules: rules.collect() })
+    Some(RulesStatus { digest: mapper.digest()?.to_string(), unmatched: mapper.unmatched(), rules: rules.collect() })
 }
 
 /// A token's values for the forecast.

@@ -18,7 +18,7 @@ const REASON: usize = 300;
 
 /// A dead letter without its body.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct ListEntry {
     /// Identifies the message, once [`identify`](Self::identify) was called.
     pub fingerprint: u128,
     /// Which queue it is on.
@@ -78,7 +78,7 @@ impl Texts {
     }
 }
 
-impl Entry {
+impl ListEntry {
     /// The entry of a message.
     #[must_use]
     pub fn new(found: &FetchedMessage, texts: &mut Texts) -> Self {
@@ -108,7 +108,7 @@ impl Entry {
     }
 }
 
-impl Entry {
+impl ListEntry {
     /// Computes the fingerprint. That is slow for a large message.
     pub fn identify(&mut self, found: &FetchedMessage) {
         self.fingerprint = found.fingerprint();
